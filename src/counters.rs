@@ -1,0 +1,124 @@
+//! What a worker counts: one array a worker, written by that worker alone, read by anyone.
+//!
+//! Reasons are data: nothing is formatted, logged or allocated for one packet.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
+        /// Everything a worker counts. The name is what metrics and `--json` results show.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(usize)]
+        pub enum Counter { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl Counter {
+            /// Every counter, in the order of the array.
+            pub const ALL: &'static [Counter] = &[$(Counter::$variant,)+];
+
+            /// The counter's name, in Prometheus form without the unit suffix.
+            pub const fn name(self) -> &'static str {
+                match self { $(Counter::$variant => $name,)+ }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Frames or datagrams taken from the network.
+    RxPackets = "rx_packets",
+    /// Bytes of UDP payload taken from the network.
+    RxBytes = "rx_bytes",
+    /// Frames or datagrams given to the network.
+    TxPackets = "tx_packets",
+    /// Bytes of UDP payload given to the network.
+    TxBytes = "tx_bytes",
+    /// Turns of the loop that moved nothing.
+    EmptyPolls = "empty_polls",
+    /// Turns of the loop that moved something.
+    BusyPolls = "busy_polls",
+    /// Drop: shorter than its own headers say, or headers that contradict each other.
+    DropMalformed = "drop_malformed",
+    /// Drop: an Ethernet type, IP protocol or ICMP kind that nothing here speaks.
+    DropUnwanted = "drop_unwanted",
+    /// Drop: addressed to another station or another IP address.
+    DropForeign = "drop_foreign",
+    /// Drop: an IP fragment. QUIC never fragments (RFC 9000 §14).
+    DropFragment = "drop_fragment",
+    /// Drop: a checksum over IP, UDP, ICMP or ICMPv6 that does not hold.
+    DropChecksum = "drop_checksum",
+    /// Drop: UDP to a port that nothing listens on.
+    DropPort = "drop_port",
+    /// Drop: no next hop on a link or through a gateway for the destination.
+    DropNoRoute = "drop_no_route",
+    /// Drop: the queue of packets that wait for a neighbour was full.
+    DropNeighborQueueFull = "drop_neighbor_queue_full",
+    /// Drop: the next hop did not answer ARP or NDP.
+    DropNeighborUnreachable = "drop_neighbor_unreachable",
+    /// Drop: no packet buffer was free.
+    DropNoBuffer = "drop_no_buffer",
+    /// Drop: the device took no frame within the bounded retry.
+    DropTxStalled = "drop_tx_stalled",
+    /// Drop: larger than the device's MTU.
+    DropTooBig = "drop_too_big",
+    /// Drop: the kernel refused a datagram for good.
+    DropSocketError = "drop_socket_error",
+    /// Drop: the hand-over ring of the owning worker was full.
+    DropHandoverFull = "drop_handover_full",
+    /// Drop: a new connection past the connection limit.
+    DropConnectionLimit = "drop_connection_limit",
+    /// Datagrams that arrived here and were handed to the worker that owns their connection.
+    HandoversOut = "handovers_out",
+    /// Datagrams that other workers handed to this one.
+    HandoversIn = "handovers_in",
+    /// ARP, NDP, ICMP and ICMPv6 packets answered or learnt from.
+    NeighborPackets = "neighbor_packets",
+    /// Echo requests answered, of both families.
+    EchoReplies = "echo_replies",
+    /// Connections whose handshake was completed.
+    ConnectionsOpened = "connections_opened",
+    /// Connections that ended, for any reason.
+    ConnectionsClosed = "connections_closed",
+    /// Handshakes that failed.
+    HandshakesFailed = "handshakes_failed",
+    /// Records read from peers.
+    RecordsIn = "records_in",
+    /// Records written to peers.
+    RecordsOut = "records_out",
+    /// Streams refused because what they carried broke the protocol.
+    ProtocolErrors = "protocol_errors",
+    /// Payload bytes checked against a token.
+    VerifiedBytes = "verified_bytes",
+    /// 16 KiB groups that did not match their token.
+    BadProofs = "bad_proofs",
+    /// Times a full application ring made the worker stop reading a stream.
+    RingStalls = "ring_stalls",
+}
+
+/// One worker's counters. Only the worker adds; [`Counters::get`] may be called from any thread.
+#[derive(Debug)]
+pub struct Counters([AtomicU64; Counter::ALL.len()]);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+impl Counters {
+    /// Adds `n`. One writer: a plain load and store, never a locked instruction.
+    #[inline]
+    pub fn add(&self, counter: Counter, n: u64) {
+        let cell = &self.0[counter as usize];
+        cell.store(cell.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// The value now.
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.0[counter as usize].load(Relaxed)
+    }
+
+    /// Every counter with its name and value.
+    pub fn snapshot(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        Counter::ALL.iter().map(|&c| (c.name(), self.get(c)))
+    }
+}

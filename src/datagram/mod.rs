@@ -1,0 +1,100 @@
+//! What QUIC needs of a network: batches of UDP datagrams in and out.
+//!
+//! Two ways to have it: [`user_space`] (a device queue, our own wire and neighbours) and [`kernel`] (UDP sockets).
+
+use crate::counters::Counters;
+use quinn_proto::{EcnCodepoint, Transmit};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+pub mod kernel;
+pub mod user_space;
+
+/// One received UDP datagram, borrowed from the network's own buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagram<'a> {
+    /// Who sent it.
+    pub remote: SocketAddr,
+    /// The local address it came to, where the network knows.
+    pub local_ip: Option<IpAddr>,
+    /// The ECN bits of its IP header.
+    pub ecn: Option<EcnCodepoint>,
+    /// The UDP payload.
+    pub payload: &'a [u8],
+}
+
+/// Which network a program is on. Shown at start, in status output and in `--json` results.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct NetworkInfo {
+    /// `dpdk`, `kernel-udp` or `simulated`.
+    pub kind: NetworkKind,
+    /// The driver: a DPDK driver's name, or `udp` for sockets.
+    pub driver: String,
+    /// The device: a PCI address, vdev name or socket address.
+    pub device: String,
+    /// Largest layer-3 packet, bytes. For kernel sockets, what path MTU discovery may reach.
+    pub mtu: u16,
+    /// Addresses that this network answers to.
+    pub local: Vec<SocketAddr>,
+}
+
+/// The three kinds of network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkKind {
+    /// A DPDK port: the kernel is not on the packet's way.
+    Dpdk,
+    /// UDP sockets of the kernel.
+    KernelUdp,
+    /// The simulated link of the tests.
+    Simulated,
+}
+
+impl fmt::Display for NetworkInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            NetworkKind::Dpdk => "DPDK",
+            NetworkKind::KernelUdp => "kernel UDP",
+            NetworkKind::Simulated => "simulated link",
+        };
+        write!(f, "{kind} {} ({}), MTU {}", self.driver, self.device, self.mtu)
+    }
+}
+
+/// A worker's way to the network. Nothing blocks but [`Network::wait`].
+pub trait Network {
+    /// Takes one burst and shows each datagram to `deliver`. Whatever is no datagram for us (ARP, echo requests,
+    /// malformed frames) is answered or dropped under a counter here. Returns how many packets were taken from the
+    /// device, wanted or not: 0 means the queue was empty.
+    fn receive(&mut self, now: Instant, counters: &Counters, deliver: impl FnMut(Datagram<'_>)) -> usize;
+
+    /// Whether [`Network::send`] would take a batch of [`crate::limits::TX_SEGMENTS_LEN_MAX`] datagrams now.
+    fn can_send(&self) -> bool;
+
+    /// Queues the datagrams of one batch: `contents` cut every `transmit.segment_size` bytes. Call it only while
+    /// [`Network::can_send`]; what cannot go out is dropped under a counter, as a wire would.
+    fn send(&mut self, now: Instant, counters: &Counters, transmit: &Transmit, contents: &[u8]);
+
+    /// Gives queued packets to the device. Returns how many are still queued.
+    fn flush(&mut self, now: Instant, counters: &Counters) -> usize;
+
+    /// When [`Network::handle_timeout`] wants to be called next (neighbour resolution).
+    fn poll_timeout(&self) -> Option<Instant>;
+
+    /// Runs what is due at `now`.
+    fn handle_timeout(&mut self, now: Instant, counters: &Counters);
+
+    /// Waits until a packet may have arrived or `limit` has passed, where the network can tell; returns at once where it
+    /// cannot (the worker then falls back on its own short parks). Returns whether it could wait.
+    fn wait(&mut self, limit: Duration) -> bool {
+        let _ = limit;
+        false
+    }
+
+    /// Which network this is.
+    fn info(&self) -> NetworkInfo;
+
+    /// Whether the link is up.
+    fn link_up(&self) -> bool;
+}

@@ -1,0 +1,28 @@
+//! STOQ: Secure Tokenization Over QUIC.
+//!
+//! ```text
+//!             worker q (one thread, one core, owns everything it touches)
+//!  ┌──────────────────────────────────────────────────────────────────────────────────┐
+//!  │ nic ──rx_burst──▶ wire ──datagram──▶ quic ──stream bytes──▶ record ──verified──▶ queue ──▶ application
+//!  │                    │ ARP/NDP/ICMP      │ CID of another                            │     (echo, discard, seed,
+//!  │                 neighbor               ▼ worker: hand over                         │      your own)
+//!  │ nic ◀─tx_burst── wire ◀──datagram─── quic ◀──stream bytes── record ◀───────────── queue ◀── application
+//!  └──────────────────────────────────────────────────────────────────────────────────┘
+//!  control thread: configuration, signals, status; never on the packet's way
+//! ```
+//!
+//! The modules stand in packet order.
+
+#![forbid(unsafe_code)]
+
+pub mod counters;
+pub mod limits;
+
+pub mod datagram;
+pub mod neighbor;
+pub mod nic;
+pub mod record;
+pub mod seed;
+pub mod tls;
+pub mod token;
+pub mod wire;

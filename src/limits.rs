@@ -1,0 +1,58 @@
+//! Every bound by name. Units stand last in a name; relations between bounds are checked when this compiles.
+
+/// Frames or datagrams asked of the network in one burst.
+pub const RX_BURST_LEN: usize = 64;
+/// Datagrams asked of one connection at a time, and the most a [`crate::datagram::Network::send`] is given.
+pub const TX_SEGMENTS_LEN_MAX: usize = 64;
+/// Frames that wait for the device, a worker. Past it, connections are not polled for more.
+pub const TX_PENDING_LEN_MAX: usize = 1024;
+/// Largest UDP payload that a worker handles, bytes.
+pub const UDP_PAYLOAD_BYTES_MAX: usize = 65_527;
+/// Packets that wait for one neighbour to be resolved.
+pub const NEIGHBOR_PENDING_LEN_MAX: usize = 64;
+/// Neighbours remembered, a worker.
+pub const NEIGHBORS_LEN_MAX: usize = 1024;
+/// Solicitations sent for one neighbour before it counts as unreachable (RFC 4861 §10: MAX_MULTICAST_SOLICIT).
+pub const NEIGHBOR_SOLICITS_MAX: u32 = 3;
+
+/// Control records: SETTINGS, GOAWAY, requests and answers, bytes of body (protocol §8).
+pub const CONTROL_RECORD_BYTES_MAX: u64 = 64 * 1024;
+/// A MESSAGE's payload, bytes (protocol §8).
+pub const MESSAGE_BYTES_MAX: u64 = 64 * 1024;
+/// Ranges in one FETCH (protocol §8).
+pub const RANGES_LEN_MAX: u64 = 256;
+/// A payload, bytes (protocol §8).
+pub const PAYLOAD_BYTES_MAX: u64 = 1 << 50;
+/// Requests in flight, a connection (protocol §8).
+pub const REQUESTS_LEN_MAX: u64 = 256;
+/// Reasons and names, bytes of UTF-8 (protocol §8).
+pub const REASON_BYTES_MAX: usize = 256;
+/// Unverified bytes held a stream, in groups of 16 KiB (protocol §8).
+pub const UNVERIFIED_GROUPS_MAX: usize = 4;
+/// The unit of verification: BLAKE3's tree in groups of 16 chunks, bytes.
+pub const GROUP_BYTES: usize = 16 * 1024;
+/// Stream errors within [`STREAM_ERROR_WINDOW_S`] that close the connection (protocol §8).
+pub const STREAM_ERRORS_MAX: usize = 3;
+/// The window of [`STREAM_ERRORS_MAX`], seconds.
+pub const STREAM_ERROR_WINDOW_S: u64 = 60;
+
+/// Deliveries that wait for an application, a ring.
+pub const DELIVERY_RING_LEN: usize = 1024;
+/// Commands that wait for a worker, a ring.
+pub const COMMAND_RING_LEN: usize = 1024;
+/// Bytes that an application may have outstanding on one outgoing stream before it must wait.
+pub const OUTSTANDING_BYTES_MAX: usize = 8 << 20;
+/// Datagrams handed to a worker by the others that it has not taken yet.
+pub const HANDOVER_RING_LEN: usize = 1024;
+/// Workers in one process: a connection ID names the worker in 16 bits.
+pub const WORKERS_MAX: usize = 1024;
+/// Connections, a worker.
+pub const CONNECTIONS_LEN_MAX: usize = 65_536;
+
+const _: () = {
+    assert!(TX_PENDING_LEN_MAX >= 2 * TX_SEGMENTS_LEN_MAX);
+    assert!(MESSAGE_BYTES_MAX <= CONTROL_RECORD_BYTES_MAX);
+    assert!(UNVERIFIED_GROUPS_MAX * GROUP_BYTES <= OUTSTANDING_BYTES_MAX);
+    assert!(WORKERS_MAX <= u16::MAX as usize);
+    assert!(REQUESTS_LEN_MAX <= COMMAND_RING_LEN as u64);
+};

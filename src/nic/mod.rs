@@ -1,0 +1,76 @@
+//! Frames in and out of one queue pair of a network device, without the kernel.
+
+use std::time::Instant;
+
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
+pub mod simulated;
+
+/// What the device said of a received frame's checksums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RxChecksum {
+    /// The device checked nothing: software must.
+    Unknown,
+    /// The device checked the IPv4 header and the UDP checksum, and both hold.
+    Good,
+    /// The device found one of them wrong.
+    Bad,
+}
+
+/// What the device must know of a frame to fill in checksums by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TxKind {
+    /// Complete as it is: ARP, ICMP, or checksums already filled in by software.
+    Plain,
+    /// UDP over IPv4 without options; `l2_len` bytes of Ethernet (and VLAN) header come first. The IPv4 header checksum
+    /// field is zero and the UDP checksum field holds the pseudo-header sum.
+    UdpV4 {
+        /// Bytes before the IP header.
+        l2_len: u8,
+    },
+    /// UDP over IPv6 without extension headers; the UDP checksum field holds the pseudo-header sum.
+    UdpV6 {
+        /// Bytes before the IP header.
+        l2_len: u8,
+    },
+}
+
+/// What a device is and can do, as found when it was started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NicInfo {
+    /// The device's name: a PCI address or a vdev name.
+    pub device: String,
+    /// The driver's own name, such as `net_memif`.
+    pub driver: String,
+    /// Largest layer-3 packet, bytes (an Ethernet MTU).
+    pub mtu: u16,
+    /// The station address.
+    pub mac: [u8; 6],
+    /// The device fills in IPv4 header and UDP checksums when [`TxKind`] asks.
+    pub tx_checksum: bool,
+    /// The device checks IPv4 header and UDP checksums.
+    pub rx_checksum: bool,
+}
+
+/// One queue pair, owned by one worker. Bursts only; nothing blocks.
+pub trait Nic {
+    /// Takes up to [`crate::limits::RX_BURST_LEN`] frames and shows each to `frame`. Returns how many.
+    fn rx_burst(&mut self, now: Instant, frame: impl FnMut(&[u8], RxChecksum)) -> usize;
+
+    /// How many frames [`Nic::tx_frame`] would take now.
+    fn tx_room(&self) -> usize;
+
+    /// Queues one frame of `len` bytes, written by `fill` straight into the packet buffer (whose old content is
+    /// unspecified: `fill` writes every byte). Returns false, and calls nothing, when no buffer is free, `tx_room`
+    /// is 0 or `len` is larger than the device takes; the caller counts the drop.
+    fn tx_frame(&mut self, kind: TxKind, len: usize, fill: impl FnOnce(&mut [u8])) -> bool;
+
+    /// Gives the device what is queued. Returns how many frames it has not taken yet; they stay queued, in order.
+    fn tx_flush(&mut self, now: Instant) -> usize;
+
+    /// What the device is.
+    fn info(&self) -> &NicInfo;
+
+    /// Whether the link is up, as last seen by the device.
+    fn link_up(&self) -> bool;
+}
