@@ -19,10 +19,22 @@ pub const NEIGHBOR_SOLICITS_MAX: u32 = 3;
 pub const CONTROL_RECORD_BYTES_MAX: u64 = 64 * 1024;
 /// A MESSAGE's payload, bytes (protocol §8).
 pub const MESSAGE_BYTES_MAX: u64 = 64 * 1024;
+/// The front of a MESSAGE's body: queue (8), flags (1), content token (33), bytes.
+pub const MESSAGE_HEADER_BYTES_MAX: usize = 8 + 1 + 33;
+/// Settings in one SETTINGS record.
+pub const SETTINGS_LEN_MAX: usize = 64;
 /// Ranges in one FETCH (protocol §8).
 pub const RANGES_LEN_MAX: u64 = 256;
 /// A payload, bytes (protocol §8).
 pub const PAYLOAD_BYTES_MAX: u64 = 1 << 50;
+/// A shard, bytes (protocol §3).
+pub const SHARD_BYTES_MAX: u64 = 1 << 20;
+/// A shard where nobody chose, bytes (protocol §3).
+pub const SHARD_BYTES_DEFAULT: u64 = 64 * 1024;
+/// Data lanes of a set: k (protocol §3).
+pub const LANES_DATA_MAX: u64 = 64;
+/// Parity lanes of a set: m (protocol §3).
+pub const LANES_PARITY_MAX: u64 = 64;
 /// Requests in flight, a connection (protocol §8).
 pub const REQUESTS_LEN_MAX: u64 = 256;
 /// Reasons and names, bytes of UTF-8 (protocol §8).
@@ -53,6 +65,8 @@ const _: () = {
     assert!(TX_PENDING_LEN_MAX >= 2 * TX_SEGMENTS_LEN_MAX);
     assert!(MESSAGE_BYTES_MAX <= CONTROL_RECORD_BYTES_MAX);
     assert!(UNVERIFIED_GROUPS_MAX * GROUP_BYTES <= OUTSTANDING_BYTES_MAX);
+    assert!(SHARD_BYTES_MAX.is_multiple_of(GROUP_BYTES as u64) && SHARD_BYTES_DEFAULT <= SHARD_BYTES_MAX);
+    assert!(LANES_DATA_MAX + LANES_PARITY_MAX <= 128); // lanes: protocol §8
     assert!(WORKERS_MAX <= u16::MAX as usize);
     assert!(REQUESTS_LEN_MAX <= COMMAND_RING_LEN as u64);
 };

@@ -1,1 +1,218 @@
-//! Placeholder.
+//! STOQ records: `type(i) length(i) body` on QUIC streams and datagrams.
+//!
+//! One file a kind, one codec shape: [`Record::parse`] gives a value or a small error, [`Record::emit`] writes the body,
+//! [`Record::encoded_len`] tells how many bytes that is. After `parse` no accessor can panic.
+//! [`RecordReader`] cuts a stream's chunks into records without copying them.
+
+mod descriptor;
+mod done;
+mod error;
+mod fetch;
+mod go_away;
+mod message;
+mod ok;
+mod payload;
+mod put;
+mod reader;
+mod settings;
+pub mod varint;
+
+pub use descriptor::{Coding, Descriptor};
+pub use done::Done;
+pub use error::{ErrorCode, ErrorRecord};
+pub use fetch::Fetch;
+pub use go_away::GoAway;
+pub use message::MessageHeader;
+pub use ok::OkRecord;
+pub use payload::Payload;
+pub use put::Put;
+pub use reader::{RecordHeader, RecordReader};
+pub use settings::Settings;
+
+use crate::limits::{CONTROL_RECORD_BYTES_MAX, MESSAGE_BYTES_MAX, MESSAGE_HEADER_BYTES_MAX};
+use crate::token::{RangesError, TokenError};
+
+/// The kinds of record, by their numbers (protocol §4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u64)]
+pub enum RecordType {
+    /// What a side offers and bounds; first on its CONTROL stream.
+    Settings = 0x01,
+    /// No new requests; what runs is finished.
+    GoAway = 0x05,
+    /// An application message; the payload is the rest of the body.
+    Message = 0x07,
+    /// A request to keep a payload; its verified encoding follows the answer.
+    Put = 0x0b,
+    /// A request for ranges of a payload.
+    Fetch = 0x0d,
+    /// The request stands; for FETCH the verified encoding follows.
+    Ok = 0x13,
+    /// The receiver has checked, and for PUT durably kept, what was sent.
+    Done = 0x17,
+    /// The request failed.
+    Error = 0x19,
+}
+
+/// What a type number means to this side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordKind {
+    /// A record that this side speaks.
+    Known(RecordType),
+    /// Unknown and even: its body is skipped.
+    Skippable,
+    /// Unknown and odd: an error.
+    Forbidden,
+}
+
+impl RecordType {
+    /// Sorts a type number (protocol §4: unknown even types are skipped, unknown odd types are an error).
+    pub const fn from_u64(number: u64) -> RecordKind {
+        RecordKind::Known(match number {
+            0x01 => Self::Settings,
+            0x05 => Self::GoAway,
+            0x07 => Self::Message,
+            0x0b => Self::Put,
+            0x0d => Self::Fetch,
+            0x13 => Self::Ok,
+            0x17 => Self::Done,
+            0x19 => Self::Error,
+            n if n % 2 == 0 => return RecordKind::Skippable,
+            _ => return RecordKind::Forbidden,
+        })
+    }
+
+    /// The number on the wire.
+    pub const fn number(self) -> u64 {
+        self as u64
+    }
+
+    /// The longest body of this kind, bytes (protocol §8).
+    pub const fn body_bytes_max(self) -> u64 {
+        match self {
+            Self::Message => MESSAGE_BYTES_MAX + MESSAGE_HEADER_BYTES_MAX as u64,
+            _ => CONTROL_RECORD_BYTES_MAX,
+        }
+    }
+
+    /// Writes `type(i) length(i)` for a body of `body_len` bytes.
+    pub fn emit_header(self, body_len: u64, out: &mut Vec<u8>) {
+        varint::write(self.number(), out);
+        varint::write(body_len, out);
+    }
+}
+
+/// The one codec shape. A body is what follows `type(i) length(i)`.
+pub trait Record: Sized {
+    /// The number under which this kind travels.
+    const TYPE: RecordType;
+
+    /// Reads a whole body.
+    ///
+    /// # Errors
+    /// What is wrong with the body; [`RecordError::code`] is what the peer is told.
+    fn parse(body: &[u8]) -> Result<Self, RecordError>;
+
+    /// Appends the body to `out`: [`Record::encoded_len`] bytes.
+    fn emit(&self, out: &mut Vec<u8>);
+
+    /// Bytes that [`Record::emit`] writes.
+    fn encoded_len(&self) -> usize;
+
+    /// Appends the whole record, header and body, to `out`.
+    fn emit_record(&self, out: &mut Vec<u8>) {
+        let body_len = self.encoded_len();
+        out.reserve(body_len + 16);
+        Self::TYPE.emit_header(body_len as u64, out);
+        self.emit(out);
+    }
+}
+
+/// Why a record was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// The body ended inside a field.
+    #[error("record ends inside {0}")]
+    Truncated(&'static str),
+    /// The body goes on after its last field.
+    #[error("{0} bytes after the record's last field")]
+    Trailing(usize),
+    /// An odd type that this side does not speak (protocol §4).
+    #[error("unknown record type {0:#x}; odd types must be understood")]
+    UnknownType(u64),
+    /// Longer than its kind may be (protocol §8).
+    #[error("record of {length} bytes; type {record_type:#x} may have {length_max}")]
+    TooLong {
+        /// The type number.
+        record_type: u64,
+        /// The length claimed, bytes.
+        length: u64,
+        /// The length allowed, bytes.
+        length_max: u64,
+    },
+    /// More of something than protocol §8 allows.
+    #[error("more {what} than {max}")]
+    TooMany {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much of it is allowed.
+        max: u64,
+    },
+    /// A feature or flag that this side does not implement.
+    #[error("{0} not supported here")]
+    Unsupported(&'static str),
+    /// A setting that occurs twice.
+    #[error("setting {0:#x} occurs twice")]
+    DuplicateSetting(u64),
+    /// A reason that is not UTF-8.
+    #[error("reason is not UTF-8")]
+    ReasonNotUtf8,
+    /// A descriptor that is not in its one canonical form (protocol §3).
+    #[error("bad descriptor: {0}")]
+    Descriptor(&'static str),
+    /// A token that cannot be read.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// Ranges that are empty, out of order or out of bounds.
+    #[error(transparent)]
+    Ranges(#[from] RangesError),
+}
+
+impl RecordError {
+    /// The error that the peer is told (protocol §9).
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Truncated(_) | Self::Trailing(_) | Self::DuplicateSetting(_) | Self::ReasonNotUtf8 => {
+                ErrorCode::Malformed
+            }
+            Self::UnknownType(_) => ErrorCode::UnknownRecord,
+            Self::TooLong { .. } | Self::TooMany { .. } => ErrorCode::Limit,
+            Self::Unsupported(_) | Self::Token(_) => ErrorCode::UnsupportedCode,
+            Self::Descriptor(_) => ErrorCode::BadDescriptor,
+            Self::Ranges(RangesError::TooMany) => ErrorCode::Limit,
+            Self::Ranges(_) => ErrorCode::BadRange,
+        }
+    }
+}
+
+/// Takes the next `len` bytes off `body`.
+fn take<'a>(body: &mut &'a [u8], len: usize, what: &'static str) -> Result<&'a [u8], RecordError> {
+    let (taken, rest) = body.split_at_checked(len).ok_or(RecordError::Truncated(what))?;
+    *body = rest;
+    Ok(taken)
+}
+
+/// Takes one byte off `body`.
+fn take_u8(body: &mut &[u8], what: &'static str) -> Result<u8, RecordError> {
+    Ok(take(body, 1, what)?[0])
+}
+
+/// Takes a 33-byte content token off `body`.
+fn take_token(body: &mut &[u8], what: &'static str) -> Result<crate::token::Token, RecordError> {
+    Ok(crate::token::Token::from_slice(take(body, crate::token::TOKEN_BYTES, what)?)?)
+}
+
+/// Refuses bytes after the last field.
+fn finish(body: &[u8]) -> Result<(), RecordError> {
+    if body.is_empty() { Ok(()) } else { Err(RecordError::Trailing(body.len())) }
+}

@@ -1,0 +1,107 @@
+//! MESSAGE: an application message. The payload is the rest of the body and is not copied.
+
+use super::{Payload, RecordError, RecordType, take_token, take_u8, varint};
+use crate::limits::{MESSAGE_BYTES_MAX, MESSAGE_HEADER_BYTES_MAX};
+use crate::token::{TOKEN_BYTES, Token};
+
+/// The front of a MESSAGE's body: `queue(i) flags(8) [content_token(33) if flags&1]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageHeader {
+    /// The application queue it is for, at most 2^62 - 1.
+    pub queue: u64,
+    /// The payload's token, if the sender gave one. Whoever reads the payload checks it.
+    pub token: Option<Token>,
+}
+
+impl MessageHeader {
+    /// Flag: a content token stands before the payload.
+    pub const FLAG_TOKEN: u8 = 0x01;
+
+    /// Reads the header at the front of a body; gives it and its length in bytes. The payload is what follows.
+    ///
+    /// # Errors
+    /// What is wrong with the header. `prefix` needs no more than [`MESSAGE_HEADER_BYTES_MAX`] bytes of the body.
+    pub fn parse(prefix: &[u8]) -> Result<(Self, usize), RecordError> {
+        let mut rest = prefix;
+        let queue = varint::read(&mut rest, "queue")?;
+        let token = match take_u8(&mut rest, "flags")? {
+            0 => None,
+            Self::FLAG_TOKEN => Some(take_token(&mut rest, "content token")?),
+            _ => return Err(RecordError::Unsupported("a MESSAGE flag is")),
+        };
+        Ok((Self { queue, token }, prefix.len() - rest.len()))
+    }
+
+    /// Takes the header off a whole MESSAGE body and leaves the payload.
+    ///
+    /// # Errors
+    /// What is wrong with the header, or [`RecordError::TooLong`] if the payload is; `body` is then unchanged.
+    pub fn take_from(body: &mut Payload) -> Result<Self, RecordError> {
+        let mut front = [0; MESSAGE_HEADER_BYTES_MAX];
+        let filled = body.copy_prefix(&mut front);
+        let (header, header_len) = Self::parse(&front[..filled])?;
+        let payload_len = (body.len() - header_len) as u64;
+        if payload_len > MESSAGE_BYTES_MAX {
+            return Err(RecordError::TooLong {
+                record_type: RecordType::Message.number(),
+                length: payload_len,
+                length_max: MESSAGE_BYTES_MAX,
+            });
+        }
+        body.advance(header_len);
+        Ok(header)
+    }
+
+    /// Appends the header, without the record's own `type(i) length(i)`, to `out`.
+    pub fn emit(&self, out: &mut Vec<u8>) {
+        varint::write(self.queue, out);
+        match &self.token {
+            None => out.push(0),
+            Some(token) => {
+                out.push(Self::FLAG_TOKEN);
+                out.extend_from_slice(&token.to_bytes());
+            }
+        }
+    }
+
+    /// Bytes that [`MessageHeader::emit`] writes.
+    pub fn encoded_len(&self) -> usize {
+        varint::encoded_len(self.queue) + 1 + self.token.map_or(0, |_| TOKEN_BYTES)
+    }
+
+    /// Appends all that stands before a payload of `payload_len` bytes: `type(i) length(i)` and the header.
+    pub fn emit_record_front(&self, payload_len: usize, out: &mut Vec<u8>) {
+        RecordType::Message.emit_header((self.encoded_len() + payload_len) as u64, out);
+        self.emit(out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    #[test]
+    fn the_header_is_taken_across_chunks_and_the_payload_is_not_copied() {
+        let header = MessageHeader { queue: 70_000, token: Some(Token::of(b"xyz")) };
+        let mut front = Vec::new();
+        header.emit(&mut front);
+        assert_eq!(front.len(), header.encoded_len());
+        for cut in 0..front.len() {
+            let tail = Bytes::from([&front[cut..], b"xyz"].concat());
+            let mut body = Payload::from(Bytes::copy_from_slice(&front[..cut]));
+            body.push(tail.clone());
+            assert_eq!(MessageHeader::take_from(&mut body), Ok(header));
+            assert_eq!(body.to_bytes().as_ptr(), tail.slice(tail.len() - 3..).as_ptr());
+            assert_eq!(&body.to_bytes()[..], b"xyz");
+        }
+    }
+
+    #[test]
+    fn a_payload_past_the_bound_is_refused_whatever_its_header_spares() {
+        let mut body = Payload::from(Bytes::from(vec![0; 2 + MESSAGE_BYTES_MAX as usize]));
+        assert!(MessageHeader::take_from(&mut body).is_ok());
+        let mut body = Payload::from(Bytes::from(vec![0; 3 + MESSAGE_BYTES_MAX as usize]));
+        assert!(matches!(MessageHeader::take_from(&mut body), Err(RecordError::TooLong { .. })));
+    }
+}

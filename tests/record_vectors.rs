@@ -1,0 +1,175 @@
+//! The byte-exact records of `tests/vectors/records.json`, read and written.
+
+use data_encoding::HEXLOWER;
+use serde::Deserialize;
+use stoq::record::{
+    Coding, Descriptor, Done, ErrorCode, ErrorRecord, Fetch, GoAway, MessageHeader, OkRecord, Put, Record,
+    RecordReader, RecordType, Settings,
+};
+use stoq::token::{Ranges, Token};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Vectors {
+    records: Vec<Vector>,
+    refused: Vec<Refused>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Vector {
+    name: String,
+    hex: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Refused {
+    name: String,
+    hex: String,
+    error: u64,
+}
+
+fn vectors() -> Vectors {
+    serde_json::from_str(include_str!("vectors/records.json")).expect("the vectors are in form")
+}
+
+fn abc() -> Token {
+    Token::of(b"abc")
+}
+
+/// The record that a vector's name stands for, as bytes.
+fn written(name: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    let plain = Descriptor::plain(abc(), 3).unwrap();
+    match name {
+        "settings" => Settings {
+            record_bytes_max: Some(65_536),
+            hops_max: Some(8),
+            ranges_max: Some(256),
+            inflight_max: Some(256),
+            roles: Some(Settings::ROLE_SEED | Settings::ROLE_ROUTE),
+        }
+        .emit_record(&mut out),
+        "settings-empty" => Settings::default().emit_record(&mut out),
+        "go-away" => GoAway { retry_ms: 5_000 }.emit_record(&mut out),
+        "message" => {
+            MessageHeader { queue: 7, token: None }.emit_record_front(5, &mut out);
+            out.extend_from_slice(b"hello");
+        }
+        "message-with-token" => {
+            MessageHeader { queue: 70_000, token: Some(abc()) }.emit_record_front(3, &mut out);
+            out.extend_from_slice(b"abc");
+        }
+        "put-plain" => Put { queue: 1, lease_s: 3_600, descriptor: plain }.emit_record(&mut out),
+        "put-coded" => {
+            let coding = Coding::ReedSolomon { data_lanes: 8, parity: Some((4, Token::of(b""))) };
+            let descriptor = Descriptor::new(abc(), 1 << 50, 1 << 20, coding).unwrap();
+            Put { queue: 0, lease_s: 0, descriptor }.emit_record(&mut out);
+        }
+        "fetch-all" => Fetch { token: abc(), bytes_max: 0, ranges: Ranges::all() }.emit_record(&mut out),
+        "fetch-ranges" => {
+            let mut ranges = Ranges::all();
+            ranges.push_run(0, 4).unwrap();
+            ranges.push_run(60, 64).unwrap();
+            Fetch { token: abc(), bytes_max: 1 << 20, ranges }.emit_record(&mut out);
+        }
+        "ok" => OkRecord { length_bytes: 3, descriptor: None }.emit_record(&mut out),
+        "ok-with-descriptor" => OkRecord { length_bytes: 3, descriptor: Some(plain) }.emit_record(&mut out),
+        "done" => Done { bytes: 3, token: abc() }.emit_record(&mut out),
+        "error" => ErrorRecord::new(ErrorCode::Busy, 250, "too many requests").emit_record(&mut out),
+        _ => panic!("no record is named {name}"),
+    }
+    out
+}
+
+/// Reads one record and writes it again.
+fn rewritten(bytes: &[u8]) -> Result<Vec<u8>, ErrorCode> {
+    fn again<R: Record>(body: &[u8]) -> Result<Vec<u8>, ErrorCode> {
+        let record = R::parse(body).map_err(|e| e.code())?;
+        let mut out = Vec::new();
+        record.emit_record(&mut out);
+        Ok(out)
+    }
+    let mut reader = RecordReader::new();
+    bytes.chunks(7).for_each(|chunk| reader.push(bytes::Bytes::copy_from_slice(chunk)));
+    let header = reader.next_header().map_err(|e| e.code())?.expect("a whole header");
+    let mut body = reader.take_body().expect("a whole body");
+    assert!(reader.is_at_record_border());
+    let whole = body.to_bytes();
+    match header.record_type {
+        RecordType::Settings => again::<Settings>(&whole),
+        RecordType::GoAway => again::<GoAway>(&whole),
+        RecordType::Put => again::<Put>(&whole),
+        RecordType::Fetch => again::<Fetch>(&whole),
+        RecordType::Ok => again::<OkRecord>(&whole),
+        RecordType::Done => again::<Done>(&whole),
+        RecordType::Error => again::<ErrorRecord>(&whole),
+        RecordType::Message => {
+            let header = MessageHeader::take_from(&mut body).map_err(|e| e.code())?;
+            let mut out = Vec::new();
+            header.emit_record_front(body.len(), &mut out);
+            out.extend_from_slice(&body.to_bytes());
+            Ok(out)
+        }
+    }
+}
+
+#[test]
+fn records_are_written_and_read_as_the_vectors_say() {
+    for Vector { name, hex } in vectors().records {
+        let bytes = HEXLOWER.decode(hex.as_bytes()).unwrap();
+        assert_eq!(HEXLOWER.encode(&written(&name)), hex, "{name}");
+        assert_eq!(rewritten(&bytes), Ok(bytes), "{name}");
+    }
+}
+
+#[test]
+fn refused_records_give_the_error_that_the_vectors_say() {
+    for Refused { name, hex, error } in vectors().refused {
+        let bytes = HEXLOWER.decode(hex.as_bytes()).unwrap();
+        assert_eq!(rewritten(&bytes).map_err(ErrorCode::number), Err(error), "{name}");
+    }
+}
+
+#[test]
+fn no_cut_or_flipped_body_panics() {
+    for Vector { hex, .. } in vectors().records {
+        let bytes = HEXLOWER.decode(hex.as_bytes()).unwrap();
+        let body = &bytes[2..];
+        for len in 0..body.len() {
+            parse_all(&body[..len]);
+        }
+        for bit in 0..body.len() * 8 {
+            let mut flipped = body.to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            parse_all(&flipped);
+        }
+    }
+}
+
+fn parse_all(body: &[u8]) {
+    fn one<R: Record>(body: &[u8]) {
+        if let Ok(record) = R::parse(body) {
+            let mut out = Vec::new();
+            record.emit(&mut out);
+            assert_eq!(out.len(), record.encoded_len());
+        }
+    }
+    one::<Settings>(body);
+    one::<GoAway>(body);
+    one::<Put>(body);
+    one::<Fetch>(body);
+    one::<OkRecord>(body);
+    one::<Done>(body);
+    one::<ErrorRecord>(body);
+    let _ = Descriptor::parse(body);
+    let _ = MessageHeader::take_from(&mut bytes::Bytes::copy_from_slice(body).into());
+}
+
+proptest::proptest! {
+    #[test]
+    fn random_bodies_never_panic(body in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+        parse_all(&body);
+    }
+}
