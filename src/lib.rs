@@ -16,13 +16,33 @@
 #![forbid(unsafe_code)]
 
 pub mod counters;
+pub mod counters;
 pub mod limits;
 
-pub mod datagram;
-pub mod neighbor;
+// The way of a packet.
 pub mod nic;
-pub mod record;
-pub mod seed;
-pub mod tls;
-pub mod token;
 pub mod wire;
+
+pub mod neighbor;
+
+pub mod datagram;
+pub mod quic;
+pub mod tls;
+
+pub mod record;
+pub mod session;
+pub mod token;
+
+pub mod queue;
+
+pub mod application;
+pub mod probe;
+pub mod seed;
+
+pub mod worker;
+
+// Around it.
+pub mod client;
+pub mod config;
+pub mod gateway;
+pub mod node;

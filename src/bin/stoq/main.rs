@@ -1,0 +1,52 @@
+//! `stoq`: the client and its tools.
+
+mod bench;
+mod get;
+mod identity;
+mod output;
+mod ping;
+mod put;
+mod session;
+mod token;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Put, get and check payloads over STOQ.
+///
+/// Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted.
+#[derive(Parser)]
+#[command(version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Put a file on a gateway; returns when the gateway has checked and durably kept it.
+    Put(put::Args),
+    /// Get a payload by its token, every byte checked against it.
+    Get(get::Args),
+    /// Measure the round trip to a gateway's echo application.
+    Ping(ping::Args),
+    /// Measure message goodput to a gateway's discard application.
+    Bench(bench::Args),
+    /// Make or show identities: keys, certificates, node IDs.
+    Identity(identity::Args),
+    /// Print a file's content token, without a network.
+    Token(token::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Put(args) => put::run(args),
+        Command::Get(args) => get::run(args),
+        Command::Ping(args) => ping::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Identity(args) => identity::run(args),
+        Command::Token(args) => token::run(args),
+    };
+    output::exit(result)
+}

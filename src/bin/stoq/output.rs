@@ -1,0 +1,40 @@
+//! What the tools print, and how they end.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::Duration;
+use stoq::client::ClientError;
+use stoq::config::ConfigError;
+
+/// A progress bar on a terminal; nothing elsewhere.
+pub(crate) fn progress(quiet: bool, what: &'static str, bytes: u64) -> ProgressBar {
+    if quiet || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = "{msg:5} [{bar:32}] {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
+    let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(bytes).with_style(style).with_message(what)
+}
+
+/// Gigabits a second.
+pub(crate) fn gbit_per_s(bytes: u64, elapsed: Duration) -> f64 {
+    bytes as f64 * 8.0 / elapsed.as_secs_f64().max(1e-9) / 1e9
+}
+
+/// Ends the process's work: the error's text on standard error, its kind in the exit code.
+pub(crate) fn exit(result: anyhow::Result<()>) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    if matches!(error.downcast_ref(), Some(ClientError::Interrupted)) {
+        eprintln!("stoq: interrupted");
+        return ExitCode::from(130);
+    }
+    eprintln!("stoq: {error:#}");
+    let usage = error.downcast_ref::<ConfigError>().is_some() || error.downcast_ref::<Usage>().is_some();
+    ExitCode::from(if usage { 2 } else { 1 })
+}
+
+/// The command line asks for something that cannot be.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);

@@ -1,0 +1,536 @@
+//! Configuration files: TOML in, types out in which a wrong state cannot be written.
+//!
+//! The gateway and the client share every section; each has its own top level. Unknown keys are refused, and every error names
+//! the file, the key and what would be right.
+
+use crate::application::Placement;
+use crate::quic::transport::QuicConfig;
+use crate::tls::NodeId;
+use crate::wire::Prefix;
+use crate::worker::Idle;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// What can be wrong with a configuration file.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{file}: cannot be read: {source}; give another file with --config, or see configs/ for examples")]
+    Read {
+        /// The file.
+        file: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is no TOML, has an unknown key, or a value of the wrong type.
+    #[error("{file}: {source}")]
+    Parse {
+        /// The file.
+        file: String,
+        /// Where and why, as the TOML reader says it.
+        source: Box<toml::de::Error>,
+    },
+    /// A value that cannot work.
+    #[error("{file}: key `{key}`: {fix}")]
+    Value {
+        /// The file.
+        file: String,
+        /// The key, with its section.
+        key: String,
+        /// What is wrong and what would be right.
+        fix: String,
+    },
+}
+
+/// The gateway's file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayConfig {
+    /// Workers and their cores.
+    #[serde(default)]
+    pub workers: WorkersConfig,
+    /// The network.
+    pub network: NetworkConfig,
+    /// The gateway's own certificate and key.
+    pub identity: IdentityConfig,
+    /// Whom it trusts.
+    pub trust: TrustConfig,
+    /// TLS policy.
+    #[serde(default)]
+    pub tls: TlsConfig,
+    /// How connections behave.
+    #[serde(default)]
+    pub quic: QuicConfig,
+    /// What serves requests and messages.
+    #[serde(default)]
+    pub application: Vec<ApplicationConfig>,
+    /// How it ends.
+    #[serde(default)]
+    pub shutdown: ShutdownConfig,
+    /// Logging.
+    #[serde(default)]
+    pub log: LogConfig,
+}
+
+/// The client's file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientConfig {
+    /// The gateway to talk to, where the command line names none.
+    pub gateway: Option<SocketAddr>,
+    /// Workers and their cores.
+    #[serde(default)]
+    pub workers: WorkersConfig,
+    /// The network.
+    #[serde(default)]
+    pub network: NetworkConfig,
+    /// The client's own certificate and key, for gateways that ask for one.
+    pub identity: Option<IdentityConfig>,
+    /// Whom it trusts.
+    pub trust: TrustConfig,
+    /// TLS policy.
+    #[serde(default)]
+    pub tls: TlsConfig,
+    /// How connections behave.
+    #[serde(default)]
+    pub quic: QuicConfig,
+    /// Logging.
+    #[serde(default)]
+    pub log: LogConfig,
+}
+
+/// Worker threads.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WorkersConfig {
+    /// How many: one a network queue.
+    pub count: u16,
+    /// The core of each, in order; empty lets them float.
+    pub cores: Vec<usize>,
+    /// What an idle worker does.
+    pub idle: Idle,
+}
+
+impl Default for WorkersConfig {
+    fn default() -> Self {
+        Self { count: 1, cores: Vec::new(), idle: Idle::Adaptive }
+    }
+}
+
+/// The way to the network: exactly one kind.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum NetworkConfig {
+    /// A DPDK port: the kernel is not on the packet's way.
+    Dpdk(DpdkConfig),
+    /// UDP sockets of the kernel: no privileges, no bypass.
+    KernelUdp(KernelConfig),
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self::KernelUdp(KernelConfig::default())
+    }
+}
+
+/// A DPDK port.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DpdkConfig {
+    /// A PCI address (`0000:3b:00.0`) or a virtual device (`net_memif0,role=server,…`).
+    pub device: String,
+    /// Addresses of this port with their prefix lengths.
+    pub addresses: Vec<Prefix>,
+    /// UDP port that QUIC uses.
+    #[serde(default = "default_udp_port")]
+    pub udp_port: u16,
+    /// Next hop for IPv4 destinations off the link.
+    pub gateway_v4: Option<Ipv4Addr>,
+    /// Next hop for IPv6 destinations off the link.
+    pub gateway_v6: Option<Ipv6Addr>,
+    /// 802.1Q VLAN of all frames.
+    pub vlan: Option<u16>,
+    /// Largest layer-3 packet, bytes.
+    #[serde(default = "default_mtu")]
+    pub mtu: u16,
+    /// Receive descriptors a queue.
+    #[serde(default = "default_descriptors")]
+    pub rx_descriptors: u16,
+    /// Transmit descriptors a queue.
+    #[serde(default = "default_descriptors")]
+    pub tx_descriptors: u16,
+    /// Packet buffers a queue and direction.
+    #[serde(default = "default_mbufs")]
+    pub mbufs: u32,
+    /// Use the device's checksum and RSS offloads where it has them.
+    #[serde(default = "default_true")]
+    pub offloads: bool,
+    /// Huge pages: `required`, `preferred` or `none`.
+    #[serde(default)]
+    pub huge_pages: HugePagesConfig,
+    /// Memory for DPDK, MiB.
+    #[serde(default = "default_memory_mb")]
+    pub memory_mb: u32,
+    /// Prefix of DPDK's runtime files; by default one of this process.
+    pub file_prefix: Option<String>,
+    /// More EAL arguments, for what has no key here.
+    #[serde(default)]
+    pub eal_args: Vec<String>,
+}
+
+/// Whether DPDK lives in huge pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HugePagesConfig {
+    /// Do not start without.
+    Required,
+    /// Use them where they are, normal pages where not.
+    #[default]
+    Preferred,
+    /// Normal pages.
+    None,
+}
+
+/// Kernel UDP sockets.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KernelConfig {
+    /// Local addresses. Port 0 takes any free one: for clients.
+    pub listen: Vec<SocketAddr>,
+    /// Socket buffers asked for, each way, bytes. The kernel bounds them by net.core.rmem_max and wmem_max.
+    pub buffer_bytes: usize,
+}
+
+impl Default for KernelConfig {
+    fn default() -> Self {
+        Self {
+            listen: vec![(Ipv4Addr::UNSPECIFIED, 0).into(), (Ipv6Addr::UNSPECIFIED, 0).into()],
+            buffer_bytes: 16 << 20,
+        }
+    }
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentityConfig {
+    /// PEM: the certificate, then intermediates if its authority is not trusted directly.
+    pub certificate: PathBuf,
+    /// PEM: the PKCS#8 private key, readable by its owner alone.
+    pub key: PathBuf,
+}
+
+/// Whom a node trusts: at least one of the two; with both, both must hold.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrustConfig {
+    /// PEM: certificates of the authorities.
+    pub ca: Option<PathBuf>,
+    /// Node IDs, as `stoq identity show` prints them.
+    pub node_ids: Vec<NodeId>,
+    /// Gateway: whether clients must show a certificate.
+    pub client_auth: ClientAuthConfig,
+}
+
+/// Whether clients must show a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientAuthConfig {
+    /// No connection without a trusted one.
+    #[default]
+    Required,
+    /// Checked when shown.
+    Optional,
+    /// Never asked for.
+    Off,
+}
+
+/// TLS policy.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// Only X25519MLKEM768; peers without it are refused.
+    pub require_post_quantum: bool,
+    /// Accept certificates with classical (ECDSA, Ed25519) signatures.
+    pub allow_classical_peers: bool,
+    /// Which AEAD is offered first.
+    pub cipher: CipherConfig,
+}
+
+impl Default for TlsConfig {
+    fn default() -> Self {
+        Self { require_post_quantum: true, allow_classical_peers: false, cipher: CipherConfig::Aes128Gcm }
+    }
+}
+
+/// The AEADs of TLS 1.3 and QUIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum CipherConfig {
+    /// TLS_AES_128_GCM_SHA256.
+    #[serde(rename = "aes-128-gcm")]
+    Aes128Gcm,
+    /// TLS_AES_256_GCM_SHA384.
+    #[serde(rename = "aes-256-gcm")]
+    Aes256Gcm,
+    /// TLS_CHACHA20_POLY1305_SHA256.
+    #[serde(rename = "chacha20-poly1305")]
+    Chacha20Poly1305,
+}
+
+/// One application of a gateway.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum ApplicationConfig {
+    /// Sends every message back.
+    Echo(PlainConfig),
+    /// Counts messages and drops them: the far end of benchmarks.
+    Discard(PlainConfig),
+    /// Keeps payloads and serves them.
+    Seed(SeedConfig),
+}
+
+impl ApplicationConfig {
+    /// Queue numbers whose messages and PUTs it takes.
+    pub fn queues(&self) -> &[u64] {
+        match self {
+            Self::Echo(plain) | Self::Discard(plain) => &plain.queues,
+            Self::Seed(seed) => &seed.queues,
+        }
+    }
+}
+
+/// An application without settings of its own.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlainConfig {
+    /// Queue numbers whose messages it takes.
+    pub queues: Vec<u64>,
+    /// On the worker's thread or on one of its own.
+    #[serde(default = "default_plain_placement")]
+    pub placement: Placement,
+}
+
+/// Where payloads are kept.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeedConfig {
+    /// Queue numbers whose PUTs it takes.
+    pub queues: Vec<u64>,
+    /// On a thread of its own, since disks block; on the worker's only where the directory is in memory.
+    #[serde(default = "default_seed_placement")]
+    pub placement: Placement,
+    /// The directory; made if it is not there.
+    pub directory: PathBuf,
+    /// Bytes it may hold; none leaves it to the disk.
+    pub capacity_bytes: Option<u64>,
+    /// Bytes of memory for hot payloads, in huge pages where they are reserved.
+    #[serde(default = "default_memory_bytes")]
+    pub memory_bytes: usize,
+}
+
+/// How a gateway ends.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ShutdownConfig {
+    /// How long running requests may take to finish after the first signal, milliseconds.
+    pub drain_ms: u64,
+}
+
+impl Default for ShutdownConfig {
+    fn default() -> Self {
+        Self { drain_ms: 5_000 }
+    }
+}
+
+/// Logging.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// `error`, `warn`, `info`, `debug` or `trace`, or per module: `info,stoq::tls=debug`. `STOQ_LOG` overrides it.
+    pub level: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: "info".into() }
+    }
+}
+
+fn default_udp_port() -> u16 {
+    4433
+}
+fn default_mtu() -> u16 {
+    1500
+}
+fn default_descriptors() -> u16 {
+    1024
+}
+fn default_mbufs() -> u32 {
+    8192
+}
+fn default_memory_mb() -> u32 {
+    256
+}
+fn default_memory_bytes() -> usize {
+    512 << 20
+}
+fn default_plain_placement() -> Placement {
+    Placement::Worker
+}
+fn default_seed_placement() -> Placement {
+    Placement::Thread
+}
+fn default_true() -> bool {
+    true
+}
+
+/// Reads and checks the gateway's file. Relative paths in it are taken from where the file lies.
+///
+/// # Errors
+/// [`ConfigError`], naming the file, the key and the fix.
+pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
+    let mut config: GatewayConfig = read(file)?;
+    let base = file.parent().unwrap_or(Path::new(""));
+    config.identity.resolve(base);
+    config.trust.resolve(base);
+    for application in &mut config.application {
+        if let ApplicationConfig::Seed(seed) = application {
+            resolve(base, &mut seed.directory);
+        }
+    }
+    let check = Check { file };
+    check.workers(&config.workers)?;
+    check.network(&config.network)?;
+    check.trust(&config.trust, config.trust.client_auth == ClientAuthConfig::Off)?;
+    check.applications(&config.application)?;
+    if let NetworkConfig::KernelUdp(kernel) = &config.network
+        && kernel.listen.iter().any(|address| address.port() == 0)
+    {
+        return Err(check.value("network.listen", "a gateway needs a fixed port, such as 4433"));
+    }
+    Ok(config)
+}
+
+/// Reads and checks the client's file. Relative paths in it are taken from where the file lies.
+///
+/// # Errors
+/// [`ConfigError`], naming the file, the key and the fix.
+pub fn load_client(file: &Path) -> Result<ClientConfig, ConfigError> {
+    let mut config: ClientConfig = read(file)?;
+    let base = file.parent().unwrap_or(Path::new(""));
+    if let Some(identity) = &mut config.identity {
+        identity.resolve(base);
+    }
+    config.trust.resolve(base);
+    let check = Check { file };
+    check.workers(&config.workers)?;
+    check.network(&config.network)?;
+    check.trust(&config.trust, false)?;
+    Ok(config)
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    let file = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { file: file.clone(), source })?;
+    toml::from_str(&text).map_err(|source| ConfigError::Parse { file, source: Box::new(source) })
+}
+
+fn resolve(base: &Path, path: &mut PathBuf) {
+    *path = base.join(&*path);
+}
+
+impl IdentityConfig {
+    fn resolve(&mut self, base: &Path) {
+        resolve(base, &mut self.certificate);
+        resolve(base, &mut self.key);
+    }
+}
+
+impl TrustConfig {
+    fn resolve(&mut self, base: &Path) {
+        if let Some(ca) = &mut self.ca {
+            resolve(base, ca);
+        }
+    }
+}
+
+struct Check<'a> {
+    file: &'a Path,
+}
+
+impl Check<'_> {
+    fn value(&self, key: impl Into<String>, fix: impl Into<String>) -> ConfigError {
+        ConfigError::Value { file: self.file.display().to_string(), key: key.into(), fix: fix.into() }
+    }
+
+    fn workers(&self, workers: &WorkersConfig) -> Result<(), ConfigError> {
+        let count = usize::from(workers.count);
+        if count == 0 || count > crate::limits::WORKERS_MAX {
+            let fix = format!("{count} workers; give 1 to {}", crate::limits::WORKERS_MAX);
+            return Err(self.value("workers.count", fix));
+        }
+        if !workers.cores.is_empty() && workers.cores.len() != count {
+            let fix = format!("{} cores for {count} workers; name one core each, or none", workers.cores.len());
+            return Err(self.value("workers.cores", fix));
+        }
+        let mut sorted = workers.cores.clone();
+        sorted.sort_unstable();
+        if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(self.value("workers.cores", format!("core {} is named twice; a worker needs its own", pair[0])));
+        }
+        Ok(())
+    }
+
+    fn network(&self, network: &NetworkConfig) -> Result<(), ConfigError> {
+        match network {
+            NetworkConfig::Dpdk(dpdk) => {
+                if dpdk.addresses.is_empty() {
+                    return Err(self.value("network.addresses", "give at least one, such as [\"10.77.0.1/24\"]"));
+                }
+                if dpdk.mtu < 1280 {
+                    let fix = format!("{} is below 1280, which IPv6 and QUIC need (RFC 8200 §5, RFC 9000 §14)", dpdk.mtu);
+                    return Err(self.value("network.mtu", fix));
+                }
+                if dpdk.vlan.is_some_and(|vlan| vlan == 0 || vlan > 4094) {
+                    return Err(self.value("network.vlan", "a VLAN is 1 to 4094"));
+                }
+                if dpdk.udp_port == 0 {
+                    return Err(self.value("network.udp_port", "a port is 1 to 65535"));
+                }
+                Ok(())
+            }
+            NetworkConfig::KernelUdp(kernel) if kernel.listen.is_empty() => {
+                Err(self.value("network.listen", "give at least one address, such as [\"0.0.0.0:4433\"]"))
+            }
+            NetworkConfig::KernelUdp(_) => Ok(()),
+        }
+    }
+
+    fn trust(&self, trust: &TrustConfig, may_be_empty: bool) -> Result<(), ConfigError> {
+        if trust.ca.is_none() && trust.node_ids.is_empty() && !may_be_empty {
+            let fix = "nobody is trusted; give `ca = \"ca.pem\"`, or `node_ids = [...]` as `stoq identity show` prints them";
+            return Err(self.value("trust", fix));
+        }
+        Ok(())
+    }
+
+    fn applications(&self, applications: &[ApplicationConfig]) -> Result<(), ConfigError> {
+        let mut seen = Vec::new();
+        let mut stores = 0;
+        for application in applications {
+            stores += usize::from(matches!(application, ApplicationConfig::Seed(_)));
+            for queue in application.queues() {
+                if seen.contains(queue) {
+                    return Err(self.value("application.queues", format!("queue {queue} belongs to two applications")));
+                }
+                seen.push(*queue);
+            }
+        }
+        if stores > 1 {
+            return Err(self.value("application", "two applications of kind \"seed\"; a gateway has one store"));
+        }
+        Ok(())
+    }
+}

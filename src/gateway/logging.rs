@@ -1,0 +1,21 @@
+//! Log lines on standard error.
+
+use crate::config::LogConfig;
+use tracing_subscriber::EnvFilter;
+
+/// The environment variable that overrides the configured level.
+const LEVEL_VARIABLE: &str = "STOQ_LOG";
+
+/// Starts logging for the process.
+///
+/// # Errors
+/// When the level cannot be read.
+pub fn start(config: &LogConfig) -> anyhow::Result<()> {
+    let level = std::env::var(LEVEL_VARIABLE).unwrap_or_else(|_| config.level.clone());
+    let filter = EnvFilter::try_new(&level).map_err(|error| {
+        anyhow::anyhow!("log level `{level}`: {error}; use error, warn, info, debug or trace, or module=level")
+    })?;
+    // A second start in one process (tests) keeps the first.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    Ok(())
+}

@@ -1,0 +1,231 @@
+//! A running STOQ: workers on their cores, applications on their rings. The gateway and the client are both made of it.
+
+use crate::application::{Application, Placement};
+use crate::datagram::{Network, NetworkInfo};
+use crate::queue::{AppPort, Waker};
+use crate::quic::transport::QuicConfig;
+use crate::session::Routes;
+use crate::worker::{Idle, Quic, Shared, Worker, WorkerStatus};
+use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn_proto::{ClientConfig, EndpointConfig, ServerConfig};
+use std::any::Any;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long an application's thread sleeps at most before it looks whether the node ends.
+const APPLICATION_WAIT_MAX: Duration = Duration::from_millis(100);
+
+/// Makes one instance of an application for each worker, by the worker's index.
+pub type MakeApplication = Box<dyn FnMut(usize) -> Box<dyn Application> + Send>;
+
+/// Runs on every worker's thread before its loop; what it returns is dropped there after the loop. DPDK threads register so.
+pub type ThreadSetup = Arc<dyn Fn() -> Box<dyn Any> + Send + Sync>;
+
+/// One application of a node.
+pub struct Hosted {
+    /// Its name, for threads and logs.
+    pub name: String,
+    /// The queue numbers whose messages and PUTs it takes.
+    pub queues: Vec<u64>,
+    /// It answers FETCH.
+    pub store: bool,
+    /// Who runs it.
+    pub host: Host,
+}
+
+/// Who runs an application.
+pub enum Host {
+    /// The node does, on the worker's thread or on one of its own.
+    Node(Placement, MakeApplication),
+    /// The caller does: it gets the ports, one a worker, from [`Node::take_ports`].
+    Caller,
+}
+
+/// What a node is made of, beside its networks and its applications.
+pub struct NodeConfig {
+    /// To accept connections.
+    pub server: Option<Arc<QuicServerConfig>>,
+    /// To open connections.
+    pub client: Option<Arc<QuicClientConfig>>,
+    /// How connections behave.
+    pub quic: QuicConfig,
+    /// What idle workers do.
+    pub idle: Idle,
+    /// The core of each worker; workers past the end float.
+    pub cores: Vec<usize>,
+    /// What each worker's thread does first.
+    pub thread_setup: Option<ThreadSetup>,
+}
+
+/// A running node. Dropping it closes every connection.
+pub struct Node {
+    shared: Arc<Shared>,
+    wakers: Vec<Waker>,
+    statuses: Vec<Arc<WorkerStatus>>,
+    infos: Vec<NetworkInfo>,
+    ports: Vec<AppPort>,
+    workers: Vec<JoinHandle<()>>,
+    applications: Vec<JoinHandle<()>>,
+}
+
+impl Node {
+    /// Starts one worker a network queue, and the applications.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn start<N>(networks: Vec<N>, config: &NodeConfig, mut hosted: Vec<Hosted>) -> io::Result<Self>
+    where
+        N: Network + Send + 'static,
+    {
+        let shared = Shared::new(networks.len(), routes(&hosted));
+        let mut node = Self {
+            shared: shared.clone(),
+            wakers: Vec::new(),
+            statuses: Vec::new(),
+            infos: networks.iter().map(Network::info).collect(),
+            ports: Vec::new(),
+            workers: Vec::new(),
+            applications: Vec::new(),
+        };
+        let device_mtu = node.infos.iter().map(|info| info.mtu).min().unwrap_or(1500);
+        let quic = config.quic(device_mtu);
+        for (index, network) in networks.into_iter().enumerate() {
+            let mut worker = Worker::new(index as u16, network, shared.clone(), quic.clone(), config.idle);
+            for app in &mut hosted {
+                node.add(&mut worker, index, app)?;
+            }
+            node.statuses.push(worker.status());
+            node.wakers.push(worker.waker());
+            let core = config.cores.get(index).copied();
+            let setup = config.thread_setup.clone();
+            let thread = std::thread::Builder::new().name(format!("stoq-worker-{index}"));
+            node.workers.push(thread.spawn(move || {
+                pin(core);
+                let _guard = setup.map(|setup| setup());
+                drop(worker.run());
+            })?);
+        }
+        Ok(node)
+    }
+
+    fn add<N: Network>(&mut self, worker: &mut Worker<N>, index: usize, app: &mut Hosted) -> io::Result<()> {
+        match &mut app.host {
+            Host::Node(Placement::Worker, make) => worker.add_inline(make(index)),
+            Host::Node(Placement::Thread, make) => {
+                let (application, port, shared) = (make(index), worker.add_port(), self.shared.clone());
+                let thread = std::thread::Builder::new().name(format!("stoq-{}-{index}", app.name));
+                self.applications.push(thread.spawn(move || host(application, port, &shared))?);
+            }
+            Host::Caller => self.ports.push(worker.add_port()),
+        }
+        Ok(())
+    }
+
+    /// The ports of the application that the caller runs, one a worker, in the order of the workers. Empty the second time.
+    pub fn take_ports(&mut self) -> Vec<AppPort> {
+        std::mem::take(&mut self.ports)
+    }
+
+    /// The network of each worker.
+    pub fn networks(&self) -> &[NetworkInfo] {
+        &self.infos
+    }
+
+    /// What each worker shows of itself.
+    pub fn statuses(&self) -> &[Arc<WorkerStatus>] {
+        &self.statuses
+    }
+
+    /// Stops taking connections and requests; returns when no request is in flight, or after `limit`.
+    pub fn drain(&self, limit: Duration) {
+        self.shared.drain();
+        self.wake();
+        let until = Instant::now() + limit;
+        // A worker counts its requests once it has seen the drain; two looks apart by a park make sure that it has.
+        let mut quiet = 0;
+        while quiet < 2 && Instant::now() < until {
+            std::thread::park_timeout(Duration::from_millis(20));
+            quiet = if self.statuses.iter().all(|s| s.requests() == 0) { quiet + 1 } else { 0 };
+        }
+    }
+
+    /// Closes every connection, ends every thread and waits for them.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn wake(&self) {
+        self.wakers.iter().for_each(Waker::wake);
+    }
+
+    fn end(&mut self) {
+        self.shared.close();
+        self.wake();
+        for thread in self.workers.drain(..).chain(self.applications.drain(..)) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the node panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl NodeConfig {
+    fn quic(&self, device_mtu: u16) -> Quic {
+        let mut endpoint = EndpointConfig::default();
+        let largest = self.quic.largest_payload(device_mtu);
+        if let Err(error) = endpoint.max_udp_payload_size(largest) {
+            tracing::warn!(%error, largest, "the device's MTU does not bound what peers may send");
+        }
+        let transport = self.quic.transport(device_mtu, crate::limits::REQUESTS_LEN_MAX);
+        let server = self.server.clone().map(|crypto| {
+            let mut config = ServerConfig::with_crypto(crypto);
+            config.transport_config(transport.clone());
+            Arc::new(config)
+        });
+        let client = self.client.clone().map(|crypto| {
+            let mut config = ClientConfig::new(crypto);
+            config.transport_config(transport.clone());
+            config
+        });
+        Quic { endpoint, server, client }
+    }
+}
+
+fn routes(hosted: &[Hosted]) -> Routes {
+    let mut routes = Routes::default();
+    for (index, app) in hosted.iter().enumerate() {
+        routes.queues.extend(app.queues.iter().map(|&queue| (queue, index)));
+        if app.store {
+            routes.store.get_or_insert(index);
+        }
+    }
+    routes
+}
+
+fn host(mut application: Box<dyn Application>, mut port: AppPort, shared: &Shared) {
+    loop {
+        let worked = application.poll(Instant::now(), &mut port);
+        port.notify();
+        if !worked {
+            if shared.is_closing() {
+                return;
+            }
+            port.wait(APPLICATION_WAIT_MAX);
+        }
+    }
+}
+
+fn pin(core: Option<usize>) {
+    let Some(id) = core else { return };
+    if !core_affinity::set_for_current(core_affinity::CoreId { id }) {
+        tracing::warn!(core = id, "could not pin a worker to its core; it floats");
+    }
+}

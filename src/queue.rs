@@ -1,0 +1,498 @@
+//! The bounded lock-free rings between workers and applications, and what travels on them.
+//!
+//! An application has one pair of rings a worker: deliveries towards it, commands away from it. Both are bounded. A full
+//! delivery ring makes the worker stop reading streams, so QUIC flow control stops the sender; a full command ring or
+//! spent credit makes the application wait. Nothing on either way is dropped.
+
+use crate::limits::{COMMAND_RING_LEN, DELIVERY_RING_LEN, OUTSTANDING_BYTES_MAX};
+use crate::record::{Descriptor, ErrorRecord, Payload};
+use crate::tls::NodeId;
+use crate::token::{Ranges, Token, VerifiedPiece};
+use bytes::Bytes;
+use crossbeam_queue::ArrayQueue;
+use crossbeam_utils::sync::{Parker, Unparker};
+use quinn_proto::Side;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::time::Duration;
+
+/// A connection, by the worker that owns it. Never reused while the process lives, short of 2^32 reuses of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId {
+    /// The worker that owns the connection.
+    pub worker: u16,
+    /// Its place in that worker's table.
+    pub slot: u32,
+    /// Tells this connection from earlier ones in the same place.
+    pub generation: u32,
+}
+
+/// A request on a connection: one bidirectional stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId {
+    /// The connection.
+    pub connection: ConnectionId,
+    /// The peer's requests carry their QUIC stream ID; an application numbers its own with [`RequestId::local`].
+    pub number: u64,
+}
+
+impl RequestId {
+    const LOCAL: u64 = 1 << 63;
+
+    /// Names a request that this side opens. `n` is the application's own count, below 2^63, unique on the connection.
+    pub fn local(connection: ConnectionId, n: u64) -> Self {
+        Self { connection, number: n | Self::LOCAL }
+    }
+
+    /// Whether this side opened the request.
+    pub fn is_local(self) -> bool {
+        self.number & Self::LOCAL != 0
+    }
+}
+
+/// How many bytes an application has outstanding on one way out: given to the worker, not yet taken by QUIC.
+///
+/// The application adds when it sends, the worker subtracts when QUIC has taken the bytes. It bounds what waits inside the
+/// worker for one slow peer, so that the command ring never has to stop for it.
+#[derive(Clone, Debug, Default)]
+pub struct Credit(Arc<AtomicUsize>);
+
+impl Credit {
+    /// Whether another send is allowed now.
+    pub fn has_room(&self) -> bool {
+        self.0.load(Ordering::Acquire) < OUTSTANDING_BYTES_MAX
+    }
+
+    fn take(&self, bytes: usize) {
+        self.0.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    pub(crate) fn give_back(&self, bytes: usize) {
+        self.0.fetch_sub(bytes, Ordering::AcqRel);
+    }
+}
+
+/// What a worker tells an application.
+#[derive(Debug)]
+pub enum Delivery {
+    /// A connection is up and authenticated.
+    Connected {
+        /// The connection.
+        connection: ConnectionId,
+        /// The tag of the [`Command::Connect`] that asked for it; none for a connection that the peer opened.
+        tag: Option<u64>,
+        /// Which side this is.
+        side: Side,
+        /// The peer's node ID, if it showed a certificate.
+        node: Option<NodeId>,
+        /// The peer's address.
+        remote: SocketAddr,
+        /// Credit for messages on this connection.
+        credit: Credit,
+    },
+    /// A connection that this application asked for did not come up.
+    ConnectFailed {
+        /// The tag of the [`Command::Connect`].
+        tag: u64,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// A connection is gone; nothing more comes of its requests.
+    Closed {
+        /// The connection.
+        connection: ConnectionId,
+        /// Why.
+        reason: String,
+    },
+    /// A message.
+    Message {
+        /// Where it came from.
+        connection: ConnectionId,
+        /// The queue it names.
+        queue: u64,
+        /// The payload, as it arrived: its token, if it named one, has been checked.
+        payload: Payload,
+    },
+    /// The peer wants to put a payload here. Answer with [`Command::Accept`] or [`Command::Refuse`].
+    Put {
+        /// The request.
+        request: RequestId,
+        /// What the payload will be checked against.
+        token: Token,
+        /// Its length, bytes.
+        length: u64,
+        /// How long the peer asks it to be kept, seconds.
+        lease_s: u64,
+    },
+    /// The peer asks for a payload. Answer with [`Command::Answer`] and data, or [`Command::Refuse`].
+    Fetch {
+        /// The request.
+        request: RequestId,
+        /// What it asks for.
+        token: Token,
+        /// Which groups of it.
+        ranges: Ranges,
+        /// The most payload bytes it wants; 0 for no bound.
+        max_bytes: u64,
+        /// Credit for the answer's data.
+        credit: Credit,
+    },
+    /// The peer said OK to a request of ours.
+    Accepted {
+        /// The request.
+        request: RequestId,
+        /// For a FETCH: the payload's length, bytes.
+        length: u64,
+    },
+    /// Bytes that have been checked against the request's token.
+    Piece {
+        /// The request.
+        request: RequestId,
+        /// The bytes, where they belong, and the hashes that proved them.
+        piece: VerifiedPiece,
+    },
+    /// Every byte of the request has arrived and has been checked.
+    Complete {
+        /// The request.
+        request: RequestId,
+    },
+    /// The peer has checked and durably kept what was put.
+    Done {
+        /// The request.
+        request: RequestId,
+        /// Payload bytes.
+        bytes: u64,
+        /// The payload's token.
+        token: Token,
+    },
+    /// The request is over without success: refused, reset, or its bytes did not match the token.
+    Failed {
+        /// The request.
+        request: RequestId,
+        /// Why.
+        failure: ErrorRecord,
+    },
+}
+
+/// What an application tells a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Open a connection. Answered by [`Delivery::Connected`] or [`Delivery::ConnectFailed`].
+    Connect {
+        /// Comes back in the answer.
+        tag: u64,
+        /// The peer's address.
+        remote: SocketAddr,
+    },
+    /// Close a connection gracefully.
+    Disconnect {
+        /// Which.
+        connection: ConnectionId,
+    },
+    /// Send a message. Made by [`AppPort::send_message`], which minds the credit.
+    Message {
+        /// To whom.
+        connection: ConnectionId,
+        /// Which of the peer's queues.
+        queue: u64,
+        /// At most [`crate::limits::MESSAGE_BYTES_MAX`].
+        payload: Bytes,
+    },
+    /// Ask the peer to take a payload. Data follows after [`Delivery::Accepted`].
+    Put {
+        /// A [`RequestId::local`].
+        request: RequestId,
+        /// Which of the peer's queues takes it.
+        queue: u64,
+        /// The payload's token, its length and how it is cut.
+        descriptor: Descriptor,
+        /// How long to keep it, seconds.
+        lease_s: u64,
+        /// Credit for its data.
+        credit: Credit,
+    },
+    /// Ask the peer for a payload.
+    Fetch {
+        /// A [`RequestId::local`].
+        request: RequestId,
+        /// What.
+        token: Token,
+        /// Which groups.
+        ranges: Ranges,
+        /// The most payload bytes wanted; 0 for no bound.
+        max_bytes: u64,
+    },
+    /// Take the peer's PUT: its bytes may come.
+    Accept {
+        /// The request.
+        request: RequestId,
+    },
+    /// Answer the peer's FETCH: data follows.
+    Answer {
+        /// The request.
+        request: RequestId,
+        /// The payload's whole length, bytes.
+        length: u64,
+    },
+    /// The next bytes of a verified encoding. Made by [`AppPort::send_data`], which minds the credit.
+    Data {
+        /// The request.
+        request: RequestId,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// The verified encoding is complete.
+    Finish {
+        /// The request.
+        request: RequestId,
+    },
+    /// The peer's PUT has been checked and is durably kept.
+    Done {
+        /// The request.
+        request: RequestId,
+        /// Payload bytes.
+        bytes: u64,
+        /// The payload's token.
+        token: Token,
+    },
+    /// Refuse or abandon the peer's request.
+    Refuse {
+        /// The request.
+        request: RequestId,
+        /// Why.
+        failure: ErrorRecord,
+    },
+    /// Give up a request of ours.
+    Cancel {
+        /// The request.
+        request: RequestId,
+    },
+}
+
+impl Command {
+    /// The connection that this is about; for [`Command::Connect`], none yet.
+    pub(crate) fn connection(&self) -> Option<ConnectionId> {
+        match self {
+            Self::Connect { .. } => None,
+            Self::Disconnect { connection } | Self::Message { connection, .. } => Some(*connection),
+            Self::Put { request, .. }
+            | Self::Fetch { request, .. }
+            | Self::Accept { request }
+            | Self::Answer { request, .. }
+            | Self::Data { request, .. }
+            | Self::Finish { request }
+            | Self::Done { request, .. }
+            | Self::Refuse { request, .. }
+            | Self::Cancel { request } => Some(request.connection),
+        }
+    }
+}
+
+/// Wakes a thread that sleeps on its rings; costs a fence when it does not sleep.
+#[derive(Clone, Debug)]
+pub struct Waker {
+    sleeping: Arc<AtomicBool>,
+    unparker: Unparker,
+}
+
+/// The sleeping side of a [`Waker`].
+#[derive(Debug)]
+pub struct Sleeper {
+    waker: Waker,
+    parker: Parker,
+}
+
+impl Default for Sleeper {
+    fn default() -> Self {
+        let parker = Parker::new();
+        let waker = Waker { sleeping: Arc::default(), unparker: parker.unparker().clone() };
+        Self { waker, parker }
+    }
+}
+
+impl Sleeper {
+    /// A handle that ends the sleep.
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    /// Sleeps up to `limit`, unless `ready` already holds or a wake comes. `ready` is asked after the flag is up, so that a
+    /// push between the last look and the sleep is never missed.
+    pub fn sleep(&self, limit: Duration, ready: impl Fn() -> bool) {
+        self.waker.sleeping.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if !ready() {
+            self.parker.park_timeout(limit);
+        }
+        self.waker.sleeping.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Waker {
+    /// Ends the sleep, if there is one.
+    pub fn wake(&self) {
+        fence(Ordering::SeqCst);
+        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::AcqRel) {
+            self.unparker.unpark();
+        }
+    }
+}
+
+/// The application's ends of its two rings to one worker.
+#[derive(Debug)]
+pub struct AppPort {
+    deliveries: Arc<ArrayQueue<Delivery>>,
+    commands: Arc<ArrayQueue<Command>>,
+    worker: Waker,
+    sleeper: Sleeper,
+    pushed: bool,
+}
+
+/// The worker's ends of the same rings.
+#[derive(Debug)]
+pub(crate) struct WorkerPort {
+    deliveries: Arc<ArrayQueue<Delivery>>,
+    commands: Arc<ArrayQueue<Command>>,
+    application: Waker,
+    /// Events that found the ring full: at most a few for each open connection and request. While any wait, nothing is
+    /// read for this application.
+    held: VecDeque<Delivery>,
+    /// Something changed for the application this turn.
+    pub(crate) touched: bool,
+}
+
+/// Makes the two rings of one application on one worker.
+pub(crate) fn rings(worker: Waker) -> (AppPort, WorkerPort) {
+    let deliveries = Arc::new(ArrayQueue::new(DELIVERY_RING_LEN));
+    let commands = Arc::new(ArrayQueue::new(COMMAND_RING_LEN));
+    let sleeper = Sleeper::default();
+    let application = sleeper.waker();
+    (
+        AppPort { deliveries: deliveries.clone(), commands: commands.clone(), worker, sleeper, pushed: false },
+        WorkerPort { deliveries, commands, application, held: VecDeque::new(), touched: false },
+    )
+}
+
+impl AppPort {
+    /// The next delivery, if one waits.
+    pub fn receive(&mut self) -> Option<Delivery> {
+        let delivery = self.deliveries.pop();
+        // The worker may have stopped reading because this ring was full.
+        self.pushed |= delivery.is_some();
+        delivery
+    }
+
+    /// How many commands the ring takes now.
+    pub fn room(&self) -> usize {
+        self.commands.capacity() - self.commands.len()
+    }
+
+    /// Gives the worker a command, or gives it back when the ring is full: keep it and try again at the next poll.
+    pub fn send(&mut self, command: Command) -> Result<(), Command> {
+        self.commands.push(command)?;
+        self.pushed = true;
+        Ok(())
+    }
+
+    /// Sends payload bytes of a request, or gives them back while the ring or the credit is spent.
+    pub fn send_data(&mut self, request: RequestId, credit: &Credit, bytes: Bytes) -> Result<(), Bytes> {
+        let len = bytes.len();
+        if !credit.has_room() {
+            return Err(bytes);
+        }
+        credit.take(len);
+        self.send(Command::Data { request, bytes }).map_err(|command| {
+            credit.give_back(len);
+            match command {
+                Command::Data { bytes, .. } => bytes,
+                _ => Bytes::new(),
+            }
+        })
+    }
+
+    /// Sends a message, or gives it back while the ring or the credit is spent.
+    pub fn send_message(
+        &mut self,
+        connection: ConnectionId,
+        credit: &Credit,
+        queue: u64,
+        payload: Bytes,
+    ) -> Result<(), Bytes> {
+        let len = payload.len();
+        if !credit.has_room() {
+            return Err(payload);
+        }
+        credit.take(len);
+        self.send(Command::Message { connection, queue, payload }).map_err(|command| {
+            credit.give_back(len);
+            match command {
+                Command::Message { payload, .. } => payload,
+                _ => Bytes::new(),
+            }
+        })
+    }
+
+    /// Wakes the worker if anything was pushed or taken since the last call. The host of an application calls this after
+    /// every poll.
+    pub fn notify(&mut self) {
+        if std::mem::take(&mut self.pushed) {
+            self.worker.wake();
+        }
+    }
+
+    /// Sleeps until the worker has something, up to `limit`.
+    pub fn wait(&mut self, limit: Duration) {
+        self.notify();
+        let deliveries = &self.deliveries;
+        self.sleeper.sleep(limit, || !deliveries.is_empty());
+    }
+
+    /// Ends [`AppPort::wait`] from another thread.
+    pub fn waker(&self) -> Waker {
+        self.sleeper.waker()
+    }
+}
+
+impl WorkerPort {
+    /// How many deliveries the ring takes now. Only the worker pushes, so the room can only grow meanwhile.
+    pub(crate) fn room(&self) -> usize {
+        if self.held.is_empty() { self.deliveries.capacity() - self.deliveries.len() } else { 0 }
+    }
+
+    /// Delivers, in order. Stream data comes only while [`WorkerPort::room`] allows; events may always come.
+    pub(crate) fn deliver(&mut self, delivery: Delivery) {
+        self.touched = true;
+        self.held.push_back(delivery);
+        self.push_held();
+    }
+
+    /// Moves held events on. Returns whether the ring has room again.
+    pub(crate) fn push_held(&mut self) -> bool {
+        while let Some(delivery) = self.held.pop_front() {
+            if let Err(delivery) = self.deliveries.push(delivery) {
+                self.held.push_front(delivery);
+                return false;
+            }
+        }
+        !self.deliveries.is_full()
+    }
+
+    pub(crate) fn command(&mut self) -> Option<Command> {
+        let command = self.commands.pop();
+        self.touched |= command.is_some();
+        command
+    }
+
+    pub(crate) fn has_commands(&self) -> bool {
+        !self.commands.is_empty()
+    }
+
+    /// Wakes the application if this turn changed anything for it.
+    pub(crate) fn notify(&mut self) {
+        if std::mem::take(&mut self.touched) {
+            self.application.wake();
+        }
+    }
+}

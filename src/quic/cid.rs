@@ -1,0 +1,144 @@
+//! Connection IDs that name the worker which issued them.
+//!
+//! A connection ID is 8 bytes: 6 random ones, then the worker's index under a mask that SipHash makes of the random ones and
+//! of a key which all workers of the process share. Any worker can tell whose datagram it holds, and an observer cannot tell
+//! which connection IDs belong together (RFC 9000 §5.1).
+
+use crate::limits::WORKERS_MAX;
+use quinn_proto::{ConnectionId, ConnectionIdGenerator};
+use rand::{Rng, RngCore};
+use siphasher::sip::SipHasher13;
+use std::hash::Hasher;
+use std::time::Duration;
+
+/// Bytes of a connection ID.
+pub const CID_LEN: usize = 8;
+const NONCE_LEN: usize = 6;
+
+/// The key that obscures worker indices; one for all workers of a process.
+#[derive(Clone)]
+pub struct CidKey([u8; 16]);
+
+impl std::fmt::Debug for CidKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CidKey(..)")
+    }
+}
+
+impl CidKey {
+    /// A fresh key from the operating system's generator.
+    pub fn random() -> Self {
+        let mut key = [0; 16];
+        rand::rng().fill_bytes(&mut key);
+        Self(key)
+    }
+
+    fn mask(&self, nonce: &[u8]) -> u16 {
+        let mut hasher = SipHasher13::new_with_key(&self.0);
+        hasher.write(nonce);
+        hasher.finish() as u16
+    }
+
+    fn issue(&self, worker: u16, nonce: [u8; NONCE_LEN]) -> [u8; CID_LEN] {
+        let mut cid = [0; CID_LEN];
+        cid[..NONCE_LEN].copy_from_slice(&nonce);
+        cid[NONCE_LEN..].copy_from_slice(&(worker ^ self.mask(&nonce)).to_be_bytes());
+        cid
+    }
+
+    /// The worker that issued this connection ID. For one that nobody here issued, any number.
+    fn worker(&self, cid: &[u8; CID_LEN]) -> u16 {
+        let (nonce, masked) = cid.split_at(NONCE_LEN);
+        u16::from_be_bytes([masked[0], masked[1]]) ^ self.mask(nonce)
+    }
+
+    /// The worker, below `workers`, that must see this datagram; none when its own place is as good as any: Initial and
+    /// 0-RTT packets, whose connection ID the client chose, and connection IDs that nobody here issued.
+    pub fn owner(&self, datagram: &[u8], workers: usize) -> Option<u16> {
+        let cid = match *datagram.first()? {
+            // RFC 9000 §17.3: short header, then the destination connection ID without a length.
+            first if first & 0x80 == 0 => datagram.get(1..1 + CID_LEN)?,
+            // RFC 9000 §17.2.4: Handshake packets carry the connection ID that the server chose.
+            first if first & 0x30 == 0x20 && datagram.get(5) == Some(&(CID_LEN as u8)) => datagram.get(6..6 + CID_LEN)?,
+            _ => return None,
+        };
+        let worker = self.worker(cid.try_into().ok()?);
+        (usize::from(worker) < workers).then_some(worker)
+    }
+}
+
+/// Issues one worker's connection IDs to its quinn-proto endpoint.
+#[derive(Debug)]
+pub struct WorkerCids {
+    key: CidKey,
+    worker: u16,
+}
+
+impl WorkerCids {
+    /// For the worker of this index.
+    ///
+    /// # Panics
+    /// When `worker` is not below [`WORKERS_MAX`].
+    pub fn new(key: CidKey, worker: u16) -> Self {
+        assert!(usize::from(worker) < WORKERS_MAX);
+        Self { key, worker }
+    }
+}
+
+impl ConnectionIdGenerator for WorkerCids {
+    fn generate_cid(&mut self) -> ConnectionId {
+        ConnectionId::new(&self.key.issue(self.worker, rand::rng().random()))
+    }
+
+    fn cid_len(&self) -> usize {
+        CID_LEN
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_connection_id_names_its_worker_in_short_and_handshake_headers(worker in 0u16..1024, first in 0u8..0x80) {
+            let key = CidKey::random();
+            let cid = WorkerCids::new(key.clone(), worker).generate_cid();
+            let mut short = vec![first];
+            short.extend_from_slice(&cid);
+            short.extend_from_slice(&[0; 30]);
+            prop_assert_eq!(key.owner(&short, 1024), Some(worker));
+
+            let mut handshake = vec![0xe0, 0, 0, 0, 1, CID_LEN as u8];
+            handshake.extend_from_slice(&cid);
+            prop_assert_eq!(key.owner(&handshake, 1024), Some(worker));
+        }
+
+        #[test]
+        fn any_bytes_name_a_worker_that_exists_or_none(datagram in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let key = CidKey::random();
+            prop_assert!(key.owner(&datagram, 3).is_none_or(|w| w < 3));
+        }
+    }
+
+    #[test]
+    fn initial_packets_stay_where_they_arrived() {
+        let key = CidKey::random();
+        let mut initial = vec![0xc0, 0, 0, 0, 1, CID_LEN as u8];
+        initial.extend_from_slice(&key.issue(1, [7; 6]));
+        assert_eq!(key.owner(&initial, 2), None);
+    }
+
+    #[test]
+    fn the_worker_does_not_show_in_the_bytes() {
+        let key = CidKey::random();
+        let tails: std::collections::HashSet<[u8; 2]> =
+            (0..64u8).map(|n| key.issue(5, [n; 6])[NONCE_LEN..].try_into().unwrap()).collect();
+        assert!(tails.len() > 32, "64 connection IDs of one worker end in {} tails", tails.len());
+    }
+}

@@ -1,0 +1,5 @@
+//! QUIC, as quinn-proto's state machines speak it: one endpoint a worker.
+
+pub mod cid;
+pub(crate) mod timers;
+pub mod transport;

@@ -1,0 +1,121 @@
+//! What an operator may set of QUIC, and the quinn-proto configuration made of it.
+
+use quinn_proto::congestion::{BbrConfig, CubicConfig, NewRenoConfig};
+use quinn_proto::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes of IPv6 and UDP header: what is left of an MTU is the UDP payload. The larger family counts for both.
+const IP_UDP_HEADER_BYTES: u16 = 48;
+/// RFC 9000 §14: every QUIC path carries UDP payloads of this many bytes.
+const UDP_PAYLOAD_BYTES_MIN: u16 = 1200;
+
+/// How connections behave.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QuicConfig {
+    /// A connection on which nothing came for so long is gone, milliseconds. The smaller value of both peers counts.
+    pub idle_timeout_ms: u32,
+    /// Send a PING on connections that are quiet for so long, milliseconds; 0 never.
+    pub keep_alive_ms: u32,
+    /// Flow control for one stream, bytes the peer may be ahead.
+    pub stream_receive_window_bytes: u32,
+    /// Flow control for a connection, bytes the peer may be ahead.
+    pub receive_window_bytes: u32,
+    /// Unacknowledged bytes kept for sending, a connection.
+    pub send_window_bytes: u32,
+    /// Congestion control.
+    pub congestion: Congestion,
+    /// Congestion window at the start, bytes; 0 for RFC 9002's ten packets.
+    pub initial_window_bytes: u32,
+    /// UDP payload assumed to pass before path MTU discovery, bytes: 1200 passes everywhere. `0` takes what the local
+    /// device carries, for links whose other end carries the same.
+    pub initial_mtu: u16,
+    /// Search for a larger path MTU, up to what the device carries (RFC 8899).
+    pub mtu_discovery: bool,
+}
+
+/// Congestion controllers that quinn-proto has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Congestion {
+    /// RFC 9438.
+    Cubic,
+    /// RFC 9002 §7.
+    Newreno,
+    /// BBR; experimental in quinn-proto.
+    Bbr,
+}
+
+impl Default for QuicConfig {
+    fn default() -> Self {
+        Self {
+            idle_timeout_ms: 30_000,
+            keep_alive_ms: 5_000,
+            stream_receive_window_bytes: 16 << 20,
+            receive_window_bytes: 64 << 20,
+            send_window_bytes: 16 << 20,
+            congestion: Congestion::Cubic,
+            initial_window_bytes: 0,
+            initial_mtu: UDP_PAYLOAD_BYTES_MIN,
+            mtu_discovery: true,
+        }
+    }
+}
+
+impl QuicConfig {
+    /// The quinn-proto configuration for a device of this MTU (layer-3 bytes).
+    pub fn transport(&self, device_mtu: u16, max_requests: u64) -> Arc<TransportConfig> {
+        let largest = self.largest_payload(device_mtu);
+        let mut transport = TransportConfig::default();
+        transport
+            .max_idle_timeout(match self.idle_timeout_ms {
+                0 => None,
+                ms => Some(IdleTimeout::from(VarInt::from_u32(ms))),
+            })
+            .keep_alive_interval(match self.keep_alive_ms {
+                0 => None,
+                ms => Some(Duration::from_millis(ms.into())),
+            })
+            .stream_receive_window(VarInt::from_u32(self.stream_receive_window_bytes))
+            .receive_window(VarInt::from_u32(self.receive_window_bytes))
+            .send_window(self.send_window_bytes.into())
+            .max_concurrent_bidi_streams(VarInt::from_u64(max_requests).unwrap_or(VarInt::MAX))
+            .initial_mtu(match self.initial_mtu {
+                0 => largest,
+                mtu => mtu.clamp(UDP_PAYLOAD_BYTES_MIN, largest),
+            })
+            .mtu_discovery_config(self.mtu_discovery.then(|| {
+                let mut discovery = MtuDiscoveryConfig::default();
+                discovery.upper_bound(largest);
+                discovery
+            }))
+            .datagram_receive_buffer_size(None)
+            .enable_segmentation_offload(true);
+        self.set_congestion(&mut transport);
+        Arc::new(transport)
+    }
+
+    /// The largest UDP payload that a device of this MTU carries.
+    pub fn largest_payload(&self, device_mtu: u16) -> u16 {
+        device_mtu.saturating_sub(IP_UDP_HEADER_BYTES).max(UDP_PAYLOAD_BYTES_MIN)
+    }
+
+    fn set_congestion(&self, transport: &mut TransportConfig) {
+        macro_rules! controller {
+            ($config:ident) => {{
+                let mut config = $config::default();
+                if self.initial_window_bytes > 0 {
+                    config.initial_window(self.initial_window_bytes.into());
+                }
+                transport.congestion_controller_factory(Arc::new(config));
+            }};
+        }
+        match self.congestion {
+            Congestion::Cubic => controller!(CubicConfig),
+            Congestion::Newreno => controller!(NewRenoConfig),
+            Congestion::Bbr => controller!(BbrConfig),
+        }
+    }
+}
