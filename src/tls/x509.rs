@@ -329,3 +329,25 @@ fn name_text(name: &GeneralName) -> String {
         _ => "a name of another kind".into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The layout that the Open Quantum Safe provider writes and reads: version 0, the algorithm without parameters,
+    /// and an OCTET STRING within an OCTET STRING.
+    #[test]
+    fn pkcs8_has_the_layout_of_the_open_quantum_safe_provider() {
+        let key = FalconKey::generate(FalconAlgorithm::FalconPadded512).unwrap();
+        let der = private_key_to_pkcs8(&key).unwrap();
+        let head = [
+            &[0x30, 0x82, 0x08, 0x96, 0x02, 1, 0, 0x30, 7, 0x06, 5, 0x2b, 0xce, 0x0f, 3, 16][..],
+            &[0x04, 0x82, 0x08, 0x86, 0x04, 0x82, 0x08, 0x82],
+        ]
+        .concat();
+        assert_eq!(&der[..head.len()], head);
+        assert_eq!(&der[head.len()..], [key.secret_key(), key.public_key()].concat());
+        let Ok(PrivateKey::Falcon(read)) = private_key_from_pkcs8(&der) else { panic!("not read back") };
+        assert_eq!((read.secret_key(), read.public_key()), (key.secret_key(), key.public_key()));
+    }
+}

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::{
-    ClientConfig, Connection, ConnectionError, ConnectionHandle, DatagramEvent, Endpoint, EndpointConfig,
-    Event, ServerConfig, TransportConfig, ValidationTokenConfig,
+    ClientConfig, Connection, ConnectionError, ConnectionHandle, DatagramEvent, Endpoint, Event,
+    ServerConfig, TransportConfig, ValidationTokenConfig,
 };
 use stoq::tls::{NodeId, connect_name, explain, peer_node_id};
 
