@@ -1,1 +1,140 @@
-//! Placeholder.
+//! TLS 1.3 for QUIC: Falcon identities, what a node trusts, and the configurations that quinn-proto takes.
+//!
+//! ```text
+//! PEM files ──▶ Identity ─┐
+//!                         ├─▶ ServerTls / ClientTls ──▶ quinn-proto ──▶ peer_node_id, explain
+//! CA file, pins ─▶ Trust ─┘         (rustls, aws-lc-rs, Falcon)
+//! ```
+//!
+//! STOQ knows no names: peers have addresses and node IDs. So a certificate is judged by who issued it, by its key's
+//! node ID, or by both; its names are compared with nothing unless [`ClientTls::server_name`] asks for it. STOQ
+//! issues no certificates but self-signed ones; any authority may sign its requests.
+//!
+//! Under mutual authentication a client's handshake is complete before the server has judged the client's certificate
+//! (RFC 8446 §4.4.2): a refusal reaches the client as a close of a connection that was already open.
+
+mod config;
+mod falcon;
+mod identity;
+mod node_id;
+mod pem;
+mod provider;
+mod refusal;
+mod trust;
+mod x509;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use rustls::pki_types::CertificateDer;
+
+pub use config::{ALPN, ClientAuth, ClientTls, ServerTls, client_config, server_config};
+pub use falcon::{FalconAlgorithm, FalconKey, FalconKeyError, UnknownAlgorithm};
+pub use identity::{Identity, NewIdentity, NewRequest, write_key_and};
+pub use node_id::{NodeId, NodeIdError};
+pub use pem::PemError;
+pub use provider::{CipherSuite, TlsPolicy, UnknownCipherSuite};
+pub use refusal::{RefusalReason, RefusedBy, TlsRefusal, explain};
+pub use trust::Trust;
+pub use x509::{CertificateSummary, FalconPublicKey, FalconSignature, IssueError, Pkcs8Error};
+
+/// A certificate that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed certificate ({0})")]
+pub struct MalformedCertificate(String);
+
+impl From<x509_cert::der::Error> for MalformedCertificate {
+    fn from(error: x509_cert::der::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Why an identity, a trust or a configuration cannot be had. Each text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A PEM file is missing, open to others, damaged or of the wrong kind.
+    #[error(transparent)]
+    Pem(#[from] PemError),
+    /// A certificate or a request cannot be made as asked.
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+    /// A certificate in a file cannot be read.
+    #[error("{}: certificate {number}: {source}; have it issued again", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// Which certificate of the file, from 1.
+        number: usize,
+        /// What is wrong with it.
+        source: MalformedCertificate,
+    },
+    /// A private key in a file cannot be used.
+    #[error("{}: {source}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Pkcs8Error,
+    },
+    /// The key is not the certificate's.
+    #[error(
+        "{}: this key does not belong to the first certificate of {}; give the key that the certificate was \
+         requested with, and put the node's own certificate first",
+        key.display(), certificate.display()
+    )]
+    KeyMismatch {
+        /// The key file.
+        key: PathBuf,
+        /// The certificate file.
+        certificate: PathBuf,
+    },
+    /// A Falcon identity was wanted and the file holds another.
+    #[error(
+        "{}: this is not Falcon; make an identity with `stoq identity new`, and give a classical certificate only as \
+         the second one, for classical peers",
+        path.display()
+    )]
+    NotFalcon {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A classical identity was wanted and the file holds another.
+    #[error("{}: no ECDSA or Ed25519 key; the second certificate, for classical peers, must have one", path.display())]
+    NotClassical {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Neither authorities nor pins were given.
+    #[error("nobody is trusted: give a CA file, a list of pinned node IDs, or both")]
+    NothingTrusted,
+    /// A classical certificate was given though policy refuses the peers that it is for.
+    #[error(
+        "a classical certificate is of no use while classical peers are refused; set allow_classical_peers"
+    )]
+    UselessClassicalIdentity,
+    /// The server name to check is neither a DNS name nor an IP address.
+    #[error("{0:?} is neither a DNS name nor an IP address; leave server_name out to check none")]
+    ServerName(String),
+    /// No cipher suite is left to negotiate.
+    #[error("no cipher suite is allowed; list at least one of aes-128-gcm, aes-256-gcm, chacha20-poly1305")]
+    NoCipherSuite,
+    /// rustls or quinn-proto refused the configuration.
+    #[error("TLS configuration refused: {0}")]
+    Refused(String),
+}
+
+/// The node ID that the peer of a connection has proven, once the handshake has got that far.
+///
+/// `None` if it has not, or if the peer is a client that presented no certificate.
+pub fn peer_node_id(connection: &quinn_proto::Connection) -> Option<NodeId> {
+    let identity = connection.crypto_session().peer_identity()?;
+    let chain = identity.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    NodeId::from_certificate(chain.first()?).ok()
+}
+
+/// The server name to give [`quinn_proto::Endpoint::connect`] for a peer known by its address alone.
+///
+/// An IP address is never sent to the server (RFC 6066 §3); it only keys the client's cache of sessions.
+pub fn connect_name(remote: SocketAddr) -> String {
+    remote.ip().to_string()
+}

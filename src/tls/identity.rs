@@ -1,0 +1,210 @@
+//! A node's identity: its certificate chain and the key that proves it.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::crypto::aws_lc_rs::sign::{any_ecdsa_type, any_eddsa_type};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::{CertifiedKey, SigningKey};
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
+use zeroize::Zeroizing;
+
+use super::x509::{self, PrivateKey, Subject};
+use super::{
+    CertificateSummary, FalconAlgorithm, FalconKey, IssueError, MalformedCertificate, NodeId, TlsError, pem,
+};
+
+/// A certificate chain with its key: who this node is.
+#[derive(Clone)]
+pub struct Identity {
+    certified: Arc<CertifiedKey>,
+    node_id: NodeId,
+}
+
+/// A new identity, in memory and as the text of its files.
+#[derive(Debug)]
+pub struct NewIdentity {
+    /// The identity itself.
+    pub identity: Identity,
+    /// The self-signed certificate.
+    pub certificate_pem: String,
+    /// The private key, PKCS#8. It is wiped when dropped.
+    pub key_pem: Zeroizing<String>,
+}
+
+/// A new key with a request for an authority to certify it.
+#[derive(Debug)]
+pub struct NewRequest {
+    /// The certificate request (PKCS#10).
+    pub request_pem: String,
+    /// The private key, PKCS#8. It is wiped when dropped.
+    pub key_pem: Zeroizing<String>,
+    /// The ID that the node will have, whoever certifies it.
+    pub node_id: NodeId,
+}
+
+impl Identity {
+    /// Reads a Falcon identity: a PEM file of certificates, the node's own first, and the PEM file of its key.
+    pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
+        Self::from_pem(certificate, &pem::read(certificate)?, key, &pem::read_key(key)?)
+    }
+
+    /// Reads an ECDSA or Ed25519 identity, which a server may hold beside its own for classical peers.
+    pub fn load_classical(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
+        let chain = pem::certificates(certificate, &pem::read(certificate)?)?;
+        let key_der = pem::private_key(key, &pem::read_key(key)?)?;
+        let node_id = leaf_node_id(certificate, &chain)?;
+        let private = PrivatePkcs8KeyDer::from(&key_der[..]);
+        let signing = any_eddsa_type(&private)
+            .or_else(|_| any_ecdsa_type(&PrivateKeyDer::from(private)))
+            .map_err(|_| TlsError::NotClassical { path: key.into() })?;
+        let certified = CertifiedKey::new(wire_chain(chain), signing);
+        certified
+            .keys_match()
+            .map_err(|_| TlsError::KeyMismatch { key: key.into(), certificate: certificate.into() })?;
+        Ok(Self { certified: Arc::new(certified), node_id })
+    }
+
+    /// As [`Identity::load`], from texts in memory; the paths only appear in messages.
+    pub fn from_pem(
+        certificate: &Path,
+        certificate_pem: &[u8],
+        key: &Path,
+        key_pem: &[u8],
+    ) -> Result<Self, TlsError> {
+        let chain = pem::certificates(certificate, certificate_pem)?;
+        let key_der = pem::private_key(key, key_pem)?;
+        let falcon = match x509::private_key_from_pkcs8(&key_der) {
+            Ok(PrivateKey::Falcon(falcon)) => falcon,
+            Ok(PrivateKey::Other) => return Err(TlsError::NotFalcon { path: key.into() }),
+            Err(source) => return Err(TlsError::Key { path: key.into(), source }),
+        };
+        // The same key has the same ID; another key, of whatever algorithm, has another.
+        if leaf_node_id(certificate, &chain)? != NodeId::from_public_key_info(&falcon.public_key_info()) {
+            return Err(TlsError::KeyMismatch { key: key.into(), certificate: certificate.into() });
+        }
+        Ok(Self::from_falcon(chain, falcon))
+    }
+
+    /// Puts a chain and a Falcon key together. The first certificate must be the key's.
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: FalconKey) -> Result<Self, TlsError> {
+        let (certificate, key_path) = (Path::new("(certificate in memory)"), Path::new("(key in memory)"));
+        if leaf_node_id(certificate, &chain)? != NodeId::from_public_key_info(&key.public_key_info()) {
+            return Err(TlsError::KeyMismatch { key: key_path.into(), certificate: certificate.into() });
+        }
+        Ok(Self::from_falcon(chain, key))
+    }
+
+    fn from_falcon(chain: Vec<CertificateDer<'static>>, key: FalconKey) -> Self {
+        let node_id = NodeId::from_public_key_info(&key.public_key_info());
+        Self { certified: Arc::new(CertifiedKey::new(wire_chain(chain), Arc::new(key))), node_id }
+    }
+
+    /// Makes a key and a certificate that it signs for itself, valid from an hour ago for `days` days from now.
+    ///
+    /// `alternative_names` are IP addresses and DNS names, for programs that compare them; STOQ does not.
+    pub fn generate(
+        algorithm: FalconAlgorithm,
+        common_name: &str,
+        alternative_names: &[String],
+        days: u32,
+    ) -> Result<NewIdentity, TlsError> {
+        let key = new_key(algorithm)?;
+        let subject = Subject::new(common_name, alternative_names)?;
+        let certificate = x509::self_signed(&key, subject, SystemTime::now(), days)?;
+        let certificate_pem = pem::encode(pem::CERTIFICATE, &certificate).map_err(IssueError::from)?;
+        let key_pem = key_pem(&key)?;
+        Ok(NewIdentity { identity: Self::from_falcon(vec![certificate], key), certificate_pem, key_pem })
+    }
+
+    /// Makes a key and a request for any authority to certify it.
+    pub fn request(
+        algorithm: FalconAlgorithm,
+        common_name: &str,
+        alternative_names: &[String],
+    ) -> Result<NewRequest, TlsError> {
+        let key = new_key(algorithm)?;
+        let request = x509::request(&key, Subject::new(common_name, alternative_names)?)?;
+        let request_pem = pem::encode(pem::CERTIFICATE_REQUEST, &request).map_err(IssueError::from)?;
+        let node_id = NodeId::from_public_key_info(&key.public_key_info());
+        Ok(NewRequest { request_pem, key_pem: key_pem(&key)?, node_id })
+    }
+
+    /// This node's ID.
+    pub fn node_id(&self) -> NodeId {
+        self.node_id
+    }
+
+    /// The certificates that are sent to peers, this node's own first, without the authority's root.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.certified.cert
+    }
+
+    /// What this node's own certificate says.
+    pub fn summary(&self) -> Result<CertificateSummary, MalformedCertificate> {
+        let leaf = self.chain().first().ok_or_else(|| MalformedCertificate("no certificate".into()))?;
+        CertificateSummary::of(leaf)
+    }
+
+    /// The key, for rustls.
+    pub(super) fn key(&self) -> &Arc<dyn SigningKey> {
+        &self.certified.key
+    }
+
+    /// Chain and key, for rustls.
+    pub(super) fn certified(&self) -> &Arc<CertifiedKey> {
+        &self.certified
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("node_id", &self.node_id).finish_non_exhaustive()
+    }
+}
+
+fn new_key(algorithm: FalconAlgorithm) -> Result<FalconKey, TlsError> {
+    Ok(FalconKey::generate(algorithm).map_err(IssueError::from)?)
+}
+
+fn key_pem(key: &FalconKey) -> Result<Zeroizing<String>, TlsError> {
+    let der = x509::private_key_to_pkcs8(key).map_err(IssueError::from)?;
+    Ok(Zeroizing::new(pem::encode(pem::PRIVATE_KEY, &der).map_err(IssueError::from)?))
+}
+
+fn leaf_node_id(path: &Path, chain: &[CertificateDer<'_>]) -> Result<NodeId, TlsError> {
+    let malformed = |source| TlsError::Certificate { path: path.into(), number: 1, source };
+    let leaf = chain.first().ok_or_else(|| malformed(MalformedCertificate("no certificate".into())))?;
+    NodeId::from_certificate(leaf).map_err(malformed)
+}
+
+/// Drops what a peer must hold already: a root sent along is ignored, and costs 1.6 kB or more of the flight that a
+/// server may send before the client's address is validated.
+fn wire_chain(mut chain: Vec<CertificateDer<'static>>) -> Vec<CertificateDer<'static>> {
+    let self_issued = |der: &CertificateDer<'_>| {
+        Certificate::from_der(der)
+            .is_ok_and(|parsed| parsed.tbs_certificate().subject() == parsed.tbs_certificate().issuer())
+    };
+    while chain.len() > 1 && chain.last().is_some_and(self_issued) {
+        chain.pop();
+    }
+    chain
+}
+
+/// Writes a private key, readable by its owner alone, and its certificate or request. Overwrites neither.
+pub fn write_key_and(
+    key: &Path,
+    key_pem: &str,
+    certificate_or_request: &Path,
+    public_pem: &str,
+) -> Result<(), TlsError> {
+    pem::write_new(key, key_pem, true)?;
+    pem::write_new(certificate_or_request, public_pem, false).inspect_err(|_| {
+        // A key without its certificate is of no use, and would be in the way of the next attempt.
+        let _ = std::fs::remove_file(key);
+    })?;
+    Ok(())
+}

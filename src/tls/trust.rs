@@ -1,0 +1,261 @@
+//! Whom a node trusts, and the judgement of a peer's certificate.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, SignatureScheme,
+};
+use webpki::{EndEntityCert, KeyUsage};
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
+use x509_cert::spki::SubjectPublicKeyInfoRef;
+
+use super::refusal::CertificateRefusal;
+use super::{MalformedCertificate, NodeId, TlsError, pem};
+
+/// Whom a node trusts: the authorities of a CA bundle, pinned node IDs, or both, and then both must hold.
+///
+/// With authorities a certificate must chain to one of them (RFC 5280 as rustls-webpki checks it: signatures, dates,
+/// constraints, extended key usage). With pins alone the key is what is trusted: its certificate must be within its
+/// dates, and who signed it does not matter. Either way the peer proves in the handshake that it holds the key.
+/// There is no revocation: a key is put out of use by removing its pin or its authority.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    anchors: Vec<TrustAnchor<'static>>,
+    pins: BTreeSet<NodeId>,
+}
+
+impl Trust {
+    /// Reads the authorities' certificates from a PEM file, if one is given, and adds the pins.
+    pub fn load(ca_file: Option<&Path>, pins: impl IntoIterator<Item = NodeId>) -> Result<Self, TlsError> {
+        match ca_file {
+            Some(path) => Self::with_roots(path, &pem::certificates(path, &pem::read(path)?)?, pins),
+            None => Self::with_roots(Path::new(""), &[], pins),
+        }
+    }
+
+    /// Trusts the keys with these node IDs, whoever certified them.
+    pub fn pinned(pins: impl IntoIterator<Item = NodeId>) -> Result<Self, TlsError> {
+        Self::with_roots(Path::new(""), &[], pins)
+    }
+
+    /// Trusts these authorities' certificates and, if there are pins, among what they issued only those.
+    pub fn new(
+        roots: &[CertificateDer<'_>],
+        pins: impl IntoIterator<Item = NodeId>,
+    ) -> Result<Self, TlsError> {
+        Self::with_roots(Path::new("(CA certificates in memory)"), roots, pins)
+    }
+
+    fn with_roots(
+        path: &Path,
+        roots: &[CertificateDer<'_>],
+        pins: impl IntoIterator<Item = NodeId>,
+    ) -> Result<Self, TlsError> {
+        let anchor = |(i, root)| match webpki::anchor_from_trusted_cert(root) {
+            Ok(anchor) => Ok(anchor.to_owned()),
+            Err(error) => Err(TlsError::Certificate {
+                path: path.into(),
+                number: i + 1,
+                source: MalformedCertificate(error.to_string()),
+            }),
+        };
+        let anchors = roots.iter().enumerate().map(anchor).collect::<Result<Vec<_>, _>>()?;
+        let pins: BTreeSet<_> = pins.into_iter().collect();
+        if anchors.is_empty() && pins.is_empty() {
+            return Err(TlsError::NothingTrusted);
+        }
+        Ok(Self { anchors, pins })
+    }
+
+    /// The pinned node IDs.
+    pub fn pins(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.pins.iter().copied()
+    }
+}
+
+/// Judges the certificates of servers and of clients by a [`Trust`].
+#[derive(Debug)]
+pub(super) struct PeerVerifier {
+    pub(super) trust: Trust,
+    pub(super) algorithms: WebPkiSupportedAlgorithms,
+    /// Whether keys other than Falcon's are let in.
+    pub(super) allow_classical: bool,
+    /// The name that a server's certificate must carry, if any.
+    pub(super) server_name: Option<ServerName<'static>>,
+    /// Whether a client must present a certificate.
+    pub(super) client_required: bool,
+}
+
+impl PeerVerifier {
+    fn judge(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        usage: KeyUsage,
+        name: Option<&ServerName<'_>>,
+    ) -> Result<(), Error> {
+        let parsed = EndEntityCert::try_from(leaf).map_err(certificate_error)?;
+        let key_info = parsed.subject_public_key_info();
+        if !self.allow_classical && !is_falcon(&key_info) {
+            return Err(CertificateRefusal::ClassicalKey.into());
+        }
+        let node_id = NodeId::from_public_key_info(&key_info);
+        if !self.trust.pins.is_empty() && !self.trust.pins.contains(&node_id) {
+            return Err(CertificateRefusal::NotPinned(node_id).into());
+        }
+        if self.trust.anchors.is_empty() {
+            check_dates(leaf, now)?;
+        } else {
+            parsed
+                .verify_for_usage(
+                    self.algorithms.all,
+                    &self.trust.anchors,
+                    intermediates,
+                    now,
+                    usage,
+                    None,
+                    None,
+                )
+                .map_err(certificate_error)?;
+        }
+        match name {
+            Some(name) => parsed.verify_is_valid_for_subject_name(name).map_err(certificate_error),
+            None => Ok(()),
+        }
+    }
+}
+
+fn is_falcon(key_info: &[u8]) -> bool {
+    SubjectPublicKeyInfoRef::from_der(key_info)
+        .is_ok_and(|info| super::FalconAlgorithm::from_oid(info.algorithm.oid).is_some())
+}
+
+fn check_dates(leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), CertificateError> {
+    let parsed = Certificate::from_der(leaf).map_err(|_| CertificateError::BadEncoding)?;
+    let validity = parsed.tbs_certificate().validity();
+    let not_before = UnixTime::since_unix_epoch(validity.not_before.to_unix_duration());
+    let not_after = UnixTime::since_unix_epoch(validity.not_after.to_unix_duration());
+    if now < not_before {
+        return Err(CertificateError::NotValidYetContext { time: now, not_before });
+    }
+    if now > not_after {
+        return Err(CertificateError::ExpiredContext { time: now, not_after });
+    }
+    Ok(())
+}
+
+/// rustls' own mapping is private; this one keeps apart what an operator must do different things about.
+fn certificate_error(error: webpki::Error) -> Error {
+    use webpki::Error as E;
+    match error {
+        E::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after }.into(),
+        E::CertNotValidYet { time, not_before } => {
+            CertificateError::NotValidYetContext { time, not_before }.into()
+        }
+        E::UnknownIssuer => CertificateError::UnknownIssuer.into(),
+        E::InvalidSignatureForPublicKey => CertificateRefusal::ForgedCertificate.into(),
+        E::UnsupportedSignatureAlgorithmContext(_)
+        | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+            CertificateRefusal::ClassicalIssuer.into()
+        }
+        E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => CertificateError::InvalidPurpose.into(),
+        E::CertNotValidForName(_) => CertificateError::NotValidForName.into(),
+        E::BadDer | E::BadDerTime | E::TrailingData(_) => CertificateError::BadEncoding.into(),
+        other => CertificateRefusal::Invalid(other).into(),
+    }
+}
+
+const NO_TLS12: Error = Error::PeerIncompatible(PeerIncompatible::Tls13RequiredForQuic);
+
+impl ServerCertVerifier for PeerVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _dialled_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.judge(leaf, intermediates, now, KeyUsage::server_auth(), self.server_name.as_ref())?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _leaf: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(NO_TLS12)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, leaf, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for PeerVerifier {
+    /// None: the names of authorities would take room in the first flight, and a node has one identity anyway.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.client_required
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.judge(leaf, intermediates, now, KeyUsage::client_auth(), None)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _leaf: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(NO_TLS12)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, leaf, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl From<CertificateRefusal> for Error {
+    fn from(refusal: CertificateRefusal) -> Self {
+        CertificateError::Other(rustls::OtherError(Arc::new(refusal))).into()
+    }
+}

@@ -1,0 +1,119 @@
+//! Falcon signatures of STOQ's engine against pqcrypto-falcon, an independent implementation in C.
+
+use pqcrypto_falcon::{falcon512, falcon1024, falconpadded512, falconpadded1024};
+use pqcrypto_traits::sign::{DetachedSignature as _, PublicKey as _, SecretKey as _};
+use proptest::prelude::*;
+use stoq::tls::{FalconAlgorithm, FalconKey};
+
+const SIGNATURES: usize = 60;
+
+fn message(i: usize) -> Vec<u8> {
+    format!("message {i} ").repeat(i % 7).into_bytes()
+}
+
+macro_rules! cross_check {
+    ($test:ident, $oracle:ident, $algorithm:expr) => {
+        #[test]
+        fn $test() {
+            let algorithm = $algorithm;
+            let (their_public, their_secret) = $oracle::keypair();
+            for i in 0..SIGNATURES {
+                let message = message(i);
+                let signature = $oracle::detached_sign(&message, &their_secret);
+                let signature = signature.as_bytes();
+                // The engine holds signatures to the padded length; the oracle's unpadded ones may rarely be longer.
+                let readable = signature.len() <= algorithm.signature_len_max();
+                assert_eq!(algorithm.verify(their_public.as_bytes(), &message, signature), readable);
+                assert!(!algorithm.verify(their_public.as_bytes(), b"another message", signature));
+                if !algorithm.signs() {
+                    let padded = [signature, &[0]].concat();
+                    assert!(!algorithm.verify(their_public.as_bytes(), &message, &padded));
+                }
+            }
+            if !algorithm.signs() {
+                return;
+            }
+            // A key of either makes signatures that the other accepts, through the same encoding.
+            let adopted =
+                FalconKey::from_parts(algorithm, their_secret.as_bytes(), Some(their_public.as_bytes()))
+                    .unwrap();
+            for key in [adopted, FalconKey::generate(algorithm).unwrap()] {
+                let public = $oracle::PublicKey::from_bytes(key.public_key()).unwrap();
+                for i in 0..SIGNATURES {
+                    let message = message(i);
+                    let signature = key.sign(&message).unwrap();
+                    let signature = $oracle::DetachedSignature::from_bytes(&signature).unwrap();
+                    assert!($oracle::verify_detached_signature(&signature, &message, &public).is_ok());
+                }
+            }
+        }
+    };
+}
+
+cross_check!(padded_512_agrees_with_the_oracle, falconpadded512, FalconAlgorithm::FalconPadded512);
+cross_check!(padded_1024_agrees_with_the_oracle, falconpadded1024, FalconAlgorithm::FalconPadded1024);
+cross_check!(unpadded_512_of_the_oracle_is_verified, falcon512, FalconAlgorithm::Falcon512);
+cross_check!(unpadded_1024_of_the_oracle_is_verified, falcon1024, FalconAlgorithm::Falcon1024);
+
+/// A key, a message and a signature by each algorithm, the unpadded ones by the oracle.
+fn samples() -> &'static [(FalconAlgorithm, Vec<u8>, Vec<u8>)] {
+    static SAMPLES: std::sync::LazyLock<Vec<(FalconAlgorithm, Vec<u8>, Vec<u8>)>> =
+        std::sync::LazyLock::new(|| {
+            let mut list = Vec::new();
+            for algorithm in [FalconAlgorithm::FalconPadded512, FalconAlgorithm::FalconPadded1024] {
+                let key = FalconKey::generate(algorithm).unwrap();
+                list.push((algorithm, key.public_key().to_vec(), key.sign(MESSAGE).unwrap()));
+            }
+            let (public, secret) = falcon512::keypair();
+            let signature = falcon512::detached_sign(MESSAGE, &secret).as_bytes().to_vec();
+            list.push((FalconAlgorithm::Falcon512, public.as_bytes().to_vec(), signature));
+            let (public, secret) = falcon1024::keypair();
+            let signature = falcon1024::detached_sign(MESSAGE, &secret).as_bytes().to_vec();
+            list.push((FalconAlgorithm::Falcon1024, public.as_bytes().to_vec(), signature));
+            list
+        });
+    &SAMPLES
+}
+
+const MESSAGE: &[u8] = b"what both sides have seen of the handshake";
+
+fn flip(bytes: &[u8], bit: usize) -> Vec<u8> {
+    let mut flipped = bytes.to_vec();
+    let bit = bit % (bytes.len() * 8);
+    flipped[bit / 8] ^= 1 << (bit % 8);
+    flipped
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn a_signature_key_or_message_that_was_altered_is_refused(
+        sample in 0usize..4,
+        bit: usize,
+        cut: usize,
+        tail in proptest::collection::vec(any::<u8>(), 1..40),
+    ) {
+        let (algorithm, public, signature) = &samples()[sample];
+        prop_assert!(algorithm.verify(public, MESSAGE, signature));
+        prop_assert!(!algorithm.verify(public, MESSAGE, &flip(signature, bit)));
+        prop_assert!(!algorithm.verify(public, &flip(MESSAGE, bit), signature));
+        prop_assert!(!algorithm.verify(&flip(public, bit), MESSAGE, signature));
+        prop_assert!(!algorithm.verify(public, MESSAGE, &signature[..cut % signature.len()]));
+        prop_assert!(!algorithm.verify(public, MESSAGE, &[&signature[..], &tail].concat()));
+        prop_assert!(!algorithm.verify(public, MESSAGE, &[&signature[..], &vec![0; tail.len()]].concat()));
+        prop_assert!(!algorithm.verify(&public[..cut % public.len()], MESSAGE, signature));
+    }
+
+    #[test]
+    fn random_bytes_are_judged_without_panic(
+        sample in 0usize..4,
+        key in proptest::collection::vec(any::<u8>(), 0..2400),
+        signature in proptest::collection::vec(any::<u8>(), 0..1400),
+    ) {
+        let (algorithm, public, _) = &samples()[sample];
+        prop_assert!(!algorithm.verify(&key, MESSAGE, &signature));
+        prop_assert!(!algorithm.verify(public, MESSAGE, &signature));
+        prop_assert!(FalconKey::from_parts(*algorithm, &key, None).is_err());
+    }
+}

@@ -1,0 +1,469 @@
+//! Handshakes between real quinn-proto endpoints in memory: who is let in, who is not, and what both are told.
+
+mod tls_support;
+
+use std::sync::Arc;
+
+use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::sign::{CertifiedKey, Signer, SigningKey, SingleCertAndKey};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use stoq::tls::{
+    ALPN, CipherSuite, ClientAuth, ClientTls, FalconAlgorithm, FalconKey, Identity, ServerTls, Trust,
+    client_config, server_config,
+};
+use tls_support::authority::{Authority, Lifetime, flip_signature, self_signed};
+use tls_support::wire::{Outcome, Pair};
+
+const FALCON: FalconAlgorithm = FalconAlgorithm::FalconPadded512;
+
+fn trusting(ca: &Authority) -> Trust {
+    Trust::new(std::slice::from_ref(&ca.certificate), []).unwrap()
+}
+
+fn pair(client: &ClientTls, server: &ServerTls) -> Pair {
+    Pair::new(client_config(client).unwrap(), server_config(server).unwrap())
+}
+
+fn connect(client: &ClientTls, server: &ServerTls) -> Outcome {
+    pair(client, server).connect()
+}
+
+/// A client and a server that know each other by one authority, under mutual authentication.
+fn acquainted() -> (Authority, ClientTls, ServerTls) {
+    let ca = Authority::new("root", FALCON);
+    let client = ClientTls::new(Some(ca.issue("client")), trusting(&ca));
+    let server = ServerTls::new(ca.issue("server"), ClientAuth::Required(trusting(&ca)));
+    (ca, client, server)
+}
+
+fn assert_open(outcome: &Outcome) {
+    assert!(outcome.client.lost.is_none(), "client lost it: {:?}", outcome.client.lost);
+    assert!(outcome.server.lost.is_none(), "server lost it: {:?}", outcome.server.lost);
+    assert!(outcome.client.connected_rtts.is_some() && outcome.server.connected_rtts.is_some());
+}
+
+#[track_caller]
+fn assert_says(refusal: &str, part: &str) {
+    assert!(refusal.contains(part), "{refusal:?} does not say {part:?}");
+}
+
+#[test]
+fn mutual_authentication_tells_both_sides_who_the_other_is() {
+    let (_, client, server) = acquainted();
+    let outcome = connect(&client, &server);
+    assert_open(&outcome);
+    assert_eq!(outcome.client.peer, Some(server.identity.node_id()));
+    assert_eq!(outcome.server.peer, Some(client.identity.unwrap().node_id()));
+}
+
+#[test]
+fn self_signed_identities_know_each_other_by_pins() {
+    let [one, two] = ["one", "two"].map(|name| Identity::generate(FALCON, name, &[], 30).unwrap().identity);
+    let pin = |identity: &Identity| Trust::pinned([identity.node_id()]).unwrap();
+    let client = ClientTls::new(Some(one.clone()), pin(&two));
+    let server = ServerTls::new(two.clone(), ClientAuth::Required(pin(&one)));
+    let outcome = connect(&client, &server);
+    assert_open(&outcome);
+    assert_eq!((outcome.client.peer, outcome.server.peer), (Some(two.node_id()), Some(one.node_id())));
+}
+
+#[test]
+fn a_self_signed_identity_serves_as_its_own_authority() {
+    let identity = Identity::generate(FALCON, "alone", &[], 30).unwrap().identity;
+    let client = ClientTls::new(None, Trust::new(identity.chain(), []).unwrap());
+    assert_open(&connect(&client, &ServerTls::new(identity, ClientAuth::Off)));
+}
+
+#[test]
+fn clients_are_asked_as_the_listener_says() {
+    let (ca, mut client, mut server) = acquainted();
+    server.client_auth = ClientAuth::Optional(trusting(&ca));
+    let named = connect(&client, &server);
+    assert_open(&named);
+    assert_eq!(named.server.peer, client.identity.as_ref().map(Identity::node_id));
+    client.identity = None;
+    let anonymous = connect(&client, &server);
+    assert_open(&anonymous);
+    assert_eq!(anonymous.server.peer, None);
+    client.identity = Some(Authority::new("another", FALCON).issue("client"));
+    assert_says(&connect(&client, &server).server.refusal(), "not issued by a trusted authority");
+    server.client_auth = ClientAuth::Off;
+    let unasked = connect(&client, &server);
+    assert_open(&unasked);
+    assert_eq!(unasked.server.peer, None);
+}
+
+#[test]
+fn degree_1024_and_every_cipher_suite_connect() {
+    let ca = Authority::new("root", FalconAlgorithm::FalconPadded1024);
+    for suite in CipherSuite::ALL {
+        let mut client = ClientTls::new(None, trusting(&ca));
+        client.policy.cipher_suites = vec![suite];
+        assert_open(&connect(&client, &ServerTls::new(ca.issue("server"), ClientAuth::Off)));
+    }
+}
+
+#[test]
+fn a_server_of_another_authority_is_refused() {
+    let (_, mut client, server) = acquainted();
+    client.trust = trusting(&Authority::new("another", FALCON));
+    let outcome = connect(&client, &server);
+    assert_says(&outcome.client.refusal(), "the peer's certificate was not issued by a trusted authority");
+    assert_says(
+        &outcome.server.refusal(),
+        "the peer does not trust the authority of this node's certificate",
+    );
+}
+
+#[test]
+fn a_client_of_another_authority_is_refused() {
+    let (_, mut client, server) = acquainted();
+    client.identity = Some(Authority::new("another", FALCON).issue("client"));
+    let outcome = connect(&client, &server);
+    assert_says(&outcome.server.refusal(), "the peer's certificate was not issued by a trusted authority");
+    assert_says(
+        &outcome.client.refusal(),
+        "the peer does not trust the authority of this node's certificate",
+    );
+}
+
+#[test]
+fn an_unpinned_peer_is_refused_by_its_node_id() {
+    let (ca, mut client, server) = acquainted();
+    let other = ca.issue("other").node_id();
+    for trust in [Trust::pinned([other]), Trust::new(std::slice::from_ref(&ca.certificate), [other])] {
+        client.trust = trust.unwrap();
+        let outcome = connect(&client, &server);
+        let id = server.identity.node_id();
+        assert_says(&outcome.client.refusal(), &format!("the peer's node ID {id} is not among the pinned"));
+        assert_says(&outcome.server.refusal(), &format!("the peer has not pinned this node's ID {id}"));
+    }
+}
+
+#[test]
+fn a_pinned_peer_of_another_authority_is_refused_when_both_must_hold() {
+    let (_, mut client, server) = acquainted();
+    let another = Authority::new("another", FALCON);
+    client.trust = Trust::new(&[another.certificate], [server.identity.node_id()]).unwrap();
+    assert_says(&connect(&client, &server).client.refusal(), "not issued by a trusted authority");
+}
+
+#[test]
+fn certificates_out_of_their_dates_are_refused() {
+    let (ca, mut client, mut server) = acquainted();
+    for (lifetime, ours, theirs) in [
+        (Lifetime::Expired, "the peer's certificate has expired", "finds this node's certificate expired"),
+        (
+            Lifetime::Future,
+            "the peer's certificate is not valid yet",
+            "finds this node's certificate not valid yet",
+        ),
+    ] {
+        server.identity = ca.issue_with("server", lifetime, |der| der);
+        for trust in [trusting(&ca), Trust::pinned([server.identity.node_id()]).unwrap()] {
+            client.trust = trust;
+            let outcome = connect(&client, &server);
+            assert_says(&outcome.client.refusal(), ours);
+            assert_says(&outcome.server.refusal(), theirs);
+        }
+    }
+}
+
+#[test]
+fn a_certificate_whose_signature_was_altered_is_refused() {
+    let (ca, client, mut server) = acquainted();
+    server.identity = ca.issue_with("server", Lifetime::Current, flip_signature);
+    let outcome = connect(&client, &server);
+    assert_says(&outcome.client.refusal(), "carries a signature that is not its issuer's");
+    assert_says(&outcome.server.refusal(), "finds a signature in this node's certificate chain");
+}
+
+#[test]
+fn a_handshake_signature_that_was_altered_is_refused() {
+    let key = FalconKey::generate(FALCON).unwrap();
+    let chain = vec![self_signed("server", &key)];
+    let client = ClientTls::new(None, Trust::new(&chain, []).unwrap());
+    let server = custom_server(chain, Arc::new(Liar { key: Arc::new(key), alter: true }), KX_HYBRID, ALPN);
+    let outcome = Pair::new(client_config(&client).unwrap(), server).connect();
+    assert_says(&outcome.client.refusal(), "handshake signature does not match its certificate");
+    assert_says(&outcome.server.refusal(), "could not verify this node's handshake signature");
+}
+
+#[test]
+fn a_client_without_post_quantum_key_exchange_is_refused() {
+    let (_, _, mut server) = acquainted();
+    server.client_auth = ClientAuth::Off;
+    let outcome =
+        Pair::new(custom_client(&[FALCON.scheme()], KX_CLASSICAL, ALPN), server_config(&server).unwrap())
+            .connect();
+    assert_says(&outcome.server.refusal(), "the peer offers no X25519MLKEM768");
+    assert_says(&outcome.client.refusal(), "accepts none of this node's key exchanges");
+    server.policy.require_post_quantum = false;
+    assert_open(
+        &Pair::new(custom_client(&[FALCON.scheme()], KX_CLASSICAL, ALPN), server_config(&server).unwrap())
+            .connect(),
+    );
+}
+
+#[test]
+fn a_server_without_post_quantum_key_exchange_is_refused() {
+    let (_, mut client, server) = acquainted();
+    let chain = server.identity.chain().to_vec();
+    let key: Arc<dyn SigningKey> = Arc::new(FalconKey::generate(FALCON).unwrap());
+    let classical = custom_server(chain, key, KX_CLASSICAL, ALPN);
+    let outcome = Pair::new(client_config(&client).unwrap(), classical.clone()).connect();
+    assert_says(&outcome.client.refusal(), "one side requires X25519MLKEM768 and the other lacks it");
+    // Permitted, the key exchange succeeds and the handshake goes on to the server's wrong key.
+    client.policy.require_post_quantum = false;
+    let outcome = Pair::new(client_config(&client).unwrap(), classical).connect();
+    assert_says(&outcome.client.refusal(), "handshake signature does not match");
+}
+
+#[test]
+fn a_client_without_a_certificate_is_refused_where_one_is_required() {
+    let (_, mut client, server) = acquainted();
+    client.identity = None;
+    let outcome = connect(&client, &server);
+    assert_says(&outcome.server.refusal(), "the peer presented no certificate");
+    assert_says(&outcome.client.refusal(), "the peer requires a client certificate");
+    // The client's handshake was complete before the server judged it.
+    assert!(outcome.client.connected_rtts.is_some());
+}
+
+#[test]
+fn a_peer_of_another_protocol_is_refused() {
+    let (_, _, mut server) = acquainted();
+    server.client_auth = ClientAuth::Off;
+    let outcome =
+        Pair::new(custom_client(&[FALCON.scheme()], KX_HYBRID, b"h3"), server_config(&server).unwrap())
+            .connect();
+    assert_says(&outcome.server.refusal(), "the peer does not speak stoq/1");
+    assert_says(&outcome.client.refusal(), "the peer does not speak stoq/1");
+}
+
+#[test]
+fn a_server_name_is_checked_only_when_asked_for() {
+    let (_, mut client, server) = acquainted();
+    client.server_name = Some("server.example".into());
+    assert_open(&connect(&client, &server));
+    client.server_name = Some("elsewhere.example".into());
+    assert_says(&connect(&client, &server).client.refusal(), "does not carry the server name asked for");
+}
+
+#[test]
+fn a_classical_certificate_is_refused() {
+    let (chain, key) = classical_key();
+    let client = ClientTls::new(None, Trust::new(&chain, []).unwrap());
+    // The server sends it even though the client has offered no such signature.
+    let server = custom_server(chain, Arc::new(Liar { key, alter: false }), KX_HYBRID, ALPN);
+    let outcome = Pair::new(client_config(&client).unwrap(), server).connect();
+    assert_says(&outcome.client.refusal(), "is not Falcon");
+    assert_says(&outcome.server.refusal(), "the peer accepts Falcon only");
+}
+
+#[test]
+fn a_second_certificate_serves_classical_peers_where_policy_lets_them_in() {
+    let (ca, falcon_client, mut server) = acquainted();
+    server.client_auth = ClientAuth::Off;
+    let issued = rcgen::generate_simple_self_signed(["server.example".to_owned()]).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    stoq::tls::write_key_and(
+        &path("key.pem"),
+        &issued.signing_key.serialize_pem(),
+        &path("certificate.pem"),
+        &issued.cert.pem(),
+    )
+    .unwrap();
+    let classical = Identity::load_classical(&path("certificate.pem"), &path("key.pem")).unwrap();
+    let classical_client = || custom_client(&[SignatureScheme::ECDSA_NISTP256_SHA256], KX_HYBRID, ALPN);
+    let refused = Pair::new(classical_client(), server_config(&server).unwrap()).connect();
+    assert_says(&refused.server.refusal(), "the peer verifies no signature that this node can make");
+    server.classical_identity = Some(classical.clone());
+    assert!(server_config(&server).is_err(), "a classical identity is of no use yet");
+    server.policy.allow_classical_peers = true;
+    let open = Pair::new(classical_client(), server_config(&server).unwrap()).connect();
+    assert_open(&open);
+    assert_eq!(open.client.peer, Some(classical.node_id()));
+    let falcon = connect(&ClientTls { trust: trusting(&ca), ..falcon_client }, &server);
+    assert_eq!(falcon.client.peer, Some(server.identity.node_id()));
+}
+
+#[test]
+fn a_resumed_session_keeps_the_peers_identity() {
+    let (_, client, server) = acquainted();
+    let pair = pair(&client, &server);
+    let first = pair.connect();
+    for _ in 0..3 {
+        let resumed = pair.connect();
+        assert_open(&resumed);
+        assert!(resumed.server.sent_bytes < first.server.sent_bytes - 1500, "the chain was sent again");
+        assert_eq!(resumed.server.peer, client.identity.as_ref().map(Identity::node_id));
+        assert_eq!(resumed.client.peer, Some(server.identity.node_id()));
+        assert!(!resumed.client.early_data);
+    }
+}
+
+#[test]
+fn resumption_can_be_turned_off_and_early_data_on() {
+    let (_, mut client, mut server) = acquainted();
+    (client.early_data, server.early_data) = (true, true);
+    let early = pair(&client, &server);
+    assert_eq!([early.connect(), early.connect()].map(|outcome| outcome.client.early_data), [false, true]);
+    server.session_cache_len = 0;
+    let off = pair(&client, &server);
+    assert_eq!([off.connect(), off.connect()].map(|outcome| outcome.client.early_data), [false, false]);
+}
+
+#[test]
+fn a_new_configuration_resumes_no_old_session() {
+    let (ca, client, mut server) = acquainted();
+    let client = client_config(&client).unwrap();
+    assert_open(&Pair::new(client.clone(), server_config(&server).unwrap()).connect());
+    server.client_auth = ClientAuth::Required(Trust::pinned([ca.issue("only").node_id()]).unwrap());
+    let outcome = Pair::new(client, server_config(&server).unwrap()).connect();
+    assert_says(&outcome.server.refusal(), "is not among the pinned");
+}
+
+/// A hybrid ClientHello fills two Initials of 1200 bytes, so the server may send 7200 bytes before the client's address
+/// is validated (RFC 9000 §8.1).
+#[test]
+fn falcon_512_chains_fit_the_first_flight_and_a_falcon_1024_intermediate_does_not() {
+    let rtts = |algorithm, with_intermediate| {
+        let root = Authority::new("root", algorithm);
+        let intermediate = root.intermediate("intermediate");
+        let issuer = if with_intermediate { &intermediate } else { &root };
+        let server = ServerTls::new(issuer.issue("server"), ClientAuth::Off);
+        let outcome = connect(&ClientTls::new(None, trusting(&root)), &server);
+        assert_open(&outcome);
+        outcome.client.connected_rtts.unwrap()
+    };
+    assert_eq!(rtts(FalconAlgorithm::FalconPadded512, false), 1.0);
+    assert_eq!(rtts(FalconAlgorithm::FalconPadded512, true), 1.0);
+    assert_eq!(rtts(FalconAlgorithm::FalconPadded1024, false), 1.0);
+    assert!(rtts(FalconAlgorithm::FalconPadded1024, true) > 1.0);
+}
+
+// What follows builds peers that STOQ would not: with other key exchanges, protocols, certificates and signatures.
+
+type KeyExchange = &'static dyn rustls::crypto::SupportedKxGroup;
+static KX_HYBRID: KeyExchange = rustls::crypto::aws_lc_rs::kx_group::X25519MLKEM768;
+static KX_CLASSICAL: KeyExchange = rustls::crypto::aws_lc_rs::kx_group::X25519;
+
+fn provider(kx: KeyExchange) -> Arc<rustls::crypto::CryptoProvider> {
+    let base = rustls::crypto::aws_lc_rs::default_provider();
+    Arc::new(rustls::crypto::CryptoProvider { kx_groups: vec![kx], ..base })
+}
+
+fn custom_server(
+    chain: Vec<CertificateDer<'static>>,
+    key: Arc<dyn SigningKey>,
+    kx: KeyExchange,
+    alpn: &[u8],
+) -> Arc<QuicServerConfig> {
+    let mut config = rustls::ServerConfig::builder_with_provider(provider(kx))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key))));
+    config.alpn_protocols = vec![alpn.to_vec()];
+    Arc::new(QuicServerConfig::try_from(config).unwrap())
+}
+
+/// A client that verifies nothing but says that it verifies these signatures.
+fn custom_client(schemes: &[SignatureScheme], kx: KeyExchange, alpn: &[u8]) -> Arc<QuicClientConfig> {
+    let mut config = rustls::ClientConfig::builder_with_provider(provider(kx))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Credulous(schemes.to_vec())))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![alpn.to_vec()];
+    Arc::new(QuicClientConfig::try_from(config).unwrap())
+}
+
+#[derive(Debug)]
+struct Credulous(Vec<SignatureScheme>);
+
+impl ServerCertVerifier for Credulous {
+    fn verify_server_cert(
+        &self,
+        _leaf: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _leaf: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        unreachable!("TLS 1.3 only")
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _leaf: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.clone()
+    }
+}
+
+fn classical_key() -> (Vec<CertificateDer<'static>>, Arc<dyn SigningKey>) {
+    let issued = rcgen::generate_simple_self_signed(["server.example".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(issued.signing_key.serialize_der()).unwrap();
+    let key = rustls::crypto::aws_lc_rs::sign::any_ecdsa_type(&key).unwrap();
+    (vec![issued.cert.der().clone()], key)
+}
+
+/// Signs whatever the peer offered, and wrongly if told to.
+#[derive(Debug)]
+struct Liar {
+    key: Arc<dyn SigningKey>,
+    alter: bool,
+}
+
+#[derive(Debug)]
+struct LiarSigner(Box<dyn Signer>, bool);
+
+impl SigningKey for Liar {
+    fn choose_scheme(&self, _offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        let own = [FALCON.scheme(), SignatureScheme::ECDSA_NISTP256_SHA256];
+        Some(Box::new(LiarSigner(self.key.choose_scheme(&own)?, self.alter)))
+    }
+
+    fn public_key(&self) -> Option<SubjectPublicKeyInfoDer<'_>> {
+        self.key.public_key()
+    }
+
+    fn algorithm(&self) -> rustls::SignatureAlgorithm {
+        self.key.algorithm()
+    }
+}
+
+impl Signer for LiarSigner {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+        let mut signature = self.0.sign(message)?;
+        if self.1 {
+            signature[100] ^= 1;
+        }
+        Ok(signature)
+    }
+
+    fn scheme(&self) -> SignatureScheme {
+        self.0.scheme()
+    }
+}

@@ -1,0 +1,6 @@
+//! What the TLS tests share: an authority that issues certificates, and two endpoints on a wire without a network.
+
+#![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
+
+pub mod authority;
+pub mod wire;
