@@ -4,11 +4,19 @@
 //! above that are the [`Outboard`]; pairs and groups in tree order are the verified encoding (bao-tree's mixed encoding
 //! without a length prefix).
 
+mod decoder;
+mod encoder;
+mod outboard;
 mod ranges;
 
+pub use decoder::{Proof, VerifiedDecoder, VerifiedPiece, VerifyError};
+pub use encoder::{Piece, VerifiedEncoder};
+pub use outboard::{Outboard, OutboardBuilder, OutboardError, outboard_bytes};
 pub use ranges::{Ranges, RangesError};
 
 use crate::limits::GROUP_BYTES;
+use bao_tree::{BaoTree, BlockSize, TreeNode};
+use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 use data_encoding::HEXLOWER_PERMISSIVE;
 use std::fmt;
 use std::str::FromStr;
@@ -20,6 +28,49 @@ pub(crate) const GROUP_BYTES_U64: u64 = GROUP_BYTES as u64;
 
 const ALGORITHM_BLAKE3: u8 = 0x01;
 const TEXT_PREFIX: &str = "b3:";
+
+/// bao-tree's name for groups of 16 KiB.
+const GROUP_SIZE: BlockSize = BlockSize::from_chunk_log(4);
+
+/// One hash pair, bytes.
+pub(crate) const PAIR_BYTES: usize = 64;
+
+const _: () = assert!(GROUP_SIZE.bytes() == GROUP_BYTES);
+
+/// The hash of one group, or of any whole subtree, that begins at payload byte `offset`.
+fn hash_subtree(offset: u64, data: &[u8], is_root: bool) -> [u8; 32] {
+    if is_root {
+        return blake3::hash(data).into();
+    }
+    let mut hasher = blake3::Hasher::new();
+    hasher.set_input_offset(offset);
+    hasher.update(data);
+    hasher.finalize_non_root()
+}
+
+/// A node's place among the pairs of an outboard.
+fn pair_index(tree: &BaoTree, node: TreeNode) -> u64 {
+    // Only nodes above the groups are asked for, and those have a place. No outboard has a pair of this number.
+    tree.pre_order_offset(node).unwrap_or(u64::MAX)
+}
+
+/// The hash above two subtrees.
+fn hash_pair(pair: &[u8; 64], is_root: bool) -> [u8; 32] {
+    let [left, right] = split_pair(pair);
+    if is_root {
+        merge_subtrees_root(&left, &right, Mode::Hash).into()
+    } else {
+        merge_subtrees_non_root(&left, &right, Mode::Hash)
+    }
+}
+
+/// The two hashes of a pair.
+fn split_pair(pair: &[u8; 64]) -> [[u8; 32]; 2] {
+    let (mut left, mut right) = ([0; 32], [0; 32]);
+    left.copy_from_slice(&pair[..32]);
+    right.copy_from_slice(&pair[32..]);
+    [left, right]
+}
 
 /// A content token: the BLAKE3-256 root of a payload. On the wire `0x01 | root`; as text `b3:` and 64 hex digits, which
 /// are what `b3sum` prints.

@@ -1,0 +1,224 @@
+//! The hash pairs above a payload's groups.
+
+use super::{GROUP_BYTES_U64, GROUP_SIZE, PAIR_BYTES, Proof, Token, hash_pair, hash_subtree};
+use crate::limits::{GROUP_BYTES, PAYLOAD_BYTES_MAX};
+use bao_tree::BaoTree;
+use bytes::Bytes;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+/// Payload read at once while hashing, bytes. A power of two of groups, so that it is a subtree.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// Bytes of outboard that a payload of `length` bytes has: 64 for every group but one.
+pub fn outboard_bytes(length: u64) -> u64 {
+    BaoTree::new(length, GROUP_SIZE).outboard_size()
+}
+
+/// A payload's hash pairs in pre-order, 64 bytes each (left, right), no length before them. On disk this is the whole
+/// file. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Outboard {
+    length: u64,
+    pairs: Pairs,
+}
+
+#[derive(Clone, Debug)]
+enum Pairs {
+    Memory(Bytes),
+    File(Arc<File>),
+}
+
+impl Outboard {
+    /// Reads `length` bytes and hashes them. Takes `length / 256` bytes of memory for the pairs and 1 MiB besides.
+    ///
+    /// # Errors
+    /// [`OutboardError::TooLong`] past [`PAYLOAD_BYTES_MAX`]; [`OutboardError::Io`] if the reader fails or ends early, or
+    /// there is no memory for the pairs.
+    pub fn build(reader: impl Read, length: u64) -> Result<(Token, Self), OutboardError> {
+        if length > PAYLOAD_BYTES_MAX {
+            return Err(OutboardError::TooLong(length));
+        }
+        let pairs_len = usize::try_from(outboard_bytes(length)).unwrap_or(usize::MAX);
+        let mut pairs = Vec::new();
+        pairs.try_reserve_exact(pairs_len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        pairs.resize(pairs_len, 0);
+        let mut hasher = TreeHasher { reader, window: vec![0; WINDOW_BYTES.min(length as usize)] };
+        let root = hasher.subtree(0, length, &mut pairs, true)?;
+        Ok((Token::from_root(root), Self { length, pairs: Pairs::Memory(pairs.into()) }))
+    }
+
+    /// Pairs in memory, for a payload of `length` bytes.
+    ///
+    /// # Errors
+    /// [`OutboardError::Size`] if there are not [`outboard_bytes`] of them.
+    pub fn from_bytes(length: u64, pairs: Bytes) -> Result<Self, OutboardError> {
+        check_size(length, pairs.len() as u64)?;
+        Ok(Self { length, pairs: Pairs::Memory(pairs) })
+    }
+
+    /// Pairs in a file, read as they are needed.
+    ///
+    /// # Errors
+    /// [`OutboardError::Size`] if the file has not [`outboard_bytes`], [`OutboardError::Io`] if it cannot be asked.
+    pub fn from_file(length: u64, file: File) -> Result<Self, OutboardError> {
+        check_size(length, file.metadata()?.len())?;
+        Ok(Self { length, pairs: Pairs::File(Arc::new(file)) })
+    }
+
+    /// The payload's length, bytes.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// The pairs, if they are in memory.
+    pub fn as_bytes(&self) -> Option<&Bytes> {
+        match &self.pairs {
+            Pairs::Memory(bytes) => Some(bytes),
+            Pairs::File(_) => None,
+        }
+    }
+
+    /// `count` pairs from pre-order number `index` on: a slice if they are in memory, read if they are in a file.
+    ///
+    /// # Errors
+    /// The file's error; [`io::ErrorKind::UnexpectedEof`] past the last pair.
+    pub fn pairs(&self, index: u64, count: usize) -> io::Result<Bytes> {
+        let past_end = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        let start = index.checked_mul(PAIR_BYTES as u64).ok_or_else(past_end)?;
+        let len = count.checked_mul(PAIR_BYTES).ok_or_else(past_end)?;
+        if start.checked_add(len as u64).is_none_or(|end| end > outboard_bytes(self.length)) {
+            return Err(past_end());
+        }
+        match &self.pairs {
+            Pairs::Memory(bytes) => Ok(bytes.slice(start as usize..start as usize + len)),
+            Pairs::File(file) => {
+                let mut read = vec![0; len];
+                file.read_exact_at(&mut read, start)?;
+                Ok(read.into())
+            }
+        }
+    }
+}
+
+fn check_size(length: u64, found: u64) -> Result<(), OutboardError> {
+    if length > PAYLOAD_BYTES_MAX {
+        return Err(OutboardError::TooLong(length));
+    }
+    let expected = outboard_bytes(length);
+    if found == expected { Ok(()) } else { Err(OutboardError::Size { expected, found }) }
+}
+
+/// Hashes a reader's bytes in tree order, filling in the pairs.
+struct TreeHasher<R> {
+    reader: R,
+    window: Vec<u8>,
+}
+
+impl<R: Read> TreeHasher<R> {
+    /// Hashes the next `len` bytes, which are the subtree at `offset`. `pairs` are that subtree's.
+    fn subtree(&mut self, offset: u64, len: u64, pairs: &mut [u8], is_root: bool) -> io::Result<[u8; 32]> {
+        if len <= WINDOW_BYTES as u64 {
+            let window = &mut self.window[..len as usize];
+            self.reader.read_exact(window)?;
+            return Ok(hash_in_memory(offset, window, pairs, is_root));
+        }
+        let left_len = left_subtree_bytes(len);
+        let (pair, rest) = pairs.split_at_mut(PAIR_BYTES);
+        let (left_pairs, right_pairs) = rest.split_at_mut(outboard_bytes(left_len) as usize);
+        let left = self.subtree(offset, left_len, left_pairs, false)?;
+        let right = self.subtree(offset + left_len, len - left_len, right_pairs, false)?;
+        Ok(join(pair, left, right, is_root))
+    }
+}
+
+/// Hashes `data`, the whole subtree at `offset`, and fills in its pairs.
+fn hash_in_memory(offset: u64, data: &[u8], pairs: &mut [u8], is_root: bool) -> [u8; 32] {
+    if data.len() <= GROUP_BYTES {
+        return hash_subtree(offset, data, is_root);
+    }
+    let left_len = left_subtree_bytes(data.len() as u64);
+    let (left_data, right_data) = data.split_at(left_len as usize);
+    let (pair, rest) = pairs.split_at_mut(PAIR_BYTES);
+    let (left_pairs, right_pairs) = rest.split_at_mut(outboard_bytes(left_len) as usize);
+    let left = hash_in_memory(offset, left_data, left_pairs, false);
+    let right = hash_in_memory(offset + left_len, right_data, right_pairs, false);
+    join(pair, left, right, is_root)
+}
+
+fn join(pair: &mut [u8], left: [u8; 32], right: [u8; 32], is_root: bool) -> [u8; 32] {
+    let mut joined = [0; PAIR_BYTES];
+    joined[..32].copy_from_slice(&left);
+    joined[32..].copy_from_slice(&right);
+    pair.copy_from_slice(&joined);
+    hash_pair(&joined, is_root)
+}
+
+/// The left part of a subtree of `len` bytes, more than one group: the largest power of two of groups that leaves
+/// something over (BLAKE3 paper §2.1).
+fn left_subtree_bytes(len: u64) -> u64 {
+    let groups = len.div_ceil(GROUP_BYTES_U64);
+    (groups.next_power_of_two() / 2) * GROUP_BYTES_U64
+}
+
+/// Gathers the proofs of a whole payload as it is decoded, in memory: 64 bytes for every 16 KiB that arrived.
+#[derive(Debug)]
+pub struct OutboardBuilder {
+    length: u64,
+    pairs: Vec<u8>,
+}
+
+impl OutboardBuilder {
+    /// For a payload of `length` bytes. Allocates as proofs come, not by what `length` claims.
+    pub fn new(length: u64) -> Self {
+        Self { length, pairs: Vec::new() }
+    }
+
+    /// Takes the proofs of the decoder's next piece.
+    ///
+    /// # Errors
+    /// [`OutboardError::OutOfOrder`] if one does not follow the one before: not the whole payload was asked for.
+    pub fn push(&mut self, proofs: &[Proof]) -> Result<(), OutboardError> {
+        for proof in proofs {
+            if proof.index != (self.pairs.len() / PAIR_BYTES) as u64 {
+                return Err(OutboardError::OutOfOrder);
+            }
+            self.pairs.extend_from_slice(&proof.pair);
+        }
+        Ok(())
+    }
+
+    /// The outboard, once every proof was pushed.
+    ///
+    /// # Errors
+    /// [`OutboardError::Size`] if some are missing.
+    pub fn finish(self) -> Result<Outboard, OutboardError> {
+        Outboard::from_bytes(self.length, self.pairs.into())
+    }
+}
+
+/// Why there is no outboard.
+#[derive(Debug, thiserror::Error)]
+pub enum OutboardError {
+    /// Past [`PAYLOAD_BYTES_MAX`].
+    #[error("a payload of {0} bytes is longer than the {PAYLOAD_BYTES_MAX} that the protocol allows")]
+    TooLong(u64),
+    /// Not the size that the payload's length gives.
+    #[error(
+        "the outboard has {found} bytes and its payload needs {expected}: it is of another payload, or cut short"
+    )]
+    Size {
+        /// Bytes that the payload's length gives.
+        expected: u64,
+        /// Bytes found.
+        found: u64,
+    },
+    /// Proofs with a gap between them.
+    #[error("proofs are out of order: an outboard is built from a whole payload")]
+    OutOfOrder,
+    /// Reading failed.
+    #[error("reading failed: {0}")]
+    Io(#[from] io::Error),
+}
