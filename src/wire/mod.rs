@@ -1,1 +1,244 @@
-//! Placeholder.
+//! Frames: bytes in, fields out, and back.
+//!
+//! [`Station::parse`] says what a received frame is to this host: a datagram, something for [`crate::neighbor`], an echo
+//! request, or nothing, and then why. Formats are `smoltcp::wire`'s; the checksum and the UDP headers, which every packet
+//! pays for, are our own.
+
+use crate::counters::Counter;
+use crate::nic::RxChecksum;
+use arp::Arp;
+use ethernet::Ethernet;
+use icmp::Echo;
+use ip::{Addresses, Ip};
+use ndp::Ndp;
+use smoltcp::wire::{EthernetProtocol, Icmpv6Message, IpProtocol};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use udp::Udp;
+
+pub mod arp;
+pub mod checksum;
+pub mod ethernet;
+pub mod icmp;
+pub mod ip;
+pub mod ndp;
+pub mod prefix;
+pub mod udp;
+
+#[cfg(test)]
+mod tests;
+
+/// A station address.
+pub type Mac = [u8; 6];
+
+/// The hop limit or time to live of what this host sends (RFC 1700).
+pub const HOP_LIMIT: u8 = 64;
+
+/// Whether `mac` names one station: no group, and not all zero.
+pub fn is_unicast(mac: Mac) -> bool {
+    mac[0] & 1 == 0 && mac != [0; 6]
+}
+
+/// Why a frame is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// Shorter than its own headers say, or headers that contradict each other.
+    #[error("malformed frame")]
+    Malformed,
+    /// A protocol or message that nothing here speaks.
+    #[error("unwanted protocol")]
+    Unwanted,
+    /// For another station, VLAN or IP address.
+    #[error("addressed to another host")]
+    Foreign,
+    /// An IP fragment.
+    #[error("IP fragment")]
+    Fragment,
+    /// A checksum that does not hold.
+    #[error("wrong checksum")]
+    Checksum,
+    /// UDP to a port that nothing listens on.
+    #[error("UDP to a closed port")]
+    Port,
+}
+
+impl WireError {
+    /// The counter of frames dropped for this reason.
+    pub const fn counter(self) -> Counter {
+        match self {
+            Self::Malformed => Counter::DropMalformed,
+            Self::Unwanted => Counter::DropUnwanted,
+            Self::Foreign => Counter::DropForeign,
+            Self::Fragment => Counter::DropFragment,
+            Self::Checksum => Counter::DropChecksum,
+            Self::Port => Counter::DropPort,
+        }
+    }
+}
+
+/// What this host answers to on its link.
+#[derive(Clone, Debug)]
+pub struct Station {
+    /// Its station address.
+    pub mac: Mac,
+    /// The one VLAN it takes part in; none: untagged frames only.
+    pub vlan: Option<u16>,
+    /// Every IP address it has, the IPv6 link-local one included.
+    pub addresses: Vec<IpAddr>,
+    /// The one UDP port that is open.
+    pub udp_port: u16,
+}
+
+/// A frame that means something to this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received<'a> {
+    /// A UDP datagram to one of our addresses and to our port.
+    Udp {
+        /// Who sent it.
+        source: SocketAddr,
+        /// Which of our addresses it came to.
+        destination: IpAddr,
+        /// The ECN bits of its IP header.
+        ecn: u8,
+        /// The UDP payload.
+        payload: &'a [u8],
+    },
+    /// An ARP packet, whoever it is about: neighbours are learnt from other hosts' too.
+    Arp {
+        /// Who sent the frame.
+        source_mac: Mac,
+        /// The packet.
+        arp: Arp,
+    },
+    /// A neighbour discovery message.
+    Ndp {
+        /// Who sent the frame.
+        source_mac: Mac,
+        /// Who sent the message; unspecified in a probe for duplicates.
+        source: Ipv6Addr,
+        /// The message.
+        ndp: Ndp,
+    },
+    /// An echo request to one of our addresses.
+    EchoRequest {
+        /// Who sent the frame.
+        source_mac: Mac,
+        /// From whom, to which of our addresses.
+        addresses: Addresses,
+        /// The request.
+        echo: Echo<'a>,
+    },
+}
+
+impl Station {
+    /// What `frame` is to this host, or why it is nothing. `checksum` is what the device found: it vouches for the IPv4
+    /// header and UDP only, so the rest is verified here whatever it says.
+    #[inline]
+    pub fn parse<'a>(&self, frame: &'a [u8], checksum: RxChecksum) -> Result<Received<'a>, WireError> {
+        let (ethernet, payload) = Ethernet::parse(frame)?;
+        if ethernet.vlan != self.vlan || !self.takes(ethernet.destination) {
+            return Err(WireError::Foreign);
+        }
+        let verify = match checksum {
+            RxChecksum::Unknown => true,
+            RxChecksum::Good => false,
+            RxChecksum::Bad => return Err(WireError::Checksum),
+        };
+        let (ip, payload) = match ethernet.protocol {
+            EthernetProtocol::Ipv4 => Ip::parse_v4(payload, verify)?,
+            EthernetProtocol::Ipv6 => Ip::parse_v6(payload)?,
+            EthernetProtocol::Arp => {
+                return Ok(Received::Arp { source_mac: ethernet.source, arp: Arp::parse(payload)? });
+            }
+            EthernetProtocol::Unknown(_) => return Err(WireError::Unwanted),
+        };
+        if ip.protocol == IpProtocol::Udp {
+            let destination = ip.addresses.destination();
+            if !self.has(destination) {
+                return Err(WireError::Foreign);
+            }
+            let (ports, payload) = Udp::parse(&ip.addresses, payload, verify)?;
+            if ports.destination_port != self.udp_port {
+                return Err(WireError::Port);
+            }
+            let source = ip.addresses.source();
+            // Nothing answers to the unspecified address (RFC 4291 §2.5.2) or to port 0 (RFC 768).
+            if ports.source_port == 0 || source.is_unspecified() {
+                return Err(WireError::Malformed);
+            }
+            return Ok(Received::Udp {
+                source: SocketAddr::new(source, ports.source_port),
+                destination,
+                ecn: ip.ecn,
+                payload,
+            });
+        }
+        self.parse_control(ethernet.source, &ip, payload)
+    }
+
+    fn parse_control<'a>(
+        &self,
+        source_mac: Mac,
+        ip: &Ip,
+        payload: &'a [u8],
+    ) -> Result<Received<'a>, WireError> {
+        let addresses = ip.addresses;
+        let to_us = self.has(addresses.destination());
+        match (addresses, ip.protocol) {
+            (Addresses::V4 { .. }, IpProtocol::Icmp) if !to_us => Err(WireError::Foreign),
+            (Addresses::V4 { .. }, IpProtocol::Icmp) => echo_request(source_mac, addresses, payload),
+            (Addresses::V6 { source, destination }, IpProtocol::Icmpv6) => {
+                if !to_us && !self.listens_on(destination) {
+                    return Err(WireError::Foreign);
+                }
+                match payload.first().copied().map(Icmpv6Message::from) {
+                    // An echo request to a group would have every host answer at once: only ours are answered.
+                    Some(Icmpv6Message::EchoRequest) if to_us && !source.is_unspecified() => {
+                        echo_request(source_mac, addresses, payload)
+                    }
+                    Some(Icmpv6Message::NeighborSolicit | Icmpv6Message::NeighborAdvert) => {
+                        Ok(Received::Ndp { source_mac, source, ndp: Ndp::parse(ip, payload)? })
+                    }
+                    Some(_) => Err(WireError::Unwanted),
+                    None => Err(WireError::Malformed),
+                }
+            }
+            _ if to_us => Err(WireError::Unwanted),
+            _ => Err(WireError::Foreign),
+        }
+    }
+
+    /// Whether `address` is one of this host's.
+    #[inline]
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address)
+    }
+
+    /// Whether this host is to take frames sent to `mac`: its own address, broadcast, and the groups of its addresses.
+    #[inline]
+    fn takes(&self, mac: Mac) -> bool {
+        mac == self.mac
+            || mac == ethernet::BROADCAST
+            || mac == ndp::multicast_mac(ndp::ALL_NODES)
+            || (mac[..3] == [0x33, 0x33, 0xff]
+                && self.v6().any(|ours| ndp::multicast_mac(ndp::solicited_node(ours)) == mac))
+    }
+
+    fn listens_on(&self, group: Ipv6Addr) -> bool {
+        group == ndp::ALL_NODES || self.v6().any(|ours| ndp::solicited_node(ours) == group)
+    }
+
+    fn v6(&self) -> impl Iterator<Item = Ipv6Addr> {
+        self.addresses.iter().filter_map(|address| match address {
+            IpAddr::V6(address) => Some(*address),
+            IpAddr::V4(_) => None,
+        })
+    }
+}
+
+fn echo_request(source_mac: Mac, addresses: Addresses, payload: &[u8]) -> Result<Received<'_>, WireError> {
+    let echo = Echo::parse(&addresses, payload)?;
+    if echo.reply {
+        return Err(WireError::Unwanted);
+    }
+    Ok(Received::EchoRequest { source_mac, addresses, echo })
+}
