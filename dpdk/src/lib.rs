@@ -1,1 +1,33 @@
-//! Placeholder, replaced by the room itself.
+//! Safe, owned handles over DPDK: the only crate of the workspace with unsafe code.
+//!
+//! ```text
+//! Eal ──▶ Port ──▶ QueuePair { RxQueue, TxQueue }     a queue keeps its port, a port keeps its Eal
+//!                      │            │
+//!                   RxBatch     frames written in place, pending until the device takes them
+//! SlabPool ──▶ SlabBlock ──▶ Bytes                    huge pages for what outlives a packet
+//! ```
+//!
+//! Ownership is the type. A received batch frees its mbufs once, when it is dropped. A queue may move to another
+//! thread but is never shared ([`Send`], not [`Sync`]). Ports close after their queues, and DPDK's environment is
+//! cleaned up after its ports, in whatever order the handles are dropped.
+
+mod device;
+mod eal;
+mod error;
+mod hugepages;
+mod pool;
+mod port;
+mod queue;
+mod slab;
+
+pub use eal::{Eal, EalConfig, HugePages, LogLevel, Pages, RegisteredThread};
+pub use error::DpdkError;
+pub use port::{Port, PortConfig, PortInfo, PortStats, QueuePair};
+pub use queue::{BURST_LEN_MAX, Checksum, RxBatch, RxFrame, RxQueue, TxOffload, TxQueue};
+pub use slab::{Backing, SlabBlock, SlabPool, SlabStats};
+
+/// Cycles of the processor's time-stamp counter a second, as DPDK calibrated it. Needs a live [`Eal`].
+pub fn tsc_hz(_eal: &Eal) -> u64 {
+    // SAFETY: EAL is initialised, as `_eal` proves; the function only reads what was calibrated then.
+    unsafe { dpdk_sys::stoq_tsc_hz() }
+}

@@ -1,1 +1,192 @@
-//! Placeholder, replaced by the room itself.
+//! The externs of `shim.c`, which wraps DPDK's inline functions and hides its structs.
+//!
+//! Everything here is raw: the crate `dpdk` is what to use. Functions that return `int` give zero or more for success
+//! and a negative `errno` otherwise, unless they say something else.
+
+use std::ffi::{c_char, c_int, c_void};
+
+/// The device checked the frame's IP and UDP checksums, and they hold.
+pub const RX_CHECKSUM_GOOD: u32 = 1;
+/// The device found a checksum wrong.
+pub const RX_CHECKSUM_BAD: u32 = 2;
+/// The frame lies in several buffers: `data` covers only the first, `len` is of the whole.
+pub const RX_CHAINED: u32 = 4;
+
+/// Send the frame as it is.
+pub const TX_PLAIN: u8 = 0;
+/// The device fills in the IPv4 header checksum and the UDP checksum.
+pub const TX_UDP_V4: u8 = 1;
+/// The device fills in the UDP checksum over IPv6.
+pub const TX_UDP_V6: u8 = 2;
+
+/// One frame of a received burst.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct RxFrame {
+    /// The frame's first byte; valid until its mbuf is freed.
+    pub data: *const u8,
+    /// Bytes in the frame.
+    pub len: u32,
+    /// `RX_*` flags.
+    pub flags: u32,
+}
+
+/// One frame to transmit.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TxFrame {
+    /// Bytes in the frame.
+    pub len: u16,
+    /// One of the `TX_*` kinds.
+    pub kind: u8,
+    /// Bytes before the IP header; read for kinds other than [`TX_PLAIN`].
+    pub l2_len: u8,
+}
+
+/// What a port is, before it is configured.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PortCaps {
+    /// The driver's name, ended by a zero.
+    pub driver: [u8; 32],
+    /// Station address.
+    pub mac: [u8; 6],
+    /// Most queue pairs.
+    pub queues_max: u16,
+    /// Largest MTU that the driver says it takes.
+    pub mtu_max: u32,
+    /// NUMA node, or -1.
+    pub numa_node: i32,
+}
+
+/// What is asked of a port; `port_configure` writes back the descriptors and the last three fields: what was granted.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PortSetup {
+    /// DPDK's port number.
+    pub port: u16,
+    /// Queue pairs.
+    pub queues: u16,
+    /// MTU to configure.
+    pub mtu: u16,
+    /// Descriptors a receive queue.
+    pub rx_descriptors: u16,
+    /// Descriptors a transmit queue.
+    pub tx_descriptors: u16,
+    /// Ask for checksum offloads where there are any.
+    pub want_checksum: u8,
+    /// Ask for RSS where there is any.
+    pub want_rss: u8,
+    /// Granted: the device checks IPv4 and UDP checksums.
+    pub rx_checksum: u8,
+    /// Granted: the device fills in IPv4 and UDP checksums.
+    pub tx_checksum: u8,
+    /// Granted: the device spreads flows over the queues.
+    pub rss: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// A port's own counters, named as DPDK names them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs)]
+pub struct PortStats {
+    pub ipackets: u64,
+    pub opackets: u64,
+    pub ibytes: u64,
+    pub obytes: u64,
+    pub imissed: u64,
+    pub ierrors: u64,
+    pub oerrors: u64,
+    pub rx_nombuf: u64,
+}
+
+// The other side of each of these is a _Static_assert in shim.c.
+const _: () = {
+    use std::mem::{offset_of, size_of};
+    assert!(size_of::<RxFrame>() == 16 && offset_of!(RxFrame, flags) == 12);
+    assert!(size_of::<TxFrame>() == 4 && offset_of!(TxFrame, l2_len) == 3);
+    assert!(size_of::<PortCaps>() == 48 && offset_of!(PortCaps, numa_node) == 44);
+    assert!(size_of::<PortSetup>() == 16 && offset_of!(PortSetup, rss) == 14);
+    assert!(size_of::<PortStats>() == 64);
+};
+
+unsafe extern "C" {
+    /// `rte_eal_init`, with logs to stderr and the caller's CPU affinity kept.
+    pub fn stoq_eal_init(argc: c_int, argv: *mut *mut c_char) -> c_int;
+    /// `rte_eal_cleanup`.
+    pub fn stoq_eal_cleanup() -> c_int;
+    /// The folder that EAL made for this process, as a C string that EAL owns.
+    pub fn stoq_eal_runtime_dir() -> *const c_char;
+    /// The text of an `errno`, DPDK's own included. Valid on this thread until the next call.
+    pub fn stoq_strerror(error: c_int) -> *const c_char;
+    /// 1: registered by this call; 0: DPDK knew this thread already.
+    pub fn stoq_thread_register() -> c_int;
+    /// `rte_thread_unregister`.
+    pub fn stoq_thread_unregister();
+    /// Cycles of the time-stamp counter a second.
+    pub fn stoq_tsc_hz() -> u64;
+    /// `rte_eal_hotplug_add`.
+    pub fn stoq_device_add(bus: *const c_char, name: *const c_char, args: *const c_char) -> c_int;
+    /// `rte_eal_hotplug_remove`.
+    pub fn stoq_device_remove(bus: *const c_char, name: *const c_char) -> c_int;
+    /// `rte_eth_dev_get_port_by_name`.
+    pub fn stoq_port_find(name: *const c_char, port: *mut u16) -> c_int;
+    /// Reads what a port is.
+    pub fn stoq_port_caps(port: u16, caps: *mut PortCaps) -> c_int;
+    /// Configures a stopped port and writes what it granted.
+    pub fn stoq_port_configure(setup: *mut PortSetup) -> c_int;
+    /// Sets up one queue pair of a configured port.
+    pub fn stoq_queue_setup(
+        setup: *const PortSetup,
+        queue: u16,
+        numa_node: c_int,
+        rx_pool: *mut c_void,
+    ) -> c_int;
+    /// Starts a port whose queues are all set up.
+    pub fn stoq_port_start(port: u16, promiscuous: bool) -> c_int;
+    /// Stops a port.
+    pub fn stoq_port_stop(port: u16);
+    /// Closes a stopped port.
+    pub fn stoq_port_close(port: u16);
+    /// The link as the driver knows it now; does not wait.
+    pub fn stoq_port_link_up(port: u16) -> bool;
+    /// `rte_eth_stats_get`.
+    pub fn stoq_port_stats(port: u16, stats: *mut PortStats) -> c_int;
+    /// A pool of packet buffers, or null.
+    pub fn stoq_pool_create(
+        name: *const c_char,
+        mbufs: u32,
+        cache: u32,
+        room: u16,
+        numa_node: c_int,
+    ) -> *mut c_void;
+    /// Frees a pool that nothing uses any more.
+    pub fn stoq_pool_free(pool: *mut c_void);
+    /// Buffers free in a pool, those in per-thread caches included.
+    pub fn stoq_pool_available(pool: *mut c_void) -> u32;
+    /// Receives up to `max` frames into two arrays of that length; the caller then owns the mbufs.
+    pub fn stoq_rx_burst(
+        port: u16,
+        queue: u16,
+        mbufs: *mut *mut c_void,
+        frames: *mut RxFrame,
+        max: u16,
+    ) -> u16;
+    /// Copies a chained frame into one piece of at most `capacity` bytes; returns the bytes written.
+    pub fn stoq_rx_copy(mbuf: *const c_void, to: *mut u8, capacity: u32) -> u32;
+    /// Frees `len` mbufs that the caller owns.
+    pub fn stoq_free(mbufs: *mut *mut c_void, len: u32);
+    /// Allocates `len` mbufs or none, and writes where each one's data begins.
+    pub fn stoq_tx_alloc(pool: *mut c_void, mbufs: *mut *mut c_void, data: *mut *mut u8, len: u32) -> c_int;
+    /// Sends from the front of two arrays of length `len`; the device owns what it took. See `shim.c` for `ready`.
+    pub fn stoq_tx_burst(
+        port: u16,
+        queue: u16,
+        mbufs: *mut *mut c_void,
+        frames: *const TxFrame,
+        len: u16,
+        ready: *mut u16,
+    ) -> u16;
+}

@@ -1,0 +1,233 @@
+//! What a configured device string names, and what must be true of its surroundings before DPDK opens it.
+
+use std::{
+    fs, io,
+    os::unix::{fs::FileTypeExt, net::UnixStream},
+    path::{Path, PathBuf},
+};
+
+use crate::error::DpdkError;
+
+/// The buffer that memif uses when it is not told, bytes.
+const MEMIF_BSIZE_DEFAULT: u16 = 2048;
+
+/// A device as DPDK's hotplug takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Device {
+    /// A PCI address in full: `0000:00:04.0`.
+    Pci(String),
+    /// A virtual device: its name begins with its driver's.
+    Virtual { name: String, args: String, memif: Option<Memif> },
+}
+
+/// The arguments of a memif device that matter here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Memif {
+    pub(crate) server: bool,
+    /// The socket's path, unless it is abstract.
+    pub(crate) socket: Option<PathBuf>,
+    /// Bytes in one shared buffer. Both ends copy whole frames at once only while their mbufs have just this room.
+    pub(crate) bsize: u16,
+}
+
+impl Device {
+    /// Parses a PCI address or a vdev string. `frame_bytes` is the largest frame that must fit: a memif without a
+    /// `bsize=` of its own is given buffers of that size.
+    pub(crate) fn parse(text: &str, frame_bytes: u16) -> Result<Self, DpdkError> {
+        if text.is_empty() || text.contains(|c: char| c == '\0' || c.is_whitespace()) {
+            return Err(DpdkError::InvalidArgument(text.into()));
+        }
+        if let Some(address) = pci_address(text) {
+            return Ok(Self::Pci(address));
+        }
+        let (name, args) = text.split_once(',').unwrap_or((text, ""));
+        let (name, mut args) = (name.to_owned(), args.to_owned());
+        let memif = name.starts_with("net_memif").then(|| {
+            let value = |key: &str| args.split(',').find_map(|arg| arg.strip_prefix(key)?.strip_prefix('='));
+            // memif's own defaults: a client, on an abstract socket.
+            let socket = (value("socket-abstract") == Some("no"))
+                .then(|| PathBuf::from(value("socket").unwrap_or("/run/memif.sock")));
+            let bsize = value("bsize").map(|bsize| bsize.parse().unwrap_or(MEMIF_BSIZE_DEFAULT));
+            Memif {
+                server: matches!(value("role"), Some("server" | "master")),
+                socket,
+                bsize: bsize.unwrap_or_else(|| memif_bsize(frame_bytes)),
+            }
+        });
+        if let Some(memif) = &memif
+            && memif.bsize != MEMIF_BSIZE_DEFAULT
+            && !args.split(',').any(|arg| arg.starts_with("bsize="))
+        {
+            if !args.is_empty() {
+                args.push(',');
+            }
+            args.push_str(&format!("bsize={}", memif.bsize));
+        }
+        Ok(Self::Virtual { name, args, memif })
+    }
+
+    pub(crate) fn bus(&self) -> &'static str {
+        match self {
+            Self::Pci(_) => "pci",
+            Self::Virtual { .. } => "vdev",
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Pci(address) => address,
+            Self::Virtual { name, .. } => name,
+        }
+    }
+
+    pub(crate) fn args(&self) -> &str {
+        match self {
+            Self::Pci(_) => "",
+            Self::Virtual { args, .. } => args,
+        }
+    }
+
+    pub(crate) fn memif(&self) -> Option<&Memif> {
+        match self {
+            Self::Virtual { memif, .. } => memif.as_ref(),
+            Self::Pci(_) => None,
+        }
+    }
+}
+
+fn memif_bsize(frame_bytes: u16) -> u16 {
+    if frame_bytes <= MEMIF_BSIZE_DEFAULT {
+        MEMIF_BSIZE_DEFAULT
+    } else {
+        frame_bytes.checked_next_multiple_of(1024).unwrap_or(frame_bytes)
+    }
+}
+
+/// `[dddd:]bb:dd.f` in hexadecimal, with its domain.
+fn pci_address(text: &str) -> Option<String> {
+    let (rest, function) = text.rsplit_once('.')?;
+    let mut parts = rest.rsplit(':');
+    let (device, bus, domain) = (parts.next()?, parts.next()?, parts.next().unwrap_or("0000"));
+    let hex = |part: &str, digits| part.len() == digits && part.chars().all(|c| c.is_ascii_hexdigit());
+    let well_formed = parts.next().is_none()
+        && hex(domain, 4)
+        && hex(bus, 2)
+        && hex(device, 2)
+        && function.len() == 1
+        && ('0'..='7').contains(&function.chars().next()?);
+    well_formed.then(|| format!("{domain}:{bus}:{device}.{function}").to_ascii_lowercase())
+}
+
+/// Why DPDK could not open a PCI device, as far as the kernel tells.
+pub(crate) fn pci_error(address: &str, reason: String) -> DpdkError {
+    let device = address.to_owned();
+    let sysfs = Path::new("/sys/bus/pci/devices").join(address);
+    if !sysfs.exists() {
+        return DpdkError::NoSuchPciDevice { device };
+    }
+    let driver = fs::read_link(sysfs.join("driver"))
+        .ok()
+        .and_then(|link| Some(link.file_name()?.to_string_lossy().into_owned()));
+    match driver.as_deref() {
+        Some("vfio-pci" | "uio_pci_generic" | "igb_uio") => DpdkError::Probe { device, reason },
+        Some(driver) => DpdkError::NotBound { device, driver: format!("`{driver}`") },
+        None => DpdkError::NotBound { device, driver: "no driver".into() },
+    }
+}
+
+/// Whether anything listens on a socket. A stream socket asks, which a memif listener (of packets) refuses without
+/// noticing it.
+fn listens(path: &Path) -> io::Result<bool> {
+    const EPROTOTYPE: i32 = 91;
+    match UnixStream::connect(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(EPROTOTYPE) => Ok(true),
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes way for a memif listener: removes the socket that an earlier process left, never one that is in use.
+pub(crate) fn clear_stale_socket(path: &Path) -> Result<(), DpdkError> {
+    let unusable = |reason: String| DpdkError::SocketPath { path: path.into(), reason };
+    let metadata = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(|error| unusable(error.to_string()))?,
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(unusable("it is not a socket".into()));
+    }
+    match listens(path) {
+        Ok(true) => Err(DpdkError::SocketInUse { path: path.into() }),
+        Ok(false) => fs::remove_file(path).map_err(|error| unusable(error.to_string())),
+        Err(error) => Err(unusable(error.to_string())),
+    }
+}
+
+/// A memif client connects once, when it starts: its server must be there before it.
+pub(crate) fn require_listener(path: &Path) -> Result<(), DpdkError> {
+    match listens(path) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(DpdkError::NoServer { path: path.into() }),
+        Err(error) => Err(DpdkError::SocketPath { path: path.into(), reason: error.to_string() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn pci_addresses_are_told_from_vdevs() {
+        assert_eq!(Device::parse("0000:3B:00.1", 1518).unwrap(), Device::Pci("0000:3b:00.1".into()));
+        assert_eq!(Device::parse("3b:00.1", 1518).unwrap(), Device::Pci("0000:3b:00.1".into()));
+        for text in ["net_memif0", "net_af_packet0,iface=eth0.100", "3b:00.9", "0:0:0:0.1"] {
+            assert!(matches!(Device::parse(text, 1518).unwrap(), Device::Virtual { .. }), "{text}");
+        }
+        assert!(Device::parse("", 1518).is_err());
+        assert!(Device::parse("net_memif0, id=0", 1518).is_err());
+    }
+
+    #[test]
+    fn memif_buffers_grow_with_the_frame_unless_given() {
+        let memif = |text, frame| Device::parse(text, frame).unwrap();
+        assert_eq!(memif("net_memif0,id=0", 1518).args(), "id=0");
+        assert_eq!(memif("net_memif0,id=0", 9018).args(), "id=0,bsize=9216");
+        assert_eq!(memif("net_memif0", 9018).args(), "bsize=9216");
+        assert_eq!(memif("net_memif0,bsize=4096", 9018).args(), "bsize=4096");
+        assert_eq!(memif("net_memif0,bsize=4096", 9018).memif().unwrap().bsize, 4096);
+        assert_eq!(memif("net_memif0", u16::MAX).memif().unwrap().bsize, u16::MAX);
+    }
+
+    #[test]
+    fn only_a_socket_with_a_path_is_looked_after() {
+        let socket = |text| Device::parse(text, 1518).unwrap().memif().unwrap().socket.clone();
+        assert_eq!(socket("net_memif0,socket=/tmp/x"), None);
+        assert_eq!(socket("net_memif0,socket=/tmp/x,socket-abstract=no"), Some("/tmp/x".into()));
+    }
+
+    #[test]
+    fn a_stale_socket_is_removed_and_a_live_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("memif.sock");
+        clear_stale_socket(&path).unwrap();
+        assert!(matches!(require_listener(&path), Err(DpdkError::NoServer { .. })));
+
+        let listener = UnixListener::bind(&path).unwrap();
+        assert!(matches!(clear_stale_socket(&path), Err(DpdkError::SocketInUse { .. })));
+        require_listener(&path).unwrap();
+
+        drop(listener);
+        assert!(path.exists());
+        clear_stale_socket(&path).unwrap();
+        assert!(!path.exists());
+
+        fs::write(&path, "not a socket").unwrap();
+        assert!(matches!(clear_stale_socket(&path), Err(DpdkError::SocketPath { .. })));
+        assert!(path.exists());
+    }
+}

@@ -1,0 +1,188 @@
+//! What can go wrong between here and the device, and what to do about it.
+
+use std::{
+    ffi::{CStr, c_int},
+    path::PathBuf,
+};
+
+/// An error of DPDK's environment or of a port. The text names the fix.
+#[derive(Debug, thiserror::Error)]
+pub enum DpdkError {
+    /// DPDK's environment starts once in a process, even if it was dropped since.
+    #[error("DPDK was already started in this process, and it can only be started once")]
+    AlreadyStarted,
+
+    /// Huge pages were required, and too few are free.
+    #[error(
+        "DPDK needs {needed_mb} MiB of free huge pages, and {free_mb} MiB are: \
+         reserve them with `echo {pages} > /proc/sys/vm/nr_hugepages`, lower `memory_mb`, \
+         or do without huge pages"
+    )]
+    NoHugePages {
+        /// MiB asked for.
+        needed_mb: usize,
+        /// MiB free in huge pages of all sizes.
+        free_mb: usize,
+        /// How many huge pages of the default size to reserve in all.
+        pages: usize,
+    },
+
+    /// A configured string cannot be given to DPDK.
+    #[error("`{0}` contains a zero byte or a blank where DPDK takes none")]
+    InvalidArgument(String),
+
+    /// A file prefix names a folder, so it cannot be any string.
+    #[error("file prefix `{0}` must be made of letters, digits, `-`, `_` and `.`, and not begin with `.`")]
+    InvalidFilePrefix(String),
+
+    /// EAL refused to start.
+    #[error(
+        "DPDK did not start: {reason}. Its own log above says more (raise the log level if it is silent)"
+    )]
+    Eal {
+        /// EAL's error.
+        reason: String,
+    },
+
+    /// A thread could not be made known to DPDK.
+    #[error("DPDK cannot register another thread: {reason}. It knows at most 128 at a time")]
+    RegisterThread {
+        /// EAL's error.
+        reason: String,
+    },
+
+    /// No PCI device has this address.
+    #[error("there is no PCI device {device}: `dpdk-devbind.py --status` lists those there are")]
+    NoSuchPciDevice {
+        /// The address as configured.
+        device: String,
+    },
+
+    /// A PCI device that DPDK was not told of when it started.
+    #[error("PCI device {device} is not in the allow-list that DPDK was started with: add it there")]
+    NotAllowed {
+        /// The address as configured.
+        device: String,
+    },
+
+    /// A PCI device that is bound to no driver, or to one that DPDK cannot work through.
+    #[error(
+        "PCI device {device} is bound to {driver}, which DPDK cannot use: \
+         bind it with `dpdk-devbind.py --bind=vfio-pci {device}`"
+    )]
+    NotBound {
+        /// The PCI address.
+        device: String,
+        /// The kernel driver it is bound to, or `no driver`.
+        driver: String,
+    },
+
+    /// The driver refused the device or its arguments.
+    #[error(
+        "cannot open device `{device}`: {reason}. Check the driver's name, that its plug-in (librte_net_*.so) is \
+         installed, and its arguments"
+    )]
+    Probe {
+        /// The device as configured.
+        device: String,
+        /// The driver's error.
+        reason: String,
+    },
+
+    /// The device was found, but it is no Ethernet port.
+    #[error("device `{device}` has no Ethernet port")]
+    NoPort {
+        /// The device as configured.
+        device: String,
+    },
+
+    /// The port is open already in this process.
+    #[error("device `{device}` is open already: give each port a device of its own")]
+    AlreadyOpen {
+        /// The device's name.
+        device: String,
+    },
+
+    /// More queue pairs than the device has, or none.
+    #[error(
+        "device `{device}` has 1 to {max} queue pairs, and {asked} were asked for: set `queues` in that range"
+    )]
+    Queues {
+        /// The device's name.
+        device: String,
+        /// Queue pairs asked for.
+        asked: u16,
+        /// Most that the device has.
+        max: u16,
+    },
+
+    /// An MTU larger than the device takes.
+    #[error("device `{device}` takes an MTU of {min} to {max} bytes, and {asked} was asked for")]
+    Mtu {
+        /// The device's name.
+        device: String,
+        /// MTU asked for, bytes.
+        asked: u16,
+        /// Smallest, bytes.
+        min: u16,
+        /// Largest, bytes.
+        max: u32,
+    },
+
+    /// Another process serves this memif socket.
+    #[error("another process listens on memif socket {}: stop it, or configure another socket", path.display())]
+    SocketInUse {
+        /// The socket's path.
+        path: PathBuf,
+    },
+
+    /// A file that is no socket lies where the memif socket should.
+    #[error("{} exists and cannot be replaced by a memif socket: {reason}", path.display())]
+    SocketPath {
+        /// The socket's path.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+
+    /// Nobody serves the memif socket that a client connects to.
+    #[error("nothing listens on memif socket {}: start the side with `role=server` first", path.display())]
+    NoServer {
+        /// The socket's path.
+        path: PathBuf,
+    },
+
+    /// DPDK's memory cannot hold a packet pool.
+    #[error(
+        "no memory for {mbufs} packet buffers of {room} bytes for queue {queue} of `{device}`: \
+         raise `memory_mb`, or lower the queues, descriptors or MTU"
+    )]
+    NoMemory {
+        /// The device's name.
+        device: String,
+        /// Which queue.
+        queue: u16,
+        /// Buffers asked for.
+        mbufs: u32,
+        /// Bytes of room in each.
+        room: u16,
+    },
+
+    /// The driver failed at one of the steps between found and started.
+    #[error("device `{device}` failed to {step}: {reason}")]
+    Port {
+        /// The device's name.
+        device: String,
+        /// The step that failed.
+        step: &'static str,
+        /// The driver's error.
+        reason: String,
+    },
+}
+
+/// The text of a negative `errno` from the shim.
+pub(crate) fn reason(code: c_int) -> String {
+    // SAFETY: the function gives a valid C string for any number; it is copied before this thread asks for another.
+    let text = unsafe { CStr::from_ptr(dpdk_sys::stoq_strerror(code.abs())) };
+    text.to_string_lossy().into_owned()
+}

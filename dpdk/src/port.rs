@@ -1,0 +1,467 @@
+//! One Ethernet port: opened, started, and closed when its last queue is gone.
+
+use std::{
+    collections::hash_map::Entry,
+    ffi::{CStr, CString, c_int},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use crate::{
+    device::{self, Device},
+    eal::Eal,
+    error::{DpdkError, reason},
+    pool::{CACHE_LEN_MAX, Pool, ROOM_BYTES_MAX},
+    queue::{BURST_LEN_MAX, PENDING_LEN_MAX, RxQueue, STASH_LEN, TxQueue},
+};
+
+/// Ethernet header and one VLAN tag: what a frame has beyond its MTU, bytes.
+const FRAME_OVERHEAD_BYTES: u16 = 14 + 4;
+/// RFC 791: every link takes 68 bytes.
+const MTU_MIN: u16 = 68;
+const MTU_MAX: u16 = 63 * 1024 - FRAME_OVERHEAD_BYTES;
+/// Room that every driver takes, bytes.
+const ROOM_BYTES_MIN: u16 = 2048;
+
+const _: () = assert!((MTU_MAX + FRAME_OVERHEAD_BYTES).next_multiple_of(1024) <= ROOM_BYTES_MAX);
+
+/// What is asked of a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortConfig {
+    /// A PCI address (`0000:00:04.0`), or a virtual device with its arguments
+    /// (`net_memif0,role=server,id=0,socket=/run/x.sock,socket-abstract=no`).
+    ///
+    /// Both ends of a memif must have the same `bsize`, hence the same MTU unless both give one, and the peer is
+    /// trusted: the driver believes the lengths that the peer writes into shared memory.
+    pub device: String,
+    /// Queue pairs: one a worker.
+    pub queues: u16,
+    /// Receive descriptors a queue; adjusted to what the device takes.
+    pub rx_descriptors: u16,
+    /// Transmit descriptors a queue; adjusted to what the device takes.
+    pub tx_descriptors: u16,
+    /// Largest layer-3 packet, bytes.
+    pub mtu: u16,
+    /// Receive buffers a queue; `None`, or too few, gives what the descriptors and one burst need.
+    pub rx_mbufs: Option<u32>,
+    /// Frames that may wait for the device, a queue.
+    pub tx_pending_len_max: usize,
+    /// Ask for IPv4 and UDP checksum offloads where the device has them.
+    pub checksum: bool,
+    /// Ask for RSS over UDP flows where the device has it and there are several queues.
+    pub rss: bool,
+    /// Take frames for every station.
+    pub promiscuous: bool,
+}
+
+impl Default for PortConfig {
+    fn default() -> Self {
+        Self {
+            device: String::new(),
+            queues: 1,
+            rx_descriptors: 1024,
+            tx_descriptors: 1024,
+            mtu: 1500,
+            rx_mbufs: None,
+            tx_pending_len_max: 1024,
+            checksum: true,
+            rss: true,
+            promiscuous: false,
+        }
+    }
+}
+
+/// What a port is and what it granted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortInfo {
+    /// The PCI address, or the virtual device's name.
+    pub device: String,
+    /// The driver's own name, such as `net_memif`.
+    pub driver: String,
+    /// Station address.
+    pub mac: [u8; 6],
+    /// Largest layer-3 packet, bytes.
+    pub mtu: u16,
+    /// The NUMA node that the device is attached to, where there is one.
+    pub numa_node: Option<u32>,
+    /// Queue pairs.
+    pub queues: u16,
+    /// Receive descriptors a queue, as adjusted.
+    pub rx_descriptors: u16,
+    /// Transmit descriptors a queue, as adjusted.
+    pub tx_descriptors: u16,
+    /// The device checks IPv4 header and UDP checksums.
+    pub rx_checksum: bool,
+    /// The device fills in IPv4 header and UDP checksums.
+    pub tx_checksum: bool,
+    /// The device spreads flows over its queues. Without, and with several queues, it is the peer that chooses.
+    pub rss: bool,
+}
+
+/// A port's own counters, of all queues together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortStats {
+    /// Frames received.
+    pub ipackets: u64,
+    /// Frames sent.
+    pub opackets: u64,
+    /// Bytes received.
+    pub ibytes: u64,
+    /// Bytes sent.
+    pub obytes: u64,
+    /// Frames that the device dropped because no descriptor was free.
+    pub imissed: u64,
+    /// Frames received in error.
+    pub ierrors: u64,
+    /// Frames that failed to be sent.
+    pub oerrors: u64,
+    /// Times no buffer was free to receive into.
+    pub rx_nombuf: u64,
+}
+
+/// A started port. It stops and closes when this and every queue of it has been dropped.
+#[derive(Debug)]
+pub struct Port {
+    shared: Arc<OpenPort>,
+}
+
+/// One receive and one transmit queue of the same port, for one worker.
+#[derive(Debug)]
+pub struct QueuePair {
+    /// Where frames come from.
+    pub rx: RxQueue,
+    /// Where frames go to.
+    pub tx: TxQueue,
+    shared: Arc<OpenPort>,
+}
+
+impl QueuePair {
+    /// The port that the queues belong to.
+    pub fn port_info(&self) -> &PortInfo {
+        &self.shared.info
+    }
+
+    /// Whether the link is up, without waiting.
+    pub fn link_up(&self) -> bool {
+        self.shared.link_up()
+    }
+
+    /// Receive and transmit buffers that are free now.
+    pub fn buffers_available(&self) -> (u32, u32) {
+        (self.rx.pool().available(), self.tx.pool().available())
+    }
+}
+
+impl Port {
+    /// Opens a device, configures it and starts it. Does not wait for the link.
+    ///
+    /// Virtual devices are made here and removed when the port closes. For a memif server with a socket file, a stale
+    /// file is replaced and the file is removed at the close.
+    ///
+    /// # Errors
+    ///
+    /// Every [`DpdkError`] that is about a device; nothing stays open then.
+    pub fn open(eal: &Arc<Eal>, config: &PortConfig) -> Result<(Self, Vec<QueuePair>), DpdkError> {
+        if !(MTU_MIN..=MTU_MAX).contains(&config.mtu) {
+            return Err(mtu_error(config, MTU_MAX.into()));
+        }
+        let frame_bytes = config.mtu + FRAME_OVERHEAD_BYTES;
+        let device = Device::parse(&config.device, frame_bytes)?;
+        let pending_max = config.tx_pending_len_max.clamp(1, PENDING_LEN_MAX);
+        let mut port = OpenPort::attach(eal, device)?;
+        port.start(config, frame_bytes, pending_max)?;
+
+        let shared = Arc::new(port);
+        let pairs = (0..config.queues)
+            .map(|queue| QueuePair {
+                rx: RxQueue::new(shared.clone(), queue),
+                tx: TxQueue::new(shared.clone(), queue, frame_bytes.into(), pending_max),
+                shared: shared.clone(),
+            })
+            .collect();
+        Ok((Self { shared }, pairs))
+    }
+
+    /// What the port is.
+    pub fn info(&self) -> &PortInfo {
+        &self.shared.info
+    }
+
+    /// Whether the link is up, without waiting.
+    pub fn link_up(&self) -> bool {
+        self.shared.link_up()
+    }
+
+    /// The port's own counters; zeros where the driver has none.
+    pub fn stats(&self) -> PortStats {
+        let mut s = dpdk_sys::PortStats::default();
+        let _one_at_a_time = self.shared.status.lock();
+        // SAFETY: the port is open for as long as `shared` lives, and `s` is valid for the result.
+        unsafe { dpdk_sys::stoq_port_stats(self.shared.id, &mut s) };
+        PortStats {
+            ipackets: s.ipackets,
+            opackets: s.opackets,
+            ibytes: s.ibytes,
+            obytes: s.obytes,
+            imissed: s.imissed,
+            ierrors: s.ierrors,
+            oerrors: s.oerrors,
+            rx_nombuf: s.rx_nombuf,
+        }
+    }
+}
+
+/// What a port and its queues share: the device, its buffers, and the duty to close it.
+#[derive(Debug)]
+pub(crate) struct OpenPort {
+    pub(crate) id: u16,
+    device: Device,
+    /// This process made the device, or woke it, so it takes it away again.
+    hotplugged: bool,
+    served_socket: Option<PathBuf>,
+    info: PortInfo,
+    /// Of queue `q`: receive at `2 q`, transmit at `2 q + 1`.
+    pools: Vec<Pool>,
+    /// Drivers do not expect to be asked for counters or the link by two threads at once.
+    status: Mutex<()>,
+    link: AtomicBool,
+    eal: Arc<Eal>,
+}
+
+impl OpenPort {
+    /// Finds the device's port, after making the device if need be.
+    fn attach(eal: &Arc<Eal>, device: Device) -> Result<Self, DpdkError> {
+        let mut control = eal.control();
+        let name = device.name().to_owned();
+        if control.open.contains(&name) {
+            return Err(DpdkError::AlreadyOpen { device: name });
+        }
+        let mut served_socket = None;
+        if let Some((memif, path)) = device.memif().and_then(|memif| Some((memif, memif.socket.clone()?))) {
+            if memif.server {
+                // Ports of one process may share a listener.
+                if !control.served_sockets.contains_key(&path) {
+                    device::clear_stale_socket(&path)?;
+                }
+                served_socket = Some(path);
+            } else {
+                device::require_listener(&path)?;
+            }
+        }
+        let (id, hotplugged) = match find(&name) {
+            Some(id) => (id, false),
+            None => (hotplug(eal, &device)?, true),
+        };
+        control.open.insert(name);
+        if let Some(path) = &served_socket {
+            *control.served_sockets.entry(path.clone()).or_default() += 1;
+        }
+        Ok(Self {
+            id,
+            device,
+            hotplugged,
+            served_socket,
+            info: PortInfo::default(),
+            pools: Vec::new(),
+            status: Mutex::default(),
+            link: AtomicBool::new(false),
+            eal: eal.clone(),
+        })
+    }
+
+    /// Configures the port and its queues, and starts it.
+    fn start(&mut self, config: &PortConfig, frame_bytes: u16, pending_max: usize) -> Result<(), DpdkError> {
+        let eal = self.eal.clone();
+        let _one_at_a_time = eal.control();
+        let mut caps = dpdk_sys::PortCaps::default();
+        // SAFETY: `caps` is a valid place for the result, and the port number is of a port that is attached.
+        let code = unsafe { dpdk_sys::stoq_port_caps(self.id, &mut caps) };
+        self.check(code, "tell what it is")?;
+        if config.queues == 0 || config.queues > caps.queues_max {
+            return Err(DpdkError::Queues {
+                device: self.device.name().into(),
+                asked: config.queues,
+                max: caps.queues_max,
+            });
+        }
+        // memif claims 1518-byte frames whatever its buffers are: there the buffers decide.
+        let memif_bsize = self.device.memif().map(|memif| memif.bsize);
+        if memif_bsize.is_none() && u32::from(config.mtu) > caps.mtu_max {
+            return Err(mtu_error(config, caps.mtu_max));
+        }
+        let mut setup = dpdk_sys::PortSetup {
+            port: self.id,
+            queues: config.queues,
+            mtu: u32::from(config.mtu).min(caps.mtu_max) as u16,
+            rx_descriptors: config.rx_descriptors,
+            tx_descriptors: config.tx_descriptors,
+            want_checksum: config.checksum.into(),
+            want_rss: config.rss.into(),
+            ..Default::default()
+        };
+        // SAFETY: `setup` is valid for reads and writes; the port is attached, stopped and ours alone.
+        let code = unsafe { dpdk_sys::stoq_port_configure(&mut setup) };
+        self.check(code, "take its configuration")?;
+
+        // memif copies whole frames only into, and from, buffers of exactly its own size. Drivers of some NICs round
+        // buffers down to 1 KiB.
+        let room = memif_bsize.map_or_else(
+            || frame_bytes.next_multiple_of(1024).max(ROOM_BYTES_MIN),
+            |bsize| bsize.max(frame_bytes).min(ROOM_BYTES_MAX),
+        );
+        for queue in 0..config.queues {
+            self.set_up_queue(&setup, queue, caps.numa_node, room, config.rx_mbufs, pending_max)?;
+        }
+        self.info = PortInfo {
+            device: self.device.name().into(),
+            driver: CStr::from_bytes_until_nul(&caps.driver).unwrap_or_default().to_string_lossy().into(),
+            mac: caps.mac,
+            mtu: config.mtu,
+            numa_node: u32::try_from(caps.numa_node).ok(),
+            queues: config.queues,
+            rx_descriptors: setup.rx_descriptors,
+            tx_descriptors: setup.tx_descriptors,
+            rx_checksum: setup.rx_checksum != 0,
+            tx_checksum: setup.tx_checksum != 0,
+            rss: setup.rss != 0,
+        };
+        // SAFETY: the port is configured and every queue is set up.
+        let code = unsafe { dpdk_sys::stoq_port_start(self.id, config.promiscuous) };
+        self.check(code, "start")
+    }
+
+    fn check(&self, code: c_int, step: &'static str) -> Result<(), DpdkError> {
+        if code >= 0 {
+            return Ok(());
+        }
+        Err(DpdkError::Port { device: self.device.name().into(), step, reason: reason(code) })
+    }
+
+    fn set_up_queue(
+        &mut self,
+        setup: &dpdk_sys::PortSetup,
+        queue: u16,
+        numa_node: c_int,
+        room: u16,
+        rx_mbufs: Option<u32>,
+        pending_max: usize,
+    ) -> Result<(), DpdkError> {
+        let burst = BURST_LEN_MAX as u32;
+        let rx_least = u32::from(setup.rx_descriptors) + 2 * burst + CACHE_LEN_MAX;
+        let rx_mbufs = rx_mbufs.unwrap_or(0).max(rx_least);
+        let tx_mbufs =
+            u32::from(setup.tx_descriptors) + pending_max as u32 + 2 * STASH_LEN as u32 + CACHE_LEN_MAX;
+        for (kind, mbufs) in [("rx", rx_mbufs), ("tx", tx_mbufs)] {
+            let name = format!("stoq_{}_{queue}_{kind}", self.id);
+            let pool = Pool::create(&name, mbufs, room, numa_node).ok_or_else(|| DpdkError::NoMemory {
+                device: self.device.name().into(),
+                queue,
+                mbufs,
+                room,
+            })?;
+            self.pools.push(pool);
+        }
+        // SAFETY: the port is configured with more than `queue` queues; the pool outlives the port's close, because
+        // `Drop` closes first and frees the pools after.
+        let code =
+            unsafe { dpdk_sys::stoq_queue_setup(setup, queue, numa_node, self.rx_pool(queue).as_ptr()) };
+        self.check(code, "set up a queue")
+    }
+
+    pub(crate) fn rx_pool(&self, queue: u16) -> &Pool {
+        &self.pools[2 * usize::from(queue)]
+    }
+
+    pub(crate) fn tx_pool(&self, queue: u16) -> &Pool {
+        &self.pools[2 * usize::from(queue) + 1]
+    }
+
+    pub(crate) fn tx_checksum(&self) -> bool {
+        self.info.tx_checksum
+    }
+
+    /// Never waits: while another thread asks the driver, this gives the last answer.
+    fn link_up(&self) -> bool {
+        if let Ok(_one_at_a_time) = self.status.try_lock() {
+            // SAFETY: the port is open for as long as this lives.
+            self.link.store(unsafe { dpdk_sys::stoq_port_link_up(self.id) }, Ordering::Relaxed);
+        }
+        self.link.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for OpenPort {
+    fn drop(&mut self) {
+        let eal = self.eal.clone();
+        let mut control = eal.control();
+        // SAFETY: the queues hold an Arc of this, so none is polled any more and all their buffers are back. Stopping
+        // a port that never started and closing one that was never configured are no-ops of the driver layer.
+        unsafe {
+            dpdk_sys::stoq_port_stop(self.id);
+            dpdk_sys::stoq_port_close(self.id);
+        }
+        if self.hotplugged
+            && let (Ok(bus), Ok(name)) = (CString::new(self.device.bus()), CString::new(self.device.name()))
+        {
+            // SAFETY: both are C strings, and the device's only port has just been closed.
+            unsafe { dpdk_sys::stoq_device_remove(bus.as_ptr(), name.as_ptr()) };
+        }
+        // Under the lock: the next port may get this number, and with it these pools' names.
+        self.pools.clear();
+        control.open.remove(self.device.name());
+        if let Some(path) = self.served_socket.take()
+            && let Entry::Occupied(mut served) = control.served_sockets.entry(path)
+        {
+            *served.get_mut() -= 1;
+            if *served.get() == 0 {
+                // The driver does this too, except after some failed starts.
+                let _ = std::fs::remove_file(served.remove_entry().0);
+            }
+        }
+    }
+}
+
+fn mtu_error(config: &PortConfig, max: u32) -> DpdkError {
+    DpdkError::Mtu { device: config.device.clone(), asked: config.mtu, min: MTU_MIN, max }
+}
+
+fn find(name: &str) -> Option<u16> {
+    let name = CString::new(name).ok()?;
+    let mut id = 0;
+    // SAFETY: a C string, and a valid place for the result.
+    let code = unsafe { dpdk_sys::stoq_port_find(name.as_ptr(), &mut id) };
+    (code == 0).then_some(id)
+}
+
+fn hotplug(eal: &Eal, device: &Device) -> Result<u16, DpdkError> {
+    let c_string = |text: &str| CString::new(text).map_err(|_| DpdkError::InvalidArgument(text.into()));
+    if let Device::Pci(address) = device
+        && !std::path::Path::new("/sys/bus/pci/devices").join(address).exists()
+    {
+        return Err(DpdkError::NoSuchPciDevice { device: address.clone() });
+    }
+    if let Device::Pci(address) = device
+        && !eal.pci_allow.iter().any(|allowed| address.ends_with(allowed.as_str()))
+    {
+        return Err(DpdkError::NotAllowed { device: address.clone() });
+    }
+    let (bus, name, args) = (c_string(device.bus())?, c_string(device.name())?, c_string(device.args())?);
+    // SAFETY: three C strings, which DPDK copies.
+    let code = unsafe { dpdk_sys::stoq_device_add(bus.as_ptr(), name.as_ptr(), args.as_ptr()) };
+    if code < 0 {
+        return Err(match device {
+            Device::Pci(address) => device::pci_error(address, reason(code)),
+            Device::Virtual { name, args, .. } => {
+                DpdkError::Probe { device: format!("{name},{args}"), reason: reason(code) }
+            }
+        });
+    }
+    find(device.name()).ok_or_else(|| {
+        // SAFETY: two C strings; the device was made just above and nothing uses it.
+        unsafe { dpdk_sys::stoq_device_remove(bus.as_ptr(), name.as_ptr()) };
+        DpdkError::NoPort { device: device.name().into() }
+    })
+}

@@ -1,0 +1,418 @@
+/*
+ * DPDK's data path is made of inline functions over structs whose layout changes between releases. This file gives
+ * them stable names and plain arrays, so that Rust never sees a DPDK struct.
+ *
+ * Only public API that is the same in 22.11, 23.11 and 24.11.
+ */
+#define _GNU_SOURCE
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <rte_cycles.h>
+#include <rte_dev.h>
+#include <rte_eal.h>
+#include <rte_errno.h>
+#include <rte_ethdev.h>
+#include <rte_lcore.h>
+#include <rte_log.h>
+#include <rte_mbuf.h>
+#include <rte_mempool.h>
+
+/* One frame of a received burst. */
+struct stoq_rx_frame {
+	const uint8_t *data;
+	uint32_t len;
+	uint32_t flags;
+};
+#define STOQ_RX_CHECKSUM_GOOD 1u
+#define STOQ_RX_CHECKSUM_BAD 2u
+#define STOQ_RX_CHAINED 4u
+
+/* One frame to transmit. */
+struct stoq_tx_frame {
+	uint16_t len;
+	uint8_t kind;
+	uint8_t l2_len;
+};
+#define STOQ_TX_PLAIN 0
+#define STOQ_TX_UDP_V4 1
+#define STOQ_TX_UDP_V6 2
+
+/* What a port is, before it is configured. */
+struct stoq_port_caps {
+	char driver[32];
+	uint8_t mac[6];
+	uint16_t queues_max;
+	uint32_t mtu_max;
+	int32_t numa_node;
+};
+
+/* What is asked of a port, and in the second part what it granted. */
+struct stoq_port_setup {
+	uint16_t port;
+	uint16_t queues;
+	uint16_t mtu;
+	uint16_t rx_descriptors;
+	uint16_t tx_descriptors;
+	uint8_t want_checksum;
+	uint8_t want_rss;
+
+	uint8_t rx_checksum;
+	uint8_t tx_checksum;
+	uint8_t rss;
+	uint8_t reserved;
+};
+
+struct stoq_port_stats {
+	uint64_t ipackets, opackets, ibytes, obytes, imissed, ierrors, oerrors, rx_nombuf;
+};
+
+_Static_assert(sizeof(struct stoq_rx_frame) == 16 && offsetof(struct stoq_rx_frame, flags) == 12, "rx_frame");
+_Static_assert(sizeof(struct stoq_tx_frame) == 4 && offsetof(struct stoq_tx_frame, l2_len) == 3, "tx_frame");
+_Static_assert(sizeof(struct stoq_port_caps) == 48 && offsetof(struct stoq_port_caps, numa_node) == 44, "port_caps");
+_Static_assert(sizeof(struct stoq_port_setup) == 16 && offsetof(struct stoq_port_setup, rss) == 14, "port_setup");
+_Static_assert(sizeof(struct stoq_port_stats) == 64, "port_stats");
+
+int stoq_eal_init(int argc, char **argv)
+{
+	cpu_set_t before;
+	bool known = pthread_getaffinity_np(pthread_self(), sizeof(before), &before) == 0;
+	int ret;
+
+	/* Several releases log to stdout, where a program's own results belong. */
+	rte_openlog_stream(stderr);
+	ret = rte_eal_init(argc, argv);
+	if (ret < 0)
+		ret = rte_errno ? -rte_errno : -EIO;
+
+	/* EAL binds the calling thread to the main lcore; every thread that it starts later would inherit that. */
+	if (known)
+		pthread_setaffinity_np(pthread_self(), sizeof(before), &before);
+	return ret;
+}
+
+int stoq_eal_cleanup(void)
+{
+	return rte_eal_cleanup();
+}
+
+const char *stoq_eal_runtime_dir(void)
+{
+	return rte_eal_get_runtime_dir();
+}
+
+const char *stoq_strerror(int error)
+{
+	return rte_strerror(error);
+}
+
+/* 1: registered by this call. 0: DPDK knew this thread already. Negative: an errno. */
+int stoq_thread_register(void)
+{
+	if (rte_lcore_id() != LCORE_ID_ANY)
+		return 0;
+	if (rte_thread_register() == 0)
+		return 1;
+	return rte_errno ? -rte_errno : -EIO;
+}
+
+void stoq_thread_unregister(void)
+{
+	rte_thread_unregister();
+}
+
+uint64_t stoq_tsc_hz(void)
+{
+	return rte_get_tsc_hz();
+}
+
+int stoq_device_add(const char *bus, const char *name, const char *args)
+{
+	return rte_eal_hotplug_add(bus, name, args);
+}
+
+int stoq_device_remove(const char *bus, const char *name)
+{
+	return rte_eal_hotplug_remove(bus, name);
+}
+
+int stoq_port_find(const char *name, uint16_t *port)
+{
+	return rte_eth_dev_get_port_by_name(name, port);
+}
+
+int stoq_port_caps(uint16_t port, struct stoq_port_caps *caps)
+{
+	struct rte_eth_dev_info info;
+	struct rte_ether_addr mac;
+	uint32_t overhead = RTE_ETHER_HDR_LEN + RTE_ETHER_CRC_LEN;
+	int ret = rte_eth_dev_info_get(port, &info);
+
+	if (ret != 0)
+		return ret;
+	memset(caps, 0, sizeof(*caps));
+	if (info.driver_name != NULL)
+		snprintf(caps->driver, sizeof(caps->driver), "%s", info.driver_name);
+	if (rte_eth_macaddr_get(port, &mac) == 0)
+		memcpy(caps->mac, mac.addr_bytes, sizeof(caps->mac));
+	caps->queues_max = RTE_MIN(info.max_rx_queues, info.max_tx_queues);
+	caps->numa_node = rte_eth_dev_socket_id(port);
+
+	/* The same arithmetic as rte_eth_dev_configure, which refuses an MTU past it. */
+	if (info.max_mtu != UINT16_MAX && info.max_rx_pktlen > info.max_mtu)
+		overhead = info.max_rx_pktlen - info.max_mtu;
+	caps->mtu_max = info.max_mtu ? info.max_mtu : UINT16_MAX;
+	if (info.max_rx_pktlen > overhead)
+		caps->mtu_max = RTE_MIN(caps->mtu_max, info.max_rx_pktlen - overhead);
+	return 0;
+}
+
+int stoq_port_configure(struct stoq_port_setup *setup)
+{
+	const uint64_t rx_checksum = RTE_ETH_RX_OFFLOAD_IPV4_CKSUM | RTE_ETH_RX_OFFLOAD_UDP_CKSUM;
+	const uint64_t tx_checksum = RTE_ETH_TX_OFFLOAD_IPV4_CKSUM | RTE_ETH_TX_OFFLOAD_UDP_CKSUM;
+	struct rte_eth_conf conf;
+	struct rte_eth_dev_info info;
+	int ret = rte_eth_dev_info_get(setup->port, &info);
+
+	if (ret != 0)
+		return ret;
+	memset(&conf, 0, sizeof(conf));
+	conf.rxmode.mtu = setup->mtu;
+
+	if (setup->want_checksum && (info.rx_offload_capa & rx_checksum) == rx_checksum) {
+		conf.rxmode.offloads |= rx_checksum;
+		setup->rx_checksum = 1;
+	}
+	if (setup->want_checksum && (info.tx_offload_capa & tx_checksum) == tx_checksum) {
+		conf.txmode.offloads |= tx_checksum;
+		setup->tx_checksum = 1;
+	}
+	/* True of every frame sent from here: one pool a queue, one owner a frame. */
+	if (info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE)
+		conf.txmode.offloads |= RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
+
+	if (setup->want_rss && setup->queues > 1) {
+		uint64_t udp = RTE_ETH_RSS_NONFRAG_IPV4_UDP | RTE_ETH_RSS_NONFRAG_IPV6_UDP;
+
+		conf.rx_adv_conf.rss_conf.rss_hf = info.flow_type_rss_offloads & udp;
+		/* A device that cannot hash ports spreads by addresses: worse than ports, better than one queue. */
+		if (conf.rx_adv_conf.rss_conf.rss_hf == 0)
+			conf.rx_adv_conf.rss_conf.rss_hf =
+				info.flow_type_rss_offloads & (RTE_ETH_RSS_IPV4 | RTE_ETH_RSS_IPV6);
+		if (conf.rx_adv_conf.rss_conf.rss_hf != 0) {
+			conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
+			setup->rss = 1;
+		}
+	}
+
+	ret = rte_eth_dev_configure(setup->port, setup->queues, setup->queues, &conf);
+	if (ret != 0)
+		return ret;
+	return rte_eth_dev_adjust_nb_rx_tx_desc(setup->port, &setup->rx_descriptors, &setup->tx_descriptors);
+}
+
+int stoq_queue_setup(const struct stoq_port_setup *setup, uint16_t queue, int numa_node, void *rx_pool)
+{
+	unsigned int socket = numa_node < 0 ? (unsigned int)SOCKET_ID_ANY : (unsigned int)numa_node;
+	int ret = rte_eth_rx_queue_setup(setup->port, queue, setup->rx_descriptors, socket, NULL, rx_pool);
+
+	if (ret != 0)
+		return ret;
+	return rte_eth_tx_queue_setup(setup->port, queue, setup->tx_descriptors, socket, NULL);
+}
+
+int stoq_port_start(uint16_t port, bool promiscuous)
+{
+	int ret = rte_eth_dev_start(port);
+
+	if (ret != 0)
+		return ret;
+	/* NDP and multicast pings arrive on multicast addresses. Devices without filters have nothing to enable. */
+	(void)rte_eth_allmulticast_enable(port);
+	if (promiscuous) {
+		ret = rte_eth_promiscuous_enable(port);
+		if (ret == -ENOTSUP)
+			ret = 0;
+	}
+	return ret;
+}
+
+void stoq_port_stop(uint16_t port)
+{
+	(void)rte_eth_dev_stop(port);
+}
+
+void stoq_port_close(uint16_t port)
+{
+	(void)rte_eth_dev_close(port);
+}
+
+bool stoq_port_link_up(uint16_t port)
+{
+	struct rte_eth_link link;
+
+	memset(&link, 0, sizeof(link));
+	return rte_eth_link_get_nowait(port, &link) == 0 && link.link_status == RTE_ETH_LINK_UP;
+}
+
+int stoq_port_stats(uint16_t port, struct stoq_port_stats *stats)
+{
+	struct rte_eth_stats s;
+	int ret = rte_eth_stats_get(port, &s);
+
+	if (ret != 0)
+		return ret;
+	*stats = (struct stoq_port_stats){
+		.ipackets = s.ipackets, .opackets = s.opackets, .ibytes = s.ibytes, .obytes = s.obytes,
+		.imissed = s.imissed, .ierrors = s.ierrors, .oerrors = s.oerrors, .rx_nombuf = s.rx_nombuf,
+	};
+	return 0;
+}
+
+void *stoq_pool_create(const char *name, uint32_t mbufs, uint32_t cache, uint16_t room, int numa_node)
+{
+	uint16_t data_room = room + RTE_PKTMBUF_HEADROOM;
+	struct rte_mempool *pool = rte_pktmbuf_pool_create(name, mbufs, cache, 0, data_room, numa_node);
+
+	/* Memory of another node is slower; none is worse. */
+	if (pool == NULL && numa_node >= 0)
+		pool = rte_pktmbuf_pool_create(name, mbufs, cache, 0, data_room, SOCKET_ID_ANY);
+	return pool;
+}
+
+void stoq_pool_free(void *pool)
+{
+	rte_mempool_free(pool);
+}
+
+uint32_t stoq_pool_available(void *pool)
+{
+	return rte_mempool_avail_count(pool);
+}
+
+static uint32_t rx_checksum_flags(const struct rte_mbuf *m)
+{
+	uint64_t l4 = m->ol_flags & RTE_MBUF_F_RX_L4_CKSUM_MASK;
+	uint64_t ip = m->ol_flags & RTE_MBUF_F_RX_IP_CKSUM_MASK;
+
+	if (likely(l4 == RTE_MBUF_F_RX_L4_CKSUM_UNKNOWN && ip == RTE_MBUF_F_RX_IP_CKSUM_UNKNOWN))
+		return 0;
+	if (l4 == RTE_MBUF_F_RX_L4_CKSUM_BAD || ip == RTE_MBUF_F_RX_IP_CKSUM_BAD)
+		return STOQ_RX_CHECKSUM_BAD;
+	if (l4 == RTE_MBUF_F_RX_L4_CKSUM_UNKNOWN)
+		return 0;
+	if (ip == RTE_MBUF_F_RX_IP_CKSUM_UNKNOWN) {
+		/* IPv6 has no header checksum, so some devices say nothing of it. */
+		const uint8_t *eth = rte_pktmbuf_mtod(m, const uint8_t *);
+
+		if (m->data_len < RTE_ETHER_HDR_LEN || eth[12] != 0x86 || eth[13] != 0xdd)
+			return 0;
+	}
+	return STOQ_RX_CHECKSUM_GOOD;
+}
+
+uint16_t stoq_rx_burst(uint16_t port, uint16_t queue, void **mbufs, struct stoq_rx_frame *frames, uint16_t max)
+{
+	struct rte_mbuf **m = (struct rte_mbuf **)mbufs;
+	uint16_t len = rte_eth_rx_burst(port, queue, m, max);
+
+	for (uint16_t i = 0; i < len; i++) {
+		frames[i].data = rte_pktmbuf_mtod(m[i], const uint8_t *);
+		rte_prefetch0(frames[i].data);
+		frames[i].len = m[i]->pkt_len;
+		frames[i].flags = rx_checksum_flags(m[i]);
+		if (unlikely(m[i]->nb_segs != 1))
+			frames[i].flags |= STOQ_RX_CHAINED;
+		else
+			frames[i].len = m[i]->data_len;
+	}
+	return len;
+}
+
+/* Copies a chained frame into one piece. Returns how many bytes were written: at most `capacity`. */
+uint32_t stoq_rx_copy(const void *mbuf, uint8_t *to, uint32_t capacity)
+{
+	uint32_t len = 0;
+
+	for (const struct rte_mbuf *m = mbuf; m != NULL; m = m->next) {
+		if (m->data_len > capacity - len)
+			break;
+		memcpy(to + len, rte_pktmbuf_mtod(m, const uint8_t *), m->data_len);
+		len += m->data_len;
+	}
+	return len;
+}
+
+void stoq_free(void **mbufs, uint32_t len)
+{
+	rte_pktmbuf_free_bulk((struct rte_mbuf **)mbufs, len);
+}
+
+/* All or nothing: 0, or a negative errno. */
+int stoq_tx_alloc(void *pool, void **mbufs, uint8_t **data, uint32_t len)
+{
+	struct rte_mbuf **m = (struct rte_mbuf **)mbufs;
+	int ret = rte_pktmbuf_alloc_bulk(pool, m, len);
+
+	if (ret != 0)
+		return ret;
+	for (uint32_t i = 0; i < len; i++)
+		data[i] = rte_pktmbuf_mtod(m[i], uint8_t *);
+	return 0;
+}
+
+static void tx_describe(struct rte_mbuf *m, const struct stoq_tx_frame *frame)
+{
+	m->data_len = frame->len;
+	m->pkt_len = frame->len;
+	if (frame->kind == STOQ_TX_PLAIN)
+		return;
+	m->l2_len = frame->l2_len;
+	if (frame->kind == STOQ_TX_UDP_V4) {
+		m->l3_len = 20;
+		m->ol_flags |= RTE_MBUF_F_TX_IPV4 | RTE_MBUF_F_TX_IP_CKSUM | RTE_MBUF_F_TX_UDP_CKSUM;
+	} else {
+		m->l3_len = 40;
+		m->ol_flags |= RTE_MBUF_F_TX_IPV6 | RTE_MBUF_F_TX_UDP_CKSUM;
+	}
+}
+
+/*
+ * Sends from the front of `mbufs`; returns how many the device took. The first `*ready` were described and prepared by
+ * an earlier call; on return `*ready` counts those that are now, the taken ones included. If it is less than `len`, the
+ * driver refuses the frame at `*ready`.
+ */
+uint16_t stoq_tx_burst(uint16_t port, uint16_t queue, void **mbufs, const struct stoq_tx_frame *frames, uint16_t len,
+		       uint16_t *ready)
+{
+	struct rte_mbuf **m = (struct rte_mbuf **)mbufs;
+	uint16_t sent = 0;
+	uint8_t kinds = STOQ_TX_PLAIN;
+
+	for (uint16_t i = *ready; i < len; i++) {
+		tx_describe(m[i], &frames[i]);
+		kinds |= frames[i].kind;
+	}
+	if (kinds == STOQ_TX_PLAIN)
+		*ready = len;
+	else
+		*ready += rte_eth_tx_prepare(port, queue, m + *ready, len - *ready);
+
+	while (sent < *ready) {
+		uint16_t want = RTE_MIN(*ready - sent, 64);
+		uint16_t took = rte_eth_tx_burst(port, queue, m + sent, want);
+
+		sent += took;
+		if (took < want)
+			break;
+	}
+	return sent;
+}

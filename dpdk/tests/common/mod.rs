@@ -1,0 +1,122 @@
+//! What the tests over real DPDK ports share.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::{
+    env, fs,
+    os::unix::{fs::MetadataExt, process::CommandExt},
+    path::Path,
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use dpdk::{Eal, EalConfig, Port, PortConfig, QueuePair, TxOffload};
+
+const CHILD: &str = "DPDK_TEST_CHILD";
+const NOBODY: u32 = 65534;
+
+/// Runs a scenario in a process of its own, because EAL starts once a process. `name` is the calling test's name.
+pub fn in_own_process(name: &str, scenario: impl FnOnce()) {
+    if env::var_os(CHILD).is_some() {
+        return scenario();
+    }
+    let program = env::current_exe().unwrap();
+    run(Command::new(program).args([name, "--exact", "--nocapture"]));
+}
+
+/// As [`in_own_process`], as a user without privileges. Where the tests have none themselves it is just that.
+pub fn as_ordinary_user(name: &str, scenario: impl FnOnce()) {
+    if env::var_os(CHILD).is_some() {
+        return scenario();
+    }
+    // The build folder may not be readable by others.
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("scenario");
+    fs::copy(env::current_exe().unwrap(), &program).unwrap();
+    fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = Command::new(program);
+    command.args([name, "--exact", "--nocapture"]).current_dir("/").env_remove("XDG_RUNTIME_DIR");
+    command.env("TMPDIR", "/tmp");
+    if fs::metadata("/proc/self").unwrap().uid() == 0 {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    run(&mut command);
+}
+
+fn run(command: &mut Command) {
+    let output = command.env(CHILD, "1").output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}\n{}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// An environment in huge pages where there are any.
+pub fn eal() -> Arc<Eal> {
+    let config = EalConfig { memory_mb: 128, ..EalConfig::default() };
+    Arc::new(Eal::init(&config).expect("DPDK starts"))
+}
+
+/// One side of a memif over a socket in `folder`.
+pub fn memif(folder: &Path, role: &str, options: &str) -> String {
+    let name = if role == "server" { "net_memif0" } else { "net_memif1" };
+    let socket = folder.join("memif.sock");
+    format!("{name},role={role},id=0,socket={},socket-abstract=no{options}", socket.display())
+}
+
+/// Both ends of a memif in this process, with the link up.
+pub struct Link {
+    pub server: (Port, Vec<QueuePair>),
+    pub client: (Port, Vec<QueuePair>),
+}
+
+impl Link {
+    pub fn open(eal: &Arc<Eal>, folder: &Path, options: &str, config: &PortConfig) -> Self {
+        let open = |role| {
+            let device = memif(folder, role, options);
+            Port::open(eal, &PortConfig { device, ..config.clone() })
+                .unwrap_or_else(|error| panic!("{error}"))
+        };
+        let link = Self { server: open("server"), client: open("client") };
+        wait_for("the link", || link.server.0.link_up() && link.client.0.link_up());
+        link
+    }
+}
+
+pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !done() {
+        assert!(Instant::now() < deadline, "waited too long for {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Bytes that tell a frame from every other.
+pub fn pattern(seed: usize, len: usize) -> Vec<u8> {
+    let mut state = (seed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        bytes.extend_from_slice(&(state ^ (state >> 29)).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+pub fn send(pair: &mut QueuePair, frame: &[u8]) -> bool {
+    pair.tx.frame(TxOffload::None, frame.len(), |to| to.copy_from_slice(frame))
+}
+
+/// Everything that arrives until `frames` have.
+pub fn receive(pair: &mut QueuePair, frames: usize) -> Vec<Vec<u8>> {
+    let mut got = Vec::new();
+    wait_for("frames", || {
+        pair.rx.rx_burst(64).for_each(|frame| got.push(frame.data.to_vec()));
+        got.len() >= frames
+    });
+    got
+}
