@@ -14,6 +14,18 @@ pub const NEIGHBOR_PENDING_LEN_MAX: usize = 64;
 pub const NEIGHBORS_LEN_MAX: usize = 1024;
 /// Solicitations sent for one neighbour before it counts as unreachable (RFC 4861 §10: MAX_MULTICAST_SOLICIT).
 pub const NEIGHBOR_SOLICITS_MAX: u32 = 3;
+/// Bytes of packets that wait for neighbours, all neighbours of a worker together.
+pub const NEIGHBOR_PENDING_BYTES_MAX: usize = 4 << 20;
+/// From one solicitation to the next (RFC 4861 §10: RETRANS_TIMER), milliseconds.
+pub const NEIGHBOR_SOLICIT_INTERVAL_MS: u64 = 1000;
+/// How long an answered neighbour is used without asking again, milliseconds.
+pub const NEIGHBOR_REACHABLE_MS: u64 = 60_000;
+/// How long a neighbour that did not answer is not asked again, milliseconds.
+pub const NEIGHBOR_UNREACHABLE_MS: u64 = 3000;
+/// What workers tell each other of neighbours and have not taken yet, a worker.
+pub const NEIGHBOR_EXCHANGE_LEN_MAX: usize = 256;
+/// Destinations whose packet headers are kept prebuilt, a worker.
+pub const PATHS_LEN_MAX: usize = 16_384;
 
 /// Control records: SETTINGS, GOAWAY, requests and answers, bytes of body (protocol §8).
 pub const CONTROL_RECORD_BYTES_MAX: u64 = 64 * 1024;

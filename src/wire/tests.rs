@@ -182,7 +182,7 @@ fn a_closed_port_is_told_from_the_open_one() {
 #[test]
 fn a_wrong_checksum_is_refused_unless_the_device_vouches_for_it() {
     let mut frame = bytes(UDP_V6);
-    frame[70] ^= 1;
+    frame[66] ^= 1;
     assert_eq!(error_of(&frame), WireError::Checksum);
     assert!(station().parse(&frame, RxChecksum::Good).is_ok());
     let mut frame = bytes(UDP_V4);

@@ -1,0 +1,208 @@
+//! Which neighbour a packet goes to, and from which of our addresses.
+
+use crate::wire::prefix::{Prefix, PrefixError};
+use crate::wire::{Mac, ndp};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The way to a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The neighbour: the destination itself on a link of ours, a gateway beyond it.
+    pub next_hop: IpAddr,
+    /// The address to send from.
+    pub source: IpAddr,
+}
+
+/// Why an interface cannot route.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// No address at all.
+    #[error("the interface has no address: give at least one, such as 10.77.0.1/24")]
+    NoAddress,
+    /// A gateway that no address of the interface shares a network with.
+    #[error(
+        "gateway {0} is on no network of the interface: give an address in its network, or another gateway"
+    )]
+    Gateway(IpAddr),
+    /// One address given twice.
+    #[error("address {0} is given twice: remove one")]
+    Twice(IpAddr),
+    /// An address that is its network's own or its broadcast address.
+    #[error("{0} is the network's own or its broadcast address: give a host's address")]
+    Reserved(Prefix),
+}
+
+/// On-link prefixes and default gateways of one interface, both families.
+#[derive(Clone, Debug)]
+pub struct Routes {
+    /// The link-local address comes last: it is no source for anything beyond the link.
+    prefixes: Vec<Prefix>,
+    gateway_v4: Option<Ipv4Addr>,
+    gateway_v6: Option<Ipv6Addr>,
+}
+
+impl Routes {
+    /// The routes of the station `mac` with `addresses` and, for what is beyond their networks, gateways. The IPv6
+    /// link-local address is added.
+    pub fn new(
+        mac: Mac,
+        addresses: &[Prefix],
+        gateway_v4: Option<Ipv4Addr>,
+        gateway_v6: Option<Ipv6Addr>,
+    ) -> Result<Self, RouteError> {
+        if addresses.is_empty() {
+            return Err(RouteError::NoAddress);
+        }
+        for (i, prefix) in addresses.iter().enumerate() {
+            if addresses[..i].iter().any(|other| other.address() == prefix.address()) {
+                return Err(RouteError::Twice(prefix.address()));
+            }
+            if prefix.is_reserved(prefix.address()) {
+                return Err(RouteError::Reserved(*prefix));
+            }
+        }
+        let mut prefixes = addresses.to_vec();
+        if let Ok(link_local) = link_local_prefix(mac)
+            && !prefixes.iter().any(|prefix| prefix.address() == link_local.address())
+        {
+            prefixes.push(link_local);
+        }
+        let routes = Self { prefixes, gateway_v4, gateway_v6 };
+        let gateways = [gateway_v4.map(IpAddr::V4), gateway_v6.map(IpAddr::V6)];
+        match gateways.into_iter().flatten().find(|&gateway| !routes.is_neighbor(gateway)) {
+            Some(gateway) => Err(RouteError::Gateway(gateway)),
+            None => Ok(routes),
+        }
+    }
+
+    /// Every address of the interface: those given, in their order, then the IPv6 link-local one.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.prefixes.iter().map(Prefix::address)
+    }
+
+    /// Whether `address` may be another host on a link of ours.
+    pub fn is_neighbor(&self, address: IpAddr) -> bool {
+        is_host(address)
+            && !self.addresses().any(|ours| ours == address)
+            && self.prefixes.iter().any(|prefix| prefix.contains(address))
+            && !self.prefixes.iter().any(|prefix| prefix.is_reserved(address))
+    }
+
+    /// The way to `destination`, from `source` if that is given. None when nothing leads there, when it is no host's
+    /// address or our own, and when `source` is not ours or of the other family.
+    pub fn route(&self, destination: IpAddr, source: Option<IpAddr>) -> Option<Route> {
+        let next_hop = if self.is_neighbor(destination) {
+            destination
+        } else if self.prefixes.iter().any(|prefix| prefix.contains(destination)) || !is_beyond(destination) {
+            return None;
+        } else {
+            match destination {
+                IpAddr::V4(_) => self.gateway_v4.map(IpAddr::V4)?,
+                IpAddr::V6(_) => self.gateway_v6.map(IpAddr::V6)?,
+            }
+        };
+        let source = match source {
+            Some(source) => {
+                self.addresses().find(|&ours| ours == source && ours.is_ipv4() == destination.is_ipv4())?
+            }
+            None => self.source_for(destination, next_hop)?,
+        };
+        Some(Route { next_hop, source })
+    }
+
+    /// The address to send from to `destination` by way of `next_hop`: the one on the network of the next hop, else the
+    /// first of the family. A link-local address reaches no further than the link (RFC 4291 §2.5.6).
+    pub fn source_for(&self, destination: IpAddr, next_hop: IpAddr) -> Option<IpAddr> {
+        let usable = |ours: &IpAddr| {
+            ours.is_ipv4() == destination.is_ipv4() && (!is_link_local(*ours) || is_link_local(destination))
+        };
+        self.prefixes
+            .iter()
+            .filter(|prefix| prefix.contains(next_hop))
+            .map(Prefix::address)
+            .find(usable)
+            .or_else(|| self.addresses().find(usable))
+    }
+}
+
+fn link_local_prefix(mac: Mac) -> Result<Prefix, PrefixError> {
+    Prefix::new(IpAddr::V6(ndp::link_local(mac)), 64)
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
+fn is_host(address: IpAddr) -> bool {
+    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    !(address.is_multicast() || address.is_unspecified() || address.is_loopback() || broadcast)
+}
+
+fn is_beyond(address: IpAddr) -> bool {
+    is_host(address) && !is_link_local(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: Mac = [2, 0, 0, 0, 0, 1];
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn routes() -> Routes {
+        let addresses = ["10.77.0.1/24", "192.0.2.1/31", "fd00::1/64"].map(|text| text.parse().unwrap());
+        Routes::new(MAC, &addresses, Some([10, 77, 0, 254].into()), Some("fe80::fe".parse().unwrap()))
+            .unwrap()
+    }
+
+    fn way(destination: &str) -> Option<(String, String)> {
+        let route = routes().route(ip(destination), None)?;
+        Some((route.next_hop.to_string(), route.source.to_string()))
+    }
+
+    #[test]
+    fn a_destination_on_the_link_is_its_own_next_hop() {
+        assert_eq!(way("10.77.0.9"), Some(("10.77.0.9".into(), "10.77.0.1".into())));
+        assert_eq!(way("192.0.2.0"), Some(("192.0.2.0".into(), "192.0.2.1".into())));
+        assert_eq!(way("fd00::9"), Some(("fd00::9".into(), "fd00::1".into())));
+        assert_eq!(way("fe80::9"), Some(("fe80::9".into(), "fe80::ff:fe00:1".into())));
+    }
+
+    #[test]
+    fn a_destination_beyond_the_link_goes_to_the_gateway_from_a_global_address() {
+        assert_eq!(way("198.51.100.1"), Some(("10.77.0.254".into(), "10.77.0.1".into())));
+        assert_eq!(way("2001:db8::1"), Some(("fe80::fe".into(), "fd00::1".into())));
+    }
+
+    #[test]
+    fn nothing_leads_to_groups_broadcast_and_ourselves() {
+        for destination in
+            ["224.0.0.1", "255.255.255.255", "10.77.0.255", "10.77.0.1", "0.0.0.0", "ff02::1", "::"]
+        {
+            assert_eq!(way(destination), None, "{destination}");
+        }
+    }
+
+    #[test]
+    fn a_source_is_taken_only_when_it_is_ours_and_of_the_family() {
+        let routes = routes();
+        let from = |source: &str| routes.route(ip("10.77.0.9"), Some(ip(source))).map(|route| route.source);
+        assert_eq!(from("192.0.2.1"), Some(ip("192.0.2.1")));
+        assert_eq!(from("10.77.0.2"), None);
+        assert_eq!(from("fd00::1"), None);
+    }
+
+    #[test]
+    fn a_gateway_off_the_link_is_refused() {
+        let address = ["10.77.0.1/24".parse().unwrap()];
+        let error = Routes::new(MAC, &address, Some([10, 78, 0, 1].into()), None).unwrap_err();
+        assert_eq!(error, RouteError::Gateway(ip("10.78.0.1")));
+        assert_eq!(Routes::new(MAC, &[], None, None).unwrap_err(), RouteError::NoAddress);
+    }
+}

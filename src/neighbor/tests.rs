@@ -1,0 +1,231 @@
+//! Neighbours come, stay, change and go.
+
+use super::*;
+
+const OURS: Mac = [2, 0, 0, 0, 0, 1];
+const THEIRS: Mac = [2, 0, 0, 0, 0, 2];
+const OTHER: Mac = [2, 0, 0, 0, 0, 3];
+
+struct Host {
+    neighbors: Neighbors,
+    counters: Counters,
+    start: Instant,
+}
+
+impl Host {
+    fn new() -> Self {
+        let addresses = ["10.77.0.1/16", "fd00::1/64"].map(|text| text.parse().unwrap());
+        let routes = Routes::new(OURS, &addresses, None, None).unwrap();
+        Self { neighbors: Neighbors::new(OURS, routes), counters: Counters::default(), start: Instant::now() }
+    }
+
+    fn at(&self, ms: u64) -> Instant {
+        self.start + Duration::from_millis(ms)
+    }
+
+    fn lookup(&mut self, ms: u64, address: &str) -> Resolution {
+        let now = self.at(ms);
+        self.neighbors.lookup(now, &self.counters, ip(address))
+    }
+
+    fn mac(&mut self, ms: u64, address: &str) -> Option<Mac> {
+        match self.lookup(ms, address) {
+            Resolution::Known { mac, .. } => Some(mac),
+            _ => None,
+        }
+    }
+
+    fn claim(&mut self, ms: u64, claim: Claim) {
+        let now = self.at(ms);
+        self.neighbors.handle_claim(now, &self.counters, claim);
+    }
+
+    fn timeout(&mut self, ms: u64) {
+        let now = self.at(ms);
+        self.neighbors.handle_timeout(now, &self.counters);
+    }
+
+    fn outputs(&mut self) -> Vec<Output> {
+        std::iter::from_fn(|| self.neighbors.poll_output()).collect()
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn answer(address: &str, mac: Mac) -> Claim {
+    Claim { address: ip(address), mac: Some(mac), solicited: true, overrides: true, asks_us: false }
+}
+
+fn question(address: &str, mac: Mac) -> Claim {
+    Claim { address: ip(address), mac: Some(mac), solicited: false, overrides: true, asks_us: true }
+}
+
+fn packet(len: usize) -> Pending {
+    Pending { kind: TxKind::Plain, frame: vec![0; len], payload_len: len }
+}
+
+#[test]
+fn a_neighbour_is_asked_for_once_and_its_packets_wait_for_the_answer() {
+    let mut host = Host::new();
+    assert_eq!(host.lookup(0, "10.77.0.2"), Resolution::Resolving);
+    assert_eq!(host.lookup(1, "10.77.0.2"), Resolution::Resolving);
+    host.neighbors.enqueue(&host.counters, ip("10.77.0.2"), packet(60));
+    assert!(matches!(host.outputs()[..], [Output::Arp { destination: BROADCAST, .. }]));
+    host.claim(2, answer("10.77.0.2", THEIRS));
+    let [Output::Frame(sent)] = &host.outputs()[..] else { panic!("one frame") };
+    assert_eq!(sent.frame[..6], THEIRS);
+    assert_eq!(host.mac(3, "10.77.0.2"), Some(THEIRS));
+}
+
+#[test]
+fn a_silent_neighbour_is_asked_three_times_and_then_left_alone_for_a_while() {
+    let mut host = Host::new();
+    host.lookup(0, "fd00::2");
+    host.neighbors.enqueue(&host.counters, ip("fd00::2"), packet(60));
+    for ms in [1000, 2000] {
+        host.timeout(ms);
+    }
+    assert_eq!(host.outputs().len(), 3);
+    host.timeout(3000);
+    assert_eq!(host.counters.get(Counter::DropNeighborUnreachable), 1);
+    assert_eq!(host.neighbors.poll_timeout(), None);
+    assert_eq!(host.lookup(4000, "fd00::2"), Resolution::Unreachable);
+    assert!(host.outputs().is_empty());
+    assert_eq!(host.lookup(6000, "fd00::2"), Resolution::Resolving);
+    assert_eq!(host.outputs().len(), 1);
+}
+
+#[test]
+fn an_old_neighbour_is_used_while_it_is_asked_again() {
+    let mut host = Host::new();
+    host.lookup(0, "fd00::2");
+    host.claim(1, answer("fd00::2", THEIRS));
+    host.outputs();
+    assert_eq!(host.mac(60_000, "fd00::2"), Some(THEIRS));
+    assert!(host.outputs().is_empty());
+    assert_eq!(host.mac(60_001, "fd00::2"), Some(THEIRS));
+    let [Output::Ndp { destination, addresses, .. }] = &host.outputs()[..] else { panic!("one question") };
+    assert_eq!((*destination, addresses.destination()), (THEIRS, ip("fd00::2")));
+    let before = host.neighbors.generation();
+    host.claim(60_010, answer("fd00::2", THEIRS));
+    assert_eq!(host.mac(120_000, "fd00::2"), Some(THEIRS));
+    assert_eq!(host.neighbors.generation(), before);
+    assert!(host.outputs().is_empty());
+}
+
+#[test]
+fn a_neighbour_that_stops_answering_is_forgotten_and_asked_for_anew() {
+    let mut host = Host::new();
+    host.lookup(0, "fd00::2");
+    host.claim(0, answer("fd00::2", THEIRS));
+    host.lookup(60_000, "fd00::2");
+    let before = host.neighbors.generation();
+    for ms in [61_000, 62_000, 63_000] {
+        host.timeout(ms);
+    }
+    assert_ne!(host.neighbors.generation(), before);
+    assert_eq!(host.lookup(63_001, "fd00::2"), Resolution::Resolving);
+}
+
+#[test]
+fn a_neighbour_that_moves_to_another_station_is_followed() {
+    let mut host = Host::new();
+    host.lookup(0, "10.77.0.2");
+    host.claim(0, answer("10.77.0.2", THEIRS));
+    let before = host.neighbors.generation();
+    // A gratuitous announcement, as a gateway makes after failing over (RFC 5227 §3).
+    let claim = Claim { asks_us: false, ..question("10.77.0.2", OTHER) };
+    host.claim(1, claim);
+    assert_eq!(host.mac(2, "10.77.0.2"), Some(OTHER));
+    assert_ne!(host.neighbors.generation(), before);
+}
+
+#[test]
+fn an_advertisement_without_override_changes_nothing_but_trust() {
+    let mut host = Host::new();
+    host.lookup(0, "fd00::2");
+    host.claim(0, answer("fd00::2", THEIRS));
+    host.outputs();
+    host.claim(1, Claim { overrides: false, solicited: false, ..answer("fd00::2", OTHER) });
+    assert_eq!(host.mac(2, "fd00::2"), Some(THEIRS));
+    assert_eq!(host.outputs().len(), 1, "asked again");
+}
+
+#[test]
+fn answers_to_no_question_create_nothing() {
+    let mut host = Host::new();
+    host.claim(0, answer("10.77.0.2", THEIRS));
+    assert_eq!(host.lookup(1, "10.77.0.2"), Resolution::Resolving);
+}
+
+#[test]
+fn who_asks_for_us_is_known_before_it_is_written_to() {
+    let mut host = Host::new();
+    host.claim(0, question("10.77.0.2", THEIRS));
+    assert_eq!(host.mac(1, "10.77.0.2"), Some(THEIRS));
+}
+
+#[test]
+fn nothing_is_believed_about_ourselves_groups_and_hosts_off_the_link() {
+    let mut host = Host::new();
+    for address in ["10.77.0.1", "fd00::1", "10.78.0.1", "224.0.0.1", "0.0.0.0", "::", "10.77.255.255"] {
+        assert!(
+            !host.neighbors.handle_claim(host.start, &host.counters, question(address, THEIRS)),
+            "{address}"
+        );
+    }
+    let group_mac = question("10.77.0.2", [1, 0, 0, 0, 0, 2]);
+    assert!(!host.neighbors.handle_claim(host.start, &host.counters, group_mac));
+}
+
+#[test]
+fn a_flood_of_questions_pushes_out_nobody_we_write_to() {
+    let mut host = Host::new();
+    host.lookup(0, "10.77.0.2");
+    host.claim(0, answer("10.77.0.2", THEIRS));
+    let before = host.neighbors.generation();
+    for i in 0..3000u32 {
+        let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 77, 1, 0).to_bits() + i);
+        host.claim(1, question(&address.to_string(), OTHER));
+    }
+    assert_eq!(host.neighbors.entries.len(), NEIGHBORS_LEN_MAX);
+    assert_eq!(host.mac(2, "10.77.0.2"), Some(THEIRS));
+    assert_eq!(host.neighbors.generation(), before);
+}
+
+#[test]
+fn the_neighbour_written_to_longest_ago_makes_room_for_a_new_one() {
+    let mut host = Host::new();
+    for i in 0..=NEIGHBORS_LEN_MAX as u32 {
+        let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 77, 1, 0).to_bits() + i).to_string();
+        assert_eq!(host.lookup(u64::from(i), &address), Resolution::Resolving);
+    }
+    assert_eq!(host.neighbors.entries.len(), NEIGHBORS_LEN_MAX);
+    assert!(!host.neighbors.entries.contains_key(&ip("10.77.1.0")));
+}
+
+#[test]
+fn packets_past_the_bounds_of_waiting_are_dropped() {
+    let mut host = Host::new();
+    host.lookup(0, "10.77.0.2");
+    for _ in 0..NEIGHBOR_PENDING_LEN_MAX + 2 {
+        host.neighbors.enqueue(&host.counters, ip("10.77.0.2"), packet(60));
+    }
+    assert_eq!(host.counters.get(Counter::DropNeighborQueueFull), 2);
+    host.lookup(0, "10.77.0.3");
+    host.neighbors.enqueue(&host.counters, ip("10.77.0.3"), packet(NEIGHBOR_PENDING_BYTES_MAX));
+    assert_eq!(host.counters.get(Counter::DropNeighborQueueFull), 3);
+}
+
+#[test]
+fn what_one_worker_hears_the_others_know() {
+    let ports = exchange::exchange(3);
+    let claim = answer("10.77.0.2", THEIRS);
+    ports[0].tell(claim);
+    assert_eq!(ports[0].take(), None);
+    assert_eq!(ports[1].take(), Some(claim));
+    assert_eq!(ports[2].take(), Some(claim));
+    assert_eq!(ports[2].take(), None);
+}
