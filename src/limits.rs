@@ -55,6 +55,8 @@ pub const REASON_BYTES_MAX: usize = 256;
 pub const UNVERIFIED_GROUPS_MAX: usize = 4;
 /// The unit of verification: BLAKE3's tree in groups of 16 chunks, bytes.
 pub const GROUP_BYTES: usize = 16 * 1024;
+/// A block of the seed's memory tier, bytes: one huge page.
+pub const MEMORY_BLOCK_BYTES: usize = 2 << 20;
 /// Stream errors within [`STREAM_ERROR_WINDOW_S`] that close the connection (protocol §8).
 pub const STREAM_ERRORS_MAX: usize = 3;
 /// The window of [`STREAM_ERRORS_MAX`], seconds.

@@ -1,1 +1,10 @@
-//! Placeholder.
+//! The seed's keeping: payloads on disk ([`Store`]) and the blocks of them that are asked for most in memory
+//! ([`MemoryTier`]).
+
+pub mod memory;
+pub mod store;
+mod writer;
+
+pub use memory::{MemoryStats, MemoryTier};
+pub use store::{Held, Store, StoreConfig, StoreError};
+pub use writer::Writer;

@@ -32,22 +32,18 @@ enum Pairs {
 }
 
 impl Outboard {
-    /// Reads `length` bytes and hashes them. Takes `length / 256` bytes of memory for the pairs and 1 MiB besides.
+    /// Reads `length` bytes and hashes them. Takes 64 bytes of memory for every 16 KiB read, and 1 MiB besides.
     ///
     /// # Errors
-    /// [`OutboardError::TooLong`] past [`PAYLOAD_BYTES_MAX`]; [`OutboardError::Io`] if the reader fails or ends early, or
-    /// there is no memory for the pairs.
+    /// [`OutboardError::TooLong`] past [`PAYLOAD_BYTES_MAX`]; [`OutboardError::Io`] if the reader fails or ends early.
     pub fn build(reader: impl Read, length: u64) -> Result<(Token, Self), OutboardError> {
         if length > PAYLOAD_BYTES_MAX {
             return Err(OutboardError::TooLong(length));
         }
-        let pairs_len = usize::try_from(outboard_bytes(length)).unwrap_or(usize::MAX);
-        let mut pairs = Vec::new();
-        pairs.try_reserve_exact(pairs_len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-        pairs.resize(pairs_len, 0);
-        let mut hasher = TreeHasher { reader, window: vec![0; WINDOW_BYTES.min(length as usize)] };
-        let root = hasher.subtree(0, length, &mut pairs, true)?;
-        Ok((Token::from_root(root), Self { length, pairs: Pairs::Memory(pairs.into()) }))
+        let window = vec![0; WINDOW_BYTES.min(length as usize)];
+        let mut hasher = TreeHasher { reader, window, pairs: Vec::new() };
+        let root = hasher.subtree(0, length, true)?;
+        Ok((Token::from_root(root), Self { length, pairs: Pairs::Memory(hasher.pairs.into()) }))
     }
 
     /// Pairs in memory, for a payload of `length` bytes.
@@ -111,49 +107,55 @@ fn check_size(length: u64, found: u64) -> Result<(), OutboardError> {
     if found == expected { Ok(()) } else { Err(OutboardError::Size { expected, found }) }
 }
 
-/// Hashes a reader's bytes in tree order, filling in the pairs.
+/// Hashes a reader's bytes in tree order, gathering the pairs in pre-order.
 struct TreeHasher<R> {
     reader: R,
     window: Vec<u8>,
+    pairs: Vec<u8>,
 }
 
 impl<R: Read> TreeHasher<R> {
-    /// Hashes the next `len` bytes, which are the subtree at `offset`. `pairs` are that subtree's.
-    fn subtree(&mut self, offset: u64, len: u64, pairs: &mut [u8], is_root: bool) -> io::Result<[u8; 32]> {
+    /// Hashes the next `len` bytes, which are the subtree at `offset`.
+    fn subtree(&mut self, offset: u64, len: u64, is_root: bool) -> io::Result<[u8; 32]> {
         if len <= WINDOW_BYTES as u64 {
             let window = &mut self.window[..len as usize];
             self.reader.read_exact(window)?;
-            return Ok(hash_in_memory(offset, window, pairs, is_root));
+            return Ok(hash_in_memory(offset, window, &mut self.pairs, is_root));
         }
         let left_len = left_subtree_bytes(len);
-        let (pair, rest) = pairs.split_at_mut(PAIR_BYTES);
-        let (left_pairs, right_pairs) = rest.split_at_mut(outboard_bytes(left_len) as usize);
-        let left = self.subtree(offset, left_len, left_pairs, false)?;
-        let right = self.subtree(offset + left_len, len - left_len, right_pairs, false)?;
-        Ok(join(pair, left, right, is_root))
+        let at = reserve_pair(&mut self.pairs);
+        let left = self.subtree(offset, left_len, false)?;
+        let right = self.subtree(offset + left_len, len - left_len, false)?;
+        Ok(join(&mut self.pairs[at..at + PAIR_BYTES], left, right, is_root))
     }
 }
 
-/// Hashes `data`, the whole subtree at `offset`, and fills in its pairs.
-fn hash_in_memory(offset: u64, data: &[u8], pairs: &mut [u8], is_root: bool) -> [u8; 32] {
+/// Hashes `data`, the whole subtree at `offset`.
+fn hash_in_memory(offset: u64, data: &[u8], pairs: &mut Vec<u8>, is_root: bool) -> [u8; 32] {
     if data.len() <= GROUP_BYTES {
         return hash_subtree(offset, data, is_root);
     }
     let left_len = left_subtree_bytes(data.len() as u64);
     let (left_data, right_data) = data.split_at(left_len as usize);
-    let (pair, rest) = pairs.split_at_mut(PAIR_BYTES);
-    let (left_pairs, right_pairs) = rest.split_at_mut(outboard_bytes(left_len) as usize);
-    let left = hash_in_memory(offset, left_data, left_pairs, false);
-    let right = hash_in_memory(offset + left_len, right_data, right_pairs, false);
-    join(pair, left, right, is_root)
+    let at = reserve_pair(pairs);
+    let left = hash_in_memory(offset, left_data, pairs, false);
+    let right = hash_in_memory(offset + left_len, right_data, pairs, false);
+    join(&mut pairs[at..at + PAIR_BYTES], left, right, is_root)
 }
 
-fn join(pair: &mut [u8], left: [u8; 32], right: [u8; 32], is_root: bool) -> [u8; 32] {
-    let mut joined = [0; PAIR_BYTES];
-    joined[..32].copy_from_slice(&left);
-    joined[32..].copy_from_slice(&right);
-    pair.copy_from_slice(&joined);
-    hash_pair(&joined, is_root)
+/// Holds a parent's place before its children's: pre-order.
+fn reserve_pair(pairs: &mut Vec<u8>) -> usize {
+    let at = pairs.len();
+    pairs.resize(at + PAIR_BYTES, 0);
+    at
+}
+
+fn join(place: &mut [u8], left: [u8; 32], right: [u8; 32], is_root: bool) -> [u8; 32] {
+    let mut pair = [0; PAIR_BYTES];
+    pair[..32].copy_from_slice(&left);
+    pair[32..].copy_from_slice(&right);
+    place.copy_from_slice(&pair);
+    hash_pair(&pair, is_root)
 }
 
 /// The left part of a subtree of `len` bytes, more than one group: the largest power of two of groups that leaves

@@ -1,0 +1,253 @@
+//! The blocks of held payloads that are asked for most, in memory.
+
+use super::store::{Held, StoreError};
+use crate::limits::MEMORY_BLOCK_BYTES;
+use crate::token::Token;
+use blocks::Pool;
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Blocks looked at, from the one used longest ago, for one that nobody reads any more.
+const EVICTION_TRIES_MAX: usize = 64;
+
+/// What a [`MemoryTier`] has done and holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct MemoryStats {
+    /// Reads that found their block in memory.
+    pub hits: u64,
+    /// Reads that went to the disk.
+    pub misses: u64,
+    /// Of the misses, those that no block was free for: read into memory of their own and not kept.
+    pub unpooled: u64,
+    /// Payload bytes held.
+    pub held_bytes: u64,
+    /// Blocks that hold them.
+    pub blocks: u64,
+    /// Blocks of the pool in huge pages.
+    pub huge_blocks: u64,
+}
+
+/// A cache of 2 MiB blocks of held payloads under a bound of bytes; the block used longest ago goes first. Reads are
+/// parts of a block, not copies. A payload shorter than a block takes a whole one.
+#[derive(Debug)]
+pub struct MemoryTier {
+    pool: Pool,
+    blocks: FxHashMap<Key, Block>,
+    /// Keys by when they were last used.
+    uses: BTreeMap<u64, Key>,
+    clock: u64,
+    stats: MemoryStats,
+}
+
+type Key = (Token, u64);
+
+#[derive(Debug)]
+struct Block {
+    /// Shared with every [`Lent`] part of it, so that it can be told whether somebody still reads it.
+    memory: Arc<blocks::Block>,
+    len: usize,
+    used: u64,
+}
+
+/// A part of a block that somebody reads.
+struct Lent {
+    memory: Arc<blocks::Block>,
+    part: Range<usize>,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.memory[self.part.clone()]
+    }
+}
+
+impl Block {
+    fn lend(&self, part: Range<usize>) -> Bytes {
+        Bytes::from_owner(Lent { memory: self.memory.clone(), part })
+    }
+}
+
+impl MemoryTier {
+    /// A cache of at most `budget_bytes`, rounded down to blocks; in huge pages where `prefer_huge` and the program
+    /// can. Below one block it keeps nothing and every read goes to the disk.
+    pub fn new(budget_bytes: u64, prefer_huge: bool) -> Self {
+        let blocks_max = usize::try_from(budget_bytes / MEMORY_BLOCK_BYTES as u64).unwrap_or(usize::MAX);
+        Self {
+            pool: Pool::new(blocks_max, MEMORY_BLOCK_BYTES, prefer_huge),
+            blocks: FxHashMap::default(),
+            uses: BTreeMap::new(),
+            clock: 0,
+            stats: MemoryStats::default(),
+        }
+    }
+
+    /// The payload bytes from `offset` on: `len`, or fewer if the block or the payload ends before. None past the end.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if the block has to come from the disk and cannot.
+    pub fn read(&mut self, held: &Held, offset: u64, len: usize) -> Result<Bytes, StoreError> {
+        let index = offset / MEMORY_BLOCK_BYTES as u64;
+        let start = index * MEMORY_BLOCK_BYTES as u64;
+        let block_len = held.length().saturating_sub(start).min(MEMORY_BLOCK_BYTES as u64) as usize;
+        let from = (offset - start) as usize;
+        let to = from.saturating_add(len).min(block_len);
+        if from >= to {
+            return Ok(Bytes::new());
+        }
+        let key = (held.token(), index);
+        self.clock += 1;
+        if let Some(block) = self.blocks.get_mut(&key) {
+            self.uses.remove(&block.used);
+            self.uses.insert(self.clock, key);
+            block.used = self.clock;
+            self.stats.hits += 1;
+            return Ok(block.lend(from..to));
+        }
+        self.stats.misses += 1;
+        let failed = |source| StoreError::Io { action: "read", path: held.token().hex().into(), source };
+        let Some(mut memory) = self.free_block() else {
+            self.stats.unpooled += 1;
+            let mut bytes = vec![0; to - from];
+            held.read(offset, &mut bytes).map_err(failed)?;
+            return Ok(bytes.into());
+        };
+        held.read(start, &mut memory[..block_len]).map_err(failed)?;
+        let block = Block { memory: Arc::new(memory), len: block_len, used: self.clock };
+        let bytes = block.lend(from..to);
+        self.blocks.insert(key, block);
+        self.uses.insert(self.clock, key);
+        self.stats.held_bytes += block_len as u64;
+        Ok(bytes)
+    }
+
+    /// Drops the blocks of a payload that the store has forgotten.
+    pub fn forget(&mut self, token: &Token) {
+        let keys: Vec<Key> = self.blocks.keys().filter(|key| key.0 == *token).copied().collect();
+        keys.into_iter().for_each(|key| self.evict(key));
+    }
+
+    /// What it has done and holds.
+    pub fn stats(&self) -> MemoryStats {
+        let huge_blocks = self.pool.huge_blocks() as u64;
+        MemoryStats { blocks: self.blocks.len() as u64, huge_blocks, ..self.stats }
+    }
+
+    /// A block to fill: a new one, or the one used longest ago that nobody reads.
+    fn free_block(&mut self) -> Option<blocks::Block> {
+        if let Some(block) = self.pool.take() {
+            return Some(block);
+        }
+        let tried = self.uses.values().take(EVICTION_TRIES_MAX);
+        let idle = tried
+            .copied()
+            .find(|key| self.blocks.get(key).is_some_and(|block| Arc::strong_count(&block.memory) == 1))?;
+        self.evict(idle);
+        self.pool.take()
+    }
+
+    fn evict(&mut self, key: Key) {
+        if let Some(block) = self.blocks.remove(&key) {
+            self.uses.remove(&block.used);
+            self.stats.held_bytes -= block.len as u64;
+        }
+    }
+}
+
+/// Where blocks come from: huge pages if DPDK is built in.
+#[cfg(feature = "dpdk")]
+mod blocks {
+    use dpdk::{Backing, SlabPool};
+
+    pub(super) use dpdk::SlabBlock as Block;
+
+    #[derive(Debug)]
+    pub(super) struct Pool(SlabPool);
+
+    impl Pool {
+        pub(super) fn new(blocks_max: usize, block_bytes: usize, prefer_huge: bool) -> Self {
+            let backing = if prefer_huge { Backing::HugePagesPreferred } else { Backing::Normal };
+            Self(SlabPool::new(blocks_max, block_bytes, backing))
+        }
+
+        pub(super) fn take(&self) -> Option<Block> {
+            self.0.take()
+        }
+
+        pub(super) fn huge_blocks(&self) -> usize {
+            self.0.stats().huge
+        }
+    }
+}
+
+/// Where blocks come from: the heap.
+#[cfg(not(feature = "dpdk"))]
+mod blocks {
+    use std::ops::{Deref, DerefMut};
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    #[derive(Debug)]
+    pub(super) struct Pool {
+        shared: Arc<Mutex<Shared>>,
+        block_bytes: usize,
+    }
+
+    #[derive(Debug)]
+    struct Shared {
+        free: Vec<Vec<u8>>,
+        /// Blocks that may still be made.
+        left: usize,
+    }
+
+    impl Pool {
+        pub(super) fn new(blocks_max: usize, block_bytes: usize, _prefer_huge: bool) -> Self {
+            Self { shared: Arc::new(Mutex::new(Shared { free: Vec::new(), left: blocks_max })), block_bytes }
+        }
+
+        pub(super) fn take(&self) -> Option<Block> {
+            let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+            let memory = match shared.free.pop() {
+                Some(memory) => memory,
+                None => {
+                    shared.left = shared.left.checked_sub(1)?;
+                    vec![0; self.block_bytes]
+                }
+            };
+            Some(Block { memory, shared: self.shared.clone() })
+        }
+
+        pub(super) fn huge_blocks(&self) -> usize {
+            0
+        }
+    }
+
+    /// Goes back to its pool when dropped.
+    #[derive(Debug)]
+    pub(super) struct Block {
+        memory: Vec<u8>,
+        shared: Arc<Mutex<Shared>>,
+    }
+
+    impl Deref for Block {
+        type Target = [u8];
+
+        fn deref(&self) -> &[u8] {
+            &self.memory
+        }
+    }
+
+    impl DerefMut for Block {
+        fn deref_mut(&mut self) -> &mut [u8] {
+            &mut self.memory
+        }
+    }
+
+    impl Drop for Block {
+        fn drop(&mut self) {
+            let memory = std::mem::take(&mut self.memory);
+            self.shared.lock().unwrap_or_else(PoisonError::into_inner).free.push(memory);
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! The store on disk and the memory tier before it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use stoq::record::ErrorCode;
+use stoq::seed::{Held, MemoryTier, Store, StoreConfig, StoreError};
+use stoq::token::{Outboard, Piece, Ranges, Token, VerifiedDecoder, VerifiedEncoder, VerifiedPiece};
+use tempfile::TempDir;
+
+const GROUP: usize = 16 * 1024;
+const BLOCK: usize = 2 << 20;
+
+fn payload(len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(&len.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// What a receiver of `data` hands to the store.
+fn pieces(data: &[u8]) -> Vec<VerifiedPiece> {
+    let (token, outboard) = Outboard::build(data, data.len() as u64).unwrap();
+    let mut encoder = VerifiedEncoder::new(outboard, &Ranges::all()).unwrap();
+    let mut decoder = VerifiedDecoder::new(token, data.len() as u64, &Ranges::all()).unwrap();
+    let mut batch = Vec::new();
+    while encoder.next_batch(1 << 20, &mut batch).unwrap() > 0 {
+        for piece in batch.drain(..) {
+            match piece {
+                Piece::Proof(pairs) => decoder.push(&pairs).unwrap(),
+                Piece::Data { offset, len } => decoder.push(&data[offset as usize..][..len]).unwrap(),
+            }
+        }
+    }
+    std::iter::from_fn(|| decoder.poll()).collect()
+}
+
+fn put(store: &Store, data: &[u8]) -> Result<Held, StoreError> {
+    let mut writer = store.begin(Token::of(data), data.len() as u64)?;
+    for piece in pieces(data) {
+        writer.write(&piece)?;
+    }
+    writer.commit()
+}
+
+fn open(dir: &TempDir) -> Store {
+    Store::open(dir.path(), StoreConfig::default()).unwrap()
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+/// A file system of its own, where the test may mount one.
+struct SmallDisk {
+    dir: TempDir,
+}
+
+impl SmallDisk {
+    fn mount(size: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let options = format!("size={size}");
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(dir.path()).output();
+        mounted.is_ok_and(|output| output.status.success()).then_some(Self { dir })
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.dir.path()).output();
+    }
+}
+
+#[test]
+fn payloads_of_every_size_are_kept_and_found_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let sizes = [0, 1, GROUP - 1, GROUP, GROUP + 1, (1 << 20) + 5];
+    let store = open(&dir);
+    for len in sizes {
+        let data = payload(len);
+        let held = put(&store, &data).unwrap();
+        assert_eq!((held.token(), held.length()), (Token::of(&data), len as u64));
+    }
+    let usage_bytes = store.usage_bytes();
+    drop(store);
+    let store = open(&dir);
+    assert_eq!(store.usage_bytes(), usage_bytes);
+    assert_eq!(store.list().unwrap().len(), sizes.len());
+    for len in sizes {
+        let data = payload(len);
+        let held = store.get(&Token::of(&data)).unwrap().unwrap();
+        let mut read = vec![0; len];
+        held.read(0, &mut read).unwrap();
+        assert!(read == data);
+        let (_, outboard) = Outboard::build(&data[..], len as u64).unwrap();
+        assert_eq!(held.outboard().as_bytes(), outboard.as_bytes());
+        assert!(held.read(1, &mut vec![0; len.max(1)]).is_err());
+    }
+    assert!(store.get(&Token::of(b"nobody put this")).unwrap().is_none());
+}
+
+#[test]
+fn a_writer_that_is_dropped_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let data = payload((1 << 20) + 5);
+    let pieces = pieces(&data);
+    for written in 0..=pieces.len() {
+        let mut writer = store.begin(Token::of(&data), data.len() as u64).unwrap();
+        pieces[..written].iter().for_each(|piece| writer.write(piece).unwrap());
+        drop(writer);
+        assert_eq!(files(dir.path()), [dir.path().join("lock")]);
+        assert_eq!(store.usage_bytes(), 0);
+    }
+}
+
+#[test]
+fn a_crash_leaves_the_whole_payload_or_nothing() {
+    let data = payload(100_000);
+    let token = Token::of(&data);
+    let dir = tempfile::tempdir().unwrap();
+    put(&open(&dir), &data).unwrap();
+    let [obao, blob] = ["obao", "blob"].map(|kind| {
+        files(dir.path()).into_iter().find(|path| path.extension().is_some_and(|e| e == kind)).unwrap()
+    });
+    let (blob_bytes, obao_bytes) = (fs::read(&blob).unwrap(), fs::read(&obao).unwrap());
+    let tmp = dir.path().join("tmp");
+
+    // While it was written, and between the two renames.
+    for leftovers in
+        [&[&tmp.join("x.0.blob"), &tmp.join("x.0.obao")][..], &[&obao, &tmp.join("x.0.blob")], &[&blob]]
+    {
+        fs::remove_file(&blob).ok();
+        fs::remove_file(&obao).ok();
+        for path in leftovers {
+            let is_blob = path.extension().is_some_and(|extension| extension == "blob");
+            fs::write(path, if is_blob { &blob_bytes } else { &obao_bytes }).unwrap();
+        }
+        let store = open(&dir);
+        assert!(store.get(&token).unwrap().is_none());
+        assert_eq!((store.usage_bytes(), store.list().unwrap().len()), (0, 0));
+        assert_eq!(files(dir.path()), [dir.path().join("lock")]);
+    }
+    // After both.
+    fs::write(&obao, &obao_bytes).unwrap();
+    fs::write(&blob, &blob_bytes).unwrap();
+    assert!(open(&dir).get(&token).unwrap().is_some());
+}
+
+#[test]
+fn a_payload_with_a_hole_is_not_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let data = payload(600_000);
+    let pieces = pieces(&data);
+    let mut writer = store.begin(Token::of(&data), data.len() as u64).unwrap();
+    // The first and the last piece, each twice; the middle is missing.
+    for piece in [&pieces[0], &pieces[0], &pieces[pieces.len() - 1], &pieces[pieces.len() - 1]] {
+        writer.write(piece).unwrap();
+    }
+    assert!(matches!(writer.commit(), Err(StoreError::Incomplete { .. })));
+    assert!(store.get(&Token::of(&data)).unwrap().is_none());
+
+    // In any order, it is.
+    let mut writer = store.begin(Token::of(&data), data.len() as u64).unwrap();
+    pieces.iter().rev().for_each(|piece| writer.write(piece).unwrap());
+    assert_eq!(writer.written_bytes(), data.len() as u64);
+    writer.commit().unwrap();
+
+    let mut writer = store.begin(Token::of(b"short"), 5).unwrap();
+    assert!(matches!(writer.write(&pieces[0]), Err(StoreError::Foreign { .. })));
+}
+
+#[test]
+fn two_writers_of_one_payload_both_succeed_and_it_counts_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let data = payload(100_000);
+    let token = Token::of(&data);
+    let mut writers = [0, 1].map(|_| store.begin(token, data.len() as u64).unwrap());
+    for writer in &mut writers {
+        pieces(&data).iter().for_each(|piece| writer.write(piece).unwrap());
+    }
+    for thread in writers.map(|writer| std::thread::spawn(move || writer.commit())) {
+        thread.join().unwrap().unwrap();
+    }
+    let once = store.usage_bytes();
+    assert_eq!(once, 100_000 + 6 * 64);
+    assert!(store.remove(&token).unwrap() && !store.remove(&token).unwrap());
+    assert_eq!(store.usage_bytes(), 0);
+}
+
+#[test]
+fn what_is_open_stays_readable_when_the_store_forgets_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let data = payload(40_000);
+    let held = put(&store, &data).unwrap();
+    store.remove(&held.token()).unwrap();
+    assert!(store.get(&held.token()).unwrap().is_none());
+    let mut read = vec![0; data.len()];
+    held.read(0, &mut read).unwrap();
+    assert_eq!(read, data);
+}
+
+#[test]
+fn a_full_capacity_is_said_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), StoreConfig { capacity_bytes: Some(150_000) }).unwrap();
+    let first = store.begin(Token::of(b"a"), 100_000).unwrap();
+    let error = store.begin(Token::of(b"b"), 100_000).unwrap_err();
+    assert!(matches!(error, StoreError::Capacity { .. }), "{error}");
+    assert_eq!(error.code(), ErrorCode::Quota);
+    assert!(error.to_string().contains("raise its capacity"), "{error}");
+    drop(first);
+    store.begin(Token::of(b"b"), 100_000).unwrap();
+}
+
+#[test]
+fn a_full_disk_is_said_before_anything_is_written() {
+    let disk = SmallDisk::mount("1m");
+    let dir = tempfile::tempdir().unwrap();
+    // Where no file system may be mounted, one payload is longer than any disk.
+    let (path, length) = match &disk {
+        Some(disk) => (disk.dir.path(), 2 << 20),
+        None => (dir.path(), 1 << 50),
+    };
+    let store = Store::open(path, StoreConfig::default()).unwrap();
+    let error = store.begin(Token::of(b"long"), length).unwrap_err();
+    assert!(matches!(error, StoreError::DiskFull { .. }), "{error}");
+    assert_eq!(error.code(), ErrorCode::Quota);
+    assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+    assert_eq!(files(path), [path.join("lock")]);
+    assert_eq!(store.usage_bytes(), 0);
+    if disk.is_some() {
+        // Two that would each fit, and not together.
+        let _first = store.begin(Token::of(b"a"), 600_000).unwrap();
+        assert!(matches!(store.begin(Token::of(b"b"), 600_000), Err(StoreError::DiskFull { .. })));
+        assert_eq!(files(&path.join("tmp")).len(), 2);
+    }
+}
+
+#[test]
+fn a_read_only_store_serves_and_says_why_it_cannot_keep() {
+    let Some(disk) = SmallDisk::mount("1m") else {
+        eprintln!("skipped: no file system may be mounted here");
+        return;
+    };
+    let path = disk.dir.path();
+    let data = payload(50_000);
+    put(&Store::open(path, StoreConfig::default()).unwrap(), &data).unwrap();
+    let remounted = Command::new("mount").args(["-o", "remount,ro"]).arg(path).output().unwrap();
+    assert!(remounted.status.success());
+    let store = Store::open(path, StoreConfig::default()).unwrap();
+    assert!(store.is_read_only() && store.get(&Token::of(&data)).unwrap().is_some());
+    let errors = [store.begin(Token::of(b"x"), 1).unwrap_err(), store.remove(&Token::of(&data)).unwrap_err()];
+    for error in errors {
+        assert!(matches!(error, StoreError::ReadOnly { .. }), "{error}");
+        assert_eq!(error.code(), ErrorCode::Internal);
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+    }
+}
+
+#[test]
+fn a_store_has_one_process_that_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let _first = open(&dir);
+    assert!(matches!(Store::open(dir.path(), StoreConfig::default()), Err(StoreError::InUse { .. })));
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), b"").unwrap();
+    let error = Store::open(dir.path().join("file/store"), StoreConfig::default()).unwrap_err();
+    assert!(error.to_string().contains("file/store"), "{error}");
+    assert!(matches!(open(&dir).begin(Token::of(b""), (1 << 50) + 1), Err(StoreError::TooLong(_))));
+}
+
+#[test]
+fn the_memory_tier_serves_what_the_disk_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let data = payload(2 * BLOCK + 12_345);
+    let held = put(&store, &data).unwrap();
+    let mut tier = MemoryTier::new(3 * BLOCK as u64, false);
+    for (offset, len) in
+        [(0, 32_768), (BLOCK - 16_384, 16_384), (BLOCK, 100), (2 * BLOCK + 16_384, 1), (7, 99)]
+    {
+        let to = (offset + len).min(data.len());
+        assert_eq!(tier.read(&held, offset as u64, len).unwrap(), data[offset.min(to)..to]);
+    }
+    assert_eq!(tier.read(&held, data.len() as u64 - 5, 100).unwrap(), data[data.len() - 5..]);
+    // A read ends where its block ends.
+    assert_eq!(tier.read(&held, BLOCK as u64 - 10, 20).unwrap().len(), 10);
+    assert!(tier.read(&held, u64::MAX, 20).unwrap().is_empty());
+    let stats = tier.stats();
+    assert_eq!((stats.misses, stats.blocks, stats.held_bytes), (3, 3, data.len() as u64));
+    tier.forget(&held.token());
+    assert_eq!((tier.stats().blocks, tier.stats().held_bytes), (0, 0));
+}
+
+#[test]
+fn the_block_used_longest_ago_goes_first_and_what_is_read_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let data = payload(4 * BLOCK);
+    let held = put(&store, &data).unwrap();
+    let mut tier = MemoryTier::new(2 * BLOCK as u64, false);
+    let mut read = |block: usize| {
+        let bytes = tier.read(&held, (block * BLOCK) as u64, 1000).unwrap();
+        assert_eq!(bytes, data[block * BLOCK..][..1000]);
+        (bytes, tier.stats())
+    };
+    read(0);
+    read(1);
+    let (zero, _) = read(0);
+    let (_, stats) = read(2);
+    assert_eq!((stats.hits, stats.misses, stats.blocks), (1, 3, 2), "block 1 went, though 0 is older");
+    let (_two, _) = read(2);
+    let (three, stats) = read(3);
+    assert_eq!((stats.unpooled, stats.blocks), (1, 2), "both blocks are being read");
+    drop((zero, three));
+    let (_, stats) = read(3);
+    assert_eq!((stats.unpooled, stats.blocks), (1, 2), "block 0 is free again");
+}
+
+#[test]
+fn a_tier_without_memory_still_serves() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = payload(70_000);
+    let held = put(&open(&dir), &data).unwrap();
+    let mut tier = MemoryTier::new(0, true);
+    assert_eq!(tier.read(&held, 16_384, 16_384).unwrap(), data[16_384..32_768]);
+    assert_eq!((tier.stats().unpooled, tier.stats().blocks), (1, 0));
+}
