@@ -5,8 +5,8 @@
 
 use crate::application::Placement;
 use crate::quic::transport::QuicConfig;
-use crate::tls::NodeId;
-use crate::wire::Prefix;
+use crate::tls::{CipherSuite, NodeId};
+use crate::wire::prefix::Prefix;
 use crate::worker::Idle;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -161,9 +161,11 @@ pub struct DpdkConfig {
     /// Transmit descriptors a queue.
     #[serde(default = "default_descriptors")]
     pub tx_descriptors: u16,
-    /// Packet buffers a queue and direction.
-    #[serde(default = "default_mbufs")]
-    pub mbufs: u32,
+    /// Receive buffers a queue; by default what the descriptors and one burst need.
+    pub mbufs: Option<u32>,
+    /// Take frames for every station: for devices that filter wrongly.
+    #[serde(default)]
+    pub promiscuous: bool,
     /// Use the device's checksum and RSS offloads where it has them.
     #[serde(default = "default_true")]
     pub offloads: bool,
@@ -256,27 +258,13 @@ pub struct TlsConfig {
     /// Accept certificates with classical (ECDSA, Ed25519) signatures.
     pub allow_classical_peers: bool,
     /// Which AEAD is offered first.
-    pub cipher: CipherConfig,
+    pub cipher: CipherSuite,
 }
 
 impl Default for TlsConfig {
     fn default() -> Self {
-        Self { require_post_quantum: true, allow_classical_peers: false, cipher: CipherConfig::Aes128Gcm }
+        Self { require_post_quantum: true, allow_classical_peers: false, cipher: CipherSuite::Aes128Gcm }
     }
-}
-
-/// The AEADs of TLS 1.3 and QUIC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub enum CipherConfig {
-    /// TLS_AES_128_GCM_SHA256.
-    #[serde(rename = "aes-128-gcm")]
-    Aes128Gcm,
-    /// TLS_AES_256_GCM_SHA384.
-    #[serde(rename = "aes-256-gcm")]
-    Aes256Gcm,
-    /// TLS_CHACHA20_POLY1305_SHA256.
-    #[serde(rename = "chacha20-poly1305")]
-    Chacha20Poly1305,
 }
 
 /// One application of a gateway.
@@ -327,7 +315,7 @@ pub struct SeedConfig {
     pub capacity_bytes: Option<u64>,
     /// Bytes of memory for hot payloads, in huge pages where they are reserved.
     #[serde(default = "default_memory_bytes")]
-    pub memory_bytes: usize,
+    pub memory_bytes: u64,
 }
 
 /// How a gateway ends.
@@ -367,13 +355,10 @@ fn default_mtu() -> u16 {
 fn default_descriptors() -> u16 {
     1024
 }
-fn default_mbufs() -> u32 {
-    8192
-}
 fn default_memory_mb() -> u32 {
     256
 }
-fn default_memory_bytes() -> usize {
+fn default_memory_bytes() -> u64 {
     512 << 20
 }
 fn default_plain_placement() -> Placement {

@@ -16,7 +16,6 @@
 #![forbid(unsafe_code)]
 
 pub mod counters;
-pub mod counters;
 pub mod limits;
 
 // The way of a packet.
@@ -44,5 +43,6 @@ pub mod worker;
 // Around it.
 pub mod client;
 pub mod config;
+pub mod download;
 pub mod gateway;
 pub mod node;

@@ -41,8 +41,6 @@ const IDLE_SLEEP_MAX: Duration = Duration::from_micros(100);
 const IDLE_WAIT_MAX: Duration = Duration::from_micros(500);
 /// How long a stopping worker waits for its CONNECTION_CLOSE packets to be drained.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(300);
-/// Server name in ClientHello. STOQ authenticates node IDs and chains, never names.
-const SERVER_NAME: &str = "stoq";
 
 /// What a worker does when there is nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -505,7 +503,8 @@ impl Core {
     fn connect(&mut self, now: Instant, app: usize, tag: u64, remote: SocketAddr) {
         let result = match &self.client {
             Some(config) => {
-                self.endpoint.connect(now, config.clone(), remote, SERVER_NAME).map_err(|e| e.to_string())
+                let name = tls::connect_name(remote);
+                self.endpoint.connect(now, config.clone(), remote, &name).map_err(|error| error.to_string())
             }
             None => Err("this node has no client identity and opens no connections".into()),
         };
@@ -633,7 +632,7 @@ impl Conn {
         match event {
             Event::Connected => self.connected(cx),
             Event::ConnectionLost { reason } => {
-                let text = tls::explain(&reason).unwrap_or_else(|| reason.to_string());
+                let text = tls::explain(&reason).map_or_else(|| reason.to_string(), |refusal| refusal.to_string());
                 if self.connected {
                     self.session.closed(&text, cx);
                 } else {

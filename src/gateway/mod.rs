@@ -3,5 +3,7 @@
 pub mod check;
 pub mod logging;
 pub mod network;
+#[cfg(feature = "dpdk")]
+pub mod port;
 pub mod run;
 pub mod tls;

@@ -9,7 +9,7 @@ use crate::seed::{MemoryTier, Seed, Store, StoreConfig};
 use anyhow::Context;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// A gateway that serves.
@@ -42,8 +42,8 @@ impl Gateway {
             let core = config.workers.cores.get(worker);
             tracing::info!(worker, core, %network, local = local.join(" "), "serving");
         }
-        let cipher = tls::cipher_name(config.tls.cipher);
-        tracing::info!(node_id = %identity.node_id(), cipher, version = env!("CARGO_PKG_VERSION"), "gateway ready");
+        let (node_id, cipher) = (identity.node_id(), config.tls.cipher);
+        tracing::info!(%node_id, %cipher, version = env!("CARGO_PKG_VERSION"), "gateway ready");
         Ok(Self { node, drain: Duration::from_millis(config.shutdown.drain_ms) })
     }
 
@@ -111,6 +111,7 @@ fn seed_application(config: &SeedConfig) -> anyhow::Result<MakeApplication> {
         tracing::warn!("the seed store runs on the worker's thread: every wait for the disk stops the network");
     }
     let store = Store::open(&config.directory, StoreConfig { capacity_bytes: config.capacity_bytes })?;
-    let (store, memory) = (Arc::new(store), Arc::new(MemoryTier::new(config.memory_bytes)));
+    let memory = MemoryTier::new(config.memory_bytes, true);
+    let (store, memory) = (Arc::new(store), Arc::new(Mutex::new(memory)));
     Ok(Box::new(move |_worker| Box::new(Seed::new(store.clone(), memory.clone()))))
 }

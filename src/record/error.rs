@@ -82,6 +82,12 @@ impl ErrorCode {
     }
 }
 
+impl From<ErrorCode> for quinn_proto::VarInt {
+    fn from(code: ErrorCode) -> Self {
+        Self::from_u32(code as u32)
+    }
+}
+
 impl fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

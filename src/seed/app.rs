@@ -11,8 +11,7 @@ use crate::token::{Piece, Ranges, Token, VerifiedEncoder};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
-use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
@@ -22,7 +21,7 @@ const TURN_BYTES: usize = 256 * 1024;
 /// The seed application.
 pub struct Seed {
     store: Arc<Store>,
-    memory: Arc<MemoryTier>,
+    memory: Arc<Mutex<MemoryTier>>,
     receiving: FxHashMap<RequestId, Receiving>,
     serving: VecDeque<Serving>,
     /// Commands that found the ring full; nothing more is taken while one waits.
@@ -57,7 +56,7 @@ struct Committer {
 
 impl Seed {
     /// On this store.
-    pub fn new(store: Arc<Store>, memory: Arc<MemoryTier>) -> Self {
+    pub fn new(store: Arc<Store>, memory: Arc<Mutex<MemoryTier>>) -> Self {
         Self {
             store,
             memory,
@@ -130,7 +129,7 @@ impl Seed {
     }
 
     fn put(&mut self, port: &mut AppPort, request: RequestId, token: Token, length: u64) {
-        if self.store.get(token).is_ok_and(|held| held.is_some()) {
+        if self.store.get(&token).is_ok_and(|held| held.is_some()) {
             // Already checked and durable: nothing needs to cross the wire again.
             return self.send(port, Command::Done { request, bytes: length, token });
         }
@@ -175,7 +174,7 @@ impl Seed {
         max_bytes: u64,
         credit: Credit,
     ) {
-        let held = match self.store.get(token) {
+        let held = match self.store.get(&token) {
             Ok(Some(held)) => held,
             Ok(None) => return self.refuse(port, request, ErrorCode::NotFound, format!("{token} is not kept here")),
             Err(error) => return self.refuse_store(port, request, &error),
@@ -231,7 +230,7 @@ enum Turn {
 }
 
 impl Serving {
-    fn turn(&mut self, memory: &MemoryTier, port: &mut AppPort) -> io::Result<Turn> {
+    fn turn(&mut self, memory: &Mutex<MemoryTier>, port: &mut AppPort) -> Result<Turn, StoreError> {
         let mut sent = 0;
         while sent < TURN_BYTES {
             let Some(bytes) = self.next(memory)? else { return Ok(Turn::Over) };
@@ -245,7 +244,7 @@ impl Serving {
         Ok(if sent > 0 { Turn::Sent } else { Turn::Blocked })
     }
 
-    fn next(&mut self, memory: &MemoryTier) -> io::Result<Option<Bytes>> {
+    fn next(&mut self, memory: &Mutex<MemoryTier>) -> Result<Option<Bytes>, StoreError> {
         if let Some(bytes) = self.unsent.take() {
             return Ok(Some(bytes));
         }
@@ -256,7 +255,10 @@ impl Serving {
         match self.pieces.pop_front() {
             None => Ok(None),
             Some(Piece::Proof(hashes)) => Ok(Some(hashes)),
-            Some(Piece::Data { offset, len }) => memory.read(&self.held, offset, len).map(Some),
+            Some(Piece::Data { offset, len }) => {
+                let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+                memory.read(&self.held, offset, len).map(Some)
+            }
         }
     }
 }
@@ -268,7 +270,7 @@ impl Committer {
         std::thread::spawn(move || {
             for (request, receiving) in incoming {
                 let Receiving { writer, token, length } = receiving;
-                let result = writer.commit();
+                let result = writer.commit().map(drop);
                 if done.send((request, token, length, result)).is_err() {
                     return;
                 }

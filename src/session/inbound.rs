@@ -144,6 +144,11 @@ impl Inbound {
         }
     }
 
+    /// Whether every byte of the payload that the peer puts has come.
+    pub(super) fn is_complete(&self) -> bool {
+        matches!(&self.kind, Kind::Put { body, accepted: true, .. } if body.decoder.is_complete())
+    }
+
     /// False while the application has not yet said whether it takes a PUT.
     pub(super) fn wants_bytes(&self) -> bool {
         !matches!(self.kind, Kind::Put { accepted: false, .. })

@@ -310,6 +310,11 @@ impl Session {
                 if let Some(id) = self.stream_of(request) {
                     self.write_record(conn, id, &Done { bytes, token }, cx);
                     self.finish(conn, id);
+                    // A payload that was here already: its bytes need not come.
+                    if self.inbound.get(&id).is_some_and(|inbound| !inbound.is_complete()) {
+                        self.inbound.remove(&id);
+                        let _ = conn.recv_stream(id).stop(ErrorCode::None.into());
+                    }
                 }
             }
             Command::Refuse { request, failure } => {

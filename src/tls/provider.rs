@@ -33,7 +33,8 @@ impl Default for TlsPolicy {
 }
 
 /// A TLS 1.3 cipher suite.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(try_from = "String")]
 pub enum CipherSuite {
     /// TLS_AES_128_GCM_SHA256: the fastest where the CPU has AES instructions.
     Aes128Gcm,
@@ -68,6 +69,14 @@ impl CipherSuite {
 impl fmt::Display for CipherSuite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+impl TryFrom<String> for CipherSuite {
+    type Error = UnknownCipherSuite;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::CertificateDer;
@@ -24,7 +25,7 @@ use x509_cert::time::{Time, Validity};
 use x509_cert::{Certificate, attr::AttributeTypeAndValue};
 use zeroize::Zeroizing;
 
-use super::{FalconAlgorithm, FalconKey, FalconKeyError, MalformedCertificate, NodeId};
+use super::{FalconAlgorithm, FalconKey, FalconKeyError, MalformedCertificate, NodeId, TlsError, pem};
 
 /// How far a new certificate's validity reaches back, for peers whose clocks are behind.
 const CLOCK_SKEW: Duration = Duration::from_secs(60 * 60);
@@ -281,9 +282,22 @@ pub struct CertificateSummary {
     pub alternative_names: Vec<String>,
     /// BLAKE3-256 of the certificate in DER, in hexadecimal.
     pub fingerprint: String,
+    /// Whether it was valid when it was read.
+    pub valid_now: bool,
 }
 
 impl CertificateSummary {
+    /// Reads the first certificate of a PEM file.
+    ///
+    /// # Errors
+    /// A file that is missing or wrong, with the fix.
+    pub fn load(path: &Path) -> Result<Self, TlsError> {
+        let malformed = |source| TlsError::Certificate { path: path.into(), number: 1, source };
+        let chain = pem::certificates(path, &pem::read(path)?)?;
+        let leaf = chain.first().ok_or_else(|| malformed(MalformedCertificate("no certificate".into())))?;
+        Self::of(leaf).map_err(malformed)
+    }
+
     /// Reads a certificate.
     pub fn of(certificate: &CertificateDer<'_>) -> Result<Self, MalformedCertificate> {
         let parsed = Certificate::from_der(certificate)?;
@@ -301,6 +315,11 @@ impl CertificateSummary {
             alternative_names: names
                 .map_or_else(Vec::new, |(_, names)| names.0.iter().map(name_text).collect()),
             fingerprint: blake3::hash(certificate).to_hex().to_string(),
+            valid_now: {
+                let validity = body.validity();
+                let now = SystemTime::now();
+                validity.not_before.to_system_time() <= now && now <= validity.not_after.to_system_time()
+            },
         })
     }
 }

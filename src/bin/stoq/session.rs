@@ -12,7 +12,7 @@ use stoq::config::{ClientConfig, IdentityConfig, LogConfig, TrustConfig, load_cl
 use stoq::gateway::network::{Opened, Running};
 use stoq::gateway::{logging, tls};
 use stoq::node::{Hosted, Node, NodeConfig};
-use stoq::tls::NodeId;
+use stoq::tls::{CipherSuite, NodeId};
 
 /// Options of the tools that talk to a gateway.
 #[derive(clap::Args)]
@@ -51,7 +51,7 @@ pub(crate) struct Session {
     pub(crate) remote: SocketAddr,
     pub(crate) timeout: Duration,
     pub(crate) interrupt: Arc<AtomicBool>,
-    pub(crate) cipher: &'static str,
+    pub(crate) cipher: CipherSuite,
     pub(crate) workers: usize,
     node: NodeConfig,
     network: Opened,
@@ -83,7 +83,7 @@ impl Options {
         };
         let timeout = Duration::try_from_secs_f64(self.timeout)
             .map_err(|_| Usage("--timeout takes seconds, such as 10".into()))?;
-        let (cipher, workers) = (tls::cipher_name(config.tls.cipher), config.workers.count.into());
+        let (cipher, workers) = (config.tls.cipher, config.workers.count.into());
         Ok(Session { remote, timeout, interrupt, cipher, workers, node, network })
     }
 

@@ -1,0 +1,89 @@
+//! `stoq identity new | show`.
+
+use clap::Subcommand;
+use std::path::PathBuf;
+use stoq::tls::{CertificateSummary, FalconAlgorithm, Identity, write_key_and};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a Falcon key with a self-signed certificate, or with a request for any authority to sign.
+    New(New),
+    /// Print what a certificate says: its node ID first.
+    Show(Show),
+}
+
+#[derive(clap::Args)]
+struct New {
+    /// Where to write the certificate (PEM), or the request.
+    #[arg(long, value_name = "FILE")]
+    cert: PathBuf,
+    /// Where to write the key (PEM, PKCS#8), readable by you alone.
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// The subject's common name: for people; nothing checks it.
+    #[arg(long, default_value = "stoq node")]
+    name: String,
+    /// IP addresses and DNS names to put in: for other programs; STOQ does not check them.
+    #[arg(long = "san", value_name = "NAME")]
+    alternative_names: Vec<String>,
+    /// falconpadded512 or falconpadded1024.
+    #[arg(long, default_value = "falconpadded512")]
+    algorithm: FalconAlgorithm,
+    /// Days until the certificate expires.
+    #[arg(long, default_value_t = 365, conflicts_with = "request")]
+    days: u32,
+    /// Write a certificate request instead of a self-signed certificate.
+    #[arg(long)]
+    request: bool,
+}
+
+#[derive(clap::Args)]
+struct Show {
+    /// The certificate (PEM).
+    cert: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Print the node ID alone.
+    #[arg(long, conflicts_with = "json")]
+    id: bool,
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    match args.command {
+        Command::New(new) => make(&new),
+        Command::Show(show) => print(&show),
+    }
+}
+
+fn make(new: &New) -> anyhow::Result<()> {
+    let node_id = if new.request {
+        let request = Identity::request(new.algorithm, &new.name, &new.alternative_names)?;
+        write_key_and(&new.key, &request.key_pem, &new.cert, &request.request_pem)?;
+        request.node_id
+    } else {
+        let made = Identity::generate(new.algorithm, &new.name, &new.alternative_names, new.days)?;
+        write_key_and(&new.key, &made.key_pem, &new.cert, &made.certificate_pem)?;
+        made.identity.node_id()
+    };
+    println!("{node_id}");
+    Ok(())
+}
+
+fn print(show: &Show) -> anyhow::Result<()> {
+    let summary = CertificateSummary::load(&show.cert)?;
+    if show.id {
+        println!("{}", summary.node_id);
+    } else if show.json {
+        println!("{}", serde_json::to_string(&summary)?);
+    } else {
+        println!("{summary}");
+    }
+    Ok(())
+}

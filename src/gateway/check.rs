@@ -1,0 +1,250 @@
+//! Preflight: is the machine ready for this configuration? Every finding that is not good names the command that mends it.
+
+use super::tls;
+use crate::config::{ApplicationConfig, DpdkConfig, GatewayConfig, HugePagesConfig, KernelConfig, NetworkConfig};
+use serde::Serialize;
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// How good a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// As it should be.
+    Ok,
+    /// It will run, but not as well as it could.
+    Warning,
+    /// It will not run.
+    Failed,
+}
+
+/// One thing looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What was looked at.
+    pub check: &'static str,
+    /// How good it is.
+    pub level: Level,
+    /// What was found.
+    pub found: String,
+    /// The command or the change that mends it.
+    pub fix: Option<String>,
+}
+
+/// Looks at everything that this configuration needs.
+pub fn run(config: &GatewayConfig) -> Vec<Finding> {
+    let mut findings = Findings::default();
+    certificates(config, &mut findings);
+    cores(config, &mut findings);
+    match &config.network {
+        NetworkConfig::Dpdk(dpdk) => {
+            findings.add("dpdk", cfg!(feature = "dpdk"), "built with DPDK", "built without DPDK", || {
+                "build with the default features (needs libdpdk-dev), or use network.kind = \"kernel-udp\"".into()
+            });
+            huge_pages(dpdk, &mut findings);
+            device(dpdk, &mut findings);
+        }
+        NetworkConfig::KernelUdp(kernel) => sockets(kernel, &mut findings),
+    }
+    for application in &config.application {
+        if let ApplicationConfig::Seed(seed) = application {
+            store(&seed.directory, &mut findings);
+        }
+    }
+    findings.0
+}
+
+/// Prints findings; the exit code is 1 if one of them failed.
+pub fn report(findings: &[Finding], json: bool) -> ExitCode {
+    let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok);
+    if json {
+        println!("{}", serde_json::json!({ "ready": worst < Level::Failed, "findings": findings }));
+    } else {
+        for Finding { check, level, found, fix } in findings {
+            let level = match level {
+                Level::Ok => "ok     ",
+                Level::Warning => "warning",
+                Level::Failed => "FAILED ",
+            };
+            println!("{level} {check}: {found}");
+            if let Some(fix) = fix {
+                println!("        mend it: {fix}");
+            }
+        }
+        println!("{}", if worst < Level::Failed { "ready" } else { "not ready" });
+    }
+    ExitCode::from(u8::from(worst == Level::Failed))
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn push(&mut self, check: &'static str, level: Level, found: impl Into<String>, fix: Option<String>) {
+        self.0.push(Finding { check, level, found: found.into(), fix });
+    }
+
+    fn ok(&mut self, check: &'static str, found: impl Into<String>) {
+        self.push(check, Level::Ok, found, None);
+    }
+
+    fn add(&mut self, check: &'static str, good: bool, yes: &str, no: &str, fix: impl FnOnce() -> String) {
+        if good {
+            self.ok(check, yes);
+        } else {
+            self.push(check, Level::Failed, no, Some(fix()));
+        }
+    }
+}
+
+fn certificates(config: &GatewayConfig, findings: &mut Findings) {
+    match tls::server(&config.tls, &config.identity, &config.trust) {
+        Err(error) => findings.push(
+            "certificates",
+            Level::Failed,
+            error.to_string(),
+            Some(format!(
+                "stoq identity new --cert {} --key {}",
+                config.identity.certificate.display(),
+                config.identity.key.display()
+            )),
+        ),
+        Ok((_, identity)) => match identity.summary() {
+            Ok(summary) if summary.valid_now => {
+                findings.ok("certificates", format!("node id {}, until {}", summary.node_id, summary.not_after));
+            }
+            Ok(summary) => findings.push(
+                "certificates",
+                Level::Failed,
+                format!("valid from {} to {} only", summary.not_before, summary.not_after),
+                Some("have a new certificate issued, or `stoq identity new`; then set the clock if it is wrong".into()),
+            ),
+            Err(error) => findings.push("certificates", Level::Failed, error.to_string(), None),
+        },
+    }
+}
+
+fn cores(config: &GatewayConfig, findings: &mut Findings) {
+    let known: HashSet<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+    let cores = &config.workers.cores;
+    let missing: Vec<_> = cores.iter().filter(|core| !known.contains(core)).collect();
+    if !missing.is_empty() {
+        let fix = format!("workers.cores: choose among {}", list(&known));
+        findings.push("cores", Level::Failed, format!("this process may not run on {missing:?}"), Some(fix));
+    } else if usize::from(config.workers.count) > known.len() {
+        let found = format!("{} workers on {} cores", config.workers.count, known.len());
+        findings.push("cores", Level::Warning, found, Some(format!("workers.count: at most {}", known.len())));
+    } else if cores.is_empty() {
+        let fix = format!("workers.cores: name {} of {}", config.workers.count, list(&known));
+        findings.push("cores", Level::Warning, "workers are not pinned", Some(fix));
+    } else {
+        findings.ok("cores", format!("workers on {cores:?} of {}", list(&known)));
+    }
+}
+
+fn huge_pages(dpdk: &DpdkConfig, findings: &mut Findings) {
+    if dpdk.huge_pages == HugePagesConfig::None {
+        return findings.ok("huge pages", "not wanted");
+    }
+    let level = if dpdk.huge_pages == HugePagesConfig::Required { Level::Failed } else { Level::Warning };
+    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let (free, page_kb) = (field(&info, "HugePages_Free:"), field(&info, "Hugepagesize:"));
+    let (free_mb, wanted_mb) = (free * page_kb / 1024, u64::from(dpdk.memory_mb));
+    if free_mb < wanted_mb {
+        let pages = (wanted_mb * 1024).div_ceil(page_kb.max(1));
+        let reserved = field(&info, "HugePages_Total:");
+        let fix = format!("echo {} > /proc/sys/vm/nr_hugepages", reserved + pages.saturating_sub(free));
+        findings.push("huge pages", level, format!("{free_mb} MiB free of {wanted_mb} MiB wanted"), Some(fix));
+    } else {
+        findings.ok("huge pages", format!("{free_mb} MiB free, {wanted_mb} MiB wanted"));
+    }
+}
+
+fn device(dpdk: &DpdkConfig, findings: &mut Findings) {
+    let name = dpdk.device.as_str();
+    let root = rustix::process::geteuid().is_root();
+    if !name.starts_with("net_") {
+        return pci_device(name, findings);
+    }
+    let argument = |key: &str| name.split(',').find_map(|part| part.strip_prefix(key)?.strip_prefix('='));
+    if name.starts_with("net_af_") || name.starts_with("net_tap") {
+        findings.add("permissions", root, "root", "this device needs root, or CAP_NET_ADMIN and CAP_NET_RAW", || {
+            "run the gateway as root, or `setcap cap_net_admin,cap_net_raw,cap_sys_admin+ep` on its binary".into()
+        });
+        if let Some(interface) = argument("iface") {
+            let there = Path::new("/sys/class/net").join(interface).exists();
+            let (yes, no) = (format!("interface {interface}"), format!("no interface {interface}"));
+            findings.add("device", there, &yes, &no, || "`ip link` lists the interfaces".into());
+        }
+    } else if let (Some(socket), true) = (argument("socket"), argument("socket-abstract") == Some("no")) {
+        let directory = Path::new(socket).parent().filter(|parent| !parent.as_os_str().is_empty());
+        let there = directory.is_none_or(Path::is_dir);
+        let (yes, no) = (format!("memif socket {socket}"), format!("no directory for memif socket {socket}"));
+        findings.add("device", there, &yes, &no, || {
+            format!("mkdir -p {}", directory.unwrap_or(Path::new(".")).display())
+        });
+    } else {
+        findings.ok("device", name);
+    }
+}
+
+fn pci_device(address: &str, findings: &mut Findings) {
+    let path = Path::new("/sys/bus/pci/devices").join(address);
+    if !path.is_dir() {
+        let fix = "`dpdk-devbind.py --status-dev net` lists the addresses".into();
+        return findings.push("device", Level::Failed, format!("no PCI device {address}"), Some(fix));
+    }
+    let driver = fs::read_link(path.join("driver")).ok();
+    let driver = driver.as_deref().and_then(Path::file_name).and_then(|name| name.to_str()).unwrap_or("none");
+    // mlx drivers stay bound to the kernel's driver and share the device.
+    let bound = ["vfio-pci", "uio_pci_generic", "igb_uio", "mlx5_core", "mlx4_core"].contains(&driver);
+    let (yes, no) = (format!("{address} on {driver}"), format!("{address} belongs to the kernel's driver {driver}"));
+    findings.add("device", bound, &yes, &no, || {
+        format!("modprobe vfio-pci && dpdk-devbind.py --bind=vfio-pci {address}  (its kernel interface disappears)")
+    });
+    let node = fs::read_to_string(path.join("numa_node")).unwrap_or_default();
+    match node.trim() {
+        "" | "-1" => findings.ok("numa", "the device names no node"),
+        node => findings.ok("numa", format!("the device is on node {node}: take workers.cores from `lscpu -e` there")),
+    }
+}
+
+fn sockets(kernel: &KernelConfig, findings: &mut Findings) {
+    findings.ok("network", "kernel UDP sockets: the kernel is on the packet's way");
+    for (file, key) in [("rmem_max", "net.core.rmem_max"), ("wmem_max", "net.core.wmem_max")] {
+        let limit = fs::read_to_string(Path::new("/proc/sys/net/core").join(file)).unwrap_or_default();
+        let limit: usize = limit.trim().parse().unwrap_or(0);
+        if limit < kernel.buffer_bytes {
+            let found = format!("{key} is {limit}, below network.buffer_bytes = {}", kernel.buffer_bytes);
+            let fix = format!("sysctl -w {key}={}", kernel.buffer_bytes);
+            findings.push("socket buffers", Level::Warning, found, Some(fix));
+        }
+    }
+}
+
+fn store(directory: &Path, findings: &mut Findings) {
+    let probe = directory.join(".stoq-check");
+    let written = fs::create_dir_all(directory).and_then(|()| fs::write(&probe, b"")).and_then(|()| fs::remove_file(&probe));
+    match written {
+        Ok(()) => findings.ok("store", format!("{} can be written", directory.display())),
+        Err(error) => findings.push(
+            "store",
+            Level::Failed,
+            format!("{}: {error}", directory.display()),
+            Some(format!("mkdir -p {0} && chown $(id -u) {0}", directory.display())),
+        ),
+    }
+}
+
+fn field(info: &str, name: &str) -> u64 {
+    let line = info.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+fn list(cores: &HashSet<usize>) -> String {
+    let mut sorted: Vec<_> = cores.iter().collect();
+    sorted.sort_unstable();
+    format!("{sorted:?}")
+}

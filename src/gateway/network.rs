@@ -1,0 +1,132 @@
+//! Opens the configured network, whichever kind it is, and starts a node on it.
+
+use crate::client::{Client, ClientError};
+use crate::config::{KernelConfig, NetworkConfig};
+use crate::datagram::kernel::{KernelUdp, KernelUdpConfig};
+use crate::node::{Hosted, Node, NodeConfig, ThreadSetup};
+use anyhow::Context;
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// An open network, one queue a worker.
+pub struct Opened {
+    queues: Queues,
+    device: Device,
+}
+
+enum Queues {
+    #[cfg(feature = "dpdk")]
+    Dpdk(Vec<super::port::DpdkNetwork>),
+    Kernel(Vec<KernelUdp>),
+}
+
+/// What must outlive the queues.
+enum Device {
+    #[cfg(feature = "dpdk")]
+    Dpdk(super::port::OpenPort),
+    Kernel,
+}
+
+/// Something that runs on a network; the device is closed after it has ended.
+pub struct Running<T> {
+    inner: T,
+    device: Device,
+}
+
+impl<T> Deref for Running<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.inner
+    }
+}
+
+impl<T> DerefMut for Running<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.inner
+    }
+}
+
+impl<T> Running<T> {
+    /// The device's own statistics, by name; empty where the kernel keeps them.
+    pub fn device_stats(&self) -> Vec<(&'static str, u64)> {
+        match &self.device {
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(port) => port.stats(),
+            Device::Kernel => Vec::new(),
+        }
+    }
+}
+
+impl Opened {
+    /// Opens the network with one queue for each of `workers`.
+    ///
+    /// # Errors
+    /// What the device or the kernel refuses, with the fix.
+    pub fn open(config: &NetworkConfig, workers: usize) -> anyhow::Result<Self> {
+        match config {
+            NetworkConfig::KernelUdp(kernel) => {
+                let queues = (0..workers).map(|_| bind(kernel, workers > 1)).collect::<anyhow::Result<_>>()?;
+                Ok(Self { queues: Queues::Kernel(queues), device: Device::Kernel })
+            }
+            #[cfg(feature = "dpdk")]
+            NetworkConfig::Dpdk(dpdk) => {
+                let (port, queues) = super::port::open(dpdk, workers)?;
+                Ok(Self { queues: Queues::Dpdk(queues), device: Device::Dpdk(port) })
+            }
+            #[cfg(not(feature = "dpdk"))]
+            NetworkConfig::Dpdk(_) => {
+                anyhow::bail!("this build has no DPDK: build with the feature `dpdk`, or use `kind = \"kernel-udp\"`")
+            }
+        }
+    }
+
+    /// What worker threads on this network do first.
+    pub fn thread_setup(&self) -> Option<ThreadSetup> {
+        match &self.device {
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(port) => Some(port.thread_setup()),
+            Device::Kernel => None,
+        }
+    }
+
+    /// Starts a node on it.
+    ///
+    /// # Errors
+    /// When threads cannot be started.
+    pub fn start_node(self, config: &NodeConfig, hosted: Vec<Hosted>) -> io::Result<Running<Node>> {
+        let inner = match self.queues {
+            #[cfg(feature = "dpdk")]
+            Queues::Dpdk(queues) => Node::start(queues, config, hosted)?,
+            Queues::Kernel(queues) => Node::start(queues, config, hosted)?,
+        };
+        Ok(Running { inner, device: self.device })
+    }
+
+    /// Starts a client on it.
+    ///
+    /// # Errors
+    /// When threads cannot be started.
+    pub fn start_client(
+        self,
+        config: &NodeConfig,
+        interrupt: Arc<AtomicBool>,
+    ) -> Result<Running<Client>, ClientError> {
+        let inner = match self.queues {
+            #[cfg(feature = "dpdk")]
+            Queues::Dpdk(queues) => Client::start(queues, config, interrupt)?,
+            Queues::Kernel(queues) => Client::start(queues, config, interrupt)?,
+        };
+        Ok(Running { inner, device: self.device })
+    }
+}
+
+fn bind(kernel: &KernelConfig, reuse_port: bool) -> anyhow::Result<KernelUdp> {
+    let config = KernelUdpConfig { reuse_port, buffer_bytes: kernel.buffer_bytes };
+    KernelUdp::bind(&kernel.listen, config).with_context(|| {
+        let listen: Vec<_> = kernel.listen.iter().map(ToString::to_string).collect();
+        format!("cannot bind UDP {}; is another program on this port?", listen.join(" "))
+    })
+}

@@ -1,0 +1,114 @@
+//! A DPDK port by configuration.
+
+use crate::config::{DpdkConfig, HugePagesConfig};
+use crate::datagram::NetworkKind;
+use crate::datagram::user_space::{InterfaceConfig, UserSpace};
+use crate::limits::TX_PENDING_LEN_MAX;
+use crate::nic::dpdk::DpdkNic;
+use crate::node::ThreadSetup;
+use ::dpdk::{Eal, EalConfig, HugePages, LogLevel, Pages, Port, PortConfig};
+use anyhow::Context;
+use std::sync::Arc;
+
+/// One worker's network on a DPDK port.
+pub type DpdkNetwork = UserSpace<DpdkNic>;
+
+/// A port that is open, and the DPDK environment under it.
+pub struct OpenPort {
+    port: Port,
+    eal: Arc<Eal>,
+}
+
+impl OpenPort {
+    /// Registers worker threads with DPDK, so that they have caches of packet buffers.
+    pub fn thread_setup(&self) -> ThreadSetup {
+        let eal = self.eal.clone();
+        Arc::new(move || match eal.register_thread() {
+            Ok(registered) => Box::new(registered),
+            Err(error) => {
+                tracing::warn!(%error, "a worker runs without a cache of packet buffers");
+                Box::new(())
+            }
+        })
+    }
+
+    /// The port's statistics by DPDK's names.
+    pub fn stats(&self) -> Vec<(&'static str, u64)> {
+        let stats = self.port.stats();
+        vec![
+            ("ipackets", stats.ipackets),
+            ("opackets", stats.opackets),
+            ("ibytes", stats.ibytes),
+            ("obytes", stats.obytes),
+            ("imissed", stats.imissed),
+            ("ierrors", stats.ierrors),
+            ("oerrors", stats.oerrors),
+            ("rx_nombuf", stats.rx_nombuf),
+        ]
+    }
+}
+
+/// Starts DPDK and opens the port, with one queue pair for each of `workers`.
+///
+/// # Errors
+/// What DPDK refuses, with the fix.
+pub fn open(config: &DpdkConfig, workers: usize) -> anyhow::Result<(OpenPort, Vec<DpdkNetwork>)> {
+    let is_pci = !config.device.starts_with("net_");
+    let eal = Eal::init(&EalConfig {
+        huge_pages: match config.huge_pages {
+            HugePagesConfig::Required => HugePages::Required,
+            HugePagesConfig::Preferred => HugePages::Preferred,
+            HugePagesConfig::None => HugePages::None,
+        },
+        memory_mb: config.memory_mb as usize,
+        file_prefix: config.file_prefix.clone().unwrap_or_else(|| format!("stoq-{}", std::process::id())),
+        pci_allow: if is_pci { vec![config.device.clone()] } else { Vec::new() },
+        extra_args: config.eal_args.clone(),
+        log_level: LogLevel::Error,
+        ..EalConfig::default()
+    })?;
+    let eal = Arc::new(eal);
+    if eal.pages() == Pages::Normal && config.huge_pages == HugePagesConfig::Preferred {
+        tracing::warn!(
+            "no huge pages: DPDK runs on normal ones, slower; reserve some with `echo 512 > /proc/sys/vm/nr_hugepages`"
+        );
+    }
+    let port = PortConfig {
+        device: config.device.clone(),
+        queues: workers as u16,
+        rx_descriptors: config.rx_descriptors,
+        tx_descriptors: config.tx_descriptors,
+        mtu: config.mtu,
+        rx_mbufs: config.mbufs,
+        tx_pending_len_max: TX_PENDING_LEN_MAX,
+        checksum: config.offloads,
+        rss: config.offloads && workers > 1,
+        promiscuous: config.promiscuous,
+    };
+    let (port, pairs) = Port::open(&eal, &port)?;
+    let info = port.info();
+    tracing::info!(
+        device = info.device,
+        driver = info.driver,
+        mtu = info.mtu,
+        queues = info.queues,
+        rx_checksum = info.rx_checksum,
+        tx_checksum = info.tx_checksum,
+        rss = info.rss,
+        pages = ?eal.pages(),
+        "DPDK port open"
+    );
+    let interface = InterfaceConfig {
+        addresses: config.addresses.clone(),
+        gateway_v4: config.gateway_v4,
+        gateway_v6: config.gateway_v6,
+        vlan: config.vlan,
+        udp_port: config.udp_port,
+    };
+    let queues = pairs
+        .into_iter()
+        .map(|pair| UserSpace::new(DpdkNic::new(pair), &interface, NetworkKind::Dpdk))
+        .collect::<Result<_, _>>()
+        .context("network")?;
+    Ok((OpenPort { port, eal }, queues))
+}

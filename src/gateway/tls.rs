@@ -1,0 +1,65 @@
+//! From configured files to TLS configurations.
+
+use crate::config::{ClientAuthConfig, IdentityConfig, TlsConfig, TrustConfig};
+use crate::tls::{
+    CipherSuite, ClientAuth, ClientTls, Identity, ServerTls, TlsError, TlsPolicy, Trust, client_config, server_config,
+};
+use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use std::sync::Arc;
+
+/// What a listener needs, and who it is.
+///
+/// # Errors
+/// A file that is missing or wrong, with the fix.
+pub fn server(
+    tls: &TlsConfig,
+    identity: &IdentityConfig,
+    trust: &TrustConfig,
+) -> Result<(Arc<QuicServerConfig>, Identity), TlsError> {
+    let identity = load(identity)?;
+    let client_auth = match trust.client_auth {
+        ClientAuthConfig::Required => ClientAuth::Required(trusted(trust)?),
+        ClientAuthConfig::Optional => ClientAuth::Optional(trusted(trust)?),
+        ClientAuthConfig::Off => ClientAuth::Off,
+    };
+    let config = ServerTls { policy: policy(tls), ..ServerTls::new(identity.clone(), client_auth) };
+    Ok((server_config(&config)?, identity))
+}
+
+/// What a node that connects needs.
+///
+/// # Errors
+/// A file that is missing or wrong, with the fix.
+pub fn client(
+    tls: &TlsConfig,
+    identity: Option<&IdentityConfig>,
+    trust: &TrustConfig,
+) -> Result<Arc<QuicClientConfig>, TlsError> {
+    let identity = identity.map(load).transpose()?;
+    let config = ClientTls { policy: policy(tls), ..ClientTls::new(identity, trusted(trust)?) };
+    client_config(&config)
+}
+
+/// A certificate and its key.
+///
+/// # Errors
+/// A file that is missing or wrong, with the fix.
+pub fn load(identity: &IdentityConfig) -> Result<Identity, TlsError> {
+    Identity::load(&identity.certificate, &identity.key)
+}
+
+fn trusted(trust: &TrustConfig) -> Result<Trust, TlsError> {
+    Trust::load(trust.ca.as_deref(), trust.node_ids.iter().copied())
+}
+
+/// The configured AEAD first, the others after it.
+fn policy(tls: &TlsConfig) -> TlsPolicy {
+    let mut cipher_suites = CipherSuite::ALL.to_vec();
+    cipher_suites.retain(|suite| *suite != tls.cipher);
+    cipher_suites.insert(0, tls.cipher);
+    TlsPolicy {
+        require_post_quantum: tls.require_post_quantum,
+        allow_classical_peers: tls.allow_classical_peers,
+        cipher_suites,
+    }
+}
