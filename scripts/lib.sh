@@ -1,0 +1,46 @@
+# Shell functions that the scripts share. Sourced, never run.
+
+say() { printf '\033[1m== %s\033[0m\n' "$*" >&2; }
+die() { printf 'stoq: %s\n' "$*" >&2; exit 1; }
+
+# What building and running need on Debian 12, beside Rust.
+BUILD_PACKAGES="gcc libc6-dev pkg-config libdpdk-dev"
+
+# install PACKAGE...: installs what is missing, as root or by sudo; an ordinary user is told the command.
+install() {
+    local missing=()
+    local package
+    for package in "$@"; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    say "installing ${missing[*]}"
+    if [ "$(id -u)" = 0 ]; then
+        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}" >/dev/null
+    elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+        sudo apt-get update -qq && sudo DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}" >/dev/null
+    else
+        die "needs root once: apt-get install ${missing[*]}"
+    fi
+}
+
+need_rust() {
+    command -v cargo >/dev/null || [ ! -f "$HOME/.cargo/env" ] || . "$HOME/.cargo/env"
+    command -v cargo >/dev/null || die "needs Rust 1.95 or later: see https://rustup.rs"
+}
+
+# json KEY: the value of a top-level key of the JSON object on standard input.
+json() { sed -n "s/.*\"$1\":\"\{0,1\}\([^,\"}]*\).*/\1/p"; }
+
+# wait_for SECONDS TEXT FILE PID: until TEXT stands in FILE; fails when PID ends or the time is over.
+wait_for() {
+    local until=$((SECONDS + $1))
+    until grep -q "$2" "$3" 2>/dev/null; do
+        kill -0 "$4" 2>/dev/null || { cat "$3" >&2; die "the gateway ended before it was ready"; }
+        [ $SECONDS -lt $until ] || { cat "$3" >&2; die "no \"$2\" within $1 s"; }
+        sleep 0.1
+    done
+}
+
+# free_huge_mb: MiB of huge pages that nobody uses.
+free_huge_mb() { awk '/HugePages_Free/{n=$2} /Hugepagesize/{k=$2} END{print int(n*k/1024)}' /proc/meminfo; }

@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# The main job, on one machine: a gateway and a client, each on its own DPDK port, joined by memif. A file is put, fetched
+# back and compared.
+#
+#   scripts/run.sh [FILE]
+#
+# Without FILE, 256 MiB of this machine's own programs and libraries. As root with huge pages where there are some, as an
+# ordinary user on normal pages. STOQ_MTU sets the MTU (1500), STOQ_DIR where files are kept meanwhile (a new directory).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+
+install $BUILD_PACKAGES
+need_rust
+say "building"
+cargo build --release --locked --quiet
+target=${CARGO_TARGET_DIR:-target}/release
+stoq=$target/stoq gateway=$target/stoq-gateway
+
+mtu=${STOQ_MTU:-1500}
+dir=$(mktemp -d "${STOQ_DIR:-${TMPDIR:-/tmp}}/stoq-run.XXXXXX")
+reserved=
+pid=
+cleanup() {
+    [ -z "$pid" ] || { kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null; } || true
+    [ -z "$reserved" ] || echo "$reserved" >/proc/sys/vm/nr_hugepages
+    rm -rf "$dir"
+}
+trap cleanup EXIT
+
+file=${1:-}
+if [ -z "$file" ]; then
+    file=$dir/programs.tar
+    say "taking 256 MiB of this machine's programs and libraries as the file"
+    # tar ends by SIGPIPE when head has enough.
+    (tar -cf - /usr/bin /usr/lib /usr/share "$target" 2>/dev/null || true) | head -c 268435456 >"$file"
+fi
+[ -f "$file" ] || die "$file is no file"
+
+# A gateway takes 256 MiB for DPDK and up to 512 MiB for its store, the client 256 MiB.
+if [ "$(id -u)" = 0 ] && [ "$(free_huge_mb)" -lt 1024 ]; then
+    before=$(cat /proc/sys/vm/nr_hugepages)
+    if echo $((before + 512)) 2>/dev/null >/proc/sys/vm/nr_hugepages; then reserved=$before; fi
+fi
+
+cores=$(nproc)
+server_core=$((cores > 1 ? 1 : 0))
+device="net_memif0,id=0,socket=$dir/memif.sock,socket-abstract=no,rsize=11"
+
+say "making identities"
+for who in gateway client; do
+    "$stoq" identity new --name "$who" --cert "$dir/$who.pem" --key "$dir/$who.key" >"$dir/$who.id"
+done
+
+config() { # WHO PEER ROLE CORE ADDRESS
+    cat <<TOML
+[workers]
+cores = [$4]
+[network]
+kind = "dpdk"
+device = "$device,role=$3"
+addresses = ["$5/24"]
+mtu = $mtu
+[identity]
+certificate = "$1.pem"
+key = "$1.key"
+[trust]
+node_ids = ["$(cat "$dir/$2.id")"]
+[quic]
+initial_mtu = 0
+TOML
+}
+{ config gateway client server $server_core 10.77.0.1; cat <<TOML; } >"$dir/gateway.toml"
+[[application]]
+kind = "seed"
+queues = [0]
+directory = "store"
+[[application]]
+kind = "echo"
+queues = [1]
+[[application]]
+kind = "discard"
+queues = [2]
+TOML
+{ echo 'gateway = "10.77.0.1:4433"'; config client gateway client 0 10.77.0.2; } >"$dir/client.toml"
+
+say "starting the gateway on core $server_core; the client will be on core 0"
+"$gateway" run --config "$dir/gateway.toml" 2>"$dir/gateway.log" &
+pid=$!
+wait_for 20 "gateway ready" "$dir/gateway.log" $pid
+
+say "putting $file"
+put=$("$stoq" put "$file" --config "$dir/client.toml" --json)
+token=$(json token <<<"$put")
+say "getting $token"
+get=$("$stoq" get "$token" -o "$dir/fetched" --config "$dir/client.toml" --json)
+
+here=$("$stoq" token "$file")
+there=$("$stoq" token "$dir/fetched")
+[ "$here" = "$there" ] && cmp -s "$file" "$dir/fetched" || die "what came back is not what was put"
+
+pages=normal
+grep -q 'pages=Huge' "$dir/gateway.log" && pages=huge
+printf '%s bytes, verified, over DPDK %s (memory shared by two processes on this host, no NIC), MTU %s, %s pages, 1 core a side, %s, put %.2f Gbit/s (store on %s, with fsync), get %.2f Gbit/s\n' \
+    "$(json bytes <<<"$put")" "$(json driver <<<"$put")" "$(json mtu <<<"$put")" "$pages" "$(json cipher <<<"$put")" \
+    "$(json gbit_per_s <<<"$put")" "$(stat -f -c %T "$dir")" "$(json gbit_per_s <<<"$get")"

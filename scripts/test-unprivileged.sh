@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Runs the main job as an ordinary user without huge pages. Needs root to become that user, and a release build.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+[ "$(id -u)" = 0 ] || die "needs root to become an ordinary user"
+
+dir=$(mktemp -d /tmp/stoq-user.XXXXXX)
+trap 'rm -rf "$dir"' EXIT
+# The user gets a copy of the sources' scripts and of the binaries, and nothing of root's.
+mkdir -p "$dir/scripts" "$dir/target/release" "$dir/bin"
+cp scripts/run.sh scripts/lib.sh "$dir/scripts/"
+cp "${CARGO_TARGET_DIR:-target}/release/stoq" "${CARGO_TARGET_DIR:-target}/release/stoq-gateway" "$dir/target/release/"
+# Everything is built already: the user needs no compiler.
+printf '#!/bin/sh\nexit 0\n' >"$dir/bin/cargo"
+chmod +x "$dir/bin/cargo"
+chown -R nobody: "$dir"
+# Huge pages belong to root alone here, so the user's DPDK falls back to normal ones.
+out=$(env -i PATH="$dir/bin:$PATH" HOME="$dir" TMPDIR="$dir" setpriv --reuid=nobody --regid=nogroup --clear-groups \
+    "$dir/scripts/run.sh")
+echo "$out"
+grep -q "verified, over DPDK net_memif .* normal pages" <<<"$out" || die "not the line that was expected"

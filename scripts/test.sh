@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Every test, from a fresh Debian 12 machine. As root everything runs: DPDK ports, the lab with the kernel on the other side.
+# An ordinary user is told what was left out, and the run fails: a green run has run everything.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+
+install $BUILD_PACKAGES iproute2 iputils-ping ethtool procps util-linux
+need_rust
+[ "$(id -u)" = 0 ] || die "the tests need root: they make huge pages, network namespaces and DPDK ports"
+if [ "$(free_huge_mb)" -lt 1024 ]; then
+    echo $(($(cat /proc/sys/vm/nr_hugepages) + 512)) >/proc/sys/vm/nr_hugepages || true
+fi
+[ "$(free_huge_mb)" -ge 512 ] || die "the tests need 512 MiB of huge pages: echo 512 > /proc/sys/vm/nr_hugepages"
+
+scripts/check.sh
+
+say "tests"
+cargo test --workspace --locked
+say "tests without DPDK"
+cargo test --no-default-features --locked
+say "building for release"
+cargo build --release --locked --quiet
+say "the main job, as root"
+scripts/run.sh
+say "the main job, as an ordinary user on normal pages"
+scripts/test-unprivileged.sh
+say "the lab: the kernel on the other side"
+scripts/lab.sh
+say "all tests passed"
