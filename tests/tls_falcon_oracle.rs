@@ -1,5 +1,7 @@
 //! Falcon signatures of STOQ's engine against pqcrypto-falcon, an independent implementation in C.
 
+use std::sync::LazyLock;
+
 use pqcrypto_falcon::{falcon512, falcon1024, falconpadded512, falconpadded1024};
 use pqcrypto_traits::sign::{DetachedSignature as _, PublicKey as _, SecretKey as _};
 use proptest::prelude::*;
@@ -55,25 +57,34 @@ cross_check!(padded_1024_agrees_with_the_oracle, falconpadded1024, FalconAlgorit
 cross_check!(unpadded_512_of_the_oracle_is_verified, falcon512, FalconAlgorithm::Falcon512);
 cross_check!(unpadded_1024_of_the_oracle_is_verified, falcon1024, FalconAlgorithm::Falcon1024);
 
-/// A key, a message and a signature by each algorithm, the unpadded ones by the oracle.
-fn samples() -> &'static [(FalconAlgorithm, Vec<u8>, Vec<u8>)] {
-    static SAMPLES: std::sync::LazyLock<Vec<(FalconAlgorithm, Vec<u8>, Vec<u8>)>> =
-        std::sync::LazyLock::new(|| {
-            let mut list = Vec::new();
-            for algorithm in [FalconAlgorithm::FalconPadded512, FalconAlgorithm::FalconPadded1024] {
-                let key = FalconKey::generate(algorithm).unwrap();
-                list.push((algorithm, key.public_key().to_vec(), key.sign(MESSAGE).unwrap()));
-            }
-            let (public, secret) = falcon512::keypair();
-            let signature = falcon512::detached_sign(MESSAGE, &secret).as_bytes().to_vec();
-            list.push((FalconAlgorithm::Falcon512, public.as_bytes().to_vec(), signature));
-            let (public, secret) = falcon1024::keypair();
-            let signature = falcon1024::detached_sign(MESSAGE, &secret).as_bytes().to_vec();
-            list.push((FalconAlgorithm::Falcon1024, public.as_bytes().to_vec(), signature));
-            list
-        });
-    &SAMPLES
-}
+/// An algorithm, a public key, and a signature over [`MESSAGE`].
+type Sample = (FalconAlgorithm, Vec<u8>, Vec<u8>);
+
+/// One sample of each algorithm, the unpadded ones by the oracle.
+static SAMPLES: LazyLock<[Sample; 4]> = LazyLock::new(|| {
+    let ours = |algorithm| {
+        let key = FalconKey::generate(algorithm).unwrap();
+        (algorithm, key.public_key().to_vec(), key.sign(MESSAGE).unwrap())
+    };
+    let (public_512, secret_512) = falcon512::keypair();
+    let (public_1024, secret_1024) = falcon1024::keypair();
+    // Until one is short enough to be accepted, which nearly every one is.
+    let readable = |algorithm: FalconAlgorithm, public: &[u8], sign: &dyn Fn() -> Vec<u8>| {
+        let mut signatures = std::iter::repeat_with(sign);
+        let signature = signatures.find(|signature| signature.len() <= algorithm.signature_len_max());
+        (algorithm, public.to_vec(), signature.unwrap())
+    };
+    [
+        ours(FalconAlgorithm::FalconPadded512),
+        ours(FalconAlgorithm::FalconPadded1024),
+        readable(FalconAlgorithm::Falcon512, public_512.as_bytes(), &|| {
+            falcon512::detached_sign(MESSAGE, &secret_512).as_bytes().to_vec()
+        }),
+        readable(FalconAlgorithm::Falcon1024, public_1024.as_bytes(), &|| {
+            falcon1024::detached_sign(MESSAGE, &secret_1024).as_bytes().to_vec()
+        }),
+    ]
+});
 
 const MESSAGE: &[u8] = b"what both sides have seen of the handshake";
 
@@ -94,7 +105,7 @@ proptest! {
         cut: usize,
         tail in proptest::collection::vec(any::<u8>(), 1..40),
     ) {
-        let (algorithm, public, signature) = &samples()[sample];
+        let (algorithm, public, signature) = &SAMPLES[sample];
         prop_assert!(algorithm.verify(public, MESSAGE, signature));
         prop_assert!(!algorithm.verify(public, MESSAGE, &flip(signature, bit)));
         prop_assert!(!algorithm.verify(public, &flip(MESSAGE, bit), signature));
@@ -111,7 +122,7 @@ proptest! {
         key in proptest::collection::vec(any::<u8>(), 0..2400),
         signature in proptest::collection::vec(any::<u8>(), 0..1400),
     ) {
-        let (algorithm, public, _) = &samples()[sample];
+        let (algorithm, public, _) = &SAMPLES[sample];
         prop_assert!(!algorithm.verify(&key, MESSAGE, &signature));
         prop_assert!(!algorithm.verify(public, MESSAGE, &signature));
         prop_assert!(FalconKey::from_parts(*algorithm, &key, None).is_err());

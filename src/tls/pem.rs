@@ -34,7 +34,10 @@ pub enum PemError {
         path: PathBuf,
     },
     /// Others than owner and group may use the key file, or the group may write it.
-    #[error("{}: the private key is open to other users (mode {mode:04o}); run: chmod 600 {}", path.display(), path.display())]
+    #[error(
+        "{0}: the private key is open to other users (mode {mode:04o}); run: chmod 600 {0}",
+        path.display()
+    )]
     KeyExposed {
         /// The file.
         path: PathBuf,

@@ -189,7 +189,8 @@ fn fmt_ours(reason: &RefusalReason, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     use RefusalReason as R;
     f.write_str(match reason {
         R::UntrustedIssuer => {
-            "the peer's certificate was not issued by a trusted authority; add its CA to the CA file, or pin its node ID"
+            "the peer's certificate was not issued by a trusted authority; add its CA to the CA file, or pin its \
+             node ID"
         }
         R::NotPinned(Some(id)) => {
             return write!(f, "the peer's node ID {id} is not among the pinned; pin it if this is the peer you mean");
@@ -198,8 +199,8 @@ fn fmt_ours(reason: &RefusalReason, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         R::Expired => "the peer's certificate has expired; the peer must renew it (or this node's clock is wrong)",
         R::NotYetValid => "the peer's certificate is not valid yet; compare the clocks of both nodes",
         R::ForgedCertificate => {
-            "a certificate of the peer's chain carries a signature that is not its issuer's; it was altered, or another \
-             CA has the same name: have it issued again"
+            "a certificate of the peer's chain carries a signature that is not its issuer's; it was altered, or \
+             another CA has the same name: have it issued again"
         }
         R::BadHandshakeSignature => {
             "the peer's handshake signature does not match its certificate; the peer holds another key, or someone is \
@@ -214,7 +215,9 @@ fn fmt_ours(reason: &RefusalReason, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             "the peer's certificate is not meant for its side of a connection; issue it with extended key usage \
              serverAuth and clientAuth, or with none"
         }
-        R::WrongName => "the peer's certificate does not carry the server name asked for; correct server_name, or leave it out",
+        R::WrongName => {
+            "the peer's certificate does not carry the server name asked for; correct server_name, or leave it out"
+        }
         R::NoClientCertificate => {
             "the peer presented no certificate and this listener requires one; give the peer an identity"
         }
@@ -236,8 +239,8 @@ fn fmt_theirs(reason: &RefusalReason, f: &mut fmt::Formatter<'_>) -> fmt::Result
     use RefusalReason as R;
     f.write_str(match reason {
         R::UntrustedIssuer => {
-            "the peer does not trust the authority of this node's certificate; add that CA to the peer's CA file, or pin \
-             this node's ID there"
+            "the peer does not trust the authority of this node's certificate; add that CA to the peer's CA file, or \
+             pin this node's ID there"
         }
         R::NotPinned(Some(id)) => {
             return write!(f, "the peer has not pinned this node's ID {id}; pin it there");
@@ -246,8 +249,8 @@ fn fmt_theirs(reason: &RefusalReason, f: &mut fmt::Formatter<'_>) -> fmt::Result
         R::Expired => "the peer finds this node's certificate expired; renew it (or the peer's clock is wrong)",
         R::NotYetValid => "the peer finds this node's certificate not valid yet; compare the clocks of both nodes",
         R::ForgedCertificate => {
-            "the peer finds a signature in this node's certificate chain that is not its issuer's; have the certificate \
-             issued again by the CA that the peer trusts"
+            "the peer finds a signature in this node's certificate chain that is not its issuer's; have the \
+             certificate issued again by the CA that the peer trusts"
         }
         R::BadHandshakeSignature => {
             "the peer could not verify this node's handshake signature; check that it speaks the same Falcon, and that \
@@ -258,16 +261,16 @@ fn fmt_theirs(reason: &RefusalReason, f: &mut fmt::Formatter<'_>) -> fmt::Result
         }
         R::MalformedCertificate => "the peer cannot read this node's certificate; have it issued again",
         R::WrongPurpose => {
-            "the peer finds this node's certificate not meant for this side of a connection; issue it with extended key \
-             usage serverAuth and clientAuth, or with none"
+            "the peer finds this node's certificate not meant for this side of a connection; issue it with \
+             extended key usage serverAuth and clientAuth, or with none"
         }
         R::WrongName => "this node's certificate does not carry the name that the peer asked for",
         R::NoClientCertificate => {
             "the peer requires a client certificate that it can verify; configure a Falcon identity on this node"
         }
         R::NoCommonKeyExchange => {
-            "the peer accepts none of this node's key exchanges: one side requires X25519MLKEM768 and the other lacks it; \
-             upgrade the side that lacks it"
+            "the peer accepts none of this node's key exchanges: one side requires X25519MLKEM768 and the other \
+             lacks it; upgrade the side that lacks it"
         }
         R::NoCommonSignature => {
             "the peer has no certificate that this node verifies; give it a Falcon identity, or set \
