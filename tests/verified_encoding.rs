@@ -204,6 +204,14 @@ fn the_longest_payload_is_spoken_of_without_allocating_for_it() {
     assert_eq!(bytes, 26 * 64 + GROUP);
 }
 
+#[test]
+fn decoders_and_encoders_move_between_threads() {
+    fn moves<T: Send>() {}
+    moves::<VerifiedDecoder>();
+    moves::<VerifiedEncoder>();
+    moves::<Outboard>();
+}
+
 fn any_ranges(groups: u64) -> impl Strategy<Value = Ranges> {
     proptest::collection::vec((0..4u64, 1..4u64), 0..6).prop_map(move |runs| {
         let mut ranges = Ranges::all();

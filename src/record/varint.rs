@@ -8,7 +8,7 @@ use super::RecordError;
 /// The largest integer that can be written: 2^62 - 1.
 pub const MAX: u64 = (1 << 62) - 1;
 
-/// Bytes that [`write`] needs for `value`.
+/// Bytes that [`write()`] needs for `value`.
 pub const fn encoded_len(value: u64) -> usize {
     match value {
         0..=0x3f => 1,
