@@ -1,6 +1,7 @@
 //! Log lines on standard error.
 
 use crate::config::LogConfig;
+use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 /// The environment variable that overrides the configured level.
@@ -15,7 +16,8 @@ pub fn start(config: &LogConfig) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&level).map_err(|error| {
         anyhow::anyhow!("log level `{level}`: {error}; use error, warn, info, debug or trace, or module=level")
     })?;
+    let ansi = std::io::stderr().is_terminal();
     // A second start in one process (tests) keeps the first.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).try_init();
     Ok(())
 }

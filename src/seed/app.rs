@@ -11,6 +11,7 @@ use crate::token::{Piece, Ranges, Token, VerifiedEncoder};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
@@ -90,8 +91,14 @@ impl Seed {
     }
 
     fn refuse_store(&mut self, port: &mut AppPort, request: RequestId, error: &StoreError) {
-        tracing::warn!(%error, "a payload was not kept");
-        self.refuse(port, request, error.code(), error.to_string());
+        // The error's own text names paths, which are nobody else's affair.
+        tracing::warn!(%error, "a payload cannot be kept or read");
+        let reason = match error.code() {
+            ErrorCode::Quota => "the store has no room for this payload",
+            ErrorCode::Limit => "the payload is longer than the protocol allows",
+            _ => "the store cannot keep or read this payload now",
+        };
+        self.refuse(port, request, error.code(), reason.into());
     }
 
     fn deliver(&mut self, port: &mut AppPort, delivery: Delivery) {
@@ -213,10 +220,7 @@ impl Seed {
                     worked = true;
                     self.send(port, Command::Finish { request });
                 }
-                Err(error) => {
-                    tracing::error!(%error, %request.number, "a payload cannot be read");
-                    self.refuse(port, request, ErrorCode::Internal, "the payload cannot be read".into());
-                }
+                Err(error) => self.refuse_store(port, request, &error),
             }
         }
         worked
@@ -249,7 +253,8 @@ impl Serving {
             return Ok(Some(bytes));
         }
         if self.pieces.is_empty() {
-            self.encoder.next_batch(TURN_BYTES, &mut self.batch)?;
+            let failed = |source| StoreError::io("read the outboard of", Path::new("a payload"), source);
+            self.encoder.next_batch(TURN_BYTES, &mut self.batch).map_err(failed)?;
             self.pieces.extend(self.batch.drain(..));
         }
         match self.pieces.pop_front() {
