@@ -89,13 +89,15 @@ pub type Steering = Box<dyn FnMut(&[u8], usize) -> usize + Send>;
 #[derive(Clone)]
 pub struct SimulatedLink(Arc<Mutex<Switch>>);
 
+/// When a frame arrives, its place among those of that instant, its station, and its bytes.
+type InFlight = (Instant, u64, usize, Vec<u8>);
+
 struct Switch {
     config: LinkConfig,
     up: bool,
     random: StdRng,
     stations: Vec<Port>,
-    /// Under way: when, in which order, to which station, what.
-    in_flight: BinaryHeap<Reverse<(Instant, u64, usize, Vec<u8>)>>,
+    in_flight: BinaryHeap<Reverse<InFlight>>,
     sequence: u64,
     stats: LinkStats,
 }
