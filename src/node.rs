@@ -168,6 +168,11 @@ impl Node {
                 tracing::error!("a thread of the node panicked");
             }
         }
+        for (worker, status) in self.statuses.drain(..).enumerate() {
+            let counted = status.counters.snapshot().filter(|(_, value)| *value > 0);
+            let counters: Vec<_> = counted.map(|(name, value)| format!("{name}={value}")).collect();
+            tracing::info!(worker, counters = counters.join(" "), "worker counted");
+        }
     }
 }
 

@@ -321,8 +321,6 @@ impl Core {
     fn datagram(&mut self, now: Instant, datagram: Datagram<'_>) {
         let Datagram { remote, local_ip, ecn, payload } = datagram;
         let counters = &self.status.counters;
-        counters.add(Counter::RxPackets, 1);
-        counters.add(Counter::RxBytes, payload.len() as u64);
         if self.shared.workers > 1
             && let Some(owner) = self.shared.cid_key.owner(payload, self.shared.workers)
             && owner != self.index
@@ -564,6 +562,17 @@ impl Core {
         }
         self.timers.set(slot, &mut conn.timer, conn.quic.poll_timeout());
         if drained {
+            let path = conn.quic.stats().path;
+            tracing::debug!(
+                remote = %conn.quic.remote_address(),
+                rtt = ?path.rtt,
+                cwnd_bytes = path.cwnd,
+                mtu = path.current_mtu,
+                sent_packets = path.sent_packets,
+                lost_packets = path.lost_packets,
+                congestion_events = path.congestion_events,
+                "connection over"
+            );
             self.conns[slot as usize] = None;
             self.status.connections.fetch_sub(1, Ordering::Relaxed);
             counters.add(Counter::ConnectionsClosed, 1);

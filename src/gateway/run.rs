@@ -79,15 +79,6 @@ impl Gateway {
     /// Finishes what runs, closes every connection and the network.
     pub fn stop(self) {
         self.node.drain(self.drain);
-        for (worker, status) in self.node.statuses().iter().enumerate() {
-            let counts: Vec<_> = status
-                .counters
-                .snapshot()
-                .filter(|(_, value)| *value > 0)
-                .map(|(name, value)| format!("{name}={value}"))
-                .collect();
-            tracing::info!(worker, counters = counts.join(" "), "worker counted");
-        }
         drop(self.node);
         tracing::info!("stopped");
     }
