@@ -6,6 +6,9 @@ pub const RX_BURST_LEN: usize = 64;
 pub const TX_SEGMENTS_LEN_MAX: usize = 64;
 /// Frames that wait for the device, a worker. Past it, connections are not polled for more.
 pub const TX_PENDING_LEN_MAX: usize = 1024;
+/// How long a device may take nothing of what waits, milliseconds: past it the frames are dropped, or a link that is down
+/// would hold connections for ever.
+pub const TX_STALL_MS_MAX: u64 = 50;
 /// Largest UDP payload that a worker handles, bytes.
 pub const UDP_PAYLOAD_BYTES_MAX: usize = 65_527;
 /// Packets that wait for one neighbour to be resolved.

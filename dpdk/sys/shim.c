@@ -249,7 +249,9 @@ static void close_port(uint16_t port)
 }
 
 struct interrupt_job {
-	int port; /* negative: none */
+	void (*run)(struct interrupt_job *job);
+	uint16_t port;
+	pthread_key_t at_thread_end;
 	sem_t done;
 };
 
@@ -257,24 +259,27 @@ static void interrupt_job_run(void *arg)
 {
 	struct interrupt_job *job = arg;
 
-	if (job->port >= 0)
-		close_port(job->port);
-	sem_post(&job->done);
+	job->run(job);
 }
 
 /* Alarms run on EAL's interrupt thread. False if none could be set. */
-static bool on_interrupt_thread(int port)
+static bool on_interrupt_thread(struct interrupt_job *job)
 {
-	struct interrupt_job job = { .port = port };
 	bool set;
 
-	if (sem_init(&job.done, 0, 0) != 0)
+	if (sem_init(&job->done, 0, 0) != 0)
 		return false;
-	set = rte_eal_alarm_set(1, interrupt_job_run, &job) == 0;
-	while (set && sem_wait(&job.done) != 0 && errno == EINTR)
+	set = rte_eal_alarm_set(1, interrupt_job_run, job) == 0;
+	while (set && sem_wait(&job->done) != 0 && errno == EINTR)
 		;
-	sem_destroy(&job.done);
+	sem_destroy(&job->done);
 	return set;
+}
+
+static void close_port_job(struct interrupt_job *job)
+{
+	close_port(job->port);
+	sem_post(&job->done);
 }
 
 /*
@@ -283,7 +288,9 @@ static bool on_interrupt_thread(int port)
  */
 void stoq_port_close(uint16_t port, bool by_interrupts)
 {
-	if (!by_interrupts || !on_interrupt_thread(port))
+	struct interrupt_job job = { .run = close_port_job, .port = port };
+
+	if (!by_interrupts || !on_interrupt_thread(&job))
 		close_port(port);
 }
 
@@ -330,15 +337,31 @@ uint32_t stoq_pool_available(void *pool)
 	return rte_mempool_avail_count(pool);
 }
 
+static void interrupt_thread_ended(void *job)
+{
+	sem_post(&((struct interrupt_job *)job)->done);
+}
+
+static void end_thread_job(struct interrupt_job *job)
+{
+	pthread_setspecific(job->at_thread_end, job);
+	/* Takes effect where the thread waits next, which it does without a lock. */
+	pthread_cancel(pthread_self());
+}
+
 int stoq_eal_cleanup(void)
 {
 	/*
-	 * The interrupt thread outlives the memory that its list of sources lies in, and walks that list after each
-	 * change. A change that was made before the first job is taken up after it at the latest, and the second job
-	 * runs after that; from then on the thread sleeps.
+	 * EAL never ends its interrupt thread, yet unmaps the memory that memif's listeners leave in the thread's list,
+	 * which it walks after every change: cleaning up crashes now and then. EAL starts once a process, so nothing
+	 * needs that thread again.
 	 */
-	on_interrupt_thread(-1);
-	on_interrupt_thread(-1);
+	struct interrupt_job job = { .run = end_thread_job };
+
+	if (pthread_key_create(&job.at_thread_end, interrupt_thread_ended) == 0) {
+		(void)on_interrupt_thread(&job);
+		pthread_key_delete(job.at_thread_end);
+	}
 	return rte_eal_cleanup();
 }
 

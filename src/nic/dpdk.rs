@@ -1,50 +1,192 @@
-//! Temporary.
-use super::*;
-use ::dpdk::{Checksum, QueuePair, TxOffload};
-/// x
+//! A queue pair of a DPDK port. The only file that knows the `dpdk` crate's data path.
+
+use std::time::{Duration, Instant};
+
+use dpdk::{Checksum, QueuePair, TxOffload};
+
+use super::{Nic, NicInfo, RxChecksum, TxKind};
+use crate::limits::{RX_BURST_LEN, TX_STALL_MS_MAX};
+
+/// How often the driver is asked for the link: the answer may cost a register read across the bus.
+const LINK_POLL: Duration = Duration::from_millis(100);
+
+const _: () = assert!(RX_BURST_LEN <= dpdk::BURST_LEN_MAX);
+
+/// One worker's queue pair.
+#[derive(Debug)]
 pub struct DpdkNic {
     pair: QueuePair,
     info: NicInfo,
+    stall: Stall,
+    drops: u64,
+    link_up: bool,
+    link_polled: Option<Instant>,
 }
+
 impl DpdkNic {
-    /// x
+    /// Takes a queue pair of an open port.
     pub fn new(pair: QueuePair) -> Self {
-        let i = pair.port_info().clone();
-        let info = NicInfo { device: i.device, driver: i.driver, mtu: i.mtu, mac: i.mac, tx_checksum: i.tx_checksum, rx_checksum: i.rx_checksum };
-        Self { pair, info }
+        let port = pair.port_info();
+        let info = NicInfo {
+            device: port.device.clone(),
+            driver: port.driver.clone(),
+            mtu: port.mtu,
+            mac: port.mac,
+            tx_checksum: port.tx_checksum,
+            rx_checksum: port.rx_checksum,
+        };
+        let link_up = pair.link_up();
+        Self { pair, info, stall: Stall::default(), drops: 0, link_up, link_polled: None }
+    }
+
+    fn poll_link(&mut self, now: Instant) {
+        if self.link_polled.is_none_or(|last| now.saturating_duration_since(last) >= LINK_POLL) {
+            self.link_up = self.pair.link_up();
+            self.link_polled = Some(now);
+        }
     }
 }
+
 impl Nic for DpdkNic {
-    fn rx_burst(&mut self, _now: Instant, mut frame: impl FnMut(&[u8], RxChecksum)) -> usize {
-        let b = self.pair.rx.rx_burst(crate::limits::RX_BURST_LEN);
-        let n = b.len();
-        b.for_each(|f| {
-            frame(f.data, match f.checksum {
+    #[inline]
+    fn rx_burst(&mut self, now: Instant, mut frame: impl FnMut(&[u8], RxChecksum)) -> usize {
+        self.poll_link(now);
+        let batch = self.pair.rx.rx_burst(RX_BURST_LEN);
+        let len = batch.len();
+        batch.for_each(|received| {
+            let checksum = match received.checksum {
+                Checksum::Unknown => RxChecksum::Unknown,
                 Checksum::Good => RxChecksum::Good,
                 Checksum::Bad => RxChecksum::Bad,
-                _ => RxChecksum::Unknown,
-            })
+            };
+            frame(received.data, checksum);
         });
-        n
+        len
     }
+
+    #[inline]
     fn tx_room(&self) -> usize {
         self.pair.tx.room()
     }
+
+    #[inline]
     fn tx_frame(&mut self, kind: TxKind, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
-        let k = match kind {
+        let offload = match kind {
             TxKind::Plain => TxOffload::None,
             TxKind::UdpV4 { l2_len } => TxOffload::UdpV4 { l2_len },
             TxKind::UdpV6 { l2_len } => TxOffload::UdpV6 { l2_len },
         };
-        self.pair.tx.frame(k, len, fill)
+        self.pair.tx.frame(offload, len, fill)
     }
-    fn tx_flush(&mut self, _now: Instant) -> usize {
-        self.pair.tx.flush()
+
+    #[inline]
+    fn tx_flush(&mut self, now: Instant) -> usize {
+        let before = self.pair.tx.pending();
+        if before == 0 {
+            return 0;
+        }
+        let mut left = self.pair.tx.flush();
+        self.drops += self.pair.tx.take_refused();
+        if self.stall.is_over_bound(before, left, now) {
+            self.drops += self.pair.tx.drop_pending() as u64;
+            left = 0;
+        }
+        left
     }
+
+    fn take_drops(&mut self) -> u64 {
+        std::mem::take(&mut self.drops)
+    }
+
     fn info(&self) -> &NicInfo {
         &self.info
     }
+
     fn link_up(&self) -> bool {
-        self.pair.link_up()
+        self.link_up
+    }
+}
+
+/// Since when the device has taken nothing of what waits.
+#[derive(Debug, Default)]
+struct Stall(Option<Instant>);
+
+impl Stall {
+    /// Notes a flush that found `before` frames and left `left`. True once [`TX_STALL_MS_MAX`] passed without progress.
+    fn is_over_bound(&mut self, before: usize, left: usize, now: Instant) -> bool {
+        if left < before {
+            self.0 = None;
+            return false;
+        }
+        let since = *self.0.get_or_insert(now);
+        let over = now.saturating_duration_since(since) >= Duration::from_millis(TX_STALL_MS_MAX);
+        if over {
+            self.0 = None;
+        }
+        over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use dpdk::{Eal, EalConfig, Port, PortConfig};
+
+    use super::*;
+
+    const BOUND: Duration = Duration::from_millis(TX_STALL_MS_MAX);
+
+    #[test]
+    fn progress_starts_the_bound_anew() {
+        let (mut stall, start) = (Stall::default(), Instant::now());
+        let almost = BOUND - Duration::from_millis(1);
+        assert!(!stall.is_over_bound(5, 5, start));
+        assert!(!stall.is_over_bound(5, 5, start + almost));
+        assert!(!stall.is_over_bound(5, 4, start + almost));
+        assert!(!stall.is_over_bound(4, 4, start + BOUND));
+        assert!(!stall.is_over_bound(4, 4, start + BOUND + almost));
+        assert!(stall.is_over_bound(4, 4, start + 2 * BOUND));
+        assert!(!stall.is_over_bound(4, 4, start + 2 * BOUND), "counted from the next flush");
+    }
+
+    // The one test of this binary that starts EAL, which can be done once a process.
+    #[test]
+    fn frames_cross_and_those_that_nobody_takes_are_dropped_and_counted() {
+        let eal = Arc::new(Eal::init(&EalConfig { memory_mb: 64, ..EalConfig::default() }).unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let open = |name, role| {
+            let socket = folder.path().join("memif.sock");
+            let device = format!("{name},role={role},id=0,socket={},socket-abstract=no", socket.display());
+            let (_, mut pairs) = Port::open(&eal, &PortConfig { device, ..PortConfig::default() }).unwrap();
+            DpdkNic::new(pairs.remove(0))
+        };
+        let start = Instant::now();
+        let mut server = open("net_memif0", "server");
+        assert_eq!((server.info().driver.as_str(), server.info().mtu), ("net_memif", 1500));
+
+        for _ in 0..10 {
+            assert!(server.tx_frame(TxKind::Plain, 60, |frame| frame.fill(1)));
+        }
+        assert_eq!(server.tx_flush(start), 10);
+        assert_eq!((server.link_up(), server.take_drops()), (false, 0));
+        assert_eq!(server.tx_flush(start + BOUND), 0);
+        assert_eq!((server.take_drops(), server.take_drops()), (10, 0));
+
+        let mut client = open("net_memif1", "client");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut got = Vec::new();
+        while got.is_empty() {
+            assert!(Instant::now() < deadline, "nothing arrived");
+            // Far enough apart for the link to be asked, near enough for nothing to be dropped.
+            let now = Instant::now();
+            server.rx_burst(now, |_, _| panic!("the client sends nothing"));
+            client.rx_burst(now, |frame, checksum| got.push((frame.to_vec(), checksum)));
+            if server.link_up() && server.tx_room() == crate::limits::TX_PENDING_LEN_MAX {
+                assert!(server.tx_frame(TxKind::Plain, 99, |frame| frame.fill(2)));
+            }
+            server.tx_flush(now);
+        }
+        assert_eq!(got[0], (vec![2; 99], RxChecksum::Unknown));
     }
 }

@@ -68,6 +68,12 @@ pub trait Nic {
     /// Gives the device what is queued. Returns how many frames it has not taken yet; they stay queued, in order.
     fn tx_flush(&mut self, now: Instant) -> usize;
 
+    /// Frames given up since the last call: the device refused them, or took nothing for
+    /// [`crate::limits::TX_STALL_MS_MAX`]. The caller counts them.
+    fn take_drops(&mut self) -> u64 {
+        0
+    }
+
     /// What the device is.
     fn info(&self) -> &NicInfo;
 

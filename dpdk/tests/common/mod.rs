@@ -33,7 +33,9 @@ pub(crate) fn as_ordinary_user(name: &str, scenario: impl FnOnce()) {
     // The build folder may not be readable by others.
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("scenario");
-    fs::copy(env::current_exe().unwrap(), &program).unwrap();
+    // Copied by another process: a fork of a test beside this one would keep a file open that is being written, and a
+    // program that is open for writing cannot be run.
+    assert!(Command::new("cp").arg(env::current_exe().unwrap()).arg(&program).status().unwrap().success());
     fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let mut command = Command::new(program);
     command.args([name, "--exact", "--nocapture"]).current_dir("/").env_remove("XDG_RUNTIME_DIR");
