@@ -178,7 +178,8 @@ impl Drop for Node {
 }
 
 impl NodeConfig {
-    fn quic(&self, device_mtu: u16) -> Quic {
+    /// The quinn-proto configurations for a device of this MTU (layer-3 bytes).
+    pub fn quic(&self, device_mtu: u16) -> Quic {
         let mut endpoint = EndpointConfig::default();
         let largest = self.quic.largest_payload(device_mtu);
         if let Err(error) = endpoint.max_udp_payload_size(largest) {
@@ -199,7 +200,8 @@ impl NodeConfig {
     }
 }
 
-fn routes(hosted: &[Hosted]) -> Routes {
+/// Which application takes what, numbered as they stand in `hosted`.
+pub fn routes(hosted: &[Hosted]) -> Routes {
     let mut routes = Routes::default();
     for (index, app) in hosted.iter().enumerate() {
         routes.queues.extend(app.queues.iter().map(|&queue| (queue, index)));

@@ -116,8 +116,8 @@ pub(crate) struct Control {
 impl Eal {
     /// Starts DPDK's environment. The caller's CPU affinity is kept; logs go to stderr.
     ///
-    /// Memory is mapped in DPDK's in-memory mode: it needs no hugetlbfs mount and no privilege, and leaves no file
-    /// behind. What that mode gives up is secondary DPDK processes, which nothing here uses.
+    /// Memory is mapped without files: that needs no hugetlbfs mount and no privilege, and leaves nothing behind. What
+    /// it gives up is secondary DPDK processes, which nothing here uses.
     ///
     /// # Errors
     ///
@@ -221,7 +221,6 @@ fn arguments(config: &EalConfig, pages: Pages) -> Result<Vec<CString>, DpdkError
     let cores = config.main_core.map_or_else(allowed_cores, |core| core.to_string());
     let mut args: Vec<String> = vec![
         "stoq".into(),
-        "--in-memory".into(),
         "--no-telemetry".into(),
         format!("--file-prefix={prefix}"),
         // One lcore that floats over these cores. Workers are threads of ours, registered as they start.
@@ -230,8 +229,10 @@ fn arguments(config: &EalConfig, pages: Pages) -> Result<Vec<CString>, DpdkError
         "-m".into(),
         config.memory_mb.to_string(),
     ];
-    if pages == Pages::Normal {
-        args.push("--no-huge".into());
+    match pages {
+        Pages::Huge => args.push("--in-memory".into()),
+        // --no-huge implies the legacy memory mode, which knows no --in-memory.
+        Pages::Normal => args.extend(["--no-huge".into(), "--no-shconf".into()]),
     }
     if config.pci_allow.is_empty() {
         args.push("--no-pci".into());

@@ -399,10 +399,7 @@ impl Drop for OpenPort {
         let mut control = eal.control();
         // SAFETY: the queues hold an Arc of this, so none is polled any more and all their buffers are back. Stopping
         // a port that never started and closing one that was never configured are no-ops of the driver layer.
-        unsafe {
-            dpdk_sys::stoq_port_stop(self.id);
-            dpdk_sys::stoq_port_close(self.id);
-        }
+        unsafe { dpdk_sys::stoq_port_close(self.id, self.device.memif().is_some()) };
         if self.hotplugged
             && let (Ok(bus), Ok(name)) = (CString::new(self.device.bus()), CString::new(self.device.name()))
         {
@@ -417,8 +414,9 @@ impl Drop for OpenPort {
         {
             *served.get_mut() -= 1;
             if *served.get() == 0 {
-                // The driver does this too, except after some failed starts.
-                let _ = std::fs::remove_file(served.remove_entry().0);
+                // The driver removes its socket, unless it failed to open half-way, or a client of this process still
+                // shares it.
+                let _ = device::clear_stale_socket(&served.remove_entry().0);
             }
         }
     }

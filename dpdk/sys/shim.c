@@ -9,12 +9,14 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
+#include <rte_alarm.h>
 #include <rte_cycles.h>
 #include <rte_dev.h>
 #include <rte_eal.h>
@@ -96,11 +98,6 @@ int stoq_eal_init(int argc, char **argv)
 	if (known)
 		pthread_setaffinity_np(pthread_self(), sizeof(before), &before);
 	return ret;
-}
-
-int stoq_eal_cleanup(void)
-{
-	return rte_eal_cleanup();
 }
 
 const char *stoq_eal_runtime_dir(void)
@@ -245,14 +242,49 @@ int stoq_port_start(uint16_t port, bool promiscuous)
 	return ret;
 }
 
-void stoq_port_stop(uint16_t port)
+static void close_port(uint16_t port)
 {
 	(void)rte_eth_dev_stop(port);
+	(void)rte_eth_dev_close(port);
 }
 
-void stoq_port_close(uint16_t port)
+struct interrupt_job {
+	int port; /* negative: none */
+	sem_t done;
+};
+
+static void interrupt_job_run(void *arg)
 {
-	(void)rte_eth_dev_close(port);
+	struct interrupt_job *job = arg;
+
+	if (job->port >= 0)
+		close_port(job->port);
+	sem_post(&job->done);
+}
+
+/* Alarms run on EAL's interrupt thread. False if none could be set. */
+static bool on_interrupt_thread(int port)
+{
+	struct interrupt_job job = { .port = port };
+	bool set;
+
+	if (sem_init(&job.done, 0, 0) != 0)
+		return false;
+	set = rte_eal_alarm_set(1, interrupt_job_run, &job) == 0;
+	while (set && sem_wait(&job.done) != 0 && errno == EINTR)
+		;
+	sem_destroy(&job.done);
+	return set;
+}
+
+/*
+ * memif tears a connection down on EAL's interrupt thread when its peer leaves, and takes no lock against a close from
+ * elsewhere: `by_interrupts` closes it on that same thread.
+ */
+void stoq_port_close(uint16_t port, bool by_interrupts)
+{
+	if (!by_interrupts || !on_interrupt_thread(port))
+		close_port(port);
 }
 
 bool stoq_port_link_up(uint16_t port)
@@ -296,6 +328,18 @@ void stoq_pool_free(void *pool)
 uint32_t stoq_pool_available(void *pool)
 {
 	return rte_mempool_avail_count(pool);
+}
+
+int stoq_eal_cleanup(void)
+{
+	/*
+	 * The interrupt thread outlives the memory that its list of sources lies in, and walks that list after each
+	 * change. A change that was made before the first job is taken up after it at the latest, and the second job
+	 * runs after that; from then on the thread sleeps.
+	 */
+	on_interrupt_thread(-1);
+	on_interrupt_thread(-1);
+	return rte_eal_cleanup();
 }
 
 static uint32_t rx_checksum_flags(const struct rte_mbuf *m)

@@ -4,7 +4,7 @@ mod common;
 
 use std::{process, thread};
 
-use common::{Link, eal, in_own_process, memif, pattern, receive, send, wait_for};
+use common::{Link, cross, eal, in_own_process, memif, pattern, receive, send, wait_for};
 use dpdk::{Checksum, Port, PortConfig, TxOffload};
 
 #[test]
@@ -14,18 +14,16 @@ fn frames_of_60_to_1500_bytes_cross_both_ways() {
         let mut link = Link::open(&eal, folder.path(), "", &PortConfig::default());
         assert_eq!(link.server.0.info().driver, "net_memif");
         assert_ne!(link.server.0.info().mac, link.client.0.info().mac);
-        let (server, client) = (&mut link.server.1[0], &mut link.client.1[0]);
-        for (from, to) in [(&mut *server, &mut *client), (client, server)] {
+        link.both_ways(|from, to| {
             for chunk in (60..=1500).collect::<Vec<usize>>().chunks(100) {
                 for &len in chunk {
                     assert!(send(from, &pattern(len, len)));
                 }
-                assert_eq!(from.tx.flush(), 0);
-                for (&len, got) in chunk.iter().zip(receive(to, chunk.len())) {
+                for (&len, got) in chunk.iter().zip(cross(from, to, chunk.len())) {
                     assert_eq!(got, pattern(len, len));
                 }
             }
-        }
+        });
         let stats = link.server.0.stats();
         assert_eq!((stats.ipackets, stats.opackets), (1441, 1441));
     });
@@ -38,17 +36,15 @@ fn jumbo_frames_cross() {
         let config = PortConfig { mtu: 9000, ..PortConfig::default() };
         let mut link = Link::open(&eal, folder.path(), ",rsize=8", &config);
         assert_eq!(link.server.0.info().mtu, 9000);
-        let (server, client) = (&mut link.server.1[0], &mut link.client.1[0]);
-        for (from, to) in [(&mut *server, &mut *client), (client, server)] {
+        link.both_ways(|from, to| {
             assert_eq!(from.tx.frame_bytes_max(), 9018);
             assert!(!send(from, &[0; 9019]), "larger than the device takes");
             for len in [9000, 9014, 9018, 60] {
                 assert!(send(from, &pattern(len, len)));
             }
-            assert_eq!(from.tx.flush(), 0);
-            let got = receive(to, 4);
+            let got = cross(from, to, 4);
             assert_eq!(got, [9000, 9014, 9018, 60].map(|len| pattern(len, len)));
-        }
+        });
     });
 }
 
@@ -58,14 +54,12 @@ fn a_frame_in_several_buffers_arrives_in_one_piece() {
         let (eal, folder) = (eal(), tempfile::tempdir().unwrap());
         // Buffers of 1 KiB in the shared memory: the driver cuts the frame, and chains what it receives.
         let mut link = Link::open(&eal, folder.path(), ",bsize=1024", &PortConfig::default());
-        let (server, client) = (&mut link.server.1[0], &mut link.client.1[0]);
-        for (from, to) in [(&mut *server, &mut *client), (client, server)] {
+        link.both_ways(|from, to| {
             for len in [60, 1024, 1025, 1514] {
                 assert!(send(from, &pattern(len, len)));
             }
-            assert_eq!(from.tx.flush(), 0);
-            assert_eq!(receive(to, 4), [60, 1024, 1025, 1514].map(|len| pattern(len, len)));
-        }
+            assert_eq!(cross(from, to, 4), [60, 1024, 1025, 1514].map(|len| pattern(len, len)));
+        });
     });
 }
 
@@ -141,8 +135,7 @@ fn a_fill_that_panics_costs_nothing() {
         }));
         assert!(panicked.is_err() && client.tx.pending() == 0);
         assert!(send(client, &pattern(1, 60)));
-        client.tx.flush();
-        assert_eq!(receive(server, 1), [pattern(1, 60)]);
+        assert_eq!(cross(client, server, 1), [pattern(1, 60)]);
     });
 }
 

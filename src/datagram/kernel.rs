@@ -1,59 +1,412 @@
-//! Temporary.
-use super::*;
-use std::net::UdpSocket;
-/// t
+//! UDP datagrams over the kernel's sockets, for hosts without DPDK.
+//!
+//! quinn-udp does the system calls: segmentation offload on the way out (UDP_SEGMENT), many messages of many datagrams each
+//! on the way in (recvmmsg, UDP_GRO), with ECN bits and local addresses.
+
+use super::{Datagram, Network, NetworkInfo, NetworkKind};
+use crate::counters::{Counter, Counters};
+use crate::limits::{TX_PENDING_LEN_MAX, TX_SEGMENTS_LEN_MAX};
+use quinn_proto::{EcnCodepoint, Transmit};
+use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use std::collections::VecDeque;
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+#[cfg(test)]
+mod tests;
+
+/// A received message: the most that the kernel joins into one, bytes.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// The most that one send carries, bytes: an IPv4 packet without its headers.
+const SEND_BYTES_MAX: usize = 65_507;
+/// The MTU taken for granted where the interface's is not known, bytes.
+const MTU_DEFAULT: u16 = 1500;
+/// EMSGSIZE, on every system that quinn-udp knows.
+const TOO_BIG: i32 = Errno::MSGSIZE.raw_os_error();
+
+/// How sockets are opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelUdpConfig {
-    /// r
+    /// Let other sockets, such as the other workers', be bound to the same addresses (SO_REUSEPORT): the kernel spreads
+    /// what arrives over them by a hash of addresses and ports.
     pub reuse_port: bool,
-    /// b
+    /// Bytes asked for each socket's send buffer and each one's receive buffer. The kernel grants what
+    /// `net.core.wmem_max` and `net.core.rmem_max` allow: [`KernelUdp::buffers`] tells.
     pub buffer_bytes: usize,
 }
-/// t
+
+impl Default for KernelUdpConfig {
+    fn default() -> Self {
+        Self { reuse_port: false, buffer_bytes: 16 << 20 }
+    }
+}
+
+/// What the kernel granted, as it counts: on Linux twice what was asked, since its own bookkeeping is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketBuffers {
+    /// The smallest send buffer of any socket, bytes.
+    pub send_bytes: usize,
+    /// The smallest receive buffer of any socket, bytes.
+    pub receive_bytes: usize,
+}
+
+/// One worker's UDP sockets.
 pub struct KernelUdp {
-    s: Vec<UdpSocket>,
-    buf: Vec<u8>,
+    sockets: Vec<Bound>,
+    /// One buffer for every message of a burst, one behind the other.
+    inbox: Vec<u8>,
+    metas: [RecvMeta; BATCH_SIZE],
+    /// What the kernel would not take yet.
+    pending: VecDeque<PendingSend>,
+    pending_datagrams: usize,
+    /// The socket that is asked first in the next burst.
+    turn: usize,
+    buffers: SocketBuffers,
+    mtu: u16,
 }
+
+struct Bound {
+    socket: UdpSocket,
+    state: UdpSocketState,
+    local: SocketAddr,
+    /// Takes and sends IPv4 too, as IPv4-mapped addresses.
+    dual: bool,
+}
+
+struct PendingSend {
+    socket: usize,
+    destination: SocketAddr,
+    ecn: Option<quinn_udp::EcnCodepoint>,
+    src_ip: Option<IpAddr>,
+    segment_size: usize,
+    contents: Vec<u8>,
+    sent: usize,
+}
+
+/// What became of a send.
+enum Sent {
+    /// All of it was taken, or dropped for good.
+    All,
+    /// The kernel's buffer is full; so many bytes went before.
+    Part(usize),
+}
+
 impl KernelUdp {
-    /// b
-    pub fn bind(a: &[SocketAddr], _c: KernelUdpConfig) -> std::io::Result<Self> {
-        let mut s = vec![];
-        for a in a.iter().take(1) {
-            let x = UdpSocket::bind(a)?;
-            x.set_nonblocking(true)?;
-            s.push(x);
+    /// Opens a socket on each of `addresses`. An IPv6 socket takes IPv6 only, but for one on `[::]`, which takes both.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, with the address in the text; [`io::ErrorKind::InvalidInput`] when there is no address.
+    pub fn bind(addresses: &[SocketAddr], config: KernelUdpConfig) -> io::Result<Self> {
+        if addresses.is_empty() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "no address to bind: give at least one, such as 0.0.0.0:4433",
+            ));
         }
-        Ok(Self { s, buf: vec![0; 65536] })
+        let sockets = addresses
+            .iter()
+            .map(|&address| {
+                Bound::open(address, config).map_err(|error| {
+                    io::Error::new(error.kind(), format!("cannot bind UDP {address}: {error}"))
+                })
+            })
+            .collect::<io::Result<Vec<_>>>()?;
+        let mut buffers = SocketBuffers { send_bytes: usize::MAX, receive_bytes: usize::MAX };
+        for bound in &sockets {
+            let socket = SockRef::from(&bound.socket);
+            buffers.send_bytes = buffers.send_bytes.min(socket.send_buffer_size()?);
+            buffers.receive_bytes = buffers.receive_bytes.min(socket.recv_buffer_size()?);
+        }
+        Ok(Self {
+            mtu: mtu_of(&sockets),
+            sockets,
+            inbox: vec![0; BATCH_SIZE * MESSAGE_BYTES_MAX],
+            metas: [RecvMeta::default(); BATCH_SIZE],
+            pending: VecDeque::new(),
+            pending_datagrams: 0,
+            turn: 0,
+            buffers,
+        })
+    }
+
+    /// What the kernel granted of the buffers asked for.
+    pub fn buffers(&self) -> SocketBuffers {
+        self.buffers
+    }
+
+    /// Datagrams that one system call can send; 1 where the kernel or the interface does not segment.
+    pub fn segments_len_max(&self) -> usize {
+        self.sockets.iter().map(|bound| bound.state.max_gso_segments()).min().unwrap_or(1)
+    }
+
+    /// The socket to send from: bound to `source`, else to any address, of the destination's family.
+    fn choose(&self, destination: IpAddr, source: Option<IpAddr>) -> Option<usize> {
+        let fits = |bound: &Bound| bound.local.is_ipv4() == destination.is_ipv4() || bound.dual;
+        let exact = |bound: &Bound| source.is_some_and(|source| bound.local.ip() == source);
+        let any = |bound: &Bound| source.is_none() || bound.local.ip().is_unspecified();
+        let sockets = || self.sockets.iter();
+        sockets()
+            .position(|bound| fits(bound) && exact(bound))
+            .or_else(|| sockets().position(|bound| fits(bound) && any(bound)))
+    }
+
+    fn keep(&mut self, counters: &Counters, send: PendingSend) {
+        let datagrams = send.datagrams();
+        if self.pending_datagrams + datagrams > TX_PENDING_LEN_MAX {
+            counters.add(Counter::DropTxStalled, datagrams as u64);
+            return;
+        }
+        self.pending_datagrams += datagrams;
+        self.pending.push_back(send);
     }
 }
+
+impl PendingSend {
+    fn datagrams(&self) -> usize {
+        (self.contents.len() - self.sent).div_ceil(self.segment_size)
+    }
+}
+
+impl Bound {
+    fn open(address: SocketAddr, config: KernelUdpConfig) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        let dual = address.is_ipv6() && address.ip().is_unspecified();
+        if address.is_ipv6() {
+            socket.set_only_v6(!dual)?;
+        }
+        if config.reuse_port {
+            socket.set_reuse_port(true)?;
+        }
+        socket.bind(&address.into())?;
+        let socket = UdpSocket::from(socket);
+        let state = UdpSocketState::new((&socket).into())?;
+        // Refused or cut short is no failure: what was granted is read back.
+        let _ = state.set_send_buffer_size((&socket).into(), config.buffer_bytes);
+        let _ = state.set_recv_buffer_size((&socket).into(), config.buffer_bytes);
+        Ok(Self { local: socket.local_addr()?, socket, state, dual })
+    }
+
+    /// Sends `contents` cut every `segment_size` bytes, in as few calls as the kernel allows.
+    fn send(
+        &self,
+        counters: &Counters,
+        transmit: &quinn_udp::Transmit<'_>,
+        contents: &[u8],
+        segment_size: usize,
+    ) -> Sent {
+        let mut at = 0;
+        while at < contents.len() {
+            let offload = self.state.max_gso_segments();
+            let segments = offload.min((SEND_BYTES_MAX / segment_size).max(1));
+            let end = contents.len().min(at + segments * segment_size);
+            let part = &contents[at..end];
+            let count = part.len().div_ceil(segment_size) as u64;
+            let result = self.state.try_send(
+                (&self.socket).into(),
+                &quinn_udp::Transmit {
+                    contents: part,
+                    segment_size: (part.len() > segment_size).then_some(segment_size),
+                    ..transmit.clone()
+                },
+            );
+            match result {
+                Ok(()) => {
+                    counters.add(Counter::TxPackets, count);
+                    counters.add(Counter::TxBytes, part.len() as u64);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Part(at),
+                // The kernel cannot segment for this interface, and quinn-udp has taken note: again, one by one.
+                Err(_) if count > 1 && self.state.max_gso_segments() < offload => continue,
+                Err(error) if error.raw_os_error() == Some(TOO_BIG) => {
+                    counters.add(Counter::DropTooBig, count);
+                }
+                Err(_) => counters.add(Counter::DropSocketError, count),
+            }
+            at = end;
+        }
+        Sent::All
+    }
+
+    /// Takes one burst. Returns how many datagrams it held.
+    fn receive(
+        &self,
+        inbox: &mut [u8],
+        metas: &mut [RecvMeta; BATCH_SIZE],
+        counters: &Counters,
+        deliver: &mut impl FnMut(Datagram<'_>),
+    ) -> usize {
+        let mut rest = &mut *inbox;
+        let mut slices: [IoSliceMut<'_>; BATCH_SIZE] = std::array::from_fn(|_| {
+            let (message, after) = std::mem::take(&mut rest).split_at_mut(MESSAGE_BYTES_MAX);
+            rest = after;
+            IoSliceMut::new(message)
+        });
+        let messages = match self.state.recv((&self.socket).into(), &mut slices, metas) {
+            Ok(messages) => messages,
+            Err(error) => {
+                // A queued ICMP error shows up here once; there is nothing to receive either way.
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    counters.add(Counter::DropSocketError, 1);
+                }
+                return 0;
+            }
+        };
+        let (mut datagrams, mut bytes) = (0, 0);
+        for (meta, message) in metas.iter().zip(inbox.chunks(MESSAGE_BYTES_MAX)).take(messages) {
+            let remote = match meta.addr.ip().to_canonical() {
+                ip @ IpAddr::V4(_) => SocketAddr::new(ip, meta.addr.port()),
+                // As it is: a link-local remote is reachable only with its interface.
+                IpAddr::V6(_) => meta.addr,
+            };
+            let local_ip = match meta.dst_ip.map(|ip| ip.to_canonical()) {
+                None if !self.local.ip().is_unspecified() => Some(self.local.ip()),
+                local_ip => local_ip,
+            };
+            let ecn = meta.ecn.and_then(|ecn| EcnCodepoint::from_bits(ecn as u8));
+            // An empty datagram has stride 0 and nothing to cut.
+            for payload in message[..meta.len].chunks(meta.stride.max(1)) {
+                datagrams += 1;
+                bytes += payload.len() as u64;
+                deliver(Datagram { remote, local_ip, ecn, payload });
+            }
+        }
+        counters.add(Counter::RxPackets, datagrams as u64);
+        counters.add(Counter::RxBytes, bytes);
+        datagrams
+    }
+}
+
 impl Network for KernelUdp {
-    fn receive(&mut self, _: Instant, _: &Counters, mut deliver: impl FnMut(Datagram<'_>)) -> usize {
-        let mut n = 0;
-        while n < 64 {
-            let Ok((l, a)) = self.s[0].recv_from(&mut self.buf) else { break };
-            n += 1;
-            deliver(Datagram { remote: a, local_ip: None, ecn: None, payload: &self.buf[..l] });
+    fn receive(
+        &mut self,
+        _now: Instant,
+        counters: &Counters,
+        mut deliver: impl FnMut(Datagram<'_>),
+    ) -> usize {
+        let count = self.sockets.len();
+        self.turn = (self.turn + 1) % count;
+        let mut datagrams = 0;
+        for i in 0..count {
+            let bound = &self.sockets[(self.turn + i) % count];
+            datagrams += bound.receive(&mut self.inbox, &mut self.metas, counters, &mut deliver);
         }
-        n
+        datagrams
     }
+
     fn can_send(&self) -> bool {
-        true
+        self.pending.is_empty()
     }
-    fn send(&mut self, _: Instant, _: &Counters, t: &Transmit, c: &[u8]) {
-        for s in c.chunks(t.segment_size.unwrap_or(t.size)) {
-            let _ = self.s[0].send_to(s, t.destination);
+
+    fn send(&mut self, _now: Instant, counters: &Counters, transmit: &Transmit, contents: &[u8]) {
+        let segment_size = transmit.segment_size.unwrap_or(contents.len()).max(1);
+        let datagrams = contents.len().div_ceil(segment_size);
+        debug_assert!(datagrams <= TX_SEGMENTS_LEN_MAX);
+        let source = transmit.src_ip.map(|source| source.to_canonical());
+        let target = transmit.destination.ip().to_canonical();
+        let Some(socket) = self.choose(target, source) else {
+            counters.add(Counter::DropNoRoute, datagrams as u64);
+            return;
+        };
+        let bound = &self.sockets[socket];
+        let destination = match (target, transmit.destination) {
+            (IpAddr::V4(v4), to) if bound.dual => SocketAddr::new(v4.to_ipv6_mapped().into(), to.port()),
+            (IpAddr::V4(v4), to) => SocketAddr::new(v4.into(), to.port()),
+            (IpAddr::V6(_), to) => to,
+        };
+        let ecn = transmit.ecn.and_then(|ecn| quinn_udp::EcnCodepoint::from_bits(ecn as u8));
+        let first =
+            quinn_udp::Transmit { destination, ecn, contents: &[], segment_size: None, src_ip: source };
+        let sent = if self.pending.is_empty() {
+            match bound.send(counters, &first, contents, segment_size) {
+                Sent::All => return,
+                Sent::Part(sent) => sent,
+            }
+        } else {
+            0
+        };
+        let contents = contents[sent..].to_vec();
+        let send = PendingSend { socket, destination, ecn, src_ip: source, segment_size, contents, sent: 0 };
+        self.keep(counters, send);
+    }
+
+    fn flush(&mut self, _now: Instant, counters: &Counters) -> usize {
+        while let Some(send) = self.pending.front_mut() {
+            let transmit = quinn_udp::Transmit {
+                destination: send.destination,
+                ecn: send.ecn,
+                contents: &[],
+                segment_size: None,
+                src_ip: send.src_ip,
+            };
+            let bound = &self.sockets[send.socket];
+            let before = send.datagrams();
+            match bound.send(counters, &transmit, &send.contents[send.sent..], send.segment_size) {
+                Sent::All => {
+                    self.pending_datagrams -= before;
+                    self.pending.pop_front();
+                }
+                Sent::Part(bytes) => {
+                    send.sent += bytes;
+                    self.pending_datagrams -= before - send.datagrams();
+                    break;
+                }
+            }
         }
+        self.pending_datagrams
     }
-    fn flush(&mut self, _: Instant, _: &Counters) -> usize {
-        0
-    }
+
     fn poll_timeout(&self) -> Option<Instant> {
         None
     }
-    fn handle_timeout(&mut self, _: Instant, _: &Counters) {}
-    fn info(&self) -> NetworkInfo {
-        NetworkInfo { kind: NetworkKind::KernelUdp, driver: "udp".into(), device: "t".into(), mtu: 1500, local: vec![] }
+
+    fn handle_timeout(&mut self, _now: Instant, _counters: &Counters) {}
+
+    fn wait(&mut self, limit: Duration) -> bool {
+        let blocked = self.pending.front().map(|send| send.socket);
+        let mut fds: smallvec::SmallVec<[PollFd<'_>; 4]> = self
+            .sockets
+            .iter()
+            .enumerate()
+            .map(|(i, bound)| {
+                let writable = if blocked == Some(i) { PollFlags::OUT } else { PollFlags::empty() };
+                PollFd::new(&bound.socket, PollFlags::IN | writable)
+            })
+            .collect();
+        let limit = Timespec::try_from(limit).ok();
+        // Woken early by a signal is woken: the worker looks and comes back.
+        let _ = poll(&mut fds, limit.as_ref());
+        true
     }
+
+    fn info(&self) -> NetworkInfo {
+        let local: Vec<_> = self.sockets.iter().map(|bound| bound.local).collect();
+        NetworkInfo {
+            kind: NetworkKind::KernelUdp,
+            driver: "udp".to_owned(),
+            device: local.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", "),
+            mtu: self.mtu,
+            local,
+        }
+    }
+
     fn link_up(&self) -> bool {
         true
     }
+}
+
+/// The MTU of the loopback interface when every socket is on it; otherwise Ethernet's, since nothing in the kernel's socket
+/// calls tells an unconnected socket's.
+fn mtu_of(sockets: &[Bound]) -> u16 {
+    if !sockets.iter().all(|bound| bound.local.ip().is_loopback()) {
+        return MTU_DEFAULT;
+    }
+    std::fs::read_to_string("/sys/class/net/lo/mtu")
+        .ok()
+        .and_then(|text| text.trim().parse::<u32>().ok())
+        .map_or(MTU_DEFAULT, |mtu| u16::try_from(mtu).unwrap_or(u16::MAX))
 }

@@ -2,8 +2,9 @@
 
 use crate::config::{DpdkConfig, HugePagesConfig};
 use crate::datagram::NetworkKind;
-use crate::datagram::user_space::{InterfaceConfig, UserSpace};
+use crate::datagram::user_space::{InterfaceConfig, InterfaceError, UserSpace};
 use crate::limits::TX_PENDING_LEN_MAX;
+use crate::neighbor::exchange::exchange;
 use crate::nic::dpdk::DpdkNic;
 use crate::node::ThreadSetup;
 use ::dpdk::{Eal, EalConfig, HugePages, LogLevel, Pages, Port, PortConfig};
@@ -107,8 +108,13 @@ pub fn open(config: &DpdkConfig, workers: usize) -> anyhow::Result<(OpenPort, Ve
     };
     let queues = pairs
         .into_iter()
-        .map(|pair| UserSpace::new(DpdkNic::new(pair), &interface, NetworkKind::Dpdk))
-        .collect::<Result<_, _>>()
+        .zip(exchange(workers))
+        .map(|(pair, exchange)| {
+            let queue = UserSpace::new(DpdkNic::new(pair), &interface, NetworkKind::Dpdk)?;
+            // An ARP reply may land on another queue than the one that asked.
+            Ok(if workers > 1 { queue.with_exchange(exchange) } else { queue })
+        })
+        .collect::<Result<_, InterfaceError>>()
         .context("network")?;
     Ok((OpenPort { port, eal }, queues))
 }

@@ -114,11 +114,6 @@ impl UdpTemplate {
         }
     }
 
-    /// Sends these headers to another station from now on.
-    pub fn set_destination(&mut self, mac: Mac) {
-        self.bytes[..6].copy_from_slice(&mac);
-    }
-
     /// Writes headers and `payload` over the whole of `frame`, whose length is [`UdpTemplate::header_len`] plus the
     /// payload's. With `offload`, checksums are left as [`TxKind`] says the device wants them.
     #[inline]

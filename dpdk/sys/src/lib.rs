@@ -146,10 +146,8 @@ unsafe extern "C" {
     ) -> c_int;
     /// Starts a port whose queues are all set up.
     pub fn stoq_port_start(port: u16, promiscuous: bool) -> c_int;
-    /// Stops a port.
-    pub fn stoq_port_stop(port: u16);
-    /// Closes a stopped port.
-    pub fn stoq_port_close(port: u16);
+    /// Stops a port and closes it; `by_interrupts` on EAL's interrupt thread, as memif needs it.
+    pub fn stoq_port_close(port: u16, by_interrupts: bool);
     /// The link as the driver knows it now; does not wait.
     pub fn stoq_port_link_up(port: u16) -> bool;
     /// `rte_eth_stats_get`.

@@ -17,7 +17,7 @@ const CHILD: &str = "DPDK_TEST_CHILD";
 const NOBODY: u32 = 65534;
 
 /// Runs a scenario in a process of its own, because EAL starts once a process. `name` is the calling test's name.
-pub fn in_own_process(name: &str, scenario: impl FnOnce()) {
+pub(crate) fn in_own_process(name: &str, scenario: impl FnOnce()) {
     if env::var_os(CHILD).is_some() {
         return scenario();
     }
@@ -26,7 +26,7 @@ pub fn in_own_process(name: &str, scenario: impl FnOnce()) {
 }
 
 /// As [`in_own_process`], as a user without privileges. Where the tests have none themselves it is just that.
-pub fn as_ordinary_user(name: &str, scenario: impl FnOnce()) {
+pub(crate) fn as_ordinary_user(name: &str, scenario: impl FnOnce()) {
     if env::var_os(CHILD).is_some() {
         return scenario();
     }
@@ -56,26 +56,26 @@ fn run(command: &mut Command) {
 }
 
 /// An environment in huge pages where there are any.
-pub fn eal() -> Arc<Eal> {
+pub(crate) fn eal() -> Arc<Eal> {
     let config = EalConfig { memory_mb: 128, ..EalConfig::default() };
     Arc::new(Eal::init(&config).expect("DPDK starts"))
 }
 
 /// One side of a memif over a socket in `folder`.
-pub fn memif(folder: &Path, role: &str, options: &str) -> String {
+pub(crate) fn memif(folder: &Path, role: &str, options: &str) -> String {
     let name = if role == "server" { "net_memif0" } else { "net_memif1" };
     let socket = folder.join("memif.sock");
     format!("{name},role={role},id=0,socket={},socket-abstract=no{options}", socket.display())
 }
 
 /// Both ends of a memif in this process, with the link up.
-pub struct Link {
-    pub server: (Port, Vec<QueuePair>),
-    pub client: (Port, Vec<QueuePair>),
+pub(crate) struct Link {
+    pub(crate) server: (Port, Vec<QueuePair>),
+    pub(crate) client: (Port, Vec<QueuePair>),
 }
 
 impl Link {
-    pub fn open(eal: &Arc<Eal>, folder: &Path, options: &str, config: &PortConfig) -> Self {
+    pub(crate) fn open(eal: &Arc<Eal>, folder: &Path, options: &str, config: &PortConfig) -> Self {
         let open = |role| {
             let device = memif(folder, role, options);
             Port::open(eal, &PortConfig { device, ..config.clone() })
@@ -85,9 +85,15 @@ impl Link {
         wait_for("the link", || link.server.0.link_up() && link.client.0.link_up());
         link
     }
+
+    /// Runs `check` on the first queues, with each end as the sender once.
+    pub(crate) fn both_ways(&mut self, mut check: impl FnMut(&mut QueuePair, &mut QueuePair)) {
+        check(&mut self.server.1[0], &mut self.client.1[0]);
+        check(&mut self.client.1[0], &mut self.server.1[0]);
+    }
 }
 
-pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !done() {
         assert!(Instant::now() < deadline, "waited too long for {what}");
@@ -96,7 +102,7 @@ pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 /// Bytes that tell a frame from every other.
-pub fn pattern(seed: usize, len: usize) -> Vec<u8> {
+pub(crate) fn pattern(seed: usize, len: usize) -> Vec<u8> {
     let mut state = (seed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {
@@ -107,12 +113,25 @@ pub fn pattern(seed: usize, len: usize) -> Vec<u8> {
     bytes
 }
 
-pub fn send(pair: &mut QueuePair, frame: &[u8]) -> bool {
+pub(crate) fn send(pair: &mut QueuePair, frame: &[u8]) -> bool {
     pair.tx.frame(TxOffload::None, frame.len(), |to| to.copy_from_slice(frame))
 }
 
+/// Flushes one end and receives at the other until `frames` have arrived. A memif client lends its server the buffers
+/// to send into when it first polls, so both must be driven at once.
+pub(crate) fn cross(from: &mut QueuePair, to: &mut QueuePair, frames: usize) -> Vec<Vec<u8>> {
+    let mut got = Vec::new();
+    wait_for("frames", || {
+        from.tx.flush();
+        to.rx.rx_burst(64).for_each(|frame| got.push(frame.data.to_vec()));
+        got.len() >= frames
+    });
+    assert_eq!(from.tx.pending(), 0);
+    got
+}
+
 /// Everything that arrives until `frames` have.
-pub fn receive(pair: &mut QueuePair, frames: usize) -> Vec<Vec<u8>> {
+pub(crate) fn receive(pair: &mut QueuePair, frames: usize) -> Vec<Vec<u8>> {
     let mut got = Vec::new();
     wait_for("frames", || {
         pair.rx.rx_burst(64).for_each(|frame| got.push(frame.data.to_vec()));

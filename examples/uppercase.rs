@@ -1,0 +1,83 @@
+//! An application of one's own in a gateway of one's own: it answers every message in upper case.
+//!
+//!     cargo run --example uppercase -- CERTIFICATE KEY CLIENT_NODE_ID
+//!     stoq ping --queue 7 --gateway 127.0.0.1:4433 ...
+
+use std::collections::{HashMap, VecDeque};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use stoq::application::{Application, Placement};
+use stoq::config::{KernelConfig, NetworkConfig};
+use stoq::gateway::network::Opened;
+use stoq::node::{Host, Hosted, NodeConfig};
+use stoq::quic::transport::QuicConfig;
+use stoq::queue::{AppPort, ConnectionId, Credit, Delivery};
+use stoq::tls::{ClientAuth, Identity, ServerTls, Trust, server_config};
+use stoq::worker::Idle;
+
+/// The queue that this application takes.
+const QUEUE: u64 = 7;
+
+#[derive(Default)]
+struct Uppercase {
+    peers: HashMap<ConnectionId, Credit>,
+    /// An answer that the ring or the peer's credit did not take yet. While it waits nothing more is received: that stops
+    /// whoever sends faster than it reads.
+    waiting: VecDeque<(ConnectionId, Vec<u8>)>,
+}
+
+impl Application for Uppercase {
+    fn poll(&mut self, _now: Instant, port: &mut AppPort) -> bool {
+        let mut worked = false;
+        loop {
+            if let Some((connection, text)) = self.waiting.pop_front()
+                && let Some(credit) = self.peers.get(&connection)
+                && port.send_message(connection, credit, QUEUE, text.clone().into()).is_err()
+            {
+                self.waiting.push_front((connection, text));
+                return worked;
+            }
+            let Some(delivery) = port.receive() else { return worked };
+            worked = true;
+            match delivery {
+                Delivery::Connected { connection, node, remote, credit, .. } => {
+                    println!("{remote} is {}", node.map_or("nobody".into(), |id| id.to_string()));
+                    self.peers.insert(connection, credit);
+                }
+                Delivery::Message { connection, payload, .. } => {
+                    self.waiting.push_back((connection, payload.to_bytes().to_ascii_uppercase()));
+                }
+                Delivery::Closed { connection, .. } => {
+                    self.peers.remove(&connection);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [certificate, key, client] = arguments.as_slice() else {
+        anyhow::bail!("usage: uppercase CERTIFICATE KEY CLIENT_NODE_ID");
+    };
+    let identity = Identity::load(Path::new(certificate), Path::new(key))?;
+    let trust = Trust::pinned([client.parse()?])?;
+    let network = KernelConfig { listen: vec!["127.0.0.1:4433".parse()?], ..KernelConfig::default() };
+    let opened = Opened::open(&NetworkConfig::KernelUdp(network), 1)?;
+    let config = NodeConfig {
+        server: Some(server_config(&ServerTls::new(identity, ClientAuth::Required(trust)))?),
+        client: None,
+        quic: QuicConfig::default(),
+        idle: Idle::Adaptive,
+        cores: Vec::new(),
+        thread_setup: opened.thread_setup(),
+    };
+    let host = Host::Node(Placement::Worker, Box::new(|_worker| Box::new(Uppercase::default())));
+    let uppercase = Hosted { name: "uppercase".into(), queues: vec![QUEUE], store: false, host };
+    let node = opened.start_node(&config, vec![uppercase])?;
+    println!("serving on {}", node.networks()[0]);
+    loop {
+        std::thread::park_timeout(Duration::from_secs(3600));
+    }
+}

@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# The lab: the gateway in user space on a DPDK port, the client on kernel UDP sockets in a network namespace, a veth pair
+# between them. ping, put and get over IPv4 and IPv6, on net_af_packet and on net_af_xdp. Needs root and a release build.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+[ "$(id -u)" = 0 ] || die "the lab needs root: it makes a network namespace and raw ports"
+install $BUILD_PACKAGES iproute2 iputils-ping ethtool
+
+target=$(realpath "${CARGO_TARGET_DIR:-target}")/release
+stoq=$target/stoq gateway=$target/stoq-gateway
+[ -x "$gateway" ] || die "no release build: cargo build --release"
+
+ns=stoq-lab-$$ near=stq$$ far=stqf$$
+dir=$(mktemp -d /tmp/stoq-lab.XXXXXX)
+pid=
+stop_gateway() {
+    [ -n "$pid" ] || return 0
+    kill "$pid"
+    wait "$pid" || die "the gateway did not end in order"
+    pid=
+}
+cleanup() {
+    [ -z "$pid" ] || { kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null; } || true
+    ip link delete "$near" 2>/dev/null || true
+    ip netns delete "$ns" 2>/dev/null || true
+    rm -rf "$dir"
+}
+trap cleanup EXIT
+
+ip netns add "$ns"
+ip link add "$near" type veth peer name "$far" netns "$ns"
+# The kernel leaves checksums and segmentation to the NIC behind a veth; a user-space port needs both done.
+for side in "$near" "$far"; do
+    [ "$side" = "$near" ] && in=() || in=(ip netns exec "$ns")
+    "${in[@]}" ethtool -K "$side" tx off rx off tso off gso off gro off >/dev/null
+    "${in[@]}" ip link set "$side" up
+done
+ip addr flush dev "$near"
+ip netns exec "$ns" ip link set lo up
+ip netns exec "$ns" ip addr add 10.78.0.2/24 dev "$far"
+ip netns exec "$ns" ip -6 addr add fd78::2/64 dev "$far" nodad
+
+for who in gateway client; do
+    "$stoq" identity new --name "$who" --cert "$dir/$who.pem" --key "$dir/$who.key" >"$dir/$who.id"
+done
+client=(ip netns exec "$ns" "$stoq")
+options=(--cert "$dir/client.pem" --key "$dir/client.key" --node-id "$(cat "$dir/gateway.id")")
+head -c 67108864 /dev/urandom >"$dir/file"
+
+# lab DEVICE
+lab() {
+    local device=$1 driver=${1%%0,*}
+    say "$driver"
+    rm -rf "$dir/store" "$dir/got"*
+    cat >"$dir/gateway.toml" <<TOML
+[network]
+kind = "dpdk"
+device = "$device"
+addresses = ["10.78.0.1/24", "fd78::1/64"]
+[identity]
+certificate = "gateway.pem"
+key = "gateway.key"
+[trust]
+node_ids = ["$(cat "$dir/client.id")"]
+[[application]]
+kind = "seed"
+queues = [0]
+directory = "store"
+memory_bytes = 134217728
+[[application]]
+kind = "echo"
+queues = [1]
+[[application]]
+kind = "discard"
+queues = [2]
+TOML
+    "$gateway" check --config "$dir/gateway.toml"
+    "$gateway" run --config "$dir/gateway.toml" 2>"$dir/gateway.log" &
+    pid=$!
+    wait_for 20 "gateway ready" "$dir/gateway.log" $pid
+
+    ip netns exec "$ns" ping -q -c 3 -i 0.2 -W 2 10.78.0.1
+    ip netns exec "$ns" ping -6 -q -c 3 -i 0.2 -W 2 fd78::1
+    # A size that only unfragmented MTU-sized packets carry.
+    ip netns exec "$ns" ping -q -c 1 -W 2 -M do -s 1472 10.78.0.1
+    local address token
+    for address in 10.78.0.1:4433 '[fd78::1]:4433'; do
+        "${client[@]}" ping -g "$address" -c 3 -i 0.1 "${options[@]}"
+        # Each family puts bytes of its own: what is kept already would not cross again.
+        head -c 65536 /dev/urandom >>"$dir/file"
+        token=$("${client[@]}" put "$dir/file" -g "$address" "${options[@]}")
+        "${client[@]}" get "$token" -o "$dir/got-${address//[^a-z0-9]/-}" -g "$address" "${options[@]}"
+        cmp "$dir/file" "$dir/got-${address//[^a-z0-9]/-}"
+        "${client[@]}" bench -g "$address" --bytes 500000000 "${options[@]}"
+    done
+    stop_gateway
+    grep -q ' WARN\| ERROR' "$dir/gateway.log" && { cat "$dir/gateway.log" >&2; die "$driver: warnings"; }
+    grep 'worker counted' "$dir/gateway.log"
+}
+
+lab "net_af_packet0,iface=$near,blocksz=65536,framesz=2048,framecnt=2048,qdisc_bypass=1"
+lab "net_af_xdp0,iface=$near"
+say "the lab passed on net_af_packet and net_af_xdp"

@@ -1,0 +1,145 @@
+//! Sockets on the loopback interface.
+
+use super::*;
+
+type Received = (SocketAddr, Option<IpAddr>, Option<EcnCodepoint>, Vec<u8>);
+
+fn bind(address: &str) -> KernelUdp {
+    KernelUdp::bind(&[address.parse().unwrap()], KernelUdpConfig::default()).unwrap()
+}
+
+fn local(network: &KernelUdp) -> SocketAddr {
+    network.info().local[0]
+}
+
+fn transmit(to: SocketAddr, segment_size: Option<usize>) -> Transmit {
+    Transmit { destination: to, ecn: Some(EcnCodepoint::Ect0), size: 0, segment_size, src_ip: None }
+}
+
+fn receive(network: &mut KernelUdp, counters: &Counters, count: usize) -> Vec<Received> {
+    let mut received = Vec::new();
+    let give_up = Instant::now() + Duration::from_secs(10);
+    while received.len() < count && Instant::now() < give_up {
+        network.wait(Duration::from_millis(100));
+        network.receive(Instant::now(), counters, |datagram| {
+            received.push((datagram.remote, datagram.local_ip, datagram.ecn, datagram.payload.to_vec()));
+        });
+    }
+    received
+}
+
+#[test]
+fn batches_arrive_byte_exact_over_both_families() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let (mut a, mut b) = (bind(address), bind(address));
+        let counters = Counters::default();
+        let now = Instant::now();
+        let contents: Vec<u8> = (0..64 * 1200 - 500).map(|i: usize| (i / 3) as u8).collect();
+        assert!(a.can_send());
+        a.send(now, &counters, &transmit(local(&b), Some(1200)), &contents);
+        while a.flush(now, &counters) > 0 {
+            a.wait(Duration::from_millis(100));
+        }
+        let received = receive(&mut b, &counters, 64);
+        assert_eq!(received.len(), 64);
+        for ((remote, local_ip, ecn, payload), sent) in received.iter().zip(contents.chunks(1200)) {
+            assert_eq!((*remote, *local_ip), (local(&a), Some(local(&b).ip())));
+            assert_eq!(*ecn, Some(EcnCodepoint::Ect0));
+            assert_eq!(payload, sent);
+        }
+        assert_eq!(counters.get(Counter::TxPackets), 64);
+        assert_eq!(counters.get(Counter::RxPackets), 64);
+        assert_eq!(counters.get(Counter::RxBytes), contents.len() as u64);
+    }
+}
+
+#[test]
+fn a_socket_on_the_unspecified_ipv6_address_speaks_both_families() {
+    let mut server = bind("[::]:0");
+    let counters = Counters::default();
+    let port = local(&server).port();
+    for (client, to) in [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1")] {
+        let mut client = bind(client);
+        let to: IpAddr = to.parse().unwrap();
+        let now = Instant::now();
+        client.send(now, &counters, &transmit(SocketAddr::new(to, port), None), b"question");
+        let received = receive(&mut server, &counters, 1);
+        let expected = (local(&client), Some(to), Some(EcnCodepoint::Ect0), b"question".to_vec());
+        assert_eq!(received, [expected]);
+        let answer = Transmit { src_ip: Some(to), ..transmit(local(&client), None) };
+        server.send(now, &counters, &answer, b"answer");
+        let received = receive(&mut client, &counters, 1);
+        assert_eq!(received[0].0, SocketAddr::new(to, port));
+        assert_eq!(received[0].2, Some(EcnCodepoint::Ect0));
+    }
+}
+
+#[test]
+fn the_socket_of_the_chosen_source_sends() {
+    let addresses = ["127.0.0.1:0", "127.0.0.2:0", "[::1]:0"].map(|text| text.parse().unwrap());
+    let mut network = KernelUdp::bind(&addresses, KernelUdpConfig::default()).unwrap();
+    let mut peer = bind("127.0.0.1:0");
+    let counters = Counters::default();
+    let from =
+        |source: &str| Transmit { src_ip: Some(source.parse().unwrap()), ..transmit(local(&peer), None) };
+    let (second, unknown) = (from("127.0.0.2"), from("192.0.2.1"));
+    network.send(Instant::now(), &counters, &second, b"x");
+    network.send(Instant::now(), &counters, &unknown, b"x");
+    assert_eq!(receive(&mut peer, &counters, 1)[0].0, network.info().local[1]);
+    assert_eq!(counters.get(Counter::DropNoRoute), 1);
+}
+
+#[test]
+fn several_workers_share_an_address_when_asked_to() {
+    let config = KernelUdpConfig { reuse_port: true, ..KernelUdpConfig::default() };
+    let first = KernelUdp::bind(&["127.0.0.1:0".parse().unwrap()], config).unwrap();
+    assert!(KernelUdp::bind(&[local(&first)], config).is_ok());
+    let error = KernelUdp::bind(&[local(&first)], KernelUdpConfig::default()).err().unwrap();
+    assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    assert!(error.to_string().contains(&local(&first).to_string()));
+    assert!(KernelUdp::bind(&[], config).is_err());
+}
+
+#[test]
+fn a_datagram_larger_than_the_interface_takes_is_dropped_and_counted() {
+    let mut network = bind("127.0.0.1:0");
+    let counters = Counters::default();
+    let to = local(&network);
+    network.send(Instant::now(), &counters, &transmit(to, None), &vec![0; 65_508]);
+    assert_eq!(counters.get(Counter::DropTooBig), 1);
+    assert!(network.can_send());
+}
+
+#[test]
+fn what_waits_for_the_kernel_is_bounded() {
+    let mut network = bind("127.0.0.1:0");
+    let counters = Counters::default();
+    let destination = local(&network);
+    for _ in 0..2 {
+        let contents = vec![0; 1000];
+        let send = PendingSend {
+            socket: 0,
+            destination,
+            ecn: None,
+            src_ip: None,
+            segment_size: 1,
+            contents,
+            sent: 0,
+        };
+        network.keep(&counters, send);
+    }
+    assert!(!network.can_send());
+    assert_eq!(counters.get(Counter::DropTxStalled), 1000);
+    assert_eq!(network.flush(Instant::now(), &counters), 0);
+    assert!(network.can_send());
+}
+
+#[test]
+fn waiting_ends_at_its_limit_when_nothing_comes() {
+    let mut network = bind("127.0.0.1:0");
+    let start = Instant::now();
+    assert!(network.wait(Duration::from_millis(20)));
+    assert!(start.elapsed() >= Duration::from_millis(19));
+    let buffers = network.buffers();
+    assert!(buffers.send_bytes > 0 && buffers.receive_bytes > 0);
+}

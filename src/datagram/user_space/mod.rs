@@ -1,0 +1,376 @@
+//! UDP datagrams over a device queue: our own wire, neighbours and routes, and no kernel.
+//!
+//! A datagram sent costs one look at the last destination's headers, one copy into the packet buffer and one checksum; a
+//! datagram received is shown where the device put it. Everything else (ARP, NDP, echo) is written down while the burst
+//! lasts and sent after it, since the device is busy with the burst.
+
+use super::{Datagram, Network, NetworkInfo, NetworkKind};
+use crate::counters::{Counter, Counters};
+use crate::limits::TX_SEGMENTS_LEN_MAX;
+use crate::neighbor::exchange::ExchangePort;
+use crate::neighbor::route::{RouteError, Routes};
+use crate::neighbor::{Neighbors, Output, Pending, Resolution};
+use crate::nic::{Nic, RxChecksum, TxKind};
+use crate::wire::prefix::Prefix;
+use crate::wire::udp::{Udp, UdpTemplate};
+use crate::wire::{Mac, Received, Station, ip::Addresses};
+use path::{Path, Paths};
+use quinn_proto::{EcnCodepoint, Transmit};
+use replies::Replies;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::slice::Chunks;
+use std::time::Instant;
+
+mod path;
+mod replies;
+
+#[cfg(test)]
+mod tests;
+
+/// The largest VLAN identifier (IEEE 802.1Q §9.6: 0 and 4095 are reserved).
+const VLAN_ID_MAX: u16 = 4094;
+
+/// How a device's interface is addressed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterfaceConfig {
+    /// The interface's addresses with their networks' prefixes, of both families, at least one. The first of a family is
+    /// the source of what goes beyond the link.
+    pub addresses: Vec<Prefix>,
+    /// Where IPv4 packets for other networks go; none: nowhere.
+    pub gateway_v4: Option<Ipv4Addr>,
+    /// Where IPv6 packets for other networks go; none: nowhere. May be link-local.
+    pub gateway_v6: Option<Ipv6Addr>,
+    /// The 802.1Q VLAN that everything sent is tagged with and everything received must be tagged with; none: untagged.
+    pub vlan: Option<u16>,
+    /// The UDP port, for both directions.
+    pub udp_port: u16,
+}
+
+/// Why an interface cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InterfaceError {
+    /// Addresses and gateways do not fit together.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// No such VLAN.
+    #[error("{0} is no VLAN identifier: give one from 1 to 4094, or none for untagged frames")]
+    Vlan(u16),
+    /// Port 0.
+    #[error("UDP port 0 cannot be listened on: give one from 1 to 65535")]
+    Port,
+    /// A device too small for QUIC.
+    #[error("the device's MTU is {0} bytes and QUIC needs 1280: raise it")]
+    Mtu(u16),
+}
+
+/// The network of one device queue.
+pub struct UserSpace<N> {
+    nic: N,
+    kind: NetworkKind,
+    host: Host,
+    paths: Paths,
+}
+
+/// What a received frame meets: everything but the device and the way out.
+struct Host {
+    station: Station,
+    neighbors: Neighbors,
+    exchange: Option<ExchangePort>,
+    replies: Replies,
+    mtu: usize,
+}
+
+impl<N: Nic> UserSpace<N> {
+    /// The interface `config` on the device `nic`; `kind` is what [`Network::info`] says of it.
+    ///
+    /// # Errors
+    ///
+    /// See [`InterfaceError`].
+    pub fn new(nic: N, config: &InterfaceConfig, kind: NetworkKind) -> Result<Self, InterfaceError> {
+        let (mac, mtu) = (nic.info().mac, nic.info().mtu);
+        if let Some(id) = config.vlan.filter(|id| !(1..=VLAN_ID_MAX).contains(id)) {
+            return Err(InterfaceError::Vlan(id));
+        }
+        if config.udp_port == 0 {
+            return Err(InterfaceError::Port);
+        }
+        // RFC 9000 §14: paths carry UDP payloads of 1200 bytes, and RFC 8200 §5: IPv6 links carry packets of 1280.
+        if mtu < 1280 {
+            return Err(InterfaceError::Mtu(mtu));
+        }
+        let routes = Routes::new(mac, &config.addresses, config.gateway_v4, config.gateway_v6)?;
+        let station = Station {
+            mac,
+            vlan: config.vlan,
+            addresses: routes.addresses().collect(),
+            udp_port: config.udp_port,
+        };
+        let host = Host {
+            neighbors: Neighbors::new(mac, routes),
+            replies: Replies::new(mac, config.vlan),
+            station,
+            exchange: None,
+            mtu: usize::from(mtu),
+        };
+        Ok(Self { nic, kind, host, paths: Paths::default() })
+    }
+
+    /// Shares what is heard of neighbours with the workers of the device's other queues. Needed wherever a device has
+    /// more than one queue.
+    #[must_use]
+    pub fn with_exchange(mut self, port: ExchangePort) -> Self {
+        self.host.exchange = Some(port);
+        self
+    }
+
+    /// The device.
+    pub fn nic(&self) -> &N {
+        &self.nic
+    }
+
+    /// Finds or builds the headers to `transmit`'s destination and selects them.
+    #[inline]
+    fn path(&mut self, now: Instant, counters: &Counters, transmit: &Transmit) -> Result<(), NoPath> {
+        if self.paths.select(transmit, now, self.host.neighbors.generation()) {
+            return Ok(());
+        }
+        self.build_path(now, counters, transmit)
+    }
+
+    #[cold]
+    fn build_path(&mut self, now: Instant, counters: &Counters, transmit: &Transmit) -> Result<(), NoPath> {
+        let neighbors = &mut self.host.neighbors;
+        let destination =
+            SocketAddr::new(transmit.destination.ip().to_canonical(), transmit.destination.port());
+        let source = transmit.src_ip.map(|source| source.to_canonical());
+        let route = neighbors.routes().route(destination.ip(), source).ok_or(NoPath::NoRoute)?;
+        let addresses = Addresses::new(route.source, destination.ip()).ok_or(NoPath::NoRoute)?;
+        let station = &self.host.station;
+        let ports = Udp { source_port: station.udp_port, destination_port: destination.port() };
+        let template =
+            |mac: Mac| Box::new(UdpTemplate::new(station.mac, mac, station.vlan, addresses, ports));
+        match neighbors.lookup(now, counters, route.next_hop) {
+            Resolution::Known { mac, recheck_at } => {
+                let generation = neighbors.generation();
+                self.paths.insert(transmit, Path { template: *template(mac), recheck_at, generation });
+                Ok(())
+            }
+            Resolution::Resolving => {
+                Err(NoPath::Resolving { next_hop: route.next_hop, template: template([0; 6]) })
+            }
+            Resolution::Unreachable => Err(NoPath::Unreachable),
+        }
+    }
+
+    /// Writes `segments` into the device's buffers, each behind the headers of the selected path.
+    #[inline]
+    fn send_now(&mut self, counters: &Counters, ecn: u8, segments: Chunks<'_, u8>) {
+        let Self { nic, host, paths, .. } = self;
+        let Some(Path { template, .. }) = paths.selected() else { return };
+        let offload = nic.info().tx_checksum;
+        let (kind, header_len) = (template.kind(offload), template.header_len());
+        let payload_len_max = host.payload_len_max(template);
+        let (mut packets, mut bytes) = (0, 0);
+        for segment in segments {
+            if segment.len() > payload_len_max {
+                counters.add(Counter::DropTooBig, 1);
+                continue;
+            }
+            let len = header_len + segment.len();
+            if nic.tx_frame(kind, len, |frame| template.emit(ecn, segment, offload, frame)) {
+                packets += 1;
+                bytes += segment.len() as u64;
+            } else {
+                counters.add(Counter::DropNoBuffer, 1);
+            }
+        }
+        counters.add(Counter::TxPackets, packets);
+        counters.add(Counter::TxBytes, bytes);
+    }
+
+    /// Keeps `segments` as frames until `next_hop` has answered.
+    fn send_later(
+        &mut self,
+        counters: &Counters,
+        ecn: u8,
+        segments: Chunks<'_, u8>,
+        next_hop: IpAddr,
+        template: &UdpTemplate,
+    ) {
+        let Self { nic, host, .. } = self;
+        let offload = nic.info().tx_checksum;
+        let payload_len_max = host.payload_len_max(template);
+        for segment in segments {
+            if segment.len() > payload_len_max {
+                counters.add(Counter::DropTooBig, 1);
+                continue;
+            }
+            let mut frame = vec![0; template.header_len() + segment.len()];
+            template.emit(ecn, segment, offload, &mut frame);
+            let packet = Pending { kind: template.kind(offload), frame, payload_len: segment.len() };
+            host.neighbors.enqueue(counters, next_hop, packet);
+        }
+    }
+
+    /// Sends what ARP, NDP and echo gave rise to.
+    fn send_control(&mut self, counters: &Counters) {
+        let Self { nic, host, .. } = self;
+        while let Some(output) = host.neighbors.poll_output() {
+            match output {
+                Output::Arp { destination, arp } => host.replies.arp(destination, &arp),
+                Output::Ndp { destination, addresses, ndp } => {
+                    host.replies.ndp(destination, addresses, &ndp);
+                }
+                Output::Frame(Pending { kind, frame, payload_len }) => {
+                    if nic.tx_frame(kind, frame.len(), |out| out.copy_from_slice(&frame)) {
+                        counters.add(Counter::TxPackets, 1);
+                        counters.add(Counter::TxBytes, payload_len as u64);
+                    } else {
+                        counters.add(Counter::DropNoBuffer, 1);
+                    }
+                }
+            }
+        }
+        host.replies.drain(|frame| {
+            let taken = nic.tx_frame(TxKind::Plain, frame.len(), |out| out.copy_from_slice(frame));
+            counters.add(if taken { Counter::TxPackets } else { Counter::DropNoBuffer }, 1);
+        });
+    }
+
+    fn take_exchanged(&mut self, now: Instant, counters: &Counters) {
+        if let Some(port) = &self.host.exchange {
+            while let Some(claim) = port.take() {
+                self.host.neighbors.handle_claim(now, counters, claim);
+            }
+        }
+    }
+}
+
+/// Why nothing can be sent right now.
+enum NoPath {
+    NoRoute,
+    Resolving { next_hop: IpAddr, template: Box<UdpTemplate> },
+    Unreachable,
+}
+
+impl Host {
+    /// The largest UDP payload behind these headers, bytes.
+    fn payload_len_max(&self, template: &UdpTemplate) -> usize {
+        self.mtu - (template.header_len() - template.l2_len())
+    }
+
+    /// Shows a datagram to `deliver`; answers or counts anything else.
+    #[inline]
+    fn handle_frame(
+        &mut self,
+        now: Instant,
+        counters: &Counters,
+        frame: &[u8],
+        checksum: RxChecksum,
+        deliver: &mut impl FnMut(Datagram<'_>),
+    ) {
+        match self.station.parse(frame, checksum) {
+            Ok(Received::Udp { source, destination, ecn, payload }) => {
+                counters.add(Counter::RxBytes, payload.len() as u64);
+                deliver(Datagram {
+                    remote: source,
+                    local_ip: Some(destination),
+                    ecn: EcnCodepoint::from_bits(ecn),
+                    payload,
+                });
+            }
+            Ok(control) => self.handle_control(now, counters, control),
+            Err(error) => counters.add(error.counter(), 1),
+        }
+    }
+
+    #[cold]
+    fn handle_control(&mut self, now: Instant, counters: &Counters, control: Received<'_>) {
+        counters.add(Counter::NeighborPackets, 1);
+        let claim = match control {
+            Received::Udp { .. } => None,
+            Received::Arp { arp, .. } => self.neighbors.handle_arp(now, counters, &arp),
+            Received::Ndp { source_mac, source, ndp } => {
+                self.neighbors.handle_ndp(now, counters, source_mac, source, &ndp)
+            }
+            Received::EchoRequest { source_mac, addresses, echo } => {
+                // RFC 1122 §3.2.2.6, RFC 4443 §4.2: the reply carries all that the request did, or is not sent.
+                if self.replies.echo(source_mac, addresses, echo, self.mtu) {
+                    counters.add(Counter::EchoReplies, 1);
+                } else {
+                    counters.add(Counter::DropTooBig, 1);
+                }
+                None
+            }
+        };
+        if let (Some(claim), Some(port)) = (claim, &self.exchange) {
+            port.tell(claim);
+        }
+    }
+}
+
+impl<N: Nic> Network for UserSpace<N> {
+    fn receive(&mut self, now: Instant, counters: &Counters, mut deliver: impl FnMut(Datagram<'_>)) -> usize {
+        self.take_exchanged(now, counters);
+        let Self { nic, host, .. } = self;
+        let count = nic.rx_burst(now, |frame, checksum| {
+            host.handle_frame(now, counters, frame, checksum, &mut deliver);
+        });
+        if count > 0 {
+            counters.add(Counter::RxPackets, count as u64);
+        }
+        self.send_control(counters);
+        count
+    }
+
+    fn can_send(&self) -> bool {
+        self.nic.tx_room() >= TX_SEGMENTS_LEN_MAX
+    }
+
+    fn send(&mut self, now: Instant, counters: &Counters, transmit: &Transmit, contents: &[u8]) {
+        let segment_size = transmit.segment_size.unwrap_or(contents.len()).max(1);
+        let ecn = transmit.ecn.map_or(0, |ecn| ecn as u8);
+        let segments = contents.chunks(segment_size);
+        match self.path(now, counters, transmit) {
+            Ok(()) => self.send_now(counters, ecn, segments),
+            Err(NoPath::Resolving { next_hop, template }) => {
+                self.send_later(counters, ecn, segments, next_hop, &template);
+            }
+            Err(NoPath::NoRoute) => counters.add(Counter::DropNoRoute, segments.len() as u64),
+            Err(NoPath::Unreachable) => {
+                counters.add(Counter::DropNeighborUnreachable, segments.len() as u64);
+            }
+        }
+    }
+
+    fn flush(&mut self, now: Instant, counters: &Counters) -> usize {
+        self.send_control(counters);
+        self.nic.tx_flush(now)
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.host.neighbors.poll_timeout()
+    }
+
+    fn handle_timeout(&mut self, now: Instant, counters: &Counters) {
+        self.take_exchanged(now, counters);
+        self.host.neighbors.handle_timeout(now, counters);
+        self.send_control(counters);
+    }
+
+    fn info(&self) -> NetworkInfo {
+        let nic = self.nic.info();
+        let port = self.host.station.udp_port;
+        NetworkInfo {
+            kind: self.kind,
+            driver: nic.driver.clone(),
+            device: nic.device.clone(),
+            mtu: nic.mtu,
+            local: self.host.station.addresses.iter().map(|&ip| SocketAddr::new(ip, port)).collect(),
+        }
+    }
+
+    fn link_up(&self) -> bool {
+        self.nic.link_up()
+    }
+}

@@ -1,0 +1,78 @@
+//! Prebuilt headers by destination: the last one used first, then a map.
+
+use crate::limits::PATHS_LEN_MAX;
+use crate::wire::udp::UdpTemplate;
+use quinn_proto::Transmit;
+use rustc_hash::FxHashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+/// Where to, and from which address if the caller chose one.
+type Key = (SocketAddr, Option<IpAddr>);
+
+/// The way to one destination.
+pub(super) struct Path {
+    /// Its headers.
+    pub(super) template: UdpTemplate,
+    /// The neighbour is to be looked up again from then on.
+    pub(super) recheck_at: Instant,
+    /// The neighbours' generation that this was built in.
+    pub(super) generation: u64,
+}
+
+/// The ways in use. Bounded: past [`PATHS_LEN_MAX`], all are built anew as they are used.
+#[derive(Default)]
+pub(super) struct Paths {
+    paths: Vec<Path>,
+    index: FxHashMap<Key, usize>,
+    last: Option<(Key, usize)>,
+}
+
+impl Paths {
+    /// Selects the way to `transmit`'s destination. Returns whether there is one that still holds.
+    #[inline]
+    pub(super) fn select(&mut self, transmit: &Transmit, now: Instant, generation: u64) -> bool {
+        let key = key(transmit);
+        let at = match self.last {
+            Some((last, at)) if last == key => at,
+            _ => match self.index.get(&key) {
+                Some(&at) => {
+                    self.last = Some((key, at));
+                    at
+                }
+                None => return false,
+            },
+        };
+        let path = &self.paths[at];
+        path.generation == generation && now < path.recheck_at
+    }
+
+    /// The way that was selected or inserted last.
+    #[inline]
+    pub(super) fn selected(&self) -> Option<&Path> {
+        self.last.map(|(_, at)| &self.paths[at])
+    }
+
+    /// Keeps and selects the way to `transmit`'s destination.
+    pub(super) fn insert(&mut self, transmit: &Transmit, path: Path) {
+        let key = key(transmit);
+        if let Some(&at) = self.index.get(&key) {
+            self.paths[at] = path;
+            self.last = Some((key, at));
+            return;
+        }
+        if self.paths.len() >= PATHS_LEN_MAX {
+            self.paths.clear();
+            self.index.clear();
+        }
+        let at = self.paths.len();
+        self.paths.push(path);
+        self.index.insert(key, at);
+        self.last = Some((key, at));
+    }
+}
+
+#[inline]
+fn key(transmit: &Transmit) -> Key {
+    (transmit.destination, transmit.src_ip)
+}
