@@ -8,6 +8,7 @@ use crate::wire::ethernet::Ethernet;
 use crate::wire::icmp::Echo;
 use crate::wire::ip::Ip;
 use crate::wire::ndp::{self, Ndp};
+use proptest::prelude::*;
 use smoltcp::wire::{EthernetProtocol, IpProtocol};
 use std::time::Duration;
 
@@ -15,10 +16,12 @@ const A: Mac = [2, 0, 0, 0, 0, 0xa];
 const B: Mac = [2, 0, 0, 0, 0, 0xb];
 const PROBE: Mac = [2, 0, 0, 0, 0, 0xc];
 
+type Delivered = (SocketAddr, Option<IpAddr>, Option<EcnCodepoint>, Vec<u8>);
+
 struct Host {
     network: UserSpace<SimulatedNic>,
     counters: Counters,
-    received: Vec<(SocketAddr, Option<IpAddr>, Option<EcnCodepoint>, Vec<u8>)>,
+    received: Vec<Delivered>,
 }
 
 impl Host {
@@ -402,6 +405,82 @@ fn a_worker_whose_answer_goes_to_another_queue_hears_of_it() {
     }
     assert_eq!(workers[0].count(Counter::NeighborPackets), 1, "the answer came to the first queue");
     assert_eq!(peer.received.len(), 1);
+}
+
+#[test]
+fn a_peer_that_moves_to_another_station_is_written_to_there() {
+    let mut pair = Pair::plain();
+    let mut probe = Probe::new(&pair.link);
+    pair.a.send(pair.now, "10.77.0.2:4433", b"before", None);
+    pair.settle_now();
+    probe.frames(pair.now);
+    let arp = crate::wire::arp::Arp {
+        reply: true,
+        source_mac: PROBE,
+        source: [10, 77, 0, 2].into(),
+        target_mac: [0xff; 6],
+        target: [10, 77, 0, 2].into(),
+    };
+    let ethernet =
+        Ethernet { destination: [0xff; 6], source: PROBE, vlan: None, protocol: EthernetProtocol::Arp };
+    let mut frame = [0; 60];
+    ethernet.emit(&mut frame);
+    arp.emit(&mut frame[14..]);
+    probe.send(pair.now, &frame);
+    pair.settle_now();
+    pair.a.send(pair.now, "10.77.0.2:4433", b"after", None);
+    let frames = probe.frames(pair.now);
+    assert!(frames.iter().any(|frame| frame.ends_with(b"after") && frame[..6] == PROBE));
+    assert_eq!(pair.b.received.len(), 1);
+}
+
+#[test]
+fn a_network_may_move_to_another_thread() {
+    fn is_send<T: Send>() {}
+    is_send::<UserSpace<SimulatedNic>>();
+}
+
+proptest! {
+    #[test]
+    fn hostile_frames_leave_the_host_working(
+        frames in proptest::collection::vec(
+            (0usize..4, proptest::collection::vec((any::<u16>(), any::<u8>()), 0..4), any::<bool>()), 1..40,
+        ),
+    ) {
+        let mut pair = Pair::plain();
+        let mut probe = Probe::new(&pair.link);
+        let target: Ipv6Addr = "fd00::2".parse().unwrap();
+        let v4 = Addresses::V4 { source: [10, 77, 0, 3].into(), destination: [10, 77, 0, 2].into() };
+        let v6 = Addresses::V6 { source: "fd00::3".parse().unwrap(), destination: target };
+        let mut echo = [0; 40];
+        Echo { reply: false, identifier: 0, sequence: 0, data: &[1; 32] }.emit(&v4, &mut echo);
+        let mut solicit = [0; 32];
+        Ndp::Solicit { target, source_mac: Some(PROBE) }.emit(&v6, &mut solicit);
+        for (kind, changes, fix) in frames {
+            let mut bytes = match kind {
+                0 => udp_frame(b"payload"),
+                1 => frame(v4, IpProtocol::Icmp, 64, &echo),
+                2 => frame(v6, IpProtocol::Icmpv6, 255, &solicit),
+                _ => (0..60).collect(),
+            };
+            for (at, to) in changes {
+                let at = usize::from(at) % bytes.len();
+                bytes[at] = to;
+            }
+            if fix && kind == 2 {
+                bytes[56..58].fill(0);
+                let len = (bytes.len() - 54) as u16;
+                let sum = Sum::default().bytes(&bytes[22..]).word(58).word(len);
+                bytes[56..58].copy_from_slice(&sum.checksum().to_be_bytes());
+            }
+            probe.send(pair.now, &bytes);
+        }
+        pair.settle_now();
+        pair.b.received.clear();
+        pair.a.send(pair.now, "10.77.0.2:4433", b"still here", None);
+        pair.settle(Duration::from_secs(5));
+        prop_assert_eq!(pair.b.received.len(), 1);
+    }
 }
 
 #[test]
