@@ -88,6 +88,8 @@ async fn round_trips(connection: &Connection, count: usize, size: usize) -> anyh
         }
     }
     send.finish()?;
+    // The server finishes too, and then nothing is cut short.
+    receive.read_to_end(0).await?;
     trips.sort_unstable();
     let at = |quantile: f64| us(trips[((count - 1) as f64 * quantile) as usize]);
     Ok(json!({
