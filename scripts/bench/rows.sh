@@ -124,6 +124,7 @@ quinn_client() {
 # What the gateway took so far: resident memory at its peak, huge pages now, CPU seconds.
 gateway_usage() {
     local ticks huge peak
+    [ -d /proc/"$pid" ] || { echo '{}'; return; }
     ticks=$(sed 's/.*) //' /proc/"$pid"/stat | awk '{ print $12 + $13 }')
     peak=$(awk '/^VmHWM/ { print $2 }' /proc/"$pid"/status)
     huge=$(awk '/^HugetlbPages/ { print $2 }' /proc/"$pid"/status)
@@ -150,7 +151,8 @@ veth() { # super | packets | checksummed
     ip link add near netns "$near" type veth peer name far netns "$far"
     for side in near far; do
         local in=(ip netns exec "${!side}")
-        "${in[@]}" sysctl -q -w net.ipv6.conf.all.disable_ipv6=1
+        # Nothing but the benchmark's own packets shall be counted.
+        "${in[@]}" sh -c 'echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6'
         case $1 in
             super) "${in[@]}" ethtool -K $side tx-udp-segmentation on >/dev/null ;;
             packets) "${in[@]}" ethtool -K $side tx-udp-segmentation off gro "$VETH_GRO" >/dev/null ;;
@@ -248,6 +250,8 @@ user_space_row() { # DEVICE
     veth checksummed
     { stoq_config gateway client $GATEWAY_CORE spin 1452
       dpdk_network "$1" 10.78.0.1 1500
+      # net_af_xdp fills a ring of its own beside the descriptors.
+      echo 'mbufs = 8192'
       gateway_applications; } >"$shm/gateway.toml"
     { echo 'gateway = "10.78.0.1:4433"'
       stoq_config client gateway $CLIENT_CORE spin 1452
@@ -313,8 +317,11 @@ run_row() { # ROW; on failure nothing of it stays behind.
     return $status
 }
 
+# What the gateway's worker counted, as it says when it ends; drops are among it.
+counters() { sed -n 's/.*worker counted.*counters="\{0,1\}\([^"]*\).*/\1/p' "$shm/gateway.log" | tail -n 1; }
+
 record() { # ROW ROUND
-    printf '{"row":"%s","round":%d,"result":%s,"client":%s,"gateway":%s,"conditions":{"wire":"%s","idle":"%s","payload":"%s","cores":"gateway on %d, client on %d","wire_frames":%d}}\n' \
-        "$1" "$2" "$(cat "$shm/result.json")" "$(cat "$shm/usage.json")" "$gateway_usage" "$wire" "$idle" "$payload" \
+    printf '{"row":"%s","round":%d,"result":%s,"client":%s,"gateway":%s,"counters":"%s","conditions":{"wire":"%s","idle":"%s","payload":"%s","cores":"gateway on %d, client on %d","wire_frames":%d}}\n' \
+        "$1" "$2" "$(cat "$shm/result.json")" "$(cat "$shm/usage.json")" "$gateway_usage" "$(counters)" "$wire" "$idle" "$payload" \
         $GATEWAY_CORE $CLIENT_CORE "$wire_frames" >>"$out"
 }
