@@ -1,0 +1,70 @@
+//! The far end: counts and discards, or sends back.
+
+use crate::{ServerArgs, setup};
+use anyhow::Context;
+use bytes::Bytes;
+use quinn::{Connection, RecvStream, SendStream, ServerConfig};
+use std::sync::Arc;
+
+/// Pieces taken from a stream at once.
+const PIECES_MAX: usize = 64;
+
+pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
+    let (tls, certificate) = setup::server_tls()?;
+    let mut config = ServerConfig::with_crypto(Arc::new(tls));
+    config.transport_config(setup::transport(args.tuning));
+    let (endpoint, buffers) = setup::endpoint(args.listen, Some(config), args.tuning)?;
+    let write = || format!("cannot write {}", args.cert.display());
+    std::fs::write(&args.cert, certificate).with_context(write)?;
+    eprintln!("ready on {}, socket buffers {} and {} bytes", args.listen, buffers[0], buffers[1]);
+    while let Some(incoming) = endpoint.accept().await {
+        tokio::spawn(async move {
+            match incoming.await {
+                Ok(connection) => serve(connection).await,
+                Err(error) => eprintln!("no connection: {error}"),
+            }
+        });
+    }
+    Ok(())
+}
+
+async fn serve(connection: Connection) {
+    loop {
+        let served = tokio::select! {
+            stream = connection.accept_uni() => match stream {
+                Ok(stream) => count(&connection, stream).await,
+                Err(_) => return,
+            },
+            streams = connection.accept_bi() => match streams {
+                Ok((send, receive)) => send_back(send, receive).await,
+                Err(_) => return,
+            },
+        };
+        if let Err(error) = served {
+            eprintln!("{}: {error:#}", connection.remote_address());
+        }
+    }
+}
+
+/// Reads to the end in order, discards, and answers with how many bytes there were.
+async fn count(connection: &Connection, mut stream: RecvStream) -> anyhow::Result<()> {
+    let mut pieces = [const { Bytes::new() }; PIECES_MAX];
+    let mut total = 0u64;
+    while let Some(read) = stream.read_chunks(&mut pieces).await? {
+        for piece in &mut pieces[..read] {
+            total += std::mem::take(piece).len() as u64;
+        }
+    }
+    let mut answer = connection.open_uni().await?;
+    answer.write_all(&total.to_be_bytes()).await?;
+    answer.finish()?;
+    Ok(())
+}
+
+async fn send_back(mut send: SendStream, mut receive: RecvStream) -> anyhow::Result<()> {
+    while let Some(chunk) = receive.read_chunk(usize::MAX, true).await? {
+        send.write_chunk(chunk.bytes).await?;
+    }
+    send.finish()?;
+    Ok(())
+}

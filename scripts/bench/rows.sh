@@ -1,0 +1,327 @@
+# The rows of scripts/bench/run.sh: each puts up its wire, runs one gateway or server and one client, and leaves
+# $shm/result.json, $shm/usage.json, $gateway_usage and $conditions. Sourced, never run.
+
+locked() { awk -v name="\"$1\"" '$1 == "name" { hit = $3 == name } hit && $1 == "version" { gsub(/"/, "", $3); print $3; exit }' "$2"; }
+
+# The first line of the output: what all rows have in common.
+environment() {
+    printf '{"environment":{"stoq":"%s","commit":"%s","quinn_proto":"%s","rustls":"%s","aws_lc_rs":"%s","quinn":"%s","peer_quinn_proto":"%s","dpdk":"%s","rustc":"%s","kernel":"%s","cpu":"%s","cores":%d,"load_before":"%s","date":"%s","rounds":%d}}\n' \
+        "$(locked stoq Cargo.lock)" "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" \
+        "$(locked quinn-proto Cargo.lock)" "$(locked rustls Cargo.lock)" "$(locked aws-lc-rs Cargo.lock)" \
+        "$(locked quinn benches/peers/Cargo.lock)" "$(locked quinn-proto benches/peers/Cargo.lock)" \
+        "$(pkg-config --modversion libdpdk)" "$(rustc --version | cut -d' ' -f2)" "$(uname -r)" \
+        "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" "$(nproc)" \
+        "$(cut -d' ' -f1 /proc/loadavg)" "$(date -u +%F)" "$ROUNDS"
+}
+
+identities() {
+    local who
+    for who in gateway client; do
+        "$stoq" identity new --name "$who" --cert "$shm/$who.pem" --key "$shm/$who.key" >"$shm/$who.id"
+    done
+}
+
+# ---- configuration
+
+stoq_config() { # WHO PEER CORE IDLE INITIAL_MTU
+    cat <<TOML
+[workers]
+cores = [$3]
+idle = "$4"
+[identity]
+certificate = "$shm/$1.pem"
+key = "$shm/$1.key"
+[trust]
+node_ids = ["$(cat "$shm/$2.id")"]
+[quic]
+initial_mtu = $5
+stream_receive_window_bytes = 67108864
+receive_window_bytes = 134217728
+send_window_bytes = 67108864
+initial_window_bytes = 4194304
+TOML
+}
+
+dpdk_network() { # DEVICE ADDRESS MTU
+    cat <<TOML
+[network]
+kind = "dpdk"
+device = "$1"
+addresses = ["$2/24"]
+mtu = $3
+memory_mb = $DPDK_MB
+TOML
+}
+
+gateway_applications() { # [STORE_DIRECTORY]
+    cat <<TOML
+[shutdown]
+drain_ms = 1000
+[[application]]
+kind = "echo"
+queues = [1]
+[[application]]
+kind = "discard"
+queues = [2]
+TOML
+    [ $# -eq 0 ] || cat <<TOML
+[[application]]
+kind = "seed"
+queues = [0]
+directory = "$1"
+memory_bytes = $memory_bytes
+TOML
+}
+
+memif_device() { # ROLE RSIZE
+    echo "net_memif0,role=$1,id=0,socket=$shm/memif.sock,socket-abstract=no,rsize=$2"
+}
+
+# Writes both sides' files for memif; a store where a directory is given.
+memif_configs() { # MTU IDLE RSIZE [STORE_DIRECTORY]
+    local mtu=$1 idle=$2 rsize=$3
+    shift 3
+    { stoq_config gateway client $GATEWAY_CORE "$idle" 0
+      dpdk_network "$(memif_device server "$rsize")" 10.77.0.1 "$mtu"
+      gateway_applications "$@"; } >"$shm/gateway.toml"
+    { echo 'gateway = "10.77.0.1:4433"'
+      stoq_config client gateway $CLIENT_CORE "$idle" 0
+      dpdk_network "$(memif_device client "$rsize")" 10.77.0.2 "$mtu"; } >"$shm/client.toml"
+}
+
+# ---- processes
+
+start_gateway() { # [COMMAND BEFORE IT...]
+    "$@" taskset -c $GATEWAY_CORE "$gateway" run --config "$shm/gateway.toml" 2>"$shm/gateway.log" &
+    pid=$!
+    (wait_for 20 "gateway ready" "$shm/gateway.log" $pid)
+}
+
+start_quinn_server() {
+    ip netns exec "$far" taskset -c $GATEWAY_CORE "$quinn" server --listen 10.78.0.1:4433 --cert "$shm/quinn.der" \
+        --socket-buffer $SOCKET_BYTES 2>"$shm/gateway.log" &
+    pid=$!
+    (wait_for 20 "ready on" "$shm/gateway.log" $pid)
+}
+
+# Runs a client on its core, its output to $shm/result.json. The time limit bounds a run that hangs.
+client() { # COMMAND...
+    local status=0
+    rm -f "$shm/result.json" "$shm/usage.json"
+    timeout $RUN_S_MAX python3 scripts/bench/measure.py "$shm/usage.json" "$@" >"$shm/result.json" 2>"$shm/client.log" &
+    client_pid=$!
+    wait "$client_pid" || status=$?
+    client_pid=
+    return $status
+}
+
+stoq_client() { client taskset -c $CLIENT_CORE "$stoq" "$@" --config "$shm/client.toml" --json; }
+quinn_client() {
+    client ip netns exec "$near" taskset -c $CLIENT_CORE "$quinn" client --connect 10.78.0.1:4433 \
+        --cert "$shm/quinn.der" --socket-buffer $SOCKET_BYTES --json "$@"
+}
+
+# What the gateway took so far: resident memory at its peak, huge pages now, CPU seconds.
+gateway_usage() {
+    local ticks huge peak
+    [ -d /proc/"$pid" ] || { echo '{}'; return; }
+    ticks=$(sed 's/.*) //' /proc/"$pid"/stat | awk '{ print $12 + $13 }')
+    peak=$(awk '/^VmHWM/ { print $2 }' /proc/"$pid"/status)
+    huge=$(awk '/^HugetlbPages/ { print $2 }' /proc/"$pid"/status)
+    printf '{"peak_kib":%d,"huge_kib":%d,"cpu_s":%s}' "$peak" "$huge" \
+        "$(awk -v t="$ticks" -v hz="$(getconf CLK_TCK)" 'BEGIN { print t / hz }')"
+}
+
+stop_gateway() {
+    gateway_usage=$(gateway_usage)
+    end "$pid"
+    pid=
+}
+
+# ---- the veth pair
+
+# Two namespaces and a veth pair between them; the client's end is 10.78.0.2, the other 10.78.0.1 unless a DPDK port takes
+# it. Each mode says what the kernel may leave undone because nothing but memory is between the ends.
+veth() { # super | packets | checksummed
+    local side
+    ip netns delete "$near" 2>/dev/null || true
+    ip netns delete "$far" 2>/dev/null || true
+    ip netns add "$near"
+    ip netns add "$far"
+    ip link add near netns "$near" type veth peer name far netns "$far"
+    for side in near far; do
+        local in=(ip netns exec "${!side}")
+        # Nothing but the benchmark's own packets shall be counted.
+        "${in[@]}" sh -c 'echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6'
+        case $1 in
+            super) "${in[@]}" ethtool -K $side tx-udp-segmentation on >/dev/null ;;
+            packets) "${in[@]}" ethtool -K $side tx-udp-segmentation off gro "$VETH_GRO" >/dev/null ;;
+            # A user-space port has to see packets as they would be on a cable: cut, and with their checksums.
+            checksummed) "${in[@]}" ethtool -K $side tx-udp-segmentation off tso off gso off gro off tx off rx off >/dev/null ;;
+        esac
+        "${in[@]}" ip link set $side up mtu 1500
+        "${in[@]}" ip link set lo up
+    done
+    ip netns exec "$near" ip address add 10.78.0.2/24 dev near
+    [ "$1" = checksummed ] || ip netns exec "$far" ip address add 10.78.0.1/24 dev far
+}
+
+# Packets and bytes that the client's end of the veth has sent.
+sent() {
+    ip netns exec "$near" sh -c 'cat /sys/class/net/near/statistics/tx_packets /sys/class/net/near/statistics/tx_bytes' |
+        paste -s -d' '
+}
+
+# From what `sent` said before: what crossed, as a frame's mean size. Leaves $wire_frames and $wire_frame_bytes.
+crossed() { # PACKETS BYTES
+    local now
+    read -r -a now <<<"$(sent)"
+    wire_frames=$((now[0] - $1))
+    wire_frame_bytes=$(((now[1] - $2) / (wire_frames > 0 ? wire_frames : 1)))
+}
+
+# ---- the rows
+
+# Tries memif's ring lengths at the MTU that a row uses, unless RSIZE names one, and keeps the best.
+declare -A rsizes=()
+tune() { # MTU, or a row that uses 1500
+    local mtu=1500 rsize rate best=0
+    [ "$1" != 9000 ] || mtu=9000
+    [ -z "${rsizes[$mtu]:-}" ] || return 0
+    rsizes[$mtu]=${RSIZE:-10}
+    [ -z "$RSIZE" ] || return 0
+    # Twice, in turn: one slow moment of the machine shall not decide.
+    for rsize in 9 10 11 9 10 11; do
+        memif_message "$mtu" "$rsize" || { stop_gateway; continue; }
+        rate=$(json gbit_per_s <"$shm/result.json")
+        say "memif ring of 2^$rsize, MTU $mtu: $rate Gbit/s"
+        printf '{"tuning":{"mtu":%d,"rsize":%d,"gbit_per_s":%s}}\n' "$mtu" "$rsize" "$rate" >>"$out"
+        if awk -v a="$rate" -v b="$best" 'BEGIN { exit !(a > b) }'; then best=$rate rsizes[$mtu]=$rsize; fi
+    done
+}
+
+memif_message() { # MTU RSIZE
+    memif_configs "$1" spin "$2"
+    start_gateway && stoq_client bench --bytes "$BYTES" --limit $RUN_S_MAX && stop_gateway
+}
+
+memif_wire() { # MTU
+    printf 'DPDK net_memif, ring 2^%d, MTU %d, %s pages' "${rsizes[$1]}" "$1" "$(pages)"
+}
+
+pages() { if grep -q 'pages=Huge' "$shm/gateway.log"; then echo huge; else echo normal; fi; }
+
+message_row() { # MTU
+    memif_message "$1" "${rsizes[$1]}" || return 1
+    wire=$(memif_wire "$1") idle=spin payload="messages of $(json message_bytes <"$shm/result.json") bytes"
+}
+
+ping_row() {
+    memif_configs 1500 spin "${rsizes[1500]}"
+    start_gateway && stoq_client ping -c "$TRIPS" -i 0 && stop_gateway || return 1
+    wire=$(memif_wire 1500) idle=spin payload="64 bytes there and back, a stream each"
+}
+
+# Each run has a new store: what is kept already would not cross again.
+put_row() { # DIRECTORY TEXT
+    rm -rf "$1/store"
+    memif_configs 1500 $STORE_IDLE "${rsizes[1500]}" "$1/store"
+    start_gateway && stoq_client put "$shm/payload" && stop_gateway || return 1
+    rm -rf "$1/store"
+    wire=$(memif_wire 1500) idle=$STORE_IDLE payload="one file of $PAYLOAD bytes, store on $2 with fsync"
+}
+
+get_row() {
+    local token
+    rm -rf "$shm/store"
+    memif_configs 1500 $STORE_IDLE "${rsizes[1500]}" "$shm/store"
+    start_gateway && stoq_client put "$shm/payload" || return 1
+    token=$(json token <"$shm/result.json")
+    # The first brings the payload from the store into the gateway's memory, the second is what is measured.
+    stoq_client get "$token" -o "$shm/got" && rm "$shm/got" && stoq_client get "$token" -o "$shm/got" || return 1
+    stop_gateway
+    cmp "$shm/payload" "$shm/got" || return 1
+    rm -rf "$shm/store" "$shm/got"
+    wire=$(memif_wire 1500) idle=$STORE_IDLE payload="one file of $PAYLOAD bytes, in the gateway's memory; written to tmpfs"
+}
+
+user_space_row() { # DEVICE
+    local before
+    veth checksummed
+    { stoq_config gateway client $GATEWAY_CORE spin 1452
+      dpdk_network "$1" 10.78.0.1 1500
+      # net_af_xdp fills a ring of its own beside the descriptors.
+      echo 'mbufs = 8192'
+      gateway_applications; } >"$shm/gateway.toml"
+    { echo 'gateway = "10.78.0.1:4433"'
+      stoq_config client gateway $CLIENT_CORE spin 1452
+      printf '[network]\nkind = "kernel-udp"\nlisten = ["0.0.0.0:0"]\nbuffer_bytes = %d\n' $SOCKET_BYTES
+    } >"$shm/client.toml"
+    start_gateway ip netns exec "$far" || return 1
+    before=$(sent)
+    client ip netns exec "$near" taskset -c $CLIENT_CORE "$stoq" bench --bytes "$BYTES" --limit $RUN_S_MAX \
+        --config "$shm/client.toml" --json || return 1
+    crossed $before
+    stop_gateway
+    wire="kernel UDP, veth, DPDK ${1%%0,*}, MTU 1500, $(pages) pages; mean frame $wire_frame_bytes bytes"
+    idle=spin payload="messages of $(json message_bytes <"$shm/result.json") bytes"
+}
+
+quinn_row() { # super | packets, then the client's options
+    local mode=$1 before
+    shift
+    veth "$mode"
+    start_quinn_server || return 1
+    before=$(sent)
+    quinn_client "$@" || return 1
+    crossed $before
+    stop_gateway
+    case $mode in
+        super) wire="kernel UDP over veth, GSO super-packets crossing whole" ;;
+        packets) wire="kernel UDP over veth, cut to packets before they cross" ;;
+    esac
+    wire="$wire; mean frame $wire_frame_bytes bytes" idle="tokio, sleeps in epoll" payload="one stream, 1 MiB writes"
+}
+
+# A row named for whole super-packets, or for packets, is one only if that is what crossed.
+check_frames() { # AT_LEAST AT_MOST
+    [ "$wire_frame_bytes" -ge "$1" ] && [ "$wire_frame_bytes" -le "$2" ] && return
+    say "mean frame of $wire_frame_bytes bytes, not $1 to $2: this is not the wire it should be"
+    return 1
+}
+
+run_row() { # ROW; on failure nothing of it stays behind.
+    local status=0
+    gateway_usage='{}' wire_frames=0 wire_frame_bytes=0
+    case $1 in
+        message-1500) message_row 1500 ;;
+        message-9000) message_row 9000 ;;
+        ping) ping_row ;;
+        put-tmpfs) put_row "$shm" "tmpfs" ;;
+        put-disk) put_row "$disk" "$(stat -f -c %T "$disk")" ;;
+        get-hot) get_row ;;
+        af-xdp) user_space_row net_af_xdp0,iface=far && check_frames 1200 1514 ;;
+        af-packet)
+            user_space_row net_af_packet0,iface=far,blocksz=65536,framesz=2048,framecnt=2048,qdisc_bypass=1 &&
+                check_frames 1200 1514
+            ;;
+        quinn-gso) quinn_row super --bytes "$BYTES" && check_frames 2000 65600 ;;
+        quinn-packets) quinn_row packets --bytes "$BYTES" && check_frames 1200 1514 ;;
+        quinn-ping)
+            quinn_row super --round-trips "$TRIPS" || status=1
+            payload="64 bytes there and back on one stream"
+            [ $status = 0 ]
+            ;;
+    esac || status=1
+    [ -z "$pid" ] || stop_gateway
+    return $status
+}
+
+# What the gateway's worker counted, as it says when it ends; drops are among it.
+counters() { sed -n 's/.*worker counted.*counters="\{0,1\}\([^"]*\).*/\1/p' "$shm/gateway.log" | tail -n 1; }
+
+record() { # ROW ROUND
+    printf '{"row":"%s","round":%d,"result":%s,"client":%s,"gateway":%s,"counters":"%s","conditions":{"wire":"%s","idle":"%s","payload":"%s","cores":"gateway on %d, client on %d","wire_frames":%d}}\n' \
+        "$1" "$2" "$(cat "$shm/result.json")" "$(cat "$shm/usage.json")" "$gateway_usage" "$(counters)" "$wire" "$idle" "$payload" \
+        $GATEWAY_CORE $CLIENT_CORE "$wire_frames" >>"$out"
+}

@@ -1,0 +1,121 @@
+#!/usr/bin/env bash
+# Measures the way from end to end and writes docs/benchmarks.md. Needs root and two cores that nobody else uses.
+#
+#   scripts/bench/run.sh            every row, ROUNDS times, one after another in turn; writes docs/benchmarks.md
+#   scripts/bench/run.sh ROW...     these rows alone; prints the tables instead
+#
+# Rows: message-1500 message-9000 ping put-tmpfs put-disk get-hot af-xdp af-packet quinn-gso quinn-packets quinn-ping
+#
+# Environment: ROUNDS (5); BYTES of a goodput run (4000000000); PAYLOAD bytes of put and get (1073741824); TRIPS round trips
+# (50000); RSIZE, the binary logarithm of memif's ring length (unset: 9, 10 and 11 are tried first); OUT, the file of JSON
+# lines, one a measurement (bench.jsonl beside the release build); STOQ_PEERS_TARGET, where the peers are built.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. scripts/lib.sh
+
+ALL="message-1500 quinn-gso quinn-packets ping quinn-ping message-9000 put-tmpfs put-disk get-hot af-xdp af-packet"
+rows=${*:-$ALL}
+for row in $rows; do
+    case " $ALL " in *" $row "*) ;; *) die "no row \"$row\"; rows: $ALL" ;; esac
+done
+ROUNDS=${ROUNDS:-5} BYTES=${BYTES:-4000000000} PAYLOAD=${PAYLOAD:-1073741824} TRIPS=${TRIPS:-50000} RSIZE=${RSIZE:-}
+RUN_S_MAX=180
+GATEWAY_CORE=1 CLIENT_CORE=0
+DPDK_MB=256
+# A store works on a thread of its own; on one core a side a worker that never yields would stand in its way.
+STORE_IDLE=adaptive
+# Socket buffers of the kernel peers; the kernel's own bound is raised to this meanwhile.
+SOCKET_BYTES=16777216
+# Whether the kernel may put packets that crossed one by one together again, as it does behind a NIC.
+VETH_GRO=${VETH_GRO:-on}
+
+[ "$(id -u)" = 0 ] || die "the benchmarks need root: they make network namespaces and DPDK ports"
+[ "$(nproc)" -ge 2 ] || die "the benchmarks need two cores, one a side"
+install $BUILD_PACKAGES iproute2 ethtool util-linux python3
+need_rust
+
+say "building"
+peers_target=${STOQ_PEERS_TARGET:-benches/peers/target}
+cargo build --release --locked --quiet
+CARGO_TARGET_DIR=$peers_target cargo build --release --locked --quiet --manifest-path benches/peers/Cargo.toml
+built=${CARGO_TARGET_DIR:-target}/release
+out=${OUT:-$built/bench.jsonl}
+
+disk=$(mktemp -d "${TMPDIR:-/tmp}/stoq-bench.XXXXXX")
+shm=$(mktemp -d /dev/shm/stoq-bench.XXXXXX)
+near=stoq-bench-near-$$ far=stoq-bench-far-$$
+pid= client_pid= reserved= rmem_max= wmem_max=
+
+end() { # PID: ends a process of ours; by force after ten seconds.
+    local tries
+    kill "$1" 2>/dev/null || true
+    for tries in $(seq 100); do
+        kill -0 "$1" 2>/dev/null || break
+        sleep 0.1
+    done
+    [ "$tries" -lt 100 ] || kill -9 "$1" 2>/dev/null || true
+    wait "$1" 2>/dev/null || true
+}
+cleanup() {
+    trap - EXIT INT TERM
+    [ -z "$client_pid" ] || end "$client_pid"
+    [ -z "$pid" ] || end "$pid"
+    # The links go with their namespaces.
+    ip netns delete "$near" 2>/dev/null || true
+    ip netns delete "$far" 2>/dev/null || true
+    [ -z "$rmem_max" ] || echo "$rmem_max" >/proc/sys/net/core/rmem_max
+    [ -z "$wmem_max" ] || echo "$wmem_max" >/proc/sys/net/core/wmem_max
+    [ -z "$reserved" ] || echo "$reserved" >/proc/sys/vm/nr_hugepages
+    rm -rf "$disk" "$shm"
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+# Copies: a build that goes on meanwhile does not change what is measured.
+cp "$built/stoq" "$built/stoq-gateway" "$peers_target/release/quinn-peer" "$shm/"
+stoq=$shm/stoq gateway=$shm/stoq-gateway quinn=$shm/quinn-peer
+
+bound=$(cat /proc/sys/net/core/rmem_max)
+if [ "$bound" -lt $SOCKET_BYTES ]; then rmem_max=$bound; echo $SOCKET_BYTES >/proc/sys/net/core/rmem_max; fi
+bound=$(cat /proc/sys/net/core/wmem_max)
+if [ "$bound" -lt $SOCKET_BYTES ]; then wmem_max=$bound; echo $SOCKET_BYTES >/proc/sys/net/core/wmem_max; fi
+
+# Two processes' DPDK, and a store that keeps the whole payload in memory, with blocks to spare.
+memory_bytes=$((PAYLOAD + (64 << 20)))
+need_mb=$((2 * DPDK_MB + (memory_bytes >> 20)))
+if [ "$(free_huge_mb)" -lt $need_mb ]; then
+    before=$(cat /proc/sys/vm/nr_hugepages)
+    if echo $((before + need_mb / 2)) 2>/dev/null >/proc/sys/vm/nr_hugepages; then reserved=$before; fi
+fi
+
+. scripts/bench/rows.sh
+
+identities
+mkdir -p "$(dirname "$out")"
+environment >"$out"
+for row in $rows; do
+    case $row in put-* | get-*) [ -f "$shm/payload" ] || head -c "$PAYLOAD" /dev/urandom >"$shm/payload" ;; esac
+    case $row in message-* | ping | put-* | get-*) tune "${row#message-}" ;; esac
+done
+failed=
+for round in $(seq "$ROUNDS"); do
+    for row in $rows; do
+        say "round $round of $ROUNDS: $row"
+        if run_row "$row"; then
+            record "$row" "$round"
+        else
+            failed="$failed $row"
+            tail -n 20 "$shm/gateway.log" "$shm/client.log" >&2 || true
+        fi
+    done
+done
+
+if [ $# -eq 0 ]; then
+    mkdir -p docs
+    python3 scripts/bench/table.py "$out" >docs/benchmarks.md
+    say "wrote docs/benchmarks.md and $out"
+else
+    python3 scripts/bench/table.py "$out"
+    say "wrote $out"
+fi
+[ -z "$failed" ] || die "rows that failed:$failed"

@@ -1,0 +1,182 @@
+#!/usr/bin/env python3
+"""Turns the JSON lines of scripts/bench/run.sh into Markdown on standard output: table.py FILE."""
+
+import json
+import statistics
+import sys
+
+GOODPUT = [
+    ("message-1500", "STOQ messages, memif, MTU 1500"),
+    ("message-9000", "STOQ messages, memif, MTU 9000"),
+    ("put-tmpfs", "STOQ put, memif, store on tmpfs"),
+    ("put-disk", "STOQ put, memif, store on disk with fsync"),
+    ("get-hot", "STOQ get, memif, payload in the gateway's memory"),
+    ("af-xdp", "STOQ messages, kernel UDP client to net_af_xdp"),
+    ("af-packet", "STOQ messages, kernel UDP client to net_af_packet"),
+    ("quinn-gso", "quinn, kernel UDP, GSO super-packets crossing whole"),
+    ("quinn-packets", "quinn, kernel UDP, packets crossing one by one"),
+]
+LATENCY = [
+    ("ping", "STOQ, memif, MTU 1500"),
+    ("quinn-ping", "quinn, kernel UDP over veth"),
+]
+RATIOS = [
+    ("goodput: STOQ memif MTU 1500 / quinn GSO", "message-1500", "quinn-gso", "gbit_per_s"),
+    ("goodput: STOQ memif MTU 1500 / quinn packets", "message-1500", "quinn-packets", "gbit_per_s"),
+    ("round trip p50: STOQ memif / quinn", "ping", "quinn-ping", "p50_us"),
+]
+
+
+class Run:
+    """All lines of one file."""
+
+    def __init__(self, lines):
+        self.environment, self.tuning, self.rows = {}, [], {}
+        for line in lines:
+            line = json.loads(line)
+            if "environment" in line:
+                self.environment = line["environment"]
+            elif "tuning" in line:
+                self.tuning.append(line["tuning"])
+            else:
+                self.rows.setdefault(line["row"], {})[line["round"]] = line
+
+    def values(self, row, key):
+        return [line["result"][key] for line in self.rows.get(row, {}).values()]
+
+    def ratios(self, over, under, key):
+        """One for each round that has both."""
+        a, b = self.rows.get(over, {}), self.rows.get(under, {})
+        return [a[r]["result"][key] / b[r]["result"][key] for r in a if r in b]
+
+
+def section(title, text, head, rows, left=1):
+    """A heading, a paragraph and a table whose first `left` columns are text; nothing where no row was measured."""
+    if not rows:
+        return
+    if title:
+        yield f"## {title}\n"
+    yield f"{text}\n"
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + "---|" * left + "---:|" * (len(head) - left)
+    for row in rows:
+        yield "| " + " | ".join(str(cell) for cell in row) + " |"
+    yield ""
+
+
+def spread(values, digits):
+    return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+
+
+def middle(values, digits):
+    return f"{statistics.median(values):.{digits}f}"
+
+
+def mib(kib):
+    return f"{kib / 1024:.0f}"
+
+
+def environment(run):
+    e = run.environment
+    rounds = f"{e['rounds']} round{'s' * (e['rounds'] != 1)}"
+    if e["rounds"] < 3:
+        rounds += ": an example, not figures to quote"
+    yield (
+        f"Measured {e['date']} by `scripts/bench/run.sh` ({rounds}; rows in turn) at commit {e['commit']}: STOQ {e['stoq']}, "
+        f"quinn-proto {e['quinn_proto']}, rustls {e['rustls']} with aws-lc-rs {e['aws_lc_rs']}, DPDK {e['dpdk']}, "
+        f"Rust {e['rustc']}, release build with fat LTO; the peer is quinn {e['quinn']} with quinn-proto "
+        f"{e['peer_quinn_proto']}. Linux {e['kernel']} on {e['cpu']}, {e['cores']} cores; load average before the run "
+        f"{e['load_before']}."
+    )
+    yield ""
+    yield (
+        "**No physical NIC.** memif is memory shared by two processes on one host, veth is two ends of the kernel. What "
+        "stands here is the cost of the software on one core a side, not the speed of a wire. Compare within one run only."
+    )
+    yield ""
+
+
+def goodput(run):
+    rows = []
+    for row, name in GOODPUT:
+        values = run.values(row, "gbit_per_s")
+        if values:
+            rows.append([name, middle(values, 2), f"{max(values):.2f}", spread(values, 2), len(values)])
+    text = (
+        "Payload bytes over the time from the first byte sent to the answer that they are there, as the far end counted "
+        "them. Gbit/s, one connection."
+    )
+    yield from section("Goodput", text, ["what", "median", "best", "spread", "runs"], rows)
+
+
+def latency(run):
+    rows = []
+    for row, name in LATENCY:
+        p50 = run.values(row, "p50_us")
+        if p50:
+            tails = [middle(run.values(row, key), 1) for key in ("p99_us", "p999_us")]
+            rows.append([name, middle(p50, 1), *tails, f"{min(p50):.1f}", spread(p50, 1), len(p50)])
+    text = "Microseconds, medians over the runs; best and spread are those of p50."
+    yield from section("Round trips of 64 bytes", text, ["what", "p50", "p99", "p99.9", "best", "spread", "runs"], rows)
+
+
+def ratios(run):
+    rows = []
+    for name, over, under, key in RATIOS:
+        values = run.ratios(over, under, key)
+        if values:
+            rows.append([name, middle(values, 2), spread(values, 2)])
+    text = "Of the two figures of one round, then the median over the rounds."
+    yield from section("Ratios", text, ["what", "median", "spread"], rows)
+
+
+def resources(run):
+    rows = []
+    for row, name in GOODPUT + LATENCY:
+        lines = run.rows.get(row, {}).values()
+        for side, far in (("client", "client"), ("gateway", "server" if "quinn" in row else "gateway")):
+            used = [line[side] for line in lines if line[side]]
+            if used:
+                peak, huge, cpu = (max(u[key] for u in used) for key in ("peak_kib", "huge_kib", "cpu_s"))
+                rows.append([name, far, mib(peak), mib(huge), f"{cpu:.1f}"])
+    text = (
+        "The largest of all runs. Resident memory at its peak (VmHWM), MiB; huge pages stand beside it because the kernel "
+        "does not count them in it. CPU seconds are of the whole process, from start to end; with idle policy `spin` they "
+        "say how long it ran, not how much it did."
+    )
+    yield from section("Memory and CPU time", text, ["what", "side", "resident", "huge pages", "CPU s"], rows, left=2)
+
+
+def conditions(run):
+    rows = []
+    for row, name in GOODPUT + LATENCY:
+        for line in list(run.rows.get(row, {}).values())[-1:]:
+            c, result = line["conditions"], line["result"]
+            rows.append([f"{name} (`{row}`)", c["wire"], c["payload"], result["cipher"], c["idle"], c["cores"]])
+    text = (
+        "All sides: flow control 64 MiB a stream and 128 MiB a connection, 64 MiB send window, CUBIC from 4 MiB, no path "
+        "MTU search beyond the link's. STOQ: X25519MLKEM768, Falcon-512 certificates both ways, UDP payload of the MTU less "
+        "48 bytes (so that one size fits IPv6): 1452 at MTU 1500. quinn: X25519, a self-signed ECDSA certificate, UDP "
+        "payload of 1472 bytes, GSO and GRO as quinn-udp uses them, tokio on one thread. The key exchange and the "
+        "signatures cost the handshake, which is before the first byte. Kernel sockets have buffers of 16 MiB."
+    )
+    yield from section("Conditions", text, ["what", "wire", "payload", "cipher", "idle", "cores"], rows, left=6)
+    tried = {}
+    for t in run.tuning:
+        tried.setdefault((t["mtu"], t["rsize"]), []).append(t["gbit_per_s"])
+    rows = [[mtu, f"2^{rsize}", spread(rates, 2)] for (mtu, rsize), rates in sorted(tried.items())]
+    text = "memif's ring length is the best of these, tried twice each before the rounds (Gbit/s):"
+    yield from section(None, text, ["MTU", "ring", "goodput"], rows, left=2)
+
+
+def main():
+    with open(sys.argv[1]) as file:
+        run = Run(file)
+    print("# Benchmarks\n")
+    for part in (environment, goodput, latency, ratios, resources, conditions):
+        for line in part(run):
+            print(line)
+    print("Run it: `scripts/bench/run.sh`, or one row: `scripts/bench/run.sh message-1500`.")
+
+
+main()
