@@ -46,20 +46,21 @@ shm=$(mktemp -d /dev/shm/stoq-bench.XXXXXX)
 near=stoq-bench-near-$$ far=stoq-bench-far-$$
 pid= client_pid= reserved= rmem_max= wmem_max=
 
-end() { # PID: ends a process of ours; by force after ten seconds.
-    local tries
+end() { # PID: ends a process of ours, by force after ten seconds, and returns its status.
+    local tries status=0
     kill "$1" 2>/dev/null || true
     for tries in $(seq 100); do
         kill -0 "$1" 2>/dev/null || break
         sleep 0.1
     done
     [ "$tries" -lt 100 ] || kill -9 "$1" 2>/dev/null || true
-    wait "$1" 2>/dev/null || true
+    wait "$1" 2>/dev/null || status=$?
+    return $status
 }
 cleanup() {
     trap - EXIT INT TERM
-    [ -z "$client_pid" ] || end "$client_pid"
-    [ -z "$pid" ] || end "$pid"
+    [ -z "$client_pid" ] || end "$client_pid" || true
+    [ -z "$pid" ] || end "$pid" || true
     # The links go with their namespaces.
     ip netns delete "$near" 2>/dev/null || true
     ip netns delete "$far" 2>/dev/null || true
@@ -90,6 +91,7 @@ fi
 
 . scripts/bench/rows.sh
 
+failed=
 identities
 mkdir -p "$(dirname "$out")"
 environment >"$out"
@@ -97,7 +99,6 @@ for row in $rows; do
     case $row in put-* | get-*) [ -f "$shm/payload" ] || head -c "$PAYLOAD" /dev/urandom >"$shm/payload" ;; esac
     case $row in message-* | ping | put-* | get-*) tune "${row#message-}" ;; esac
 done
-failed=
 for round in $(seq "$ROUNDS"); do
     for row in $rows; do
         say "round $round of $ROUNDS: $row"
