@@ -131,6 +131,15 @@ impl Prepared {
     }
 }
 
+/// How a PUT ended well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// The payload crossed, was checked, and is durable.
+    Now,
+    /// The gateway had it already, checked and durable: nothing crossed.
+    Already,
+}
+
 /// What came of a FETCH so far.
 #[derive(Debug)]
 pub enum Fetched {
@@ -219,7 +228,7 @@ impl Client {
         queue: u64,
         lease_s: u64,
         mut progress: impl FnMut(u64),
-    ) -> Result<(), ClientError> {
+    ) -> Result<Kept, ClientError> {
         let (worker, request) = (worker_of(peer), self.request(peer));
         let credit = Credit::default();
         let descriptor = Descriptor::plain(payload.token, payload.length)?;
@@ -233,7 +242,9 @@ impl Client {
             while let Some(delivery) = self.ports[worker].receive() {
                 match self.sort(peer, request, delivery)? {
                     Some(Delivery::Accepted { .. }) => accepted = true,
-                    Some(Delivery::Done { token, .. }) if token == payload.token => return Ok(()),
+                    Some(Delivery::Done { token, .. }) if token == payload.token => {
+                        return Ok(if accepted { Kept::Now } else { Kept::Already });
+                    }
                     Some(Delivery::Done { token, .. }) => {
                         return Err(ClientError::WrongReceipt { put: payload.token, got: token });
                     }

@@ -4,7 +4,7 @@ use crate::output::{gbit_per_s, progress};
 use crate::session::Options;
 use std::path::PathBuf;
 use std::time::Instant;
-use stoq::client::{PUT_QUEUE, Prepared};
+use stoq::client::{Kept, PUT_QUEUE, Prepared};
 
 /// Seconds that a gateway is asked to keep what is put, unless told otherwise: thirty days.
 const LEASE_S: u64 = 30 * 24 * 3600;
@@ -32,22 +32,23 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let (mut client, peer) = session.connect()?;
     let bar = progress(args.options.quiet || args.options.json, "put", payload.length);
     let started = Instant::now();
-    client.put(&peer, &payload, args.queue, args.lease, |bytes| bar.set_position(bytes))?;
+    let kept = client.put(&peer, &payload, args.queue, args.lease, |bytes| bar.set_position(bytes))?;
     let elapsed = started.elapsed();
     bar.finish_and_clear();
-    let rate = gbit_per_s(payload.length, elapsed);
+    // What was there already did not cross: there is no rate to tell.
+    let rate = (kept == Kept::Now).then(|| gbit_per_s(payload.length, elapsed));
     let network = client.network().clone();
     let stored_by = peer.node.map(|id| id.to_string());
     client.disconnect(peer)?;
     if args.options.json {
         let result = serde_json::json!({
             "operation": "put", "token": payload.token.to_string(), "bytes": payload.length, "verified": true,
-            "seconds": elapsed.as_secs_f64(), "gbit_per_s": rate, "hash_seconds": hashed.as_secs_f64(),
+            "seconds": elapsed.as_secs_f64(), "gbit_per_s": rate, "already_kept": kept == Kept::Already, "hash_seconds": hashed.as_secs_f64(),
             "gateway": stored_by, "network": network, "workers": workers, "cipher": cipher.name(),
             "version": env!("CARGO_PKG_VERSION"),
         });
         println!("{result}");
-    } else {
+    } else if let Some(rate) = rate {
         eprintln!(
             "put {} bytes, checked and kept by the gateway: {rate:.2} Gbit/s in {:.3} s (hashed in {:.3} s); {network}, \
              {workers} worker(s), {cipher}",
@@ -55,6 +56,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             elapsed.as_secs_f64(),
             hashed.as_secs_f64(),
         );
+        println!("{}", payload.token);
+    } else {
+        eprintln!("the gateway keeps these {} bytes already; nothing was sent", payload.length);
         println!("{}", payload.token);
     }
     Ok(())

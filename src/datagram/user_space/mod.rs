@@ -345,7 +345,12 @@ impl<N: Nic> Network for UserSpace<N> {
 
     fn flush(&mut self, now: Instant, counters: &Counters) -> usize {
         self.send_control(counters);
-        self.nic.tx_flush(now)
+        let pending = self.nic.tx_flush(now);
+        let dropped = self.nic.take_drops();
+        if dropped > 0 {
+            counters.add(Counter::DropTxStalled, dropped);
+        }
+        pending
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
