@@ -97,9 +97,9 @@ start_gateway() { # [COMMAND BEFORE IT...]
     (wait_for 20 "gateway ready" "$shm/gateway.log" $pid)
 }
 
-start_quinn_server() {
+start_quinn_server() { # [OPTION...]
     ip netns exec "$far" taskset -c $GATEWAY_CORE "$quinn" server --listen 10.78.0.1:4433 --cert "$shm/quinn.der" \
-        --socket-buffer $SOCKET_BYTES 2>"$shm/gateway.log" &
+        --socket-buffer $SOCKET_BYTES "$@" 2>"$shm/gateway.log" &
     pid=$!
     (wait_for 20 "ready on" "$shm/gateway.log" $pid)
 }
@@ -275,10 +275,12 @@ user_space_row() { # DEVICE
 }
 
 quinn_row() { # super | packets, then the client's options
-    local mode=$1 before
+    local mode=$1 before busy=()
     shift
     veth "$mode"
-    start_quinn_server || return 1
+    idle="tokio, sleeps in epoll"
+    case " $* " in *" --busy "*) busy=(--busy) idle="tokio, never sleeps" ;; esac
+    start_quinn_server "${busy[@]}" || return 1
     before=$(sent)
     quinn_client "$@" || return 1
     crossed $before
@@ -287,7 +289,12 @@ quinn_row() { # super | packets, then the client's options
         super) wire="kernel UDP over veth, GSO super-packets crossing whole" ;;
         packets) wire="kernel UDP over veth, cut to packets before they cross" ;;
     esac
-    wire="$wire; mean frame $wire_frame_bytes bytes" idle="tokio, sleeps in epoll" payload="one stream, 1 MiB writes"
+    wire="$wire; mean frame $wire_frame_bytes bytes" payload="one stream, 1 MiB writes"
+}
+
+quinn_ping_row() { # [OPTION...]
+    quinn_row super --round-trips "$TRIPS" "$@" || return 1
+    payload="64 bytes there and back on one stream"
 }
 
 # A row named for whole super-packets, or for packets, is one only if that is what crossed.
@@ -314,11 +321,8 @@ run_row() { # ROW; on failure nothing of it stays behind.
             ;;
         quinn-gso) quinn_row super --bytes "$BYTES" && check_frames 2000 65600 ;;
         quinn-packets) quinn_row packets --bytes "$BYTES" && check_frames 1200 1514 ;;
-        quinn-ping)
-            quinn_row super --round-trips "$TRIPS" || status=1
-            payload="64 bytes there and back on one stream"
-            [ $status = 0 ]
-            ;;
+        quinn-ping) quinn_ping_row ;;
+        quinn-ping-busy) quinn_ping_row --busy ;;
     esac || status=1
     [ -z "$pid" ] || stop_gateway
     return $status

@@ -35,7 +35,7 @@ pub(crate) async fn run(args: ClientArgs) -> anyhow::Result<()> {
     endpoint.wait_idle().await;
     let common = json!({
         "network": "kernel-udp", "cipher": setup::CIPHER, "key_exchange": setup::KEY_EXCHANGE,
-        "udp_payload_bytes": args.tuning.mtu, "receive_buffer_bytes": buffers[0], "send_buffer_bytes": buffers[1],
+        "busy": args.tuning.busy, "udp_payload_bytes": args.tuning.mtu, "receive_buffer_bytes": buffers[0], "send_buffer_bytes": buffers[1],
         "datagrams_sent": stats.udp_tx.datagrams, "send_calls": stats.udp_tx.ios,
         "packets_lost": stats.path.lost_packets,
     });

@@ -75,12 +75,33 @@ struct Tuning {
     /// Socket buffers, each way, bytes; net.core.rmem_max and wmem_max bound them.
     #[arg(long, default_value_t = 16 << 20)]
     socket_buffer: usize,
+    /// Never sleep: ask the socket again and again, as a poll-mode driver does.
+    #[arg(long)]
+    busy: bool,
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
-        Command::Server(args) => server::run(args).await,
-        Command::Client(args) => client::run(args).await,
+fn main() -> anyhow::Result<()> {
+    let command = Cli::parse().command;
+    let (Command::Server(ServerArgs { tuning, .. }) | Command::Client(ClientArgs { tuning, .. })) = &command;
+    let busy = tuning.busy;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all();
+    if busy {
+        // Look at the socket after each turn, not after each 61st.
+        runtime.event_interval(1);
     }
+    runtime.build()?.block_on(async {
+        if busy {
+            // A task that is always ready keeps the runtime from waiting in epoll.
+            tokio::spawn(async {
+                loop {
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+        match command {
+            Command::Server(args) => server::run(args).await,
+            Command::Client(args) => client::run(args).await,
+        }
+    })
 }
