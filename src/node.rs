@@ -5,6 +5,7 @@ use crate::datagram::{Network, NetworkInfo};
 use crate::queue::{AppPort, Waker};
 use crate::quic::transport::QuicConfig;
 use crate::session::Routes;
+use crate::tls;
 use crate::worker::{Idle, Quic, Shared, Worker, WorkerStatus};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::{ClientConfig, EndpointConfig, ServerConfig};
@@ -103,6 +104,7 @@ impl Node {
             let thread = std::thread::Builder::new().name(format!("stoq-worker-{index}"));
             node.workers.push(thread.spawn(move || {
                 pin(core);
+                tls::seed_random();
                 let _guard = setup.map(|setup| setup());
                 drop(worker.run());
             })?);

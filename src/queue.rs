@@ -18,6 +18,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::time::Duration;
 
+/// Deliveries that gather before a busy worker wakes their application.
+const WAKE_LEN: usize = 16;
+
 /// A connection, by the worker that owns it. Never reused while the process lives, short of 2^32 reuses of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId {
@@ -69,8 +72,11 @@ impl Credit {
         self.0.fetch_add(bytes, Ordering::AcqRel);
     }
 
-    pub(crate) fn give_back(&self, bytes: usize) {
-        self.0.fetch_sub(bytes, Ordering::AcqRel);
+    /// Returns whether that made the first half free again: time to wake an application that waits for credit.
+    pub(crate) fn give_back(&self, bytes: usize) -> bool {
+        const HALF: usize = OUTSTANDING_BYTES_MAX / 2;
+        let before = self.0.fetch_sub(bytes, Ordering::AcqRel);
+        before >= HALF && before - bytes < HALF
     }
 }
 
@@ -360,7 +366,9 @@ pub(crate) struct WorkerPort {
     /// read for this application.
     held: VecDeque<Delivery>,
     /// Something changed for the application this turn.
-    pub(crate) touched: bool,
+    touched: bool,
+    /// The application may be waiting for it.
+    pub(crate) urgent: bool,
 }
 
 /// Makes the two rings of one application on one worker.
@@ -371,7 +379,7 @@ pub(crate) fn rings(worker: Waker) -> (AppPort, WorkerPort) {
     let application = sleeper.waker();
     (
         AppPort { deliveries: deliveries.clone(), commands: commands.clone(), worker, sleeper, pushed: false },
-        WorkerPort { deliveries, commands, application, held: VecDeque::new(), touched: false },
+        WorkerPort { deliveries, commands, application, held: VecDeque::new(), touched: false, urgent: false },
     )
 }
 
@@ -480,8 +488,10 @@ impl WorkerPort {
     }
 
     pub(crate) fn command(&mut self) -> Option<Command> {
+        let was_full = self.commands.is_full();
         let command = self.commands.pop();
         self.touched |= command.is_some();
+        self.urgent |= was_full;
         command
     }
 
@@ -489,9 +499,11 @@ impl WorkerPort {
         !self.commands.is_empty()
     }
 
-    /// Wakes the application if this turn changed anything for it.
-    pub(crate) fn notify(&mut self) {
-        if std::mem::take(&mut self.touched) {
+    /// Wakes the application if anything changed for it. While the worker is busy, deliveries gather first: a wake and its two
+    /// context switches then serve many of them. The first turn without work sends the rest on their way.
+    pub(crate) fn notify(&mut self, busy: bool) {
+        if self.urgent || self.touched && (!busy || self.deliveries.len() >= WAKE_LEN) {
+            (self.touched, self.urgent) = (false, false);
             self.application.wake();
         }
     }

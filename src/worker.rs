@@ -270,7 +270,7 @@ impl<N: Network> Worker<N> {
         worked |= core.transmit(network, now);
         worked |= core.run_timers(network, now);
         core.lifecycle(now);
-        core.notify();
+        core.notify(worked);
         let polls = if worked { Counter::BusyPolls } else { Counter::EmptyPolls };
         core.status.counters.add(polls, 1);
         worked
@@ -539,6 +539,9 @@ impl Core {
     fn transmit_one<N: Network>(&mut self, network: &mut N, now: Instant, slot: u32, counters: &Counters) -> bool {
         let Some(conn) = self.conns[slot as usize].as_mut() else { return false };
         conn.dirty = false;
+        if conn.session.take_credit_returned() {
+            self.ports.iter_mut().for_each(|port| port.urgent = true);
+        }
         let mut worked = false;
         let mut more = conn.session.wants_turn();
         for batch in 0.. {
@@ -628,10 +631,10 @@ impl Core {
         }
     }
 
-    fn notify(&mut self) {
+    fn notify(&mut self, busy: bool) {
         for port in &mut self.ports {
             port.push_held();
-            port.notify();
+            port.notify(busy);
         }
     }
 }

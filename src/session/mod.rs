@@ -59,6 +59,8 @@ pub(crate) struct Session {
     errors: VecDeque<Instant>,
     /// The applications know that the connection is gone.
     closed_told: bool,
+    /// QUIC took bytes that an application may be waiting to follow.
+    credit_returned: bool,
 }
 
 /// What the peer said of itself on its CONTROL stream.
@@ -85,6 +87,7 @@ impl Session {
             unopened: VecDeque::new(),
             errors: VecDeque::new(),
             closed_told: false,
+            credit_returned: false,
         }
     }
 
@@ -104,6 +107,11 @@ impl Session {
     /// Whether reading waits for a ring to get room, or for the next turn.
     pub(crate) fn wants_turn(&self) -> bool {
         !self.readable.is_empty()
+    }
+
+    /// Whether credit came back since the last call: applications that sleep for it must be woken.
+    pub(crate) fn take_credit_returned(&mut self) -> bool {
+        std::mem::take(&mut self.credit_returned)
     }
 
     /// Opens CONTROL and says SETTINGS: the first thing on a connection (protocol §4).

@@ -103,7 +103,7 @@ impl Session {
                 let Some(front) = outbound.backlog.front_mut() else { break };
                 let taken = left.min(front.bytes.len());
                 if front.paid {
-                    outbound.credit.give_back(taken);
+                    self.credit_returned |= outbound.credit.give_back(taken);
                 }
                 left -= taken;
                 if taken == front.bytes.len() {

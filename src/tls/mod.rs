@@ -132,6 +132,13 @@ pub fn peer_node_id(connection: &quinn_proto::Connection) -> Option<NodeId> {
     NodeId::from_certificate(chain.first()?).ok()
 }
 
+/// Seeds this thread's random generator, which takes milliseconds the first time. A worker calls it before its loop.
+pub fn seed_random() {
+    let mut byte = [0];
+    // A generator that fails now fails the handshakes too, and they say so.
+    let _ = aws_lc_rs::rand::fill(&mut byte);
+}
+
 /// The server name to give [`quinn_proto::Endpoint::connect`] for a peer known by its address alone.
 ///
 /// An IP address is never sent to the server (RFC 6066 §3); it only keys the client's cache of sessions.

@@ -2,50 +2,65 @@
 
 use crate::output::{gbit_per_s, progress};
 use crate::session::Options;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use stoq::client::{Client, Fetched, Peer};
 use stoq::download::Download;
-use stoq::token::Token;
+use stoq::token::{Ranges, Token};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The payload's token, as `stoq put` printed it: b3: and 64 hex digits.
     token: Token,
     /// Where to write it. Until every byte is there and checked, it is called FILE.part; run the same command again to go
-    /// on where an interrupted one stopped.
+    /// on where an interrupted one stopped. "-" is standard output: each byte is checked before it is written there.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     #[command(flatten)]
     options: Options,
 }
 
+/// What a get did.
+struct Outcome {
+    length: u64,
+    resumed_at: u64,
+    elapsed: Duration,
+}
+
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    let mut download = Download::open(&args.output, args.token)?;
+    let to_stdout = args.output.as_os_str() == "-";
+    // Before the network: what is wrong with the file is known at once.
+    let download = if to_stdout { None } else { Some(Download::open(&args.output, args.token)?) };
     let session = args.options.open()?;
     let (cipher, workers) = (session.cipher, session.workers);
     let (mut client, peer) = session.connect()?;
     let bar = progress(args.options.quiet || args.options.json, "get", 0);
-    let resumed = download.have();
-    let started = Instant::now();
-    download.run(&mut client, &peer, |have, length| {
+    let shown = |have, length| {
         bar.set_length(length);
         bar.set_position(have);
-    })?;
-    let elapsed = started.elapsed();
-    let length = download.finish()?;
+    };
+    let outcome = match download {
+        Some(download) => to_file(download, &mut client, &peer, shown)?,
+        None => to_standard_output(args.token, &mut client, &peer, shown)?,
+    };
     bar.finish_and_clear();
-    let fetched = length - resumed.min(length);
+    let Outcome { length, resumed_at, elapsed } = outcome;
+    let fetched = length - resumed_at.min(length);
     let rate = gbit_per_s(fetched, elapsed);
     let network = client.network().clone();
     let gateway = peer.node.map(|id| id.to_string());
     client.disconnect(peer)?;
     if args.options.json {
         let result = serde_json::json!({
-            "operation": "get", "token": args.token.to_string(), "bytes": length, "resumed_at": resumed, "verified": true,
+            "operation": "get", "token": args.token.to_string(), "bytes": length, "resumed_at": resumed_at, "verified": true,
             "seconds": elapsed.as_secs_f64(), "gbit_per_s": rate, "gateway": gateway, "network": network,
             "workers": workers, "cipher": cipher.name(), "version": env!("CARGO_PKG_VERSION"),
         });
-        println!("{result}");
+        // Standard output may carry the payload.
+        if to_stdout { eprintln!("{result}") } else { println!("{result}") }
     } else {
         eprintln!(
             "got {length} bytes, {fetched} of them now, every one checked: {rate:.2} Gbit/s in {:.3} s; {network}, \
@@ -54,4 +69,41 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+fn to_file(
+    mut download: Download,
+    client: &mut Client,
+    peer: &Peer,
+    shown: impl FnMut(u64, u64),
+) -> anyhow::Result<Outcome> {
+    let resumed_at = download.have();
+    let started = Instant::now();
+    download.run(client, peer, shown)?;
+    let elapsed = started.elapsed();
+    Ok(Outcome { length: download.finish()?, resumed_at, elapsed })
+}
+
+fn to_standard_output(
+    token: Token,
+    client: &mut Client,
+    peer: &Peer,
+    mut shown: impl FnMut(u64, u64),
+) -> anyhow::Result<Outcome> {
+    // A file of its own: the standard library's handle would look for line ends in every byte.
+    let mut out = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+    let (mut have, mut length) = (0, 0);
+    let started = Instant::now();
+    client.fetch(peer, token, Ranges::all(), |fetched| {
+        match fetched {
+            Fetched::Length(whole) => length = whole,
+            Fetched::Piece(piece) => {
+                out.write_all(&piece.data)?;
+                have += piece.data.len() as u64;
+            }
+        }
+        shown(have, length);
+        Ok(())
+    })?;
+    Ok(Outcome { length, resumed_at: 0, elapsed: started.elapsed() })
 }
