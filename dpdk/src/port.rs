@@ -23,6 +23,8 @@ const FRAME_OVERHEAD_BYTES: u16 = 14 + 4;
 /// RFC 791: every link takes 68 bytes.
 const MTU_MIN: u16 = 68;
 const MTU_MAX: u16 = 63 * 1024 - FRAME_OVERHEAD_BYTES;
+/// Buffers that net_af_xdp takes for a queue's fill ring (XSK_RING_PROD__DEFAULT_NUM_DESCS).
+const AF_XDP_FILL_LEN: u32 = 2048;
 /// Room that every driver takes, bytes.
 const ROOM_BYTES_MIN: u16 = 2048;
 
@@ -350,7 +352,9 @@ impl OpenPort {
         pending_max: usize,
     ) -> Result<(), DpdkError> {
         let burst = BURST_LEN_MAX as u32;
-        let rx_least = u32::from(setup.rx_descriptors) + 2 * burst + CACHE_LEN_MAX;
+        // net_af_xdp fills its own ring from the pool, whatever the descriptors.
+        let own_ring = if self.device.name().starts_with("net_af_xdp") { AF_XDP_FILL_LEN } else { 0 };
+        let rx_least = u32::from(setup.rx_descriptors) + own_ring + 2 * burst + CACHE_LEN_MAX;
         let rx_mbufs = rx_mbufs.unwrap_or(0).max(rx_least);
         let tx_mbufs =
             u32::from(setup.tx_descriptors) + pending_max as u32 + 2 * STASH_LEN as u32 + CACHE_LEN_MAX;
