@@ -10,8 +10,8 @@ use stoq::application::{Application, Placement};
 use stoq::config::{KernelConfig, NetworkConfig};
 use stoq::gateway::network::Opened;
 use stoq::node::{Host, Hosted, NodeConfig};
-use stoq::quic::transport::QuicConfig;
 use stoq::queue::{AppPort, ConnectionId, Credit, Delivery};
+use stoq::quic::transport::QuicConfig;
 use stoq::tls::{ClientAuth, Identity, ServerTls, Trust, server_config};
 use stoq::worker::Idle;
 

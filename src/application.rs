@@ -1,7 +1,6 @@
 //! What sits at the end of the rings: an application, and the two that need no storage.
 
-use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId};
-use crate::record::{ErrorCode, ErrorRecord};
+use crate::queue::{AppPort, ConnectionId, Credit, Delivery};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
@@ -27,11 +26,6 @@ pub enum Placement {
     Worker,
     /// On a thread of its own.
     Thread,
-}
-
-/// Refuses a request that an application does not serve.
-pub fn refuse(port: &mut AppPort, request: RequestId, code: ErrorCode, reason: &str) -> Result<(), Command> {
-    port.send(Command::Refuse { request, failure: ErrorRecord::new(code, 0, reason) })
 }
 
 /// Sends every message back on the queue it came by (RFC 862 in spirit).

@@ -126,7 +126,8 @@ impl Prepared {
         let failed = |source| ClientError::File { path: name.clone(), source };
         let mut file = File::open(path).map_err(failed)?;
         let length = file.metadata().map_err(failed)?.len();
-        let (token, outboard) = Outboard::build(&mut file, length).map_err(|error| failed(io::Error::other(error)))?;
+        let (token, outboard) =
+            Outboard::build(&mut file, length).map_err(|error| failed(io::Error::other(error)))?;
         Ok(Self { file, path: name, token, length, outboard })
     }
 }
@@ -165,7 +166,11 @@ impl Client {
     ///
     /// # Errors
     /// When threads cannot be started.
-    pub fn start<N>(networks: Vec<N>, config: &NodeConfig, interrupt: Arc<AtomicBool>) -> Result<Self, ClientError>
+    pub fn start<N>(
+        networks: Vec<N>,
+        config: &NodeConfig,
+        interrupt: Arc<AtomicBool>,
+    ) -> Result<Self, ClientError>
     where
         N: Network + Send + 'static,
     {
@@ -380,7 +385,12 @@ impl Client {
         Err(ClientError::Interrupted)
     }
 
-    fn next(&mut self, worker: usize, deadline: Option<Instant>, timeout: Duration) -> Result<Delivery, ClientError> {
+    fn next(
+        &mut self,
+        worker: usize,
+        deadline: Option<Instant>,
+        timeout: Duration,
+    ) -> Result<Delivery, ClientError> {
         loop {
             if let Some(delivery) = self.ports[worker].receive() {
                 return Ok(delivery);
@@ -394,7 +404,12 @@ impl Client {
     }
 
     /// Gives back what belongs to `request`; keeps messages; turns ends into errors.
-    fn sort(&mut self, peer: &Peer, request: RequestId, delivery: Delivery) -> Result<Option<Delivery>, ClientError> {
+    fn sort(
+        &mut self,
+        peer: &Peer,
+        request: RequestId,
+        delivery: Delivery,
+    ) -> Result<Option<Delivery>, ClientError> {
         match delivery {
             Delivery::Closed { connection, reason } if connection == peer.connection => {
                 Err(ClientError::Lost { remote: peer.remote, reason })
@@ -440,7 +455,8 @@ struct Source<'a> {
 
 impl<'a> Source<'a> {
     fn new(payload: &'a Prepared) -> Result<Self, ClientError> {
-        let encoder = VerifiedEncoder::new(payload.outboard.clone(), &Ranges::all()).map_err(RecordError::from)?;
+        let encoder =
+            VerifiedEncoder::new(payload.outboard.clone(), &Ranges::all()).map_err(RecordError::from)?;
         let (pieces, batch) = (VecDeque::new(), Vec::new());
         Ok(Self { payload, encoder, batch, pieces, window: Bytes::new(), window_offset: 0, given: 0 })
     }

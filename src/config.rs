@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("{file}: cannot be read: {source}; give another file with --config, or see configs/ for examples")]
+    #[error(
+        "{file}: cannot be read: {source}; give another file with --config, or see configs/ for examples"
+    )]
     Read {
         /// The file.
         file: String,
@@ -418,7 +420,8 @@ pub fn load_client(file: &Path) -> Result<ClientConfig, ConfigError> {
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
     let file = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { file: file.clone(), source })?;
+    let text =
+        std::fs::read_to_string(path).map_err(|source| ConfigError::Read { file: file.clone(), source })?;
     toml::from_str(&text).map_err(|source| ConfigError::Parse { file, source: Box::new(source) })
 }
 
@@ -457,13 +460,15 @@ impl Check<'_> {
             return Err(self.value("workers.count", fix));
         }
         if !workers.cores.is_empty() && workers.cores.len() != count {
-            let fix = format!("{} cores for {count} workers; name one core each, or none", workers.cores.len());
+            let fix =
+                format!("{} cores for {count} workers; name one core each, or none", workers.cores.len());
             return Err(self.value("workers.cores", fix));
         }
         let mut sorted = workers.cores.clone();
         sorted.sort_unstable();
         if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(self.value("workers.cores", format!("core {} is named twice; a worker needs its own", pair[0])));
+            return Err(self
+                .value("workers.cores", format!("core {} is named twice; a worker needs its own", pair[0])));
         }
         Ok(())
     }
@@ -472,10 +477,15 @@ impl Check<'_> {
         match network {
             NetworkConfig::Dpdk(dpdk) => {
                 if dpdk.addresses.is_empty() {
-                    return Err(self.value("network.addresses", "give at least one, such as [\"10.77.0.1/24\"]"));
+                    return Err(
+                        self.value("network.addresses", "give at least one, such as [\"10.77.0.1/24\"]")
+                    );
                 }
                 if dpdk.mtu < 1280 {
-                    let fix = format!("{} is below 1280, which IPv6 and QUIC need (RFC 8200 §5, RFC 9000 §14)", dpdk.mtu);
+                    let fix = format!(
+                        "{} is below 1280, which IPv6 and QUIC need (RFC 8200 §5, RFC 9000 §14)",
+                        dpdk.mtu
+                    );
                     return Err(self.value("network.mtu", fix));
                 }
                 if dpdk.vlan.is_some_and(|vlan| vlan == 0 || vlan > 4094) {
@@ -508,13 +518,16 @@ impl Check<'_> {
             stores += usize::from(matches!(application, ApplicationConfig::Seed(_)));
             for queue in application.queues() {
                 if seen.contains(queue) {
-                    return Err(self.value("application.queues", format!("queue {queue} belongs to two applications")));
+                    return Err(self
+                        .value("application.queues", format!("queue {queue} belongs to two applications")));
                 }
                 seen.push(*queue);
             }
         }
         if stores > 1 {
-            return Err(self.value("application", "two applications of kind \"seed\"; a gateway has one store"));
+            return Err(
+                self.value("application", "two applications of kind \"seed\"; a gateway has one store")
+            );
         }
         Ok(())
     }

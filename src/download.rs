@@ -53,10 +53,14 @@ impl Download {
             .open(&part)
             .map_err(|error| failed(&part, error))?;
         let have = match &known {
-            Some(known) => whole_groups(file.metadata().map_err(|error| failed(&part, error))?.len(), known.length),
+            Some(known) => {
+                whole_groups(file.metadata().map_err(|error| failed(&part, error))?.len(), known.length)
+            }
             None => 0,
         };
-        file.set_len(have).and_then(|()| file.seek(SeekFrom::Start(have))).map_err(|error| failed(&part, error))?;
+        file.set_len(have)
+            .and_then(|()| file.seek(SeekFrom::Start(have)))
+            .map_err(|error| failed(&part, error))?;
         let length = known.map(|known| known.length);
         Ok(Self { output: output.into(), part, note, token, file, length, have, resumed: have > 0 })
     }
@@ -109,12 +113,16 @@ impl Download {
 
     fn seal(&mut self) -> io::Result<()> {
         if self.length != Some(self.have) {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "bytes are missing; run the same command again"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "bytes are missing; run the same command again",
+            ));
         }
         if self.resumed && !self.matches_token()? {
             std::fs::remove_file(&self.part)?;
             std::fs::remove_file(&self.note)?;
-            let text = "the part of an earlier attempt was damaged and has been removed; run the same command again";
+            let text =
+                "the part of an earlier attempt was damaged and has been removed; run the same command again";
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         self.file.sync_all()?;

@@ -132,9 +132,24 @@ pub struct Blast {
 
 impl Blast {
     /// Sends `bytes` in messages of `message_bytes` to the discarding application on `queue`.
-    pub fn new(remote: SocketAddr, queue: u64, message_bytes: usize, bytes: u64, reports: Sender<Report>) -> Self {
+    pub fn new(
+        remote: SocketAddr,
+        queue: u64,
+        message_bytes: usize,
+        bytes: u64,
+        reports: Sender<Report>,
+    ) -> Self {
         let message = Bytes::from(vec![0x5a; message_bytes]);
-        Self { remote, queue, message, bytes_left: bytes, started: None, asked: false, link: Link::New, reports }
+        Self {
+            remote,
+            queue,
+            message,
+            bytes_left: bytes,
+            started: None,
+            asked: false,
+            link: Link::New,
+            reports,
+        }
     }
 }
 
@@ -157,7 +172,8 @@ impl Application for Blast {
         self.started.get_or_insert(now);
         while self.bytes_left > 0 {
             let len = self.bytes_left.min(self.message.len() as u64);
-            if port.send_message(*connection, credit, self.queue, self.message.slice(..len as usize)).is_err() {
+            if port.send_message(*connection, credit, self.queue, self.message.slice(..len as usize)).is_err()
+            {
                 return worked;
             }
             self.bytes_left -= len;

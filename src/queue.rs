@@ -378,8 +378,21 @@ pub(crate) fn rings(worker: Waker) -> (AppPort, WorkerPort) {
     let sleeper = Sleeper::default();
     let application = sleeper.waker();
     (
-        AppPort { deliveries: deliveries.clone(), commands: commands.clone(), worker, sleeper, pushed: false },
-        WorkerPort { deliveries, commands, application, held: VecDeque::new(), touched: false, urgent: false },
+        AppPort {
+            deliveries: deliveries.clone(),
+            commands: commands.clone(),
+            worker,
+            sleeper,
+            pushed: false,
+        },
+        WorkerPort {
+            deliveries,
+            commands,
+            application,
+            held: VecDeque::new(),
+            touched: false,
+            urgent: false,
+        },
     )
 }
 
@@ -398,6 +411,7 @@ impl AppPort {
     }
 
     /// Gives the worker a command, or gives it back when the ring is full: keep it and try again at the next poll.
+    #[expect(clippy::result_large_err, reason = "a command that the ring does not take goes back whole")]
     pub fn send(&mut self, command: Command) -> Result<(), Command> {
         self.commands.push(command)?;
         self.pushed = true;

@@ -13,8 +13,8 @@ use crate::tls;
 use bytes::{Bytes, BytesMut};
 use crossbeam_queue::ArrayQueue;
 use quinn_proto::{
-    ClientConfig, Connection, ConnectionHandle, DatagramEvent, EcnCodepoint, Endpoint, EndpointConfig, Event, Incoming,
-    ServerConfig, Transmit,
+    ClientConfig, Connection, ConnectionHandle, DatagramEvent, EcnCodepoint, Endpoint, EndpointConfig, Event,
+    Incoming, ServerConfig, Transmit,
 };
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -306,7 +306,9 @@ impl<N: Network> Worker<N> {
             let due = self.poll_timeout().map_or(Duration::MAX, |at| at.saturating_duration_since(now));
             if !self.network.wait(due.min(IDLE_WAIT_MAX)) {
                 let ports = &self.core.ports;
-                self.core.sleeper.sleep(due.min(IDLE_SLEEP_MAX), || ports.iter().any(WorkerPort::has_commands));
+                self.core
+                    .sleeper
+                    .sleep(due.min(IDLE_SLEEP_MAX), || ports.iter().any(WorkerPort::has_commands));
             }
         }
     }
@@ -339,7 +341,14 @@ impl Core {
         self.feed(now, remote, local_ip, ecn, owned);
     }
 
-    fn feed(&mut self, now: Instant, remote: SocketAddr, local_ip: Option<IpAddr>, ecn: Option<EcnCodepoint>, data: BytesMut) {
+    fn feed(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        local_ip: Option<IpAddr>,
+        ecn: Option<EcnCodepoint>,
+        data: BytesMut,
+    ) {
         self.send_buf.clear();
         match self.endpoint.handle(now, remote, local_ip, ecn, data, &mut self.send_buf) {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
@@ -492,8 +501,12 @@ impl Core {
         if conn.generation != id.generation {
             return;
         }
-        let mut cx =
-            Context { now, ports: &mut self.ports, routes: &self.shared.routes, counters: &self.status.counters };
+        let mut cx = Context {
+            now,
+            ports: &mut self.ports,
+            routes: &self.shared.routes,
+            counters: &self.status.counters,
+        };
         conn.session.command(&mut conn.quic, app, command, &mut cx);
         mark(&mut self.dirty, conn, id.slot as usize);
     }
@@ -536,7 +549,13 @@ impl Core {
         worked
     }
 
-    fn transmit_one<N: Network>(&mut self, network: &mut N, now: Instant, slot: u32, counters: &Counters) -> bool {
+    fn transmit_one<N: Network>(
+        &mut self,
+        network: &mut N,
+        now: Instant,
+        slot: u32,
+        counters: &Counters,
+    ) -> bool {
         let Some(conn) = self.conns[slot as usize].as_mut() else { return false };
         conn.dirty = false;
         if conn.session.take_credit_returned() {
@@ -550,7 +569,9 @@ impl Core {
                 break;
             }
             self.send_buf.clear();
-            let Some(transmit) = conn.quic.poll_transmit(now, TX_SEGMENTS_LEN_MAX, &mut self.send_buf) else { break };
+            let Some(transmit) = conn.quic.poll_transmit(now, TX_SEGMENTS_LEN_MAX, &mut self.send_buf) else {
+                break;
+            };
             worked = true;
             network.send(now, counters, &transmit, &self.send_buf[..transmit.size]);
             network.flush(now, counters);
@@ -612,8 +633,12 @@ impl Core {
         let mut requests = 0;
         for slot in 0..self.conns.len() {
             let Some(conn) = self.conns[slot].as_mut() else { continue };
-            let cx =
-                Context { now, ports: &mut self.ports, routes: &self.shared.routes, counters: &self.status.counters };
+            let cx = Context {
+                now,
+                ports: &mut self.ports,
+                routes: &self.shared.routes,
+                counters: &self.status.counters,
+            };
             requests += conn.session.requests();
             if !conn.going_away {
                 conn.going_away = true;
@@ -644,7 +669,8 @@ impl Conn {
         match event {
             Event::Connected => self.connected(cx),
             Event::ConnectionLost { reason } => {
-                let text = tls::explain(&reason).map_or_else(|| reason.to_string(), |refusal| refusal.to_string());
+                let text =
+                    tls::explain(&reason).map_or_else(|| reason.to_string(), |refusal| refusal.to_string());
                 if self.connected {
                     self.session.closed(&text, cx);
                 } else {

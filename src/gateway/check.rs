@@ -1,7 +1,9 @@
 //! Preflight: is the machine ready for this configuration? Every finding that is not good names the command that mends it.
 
 use super::tls;
-use crate::config::{ApplicationConfig, DpdkConfig, GatewayConfig, HugePagesConfig, KernelConfig, NetworkConfig};
+use crate::config::{
+    ApplicationConfig, DpdkConfig, GatewayConfig, HugePagesConfig, KernelConfig, NetworkConfig,
+};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::fs;
@@ -127,7 +129,8 @@ fn certificates(config: &GatewayConfig, findings: &mut Findings) {
 }
 
 fn cores(config: &GatewayConfig, findings: &mut Findings) {
-    let known: HashSet<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+    let known: HashSet<usize> =
+        core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
     let cores = &config.workers.cores;
     let missing: Vec<_> = cores.iter().filter(|core| !known.contains(core)).collect();
     if !missing.is_empty() {
@@ -135,7 +138,12 @@ fn cores(config: &GatewayConfig, findings: &mut Findings) {
         findings.push("cores", Level::Failed, format!("this process may not run on {missing:?}"), Some(fix));
     } else if usize::from(config.workers.count) > known.len() {
         let found = format!("{} workers on {} cores", config.workers.count, known.len());
-        findings.push("cores", Level::Warning, found, Some(format!("workers.count: at most {}", known.len())));
+        findings.push(
+            "cores",
+            Level::Warning,
+            found,
+            Some(format!("workers.count: at most {}", known.len())),
+        );
     } else if cores.is_empty() {
         let fix = format!("workers.cores: name {} of {}", config.workers.count, list(&known));
         findings.push("cores", Level::Warning, "workers are not pinned", Some(fix));
@@ -156,7 +164,12 @@ fn huge_pages(dpdk: &DpdkConfig, findings: &mut Findings) {
         let pages = (wanted_mb * 1024).div_ceil(page_kb.max(1));
         let reserved = field(&info, "HugePages_Total:");
         let fix = format!("echo {} > /proc/sys/vm/nr_hugepages", reserved + pages.saturating_sub(free));
-        findings.push("huge pages", level, format!("{free_mb} MiB free of {wanted_mb} MiB wanted"), Some(fix));
+        findings.push(
+            "huge pages",
+            level,
+            format!("{free_mb} MiB free of {wanted_mb} MiB wanted"),
+            Some(fix),
+        );
     } else {
         findings.ok("huge pages", format!("{free_mb} MiB free, {wanted_mb} MiB wanted"));
     }
@@ -200,14 +213,16 @@ fn pci_device(address: &str, findings: &mut Findings) {
     let driver = driver.as_deref().and_then(Path::file_name).and_then(|name| name.to_str()).unwrap_or("none");
     // mlx drivers stay bound to the kernel's driver and share the device.
     let bound = ["vfio-pci", "uio_pci_generic", "igb_uio", "mlx5_core", "mlx4_core"].contains(&driver);
-    let (yes, no) = (format!("{address} on {driver}"), format!("{address} belongs to the kernel's driver {driver}"));
+    let (yes, no) =
+        (format!("{address} on {driver}"), format!("{address} belongs to the kernel's driver {driver}"));
     findings.add("device", bound, &yes, &no, || {
         format!("modprobe vfio-pci && dpdk-devbind.py --bind=vfio-pci {address}  (its kernel interface disappears)")
     });
     let node = fs::read_to_string(path.join("numa_node")).unwrap_or_default();
     match node.trim() {
         "" | "-1" => findings.ok("numa", "the device names no node"),
-        node => findings.ok("numa", format!("the device is on node {node}: take workers.cores from `lscpu -e` there")),
+        node => findings
+            .ok("numa", format!("the device is on node {node}: take workers.cores from `lscpu -e` there")),
     }
 }
 
@@ -226,7 +241,9 @@ fn sockets(kernel: &KernelConfig, findings: &mut Findings) {
 
 fn store(directory: &Path, findings: &mut Findings) {
     let probe = directory.join(".stoq-check");
-    let written = fs::create_dir_all(directory).and_then(|()| fs::write(&probe, b"")).and_then(|()| fs::remove_file(&probe));
+    let written = fs::create_dir_all(directory)
+        .and_then(|()| fs::write(&probe, b""))
+        .and_then(|()| fs::remove_file(&probe));
     match written {
         Ok(()) => findings.ok("store", format!("{} can be written", directory.display())),
         Err(error) => findings.push(

@@ -14,10 +14,16 @@ const LEVEL_VARIABLE: &str = "STOQ_LOG";
 pub fn start(config: &LogConfig) -> anyhow::Result<()> {
     let level = std::env::var(LEVEL_VARIABLE).unwrap_or_else(|_| config.level.clone());
     let filter = EnvFilter::try_new(&level).map_err(|error| {
-        anyhow::anyhow!("log level `{level}`: {error}; use error, warn, info, debug or trace, or module=level")
+        anyhow::anyhow!(
+            "log level `{level}`: {error}; use error, warn, info, debug or trace, or module=level"
+        )
     })?;
     let ansi = std::io::stderr().is_terminal();
     // A second start in one process (tests) keeps the first.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(ansi)
+        .with_writer(std::io::stderr)
+        .try_init();
     Ok(())
 }

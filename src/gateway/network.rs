@@ -68,7 +68,8 @@ impl Opened {
     pub fn open(config: &NetworkConfig, workers: usize) -> anyhow::Result<Self> {
         match config {
             NetworkConfig::KernelUdp(kernel) => {
-                let queues = (0..workers).map(|_| bind(kernel, workers > 1)).collect::<anyhow::Result<_>>()?;
+                let queues =
+                    (0..workers).map(|_| bind(kernel, workers > 1)).collect::<anyhow::Result<_>>()?;
                 Ok(Self { queues: Queues::Kernel(queues), device: Device::Kernel })
             }
             #[cfg(feature = "dpdk")]
@@ -78,7 +79,9 @@ impl Opened {
             }
             #[cfg(not(feature = "dpdk"))]
             NetworkConfig::Dpdk(_) => {
-                anyhow::bail!("this build has no DPDK: build with the feature `dpdk`, or use `kind = \"kernel-udp\"`")
+                anyhow::bail!(
+                    "this build has no DPDK: build with the feature `dpdk`, or use `kind = \"kernel-udp\"`"
+                )
             }
         }
     }

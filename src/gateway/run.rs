@@ -61,7 +61,10 @@ impl Gateway {
         let handle = signals.handle();
         let mut arrived = signals.forever();
         arrived.next();
-        tracing::info!(drain_ms = self.drain.as_millis() as u64, "stopping: no new requests; finishing what runs");
+        tracing::info!(
+            drain_ms = self.drain.as_millis() as u64,
+            "stopping: no new requests; finishing what runs"
+        );
         std::thread::scope(|scope| {
             // A second signal ends the process while the drain goes on.
             scope.spawn(move || {
@@ -99,7 +102,9 @@ fn hosted(config: &ApplicationConfig) -> anyhow::Result<Hosted> {
 
 fn seed_application(config: &SeedConfig) -> anyhow::Result<MakeApplication> {
     if config.placement == Placement::Worker {
-        tracing::warn!("the seed store runs on the worker's thread: every wait for the disk stops the network");
+        tracing::warn!(
+            "the seed store runs on the worker's thread: every wait for the disk stops the network"
+        );
     }
     let store = Store::open(&config.directory, StoreConfig { capacity_bytes: config.capacity_bytes })?;
     let memory = MemoryTier::new(config.memory_bytes, true);

@@ -2,7 +2,8 @@
 
 use crate::config::{ClientAuthConfig, IdentityConfig, TlsConfig, TrustConfig};
 use crate::tls::{
-    CipherSuite, ClientAuth, ClientTls, Identity, ServerTls, TlsError, TlsPolicy, Trust, client_config, server_config,
+    CipherSuite, ClientAuth, ClientTls, Identity, ServerTls, TlsError, TlsPolicy, Trust, client_config,
+    server_config,
 };
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use std::sync::Arc;

@@ -59,7 +59,9 @@ impl CidKey {
             // RFC 9000 §17.3: short header, then the destination connection ID without a length.
             first if first & 0x80 == 0 => datagram.get(1..1 + CID_LEN)?,
             // RFC 9000 §17.2.4: Handshake packets carry the connection ID that the server chose.
-            first if first & 0x30 == 0x20 && datagram.get(5) == Some(&(CID_LEN as u8)) => datagram.get(6..6 + CID_LEN)?,
+            first if first & 0x30 == 0x20 && datagram.get(5) == Some(&(CID_LEN as u8)) => {
+                datagram.get(6..6 + CID_LEN)?
+            }
             _ => return None,
         };
         let worker = self.worker(cid.try_into().ok()?);

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// Bytes given to one request before the next has its turn.
@@ -183,7 +183,9 @@ impl Seed {
     ) {
         let held = match self.store.get(&token) {
             Ok(Some(held)) => held,
-            Ok(None) => return self.refuse(port, request, ErrorCode::NotFound, format!("{token} is not kept here")),
+            Ok(None) => {
+                return self.refuse(port, request, ErrorCode::NotFound, format!("{token} is not kept here"));
+            }
             Err(error) => return self.refuse_store(port, request, &error),
         };
         let length = held.length();
@@ -193,7 +195,9 @@ impl Seed {
         };
         let selected = ranges.selected_bytes(length).unwrap_or(length);
         if max_bytes > 0 && selected > max_bytes {
-            let reason = format!("the answer has {selected} payload bytes, more than the {max_bytes} asked for at most");
+            let reason = format!(
+                "the answer has {selected} payload bytes, more than the {max_bytes} asked for at most"
+            );
             return self.refuse(port, request, ErrorCode::Limit, reason);
         }
         self.send(port, Command::Answer { request, length });

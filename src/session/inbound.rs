@@ -4,8 +4,8 @@ use super::{Context, PeerState};
 use crate::counters::Counter;
 use crate::queue::{ConnectionId, Credit, Delivery, RequestId, WorkerPort};
 use crate::record::{
-    Done, ErrorCode, ErrorRecord, Fetch, GoAway, MessageHeader, OkRecord, Payload, Put, Record, RecordError, RecordReader,
-    RecordType, Settings,
+    Done, ErrorCode, ErrorRecord, Fetch, GoAway, MessageHeader, OkRecord, Payload, Put, Record, RecordError,
+    RecordReader, RecordType, Settings,
 };
 use crate::token::{Ranges, Token, VerifiedDecoder, VerifyError};
 use bytes::Bytes;
@@ -60,9 +60,9 @@ impl Reading<'_, '_> {
     }
 
     fn queue(&self, queue: u64) -> Result<usize, Fault> {
-        self.owner
-            .or_else(|| self.cx.routes.queues.get(&queue).copied())
-            .ok_or_else(|| Fault::new(ErrorCode::NotFound, format!("no application takes queue {queue} here")))
+        self.owner.or_else(|| self.cx.routes.queues.get(&queue).copied()).ok_or_else(|| {
+            Fault::new(ErrorCode::NotFound, format!("no application takes queue {queue} here"))
+        })
     }
 
     fn deliver(&mut self, app: usize, delivery: Delivery) {
@@ -79,18 +79,40 @@ pub(super) struct Inbound {
 #[derive(Debug)]
 enum Kind {
     /// The first record says what the stream is for.
-    Start { dir: Dir, credit: Credit },
+    Start {
+        dir: Dir,
+        credit: Credit,
+    },
     Control,
     /// Messages; `app` took the last one, and its ring decides whether more is read.
-    Messages { app: Option<usize> },
+    Messages {
+        app: Option<usize>,
+    },
     /// The peer puts a payload here.
-    Put { app: usize, body: Body, accepted: bool },
+    Put {
+        app: usize,
+        body: Body,
+        accepted: bool,
+    },
     /// The peer fetches; it has nothing more to say.
-    Fetch { app: usize },
+    Fetch {
+        app: usize,
+    },
     /// The answer to a PUT of ours.
-    PutAnswer { app: usize, request: RequestId, over: bool },
+    PutAnswer {
+        app: usize,
+        request: RequestId,
+        over: bool,
+    },
     /// The answer to a FETCH of ours.
-    FetchAnswer { app: usize, request: RequestId, token: Token, ranges: Ranges, body: Option<Body>, over: bool },
+    FetchAnswer {
+        app: usize,
+        request: RequestId,
+        token: Token,
+        ranges: Ranges,
+        body: Option<Body>,
+        over: bool,
+    },
 }
 
 /// A verified encoding as it comes in.
@@ -235,7 +257,13 @@ impl Inbound {
         Ok(())
     }
 
-    fn request(&mut self, kind: RecordType, body: Payload, credit: Credit, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
+    fn request(
+        &mut self,
+        kind: RecordType,
+        body: Payload,
+        credit: Credit,
+        cx: &mut Reading<'_, '_>,
+    ) -> Result<(), Fault> {
         let request = cx.peer_request();
         let body = body.to_bytes();
         match kind {
@@ -262,12 +290,19 @@ impl Inbound {
         Ok(())
     }
 
-    fn put_answered(&mut self, kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
+    fn put_answered(
+        &mut self,
+        kind: RecordType,
+        body: Payload,
+        cx: &mut Reading<'_, '_>,
+    ) -> Result<(), Fault> {
         let Kind::PutAnswer { app, request, over } = &mut self.kind else { return Ok(()) };
         let (app, request) = (*app, *request);
         let body = body.to_bytes();
         let delivery = match kind {
-            RecordType::Ok if !*over => Delivery::Accepted { request, length: OkRecord::parse(&body)?.length_bytes },
+            RecordType::Ok if !*over => {
+                Delivery::Accepted { request, length: OkRecord::parse(&body)?.length_bytes }
+            }
             RecordType::Done if !*over => {
                 let done = Done::parse(&body)?;
                 *over = true;
@@ -283,8 +318,15 @@ impl Inbound {
         Ok(())
     }
 
-    fn fetch_answered(&mut self, kind: RecordType, record: Payload, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
-        let Kind::FetchAnswer { app, request, token, ranges, body, over } = &mut self.kind else { return Ok(()) };
+    fn fetch_answered(
+        &mut self,
+        kind: RecordType,
+        record: Payload,
+        cx: &mut Reading<'_, '_>,
+    ) -> Result<(), Fault> {
+        let Kind::FetchAnswer { app, request, token, ranges, body, over } = &mut self.kind else {
+            return Ok(());
+        };
         let (app, request) = (*app, *request);
         let record = record.to_bytes();
         let delivery = match kind {
@@ -326,17 +368,29 @@ impl Inbound {
         match &self.kind {
             Kind::Control => Err(Fault { fatal: true, ..Fault::malformed("CONTROL was closed") }),
             Kind::Start { .. } | Kind::Messages { .. } if self.reader.is_at_record_border() => Ok(()),
-            Kind::Start { .. } | Kind::Messages { .. } => Err(Fault::malformed("the stream ends inside a record")),
+            Kind::Start { .. } | Kind::Messages { .. } => {
+                Err(Fault::malformed("the stream ends inside a record"))
+            }
             Kind::Fetch { .. } => Ok(()),
             Kind::PutAnswer { over, .. } if *over => Ok(()),
             Kind::FetchAnswer { over, .. } if *over => Ok(()),
-            Kind::Put { body, .. } | Kind::FetchAnswer { body: Some(body), .. } if body.decoder.is_complete() => Ok(()),
+            Kind::Put { body, .. } | Kind::FetchAnswer { body: Some(body), .. }
+                if body.decoder.is_complete() =>
+            {
+                Ok(())
+            }
             _ => Err(Fault::malformed("the stream ends before its payload or its answer")),
         }
     }
 
     /// Tells the application, if it knows of this request, that it is over.
-    pub(super) fn fail(&mut self, connection: ConnectionId, stream: StreamId, failure: ErrorRecord, cx: &mut Context<'_>) {
+    pub(super) fn fail(
+        &mut self,
+        connection: ConnectionId,
+        stream: StreamId,
+        failure: ErrorRecord,
+        cx: &mut Context<'_>,
+    ) {
         if failure.code == ErrorCode::BadProof {
             cx.counters.add(Counter::BadProofs, 1);
         }

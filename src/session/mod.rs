@@ -176,7 +176,8 @@ impl Session {
 
     fn read_stream(&mut self, conn: &mut Connection, id: StreamId, cx: &mut Context<'_>) -> bool {
         let Some(mut inbound) = self.inbound.remove(&id) else { return false };
-        let mut reading = Reading { connection: self.id, stream: id, owner: self.owner, peer: &mut self.peer, cx };
+        let mut reading =
+            Reading { connection: self.id, stream: id, owner: self.owner, peer: &mut self.peer, cx };
         let mut chunks_left = CHUNKS_PER_TURN_MAX;
         let mut end = End::Blocked;
         {
@@ -222,7 +223,14 @@ impl Session {
         worked
     }
 
-    fn after_read(&mut self, conn: &mut Connection, id: StreamId, mut inbound: Inbound, end: End, cx: &mut Context<'_>) {
+    fn after_read(
+        &mut self,
+        conn: &mut Connection,
+        id: StreamId,
+        mut inbound: Inbound,
+        end: End,
+        cx: &mut Context<'_>,
+    ) {
         match end {
             End::Blocked | End::Waiting => {
                 self.inbound.insert(id, inbound);
@@ -244,7 +252,14 @@ impl Session {
     }
 
     /// Ends a stream on which the peer broke the protocol or sent bytes that prove false.
-    fn fault(&mut self, conn: &mut Connection, id: StreamId, inbound: &mut Inbound, fault: Fault, cx: &mut Context<'_>) {
+    fn fault(
+        &mut self,
+        conn: &mut Connection,
+        id: StreamId,
+        inbound: &mut Inbound,
+        fault: Fault,
+        cx: &mut Context<'_>,
+    ) {
         cx.counters.add(Counter::ProtocolErrors, 1);
         self.forget_local(inbound);
         let failure = ErrorRecord::new(fault.code, 0, fault.reason.clone());
@@ -289,7 +304,13 @@ impl Session {
     }
 
     /// Carries out what an application asks.
-    pub(crate) fn command(&mut self, conn: &mut Connection, app: usize, command: Command, cx: &mut Context<'_>) {
+    pub(crate) fn command(
+        &mut self,
+        conn: &mut Connection,
+        app: usize,
+        command: Command,
+        cx: &mut Context<'_>,
+    ) {
         match command {
             Command::Connect { .. } => unreachable!("the worker itself connects"),
             Command::Disconnect { .. } => {
@@ -297,7 +318,9 @@ impl Session {
                 conn.close(cx.now, ErrorCode::None.into(), Bytes::new());
             }
             Command::Message { queue, payload, .. } => self.send_message(conn, app, queue, payload, cx),
-            Command::Put { request, .. } | Command::Fetch { request, .. } => self.open(conn, app, request, command, cx),
+            Command::Put { request, .. } | Command::Fetch { request, .. } => {
+                self.open(conn, app, request, command, cx)
+            }
             Command::Accept { request } => self.accept_put(conn, request, cx),
             Command::Answer { request, length } => {
                 if let Some(id) = self.stream_of(request) {
@@ -344,7 +367,14 @@ impl Session {
         }
     }
 
-    fn open(&mut self, conn: &mut Connection, app: usize, request: RequestId, command: Command, cx: &mut Context<'_>) {
+    fn open(
+        &mut self,
+        conn: &mut Connection,
+        app: usize,
+        request: RequestId,
+        command: Command,
+        cx: &mut Context<'_>,
+    ) {
         let refusal = if self.peer.going_away {
             Some((ErrorCode::GoingAway, "the peer takes no new requests"))
         } else if (self.local.len() + self.unopened.len()) as u64 >= REQUESTS_LEN_MAX {
@@ -388,7 +418,14 @@ impl Session {
         }
     }
 
-    fn send_message(&mut self, conn: &mut Connection, app: usize, queue: u64, payload: Bytes, cx: &Context<'_>) {
+    fn send_message(
+        &mut self,
+        conn: &mut Connection,
+        app: usize,
+        queue: u64,
+        payload: Bytes,
+        cx: &Context<'_>,
+    ) {
         let id = match self.messages.get(&queue) {
             Some(&id) => id,
             None => {

@@ -127,7 +127,13 @@ impl Session {
     }
 
     /// Answers a peer's request with ERROR and ends it.
-    pub(super) fn refuse(&mut self, conn: &mut Connection, id: StreamId, failure: &ErrorRecord, cx: &Context<'_>) {
+    pub(super) fn refuse(
+        &mut self,
+        conn: &mut Connection,
+        id: StreamId,
+        failure: &ErrorRecord,
+        cx: &Context<'_>,
+    ) {
         // Data that still waits is of no use; an ERROR after half an encoding would be read as part of it.
         let Some(outbound) = self.outbound.get(&id) else { return };
         if outbound.sent_data {

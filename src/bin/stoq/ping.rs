@@ -34,7 +34,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     anyhow::ensure!(args.size as u64 <= MESSAGE_BYTES_MAX, "a message has at most {MESSAGE_BYTES_MAX} bytes");
     let interval = Duration::try_from_secs_f64(args.interval)?;
     let session = args.options.open()?;
-    let (remote, timeout, cipher, workers) = (session.remote, session.timeout, session.cipher, session.workers);
+    let (remote, timeout, cipher, workers) =
+        (session.remote, session.timeout, session.cipher, session.workers);
     let interrupt = session.interrupt.clone();
     let (reports, heard) = channel();
     let (payload, queue, count) = (Bytes::from(vec![0; args.size]), args.queue, args.count);
@@ -53,7 +54,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
                 quiet_since = std::time::Instant::now();
                 trips.push(trip);
                 if !args.options.json && !args.options.quiet && interval > Duration::ZERO {
-                    println!("{} bytes from {remote}: seq={} time={:.1} us", args.size, trips.len(), us(trip));
+                    println!(
+                        "{} bytes from {remote}: seq={} time={:.1} us",
+                        args.size,
+                        trips.len(),
+                        us(trip)
+                    );
                 }
             }
             Ok(Report::Failed(reason)) => anyhow::bail!("{remote}: {reason}"),

@@ -63,7 +63,9 @@ impl Options {
         let config = self.config()?;
         logging::start(&config.log)?;
         let remote = self.gateway.or(config.gateway).ok_or_else(|| {
-            Usage("no gateway: give --gateway ADDR:PORT, or `gateway = \"…\"` in the configuration file".into())
+            Usage(
+                "no gateway: give --gateway ADDR:PORT, or `gateway = \"…\"` in the configuration file".into(),
+            )
         })?;
         let client = tls::client(&config.tls, config.identity.as_ref(), &config.trust)?;
         let interrupt = Arc::new(AtomicBool::new(false));
