@@ -34,6 +34,11 @@ pub fn refuse(port: &mut AppPort, request: RequestId, code: ErrorCode, reason: &
     port.send(Command::Refuse { request, failure: ErrorRecord::new(code, 0, reason) })
 }
 
+fn refuse_put(port: &mut AppPort, request: RequestId) {
+    // The caller has made sure that the ring has room.
+    let _ = refuse(port, request, ErrorCode::NotFound, "the application on this queue keeps no payloads");
+}
+
 /// Sends every message back on the queue it came by (RFC 862 in spirit).
 #[derive(Debug, Default)]
 pub struct Echo {
@@ -53,9 +58,14 @@ impl Application for Echo {
                 self.waiting.push_front((connection, queue, payload));
                 return worked;
             }
+            // A refusal finds room: one delivery brings one command at the most.
+            if port.room() == 0 {
+                return worked;
+            }
             let Some(delivery) = port.receive() else { return worked };
             worked = true;
             match delivery {
+                Delivery::Put { request, .. } => refuse_put(port, request),
                 Delivery::Connected { connection, credit, .. } => {
                     self.peers.insert(connection, credit);
                 }
@@ -97,9 +107,13 @@ impl Application for Discard {
                 self.waiting.push_front((connection, queue, payload));
                 return worked;
             }
+            if port.room() == 0 {
+                return worked;
+            }
             let Some(delivery) = port.receive() else { return worked };
             worked = true;
             match delivery {
+                Delivery::Put { request, .. } => refuse_put(port, request),
                 Delivery::Connected { connection, credit, .. } => {
                     self.peers.insert(connection, Tally { credit, bytes: 0, messages: 0 });
                 }

@@ -100,7 +100,6 @@ fn half_way() -> World {
     });
     assert_eq!(world.temporary().len(), 2, "a payload and its outboard are being written");
     assert!(world.store.usage_bytes() > 20 << 20, "their room is taken");
-    world.patience = Duration::ZERO;
     world
 }
 
@@ -136,7 +135,6 @@ fn a_cable_pulled_in_the_middle_of_a_put_leaves_nothing_behind() {
         !world.clients[0].callers[0].closed.is_empty()
     });
     world.link.set_up(true);
-    world.patience = Duration::from_secs(5);
     let peer = world.connect(0, gateway_v4());
     world.put(&peer, &payload(20 << 20));
 }
@@ -148,7 +146,6 @@ fn an_outage_shorter_than_the_idle_timeout_costs_time_only() {
     world.link.set_up(false);
     world.pass(Duration::from_secs(3));
     world.link.set_up(true);
-    world.patience = Duration::from_secs(5);
     let request = *world.caller(&peer).requests.keys().next().unwrap();
     world.finish(&peer, request);
     assert!(matches!(world.caller(&peer).request(request).end(), End::Done { .. }));

@@ -145,7 +145,7 @@ fn many_fetches_at_once_get_fair_turns_and_all_complete() {
     });
     for &request in &requests {
         let have = world.caller(&peer).request(request).bytes();
-        assert!(have > 3 << 20, "when the first is done, another has {have} bytes only");
+        assert!(have > bytes.len() / 8, "when the first is done, another has {have} bytes only");
     }
     for request in requests {
         world.finish(&peer, request);
@@ -197,7 +197,6 @@ fn a_put_given_up_half_way_leaves_nothing() {
     });
     assert_eq!(world.temporary().len(), 2);
     world.caller(&peer).cancel(request);
-    world.patience = Duration::ZERO;
     world.run(Duration::from_secs(2), "the store is clean", |world| world.temporary().is_empty());
     assert!(world.kept().is_empty());
     assert_eq!(world.store.usage_bytes(), 0);

@@ -1,7 +1,7 @@
 //! A gateway and its clients around one simulated switch, and the clock that drives them.
 //!
 //! Everyone is turned at `now` until nothing moves; then `now` jumps to the next thing that is due. Only the seed's sync
-//! thread runs in real time: [`World::patience`] bounds how long is waited for it.
+//! thread runs in real time: [`PATIENCE`] bounds how long is waited for it.
 
 pub(crate) mod caller;
 pub(crate) mod raw;
@@ -42,6 +42,9 @@ pub(crate) const HELD: u64 = 3;
 /// Nobody's queue.
 pub(crate) const NOBODY: u64 = 99;
 
+/// How long the seed's sync thread may take, in real time, before the virtual clock goes on without it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 pub(crate) const GATEWAY_MAC: Mac = [2, 0, 0, 0, 0, 1];
 pub(crate) const UDP_PORT: u16 = 4433;
 
@@ -79,8 +82,6 @@ pub(crate) struct World {
     pub(crate) raw: Vec<RawPeer>,
     pub(crate) store: Arc<Store>,
     directory: TempDir,
-    /// How long the seed's sync thread may take, in real time, before the virtual clock goes on without it.
-    pub(crate) patience: Duration,
 }
 
 /// A station with its workers.
@@ -148,8 +149,7 @@ impl World {
         let store = Arc::new(store);
         let gateway = gateway(&link, &setup, &store);
         let clients = (0..setup.clients).map(|index| client(&link, &setup, index)).collect();
-        let patience = Duration::from_secs(5);
-        Self { link, now: Instant::now(), gateway, clients, raw: Vec::new(), store, directory, patience }
+        Self { link, now: Instant::now(), gateway, clients, raw: Vec::new(), store, directory }
     }
 
     /// A world of one client on a perfect link, and its connection.
@@ -183,23 +183,29 @@ impl World {
         hosts.chain(raw).chain(self.link.next_delivery()).min()
     }
 
-    /// Gives the seed's sync thread its time before the clock makes a long jump while something is being written.
-    fn wait_for_commits(&mut self, jump: Duration) {
+    /// Gives the seed's sync thread its time before the clock makes a long jump while the confirmation of a put is due.
+    fn wait_for_commits(&mut self) {
         let begun = Instant::now();
-        while jump >= Duration::from_millis(150)
-            && begun.elapsed() < self.patience
-            && !self.temporary().is_empty()
-        {
+        let is_long = |next: Option<Instant>, now| next.is_none_or(|at| at > now + Duration::from_millis(150));
+        while self.awaits_confirmation() && is_long(self.next(), self.now) && begun.elapsed() < PATIENCE {
             std::thread::park_timeout(Duration::from_micros(200));
             self.settle();
         }
-        self.settle();
     }
 
-    /// Whether the sync thread may be at work: it has files open, or the confirmation of a put is due.
-    fn is_writing(&self) -> bool {
-        let mut callers = self.clients.iter().flat_map(|client| &client.callers);
-        !self.temporary().is_empty() || callers.any(Caller::awaits_confirmation)
+    fn awaits_confirmation(&self) -> bool {
+        self.clients.iter().flat_map(|client| &client.callers).any(Caller::awaits_confirmation)
+    }
+
+    /// Waits, in real time, until nothing is being written any more.
+    #[track_caller]
+    pub(crate) fn store_at_rest(&mut self) {
+        let begun = Instant::now();
+        while !self.temporary().is_empty() {
+            assert!(begun.elapsed() < PATIENCE, "{:?} stay", self.temporary());
+            std::thread::park_timeout(Duration::from_micros(200));
+            self.settle();
+        }
     }
 
     /// Runs until `done`, for `limit` of virtual time at the most.
@@ -211,8 +217,7 @@ impl World {
             if done(self) {
                 return;
             }
-            let next = self.next().unwrap_or(until);
-            self.wait_for_commits(next.saturating_duration_since(self.now));
+            self.wait_for_commits();
             if done(self) {
                 return;
             }
