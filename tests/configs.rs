@@ -37,7 +37,8 @@ fn configs() -> PathBuf {
 fn load(text: &str, gateway: bool) -> Result<(), ConfigError> {
     let file = tempfile::Builder::new().prefix("stoq-config").suffix(".toml").tempfile().unwrap();
     std::fs::write(file.path(), text).unwrap();
-    let result = if gateway { load_gateway(file.path()).map(drop) } else { load_client(file.path()).map(drop) };
+    let result =
+        if gateway { load_gateway(file.path()).map(drop) } else { load_client(file.path()).map(drop) };
     if let Err(error) = &result {
         let (text, name) = (error.to_string(), file.path().display().to_string());
         assert!(text.contains(&name), "the file is named: {text}");
@@ -78,7 +79,11 @@ fn shown(text: &str) -> BTreeMap<String, BTreeSet<String>> {
             continue;
         }
         if key == "kind" {
-            section = format!("{} {}", section.split(' ').next().unwrap_or_default(), value.split('"').nth(1).unwrap());
+            section = format!(
+                "{} {}",
+                section.split(' ').next().unwrap_or_default(),
+                value.split('"').nth(1).unwrap()
+            );
             sections.entry(section.clone()).or_default();
         } else {
             sections.entry(section.clone()).or_default().insert(key.to_owned());
@@ -128,7 +133,9 @@ fn the_gateways_example_shows_every_option_and_no_other() {
     assert_eq!(shown["network kernel-udp"], plain("network"));
     assert_eq!(shown["network dpdk"], allowed(&DPDK.replace("[network]", "[network]\nzzz = 1"), true));
     for kind in ["seed", "echo", "discard"] {
-        let text = format!("{GATEWAY}\n[[application]]\nkind = \"{kind}\"\nqueues = [0]\ndirectory = \"d\"\nzzz = 1\n");
+        let text = format!(
+            "{GATEWAY}\n[[application]]\nkind = \"{kind}\"\nqueues = [0]\ndirectory = \"d\"\nzzz = 1\n"
+        );
         let text = if kind == "seed" { text } else { text.replace("directory = \"d\"\n", "") };
         assert_eq!(shown[&format!("application {kind}")], allowed(&text, true), "[[application]] {kind}");
     }
@@ -178,7 +185,11 @@ fn a_value_that_cannot_work_is_refused_with_its_key_and_its_fix() {
         (dpdk("[identity]", "vlan = 4095\n[identity]"), "network.vlan", "1 to 4094"),
         (dpdk("[identity]", "vlan = 0\n[identity]"), "network.vlan", "1 to 4094"),
         (dpdk("[identity]", "udp_port = 0\n[identity]"), "network.udp_port", "1 to 65535"),
-        (applications(&format!("{seed}[[application]]\nkind = \"echo\"\nqueues = [7]")), "application.queues", "queue 7"),
+        (
+            applications(&format!("{seed}[[application]]\nkind = \"echo\"\nqueues = [7]")),
+            "application.queues",
+            "queue 7",
+        ),
         (applications(&format!("{seed}{}", seed.replace('7', "8"))), "application", "one store"),
     ];
     for (text, key, fix) in cases {
@@ -213,7 +224,10 @@ fn values_of_the_wrong_type_or_name_are_refused_with_their_place() {
 
 #[test]
 fn a_file_that_is_not_there_is_named_with_what_to_do() {
-    for error in [load_gateway(Path::new("/nowhere/g.toml")).map(drop), load_client(Path::new("/nowhere/g.toml")).map(drop)] {
+    for error in [
+        load_gateway(Path::new("/nowhere/g.toml")).map(drop),
+        load_client(Path::new("/nowhere/g.toml")).map(drop),
+    ] {
         let error = error.unwrap_err().to_string();
         assert!(error.contains("/nowhere/g.toml") && error.contains("--config"), "{error}");
     }
@@ -224,6 +238,8 @@ fn relative_paths_are_taken_from_where_the_file_lies() {
     let config = load_gateway(&configs().join("gateway-kernel.toml")).unwrap();
     assert_eq!(config.identity.certificate, configs().join("gateway.pem"));
     assert_eq!(config.identity.key, configs().join("gateway.key"));
-    let stoq::config::ApplicationConfig::Seed(seed) = &config.application[0] else { panic!("the first is the seed") };
+    let stoq::config::ApplicationConfig::Seed(seed) = &config.application[0] else {
+        panic!("the first is the seed")
+    };
     assert_eq!(seed.directory, configs().join("store"));
 }

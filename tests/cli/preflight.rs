@@ -86,7 +86,8 @@ fn a_device_that_is_not_there_is_found() {
     );
     std::fs::write(&config, text).unwrap();
     let report = check(&config, 1);
-    let device = report["findings"].as_array().unwrap().iter().find(|finding| finding["check"] == "device").unwrap();
+    let device =
+        report["findings"].as_array().unwrap().iter().find(|finding| finding["check"] == "device").unwrap();
     assert_eq!(device["level"], "failed");
     assert!(device["found"].as_str().unwrap().contains("0000:ff:1f.7"), "{device}");
 }

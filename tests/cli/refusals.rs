@@ -114,7 +114,8 @@ fn a_key_file_that_is_missing_or_open_to_others_is_refused() {
     let (_, stderr) = run(stoq_gateway().arg("run").arg("--config").arg(site.configure()), 1);
     assert!(stderr.contains("chmod 600") && stderr.contains("open.key"), "{stderr}");
 
-    site.identity = format!("certificate = {:?}\nkey = {:?}", ids.file("gateway.pem"), ids.file("client.key"));
+    site.identity =
+        format!("certificate = {:?}\nkey = {:?}", ids.file("gateway.pem"), ids.file("client.key"));
     let (_, stderr) = run(stoq_gateway().arg("run").arg("--config").arg(site.configure()), 1);
     assert!(stderr.contains("does not belong"), "{stderr}");
 }
@@ -151,7 +152,8 @@ fn a_store_without_room_refuses_the_put_and_goes_on() {
     let site = Site::new();
     let config = site.configure();
     let text = std::fs::read_to_string(&config).unwrap();
-    std::fs::write(&config, text.replace("memory_bytes = ", "capacity_bytes = 100000\nmemory_bytes = ")).unwrap();
+    std::fs::write(&config, text.replace("memory_bytes = ", "capacity_bytes = 100000\nmemory_bytes = "))
+        .unwrap();
     let mut gateway = Process::spawn(stoq_gateway().arg("run").arg("--config").arg(&config));
     assert!(gateway.wait_for_line("gateway ready"), "{}", gateway.log());
     let (large, _) = site.file("large", 200_000);

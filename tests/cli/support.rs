@@ -26,8 +26,10 @@ pub(crate) fn identities() -> &'static Identities {
     MADE.get_or_init(|| {
         let directory = TempDir::new().unwrap();
         let make = |name: &str| {
-            let (cert, key) = (directory.path().join(format!("{name}.pem")), directory.path().join(format!("{name}.key")));
-            let output = stoq().args(["identity", "new", "--cert"]).arg(cert).arg("--key").arg(key).output().unwrap();
+            let (cert, key) =
+                (directory.path().join(format!("{name}.pem")), directory.path().join(format!("{name}.key")));
+            let output =
+                stoq().args(["identity", "new", "--cert"]).arg(cert).arg("--key").arg(key).output().unwrap();
             assert!(output.status.success(), "{output:?}");
             String::from_utf8(output.stdout).unwrap().trim().to_owned()
         };
@@ -94,9 +96,14 @@ impl Site {
     /// Writes the configuration; gives its path.
     pub(crate) fn configure(&self) -> PathBuf {
         let Self { port, trust, identity, more, store, .. } = self;
-        let mut text = format!("[network]\nkind = \"kernel-udp\"\nlisten = [\"127.0.0.1:{port}\", \"[::1]:{port}\"]\n");
+        let mut text =
+            format!("[network]\nkind = \"kernel-udp\"\nlisten = [\"127.0.0.1:{port}\", \"[::1]:{port}\"]\n");
         write!(text, "buffer_bytes = 1048576\n[identity]\n{identity}\n[trust]\n{trust}\n").unwrap();
-        write!(text, "[[application]]\nkind = \"seed\"\nqueues = [0]\ndirectory = {store:?}\nmemory_bytes = 4194304\n").unwrap();
+        write!(
+            text,
+            "[[application]]\nkind = \"seed\"\nqueues = [0]\ndirectory = {store:?}\nmemory_bytes = 4194304\n"
+        )
+        .unwrap();
         text += "[[application]]\nkind = \"echo\"\nqueues = [1]\n[[application]]\nkind = \"discard\"\nqueues = [2]\n";
         text += more;
         let path = self.path("gateway.toml");
@@ -118,8 +125,13 @@ impl Site {
 
     /// A client of this gateway, with its identity and trust.
     pub(crate) fn client(&self, tool: &str) -> Command {
+        self.client_of(self.v4(), tool)
+    }
+
+    /// The same, by this address of the gateway.
+    pub(crate) fn client_of(&self, gateway: SocketAddr, tool: &str) -> Command {
         let ids = identities();
-        let mut command = self.anonymous(tool);
+        let mut command = self.anonymous_of(gateway, tool);
         command.arg("--cert").arg(ids.file("client.pem")).arg("--key").arg(ids.file("client.key"));
         command.args(["--node-id", &ids.gateway]);
         command
@@ -127,8 +139,12 @@ impl Site {
 
     /// A client without identity or trust.
     pub(crate) fn anonymous(&self, tool: &str) -> Command {
+        self.anonymous_of(self.v4(), tool)
+    }
+
+    fn anonymous_of(&self, gateway: SocketAddr, tool: &str) -> Command {
         let mut command = stoq();
-        command.arg(tool).args(["--gateway", &self.v4().to_string()]).current_dir(self.directory.path());
+        command.arg(tool).args(["--gateway", &gateway.to_string()]).current_dir(self.directory.path());
         command
     }
 
@@ -193,7 +209,8 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn spawn(command: &mut Command) -> Self {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (send, lines) = channel();
         std::thread::spawn(move || {

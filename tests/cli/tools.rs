@@ -22,20 +22,27 @@ fn a_file_is_put_and_got_over_both_families() {
     let _gateway = site.start();
     for (n, address) in [site.v4(), site.v6()].into_iter().enumerate() {
         let (path, token) = site.file(&format!("file{n}"), 1_000_000 + n);
-        let mut put = site.client("put");
-        let put = json(put.args(["--gateway", &address.to_string()]).arg(&path));
-        assert_eq!((&put["operation"], &put["token"], &put["verified"]), (&"put".into(), &token.as_str().into(), &true.into()));
+        let put = json(site.client_of(address, "put").arg(&path));
+        assert_eq!(
+            (&put["operation"], &put["token"], &put["verified"]),
+            (&"put".into(), &token.as_str().into(), &true.into())
+        );
         assert_eq!(put["bytes"], 1_000_000 + n);
         assert_eq!(put["gateway"], identities().gateway.as_str());
         assert_network(&put);
 
         let copy = site.path(&format!("copy{n}"));
-        let mut get = site.client("get");
-        let get = json(get.args(["--gateway", &address.to_string(), &token]).arg("-o").arg(&copy));
-        assert_eq!((&get["operation"], &get["bytes"], &get["resumed_at"]), (&"get".into(), &put["bytes"], &0.into()));
+        let get = json(site.client_of(address, "get").arg(&token).arg("-o").arg(&copy));
+        assert_eq!(
+            (&get["operation"], &get["bytes"], &get["resumed_at"]),
+            (&"get".into(), &put["bytes"], &0.into())
+        );
         assert_network(&get);
         assert!(std::fs::read(&copy).unwrap() == std::fs::read(&path).unwrap());
-        assert!(!site.path(&format!("copy{n}.part")).exists() && !site.path(&format!("copy{n}.part.json")).exists());
+        assert!(
+            !site.path(&format!("copy{n}.part")).exists()
+                && !site.path(&format!("copy{n}.part.json")).exists()
+        );
     }
     let (kept, temporary) = site.kept();
     assert_eq!((kept.len(), temporary.len()), (4, 0));
@@ -75,7 +82,10 @@ fn ping_measures_round_trips() {
         let result = json(site.client("ping").args(["--count", "3", "--interval", "0", "--size", size]));
         assert_eq!((&result["operation"], &result["round_trips"]), (&"ping".into(), &3.into()));
         let us = |key: &str| result[key].as_f64().unwrap();
-        assert!(us("min_us") > 0.0 && us("min_us") <= us("p50_us") && us("p50_us") <= us("max_us"), "{result}");
+        assert!(
+            us("min_us") > 0.0 && us("min_us") <= us("p50_us") && us("p50_us") <= us("max_us"),
+            "{result}"
+        );
         assert_network(&result);
     }
     let (stdout, _) = run(site.client("ping").args(["-c", "2", "-i", "0.01"]), 0);
@@ -157,7 +167,9 @@ fn identities_are_made_once_and_shown() {
 
 #[test]
 fn wrong_usage_ends_with_two_and_help_with_none() {
-    for arguments in [&["frobnicate"][..], &["get", "b3:short", "-o", "x"], &["put"], &["put", "x", "--timeout"]] {
+    for arguments in
+        [&["frobnicate"][..], &["get", "b3:short", "-o", "x"], &["put"], &["put", "x", "--timeout"]]
+    {
         run(stoq().args(arguments), 2);
     }
     run(stoq_gateway().arg("run"), 2);

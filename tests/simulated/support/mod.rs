@@ -186,7 +186,8 @@ impl World {
     /// Gives the seed's sync thread its time before the clock makes a long jump while the confirmation of a put is due.
     fn wait_for_commits(&mut self) {
         let begun = Instant::now();
-        let is_long = |next: Option<Instant>, now| next.is_none_or(|at| at > now + Duration::from_millis(150));
+        let is_long =
+            |next: Option<Instant>, now| next.is_none_or(|at| at > now + Duration::from_millis(150));
         while self.awaits_confirmation() && is_long(self.next(), self.now) && begun.elapsed() < PATIENCE {
             std::thread::park_timeout(Duration::from_micros(200));
             self.settle();
