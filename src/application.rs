@@ -1,6 +1,7 @@
 //! What sits at the end of the rings: an application, and the two that need no storage.
 
-use crate::queue::{AppPort, ConnectionId, Credit, Delivery};
+use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId};
+use crate::record::{ErrorCode, ErrorRecord};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
@@ -28,6 +29,12 @@ pub enum Placement {
     Thread,
 }
 
+/// The caller has made sure that the ring has room.
+fn refuse_put(port: &mut AppPort, request: RequestId) {
+    let failure = ErrorRecord::new(ErrorCode::NotFound, 0, "the application on this queue keeps no payloads");
+    let _ = port.send(Command::Refuse { request, failure });
+}
+
 /// Sends every message back on the queue it came by (RFC 862 in spirit).
 #[derive(Debug, Default)]
 pub struct Echo {
@@ -47,9 +54,14 @@ impl Application for Echo {
                 self.waiting.push_front((connection, queue, payload));
                 return worked;
             }
+            // A refusal finds room: one delivery brings one command at the most.
+            if port.room() == 0 {
+                return worked;
+            }
             let Some(delivery) = port.receive() else { return worked };
             worked = true;
             match delivery {
+                Delivery::Put { request, .. } => refuse_put(port, request),
                 Delivery::Connected { connection, credit, .. } => {
                     self.peers.insert(connection, credit);
                 }
@@ -91,9 +103,13 @@ impl Application for Discard {
                 self.waiting.push_front((connection, queue, payload));
                 return worked;
             }
+            if port.room() == 0 {
+                return worked;
+            }
             let Some(delivery) = port.receive() else { return worked };
             worked = true;
             match delivery {
+                Delivery::Put { request, .. } => refuse_put(port, request),
                 Delivery::Connected { connection, credit, .. } => {
                     self.peers.insert(connection, Tally { credit, bytes: 0, messages: 0 });
                 }

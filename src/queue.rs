@@ -15,7 +15,7 @@ use quinn_proto::Side;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering, fence};
 use std::time::Duration;
 
 /// Deliveries that gather before a busy worker wakes their application.
@@ -60,23 +60,28 @@ impl RequestId {
 /// The application adds when it sends, the worker subtracts when QUIC has taken the bytes. It bounds what waits inside the
 /// worker for one slow peer, so that the command ring never has to stop for it.
 #[derive(Clone, Debug, Default)]
-pub struct Credit(Arc<AtomicUsize>);
+pub struct Credit(Arc<AtomicIsize>);
 
 impl Credit {
     /// Whether another send is allowed now.
     pub fn has_room(&self) -> bool {
-        self.0.load(Ordering::Acquire) < OUTSTANDING_BYTES_MAX
+        self.0.load(Ordering::Acquire) < OUTSTANDING_BYTES_MAX as isize
     }
 
     fn take(&self, bytes: usize) {
-        self.0.fetch_add(bytes, Ordering::AcqRel);
+        self.0.fetch_add(bytes as isize, Ordering::AcqRel);
     }
 
     /// Returns whether that made the first half free again: time to wake an application that waits for credit.
     pub(crate) fn give_back(&self, bytes: usize) -> bool {
-        const HALF: usize = OUTSTANDING_BYTES_MAX / 2;
-        let before = self.0.fetch_sub(bytes, Ordering::AcqRel);
-        before >= HALF && before - bytes < HALF
+        const HALF: isize = OUTSTANDING_BYTES_MAX as isize / 2;
+        let before = self.0.fetch_sub(bytes as isize, Ordering::AcqRel);
+        before >= HALF && before - (bytes as isize) < HALF
+    }
+
+    /// Its connection is gone: what is still sent goes nowhere, and nobody may wait for it to come back.
+    pub(crate) fn end(&self) {
+        self.0.store(isize::MIN / 2, Ordering::Release);
     }
 }
 
@@ -292,6 +297,14 @@ impl Command {
             | Self::Done { request, .. }
             | Self::Refuse { request, .. }
             | Self::Cancel { request } => Some(request.connection),
+        }
+    }
+
+    /// The request of ours that this opens.
+    pub(crate) fn opens(&self) -> Option<RequestId> {
+        match self {
+            Self::Put { request, .. } | Self::Fetch { request, .. } => Some(*request),
+            _ => None,
         }
     }
 }

@@ -322,14 +322,14 @@ impl Core {
 
     fn datagram(&mut self, now: Instant, datagram: Datagram<'_>) {
         let Datagram { remote, local_ip, ecn, payload } = datagram;
-        let counters = &self.status.counters;
         if self.shared.workers > 1
             && let Some(owner) = self.shared.cid_key.owner(payload, self.shared.workers)
             && owner != self.index
         {
             let handover = Handover { remote, local_ip, ecn, payload: BytesMut::from(payload) };
             let taken = self.shared.handovers[usize::from(owner)].push(handover).is_ok();
-            counters.add(if taken { Counter::HandoversOut } else { Counter::DropHandoverFull }, 1);
+            let counter = if taken { Counter::HandoversOut } else { Counter::DropHandoverFull };
+            self.status.counters.add(counter, 1);
             return;
         }
         // The one copy on the way in: packet buffer to arena.

@@ -7,6 +7,7 @@ use crate::config::{
 use serde::Serialize;
 use std::collections::HashSet;
 use std::fs;
+use std::net::UdpSocket;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -227,7 +228,15 @@ fn pci_device(address: &str, findings: &mut Findings) {
 }
 
 fn sockets(kernel: &KernelConfig, findings: &mut Findings) {
-    findings.ok("network", "kernel UDP sockets: the kernel is on the packet's way");
+    match kernel.listen.iter().find_map(|at| UdpSocket::bind(at).err().map(|error| (at, error))) {
+        None => findings.ok("network", "kernel UDP sockets: the kernel is on the packet's way"),
+        Some((at, error)) => findings.push(
+            "network",
+            Level::Failed,
+            format!("UDP {at}: {error}"),
+            Some("`ss -ulpn` names the program on this port: stop it, or change network.listen".into()),
+        ),
+    }
     for (file, key) in [("rmem_max", "net.core.rmem_max"), ("wmem_max", "net.core.wmem_max")] {
         let limit = fs::read_to_string(Path::new("/proc/sys/net/core").join(file)).unwrap_or_default();
         let limit: usize = limit.trim().parse().unwrap_or(0);

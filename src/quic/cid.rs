@@ -52,14 +52,15 @@ impl CidKey {
         u16::from_be_bytes([masked[0], masked[1]]) ^ self.mask(nonce)
     }
 
-    /// The worker, below `workers`, that must see this datagram; none when its own place is as good as any: Initial and
-    /// 0-RTT packets, whose connection ID the client chose, and connection IDs that nobody here issued.
+    /// The worker, below `workers`, that must see this datagram; none when its own place is as good as any: connection IDs
+    /// that nobody here issued, such as the one that a client chose for its first packets.
     pub fn owner(&self, datagram: &[u8], workers: usize) -> Option<u16> {
         let cid = match *datagram.first()? {
             // RFC 9000 §17.3: short header, then the destination connection ID without a length.
             first if first & 0x80 == 0 => datagram.get(1..1 + CID_LEN)?,
-            // RFC 9000 §17.2.4: Handshake packets carry the connection ID that the server chose.
-            first if first & 0x30 == 0x20 && datagram.get(5) == Some(&(CID_LEN as u8)) => {
+            // RFC 9000 §17.2: Handshake packets, what servers send, and Initial packets once the server has answered carry a
+            // connection ID that their receiver issued. 0-RTT packets carry the client's choice.
+            first if first & 0x30 != 0x10 && datagram.get(5) == Some(&(CID_LEN as u8)) => {
                 datagram.get(6..6 + CID_LEN)?
             }
             _ => return None,
@@ -129,11 +130,21 @@ mod tests {
     }
 
     #[test]
-    fn initial_packets_stay_where_they_arrived() {
+    fn initial_packets_with_the_clients_own_choice_stay_where_they_arrived() {
         let key = CidKey::random();
-        let mut initial = vec![0xc0, 0, 0, 0, 1, CID_LEN as u8];
-        initial.extend_from_slice(&key.issue(1, [7; 6]));
+        let mut initial = vec![0xc0, 0, 0, 0, 1, 20];
+        initial.extend_from_slice(&[7; 20]);
         assert_eq!(key.owner(&initial, 2), None);
+    }
+
+    #[test]
+    fn answers_to_a_clients_first_packets_find_the_worker_that_sent_those() {
+        let key = CidKey::random();
+        for first in [0xc0, 0xe0, 0xf0] {
+            let mut answer = vec![first, 0, 0, 0, 1, CID_LEN as u8];
+            answer.extend_from_slice(&key.issue(1, [7; 6]));
+            assert_eq!(key.owner(&answer, 2), Some(1));
+        }
     }
 
     #[test]

@@ -74,6 +74,8 @@ impl Reading<'_, '_> {
 pub(super) struct Inbound {
     reader: RecordReader,
     kind: Kind,
+    /// A stream's first message, when its application had no room for it.
+    waiting: Option<Delivery>,
 }
 
 #[derive(Debug)]
@@ -86,7 +88,7 @@ enum Kind {
     Control,
     /// Messages; `app` took the last one, and its ring decides whether more is read.
     Messages {
-        app: Option<usize>,
+        app: usize,
     },
     /// The peer puts a payload here.
     Put {
@@ -137,7 +139,7 @@ impl Inbound {
     }
 
     fn of(kind: Kind) -> Self {
-        Self { reader: RecordReader::default(), kind }
+        Self { reader: RecordReader::default(), kind, waiting: None }
     }
 
     pub(super) fn accept_put(&mut self) {
@@ -157,11 +159,11 @@ impl Inbound {
         }
     }
 
-    fn app(&self) -> Option<usize> {
+    /// The application that takes what comes, once that is known.
+    pub(super) fn app(&self) -> Option<usize> {
         match &self.kind {
             Kind::Start { .. } | Kind::Control => None,
-            Kind::Messages { app } => *app,
-            Kind::Put { app, .. } | Kind::Fetch { app } => Some(*app),
+            Kind::Messages { app } | Kind::Put { app, .. } | Kind::Fetch { app } => Some(*app),
             Kind::PutAnswer { app, .. } | Kind::FetchAnswer { app, .. } => Some(*app),
         }
     }
@@ -178,10 +180,8 @@ impl Inbound {
 
     /// Whether the ring takes what the next chunk may bring.
     pub(super) fn has_room(&self, ports: &[WorkerPort]) -> bool {
-        match self.app() {
-            Some(app) => ports[app].room() >= RING_ROOM_MIN,
-            None => ports.iter().all(|port| port.room() >= RING_ROOM_MIN),
-        }
+        // A stream whose application is not known yet brings one event, or a message that waits here.
+        self.app().is_none_or(|app| ports[app].room() >= RING_ROOM_MIN)
     }
 
     /// Takes the next bytes of the stream.
@@ -190,7 +190,18 @@ impl Inbound {
             return Ok(body.decoder.push(&chunk)?);
         }
         self.reader.push(chunk);
-        while self.body().is_none() {
+        self.drain(cx)
+    }
+
+    /// Delivers the message that waited, and reads on in what came with it. Called once there is room.
+    pub(super) fn resume(&mut self, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
+        let (Some(app), Some(message)) = (self.app(), self.waiting.take()) else { return Ok(()) };
+        cx.deliver(app, message);
+        self.drain(cx)
+    }
+
+    fn drain(&mut self, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
+        while self.body().is_none() && self.waiting.is_none() {
             let Some(header) = self.reader.next_header()? else { return Ok(()) };
             let Some(body) = self.reader.take_body() else { return Ok(()) };
             let kind = header.record_type;
@@ -222,10 +233,7 @@ impl Inbound {
                     self.kind = Kind::Control;
                     control_record(kind, body, cx)
                 }
-                RecordType::Message => {
-                    self.kind = Kind::Messages { app: None };
-                    self.message(body, cx)
-                }
+                RecordType::Message => self.message(body, cx),
                 _ => Err(unexpected(kind, "at the start of a unidirectional stream")),
             },
             Kind::Start { dir: Dir::Bi, credit } => {
@@ -251,9 +259,14 @@ impl Inbound {
             cx.cx.counters.add(Counter::BadProofs, 1);
             return Err(Fault::new(ErrorCode::BadProof, "a message does not match its token"));
         }
-        self.kind = Kind::Messages { app: Some(app) };
         let message = Delivery::Message { connection: cx.connection, queue: header.queue, payload };
-        cx.deliver(app, message);
+        let first = matches!(self.kind, Kind::Start { .. });
+        self.kind = Kind::Messages { app };
+        if first && !self.has_room(cx.cx.ports) {
+            self.waiting = Some(message);
+        } else {
+            cx.deliver(app, message);
+        }
         Ok(())
     }
 
@@ -367,6 +380,7 @@ impl Inbound {
     pub(super) fn finish(&self) -> Result<(), Fault> {
         match &self.kind {
             Kind::Control => Err(Fault { fatal: true, ..Fault::malformed("CONTROL was closed") }),
+            Kind::Start { dir: Dir::Bi, .. } => Err(Fault::malformed("the stream ends before its request")),
             Kind::Start { .. } | Kind::Messages { .. } if self.reader.is_at_record_border() => Ok(()),
             Kind::Start { .. } | Kind::Messages { .. } => {
                 Err(Fault::malformed("the stream ends inside a record"))

@@ -49,6 +49,8 @@ pub(crate) struct Session {
     outbound: FxHashMap<StreamId, Outbound>,
     /// Streams of our own requests, by request number.
     local: FxHashMap<u64, StreamId>,
+    /// The peer's requests whose answer has not been acknowledged whole, with the application that answers once it is known.
+    answering: FxHashMap<StreamId, Option<usize>>,
     /// One outgoing message stream a queue.
     messages: FxHashMap<u64, StreamId>,
     message_credit: Credit,
@@ -81,6 +83,7 @@ impl Session {
             inbound: FxHashMap::default(),
             outbound: FxHashMap::default(),
             local: FxHashMap::default(),
+            answering: FxHashMap::default(),
             messages: FxHashMap::default(),
             message_credit: Credit::default(),
             readable: VecDeque::new(),
@@ -101,7 +104,7 @@ impl Session {
 
     /// Requests in flight, of both sides.
     pub(crate) fn requests(&self) -> usize {
-        self.local.len() + self.inbound.values().filter(|i| i.is_peer_request()).count()
+        self.local.len() + self.unopened.len() + self.answering.len()
     }
 
     /// Whether reading waits for a ring to get room, or for the next turn.
@@ -151,7 +154,9 @@ impl Session {
                     }
                 }
             }
-            StreamEvent::Finished { .. } => {}
+            StreamEvent::Finished { id } => {
+                self.answering.remove(&id);
+            }
         }
     }
 
@@ -159,6 +164,7 @@ impl Session {
         let credit = Credit::default();
         if dir == Dir::Bi {
             self.outbound.insert(id, Outbound::new(credit.clone()));
+            self.answering.insert(id, None);
         }
         self.inbound.insert(id, Inbound::start(dir, credit));
         self.readable.push_back(id);
@@ -168,6 +174,10 @@ impl Session {
     pub(crate) fn read(&mut self, conn: &mut Connection, cx: &mut Context<'_>) -> bool {
         let mut worked = false;
         for _ in 0..self.readable.len() {
+            // Applications have heard the last of a closed connection: nothing on it would ever be taken back.
+            if self.closed_told {
+                self.readable.clear();
+            }
             let Some(id) = self.readable.pop_front() else { break };
             worked |= self.read_stream(conn, id, cx);
         }
@@ -191,6 +201,10 @@ impl Session {
                 if chunks_left == 0 || !inbound.has_room(reading.cx.ports) {
                     reading.cx.counters.add(Counter::RingStalls, u64::from(chunks_left > 0));
                     end = End::Later;
+                    break;
+                }
+                if let Err(fault) = inbound.resume(&mut reading) {
+                    end = End::Fault(fault);
                     break;
                 }
                 chunks_left -= 1;
@@ -239,7 +253,12 @@ impl Session {
                 self.inbound.insert(id, inbound);
                 self.readable.push_back(id);
             }
-            End::Finished => self.forget_local(&inbound),
+            End::Finished => {
+                self.forget_local(&inbound);
+                if let Some(app) = self.answering.get_mut(&id) {
+                    *app = inbound.app();
+                }
+            }
             End::Reset(code) => {
                 self.forget_local(&inbound);
                 let code = ErrorCode::from_u64(code.into_inner()).unwrap_or(ErrorCode::Internal);
@@ -290,6 +309,7 @@ impl Session {
         let code = ErrorCode::from_u64(code.into_inner()).unwrap_or(ErrorCode::Internal);
         self.abort_out(conn, id, code);
         self.messages.retain(|_, stream| *stream != id);
+        let answering = self.answering.remove(&id);
         // Our own request: an ERROR record may still be on its way, so what we read decides. A peer that stops our answer
         // has lost interest: its application is told.
         if let Some(mut inbound) = self.inbound.remove(&id) {
@@ -300,6 +320,10 @@ impl Session {
             } else {
                 self.inbound.insert(id, inbound);
             }
+        } else if let Some(Some(app)) = answering {
+            let failure = ErrorRecord::new(code, 0, "the peer gave the answer up");
+            let request = RequestId { connection: self.id, number: id.into() };
+            cx.ports[app].deliver(Delivery::Failed { request, failure });
         }
     }
 
@@ -363,6 +387,8 @@ impl Session {
                     let _ = conn.recv_stream(id).stop(ErrorCode::None.into());
                     self.abort_out(conn, id, ErrorCode::None);
                 }
+                // One that waits for the peer to allow another stream is never opened.
+                self.unopened.retain(|(_, command)| command.opens() != Some(request));
             }
         }
     }
@@ -465,6 +491,7 @@ impl Session {
         if std::mem::replace(&mut self.closed_told, true) {
             return;
         }
+        self.message_credit.end();
         let connection = self.id;
         let told = match self.owner {
             Some(app) => app..app + 1,

@@ -121,6 +121,7 @@ impl Session {
 
     /// Abandons an outgoing half.
     pub(super) fn abort_out(&mut self, conn: &mut Connection, id: StreamId, code: ErrorCode) {
+        self.answering.remove(&id);
         if self.outbound.remove(&id).is_some() {
             let _ = conn.send_stream(id).reset(code.into());
         }

@@ -1,0 +1,8 @@
+//! The real executables over the kernel's sockets on the loopback interface.
+
+mod support;
+
+mod crashes;
+mod preflight;
+mod refusals;
+mod tools;

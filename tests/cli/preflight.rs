@@ -1,0 +1,93 @@
+//! `stoq-gateway check`: ready or not, and how to mend it.
+
+use crate::support::{Site, identities, run, stoq_gateway};
+use serde_json::Value;
+use std::path::Path;
+
+fn check(config: &Path, code: i32) -> Value {
+    let (stdout, _) = run(stoq_gateway().args(["check", "--json", "--config"]).arg(config), code);
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(report["ready"], code == 0, "{report}");
+    for finding in report["findings"].as_array().unwrap() {
+        assert!(finding["check"].is_string() && finding["found"].is_string());
+        let is_ok = finding["level"] == "ok";
+        assert!(is_ok || finding["fix"].is_string(), "what is not good has its fix: {finding}");
+    }
+    report
+}
+
+/// The finding that fails.
+fn failed(report: &Value, name: &str) -> String {
+    let findings = report["findings"].as_array().unwrap();
+    let failed: Vec<_> = findings.iter().filter(|finding| finding["level"] == "failed").collect();
+    assert_eq!(failed.len(), 1, "{report}");
+    assert_eq!(failed[0]["check"], name);
+    format!("{} {}", failed[0]["found"].as_str().unwrap(), failed[0]["fix"].as_str().unwrap())
+}
+
+#[test]
+fn a_machine_that_is_ready_is_said_to_be() {
+    let mut site = Site::new();
+    let config = site.configure();
+    check(&config, 0);
+    let (stdout, _) = run(stoq_gateway().args(["check", "--config"]).arg(&config), 0);
+    assert!(stdout.trim_end().ends_with("ready") && !stdout.contains("not ready"), "{stdout}");
+    // What is ready starts.
+    drop(site.start());
+}
+
+#[test]
+fn a_missing_certificate_is_named_with_the_command_that_makes_one() {
+    let mut site = Site::new();
+    site.identity = "certificate = \"none.pem\"\nkey = \"none.key\"".into();
+    let config = site.configure();
+    let text = failed(&check(&config, 1), "certificates");
+    assert!(text.contains("none.pem") && text.contains("stoq identity new"), "{text}");
+    let (stdout, _) = run(stoq_gateway().args(["check", "--config"]).arg(&config), 1);
+    assert!(stdout.trim_end().ends_with("not ready") && stdout.contains("mend it"), "{stdout}");
+}
+
+#[test]
+fn a_store_that_cannot_be_written_is_named_with_its_fix() {
+    let mut site = Site::new();
+    std::fs::write(site.path("occupied"), b"a file").unwrap();
+    site.store = site.path("occupied").join("store");
+    let text = failed(&check(&site.configure(), 1), "store");
+    assert!(text.contains("occupied"), "{text}");
+}
+
+#[test]
+fn a_core_that_is_not_there_is_named_with_those_that_are() {
+    let mut site = Site::new();
+    site.more = "[workers]\ncores = [4095]\n".into();
+    let text = failed(&check(&site.configure(), 1), "cores");
+    assert!(text.contains("4095") && text.contains("workers.cores"), "{text}");
+}
+
+#[test]
+fn a_port_in_use_is_found() {
+    let site = Site::new();
+    let _taken = std::net::UdpSocket::bind(site.v4()).unwrap();
+    let text = failed(&check(&site.configure(), 1), "network");
+    assert!(text.contains(&site.port.to_string()), "{text}");
+}
+
+#[test]
+fn a_device_that_is_not_there_is_found() {
+    let site = Site::new();
+    let ids = identities();
+    let config = site.path("dpdk.toml");
+    let text = format!(
+        "[network]\nkind = \"dpdk\"\ndevice = \"0000:ff:1f.7\"\naddresses = [\"10.77.0.1/24\"]\nhuge_pages = \"none\"\n\
+         [identity]\ncertificate = {:?}\nkey = {:?}\n[trust]\nnode_ids = [\"{}\"]\n",
+        ids.file("gateway.pem"),
+        ids.file("gateway.key"),
+        ids.client
+    );
+    std::fs::write(&config, text).unwrap();
+    let report = check(&config, 1);
+    let device =
+        report["findings"].as_array().unwrap().iter().find(|finding| finding["check"] == "device").unwrap();
+    assert_eq!(device["level"], "failed");
+    assert!(device["found"].as_str().unwrap().contains("0000:ff:1f.7"), "{device}");
+}

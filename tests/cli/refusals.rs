@@ -1,0 +1,165 @@
+//! What goes wrong, and the message that says what to do.
+
+use crate::support::{Process, Site, identities, run, stoq, stoq_gateway};
+use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt;
+
+#[test]
+fn a_gateway_that_is_not_the_pinned_one_is_refused() {
+    let mut site = Site::new();
+    let _gateway = site.start();
+    let (path, _) = site.file("file", 10);
+    let ids = identities();
+    let mut put = site.anonymous("put");
+    put.arg("--cert").arg(ids.file("client.pem")).arg("--key").arg(ids.file("client.key"));
+    let (_, stderr) = run(put.args(["--node-id", &ids.stranger]).arg(&path), 1);
+    assert!(stderr.contains(&ids.gateway) && stderr.contains("pin"), "{stderr}");
+}
+
+#[test]
+fn a_client_with_a_certificate_that_nobody_trusts_is_refused() {
+    let mut site = Site::new();
+    let _gateway = site.start();
+    let (path, _) = site.file("file", 10);
+    let ids = identities();
+    let mut put = site.anonymous("put");
+    put.arg("--cert").arg(ids.file("stranger.pem")).arg("--key").arg(ids.file("stranger.key"));
+    let (_, stderr) = run(put.args(["--node-id", &ids.gateway]).arg(&path), 1);
+    assert!(stderr.contains("does not let this node in") || stderr.contains("has not pinned"), "{stderr}");
+    assert_eq!(site.kept(), (vec![], vec![]));
+}
+
+#[test]
+fn a_client_without_a_certificate_is_told_that_it_needs_one() {
+    let mut site = Site::new();
+    let _gateway = site.start();
+    let (path, _) = site.file("file", 10);
+    for tool in ["put", "ping", "bench"] {
+        let mut command = site.anonymous(tool);
+        command.args(["--node-id", &identities().gateway]);
+        if tool == "put" {
+            command.arg(&path);
+        }
+        let (_, stderr) = run(&mut command, 1);
+        assert!(stderr.contains("requires a client certificate"), "{tool}: {stderr}");
+    }
+}
+
+#[test]
+fn a_gateway_that_asks_for_no_certificates_serves_clients_without() {
+    let mut site = Site::new();
+    site.trust = "client_auth = \"off\"".into();
+    let _gateway = site.start();
+    let (path, token) = site.file("file", 1000);
+    let mut put = site.anonymous("put");
+    let (stdout, _) = run(put.args(["--node-id", &identities().gateway]).arg(&path), 0);
+    assert_eq!(stdout.trim(), token);
+}
+
+#[test]
+fn a_gateway_that_is_not_there_is_a_timeout_with_its_address() {
+    let site = Site::new();
+    let (path, _) = site.file("file", 10);
+    let (_, stderr) = run(site.client("put").args(["--timeout", "0.5"]).arg(&path), 1);
+    assert!(stderr.contains("0.5 s") || stderr.contains(&site.v4().to_string()), "{stderr}");
+}
+
+#[test]
+fn files_that_are_not_there_or_there_already_are_named() {
+    let mut site = Site::new();
+    let _gateway = site.start();
+    let (_, stderr) = run(site.client("put").arg("/nowhere/file"), 1);
+    assert!(stderr.contains("/nowhere/file"), "{stderr}");
+    let (path, token) = site.file("file", 10);
+    run(site.client("put").arg(&path), 0);
+    let (_, stderr) = run(site.client("get").arg(&token).arg("-o").arg(&path), 1);
+    assert!(stderr.contains("exists already"), "{stderr}");
+    let (_, stderr) = run(site.client("get").arg(&token).args(["-o", "/nowhere/copy"]), 1);
+    assert!(stderr.contains("/nowhere/copy"), "{stderr}");
+    let unknown = format!("b3:{}", "0".repeat(64));
+    let (_, stderr) = run(site.client("get").args([&unknown, "-o", "copy"]), 1);
+    assert!(stderr.contains("not found"), "{stderr}");
+    assert!(!site.path("copy").exists());
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_its_name_and_the_file() {
+    let mut site = Site::new();
+    site.more = "[quic]\nidle_timeout_seconds = 30\n".into();
+    let config = site.configure();
+    for command in ["run", "check"] {
+        let (_, stderr) = run(stoq_gateway().arg(command).arg("--config").arg(&config), 2);
+        assert!(stderr.contains("gateway.toml") && stderr.contains("idle_timeout_seconds"), "{stderr}");
+        assert!(stderr.contains("idle_timeout_ms"), "what would be right: {stderr}");
+    }
+    let client = site.path("client.toml");
+    std::fs::write(&client, "gatway = \"127.0.0.1:1\"\n").unwrap();
+    let (path, _) = site.file("file", 10);
+    let (_, stderr) = run(stoq().arg("put").arg("--config").arg(&client).arg(&path), 2);
+    assert!(stderr.contains("client.toml") && stderr.contains("gatway"), "{stderr}");
+}
+
+#[test]
+fn a_key_file_that_is_missing_or_open_to_others_is_refused() {
+    let mut site = Site::new();
+    let ids = identities();
+    site.identity = format!("certificate = {:?}\nkey = \"missing.key\"", ids.file("gateway.pem"));
+    let (_, stderr) = run(stoq_gateway().arg("run").arg("--config").arg(site.configure()), 1);
+    assert!(stderr.contains("missing.key"), "{stderr}");
+
+    let open = site.path("open.key");
+    std::fs::copy(ids.file("gateway.key"), &open).unwrap();
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o644)).unwrap();
+    site.identity = format!("certificate = {:?}\nkey = {open:?}", ids.file("gateway.pem"));
+    let (_, stderr) = run(stoq_gateway().arg("run").arg("--config").arg(site.configure()), 1);
+    assert!(stderr.contains("chmod 600") && stderr.contains("open.key"), "{stderr}");
+
+    site.identity =
+        format!("certificate = {:?}\nkey = {:?}", ids.file("gateway.pem"), ids.file("client.key"));
+    let (_, stderr) = run(stoq_gateway().arg("run").arg("--config").arg(site.configure()), 1);
+    assert!(stderr.contains("does not belong"), "{stderr}");
+}
+
+#[test]
+fn a_port_in_use_is_refused_with_its_address() {
+    let site = Site::new();
+    let _taken = UdpSocket::bind(site.v4()).unwrap();
+    let (_, stderr) = run(stoq_gateway().arg("run").arg("--config").arg(site.configure()), 1);
+    assert!(stderr.contains(&site.v4().to_string()) && stderr.contains("another program"), "{stderr}");
+}
+
+#[test]
+fn a_second_gateway_on_the_same_store_is_refused() {
+    let mut site = Site::new();
+    let _gateway = site.start();
+    let mut other = Site::new();
+    other.store = site.store.clone();
+    let (_, stderr) = run(stoq_gateway().arg("run").arg("--config").arg(other.configure()), 1);
+    assert!(stderr.contains("in use by another process"), "{stderr}");
+}
+
+#[test]
+fn a_store_that_cannot_be_made_is_refused_with_its_path() {
+    let mut site = Site::new();
+    std::fs::write(site.path("occupied"), b"a file").unwrap();
+    site.store = site.path("occupied").join("store");
+    let (_, stderr) = run(stoq_gateway().arg("run").arg("--config").arg(site.configure()), 1);
+    assert!(stderr.contains("occupied"), "{stderr}");
+}
+
+#[test]
+fn a_store_without_room_refuses_the_put_and_goes_on() {
+    let site = Site::new();
+    let config = site.configure();
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("memory_bytes = ", "capacity_bytes = 100000\nmemory_bytes = "))
+        .unwrap();
+    let mut gateway = Process::spawn(stoq_gateway().arg("run").arg("--config").arg(&config));
+    assert!(gateway.wait_for_line("gateway ready"), "{}", gateway.log());
+    let (large, _) = site.file("large", 200_000);
+    let (_, stderr) = run(site.client("put").arg(&large), 1);
+    assert!(stderr.contains("quota") && stderr.contains("no room"), "{stderr}");
+    assert_eq!(site.kept(), (vec![], vec![]));
+    let (small, _) = site.file("small", 50_000);
+    run(site.client("put").arg(&small), 0);
+}

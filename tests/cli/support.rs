@@ -1,0 +1,302 @@
+//! Gateways and clients as processes, in directories that go when the test ends.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// How long a process may take to do what it must.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Identities for all tests: making them costs more than a scenario.
+pub(crate) struct Identities {
+    directory: TempDir,
+    pub(crate) gateway: String,
+    pub(crate) client: String,
+    pub(crate) stranger: String,
+}
+
+pub(crate) fn identities() -> &'static Identities {
+    static MADE: OnceLock<Identities> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let directory = TempDir::new().unwrap();
+        let make = |name: &str| {
+            let (cert, key) =
+                (directory.path().join(format!("{name}.pem")), directory.path().join(format!("{name}.key")));
+            let output =
+                stoq().args(["identity", "new", "--cert"]).arg(cert).arg("--key").arg(key).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        };
+        let (gateway, client, stranger) = (make("gateway"), make("client"), make("stranger"));
+        Identities { directory, gateway, client, stranger }
+    })
+}
+
+impl Identities {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+}
+
+pub(crate) fn stoq() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_stoq"))
+}
+
+pub(crate) fn stoq_gateway() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_stoq-gateway"))
+}
+
+/// What a gateway is configured with; every part may be replaced.
+pub(crate) struct Site {
+    pub(crate) directory: TempDir,
+    pub(crate) port: u16,
+    pub(crate) trust: String,
+    pub(crate) identity: String,
+    /// More lines at the end.
+    pub(crate) more: String,
+    pub(crate) store: PathBuf,
+}
+
+impl Site {
+    pub(crate) fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        let ids = identities();
+        Self {
+            store: directory.path().join("store"),
+            port: free_port(),
+            trust: format!("node_ids = [\"{}\"]", ids.client),
+            identity: format!(
+                "certificate = {:?}\nkey = {:?}",
+                ids.file("gateway.pem"),
+                ids.file("gateway.key")
+            ),
+            more: "[quic]\nidle_timeout_ms = 3000\nkeep_alive_ms = 1000\n".into(),
+            directory,
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn v4(&self) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), self.port)
+    }
+
+    pub(crate) fn v6(&self) -> SocketAddr {
+        SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), self.port)
+    }
+
+    /// Writes the configuration; gives its path.
+    pub(crate) fn configure(&self) -> PathBuf {
+        let Self { port, trust, identity, more, store, .. } = self;
+        let mut text =
+            format!("[network]\nkind = \"kernel-udp\"\nlisten = [\"127.0.0.1:{port}\", \"[::1]:{port}\"]\n");
+        write!(text, "buffer_bytes = 1048576\n[identity]\n{identity}\n[trust]\n{trust}\n").unwrap();
+        write!(
+            text,
+            "[[application]]\nkind = \"seed\"\nqueues = [0]\ndirectory = {store:?}\nmemory_bytes = 4194304\n"
+        )
+        .unwrap();
+        text += "[[application]]\nkind = \"echo\"\nqueues = [1]\n[[application]]\nkind = \"discard\"\nqueues = [2]\n";
+        text += more;
+        let path = self.path("gateway.toml");
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Starts the gateway and waits until it serves.
+    pub(crate) fn start(&mut self) -> Gateway {
+        loop {
+            match Gateway::start(&self.configure()) {
+                Ok(gateway) => return gateway,
+                // Somebody else took the port meanwhile.
+                Err(log) if log.contains("another program") => self.port = free_port(),
+                Err(log) => panic!("the gateway does not start:\n{log}"),
+            }
+        }
+    }
+
+    /// A client of this gateway, with its identity and trust.
+    pub(crate) fn client(&self, tool: &str) -> Command {
+        self.client_of(self.v4(), tool)
+    }
+
+    /// The same, by this address of the gateway.
+    pub(crate) fn client_of(&self, gateway: SocketAddr, tool: &str) -> Command {
+        let ids = identities();
+        let mut command = self.anonymous_of(gateway, tool);
+        command.arg("--cert").arg(ids.file("client.pem")).arg("--key").arg(ids.file("client.key"));
+        command.args(["--node-id", &ids.gateway]);
+        command
+    }
+
+    /// A client without identity or trust.
+    pub(crate) fn anonymous(&self, tool: &str) -> Command {
+        self.anonymous_of(self.v4(), tool)
+    }
+
+    fn anonymous_of(&self, gateway: SocketAddr, tool: &str) -> Command {
+        let mut command = stoq();
+        command.arg(tool).args(["--gateway", &gateway.to_string()]).current_dir(self.directory.path());
+        command
+    }
+
+    /// Files that the store keeps, and files that it is writing.
+    pub(crate) fn kept(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
+        (files(&self.store.join("data")), files(&self.store.join("tmp")))
+    }
+
+    /// A file of these many bytes; gives its path and its token.
+    pub(crate) fn file(&self, name: &str, len: usize) -> (PathBuf, String) {
+        let (path, mut bytes) = (self.path(name), vec![0; len]);
+        blake3::Hasher::new().update(name.as_bytes()).finalize_xof().fill(&mut bytes);
+        std::fs::write(&path, &bytes).unwrap();
+        (path, format!("b3:{}", blake3::hash(&bytes).to_hex()))
+    }
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            found.extend(files(&entry.path()));
+        } else {
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
+/// A port that is free on both families, and was not given out before.
+pub(crate) fn free_port() -> u16 {
+    static GIVEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
+    let mut given = GIVEN.lock().unwrap();
+    loop {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        if !given.contains(&port) && UdpSocket::bind(("::1", port)).is_ok() {
+            given.push(port);
+            return port;
+        }
+    }
+}
+
+/// A running gateway; killed when dropped.
+pub(crate) struct Gateway {
+    pub(crate) process: Process,
+}
+
+impl Gateway {
+    fn start(config: &Path) -> Result<Self, String> {
+        let mut process = Process::spawn(stoq_gateway().arg("run").arg("--config").arg(config));
+        if process.wait_for_line("gateway ready") { Ok(Self { process }) } else { Err(process.log()) }
+    }
+}
+
+/// A process whose standard error is read as it comes; killed when dropped.
+pub(crate) struct Process {
+    child: Child,
+    lines: Receiver<String>,
+    log: String,
+}
+
+impl Process {
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (send, lines) = channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                if send.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { child, lines, log: String::new() }
+    }
+
+    /// Waits for a line with this text; false when the process ends without one.
+    pub(crate) fn wait_for_line(&mut self, text: &str) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    self.log += &line;
+                    self.log.push('\n');
+                    if line.contains(text) {
+                        return true;
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return false,
+                Err(RecvTimeoutError::Timeout) => panic!("no {text:?} within {PATIENCE:?}:\n{}", self.log),
+            }
+        }
+    }
+
+    /// Everything it said so far.
+    pub(crate) fn log(&mut self) -> String {
+        while let Ok(line) = self.lines.recv_timeout(Duration::from_millis(100)) {
+            self.log += &line;
+            self.log.push('\n');
+        }
+        self.log.clone()
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, signal).unwrap();
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub(crate) fn end(&mut self) -> ExitStatus {
+        wait_until("a process ends", || !self.is_running());
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Looks again and again until it is so.
+#[track_caller]
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
+/// Runs a command to its end and checks its exit code; gives what it said on both streams.
+#[track_caller]
+pub(crate) fn run(command: &mut Command, code: i32) -> (String, String) {
+    let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().unwrap();
+    let (stdout, stderr) = (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap());
+    assert_eq!(status.code(), Some(code), "{command:?}\nout: {stdout}\nerr: {stderr}");
+    (stdout, stderr)
+}
+
+/// Runs a tool with `--json` and gives its object.
+#[track_caller]
+pub(crate) fn json(command: &mut Command) -> serde_json::Value {
+    let (stdout, _) = run(command.arg("--json"), 0);
+    assert_eq!(stdout.lines().count(), 1, "one object on one line: {stdout}");
+    serde_json::from_str(&stdout).unwrap()
+}

@@ -1,0 +1,184 @@
+//! What the tools do and print when all is well.
+
+use crate::support::{Site, identities, json, run, stoq, stoq_gateway};
+use serde_json::Value;
+
+#[track_caller]
+fn assert_network(result: &Value) {
+    let network = &result["network"];
+    assert_eq!(network["kind"], "kernel-udp", "{result}");
+    for key in ["driver", "device"] {
+        assert!(network[key].is_string(), "network.{key}: {result}");
+    }
+    assert!(network["mtu"].as_u64().is_some_and(|mtu| mtu >= 1280), "{result}");
+    assert_eq!(result["workers"], 1);
+    assert_eq!(result["cipher"], "aes-128-gcm");
+    assert!(result["version"].is_string());
+}
+
+#[test]
+fn a_file_is_put_and_got_over_both_families() {
+    let mut site = Site::new();
+    let _gateway = site.start();
+    for (n, address) in [site.v4(), site.v6()].into_iter().enumerate() {
+        let (path, token) = site.file(&format!("file{n}"), 1_000_000 + n);
+        let put = json(site.client_of(address, "put").arg(&path));
+        assert_eq!(
+            (&put["operation"], &put["token"], &put["verified"]),
+            (&"put".into(), &token.as_str().into(), &true.into())
+        );
+        assert_eq!(put["bytes"], 1_000_000 + n);
+        assert_eq!(put["gateway"], identities().gateway.as_str());
+        assert_network(&put);
+
+        let copy = site.path(&format!("copy{n}"));
+        let get = json(site.client_of(address, "get").arg(&token).arg("-o").arg(&copy));
+        assert_eq!(
+            (&get["operation"], &get["bytes"], &get["resumed_at"]),
+            (&"get".into(), &put["bytes"], &0.into())
+        );
+        assert_network(&get);
+        assert!(std::fs::read(&copy).unwrap() == std::fs::read(&path).unwrap());
+        assert!(
+            !site.path(&format!("copy{n}.part")).exists()
+                && !site.path(&format!("copy{n}.part.json")).exists()
+        );
+    }
+    let (kept, temporary) = site.kept();
+    assert_eq!((kept.len(), temporary.len()), (4, 0));
+}
+
+#[test]
+fn text_output_gives_the_token_alone_on_standard_output() {
+    let mut site = Site::new();
+    let _gateway = site.start();
+    for len in [0, 1, 16 * 1024, 16 * 1024 + 1] {
+        let (path, token) = site.file(&format!("file{len}"), len);
+        let (stdout, stderr) = run(site.client("put").arg(&path), 0);
+        assert_eq!(stdout.trim(), token);
+        assert!(stderr.contains("kept by the gateway") && stderr.contains("kernel UDP"), "{stderr}");
+        let copy = site.path(&format!("copy{len}"));
+        run(site.client("get").arg(&token).arg("-o").arg(&copy), 0);
+        assert!(std::fs::read(&copy).unwrap() == std::fs::read(&path).unwrap());
+    }
+}
+
+#[test]
+fn a_second_put_of_the_same_payload_is_answered_at_once() {
+    let mut site = Site::new();
+    let _gateway = site.start();
+    let (path, token) = site.file("file", 8 << 20);
+    let first = json(site.client("put").arg(&path));
+    let second = json(site.client("put").arg(&path));
+    assert_eq!((&first["token"], &second["token"]), (&token.as_str().into(), &token.as_str().into()));
+    assert_eq!(site.kept().0.len(), 2, "one payload and its outboard");
+}
+
+#[test]
+fn ping_measures_round_trips() {
+    let mut site = Site::new();
+    let _gateway = site.start();
+    for size in ["0", "64", "65536"] {
+        let result = json(site.client("ping").args(["--count", "3", "--interval", "0", "--size", size]));
+        assert_eq!((&result["operation"], &result["round_trips"]), (&"ping".into(), &3.into()));
+        let us = |key: &str| result[key].as_f64().unwrap();
+        assert!(
+            us("min_us") > 0.0 && us("min_us") <= us("p50_us") && us("p50_us") <= us("max_us"),
+            "{result}"
+        );
+        assert_network(&result);
+    }
+    let (stdout, _) = run(site.client("ping").args(["-c", "2", "-i", "0.01"]), 0);
+    assert!(stdout.contains("seq=2") && stdout.contains("2 round trips"), "{stdout}");
+    let (_, stderr) = run(site.client("ping").args(["--size", "65537"]), 1);
+    assert!(stderr.contains("65536"), "{stderr}");
+}
+
+#[test]
+fn bench_counts_what_the_gateway_took() {
+    let mut site = Site::new();
+    let _gateway = site.start();
+    let result = json(site.client("bench").args(["--bytes", "3000001", "--size", "10000"]));
+    assert_eq!((&result["bytes"], &result["messages"]), (&3_000_001.into(), &301.into()));
+    assert!(result["gbit_per_s"].as_f64().unwrap() > 0.0);
+    assert_network(&result);
+}
+
+#[test]
+fn two_workers_on_either_side_serve_too() {
+    let mut site = Site::new();
+    site.more += "[workers]\ncount = 2\n";
+    let _gateway = site.start();
+    let ids = identities();
+    let config = site.path("client.toml");
+    let text = format!(
+        "gateway = \"{}\"\n[workers]\ncount = 2\n[identity]\ncertificate = {:?}\nkey = {:?}\n[trust]\nnode_ids = [\"{}\"]\n\
+         [network]\nkind = \"kernel-udp\"\nlisten = [\"127.0.0.1:0\"]\n",
+        site.v4(),
+        ids.file("client.pem"),
+        ids.file("client.key"),
+        ids.gateway
+    );
+    std::fs::write(&config, text).unwrap();
+    let (path, token) = site.file("file", 500_000);
+    for n in 0..4 {
+        run(stoq().arg("put").arg("--config").arg(&config).arg(&path), 0);
+        let copy = site.path(&format!("copy{n}"));
+        run(stoq().arg("get").arg("--config").arg(&config).arg(&token).arg("-o").arg(&copy), 0);
+        assert!(std::fs::read(&copy).unwrap() == std::fs::read(&path).unwrap());
+    }
+    let result = json(stoq().arg("bench").arg("--config").arg(&config).args(["--bytes", "2000000"]));
+    assert_eq!((&result["workers"], &result["bytes"]), (&2.into(), &2_000_000.into()));
+}
+
+#[test]
+fn token_names_a_file_without_a_network() {
+    let site = Site::new();
+    let (path, token) = site.file("file", 123_456);
+    assert_eq!(run(stoq().arg("token").arg(&path), 0).0.trim(), token);
+    let (_, stderr) = run(stoq().args(["token", "/nowhere/file"]), 1);
+    assert!(stderr.contains("/nowhere/file"), "{stderr}");
+}
+
+#[test]
+fn identities_are_made_once_and_shown() {
+    let site = Site::new();
+    let (cert, key) = (site.path("new.pem"), site.path("new.key"));
+    let new = || {
+        let mut command = stoq();
+        command.args(["identity", "new", "--name", "node seven", "--cert"]).arg(&cert).arg("--key").arg(&key);
+        command
+    };
+    let id = run(&mut new(), 0).0.trim().to_owned();
+    assert_eq!(id.len(), 52);
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(run(stoq().args(["identity", "show", "--id"]).arg(&cert), 0).0.trim(), id);
+    let shown = json(stoq().args(["identity", "show"]).arg(&cert));
+    assert_eq!(shown["node_id"], id.as_str());
+    let (stdout, _) = run(stoq().args(["identity", "show"]).arg(&cert), 0);
+    assert!(stdout.contains(&id) && stdout.contains("node seven"), "{stdout}");
+    // A key is never overwritten.
+    let before = std::fs::read(&key).unwrap();
+    let (_, stderr) = run(&mut new(), 1);
+    assert!(stderr.contains("new.key") || stderr.contains("new.pem"), "{stderr}");
+    assert_eq!(std::fs::read(&key).unwrap(), before);
+}
+
+#[test]
+fn wrong_usage_ends_with_two_and_help_with_none() {
+    for arguments in
+        [&["frobnicate"][..], &["get", "b3:short", "-o", "x"], &["put"], &["put", "x", "--timeout"]]
+    {
+        run(stoq().args(arguments), 2);
+    }
+    run(stoq_gateway().arg("run"), 2);
+    for command in [&mut stoq(), &mut stoq_gateway()] {
+        let (stdout, _) = run(command.arg("--help"), 0);
+        assert!(stdout.contains("Exit codes"), "{stdout}");
+    }
+    let site = Site::new();
+    let (path, _) = site.file("file", 10);
+    let (_, stderr) = run(stoq().arg("put").arg(&path), 2);
+    assert!(stderr.contains("--node-id") || stderr.contains("--gateway"), "{stderr}");
+}

@@ -1,0 +1,245 @@
+//! The example configurations: they load, they show every option, and what is wrong in a file is told with its fix.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use stoq::config::{ConfigError, load_client, load_gateway};
+
+const GATEWAY: &str = r#"
+[network]
+kind = "kernel-udp"
+listen = ["127.0.0.1:4433"]
+[identity]
+certificate = "gateway.pem"
+key = "gateway.key"
+[trust]
+client_auth = "off"
+"#;
+
+const DPDK: &str = r#"
+[network]
+kind = "dpdk"
+device = "net_null0"
+addresses = ["10.77.0.1/24"]
+[identity]
+certificate = "gateway.pem"
+key = "gateway.key"
+[trust]
+client_auth = "off"
+"#;
+
+const CLIENT: &str = "[trust]\nca = \"ca.pem\"\n";
+
+fn configs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("configs")
+}
+
+/// What loading this text as a gateway's or a client's file says.
+fn load(text: &str, gateway: bool) -> Result<(), ConfigError> {
+    let file = tempfile::Builder::new().prefix("stoq-config").suffix(".toml").tempfile().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    let result =
+        if gateway { load_gateway(file.path()).map(drop) } else { load_client(file.path()).map(drop) };
+    if let Err(error) = &result {
+        let (text, name) = (error.to_string(), file.path().display().to_string());
+        assert!(text.contains(&name), "the file is named: {text}");
+    }
+    result
+}
+
+#[track_caller]
+fn refusal(text: &str, gateway: bool) -> String {
+    load(text, gateway).expect_err("this file is wrong").to_string()
+}
+
+/// The keys that may stand where `zzz` stands in this text.
+#[track_caller]
+fn allowed(text: &str, gateway: bool) -> BTreeSet<String> {
+    let error = refusal(text, gateway);
+    assert!(error.contains("unknown field `zzz`"), "{error}");
+    let (_, expected) = error.split_once("unknown field `zzz`").unwrap();
+    let names = expected.split('`').skip(1).step_by(2);
+    names.map(str::to_owned).collect()
+}
+
+/// The keys that a file shows, commented ones too, by section; sections of several kinds by `section kind`.
+fn shown(text: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut sections = BTreeMap::<String, BTreeSet<String>>::new();
+    let mut section = String::new();
+    for line in text.lines() {
+        let line = line.trim_start_matches(['#', ' ']);
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.split(']').next())
+            && line.ends_with(']')
+        {
+            section = name.trim_start_matches('[').to_owned();
+            sections.entry(String::new()).or_default().insert(section.clone());
+            continue;
+        }
+        let Some((key, value)) = line.split_once(" = ") else { continue };
+        if !key.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_') {
+            continue;
+        }
+        if key == "kind" {
+            section = format!(
+                "{} {}",
+                section.split(' ').next().unwrap_or_default(),
+                value.split('"').nth(1).unwrap()
+            );
+            sections.entry(section.clone()).or_default();
+        } else {
+            sections.entry(section.clone()).or_default().insert(key.to_owned());
+        }
+    }
+    sections
+}
+
+#[test]
+fn every_example_loads() {
+    let mut seen = 0;
+    for entry in std::fs::read_dir(configs()).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if !name.ends_with(".toml") {
+            continue;
+        }
+        seen += 1;
+        let result = match name {
+            _ if name.starts_with("gateway") => load_gateway(&path).map(drop),
+            _ if name.starts_with("client") => load_client(&path).map(drop),
+            _ => panic!("{name} is neither a gateway's nor a client's"),
+        };
+        result.unwrap_or_else(|error| panic!("{error}"));
+    }
+    assert!(seen >= 3, "{seen} examples");
+}
+
+#[test]
+fn the_gateways_example_shows_every_option_and_no_other() {
+    let text = std::fs::read_to_string(configs().join("gateway.toml")).unwrap();
+    let shown = shown(&text);
+    let sections: BTreeSet<_> = shown[""].clone();
+    assert_eq!(sections, allowed(&format!("zzz = 1\n{GATEWAY}"), true));
+
+    let plain = |section: &str| {
+        let header = format!("[{section}]\n");
+        let text = match GATEWAY.contains(&header) {
+            true => GATEWAY.replace(&header, &format!("{header}zzz = 1\n")),
+            false => format!("{GATEWAY}\n{header}zzz = 1\n"),
+        };
+        allowed(&text, true)
+    };
+    for section in ["workers", "identity", "trust", "tls", "quic", "shutdown", "log"] {
+        assert_eq!(shown[section], plain(section), "[{section}]");
+    }
+    assert_eq!(shown["network kernel-udp"], plain("network"));
+    assert_eq!(shown["network dpdk"], allowed(&DPDK.replace("[network]", "[network]\nzzz = 1"), true));
+    for kind in ["seed", "echo", "discard"] {
+        let text = format!(
+            "{GATEWAY}\n[[application]]\nkind = \"{kind}\"\nqueues = [0]\ndirectory = \"d\"\nzzz = 1\n"
+        );
+        let text = if kind == "seed" { text } else { text.replace("directory = \"d\"\n", "") };
+        assert_eq!(shown[&format!("application {kind}")], allowed(&text, true), "[[application]] {kind}");
+    }
+}
+
+#[test]
+fn a_client_refuses_unknown_keys_in_every_section() {
+    for section in ["workers", "network", "identity", "trust", "tls", "quic", "log"] {
+        let front = match section {
+            "trust" => CLIENT.to_owned(),
+            "network" => format!("{CLIENT}[network]\nkind = \"kernel-udp\"\n"),
+            _ => format!("{CLIENT}[{section}]\n"),
+        };
+        let allowed = allowed(&format!("{front}zzz = 1\n"), false);
+        assert!(!allowed.is_empty());
+    }
+    assert!(allowed(&format!("zzz = 1\n{CLIENT}"), false).contains("gateway"));
+    // What belongs to a gateway only.
+    for section in ["[shutdown]\ndrain_ms = 1\n", "[[application]]\nkind = \"echo\"\nqueues = [1]\n"] {
+        assert!(refusal(&format!("{CLIENT}{section}"), false).contains("unknown field"));
+    }
+}
+
+#[test]
+fn the_shortest_files_load() {
+    load(GATEWAY, true).unwrap();
+    load(DPDK, true).unwrap();
+    load(CLIENT, false).unwrap();
+}
+
+#[test]
+fn a_value_that_cannot_work_is_refused_with_its_key_and_its_fix() {
+    let workers = |text: &str| format!("{GATEWAY}\n[workers]\n{text}\n");
+    let applications = |text: &str| format!("{GATEWAY}\n{text}\n");
+    let dpdk = |from: &str, to: &str| DPDK.replace(from, to);
+    let seed = "[[application]]\nkind = \"seed\"\nqueues = [7]\ndirectory = \"d\"\n";
+    let cases = [
+        (workers("count = 0"), "workers.count", "give 1 to"),
+        (workers("count = 1025"), "workers.count", "give 1 to"),
+        (workers("count = 2\ncores = [1]"), "workers.cores", "one core each"),
+        (workers("count = 2\ncores = [1, 1]"), "workers.cores", "named twice"),
+        (GATEWAY.replace("[\"127.0.0.1:4433\"]", "[]"), "network.listen", "at least one"),
+        (GATEWAY.replace(":4433", ":0"), "network.listen", "fixed port"),
+        (GATEWAY.replace("client_auth = \"off\"", ""), "trust", "stoq identity show"),
+        (dpdk("[\"10.77.0.1/24\"]", "[]"), "network.addresses", "at least one"),
+        (dpdk("[identity]", "mtu = 1279\n[identity]"), "network.mtu", "1280"),
+        (dpdk("[identity]", "vlan = 4095\n[identity]"), "network.vlan", "1 to 4094"),
+        (dpdk("[identity]", "vlan = 0\n[identity]"), "network.vlan", "1 to 4094"),
+        (dpdk("[identity]", "udp_port = 0\n[identity]"), "network.udp_port", "1 to 65535"),
+        (
+            applications(&format!("{seed}[[application]]\nkind = \"echo\"\nqueues = [7]")),
+            "application.queues",
+            "queue 7",
+        ),
+        (applications(&format!("{seed}{}", seed.replace('7', "8"))), "application", "one store"),
+    ];
+    for (text, key, fix) in cases {
+        let error = refusal(&text, true);
+        assert!(error.contains(&format!("`{key}`")), "the key {key} is named: {error}");
+        assert!(error.contains(fix), "{fix:?} stands in: {error}");
+    }
+    let error = refusal("", false);
+    assert!(error.contains("trust"), "{error}");
+    let error = refusal("[trust]\n", false);
+    assert!(error.contains("`trust`") && error.contains("node_ids"), "{error}");
+}
+
+#[test]
+fn values_of_the_wrong_type_or_name_are_refused_with_their_place() {
+    for (text, part) in [
+        (format!("{GATEWAY}\n[quic]\ncongestion = \"reno\"\n"), "newreno"),
+        (format!("{GATEWAY}\n[tls]\ncipher = \"rc4\"\n"), "aes-128-gcm"),
+        (format!("{GATEWAY}\n[workers]\nidle = \"sleep\"\n"), "adaptive"),
+        (format!("{GATEWAY}\n[quic]\nidle_timeout_ms = -1\n"), "idle_timeout_ms"),
+        (GATEWAY.replace("kernel-udp", "carrier-pigeon"), "dpdk"),
+        (GATEWAY.replace("127.0.0.1:4433", "localhost"), "listen"),
+        (GATEWAY.replace("client_auth = \"off\"", "node_ids = [\"short\"]"), "node_ids"),
+        (DPDK.replace("10.77.0.1/24", "10.77.0.1"), "addresses"),
+        (format!("{GATEWAY}\n[[application]]\nkind = \"cache\"\nqueues = [1]\n"), "seed"),
+        ("not toml at all".to_owned(), "line 1"),
+    ] {
+        let error = refusal(&text, true);
+        assert!(error.contains(part), "{part:?} stands in: {error}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named_with_what_to_do() {
+    for error in [
+        load_gateway(Path::new("/nowhere/g.toml")).map(drop),
+        load_client(Path::new("/nowhere/g.toml")).map(drop),
+    ] {
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("/nowhere/g.toml") && error.contains("--config"), "{error}");
+    }
+}
+
+#[test]
+fn relative_paths_are_taken_from_where_the_file_lies() {
+    let config = load_gateway(&configs().join("gateway-kernel.toml")).unwrap();
+    assert_eq!(config.identity.certificate, configs().join("gateway.pem"));
+    assert_eq!(config.identity.key, configs().join("gateway.key"));
+    let stoq::config::ApplicationConfig::Seed(seed) = &config.application[0] else {
+        panic!("the first is the seed")
+    };
+    assert_eq!(seed.directory, configs().join("store"));
+}

@@ -1,0 +1,319 @@
+//! A peer that is who it says it is, and sends what it likes.
+
+use crate::support::raw::{Raw, records};
+use crate::support::{ECHO, NOBODY, SEED, World, encoding, gateway_v4, joined, payload};
+use proptest::prelude::*;
+use quinn_proto::{Dir, StreamId};
+use std::time::Duration;
+use stoq::counters::Counter;
+use stoq::record::{
+    Descriptor, ErrorCode, ErrorRecord, Fetch, GoAway, MessageHeader, Put, Record, RecordType, Settings,
+};
+use stoq::token::{Ranges, Token};
+
+fn record(record: &impl Record) -> Vec<u8> {
+    let mut out = Vec::new();
+    record.emit_record(&mut out);
+    out
+}
+
+fn message(queue: u64, payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    MessageHeader { queue, token: None }.emit_record_front(payload.len(), &mut out);
+    out.extend_from_slice(payload);
+    out
+}
+
+fn put(bytes: &[u8]) -> Vec<u8> {
+    let descriptor = Descriptor::plain(Token::of(bytes), bytes.len() as u64).unwrap();
+    record(&Put { queue: SEED, lease_s: 60, descriptor })
+}
+
+/// A gateway with an honest client, and a hostile one that has said SETTINGS.
+fn besieged() -> (World, crate::support::caller::Peer, Raw, StreamId) {
+    let (mut world, peer) = World::connected();
+    let raw = world.raw(gateway_v4());
+    let control = world.say_settings(raw);
+    world.pass(Duration::from_millis(10));
+    (world, peer, raw, control)
+}
+
+/// The gateway serves its honest client as if nothing had been.
+fn assert_serves(world: &mut World, peer: &crate::support::caller::Peer) {
+    world.echo(peer, b"an honest message");
+    let bytes = payload(70_000);
+    let token = world.put(peer, &bytes);
+    assert_eq!(joined(&world.get(peer, token, Ranges::all())), bytes);
+    assert_eq!(world.caller(peer).closed(peer), None);
+}
+
+#[track_caller]
+fn refused_on_uni(bytes: &[u8], finish: bool, code: ErrorCode) {
+    let (mut world, peer, raw, _) = besieged();
+    let id = world.raw_mut(raw).send(Dir::Uni, bytes, finish);
+    if finish {
+        // A stream that has ended cannot be stopped; the fault is counted.
+        world.run(Duration::from_secs(1), "the fault", |world| {
+            world.gateway.count(Counter::ProtocolErrors) == 1
+        });
+    } else {
+        assert_eq!(world.stop_code(raw, id), code.number());
+    }
+    assert_eq!(world.gateway.count(Counter::ProtocolErrors), 1);
+    assert!(world.raw_mut(raw).lost.is_none(), "one error does not close the connection");
+    assert_serves(&mut world, &peer);
+}
+
+#[track_caller]
+fn refused_on_bi(bytes: &[u8], finish: bool, code: ErrorCode) -> ErrorRecord {
+    let (mut world, peer, raw, _) = besieged();
+    let id = world.raw_mut(raw).send(Dir::Bi, bytes, finish);
+    let error = world.error_on(raw, id);
+    assert_eq!(error.code, code, "{}", error.reason());
+    assert!(world.raw_mut(raw).lost.is_none(), "one error does not close the connection");
+    assert_serves(&mut world, &peer);
+    assert!(world.temporary().is_empty());
+    error
+}
+
+#[test]
+fn garbage_at_the_start_of_a_unidirectional_stream_is_stopped() {
+    refused_on_uni(b"GET / HTTP/1.1\r\n\r\n", false, ErrorCode::UnknownRecord);
+}
+
+#[test]
+fn garbage_at_the_start_of_a_request_is_answered_with_an_error() {
+    refused_on_bi(b"GET / HTTP/1.1\r\n\r\n", false, ErrorCode::UnknownRecord);
+}
+
+#[test]
+fn an_unknown_odd_record_is_an_error_on_either_kind_of_stream() {
+    refused_on_uni(&[0x21, 0x02, 1, 2], false, ErrorCode::UnknownRecord);
+    refused_on_bi(&[0x21, 0x02, 1, 2], false, ErrorCode::UnknownRecord);
+}
+
+#[test]
+fn records_of_the_wrong_kind_for_their_stream_are_malformed() {
+    refused_on_uni(&put(b"x"), false, ErrorCode::Malformed);
+    refused_on_bi(&message(ECHO, b"x"), false, ErrorCode::Malformed);
+    refused_on_bi(&record(&Settings::default()), false, ErrorCode::Malformed);
+    // A second CONTROL stream.
+    refused_on_uni(&record(&Settings::default()), false, ErrorCode::Malformed);
+}
+
+#[test]
+fn a_length_past_the_bound_is_refused_before_the_body_comes() {
+    let mut header = Vec::new();
+    RecordType::Message.emit_header(1 << 40, &mut header);
+    refused_on_uni(&header, false, ErrorCode::Limit);
+    let mut header = Vec::new();
+    RecordType::Fetch.emit_header(65 * 1024, &mut header);
+    refused_on_bi(&header, false, ErrorCode::Limit);
+    // Past the bound of a payload, though the record itself may be as long.
+    refused_on_uni(&message(ECHO, &vec![0; 65_537]), false, ErrorCode::Limit);
+}
+
+#[test]
+fn truncated_records_are_malformed() {
+    let whole = message(ECHO, b"hello");
+    refused_on_uni(&whole[..whole.len() - 1], true, ErrorCode::Malformed);
+    let whole = put(b"hello");
+    for cut in [1, 2, whole.len() - 1] {
+        refused_on_bi(&whole[..cut], true, ErrorCode::Malformed);
+    }
+    // A body that ends inside a field.
+    refused_on_bi(&[0x0d, 0x02, 0x01, 0x02], false, ErrorCode::Malformed);
+}
+
+#[test]
+fn a_request_stream_that_ends_without_a_request_is_answered() {
+    refused_on_bi(b"", true, ErrorCode::Malformed);
+}
+
+#[test]
+fn a_put_that_ends_before_its_payload_is_malformed() {
+    refused_on_bi(&put(b"hello"), true, ErrorCode::Malformed);
+}
+
+#[test]
+fn unknown_even_records_are_skipped_wherever_they_stand() {
+    let (mut world, peer, raw, control) = besieged();
+    let skipped = [&[0x20, 0x05][..], b"skip!"].concat();
+    world.raw_mut(raw).send_on(control, &skipped, false);
+    let messages = [&skipped[..], &message(ECHO, b"one"), &skipped, &message(ECHO, b"two")].concat();
+    world.raw_mut(raw).send(Dir::Uni, &messages, false);
+    let fetch = Fetch { token: Token::of(b"unknown"), bytes_max: 0, ranges: Ranges::all() };
+    let request = [&skipped[..], &record(&fetch)].concat();
+    let id = world.raw_mut(raw).send(Dir::Bi, &request, true);
+    assert_eq!(world.error_on(raw, id).code, ErrorCode::NotFound);
+    // CONTROL of the gateway and its echoes.
+    world.pass(Duration::from_millis(100));
+    let echoed: Vec<_> = world.raw_mut(raw).received.values().flat_map(|bytes| records(bytes)).collect();
+    let echoed: Vec<_> =
+        echoed.iter().filter(|(kind, _)| *kind == RecordType::Message).map(|(_, body)| &body[2..]).collect();
+    assert_eq!(echoed, [b"one", b"two"]);
+    assert_eq!(world.gateway.count(Counter::ProtocolErrors), 0);
+    assert_serves(&mut world, &peer);
+}
+
+#[test]
+fn a_message_to_a_queue_that_nobody_serves_is_stopped_as_not_found() {
+    refused_on_uni(&message(NOBODY, b"hello?"), false, ErrorCode::NotFound);
+}
+
+#[test]
+fn a_message_that_is_not_what_its_token_says_is_a_bad_proof() {
+    let mut bytes = Vec::new();
+    let header = MessageHeader { queue: ECHO, token: Some(Token::of(b"another")) };
+    header.emit_record_front(5, &mut bytes);
+    bytes.extend_from_slice(b"hello");
+    refused_on_uni(&bytes, false, ErrorCode::BadProof);
+}
+
+#[test]
+fn fetches_of_what_is_not_there_are_answered_with_their_errors() {
+    let (mut world, peer) = World::connected();
+    let token = world.put(&peer, &payload(50_000));
+    let raw = world.raw(gateway_v4());
+    world.say_settings(raw);
+    let mut beyond = Ranges::all();
+    beyond.push_run(1000, 5).unwrap();
+    for (token, ranges, bytes_max, code) in [
+        (Token::of(b"unknown"), Ranges::all(), 0, ErrorCode::NotFound),
+        (token, beyond, 0, ErrorCode::BadRange),
+        (token, Ranges::all(), 100, ErrorCode::Limit),
+    ] {
+        let fetch = record(&Fetch { token, bytes_max, ranges });
+        let id = world.raw_mut(raw).send(Dir::Bi, &fetch, true);
+        assert_eq!(world.error_on(raw, id).code, code);
+    }
+    assert_eq!(world.gateway.count(Counter::ProtocolErrors), 0, "asking is no offence");
+    assert_serves(&mut world, &peer);
+}
+
+#[test]
+fn bytes_after_a_complete_encoding_are_refused() {
+    let (mut world, peer, raw, _) = besieged();
+    let bytes = payload(40_000);
+    let everything = [&put(&bytes)[..], &encoding(&bytes, &Ranges::all()).concat(), b"and more"].concat();
+    let id = world.raw_mut(raw).send(Dir::Bi, &everything, false);
+    assert!(matches!(world.stop_code(raw, id), 0x02 | 0x07));
+    assert_eq!(world.gateway.count(Counter::ProtocolErrors), 1);
+    world.store_at_rest();
+    assert_serves(&mut world, &peer);
+}
+
+#[test]
+fn a_second_settings_ends_the_connection() {
+    let (mut world, peer, raw, control) = besieged();
+    world.raw_mut(raw).send_on(control, &record(&Settings::default()), false);
+    assert_eq!(world.close_code(raw), ErrorCode::Malformed.number());
+    assert_serves(&mut world, &peer);
+}
+
+#[test]
+fn closing_control_ends_the_connection() {
+    let (mut world, peer, raw, control) = besieged();
+    world.raw_mut(raw).send_on(control, b"", true);
+    assert_eq!(world.close_code(raw), ErrorCode::Malformed.number());
+    assert_serves(&mut world, &peer);
+}
+
+#[test]
+fn a_request_on_control_ends_the_connection() {
+    let (mut world, peer, raw, control) = besieged();
+    world.raw_mut(raw).send_on(control, &put(b"x"), false);
+    assert_eq!(world.close_code(raw), ErrorCode::Malformed.number());
+    assert_serves(&mut world, &peer);
+}
+
+#[test]
+fn goaway_from_a_client_is_taken_and_changes_nothing_for_its_requests() {
+    let (mut world, _, raw, control) = besieged();
+    world.raw_mut(raw).send_on(control, &record(&GoAway { retry_ms: 5 }), false);
+    let fetch = Fetch { token: Token::of(b"unknown"), bytes_max: 0, ranges: Ranges::all() };
+    let id = world.raw_mut(raw).send(Dir::Bi, &record(&fetch), true);
+    assert_eq!(world.error_on(raw, id).code, ErrorCode::NotFound);
+}
+
+#[test]
+fn the_third_stream_error_within_a_minute_closes_the_connection() {
+    let (mut world, peer, raw, _) = besieged();
+    for _ in 0..2 {
+        let id = world.raw_mut(raw).send(Dir::Bi, &[0x21, 0], false);
+        assert_eq!(world.error_on(raw, id).code, ErrorCode::UnknownRecord);
+        assert!(world.raw_mut(raw).lost.is_none());
+    }
+    world.raw_mut(raw).send(Dir::Bi, &[0x21, 0], false);
+    assert_eq!(world.close_code(raw), ErrorCode::UnknownRecord.number());
+    assert_serves(&mut world, &peer);
+}
+
+#[test]
+fn a_put_in_the_same_flight_as_what_closes_the_connection_leaves_nothing() {
+    let (mut world, peer, raw, _) = besieged();
+    for _ in 0..3 {
+        world.raw_mut(raw).send(Dir::Bi, &[0x21, 0], false);
+    }
+    for n in 0..5 {
+        world.raw_mut(raw).send(Dir::Bi, &put(&payload(100_000 + n)), false);
+    }
+    assert_eq!(world.close_code(raw), ErrorCode::UnknownRecord.number());
+    world.pass(Duration::from_secs(5));
+    assert_eq!(world.temporary(), Vec::<std::path::PathBuf>::new());
+    assert_eq!(world.store.usage_bytes(), 0);
+    assert_serves(&mut world, &peer);
+}
+
+#[test]
+fn a_peer_that_asks_for_echoes_and_reads_none_stops_the_echo_only_while_it_lasts() {
+    let (mut world, peer, raw, _) = besieged();
+    world.raw_mut(raw).deaf = true;
+    let many: Vec<u8> = std::iter::repeat_n(message(ECHO, &payload(65_000)), 800).flatten().collect();
+    world.raw_mut(raw).send(Dir::Uni, &many, false);
+    world.pass(Duration::from_secs(1));
+    // Backpressure is the application's: the echo waits for the peer that does not read, and nobody else does.
+    let bytes = payload(70_000);
+    let token = world.put(&peer, &bytes);
+    assert_eq!(joined(&world.get(&peer, token, Ranges::all())), bytes);
+    // When it is gone, so is what waited for it.
+    world.raw.remove(raw.0);
+    world.run(Duration::from_secs(60), "it is forgotten", |world| world.gateway.connections() == 1);
+    assert_serves(&mut world, &peer);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_bytes_on_streams_never_stop_the_gateway(
+        streams in proptest::collection::vec(
+            (any::<bool>(), any::<bool>(), 0usize..4, proptest::collection::vec(any::<u8>(), 0..400)),
+            1..12,
+        ),
+    ) {
+        let (mut world, peer, raw, _) = besieged();
+        for (bi, finish, start, noise) in streams {
+            if world.raw_mut(raw).lost.is_some() {
+                break;
+            }
+            // Some begin as they should and go wrong later.
+            let front = match (start, bi) {
+                (0, _) => Vec::new(),
+                (1, true) => put(&payload(30_000)),
+                (1, false) => message(ECHO, b"fine"),
+                (_, true) => vec![0x0d],
+                (_, false) => vec![0x07],
+            };
+            let dir = if bi { Dir::Bi } else { Dir::Uni };
+            world.raw_mut(raw).send(dir, &[front, noise].concat(), finish);
+            world.pass(Duration::from_millis(3));
+        }
+        assert_serves(&mut world, &peer);
+        // Whatever it left open ends with its connection.
+        world.raw.remove(raw.0);
+        world.run(Duration::from_secs(60), "it is forgotten", |world| world.gateway.connections() == 1);
+        world.pass(Duration::from_millis(10));
+        assert_eq!(world.temporary(), Vec::<std::path::PathBuf>::new());
+    }
+}

@@ -1,0 +1,172 @@
+//! How connections live and end: drains, closes, idle timeouts, keep-alive, and the path MTU they find.
+
+use crate::support::caller::{End, Peer};
+use crate::support::{Setup, World, gateway_v4, gateway_v6, joined, payload};
+use std::time::Duration;
+use stoq::counters::Counter;
+use stoq::nic::simulated::LinkConfig;
+use stoq::quic::transport::QuicConfig;
+use stoq::record::ErrorCode;
+use stoq::token::{Ranges, Token};
+
+/// A slow link, so that a get is still running when something else happens.
+fn slow() -> (World, Peer, Token, Vec<u8>) {
+    let mut world = World::new(Setup::default());
+    let peer = world.connect(0, gateway_v4());
+    let bytes = payload(4 << 20);
+    let token = world.put(&peer, &bytes);
+    world.link.reconfigure(|link| link.bandwidth_bits_per_s = Some(20_000_000));
+    (world, peer, token, bytes)
+}
+
+#[test]
+fn a_draining_gateway_finishes_what_runs_and_takes_nothing_new() {
+    let (mut world, peer, token, bytes) = slow();
+    let running = world.caller(&peer).fetch(&peer, token, Ranges::all());
+    let waiting = peer.clone();
+    world.run(Duration::from_secs(5), "the get runs", |world| {
+        world.caller(&waiting).request(running).bytes() > 100_000
+    });
+    world.gateway.shared.drain();
+    world.pass(Duration::from_millis(200));
+    let have = world.caller(&peer).request(running).bytes();
+    assert!(have < bytes.len(), "the get is still running, so the test shows something");
+    assert_eq!(world.gateway.requests(), 1, "the drain waits for the get");
+
+    let refused = world.caller(&peer).fetch(&peer, token, Ranges::all());
+    world.finish(&peer, refused);
+    assert_eq!(world.caller(&peer).request(refused).end(), End::Failed(ErrorCode::GoingAway));
+    let tag = world.clients[0].callers[0].connect(gateway_v6());
+    world.run(Duration::from_secs(15), "a new connection is refused", |world| {
+        world.clients[0].callers[0].connect_failed.iter().any(|(failed, _)| *failed == tag)
+    });
+
+    world.finish(&peer, running);
+    assert_eq!(joined(&world.caller(&peer).request(running).pieces), bytes);
+    world.run(Duration::from_secs(2), "the drain is over", |world| world.gateway.requests() == 0);
+}
+
+#[test]
+fn a_drain_waits_for_the_last_byte_of_an_answer_to_be_acknowledged() {
+    let (mut world, peer, token, bytes) = slow();
+    let running = world.caller(&peer).fetch(&peer, token, Ranges::all());
+    let waiting = peer.clone();
+    world.run(Duration::from_secs(5), "the get runs", |world| {
+        world.caller(&waiting).request(running).bytes() > 0
+    });
+    world.gateway.shared.drain();
+    world.pass(Duration::from_millis(50));
+    world.run(Duration::from_secs(20), "no request is in flight", |world| world.gateway.requests() == 0);
+    assert_eq!(world.caller(&peer).request(running).bytes(), bytes.len());
+}
+
+#[test]
+fn a_put_that_runs_when_a_drain_begins_is_confirmed() {
+    let mut world = World::new(Setup::default());
+    let peer = world.connect(0, gateway_v4());
+    world.link.reconfigure(|link| link.bandwidth_bits_per_s = Some(20_000_000));
+    let bytes = payload(1 << 20);
+    let running = world.caller(&peer).put(&peer, crate::support::SEED, &bytes);
+    world
+        .run(Duration::from_secs(5), "the put runs", |world| world.gateway.count(Counter::VerifiedBytes) > 0);
+    world.gateway.shared.drain();
+    world.pass(Duration::from_millis(20));
+    assert_eq!(world.gateway.requests(), 1);
+    world.run(Duration::from_secs(20), "no request is in flight", |world| world.gateway.requests() == 0);
+    let done = End::Done { bytes: bytes.len() as u64, token: Token::of(&bytes) };
+    assert_eq!(world.caller(&peer).request(running).end, Some(done));
+}
+
+#[test]
+fn a_closing_gateway_tells_its_clients() {
+    let mut world = World::new(Setup { clients: 2, ..Setup::default() });
+    let peers = [world.connect(0, gateway_v4()), world.connect(1, gateway_v6())];
+    // Handshakes are confirmed: a close before that could not say why (RFC 9000 §10.2.3).
+    world.pass(Duration::from_millis(100));
+    world.gateway.shared.close();
+    let waiting = peers.clone();
+    world.run(Duration::from_secs(2), "the clients hear of it", |world| {
+        waiting.iter().all(|peer| world.caller(peer).closed(peer).is_some())
+    });
+    for peer in &peers {
+        let reason = world.caller(peer).closed(peer).unwrap();
+        assert!(reason.contains("shutting down"), "{reason}");
+    }
+    world.run(Duration::from_secs(5), "nothing is left", |world| world.gateway.connections() == 0);
+    assert_eq!(world.gateway.count(Counter::ConnectionsClosed), 2);
+}
+
+#[test]
+fn a_client_that_disconnects_is_forgotten_at_once() {
+    let (mut world, peer) = World::connected();
+    world.caller(&peer).disconnect(&peer);
+    world.run(Duration::from_secs(2), "both forget", |world| {
+        world.gateway.connections() + world.clients[0].connections() == 0
+    });
+    assert_eq!(world.caller(&peer).closed.len(), 1);
+    assert_eq!(world.held().closed.len(), 1);
+}
+
+#[test]
+fn keep_alive_holds_an_idle_connection_for_ten_minutes() {
+    let (mut world, peer) = World::connected();
+    world.pass(Duration::from_secs(600));
+    assert_eq!(world.caller(&peer).closed(&peer), None);
+    assert_eq!(world.gateway.connections(), 1);
+    world.echo(&peer, b"still here");
+}
+
+#[test]
+fn without_keep_alive_an_idle_connection_ends_after_its_timeout_and_not_before() {
+    let quic = QuicConfig { keep_alive_ms: 0, idle_timeout_ms: 7_000, ..QuicConfig::default() };
+    let mut world = World::new(Setup { gateway_quic: quic.clone(), client_quic: quic, ..Setup::default() });
+    let peer = world.connect(0, gateway_v4());
+    // Discovery of the path MTU is over.
+    world.pass(Duration::from_secs(3));
+    world.echo(&peer, b"the last word");
+    world.pass(Duration::from_millis(6_800));
+    assert_eq!(world.gateway.connections(), 1);
+    world.pass(Duration::from_millis(1_000));
+    assert_eq!((world.gateway.connections(), world.clients[0].connections()), (0, 0));
+    assert!(world.caller(&peer).closed(&peer).is_some());
+    assert_eq!(world.held().closed.len(), 1);
+}
+
+/// The average UDP payload of a large transfer's packets, bytes, by the family and the MTU of the link.
+fn datagram_bytes(mtu: u16, quic: QuicConfig, remote: std::net::SocketAddr) -> u64 {
+    let link = LinkConfig { mtu, delay: Duration::from_micros(500), ..LinkConfig::default() };
+    let mut world =
+        World::new(Setup { link, gateway_quic: quic.clone(), client_quic: quic, ..Setup::default() });
+    let peer = world.connect(0, remote);
+    world.pass(Duration::from_secs(2));
+    let sent = |world: &World, counter| world.clients[0].count(counter);
+    let (packets, bytes) = (sent(&world, Counter::TxPackets), sent(&world, Counter::TxBytes));
+    let payload = payload(4 << 20);
+    let token = world.put(&peer, &payload);
+    let (packets, bytes) =
+        (sent(&world, Counter::TxPackets) - packets, sent(&world, Counter::TxBytes) - bytes);
+    assert!(joined(&world.get(&peer, token, Ranges::all())) == payload);
+    assert_eq!(world.clients[0].count(Counter::DropTooBig) + world.gateway.count(Counter::DropTooBig), 0);
+    bytes / packets
+}
+
+#[test]
+fn path_mtu_discovery_raises_datagrams_to_what_the_link_carries() {
+    let quic = QuicConfig::default();
+    for remote in [gateway_v4(), gateway_v6()] {
+        let average = datagram_bytes(1500, quic.clone(), remote);
+        assert!((1380..=1452).contains(&average), "{average} bytes on a link of 1500");
+        let average = datagram_bytes(9000, quic.clone(), remote);
+        assert!((8000..=8952).contains(&average), "{average} bytes on a link of 9000");
+    }
+}
+
+#[test]
+fn without_discovery_datagrams_keep_the_size_they_began_with() {
+    let quic = QuicConfig { mtu_discovery: false, ..QuicConfig::default() };
+    let average = datagram_bytes(9000, quic.clone(), gateway_v4());
+    assert!((1100..=1200).contains(&average), "{average} bytes");
+    let quic = QuicConfig { initial_mtu: 0, ..quic };
+    let average = datagram_bytes(9000, quic, gateway_v6());
+    assert!((8000..=8952).contains(&average), "{average} bytes from the start");
+}

@@ -1,0 +1,10 @@
+//! Whole gateways and clients on a simulated link, under virtual time: real workers, real QUIC, real stores, no NIC.
+
+mod support;
+
+mod hostile;
+mod lifecycle;
+mod pressure;
+mod refusals;
+mod steering;
+mod transfers;

@@ -1,0 +1,295 @@
+//! An application that the test itself is: it notes what it hears and sends what the test wants, minding credit.
+
+use super::encoding;
+use bytes::Bytes;
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use stoq::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId};
+use stoq::record::{Descriptor, ErrorCode, ErrorRecord};
+use stoq::tls::NodeId;
+use stoq::token::{Ranges, Token};
+
+/// A connection, as its application knows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    /// Which client; 0 until [`super::World::connect`] sets it.
+    pub(crate) host: usize,
+    pub(crate) connection: ConnectionId,
+    pub(crate) node: Option<NodeId>,
+    pub(crate) remote: SocketAddr,
+    pub(crate) credit: Credit,
+    tag: Option<u64>,
+}
+
+/// How a request ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Done { bytes: u64, token: Token },
+    Complete,
+    Failed(ErrorCode),
+}
+
+/// What was heard of one request.
+#[derive(Debug, Default)]
+pub(crate) struct Request {
+    pub(crate) accepted: Option<u64>,
+    pub(crate) pieces: Vec<(u64, Bytes)>,
+    pub(crate) end: Option<End>,
+    pub(crate) failure: Option<ErrorRecord>,
+}
+
+impl Request {
+    #[track_caller]
+    pub(crate) fn end(&self) -> End {
+        self.end.clone().expect("the request is not over")
+    }
+
+    /// Payload bytes that have come.
+    pub(crate) fn bytes(&self) -> usize {
+        self.pieces.iter().map(|(_, bytes)| bytes.len()).sum()
+    }
+}
+
+struct Sending {
+    request: RequestId,
+    credit: Credit,
+    chunks: VecDeque<Bytes>,
+    accepted: bool,
+}
+
+pub(crate) struct Caller {
+    port: AppPort,
+    /// It takes no deliveries.
+    pub(crate) deaf: bool,
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) connect_failed: Vec<(u64, String)>,
+    pub(crate) closed: Vec<(ConnectionId, String)>,
+    pub(crate) messages: Vec<(ConnectionId, u64, Bytes)>,
+    pub(crate) requests: HashMap<RequestId, Request>,
+    sending: Vec<Sending>,
+    /// Puts that have been sent whole and not been answered.
+    sent: Vec<RequestId>,
+    unsent: VecDeque<(ConnectionId, Credit, u64, Bytes)>,
+    commands: VecDeque<Command>,
+    numbers: u64,
+}
+
+impl Caller {
+    pub(crate) fn new(port: AppPort) -> Self {
+        Self {
+            port,
+            deaf: false,
+            peers: Vec::new(),
+            connect_failed: Vec::new(),
+            closed: Vec::new(),
+            messages: Vec::new(),
+            requests: HashMap::new(),
+            sending: Vec::new(),
+            sent: Vec::new(),
+            unsent: VecDeque::new(),
+            commands: VecDeque::new(),
+            numbers: 0,
+        }
+    }
+
+    /// The connection that this tag asked for.
+    pub(crate) fn peer(&self, tag: u64) -> Option<&Peer> {
+        self.peers.iter().find(|peer| peer.tag == Some(tag))
+    }
+
+    /// Why the connection was closed, if it was.
+    pub(crate) fn closed(&self, peer: &Peer) -> Option<&str> {
+        self.closed.iter().find(|(id, _)| *id == peer.connection).map(|(_, reason)| reason.as_str())
+    }
+
+    #[track_caller]
+    pub(crate) fn request(&self, request: RequestId) -> &Request {
+        &self.requests[&request]
+    }
+
+    /// Messages that the port or the credit has not taken yet.
+    pub(crate) fn unsent(&self) -> usize {
+        self.unsent.len()
+    }
+
+    /// Bytes of the requests' encodings that the port or the credit has not taken yet.
+    pub(crate) fn unsent_bytes(&self) -> usize {
+        self.sending.iter().flat_map(|sending| &sending.chunks).map(Bytes::len).sum()
+    }
+
+    /// Whether a put has been sent whole and has not been answered.
+    pub(crate) fn awaits_confirmation(&self) -> bool {
+        !self.sent.is_empty()
+    }
+
+    /// Asks for a connection; gives its tag.
+    pub(crate) fn connect(&mut self, remote: SocketAddr) -> u64 {
+        self.numbers += 1;
+        let tag = self.numbers;
+        self.commands.push_back(Command::Connect { tag, remote });
+        tag
+    }
+
+    pub(crate) fn disconnect(&mut self, peer: &Peer) {
+        self.commands.push_back(Command::Disconnect { connection: peer.connection });
+    }
+
+    pub(crate) fn cancel(&mut self, request: RequestId) {
+        self.sending.retain(|sending| sending.request != request);
+        self.sent.retain(|sent| *sent != request);
+        self.commands.push_back(Command::Cancel { request });
+    }
+
+    pub(crate) fn message(&mut self, peer: &Peer, queue: u64, payload: &[u8]) {
+        let payload = Bytes::copy_from_slice(payload);
+        self.unsent.push_back((peer.connection, peer.credit.clone(), queue, payload));
+    }
+
+    /// Begins to put a payload under its own token.
+    pub(crate) fn put(&mut self, peer: &Peer, queue: u64, payload: &[u8]) -> RequestId {
+        let encoded = encoding(payload, &Ranges::all());
+        self.put_as(peer, queue, Token::of(payload), payload.len() as u64, encoded)
+    }
+
+    /// Begins to put whatever this encoding is under whatever token this is.
+    pub(crate) fn put_as(
+        &mut self,
+        peer: &Peer,
+        queue: u64,
+        token: Token,
+        length: u64,
+        encoded: Vec<Bytes>,
+    ) -> RequestId {
+        let (request, credit) = (self.number(peer), Credit::default());
+        let descriptor = Descriptor::plain(token, length).unwrap();
+        let command = Command::Put { request, queue, descriptor, lease_s: 60, credit: credit.clone() };
+        self.commands.push_back(command);
+        self.sending.push(Sending { request, credit, chunks: encoded.into(), accepted: false });
+        request
+    }
+
+    pub(crate) fn fetch(&mut self, peer: &Peer, token: Token, ranges: Ranges) -> RequestId {
+        let request = self.number(peer);
+        self.commands.push_back(Command::Fetch { request, token, ranges, max_bytes: 0 });
+        request
+    }
+
+    fn number(&mut self, peer: &Peer) -> RequestId {
+        self.numbers += 1;
+        let request = RequestId::local(peer.connection, self.numbers);
+        self.requests.insert(request, Request::default());
+        request
+    }
+
+    pub(crate) fn poll(&mut self) -> bool {
+        let mut worked = false;
+        while !self.deaf
+            && let Some(delivery) = self.port.receive()
+        {
+            worked = true;
+            self.hear(delivery);
+        }
+        while let Some(command) = self.commands.pop_front() {
+            if let Err(command) = self.port.send(command) {
+                self.commands.push_front(command);
+                return worked;
+            }
+            worked = true;
+        }
+        while let Some((connection, credit, queue, payload)) = self.unsent.pop_front() {
+            if let Err(payload) = self.port.send_message(connection, &credit, queue, payload) {
+                self.unsent.push_front((connection, credit, queue, payload));
+                break;
+            }
+            worked = true;
+        }
+        worked | self.send_data()
+    }
+
+    fn send_data(&mut self) -> bool {
+        let mut worked = false;
+        let (port, sent) = (&mut self.port, &mut self.sent);
+        self.sending.retain_mut(|sending| {
+            while sending.accepted
+                && let Some(bytes) = sending.chunks.pop_front()
+            {
+                if let Err(bytes) = port.send_data(sending.request, &sending.credit, bytes) {
+                    sending.chunks.push_front(bytes);
+                    return true;
+                }
+                worked = true;
+            }
+            // A full ring: the end is sent next time.
+            if !sending.accepted || port.send(Command::Finish { request: sending.request }).is_err() {
+                return true;
+            }
+            sent.push(sending.request);
+            false
+        });
+        worked
+    }
+
+    fn hear(&mut self, delivery: Delivery) {
+        match delivery {
+            Delivery::Connected { connection, tag, node, remote, credit, .. } => {
+                self.peers.push(Peer { host: 0, connection, node, remote, credit, tag });
+            }
+            Delivery::ConnectFailed { tag, reason } => self.connect_failed.push((tag, reason)),
+            Delivery::Closed { connection, reason } => {
+                self.closed.push((connection, reason));
+                self.sending.retain(|sending| sending.request.connection != connection);
+                self.sent.retain(|sent| sent.connection != connection);
+                self.unsent.retain(|(of, ..)| *of != connection);
+            }
+            Delivery::Message { connection, queue, payload } => {
+                self.messages.push((connection, queue, payload.to_bytes()));
+            }
+            // It takes whatever is put to it, and keeps it in memory.
+            Delivery::Put { request, .. } => {
+                self.requests.insert(request, Request::default());
+                self.commands.push_back(Command::Accept { request });
+            }
+            Delivery::Fetch { request, .. } => {
+                let failure = ErrorRecord::new(ErrorCode::NotFound, 0, "nothing is kept here");
+                self.commands.push_back(Command::Refuse { request, failure });
+            }
+            Delivery::Accepted { request, length } => {
+                self.requests.entry(request).or_default().accepted = Some(length);
+                for sending in self.sending.iter_mut().filter(|sending| sending.request == request) {
+                    sending.accepted = true;
+                }
+            }
+            Delivery::Piece { request, piece } => {
+                self.requests.entry(request).or_default().pieces.push((piece.offset, piece.data));
+            }
+            Delivery::Complete { request } => self.complete(request),
+            Delivery::Done { request, bytes, token } => self.end(request, End::Done { bytes, token }),
+            Delivery::Failed { request, failure } => {
+                self.end(request, End::Failed(failure.code));
+                self.requests.entry(request).or_default().failure = Some(failure);
+            }
+        }
+    }
+
+    fn complete(&mut self, request: RequestId) {
+        self.end(request, End::Complete);
+        if !request.is_local() {
+            let mut hasher = blake3::Hasher::new();
+            let pieces = &self.requests[&request].pieces;
+            pieces.iter().for_each(|(_, bytes)| {
+                hasher.update(bytes);
+            });
+            let token = Token::from_slice(&[&[1][..], hasher.finalize().as_bytes()].concat()).unwrap();
+            let bytes = self.requests[&request].bytes() as u64;
+            self.commands.push_back(Command::Done { request, bytes, token });
+        }
+    }
+
+    fn end(&mut self, request: RequestId, end: End) {
+        self.sending.retain(|sending| sending.request != request);
+        self.sent.retain(|sent| *sent != request);
+        let heard = self.requests.entry(request).or_default();
+        assert!(heard.end.is_none(), "{request:?} ends twice: {:?}, then {end:?}", heard.end);
+        heard.end = Some(end);
+    }
+}

@@ -1,0 +1,475 @@
+//! A gateway and its clients around one simulated switch, and the clock that drives them.
+//!
+//! Everyone is turned at `now` until nothing moves; then `now` jumps to the next thing that is due. Only the seed's sync
+//! thread runs in real time: [`PATIENCE`] bounds how long is waited for it.
+
+pub(crate) mod caller;
+pub(crate) mod raw;
+
+use bytes::Bytes;
+use caller::{Caller, Peer};
+use raw::RawPeer;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+use stoq::application::{Discard, Echo};
+use stoq::counters::Counter;
+use stoq::datagram::NetworkKind;
+use stoq::datagram::user_space::{InterfaceConfig, UserSpace};
+use stoq::neighbor::exchange::exchange;
+use stoq::nic::simulated::{LinkConfig, SimulatedLink, SimulatedNic};
+use stoq::node::NodeConfig;
+use stoq::quic::transport::QuicConfig;
+use stoq::seed::{MemoryTier, Seed, Store, StoreConfig};
+use stoq::session::Routes;
+use stoq::tls::{
+    ClientAuth, ClientTls, FalconAlgorithm, Identity, ServerTls, Trust, client_config, server_config,
+};
+use stoq::token::{Outboard, Piece, Ranges, Token, VerifiedEncoder};
+use stoq::wire::Mac;
+use stoq::worker::{Idle, Shared, Worker, WorkerStatus};
+use tempfile::TempDir;
+
+pub(crate) type Network = UserSpace<SimulatedNic>;
+
+/// Queues of the gateway's applications.
+pub(crate) const SEED: u64 = 0;
+pub(crate) const ECHO: u64 = 1;
+pub(crate) const DISCARD: u64 = 2;
+/// The application whose rings the test itself holds: [`World::held`].
+pub(crate) const HELD: u64 = 3;
+/// Nobody's queue.
+pub(crate) const NOBODY: u64 = 99;
+
+/// How long the seed's sync thread may take, in real time, before the virtual clock goes on without it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(crate) const GATEWAY_MAC: Mac = [2, 0, 0, 0, 0, 1];
+pub(crate) const UDP_PORT: u16 = 4433;
+
+/// What a world is made of.
+pub(crate) struct Setup {
+    pub(crate) link: LinkConfig,
+    pub(crate) gateway_quic: QuicConfig,
+    pub(crate) client_quic: QuicConfig,
+    pub(crate) gateway_workers: usize,
+    pub(crate) clients: usize,
+    pub(crate) client_workers: usize,
+    pub(crate) capacity_bytes: Option<u64>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            link: LinkConfig { delay: Duration::from_micros(500), ..LinkConfig::default() },
+            gateway_quic: QuicConfig::default(),
+            client_quic: QuicConfig::default(),
+            gateway_workers: 1,
+            clients: 1,
+            client_workers: 1,
+            capacity_bytes: None,
+        }
+    }
+}
+
+/// A gateway, its clients, and who else is on the switch.
+pub(crate) struct World {
+    pub(crate) link: SimulatedLink,
+    pub(crate) now: Instant,
+    pub(crate) gateway: Host,
+    pub(crate) clients: Vec<Host>,
+    pub(crate) raw: Vec<RawPeer>,
+    pub(crate) store: Arc<Store>,
+    directory: TempDir,
+}
+
+/// A station with its workers.
+pub(crate) struct Host {
+    workers: Vec<Worker<Network>>,
+    /// The test's own application, on each worker.
+    pub(crate) callers: Vec<Caller>,
+    pub(crate) shared: Arc<Shared>,
+    statuses: Vec<Arc<WorkerStatus>>,
+    /// Its process died: nobody turns its workers.
+    pub(crate) dead: bool,
+}
+
+impl Host {
+    fn turn(&mut self, now: Instant) -> bool {
+        if self.dead {
+            return false;
+        }
+        let mut worked = false;
+        for worker in &mut self.workers {
+            worked |= worker.turn(now);
+        }
+        for caller in &mut self.callers {
+            worked |= caller.poll();
+        }
+        worked
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        if self.dead { None } else { self.workers.iter().filter_map(Worker::poll_timeout).min() }
+    }
+
+    /// A counter, summed over the workers.
+    pub(crate) fn count(&self, counter: Counter) -> u64 {
+        self.statuses.iter().map(|status| status.counters.get(counter)).sum()
+    }
+
+    /// A counter of one worker.
+    pub(crate) fn count_of(&self, worker: usize, counter: Counter) -> u64 {
+        self.statuses[worker].counters.get(counter)
+    }
+
+    /// Open connections of one worker.
+    pub(crate) fn connections_of(&self, worker: usize) -> usize {
+        self.statuses[worker].connections.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Open connections.
+    pub(crate) fn connections(&self) -> usize {
+        (0..self.workers.len()).map(|worker| self.connections_of(worker)).sum()
+    }
+
+    /// Requests in flight, as a drain sees them.
+    pub(crate) fn requests(&self) -> usize {
+        self.statuses.iter().map(|status| status.requests()).sum()
+    }
+}
+
+impl World {
+    pub(crate) fn new(setup: Setup) -> Self {
+        let link = SimulatedLink::new(setup.link.clone());
+        let directory = TempDir::new().unwrap();
+        let store =
+            Store::open(directory.path(), StoreConfig { capacity_bytes: setup.capacity_bytes }).unwrap();
+        let store = Arc::new(store);
+        let gateway = gateway(&link, &setup, &store);
+        let clients = (0..setup.clients).map(|index| client(&link, &setup, index)).collect();
+        Self { link, now: Instant::now(), gateway, clients, raw: Vec::new(), store, directory }
+    }
+
+    /// A world of one client on a perfect link, and its connection.
+    pub(crate) fn connected() -> (Self, Peer) {
+        let mut world = Self::new(Setup::default());
+        let peer = world.connect(0, gateway_v4());
+        (world, peer)
+    }
+
+    /// Turns everyone until nothing moves.
+    fn settle(&mut self) {
+        let (mut rounds, mut quiet) = (0, 0);
+        while quiet < 2 {
+            let mut worked = self.gateway.turn(self.now);
+            for client in &mut self.clients {
+                worked |= client.turn(self.now);
+            }
+            for raw in &mut self.raw {
+                worked |= raw.turn(self.now);
+            }
+            quiet = if worked { 0 } else { quiet + 1 };
+            rounds += 1;
+            assert!(rounds < 200_000, "the workers never come to rest");
+        }
+    }
+
+    /// When the next thing is due, if anything is.
+    fn next(&self) -> Option<Instant> {
+        let hosts = self.clients.iter().chain([&self.gateway]).filter_map(Host::poll_timeout);
+        let raw = self.raw.iter().filter_map(RawPeer::poll_timeout);
+        hosts.chain(raw).chain(self.link.next_delivery()).min()
+    }
+
+    /// Gives the seed's sync thread its time before the clock makes a long jump while the confirmation of a put is due.
+    fn wait_for_commits(&mut self) {
+        let begun = Instant::now();
+        let is_long =
+            |next: Option<Instant>, now| next.is_none_or(|at| at > now + Duration::from_millis(150));
+        while self.awaits_confirmation() && is_long(self.next(), self.now) && begun.elapsed() < PATIENCE {
+            std::thread::park_timeout(Duration::from_micros(200));
+            self.settle();
+        }
+    }
+
+    fn awaits_confirmation(&self) -> bool {
+        self.clients.iter().flat_map(|client| &client.callers).any(Caller::awaits_confirmation)
+    }
+
+    /// Waits, in real time, until nothing is being written any more.
+    #[track_caller]
+    pub(crate) fn store_at_rest(&mut self) {
+        let begun = Instant::now();
+        while !self.temporary().is_empty() {
+            assert!(begun.elapsed() < PATIENCE, "{:?} stay", self.temporary());
+            std::thread::park_timeout(Duration::from_micros(200));
+            self.settle();
+        }
+    }
+
+    /// Runs until `done`, for `limit` of virtual time at the most.
+    #[track_caller]
+    pub(crate) fn run(&mut self, limit: Duration, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
+        let until = self.now + limit;
+        loop {
+            self.settle();
+            if done(self) {
+                return;
+            }
+            self.wait_for_commits();
+            if done(self) {
+                return;
+            }
+            let next = self.next().unwrap_or(until);
+            assert!(self.now < until, "{what}: not within {limit:?}\n{}", self.report());
+            self.now = next.min(until).max(self.now + Duration::from_nanos(1));
+        }
+    }
+
+    /// Lets virtual time pass.
+    pub(crate) fn pass(&mut self, span: Duration) {
+        let until = self.now + span;
+        self.run(span + Duration::from_millis(1), "time passes", |world| world.now >= until);
+    }
+
+    /// Connects worker by worker, in turn.
+    #[track_caller]
+    pub(crate) fn connect(&mut self, client: usize, remote: SocketAddr) -> Peer {
+        self.connect_from(client, 0, remote)
+    }
+
+    /// Connects from this worker of a client.
+    #[track_caller]
+    pub(crate) fn connect_from(&mut self, client: usize, worker: usize, remote: SocketAddr) -> Peer {
+        let tag = self.clients[client].callers[worker].connect(remote);
+        self.run(Duration::from_secs(20), "connect", |world| {
+            let caller = &world.clients[client].callers[worker];
+            caller.peer(tag).is_some() || caller.connect_failed.iter().any(|(failed, _)| *failed == tag)
+        });
+        let caller = &self.clients[client].callers[worker];
+        let mut peer =
+            caller.peer(tag).unwrap_or_else(|| panic!("not connected: {:?}", caller.connect_failed)).clone();
+        peer.host = client;
+        peer
+    }
+
+    /// The client side of a connection.
+    pub(crate) fn caller(&mut self, peer: &Peer) -> &mut Caller {
+        &mut self.clients[peer.host].callers[usize::from(peer.connection.worker)]
+    }
+
+    /// The gateway's application on queue [`HELD`], on its first worker.
+    pub(crate) fn held(&mut self) -> &mut Caller {
+        &mut self.gateway.callers[0]
+    }
+
+    /// Puts a payload into the store and waits for its confirmation.
+    #[track_caller]
+    pub(crate) fn put(&mut self, peer: &Peer, payload: &[u8]) -> Token {
+        let request = self.caller(peer).put(peer, SEED, payload);
+        self.finish(peer, request);
+        let end = self.caller(peer).request(request).end();
+        let token = Token::of(payload);
+        assert_eq!(end, caller::End::Done { bytes: payload.len() as u64, token });
+        token
+    }
+
+    /// Gets ranges of a payload whole: every piece, in the order of its offset.
+    #[track_caller]
+    pub(crate) fn get(&mut self, peer: &Peer, token: Token, ranges: Ranges) -> Vec<(u64, Bytes)> {
+        let request = self.caller(peer).fetch(peer, token, ranges);
+        self.finish(peer, request);
+        let request = self.caller(peer).request(request);
+        assert_eq!(request.end(), caller::End::Complete);
+        request.pieces.clone()
+    }
+
+    /// Runs until a request has ended, one way or the other.
+    #[track_caller]
+    pub(crate) fn finish(&mut self, peer: &Peer, request: stoq::queue::RequestId) {
+        let peer = peer.clone();
+        self.run(Duration::from_secs(120), "a request", |world| {
+            world.caller(&peer).request(request).end.is_some()
+        });
+    }
+
+    /// Sends a message to the echo application and waits for it to come back.
+    #[track_caller]
+    pub(crate) fn echo(&mut self, peer: &Peer, payload: &[u8]) {
+        let before = self.caller(peer).messages.len();
+        self.caller(peer).message(peer, ECHO, payload);
+        let (peer, payload) = (peer.clone(), Bytes::copy_from_slice(payload));
+        self.run(Duration::from_secs(60), "an echo", |world| world.caller(&peer).messages.len() > before);
+        assert_eq!(self.caller(&peer).messages[before], (peer.connection, ECHO, payload));
+    }
+
+    /// Files of payloads that are kept.
+    pub(crate) fn kept(&self) -> Vec<PathBuf> {
+        files(&self.directory.path().join("data"))
+    }
+
+    /// Files of payloads that are being written.
+    pub(crate) fn temporary(&self) -> Vec<PathBuf> {
+        files(&self.directory.path().join("tmp"))
+    }
+
+    /// What to know when a scenario does not come to its end.
+    pub(crate) fn report(&self) -> String {
+        let mut text = format!("link: {:?}\n", self.link.stats());
+        for (name, host) in
+            [("gateway", &self.gateway)].into_iter().chain(self.clients.iter().map(|c| ("client", c)))
+        {
+            for status in &host.statuses {
+                let counts = status.counters.snapshot().filter(|(_, value)| *value > 0);
+                text += &format!("{name}: {:?}\n", counts.collect::<Vec<_>>());
+            }
+        }
+        text
+    }
+}
+
+fn files(directory: &std::path::Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            found.extend(files(&entry.path()));
+        } else {
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
+/// The gateway's identity and the clients' one: making them costs more than a scenario.
+pub(crate) fn identities() -> &'static [Identity; 2] {
+    static MADE: OnceLock<[Identity; 2]> = OnceLock::new();
+    MADE.get_or_init(|| {
+        ["gateway", "client"]
+            .map(|name| Identity::generate(FalconAlgorithm::FalconPadded512, name, &[], 1).unwrap().identity)
+    })
+}
+
+pub(crate) fn trust(identity: &Identity) -> Trust {
+    Trust::pinned([identity.node_id()]).unwrap()
+}
+
+pub(crate) fn gateway_v4() -> SocketAddr {
+    SocketAddr::new("10.77.0.1".parse().unwrap(), UDP_PORT)
+}
+
+pub(crate) fn gateway_v6() -> SocketAddr {
+    SocketAddr::new("fd77::1".parse().unwrap(), UDP_PORT)
+}
+
+/// The addresses and the MAC of the station with this number; the gateway is 1.
+pub(crate) fn station(link: &SimulatedLink, number: u8, queues: usize) -> Vec<Network> {
+    let mac = [2, 0, 0, 0, 0, number];
+    let (v4, v6): (IpAddr, IpAddr) =
+        ([10, 77, 0, number].into(), [0xfd77, 0, 0, 0, 0, 0, 0, number.into()].into());
+    let interface = InterfaceConfig {
+        addresses: vec![format!("{v4}/24").parse().unwrap(), format!("{v6}/64").parse().unwrap()],
+        gateway_v4: None,
+        gateway_v6: None,
+        vlan: None,
+        udp_port: UDP_PORT,
+    };
+    let nics = link.add_station(mac, queues).into_iter().zip(exchange(queues));
+    nics.map(|(nic, port)| {
+        UserSpace::new(nic, &interface, NetworkKind::Simulated).unwrap().with_exchange(port)
+    })
+    .collect()
+}
+
+fn gateway(link: &SimulatedLink, setup: &Setup, store: &Arc<Store>) -> Host {
+    let [gateway, client] = identities();
+    let tls = ServerTls::new(gateway.clone(), ClientAuth::Required(trust(client)));
+    let routes = Routes {
+        queues: [(SEED, 0), (ECHO, 1), (DISCARD, 2), (HELD, 3)].into_iter().collect(),
+        store: Some(0),
+    };
+    let config = NodeConfig {
+        server: Some(server_config(&tls).unwrap()),
+        client: None,
+        quic: setup.gateway_quic.clone(),
+        idle: Idle::Spin,
+        cores: Vec::new(),
+        thread_setup: None,
+    };
+    let memory = Arc::new(Mutex::new(MemoryTier::new(8 << 20, false)));
+    let shared = Shared::new(setup.gateway_workers, routes);
+    host(link, 1, setup.gateway_workers, &config, shared, setup.link.mtu, |worker| {
+        worker.add_inline(Box::new(Seed::new(store.clone(), memory.clone())));
+        worker.add_inline(Box::new(Echo::default()));
+        worker.add_inline(Box::new(Discard::default()));
+    })
+}
+
+fn client(link: &SimulatedLink, setup: &Setup, index: usize) -> Host {
+    let [gateway, client] = identities();
+    let config = NodeConfig {
+        server: None,
+        client: Some(client_config(&ClientTls::new(Some(client.clone()), trust(gateway))).unwrap()),
+        quic: setup.client_quic.clone(),
+        idle: Idle::Spin,
+        cores: Vec::new(),
+        thread_setup: None,
+    };
+    let shared = Shared::new(setup.client_workers, Routes::default());
+    host(link, 10 + index as u8, setup.client_workers, &config, shared, setup.link.mtu, |_| {})
+}
+
+fn host(
+    link: &SimulatedLink,
+    number: u8,
+    queues: usize,
+    config: &NodeConfig,
+    shared: Arc<Shared>,
+    mtu: u16,
+    mut add: impl FnMut(&mut Worker<Network>),
+) -> Host {
+    let (mut workers, mut callers, mut statuses) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, network) in station(link, number, queues).into_iter().enumerate() {
+        let mut worker = Worker::new(index as u16, network, shared.clone(), config.quic(mtu), config.idle);
+        add(&mut worker);
+        callers.push(Caller::new(worker.add_port()));
+        statuses.push(worker.status());
+        workers.push(worker);
+    }
+    Host { workers, callers, shared, statuses, dead: false }
+}
+
+/// Bytes that differ everywhere.
+pub(crate) fn payload(len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(&(len as u64).to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// The verified encoding of these ranges of a payload.
+pub(crate) fn encoding(payload: &[u8], ranges: &Ranges) -> Vec<Bytes> {
+    let (_, outboard) = Outboard::build(payload, payload.len() as u64).unwrap();
+    let mut encoder = VerifiedEncoder::new(outboard, ranges).unwrap();
+    let (mut batch, mut encoded) = (Vec::new(), Vec::new());
+    while !encoder.is_complete() {
+        encoder.next_batch(1 << 20, &mut batch).unwrap();
+        encoded.extend(batch.drain(..).map(|piece| match piece {
+            Piece::Proof(hashes) => hashes,
+            Piece::Data { offset, len } => Bytes::copy_from_slice(&payload[offset as usize..][..len]),
+        }));
+    }
+    encoded
+}
+
+/// Pieces, put together; they must lie one after another.
+#[track_caller]
+pub(crate) fn joined(pieces: &[(u64, Bytes)]) -> Vec<u8> {
+    let mut whole = Vec::new();
+    let start = pieces.first().map_or(0, |(offset, _)| *offset);
+    for (offset, bytes) in pieces {
+        assert_eq!(*offset, start + whole.len() as u64, "pieces come in order, without gaps");
+        whole.extend_from_slice(bytes);
+    }
+    whole
+}

@@ -1,0 +1,256 @@
+//! A QUIC endpoint of the test's own, authenticated but bound to no protocol: it sends what it likes.
+
+use super::{Network, World, identities, station, trust};
+use bytes::BytesMut;
+use quinn_proto::{
+    ClientConfig, Connection, ConnectionError, ConnectionHandle, DatagramEvent, Dir, Endpoint,
+    EndpointConfig, Event, StreamEvent, StreamId, WriteError,
+};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use stoq::counters::Counters;
+use stoq::datagram::Network as _;
+use stoq::quic::transport::QuicConfig;
+use stoq::record::{ErrorRecord, Record, RecordReader, RecordType, Settings};
+use stoq::tls::{ClientTls, client_config, connect_name};
+
+/// One connection of it.
+pub(crate) struct RawPeer {
+    network: Network,
+    counters: Counters,
+    endpoint: Endpoint,
+    handle: ConnectionHandle,
+    pub(crate) quic: Connection,
+    pub(crate) connected: bool,
+    pub(crate) lost: Option<ConnectionError>,
+    /// STOP_SENDING that came, by stream.
+    pub(crate) stopped: HashMap<StreamId, u64>,
+    /// What came on each stream.
+    pub(crate) received: HashMap<StreamId, Vec<u8>>,
+    /// It reads no stream, so it gives no credit.
+    pub(crate) deaf: bool,
+    /// Streams that the gateway has ended.
+    pub(crate) finished: Vec<StreamId>,
+    unsent: Vec<(StreamId, Vec<u8>, bool)>,
+    /// When QUIC wants to be called next.
+    next: Option<Instant>,
+}
+
+/// Which raw peer of a world.
+#[derive(Clone, Copy)]
+pub(crate) struct Raw(pub usize);
+
+impl World {
+    /// Plugs in a raw peer and connects it.
+    #[track_caller]
+    pub(crate) fn raw(&mut self, remote: SocketAddr) -> Raw {
+        let index = self.raw.len();
+        let network = station(&self.link, 100 + index as u8, 1).remove(0);
+        self.raw.push(RawPeer::new(network, self.now, remote));
+        self.run(Duration::from_secs(10), "a raw peer connects", |world| world.raw[index].connected);
+        Raw(index)
+    }
+
+    pub(crate) fn raw_mut(&mut self, raw: Raw) -> &mut RawPeer {
+        &mut self.raw[raw.0]
+    }
+
+    /// Opens CONTROL and says SETTINGS, as one must first.
+    pub(crate) fn say_settings(&mut self, raw: Raw) -> StreamId {
+        let mut settings = Vec::new();
+        Settings::default().emit_record(&mut settings);
+        self.raw_mut(raw).send(Dir::Uni, &settings, false)
+    }
+
+    /// Waits until the gateway has stopped this stream; gives the code.
+    #[track_caller]
+    pub(crate) fn stop_code(&mut self, raw: Raw, id: StreamId) -> u64 {
+        self.run(Duration::from_secs(2), "STOP_SENDING", |world| world.raw[raw.0].stopped.contains_key(&id));
+        self.raw[raw.0].stopped[&id]
+    }
+
+    /// Waits until the gateway has ended its half of this stream; gives the ERROR record that stands there.
+    #[track_caller]
+    pub(crate) fn error_on(&mut self, raw: Raw, id: StreamId) -> ErrorRecord {
+        self.run(Duration::from_secs(2), "an answer", |world| world.raw[raw.0].finished.contains(&id));
+        let records = records(&self.raw[raw.0].received[&id]);
+        let (kind, body) = records.last().expect("an answer");
+        assert_eq!(*kind, RecordType::Error);
+        ErrorRecord::parse(body).unwrap()
+    }
+
+    /// Waits until the connection is gone; gives the code of the gateway's CONNECTION_CLOSE.
+    #[track_caller]
+    pub(crate) fn close_code(&mut self, raw: Raw) -> u64 {
+        self.run(Duration::from_secs(5), "CONNECTION_CLOSE", |world| world.raw[raw.0].lost.is_some());
+        match &self.raw[raw.0].lost {
+            Some(ConnectionError::ApplicationClosed(close)) => close.error_code.into_inner(),
+            other => panic!("lost by {other:?}"),
+        }
+    }
+}
+
+/// The records that these bytes are.
+#[track_caller]
+pub(crate) fn records(bytes: &[u8]) -> Vec<(RecordType, Vec<u8>)> {
+    let mut reader = RecordReader::new();
+    reader.push(bytes.to_vec().into());
+    let mut read = Vec::new();
+    while let Some(header) = reader.next_header().unwrap() {
+        let body = reader.take_body().expect("a whole record");
+        read.push((header.record_type, body.to_bytes().to_vec()));
+    }
+    read
+}
+
+impl RawPeer {
+    fn new(network: Network, now: Instant, remote: SocketAddr) -> Self {
+        let [gateway, client] = identities();
+        let crypto = client_config(&ClientTls::new(Some(client.clone()), trust(gateway))).unwrap();
+        let mut config = ClientConfig::new(crypto);
+        config.transport_config(QuicConfig::default().transport(1500, 256));
+        let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, true, None);
+        let (handle, quic) = endpoint.connect(now, config, remote, &connect_name(remote)).unwrap();
+        Self {
+            network,
+            counters: Counters::default(),
+            endpoint,
+            handle,
+            quic,
+            connected: false,
+            lost: None,
+            stopped: HashMap::new(),
+            received: HashMap::new(),
+            deaf: false,
+            finished: Vec::new(),
+            unsent: Vec::new(),
+            next: None,
+        }
+    }
+
+    /// Opens a stream and sends these bytes on it.
+    pub(crate) fn send(&mut self, dir: Dir, bytes: &[u8], finish: bool) -> StreamId {
+        let id = self.quic.streams().open(dir).expect("the gateway allows another stream");
+        self.send_on(id, bytes, finish);
+        id
+    }
+
+    /// Sends more on a stream.
+    pub(crate) fn send_on(&mut self, id: StreamId, bytes: &[u8], finish: bool) {
+        self.unsent.push((id, bytes.to_vec(), finish));
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.network.poll_timeout().into_iter().chain(self.next).min()
+    }
+
+    pub(crate) fn turn(&mut self, now: Instant) -> bool {
+        let mut worked = self.receive(now);
+        if self.quic.poll_timeout().is_some_and(|at| at <= now) {
+            self.quic.handle_timeout(now);
+            worked = true;
+        }
+        worked |= self.read() | self.write();
+        let mut buffer = Vec::new();
+        while let Some(transmit) = self.quic.poll_transmit(now, 16, &mut buffer) {
+            self.network.send(now, &self.counters, &transmit, &buffer[..transmit.size]);
+            self.network.flush(now, &self.counters);
+            buffer.clear();
+            worked = true;
+        }
+        while let Some(event) = self.quic.poll_endpoint_events() {
+            if let Some(event) = self.endpoint.handle_event(self.handle, event) {
+                self.quic.handle_event(event);
+                worked = true;
+            }
+        }
+        if self.network.poll_timeout().is_some_and(|at| at <= now) {
+            self.network.handle_timeout(now, &self.counters);
+        }
+        self.network.flush(now, &self.counters);
+        self.next = self.quic.poll_timeout();
+        worked
+    }
+
+    fn receive(&mut self, now: Instant) -> bool {
+        let Self { network, counters, endpoint, quic, handle, .. } = self;
+        let mut response = Vec::new();
+        network.receive(now, counters, |datagram| {
+            let data = BytesMut::from(datagram.payload);
+            let event =
+                endpoint.handle(now, datagram.remote, datagram.local_ip, datagram.ecn, data, &mut response);
+            if let Some(DatagramEvent::ConnectionEvent(of, event)) = event
+                && of == *handle
+            {
+                quic.handle_event(event);
+            }
+        }) > 0
+    }
+
+    fn read(&mut self) -> bool {
+        let mut worked = false;
+        while let Some(event) = self.quic.poll() {
+            worked = true;
+            match event {
+                Event::Connected => self.connected = true,
+                Event::ConnectionLost { reason } => self.lost = Some(reason),
+                Event::Stream(StreamEvent::Opened { dir }) => {
+                    while let Some(id) = self.quic.streams().accept(dir) {
+                        self.read_stream(id);
+                    }
+                }
+                Event::Stream(StreamEvent::Readable { id }) => self.read_stream(id),
+                Event::Stream(StreamEvent::Stopped { id, error_code }) => {
+                    self.stopped.insert(id, error_code.into_inner());
+                }
+                _ => {}
+            }
+        }
+        worked
+    }
+
+    fn read_stream(&mut self, id: StreamId) {
+        if self.deaf {
+            return;
+        }
+        let received = self.received.entry(id).or_default();
+        let mut stream = self.quic.recv_stream(id);
+        let Ok(mut chunks) = stream.read(true) else { return };
+        loop {
+            match chunks.next(usize::MAX) {
+                Ok(Some(chunk)) => received.extend_from_slice(&chunk.bytes),
+                Ok(None) => {
+                    self.finished.push(id);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        let _ = chunks.finalize();
+    }
+
+    fn write(&mut self) -> bool {
+        let mut worked = false;
+        let quic = &mut self.quic;
+        self.unsent.retain_mut(|(id, bytes, finish)| {
+            let mut stream = quic.send_stream(*id);
+            while !bytes.is_empty() {
+                match stream.write(bytes) {
+                    Ok(written) => {
+                        worked = true;
+                        bytes.drain(..written);
+                    }
+                    Err(WriteError::Blocked) => return true,
+                    Err(_) => return false,
+                }
+            }
+            if *finish {
+                worked |= stream.finish().is_ok();
+            }
+            false
+        });
+        worked
+    }
+}
