@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use stoq::config::load_gateway;
-use stoq::gateway::run::Gateway;
+use stoq::gateway::run::{Gateway, end_signals};
 use stoq::gateway::{check, logging};
 
 /// The STOQ gateway: takes, checks, keeps and serves payloads over post-quantum QUIC.
@@ -54,7 +54,9 @@ fn main() -> ExitCode {
 fn run(configured: &Configured) -> anyhow::Result<()> {
     let config = load_gateway(&configured.config)?;
     logging::start(&config.log)?;
-    Gateway::start(&config)?.run()
+    let signals = end_signals()?;
+    Gateway::start(&config)?.run(signals);
+    Ok(())
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

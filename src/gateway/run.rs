@@ -12,6 +12,14 @@ use signal_hook::iterator::Signals;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+/// The signals that end a gateway. Take them before it starts: one that comes meanwhile then ends it in order.
+///
+/// # Errors
+/// When signals cannot be taken.
+pub fn end_signals() -> anyhow::Result<Signals> {
+    Signals::new([SIGINT, SIGTERM]).context("cannot take signals")
+}
+
 /// A gateway that serves.
 pub struct Gateway {
     node: Running<Node>,
@@ -52,12 +60,8 @@ impl Gateway {
         &self.node
     }
 
-    /// Serves until SIGINT or SIGTERM, then finishes what runs; a second signal cuts that short.
-    ///
-    /// # Errors
-    /// When signals cannot be taken.
-    pub fn run(self) -> anyhow::Result<()> {
-        let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot take signals")?;
+    /// Serves until one of `signals` comes, then finishes what runs; a second one cuts that short.
+    pub fn run(self, mut signals: Signals) {
         let handle = signals.handle();
         let mut arrived = signals.forever();
         arrived.next();
@@ -76,7 +80,6 @@ impl Gateway {
             self.stop();
             handle.close();
         });
-        Ok(())
     }
 
     /// Finishes what runs, closes every connection and the network.
