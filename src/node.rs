@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 /// How long an application's thread sleeps at most before it looks whether the node ends.
 const APPLICATION_WAIT_MAX: Duration = Duration::from_millis(100);
 
+/// RFC 9000 §15: the one version that STOQ speaks.
+const QUIC_V1: u32 = 1;
+
 /// Makes one instance of an application for each worker, by the worker's index.
 pub type MakeApplication = Box<dyn FnMut(usize) -> Box<dyn Application> + Send>;
 
@@ -188,6 +191,7 @@ impl NodeConfig {
     /// The quinn-proto configurations for a device of this MTU (layer-3 bytes).
     pub fn quic(&self, device_mtu: u16) -> Quic {
         let mut endpoint = EndpointConfig::default();
+        endpoint.supported_versions(vec![QUIC_V1]);
         let largest = self.quic.largest_payload(device_mtu);
         if let Err(error) = endpoint.max_udp_payload_size(largest) {
             tracing::warn!(%error, largest, "the device's MTU does not bound what peers may send");

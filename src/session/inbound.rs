@@ -28,6 +28,10 @@ impl Fault {
         Self { code, reason: reason.into(), fatal: false }
     }
 
+    pub(super) fn control_reset() -> Self {
+        Self { fatal: true, ..Self::malformed("CONTROL was reset") }
+    }
+
     fn malformed(reason: &str) -> Self {
         Self::new(ErrorCode::Malformed, reason)
     }
@@ -190,7 +194,13 @@ impl Inbound {
             return Ok(body.decoder.push(&chunk)?);
         }
         self.reader.push(chunk);
-        self.drain(cx)
+        let drained = self.drain(cx);
+        drained.map_err(|fault| Fault { fatal: fault.fatal || self.is_control(), ..fault })
+    }
+
+    /// The peer's CONTROL stream: whatever goes wrong on it ends the connection.
+    pub(super) fn is_control(&self) -> bool {
+        matches!(self.kind, Kind::Control)
     }
 
     /// Delivers the message that waited, and reads on in what came with it. Called once there is room.
@@ -210,6 +220,9 @@ impl Inbound {
         }
         // What follows PUT and OK is the verified encoding.
         while let Some(raw) = self.reader.take_raw(usize::MAX) {
+            if !self.wants_bytes() {
+                return Err(Fault::malformed("payload bytes before the answer to PUT"));
+            }
             if let Some(body) = self.body() {
                 body.decoder.push(&raw)?;
             }

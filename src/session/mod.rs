@@ -259,6 +259,9 @@ impl Session {
                     *app = inbound.app();
                 }
             }
+            End::Reset(_) if inbound.is_control() => {
+                self.fault(conn, id, &mut inbound, Fault::control_reset(), cx);
+            }
             End::Reset(code) => {
                 self.forget_local(&inbound);
                 let code = ErrorCode::from_u64(code.into_inner()).unwrap_or(ErrorCode::Internal);
@@ -294,6 +297,10 @@ impl Session {
 
     /// Protocol §8: three stream errors in a minute close the connection; an error on CONTROL does at once.
     fn count_error(&mut self, conn: &mut Connection, fault: Fault, cx: &mut Context<'_>) {
+        // To ask for a queue or a store that is not here breaks no rule.
+        if fault.code == ErrorCode::NotFound {
+            return;
+        }
         let window = Duration::from_secs(STREAM_ERROR_WINDOW_S);
         while self.errors.front().is_some_and(|&at| cx.now.duration_since(at) > window) {
             self.errors.pop_front();
@@ -349,6 +356,7 @@ impl Session {
             Command::Answer { request, length } => {
                 if let Some(id) = self.stream_of(request) {
                     self.write_record(conn, id, &OkRecord { length_bytes: length, descriptor: None }, cx);
+                    self.begin_encoding(id);
                 }
             }
             Command::Data { request, bytes } => {

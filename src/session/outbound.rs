@@ -17,8 +17,8 @@ pub(super) struct Outbound {
     /// What QUIC has not taken yet. Records of the session's own are few and small; data is bounded by the credit.
     backlog: VecDeque<Chunk>,
     credit: Credit,
-    /// Part of a verified encoding has been given to this half.
-    sent_data: bool,
+    /// OK has been said: what follows is a verified encoding.
+    in_encoding: bool,
     finished: bool,
 }
 
@@ -31,7 +31,7 @@ struct Chunk {
 
 impl Outbound {
     pub(super) fn new(credit: Credit) -> Self {
-        Self { backlog: VecDeque::new(), credit, sent_data: false, finished: false }
+        Self { backlog: VecDeque::new(), credit, in_encoding: false, finished: false }
     }
 }
 
@@ -72,7 +72,6 @@ impl Session {
         if chunk.bytes.is_empty() {
             return;
         }
-        outbound.sent_data |= chunk.paid;
         outbound.backlog.push_back(chunk);
         // Behind a backlog, QUIC has no room: it says when it has (StreamEvent::Writable).
         if outbound.backlog.len() == 1 {
@@ -85,6 +84,13 @@ impl Session {
         if let Some(outbound) = self.outbound.get_mut(&id) {
             outbound.finished = true;
             self.pump(conn, id);
+        }
+    }
+
+    /// From here on the peer reads a verified encoding: an ERROR would be taken for a part of it.
+    pub(super) fn begin_encoding(&mut self, id: StreamId) {
+        if let Some(outbound) = self.outbound.get_mut(&id) {
+            outbound.in_encoding = true;
         }
     }
 
@@ -137,7 +143,7 @@ impl Session {
     ) {
         // Data that still waits is of no use; an ERROR after half an encoding would be read as part of it.
         let Some(outbound) = self.outbound.get(&id) else { return };
-        if outbound.sent_data {
+        if outbound.in_encoding {
             self.abort_out(conn, id, failure.code);
             return;
         }
