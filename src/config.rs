@@ -8,8 +8,8 @@ use crate::quic::transport::QuicConfig;
 use crate::tls::{CipherSuite, NodeId};
 use crate::wire::prefix::Prefix;
 use crate::worker::Idle;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -122,8 +122,7 @@ impl Default for WorkersConfig {
 }
 
 /// The way to the network: exactly one kind.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub enum NetworkConfig {
     /// A DPDK port: the kernel is not on the packet's way.
     Dpdk(DpdkConfig),
@@ -270,8 +269,7 @@ impl Default for TlsConfig {
 }
 
 /// One application of a gateway.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
+#[derive(Clone, Debug)]
 pub enum ApplicationConfig {
     /// Sends every message back.
     Echo(PlainConfig),
@@ -423,6 +421,44 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
     let text =
         std::fs::read_to_string(path).map_err(|source| ConfigError::Read { file: file.clone(), source })?;
     toml::from_str(&text).map_err(|source| ConfigError::Parse { file, source: Box::new(source) })
+}
+
+// What serde derives for enums with a tag forgets which key was wrong; these two know it.
+
+impl<'de> Deserialize<'de> for NetworkConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (kind, keys) = tagged(deserializer)?;
+        match kind.as_str() {
+            "dpdk" => section(keys).map(Self::Dpdk),
+            "kernel-udp" => section(keys).map(Self::KernelUdp),
+            _ => Err(D::Error::unknown_variant(&kind, &["dpdk", "kernel-udp"])),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ApplicationConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (kind, keys) = tagged(deserializer)?;
+        match kind.as_str() {
+            "echo" => section(keys).map(Self::Echo),
+            "discard" => section(keys).map(Self::Discard),
+            "seed" => section(keys).map(Self::Seed),
+            _ => Err(D::Error::unknown_variant(&kind, &["echo", "discard", "seed"])),
+        }
+    }
+}
+
+fn tagged<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(String, toml::Table), D::Error> {
+    let mut keys = toml::Table::deserialize(deserializer)?;
+    match keys.remove("kind") {
+        Some(toml::Value::String(kind)) => Ok((kind, keys)),
+        Some(_) => Err(D::Error::custom("`kind` must be a string")),
+        None => Err(D::Error::missing_field("kind")),
+    }
+}
+
+fn section<T: DeserializeOwned, E: Error>(keys: toml::Table) -> Result<T, E> {
+    keys.try_into().map_err(|error: toml::de::Error| E::custom(error.to_string().trim_end()))
 }
 
 fn resolve(base: &Path, path: &mut PathBuf) {

@@ -21,7 +21,7 @@ fn a_payload_put_is_got_back_over_ipv4_and_ipv6() {
     let mut world = World::new(Setup::default());
     for (remote, len) in [(gateway_v4(), 300_000), (gateway_v6(), 300_001)] {
         let peer = world.connect(0, remote);
-        assert_eq!(peer.node, Some(crate::support::identities()[0].node_id()));
+        assert_eq!((peer.node, peer.remote), (Some(crate::support::identities()[0].node_id()), remote));
         put_and_get(&mut world, &peer, &payload(len));
     }
     assert_eq!(world.gateway.count(Counter::ProtocolErrors), 0);
