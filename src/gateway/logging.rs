@@ -24,6 +24,8 @@ pub fn start(config: &LogConfig) -> anyhow::Result<()> {
         .with_env_filter(filter)
         .with_ansi(ansi)
         .with_writer(std::io::stderr)
+        // It would panic where nobody reads standard error any more, and a thread of the gateway with it.
+        .log_internal_errors(false)
         .try_init();
     Ok(())
 }
