@@ -177,3 +177,18 @@ fn a_gateway_keeps_its_payloads_over_a_restart() {
     run(site.client("get").arg(&token).arg("-o").arg(&copy), 0);
     assert!(std::fs::read(&copy).unwrap() == std::fs::read(&path).unwrap());
 }
+
+#[test]
+fn a_gateway_whose_log_nobody_reads_any_more_serves_and_ends_in_order() {
+    let mut site = Site::new();
+    let mut gateway = site.start();
+    gateway.process.stop_listening();
+    let (path, token) = site.file("file", 300_000);
+    run(site.client("put").arg(&path), 0);
+    // A refused client is something to log.
+    let stranger = crate::support::identities().stranger.clone();
+    run(site.anonymous("put").args(["--node-id", &stranger]).arg(&path), 1);
+    run(site.client("get").arg(&token).arg("-o").arg(site.path("copy")), 0);
+    gateway.process.signal(Signal::TERM);
+    assert_eq!(gateway.process.end().code(), Some(0));
+}

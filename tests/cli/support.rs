@@ -241,6 +241,11 @@ impl Process {
         }
     }
 
+    /// Closes the reading end of its standard error.
+    pub(crate) fn stop_listening(&mut self) {
+        self.lines = channel().1;
+    }
+
     /// Everything it said so far.
     pub(crate) fn log(&mut self) -> String {
         while let Ok(line) = self.lines.recv_timeout(Duration::from_millis(100)) {
