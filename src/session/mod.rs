@@ -314,9 +314,9 @@ impl Session {
 
     fn stopped(&mut self, conn: &mut Connection, id: StreamId, code: VarInt, cx: &mut Context<'_>) {
         let code = ErrorCode::from_u64(code.into_inner()).unwrap_or(ErrorCode::Internal);
+        let answering = self.answering.remove(&id);
         self.abort_out(conn, id, code);
         self.messages.retain(|_, stream| *stream != id);
-        let answering = self.answering.remove(&id);
         // Our own request: an ERROR record may still be on its way, so what we read decides. A peer that stops our answer
         // has lost interest: its application is told.
         if let Some(mut inbound) = self.inbound.remove(&id) {

@@ -315,6 +315,14 @@ impl World {
         files(&self.directory.path().join("tmp"))
     }
 
+    /// How many files of payloads this process has open: one for each that is being served.
+    pub(crate) fn open_payloads(&self) -> usize {
+        let data = self.directory.path().join("data");
+        let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        open.filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|path| path.starts_with(&data)))
+            .count()
+    }
+
     /// What to know when a scenario does not come to its end.
     pub(crate) fn report(&self) -> String {
         let mut text = format!("link: {:?}\n", self.link.stats());
