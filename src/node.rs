@@ -6,7 +6,7 @@ use crate::queue::{AppPort, Waker};
 use crate::quic::transport::QuicConfig;
 use crate::session::Routes;
 use crate::tls;
-use crate::worker::{Idle, Quic, Shared, Worker, WorkerStatus};
+use crate::worker::{ByFamily, Idle, Quic, Shared, Worker, WorkerStatus};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::{ClientConfig, EndpointConfig, ServerConfig};
 use std::any::Any;
@@ -192,20 +192,27 @@ impl NodeConfig {
     pub fn quic(&self, device_mtu: u16) -> Quic {
         let mut endpoint = EndpointConfig::default();
         endpoint.supported_versions(vec![QUIC_V1]);
-        let largest = self.quic.largest_payload(device_mtu);
+        let largest = self.quic.largest_payload(device_mtu, false);
         if let Err(error) = endpoint.max_udp_payload_size(largest) {
             tracing::warn!(%error, largest, "the device's MTU does not bound what peers may send");
         }
-        let transport = self.quic.transport(device_mtu, crate::limits::REQUESTS_LEN_MAX);
+        let transports =
+            ByFamily::new(|v6| self.quic.transport(device_mtu, v6, crate::limits::REQUESTS_LEN_MAX));
         let server = self.server.clone().map(|crypto| {
-            let mut config = ServerConfig::with_crypto(crypto);
-            config.transport_config(transport.clone());
-            Arc::new(config)
+            // One configuration under both, so that all connections share its token key.
+            let shared = ServerConfig::with_crypto(crypto);
+            transports.map(|transport| {
+                let mut config = shared.clone();
+                config.transport_config(transport.clone());
+                Arc::new(config)
+            })
         });
         let client = self.client.clone().map(|crypto| {
-            let mut config = ClientConfig::new(crypto);
-            config.transport_config(transport.clone());
-            config
+            transports.map(|transport| {
+                let mut config = ClientConfig::new(crypto.clone());
+                config.transport_config(transport.clone());
+                config
+            })
         });
         Quic { endpoint, server, client }
     }

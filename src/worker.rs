@@ -128,9 +128,33 @@ pub struct Quic {
     /// For connections of both directions.
     pub endpoint: EndpointConfig,
     /// To accept connections; none on a pure client.
-    pub server: Option<Arc<ServerConfig>>,
+    pub server: Option<ByFamily<Arc<ServerConfig>>>,
     /// To open connections; none on a pure server.
-    pub client: Option<ClientConfig>,
+    pub client: Option<ByFamily<ClientConfig>>,
+}
+
+/// One thing for IPv4 and one for IPv6: their headers leave different room for QUIC.
+#[derive(Clone, Debug)]
+pub struct ByFamily<T> {
+    v4: T,
+    v6: T,
+}
+
+impl<T> ByFamily<T> {
+    /// Makes both; `make` is told whether it is for IPv6.
+    pub fn new(make: impl Fn(bool) -> T) -> Self {
+        Self { v4: make(false), v6: make(true) }
+    }
+
+    /// Makes another pair of this one.
+    pub fn map<U>(&self, make: impl Fn(&T) -> U) -> ByFamily<U> {
+        ByFamily { v4: make(&self.v4), v6: make(&self.v6) }
+    }
+
+    /// The one for this address. An IPv4 address mapped into IPv6 is IPv4 on the wire.
+    pub fn of(&self, address: SocketAddr) -> &T {
+        if address.ip().to_canonical().is_ipv4() { &self.v4 } else { &self.v6 }
+    }
 }
 
 struct Conn {
@@ -164,7 +188,8 @@ struct Core {
     shared: Arc<Shared>,
     status: Arc<WorkerStatus>,
     endpoint: Endpoint,
-    client: Option<ClientConfig>,
+    server: Option<ByFamily<Arc<ServerConfig>>>,
+    client: Option<ByFamily<ClientConfig>>,
     conns: Vec<Option<Conn>>,
     generation: u32,
     dirty: VecDeque<u32>,
@@ -193,7 +218,13 @@ impl<N: Network> Worker<N> {
             index,
             shared,
             status: Arc::default(),
-            endpoint: Endpoint::new(Arc::new(endpoint), quic.server, true, None),
+            endpoint: Endpoint::new(
+                Arc::new(endpoint),
+                quic.server.as_ref().map(|server| server.v4.clone()),
+                true,
+                None,
+            ),
+            server: quic.server,
             client: quic.client,
             conns: Vec::new(),
             generation: 0,
@@ -415,7 +446,8 @@ impl Core {
                 continue;
             }
             begun += 1;
-            match self.endpoint.accept(incoming, now, &mut self.send_buf, None) {
+            let config = self.server.as_ref().map(|server| server.of(incoming.remote_address()).clone());
+            match self.endpoint.accept(incoming, now, &mut self.send_buf, config) {
                 Ok((handle, quic)) => self.insert(handle, quic, None),
                 Err(error) => {
                     self.status.counters.add(Counter::HandshakesFailed, 1);
@@ -515,7 +547,9 @@ impl Core {
         let result = match &self.client {
             Some(config) => {
                 let name = tls::connect_name(remote);
-                self.endpoint.connect(now, config.clone(), remote, &name).map_err(|error| error.to_string())
+                self.endpoint
+                    .connect(now, config.of(remote).clone(), remote, &name)
+                    .map_err(|error| error.to_string())
             }
             None => Err("this node has no client identity and opens no connections".into()),
         };

@@ -252,16 +252,31 @@ get_row() {
     wire=$(memif_wire 1500) idle=$STORE_IDLE payload="one file of $PAYLOAD bytes, in the gateway's memory; written to tmpfs"
 }
 
+get_piped_row() {
+    local token
+    rm -rf "$shm/store"
+    memif_configs 1500 $STORE_IDLE "${rsizes[1500]}" "$shm/store"
+    start_gateway && stoq_client put "$shm/payload" || return 1
+    token=$(json token <"$shm/result.json")
+    stoq_client get "$token" -o "$shm/got" && cmp "$shm/payload" "$shm/got" || return 1
+    # The payload goes to standard output, the result to standard error, which is what is kept.
+    client taskset -c $CLIENT_CORE bash -c 'exec "$@" 2>&1 >/dev/null' - \
+        "$stoq" get "$token" -o - --config "$shm/client.toml" --json || return 1
+    # EAL and the log share that stream: the result is its last line.
+    tail -n 1 "$shm/result.json" >"$shm/last.json" && mv "$shm/last.json" "$shm/result.json"
+    stop_gateway
+    rm -rf "$shm/store" "$shm/got"
+    wire=$(memif_wire 1500) idle=$STORE_IDLE payload="one file of $PAYLOAD bytes, in the gateway's memory; to /dev/null"
+}
+
 user_space_row() { # DEVICE
     local before
     veth checksummed
-    { stoq_config gateway client $GATEWAY_CORE spin 1452
+    { stoq_config gateway client $GATEWAY_CORE spin 1472
       dpdk_network "$1" 10.78.0.1 1500
-      # net_af_xdp fills a ring of its own beside the descriptors.
-      echo 'mbufs = 8192'
       gateway_applications; } >"$shm/gateway.toml"
     { echo 'gateway = "10.78.0.1:4433"'
-      stoq_config client gateway $CLIENT_CORE spin 1452
+      stoq_config client gateway $CLIENT_CORE spin 1472
       printf '[network]\nkind = "kernel-udp"\nlisten = ["0.0.0.0:0"]\nbuffer_bytes = %d\n' $SOCKET_BYTES
     } >"$shm/client.toml"
     start_gateway ip netns exec "$far" || return 1
@@ -314,6 +329,7 @@ run_row() { # ROW; on failure nothing of it stays behind.
         put-tmpfs) put_row "$shm" "tmpfs" ;;
         put-disk) put_row "$disk" "$(stat -f -c %T "$disk")" ;;
         get-hot) get_row ;;
+        get-piped) get_piped_row ;;
         af-xdp) user_space_row net_af_xdp0,iface=far && check_frames 1200 1514 ;;
         af-packet)
             user_space_row net_af_packet0,iface=far,blocksz=65536,framesz=2048,framecnt=2048,qdisc_bypass=1 &&

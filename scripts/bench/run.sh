@@ -4,7 +4,7 @@
 #   scripts/bench/run.sh            every row, ROUNDS times, one after another in turn; writes docs/benchmarks.md
 #   scripts/bench/run.sh ROW...     these rows alone; prints the tables instead
 #
-# Rows: message-1500 message-9000 ping put-tmpfs put-disk get-hot af-xdp af-packet quinn-gso quinn-packets quinn-ping
+# Rows: message-1500 message-9000 ping put-tmpfs put-disk get-hot get-piped af-xdp af-packet quinn-gso quinn-packets quinn-ping
 # quinn-ping-busy
 #
 # Environment: ROUNDS (5); BYTES of a goodput run (4000000000); PAYLOAD bytes of put and get (1073741824); TRIPS round trips
@@ -14,7 +14,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/lib.sh
 
-ALL="message-1500 quinn-gso quinn-packets ping quinn-ping quinn-ping-busy message-9000 put-tmpfs put-disk get-hot af-xdp af-packet"
+ALL="message-1500 quinn-gso quinn-packets ping quinn-ping quinn-ping-busy message-9000 put-tmpfs put-disk get-hot get-piped af-xdp af-packet"
 rows=${*:-$ALL}
 for row in $rows; do
     case " $ALL " in *" $row "*) ;; *) die "no row \"$row\"; rows: $ALL" ;; esac

@@ -10,7 +10,8 @@ GOODPUT = [
     ("message-9000", "STOQ messages, memif, MTU 9000"),
     ("put-tmpfs", "STOQ put, memif, store on tmpfs"),
     ("put-disk", "STOQ put, memif, store on disk with fsync"),
-    ("get-hot", "STOQ get, memif, payload in the gateway's memory"),
+    ("get-hot", "STOQ get, memif, payload in the gateway's memory, to a file on tmpfs"),
+    ("get-piped", "STOQ get, memif, payload in the gateway's memory, to /dev/null"),
     ("af-xdp", "STOQ messages, kernel UDP client to net_af_xdp"),
     ("af-packet", "STOQ messages, kernel UDP client to net_af_packet"),
     ("quinn-gso", "quinn, kernel UDP, GSO super-packets crossing whole"),
@@ -161,7 +162,7 @@ def conditions(run):
     text = (
         "All sides: flow control 64 MiB a stream and 128 MiB a connection, 64 MiB send window, CUBIC from 4 MiB, no path "
         "MTU search beyond the link's. STOQ: X25519MLKEM768, Falcon-512 certificates both ways, UDP payload of the MTU less "
-        "48 bytes (so that one size fits IPv6): 1452 at MTU 1500. quinn: X25519, a self-signed ECDSA certificate, UDP "
+        "28 bytes: 1472 at MTU 1500. quinn: X25519, a self-signed ECDSA certificate, UDP "
         "payload of 1472 bytes, GSO and GRO as quinn-udp uses them, tokio on one thread. The key exchange and the "
         "signatures cost the handshake, which is before the first byte. Kernel sockets have buffers of 16 MiB."
     )

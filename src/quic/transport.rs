@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes of IPv6 and UDP header: what is left of an MTU is the UDP payload. The larger family counts for both.
-const IP_UDP_HEADER_BYTES: u16 = 48;
+/// Bytes of IP and UDP header: what is left of an MTU is the UDP payload.
+const IPV4_UDP_HEADER_BYTES: u16 = 28;
+const IPV6_UDP_HEADER_BYTES: u16 = 48;
 /// RFC 9000 §14: every QUIC path carries UDP payloads of this many bytes.
 const UDP_PAYLOAD_BYTES_MIN: u16 = 1200;
 
@@ -65,9 +66,9 @@ impl Default for QuicConfig {
 }
 
 impl QuicConfig {
-    /// The quinn-proto configuration for a device of this MTU (layer-3 bytes).
-    pub fn transport(&self, device_mtu: u16, max_requests: u64) -> Arc<TransportConfig> {
-        let largest = self.largest_payload(device_mtu);
+    /// The quinn-proto configuration for connections of one family over a device of this MTU (layer-3 bytes).
+    pub fn transport(&self, device_mtu: u16, ipv6: bool, max_requests: u64) -> Arc<TransportConfig> {
+        let largest = self.largest_payload(device_mtu, ipv6);
         let mut transport = TransportConfig::default();
         transport
             .max_idle_timeout(match self.idle_timeout_ms {
@@ -97,9 +98,10 @@ impl QuicConfig {
         Arc::new(transport)
     }
 
-    /// The largest UDP payload that a device of this MTU carries.
-    pub fn largest_payload(&self, device_mtu: u16) -> u16 {
-        device_mtu.saturating_sub(IP_UDP_HEADER_BYTES).max(UDP_PAYLOAD_BYTES_MIN)
+    /// The largest UDP payload that a device of this MTU carries in one family.
+    pub fn largest_payload(&self, device_mtu: u16, ipv6: bool) -> u16 {
+        let headers = if ipv6 { IPV6_UDP_HEADER_BYTES } else { IPV4_UDP_HEADER_BYTES };
+        device_mtu.saturating_sub(headers).max(UDP_PAYLOAD_BYTES_MIN)
     }
 
     fn set_congestion(&self, transport: &mut TransportConfig) {

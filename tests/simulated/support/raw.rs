@@ -110,7 +110,7 @@ impl RawPeer {
         let [gateway, client] = identities();
         let crypto = client_config(&ClientTls::new(Some(client.clone()), trust(gateway))).unwrap();
         let mut config = ClientConfig::new(crypto);
-        config.transport_config(QuicConfig::default().transport(1500, 256));
+        config.transport_config(QuicConfig::default().transport(1500, true, 256));
         let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, true, None);
         let (handle, quic) = endpoint.connect(now, config, remote, &connect_name(remote)).unwrap();
         Self {
