@@ -75,6 +75,16 @@ pub const OUTSTANDING_BYTES_MAX: usize = 8 << 20;
 pub const HANDOVER_RING_LEN: usize = 1024;
 /// Workers in one process: a connection ID names the worker in 16 bits.
 pub const WORKERS_MAX: usize = 1024;
+/// Batches taken from one connection before the others have their turn.
+pub const BATCHES_PER_TURN_MAX: usize = 8;
+/// Chunks read from one stream before the others have their turn.
+pub const CHUNKS_PER_TURN_MAX: usize = 512;
+/// Handshakes begun in one turn: each costs a signature, hundreds of microseconds that established traffic waits.
+pub const HANDSHAKES_PER_TURN_MAX: usize = 1;
+/// Connection attempts that wait for their turn; past it they are dropped in silence.
+pub const INCOMING_LEN_MAX: usize = 256;
+/// With more attempts than this waiting, a client must prove its address first (RFC 9000 §8.1.2).
+pub const INCOMING_RETRY_LEN: usize = 64;
 /// Connections, a worker.
 pub const CONNECTIONS_LEN_MAX: usize = 65_536;
 
@@ -84,6 +94,7 @@ const _: () = {
     assert!(UNVERIFIED_GROUPS_MAX * GROUP_BYTES <= OUTSTANDING_BYTES_MAX);
     assert!(SHARD_BYTES_MAX.is_multiple_of(GROUP_BYTES as u64) && SHARD_BYTES_DEFAULT <= SHARD_BYTES_MAX);
     assert!(LANES_DATA_MAX + LANES_PARITY_MAX <= 128); // lanes: protocol §8
+    assert!(INCOMING_RETRY_LEN < INCOMING_LEN_MAX);
     assert!(WORKERS_MAX <= u16::MAX as usize);
     assert!(REQUESTS_LEN_MAX <= COMMAND_RING_LEN as u64);
 };

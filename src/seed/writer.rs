@@ -3,7 +3,7 @@
 use super::store::{BLOB, Held, Inner, OUTBOARD, StoreError, remove_if_there};
 use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::token::{PAIR_BYTES, Proof, Token, VerifiedPiece, outboard_bytes};
-use rustix::fs::{FallocateFlags, fallocate, fstatfs};
+use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -11,9 +11,6 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// statfs(2): TMPFS_MAGIC.
-const TMPFS_MAGIC: i64 = 0x0102_1994;
 
 /// Takes a payload's verified pieces in any order and keeps it once all are there. Dropped before
 /// [`Writer::commit`], it leaves nothing. May move to another thread; every call blocks on the disk.
@@ -207,10 +204,6 @@ fn create(path: &Path) -> Result<File, StoreError> {
 fn allocate(file: &File, path: &Path, len: u64) -> Result<(), StoreError> {
     if len == 0 {
         return Ok(());
-    }
-    // On tmpfs that would write every page twice, and a full one says so at the write as well.
-    if fstatfs(file).is_ok_and(|on| on.f_type == TMPFS_MAGIC) {
-        return file.set_len(len).map_err(|e| write_error(path, len, e));
     }
     match fallocate(file, FallocateFlags::empty(), 0, len) {
         Ok(()) => Ok(()),

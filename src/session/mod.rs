@@ -7,7 +7,7 @@ mod inbound;
 mod outbound;
 
 use crate::counters::{Counter, Counters};
-use crate::limits::{REQUESTS_LEN_MAX, STREAM_ERROR_WINDOW_S, STREAM_ERRORS_MAX};
+use crate::limits::{CHUNKS_PER_TURN_MAX, REQUESTS_LEN_MAX, STREAM_ERROR_WINDOW_S, STREAM_ERRORS_MAX};
 use crate::queue::{Command, ConnectionId, Credit, Delivery, RequestId, WorkerPort};
 use crate::record::{Done, ErrorCode, ErrorRecord, Fetch, GoAway, MessageHeader, OkRecord, Put, Settings};
 use bytes::Bytes;
@@ -17,9 +17,6 @@ use quinn_proto::{Connection, Dir, ReadError, StreamEvent, StreamId, VarInt};
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
-
-/// Chunks read from one stream before the others have their turn.
-const CHUNKS_PER_TURN_MAX: usize = 512;
 
 /// Which application takes what, the same on every worker.
 #[derive(Clone, Debug, Default)]

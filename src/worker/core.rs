@@ -1,0 +1,374 @@
+//! The steps of a turn, in the order in which the loop names them.
+
+use super::conn::{Conn, mark};
+use super::shared::{CLOSING, DRAINING, Handover};
+use super::{ARENA_BYTES, CLOSE_TIMEOUT, Core};
+use crate::counters::{Counter, Counters};
+use crate::datagram::{Datagram, Network};
+use crate::limits::{
+    BATCHES_PER_TURN_MAX, CONNECTIONS_LEN_MAX, HANDOVER_RING_LEN, HANDSHAKES_PER_TURN_MAX, INCOMING_LEN_MAX,
+    INCOMING_RETRY_LEN, TX_SEGMENTS_LEN_MAX,
+};
+use crate::queue::{Command, ConnectionId, Delivery};
+use crate::quic::timers::Timer;
+use crate::record::ErrorCode;
+use crate::session::{Context, Session};
+use crate::tls;
+use bytes::{Bytes, BytesMut};
+use quinn_proto::{Connection, ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming, Transmit};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+impl Core {
+    pub(super) fn receive<N: Network>(&mut self, network: &mut N, now: Instant) -> bool {
+        let status = self.status.clone();
+        network.receive(now, &status.counters, |datagram| self.datagram(now, datagram)) > 0
+    }
+
+    fn datagram(&mut self, now: Instant, datagram: Datagram<'_>) {
+        let Datagram { remote, local_ip, ecn, payload } = datagram;
+        if self.shared.workers > 1
+            && let Some(owner) = self.shared.cid_key.owner(payload, self.shared.workers)
+            && owner != self.index
+        {
+            let handover = Handover { remote, local_ip, ecn, payload: BytesMut::from(payload) };
+            let taken = self.shared.handovers[usize::from(owner)].push(handover).is_ok();
+            let counter = if taken { Counter::HandoversOut } else { Counter::DropHandoverFull };
+            self.status.counters.add(counter, 1);
+            return;
+        }
+        // The one copy on the way in: packet buffer to arena.
+        if self.arena.capacity() < payload.len() {
+            self.arena.reserve(ARENA_BYTES.max(payload.len()));
+        }
+        self.arena.extend_from_slice(payload);
+        let owned = self.arena.split();
+        self.feed(now, remote, local_ip, ecn, owned);
+    }
+
+    fn feed(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        local_ip: Option<IpAddr>,
+        ecn: Option<EcnCodepoint>,
+        data: BytesMut,
+    ) {
+        self.send_buf.clear();
+        match self.endpoint.handle(now, remote, local_ip, ecn, data, &mut self.send_buf) {
+            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
+                if let Some(Some(conn)) = self.conns.get_mut(handle.0) {
+                    conn.quic.handle_event(event);
+                    mark(&mut self.dirty, conn, handle.0);
+                }
+            }
+            Some(DatagramEvent::NewConnection(incoming)) => self.incoming(incoming),
+            Some(DatagramEvent::Response(transmit)) => self.respond(transmit),
+            None => {}
+        }
+    }
+
+    fn respond(&mut self, transmit: Transmit) {
+        if self.responses.len() < INCOMING_LEN_MAX {
+            self.responses.push_back((transmit, self.send_buf.clone()));
+        } else {
+            self.status.counters.add(Counter::DropNoBuffer, 1);
+        }
+    }
+
+    fn incoming(&mut self, incoming: Incoming) {
+        if self.draining {
+            self.send_buf.clear();
+            let transmit = self.endpoint.refuse(incoming, &mut self.send_buf);
+            self.respond(transmit);
+        } else if self.incoming.len() >= INCOMING_LEN_MAX
+            || self.status.connections.load(Ordering::Relaxed) >= CONNECTIONS_LEN_MAX
+        {
+            self.status.counters.add(Counter::DropConnectionLimit, 1);
+            self.endpoint.ignore(incoming);
+        } else {
+            self.incoming.push_back(incoming);
+        }
+    }
+
+    pub(super) fn take_handovers(&mut self, now: Instant) -> bool {
+        if self.shared.workers == 1 {
+            return false;
+        }
+        let mut taken = 0;
+        while taken < HANDOVER_RING_LEN as u64
+            && let Some(handover) = self.shared.handovers[usize::from(self.index)].pop()
+        {
+            taken += 1;
+            self.feed(now, handover.remote, handover.local_ip, handover.ecn, handover.payload);
+        }
+        self.status.counters.add(Counter::HandoversIn, taken);
+        taken > 0
+    }
+
+    pub(super) fn begin_handshakes(&mut self, now: Instant) -> bool {
+        let mut begun = 0;
+        while begun < HANDSHAKES_PER_TURN_MAX
+            && let Some(incoming) = self.incoming.pop_front()
+        {
+            self.send_buf.clear();
+            if self.incoming.len() >= INCOMING_RETRY_LEN && incoming.may_retry() {
+                match self.endpoint.retry(incoming, &mut self.send_buf) {
+                    Ok(transmit) => self.respond(transmit),
+                    Err(error) => self.endpoint.ignore(error.into_incoming()),
+                }
+                continue;
+            }
+            begun += 1;
+            let config = self.server.as_ref().map(|server| server.of(incoming.remote_address()).clone());
+            match self.endpoint.accept(incoming, now, &mut self.send_buf, config) {
+                Ok((handle, quic)) => self.insert(handle, quic, None),
+                Err(error) => {
+                    self.status.counters.add(Counter::HandshakesFailed, 1);
+                    tracing::debug!(cause = %error.cause, "handshake refused");
+                    if let Some(transmit) = error.response {
+                        self.respond(transmit);
+                    }
+                }
+            }
+        }
+        begun > 0
+    }
+
+    fn insert(&mut self, handle: ConnectionHandle, quic: Connection, asked: Option<(usize, u64)>) {
+        let slot = handle.0;
+        if self.conns.len() <= slot {
+            self.conns.resize_with(slot + 1, || None);
+        }
+        self.generation = self.generation.wrapping_add(1);
+        let id = ConnectionId { worker: self.index, slot: slot as u32, generation: self.generation };
+        let session = Session::new(id, asked.map(|(app, _)| app));
+        let mut conn = Conn {
+            quic,
+            session,
+            timer: Timer::default(),
+            generation: self.generation,
+            dirty: false,
+            connected: false,
+            going_away: false,
+            asked,
+        };
+        mark(&mut self.dirty, &mut conn, slot);
+        self.conns[slot] = Some(conn);
+        self.status.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes what QUIC has for us: events, then what streams hold.
+    pub(super) fn read(&mut self, now: Instant) -> bool {
+        let mut worked = false;
+        for i in 0..self.dirty.len() {
+            let slot = self.dirty[i];
+            let Some(conn) = self.conns[slot as usize].as_mut() else { continue };
+            let mut cx = Context {
+                now,
+                ports: &mut self.ports,
+                routes: &self.shared.routes,
+                counters: &self.status.counters,
+            };
+            while let Some(event) = conn.quic.poll() {
+                worked = true;
+                conn.event(event, &mut cx);
+            }
+            worked |= conn.session.read(&mut conn.quic, &mut cx);
+        }
+        worked
+    }
+
+    pub(super) fn poll_inline(&mut self, now: Instant) -> bool {
+        let mut worked = false;
+        for inline in &mut self.inline {
+            worked |= inline.application.poll(now, &mut inline.port);
+        }
+        worked
+    }
+
+    pub(super) fn take_commands(&mut self, now: Instant) -> bool {
+        let mut worked = false;
+        for app in 0..self.ports.len() {
+            while let Some(command) = self.ports[app].command() {
+                worked = true;
+                self.command(now, app, command);
+            }
+        }
+        worked
+    }
+
+    fn command(&mut self, now: Instant, app: usize, command: Command) {
+        if let Command::Connect { tag, remote } = command {
+            return self.connect(now, app, tag, remote);
+        }
+        let Some(id) = command.connection() else { return };
+        let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else { return };
+        if conn.generation != id.generation {
+            return;
+        }
+        let mut cx = Context {
+            now,
+            ports: &mut self.ports,
+            routes: &self.shared.routes,
+            counters: &self.status.counters,
+        };
+        conn.session.command(&mut conn.quic, app, command, &mut cx);
+        mark(&mut self.dirty, conn, id.slot as usize);
+    }
+
+    fn connect(&mut self, now: Instant, app: usize, tag: u64, remote: SocketAddr) {
+        let result = match &self.client {
+            Some(config) => {
+                let name = tls::connect_name(remote);
+                self.endpoint
+                    .connect(now, config.of(remote).clone(), remote, &name)
+                    .map_err(|error| error.to_string())
+            }
+            None => Err("this node has no client identity and opens no connections".into()),
+        };
+        match result {
+            Ok((handle, quic)) => self.insert(handle, quic, Some((app, tag))),
+            Err(reason) => self.ports[app].deliver(Delivery::ConnectFailed { tag, reason }),
+        }
+    }
+
+    pub(super) fn transmit<N: Network>(&mut self, network: &mut N, now: Instant) -> bool {
+        let status = self.status.clone();
+        let counters = &status.counters;
+        let mut worked = false;
+        while network.can_send()
+            && let Some((transmit, contents)) = self.responses.pop_front()
+        {
+            network.send(now, counters, &transmit, &contents[..transmit.size]);
+            worked = true;
+        }
+        for _ in 0..self.dirty.len() {
+            if !network.can_send() {
+                network.flush(now, counters);
+                if !network.can_send() {
+                    break;
+                }
+            }
+            let Some(slot) = self.dirty.pop_front() else { break };
+            worked |= self.transmit_one(network, now, slot, counters);
+        }
+        network.flush(now, counters);
+        worked
+    }
+
+    fn transmit_one<N: Network>(
+        &mut self,
+        network: &mut N,
+        now: Instant,
+        slot: u32,
+        counters: &Counters,
+    ) -> bool {
+        let Some(conn) = self.conns[slot as usize].as_mut() else { return false };
+        conn.dirty = false;
+        if conn.session.take_credit_returned() {
+            self.ports.iter_mut().for_each(|port| port.urgent = true);
+        }
+        let mut worked = false;
+        let mut more = conn.session.wants_turn();
+        for batch in 0.. {
+            if batch == BATCHES_PER_TURN_MAX || !network.can_send() {
+                more = true;
+                break;
+            }
+            self.send_buf.clear();
+            let Some(transmit) = conn.quic.poll_transmit(now, TX_SEGMENTS_LEN_MAX, &mut self.send_buf) else {
+                break;
+            };
+            worked = true;
+            network.send(now, counters, &transmit, &self.send_buf[..transmit.size]);
+            network.flush(now, counters);
+        }
+        let mut drained = false;
+        while let Some(event) = conn.quic.poll_endpoint_events() {
+            drained |= event.is_drained();
+            if let Some(event) = self.endpoint.handle_event(ConnectionHandle(slot as usize), event) {
+                conn.quic.handle_event(event);
+                more = true;
+            }
+        }
+        self.timers.set(slot, &mut conn.timer, conn.quic.poll_timeout());
+        if drained {
+            let path = conn.quic.stats().path;
+            tracing::debug!(
+                remote = %conn.quic.remote_address(),
+                rtt = ?path.rtt,
+                cwnd_bytes = path.cwnd,
+                mtu = path.current_mtu,
+                sent_packets = path.sent_packets,
+                lost_packets = path.lost_packets,
+                congestion_events = path.congestion_events,
+                "connection over"
+            );
+            self.conns[slot as usize] = None;
+            self.status.connections.fetch_sub(1, Ordering::Relaxed);
+            counters.add(Counter::ConnectionsClosed, 1);
+        } else if more {
+            mark(&mut self.dirty, conn, slot as usize);
+        }
+        worked
+    }
+
+    pub(super) fn run_timers<N: Network>(&mut self, network: &mut N, now: Instant) -> bool {
+        if network.poll_timeout().is_some_and(|at| at <= now) {
+            network.handle_timeout(now, &self.status.counters);
+        }
+        let mut worked = false;
+        while let Some(entry) = self.timers.pop(now) {
+            let slot = entry.1;
+            let Some(Some(conn)) = self.conns.get_mut(slot as usize) else { continue };
+            if self.timers.fire(entry, &mut conn.timer, now) {
+                conn.quic.handle_timeout(now);
+                mark(&mut self.dirty, conn, slot as usize);
+                worked = true;
+            }
+        }
+        worked
+    }
+
+    /// Follows [`Shared::drain`] and [`Shared::close`].
+    pub(super) fn lifecycle(&mut self, now: Instant) {
+        if !self.shared.is(DRAINING) {
+            return;
+        }
+        self.draining = true;
+        let closing = self.shared.is(CLOSING) && self.close_by.is_none();
+        let mut requests = 0;
+        for slot in 0..self.conns.len() {
+            let Some(conn) = self.conns[slot].as_mut() else { continue };
+            let cx = Context {
+                now,
+                ports: &mut self.ports,
+                routes: &self.shared.routes,
+                counters: &self.status.counters,
+            };
+            requests += conn.session.requests();
+            if !conn.going_away {
+                conn.going_away = true;
+                conn.session.go_away(&mut conn.quic, 0, &cx);
+                mark(&mut self.dirty, conn, slot);
+            }
+            if closing {
+                conn.quic.close(now, ErrorCode::GoingAway.into(), Bytes::from_static(b"shutting down"));
+                mark(&mut self.dirty, conn, slot);
+            }
+        }
+        self.status.requests.store(requests, Ordering::Relaxed);
+        if closing {
+            self.close_by = Some(now + CLOSE_TIMEOUT);
+        }
+    }
+
+    pub(super) fn notify(&mut self, busy: bool) {
+        for port in &mut self.ports {
+            port.push_held();
+            port.notify(busy);
+        }
+    }
+}

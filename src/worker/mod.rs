@@ -1,0 +1,208 @@
+//! The loop: one thread, one network queue, and everything that belongs to them. Nothing else knows the whole order.
+
+mod conn;
+mod core;
+mod shared;
+
+pub use shared::{ByFamily, Idle, Quic, Shared, WorkerStatus};
+
+use crate::application::Application;
+use crate::counters::Counter;
+use crate::datagram::Network;
+use crate::queue::{AppPort, Sleeper, Waker, WorkerPort, rings};
+use crate::quic::cid::WorkerCids;
+use crate::quic::timers::Timers;
+use bytes::BytesMut;
+use conn::Conn;
+use quinn_proto::{ClientConfig, Endpoint, Incoming, ServerConfig, Transmit};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Received bytes are cut from one arena of this size, reused when all that was cut has been dropped. Bytes.
+const ARENA_BYTES: usize = 256 * 1024;
+/// Turns without work before an adaptive worker yields its core, and before it sleeps.
+const IDLE_YIELD_TURNS: u32 = 32;
+const IDLE_SLEEP_TURNS: u32 = 2_000;
+/// The longest sleep of an adaptive worker whose network cannot wake it.
+const IDLE_SLEEP_MAX: Duration = Duration::from_micros(100);
+/// The longest wait on a network that can.
+const IDLE_WAIT_MAX: Duration = Duration::from_micros(500);
+/// How long a stopping worker waits for its CONNECTION_CLOSE packets to be drained.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// An application that runs on the worker's own thread, with its ends of the rings.
+struct Inline {
+    application: Box<dyn Application>,
+    port: AppPort,
+}
+
+/// One worker.
+pub struct Worker<N> {
+    network: N,
+    core: Core,
+}
+
+/// All of a worker but its network, so that the network can hand datagrams in while it is borrowed.
+struct Core {
+    index: u16,
+    shared: Arc<Shared>,
+    status: Arc<WorkerStatus>,
+    endpoint: Endpoint,
+    server: Option<ByFamily<Arc<ServerConfig>>>,
+    client: Option<ByFamily<ClientConfig>>,
+    conns: Vec<Option<Conn>>,
+    generation: u32,
+    dirty: VecDeque<u32>,
+    timers: Timers,
+    incoming: VecDeque<Incoming>,
+    ports: Vec<WorkerPort>,
+    inline: Vec<Inline>,
+    arena: BytesMut,
+    send_buf: Vec<u8>,
+    /// Packets that QUIC made outside a connection: Retry, version negotiation, stateless reset, refusals.
+    responses: VecDeque<(Transmit, Vec<u8>)>,
+    sleeper: Sleeper,
+    idle: Idle,
+    idle_turns: u32,
+    draining: bool,
+    close_by: Option<Instant>,
+}
+
+impl<N: Network> Worker<N> {
+    /// A worker with this index, on this network queue.
+    pub fn new(index: u16, network: N, shared: Arc<Shared>, quic: Quic, idle: Idle) -> Self {
+        let mut endpoint = quic.endpoint;
+        let key = shared.cid_key.clone();
+        endpoint.cid_generator(move || Box::new(WorkerCids::new(key.clone(), index)));
+        let core = Core {
+            index,
+            shared,
+            status: Arc::default(),
+            endpoint: Endpoint::new(
+                Arc::new(endpoint),
+                quic.server.as_ref().map(|server| server.v4.clone()),
+                true,
+                None,
+            ),
+            server: quic.server,
+            client: quic.client,
+            conns: Vec::new(),
+            generation: 0,
+            dirty: VecDeque::new(),
+            timers: Timers::default(),
+            incoming: VecDeque::new(),
+            ports: Vec::new(),
+            inline: Vec::new(),
+            arena: BytesMut::new(),
+            send_buf: Vec::new(),
+            responses: VecDeque::new(),
+            sleeper: Sleeper::default(),
+            idle,
+            idle_turns: 0,
+            draining: false,
+            close_by: None,
+        };
+        Self { network, core }
+    }
+
+    /// Adds the next application, whose own thread takes the returned port. Applications are numbered in the order in which
+    /// they are added; [`crate::session::Routes`] names those numbers.
+    pub fn add_port(&mut self) -> AppPort {
+        let (app, worker) = rings(self.core.sleeper.waker());
+        self.core.ports.push(worker);
+        app
+    }
+
+    /// Adds the next application, which runs on the worker's thread.
+    pub fn add_inline(&mut self, application: Box<dyn Application>) {
+        let port = self.add_port();
+        self.core.inline.push(Inline { application, port });
+    }
+
+    /// What others may see of this worker.
+    pub fn status(&self) -> Arc<WorkerStatus> {
+        self.core.status.clone()
+    }
+
+    /// Ends a sleep of this worker.
+    pub fn waker(&self) -> Waker {
+        self.core.sleeper.waker()
+    }
+
+    /// Runs until [`Shared::close`], then closes what is open and returns the network.
+    pub fn run(mut self) -> N {
+        loop {
+            let now = Instant::now();
+            let worked = self.turn(now);
+            if self.ended(now) {
+                return self.network;
+            }
+            if worked {
+                self.core.idle_turns = 0;
+            } else {
+                self.rest(now);
+            }
+        }
+    }
+
+    /// One turn at `now`. Returns whether anything moved.
+    pub fn turn(&mut self, now: Instant) -> bool {
+        let Self { network, core } = self;
+        // Receive, parse, feed QUIC.
+        let mut worked = core.receive(network, now);
+        worked |= core.take_handovers(now);
+        worked |= core.begin_handshakes(now);
+        // Read records, route to the rings.
+        worked |= core.read(now);
+        // Drain applications.
+        worked |= core.poll_inline(now);
+        worked |= core.take_commands(now);
+        // Poll QUIC, emit, transmit.
+        worked |= core.transmit(network, now);
+        worked |= core.run_timers(network, now);
+        core.lifecycle(now);
+        core.notify(worked);
+        let polls = if worked { Counter::BusyPolls } else { Counter::EmptyPolls };
+        core.status.counters.add(polls, 1);
+        worked
+    }
+
+    /// When [`Worker::turn`] has something to do though nothing arrives.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match (self.core.timers.next(), self.network.poll_timeout()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// The network, for those who drive it themselves.
+    pub fn network(&mut self) -> &mut N {
+        &mut self.network
+    }
+
+    fn ended(&mut self, now: Instant) -> bool {
+        let Some(by) = self.core.close_by else { return false };
+        let gone = self.core.status.connections.load(Ordering::Relaxed) == 0;
+        (gone && self.network.flush(now, &self.core.status.counters) == 0) || now >= by
+    }
+
+    fn rest(&mut self, now: Instant) {
+        let core = &mut self.core;
+        core.idle_turns = core.idle_turns.saturating_add(1);
+        if core.idle == Idle::Spin || core.idle_turns < IDLE_YIELD_TURNS {
+            std::hint::spin_loop();
+        } else if core.idle_turns < IDLE_SLEEP_TURNS || !core.dirty.is_empty() {
+            std::thread::yield_now();
+        } else {
+            let due = self.poll_timeout().map_or(Duration::MAX, |at| at.saturating_duration_since(now));
+            if !self.network.wait(due.min(IDLE_WAIT_MAX)) {
+                let ports = &self.core.ports;
+                self.core
+                    .sleeper
+                    .sleep(due.min(IDLE_SLEEP_MAX), || ports.iter().any(WorkerPort::has_commands));
+            }
+        }
+    }
+}

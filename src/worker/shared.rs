@@ -1,0 +1,134 @@
+//! What the workers of a process share, and what each shows of itself.
+
+use crate::counters::Counters;
+use crate::limits::HANDOVER_RING_LEN;
+use crate::quic::cid::CidKey;
+use crate::session::Routes;
+use bytes::BytesMut;
+use crossbeam_queue::ArrayQueue;
+use quinn_proto::{ClientConfig, EcnCodepoint, EndpointConfig, ServerConfig};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+
+/// What a worker does when there is nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Idle {
+    /// Polls on: lowest latency, a core at 100 %.
+    Spin,
+    /// Polls on for a while, then yields, then sleeps in short bits.
+    Adaptive,
+}
+
+/// Everything all workers of a process share. Nothing in it is written on the packet's way.
+#[derive(Debug)]
+pub struct Shared {
+    /// How many workers there are.
+    pub workers: usize,
+    /// The key that hides worker indices in connection IDs.
+    pub cid_key: CidKey,
+    /// Which application takes what.
+    pub routes: Routes,
+    /// One ring a worker, for datagrams that landed elsewhere.
+    pub(super) handovers: Vec<ArrayQueue<Handover>>,
+    lifecycle: AtomicU8,
+}
+
+const RUNNING: u8 = 0;
+pub(super) const DRAINING: u8 = 1;
+pub(super) const CLOSING: u8 = 2;
+
+impl Shared {
+    /// For this many workers.
+    pub fn new(workers: usize, routes: Routes) -> Arc<Self> {
+        Arc::new(Self {
+            workers,
+            cid_key: CidKey::random(),
+            routes,
+            handovers: (0..workers).map(|_| ArrayQueue::new(HANDOVER_RING_LEN)).collect(),
+            lifecycle: AtomicU8::new(RUNNING),
+        })
+    }
+
+    /// Asks the workers to finish what runs: no new connections, GOAWAY to the peers.
+    pub fn drain(&self) {
+        self.lifecycle.fetch_max(DRAINING, Ordering::AcqRel);
+    }
+
+    /// Asks the workers to close every connection and end.
+    pub fn close(&self) {
+        self.lifecycle.fetch_max(CLOSING, Ordering::AcqRel);
+    }
+
+    /// Whether [`Shared::close`] was called.
+    pub fn is_closing(&self) -> bool {
+        self.is(CLOSING)
+    }
+
+    pub(super) fn is(&self, state: u8) -> bool {
+        self.lifecycle.load(Ordering::Relaxed) >= state
+    }
+}
+
+/// A datagram on its way to the worker that owns its connection.
+#[derive(Debug)]
+pub(super) struct Handover {
+    pub(super) remote: SocketAddr,
+    pub(super) local_ip: Option<IpAddr>,
+    pub(super) ecn: Option<EcnCodepoint>,
+    pub(super) payload: BytesMut,
+}
+
+/// What the rest of the process may see of a worker.
+#[derive(Debug, Default)]
+pub struct WorkerStatus {
+    /// Its counters.
+    pub counters: Counters,
+    /// Connections now.
+    pub connections: AtomicUsize,
+    /// Requests in flight when last looked at: once a drain began, each turn.
+    pub(super) requests: AtomicUsize,
+}
+
+/// What a worker's QUIC is made of.
+#[derive(Clone)]
+pub struct Quic {
+    /// For connections of both directions.
+    pub endpoint: EndpointConfig,
+    /// To accept connections; none on a pure client.
+    pub server: Option<ByFamily<Arc<ServerConfig>>>,
+    /// To open connections; none on a pure server.
+    pub client: Option<ByFamily<ClientConfig>>,
+}
+
+/// One thing for IPv4 and one for IPv6: their headers leave different room for QUIC.
+#[derive(Clone, Debug)]
+pub struct ByFamily<T> {
+    pub(super) v4: T,
+    v6: T,
+}
+
+impl<T> ByFamily<T> {
+    /// Makes both; `make` is told whether it is for IPv6.
+    pub fn new(make: impl Fn(bool) -> T) -> Self {
+        Self { v4: make(false), v6: make(true) }
+    }
+
+    /// Makes another pair of this one.
+    pub fn map<U>(&self, make: impl Fn(&T) -> U) -> ByFamily<U> {
+        ByFamily { v4: make(&self.v4), v6: make(&self.v6) }
+    }
+
+    /// The one for this address. An IPv4 address mapped into IPv6 is IPv4 on the wire.
+    pub fn of(&self, address: SocketAddr) -> &T {
+        if address.ip().to_canonical().is_ipv4() { &self.v4 } else { &self.v6 }
+    }
+}
+
+impl WorkerStatus {
+    /// Requests in flight while draining.
+    pub fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+}
