@@ -23,6 +23,12 @@ say "building for release"
 cargo build --release --locked --quiet
 say "the main job, as root"
 scripts/run.sh
+say "the main job with 3 GiB"
+large=$(mktemp)
+trap 'rm -f "$large"' EXIT
+head -c 3221225472 /dev/urandom >"$large"
+scripts/run.sh "$large"
+rm -f "$large"
 say "the main job, as an ordinary user on normal pages"
 scripts/test-unprivileged.sh
 say "the lab: the kernel on the other side"

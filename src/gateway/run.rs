@@ -85,6 +85,11 @@ impl Gateway {
     /// Finishes what runs, closes every connection and the network.
     pub fn stop(self) {
         self.node.drain(self.drain);
+        let stats = self.node.device_stats();
+        if !stats.is_empty() {
+            let counts: Vec<_> = stats.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            tracing::info!(stats = counts.join(" "), "port counted");
+        }
         drop(self.node);
         tracing::info!("stopped");
     }
