@@ -5,7 +5,8 @@
 #   scripts/run.sh [FILE]
 #
 # Without FILE, 256 MiB of this machine's own programs and libraries. As root with huge pages where there are some, as an
-# ordinary user on normal pages. STOQ_MTU sets the MTU (1500), STOQ_DIR where files are kept meanwhile (a new directory).
+# ordinary user too where the kernel lets it have them, on normal pages where not. STOQ_MTU sets the MTU (1500), STOQ_HUGE_PAGES
+# whether huge pages are used ("preferred"; "required", "none"), STOQ_DIR where files are kept meanwhile (a new directory).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -61,6 +62,7 @@ kind = "dpdk"
 device = "$device,role=$3"
 addresses = ["$5/24"]
 mtu = $mtu
+huge_pages = "${STOQ_HUGE_PAGES:-preferred}"
 [identity]
 certificate = "$1.pem"
 key = "$1.key"
@@ -82,7 +84,7 @@ queues = [1]
 kind = "discard"
 queues = [2]
 TOML
-{ echo 'gateway = "10.77.0.1:4433"'; config client gateway client 0 10.77.0.2; } >"$dir/client.toml"
+{ echo 'gateway = "10.77.0.1:4433"'; config client gateway client 0 10.77.0.2; printf '[log]\nlevel = "warn"\n'; } >"$dir/client.toml"
 
 say "starting the gateway on core $server_core; the client will be on core 0"
 "$gateway" run --config "$dir/gateway.toml" 2>"$dir/gateway.log" &
