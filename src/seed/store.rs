@@ -49,7 +49,17 @@ pub(super) struct Inner {
     /// Renames and removals, with the usage they change, one at a time.
     changes: Mutex<()>,
     /// Locked as long as the store is open for writing.
-    _lock: Option<File>,
+    _lock: Option<Lock>,
+}
+
+/// The store's lock. Let go by name: a process that forked meanwhile holds the same open file until it runs its program.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
 }
 
 impl Store {
@@ -258,7 +268,7 @@ impl Held {
 }
 
 /// Makes the directories, takes the lock and empties `tmp`.
-fn prepare(dir: &Path) -> Result<File, StoreError> {
+fn prepare(dir: &Path) -> Result<Lock, StoreError> {
     for made in [&dir.join("data"), &dir.join("tmp")] {
         fs::create_dir_all(made).map_err(|e| StoreError::io("make the directory", made, e))?;
     }
@@ -275,7 +285,7 @@ fn prepare(dir: &Path) -> Result<File, StoreError> {
         let path = entry.map_err(|e| StoreError::io("read", &tmp, e))?.path();
         fs::remove_file(&path).map_err(|e| StoreError::io("remove", &path, e))?;
     }
-    Ok(lock)
+    Ok(Lock(lock))
 }
 
 /// Sums up what is held. Removes, where it may, files that a crash left without their other half.
