@@ -262,8 +262,8 @@ get_piped_row() {
     # The payload goes to standard output, the result to standard error, which is what is kept.
     client taskset -c $CLIENT_CORE bash -c 'exec "$@" 2>&1 >/dev/null' - \
         "$stoq" get "$token" -o - --config "$shm/client.toml" --json || return 1
-    # EAL and the log share that stream: the result is its last line.
-    tail -n 1 "$shm/result.json" >"$shm/last.json" && mv "$shm/last.json" "$shm/result.json"
+    # The log shares that stream.
+    grep '^{' "$shm/result.json" >"$shm/alone.json" && mv "$shm/alone.json" "$shm/result.json"
     stop_gateway
     rm -rf "$shm/store" "$shm/got"
     wire=$(memif_wire 1500) idle=$STORE_IDLE payload="one file of $PAYLOAD bytes, in the gateway's memory; to /dev/null"
