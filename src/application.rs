@@ -1,10 +1,9 @@
 //! What sits at the end of the rings: an application, and the two that need no storage.
 
 use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId};
-use crate::record::{ErrorCode, ErrorRecord};
+use crate::record::{ErrorCode, ErrorRecord, Payload};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
-use std::collections::VecDeque;
 use std::time::Instant;
 
 /// Something that takes deliveries and gives commands. One instance serves one worker.
@@ -35,23 +34,24 @@ fn refuse_put(port: &mut AppPort, request: RequestId) {
     let _ = port.send(Command::Refuse { request, failure });
 }
 
-/// Sends every message back on the queue it came by (RFC 862 in spirit).
+/// Peers, and the one answer that waits for room: what [`Echo`] and [`Discard`] have in common.
 #[derive(Debug, Default)]
-pub struct Echo {
-    peers: FxHashMap<ConnectionId, Credit>,
-    waiting: VecDeque<(ConnectionId, u64, Bytes)>,
+struct Answers<T> {
+    peers: FxHashMap<ConnectionId, (Credit, T)>,
+    waiting: Option<(ConnectionId, u64, Bytes)>,
 }
 
-impl Application for Echo {
-    fn poll(&mut self, _now: Instant, port: &mut AppPort) -> bool {
+impl<T: Default> Answers<T> {
+    /// Takes deliveries and sends what `answer` makes of each message, on the queue it came by.
+    fn poll(&mut self, port: &mut AppPort, mut answer: impl FnMut(&mut T, Payload) -> Option<Bytes>) -> bool {
         let mut worked = false;
         loop {
-            // Only one message waits: until it is gone nothing more is taken, so the sender is stopped by flow control.
-            if let Some((connection, queue, payload)) = self.waiting.pop_front()
-                && let Some(credit) = self.peers.get(&connection)
+            // Only one answer waits: until it is gone nothing more is taken, so the sender is stopped by flow control.
+            if let Some((connection, queue, payload)) = self.waiting.take()
+                && let Some((credit, _)) = self.peers.get(&connection)
                 && let Err(payload) = port.send_message(connection, credit, queue, payload)
             {
-                self.waiting.push_front((connection, queue, payload));
+                self.waiting = Some((connection, queue, payload));
                 return worked;
             }
             // A refusal finds room: one delivery brings one command at the most.
@@ -63,13 +63,14 @@ impl Application for Echo {
             match delivery {
                 Delivery::Put { request, .. } => refuse_put(port, request),
                 Delivery::Connected { connection, credit, .. } => {
-                    self.peers.insert(connection, credit);
+                    self.peers.insert(connection, (credit, T::default()));
                 }
                 Delivery::Closed { connection, .. } => {
                     self.peers.remove(&connection);
                 }
                 Delivery::Message { connection, queue, payload } => {
-                    self.waiting.push_back((connection, queue, payload.to_bytes()));
+                    let Some((_, peer)) = self.peers.get_mut(&connection) else { continue };
+                    self.waiting = answer(peer, payload).map(|payload| (connection, queue, payload));
                 }
                 _ => {}
             }
@@ -77,60 +78,37 @@ impl Application for Echo {
     }
 }
 
+/// Sends every message back on the queue it came by (RFC 862 in spirit).
+#[derive(Debug, Default)]
+pub struct Echo(Answers<()>);
+
+impl Application for Echo {
+    fn poll(&mut self, _now: Instant, port: &mut AppPort) -> bool {
+        self.0.poll(port, |(), payload| Some(payload.to_bytes()))
+    }
+}
+
 /// Counts messages and drops them (RFC 863 in spirit). An empty message is answered with what was counted on its connection
 /// since the last empty one: bytes and messages, two big-endian 64-bit numbers. That makes it the far end of a benchmark.
 #[derive(Debug, Default)]
-pub struct Discard {
-    peers: FxHashMap<ConnectionId, Tally>,
-    waiting: VecDeque<(ConnectionId, u64, Bytes)>,
-}
+pub struct Discard(Answers<Tally>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Tally {
-    credit: Credit,
     bytes: u64,
     messages: u64,
 }
 
 impl Application for Discard {
     fn poll(&mut self, _now: Instant, port: &mut AppPort) -> bool {
-        let mut worked = false;
-        loop {
-            if let Some((connection, queue, payload)) = self.waiting.pop_front()
-                && let Some(tally) = self.peers.get(&connection)
-                && let Err(payload) = port.send_message(connection, &tally.credit, queue, payload)
-            {
-                self.waiting.push_front((connection, queue, payload));
-                return worked;
+        self.0.poll(port, |tally, payload| {
+            if !payload.is_empty() {
+                tally.bytes += payload.len() as u64;
+                tally.messages += 1;
+                return None;
             }
-            if port.room() == 0 {
-                return worked;
-            }
-            let Some(delivery) = port.receive() else { return worked };
-            worked = true;
-            match delivery {
-                Delivery::Put { request, .. } => refuse_put(port, request),
-                Delivery::Connected { connection, credit, .. } => {
-                    self.peers.insert(connection, Tally { credit, bytes: 0, messages: 0 });
-                }
-                Delivery::Closed { connection, .. } => {
-                    self.peers.remove(&connection);
-                }
-                Delivery::Message { connection, queue, payload } => {
-                    let Some(tally) = self.peers.get_mut(&connection) else { continue };
-                    if payload.is_empty() {
-                        let mut report = [0; 16];
-                        report[..8].copy_from_slice(&tally.bytes.to_be_bytes());
-                        report[8..].copy_from_slice(&tally.messages.to_be_bytes());
-                        (tally.bytes, tally.messages) = (0, 0);
-                        self.waiting.push_back((connection, queue, Bytes::copy_from_slice(&report)));
-                    } else {
-                        tally.bytes += payload.len() as u64;
-                        tally.messages += 1;
-                    }
-                }
-                _ => {}
-            }
-        }
+            let Tally { bytes, messages } = std::mem::take(tally);
+            Some(Bytes::from([bytes.to_be_bytes(), messages.to_be_bytes()].concat()))
+        })
     }
 }
