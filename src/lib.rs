@@ -30,6 +30,7 @@ pub mod tls;
 
 pub mod record;
 pub mod session;
+pub mod shard;
 pub mod token;
 
 pub mod queue;

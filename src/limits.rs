@@ -50,6 +50,8 @@ pub const SHARD_BYTES_DEFAULT: u64 = 64 * 1024;
 pub const LANES_DATA_MAX: u64 = 64;
 /// Parity lanes of a set: m (protocol §3).
 pub const LANES_PARITY_MAX: u64 = 64;
+/// Lanes of a set: k + m (protocol §8).
+pub const LANES_MAX: u64 = 128;
 /// Requests in flight, a connection (protocol §8).
 pub const REQUESTS_LEN_MAX: u64 = 256;
 /// Reasons and names, bytes of UTF-8 (protocol §8).
@@ -93,7 +95,7 @@ const _: () = {
     assert!(MESSAGE_BYTES_MAX <= CONTROL_RECORD_BYTES_MAX);
     assert!(UNVERIFIED_GROUPS_MAX * GROUP_BYTES <= OUTSTANDING_BYTES_MAX);
     assert!(SHARD_BYTES_MAX.is_multiple_of(GROUP_BYTES as u64) && SHARD_BYTES_DEFAULT <= SHARD_BYTES_MAX);
-    assert!(LANES_DATA_MAX + LANES_PARITY_MAX <= 128); // lanes: protocol §8
+    assert!(LANES_DATA_MAX + LANES_PARITY_MAX <= LANES_MAX);
     assert!(INCOMING_RETRY_LEN < INCOMING_LEN_MAX);
     assert!(WORKERS_MAX <= u16::MAX as usize);
     assert!(REQUESTS_LEN_MAX <= COMMAND_RING_LEN as u64);

@@ -8,11 +8,13 @@ mod decoder;
 mod encoder;
 mod outboard;
 mod ranges;
+mod set;
 
 pub use decoder::{Proof, VerifiedDecoder, VerifiedPiece, VerifyError};
 pub use encoder::{Piece, VerifiedEncoder};
 pub use outboard::{Outboard, OutboardBuilder, OutboardError, outboard_bytes};
 pub use ranges::{Ranges, RangesError};
+pub use set::{AnyToken, SetToken};
 
 use crate::limits::GROUP_BYTES;
 use bao_tree::{BaoTree, BlockSize, TreeNode};
@@ -163,13 +165,17 @@ impl<'de> serde::Deserialize<'de> for Token {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// Not the text form.
-    #[error("a token is `b3:` and 64 hexadecimal digits, as `b3sum` prints them")]
+    #[error(
+        "a token is `b3:` and 64 hexadecimal digits, as `b3sum` prints them, or `set:` and 64 digits, as `stoq token` does"
+    )]
     Text,
     /// Not 33 bytes.
     #[error("a token has 33 bytes, not {0}")]
     Length(usize),
     /// An algorithm other than 0x01.
-    #[error("token algorithm {0:#04x} is not supported here; only 0x01 (BLAKE3) is")]
+    #[error(
+        "token algorithm {0:#04x} is not supported here; 0x01 (content) is, and 0x02 (set) where a set is meant"
+    )]
     Algorithm(u8),
 }
 
