@@ -52,6 +52,22 @@ pub const LANES_DATA_MAX: u64 = 64;
 pub const LANES_PARITY_MAX: u64 = 64;
 /// Lanes of a set: k + m (protocol §8).
 pub const LANES_MAX: u64 = 128;
+/// Node IDs in a route (protocol §8).
+pub const HOPS_LEN_MAX: usize = 8;
+/// A route's `hop_limit` (protocol §8).
+pub const HOP_LIMIT_MAX: u8 = 16;
+/// Holders in one HOLDERS (protocol §8).
+pub const HOLDERS_LEN_MAX: usize = 64;
+/// Sources in one MIRROR (protocol §8).
+pub const MIRROR_SOURCES_MAX: usize = 64;
+/// HAVE records that a peer may send, a second (protocol §8).
+pub const HAVE_RATE_PER_S: u64 = 100;
+/// HAVE records that a peer may send at once after a silence (protocol §8).
+pub const HAVE_BURST: u64 = 1000;
+/// Nonces of HOP records that a gateway remembers (protocol §8).
+pub const NONCES_LEN_MAX: usize = 1 << 20;
+/// How long a nonce is remembered, seconds (protocol §8).
+pub const NONCE_TTL_S: u64 = 600;
 /// Requests in flight, a connection (protocol §8).
 pub const REQUESTS_LEN_MAX: u64 = 256;
 /// Reasons and names, bytes of UTF-8 (protocol §8).
@@ -96,6 +112,9 @@ const _: () = {
     assert!(UNVERIFIED_GROUPS_MAX * GROUP_BYTES <= OUTSTANDING_BYTES_MAX);
     assert!(SHARD_BYTES_MAX.is_multiple_of(GROUP_BYTES as u64) && SHARD_BYTES_DEFAULT <= SHARD_BYTES_MAX);
     assert!(LANES_DATA_MAX + LANES_PARITY_MAX <= LANES_MAX);
+    assert!(HOPS_LEN_MAX <= HOP_LIMIT_MAX as usize);
+    // 58 bytes are the longest holder: node ID, coverage, bitmap, expiry.
+    assert!(HOLDERS_LEN_MAX as u64 * 58 + 8 <= CONTROL_RECORD_BYTES_MAX);
     assert!(INCOMING_RETRY_LEN < INCOMING_LEN_MAX);
     assert!(WORKERS_MAX <= u16::MAX as usize);
     assert!(REQUESTS_LEN_MAX <= COMMAND_RING_LEN as u64);

@@ -3,10 +3,12 @@
 use data_encoding::HEXLOWER;
 use serde::Deserialize;
 use stoq::record::{
-    Coding, Descriptor, Done, ErrorCode, ErrorRecord, Fetch, GoAway, MessageHeader, OkRecord, Put, Record,
-    RecordReader, RecordType, Settings,
+    Coding, Coverage, Descriptor, Done, ErrorCode, ErrorRecord, Fetch, GoAway, Have, Holder, Holders, Hop,
+    Locate, MessageHeader, Mirror, OkRecord, Put, Record, RecordReader, RecordType, Settings,
 };
-use stoq::token::{Ranges, Token};
+use stoq::shard::Lanes;
+use stoq::tls::NodeId;
+use stoq::token::{AnyToken, Ranges, SetToken, Token};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,10 +40,39 @@ fn abc() -> Token {
     Token::of(b"abc")
 }
 
+/// `abc` in one stripe of two data lanes.
+fn two_lanes() -> Descriptor {
+    Descriptor::new(abc(), 3, 65_536, Coding::ReedSolomon { data_lanes: 2, parity: None }).unwrap()
+}
+
+/// The set token of [`two_lanes`].
+fn set() -> SetToken {
+    let mut descriptor = Vec::new();
+    two_lanes().emit(&mut descriptor);
+    SetToken::of(&descriptor)
+}
+
+/// Node IDs of one byte, repeated.
+fn nodes<T: FromIterator<NodeId>>(bytes: &[u8]) -> T {
+    bytes.iter().map(|&byte| NodeId([byte; 32])).collect()
+}
+
+fn lanes(lanes: &[u8]) -> Lanes {
+    lanes.iter().copied().collect()
+}
+
 /// The record that a vector's name stands for, as bytes.
 fn written(name: &str) -> Vec<u8> {
     let mut out = Vec::new();
     let plain = Descriptor::plain(abc(), 3).unwrap();
+    let hop = Hop {
+        cache: false,
+        hop_limit: 4,
+        nonce: *b"0123456789abcdef",
+        budget_bytes: 1 << 20,
+        cursor: 0,
+        route: nodes(&[0xa1, 0xb2]),
+    };
     match name {
         "settings" => Settings {
             record_bytes_max: Some(65_536),
@@ -61,19 +92,70 @@ fn written(name: &str) -> Vec<u8> {
             MessageHeader { queue: 70_000, token: Some(abc()) }.emit_record_front(3, &mut out);
             out.extend_from_slice(b"abc");
         }
-        "put-plain" => Put { queue: 1, lease_s: 3_600, descriptor: plain }.emit_record(&mut out),
+        "have-all" => {
+            Have { token: abc().into(), coverage: Coverage::All, lease_s: 3_600 }.emit_record(&mut out);
+        }
+        "have-lanes" => {
+            let coverage = Coverage::Lanes(lanes(&[0, 5, 127]));
+            Have { token: set().into(), coverage, lease_s: 0 }.emit_record(&mut out);
+        }
+        "have-none" => {
+            Have { token: set().into(), coverage: Coverage::None, lease_s: 0 }.emit_record(&mut out);
+        }
+        "hop" => hop.emit_record(&mut out),
+        "hop-forwarded" => Hop { hop_limit: 3, budget_bytes: 60_000, cursor: 1, ..hop }.emit_record(&mut out),
+        "hop-longest" => {
+            let route = nodes(&[1, 2, 3, 4, 5, 6, 7, 8]);
+            let budget_bytes = (1 << 62) - 1;
+            Hop { cache: true, hop_limit: 16, budget_bytes, cursor: 7, route, ..hop }.emit_record(&mut out);
+        }
+        "put-plain" => {
+            Put { queue: 1, lease_s: 3_600, descriptor: plain, lanes: None }.emit_record(&mut out);
+        }
+        "put-lanes" => {
+            let (descriptor, lanes) = (two_lanes(), Some(lanes(&[1])));
+            Put { queue: 1, lease_s: 3_600, descriptor, lanes }.emit_record(&mut out);
+        }
         "put-coded" => {
             let coding = Coding::ReedSolomon { data_lanes: 8, parity: Some((4, Token::of(b""))) };
             let descriptor = Descriptor::new(abc(), 1 << 50, 1 << 20, coding).unwrap();
-            Put { queue: 0, lease_s: 0, descriptor }.emit_record(&mut out);
+            Put { queue: 0, lease_s: 0, descriptor, lanes: None }.emit_record(&mut out);
         }
-        "fetch-all" => Fetch { token: abc(), bytes_max: 0, ranges: Ranges::all() }.emit_record(&mut out),
-        "fetch-ranges" => {
+        "fetch-all" | "fetch-set" | "fetch-ranges" | "fetch-lanes" => {
+            let of_set = matches!(name, "fetch-set" | "fetch-lanes");
+            let token = if of_set { AnyToken::from(set()) } else { abc().into() };
             let mut ranges = Ranges::all();
-            ranges.push_run(0, 4).unwrap();
-            ranges.push_run(60, 64).unwrap();
-            Fetch { token: abc(), bytes_max: 1 << 20, ranges }.emit_record(&mut out);
+            let (bytes_max, lanes) = match name {
+                "fetch-ranges" => {
+                    ranges.push_run(0, 4).unwrap();
+                    ranges.push_run(60, 64).unwrap();
+                    (1 << 20, None)
+                }
+                "fetch-lanes" => {
+                    ranges.push_run(2, 3).unwrap();
+                    (0, Some(lanes(&[0, 1])))
+                }
+                _ => (0, None),
+            };
+            Fetch { token, bytes_max, lanes, ranges }.emit_record(&mut out);
         }
+        "mirror" => {
+            let sources = nodes(&[0xa1, 0xb2]);
+            Mirror { token: abc().into(), lanes: Lanes::NONE, lease_s: 60, sources }.emit_record(&mut out);
+        }
+        "mirror-lanes" => {
+            let lanes = lanes(&[1]);
+            Mirror { token: set().into(), lanes, lease_s: 0, sources: Vec::new() }.emit_record(&mut out);
+        }
+        "locate" => Locate { token: set().into() }.emit_record(&mut out),
+        "holders" => {
+            let holder =
+                |byte: u8, coverage, expires_s| Holder { node: NodeId([byte; 32]), coverage, expires_s };
+            let holders =
+                vec![holder(0xa1, Coverage::All, 0), holder(0xb2, Coverage::Lanes(lanes(&[0, 9])), 600)];
+            Holders { holders }.emit_record(&mut out);
+        }
+        "holders-nobody" => Holders::default().emit_record(&mut out),
         "ok" => OkRecord { length_bytes: 3, descriptor: None }.emit_record(&mut out),
         "ok-with-descriptor" => OkRecord { length_bytes: 3, descriptor: Some(plain) }.emit_record(&mut out),
         "done" => Done { bytes: 3, token: abc() }.emit_record(&mut out),
@@ -99,10 +181,15 @@ fn rewritten(bytes: &[u8]) -> Result<Vec<u8>, ErrorCode> {
     let whole = body.to_bytes();
     match header.record_type {
         RecordType::Settings => again::<Settings>(&whole),
+        RecordType::Have => again::<Have>(&whole),
         RecordType::GoAway => again::<GoAway>(&whole),
+        RecordType::Hop => again::<Hop>(&whole),
         RecordType::Put => again::<Put>(&whole),
         RecordType::Fetch => again::<Fetch>(&whole),
+        RecordType::Mirror => again::<Mirror>(&whole),
+        RecordType::Locate => again::<Locate>(&whole),
         RecordType::Ok => again::<OkRecord>(&whole),
+        RecordType::Holders => again::<Holders>(&whole),
         RecordType::Done => again::<Done>(&whole),
         RecordType::Error => again::<ErrorRecord>(&whole),
         RecordType::Message => {
@@ -157,10 +244,15 @@ fn parse_all(body: &[u8]) {
         }
     }
     one::<Settings>(body);
+    one::<Have>(body);
     one::<GoAway>(body);
+    one::<Hop>(body);
     one::<Put>(body);
     one::<Fetch>(body);
+    one::<Mirror>(body);
+    one::<Locate>(body);
     one::<OkRecord>(body);
+    one::<Holders>(body);
     one::<Done>(body);
     one::<ErrorRecord>(body);
     let _ = Descriptor::parse(body);

@@ -1,20 +1,27 @@
-//! FETCH: a request for ranges of a payload.
+//! FETCH: a request for ranges of a payload, or of lanes of a set.
 
-use super::{Record, RecordError, RecordType, finish, take_token, take_u8, varint};
+use super::{
+    Record, RecordError, RecordType, finish, lanes_need_a_set, take_any_token, take_some_lanes, take_u8,
+    varint,
+};
 use crate::limits::RANGES_LEN_MAX;
-use crate::token::{Ranges, RangesError, TOKEN_BYTES, Token};
+use crate::shard::Lanes;
+use crate::token::{AnyToken, Ranges, RangesError, TOKEN_BYTES};
 
-/// FETCH: `token(33) flags(8) max_bytes(i) n(i) { gap(i) len(i) }*`, ranges in groups of 16 KiB.
+/// FETCH: `token(33) flags(8) max_bytes(i) [lane bitmap if LANES] n(i) { gap(i) len(i) }*`, ranges in groups of 16 KiB,
+/// or in stripes if LANES.
 ///
-/// `gap` counts from the end of the range before (from group 0 for the first) and is not 0 after the first, so a set of
-/// ranges has one form. The flag that asks for lanes is refused as unsupported.
+/// `gap` counts from the end of the range before (from 0 for the first) and is not 0 after the first, so a set of ranges
+/// has one form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetch {
     /// What is asked for.
-    pub token: Token,
+    pub token: AnyToken,
     /// The most payload bytes that the asker will take; 0: no bound.
     pub bytes_max: u64,
-    /// The groups asked for.
+    /// Which lanes, of a set only and at least one; `None`: the payload itself.
+    pub lanes: Option<Lanes>,
+    /// The groups of the payload, or the stripes of the lanes, that are asked for.
     pub ranges: Ranges,
 }
 
@@ -27,13 +34,17 @@ impl Record for Fetch {
     const TYPE: RecordType = RecordType::Fetch;
 
     fn parse(mut body: &[u8]) -> Result<Self, RecordError> {
-        let token = take_token(&mut body, "token")?;
-        match take_u8(&mut body, "flags")? {
-            0 => {}
-            Self::FLAG_LANES => return Err(RecordError::Unsupported("a FETCH of lanes is")),
-            _ => return Err(RecordError::Unsupported("a FETCH flag is")),
+        let token = take_any_token(&mut body)?;
+        let of_lanes = match take_u8(&mut body, "flags")? {
+            0 => false,
+            Self::FLAG_LANES => true,
+            _ => return Err(RecordError::Unsupported("a FETCH flag other than LANES is")),
+        };
+        if of_lanes {
+            lanes_need_a_set(&token)?;
         }
         let bytes_max = varint::read(&mut body, "max_bytes")?;
+        let lanes = if of_lanes { Some(take_some_lanes(&mut body)?) } else { None };
         let len = varint::read(&mut body, "n")?;
         if len > RANGES_LEN_MAX {
             return Err(RangesError::TooMany.into());
@@ -41,21 +52,24 @@ impl Record for Fetch {
         let mut ranges = Ranges::all();
         for _ in 0..len {
             let gap = varint::read(&mut body, "gap")?;
-            let groups = varint::read(&mut body, "len")?;
-            ranges.push_run(gap, groups)?;
+            let count = varint::read(&mut body, "len")?;
+            ranges.push_run(gap, count)?;
         }
         finish(body)?;
-        Ok(Self { token, bytes_max, ranges })
+        Ok(Self { token, bytes_max, lanes, ranges })
     }
 
     fn emit(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.token.to_bytes());
-        out.push(0);
+        out.push(self.lanes.map_or(0, |_| Self::FLAG_LANES));
         varint::write(self.bytes_max, out);
+        if let Some(lanes) = self.lanes {
+            lanes.emit(out);
+        }
         varint::write(self.ranges.len() as u64, out);
-        for (gap, groups) in self.ranges.gap_runs() {
+        for (gap, count) in self.ranges.gap_runs() {
             varint::write(gap, out);
-            varint::write(groups, out);
+            varint::write(count, out);
         }
     }
 
@@ -63,11 +77,12 @@ impl Record for Fetch {
         let runs: usize = self
             .ranges
             .gap_runs()
-            .map(|(gap, groups)| varint::encoded_len(gap) + varint::encoded_len(groups))
+            .map(|(gap, count)| varint::encoded_len(gap) + varint::encoded_len(count))
             .sum();
         TOKEN_BYTES
             + 1
             + varint::encoded_len(self.bytes_max)
+            + self.lanes.map_or(0, |lanes| lanes.encoded_len())
             + varint::encoded_len(self.ranges.len() as u64)
             + runs
     }
@@ -75,8 +90,10 @@ impl Record for Fetch {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ErrorCode;
+    use super::super::{ErrorCode, testing};
     use super::*;
+    use crate::token::{SetToken, Token};
+    use proptest::prelude::*;
 
     fn body(flags: u8, rest: &[u8]) -> Vec<u8> {
         let mut out = Token::of(b"").to_bytes().to_vec();
@@ -86,9 +103,23 @@ mod tests {
     }
 
     #[test]
-    fn lanes_are_refused_as_unsupported() {
-        assert_eq!(Fetch::parse(&body(1, &[0])).unwrap_err().code(), ErrorCode::UnsupportedCode);
+    fn lanes_stand_before_the_ranges() {
+        let fetch = Fetch {
+            token: SetToken::from_hash([7; 32]).into(),
+            bytes_max: 5,
+            lanes: Some([1, 8].into_iter().collect()),
+            ranges: Ranges::all(),
+        };
+        assert_eq!(testing::assert_round_trip(&fetch)[33..], [1, 5, 2, 0x02, 0x01, 0]);
+    }
+
+    #[test]
+    fn lanes_must_be_some_and_of_a_set_and_other_flags_are_unsupported() {
+        assert_eq!(Fetch::parse(&body(1, &[1, 1, 0])).unwrap_err().code(), ErrorCode::Malformed);
         assert_eq!(Fetch::parse(&body(2, &[0])).unwrap_err().code(), ErrorCode::UnsupportedCode);
+        let set = SetToken::from_hash([7; 32]).to_bytes();
+        let none = [&set[..], &[1, 0, 0, 0]].concat();
+        assert_eq!(Fetch::parse(&none).unwrap_err().code(), ErrorCode::Malformed);
     }
 
     #[test]
@@ -101,5 +132,21 @@ mod tests {
             1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
         ];
         assert_eq!(Fetch::parse(&body(0, &far)).unwrap_err().code(), ErrorCode::BadRange);
+    }
+    proptest! {
+        #[test]
+        fn any_fetch_round_trips(
+            token in testing::any_token(),
+            bytes_max in 0..=varint::MAX,
+            lanes in testing::lanes(),
+            runs in proptest::collection::vec((1u64..1 << 20, 1u64..1 << 20), 0..6),
+        ) {
+            let lanes = (token.content().is_none() && !lanes.is_empty()).then_some(lanes);
+            let mut ranges = Ranges::all();
+            for (gap, count) in runs {
+                ranges.push_run(gap, count).unwrap();
+            }
+            testing::assert_round_trip(&Fetch { token, bytes_max, lanes, ranges });
+        }
     }
 }

@@ -9,7 +9,12 @@ mod done;
 mod error;
 mod fetch;
 mod go_away;
+mod have;
+mod holders;
+mod hop;
+mod locate;
 mod message;
+mod mirror;
 mod ok;
 mod payload;
 mod put;
@@ -22,7 +27,12 @@ pub use done::Done;
 pub use error::{ErrorCode, ErrorRecord};
 pub use fetch::Fetch;
 pub use go_away::GoAway;
+pub use have::{Coverage, Have};
+pub use holders::{Holder, Holders};
+pub use hop::Hop;
+pub use locate::Locate;
 pub use message::MessageHeader;
+pub use mirror::Mirror;
 pub use ok::OkRecord;
 pub use payload::Payload;
 pub use put::Put;
@@ -30,7 +40,12 @@ pub use reader::{RecordHeader, RecordReader};
 pub use settings::Settings;
 
 use crate::limits::{CONTROL_RECORD_BYTES_MAX, MESSAGE_BYTES_MAX, MESSAGE_HEADER_BYTES_MAX};
-use crate::token::{RangesError, TokenError};
+use crate::shard::Lanes;
+use crate::tls::NodeId;
+use crate::token::{AnyToken, RangesError, TOKEN_BYTES, Token, TokenError};
+
+/// A node ID on the wire, bytes.
+const NODE_ID_BYTES: usize = 32;
 
 /// The kinds of record, by their numbers (protocol §4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,16 +53,26 @@ use crate::token::{RangesError, TokenError};
 pub enum RecordType {
     /// What a side offers and bounds; first on its CONTROL stream.
     Settings = 0x01,
+    /// What the sender holds, or no longer holds.
+    Have = 0x03,
     /// No new requests; what runs is finished.
     GoAway = 0x05,
     /// An application message; the payload is the rest of the body.
     Message = 0x07,
+    /// The route of the request that follows.
+    Hop = 0x09,
     /// A request to keep a payload; its verified encoding follows the answer.
     Put = 0x0b,
     /// A request for ranges of a payload.
     Fetch = 0x0d,
+    /// A request to get a payload elsewhere and hold it.
+    Mirror = 0x0f,
+    /// A request to say who holds something.
+    Locate = 0x11,
     /// The request stands; for FETCH the verified encoding follows.
     Ok = 0x13,
+    /// Who holds what LOCATE asked for.
+    Holders = 0x15,
     /// The receiver has checked, and for PUT durably kept, what was sent.
     Done = 0x17,
     /// The request failed.
@@ -70,11 +95,16 @@ impl RecordType {
     pub const fn from_u64(number: u64) -> RecordKind {
         RecordKind::Known(match number {
             0x01 => Self::Settings,
+            0x03 => Self::Have,
             0x05 => Self::GoAway,
             0x07 => Self::Message,
+            0x09 => Self::Hop,
             0x0b => Self::Put,
             0x0d => Self::Fetch,
+            0x0f => Self::Mirror,
+            0x11 => Self::Locate,
             0x13 => Self::Ok,
+            0x15 => Self::Holders,
             0x17 => Self::Done,
             0x19 => Self::Error,
             n if n % 2 == 0 => return RecordKind::Skippable,
@@ -158,6 +188,12 @@ pub enum RecordError {
         /// How much of it is allowed.
         max: u64,
     },
+    /// A field whose value this record may not have.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// Lanes that the descriptor's set does not have.
+    #[error("the lane bitmap names lanes past the {0} of the descriptor")]
+    LanesOutOfSet(u32),
     /// A feature or flag that this side does not implement.
     #[error("{0} not supported here")]
     Unsupported(&'static str),
@@ -182,15 +218,17 @@ impl RecordError {
     /// The error that the peer is told (protocol §9).
     pub const fn code(&self) -> ErrorCode {
         match self {
-            Self::Truncated(_) | Self::Trailing(_) | Self::DuplicateSetting(_) | Self::ReasonNotUtf8 => {
-                ErrorCode::Malformed
-            }
+            Self::Truncated(_)
+            | Self::Trailing(_)
+            | Self::DuplicateSetting(_)
+            | Self::ReasonNotUtf8
+            | Self::Malformed(_) => ErrorCode::Malformed,
             Self::UnknownType(_) => ErrorCode::UnknownRecord,
             Self::TooLong { .. } | Self::TooMany { .. } => ErrorCode::Limit,
             Self::Unsupported(_) | Self::Token(_) => ErrorCode::UnsupportedCode,
             Self::Descriptor(_) => ErrorCode::BadDescriptor,
             Self::Ranges(RangesError::TooMany) => ErrorCode::Limit,
-            Self::Ranges(_) => ErrorCode::BadRange,
+            Self::Ranges(_) | Self::LanesOutOfSet(_) => ErrorCode::BadRange,
         }
     }
 }
@@ -208,11 +246,82 @@ fn take_u8(body: &mut &[u8], what: &'static str) -> Result<u8, RecordError> {
 }
 
 /// Takes a 33-byte content token off `body`.
-fn take_token(body: &mut &[u8], what: &'static str) -> Result<crate::token::Token, RecordError> {
-    Ok(crate::token::Token::from_slice(take(body, crate::token::TOKEN_BYTES, what)?)?)
+fn take_token(body: &mut &[u8], what: &'static str) -> Result<Token, RecordError> {
+    Ok(Token::from_slice(take(body, TOKEN_BYTES, what)?)?)
+}
+
+/// Takes a 33-byte token of either kind off `body`.
+fn take_any_token(body: &mut &[u8]) -> Result<AnyToken, RecordError> {
+    Ok(AnyToken::from_slice(take(body, TOKEN_BYTES, "token")?)?)
+}
+
+/// Takes a node ID off `body`.
+fn take_node_id(body: &mut &[u8]) -> Result<NodeId, RecordError> {
+    let bytes = take(body, NODE_ID_BYTES, "node ID")?;
+    Ok(NodeId(bytes.try_into().map_err(|_| RecordError::Truncated("node ID"))?))
+}
+
+/// Takes a lane bitmap, which may be empty, off `body`.
+fn take_lanes(body: &mut &[u8]) -> Result<Lanes, RecordError> {
+    Lanes::take(body).ok_or(RecordError::Malformed(
+        "a lane bitmap is its length, at most 16, and so many bytes, the last of them not 0",
+    ))
+}
+
+/// Takes a lane bitmap that must name a lane off `body`.
+fn take_some_lanes(body: &mut &[u8]) -> Result<Lanes, RecordError> {
+    match take_lanes(body)? {
+        Lanes::NONE => Err(RecordError::Malformed("a lane bitmap that names no lane")),
+        lanes => Ok(lanes),
+    }
+}
+
+/// Lanes are parts of a set: a content token has none.
+fn lanes_need_a_set(token: &AnyToken) -> Result<(), RecordError> {
+    match token {
+        AnyToken::Set(_) => Ok(()),
+        AnyToken::Content(_) => Err(RecordError::Malformed("lanes of a content token; only a set has lanes")),
+    }
 }
 
 /// Refuses bytes after the last field.
 fn finish(body: &[u8]) -> Result<(), RecordError> {
     if body.is_empty() { Ok(()) } else { Err(RecordError::Trailing(body.len())) }
+}
+
+#[cfg(test)]
+mod testing {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Tokens of both kinds.
+    pub(super) fn any_token() -> impl Strategy<Value = AnyToken> {
+        (any::<bool>(), any::<[u8; 32]>()).prop_map(|(set, hash)| {
+            if set { crate::token::SetToken::from_hash(hash).into() } else { Token::from_root(hash).into() }
+        })
+    }
+
+    pub(super) fn node_id() -> impl Strategy<Value = NodeId> {
+        any::<[u8; 32]>().prop_map(NodeId)
+    }
+
+    /// Lanes, now and then none.
+    pub(super) fn lanes() -> impl Strategy<Value = Lanes> {
+        proptest::collection::vec(0u8..128, 0..12).prop_map(|lanes| lanes.into_iter().collect())
+    }
+
+    /// Writes a body, reads it again, and reads no shorter and no longer one.
+    #[track_caller]
+    pub(super) fn assert_round_trip<R: Record + PartialEq + std::fmt::Debug>(record: &R) -> Vec<u8> {
+        let mut body = Vec::new();
+        record.emit(&mut body);
+        assert_eq!(body.len(), record.encoded_len());
+        assert_eq!(R::parse(&body).as_ref(), Ok(record));
+        for len in 0..body.len() {
+            assert_eq!(R::parse(&body[..len]).unwrap_err().code(), ErrorCode::Malformed, "cut to {len}");
+        }
+        let longer = [&body[..], &[0]].concat();
+        assert_eq!(R::parse(&longer), Err(RecordError::Trailing(1)));
+        body
+    }
 }

@@ -295,6 +295,12 @@ impl Inbound {
         match kind {
             RecordType::Put => {
                 let put = Put::parse(&body)?;
+                if put.lanes.is_some() {
+                    return Err(Fault::new(
+                        ErrorCode::UnsupportedCode,
+                        "a PUT of lanes is not supported here",
+                    ));
+                }
                 let app = cx.queue(put.queue)?;
                 let (token, length) = (put.descriptor.content(), put.descriptor.length_bytes());
                 let body = Body::new(token, length, &Ranges::all())?;
@@ -303,12 +309,15 @@ impl Inbound {
             }
             RecordType::Fetch => {
                 let fetch = Fetch::parse(&body)?;
+                let token = fetch.token.content().ok_or_else(|| {
+                    Fault::new(ErrorCode::UnsupportedCode, "a FETCH of a set is not supported here")
+                })?;
                 let app = cx
                     .owner
                     .or(cx.cx.routes.store)
                     .ok_or_else(|| Fault::new(ErrorCode::NotFound, "nothing keeps payloads here"))?;
                 self.kind = Kind::Fetch { app };
-                let (token, ranges, max_bytes) = (fetch.token, fetch.ranges, fetch.bytes_max);
+                let (ranges, max_bytes) = (fetch.ranges, fetch.bytes_max);
                 cx.deliver(app, Delivery::Fetch { request, token, ranges, max_bytes, credit });
             }
             _ => return Err(unexpected(kind, "at the start of a request")),

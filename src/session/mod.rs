@@ -427,11 +427,11 @@ impl Session {
             Command::Put { queue, descriptor, lease_s, credit, .. } => {
                 self.outbound.insert(id, Outbound::new(credit));
                 self.inbound.insert(id, Inbound::put_answer(app, request));
-                self.write_record(conn, id, &Put { queue, lease_s, descriptor }, cx);
+                self.write_record(conn, id, &Put { queue, lease_s, descriptor, lanes: None }, cx);
             }
             Command::Fetch { token, ranges, max_bytes, .. } => {
                 self.outbound.insert(id, Outbound::new(Credit::default()));
-                let fetch = Fetch { token, bytes_max: max_bytes, ranges };
+                let fetch = Fetch { token: token.into(), bytes_max: max_bytes, lanes: None, ranges };
                 self.write_record(conn, id, &fetch, cx);
                 self.inbound.insert(id, Inbound::fetch_answer(app, request, token, fetch.ranges));
                 self.finish(conn, id);

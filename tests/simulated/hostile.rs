@@ -26,7 +26,7 @@ fn message(queue: u64, payload: &[u8]) -> Vec<u8> {
 
 fn put(bytes: &[u8]) -> Vec<u8> {
     let descriptor = Descriptor::plain(Token::of(bytes), bytes.len() as u64).unwrap();
-    record(&Put { queue: SEED, lease_s: 60, descriptor })
+    record(&Put { queue: SEED, lease_s: 60, descriptor, lanes: None })
 }
 
 /// A gateway with an honest client, and a hostile one that has said SETTINGS.
@@ -142,7 +142,8 @@ fn unknown_even_records_are_skipped_wherever_they_stand() {
     world.raw_mut(raw).send_on(control, &skipped, false);
     let messages = [&skipped[..], &message(ECHO, b"one"), &skipped, &message(ECHO, b"two")].concat();
     world.raw_mut(raw).send(Dir::Uni, &messages, false);
-    let fetch = Fetch { token: Token::of(b"unknown"), bytes_max: 0, ranges: Ranges::all() };
+    let fetch =
+        Fetch { token: Token::of(b"unknown").into(), bytes_max: 0, lanes: None, ranges: Ranges::all() };
     let request = [&skipped[..], &record(&fetch)].concat();
     let id = world.raw_mut(raw).send(Dir::Bi, &request, true);
     assert_eq!(world.error_on(raw, id).code, ErrorCode::NotFound);
@@ -183,7 +184,7 @@ fn fetches_of_what_is_not_there_are_answered_with_their_errors() {
         (token, beyond, 0, ErrorCode::BadRange),
         (token, Ranges::all(), 100, ErrorCode::Limit),
     ] {
-        let fetch = record(&Fetch { token, bytes_max, ranges });
+        let fetch = record(&Fetch { token: token.into(), bytes_max, lanes: None, ranges });
         let id = world.raw_mut(raw).send(Dir::Bi, &fetch, true);
         assert_eq!(world.error_on(raw, id).code, code);
     }
@@ -231,7 +232,8 @@ fn a_request_on_control_ends_the_connection() {
 fn goaway_from_a_client_is_taken_and_changes_nothing_for_its_requests() {
     let (mut world, _, raw, control) = besieged();
     world.raw_mut(raw).send_on(control, &record(&GoAway { retry_ms: 5 }), false);
-    let fetch = Fetch { token: Token::of(b"unknown"), bytes_max: 0, ranges: Ranges::all() };
+    let fetch =
+        Fetch { token: Token::of(b"unknown").into(), bytes_max: 0, lanes: None, ranges: Ranges::all() };
     let id = world.raw_mut(raw).send(Dir::Bi, &record(&fetch), true);
     assert_eq!(world.error_on(raw, id).code, ErrorCode::NotFound);
 }
