@@ -16,6 +16,11 @@ pub trait Application: Send {
     /// What the port does not take (ring or credit spent) the application keeps, and tries again at its next poll. An
     /// application that stops taking deliveries stops its senders: that is the way to push back.
     fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool;
+
+    /// When [`Application::poll`] has something to do though nothing is delivered; none: not before.
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
 }
 
 /// Where an application runs.

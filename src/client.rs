@@ -8,7 +8,7 @@ use crate::node::{Host, Hosted, Node, NodeConfig};
 use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId};
 use crate::record::{Descriptor, ErrorCode, ErrorRecord, RecordError};
 use crate::tls::NodeId;
-use crate::token::{Outboard, Piece, Ranges, Token, VerifiedEncoder, VerifiedPiece};
+use crate::token::{AnyToken, Outboard, Piece, Ranges, Token, VerifiedEncoder, VerifiedPiece};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::fs::File;
@@ -56,7 +56,7 @@ pub enum ClientError {
         /// What was put.
         put: Token,
         /// What the peer says it keeps.
-        got: Token,
+        got: AnyToken,
     },
     /// A local file.
     #[error("{path}: {source}")]
@@ -199,7 +199,7 @@ impl Client {
         self.connects += 1;
         let tag = self.connects;
         let deadline = Instant::now() + timeout;
-        self.command(worker, Command::Connect { tag, remote })?;
+        self.command(worker, Command::Connect { tag, remote, early: false })?;
         loop {
             match self.next(worker, Some(deadline), timeout)? {
                 Delivery::Connected { connection, tag: Some(t), node, remote, credit, .. } if t == tag => {
@@ -237,7 +237,7 @@ impl Client {
         let (worker, request) = (worker_of(peer), self.request(peer));
         let credit = Credit::default();
         let descriptor = Descriptor::plain(payload.token, payload.length)?;
-        let command = Command::Put { request, queue, descriptor, lease_s, credit: credit.clone() };
+        let command = Command::Put { request, hop: None, lanes: None, queue, descriptor: Box::new(descriptor), lease_s, credit: credit.clone() };
         self.command(worker, command)?;
         let mut source = Source::new(payload)?;
         let mut accepted = false;
@@ -247,7 +247,7 @@ impl Client {
             while let Some(delivery) = self.ports[worker].receive() {
                 match self.sort(peer, request, delivery)? {
                     Some(Delivery::Accepted { .. }) => accepted = true,
-                    Some(Delivery::Done { token, .. }) if token == payload.token => {
+                    Some(Delivery::Done { token, .. }) if token == payload.token.into() => {
                         return Ok(if accepted { Kept::Now } else { Kept::Already });
                     }
                     Some(Delivery::Done { token, .. }) => {
@@ -291,7 +291,7 @@ impl Client {
         mut take: impl FnMut(Fetched) -> io::Result<()>,
     ) -> Result<(), ClientError> {
         let (worker, request) = (worker_of(peer), self.request(peer));
-        self.command(worker, Command::Fetch { request, token, ranges, max_bytes: 0 })?;
+        self.command(worker, Command::Fetch { request, hop: None, lanes: None, pace: None, token: token.into(), ranges, max_bytes: 0 })?;
         loop {
             let delivery = match self.next(worker, None, Duration::ZERO) {
                 Ok(delivery) => delivery,

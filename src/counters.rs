@@ -66,6 +66,14 @@ counters! {
     DropHandoverFull = "drop_handover_full",
     /// Drop: a new connection past the connection limit.
     DropConnectionLimit = "drop_connection_limit",
+    /// Drop: a QUIC datagram that holds no whole MESSAGE.
+    DropDatagramMalformed = "drop_datagram_malformed",
+    /// Drop: a QUIC datagram whose message nobody takes, or not in early data, or whose token is false.
+    DropDatagramRefused = "drop_datagram_refused",
+    /// Drop: a QUIC datagram whose application had no room.
+    DropDatagramRingFull = "drop_datagram_ring_full",
+    /// Drop: a message to be sent as a QUIC datagram, larger than the path or the peer takes.
+    DropDatagramTooBig = "drop_datagram_too_big",
     /// Datagrams that arrived here and were handed to the worker that owns their connection.
     HandoversOut = "handovers_out",
     /// Datagrams that other workers handed to this one.
@@ -90,6 +98,20 @@ counters! {
     VerifiedBytes = "verified_bytes",
     /// 16 KiB groups that did not match their token.
     BadProofs = "bad_proofs",
+    /// Connections whose early data the peer took.
+    EarlyAccepted = "early_accepted",
+    /// Requests forwarded to another gateway.
+    HopsForwarded = "hops_forwarded",
+    /// Requests refused for what their HOP record asks.
+    HopsRefused = "hops_refused",
+    /// FETCHes that joined an identical one in flight.
+    HopsMerged = "hops_merged",
+    /// Payloads that passed and were not kept, though asked for: the cache could not follow, or had no room.
+    CacheSkipped = "cache_skipped",
+    /// Connections to neighbours that came up.
+    NeighborsConnected = "neighbors_connected",
+    /// Connections to neighbours that failed or were lost.
+    NeighborsLost = "neighbors_lost",
     /// Times a full application ring made the worker stop reading a stream.
     RingStalls = "ring_stalls",
 }

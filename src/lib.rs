@@ -28,6 +28,7 @@ pub mod datagram;
 pub mod quic;
 pub mod tls;
 
+pub mod hop;
 pub mod record;
 pub mod session;
 pub mod shard;
@@ -37,6 +38,7 @@ pub mod queue;
 
 pub mod application;
 pub mod probe;
+//pub mod relay;
 pub mod seed;
 
 pub mod worker;

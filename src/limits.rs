@@ -61,9 +61,9 @@ pub const HOLDERS_LEN_MAX: usize = 64;
 /// Sources in one MIRROR (protocol §8).
 pub const MIRROR_SOURCES_MAX: usize = 64;
 /// HAVE records that a peer may send, a second (protocol §8).
-pub const HAVE_RATE_PER_S: u64 = 100;
+pub const HAVE_RATE_PER_S: u32 = 100;
 /// HAVE records that a peer may send at once after a silence (protocol §8).
-pub const HAVE_BURST: u64 = 1000;
+pub const HAVE_BURST: u32 = 1000;
 /// Nonces of HOP records that a gateway remembers (protocol §8).
 pub const NONCES_LEN_MAX: usize = 1 << 20;
 /// How long a nonce is remembered, seconds (protocol §8).
@@ -78,6 +78,18 @@ pub const UNVERIFIED_GROUPS_MAX: usize = 4;
 pub const GROUP_BYTES: usize = 16 * 1024;
 /// A block of the seed's memory tier, bytes: one huge page.
 pub const MEMORY_BLOCK_BYTES: usize = 2 << 20;
+/// Connections that a worker keeps to neighbours where nobody chose.
+pub const NEIGHBOR_CONNECTIONS_DEFAULT: usize = 32;
+/// The first wait before a neighbour that failed is dialled again, milliseconds. It doubles.
+pub const NEIGHBOR_BACKOFF_MS_MIN: u64 = 200;
+/// The longest of those waits, milliseconds.
+pub const NEIGHBOR_BACKOFF_MS_MAX: u64 = 30_000;
+/// How long a request to be forwarded waits for its neighbour, milliseconds.
+pub const RELAY_REACH_MS: u64 = 3_000;
+/// How long a FETCH that joined another is held back by it before it must ask for itself, milliseconds.
+pub const MERGE_STALL_MS: u64 = 1_000;
+/// Runs of passing bytes that wait for the cache; past it, what passes is not kept.
+pub const CACHE_QUEUE_LEN: usize = 256;
 /// Stream errors within [`STREAM_ERROR_WINDOW_S`] that close the connection (protocol §8).
 pub const STREAM_ERRORS_MAX: usize = 3;
 /// The window of [`STREAM_ERRORS_MAX`], seconds.
@@ -89,6 +101,8 @@ pub const DELIVERY_RING_LEN: usize = 1024;
 pub const COMMAND_RING_LEN: usize = 1024;
 /// Bytes that an application may have outstanding on one outgoing stream before it must wait.
 pub const OUTSTANDING_BYTES_MAX: usize = 8 << 20;
+/// Bytes that a relay holds of one direction of one stream: read, and not yet taken by QUIC on the other side.
+pub const RELAY_WINDOW_BYTES: usize = 1 << 20;
 /// Datagrams handed to a worker by the others that it has not taken yet.
 pub const HANDOVER_RING_LEN: usize = 1024;
 /// Workers in one process: a connection ID names the worker in 16 bits.

@@ -39,7 +39,7 @@ enum Link {
 
 impl Link {
     fn connect(&mut self, remote: SocketAddr, port: &mut AppPort) -> bool {
-        if matches!(self, Self::New) && port.send(Command::Connect { tag: 0, remote }).is_ok() {
+        if matches!(self, Self::New) && port.send(Command::Connect { tag: 0, remote, early: false }).is_ok() {
             *self = Self::Asked;
             return true;
         }

@@ -103,7 +103,7 @@ impl Seed {
 
     fn deliver(&mut self, port: &mut AppPort, delivery: Delivery) {
         match delivery {
-            Delivery::Put { request, token, length, .. } => self.put(port, request, token, length),
+            Delivery::Put { request, descriptor, .. } => self.put(port, request, descriptor.content(), descriptor.length_bytes()),
             Delivery::Piece { request, piece } => {
                 if let Some(receiving) = self.receiving.get_mut(&request)
                     && let Err(error) = receiving.writer.write(&piece)
@@ -117,8 +117,8 @@ impl Seed {
                     self.commit(port, request, receiving);
                 }
             }
-            Delivery::Fetch { request, token, ranges, max_bytes, credit } => {
-                self.fetch(port, request, token, &ranges, max_bytes, credit);
+            Delivery::Fetch { request, token, ranges, max_bytes, credit, .. } => {
+                let Some(token)=token.content() else { return };self.fetch(port, request, token, &ranges, max_bytes, credit);
             }
             Delivery::Failed { request, .. } => {
                 self.receiving.remove(&request);
@@ -138,7 +138,7 @@ impl Seed {
     fn put(&mut self, port: &mut AppPort, request: RequestId, token: Token, length: u64) {
         if self.store.get(&token).is_ok_and(|held| held.is_some()) {
             // Already checked and durable: nothing needs to cross the wire again.
-            return self.send(port, Command::Done { request, bytes: length, token });
+            return self.send(port, Command::Done { request, bytes: length, token: token.into() });
         }
         match self.store.begin(token, length) {
             Ok(writer) => {
@@ -165,7 +165,7 @@ impl Seed {
         {
             worked = true;
             match result {
-                Ok(()) => self.send(port, Command::Done { request, bytes, token }),
+                Ok(()) => self.send(port, Command::Done { request, bytes, token: token.into() }),
                 Err(error) => self.refuse_store(port, request, &error),
             }
         }
@@ -200,7 +200,7 @@ impl Seed {
             );
             return self.refuse(port, request, ErrorCode::Limit, reason);
         }
-        self.send(port, Command::Answer { request, length });
+        self.send(port, Command::Answer { request, length, descriptor: None });
         let (batch, pieces) = (Vec::new(), VecDeque::new());
         self.serving.push_back(Serving { request, credit, held, encoder, batch, pieces, unsent: None });
     }

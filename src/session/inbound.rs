@@ -1,18 +1,24 @@
-//! One incoming half of a stream: which records may come, where verified bytes go.
+//! One incoming half of a stream: which records may come, where what they bring goes.
 
+use super::body::Body;
 use super::{Context, PeerState};
 use crate::counters::Counter;
+use crate::hop::Decision;
+use crate::limits::{HAVE_BURST, HAVE_RATE_PER_S};
 use crate::queue::{ConnectionId, Credit, Delivery, RequestId, WorkerPort};
 use crate::record::{
-    Done, ErrorCode, ErrorRecord, Fetch, GoAway, MessageHeader, OkRecord, Payload, Put, Record, RecordError,
-    RecordReader, RecordType, Settings,
+    Done, ErrorCode, ErrorRecord, Fetch, GoAway, Have, Holders, Hop, Locate, MessageHeader, Mirror, OkRecord,
+    Payload, Put, Record, RecordError, RecordReader, RecordType, Settings,
 };
-use crate::token::{Ranges, Token, VerifiedDecoder, VerifyError};
+use crate::shard::{Descriptor, Lanes};
+use crate::token::{AnyToken, Ranges, Token, VerifyError};
 use bytes::Bytes;
 use quinn_proto::{Dir, StreamId};
 
 /// Ring places that one reading of a stream may need: a piece for every 256 KiB, and the events that end a request.
 const RING_ROOM_MIN: usize = 64;
+/// Chunks of a relayed stream that travel together.
+const RAW_CHUNKS_MAX: usize = 32;
 
 /// Why a stream must end.
 #[derive(Debug)]
@@ -35,6 +41,17 @@ impl Fault {
     fn malformed(reason: &str) -> Self {
         Self::new(ErrorCode::Malformed, reason)
     }
+
+    /// Whether it breaks the protocol. To ask for what is not here, or not now, or not by this way, breaks no rule.
+    pub(super) fn counts(&self) -> bool {
+        use ErrorCode::{
+            Budget, GoingAway, HopLimit, Loop, NoRoute, NotAuthorised, NotFound, NotMyHop, TooEarly,
+        };
+        !matches!(
+            self.code,
+            NotFound | TooEarly | GoingAway | NotAuthorised | Loop | HopLimit | NotMyHop | NoRoute | Budget
+        )
+    }
 }
 
 impl From<RecordError> for Fault {
@@ -55,6 +72,8 @@ pub(super) struct Reading<'a, 'c> {
     pub(super) stream: StreamId,
     pub(super) owner: Option<usize>,
     pub(super) peer: &'a mut PeerState,
+    /// This side said GOAWAY.
+    pub(super) leaving: bool,
     pub(super) cx: &'a mut Context<'c>,
 }
 
@@ -67,6 +86,11 @@ impl Reading<'_, '_> {
         self.owner.or_else(|| self.cx.routes.queues.get(&queue).copied()).ok_or_else(|| {
             Fault::new(ErrorCode::NotFound, format!("no application takes queue {queue} here"))
         })
+    }
+
+    fn store(&self) -> Result<usize, Fault> {
+        let nothing = || Fault::new(ErrorCode::NotFound, "nothing keeps payloads here");
+        self.owner.or(self.cx.routes.store).ok_or_else(nothing)
     }
 
     fn deliver(&mut self, app: usize, delivery: Delivery) {
@@ -84,62 +108,62 @@ pub(super) struct Inbound {
 
 #[derive(Debug)]
 enum Kind {
-    /// The first record says what the stream is for.
-    Start {
-        dir: Dir,
-        credit: Credit,
-    },
+    /// The first record says what the stream is for; on a request, HOP may stand before it.
+    Start { dir: Dir, credit: Credit, early: bool, routed: bool },
     Control,
     /// Messages; `app` took the last one, and its ring decides whether more is read.
-    Messages {
-        app: usize,
-    },
+    Messages { app: usize, early: bool },
     /// The peer puts a payload here.
-    Put {
-        app: usize,
-        body: Body,
-        accepted: bool,
-    },
-    /// The peer fetches; it has nothing more to say.
-    Fetch {
-        app: usize,
-    },
+    Put { app: usize, body: Body, accepted: bool },
+    /// The peer asked; it has nothing more to say.
+    Asked { app: usize },
+    /// The peer's request goes on to another gateway.
+    Relayed { app: usize, onward: Credit, gathered: Payload },
     /// The answer to a PUT of ours.
-    PutAnswer {
-        app: usize,
-        request: RequestId,
-        over: bool,
-    },
+    PutAnswer { app: usize, request: RequestId, accepted: bool, over: bool },
     /// The answer to a FETCH of ours.
-    FetchAnswer {
-        app: usize,
-        request: RequestId,
-        token: Token,
-        ranges: Ranges,
-        body: Option<Body>,
-        over: bool,
-    },
+    FetchAnswer { app: usize, request: RequestId, asked: Box<Asked>, body: Option<Body>, over: bool },
+    /// The answer to a LOCATE or a MIRROR of ours: one record of this kind.
+    OneAnswer { app: usize, request: RequestId, kind: RecordType, over: bool },
+    /// The answer to a request that is relayed.
+    RawAnswer { app: usize, request: RequestId, pace: Credit, gathered: Payload },
 }
 
-/// A verified encoding as it comes in.
+/// What a FETCH of ours asked for.
 #[derive(Debug)]
-struct Body {
-    decoder: VerifiedDecoder,
-    complete_told: bool,
+pub(super) struct Asked {
+    pub(super) token: AnyToken,
+    pub(super) lanes: Option<(Lanes, Box<Descriptor>)>,
+    pub(super) ranges: Ranges,
+    pub(super) pace: Option<Credit>,
 }
 
 impl Inbound {
-    /// A stream that the peer opened.
-    pub(super) fn start(dir: Dir, credit: Credit) -> Self {
-        Self::of(Kind::Start { dir, credit })
+    /// A stream that the peer opened; `early` if in early data.
+    pub(super) fn start(dir: Dir, credit: Credit, early: bool) -> Self {
+        Self::of(Kind::Start { dir, credit, early, routed: false })
+    }
+
+    /// A request whose HOP was judged.
+    pub(super) fn routed(credit: Credit) -> Self {
+        Self::of(Kind::Start { dir: Dir::Bi, credit, early: false, routed: true })
     }
 
     pub(super) fn put_answer(app: usize, request: RequestId) -> Self {
-        Self::of(Kind::PutAnswer { app, request, over: false })
+        Self::of(Kind::PutAnswer { app, request, accepted: false, over: false })
     }
 
-    pub(super) fn fetch_answer(app: usize, request: RequestId, token: Token, ranges: Ranges) -> Self {
-        Self::of(Kind::FetchAnswer { app, request, token, ranges, body: None, over: false })
+    pub(super) fn fetch_answer(app: usize, request: RequestId, asked: Asked) -> Self {
+        Self::of(Kind::FetchAnswer { app, request, asked: Box::new(asked), body: None, over: false })
+    }
+
+    /// An answer of one record, of this kind.
+    pub(super) fn one_answer(app: usize, request: RequestId, kind: RecordType) -> Self {
+        Self::of(Kind::OneAnswer { app, request, kind, over: false })
+    }
+
+    pub(super) fn raw_answer(app: usize, request: RequestId, pace: Credit) -> Self {
+        Self::of(Kind::RawAnswer { app, request, pace, gathered: Payload::new() })
     }
 
     fn of(kind: Kind) -> Self {
@@ -152,13 +176,26 @@ impl Inbound {
         }
     }
 
-    pub(super) fn is_peer_request(&self) -> bool {
-        matches!(self.kind, Kind::Start { dir: Dir::Bi, .. } | Kind::Put { .. } | Kind::Fetch { .. })
+    pub(super) fn set_pace(&mut self, credit: Credit) {
+        if let Kind::RawAnswer { pace, .. } = &mut self.kind {
+            *pace = credit;
+        }
     }
 
-    pub(super) fn local_request(&self) -> Option<RequestId> {
+    pub(super) fn is_peer_request(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::Start { dir: Dir::Bi, .. } | Kind::Put { .. } | Kind::Asked { .. } | Kind::Relayed { .. }
+        )
+    }
+
+    /// The request of ours that this answers, with the application that asked.
+    pub(super) fn local_request(&self) -> Option<(usize, RequestId)> {
         match &self.kind {
-            Kind::PutAnswer { request, .. } | Kind::FetchAnswer { request, .. } => Some(*request),
+            Kind::PutAnswer { app, request, .. }
+            | Kind::FetchAnswer { app, request, .. }
+            | Kind::OneAnswer { app, request, .. }
+            | Kind::RawAnswer { app, request, .. } => Some((*app, *request)),
             _ => None,
         }
     }
@@ -167,14 +204,28 @@ impl Inbound {
     pub(super) fn app(&self) -> Option<usize> {
         match &self.kind {
             Kind::Start { .. } | Kind::Control => None,
-            Kind::Messages { app } | Kind::Put { app, .. } | Kind::Fetch { app } => Some(*app),
-            Kind::PutAnswer { app, .. } | Kind::FetchAnswer { app, .. } => Some(*app),
+            Kind::Messages { app, .. }
+            | Kind::Put { app, .. }
+            | Kind::Asked { app }
+            | Kind::Relayed { app, .. }
+            | Kind::PutAnswer { app, .. }
+            | Kind::FetchAnswer { app, .. }
+            | Kind::OneAnswer { app, .. }
+            | Kind::RawAnswer { app, .. } => Some(*app),
+        }
+    }
+
+    /// Whether this is a relayed request's other side: the peer that stops it says so to the relay.
+    pub(super) fn raw_answer_to(&self) -> Option<(usize, RequestId)> {
+        match &self.kind {
+            Kind::RawAnswer { app, request, .. } => Some((*app, *request)),
+            _ => None,
         }
     }
 
     /// Whether every byte of the payload that the peer puts has come.
     pub(super) fn is_complete(&self) -> bool {
-        matches!(&self.kind, Kind::Put { body, accepted: true, .. } if body.decoder.is_complete())
+        matches!(&self.kind, Kind::Put { body, accepted: true, .. } if body.is_complete())
     }
 
     /// False while the application has not yet said whether it takes a PUT.
@@ -182,20 +233,50 @@ impl Inbound {
         !matches!(self.kind, Kind::Put { accepted: false, .. })
     }
 
-    /// Whether the ring takes what the next chunk may bring.
+    /// Whether what the next chunk may bring finds room: in the ring, and with whoever takes it on from there.
     pub(super) fn has_room(&self, ports: &[WorkerPort]) -> bool {
+        let paced = match &self.kind {
+            Kind::Relayed { onward, .. } => onward.has_relay_room(),
+            Kind::RawAnswer { pace, .. } => pace.has_relay_room(),
+            Kind::FetchAnswer { asked, .. } => asked.pace.as_ref().is_none_or(Credit::has_room),
+            _ => true,
+        };
         // A stream whose application is not known yet brings one event, or a message that waits here.
-        self.app().is_none_or(|app| ports[app].room() >= RING_ROOM_MIN)
+        paced && self.app().is_none_or(|app| ports[app].room() >= RING_ROOM_MIN)
     }
 
     /// Takes the next bytes of the stream.
     pub(super) fn feed(&mut self, chunk: Bytes, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
         if let Some(body) = self.body() {
-            return Ok(body.decoder.push(&chunk)?);
+            return body.push(&chunk);
+        }
+        if matches!(self.kind, Kind::Relayed { .. } | Kind::RawAnswer { .. }) {
+            self.gather(chunk, cx);
+            return Ok(());
         }
         self.reader.push(chunk);
         let drained = self.drain(cx);
         drained.map_err(|fault| Fault { fatal: fault.fatal || self.is_control(), ..fault })
+    }
+
+    /// Gathers chunks of a relayed stream: one place in the rings then carries many.
+    fn gather(&mut self, chunk: Bytes, cx: &mut Reading<'_, '_>) {
+        let (Kind::Relayed { gathered, .. } | Kind::RawAnswer { gathered, .. }) = &mut self.kind else {
+            return;
+        };
+        gathered.push(chunk);
+        if gathered.iter().len() >= RAW_CHUNKS_MAX {
+            self.deliver_gathered(cx);
+        }
+    }
+
+    fn deliver_gathered(&mut self, cx: &mut Reading<'_, '_>) {
+        let (Some(app), Some(request)) = (self.app(), self.request_id(cx)) else { return };
+        if let Kind::Relayed { gathered, .. } | Kind::RawAnswer { gathered, .. } = &mut self.kind
+            && !gathered.is_empty()
+        {
+            cx.deliver(app, Delivery::Raw { request, bytes: std::mem::take(gathered) });
+        }
     }
 
     /// The peer's CONTROL stream: whatever goes wrong on it ends the connection.
@@ -210,21 +291,31 @@ impl Inbound {
         self.drain(cx)
     }
 
+    fn is_raw(&self) -> bool {
+        matches!(self.kind, Kind::Relayed { .. } | Kind::RawAnswer { .. })
+    }
+
     fn drain(&mut self, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
-        while self.body().is_none() && self.waiting.is_none() {
+        while self.body().is_none() && self.waiting.is_none() && !self.is_raw() {
             let Some(header) = self.reader.next_header()? else { return Ok(()) };
             let Some(body) = self.reader.take_body() else { return Ok(()) };
             let kind = header.record_type;
             cx.cx.counters.add(Counter::RecordsIn, 1);
             self.record(kind, body, cx)?;
         }
-        // What follows PUT and OK is the verified encoding.
-        while let Some(raw) = self.reader.take_raw(usize::MAX) {
+        // What follows PUT and OK is the verified encoding; what follows a HOP that leads on is none of ours.
+        while self.waiting.is_none()
+            && let Some(raw) = self.reader.take_raw(usize::MAX)
+        {
+            if self.is_raw() {
+                self.gather(raw, cx);
+                continue;
+            }
             if !self.wants_bytes() {
                 return Err(Fault::malformed("payload bytes before the answer to PUT"));
             }
             if let Some(body) = self.body() {
-                body.decoder.push(&raw)?;
+                body.push(&raw)?;
             }
         }
         Ok(())
@@ -239,7 +330,7 @@ impl Inbound {
     }
 
     fn record(&mut self, kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
-        match &mut self.kind {
+        match &self.kind {
             Kind::Start { dir: Dir::Uni, .. } => match kind {
                 RecordType::Settings if !cx.peer.control_seen => {
                     cx.peer.control_seen = true;
@@ -249,32 +340,29 @@ impl Inbound {
                 RecordType::Message => self.message(body, cx),
                 _ => Err(unexpected(kind, "at the start of a unidirectional stream")),
             },
-            Kind::Start { dir: Dir::Bi, credit } => {
-                let credit = credit.clone();
-                self.request(kind, body, credit, cx)
-            }
+            Kind::Start { dir: Dir::Bi, .. } => self.request(kind, body, cx),
             Kind::Control => control_record(kind, body, cx),
             Kind::Messages { .. } if kind == RecordType::Message => self.message(body, cx),
             Kind::Messages { .. } => Err(unexpected(kind, "among messages")),
-            Kind::Fetch { .. } => Err(unexpected(kind, "after FETCH")),
+            Kind::Asked { .. } => Err(unexpected(kind, "after the request")),
             Kind::Put { .. } => Err(unexpected(kind, "inside a verified encoding")),
             Kind::PutAnswer { .. } => self.put_answered(kind, body, cx),
             Kind::FetchAnswer { .. } => self.fetch_answered(kind, body, cx),
+            Kind::OneAnswer { .. } => self.one_answered(kind, body, cx),
+            Kind::Relayed { .. } | Kind::RawAnswer { .. } => {
+                Err(unexpected(kind, "inside a relayed stream"))
+            }
         }
     }
 
-    fn message(&mut self, mut payload: Payload, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
-        let header = MessageHeader::take_from(&mut payload)?;
-        let app = cx.queue(header.queue)?;
-        if let Some(token) = header.token
-            && token != token_of(&payload)
-        {
-            cx.cx.counters.add(Counter::BadProofs, 1);
-            return Err(Fault::new(ErrorCode::BadProof, "a message does not match its token"));
-        }
-        let message = Delivery::Message { connection: cx.connection, queue: header.queue, payload };
-        let first = matches!(self.kind, Kind::Start { .. });
-        self.kind = Kind::Messages { app };
+    fn message(&mut self, payload: Payload, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
+        let (first, early) = match self.kind {
+            Kind::Start { early, .. } => (true, early),
+            Kind::Messages { early, .. } => (false, early),
+            _ => (false, false),
+        };
+        let (app, message) = message(payload, early, cx)?;
+        self.kind = Kind::Messages { app, early };
         if first && !self.has_room(cx.cx.ports) {
             self.waiting = Some(message);
         } else {
@@ -283,46 +371,81 @@ impl Inbound {
         Ok(())
     }
 
-    fn request(
-        &mut self,
-        kind: RecordType,
-        body: Payload,
-        credit: Credit,
-        cx: &mut Reading<'_, '_>,
-    ) -> Result<(), Fault> {
+    fn request(&mut self, kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
+        let Kind::Start { credit, early, routed, .. } = &mut self.kind else { return Ok(()) };
+        let (credit, early) = (credit.clone(), *early);
         let request = cx.peer_request();
         let body = body.to_bytes();
+        if cx.leaving {
+            return Err(Fault::new(ErrorCode::GoingAway, "this node takes no new requests"));
+        }
+        // Protocol §7: what could be replayed and is not harmless then.
+        if early && !matches!(kind, RecordType::Fetch | RecordType::Locate) {
+            return Err(Fault::new(ErrorCode::TooEarly, "not in early data: ask again after the handshake"));
+        }
         match kind {
+            RecordType::Hop if !*routed => {
+                *routed = true;
+                return self.hop(&Hop::parse(&body)?, credit, cx);
+            }
             RecordType::Put => {
                 let put = Put::parse(&body)?;
-                if put.lanes.is_some() {
-                    return Err(Fault::new(
-                        ErrorCode::UnsupportedCode,
-                        "a PUT of lanes is not supported here",
-                    ));
-                }
                 let app = cx.queue(put.queue)?;
-                let (token, length) = (put.descriptor.content(), put.descriptor.length_bytes());
-                let body = Body::new(token, length, &Ranges::all())?;
+                let descriptor = Box::new(put.descriptor);
+                let body = match put.lanes {
+                    Some(lanes) => Body::lanes(descriptor.clone(), lanes, &Ranges::all())?,
+                    None => {
+                        Body::payload(descriptor.content(), descriptor.length_bytes(), &Ranges::all())?
+                    }
+                };
                 self.kind = Kind::Put { app, body, accepted: false };
-                cx.deliver(app, Delivery::Put { request, token, length, lease_s: put.lease_s });
+                let (node, lanes, lease_s) = (cx.peer.node, put.lanes, put.lease_s);
+                cx.deliver(app, Delivery::Put { request, node, descriptor, lanes, lease_s });
             }
             RecordType::Fetch => {
-                let fetch = Fetch::parse(&body)?;
-                let token = fetch.token.content().ok_or_else(|| {
-                    Fault::new(ErrorCode::UnsupportedCode, "a FETCH of a set is not supported here")
-                })?;
-                let app = cx
-                    .owner
-                    .or(cx.cx.routes.store)
-                    .ok_or_else(|| Fault::new(ErrorCode::NotFound, "nothing keeps payloads here"))?;
-                self.kind = Kind::Fetch { app };
-                let (ranges, max_bytes) = (fetch.ranges, fetch.bytes_max);
-                cx.deliver(app, Delivery::Fetch { request, token, ranges, max_bytes, credit });
+                let Fetch { token, bytes_max, lanes, ranges } = Fetch::parse(&body)?;
+                let app = cx.store()?;
+                self.kind = Kind::Asked { app };
+                let max_bytes = bytes_max;
+                let fetch = Delivery::Fetch { request, token, lanes, ranges, max_bytes, early, credit };
+                cx.deliver(app, fetch);
+            }
+            RecordType::Locate => {
+                let Locate { token } = Locate::parse(&body)?;
+                let app = cx.store()?;
+                self.kind = Kind::Asked { app };
+                cx.deliver(app, Delivery::Locate { request, token });
+            }
+            RecordType::Mirror => {
+                let mirror = Box::new(Mirror::parse(&body)?);
+                let app = cx.store()?;
+                self.kind = Kind::Asked { app };
+                let node = cx.peer.node;
+                cx.deliver(app, Delivery::Mirror { request, node, mirror });
             }
             _ => return Err(unexpected(kind, "at the start of a request")),
         }
         Ok(())
+    }
+
+    /// Judges a HOP record: the request is for this node, goes on to another, or is refused.
+    fn hop(&mut self, hop: &Hop, answer: Credit, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
+        let hops = cx.cx.routes.hops.clone();
+        let routing = hops.as_ref().zip(cx.cx.routes.relay).filter(|_| cx.owner.is_none());
+        let Some((hops, app)) = routing else {
+            return Err(Fault::new(ErrorCode::NotAuthorised, "this node routes for nobody"));
+        };
+        let decision = hops.judge(hop, cx.peer.node, cx.cx.now);
+        match decision.map_err(|refusal| Fault::new(refusal.code(), refusal.to_string()))? {
+            Decision::Deliver => Ok(()),
+            Decision::Forward { next, hop } => {
+                let (request, onward) = (cx.peer_request(), Credit::default());
+                self.kind = Kind::Relayed { app, onward: onward.clone(), gathered: Payload::new() };
+                cx.cx.counters.add(Counter::HopsForwarded, 1);
+                cx.deliver(app, Delivery::Relay { request, next, hop: Box::new(hop), answer, onward });
+                Ok(())
+            }
+        }
     }
 
     fn put_answered(
@@ -331,17 +454,18 @@ impl Inbound {
         body: Payload,
         cx: &mut Reading<'_, '_>,
     ) -> Result<(), Fault> {
-        let Kind::PutAnswer { app, request, over } = &mut self.kind else { return Ok(()) };
+        let Kind::PutAnswer { app, request, accepted, over } = &mut self.kind else { return Ok(()) };
         let (app, request) = (*app, *request);
         let body = body.to_bytes();
         let delivery = match kind {
-            RecordType::Ok if !*over => {
-                Delivery::Accepted { request, length: OkRecord::parse(&body)?.length_bytes }
+            RecordType::Ok if !*over && !*accepted => {
+                *accepted = true;
+                let length = OkRecord::parse(&body)?.length_bytes;
+                Delivery::Accepted { request, length, descriptor: None }
             }
             RecordType::Done if !*over => {
-                let done = Done::parse(&body)?;
                 *over = true;
-                Delivery::Done { request, bytes: done.bytes, token: done.token }
+                done(request, &body)?
             }
             RecordType::Error if !*over => {
                 *over = true;
@@ -359,16 +483,17 @@ impl Inbound {
         record: Payload,
         cx: &mut Reading<'_, '_>,
     ) -> Result<(), Fault> {
-        let Kind::FetchAnswer { app, request, token, ranges, body, over } = &mut self.kind else {
+        let Kind::FetchAnswer { app, request, asked, body, over } = &mut self.kind else {
             return Ok(());
         };
         let (app, request) = (*app, *request);
         let record = record.to_bytes();
         let delivery = match kind {
             RecordType::Ok if !*over => {
-                let length = OkRecord::parse(&record)?.length_bytes;
-                *body = Some(Body::new(*token, length, ranges)?);
-                Delivery::Accepted { request, length }
+                let ok = OkRecord::parse(&record)?;
+                let (length, descriptor) = (ok.length_bytes, ok.descriptor.map(Box::new));
+                *body = Some(asked.body(length, descriptor.as_deref())?);
+                Delivery::Accepted { request, length, descriptor }
             }
             RecordType::Error if !*over => {
                 *over = true;
@@ -380,20 +505,55 @@ impl Inbound {
         Ok(())
     }
 
-    fn request_id(&self, cx: &Reading<'_, '_>) -> Option<RequestId> {
-        self.is_peer_request().then(|| cx.peer_request()).or_else(|| self.local_request())
+    fn one_answered(
+        &mut self,
+        kind: RecordType,
+        body: Payload,
+        cx: &mut Reading<'_, '_>,
+    ) -> Result<(), Fault> {
+        let Kind::OneAnswer { app, request, kind: expected, over } = &mut self.kind else { return Ok(()) };
+        let (app, request) = (*app, *request);
+        if std::mem::replace(over, true) || (kind != *expected && kind != RecordType::Error) {
+            return Err(unexpected(kind, "in an answer of one record"));
+        }
+        let body = body.to_bytes();
+        let delivery = match kind {
+            RecordType::Error => Delivery::Failed { request, failure: ErrorRecord::parse(&body)? },
+            RecordType::Done => done(request, &body)?,
+            _ => Delivery::Holders { request, holders: Holders::parse(&body)?.holders },
+        };
+        cx.deliver(app, delivery);
+        Ok(())
     }
 
-    /// After a reading: delivers what it verified, in as few runs as it can be, and tells when all of it was.
+    fn request_id(&self, cx: &Reading<'_, '_>) -> Option<RequestId> {
+        let local = || self.local_request().map(|(_, request)| request);
+        self.is_peer_request().then(|| cx.peer_request()).or_else(local)
+    }
+
+    /// After a reading: delivers what it verified or gathered, in as few runs as it can be, and tells when all of it was.
     pub(super) fn settle(&mut self, cx: &mut Reading<'_, '_>) {
+        self.deliver_gathered(cx);
         let (Some(app), Some(request)) = (self.app(), self.request_id(cx)) else { return };
         let accepted = self.wants_bytes();
+        let pace = match &self.kind {
+            Kind::FetchAnswer { asked, .. } => asked.pace.clone(),
+            _ => None,
+        };
         let Some(body) = self.body() else { return };
-        while let Some(piece) = body.decoder.poll() {
+        while let Some(checked) = body.poll() {
+            let piece = checked.piece;
             cx.cx.counters.add(Counter::VerifiedBytes, piece.data.len() as u64);
-            cx.deliver(app, Delivery::Piece { request, piece });
+            if let Some(pace) = &pace {
+                pace.take(piece.data.len());
+            }
+            let delivery = match checked.shard {
+                Some((shard, blob)) => Delivery::Shard { request, shard, blob, piece },
+                None => Delivery::Piece { request, piece },
+            };
+            cx.deliver(app, delivery);
         }
-        if accepted && body.decoder.is_complete() && !std::mem::replace(&mut body.complete_told, true) {
+        if accepted && body.is_complete() && !std::mem::replace(&mut body.complete_told, true) {
             cx.deliver(app, Delivery::Complete { request });
         }
     }
@@ -407,15 +567,27 @@ impl Inbound {
             Kind::Start { .. } | Kind::Messages { .. } => {
                 Err(Fault::malformed("the stream ends inside a record"))
             }
-            Kind::Fetch { .. } => Ok(()),
-            Kind::PutAnswer { over, .. } if *over => Ok(()),
+            Kind::Asked { .. } | Kind::Relayed { .. } | Kind::RawAnswer { .. } => Ok(()),
+            Kind::PutAnswer { over, .. } | Kind::OneAnswer { over, .. } if *over => Ok(()),
             Kind::FetchAnswer { over, .. } if *over => Ok(()),
-            Kind::Put { body, .. } | Kind::FetchAnswer { body: Some(body), .. }
-                if body.decoder.is_complete() =>
-            {
+            Kind::Put { body, .. } | Kind::FetchAnswer { body: Some(body), .. } if body.is_complete() => {
                 Ok(())
             }
             _ => Err(Fault::malformed("the stream ends before its payload or its answer")),
+        }
+    }
+
+    /// A relayed stream ended well: its relay is told.
+    pub(super) fn ended(&self, connection: ConnectionId, stream: StreamId, cx: &mut Context<'_>) {
+        match &self.kind {
+            Kind::Relayed { app, .. } => {
+                let request = RequestId { connection, number: stream.into() };
+                cx.ports[*app].deliver(Delivery::RawEnd { request });
+            }
+            Kind::RawAnswer { app, request, .. } => {
+                cx.ports[*app].deliver(Delivery::RawEnd { request: *request });
+            }
+            _ => {}
         }
     }
 
@@ -432,8 +604,11 @@ impl Inbound {
         }
         let peer = RequestId { connection, number: stream.into() };
         let told = match &mut self.kind {
-            Kind::Put { app, .. } | Kind::Fetch { app } => Some((*app, peer)),
-            Kind::PutAnswer { app, request, over } | Kind::FetchAnswer { app, request, over, .. } => {
+            Kind::Put { app, .. } | Kind::Asked { app } | Kind::Relayed { app, .. } => Some((*app, peer)),
+            Kind::RawAnswer { app, request, .. } => Some((*app, *request)),
+            Kind::PutAnswer { app, request, over, .. }
+            | Kind::FetchAnswer { app, request, over, .. }
+            | Kind::OneAnswer { app, request, over, .. } => {
                 (!std::mem::replace(over, true)).then_some((*app, *request))
             }
             _ => None,
@@ -444,10 +619,50 @@ impl Inbound {
     }
 }
 
-impl Body {
-    fn new(token: Token, length: u64, ranges: &Ranges) -> Result<Self, Fault> {
-        Ok(Self { decoder: VerifiedDecoder::new(token, length, ranges)?, complete_told: false })
+impl Asked {
+    /// What the answer's encoding must be, now that the peer has said what the payload is.
+    fn body(&self, length: u64, descriptor: Option<&Descriptor>) -> Result<Body, Fault> {
+        let set = match self.token {
+            AnyToken::Content(token) if self.lanes.is_none() => {
+                return Body::payload(token, length, &self.ranges);
+            }
+            AnyToken::Content(_) => None,
+            AnyToken::Set(set) => descriptor.filter(|found| found.set_token() == set),
+        };
+        // The set token proves the descriptor, and the descriptor the tokens of both blobs.
+        let Some(found) = set.filter(|found| found.length_bytes() == length) else {
+            return Err(Fault::new(ErrorCode::BadDescriptor, "the answer's descriptor is not the set's"));
+        };
+        match &self.lanes {
+            Some((lanes, _)) => Body::lanes(Box::new(*found), *lanes, &self.ranges),
+            None => Body::payload(found.content(), length, &self.ranges),
+        }
     }
+}
+
+/// A MESSAGE, from a stream or a datagram: who takes it, and what they take.
+pub(super) fn message(
+    mut payload: Payload,
+    early: bool,
+    cx: &mut Reading<'_, '_>,
+) -> Result<(usize, Delivery), Fault> {
+    let header = MessageHeader::take_from(&mut payload)?;
+    let app = cx.queue(header.queue)?;
+    if early && !cx.cx.routes.replay_safe.contains(&header.queue) {
+        return Err(Fault::new(ErrorCode::TooEarly, "no messages for this queue in early data"));
+    }
+    if let Some(token) = header.token
+        && token != token_of(&payload)
+    {
+        cx.cx.counters.add(Counter::BadProofs, 1);
+        return Err(Fault::new(ErrorCode::BadProof, "a message does not match its token"));
+    }
+    Ok((app, Delivery::Message { connection: cx.connection, queue: header.queue, payload }))
+}
+
+fn done(request: RequestId, body: &[u8]) -> Result<Delivery, Fault> {
+    let done = Done::parse(body)?;
+    Ok(Delivery::Done { request, bytes: done.bytes, token: done.token })
 }
 
 fn control_record(kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
@@ -460,6 +675,17 @@ fn control_record(kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> 
         RecordType::GoAway => {
             GoAway::parse(&body).map_err(fatal)?;
             cx.peer.going_away = true;
+        }
+        RecordType::Have => {
+            let have = Have::parse(&body).map_err(fatal)?;
+            if !cx.peer.haves.take(cx.cx.now) {
+                let reason = format!("more than {HAVE_RATE_PER_S} HAVE a second after {HAVE_BURST}");
+                return Err(Fault { fatal: true, ..Fault::new(ErrorCode::Limit, reason) });
+            }
+            // Who shows no certificate holds nothing that others could be sent to.
+            if let (Some(node), Some(app)) = (cx.peer.node, cx.owner.or(cx.cx.routes.store)) {
+                cx.deliver(app, Delivery::Have { node, have });
+            }
         }
         _ => return Err(Fault { fatal: true, ..unexpected(kind, "on CONTROL") }),
     }

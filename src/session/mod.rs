@@ -3,19 +3,27 @@
 //! Sans-I/O: the worker hands in quinn-proto's events and the applications' commands; what comes of them goes to the rings
 //! and to quinn-proto's streams. Reading stops where a ring is full; writing waits in a backlog that credit bounds.
 
+mod body;
+mod commands;
 mod inbound;
 mod outbound;
 
 use crate::counters::{Counter, Counters};
-use crate::limits::{CHUNKS_PER_TURN_MAX, REQUESTS_LEN_MAX, STREAM_ERROR_WINDOW_S, STREAM_ERRORS_MAX};
+use crate::hop::Hops;
+use crate::limits::{
+    CHUNKS_PER_TURN_MAX, HAVE_BURST, HAVE_RATE_PER_S, HOPS_LEN_MAX, REQUESTS_LEN_MAX, STREAM_ERROR_WINDOW_S,
+    STREAM_ERRORS_MAX,
+};
 use crate::queue::{Command, ConnectionId, Credit, Delivery, RequestId, WorkerPort};
-use crate::record::{Done, ErrorCode, ErrorRecord, Fetch, GoAway, MessageHeader, OkRecord, Put, Settings};
+use crate::record::{ErrorCode, ErrorRecord, GoAway, RecordReader, RecordType, Settings};
+use crate::tls::NodeId;
 use bytes::Bytes;
 use inbound::{Fault, Inbound, Reading};
 use outbound::Outbound;
 use quinn_proto::{Connection, Dir, ReadError, StreamEvent, StreamId, VarInt};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Which application takes what, the same on every worker.
@@ -23,8 +31,22 @@ use std::time::{Duration, Instant};
 pub struct Routes {
     /// Queue number to application.
     pub queues: FxHashMap<u64, usize>,
-    /// The application that answers FETCH.
+    /// Queues whose messages may come in early data, where they could be replayed.
+    pub replay_safe: FxHashSet<u64>,
+    /// The application that answers FETCH, LOCATE and MIRROR, and hears HAVE.
     pub store: Option<usize>,
+    /// The application that forwards requests, and by which rules.
+    pub relay: Option<usize>,
+    /// The rules of forwarding; none: every HOP is refused.
+    pub hops: Option<Arc<Hops>>,
+}
+
+impl Routes {
+    /// What this node does for its peers, as SETTINGS say it.
+    fn roles(&self) -> u64 {
+        let seed = if self.store.is_some() { Settings::ROLE_SEED } else { 0 };
+        seed | if self.relay.is_some() { Settings::ROLE_ROUTE } else { 0 }
+    }
 }
 
 /// What a session needs of its worker while it works.
@@ -44,8 +66,8 @@ pub(crate) struct Session {
     peer: PeerState,
     inbound: FxHashMap<StreamId, Inbound>,
     outbound: FxHashMap<StreamId, Outbound>,
-    /// Streams of our own requests, by request number.
-    local: FxHashMap<u64, StreamId>,
+    /// Streams of our own requests, by application and request number.
+    local: FxHashMap<(usize, u64), StreamId>,
     /// The peer's requests whose answer has not been acknowledged whole, with the application that answers once it is known.
     answering: FxHashMap<StreamId, Option<usize>>,
     /// One outgoing message stream a queue.
@@ -60,14 +82,43 @@ pub(crate) struct Session {
     closed_told: bool,
     /// QUIC took bytes that an application may be waiting to follow.
     credit_returned: bool,
+    /// This side said GOAWAY.
+    leaving: bool,
+    /// The handshake is not over: what the peer sends now could be a replay.
+    early: bool,
+    /// Requests that the peer opened so far.
+    arrivals: i32,
 }
 
-/// What the peer said of itself on its CONTROL stream.
+/// What is known of the peer.
 #[derive(Debug, Default)]
 pub(crate) struct PeerState {
+    /// Its node ID, if it showed a certificate.
+    node: Option<NodeId>,
     control_seen: bool,
     settings: Option<Settings>,
     going_away: bool,
+    haves: HaveRate,
+}
+
+/// How many HAVE records a peer may still send: a bucket that fills at [`HAVE_RATE_PER_S`].
+#[derive(Debug, Default)]
+struct HaveRate {
+    /// When the bucket will be full again, if that is to come.
+    full_at: Option<Instant>,
+}
+
+impl HaveRate {
+    /// Takes one; false if there is none left.
+    fn take(&mut self, now: Instant) -> bool {
+        let each = Duration::from_secs(1) / HAVE_RATE_PER_S;
+        let full_at = self.full_at.map_or(now, |at| at.max(now)) + each;
+        let allowed = full_at - now <= each * HAVE_BURST;
+        if allowed {
+            self.full_at = Some(full_at);
+        }
+        allowed
+    }
 }
 
 impl Session {
@@ -88,6 +139,9 @@ impl Session {
             errors: VecDeque::new(),
             closed_told: false,
             credit_returned: false,
+            leaving: false,
+            early: true,
+            arrivals: 0,
         }
     }
 
@@ -115,7 +169,7 @@ impl Session {
     }
 
     /// Opens CONTROL and says SETTINGS: the first thing on a connection (protocol §4).
-    pub(crate) fn start(&mut self, conn: &mut Connection, settings: &Settings, cx: &Context<'_>) {
+    pub(crate) fn start(&mut self, conn: &mut Connection, cx: &Context<'_>) {
         let Some(id) = conn.streams().open(Dir::Uni) else {
             // A peer that allows no unidirectional stream cannot speak STOQ.
             let reason = Bytes::from_static(b"STOQ needs unidirectional streams");
@@ -124,11 +178,31 @@ impl Session {
         };
         self.control_out = Some(id);
         self.outbound.insert(id, Outbound::new(Credit::default()));
-        self.write_record(conn, id, settings, cx);
+        self.write_record(conn, id, &own_settings(cx.routes), cx);
+    }
+
+    /// The handshake is over, and proved this peer.
+    pub(crate) fn established(&mut self, node: Option<NodeId>) {
+        self.early = false;
+        self.peer.node = node;
+    }
+
+    /// The peer took no early data: every stream opened so far is gone. Who asked something may ask again.
+    pub(crate) fn early_refused(&mut self, conn: &mut Connection, cx: &mut Context<'_>) {
+        let failure = ErrorRecord::new(ErrorCode::TooEarly, 0, "the peer took no early data; ask again");
+        for (id, mut inbound) in std::mem::take(&mut self.inbound) {
+            inbound.fail(self.id, id, failure.clone(), cx);
+        }
+        self.outbound.clear();
+        self.local.clear();
+        self.messages.clear();
+        self.readable.clear();
+        self.start(conn, cx);
     }
 
     /// Says GOAWAY: no new requests, finish what runs.
     pub(crate) fn go_away(&mut self, conn: &mut Connection, retry_ms: u64, cx: &Context<'_>) {
+        self.leaving = true;
         if let Some(id) = self.control_out {
             self.write_record(conn, id, &GoAway { retry_ms }, cx);
         }
@@ -138,7 +212,7 @@ impl Session {
         match event {
             StreamEvent::Opened { dir } => {
                 while let Some(id) = conn.streams().accept(dir) {
-                    self.accept(id, dir);
+                    self.accept(conn, id, dir);
                 }
             }
             StreamEvent::Readable { id } => self.readable.push_back(id),
@@ -157,14 +231,46 @@ impl Session {
         }
     }
 
-    fn accept(&mut self, id: StreamId, dir: Dir) {
+    fn accept(&mut self, conn: &mut Connection, id: StreamId, dir: Dir) {
         let credit = Credit::default();
         if dir == Dir::Bi {
             self.outbound.insert(id, Outbound::new(credit.clone()));
             self.answering.insert(id, None);
+            // Answers to one peer go out in the order of its requests.
+            self.arrivals = self.arrivals.saturating_sub(1);
+            let _ = conn.send_stream(id).set_priority(self.arrivals);
         }
-        self.inbound.insert(id, Inbound::start(dir, credit));
+        // A client that is through with its handshake is no replay, and neither is what it sent before.
+        let early = self.early && conn.side().is_server();
+        self.inbound.insert(id, Inbound::start(dir, credit, early));
         self.readable.push_back(id);
+    }
+
+    /// Takes a QUIC datagram: one MESSAGE, or it is dropped under its counter.
+    pub(crate) fn datagram(&mut self, datagram: Bytes, cx: &mut Context<'_>) {
+        let mut reader = RecordReader::new();
+        reader.push(datagram);
+        let whole = match reader.next_header() {
+            Ok(Some(header)) if header.record_type == RecordType::Message => reader.take_body(),
+            _ => None,
+        };
+        let Some(payload) = whole.filter(|_| reader.is_at_record_border()) else {
+            return cx.counters.add(Counter::DropDatagramMalformed, 1);
+        };
+        cx.counters.add(Counter::RecordsIn, 1);
+        let early = self.early;
+        let no_stream = StreamId::new(quinn_proto::Side::Client, Dir::Uni, 0);
+        let mut reading = self.reading(no_stream, cx);
+        match inbound::message(payload, early, &mut reading) {
+            Ok((app, message)) if cx.ports[app].room() > 0 => cx.ports[app].deliver(message),
+            Ok(_) => cx.counters.add(Counter::DropDatagramRingFull, 1),
+            Err(_) => cx.counters.add(Counter::DropDatagramRefused, 1),
+        }
+    }
+
+    fn reading<'s, 'c>(&'s mut self, stream: StreamId, cx: &'s mut Context<'c>) -> Reading<'s, 'c> {
+        let (connection, owner, leaving) = (self.id, self.owner, self.leaving);
+        Reading { connection, stream, owner, peer: &mut self.peer, leaving, cx }
     }
 
     /// Reads what may be read. Streams whose ring is full stay in line.
@@ -183,8 +289,7 @@ impl Session {
 
     fn read_stream(&mut self, conn: &mut Connection, id: StreamId, cx: &mut Context<'_>) -> bool {
         let Some(mut inbound) = self.inbound.remove(&id) else { return false };
-        let mut reading =
-            Reading { connection: self.id, stream: id, owner: self.owner, peer: &mut self.peer, cx };
+        let mut reading = self.reading(id, cx);
         let mut chunks_left = CHUNKS_PER_TURN_MAX;
         let mut end = End::Blocked;
         {
@@ -251,6 +356,7 @@ impl Session {
                 self.readable.push_back(id);
             }
             End::Finished => {
+                inbound.ended(self.id, id, cx);
                 self.forget_local(&inbound);
                 if let Some(app) = self.answering.get_mut(&id) {
                     *app = inbound.app();
@@ -294,8 +400,7 @@ impl Session {
 
     /// Protocol §8: three stream errors in a minute close the connection; an error on CONTROL does at once.
     fn count_error(&mut self, conn: &mut Connection, fault: Fault, cx: &mut Context<'_>) {
-        // To ask for a queue or a store that is not here breaks no rule.
-        if fault.code == ErrorCode::NotFound {
+        if !fault.counts() {
             return;
         }
         let window = Duration::from_secs(STREAM_ERROR_WINDOW_S);
@@ -322,6 +427,9 @@ impl Session {
                 inbound.fail(self.id, id, failure, cx);
                 let _ = conn.recv_stream(id).stop(code.into());
             } else {
+                if let Some((app, request)) = inbound.raw_answer_to() {
+                    cx.ports[app].deliver(Delivery::RawStopped { request, code });
+                }
                 self.inbound.insert(id, inbound);
             }
         } else if let Some(Some(app)) = answering {
@@ -331,163 +439,9 @@ impl Session {
         }
     }
 
-    /// Carries out what an application asks.
-    pub(crate) fn command(
-        &mut self,
-        conn: &mut Connection,
-        app: usize,
-        command: Command,
-        cx: &mut Context<'_>,
-    ) {
-        match command {
-            Command::Connect { .. } => unreachable!("the worker itself connects"),
-            Command::Disconnect { .. } => {
-                self.closed("closed here", cx);
-                conn.close(cx.now, ErrorCode::None.into(), Bytes::new());
-            }
-            Command::Message { queue, payload, .. } => self.send_message(conn, app, queue, payload, cx),
-            Command::Put { request, .. } | Command::Fetch { request, .. } => {
-                self.open(conn, app, request, command, cx)
-            }
-            Command::Accept { request } => self.accept_put(conn, request, cx),
-            Command::Answer { request, length } => {
-                if let Some(id) = self.stream_of(request) {
-                    self.write_record(conn, id, &OkRecord { length_bytes: length, descriptor: None }, cx);
-                    self.begin_encoding(id);
-                }
-            }
-            Command::Data { request, bytes } => {
-                if let Some(id) = self.stream_of(request) {
-                    self.write(conn, id, bytes);
-                }
-            }
-            Command::Finish { request } => {
-                if let Some(id) = self.stream_of(request) {
-                    self.finish(conn, id);
-                }
-            }
-            Command::Done { request, bytes, token } => {
-                if let Some(id) = self.stream_of(request) {
-                    self.write_record(conn, id, &Done { bytes, token }, cx);
-                    self.finish(conn, id);
-                    // A payload that was here already: its bytes need not come.
-                    if self.inbound.get(&id).is_some_and(|inbound| !inbound.is_complete()) {
-                        self.inbound.remove(&id);
-                        let _ = conn.recv_stream(id).stop(ErrorCode::None.into());
-                    }
-                }
-            }
-            Command::Refuse { request, failure } => {
-                if let Some(id) = self.stream_of(request) {
-                    self.inbound.remove(&id);
-                    let _ = conn.recv_stream(id).stop(failure.code.into());
-                    self.refuse(conn, id, &failure, cx);
-                }
-            }
-            Command::Cancel { request } => {
-                if let Some(id) = self.stream_of(request) {
-                    if let Some(inbound) = self.inbound.remove(&id) {
-                        self.forget_local(&inbound);
-                    }
-                    let _ = conn.recv_stream(id).stop(ErrorCode::None.into());
-                    self.abort_out(conn, id, ErrorCode::None);
-                }
-                // One that waits for the peer to allow another stream is never opened.
-                self.unopened.retain(|(_, command)| command.opens() != Some(request));
-            }
-        }
-    }
-
-    fn open(
-        &mut self,
-        conn: &mut Connection,
-        app: usize,
-        request: RequestId,
-        command: Command,
-        cx: &mut Context<'_>,
-    ) {
-        let refusal = if self.peer.going_away {
-            Some((ErrorCode::GoingAway, "the peer takes no new requests"))
-        } else if (self.local.len() + self.unopened.len()) as u64 >= REQUESTS_LEN_MAX {
-            Some((ErrorCode::Busy, "too many requests in flight on this connection"))
-        } else {
-            None
-        };
-        if let Some((code, reason)) = refusal {
-            let failure = ErrorRecord::new(code, 0, reason);
-            cx.ports[app].deliver(Delivery::Failed { request, failure });
-            return;
-        }
-        let Some(id) = conn.streams().open(Dir::Bi) else {
-            self.unopened.push_back((app, command));
-            return;
-        };
-        self.local.insert(request.number, id);
-        match command {
-            Command::Put { queue, descriptor, lease_s, credit, .. } => {
-                self.outbound.insert(id, Outbound::new(credit));
-                self.inbound.insert(id, Inbound::put_answer(app, request));
-                self.write_record(conn, id, &Put { queue, lease_s, descriptor, lanes: None }, cx);
-            }
-            Command::Fetch { token, ranges, max_bytes, .. } => {
-                self.outbound.insert(id, Outbound::new(Credit::default()));
-                let fetch = Fetch { token: token.into(), bytes_max: max_bytes, lanes: None, ranges };
-                self.write_record(conn, id, &fetch, cx);
-                self.inbound.insert(id, Inbound::fetch_answer(app, request, token, fetch.ranges));
-                self.finish(conn, id);
-            }
-            _ => unreachable!("only PUT and FETCH open streams"),
-        }
-    }
-
-    fn accept_put(&mut self, conn: &mut Connection, request: RequestId, cx: &mut Context<'_>) {
-        let Some(id) = self.stream_of(request) else { return };
-        if let Some(inbound) = self.inbound.get_mut(&id) {
-            inbound.accept_put();
-            self.readable.push_back(id);
-            self.write_record(conn, id, &OkRecord { length_bytes: 0, descriptor: None }, cx);
-        }
-    }
-
-    fn send_message(
-        &mut self,
-        conn: &mut Connection,
-        app: usize,
-        queue: u64,
-        payload: Bytes,
-        cx: &Context<'_>,
-    ) {
-        let id = match self.messages.get(&queue) {
-            Some(&id) => id,
-            None => {
-                let Some(id) = conn.streams().open(Dir::Uni) else {
-                    let command = Command::Message { connection: self.id, queue, payload };
-                    self.unopened.push_back((app, command));
-                    return;
-                };
-                self.messages.insert(queue, id);
-                self.outbound.insert(id, Outbound::new(self.message_credit.clone()));
-                id
-            }
-        };
-        let mut front = Vec::with_capacity(16);
-        MessageHeader { queue, token: None }.emit_record_front(payload.len(), &mut front);
-        cx.counters.add(Counter::RecordsOut, 1);
-        self.write_own(conn, id, front.into());
-        self.write(conn, id, payload);
-    }
-
-    fn stream_of(&self, request: RequestId) -> Option<StreamId> {
-        if request.is_local() {
-            return self.local.get(&request.number).copied();
-        }
-        let id = StreamId::from(VarInt::from_u64(request.number).ok()?);
-        self.outbound.contains_key(&id).then_some(id)
-    }
-
     fn forget_local(&mut self, inbound: &Inbound) {
-        if let Some(request) = inbound.local_request() {
-            self.local.remove(&request.number);
+        if let Some((app, request)) = inbound.local_request() {
+            self.local.remove(&(app, request.number));
         }
     }
 
@@ -532,12 +486,28 @@ enum End {
     Fault(Fault),
 }
 
-/// Which settings this build announces.
-pub(crate) fn own_settings() -> Settings {
+/// Which settings this node announces.
+fn own_settings(routes: &Routes) -> Settings {
     Settings {
         record_bytes_max: Some(crate::limits::CONTROL_RECORD_BYTES_MAX),
+        hops_max: routes.relay.map(|_| HOPS_LEN_MAX as u64),
         ranges_max: Some(crate::limits::RANGES_LEN_MAX),
         inflight_max: Some(REQUESTS_LEN_MAX),
-        ..Settings::default()
+        roles: Some(routes.roles()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_of_haves_passes_and_then_the_rate() {
+        let (mut rate, now) = (HaveRate::default(), Instant::now());
+        let burst = (0..2 * HAVE_BURST).filter(|_| rate.take(now)).count();
+        assert_eq!(burst, HAVE_BURST as usize);
+        let later = now + Duration::from_secs(1);
+        let refilled = (0..2 * HAVE_BURST).filter(|_| rate.take(later)).count();
+        assert_eq!(refilled, HAVE_RATE_PER_S as usize);
     }
 }

@@ -33,6 +33,10 @@ impl Outbound {
     pub(super) fn new(credit: Credit) -> Self {
         Self { backlog: VecDeque::new(), credit, in_encoding: false, finished: false }
     }
+
+    pub(super) fn credit(&self) -> Credit {
+        self.credit.clone()
+    }
 }
 
 impl Drop for Outbound {

@@ -134,6 +134,20 @@ impl VerifiedDecoder {
     /// # Errors
     /// The first thing that does not match. What was checked before it can still be polled.
     pub fn push(&mut self, mut chunk: &[u8]) -> Result<(), VerifyError> {
+        self.feed(&mut chunk)?;
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        let error = VerifyError::Excess(chunk.len());
+        self.failed = Some(error);
+        Err(error)
+    }
+
+    /// Like [`VerifiedDecoder::push`], but takes no more than the encoding has: what follows it stays in `chunk`.
+    ///
+    /// # Errors
+    /// The first thing that does not match.
+    pub fn feed(&mut self, chunk: &mut &[u8]) -> Result<(), VerifyError> {
         if let Some(error) = self.failed {
             return Err(error);
         }
@@ -143,7 +157,7 @@ impl VerifiedDecoder {
                     let take = chunk.len().min(PAIR_BYTES - self.pair_len);
                     self.pair[self.pair_len..self.pair_len + take].copy_from_slice(&chunk[..take]);
                     self.pair_len += take;
-                    chunk = &chunk[take..];
+                    *chunk = &chunk[take..];
                     if self.pair_len < PAIR_BYTES {
                         Ok(())
                     } else {
@@ -153,14 +167,14 @@ impl VerifiedDecoder {
                 Some(Step::Group { offset, len, is_root }) => {
                     let take = chunk.len().min(self.checked_len + len - self.arena.len());
                     self.arena.extend_from_slice(&chunk[..take]);
-                    chunk = &chunk[take..];
+                    *chunk = &chunk[take..];
                     if self.arena.len() < self.checked_len + len {
                         Ok(())
                     } else {
                         self.check_group(offset, is_root)
                     }
                 }
-                None => Err(VerifyError::Excess(chunk.len())),
+                None => return Ok(()),
             };
             if let Err(error) = step {
                 self.failed = Some(error);

@@ -3,10 +3,47 @@
 use crate::counters::Counter;
 use crate::queue::Delivery;
 use crate::quic::timers::Timer;
-use crate::session::{Context, Session, own_settings};
-use crate::tls;
-use quinn_proto::{Connection, Event};
+use crate::record::ErrorCode;
+use crate::session::{Context, Session};
+use crate::tls::{self, NodeId};
+use bytes::Bytes;
+use quinn_proto::{Connection, Event, Side};
 use std::collections::VecDeque;
+
+/// Who wanted a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Origin {
+    /// The peer opened it.
+    Peer,
+    /// An application asked for it: it alone hears of it.
+    Application { app: usize, tag: u64, early: bool },
+    /// It leads to a neighbour, which must be this node.
+    Neighbor { index: usize, node: NodeId },
+}
+
+impl Origin {
+    /// The application that takes all that comes on it.
+    pub(super) fn owner(self) -> Option<usize> {
+        match self {
+            Self::Application { app, .. } => Some(app),
+            _ => None,
+        }
+    }
+
+    /// The neighbour's place among the links.
+    pub(super) fn neighbor(self) -> Option<usize> {
+        match self {
+            Self::Neighbor { index, .. } => Some(index),
+            _ => None,
+        }
+    }
+}
+
+/// What an event changed for the links.
+pub(super) enum Change {
+    NeighborUp(usize),
+    NeighborLost(usize),
+}
 
 /// One connection on its worker.
 pub(super) struct Conn {
@@ -17,41 +54,97 @@ pub(super) struct Conn {
     /// In the list of connections that this turn serves.
     pub(super) dirty: bool,
     pub(super) connected: bool,
+    /// The applications know of it: before the handshake is over, where early data goes.
+    pub(super) announced: bool,
     pub(super) going_away: bool,
-    /// The application and tag that asked for it.
-    pub(super) asked: Option<(usize, u64)>,
+    pub(super) origin: Origin,
 }
 
 impl Conn {
-    pub(super) fn event(&mut self, event: Event, cx: &mut Context<'_>) {
+    pub(super) fn event(&mut self, event: Event, cx: &mut Context<'_>) -> Option<Change> {
         match event {
-            Event::Connected => self.connected(cx),
+            Event::Connected => return self.connected(cx),
             Event::ConnectionLost { reason } => {
                 let text =
                     tls::explain(&reason).map_or_else(|| reason.to_string(), |refusal| refusal.to_string());
-                if self.connected {
-                    self.session.closed(&text, cx);
-                } else {
+                if !self.connected {
                     cx.counters.add(Counter::HandshakesFailed, 1);
-                    if let Some((app, tag)) = self.asked {
-                        cx.ports[app].deliver(Delivery::ConnectFailed { tag, reason: text });
-                    }
+                }
+                if self.announced {
+                    self.session.closed(&text, cx);
+                } else if let Origin::Application { app, tag, .. } = self.origin {
+                    cx.ports[app].deliver(Delivery::ConnectFailed { tag, reason: text.clone() });
+                }
+                if let Origin::Neighbor { index, node } = self.origin {
+                    let remote = self.quic.remote_address();
+                    tracing::info!(%node, %remote, reason = text, "no connection to a neighbour");
+                    cx.counters.add(Counter::NeighborsLost, 1);
+                    return Some(Change::NeighborLost(index));
                 }
             }
             Event::Stream(event) => self.session.stream_event(&mut self.quic, event, cx),
-            Event::HandshakeDataReady | Event::DatagramReceived | Event::DatagramsUnblocked => {}
+            Event::DatagramReceived => {
+                while let Some(datagram) = self.quic.datagrams().recv() {
+                    self.session.datagram(datagram, cx);
+                }
+            }
+            Event::HandshakeDataReady | Event::DatagramsUnblocked => {}
+        }
+        None
+    }
+
+    /// Speaks before the handshake is over, if the application wants it and an earlier session allows it.
+    pub(super) fn begin_early(&mut self, cx: &mut Context<'_>) {
+        if let Origin::Application { early: true, .. } = self.origin
+            && self.quic.has_0rtt()
+        {
+            self.session.start(&mut self.quic, cx);
+            self.announce(tls::peer_node_id(&self.quic), cx);
         }
     }
 
-    fn connected(&mut self, cx: &mut Context<'_>) {
+    fn connected(&mut self, cx: &mut Context<'_>) -> Option<Change> {
         self.connected = true;
         cx.counters.add(Counter::ConnectionsOpened, 1);
-        self.session.start(&mut self.quic, &own_settings(), cx);
         let node = tls::peer_node_id(&self.quic);
+        self.session.established(node);
+        if self.announced {
+            if self.quic.accepted_0rtt() {
+                cx.counters.add(Counter::EarlyAccepted, 1);
+            } else {
+                self.session.early_refused(&mut self.quic, cx);
+            }
+            return None;
+        }
+        if let Origin::Neighbor { index, node: expected } = self.origin {
+            if node != Some(expected) {
+                tracing::warn!(%expected, ?node, "a neighbour's address leads to another node");
+                let reason = Bytes::from_static(b"not the node that was dialled");
+                self.quic.close(cx.now, ErrorCode::NotAuthorised.into(), reason);
+                return Some(Change::NeighborLost(index));
+            }
+            cx.counters.add(Counter::NeighborsConnected, 1);
+        }
+        self.session.start(&mut self.quic, cx);
+        self.announce(node, cx);
+        match self.origin {
+            Origin::Neighbor { index, .. } => Some(Change::NeighborUp(index)),
+            _ => None,
+        }
+    }
+
+    fn announce(&mut self, node: Option<NodeId>, cx: &mut Context<'_>) {
+        self.announced = true;
         let (side, remote) = (self.quic.side(), self.quic.remote_address());
         let (connection, credit) = (self.session.id(), self.session.message_credit());
-        let tag = self.asked.map(|(_, tag)| tag);
-        let delivery = || Delivery::Connected { connection, tag, side, node, remote, credit: credit.clone() };
+        let tag = match self.origin {
+            Origin::Application { tag, .. } => Some(tag),
+            _ => None,
+        };
+        // Holdings are told on the connections that this side opened to neighbours, so once to each.
+        let neighbor = matches!(self.origin, Origin::Neighbor { .. }) && side == Side::Client;
+        let delivery =
+            || Delivery::Connected { connection, tag, side, node, neighbor, remote, credit: credit.clone() };
         self.session.connected(delivery, cx);
     }
 }

@@ -1,6 +1,6 @@
 //! The steps of a turn, in the order in which the loop names them.
 
-use super::conn::{Conn, mark};
+use super::conn::{Change, Conn, Origin, mark};
 use super::shared::{CLOSING, DRAINING, Handover};
 use super::{ARENA_BYTES, CLOSE_TIMEOUT, Core};
 use crate::counters::{Counter, Counters};
@@ -13,7 +13,7 @@ use crate::queue::{Command, ConnectionId, Delivery};
 use crate::quic::timers::Timer;
 use crate::record::ErrorCode;
 use crate::session::{Context, Session};
-use crate::tls;
+use crate::tls::{self, NodeId};
 use bytes::{Bytes, BytesMut};
 use quinn_proto::{Connection, ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming, Transmit};
 use std::net::{IpAddr, SocketAddr};
@@ -123,7 +123,9 @@ impl Core {
             begun += 1;
             let config = self.server.as_ref().map(|server| server.of(incoming.remote_address()).clone());
             match self.endpoint.accept(incoming, now, &mut self.send_buf, config) {
-                Ok((handle, quic)) => self.insert(handle, quic, None),
+                Ok((handle, quic)) => {
+                    self.insert(now, handle, quic, Origin::Peer);
+                }
                 Err(error) => {
                     self.status.counters.add(Counter::HandshakesFailed, 1);
                     tracing::debug!(cause = %error.cause, "handshake refused");
@@ -136,14 +138,20 @@ impl Core {
         begun > 0
     }
 
-    fn insert(&mut self, handle: ConnectionHandle, quic: Connection, asked: Option<(usize, u64)>) {
+    fn insert(
+        &mut self,
+        now: Instant,
+        handle: ConnectionHandle,
+        quic: Connection,
+        origin: Origin,
+    ) -> &mut Conn {
         let slot = handle.0;
         if self.conns.len() <= slot {
             self.conns.resize_with(slot + 1, || None);
         }
         self.generation = self.generation.wrapping_add(1);
         let id = ConnectionId { worker: self.index, slot: slot as u32, generation: self.generation };
-        let session = Session::new(id, asked.map(|(app, _)| app));
+        let session = Session::new(id, origin.owner());
         let mut conn = Conn {
             quic,
             session,
@@ -151,12 +159,62 @@ impl Core {
             generation: self.generation,
             dirty: false,
             connected: false,
+            announced: false,
             going_away: false,
-            asked,
+            origin,
         };
         mark(&mut self.dirty, &mut conn, slot);
-        self.conns[slot] = Some(conn);
         self.status.connections.fetch_add(1, Ordering::Relaxed);
+        let conn = self.conns[slot].insert(conn);
+        let mut cx = Context {
+            now,
+            ports: &mut self.ports,
+            routes: &self.shared.routes,
+            counters: &self.status.counters,
+        };
+        conn.begin_early(&mut cx);
+        conn
+    }
+
+    /// Dials the neighbours that are due.
+    pub(super) fn dial_neighbors(&mut self, now: Instant) -> bool {
+        let mut worked = false;
+        while !self.draining
+            && let Some((index, remote)) = self.links.next(now)
+        {
+            worked = true;
+            match self.dial(now, remote, Origin::Neighbor { index, node: self.links.node(index) }) {
+                Ok(slot) => self.links.dialled(index, slot),
+                Err(reason) => {
+                    tracing::warn!(%remote, reason, "a neighbour cannot be dialled");
+                    self.links.failed(index, None, now);
+                }
+            }
+        }
+        worked
+    }
+
+    pub(super) fn links_timeout(&self) -> Option<Instant> {
+        if self.draining { None } else { self.links.poll_timeout() }
+    }
+
+    fn reach(&mut self, now: Instant, node: &NodeId) {
+        let conns = &self.conns;
+        let is_idle = |slot: u32| {
+            conns.get(slot as usize).and_then(Option::as_ref).is_some_and(|conn| conn.session.requests() == 0)
+        };
+        let Some(slot) = self.links.reach(node, now, is_idle) else { return };
+        if let Some(Some(conn)) = self.conns.get_mut(slot as usize) {
+            let mut cx = Context {
+                now,
+                ports: &mut self.ports,
+                routes: &self.shared.routes,
+                counters: &self.status.counters,
+            };
+            conn.session.closed("another neighbour needs the place", &mut cx);
+            conn.quic.close(now, ErrorCode::None.into(), Bytes::new());
+            mark(&mut self.dirty, conn, slot as usize);
+        }
     }
 
     /// Takes what QUIC has for us: events, then what streams hold.
@@ -173,7 +231,13 @@ impl Core {
             };
             while let Some(event) = conn.quic.poll() {
                 worked = true;
-                conn.event(event, &mut cx);
+                match conn.event(event, &mut cx) {
+                    Some(Change::NeighborUp(index)) => self.links.up(index, now),
+                    Some(Change::NeighborLost(index)) => {
+                        self.links.failed(index, Some(slot), now);
+                    }
+                    None => {}
+                }
             }
             worked |= conn.session.read(&mut conn.quic, &mut cx);
         }
@@ -200,8 +264,10 @@ impl Core {
     }
 
     fn command(&mut self, now: Instant, app: usize, command: Command) {
-        if let Command::Connect { tag, remote } = command {
-            return self.connect(now, app, tag, remote);
+        match command {
+            Command::Connect { tag, remote, early } => return self.connect(now, app, tag, remote, early),
+            Command::Reach { node } => return self.reach(now, &node),
+            _ => {}
         }
         let Some(id) = command.connection() else { return };
         let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else { return };
@@ -214,24 +280,28 @@ impl Core {
             routes: &self.shared.routes,
             counters: &self.status.counters,
         };
+        if let (Some(_), Some(index)) = (command.opens(), conn.origin.neighbor()) {
+            self.links.used(index, now);
+        }
         conn.session.command(&mut conn.quic, app, command, &mut cx);
         mark(&mut self.dirty, conn, id.slot as usize);
     }
 
-    fn connect(&mut self, now: Instant, app: usize, tag: u64, remote: SocketAddr) {
-        let result = match &self.client {
-            Some(config) => {
-                let name = tls::connect_name(remote);
-                self.endpoint
-                    .connect(now, config.of(remote).clone(), remote, &name)
-                    .map_err(|error| error.to_string())
-            }
-            None => Err("this node has no client identity and opens no connections".into()),
-        };
-        match result {
-            Ok((handle, quic)) => self.insert(handle, quic, Some((app, tag))),
-            Err(reason) => self.ports[app].deliver(Delivery::ConnectFailed { tag, reason }),
+    fn connect(&mut self, now: Instant, app: usize, tag: u64, remote: SocketAddr, early: bool) {
+        if let Err(reason) = self.dial(now, remote, Origin::Application { app, tag, early }) {
+            self.ports[app].deliver(Delivery::ConnectFailed { tag, reason });
         }
+    }
+
+    fn dial(&mut self, now: Instant, remote: SocketAddr, origin: Origin) -> Result<u32, String> {
+        let Some(config) = &self.client else {
+            return Err("this node has no client identity and opens no connections".into());
+        };
+        let name = tls::connect_name(remote);
+        let dialled = self.endpoint.connect(now, config.of(remote).clone(), remote, &name);
+        let (handle, quic) = dialled.map_err(|error| error.to_string())?;
+        self.insert(now, handle, quic, origin);
+        Ok(handle.0 as u32)
     }
 
     pub(super) fn transmit<N: Network>(&mut self, network: &mut N, now: Instant) -> bool {
@@ -306,6 +376,9 @@ impl Core {
                 congestion_events = path.congestion_events,
                 "connection over"
             );
+            if let Some(index) = conn.origin.neighbor() {
+                self.links.failed(index, Some(slot), now);
+            }
             self.conns[slot as usize] = None;
             self.status.connections.fetch_sub(1, Ordering::Relaxed);
             counters.add(Counter::ConnectionsClosed, 1);

@@ -2,8 +2,10 @@
 
 mod conn;
 mod core;
+mod links;
 mod shared;
 
+pub use links::Neighbor;
 pub use shared::{ByFamily, Idle, Quic, Shared, WorkerStatus};
 
 use crate::application::Application;
@@ -14,6 +16,7 @@ use crate::quic::cid::WorkerCids;
 use crate::quic::timers::Timers;
 use bytes::BytesMut;
 use conn::Conn;
+use links::Links;
 use quinn_proto::{ClientConfig, Endpoint, Incoming, ServerConfig, Transmit};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -56,6 +59,7 @@ struct Core {
     generation: u32,
     dirty: VecDeque<u32>,
     timers: Timers,
+    links: Links,
     incoming: VecDeque<Incoming>,
     ports: Vec<WorkerPort>,
     inline: Vec<Inline>,
@@ -92,6 +96,7 @@ impl<N: Network> Worker<N> {
             generation: 0,
             dirty: VecDeque::new(),
             timers: Timers::default(),
+            links: Links::default(),
             incoming: VecDeque::new(),
             ports: Vec::new(),
             inline: Vec::new(),
@@ -105,6 +110,11 @@ impl<N: Network> Worker<N> {
             close_by: None,
         };
         Self { network, core }
+    }
+
+    /// Keeps connections to these neighbours, at most so many at once.
+    pub fn set_neighbors(&mut self, neighbors: Vec<Neighbor>, connections_max: usize, now: Instant) {
+        self.core.links = Links::new(neighbors, connections_max, now);
     }
 
     /// Adds the next application, whose own thread takes the returned port. Applications are numbered in the order in which
@@ -154,6 +164,7 @@ impl<N: Network> Worker<N> {
         let mut worked = core.receive(network, now);
         worked |= core.take_handovers(now);
         worked |= core.begin_handshakes(now);
+        worked |= core.dial_neighbors(now);
         // Read records, route to the rings.
         worked |= core.read(now);
         // Drain applications.
@@ -171,10 +182,9 @@ impl<N: Network> Worker<N> {
 
     /// When [`Worker::turn`] has something to do though nothing arrives.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        match (self.core.timers.next(), self.network.poll_timeout()) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let inline = self.core.inline.iter().filter_map(|inline| inline.application.poll_timeout());
+        let others = [self.core.timers.next(), self.network.poll_timeout(), self.core.links_timeout()];
+        inline.chain(others.into_iter().flatten()).min()
     }
 
     /// The network, for those who drive it themselves.

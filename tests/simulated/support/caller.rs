@@ -126,7 +126,7 @@ impl Caller {
     pub(crate) fn connect(&mut self, remote: SocketAddr) -> u64 {
         self.numbers += 1;
         let tag = self.numbers;
-        self.commands.push_back(Command::Connect { tag, remote });
+        self.commands.push_back(Command::Connect { tag, remote, early: false });
         tag
     }
 
@@ -162,7 +162,15 @@ impl Caller {
     ) -> RequestId {
         let (request, credit) = (self.number(peer), Credit::default());
         let descriptor = Descriptor::plain(token, length).unwrap();
-        let command = Command::Put { request, queue, descriptor, lease_s: 60, credit: credit.clone() };
+        let command = Command::Put {
+            request,
+            hop: None,
+            queue,
+            descriptor: Box::new(descriptor),
+            lanes: None,
+            lease_s: 60,
+            credit: credit.clone(),
+        };
         self.commands.push_back(command);
         self.sending.push(Sending { request, credit, chunks: encoded.into(), accepted: false });
         request
@@ -170,7 +178,15 @@ impl Caller {
 
     pub(crate) fn fetch(&mut self, peer: &Peer, token: Token, ranges: Ranges) -> RequestId {
         let request = self.number(peer);
-        self.commands.push_back(Command::Fetch { request, token, ranges, max_bytes: 0 });
+        self.commands.push_back(Command::Fetch {
+            request,
+            hop: None,
+            token: token.into(),
+            lanes: None,
+            ranges,
+            max_bytes: 0,
+            pace: None,
+        });
         request
     }
 
@@ -253,7 +269,7 @@ impl Caller {
                 let failure = ErrorRecord::new(ErrorCode::NotFound, 0, "nothing is kept here");
                 self.commands.push_back(Command::Refuse { request, failure });
             }
-            Delivery::Accepted { request, length } => {
+            Delivery::Accepted { request, length, .. } => {
                 self.requests.entry(request).or_default().accepted = Some(length);
                 for sending in self.sending.iter_mut().filter(|sending| sending.request == request) {
                     sending.accepted = true;
@@ -263,11 +279,15 @@ impl Caller {
                 self.requests.entry(request).or_default().pieces.push((piece.offset, piece.data));
             }
             Delivery::Complete { request } => self.complete(request),
-            Delivery::Done { request, bytes, token } => self.end(request, End::Done { bytes, token }),
+            Delivery::Done { request, bytes, token } => {
+                let token = token.content().unwrap();
+                self.end(request, End::Done { bytes, token });
+            }
             Delivery::Failed { request, failure } => {
                 self.end(request, End::Failed(failure.code));
                 self.requests.entry(request).or_default().failure = Some(failure);
             }
+            _ => {}
         }
     }
 
@@ -281,7 +301,7 @@ impl Caller {
             });
             let token = Token::from_slice(&[&[1][..], hasher.finalize().as_bytes()].concat()).unwrap();
             let bytes = self.requests[&request].bytes() as u64;
-            self.commands.push_back(Command::Done { request, bytes, token });
+            self.commands.push_back(Command::Done { request, bytes, token: token.into() });
         }
     }
 

@@ -396,6 +396,7 @@ fn gateway(link: &SimulatedLink, setup: &Setup, store: &Arc<Store>) -> Host {
     let routes = Routes {
         queues: [(SEED, 0), (ECHO, 1), (DISCARD, 2), (HELD, 3)].into_iter().collect(),
         store: Some(0),
+        ..Routes::default()
     };
     let config = NodeConfig {
         server: Some(server_config(&tls).unwrap()),

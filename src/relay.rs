@@ -1,0 +1,526 @@
+//! Forwards requests to the next gateway of their route, as their bytes come (protocol §5).
+//!
+//! It runs on the worker's thread: what is read from one connection is written to the other in the same turn. It reads no
+//! payload and keeps nothing but a bounded window of each stream: each side is read only while the other has room. Of the
+//! request it reads as much as it takes to see that two FETCHes are the same; those share one answer.
+
+use crate::application::Application;
+use crate::counters::{Counter, Counters};
+use crate::limits::{MERGE_STALL_MS, RELAY_REACH_MS};
+use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId};
+use crate::record::{ErrorCode, ErrorRecord, Fetch, Hop, Payload, Record, RecordReader, RecordType};
+use crate::seed::{Cache, Passing};
+use crate::tls::NodeId;
+use crate::token::AnyToken;
+use crate::worker::WorkerStatus;
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+use slab::Slab;
+use smallvec::{SmallVec, smallvec};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Ring places that one delivery may need.
+const COMMANDS_A_DELIVERY: usize = 8;
+
+/// The relay of one worker.
+pub struct Relay {
+    status: Arc<WorkerStatus>,
+    cache: Option<Cache>,
+    /// Connections to nodes that showed a certificate; where there are two, one that this side opened.
+    routes: FxHashMap<NodeId, (ConnectionId, bool)>,
+    flows: Slab<Flow>,
+    /// Requests of peers, and requests of our own, to their flows.
+    upstream: FxHashMap<RequestId, usize>,
+    downstream: FxHashMap<RequestId, usize>,
+    /// FETCHes that others may join: no byte of their answer has passed.
+    joinable: FxHashMap<FetchKey, usize>,
+    /// Flows whose neighbour is not connected yet.
+    waiting: Vec<usize>,
+    /// Flows that were joined.
+    merged: Vec<usize>,
+    requests: u64,
+    /// Commands that found the ring full; nothing more is taken while one waits.
+    unsent: VecDeque<Command>,
+}
+
+/// What makes two FETCHes the same: the record, the rest of the route and whether it may be kept on the way.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct FetchKey {
+    fetch: Bytes,
+    route: SmallVec<[NodeId; 8]>,
+    cache: bool,
+}
+
+/// One request on its way, and all who wait for its answer.
+#[derive(Debug)]
+struct Flow {
+    next: NodeId,
+    hop: Box<Hop>,
+    /// The first set the pace at which the answer is read.
+    members: SmallVec<[Member; 1]>,
+    /// Credit for what the first member sends on.
+    onward: Credit,
+    stage: Stage,
+    /// What came of the request before it was sent on; its credit is taken.
+    head: Payload,
+    /// The first member has ended its side.
+    ended: bool,
+    key: Option<FetchKey>,
+    passing: Option<Passing>,
+    /// When a byte of the answer last passed.
+    progress: Instant,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Its first record is not whole yet.
+    Head(RecordReader),
+    /// For a connection to its neighbour.
+    Waiting { until: Instant },
+    /// It is on its way under this number.
+    Open(RequestId),
+}
+
+/// One peer who waits for an answer.
+#[derive(Debug)]
+struct Member {
+    request: RequestId,
+    answer: Credit,
+    budget_left: u64,
+}
+
+impl Member {
+    /// Takes bytes off the budget; false if it is spent.
+    fn spend(&mut self, bytes: usize) -> bool {
+        let left = self.budget_left.checked_sub(bytes as u64);
+        self.budget_left = left.unwrap_or(0);
+        left.is_some()
+    }
+}
+
+impl Relay {
+    /// For a worker; with a cache, payloads that may be kept are.
+    pub fn new(status: Arc<WorkerStatus>, cache: Option<Cache>) -> Self {
+        Self {
+            status,
+            cache,
+            routes: FxHashMap::default(),
+            flows: Slab::new(),
+            upstream: FxHashMap::default(),
+            downstream: FxHashMap::default(),
+            joinable: FxHashMap::default(),
+            waiting: Vec::new(),
+            merged: Vec::new(),
+            requests: 0,
+            unsent: VecDeque::new(),
+        }
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.status.counters
+    }
+
+    fn send(&mut self, port: &mut AppPort, command: Command) {
+        if !self.unsent.is_empty() {
+            self.unsent.push_back(command);
+        } else if let Err(command) = port.send(command) {
+            self.unsent.push_back(command);
+        }
+    }
+
+    /// The credit is taken already.
+    fn send_raw(&mut self, port: &mut AppPort, request: RequestId, credit: &Credit, bytes: Payload) {
+        credit.take(bytes.len());
+        self.send(port, Command::Raw { request, bytes });
+    }
+
+    fn deliver(&mut self, now: Instant, port: &mut AppPort, delivery: Delivery) {
+        match delivery {
+            Delivery::Connected { connection, node: Some(node), neighbor, .. } => {
+                self.connected(now, port, node, connection, neighbor);
+            }
+            Delivery::Closed { connection, .. } => self.closed(port, connection),
+            Delivery::Relay { request, next, hop, answer, onward } => {
+                let member = Member { request, answer, budget_left: hop.budget_bytes };
+                let key = self.flows.insert(Flow {
+                    next,
+                    hop,
+                    members: smallvec![member],
+                    onward,
+                    stage: Stage::Head(RecordReader::new()),
+                    head: Payload::new(),
+                    ended: false,
+                    key: None,
+                    passing: None,
+                    progress: now,
+                });
+                self.upstream.insert(request, key);
+            }
+            Delivery::Raw { request, bytes } if request.is_local() => self.answered(now, port, request, bytes),
+            Delivery::Raw { request, bytes } => self.asked(now, port, request, bytes),
+            Delivery::RawEnd { request } if request.is_local() => self.answer_ended(port, request),
+            Delivery::RawEnd { request } => self.request_ended(port, request),
+            Delivery::RawStopped { request, code } => self.stopped(port, request, code),
+            Delivery::Failed { request, failure } if request.is_local() => {
+                self.answer_failed(port, request, &failure);
+            }
+            Delivery::Failed { request, .. } => self.leave(port, request),
+            _ => {}
+        }
+    }
+
+    /// Bytes of a request.
+    fn asked(&mut self, now: Instant, port: &mut AppPort, request: RequestId, bytes: Payload) {
+        let Some(&key) = self.upstream.get(&request) else { return };
+        let flow = &mut self.flows[key];
+        let Some(member) = flow.members.iter_mut().find(|member| member.request == request) else { return };
+        if !member.spend(bytes.len()) {
+            return self.expel(port, request, ErrorCode::Budget, "the budget of this route is spent");
+        }
+        // Of one that joined, the FETCH was all.
+        if flow.members[0].request != request {
+            return;
+        }
+        match &mut flow.stage {
+            Stage::Open(down) => {
+                let (down, credit) = (*down, flow.onward.clone());
+                self.send_raw(port, down, &credit, bytes);
+            }
+            Stage::Waiting { .. } => flow.hold(bytes),
+            Stage::Head(reader) => {
+                bytes.iter().for_each(|chunk| reader.push(chunk.clone()));
+                flow.hold(bytes);
+                self.read_head(now, port, key);
+            }
+        }
+    }
+
+    /// Looks whether the first record says enough to go on.
+    fn read_head(&mut self, now: Instant, port: &mut AppPort, key: usize) {
+        let flow = &mut self.flows[key];
+        let Stage::Head(reader) = &mut flow.stage else { return };
+        let request = flow.members[0].request;
+        let fetch = match reader.next_header() {
+            Ok(None) => return,
+            Ok(Some(header)) if header.record_type == RecordType::Fetch => match reader.take_body() {
+                Some(body) => body.to_bytes(),
+                None => return,
+            },
+            // Whatever else it is, the node that it is for will judge it.
+            Ok(Some(_)) => return self.open(now, port, key),
+            Err(error) => return self.expel(port, request, error.code(), &error.to_string()),
+        };
+        let parsed = match Fetch::parse(&fetch) {
+            Ok(parsed) => parsed,
+            Err(error) => return self.expel(port, request, error.code(), &error.to_string()),
+        };
+        let flow = &mut self.flows[key];
+        if flow.hop.cache && self.cache.as_ref().is_some_and(|cache| cache.holds(&parsed)) {
+            return self.answer_here(port, key);
+        }
+        let route = flow.hop.route[usize::from(flow.hop.cursor)..].into();
+        let fetch_key = FetchKey { fetch, route, cache: flow.hop.cache };
+        if let Some(&other) = self.joinable.get(&fetch_key) {
+            return self.join(port, key, other);
+        }
+        if let (true, AnyToken::Content(token), None, true) =
+            (flow.hop.cache, parsed.token, parsed.lanes, parsed.ranges.is_all())
+        {
+            flow.passing = self.cache.as_ref().map(|cache| cache.begin(token));
+        }
+        flow.key = Some(fetch_key.clone());
+        self.joinable.insert(fetch_key, key);
+        self.open(now, port, key);
+    }
+
+    /// This node holds it: its own store answers.
+    fn answer_here(&mut self, port: &mut AppPort, key: usize) {
+        let flow = self.flows.remove(key);
+        flow.onward.give_back(flow.head.len());
+        let request = flow.members[0].request;
+        self.upstream.remove(&request);
+        self.send(port, Command::Take { request, bytes: flow.head });
+    }
+
+    /// Lets a FETCH wait for the answer to one that is on its way.
+    fn join(&mut self, port: &mut AppPort, key: usize, other: usize) {
+        let flow = self.flows.remove(key);
+        flow.onward.give_back(flow.head.len());
+        let Some(member) = flow.members.into_iter().next() else { return };
+        self.upstream.insert(member.request, other);
+        let joined = &mut self.flows[other];
+        joined.members.push(member);
+        if joined.members.len() == 2 {
+            self.merged.push(other);
+        }
+        self.counters().add(Counter::HopsMerged, 1);
+        let _ = port;
+    }
+
+    /// Sends a request on, if there is a connection to send it by; has one made otherwise.
+    fn open(&mut self, now: Instant, port: &mut AppPort, key: usize) {
+        let flow = &mut self.flows[key];
+        let Some(&(connection, _)) = self.routes.get(&flow.next) else {
+            flow.stage = Stage::Waiting { until: now + Duration::from_millis(RELAY_REACH_MS) };
+            let node = flow.next;
+            self.waiting.push(key);
+            return self.send(port, Command::Reach { node });
+        };
+        self.requests += 1;
+        let request = RequestId::local(connection, self.requests);
+        flow.stage = Stage::Open(request);
+        let (credit, pace) = (flow.onward.clone(), flow.members[0].answer.clone());
+        let (head, ended) = (std::mem::take(&mut flow.head), flow.ended);
+        let mut front = Vec::new();
+        flow.hop.emit_record(&mut front);
+        self.downstream.insert(request, key);
+        self.send(port, Command::Open { request, credit: credit.clone(), pace });
+        self.send_raw(port, request, &credit, Bytes::from(front).into());
+        // Its credit was taken when it was held.
+        credit.give_back(head.len());
+        self.send_raw(port, request, &credit, head);
+        if ended {
+            self.send(port, Command::Finish { request });
+        }
+    }
+
+    fn request_ended(&mut self, port: &mut AppPort, request: RequestId) {
+        let Some(&key) = self.upstream.get(&request) else { return };
+        let flow = &mut self.flows[key];
+        if flow.members[0].request != request {
+            return;
+        }
+        flow.ended = true;
+        match flow.stage {
+            Stage::Open(down) => self.send(port, Command::Finish { request: down }),
+            Stage::Waiting { .. } => {}
+            Stage::Head(_) => {
+                self.expel(port, request, ErrorCode::Malformed, "the stream ends before its request");
+            }
+        }
+    }
+
+    /// Bytes of an answer: to everyone who waits for it.
+    fn answered(&mut self, now: Instant, port: &mut AppPort, down: RequestId, bytes: Payload) {
+        let Some(&key) = self.downstream.get(&down) else { return };
+        let flow = &mut self.flows[key];
+        flow.progress = now;
+        if let Some(key) = flow.key.take() {
+            self.joinable.remove(&key);
+        }
+        if flow.passing.as_mut().is_some_and(|passing| !passing.push(&bytes)) {
+            flow.passing = None;
+            self.status.counters.add(Counter::CacheSkipped, 1);
+        }
+        let mut spent: SmallVec<[RequestId; 1]> = SmallVec::new();
+        let mut late: SmallVec<[RequestId; 1]> = SmallVec::new();
+        let flow = &mut self.flows[key];
+        for (index, member) in flow.members.iter_mut().enumerate() {
+            if !member.spend(bytes.len()) {
+                spent.push(member.request);
+            } else if index > 0 && !member.answer.has_room() {
+                late.push(member.request);
+            } else {
+                member.answer.take(bytes.len());
+                let command = Command::Raw { request: member.request, bytes: bytes.clone() };
+                if !self.unsent.is_empty() {
+                    self.unsent.push_back(command);
+                } else if let Err(command) = port.send(command) {
+                    self.unsent.push_back(command);
+                }
+            }
+        }
+        for request in spent {
+            self.expel(port, request, ErrorCode::Budget, "the budget of this route is spent");
+        }
+        for request in late {
+            self.expel(port, request, ErrorCode::Busy, "too slow for an answer that others share; ask again");
+        }
+    }
+
+    fn answer_ended(&mut self, port: &mut AppPort, down: RequestId) {
+        let Some(flow) = self.end_flow(down) else { return };
+        if let Some(passing) = flow.passing {
+            passing.finish();
+        }
+        for member in &flow.members {
+            self.send(port, Command::Finish { request: member.request });
+        }
+    }
+
+    fn answer_failed(&mut self, port: &mut AppPort, down: RequestId, failure: &ErrorRecord) {
+        let Some(flow) = self.end_flow(down) else { return };
+        for member in &flow.members {
+            self.send(port, Command::Refuse { request: member.request, failure: failure.clone() });
+        }
+    }
+
+    /// The next gateway wants no more of the request; the answer goes on.
+    fn stopped(&mut self, port: &mut AppPort, down: RequestId, code: ErrorCode) {
+        let Some(flow) = self.downstream.get(&down).and_then(|&key| self.flows.get(key)) else { return };
+        let request = flow.members[0].request;
+        self.send(port, Command::Stop { request, code });
+    }
+
+    /// Takes a flow out whose answer is over.
+    fn end_flow(&mut self, down: RequestId) -> Option<Flow> {
+        let key = self.downstream.remove(&down)?;
+        self.remove_flow(key)
+    }
+
+    fn remove_flow(&mut self, key: usize) -> Option<Flow> {
+        let flow = self.flows.try_remove(key)?;
+        if let Some(key) = &flow.key {
+            self.joinable.remove(key);
+        }
+        for member in &flow.members {
+            self.upstream.remove(&member.request);
+        }
+        self.waiting.retain(|&waiting| waiting != key);
+        self.merged.retain(|&merged| merged != key);
+        Some(flow)
+    }
+
+    /// Refuses one who waits; the others go on.
+    fn expel(&mut self, port: &mut AppPort, request: RequestId, code: ErrorCode, reason: &str) {
+        if code == ErrorCode::Budget {
+            self.counters().add(Counter::HopsRefused, 1);
+        }
+        self.send(port, Command::Refuse { request, failure: ErrorRecord::new(code, 0, reason) });
+        self.leave(port, request);
+    }
+
+    /// One who waits is gone. With the last one the request is given up.
+    fn leave(&mut self, port: &mut AppPort, request: RequestId) {
+        let Some(key) = self.upstream.remove(&request) else { return };
+        let Some(flow) = self.flows.get_mut(key) else { return };
+        let led = flow.members.first().is_some_and(|member| member.request == request);
+        flow.members.retain(|member| member.request != request);
+        let down = match flow.stage {
+            Stage::Open(down) => Some(down),
+            _ => None,
+        };
+        let Some(first) = flow.members.first() else {
+            self.remove_flow(key);
+            if let Some(down) = down {
+                self.downstream.remove(&down);
+                self.send(port, Command::Cancel { request: down });
+            }
+            return;
+        };
+        if led && let Some(down) = down {
+            let pace = first.answer.clone();
+            self.send(port, Command::Pace { request: down, pace });
+        }
+    }
+
+    fn connected(
+        &mut self,
+        now: Instant,
+        port: &mut AppPort,
+        node: NodeId,
+        connection: ConnectionId,
+        dialled: bool,
+    ) {
+        let known = self.routes.entry(node).or_insert((connection, dialled));
+        if dialled || !known.1 {
+            *known = (connection, dialled);
+        }
+        let ready = self.waiting.iter().copied().filter(|&key| self.flows[key].next == node);
+        for key in ready.collect::<Vec<_>>() {
+            self.waiting.retain(|&waiting| waiting != key);
+            self.open(now, port, key);
+        }
+    }
+
+    fn closed(&mut self, port: &mut AppPort, connection: ConnectionId) {
+        self.routes.retain(|_, (known, _)| *known != connection);
+        let ups = self.upstream.keys().filter(|request| request.connection == connection);
+        for request in ups.copied().collect::<Vec<_>>() {
+            self.leave(port, request);
+        }
+        let downs = self.downstream.keys().filter(|request| request.connection == connection);
+        let failure = ErrorRecord::new(ErrorCode::UpstreamFailed, 0, "the connection to the next gateway ended");
+        for request in downs.copied().collect::<Vec<_>>() {
+            self.answer_failed(port, request, &failure);
+        }
+    }
+
+    /// Refuses what has waited too long for its neighbour, and sends away those that the pace of another holds back.
+    fn give_up(&mut self, now: Instant, port: &mut AppPort) -> bool {
+        let overdue = |flow: &Flow| matches!(flow.stage, Stage::Waiting { until } if until <= now);
+        let late: Vec<_> = self.waiting.iter().copied().filter(|&key| overdue(&self.flows[key])).collect();
+        for &key in &late {
+            let reason = format!("no connection to {} within {RELAY_REACH_MS} ms", self.flows[key].next);
+            if let Some(flow) = self.remove_flow(key) {
+                for member in &flow.members {
+                    let failure = ErrorRecord::new(ErrorCode::UpstreamFailed, 0, reason.clone());
+                    self.send(port, Command::Refuse { request: member.request, failure });
+                }
+            }
+        }
+        let mut held_back = Vec::new();
+        for &key in &self.merged {
+            let flow = &self.flows[key];
+            if now.duration_since(flow.progress) >= Duration::from_millis(MERGE_STALL_MS)
+                && !flow.members[0].answer.has_relay_room()
+            {
+                held_back.extend(flow.members[1..].iter().map(|member| member.request));
+            }
+        }
+        for &request in &held_back {
+            self.expel(port, request, ErrorCode::Busy, "held back by another asker; ask again");
+        }
+        self.merged.retain(|&key| self.flows.get(key).is_some_and(|flow| flow.members.len() > 1));
+        !late.is_empty() || !held_back.is_empty()
+    }
+
+    fn send_unsent(&mut self, port: &mut AppPort) -> bool {
+        while let Some(command) = self.unsent.pop_front() {
+            if let Err(command) = port.send(command) {
+                self.unsent.push_front(command);
+                return false;
+            }
+        }
+        true
+    }
+}
+
+impl Flow {
+    /// Holds bytes of the request until it can be sent on. They take credit, so no more is read than a window.
+    fn hold(&mut self, bytes: Payload) {
+        self.onward.take(bytes.len());
+        bytes.into_chunks().into_iter().for_each(|chunk| self.head.push(chunk));
+    }
+}
+
+impl Application for Relay {
+    fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool {
+        let mut worked = false;
+        while self.send_unsent(port)
+            && port.room() >= COMMANDS_A_DELIVERY
+            && let Some(delivery) = port.receive()
+        {
+            worked = true;
+            self.deliver(now, port, delivery);
+        }
+        if !self.waiting.is_empty() || !self.merged.is_empty() {
+            worked |= self.give_up(now, port);
+        }
+        worked
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let waiting = self.waiting.iter().filter_map(|&key| match self.flows[key].stage {
+            Stage::Waiting { until } => Some(until),
+            _ => None,
+        });
+        let stalled = self.merged.iter().map(|&key| &self.flows[key]).filter_map(|flow| {
+            let held = !flow.members.first()?.answer.has_relay_room();
+            held.then_some(flow.progress + Duration::from_millis(MERGE_STALL_MS))
+        });
+        waiting.chain(stalled).min()
+    }
+}

@@ -1,0 +1,173 @@
+//! Keeps payloads that pass through this gateway: checked first, on a thread of its own, and only as fast as it can.
+
+use super::{Keep, Store, Writer};
+use crate::limits::CACHE_QUEUE_LEN;
+use crate::record::{Fetch, OkRecord, Payload, Record, RecordReader, RecordType};
+use crate::token::{Ranges, Token, VerifiedDecoder};
+use rustc_hash::FxHashMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Hands what passes to the thread that keeps it. Never waits for it.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    store: Arc<Store>,
+    events: SyncSender<Event>,
+    numbers: Arc<std::sync::atomic::AtomicU64>,
+}
+
+/// One answer on its way past.
+#[derive(Debug)]
+pub struct Passing {
+    number: u64,
+    events: SyncSender<Event>,
+    finished: bool,
+}
+
+#[derive(Debug)]
+enum Event {
+    Begin { number: u64, token: Token },
+    Bytes { number: u64, bytes: Payload },
+    End { number: u64, whole: bool },
+}
+
+impl Cache {
+    /// Starts the thread that keeps what passes in `store`.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start(store: Arc<Store>) -> std::io::Result<Self> {
+        let (events, incoming) = sync_channel(CACHE_QUEUE_LEN);
+        let keeper = Keeper { store: store.clone(), passing: FxHashMap::default() };
+        std::thread::Builder::new().name("stoq-cache".into()).spawn(move || keeper.run(&incoming))?;
+        Ok(Self { store, events, numbers: Arc::default() })
+    }
+
+    /// Whether the store answers this itself.
+    pub fn holds(&self, fetch: &Fetch) -> bool {
+        self.store.holds(&fetch.token, fetch.lanes)
+    }
+
+    /// Begins to keep the answer to a FETCH of the whole payload `token`.
+    pub fn begin(&self, token: Token) -> Passing {
+        let number = self.numbers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let begun = self.events.try_send(Event::Begin { number, token }).is_ok();
+        Passing { number, events: self.events.clone(), finished: !begun }
+    }
+}
+
+impl Passing {
+    /// Hands on the next bytes of the answer. False if they cannot be taken in time: the payload is then not kept.
+    pub fn push(&mut self, bytes: &Payload) -> bool {
+        !self.finished
+            && self.events.try_send(Event::Bytes { number: self.number, bytes: bytes.clone() }).is_ok()
+    }
+
+    /// The answer is whole.
+    pub fn finish(mut self) {
+        self.finished |= self.events.try_send(Event::End { number: self.number, whole: true }).is_ok();
+    }
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        // If even this finds no room, the keeper drops what never ends when it is asked for its place.
+        if !self.finished {
+            let _ = self.events.try_send(Event::End { number: self.number, whole: false });
+        }
+    }
+}
+
+/// The thread's state.
+struct Keeper {
+    store: Arc<Store>,
+    passing: FxHashMap<u64, Kept>,
+}
+
+/// One payload on its way past.
+struct Kept {
+    token: Token,
+    reader: RecordReader,
+    body: Option<(VerifiedDecoder, Writer)>,
+}
+
+impl Keeper {
+    fn run(mut self, incoming: &Receiver<Event>) {
+        while let Ok(event) = incoming.recv() {
+            match event {
+                Event::Begin { number, token } => {
+                    let kept = Kept { token, reader: RecordReader::new(), body: None };
+                    self.passing.insert(number, kept);
+                }
+                Event::Bytes { number, bytes } => {
+                    if let Some(kept) = self.passing.get_mut(&number)
+                        && kept.take(&self.store, &bytes).is_none()
+                    {
+                        self.passing.remove(&number);
+                    }
+                }
+                Event::End { number, whole } => {
+                    if let Some(kept) = self.passing.remove(&number)
+                        && whole
+                    {
+                        kept.commit();
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Kept {
+    /// `None` once it is clear that nothing will come of it: an ERROR passed, the bytes are false, the store is full.
+    fn take(&mut self, store: &Store, bytes: &Payload) -> Option<()> {
+        for chunk in bytes {
+            if self.body.is_none() {
+                self.reader.push(chunk.clone());
+                let Some(header) = self.reader.next_header().ok()? else { continue };
+                let Some(record) = self.reader.take_body() else { continue };
+                if header.record_type != RecordType::Ok {
+                    return None;
+                }
+                let length = OkRecord::parse(&record.to_bytes()).ok()?.length_bytes;
+                let decoder = VerifiedDecoder::new(self.token, length, Ranges::all()).ok()?;
+                let keep = Keep { expires_s: None, owner: None, cached: true };
+                self.body = Some((decoder, store.begin(self.token, length, keep, now_s()).ok()?));
+                while let Some(raw) = self.reader.take_raw(usize::MAX) {
+                    self.check(&raw)?;
+                }
+            } else {
+                self.check(chunk)?;
+            }
+        }
+        self.write()
+    }
+
+    fn check(&mut self, bytes: &[u8]) -> Option<()> {
+        let (decoder, _) = self.body.as_mut()?;
+        decoder.push(bytes).ok()
+    }
+
+    fn write(&mut self) -> Option<()> {
+        let Some((decoder, writer)) = self.body.as_mut() else { return Some(()) };
+        while let Some(piece) = decoder.poll() {
+            writer.write(&piece).ok()?;
+        }
+        Some(())
+    }
+
+    fn commit(self) {
+        if let Some((decoder, writer)) = self.body
+            && decoder.is_complete()
+            && let Err(error) = writer.commit()
+        {
+            tracing::warn!(%error, "a payload that passed cannot be kept");
+        }
+    }
+}
+
+/// Seconds since the epoch: this thread is nobody's packet's way.
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

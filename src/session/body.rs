@@ -1,0 +1,89 @@
+//! Verified encodings as they come in: one for a payload, up to two, one after the other, for lanes of a set.
+
+use super::inbound::Fault;
+use crate::shard::{Blob, Descriptor, Lanes, ShardIndex};
+use crate::token::{Ranges, Token, VerifiedDecoder, VerifiedPiece, VerifyError};
+use std::collections::VecDeque;
+
+/// What follows PUT's or FETCH's OK on a stream.
+#[derive(Debug)]
+pub(super) struct Body {
+    /// What is still to come, the one that comes now first; the last one stays when it is complete.
+    parts: VecDeque<(Blob, VerifiedDecoder)>,
+    /// What tells a shard's place, if lanes come.
+    sharded: Option<Box<Descriptor>>,
+    /// Pieces of parts that are complete.
+    ready: VecDeque<(Blob, VerifiedPiece)>,
+    pub(super) complete_told: bool,
+}
+
+/// A checked piece, and which shard it is of, if lanes were asked for.
+pub(super) struct Checked {
+    pub(super) shard: Option<(ShardIndex, Blob)>,
+    pub(super) piece: VerifiedPiece,
+}
+
+impl Body {
+    /// Ranges of a payload.
+    pub(super) fn payload(token: Token, length: u64, ranges: &Ranges) -> Result<Self, Fault> {
+        let decoder = VerifiedDecoder::new(token, length, ranges.clone())?;
+        Ok(Self::of([(Blob::Content, decoder)].into(), None))
+    }
+
+    /// Stripes of lanes.
+    pub(super) fn lanes(descriptor: Box<Descriptor>, lanes: Lanes, stripes: &Ranges) -> Result<Self, Fault> {
+        let mut parts = VecDeque::new();
+        for part in descriptor.parts(lanes, stripes).map_err(VerifyError::from)? {
+            let decoder = VerifiedDecoder::new(part.token, part.length, part.selection)?;
+            parts.push_back((part.blob, decoder.with_cut(descriptor.shard_bytes())));
+        }
+        Ok(Self::of(parts, Some(descriptor)))
+    }
+
+    fn of(parts: VecDeque<(Blob, VerifiedDecoder)>, sharded: Option<Box<Descriptor>>) -> Self {
+        Self { parts, sharded, ready: VecDeque::new(), complete_told: false }
+    }
+
+    /// Checks the next bytes of the stream.
+    pub(super) fn push(&mut self, mut chunk: &[u8]) -> Result<(), Fault> {
+        while !chunk.is_empty() {
+            self.drop_complete();
+            let Some((_, decoder)) = self.parts.front_mut() else {
+                return Err(VerifyError::Excess(chunk.len()).into());
+            };
+            decoder.feed(&mut chunk)?;
+            if decoder.is_complete() && self.parts.len() == 1 && !chunk.is_empty() {
+                return Err(VerifyError::Excess(chunk.len()).into());
+            }
+        }
+        self.drop_complete();
+        Ok(())
+    }
+
+    /// Keeps what a complete part has checked, and goes on to the next.
+    fn drop_complete(&mut self) {
+        while self.parts.len() > 1
+            && let Some((blob, decoder)) = self.parts.front_mut()
+            && decoder.is_complete()
+        {
+            let blob = *blob;
+            self.ready.extend(std::iter::from_fn(|| decoder.poll()).map(|piece| (blob, piece)));
+            self.parts.pop_front();
+        }
+    }
+
+    /// Whether every byte has come and was checked. Pieces may still wait to be polled.
+    pub(super) fn is_complete(&self) -> bool {
+        self.parts.iter().all(|(_, decoder)| decoder.is_complete())
+    }
+
+    /// The next checked piece.
+    pub(super) fn poll(&mut self) -> Option<Checked> {
+        let (blob, piece) = match self.ready.pop_front() {
+            Some(ready) => ready,
+            None => self.parts.front_mut().and_then(|(blob, decoder)| decoder.poll().map(|p| (*blob, p)))?,
+        };
+        let shard = self.sharded.as_ref().map(|set| (set.shard_at(blob, piece.offset), blob));
+        Some(Checked { shard, piece })
+    }
+}

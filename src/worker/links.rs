@@ -1,0 +1,210 @@
+//! The connections that a gateway keeps to its neighbours: dialled at start, again with backoff when they fail, and no more
+//! of them at once than allowed, the one used longest ago making room.
+
+use crate::limits::{NEIGHBOR_BACKOFF_MS_MAX, NEIGHBOR_BACKOFF_MS_MIN};
+use crate::tls::NodeId;
+use rustc_hash::FxHashMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// Another gateway that this one forwards to, mirrors from and tells of its holdings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Neighbor {
+    /// Who it is; a connection that proves another is closed.
+    pub node: NodeId,
+    /// Where it is, of either family; tried in turn.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// One worker's connections to neighbours.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    links: Vec<Link>,
+    by_node: FxHashMap<NodeId, usize>,
+    connections_max: usize,
+    /// When something is to be done; none: not before something changes.
+    due: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Link {
+    neighbor: Neighbor,
+    state: State,
+    /// Failures since it was last up.
+    failures: u32,
+    /// Which address is tried next.
+    address: usize,
+    used: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// No connection, and none is needed.
+    Idle,
+    /// To be dialled from then on.
+    Wanted { from: Instant },
+    /// In this place of the worker's table, with the handshake over or not.
+    Open { slot: u32, up: bool },
+}
+
+impl Links {
+    /// Wants the first `connections_max` of `neighbors` from `now` on.
+    pub(super) fn new(neighbors: Vec<Neighbor>, connections_max: usize, now: Instant) -> Self {
+        let by_node = neighbors.iter().enumerate().map(|(index, n)| (n.node, index)).collect();
+        let link = |(index, neighbor)| {
+            let state = if index < connections_max { State::Wanted { from: now } } else { State::Idle };
+            Link { neighbor, state, failures: 0, address: 0, used: now }
+        };
+        let links = neighbors.into_iter().enumerate().map(link).collect();
+        Self { links, by_node, connections_max, due: Some(now) }
+    }
+
+    /// When [`Links::next`] has something.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// A neighbour to dial now, and where; [`Links::dialled`] or [`Links::failed`] must follow.
+    pub(super) fn next(&mut self, now: Instant) -> Option<(usize, SocketAddr)> {
+        if self.due.is_none_or(|due| due > now) {
+            return None;
+        }
+        let is_due = |link: &Link| matches!(link.state, State::Wanted { from } if from <= now);
+        let Some(index) = self.links.iter().position(is_due) else {
+            self.set_due();
+            return None;
+        };
+        let link = &mut self.links[index];
+        let address = link.neighbor.addresses.get(link.address % link.neighbor.addresses.len().max(1));
+        let Some(&address) = address else {
+            link.state = State::Idle;
+            return None;
+        };
+        link.address += 1;
+        Some((index, address))
+    }
+
+    /// Whom this connection must prove to be.
+    pub(super) fn node(&self, index: usize) -> NodeId {
+        self.links[index].neighbor.node
+    }
+
+    /// A connection is being made in this slot.
+    pub(super) fn dialled(&mut self, index: usize, slot: u32) {
+        self.links[index].state = State::Open { slot, up: false };
+        self.set_due();
+    }
+
+    /// It is up.
+    pub(super) fn up(&mut self, index: usize, now: Instant) {
+        let link = &mut self.links[index];
+        if let State::Open { up, .. } = &mut link.state {
+            *up = true;
+        }
+        (link.failures, link.used) = (0, now);
+    }
+
+    /// The connection in this slot failed or is gone; gives whether that was news. It is dialled again, later each time.
+    pub(super) fn failed(&mut self, index: usize, slot: Option<u32>, now: Instant) -> bool {
+        let link = &mut self.links[index];
+        if slot.is_some_and(|gone| !matches!(link.state, State::Open { slot, .. } if slot == gone)) {
+            return false;
+        }
+        let backoff = NEIGHBOR_BACKOFF_MS_MIN << link.failures.min(16);
+        link.failures += 1;
+        link.state =
+            State::Wanted { from: now + Duration::from_millis(backoff.min(NEIGHBOR_BACKOFF_MS_MAX)) };
+        self.set_due();
+        true
+    }
+
+    /// A request goes to it.
+    pub(super) fn used(&mut self, index: usize, now: Instant) {
+        self.links[index].used = now;
+    }
+
+    /// Wants a neighbour that is not connected. Gives the slot of the connection that should be closed for it, if there are
+    /// too many: `is_idle` says whether nothing runs on one.
+    pub(super) fn reach(
+        &mut self,
+        node: &NodeId,
+        now: Instant,
+        is_idle: impl Fn(u32) -> bool,
+    ) -> Option<u32> {
+        let index = *self.by_node.get(node)?;
+        if self.links[index].state != State::Idle {
+            return None;
+        }
+        self.links[index].state = State::Wanted { from: now };
+        self.due = Some(now);
+        if self.links.iter().filter(|link| link.state != State::Idle).count() <= self.connections_max {
+            return None;
+        }
+        let open = |link: &Link| match link.state {
+            State::Open { slot, .. } => Some(slot),
+            _ => None,
+        };
+        let idle = self.links.iter_mut().filter(|link| open(link).is_some_and(&is_idle));
+        let oldest = idle.min_by_key(|link| link.used)?;
+        let slot = open(oldest);
+        oldest.state = State::Idle;
+        slot
+    }
+
+    fn set_due(&mut self) {
+        let wanted = self.links.iter().filter_map(|link| match link.state {
+            State::Wanted { from } => Some(from),
+            _ => None,
+        });
+        self.due = wanted.min();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn neighbors(count: u8) -> Vec<Neighbor> {
+        let addresses = ["10.0.0.1:1", "[fd00::1]:1"].map(|text| text.parse().unwrap()).to_vec();
+        (0..count).map(|n| Neighbor { node: NodeId([n; 32]), addresses: addresses.clone() }).collect()
+    }
+
+    #[test]
+    fn a_neighbour_that_fails_is_dialled_later_each_time_by_its_other_address() {
+        let mut now = Instant::now();
+        let mut links = Links::new(neighbors(1), 8, now);
+        let mut waits = Vec::new();
+        let mut tried = Vec::new();
+        for _ in 0..12 {
+            let (index, address) = links.next(now).unwrap();
+            tried.push(address.is_ipv4());
+            links.dialled(index, 7);
+            assert!(links.failed(index, Some(7), now));
+            assert!(!links.failed(index, Some(7), now), "told once");
+            waits.push((links.poll_timeout().unwrap() - now).as_millis() as u64);
+            assert_eq!(links.next(now), None);
+            now = links.poll_timeout().unwrap();
+        }
+        assert_eq!(tried[..4], [true, false, true, false]);
+        assert_eq!(waits[0], NEIGHBOR_BACKOFF_MS_MIN);
+        assert!(waits.is_sorted() && *waits.last().unwrap() == NEIGHBOR_BACKOFF_MS_MAX);
+    }
+
+    #[test]
+    fn the_idle_connection_used_longest_ago_makes_room() {
+        let now = Instant::now();
+        let mut links = Links::new(neighbors(3), 2, now);
+        for slot in 0..2 {
+            let (index, _) = links.next(now).unwrap();
+            links.dialled(index, slot);
+            links.up(index, now);
+        }
+        assert_eq!(links.next(now), None, "two are allowed");
+        links.used(0, now + Duration::from_secs(1));
+        let third = NodeId([2; 32]);
+        assert_eq!(links.reach(&third, now, |_| true), Some(1));
+        assert_eq!(links.next(now).unwrap().0, 2);
+        assert!(!links.failed(1, Some(1), now), "closed on purpose: not dialled again");
+        assert_eq!(links.reach(&NodeId([9; 32]), now, |_| true), None, "no neighbour");
+    }
+}
