@@ -237,7 +237,15 @@ impl Client {
         let (worker, request) = (worker_of(peer), self.request(peer));
         let credit = Credit::default();
         let descriptor = Descriptor::plain(payload.token, payload.length)?;
-        let command = Command::Put { request, hop: None, lanes: None, queue, descriptor: Box::new(descriptor), lease_s, credit: credit.clone() };
+        let command = Command::Put {
+            request,
+            hop: None,
+            lanes: None,
+            queue,
+            descriptor: Box::new(descriptor),
+            lease_s,
+            credit: credit.clone(),
+        };
         self.command(worker, command)?;
         let mut source = Source::new(payload)?;
         let mut accepted = false;
@@ -291,7 +299,19 @@ impl Client {
         mut take: impl FnMut(Fetched) -> io::Result<()>,
     ) -> Result<(), ClientError> {
         let (worker, request) = (worker_of(peer), self.request(peer));
-        self.command(worker, Command::Fetch { request, hop: None, lanes: None, pace: None, token: token.into(), ranges, max_bytes: 0 })?;
+        self.command(
+            worker,
+            Command::Fetch {
+                request,
+                hop: None,
+                lanes: None,
+                pace: None,
+                token: token.into(),
+                ranges,
+                max_bytes: 0,
+                describe: false,
+            },
+        )?;
         loop {
             let delivery = match self.next(worker, None, Duration::ZERO) {
                 Ok(delivery) => delivery,

@@ -28,6 +28,7 @@ pub mod datagram;
 pub mod quic;
 pub mod tls;
 
+pub mod gather;
 pub mod hop;
 pub mod record;
 pub mod session;

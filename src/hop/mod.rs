@@ -3,9 +3,13 @@
 //! A HOP record names the route; [`decide`] judges it against this gateway's [`Policy`] and knows no stream, no clock and no
 //! table of neighbours. [`NonceCache`] tells whether a request comes again.
 
+mod hops;
 mod nonces;
+mod route;
 
+pub use hops::Hops;
 pub use nonces::NonceCache;
+pub use route::{Route, RouteError};
 
 use crate::record::{ErrorCode, Hop};
 use crate::tls::NodeId;

@@ -103,7 +103,9 @@ impl Seed {
 
     fn deliver(&mut self, port: &mut AppPort, delivery: Delivery) {
         match delivery {
-            Delivery::Put { request, descriptor, .. } => self.put(port, request, descriptor.content(), descriptor.length_bytes()),
+            Delivery::Put { request, descriptor, .. } => {
+                self.put(port, request, descriptor.content(), descriptor.length_bytes())
+            }
             Delivery::Piece { request, piece } => {
                 if let Some(receiving) = self.receiving.get_mut(&request)
                     && let Err(error) = receiving.writer.write(&piece)
@@ -118,7 +120,8 @@ impl Seed {
                 }
             }
             Delivery::Fetch { request, token, ranges, max_bytes, credit, .. } => {
-                let Some(token)=token.content() else { return };self.fetch(port, request, token, &ranges, max_bytes, credit);
+                let Some(token) = token.content() else { return };
+                self.fetch(port, request, token, &ranges, max_bytes, credit);
             }
             Delivery::Failed { request, .. } => {
                 self.receiving.remove(&request);

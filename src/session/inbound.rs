@@ -109,24 +109,63 @@ pub(super) struct Inbound {
 #[derive(Debug)]
 enum Kind {
     /// The first record says what the stream is for; on a request, HOP may stand before it.
-    Start { dir: Dir, credit: Credit, early: bool, routed: bool },
+    Start {
+        dir: Dir,
+        credit: Credit,
+        early: bool,
+        routed: bool,
+    },
     Control,
     /// Messages; `app` took the last one, and its ring decides whether more is read.
-    Messages { app: usize, early: bool },
+    Messages {
+        app: usize,
+        early: bool,
+    },
     /// The peer puts a payload here.
-    Put { app: usize, body: Body, accepted: bool },
+    Put {
+        app: usize,
+        body: Body,
+        accepted: bool,
+    },
     /// The peer asked; it has nothing more to say.
-    Asked { app: usize },
+    Asked {
+        app: usize,
+    },
     /// The peer's request goes on to another gateway.
-    Relayed { app: usize, onward: Credit, gathered: Payload },
+    Relayed {
+        app: usize,
+        onward: Credit,
+        gathered: Payload,
+    },
     /// The answer to a PUT of ours.
-    PutAnswer { app: usize, request: RequestId, accepted: bool, over: bool },
+    PutAnswer {
+        app: usize,
+        request: RequestId,
+        accepted: bool,
+        over: bool,
+    },
     /// The answer to a FETCH of ours.
-    FetchAnswer { app: usize, request: RequestId, asked: Box<Asked>, body: Option<Body>, over: bool },
+    FetchAnswer {
+        app: usize,
+        request: RequestId,
+        asked: Box<Asked>,
+        body: Option<Body>,
+        over: bool,
+    },
     /// The answer to a LOCATE or a MIRROR of ours: one record of this kind.
-    OneAnswer { app: usize, request: RequestId, kind: RecordType, over: bool },
+    OneAnswer {
+        app: usize,
+        request: RequestId,
+        kind: RecordType,
+        over: bool,
+    },
     /// The answer to a request that is relayed.
-    RawAnswer { app: usize, request: RequestId, pace: Credit, gathered: Payload },
+    RawAnswer {
+        app: usize,
+        request: RequestId,
+        pace: Credit,
+        gathered: Payload,
+    },
 }
 
 /// What a FETCH of ours asked for.
@@ -135,6 +174,7 @@ pub(super) struct Asked {
     pub(super) token: AnyToken,
     pub(super) lanes: Option<(Lanes, Box<Descriptor>)>,
     pub(super) ranges: Ranges,
+    pub(super) describe: bool,
     pub(super) pace: Option<Credit>,
 }
 
@@ -349,9 +389,7 @@ impl Inbound {
             Kind::PutAnswer { .. } => self.put_answered(kind, body, cx),
             Kind::FetchAnswer { .. } => self.fetch_answered(kind, body, cx),
             Kind::OneAnswer { .. } => self.one_answered(kind, body, cx),
-            Kind::Relayed { .. } | Kind::RawAnswer { .. } => {
-                Err(unexpected(kind, "inside a relayed stream"))
-            }
+            Kind::Relayed { .. } | Kind::RawAnswer { .. } => Err(unexpected(kind, "inside a relayed stream")),
         }
     }
 
@@ -394,21 +432,20 @@ impl Inbound {
                 let descriptor = Box::new(put.descriptor);
                 let body = match put.lanes {
                     Some(lanes) => Body::lanes(descriptor.clone(), lanes, &Ranges::all())?,
-                    None => {
-                        Body::payload(descriptor.content(), descriptor.length_bytes(), &Ranges::all())?
-                    }
+                    None => Body::payload(descriptor.content(), descriptor.length_bytes(), &Ranges::all())?,
                 };
                 self.kind = Kind::Put { app, body, accepted: false };
                 let (node, lanes, lease_s) = (cx.peer.node, put.lanes, put.lease_s);
                 cx.deliver(app, Delivery::Put { request, node, descriptor, lanes, lease_s });
             }
             RecordType::Fetch => {
-                let Fetch { token, bytes_max, lanes, ranges } = Fetch::parse(&body)?;
+                let Fetch { token, bytes_max: max_bytes, lanes, ranges, describe } = Fetch::parse(&body)?;
                 let app = cx.store()?;
                 self.kind = Kind::Asked { app };
-                let max_bytes = bytes_max;
-                let fetch = Delivery::Fetch { request, token, lanes, ranges, max_bytes, early, credit };
-                cx.deliver(app, fetch);
+                cx.deliver(
+                    app,
+                    Delivery::Fetch { request, token, lanes, ranges, max_bytes, describe, early, credit },
+                );
             }
             RecordType::Locate => {
                 let Locate { token } = Locate::parse(&body)?;
@@ -492,8 +529,15 @@ impl Inbound {
             RecordType::Ok if !*over => {
                 let ok = OkRecord::parse(&record)?;
                 let (length, descriptor) = (ok.length_bytes, ok.descriptor.map(Box::new));
-                *body = Some(asked.body(length, descriptor.as_deref())?);
-                Delivery::Accepted { request, length, descriptor }
+                let checked = asked.body(length, descriptor.as_deref())?;
+                if asked.describe {
+                    *over = true;
+                    cx.deliver(app, Delivery::Accepted { request, length, descriptor });
+                    Delivery::Complete { request }
+                } else {
+                    *body = Some(checked);
+                    Delivery::Accepted { request, length, descriptor }
+                }
             }
             RecordType::Error if !*over => {
                 *over = true;
