@@ -4,6 +4,7 @@
 //! the file, the key and what would be right.
 
 use crate::application::Placement;
+use crate::hop::Transit;
 use crate::quic::transport::QuicConfig;
 use crate::tls::{CipherSuite, NodeId};
 use crate::wire::prefix::Prefix;
@@ -68,6 +69,12 @@ pub struct GatewayConfig {
     /// What serves requests and messages.
     #[serde(default)]
     pub application: Vec<ApplicationConfig>,
+    /// Other gateways: to forward to, to mirror from, to tell of what is kept here.
+    #[serde(default)]
+    pub neighbor: Vec<NeighborConfig>,
+    /// For whom requests are forwarded, and how much.
+    #[serde(default)]
+    pub hops: HopsConfig,
     /// How it ends.
     #[serde(default)]
     pub shutdown: ShutdownConfig,
@@ -250,6 +257,81 @@ pub enum ClientAuthConfig {
     Off,
 }
 
+/// Another gateway.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NeighborConfig {
+    /// What people here call it, on the command line and in logs; the wire knows no names.
+    pub name: Option<String>,
+    /// Who it is.
+    pub node_id: NodeId,
+    /// Where it is, of both families; tried in turn.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// Forwarding of requests (protocol §5).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HopsConfig {
+    /// For whom: `"nobody"`, `"neighbors"`, `"authenticated"` (whoever showed a trusted certificate), `"anyone"`, or a list
+    /// of node IDs.
+    pub transit: TransitConfig,
+    /// The most bytes that one forwarded request may pass, both directions together; none: what the asker allows.
+    pub budget_max_bytes: Option<u64>,
+    /// Keep payloads that pass and may be kept, in the seed store; by default where that has a `capacity_bytes`.
+    pub cache: Option<bool>,
+    /// Connections that a worker keeps to neighbours at once; the one used longest ago makes room.
+    pub connections_max: usize,
+}
+
+impl Default for HopsConfig {
+    fn default() -> Self {
+        Self {
+            transit: TransitConfig::Class(TransitClass::Authenticated),
+            budget_max_bytes: None,
+            cache: None,
+            connections_max: crate::limits::NEIGHBOR_CONNECTIONS_DEFAULT,
+        }
+    }
+}
+
+/// For whom a gateway forwards.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged, expecting = "`transit` is \"nobody\", \"neighbors\", \"authenticated\", \"anyone\", or a list of node IDs")]
+pub enum TransitConfig {
+    /// A class of peers.
+    Class(TransitClass),
+    /// These nodes.
+    Nodes(Vec<NodeId>),
+}
+
+/// A class of peers to forward for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TransitClass {
+    /// None.
+    Nobody,
+    /// Configured neighbours.
+    Neighbors,
+    /// Whoever showed a trusted certificate.
+    Authenticated,
+    /// Whoever may connect.
+    Anyone,
+}
+
+impl TransitConfig {
+    /// As the rules of hops have it.
+    pub fn transit(&self) -> Transit {
+        match self {
+            Self::Class(TransitClass::Nobody) => Transit::Nobody,
+            Self::Class(TransitClass::Neighbors) => Transit::Neighbors,
+            Self::Class(TransitClass::Authenticated) => Transit::Authenticated,
+            Self::Class(TransitClass::Anyone) => Transit::Anyone,
+            Self::Nodes(nodes) => Transit::Listed(nodes.iter().copied().collect()),
+        }
+    }
+}
+
 /// TLS policy.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -260,11 +342,14 @@ pub struct TlsConfig {
     pub allow_classical_peers: bool,
     /// Which AEAD is offered first.
     pub cipher: CipherSuite,
+    /// Take early data (0-RTT) of what does no harm when it is replayed: small FETCHes, LOCATE, messages for queues that are
+    /// marked `replay_safe`.
+    pub early_data: bool,
 }
 
 impl Default for TlsConfig {
     fn default() -> Self {
-        Self { require_post_quantum: true, allow_classical_peers: false, cipher: CipherSuite::Aes128Gcm }
+        Self { require_post_quantum: true, allow_classical_peers: false, cipher: CipherSuite::Aes128Gcm, early_data: true }
     }
 }
 
@@ -298,6 +383,9 @@ pub struct PlainConfig {
     /// On the worker's thread or on one of its own.
     #[serde(default = "default_plain_placement")]
     pub placement: Placement,
+    /// Take messages in early data too, where they could be replayed.
+    #[serde(default)]
+    pub replay_safe: bool,
 }
 
 /// Where payloads are kept.
@@ -313,6 +401,14 @@ pub struct SeedConfig {
     pub directory: PathBuf,
     /// Bytes it may hold; none leaves it to the disk.
     pub capacity_bytes: Option<u64>,
+    /// Bytes that one peer may have kept here; none: all there are.
+    pub quota_bytes: Option<u64>,
+    /// How long to keep what a peer names no lease for, seconds; 0: without end.
+    #[serde(default)]
+    pub lease_default_s: u64,
+    /// The longest lease given, seconds; 0: as long as is asked.
+    #[serde(default)]
+    pub lease_max_s: u64,
     /// Bytes of memory for hot payloads, in huge pages where they are reserved.
     #[serde(default = "default_memory_bytes")]
     pub memory_bytes: u64,
@@ -390,6 +486,8 @@ pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
     check.network(&config.network)?;
     check.trust(&config.trust, config.trust.client_auth == ClientAuthConfig::Off)?;
     check.applications(&config.application)?;
+    check.neighbors(&config.neighbor)?;
+    check.hops(&config)?;
     if let NetworkConfig::KernelUdp(kernel) = &config.network
         && kernel.listen.iter().any(|address| address.port() == 0)
     {
@@ -543,6 +641,41 @@ impl Check<'_> {
         if trust.ca.is_none() && trust.node_ids.is_empty() && !may_be_empty {
             let fix = "nobody is trusted; give `ca = \"ca.pem\"`, or `node_ids = [...]` as `stoq identity show` prints them";
             return Err(self.value("trust", fix));
+        }
+        Ok(())
+    }
+
+    fn neighbors(&self, neighbors: &[NeighborConfig]) -> Result<(), ConfigError> {
+        for (index, neighbor) in neighbors.iter().enumerate() {
+            if neighbor.addresses.is_empty() {
+                let fix = format!("{} has none; give at least one, such as [\"10.77.0.2:4433\"]", neighbor.node_id);
+                return Err(self.value("neighbor.addresses", fix));
+            }
+            let before = &neighbors[..index];
+            if before.iter().any(|other| other.node_id == neighbor.node_id) {
+                let fix = format!("{} is named twice; name every neighbour once", neighbor.node_id);
+                return Err(self.value("neighbor.node_id", fix));
+            }
+            if neighbor.name.is_some() && before.iter().any(|other| other.name == neighbor.name) {
+                return Err(self.value("neighbor.name", "two neighbours have the same name"));
+            }
+        }
+        Ok(())
+    }
+
+    fn hops(&self, config: &GatewayConfig) -> Result<(), ConfigError> {
+        if config.hops.connections_max == 0 {
+            return Err(self.value("hops.connections_max", "0 connections reach nobody; give at least 1"));
+        }
+        if config.hops.budget_max_bytes == Some(0) {
+            return Err(self.value("hops.budget_max_bytes", "0 bytes pass nothing; give at least 1, or leave it out"));
+        }
+        let bounded = config.application.iter().any(
+            |app| matches!(app, ApplicationConfig::Seed(seed) if seed.capacity_bytes.is_some()),
+        );
+        if config.hops.cache == Some(true) && !bounded {
+            let fix = "needs an application of kind \"seed\" with a capacity_bytes: a cache without a bound fills the disk";
+            return Err(self.value("hops.cache", fix));
         }
         Ok(())
     }

@@ -39,7 +39,7 @@ pub mod queue;
 
 pub mod application;
 pub mod probe;
-//pub mod relay;
+pub mod relay;
 pub mod seed;
 
 pub mod worker;
@@ -50,3 +50,4 @@ pub mod config;
 pub mod download;
 pub mod gateway;
 pub mod node;
+mod rate;

@@ -106,6 +106,16 @@ pub const GATHER_STRIKES_MAX: u32 = 3;
 pub const GATHER_TRIES_MAX: u32 = 8;
 /// The wait before it is asked again, if it names none, milliseconds.
 pub const GATHER_WAIT_MS: u64 = 250;
+/// Things that one neighbour may say it holds.
+pub const DIRECTORY_LEN_MAX: usize = 1 << 16;
+/// From one look for what to tell neighbours to the next, milliseconds.
+pub const ANNOUNCE_INTERVAL_MS: u64 = 100;
+/// From one look for leases that are over to the next, milliseconds.
+pub const EXPIRY_INTERVAL_MS: u64 = 1_000;
+/// Payloads that a worker mirrors at once.
+pub const MIRRORS_LEN_MAX: usize = 64;
+/// What a FETCH in early data may select, bytes (protocol §7).
+pub const EARLY_FETCH_BYTES_MAX: u64 = 64 * 1024;
 /// Stream errors within [`STREAM_ERROR_WINDOW_S`] that close the connection (protocol §8).
 pub const STREAM_ERRORS_MAX: usize = 3;
 /// The window of [`STREAM_ERRORS_MAX`], seconds.

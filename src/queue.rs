@@ -187,6 +187,8 @@ pub enum Delivery {
     },
     /// A peer with a certificate says what it holds, or no longer holds.
     Have {
+        /// By which connection.
+        connection: ConnectionId,
         /// Who says so.
         node: NodeId,
         /// What.

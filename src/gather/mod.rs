@@ -26,7 +26,7 @@ pub enum Want {
     Payload,
     /// Shards of any k lanes, stripe by stripe: what the payload can be made of.
     AnyLanes,
-    /// All shards of these lanes.
+    /// All shards of these lanes; of none: of the data lanes.
     Lanes(Lanes),
 }
 
@@ -140,6 +140,14 @@ impl Gather {
         self.holders.push(Holder::new(source));
     }
 
+    /// The lanes that are to be had, once the set is described.
+    pub fn lanes(&self) -> Lanes {
+        match self.want {
+            Want::Lanes(lanes) => lanes,
+            Want::Payload | Want::AnyLanes => Lanes::NONE,
+        }
+    }
+
     /// Who gave what, in the order of the sources.
     pub fn report(&self) -> Vec<Given> {
         self.holders.iter().map(Holder::given).collect()
@@ -246,14 +254,19 @@ impl Gather {
                 self.strike(holder, "says another length");
             }
             Some(_) => {}
-            None => match self.describe(length, set) {
+            None => {
+                if let (Want::Lanes(Lanes::NONE), Some(set)) = (self.want, &set) {
+                    self.want = Want::Lanes(Lanes::first(set.k().into()));
+                }
+                match self.describe(length, set) {
                 Some(shape) => {
                     let (length, descriptor) = (shape.length, shape.descriptor.clone());
                     self.shape = Some(shape);
                     self.events.push_back(Event::Described { length, descriptor });
                 }
                 None => self.strike(holder, "describes something else"),
-            },
+                }
+            }
         }
     }
 

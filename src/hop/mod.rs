@@ -22,6 +22,8 @@ pub enum Transit {
     Nobody,
     /// For its configured neighbours.
     Neighbors,
+    /// For every peer that showed a certificate that this gateway trusts.
+    Authenticated,
     /// For every peer that may connect, also one without a node ID.
     Anyone,
     /// For these nodes.
@@ -33,6 +35,7 @@ impl Transit {
         match self {
             Self::Nobody => false,
             Self::Neighbors => previous.is_some_and(|node| neighbors(&node)),
+            Self::Authenticated => previous.is_some(),
             Self::Anyone => true,
             Self::Listed(nodes) => previous.is_some_and(|node| nodes.contains(&node)),
         }

@@ -728,7 +728,7 @@ fn control_record(kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> 
             }
             // Who shows no certificate holds nothing that others could be sent to.
             if let (Some(node), Some(app)) = (cx.peer.node, cx.owner.or(cx.cx.routes.store)) {
-                cx.deliver(app, Delivery::Have { node, have });
+                cx.deliver(app, Delivery::Have { connection: cx.connection, node, have });
             }
         }
         _ => return Err(Fault { fatal: true, ..unexpected(kind, "on CONTROL") }),

@@ -76,12 +76,12 @@ impl Options {
         }
         let network = Opened::open(&config.network, config.workers.count.into())?;
         let node = NodeConfig {
-            server: None,
             client: Some(client),
             quic: config.quic.clone(),
             idle: config.workers.idle,
             cores: config.workers.cores.clone(),
             thread_setup: network.thread_setup(),
+            ..NodeConfig::default()
         };
         let timeout = Duration::try_from_secs_f64(self.timeout)
             .map_err(|_| Usage("--timeout takes seconds, such as 10".into()))?;

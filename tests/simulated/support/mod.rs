@@ -400,11 +400,9 @@ fn gateway(link: &SimulatedLink, setup: &Setup, store: &Arc<Store>) -> Host {
     };
     let config = NodeConfig {
         server: Some(server_config(&tls).unwrap()),
-        client: None,
         quic: setup.gateway_quic.clone(),
         idle: Idle::Spin,
-        cores: Vec::new(),
-        thread_setup: None,
+        ..NodeConfig::default()
     };
     let memory = Arc::new(Mutex::new(MemoryTier::new(8 << 20, false)));
     let shared = Shared::new(setup.gateway_workers, routes);
@@ -418,12 +416,10 @@ fn gateway(link: &SimulatedLink, setup: &Setup, store: &Arc<Store>) -> Host {
 fn client(link: &SimulatedLink, setup: &Setup, index: usize) -> Host {
     let [gateway, client] = identities();
     let config = NodeConfig {
-        server: None,
         client: Some(client_config(&ClientTls::new(Some(client.clone()), trust(gateway))).unwrap()),
         quic: setup.client_quic.clone(),
         idle: Idle::Spin,
-        cores: Vec::new(),
-        thread_setup: None,
+        ..NodeConfig::default()
     };
     let shared = Shared::new(setup.client_workers, Routes::default());
     host(link, 10 + index as u8, setup.client_workers, &config, shared, setup.link.mtu, |_| {})
