@@ -23,7 +23,7 @@ fn measure(name: &str, mut run: impl FnMut()) {
 }
 
 fn encode(data: &[u8], outboard: &Outboard, mut write: impl FnMut(&[u8])) {
-    let Ok(mut encoder) = VerifiedEncoder::new(outboard.clone(), &Ranges::all()) else { return };
+    let Ok(mut encoder) = VerifiedEncoder::new(outboard.clone(), Ranges::all()) else { return };
     let mut pieces = Vec::new();
     while let Ok(1..) = encoder.next_batch(256 << 10, &mut pieces) {
         for piece in pieces.drain(..) {
@@ -54,7 +54,7 @@ fn main() -> anyhow::Result<()> {
         });
     });
     measure("decode, 1,400-byte chunks", || {
-        let Ok(mut decoder) = VerifiedDecoder::new(token, PAYLOAD_BYTES as u64, &Ranges::all()) else {
+        let Ok(mut decoder) = VerifiedDecoder::new(token, PAYLOAD_BYTES as u64, Ranges::all()) else {
             return;
         };
         for burst in encoded.chunks(CHUNK_BYTES * BURST_CHUNKS) {

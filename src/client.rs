@@ -456,7 +456,7 @@ struct Source<'a> {
 impl<'a> Source<'a> {
     fn new(payload: &'a Prepared) -> Result<Self, ClientError> {
         let encoder =
-            VerifiedEncoder::new(payload.outboard.clone(), &Ranges::all()).map_err(RecordError::from)?;
+            VerifiedEncoder::new(payload.outboard.clone(), Ranges::all()).map_err(RecordError::from)?;
         let (pieces, batch) = (VecDeque::new(), Vec::new());
         Ok(Self { payload, encoder, batch, pieces, window: Bytes::new(), window_offset: 0, given: 0 })
     }

@@ -20,8 +20,8 @@ fn payload(len: usize) -> Vec<u8> {
 /// What a receiver of `data` hands to the store.
 fn pieces(data: &[u8]) -> Vec<VerifiedPiece> {
     let (token, outboard) = Outboard::build(data, data.len() as u64).unwrap();
-    let mut encoder = VerifiedEncoder::new(outboard, &Ranges::all()).unwrap();
-    let mut decoder = VerifiedDecoder::new(token, data.len() as u64, &Ranges::all()).unwrap();
+    let mut encoder = VerifiedEncoder::new(outboard, Ranges::all()).unwrap();
+    let mut decoder = VerifiedDecoder::new(token, data.len() as u64, Ranges::all()).unwrap();
     let mut batch = Vec::new();
     while encoder.next_batch(1 << 20, &mut batch).unwrap() > 0 {
         for piece in batch.drain(..) {

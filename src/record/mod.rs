@@ -4,7 +4,6 @@
 //! [`Record::encoded_len`] tells how many bytes that is. After `parse` no accessor can panic.
 //! [`RecordReader`] cuts a stream's chunks into records without copying them.
 
-mod descriptor;
 mod done;
 mod error;
 mod fetch;
@@ -22,7 +21,6 @@ mod reader;
 mod settings;
 pub mod varint;
 
-pub use descriptor::{Coding, Descriptor};
 pub use done::Done;
 pub use error::{ErrorCode, ErrorRecord};
 pub use fetch::Fetch;
@@ -38,6 +36,8 @@ pub use payload::Payload;
 pub use put::Put;
 pub use reader::{RecordHeader, RecordReader};
 pub use settings::Settings;
+
+pub use crate::shard::{Coding, Descriptor};
 
 use crate::limits::{CONTROL_RECORD_BYTES_MAX, MESSAGE_BYTES_MAX, MESSAGE_HEADER_BYTES_MAX};
 use crate::shard::Lanes;
@@ -246,7 +246,7 @@ fn take_u8(body: &mut &[u8], what: &'static str) -> Result<u8, RecordError> {
 }
 
 /// Takes a 33-byte content token off `body`.
-fn take_token(body: &mut &[u8], what: &'static str) -> Result<Token, RecordError> {
+pub(crate) fn take_token(body: &mut &[u8], what: &'static str) -> Result<Token, RecordError> {
     Ok(Token::from_slice(take(body, TOKEN_BYTES, what)?)?)
 }
 
@@ -285,7 +285,7 @@ fn lanes_need_a_set(token: &AnyToken) -> Result<(), RecordError> {
 }
 
 /// Refuses bytes after the last field.
-fn finish(body: &[u8]) -> Result<(), RecordError> {
+pub(crate) fn finish(body: &[u8]) -> Result<(), RecordError> {
     if body.is_empty() { Ok(()) } else { Err(RecordError::Trailing(body.len())) }
 }
 

@@ -1,5 +1,9 @@
 //! Shards: how a payload is cut into stripes and lanes, and the erasure coding that protects it against the loss of holders.
 
+mod descriptor;
 mod lanes;
+mod part;
 
+pub use descriptor::{Coding, Descriptor};
 pub use lanes::Lanes;
+pub use part::{Blob, Part, ShardIndex};

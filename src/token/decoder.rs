@@ -1,17 +1,16 @@
 //! Checks a verified encoding as it arrives.
 
-use super::{
-    GROUP_SIZE, PAIR_BYTES, Ranges, RangesError, Token, hash_pair, hash_subtree, pair_index, split_pair,
-};
+use super::walk::{Step, Walk};
+use super::{PAIR_BYTES, RangesError, Selection, Token, hash_pair, hash_subtree, split_pair};
 use crate::record::ErrorCode;
-use bao_tree::iter::{BaoChunk, ResponseIter};
-use bao_tree::{BaoTree, TreeNode};
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 
 /// Groups are gathered in allocations of this many bytes.
-const ARENA_BYTES: usize = 1 << 20;
+const ARENA_BYTES: usize = 1 << 19;
+/// Full arenas that are watched until their pieces were dropped, to be filled again: fresh memory costs page faults.
+const SPENT_ARENAS_LEN: usize = 3;
 /// The longest piece, bytes.
 const PIECE_BYTES_MAX: usize = 256 * 1024;
 
@@ -63,7 +62,7 @@ impl VerifyError {
     }
 }
 
-/// Takes the verified encoding of some ranges of a payload in chunks of any size and gives the payload bytes that match
+/// Takes the verified encoding of some groups of a payload in chunks of any size and gives the payload bytes that match
 /// the token, group by group.
 ///
 /// Each byte is copied once, into its group, and hashed there. Bytes that are not checked yet are never more than one
@@ -71,15 +70,17 @@ impl VerifyError {
 /// once the last group has been checked, so by every whole payload.
 #[derive(Debug)]
 pub struct VerifiedDecoder {
-    tree: BaoTree,
-    order: ResponseIter,
-    next: Option<BaoChunk>,
+    walk: Walk,
+    next: Option<Step>,
+    /// No piece crosses a multiple of this, bytes.
+    cut_bytes: u64,
     /// Hashes that a checked parent promised, the next one last.
     promised: SmallVec<[[u8; 32]; 16]>,
     pair: [u8; PAIR_BYTES],
     pair_len: usize,
     /// Checked groups of one run, then the group that is being filled.
     arena: BytesMut,
+    spent: SmallVec<[BytesMut; SPENT_ARENAS_LEN + 1]>,
     checked_len: usize,
     checked_offset: u64,
     proofs: Vec<Proof>,
@@ -90,22 +91,22 @@ pub struct VerifiedDecoder {
 }
 
 impl VerifiedDecoder {
-    /// A decoder for `ranges` of the payload named `token`, said to be `length` bytes long.
+    /// A decoder for `selection` of the payload named `token`, said to be `length` bytes long.
     ///
     /// # Errors
-    /// [`VerifyError::Ranges`] if a range lies outside the payload or the payload is too long; [`VerifyError::Proof`] if
+    /// [`VerifyError::Ranges`] if some of it lies outside the payload or the payload is too long; [`VerifyError::Proof`] if
     /// `length` is 0 and `token` is not the token of nothing.
-    pub fn new(token: Token, length: u64, ranges: &Ranges) -> Result<Self, VerifyError> {
-        let left_bytes = ranges.selected_bytes(length)?;
-        let tree = BaoTree::new(length, GROUP_SIZE);
+    pub fn new(token: Token, length: u64, selection: impl Into<Selection>) -> Result<Self, VerifyError> {
+        let (walk, left_bytes) = Walk::new(selection.into(), length)?;
         let mut decoder = Self {
-            tree,
-            order: ResponseIter::new(tree, ranges.to_chunk_ranges(length)),
+            walk,
             next: None,
+            cut_bytes: u64::MAX,
             promised: SmallVec::from_slice(&[*token.root()]),
             pair: [0; PAIR_BYTES],
             pair_len: 0,
             arena: BytesMut::new(),
+            spent: SmallVec::new(),
             checked_len: 0,
             checked_offset: 0,
             proofs: Vec::new(),
@@ -114,10 +115,18 @@ impl VerifiedDecoder {
             failed: None,
         };
         decoder.advance();
-        if let Some(BaoChunk::Leaf { size: 0, .. }) = decoder.next {
+        if let Some(Step::Group { len: 0, .. }) = decoder.next {
             decoder.check_group(0, true)?;
         }
         Ok(decoder)
+    }
+
+    /// Ends pieces at multiples of `cut_bytes`, such as the borders of shards: a multiple of 16 KiB, not 0. To be said
+    /// before the first byte is pushed.
+    #[must_use]
+    pub fn with_cut(mut self, cut_bytes: u64) -> Self {
+        self.cut_bytes = cut_bytes.max(1);
+        self
     }
 
     /// Takes the next bytes of the encoding and checks every hash pair and group that they complete.
@@ -130,7 +139,7 @@ impl VerifiedDecoder {
         }
         while !chunk.is_empty() {
             let step = match self.next {
-                Some(BaoChunk::Parent { node, is_root, left, right, .. }) => {
+                Some(Step::Pair { index, offset, is_root, left, right }) => {
                     let take = chunk.len().min(PAIR_BYTES - self.pair_len);
                     self.pair[self.pair_len..self.pair_len + take].copy_from_slice(&chunk[..take]);
                     self.pair_len += take;
@@ -138,17 +147,17 @@ impl VerifiedDecoder {
                     if self.pair_len < PAIR_BYTES {
                         Ok(())
                     } else {
-                        self.check_pair(node, is_root, left, right)
+                        self.check_pair(index, offset, is_root, [left, right])
                     }
                 }
-                Some(BaoChunk::Leaf { start_chunk, size, is_root, .. }) => {
-                    let take = chunk.len().min(self.checked_len + size - self.arena.len());
+                Some(Step::Group { offset, len, is_root }) => {
+                    let take = chunk.len().min(self.checked_len + len - self.arena.len());
                     self.arena.extend_from_slice(&chunk[..take]);
                     chunk = &chunk[take..];
-                    if self.arena.len() < self.checked_len + size {
+                    if self.arena.len() < self.checked_len + len {
                         Ok(())
                     } else {
-                        self.check_group(start_chunk.to_bytes(), is_root)
+                        self.check_group(offset, is_root)
                     }
                 }
                 None => Err(VerifyError::Excess(chunk.len())),
@@ -184,14 +193,14 @@ impl VerifiedDecoder {
 
     fn check_pair(
         &mut self,
-        node: TreeNode,
+        index: u64,
+        offset: u64,
         is_root: bool,
-        left: bool,
-        right: bool,
+        [left, right]: [bool; 2],
     ) -> Result<(), VerifyError> {
         self.pair_len = 0;
         if self.promised.pop() != Some(hash_pair(&self.pair, is_root)) {
-            return Err(VerifyError::Proof { offset: node.chunk_range().start.to_bytes() });
+            return Err(VerifyError::Proof { offset });
         }
         let [left_hash, right_hash] = split_pair(&self.pair);
         if right {
@@ -200,7 +209,7 @@ impl VerifiedDecoder {
         if left {
             self.promised.push(left_hash);
         }
-        self.proofs.push(Proof { index: pair_index(&self.tree, node), pair: self.pair });
+        self.proofs.push(Proof { index, pair: self.pair });
         self.advance();
         Ok(())
     }
@@ -218,22 +227,33 @@ impl VerifiedDecoder {
 
     /// Steps to what comes next and, before a group, makes room for it.
     fn advance(&mut self) {
-        self.next = self.order.next();
-        let Some(BaoChunk::Leaf { start_chunk, size, .. }) = self.next else { return };
-        let offset = start_chunk.to_bytes();
+        self.next = self.walk.next();
+        let Some(Step::Group { offset, len, .. }) = self.next else { return };
         let follows = offset == self.checked_offset + self.checked_len as u64;
+        let no_room = self.arena.capacity() - self.arena.len() < len;
         if !follows
-            || self.checked_len + size > PIECE_BYTES_MAX
-            || self.arena.capacity() - self.arena.len() < size
+            || no_room
+            || self.checked_len + len > PIECE_BYTES_MAX
+            || offset.is_multiple_of(self.cut_bytes)
         {
             self.cut();
         }
         if self.checked_len == 0 {
             self.checked_offset = offset;
         }
-        if self.arena.capacity() - self.arena.len() < size {
-            let left = usize::try_from(self.left_bytes).unwrap_or(usize::MAX);
-            self.arena.reserve(left.min(ARENA_BYTES));
+        if no_room {
+            self.renew_arena();
+        }
+    }
+
+    /// Goes on in an arena whose pieces were all dropped, or in a fresh one. The one in use has no room left.
+    fn renew_arena(&mut self) {
+        let bytes = usize::try_from(self.left_bytes).unwrap_or(usize::MAX).min(ARENA_BYTES);
+        self.spent.push(std::mem::take(&mut self.arena));
+        let free = self.spent.iter_mut().position(|arena| arena.try_reclaim(bytes));
+        self.arena = free.map_or_else(|| BytesMut::with_capacity(bytes), |at| self.spent.remove(at));
+        if self.spent.len() > SPENT_ARENAS_LEN {
+            self.spent.remove(0);
         }
     }
 

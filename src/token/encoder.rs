@@ -1,8 +1,7 @@
 //! Writes a verified encoding: hash pairs and groups in tree order.
 
-use super::{GROUP_SIZE, Outboard, PAIR_BYTES, Ranges, RangesError, pair_index};
-use bao_tree::iter::{BaoChunk, ResponseIter};
-use bao_tree::{BaoTree, TreeNode};
+use super::walk::{Step, Walk};
+use super::{Outboard, PAIR_BYTES, RangesError, Selection};
 use bytes::Bytes;
 use std::io;
 
@@ -35,27 +34,24 @@ impl Piece {
     }
 }
 
-/// Gives the pieces of the verified encoding of some ranges of a payload, byte for byte bao-tree's mixed encoding without
+/// Gives the pieces of the verified encoding of some groups of a payload, byte for byte bao-tree's mixed encoding without
 /// a length prefix. Does no I/O but what an [`Outboard`] in a file costs; never touches payload bytes.
 #[derive(Debug)]
 pub struct VerifiedEncoder {
-    tree: BaoTree,
-    order: ResponseIter,
-    next: Option<BaoChunk>,
+    walk: Walk,
+    next: Option<Step>,
     outboard: Outboard,
 }
 
 impl VerifiedEncoder {
-    /// The encoding of `ranges` of the payload that `outboard` belongs to.
+    /// The encoding of `selection` of the payload that `outboard` belongs to.
     ///
     /// # Errors
-    /// [`RangesError::OutOfBounds`] if a range lies outside the payload.
-    pub fn new(outboard: Outboard, ranges: &Ranges) -> Result<Self, RangesError> {
-        ranges.selected_bytes(outboard.length())?;
-        let tree = BaoTree::new(outboard.length(), GROUP_SIZE);
-        let mut order = ResponseIter::new(tree, ranges.to_chunk_ranges(outboard.length()));
-        let next = order.next();
-        Ok(Self { tree, order, next, outboard })
+    /// [`RangesError::OutOfBounds`] if some of it lies outside the payload.
+    pub fn new(outboard: Outboard, selection: impl Into<Selection>) -> Result<Self, RangesError> {
+        let (mut walk, _) = Walk::new(selection.into(), outboard.length())?;
+        let next = walk.next();
+        Ok(Self { walk, next, outboard })
     }
 
     /// Appends the next pieces to `out`, up to `bytes_max` bytes but at least one hash pair or group; gives how many
@@ -69,15 +65,15 @@ impl VerifiedEncoder {
             let left = bytes_max.saturating_sub(total);
             let piece = match self.next {
                 // A payload of no bytes is one empty group, of which nothing is written.
-                Some(BaoChunk::Leaf { size: 0, .. }) => {
-                    self.next = self.order.next();
+                Some(Step::Group { len: 0, .. }) => {
+                    self.next = self.walk.next();
                     continue;
                 }
-                Some(BaoChunk::Parent { node, .. }) if total == 0 || left >= PAIR_BYTES => {
-                    self.proof_run(node, left)?
+                Some(Step::Pair { index, .. }) if total == 0 || left >= PAIR_BYTES => {
+                    self.proof_run(index, left)?
                 }
-                Some(BaoChunk::Leaf { start_chunk, size, .. }) if total == 0 || left >= size => {
-                    self.data_run(start_chunk.to_bytes(), left)
+                Some(Step::Group { offset, len, .. }) if total == 0 || left >= len => {
+                    self.data_run(offset, left)
                 }
                 _ => return Ok(total),
             };
@@ -86,31 +82,30 @@ impl VerifiedEncoder {
         }
     }
 
-    /// The pairs from `node` on that follow each other both here and in the outboard; the first whatever `bytes_max` is.
-    fn proof_run(&mut self, node: TreeNode, bytes_max: usize) -> io::Result<Piece> {
-        let start = pair_index(&self.tree, node);
+    /// The pairs from number `start` on that follow each other both here and in the outboard; the first whatever `bytes_max` is.
+    fn proof_run(&mut self, start: u64, bytes_max: usize) -> io::Result<Piece> {
         let mut count = 1;
-        self.next = self.order.next();
-        while let Some(BaoChunk::Parent { node, .. }) = self.next
+        self.next = self.walk.next();
+        while let Some(Step::Pair { index, .. }) = self.next
             && (count + 1) * PAIR_BYTES <= bytes_max
-            && pair_index(&self.tree, node) == start + count as u64
+            && index == start + count as u64
         {
             count += 1;
-            self.next = self.order.next();
+            self.next = self.walk.next();
         }
         Ok(Piece::Proof(self.outboard.pairs(start, count)?))
     }
 
     /// The groups from `offset` on that follow each other both here and in the payload; the first whatever `bytes_max` is.
     fn data_run(&mut self, offset: u64, bytes_max: usize) -> Piece {
-        let mut len = 0;
-        while let Some(BaoChunk::Leaf { start_chunk, size, .. }) = self.next
-            && (len == 0 || (len + size <= bytes_max && start_chunk.to_bytes() == offset + len as u64))
+        let mut run_len = 0;
+        while let Some(Step::Group { offset: next, len, .. }) = self.next
+            && (run_len == 0 || (run_len + len <= bytes_max && next == offset + run_len as u64))
         {
-            len += size;
-            self.next = self.order.next();
+            run_len += len;
+            self.next = self.walk.next();
         }
-        Piece::Data { offset, len }
+        Piece::Data { offset, len: run_len }
     }
 
     /// Whether every piece was given.

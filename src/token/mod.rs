@@ -8,16 +8,18 @@ mod decoder;
 mod encoder;
 mod outboard;
 mod ranges;
+mod selection;
 mod set;
+mod walk;
 
 pub use decoder::{Proof, VerifiedDecoder, VerifiedPiece, VerifyError};
 pub use encoder::{Piece, VerifiedEncoder};
 pub use outboard::{Outboard, OutboardBuilder, OutboardError, outboard_bytes};
 pub use ranges::{Ranges, RangesError};
+pub use selection::{LaneGroups, Selection};
 pub use set::{AnyToken, SetToken};
 
 use crate::limits::GROUP_BYTES;
-use bao_tree::{BaoTree, BlockSize, TreeNode};
 use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 use data_encoding::HEXLOWER_PERMISSIVE;
 use std::fmt;
@@ -31,13 +33,20 @@ pub(crate) const GROUP_BYTES_U64: u64 = GROUP_BYTES as u64;
 const ALGORITHM_BLAKE3: u8 = 0x01;
 const TEXT_PREFIX: &str = "b3:";
 
-/// bao-tree's name for groups of 16 KiB.
-const GROUP_SIZE: BlockSize = BlockSize::from_chunk_log(4);
-
 /// One hash pair, bytes.
 pub(crate) const PAIR_BYTES: usize = 64;
 
-const _: () = assert!(GROUP_SIZE.bytes() == GROUP_BYTES);
+/// Groups of a payload; one of no bytes has one, which is empty.
+const fn groups_of(length: u64) -> u64 {
+    let groups = length.div_ceil(GROUP_BYTES_U64);
+    if groups == 0 { 1 } else { groups }
+}
+
+/// Groups in the left part of a subtree of `groups`, more than one: the largest power of two that leaves something over
+/// (BLAKE3 paper §2.1).
+const fn left_groups(groups: u64) -> u64 {
+    1 << (u64::BITS - 1 - (groups - 1).leading_zeros())
+}
 
 /// The hash of one group, or of any whole subtree, that begins at payload byte `offset`.
 fn hash_subtree(offset: u64, data: &[u8], is_root: bool) -> [u8; 32] {
@@ -48,12 +57,6 @@ fn hash_subtree(offset: u64, data: &[u8], is_root: bool) -> [u8; 32] {
     hasher.set_input_offset(offset);
     hasher.update(data);
     hasher.finalize_non_root()
-}
-
-/// A node's place among the pairs of an outboard.
-fn pair_index(tree: &BaoTree, node: TreeNode) -> u64 {
-    // Only nodes above the groups are asked for, and those have a place. No outboard has a pair of this number.
-    tree.pre_order_offset(node).unwrap_or(u64::MAX)
 }
 
 /// The hash above two subtrees.

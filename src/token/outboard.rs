@@ -1,8 +1,7 @@
 //! The hash pairs above a payload's groups.
 
-use super::{GROUP_BYTES_U64, GROUP_SIZE, PAIR_BYTES, Proof, Token, hash_pair, hash_subtree};
+use super::{GROUP_BYTES_U64, PAIR_BYTES, Proof, Token, groups_of, hash_pair, hash_subtree, left_groups};
 use crate::limits::{GROUP_BYTES, PAYLOAD_BYTES_MAX};
-use bao_tree::BaoTree;
 use bytes::Bytes;
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,7 +14,7 @@ const WINDOW_BYTES: usize = 1 << 18;
 
 /// Bytes of outboard that a payload of `length` bytes has: 64 for every group but one.
 pub fn outboard_bytes(length: u64) -> u64 {
-    BaoTree::new(length, GROUP_SIZE).outboard_size()
+    (groups_of(length) - 1) * PAIR_BYTES as u64
 }
 
 /// A payload's hash pairs in pre-order, 64 bytes each (left, right), no length before them. On disk this is the whole
@@ -159,11 +158,9 @@ fn join(place: &mut [u8], left: [u8; 32], right: [u8; 32], is_root: bool) -> [u8
     hash_pair(&pair, is_root)
 }
 
-/// The left part of a subtree of `len` bytes, more than one group: the largest power of two of groups that leaves
-/// something over (BLAKE3 paper §2.1).
+/// Bytes in the left part of a subtree of `len` bytes, more than one group.
 fn left_subtree_bytes(len: u64) -> u64 {
-    let groups = len.div_ceil(GROUP_BYTES_U64);
-    (groups.next_power_of_two() / 2) * GROUP_BYTES_U64
+    left_groups(len.div_ceil(GROUP_BYTES_U64)) * GROUP_BYTES_U64
 }
 
 /// Gathers the proofs of a whole payload as it is decoded, in memory: 64 bytes for every 16 KiB that arrived.

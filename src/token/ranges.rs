@@ -1,13 +1,10 @@
 //! Which 16 KiB groups of a payload are meant.
 
-use super::GROUP_BYTES_U64;
+use super::{GROUP_BYTES_U64, groups_of};
 use crate::limits::{PAYLOAD_BYTES_MAX, RANGES_LEN_MAX};
-use bao_tree::{ChunkNum, ChunkRanges};
 use smallvec::SmallVec;
 use std::ops::Range;
 
-/// BLAKE3 chunks (1 KiB) in a group.
-const GROUP_CHUNKS: u64 = GROUP_BYTES_U64 / 1024;
 /// Groups of the longest payload.
 const GROUPS_MAX: u64 = PAYLOAD_BYTES_MAX / GROUP_BYTES_U64;
 
@@ -101,28 +98,26 @@ impl Ranges {
         }
         let Some(last) = self.runs.last() else { return Ok(length) };
         // A payload of no bytes has one group, which is empty.
-        if last.end > length.div_ceil(GROUP_BYTES_U64).max(1) {
+        if last.end > groups_of(length) {
             return Err(RangesError::OutOfBounds);
         }
         let clip = |group: u64| (group * GROUP_BYTES_U64).min(length);
         Ok(self.runs.iter().map(|run| clip(run.end) - clip(run.start)).sum())
     }
 
-    /// The same ranges in bao-tree's chunks of 1 KiB, in the form that bao-tree gives them for a payload of `length` bytes:
-    /// a range that reaches the last group is open.
-    pub fn to_chunk_ranges(&self, length: u64) -> ChunkRanges {
-        let mut boundaries = SmallVec::with_capacity(2 * self.runs.len());
-        for run in &self.runs {
-            boundaries.push(ChunkNum(run.start * GROUP_CHUNKS));
-            if run.end * GROUP_BYTES_U64 < length {
-                boundaries.push(ChunkNum(run.end * GROUP_CHUNKS));
-            }
+    /// Whether one of `groups` is meant. Takes time by the logarithm of the runs.
+    pub fn intersects(&self, groups: Range<u64>) -> bool {
+        if self.runs.is_empty() || groups.is_empty() {
+            return !groups.is_empty();
         }
-        if self.runs.is_empty() {
-            boundaries.push(ChunkNum(0));
-        }
-        // Runs are in order, not empty and do not touch, so the boundaries ascend.
-        ChunkRanges::new_unchecked(boundaries)
+        let next = self.runs.partition_point(|run| run.end <= groups.start);
+        self.runs.get(next).is_some_and(|run| run.start < groups.end)
+    }
+
+    /// The runs, where all is said as `0..end`.
+    pub(crate) fn runs_of(&self, end: u64) -> impl Iterator<Item = Range<u64>> + '_ {
+        let all = self.is_all().then_some(0..end);
+        all.into_iter().chain(self.iter())
     }
 }
 
@@ -138,6 +133,9 @@ pub enum RangesError {
     /// Past the payload.
     #[error("a range lies outside the payload")]
     OutOfBounds,
+    /// Lanes that the set does not have.
+    #[error("the set does not have these lanes")]
+    Lanes,
     /// More than [`RANGES_LEN_MAX`].
     #[error("more than {RANGES_LEN_MAX} ranges")]
     TooMany,
@@ -181,6 +179,19 @@ mod tests {
 
     proptest! {
         #[test]
+        fn runs_are_found_by_what_they_touch(
+            runs in proptest::collection::vec((0u64..5, 1u64..5), 0..5),
+            (start, len) in (0u64..40, 0u64..9),
+        ) {
+            let mut ranges = Ranges::all();
+            for (gap, groups) in runs {
+                let _ = ranges.push_run(gap, groups);
+            }
+            let meant = |group: u64| ranges.is_all() || ranges.iter().any(|run| run.contains(&group));
+            prop_assert_eq!(ranges.intersects(start..start + len), (start..start + len).any(meant));
+        }
+
+        #[test]
         fn any_runs_are_refused_or_round_trip(runs in proptest::collection::vec((any::<u64>(), any::<u64>()), 0..8)) {
             let mut ranges = Ranges::all();
             for (gap, groups) in runs {
@@ -192,7 +203,6 @@ mod tests {
                 again.push_run(gap, groups).unwrap();
             }
             prop_assert_eq!(&again, &ranges);
-            prop_assert_eq!(ranges.to_chunk_ranges(u64::MAX).boundaries().len(), (2 * ranges.len()).max(1));
         }
     }
 }
