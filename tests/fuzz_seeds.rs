@@ -72,6 +72,9 @@ fn seeds() -> Seeds {
     encoding("claims-less", &[0, 255, 0, 0, 0x80, 1, 0, 0, 1]);
     encoding("wrong-byte", &[1, 0, 0, 0, 0, 1, 0, 0, 0, 9]);
     encoding("right-byte", &[1, 0, 0, 0, 0, 1, 0, 0, 0, 0]);
+    // Two shards a stripe, of one group each; the second of them, in every stripe.
+    encoding("lanes", &[4, 255, 0, 1, 0x43, 0xe7, 0, 0, 0, 0x0a, 0x02]);
+    encoding("lanes-cut", &[12, 77, 1, 1, 0x43, 0xe7, 0, 0, 0, 0, 2, 0x12, 0x01]);
     let mut claim = vec![3, 9, 0, 0, 0, 0, 0, 0, 0];
     claim.extend_from_slice(&[5; 32]);
     claim.extend_from_slice(&(1u64 << 50).to_be_bytes());

@@ -158,7 +158,8 @@ fn written(name: &str) -> Vec<u8> {
         "holders-nobody" => Holders::default().emit_record(&mut out),
         "ok" => OkRecord { length_bytes: 3, descriptor: None }.emit_record(&mut out),
         "ok-with-descriptor" => OkRecord { length_bytes: 3, descriptor: Some(plain) }.emit_record(&mut out),
-        "done" => Done { bytes: 3, token: abc() }.emit_record(&mut out),
+        "done" => Done { bytes: 3, token: abc().into() }.emit_record(&mut out),
+        "done-lanes" => Done { bytes: 3, token: set().into() }.emit_record(&mut out),
         "error" => ErrorRecord::new(ErrorCode::Busy, 250, "too many requests").emit_record(&mut out),
         _ => panic!("no record is named {name}"),
     }

@@ -1,7 +1,7 @@
 //! Hops: whether a gateway forwards a request, and to whom (protocol §5).
 //!
 //! A HOP record names the route; [`decide`] judges it against this gateway's [`Policy`] and knows no stream, no clock and no
-//! table of neighbours. [`NonceCache`] tells whether a request comes again.
+//! table of neighbours. [`NonceCache`] tells whether a request comes again. [`Hops`] is both, for all workers.
 
 mod nonces;
 
@@ -10,6 +10,8 @@ pub use nonces::NonceCache;
 use crate::record::{ErrorCode, Hop};
 use crate::tls::NodeId;
 use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 /// For whom a gateway forwards requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,6 +154,36 @@ pub fn decide(
         ..hop.clone()
     };
     Ok(Decision::Forward { next, hop })
+}
+
+/// What all workers of a gateway share: its policy, its neighbours and the nonces that came.
+#[derive(Debug)]
+pub struct Hops {
+    policy: Policy,
+    neighbors: BTreeSet<NodeId>,
+    nonces: Mutex<NonceCache>,
+}
+
+impl Hops {
+    /// A gateway with these configured neighbours, that has seen nothing.
+    pub fn new(policy: Policy, neighbors: BTreeSet<NodeId>) -> Self {
+        Self { policy, neighbors, nonces: Mutex::new(NonceCache::new()) }
+    }
+
+    /// What the gateway allows.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Judges a route, as [`decide`] does, and remembers its nonce, whatever comes of it.
+    ///
+    /// # Errors
+    /// The first rule that the route breaks.
+    pub fn judge(&self, hop: &Hop, previous: Option<NodeId>, now: Instant) -> Result<Decision, Refusal> {
+        // The cache holds at every step, so a worker that ended while it had the lock left it good.
+        let nonce_seen = self.nonces.lock().unwrap_or_else(PoisonError::into_inner).insert(hop.nonce, now);
+        decide(hop, previous, &self.policy, |node| self.neighbors.contains(node), nonce_seen)
+    }
 }
 
 /// The first node that stands in the route a second time. Routes are short: at most 28 comparisons.

@@ -95,6 +95,17 @@ fn transit_is_for_whom_the_policy_names() {
     }
 }
 
+#[test]
+fn a_request_that_comes_again_is_refused_whatever_became_of_it() {
+    let hops = Hops::new(policy(Transit::Anyone), [NEXT].into());
+    let now = Instant::now();
+    let (good, lost) = (hop(&[OWN, NEXT]), Hop { nonce: [8; 16], ..hop(&[OWN, LAST]) });
+    assert!(hops.judge(&good, Some(PEER), now).is_ok());
+    assert_eq!(hops.judge(&good, None, now), Err(Refusal::Seen));
+    assert_eq!(hops.judge(&lost, None, now), Err(Refusal::NoRoute(LAST)));
+    assert_eq!(hops.judge(&lost, None, now), Err(Refusal::Seen));
+}
+
 /// All rules broken at once, then mended one by one: the refusal is always the first that is left.
 #[test]
 fn rules_are_asked_in_the_protocols_order() {

@@ -1,15 +1,15 @@
 //! DONE: the receiver has checked and, for PUT, durably kept what was sent.
 
-use super::{Record, RecordError, RecordType, finish, take_token, varint};
-use crate::token::{TOKEN_BYTES, Token};
+use super::{Record, RecordError, RecordType, finish, take_any_token, varint};
+use crate::token::{AnyToken, TOKEN_BYTES};
 
 /// DONE: `bytes(i) token(33)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Done {
     /// Payload bytes that were checked.
     pub bytes: u64,
-    /// The token they were checked against.
-    pub token: Token,
+    /// What they were checked against: the content token, or the set token of lanes.
+    pub token: AnyToken,
 }
 
 impl Record for Done {
@@ -17,7 +17,7 @@ impl Record for Done {
 
     fn parse(mut body: &[u8]) -> Result<Self, RecordError> {
         let bytes = varint::read(&mut body, "bytes")?;
-        let token = take_token(&mut body, "token")?;
+        let token = take_any_token(&mut body)?;
         finish(body)?;
         Ok(Self { bytes, token })
     }

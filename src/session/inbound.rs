@@ -340,8 +340,11 @@ impl Inbound {
             }
             RecordType::Done if !*over => {
                 let done = Done::parse(&body)?;
+                let token = done.token.content().ok_or_else(|| {
+                    Fault::new(ErrorCode::UnsupportedCode, "nothing was put here that DONE of a set answers")
+                })?;
                 *over = true;
-                Delivery::Done { request, bytes: done.bytes, token: done.token }
+                Delivery::Done { request, bytes: done.bytes, token }
             }
             RecordType::Error if !*over => {
                 *over = true;

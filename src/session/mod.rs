@@ -368,7 +368,7 @@ impl Session {
             }
             Command::Done { request, bytes, token } => {
                 if let Some(id) = self.stream_of(request) {
-                    self.write_record(conn, id, &Done { bytes, token }, cx);
+                    self.write_record(conn, id, &Done { bytes, token: token.into() }, cx);
                     self.finish(conn, id);
                     // A payload that was here already: its bytes need not come.
                     if self.inbound.get(&id).is_some_and(|inbound| !inbound.is_complete()) {
