@@ -33,7 +33,7 @@ fuzz_target!(|input: &[u8]| {
         );
         let mut written = Vec::new();
         forwarded.emit(&mut written);
-        assert_eq!(Hop::parse(&written).as_ref(), Ok(&forwarded));
+        assert_eq!(Hop::parse(&written).as_ref(), Ok(&*forwarded));
         let there = Policy { own: next, transit: Transit::Anyone, budget_bytes_max: u64::MAX };
         match decide(&forwarded, Some(own), &there, |_| true, false) {
             Ok(_) => {}

@@ -66,7 +66,7 @@ pub enum Decision {
         /// The neighbour that it goes to.
         next: NodeId,
         /// The record that stands before it there: cursor one further, hop_limit one less, budget bounded.
-        hop: Hop,
+        hop: Box<Hop>,
     },
 }
 
@@ -153,7 +153,7 @@ pub fn decide(
         cursor: hop.cursor.saturating_add(1),
         ..hop.clone()
     };
-    Ok(Decision::Forward { next, hop })
+    Ok(Decision::Forward { next, hop: Box::new(hop) })
 }
 
 /// What all workers of a gateway share: its policy, its neighbours and the nonces that came.
