@@ -160,6 +160,7 @@ fn written(name: &str) -> Vec<u8> {
         "ok" => OkRecord { length_bytes: 3, descriptor: None }.emit_record(&mut out),
         "ok-with-descriptor" => OkRecord { length_bytes: 3, descriptor: Some(plain) }.emit_record(&mut out),
         "done" => Done { bytes: 3, token: abc().into() }.emit_record(&mut out),
+        "done-lanes" => Done { bytes: 3, token: set().into() }.emit_record(&mut out),
         "error" => ErrorRecord::new(ErrorCode::Busy, 250, "too many requests").emit_record(&mut out),
         _ => panic!("no record is named {name}"),
     }

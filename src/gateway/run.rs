@@ -48,7 +48,7 @@ impl Gateway {
             budget_bytes_max: config.hops.budget_max_bytes.unwrap_or(u64::MAX),
         };
         let known = config.neighbor.iter().map(|neighbor| neighbor.node_id);
-        let hops = Arc::new(Hops::new(policy, known));
+        let hops = Arc::new(Hops::new(policy, known.collect()));
         let seeds = Seeds::new(identity.node_id(), &hops, config)?;
         let hosted = config.application.iter().map(|app| seeds.hosted(app)).collect();
         let node = NodeConfig {

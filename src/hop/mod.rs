@@ -1,19 +1,19 @@
 //! Hops: whether a gateway forwards a request, and to whom (protocol §5).
 //!
 //! A HOP record names the route; [`decide`] judges it against this gateway's [`Policy`] and knows no stream, no clock and no
-//! table of neighbours. [`NonceCache`] tells whether a request comes again.
+//! table of neighbours. [`NonceCache`] tells whether a request comes again. [`Hops`] is both, for all workers.
 
-mod hops;
 mod nonces;
 mod route;
 
-pub use hops::Hops;
 pub use nonces::NonceCache;
 pub use route::{Route, RouteError};
 
 use crate::record::{ErrorCode, Hop};
 use crate::tls::NodeId;
 use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 /// For whom a gateway forwards requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ pub enum Decision {
         /// The neighbour that it goes to.
         next: NodeId,
         /// The record that stands before it there: cursor one further, hop_limit one less, budget bounded.
-        hop: Hop,
+        hop: Box<Hop>,
     },
 }
 
@@ -158,7 +158,42 @@ pub fn decide(
         cursor: hop.cursor.saturating_add(1),
         ..hop.clone()
     };
-    Ok(Decision::Forward { next, hop })
+    Ok(Decision::Forward { next, hop: Box::new(hop) })
+}
+
+/// What all workers of a gateway share: its policy, its neighbours and the nonces that came.
+#[derive(Debug)]
+pub struct Hops {
+    policy: Policy,
+    neighbors: BTreeSet<NodeId>,
+    nonces: Mutex<NonceCache>,
+}
+
+impl Hops {
+    /// A gateway with these configured neighbours, that has seen nothing.
+    pub fn new(policy: Policy, neighbors: BTreeSet<NodeId>) -> Self {
+        Self { policy, neighbors, nonces: Mutex::new(NonceCache::new()) }
+    }
+
+    /// Whether this is a configured neighbour.
+    pub fn is_neighbor(&self, node: &NodeId) -> bool {
+        self.neighbors.contains(node)
+    }
+
+    /// What the gateway allows.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Judges a route, as [`decide`] does, and remembers its nonce, whatever comes of it.
+    ///
+    /// # Errors
+    /// The first rule that the route breaks.
+    pub fn judge(&self, hop: &Hop, previous: Option<NodeId>, now: Instant) -> Result<Decision, Refusal> {
+        // The cache holds at every step, so a worker that ended while it had the lock left it good.
+        let nonce_seen = self.nonces.lock().unwrap_or_else(PoisonError::into_inner).insert(hop.nonce, now);
+        decide(hop, previous, &self.policy, |node| self.neighbors.contains(node), nonce_seen)
+    }
 }
 
 /// The first node that stands in the route a second time. Routes are short: at most 28 comparisons.

@@ -33,7 +33,7 @@ fn judged(hop: &Hop) -> Result<Decision, Refusal> {
 fn forwarding_rewrites_cursor_hop_limit_and_budget_and_nothing_else() {
     let before = hop(&[OWN, NEXT, LAST]);
     let after = Hop { cursor: 1, hop_limit: 4, budget_bytes: 600, ..before.clone() };
-    assert_eq!(judged(&before), Ok(Decision::Forward { next: NEXT, hop: after }));
+    assert_eq!(judged(&before), Ok(Decision::Forward { next: NEXT, hop: after.into() }));
     let small = Hop { budget_bytes: 5, ..before };
     let Ok(Decision::Forward { hop, .. }) = judged(&small) else { panic!("it is forwarded") };
     assert_eq!(hop.budget_bytes, 5);
@@ -95,6 +95,17 @@ fn transit_is_for_whom_the_policy_names() {
     }
 }
 
+#[test]
+fn a_request_that_comes_again_is_refused_whatever_became_of_it() {
+    let hops = Hops::new(policy(Transit::Anyone), [NEXT].into());
+    let now = Instant::now();
+    let (good, lost) = (hop(&[OWN, NEXT]), Hop { nonce: [8; 16], ..hop(&[OWN, LAST]) });
+    assert!(hops.judge(&good, Some(PEER), now).is_ok());
+    assert_eq!(hops.judge(&good, None, now), Err(Refusal::Seen));
+    assert_eq!(hops.judge(&lost, None, now), Err(Refusal::NoRoute(LAST)));
+    assert_eq!(hops.judge(&lost, None, now), Err(Refusal::Seen));
+}
+
 /// All rules broken at once, then mended one by one: the refusal is always the first that is left.
 #[test]
 fn rules_are_asked_in_the_protocols_order() {
@@ -149,7 +160,7 @@ proptest! {
                 Ok(Decision::Forward { next, hop: forwarded }) => {
                     prop_assert!(forwarded.budget_bytes <= hop.budget_bytes.min(budget_bytes_max));
                     prop_assert_eq!(forwarded.route.get(usize::from(forwarded.cursor)), Some(&next));
-                    (previous, at, hop) = (at, next, forwarded);
+                    (previous, at, hop) = (at, next, *forwarded);
                 }
                 end => break end,
             }
@@ -178,7 +189,7 @@ proptest! {
             let mut body = Vec::new();
             forwarded.emit(&mut body);
             if hop.hop_limit <= HOP_LIMIT_MAX && hop.route.len() <= HOPS_LEN_MAX {
-                prop_assert_eq!(Hop::parse(&body), Ok(forwarded));
+                prop_assert_eq!(Hop::parse(&body), Ok(*forwarded));
             }
         }
     }
