@@ -71,7 +71,8 @@ fn main() -> anyhow::Result<()> {
         ..NodeConfig::default()
     };
     let host = Host::Node(Placement::Worker, Box::new(|_worker| Box::new(Uppercase::default())));
-    let uppercase = Hosted { name: "uppercase".into(), queues: vec![QUEUE], store: false, replay_safe: false, host };
+    let uppercase =
+        Hosted { name: "uppercase".into(), queues: vec![QUEUE], store: false, replay_safe: false, host };
     let node = opened.start_node(&config, vec![uppercase])?;
     println!("serving on {}", node.networks()[0]);
     loop {

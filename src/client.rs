@@ -174,7 +174,13 @@ impl Client {
     where
         N: Network + Send + 'static,
     {
-        let hosted = Hosted { name: "client".into(), queues: Vec::new(), store: false, replay_safe: false, host: Host::Caller };
+        let hosted = Hosted {
+            name: "client".into(),
+            queues: Vec::new(),
+            store: false,
+            replay_safe: false,
+            host: Host::Caller,
+        };
         let mut node = Node::start(networks, config, vec![hosted])?;
         let ports = node.take_ports();
         Ok(Self { node, ports, interrupt, connects: 0, requests: 0, messages: VecDeque::new() })

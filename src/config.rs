@@ -297,7 +297,10 @@ impl Default for HopsConfig {
 
 /// For whom a gateway forwards.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(untagged, expecting = "`transit` is \"nobody\", \"neighbors\", \"authenticated\", \"anyone\", or a list of node IDs")]
+#[serde(
+    untagged,
+    expecting = "`transit` is \"nobody\", \"neighbors\", \"authenticated\", \"anyone\", or a list of node IDs"
+)]
 pub enum TransitConfig {
     /// A class of peers.
     Class(TransitClass),
@@ -349,7 +352,12 @@ pub struct TlsConfig {
 
 impl Default for TlsConfig {
     fn default() -> Self {
-        Self { require_post_quantum: true, allow_classical_peers: false, cipher: CipherSuite::Aes128Gcm, early_data: true }
+        Self {
+            require_post_quantum: true,
+            allow_classical_peers: false,
+            cipher: CipherSuite::Aes128Gcm,
+            early_data: true,
+        }
     }
 }
 
@@ -648,7 +656,8 @@ impl Check<'_> {
     fn neighbors(&self, neighbors: &[NeighborConfig]) -> Result<(), ConfigError> {
         for (index, neighbor) in neighbors.iter().enumerate() {
             if neighbor.addresses.is_empty() {
-                let fix = format!("{} has none; give at least one, such as [\"10.77.0.2:4433\"]", neighbor.node_id);
+                let fix =
+                    format!("{} has none; give at least one, such as [\"10.77.0.2:4433\"]", neighbor.node_id);
                 return Err(self.value("neighbor.addresses", fix));
             }
             let before = &neighbors[..index];
@@ -668,11 +677,14 @@ impl Check<'_> {
             return Err(self.value("hops.connections_max", "0 connections reach nobody; give at least 1"));
         }
         if config.hops.budget_max_bytes == Some(0) {
-            return Err(self.value("hops.budget_max_bytes", "0 bytes pass nothing; give at least 1, or leave it out"));
+            return Err(
+                self.value("hops.budget_max_bytes", "0 bytes pass nothing; give at least 1, or leave it out")
+            );
         }
-        let bounded = config.application.iter().any(
-            |app| matches!(app, ApplicationConfig::Seed(seed) if seed.capacity_bytes.is_some()),
-        );
+        let bounded = config
+            .application
+            .iter()
+            .any(|app| matches!(app, ApplicationConfig::Seed(seed) if seed.capacity_bytes.is_some()));
         if config.hops.cache == Some(true) && !bounded {
             let fix = "needs an application of kind \"seed\" with a capacity_bytes: a cache without a bound fills the disk";
             return Err(self.value("hops.cache", fix));

@@ -106,6 +106,10 @@ pub const GATHER_STRIKES_MAX: u32 = 3;
 pub const GATHER_TRIES_MAX: u32 = 8;
 /// The wait before it is asked again, if it names none, milliseconds.
 pub const GATHER_WAIT_MS: u64 = 250;
+/// Changes to a store's holdings that it remembers in order.
+pub const STORE_CHANGES_LEN_MAX: usize = 4096;
+/// Sets with bad descriptors that a store remembers.
+pub const BAD_SETS_LEN_MAX: usize = 1024;
 /// Things that one neighbour may say it holds.
 pub const DIRECTORY_LEN_MAX: usize = 1 << 16;
 /// From one look for what to tell neighbours to the next, milliseconds.

@@ -38,10 +38,10 @@ impl Gateway {
         let (server, identity) = tls::server(&config.tls, &config.identity, &config.trust)?;
         // The network first: DPDK takes its huge pages before the store does.
         let opened = Opened::open(&config.network, config.workers.count.into())?;
-        let neighbors = config.neighbor.iter().map(|neighbor| Neighbor {
-            node: neighbor.node_id,
-            addresses: neighbor.addresses.clone(),
-        });
+        let neighbors = config
+            .neighbor
+            .iter()
+            .map(|neighbor| Neighbor { node: neighbor.node_id, addresses: neighbor.addresses.clone() });
         let policy = Policy {
             own: identity.node_id(),
             transit: config.hops.transit.transit(),
@@ -145,7 +145,8 @@ impl Seeds {
         let (name, plain, make) = match (config, parts) {
             (ApplicationConfig::Echo(plain), _) => ("echo", Some(plain), boxed(Echo::default)),
             (ApplicationConfig::Seed(_), Some(parts)) => {
-                let make: MakeApplication = Box::new(move |worker| Box::new(Seed::new(parts.clone(), worker)));
+                let make: MakeApplication =
+                    Box::new(move |worker| Box::new(Seed::new(parts.clone(), worker)));
                 ("seed", None, make)
             }
             (ApplicationConfig::Discard(plain), _) => ("discard", Some(plain), boxed(Discard::default)),

@@ -24,7 +24,8 @@ pub fn server(
         ClientAuthConfig::Off => ClientAuth::Off,
     };
     let early_data = tls.early_data;
-    let config = ServerTls { policy: policy(tls), early_data, ..ServerTls::new(identity.clone(), client_auth) };
+    let config =
+        ServerTls { policy: policy(tls), early_data, ..ServerTls::new(identity.clone(), client_auth) };
     Ok((server_config(&config)?, identity))
 }
 

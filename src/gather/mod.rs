@@ -259,12 +259,12 @@ impl Gather {
                     self.want = Want::Lanes(Lanes::first(set.k().into()));
                 }
                 match self.describe(length, set) {
-                Some(shape) => {
-                    let (length, descriptor) = (shape.length, shape.descriptor.clone());
-                    self.shape = Some(shape);
-                    self.events.push_back(Event::Described { length, descriptor });
-                }
-                None => self.strike(holder, "describes something else"),
+                    Some(shape) => {
+                        let (length, descriptor) = (shape.length, shape.descriptor.clone());
+                        self.shape = Some(shape);
+                        self.events.push_back(Event::Described { length, descriptor });
+                    }
+                    None => self.strike(holder, "describes something else"),
                 }
             }
         }

@@ -7,12 +7,12 @@ use super::announce::Announcer;
 use super::directory::Directory;
 use super::mirror::{Mirroring, Outcome};
 use super::serve::{Refusal, Servings, Wanted};
-use super::{Coverage, Keep, MemoryTier, SetWriter, Store, StoreError, Writer};
+use super::{Keep, MemoryTier, SetWriter, Store, StoreError, Writer};
 use crate::application::Application;
 use crate::hop::Hops;
 use crate::limits::{EXPIRY_INTERVAL_MS, MIRRORS_LEN_MAX};
 use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId, Waker};
-use crate::record::{ErrorCode, ErrorRecord, Have, Holder, Mirror};
+use crate::record::{Coverage, ErrorCode, ErrorRecord, Have, Holder, Mirror};
 use crate::shard::{Blob, Coding, Descriptor, Lanes};
 use crate::tls::NodeId;
 use crate::token::{AnyToken, VerifiedPiece};
@@ -359,8 +359,7 @@ impl Seed {
     fn commit(&mut self, now: Instant, port: &mut AppPort, request: RequestId, writing: Writing) {
         let now_s = self.clock.now_s(now);
         let store = &self.parts.store;
-        let committer =
-            self.committer.get_or_insert_with(|| Committer::start(store.clone(), port.waker()));
+        let committer = self.committer.get_or_insert_with(|| Committer::start(store.clone(), port.waker()));
         if let Err(lost) = committer.jobs.send((request, writing, now_s)) {
             self.committer = None;
             drop(lost);

@@ -45,11 +45,7 @@ impl Directory {
         let held = self.nodes.iter().filter_map(|(node, told)| {
             let (coverage, expires_s) = *told.holds.get(token)?;
             let left_s = expires_s.map(|at| at.saturating_sub(now_s));
-            (left_s != Some(0)).then_some(Holder {
-                node: *node,
-                coverage,
-                expires_s: left_s.unwrap_or(0),
-            })
+            (left_s != Some(0)).then_some(Holder { node: *node, coverage, expires_s: left_s.unwrap_or(0) })
         });
         held.take(HOLDERS_LEN_MAX).collect()
     }

@@ -21,8 +21,13 @@ pub(super) struct Mirroring {
 
 enum Stage {
     /// For connections to the sources, or some of them.
-    Waiting { until: Instant },
-    Running { gather: Box<Gather>, writing: Option<Writing> },
+    Waiting {
+        until: Instant,
+    },
+    Running {
+        gather: Box<Gather>,
+        writing: Option<Writing>,
+    },
 }
 
 /// How far it is.
@@ -88,7 +93,8 @@ impl Mirroring {
                 let reason = "none of the sources can be reached from here; name neighbours of this gateway";
                 return (true, Outcome::Failed(ErrorRecord::new(ErrorCode::NoRoute, 0, reason)));
             }
-            let source = |(node, connection)| Source { connection, node: Some(node), route: None, lanes: None };
+            let source =
+                |(node, connection)| Source { connection, node: Some(node), route: None, lanes: None };
             let sources = sources.into_iter().map(source).collect();
             let want = match self.mirror.token {
                 AnyToken::Content(_) => Want::Payload,

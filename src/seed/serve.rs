@@ -74,7 +74,8 @@ impl Wanted {
             return refuse(ErrorCode::BadRange, format!("the set has the lanes {}", descriptor.lanes()));
         }
         if !set.lanes.contains_all(wanted) {
-            let reason = format!("of the lanes {wanted} only {} are kept here", set.lanes.intersection(wanted));
+            let reason =
+                format!("of the lanes {wanted} only {} are kept here", set.lanes.intersection(wanted));
             return refuse(ErrorCode::NotFound, reason);
         }
         if self.lanes.is_none() {
@@ -97,10 +98,13 @@ impl Wanted {
         let mut encoders = VecDeque::new();
         for part in parts {
             let Some(held) = set.blob(part.blob) else {
-                return refuse(ErrorCode::NotFound, match part.blob {
-                    Blob::Content => "no data lane is kept here",
-                    Blob::Parity => "no parity lane is kept here",
-                });
+                return refuse(
+                    ErrorCode::NotFound,
+                    match part.blob {
+                        Blob::Content => "no data lane is kept here",
+                        Blob::Parity => "no parity lane is kept here",
+                    },
+                );
             };
             match VerifiedEncoder::new(held.outboard().clone(), part.selection) {
                 Ok(encoder) => encoders.push_back((held.clone(), encoder)),
@@ -118,7 +122,8 @@ impl Wanted {
         }
         let selected = self.ranges.selected_bytes(length);
         let encoder = selected.and_then(|selected| {
-            VerifiedEncoder::new(held.outboard().clone(), self.ranges.clone()).map(|encoder| (selected, encoder))
+            VerifiedEncoder::new(held.outboard().clone(), self.ranges.clone())
+                .map(|encoder| (selected, encoder))
         });
         match encoder {
             Ok((selected, encoder)) => {
@@ -131,13 +136,17 @@ impl Wanted {
 
     fn check_bytes(&self, selected: u64) -> Result<(), Refusal> {
         if self.max_bytes > 0 && selected > self.max_bytes {
-            let reason =
-                format!("the answer has {selected} payload bytes, more than the {} asked for at most", self.max_bytes);
+            let reason = format!(
+                "the answer has {selected} payload bytes, more than the {} asked for at most",
+                self.max_bytes
+            );
             return refuse(ErrorCode::Limit, reason);
         }
         // Protocol §7: a replayed question must not cost much.
         if self.early && selected > EARLY_FETCH_BYTES_MAX {
-            let reason = format!("early data may ask for {EARLY_FETCH_BYTES_MAX} bytes; ask again after the handshake");
+            let reason = format!(
+                "early data may ask for {EARLY_FETCH_BYTES_MAX} bytes; ask again after the handshake"
+            );
             return refuse(ErrorCode::TooEarly, reason);
         }
         Ok(())

@@ -104,6 +104,8 @@ pub(super) struct Inbound {
     kind: Kind,
     /// A stream's first message, when its application had no room for it.
     waiting: Option<Delivery>,
+    /// It began with a HOP: others may have written what follows.
+    routed: bool,
 }
 
 #[derive(Debug)]
@@ -113,7 +115,6 @@ enum Kind {
         dir: Dir,
         credit: Credit,
         early: bool,
-        routed: bool,
     },
     Control,
     /// Messages; `app` took the last one, and its ring decides whether more is read.
@@ -181,12 +182,12 @@ pub(super) struct Asked {
 impl Inbound {
     /// A stream that the peer opened; `early` if in early data.
     pub(super) fn start(dir: Dir, credit: Credit, early: bool) -> Self {
-        Self::of(Kind::Start { dir, credit, early, routed: false })
+        Self::of(Kind::Start { dir, credit, early })
     }
 
     /// A request whose HOP was judged.
     pub(super) fn routed(credit: Credit) -> Self {
-        Self::of(Kind::Start { dir: Dir::Bi, credit, early: false, routed: true })
+        Self { routed: true, ..Self::of(Kind::Start { dir: Dir::Bi, credit, early: false }) }
     }
 
     pub(super) fn put_answer(app: usize, request: RequestId) -> Self {
@@ -207,7 +208,7 @@ impl Inbound {
     }
 
     fn of(kind: Kind) -> Self {
-        Self { reader: RecordReader::default(), kind, waiting: None }
+        Self { reader: RecordReader::default(), kind, waiting: None, routed: false }
     }
 
     pub(super) fn accept_put(&mut self) {
@@ -220,6 +221,11 @@ impl Inbound {
         if let Kind::RawAnswer { pace, .. } = &mut self.kind {
             *pace = credit;
         }
+    }
+
+    /// Whether the peer may only have passed on what others wrote.
+    pub(super) fn is_routed(&self) -> bool {
+        self.routed
     }
 
     pub(super) fn is_peer_request(&self) -> bool {
@@ -410,7 +416,7 @@ impl Inbound {
     }
 
     fn request(&mut self, kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
-        let Kind::Start { credit, early, routed, .. } = &mut self.kind else { return Ok(()) };
+        let Kind::Start { credit, early, .. } = &self.kind else { return Ok(()) };
         let (credit, early) = (credit.clone(), *early);
         let request = cx.peer_request();
         let body = body.to_bytes();
@@ -422,9 +428,10 @@ impl Inbound {
             return Err(Fault::new(ErrorCode::TooEarly, "not in early data: ask again after the handshake"));
         }
         match kind {
-            RecordType::Hop if !*routed => {
-                *routed = true;
-                return self.hop(&Hop::parse(&body)?, credit, cx);
+            RecordType::Hop if !self.routed => {
+                let hop = Hop::parse(&body)?;
+                self.routed = true;
+                return self.hop(&hop, credit, cx);
             }
             RecordType::Put => {
                 let put = Put::parse(&body)?;
@@ -479,7 +486,7 @@ impl Inbound {
                 let (request, onward) = (cx.peer_request(), Credit::default());
                 self.kind = Kind::Relayed { app, onward: onward.clone(), gathered: Payload::new() };
                 cx.cx.counters.add(Counter::HopsForwarded, 1);
-                cx.deliver(app, Delivery::Relay { request, next, hop: Box::new(hop), answer, onward });
+                cx.deliver(app, Delivery::Relay { request, next, hop, answer, onward });
                 Ok(())
             }
         }

@@ -15,8 +15,8 @@ use crate::limits::{
     STREAM_ERRORS_MAX,
 };
 use crate::queue::{Command, ConnectionId, Credit, Delivery, RequestId, WorkerPort};
-use crate::record::{ErrorCode, ErrorRecord, GoAway, RecordReader, RecordType, Settings};
 use crate::rate::Rate;
+use crate::record::{ErrorCode, ErrorRecord, GoAway, RecordReader, RecordType, Settings};
 use crate::tls::NodeId;
 use bytes::Bytes;
 use inbound::{Fault, Inbound, Reading};
@@ -383,7 +383,10 @@ impl Session {
         } else {
             self.abort_out(conn, id, fault.code);
         }
-        self.count_error(conn, fault, cx);
+        // Protocol §8: who passes on what others wrote is not charged for it.
+        if !inbound.is_routed() {
+            self.count_error(conn, fault, cx);
+        }
     }
 
     /// Protocol §8: three stream errors in a minute close the connection; an error on CONTROL does at once.
