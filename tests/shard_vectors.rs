@@ -92,7 +92,8 @@ fn descriptors_are_refused_so() {
     check("descriptors.json", "refused", |entry| {
         let bytes = HEXLOWER.decode(entry["hex"].as_str().unwrap().as_bytes()).unwrap();
         let error = Descriptor::parse(&bytes).expect_err("the descriptor is refused");
-        entry["error"] = RecordError::code(&error).number().into();
+        // Codes are the protocol's to say, so they are not filled in.
+        assert_eq!(number(entry, "error"), RecordError::code(&error).number(), "{}", entry["name"]);
     });
 }
 
