@@ -62,6 +62,10 @@ pub const UNVERIFIED_GROUPS_MAX: usize = 4;
 pub const GROUP_BYTES: usize = 16 * 1024;
 /// A block of the seed's memory tier, bytes: one huge page.
 pub const MEMORY_BLOCK_BYTES: usize = 2 << 20;
+/// Changes to a store's holdings that it remembers in order.
+pub const STORE_CHANGES_LEN_MAX: usize = 4096;
+/// Sets with bad descriptors that a store remembers.
+pub const BAD_SETS_LEN_MAX: usize = 1024;
 /// Stream errors within [`STREAM_ERROR_WINDOW_S`] that close the connection (protocol §8).
 pub const STREAM_ERRORS_MAX: usize = 3;
 /// The window of [`STREAM_ERRORS_MAX`], seconds.

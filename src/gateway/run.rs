@@ -114,7 +114,8 @@ fn seed_application(config: &SeedConfig) -> anyhow::Result<MakeApplication> {
             "the seed store runs on the worker's thread: every wait for the disk stops the network"
         );
     }
-    let store = Store::open(&config.directory, StoreConfig { capacity_bytes: config.capacity_bytes })?;
+    let kept = StoreConfig { capacity_bytes: config.capacity_bytes, ..StoreConfig::default() };
+    let store = Store::open(&config.directory, kept)?;
     let memory = MemoryTier::new(config.memory_bytes, true);
     let (store, memory) = (Arc::new(store), Arc::new(Mutex::new(memory)));
     Ok(Box::new(move |_worker| Box::new(Seed::new(store.clone(), memory.clone()))))

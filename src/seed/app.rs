@@ -3,7 +3,7 @@
 //! One instance a worker; all share one store and one memory tier. Writing and reading happen on the application's own
 //! thread, syncing to disk on another, so that a slow fsync stops nobody.
 
-use super::{Held, MemoryTier, Store, StoreError, Writer};
+use super::{Held, Keep, MemoryTier, Store, StoreError, Writer};
 use crate::application::Application;
 use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId, Waker};
 use crate::record::{ErrorCode, ErrorRecord};
@@ -140,7 +140,7 @@ impl Seed {
             // Already checked and durable: nothing needs to cross the wire again.
             return self.send(port, Command::Done { request, bytes: length, token });
         }
-        match self.store.begin(token, length) {
+        match self.store.begin(token, length, Keep::default(), 0) {
             Ok(writer) => {
                 self.receiving.insert(request, Receiving { writer, token, length });
                 self.send(port, Command::Accept { request });

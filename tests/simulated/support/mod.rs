@@ -144,8 +144,8 @@ impl World {
     pub(crate) fn new(setup: Setup) -> Self {
         let link = SimulatedLink::new(setup.link.clone());
         let directory = TempDir::new().unwrap();
-        let store =
-            Store::open(directory.path(), StoreConfig { capacity_bytes: setup.capacity_bytes }).unwrap();
+        let kept = StoreConfig { capacity_bytes: setup.capacity_bytes, ..StoreConfig::default() };
+        let store = Store::open(directory.path(), kept).unwrap();
         let store = Arc::new(store);
         let gateway = gateway(&link, &setup, &store);
         let clients = (0..setup.clients).map(|index| client(&link, &setup, index)).collect();
