@@ -10,6 +10,7 @@ mod index;
 mod keep;
 mod layout;
 pub mod memory;
+mod room;
 mod set;
 pub mod store;
 mod sweep;

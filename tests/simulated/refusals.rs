@@ -136,7 +136,7 @@ fn a_store_without_room_says_quota_and_goes_on() {
         assert_eq!(ended(&mut world, &peer, request), End::Failed(ErrorCode::Quota));
     }
     assert_eq!(joined(&world.get(&peer, token, Ranges::all())), small);
-    assert!(world.store.remove(&token).unwrap());
+    assert!(world.store.remove(token).unwrap());
     let token = world.put(&peer, &large);
     assert_eq!(joined(&world.get(&peer, token, Ranges::all())), large);
 }
