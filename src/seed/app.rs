@@ -105,7 +105,7 @@ impl Writing {
     }
 
     /// Makes it durable. Gives what is then held, and its payload bytes.
-    fn commit(self, store: &Store, now_s: u64) -> Result<(AnyToken, u64), StoreError> {
+    fn commit(self, store: &Store, now_s: u64) -> Committed {
         match self {
             Self::Payload(writer) => {
                 let held = writer.commit()?;
@@ -135,8 +135,11 @@ fn note_set(store: &Store, descriptor: &Descriptor, keep: Keep, now_s: u64) -> R
 /// The thread that syncs.
 struct Committer {
     jobs: Sender<(RequestId, Writing, u64)>,
-    results: Receiver<(RequestId, Result<(AnyToken, u64), StoreError>)>,
+    results: Receiver<(RequestId, Committed)>,
 }
+
+/// What is held now and its payload bytes, or why it is not.
+type Committed = Result<(AnyToken, u64), StoreError>;
 
 impl Committer {
     fn start(store: Arc<Store>, waker: Waker) -> Self {
@@ -488,7 +491,7 @@ impl Seed {
         for (at, outcome) in ended.into_iter().rev() {
             let Mirroring { request, .. } = self.mirrors.swap_remove(at);
             match outcome {
-                Outcome::Written(writing) => self.commit(now, port, request, writing),
+                Outcome::Written(writing) => self.commit(now, port, request, *writing),
                 Outcome::Failed(failure) => self.send(port, Command::Refuse { request, failure }),
                 Outcome::Store(error) => self.refuse_store(port, request, &error),
                 Outcome::Going => {}
