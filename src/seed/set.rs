@@ -178,8 +178,10 @@ impl SetWriter {
                 self.discard(before)?;
                 return Err(error);
             }
+            // Before anyone can take them away again.
+            let held = store.get_set(&self.token)?.ok_or_else(|| self.went(Lanes::NONE));
             drop(one);
-            return store.get_set(&self.token)?.ok_or_else(|| self.went(Lanes::NONE));
+            return held;
         }
         Err(self.went(Lanes::NONE))
     }

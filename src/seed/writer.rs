@@ -98,9 +98,11 @@ impl Writer {
             self.reserved.settle(&mut index);
             index.insert(any, keep, length + outboard_bytes(length), Body::Payload { length });
         }
-        drop(one);
+        // Before anyone can take it away again.
         let missing = || StoreError::io("open", &self.store.file(&any, BLOB), io::ErrorKind::NotFound.into());
-        self.store.get(&self.token)?.ok_or_else(missing)
+        let held = self.store.get(&self.token)?.ok_or_else(missing);
+        drop(one);
+        held
     }
 
     /// Gives the files their names: the lease durably first, the payload last.

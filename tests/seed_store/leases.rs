@@ -3,7 +3,7 @@
 use super::{files, open, payload, put, put_as};
 use std::fs;
 use std::time::{Duration, SystemTime};
-use stoq::limits::{BAD_SETS_LEN_MAX, STORE_CHANGES_LEN_MAX};
+use stoq::limits::BAD_SETS_LEN_MAX;
 use stoq::record::ErrorCode;
 use stoq::seed::{Change, Coverage, Holding, Keep, Store, StoreConfig, StoreError};
 use stoq::tls::NodeId;
@@ -262,22 +262,6 @@ fn changes_are_told_in_order_and_from_a_moment_on() {
     let (newest, holdings) = store.holdings();
     assert_eq!(newest, second.newest);
     assert_eq!(holdings, [Holding { token: two, coverage: Coverage::All, expires_s: None }]);
-}
-
-#[test]
-fn changes_of_long_ago_are_forgotten() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(&dir);
-    put_as(&store, &numbered(1).0, Keep::leased(Some(1), None), 0).unwrap();
-    let (start, _) = store.holdings();
-    for second in 0..STORE_CHANGES_LEN_MAX as u64 {
-        store.extend(numbered(1).1, Keep::leased(Some(2 + second), None)).unwrap();
-    }
-    let changes = store.changes_after(start);
-    assert_eq!((changes.complete, changes.changes.len()), (true, 1));
-    store.extend(numbered(1).1, Keep::default()).unwrap();
-    assert!(!store.changes_after(start).complete);
-    assert!(store.changes_after(start + 1).complete);
 }
 
 #[test]

@@ -360,6 +360,49 @@ fn short_payloads_leave_lanes_without_bytes() {
     }
 }
 
+#[test]
+fn threads_that_put_read_and_remove_at_once_agree_in_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let sharded = Sharded::new();
+    let store = open(&dir);
+    let (content, set) = (sharded.descriptor.content(), sharded.descriptor.set_token());
+    std::thread::scope(|scope| {
+        for lanes in ["0,4", "1-2", "2-3,5", "0-3"] {
+            let (store, sharded) = (&store, &sharded);
+            scope.spawn(move || {
+                for round in 0..12 {
+                    match sharded.put(store, lanes, Keep::leased(Some(round), Some(ALICE)), 0) {
+                        // What another thread took away meanwhile is said, and nothing else goes wrong.
+                        Ok(_) | Err(StoreError::LanesWent { .. }) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                    if let Some(held) = store.get_set(&set).unwrap() {
+                        let lane = held.lanes.lowest().unwrap();
+                        let (blob, at) =
+                            if lane < 4 { (Blob::Content, lane) } else { (Blob::Parity, lane - 4) };
+                        let at = usize::from(at) * SHARD;
+                        let mut read = vec![0; SHARD];
+                        held.blob(blob).unwrap().read(at as u64, &mut read).unwrap();
+                        assert!(read == sharded.bytes(blob)[at..at + SHARD]);
+                    }
+                    match round % 3 {
+                        0 => drop(store.remove(set).unwrap()),
+                        1 => drop(store.remove(content).unwrap()),
+                        _ => drop(store.expire(round)),
+                    }
+                }
+            });
+        }
+    });
+    let usage_bytes = store.usage_bytes();
+    assert_eq!(store.owned_bytes(&ALICE), usage_bytes);
+    drop(store);
+    let store = open(&dir);
+    assert_eq!(store.usage_bytes(), usage_bytes);
+    store.expire(u64::MAX);
+    assert_eq!((store.usage_bytes(), kinds(&dir).len()), (0, 0));
+}
+
 /// Copies a store as it is, as a crash would leave it.
 fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
@@ -386,6 +429,21 @@ fn crashed(before: &Path, after: &Path, steps: &[&[&str]], done: usize) -> TempD
         if steps[..done].iter().any(|step| step.contains(&format!("{place}/{kind}").as_str())) {
             fs::create_dir_all(dir.path().join(under).parent().unwrap()).unwrap();
             fs::copy(&path, dir.path().join(under)).unwrap();
+        }
+    }
+    // A blob that has become a payload is one file with two names.
+    for (of_payload, of_set) in [("blob", "content"), ("obao", "content.obao")] {
+        let found = |kind: &str| {
+            let is_kind = |path: &PathBuf| {
+                let name = path.file_name().unwrap().to_str().unwrap();
+                name.split_once('.').is_some_and(|(_, of_file)| of_file == kind)
+            };
+            files(dir.path()).into_iter().find(is_kind)
+        };
+        if let (Some(payload), Some(set)) = (found(of_payload), found(of_set)) {
+            fs::copy(&payload, &set).unwrap();
+            fs::remove_file(&payload).unwrap();
+            fs::hard_link(&set, &payload).unwrap();
         }
     }
     dir
@@ -430,6 +488,9 @@ fn a_crash_at_any_step_leaves_the_old_lanes_or_the_new() {
                 assert_eq!((store.usage_bytes(), kinds(&dir).len()), (0, 0), "{to:?} {done}");
             } else {
                 sharded.check(&store, lanes);
+            }
+            if is_whole {
+                assert!(!kinds(&dir).contains(&"content".to_owned()), "the payload is enough: {done}");
             }
             // And what follows works.
             sharded.put(&store, "5", Keep::default(), 0).unwrap();
