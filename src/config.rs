@@ -76,12 +76,28 @@ pub struct GatewayConfig {
     pub log: LogConfig,
 }
 
+/// Another gateway: for a gateway one of its neighbours, for a client one that it may name in routes.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NeighborConfig {
+    /// What people call it; for command lines and logs.
+    pub name: Option<String>,
+    /// Its node ID, as `stoq identity show` prints it there.
+    pub node_id: NodeId,
+    /// Where it listens, the best first. A client may leave it out for gateways that it reaches through others.
+    #[serde(default)]
+    pub addresses: Vec<SocketAddr>,
+}
+
 /// The client's file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClientConfig {
     /// The gateway to talk to, where the command line names none.
     pub gateway: Option<SocketAddr>,
+    /// Gateways by name, for `--via` and `--on`.
+    #[serde(default)]
+    pub neighbor: Vec<NeighborConfig>,
     /// Workers and their cores.
     #[serde(default)]
     pub workers: WorkersConfig,
@@ -413,6 +429,7 @@ pub fn load_client(file: &Path) -> Result<ClientConfig, ConfigError> {
     check.workers(&config.workers)?;
     check.network(&config.network)?;
     check.trust(&config.trust, false)?;
+    check.neighbors(&config.neighbor)?;
     Ok(config)
 }
 
@@ -543,6 +560,28 @@ impl Check<'_> {
         if trust.ca.is_none() && trust.node_ids.is_empty() && !may_be_empty {
             let fix = "nobody is trusted; give `ca = \"ca.pem\"`, or `node_ids = [...]` as `stoq identity show` prints them";
             return Err(self.value("trust", fix));
+        }
+        Ok(())
+    }
+
+    fn neighbors(&self, neighbors: &[NeighborConfig]) -> Result<(), ConfigError> {
+        for (n, neighbor) in neighbors.iter().enumerate() {
+            let before = &neighbors[..n];
+            if before.iter().any(|other| other.node_id == neighbor.node_id) {
+                let fix =
+                    format!("{} stands here twice; give all its addresses in one section", neighbor.node_id);
+                return Err(self.value("neighbor.node_id", fix));
+            }
+            let Some(name) = &neighbor.name else { continue };
+            if name.is_empty() || name.contains([',', ' ']) || name.parse::<SocketAddr>().is_ok() {
+                let fix = format!(
+                    "{name:?} cannot be told from a list or an address; give a word, such as \"north\""
+                );
+                return Err(self.value("neighbor.name", fix));
+            }
+            if before.iter().any(|other| other.name.as_ref() == Some(name)) {
+                return Err(self.value("neighbor.name", format!("{name:?} names two; give each its own")));
+            }
         }
         Ok(())
     }

@@ -49,3 +49,5 @@ pub mod config;
 pub mod download;
 pub mod gateway;
 pub mod node;
+
+pub use client::Client;
