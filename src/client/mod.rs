@@ -61,6 +61,9 @@ mod payload;
 mod peer;
 mod route;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::ClientError;
 pub use fetch::{Fetch, FetchOptions, Piece};
 pub use payload::Prepared;
