@@ -11,9 +11,7 @@ use stoq::config::{KernelConfig, NetworkConfig};
 use stoq::gateway::network::Opened;
 use stoq::node::{Host, Hosted, NodeConfig};
 use stoq::queue::{AppPort, ConnectionId, Credit, Delivery};
-use stoq::quic::transport::QuicConfig;
 use stoq::tls::{ClientAuth, Identity, ServerTls, Trust, server_config};
-use stoq::worker::Idle;
 
 /// The queue that this application takes.
 const QUEUE: u64 = 7;
@@ -67,14 +65,12 @@ fn main() -> anyhow::Result<()> {
     let opened = Opened::open(&NetworkConfig::KernelUdp(network), 1)?;
     let config = NodeConfig {
         server: Some(server_config(&ServerTls::new(identity, ClientAuth::Required(trust)))?),
-        client: None,
-        quic: QuicConfig::default(),
-        idle: Idle::Adaptive,
-        cores: Vec::new(),
         thread_setup: opened.thread_setup(),
+        ..NodeConfig::default()
     };
     let host = Host::Node(Placement::Worker, Box::new(|_worker| Box::new(Uppercase::default())));
-    let uppercase = Hosted { name: "uppercase".into(), queues: vec![QUEUE], store: false, host };
+    let uppercase =
+        Hosted { name: "uppercase".into(), queues: vec![QUEUE], store: false, replay_safe: false, host };
     let node = opened.start_node(&config, vec![uppercase])?;
     println!("serving on {}", node.networks()[0]);
     loop {

@@ -4,6 +4,7 @@
 //! the file, the key and what would be right.
 
 use crate::application::Placement;
+use crate::hop::Transit;
 use crate::quic::transport::QuicConfig;
 use crate::tls::{CipherSuite, NodeId};
 use crate::wire::prefix::Prefix;
@@ -68,25 +69,18 @@ pub struct GatewayConfig {
     /// What serves requests and messages.
     #[serde(default)]
     pub application: Vec<ApplicationConfig>,
+    /// Other gateways: to forward to, to mirror from, to tell of what is kept here.
+    #[serde(default)]
+    pub neighbor: Vec<NeighborConfig>,
+    /// For whom requests are forwarded, and how much.
+    #[serde(default)]
+    pub hops: HopsConfig,
     /// How it ends.
     #[serde(default)]
     pub shutdown: ShutdownConfig,
     /// Logging.
     #[serde(default)]
     pub log: LogConfig,
-}
-
-/// Another gateway: for a gateway one of its neighbours, for a client one that it may name in routes.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NeighborConfig {
-    /// What people call it; for command lines and logs.
-    pub name: Option<String>,
-    /// Its node ID, as `stoq identity show` prints it there.
-    pub node_id: NodeId,
-    /// Where it listens, the best first. A client may leave it out for gateways that it reaches through others.
-    #[serde(default)]
-    pub addresses: Vec<SocketAddr>,
 }
 
 /// The client's file.
@@ -266,6 +260,85 @@ pub enum ClientAuthConfig {
     Off,
 }
 
+/// Another gateway: for a gateway one of its neighbours, for a client one that it may name in routes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NeighborConfig {
+    /// What people here call it, on the command line and in logs; the wire knows no names.
+    pub name: Option<String>,
+    /// Who it is.
+    pub node_id: NodeId,
+    /// Where it is, of both families; tried in turn. A client gives none for a gateway that it reaches through others.
+    #[serde(default)]
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// Forwarding of requests (protocol §5).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HopsConfig {
+    /// For whom: `"nobody"`, `"neighbors"`, `"authenticated"` (whoever showed a trusted certificate), `"anyone"`, or a list
+    /// of node IDs.
+    pub transit: TransitConfig,
+    /// The most bytes that one forwarded request may pass, both directions together; none: what the asker allows.
+    pub budget_max_bytes: Option<u64>,
+    /// Keep payloads that pass and may be kept, in the seed store; by default where that has a `capacity_bytes`.
+    pub cache: Option<bool>,
+    /// Connections that a worker keeps to neighbours at once; the one used longest ago makes room.
+    pub connections_max: usize,
+}
+
+impl Default for HopsConfig {
+    fn default() -> Self {
+        Self {
+            transit: TransitConfig::Class(TransitClass::Authenticated),
+            budget_max_bytes: None,
+            cache: None,
+            connections_max: crate::limits::NEIGHBOR_CONNECTIONS_DEFAULT,
+        }
+    }
+}
+
+/// For whom a gateway forwards.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "`transit` is \"nobody\", \"neighbors\", \"authenticated\", \"anyone\", or a list of node IDs"
+)]
+pub enum TransitConfig {
+    /// A class of peers.
+    Class(TransitClass),
+    /// These nodes.
+    Nodes(Vec<NodeId>),
+}
+
+/// A class of peers to forward for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TransitClass {
+    /// None.
+    Nobody,
+    /// Configured neighbours.
+    Neighbors,
+    /// Whoever showed a trusted certificate.
+    Authenticated,
+    /// Whoever may connect.
+    Anyone,
+}
+
+impl TransitConfig {
+    /// As the rules of hops have it.
+    pub fn transit(&self) -> Transit {
+        match self {
+            Self::Class(TransitClass::Nobody) => Transit::Nobody,
+            Self::Class(TransitClass::Neighbors) => Transit::Neighbors,
+            Self::Class(TransitClass::Authenticated) => Transit::Authenticated,
+            Self::Class(TransitClass::Anyone) => Transit::Anyone,
+            Self::Nodes(nodes) => Transit::Listed(nodes.iter().copied().collect()),
+        }
+    }
+}
+
 /// TLS policy.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -276,11 +349,19 @@ pub struct TlsConfig {
     pub allow_classical_peers: bool,
     /// Which AEAD is offered first.
     pub cipher: CipherSuite,
+    /// Take early data (0-RTT) of what does no harm when it is replayed: small FETCHes, LOCATE, messages for queues that are
+    /// marked `replay_safe`.
+    pub early_data: bool,
 }
 
 impl Default for TlsConfig {
     fn default() -> Self {
-        Self { require_post_quantum: true, allow_classical_peers: false, cipher: CipherSuite::Aes128Gcm }
+        Self {
+            require_post_quantum: true,
+            allow_classical_peers: false,
+            cipher: CipherSuite::Aes128Gcm,
+            early_data: true,
+        }
     }
 }
 
@@ -314,6 +395,9 @@ pub struct PlainConfig {
     /// On the worker's thread or on one of its own.
     #[serde(default = "default_plain_placement")]
     pub placement: Placement,
+    /// Take messages in early data too, where they could be replayed.
+    #[serde(default)]
+    pub replay_safe: bool,
 }
 
 /// Where payloads are kept.
@@ -329,6 +413,14 @@ pub struct SeedConfig {
     pub directory: PathBuf,
     /// Bytes it may hold; none leaves it to the disk.
     pub capacity_bytes: Option<u64>,
+    /// Bytes that one peer may have kept here; none: all there are.
+    pub quota_bytes: Option<u64>,
+    /// How long to keep what a peer names no lease for, seconds; 0: without end.
+    #[serde(default)]
+    pub lease_default_s: u64,
+    /// The longest lease given, seconds; 0: as long as is asked.
+    #[serde(default)]
+    pub lease_max_s: u64,
     /// Bytes of memory for hot payloads, in huge pages where they are reserved.
     #[serde(default = "default_memory_bytes")]
     pub memory_bytes: u64,
@@ -406,6 +498,8 @@ pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
     check.network(&config.network)?;
     check.trust(&config.trust, config.trust.client_auth == ClientAuthConfig::Off)?;
     check.applications(&config.application)?;
+    check.neighbors(&config.neighbor, true)?;
+    check.hops(&config)?;
     if let NetworkConfig::KernelUdp(kernel) = &config.network
         && kernel.listen.iter().any(|address| address.port() == 0)
     {
@@ -429,7 +523,7 @@ pub fn load_client(file: &Path) -> Result<ClientConfig, ConfigError> {
     check.workers(&config.workers)?;
     check.network(&config.network)?;
     check.trust(&config.trust, false)?;
-    check.neighbors(&config.neighbor)?;
+    check.neighbors(&config.neighbor, false)?;
     Ok(config)
 }
 
@@ -564,24 +658,48 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn neighbors(&self, neighbors: &[NeighborConfig]) -> Result<(), ConfigError> {
-        for (n, neighbor) in neighbors.iter().enumerate() {
-            let before = &neighbors[..n];
-            if before.iter().any(|other| other.node_id == neighbor.node_id) {
+    fn neighbors(&self, neighbors: &[NeighborConfig], need_addresses: bool) -> Result<(), ConfigError> {
+        for (index, neighbor) in neighbors.iter().enumerate() {
+            if need_addresses && neighbor.addresses.is_empty() {
                 let fix =
-                    format!("{} stands here twice; give all its addresses in one section", neighbor.node_id);
+                    format!("{} has none; give at least one, such as [\"10.77.0.2:4433\"]", neighbor.node_id);
+                return Err(self.value("neighbor.addresses", fix));
+            }
+            let before = &neighbors[..index];
+            if before.iter().any(|other| other.node_id == neighbor.node_id) {
+                let fix = format!("{} is named twice; name every neighbour once", neighbor.node_id);
                 return Err(self.value("neighbor.node_id", fix));
             }
             let Some(name) = &neighbor.name else { continue };
-            if name.is_empty() || name.contains([',', ' ']) || name.parse::<SocketAddr>().is_ok() {
-                let fix = format!(
-                    "{name:?} cannot be told from a list or an address; give a word, such as \"north\""
-                );
+            // The command line takes names in lists, and beside addresses and node IDs.
+            let taken = name.parse::<SocketAddr>().is_ok() || name.parse::<NodeId>().is_ok();
+            if name.is_empty() || name.contains([',', ' ']) || taken {
+                let fix = format!("{name:?} cannot be told from something else; give one word, such as \"north\"");
                 return Err(self.value("neighbor.name", fix));
             }
             if before.iter().any(|other| other.name.as_ref() == Some(name)) {
-                return Err(self.value("neighbor.name", format!("{name:?} names two; give each its own")));
+                return Err(self.value("neighbor.name", "two neighbours have the same name"));
             }
+        }
+        Ok(())
+    }
+
+    fn hops(&self, config: &GatewayConfig) -> Result<(), ConfigError> {
+        if config.hops.connections_max == 0 {
+            return Err(self.value("hops.connections_max", "0 connections reach nobody; give at least 1"));
+        }
+        if config.hops.budget_max_bytes == Some(0) {
+            return Err(
+                self.value("hops.budget_max_bytes", "0 bytes pass nothing; give at least 1, or leave it out")
+            );
+        }
+        let bounded = config
+            .application
+            .iter()
+            .any(|app| matches!(app, ApplicationConfig::Seed(seed) if seed.capacity_bytes.is_some()));
+        if config.hops.cache == Some(true) && !bounded {
+            let fix = "needs an application of kind \"seed\" with a capacity_bytes: a cache without a bound fills the disk";
+            return Err(self.value("hops.cache", fix));
         }
         Ok(())
     }

@@ -28,6 +28,7 @@ pub mod datagram;
 pub mod quic;
 pub mod tls;
 
+pub mod gather;
 pub mod hop;
 pub mod record;
 pub mod session;
@@ -38,7 +39,7 @@ pub mod queue;
 
 pub mod application;
 pub mod probe;
-//pub mod relay;
+pub mod relay;
 pub mod seed;
 
 pub mod worker;
@@ -49,5 +50,6 @@ pub mod config;
 pub mod download;
 pub mod gateway;
 pub mod node;
+mod rate;
 
 pub use client::Client;

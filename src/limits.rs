@@ -90,6 +90,36 @@ pub const RELAY_REACH_MS: u64 = 3_000;
 pub const MERGE_STALL_MS: u64 = 1_000;
 /// Runs of passing bytes that wait for the cache; past it, what passes is not kept.
 pub const CACHE_QUEUE_LEN: usize = 256;
+/// What one request of a gathering asks for, about, bytes.
+pub const GATHER_WINDOW_BYTES: u64 = 4 << 20;
+/// Requests that one holder has at a time.
+pub const GATHER_PIPELINE_LEN: usize = 3;
+/// Checked bytes that wait for the host of a gathering; past it nothing new is asked for.
+pub const GATHER_AHEAD_BYTES: usize = 32 << 20;
+/// A request on which nothing came for so long has stalled, milliseconds.
+pub const GATHER_STALL_MS: u64 = 5_000;
+/// Stalls after which a holder is left.
+pub const GATHER_STALLS_MAX: u32 = 2;
+/// Times a holder may send what proves false (protocol §2: three strikes).
+pub const GATHER_STRIKES_MAX: u32 = 3;
+/// Times a holder that cannot answer now is asked.
+pub const GATHER_TRIES_MAX: u32 = 8;
+/// The wait before it is asked again, if it names none, milliseconds.
+pub const GATHER_WAIT_MS: u64 = 250;
+/// Changes to a store's holdings that it remembers in order.
+pub const STORE_CHANGES_LEN_MAX: usize = 4096;
+/// Sets with bad descriptors that a store remembers.
+pub const BAD_SETS_LEN_MAX: usize = 1024;
+/// Things that one neighbour may say it holds.
+pub const DIRECTORY_LEN_MAX: usize = 1 << 16;
+/// From one look for what to tell neighbours to the next, milliseconds.
+pub const ANNOUNCE_INTERVAL_MS: u64 = 100;
+/// From one look for leases that are over to the next, milliseconds.
+pub const EXPIRY_INTERVAL_MS: u64 = 1_000;
+/// Payloads that a worker mirrors at once.
+pub const MIRRORS_LEN_MAX: usize = 64;
+/// What a FETCH in early data may select, bytes (protocol §7).
+pub const EARLY_FETCH_BYTES_MAX: u64 = 64 * 1024;
 /// Stream errors within [`STREAM_ERROR_WINDOW_S`] that close the connection (protocol §8).
 pub const STREAM_ERRORS_MAX: usize = 3;
 /// The window of [`STREAM_ERRORS_MAX`], seconds.

@@ -2,11 +2,15 @@
 
 use crate::application::{Application, Placement};
 use crate::datagram::{Network, NetworkInfo};
+use crate::hop::Hops;
+use crate::limits::NEIGHBOR_CONNECTIONS_DEFAULT;
 use crate::queue::{AppPort, Waker};
 use crate::quic::transport::QuicConfig;
+use crate::relay::Relay;
+use crate::seed::Cache;
 use crate::session::Routes;
 use crate::tls;
-use crate::worker::{ByFamily, Idle, Quic, Shared, Worker, WorkerStatus};
+use crate::worker::{ByFamily, Idle, Neighbor, Quic, Shared, Worker, WorkerStatus};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::{ClientConfig, EndpointConfig, ServerConfig};
 use std::any::Any;
@@ -33,8 +37,10 @@ pub struct Hosted {
     pub name: String,
     /// The queue numbers whose messages and PUTs it takes.
     pub queues: Vec<u64>,
-    /// It answers FETCH.
+    /// It answers FETCH, LOCATE and MIRROR.
     pub store: bool,
+    /// It takes messages in early data too, where they could be replayed.
+    pub replay_safe: bool,
     /// Who runs it.
     pub host: Host,
 }
@@ -53,6 +59,14 @@ pub struct NodeConfig {
     pub server: Option<Arc<QuicServerConfig>>,
     /// To open connections.
     pub client: Option<Arc<QuicClientConfig>>,
+    /// Other gateways; connections to them are kept.
+    pub neighbors: Vec<Neighbor>,
+    /// Connections to neighbours that a worker keeps at once.
+    pub neighbor_connections_max: usize,
+    /// Forward requests by these rules; none: every HOP record is refused.
+    pub hops: Option<Arc<Hops>>,
+    /// Keep payloads that pass and may be kept.
+    pub cache: Option<Cache>,
     /// How connections behave.
     pub quic: QuicConfig,
     /// What idle workers do.
@@ -61,6 +75,24 @@ pub struct NodeConfig {
     pub cores: Vec<usize>,
     /// What each worker's thread does first.
     pub thread_setup: Option<ThreadSetup>,
+}
+
+impl Default for NodeConfig {
+    /// Neither accepts nor opens connections, knows no neighbour and forwards nothing.
+    fn default() -> Self {
+        Self {
+            server: None,
+            client: None,
+            neighbors: Vec::new(),
+            neighbor_connections_max: NEIGHBOR_CONNECTIONS_DEFAULT,
+            hops: None,
+            cache: None,
+            quic: QuicConfig::default(),
+            idle: Idle::Adaptive,
+            cores: Vec::new(),
+            thread_setup: None,
+        }
+    }
 }
 
 /// A running node. Dropping it closes every connection.
@@ -83,7 +115,13 @@ impl Node {
     where
         N: Network + Send + 'static,
     {
-        let shared = Shared::new(networks.len(), routes(&hosted));
+        let routes = Routes {
+            relay: config.hops.as_ref().map(|_| hosted.len()),
+            hops: config.hops.clone(),
+            ..routes(&hosted)
+        };
+        let shared = Shared::new(networks.len(), routes);
+        let now = Instant::now();
         let mut node = Self {
             shared: shared.clone(),
             wakers: Vec::new(),
@@ -100,6 +138,10 @@ impl Node {
             for app in &mut hosted {
                 node.add(&mut worker, index, app)?;
             }
+            if config.hops.is_some() {
+                worker.add_inline(Box::new(Relay::new(worker.status(), config.cache.clone())));
+            }
+            worker.set_neighbors(config.neighbors.clone(), config.neighbor_connections_max, now);
             node.statuses.push(worker.status());
             node.wakers.push(worker.waker());
             let core = config.cores.get(index).copied();
@@ -228,6 +270,9 @@ pub fn routes(hosted: &[Hosted]) -> Routes {
     let mut routes = Routes::default();
     for (index, app) in hosted.iter().enumerate() {
         routes.queues.extend(app.queues.iter().map(|&queue| (queue, index)));
+        if app.replay_safe {
+            routes.replay_safe.extend(&app.queues);
+        }
         if app.store {
             routes.store.get_or_insert(index);
         }

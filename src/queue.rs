@@ -161,6 +161,8 @@ pub enum Delivery {
         ranges: Ranges,
         /// The most payload bytes it wants; 0 for no bound.
         max_bytes: u64,
+        /// It asks only what it is: [`Command::Answer`] and [`Command::Finish`], no data.
+        describe: bool,
         /// It came in early data, which somebody may have replayed (protocol §7).
         early: bool,
         /// Credit for the answer's data.
@@ -185,6 +187,8 @@ pub enum Delivery {
     },
     /// A peer with a certificate says what it holds, or no longer holds.
     Have {
+        /// By which connection.
+        connection: ConnectionId,
         /// Who says so.
         node: NodeId,
         /// What.
@@ -351,6 +355,8 @@ pub enum Command {
         ranges: Ranges,
         /// The most payload bytes wanted; 0 for no bound.
         max_bytes: u64,
+        /// Ask only what it is: [`Delivery::Accepted`], then [`Delivery::Complete`].
+        describe: bool,
         /// Reading takes credit for every payload byte and waits while it is spent; the application gives it back with
         /// [`Credit::give_back`]. None: the ring alone bounds what waits.
         pace: Option<Credit>,

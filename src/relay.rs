@@ -158,7 +158,9 @@ impl Relay {
                 });
                 self.upstream.insert(request, key);
             }
-            Delivery::Raw { request, bytes } if request.is_local() => self.answered(now, port, request, bytes),
+            Delivery::Raw { request, bytes } if request.is_local() => {
+                self.answered(now, port, request, bytes)
+            }
             Delivery::Raw { request, bytes } => self.asked(now, port, request, bytes),
             Delivery::RawEnd { request } if request.is_local() => self.answer_ended(port, request),
             Delivery::RawEnd { request } => self.request_ended(port, request),
@@ -442,7 +444,8 @@ impl Relay {
             self.leave(port, request);
         }
         let downs = self.downstream.keys().filter(|request| request.connection == connection);
-        let failure = ErrorRecord::new(ErrorCode::UpstreamFailed, 0, "the connection to the next gateway ended");
+        let failure =
+            ErrorRecord::new(ErrorCode::UpstreamFailed, 0, "the connection to the next gateway ended");
         for request in downs.copied().collect::<Vec<_>>() {
             self.answer_failed(port, request, &failure);
         }

@@ -100,6 +100,8 @@ async fn what_is_put_is_got_whole_and_in_ranges() {
         assert!(heard.is_sorted());
         let again = peer.put(&payload, PutOptions::default(), |_| panic!("nothing crosses")).await.unwrap();
         assert_eq!(again, Kept::Already);
+        let description = peer.describe(payload.token, None).await.unwrap();
+        assert_eq!((description.length, description.descriptor), (len as u64, None));
         let fetch = peer.fetch(payload.token, FetchOptions::default()).await.unwrap();
         assert_eq!((fetch.length(), fetch.descriptor()), (len as u64, None));
         assert!(fetch.bytes(len as u64).await.unwrap() == bytes);
@@ -386,7 +388,7 @@ impl Application for Placer {
 
 fn placer() -> Hosted {
     let host = Host::Node(Placement::Worker, Box::new(|_| Box::new(Placer)));
-    Hosted { name: "placer".into(), queues: vec![9], store: true, host }
+    Hosted { name: "placer".into(), queues: vec![9], store: true, replay_safe: false, host }
 }
 
 #[tokio::test]

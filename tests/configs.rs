@@ -215,10 +215,10 @@ fn a_gateway_has_one_section_and_one_name() {
         .unwrap();
     for (text, key, fix) in [
         (both(neighbor("north", "a"), neighbor("south", "a")), "neighbor.node_id", "twice"),
-        (both(neighbor("north", "a"), neighbor("north", "b")), "neighbor.name", "names two"),
-        (both(neighbor("", "a"), String::new()), "neighbor.name", "give a word"),
-        (both(neighbor("a,b", "a"), String::new()), "neighbor.name", "give a word"),
-        (both(neighbor("10.0.0.1:1", "a"), String::new()), "neighbor.name", "give a word"),
+        (both(neighbor("north", "a"), neighbor("north", "b")), "neighbor.name", "the same name"),
+        (both(neighbor("", "a"), String::new()), "neighbor.name", "one word"),
+        (both(neighbor("a,b", "a"), String::new()), "neighbor.name", "one word"),
+        (both(neighbor("10.0.0.1:1", "a"), String::new()), "neighbor.name", "one word"),
     ] {
         let error = refusal(&text, false);
         assert!(error.contains(&format!("`{key}`")) && error.contains(fix), "{error}");

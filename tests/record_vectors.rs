@@ -121,8 +121,8 @@ fn written(name: &str) -> Vec<u8> {
             let descriptor = Descriptor::new(abc(), 1 << 50, 1 << 20, coding).unwrap();
             Put { queue: 0, lease_s: 0, descriptor, lanes: None }.emit_record(&mut out);
         }
-        "fetch-all" | "fetch-set" | "fetch-ranges" | "fetch-lanes" => {
-            let of_set = matches!(name, "fetch-set" | "fetch-lanes");
+        "fetch-all" | "fetch-set" | "fetch-ranges" | "fetch-describe" | "fetch-lanes" => {
+            let of_set = matches!(name, "fetch-set" | "fetch-lanes" | "fetch-describe");
             let token = if of_set { AnyToken::from(set()) } else { abc().into() };
             let mut ranges = Ranges::all();
             let (bytes_max, lanes) = match name {
@@ -137,7 +137,8 @@ fn written(name: &str) -> Vec<u8> {
                 }
                 _ => (0, None),
             };
-            Fetch { token, bytes_max, lanes, ranges }.emit_record(&mut out);
+            Fetch { token, bytes_max, lanes, ranges, describe: name == "fetch-describe" }
+                .emit_record(&mut out);
         }
         "mirror" => {
             let sources = nodes(&[0xa1, 0xb2]);
@@ -158,7 +159,8 @@ fn written(name: &str) -> Vec<u8> {
         "holders-nobody" => Holders::default().emit_record(&mut out),
         "ok" => OkRecord { length_bytes: 3, descriptor: None }.emit_record(&mut out),
         "ok-with-descriptor" => OkRecord { length_bytes: 3, descriptor: Some(plain) }.emit_record(&mut out),
-        "done" => Done { bytes: 3, token: abc() }.emit_record(&mut out),
+        "done" => Done { bytes: 3, token: abc().into() }.emit_record(&mut out),
+        "done-lanes" => Done { bytes: 3, token: set().into() }.emit_record(&mut out),
         "error" => ErrorRecord::new(ErrorCode::Busy, 250, "too many requests").emit_record(&mut out),
         _ => panic!("no record is named {name}"),
     }

@@ -89,6 +89,7 @@ pub(super) enum Ask {
         lanes: Option<(Lanes, Box<Descriptor>)>,
         ranges: Ranges,
         max_bytes: u64,
+        describe: bool,
         pace: Credit,
     },
     Locate {
@@ -107,8 +108,9 @@ impl Ask {
             Self::Put { hop, queue, descriptor, lanes, lease_s, credit } => {
                 Command::Put { request, hop, queue, descriptor, lanes, lease_s, credit }
             }
-            Self::Fetch { hop, token, lanes, ranges, max_bytes, pace } => {
-                Command::Fetch { request, hop, token, lanes, ranges, max_bytes, pace: Some(pace) }
+            Self::Fetch { hop, token, lanes, ranges, max_bytes, describe, pace } => {
+                let pace = Some(pace);
+                Command::Fetch { request, hop, token, lanes, ranges, max_bytes, describe, pace }
             }
             Self::Locate { hop, token } => Command::Locate { request, hop, token },
             Self::Mirror { hop, mirror } => Command::Mirror { request, hop, mirror },

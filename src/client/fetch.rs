@@ -24,6 +24,15 @@ pub struct FetchOptions {
     pub route: Option<Route>,
 }
 
+/// What a peer says of something that it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// The payload's length, bytes. Nothing proves it but the descriptor of a set; a payload's own, only its bytes.
+    pub length: u64,
+    /// What the set is, where a set was asked about. It matches the set token.
+    pub descriptor: Option<Descriptor>,
+}
+
 /// Bytes that have been checked against the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
@@ -63,6 +72,7 @@ impl Fetch {
         link: &Arc<Link>,
         token: AnyToken,
         options: FetchOptions,
+        describe: bool,
     ) -> Result<Self, ClientError> {
         let FetchOptions { ranges, lanes, max_bytes, route } = options;
         let hop = link.hop(route.as_ref())?;
@@ -70,7 +80,7 @@ impl Fetch {
         let credit = Credit::default();
         let (give, events) = mpsc::unbounded_channel();
         let lanes = lanes.map(|(lanes, descriptor)| (lanes, Box::new(descriptor)));
-        let ask = Ask::Fetch { hop, token, lanes, ranges, max_bytes, pace: credit.clone() };
+        let ask = Ask::Fetch { hop, token, lanes, ranges, max_bytes, describe, pace: credit.clone() };
         request.ask(ask, Answer::Fetch(FetchAnswer { events: give, held: Vec::new(), listed: false }));
         let batch = Vec::new().into_iter();
         let mut fetch = Self { request, length: 0, descriptor: None, credit, events, batch, over: false };

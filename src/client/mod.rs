@@ -65,7 +65,7 @@ mod route;
 mod tests;
 
 pub use error::ClientError;
-pub use fetch::{Fetch, FetchOptions, Piece};
+pub use fetch::{Description, Fetch, FetchOptions, Piece};
 pub use payload::Prepared;
 pub use peer::{Kept, Message, Peer, PutOptions};
 pub use route::{Route, RouteError};
@@ -171,7 +171,7 @@ impl Client {
             Box::new(Dispatch::new(calls.unwrap_or_else(|| mpsc::unbounded_channel().1)))
         };
         let host = Host::Node(Placement::Worker, Box::new(make));
-        let hosted = Hosted { name: "client".into(), queues: Vec::new(), store: false, host };
+        let hosted = Hosted { name: "client".into(), queues: Vec::new(), store: false, replay_safe: false, host };
         let node = Node::start(networks, config, vec![hosted])?;
         Ok(Self(Arc::new(Shared {
             network,

@@ -1,7 +1,7 @@
 //! The task's side of a connection.
 
 use super::call::{Answer, Ask, Batch, Call, PutAnswer, Room, Up};
-use super::fetch::{Fetch, FetchOptions};
+use super::fetch::{Description, Fetch, FetchOptions};
 use super::payload::Prepared;
 use super::route::Route;
 use super::{ClientError, PUT_QUEUE, Shared};
@@ -247,7 +247,25 @@ impl Peer {
         token: impl Into<AnyToken>,
         options: FetchOptions,
     ) -> Result<Fetch, ClientError> {
-        Fetch::start(&self.0, token.into(), options).await
+        Fetch::start(&self.0, token.into(), options, false).await
+    }
+
+    /// Asks what a payload or a set is, without its bytes.
+    ///
+    /// # Errors
+    /// What the peer refuses, a lost connection, a route that cannot be.
+    pub async fn describe(
+        &self,
+        token: impl Into<AnyToken>,
+        route: Option<Route>,
+    ) -> Result<Description, ClientError> {
+        let options = FetchOptions { route, ..FetchOptions::default() };
+        let mut fetch = Fetch::start(&self.0, token.into(), options, true).await?;
+        match fetch.next().await {
+            None => Ok(Description { length: fetch.length(), descriptor: fetch.descriptor().copied() }),
+            Some(Err(error)) => Err(error),
+            Some(Ok(_)) => Err(self.0.lost()),
+        }
     }
 
     /// Asks who holds a payload or a set, to the peer's knowledge.

@@ -4,8 +4,11 @@ use super::network::{Opened, Running};
 use super::tls;
 use crate::application::{Application, Discard, Echo, Placement};
 use crate::config::{ApplicationConfig, GatewayConfig, SeedConfig};
+use crate::hop::{Hops, Policy};
 use crate::node::{Host, Hosted, MakeApplication, Node, NodeConfig};
-use crate::seed::{MemoryTier, Seed, Store, StoreConfig};
+use crate::seed::{Cache, MemoryTier, Seed, SeedParts, Store, StoreConfig};
+use crate::tls::NodeId;
+use crate::worker::Neighbor;
 use anyhow::Context;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -35,10 +38,26 @@ impl Gateway {
         let (server, identity) = tls::server(&config.tls, &config.identity, &config.trust)?;
         // The network first: DPDK takes its huge pages before the store does.
         let opened = Opened::open(&config.network, config.workers.count.into())?;
-        let hosted = config.application.iter().map(hosted).collect::<anyhow::Result<Vec<_>>>()?;
+        let neighbors = config
+            .neighbor
+            .iter()
+            .map(|neighbor| Neighbor { node: neighbor.node_id, addresses: neighbor.addresses.clone() });
+        let policy = Policy {
+            own: identity.node_id(),
+            transit: config.hops.transit.transit(),
+            budget_bytes_max: config.hops.budget_max_bytes.unwrap_or(u64::MAX),
+        };
+        let known = config.neighbor.iter().map(|neighbor| neighbor.node_id);
+        let hops = Arc::new(Hops::new(policy, known.collect()));
+        let seeds = Seeds::new(identity.node_id(), &hops, config)?;
+        let hosted = config.application.iter().map(|app| seeds.hosted(app)).collect();
         let node = NodeConfig {
             server: Some(server),
-            client: None,
+            client: Some(tls::client(&config.tls, Some(&config.identity), &config.trust)?),
+            neighbors: neighbors.collect(),
+            neighbor_connections_max: config.hops.connections_max,
+            hops: Some(hops),
+            cache: seeds.cache()?,
             quic: config.quic.clone(),
             idle: config.workers.idle,
             cores: config.workers.cores.clone(),
@@ -95,27 +114,71 @@ impl Gateway {
     }
 }
 
-fn hosted(config: &ApplicationConfig) -> anyhow::Result<Hosted> {
-    fn boxed<A: Application + 'static>(make: impl Fn() -> A + Send + 'static) -> MakeApplication {
-        Box::new(move |_worker| Box::new(make()))
-    }
-    let (name, store, placement, make) = match config {
-        ApplicationConfig::Echo(plain) => ("echo", false, plain.placement, boxed(Echo::default)),
-        ApplicationConfig::Discard(plain) => ("discard", false, plain.placement, boxed(Discard::default)),
-        ApplicationConfig::Seed(seed) => ("seed", true, seed.placement, seed_application(seed)?),
-    };
-    let host = Host::Node(placement, make);
-    Ok(Hosted { name: name.into(), queues: config.queues().to_vec(), store, host })
+/// The gateway's seed store, if it has one, shared by all who need it.
+struct Seeds {
+    parts: Option<SeedParts>,
+    cache: bool,
 }
 
-fn seed_application(config: &SeedConfig) -> anyhow::Result<MakeApplication> {
+impl Seeds {
+    /// Opens the store that the configuration names.
+    fn new(own: NodeId, hops: &Arc<Hops>, config: &GatewayConfig) -> anyhow::Result<Self> {
+        let seed = config.application.iter().find_map(|application| match application {
+            ApplicationConfig::Seed(seed) => Some(seed),
+            _ => None,
+        });
+        let bounded = seed.is_some_and(|seed| seed.capacity_bytes.is_some());
+        let parts = seed.map(|seed| open_store(seed, own, hops)).transpose()?;
+        Ok(Self { parts, cache: config.hops.cache.unwrap_or(bounded) })
+    }
+
+    fn cache(&self) -> anyhow::Result<Option<Cache>> {
+        let store = self.parts.as_ref().filter(|_| self.cache).map(|parts| parts.store.clone());
+        store.map(Cache::start).transpose().context("cannot start the cache's thread")
+    }
+
+    fn hosted(&self, config: &ApplicationConfig) -> Hosted {
+        fn boxed<A: Application + 'static>(make: impl Fn() -> A + Send + 'static) -> MakeApplication {
+            Box::new(move |_worker| Box::new(make()))
+        }
+        let parts = self.parts.clone();
+        let (name, plain, make) = match (config, parts) {
+            (ApplicationConfig::Echo(plain), _) => ("echo", Some(plain), boxed(Echo::default)),
+            (ApplicationConfig::Seed(_), Some(parts)) => {
+                let make: MakeApplication =
+                    Box::new(move |worker| Box::new(Seed::new(parts.clone(), worker)));
+                ("seed", None, make)
+            }
+            (ApplicationConfig::Discard(plain), _) => ("discard", Some(plain), boxed(Discard::default)),
+            (ApplicationConfig::Seed(_), None) => unreachable!("its store was opened"),
+        };
+        let placement = match config {
+            ApplicationConfig::Echo(plain) | ApplicationConfig::Discard(plain) => plain.placement,
+            ApplicationConfig::Seed(seed) => seed.placement,
+        };
+        Hosted {
+            name: name.into(),
+            queues: config.queues().to_vec(),
+            store: plain.is_none(),
+            replay_safe: plain.is_some_and(|plain| plain.replay_safe),
+            host: Host::Node(placement, make),
+        }
+    }
+}
+
+fn open_store(config: &SeedConfig, own: NodeId, hops: &Arc<Hops>) -> anyhow::Result<SeedParts> {
     if config.placement == Placement::Worker {
         tracing::warn!(
             "the seed store runs on the worker's thread: every wait for the disk stops the network"
         );
     }
-    let store = Store::open(&config.directory, StoreConfig { capacity_bytes: config.capacity_bytes })?;
-    let memory = MemoryTier::new(config.memory_bytes, true);
-    let (store, memory) = (Arc::new(store), Arc::new(Mutex::new(memory)));
-    Ok(Box::new(move |_worker| Box::new(Seed::new(store.clone(), memory.clone()))))
+    let kept = StoreConfig {
+        capacity_bytes: config.capacity_bytes,
+        quota_bytes: config.quota_bytes,
+        lease_default_s: config.lease_default_s,
+        lease_max_s: config.lease_max_s,
+    };
+    let store = Arc::new(Store::open(&config.directory, kept)?);
+    let memory = Arc::new(Mutex::new(MemoryTier::new(config.memory_bytes, true)));
+    Ok(SeedParts { own: Some(own), hops: Some(hops.clone()), ..SeedParts::alone(store, memory) })
 }

@@ -23,7 +23,9 @@ pub fn server(
         ClientAuthConfig::Optional => ClientAuth::Optional(trusted(trust)?),
         ClientAuthConfig::Off => ClientAuth::Off,
     };
-    let config = ServerTls { policy: policy(tls), ..ServerTls::new(identity.clone(), client_auth) };
+    let early_data = tls.early_data;
+    let config =
+        ServerTls { policy: policy(tls), early_data, ..ServerTls::new(identity.clone(), client_auth) };
     Ok((server_config(&config)?, identity))
 }
 
@@ -37,7 +39,8 @@ pub fn client(
     trust: &TrustConfig,
 ) -> Result<Arc<QuicClientConfig>, TlsError> {
     let identity = identity.map(load).transpose()?;
-    let config = ClientTls { policy: policy(tls), ..ClientTls::new(identity, trusted(trust)?) };
+    let early_data = tls.early_data;
+    let config = ClientTls { policy: policy(tls), early_data, ..ClientTls::new(identity, trusted(trust)?) };
     client_config(&config)
 }
 

@@ -26,6 +26,8 @@ pub struct QuicConfig {
     pub receive_window_bytes: u32,
     /// Unacknowledged bytes kept for sending, a connection.
     pub send_window_bytes: u32,
+    /// Messages in QUIC datagrams that wait to be read, bytes; 0 takes none.
+    pub datagram_receive_buffer_bytes: u32,
     /// Congestion control.
     pub congestion: Congestion,
     /// Congestion window at the start, bytes; 0 for RFC 9002's ten packets.
@@ -57,6 +59,7 @@ impl Default for QuicConfig {
             stream_receive_window_bytes: 16 << 20,
             receive_window_bytes: 64 << 20,
             send_window_bytes: 16 << 20,
+            datagram_receive_buffer_bytes: 1 << 20,
             congestion: Congestion::Cubic,
             initial_window_bytes: 0,
             initial_mtu: UDP_PAYLOAD_BYTES_MIN,
@@ -92,7 +95,10 @@ impl QuicConfig {
                 discovery.upper_bound(largest);
                 discovery
             }))
-            .datagram_receive_buffer_size(None)
+            .datagram_receive_buffer_size(match self.datagram_receive_buffer_bytes {
+                0 => None,
+                bytes => Some(bytes as usize),
+            })
             .enable_segmentation_offload(true);
         self.set_congestion(&mut transport);
         Arc::new(transport)

@@ -9,7 +9,7 @@ use crate::shard::Lanes;
 use crate::token::{AnyToken, Ranges, RangesError, TOKEN_BYTES};
 
 /// FETCH: `token(33) flags(8) max_bytes(i) [lane bitmap if LANES] n(i) { gap(i) len(i) }*`, ranges in groups of 16 KiB,
-/// or in stripes if LANES.
+/// or in stripes if LANES. With DESCRIBE there are neither lanes nor ranges: OK is the whole answer.
 ///
 /// `gap` counts from the end of the range before (from 0 for the first) and is not 0 after the first, so a set of ranges
 /// has one form.
@@ -23,11 +23,15 @@ pub struct Fetch {
     pub lanes: Option<Lanes>,
     /// The groups of the payload, or the stripes of the lanes, that are asked for.
     pub ranges: Ranges,
+    /// Only what it is: its length, and for a set its descriptor.
+    pub describe: bool,
 }
 
 impl Fetch {
     /// Flag: ranges are in stripes, of the lanes of a bitmap.
     pub const FLAG_LANES: u8 = 0x01;
+    /// Flag: nothing of it, only what it is.
+    pub const FLAG_DESCRIBE: u8 = 0x02;
 }
 
 impl Record for Fetch {
@@ -35,10 +39,14 @@ impl Record for Fetch {
 
     fn parse(mut body: &[u8]) -> Result<Self, RecordError> {
         let token = take_any_token(&mut body)?;
-        let of_lanes = match take_u8(&mut body, "flags")? {
-            0 => false,
-            Self::FLAG_LANES => true,
-            _ => return Err(RecordError::Unsupported("a FETCH flag other than LANES is")),
+        let (of_lanes, describe) = match take_u8(&mut body, "flags")? {
+            0 => (false, false),
+            Self::FLAG_LANES => (true, false),
+            Self::FLAG_DESCRIBE => (false, true),
+            flags if flags == Self::FLAG_LANES | Self::FLAG_DESCRIBE => {
+                return Err(RecordError::Malformed("a FETCH that describes asks for no lanes"));
+            }
+            _ => return Err(RecordError::Unsupported("a FETCH flag other than LANES and DESCRIBE is")),
         };
         if of_lanes {
             lanes_need_a_set(&token)?;
@@ -56,12 +64,16 @@ impl Record for Fetch {
             ranges.push_run(gap, count)?;
         }
         finish(body)?;
-        Ok(Self { token, bytes_max, lanes, ranges })
+        if describe && !ranges.is_all() {
+            return Err(RecordError::Malformed("a FETCH that describes asks for no ranges"));
+        }
+        Ok(Self { token, bytes_max, lanes, ranges, describe })
     }
 
     fn emit(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.token.to_bytes());
-        out.push(self.lanes.map_or(0, |_| Self::FLAG_LANES));
+        let lanes_flag = self.lanes.map_or(0, |_| Self::FLAG_LANES);
+        out.push(lanes_flag | if self.describe { Self::FLAG_DESCRIBE } else { 0 });
         varint::write(self.bytes_max, out);
         if let Some(lanes) = self.lanes {
             lanes.emit(out);
@@ -109,6 +121,7 @@ mod tests {
             bytes_max: 5,
             lanes: Some([1, 8].into_iter().collect()),
             ranges: Ranges::all(),
+            describe: false,
         };
         assert_eq!(testing::assert_round_trip(&fetch)[33..], [1, 5, 2, 0x02, 0x01, 0]);
     }
@@ -116,10 +129,19 @@ mod tests {
     #[test]
     fn lanes_must_be_some_and_of_a_set_and_other_flags_are_unsupported() {
         assert_eq!(Fetch::parse(&body(1, &[1, 1, 0])).unwrap_err().code(), ErrorCode::Malformed);
-        assert_eq!(Fetch::parse(&body(2, &[0])).unwrap_err().code(), ErrorCode::UnsupportedCode);
+        assert_eq!(Fetch::parse(&body(4, &[0])).unwrap_err().code(), ErrorCode::UnsupportedCode);
         let set = SetToken::from_hash([7; 32]).to_bytes();
         let none = [&set[..], &[1, 0, 0, 0]].concat();
         assert_eq!(Fetch::parse(&none).unwrap_err().code(), ErrorCode::Malformed);
+    }
+
+    #[test]
+    fn a_description_asks_for_neither_lanes_nor_ranges() {
+        assert!(Fetch::parse(&body(2, &[0])).unwrap().describe);
+        assert_eq!(Fetch::parse(&body(2, &[1, 0, 1])).unwrap_err().code(), ErrorCode::Malformed);
+        let set = SetToken::from_hash([7; 32]).to_bytes();
+        let lanes = [&set[..], &[3, 0, 1, 1, 0]].concat();
+        assert_eq!(Fetch::parse(&lanes).unwrap_err().code(), ErrorCode::Malformed);
     }
 
     #[test]
@@ -133,6 +155,7 @@ mod tests {
         ];
         assert_eq!(Fetch::parse(&body(0, &far)).unwrap_err().code(), ErrorCode::BadRange);
     }
+
     proptest! {
         #[test]
         fn any_fetch_round_trips(
@@ -146,7 +169,7 @@ mod tests {
             for (gap, count) in runs {
                 ranges.push_run(gap, count).unwrap();
             }
-            testing::assert_round_trip(&Fetch { token, bytes_max, lanes, ranges });
+            testing::assert_round_trip(&Fetch { token, bytes_max, lanes, ranges, describe: false });
         }
     }
 }

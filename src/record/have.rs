@@ -8,7 +8,7 @@ use crate::shard::Lanes;
 use crate::token::{AnyToken, TOKEN_BYTES};
 
 /// How much of a payload or set a node holds: `coverage(8) [lane bitmap]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Coverage {
     /// Nothing: HAVE withdraws what was said before.
     None,

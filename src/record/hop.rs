@@ -12,7 +12,7 @@ const NONCE_BYTES: usize = 16;
 pub struct Hop {
     /// Gateways on the way may answer from what they keep, and keep what passes.
     pub cache: bool,
-    /// How many more gateways may forward it, at most [`HOP_LIMIT_MAX`].
+    /// How many more gateways may take it, this one included; at most [`HOP_LIMIT_MAX`].
     pub hop_limit: u8,
     /// Drawn at random by the asker, once a request: by it a gateway knows a request that comes again.
     pub nonce: [u8; NONCE_BYTES],

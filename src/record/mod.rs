@@ -191,9 +191,6 @@ pub enum RecordError {
     /// A field whose value this record may not have.
     #[error("{0}")]
     Malformed(&'static str),
-    /// Lanes that the descriptor's set does not have.
-    #[error("the lane bitmap names lanes past the {0} of the descriptor")]
-    LanesOutOfSet(u32),
     /// A feature or flag that this side does not implement.
     #[error("{0} not supported here")]
     Unsupported(&'static str),
@@ -228,7 +225,7 @@ impl RecordError {
             Self::Unsupported(_) | Self::Token(_) => ErrorCode::UnsupportedCode,
             Self::Descriptor(_) => ErrorCode::BadDescriptor,
             Self::Ranges(RangesError::TooMany) => ErrorCode::Limit,
-            Self::Ranges(_) | Self::LanesOutOfSet(_) => ErrorCode::BadRange,
+            Self::Ranges(_) => ErrorCode::BadRange,
         }
     }
 }

@@ -1,9 +1,8 @@
 //! PUT: a request to keep a payload, or lanes of a set. After OK the verified encoding follows on the stream.
 
-use super::{
-    Coding, Descriptor, Record, RecordError, RecordType, finish, take, take_some_lanes, take_u8, varint,
-};
+use super::{Descriptor, Record, RecordError, RecordType, finish, take, take_some_lanes, take_u8, varint};
 use crate::shard::Lanes;
+use crate::token::RangesError;
 
 /// PUT: `queue(i) flags(8) lease_s(i) descriptor_len(i) descriptor [lane bitmap if LANES]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,16 +22,6 @@ impl Put {
     pub const FLAG_LANES: u8 = 0x01;
 }
 
-/// Lanes of the set: k + m.
-fn lane_count(descriptor: &Descriptor) -> u32 {
-    match descriptor.coding() {
-        Coding::None => 1,
-        Coding::ReedSolomon { data_lanes, parity } => {
-            u32::from(data_lanes) + parity.map_or(0, |(lanes, _)| lanes.into())
-        }
-    }
-}
-
 impl Record for Put {
     const TYPE: RecordType = RecordType::Put;
 
@@ -48,9 +37,8 @@ impl Record for Put {
         let descriptor_len = usize::try_from(descriptor_len).unwrap_or(usize::MAX);
         let descriptor = Descriptor::parse(take(&mut body, descriptor_len, "descriptor")?)?;
         let lanes = if of_lanes { Some(take_some_lanes(&mut body)?) } else { None };
-        let count = lane_count(&descriptor);
-        if lanes.is_some_and(|lanes| !Lanes::first(count).contains_all(lanes)) {
-            return Err(RecordError::LanesOutOfSet(count));
+        if lanes.is_some_and(|lanes| !descriptor.lanes().contains_all(lanes)) {
+            return Err(RangesError::Lanes.into());
         }
         finish(body)?;
         Ok(Self { queue, lease_s, descriptor, lanes })
@@ -80,7 +68,7 @@ impl Record for Put {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{ErrorCode, testing};
+    use super::super::{Coding, ErrorCode, testing};
     use super::*;
     use crate::token::Token;
     use proptest::prelude::*;

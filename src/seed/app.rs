@@ -1,71 +1,182 @@
-//! The seed application: keeps what is put, serves what is fetched.
+//! The seed application: keeps what is put and mirrored, serves what is fetched, tells who holds what.
 //!
-//! One instance a worker; all share one store and one memory tier. Writing and reading happen on the application's own
-//! thread, syncing to disk on another, so that a slow fsync stops nobody.
+//! One instance a worker; all share one store, one memory tier and one directory. Writing and reading happen on the
+//! application's own thread, syncing to disk on another, so that a slow fsync stops nobody.
 
-use super::{Held, MemoryTier, Store, StoreError, Writer};
+use super::announce::Announcer;
+use super::directory::Directory;
+use super::mirror::{Mirroring, Outcome};
+use super::serve::{Refusal, Servings, Wanted};
+use super::{Keep, MemoryTier, SetWriter, Store, StoreError, Writer};
 use crate::application::Application;
+use crate::hop::Hops;
+use crate::limits::{EXPIRY_INTERVAL_MS, MIRRORS_LEN_MAX};
 use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId, Waker};
-use crate::record::{ErrorCode, ErrorRecord};
-use crate::token::{Piece, Ranges, Token, VerifiedEncoder};
-use bytes::Bytes;
+use crate::record::{Coverage, ErrorCode, ErrorRecord, Have, Holder, Mirror};
+use crate::shard::{Blob, Coding, Descriptor, Lanes};
+use crate::tls::NodeId;
+use crate::token::{AnyToken, VerifiedPiece};
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
-use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Bytes given to one request before the next has its turn.
-const TURN_BYTES: usize = 256 * 1024;
+/// What the seed instances of all workers share.
+#[derive(Clone, Debug)]
+pub struct SeedParts {
+    /// Where things are kept.
+    pub store: Arc<Store>,
+    /// What of them is in memory.
+    pub memory: Arc<Mutex<MemoryTier>>,
+    /// Who else holds what.
+    pub directory: Arc<Mutex<Directory>>,
+    /// This node, as it names itself among the holders; none: it does not.
+    pub own: Option<NodeId>,
+    /// Which nodes are neighbours: what others say of their holdings is not noted.
+    pub hops: Option<Arc<Hops>>,
+}
+
+impl SeedParts {
+    /// A store of its own that knows of no other node.
+    pub fn alone(store: Arc<Store>, memory: Arc<Mutex<MemoryTier>>) -> Self {
+        Self { store, memory, directory: Arc::default(), own: None, hops: None }
+    }
+}
 
 /// The seed application.
 pub struct Seed {
-    store: Arc<Store>,
-    memory: Arc<Mutex<MemoryTier>>,
-    receiving: FxHashMap<RequestId, Receiving>,
-    serving: VecDeque<Serving>,
+    parts: SeedParts,
+    /// One of the instances of a node looks after leases and announcements.
+    leads: bool,
+    clock: Clock,
+    /// Connections to nodes that showed a certificate; where there are two, one that this side opened.
+    nodes: FxHashMap<NodeId, ConnectionId>,
+    receiving: FxHashMap<RequestId, Writing>,
+    servings: Servings,
+    mirrors: Vec<Mirroring>,
+    announcer: Announcer,
+    expire_at: Option<Instant>,
+    /// Requests of its own so far.
+    numbers: u64,
     /// Commands that found the ring full; nothing more is taken while one waits.
     unsent: VecDeque<Command>,
     committer: Option<Committer>,
 }
 
-/// A PUT on its way in.
-struct Receiving {
-    writer: Writer,
-    token: Token,
-    length: u64,
+/// Time of day, by the clock that the worker passes down.
+struct Clock {
+    start_s: u64,
+    start: Option<Instant>,
 }
 
-/// A FETCH on its way out.
-struct Serving {
-    request: RequestId,
-    credit: Credit,
-    held: Held,
-    encoder: VerifiedEncoder,
-    batch: Vec<Piece>,
-    pieces: VecDeque<Piece>,
-    /// Bytes that the ring or the credit did not take.
-    unsent: Option<Bytes>,
+impl Clock {
+    fn now_s(&mut self, now: Instant) -> u64 {
+        let start = *self.start.get_or_insert(now);
+        self.start_s + now.saturating_duration_since(start).as_secs()
+    }
+}
+
+/// Something on its way into the store.
+pub(super) enum Writing {
+    Payload(Writer),
+    Set(Box<SetWriter>),
+    /// A payload, and with it the data lanes of the set that it was put as.
+    Coded(Writer, Box<Descriptor>, Keep),
+}
+
+impl Writing {
+    pub(super) fn set(writer: SetWriter) -> Self {
+        Self::Set(Box::new(writer))
+    }
+
+    pub(super) fn piece(&mut self, piece: &VerifiedPiece) -> Result<(), StoreError> {
+        match self {
+            Self::Payload(writer) | Self::Coded(writer, ..) => writer.write(piece),
+            Self::Set(writer) => writer.write(Blob::Content, piece),
+        }
+    }
+
+    pub(super) fn shard(&mut self, blob: Blob, piece: &VerifiedPiece) -> Result<(), StoreError> {
+        match self {
+            Self::Set(writer) => writer.write(blob, piece),
+            Self::Payload(_) | Self::Coded(..) => Ok(()),
+        }
+    }
+
+    /// Makes it durable. Gives what is then held, and its payload bytes.
+    fn commit(self, store: &Store, now_s: u64) -> Result<(AnyToken, u64), StoreError> {
+        match self {
+            Self::Payload(writer) => {
+                let held = writer.commit()?;
+                Ok((held.token().into(), held.length()))
+            }
+            Self::Set(writer) => {
+                let bytes = writer.parts().map(|part| part.bytes).sum();
+                Ok((writer.commit()?.descriptor.set_token().into(), bytes))
+            }
+            Self::Coded(writer, descriptor, keep) => {
+                let held = writer.commit()?;
+                note_set(store, &descriptor, keep, now_s)?;
+                Ok((held.token().into(), held.length()))
+            }
+        }
+    }
+}
+
+/// Notes that a payload which is held is also the data lanes of a set.
+fn note_set(store: &Store, descriptor: &Descriptor, keep: Keep, now_s: u64) -> Result<(), StoreError> {
+    if descriptor.coding() != Coding::None {
+        store.begin_set(*descriptor, Lanes::first(descriptor.k().into()), keep, now_s)?.commit()?;
+    }
+    Ok(())
 }
 
 /// The thread that syncs.
 struct Committer {
-    jobs: Sender<(RequestId, Receiving)>,
-    results: Receiver<(RequestId, Token, u64, Result<(), StoreError>)>,
+    jobs: Sender<(RequestId, Writing, u64)>,
+    results: Receiver<(RequestId, Result<(AnyToken, u64), StoreError>)>,
+}
+
+impl Committer {
+    fn start(store: Arc<Store>, waker: Waker) -> Self {
+        let (jobs, incoming) = channel::<(RequestId, Writing, u64)>();
+        let (done, results) = channel();
+        std::thread::spawn(move || {
+            for (request, writing, now_s) in incoming {
+                let result = writing.commit(&store, now_s);
+                if done.send((request, result)).is_err() {
+                    return;
+                }
+                waker.wake();
+            }
+        });
+        Self { jobs, results }
+    }
 }
 
 impl Seed {
-    /// On this store.
-    pub fn new(store: Arc<Store>, memory: Arc<Mutex<MemoryTier>>) -> Self {
+    /// The instance of this worker.
+    pub fn new(parts: SeedParts, worker: usize) -> Self {
+        let start_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         Self {
-            store,
-            memory,
+            parts,
+            leads: worker == 0,
+            clock: Clock { start_s, start: None },
+            nodes: FxHashMap::default(),
             receiving: FxHashMap::default(),
-            serving: VecDeque::new(),
+            servings: Servings::default(),
+            mirrors: Vec::new(),
+            announcer: Announcer::default(),
+            expire_at: None,
+            numbers: 0,
             unsent: VecDeque::new(),
             committer: None,
         }
+    }
+
+    fn directory(&self) -> MutexGuard<'_, Directory> {
+        self.parts.directory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn send(&mut self, port: &mut AppPort, command: Command) {
@@ -86,219 +197,344 @@ impl Seed {
         true
     }
 
-    fn refuse(&mut self, port: &mut AppPort, request: RequestId, code: ErrorCode, reason: String) {
+    fn refuse(&mut self, port: &mut AppPort, request: RequestId, code: ErrorCode, reason: impl Into<String>) {
         self.send(port, Command::Refuse { request, failure: ErrorRecord::new(code, 0, reason) });
     }
 
     fn refuse_store(&mut self, port: &mut AppPort, request: RequestId, error: &StoreError) {
         // The error's own text names paths, which are nobody else's affair.
         tracing::warn!(%error, "a payload cannot be kept or read");
-        let reason = match error.code() {
-            ErrorCode::Quota => "the store has no room for this payload",
-            ErrorCode::Limit => "the payload is longer than the protocol allows",
+        let reason = match (error.code(), error) {
+            (ErrorCode::Quota, StoreError::PeerQuota { .. }) => "this peer's quota has no room for it",
+            (ErrorCode::Quota, _) => "the store has no room for this payload",
+            (ErrorCode::Limit, _) => "the payload is longer than the protocol allows",
+            (ErrorCode::BadDescriptor, _) => "this set's shards do not give its payload",
+            (ErrorCode::BadRange, _) => "the set has no such lanes",
             _ => "the store cannot keep or read this payload now",
         };
-        self.refuse(port, request, error.code(), reason.into());
+        self.refuse(port, request, error.code(), reason);
     }
 
-    fn deliver(&mut self, port: &mut AppPort, delivery: Delivery) {
+    fn deliver(&mut self, now: Instant, port: &mut AppPort, delivery: Delivery) {
+        let mut delivery = delivery;
+        for mirroring in &mut self.mirrors {
+            match mirroring.handle(now, delivery) {
+                Ok(()) => return,
+                Err(back) => delivery = back,
+            }
+        }
         match delivery {
-            Delivery::Put { request, descriptor, .. } => self.put(port, request, descriptor.content(), descriptor.length_bytes()),
-            Delivery::Piece { request, piece } => {
-                if let Some(receiving) = self.receiving.get_mut(&request)
-                    && let Err(error) = receiving.writer.write(&piece)
-                {
-                    self.receiving.remove(&request);
-                    self.refuse_store(port, request, &error);
+            Delivery::Put { request, node, descriptor, lanes, lease_s } => {
+                let keep = self.keep(now, node, lease_s);
+                match lanes {
+                    Some(lanes) => self.put_lanes(now, port, request, *descriptor, lanes, keep),
+                    None => self.put(now, port, request, descriptor, keep),
                 }
+            }
+            Delivery::Piece { request, piece } => {
+                let written = self.receiving.get_mut(&request).map(|writing| writing.piece(&piece));
+                self.written(port, request, written);
+            }
+            Delivery::Shard { request, blob, piece, .. } => {
+                let written = self.receiving.get_mut(&request).map(|writing| writing.shard(blob, &piece));
+                self.written(port, request, written);
             }
             Delivery::Complete { request } => {
-                if let Some(receiving) = self.receiving.remove(&request) {
-                    self.commit(port, request, receiving);
+                if let Some(writing) = self.receiving.remove(&request) {
+                    self.commit(now, port, request, writing);
                 }
             }
-            Delivery::Fetch { request, token, ranges, max_bytes, credit, .. } => {
-                let Some(token)=token.content() else { return };self.fetch(port, request, token, &ranges, max_bytes, credit);
+            Delivery::Fetch { request, token, lanes, ranges, max_bytes, describe, early, credit } => {
+                let wanted = Wanted { token, lanes, ranges, max_bytes, describe, early };
+                self.fetch(port, request, &wanted, credit);
             }
-            Delivery::Failed { request, .. } => {
-                self.receiving.remove(&request);
-                self.serving.retain(|serving| serving.request != request);
+            Delivery::Locate { request, token } => {
+                let holders = self.holders(now, &token);
+                self.send(port, Command::Holders { request, holders });
             }
-            Delivery::Closed { connection, .. } => self.forget(connection),
+            Delivery::Mirror { request, node, mirror } => self.mirror(now, port, request, node, mirror),
+            Delivery::Have { connection, node, have } => self.heard(now, connection, node, &have),
+            Delivery::Failed { request, .. } => self.abandon(now, port, request),
+            Delivery::Connected { connection, node: Some(node), neighbor, .. } => {
+                if neighbor || !self.nodes.contains_key(&node) {
+                    self.nodes.insert(node, connection);
+                }
+                if neighbor && self.leads {
+                    self.announcer.connected(connection, now);
+                }
+            }
+            Delivery::Closed { connection, .. } => self.forget(now, port, connection),
             _ => {}
         }
     }
 
-    /// Dropping a writer removes what it wrote.
-    fn forget(&mut self, connection: ConnectionId) {
-        self.receiving.retain(|request, _| request.connection != connection);
-        self.serving.retain(|serving| serving.request.connection != connection);
+    /// What a peer's request is kept for.
+    fn keep(&mut self, now: Instant, node: Option<NodeId>, lease_s: u64) -> Keep {
+        let now_s = self.clock.now_s(now);
+        Keep::leased(self.parts.store.config().expiry(lease_s, now_s), node)
     }
 
-    fn put(&mut self, port: &mut AppPort, request: RequestId, token: Token, length: u64) {
-        if self.store.get(&token).is_ok_and(|held| held.is_some()) {
-            // Already checked and durable: nothing needs to cross the wire again.
-            return self.send(port, Command::Done { request, bytes: length, token: token.into() });
+    /// Dropping a writer removes what it wrote.
+    fn forget(&mut self, now: Instant, port: &mut AppPort, connection: ConnectionId) {
+        self.nodes.retain(|_, known| *known != connection);
+        self.announcer.closed(connection);
+        self.directory().closed(connection);
+        self.receiving.retain(|request, _| request.connection != connection);
+        self.servings.forget(connection);
+        let gone = self.mirrors.iter().map(|mirroring| mirroring.request);
+        let gone: Vec<_> = gone.filter(|request| request.connection == connection).collect();
+        gone.into_iter().for_each(|request| self.abandon(now, port, request));
+    }
+
+    /// A peer gave its request up.
+    fn abandon(&mut self, now: Instant, port: &mut AppPort, request: RequestId) {
+        self.receiving.remove(&request);
+        self.servings.remove(request);
+        if let Some(at) = self.mirrors.iter().position(|mirroring| mirroring.request == request) {
+            self.mirrors.swap_remove(at).cancel(now, port, &mut self.numbers);
         }
-        match self.store.begin(token, length) {
-            Ok(writer) => {
-                self.receiving.insert(request, Receiving { writer, token, length });
-                self.send(port, Command::Accept { request });
+    }
+
+    fn put(
+        &mut self,
+        now: Instant,
+        port: &mut AppPort,
+        request: RequestId,
+        descriptor: Box<Descriptor>,
+        keep: Keep,
+    ) {
+        let (token, length) = (descriptor.content(), descriptor.length_bytes());
+        let (store, now_s) = (self.parts.store.clone(), self.clock.now_s(now));
+        let begun = match store.extend(token, keep) {
+            // Checked and durable already: nothing needs to cross the wire again.
+            Ok(true) => match note_set(&store, &descriptor, keep, now_s) {
+                Ok(()) => {
+                    return self.send(port, Command::Done { request, bytes: length, token: token.into() });
+                }
+                Err(error) => Err(error),
+            },
+            Ok(false) => store.begin(token, length, keep, now_s),
+            Err(error) => Err(error),
+        };
+        match begun {
+            Ok(writer) if descriptor.coding() == Coding::None => {
+                self.accept(port, request, Writing::Payload(writer));
             }
+            Ok(writer) => self.accept(port, request, Writing::Coded(writer, descriptor, keep)),
             Err(error) => self.refuse_store(port, request, &error),
         }
     }
 
-    fn commit(&mut self, port: &mut AppPort, request: RequestId, receiving: Receiving) {
-        let committer = self.committer.get_or_insert_with(|| Committer::start(port.waker()));
-        if let Err(lost) = committer.jobs.send((request, receiving)) {
+    fn put_lanes(
+        &mut self,
+        now: Instant,
+        port: &mut AppPort,
+        request: RequestId,
+        descriptor: Descriptor,
+        lanes: Lanes,
+        keep: Keep,
+    ) {
+        let now_s = self.clock.now_s(now);
+        match self.parts.store.begin_set(descriptor, lanes, keep, now_s) {
+            Ok(writer) if writer.parts().next().is_none() => {
+                self.commit(now, port, request, Writing::set(writer));
+            }
+            Ok(writer) => self.accept(port, request, Writing::set(writer)),
+            Err(error) => self.refuse_store(port, request, &error),
+        }
+    }
+
+    fn accept(&mut self, port: &mut AppPort, request: RequestId, writing: Writing) {
+        self.receiving.insert(request, writing);
+        self.send(port, Command::Accept { request });
+    }
+
+    fn written(&mut self, port: &mut AppPort, request: RequestId, written: Option<Result<(), StoreError>>) {
+        if let Some(Err(error)) = written {
+            self.receiving.remove(&request);
+            self.refuse_store(port, request, &error);
+        }
+    }
+
+    fn commit(&mut self, now: Instant, port: &mut AppPort, request: RequestId, writing: Writing) {
+        let now_s = self.clock.now_s(now);
+        let store = &self.parts.store;
+        let committer = self.committer.get_or_insert_with(|| Committer::start(store.clone(), port.waker()));
+        if let Err(lost) = committer.jobs.send((request, writing, now_s)) {
             self.committer = None;
             drop(lost);
-            self.refuse(port, request, ErrorCode::Internal, "the store's sync thread ended".into());
+            self.refuse(port, request, ErrorCode::Internal, "the store's sync thread ended");
         }
     }
 
     fn take_commits(&mut self, port: &mut AppPort) -> bool {
         let mut worked = false;
-        while let Some((request, token, bytes, result)) =
+        while let Some((request, result)) =
             self.committer.as_ref().and_then(|committer| committer.results.try_recv().ok())
         {
             worked = true;
             match result {
-                Ok(()) => self.send(port, Command::Done { request, bytes, token: token.into() }),
+                Ok((token, bytes)) => self.send(port, Command::Done { request, bytes, token }),
                 Err(error) => self.refuse_store(port, request, &error),
             }
         }
         worked
     }
 
-    fn fetch(
+    fn fetch(&mut self, port: &mut AppPort, request: RequestId, wanted: &Wanted, credit: Credit) {
+        match wanted.find(&self.parts.store) {
+            Ok(answer) => {
+                let (length, descriptor) = (answer.length, answer.descriptor.clone());
+                self.send(port, Command::Answer { request, length, descriptor });
+                self.servings.add(request, credit, answer);
+            }
+            Err(Refusal::Failure(failure)) => self.send(port, Command::Refuse { request, failure }),
+            Err(Refusal::Store(error)) => self.refuse_store(port, request, &error),
+        }
+    }
+
+    fn serve(&mut self, port: &mut AppPort) -> bool {
+        if !self.unsent.is_empty() {
+            return false;
+        }
+        let mut over = Vec::new();
+        let worked = self.servings.serve(&self.parts.memory, port, &mut over);
+        for (request, result) in over {
+            match result {
+                Ok(()) => self.send(port, Command::Finish { request }),
+                Err(error) => self.refuse_store(port, request, &error),
+            }
+        }
+        worked
+    }
+
+    /// Who holds something: this node first, then its neighbours.
+    fn holders(&mut self, now: Instant, token: &AnyToken) -> Vec<Holder> {
+        let now_s = self.clock.now_s(now);
+        let own = self.parts.own.and_then(|node| {
+            let holding = self.parts.store.holding(token)?;
+            let expires_s = holding.expires_s.map_or(0, |at| at.saturating_sub(now_s).max(1));
+            Some(Holder { node, coverage: holding.coverage, expires_s })
+        });
+        let mut holders: Vec<_> = own.into_iter().chain(self.directory().holders(token, now_s)).collect();
+        holders.truncate(crate::limits::HOLDERS_LEN_MAX);
+        holders
+    }
+
+    fn heard(&mut self, now: Instant, connection: ConnectionId, node: NodeId, have: &Have) {
+        if self.parts.hops.as_ref().is_some_and(|hops| hops.is_neighbor(&node)) {
+            let now_s = self.clock.now_s(now);
+            self.directory().heard(connection, node, have, now_s);
+        }
+    }
+
+    fn mirror(
         &mut self,
+        now: Instant,
         port: &mut AppPort,
         request: RequestId,
-        token: Token,
-        ranges: &Ranges,
-        max_bytes: u64,
-        credit: Credit,
+        node: Option<NodeId>,
+        mut mirror: Box<Mirror>,
     ) {
-        let held = match self.store.get(&token) {
-            Ok(Some(held)) => held,
-            Ok(None) => {
-                return self.refuse(port, request, ErrorCode::NotFound, format!("{token} is not kept here"));
-            }
-            Err(error) => return self.refuse_store(port, request, &error),
-        };
-        let length = held.length();
-        let encoder = match VerifiedEncoder::new(held.outboard().clone(), ranges) {
-            Ok(encoder) => encoder,
-            Err(error) => return self.refuse(port, request, ErrorCode::BadRange, error.to_string()),
-        };
-        let selected = ranges.selected_bytes(length).unwrap_or(length);
-        if max_bytes > 0 && selected > max_bytes {
-            let reason = format!(
-                "the answer has {selected} payload bytes, more than the {max_bytes} asked for at most"
-            );
-            return self.refuse(port, request, ErrorCode::Limit, reason);
+        if node.is_none() {
+            let reason = "only for peers that showed a certificate";
+            return self.refuse(port, request, ErrorCode::MirrorRefused, reason);
         }
-        self.send(port, Command::Answer { request, length, descriptor: None });
-        let (batch, pieces) = (Vec::new(), VecDeque::new());
-        self.serving.push_back(Serving { request, credit, held, encoder, batch, pieces, unsent: None });
+        if self.mirrors.len() >= MIRRORS_LEN_MAX {
+            return self.refuse(port, request, ErrorCode::Busy, "too many mirrors are on their way");
+        }
+        let keep = self.keep(now, node, mirror.lease_s);
+        let held = match self.parts.store.holding(&mirror.token).map(|holding| holding.coverage) {
+            Some(Coverage::All) => true,
+            Some(Coverage::Lanes(lanes)) => !mirror.lanes.is_empty() && lanes.contains_all(mirror.lanes),
+            _ => false,
+        };
+        if held {
+            let token = mirror.token;
+            return match self.parts.store.extend(token, keep) {
+                Ok(_) => self.send(port, Command::Done { request, bytes: 0, token }),
+                Err(error) => self.refuse_store(port, request, &error),
+            };
+        }
+        if mirror.sources.is_empty() {
+            let own = self.parts.own;
+            let holders = self.holders(now, &mirror.token);
+            mirror.sources = holders.iter().map(|holder| holder.node).filter(|n| Some(*n) != own).collect();
+        }
+        if mirror.sources.is_empty() {
+            let reason = "no source is named, and no neighbour is known to hold it";
+            return self.refuse(port, request, ErrorCode::NotFound, reason);
+        }
+        for node in mirror.sources.clone() {
+            if !self.nodes.contains_key(&node) {
+                self.send(port, Command::Reach { node });
+            }
+        }
+        self.mirrors.push(Mirroring::new(request, mirror, keep, now));
     }
 
-    /// Gives every request a turn. Returns whether any byte went out.
-    fn serve(&mut self, port: &mut AppPort) -> bool {
+    fn poll_mirrors(&mut self, now: Instant, port: &mut AppPort) -> bool {
+        let now_s = self.clock.now_s(now);
         let mut worked = false;
-        for _ in 0..self.serving.len() {
-            if port.room() == 0 || !self.unsent.is_empty() {
-                break;
+        let mut ended = Vec::new();
+        for (at, mirroring) in self.mirrors.iter_mut().enumerate() {
+            let (did, outcome) =
+                mirroring.poll(now, now_s, port, &mut self.numbers, &self.nodes, &self.parts.store);
+            worked |= did;
+            if !matches!(outcome, Outcome::Going) {
+                ended.push((at, outcome));
             }
-            let Some(mut serving) = self.serving.pop_front() else { break };
-            let request = serving.request;
-            match serving.turn(&self.memory, port) {
-                Ok(Turn::Sent) => {
-                    worked = true;
-                    self.serving.push_back(serving);
-                }
-                Ok(Turn::Blocked) => self.serving.push_back(serving),
-                Ok(Turn::Over) => {
-                    worked = true;
-                    self.send(port, Command::Finish { request });
-                }
-                Err(error) => self.refuse_store(port, request, &error),
+        }
+        for (at, outcome) in ended.into_iter().rev() {
+            let Mirroring { request, .. } = self.mirrors.swap_remove(at);
+            match outcome {
+                Outcome::Written(writing) => self.commit(now, port, request, writing),
+                Outcome::Failed(failure) => self.send(port, Command::Refuse { request, failure }),
+                Outcome::Store(error) => self.refuse_store(port, request, &error),
+                Outcome::Going => {}
             }
         }
         worked
     }
-}
 
-enum Turn {
-    Sent,
-    Blocked,
-    Over,
-}
-
-impl Serving {
-    fn turn(&mut self, memory: &Mutex<MemoryTier>, port: &mut AppPort) -> Result<Turn, StoreError> {
-        let mut sent = 0;
-        while sent < TURN_BYTES {
-            let Some(bytes) = self.next(memory)? else { return Ok(Turn::Over) };
-            let len = bytes.len();
-            if let Err(bytes) = port.send_data(self.request, &self.credit, bytes) {
-                self.unsent = Some(bytes);
-                break;
-            }
-            sent += len;
+    /// Ends leases that are over.
+    fn expire(&mut self, now: Instant) {
+        if !self.leads || self.expire_at.is_some_and(|at| at > now) {
+            return;
         }
-        Ok(if sent > 0 { Turn::Sent } else { Turn::Blocked })
-    }
-
-    fn next(&mut self, memory: &Mutex<MemoryTier>) -> Result<Option<Bytes>, StoreError> {
-        if let Some(bytes) = self.unsent.take() {
-            return Ok(Some(bytes));
-        }
-        if self.pieces.is_empty() {
-            let failed = |source| StoreError::io("read the outboard of", Path::new("a payload"), source);
-            self.encoder.next_batch(TURN_BYTES, &mut self.batch).map_err(failed)?;
-            self.pieces.extend(self.batch.drain(..));
-        }
-        match self.pieces.pop_front() {
-            None => Ok(None),
-            Some(Piece::Proof(hashes)) => Ok(Some(hashes)),
-            Some(Piece::Data { offset, len }) => {
-                let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
-                memory.read(&self.held, offset, len).map(Some)
+        self.expire_at = Some(now + Duration::from_millis(EXPIRY_INTERVAL_MS));
+        let now_s = self.clock.now_s(now);
+        for token in self.parts.store.expire(now_s) {
+            tracing::debug!(%token, "its lease is over");
+            if let AnyToken::Content(token) = token {
+                self.parts.memory.lock().unwrap_or_else(PoisonError::into_inner).forget(&token);
             }
         }
-    }
-}
-
-impl Committer {
-    fn start(waker: Waker) -> Self {
-        let (jobs, incoming) = channel::<(RequestId, Receiving)>();
-        let (done, results) = channel();
-        std::thread::spawn(move || {
-            for (request, receiving) in incoming {
-                let Receiving { writer, token, length } = receiving;
-                let result = writer.commit().map(drop);
-                if done.send((request, token, length, result)).is_err() {
-                    return;
-                }
-                waker.wake();
-            }
-        });
-        Self { jobs, results }
     }
 }
 
 impl Application for Seed {
-    fn poll(&mut self, _now: Instant, port: &mut AppPort) -> bool {
+    fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool {
         let mut worked = self.take_commits(port);
         while self.send_unsent(port)
             && let Some(delivery) = port.receive()
         {
             worked = true;
-            self.deliver(port, delivery);
+            self.deliver(now, port, delivery);
+        }
+        if !self.mirrors.is_empty() {
+            worked |= self.poll_mirrors(now, port);
+        }
+        self.expire(now);
+        let now_s = self.clock.now_s(now);
+        if self.unsent.is_empty() {
+            worked |= self.announcer.poll(now, now_s, &self.parts.store, port);
         }
         worked | self.serve(port)
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let mirrors = self.mirrors.iter().filter_map(Mirroring::poll_timeout);
+        mirrors.chain(self.expire_at).chain(self.announcer.poll_timeout()).min()
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Keep, Store, Writer};
 use crate::limits::CACHE_QUEUE_LEN;
-use crate::record::{Fetch, OkRecord, Payload, Record, RecordReader, RecordType};
+use crate::record::{Coverage, Fetch, OkRecord, Payload, Record, RecordReader, RecordType};
 use crate::token::{Ranges, Token, VerifiedDecoder};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
@@ -46,7 +46,11 @@ impl Cache {
 
     /// Whether the store answers this itself.
     pub fn holds(&self, fetch: &Fetch) -> bool {
-        self.store.holds(&fetch.token, fetch.lanes)
+        match (self.store.holding(&fetch.token).map(|holding| holding.coverage), fetch.lanes) {
+            (Some(Coverage::All), _) => true,
+            (Some(Coverage::Lanes(held)), Some(wanted)) => held.contains_all(wanted),
+            _ => false,
+        }
     }
 
     /// Begins to keep the answer to a FETCH of the whole payload `token`.
@@ -132,8 +136,8 @@ impl Kept {
                 }
                 let length = OkRecord::parse(&record.to_bytes()).ok()?.length_bytes;
                 let decoder = VerifiedDecoder::new(self.token, length, Ranges::all()).ok()?;
-                let keep = Keep { expires_s: None, owner: None, cached: true };
-                self.body = Some((decoder, store.begin(self.token, length, keep, now_s()).ok()?));
+                self.body =
+                    Some((decoder, store.begin(self.token, length, Keep::cached(None), now_s()).ok()?));
                 while let Some(raw) = self.reader.take_raw(usize::MAX) {
                     self.check(&raw)?;
                 }

@@ -1,6 +1,7 @@
 //! The blocks of held payloads that are asked for most, in memory.
 
-use super::store::{Held, StoreError};
+use super::error::StoreError;
+use super::held::Held;
 use crate::limits::MEMORY_BLOCK_BYTES;
 use crate::token::Token;
 use blocks::Pool;
@@ -42,7 +43,8 @@ pub struct MemoryTier {
     stats: MemoryStats,
 }
 
-type Key = (Token, u64);
+/// Token, generation of the file, number of the block.
+type Key = (Token, u64, u64);
 
 #[derive(Debug)]
 struct Block {
@@ -97,7 +99,7 @@ impl MemoryTier {
         if from >= to {
             return Ok(Bytes::new());
         }
-        let key = (held.token(), index);
+        let key = (held.token(), held.generation(), index);
         self.clock += 1;
         if let Some(block) = self.blocks.get_mut(&key) {
             self.uses.remove(&block.used);

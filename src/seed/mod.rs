@@ -1,12 +1,33 @@
-//! The seed's keeping: payloads on disk ([`Store`]) and the blocks of them that are asked for most in memory
-//! ([`MemoryTier`]).
+//! The seed's keeping: payloads and lanes of sets on disk ([`Store`]), and the blocks of them that are asked for most in
+//! memory ([`MemoryTier`]).
 
+mod announce;
 mod app;
+mod cache;
+mod directory;
+mod disk;
+mod error;
+mod files;
+mod held;
+mod index;
+mod keep;
+mod layout;
 pub mod memory;
+mod mirror;
+mod serve;
+mod set;
 pub mod store;
+mod sweep;
 mod writer;
 
-pub use app::Seed;
+pub use app::{Seed, SeedParts};
+pub use cache::{Cache, Passing};
+pub use directory::Directory;
+pub use error::StoreError;
+pub use held::{Held, HeldSet};
+pub use index::{Change, Changes, Holding};
+pub use keep::Keep;
 pub use memory::{MemoryStats, MemoryTier};
-pub use store::{Held, Store, StoreConfig, StoreError};
+pub use set::SetWriter;
+pub use store::{Store, StoreConfig};
 pub use writer::Writer;

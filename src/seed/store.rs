@@ -1,37 +1,56 @@
-//! Payloads on disk, each whole or not at all.
+//! What is kept on disk, each whole or not at all.
 //!
 //! ```text
 //! <dir>/lock                      held by the process that writes here
+//! <dir>/data/<ab>/<64 hex>.meta   the payload's lease, see `Keep`
 //! <dir>/data/<ab>/<64 hex>.obao   hash pairs in pre-order; absent if the payload is one group
 //! <dir>/data/<ab>/<64 hex>.blob   the payload; it is held once this file is there
+//! <dir>/sets/<ab>/<64 hex>.meta   the set's lease
+//! <dir>/sets/<ab>/<64 hex>.content, .content.obao, .parity, .parity.obao
+//!                                 lanes of a blob that is not held whole, at their places, with holes between them
+//! <dir>/sets/<ab>/<64 hex>.set    bitmap of the lanes in these files, then the descriptor; the set is held once it is there
 //! <dir>/tmp/                      what is being written; emptied when the store is opened
 //! ```
+//!
+//! The lanes held of a set are those in its own files and those of its blobs that are held as payloads. So a blob that goes
+//! takes its lanes from every set, and a set that has no others goes with it.
 
-use super::Writer;
-use crate::limits::PAYLOAD_BYTES_MAX;
-use crate::record::ErrorCode;
-use crate::token::{Outboard, OutboardError, Token, outboard_bytes};
+use super::disk::{available_bytes, make_directory, parent, remove_if_there, replace, sync_directory};
+use super::error::StoreError;
+use super::held::{Held, HeldSet};
+use super::index::{Body, Changes, Holding, Index, Shortage};
+use super::keep::Keep;
+use super::layout::{self, BLOB, DATA, DATA_KINDS, META, OUTBOARD, SET, SET_KINDS, SETS};
+use super::set::SetWriter;
+use super::sweep;
+use super::writer::Writer;
+use crate::shard::{Blob, Descriptor, Lanes};
+use crate::tls::NodeId;
+use crate::token::{AnyToken, SetToken, Token};
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Outboards up to this size are read whole when a payload is opened, bytes.
-const OUTBOARD_IN_MEMORY_BYTES_MAX: u64 = 1 << 20;
-
-pub(super) const BLOB: &str = "blob";
-pub(super) const OUTBOARD: &str = "obao";
+/// How often a set is looked for again that changes while it is opened.
+const OPEN_TRIES_MAX: usize = 8;
 
 /// How a store is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoreConfig {
-    /// The most that payloads and their outboards may take together, bytes; `None`: as much as the disk has.
+    /// The most that what is held may take, outboards included, bytes; `None`: as much as the disk has.
     pub capacity_bytes: Option<u64>,
+    /// The most that is kept for one peer, bytes; `None`: as much as there is.
+    pub quota_bytes: Option<u64>,
+    /// The lease of what was put without one, seconds; 0: it has no end.
+    pub lease_default_s: u64,
+    /// The longest lease, seconds; 0: any is granted.
+    pub lease_max_s: u64,
 }
 
-/// A directory of payloads, named by their tokens. Clones share it. All calls block on the disk.
+/// A directory of payloads and sets, named by their tokens. Clones share it. Calls block on the disk; none reads a clock:
+/// `now_s` is seconds since the Unix epoch.
 #[derive(Clone, Debug)]
 pub struct Store {
     inner: Arc<Inner>,
@@ -40,17 +59,20 @@ pub struct Store {
 #[derive(Debug)]
 pub(super) struct Inner {
     dir: PathBuf,
-    capacity_bytes: Option<u64>,
-    /// Bytes of what is kept, and of what is reserved for what is being written.
-    usage_bytes: AtomicU64,
+    config: StoreConfig,
     /// Why nothing can be written here, if that is so.
     read_only: Option<io::ErrorKind>,
     next_temporary: AtomicU64,
-    /// Renames and removals, with the usage they change, one at a time.
+    /// Renames and removals, with what they change in the index, one at a time. Taken before `index`.
     changes: Mutex<()>,
+    /// Never held while the disk works.
+    index: Mutex<Index>,
     /// Locked as long as the store is open for writing.
     _lock: Option<Lock>,
 }
+
+/// Shows that whoever has it may change files that have their final names.
+pub(super) type Changing<'a> = MutexGuard<'a, ()>;
 
 /// The store's lock. Let go by name: a process that forked meanwhile holds the same open file until it runs its program.
 #[derive(Debug)]
@@ -62,6 +84,29 @@ impl Drop for Lock {
     }
 }
 
+/// Room in the store, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Reservation {
+    store: Arc<Inner>,
+    bytes: u64,
+    payer: Option<NodeId>,
+}
+
+impl Reservation {
+    /// Gives the room back at the moment when an entry takes it.
+    pub(super) fn settle(&mut self, index: &mut Index) {
+        index.release(std::mem::take(&mut self.bytes), self.payer.take());
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.store.index().release(self.bytes, self.payer);
+        }
+    }
+}
+
 impl Store {
     /// Opens the store in `dir`, makes it if it is not there, and removes what a crash left half-written. A directory
     /// that cannot be written serves what it holds; [`Store::begin`] then says why it cannot take more.
@@ -70,37 +115,54 @@ impl Store {
     /// [`StoreError::InUse`] if another process writes there, [`StoreError::Io`] if the directory cannot be made or read.
     pub fn open(dir: impl Into<PathBuf>, config: StoreConfig) -> Result<Self, StoreError> {
         let dir = dir.into();
-        let data = dir.join("data");
         let (lock, read_only) = match prepare(&dir) {
             Ok(lock) => (Some(lock), None),
-            Err(StoreError::Io { source, .. }) if is_read_only(&source) && data.is_dir() => {
+            Err(StoreError::Io { source, .. }) if is_read_only(&source) && dir.join(DATA).is_dir() => {
                 (None, Some(source.kind()))
             }
             Err(error) => return Err(error),
         };
-        let usage_bytes = AtomicU64::new(sweep(&data, read_only.is_none())?);
+        let mut index = Index::new(&config);
+        sweep::fill(&mut index, &dir, read_only.is_none())?;
         let inner = Inner {
             dir,
-            capacity_bytes: config.capacity_bytes,
-            usage_bytes,
+            config,
             read_only,
             next_temporary: AtomicU64::new(0),
             changes: Mutex::new(()),
+            index: Mutex::new(index),
             _lock: lock,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Begins to write the payload `token` of `length` bytes; room for it is taken at once.
+    /// Begins to write the payload `token` of `length` bytes; room for it is taken at once. What has expired makes room,
+    /// then what is merely cached, the one used longest ago first.
     ///
     /// # Errors
-    /// [`StoreError::Capacity`] or [`StoreError::DiskFull`] if there is no room, [`StoreError::ReadOnly`] if the store
-    /// cannot be written, [`StoreError::TooLong`] past [`PAYLOAD_BYTES_MAX`], [`StoreError::Io`] if the disk fails.
-    pub fn begin(&self, token: Token, length: u64) -> Result<Writer, StoreError> {
-        Writer::begin(self.inner.clone(), token, length)
+    /// [`StoreError::Capacity`] or [`StoreError::DiskFull`] if there is no room, [`StoreError::PeerQuota`] if its owner
+    /// has none left, [`StoreError::ReadOnly`] if the store cannot be written, [`StoreError::TooLong`] past
+    /// [`crate::limits::PAYLOAD_BYTES_MAX`], [`StoreError::Io`] if the disk fails.
+    pub fn begin(&self, token: Token, length: u64, keep: Keep, now_s: u64) -> Result<Writer, StoreError> {
+        Writer::begin(self.inner.clone(), token, length, keep, now_s)
     }
 
-    /// The payload `token`, if it is held whole.
+    /// Begins to write those of `lanes` of a set that are not held; room for them is taken at once, as in
+    /// [`Store::begin`]. [`SetWriter::parts`] says what is to be written.
+    ///
+    /// # Errors
+    /// Those of [`Store::begin`]; [`StoreError::BadDescriptor`] after [`Store::mark_bad`], [`StoreError::NoSuchLanes`].
+    pub fn begin_set(
+        &self,
+        descriptor: Descriptor,
+        lanes: Lanes,
+        keep: Keep,
+        now_s: u64,
+    ) -> Result<SetWriter, StoreError> {
+        SetWriter::begin(self.inner.clone(), descriptor, lanes, keep, now_s)
+    }
+
+    /// The payload `token`, if it is held whole. It is then in use: see [`Store::touch`].
     ///
     /// # Errors
     /// [`StoreError::Io`] if its files are there and cannot be opened.
@@ -108,51 +170,120 @@ impl Store {
         self.inner.get(token)
     }
 
-    /// Forgets the payload `token`; gives whether it was held. Whoever has it open can go on reading it.
+    /// The lanes that are held of a set, if any are. They are then in use: see [`Store::touch`].
     ///
     /// # Errors
-    /// [`StoreError::ReadOnly`] if the store cannot be written, [`StoreError::Io`] if the disk fails.
-    pub fn remove(&self, token: &Token) -> Result<bool, StoreError> {
-        self.inner.check_writable()?;
-        let _one = self.inner.change();
-        let blob = self.inner.file(token, BLOB);
-        let length = match fs::metadata(&blob) {
-            Ok(metadata) => metadata.len(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(StoreError::io("read", &blob, error)),
-        };
-        // The blob first: without it an outboard is a leftover.
-        fs::remove_file(&blob).map_err(|e| StoreError::io("remove", &blob, e))?;
-        remove_if_there(&self.inner.file(token, OUTBOARD))?;
-        self.inner.usage_bytes.fetch_sub(length + outboard_bytes(length), Relaxed);
+    /// [`StoreError::Io`] if its files are there and cannot be opened.
+    pub fn get_set(&self, token: &SetToken) -> Result<Option<HeldSet>, StoreError> {
+        self.inner.get_set(token)
+    }
+
+    /// Says that something is in use, so that other things that are merely cached go first.
+    pub fn touch(&self, token: impl Into<AnyToken>) {
+        self.inner.touch(&token.into());
+    }
+
+    /// Makes the lease of something that is held the longer of its own and `keep`'s, durably; what was cached is kept from
+    /// now on if `keep` says so. With a set go its blobs that are held whole. Gives whether it is held.
+    ///
+    /// # Errors
+    /// [`StoreError::PeerQuota`] if the new owner has no room left, [`StoreError::ReadOnly`] if something would change in
+    /// a store that cannot be written, [`StoreError::Io`] if the disk fails.
+    pub fn extend(&self, token: impl Into<AnyToken>, keep: Keep) -> Result<bool, StoreError> {
+        let token = token.into();
+        let one = self.inner.change();
+        let Some(tokens) = self.inner.with_blobs(&token) else { return Ok(false) };
+        tokens.iter().try_for_each(|token| self.inner.check_extension(token, keep))?;
+        tokens.iter().try_for_each(|token| self.inner.extend(&one, token, keep))?;
         Ok(true)
     }
 
-    /// Every payload held, with its length in bytes, in no order.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`] if the directory cannot be read.
-    pub fn list(&self) -> Result<Vec<(Token, u64)>, StoreError> {
-        let mut held = Vec::new();
-        each_file(&self.inner.dir.join("data"), |path, length| {
-            if let Some((token, BLOB)) = named(path)
-                && is_whole(path, length)
-            {
-                held.push((token, length));
+    /// Removes what has expired at `now_s`; gives what went. What cannot be removed is logged and tried again next time.
+    pub fn expire(&self, now_s: u64) -> Vec<AnyToken> {
+        let mut gone = Vec::new();
+        if self.is_read_only() {
+            return gone;
+        }
+        let expired = self.inner.index().expired(now_s);
+        for token in expired {
+            let one = self.inner.change();
+            // It may have got a longer lease meanwhile.
+            if !self.keep(token).is_some_and(|keep| keep.is_expired(now_s)) {
+                continue;
             }
-            Ok(())
-        })?;
-        Ok(held)
+            match self.inner.remove(&one, &token) {
+                Ok(went) => gone.extend(went),
+                Err(error) => tracing::warn!(%token, %error, "what has expired cannot be removed"),
+            }
+        }
+        gone
     }
 
-    /// Bytes that payloads and outboards take, with those reserved for what is being written.
+    /// Forgets a payload or a set, whatever its lease; gives whether it was held. Whoever has it open can go on reading it.
+    /// Sets lose the lanes that they had by a payload; blobs of a set that are held whole stay.
+    ///
+    /// # Errors
+    /// [`StoreError::ReadOnly`] if the store cannot be written, [`StoreError::Io`] if the disk fails.
+    pub fn remove(&self, token: impl Into<AnyToken>) -> Result<bool, StoreError> {
+        self.inner.check_writable()?;
+        let one = self.inner.change();
+        Ok(!self.inner.remove(&one, &token.into())?.is_empty())
+    }
+
+    /// Every payload held whole, with its length in bytes, in no order.
+    pub fn list(&self) -> Vec<(Token, u64)> {
+        self.inner.index().payloads().collect()
+    }
+
+    /// Everything held, in no order, with the number to ask [`Store::changes_after`] for what comes next.
+    pub fn holdings(&self) -> (u64, Vec<Holding>) {
+        self.inner.index().holdings()
+    }
+
+    /// How much of something is held, if any of it is.
+    pub fn holding(&self, token: &AnyToken) -> Option<Holding> {
+        self.inner.index().holding_of(token)
+    }
+
+    /// What changed after the moment of `sequence`.
+    pub fn changes_after(&self, sequence: u64) -> Changes {
+        self.inner.index().changes_after(sequence)
+    }
+
+    /// The lease that something is held with, if it is held.
+    pub fn keep(&self, token: impl Into<AnyToken>) -> Option<Keep> {
+        self.inner.index().get(&token.into()).map(|entry| entry.keep)
+    }
+
+    /// Remembers that a set's decoded bytes missed the content token. The last
+    /// [`crate::limits::BAD_SETS_LEN_MAX`] are remembered, as long as the store is open.
+    pub fn mark_bad(&self, token: SetToken) {
+        self.inner.index().mark_bad(token);
+    }
+
+    /// Whether [`Store::mark_bad`] was said of this set.
+    pub fn is_bad(&self, token: &SetToken) -> bool {
+        self.inner.index().is_bad(token)
+    }
+
+    /// How it is kept.
+    pub fn config(&self) -> &StoreConfig {
+        &self.inner.config
+    }
+
+    /// Bytes that payloads, lanes and outboards take, with those reserved for what is being written.
     pub fn usage_bytes(&self) -> u64 {
-        self.inner.usage_bytes.load(Relaxed)
+        self.inner.index().usage_bytes()
+    }
+
+    /// Of [`Store::usage_bytes`], what is kept for this peer.
+    pub fn owned_bytes(&self, owner: &NodeId) -> u64 {
+        self.inner.index().owned_bytes(owner)
     }
 
     /// The most that [`Store::usage_bytes`] may be, if it is bounded.
     pub fn capacity_bytes(&self) -> Option<u64> {
-        self.inner.capacity_bytes
+        self.inner.config.capacity_bytes
     }
 
     /// Whether the store can only serve.
@@ -163,22 +294,54 @@ impl Store {
 
 impl Inner {
     pub(super) fn get(&self, token: &Token) -> Result<Option<Held>, StoreError> {
-        let path = self.file(token, BLOB);
-        let blob = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(StoreError::io("open", &path, error)),
-        };
-        let length = blob.metadata().map_err(|e| StoreError::io("read", &path, e))?.len();
-        let path = self.file(token, OUTBOARD);
-        let outboard = match open_outboard(&path, length) {
-            Ok(outboard) => outboard,
-            // Two renames that a crash tore apart: the payload is not held.
-            Err(OutboardError::Size { .. } | OutboardError::TooLong(_)) => return Ok(None),
-            Err(OutboardError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(StoreError::io("read", &path, io::Error::other(error))),
-        };
-        Ok(Some(Held { token: *token, length, blob: Arc::new(blob), outboard }))
+        let any = AnyToken::from(*token);
+        let held = Held::open(*token, 0, &self.file(&any, BLOB), &self.file(&any, OUTBOARD))?;
+        if held.is_some() {
+            self.index().touch(&any);
+        }
+        Ok(held)
+    }
+
+    pub(super) fn get_set(&self, token: &SetToken) -> Result<Option<HeldSet>, StoreError> {
+        for _ in 0..OPEN_TRIES_MAX {
+            let Some(set) = self.index().set(token) else { return Ok(None) };
+            let descriptor = set.descriptor;
+            let mut held = HeldSet { descriptor, lanes: set.own, content: None, parity: None };
+            for blob in [Blob::Content, Blob::Parity] {
+                let Some((token_of_blob, length)) = layout::blob(&descriptor, blob) else { continue };
+                let whole = self.index().has_payload(&token_of_blob, length);
+                let opened = if whole {
+                    held.lanes = held.lanes.union(layout::lanes_of(&descriptor, blob));
+                    self.get(&token_of_blob)?
+                } else {
+                    let any = AnyToken::from(*token);
+                    let (kind, outboard_kind) = layout::lane_kinds(blob);
+                    let paths = (self.file(&any, kind), self.file(&any, outboard_kind));
+                    Held::open(token_of_blob, set.generation, &paths.0, &paths.1)?
+                };
+                match blob {
+                    Blob::Content => held.content = opened,
+                    Blob::Parity => held.parity = opened,
+                }
+            }
+            let parts = layout::parts_of(&descriptor, held.lanes);
+            let same = self.index().set(token).is_some_and(|now| now.generation == set.generation);
+            if same && !held.lanes.is_empty() && parts.iter().all(|part| held.blob(part.blob).is_some()) {
+                // A file of lanes that nobody claims is no part of it.
+                let claims = |blob| parts.iter().any(|part| part.blob == blob);
+                held.content = held.content.filter(|_| claims(Blob::Content));
+                held.parity = held.parity.filter(|_| claims(Blob::Parity));
+                self.touch(&AnyToken::from(*token));
+                return Ok(Some(held));
+            }
+        }
+        Ok(None)
+    }
+
+    fn touch(&self, token: &AnyToken) {
+        let tokens = self.with_blobs(token);
+        let mut index = self.index();
+        tokens.iter().flatten().for_each(|token| index.touch(token));
     }
 
     pub(super) fn check_writable(&self) -> Result<(), StoreError> {
@@ -188,89 +351,183 @@ impl Inner {
         }
     }
 
-    /// Takes `needed_bytes` of the capacity and looks whether the disk has them.
-    pub(super) fn reserve(&self, needed_bytes: u64) -> Result<(), StoreError> {
-        let capacity_bytes = self.capacity_bytes.unwrap_or(u64::MAX);
-        let available_bytes = rustix::fs::statvfs(&self.dir)
-            .map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize))
-            .map_err(|e| StoreError::io("look for room in", &self.dir, e.into()))?;
-        if needed_bytes > available_bytes {
-            return Err(StoreError::DiskFull { path: self.dir.clone(), needed_bytes, available_bytes });
-        }
-        let taken = self.usage_bytes.fetch_update(Relaxed, Relaxed, |usage| {
-            usage.checked_add(needed_bytes).filter(|&usage| usage <= capacity_bytes)
-        });
-        match taken {
-            Ok(_) => Ok(()),
-            Err(usage_bytes) => Err(StoreError::Capacity {
-                path: self.dir.clone(),
-                needed_bytes,
-                usage_bytes,
-                capacity_bytes,
-            }),
+    /// Takes `needed_bytes` of the capacity, and of its owner's quota, and looks whether the disk has them. What may go,
+    /// goes if that helps.
+    pub(super) fn reserve(
+        self: &Arc<Self>,
+        needed_bytes: u64,
+        keep: &Keep,
+        now_s: u64,
+    ) -> Result<Reservation, StoreError> {
+        self.find_disk(needed_bytes, now_s)?;
+        let payer = keep.payer();
+        loop {
+            let Err(shortage) = self.index().reserve(needed_bytes, payer) else {
+                return Ok(Reservation { store: self.clone(), bytes: needed_bytes, payer });
+            };
+            let one = self.change();
+            let goes = match shortage {
+                Shortage::Quota { owner, .. } => self.index().first_expired(now_s, Some(owner)),
+                Shortage::Capacity { usage_bytes, capacity_bytes } => {
+                    let short = usage_bytes.saturating_add(needed_bytes).saturating_sub(capacity_bytes);
+                    self.first_evictable(short, now_s)
+                }
+            };
+            let Some(token) = goes else { return Err(self.no_room(needed_bytes, shortage)) };
+            self.remove(&one, &token)?;
         }
     }
 
-    /// Gives back what [`Inner::reserve`] took.
-    pub(super) fn release(&self, bytes: u64) {
-        self.usage_bytes.fetch_sub(bytes, Relaxed);
+    /// Looks whether the disk has `needed_bytes`; if not, lets go what may go, if that is enough.
+    fn find_disk(&self, needed_bytes: u64, now_s: u64) -> Result<(), StoreError> {
+        let available =
+            || available_bytes(&self.dir).map_err(|e| StoreError::io("look for room in", &self.dir, e));
+        let mut short_bytes = needed_bytes.saturating_sub(available()?);
+        if short_bytes > 0 {
+            let one = self.change();
+            while short_bytes > 0
+                && let Some(token) = self.first_evictable(short_bytes, now_s)
+            {
+                let bytes = self.index().get(&token).map_or(0, |entry| entry.bytes);
+                self.remove(&one, &token)?;
+                short_bytes = short_bytes.saturating_sub(bytes);
+            }
+        }
+        let available_bytes = available()?;
+        if needed_bytes <= available_bytes {
+            return Ok(());
+        }
+        Err(StoreError::DiskFull { path: self.dir.clone(), needed_bytes, available_bytes })
     }
 
-    /// Where a held payload's file of this kind is.
-    pub(super) fn file(&self, token: &Token, kind: &str) -> PathBuf {
-        let hex = token.hex();
-        self.dir.join("data").join(&hex[..2]).join(format!("{hex}.{kind}"))
+    /// What goes first, if all that may go is at least `short_bytes`.
+    fn first_evictable(&self, short_bytes: u64, now_s: u64) -> Option<AnyToken> {
+        let index = self.index();
+        if index.evictable_bytes(now_s) < short_bytes {
+            return None;
+        }
+        index.first_expired(now_s, None).or_else(|| index.first_cached())
+    }
+
+    fn no_room(&self, needed_bytes: u64, shortage: Shortage) -> StoreError {
+        match shortage {
+            Shortage::Capacity { usage_bytes, capacity_bytes } => {
+                StoreError::Capacity { path: self.dir.clone(), needed_bytes, usage_bytes, capacity_bytes }
+            }
+            Shortage::Quota { owner, used_bytes, quota_bytes } => {
+                StoreError::PeerQuota { owner, needed_bytes, used_bytes, quota_bytes }
+            }
+        }
+    }
+
+    /// A token and, if it is a set's, those of its blobs that are held whole, these first; `None` if it is not held.
+    fn with_blobs(&self, token: &AnyToken) -> Option<Vec<AnyToken>> {
+        let index = self.index();
+        let mut tokens = match index.get(token)?.body {
+            Body::Payload { .. } => Vec::new(),
+            Body::Set(set) => index.whole_blobs(&set.descriptor).map(|(blob, _)| blob.into()).collect(),
+        };
+        tokens.push(*token);
+        Some(tokens)
+    }
+
+    /// Whether whoever asks for this lease has the quota for it.
+    pub(super) fn check_extension(&self, token: &AnyToken, asked: Keep) -> Result<(), StoreError> {
+        let index = self.index();
+        let Some(entry) = index.get(token) else { return Ok(()) };
+        let payer = entry.keep.extended_by(asked).payer();
+        if payer == entry.keep.payer() {
+            return Ok(());
+        }
+        index.check_quota(entry.bytes, payer).map_err(|shortage| self.no_room(entry.bytes, shortage))
+    }
+
+    /// Gives what is held a longer lease, durably.
+    pub(super) fn extend(
+        &self,
+        _one: &Changing<'_>,
+        token: &AnyToken,
+        asked: Keep,
+    ) -> Result<(), StoreError> {
+        let Some(entry) = self.index().get(token).copied() else { return Ok(()) };
+        let keep = entry.keep.extended_by(asked);
+        if keep == entry.keep {
+            self.index().touch(token);
+            return Ok(());
+        }
+        self.check_writable()?;
+        self.write_keep(token, keep)?;
+        self.index().set_keep(token, keep);
+        Ok(())
+    }
+
+    /// Writes a lease, durably. Its directory must be there.
+    pub(super) fn write_keep(&self, token: &AnyToken, keep: Keep) -> Result<(), StoreError> {
+        self.write_small(token, META, &keep.to_file())
+    }
+
+    /// Replaces a small file, durably.
+    pub(super) fn write_small(&self, token: &AnyToken, kind: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.file(token, kind);
+        make_directory(parent(&path))?;
+        let (_, hex) = layout::place(token);
+        replace(&path, &self.temporary(&hex).with_added_extension(kind), bytes)?;
+        sync_directory(parent(&path))
+    }
+
+    /// Removes what is held, and the sets that have nothing else; gives what went.
+    pub(super) fn remove(&self, _one: &Changing<'_>, token: &AnyToken) -> Result<Vec<AnyToken>, StoreError> {
+        if self.index().get(token).is_none() {
+            return Ok(Vec::new());
+        }
+        let mut gone = vec![*token];
+        self.remove_files(token)?;
+        if let AnyToken::Content(payload) = token {
+            let sets = self.index().emptied_sets(payload);
+            for set in sets {
+                self.remove_files(&set.into())?;
+                gone.push(set.into());
+            }
+        }
+        Ok(gone)
+    }
+
+    fn remove_files(&self, token: &AnyToken) -> Result<(), StoreError> {
+        let (held_by, kinds) = match token {
+            AnyToken::Content(_) => (BLOB, &DATA_KINDS[..]),
+            AnyToken::Set(_) => (SET, &SET_KINDS[..]),
+        };
+        // This one first: without it the others are leftovers.
+        remove_if_there(&self.file(token, held_by))?;
+        self.index().remove(token);
+        kinds.iter().try_for_each(|kind| remove_if_there(&self.file(token, kind)))
+    }
+
+    /// Where a file of this kind is.
+    pub(super) fn file(&self, token: &AnyToken, kind: &str) -> PathBuf {
+        let (directory, hex) = layout::place(token);
+        self.dir.join(directory).join(&hex[..2]).join(format!("{hex}.{kind}"))
     }
 
     /// A new name under `tmp`, without the kind.
-    pub(super) fn temporary(&self, token: &Token) -> PathBuf {
+    pub(super) fn temporary(&self, hex: &str) -> PathBuf {
         let number = self.next_temporary.fetch_add(1, Relaxed);
-        self.dir.join("tmp").join(format!("{}.{number}", token.hex()))
+        self.dir.join("tmp").join(format!("{hex}.{number}"))
     }
 
-    pub(super) fn change(&self) -> impl Drop + '_ {
-        self.changes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-/// A payload that is held whole, open for reading. Cheap to clone; stays readable when the store forgets it.
-#[derive(Clone, Debug)]
-pub struct Held {
-    token: Token,
-    length: u64,
-    blob: Arc<File>,
-    outboard: Outboard,
-}
-
-impl Held {
-    /// Its token.
-    pub fn token(&self) -> Token {
-        self.token
+    pub(super) fn change(&self) -> Changing<'_> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Its length, bytes.
-    pub fn length(&self) -> u64 {
-        self.length
-    }
-
-    /// Its hash pairs.
-    pub fn outboard(&self) -> &Outboard {
-        &self.outboard
-    }
-
-    /// Fills `out` with the payload bytes from `offset` on.
-    ///
-    /// # Errors
-    /// The disk's; [`io::ErrorKind::UnexpectedEof`] past the payload's end.
-    pub fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.blob.read_exact_at(out, offset)
+    pub(super) fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Makes the directories, takes the lock and empties `tmp`.
 fn prepare(dir: &Path) -> Result<Lock, StoreError> {
-    for made in [&dir.join("data"), &dir.join("tmp")] {
-        fs::create_dir_all(made).map_err(|e| StoreError::io("make the directory", made, e))?;
+    for made in [DATA, SETS, "tmp"].map(|name| dir.join(name)) {
+        fs::create_dir_all(&made).map_err(|e| StoreError::io("make the directory", &made, e))?;
     }
     let path = dir.join("lock");
     let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
@@ -288,173 +545,6 @@ fn prepare(dir: &Path) -> Result<Lock, StoreError> {
     Ok(Lock(lock))
 }
 
-/// Sums up what is held. Removes, where it may, files that a crash left without their other half.
-fn sweep(data: &Path, may_remove: bool) -> Result<u64, StoreError> {
-    let mut usage_bytes = 0;
-    each_file(data, |path, length| {
-        let whole = match named(path) {
-            Some((_, BLOB)) => is_whole(path, length),
-            Some(_) => path.with_extension(BLOB).exists(),
-            // Not ours: neither counted nor touched.
-            None => return Ok(()),
-        };
-        if whole {
-            usage_bytes += length;
-        } else if may_remove {
-            remove_if_there(path)?;
-        }
-        Ok(())
-    })?;
-    Ok(usage_bytes)
-}
-
-/// Whether the blob at `path` has its outboard.
-fn is_whole(path: &Path, length: u64) -> bool {
-    let needed = if length <= PAYLOAD_BYTES_MAX { outboard_bytes(length) } else { return false };
-    needed == 0 || fs::metadata(path.with_extension(OUTBOARD)).is_ok_and(|metadata| metadata.len() == needed)
-}
-
-/// The token and the kind that a file's name says.
-fn named(path: &Path) -> Option<(Token, &str)> {
-    let kind = path.extension()?.to_str().filter(|&kind| kind == BLOB || kind == OUTBOARD)?;
-    let token = format!("b3:{}", path.file_stem()?.to_str()?).parse().ok()?;
-    Some((token, kind))
-}
-
-/// Shows every file two levels below `data`, with its length.
-fn each_file(
-    data: &Path,
-    mut show: impl FnMut(&Path, u64) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
-    for directory in fs::read_dir(data).map_err(|e| StoreError::io("read", data, e))? {
-        let directory = directory.map_err(|e| StoreError::io("read", data, e))?.path();
-        if !directory.is_dir() {
-            continue;
-        }
-        for entry in fs::read_dir(&directory).map_err(|e| StoreError::io("read", &directory, e))? {
-            let entry = entry.map_err(|e| StoreError::io("read", &directory, e))?;
-            match entry.metadata() {
-                Ok(metadata) if metadata.is_file() => show(&entry.path(), metadata.len())?,
-                Ok(_) => {}
-                // Forgotten meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(StoreError::io("read", &entry.path(), error)),
-            }
-        }
-    }
-    Ok(())
-}
-
-fn open_outboard(path: &Path, length: u64) -> Result<Outboard, OutboardError> {
-    match outboard_bytes(length.min(PAYLOAD_BYTES_MAX)) {
-        0 => Outboard::from_bytes(length, bytes::Bytes::new()),
-        1..=OUTBOARD_IN_MEMORY_BYTES_MAX => Outboard::from_bytes(length, fs::read(path)?.into()),
-        _ => Outboard::from_file(length, File::open(path)?),
-    }
-}
-
-pub(super) fn remove_if_there(path: &Path) -> Result<(), StoreError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", path, error)),
-        _ => Ok(()),
-    }
-}
-
 fn is_read_only(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
-}
-
-/// Why the store could not do it. The text names the path and the remedy.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The configured capacity is used up.
-    #[error(
-        "the store in {} has no room for {needed_bytes} bytes: {usage_bytes} of {capacity_bytes} are taken; \
-         remove payloads or raise its capacity", path.display()
-    )]
-    Capacity {
-        /// The store.
-        path: PathBuf,
-        /// What was asked for, bytes.
-        needed_bytes: u64,
-        /// What is taken, bytes.
-        usage_bytes: u64,
-        /// What may be taken, bytes.
-        capacity_bytes: u64,
-    },
-    /// The file system is full.
-    #[error(
-        "the disk under {} has {available_bytes} bytes free and {needed_bytes} are needed; \
-         free some, or give the store a capacity that fits the disk", path.display()
-    )]
-    DiskFull {
-        /// The store.
-        path: PathBuf,
-        /// What was asked for, bytes.
-        needed_bytes: u64,
-        /// What the disk has, bytes.
-        available_bytes: u64,
-    },
-    /// The store can only serve.
-    #[error("{} cannot be written ({kind}): mount it for writing or give this user the right", path.display())]
-    ReadOnly {
-        /// The store.
-        path: PathBuf,
-        /// What the system said.
-        kind: io::ErrorKind,
-    },
-    /// Another process writes there.
-    #[error("the store in {} is in use by another process; stop it or choose another directory", path.display())]
-    InUse {
-        /// The store.
-        path: PathBuf,
-    },
-    /// Past [`PAYLOAD_BYTES_MAX`].
-    #[error("a payload of {0} bytes is longer than the {PAYLOAD_BYTES_MAX} that the protocol allows")]
-    TooLong(u64),
-    /// A piece that is not of this payload.
-    #[error("a piece at offset {offset} lies outside its payload of {length} bytes")]
-    Foreign {
-        /// Where the piece said it was.
-        offset: u64,
-        /// The payload's length.
-        length: u64,
-    },
-    /// A commit before every byte was written.
-    #[error("only {written_bytes} of {length} bytes were written; nothing is kept")]
-    Incomplete {
-        /// Payload bytes written.
-        written_bytes: u64,
-        /// The payload's length, bytes.
-        length: u64,
-    },
-    /// The disk failed.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// With what.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
-impl StoreError {
-    pub(super) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
-        Self::Io { action, path: path.to_owned(), source }
-    }
-
-    /// The error that the peer is told (protocol §9). The text stays here: it names paths.
-    pub const fn code(&self) -> ErrorCode {
-        match self {
-            Self::Capacity { .. } | Self::DiskFull { .. } => ErrorCode::Quota,
-            Self::TooLong(_) => ErrorCode::Limit,
-            Self::ReadOnly { .. }
-            | Self::InUse { .. }
-            | Self::Foreign { .. }
-            | Self::Incomplete { .. }
-            | Self::Io { .. } => ErrorCode::Internal,
-        }
-    }
 }

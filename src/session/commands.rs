@@ -7,7 +7,8 @@ use crate::counters::Counter;
 use crate::limits::REQUESTS_LEN_MAX;
 use crate::queue::{Command, Credit, Delivery, RequestId};
 use crate::record::{
-    Done, ErrorCode, ErrorRecord, Fetch, Holders, Hop, Locate, MessageHeader, OkRecord, Payload, Put, RecordType,
+    Done, ErrorCode, ErrorRecord, Fetch, Holders, Hop, Locate, MessageHeader, OkRecord, Payload, Put,
+    RecordType,
 };
 use bytes::Bytes;
 use quinn_proto::{Connection, Dir, StreamId, VarInt};
@@ -152,10 +153,11 @@ impl Session {
                 let put = Put { queue, lease_s, descriptor: *descriptor, lanes };
                 self.write_record(conn, id, &put, cx);
             }
-            Command::Fetch { hop, token, lanes, ranges, max_bytes, pace, .. } => {
+            Command::Fetch { hop, token, lanes, ranges, max_bytes, describe, pace, .. } => {
                 let only = lanes.as_ref().map(|(lanes, _)| *lanes);
-                let fetch = Fetch { token, bytes_max: max_bytes, lanes: only, ranges: ranges.clone() };
-                let asked = Asked { token, lanes, ranges, pace };
+                let fetch =
+                    Fetch { token, bytes_max: max_bytes, lanes: only, ranges: ranges.clone(), describe };
+                let asked = Asked { token, lanes, ranges, describe, pace };
                 let answer = Inbound::fetch_answer(app, request, asked);
                 self.begin(conn, id, hop, Credit::default(), answer, cx);
                 self.write_record(conn, id, &fetch, cx);

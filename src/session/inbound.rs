@@ -104,29 +104,69 @@ pub(super) struct Inbound {
     kind: Kind,
     /// A stream's first message, when its application had no room for it.
     waiting: Option<Delivery>,
+    /// It began with a HOP: others may have written what follows.
+    routed: bool,
 }
 
 #[derive(Debug)]
 enum Kind {
     /// The first record says what the stream is for; on a request, HOP may stand before it.
-    Start { dir: Dir, credit: Credit, early: bool, routed: bool },
+    Start {
+        dir: Dir,
+        credit: Credit,
+        early: bool,
+    },
     Control,
     /// Messages; `app` took the last one, and its ring decides whether more is read.
-    Messages { app: usize, early: bool },
+    Messages {
+        app: usize,
+        early: bool,
+    },
     /// The peer puts a payload here.
-    Put { app: usize, body: Body, accepted: bool },
+    Put {
+        app: usize,
+        body: Body,
+        accepted: bool,
+    },
     /// The peer asked; it has nothing more to say.
-    Asked { app: usize },
+    Asked {
+        app: usize,
+    },
     /// The peer's request goes on to another gateway.
-    Relayed { app: usize, onward: Credit, gathered: Payload },
+    Relayed {
+        app: usize,
+        onward: Credit,
+        gathered: Payload,
+    },
     /// The answer to a PUT of ours.
-    PutAnswer { app: usize, request: RequestId, accepted: bool, over: bool },
+    PutAnswer {
+        app: usize,
+        request: RequestId,
+        accepted: bool,
+        over: bool,
+    },
     /// The answer to a FETCH of ours.
-    FetchAnswer { app: usize, request: RequestId, asked: Box<Asked>, body: Option<Body>, over: bool },
+    FetchAnswer {
+        app: usize,
+        request: RequestId,
+        asked: Box<Asked>,
+        body: Option<Body>,
+        over: bool,
+    },
     /// The answer to a LOCATE or a MIRROR of ours: one record of this kind.
-    OneAnswer { app: usize, request: RequestId, kind: RecordType, over: bool },
+    OneAnswer {
+        app: usize,
+        request: RequestId,
+        kind: RecordType,
+        over: bool,
+    },
     /// The answer to a request that is relayed.
-    RawAnswer { app: usize, request: RequestId, pace: Credit, gathered: Payload },
+    RawAnswer {
+        app: usize,
+        request: RequestId,
+        pace: Credit,
+        gathered: Payload,
+    },
 }
 
 /// What a FETCH of ours asked for.
@@ -135,18 +175,19 @@ pub(super) struct Asked {
     pub(super) token: AnyToken,
     pub(super) lanes: Option<(Lanes, Box<Descriptor>)>,
     pub(super) ranges: Ranges,
+    pub(super) describe: bool,
     pub(super) pace: Option<Credit>,
 }
 
 impl Inbound {
     /// A stream that the peer opened; `early` if in early data.
     pub(super) fn start(dir: Dir, credit: Credit, early: bool) -> Self {
-        Self::of(Kind::Start { dir, credit, early, routed: false })
+        Self::of(Kind::Start { dir, credit, early })
     }
 
     /// A request whose HOP was judged.
     pub(super) fn routed(credit: Credit) -> Self {
-        Self::of(Kind::Start { dir: Dir::Bi, credit, early: false, routed: true })
+        Self { routed: true, ..Self::of(Kind::Start { dir: Dir::Bi, credit, early: false }) }
     }
 
     pub(super) fn put_answer(app: usize, request: RequestId) -> Self {
@@ -167,7 +208,7 @@ impl Inbound {
     }
 
     fn of(kind: Kind) -> Self {
-        Self { reader: RecordReader::default(), kind, waiting: None }
+        Self { reader: RecordReader::default(), kind, waiting: None, routed: false }
     }
 
     pub(super) fn accept_put(&mut self) {
@@ -180,6 +221,11 @@ impl Inbound {
         if let Kind::RawAnswer { pace, .. } = &mut self.kind {
             *pace = credit;
         }
+    }
+
+    /// Whether the peer may only have passed on what others wrote.
+    pub(super) fn is_routed(&self) -> bool {
+        self.routed
     }
 
     pub(super) fn is_peer_request(&self) -> bool {
@@ -349,9 +395,7 @@ impl Inbound {
             Kind::PutAnswer { .. } => self.put_answered(kind, body, cx),
             Kind::FetchAnswer { .. } => self.fetch_answered(kind, body, cx),
             Kind::OneAnswer { .. } => self.one_answered(kind, body, cx),
-            Kind::Relayed { .. } | Kind::RawAnswer { .. } => {
-                Err(unexpected(kind, "inside a relayed stream"))
-            }
+            Kind::Relayed { .. } | Kind::RawAnswer { .. } => Err(unexpected(kind, "inside a relayed stream")),
         }
     }
 
@@ -372,7 +416,7 @@ impl Inbound {
     }
 
     fn request(&mut self, kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
-        let Kind::Start { credit, early, routed, .. } = &mut self.kind else { return Ok(()) };
+        let Kind::Start { credit, early, .. } = &self.kind else { return Ok(()) };
         let (credit, early) = (credit.clone(), *early);
         let request = cx.peer_request();
         let body = body.to_bytes();
@@ -384,9 +428,10 @@ impl Inbound {
             return Err(Fault::new(ErrorCode::TooEarly, "not in early data: ask again after the handshake"));
         }
         match kind {
-            RecordType::Hop if !*routed => {
-                *routed = true;
-                return self.hop(&Hop::parse(&body)?, credit, cx);
+            RecordType::Hop if !self.routed => {
+                let hop = Hop::parse(&body)?;
+                self.routed = true;
+                return self.hop(&hop, credit, cx);
             }
             RecordType::Put => {
                 let put = Put::parse(&body)?;
@@ -394,21 +439,20 @@ impl Inbound {
                 let descriptor = Box::new(put.descriptor);
                 let body = match put.lanes {
                     Some(lanes) => Body::lanes(descriptor.clone(), lanes, &Ranges::all())?,
-                    None => {
-                        Body::payload(descriptor.content(), descriptor.length_bytes(), &Ranges::all())?
-                    }
+                    None => Body::payload(descriptor.content(), descriptor.length_bytes(), &Ranges::all())?,
                 };
                 self.kind = Kind::Put { app, body, accepted: false };
                 let (node, lanes, lease_s) = (cx.peer.node, put.lanes, put.lease_s);
                 cx.deliver(app, Delivery::Put { request, node, descriptor, lanes, lease_s });
             }
             RecordType::Fetch => {
-                let Fetch { token, bytes_max, lanes, ranges } = Fetch::parse(&body)?;
+                let Fetch { token, bytes_max: max_bytes, lanes, ranges, describe } = Fetch::parse(&body)?;
                 let app = cx.store()?;
                 self.kind = Kind::Asked { app };
-                let max_bytes = bytes_max;
-                let fetch = Delivery::Fetch { request, token, lanes, ranges, max_bytes, early, credit };
-                cx.deliver(app, fetch);
+                cx.deliver(
+                    app,
+                    Delivery::Fetch { request, token, lanes, ranges, max_bytes, describe, early, credit },
+                );
             }
             RecordType::Locate => {
                 let Locate { token } = Locate::parse(&body)?;
@@ -442,7 +486,7 @@ impl Inbound {
                 let (request, onward) = (cx.peer_request(), Credit::default());
                 self.kind = Kind::Relayed { app, onward: onward.clone(), gathered: Payload::new() };
                 cx.cx.counters.add(Counter::HopsForwarded, 1);
-                cx.deliver(app, Delivery::Relay { request, next, hop: Box::new(hop), answer, onward });
+                cx.deliver(app, Delivery::Relay { request, next, hop, answer, onward });
                 Ok(())
             }
         }
@@ -492,8 +536,15 @@ impl Inbound {
             RecordType::Ok if !*over => {
                 let ok = OkRecord::parse(&record)?;
                 let (length, descriptor) = (ok.length_bytes, ok.descriptor.map(Box::new));
-                *body = Some(asked.body(length, descriptor.as_deref())?);
-                Delivery::Accepted { request, length, descriptor }
+                let checked = asked.body(length, descriptor.as_deref())?;
+                if asked.describe {
+                    *over = true;
+                    cx.deliver(app, Delivery::Accepted { request, length, descriptor });
+                    Delivery::Complete { request }
+                } else {
+                    *body = Some(checked);
+                    Delivery::Accepted { request, length, descriptor }
+                }
             }
             RecordType::Error if !*over => {
                 *over = true;
@@ -684,7 +735,7 @@ fn control_record(kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> 
             }
             // Who shows no certificate holds nothing that others could be sent to.
             if let (Some(node), Some(app)) = (cx.peer.node, cx.owner.or(cx.cx.routes.store)) {
-                cx.deliver(app, Delivery::Have { node, have });
+                cx.deliver(app, Delivery::Have { connection: cx.connection, node, have });
             }
         }
         _ => return Err(Fault { fatal: true, ..unexpected(kind, "on CONTROL") }),

@@ -15,6 +15,7 @@ use crate::limits::{
     STREAM_ERRORS_MAX,
 };
 use crate::queue::{Command, ConnectionId, Credit, Delivery, RequestId, WorkerPort};
+use crate::rate::Rate;
 use crate::record::{ErrorCode, ErrorRecord, GoAway, RecordReader, RecordType, Settings};
 use crate::tls::NodeId;
 use bytes::Bytes;
@@ -91,34 +92,15 @@ pub(crate) struct Session {
 }
 
 /// What is known of the peer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct PeerState {
     /// Its node ID, if it showed a certificate.
     node: Option<NodeId>,
     control_seen: bool,
     settings: Option<Settings>,
     going_away: bool,
-    haves: HaveRate,
-}
-
-/// How many HAVE records a peer may still send: a bucket that fills at [`HAVE_RATE_PER_S`].
-#[derive(Debug, Default)]
-struct HaveRate {
-    /// When the bucket will be full again, if that is to come.
-    full_at: Option<Instant>,
-}
-
-impl HaveRate {
-    /// Takes one; false if there is none left.
-    fn take(&mut self, now: Instant) -> bool {
-        let each = Duration::from_secs(1) / HAVE_RATE_PER_S;
-        let full_at = self.full_at.map_or(now, |at| at.max(now)) + each;
-        let allowed = full_at - now <= each * HAVE_BURST;
-        if allowed {
-            self.full_at = Some(full_at);
-        }
-        allowed
-    }
+    /// How many HAVE it may still send (protocol §8).
+    haves: Rate,
 }
 
 impl Session {
@@ -127,7 +109,13 @@ impl Session {
             id,
             owner,
             control_out: None,
-            peer: PeerState::default(),
+            peer: PeerState {
+                node: None,
+                control_seen: false,
+                settings: None,
+                going_away: false,
+                haves: Rate::new(HAVE_RATE_PER_S, HAVE_BURST),
+            },
             inbound: FxHashMap::default(),
             outbound: FxHashMap::default(),
             local: FxHashMap::default(),
@@ -395,7 +383,10 @@ impl Session {
         } else {
             self.abort_out(conn, id, fault.code);
         }
-        self.count_error(conn, fault, cx);
+        // Protocol §8: who passes on what others wrote is not charged for it.
+        if !inbound.is_routed() {
+            self.count_error(conn, fault, cx);
+        }
     }
 
     /// Protocol §8: three stream errors in a minute close the connection; an error on CONTROL does at once.
@@ -494,20 +485,5 @@ fn own_settings(routes: &Routes) -> Settings {
         ranges_max: Some(crate::limits::RANGES_LEN_MAX),
         inflight_max: Some(REQUESTS_LEN_MAX),
         roles: Some(routes.roles()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_burst_of_haves_passes_and_then_the_rate() {
-        let (mut rate, now) = (HaveRate::default(), Instant::now());
-        let burst = (0..2 * HAVE_BURST).filter(|_| rate.take(now)).count();
-        assert_eq!(burst, HAVE_BURST as usize);
-        let later = now + Duration::from_secs(1);
-        let refilled = (0..2 * HAVE_BURST).filter(|_| rate.take(later)).count();
-        assert_eq!(refilled, HAVE_RATE_PER_S as usize);
     }
 }

@@ -170,6 +170,19 @@ impl Descriptor {
         ShardIndex { lane: first + lane, stripe: shard / u64::from(width) }
     }
 
+    /// Bytes of a shard as it is kept and sent: those of data shards end with the payload, so the last may be short and
+    /// those past it have none. 0 for a lane or stripe that the set does not have.
+    pub fn shard_len(&self, lane: u8, stripe: u64) -> u64 {
+        if stripe >= self.stripes() || !self.lanes().contains(lane) {
+            0
+        } else if lane >= self.k() {
+            self.shard_bytes
+        } else {
+            let start = stripe * self.stripe_bytes() + u64::from(lane) * self.shard_bytes;
+            self.length_bytes.saturating_sub(start).min(self.shard_bytes)
+        }
+    }
+
     /// What a PUT or FETCH of `lanes` of `stripes` carries: of the content first, of the parity then; a part of which no
     /// byte is selected is left out. Data shards past the payload's end are not there, and the last may be short.
     ///

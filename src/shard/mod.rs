@@ -1,9 +1,11 @@
 //! Shards: how a payload is cut into stripes and lanes, and the erasure coding that protects it against the loss of holders.
 
+mod coder;
 mod descriptor;
 mod lanes;
 mod part;
 
+pub use coder::{Coded, CoderError, StripeDecoder, encode};
 pub use descriptor::{Coding, Descriptor};
 pub use lanes::Lanes;
 pub use part::{Blob, Part, ShardIndex};

@@ -6,6 +6,7 @@
 
 mod decoder;
 mod encoder;
+mod hasher;
 mod outboard;
 mod ranges;
 mod selection;
@@ -14,6 +15,7 @@ mod walk;
 
 pub use decoder::{Proof, VerifiedDecoder, VerifiedPiece, VerifyError};
 pub use encoder::{Piece, VerifiedEncoder};
+pub use hasher::OutboardHasher;
 pub use outboard::{Outboard, OutboardBuilder, OutboardError, outboard_bytes};
 pub use ranges::{Ranges, RangesError};
 pub use selection::{LaneGroups, Selection};

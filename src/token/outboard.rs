@@ -1,15 +1,14 @@
 //! The hash pairs above a payload's groups.
 
-use super::{GROUP_BYTES_U64, PAIR_BYTES, Proof, Token, groups_of, hash_pair, hash_subtree, left_groups};
-use crate::limits::{GROUP_BYTES, PAYLOAD_BYTES_MAX};
+use super::{OutboardHasher, PAIR_BYTES, Proof, Token, groups_of};
+use crate::limits::PAYLOAD_BYTES_MAX;
 use bytes::Bytes;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-/// Payload read at once while hashing, bytes: a power of two of groups, so that it is a subtree, and small enough for a
-/// core's second cache.
+/// Payload read at once while hashing, bytes: whole groups, and small enough for a core's second cache.
 const WINDOW_BYTES: usize = 1 << 18;
 
 /// Bytes of outboard that a payload of `length` bytes has: 64 for every group but one.
@@ -36,14 +35,17 @@ impl Outboard {
     ///
     /// # Errors
     /// [`OutboardError::TooLong`] past [`PAYLOAD_BYTES_MAX`]; [`OutboardError::Io`] if the reader fails or ends early.
-    pub fn build(reader: impl Read, length: u64) -> Result<(Token, Self), OutboardError> {
-        if length > PAYLOAD_BYTES_MAX {
-            return Err(OutboardError::TooLong(length));
+    pub fn build(mut reader: impl Read, length: u64) -> Result<(Token, Self), OutboardError> {
+        let mut hasher = OutboardHasher::new(length)?;
+        let mut window = vec![0; WINDOW_BYTES.min(usize::try_from(length).unwrap_or(usize::MAX))];
+        let mut left = length;
+        while left > 0 {
+            let len = left.min(WINDOW_BYTES as u64) as usize;
+            reader.read_exact(&mut window[..len])?;
+            hasher.update(&window[..len])?;
+            left -= len as u64;
         }
-        let window = vec![0; WINDOW_BYTES.min(length as usize)];
-        let mut hasher = TreeHasher { reader, window, pairs: Vec::new() };
-        let root = hasher.subtree(0, length, true)?;
-        Ok((Token::from_root(root), Self { length, pairs: Pairs::Memory(hasher.pairs.into()) }))
+        hasher.finish()
     }
 
     /// Pairs in memory, for a payload of `length` bytes.
@@ -107,62 +109,6 @@ fn check_size(length: u64, found: u64) -> Result<(), OutboardError> {
     if found == expected { Ok(()) } else { Err(OutboardError::Size { expected, found }) }
 }
 
-/// Hashes a reader's bytes in tree order, gathering the pairs in pre-order.
-struct TreeHasher<R> {
-    reader: R,
-    window: Vec<u8>,
-    pairs: Vec<u8>,
-}
-
-impl<R: Read> TreeHasher<R> {
-    /// Hashes the next `len` bytes, which are the subtree at `offset`.
-    fn subtree(&mut self, offset: u64, len: u64, is_root: bool) -> io::Result<[u8; 32]> {
-        if len <= WINDOW_BYTES as u64 {
-            let window = &mut self.window[..len as usize];
-            self.reader.read_exact(window)?;
-            return Ok(hash_in_memory(offset, window, &mut self.pairs, is_root));
-        }
-        let left_len = left_subtree_bytes(len);
-        let at = reserve_pair(&mut self.pairs);
-        let left = self.subtree(offset, left_len, false)?;
-        let right = self.subtree(offset + left_len, len - left_len, false)?;
-        Ok(join(&mut self.pairs[at..at + PAIR_BYTES], left, right, is_root))
-    }
-}
-
-/// Hashes `data`, the whole subtree at `offset`.
-fn hash_in_memory(offset: u64, data: &[u8], pairs: &mut Vec<u8>, is_root: bool) -> [u8; 32] {
-    if data.len() <= GROUP_BYTES {
-        return hash_subtree(offset, data, is_root);
-    }
-    let left_len = left_subtree_bytes(data.len() as u64);
-    let (left_data, right_data) = data.split_at(left_len as usize);
-    let at = reserve_pair(pairs);
-    let left = hash_in_memory(offset, left_data, pairs, false);
-    let right = hash_in_memory(offset + left_len, right_data, pairs, false);
-    join(&mut pairs[at..at + PAIR_BYTES], left, right, is_root)
-}
-
-/// Holds a parent's place before its children's: pre-order.
-fn reserve_pair(pairs: &mut Vec<u8>) -> usize {
-    let at = pairs.len();
-    pairs.resize(at + PAIR_BYTES, 0);
-    at
-}
-
-fn join(place: &mut [u8], left: [u8; 32], right: [u8; 32], is_root: bool) -> [u8; 32] {
-    let mut pair = [0; PAIR_BYTES];
-    pair[..32].copy_from_slice(&left);
-    pair[32..].copy_from_slice(&right);
-    place.copy_from_slice(&pair);
-    hash_pair(&pair, is_root)
-}
-
-/// Bytes in the left part of a subtree of `len` bytes, more than one group.
-fn left_subtree_bytes(len: u64) -> u64 {
-    left_groups(len.div_ceil(GROUP_BYTES_U64)) * GROUP_BYTES_U64
-}
-
 /// Gathers the proofs of a whole payload as it is decoded, in memory: 64 bytes for every 16 KiB that arrived.
 #[derive(Debug)]
 pub struct OutboardBuilder {
@@ -214,6 +160,12 @@ pub enum OutboardError {
         expected: u64,
         /// Bytes found.
         found: u64,
+    },
+    /// More or fewer bytes than the payload was said to have.
+    #[error("the payload has not the {expected} bytes that it was said to have")]
+    Length {
+        /// Bytes said.
+        expected: u64,
     },
     /// Proofs with a gap between them.
     #[error("proofs are out of order: an outboard is built from a whole payload")]

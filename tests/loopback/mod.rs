@@ -20,7 +20,7 @@ impl Gateway {
     fn start_with(workers: usize, more: Vec<stoq::node::Hosted>) -> Self {
         use stoq::application::{Application, Discard, Echo, Placement};
         use stoq::node::{Host, Hosted};
-        use stoq::seed::{MemoryTier, Seed, Store, StoreConfig};
+        use stoq::seed::{MemoryTier, Seed, SeedParts, Store, StoreConfig};
         use stoq::tls::{ClientAuth, ServerTls, Trust, server_config};
 
         let (identity, client) = (new_identity("gateway"), new_identity("client"));
@@ -29,11 +29,12 @@ impl Gateway {
         let directory = tempfile::TempDir::new().unwrap();
         let store = std::sync::Arc::new(Store::open(directory.path(), StoreConfig::default()).unwrap());
         let memory = std::sync::Arc::new(std::sync::Mutex::new(MemoryTier::new(4 << 20, false)));
-        let hosted = |name: &str, queue, store, host| Hosted { name: name.into(), queues: vec![queue], store, host };
+        let hosted = |name: &str, queue, store, host| Hosted { name: name.into(), queues: vec![queue], store, replay_safe: false, host };
         fn made<A: Application + 'static>(make: impl Fn() -> A + Send + 'static, placement: Placement) -> Host {
             Host::Node(placement, Box::new(move |_| Box::new(make())))
         }
-        let seed = made(move || Seed::new(store.clone(), memory.clone()), Placement::Thread);
+        let parts = SeedParts::alone(store, memory);
+        let seed = Host::Node(Placement::Thread, Box::new(move |worker| Box::new(Seed::new(parts.clone(), worker))));
         let mut applications = vec![
             hosted("seed", 0, true, seed),
             hosted("echo", 1, false, made(Echo::default, Placement::Worker)),
@@ -45,7 +46,7 @@ impl Gateway {
         }
         let config = stoq::node::NodeConfig {
             server: Some(server_config(&ServerTls { early_data: true, ..ServerTls::new(identity, trust) }).unwrap()),
-            ..node_config()
+            ..Default::default()
         };
         let networks = (0..workers).map(|_| network()).collect();
         let node = stoq::node::Node::start(networks, &config, applications).unwrap();
@@ -64,7 +65,7 @@ impl Gateway {
         use stoq::tls::{ClientTls, Trust, client_config};
         let trust = Trust::pinned([self.id]).unwrap();
         let tls = ClientTls { early_data: true, ..ClientTls::new(Some(self.client.clone()), trust) };
-        stoq::node::NodeConfig { client: Some(client_config(&tls).unwrap()), ..node_config() }
+        stoq::node::NodeConfig { client: Some(client_config(&tls).unwrap()), ..Default::default() }
     }
 }
 
@@ -76,15 +77,4 @@ fn new_identity(name: &str) -> stoq::tls::Identity {
 fn network() -> stoq::datagram::kernel::KernelUdp {
     let config = stoq::datagram::kernel::KernelUdpConfig { reuse_port: false, buffer_bytes: 1 << 20 };
     stoq::datagram::kernel::KernelUdp::bind(&["127.0.0.1:0".parse().unwrap()], config).unwrap()
-}
-
-fn node_config() -> stoq::node::NodeConfig {
-    stoq::node::NodeConfig {
-        server: None,
-        client: None,
-        quic: stoq::quic::transport::QuicConfig::default(),
-        idle: stoq::worker::Idle::Adaptive,
-        cores: Vec::new(),
-        thread_setup: None,
-    }
 }

@@ -142,8 +142,13 @@ fn unknown_even_records_are_skipped_wherever_they_stand() {
     world.raw_mut(raw).send_on(control, &skipped, false);
     let messages = [&skipped[..], &message(ECHO, b"one"), &skipped, &message(ECHO, b"two")].concat();
     world.raw_mut(raw).send(Dir::Uni, &messages, false);
-    let fetch =
-        Fetch { token: Token::of(b"unknown").into(), bytes_max: 0, lanes: None, ranges: Ranges::all() };
+    let fetch = Fetch {
+        token: Token::of(b"unknown").into(),
+        bytes_max: 0,
+        lanes: None,
+        ranges: Ranges::all(),
+        describe: false,
+    };
     let request = [&skipped[..], &record(&fetch)].concat();
     let id = world.raw_mut(raw).send(Dir::Bi, &request, true);
     assert_eq!(world.error_on(raw, id).code, ErrorCode::NotFound);
@@ -184,7 +189,7 @@ fn fetches_of_what_is_not_there_are_answered_with_their_errors() {
         (token, beyond, 0, ErrorCode::BadRange),
         (token, Ranges::all(), 100, ErrorCode::Limit),
     ] {
-        let fetch = record(&Fetch { token: token.into(), bytes_max, lanes: None, ranges });
+        let fetch = record(&Fetch { token: token.into(), bytes_max, lanes: None, ranges, describe: false });
         let id = world.raw_mut(raw).send(Dir::Bi, &fetch, true);
         assert_eq!(world.error_on(raw, id).code, code);
     }
@@ -232,8 +237,13 @@ fn a_request_on_control_ends_the_connection() {
 fn goaway_from_a_client_is_taken_and_changes_nothing_for_its_requests() {
     let (mut world, _, raw, control) = besieged();
     world.raw_mut(raw).send_on(control, &record(&GoAway { retry_ms: 5 }), false);
-    let fetch =
-        Fetch { token: Token::of(b"unknown").into(), bytes_max: 0, lanes: None, ranges: Ranges::all() };
+    let fetch = Fetch {
+        token: Token::of(b"unknown").into(),
+        bytes_max: 0,
+        lanes: None,
+        ranges: Ranges::all(),
+        describe: false,
+    };
     let id = world.raw_mut(raw).send(Dir::Bi, &record(&fetch), true);
     assert_eq!(world.error_on(raw, id).code, ErrorCode::NotFound);
 }

@@ -8,6 +8,7 @@ use stoq::counters::Counter;
 use stoq::limits::REQUESTS_LEN_MAX;
 use stoq::queue::RequestId;
 use stoq::record::ErrorCode;
+use stoq::seed::StoreConfig;
 use stoq::token::{Ranges, Token};
 
 fn ended(world: &mut World, peer: &Peer, request: RequestId) -> End {
@@ -121,7 +122,10 @@ fn stream_errors_more_than_a_minute_apart_do_not_add_up() {
 
 #[test]
 fn a_store_without_room_says_quota_and_goes_on() {
-    let mut world = World::new(Setup { capacity_bytes: Some(300_000), ..Setup::default() });
+    let mut world = World::new(Setup {
+        store: StoreConfig { capacity_bytes: Some(300_000), ..StoreConfig::default() },
+        ..Setup::default()
+    });
     let peer = world.connect(0, gateway_v4());
     let (small, large) = (payload(200_000), payload(250_000));
     let token = world.put(&peer, &small);
@@ -136,7 +140,7 @@ fn a_store_without_room_says_quota_and_goes_on() {
         assert_eq!(ended(&mut world, &peer, request), End::Failed(ErrorCode::Quota));
     }
     assert_eq!(joined(&world.get(&peer, token, Ranges::all())), small);
-    assert!(world.store.remove(&token).unwrap());
+    assert!(world.store.remove(token).unwrap());
     let token = world.put(&peer, &large);
     assert_eq!(joined(&world.get(&peer, token, Ranges::all())), large);
 }

@@ -40,8 +40,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Box::new(Blast::new(remote, queue, size, share, reports.clone()))
     };
     let host = Host::Node(Placement::Worker, Box::new(make));
-    let node =
-        session.start_node(vec![Hosted { name: "bench".into(), queues: Vec::new(), store: false, host }])?;
+    let node = session.start_node(vec![Hosted {
+        name: "bench".into(),
+        queues: Vec::new(),
+        store: false,
+        replay_safe: false,
+        host,
+    }])?;
     let network = node.networks()[0].clone();
     let deadline = Instant::now() + Duration::from_secs(args.limit);
     let (mut done, mut bytes, mut messages, mut longest) = (0, 0, 0, Duration::ZERO);

@@ -143,12 +143,12 @@ impl Options {
         let interrupt = Interrupt::listen()?;
         let network = Opened::open(&config.network, config.workers.count.into())?;
         let node = NodeConfig {
-            server: None,
             client: Some(client),
             quic: config.quic.clone(),
             idle: config.workers.idle,
             cores: config.workers.cores.clone(),
             thread_setup: network.thread_setup(),
+            ..NodeConfig::default()
         };
         let (cipher, workers) = (config.tls.cipher, config.workers.count.into());
         let (remote, gateways) = (self.gateway.or(config.gateway), Gateways(config.neighbor));

@@ -185,6 +185,7 @@ impl Caller {
             lanes: None,
             ranges,
             max_bytes: 0,
+            describe: false,
             pace: None,
         });
         request

@@ -17,18 +17,20 @@ use stoq::application::{Discard, Echo};
 use stoq::counters::Counter;
 use stoq::datagram::NetworkKind;
 use stoq::datagram::user_space::{InterfaceConfig, UserSpace};
+use stoq::hop::{Hops, Policy, Transit};
 use stoq::neighbor::exchange::exchange;
 use stoq::nic::simulated::{LinkConfig, SimulatedLink, SimulatedNic};
 use stoq::node::NodeConfig;
 use stoq::quic::transport::QuicConfig;
-use stoq::seed::{MemoryTier, Seed, Store, StoreConfig};
+use stoq::relay::Relay;
+use stoq::seed::{Cache, MemoryTier, Seed, SeedParts, Store, StoreConfig};
 use stoq::session::Routes;
 use stoq::tls::{
-    ClientAuth, ClientTls, FalconAlgorithm, Identity, ServerTls, Trust, client_config, server_config,
+    ClientAuth, ClientTls, FalconAlgorithm, Identity, NodeId, ServerTls, Trust, client_config, server_config,
 };
 use stoq::token::{Outboard, Piece, Ranges, Token, VerifiedEncoder};
 use stoq::wire::Mac;
-use stoq::worker::{Idle, Shared, Worker, WorkerStatus};
+use stoq::worker::{Idle, Neighbor, Shared, Worker, WorkerStatus};
 use tempfile::TempDir;
 
 pub(crate) type Network = UserSpace<SimulatedNic>;
@@ -56,7 +58,28 @@ pub(crate) struct Setup {
     pub(crate) gateway_workers: usize,
     pub(crate) clients: usize,
     pub(crate) client_workers: usize,
-    pub(crate) capacity_bytes: Option<u64>,
+    pub(crate) store: StoreConfig,
+    /// Gateways; the first is [`World::gateway`].
+    pub(crate) gateways: usize,
+    /// Which gateways keep connections to which, both ways; counted from 0.
+    pub(crate) neighbors: Vec<(usize, usize)>,
+    pub(crate) transit: Transit,
+    /// Gateways keep what passes and may be kept.
+    pub(crate) cache: bool,
+}
+
+impl Setup {
+    /// Gateways in a row, each the neighbour of the next.
+    pub(crate) fn line(gateways: usize) -> Self {
+        let neighbors = (1..gateways).map(|index| (index - 1, index)).collect();
+        Self { gateways, neighbors, ..Self::default() }
+    }
+
+    /// Gateways in a ring.
+    pub(crate) fn ring(gateways: usize) -> Self {
+        let neighbors = (0..gateways).map(|index| (index, (index + 1) % gateways)).collect();
+        Self { gateways, neighbors, ..Self::default() }
+    }
 }
 
 impl Default for Setup {
@@ -68,7 +91,11 @@ impl Default for Setup {
             gateway_workers: 1,
             clients: 1,
             client_workers: 1,
-            capacity_bytes: None,
+            store: StoreConfig::default(),
+            gateways: 1,
+            neighbors: Vec::new(),
+            transit: Transit::Authenticated,
+            cache: false,
         }
     }
 }
@@ -78,10 +105,16 @@ pub(crate) struct World {
     pub(crate) link: SimulatedLink,
     pub(crate) now: Instant,
     pub(crate) gateway: Host,
+    /// The gateways beside the first.
+    pub(crate) others: Vec<Host>,
     pub(crate) clients: Vec<Host>,
     pub(crate) raw: Vec<RawPeer>,
+    /// The first gateway's store.
     pub(crate) store: Arc<Store>,
+    /// All gateways' stores.
+    pub(crate) stores: Vec<Arc<Store>>,
     directory: TempDir,
+    _directories: Vec<TempDir>,
 }
 
 /// A station with its workers.
@@ -143,13 +176,19 @@ impl Host {
 impl World {
     pub(crate) fn new(setup: Setup) -> Self {
         let link = SimulatedLink::new(setup.link.clone());
-        let directory = TempDir::new().unwrap();
-        let store =
-            Store::open(directory.path(), StoreConfig { capacity_bytes: setup.capacity_bytes }).unwrap();
-        let store = Arc::new(store);
-        let gateway = gateway(&link, &setup, &store);
+        let now = Instant::now();
+        let mut directories: Vec<_> = (0..setup.gateways).map(|_| TempDir::new().unwrap()).collect();
+        let open = |directory: &TempDir| Arc::new(Store::open(directory.path(), setup.store).unwrap());
+        let stores: Vec<_> = directories.iter().map(open).collect();
+        let mut others: Vec<_> = stores
+            .iter()
+            .enumerate()
+            .map(|(index, store)| gateway(&link, &setup, index, store, now))
+            .collect();
+        let gateway = others.remove(0);
         let clients = (0..setup.clients).map(|index| client(&link, &setup, index)).collect();
-        Self { link, now: Instant::now(), gateway, clients, raw: Vec::new(), store, directory }
+        let (directory, store, raw) = (directories.remove(0), stores[0].clone(), Vec::new());
+        Self { link, now, gateway, others, clients, raw, store, stores, directory, _directories: directories }
     }
 
     /// A world of one client on a perfect link, and its connection.
@@ -164,6 +203,9 @@ impl World {
         let (mut rounds, mut quiet) = (0, 0);
         while quiet < 2 {
             let mut worked = self.gateway.turn(self.now);
+            for other in &mut self.others {
+                worked |= other.turn(self.now);
+            }
             for client in &mut self.clients {
                 worked |= client.turn(self.now);
             }
@@ -178,7 +220,8 @@ impl World {
 
     /// When the next thing is due, if anything is.
     fn next(&self) -> Option<Instant> {
-        let hosts = self.clients.iter().chain([&self.gateway]).filter_map(Host::poll_timeout);
+        let hosts =
+            self.clients.iter().chain([&self.gateway]).chain(&self.others).filter_map(Host::poll_timeout);
         let raw = self.raw.iter().filter_map(RawPeer::poll_timeout);
         hosts.chain(raw).chain(self.link.next_delivery()).min()
     }
@@ -326,8 +369,10 @@ impl World {
     /// What to know when a scenario does not come to its end.
     pub(crate) fn report(&self) -> String {
         let mut text = format!("link: {:?}\n", self.link.stats());
-        for (name, host) in
-            [("gateway", &self.gateway)].into_iter().chain(self.clients.iter().map(|c| ("client", c)))
+        for (name, host) in [("gateway", &self.gateway)]
+            .into_iter()
+            .chain(self.others.iter().map(|other| ("other gateway", other)))
+            .chain(self.clients.iter().map(|c| ("client", c)))
         {
             for status in &host.statuses {
                 let counts = status.counters.snapshot().filter(|(_, value)| *value > 0);
@@ -350,21 +395,40 @@ fn files(directory: &std::path::Path) -> Vec<PathBuf> {
     found
 }
 
-/// The gateway's identity and the clients' one: making them costs more than a scenario.
-pub(crate) fn identities() -> &'static [Identity; 2] {
-    static MADE: OnceLock<[Identity; 2]> = OnceLock::new();
+/// Gateways that a world may have.
+const GATEWAYS_MAX: usize = 4;
+
+/// The first gateway's identity, the clients' one, then the other gateways': making them costs more than a scenario.
+pub(crate) fn identities() -> &'static [Identity; 1 + GATEWAYS_MAX] {
+    static MADE: OnceLock<[Identity; 1 + GATEWAYS_MAX]> = OnceLock::new();
     MADE.get_or_init(|| {
-        ["gateway", "client"]
+        ["gateway", "client", "gateway 1", "gateway 2", "gateway 3"]
             .map(|name| Identity::generate(FalconAlgorithm::FalconPadded512, name, &[], 1).unwrap().identity)
     })
 }
 
-pub(crate) fn trust(identity: &Identity) -> Trust {
-    Trust::pinned([identity.node_id()]).unwrap()
+/// The identity of a gateway, counted from 0.
+pub(crate) fn gateway_identity(index: usize) -> &'static Identity {
+    &identities()[if index == 0 { 0 } else { index + 1 }]
+}
+
+/// The node ID of a gateway, counted from 0.
+pub(crate) fn gateway_node(index: usize) -> NodeId {
+    gateway_identity(index).node_id()
+}
+
+/// Everyone trusts everyone.
+pub(crate) fn trust() -> Trust {
+    Trust::pinned(identities().iter().map(Identity::node_id)).unwrap()
 }
 
 pub(crate) fn gateway_v4() -> SocketAddr {
-    SocketAddr::new("10.77.0.1".parse().unwrap(), UDP_PORT)
+    gateway_address(0)
+}
+
+/// The IPv4 address of a gateway, counted from 0.
+pub(crate) fn gateway_address(index: usize) -> SocketAddr {
+    SocketAddr::new([10, 77, 0, index as u8 + 1].into(), UDP_PORT)
 }
 
 pub(crate) fn gateway_v6() -> SocketAddr {
@@ -390,43 +454,67 @@ pub(crate) fn station(link: &SimulatedLink, number: u8, queues: usize) -> Vec<Ne
     .collect()
 }
 
-fn gateway(link: &SimulatedLink, setup: &Setup, store: &Arc<Store>) -> Host {
-    let [gateway, client] = identities();
-    let tls = ServerTls::new(gateway.clone(), ClientAuth::Required(trust(client)));
+fn gateway(link: &SimulatedLink, setup: &Setup, index: usize, store: &Arc<Store>, now: Instant) -> Host {
+    let identity = gateway_identity(index);
+    let tls =
+        ServerTls { early_data: true, ..ServerTls::new(identity.clone(), ClientAuth::Required(trust())) };
+    let other = |&(a, b): &(usize, usize)| match index {
+        _ if index == a => Some(b),
+        _ if index == b => Some(a),
+        _ => None,
+    };
+    let neighbors: Vec<usize> = setup.neighbors.iter().filter_map(other).collect();
+    let policy =
+        Policy { own: identity.node_id(), transit: setup.transit.clone(), budget_bytes_max: u64::MAX };
+    let hops = Arc::new(Hops::new(policy, neighbors.iter().map(|&other| gateway_node(other)).collect()));
     let routes = Routes {
         queues: [(SEED, 0), (ECHO, 1), (DISCARD, 2), (HELD, 3)].into_iter().collect(),
+        replay_safe: [DISCARD].into_iter().collect(),
         store: Some(0),
-        ..Routes::default()
+        relay: Some(4),
+        hops: Some(hops.clone()),
     };
     let config = NodeConfig {
         server: Some(server_config(&tls).unwrap()),
-        client: None,
+        client: Some(client_config(&ClientTls::new(Some(identity.clone()), trust())).unwrap()),
         quic: setup.gateway_quic.clone(),
         idle: Idle::Spin,
-        cores: Vec::new(),
-        thread_setup: None,
+        ..NodeConfig::default()
     };
     let memory = Arc::new(Mutex::new(MemoryTier::new(8 << 20, false)));
+    let parts = SeedParts {
+        own: Some(identity.node_id()),
+        hops: Some(hops),
+        ..SeedParts::alone(store.clone(), memory)
+    };
+    let cache = setup.cache.then(|| Cache::start(store.clone()).unwrap());
     let shared = Shared::new(setup.gateway_workers, routes);
-    host(link, 1, setup.gateway_workers, &config, shared, setup.link.mtu, |worker| {
-        worker.add_inline(Box::new(Seed::new(store.clone(), memory.clone())));
-        worker.add_inline(Box::new(Echo::default()));
-        worker.add_inline(Box::new(Discard::default()));
-    })
+    let mut host =
+        host(link, index as u8 + 1, setup.gateway_workers, &config, shared, setup.link.mtu, |worker, at| {
+            worker.add_inline(Box::new(Seed::new(parts.clone(), at)));
+            worker.add_inline(Box::new(Echo::default()));
+            worker.add_inline(Box::new(Discard::default()));
+        });
+    for worker in &mut host.workers {
+        worker.add_inline(Box::new(Relay::new(worker.status(), cache.clone())));
+        let others = neighbors
+            .iter()
+            .map(|&other| Neighbor { node: gateway_node(other), addresses: vec![gateway_address(other)] });
+        worker.set_neighbors(others.collect(), 8, now);
+    }
+    host
 }
 
 fn client(link: &SimulatedLink, setup: &Setup, index: usize) -> Host {
-    let [gateway, client] = identities();
+    let tls = ClientTls { early_data: true, ..ClientTls::new(Some(identities()[1].clone()), trust()) };
     let config = NodeConfig {
-        server: None,
-        client: Some(client_config(&ClientTls::new(Some(client.clone()), trust(gateway))).unwrap()),
+        client: Some(client_config(&tls).unwrap()),
         quic: setup.client_quic.clone(),
         idle: Idle::Spin,
-        cores: Vec::new(),
-        thread_setup: None,
+        ..NodeConfig::default()
     };
     let shared = Shared::new(setup.client_workers, Routes::default());
-    host(link, 10 + index as u8, setup.client_workers, &config, shared, setup.link.mtu, |_| {})
+    host(link, 10 + index as u8, setup.client_workers, &config, shared, setup.link.mtu, |_, _| {})
 }
 
 fn host(
@@ -436,12 +524,12 @@ fn host(
     config: &NodeConfig,
     shared: Arc<Shared>,
     mtu: u16,
-    mut add: impl FnMut(&mut Worker<Network>),
+    mut add: impl FnMut(&mut Worker<Network>, usize),
 ) -> Host {
     let (mut workers, mut callers, mut statuses) = (Vec::new(), Vec::new(), Vec::new());
     for (index, network) in station(link, number, queues).into_iter().enumerate() {
         let mut worker = Worker::new(index as u16, network, shared.clone(), config.quic(mtu), config.idle);
-        add(&mut worker);
+        add(&mut worker, index);
         callers.push(Caller::new(worker.add_port()));
         statuses.push(worker.status());
         workers.push(worker);
@@ -459,7 +547,7 @@ pub(crate) fn payload(len: usize) -> Vec<u8> {
 /// The verified encoding of these ranges of a payload.
 pub(crate) fn encoding(payload: &[u8], ranges: &Ranges) -> Vec<Bytes> {
     let (_, outboard) = Outboard::build(payload, payload.len() as u64).unwrap();
-    let mut encoder = VerifiedEncoder::new(outboard, ranges).unwrap();
+    let mut encoder = VerifiedEncoder::new(outboard, ranges.clone()).unwrap();
     let (mut batch, mut encoded) = (Vec::new(), Vec::new());
     while !encoder.is_complete() {
         encoder.next_batch(1 << 20, &mut batch).unwrap();

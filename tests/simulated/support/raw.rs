@@ -107,8 +107,8 @@ pub(crate) fn records(bytes: &[u8]) -> Vec<(RecordType, Vec<u8>)> {
 
 impl RawPeer {
     fn new(network: Network, now: Instant, remote: SocketAddr) -> Self {
-        let [gateway, client] = identities();
-        let crypto = client_config(&ClientTls::new(Some(client.clone()), trust(gateway))).unwrap();
+        let client = &identities()[1];
+        let crypto = client_config(&ClientTls::new(Some(client.clone()), trust())).unwrap();
         let mut config = ClientConfig::new(crypto);
         config.transport_config(QuicConfig::default().transport(1500, true, 256));
         let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, true, None);

@@ -1,0 +1,85 @@
+//! A stream of records, cut anywhere. Input: the length of the cuts (one byte), then the stream.
+//!
+//! Held: the cuts change nothing; a record that is read is written in no more bytes and reads the same again.
+
+#![no_main]
+
+use bytes::Bytes;
+use libfuzzer_sys::fuzz_target;
+use std::fmt::Debug;
+use stoq::record::{
+    Done, ErrorCode, ErrorRecord, Fetch, GoAway, Have, Holders, Hop, Locate, MessageHeader, Mirror, OkRecord,
+    Payload, Put, Record, RecordReader, RecordType, Settings,
+};
+
+/// What one stream gives: its records, then how it ends.
+#[derive(Debug, Default, PartialEq)]
+struct Read {
+    bodies: Vec<(RecordType, Payload)>,
+    error: Option<ErrorCode>,
+    at_border: bool,
+}
+
+fn read(stream: &[u8], cut_len: usize) -> Read {
+    let mut reader = RecordReader::new();
+    let mut read = Read::default();
+    for chunk in stream.chunks(cut_len) {
+        reader.push(Bytes::copy_from_slice(chunk));
+        loop {
+            let header = match reader.next_header() {
+                Ok(Some(header)) => header,
+                Ok(None) => break,
+                Err(error) => {
+                    read.error = Some(error.code());
+                    return read;
+                }
+            };
+            let Some(body) = reader.take_body() else { break };
+            assert_eq!(body.len(), header.body_len);
+            read.bodies.push((header.record_type, body));
+        }
+    }
+    read.at_border = reader.is_at_record_border();
+    read
+}
+
+fn rewrite<R: Record + PartialEq + Debug>(body: &[u8]) {
+    let Ok(record) = R::parse(body) else { return };
+    let mut written = Vec::new();
+    record.emit(&mut written);
+    assert_eq!(written.len(), record.encoded_len());
+    assert!(written.len() <= body.len());
+    assert_eq!(R::parse(&written).as_ref(), Ok(&record));
+}
+
+fn rewrite_message(mut payload: Payload) {
+    let Ok(header) = MessageHeader::take_from(&mut payload) else { return };
+    let mut written = Vec::new();
+    header.emit(&mut written);
+    assert_eq!(written.len(), header.encoded_len());
+    assert_eq!(MessageHeader::parse(&written), Ok((header, written.len())));
+}
+
+fuzz_target!(|input: &[u8]| {
+    let Some((&cut, stream)) = input.split_first() else { return };
+    let whole = read(stream, stream.len().max(1));
+    assert_eq!(read(stream, usize::from(cut).max(1)), whole);
+    for (record_type, payload) in whole.bodies {
+        let body = payload.to_bytes();
+        match record_type {
+            RecordType::Settings => rewrite::<Settings>(&body),
+            RecordType::Have => rewrite::<Have>(&body),
+            RecordType::GoAway => rewrite::<GoAway>(&body),
+            RecordType::Message => rewrite_message(payload),
+            RecordType::Hop => rewrite::<Hop>(&body),
+            RecordType::Put => rewrite::<Put>(&body),
+            RecordType::Fetch => rewrite::<Fetch>(&body),
+            RecordType::Mirror => rewrite::<Mirror>(&body),
+            RecordType::Locate => rewrite::<Locate>(&body),
+            RecordType::Ok => rewrite::<OkRecord>(&body),
+            RecordType::Holders => rewrite::<Holders>(&body),
+            RecordType::Done => rewrite::<Done>(&body),
+            RecordType::Error => rewrite::<ErrorRecord>(&body),
+        }
+    }
+});

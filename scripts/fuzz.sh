@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Builds every fuzz target and runs each for a while. Fails on the first input that breaks a target, and says how to run
+# it again. What was found stays in fuzz/corpus and is where the next run begins.
+#
+# Usage: scripts/fuzz.sh [SECONDS] [TARGET...]      60 seconds each, all targets
+#        scripts/fuzz.sh --minimize [TARGET...]     leaves in fuzz/corpus what covers something of its own
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+
+MEMORY_MB=1024   # for one target; a leak or an allocation by a peer's claim ends the run
+TIMEOUT_S=5      # for one input
+
+minimize=
+seconds=60
+if [ "${1:-}" = --minimize ]; then
+    minimize=yes
+    shift
+elif [[ "${1:-}" =~ ^[1-9][0-9]*$ ]]; then
+    seconds=$1
+    shift
+fi
+targets=("$@")
+if [ ${#targets[@]} -eq 0 ]; then
+    mapfile -t targets < <(cd fuzz/fuzz_targets && printf '%s\n' *.rs | sed 's/\.rs$//')
+fi
+for target in "${targets[@]}"; do
+    [ -f "fuzz/fuzz_targets/$target.rs" ] || die "no fuzz target is called $target; see fuzz/fuzz_targets"
+done
+
+# The longest input that is tried, bytes: what a target reads, not more.
+bytes_max() {
+    case $1 in
+        descriptors) echo 128 ;;
+        hop) echo 512 ;;
+        *) echo 8192 ;;
+    esac
+}
+
+need_rust
+install gcc g++ libc6-dev
+tools=$PWD/target/tools
+export PATH="$tools/bin:$PATH"
+if ! command -v cargo-fuzz >/dev/null; then
+    say "building cargo-fuzz"
+    cargo install --quiet --locked --root "$tools" --version 0.13.2 cargo-fuzz
+fi
+
+# Without a sanitizer stable Rust builds it, and the code has nothing unsafe of its own to sanitize. Debug assertions and
+# overflow checks are on. The code is the one that is shipped, not one under cfg(fuzzing).
+options=(--sanitizer none --no-cfg-fuzzing --target-dir "${CARGO_TARGET_DIR:-$PWD/target}/fuzz")
+say "building the targets"
+cargo fuzz build "${options[@]}"
+
+for target in "${targets[@]}"; do
+    found=fuzz/corpus/$target
+    limits=(-max_len="$(bytes_max "$target")" -rss_limit_mb=$MEMORY_MB -timeout=$TIMEOUT_S)
+    mkdir -p "$found"
+    if [ -n "$minimize" ]; then
+        say "$target: minimizing $(find "$found" -type f | wc -l) inputs"
+        cargo fuzz cmin "${options[@]}" "$target" "$found" -- "${limits[@]}"
+        continue
+    fi
+    say "$target: $seconds s"
+    log=$(mktemp)
+    if ! cargo fuzz run "${options[@]}" "$target" "$found" "fuzz/seeds/$target" -- \
+        "${limits[@]}" -max_total_time="$seconds" -print_final_stats=1 >"$log" 2>&1; then
+        cat "$log" >&2
+        rm -f "$log"
+        say "the input lies in fuzz/artifacts/$target; to run it again:"
+        printf 'cargo fuzz run %s %s FILE\n' "--sanitizer none --no-cfg-fuzzing" "$target" >&2
+        die "$target failed"
+    fi
+    grep -E 'DONE|number_of_executed_units|peak_rss_mb' "$log" || cat "$log" >&2
+    rm -f "$log"
+done

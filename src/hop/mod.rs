@@ -1,0 +1,205 @@
+//! Hops: whether a gateway forwards a request, and to whom (protocol §5).
+//!
+//! A HOP record names the route; [`decide`] judges it against this gateway's [`Policy`] and knows no stream, no clock and no
+//! table of neighbours. [`NonceCache`] tells whether a request comes again. [`Hops`] is both, for all workers.
+
+mod nonces;
+mod route;
+
+pub use nonces::NonceCache;
+pub use route::{Route, RouteError};
+
+use crate::record::{ErrorCode, Hop};
+use crate::tls::NodeId;
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// For whom a gateway forwards requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transit {
+    /// For nobody: it answers what ends here and forwards nothing.
+    Nobody,
+    /// For its configured neighbours.
+    Neighbors,
+    /// For every peer that showed a certificate that this gateway trusts.
+    Authenticated,
+    /// For every peer that may connect, also one without a node ID.
+    Anyone,
+    /// For these nodes.
+    Listed(BTreeSet<NodeId>),
+}
+
+impl Transit {
+    fn allows(&self, previous: Option<NodeId>, neighbors: impl Fn(&NodeId) -> bool) -> bool {
+        match self {
+            Self::Nobody => false,
+            Self::Neighbors => previous.is_some_and(|node| neighbors(&node)),
+            Self::Authenticated => previous.is_some(),
+            Self::Anyone => true,
+            Self::Listed(nodes) => previous.is_some_and(|node| nodes.contains(&node)),
+        }
+    }
+}
+
+/// What a gateway is and allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Its own node ID.
+    pub own: NodeId,
+    /// For whom it forwards.
+    pub transit: Transit,
+    /// The most bytes that one request may pass through it, both directions together; at least 1.
+    pub budget_bytes_max: u64,
+}
+
+impl Policy {
+    /// Bytes that may pass here after this HOP record, both directions together: what the route has left, bounded by
+    /// the gateway's own limit.
+    pub fn budget_bytes(&self, hop: &Hop) -> u64 {
+        hop.budget_bytes.min(self.budget_bytes_max)
+    }
+}
+
+/// What becomes of a request whose route is in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The route ends here: the request is for this node.
+    Deliver,
+    /// The request goes on.
+    Forward {
+        /// The neighbour that it goes to.
+        next: NodeId,
+        /// The record that stands before it there: cursor one further, hop_limit one less, budget bounded.
+        hop: Box<Hop>,
+    },
+}
+
+/// Why a gateway refuses a route. The texts are what the asker reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The route's cursor stands at another node.
+    #[error("the route's cursor does not stand at this gateway, {own}; give its own node ID at that place")]
+    NotMyHop {
+        /// This gateway.
+        own: NodeId,
+    },
+    /// A node stands in the route twice.
+    #[error("the route names {0} twice; name every gateway once")]
+    Loop(NodeId),
+    /// Nobody may take the request any more.
+    #[error("hop_limit is used up; begin with at least the number of gateways in the route")]
+    HopLimit,
+    /// No byte may pass any more.
+    #[error("the route's byte budget is used up; begin with more than the request and its answer take")]
+    Budget,
+    /// The nonce is known.
+    #[error("a request with this nonce was here before; draw a new nonce for each attempt")]
+    Seen,
+    /// The gateway does not forward for that peer.
+    #[error("this gateway does not forward for this peer; have its operator allow it, or use another route")]
+    NotAuthorised,
+    /// The next node is not a neighbour that this gateway was given.
+    #[error("{0} is no neighbour of this gateway; use a route along configured neighbours")]
+    NoRoute(NodeId),
+}
+
+impl Refusal {
+    /// The error that the asker is told (protocol §9).
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::NotMyHop { .. } => ErrorCode::NotMyHop,
+            Self::Loop(_) | Self::Seen => ErrorCode::Loop,
+            Self::HopLimit => ErrorCode::HopLimit,
+            Self::Budget => ErrorCode::Budget,
+            Self::NotAuthorised => ErrorCode::NotAuthorised,
+            Self::NoRoute(_) => ErrorCode::NoRoute,
+        }
+    }
+}
+
+/// Judges a route (protocol §5, in its order). `previous` is the peer that the request came from, `None` if it showed no
+/// certificate; `neighbors` tells configured neighbours; `nonce_seen` is what [`NonceCache::insert`] said.
+///
+/// # Errors
+/// The first rule that the route breaks.
+pub fn decide(
+    hop: &Hop,
+    previous: Option<NodeId>,
+    policy: &Policy,
+    neighbors: impl Fn(&NodeId) -> bool,
+    nonce_seen: bool,
+) -> Result<Decision, Refusal> {
+    let cursor = usize::from(hop.cursor);
+    if hop.route.get(cursor) != Some(&policy.own) {
+        return Err(Refusal::NotMyHop { own: policy.own });
+    }
+    if let Some(twice) = first_repeated(&hop.route) {
+        return Err(Refusal::Loop(twice));
+    }
+    let Some(hop_limit) = hop.hop_limit.checked_sub(1) else { return Err(Refusal::HopLimit) };
+    if hop.budget_bytes == 0 {
+        return Err(Refusal::Budget);
+    }
+    if nonce_seen {
+        return Err(Refusal::Seen);
+    }
+    let Some(&next) = hop.route.get(cursor + 1) else { return Ok(Decision::Deliver) };
+    if !policy.transit.allows(previous, &neighbors) {
+        return Err(Refusal::NotAuthorised);
+    }
+    if !neighbors(&next) {
+        return Err(Refusal::NoRoute(next));
+    }
+    let hop = Hop {
+        hop_limit,
+        budget_bytes: policy.budget_bytes(hop),
+        // There is a node after the cursor, and a route is at most 8 long.
+        cursor: hop.cursor.saturating_add(1),
+        ..hop.clone()
+    };
+    Ok(Decision::Forward { next, hop: Box::new(hop) })
+}
+
+/// What all workers of a gateway share: its policy, its neighbours and the nonces that came.
+#[derive(Debug)]
+pub struct Hops {
+    policy: Policy,
+    neighbors: BTreeSet<NodeId>,
+    nonces: Mutex<NonceCache>,
+}
+
+impl Hops {
+    /// A gateway with these configured neighbours, that has seen nothing.
+    pub fn new(policy: Policy, neighbors: BTreeSet<NodeId>) -> Self {
+        Self { policy, neighbors, nonces: Mutex::new(NonceCache::new()) }
+    }
+
+    /// Whether this is a configured neighbour.
+    pub fn is_neighbor(&self, node: &NodeId) -> bool {
+        self.neighbors.contains(node)
+    }
+
+    /// What the gateway allows.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Judges a route, as [`decide`] does, and remembers its nonce, whatever comes of it.
+    ///
+    /// # Errors
+    /// The first rule that the route breaks.
+    pub fn judge(&self, hop: &Hop, previous: Option<NodeId>, now: Instant) -> Result<Decision, Refusal> {
+        // The cache holds at every step, so a worker that ended while it had the lock left it good.
+        let nonce_seen = self.nonces.lock().unwrap_or_else(PoisonError::into_inner).insert(hop.nonce, now);
+        decide(hop, previous, &self.policy, |node| self.neighbors.contains(node), nonce_seen)
+    }
+}
+
+/// The first node that stands in the route a second time. Routes are short: at most 28 comparisons.
+fn first_repeated(route: &[NodeId]) -> Option<NodeId> {
+    route.iter().enumerate().find(|(at, node)| route[..*at].contains(node)).map(|(_, node)| *node)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,42 @@
+//! A bound on how often something may happen.
+
+use std::time::{Duration, Instant};
+
+/// A token bucket: so many at once, then so many a second.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rate {
+    each: Duration,
+    burst: u32,
+    /// When the bucket will be full again.
+    full_at: Option<Instant>,
+}
+
+impl Rate {
+    /// `burst` at once, then `per_s` a second.
+    pub(crate) fn new(per_s: u32, burst: u32) -> Self {
+        Self { each: Duration::from_secs(1) / per_s.max(1), burst, full_at: None }
+    }
+
+    /// Takes one; false if there is none left.
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
+        let full_at = self.full_at.map_or(now, |at| at.max(now)) + self.each;
+        let allowed = full_at - now <= self.each * self.burst;
+        if allowed {
+            self.full_at = Some(full_at);
+        }
+        allowed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_passes_and_then_the_rate() {
+        let (mut rate, now) = (Rate::new(100, 1000), Instant::now());
+        assert_eq!((0..2000).filter(|_| rate.take(now)).count(), 1000);
+        let later = now + Duration::from_secs(1);
+        assert_eq!((0..2000).filter(|_| rate.take(later)).count(), 100);
+    }
+}

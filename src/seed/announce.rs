@@ -1,0 +1,96 @@
+//! Tells neighbours what is held here, and what no longer is (protocol §6): all of it once, then what changes.
+
+use super::{Change, Holding, Store};
+use crate::limits::{ANNOUNCE_INTERVAL_MS, HAVE_BURST, HAVE_RATE_PER_S};
+use crate::queue::{AppPort, Command, ConnectionId};
+use crate::rate::Rate;
+use crate::record::{Coverage, Have};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// The announcements of one store to its neighbours.
+#[derive(Debug, Default)]
+pub(super) struct Announcer {
+    listeners: Vec<Listener>,
+    due: Option<Instant>,
+}
+
+/// One neighbour that is told.
+#[derive(Debug)]
+struct Listener {
+    connection: ConnectionId,
+    /// What it has been told up to; none: nothing yet.
+    told: Option<u64>,
+    waiting: VecDeque<Have>,
+    rate: Rate,
+}
+
+impl Announcer {
+    pub(super) fn connected(&mut self, connection: ConnectionId, now: Instant) {
+        // Below what a peer allows, so that a clock that runs a little fast offends nobody.
+        let rate = Rate::new(HAVE_RATE_PER_S / 2, HAVE_BURST / 2);
+        self.listeners.push(Listener { connection, told: None, waiting: VecDeque::new(), rate });
+        self.due = Some(now);
+    }
+
+    pub(super) fn closed(&mut self, connection: ConnectionId) {
+        self.listeners.retain(|listener| listener.connection != connection);
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.due.filter(|_| !self.listeners.is_empty())
+    }
+
+    /// Tells what there is to tell. Returns whether anything was said.
+    pub(super) fn poll(&mut self, now: Instant, now_s: u64, store: &Store, port: &mut AppPort) -> bool {
+        if self.listeners.is_empty() || self.due.is_none_or(|due| due > now) {
+            return false;
+        }
+        self.due = Some(now + Duration::from_millis(ANNOUNCE_INTERVAL_MS));
+        let mut said = false;
+        for listener in &mut self.listeners {
+            listener.look(store, now_s);
+            while !listener.waiting.is_empty()
+                && port.room() > 0
+                && listener.rate.take(now)
+                && let Some(have) = listener.waiting.pop_front()
+            {
+                said = true;
+                let connection = listener.connection;
+                // The ring has room: nobody else pushes to it.
+                let _ = port.send(Command::Have { connection, have });
+            }
+        }
+        said
+    }
+}
+
+impl Listener {
+    fn look(&mut self, store: &Store, now_s: u64) {
+        let changes = self.told.map(|told| store.changes_after(told)).filter(|changes| changes.complete);
+        match changes {
+            Some(changes) => {
+                self.told = Some(changes.newest);
+                for change in changes.changes {
+                    let have = match change {
+                        Change::Holds(holding) => have(&holding, now_s),
+                        Change::Gone(token) => Have { token, coverage: Coverage::None, lease_s: 0 },
+                    };
+                    // What waits of the same is out of date.
+                    self.waiting.retain(|waiting| waiting.token != have.token);
+                    self.waiting.push_back(have);
+                }
+            }
+            None => {
+                let (sequence, holdings) = store.holdings();
+                self.told = Some(sequence);
+                self.waiting = holdings.iter().map(|holding| have(holding, now_s)).collect();
+            }
+        }
+    }
+}
+
+fn have(holding: &Holding, now_s: u64) -> Have {
+    let lease_s = holding.expires_s.map_or(0, |at| at.saturating_sub(now_s).max(1));
+    Have { token: holding.token, coverage: holding.coverage, lease_s }
+}

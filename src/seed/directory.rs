@@ -1,0 +1,89 @@
+//! Who holds what, as the neighbours say (protocol §6).
+
+use crate::limits::{DIRECTORY_LEN_MAX, HOLDERS_LEN_MAX};
+use crate::queue::ConnectionId;
+use crate::record::{Coverage, Have, Holder};
+use crate::tls::NodeId;
+use crate::token::AnyToken;
+use rustc_hash::FxHashMap;
+
+/// What neighbours hold, to this node's knowledge. What a node said ends with the connection that it said it by.
+#[derive(Debug, Default)]
+pub struct Directory {
+    nodes: FxHashMap<NodeId, Told>,
+}
+
+#[derive(Debug)]
+struct Told {
+    connection: ConnectionId,
+    holds: FxHashMap<AnyToken, (Coverage, Option<u64>)>,
+}
+
+impl Directory {
+    /// A node says what it holds, at `now_s`. Past [`DIRECTORY_LEN_MAX`] things of one node, more are not noted.
+    pub fn heard(&mut self, connection: ConnectionId, node: NodeId, have: &Have, now_s: u64) {
+        let new = || Told { connection, holds: FxHashMap::default() };
+        let told = self.nodes.entry(node).or_insert_with(new);
+        if told.connection != connection {
+            *told = new();
+        }
+        if have.coverage == Coverage::None {
+            told.holds.remove(&have.token);
+        } else if told.holds.len() < DIRECTORY_LEN_MAX || told.holds.contains_key(&have.token) {
+            let expires_s = (have.lease_s > 0).then(|| now_s.saturating_add(have.lease_s));
+            told.holds.insert(have.token, (have.coverage, expires_s));
+        }
+    }
+
+    /// A connection is gone, and what was said by it.
+    pub fn closed(&mut self, connection: ConnectionId) {
+        self.nodes.retain(|_, told| told.connection != connection);
+    }
+
+    /// Who holds this at `now_s`, at most [`HOLDERS_LEN_MAX`].
+    pub fn holders(&self, token: &AnyToken, now_s: u64) -> Vec<Holder> {
+        let held = self.nodes.iter().filter_map(|(node, told)| {
+            let (coverage, expires_s) = *told.holds.get(token)?;
+            let left_s = expires_s.map(|at| at.saturating_sub(now_s));
+            (left_s != Some(0)).then_some(Holder { node: *node, coverage, expires_s: left_s.unwrap_or(0) })
+        });
+        held.take(HOLDERS_LEN_MAX).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::Lanes;
+    use crate::token::{SetToken, Token};
+
+    fn connection(slot: u32) -> ConnectionId {
+        ConnectionId { worker: 0, slot, generation: 1 }
+    }
+
+    fn have(token: impl Into<AnyToken>, coverage: Coverage, lease_s: u64) -> Have {
+        Have { token: token.into(), coverage, lease_s }
+    }
+
+    #[test]
+    fn what_was_said_holds_until_it_is_withdrawn_expires_or_its_connection_ends() {
+        let (mut directory, node) = (Directory::default(), NodeId([1; 32]));
+        let (payload, set) = (Token::of(b"a"), SetToken::of(b"b"));
+        let lanes = Coverage::Lanes(Lanes::one(2));
+        directory.heard(connection(1), node, &have(payload, Coverage::All, 10), 100);
+        directory.heard(connection(1), node, &have(set, lanes, 0), 100);
+        let all = Holder { node, coverage: Coverage::All, expires_s: 10 };
+        assert_eq!(directory.holders(&payload.into(), 100), [all]);
+        assert_eq!(directory.holders(&payload.into(), 110), []);
+        assert_eq!(directory.holders(&set.into(), 1_000)[0].coverage, lanes);
+        directory.heard(connection(1), node, &have(set, Coverage::None, 0), 100);
+        assert_eq!(directory.holders(&set.into(), 100), []);
+        // A node that comes again says everything again.
+        directory.heard(connection(2), node, &have(set, lanes, 0), 100);
+        assert_eq!(directory.holders(&payload.into(), 100), []);
+        directory.closed(connection(1));
+        assert_eq!(directory.holders(&set.into(), 100).len(), 1);
+        directory.closed(connection(2));
+        assert_eq!(directory.holders(&set.into(), 100), []);
+    }
+}

@@ -1,0 +1,98 @@
+//! Files, as a store makes, moves and removes them.
+
+use super::error::StoreError;
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+
+/// Makes a file that is not there yet.
+pub(super) fn create(path: &Path) -> Result<File, StoreError> {
+    let opened = OpenOptions::new().read(true).write(true).create_new(true).open(path);
+    opened.map_err(|error| write_error(path, 0, error))
+}
+
+/// Takes `len` bytes of disk, so that a full disk shows before anything is sent. Where the file system cannot, the file
+/// has holes and a full disk shows when they are filled.
+pub(super) fn allocate(file: &File, path: &Path, len: u64) -> Result<(), StoreError> {
+    if len == 0 {
+        return Ok(());
+    }
+    match fallocate(file, FallocateFlags::empty(), 0, len) {
+        Ok(()) => Ok(()),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(len).map_err(|e| write_error(path, len, e)),
+        Err(error) => Err(write_error(path, len, error.into())),
+    }
+}
+
+/// Writes a small file, durably, under `temporary` and gives it its name. The name itself is durable once its directory
+/// is synced.
+pub(super) fn replace(path: &Path, temporary: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let write = || {
+        let mut file = create(temporary)?;
+        let written = file.write_all(bytes).and_then(|()| file.sync_all());
+        written.map_err(|error| write_error(temporary, bytes.len() as u64, error))?;
+        rename(temporary, path)
+    };
+    write().inspect_err(|_| {
+        let _ = fs::remove_file(temporary);
+    })
+}
+
+pub(super) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
+    fs::rename(from, to).map_err(|error| write_error(to, 0, error))
+}
+
+/// Gives a file a second name, in place of what has that name.
+pub(super) fn link(from: &Path, to: &Path) -> Result<(), StoreError> {
+    remove_if_there(to)?;
+    fs::hard_link(from, to).map_err(|error| write_error(to, 0, error))
+}
+
+pub(super) fn remove_if_there(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", path, error)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the directory, durably, if it is not there.
+pub(super) fn make_directory(directory: &Path) -> Result<(), StoreError> {
+    match fs::create_dir(directory) {
+        Ok(()) => sync_directory(parent(directory)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(write_error(directory, 0, error)),
+    }
+}
+
+pub(super) fn sync_directory(directory: &Path) -> Result<(), StoreError> {
+    File::open(directory)
+        .and_then(|opened| opened.sync_all())
+        .map_err(|e| StoreError::io("sync", directory, e))
+}
+
+/// The directory of a file of the store.
+pub(super) fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("."))
+}
+
+/// Bytes that the disk under `path` has free.
+pub(super) fn available_bytes(path: &Path) -> io::Result<u64> {
+    Ok(rustix::fs::statvfs(path).map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize))?)
+}
+
+/// Says disk full and read-only in their own words.
+pub(super) fn write_error(path: &Path, needed_bytes: u64, error: io::Error) -> StoreError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            let directory = path.parent().unwrap_or(path);
+            let available_bytes = available_bytes(directory).unwrap_or_default();
+            StoreError::DiskFull { path: directory.to_owned(), needed_bytes, available_bytes }
+        }
+        kind @ (io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied) => {
+            StoreError::ReadOnly { path: path.to_owned(), kind }
+        }
+        _ => StoreError::io("write", path, error),
+    }
+}

@@ -1,0 +1,161 @@
+//! A blob and its outboard on their way into the store, under temporary names.
+
+use super::disk::{allocate, create, write_error};
+use super::error::StoreError;
+use super::layout::{BLOB, OUTBOARD};
+use crate::token::{PAIR_BYTES, Proof, Selection, VerifiedPiece, outboard_bytes};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Two files that take verified pieces in any order. Dropped, they are removed, unless they were renamed.
+#[derive(Debug)]
+pub(super) struct NewFiles {
+    length: u64,
+    selection: Selection,
+    selected_bytes: u64,
+    pub(super) blob_path: PathBuf,
+    pub(super) outboard_path: PathBuf,
+    pub(super) blob: File,
+    /// Absent if the payload is one group.
+    pub(super) outboard: Option<File>,
+    /// What was written, as runs `start -> end` that do not touch. They count selected bytes alone, so that pieces that
+    /// come in order stay one run however many shards lie between them.
+    written: BTreeMap<u64, u64>,
+    /// Neighbouring hash pairs, for one write.
+    pairs: Vec<u8>,
+}
+
+impl NewFiles {
+    /// Files under the name `temporary` for what is selected of a blob of `length` bytes, at most
+    /// [`crate::limits::PAYLOAD_BYTES_MAX`]. All of it takes its room on the disk at once; a part leaves holes.
+    pub(super) fn create(
+        temporary: &Path,
+        length: u64,
+        selection: Selection,
+        selected_bytes: u64,
+    ) -> Result<Self, StoreError> {
+        let blob_path = temporary.with_added_extension(BLOB);
+        let outboard_path = temporary.with_added_extension(OUTBOARD);
+        let blob = create(&blob_path)?;
+        let written = BTreeMap::new();
+        let (outboard, pairs) = (None, Vec::new());
+        // From here on a drop removes the files.
+        let mut files = Self {
+            length,
+            selection,
+            selected_bytes,
+            blob_path,
+            outboard_path,
+            blob,
+            outboard,
+            written,
+            pairs,
+        };
+        let size = |file: &File, path: &Path, len: u64| {
+            if selected_bytes == length {
+                allocate(file, path, len)
+            } else {
+                file.set_len(len).map_err(|e| write_error(path, len, e))
+            }
+        };
+        size(&files.blob, &files.blob_path, length)?;
+        let outboard_len = outboard_bytes(length);
+        if outboard_len > 0 {
+            let outboard = files.outboard.insert(create(&files.outboard_path)?);
+            size(outboard, &files.outboard_path, outboard_len)?;
+        }
+        Ok(files)
+    }
+
+    /// The blob's length, bytes.
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Selected bytes written so far.
+    pub(super) fn written_bytes(&self) -> u64 {
+        self.written.iter().map(|(start, end)| end - start).sum()
+    }
+
+    /// Writes a piece and its hash pairs.
+    pub(super) fn write(&mut self, piece: &VerifiedPiece) -> Result<(), StoreError> {
+        let foreign = StoreError::Foreign { offset: piece.offset, length: self.length };
+        let len = piece.data.len() as u64;
+        let end = piece.offset.checked_add(len).filter(|&end| end <= self.length);
+        let Some(end) = end else { return Err(foreign) };
+        // The selected bytes before an offset are those of a blob that ends there.
+        let (Ok(from), Ok(to)) =
+            (self.selection.selected_bytes(piece.offset), self.selection.selected_bytes(end))
+        else {
+            return Err(foreign);
+        };
+        let pairs_len = outboard_bytes(self.length) / PAIR_BYTES as u64;
+        if to - from != len || piece.proofs.iter().any(|proof| proof.index >= pairs_len) {
+            return Err(foreign);
+        }
+        if let Err(error) = self.blob.write_all_at(&piece.data, piece.offset) {
+            return Err(write_error(&self.blob_path, len, error));
+        }
+        self.write_pairs(&piece.proofs)?;
+        self.note_written(from, to);
+        Ok(())
+    }
+
+    /// Makes what was written durable, though not its names.
+    ///
+    /// # Errors
+    /// [`StoreError::Incomplete`] if selected bytes are missing; the disk's.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        self.check_complete()?;
+        self.blob.sync_all().map_err(|e| write_error(&self.blob_path, 0, e))?;
+        if let Some(outboard) = &self.outboard {
+            outboard.sync_all().map_err(|e| write_error(&self.outboard_path, 0, e))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_complete(&self) -> Result<(), StoreError> {
+        let (written_bytes, length) = (self.written_bytes(), self.selected_bytes);
+        if written_bytes == length { Ok(()) } else { Err(StoreError::Incomplete { written_bytes, length }) }
+    }
+
+    /// Writes hash pairs, neighbours at once.
+    fn write_pairs(&mut self, proofs: &[Proof]) -> Result<(), StoreError> {
+        let Some(outboard) = &self.outboard else { return Ok(()) };
+        for run in proofs.chunk_by(|a, b| a.index.checked_add(1) == Some(b.index)) {
+            let Some(first) = run.first() else { continue };
+            self.pairs.clear();
+            run.iter().for_each(|proof| self.pairs.extend_from_slice(&proof.pair));
+            if let Err(error) = outboard.write_all_at(&self.pairs, first.index * PAIR_BYTES as u64) {
+                return Err(write_error(&self.outboard_path, self.pairs.len() as u64, error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds `start..end` to what was written. Pieces that come in order stay one run.
+    fn note_written(&mut self, mut start: u64, mut end: u64) {
+        while let Some((&run_start, &run_end)) = self.written.range(..=end).next_back()
+            && run_end >= start
+        {
+            self.written.remove(&run_start);
+            start = start.min(run_start);
+            end = end.max(run_end);
+        }
+        if start < end {
+            self.written.insert(start, end);
+        }
+    }
+}
+
+impl Drop for NewFiles {
+    fn drop(&mut self) {
+        // After a rename there is nothing under these names. What cannot be removed goes when the store is next opened.
+        let _ = fs::remove_file(&self.blob_path);
+        if self.outboard.is_some() {
+            let _ = fs::remove_file(&self.outboard_path);
+        }
+    }
+}

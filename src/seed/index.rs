@@ -1,0 +1,408 @@
+//! What a store holds, in memory: who pays for it, when it goes, and what changed.
+
+use super::keep::Keep;
+use super::store::StoreConfig;
+use crate::limits::{BAD_SETS_LEN_MAX, STORE_CHANGES_LEN_MAX};
+use crate::record::Coverage;
+use crate::shard::{Descriptor, Lanes};
+use crate::tls::NodeId;
+use crate::token::{AnyToken, SetToken, Token};
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// One thing that a store holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Holding {
+    /// Its name.
+    pub token: AnyToken,
+    /// How much of it.
+    pub coverage: Coverage,
+    /// When its lease ends, seconds since the Unix epoch; `None`: never.
+    pub expires_s: Option<u64>,
+}
+
+/// What became of something that a store held or holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Change {
+    /// It is held, and so much of it.
+    Holds(Holding),
+    /// It went.
+    Gone(AnyToken),
+}
+
+/// What changed since a moment that a sequence number names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changes {
+    /// The number to ask after next.
+    pub newest: u64,
+    /// Each thing that changed, once, as it is now.
+    pub changes: Vec<Change>,
+    /// False if the moment is too long ago: begin anew with [`super::Store::holdings`].
+    pub complete: bool,
+}
+
+/// An entry's kind.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Body {
+    /// A whole payload.
+    Payload { length: u64 },
+    /// Lanes of a set.
+    Set(SetBody),
+}
+
+/// What an entry of a set knows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SetBody {
+    pub(super) descriptor: Descriptor,
+    /// Lanes in the set's own files. Those of its blobs that are held whole come on top.
+    pub(super) own: Lanes,
+    /// Another number each time the files change, never 0.
+    pub(super) generation: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    pub(super) keep: Keep,
+    /// What it takes of the capacity, bytes.
+    pub(super) bytes: u64,
+    pub(super) body: Body,
+    used: u64,
+}
+
+/// Why there is no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shortage {
+    Capacity { usage_bytes: u64, capacity_bytes: u64 },
+    Quota { owner: NodeId, used_bytes: u64, quota_bytes: u64 },
+}
+
+/// See the module. Never touches the disk.
+#[derive(Debug)]
+pub(super) struct Index {
+    capacity_bytes: u64,
+    quota_bytes: u64,
+    entries: FxHashMap<AnyToken, Entry>,
+    /// Bytes of the entries, and of what is reserved for what is being written.
+    usage_bytes: u64,
+    /// Of those, what each owner pays for.
+    owners: FxHashMap<NodeId, u64>,
+    cached_bytes: u64,
+    expiries: BTreeSet<(u64, AnyToken)>,
+    /// Cached entries by when they were last used.
+    uses: BTreeMap<u64, AnyToken>,
+    clock: u64,
+    /// The sets that have this payload as one of their blobs.
+    sets_of: FxHashMap<Token, Vec<SetToken>>,
+    /// What changed last; the newest has the number `sequence`.
+    journal: VecDeque<AnyToken>,
+    sequence: u64,
+    bad: FxHashSet<SetToken>,
+    bad_order: VecDeque<SetToken>,
+}
+
+impl Index {
+    pub(super) fn new(config: &StoreConfig) -> Self {
+        Self {
+            capacity_bytes: config.capacity_bytes.unwrap_or(u64::MAX),
+            quota_bytes: config.quota_bytes.unwrap_or(u64::MAX),
+            entries: FxHashMap::default(),
+            usage_bytes: 0,
+            owners: FxHashMap::default(),
+            cached_bytes: 0,
+            expiries: BTreeSet::new(),
+            uses: BTreeMap::new(),
+            clock: 0,
+            sets_of: FxHashMap::default(),
+            journal: VecDeque::new(),
+            // What is found at the start has no place in the journal: whoever asks after 0 must begin anew.
+            sequence: 1,
+            bad: FxHashSet::default(),
+            bad_order: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn usage_bytes(&self) -> u64 {
+        self.usage_bytes
+    }
+
+    /// Bytes of which `owner` is the payer.
+    pub(super) fn owned_bytes(&self, owner: &NodeId) -> u64 {
+        self.owners.get(owner).copied().unwrap_or_default()
+    }
+
+    pub(super) fn get(&self, token: &AnyToken) -> Option<&Entry> {
+        self.entries.get(token)
+    }
+
+    pub(super) fn set(&self, token: &SetToken) -> Option<SetBody> {
+        match self.entries.get(&AnyToken::Set(*token))?.body {
+            Body::Set(set) => Some(set),
+            Body::Payload { .. } => None,
+        }
+    }
+
+    /// Whether the payload is held whole.
+    pub(super) fn has_payload(&self, token: &Token, length: u64) -> bool {
+        let entry = self.entries.get(&AnyToken::Content(*token));
+        entry.is_some_and(|entry| matches!(entry.body, Body::Payload { length: held } if held == length))
+    }
+
+    pub(super) fn payloads(&self) -> impl Iterator<Item = (Token, u64)> + '_ {
+        self.entries.iter().filter_map(|(token, entry)| match (token, entry.body) {
+            (AnyToken::Content(token), Body::Payload { length }) => Some((*token, length)),
+            _ => None,
+        })
+    }
+
+    /// The payloads held whole that are blobs of this set.
+    pub(super) fn whole_blobs(&self, descriptor: &Descriptor) -> impl Iterator<Item = (Token, Lanes)> + '_ {
+        let data = Lanes::first(descriptor.k().into());
+        let content = (descriptor.content(), descriptor.length_bytes(), data);
+        let (length, lanes) = (descriptor.parity_length(), descriptor.lanes().without(data));
+        let parity = descriptor.parity_token().map(|token| (token, length, lanes));
+        [Some(content), parity]
+            .into_iter()
+            .flatten()
+            .filter(|(token, length, _)| self.has_payload(token, *length))
+            .map(|(token, _, lanes)| (token, lanes))
+    }
+
+    /// The lanes that are held of a set whose own files have `own`.
+    pub(super) fn lanes(&self, descriptor: &Descriptor, own: Lanes) -> Lanes {
+        self.whole_blobs(descriptor).fold(own, |lanes, (_, more)| lanes.union(more))
+    }
+
+    /// The sets that would go with a payload: those that have nothing else.
+    pub(super) fn emptied_sets(&self, token: &Token) -> Vec<SetToken> {
+        let sets = self.sets_of.get(token).into_iter().flatten();
+        let empty = |token: &&SetToken| {
+            self.set(token).is_some_and(|set| self.lanes(&set.descriptor, set.own).is_empty())
+        };
+        sets.filter(empty).copied().collect()
+    }
+
+    pub(super) fn next_generation(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    /// Puts an entry in, or in place of the one that is there.
+    pub(super) fn insert(&mut self, token: AnyToken, keep: Keep, bytes: u64, body: Body) {
+        self.take_out(&token);
+        self.clock += 1;
+        let entry = Entry { keep, bytes, body, used: self.clock };
+        self.usage_bytes = self.usage_bytes.saturating_add(bytes);
+        if let Some(owner) = keep.payer() {
+            let owned = self.owners.entry(owner).or_default();
+            *owned = owned.saturating_add(bytes);
+        }
+        if keep.cached {
+            self.cached_bytes = self.cached_bytes.saturating_add(bytes);
+            self.uses.insert(entry.used, token);
+        }
+        if let Some(expires_s) = keep.expires_s {
+            self.expiries.insert((expires_s, token));
+        }
+        if let (AnyToken::Set(set), Body::Set(body)) = (token, body) {
+            for blob in blobs(&body.descriptor) {
+                self.sets_of.entry(blob).or_default().push(set);
+            }
+        }
+        self.entries.insert(token, entry);
+        self.note(token);
+    }
+
+    /// Takes an entry out. Sets that have lost lanes by it are noted as changed; those in
+    /// [`Index::emptied_sets`] are the caller's to remove.
+    pub(super) fn remove(&mut self, token: &AnyToken) -> Option<Entry> {
+        let entry = self.take_out(token)?;
+        self.note(*token);
+        Some(entry)
+    }
+
+    /// Gives an entry another lease.
+    pub(super) fn set_keep(&mut self, token: &AnyToken, keep: Keep) {
+        if let Some(Entry { bytes, body, .. }) = self.entries.get(token).copied() {
+            self.insert(*token, keep, bytes, body);
+        }
+    }
+
+    fn take_out(&mut self, token: &AnyToken) -> Option<Entry> {
+        let entry = self.entries.remove(token)?;
+        self.release(entry.bytes, entry.keep.payer());
+        if entry.keep.cached {
+            self.cached_bytes = self.cached_bytes.saturating_sub(entry.bytes);
+            self.uses.remove(&entry.used);
+        }
+        if let Some(expires_s) = entry.keep.expires_s {
+            self.expiries.remove(&(expires_s, *token));
+        }
+        if let (AnyToken::Set(set), Body::Set(body)) = (token, entry.body) {
+            for blob in blobs(&body.descriptor) {
+                if let Some(sets) = self.sets_of.get_mut(&blob) {
+                    sets.retain(|other| other != set);
+                    if sets.is_empty() {
+                        self.sets_of.remove(&blob);
+                    }
+                }
+            }
+        }
+        Some(entry)
+    }
+
+    /// Says that an entry is in use.
+    pub(super) fn touch(&mut self, token: &AnyToken) {
+        let Some(entry) = self.entries.get_mut(token) else { return };
+        self.clock += 1;
+        if entry.keep.cached {
+            self.uses.remove(&entry.used);
+            self.uses.insert(self.clock, *token);
+        }
+        entry.used = self.clock;
+    }
+
+    /// Takes room for what is to be written, at `payer`'s expense.
+    pub(super) fn reserve(&mut self, bytes: u64, payer: Option<NodeId>) -> Result<(), Shortage> {
+        self.check_quota(bytes, payer)?;
+        let usage_bytes = self.usage_bytes.checked_add(bytes).filter(|&usage| usage <= self.capacity_bytes);
+        let Some(usage_bytes) = usage_bytes else {
+            let Self { usage_bytes, capacity_bytes, .. } = *self;
+            return Err(Shortage::Capacity { usage_bytes, capacity_bytes });
+        };
+        self.usage_bytes = usage_bytes;
+        if let Some(owner) = payer {
+            // Not past the quota, so no overflow.
+            *self.owners.entry(owner).or_default() += bytes;
+        }
+        Ok(())
+    }
+
+    /// Whether `payer` may have `bytes` more.
+    pub(super) fn check_quota(&self, bytes: u64, payer: Option<NodeId>) -> Result<(), Shortage> {
+        let Some(owner) = payer else { return Ok(()) };
+        let (used_bytes, quota_bytes) = (self.owned_bytes(&owner), self.quota_bytes);
+        match used_bytes.checked_add(bytes) {
+            Some(used) if used <= quota_bytes => Ok(()),
+            _ => Err(Shortage::Quota { owner, used_bytes, quota_bytes }),
+        }
+    }
+
+    /// Gives back what [`Index::reserve`] took.
+    pub(super) fn release(&mut self, bytes: u64, payer: Option<NodeId>) {
+        self.usage_bytes = self.usage_bytes.saturating_sub(bytes);
+        let Some(owner) = payer else { return };
+        if let Some(owned) = self.owners.get_mut(&owner) {
+            *owned = owned.saturating_sub(bytes);
+            if *owned == 0 {
+                self.owners.remove(&owner);
+            }
+        }
+    }
+
+    /// The entry whose lease ended first, if one has; of `owner`'s if that is said.
+    pub(super) fn first_expired(&self, now_s: u64, owner: Option<NodeId>) -> Option<AnyToken> {
+        let mut expired = self.expired_until(now_s);
+        expired.find(|(_, entry)| owner.is_none() || entry.keep.payer() == owner).map(|(token, _)| token)
+    }
+
+    /// The entries whose lease has ended, the first to end first.
+    pub(super) fn expired(&self, now_s: u64) -> Vec<AnyToken> {
+        self.expired_until(now_s).map(|(token, _)| token).collect()
+    }
+
+    fn expired_until(&self, now_s: u64) -> impl Iterator<Item = (AnyToken, &Entry)> {
+        let expired = self.expiries.iter().take_while(move |(expires_s, _)| *expires_s <= now_s);
+        expired.filter_map(|(_, token)| Some((*token, self.entries.get(token)?)))
+    }
+
+    /// The cached entry used longest ago, of those that take room.
+    pub(super) fn first_cached(&self) -> Option<AnyToken> {
+        let takes_room = |token: &&AnyToken| self.entries.get(token).is_some_and(|entry| entry.bytes > 0);
+        self.uses.values().find(takes_room).copied()
+    }
+
+    /// Bytes of what may go at `now_s`.
+    pub(super) fn evictable_bytes(&self, now_s: u64) -> u64 {
+        let kept = self.expired_until(now_s).filter(|(_, entry)| !entry.keep.cached);
+        kept.fold(self.cached_bytes, |bytes, (_, entry)| bytes.saturating_add(entry.bytes))
+    }
+
+    pub(super) fn holdings(&self) -> (u64, Vec<Holding>) {
+        let holdings = self.entries.iter().map(|(token, entry)| self.holding(*token, entry));
+        (self.sequence, holdings.collect())
+    }
+
+    pub(super) fn holding_of(&self, token: &AnyToken) -> Option<Holding> {
+        self.entries.get(token).map(|entry| self.holding(*token, entry))
+    }
+
+    fn holding(&self, token: AnyToken, entry: &Entry) -> Holding {
+        let coverage = match entry.body {
+            Body::Payload { .. } => Coverage::All,
+            Body::Set(set) => match self.lanes(&set.descriptor, set.own) {
+                lanes if lanes == set.descriptor.lanes() => Coverage::All,
+                lanes => Coverage::Lanes(lanes),
+            },
+        };
+        Holding { token, coverage, expires_s: entry.keep.expires_s }
+    }
+
+    pub(super) fn changes_after(&self, sequence: u64) -> Changes {
+        let newest = self.sequence;
+        let count = newest.checked_sub(sequence).filter(|&count| count <= self.journal.len() as u64);
+        let Some(count) = count else { return Changes { newest, changes: Vec::new(), complete: false } };
+        let mut seen = FxHashSet::default();
+        let changed = self.journal.iter().skip(self.journal.len() - count as usize);
+        let changes = changed.filter(|token| seen.insert(**token)).map(|token| {
+            let entry = self.entries.get(token);
+            entry.map_or(Change::Gone(*token), |entry| Change::Holds(self.holding(*token, entry)))
+        });
+        Changes { newest, changes: changes.collect(), complete: true }
+    }
+
+    /// Notes that something changed, and with a payload the sets that have it as a blob.
+    fn note(&mut self, token: AnyToken) {
+        self.push_change(token);
+        if let AnyToken::Content(payload) = token {
+            for set in self.sets_of.get(&payload).cloned().unwrap_or_default() {
+                self.push_change(set.into());
+            }
+        }
+    }
+
+    fn push_change(&mut self, token: AnyToken) {
+        if self.journal.len() == STORE_CHANGES_LEN_MAX {
+            self.journal.pop_front();
+        }
+        self.journal.push_back(token);
+        self.sequence += 1;
+    }
+
+    /// Forgets how the index came to be what it is.
+    pub(super) fn forget_changes(&mut self) {
+        self.journal.clear();
+    }
+
+    pub(super) fn mark_bad(&mut self, token: SetToken) {
+        if !self.bad.insert(token) {
+            return;
+        }
+        self.bad_order.push_back(token);
+        if self.bad_order.len() > BAD_SETS_LEN_MAX
+            && let Some(oldest) = self.bad_order.pop_front()
+        {
+            self.bad.remove(&oldest);
+        }
+    }
+
+    pub(super) fn is_bad(&self, token: &SetToken) -> bool {
+        self.bad.contains(token)
+    }
+}
+
+/// The tokens of a set's blobs.
+fn blobs(descriptor: &Descriptor) -> impl Iterator<Item = Token> {
+    // A payload that is its own parity is one blob.
+    let parity = descriptor.parity_token().filter(|&parity| parity != descriptor.content());
+    std::iter::once(descriptor.content()).chain(parity)
+}

@@ -1,0 +1,150 @@
+//! How long something is kept, and for whom.
+
+use super::error::StoreError;
+use super::store::StoreConfig;
+use crate::tls::NodeId;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// What a store keeps something for. On disk a file of JSON beside it, `<64 hex>.meta`: the keys `expires_s`, `owner` (the
+/// 52 characters of a node ID) and `cached`, none of which must be there. Without the file: kept without end for nobody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keep {
+    /// When the lease ends, seconds since the Unix epoch; `None`: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_s: Option<u64>,
+    /// Who asked for it, and so whose quota it takes; `None`: nobody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<NodeId>,
+    /// Kept only as long as there is room: what passed, not what was PUT or mirrored.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub cached: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde passes references.
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+impl Keep {
+    /// Kept for `owner` until `expires_s`.
+    pub const fn leased(expires_s: Option<u64>, owner: Option<NodeId>) -> Self {
+        Self { expires_s, owner, cached: false }
+    }
+
+    /// Kept while there is room, and no longer than until `expires_s`.
+    pub const fn cached(expires_s: Option<u64>) -> Self {
+        Self { expires_s, owner: None, cached: true }
+    }
+
+    /// Whether the lease has ended.
+    pub fn is_expired(&self, now_s: u64) -> bool {
+        self.expires_s.is_some_and(|expires_s| expires_s <= now_s)
+    }
+
+    /// Whose quota it takes.
+    pub(super) fn payer(&self) -> Option<NodeId> {
+        self.owner.filter(|_| !self.cached)
+    }
+
+    /// What holds when this is asked for as well. No lease gets shorter; whoever asked for the longest one pays.
+    #[must_use]
+    pub fn extended_by(self, asked: Self) -> Self {
+        let end = |keep: Self| keep.expires_s.unwrap_or(u64::MAX);
+        match (self.cached, asked.cached) {
+            (true, false) => asked,
+            (false, true) => self,
+            _ if end(asked) > end(self) => asked,
+            _ => self,
+        }
+    }
+
+    pub(super) fn to_file(self) -> Vec<u8> {
+        // Three plain fields: there is nothing in them that JSON cannot say.
+        serde_json::to_vec(&self).unwrap_or_default()
+    }
+
+    /// Reads the file. What cannot be understood keeps its payload: losing it would be worse.
+    pub(super) fn from_file(path: &Path) -> Result<Self, StoreError> {
+        match fs::read(path) {
+            Ok(text) => Ok(serde_json::from_slice(&text).unwrap_or_else(|error| {
+                tracing::warn!(path = %path.display(), %error, "not a lease; what it stands for is kept without end");
+                Self::default()
+            })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(StoreError::io("read", path, error)),
+        }
+    }
+}
+
+impl StoreConfig {
+    /// When a lease of `lease_s` seconds ends that is asked for at `now_s`, seconds since the Unix epoch; 0 asks for the
+    /// default. `None`: it has no end.
+    pub fn expiry(&self, lease_s: u64, now_s: u64) -> Option<u64> {
+        let asked = if lease_s == 0 { self.lease_default_s } else { lease_s };
+        let granted = match (asked, self.lease_max_s) {
+            (0, 0) => return None,
+            (asked, 0) => asked,
+            (0, max) => max,
+            (asked, max) => asked.min(max),
+        };
+        Some(now_s.saturating_add(granted))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_has_a_default_and_a_bound() {
+        let config = |lease_default_s, lease_max_s| StoreConfig {
+            lease_default_s,
+            lease_max_s,
+            ..StoreConfig::default()
+        };
+        for (default, max, asked, expiry) in [
+            (0, 0, 0, None),
+            (0, 0, 7, Some(107)),
+            (5, 0, 0, Some(105)),
+            (5, 0, 7, Some(107)),
+            (0, 6, 0, Some(106)),
+            (5, 6, 7, Some(106)),
+            (7, 6, 0, Some(106)),
+            (0, 0, u64::MAX, Some(u64::MAX)),
+        ] {
+            assert_eq!(config(default, max).expiry(asked, 100), expiry, "{default} {max} {asked}");
+        }
+    }
+
+    #[test]
+    fn no_lease_gets_shorter() {
+        let a = Some(NodeId([1; 32]));
+        let b = Some(NodeId([2; 32]));
+        let held = Keep::leased(Some(10), a);
+        assert_eq!(held.extended_by(Keep::leased(Some(5), b)), held);
+        assert_eq!(held.extended_by(Keep::leased(Some(10), b)), held, "the first pays");
+        assert_eq!(held.extended_by(Keep::leased(Some(11), b)), Keep::leased(Some(11), b));
+        assert_eq!(held.extended_by(Keep::leased(None, b)), Keep::leased(None, b));
+        assert_eq!(held.extended_by(Keep::cached(None)), held);
+        assert_eq!(Keep::cached(None).extended_by(held), held, "what was cached is kept from now on");
+        assert_eq!(Keep::default().extended_by(held), Keep::default());
+    }
+
+    #[test]
+    fn the_file_says_what_it_must() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.meta");
+        assert_eq!(Keep::from_file(&path).unwrap(), Keep::default());
+        for keep in
+            [Keep::default(), Keep::cached(Some(1)), Keep::leased(Some(u64::MAX), Some(NodeId([7; 32])))]
+        {
+            fs::write(&path, keep.to_file()).unwrap();
+            assert_eq!(Keep::from_file(&path).unwrap(), keep);
+        }
+        fs::write(&path, b"{\"expires_s\":").unwrap();
+        assert_eq!(Keep::from_file(&path).unwrap(), Keep::default());
+    }
+}

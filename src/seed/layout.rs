@@ -1,0 +1,198 @@
+//! Which file is what, and what lanes take.
+
+use crate::limits::GROUP_BYTES;
+use crate::shard::{Blob, Descriptor, Lanes, Part};
+use crate::token::{AnyToken, PAIR_BYTES, Ranges, SetToken, Token, outboard_bytes};
+use smallvec::SmallVec;
+use std::path::Path;
+
+pub(super) const BLOB: &str = "blob";
+pub(super) const OUTBOARD: &str = "obao";
+pub(super) const META: &str = "meta";
+pub(super) const SET: &str = "set";
+
+/// The directory of whole payloads, and the kinds of files there.
+pub(super) const DATA: &str = "data";
+pub(super) const DATA_KINDS: [&str; 3] = [BLOB, OUTBOARD, META];
+/// The directory of sets, and the kinds of files there.
+pub(super) const SETS: &str = "sets";
+pub(super) const SET_KINDS: [&str; 6] = [SET, META, "content", "content.obao", "parity", "parity.obao"];
+
+/// The kinds of the files that hold some lanes of a blob.
+pub(super) const fn lane_kinds(blob: Blob) -> (&'static str, &'static str) {
+    match blob {
+        Blob::Content => ("content", "content.obao"),
+        Blob::Parity => ("parity", "parity.obao"),
+    }
+}
+
+/// Accounted for the two small files of a set, bytes: a block of most disks each.
+const SET_FILES_BYTES: u64 = 2 * 4096;
+
+/// The directory and the hex digits that a token's files have.
+pub(super) fn place(token: &AnyToken) -> (&'static str, String) {
+    match token {
+        AnyToken::Content(token) => (DATA, token.hex()),
+        AnyToken::Set(token) => (SETS, token.hex()),
+    }
+}
+
+/// The token and the kind that the name of a file under `directory` says.
+pub(super) fn named<'a>(directory: &str, path: &'a Path) -> Option<(AnyToken, &'a str)> {
+    let (hex, kind) = path.file_name()?.to_str()?.split_once('.')?;
+    match directory {
+        DATA if DATA_KINDS.contains(&kind) => {
+            let token: Token = format!("b3:{hex}").parse().ok()?;
+            Some((token.into(), kind))
+        }
+        SETS if SET_KINDS.contains(&kind) => {
+            let token: SetToken = format!("set:{hex}").parse().ok()?;
+            Some((token.into(), kind))
+        }
+        _ => None,
+    }
+}
+
+/// The `.set` file: the bitmap of the lanes in the set's own files, then the descriptor.
+pub(super) fn emit_set(descriptor: &Descriptor, own: Lanes) -> Vec<u8> {
+    let mut out = Vec::with_capacity(own.encoded_len() + descriptor.encoded_len());
+    own.emit(&mut out);
+    descriptor.emit(&mut out);
+    out
+}
+
+/// Reads a `.set` file; `None` if it is not this set's.
+pub(super) fn parse_set(token: &SetToken, mut bytes: &[u8]) -> Option<(Descriptor, Lanes)> {
+    let own = Lanes::take(&mut bytes)?;
+    let descriptor = Descriptor::parse(bytes).ok()?;
+    let ours = SetToken::of(bytes) == *token && descriptor.lanes().contains_all(own);
+    ours.then_some((descriptor, own))
+}
+
+/// The parts that `lanes` of all stripes are.
+pub(super) fn parts_of(descriptor: &Descriptor, lanes: Lanes) -> SmallVec<[Part; 2]> {
+    let lanes = lanes.intersection(descriptor.lanes());
+    // Neither can a lane be missing nor a stripe be past the last.
+    descriptor.parts(lanes, &Ranges::all()).unwrap_or_default()
+}
+
+/// The token and the length of a blob of a set, bytes; `None` for the parity of a set that has none.
+pub(super) fn blob(descriptor: &Descriptor, blob: Blob) -> Option<(Token, u64)> {
+    match blob {
+        Blob::Content => Some((descriptor.content(), descriptor.length_bytes())),
+        Blob::Parity => Some((descriptor.parity_token()?, descriptor.parity_length())),
+    }
+}
+
+/// The lanes of one blob of a set.
+pub(super) fn lanes_of(descriptor: &Descriptor, blob: Blob) -> Lanes {
+    let data = Lanes::first(descriptor.k().into());
+    match blob {
+        Blob::Content => data,
+        Blob::Parity => descriptor.lanes().without(data),
+    }
+}
+
+/// What a set with these lanes in its own files takes, bytes.
+pub(super) fn set_bytes(descriptor: &Descriptor, own: Lanes) -> u64 {
+    SET_FILES_BYTES + lanes_bytes(descriptor, own)
+}
+
+/// What lanes take in a set's own files: their shards and the hash pairs above them, bytes.
+pub(super) fn lanes_bytes(descriptor: &Descriptor, lanes: Lanes) -> u64 {
+    let parts = parts_of(descriptor, lanes);
+    parts.iter().map(|part| part.bytes + pairs_bytes(descriptor, part, lanes)).sum()
+}
+
+/// The hash pairs above a part's groups, bytes: not fewer than there are, and never more for lanes together than apart.
+fn pairs_bytes(descriptor: &Descriptor, part: &Part, lanes: Lanes) -> u64 {
+    let whole = outboard_bytes(part.length);
+    if part.bytes == part.length {
+        return whole;
+    }
+    let shard_groups = descriptor.shard_bytes() / GROUP_BYTES as u64;
+    let groups = part.length.div_ceil(GROUP_BYTES as u64);
+    let (mut pairs, mut span) = (0u64, 2u64);
+    // Level by level: pairs that span so many groups each.
+    while span / 2 < groups {
+        let unaligned = u64::from(!shard_groups.is_multiple_of(span));
+        let a_stripe: u64 = lane_runs(descriptor, part.blob, lanes)
+            .map(|(_, len)| (len * shard_groups).div_ceil(span) + unaligned)
+            .sum();
+        pairs += groups.div_ceil(span).min(descriptor.stripes().saturating_mul(a_stripe));
+        span *= 2;
+    }
+    whole.min(pairs.saturating_mul(PAIR_BYTES as u64))
+}
+
+/// Neighbouring lanes among those of one blob: the first one's place in a stripe and how many.
+pub(super) fn lane_runs(
+    descriptor: &Descriptor,
+    blob: Blob,
+    lanes: Lanes,
+) -> impl Iterator<Item = (u64, u64)> + use<> {
+    let mut left = match blob {
+        Blob::Content => lanes.data_bits(descriptor.k()),
+        Blob::Parity => lanes.parity_bits(descriptor.k()),
+    };
+    std::iter::from_fn(move || {
+        let start = left.trailing_zeros();
+        let len = left.checked_shr(start)?.trailing_ones();
+        // Shifted twice: 64 lanes at once are past what one shift may do.
+        left &= u64::MAX.checked_shl(start + len).unwrap_or(0);
+        Some((start.into(), len.into()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::Coding;
+    use crate::token::{Outboard, Piece, VerifiedEncoder};
+    use proptest::prelude::*;
+
+    #[test]
+    fn lanes_make_runs() {
+        let parity = Some((64, Token::of(b"parity")));
+        let descriptor =
+            Descriptor::new(Token::of(b""), 1 << 30, 1 << 14, Coding::ReedSolomon { data_lanes: 64, parity })
+                .unwrap();
+        let runs =
+            |blob, lanes: &str| -> Vec<_> { lane_runs(&descriptor, blob, lanes.parse().unwrap()).collect() };
+        assert_eq!(runs(Blob::Content, "0-63"), [(0, 64)]);
+        assert_eq!(runs(Blob::Content, "0,2-3,63"), [(0, 1), (2, 2), (63, 1)]);
+        assert_eq!(runs(Blob::Parity, "0,2-3,63"), []);
+        assert_eq!(runs(Blob::Parity, "63-65,127"), [(0, 2), (63, 1)]);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_accounted_is_not_less_than_what_is_stored(
+            groups in 1u64..200, short in 0u64..16_384, k in 2u8..=6, shard_groups in 1u64..=4, bits in 1u8..64,
+        ) {
+            let length = groups * 16_384 - short;
+            let token = Token::of(b"payload");
+            let coding = Coding::ReedSolomon { data_lanes: k, parity: None };
+            let descriptor = Descriptor::new(token, length, shard_groups * 16_384, coding).unwrap();
+            let lanes: Lanes = (0..k).filter(|lane| bits >> lane & 1 == 1).collect();
+            let parts = parts_of(&descriptor, lanes);
+            let Some(part) = parts.first() else {
+                prop_assert_eq!(lanes_bytes(&descriptor, lanes), 0);
+                return Ok(());
+            };
+            let pairs = vec![0; outboard_bytes(length) as usize];
+            let outboard = Outboard::from_bytes(length, pairs.into()).unwrap();
+            let mut encoder = VerifiedEncoder::new(outboard, &part.selection).unwrap();
+            let mut pieces = Vec::new();
+            while encoder.next_batch(1 << 20, &mut pieces).unwrap() > 0 {}
+            let stored: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+            prop_assert!(pieces.iter().any(|piece| matches!(piece, Piece::Data { .. })));
+            let accounted = lanes_bytes(&descriptor, lanes);
+            prop_assert!(accounted >= stored, "{} < {}", accounted, stored);
+            prop_assert!(accounted - part.bytes <= outboard_bytes(length));
+            // Apart they take no less.
+            let apart: u64 = lanes.iter().map(|lane| lanes_bytes(&descriptor, Lanes::one(lane))).sum();
+            prop_assert!(apart >= accounted, "{} < {}", apart, accounted);
+        }
+    }
+}

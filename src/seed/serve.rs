@@ -1,0 +1,303 @@
+//! Answers FETCH: to one peer in the order of its requests, between peers in turn.
+
+use super::{Held, HeldSet, MemoryTier, Store, StoreError};
+use crate::limits::EARLY_FETCH_BYTES_MAX;
+use crate::queue::{AppPort, ConnectionId, Credit, RequestId};
+use crate::record::{ErrorCode, ErrorRecord};
+use crate::shard::{Blob, Descriptor, Lanes};
+use crate::token::{AnyToken, Piece, Ranges, VerifiedEncoder};
+use bytes::Bytes;
+use smallvec::{SmallVec, smallvec};
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+/// Bytes given to one peer before the next has its turn.
+const TURN_BYTES: usize = 256 * 1024;
+
+/// What a peer asks for.
+pub(super) struct Wanted {
+    pub(super) token: AnyToken,
+    pub(super) lanes: Option<Lanes>,
+    pub(super) ranges: Ranges,
+    pub(super) max_bytes: u64,
+    pub(super) describe: bool,
+    pub(super) early: bool,
+}
+
+/// What it gets: the front of the answer, and what yields the rest.
+pub(super) struct Answer {
+    pub(super) length: u64,
+    pub(super) descriptor: Option<Box<Descriptor>>,
+    parts: VecDeque<(Held, VerifiedEncoder)>,
+}
+
+/// Why it gets nothing.
+pub(super) enum Refusal {
+    Failure(ErrorRecord),
+    Store(StoreError),
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+fn refuse<T>(code: ErrorCode, reason: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal::Failure(ErrorRecord::new(code, 0, reason)))
+}
+
+impl Wanted {
+    /// Looks it up.
+    pub(super) fn find(&self, store: &Store) -> Result<Answer, Refusal> {
+        match self.token {
+            AnyToken::Content(token) => match store.get(&token)? {
+                Some(held) => self.of_payload(held, None),
+                None => refuse(ErrorCode::NotFound, format!("{token} is not kept here")),
+            },
+            AnyToken::Set(token) => match store.get_set(&token)? {
+                Some(set) => self.of_set(set),
+                None => refuse(ErrorCode::NotFound, format!("{token} is not kept here")),
+            },
+        }
+    }
+
+    fn of_set(&self, set: HeldSet) -> Result<Answer, Refusal> {
+        let descriptor = Box::new(set.descriptor);
+        if self.describe {
+            let length = descriptor.length_bytes();
+            return Ok(Answer { length, descriptor: Some(descriptor), parts: VecDeque::new() });
+        }
+        let wanted = self.lanes.unwrap_or_else(|| Lanes::first(descriptor.k().into()));
+        if !descriptor.lanes().contains_all(wanted) {
+            return refuse(ErrorCode::BadRange, format!("the set has the lanes {}", descriptor.lanes()));
+        }
+        if !set.lanes.contains_all(wanted) {
+            let reason =
+                format!("of the lanes {wanted} only {} are kept here", set.lanes.intersection(wanted));
+            return refuse(ErrorCode::NotFound, reason);
+        }
+        if self.lanes.is_none() {
+            return match set.content {
+                Some(content) => self.of_payload(content, Some(descriptor)),
+                // A payload of no bytes.
+                None => self.of_parts(&set, descriptor, wanted),
+            };
+        }
+        self.of_parts(&set, descriptor, wanted)
+    }
+
+    fn of_parts(&self, set: &HeldSet, descriptor: Box<Descriptor>, lanes: Lanes) -> Result<Answer, Refusal> {
+        let stripes = if self.lanes.is_some() { self.ranges.clone() } else { Ranges::all() };
+        let parts = match descriptor.parts(lanes, &stripes) {
+            Ok(parts) => parts,
+            Err(error) => return refuse(ErrorCode::BadRange, error.to_string()),
+        };
+        self.check_bytes(parts.iter().map(|part| part.bytes).sum())?;
+        let mut encoders = VecDeque::new();
+        for part in parts {
+            let Some(held) = set.blob(part.blob) else {
+                return refuse(
+                    ErrorCode::NotFound,
+                    match part.blob {
+                        Blob::Content => "no data lane is kept here",
+                        Blob::Parity => "no parity lane is kept here",
+                    },
+                );
+            };
+            match VerifiedEncoder::new(held.outboard().clone(), part.selection) {
+                Ok(encoder) => encoders.push_back((held.clone(), encoder)),
+                Err(error) => return refuse(ErrorCode::BadRange, error.to_string()),
+            }
+        }
+        let length = descriptor.length_bytes();
+        Ok(Answer { length, descriptor: Some(descriptor), parts: encoders })
+    }
+
+    fn of_payload(&self, held: Held, descriptor: Option<Box<Descriptor>>) -> Result<Answer, Refusal> {
+        let length = held.length();
+        if self.describe {
+            return Ok(Answer { length, descriptor, parts: VecDeque::new() });
+        }
+        let selected = self.ranges.selected_bytes(length);
+        let encoder = selected.and_then(|selected| {
+            VerifiedEncoder::new(held.outboard().clone(), self.ranges.clone())
+                .map(|encoder| (selected, encoder))
+        });
+        match encoder {
+            Ok((selected, encoder)) => {
+                self.check_bytes(selected)?;
+                Ok(Answer { length, descriptor, parts: [(held, encoder)].into() })
+            }
+            Err(error) => refuse(ErrorCode::BadRange, error.to_string()),
+        }
+    }
+
+    fn check_bytes(&self, selected: u64) -> Result<(), Refusal> {
+        if self.max_bytes > 0 && selected > self.max_bytes {
+            let reason = format!(
+                "the answer has {selected} payload bytes, more than the {} asked for at most",
+                self.max_bytes
+            );
+            return refuse(ErrorCode::Limit, reason);
+        }
+        // Protocol §7: a replayed question must not cost much.
+        if self.early && selected > EARLY_FETCH_BYTES_MAX {
+            let reason = format!(
+                "early data may ask for {EARLY_FETCH_BYTES_MAX} bytes; ask again after the handshake"
+            );
+            return refuse(ErrorCode::TooEarly, reason);
+        }
+        Ok(())
+    }
+}
+
+/// All answers on their way out.
+#[derive(Default)]
+pub(super) struct Servings {
+    /// Peers in the order of their turns, each with its requests in the order in which they came.
+    peers: VecDeque<(ConnectionId, VecDeque<Serving>)>,
+}
+
+/// One answer on its way out.
+struct Serving {
+    request: RequestId,
+    credit: Credit,
+    parts: VecDeque<(Held, VerifiedEncoder)>,
+    batch: Vec<Piece>,
+    pieces: VecDeque<Piece>,
+    /// Bytes that the ring or the credit did not take.
+    unsent: Option<Bytes>,
+}
+
+impl Servings {
+    pub(super) fn add(&mut self, request: RequestId, credit: Credit, answer: Answer) {
+        let serving = Serving {
+            request,
+            credit,
+            parts: answer.parts,
+            batch: Vec::new(),
+            pieces: VecDeque::new(),
+            unsent: None,
+        };
+        match self.peers.iter_mut().find(|(peer, _)| *peer == request.connection) {
+            Some((_, requests)) => requests.push_back(serving),
+            None => self.peers.push_back((request.connection, [serving].into())),
+        }
+    }
+
+    pub(super) fn remove(&mut self, request: RequestId) {
+        for (_, requests) in &mut self.peers {
+            requests.retain(|serving| serving.request != request);
+        }
+    }
+
+    pub(super) fn forget(&mut self, connection: ConnectionId) {
+        self.peers.retain(|(peer, _)| *peer != connection);
+    }
+
+    /// Gives every peer a turn. Returns whether any byte went out; those that ended go to `over`.
+    pub(super) fn serve(
+        &mut self,
+        memory: &Mutex<MemoryTier>,
+        port: &mut AppPort,
+        over: &mut Vec<(RequestId, Result<(), StoreError>)>,
+    ) -> bool {
+        let mut worked = false;
+        for _ in 0..self.peers.len() {
+            if port.room() == 0 {
+                break;
+            }
+            let Some((peer, mut requests)) = self.peers.pop_front() else { break };
+            worked |= serve_peer(&mut requests, memory, port, over);
+            if !requests.is_empty() {
+                self.peers.push_back((peer, requests));
+            }
+        }
+        worked
+    }
+}
+
+fn serve_peer(
+    requests: &mut VecDeque<Serving>,
+    memory: &Mutex<MemoryTier>,
+    port: &mut AppPort,
+    over: &mut Vec<(RequestId, Result<(), StoreError>)>,
+) -> bool {
+    let mut sent = 0;
+    let mut ended: SmallVec<[usize; 8]> = smallvec![];
+    for (index, serving) in requests.iter_mut().enumerate() {
+        if sent >= TURN_BYTES || port.room() == 0 {
+            break;
+        }
+        match serving.turn(TURN_BYTES - sent, memory, port) {
+            Ok((bytes, whole)) => {
+                sent += bytes;
+                if whole {
+                    ended.push(index);
+                    over.push((serving.request, Ok(())));
+                }
+            }
+            Err(error) => {
+                ended.push(index);
+                over.push((serving.request, Err(error)));
+            }
+        }
+    }
+    for index in ended.iter().rev() {
+        requests.remove(*index);
+    }
+    sent > 0 || !ended.is_empty()
+}
+
+impl Serving {
+    /// Sends up to about `bytes_max`; gives how many went, and whether that was all.
+    fn turn(
+        &mut self,
+        bytes_max: usize,
+        memory: &Mutex<MemoryTier>,
+        port: &mut AppPort,
+    ) -> Result<(usize, bool), StoreError> {
+        let mut sent = 0;
+        while sent < bytes_max {
+            let Some(bytes) = self.next(memory)? else { return Ok((sent, true)) };
+            let len = bytes.len();
+            if let Err(bytes) = port.send_data(self.request, &self.credit, bytes) {
+                self.unsent = Some(bytes);
+                break;
+            }
+            sent += len;
+        }
+        Ok((sent, false))
+    }
+
+    fn next(&mut self, memory: &Mutex<MemoryTier>) -> Result<Option<Bytes>, StoreError> {
+        if let Some(bytes) = self.unsent.take() {
+            return Ok(Some(bytes));
+        }
+        while self.pieces.is_empty() {
+            let Some((_, encoder)) = self.parts.front_mut() else { return Ok(None) };
+            let failed = |source| StoreError::io("read the outboard of", Path::new("a payload"), source);
+            if encoder.next_batch(TURN_BYTES, &mut self.batch).map_err(failed)? == 0 {
+                self.parts.pop_front();
+                continue;
+            }
+            self.pieces.extend(self.batch.drain(..));
+        }
+        match (self.pieces.pop_front(), self.parts.front()) {
+            (Some(Piece::Proof(hashes)), _) => Ok(Some(hashes)),
+            (Some(Piece::Data { offset, len }), Some((held, _))) => {
+                let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+                // A read ends where its block of memory ends.
+                let bytes = memory.read(held, offset, len)?;
+                if bytes.len() < len {
+                    let rest = Piece::Data { offset: offset + bytes.len() as u64, len: len - bytes.len() };
+                    self.pieces.push_front(rest);
+                }
+                Ok(Some(bytes))
+            }
+            _ => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! Lanes of a set on their way into the store.
+
+use super::disk::{link, make_directory, parent, remove_if_there, rename, sync_directory, write_error};
+use super::error::StoreError;
+use super::files::NewFiles;
+use super::held::HeldSet;
+use super::index::{Body, SetBody};
+use super::keep::Keep;
+use super::layout::{self, BLOB, OUTBOARD, SET};
+use super::store::{Changing, Inner, Reservation};
+use super::writer::Writer;
+use crate::limits::GROUP_BYTES;
+use crate::shard::{Blob, Descriptor, Lanes, Part};
+use crate::token::{AnyToken, PAIR_BYTES, SetToken, VerifiedPiece, outboard_bytes};
+use smallvec::SmallVec;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Bytes copied at once from new files into those of a set that is held.
+const COPY_BYTES: usize = 64 * GROUP_BYTES;
+/// How often a set may change while lanes are added to its files.
+const COMMIT_TRIES_MAX: usize = 8;
+
+/// Takes the verified pieces of some lanes of a set in any order and keeps them once all are there. Dropped before
+/// [`SetWriter::commit`], it leaves nothing. May move to another thread; every call blocks on the disk.
+///
+/// A blob of which all lanes are asked for and none is held is written, and held, as a payload. Other lanes go into files of
+/// the set's own. When those have come to hold a whole blob they become a payload too.
+#[derive(Debug)]
+pub struct SetWriter {
+    store: Arc<Inner>,
+    token: SetToken,
+    descriptor: Descriptor,
+    /// Asked for.
+    lanes: Lanes,
+    /// Of those, the ones that go into the set's own files.
+    own: Lanes,
+    keep: Keep,
+    parts: SmallVec<[NewPart; 2]>,
+    /// Room for the set's small files.
+    reserved: Reservation,
+}
+
+#[derive(Debug)]
+struct NewPart {
+    part: Part,
+    target: Target,
+}
+
+#[derive(Debug)]
+enum Target {
+    Payload(Writer),
+    Lanes(NewFiles, Reservation),
+}
+
+impl SetWriter {
+    pub(super) fn begin(
+        store: Arc<Inner>,
+        descriptor: Descriptor,
+        lanes: Lanes,
+        keep: Keep,
+        now_s: u64,
+    ) -> Result<Self, StoreError> {
+        store.check_writable()?;
+        let token = descriptor.set_token();
+        if !descriptor.lanes().contains_all(lanes) || lanes.is_empty() {
+            return Err(StoreError::NoSuchLanes { lanes, count: descriptor.lanes().len() });
+        }
+        let (set, held, blobs) = {
+            let index = store.index();
+            if index.is_bad(&token) {
+                return Err(StoreError::BadDescriptor(token));
+            }
+            let set = index.set(&token);
+            let held = index.lanes(&descriptor, set.map_or(Lanes::NONE, |set| set.own));
+            let blobs: SmallVec<[_; 2]> = index.whole_blobs(&descriptor).map(|(blob, _)| blob).collect();
+            (set, held, blobs)
+        };
+        // What is held comes under this lease as well.
+        blobs.iter().try_for_each(|blob| store.check_extension(&AnyToken::from(*blob), keep))?;
+        store.check_extension(&token.into(), keep)?;
+        let missing = lanes.without(held);
+        let small_bytes = if set.is_none() { layout::set_bytes(&descriptor, Lanes::NONE) } else { 0 };
+        let reserved = store.reserve(small_bytes, &keep, now_s)?;
+        let mut own = missing;
+        let mut parts = SmallVec::new();
+        for part in layout::parts_of(&descriptor, missing) {
+            let all = layout::lanes_of(&descriptor, part.blob);
+            let target = if part.bytes == part.length {
+                own = own.without(all);
+                Target::Payload(Writer::begin(store.clone(), part.token, part.length, keep, now_s)?)
+            } else {
+                let bytes = layout::lanes_bytes(&descriptor, missing.intersection(all));
+                let reserved = store.reserve(bytes, &keep, now_s)?;
+                let temporary = store.temporary(&token.hex());
+                let files = NewFiles::create(&temporary, part.length, part.selection.clone(), part.bytes)?;
+                Target::Lanes(files, reserved)
+            };
+            parts.push(NewPart { part, target });
+        }
+        Ok(Self { store, token, descriptor, lanes, own, keep, parts, reserved })
+    }
+
+    /// The set's token.
+    pub fn token(&self) -> SetToken {
+        self.token
+    }
+
+    /// What is to be written: of the lanes asked for, those that were not held. Nothing if all are.
+    pub fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.parts.iter().map(|new| &new.part)
+    }
+
+    /// Bytes of shards written so far.
+    pub fn written_bytes(&self) -> u64 {
+        let written = |new: &NewPart| match &new.target {
+            Target::Payload(writer) => writer.written_bytes(),
+            Target::Lanes(files, _) => files.written_bytes(),
+        };
+        self.parts.iter().map(written).sum()
+    }
+
+    /// Writes a piece of one of the parts, and its hash pairs.
+    ///
+    /// # Errors
+    /// [`StoreError::DiskFull`] or [`StoreError::Io`] if the disk fails, [`StoreError::Foreign`] if the piece or a pair lies
+    /// outside [`SetWriter::parts`].
+    pub fn write(&mut self, blob: Blob, piece: &VerifiedPiece) -> Result<(), StoreError> {
+        let Some(new) = self.parts.iter_mut().find(|new| new.part.blob == blob) else {
+            return Err(StoreError::Foreign { offset: piece.offset, length: 0 });
+        };
+        match &mut new.target {
+            Target::Payload(writer) => writer.write(piece),
+            Target::Lanes(files, _) => files.write(piece),
+        }
+    }
+
+    /// Makes the lanes durable, then visible: when this returns, a crash no longer loses them. Until then those that were
+    /// held before stay held. The lease is made the longer of this one and the one before.
+    ///
+    /// # Errors
+    /// [`StoreError::Incomplete`] if bytes are missing, [`StoreError::LanesWent`] if lanes that were held at the beginning
+    /// are not any more, [`StoreError::DiskFull`] or [`StoreError::Io`] if the disk fails. No lanes are added then; a blob
+    /// that was written whole may be held as a payload.
+    pub fn commit(mut self) -> Result<HeldSet, StoreError> {
+        for new in &self.parts {
+            match &new.target {
+                Target::Payload(writer) => writer.check_complete()?,
+                Target::Lanes(files, _) => files.sync()?,
+            }
+        }
+        let mut new_lanes: SmallVec<[(Part, NewFiles, Reservation); 2]> = SmallVec::new();
+        for NewPart { part, target } in std::mem::take(&mut self.parts) {
+            match target {
+                Target::Payload(writer) => drop(writer.commit()?),
+                Target::Lanes(files, reserved) => new_lanes.push((part, files, reserved)),
+            }
+        }
+        let store = self.store.clone();
+        for _ in 0..COMMIT_TRIES_MAX {
+            let before = store.index().set(&self.token);
+            // Without the lock: what is written and not claimed harms nobody, even if the set goes meanwhile.
+            for (part, files, _) in &new_lanes {
+                if claims(before.as_ref(), part.blob) {
+                    self.copy_into_set(part, files)?;
+                }
+            }
+            let one = store.change();
+            let now = store.index().set(&self.token);
+            if now.map(|set| set.generation) != before.map(|set| set.generation) {
+                continue;
+            }
+            if let Err(error) = self.place(&one, before, &mut new_lanes) {
+                self.discard(before)?;
+                return Err(error);
+            }
+            drop(one);
+            return store.get_set(&self.token)?.ok_or_else(|| self.went(Lanes::NONE));
+        }
+        Err(self.went(Lanes::NONE))
+    }
+
+    fn went(&self, held: Lanes) -> StoreError {
+        StoreError::LanesWent { token: self.token, missing: self.lanes.without(held) }
+    }
+
+    /// Adds what was written to the set's own files, which stay where they are.
+    fn copy_into_set(&self, part: &Part, files: &NewFiles) -> Result<(), StoreError> {
+        let any = AnyToken::from(self.token);
+        let (kind, outboard_kind) = layout::lane_kinds(part.blob);
+        let path = self.store.file(&any, kind);
+        let Some(to) = open_to_add(&path)? else { return Ok(()) };
+        copy_lanes(&self.descriptor, part, self.own, &files.blob, &to)
+            .and_then(|()| to.sync_all())
+            .map_err(|e| write_error(&path, part.bytes, e))?;
+        let path = self.store.file(&any, outboard_kind);
+        let (Some(from), Some(to)) = (&files.outboard, open_to_add(&path)?) else { return Ok(()) };
+        copy_pairs(from, &to, outboard_bytes(part.length))
+            .and_then(|()| to.sync_all())
+            .map_err(|e| write_error(&path, outboard_bytes(part.length), e))
+    }
+
+    /// Claims the lanes. At every step the files that are there hold what the `.set` file on disk claims.
+    fn place(
+        &mut self,
+        one: &Changing<'_>,
+        before: Option<SetBody>,
+        new_lanes: &mut [(Part, NewFiles, Reservation)],
+    ) -> Result<(), StoreError> {
+        let any = AnyToken::from(self.token);
+        let (whole, whole_blobs) = {
+            let index = self.store.index();
+            let blobs: SmallVec<[_; 2]> = index.whole_blobs(&self.descriptor).collect();
+            (index.lanes(&self.descriptor, Lanes::NONE), blobs)
+        };
+        let mut own = before.map_or(Lanes::NONE, |set| set.own).union(self.own.without(whole));
+        if !own.union(whole).contains_all(self.lanes) {
+            return Err(self.went(own.union(whole)));
+        }
+        let keep = {
+            let index = self.store.index();
+            index.get(&any).map_or(self.keep, |entry| entry.keep.extended_by(self.keep))
+        };
+        for (blob, _) in whole_blobs {
+            self.store.extend(one, &blob.into(), keep)?;
+        }
+        let set_path = self.store.file(&any, SET);
+        make_directory(parent(&set_path))?;
+        let claimed = layout::parts_of(&self.descriptor, own);
+        for (part, files, _) in new_lanes.iter() {
+            let (kind, outboard_kind) = layout::lane_kinds(part.blob);
+            if !claims(before.as_ref(), part.blob) && claimed.iter().any(|claim| claim.blob == part.blob) {
+                rename(&files.outboard_path, &self.store.file(&any, outboard_kind))?;
+                rename(&files.blob_path, &self.store.file(&any, kind))?;
+            }
+        }
+        let mut promoted = SmallVec::<[Part; 2]>::new();
+        for part in claimed {
+            if part.bytes == part.length && !self.store.index().has_payload(&part.token, part.length) {
+                self.promote(&part, keep)?;
+                own = own.without(layout::lanes_of(&self.descriptor, part.blob));
+                promoted.push(part);
+            }
+        }
+        // The names of the files that it claims are durable with the lease: they are in one directory.
+        self.store.write_keep(&any, keep)?;
+        // The commit point.
+        self.store.write_small(&any, SET, &layout::emit_set(&self.descriptor, own))?;
+        {
+            let mut index = self.store.index();
+            self.reserved.settle(&mut index);
+            new_lanes.iter_mut().for_each(|(_, _, reserved)| reserved.settle(&mut index));
+            let body = SetBody { descriptor: self.descriptor, own, generation: index.next_generation() };
+            let bytes = layout::set_bytes(&self.descriptor, own);
+            for part in &promoted {
+                let bytes = part.length + outboard_bytes(part.length);
+                index.insert(part.token.into(), keep, bytes, Body::Payload { length: part.length });
+            }
+            index.insert(any, keep, bytes, Body::Set(body));
+        }
+        for part in &promoted {
+            let (kind, outboard_kind) = layout::lane_kinds(part.blob);
+            remove_if_there(&self.store.file(&any, kind))?;
+            remove_if_there(&self.store.file(&any, outboard_kind))?;
+        }
+        Ok(())
+    }
+
+    /// Removes what [`SetWriter::place`] left when it failed: files that the set did not claim before, and the whole set if it
+    /// was not held. Should the `.set` file on disk claim them already, it no longer will when the store is next opened.
+    fn discard(&self, before: Option<SetBody>) -> Result<(), StoreError> {
+        let any = AnyToken::from(self.token);
+        if before.is_none() {
+            layout::SET_KINDS.iter().try_for_each(|kind| remove_if_there(&self.store.file(&any, kind)))?;
+        }
+        for blob in [Blob::Content, Blob::Parity] {
+            if !claims(before.as_ref(), blob) {
+                let (kind, outboard_kind) = layout::lane_kinds(blob);
+                remove_if_there(&self.store.file(&any, kind))?;
+                remove_if_there(&self.store.file(&any, outboard_kind))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the set's files of a blob that is whole now a second name, as a payload. They keep the first one until the set
+    /// no longer claims them.
+    fn promote(&self, part: &Part, keep: Keep) -> Result<(), StoreError> {
+        let (set, payload) = (AnyToken::from(self.token), AnyToken::from(part.token));
+        let (kind, outboard_kind) = layout::lane_kinds(part.blob);
+        let blob = self.store.file(&payload, BLOB);
+        make_directory(parent(&blob))?;
+        self.store.write_keep(&payload, keep)?;
+        if outboard_bytes(part.length) > 0 {
+            link(&self.store.file(&set, outboard_kind), &self.store.file(&payload, OUTBOARD))?;
+        }
+        link(&self.store.file(&set, kind), &blob)?;
+        sync_directory(parent(&blob))
+    }
+}
+
+/// Whether the set's own files of this blob are there.
+fn claims(set: Option<&SetBody>, blob: Blob) -> bool {
+    set.is_some_and(|set| layout::parts_of(&set.descriptor, set.own).iter().any(|part| part.blob == blob))
+}
+
+/// Opens a file to add to it; `None` if it went meanwhile.
+fn open_to_add(path: &Path) -> Result<Option<File>, StoreError> {
+    match OpenOptions::new().write(true).open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(write_error(path, 0, error)),
+    }
+}
+
+/// Copies the shards of `lanes` of one blob to the same places.
+fn copy_lanes(descriptor: &Descriptor, part: &Part, lanes: Lanes, from: &File, to: &File) -> io::Result<()> {
+    let shard_bytes = descriptor.shard_bytes();
+    let width = layout::lanes_of(descriptor, part.blob).len();
+    let mut buffer = vec![0; COPY_BYTES];
+    for stripe in 0..descriptor.stripes() {
+        for (first, count) in layout::lane_runs(descriptor, part.blob, lanes) {
+            let start = (stripe * u64::from(width) + first) * shard_bytes;
+            let end = (start + count * shard_bytes).min(part.length);
+            copy_range(from, to, start, end, &mut buffer)?;
+        }
+    }
+    Ok(())
+}
+
+fn copy_range(from: &File, to: &File, mut start: u64, end: u64, buffer: &mut [u8]) -> io::Result<()> {
+    while start < end {
+        let len = (end - start).min(buffer.len() as u64) as usize;
+        from.read_exact_at(&mut buffer[..len], start)?;
+        to.write_all_at(&buffer[..len], start)?;
+        start += len as u64;
+    }
+    Ok(())
+}
+
+/// Copies the hash pairs that are there. A pair of zeros is a hole: no hash is zero.
+fn copy_pairs(from: &File, to: &File, length: u64) -> io::Result<()> {
+    let mut buffer = vec![0; COPY_BYTES];
+    let mut start = 0;
+    while start < length {
+        let len = (length - start).min(COPY_BYTES as u64) as usize;
+        from.read_exact_at(&mut buffer[..len], start)?;
+        let (pairs, _) = buffer[..len].as_chunks::<PAIR_BYTES>();
+        let mut at = start;
+        for run in pairs.chunk_by(|a, b| is_hole(a) == is_hole(b)) {
+            if !run.first().is_none_or(is_hole) {
+                to.write_all_at(run.as_flattened(), at)?;
+            }
+            at += run.as_flattened().len() as u64;
+        }
+        start += len as u64;
+    }
+    Ok(())
+}
+
+fn is_hole(pair: &[u8; PAIR_BYTES]) -> bool {
+    *pair == [0; PAIR_BYTES]
+}
