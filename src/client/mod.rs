@@ -171,7 +171,8 @@ impl Client {
             Box::new(Dispatch::new(calls.unwrap_or_else(|| mpsc::unbounded_channel().1)))
         };
         let host = Host::Node(Placement::Worker, Box::new(make));
-        let hosted = Hosted { name: "client".into(), queues: Vec::new(), store: false, replay_safe: false, host };
+        let hosted =
+            Hosted { name: "client".into(), queues: Vec::new(), store: false, replay_safe: false, host };
         let node = Node::start(networks, config, vec![hosted])?;
         Ok(Self(Arc::new(Shared {
             network,

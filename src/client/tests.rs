@@ -74,8 +74,15 @@ impl Bench {
     fn fetch(&mut self, n: u64) -> mpsc::UnboundedReceiver<Vec<Event>> {
         let (events, heard) = mpsc::unbounded_channel();
         let token = Token::of(b"").into();
-        let ask =
-            Ask::Fetch { hop: None, token, lanes: None, ranges: Ranges::all(), max_bytes: 0, describe: false, pace: Credit::default() };
+        let ask = Ask::Fetch {
+            hop: None,
+            token,
+            lanes: None,
+            ranges: Ranges::all(),
+            max_bytes: 0,
+            describe: false,
+            pace: Credit::default(),
+        };
         let answer = Answer::Fetch(FetchAnswer { events, held: Vec::new(), listed: false });
         self.call(Call::Ask { request: RequestId::local(LINK, n), ask, answer });
         heard
