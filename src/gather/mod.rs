@@ -435,18 +435,14 @@ impl Gather {
                 return Some((window, lanes));
             }
         }
-        while self.begun < shape.windows && self.ahead_bytes < GATHER_AHEAD_BYTES {
+        let may_begin = self.ahead_bytes < GATHER_AHEAD_BYTES
+            && self.windows.len() <= self.holders.len() * GATHER_PIPELINE_LEN;
+        if self.begun < shape.windows && may_begin {
             // The last window proves the length, so it comes first.
             let window = if self.begun == 0 { shape.windows - 1 } else { self.begun - 1 };
-            if self.windows.len() >= self.holders.len() * GATHER_PIPELINE_LEN + 1 {
-                return None;
-            }
             self.begun += 1;
             self.windows.insert(window, Window::default());
-            if let Some(lanes) = self.useful(shape, index, window, false) {
-                return Some((window, lanes));
-            }
-            return None;
+            return Some((window, self.useful(shape, index, window, false)?));
         }
         // Nothing is left to begin: what others are late with may be had here.
         if self.begun < shape.windows || self.holders[index].running > 0 {

@@ -73,7 +73,7 @@ fn a_put_that_runs_when_a_drain_begins_is_confirmed() {
     world.pass(Duration::from_millis(20));
     assert_eq!(world.gateway.requests(), 1);
     world.run(Duration::from_secs(20), "no request is in flight", |world| world.gateway.requests() == 0);
-    let done = End::Done { bytes: bytes.len() as u64, token: Token::of(&bytes) };
+    let done = End::Done { bytes: bytes.len() as u64, token: Token::of(&bytes).into() };
     assert_eq!(world.caller(&peer).request(running).end, Some(done));
 }
 

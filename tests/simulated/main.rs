@@ -2,6 +2,7 @@
 
 mod support;
 
+mod hops;
 mod hostile;
 mod lifecycle;
 mod pressure;

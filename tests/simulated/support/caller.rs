@@ -1,13 +1,14 @@
 //! An application that the test itself is: it notes what it hears and sends what the test wants, minding credit.
 
-use super::encoding;
+use super::{SEED, encoding};
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use stoq::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId};
-use stoq::record::{Descriptor, ErrorCode, ErrorRecord};
+use stoq::record::{ErrorCode, ErrorRecord, Holder, Hop, Mirror};
+use stoq::shard::{Descriptor, Lanes};
 use stoq::tls::NodeId;
-use stoq::token::{Ranges, Token};
+use stoq::token::{AnyToken, Ranges, Token};
 
 /// A connection, as its application knows it.
 #[derive(Clone, Debug)]
@@ -24,8 +25,13 @@ pub(crate) struct Peer {
 /// How a request ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    Done { bytes: u64, token: Token },
+    Done {
+        bytes: u64,
+        token: AnyToken,
+    },
     Complete,
+    /// The answer to LOCATE.
+    Located(Vec<Holder>),
     Failed(ErrorCode),
 }
 
@@ -160,34 +166,83 @@ impl Caller {
         length: u64,
         encoded: Vec<Bytes>,
     ) -> RequestId {
-        let (request, credit) = (self.number(peer), Credit::default());
         let descriptor = Descriptor::plain(token, length).unwrap();
-        let command = Command::Put {
-            request,
-            hop: None,
-            queue,
-            descriptor: Box::new(descriptor),
-            lanes: None,
-            lease_s: 60,
-            credit: credit.clone(),
-        };
-        self.commands.push_back(command);
-        self.sending.push(Sending { request, credit, chunks: encoded.into(), accepted: false });
-        request
+        self.put_with(peer, None, queue, descriptor, None, 60, encoded)
     }
 
     pub(crate) fn fetch(&mut self, peer: &Peer, token: Token, ranges: Ranges) -> RequestId {
+        self.fetch_by(peer, None, token.into(), None, ranges)
+    }
+
+    /// Fetches ranges of a payload, or stripes of lanes, by a route.
+    pub(crate) fn fetch_by(
+        &mut self,
+        peer: &Peer,
+        hop: Option<Hop>,
+        token: AnyToken,
+        lanes: Option<(Lanes, Descriptor)>,
+        ranges: Ranges,
+    ) -> RequestId {
         let request = self.number(peer);
+        let lanes = lanes.map(|(lanes, set)| (lanes, Box::new(set)));
+        let hop = hop.map(Box::new);
+        let (max_bytes, describe, pace) = (0, false, None);
         self.commands.push_back(Command::Fetch {
             request,
-            hop: None,
-            token: token.into(),
-            lanes: None,
+            hop,
+            token,
+            lanes,
             ranges,
-            max_bytes: 0,
-            describe: false,
-            pace: None,
+            max_bytes,
+            describe,
+            pace,
         });
+        request
+    }
+
+    pub(crate) fn locate(&mut self, peer: &Peer, token: AnyToken) -> RequestId {
+        let request = self.number(peer);
+        self.commands.push_back(Command::Locate { request, hop: None, token });
+        request
+    }
+
+    pub(crate) fn mirror(&mut self, peer: &Peer, mirror: Mirror) -> RequestId {
+        let request = self.number(peer);
+        self.commands.push_back(Command::Mirror { request, hop: None, mirror: Box::new(mirror) });
+        self.sent.push(request);
+        request
+    }
+
+    /// Puts a whole payload by a route.
+    pub(crate) fn put_by(&mut self, peer: &Peer, hop: Hop, payload: &[u8], lease_s: u64) -> RequestId {
+        let descriptor = Descriptor::plain(Token::of(payload), payload.len() as u64).unwrap();
+        let encoded = encoding(payload, &Ranges::all());
+        self.put_with(peer, Some(hop), SEED, descriptor, None, lease_s, encoded)
+    }
+
+    /// Puts whatever bytes under whatever descriptor.
+    #[expect(clippy::too_many_arguments, reason = "a PUT has as many fields")]
+    pub(crate) fn put_with(
+        &mut self,
+        peer: &Peer,
+        hop: Option<Hop>,
+        queue: u64,
+        descriptor: Descriptor,
+        lanes: Option<Lanes>,
+        lease_s: u64,
+        encoded: Vec<Bytes>,
+    ) -> RequestId {
+        let (request, credit) = (self.number(peer), Credit::default());
+        self.commands.push_back(Command::Put {
+            request,
+            hop: hop.map(Box::new),
+            queue,
+            descriptor: Box::new(descriptor),
+            lanes,
+            lease_s,
+            credit: credit.clone(),
+        });
+        self.sending.push(Sending { request, credit, chunks: encoded.into(), accepted: false });
         request
     }
 
@@ -279,9 +334,12 @@ impl Caller {
             Delivery::Piece { request, piece } => {
                 self.requests.entry(request).or_default().pieces.push((piece.offset, piece.data));
             }
+            Delivery::Shard { request, piece, .. } => {
+                self.requests.entry(request).or_default().pieces.push((piece.offset, piece.data));
+            }
+            Delivery::Holders { request, holders } => self.end(request, End::Located(holders)),
             Delivery::Complete { request } => self.complete(request),
             Delivery::Done { request, bytes, token } => {
-                let token = token.content().unwrap();
                 self.end(request, End::Done { bytes, token });
             }
             Delivery::Failed { request, failure } => {

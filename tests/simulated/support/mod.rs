@@ -315,7 +315,7 @@ impl World {
         self.finish(peer, request);
         let end = self.caller(peer).request(request).end();
         let token = Token::of(payload);
-        assert_eq!(end, caller::End::Done { bytes: payload.len() as u64, token });
+        assert_eq!(end, caller::End::Done { bytes: payload.len() as u64, token: token.into() });
         token
     }
 
@@ -348,9 +348,11 @@ impl World {
         assert_eq!(self.caller(&peer).messages[before], (peer.connection, ECHO, payload));
     }
 
-    /// Files of payloads that are kept.
+    /// Files of payloads that are kept, without their leases.
     pub(crate) fn kept(&self) -> Vec<PathBuf> {
-        files(&self.directory.path().join("data"))
+        let mut kept = files(&self.directory.path().join("data"));
+        kept.retain(|path| path.extension().is_none_or(|kind| kind != "meta"));
+        kept
     }
 
     /// Files of payloads that are being written.
