@@ -51,3 +51,5 @@ pub mod download;
 pub mod gateway;
 pub mod node;
 mod rate;
+
+pub use client::Client;

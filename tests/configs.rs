@@ -153,6 +153,9 @@ fn a_client_refuses_unknown_keys_in_every_section() {
         assert!(!allowed.is_empty());
     }
     assert!(allowed(&format!("zzz = 1\n{CLIENT}"), false).contains("gateway"));
+    let neighbor = format!("{CLIENT}[[neighbor]]\nnode_id = \"{}\"\nzzz = 1\n", "a".repeat(52));
+    let text = std::fs::read_to_string(configs().join("client.toml")).unwrap();
+    assert_eq!(shown(&text)["neighbor"], allowed(&neighbor, false));
     // What belongs to a gateway only.
     for section in ["[shutdown]\ndrain_ms = 1\n", "[[application]]\nkind = \"echo\"\nqueues = [1]\n"] {
         assert!(refusal(&format!("{CLIENT}{section}"), false).contains("unknown field"));
@@ -218,6 +221,27 @@ fn a_value_that_cannot_work_is_refused_with_its_key_and_its_fix() {
     assert!(error.contains("trust"), "{error}");
     let error = refusal("[trust]\n", false);
     assert!(error.contains("`trust`") && error.contains("node_ids"), "{error}");
+}
+
+#[test]
+fn a_gateway_has_one_section_and_one_name() {
+    let neighbor =
+        |name: &str, id: &str| format!("[[neighbor]]\nname = \"{name}\"\nnode_id = \"{}\"\n", id.repeat(52));
+    let both = |first: String, second: String| format!("{CLIENT}{first}{second}");
+    load(&both(neighbor("north", "a"), neighbor("south", "b").replace("name = \"south\"\n", "")), false)
+        .unwrap();
+    for (text, key, fix) in [
+        (both(neighbor("north", "a"), neighbor("south", "a")), "neighbor.node_id", "twice"),
+        (both(neighbor("north", "a"), neighbor("north", "b")), "neighbor.name", "the same name"),
+        (both(neighbor("", "a"), String::new()), "neighbor.name", "one word"),
+        (both(neighbor("a,b", "a"), String::new()), "neighbor.name", "one word"),
+        (both(neighbor("10.0.0.1:1", "a"), String::new()), "neighbor.name", "one word"),
+    ] {
+        let error = refusal(&text, false);
+        assert!(error.contains(&format!("`{key}`")) && error.contains(fix), "{error}");
+    }
+    let error = refusal(&format!("{CLIENT}[[neighbor]]\nname = \"north\"\n"), false);
+    assert!(error.contains("node_id"), "{error}");
 }
 
 #[test]

@@ -1,15 +1,16 @@
 //! `stoq get TOKEN -o FILE`.
 
 use crate::output::{gbit_per_s, progress};
+use crate::route::RouteArgs;
 use crate::session::Options;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use stoq::client::{Client, Fetched, Peer};
+use stoq::client::{ClientError, FetchOptions, Peer, Route};
 use stoq::download::Download;
-use stoq::token::{Ranges, Token};
+use stoq::token::Token;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -19,6 +20,8 @@ pub(crate) struct Args {
     /// on where an interrupted one stopped. "-" is standard output: each byte is checked before it is written there.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    #[command(flatten)]
+    route: RouteArgs,
     #[command(flatten)]
     options: Options,
 }
@@ -34,25 +37,25 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let to_stdout = args.output.as_os_str() == "-";
     // Before the network: what is wrong with the file is known at once.
     let download = if to_stdout { None } else { Some(Download::open(&args.output, args.token)?) };
-    let session = args.options.open()?;
-    let (cipher, workers) = (session.cipher, session.workers);
-    let (mut client, peer) = session.connect()?;
-    let bar = progress(args.options.quiet || args.options.json, "get", 0);
-    let shown = |have, length| {
-        bar.set_length(length);
-        bar.set_position(have);
-    };
-    let outcome = match download {
-        Some(download) => to_file(download, &mut client, &peer, shown)?,
-        None => to_standard_output(args.token, &mut client, &peer, shown)?,
-    };
-    bar.finish_and_clear();
+    let online = args.options.open()?.start()?;
+    let route = args.route.route(&online.gateways)?;
+    let (outcome, gateway) = online.run(async |peer| {
+        let bar = progress(args.options.quiet || args.options.json, "get", 0);
+        let shown = |have, length| {
+            bar.set_length(length);
+            bar.set_position(have);
+        };
+        let outcome = match download {
+            Some(download) => to_file(download, peer, route, shown).await?,
+            None => to_standard_output(args.token, peer, route, shown).await?,
+        };
+        bar.finish_and_clear();
+        Ok((outcome, peer.node()))
+    })?;
     let Outcome { length, resumed_at, elapsed } = outcome;
     let fetched = length - resumed_at.min(length);
     let rate = gbit_per_s(fetched, elapsed);
-    let network = client.network().clone();
-    let gateway = peer.node.map(|id| id.to_string());
-    client.disconnect(peer)?;
+    let (network, workers, cipher) = (online.client.network(), online.workers, online.cipher);
     if args.options.json {
         let result = serde_json::json!({
             "operation": "get", "token": args.token.to_string(), "bytes": length, "resumed_at": resumed_at, "verified": true,
@@ -71,39 +74,36 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn to_file(
+async fn to_file(
     mut download: Download,
-    client: &mut Client,
     peer: &Peer,
+    route: Option<Route>,
     shown: impl FnMut(u64, u64),
 ) -> anyhow::Result<Outcome> {
     let resumed_at = download.have();
     let started = Instant::now();
-    download.run(client, peer, shown)?;
+    download.run(peer, route, shown).await?;
     let elapsed = started.elapsed();
     Ok(Outcome { length: download.finish()?, resumed_at, elapsed })
 }
 
-fn to_standard_output(
+async fn to_standard_output(
     token: Token,
-    client: &mut Client,
     peer: &Peer,
+    route: Option<Route>,
     mut shown: impl FnMut(u64, u64),
 ) -> anyhow::Result<Outcome> {
     // A file of its own: the standard library's handle would look for line ends in every byte.
     let mut out = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
-    let (mut have, mut length) = (0, 0);
     let started = Instant::now();
-    client.fetch(peer, token, Ranges::all(), |fetched| {
-        match fetched {
-            Fetched::Length(whole) => length = whole,
-            Fetched::Piece(piece) => {
-                out.write_all(&piece.data)?;
-                have += piece.data.len() as u64;
-            }
-        }
+    let mut fetch = peer.fetch(token, FetchOptions { route, ..FetchOptions::default() }).await?;
+    let (mut have, length) = (0, fetch.length());
+    shown(have, length);
+    while let Some(piece) = fetch.next().await {
+        let piece = piece?;
+        out.write_all(&piece.data).map_err(ClientError::Sink)?;
+        have += piece.data.len() as u64;
         shown(have, length);
-        Ok(())
-    })?;
+    }
     Ok(Outcome { length, resumed_at: 0, elapsed: started.elapsed() })
 }

@@ -1,13 +1,12 @@
 //! `stoq put FILE`.
 
+use crate::durations::Seconds;
 use crate::output::{gbit_per_s, progress};
+use crate::route::RouteArgs;
 use crate::session::Options;
 use std::path::PathBuf;
 use std::time::Instant;
-use stoq::client::{Kept, PUT_QUEUE, Prepared};
-
-/// Seconds that a gateway is asked to keep what is put, unless told otherwise: thirty days.
-const LEASE_S: u64 = 30 * 24 * 3600;
+use stoq::client::{Kept, PUT_QUEUE, Prepared, PutOptions};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -16,9 +15,11 @@ pub(crate) struct Args {
     /// The gateway's queue that takes it.
     #[arg(long, default_value_t = PUT_QUEUE)]
     queue: u64,
-    /// Ask the gateway to keep it for so many seconds.
-    #[arg(long, default_value_t = LEASE_S, value_name = "SECONDS")]
-    lease: u64,
+    /// How long the gateway is asked to keep it: 90s, 45m, 12h, 30d. A number alone is seconds.
+    #[arg(long, default_value = "30d", value_name = "TIME")]
+    lease: Seconds,
+    #[command(flatten)]
+    route: RouteArgs,
     #[command(flatten)]
     options: Options,
 }
@@ -27,19 +28,25 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let hashing = Instant::now();
     let payload = Prepared::file(&args.file)?;
     let hashed = hashing.elapsed();
-    let session = args.options.open()?;
-    let (cipher, workers) = (session.cipher, session.workers);
-    let (mut client, peer) = session.connect()?;
-    let bar = progress(args.options.quiet || args.options.json, "put", payload.length);
-    let started = Instant::now();
-    let kept = client.put(&peer, &payload, args.queue, args.lease, |bytes| bar.set_position(bytes))?;
-    let elapsed = started.elapsed();
-    bar.finish_and_clear();
+    let online = args.options.open()?.start()?;
+    let options = PutOptions {
+        queue: args.queue,
+        lease_s: args.lease.0,
+        route: args.route.route(&online.gateways)?,
+        ..PutOptions::default()
+    };
+    let (kept, elapsed, stored_by) = online.run(async |peer| {
+        let bar = progress(args.options.quiet || args.options.json, "put", payload.length);
+        let stored_by = options.route.as_ref().map_or(peer.node(), |route| route.nodes().last().copied());
+        let started = Instant::now();
+        let kept = peer.put(&payload, options, |bytes| bar.set_position(bytes)).await?;
+        let elapsed = started.elapsed();
+        bar.finish_and_clear();
+        Ok((kept, elapsed, stored_by))
+    })?;
     // What was there already did not cross: there is no rate to tell.
     let rate = (kept == Kept::Now).then(|| gbit_per_s(payload.length, elapsed));
-    let network = client.network().clone();
-    let stored_by = peer.node.map(|id| id.to_string());
-    client.disconnect(peer)?;
+    let (network, workers, cipher) = (online.client.network(), online.workers, online.cipher);
     if args.options.json {
         let result = serde_json::json!({
             "operation": "put", "token": payload.token.to_string(), "bytes": payload.length, "verified": true,

@@ -1,0 +1,147 @@
+//! Routes: by which gateways a request goes.
+
+use super::ClientError;
+use crate::limits::HOPS_LEN_MAX;
+use crate::record::{Hop, varint};
+use crate::tls::NodeId;
+use rand::TryRngCore;
+use rand::rngs::OsRng;
+use smallvec::SmallVec;
+use std::io;
+
+/// By which gateways a request goes, in order; the last one answers it. Each must be a neighbour of the one before (protocol §5).
+///
+/// The connected gateway is the first: it is put in front where the route does not begin with it.
+///
+/// ```
+/// use stoq::client::Route;
+/// use stoq::tls::NodeId;
+///
+/// let route = Route::new([NodeId([1; 32]), NodeId([2; 32])])?.with_cache(true).with_budget(1 << 30);
+/// assert_eq!(route.nodes().len(), 2);
+/// // A route that comes back to a gateway is refused there, so it is refused here.
+/// assert!(Route::new([NodeId([1; 32]), NodeId([2; 32]), NodeId([1; 32])]).is_err());
+/// # Ok::<_, stoq::client::RouteError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    nodes: SmallVec<[NodeId; HOPS_LEN_MAX]>,
+    cache: bool,
+    budget_bytes: u64,
+}
+
+/// Why a route cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// It names nobody.
+    #[error("a route names at least one gateway")]
+    Empty,
+    /// More gateways than the protocol allows, the connected one counted.
+    #[error("a route has at most {HOPS_LEN_MAX} gateways, the connected one counted, and this one has {0}")]
+    TooLong(usize),
+    /// A gateway stands in it twice.
+    #[error("the route visits {0} twice")]
+    Twice(NodeId),
+    /// The connected peer showed no certificate, so no route can begin with it.
+    #[error("the connected peer has no node ID, so nothing can be routed through it")]
+    Nameless,
+}
+
+impl Route {
+    /// By these gateways.
+    ///
+    /// # Errors
+    /// [`RouteError`] for none, too many, or one that stands there twice.
+    pub fn new(nodes: impl IntoIterator<Item = NodeId>) -> Result<Self, RouteError> {
+        let nodes: SmallVec<_> = nodes.into_iter().collect();
+        check(&nodes)?;
+        Ok(Self { nodes, cache: false, budget_bytes: varint::MAX })
+    }
+
+    /// Lets the gateways on the way answer from what they keep, and keep what passes.
+    #[must_use]
+    pub fn with_cache(self, cache: bool) -> Self {
+        Self { cache, ..self }
+    }
+
+    /// Bounds the bytes that the request and its answer may have together; no bound by default. At most 2^62 - 1.
+    #[must_use]
+    pub fn with_budget(self, budget_bytes: u64) -> Self {
+        Self { budget_bytes: budget_bytes.min(varint::MAX), ..self }
+    }
+
+    /// The gateways.
+    pub fn nodes(&self) -> &[NodeId] {
+        &self.nodes
+    }
+
+    /// The record for one request by way of `first`, with a nonce of its own.
+    pub(super) fn hop(&self, first: Option<NodeId>) -> Result<Box<Hop>, ClientError> {
+        let first = first.ok_or(RouteError::Nameless)?;
+        let mut route = self.nodes.clone();
+        if route.first() != Some(&first) {
+            route.insert(0, first);
+        }
+        check(&route)?;
+        let mut nonce = [0; 16];
+        OsRng.try_fill_bytes(&mut nonce).map_err(io::Error::other)?;
+        let (cache, budget_bytes, hop_limit) = (self.cache, self.budget_bytes, route.len() as u8);
+        Ok(Box::new(Hop { cache, hop_limit, nonce, budget_bytes, cursor: 0, route }))
+    }
+}
+
+fn check(nodes: &[NodeId]) -> Result<(), RouteError> {
+    if nodes.is_empty() {
+        return Err(RouteError::Empty);
+    }
+    if nodes.len() > HOPS_LEN_MAX {
+        return Err(RouteError::TooLong(nodes.len()));
+    }
+    match nodes.iter().enumerate().find(|(n, node)| nodes[..*n].contains(node)) {
+        Some((_, &node)) => Err(RouteError::Twice(node)),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Record;
+
+    const A: NodeId = NodeId([1; 32]);
+    const B: NodeId = NodeId([2; 32]);
+
+    fn hop(nodes: &[NodeId], first: NodeId) -> Hop {
+        *Route::new(nodes.iter().copied()).unwrap().hop(Some(first)).unwrap()
+    }
+
+    #[test]
+    fn the_connected_gateway_stands_in_front_once() {
+        assert_eq!(hop(&[B], A).route[..], [A, B]);
+        assert_eq!(hop(&[A, B], A).route[..], [A, B]);
+        let hop = hop(&[B], A);
+        assert_eq!((hop.cursor, hop.hop_limit, hop.budget_bytes, hop.cache), (0, 2, (1 << 62) - 1, false));
+        let mut body = Vec::new();
+        hop.emit(&mut body);
+        assert_eq!(Hop::parse(&body), Ok(hop));
+    }
+
+    #[test]
+    fn every_request_has_a_nonce_of_its_own() {
+        assert_ne!(hop(&[B], A).nonce, hop(&[B], A).nonce);
+    }
+
+    #[test]
+    fn a_route_that_cannot_be_is_refused() {
+        assert_eq!(Route::new([]), Err(RouteError::Empty));
+        assert_eq!(Route::new([A, B, A]), Err(RouteError::Twice(A)));
+        let long: Vec<_> = (0..9).map(|n| NodeId([n; 32])).collect();
+        assert_eq!(Route::new(long.iter().copied()), Err(RouteError::TooLong(9)));
+        let full = Route::new(long[..8].iter().copied()).unwrap();
+        assert!(full.hop(Some(long[0])).is_ok());
+        assert!(matches!(full.hop(Some(long[8])), Err(ClientError::Route(RouteError::TooLong(9)))));
+        assert!(matches!(full.hop(None), Err(ClientError::Route(RouteError::Nameless))));
+        let back = Route::new([B, A]).unwrap();
+        assert!(matches!(back.hop(Some(A)), Err(ClientError::Route(RouteError::Twice(A)))));
+    }
+}
