@@ -46,6 +46,7 @@ pub mod worker;
 
 // Around it.
 pub mod client;
+pub mod collection;
 pub mod config;
 pub mod download;
 pub mod gateway;

@@ -1,8 +1,9 @@
 //! What tasks ask of the worker's side of a client, and the ends of the channels that it answers on.
 
 use super::fetch::Piece;
+use crate::gather::{self, Gather, Given};
 use crate::limits::{CLIENT_MESSAGES_BYTES, CLIENT_MESSAGES_LEN};
-use crate::queue::{Command, ConnectionId, Credit, RequestId};
+use crate::queue::{AppPort, Command, ConnectionId, Credit, RequestId};
 use crate::record::{Done, ErrorRecord, Holder, Hop, Mirror, Payload};
 use crate::shard::{Descriptor, Lanes};
 use crate::tls::NodeId;
@@ -10,8 +11,8 @@ use crate::token::{AnyToken, Ranges};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
@@ -43,6 +44,51 @@ pub(super) enum Call {
     Disconnect {
         connection: ConnectionId,
     },
+    Gather(Box<Gathered>),
+    EndGather {
+        id: u64,
+    },
+}
+
+/// Something fetched from several holders, as the worker's side hosts it.
+pub(super) struct Gathered {
+    pub(super) id: u64,
+    pub(super) gather: Gather,
+    pub(super) events: mpsc::UnboundedSender<gather::Event>,
+    /// Bytes in events that the task has not taken.
+    pub(super) credit: Credit,
+    pub(super) report: Arc<Mutex<Vec<Given>>>,
+}
+
+impl Gathered {
+    /// Goes on; false when it is over.
+    pub(super) fn poll(&mut self, now: Instant, port: &mut AppPort, numbers: &mut u64) -> (bool, bool) {
+        if self.events.is_closed() {
+            self.gather.cancel();
+            self.gather.poll(now, port, numbers);
+            return (true, false);
+        }
+        let mut worked = self.gather.poll(now, port, numbers);
+        while self.credit.has_room()
+            && let Some(event) = self.gather.poll_event()
+        {
+            worked = true;
+            let over = matches!(event, gather::Event::Done | gather::Event::Failed(_));
+            if let gather::Event::Piece(piece) | gather::Event::Shard { piece, .. } = &event {
+                self.credit.take(piece.data.len());
+            }
+            if over {
+                // The last cancellations go out before it ends.
+                self.gather.poll(now, port, numbers);
+                *self.report.lock().unwrap_or_else(PoisonError::into_inner) = self.gather.report();
+            }
+            let _ = self.events.send(event);
+            if over {
+                return (true, false);
+            }
+        }
+        (worked, true)
+    }
 }
 
 /// A connection that is wanted.

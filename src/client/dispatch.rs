@@ -3,7 +3,9 @@
 //! It runs on the worker's own thread, one instance a worker, and never waits. Everything it keeps is bounded: requests by their
 //! number, fetched bytes by each request's credit, bytes to be put by a short channel each, messages by a room a connection.
 
-use super::call::{Answer, Ask, Batch, Call, Dial, DialError, Event, FetchAnswer, PutAnswer, Room, Up};
+use super::call::{
+    Answer, Ask, Batch, Call, Dial, DialError, Event, FetchAnswer, Gathered, PutAnswer, Room, Up,
+};
 use super::fetch::Piece;
 use crate::application::Application;
 use crate::limits::CLIENT_PIECES_LEN;
@@ -23,6 +25,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 const TURN_BYTES: usize = 1 << 20;
 /// Set in the number of a request that is asked for the second time: the first one's stream may not have ended yet.
 const AGAIN: u64 = 1 << 62;
+/// Set in the numbers of requests that a gathering makes.
+const GATHER: u64 = 1 << 61;
 
 /// See the module.
 pub(super) struct Dispatch {
@@ -40,6 +44,9 @@ pub(super) struct Dispatch {
     holding: Vec<RequestId>,
     /// Connections with messages that wait to be sent.
     talking: Vec<ConnectionId>,
+    gathers: Vec<Box<Gathered>>,
+    /// Requests of the gatherings so far.
+    gather_requests: u64,
 }
 
 struct Connection {
@@ -78,6 +85,8 @@ impl Dispatch {
             putting: Vec::new(),
             holding: Vec::new(),
             talking: Vec::new(),
+            gathers: Vec::new(),
+            gather_requests: GATHER,
         }
     }
 
@@ -145,6 +154,13 @@ impl Dispatch {
                 // The worker takes it, or drops it, in this turn.
                 drop(place);
             }
+            Call::Gather(gathered) => self.gathers.push(gathered),
+            // Its events have nobody to go to: that ends it.
+            Call::EndGather { id } => {
+                if let Some(gathered) = self.gathers.iter_mut().find(|gathered| gathered.id == id) {
+                    gathered.gather.cancel();
+                }
+            }
             Call::Disconnect { connection } => {
                 if self.connections.contains_key(&connection) {
                     self.send(port, Command::Disconnect { connection });
@@ -161,14 +177,14 @@ impl Dispatch {
         self.connections.get_mut(&request.connection)?.requests.remove(&request.number)
     }
 
-    fn take_deliveries(&mut self, port: &mut AppPort) -> bool {
+    fn take_deliveries(&mut self, now: Instant, port: &mut AppPort) -> bool {
         let mut worked = false;
         while self.send_unsent(port)
             && self.unblock()
             && let Some(delivery) = port.receive()
         {
             worked = true;
-            self.deliver(port, delivery);
+            self.deliver(now, port, delivery);
         }
         worked
     }
@@ -195,7 +211,14 @@ impl Dispatch {
         let _ = connection.messages.send((queue, payload));
     }
 
-    fn deliver(&mut self, port: &mut AppPort, delivery: Delivery) {
+    fn deliver(&mut self, now: Instant, port: &mut AppPort, delivery: Delivery) {
+        let mut delivery = delivery;
+        for gathered in &mut self.gathers {
+            match gathered.gather.handle(now, delivery) {
+                Ok(()) => return,
+                Err(back) => delivery = back,
+            }
+        }
         match delivery {
             Delivery::Connected { connection, tag: Some(tag), node, remote, credit, .. } => {
                 self.connected(port, connection, tag, (node, remote), credit);
@@ -373,6 +396,17 @@ impl Dispatch {
         worked
     }
 
+    fn poll_gathers(&mut self, now: Instant, port: &mut AppPort) -> bool {
+        let mut worked = false;
+        let numbers = &mut self.gather_requests;
+        self.gathers.retain_mut(|gathered| {
+            let (did, goes_on) = gathered.poll(now, port, numbers);
+            worked |= did;
+            goes_on
+        });
+        worked
+    }
+
     fn send_messages(&mut self, port: &mut AppPort) -> bool {
         let mut worked = false;
         let connections = &mut self.connections;
@@ -452,11 +486,12 @@ impl PutAnswer {
 impl Application for Dispatch {
     fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool {
         let mut worked = self.take_calls(port);
-        let delivered = self.take_deliveries(port);
+        let delivered = self.take_deliveries(now, port);
         worked |= delivered;
         if self.unsent.is_empty() {
             worked |= self.put(port);
             worked |= self.send_messages(port);
+            worked |= self.poll_gathers(now, port);
         }
         self.expire(now);
         // A turn that brought nothing ends a run: the tasks may have it.
@@ -468,6 +503,7 @@ impl Application for Dispatch {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.dials.values().map(|dial| dial.deadline).min()
+        let gathers = self.gathers.iter().filter_map(|gathered| gathered.gather.poll_timeout());
+        self.dials.values().map(|dial| dial.deadline).chain(gathers).min()
     }
 }

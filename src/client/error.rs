@@ -1,8 +1,9 @@
 //! Why a call failed.
 
-use super::route::RouteError;
+use crate::hop::RouteError;
 use crate::limits::MESSAGE_BYTES_MAX;
 use crate::record::{ErrorRecord, RecordError};
+use crate::shard::CoderError;
 use crate::token::{AnyToken, RangesError, Token};
 use std::io;
 use std::net::SocketAddr;
@@ -80,6 +81,15 @@ pub enum ClientError {
         /// The payload's.
         put: Token,
     },
+    /// Shards that cannot be.
+    #[error(transparent)]
+    Shape(CoderError),
+    /// The temporary file for the parity.
+    #[error("cannot write the parity to a temporary file: {0}; point TMPDIR to a directory with room for it")]
+    Temporary(io::Error),
+    /// Holders of one gathering on different workers.
+    #[error("what is gathered comes by one worker; connect all holders with the same `worker` option")]
+    OtherWorker,
     /// Parity lanes are to be put, and their bytes are not at hand.
     #[error("parity lanes are to be put, and the parity was not made")]
     NoParity,

@@ -3,7 +3,7 @@
 use super::ClientError;
 use super::call::{Answer, Ask, Event, FetchAnswer};
 use super::peer::{Asked, Link};
-use super::route::Route;
+use crate::hop::Route;
 use crate::queue::Credit;
 use crate::shard::{Blob, Descriptor, Lanes, ShardIndex};
 use crate::token::{AnyToken, Proof, Ranges, VerifiedPiece};

@@ -57,18 +57,21 @@ mod call;
 mod dispatch;
 mod error;
 mod fetch;
+mod gathering;
 mod payload;
 mod peer;
-mod route;
 
 #[cfg(test)]
 mod tests;
 
 pub use error::ClientError;
 pub use fetch::{Description, Fetch, FetchOptions, Piece};
+pub use gathering::{Gained, Gathering, HolderAt};
 pub use payload::Prepared;
 pub use peer::{Kept, Message, Peer, PutOptions};
-pub use route::{Route, RouteError};
+
+pub use crate::gather::{Given, State, Want};
+pub use crate::hop::{Route, RouteError};
 
 use crate::application::Placement;
 use crate::datagram::{Network, NetworkInfo};
@@ -99,12 +102,15 @@ pub struct ConnectOptions {
     /// A peer takes small FETCHes and LOCATEs so. What it refuses as too early has had no effect and is asked once more by the
     /// client itself. Messages are not: send them after the first answer.
     pub early: bool,
+    /// The worker that the connection should belong to; none: the next one in turn. What is gathered from several holders comes
+    /// by one worker.
+    pub worker: Option<usize>,
 }
 
 impl Default for ConnectOptions {
-    /// Ten seconds, no early data.
+    /// Ten seconds, no early data, the next worker.
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(10), early: false }
+        Self { timeout: Duration::from_secs(10), early: false, worker: None }
     }
 }
 
@@ -199,8 +205,9 @@ impl Client {
     /// # Errors
     /// [`ClientError::Connect`] with the reason, [`ClientError::Timeout`], [`ClientError::Stopped`].
     pub async fn connect(&self, remote: SocketAddr, options: ConnectOptions) -> Result<Peer, ClientError> {
-        let ConnectOptions { timeout, early } = options;
-        let worker = self.0.connects.fetch_add(1, Ordering::Relaxed) % self.0.workers.len();
+        let ConnectOptions { timeout, early, worker } = options;
+        let next = || self.0.connects.fetch_add(1, Ordering::Relaxed);
+        let worker = worker.unwrap_or_else(next) % self.0.workers.len();
         let now = Instant::now();
         // A time that no clock reaches is no bound.
         let deadline = now.checked_add(timeout).unwrap_or(now + Duration::from_secs(u32::MAX.into()));

@@ -2,12 +2,12 @@
 
 use super::ClientError;
 use crate::record::RecordError;
-use crate::shard::{Blob, Descriptor, Lanes};
+use crate::shard::{Blob, CoderError, Descriptor, Lanes, encode};
 use crate::token::{Outboard, OutboardError, Piece, Ranges, Selection, Token, VerifiedEncoder};
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use std::fs::File;
-use std::io;
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 /// Bytes of a file read at a time where they follow each other.
@@ -28,6 +28,8 @@ pub(super) const BATCH_BYTES: usize = 256 * 1024;
 #[derive(Debug)]
 pub struct Prepared {
     content: Stored,
+    /// Its parity and how it is sharded, if it is.
+    coded: Option<(Option<Stored>, Descriptor)>,
     /// Its token.
     pub token: Token,
     /// Its length, bytes.
@@ -62,7 +64,8 @@ impl Prepared {
             OutboardError::Io(error) => failed(error),
             other => failed(io::Error::other(other)),
         })?;
-        Ok(Self { content: Stored { data: Data::File { file, path: name }, outboard }, token, length })
+        let content = Stored { data: Data::File { file, path: name }, outboard };
+        Ok(Self { content, coded: None, token, length })
     }
 
     /// Hashes bytes that are in memory.
@@ -71,21 +74,54 @@ impl Prepared {
         let length = payload.len() as u64;
         let (token, outboard) = Outboard::build(&payload[..], length)
             .expect("memory is read whole, and is shorter than 2^50 bytes");
-        Self { content: Stored { data: Data::Memory(payload), outboard }, token, length }
+        Self { content: Stored { data: Data::Memory(payload), outboard }, coded: None, token, length }
     }
 
-    /// What an ordinary PUT says of it: one lane, no code.
+    /// Hashes a file and cuts it into stripes of `k` shards of `shard_bytes` bytes, with `m` parity shards each. The parity goes
+    /// into a temporary file without a name. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`ClientError::File`] when the file cannot be read or the parity not written, [`ClientError::Shape`] for shards that
+    /// cannot be.
+    pub fn sharded(path: &Path, shard_bytes: u64, (k, m): (u8, u8)) -> Result<Self, ClientError> {
+        let name = path.display().to_string();
+        let failed = |source| ClientError::File { path: name.clone(), source };
+        let mut file = File::open(path).map_err(failed)?;
+        let length = file.metadata().map_err(failed)?.len();
+        let parity = tempfile::tempfile().map_err(ClientError::Temporary)?;
+        let mut out = BufWriter::with_capacity(READ_BYTES, &parity);
+        let coded =
+            encode(&mut file, length, shard_bytes, (k, m), &mut out).map_err(|error| match error {
+                CoderError::Payload(OutboardError::Io(error)) => failed(error),
+                CoderError::Write(error) => ClientError::Temporary(error),
+                other => ClientError::Shape(other),
+            })?;
+        out.flush().map_err(ClientError::Temporary)?;
+        drop(out);
+        let token = coded.descriptor.content();
+        let content = Stored { data: Data::File { file, path: name }, outboard: coded.content };
+        let parity = coded.parity.map(|outboard| {
+            let data = Data::File { file: parity, path: "the temporary file with the parity".into() };
+            Stored { data, outboard }
+        });
+        Ok(Self { content, coded: Some((parity, coded.descriptor)), token, length })
+    }
+
+    /// What a PUT says of it: how it is sharded, or, if it is not, one lane and no code.
     ///
     /// # Errors
     /// [`ClientError::Record`] when it is longer than the protocol allows.
     pub fn descriptor(&self) -> Result<Descriptor, ClientError> {
-        Ok(Descriptor::plain(self.token, self.length)?)
+        match &self.coded {
+            Some((_, descriptor)) => Ok(*descriptor),
+            None => Ok(Descriptor::plain(self.token, self.length)?),
+        }
     }
 
     fn stored(&self, blob: Blob) -> Option<&Stored> {
         match blob {
             Blob::Content => Some(&self.content),
-            Blob::Parity => None,
+            Blob::Parity => self.coded.as_ref().and_then(|(parity, _)| parity.as_ref()),
         }
     }
 

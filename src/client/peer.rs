@@ -3,8 +3,8 @@
 use super::call::{Answer, Ask, Batch, Call, PutAnswer, Room, Up};
 use super::fetch::{Description, Fetch, FetchOptions};
 use super::payload::Prepared;
-use super::route::Route;
 use super::{ClientError, PUT_QUEUE, Shared};
+use crate::hop::Route;
 use crate::limits::{CLIENT_BATCHES_LEN, CLIENT_MESSAGES_BYTES, CLIENT_REQUESTS_LEN, MESSAGE_BYTES_MAX};
 use crate::queue::{ConnectionId, Credit, RequestId};
 use crate::record::{Done, Holder, Hop, Mirror, Payload};
@@ -97,7 +97,8 @@ impl Link {
     }
 
     pub(super) fn hop(&self, route: Option<&Route>) -> Result<Option<Box<Hop>>, ClientError> {
-        route.map(|route| route.hop(self.node)).transpose()
+        let hop = |route: &Route| Ok(Box::new(route.starting_at(self.node)?.hop()));
+        route.map(hop).transpose()
     }
 
     /// Why a channel to the worker's side ended.
@@ -179,6 +180,10 @@ impl Peer {
     /// The peer's node ID, if it showed a certificate.
     pub fn node(&self) -> Option<NodeId> {
         self.0.node
+    }
+
+    pub(super) fn connection(&self) -> ConnectionId {
+        self.0.connection
     }
 
     /// Its address.

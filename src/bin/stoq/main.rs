@@ -2,6 +2,7 @@
 
 mod bench;
 mod durations;
+mod gather;
 mod get;
 mod identity;
 mod locate;
@@ -11,6 +12,7 @@ mod ping;
 mod put;
 mod route;
 mod session;
+mod shards;
 mod token;
 
 use clap::{Parser, Subcommand};

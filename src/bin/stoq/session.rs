@@ -207,7 +207,15 @@ impl Session {
 impl Online {
     /// Connects.
     pub(crate) async fn connect(&self, remote: SocketAddr) -> Result<Peer, ClientError> {
-        self.client.connect(remote, ConnectOptions { timeout: self.timeout, early: false }).await
+        // By one worker: what is gathered from several gateways comes by one.
+        let options = ConnectOptions { timeout: self.timeout, worker: Some(0), ..ConnectOptions::default() };
+        self.client.connect(remote, options).await
+    }
+
+    /// Connects to the gateway.
+    pub(crate) async fn connect_gateway(&self) -> anyhow::Result<Peer> {
+        let remote = self.remote.ok_or_else(no_gateway)?;
+        Ok(self.connect(remote).await?)
     }
 
     /// Runs `work` on this thread until it ends or a signal comes.
