@@ -674,7 +674,8 @@ impl Check<'_> {
             // The command line takes names in lists, and beside addresses and node IDs.
             let taken = name.parse::<SocketAddr>().is_ok() || name.parse::<NodeId>().is_ok();
             if name.is_empty() || name.contains([',', ' ']) || taken {
-                let fix = format!("{name:?} cannot be told from something else; give one word, such as \"north\"");
+                let fix =
+                    format!("{name:?} cannot be told from something else; give one word, such as \"north\"");
                 return Err(self.value("neighbor.name", fix));
             }
             if before.iter().any(|other| other.name.as_ref() == Some(name)) {

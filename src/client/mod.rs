@@ -97,7 +97,8 @@ pub struct ConnectOptions {
     /// takes early data.
     ///
     /// A peer takes small FETCHes and LOCATEs so. What it refuses as too early has had no effect and is asked once more by the
-    /// client itself. Messages are not: send them after the first answer.
+    /// client itself. Messages are not: send them after the first answer. [`Peer::node`] is not known on such a connection, and so
+    /// nothing can be routed by it.
     pub early: bool,
 }
 
