@@ -127,7 +127,7 @@ fn the_gateways_example_shows_every_option_and_no_other() {
         };
         allowed(&text, true)
     };
-    for section in ["workers", "identity", "trust", "tls", "quic", "shutdown", "log"] {
+    for section in ["workers", "identity", "trust", "tls", "quic", "hops", "shutdown", "log"] {
         assert_eq!(shown[section], plain(section), "[{section}]");
     }
     assert_eq!(shown["network kernel-udp"], plain("network"));
@@ -175,6 +175,10 @@ fn a_value_that_cannot_work_is_refused_with_its_key_and_its_fix() {
     let applications = |text: &str| format!("{GATEWAY}\n{text}\n");
     let dpdk = |from: &str, to: &str| DPDK.replace(from, to);
     let seed = "[[application]]\nkind = \"seed\"\nqueues = [7]\ndirectory = \"d\"\n";
+    let neighbor = |letter: char, addresses: &str| {
+        let node_id = letter.to_string().repeat(52);
+        format!("[[neighbor]]\nnode_id = \"{node_id}\"\naddresses = {addresses}\n")
+    };
     let cases = [
         (workers("count = 0"), "workers.count", "give 1 to"),
         (workers("count = 1025"), "workers.count", "give 1 to"),
@@ -194,6 +198,19 @@ fn a_value_that_cannot_work_is_refused_with_its_key_and_its_fix() {
             "queue 7",
         ),
         (applications(&format!("{seed}{}", seed.replace('7', "8"))), "application", "one store"),
+        (applications(&neighbor('a', "[]")), "neighbor.addresses", "at least one"),
+        (
+            applications(&format!(
+                "{}{}",
+                neighbor('a', "[\"10.0.0.1:1\"]"),
+                neighbor('a', "[\"10.0.0.2:1\"]")
+            )),
+            "neighbor.node_id",
+            "named twice",
+        ),
+        (applications("[hops]\nconnections_max = 0"), "hops.connections_max", "at least 1"),
+        (applications("[hops]\nbudget_max_bytes = 0"), "hops.budget_max_bytes", "at least 1"),
+        (applications(&format!("{seed}[hops]\ncache = true")), "hops.cache", "capacity_bytes"),
     ];
     for (text, key, fix) in cases {
         let error = refusal(&text, true);
