@@ -11,6 +11,7 @@ use crate::application::Application;
 use crate::limits::CLIENT_PIECES_LEN;
 use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId};
 use crate::record::{Done, ErrorCode, ErrorRecord, Payload};
+use crate::shard::Descriptor;
 use crate::tls::NodeId;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
@@ -297,21 +298,14 @@ impl Dispatch {
         }
     }
 
-    fn accepted(
-        &mut self,
-        request: RequestId,
-        length: u64,
-        descriptor: Option<Box<crate::shard::Descriptor>>,
-    ) {
+    fn accepted(&mut self, request: RequestId, length: u64, descriptor: Option<Box<Descriptor>>) {
         let id = first(request);
-        let Some(found) = self.request(id) else { return };
-        match &mut found.answer {
-            Answer::Put(put) => {
-                if put.accepted.take().is_some_and(|accepted| accepted.send(()).is_ok()) {
-                    self.putting.push(id);
-                }
+        match self.request(id).map(|found| &mut found.answer) {
+            Some(Answer::Put(put)) => {
+                let told = put.accepted.take().is_some_and(|accepted| accepted.send(()).is_ok());
+                self.putting.extend(told.then_some(id));
             }
-            Answer::Fetch(_) => self.event(request, Event::Accepted { length, descriptor }),
+            Some(Answer::Fetch(_)) => self.event(request, Event::Accepted { length, descriptor }),
             _ => {}
         }
     }
@@ -336,11 +330,9 @@ impl Dispatch {
     }
 
     fn done(&mut self, request: RequestId, done: Done) {
-        match self.end(first(request)).map(|request| request.answer) {
-            Some(Answer::Put(PutAnswer { done: reply, .. }) | Answer::Done(reply)) => {
-                let _ = reply.send(Ok(done));
-            }
-            _ => {}
+        let answer = self.end(first(request)).map(|request| request.answer);
+        if let Some(Answer::Put(PutAnswer { done: reply, .. }) | Answer::Done(reply)) = answer {
+            let _ = reply.send(Ok(done));
         }
     }
 

@@ -5,8 +5,8 @@
 //! may use them at once; what one task does not take holds up no other.
 //!
 //! ```
-//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/loopback/mod.rs"));
-//! # let gateway = Gateway::start();
+//! # mod loopback { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/loopback/mod.rs")); }
+//! # let gateway = loopback::Gateway::start();
 //! # let (networks, config, address) = (gateway.client_networks(), gateway.client_config(), gateway.address());
 //! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
 //! use stoq::client::{Client, ConnectOptions, FetchOptions, Kept, Prepared, PutOptions};
@@ -36,8 +36,8 @@
 //! Messages go to the gateway's application queues, and what its applications send comes back:
 //!
 //! ```
-//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/loopback/mod.rs"));
-//! # let gateway = Gateway::start();
+//! # mod loopback { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/loopback/mod.rs")); }
+//! # let gateway = loopback::Gateway::start();
 //! # let (networks, config, address) = (gateway.client_networks(), gateway.client_config(), gateway.address());
 //! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
 //! # use stoq::client::{Client, ConnectOptions};
@@ -100,7 +100,8 @@ pub struct ConnectOptions {
     /// takes early data.
     ///
     /// A peer takes small FETCHes and LOCATEs so. What it refuses as too early has had no effect and is asked once more by the
-    /// client itself. Messages are not: send them after the first answer.
+    /// client itself. Messages are not: send them after the first answer. [`Peer::node`] is not known on such a connection, and so
+    /// nothing can be routed by it.
     pub early: bool,
     /// The worker that the connection should belong to; none: the next one in turn. What is gathered from several holders comes
     /// by one worker.

@@ -7,7 +7,7 @@ use super::{ClientError, PUT_QUEUE, Shared};
 use crate::hop::Route;
 use crate::limits::{CLIENT_BATCHES_LEN, CLIENT_MESSAGES_BYTES, CLIENT_REQUESTS_LEN, MESSAGE_BYTES_MAX};
 use crate::queue::{ConnectionId, Credit, RequestId};
-use crate::record::{Done, Holder, Hop, Mirror, Payload};
+use crate::record::{Done, ErrorRecord, Holder, Hop, Mirror, Payload};
 use crate::shard::{Descriptor, Lanes};
 use crate::tls::NodeId;
 use crate::token::AnyToken;
@@ -145,7 +145,7 @@ impl Asked {
     /// Waits for an answer that comes whole.
     async fn answer<T>(
         &mut self,
-        reply: oneshot::Receiver<Result<T, crate::record::ErrorRecord>>,
+        reply: oneshot::Receiver<Result<T, ErrorRecord>>,
     ) -> Result<T, ClientError> {
         let answer = reply.await.map_err(|_| self.link.lost())?;
         self.over();
@@ -177,7 +177,7 @@ impl Peer {
         }))
     }
 
-    /// The peer's node ID, if it showed a certificate.
+    /// The peer's node ID, if it showed a certificate before the connection was given out: see [`super::ConnectOptions::early`].
     pub fn node(&self) -> Option<NodeId> {
         self.0.node
     }
