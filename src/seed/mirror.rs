@@ -45,10 +45,6 @@ impl Mirroring {
         Self { request, mirror, keep, stage: Stage::Waiting { until } }
     }
 
-    pub(super) fn token(&self) -> AnyToken {
-        self.mirror.token
-    }
-
     /// Gives back what is not about it.
     #[expect(clippy::result_large_err, reason = "a delivery that is not ours goes back whole")]
     pub(super) fn handle(&mut self, now: Instant, delivery: Delivery) -> Result<(), Delivery> {
