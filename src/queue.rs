@@ -508,6 +508,16 @@ impl Command {
         }
     }
 
+    /// Whether this opens that request of ours, or follows it on its stream.
+    pub(crate) fn is_of(&self, request: RequestId) -> bool {
+        match self {
+            Self::Raw { request: of, .. } | Self::Finish { request: of } | Self::Pace { request: of, .. } => {
+                *of == request
+            }
+            _ => self.opens() == Some(request),
+        }
+    }
+
     /// The request of ours that this opens.
     pub(crate) fn opens(&self) -> Option<RequestId> {
         match self {

@@ -225,7 +225,7 @@ impl Relay {
         let route = flow.hop.route[usize::from(flow.hop.cursor)..].into();
         let fetch_key = FetchKey { fetch, route, cache: flow.hop.cache };
         if let Some(&other) = self.joinable.get(&fetch_key) {
-            return self.join(port, key, other);
+            return self.join(key, other);
         }
         if let (true, AnyToken::Content(token), None, true) =
             (flow.hop.cache, parsed.token, parsed.lanes, parsed.ranges.is_all())
@@ -247,7 +247,7 @@ impl Relay {
     }
 
     /// Lets a FETCH wait for the answer to one that is on its way.
-    fn join(&mut self, port: &mut AppPort, key: usize, other: usize) {
+    fn join(&mut self, key: usize, other: usize) {
         let flow = self.flows.remove(key);
         flow.onward.give_back(flow.head.len());
         let Some(member) = flow.members.into_iter().next() else { return };
@@ -258,7 +258,6 @@ impl Relay {
             self.merged.push(other);
         }
         self.counters().add(Counter::HopsMerged, 1);
-        let _ = port;
     }
 
     /// Sends a request on, if there is a connection to send it by; has one made otherwise.
@@ -347,8 +346,13 @@ impl Relay {
         if let Some(passing) = flow.passing {
             passing.finish();
         }
-        for member in &flow.members {
-            self.send(port, Command::Finish { request: member.request });
+        for (index, member) in flow.members.iter().enumerate() {
+            let request = member.request;
+            // What is still to come of the request would go nowhere.
+            if index > 0 || !flow.ended {
+                self.send(port, Command::Stop { request, code: ErrorCode::None });
+            }
+            self.send(port, Command::Finish { request });
         }
     }
 
@@ -412,9 +416,17 @@ impl Relay {
             }
             return;
         };
-        if led && let Some(down) = down {
-            let pace = first.answer.clone();
+        if !led {
+            return;
+        }
+        let pace = first.answer.clone();
+        // Only a FETCH is joined, and of one that joined nothing follows.
+        let ended = std::mem::replace(&mut flow.ended, true);
+        if let Some(down) = down {
             self.send(port, Command::Pace { request: down, pace });
+            if !ended {
+                self.send(port, Command::Finish { request: down });
+            }
         }
     }
 

@@ -64,6 +64,10 @@ pub(super) struct Holder {
     waits_until: Option<Instant>,
     state: State,
     last_reason: String,
+    /// What it says of a length that is not proven: that it is so, or not so.
+    pub(super) agrees: Option<bool>,
+    /// It lacked one of several lanes: it is asked for one at a time.
+    pub(super) one_by_one: bool,
 }
 
 impl Holder {
@@ -79,6 +83,8 @@ impl Holder {
             waits_until: None,
             state: State::Asked,
             last_reason: String::new(),
+            agrees: None,
+            one_by_one: false,
         }
     }
 
@@ -108,6 +114,16 @@ impl Holder {
         self.waits_until.filter(|_| self.may_still_give())
     }
 
+    /// Whether it may be asked again, but not yet.
+    pub(super) fn waits(&self) -> bool {
+        self.waits_until().is_some()
+    }
+
+    /// Ends a wait that is over.
+    pub(super) fn wake(&mut self, now: Instant) {
+        self.waits_until = self.waits_until.filter(|at| *at > now);
+    }
+
     /// The lanes it may be asked for, of `all`.
     pub(super) fn lanes(&self, all: Lanes) -> Lanes {
         self.source.lanes.map_or(all, |lanes| lanes.intersection(all))
@@ -130,8 +146,12 @@ impl Holder {
         self.waits_until = Some(now + Duration::from_millis(wait_ms));
     }
 
-    /// It has not these lanes.
+    /// It has not all of these lanes.
     pub(super) fn lacks(&mut self, lanes: Lanes, failure: &ErrorRecord) {
+        if lanes.len() > 1 {
+            self.one_by_one = true;
+            return;
+        }
         let left = self.lanes(Lanes::first(u128::BITS)).without(lanes);
         self.source.lanes = Some(left);
         if left.is_empty() {

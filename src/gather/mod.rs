@@ -19,6 +19,8 @@ use smallvec::SmallVec;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+const ANOTHER_LENGTH: &str = "says another length than is proven";
+
 /// What is to be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
@@ -33,9 +35,9 @@ pub enum Want {
 /// What came of it so far.
 #[derive(Debug)]
 pub enum Event {
-    /// What it is: the length in bytes, and for a set its descriptor. First.
+    /// What it is: the length in bytes, and for a set its descriptor; proven. First.
     Described {
-        /// The payload's length, bytes. Of a set proven; of a payload a claim until the piece at its end has come.
+        /// The payload's length, bytes.
         length: u64,
         /// What the set is.
         descriptor: Option<Box<Descriptor>>,
@@ -94,6 +96,8 @@ struct Shape {
     units: u64,
     units_a_window: u64,
     windows: u64,
+    /// The holder who says so, while nothing proves the length: the piece at the payload's end will.
+    claimed_by: Option<usize>,
 }
 
 /// Some consecutive groups or stripes.
@@ -155,6 +159,9 @@ impl Gather {
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
+        if self.claimed_by().is_some() && !self.over {
+            return None;
+        }
         let event = self.events.pop_front()?;
         if let Event::Piece(piece) | Event::Shard { piece, .. } = &event {
             self.ahead_bytes -= piece.data.len();
@@ -231,9 +238,45 @@ impl Gather {
             if self.holders[index].source.connection == connection {
                 self.holders[index].leave(State::Gone(reason.into()));
                 self.drop_requests_of(index);
+                self.doubt(index);
             }
         }
-        self.requests.retain(|request, _| request.connection != connection);
+    }
+
+    /// Who claims what is not proven.
+    fn claimed_by(&self) -> Option<usize> {
+        self.shape.as_ref()?.claimed_by
+    }
+
+    /// This holder did not prove what it claims: another who says the same shall, or all begins anew.
+    fn doubt(&mut self, holder: usize) {
+        let Some(shape) = self.shape.as_mut().filter(|shape| shape.claimed_by == Some(holder)) else {
+            return;
+        };
+        self.holders[holder].agrees = None;
+        let agrees = |holder: &Holder| holder.agrees == Some(true) && holder.may_still_give();
+        if let Some(other) = self.holders.iter().position(agrees) {
+            shape.claimed_by = Some(other);
+            return;
+        }
+        self.shape = None;
+        self.events.clear();
+        (self.begun, self.finished, self.ahead_bytes) = (0, 0, 0);
+        self.abandon_all();
+        self.windows.clear();
+        self.holders.iter_mut().for_each(|holder| holder.agrees = None);
+    }
+
+    /// The piece at the end has come: who said another length was wrong.
+    fn prove(&mut self) {
+        if let Some(shape) = &mut self.shape {
+            shape.claimed_by = None;
+        }
+        for index in 0..self.holders.len() {
+            if self.holders[index].agrees == Some(false) {
+                self.strike(index, ANOTHER_LENGTH);
+            }
+        }
     }
 
     fn credit(&mut self, now: Instant, request: RequestId, bytes: usize) -> bool {
@@ -247,19 +290,27 @@ impl Gather {
     fn accepted(&mut self, now: Instant, request: RequestId, length: u64, set: Option<Box<Descriptor>>) {
         let Some(asked) = self.requests.get_mut(&request) else { return };
         asked.progress = now;
-        let holder = asked.holder;
+        let (holder, describes) = (asked.holder, asked.window.is_none());
         match &self.shape {
             // Two holders of one payload cannot differ in its length: one of them lies, and proofs tell which.
-            Some(shape) if shape.length != length => {
-                self.strike(holder, "says another length");
+            Some(shape) => {
+                let (agrees, claimed) = (shape.length == length, shape.claimed_by.is_some());
+                self.holders[holder].agrees = Some(agrees);
+                if !agrees && !describes {
+                    self.abandon(request);
+                }
+                if !agrees && !claimed {
+                    self.strike(holder, ANOTHER_LENGTH);
+                }
             }
-            Some(_) => {}
             None => {
                 if let (Want::Lanes(Lanes::NONE), Some(set)) = (self.want, &set) {
                     self.want = Want::Lanes(Lanes::first(set.k().into()));
                 }
                 match self.describe(length, set) {
-                    Some(shape) => {
+                    Some(mut shape) => {
+                        // A descriptor has been checked against the set token; a length alone is a claim.
+                        shape.claimed_by = shape.descriptor.is_none().then_some(holder);
                         let (length, descriptor) = (shape.length, shape.descriptor.clone());
                         self.shape = Some(shape);
                         self.events.push_back(Event::Described { length, descriptor });
@@ -283,7 +334,7 @@ impl Gather {
         };
         let units_a_window = units_a_window.max(1);
         let windows = units.div_ceil(units_a_window);
-        Some(Shape { length, descriptor: set, units, units_a_window, windows })
+        Some(Shape { length, descriptor: set, units, units_a_window, windows, claimed_by: None })
     }
 
     fn complete(&mut self, request: RequestId) {
@@ -309,6 +360,9 @@ impl Gather {
             self.events.push_back(Event::Stripes { start, count, lanes });
         }
         self.finished += 1;
+        if index + 1 == shape.windows && shape.claimed_by.is_some() {
+            self.prove();
+        }
         // Others may still be on their way with the same: they need not.
         if let Some(window) = self.windows.remove(&index) {
             for running in window.running {
@@ -328,6 +382,12 @@ impl Gather {
         }
     }
 
+    fn abandon_all(&mut self) {
+        for request in self.requests.keys().copied().collect::<Vec<_>>() {
+            self.abandon(request);
+        }
+    }
+
     fn drop_requests_of(&mut self, holder: usize) {
         let its = self.requests.iter().filter(|(_, asked)| asked.holder == holder);
         for request in its.map(|(request, _)| *request).collect::<Vec<_>>() {
@@ -340,6 +400,7 @@ impl Gather {
         if let Some(window) = asked.window.and_then(|index| self.windows.get_mut(&index)) {
             window.running.retain(|running| *running != request);
         }
+        let anothers_claim = self.claimed_by().is_some_and(|claims| claims != asked.holder);
         let holder = &mut self.holders[asked.holder];
         holder.running -= 1;
         match failure.code {
@@ -347,18 +408,22 @@ impl Gather {
                 holder.wait(now, failure);
             }
             ErrorCode::NotFound if !asked.lanes.is_empty() => holder.lacks(asked.lanes, failure),
+            // The end of the payload may be where another claims that it is not.
+            ErrorCode::BadRange if anothers_claim => holder.agrees = Some(false),
             ErrorCode::BadProof | ErrorCode::BadDescriptor | ErrorCode::Malformed | ErrorCode::BadRange => {
                 let reason = failure.reason().to_owned();
                 self.strike(asked.holder, &reason);
             }
             _ => holder.leave(State::Refused(failure.clone())),
         }
+        self.doubt(asked.holder);
     }
 
     /// Protocol §2: three strikes drop a sender.
     fn strike(&mut self, index: usize, reason: &str) {
         if self.holders[index].strike(reason) {
             self.drop_requests_of(index);
+            self.doubt(index);
         }
     }
 
@@ -372,6 +437,7 @@ impl Gather {
             if self.holders[holder].stall() {
                 self.drop_requests_of(holder);
             }
+            self.doubt(holder);
         }
     }
 
@@ -379,11 +445,11 @@ impl Gather {
     fn plan(&mut self, now: Instant, numbers: &mut u64) {
         if self.shape.as_ref().is_some_and(|shape| self.finished == shape.windows) {
             self.over = true;
-            let left: Vec<_> = self.requests.keys().copied().collect();
-            left.into_iter().for_each(|request| self.abandon(request));
+            self.abandon_all();
             self.events.push_back(Event::Done);
             return;
         }
+        self.holders.iter_mut().for_each(|holder| holder.wake(now));
         for depth in 0..GATHER_PIPELINE_LEN {
             for index in 0..self.holders.len() {
                 let holder = &self.holders[index];
@@ -392,8 +458,13 @@ impl Gather {
                 }
             }
         }
-        if self.requests.is_empty() && !self.holders.iter().any(Holder::may_still_give) {
+        // Nothing runs, and nobody has what could be asked for now or later.
+        let host_is_behind = self.ahead_bytes >= GATHER_AHEAD_BYTES;
+        if self.requests.is_empty() && !host_is_behind && !self.holders.iter().any(Holder::waits) {
             self.over = true;
+            if self.claimed_by().is_some() {
+                self.events.clear();
+            }
             self.events.push_back(Event::Failed(self.why()));
         }
     }
@@ -429,20 +500,30 @@ impl Gather {
 
     /// A window, and which of its lanes, that this holder should be asked for.
     fn choose(&mut self, shape: &Shape, index: usize) -> Option<(u64, Lanes)> {
+        let claimed = shape.claimed_by.is_some();
+        if claimed && self.holders[index].agrees == Some(false) {
+            return None;
+        }
         let waiting = self.windows.keys().copied().collect::<SmallVec<[u64; 16]>>();
         for window in waiting {
             if let Some(lanes) = self.useful(shape, index, window, false) {
                 return Some((window, lanes));
             }
         }
-        let may_begin = self.ahead_bytes < GATHER_AHEAD_BYTES
-            && self.windows.len() <= self.holders.len() * GATHER_PIPELINE_LEN;
-        if self.begun < shape.windows && may_begin {
+        while self.begun < shape.windows
+            && self.ahead_bytes < GATHER_AHEAD_BYTES
+            && self.windows.len() <= self.holders.len() * GATHER_PIPELINE_LEN
+        {
             // The last window proves the length, so it comes first.
             let window = if self.begun == 0 { shape.windows - 1 } else { self.begun - 1 };
             self.begun += 1;
             self.windows.insert(window, Window::default());
-            return Some((window, self.useful(shape, index, window, false)?));
+            if let Some(lanes) = self.useful(shape, index, window, false) {
+                return Some((window, lanes));
+            }
+            if !claimed {
+                return None;
+            }
         }
         // Nothing is left to begin: what others are late with may be had here.
         if self.begun < shape.windows || self.holders[index].running > 0 {
@@ -457,7 +538,9 @@ impl Gather {
     fn useful(&self, shape: &Shape, index: usize, window: u64, again: bool) -> Option<Lanes> {
         let state = self.windows.get(&window)?;
         let mine = state.running.iter().any(|running| self.requests[running].holder == index);
-        if mine || (again && state.running.len() >= 2) {
+        // Who claims a length must prove it.
+        let others = shape.claimed_by.is_some_and(|claims| claims != index) && window + 1 == shape.windows;
+        if mine || others || (again && state.running.len() >= 2) {
             return None;
         }
         let Some(set) = shape.descriptor.as_ref().filter(|_| self.want != Want::Payload) else {
@@ -478,6 +561,7 @@ impl Gather {
         // Everybody who can should give a part.
         let givers = self.holders.iter().filter(|holder| holder.may_still_give()).count().max(1) as u32;
         let share = match self.want {
+            _ if self.holders[index].one_by_one => 1,
             Want::AnyLanes => u32::from(set.k()).div_ceil(givers).min(missing),
             _ => missing,
         };

@@ -5,8 +5,8 @@ use crate::limits::CACHE_QUEUE_LEN;
 use crate::record::{Coverage, Fetch, OkRecord, Payload, Record, RecordReader, RecordType};
 use crate::token::{Ranges, Token, VerifiedDecoder};
 use rustc_hash::FxHashMap;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Hands what passes to the thread that keeps it. Never waits for it.
@@ -22,14 +22,27 @@ pub struct Cache {
 pub struct Passing {
     number: u64,
     events: SyncSender<Event>,
-    finished: bool,
+    /// Whatever it is dropped by, and however full the channel is then, the keeper learns of it.
+    alive: Arc<()>,
+    whole: bool,
 }
 
 #[derive(Debug)]
 enum Event {
-    Begin { number: u64, token: Token },
-    Bytes { number: u64, bytes: Payload },
-    End { number: u64, whole: bool },
+    Begin {
+        number: u64,
+        token: Token,
+        alive: Weak<()>,
+    },
+    Bytes {
+        number: u64,
+        bytes: Payload,
+    },
+    /// The answer is whole.
+    End {
+        number: u64,
+        _alive: Arc<()>,
+    },
 }
 
 impl Cache {
@@ -56,29 +69,25 @@ impl Cache {
     /// Begins to keep the answer to a FETCH of the whole payload `token`.
     pub fn begin(&self, token: Token) -> Passing {
         let number = self.numbers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let begun = self.events.try_send(Event::Begin { number, token }).is_ok();
-        Passing { number, events: self.events.clone(), finished: !begun }
+        let alive = Arc::new(());
+        let begun = Event::Begin { number, token, alive: Arc::downgrade(&alive) };
+        let whole = self.events.try_send(begun).is_ok();
+        Passing { number, events: self.events.clone(), alive, whole }
     }
 }
 
 impl Passing {
     /// Hands on the next bytes of the answer. False if they cannot be taken in time: the payload is then not kept.
     pub fn push(&mut self, bytes: &Payload) -> bool {
-        !self.finished
-            && self.events.try_send(Event::Bytes { number: self.number, bytes: bytes.clone() }).is_ok()
+        let bytes = || Event::Bytes { number: self.number, bytes: bytes.clone() };
+        self.whole = self.whole && self.events.try_send(bytes()).is_ok();
+        self.whole
     }
 
     /// The answer is whole.
-    pub fn finish(mut self) {
-        self.finished |= self.events.try_send(Event::End { number: self.number, whole: true }).is_ok();
-    }
-}
-
-impl Drop for Passing {
-    fn drop(&mut self) {
-        // If even this finds no room, the keeper drops what never ends when it is asked for its place.
-        if !self.finished {
-            let _ = self.events.try_send(Event::End { number: self.number, whole: false });
+    pub fn finish(self) {
+        if self.whole {
+            let _ = self.events.try_send(Event::End { number: self.number, _alive: self.alive });
         }
     }
 }
@@ -92,16 +101,17 @@ struct Keeper {
 /// One payload on its way past.
 struct Kept {
     token: Token,
+    alive: Weak<()>,
     reader: RecordReader,
     body: Option<(VerifiedDecoder, Writer)>,
 }
 
 impl Keeper {
     fn run(mut self, incoming: &Receiver<Event>) {
-        while let Ok(event) = incoming.recv() {
+        while let Some(event) = self.next(incoming) {
             match event {
-                Event::Begin { number, token } => {
-                    let kept = Kept { token, reader: RecordReader::new(), body: None };
+                Event::Begin { number, token, alive } => {
+                    let kept = Kept { token, alive, reader: RecordReader::new(), body: None };
                     self.passing.insert(number, kept);
                 }
                 Event::Bytes { number, bytes } => {
@@ -111,14 +121,24 @@ impl Keeper {
                         self.passing.remove(&number);
                     }
                 }
-                Event::End { number, whole } => {
-                    if let Some(kept) = self.passing.remove(&number)
-                        && whole
-                    {
+                Event::End { number, .. } => {
+                    if let Some(kept) = self.passing.remove(&number) {
                         kept.commit();
                     }
                 }
             }
+        }
+    }
+
+    /// The next event. Before it waits for one, it forgets what will not end.
+    fn next(&mut self, incoming: &Receiver<Event>) -> Option<Event> {
+        match incoming.try_recv() {
+            Ok(event) => Some(event),
+            Err(TryRecvError::Empty) => {
+                self.passing.retain(|_, kept| kept.alive.strong_count() > 0);
+                incoming.recv().ok()
+            }
+            Err(TryRecvError::Disconnected) => None,
         }
     }
 }

@@ -22,6 +22,14 @@ impl Session {
         command: Command,
         cx: &mut Context<'_>,
     ) {
+        // What follows a request that waits for the peer to allow another stream waits with it.
+        if let Command::Raw { request, .. } | Command::Finish { request } | Command::Pace { request, .. } =
+            command
+            && self.waits_to_open(app, request)
+        {
+            self.unopened.push_back((app, command));
+            return;
+        }
         match command {
             Command::Connect { .. } | Command::Reach { .. } => unreachable!("the worker itself connects"),
             Command::Disconnect { .. } => {
@@ -117,7 +125,7 @@ impl Session {
                     self.abort_out(conn, id, ErrorCode::None);
                 }
                 // One that waits for the peer to allow another stream is never opened.
-                self.unopened.retain(|(_, command)| command.opens() != Some(request));
+                self.unopened.retain(|(of, command)| *of != app || !command.is_of(request));
             }
         }
     }
@@ -132,7 +140,7 @@ impl Session {
     ) {
         let refusal = if self.peer.going_away {
             Some((ErrorCode::GoingAway, "the peer takes no new requests"))
-        } else if (self.local.len() + self.unopened.len()) as u64 >= REQUESTS_LEN_MAX {
+        } else if (self.local.len() + self.unopened_requests()) as u64 >= REQUESTS_LEN_MAX {
             Some((ErrorCode::Busy, "too many requests in flight on this connection"))
         } else {
             None
@@ -193,7 +201,7 @@ impl Session {
         cx: &Context<'_>,
     ) {
         self.outbound.insert(id, Outbound::new(credit));
-        self.inbound.insert(id, answer);
+        self.inbound.insert(id, answer.by_route(hop.is_some()));
         if let Some(hop) = hop {
             self.write_record(conn, id, &*hop, cx);
         }
@@ -273,6 +281,11 @@ impl Session {
         cx.counters.add(Counter::RecordsOut, 1);
         self.write_own(conn, id, front.into());
         self.write(conn, id, payload);
+    }
+
+    fn waits_to_open(&self, app: usize, request: RequestId) -> bool {
+        let mut unopened = self.unopened.iter();
+        request.is_local() && unopened.any(|(of, command)| *of == app && command.opens() == Some(request))
     }
 
     fn stream_of(&self, app: usize, request: RequestId) -> Option<StreamId> {

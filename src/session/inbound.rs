@@ -3,7 +3,7 @@
 use super::body::Body;
 use super::{Context, PeerState};
 use crate::counters::Counter;
-use crate::hop::Decision;
+use crate::hop::{Decision, Refusal};
 use crate::limits::{HAVE_BURST, HAVE_RATE_PER_S};
 use crate::queue::{ConnectionId, Credit, Delivery, RequestId, WorkerPort};
 use crate::record::{
@@ -209,6 +209,11 @@ impl Inbound {
 
     fn of(kind: Kind) -> Self {
         Self { reader: RecordReader::default(), kind, waiting: None, routed: false }
+    }
+
+    /// Of an answer: whether the request goes by a route, so that the peer may only pass on what others write.
+    pub(super) fn by_route(self, routed: bool) -> Self {
+        Self { routed, ..self }
     }
 
     pub(super) fn accept_put(&mut self) {
@@ -480,7 +485,11 @@ impl Inbound {
             return Err(Fault::new(ErrorCode::NotAuthorised, "this node routes for nobody"));
         };
         let decision = hops.judge(hop, cx.peer.node, cx.cx.now);
-        match decision.map_err(|refusal| Fault::new(refusal.code(), refusal.to_string()))? {
+        let refused = |refusal: Refusal| {
+            cx.cx.counters.add(Counter::HopsRefused, 1);
+            Fault::new(refusal.code(), refusal.to_string())
+        };
+        match decision.map_err(refused)? {
             Decision::Deliver => Ok(()),
             Decision::Forward { next, hop } => {
                 let (request, onward) = (cx.peer_request(), Credit::default());
@@ -605,6 +614,10 @@ impl Inbound {
             cx.deliver(app, delivery);
         }
         if accepted && body.is_complete() && !std::mem::replace(&mut body.complete_told, true) {
+            // Who asked has all of it: what the peer may do wrong after that is between it and this session.
+            if let Kind::FetchAnswer { over, .. } = &mut self.kind {
+                *over = true;
+            }
             cx.deliver(app, Delivery::Complete { request });
         }
     }

@@ -143,7 +143,11 @@ impl Session {
 
     /// Requests in flight, of both sides.
     pub(crate) fn requests(&self) -> usize {
-        self.local.len() + self.unopened.len() + self.answering.len()
+        self.local.len() + self.unopened_requests() + self.answering.len()
+    }
+
+    fn unopened_requests(&self) -> usize {
+        self.unopened.iter().filter(|(_, command)| command.opens().is_some()).count()
     }
 
     /// Whether reading waits for a ring to get room, or for the next turn.
@@ -346,6 +350,10 @@ impl Session {
             End::Finished => {
                 inbound.ended(self.id, id, cx);
                 self.forget_local(&inbound);
+                // An answer that is whole ends a request of ours, though not all of it may have been sent.
+                if inbound.local_request().is_some() {
+                    self.abort_out(conn, id, ErrorCode::None);
+                }
                 if let Some(app) = self.answering.get_mut(&id) {
                     *app = inbound.app();
                 }

@@ -70,7 +70,8 @@ impl Conn {
                 if !self.connected {
                     cx.counters.add(Counter::HandshakesFailed, 1);
                 }
-                if self.announced {
+                // What came in early data is known before its connection is.
+                if self.announced || self.session.requests() > 0 {
                     self.session.closed(&text, cx);
                 } else if let Origin::Application { app, tag, .. } = self.origin {
                     cx.ports[app].deliver(Delivery::ConnectFailed { tag, reason: text.clone() });
