@@ -496,9 +496,13 @@ pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
     let check = Check { file };
     check.workers(&config.workers)?;
     check.network(&config.network)?;
-    check.trust(&config.trust, config.trust.client_auth == ClientAuthConfig::Off)?;
     check.applications(&config.application)?;
     check.neighbors(&config.neighbor, true)?;
+    // Neighbours are connected to, so they must be trusted.
+    check.trust(
+        &config.trust,
+        config.neighbor.is_empty() && config.trust.client_auth == ClientAuthConfig::Off,
+    )?;
     check.hops(&config)?;
     if let NetworkConfig::KernelUdp(kernel) = &config.network
         && kernel.listen.iter().any(|address| address.port() == 0)

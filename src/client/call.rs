@@ -1,7 +1,7 @@
 //! What tasks ask of the worker's side of a client, and the ends of the channels that it answers on.
 
 use super::fetch::Piece;
-use crate::gather::{self, Gather, Given};
+use crate::gather::{self, Gather, Given, Source};
 use crate::limits::{CLIENT_MESSAGES_BYTES, CLIENT_MESSAGES_LEN};
 use crate::queue::{AppPort, Command, ConnectionId, Credit, RequestId};
 use crate::record::{Done, ErrorRecord, Holder, Hop, Mirror, Payload};
@@ -45,6 +45,15 @@ pub(super) enum Call {
         connection: ConnectionId,
     },
     Gather(Box<Gathered>),
+    /// One more holder for a gathering.
+    AddHolder {
+        id: u64,
+        source: Source,
+    },
+    /// No more holders come for a gathering.
+    SealGather {
+        id: u64,
+    },
     EndGather {
         id: u64,
     },

@@ -45,7 +45,7 @@ pub(super) struct Dispatch {
     holding: Vec<RequestId>,
     /// Connections with messages that wait to be sent.
     talking: Vec<ConnectionId>,
-    gathers: Vec<Box<Gathered>>,
+    gathers: Vec<Gathered>,
     /// Requests of the gatherings so far.
     gather_requests: u64,
 }
@@ -155,7 +155,17 @@ impl Dispatch {
                 // The worker takes it, or drops it, in this turn.
                 drop(place);
             }
-            Call::Gather(gathered) => self.gathers.push(gathered),
+            Call::Gather(gathered) => self.gathers.push(*gathered),
+            Call::AddHolder { id, source } => {
+                if let Some(gathered) = self.gathers.iter_mut().find(|gathered| gathered.id == id) {
+                    gathered.gather.add(source);
+                }
+            }
+            Call::SealGather { id } => {
+                if let Some(gathered) = self.gathers.iter_mut().find(|gathered| gathered.id == id) {
+                    gathered.gather.set_awaits_more(false);
+                }
+            }
             // Its events have nobody to go to: that ends it.
             Call::EndGather { id } => {
                 if let Some(gathered) = self.gathers.iter_mut().find(|gathered| gathered.id == id) {

@@ -4,23 +4,10 @@ use super::call::{Call, Gathered};
 use super::{Client, ClientError, Peer, Route, Shared};
 use crate::gather::{Event, Gather, Given, Source, Want};
 use crate::queue::Credit;
-use crate::record::ErrorRecord;
 use crate::shard::{Blob, Descriptor, Lanes, ShardIndex};
 use crate::token::{AnyToken, VerifiedPiece};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
-
-/// One holder to ask.
-#[derive(Clone, Debug)]
-pub struct HolderAt<'a> {
-    /// The connection. All holders of one gathering must be connected by the same worker: see
-    /// [`super::ConnectOptions::worker`].
-    pub peer: &'a Peer,
-    /// By which gateways, if it is not the peer itself.
-    pub route: Option<Route>,
-    /// The lanes it has, if that is known.
-    pub lanes: Option<Lanes>,
-}
 
 /// What comes of it.
 #[derive(Debug)]
@@ -48,48 +35,66 @@ pub struct Gathering {
     id: u64,
     events: mpsc::UnboundedReceiver<Event>,
     credit: Credit,
-    report: Arc<std::sync::Mutex<Vec<Given>>>,
+    report: Arc<Mutex<Vec<Given>>>,
+    /// Connections in use stay open.
+    _peers: Arc<Mutex<Vec<Peer>>>,
     over: bool,
 }
 
-impl Client {
-    /// Fetches `token` from several holders at once: from whoever is free, and elsewhere what is late, wrong or gone.
+/// Adds holders to a [`Gathering`], as their connections come up. While one of these is left, the gathering waits for more.
+#[derive(Clone, Debug)]
+pub struct Holders(Arc<Adding>);
+
+#[derive(Debug)]
+struct Adding {
+    shared: Arc<Shared>,
+    worker: usize,
+    id: u64,
+    peers: Arc<Mutex<Vec<Peer>>>,
+}
+
+impl Drop for Adding {
+    fn drop(&mut self) {
+        self.shared.call(self.worker, Call::SealGather { id: self.id });
+    }
+}
+
+impl Holders {
+    /// One more holder: at the end of `route`, or the peer itself; with the lanes it has, if that is known.
     ///
     /// # Errors
-    /// [`ClientError::OtherWorker`] for holders on different workers, [`ClientError::Refused`] for none, a route that cannot be.
-    pub fn gather(
-        &self,
-        token: impl Into<AnyToken>,
-        want: Want,
-        holders: &[HolderAt<'_>],
-    ) -> Result<Gathering, ClientError> {
-        let source = |holder: &HolderAt<'_>| {
-            let route =
-                holder.route.as_ref().map(|route| route.starting_at(holder.peer.node())).transpose()?;
-            let last = route.as_ref().and_then(|route| route.nodes().last().copied());
-            let (connection, node) = (holder.peer.connection(), last.or(holder.peer.node()));
-            Ok(Source { connection, node, route, lanes: holder.lanes })
-        };
-        let sources = holders.iter().map(source).collect::<Result<Vec<_>, ClientError>>()?;
-        let Some(worker) = sources.first().map(|source| source.connection.worker) else {
-            let reason = "no holder to fetch it from";
-            return Err(ClientError::Refused(ErrorRecord::new(
-                crate::record::ErrorCode::NotFound,
-                0,
-                reason,
-            )));
-        };
-        if sources.iter().any(|source| source.connection.worker != worker) {
+    /// [`ClientError::OtherWorker`] for a connection of another worker, a route that cannot be.
+    pub fn add(&self, peer: &Peer, route: Option<&Route>, lanes: Option<Lanes>) -> Result<(), ClientError> {
+        let Adding { shared, worker, id, peers } = &*self.0;
+        let route = route.map(|route| route.starting_at(peer.node())).transpose()?;
+        let last = route.as_ref().and_then(|route| route.nodes().last().copied());
+        let (connection, node) = (peer.connection(), last.or(peer.node()));
+        if usize::from(connection.worker) != *worker {
             return Err(ClientError::OtherWorker);
         }
-        let (worker, id) = (usize::from(worker), self.0.next_request());
+        peers.lock().unwrap_or_else(PoisonError::into_inner).push(peer.clone());
+        let source = Source { connection, node, route, lanes };
+        shared.call(*worker, Call::AddHolder { id: *id, source });
+        Ok(())
+    }
+}
+
+impl Client {
+    /// Fetches `token` from several holders at once: from whoever is free, and elsewhere what is late, wrong or gone. Holders are
+    /// added as they are found; all must be connections of this `worker` ([`super::ConnectOptions::worker`]).
+    pub fn gather(&self, token: impl Into<AnyToken>, want: Want, worker: usize) -> (Gathering, Holders) {
+        let (worker, id) = (worker % self.0.workers.len(), self.0.next_request());
         let (give, events) = mpsc::unbounded_channel();
-        let (credit, report) = (Credit::default(), Arc::default());
-        let gather = Gather::new(token.into(), want, sources);
+        let (credit, report, peers) = (Credit::default(), Arc::default(), Arc::default());
+        let mut gather = Gather::new(token.into(), want, Vec::new());
+        gather.set_awaits_more(true);
         let gathered =
             Gathered { id, gather, events: give, credit: credit.clone(), report: Arc::clone(&report) };
         self.0.call(worker, Call::Gather(Box::new(gathered)));
-        Ok(Gathering { shared: self.0.clone(), worker, id, events, credit, report, over: false })
+        let shared = self.0.clone();
+        let adding = Adding { shared: shared.clone(), worker, id, peers: Arc::clone(&peers) };
+        let gathering = Gathering { shared, worker, id, events, credit, report, _peers: peers, over: false };
+        (gathering, Holders(Arc::new(adding)))
     }
 }
 
@@ -135,7 +140,7 @@ impl Gathering {
 
     /// Who gave what so far, in the order of the holders; complete once [`Gathering::next`] gave the end.
     pub fn report(&self) -> Vec<Given> {
-        self.report.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

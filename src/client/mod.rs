@@ -66,7 +66,7 @@ mod tests;
 
 pub use error::ClientError;
 pub use fetch::{Description, Fetch, FetchOptions, Piece};
-pub use gathering::{Gained, Gathering, HolderAt};
+pub use gathering::{Gained, Gathering, Holders};
 pub use payload::Prepared;
 pub use peer::{Kept, Message, Peer, PutOptions};
 

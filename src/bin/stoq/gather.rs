@@ -1,12 +1,13 @@
 //! `stoq get` from several gateways at once.
 
 use crate::output::Usage;
-use crate::session::Online;
+use crate::session::{Dialer, GATHERING_WORKER, Online};
 use anyhow::Context;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use stoq::client::{Given, HolderAt, Peer, Route, State, Want};
+use stoq::client::{Given, Peer, Route, State, Want};
 use stoq::collection::{Collected, Collection};
 use stoq::tls::NodeId;
 use stoq::token::AnyToken;
@@ -23,9 +24,12 @@ pub(crate) struct Outcome {
     pub(crate) collected: Collected,
     pub(crate) elapsed: Duration,
     pub(crate) given: Vec<Given>,
+    /// Gateways that could not be asked, and why.
+    pub(crate) unreached: Vec<(String, String)>,
 }
 
-/// Gets `token` from the gateways named `from`; from the connected one if there is none.
+/// Gets `token` from the gateways named `from`; from the connected one if there is none. Whoever is connected first gives first;
+/// nobody waits for one that is dead.
 pub(crate) async fn run(
     online: &Online,
     token: AnyToken,
@@ -36,45 +40,41 @@ pub(crate) async fn run(
 ) -> anyhow::Result<Outcome> {
     let collection = Collection::open(output)?;
     let named = from.iter().map(|text| name(online, text)).collect::<Result<Vec<_>, _>>()?;
-    let mut peers: Vec<(Peer, Option<Route>)> = Vec::new();
-    if named.is_empty() {
-        peers.push((online.connect_gateway().await?, route));
-    }
-    let mut gateway: Option<Peer> = None;
-    for (named, text) in named.iter().zip(from) {
-        let reached = match named {
-            Named::At(addresses, node) => connect(online, addresses, *node).await.map(|peer| (peer, None)),
-            Named::Through(node) => {
-                if gateway.is_none() {
-                    gateway = Some(online.connect_gateway().await?);
-                }
-                let peer = gateway.clone().context("the gateway is connected")?;
-                let here = peer.node() == Some(*node);
-                let route = if here { None } else { Some(Route::new([*node])?) };
-                Ok((peer, route))
-            }
-        };
-        match reached {
-            Ok(reached) => peers.push(reached),
-            // The others may do without it.
-            Err(error) => eprintln!("{text} cannot be asked: {error:#}"),
-        }
-    }
-    if peers.is_empty() {
-        anyhow::bail!("none of the gateways named by --from can be reached");
-    }
-    let holder = |(peer, route): &'_ (Peer, Option<Route>)| (peer.clone(), route.clone());
-    let reached: Vec<_> = peers.iter().map(holder).collect();
-    let holders: Vec<_> =
-        reached.iter().map(|(peer, route)| HolderAt { peer, route: route.clone(), lanes: None }).collect();
     let want = match token {
         AnyToken::Content(_) => Want::Payload,
         AnyToken::Set(_) => Want::AnyLanes,
     };
+    let (mut gathering, holders) = online.client.gather(token, want, GATHERING_WORKER);
+    let unreached = Arc::new(Mutex::new(Vec::new()));
+    if named.is_empty() {
+        holders.add(&online.connect_gateway().await?, route.as_ref(), None)?;
+    }
+    for (named, text) in named.into_iter().zip(from) {
+        let (dialer, holders) = (online.dialer(), holders.clone());
+        let (unreached, text) = (unreached.clone(), text.clone());
+        tokio::spawn(async move {
+            let added = match reach(&dialer, named).await {
+                Ok((peer, route)) => holders.add(&peer, route.as_ref(), None).map_err(anyhow::Error::from),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = added {
+                unreached.lock().unwrap_or_else(PoisonError::into_inner).push((text, format!("{error:#}")));
+            }
+        });
+    }
+    drop(holders);
     let started = Instant::now();
-    let mut gathering = online.client.gather(token, want, &holders)?;
-    let collected = collection.run(&mut gathering, shown).await?;
-    Ok(Outcome { collected, elapsed: started.elapsed(), given: gathering.report() })
+    let collected = collection.run(&mut gathering, shown).await;
+    let unreached = unreached.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let collected = collected.with_context(|| match &unreached[..] {
+        [] => "not every byte could be had".into(),
+        some => some
+            .iter()
+            .map(|(text, why)| format!("{text} cannot be asked: {why}"))
+            .collect::<Vec<_>>()
+            .join("; "),
+    })?;
+    Ok(Outcome { collected, elapsed: started.elapsed(), given: gathering.report(), unreached })
 }
 
 fn name(online: &Online, text: &str) -> Result<Named, Usage> {
@@ -88,11 +88,19 @@ fn name(online: &Online, text: &str) -> Result<Named, Usage> {
     })
 }
 
-async fn connect(online: &Online, addresses: &[SocketAddr], node: Option<NodeId>) -> anyhow::Result<Peer> {
+async fn reach(dialer: &Dialer, named: Named) -> anyhow::Result<(Peer, Option<Route>)> {
+    let (addresses, node) = match named {
+        Named::At(addresses, node) => (addresses, node),
+        Named::Through(node) => {
+            let peer = dialer.connect_gateway().await?;
+            let here = peer.node() == Some(node);
+            return Ok((peer, if here { None } else { Some(Route::new([node])?) }));
+        }
+    };
     let mut last = anyhow::anyhow!("it has no address");
-    for &address in addresses {
-        match online.connect(address).await {
-            Ok(peer) if node.is_none() || peer.node() == node => return Ok(peer),
+    for address in addresses {
+        match dialer.connect(address).await {
+            Ok(peer) if node.is_none() || peer.node() == node => return Ok((peer, None)),
             Ok(_) => last = anyhow::anyhow!("another node answers at {address}"),
             Err(error) => last = error.into(),
         }

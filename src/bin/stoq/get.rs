@@ -103,14 +103,14 @@ fn gathered(args: Args) -> anyhow::Result<()> {
         bar.finish_and_clear();
         Ok(outcome)
     })?;
-    let gather::Outcome { collected, elapsed, given } = outcome;
+    let gather::Outcome { collected, elapsed, given, unreached } = outcome;
     let rate = gbit_per_s(collected.length, elapsed);
     let (network, workers, cipher) = (online.client.network(), online.workers, online.cipher);
     if args.options.json {
         let given: Vec<_> = given.iter().map(gather::json).collect();
         let result = serde_json::json!({
             "operation": "get", "token": args.token.to_string(), "bytes": collected.length, "verified": true,
-            "decoded": collected.decoded, "seconds": elapsed.as_secs_f64(), "gbit_per_s": rate, "holders": given,
+            "decoded": collected.decoded, "seconds": elapsed.as_secs_f64(), "gbit_per_s": rate, "holders": given, "unreached": unreached,
             "network": network, "workers": workers, "cipher": cipher.name(), "version": env!("CARGO_PKG_VERSION"),
         });
         println!("{result}");
@@ -123,6 +123,7 @@ fn gathered(args: Args) -> anyhow::Result<()> {
         elapsed.as_secs_f64(),
     );
     given.iter().for_each(|given| eprintln!("  {}", gather::told(given)));
+    unreached.iter().for_each(|(text, why)| eprintln!("  {text} could not be asked: {why}"));
     Ok(())
 }
 

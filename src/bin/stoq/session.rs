@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::task::Poll;
 use std::time::Duration;
-use stoq::client::{ClientError, ConnectOptions, Peer};
+use stoq::client::{Client, ClientError, ConnectOptions, Peer};
 use stoq::config::{ClientConfig, IdentityConfig, LogConfig, TrustConfig, load_client};
 use stoq::gateway::network::{Opened, Running, RunningClient};
 use stoq::gateway::{logging, tls};
@@ -204,11 +204,22 @@ impl Session {
     }
 }
 
-impl Online {
+/// The worker of every connection: what is gathered from several gateways comes by one.
+pub(crate) const GATHERING_WORKER: usize = 0;
+
+/// What connects.
+#[derive(Clone)]
+pub(crate) struct Dialer {
+    client: Client,
+    remote: Option<SocketAddr>,
+    timeout: Duration,
+}
+
+impl Dialer {
     /// Connects.
     pub(crate) async fn connect(&self, remote: SocketAddr) -> Result<Peer, ClientError> {
-        // By one worker: what is gathered from several gateways comes by one.
-        let options = ConnectOptions { timeout: self.timeout, worker: Some(0), ..ConnectOptions::default() };
+        let worker = Some(GATHERING_WORKER);
+        let options = ConnectOptions { timeout: self.timeout, worker, ..ConnectOptions::default() };
         self.client.connect(remote, options).await
     }
 
@@ -216,6 +227,23 @@ impl Online {
     pub(crate) async fn connect_gateway(&self) -> anyhow::Result<Peer> {
         let remote = self.remote.ok_or_else(no_gateway)?;
         Ok(self.connect(remote).await?)
+    }
+}
+
+impl Online {
+    /// What connects, for tasks of their own.
+    pub(crate) fn dialer(&self) -> Dialer {
+        Dialer { client: self.client.clone(), remote: self.remote, timeout: self.timeout }
+    }
+
+    /// Connects.
+    pub(crate) async fn connect(&self, remote: SocketAddr) -> Result<Peer, ClientError> {
+        self.dialer().connect(remote).await
+    }
+
+    /// Connects to the gateway.
+    pub(crate) async fn connect_gateway(&self) -> anyhow::Result<Peer> {
+        self.dialer().connect_gateway().await
     }
 
     /// Runs `work` on this thread until it ends or a signal comes.
