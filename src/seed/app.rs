@@ -221,8 +221,12 @@ impl Seed {
         // The error's own text names paths, which are nobody else's affair.
         tracing::warn!(%error, "a payload cannot be kept or read");
         let reason = match (error.code(), error) {
-            (ErrorCode::Quota, StoreError::PeerQuota { .. }) => "this peer's quota has no room for it",
-            (ErrorCode::Quota, _) => "the store has no room for this payload",
+            (ErrorCode::Quota, StoreError::PeerQuota { .. }) => {
+                "this peer's quota has no room for it; wait for its leases to end, or have the gateway's owner raise quota_bytes"
+            }
+            (ErrorCode::Quota, _) => {
+                "the store has no room for this payload; wait for leases to end, or have the gateway's owner raise capacity_bytes"
+            }
             (ErrorCode::Limit, _) => "the payload is longer than the protocol allows",
             (ErrorCode::BadDescriptor, _) => "this set's shards do not give its payload",
             (ErrorCode::BadRange, _) => "the set has no such lanes",
