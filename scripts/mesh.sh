@@ -6,6 +6,7 @@
 #   scripts/mesh.sh [FILE]
 #
 # Without FILE, 64 MiB of random bytes. Needs root: it makes network namespaces and raw ports, and removes them again.
+# STOQ_HUGE_PAGES sets whether huge pages are used ("preferred"; "required", "none").
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -91,6 +92,7 @@ for name in a b c d; do
 kind = "dpdk"
 device = "net_af_packet0,iface=port,blocksz=65536,framesz=2048,framecnt=2048,qdisc_bypass=1"
 addresses = ["10.78.0.${number[$name]}/24", "fd78::${number[$name]}/64"]
+huge_pages = "${STOQ_HUGE_PAGES:-preferred}"
 memory_mb = 64
 file_prefix = "$mesh-$name"
 [[application]]
