@@ -461,7 +461,8 @@ impl Seed {
         let keep = self.keep(now, node, mirror.lease_s);
         let held = match self.parts.store.holding(&mirror.token).map(|holding| holding.coverage) {
             Some(Coverage::All) => true,
-            Some(Coverage::Lanes(lanes)) => !mirror.lanes.is_empty() && lanes.contains_all(mirror.lanes),
+            Some(Coverage::Lanes(lanes)) if !mirror.lanes.is_empty() => lanes.contains_all(mirror.lanes),
+            Some(Coverage::Lanes(lanes)) => lanes.contains_all(self.data_lanes(&mirror.token)),
             _ => false,
         };
         if held {
@@ -482,6 +483,13 @@ impl Seed {
             }
         }
         self.mirrors.push(Mirroring::new(request, mirror, keep, now));
+    }
+
+    /// The data lanes of a set that is held here; of anything else, what no lanes cover.
+    fn data_lanes(&self, token: &AnyToken) -> Lanes {
+        let AnyToken::Set(token) = token else { return Lanes::first(u128::BITS) };
+        let set = self.parts.store.get_set(token).ok().flatten();
+        set.map_or(Lanes::first(u128::BITS), |set| Lanes::first(set.descriptor.k().into()))
     }
 
     fn poll_mirrors(&mut self, now: Instant, port: &mut AppPort) -> bool {
