@@ -178,7 +178,7 @@ fn where_all_are_bad_the_failure_has_a_name() {
 }
 
 /// The set that a payload is cut into, and its parity.
-fn set(bytes: &[u8], shard_bytes: u64, (k, m): (u8, u8)) -> (Descriptor, Vec<u8>) {
+pub(crate) fn set(bytes: &[u8], shard_bytes: u64, (k, m): (u8, u8)) -> (Descriptor, Vec<u8>) {
     let mut parity = Vec::new();
     let coded = encode(bytes, bytes.len() as u64, shard_bytes, (k, m), &mut parity).unwrap();
     (coded.descriptor, parity)
@@ -205,7 +205,14 @@ fn lanes_encoded(bytes: &[u8], parity: &[u8], set: &Descriptor, lanes: Lanes) ->
 
 /// Puts lanes of a set at a gateway.
 #[track_caller]
-fn put_lanes(world: &mut World, peer: &Peer, bytes: &[u8], parity: &[u8], set: &Descriptor, lanes: Lanes) {
+pub(crate) fn put_lanes(
+    world: &mut World,
+    peer: &Peer,
+    bytes: &[u8],
+    parity: &[u8],
+    set: &Descriptor,
+    lanes: Lanes,
+) {
     let encoded = lanes_encoded(bytes, parity, set, lanes);
     let request = world.caller(peer).put_with(peer, None, 0, *set, Some(lanes), 0, encoded);
     world.finish(peer, request);
@@ -213,7 +220,7 @@ fn put_lanes(world: &mut World, peer: &Peer, bytes: &[u8], parity: &[u8], set: &
     assert!(matches!(end, End::Done { .. }), "{end:?}");
 }
 
-fn lanes(of: &[u8]) -> Lanes {
+pub(crate) fn lanes(of: &[u8]) -> Lanes {
     of.iter().fold(Lanes::NONE, |all, &lane| all.union(Lanes::one(lane)))
 }
 
@@ -299,7 +306,7 @@ fn a_holder_at_the_end_of_a_route_gives_as_others_do() {
     let setup = Setup { link: slow(), ..Setup::line(3) };
     let mut world = World::new(setup);
     let peer = world.connect(0, gateway_address(0));
-    let bytes = payload(2 * WINDOW);
+    let bytes = payload(5 * WINDOW);
     for way in [&[0][..], &[0, 1], &[0, 1, 2]] {
         let request = world.caller(&peer).put_by(&peer, route(way).hop(), &bytes, 0);
         world.finish(&peer, request);

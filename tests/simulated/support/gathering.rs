@@ -107,7 +107,11 @@ impl Gathering {
                 };
                 shards.push((lane, filled(blob, offset, len).expect("a lane that is said to be whole")));
             }
+            // Lanes past the end of the payload have no bytes.
             let mut put = |lane: u8, shard: &[u8]| {
+                if shard.is_empty() {
+                    return;
+                }
                 let start = ((stripe * k + u64::from(lane)) * shard_bytes) as usize;
                 payload[start..start + shard.len()].copy_from_slice(shard);
             };
