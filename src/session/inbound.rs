@@ -106,6 +106,8 @@ pub(super) struct Inbound {
     waiting: Option<Delivery>,
     /// It began with a HOP: others may have written what follows.
     routed: bool,
+    /// It waits for its turn to be read.
+    pub(super) in_line: bool,
 }
 
 #[derive(Debug)]
@@ -208,7 +210,7 @@ impl Inbound {
     }
 
     fn of(kind: Kind) -> Self {
-        Self { reader: RecordReader::default(), kind, waiting: None, routed: false }
+        Self { reader: RecordReader::default(), kind, waiting: None, routed: false, in_line: false }
     }
 
     /// Of an answer: whether the request goes by a route, so that the peer may only pass on what others write.

@@ -229,7 +229,7 @@ impl Session {
                     self.accept(conn, id, dir);
                 }
             }
-            StreamEvent::Readable { id } => self.readable.push_back(id),
+            StreamEvent::Readable { id } => self.line_up(id),
             StreamEvent::Writable { id } => self.pump(conn, id),
             StreamEvent::Stopped { id, error_code } => self.stopped(conn, id, error_code, cx),
             StreamEvent::Available { .. } => {
@@ -257,7 +257,16 @@ impl Session {
         // A client that is through with its handshake is no replay, and neither is what it sent before.
         let early = self.early && conn.side().is_server();
         self.inbound.insert(id, Inbound::start(dir, credit, early));
-        self.readable.push_back(id);
+        self.line_up(id);
+    }
+
+    /// Has a stream read at the next turn. Each stands in line once, however often more of it arrives.
+    fn line_up(&mut self, id: StreamId) {
+        if let Some(inbound) = self.inbound.get_mut(&id)
+            && !std::mem::replace(&mut inbound.in_line, true)
+        {
+            self.readable.push_back(id);
+        }
     }
 
     /// Takes a QUIC datagram: one MESSAGE, or it is dropped under its counter.
@@ -303,6 +312,7 @@ impl Session {
 
     fn read_stream(&mut self, conn: &mut Connection, id: StreamId, cx: &mut Context<'_>) -> bool {
         let Some(mut inbound) = self.inbound.remove(&id) else { return false };
+        inbound.in_line = false;
         let mut reading = self.reading(id, cx);
         let mut chunks_left = CHUNKS_PER_TURN_MAX;
         let mut end = End::Blocked;
@@ -375,7 +385,7 @@ impl Session {
             }
             End::Later => {
                 self.inbound.insert(id, inbound);
-                self.readable.push_back(id);
+                self.line_up(id);
             }
             End::Finished => {
                 inbound.ended(self.id, id, cx);
