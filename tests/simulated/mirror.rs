@@ -270,7 +270,7 @@ fn a_mirror_is_bounded_by_the_quota_of_who_asks() {
 
 #[test]
 fn a_good_source_makes_up_for_a_bad_one() {
-    let bytes = payload(5_000_000);
+    let bytes = payload(1_000_000);
     for lie in [Lie::FlippedBit, Lie::Longer, Lie::Shorter, Lie::Empty, Lie::Endless, Lie::Silent, Lie::Half]
     {
         let liars = vec![(1, lie, Bytes::from(bytes.clone()))];
