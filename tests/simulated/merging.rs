@@ -9,7 +9,7 @@ use crate::support::{Setup, World, gateway_v4, joined, payload, route};
 use bytes::Bytes;
 use std::time::Duration;
 use stoq::counters::Counter;
-use stoq::queue::RequestId;
+use stoq::queue::{Credit, RequestId};
 use stoq::quic::transport::QuicConfig;
 use stoq::record::{ErrorCode, Hop};
 use stoq::token::{Ranges, Token};
@@ -116,10 +116,11 @@ fn narrow() -> QuicConfig {
 
 #[test]
 fn those_whom_the_first_asker_holds_back_are_sent_away_to_ask_again() {
-    let bytes = payload(24_000_000);
+    let bytes = payload(12_000_000);
     let (mut world, peers, token) = crowd(2, &bytes, narrow());
-    // The first hears nothing from its own connection: what it asked for waits in its rings, then in the gateway.
-    world.caller(&peers[0]).deaf = true;
+    // The first takes 8 MiB and no more: the rest waits in the gateway.
+    let pace = Credit::default();
+    world.caller(&peers[0]).pace = Some(pace.clone());
     let requests = ask_all(&mut world, &peers, token);
     world.finish(&peers[1], requests[1]);
     assert_eq!(world.gateway.count(Counter::HopsMerged), 1);
@@ -127,7 +128,7 @@ fn those_whom_the_first_asker_holds_back_are_sent_away_to_ask_again() {
     assert_eq!(request.end(), End::Failed(ErrorCode::Busy));
     let again = fetch_by(&mut world, &peers[1], route(&[0, 1]).hop(), token);
     assert_complete(&mut world, &peers[1], again, &bytes);
-    world.caller(&peers[0]).deaf = false;
+    pace.give_back(1 << 40);
     assert_complete(&mut world, &peers[0], requests[0], &bytes);
     world.assert_free();
 }

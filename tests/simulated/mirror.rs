@@ -5,14 +5,14 @@ use crate::hops::put_by;
 use crate::passing::slow;
 use crate::support::caller::{End, Peer};
 use crate::support::liar::Lie;
-use crate::support::{Setup, World, gateway_address, gateway_node, payload};
+use crate::support::{Setup, World, gateway_address, gateway_node, joined, payload};
 use bytes::Bytes;
 use std::time::Duration;
 use stoq::counters::Counter;
 use stoq::record::{Coverage, ErrorCode, Holder, Mirror};
 use stoq::seed::StoreConfig;
 use stoq::shard::Lanes;
-use stoq::token::{AnyToken, Token};
+use stoq::token::{AnyToken, Ranges, Token};
 
 /// A gateway between two others, and a client of each.
 fn three(liars: Vec<(usize, Lie, Bytes)>, store: StoreConfig) -> (World, Vec<Peer>) {
@@ -152,7 +152,7 @@ fn a_payload_is_fetched_from_the_source_that_is_named_and_held() {
     let bytes = payload(1_000_000);
     let token = put_by(&mut world, &peers[1], &[1], &bytes);
     assert_eq!(mirror(&mut world, &peers[0], token, Lanes::NONE, &[1]), done(token, bytes.len()));
-    assert_eq!(world.get(&peers[0], token, stoq::token::Ranges::all()).len(), 62);
+    assert!(joined(&world.get(&peers[0], token, Ranges::all())) == bytes);
     world.pass(Duration::from_secs(1));
     assert_eq!(located(&mut world, &peers[0], token), [0, 1]);
     assert_eq!(located(&mut world, &peers[2], token), [0], "it is announced where it is held now");
@@ -214,10 +214,27 @@ fn lanes_are_mirrored_from_those_who_have_them() {
         None,
         token.into(),
         Some((lanes(&[0, 1, 2, 3]), set)),
-        stoq::token::Ranges::all(),
+        Ranges::all(),
     );
     world.finish(&peers[0], request);
     assert_eq!(world.caller(&peers[0]).request(request).end(), End::Complete);
+    world.assert_free();
+}
+
+#[test]
+fn lanes_that_are_put_beside_some_that_are_held_join_them() {
+    let (mut world, peers) = good();
+    let bytes = payload(1_500_000);
+    let (set, parity) = set(&bytes, 65_536, (4, 2));
+    for held in [&[0, 1][..], &[1, 2], &[0, 2, 4], &[0, 1, 2, 3, 4, 5]] {
+        put_lanes(&mut world, &peers[0], &bytes, &parity, &set, lanes(held));
+        let asked = Some((lanes(held), set));
+        let peer = &peers[0];
+        let request = world.caller(peer).fetch_by(peer, None, set.set_token().into(), asked, Ranges::all());
+        world.finish(peer, request);
+        assert_eq!(world.caller(peer).request(request).end(), End::Complete, "{held:?}");
+    }
+    assert!(world.stores[0].get(&set.content()).unwrap().is_some(), "with all data lanes it has the payload");
     world.assert_free();
 }
 
@@ -253,7 +270,7 @@ fn a_mirror_is_bounded_by_the_quota_of_who_asks() {
 
 #[test]
 fn a_good_source_makes_up_for_a_bad_one() {
-    let bytes = payload(5_000_000);
+    let bytes = payload(1_000_000);
     for lie in [Lie::FlippedBit, Lie::Longer, Lie::Shorter, Lie::Empty, Lie::Endless, Lie::Silent, Lie::Half]
     {
         let liars = vec![(1, lie, Bytes::from(bytes.clone()))];

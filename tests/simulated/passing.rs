@@ -140,7 +140,7 @@ fn a_slow_asker_stops_the_sender_at_the_other_end() {
     let setup = Setup { gateway_quic: narrow(), client_quic: narrow(), ..Setup::line(3) };
     let mut world = World::new(setup);
     let peer = world.connect(0, gateway_v4());
-    let bytes = payload(24_000_000);
+    let bytes = payload(16_000_000);
     let token = put_by(&mut world, &peer, &[0, 1, 2], &bytes);
     let before = world.counts(Counter::TxBytes);
     let pace = Credit::default();

@@ -133,7 +133,7 @@ impl Caller {
 
     /// Whether a put has been sent whole and has not been answered.
     pub(crate) fn awaits_confirmation(&self) -> bool {
-        !self.sent.is_empty()
+        !self.sent.is_empty() || self.sending.iter().any(|sending| sending.chunks.is_empty())
     }
 
     /// Asks for a connection; gives its tag.
