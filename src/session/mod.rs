@@ -381,7 +381,9 @@ impl Session {
             }
             End::Paced => {
                 self.inbound.insert(id, inbound);
-                self.paced.push(id);
+                if !self.paced.contains(&id) {
+                    self.paced.push(id);
+                }
             }
             End::Later => {
                 self.inbound.insert(id, inbound);
