@@ -11,9 +11,7 @@ use stoq::config::{KernelConfig, NetworkConfig};
 use stoq::gateway::network::Opened;
 use stoq::node::{Host, Hosted, NodeConfig};
 use stoq::queue::{AppPort, ConnectionId, Credit, Delivery};
-use stoq::quic::transport::QuicConfig;
 use stoq::tls::{ClientAuth, Identity, ServerTls, Trust, server_config};
-use stoq::worker::Idle;
 
 /// The queue that this application takes.
 const QUEUE: u64 = 7;

@@ -14,6 +14,7 @@ fi
 [ "$(free_huge_mb)" -ge 512 ] || die "the tests need 512 MiB of huge pages: echo 512 > /proc/sys/vm/nr_hugepages"
 
 scripts/check.sh
+scripts/vectors.sh
 
 say "tests"
 cargo test --workspace --locked

@@ -89,6 +89,9 @@ pub struct GatewayConfig {
 pub struct ClientConfig {
     /// The gateway to talk to, where the command line names none.
     pub gateway: Option<SocketAddr>,
+    /// Gateways by name, for `--via` and `--on`.
+    #[serde(default)]
+    pub neighbor: Vec<NeighborConfig>,
     /// Workers and their cores.
     #[serde(default)]
     pub workers: WorkersConfig,
@@ -257,7 +260,7 @@ pub enum ClientAuthConfig {
     Off,
 }
 
-/// Another gateway.
+/// Another gateway: for a gateway one of its neighbours, for a client one that it may name in routes.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NeighborConfig {
@@ -265,7 +268,8 @@ pub struct NeighborConfig {
     pub name: Option<String>,
     /// Who it is.
     pub node_id: NodeId,
-    /// Where it is, of both families; tried in turn.
+    /// Where it is, of both families; tried in turn. A client gives none for a gateway that it reaches through others.
+    #[serde(default)]
     pub addresses: Vec<SocketAddr>,
 }
 
@@ -492,9 +496,13 @@ pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
     let check = Check { file };
     check.workers(&config.workers)?;
     check.network(&config.network)?;
-    check.trust(&config.trust, config.trust.client_auth == ClientAuthConfig::Off)?;
     check.applications(&config.application)?;
-    check.neighbors(&config.neighbor)?;
+    check.neighbors(&config.neighbor, true)?;
+    // Neighbours are connected to, so they must be trusted.
+    check.trust(
+        &config.trust,
+        config.neighbor.is_empty() && config.trust.client_auth == ClientAuthConfig::Off,
+    )?;
     check.hops(&config)?;
     if let NetworkConfig::KernelUdp(kernel) = &config.network
         && kernel.listen.iter().any(|address| address.port() == 0)
@@ -519,6 +527,7 @@ pub fn load_client(file: &Path) -> Result<ClientConfig, ConfigError> {
     check.workers(&config.workers)?;
     check.network(&config.network)?;
     check.trust(&config.trust, false)?;
+    check.neighbors(&config.neighbor, false)?;
     Ok(config)
 }
 
@@ -653,9 +662,9 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn neighbors(&self, neighbors: &[NeighborConfig]) -> Result<(), ConfigError> {
+    fn neighbors(&self, neighbors: &[NeighborConfig], need_addresses: bool) -> Result<(), ConfigError> {
         for (index, neighbor) in neighbors.iter().enumerate() {
-            if neighbor.addresses.is_empty() {
+            if need_addresses && neighbor.addresses.is_empty() {
                 let fix =
                     format!("{} has none; give at least one, such as [\"10.77.0.2:4433\"]", neighbor.node_id);
                 return Err(self.value("neighbor.addresses", fix));
@@ -665,7 +674,15 @@ impl Check<'_> {
                 let fix = format!("{} is named twice; name every neighbour once", neighbor.node_id);
                 return Err(self.value("neighbor.node_id", fix));
             }
-            if neighbor.name.is_some() && before.iter().any(|other| other.name == neighbor.name) {
+            let Some(name) = &neighbor.name else { continue };
+            // The command line takes names in lists, and beside addresses and node IDs.
+            let taken = name.parse::<SocketAddr>().is_ok() || name.parse::<NodeId>().is_ok();
+            if name.is_empty() || name.contains([',', ' ']) || taken {
+                let fix =
+                    format!("{name:?} cannot be told from something else; give one word, such as \"north\"");
+                return Err(self.value("neighbor.name", fix));
+            }
+            if before.iter().any(|other| other.name.as_ref() == Some(name)) {
                 return Err(self.value("neighbor.name", "two neighbours have the same name"));
             }
         }

@@ -3,7 +3,7 @@
 //! While it comes it is called `FILE.part`; beside it lies `FILE.part.json`, which says what it is part of. Bytes arrive in
 //! rising order and are written in that order, so the length of the part is how far it got.
 
-use crate::client::{Client, ClientError, Fetched, Peer};
+use crate::client::{ClientError, FetchOptions, Peer, Route};
 use crate::limits::GROUP_BYTES;
 use crate::token::{Ranges, Token};
 use serde::{Deserialize, Serialize};
@@ -70,34 +70,35 @@ impl Download {
         self.have
     }
 
-    /// Fetches what is missing. `progress` hears how much there is, and of how much.
+    /// Fetches what is missing. `progress` hears how much there is, and of how much. The task itself writes the file, as the bytes
+    /// come. Dropping the future keeps what has arrived.
     ///
     /// # Errors
     /// The fetch's own; what has arrived stays for the next attempt.
-    pub fn run(
+    pub async fn run(
         &mut self,
-        client: &mut Client,
         peer: &Peer,
+        route: Option<Route>,
         mut progress: impl FnMut(u64, u64),
     ) -> Result<(), ClientError> {
         let ranges = match self.length {
             Some(length) if self.have == length => return Ok(()),
-            Some(length) => Ranges::covering(self.have..length).map_err(crate::record::RecordError::from)?,
+            Some(length) => Ranges::covering(self.have..length)?,
             None => Ranges::all(),
         };
-        let token = self.token;
-        client.fetch(peer, token, ranges, |fetched| {
-            match fetched {
-                Fetched::Length(length) => self.learn(length)?,
-                Fetched::Piece(piece) => {
-                    debug_assert_eq!(piece.offset, self.have, "pieces come in rising order");
-                    self.file.write_all(&piece.data)?;
-                    self.have += piece.data.len() as u64;
-                }
-            }
-            progress(self.have, self.length.unwrap_or(0));
-            Ok(())
-        })
+        let options = FetchOptions { ranges, route, ..FetchOptions::default() };
+        let mut fetch = peer.fetch(self.token, options).await?;
+        let length = fetch.length();
+        self.learn(length).map_err(ClientError::Sink)?;
+        progress(self.have, length);
+        while let Some(piece) = fetch.next().await {
+            let piece = piece?;
+            debug_assert_eq!(piece.offset, self.have, "pieces come in rising order");
+            self.file.write_all(&piece.data).map_err(ClientError::Sink)?;
+            self.have += piece.data.len() as u64;
+            progress(self.have, length);
+        }
+        Ok(())
     }
 
     /// Gives the whole file its name. A resumed one is read and hashed once more first: what an earlier process wrote may not

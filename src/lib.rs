@@ -46,8 +46,11 @@ pub mod worker;
 
 // Around it.
 pub mod client;
+pub mod collection;
 pub mod config;
 pub mod download;
 pub mod gateway;
 pub mod node;
 mod rate;
+
+pub use client::Client;

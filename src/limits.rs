@@ -133,6 +133,17 @@ pub const COMMAND_RING_LEN: usize = 1024;
 pub const OUTSTANDING_BYTES_MAX: usize = 8 << 20;
 /// Bytes that a relay holds of one direction of one stream: read, and not yet taken by QUIC on the other side.
 pub const RELAY_WINDOW_BYTES: usize = 1 << 20;
+/// Requests that a client's connection has in flight; more wait their turn. Those that are over but whose streams have not
+/// ended count towards [`REQUESTS_LEN_MAX`] too.
+pub const CLIENT_REQUESTS_LEN: usize = 128;
+/// Messages of one connection that wait for a client to take them.
+pub const CLIENT_MESSAGES_LEN: usize = 1024;
+/// Bytes of those messages, and of those that wait to be sent.
+pub const CLIENT_MESSAGES_BYTES: usize = 8 << 20;
+/// Pieces of an answer that a client's worker gathers, while more arrive, before it wakes the task that takes them.
+pub const CLIENT_PIECES_LEN: usize = 16;
+/// Batches of a payload being put that wait for the worker.
+pub const CLIENT_BATCHES_LEN: usize = 8;
 /// Datagrams handed to a worker by the others that it has not taken yet.
 pub const HANDOVER_RING_LEN: usize = 1024;
 /// Workers in one process: a connection ID names the worker in 16 bits.
@@ -162,4 +173,6 @@ const _: () = {
     assert!(INCOMING_RETRY_LEN < INCOMING_LEN_MAX);
     assert!(WORKERS_MAX <= u16::MAX as usize);
     assert!(REQUESTS_LEN_MAX <= COMMAND_RING_LEN as u64);
+    assert!(CLIENT_REQUESTS_LEN as u64 * 2 <= REQUESTS_LEN_MAX);
+    assert!(MESSAGE_BYTES_MAX as usize <= CLIENT_MESSAGES_BYTES);
 };

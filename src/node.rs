@@ -175,6 +175,11 @@ impl Node {
         std::mem::take(&mut self.ports)
     }
 
+    /// What ends a sleep of each worker.
+    pub fn wakers(&self) -> &[Waker] {
+        &self.wakers
+    }
+
     /// The network of each worker.
     pub fn networks(&self) -> &[NetworkInfo] {
         &self.infos

@@ -127,7 +127,7 @@ fn the_gateways_example_shows_every_option_and_no_other() {
         };
         allowed(&text, true)
     };
-    for section in ["workers", "identity", "trust", "tls", "quic", "shutdown", "log"] {
+    for section in ["workers", "identity", "trust", "tls", "quic", "hops", "shutdown", "log"] {
         assert_eq!(shown[section], plain(section), "[{section}]");
     }
     assert_eq!(shown["network kernel-udp"], plain("network"));
@@ -153,6 +153,9 @@ fn a_client_refuses_unknown_keys_in_every_section() {
         assert!(!allowed.is_empty());
     }
     assert!(allowed(&format!("zzz = 1\n{CLIENT}"), false).contains("gateway"));
+    let neighbor = format!("{CLIENT}[[neighbor]]\nnode_id = \"{}\"\nzzz = 1\n", "a".repeat(52));
+    let text = std::fs::read_to_string(configs().join("client.toml")).unwrap();
+    assert_eq!(shown(&text)["neighbor"], allowed(&neighbor, false));
     // What belongs to a gateway only.
     for section in ["[shutdown]\ndrain_ms = 1\n", "[[application]]\nkind = \"echo\"\nqueues = [1]\n"] {
         assert!(refusal(&format!("{CLIENT}{section}"), false).contains("unknown field"));
@@ -172,6 +175,10 @@ fn a_value_that_cannot_work_is_refused_with_its_key_and_its_fix() {
     let applications = |text: &str| format!("{GATEWAY}\n{text}\n");
     let dpdk = |from: &str, to: &str| DPDK.replace(from, to);
     let seed = "[[application]]\nkind = \"seed\"\nqueues = [7]\ndirectory = \"d\"\n";
+    let neighbor = |letter: char, addresses: &str| {
+        let node_id = letter.to_string().repeat(52);
+        format!("[[neighbor]]\nnode_id = \"{node_id}\"\naddresses = {addresses}\n")
+    };
     let cases = [
         (workers("count = 0"), "workers.count", "give 1 to"),
         (workers("count = 1025"), "workers.count", "give 1 to"),
@@ -191,6 +198,19 @@ fn a_value_that_cannot_work_is_refused_with_its_key_and_its_fix() {
             "queue 7",
         ),
         (applications(&format!("{seed}{}", seed.replace('7', "8"))), "application", "one store"),
+        (applications(&neighbor('a', "[]")), "neighbor.addresses", "at least one"),
+        (
+            applications(&format!(
+                "{}{}",
+                neighbor('a', "[\"10.0.0.1:1\"]"),
+                neighbor('a', "[\"10.0.0.2:1\"]")
+            )),
+            "neighbor.node_id",
+            "named twice",
+        ),
+        (applications("[hops]\nconnections_max = 0"), "hops.connections_max", "at least 1"),
+        (applications("[hops]\nbudget_max_bytes = 0"), "hops.budget_max_bytes", "at least 1"),
+        (applications(&format!("{seed}[hops]\ncache = true")), "hops.cache", "capacity_bytes"),
     ];
     for (text, key, fix) in cases {
         let error = refusal(&text, true);
@@ -201,6 +221,27 @@ fn a_value_that_cannot_work_is_refused_with_its_key_and_its_fix() {
     assert!(error.contains("trust"), "{error}");
     let error = refusal("[trust]\n", false);
     assert!(error.contains("`trust`") && error.contains("node_ids"), "{error}");
+}
+
+#[test]
+fn a_gateway_has_one_section_and_one_name() {
+    let neighbor =
+        |name: &str, id: &str| format!("[[neighbor]]\nname = \"{name}\"\nnode_id = \"{}\"\n", id.repeat(52));
+    let both = |first: String, second: String| format!("{CLIENT}{first}{second}");
+    load(&both(neighbor("north", "a"), neighbor("south", "q").replace("name = \"south\"\n", "")), false)
+        .unwrap();
+    for (text, key, fix) in [
+        (both(neighbor("north", "a"), neighbor("south", "a")), "neighbor.node_id", "twice"),
+        (both(neighbor("north", "a"), neighbor("north", "q")), "neighbor.name", "the same name"),
+        (both(neighbor("", "a"), String::new()), "neighbor.name", "one word"),
+        (both(neighbor("a,b", "a"), String::new()), "neighbor.name", "one word"),
+        (both(neighbor("10.0.0.1:1", "a"), String::new()), "neighbor.name", "one word"),
+    ] {
+        let error = refusal(&text, false);
+        assert!(error.contains(&format!("`{key}`")) && error.contains(fix), "{error}");
+    }
+    let error = refusal(&format!("{CLIENT}[[neighbor]]\nname = \"north\"\n"), false);
+    assert!(error.contains("node_id"), "{error}");
 }
 
 #[test]

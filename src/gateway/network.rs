@@ -6,9 +6,7 @@ use crate::datagram::kernel::{KernelUdp, KernelUdpConfig};
 use crate::node::{Hosted, Node, NodeConfig, ThreadSetup};
 use anyhow::Context;
 use std::io;
-use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::ops::Deref;
 
 /// An open network, one queue a worker.
 pub struct Opened {
@@ -43,12 +41,6 @@ impl<T> Deref for Running<T> {
     }
 }
 
-impl<T> DerefMut for Running<T> {
-    fn deref_mut(&mut self) -> &mut T {
-        &mut self.inner
-    }
-}
-
 impl<T> Running<T> {
     /// The device's own statistics, by name; empty where the kernel keeps them.
     pub fn device_stats(&self) -> Vec<(&'static str, u64)> {
@@ -57,6 +49,26 @@ impl<T> Running<T> {
             Device::Dpdk(port) => port.stats(),
             Device::Kernel => Vec::new(),
         }
+    }
+}
+
+/// A client that runs on a network. Dropping it stops the client, whoever has a clone of it, and closes the device then.
+pub struct RunningClient {
+    client: Client,
+    _device: Device,
+}
+
+impl Deref for RunningClient {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Drop for RunningClient {
+    fn drop(&mut self) {
+        self.client.stop();
     }
 }
 
@@ -112,17 +124,13 @@ impl Opened {
     ///
     /// # Errors
     /// When threads cannot be started.
-    pub fn start_client(
-        self,
-        config: &NodeConfig,
-        interrupt: Arc<AtomicBool>,
-    ) -> Result<Running<Client>, ClientError> {
-        let inner = match self.queues {
+    pub fn start_client(self, config: &NodeConfig) -> Result<RunningClient, ClientError> {
+        let client = match self.queues {
             #[cfg(feature = "dpdk")]
-            Queues::Dpdk(queues) => Client::start(queues, config, interrupt)?,
-            Queues::Kernel(queues) => Client::start(queues, config, interrupt)?,
+            Queues::Dpdk(queues) => Client::start(queues, config)?,
+            Queues::Kernel(queues) => Client::start(queues, config)?,
         };
-        Ok(Running { inner, device: self.device })
+        Ok(RunningClient { client, _device: self.device })
     }
 }
 

@@ -10,6 +10,7 @@ use crate::seed::{Cache, MemoryTier, Seed, SeedParts, Store, StoreConfig};
 use crate::tls::NodeId;
 use crate::worker::Neighbor;
 use anyhow::Context;
+use quinn_proto::crypto::rustls::QuicClientConfig;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::sync::{Arc, Mutex};
@@ -53,7 +54,7 @@ impl Gateway {
         let hosted = config.application.iter().map(|app| seeds.hosted(app)).collect();
         let node = NodeConfig {
             server: Some(server),
-            client: Some(tls::client(&config.tls, Some(&config.identity), &config.trust)?),
+            client: client_tls(config)?,
             neighbors: neighbors.collect(),
             neighbor_connections_max: config.hops.connections_max,
             hops: Some(hops),
@@ -112,6 +113,14 @@ impl Gateway {
         drop(self.node);
         tracing::info!("stopped");
     }
+}
+
+/// What the gateway shows when it connects to neighbours; nothing without any.
+fn client_tls(config: &GatewayConfig) -> anyhow::Result<Option<Arc<QuicClientConfig>>> {
+    if config.neighbor.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(tls::client(&config.tls, Some(&config.identity), &config.trust)?))
 }
 
 /// The gateway's seed store, if it has one, shared by all who need it.

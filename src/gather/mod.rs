@@ -84,6 +84,8 @@ pub struct Gather {
     ahead_bytes: usize,
     events: VecDeque<Event>,
     unsent: VecDeque<Command>,
+    /// More holders may come: it does not fail for want of them.
+    awaits_more: bool,
     over: bool,
 }
 
@@ -135,8 +137,14 @@ impl Gather {
             ahead_bytes: 0,
             events: VecDeque::new(),
             unsent: VecDeque::new(),
+            awaits_more: false,
             over: false,
         }
+    }
+
+    /// Whether more holders may come: until none may, it does not fail for want of them.
+    pub fn set_awaits_more(&mut self, awaits_more: bool) {
+        self.awaits_more = awaits_more;
     }
 
     /// One more holder.
@@ -460,7 +468,8 @@ impl Gather {
         }
         // Nothing runs, and nobody has what could be asked for now or later.
         let host_is_behind = self.ahead_bytes >= GATHER_AHEAD_BYTES;
-        if self.requests.is_empty() && !host_is_behind && !self.holders.iter().any(Holder::waits) {
+        let more = self.awaits_more || self.holders.iter().any(Holder::waits);
+        if self.requests.is_empty() && !host_is_behind && !more {
             self.over = true;
             if self.claimed_by().is_some() {
                 self.events.clear();
@@ -510,12 +519,12 @@ impl Gather {
                 return Some((window, lanes));
             }
         }
-        while self.begun < shape.windows && self.ahead_bytes < GATHER_AHEAD_BYTES {
+        while self.begun < shape.windows
+            && self.ahead_bytes < GATHER_AHEAD_BYTES
+            && self.windows.len() <= self.holders.len() * GATHER_PIPELINE_LEN
+        {
             // The last window proves the length, so it comes first.
             let window = if self.begun == 0 { shape.windows - 1 } else { self.begun - 1 };
-            if self.windows.len() >= self.holders.len() * GATHER_PIPELINE_LEN + 1 {
-                return None;
-            }
             self.begun += 1;
             self.windows.insert(window, Window::default());
             if let Some(lanes) = self.useful(shape, index, window, false) {

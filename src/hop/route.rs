@@ -1,12 +1,24 @@
-//! The way of a request, as whoever asks names it.
+//! Routes: by which gateways a request goes.
 
-use crate::limits::{HOP_LIMIT_MAX, HOPS_LEN_MAX};
-use crate::record::Hop;
-use crate::record::varint;
+use crate::limits::HOPS_LEN_MAX;
+use crate::record::{Hop, varint};
 use crate::tls::NodeId;
 use smallvec::SmallVec;
 
-/// The gateways that a request goes through, the first one the peer that it is sent to, the last one the one that answers.
+/// By which gateways a request goes, in order; the last one answers it. Each must be a neighbour of the one before (protocol §5).
+///
+/// The connected gateway is the first: it is put in front where the route does not begin with it.
+///
+/// ```
+/// use stoq::hop::Route;
+/// use stoq::tls::NodeId;
+///
+/// let route = Route::new([NodeId([1; 32]), NodeId([2; 32])])?.with_cache(true).with_budget(1 << 30);
+/// assert_eq!(route.nodes().len(), 2);
+/// // A route that comes back to a gateway is refused there, so it is refused here.
+/// assert!(Route::new([NodeId([1; 32]), NodeId([2; 32]), NodeId([1; 32])]).is_err());
+/// # Ok::<_, stoq::hop::RouteError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     nodes: SmallVec<[NodeId; HOPS_LEN_MAX]>,
@@ -14,40 +26,41 @@ pub struct Route {
     budget_bytes: u64,
 }
 
-/// Why gateways are no route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a route cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
-    /// None, or more than [`HOPS_LEN_MAX`].
-    #[error("a route has 1 to {HOPS_LEN_MAX} gateways, not {0}")]
-    Length(usize),
-    /// One of them twice.
-    #[error("the route names {0} twice; name every gateway once")]
+    /// It names nobody.
+    #[error("a route names at least one gateway")]
+    Empty,
+    /// More gateways than the protocol allows, the connected one counted.
+    #[error("a route has at most {HOPS_LEN_MAX} gateways, the connected one counted, and this one has {0}")]
+    TooLong(usize),
+    /// A gateway stands in it twice.
+    #[error("the route visits {0} twice")]
     Twice(NodeId),
+    /// The connected peer showed no certificate, so no route can begin with it.
+    #[error("the connected peer has no node ID, so nothing can be routed through it")]
+    Nameless,
 }
 
 impl Route {
-    /// Through these gateways, in order, with no bound on the bytes.
+    /// By these gateways.
     ///
     /// # Errors
-    /// [`RouteError`] for a route that the first gateway would refuse.
+    /// [`RouteError`] for none, too many, or one that stands there twice.
     pub fn new(nodes: impl IntoIterator<Item = NodeId>) -> Result<Self, RouteError> {
-        let nodes: SmallVec<[NodeId; HOPS_LEN_MAX]> = nodes.into_iter().collect();
-        if nodes.is_empty() || nodes.len() > HOPS_LEN_MAX {
-            return Err(RouteError::Length(nodes.len()));
-        }
-        if let Some(twice) = super::first_repeated(&nodes) {
-            return Err(RouteError::Twice(twice));
-        }
+        let nodes: SmallVec<_> = nodes.into_iter().collect();
+        check(&nodes)?;
         Ok(Self { nodes, cache: false, budget_bytes: varint::MAX })
     }
 
-    /// Lets gateways on the way keep what passes, and answer from what they hold.
+    /// Lets the gateways on the way answer from what they keep, and keep what passes.
     #[must_use]
     pub fn with_cache(self, cache: bool) -> Self {
         Self { cache, ..self }
     }
 
-    /// Bounds the bytes that each gateway passes on, both directions together.
+    /// Bounds the bytes that the request and its answer may have together; no bound by default. At most 2^62 - 1.
     #[must_use]
     pub fn with_budget(self, budget_bytes: u64) -> Self {
         Self { budget_bytes: budget_bytes.min(varint::MAX), ..self }
@@ -58,15 +71,82 @@ impl Route {
         &self.nodes
     }
 
-    /// The record for one request: every request has a nonce of its own.
+    /// The same route, beginning with `first`, the peer that the request is sent to.
+    ///
+    /// # Errors
+    /// [`RouteError::Nameless`] if the peer showed no certificate; a route that cannot be any more.
+    pub fn starting_at(&self, first: Option<NodeId>) -> Result<Self, RouteError> {
+        let first = first.ok_or(RouteError::Nameless)?;
+        let mut route = self.clone();
+        if route.nodes.first() != Some(&first) {
+            route.nodes.insert(0, first);
+        }
+        check(&route.nodes)?;
+        Ok(route)
+    }
+
+    /// The record for one request: each has a nonce of its own.
     pub fn hop(&self) -> Hop {
         Hop {
             cache: self.cache,
-            hop_limit: HOP_LIMIT_MAX,
+            hop_limit: self.nodes.len() as u8,
             nonce: rand::random(),
             budget_bytes: self.budget_bytes,
             cursor: 0,
             route: self.nodes.clone(),
         }
+    }
+}
+
+fn check(nodes: &[NodeId]) -> Result<(), RouteError> {
+    if nodes.is_empty() {
+        return Err(RouteError::Empty);
+    }
+    if nodes.len() > HOPS_LEN_MAX {
+        return Err(RouteError::TooLong(nodes.len()));
+    }
+    super::first_repeated(nodes).map_or(Ok(()), |twice| Err(RouteError::Twice(twice)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Record;
+
+    const A: NodeId = NodeId([1; 32]);
+    const B: NodeId = NodeId([2; 32]);
+
+    fn hop(nodes: &[NodeId], first: NodeId) -> Hop {
+        Route::new(nodes.iter().copied()).unwrap().starting_at(Some(first)).unwrap().hop()
+    }
+
+    #[test]
+    fn the_connected_gateway_stands_in_front_once() {
+        assert_eq!(hop(&[B], A).route[..], [A, B]);
+        assert_eq!(hop(&[A, B], A).route[..], [A, B]);
+        let hop = hop(&[B], A);
+        assert_eq!((hop.cursor, hop.hop_limit, hop.budget_bytes, hop.cache), (0, 2, (1 << 62) - 1, false));
+        let mut body = Vec::new();
+        hop.emit(&mut body);
+        assert_eq!(Hop::parse(&body), Ok(hop));
+    }
+
+    #[test]
+    fn every_request_has_a_nonce_of_its_own() {
+        assert_ne!(hop(&[B], A).nonce, hop(&[B], A).nonce);
+    }
+
+    #[test]
+    fn a_route_that_cannot_be_is_refused() {
+        assert_eq!(Route::new([]), Err(RouteError::Empty));
+        assert_eq!(Route::new([A, B, A]), Err(RouteError::Twice(A)));
+        let long: Vec<_> = (0..9).map(|n| NodeId([n; 32])).collect();
+        assert_eq!(Route::new(long.iter().copied()), Err(RouteError::TooLong(9)));
+        let full = Route::new(long[..8].iter().copied()).unwrap();
+        assert!(full.starting_at(Some(long[0])).is_ok());
+        assert_eq!(full.starting_at(Some(long[8])), Err(RouteError::TooLong(9)));
+        assert_eq!(full.starting_at(None), Err(RouteError::Nameless));
+        let back = Route::new([B, A]).unwrap();
+        assert_eq!(back.starting_at(Some(A)), Err(RouteError::Twice(A)));
     }
 }

@@ -84,6 +84,8 @@ pub(super) enum Writing {
     Set(Box<SetWriter>),
     /// A payload, and with it the data lanes of the set that it was put as.
     Coded(Writer, Box<Descriptor>, Keep),
+    /// Held already: only its lease is made longer.
+    Held(AnyToken, u64, Option<Box<Descriptor>>, Keep),
 }
 
 impl Writing {
@@ -95,6 +97,7 @@ impl Writing {
         match self {
             Self::Payload(writer) | Self::Coded(writer, ..) => writer.write(piece),
             Self::Set(writer) => writer.write(Blob::Content, piece),
+            Self::Held(..) => Ok(()),
         }
     }
 
@@ -111,12 +114,12 @@ impl Writing {
                 let (offset, proofs) = (piece.offset, piece.proofs.clone());
                 writer.write(blob, &VerifiedPiece { offset, data: Bytes::new(), proofs })
             }
-            Self::Payload(_) | Self::Coded(..) => Ok(()),
+            Self::Payload(_) | Self::Coded(..) | Self::Held(..) => Ok(()),
         }
     }
 
     /// Makes it durable. Gives what is then held, and its payload bytes.
-    fn commit(self, store: &Store, now_s: u64) -> Result<(AnyToken, u64), StoreError> {
+    fn commit(self, store: &Store, now_s: u64) -> Committed {
         match self {
             Self::Payload(writer) => {
                 let held = writer.commit()?;
@@ -130,6 +133,16 @@ impl Writing {
                 let held = writer.commit()?;
                 note_set(store, &descriptor, keep, now_s)?;
                 Ok((held.token().into(), held.length()))
+            }
+            Self::Held(token, bytes, descriptor, keep) => {
+                if !store.extend(token, keep)? {
+                    // It went between the look and the lease.
+                    return Err(StoreError::Went(token));
+                }
+                if let Some(descriptor) = descriptor {
+                    note_set(store, &descriptor, keep, now_s)?;
+                }
+                Ok((token, bytes))
             }
         }
     }
@@ -146,8 +159,11 @@ fn note_set(store: &Store, descriptor: &Descriptor, keep: Keep, now_s: u64) -> R
 /// The thread that syncs.
 struct Committer {
     jobs: Sender<(RequestId, Writing, u64)>,
-    results: Receiver<(RequestId, Result<(AnyToken, u64), StoreError>)>,
+    results: Receiver<(RequestId, Committed)>,
 }
+
+/// What is held now and its payload bytes, or why it is not.
+type Committed = Result<(AnyToken, u64), StoreError>;
 
 impl Committer {
     fn start(store: Arc<Store>, waker: Waker) -> Self {
@@ -221,6 +237,7 @@ impl Seed {
             (ErrorCode::Limit, _) => "the payload is longer than the protocol allows",
             (ErrorCode::BadDescriptor, _) => "this set's shards do not give its payload",
             (ErrorCode::BadRange, _) => "the set has no such lanes",
+            (ErrorCode::Busy, _) => "what was held of it went meanwhile; ask again",
             _ => "the store cannot keep or read this payload now",
         };
         self.refuse(port, request, error.code(), reason);
@@ -315,19 +332,13 @@ impl Seed {
         keep: Keep,
     ) {
         let (token, length) = (descriptor.content(), descriptor.length_bytes());
-        let (store, now_s) = (self.parts.store.clone(), self.clock.now_s(now));
-        let begun = match store.extend(token, keep) {
+        if self.parts.store.holding(&token.into()).is_some() {
             // Checked and durable already: nothing needs to cross the wire again.
-            Ok(true) => match note_set(&store, &descriptor, keep, now_s) {
-                Ok(()) => {
-                    return self.send(port, Command::Done { request, bytes: length, token: token.into() });
-                }
-                Err(error) => Err(error),
-            },
-            Ok(false) => store.begin(token, length, keep, now_s),
-            Err(error) => Err(error),
-        };
-        match begun {
+            let held = Writing::Held(token.into(), length, Some(descriptor), keep);
+            return self.commit(now, port, request, held);
+        }
+        let now_s = self.clock.now_s(now);
+        match self.parts.store.begin(token, length, keep, now_s) {
             Ok(writer) if descriptor.coding() == Coding::None => {
                 self.accept(port, request, Writing::Payload(writer));
             }
@@ -461,11 +472,7 @@ impl Seed {
             _ => false,
         };
         if held {
-            let token = mirror.token;
-            return match self.parts.store.extend(token, keep) {
-                Ok(_) => self.send(port, Command::Done { request, bytes: 0, token }),
-                Err(error) => self.refuse_store(port, request, &error),
-            };
+            return self.commit(now, port, request, Writing::Held(mirror.token, 0, None, keep));
         }
         if mirror.sources.is_empty() {
             let own = self.parts.own;
@@ -499,7 +506,7 @@ impl Seed {
         for (at, outcome) in ended.into_iter().rev() {
             let Mirroring { request, .. } = self.mirrors.swap_remove(at);
             match outcome {
-                Outcome::Written(writing) => self.commit(now, port, request, writing),
+                Outcome::Written(writing) => self.commit(now, port, request, *writing),
                 Outcome::Failed(failure) => self.send(port, Command::Refuse { request, failure }),
                 Outcome::Store(error) => self.refuse_store(port, request, &error),
                 Outcome::Going => {}

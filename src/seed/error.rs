@@ -4,7 +4,7 @@ use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::record::ErrorCode;
 use crate::shard::Lanes;
 use crate::tls::NodeId;
-use crate::token::SetToken;
+use crate::token::{AnyToken, SetToken};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -106,6 +106,9 @@ pub enum StoreError {
         /// What went.
         missing: Lanes,
     },
+    /// Something that was held went before its lease was made longer.
+    #[error("{0} went before its lease could be made longer: put it again")]
+    Went(AnyToken),
     /// The disk failed.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -130,7 +133,7 @@ impl StoreError {
             Self::TooLong(_) => ErrorCode::Limit,
             Self::BadDescriptor(_) => ErrorCode::BadDescriptor,
             Self::NoSuchLanes { .. } => ErrorCode::BadRange,
-            Self::LanesWent { .. } => ErrorCode::Busy,
+            Self::LanesWent { .. } | Self::Went(_) => ErrorCode::Busy,
             Self::ReadOnly { .. }
             | Self::InUse { .. }
             | Self::Foreign { .. }

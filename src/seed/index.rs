@@ -406,3 +406,25 @@ fn blobs(descriptor: &Descriptor) -> impl Iterator<Item = Token> {
     let parity = descriptor.parity_token().filter(|&parity| parity != descriptor.content());
     std::iter::once(descriptor.content()).chain(parity)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_of_long_ago_are_forgotten() {
+        let mut index = Index::new(&StoreConfig::default());
+        let token = AnyToken::from(Token::of(b"payload"));
+        index.insert(token, Keep::leased(Some(1), None), 7, Body::Payload { length: 7 });
+        let (start, _) = index.holdings();
+        for second in 0..STORE_CHANGES_LEN_MAX as u64 {
+            index.set_keep(&token, Keep::leased(Some(2 + second), None));
+        }
+        let changes = index.changes_after(start);
+        assert_eq!((changes.complete, changes.changes.len()), (true, 1));
+        index.set_keep(&token, Keep::default());
+        assert!(!index.changes_after(start).complete);
+        assert!(index.changes_after(start + 1).complete);
+        assert_eq!((index.usage_bytes(), index.evictable_bytes(u64::MAX)), (7, 0));
+    }
+}

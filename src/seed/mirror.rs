@@ -26,7 +26,7 @@ enum Stage {
     },
     Running {
         gather: Box<Gather>,
-        writing: Option<Writing>,
+        writing: Option<Box<Writing>>,
     },
 }
 
@@ -34,7 +34,7 @@ enum Stage {
 pub(super) enum Outcome {
     Going,
     /// All is written: to be made durable.
-    Written(Writing),
+    Written(Box<Writing>),
     Failed(ErrorRecord),
     Store(StoreError),
 }
@@ -116,7 +116,7 @@ impl Mirroring {
                         // The gathering itself has found out that no set was described.
                         (AnyToken::Set(_), None) => continue,
                     };
-                    begun.map(|begun| *writing = Some(begun))
+                    begun.map(|begun| *writing = Some(Box::new(begun)))
                 }
                 Event::Piece(piece) => writing.as_mut().map_or(Ok(()), |writing| writing.piece(&piece)),
                 Event::Shard { blob, piece, .. } => {

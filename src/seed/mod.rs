@@ -14,12 +14,14 @@ mod keep;
 mod layout;
 pub mod memory;
 mod mirror;
+mod room;
 mod serve;
 mod set;
 pub mod store;
 mod sweep;
 mod writer;
 
+pub use crate::record::Coverage;
 pub use app::{Seed, SeedParts};
 pub use cache::{Cache, Passing};
 pub use directory::Directory;

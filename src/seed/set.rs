@@ -7,7 +7,8 @@ use super::held::HeldSet;
 use super::index::{Body, SetBody};
 use super::keep::Keep;
 use super::layout::{self, BLOB, OUTBOARD, SET};
-use super::store::{Changing, Inner, Reservation};
+use super::room::Reservation;
+use super::store::{Changing, Inner};
 use super::writer::Writer;
 use crate::limits::GROUP_BYTES;
 use crate::shard::{Blob, Descriptor, Lanes, Part};
@@ -177,8 +178,10 @@ impl SetWriter {
                 self.discard(before)?;
                 return Err(error);
             }
+            // Before anyone can take them away again.
+            let held = store.get_set(&self.token)?.ok_or_else(|| self.went(Lanes::NONE));
             drop(one);
-            return store.get_set(&self.token)?.ok_or_else(|| self.went(Lanes::NONE));
+            return held;
         }
         Err(self.went(Lanes::NONE))
     }

@@ -11,6 +11,7 @@ use crate::token::{AnyToken, outboard_bytes};
 use rustc_hash::FxHashMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -25,6 +26,8 @@ struct File {
     kind: String,
     path: PathBuf,
     length: u64,
+    /// Two names of one file have the same.
+    inode: u64,
     modified: SystemTime,
 }
 
@@ -60,19 +63,23 @@ struct Entry {
 /// a crash left without the one that makes them held.
 pub(super) fn fill(index: &mut Index, dir: &Path, may_remove: bool) -> Result<(), StoreError> {
     let mut entries = Vec::new();
+    let mut inodes = FxHashMap::default();
     for (token, found) in find(dir, DATA)? {
         let blob = found.file(BLOB).filter(|blob| {
             let pairs = if blob.length <= PAYLOAD_BYTES_MAX { outboard_bytes(blob.length) } else { u64::MAX };
             pairs == 0 || found.is_there(OUTBOARD, pairs)
         });
         match blob {
-            Some(blob) => entries.push(Entry {
-                used: blob.modified,
-                token,
-                keep: found.keep()?,
-                bytes: blob.length + outboard_bytes(blob.length),
-                body: Body::Payload { length: blob.length },
-            }),
+            Some(blob) => {
+                inodes.insert(token, blob.inode);
+                entries.push(Entry {
+                    used: blob.modified,
+                    token,
+                    keep: found.keep()?,
+                    bytes: blob.length + outboard_bytes(blob.length),
+                    body: Body::Payload { length: blob.length },
+                });
+            }
             None if may_remove => found.remove(|_| true)?,
             None => {}
         }
@@ -80,7 +87,7 @@ pub(super) fn fill(index: &mut Index, dir: &Path, may_remove: bool) -> Result<()
     insert(index, entries);
     let mut entries = Vec::new();
     for (token, found) in find(dir, SETS)? {
-        match read_set(index, &token, &found)? {
+        match read_set(index, &inodes, &token, &found)? {
             Some((used, set)) => {
                 let claimed = layout::parts_of(&set.descriptor, set.own);
                 let is_left = |file: &File| {
@@ -108,6 +115,7 @@ pub(super) fn fill(index: &mut Index, dir: &Path, may_remove: bool) -> Result<()
 /// Reads a `.set` file; `None` if it is no set's or nothing of the set is held. Lanes count whose files are there.
 fn read_set(
     index: &mut Index,
+    inodes: &FxHashMap<AnyToken, u64>,
     token: &AnyToken,
     found: &Found,
 ) -> Result<Option<(SystemTime, SetBody)>, StoreError> {
@@ -118,7 +126,9 @@ fn read_set(
         let (kind, outboard_kind) = layout::lane_kinds(part.blob);
         let pairs = outboard_bytes(part.length);
         // A crash while the set's files became a payload: the payload is enough.
-        let is_payload = part.bytes == part.length && index.has_payload(&part.token, part.length);
+        let payload = inodes.get(&AnyToken::from(part.token));
+        let is_payload =
+            payload.is_some_and(|inode| found.file(kind).is_some_and(|file| file.inode == *inode));
         if is_payload
             || !found.is_there(kind, part.length)
             || !(pairs == 0 || found.is_there(outboard_kind, pairs))
@@ -162,7 +172,8 @@ fn find(dir: &Path, directory: &str) -> Result<FxHashMap<AnyToken, Found>, Store
             match entry.metadata() {
                 Ok(metadata) if metadata.is_file() => {
                     let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-                    let file = File { kind, path, length: metadata.len(), modified };
+                    let (length, inode) = (metadata.len(), metadata.ino());
+                    let file = File { kind, path, length, inode, modified };
                     found.entry(token).or_default().files.push(file);
                 }
                 Ok(_) => {}

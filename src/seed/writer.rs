@@ -7,7 +7,8 @@ use super::held::Held;
 use super::index::Body;
 use super::keep::Keep;
 use super::layout::{BLOB, META, OUTBOARD};
-use super::store::{Inner, Reservation};
+use super::room::Reservation;
+use super::store::Inner;
 use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::token::{AnyToken, Ranges, Token, VerifiedPiece, outboard_bytes};
 use std::io;
@@ -97,9 +98,11 @@ impl Writer {
             self.reserved.settle(&mut index);
             index.insert(any, keep, length + outboard_bytes(length), Body::Payload { length });
         }
-        drop(one);
+        // Before anyone can take it away again.
         let missing = || StoreError::io("open", &self.store.file(&any, BLOB), io::ErrorKind::NotFound.into());
-        self.store.get(&self.token)?.ok_or_else(missing)
+        let held = self.store.get(&self.token)?.ok_or_else(missing);
+        drop(one);
+        held
     }
 
     /// Gives the files their names: the lease durably first, the payload last.

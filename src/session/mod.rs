@@ -76,6 +76,8 @@ pub(crate) struct Session {
     message_credit: Credit,
     /// Streams that may have something to read.
     readable: VecDeque<StreamId>,
+    /// Streams that wait for whoever takes on what they bring.
+    paced: Vec<StreamId>,
     /// Commands that wait for the peer to allow another stream.
     unopened: VecDeque<(usize, Command)>,
     errors: VecDeque<Instant>,
@@ -123,6 +125,7 @@ impl Session {
             messages: FxHashMap::default(),
             message_credit: Credit::default(),
             readable: VecDeque::new(),
+            paced: Vec::new(),
             unopened: VecDeque::new(),
             errors: VecDeque::new(),
             closed_told: false,
@@ -152,6 +155,24 @@ impl Session {
 
     /// Whether reading waits for a ring to get room, or for the next turn.
     pub(crate) fn wants_turn(&self) -> bool {
+        !self.readable.is_empty()
+    }
+
+    /// Whether reading waits for somebody to take on what was read.
+    pub(crate) fn is_paced(&self) -> bool {
+        !self.paced.is_empty()
+    }
+
+    /// Puts the streams in line again that may go on. Returns whether there is one.
+    pub(crate) fn resume_paced(&mut self) -> bool {
+        let (inbound, readable) = (&self.inbound, &mut self.readable);
+        self.paced.retain(|id| {
+            let waits = inbound.get(id).is_some_and(|inbound| !inbound.may_go_on());
+            if !waits {
+                readable.push_back(*id);
+            }
+            waits
+        });
         !self.readable.is_empty()
     }
 
@@ -189,6 +210,7 @@ impl Session {
         self.local.clear();
         self.messages.clear();
         self.readable.clear();
+        self.paced.clear();
         self.start(conn, cx);
     }
 
@@ -302,6 +324,10 @@ impl Session {
                     end = End::Waiting;
                     break;
                 }
+                if !inbound.may_go_on() {
+                    end = End::Paced;
+                    break;
+                }
                 if chunks_left == 0 || !inbound.has_room(reading.cx.ports) {
                     reading.cx.counters.add(Counter::RingStalls, u64::from(chunks_left > 0));
                     end = End::Later;
@@ -352,6 +378,10 @@ impl Session {
         match end {
             End::Blocked | End::Waiting => {
                 self.inbound.insert(id, inbound);
+            }
+            End::Paced => {
+                self.inbound.insert(id, inbound);
+                self.paced.push(id);
             }
             End::Later => {
                 self.inbound.insert(id, inbound);
@@ -490,6 +520,8 @@ enum End {
     Waiting,
     /// The ring is full, or others have their turn first.
     Later,
+    /// Whoever takes it on has no room.
+    Paced,
     Finished,
     Reset(VarInt),
     Fault(Fault),

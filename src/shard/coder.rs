@@ -66,9 +66,10 @@ pub struct Coded {
 /// Reads `length` bytes once, cuts them into stripes of `k` shards of `shard_bytes` bytes, and writes the parity blob of `m`
 /// shards a stripe to `parity_out`, in order.
 ///
-/// Takes one shard, the engine's `max(k, m)` shards (each rounded up to a power of two, so at most 128 MiB; 2 MiB at 16+4
-/// with shards of 64 KiB), 9 MiB of the engine's tables, and 64 bytes for every 16 KiB of payload and of parity: 80 MiB
-/// for a payload of 20 GiB and 20 MiB for its parity at 16+4.
+/// Memory, beside the reader's and the writer's: one shard; the engine's shards, the larger of `k` and `m` rounded up (64 MiB
+/// at most, 1 MiB at 16+4 with shards of 64 KiB); 9 MiB of the engine's tables; and the hash pairs, 64 bytes for every 16 KiB
+/// of payload and of parity. For 20 GiB that is 111 MiB at 16+4 with shards of 64 KiB (80 and 20 MiB of them hash pairs), and
+/// 234 MiB at 64+64 with shards of 1 MiB, which is the most with no more parity than payload.
 ///
 /// # Errors
 /// [`CoderError::Shape`] if no descriptor can say this; the reader's and the writer's errors.

@@ -283,3 +283,38 @@ impl VerifiedDecoder {
         self.ready.push_back(VerifiedPiece { offset, data, proofs: std::mem::take(&mut self.proofs) });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::{Outboard, Piece, Ranges, VerifiedEncoder};
+
+    /// The most full arenas watched while a payload is decoded of which the last `kept` pieces are held.
+    fn spent_arenas(kept: usize) -> usize {
+        let data = vec![7; 8 << 20];
+        let (token, outboard) = Outboard::build(&data[..], data.len() as u64).unwrap();
+        let mut encoder = VerifiedEncoder::new(outboard, Ranges::all()).unwrap();
+        let mut decoder = VerifiedDecoder::new(token, data.len() as u64, Ranges::all()).unwrap();
+        let (mut pieces, mut held, mut spent) = (Vec::new(), VecDeque::new(), 0);
+        while encoder.next_batch(100_000, &mut pieces).unwrap() > 0 {
+            for piece in pieces.drain(..) {
+                match piece {
+                    Piece::Proof(pairs) => decoder.push(&pairs).unwrap(),
+                    Piece::Data { offset, len } => decoder.push(&data[offset as usize..][..len]).unwrap(),
+                }
+            }
+            held.extend(std::iter::from_fn(|| decoder.poll()));
+            held.drain(..held.len().saturating_sub(kept));
+            spent = spent.max(decoder.spent.len());
+        }
+        assert!(decoder.is_complete());
+        spent
+    }
+
+    #[test]
+    fn memory_of_dropped_pieces_is_filled_again_and_what_waits_is_bounded() {
+        // The empty one that every decoder begins with, and the one whose last piece is not polled yet.
+        assert_eq!(spent_arenas(0), 2);
+        assert_eq!(spent_arenas(usize::MAX), SPENT_ARENAS_LEN);
+    }
+}

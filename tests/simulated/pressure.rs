@@ -150,5 +150,5 @@ fn an_outage_shorter_than_the_idle_timeout_costs_time_only() {
     let request = *world.caller(&peer).requests.keys().next().unwrap();
     world.finish(&peer, request);
     assert!(matches!(world.caller(&peer).request(request).end(), End::Done { .. }));
-    assert_eq!(world.kept().len(), 2);
+    assert_eq!(world.kept().len(), 2, "one payload and its outboard");
 }

@@ -32,15 +32,15 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let sizes = 1..=MESSAGE_BYTES_MAX as usize;
     anyhow::ensure!(sizes.contains(&args.size), "a message has 1 to {MESSAGE_BYTES_MAX} bytes here");
     let session = args.options.open()?;
-    let (remote, cipher, workers) = (session.remote, session.cipher, session.workers);
-    let interrupt = session.interrupt.clone();
+    let (remote, cipher, workers) = (session.gateway()?, session.cipher, session.workers);
+    let interrupt = session.interrupt.flag.clone();
     let (reports, heard) = channel();
     let (size, queue, share) = (args.size, args.queue, args.bytes / workers as u64);
     let make = move |_| -> Box<dyn stoq::application::Application> {
         Box::new(Blast::new(remote, queue, size, share, reports.clone()))
     };
     let host = Host::Node(Placement::Worker, Box::new(make));
-    let node = session.start(vec![Hosted {
+    let node = session.start_node(vec![Hosted {
         name: "bench".into(),
         queues: Vec::new(),
         store: false,

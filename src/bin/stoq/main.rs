@@ -1,12 +1,18 @@
 //! `stoq`: the client and its tools.
 
 mod bench;
+mod durations;
+mod gather;
 mod get;
 mod identity;
+mod locate;
+mod mirror;
 mod output;
 mod ping;
 mod put;
+mod route;
 mod session;
+mod shards;
 mod token;
 
 use clap::{Parser, Subcommand};
@@ -28,6 +34,10 @@ enum Command {
     Put(put::Args),
     /// Get a payload by its token, every byte checked against it.
     Get(get::Args),
+    /// Ask who holds a payload or a set.
+    Locate(locate::Args),
+    /// Have a gateway fetch something elsewhere and hold it.
+    Mirror(mirror::Args),
     /// Measure the round trip to a gateway's echo application.
     Ping(ping::Args),
     /// Measure message goodput to a gateway's discard application.
@@ -43,6 +53,8 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Put(args) => put::run(args),
         Command::Get(args) => get::run(args),
+        Command::Locate(args) => locate::run(args),
+        Command::Mirror(args) => mirror::run(args),
         Command::Ping(args) => ping::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Identity(args) => identity::run(args),

@@ -4,7 +4,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
-use stoq::client::ClientError;
 use stoq::config::ConfigError;
 
 /// A progress bar on a terminal; nothing elsewhere.
@@ -25,7 +24,7 @@ pub(crate) fn gbit_per_s(bytes: u64, elapsed: Duration) -> f64 {
 /// Ends the process's work: the error's text on standard error, its kind in the exit code.
 pub(crate) fn exit(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
-    if matches!(error.downcast_ref(), Some(ClientError::Interrupted)) {
+    if error.downcast_ref::<Interrupted>().is_some() {
         eprintln!("stoq: interrupted");
         return ExitCode::from(130);
     }
@@ -33,6 +32,11 @@ pub(crate) fn exit(result: anyhow::Result<()>) -> ExitCode {
     let usage = error.downcast_ref::<ConfigError>().is_some() || error.downcast_ref::<Usage>().is_some();
     ExitCode::from(if usage { 2 } else { 1 })
 }
+
+/// A signal ended the work.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub(crate) struct Interrupted;
 
 /// The command line asks for something that cannot be.
 #[derive(Debug, thiserror::Error)]

@@ -35,8 +35,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let interval = Duration::try_from_secs_f64(args.interval)?;
     let session = args.options.open()?;
     let (remote, timeout, cipher, workers) =
-        (session.remote, session.timeout, session.cipher, session.workers);
-    let interrupt = session.interrupt.clone();
+        (session.gateway()?, session.timeout, session.cipher, session.workers);
+    let interrupt = session.interrupt.flag.clone();
     let (reports, heard) = channel();
     let (payload, queue, count) = (Bytes::from(vec![0; args.size]), args.queue, args.count);
     let make = move |worker| -> Box<dyn stoq::application::Application> {
@@ -44,7 +44,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Box::new(Ping::new(remote, queue, payload.clone(), interval, count, reports.clone()))
     };
     let host = Host::Node(Placement::Worker, Box::new(make));
-    let node = session.start(vec![Hosted {
+    let node = session.start_node(vec![Hosted {
         name: "ping".into(),
         queues: Vec::new(),
         store: false,

@@ -1,18 +1,23 @@
 //! What every networked tool shares: options, configuration, a running client.
 
-use crate::output::Usage;
+use crate::output::{Interrupted, Usage};
+use crate::route::Gateways;
 use anyhow::Context;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::task::Poll;
 use std::time::Duration;
-use stoq::client::{Client, Peer};
+use stoq::client::{Client, ClientError, ConnectOptions, Peer};
 use stoq::config::{ClientConfig, IdentityConfig, LogConfig, TrustConfig, load_client};
-use stoq::gateway::network::{Opened, Running};
+use stoq::gateway::network::{Opened, Running, RunningClient};
 use stoq::gateway::{logging, tls};
 use stoq::node::{Hosted, Node, NodeConfig};
 use stoq::tls::{CipherSuite, NodeId};
+use tokio::sync::watch;
 
 /// Options of the tools that talk to a gateway.
 #[derive(clap::Args)]
@@ -48,32 +53,94 @@ pub(crate) struct Options {
 
 /// A client's node, not yet started.
 pub(crate) struct Session {
-    pub(crate) remote: SocketAddr,
+    remote: Option<SocketAddr>,
     pub(crate) timeout: Duration,
-    pub(crate) interrupt: Arc<AtomicBool>,
+    pub(crate) interrupt: Interrupt,
+    pub(crate) gateways: Gateways,
     pub(crate) cipher: CipherSuite,
     pub(crate) workers: usize,
     node: NodeConfig,
     network: Opened,
 }
 
+/// A client that runs.
+pub(crate) struct Online {
+    pub(crate) client: RunningClient,
+    pub(crate) gateways: Gateways,
+    pub(crate) cipher: CipherSuite,
+    pub(crate) workers: usize,
+    remote: Option<SocketAddr>,
+    timeout: Duration,
+    interrupt: Interrupt,
+}
+
+/// SIGINT or SIGTERM, for code that looks now and then and for code that waits.
+#[derive(Clone)]
+pub(crate) struct Interrupt {
+    pub(crate) flag: Arc<AtomicBool>,
+    came: watch::Receiver<bool>,
+}
+
+impl Interrupt {
+    /// From here on the first signal is told, and the second one ends the process at once.
+    fn listen() -> anyhow::Result<Self> {
+        let flag = Arc::new(AtomicBool::new(false));
+        let signals = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM];
+        for signal in signals {
+            signal_hook::flag::register_conditional_shutdown(signal, 130, flag.clone())?;
+            signal_hook::flag::register(signal, flag.clone())?;
+        }
+        let (tell, came) = watch::channel(false);
+        let mut arriving = signal_hook::iterator::Signals::new(signals)?;
+        let waiter = std::thread::Builder::new().name("stoq-signals".into());
+        waiter.spawn(move || {
+            if arriving.forever().next().is_some() {
+                tell.send_replace(true);
+            }
+        })?;
+        Ok(Self { flag, came })
+    }
+
+    /// Runs `work` to its end, or to the first signal.
+    async fn or<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        let mut came = self.came.clone();
+        let mut work = pin!(work);
+        let mut signal = pin!(came.wait_for(|came| *came));
+        poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Ready(result) => Poll::Ready(result),
+            Poll::Pending => match signal.as_mut().poll(cx) {
+                Poll::Ready(Ok(_)) => Poll::Ready(Err(Interrupted.into())),
+                // Without anybody who tells of signals there are none.
+                Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
+            },
+        })
+        .await
+    }
+}
+
+fn no_gateway() -> Usage {
+    Usage("no gateway: give --gateway ADDR:PORT, or `gateway = \"…\"` in the configuration file".into())
+}
+
 impl Options {
     /// Reads the configuration, opens the network and the identity.
     pub(crate) fn open(&self) -> anyhow::Result<Session> {
         let config = self.config()?;
+        self.gateway.or(config.gateway).ok_or_else(no_gateway)?;
+        self.open_with(config)
+    }
+
+    /// The same for a tool that may do without a gateway.
+    pub(crate) fn open_anywhere(&self) -> anyhow::Result<Session> {
+        self.open_with(self.config()?)
+    }
+
+    fn open_with(&self, config: ClientConfig) -> anyhow::Result<Session> {
         logging::start(&config.log)?;
-        let remote = self.gateway.or(config.gateway).ok_or_else(|| {
-            Usage(
-                "no gateway: give --gateway ADDR:PORT, or `gateway = \"…\"` in the configuration file".into(),
-            )
-        })?;
         let client = tls::client(&config.tls, config.identity.as_ref(), &config.trust)?;
-        let interrupt = Arc::new(AtomicBool::new(false));
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            // The second one ends the process at once.
-            signal_hook::flag::register_conditional_shutdown(signal, 130, interrupt.clone())?;
-            signal_hook::flag::register(signal, interrupt.clone())?;
-        }
+        let timeout = Duration::try_from_secs_f64(self.timeout)
+            .map_err(|_| Usage("--timeout takes seconds, such as 10".into()))?;
+        let interrupt = Interrupt::listen()?;
         let network = Opened::open(&config.network, config.workers.count.into())?;
         let node = NodeConfig {
             client: Some(client),
@@ -83,10 +150,9 @@ impl Options {
             thread_setup: network.thread_setup(),
             ..NodeConfig::default()
         };
-        let timeout = Duration::try_from_secs_f64(self.timeout)
-            .map_err(|_| Usage("--timeout takes seconds, such as 10".into()))?;
         let (cipher, workers) = (config.tls.cipher, config.workers.count.into());
-        Ok(Session { remote, timeout, interrupt, cipher, workers, node, network })
+        let (remote, gateways) = (self.gateway.or(config.gateway), Gateways(config.neighbor));
+        Ok(Session { remote, timeout, interrupt, gateways, cipher, workers, node, network })
     }
 
     fn config(&self) -> anyhow::Result<ClientConfig> {
@@ -94,6 +160,7 @@ impl Options {
             Some(file) => load_client(file)?,
             None => ClientConfig {
                 gateway: None,
+                neighbor: Vec::new(),
                 workers: Default::default(),
                 network: Default::default(),
                 identity: None,
@@ -119,15 +186,75 @@ impl Options {
 }
 
 impl Session {
-    /// Starts the client and connects.
-    pub(crate) fn connect(self) -> anyhow::Result<(Running<Client>, Peer)> {
-        let mut client = self.network.start_client(&self.node, self.interrupt)?;
-        let peer = client.connect(self.remote, self.timeout)?;
-        Ok((client, peer))
+    /// The gateway to talk to.
+    pub(crate) fn gateway(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.remote.ok_or_else(no_gateway)?)
+    }
+
+    /// Starts the client.
+    pub(crate) fn start(self) -> anyhow::Result<Online> {
+        let Self { remote, timeout, interrupt, gateways, cipher, workers, node, network } = self;
+        let client = network.start_client(&node)?;
+        Ok(Online { client, gateways, cipher, workers, remote, timeout, interrupt })
     }
 
     /// Starts a node whose applications do the work.
-    pub(crate) fn start(self, hosted: Vec<Hosted>) -> anyhow::Result<Running<Node>> {
+    pub(crate) fn start_node(self, hosted: Vec<Hosted>) -> anyhow::Result<Running<Node>> {
         self.network.start_node(&self.node, hosted).context("cannot start the client")
+    }
+}
+
+/// The worker of every connection: what is gathered from several gateways comes by one.
+pub(crate) const GATHERING_WORKER: usize = 0;
+
+/// What connects.
+#[derive(Clone)]
+pub(crate) struct Dialer {
+    client: Client,
+    remote: Option<SocketAddr>,
+    timeout: Duration,
+}
+
+impl Dialer {
+    /// Connects.
+    pub(crate) async fn connect(&self, remote: SocketAddr) -> Result<Peer, ClientError> {
+        let worker = Some(GATHERING_WORKER);
+        let options = ConnectOptions { timeout: self.timeout, worker, ..ConnectOptions::default() };
+        self.client.connect(remote, options).await
+    }
+
+    /// Connects to the gateway.
+    pub(crate) async fn connect_gateway(&self) -> anyhow::Result<Peer> {
+        let remote = self.remote.ok_or_else(no_gateway)?;
+        Ok(self.connect(remote).await?)
+    }
+}
+
+impl Online {
+    /// What connects, for tasks of their own.
+    pub(crate) fn dialer(&self) -> Dialer {
+        Dialer { client: self.client.clone(), remote: self.remote, timeout: self.timeout }
+    }
+
+    /// Connects.
+    pub(crate) async fn connect(&self, remote: SocketAddr) -> Result<Peer, ClientError> {
+        self.dialer().connect(remote).await
+    }
+
+    /// Connects to the gateway.
+    pub(crate) async fn connect_gateway(&self) -> anyhow::Result<Peer> {
+        self.dialer().connect_gateway().await
+    }
+
+    /// Runs `work` on this thread until it ends or a signal comes.
+    pub(crate) fn block_on<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().context("cannot start")?;
+        runtime.block_on(self.interrupt.or(work))
+    }
+
+    /// Connects to the gateway and runs `work` with it.
+    pub(crate) fn run<T>(&self, work: impl AsyncFnOnce(&Peer) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let remote = self.remote.ok_or_else(no_gateway)?;
+        self.block_on(async { work(&self.connect(remote).await?).await })
     }
 }

@@ -1,11 +1,16 @@
 //! The store on disk and the memory tier before it.
 
+mod leases;
+mod sets;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use stoq::record::ErrorCode;
-use stoq::seed::{Held, MemoryTier, Store, StoreConfig, StoreError};
-use stoq::token::{Outboard, Piece, Ranges, Token, VerifiedDecoder, VerifiedEncoder, VerifiedPiece};
+use stoq::seed::{Held, Keep, MemoryTier, Store, StoreConfig, StoreError};
+use stoq::token::{
+    Outboard, Piece, Ranges, Selection, Token, VerifiedDecoder, VerifiedEncoder, VerifiedPiece,
+};
 use tempfile::TempDir;
 
 const GROUP: usize = 16 * 1024;
@@ -19,9 +24,13 @@ fn payload(len: usize) -> Vec<u8> {
 
 /// What a receiver of `data` hands to the store.
 fn pieces(data: &[u8]) -> Vec<VerifiedPiece> {
+    pieces_of(data, &Ranges::all().into())
+}
+
+fn pieces_of(data: &[u8], selection: &Selection) -> Vec<VerifiedPiece> {
     let (token, outboard) = Outboard::build(data, data.len() as u64).unwrap();
-    let mut encoder = VerifiedEncoder::new(outboard, Ranges::all()).unwrap();
-    let mut decoder = VerifiedDecoder::new(token, data.len() as u64, Ranges::all()).unwrap();
+    let mut encoder = VerifiedEncoder::new(outboard, selection).unwrap();
+    let mut decoder = VerifiedDecoder::new(token, data.len() as u64, selection).unwrap();
     let mut batch = Vec::new();
     while encoder.next_batch(1 << 20, &mut batch).unwrap() > 0 {
         for piece in batch.drain(..) {
@@ -35,7 +44,11 @@ fn pieces(data: &[u8]) -> Vec<VerifiedPiece> {
 }
 
 fn put(store: &Store, data: &[u8]) -> Result<Held, StoreError> {
-    let mut writer = store.begin(Token::of(data), data.len() as u64)?;
+    put_as(store, data, Keep::default(), 0)
+}
+
+fn put_as(store: &Store, data: &[u8], keep: Keep, now_s: u64) -> Result<Held, StoreError> {
+    let mut writer = store.begin(Token::of(data), data.len() as u64, keep, now_s)?;
     for piece in pieces(data) {
         writer.write(&piece)?;
     }
@@ -86,7 +99,7 @@ fn payloads_of_every_size_are_kept_and_found_again() {
     drop(store);
     let store = open(&dir);
     assert_eq!(store.usage_bytes(), usage_bytes);
-    assert_eq!(store.list().unwrap().len(), sizes.len());
+    assert_eq!(store.list().len(), sizes.len());
     for len in sizes {
         let data = payload(len);
         let held = store.get(&Token::of(&data)).unwrap().unwrap();
@@ -107,7 +120,7 @@ fn a_writer_that_is_dropped_leaves_nothing() {
     let data = payload((1 << 20) + 5);
     let pieces = pieces(&data);
     for written in 0..=pieces.len() {
-        let mut writer = store.begin(Token::of(&data), data.len() as u64).unwrap();
+        let mut writer = store.begin(Token::of(&data), data.len() as u64, Keep::default(), 0).unwrap();
         pieces[..written].iter().for_each(|piece| writer.write(piece).unwrap());
         drop(writer);
         assert_eq!(files(dir.path()), [dir.path().join("lock")]);
@@ -139,7 +152,7 @@ fn a_crash_leaves_the_whole_payload_or_nothing() {
         }
         let store = open(&dir);
         assert!(store.get(&token).unwrap().is_none());
-        assert_eq!((store.usage_bytes(), store.list().unwrap().len()), (0, 0));
+        assert_eq!((store.usage_bytes(), store.list().len()), (0, 0));
         assert_eq!(files(dir.path()), [dir.path().join("lock")]);
     }
     // After both.
@@ -154,7 +167,7 @@ fn a_payload_with_a_hole_is_not_kept() {
     let store = open(&dir);
     let data = payload(600_000);
     let pieces = pieces(&data);
-    let mut writer = store.begin(Token::of(&data), data.len() as u64).unwrap();
+    let mut writer = store.begin(Token::of(&data), data.len() as u64, Keep::default(), 0).unwrap();
     // The first and the last piece, each twice; the middle is missing.
     for piece in [&pieces[0], &pieces[0], &pieces[pieces.len() - 1], &pieces[pieces.len() - 1]] {
         writer.write(piece).unwrap();
@@ -163,12 +176,12 @@ fn a_payload_with_a_hole_is_not_kept() {
     assert!(store.get(&Token::of(&data)).unwrap().is_none());
 
     // In any order, it is.
-    let mut writer = store.begin(Token::of(&data), data.len() as u64).unwrap();
+    let mut writer = store.begin(Token::of(&data), data.len() as u64, Keep::default(), 0).unwrap();
     pieces.iter().rev().for_each(|piece| writer.write(piece).unwrap());
     assert_eq!(writer.written_bytes(), data.len() as u64);
     writer.commit().unwrap();
 
-    let mut writer = store.begin(Token::of(b"short"), 5).unwrap();
+    let mut writer = store.begin(Token::of(b"short"), 5, Keep::default(), 0).unwrap();
     assert!(matches!(writer.write(&pieces[0]), Err(StoreError::Foreign { .. })));
 }
 
@@ -178,7 +191,7 @@ fn two_writers_of_one_payload_both_succeed_and_it_counts_once() {
     let store = open(&dir);
     let data = payload(100_000);
     let token = Token::of(&data);
-    let mut writers = [0, 1].map(|_| store.begin(token, data.len() as u64).unwrap());
+    let mut writers = [0, 1].map(|_| store.begin(token, data.len() as u64, Keep::default(), 0).unwrap());
     for writer in &mut writers {
         pieces(&data).iter().for_each(|piece| writer.write(piece).unwrap());
     }
@@ -187,7 +200,7 @@ fn two_writers_of_one_payload_both_succeed_and_it_counts_once() {
     }
     let once = store.usage_bytes();
     assert_eq!(once, 100_000 + 6 * 64);
-    assert!(store.remove(&token).unwrap() && !store.remove(&token).unwrap());
+    assert!(store.remove(token).unwrap() && !store.remove(token).unwrap());
     assert_eq!(store.usage_bytes(), 0);
 }
 
@@ -197,7 +210,7 @@ fn what_is_open_stays_readable_when_the_store_forgets_it() {
     let store = open(&dir);
     let data = payload(40_000);
     let held = put(&store, &data).unwrap();
-    store.remove(&held.token()).unwrap();
+    store.remove(held.token()).unwrap();
     assert!(store.get(&held.token()).unwrap().is_none());
     let mut read = vec![0; data.len()];
     held.read(0, &mut read).unwrap();
@@ -207,14 +220,16 @@ fn what_is_open_stays_readable_when_the_store_forgets_it() {
 #[test]
 fn a_full_capacity_is_said_before_anything_is_written() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path(), StoreConfig { capacity_bytes: Some(150_000) }).unwrap();
-    let first = store.begin(Token::of(b"a"), 100_000).unwrap();
-    let error = store.begin(Token::of(b"b"), 100_000).unwrap_err();
+    let store =
+        Store::open(dir.path(), StoreConfig { capacity_bytes: Some(150_000), ..StoreConfig::default() })
+            .unwrap();
+    let first = store.begin(Token::of(b"a"), 100_000, Keep::default(), 0).unwrap();
+    let error = store.begin(Token::of(b"b"), 100_000, Keep::default(), 0).unwrap_err();
     assert!(matches!(error, StoreError::Capacity { .. }), "{error}");
     assert_eq!(error.code(), ErrorCode::Quota);
     assert!(error.to_string().contains("raise its capacity"), "{error}");
     drop(first);
-    store.begin(Token::of(b"b"), 100_000).unwrap();
+    store.begin(Token::of(b"b"), 100_000, Keep::default(), 0).unwrap();
 }
 
 #[test]
@@ -227,7 +242,7 @@ fn a_full_disk_is_said_before_anything_is_written() {
         None => (dir.path(), 1 << 50),
     };
     let store = Store::open(path, StoreConfig::default()).unwrap();
-    let error = store.begin(Token::of(b"long"), length).unwrap_err();
+    let error = store.begin(Token::of(b"long"), length, Keep::default(), 0).unwrap_err();
     assert!(matches!(error, StoreError::DiskFull { .. }), "{error}");
     assert_eq!(error.code(), ErrorCode::Quota);
     assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
@@ -235,8 +250,11 @@ fn a_full_disk_is_said_before_anything_is_written() {
     assert_eq!(store.usage_bytes(), 0);
     if disk.is_some() {
         // Two that would each fit, and not together.
-        let _first = store.begin(Token::of(b"a"), 600_000).unwrap();
-        assert!(matches!(store.begin(Token::of(b"b"), 600_000), Err(StoreError::DiskFull { .. })));
+        let _first = store.begin(Token::of(b"a"), 600_000, Keep::default(), 0).unwrap();
+        assert!(matches!(
+            store.begin(Token::of(b"b"), 600_000, Keep::default(), 0),
+            Err(StoreError::DiskFull { .. })
+        ));
         assert_eq!(files(&path.join("tmp")).len(), 2);
     }
 }
@@ -254,7 +272,10 @@ fn a_read_only_store_serves_and_says_why_it_cannot_keep() {
     assert!(remounted.status.success());
     let store = Store::open(path, StoreConfig::default()).unwrap();
     assert!(store.is_read_only() && store.get(&Token::of(&data)).unwrap().is_some());
-    let errors = [store.begin(Token::of(b"x"), 1).unwrap_err(), store.remove(&Token::of(&data)).unwrap_err()];
+    let errors = [
+        store.begin(Token::of(b"x"), 1, Keep::default(), 0).unwrap_err(),
+        store.remove(Token::of(&data)).unwrap_err(),
+    ];
     for error in errors {
         assert!(matches!(error, StoreError::ReadOnly { .. }), "{error}");
         assert_eq!(error.code(), ErrorCode::Internal);
@@ -275,7 +296,10 @@ fn a_directory_that_cannot_be_made_is_named() {
     fs::write(dir.path().join("file"), b"").unwrap();
     let error = Store::open(dir.path().join("file/store"), StoreConfig::default()).unwrap_err();
     assert!(error.to_string().contains("file/store"), "{error}");
-    assert!(matches!(open(&dir).begin(Token::of(b""), (1 << 50) + 1), Err(StoreError::TooLong(_))));
+    assert!(matches!(
+        open(&dir).begin(Token::of(b""), (1 << 50) + 1, Keep::default(), 0),
+        Err(StoreError::TooLong(_))
+    ));
 }
 
 #[test]

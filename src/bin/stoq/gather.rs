@@ -1,0 +1,136 @@
+//! `stoq get` from several gateways at once.
+
+use crate::output::Usage;
+use crate::session::{Dialer, GATHERING_WORKER, Online};
+use anyhow::Context;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use stoq::client::{Given, Peer, Route, State, Want};
+use stoq::collection::{Collected, Collection};
+use stoq::tls::NodeId;
+use stoq::token::AnyToken;
+
+/// A holder as it was named on the command line.
+enum Named {
+    At(Vec<SocketAddr>, Option<NodeId>),
+    /// Its address is not known: through the connected gateway.
+    Through(NodeId),
+}
+
+/// What a gathering did.
+pub(crate) struct Outcome {
+    pub(crate) collected: Collected,
+    pub(crate) elapsed: Duration,
+    pub(crate) given: Vec<Given>,
+    /// Gateways that could not be asked, and why.
+    pub(crate) unreached: Vec<(String, String)>,
+}
+
+/// Gets `token` from the gateways named `from`; from the connected one if there is none. Whoever is connected first gives first;
+/// nobody waits for one that is dead.
+pub(crate) async fn run(
+    online: &Online,
+    token: AnyToken,
+    from: &[String],
+    route: Option<Route>,
+    output: &Path,
+    shown: impl FnMut(u64, u64),
+) -> anyhow::Result<Outcome> {
+    let collection = Collection::open(output)?;
+    let named = from.iter().map(|text| name(online, text)).collect::<Result<Vec<_>, _>>()?;
+    let want = match token {
+        AnyToken::Content(_) => Want::Payload,
+        AnyToken::Set(_) => Want::AnyLanes,
+    };
+    let (mut gathering, holders) = online.client.gather(token, want, GATHERING_WORKER);
+    let unreached = Arc::new(Mutex::new(Vec::new()));
+    if named.is_empty() {
+        holders.add(&online.connect_gateway().await?, route.as_ref(), None)?;
+    }
+    for (named, text) in named.into_iter().zip(from) {
+        let (dialer, holders) = (online.dialer(), holders.clone());
+        let (unreached, text) = (unreached.clone(), text.clone());
+        tokio::spawn(async move {
+            let added = match reach(&dialer, named).await {
+                Ok((peer, route)) => holders.add(&peer, route.as_ref(), None).map_err(anyhow::Error::from),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = added {
+                unreached.lock().unwrap_or_else(PoisonError::into_inner).push((text, format!("{error:#}")));
+            }
+        });
+    }
+    drop(holders);
+    let started = Instant::now();
+    let collected = collection.run(&mut gathering, shown).await;
+    let unreached = unreached.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let collected = collected.with_context(|| match &unreached[..] {
+        [] => "not every byte could be had".into(),
+        some => some
+            .iter()
+            .map(|(text, why)| format!("{text} cannot be asked: {why}"))
+            .collect::<Vec<_>>()
+            .join("; "),
+    })?;
+    Ok(Outcome { collected, elapsed: started.elapsed(), given: gathering.report(), unreached })
+}
+
+fn name(online: &Online, text: &str) -> Result<Named, Usage> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(Named::At(vec![address], None));
+    }
+    let node = online.gateways.node(text)?;
+    Ok(match online.gateways.addresses(node) {
+        [] => Named::Through(node),
+        addresses => Named::At(addresses.to_vec(), Some(node)),
+    })
+}
+
+async fn reach(dialer: &Dialer, named: Named) -> anyhow::Result<(Peer, Option<Route>)> {
+    let (addresses, node) = match named {
+        Named::At(addresses, node) => (addresses, node),
+        Named::Through(node) => {
+            let peer = dialer.connect_gateway().await?;
+            let here = peer.node() == Some(node);
+            return Ok((peer, if here { None } else { Some(Route::new([node])?) }));
+        }
+    };
+    let mut last = anyhow::anyhow!("it has no address");
+    for address in addresses {
+        match dialer.connect(address).await {
+            Ok(peer) if node.is_none() || peer.node() == node => return Ok((peer, None)),
+            Ok(_) => last = anyhow::anyhow!("another node answers at {address}"),
+            Err(error) => last = error.into(),
+        }
+    }
+    Err(last)
+}
+
+/// Who gave what, for people.
+pub(crate) fn told(given: &Given) -> String {
+    let node = given.node.map_or_else(|| "a gateway without a certificate".into(), |node| node.to_string());
+    let became = match &given.state {
+        State::Asked => String::new(),
+        State::Refused(failure) => format!(", then {}: {}", failure.code.name(), failure.reason()),
+        State::Wrong(reason) => format!(", then was left: it sent what proves false ({reason})"),
+        State::Stalled => ", then was left: it stalled".into(),
+        State::Gone(reason) => format!(", then was gone: {reason}"),
+    };
+    format!("{node} gave {} bytes in {} requests{became}", given.bytes, given.requests)
+}
+
+/// Who gave what, for programs.
+pub(crate) fn json(given: &Given) -> serde_json::Value {
+    let state = match &given.state {
+        State::Asked => "asked",
+        State::Refused(_) => "refused",
+        State::Wrong(_) => "wrong",
+        State::Stalled => "stalled",
+        State::Gone(_) => "gone",
+    };
+    serde_json::json!({
+        "node": given.node, "bytes": given.bytes, "requests": given.requests, "strikes": given.strikes, "state": state,
+    })
+}

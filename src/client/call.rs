@@ -1,0 +1,243 @@
+//! What tasks ask of the worker's side of a client, and the ends of the channels that it answers on.
+
+use super::fetch::Piece;
+use crate::gather::{self, Gather, Given, Source};
+use crate::limits::{CLIENT_MESSAGES_BYTES, CLIENT_MESSAGES_LEN};
+use crate::queue::{AppPort, Command, ConnectionId, Credit, RequestId};
+use crate::record::{Done, ErrorRecord, Holder, Hop, Mirror, Payload};
+use crate::shard::{Descriptor, Lanes};
+use crate::tls::NodeId;
+use crate::token::{AnyToken, Ranges};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+
+/// One thing asked of the worker's side.
+pub(super) enum Call {
+    Connect(Dial),
+    Ask {
+        request: RequestId,
+        ask: Ask,
+        answer: Answer,
+    },
+    /// The task has lost interest.
+    Cancel {
+        request: RequestId,
+    },
+    Message {
+        connection: ConnectionId,
+        queue: u64,
+        payload: Bytes,
+        /// Its place among what waits to be sent.
+        place: OwnedSemaphorePermit,
+    },
+    Datagram {
+        connection: ConnectionId,
+        queue: u64,
+        payload: Bytes,
+        place: OwnedSemaphorePermit,
+    },
+    Disconnect {
+        connection: ConnectionId,
+    },
+    Gather(Box<Gathered>),
+    /// One more holder for a gathering.
+    AddHolder {
+        id: u64,
+        source: Source,
+    },
+    /// No more holders come for a gathering.
+    SealGather {
+        id: u64,
+    },
+    EndGather {
+        id: u64,
+    },
+}
+
+/// Something fetched from several holders, as the worker's side hosts it.
+pub(super) struct Gathered {
+    pub(super) id: u64,
+    pub(super) gather: Gather,
+    pub(super) events: mpsc::UnboundedSender<gather::Event>,
+    /// Bytes in events that the task has not taken.
+    pub(super) credit: Credit,
+    pub(super) report: Arc<Mutex<Vec<Given>>>,
+}
+
+impl Gathered {
+    /// Goes on; false when it is over.
+    pub(super) fn poll(&mut self, now: Instant, port: &mut AppPort, numbers: &mut u64) -> (bool, bool) {
+        if self.events.is_closed() {
+            self.gather.cancel();
+            self.gather.poll(now, port, numbers);
+            return (true, false);
+        }
+        let mut worked = self.gather.poll(now, port, numbers);
+        while self.credit.has_room()
+            && let Some(event) = self.gather.poll_event()
+        {
+            worked = true;
+            let over = matches!(event, gather::Event::Done | gather::Event::Failed(_));
+            if let gather::Event::Piece(piece) | gather::Event::Shard { piece, .. } = &event {
+                self.credit.take(piece.data.len());
+            }
+            if over {
+                // The last cancellations go out before it ends.
+                self.gather.poll(now, port, numbers);
+                *self.report.lock().unwrap_or_else(PoisonError::into_inner) = self.gather.report();
+            }
+            let _ = self.events.send(event);
+            if over {
+                return (true, false);
+            }
+        }
+        (worked, true)
+    }
+}
+
+/// A connection that is wanted.
+pub(super) struct Dial {
+    pub(super) remote: SocketAddr,
+    pub(super) early: bool,
+    pub(super) deadline: Instant,
+    pub(super) reply: oneshot::Sender<Result<Up, DialError>>,
+}
+
+/// Why there is none.
+#[derive(Debug)]
+pub(super) enum DialError {
+    Timeout,
+    Failed(String),
+}
+
+/// A connection that is up.
+#[derive(Debug)]
+pub(super) struct Up {
+    pub(super) connection: ConnectionId,
+    pub(super) node: Option<NodeId>,
+    pub(super) remote: SocketAddr,
+    /// Why the connection ended, once it has.
+    pub(super) closed: watch::Receiver<Option<Arc<str>>>,
+    pub(super) messages: mpsc::UnboundedReceiver<(u64, Payload)>,
+    pub(super) room: Arc<Room>,
+}
+
+/// A request, whole, so that it can be asked a second time.
+#[derive(Clone, Debug)]
+pub(super) enum Ask {
+    Put {
+        hop: Option<Box<Hop>>,
+        queue: u64,
+        descriptor: Box<Descriptor>,
+        lanes: Option<Lanes>,
+        lease_s: u64,
+        credit: Credit,
+    },
+    Fetch {
+        hop: Option<Box<Hop>>,
+        token: AnyToken,
+        lanes: Option<(Lanes, Box<Descriptor>)>,
+        ranges: Ranges,
+        max_bytes: u64,
+        describe: bool,
+        pace: Credit,
+    },
+    Locate {
+        hop: Option<Box<Hop>>,
+        token: AnyToken,
+    },
+    Mirror {
+        hop: Option<Box<Hop>>,
+        mirror: Box<Mirror>,
+    },
+}
+
+impl Ask {
+    pub(super) fn command(self, request: RequestId) -> Command {
+        match self {
+            Self::Put { hop, queue, descriptor, lanes, lease_s, credit } => {
+                Command::Put { request, hop, queue, descriptor, lanes, lease_s, credit }
+            }
+            Self::Fetch { hop, token, lanes, ranges, max_bytes, describe, pace } => {
+                let pace = Some(pace);
+                Command::Fetch { request, hop, token, lanes, ranges, max_bytes, describe, pace }
+            }
+            Self::Locate { hop, token } => Command::Locate { request, hop, token },
+            Self::Mirror { hop, mirror } => Command::Mirror { request, hop, mirror },
+        }
+    }
+}
+
+/// Where the answer to a request goes. A channel that ends without an answer means that the connection is gone.
+pub(super) enum Answer {
+    Put(PutAnswer),
+    Fetch(FetchAnswer),
+    Holders(oneshot::Sender<Result<Vec<Holder>, ErrorRecord>>),
+    Done(oneshot::Sender<Result<Done, ErrorRecord>>),
+}
+
+pub(super) struct PutAnswer {
+    /// Dropped unused if the peer takes no bytes.
+    pub(super) accepted: Option<oneshot::Sender<()>>,
+    pub(super) done: oneshot::Sender<Result<Done, ErrorRecord>>,
+    pub(super) data: mpsc::Receiver<Batch>,
+    /// What the ring or the credit has not taken yet, in order.
+    pub(super) unsent: VecDeque<Bytes>,
+    pub(super) credit: Credit,
+}
+
+/// Bytes of a payload on their way out.
+pub(super) enum Batch {
+    Bytes(Vec<Bytes>),
+    /// All have been given. A channel that ends without it means that the task gave up.
+    End,
+}
+
+pub(super) struct FetchAnswer {
+    pub(super) events: mpsc::UnboundedSender<Vec<Event>>,
+    /// Events that gather: a wake of the task then serves many of them.
+    pub(super) held: Vec<Event>,
+    /// Among those that the worker's side looks after.
+    pub(super) listed: bool,
+}
+
+/// What comes of a FETCH. Their bytes are bounded by its credit.
+#[derive(Debug)]
+pub(super) enum Event {
+    Accepted { length: u64, descriptor: Option<Box<Descriptor>> },
+    Piece(Piece),
+    Complete,
+    Failed(ErrorRecord),
+}
+
+/// What waits in the inbox of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    messages: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Room {
+    pub(super) fn is_full(&self) -> bool {
+        self.messages.load(Ordering::Acquire) >= CLIENT_MESSAGES_LEN
+            || self.bytes.load(Ordering::Acquire) >= CLIENT_MESSAGES_BYTES
+    }
+
+    pub(super) fn take(&self, bytes: usize) {
+        self.messages.fetch_add(1, Ordering::AcqRel);
+        self.bytes.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// Returns whether it was full: the worker may be waiting for it.
+    pub(super) fn give_back(&self, bytes: usize) -> bool {
+        let was_full = self.is_full();
+        self.messages.fetch_sub(1, Ordering::AcqRel);
+        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        was_full
+    }
+}

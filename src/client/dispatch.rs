@@ -1,0 +1,511 @@
+//! The worker's side of a client: an application that carries the tasks' calls to the rings, and what comes back to the tasks.
+//!
+//! It runs on the worker's own thread, one instance a worker, and never waits. Everything it keeps is bounded: requests by their
+//! number, fetched bytes by each request's credit, bytes to be put by a short channel each, messages by a room a connection.
+
+use super::call::{
+    Answer, Ask, Batch, Call, Dial, DialError, Event, FetchAnswer, Gathered, PutAnswer, Room, Up,
+};
+use super::fetch::Piece;
+use crate::application::Application;
+use crate::limits::CLIENT_PIECES_LEN;
+use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId};
+use crate::record::{Done, ErrorCode, ErrorRecord, Payload};
+use crate::shard::Descriptor;
+use crate::tls::NodeId;
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+
+/// Bytes of one PUT given to the worker before the next has its turn.
+const TURN_BYTES: usize = 1 << 20;
+/// Set in the number of a request that is asked for the second time: the first one's stream may not have ended yet.
+const AGAIN: u64 = 1 << 62;
+/// Set in the numbers of requests that a gathering makes.
+const GATHER: u64 = 1 << 61;
+
+/// See the module.
+pub(super) struct Dispatch {
+    calls: mpsc::UnboundedReceiver<Call>,
+    dials: FxHashMap<u64, Dial>,
+    dialled: u64,
+    connections: FxHashMap<ConnectionId, Connection>,
+    /// Commands that found the ring full; nothing more is taken from either side while one waits.
+    unsent: VecDeque<Command>,
+    /// A message that found its connection's inbox full: no delivery is taken until it fits.
+    blocked: Option<(ConnectionId, u64, Payload)>,
+    /// PUTs that the peer has accepted and whose bytes are not all sent.
+    putting: Vec<RequestId>,
+    /// FETCHes that hold events back.
+    holding: Vec<RequestId>,
+    /// Connections with messages that wait to be sent.
+    talking: Vec<ConnectionId>,
+    gathers: Vec<Gathered>,
+    /// Requests of the gatherings so far.
+    gather_requests: u64,
+}
+
+struct Connection {
+    credit: Credit,
+    /// Opened for early data: a request may be refused as too early.
+    early: bool,
+    closed: watch::Sender<Option<Arc<str>>>,
+    messages: mpsc::UnboundedSender<(u64, Payload)>,
+    room: Arc<Room>,
+    outbox: VecDeque<(u64, Bytes, OwnedSemaphorePermit)>,
+    requests: FxHashMap<u64, Request>,
+}
+
+struct Request {
+    /// As the worker knows it.
+    id: RequestId,
+    answer: Answer,
+    /// To be asked once more if the peer says that it was too early.
+    again: Option<Ask>,
+}
+
+/// The request as its task numbered it.
+fn first(request: RequestId) -> RequestId {
+    RequestId { number: request.number & !AGAIN, ..request }
+}
+
+impl Dispatch {
+    pub(super) fn new(calls: mpsc::UnboundedReceiver<Call>) -> Self {
+        Self {
+            calls,
+            dials: FxHashMap::default(),
+            dialled: 0,
+            connections: FxHashMap::default(),
+            unsent: VecDeque::new(),
+            blocked: None,
+            putting: Vec::new(),
+            holding: Vec::new(),
+            talking: Vec::new(),
+            gathers: Vec::new(),
+            gather_requests: GATHER,
+        }
+    }
+
+    fn send(&mut self, port: &mut AppPort, command: Command) {
+        if !self.unsent.is_empty() {
+            self.unsent.push_back(command);
+        } else if let Err(command) = port.send(command) {
+            self.unsent.push_back(command);
+        }
+    }
+
+    /// Returns whether there is room for more.
+    fn send_unsent(&mut self, port: &mut AppPort) -> bool {
+        while let Some(command) = self.unsent.pop_front() {
+            if let Err(command) = port.send(command) {
+                self.unsent.push_front(command);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn take_calls(&mut self, port: &mut AppPort) -> bool {
+        let mut worked = false;
+        while self.send_unsent(port)
+            && let Ok(call) = self.calls.try_recv()
+        {
+            worked = true;
+            self.call(port, call);
+        }
+        worked
+    }
+
+    fn call(&mut self, port: &mut AppPort, call: Call) {
+        match call {
+            Call::Connect(dial) => {
+                self.dialled += 1;
+                let (tag, remote, early) = (self.dialled, dial.remote, dial.early);
+                self.dials.insert(tag, dial);
+                self.send(port, Command::Connect { tag, remote, early });
+            }
+            // On a connection that is gone the answer's channel ends here, and the task learns why.
+            Call::Ask { request, ask, answer } => {
+                let Some(connection) = self.connections.get_mut(&request.connection) else { return };
+                let again = connection.early.then(|| ask.clone());
+                connection.requests.insert(request.number, Request { id: request, answer, again });
+                self.send(port, ask.command(request));
+            }
+            Call::Cancel { request } => {
+                if let Some(given_up) = self.end(request) {
+                    self.send(port, Command::Cancel { request: given_up.id });
+                }
+            }
+            Call::Message { connection: id, queue, payload, place } => {
+                let Some(connection) = self.connections.get_mut(&id) else { return };
+                if connection.outbox.is_empty() {
+                    self.talking.push(id);
+                }
+                connection.outbox.push_back((queue, payload, place));
+            }
+            Call::Datagram { connection, queue, payload, place } => {
+                if self.connections.contains_key(&connection) {
+                    self.send(port, Command::Datagram { connection, queue, payload });
+                }
+                // The worker takes it, or drops it, in this turn.
+                drop(place);
+            }
+            Call::Gather(gathered) => self.gathers.push(*gathered),
+            Call::AddHolder { id, source } => {
+                if let Some(gathered) = self.gathers.iter_mut().find(|gathered| gathered.id == id) {
+                    gathered.gather.add(source);
+                }
+            }
+            Call::SealGather { id } => {
+                if let Some(gathered) = self.gathers.iter_mut().find(|gathered| gathered.id == id) {
+                    gathered.gather.set_awaits_more(false);
+                }
+            }
+            // Its events have nobody to go to: that ends it.
+            Call::EndGather { id } => {
+                if let Some(gathered) = self.gathers.iter_mut().find(|gathered| gathered.id == id) {
+                    gathered.gather.cancel();
+                }
+            }
+            Call::Disconnect { connection } => {
+                if self.connections.contains_key(&connection) {
+                    self.send(port, Command::Disconnect { connection });
+                }
+            }
+        }
+    }
+
+    fn request(&mut self, request: RequestId) -> Option<&mut Request> {
+        self.connections.get_mut(&request.connection)?.requests.get_mut(&request.number)
+    }
+
+    fn end(&mut self, request: RequestId) -> Option<Request> {
+        self.connections.get_mut(&request.connection)?.requests.remove(&request.number)
+    }
+
+    fn take_deliveries(&mut self, now: Instant, port: &mut AppPort) -> bool {
+        let mut worked = false;
+        while self.send_unsent(port)
+            && self.unblock()
+            && let Some(delivery) = port.receive()
+        {
+            worked = true;
+            self.deliver(now, port, delivery);
+        }
+        worked
+    }
+
+    /// Returns whether no message waits for its inbox.
+    fn unblock(&mut self) -> bool {
+        if let Some((connection, queue, payload)) = self.blocked.take() {
+            self.message(connection, queue, payload);
+        }
+        self.blocked.is_none()
+    }
+
+    fn message(&mut self, id: ConnectionId, queue: u64, payload: Payload) {
+        let Some(connection) = self.connections.get(&id) else { return };
+        // Nobody is left to take it.
+        if connection.messages.is_closed() {
+            return;
+        }
+        if connection.room.is_full() {
+            self.blocked = Some((id, queue, payload));
+            return;
+        }
+        connection.room.take(payload.len());
+        let _ = connection.messages.send((queue, payload));
+    }
+
+    fn deliver(&mut self, now: Instant, port: &mut AppPort, delivery: Delivery) {
+        let mut delivery = delivery;
+        for gathered in &mut self.gathers {
+            match gathered.gather.handle(now, delivery) {
+                Ok(()) => return,
+                Err(back) => delivery = back,
+            }
+        }
+        match delivery {
+            Delivery::Connected { connection, tag: Some(tag), node, remote, credit, .. } => {
+                self.connected(port, connection, tag, (node, remote), credit);
+            }
+            Delivery::ConnectFailed { tag, reason } => {
+                if let Some(dial) = self.dials.remove(&tag) {
+                    let _ = dial.reply.send(Err(DialError::Failed(reason)));
+                }
+            }
+            Delivery::Closed { connection, reason } => {
+                // The reason first: who sees a channel end looks for it.
+                if let Some(connection) = self.connections.remove(&connection) {
+                    connection.closed.send_replace(Some(reason.into()));
+                }
+            }
+            Delivery::Message { connection, queue, payload } => self.message(connection, queue, payload),
+            Delivery::Put { request, .. }
+            | Delivery::Fetch { request, .. }
+            | Delivery::Locate { request, .. }
+            | Delivery::Mirror { request, .. }
+            | Delivery::Relay { request, .. } => {
+                let failure = ErrorRecord::new(ErrorCode::NotAuthorised, 0, "a client serves no requests");
+                self.send(port, Command::Refuse { request, failure });
+            }
+            Delivery::Accepted { request, length, descriptor } => self.accepted(request, length, descriptor),
+            Delivery::Piece { request, piece } => {
+                self.event(request, Event::Piece(Piece::new(None, piece)));
+            }
+            Delivery::Shard { request, shard, blob, piece } => {
+                self.event(request, Event::Piece(Piece::new(Some((shard, blob)), piece)));
+            }
+            Delivery::Complete { request } => self.last_event(request, Event::Complete),
+            Delivery::Holders { request, holders } => {
+                if let Some(Request { answer: Answer::Holders(reply), .. }) = self.end(first(request)) {
+                    let _ = reply.send(Ok(holders));
+                }
+            }
+            Delivery::Done { request, bytes, token } => self.done(request, Done { bytes, token }),
+            Delivery::Failed { request, failure } => self.failed(port, request, failure),
+            // What holders and relays hear.
+            Delivery::Connected { .. }
+            | Delivery::Have { .. }
+            | Delivery::Raw { .. }
+            | Delivery::RawEnd { .. }
+            | Delivery::RawStopped { .. } => {}
+        }
+    }
+
+    fn connected(
+        &mut self,
+        port: &mut AppPort,
+        id: ConnectionId,
+        tag: u64,
+        (node, remote): (Option<NodeId>, SocketAddr),
+        credit: Credit,
+    ) {
+        let Some(dial) = self.dials.remove(&tag) else {
+            // It came up after its time.
+            return self.send(port, Command::Disconnect { connection: id });
+        };
+        let (tell_closed, closed) = watch::channel(None);
+        let (give_messages, messages) = mpsc::unbounded_channel();
+        let room = Arc::<Room>::default();
+        let connection = Connection {
+            credit,
+            early: dial.early,
+            closed: tell_closed,
+            messages: give_messages,
+            room: room.clone(),
+            outbox: VecDeque::new(),
+            requests: FxHashMap::default(),
+        };
+        self.connections.insert(id, connection);
+        if dial.reply.send(Ok(Up { connection: id, node, remote, closed, messages, room })).is_err() {
+            self.send(port, Command::Disconnect { connection: id });
+        }
+    }
+
+    fn accepted(&mut self, request: RequestId, length: u64, descriptor: Option<Box<Descriptor>>) {
+        let id = first(request);
+        match self.request(id).map(|found| &mut found.answer) {
+            Some(Answer::Put(put)) => {
+                let told = put.accepted.take().is_some_and(|accepted| accepted.send(()).is_ok());
+                self.putting.extend(told.then_some(id));
+            }
+            Some(Answer::Fetch(_)) => self.event(request, Event::Accepted { length, descriptor }),
+            _ => {}
+        }
+    }
+
+    fn event(&mut self, request: RequestId, event: Event) {
+        let id = first(request);
+        let Some(Request { answer: Answer::Fetch(fetch), .. }) = self.request(id) else { return };
+        fetch.held.push(event);
+        if fetch.held.len() >= CLIENT_PIECES_LEN {
+            fetch.flush();
+        }
+        if !std::mem::replace(&mut fetch.listed, true) {
+            self.holding.push(id);
+        }
+    }
+
+    fn last_event(&mut self, request: RequestId, event: Event) {
+        if let Some(Request { answer: Answer::Fetch(mut fetch), .. }) = self.end(first(request)) {
+            fetch.held.push(event);
+            fetch.flush();
+        }
+    }
+
+    fn done(&mut self, request: RequestId, done: Done) {
+        let answer = self.end(first(request)).map(|request| request.answer);
+        if let Some(Answer::Put(PutAnswer { done: reply, .. }) | Answer::Done(reply)) = answer {
+            let _ = reply.send(Ok(done));
+        }
+    }
+
+    fn failed(&mut self, port: &mut AppPort, request: RequestId, failure: ErrorRecord) {
+        let id = first(request);
+        // Refused as too early, it has had no effect; and who hears that is through with the handshake.
+        if failure.code == ErrorCode::TooEarly
+            && let Some(found) = self.request(id)
+            && let Some(ask) = found.again.take()
+        {
+            found.id.number |= AGAIN;
+            let command = ask.command(found.id);
+            return self.send(port, command);
+        }
+        match self.end(id).map(|request| request.answer) {
+            Some(Answer::Fetch(mut fetch)) => {
+                fetch.held.push(Event::Failed(failure));
+                fetch.flush();
+            }
+            Some(Answer::Put(PutAnswer { done: reply, .. }) | Answer::Done(reply)) => {
+                let _ = reply.send(Err(failure));
+            }
+            Some(Answer::Holders(reply)) => {
+                let _ = reply.send(Err(failure));
+            }
+            None => {}
+        }
+    }
+
+    /// Sends what is being put, as far as ring and credit go.
+    fn put(&mut self, port: &mut AppPort) -> bool {
+        let mut worked = false;
+        for at in (0..self.putting.len()).rev() {
+            let id = self.putting[at];
+            let Some(Request { id: request, answer: Answer::Put(put), .. }) = self.request(id) else {
+                self.putting.swap_remove(at);
+                continue;
+            };
+            let request = *request;
+            match put.turn(request, port) {
+                PutTurn::Blocked => {}
+                PutTurn::Sent => worked = true,
+                PutTurn::Over => {
+                    worked = true;
+                    self.putting.swap_remove(at);
+                    self.send(port, Command::Finish { request });
+                }
+                PutTurn::GivenUp => {
+                    self.putting.swap_remove(at);
+                }
+            }
+        }
+        worked
+    }
+
+    fn poll_gathers(&mut self, now: Instant, port: &mut AppPort) -> bool {
+        let mut worked = false;
+        let numbers = &mut self.gather_requests;
+        self.gathers.retain_mut(|gathered| {
+            let (did, goes_on) = gathered.poll(now, port, numbers);
+            worked |= did;
+            goes_on
+        });
+        worked
+    }
+
+    fn send_messages(&mut self, port: &mut AppPort) -> bool {
+        let mut worked = false;
+        let connections = &mut self.connections;
+        self.talking.retain(|id| {
+            let Some(connection) = connections.get_mut(id) else { return false };
+            while let Some((queue, payload, place)) = connection.outbox.pop_front() {
+                if let Err(payload) = port.send_message(*id, &connection.credit, queue, payload) {
+                    connection.outbox.push_front((queue, payload, place));
+                    return true;
+                }
+                worked = true;
+            }
+            false
+        });
+        worked
+    }
+
+    fn expire(&mut self, now: Instant) {
+        if self.dials.values().any(|dial| dial.deadline <= now) {
+            for (_, dial) in self.dials.extract_if(|_, dial| dial.deadline <= now) {
+                let _ = dial.reply.send(Err(DialError::Timeout));
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        for id in std::mem::take(&mut self.holding) {
+            if let Some(Request { answer: Answer::Fetch(fetch), .. }) = self.request(id) {
+                fetch.listed = false;
+                fetch.flush();
+            }
+        }
+    }
+}
+
+impl FetchAnswer {
+    /// Hands on what is held. A task that is gone has sent, or will send, [`Call::Cancel`].
+    fn flush(&mut self) {
+        if !self.held.is_empty() {
+            let _ = self.events.send(std::mem::take(&mut self.held));
+        }
+    }
+}
+
+enum PutTurn {
+    Sent,
+    /// The ring, the credit or the task has nothing for it now.
+    Blocked,
+    Over,
+    GivenUp,
+}
+
+impl PutAnswer {
+    fn turn(&mut self, request: RequestId, port: &mut AppPort) -> PutTurn {
+        let mut sent = 0;
+        while sent < TURN_BYTES {
+            let Some(bytes) = self.unsent.pop_front() else {
+                match self.data.try_recv() {
+                    Ok(Batch::Bytes(bytes)) => self.unsent = bytes.into(),
+                    Ok(Batch::End) => return PutTurn::Over,
+                    Err(TryRecvError::Disconnected) => return PutTurn::GivenUp,
+                    Err(TryRecvError::Empty) => break,
+                }
+                continue;
+            };
+            let len = bytes.len();
+            if let Err(bytes) = port.send_data(request, &self.credit, bytes) {
+                self.unsent.push_front(bytes);
+                break;
+            }
+            sent += len;
+        }
+        if sent > 0 { PutTurn::Sent } else { PutTurn::Blocked }
+    }
+}
+
+impl Application for Dispatch {
+    fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool {
+        let mut worked = self.take_calls(port);
+        let delivered = self.take_deliveries(now, port);
+        worked |= delivered;
+        if self.unsent.is_empty() {
+            worked |= self.put(port);
+            worked |= self.send_messages(port);
+            worked |= self.poll_gathers(now, port);
+        }
+        self.expire(now);
+        // A turn that brought nothing ends a run: the tasks may have it.
+        if !delivered && !self.holding.is_empty() {
+            self.flush();
+            worked = true;
+        }
+        worked
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let gathers = self.gathers.iter().filter_map(|gathered| gathered.gather.poll_timeout());
+        self.dials.values().map(|dial| dial.deadline).chain(gathers).min()
+    }
+}

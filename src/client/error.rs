@@ -1,0 +1,108 @@
+//! Why a call failed.
+
+use crate::hop::RouteError;
+use crate::limits::MESSAGE_BYTES_MAX;
+use crate::record::{ErrorRecord, RecordError};
+use crate::shard::CoderError;
+use crate::token::{AnyToken, RangesError, Token};
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No connection came up.
+    #[error("cannot connect to {remote}: {reason}")]
+    Connect {
+        /// Where to.
+        remote: SocketAddr,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// No connection came up within the time given.
+    #[error("no answer from {remote} within {} s", .limit.as_secs_f32())]
+    Timeout {
+        /// Where to.
+        remote: SocketAddr,
+        /// The time given.
+        limit: Duration,
+    },
+    /// The connection ended under the call, or before it.
+    #[error("the connection to {remote} ended: {reason}")]
+    Lost {
+        /// The peer.
+        remote: SocketAddr,
+        /// Why.
+        reason: String,
+    },
+    /// The client was stopped.
+    #[error("the client was stopped")]
+    Stopped,
+    /// The peer refused or gave up the request, or what it sent was false.
+    #[error("{}: {}", .0.code.name(), .0.reason())]
+    Refused(ErrorRecord),
+    /// The peer keeps something else than what was put.
+    #[error("the gateway confirms {got} instead of {put}; do not rely on this copy")]
+    WrongReceipt {
+        /// What was put.
+        put: AnyToken,
+        /// What the peer says it keeps.
+        got: AnyToken,
+    },
+    /// A local file.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file changed between hashing and sending.
+    #[error("{path} changed while it was being sent; put it again")]
+    Changed {
+        /// The file.
+        path: String,
+    },
+    /// What the caller does with fetched bytes failed.
+    #[error("cannot keep what was fetched: {0}")]
+    Sink(io::Error),
+    /// A payload or message past its bound, or a descriptor that cannot be.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// Ranges or lanes that the payload does not have.
+    #[error(transparent)]
+    Ranges(#[from] RangesError),
+    /// The descriptor given is not of the payload given.
+    #[error("the descriptor is of the payload {described}, and {put} is to be put")]
+    OtherDescriptor {
+        /// The descriptor's content token.
+        described: Token,
+        /// The payload's.
+        put: Token,
+    },
+    /// Shards that cannot be.
+    #[error(transparent)]
+    Shape(CoderError),
+    /// The temporary file for the parity.
+    #[error("cannot write the parity to a temporary file: {0}; point TMPDIR to a directory with room for it")]
+    Temporary(io::Error),
+    /// Holders of one gathering on different workers.
+    #[error("what is gathered comes by one worker; connect all holders with the same `worker` option")]
+    OtherWorker,
+    /// Parity lanes are to be put, and their bytes are not at hand.
+    #[error("parity lanes are to be put, and the parity was not made")]
+    NoParity,
+    /// A route that cannot be.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// A message past its bound.
+    #[error("a message has at most {MESSAGE_BYTES_MAX} bytes, not {0}; put a payload instead")]
+    MessageTooLong(usize),
+    /// More bytes than the caller wants in memory.
+    #[error("the answer has more than the {0} bytes allowed; raise the limit, or take it piece by piece")]
+    TooLong(u64),
+    /// Threads cannot be started, or the system gives no random bytes.
+    #[error("cannot start: {0}")]
+    Start(#[from] io::Error),
+}

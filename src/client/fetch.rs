@@ -1,0 +1,167 @@
+//! The task's side of a FETCH.
+
+use super::ClientError;
+use super::call::{Answer, Ask, Event, FetchAnswer};
+use super::peer::{Asked, Link};
+use crate::hop::Route;
+use crate::queue::Credit;
+use crate::shard::{Blob, Descriptor, Lanes, ShardIndex};
+use crate::token::{AnyToken, Proof, Ranges, VerifiedPiece};
+use bytes::{Bytes, BytesMut};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// How to fetch; the default is the whole payload from the peer itself.
+#[derive(Clone, Debug, Default)]
+pub struct FetchOptions {
+    /// Which 16 KiB groups of the payload; with `lanes`, which of their stripes.
+    pub ranges: Ranges,
+    /// Lanes instead of the payload, and what their set is, which the answer must match.
+    pub lanes: Option<(Lanes, Descriptor)>,
+    /// Refuse an answer of more payload bytes than this; 0 for no bound.
+    pub max_bytes: u64,
+    /// By which gateways.
+    pub route: Option<Route>,
+}
+
+/// What a peer says of something that it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// The payload's length, bytes. Nothing proves it but the descriptor of a set; a payload's own, only its bytes.
+    pub length: u64,
+    /// What the set is, where a set was asked about. It matches the set token.
+    pub descriptor: Option<Descriptor>,
+}
+
+/// Bytes that have been checked against the token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The shard, and the blob that it is a part of, where lanes were asked for.
+    pub shard: Option<(ShardIndex, Blob)>,
+    /// Where the bytes belong: in the payload, or in the shard's blob.
+    pub offset: u64,
+    /// The bytes.
+    pub data: Bytes,
+    /// The hashes that proved them, in tree order: with those of every other piece, the payload's outboard.
+    pub proofs: Vec<Proof>,
+}
+
+impl Piece {
+    pub(super) fn new(shard: Option<(ShardIndex, Blob)>, piece: VerifiedPiece) -> Self {
+        let VerifiedPiece { offset, data, proofs } = piece;
+        Self { shard, offset, data, proofs }
+    }
+}
+
+/// An answer to a FETCH, on its way. Dropping it ends the request.
+///
+/// Pieces that nobody takes wait, up to 8 MiB; then the peer is stopped by flow control, and no other request with it.
+#[derive(Debug)]
+pub struct Fetch {
+    request: Asked,
+    length: u64,
+    descriptor: Option<Descriptor>,
+    credit: Credit,
+    events: mpsc::UnboundedReceiver<Vec<Event>>,
+    batch: std::vec::IntoIter<Event>,
+    over: bool,
+}
+
+impl Fetch {
+    pub(super) async fn start(
+        link: &Arc<Link>,
+        token: AnyToken,
+        options: FetchOptions,
+        describe: bool,
+    ) -> Result<Self, ClientError> {
+        let FetchOptions { ranges, lanes, max_bytes, route } = options;
+        let hop = link.hop(route.as_ref())?;
+        let mut request = Asked::new(link).await;
+        let credit = Credit::default();
+        let (give, events) = mpsc::unbounded_channel();
+        let lanes = lanes.map(|(lanes, descriptor)| (lanes, Box::new(descriptor)));
+        let ask = Ask::Fetch { hop, token, lanes, ranges, max_bytes, describe, pace: credit.clone() };
+        request.ask(ask, Answer::Fetch(FetchAnswer { events: give, held: Vec::new(), listed: false }));
+        let batch = Vec::new().into_iter();
+        let mut fetch = Self { request, length: 0, descriptor: None, credit, events, batch, over: false };
+        match fetch.event().await {
+            Some(Event::Accepted { length, descriptor }) => {
+                fetch.length = length;
+                fetch.descriptor = descriptor.map(|descriptor| *descriptor);
+                Ok(fetch)
+            }
+            Some(Event::Failed(failure)) => {
+                fetch.request.over();
+                Err(ClientError::Refused(failure))
+            }
+            _ => Err(link.lost()),
+        }
+    }
+
+    /// The next event; none when the connection is gone.
+    async fn event(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.batch.next() {
+                return Some(event);
+            }
+            self.batch = self.events.recv().await?.into_iter();
+        }
+    }
+
+    /// The whole payload's length, bytes, as the peer says; what does not fit it is not let through.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// What the set is, where a set was asked for. It matches the set token.
+    pub fn descriptor(&self) -> Option<&Descriptor> {
+        self.descriptor.as_ref()
+    }
+
+    /// The next checked bytes; none when all have been given. Those of a payload come in rising order, shards in any. May be
+    /// dropped and called again.
+    ///
+    /// # Errors
+    /// Bytes that do not match the token, what the peer gives up, a lost connection. Nothing comes after an error.
+    pub async fn next(&mut self) -> Option<Result<Piece, ClientError>> {
+        if self.over {
+            return None;
+        }
+        let end = match self.event().await {
+            Some(Event::Piece(piece)) => {
+                if self.credit.give_back(piece.data.len()) {
+                    self.request.link().wake();
+                }
+                return Some(Ok(piece));
+            }
+            Some(Event::Failed(failure)) => Some(Err(ClientError::Refused(failure))),
+            Some(Event::Complete | Event::Accepted { .. }) => None,
+            None => Some(Err(self.request.link().lost())),
+        };
+        self.over = true;
+        self.request.over();
+        end
+    }
+
+    /// Everything that still comes, in one piece.
+    ///
+    /// # Errors
+    /// Those of [`Fetch::next`], and [`ClientError::TooLong`] as soon as more than `bytes_max` have come.
+    pub async fn bytes(mut self, bytes_max: u64) -> Result<Bytes, ClientError> {
+        let mut whole = BytesMut::new();
+        let mut only = Bytes::new();
+        while let Some(piece) = self.next().await {
+            let data = piece?.data;
+            if (only.len() + whole.len() + data.len()) as u64 > bytes_max {
+                return Err(ClientError::TooLong(bytes_max));
+            }
+            if only.is_empty() && whole.is_empty() {
+                only = data;
+                continue;
+            }
+            whole.extend_from_slice(&std::mem::take(&mut only));
+            whole.extend_from_slice(&data);
+        }
+        Ok(if whole.is_empty() { only } else { whole.freeze() })
+    }
+}

@@ -1,0 +1,153 @@
+//! Fetching one thing from several holders at once.
+
+use super::call::{Call, Gathered};
+use super::{Client, ClientError, Peer, Route, Shared};
+use crate::gather::{Event, Gather, Given, Source, Want};
+use crate::queue::Credit;
+use crate::shard::{Blob, Descriptor, Lanes, ShardIndex};
+use crate::token::{AnyToken, VerifiedPiece};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::mpsc;
+
+/// What comes of it.
+#[derive(Debug)]
+pub enum Gained {
+    /// What it is: first.
+    Described {
+        /// The payload's length, bytes.
+        length: u64,
+        /// What the set is, where a set was asked for.
+        descriptor: Option<Descriptor>,
+    },
+    /// Checked bytes of the payload. Pieces come in any order, and some twice.
+    Piece(VerifiedPiece),
+    /// Checked bytes of a shard. Shards come in any order, and some twice.
+    Shard(ShardIndex, Blob, VerifiedPiece),
+    /// Of so many stripes from the first on, these lanes have come whole.
+    Stripes(u64, u64, Lanes),
+}
+
+/// A payload or a set on its way from several holders. Dropping it gives it up.
+#[derive(Debug)]
+pub struct Gathering {
+    shared: Arc<Shared>,
+    worker: usize,
+    id: u64,
+    events: mpsc::UnboundedReceiver<Event>,
+    credit: Credit,
+    report: Arc<Mutex<Vec<Given>>>,
+    /// Connections in use stay open.
+    _peers: Arc<Mutex<Vec<Peer>>>,
+    over: bool,
+}
+
+/// Adds holders to a [`Gathering`], as their connections come up. While one of these is left, the gathering waits for more.
+#[derive(Clone, Debug)]
+pub struct Holders(Arc<Adding>);
+
+#[derive(Debug)]
+struct Adding {
+    shared: Arc<Shared>,
+    worker: usize,
+    id: u64,
+    peers: Arc<Mutex<Vec<Peer>>>,
+}
+
+impl Drop for Adding {
+    fn drop(&mut self) {
+        self.shared.call(self.worker, Call::SealGather { id: self.id });
+    }
+}
+
+impl Holders {
+    /// One more holder: at the end of `route`, or the peer itself; with the lanes it has, if that is known.
+    ///
+    /// # Errors
+    /// [`ClientError::OtherWorker`] for a connection of another worker, a route that cannot be.
+    pub fn add(&self, peer: &Peer, route: Option<&Route>, lanes: Option<Lanes>) -> Result<(), ClientError> {
+        let Adding { shared, worker, id, peers } = &*self.0;
+        let route = route.map(|route| route.starting_at(peer.node())).transpose()?;
+        let last = route.as_ref().and_then(|route| route.nodes().last().copied());
+        let (connection, node) = (peer.connection(), last.or(peer.node()));
+        if usize::from(connection.worker) != *worker {
+            return Err(ClientError::OtherWorker);
+        }
+        peers.lock().unwrap_or_else(PoisonError::into_inner).push(peer.clone());
+        let source = Source { connection, node, route, lanes };
+        shared.call(*worker, Call::AddHolder { id: *id, source });
+        Ok(())
+    }
+}
+
+impl Client {
+    /// Fetches `token` from several holders at once: from whoever is free, and elsewhere what is late, wrong or gone. Holders are
+    /// added as they are found; all must be connections of this `worker` ([`super::ConnectOptions::worker`]).
+    pub fn gather(&self, token: impl Into<AnyToken>, want: Want, worker: usize) -> (Gathering, Holders) {
+        let (worker, id) = (worker % self.0.workers.len(), self.0.next_request());
+        let (give, events) = mpsc::unbounded_channel();
+        let (credit, report, peers) = (Credit::default(), Arc::default(), Arc::default());
+        let mut gather = Gather::new(token.into(), want, Vec::new());
+        gather.set_awaits_more(true);
+        let gathered =
+            Gathered { id, gather, events: give, credit: credit.clone(), report: Arc::clone(&report) };
+        self.0.call(worker, Call::Gather(Box::new(gathered)));
+        let shared = self.0.clone();
+        let adding = Adding { shared: shared.clone(), worker, id, peers: Arc::clone(&peers) };
+        let gathering = Gathering { shared, worker, id, events, credit, report, _peers: peers, over: false };
+        (gathering, Holders(Arc::new(adding)))
+    }
+}
+
+impl Gathering {
+    /// What comes next; none when everything has come.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when it cannot be had from these holders: its text says what each of them did.
+    pub async fn next(&mut self) -> Option<Result<Gained, ClientError>> {
+        if self.over {
+            return None;
+        }
+        let gained = match self.events.recv().await {
+            Some(Event::Described { length, descriptor }) => {
+                Gained::Described { length, descriptor: descriptor.map(|descriptor| *descriptor) }
+            }
+            Some(Event::Piece(piece)) => {
+                self.taken(&piece);
+                Gained::Piece(piece)
+            }
+            Some(Event::Shard { shard, blob, piece }) => {
+                self.taken(&piece);
+                Gained::Shard(shard, blob, piece)
+            }
+            Some(Event::Stripes { start, count, lanes }) => Gained::Stripes(start, count, lanes),
+            end => {
+                self.over = true;
+                return match end {
+                    Some(Event::Done) => None,
+                    Some(Event::Failed(failure)) => Some(Err(ClientError::Refused(failure))),
+                    _ => Some(Err(ClientError::Stopped)),
+                };
+            }
+        };
+        Some(Ok(gained))
+    }
+
+    fn taken(&self, piece: &VerifiedPiece) {
+        if self.credit.give_back(piece.data.len()) {
+            self.shared.wake(self.worker);
+        }
+    }
+
+    /// Who gave what so far, in the order of the holders; complete once [`Gathering::next`] gave the end.
+    pub fn report(&self) -> Vec<Given> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Gathering {
+    fn drop(&mut self) {
+        if !self.over {
+            self.shared.call(self.worker, Call::EndGather { id: self.id });
+        }
+    }
+}

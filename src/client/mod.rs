@@ -1,0 +1,248 @@
+//! Connect, put, fetch, message: what the command line and other programs call.
+//!
+//! A [`Client`] is a node whose one application carries calls between the tasks of a program and the workers. Its futures need no
+//! runtime of their own: tokio polls them, and so does any other executor. Handles are cheap to clone, and any number of tasks
+//! may use them at once; what one task does not take holds up no other.
+//!
+//! ```
+//! # mod loopback { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/loopback/mod.rs")); }
+//! # let gateway = loopback::Gateway::start();
+//! # let (networks, config, address) = (gateway.client_networks(), gateway.client_config(), gateway.address());
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! use stoq::client::{Client, ConnectOptions, FetchOptions, Kept, Prepared, PutOptions};
+//!
+//! let client = Client::start(networks, &config)?;
+//! let gateway = client.connect(address, ConnectOptions::default()).await?;
+//!
+//! // The gateway has checked it against its token and has it on disk when this returns.
+//! let payload = Prepared::bytes(vec![7; 100_000]);
+//! let kept = gateway.put(&payload, PutOptions::default(), |_sent| {}).await?;
+//! assert_eq!(kept, Kept::Now);
+//!
+//! // Every piece has been checked against the token before it is handed on.
+//! let mut fetch = gateway.fetch(payload.token, FetchOptions::default()).await?;
+//! assert_eq!(fetch.length(), 100_000);
+//! let mut bytes = 0;
+//! while let Some(piece) = fetch.next().await {
+//!     bytes += piece?.data.len();
+//! }
+//! assert_eq!(bytes, 100_000);
+//! client.stop();
+//! # Ok::<_, stoq::client::ClientError>(())
+//! # })?;
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Messages go to the gateway's application queues, and what its applications send comes back:
+//!
+//! ```
+//! # mod loopback { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/loopback/mod.rs")); }
+//! # let gateway = loopback::Gateway::start();
+//! # let (networks, config, address) = (gateway.client_networks(), gateway.client_config(), gateway.address());
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! # use stoq::client::{Client, ConnectOptions};
+//! # const ECHO: u64 = 1;
+//! let client = Client::start(networks, &config)?;
+//! let gateway = client.connect(address, ConnectOptions::default()).await?;
+//! gateway.send_message(ECHO, "is anybody there?".into()).await?;
+//! let answer = gateway.message().await?;
+//! assert_eq!((answer.queue, &answer.payload[..]), (ECHO, &b"is anybody there?"[..]));
+//! # client.stop();
+//! # Ok::<_, stoq::client::ClientError>(())
+//! # })?;
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
+
+mod call;
+mod dispatch;
+mod error;
+mod fetch;
+mod gathering;
+mod payload;
+mod peer;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::ClientError;
+pub use fetch::{Description, Fetch, FetchOptions, Piece};
+pub use gathering::{Gained, Gathering, Holders};
+pub use payload::Prepared;
+pub use peer::{Kept, Message, Peer, PutOptions};
+
+pub use crate::gather::{Given, State, Want};
+pub use crate::hop::{Route, RouteError};
+
+use crate::application::Placement;
+use crate::datagram::{Network, NetworkInfo};
+use crate::node::{Host, Hosted, Node, NodeConfig};
+use crate::queue::Waker;
+use crate::worker::WorkerStatus;
+use call::{Call, Dial, DialError, Up};
+use dispatch::Dispatch;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+
+/// The queue on which gateways take PUTs unless told otherwise.
+pub const PUT_QUEUE: u64 = 0;
+
+/// How to connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectOptions {
+    /// How long the peer may take.
+    pub timeout: Duration,
+    /// Return at once where an earlier connection of this client to the same peer left a session, and send the first requests
+    /// with the first flight of packets, which somebody may replay. Needs [`crate::tls::ClientTls::early_data`], and a peer that
+    /// takes early data.
+    ///
+    /// A peer takes small FETCHes and LOCATEs so. What it refuses as too early has had no effect and is asked once more by the
+    /// client itself. Messages are not: send them after the first answer. [`Peer::node`] is not known on such a connection, and so
+    /// nothing can be routed by it.
+    pub early: bool,
+    /// The worker that the connection should belong to; none: the next one in turn. What is gathered from several holders comes
+    /// by one worker.
+    pub worker: Option<usize>,
+}
+
+impl Default for ConnectOptions {
+    /// Ten seconds, no early data, the next worker.
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(10), early: false, worker: None }
+    }
+}
+
+/// A client. Clones are the same client; it stops when the last of them, and the last [`Peer`], is dropped.
+#[derive(Clone, Debug)]
+pub struct Client(Arc<Shared>);
+
+/// What all clones share.
+struct Shared {
+    node: Mutex<Option<Node>>,
+    network: NetworkInfo,
+    statuses: Vec<Arc<WorkerStatus>>,
+    workers: Vec<(mpsc::UnboundedSender<Call>, Waker)>,
+    connects: AtomicUsize,
+    requests: AtomicU64,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("network", &self.network).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// Gives a worker's side a call. One that has ended drops it, and with it the channels that the caller waits on.
+    fn call(&self, worker: usize, call: Call) {
+        if let Some((calls, waker)) = self.workers.get(worker)
+            && calls.send(call).is_ok()
+        {
+            waker.wake();
+        }
+    }
+
+    fn wake(&self, worker: usize) {
+        if let Some((_, waker)) = self.workers.get(worker) {
+            waker.wake();
+        }
+    }
+
+    fn next_request(&self) -> u64 {
+        self.requests.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Client {
+    /// Starts one worker for each of `networks`, of which there must be one at least.
+    ///
+    /// # Errors
+    /// When threads cannot be started, or there is no network.
+    pub fn start<N>(networks: Vec<N>, config: &NodeConfig) -> Result<Self, ClientError>
+    where
+        N: Network + Send + 'static,
+    {
+        let network = networks.first().map(Network::info).ok_or_else(|| {
+            std::io::Error::new(std::io::ErrorKind::InvalidInput, "a client needs at least one network")
+        })?;
+        let (calls, mut receivers): (Vec<_>, Vec<_>) = networks
+            .iter()
+            .map(|_| mpsc::unbounded_channel())
+            .map(|(send, receive)| (send, Some(receive)))
+            .unzip();
+        let make = move |worker: usize| -> Box<dyn crate::application::Application> {
+            let calls = receivers.get_mut(worker).and_then(Option::take);
+            Box::new(Dispatch::new(calls.unwrap_or_else(|| mpsc::unbounded_channel().1)))
+        };
+        let host = Host::Node(Placement::Worker, Box::new(make));
+        let hosted =
+            Hosted { name: "client".into(), queues: Vec::new(), store: false, replay_safe: false, host };
+        let node = Node::start(networks, config, vec![hosted])?;
+        Ok(Self(Arc::new(Shared {
+            network,
+            statuses: node.statuses().to_vec(),
+            workers: calls.into_iter().zip(node.wakers().iter().cloned()).collect(),
+            node: Mutex::new(Some(node)),
+            connects: AtomicUsize::new(0),
+            requests: AtomicU64::new(0),
+        })))
+    }
+
+    /// Which network this client is on.
+    pub fn network(&self) -> &NetworkInfo {
+        &self.0.network
+    }
+
+    /// What each worker shows of itself: its counters for one.
+    pub fn statuses(&self) -> &[Arc<WorkerStatus>] {
+        &self.0.statuses
+    }
+
+    /// Connects. Connections take the workers in turn.
+    ///
+    /// # Errors
+    /// [`ClientError::Connect`] with the reason, [`ClientError::Timeout`], [`ClientError::Stopped`].
+    pub async fn connect(&self, remote: SocketAddr, options: ConnectOptions) -> Result<Peer, ClientError> {
+        let ConnectOptions { timeout, early, worker } = options;
+        let next = || self.0.connects.fetch_add(1, Ordering::Relaxed);
+        let worker = worker.unwrap_or_else(next) % self.0.workers.len();
+        let now = Instant::now();
+        // A time that no clock reaches is no bound.
+        let deadline = now.checked_add(timeout).unwrap_or(now + Duration::from_secs(u32::MAX.into()));
+        let (reply, answer) = oneshot::channel();
+        self.0.call(worker, Call::Connect(Dial { remote, early, deadline, reply }));
+        let mut dialling = Dialling { shared: &self.0, answer };
+        match (&mut dialling.answer).await {
+            Ok(Ok(up)) => Ok(Peer::new(self.0.clone(), up)),
+            Ok(Err(DialError::Timeout)) => Err(ClientError::Timeout { remote, limit: timeout }),
+            Ok(Err(DialError::Failed(reason))) => Err(ClientError::Connect { remote, reason }),
+            Err(_) => Err(ClientError::Stopped),
+        }
+    }
+
+    /// Closes every connection and ends every thread. Blocks for up to 300 ms, until the peers have been told.
+    pub fn stop(&self) {
+        let node = self.0.node.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(node) = node {
+            node.stop();
+        }
+    }
+}
+
+/// A call of [`Client::connect`] that nobody has waited for to the end: its connection must not stay.
+struct Dialling<'a> {
+    shared: &'a Shared,
+    answer: oneshot::Receiver<Result<Up, DialError>>,
+}
+
+impl Drop for Dialling<'_> {
+    fn drop(&mut self) {
+        self.answer.close();
+        if let Ok(Ok(Up { connection, .. })) = self.answer.try_recv() {
+            self.shared.call(connection.worker.into(), Call::Disconnect { connection });
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! What is put: a payload, hashed, with its tree at hand, and its verified encoding as it is sent.
+
+use super::ClientError;
+use crate::record::RecordError;
+use crate::shard::{Blob, CoderError, Descriptor, Lanes, encode};
+use crate::token::{Outboard, OutboardError, Piece, Ranges, Selection, Token, VerifiedEncoder};
+use bytes::Bytes;
+use rustix::buffer::spare_capacity;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+/// Bytes of a file read at a time where they follow each other.
+const READ_BYTES: usize = 1 << 20;
+/// Bytes of an encoding that travel together.
+pub(super) const BATCH_BYTES: usize = 256 * 1024;
+
+/// A payload ready to be put: hashed, its tree at hand.
+///
+/// ```
+/// use stoq::client::Prepared;
+///
+/// let payload = Prepared::bytes("hello");
+/// assert_eq!(payload.length, 5);
+/// // What b3sum prints.
+/// assert!(payload.token.to_string().starts_with("b3:ea8f163db38682925e4491c5e58d4bb3506ef8c14eb78a86e908c5624a67200f"));
+/// ```
+#[derive(Debug)]
+pub struct Prepared {
+    content: Stored,
+    /// Its parity and how it is sharded, if it is.
+    coded: Option<(Option<Stored>, Descriptor)>,
+    /// Its token.
+    pub token: Token,
+    /// Its length, bytes.
+    pub length: u64,
+}
+
+/// One blob: its bytes, and the hashes above them.
+#[derive(Debug)]
+struct Stored {
+    data: Data,
+    outboard: Outboard,
+}
+
+#[derive(Debug)]
+enum Data {
+    Memory(Bytes),
+    File { file: File, path: String },
+}
+
+impl Prepared {
+    /// Hashes a file. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`ClientError::File`] when it cannot be read.
+    pub fn file(path: &Path) -> Result<Self, ClientError> {
+        let name = path.display().to_string();
+        let failed = |source| ClientError::File { path: name.clone(), source };
+        let mut file = File::open(path).map_err(failed)?;
+        let length = file.metadata().map_err(failed)?.len();
+        let built = Outboard::build(&mut file, length);
+        let (token, outboard) = built.map_err(|error| match error {
+            OutboardError::Io(error) => failed(error),
+            other => failed(io::Error::other(other)),
+        })?;
+        let content = Stored { data: Data::File { file, path: name }, outboard };
+        Ok(Self { content, coded: None, token, length })
+    }
+
+    /// Hashes bytes that are in memory.
+    pub fn bytes(payload: impl Into<Bytes>) -> Self {
+        let payload = payload.into();
+        let length = payload.len() as u64;
+        let (token, outboard) = Outboard::build(&payload[..], length)
+            .expect("memory is read whole, and is shorter than 2^50 bytes");
+        Self { content: Stored { data: Data::Memory(payload), outboard }, coded: None, token, length }
+    }
+
+    /// Hashes a file and cuts it into stripes of `k` shards of `shard_bytes` bytes, with `m` parity shards each. The parity goes
+    /// into a temporary file without a name. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`ClientError::File`] when the file cannot be read or the parity not written, [`ClientError::Shape`] for shards that
+    /// cannot be.
+    pub fn sharded(path: &Path, shard_bytes: u64, (k, m): (u8, u8)) -> Result<Self, ClientError> {
+        let name = path.display().to_string();
+        let failed = |source| ClientError::File { path: name.clone(), source };
+        let mut file = File::open(path).map_err(failed)?;
+        let length = file.metadata().map_err(failed)?.len();
+        let parity = tempfile::tempfile().map_err(ClientError::Temporary)?;
+        let mut out = BufWriter::with_capacity(READ_BYTES, &parity);
+        let coded =
+            encode(&mut file, length, shard_bytes, (k, m), &mut out).map_err(|error| match error {
+                CoderError::Payload(OutboardError::Io(error)) => failed(error),
+                CoderError::Write(error) => ClientError::Temporary(error),
+                other => ClientError::Shape(other),
+            })?;
+        out.flush().map_err(ClientError::Temporary)?;
+        drop(out);
+        let token = coded.descriptor.content();
+        let content = Stored { data: Data::File { file, path: name }, outboard: coded.content };
+        let parity = coded.parity.map(|outboard| {
+            let data = Data::File { file: parity, path: "the temporary file with the parity".into() };
+            Stored { data, outboard }
+        });
+        Ok(Self { content, coded: Some((parity, coded.descriptor)), token, length })
+    }
+
+    /// What a PUT says of it: how it is sharded, or, if it is not, one lane and no code.
+    ///
+    /// # Errors
+    /// [`ClientError::Record`] when it is longer than the protocol allows.
+    pub fn descriptor(&self) -> Result<Descriptor, ClientError> {
+        match &self.coded {
+            Some((_, descriptor)) => Ok(*descriptor),
+            None => Ok(Descriptor::plain(self.token, self.length)?),
+        }
+    }
+
+    fn stored(&self, blob: Blob) -> Option<&Stored> {
+        match blob {
+            Blob::Content => Some(&self.content),
+            Blob::Parity => self.coded.as_ref().and_then(|(parity, _)| parity.as_ref()),
+        }
+    }
+
+    /// The verified encoding of the payload, or of lanes of the set that `descriptor` describes.
+    pub(super) fn source(
+        &self,
+        descriptor: &Descriptor,
+        lanes: Option<Lanes>,
+    ) -> Result<Source<'_>, ClientError> {
+        if descriptor.content() != self.token || descriptor.length_bytes() != self.length {
+            return Err(ClientError::OtherDescriptor { described: descriptor.content(), put: self.token });
+        }
+        let Some(lanes) = lanes else {
+            return Source::new(vec![(&self.content, Ranges::all().into())]);
+        };
+        let parts = descriptor.parts(lanes, &Ranges::all())?.into_iter().map(|part| {
+            let stored = self.stored(part.blob).ok_or(ClientError::NoParity)?;
+            Ok((stored, part.selection))
+        });
+        Source::new(parts.collect::<Result<_, ClientError>>()?)
+    }
+}
+
+/// The verified encodings of parts of blobs, one after the other, read as they are sent.
+pub(super) struct Source<'a> {
+    parts: Vec<Part<'a>>,
+    /// The part that is read now.
+    at: usize,
+    pieces: Vec<Piece>,
+    window: Bytes,
+    window_offset: u64,
+    /// Payload bytes given out.
+    pub(super) given: u64,
+}
+
+struct Part<'a> {
+    stored: &'a Stored,
+    encoder: VerifiedEncoder,
+    /// What is read next follows what was read: more of it may be read at a time.
+    sequential: bool,
+}
+
+impl<'a> Source<'a> {
+    fn new(parts: Vec<(&'a Stored, Selection)>) -> Result<Self, ClientError> {
+        let parts = parts.into_iter().map(|(stored, selection)| {
+            let sequential = matches!(selection, Selection::Ranges(_));
+            let encoder =
+                VerifiedEncoder::new(stored.outboard.clone(), selection).map_err(RecordError::from)?;
+            Ok(Part { stored, encoder, sequential })
+        });
+        let parts = parts.collect::<Result<_, RecordError>>()?;
+        Ok(Self { parts, at: 0, pieces: Vec::new(), window: Bytes::new(), window_offset: 0, given: 0 })
+    }
+
+    /// The next bytes, about [`BATCH_BYTES`] of them; none when all have been given.
+    pub(super) fn next_batch(&mut self) -> Result<Option<Vec<Bytes>>, ClientError> {
+        while let Some(part) = self.parts.get_mut(self.at) {
+            part.encoder
+                .next_batch(BATCH_BYTES, &mut self.pieces)
+                .map_err(|source| part.stored.data.failed(source))?;
+            if self.pieces.is_empty() {
+                self.at += 1;
+                self.window = Bytes::new();
+                continue;
+            }
+            let pieces = std::mem::take(&mut self.pieces);
+            let mut batch = Vec::with_capacity(pieces.len());
+            for piece in &pieces {
+                batch.push(match piece {
+                    Piece::Proof(hashes) => hashes.clone(),
+                    Piece::Data { offset, len } => self.read(*offset, *len)?,
+                });
+            }
+            self.pieces = pieces;
+            self.pieces.clear();
+            return Ok(Some(batch));
+        }
+        Ok(None)
+    }
+
+    fn read(&mut self, offset: u64, len: usize) -> Result<Bytes, ClientError> {
+        let Part { stored, sequential, .. } = &self.parts[self.at];
+        self.given += len as u64;
+        if let Data::Memory(bytes) = &stored.data {
+            return Ok(bytes.slice(offset as usize..offset as usize + len));
+        }
+        let end = offset + len as u64;
+        if offset < self.window_offset || end > self.window_offset + self.window.len() as u64 {
+            let wanted = if *sequential { READ_BYTES.max(len) } else { len };
+            (self.window, self.window_offset) = (stored.data.read(offset, len, wanted)?, offset);
+        }
+        let start = (offset - self.window_offset) as usize;
+        Ok(self.window.slice(start..start + len))
+    }
+}
+
+impl Data {
+    fn name(&self) -> String {
+        match self {
+            Self::Memory(_) => "a payload in memory".into(),
+            Self::File { path, .. } => path.clone(),
+        }
+    }
+
+    fn failed(&self, source: io::Error) -> ClientError {
+        ClientError::File { path: self.name(), source }
+    }
+
+    /// Reads `wanted` bytes at `offset`, `needed` of them at the least.
+    fn read(&self, offset: u64, needed: usize, wanted: usize) -> Result<Bytes, ClientError> {
+        let file = match self {
+            Self::Memory(bytes) => return Ok(bytes.slice(offset as usize..offset as usize + needed)),
+            Self::File { file, .. } => file,
+        };
+        let mut buffer = Vec::with_capacity(wanted);
+        while buffer.len() < needed {
+            let at = offset + buffer.len() as u64;
+            match rustix::io::pread(file, spare_capacity(&mut buffer), at) {
+                Ok(0) => return Err(ClientError::Changed { path: self.name() }),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(self.failed(error.into())),
+            }
+        }
+        Ok(buffer.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::Coding;
+    use crate::token::VerifiedDecoder;
+    use std::io::Write;
+
+    fn noise(len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        blake3::Hasher::new().update(b"payload").finalize_xof().fill(&mut bytes);
+        bytes
+    }
+
+    fn encoding(mut source: Source<'_>) -> Vec<u8> {
+        let mut all = Vec::new();
+        while let Some(batch) = source.next_batch().unwrap() {
+            assert!(!batch.is_empty());
+            batch.iter().for_each(|bytes| all.extend_from_slice(bytes));
+        }
+        assert!(source.next_batch().unwrap().is_none());
+        all
+    }
+
+    #[test]
+    fn file_and_memory_encode_alike_and_prove_their_token() {
+        for len in [0, 1, 16_384, 16_385, 3_000_000] {
+            let bytes = noise(len);
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            file.write_all(&bytes).unwrap();
+            let (on_disk, in_memory) = (Prepared::file(file.path()).unwrap(), Prepared::bytes(bytes.clone()));
+            assert_eq!((on_disk.token, on_disk.length), (in_memory.token, in_memory.length));
+            let descriptor = on_disk.descriptor().unwrap();
+            let encoded = encoding(on_disk.source(&descriptor, None).unwrap());
+            assert!(encoded == encoding(in_memory.source(&descriptor, None).unwrap()));
+            let mut decoder = VerifiedDecoder::new(on_disk.token, len as u64, Ranges::all()).unwrap();
+            decoder.push(&encoded).unwrap();
+            assert!(decoder.is_complete());
+            let got: Vec<u8> =
+                std::iter::from_fn(|| decoder.poll()).flat_map(|piece| piece.data.to_vec()).collect();
+            assert!(got == bytes);
+        }
+    }
+
+    #[test]
+    fn lanes_encode_their_shards_alone() {
+        let bytes = noise(700_000);
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&bytes).unwrap();
+        let payload = Prepared::file(file.path()).unwrap();
+        let coding = Coding::ReedSolomon { data_lanes: 4, parity: None };
+        let set = Descriptor::new(payload.token, payload.length, 65_536, coding).unwrap();
+        let lanes: Lanes = [0, 2].into_iter().collect();
+        let encoded = encoding(payload.source(&set, Some(lanes)).unwrap());
+        let part = set.parts(lanes, &Ranges::all()).unwrap().remove(0);
+        let mut decoder = VerifiedDecoder::new(part.token, part.length, part.selection).unwrap();
+        decoder.push(&encoded).unwrap();
+        assert!(decoder.is_complete());
+        while let Some(piece) = decoder.poll() {
+            let at = piece.offset as usize;
+            assert!(bytes[at..at + piece.data.len()] == piece.data);
+        }
+    }
+
+    #[test]
+    fn what_is_not_at_hand_is_refused() {
+        let payload = Prepared::bytes(noise(100_000));
+        let other = Descriptor::plain(Token::of(b"other"), 100_000).unwrap();
+        assert!(matches!(payload.source(&other, None), Err(ClientError::OtherDescriptor { .. })));
+        let coding = Coding::ReedSolomon { data_lanes: 2, parity: Some((1, Token::of(b"parity"))) };
+        let set = Descriptor::new(payload.token, payload.length, 16_384, coding).unwrap();
+        assert!(payload.source(&set, Some(Lanes::one(1))).is_ok());
+        let parity = payload.source(&set, Some(Lanes::one(2)));
+        assert!(matches!(parity, Err(ClientError::NoParity)));
+        assert!(matches!(payload.source(&set, Some(Lanes::one(3))), Err(ClientError::Ranges(_))));
+    }
+
+    #[test]
+    fn a_file_that_got_shorter_is_noticed() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&noise(200_000)).unwrap();
+        let payload = Prepared::file(file.path()).unwrap();
+        file.as_file().set_len(100_000).unwrap();
+        let mut source = payload.source(&payload.descriptor().unwrap(), None).unwrap();
+        assert!(matches!(source.next_batch(), Err(ClientError::Changed { .. })));
+    }
+}

@@ -1,0 +1,368 @@
+//! The task's side of a connection.
+
+use super::call::{Answer, Ask, Batch, Call, PutAnswer, Room, Up};
+use super::fetch::{Description, Fetch, FetchOptions};
+use super::payload::Prepared;
+use super::{ClientError, PUT_QUEUE, Shared};
+use crate::hop::Route;
+use crate::limits::{CLIENT_BATCHES_LEN, CLIENT_MESSAGES_BYTES, CLIENT_REQUESTS_LEN, MESSAGE_BYTES_MAX};
+use crate::queue::{ConnectionId, Credit, RequestId};
+use crate::record::{Done, ErrorRecord, Holder, Hop, Mirror, Payload};
+use crate::shard::{Descriptor, Lanes};
+use crate::tls::NodeId;
+use crate::token::AnyToken;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+
+/// Seconds that a peer is asked to keep what is put, unless told otherwise: thirty days.
+const LEASE_S: u64 = 30 * 24 * 3600;
+
+/// A connection to a gateway. Clones are the same connection; it is closed when the last of them, and the last request on it,
+/// is dropped.
+///
+/// Any number of tasks may use it at once. At most [`CLIENT_REQUESTS_LEN`] requests are in flight; more wait their turn.
+#[derive(Clone, Debug)]
+pub struct Peer(Arc<Link>);
+
+/// How to put; the default is the whole payload to the peer itself, for thirty days.
+#[derive(Clone, Debug)]
+pub struct PutOptions {
+    /// Which of the gateway's queues takes it.
+    pub queue: u64,
+    /// How long to keep it, seconds.
+    pub lease_s: u64,
+    /// What set it is; without one, what [`Prepared::descriptor`] says.
+    pub descriptor: Option<Descriptor>,
+    /// These lanes of that set instead of the whole payload.
+    pub lanes: Option<Lanes>,
+    /// By which gateways.
+    pub route: Option<Route>,
+}
+
+impl Default for PutOptions {
+    fn default() -> Self {
+        Self { queue: PUT_QUEUE, lease_s: LEASE_S, descriptor: None, lanes: None, route: None }
+    }
+}
+
+/// How a PUT ended well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// The payload crossed, was checked, and is durable.
+    Now,
+    /// The gateway had it already, checked and durable: nothing crossed.
+    Already,
+}
+
+/// A message from the peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// The queue that it names.
+    pub queue: u64,
+    /// The payload.
+    pub payload: Bytes,
+}
+
+/// What all clones of a [`Peer`] share.
+#[derive(Debug)]
+pub(super) struct Link {
+    shared: Arc<Shared>,
+    connection: ConnectionId,
+    node: Option<NodeId>,
+    remote: SocketAddr,
+    closed: watch::Receiver<Option<Arc<str>>>,
+    messages: Mutex<mpsc::UnboundedReceiver<(u64, Payload)>>,
+    room: Arc<Room>,
+    /// Bytes of messages that may wait to be sent.
+    outbox: Arc<Semaphore>,
+    requests: Arc<Semaphore>,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.call(Call::Disconnect { connection: self.connection });
+    }
+}
+
+impl Link {
+    pub(super) fn call(&self, call: Call) {
+        self.shared.call(self.connection.worker.into(), call);
+    }
+
+    pub(super) fn wake(&self) {
+        self.shared.wake(self.connection.worker.into());
+    }
+
+    pub(super) fn hop(&self, route: Option<&Route>) -> Result<Option<Box<Hop>>, ClientError> {
+        let hop = |route: &Route| Ok(Box::new(route.starting_at(self.node)?.hop()));
+        route.map(hop).transpose()
+    }
+
+    /// Why a channel to the worker's side ended.
+    pub(super) fn lost(&self) -> ClientError {
+        match &*self.closed.borrow() {
+            Some(reason) => ClientError::Lost { remote: self.remote, reason: reason.as_ref().into() },
+            None => ClientError::Stopped,
+        }
+    }
+}
+
+/// A request in flight. Dropped before it is [`Asked::over`], it is cancelled.
+#[derive(Debug)]
+pub(super) struct Asked {
+    link: Arc<Link>,
+    request: RequestId,
+    asked: bool,
+    _slot: Option<OwnedSemaphorePermit>,
+}
+
+impl Asked {
+    /// Waits for its turn.
+    pub(super) async fn new(link: &Arc<Link>) -> Self {
+        // The semaphore is never closed.
+        let slot = link.requests.clone().acquire_owned().await.ok();
+        let request = RequestId::local(link.connection, link.shared.next_request());
+        Self { link: link.clone(), request, asked: false, _slot: slot }
+    }
+
+    pub(super) fn ask(&mut self, ask: Ask, answer: Answer) {
+        self.asked = true;
+        self.link.call(Call::Ask { request: self.request, ask, answer });
+    }
+
+    pub(super) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// There is nothing left to cancel.
+    pub(super) fn over(&mut self) {
+        self.asked = false;
+    }
+
+    /// Waits for an answer that comes whole.
+    async fn answer<T>(
+        &mut self,
+        reply: oneshot::Receiver<Result<T, ErrorRecord>>,
+    ) -> Result<T, ClientError> {
+        let answer = reply.await.map_err(|_| self.link.lost())?;
+        self.over();
+        answer.map_err(ClientError::Refused)
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if self.asked {
+            self.link.call(Call::Cancel { request: self.request });
+        }
+    }
+}
+
+impl Peer {
+    pub(super) fn new(shared: Arc<Shared>, up: Up) -> Self {
+        let Up { connection, node, remote, closed, messages, room } = up;
+        Self(Arc::new(Link {
+            shared,
+            connection,
+            node,
+            remote,
+            closed,
+            messages: Mutex::new(messages),
+            room,
+            outbox: Arc::new(Semaphore::new(CLIENT_MESSAGES_BYTES)),
+            requests: Arc::new(Semaphore::new(CLIENT_REQUESTS_LEN)),
+        }))
+    }
+
+    /// The peer's node ID, if it showed a certificate before the connection was given out: see [`super::ConnectOptions::early`].
+    pub fn node(&self) -> Option<NodeId> {
+        self.0.node
+    }
+
+    pub(super) fn connection(&self) -> ConnectionId {
+        self.0.connection
+    }
+
+    /// Its address.
+    pub fn remote(&self) -> SocketAddr {
+        self.0.remote
+    }
+
+    /// Puts a payload, or lanes of it, and returns once the gateway has checked and durably kept it. `progress` hears how many
+    /// payload bytes have been given to the connection. Dropping the future ends the request.
+    ///
+    /// A file is read by the task itself, 1 MiB at a time, and only as fast as the connection takes it: from a slow disk, give
+    /// it a thread that may block.
+    ///
+    /// # Errors
+    /// What the gateway refuses, a lost connection, a file that cannot be read or changed, a descriptor of another payload.
+    pub async fn put(
+        &self,
+        payload: &Prepared,
+        options: PutOptions,
+        mut progress: impl FnMut(u64),
+    ) -> Result<Kept, ClientError> {
+        let PutOptions { queue, lease_s, descriptor, lanes, route } = options;
+        let descriptor = descriptor.map_or_else(|| payload.descriptor(), Ok)?;
+        let mut source = payload.source(&descriptor, lanes)?;
+        let put = match lanes {
+            Some(_) => AnyToken::from(descriptor.set_token()),
+            None => payload.token.into(),
+        };
+        let hop = self.0.hop(route.as_ref())?;
+        let mut request = Asked::new(&self.0).await;
+        let (accept, accepted) = oneshot::channel();
+        let (done, kept) = oneshot::channel();
+        let (give, data) = mpsc::channel(CLIENT_BATCHES_LEN);
+        let (credit, unsent) = (Credit::default(), VecDeque::new());
+        let answer = PutAnswer { accepted: Some(accept), done, data, unsent, credit: credit.clone() };
+        let descriptor = Box::new(descriptor);
+        request.ask(Ask::Put { hop, queue, descriptor, lanes, lease_s, credit }, Answer::Put(answer));
+        let accepted = accepted.await.is_ok();
+        // Half of the channel at a time: the task then wakes once for many batches.
+        'sending: while accepted && let Ok(places) = give.reserve_many(CLIENT_BATCHES_LEN / 2).await {
+            for place in places {
+                let batch = source.next_batch()?;
+                let is_last = batch.is_none();
+                place.send(batch.map_or(Batch::End, Batch::Bytes));
+                self.0.wake();
+                progress(source.given);
+                if is_last {
+                    break 'sending;
+                }
+            }
+        }
+        let done = request.answer(kept).await?;
+        match done.token {
+            token if token != put => Err(ClientError::WrongReceipt { put, got: token }),
+            _ if accepted => Ok(Kept::Now),
+            _ => Ok(Kept::Already),
+        }
+    }
+
+    /// Asks for a payload, or lanes of one; returns once the peer has said that it has it.
+    ///
+    /// # Errors
+    /// What the peer refuses, a lost connection, a route that cannot be.
+    pub async fn fetch(
+        &self,
+        token: impl Into<AnyToken>,
+        options: FetchOptions,
+    ) -> Result<Fetch, ClientError> {
+        Fetch::start(&self.0, token.into(), options, false).await
+    }
+
+    /// Asks what a payload or a set is, without its bytes.
+    ///
+    /// # Errors
+    /// What the peer refuses, a lost connection, a route that cannot be.
+    pub async fn describe(
+        &self,
+        token: impl Into<AnyToken>,
+        route: Option<Route>,
+    ) -> Result<Description, ClientError> {
+        let options = FetchOptions { route, ..FetchOptions::default() };
+        let mut fetch = Fetch::start(&self.0, token.into(), options, true).await?;
+        match fetch.next().await {
+            None => Ok(Description { length: fetch.length(), descriptor: fetch.descriptor().copied() }),
+            Some(Err(error)) => Err(error),
+            Some(Ok(_)) => Err(self.0.lost()),
+        }
+    }
+
+    /// Asks who holds a payload or a set, to the peer's knowledge.
+    ///
+    /// # Errors
+    /// What the peer refuses, a lost connection, a route that cannot be.
+    pub async fn locate(
+        &self,
+        token: impl Into<AnyToken>,
+        route: Option<&Route>,
+    ) -> Result<Vec<Holder>, ClientError> {
+        let hop = self.0.hop(route)?;
+        let mut request = Asked::new(&self.0).await;
+        let (reply, answer) = oneshot::channel();
+        request.ask(Ask::Locate { hop, token: token.into() }, Answer::Holders(reply));
+        request.answer(answer).await
+    }
+
+    /// Asks the peer to fetch something elsewhere and hold it; returns once it does.
+    ///
+    /// # Errors
+    /// What the peer refuses, a lost connection, a route that cannot be.
+    pub async fn mirror(&self, mirror: Mirror, route: Option<&Route>) -> Result<Done, ClientError> {
+        let hop = self.0.hop(route)?;
+        let mut request = Asked::new(&self.0).await;
+        let (reply, answer) = oneshot::channel();
+        request.ask(Ask::Mirror { hop, mirror: Box::new(mirror) }, Answer::Done(reply));
+        request.answer(answer).await
+    }
+
+    /// Sends a message to one of the peer's queues. Messages to one queue arrive in the order in which they were sent. Returns
+    /// when it is on its way, not when it has arrived; waits while 8 MiB of them are.
+    ///
+    /// # Errors
+    /// [`ClientError::MessageTooLong`], a lost connection.
+    pub async fn send_message(&self, queue: u64, payload: Bytes) -> Result<(), ClientError> {
+        let place = self.place(&payload).await?;
+        self.0.call(Call::Message { connection: self.0.connection, queue, payload, place });
+        Ok(())
+    }
+
+    /// Sends a message in a QUIC datagram: it may be lost, overtake others, and is dropped where it is larger than the path
+    /// carries, about 1,200 bytes on an unknown one.
+    ///
+    /// # Errors
+    /// [`ClientError::MessageTooLong`], a lost connection.
+    pub async fn send_datagram(&self, queue: u64, payload: Bytes) -> Result<(), ClientError> {
+        let place = self.place(&payload).await?;
+        self.0.call(Call::Datagram { connection: self.0.connection, queue, payload, place });
+        Ok(())
+    }
+
+    /// Room for a message among those that wait to be sent.
+    async fn place(&self, payload: &Bytes) -> Result<OwnedSemaphorePermit, ClientError> {
+        if payload.len() as u64 > MESSAGE_BYTES_MAX {
+            return Err(ClientError::MessageTooLong(payload.len()));
+        }
+        let bytes = payload.len().max(1) as u32;
+        let place = self.0.outbox.clone().acquire_many_owned(bytes).await.map_err(|_| self.0.lost())?;
+        if self.0.closed.borrow().is_some() || self.0.closed.has_changed().is_err() {
+            return Err(self.0.lost());
+        }
+        Ok(place)
+    }
+
+    /// The next message or datagram from the peer. Each goes to one caller.
+    ///
+    /// Messages wait for a caller, up to 1,024 of them or 8 MiB a connection. Past that the worker takes nothing more from any of its
+    /// connections until one is taken: who may be sent messages must take them.
+    ///
+    /// # Errors
+    /// [`ClientError::Lost`] once the connection is gone and every message that came before has been taken.
+    pub async fn message(&self) -> Result<Message, ClientError> {
+        let next = self.0.messages.lock().await.recv().await;
+        let Some((queue, payload)) = next else { return Err(self.0.lost()) };
+        if self.0.room.give_back(payload.len()) {
+            self.0.wake();
+        }
+        Ok(Message { queue, payload: payload.to_bytes() })
+    }
+
+    /// Waits for the end of the connection; gives the reason.
+    pub async fn closed(&self) -> String {
+        let mut closed = self.0.closed.clone();
+        match closed.wait_for(Option::is_some).await {
+            Ok(reason) => reason.as_deref().unwrap_or_default().into(),
+            Err(_) => ClientError::Stopped.to_string(),
+        }
+    }
+
+    /// Closes the connection now, whoever else has a clone of it. What is in flight fails.
+    pub fn close(&self) {
+        self.0.call(Call::Disconnect { connection: self.0.connection });
+    }
+}

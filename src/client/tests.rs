@@ -1,0 +1,338 @@
+use super::call::{Answer, Ask, Batch, Call, Dial, DialError, Event, FetchAnswer, PutAnswer, Up};
+use super::dispatch::Dispatch;
+use crate::application::Application;
+use crate::limits::{CLIENT_MESSAGES_LEN, CLIENT_PIECES_LEN, COMMAND_RING_LEN};
+use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId, Sleeper, WorkerPort, rings};
+use crate::record::{ErrorCode, ErrorRecord, Payload};
+use crate::shard::Descriptor;
+use crate::token::{Ranges, Token, VerifiedPiece};
+use bytes::Bytes;
+use quinn_proto::Side;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::{mpsc, oneshot};
+
+const LINK: ConnectionId = ConnectionId { worker: 0, slot: 3, generation: 1 };
+
+/// The worker's side alone, with a worker that does what the test says.
+struct Bench {
+    dispatch: Dispatch,
+    calls: mpsc::UnboundedSender<Call>,
+    app: AppPort,
+    worker: WorkerPort,
+    now: Instant,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (calls, receiver) = mpsc::unbounded_channel();
+        let (app, worker) = rings(Sleeper::default().waker());
+        Self { dispatch: Dispatch::new(receiver), calls, app, worker, now: Instant::now() }
+    }
+
+    fn call(&mut self, call: Call) {
+        assert!(self.calls.send(call).is_ok());
+    }
+
+    fn poll(&mut self) -> bool {
+        self.dispatch.poll(self.now, &mut self.app)
+    }
+
+    fn command(&mut self) -> Command {
+        self.worker.command().expect("a command")
+    }
+
+    fn dial(&mut self, early: bool) -> oneshot::Receiver<Result<Up, DialError>> {
+        let (reply, answer) = oneshot::channel();
+        let deadline = self.now + Duration::from_secs(1);
+        self.call(Call::Connect(Dial { remote: ([127, 0, 0, 1], 1).into(), early, deadline, reply }));
+        self.poll();
+        answer
+    }
+
+    fn come_up(&mut self, tag: u64) {
+        self.worker.deliver(Delivery::Connected {
+            connection: LINK,
+            tag: Some(tag),
+            side: Side::Client,
+            node: None,
+            neighbor: false,
+            remote: ([127, 0, 0, 1], 1).into(),
+            credit: Credit::default(),
+        });
+        self.poll();
+    }
+
+    fn connect(&mut self, early: bool) -> Up {
+        let mut answer = self.dial(early);
+        let Command::Connect { tag, .. } = self.command() else { panic!("no Connect") };
+        self.come_up(tag);
+        answer.try_recv().unwrap().unwrap()
+    }
+
+    fn fetch(&mut self, n: u64) -> mpsc::UnboundedReceiver<Vec<Event>> {
+        let (events, heard) = mpsc::unbounded_channel();
+        let token = Token::of(b"").into();
+        let ask = Ask::Fetch {
+            hop: None,
+            token,
+            lanes: None,
+            ranges: Ranges::all(),
+            max_bytes: 0,
+            describe: false,
+            pace: Credit::default(),
+        };
+        let answer = Answer::Fetch(FetchAnswer { events, held: Vec::new(), listed: false });
+        self.call(Call::Ask { request: RequestId::local(LINK, n), ask, answer });
+        heard
+    }
+
+    fn piece(&mut self, request: RequestId, offset: u64) {
+        let piece = VerifiedPiece { offset, data: Bytes::from_static(b"x"), proofs: Vec::new() };
+        self.worker.deliver(Delivery::Piece { request, piece });
+    }
+}
+
+fn refusal(code: ErrorCode) -> ErrorRecord {
+    ErrorRecord::new(code, 0, "no")
+}
+
+#[test]
+fn a_dial_that_takes_too_long_is_told_and_hung_up_when_it_comes_up() {
+    let mut bench = Bench::new();
+    let mut answer = bench.dial(false);
+    let Command::Connect { tag, .. } = bench.command() else { panic!("no Connect") };
+    assert_eq!(bench.dispatch.poll_timeout(), Some(bench.now + Duration::from_secs(1)));
+    bench.now += Duration::from_secs(1);
+    bench.poll();
+    assert!(matches!(answer.try_recv(), Ok(Err(DialError::Timeout))));
+    assert_eq!(bench.dispatch.poll_timeout(), None);
+    bench.come_up(tag);
+    assert!(matches!(bench.command(), Command::Disconnect { connection: LINK }));
+}
+
+#[test]
+fn a_connection_that_nobody_waits_for_is_hung_up() {
+    let mut bench = Bench::new();
+    drop(bench.dial(false));
+    let Command::Connect { tag, .. } = bench.command() else { panic!("no Connect") };
+    bench.come_up(tag);
+    assert!(matches!(bench.command(), Command::Disconnect { connection: LINK }));
+}
+
+#[test]
+fn too_early_is_asked_once_more_under_another_number() {
+    let mut bench = Bench::new();
+    let _up = bench.connect(true);
+    let mut heard = bench.fetch(5);
+    bench.poll();
+    let Command::Fetch { request: first, .. } = bench.command() else { panic!("no Fetch") };
+    bench.worker.deliver(Delivery::Failed { request: first, failure: refusal(ErrorCode::TooEarly) });
+    bench.poll();
+    let Command::Fetch { request: second, .. } = bench.command() else { panic!("not asked again") };
+    assert_ne!(first, second);
+    assert_eq!(heard.try_recv().unwrap_err(), TryRecvError::Empty);
+    bench.piece(second, 0);
+    bench.worker.deliver(Delivery::Failed { request: second, failure: refusal(ErrorCode::TooEarly) });
+    bench.poll();
+    let events = heard.try_recv().unwrap();
+    assert!(matches!(&events[..], [Event::Piece(_), Event::Failed(_)]), "{events:?}");
+    assert!(bench.worker.command().is_none());
+}
+
+#[test]
+fn a_request_that_was_asked_again_is_cancelled_by_its_present_number() {
+    let mut bench = Bench::new();
+    let _up = bench.connect(true);
+    let _heard = bench.fetch(5);
+    bench.poll();
+    let Command::Fetch { request: first, .. } = bench.command() else { panic!("no Fetch") };
+    bench.worker.deliver(Delivery::Failed { request: first, failure: refusal(ErrorCode::TooEarly) });
+    bench.poll();
+    let Command::Fetch { request: second, .. } = bench.command() else { panic!("not asked again") };
+    bench.call(Call::Cancel { request: first });
+    bench.poll();
+    assert!(matches!(bench.command(), Command::Cancel { request } if request == second));
+    // What still comes of it goes nowhere.
+    bench.piece(second, 0);
+    bench.call(Call::Cancel { request: first });
+    bench.poll();
+    assert!(bench.worker.command().is_none());
+}
+
+#[test]
+fn without_early_data_too_early_is_an_answer() {
+    let mut bench = Bench::new();
+    let _up = bench.connect(false);
+    let mut heard = bench.fetch(1);
+    bench.poll();
+    let Command::Fetch { request, .. } = bench.command() else { panic!("no Fetch") };
+    bench.worker.deliver(Delivery::Failed { request, failure: refusal(ErrorCode::TooEarly) });
+    bench.poll();
+    assert!(matches!(heard.try_recv().unwrap()[..], [Event::Failed(_)]));
+}
+
+#[test]
+fn a_full_ring_holds_calls_back_and_loses_none() {
+    let mut bench = Bench::new();
+    let _up = bench.connect(false);
+    let count = COMMAND_RING_LEN as u64 + 50;
+    let _heard: Vec<_> = (0..count).map(|n| bench.fetch(n)).collect();
+    let mut asked = Vec::new();
+    while bench.poll() {
+        while let Some(command) = bench.worker.command() {
+            let Command::Fetch { request, .. } = command else { panic!("{command:?}") };
+            asked.push(request);
+        }
+    }
+    assert_eq!(asked, (0..count).map(|n| RequestId::local(LINK, n)).collect::<Vec<_>>());
+}
+
+#[test]
+fn pieces_gather_while_more_arrive_and_go_on_in_a_quiet_turn() {
+    let mut bench = Bench::new();
+    let _up = bench.connect(false);
+    let mut heard = bench.fetch(1);
+    bench.poll();
+    let request = RequestId::local(LINK, 1);
+    for n in 0..CLIENT_PIECES_LEN as u64 + 2 {
+        bench.piece(request, n);
+        bench.poll();
+    }
+    assert_eq!(heard.try_recv().unwrap().len(), CLIENT_PIECES_LEN);
+    assert_eq!(heard.try_recv().unwrap_err(), TryRecvError::Empty);
+    assert!(bench.poll(), "a quiet turn");
+    assert_eq!(heard.try_recv().unwrap().len(), 2);
+    assert!(!bench.poll());
+}
+
+#[test]
+fn an_inbox_that_nobody_empties_stops_deliveries_and_not_calls() {
+    let mut bench = Bench::new();
+    let mut up = bench.connect(false);
+    for n in 0..CLIENT_MESSAGES_LEN as u64 + 2 {
+        let payload = Payload::from(Bytes::from_static(b"message"));
+        bench.worker.deliver(Delivery::Message { connection: LINK, queue: n, payload });
+        bench.poll();
+    }
+    let mut heard = bench.fetch(1);
+    bench.poll();
+    assert!(matches!(bench.command(), Command::Fetch { .. }));
+    bench.worker.deliver(Delivery::Complete { request: RequestId::local(LINK, 1) });
+    assert!(!bench.poll());
+    assert_eq!(heard.try_recv().unwrap_err(), TryRecvError::Empty);
+    let mut queues = Vec::new();
+    for _ in 0..3 {
+        while let Ok((queue, payload)) = up.messages.try_recv() {
+            queues.push(queue);
+            up.room.give_back(payload.len());
+        }
+        bench.poll();
+    }
+    assert_eq!(queues, (0..CLIENT_MESSAGES_LEN as u64 + 2).collect::<Vec<_>>());
+    assert!(matches!(heard.try_recv().unwrap()[..], [Event::Complete]));
+}
+
+#[test]
+fn nobody_left_to_take_messages_stops_nothing() {
+    let mut bench = Bench::new();
+    let up = bench.connect(false);
+    drop(up.messages);
+    for n in 0..2 * CLIENT_MESSAGES_LEN as u64 {
+        let payload = Payload::from(Bytes::from_static(b"message"));
+        bench.worker.deliver(Delivery::Message { connection: LINK, queue: n, payload });
+        assert!(bench.poll());
+    }
+}
+
+struct Putting {
+    accepted: oneshot::Receiver<()>,
+    data: mpsc::Sender<Batch>,
+    credit: Credit,
+    request: RequestId,
+}
+
+fn put(bench: &mut Bench, n: u64) -> Putting {
+    let (accept, accepted) = oneshot::channel();
+    let (data, batches) = mpsc::channel(8);
+    let (credit, request) = (Credit::default(), RequestId::local(LINK, n));
+    let done = oneshot::channel().0;
+    let descriptor = Box::new(Descriptor::plain(Token::of(b""), 0).unwrap());
+    let (hop, lanes) = (None, None);
+    let ask = Ask::Put { hop, queue: 0, descriptor, lanes, lease_s: 0, credit: credit.clone() };
+    let unsent = VecDeque::new();
+    let answer = PutAnswer { accepted: Some(accept), done, data: batches, unsent, credit: credit.clone() };
+    bench.call(Call::Ask { request, ask, answer: Answer::Put(answer) });
+    bench.poll();
+    assert!(matches!(bench.command(), Command::Put { .. }));
+    Putting { accepted, data, credit, request }
+}
+
+#[test]
+fn a_put_waits_for_its_credit_alone_and_ends_with_finish() {
+    let mut bench = Bench::new();
+    let _up = bench.connect(false);
+    let (mut slow, fast) = (put(&mut bench, 1), put(&mut bench, 2));
+    for putting in [&slow, &fast] {
+        bench.worker.deliver(Delivery::Accepted { request: putting.request, length: 0, descriptor: None });
+    }
+    bench.poll();
+    slow.accepted.try_recv().unwrap();
+    slow.credit.take(64 << 20);
+    let bytes = |text: &'static str| Batch::Bytes(vec![Bytes::from_static(text.as_bytes())]);
+    for putting in [&slow, &fast] {
+        assert!(putting.data.try_send(bytes("data")).is_ok() && putting.data.try_send(Batch::End).is_ok());
+    }
+    while bench.poll() {}
+    assert!(matches!(bench.command(), Command::Data { request, .. } if request == fast.request));
+    assert!(matches!(bench.command(), Command::Finish { request } if request == fast.request));
+    assert!(bench.worker.command().is_none());
+    slow.credit.give_back(64 << 20);
+    while bench.poll() {}
+    assert!(matches!(bench.command(), Command::Data { bytes, .. } if bytes == "data"));
+    assert!(matches!(bench.command(), Command::Finish { request } if request == slow.request));
+    assert!(!bench.poll());
+}
+
+#[test]
+fn a_put_whose_task_gave_up_is_not_finished() {
+    let mut bench = Bench::new();
+    let _up = bench.connect(false);
+    let putting = put(&mut bench, 1);
+    bench.worker.deliver(Delivery::Accepted { request: putting.request, length: 0, descriptor: None });
+    bench.poll();
+    drop(putting.data);
+    while bench.poll() {}
+    assert!(bench.worker.command().is_none());
+    bench.call(Call::Cancel { request: putting.request });
+    bench.poll();
+    assert!(matches!(bench.command(), Command::Cancel { .. }));
+}
+
+#[test]
+fn the_end_of_a_connection_ends_every_channel_and_says_why_first() {
+    let mut bench = Bench::new();
+    let up = bench.connect(false);
+    let mut heard = bench.fetch(1);
+    bench.poll();
+    bench.worker.deliver(Delivery::Closed { connection: LINK, reason: "gone".into() });
+    bench.poll();
+    assert_eq!(up.closed.borrow().as_deref(), Some("gone"));
+    assert_eq!(heard.try_recv().unwrap_err(), TryRecvError::Disconnected);
+    // A request that comes too late ends the same way.
+    let mut late = bench.fetch(2);
+    bench.poll();
+    assert_eq!(late.try_recv().unwrap_err(), TryRecvError::Disconnected);
+}
+
+#[test]
+fn a_client_serves_nobody() {
+    let mut bench = Bench::new();
+    let _up = bench.connect(false);
+    let request = RequestId { connection: LINK, number: 1 };
+    bench.worker.deliver(Delivery::Locate { request, token: Token::of(b"").into() });
+    bench.poll();
+    let Command::Refuse { failure, .. } = bench.command() else { panic!("not refused") };
+    assert_eq!(failure.code, ErrorCode::NotAuthorised);
+}

@@ -1,0 +1,428 @@
+//! The client against a gateway in the same process, over the kernel's sockets on the loopback interface.
+
+mod loopback;
+
+use bytes::Bytes;
+use loopback::Gateway;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+use stoq::application::{Application, Placement};
+use stoq::client::{
+    Client, ClientError, ConnectOptions, FetchOptions, Kept, Peer, Prepared, PutOptions, Route,
+};
+use stoq::node::{Host, Hosted};
+use stoq::queue::{AppPort, Command, Delivery};
+use stoq::record::{Coverage, ErrorCode, Holder, Mirror};
+use stoq::shard::Lanes;
+use stoq::tls::NodeId;
+use stoq::token::{Ranges, Token};
+
+const ECHO: u64 = 1;
+/// How long anything here may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A gateway and a client connected to it.
+struct Site {
+    gateway: Gateway,
+    client: Client,
+}
+
+impl Site {
+    fn new() -> Self {
+        Self::of(Gateway::start())
+    }
+
+    fn of(gateway: Gateway) -> Self {
+        let client = Client::start(gateway.client_networks(), &gateway.client_config()).unwrap();
+        Self { gateway, client }
+    }
+
+    async fn peer(&self) -> Peer {
+        self.client.connect(self.gateway.address(), ConnectOptions::default()).await.unwrap()
+    }
+
+    fn counted(&self, name: &str) -> u64 {
+        let counters = self.client.statuses().iter().flat_map(|status| status.counters.snapshot());
+        counters.filter(|(counter, _)| *counter == name).map(|(_, value)| value).sum()
+    }
+}
+
+fn noise(name: &str, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(name.as_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+async fn put(peer: &Peer, bytes: &[u8]) -> Token {
+    let payload = Prepared::bytes(bytes.to_vec());
+    peer.put(&payload, PutOptions::default(), |_| {}).await.unwrap();
+    payload.token
+}
+
+async fn get(peer: &Peer, token: Token) -> Result<Bytes, ClientError> {
+    peer.fetch(token, FetchOptions::default()).await?.bytes(u64::MAX).await
+}
+
+/// Looks again, at every turn of the runtime's clock, until it is so.
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn refused<T: std::fmt::Debug>(result: Result<T, ClientError>) -> ErrorCode {
+    match result {
+        Err(ClientError::Refused(failure)) => failure.code,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn what_is_put_is_got_whole_and_in_ranges() {
+    let site = Site::new();
+    let peer = site.peer().await;
+    assert_eq!((peer.node(), peer.remote()), (Some(site.gateway.id), site.gateway.address()));
+    for len in [0, 1, 16_384, 3_000_001] {
+        let bytes = noise("whole", len);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &bytes).unwrap();
+        let payload = Prepared::file(file.path()).unwrap();
+        let mut heard = Vec::new();
+        let kept = peer.put(&payload, PutOptions::default(), |given| heard.push(given)).await.unwrap();
+        assert_eq!((kept, heard.last()), (Kept::Now, Some(&(len as u64))));
+        assert!(heard.is_sorted());
+        let again = peer.put(&payload, PutOptions::default(), |_| panic!("nothing crosses")).await.unwrap();
+        assert_eq!(again, Kept::Already);
+        let description = peer.describe(payload.token, None).await.unwrap();
+        assert_eq!((description.length, description.descriptor), (len as u64, None));
+        let fetch = peer.fetch(payload.token, FetchOptions::default()).await.unwrap();
+        assert_eq!((fetch.length(), fetch.descriptor()), (len as u64, None));
+        assert!(fetch.bytes(len as u64).await.unwrap() == bytes);
+    }
+    let bytes = noise("whole", 3_000_001);
+    let token = Token::of(&bytes);
+    let mut ranges = Ranges::covering(20_000..40_000).unwrap();
+    ranges.push_run(100, 1).unwrap();
+    let mut fetch = peer.fetch(token, FetchOptions { ranges, ..Default::default() }).await.unwrap();
+    let (mut got, mut last_end) = (0, 0);
+    while let Some(piece) = fetch.next().await {
+        let piece = piece.unwrap();
+        let (start, end) = (piece.offset as usize, piece.offset as usize + piece.data.len());
+        assert!(start >= last_end && bytes[start..end] == piece.data);
+        (last_end, got) = (end, got + piece.data.len());
+    }
+    assert!(fetch.next().await.is_none());
+    assert_eq!(got, 3 * 16_384);
+}
+
+#[tokio::test]
+async fn what_the_peer_refuses_is_told_with_its_code() {
+    let site = Site::new();
+    let peer = site.peer().await;
+    assert_eq!(refused(get(&peer, Token::of(b"nobody has this")).await), ErrorCode::NotFound);
+    let token = put(&peer, &noise("bounded", 100_000)).await;
+    let bounded = FetchOptions { max_bytes: 99_999, ..Default::default() };
+    assert_eq!(refused(peer.fetch(token, bounded).await), ErrorCode::Limit);
+    let ranges = Ranges::covering(0..1_000_000).unwrap();
+    assert_eq!(
+        refused(peer.fetch(token, FetchOptions { ranges, ..Default::default() }).await),
+        ErrorCode::BadRange
+    );
+    let route = Route::new([NodeId([9; 32])]).ok();
+    assert_eq!(
+        refused(peer.fetch(token, FetchOptions { route, ..Default::default() }).await),
+        ErrorCode::NotAuthorised,
+        "this gateway routes for nobody"
+    );
+    let queue = PutOptions { queue: 77, ..Default::default() };
+    assert_eq!(refused(peer.put(&Prepared::bytes("x"), queue, |_| {}).await), ErrorCode::NotFound);
+    let fetch = peer.fetch(token, FetchOptions::default()).await.unwrap();
+    assert!(matches!(fetch.bytes(99_999).await, Err(ClientError::TooLong(99_999))));
+    assert_eq!(get(&peer, token).await.unwrap().len(), 100_000);
+}
+
+#[tokio::test]
+async fn fetches_dropped_half_way_leave_their_streams_to_others() {
+    let site = Site::new();
+    let peer = site.peer().await;
+    let bytes = noise("dropped", 4 << 20);
+    let token = put(&peer, &bytes).await;
+    // More than a connection may have in flight.
+    for _ in 0..300 {
+        let mut fetch = peer.fetch(token, FetchOptions::default()).await.unwrap();
+        assert!(!fetch.next().await.unwrap().unwrap().data.is_empty());
+    }
+    assert!(get(&peer, token).await.unwrap() == bytes);
+}
+
+#[tokio::test]
+async fn a_put_that_is_dropped_is_given_up_by_the_gateway() {
+    let site = Site::new();
+    let peer = site.peer().await;
+    let bytes = noise("given up", 64 << 20);
+    let payload = Prepared::bytes(bytes);
+    let (some, is_some) = tokio::sync::oneshot::channel();
+    let mut some = Some(some);
+    let putting = peer.put(&payload, PutOptions::default(), |given| {
+        if given > 1 << 20
+            && let Some(some) = some.take()
+        {
+            let _ = some.send(());
+        }
+    });
+    tokio::select! {
+        kept = putting => panic!("it was over too early for this test: {kept:?}"),
+        _ = is_some => {}
+    }
+    let temporary = site.gateway.store.path().join("tmp");
+    until("the part is removed", || std::fs::read_dir(&temporary).unwrap().next().is_none()).await;
+    assert_eq!(refused(get(&peer, payload.token).await), ErrorCode::NotFound);
+    let token = put(&peer, b"small").await;
+    assert_eq!(get(&peer, token).await.unwrap(), "small");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_tasks_share_one_connection() {
+    let site = Site::new();
+    let peer = site.peer().await;
+    let mut tasks = tokio::task::JoinSet::new();
+    // Twice as many at once as a connection may have in flight.
+    for n in 0..512 {
+        let peer = peer.clone();
+        tasks.spawn(async move {
+            let bytes = noise(&format!("task {}", n % 300), 1_000 + 300 * (n % 300));
+            let token = put(&peer, &bytes).await;
+            assert!(get(&peer, token).await.unwrap() == bytes);
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_consumer_that_does_not_read_holds_up_no_other() {
+    let site = Site::new();
+    let peer = site.peer().await;
+    let large = noise("large", 64 << 20);
+    let token = put(&peer, &large).await;
+    let small = noise("small", 1 << 20);
+    let other = put(&peer, &small).await;
+    let mut slow = peer.fetch(token, FetchOptions::default()).await.unwrap();
+    let mut got = slow.next().await.unwrap().unwrap().data.to_vec();
+    // What waits for it is bounded, however long the others take.
+    for _ in 0..50 {
+        assert!(get(&peer, other).await.unwrap() == small);
+    }
+    let waiting = site.counted("verified_bytes") - 50 * small.len() as u64;
+    assert!((1 << 20..24 << 20).contains(&waiting), "{waiting} bytes of the slow one have come");
+    while let Some(piece) = slow.next().await {
+        got.extend_from_slice(&piece.unwrap().data);
+    }
+    assert!(got == large);
+}
+
+#[tokio::test]
+async fn messages_and_datagrams_come_back_from_an_echo() {
+    let site = Site::new();
+    let peer = site.peer().await;
+    let sender = peer.clone();
+    let sending = tokio::spawn(async move {
+        for n in 0..3_000u32 {
+            let mut payload = n.to_be_bytes().to_vec();
+            payload.resize(4 + (n as usize * 37) % 20_000, 5);
+            sender.send_message(ECHO, payload.into()).await.unwrap();
+        }
+    });
+    for n in 0..3_000u32 {
+        let message = peer.message().await.unwrap();
+        assert_eq!((message.queue, &message.payload[..4]), (ECHO, &n.to_be_bytes()[..]));
+        assert_eq!(message.payload.len(), 4 + (n as usize * 37) % 20_000);
+    }
+    sending.await.unwrap();
+    // The echo answers a datagram with a message. Datagrams may be lost, so one is sent until an answer comes.
+    let answer = async {
+        loop {
+            peer.send_datagram(ECHO, "datagram".into()).await.unwrap();
+            if let Ok(message) = tokio::time::timeout(Duration::from_millis(200), peer.message()).await {
+                return message.unwrap();
+            }
+        }
+    };
+    let answer = tokio::time::timeout(PATIENCE, answer).await.unwrap();
+    assert_eq!(answer.payload, "datagram");
+    let long = Bytes::from(vec![0; 65_537]);
+    assert!(matches!(peer.send_message(ECHO, long.clone()).await, Err(ClientError::MessageTooLong(65_537))));
+    assert!(matches!(peer.send_datagram(ECHO, long).await, Err(ClientError::MessageTooLong(65_537))));
+}
+
+#[tokio::test]
+async fn more_messages_than_wait_come_once_they_are_taken() {
+    let site = Site::new();
+    let peer = site.peer().await;
+    for n in 0..2_500u32 {
+        peer.send_message(ECHO, n.to_be_bytes().to_vec().into()).await.unwrap();
+    }
+    for n in 0..2_500u32 {
+        assert_eq!(peer.message().await.unwrap().payload, n.to_be_bytes()[..]);
+    }
+}
+
+#[tokio::test]
+async fn a_lost_connection_ends_what_runs_on_it_with_a_reason() {
+    let site = Site::new();
+    let peer = site.peer().await;
+    let token = put(&peer, &noise("lost", 32 << 20)).await;
+    let mut fetch = peer.fetch(token, FetchOptions::default()).await.unwrap();
+    fetch.next().await.unwrap().unwrap();
+    let Site { gateway, client } = site;
+    let (closed, stopping) = (peer.closed(), tokio::task::spawn_blocking(move || drop(gateway)));
+    let reason = tokio::time::timeout(PATIENCE, closed).await.unwrap();
+    assert!(!reason.is_empty());
+    stopping.await.unwrap();
+    let end = loop {
+        match fetch.next().await {
+            Some(Ok(_)) => {}
+            end => break end,
+        }
+    };
+    assert!(matches!(end, Some(Err(ClientError::Lost { .. }))), "{end:?}");
+    assert!(fetch.next().await.is_none());
+    assert!(matches!(get(&peer, token).await, Err(ClientError::Lost { .. })));
+    assert!(matches!(peer.send_message(ECHO, "x".into()).await, Err(ClientError::Lost { .. })));
+    assert!(matches!(peer.message().await, Err(ClientError::Lost { .. })));
+    client.stop();
+    let connected = client.connect(peer.remote(), ConnectOptions::default()).await;
+    assert!(matches!(connected, Err(ClientError::Stopped)));
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_answer_or_is_another_is_told() {
+    let site = Site::new();
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let options = ConnectOptions { timeout: Duration::from_millis(100), ..Default::default() };
+    let timeout = site.client.connect(silent.local_addr().unwrap(), options).await;
+    assert!(matches!(timeout, Err(ClientError::Timeout { .. })), "{timeout:?}");
+    let other = Gateway::start();
+    let refused = site.client.connect(other.address(), ConnectOptions::default()).await;
+    let Err(ClientError::Connect { remote, reason }) = refused else { panic!("{refused:?}") };
+    assert!(remote == other.address() && reason.contains(&other.id.to_string()), "{reason}");
+}
+
+#[tokio::test]
+async fn a_connection_ends_with_its_last_handle() {
+    let site = Site::new();
+    let connections = || site.gateway.node.statuses()[0].connections.load(Ordering::Relaxed);
+    let peer = site.peer().await;
+    let token = put(&peer, &noise("handle", 100_000)).await;
+    let fetch = peer.fetch(token, FetchOptions::default()).await.unwrap();
+    drop(peer);
+    // The request is a handle too.
+    assert_eq!(fetch.bytes(u64::MAX).await.unwrap().len(), 100_000);
+    let closed = || connections() == 0 && site.client.statuses()[0].connections.load(Ordering::Relaxed) == 0;
+    until("the connection is closed", closed).await;
+    // Asked for, and not waited for: if it comes up at all, it goes.
+    let mut connecting = Box::pin(site.client.connect(site.gateway.address(), ConnectOptions::default()));
+    assert!(poll_fn(|cx| Poll::Ready(connecting.as_mut().poll(cx).is_pending())).await);
+    drop(connecting);
+    site.peer().await;
+    until("no connection stays", closed).await;
+}
+
+#[tokio::test]
+async fn workers_take_connections_in_turn() {
+    let gateway = Gateway::start();
+    let networks = [gateway.client_networks(), gateway.client_networks()].into_iter().flatten().collect();
+    let client = Client::start(networks, &gateway.client_config()).unwrap();
+    let site = Site { gateway, client };
+    let (first, second) = (site.peer().await, site.peer().await);
+    for status in site.client.statuses() {
+        assert_eq!(status.connections.load(Ordering::Relaxed), 1);
+    }
+    let bytes = noise("two workers", 1 << 20);
+    let token = put(&first, &bytes).await;
+    assert!(get(&second, token).await.unwrap() == bytes);
+}
+
+#[tokio::test]
+async fn what_is_refused_as_too_early_is_asked_again() {
+    let site = Site::new();
+    let token = put(&site.peer().await, b"early").await;
+    let early = ConnectOptions { early: true, ..Default::default() };
+    let peer = site.client.connect(site.gateway.address(), early).await.unwrap();
+    assert_eq!(peer.node(), None, "the handshake, which proves it, is not over");
+    // A PUT could be replayed: the gateway refuses it in early data.
+    let payload = Prepared::bytes("put in early data");
+    assert_eq!(peer.put(&payload, PutOptions::default(), |_| {}).await.unwrap(), Kept::Now);
+    assert_eq!(get(&peer, token).await.unwrap(), "early");
+    assert_eq!(site.counted("early_accepted"), 1);
+}
+
+/// Answers LOCATE and MIRROR, and lets a PUT wait for ever.
+struct Placer;
+
+const HOLDER: NodeId = NodeId([3; 32]);
+
+impl Application for Placer {
+    fn poll(&mut self, _now: Instant, port: &mut AppPort) -> bool {
+        let mut worked = false;
+        while let Some(delivery) = port.receive() {
+            worked = true;
+            let command = match delivery {
+                Delivery::Locate { request, .. } => {
+                    let lanes = Lanes::first(2);
+                    let holder = Holder { node: HOLDER, coverage: Coverage::Lanes(lanes), expires_s: 60 };
+                    Command::Holders { request, holders: vec![holder] }
+                }
+                Delivery::Mirror { request, mirror, .. } => {
+                    assert_eq!((mirror.lease_s, &mirror.sources[..]), (5, &[HOLDER][..]));
+                    Command::Done { request, bytes: 7, token: mirror.token }
+                }
+                _ => continue,
+            };
+            port.send(command).unwrap();
+        }
+        worked
+    }
+}
+
+fn placer() -> Hosted {
+    let host = Host::Node(Placement::Worker, Box::new(|_| Box::new(Placer)));
+    Hosted { name: "placer".into(), queues: vec![9], store: true, replay_safe: false, host }
+}
+
+#[tokio::test]
+async fn holders_are_told_and_mirrors_asked_for() {
+    let site = Site::of(Gateway::start_with(1, vec![placer()]));
+    let peer = site.peer().await;
+    let token = Token::of(b"somewhere");
+    let holders = peer.locate(token, None).await.unwrap();
+    assert_eq!((holders.len(), holders[0].node, holders[0].expires_s), (1, HOLDER, 60));
+    let mirror = Mirror { token: token.into(), lanes: Lanes::NONE, lease_s: 5, sources: vec![HOLDER] };
+    let done = peer.mirror(mirror, None).await.unwrap();
+    assert_eq!((done.bytes, done.token), (7, token.into()));
+}
+
+#[tokio::test]
+async fn requests_past_the_bound_wait_their_turn_and_may_be_dropped() {
+    let site = Site::of(Gateway::start_with(1, vec![placer()]));
+    let peer = site.peer().await;
+    let payload = Arc::new(Prepared::bytes("never answered"));
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..200 {
+        let (peer, payload) = (peer.clone(), payload.clone());
+        let options = PutOptions { queue: 9, ..Default::default() };
+        waiting.spawn(async move { peer.put(&payload, options, |_| {}).await });
+    }
+    // SETTINGS and as many PUTs as may be in flight.
+    until("all places are taken", || site.counted("records_out") == 129).await;
+    let locating = peer.locate(payload.token, None);
+    assert!(tokio::time::timeout(Duration::from_millis(200), locating).await.is_err());
+    waiting.shutdown().await;
+    assert_eq!(peer.locate(payload.token, None).await.unwrap().len(), 1);
+}

@@ -1,0 +1,277 @@
+//! Leases, quotas, and what goes when room is short.
+
+use super::{files, open, payload, put, put_as};
+use std::fs;
+use std::time::{Duration, SystemTime};
+use stoq::limits::BAD_SETS_LEN_MAX;
+use stoq::record::ErrorCode;
+use stoq::seed::{Change, Coverage, Holding, Keep, Store, StoreConfig, StoreError};
+use stoq::tls::NodeId;
+use stoq::token::{AnyToken, SetToken, Token};
+use tempfile::TempDir;
+
+/// Payload and outboard of a payload of 100,000 bytes.
+const STORED: u64 = 100_000 + 6 * 64;
+
+const ALICE: NodeId = NodeId([1; 32]);
+const BOB: NodeId = NodeId([2; 32]);
+
+/// One of several payloads of 100,000 bytes.
+fn numbered(number: u8) -> (Vec<u8>, Token) {
+    let mut data = payload(100_000);
+    data[0] = number;
+    let token = Token::of(&data);
+    (data, token)
+}
+
+fn bounded(dir: &TempDir, capacity_bytes: u64) -> Store {
+    let config = StoreConfig { capacity_bytes: Some(capacity_bytes), ..StoreConfig::default() };
+    Store::open(dir.path(), config).unwrap()
+}
+
+fn is_held(store: &Store, token: Token) -> bool {
+    let indexed = store.keep(token).is_some();
+    // Not by `get`, which counts as use.
+    assert_eq!(store.list().iter().any(|(held, _)| *held == token), indexed);
+    indexed
+}
+
+#[test]
+fn what_has_expired_goes_when_it_is_looked_for_and_not_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    for (number, expires_s) in [(1, Some(100)), (2, Some(200)), (3, None)] {
+        put_as(&store, &numbered(number).0, Keep::leased(expires_s, None), 0).unwrap();
+    }
+    assert!(store.expire(99).is_empty());
+    let held = store.get(&numbered(1).1).unwrap().unwrap();
+    assert_eq!(store.expire(100), [AnyToken::from(numbered(1).1)]);
+    assert!(store.get(&numbered(1).1).unwrap().is_none());
+    held.read(0, &mut [0; 100_000]).unwrap();
+    assert_eq!(store.usage_bytes(), 2 * STORED);
+    assert_eq!(store.expire(u64::MAX), [AnyToken::from(numbered(2).1)]);
+    assert_eq!(store.list(), [(numbered(3).1, 100_000)]);
+    // Its lock, and the payload's three files.
+    assert_eq!(files(dir.path()).len(), 4);
+}
+
+#[test]
+fn leases_owners_and_kinds_outlast_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let keeps = [
+        Keep::leased(Some(100), Some(ALICE)),
+        Keep::leased(None, Some(BOB)),
+        Keep::cached(Some(300)),
+        Keep::default(),
+    ];
+    let store = open(&dir);
+    for (number, keep) in keeps.iter().enumerate() {
+        put_as(&store, &numbered(number as u8).0, *keep, 0).unwrap();
+    }
+    drop(store);
+    let store = open(&dir);
+    for (number, keep) in keeps.iter().enumerate() {
+        assert_eq!(store.keep(numbered(number as u8).1), Some(*keep));
+    }
+    assert_eq!((store.owned_bytes(&ALICE), store.owned_bytes(&BOB)), (STORED, STORED));
+    assert_eq!(store.usage_bytes(), 4 * STORED);
+    assert_eq!(store.expire(100), [AnyToken::from(numbered(0).1)]);
+    assert_eq!(store.owned_bytes(&ALICE), 0);
+}
+
+#[test]
+fn a_payload_of_an_older_store_is_kept_without_end_for_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    put_as(&open(&dir), &numbered(1).0, Keep::leased(Some(5), Some(ALICE)), 0).unwrap();
+    let meta = files(dir.path()).into_iter().find(|path| path.extension().is_some_and(|e| e == "meta"));
+    fs::remove_file(meta.unwrap()).unwrap();
+    fs::remove_dir(dir.path().join("sets")).unwrap();
+    let store = open(&dir);
+    assert_eq!(store.keep(numbered(1).1), Some(Keep::default()));
+    assert!(store.expire(u64::MAX).is_empty());
+}
+
+#[test]
+fn a_crash_before_the_payload_has_its_name_leaves_no_lease() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, token) = numbered(1);
+    put_as(&open(&dir), &data, Keep::leased(Some(5), Some(ALICE)), 0).unwrap();
+    let paths = files(&dir.path().join("data"));
+    let of = |kind: &str| paths.iter().find(|path| path.extension().is_some_and(|e| e == kind)).unwrap();
+    let contents = ["meta", "obao", "blob"].map(|kind| (of(kind), fs::read(of(kind)).unwrap()));
+    // Files get their names in this order; a crash comes after each.
+    for there in 0..=3 {
+        paths.iter().for_each(|path| drop(fs::remove_file(path)));
+        contents[..there].iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
+        let store = open(&dir);
+        assert_eq!(is_held(&store, token), there == 3);
+        assert_eq!(store.get(&token).unwrap().is_some(), there == 3);
+        assert_eq!(store.owned_bytes(&ALICE), if there == 3 { STORED } else { 0 });
+        assert_eq!(files(&dir.path().join("data")).len(), if there == 3 { 3 } else { 0 });
+    }
+    // A lease that was torn keeps its payload.
+    fs::write(of("meta"), b"{\"expires_s\":5,\"own").unwrap();
+    assert_eq!(open(&dir).keep(token), Some(Keep::default()));
+}
+
+#[test]
+fn putting_again_lengthens_a_lease_and_never_shortens_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let (data, token) = numbered(1);
+    assert!(!store.extend(token, Keep::default()).unwrap());
+    put_as(&store, &data, Keep::cached(Some(50)), 0).unwrap();
+    assert_eq!(store.owned_bytes(&ALICE), 0);
+    for (asked, then) in [
+        // Even a shorter lease makes it kept: whoever asked relies on it.
+        (Keep::leased(Some(40), Some(ALICE)), Keep::leased(Some(40), Some(ALICE))),
+        (Keep::leased(Some(100), Some(ALICE)), Keep::leased(Some(100), Some(ALICE))),
+        (Keep::leased(Some(90), Some(BOB)), Keep::leased(Some(100), Some(ALICE))),
+        (Keep::cached(None), Keep::leased(Some(100), Some(ALICE))),
+        (Keep::leased(Some(110), Some(BOB)), Keep::leased(Some(110), Some(BOB))),
+    ] {
+        assert!(store.extend(token, asked).unwrap());
+        assert_eq!(store.keep(token), Some(then));
+        // The same by a whole PUT.
+        put_as(&store, &data, asked, 0).unwrap();
+        assert_eq!(store.keep(token), Some(then));
+    }
+    assert_eq!((store.owned_bytes(&ALICE), store.owned_bytes(&BOB)), (0, STORED));
+    assert_eq!(store.usage_bytes(), STORED);
+    drop(store);
+    assert_eq!(open(&dir).keep(token), Some(Keep::leased(Some(110), Some(BOB))));
+}
+
+#[test]
+fn what_is_cached_goes_by_when_it_was_last_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = bounded(&dir, 3 * STORED);
+    for number in 1..=3 {
+        put_as(&store, &numbered(number).0, Keep::cached(None), 0).unwrap();
+    }
+    store.touch(numbered(1).1);
+    store.get(&numbered(2).1).unwrap();
+    let open_still = store.get(&numbered(3).1).unwrap().unwrap();
+    store.touch(numbered(1).1);
+    store.touch(numbered(2).1);
+    // By now 3 was used longest ago.
+    put(&store, &numbered(4).0).unwrap();
+    assert_eq!([1, 2, 3, 4].map(|n| is_held(&store, numbered(n).1)), [true, true, false, true]);
+    open_still.read(0, &mut [0; 100_000]).unwrap();
+    put(&store, &numbered(5).0).unwrap();
+    assert_eq!([1, 2, 4, 5].map(|n| is_held(&store, numbered(n).1)), [false, true, true, true]);
+    assert_eq!(store.usage_bytes(), 3 * STORED);
+}
+
+#[test]
+fn after_a_start_what_was_written_last_counts_as_used_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = bounded(&dir, 3 * STORED);
+    for number in [1, 2, 3] {
+        put_as(&store, &numbered(number).0, Keep::cached(None), 0).unwrap();
+    }
+    drop(store);
+    for (number, age_s) in [(1, 100), (2, 300), (3, 200)] {
+        let hex = numbered(number).1.hex();
+        let blob = files(dir.path()).into_iter().find(|path| path.ends_with(format!("{hex}.blob"))).unwrap();
+        let file = fs::OpenOptions::new().write(true).open(blob).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(age_s)).unwrap();
+    }
+    let store = bounded(&dir, 3 * STORED);
+    for (number, goes) in [(4, 2), (5, 3), (6, 1)] {
+        put(&store, &numbered(number).0).unwrap();
+        assert!(!is_held(&store, numbered(goes).1), "{goes}");
+    }
+}
+
+#[test]
+fn what_has_a_lease_stays_however_short_room_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = bounded(&dir, 3 * STORED);
+    put_as(&store, &numbered(1).0, Keep::leased(Some(100), None), 0).unwrap();
+    put_as(&store, &numbered(2).0, Keep::default(), 0).unwrap();
+    put_as(&store, &numbered(3).0, Keep::cached(None), 0).unwrap();
+    // Two more are asked for and one could go: then none does.
+    let error = store.begin(Token::of(b"long"), 2 * 100_000, Keep::cached(None), 99).unwrap_err();
+    assert!(matches!(error, StoreError::Capacity { .. }), "{error}");
+    assert!(is_held(&store, numbered(3).1));
+    // Once the lease is over, what has expired goes first, and what is cached only if that is not enough.
+    put_as(&store, &numbered(4).0, Keep::default(), 100).unwrap();
+    assert_eq!([1, 2, 3, 4].map(|n| is_held(&store, numbered(n).1)), [false, true, true, true]);
+    put_as(&store, &numbered(5).0, Keep::default(), 100).unwrap();
+    assert_eq!([2, 3, 4, 5].map(|n| is_held(&store, numbered(n).1)), [true, false, true, true]);
+    let error = put(&store, &numbered(6).0).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Quota);
+    assert_eq!(store.usage_bytes(), 3 * STORED);
+}
+
+#[test]
+fn a_peer_has_a_quota_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = StoreConfig { quota_bytes: Some(2 * STORED), ..StoreConfig::default() };
+    let store = Store::open(dir.path(), config).unwrap();
+    let leased = |expires_s, owner| Keep::leased(Some(expires_s), Some(owner));
+    put_as(&store, &numbered(1).0, leased(100, ALICE), 0).unwrap();
+    // What is being written counts.
+    let writing = store.begin(numbered(2).1, 100_000, leased(200, ALICE), 0).unwrap();
+    let error = store.begin(numbered(3).1, 100_000, leased(200, ALICE), 0).unwrap_err();
+    assert!(matches!(error, StoreError::PeerQuota { owner: ALICE, .. }), "{error}");
+    assert_eq!(error.code(), ErrorCode::Quota);
+    assert!(error.to_string().contains("wait for its leases to end"), "{error}");
+    // Other peers, nobody's and cached payloads have room.
+    for (number, keep) in [(3, leased(200, BOB)), (4, Keep::default()), (5, Keep::cached(None))] {
+        put_as(&store, &numbered(number).0, keep, 0).unwrap();
+    }
+    drop(writing);
+    assert_eq!(store.owned_bytes(&ALICE), STORED);
+    put_as(&store, &numbered(2).0, leased(200, ALICE), 0).unwrap();
+    // Neither by a longer lease of another's payload nor by having a cached one kept is there a way around it.
+    for number in [3, 5] {
+        let error = store.extend(numbered(number).1, leased(300, ALICE)).unwrap_err();
+        assert!(matches!(error, StoreError::PeerQuota { .. }), "{error}");
+    }
+    assert!(store.extend(numbered(3).1, leased(150, ALICE)).unwrap(), "what it asks for is granted already");
+    // What has expired makes room, of this peer's.
+    put_as(&store, &numbered(6).0, leased(300, ALICE), 100).unwrap();
+    assert!(!is_held(&store, numbered(1).1) && is_held(&store, numbered(3).1));
+    assert_eq!(store.owned_bytes(&ALICE), 2 * STORED);
+}
+
+#[test]
+fn changes_are_told_in_order_and_from_a_moment_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    assert!(!store.changes_after(0).complete, "what was there at the start is in no journal");
+    let (start, holdings) = store.holdings();
+    assert!(holdings.is_empty());
+    let [one, two] = [1, 2].map(|number| AnyToken::from(numbered(number).1));
+    let holds = |token, expires_s| Change::Holds(Holding { token, coverage: Coverage::All, expires_s });
+    put_as(&store, &numbered(1).0, Keep::leased(Some(100), None), 0).unwrap();
+    put_as(&store, &numbered(2).0, Keep::leased(Some(200), None), 0).unwrap();
+    let first = store.changes_after(start);
+    assert_eq!(first.changes, [holds(one, Some(100)), holds(two, Some(200))]);
+    assert!(first.complete);
+    // As it is now, not as it was then; and nothing twice.
+    store.extend(two, Keep::leased(None, None)).unwrap();
+    store.expire(100);
+    assert_eq!(store.changes_after(start).changes, [Change::Gone(one), holds(two, None)]);
+    let second = store.changes_after(first.newest);
+    assert_eq!(second.changes, [holds(two, None), Change::Gone(one)]);
+    assert!(store.changes_after(second.newest).changes.is_empty());
+    assert!(!store.changes_after(second.newest + 1).complete, "of another life of this store");
+    let (newest, holdings) = store.holdings();
+    assert_eq!(newest, second.newest);
+    assert_eq!(holdings, [Holding { token: two, coverage: Coverage::All, expires_s: None }]);
+}
+
+#[test]
+fn the_memory_of_bad_sets_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let set = |number: usize| SetToken::of(&number.to_le_bytes());
+    for number in 0..=BAD_SETS_LEN_MAX {
+        store.mark_bad(set(number));
+        store.mark_bad(set(1));
+    }
+    assert!(!store.is_bad(&set(0)) && store.is_bad(&set(1)) && store.is_bad(&set(BAD_SETS_LEN_MAX)));
+}
