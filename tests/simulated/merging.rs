@@ -253,3 +253,26 @@ fn a_false_answer_is_not_kept() {
         world.assert_free();
     }
 }
+
+#[test]
+fn an_asker_that_takes_nothing_is_sent_away_so_that_others_are_not_held_up() {
+    let bytes = payload(16_000_000);
+    let setup = Setup {
+        link: slow(),
+        client_quic: narrow(),
+        gateway_quic: QuicConfig { send_window_bytes: 256 << 10, ..QuicConfig::default() },
+        ..Setup::line(2)
+    };
+    let (mut world, peers, token) = crowd_of(setup, &bytes);
+    let pace = Credit::default();
+    world.caller(&peers[0]).pace = Some(pace.clone());
+    let stalled = fetch_by(&mut world, &peers[0], route(&[0, 1]).hop(), token);
+    world.pass(Duration::from_secs(20));
+    // It hears of it when it reads again.
+    pace.give_back(1 << 40);
+    world.finish(&peers[0], stalled);
+    assert_eq!(world.caller(&peers[0]).request(stalled).end(), End::Failed(ErrorCode::Busy));
+    let again = fetch_by(&mut world, &peers[0], route(&[0, 1]).hop(), token);
+    assert_complete(&mut world, &peers[0], again, &bytes);
+    world.assert_free();
+}
