@@ -43,6 +43,8 @@ fn refuse_put(port: &mut AppPort, request: RequestId) {
 #[derive(Debug, Default)]
 struct Answers<T> {
     peers: FxHashMap<ConnectionId, (Credit, T)>,
+    /// Payloads that are put here are taken and checked, then refused; without it they are refused at once.
+    takes_payloads: bool,
     waiting: Option<(ConnectionId, u64, Bytes)>,
 }
 
@@ -66,7 +68,10 @@ impl<T: Default> Answers<T> {
             let Some(delivery) = port.receive() else { return worked };
             worked = true;
             match delivery {
-                Delivery::Put { request, .. } => refuse_put(port, request),
+                Delivery::Put { request, .. } if self.takes_payloads => {
+                    let _ = port.send(Command::Accept { request });
+                }
+                Delivery::Put { request, .. } | Delivery::Complete { request } => refuse_put(port, request),
                 Delivery::Connected { connection, credit, .. } => {
                     self.peers.insert(connection, (credit, T::default()));
                 }
@@ -94,9 +99,16 @@ impl Application for Echo {
 }
 
 /// Counts messages and drops them (RFC 863 in spirit). An empty message is answered with what was counted on its connection
-/// since the last empty one: bytes and messages, two big-endian 64-bit numbers. That makes it the far end of a benchmark.
-#[derive(Debug, Default)]
+/// since the last empty one: bytes and messages, two big-endian 64-bit numbers. Payloads that are put are taken, checked and
+/// dropped; the answer is then 05, for nothing is kept. That makes it the far end of a benchmark.
+#[derive(Debug)]
 pub struct Discard(Answers<Tally>);
+
+impl Default for Discard {
+    fn default() -> Self {
+        Self(Answers { takes_payloads: true, ..Answers::default() })
+    }
+}
 
 #[derive(Debug, Default)]
 struct Tally {

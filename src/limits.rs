@@ -86,6 +86,9 @@ pub const NEIGHBOR_BACKOFF_MS_MIN: u64 = 200;
 pub const NEIGHBOR_BACKOFF_MS_MAX: u64 = 30_000;
 /// How long a request to be forwarded waits for its neighbour, milliseconds.
 pub const RELAY_REACH_MS: u64 = 3_000;
+/// How long an asker may take nothing of a relayed answer before it is sent away, milliseconds: what waits for it takes up
+/// the flow control of the connection between two gateways, which others share.
+pub const RELAY_STALL_MS: u64 = 10_000;
 /// How long a FETCH that joined another is held back by it before it must ask for itself, milliseconds.
 pub const MERGE_STALL_MS: u64 = 1_000;
 /// Runs of passing bytes that wait for the cache; past it, what passes is not kept.

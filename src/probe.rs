@@ -2,7 +2,11 @@
 //! that what they show is the transport and not the scheduler.
 
 use crate::application::Application;
-use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery};
+use crate::hop::Route;
+use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId};
+use crate::record::{Fetch, Record};
+use crate::tls::NodeId;
+use crate::token::{AnyToken, Ranges};
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
@@ -33,7 +37,7 @@ pub enum Report {
 enum Link {
     New,
     Asked,
-    Up { connection: ConnectionId, credit: Credit },
+    Up { connection: ConnectionId, node: Option<NodeId>, credit: Credit },
     Over,
 }
 
@@ -49,8 +53,8 @@ impl Link {
     fn heard(&mut self, delivery: &Delivery, reports: &Sender<Report>) {
         // A receiver that is gone wants no more reports.
         match delivery {
-            Delivery::Connected { connection, credit, .. } => {
-                *self = Self::Up { connection: *connection, credit: credit.clone() };
+            Delivery::Connected { connection, node, credit, .. } => {
+                *self = Self::Up { connection: *connection, node: *node, credit: credit.clone() };
                 let _ = reports.send(Report::Connected);
             }
             Delivery::ConnectFailed { reason, .. } | Delivery::Closed { reason, .. } => {
@@ -103,7 +107,7 @@ impl Application for Ping {
                 self.next = Some(now + self.interval);
             }
         }
-        if let Link::Up { connection, credit } = &self.link
+        if let Link::Up { connection, credit, .. } = &self.link
             && self.sent.is_none()
             && self.count > 0
             && self.next.is_none_or(|at| now >= at)
@@ -168,7 +172,7 @@ impl Application for Blast {
                 let _ = self.reports.send(Report::Goodput { bytes, messages, elapsed });
             }
         }
-        let Link::Up { connection, credit } = &self.link else { return worked };
+        let Link::Up { connection, credit, .. } = &self.link else { return worked };
         self.started.get_or_insert(now);
         while self.bytes_left > 0 {
             let len = self.bytes_left.min(self.message.len() as u64);
@@ -185,5 +189,112 @@ impl Application for Blast {
             worked = true;
         }
         worked
+    }
+}
+
+/// What a [`Pull`] asks for.
+#[derive(Clone, Debug)]
+pub struct Pulled {
+    /// The payload.
+    pub token: AnyToken,
+    /// Which groups of it.
+    pub ranges: Ranges,
+    /// By which gateways, if not the peer alone.
+    pub route: Option<Route>,
+    /// Check every byte. Without it the answer is read as a relay reads it: what checking costs is the difference.
+    pub verified: bool,
+    /// How often, one after the other.
+    pub times: u64,
+}
+
+/// Fetches, counts and drops. Reports a round trip for each answer, and all of them as goodput.
+#[derive(Debug)]
+pub struct Pull {
+    remote: SocketAddr,
+    pulled: Pulled,
+    link: Link,
+    /// Requests so far.
+    asked: u64,
+    /// When the request that runs was made.
+    running: Option<Instant>,
+    started: Option<Instant>,
+    bytes: u64,
+    reports: Sender<Report>,
+}
+
+impl Pull {
+    /// From this gateway.
+    pub fn new(remote: SocketAddr, pulled: Pulled, reports: Sender<Report>) -> Self {
+        let (link, bytes) = (Link::New, 0);
+        Self { remote, pulled, link, asked: 0, running: None, started: None, bytes, reports }
+    }
+
+    fn ask(&mut self, now: Instant, port: &mut AppPort) -> bool {
+        let Link::Up { connection, node, .. } = &self.link else { return false };
+        if self.running.is_some() || self.asked == self.pulled.times || port.room() < 4 {
+            return false;
+        }
+        let hop = match self.pulled.route.as_ref().map(|route| route.starting_at(*node)).transpose() {
+            Ok(route) => route.map(|route| Box::new(route.hop())),
+            Err(error) => {
+                let _ = self.reports.send(Report::Failed(error.to_string()));
+                self.link = Link::Over;
+                return true;
+            }
+        };
+        self.asked += 1;
+        let request = RequestId::local(*connection, self.asked);
+        let Pulled { token, ranges, verified, .. } = self.pulled.clone();
+        let commands = if verified {
+            let (lanes, max_bytes, describe, pace) = (None, 0, false, None);
+            vec![Command::Fetch { request, hop, token, lanes, ranges, max_bytes, describe, pace }]
+        } else {
+            let mut front = Vec::new();
+            if let Some(hop) = hop {
+                hop.emit_record(&mut front);
+            }
+            Fetch { token, bytes_max: 0, lanes: None, ranges, describe: false }.emit_record(&mut front);
+            let (credit, pace) = (Credit::default(), Credit::default());
+            vec![
+                Command::Open { request, credit, pace },
+                Command::Raw { request, bytes: Bytes::from(front).into() },
+                Command::Finish { request },
+            ]
+        };
+        // There is room for all of them.
+        commands.into_iter().for_each(|command| drop(port.send(command)));
+        self.running = Some(now);
+        self.started.get_or_insert(now);
+        true
+    }
+
+    fn answered(&mut self) {
+        let (Some(running), Some(started)) = (self.running.take(), self.started) else { return };
+        let _ = self.reports.send(Report::RoundTrip(running.elapsed()));
+        if self.asked == self.pulled.times {
+            let (bytes, messages, elapsed) = (self.bytes, self.asked, started.elapsed());
+            let _ = self.reports.send(Report::Goodput { bytes, messages, elapsed });
+        }
+    }
+}
+
+impl Application for Pull {
+    fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool {
+        let mut worked = self.link.connect(self.remote, port);
+        while let Some(delivery) = port.receive() {
+            worked = true;
+            self.link.heard(&delivery, &self.reports);
+            match delivery {
+                Delivery::Piece { piece, .. } => self.bytes += piece.data.len() as u64,
+                Delivery::Raw { bytes, .. } => self.bytes += bytes.len() as u64,
+                Delivery::Complete { .. } | Delivery::RawEnd { .. } => self.answered(),
+                Delivery::Failed { failure, .. } => {
+                    let reason = format!("{}: {}", failure.code.name(), failure.reason());
+                    let _ = self.reports.send(Report::Failed(reason));
+                }
+                _ => {}
+            }
+        }
+        worked | self.ask(now, port)
     }
 }

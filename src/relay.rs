@@ -6,7 +6,7 @@
 
 use crate::application::Application;
 use crate::counters::{Counter, Counters};
-use crate::limits::{MERGE_STALL_MS, RELAY_REACH_MS};
+use crate::limits::{MERGE_STALL_MS, RELAY_REACH_MS, RELAY_STALL_MS};
 use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId};
 use crate::record::{ErrorCode, ErrorRecord, Fetch, Hop, Payload, Record, RecordReader, RecordType};
 use crate::seed::{Cache, Passing};
@@ -40,6 +40,8 @@ pub struct Relay {
     waiting: Vec<usize>,
     /// Flows that were joined.
     merged: Vec<usize>,
+    /// When to look again for askers that take nothing.
+    look_at: Option<Instant>,
     requests: u64,
     /// Commands that found the ring full; nothing more is taken while one waits.
     unsent: VecDeque<Command>,
@@ -113,6 +115,7 @@ impl Relay {
             joinable: FxHashMap::default(),
             waiting: Vec::new(),
             merged: Vec::new(),
+            look_at: None,
             requests: 0,
             unsent: VecDeque::new(),
         }
@@ -492,6 +495,22 @@ impl Relay {
         !late.is_empty() || !held_back.is_empty()
     }
 
+    /// Sends away those who have taken nothing for long: what waits for them takes up the connection to the next gateway.
+    fn end_stalled(&mut self, now: Instant, port: &mut AppPort) -> bool {
+        let stall = Duration::from_millis(RELAY_STALL_MS);
+        self.look_at = Some(now + stall / 10);
+        let stalled = self
+            .flows
+            .iter()
+            .filter(|(_, flow)| flow.is_held_up() && now.duration_since(flow.progress) >= stall);
+        let stalled: Vec<_> = stalled.map(|(_, flow)| flow.members[0].request).collect();
+        for &request in &stalled {
+            let reason = "nothing of the answer was taken for long, and others wait behind it; ask again";
+            self.expel(port, request, ErrorCode::Busy, reason);
+        }
+        !stalled.is_empty()
+    }
+
     fn send_unsent(&mut self, port: &mut AppPort) -> bool {
         while let Some(command) = self.unsent.pop_front() {
             if let Err(command) = port.send(command) {
@@ -504,6 +523,11 @@ impl Relay {
 }
 
 impl Flow {
+    /// Whether the one who sets the pace takes nothing.
+    fn is_held_up(&self) -> bool {
+        self.members.first().is_some_and(|member| !member.answer.has_relay_room())
+    }
+
     /// Holds bytes of the request until it can be sent on. They take credit, so no more is read than a window.
     fn hold(&mut self, bytes: Payload) {
         self.onward.take(bytes.len());
@@ -524,6 +548,9 @@ impl Application for Relay {
         if !self.waiting.is_empty() || !self.merged.is_empty() {
             worked |= self.give_up(now, port);
         }
+        if !self.flows.is_empty() && self.look_at.is_none_or(|at| at <= now) {
+            worked |= self.end_stalled(now, port);
+        }
         worked
     }
 
@@ -536,6 +563,7 @@ impl Application for Relay {
             let held = !flow.members.first()?.answer.has_relay_room();
             held.then_some(flow.progress + Duration::from_millis(MERGE_STALL_MS))
         });
-        waiting.chain(stalled).min()
+        let look = self.look_at.filter(|_| self.flows.iter().any(|(_, flow)| flow.is_held_up()));
+        waiting.chain(stalled).chain(look).min()
     }
 }

@@ -269,6 +269,25 @@ get_piped_row() {
     wire=$(memif_wire 1500) idle=$STORE_IDLE payload="one file of $PAYLOAD bytes, in the gateway's memory; to /dev/null"
 }
 
+# What checking costs: to an application that checks and drops, and from the gateway's memory, checked or not.
+put_checked_row() {
+    memif_configs 1500 spin "${rsizes[1500]}"
+    start_gateway && stoq_client bench --put --bytes "$PAYLOAD" --limit $RUN_S_MAX && stop_gateway || return 1
+    wire=$(memif_wire 1500) idle=spin payload="one payload of $PAYLOAD bytes from memory, checked and dropped"
+}
+
+get_dropped_row() { # [OPTION...]
+    local token
+    rm -rf "$shm/store"
+    memif_configs 1500 $STORE_IDLE "${rsizes[1500]}" "$shm/store"
+    start_gateway && stoq_client put "$shm/payload" || return 1
+    token=$(json token <"$shm/result.json")
+    stoq_client bench --get "$token" && stoq_client bench --get "$token" "$@" || return 1
+    stop_gateway
+    rm -rf "$shm/store"
+    wire=$(memif_wire 1500) idle=$STORE_IDLE payload="one payload of $PAYLOAD bytes in the gateway's memory, dropped by the client"
+}
+
 user_space_row() { # DEVICE
     local before
     veth checksummed
@@ -330,6 +349,15 @@ run_row() { # ROW; on failure nothing of it stays behind.
         put-disk) put_row "$disk" "$(stat -f -c %T "$disk")" ;;
         get-hot) get_row ;;
         get-piped) get_piped_row ;;
+        put-checked) put_checked_row ;;
+        get-checked) get_dropped_row ;;
+        get-unchecked) get_dropped_row --unverified ;;
+        get-direct) hop_row direct ;;
+        get-hop) hop_row hop ;;
+        trips-direct) hop_row direct --trips 20000 ;;
+        trips-hop) hop_row hop --trips 20000 ;;
+        holders-alive) holders_row alive ;;
+        holders-dead) holders_row dead ;;
         af-xdp) user_space_row net_af_xdp0,iface=far && check_frames 1200 1514 ;;
         af-packet)
             user_space_row net_af_packet0,iface=far,blocksz=65536,framesz=2048,framecnt=2048,qdisc_bypass=1 &&
@@ -341,6 +369,7 @@ run_row() { # ROW; on failure nothing of it stays behind.
         quinn-ping-busy) quinn_ping_row --busy ;;
     esac || status=1
     [ -z "$pid" ] || stop_gateway
+    [ ${#mesh_pids[@]} = 0 ] || mesh_down
     return $status
 }
 

@@ -5,7 +5,7 @@
 #   scripts/bench/run.sh ROW...     these rows alone; prints the tables instead
 #
 # Rows: message-1500 message-9000 ping put-tmpfs put-disk get-hot get-piped af-xdp af-packet quinn-gso quinn-packets quinn-ping
-# quinn-ping-busy
+# quinn-ping-busy put-checked get-checked get-unchecked get-direct get-hop trips-direct trips-hop holders-alive holders-dead
 #
 # Environment: ROUNDS (5); BYTES of a goodput run (4000000000); PAYLOAD bytes of put and get (1073741824); TRIPS round trips
 # (50000); RSIZE, the binary logarithm of memif's ring length (unset: 9, 10 and 11 are tried first); OUT, the file of JSON
@@ -14,7 +14,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/lib.sh
 
-ALL="message-1500 quinn-gso quinn-packets ping quinn-ping quinn-ping-busy message-9000 put-tmpfs put-disk get-hot get-piped af-xdp af-packet"
+ALL="message-1500 quinn-gso quinn-packets ping quinn-ping quinn-ping-busy message-9000 put-tmpfs put-disk get-hot get-piped put-checked get-checked get-unchecked af-xdp af-packet get-direct get-hop trips-direct trips-hop holders-alive holders-dead"
 rows=${*:-$ALL}
 for row in $rows; do
     case " $ALL " in *" $row "*) ;; *) die "no row \"$row\"; rows: $ALL" ;; esac
@@ -45,7 +45,7 @@ out=${OUT:-$built/bench.jsonl}
 disk=$(mktemp -d "${TMPDIR:-/tmp}/stoq-bench.XXXXXX")
 shm=$(mktemp -d /dev/shm/stoq-bench.XXXXXX)
 near=stoq-bench-near-$$ far=stoq-bench-far-$$
-pid= client_pid= reserved= rmem_max= wmem_max=
+mesh_pids=() pid= client_pid= reserved= rmem_max= wmem_max=
 
 end() { # PID: ends a process of ours, by force after ten seconds, and returns its status.
     local tries status=0
@@ -62,6 +62,7 @@ cleanup() {
     trap - EXIT INT TERM
     [ -z "$client_pid" ] || end "$client_pid" || true
     [ -z "$pid" ] || end "$pid" || true
+    [ ${#mesh_pids[@]} = 0 ] || mesh_down
     # The links go with their namespaces.
     ip netns delete "$near" 2>/dev/null || true
     ip netns delete "$far" 2>/dev/null || true
@@ -91,14 +92,15 @@ if [ "$(free_huge_mb)" -lt $need_mb ]; then
 fi
 
 . scripts/bench/rows.sh
+. scripts/bench/mesh.sh
 
 failed=
 identities
 mkdir -p "$(dirname "$out")"
 environment >"$out"
 for row in $rows; do
-    case $row in put-* | get-*) [ -f "$shm/payload" ] || head -c "$PAYLOAD" /dev/urandom >"$shm/payload" ;; esac
-    case $row in message-* | ping | put-* | get-*) tune "${row#message-}" ;; esac
+    case $row in put-checked) ;; put-* | get-* | trips-* | holders-*) [ -f "$shm/payload" ] || head -c "$PAYLOAD" /dev/urandom >"$shm/payload" ;; esac
+    case $row in get-direct | get-hop) ;; message-* | ping | put-* | get-*) tune "${row#message-}" ;; esac
 done
 for round in $(seq "$ROUNDS"); do
     for row in $rows; do

@@ -12,10 +12,23 @@ GOODPUT = [
     ("put-disk", "STOQ put, memif, store on disk with fsync"),
     ("get-hot", "STOQ get, memif, payload in the gateway's memory, to a file on tmpfs"),
     ("get-piped", "STOQ get, memif, payload in the gateway's memory, to /dev/null"),
+    ("put-checked", "STOQ put, memif, checked by the gateway and dropped"),
+    ("get-checked", "STOQ get, memif, checked by the client and dropped"),
+    ("get-unchecked", "the same answer read without checking"),
     ("af-xdp", "STOQ messages, kernel UDP client to net_af_xdp"),
     ("af-packet", "STOQ messages, kernel UDP client to net_af_packet"),
     ("quinn-gso", "quinn, kernel UDP, GSO super-packets crossing whole"),
     ("quinn-packets", "quinn, kernel UDP, packets crossing one by one"),
+]
+MESH = [
+    ("get-direct", "get from a holder"),
+    ("get-hop", "get through a relay"),
+    ("holders-alive", "get from four holders, all alive"),
+    ("holders-dead", "get from four holders, one dead"),
+]
+TRIPS = [
+    ("trips-direct", "from a holder"),
+    ("trips-hop", "through a relay"),
 ]
 LATENCY = [
     ("ping", "STOQ, memif, MTU 1500"),
@@ -25,6 +38,10 @@ LATENCY = [
 RATIOS = [
     ("goodput: STOQ memif MTU 1500 / quinn GSO", "message-1500", "quinn-gso", "gbit_per_s"),
     ("goodput: STOQ memif MTU 1500 / quinn packets", "message-1500", "quinn-packets", "gbit_per_s"),
+    ("goodput: get checked / unchecked", "get-checked", "get-unchecked", "gbit_per_s"),
+    ("goodput: put checked / messages", "put-checked", "message-1500", "gbit_per_s"),
+    ("goodput: get through a relay / from the holder", "get-hop", "get-direct", "gbit_per_s"),
+    ("goodput: four holders, one dead / all alive", "holders-dead", "holders-alive", "gbit_per_s"),
     ("round trip p50: STOQ memif / quinn", "ping", "quinn-ping", "p50_us"),
     ("round trip p50: STOQ memif / quinn never sleeping", "ping", "quinn-ping-busy", "p50_us"),
 ]
@@ -112,6 +129,26 @@ def goodput(run):
     yield from section("Goodput", text, ["what", "median", "best", "spread", "runs"], rows)
 
 
+def mesh(run):
+    rows = []
+    for row, name in MESH:
+        values = run.values(row, "gbit_per_s")
+        if values:
+            rows.append([name, middle(values, 2), f"{max(values):.2f}", spread(values, 2), len(values)])
+    text = (
+        "Kernel UDP on loopback, packets of 1,472 bytes: what several gateways do on two cores, one process each, so no figure of "
+        "a wire. The relay has a core of its own; the others share one. Gbit/s."
+    )
+    yield from section("Through gateways, and from several", text, ["what", "median", "best", "spread", "runs"], rows)
+    rows = []
+    for row, name in TRIPS:
+        p50 = run.values(row, "p50_us")
+        if p50:
+            rows.append([name, middle(p50, 1), middle(run.values(row, "p99_us"), 1), spread(p50, 1), len(p50)])
+    text = "One fetch of 16 KiB after the other, on the same wire: microseconds, medians over the runs; the spread is that of p50."
+    yield from section(None, text, ["what", "p50", "p99", "spread", "runs"], rows)
+
+
 def latency(run):
     rows = []
     for row, name in LATENCY:
@@ -138,7 +175,7 @@ def ratios(run):
 
 def resources(run):
     rows = []
-    for row, name in GOODPUT + LATENCY:
+    for row, name in GOODPUT + MESH + TRIPS + LATENCY:
         lines = run.rows.get(row, {}).values()
         for side, far in (("client", "client"), ("gateway", "server" if "quinn" in row else "gateway")):
             used = [line[side] for line in lines if line[side]]
@@ -155,7 +192,7 @@ def resources(run):
 
 def conditions(run):
     rows = []
-    for row, name in GOODPUT + LATENCY:
+    for row, name in GOODPUT + MESH + TRIPS + LATENCY:
         for line in list(run.rows.get(row, {}).values())[-1:]:
             c, result = line["conditions"], line["result"]
             rows.append([f"{name} (`{row}`)", c["wire"], c["payload"], result["cipher"], c["idle"], c["cores"]])
@@ -179,7 +216,7 @@ def main():
     with open(sys.argv[1]) as file:
         run = Run(file)
     print("# Benchmarks\n")
-    for part in (environment, goodput, latency, ratios, resources, conditions):
+    for part in (environment, goodput, mesh, latency, ratios, resources, conditions):
         for line in part(run):
             print(line)
     print("Run it: `scripts/bench/run.sh`, or one row: `scripts/bench/run.sh message-1500`.")

@@ -15,7 +15,8 @@ use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId, 
 use crate::record::{Coverage, ErrorCode, ErrorRecord, Have, Holder, Mirror};
 use crate::shard::{Blob, Coding, Descriptor, Lanes};
 use crate::tls::NodeId;
-use crate::token::{AnyToken, VerifiedPiece};
+use crate::token::{AnyToken, GROUP_BYTES_U64, VerifiedPiece};
+use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -102,7 +103,17 @@ impl Writing {
 
     pub(super) fn shard(&mut self, blob: Blob, piece: &VerifiedPiece) -> Result<(), StoreError> {
         match self {
-            Self::Set(writer) => writer.write(blob, piece),
+            Self::Set(writer) => {
+                let group = piece.offset / GROUP_BYTES_U64;
+                let Some(part) = writer.parts().find(|part| part.blob == blob) else { return Ok(()) };
+                // A piece lies within one shard. Lanes that are held already come with the others; they may bring hash
+                // pairs that others need.
+                if part.selection.intersects(group..group + 1) {
+                    return writer.write(blob, piece);
+                }
+                let (offset, proofs) = (piece.offset, piece.proofs.clone());
+                writer.write(blob, &VerifiedPiece { offset, data: Bytes::new(), proofs })
+            }
             Self::Payload(_) | Self::Coded(..) | Self::Held(..) => Ok(()),
         }
     }

@@ -231,15 +231,15 @@ impl Session {
         if ended && matches!(end, End::Blocked) {
             end = inbound.finish().map_or_else(End::Fault, |()| End::Finished);
         }
-        self.readable.push_back(id);
         self.after_read(conn, id, inbound, end, cx);
+        self.line_up(id);
     }
 
     fn accept_put(&mut self, conn: &mut Connection, app: usize, request: RequestId, cx: &mut Context<'_>) {
         let Some(id) = self.stream_of(app, request) else { return };
         if let Some(inbound) = self.inbound.get_mut(&id) {
             inbound.accept_put();
-            self.readable.push_back(id);
+            self.line_up(id);
             self.write_record(conn, id, &OkRecord { length_bytes: 0, descriptor: None }, cx);
         }
     }

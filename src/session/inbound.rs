@@ -106,6 +106,8 @@ pub(super) struct Inbound {
     waiting: Option<Delivery>,
     /// It began with a HOP: others may have written what follows.
     routed: bool,
+    /// It waits for its turn to be read.
+    pub(super) in_line: bool,
 }
 
 #[derive(Debug)]
@@ -208,7 +210,7 @@ impl Inbound {
     }
 
     fn of(kind: Kind) -> Self {
-        Self { reader: RecordReader::default(), kind, waiting: None, routed: false }
+        Self { reader: RecordReader::default(), kind, waiting: None, routed: false, in_line: false }
     }
 
     /// Of an answer: whether the request goes by a route, so that the peer may only pass on what others write.
@@ -284,16 +286,20 @@ impl Inbound {
         !matches!(self.kind, Kind::Put { accepted: false, .. })
     }
 
-    /// Whether what the next chunk may bring finds room: in the ring, and with whoever takes it on from there.
-    pub(super) fn has_room(&self, ports: &[WorkerPort]) -> bool {
-        let paced = match &self.kind {
+    /// Whether whoever takes on what is read has room for more of it.
+    pub(super) fn may_go_on(&self) -> bool {
+        match &self.kind {
             Kind::Relayed { onward, .. } => onward.has_relay_room(),
             Kind::RawAnswer { pace, .. } => pace.has_relay_room(),
             Kind::FetchAnswer { asked, .. } => asked.pace.as_ref().is_none_or(Credit::has_room),
             _ => true,
-        };
+        }
+    }
+
+    /// Whether the ring has room for what the next chunk may bring.
+    pub(super) fn has_room(&self, ports: &[WorkerPort]) -> bool {
         // A stream whose application is not known yet brings one event, or a message that waits here.
-        paced && self.app().is_none_or(|app| ports[app].room() >= RING_ROOM_MIN)
+        self.app().is_none_or(|app| ports[app].room() >= RING_ROOM_MIN)
     }
 
     /// Takes the next bytes of the stream.

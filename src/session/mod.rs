@@ -76,6 +76,8 @@ pub(crate) struct Session {
     message_credit: Credit,
     /// Streams that may have something to read.
     readable: VecDeque<StreamId>,
+    /// Streams that wait for whoever takes on what they bring.
+    paced: Vec<StreamId>,
     /// Commands that wait for the peer to allow another stream.
     unopened: VecDeque<(usize, Command)>,
     errors: VecDeque<Instant>,
@@ -123,6 +125,7 @@ impl Session {
             messages: FxHashMap::default(),
             message_credit: Credit::default(),
             readable: VecDeque::new(),
+            paced: Vec::new(),
             unopened: VecDeque::new(),
             errors: VecDeque::new(),
             closed_told: false,
@@ -152,6 +155,24 @@ impl Session {
 
     /// Whether reading waits for a ring to get room, or for the next turn.
     pub(crate) fn wants_turn(&self) -> bool {
+        !self.readable.is_empty()
+    }
+
+    /// Whether reading waits for somebody to take on what was read.
+    pub(crate) fn is_paced(&self) -> bool {
+        !self.paced.is_empty()
+    }
+
+    /// Puts the streams in line again that may go on. Returns whether there is one.
+    pub(crate) fn resume_paced(&mut self) -> bool {
+        let (inbound, readable) = (&self.inbound, &mut self.readable);
+        self.paced.retain(|id| {
+            let waits = inbound.get(id).is_some_and(|inbound| !inbound.may_go_on());
+            if !waits {
+                readable.push_back(*id);
+            }
+            waits
+        });
         !self.readable.is_empty()
     }
 
@@ -189,6 +210,7 @@ impl Session {
         self.local.clear();
         self.messages.clear();
         self.readable.clear();
+        self.paced.clear();
         self.start(conn, cx);
     }
 
@@ -207,7 +229,7 @@ impl Session {
                     self.accept(conn, id, dir);
                 }
             }
-            StreamEvent::Readable { id } => self.readable.push_back(id),
+            StreamEvent::Readable { id } => self.line_up(id),
             StreamEvent::Writable { id } => self.pump(conn, id),
             StreamEvent::Stopped { id, error_code } => self.stopped(conn, id, error_code, cx),
             StreamEvent::Available { .. } => {
@@ -235,7 +257,16 @@ impl Session {
         // A client that is through with its handshake is no replay, and neither is what it sent before.
         let early = self.early && conn.side().is_server();
         self.inbound.insert(id, Inbound::start(dir, credit, early));
-        self.readable.push_back(id);
+        self.line_up(id);
+    }
+
+    /// Has a stream read at the next turn. Each stands in line once, however often more of it arrives.
+    fn line_up(&mut self, id: StreamId) {
+        if let Some(inbound) = self.inbound.get_mut(&id)
+            && !std::mem::replace(&mut inbound.in_line, true)
+        {
+            self.readable.push_back(id);
+        }
     }
 
     /// Takes a QUIC datagram: one MESSAGE, or it is dropped under its counter.
@@ -281,6 +312,7 @@ impl Session {
 
     fn read_stream(&mut self, conn: &mut Connection, id: StreamId, cx: &mut Context<'_>) -> bool {
         let Some(mut inbound) = self.inbound.remove(&id) else { return false };
+        inbound.in_line = false;
         let mut reading = self.reading(id, cx);
         let mut chunks_left = CHUNKS_PER_TURN_MAX;
         let mut end = End::Blocked;
@@ -290,6 +322,10 @@ impl Session {
             loop {
                 if !inbound.wants_bytes() {
                     end = End::Waiting;
+                    break;
+                }
+                if !inbound.may_go_on() {
+                    end = End::Paced;
                     break;
                 }
                 if chunks_left == 0 || !inbound.has_room(reading.cx.ports) {
@@ -343,9 +379,15 @@ impl Session {
             End::Blocked | End::Waiting => {
                 self.inbound.insert(id, inbound);
             }
+            End::Paced => {
+                self.inbound.insert(id, inbound);
+                if !self.paced.contains(&id) {
+                    self.paced.push(id);
+                }
+            }
             End::Later => {
                 self.inbound.insert(id, inbound);
-                self.readable.push_back(id);
+                self.line_up(id);
             }
             End::Finished => {
                 inbound.ended(self.id, id, cx);
@@ -480,6 +522,8 @@ enum End {
     Waiting,
     /// The ring is full, or others have their turn first.
     Later,
+    /// Whoever takes it on has no room.
+    Paced,
     Finished,
     Reset(VarInt),
     Fault(Fault),

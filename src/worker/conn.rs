@@ -53,6 +53,8 @@ pub(super) struct Conn {
     pub(super) generation: u32,
     /// In the list of connections that this turn serves.
     pub(super) dirty: bool,
+    /// In the list of connections with streams that wait for whoever takes on what they bring.
+    pub(super) paced: bool,
     pub(super) connected: bool,
     /// The applications know of it: before the handshake is over, where early data goes.
     pub(super) announced: bool,

@@ -158,6 +158,7 @@ impl Core {
             timer: Timer::default(),
             generation: self.generation,
             dirty: false,
+            paced: false,
             connected: false,
             announced: false,
             going_away: false,
@@ -220,6 +221,7 @@ impl Core {
     /// Takes what QUIC has for us: events, then what streams hold.
     pub(super) fn read(&mut self, now: Instant) -> bool {
         let mut worked = false;
+        self.resume_paced();
         for i in 0..self.dirty.len() {
             let slot = self.dirty[i];
             let Some(conn) = self.conns[slot as usize].as_mut() else { continue };
@@ -240,8 +242,30 @@ impl Core {
                 }
             }
             worked |= conn.session.read(&mut conn.quic, &mut cx);
+            if conn.session.is_paced() && !std::mem::replace(&mut conn.paced, true) {
+                self.paced.push(slot);
+            }
         }
         worked
+    }
+
+    /// Looks which streams may go on that waited for whoever takes on what they bring. Costs nothing while none waits, and does not
+    /// keep an idle worker awake: who takes a lot at once wakes it.
+    fn resume_paced(&mut self) {
+        for at in (0..self.paced.len()).rev() {
+            let slot = self.paced[at] as usize;
+            let Some(Some(conn)) = self.conns.get_mut(slot) else {
+                self.paced.swap_remove(at);
+                continue;
+            };
+            if conn.session.resume_paced() {
+                mark(&mut self.dirty, conn, slot);
+            }
+            conn.paced = conn.session.is_paced();
+            if !conn.paced {
+                self.paced.swap_remove(at);
+            }
+        }
     }
 
     pub(super) fn poll_inline(&mut self, now: Instant) -> bool {

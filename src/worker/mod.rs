@@ -58,6 +58,8 @@ struct Core {
     conns: Vec<Option<Conn>>,
     generation: u32,
     dirty: VecDeque<u32>,
+    /// Connections with streams that wait for whoever takes on what they bring.
+    paced: Vec<u32>,
     timers: Timers,
     links: Links,
     incoming: VecDeque<Incoming>,
@@ -95,6 +97,7 @@ impl<N: Network> Worker<N> {
             conns: Vec::new(),
             generation: 0,
             dirty: VecDeque::new(),
+            paced: Vec::new(),
             timers: Timers::default(),
             links: Links::default(),
             incoming: VecDeque::new(),

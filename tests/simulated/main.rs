@@ -2,9 +2,15 @@
 
 mod support;
 
+mod datagrams;
+mod early;
+mod gather;
 mod hops;
 mod hostile;
 mod lifecycle;
+mod merging;
+mod mirror;
+mod passing;
 mod pressure;
 mod refusals;
 mod steering;

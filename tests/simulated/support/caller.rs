@@ -1,9 +1,11 @@
 //! An application that the test itself is: it notes what it hears and sends what the test wants, minding credit.
 
+use super::gathering::Gathering;
 use super::{SEED, encoding};
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::time::Instant;
 use stoq::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId};
 use stoq::record::{ErrorCode, ErrorRecord, Holder, Hop, Mirror};
 use stoq::shard::{Descriptor, Lanes};
@@ -78,6 +80,10 @@ pub(crate) struct Caller {
     unsent: VecDeque<(ConnectionId, Credit, u64, Bytes)>,
     commands: VecDeque<Command>,
     numbers: u64,
+    /// What it gathers, if it does.
+    pub(crate) gathering: Option<Gathering>,
+    /// What its fetches wait for; whoever sets it gives back.
+    pub(crate) pace: Option<Credit>,
 }
 
 impl Caller {
@@ -95,6 +101,8 @@ impl Caller {
             unsent: VecDeque::new(),
             commands: VecDeque::new(),
             numbers: 0,
+            gathering: None,
+            pace: None,
         }
     }
 
@@ -125,7 +133,7 @@ impl Caller {
 
     /// Whether a put has been sent whole and has not been answered.
     pub(crate) fn awaits_confirmation(&self) -> bool {
-        !self.sent.is_empty()
+        !self.sent.is_empty() || self.sending.iter().any(|sending| sending.chunks.is_empty())
     }
 
     /// Asks for a connection; gives its tag.
@@ -134,6 +142,20 @@ impl Caller {
         let tag = self.numbers;
         self.commands.push_back(Command::Connect { tag, remote, early: false });
         tag
+    }
+
+    /// Asks for a connection that may be spoken on before its handshake is over; gives its tag.
+    pub(crate) fn connect_early(&mut self, remote: SocketAddr) -> u64 {
+        self.numbers += 1;
+        let tag = self.numbers;
+        self.commands.push_back(Command::Connect { tag, remote, early: true });
+        tag
+    }
+
+    /// Sends a message in a QUIC datagram.
+    pub(crate) fn datagram(&mut self, peer: &Peer, queue: u64, payload: &[u8]) {
+        let payload = Bytes::copy_from_slice(payload);
+        self.commands.push_back(Command::Datagram { connection: peer.connection, queue, payload });
     }
 
     pub(crate) fn disconnect(&mut self, peer: &Peer) {
@@ -186,7 +208,7 @@ impl Caller {
         let request = self.number(peer);
         let lanes = lanes.map(|(lanes, set)| (lanes, Box::new(set)));
         let hop = hop.map(Box::new);
-        let (max_bytes, describe, pace) = (0, false, None);
+        let (max_bytes, describe, pace) = (0, false, self.pace.clone());
         self.commands.push_back(Command::Fetch {
             request,
             hop,
@@ -253,13 +275,26 @@ impl Caller {
         request
     }
 
-    pub(crate) fn poll(&mut self) -> bool {
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.gathering.as_ref().and_then(Gathering::poll_timeout)
+    }
+
+    pub(crate) fn poll(&mut self, now: Instant) -> bool {
         let mut worked = false;
         while !self.deaf
             && let Some(delivery) = self.port.receive()
         {
             worked = true;
-            self.hear(delivery);
+            let others = match &mut self.gathering {
+                Some(gathering) => gathering.handle(now, delivery).err(),
+                None => Some(delivery),
+            };
+            if let Some(delivery) = others {
+                self.hear(delivery);
+            }
+        }
+        if let Some(gathering) = &mut self.gathering {
+            worked |= gathering.poll(now, &mut self.port, &mut self.numbers);
         }
         while let Some(command) = self.commands.pop_front() {
             if let Err(command) = self.port.send(command) {

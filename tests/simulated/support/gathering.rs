@@ -1,0 +1,150 @@
+//! A gathering that the test's own application hosts, and what comes of it.
+
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::time::Instant;
+use stoq::gather::{Event, Gather, Given, Source, Want};
+use stoq::queue::{AppPort, Delivery};
+use stoq::record::ErrorCode;
+use stoq::shard::{Blob, Descriptor, Lanes, StripeDecoder};
+use stoq::token::AnyToken;
+
+/// One gathering.
+pub(crate) struct Gathering {
+    gather: Gather,
+    pub(crate) length: Option<u64>,
+    pub(crate) descriptor: Option<Descriptor>,
+    /// Checked bytes of both blobs, by offset.
+    content: BTreeMap<u64, Bytes>,
+    parity: BTreeMap<u64, Bytes>,
+    /// Lanes that are said to be whole, by stripe.
+    stripes: BTreeMap<u64, Lanes>,
+    pub(crate) end: Option<Result<(), ErrorCode>>,
+}
+
+impl Gathering {
+    pub(crate) fn new(token: AnyToken, want: Want, sources: Vec<Source>) -> Self {
+        Self {
+            gather: Gather::new(token, want, sources),
+            length: None,
+            descriptor: None,
+            content: BTreeMap::new(),
+            parity: BTreeMap::new(),
+            stripes: BTreeMap::new(),
+            end: None,
+        }
+    }
+
+    pub(crate) fn report(&self) -> Vec<Given> {
+        self.gather.report()
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.gather.poll_timeout()
+    }
+
+    #[expect(clippy::result_large_err, reason = "a delivery that is not ours goes back whole")]
+    pub(crate) fn handle(&mut self, now: Instant, delivery: Delivery) -> Result<(), Delivery> {
+        self.gather.handle(now, delivery)
+    }
+
+    pub(crate) fn poll(&mut self, now: Instant, port: &mut AppPort, numbers: &mut u64) -> bool {
+        let mut worked = self.gather.poll(now, port, numbers);
+        while let Some(event) = self.gather.poll_event() {
+            worked = true;
+            assert!(self.end.is_none(), "{event:?} after the end");
+            match event {
+                Event::Described { length, descriptor } => {
+                    assert_eq!(self.length.replace(length), None, "described twice");
+                    self.descriptor = descriptor.map(|descriptor| *descriptor);
+                }
+                Event::Piece(piece) => drop(self.content.insert(piece.offset, piece.data)),
+                Event::Shard { blob: Blob::Content, piece, .. } => {
+                    self.content.insert(piece.offset, piece.data);
+                }
+                Event::Shard { blob: Blob::Parity, piece, .. } => {
+                    self.parity.insert(piece.offset, piece.data);
+                }
+                Event::Stripes { start, count, lanes } => {
+                    for stripe in start..start + count {
+                        assert_eq!(self.stripes.insert(stripe, lanes), None, "stripe {stripe} came twice");
+                    }
+                }
+                Event::Done => self.end = Some(Ok(())),
+                Event::Failed(failure) => self.end = Some(Err(failure.code)),
+            }
+            if self.length.is_none() {
+                assert!(self.content.is_empty(), "bytes come before what they are of");
+            }
+        }
+        worked
+    }
+
+    /// The payload, if all of it came.
+    #[track_caller]
+    pub(crate) fn payload(&self) -> Vec<u8> {
+        let length = self.length.expect("a description") as usize;
+        let whole = filled(&self.content, 0, length);
+        assert!(self.content.keys().all(|&offset| offset as usize <= length));
+        whole.expect("no gaps")
+    }
+
+    /// The payload, restored stripe by stripe from what lanes came.
+    #[track_caller]
+    pub(crate) fn restored(&self) -> Vec<u8> {
+        let set = self.descriptor.expect("a set");
+        let mut decoder = StripeDecoder::new(&set);
+        let mut payload = vec![0; set.length_bytes() as usize];
+        let (k, shard_bytes) = (u64::from(set.k()), set.shard_bytes());
+        assert_eq!(self.stripes.len() as u64, set.stripes());
+        for (&stripe, lanes) in &self.stripes {
+            let mut shards = Vec::new();
+            for lane in lanes.iter() {
+                let len = set.shard_len(lane, stripe) as usize;
+                let (blob, offset) = match u64::from(lane).checked_sub(k) {
+                    None => (&self.content, (stripe * k + u64::from(lane)) * shard_bytes),
+                    Some(parity) => (&self.parity, (stripe * u64::from(set.m()) + parity) * shard_bytes),
+                };
+                shards.push((lane, filled(blob, offset, len).expect("a lane that is said to be whole")));
+            }
+            // Lanes past the end of the payload have no bytes.
+            let mut put = |lane: u8, shard: &[u8]| {
+                if shard.is_empty() {
+                    return;
+                }
+                let start = ((stripe * k + u64::from(lane)) * shard_bytes) as usize;
+                payload[start..start + shard.len()].copy_from_slice(shard);
+            };
+            for (lane, shard) in shards.iter().filter(|(lane, _)| u64::from(*lane) < k) {
+                put(*lane, shard);
+            }
+            let shards = shards.iter().map(|(lane, shard)| (*lane, shard.as_slice()));
+            decoder.restore(stripe, shards, put).unwrap();
+        }
+        payload
+    }
+}
+
+/// `len` bytes from `start`, if they are all there.
+fn filled(pieces: &BTreeMap<u64, Bytes>, start: u64, len: usize) -> Option<Vec<u8>> {
+    let (mut whole, mut at) = (vec![0; len], start);
+    let end = start + len as u64;
+    let first = pieces.range(..=start).next_back().map_or(start, |(offset, _)| *offset);
+    for (&offset, bytes) in pieces.range(first..) {
+        let piece_end = offset + bytes.len() as u64;
+        if at >= end {
+            break;
+        }
+        if piece_end <= at {
+            continue;
+        }
+        if offset > at {
+            return None;
+        }
+        let until = piece_end.min(end);
+        let (from, to) = ((at - start) as usize, (until - start) as usize);
+        whole[from..to].copy_from_slice(&bytes[(at - offset) as usize..(until - offset) as usize]);
+        at = until;
+    }
+    (at >= end).then_some(whole)
+}

@@ -1,0 +1,37 @@
+//! Somebody on the wire, who keeps what goes to a station and sends it again.
+
+use super::World;
+use std::sync::{Arc, Mutex};
+use stoq::nic::{Nic, TxKind};
+use stoq::wire::Mac;
+
+/// Frames that went by.
+#[derive(Clone, Default)]
+pub(crate) struct Tap(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Tap {
+    /// Keeps what goes to this station of one queue from now on.
+    pub(crate) fn on(world: &World, mac: Mac) -> Self {
+        let tap = Self::default();
+        let frames = tap.0.clone();
+        world.link.steer(mac, move |frame, _| {
+            frames.lock().unwrap().push(frame.to_vec());
+            0
+        });
+        tap
+    }
+
+    /// What it has so far; it goes on with nothing.
+    pub(crate) fn take(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+/// Puts frames on the wire as they were.
+pub(crate) fn replay(world: &World, frames: &[Vec<u8>]) {
+    let mut nic = world.link.add_station([2, 0, 0, 0, 0, 200], 1).remove(0);
+    for frame in frames {
+        assert!(nic.tx_frame(TxKind::Plain, frame.len(), |out| out.copy_from_slice(frame)));
+    }
+    nic.tx_flush(world.now);
+}
