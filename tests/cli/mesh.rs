@@ -122,6 +122,8 @@ impl Mesh {
     fn put_shards(&self, len: usize) -> (PathBuf, String, String) {
         let (path, token) = self.sites[0].file("file", len);
         let put = json(self.tool("put").arg(&path).args(["--shards", "4+2@16384"]));
+        assert_keys(&put, "operation bytes verified seconds gbit_per_s already_kept hash_seconds gateway");
+        assert_keys(&put, "network workers cipher version");
         assert_eq!((&put["token"], &put["lanes"]), (&token.as_str().into(), &"0-5".into()), "{put}");
         (path, token, put["set"].as_str().unwrap().to_owned())
     }
@@ -132,6 +134,7 @@ impl Mesh {
             let mut mirror = self.tool("mirror");
             mirror.args([set, "--on", name, "--lanes", lanes, "--from", "a"]);
             let done = json(&mut mirror);
+            assert_keys(&done, "lanes lease_s version");
             assert_eq!((&done["operation"], &done["token"]), (&"mirror".into(), &set.into()));
             assert_eq!(done["on"], nodes().id(name));
             assert!(done["bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{done}");
@@ -143,13 +146,21 @@ impl Mesh {
         let mut holders = Vec::new();
         wait_until("the neighbours have told what they hold", || {
             let located = json(self.tool("locate").arg(token));
+            assert_keys(&located, "operation token gateway version");
             let text = |holder: &Value, key: &str| holder[key].as_str().unwrap().to_owned();
             let listed = located["holders"].as_array().unwrap().iter();
+            listed.clone().for_each(|holder| assert_keys(holder, "expires_s"));
             holders = listed.map(|holder| (text(holder, "node"), text(holder, "coverage"))).collect();
             holders.len() == count
         });
         holders
     }
+}
+
+#[track_caller]
+fn assert_keys(result: &Value, keys: &str) {
+    let missing: Vec<_> = keys.split(' ').filter(|key| result.get(key).is_none()).collect();
+    assert!(missing.is_empty(), "no {missing:?} in {result}");
 }
 
 #[track_caller]
@@ -185,6 +196,7 @@ fn lanes_are_mirrored_located_and_gathered_until_too_few_holders_are_left() {
     assert_same(&mesh.path("all"), &path);
     assert_eq!((&got["bytes"], &got["verified"]), (&3_000_001.into(), &true.into()));
     assert_eq!(got["unreached"], Value::Array(vec![]), "{got}");
+    assert_keys(&got, "operation token decoded seconds gbit_per_s network workers cipher version");
     for key in ["node", "bytes", "requests", "strikes", "state"] {
         assert!(!got["holders"][0][key].is_null(), "holders.{key}: {got}");
     }
