@@ -1,6 +1,6 @@
 //! Verified encodings as they come in: one for a payload, up to two, one after the other, for lanes of a set.
 
-use super::inbound::Fault;
+use super::fault::Fault;
 use crate::shard::{Blob, Descriptor, Lanes, ShardIndex};
 use crate::token::{Ranges, Token, VerifiedDecoder, VerifiedPiece, VerifyError};
 use std::collections::VecDeque;

@@ -1,6 +1,7 @@
 //! What applications ask of a session.
 
-use super::inbound::{Asked, Inbound};
+use super::answers::Asked;
+use super::inbound::Inbound;
 use super::outbound::Outbound;
 use super::{Context, End, Session};
 use crate::counters::Counter;

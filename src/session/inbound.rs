@@ -1,17 +1,19 @@
 //! One incoming half of a stream: which records may come, where what they bring goes.
 
+use super::Context;
+use super::answers::Asked;
 use super::body::Body;
-use super::{Context, PeerState};
+use super::fault::Fault;
+use super::reading::Reading;
 use crate::counters::Counter;
 use crate::hop::{Decision, Refusal};
 use crate::limits::{HAVE_BURST, HAVE_RATE_PER_S};
 use crate::queue::{ConnectionId, Credit, Delivery, RequestId, WorkerPort};
 use crate::record::{
-    Done, ErrorCode, ErrorRecord, Fetch, GoAway, Have, Holders, Hop, Locate, MessageHeader, Mirror, OkRecord,
-    Payload, Put, Record, RecordError, RecordReader, RecordType, Settings,
+    ErrorCode, ErrorRecord, Fetch, GoAway, Have, Hop, Locate, MessageHeader, Mirror, Payload, Put, Record,
+    RecordError, RecordReader, RecordType, Settings,
 };
-use crate::shard::{Descriptor, Lanes};
-use crate::token::{AnyToken, Ranges, Token, VerifyError};
+use crate::token::{Ranges, Token};
 use bytes::Bytes;
 use quinn_proto::{Dir, StreamId};
 
@@ -20,88 +22,10 @@ const RING_ROOM_MIN: usize = 64;
 /// Chunks of a relayed stream that travel together.
 const RAW_CHUNKS_MAX: usize = 32;
 
-/// Why a stream must end.
-#[derive(Debug)]
-pub(super) struct Fault {
-    pub(super) code: ErrorCode,
-    pub(super) reason: String,
-    /// The connection must end with it.
-    pub(super) fatal: bool,
-}
-
-impl Fault {
-    fn new(code: ErrorCode, reason: impl Into<String>) -> Self {
-        Self { code, reason: reason.into(), fatal: false }
-    }
-
-    pub(super) fn control_reset() -> Self {
-        Self { fatal: true, ..Self::malformed("CONTROL was reset") }
-    }
-
-    fn malformed(reason: &str) -> Self {
-        Self::new(ErrorCode::Malformed, reason)
-    }
-
-    /// Whether it breaks the protocol. To ask for what is not here, or not now, or not by this way, breaks no rule.
-    pub(super) fn counts(&self) -> bool {
-        use ErrorCode::{
-            Budget, GoingAway, HopLimit, Loop, NoRoute, NotAuthorised, NotFound, NotMyHop, TooEarly,
-        };
-        !matches!(
-            self.code,
-            NotFound | TooEarly | GoingAway | NotAuthorised | Loop | HopLimit | NotMyHop | NoRoute | Budget
-        )
-    }
-}
-
-impl From<RecordError> for Fault {
-    fn from(error: RecordError) -> Self {
-        Self::new(error.code(), error.to_string())
-    }
-}
-
-impl From<VerifyError> for Fault {
-    fn from(error: VerifyError) -> Self {
-        Self::new(error.code(), error.to_string())
-    }
-}
-
-/// What a reading of one stream needs beside the stream itself.
-pub(super) struct Reading<'a, 'c> {
-    pub(super) connection: ConnectionId,
-    pub(super) stream: StreamId,
-    pub(super) owner: Option<usize>,
-    pub(super) peer: &'a mut PeerState,
-    /// This side said GOAWAY.
-    pub(super) leaving: bool,
-    pub(super) cx: &'a mut Context<'c>,
-}
-
-impl Reading<'_, '_> {
-    fn peer_request(&self) -> RequestId {
-        RequestId { connection: self.connection, number: self.stream.into() }
-    }
-
-    fn queue(&self, queue: u64) -> Result<usize, Fault> {
-        self.owner.or_else(|| self.cx.routes.queues.get(&queue).copied()).ok_or_else(|| {
-            Fault::new(ErrorCode::NotFound, format!("no application takes queue {queue} here"))
-        })
-    }
-
-    fn store(&self) -> Result<usize, Fault> {
-        let nothing = || Fault::new(ErrorCode::NotFound, "nothing keeps payloads here");
-        self.owner.or(self.cx.routes.store).ok_or_else(nothing)
-    }
-
-    fn deliver(&mut self, app: usize, delivery: Delivery) {
-        self.cx.ports[app].deliver(delivery);
-    }
-}
-
 #[derive(Debug)]
 pub(super) struct Inbound {
     reader: RecordReader,
-    kind: Kind,
+    pub(super) kind: Kind,
     /// A stream's first message, when its application had no room for it.
     waiting: Option<Delivery>,
     /// It began with a HOP: others may have written what follows.
@@ -111,7 +35,7 @@ pub(super) struct Inbound {
 }
 
 #[derive(Debug)]
-enum Kind {
+pub(super) enum Kind {
     /// The first record says what the stream is for; on a request, HOP may stand before it.
     Start {
         dir: Dir,
@@ -169,16 +93,6 @@ enum Kind {
         pace: Credit,
         gathered: Payload,
     },
-}
-
-/// What a FETCH of ours asked for.
-#[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) token: AnyToken,
-    pub(super) lanes: Option<(Lanes, Box<Descriptor>)>,
-    pub(super) ranges: Ranges,
-    pub(super) describe: bool,
-    pub(super) pace: Option<Credit>,
 }
 
 impl Inbound {
@@ -507,91 +421,6 @@ impl Inbound {
         }
     }
 
-    fn put_answered(
-        &mut self,
-        kind: RecordType,
-        body: Payload,
-        cx: &mut Reading<'_, '_>,
-    ) -> Result<(), Fault> {
-        let Kind::PutAnswer { app, request, accepted, over } = &mut self.kind else { return Ok(()) };
-        let (app, request) = (*app, *request);
-        let body = body.to_bytes();
-        let delivery = match kind {
-            RecordType::Ok if !*over && !*accepted => {
-                *accepted = true;
-                let length = OkRecord::parse(&body)?.length_bytes;
-                Delivery::Accepted { request, length, descriptor: None }
-            }
-            RecordType::Done if !*over => {
-                *over = true;
-                done(request, &body)?
-            }
-            RecordType::Error if !*over => {
-                *over = true;
-                Delivery::Failed { request, failure: ErrorRecord::parse(&body)? }
-            }
-            _ => return Err(unexpected(kind, "in the answer to PUT")),
-        };
-        cx.deliver(app, delivery);
-        Ok(())
-    }
-
-    fn fetch_answered(
-        &mut self,
-        kind: RecordType,
-        record: Payload,
-        cx: &mut Reading<'_, '_>,
-    ) -> Result<(), Fault> {
-        let Kind::FetchAnswer { app, request, asked, body, over } = &mut self.kind else {
-            return Ok(());
-        };
-        let (app, request) = (*app, *request);
-        let record = record.to_bytes();
-        let delivery = match kind {
-            RecordType::Ok if !*over => {
-                let ok = OkRecord::parse(&record)?;
-                let (length, descriptor) = (ok.length_bytes, ok.descriptor.map(Box::new));
-                let checked = asked.body(length, descriptor.as_deref())?;
-                if asked.describe {
-                    *over = true;
-                    cx.deliver(app, Delivery::Accepted { request, length, descriptor });
-                    Delivery::Complete { request }
-                } else {
-                    *body = Some(checked);
-                    Delivery::Accepted { request, length, descriptor }
-                }
-            }
-            RecordType::Error if !*over => {
-                *over = true;
-                Delivery::Failed { request, failure: ErrorRecord::parse(&record)? }
-            }
-            _ => return Err(unexpected(kind, "in the answer to FETCH")),
-        };
-        cx.deliver(app, delivery);
-        Ok(())
-    }
-
-    fn one_answered(
-        &mut self,
-        kind: RecordType,
-        body: Payload,
-        cx: &mut Reading<'_, '_>,
-    ) -> Result<(), Fault> {
-        let Kind::OneAnswer { app, request, kind: expected, over } = &mut self.kind else { return Ok(()) };
-        let (app, request) = (*app, *request);
-        if std::mem::replace(over, true) || (kind != *expected && kind != RecordType::Error) {
-            return Err(unexpected(kind, "in an answer of one record"));
-        }
-        let body = body.to_bytes();
-        let delivery = match kind {
-            RecordType::Error => Delivery::Failed { request, failure: ErrorRecord::parse(&body)? },
-            RecordType::Done => done(request, &body)?,
-            _ => Delivery::Holders { request, holders: Holders::parse(&body)?.holders },
-        };
-        cx.deliver(app, delivery);
-        Ok(())
-    }
-
     fn request_id(&self, cx: &Reading<'_, '_>) -> Option<RequestId> {
         let local = || self.local_request().map(|(_, request)| request);
         self.is_peer_request().then(|| cx.peer_request()).or_else(local)
@@ -689,27 +518,6 @@ impl Inbound {
     }
 }
 
-impl Asked {
-    /// What the answer's encoding must be, now that the peer has said what the payload is.
-    fn body(&self, length: u64, descriptor: Option<&Descriptor>) -> Result<Body, Fault> {
-        let set = match self.token {
-            AnyToken::Content(token) if self.lanes.is_none() => {
-                return Body::payload(token, length, &self.ranges);
-            }
-            AnyToken::Content(_) => None,
-            AnyToken::Set(set) => descriptor.filter(|found| found.set_token() == set),
-        };
-        // The set token proves the descriptor, and the descriptor the tokens of both blobs.
-        let Some(found) = set.filter(|found| found.length_bytes() == length) else {
-            return Err(Fault::new(ErrorCode::BadDescriptor, "the answer's descriptor is not the set's"));
-        };
-        match &self.lanes {
-            Some((lanes, _)) => Body::lanes(Box::new(*found), *lanes, &self.ranges),
-            None => Body::payload(found.content(), length, &self.ranges),
-        }
-    }
-}
-
 /// A MESSAGE, from a stream or a datagram: who takes it, and what they take.
 pub(super) fn message(
     mut payload: Payload,
@@ -728,11 +536,6 @@ pub(super) fn message(
         return Err(Fault::new(ErrorCode::BadProof, "a message does not match its token"));
     }
     Ok((app, Delivery::Message { connection: cx.connection, queue: header.queue, payload }))
-}
-
-fn done(request: RequestId, body: &[u8]) -> Result<Delivery, Fault> {
-    let done = Done::parse(body)?;
-    Ok(Delivery::Done { request, bytes: done.bytes, token: done.token })
 }
 
 fn control_record(kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
@@ -762,7 +565,7 @@ fn control_record(kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> 
     Ok(())
 }
 
-fn unexpected(kind: RecordType, place: &str) -> Fault {
+pub(super) fn unexpected(kind: RecordType, place: &str) -> Fault {
     Fault::malformed(&format!("{kind:?} {place}"))
 }
 

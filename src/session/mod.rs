@@ -3,10 +3,13 @@
 //! Sans-I/O: the worker hands in quinn-proto's events and the applications' commands; what comes of them goes to the rings
 //! and to quinn-proto's streams. Reading stops where a ring is full; writing waits in a backlog that credit bounds.
 
+mod answers;
 mod body;
 mod commands;
+mod fault;
 mod inbound;
 mod outbound;
+mod reading;
 
 use crate::counters::{Counter, Counters};
 use crate::hop::Hops;
@@ -19,9 +22,11 @@ use crate::rate::Rate;
 use crate::record::{ErrorCode, ErrorRecord, GoAway, RecordReader, RecordType, Settings};
 use crate::tls::NodeId;
 use bytes::Bytes;
-use inbound::{Fault, Inbound, Reading};
+use fault::Fault;
+use inbound::Inbound;
 use outbound::Outbound;
 use quinn_proto::{Connection, Dir, ReadError, StreamEvent, StreamId, VarInt};
+use reading::Reading;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,0 +1,50 @@
+//! Why a stream must end.
+
+use crate::record::{ErrorCode, RecordError};
+use crate::token::VerifyError;
+
+/// Why a stream must end.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) code: ErrorCode,
+    pub(super) reason: String,
+    /// The connection must end with it.
+    pub(super) fatal: bool,
+}
+
+impl Fault {
+    pub(super) fn new(code: ErrorCode, reason: impl Into<String>) -> Self {
+        Self { code, reason: reason.into(), fatal: false }
+    }
+
+    pub(super) fn control_reset() -> Self {
+        Self { fatal: true, ..Self::malformed("CONTROL was reset") }
+    }
+
+    pub(super) fn malformed(reason: &str) -> Self {
+        Self::new(ErrorCode::Malformed, reason)
+    }
+
+    /// Whether it breaks the protocol. To ask for what is not here, or not now, or not by this way, breaks no rule.
+    pub(super) fn counts(&self) -> bool {
+        use ErrorCode::{
+            Budget, GoingAway, HopLimit, Loop, NoRoute, NotAuthorised, NotFound, NotMyHop, TooEarly,
+        };
+        !matches!(
+            self.code,
+            NotFound | TooEarly | GoingAway | NotAuthorised | Loop | HopLimit | NotMyHop | NoRoute | Budget
+        )
+    }
+}
+
+impl From<RecordError> for Fault {
+    fn from(error: RecordError) -> Self {
+        Self::new(error.code(), error.to_string())
+    }
+}
+
+impl From<VerifyError> for Fault {
+    fn from(error: VerifyError) -> Self {
+        Self::new(error.code(), error.to_string())
+    }
+}

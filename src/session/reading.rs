@@ -1,0 +1,39 @@
+//! What a reading of one stream needs beside the stream itself.
+
+use super::fault::Fault;
+use super::{Context, PeerState};
+use crate::queue::{ConnectionId, Delivery, RequestId};
+use crate::record::ErrorCode;
+use quinn_proto::StreamId;
+
+/// What a reading of one stream needs beside the stream itself.
+pub(super) struct Reading<'a, 'c> {
+    pub(super) connection: ConnectionId,
+    pub(super) stream: StreamId,
+    pub(super) owner: Option<usize>,
+    pub(super) peer: &'a mut PeerState,
+    /// This side said GOAWAY.
+    pub(super) leaving: bool,
+    pub(super) cx: &'a mut Context<'c>,
+}
+
+impl Reading<'_, '_> {
+    pub(super) fn peer_request(&self) -> RequestId {
+        RequestId { connection: self.connection, number: self.stream.into() }
+    }
+
+    pub(super) fn queue(&self, queue: u64) -> Result<usize, Fault> {
+        self.owner.or_else(|| self.cx.routes.queues.get(&queue).copied()).ok_or_else(|| {
+            Fault::new(ErrorCode::NotFound, format!("no application takes queue {queue} here"))
+        })
+    }
+
+    pub(super) fn store(&self) -> Result<usize, Fault> {
+        let nothing = || Fault::new(ErrorCode::NotFound, "nothing keeps payloads here");
+        self.owner.or(self.cx.routes.store).ok_or_else(nothing)
+    }
+
+    pub(super) fn deliver(&mut self, app: usize, delivery: Delivery) {
+        self.cx.ports[app].deliver(delivery);
+    }
+}
