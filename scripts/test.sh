@@ -34,4 +34,8 @@ say "the main job, as an ordinary user on normal pages"
 scripts/test-unprivileged.sh
 say "the lab: the kernel on the other side"
 scripts/lab.sh
+say "fuzzing, a minute a target"
+scripts/fuzz.sh 60
+say "the mesh: four gateways, shards, hops, mirrors"
+scripts/mesh.sh
 say "all tests passed"

@@ -103,7 +103,7 @@ pub const GATHER_AHEAD_BYTES: usize = 32 << 20;
 pub const GATHER_STALL_MS: u64 = 5_000;
 /// Stalls after which a holder is left.
 pub const GATHER_STALLS_MAX: u32 = 2;
-/// Times a holder may send what proves false (protocol §2: three strikes).
+/// Times a holder may send what proves false (protocol §6: three strikes).
 pub const GATHER_STRIKES_MAX: u32 = 3;
 /// Times a holder that cannot answer now is asked.
 pub const GATHER_TRIES_MAX: u32 = 8;

@@ -64,6 +64,8 @@ pub(super) struct Holder {
     waits_until: Option<Instant>,
     state: State,
     last_reason: String,
+    /// Lanes that it said it has not.
+    lacking: Lanes,
     /// What it says of a length that is not proven: that it is so, or not so.
     pub(super) agrees: Option<bool>,
     /// It lacked one of several lanes: it is asked for one at a time.
@@ -83,6 +85,7 @@ impl Holder {
             waits_until: None,
             state: State::Asked,
             last_reason: String::new(),
+            lacking: Lanes::NONE,
             agrees: None,
             one_by_one: false,
         }
@@ -152,6 +155,7 @@ impl Holder {
             self.one_by_one = true;
             return;
         }
+        self.lacking = self.lacking.union(lanes);
         let left = self.lanes(Lanes::first(u128::BITS)).without(lanes);
         self.source.lanes = Some(left);
         if left.is_empty() {
@@ -181,8 +185,9 @@ impl Holder {
     pub(super) fn told(&self) -> String {
         let node = self.source.node.map_or_else(|| "a holder".into(), |node| node.to_string());
         let what = match &self.state {
-            State::Asked if self.last_reason.is_empty() => "asked".into(),
-            State::Asked => self.last_reason.clone(),
+            State::Asked if !self.last_reason.is_empty() => self.last_reason.clone(),
+            State::Asked if !self.lacking.is_empty() => format!("has not the lanes {}", self.lacking),
+            State::Asked => "asked".into(),
             State::Refused(failure) => format!("{}: {}", failure.code.name(), failure.reason()),
             State::Wrong(reason) => format!("sent what proves false: {reason}"),
             State::Stalled => "stalled".into(),

@@ -234,6 +234,11 @@ impl Gather {
         stalls.chain(self.holders.iter().filter_map(Holder::waits_until)).min()
     }
 
+    fn give_up(&mut self, failure: ErrorRecord) {
+        self.cancel();
+        self.events.push_back(Event::Failed(failure));
+    }
+
     /// Gives up: cancels what runs.
     pub fn cancel(&mut self) {
         self.over = true;
@@ -314,6 +319,14 @@ impl Gather {
             None => {
                 if let (Want::Lanes(Lanes::NONE), Some(set)) = (self.want, &set) {
                     self.want = Want::Lanes(Lanes::first(set.k().into()));
+                }
+                if let (Want::Lanes(lanes), Some(set)) = (self.want, &set)
+                    && !set.lanes().contains_all(lanes)
+                {
+                    // Its token has proven the descriptor: the fault is not the holder's.
+                    let reason =
+                        format!("lanes {lanes} are asked for, and the set has the lanes {}", set.lanes());
+                    return self.give_up(ErrorRecord::new(ErrorCode::BadRange, 0, reason));
                 }
                 match self.describe(length, set) {
                     Some(mut shape) => {
@@ -427,7 +440,7 @@ impl Gather {
         self.doubt(asked.holder);
     }
 
-    /// Protocol §2: three strikes drop a sender.
+    /// Protocol §6: three strikes drop a sender.
     fn strike(&mut self, index: usize, reason: &str) {
         if self.holders[index].strike(reason) {
             self.drop_requests_of(index);
@@ -480,6 +493,9 @@ impl Gather {
 
     fn why(&self) -> ErrorRecord {
         let told: Vec<_> = self.holders.iter().map(Holder::told).collect();
+        if told.is_empty() {
+            return ErrorRecord::new(ErrorCode::UpstreamFailed, 0, "there is no holder to ask");
+        }
         let not_found = self.holders.iter().all(Holder::has_not);
         let (code, what) = match (not_found, &self.shape) {
             (true, _) => (ErrorCode::NotFound, "none of the holders has it"),

@@ -151,8 +151,12 @@ impl Seed {
         // The error's own text names paths, which are nobody else's affair.
         tracing::warn!(%error, "a payload cannot be kept or read");
         let reason = match (error.code(), error) {
-            (ErrorCode::Quota, StoreError::PeerQuota { .. }) => "this peer's quota has no room for it",
-            (ErrorCode::Quota, _) => "the store has no room for this payload",
+            (ErrorCode::Quota, StoreError::PeerQuota { .. }) => {
+                "this peer's quota has no room for it; wait for its leases to end, or have the gateway's owner raise quota_bytes"
+            }
+            (ErrorCode::Quota, _) => {
+                "the store has no room for this payload; wait for leases to end, or have the gateway's owner raise capacity_bytes"
+            }
             (ErrorCode::Limit, _) => "the payload is longer than the protocol allows",
             (ErrorCode::BadDescriptor, _) => "this set's shards do not give its payload",
             (ErrorCode::BadRange, _) => "the set has no such lanes",
@@ -387,7 +391,8 @@ impl Seed {
         let keep = self.keep(now, node, mirror.lease_s);
         let held = match self.parts.store.holding(&mirror.token).map(|holding| holding.coverage) {
             Some(Coverage::All) => true,
-            Some(Coverage::Lanes(lanes)) => !mirror.lanes.is_empty() && lanes.contains_all(mirror.lanes),
+            Some(Coverage::Lanes(lanes)) if !mirror.lanes.is_empty() => lanes.contains_all(mirror.lanes),
+            Some(Coverage::Lanes(lanes)) => lanes.contains_all(self.data_lanes(&mirror.token)),
             _ => false,
         };
         if held {
@@ -408,6 +413,13 @@ impl Seed {
             }
         }
         self.mirrors.push(Mirroring::new(request, mirror, keep, now));
+    }
+
+    /// The data lanes of a set that is held here; of anything else, what no lanes cover.
+    fn data_lanes(&self, token: &AnyToken) -> Lanes {
+        let AnyToken::Set(token) = token else { return Lanes::first(u128::BITS) };
+        let set = self.parts.store.get_set(token).ok().flatten();
+        set.map_or(Lanes::first(u128::BITS), |set| Lanes::first(set.descriptor.k().into()))
     }
 
     fn poll_mirrors(&mut self, now: Instant, port: &mut AppPort) -> bool {

@@ -3,6 +3,7 @@
 mod support;
 
 mod crashes;
+mod mesh;
 mod preflight;
 mod refusals;
 mod routes;

@@ -1,6 +1,6 @@
 //! What goes wrong, and the message that says what to do.
 
-use crate::support::{Process, Site, identities, run, stoq, stoq_gateway};
+use crate::support::{Site, identities, run, stoq, stoq_gateway};
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 
@@ -149,13 +149,9 @@ fn a_store_that_cannot_be_made_is_refused_with_its_path() {
 
 #[test]
 fn a_store_without_room_refuses_the_put_and_goes_on() {
-    let site = Site::new();
-    let config = site.configure();
-    let text = std::fs::read_to_string(&config).unwrap();
-    std::fs::write(&config, text.replace("memory_bytes = ", "capacity_bytes = 100000\nmemory_bytes = "))
-        .unwrap();
-    let mut gateway = Process::spawn(stoq_gateway().arg("run").arg("--config").arg(&config));
-    assert!(gateway.wait_for_line("gateway ready"), "{}", gateway.log());
+    let mut site = Site::new();
+    site.seed = "capacity_bytes = 100000\n".into();
+    let _gateway = site.start();
     let (large, _) = site.file("large", 200_000);
     let (_, stderr) = run(site.client("put").arg(&large), 1);
     assert!(stderr.contains("quota") && stderr.contains("no room"), "{stderr}");

@@ -25,17 +25,16 @@ pub(crate) fn identities() -> &'static Identities {
     static MADE: OnceLock<Identities> = OnceLock::new();
     MADE.get_or_init(|| {
         let directory = TempDir::new().unwrap();
-        let make = |name: &str| {
-            let (cert, key) =
-                (directory.path().join(format!("{name}.pem")), directory.path().join(format!("{name}.key")));
-            let output =
-                stoq().args(["identity", "new", "--cert"]).arg(cert).arg("--key").arg(key).output().unwrap();
-            assert!(output.status.success(), "{output:?}");
-            String::from_utf8(output.stdout).unwrap().trim().to_owned()
-        };
+        let make = |name: &str| make_identity(directory.path(), name);
         let (gateway, client, stranger) = (make("gateway"), make("client"), make("stranger"));
         Identities { directory, gateway, client, stranger }
     })
+}
+
+/// Makes `NAME.pem` and `NAME.key`; gives the node ID.
+pub(crate) fn make_identity(directory: &Path, name: &str) -> String {
+    let (cert, key) = (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
+    run(stoq().args(["identity", "new", "--cert"]).arg(cert).arg("--key").arg(key), 0).0.trim().to_owned()
 }
 
 impl Identities {
@@ -58,6 +57,8 @@ pub(crate) struct Site {
     pub(crate) port: u16,
     pub(crate) trust: String,
     pub(crate) identity: String,
+    /// More lines of the seed's section.
+    pub(crate) seed: String,
     /// More lines at the end.
     pub(crate) more: String,
     pub(crate) store: PathBuf,
@@ -77,6 +78,7 @@ impl Site {
                 ids.file("gateway.key")
             ),
             more: "[quic]\nidle_timeout_ms = 3000\nkeep_alive_ms = 1000\n".into(),
+            seed: String::new(),
             directory,
         }
     }
@@ -95,13 +97,13 @@ impl Site {
 
     /// Writes the configuration; gives its path.
     pub(crate) fn configure(&self) -> PathBuf {
-        let Self { port, trust, identity, more, store, .. } = self;
+        let Self { port, trust, identity, seed, more, store, .. } = self;
         let mut text =
             format!("[network]\nkind = \"kernel-udp\"\nlisten = [\"127.0.0.1:{port}\", \"[::1]:{port}\"]\n");
         write!(text, "buffer_bytes = 1048576\n[identity]\n{identity}\n[trust]\n{trust}\n").unwrap();
         write!(
             text,
-            "[[application]]\nkind = \"seed\"\nqueues = [0]\ndirectory = {store:?}\nmemory_bytes = 4194304\n"
+            "[[application]]\nkind = \"seed\"\nqueues = [0]\ndirectory = {store:?}\nmemory_bytes = 4194304\n{seed}"
         )
         .unwrap();
         text += "[[application]]\nkind = \"echo\"\nqueues = [1]\n[[application]]\nkind = \"discard\"\nqueues = [2]\n";

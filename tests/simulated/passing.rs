@@ -146,9 +146,9 @@ fn a_slow_asker_stops_the_sender_at_the_other_end() {
     let pace = Credit::default();
     world.caller(&peer).pace = Some(pace.clone());
     let request = fetch_by(&mut world, &peer, route(&[0, 1, 2]).hop(), token);
-    world.pass(Duration::from_secs(5));
+    world.pass(Duration::from_secs(4));
     let stopped = world.counts(Counter::TxBytes);
-    world.pass(Duration::from_secs(10));
+    world.pass(Duration::from_secs(5));
     let later = world.counts(Counter::TxBytes);
     // What can be under way beside what the asker took: for each of the two gateways between its window, what QUIC holds for
     // sending, and what QUIC holds that was not read; and the same of the asker. A tenth is headers.

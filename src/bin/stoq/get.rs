@@ -18,7 +18,8 @@ pub(crate) struct Args {
     /// The token, as `stoq put` printed it: b3: and 64 hex digits of a payload, or set: and 64 of a sharded one.
     token: AnyToken,
     /// Where to write it. Until every byte is there and checked, it is called FILE.part; run the same command again to go
-    /// on where an interrupted one stopped. "-" is standard output: each byte is checked before it is written there.
+    /// on where an interrupted one stopped. "-" is standard output: each byte is checked before it is written there. What comes
+    /// as shards, or from several gateways, is called FILE.gathering meanwhile and begins anew each time.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// Ask these gateways at once, and leave those that are slow, wrong or gone: node IDs, names of [[neighbor]] sections in the

@@ -73,7 +73,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         println!("{result}");
     } else {
         let on = on.map_or_else(|| args.on.clone(), |node| node.to_string());
-        eprintln!("{on} holds {} bytes of it now, every one checked", done.bytes);
+        match done.bytes {
+            0 => eprintln!("{on} holds it already; nothing was fetched"),
+            bytes => eprintln!("{on} has fetched and checked {bytes} bytes, and holds them now"),
+        }
     }
     Ok(())
 }
