@@ -86,7 +86,12 @@ impl Collection {
         }
         let decoded = assembler.as_ref().is_some_and(Assembler::decoded);
         if let Some(assembler) = assembler {
-            assembler.finish().map_err(assembling)?;
+            let set = assembler.set_token();
+            let finished = assembler.finish();
+            if let Err(AssembleError::BadDescriptor) = finished {
+                gathering.mark_bad(set);
+            }
+            finished.map_err(assembling)?;
         }
         let named = self.file.sync_all().and_then(|()| std::fs::rename(&self.part, &self.output));
         named.map_err(|error| failed(&self.output, error))?;

@@ -4,8 +4,9 @@ use super::call::{Call, Gathered};
 use super::{Client, ClientError, Peer, Route, Shared};
 use crate::gather::{Event, Gather, Given, Source, Want};
 use crate::queue::Credit;
+use crate::record::{ErrorCode, ErrorRecord};
 use crate::shard::{Blob, Descriptor, Lanes, ShardIndex};
-use crate::token::{AnyToken, VerifiedPiece};
+use crate::token::{AnyToken, SetToken, VerifiedPiece};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 
@@ -82,11 +83,26 @@ impl Holders {
 impl Client {
     /// Fetches `token` from several holders at once: from whoever is free, and elsewhere what is late, wrong or gone. Holders are
     /// added as they are found; all must be connections of this `worker` ([`super::ConnectOptions::worker`]).
-    pub fn gather(&self, token: impl Into<AnyToken>, want: Want, worker: usize) -> (Gathering, Holders) {
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] for a set whose shards did not give its payload before.
+    pub fn gather(
+        &self,
+        token: impl Into<AnyToken>,
+        want: Want,
+        worker: usize,
+    ) -> Result<(Gathering, Holders), ClientError> {
+        let token = token.into();
+        if let AnyToken::Set(set) = token
+            && self.0.is_bad(&set)
+        {
+            let reason = "this set's shards did not give its payload before; use another set of it";
+            return Err(ClientError::Refused(ErrorRecord::new(ErrorCode::BadDescriptor, 0, reason)));
+        }
         let (worker, id) = (worker % self.0.workers.len(), self.0.next_request());
         let (give, events) = mpsc::unbounded_channel();
         let (credit, report, peers) = (Credit::default(), Arc::default(), Arc::default());
-        let mut gather = Gather::new(token.into(), want, Vec::new());
+        let mut gather = Gather::new(token, want, Vec::new());
         gather.set_awaits_more(true);
         let gathered =
             Gathered { id, gather, events: give, credit: credit.clone(), report: Arc::clone(&report) };
@@ -94,7 +110,7 @@ impl Client {
         let shared = self.0.clone();
         let adding = Adding { shared: shared.clone(), worker, id, peers: Arc::clone(&peers) };
         let gathering = Gathering { shared, worker, id, events, credit, report, _peers: peers, over: false };
-        (gathering, Holders(Arc::new(adding)))
+        Ok((gathering, Holders(Arc::new(adding))))
     }
 }
 
@@ -136,6 +152,11 @@ impl Gathering {
         if self.credit.give_back(piece.data.len()) {
             self.shared.wake(self.worker);
         }
+    }
+
+    /// What came is not what the set is for: it is remembered, and not gathered again by this client.
+    pub(crate) fn mark_bad(&self, set: SetToken) {
+        self.shared.mark_bad(set);
     }
 
     /// Who gave what so far, in the order of the holders; complete once [`Gathering::next`] gave the end.

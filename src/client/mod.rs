@@ -75,11 +75,14 @@ pub use crate::hop::{Route, RouteError};
 
 use crate::application::Placement;
 use crate::datagram::{Network, NetworkInfo};
+use crate::limits::BAD_SETS_LEN_MAX;
 use crate::node::{Host, Hosted, Node, NodeConfig};
 use crate::queue::Waker;
+use crate::token::SetToken;
 use crate::worker::WorkerStatus;
 use call::{Call, Dial, DialError, Up};
 use dispatch::Dispatch;
+use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -127,6 +130,8 @@ struct Shared {
     workers: Vec<(mpsc::UnboundedSender<Call>, Waker)>,
     connects: AtomicUsize,
     requests: AtomicU64,
+    /// Sets whose shards did not give their payload, the last ones.
+    bad_sets: Mutex<VecDeque<SetToken>>,
 }
 
 impl fmt::Debug for Shared {
@@ -149,6 +154,19 @@ impl Shared {
         if let Some((_, waker)) = self.workers.get(worker) {
             waker.wake();
         }
+    }
+
+    /// Remembers a set whose shards did not give its payload.
+    fn mark_bad(&self, set: SetToken) {
+        let mut bad = self.bad_sets.lock().unwrap_or_else(PoisonError::into_inner);
+        if bad.len() == BAD_SETS_LEN_MAX {
+            bad.pop_front();
+        }
+        bad.push_back(set);
+    }
+
+    fn is_bad(&self, set: &SetToken) -> bool {
+        self.bad_sets.lock().unwrap_or_else(PoisonError::into_inner).contains(set)
     }
 
     fn next_request(&self) -> u64 {
@@ -188,6 +206,7 @@ impl Client {
             node: Mutex::new(Some(node)),
             connects: AtomicUsize::new(0),
             requests: AtomicU64::new(0),
+            bad_sets: Mutex::default(),
         })))
     }
 

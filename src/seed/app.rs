@@ -7,16 +7,16 @@ use super::announce::Announcer;
 use super::directory::Directory;
 use super::mirror::{Mirroring, Outcome};
 use super::serve::{Refusal, Servings, Wanted};
-use super::{Keep, MemoryTier, SetWriter, Store, StoreError, Writer};
+use super::writing::{Committed, Writing};
+use super::{Keep, MemoryTier, Store, StoreError};
 use crate::application::Application;
 use crate::hop::Hops;
 use crate::limits::{EXPIRY_INTERVAL_MS, MIRRORS_LEN_MAX};
 use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId, Waker};
 use crate::record::{Coverage, ErrorCode, ErrorRecord, Have, Holder, Mirror};
-use crate::shard::{Blob, Coding, Descriptor, Lanes};
+use crate::shard::{Coding, Descriptor, Lanes};
 use crate::tls::NodeId;
-use crate::token::{AnyToken, GROUP_BYTES_U64, VerifiedPiece};
-use bytes::Bytes;
+use crate::token::AnyToken;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -78,92 +78,11 @@ impl Clock {
     }
 }
 
-/// Something on its way into the store.
-pub(super) enum Writing {
-    Payload(Writer),
-    Set(Box<SetWriter>),
-    /// A payload, and with it the data lanes of the set that it was put as.
-    Coded(Writer, Box<Descriptor>, Keep),
-    /// Held already: only its lease is made longer.
-    Held(AnyToken, u64, Option<Box<Descriptor>>, Keep),
-}
-
-impl Writing {
-    pub(super) fn set(writer: SetWriter) -> Self {
-        Self::Set(Box::new(writer))
-    }
-
-    pub(super) fn piece(&mut self, piece: &VerifiedPiece) -> Result<(), StoreError> {
-        match self {
-            Self::Payload(writer) | Self::Coded(writer, ..) => writer.write(piece),
-            Self::Set(writer) => writer.write(Blob::Content, piece),
-            Self::Held(..) => Ok(()),
-        }
-    }
-
-    pub(super) fn shard(&mut self, blob: Blob, piece: &VerifiedPiece) -> Result<(), StoreError> {
-        match self {
-            Self::Set(writer) => {
-                let group = piece.offset / GROUP_BYTES_U64;
-                let Some(part) = writer.parts().find(|part| part.blob == blob) else { return Ok(()) };
-                // A piece lies within one shard. Lanes that are held already come with the others; they may bring hash
-                // pairs that others need.
-                if part.selection.intersects(group..group + 1) {
-                    return writer.write(blob, piece);
-                }
-                let (offset, proofs) = (piece.offset, piece.proofs.clone());
-                writer.write(blob, &VerifiedPiece { offset, data: Bytes::new(), proofs })
-            }
-            Self::Payload(_) | Self::Coded(..) | Self::Held(..) => Ok(()),
-        }
-    }
-
-    /// Makes it durable. Gives what is then held, and its payload bytes.
-    fn commit(self, store: &Store, now_s: u64) -> Committed {
-        match self {
-            Self::Payload(writer) => {
-                let held = writer.commit()?;
-                Ok((held.token().into(), held.length()))
-            }
-            Self::Set(writer) => {
-                let bytes = writer.parts().map(|part| part.bytes).sum();
-                Ok((writer.commit()?.descriptor.set_token().into(), bytes))
-            }
-            Self::Coded(writer, descriptor, keep) => {
-                let held = writer.commit()?;
-                note_set(store, &descriptor, keep, now_s)?;
-                Ok((held.token().into(), held.length()))
-            }
-            Self::Held(token, bytes, descriptor, keep) => {
-                if !store.extend(token, keep)? {
-                    // It went between the look and the lease.
-                    return Err(StoreError::Went(token));
-                }
-                if let Some(descriptor) = descriptor {
-                    note_set(store, &descriptor, keep, now_s)?;
-                }
-                Ok((token, bytes))
-            }
-        }
-    }
-}
-
-/// Notes that a payload which is held is also the data lanes of a set.
-fn note_set(store: &Store, descriptor: &Descriptor, keep: Keep, now_s: u64) -> Result<(), StoreError> {
-    if descriptor.coding() != Coding::None {
-        store.begin_set(*descriptor, Lanes::first(descriptor.k().into()), keep, now_s)?.commit()?;
-    }
-    Ok(())
-}
-
 /// The thread that syncs.
 struct Committer {
     jobs: Sender<(RequestId, Writing, u64)>,
     results: Receiver<(RequestId, Committed)>,
 }
-
-/// What is held now and its payload bytes, or why it is not.
-type Committed = Result<(AnyToken, u64), StoreError>;
 
 impl Committer {
     fn start(store: Arc<Store>, waker: Waker) -> Self {

@@ -1,6 +1,6 @@
 //! MIRROR: fetches something from other nodes and holds it (protocol §6).
 
-use super::app::Writing;
+use super::writing::Writing;
 use super::{Keep, Store, StoreError};
 use crate::gather::{Event, Gather, Source, Want};
 use crate::limits::RELAY_REACH_MS;
@@ -94,6 +94,7 @@ impl Mirroring {
             let sources = sources.into_iter().map(source).collect();
             let want = match self.mirror.token {
                 AnyToken::Content(_) => Want::Payload,
+                AnyToken::Set(_) if self.mirror.lanes.is_empty() => Want::AnyLanes,
                 AnyToken::Set(_) => Want::Lanes(self.mirror.lanes),
             };
             let gather = Box::new(Gather::new(self.mirror.token, want, sources));
@@ -110,8 +111,12 @@ impl Mirroring {
                             store.begin(token, length, self.keep, now_s).map(Writing::Payload)
                         }
                         (AnyToken::Set(_), Some(set)) => {
-                            let lanes = gather.lanes();
-                            store.begin_set(*set, lanes, self.keep, now_s).map(Writing::set)
+                            let lanes = self.mirror.lanes;
+                            if lanes.is_empty() {
+                                Writing::assembled(store, *set, self.keep, now_s)
+                            } else {
+                                store.begin_set(*set, lanes, self.keep, now_s).map(Writing::set)
+                            }
                         }
                         // The gathering itself has found out that no set was described.
                         (AnyToken::Set(_), None) => continue,
@@ -122,7 +127,9 @@ impl Mirroring {
                 Event::Shard { blob, piece, .. } => {
                     writing.as_mut().map_or(Ok(()), |writing| writing.shard(blob, &piece))
                 }
-                Event::Stripes { .. } => Ok(()),
+                Event::Stripes { start, count, lanes } => {
+                    writing.as_mut().map_or(Ok(()), |writing| writing.stripes(start, count, lanes))
+                }
                 Event::Done => {
                     let outcome = writing.take().map_or(Outcome::Going, Outcome::Written);
                     return (true, outcome);

@@ -20,6 +20,7 @@ mod set;
 pub mod store;
 mod sweep;
 mod writer;
+mod writing;
 
 pub use crate::record::Coverage;
 pub use app::{Seed, SeedParts};

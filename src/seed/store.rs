@@ -222,6 +222,16 @@ impl Store {
         self.inner.index().holding_of(token)
     }
 
+    /// A file without a name, on the store's own disk.
+    ///
+    /// # Errors
+    /// [`StoreError::ReadOnly`] if the store cannot be written, [`StoreError::Io`] if the disk fails.
+    pub(super) fn scratch(&self) -> Result<File, StoreError> {
+        self.inner.check_writable()?;
+        let directory = self.inner.dir.join("tmp");
+        tempfile::tempfile_in(&directory).map_err(|error| StoreError::io("make a file in", &directory, error))
+    }
+
     /// What changed after the moment of `sequence`.
     pub fn changes_after(&self, sequence: u64) -> Changes {
         self.inner.index().changes_after(sequence)

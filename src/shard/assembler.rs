@@ -1,7 +1,7 @@
 //! A payload put together in a file from the shards of any k lanes.
 
 use super::{Blob, CoderError, Descriptor, Lanes, ShardIndex, StripeDecoder};
-use crate::token::{Outboard, OutboardError, VerifiedPiece};
+use crate::token::{Outboard, OutboardError, SetToken, VerifiedPiece};
 use rustc_hash::FxHashMap;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -140,6 +140,11 @@ impl Assembler {
             }
         }
         Ok(self.file)
+    }
+
+    /// The set.
+    pub fn set_token(&self) -> SetToken {
+        self.descriptor.set_token()
     }
 
     /// Whether anything had to be decoded.

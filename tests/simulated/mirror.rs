@@ -11,7 +11,7 @@ use std::time::Duration;
 use stoq::counters::Counter;
 use stoq::record::{Coverage, ErrorCode, Holder, Mirror};
 use stoq::seed::StoreConfig;
-use stoq::shard::Lanes;
+use stoq::shard::{Coding, Descriptor, Lanes};
 use stoq::token::{AnyToken, Ranges, Token};
 
 /// A gateway between two others, and a client of each.
@@ -324,4 +324,38 @@ fn a_source_that_dies_midway_is_replaced_and_an_asker_that_leaves_ends_it() {
     world.finish(&peers[0], request);
     assert_eq!(world.caller(&peers[0]).request(request).end(), done(token, bytes.len()));
     world.assert_free();
+}
+
+#[test]
+fn a_payload_is_mirrored_from_the_lanes_that_are_left() {
+    let (mut world, peers) = good();
+    let bytes = payload(1_500_000);
+    let (set, parity) = set(&bytes, 65_536, (4, 2));
+    // Data lanes 1 and 2 are nowhere.
+    put_lanes(&mut world, &peers[1], &bytes, &parity, &set, lanes(&[0, 4]));
+    put_lanes(&mut world, &peers[2], &bytes, &parity, &set, lanes(&[3, 5]));
+    let end = mirror(&mut world, &peers[0], set.set_token(), Lanes::NONE, &[1, 2]);
+    assert_eq!(end, done(set.set_token(), bytes.len()));
+    let pieces = world.get(&peers[0], set.content(), Ranges::all());
+    assert!(joined(&pieces) == bytes, "it is held, with its proofs");
+    let held = world.stores[0].holding(&set.set_token().into()).unwrap();
+    assert_eq!(held.coverage, Coverage::Lanes(Lanes::first(4)));
+}
+
+#[test]
+fn a_set_whose_parity_is_of_another_payload_is_refused_and_remembered() {
+    let (mut world, peers) = good();
+    let bytes = payload(200_000);
+    let (set, mut parity) = set(&bytes, 16_384, (2, 2));
+    parity[100] ^= 1;
+    let coding = Coding::ReedSolomon { data_lanes: 2, parity: Some((2, Token::of(&parity))) };
+    let set = Descriptor::new(set.content(), set.length_bytes(), 16_384, coding).unwrap();
+    put_lanes(&mut world, &peers[1], &bytes, &parity, &set, lanes(&[2, 3]));
+    for _ in 0..2 {
+        let end = mirror(&mut world, &peers[0], set.set_token(), Lanes::NONE, &[1]);
+        assert_eq!(end, End::Failed(ErrorCode::BadDescriptor));
+        assert!(world.stores[0].is_bad(&set.set_token()));
+        assert!(world.stores[0].holding(&set.content().into()).is_none());
+    }
+    assert!(world.temporary().is_empty());
 }

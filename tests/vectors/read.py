@@ -422,10 +422,12 @@ def put(body):
 
 def fetch(body):
     token, flags = body.token([1, 2]), body.byte()
-    refuse_if(flags > 1, UNSUPPORTED)
-    refuse_if(flags and token[0] == 1, MALFORMED)
+    refuse_if(flags > 3, UNSUPPORTED)
+    lanes_flag, describe = flags & 1, flags & 2
+    refuse_if(lanes_flag and describe, MALFORMED)
+    refuse_if(lanes_flag and token[0] == 1, MALFORMED)
     body.varint()
-    if flags:
+    if lanes_flag:
         body.some_lanes()
     body.runs()
 

@@ -44,7 +44,7 @@ pub(crate) async fn run(
         AnyToken::Content(_) => Want::Payload,
         AnyToken::Set(_) => Want::AnyLanes,
     };
-    let (mut gathering, holders) = online.client.gather(token, want, GATHERING_WORKER);
+    let (mut gathering, holders) = online.client.gather(token, want, GATHERING_WORKER)?;
     let unreached = Arc::new(Mutex::new(Vec::new()));
     if named.is_empty() {
         holders.add(&online.connect_gateway().await?, route.as_ref(), None)?;

@@ -1,0 +1,174 @@
+//! Something on its way into the store.
+
+use super::{Keep, SetWriter, Store, StoreError, Writer};
+use crate::shard::{AssembleError, Assembler, Blob, Coding, Descriptor, Lanes};
+use crate::token::{AnyToken, GROUP_BYTES_U64, Outboard, PAIR_BYTES, Proof, VerifiedPiece};
+use bytes::Bytes;
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// Bytes copied at a time from where a payload was put together to where it is kept. Whole groups.
+const COPY_BYTES: u64 = 1 << 20;
+
+/// What is held now and its payload bytes, or why it is not.
+pub(super) type Committed = Result<(AnyToken, u64), StoreError>;
+
+/// Something on its way into the store.
+pub(super) enum Writing {
+    Payload(Writer),
+    Set(Box<SetWriter>),
+    /// A payload, and with it the data lanes of the set that it was put as.
+    Coded(Writer, Box<Descriptor>, Keep),
+    /// A payload that is put together from the shards of any k lanes, in a file of its own, before it goes where it is kept.
+    Assembled {
+        assembler: Box<Assembler>,
+        writer: Writer,
+        descriptor: Box<Descriptor>,
+        keep: Keep,
+    },
+    /// Held already: only its lease is made longer.
+    Held(AnyToken, u64, Option<Box<Descriptor>>, Keep),
+}
+
+impl Writing {
+    /// A payload that comes as shards of any lanes. While it comes it takes its room twice.
+    pub(super) fn assembled(
+        store: &Store,
+        descriptor: Descriptor,
+        keep: Keep,
+        now_s: u64,
+    ) -> Result<Self, StoreError> {
+        if store.is_bad(&descriptor.set_token()) {
+            return Err(StoreError::BadDescriptor(descriptor.set_token()));
+        }
+        let writer = store.begin(descriptor.content(), descriptor.length_bytes(), keep, now_s)?;
+        let assembler = Assembler::new(descriptor, store.scratch()?);
+        let assembler = Box::new(assembler.map_err(|error| assembling(&descriptor, error))?);
+        Ok(Self::Assembled { assembler, writer, descriptor: Box::new(descriptor), keep })
+    }
+
+    pub(super) fn set(writer: SetWriter) -> Self {
+        Self::Set(Box::new(writer))
+    }
+
+    pub(super) fn piece(&mut self, piece: &VerifiedPiece) -> Result<(), StoreError> {
+        match self {
+            Self::Payload(writer) | Self::Coded(writer, ..) => writer.write(piece),
+            Self::Set(writer) => writer.write(Blob::Content, piece),
+            Self::Assembled { .. } | Self::Held(..) => Ok(()),
+        }
+    }
+
+    pub(super) fn shard(&mut self, blob: Blob, piece: &VerifiedPiece) -> Result<(), StoreError> {
+        match self {
+            Self::Set(writer) => {
+                let group = piece.offset / GROUP_BYTES_U64;
+                let Some(part) = writer.parts().find(|part| part.blob == blob) else { return Ok(()) };
+                // A piece lies within one shard. Lanes that are held already come with the others; they may bring hash
+                // pairs that others need.
+                if part.selection.intersects(group..group + 1) {
+                    return writer.write(blob, piece);
+                }
+                let (offset, proofs) = (piece.offset, piece.proofs.clone());
+                writer.write(blob, &VerifiedPiece { offset, data: Bytes::new(), proofs })
+            }
+            Self::Assembled { assembler, descriptor, .. } => {
+                let shard = descriptor.shard_at(blob, piece.offset);
+                assembler.shard(shard, blob, piece).map_err(|error| assembling(descriptor, error))
+            }
+            Self::Payload(_) | Self::Coded(..) | Self::Held(..) => Ok(()),
+        }
+    }
+
+    /// Of these stripes, these lanes have come whole.
+    pub(super) fn stripes(&mut self, start: u64, count: u64, lanes: Lanes) -> Result<(), StoreError> {
+        match self {
+            Self::Assembled { assembler, descriptor, .. } => {
+                assembler.stripes(start, count, lanes).map_err(|error| assembling(descriptor, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes it durable. Gives what is then held, and its payload bytes.
+    pub(super) fn commit(self, store: &Store, now_s: u64) -> Committed {
+        match self {
+            Self::Payload(writer) => {
+                let held = writer.commit()?;
+                Ok((held.token().into(), held.length()))
+            }
+            Self::Set(writer) => {
+                let bytes = writer.parts().map(|part| part.bytes).sum();
+                Ok((writer.commit()?.descriptor.set_token().into(), bytes))
+            }
+            Self::Coded(writer, descriptor, keep) => {
+                let held = writer.commit()?;
+                note_set(store, &descriptor, keep, now_s)?;
+                Ok((held.token().into(), held.length()))
+            }
+            Self::Assembled { assembler, writer, descriptor, keep } => {
+                let finished = assembler.finish().map_err(|error| assembling(&descriptor, error));
+                if let Err(StoreError::BadDescriptor(set)) = &finished {
+                    store.mark_bad(*set);
+                }
+                keep_file(finished?, &descriptor, writer)?;
+                note_set(store, &descriptor, keep, now_s)?;
+                Ok((descriptor.set_token().into(), descriptor.length_bytes()))
+            }
+            Self::Held(token, bytes, descriptor, keep) => {
+                if !store.extend(token, keep)? {
+                    // It went between the look and the lease.
+                    return Err(StoreError::Went(token));
+                }
+                if let Some(descriptor) = descriptor {
+                    note_set(store, &descriptor, keep, now_s)?;
+                }
+                Ok((token, bytes))
+            }
+        }
+    }
+}
+
+/// Notes that a payload which is held is also the data lanes of a set.
+fn note_set(store: &Store, descriptor: &Descriptor, keep: Keep, now_s: u64) -> Result<(), StoreError> {
+    if descriptor.coding() != Coding::None {
+        store.begin_set(*descriptor, Lanes::first(descriptor.k().into()), keep, now_s)?.commit()?;
+    }
+    Ok(())
+}
+
+/// Writes a file that is the payload to where it is kept, with its hash pairs.
+fn keep_file(mut file: File, descriptor: &Descriptor, mut writer: Writer) -> Result<(), StoreError> {
+    let failed = |error| StoreError::io("read", Path::new("what was put together"), error);
+    let length = descriptor.length_bytes();
+    file.seek(SeekFrom::Start(0)).map_err(failed)?;
+    let built = Outboard::build(&mut file, length).map_err(|error| failed(io::Error::other(error)))?;
+    let pairs = built.1.as_bytes().cloned().unwrap_or_default();
+    let pair = |(index, pair): (usize, &[u8])| {
+        let mut proof = Proof { index: index as u64, pair: [0; PAIR_BYTES] };
+        proof.pair.copy_from_slice(pair);
+        proof
+    };
+    let mut proofs: Vec<_> = pairs.chunks_exact(PAIR_BYTES).enumerate().map(pair).collect();
+    let mut offset = 0;
+    while offset < length || !proofs.is_empty() {
+        let mut data = vec![0; (length - offset).min(COPY_BYTES) as usize];
+        file.read_exact_at(&mut data, offset).map_err(failed)?;
+        let piece = VerifiedPiece { offset, data: data.into(), proofs: std::mem::take(&mut proofs) };
+        offset += piece.data.len() as u64;
+        writer.write(&piece)?;
+    }
+    writer.commit().map(drop)
+}
+
+fn assembling(descriptor: &Descriptor, error: AssembleError) -> StoreError {
+    match error {
+        AssembleError::BadDescriptor => StoreError::BadDescriptor(descriptor.set_token()),
+        AssembleError::File(error) => StoreError::io("put together", Path::new("a payload"), error),
+        AssembleError::Coder(error) => {
+            StoreError::io("put together", Path::new("a payload"), io::Error::other(error))
+        }
+    }
+}
