@@ -269,6 +269,19 @@ fn a_payload_comes_from_two_gateways_and_from_the_way_side() {
 }
 
 #[test]
+fn a_payload_is_mirrored_from_lanes_of_which_some_are_parity() {
+    let mesh = Mesh::start();
+    let (path, token) = mesh.sites[0].file("file", 700_001);
+    let (stdout, _) = run(mesh.tool("put").arg(&path).args(["--shards", "4+2@16384", "--lanes", "2-5"]), 0);
+    let set = stdout.lines().last().unwrap();
+    let mirrored = json(mesh.tool("mirror").args([set, "--on", "b", "--from", "a"]));
+    assert!(mirrored["bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{mirrored}");
+    let far = mesh.sites[1].v4().to_string();
+    run(mesh.get(&token, "copy").args(["--gateway", &far]), 0);
+    assert_same(&mesh.path("copy"), &path);
+}
+
+#[test]
 fn what_a_lease_is_over_for_is_gone_here_and_at_the_neighbours() {
     let mesh = Mesh::start();
     let (path, token) = mesh.sites[1].file("file", 100_000);
