@@ -429,7 +429,7 @@ def fetch(body):
     body.varint()
     if lanes_flag:
         body.some_lanes()
-    body.runs()
+    refuse_if(body.runs() and describe, MALFORMED)
 
 
 def mirror(body):
