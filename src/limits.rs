@@ -119,6 +119,8 @@ pub const DIRECTORY_LEN_MAX: usize = 1 << 16;
 pub const ANNOUNCE_INTERVAL_MS: u64 = 100;
 /// From one look for leases that are over to the next, milliseconds.
 pub const EXPIRY_INTERVAL_MS: u64 = 1_000;
+/// What is left of a lease that counts as over for whoever would make it longer, seconds: that takes a moment.
+pub const LEASE_MARGIN_S: u64 = 5;
 /// Payloads that a worker mirrors at once.
 pub const MIRRORS_LEN_MAX: usize = 64;
 /// What a FETCH in early data may select, bytes (protocol §7).

@@ -11,7 +11,7 @@ use super::writing::{Committed, Writing};
 use super::{Keep, MemoryTier, Store, StoreError};
 use crate::application::Application;
 use crate::hop::Hops;
-use crate::limits::{EXPIRY_INTERVAL_MS, MIRRORS_LEN_MAX};
+use crate::limits::{EXPIRY_INTERVAL_MS, LEASE_MARGIN_S, MIRRORS_LEN_MAX};
 use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId, Waker};
 use crate::record::{Coverage, ErrorCode, ErrorRecord, Have, Holder, Mirror};
 use crate::shard::{Coding, Descriptor, Lanes};
@@ -255,12 +255,12 @@ impl Seed {
         keep: Keep,
     ) {
         let (token, length) = (descriptor.content(), descriptor.length_bytes());
-        if self.parts.store.holding(&token.into()).is_some() {
+        let now_s = self.clock.now_s(now);
+        if self.holding(&token.into(), now_s).is_some() {
             // Checked and durable already: nothing needs to cross the wire again.
             let held = Writing::Held(token.into(), length, Some(descriptor), keep);
             return self.commit(now, port, request, held);
         }
-        let now_s = self.clock.now_s(now);
         match self.parts.store.begin(token, length, keep, now_s) {
             Ok(writer) if descriptor.coding() == Coding::None => {
                 self.accept(port, request, Writing::Payload(writer));
@@ -353,6 +353,13 @@ impl Seed {
         worked
     }
 
+    /// How much of something is held, and will be when its lease is made longer: one that is about to end may be over by then.
+    fn holding(&self, token: &AnyToken, now_s: u64) -> Option<Coverage> {
+        let holding = self.parts.store.holding(token)?;
+        let lasts = holding.expires_s.is_none_or(|at| at > now_s.saturating_add(LEASE_MARGIN_S));
+        lasts.then_some(holding.coverage)
+    }
+
     /// Who holds something: this node first, then its neighbours.
     fn holders(&mut self, now: Instant, token: &AnyToken) -> Vec<Holder> {
         let now_s = self.clock.now_s(now);
@@ -389,7 +396,8 @@ impl Seed {
             return self.refuse(port, request, ErrorCode::Busy, "too many mirrors are on their way");
         }
         let keep = self.keep(now, node, mirror.lease_s);
-        let held = match self.parts.store.holding(&mirror.token).map(|holding| holding.coverage) {
+        let now_s = self.clock.now_s(now);
+        let held = match self.holding(&mirror.token, now_s) {
             Some(Coverage::All) => true,
             Some(Coverage::Lanes(lanes)) if !mirror.lanes.is_empty() => lanes.contains_all(mirror.lanes),
             Some(Coverage::Lanes(lanes)) => lanes.contains_all(self.data_lanes(&mirror.token)),
