@@ -189,7 +189,7 @@ impl Caller {
         encoded: Vec<Bytes>,
     ) -> RequestId {
         let descriptor = Descriptor::plain(token, length).unwrap();
-        self.put_with(peer, None, queue, descriptor, None, 60, encoded)
+        self.put_with(peer, None, queue, descriptor, None, 3_600, encoded)
     }
 
     pub(crate) fn fetch(&mut self, peer: &Peer, token: Token, ranges: Ranges) -> RequestId {
