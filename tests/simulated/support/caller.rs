@@ -131,9 +131,10 @@ impl Caller {
         self.sending.iter().flat_map(|sending| &sending.chunks).map(Bytes::len).sum()
     }
 
-    /// Whether a put has been sent whole and has not been answered.
+    /// Whether a put has not been answered, though nothing of it is on its way: what is there already is confirmed before it is
+    /// accepted, by the same thread.
     pub(crate) fn awaits_confirmation(&self) -> bool {
-        !self.sent.is_empty() || self.sending.iter().any(|sending| sending.chunks.is_empty())
+        !self.sent.is_empty() || self.sending.iter().any(|sending| !sending.accepted)
     }
 
     /// Asks for a connection; gives its tag.
@@ -189,7 +190,7 @@ impl Caller {
         encoded: Vec<Bytes>,
     ) -> RequestId {
         let descriptor = Descriptor::plain(token, length).unwrap();
-        self.put_with(peer, None, queue, descriptor, None, 3_600, encoded)
+        self.put_with(peer, None, queue, descriptor, None, 60, encoded)
     }
 
     pub(crate) fn fetch(&mut self, peer: &Peer, token: Token, ranges: Ranges) -> RequestId {
