@@ -4,6 +4,7 @@ use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId};
 use crate::record::{ErrorCode, ErrorRecord, Payload};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
 use std::time::Instant;
 
 /// Something that takes deliveries and gives commands. One instance serves one worker.
@@ -31,6 +32,36 @@ pub enum Placement {
     Worker,
     /// On a thread of its own.
     Thread,
+}
+
+/// Commands on their way to a ring: in order, and kept while it is full. Who has one takes no deliveries until it is empty.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox(VecDeque<Command>);
+
+impl Outbox {
+    /// Sends a command, after those that wait.
+    pub(crate) fn send(&mut self, port: &mut AppPort, command: Command) {
+        if !self.0.is_empty() {
+            self.0.push_back(command);
+        } else if let Err(command) = port.send(command) {
+            self.0.push_back(command);
+        }
+    }
+
+    /// Sends what waits. Returns whether nothing does any more.
+    pub(crate) fn flush(&mut self, port: &mut AppPort) -> bool {
+        while let Some(command) = self.0.pop_front() {
+            if let Err(command) = port.send(command) {
+                self.0.push_front(command);
+                return false;
+            }
+        }
+        true
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 /// The caller has made sure that the ring has room.

@@ -4,7 +4,7 @@
 //! payload and keeps nothing but a bounded window of each stream: each side is read only while the other has room. Of the
 //! request it reads as much as it takes to see that two FETCHes are the same; those share one answer.
 
-use crate::application::Application;
+use crate::application::{Application, Outbox};
 use crate::counters::{Counter, Counters};
 use crate::limits::{MERGE_STALL_MS, RELAY_REACH_MS, RELAY_STALL_MS};
 use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId};
@@ -17,7 +17,6 @@ use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use slab::Slab;
 use smallvec::{SmallVec, smallvec};
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -44,7 +43,7 @@ pub struct Relay {
     look_at: Option<Instant>,
     requests: u64,
     /// Commands that found the ring full; nothing more is taken while one waits.
-    unsent: VecDeque<Command>,
+    unsent: Outbox,
 }
 
 /// What makes two FETCHes the same: the record, the rest of the route and whether it may be kept on the way.
@@ -117,7 +116,7 @@ impl Relay {
             merged: Vec::new(),
             look_at: None,
             requests: 0,
-            unsent: VecDeque::new(),
+            unsent: Outbox::default(),
         }
     }
 
@@ -126,11 +125,7 @@ impl Relay {
     }
 
     fn send(&mut self, port: &mut AppPort, command: Command) {
-        if !self.unsent.is_empty() {
-            self.unsent.push_back(command);
-        } else if let Err(command) = port.send(command) {
-            self.unsent.push_back(command);
-        }
+        self.unsent.send(port, command);
     }
 
     /// The credit is taken already.
@@ -329,11 +324,7 @@ impl Relay {
             } else {
                 member.answer.take(bytes.len());
                 let command = Command::Raw { request: member.request, bytes: bytes.clone() };
-                if !self.unsent.is_empty() {
-                    self.unsent.push_back(command);
-                } else if let Err(command) = port.send(command) {
-                    self.unsent.push_back(command);
-                }
+                self.unsent.send(port, command);
             }
         }
         for request in spent {
@@ -512,13 +503,7 @@ impl Relay {
     }
 
     fn send_unsent(&mut self, port: &mut AppPort) -> bool {
-        while let Some(command) = self.unsent.pop_front() {
-            if let Err(command) = port.send(command) {
-                self.unsent.push_front(command);
-                return false;
-            }
-        }
-        true
+        self.unsent.flush(port)
     }
 }
 

@@ -7,7 +7,7 @@ use super::call::{
     Answer, Ask, Batch, Call, Dial, DialError, Event, FetchAnswer, Gathered, PutAnswer, Room, Up,
 };
 use super::fetch::Piece;
-use crate::application::Application;
+use crate::application::{Application, Outbox};
 use crate::limits::CLIENT_PIECES_LEN;
 use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId};
 use crate::record::{Done, ErrorCode, ErrorRecord, Payload};
@@ -36,7 +36,7 @@ pub(super) struct Dispatch {
     dialled: u64,
     connections: FxHashMap<ConnectionId, Connection>,
     /// Commands that found the ring full; nothing more is taken from either side while one waits.
-    unsent: VecDeque<Command>,
+    unsent: Outbox,
     /// A message that found its connection's inbox full: no delivery is taken until it fits.
     blocked: Option<(ConnectionId, u64, Payload)>,
     /// PUTs that the peer has accepted and whose bytes are not all sent.
@@ -81,7 +81,7 @@ impl Dispatch {
             dials: FxHashMap::default(),
             dialled: 0,
             connections: FxHashMap::default(),
-            unsent: VecDeque::new(),
+            unsent: Outbox::default(),
             blocked: None,
             putting: Vec::new(),
             holding: Vec::new(),
@@ -92,22 +92,12 @@ impl Dispatch {
     }
 
     fn send(&mut self, port: &mut AppPort, command: Command) {
-        if !self.unsent.is_empty() {
-            self.unsent.push_back(command);
-        } else if let Err(command) = port.send(command) {
-            self.unsent.push_back(command);
-        }
+        self.unsent.send(port, command);
     }
 
     /// Returns whether there is room for more.
     fn send_unsent(&mut self, port: &mut AppPort) -> bool {
-        while let Some(command) = self.unsent.pop_front() {
-            if let Err(command) = port.send(command) {
-                self.unsent.push_front(command);
-                return false;
-            }
-        }
-        true
+        self.unsent.flush(port)
     }
 
     fn take_calls(&mut self, port: &mut AppPort) -> bool {

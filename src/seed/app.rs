@@ -9,7 +9,7 @@ use super::mirror::{Mirroring, Outcome};
 use super::serve::{Refusal, Servings, Wanted};
 use super::writing::{Committed, Writing};
 use super::{Keep, MemoryTier, Store, StoreError};
-use crate::application::Application;
+use crate::application::{Application, Outbox};
 use crate::hop::Hops;
 use crate::limits::{EXPIRY_INTERVAL_MS, LEASE_MARGIN_S, MIRRORS_LEN_MAX};
 use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId, Waker};
@@ -18,7 +18,6 @@ use crate::shard::{Coding, Descriptor, Lanes};
 use crate::tls::NodeId;
 use crate::token::AnyToken;
 use rustc_hash::FxHashMap;
-use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -61,7 +60,7 @@ pub struct Seed {
     /// Requests of its own so far.
     numbers: u64,
     /// Commands that found the ring full; nothing more is taken while one waits.
-    unsent: VecDeque<Command>,
+    unsent: Outbox,
     committer: Option<Committer>,
 }
 
@@ -116,7 +115,7 @@ impl Seed {
             announcer: Announcer::default(),
             expire_at: None,
             numbers: 0,
-            unsent: VecDeque::new(),
+            unsent: Outbox::default(),
             committer: None,
         }
     }
@@ -126,21 +125,11 @@ impl Seed {
     }
 
     fn send(&mut self, port: &mut AppPort, command: Command) {
-        if !self.unsent.is_empty() {
-            self.unsent.push_back(command);
-        } else if let Err(command) = port.send(command) {
-            self.unsent.push_back(command);
-        }
+        self.unsent.send(port, command);
     }
 
     fn send_unsent(&mut self, port: &mut AppPort) -> bool {
-        while let Some(command) = self.unsent.pop_front() {
-            if let Err(command) = port.send(command) {
-                self.unsent.push_front(command);
-                return false;
-            }
-        }
-        true
+        self.unsent.flush(port)
     }
 
     fn refuse(&mut self, port: &mut AppPort, request: RequestId, code: ErrorCode, reason: impl Into<String>) {
