@@ -130,6 +130,10 @@ pub const STREAM_ERRORS_MAX: usize = 3;
 /// The window of [`STREAM_ERRORS_MAX`], seconds.
 pub const STREAM_ERROR_WINDOW_S: u64 = 60;
 
+/// How long a node that leaves waits for a peer to close after the last answer that it acknowledged, milliseconds: what is acknowledged
+/// may still wait in the peer's buffers, and a close throws that away.
+pub const ANSWER_LINGER_MS: u64 = 5_000;
+
 /// Deliveries that wait for an application, a ring.
 pub const DELIVERY_RING_LEN: usize = 1024;
 /// Commands that wait for a worker, a ring.

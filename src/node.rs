@@ -190,7 +190,8 @@ impl Node {
         &self.statuses
     }
 
-    /// Stops taking connections and requests; returns when no request is in flight, or after `limit`.
+    /// Stops taking connections and requests; returns when no request is in flight and whoever was answered last has closed
+    /// or had time to read, or after `limit`.
     pub fn drain(&self, limit: Duration) {
         self.shared.drain();
         self.wake();
@@ -199,7 +200,8 @@ impl Node {
         let mut quiet = 0;
         while quiet < 2 && Instant::now() < until {
             std::thread::park_timeout(Duration::from_millis(20));
-            quiet = if self.statuses.iter().all(|s| s.requests() == 0) { quiet + 1 } else { 0 };
+            let over = self.statuses.iter().all(|s| s.requests() + s.lingering() == 0);
+            quiet = if over { quiet + 1 } else { 0 };
         }
     }
 

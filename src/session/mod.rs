@@ -14,8 +14,8 @@ mod reading;
 use crate::counters::{Counter, Counters};
 use crate::hop::Hops;
 use crate::limits::{
-    CHUNKS_PER_TURN_MAX, HAVE_BURST, HAVE_RATE_PER_S, HOPS_LEN_MAX, REQUESTS_LEN_MAX, STREAM_ERROR_WINDOW_S,
-    STREAM_ERRORS_MAX,
+    ANSWER_LINGER_MS, CHUNKS_PER_TURN_MAX, HAVE_BURST, HAVE_RATE_PER_S, HOPS_LEN_MAX, REQUESTS_LEN_MAX,
+    STREAM_ERROR_WINDOW_S, STREAM_ERRORS_MAX,
 };
 use crate::queue::{Command, ConnectionId, Credit, Delivery, RequestId, WorkerPort};
 use crate::rate::Rate;
@@ -76,6 +76,8 @@ pub(crate) struct Session {
     local: FxHashMap<(usize, u64), StreamId>,
     /// The peer's requests whose answer has not been acknowledged whole, with the application that answers once it is known.
     answering: FxHashMap<StreamId, Option<usize>>,
+    /// When the peer last acknowledged an answer whole.
+    answered_at: Option<Instant>,
     /// One outgoing message stream a queue.
     messages: FxHashMap<u64, StreamId>,
     message_credit: Credit,
@@ -127,6 +129,7 @@ impl Session {
             outbound: FxHashMap::default(),
             local: FxHashMap::default(),
             answering: FxHashMap::default(),
+            answered_at: None,
             messages: FxHashMap::default(),
             message_credit: Credit::default(),
             readable: VecDeque::new(),
@@ -152,6 +155,11 @@ impl Session {
     /// Requests in flight, of both sides.
     pub(crate) fn requests(&self) -> usize {
         self.local.len() + self.unopened_requests() + self.answering.len()
+    }
+
+    /// Whether the peer may not have read yet what it acknowledged.
+    pub(crate) fn answered_lately(&self, now: Instant) -> bool {
+        self.answered_at.is_some_and(|at| now < at + Duration::from_millis(ANSWER_LINGER_MS))
     }
 
     fn unopened_requests(&self) -> usize {
@@ -245,7 +253,9 @@ impl Session {
                 }
             }
             StreamEvent::Finished { id } => {
-                self.answering.remove(&id);
+                if self.answering.remove(&id).is_some() {
+                    self.answered_at = Some(cx.now);
+                }
             }
         }
     }

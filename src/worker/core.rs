@@ -436,7 +436,7 @@ impl Core {
         }
         self.draining = true;
         let closing = self.shared.is(CLOSING) && self.close_by.is_none();
-        let mut requests = 0;
+        let (mut requests, mut lingering) = (0, 0);
         for slot in 0..self.conns.len() {
             let Some(conn) = self.conns[slot].as_mut() else { continue };
             let cx = Context {
@@ -446,6 +446,7 @@ impl Core {
                 counters: &self.status.counters,
             };
             requests += conn.session.requests();
+            lingering += usize::from(!conn.quic.is_closed() && conn.session.answered_lately(now));
             if !conn.going_away {
                 conn.going_away = true;
                 conn.session.go_away(&mut conn.quic, 0, &cx);
@@ -457,6 +458,7 @@ impl Core {
             }
         }
         self.status.requests.store(requests, Ordering::Relaxed);
+        self.status.lingering.store(lingering, Ordering::Relaxed);
         if closing {
             self.close_by = Some(now + CLOSE_TIMEOUT);
         }

@@ -89,6 +89,8 @@ pub struct WorkerStatus {
     pub connections: AtomicUsize,
     /// Requests in flight when last looked at: once a drain began, each turn.
     pub(super) requests: AtomicUsize,
+    /// Connections whose peers may not have read the last answer yet, in the same way.
+    pub(super) lingering: AtomicUsize,
 }
 
 /// What a worker's QUIC is made of.
@@ -130,5 +132,10 @@ impl WorkerStatus {
     /// Requests in flight while draining.
     pub fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Connections that a drain still waits for: answered in the last [`crate::limits::ANSWER_LINGER_MS`], and not closed by the peer.
+    pub fn lingering(&self) -> usize {
+        self.lingering.load(Ordering::Relaxed)
     }
 }

@@ -4,6 +4,7 @@ use crate::support::caller::{End, Peer};
 use crate::support::{Setup, World, gateway_v4, gateway_v6, joined, payload};
 use std::time::Duration;
 use stoq::counters::Counter;
+use stoq::limits::ANSWER_LINGER_MS;
 use stoq::nic::simulated::LinkConfig;
 use stoq::quic::transport::QuicConfig;
 use stoq::record::ErrorCode;
@@ -58,6 +59,23 @@ fn a_drain_waits_for_the_last_byte_of_an_answer_to_be_acknowledged() {
     world.pass(Duration::from_millis(50));
     world.run(Duration::from_secs(20), "no request is in flight", |world| world.gateway.requests() == 0);
     assert_eq!(world.caller(&peer).request(running).bytes(), bytes.len());
+}
+
+#[test]
+fn a_drain_waits_for_whoever_was_answered_to_read_and_close() {
+    let mut world = World::new(Setup { clients: 2, ..Setup::default() });
+    let (peer, silent) = (world.connect(0, gateway_v4()), world.connect(1, gateway_v6()));
+    let token = world.put(&peer, &payload(100_000));
+    world.get(&silent, token, Ranges::all());
+    world.gateway.shared.drain();
+    world.pass(Duration::from_millis(200));
+    assert_eq!((world.gateway.requests(), world.gateway.lingering()), (0, 2), "acknowledged is not read");
+    world.caller(&peer).disconnect(&peer);
+    world.pass(Duration::from_millis(200));
+    assert_eq!(world.gateway.lingering(), 1, "who closed has read");
+    world.pass(Duration::from_millis(ANSWER_LINGER_MS));
+    assert_eq!(world.gateway.lingering(), 0, "who does not close is not waited for without end");
+    assert_eq!(world.caller(&silent).closed(&silent), None);
 }
 
 #[test]

@@ -185,6 +185,11 @@ impl Host {
     pub(crate) fn requests(&self) -> usize {
         self.statuses.iter().map(|status| status.requests()).sum()
     }
+
+    /// Connections for which a drain waits though nothing is asked on them.
+    pub(crate) fn lingering(&self) -> usize {
+        self.statuses.iter().map(|status| status.lingering()).sum()
+    }
 }
 
 impl World {
