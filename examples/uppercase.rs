@@ -69,9 +69,7 @@ fn main() -> anyhow::Result<()> {
         ..NodeConfig::default()
     };
     let host = Host::Node(Placement::Worker, Box::new(|_worker| Box::new(Uppercase::default())));
-    let uppercase =
-        Hosted { name: "uppercase".into(), queues: vec![QUEUE], store: false, replay_safe: false, host };
-    let node = opened.start_node(&config, vec![uppercase])?;
+    let node = opened.start_node(&config, vec![Hosted::new("uppercase", vec![QUEUE], host)])?;
     println!("serving on {}", node.networks()[0]);
     loop {
         std::thread::park_timeout(Duration::from_secs(3600));

@@ -65,8 +65,8 @@ impl Outbox {
 }
 
 /// The caller has made sure that the ring has room.
-fn refuse_put(port: &mut AppPort, request: RequestId) {
-    let failure = ErrorRecord::new(ErrorCode::NotFound, 0, "the application on this queue keeps no payloads");
+fn refuse_put(port: &mut AppPort, request: RequestId, reason: &'static str) {
+    let failure = ErrorRecord::new(ErrorCode::NotFound, 0, reason);
     let _ = port.send(Command::Refuse { request, failure });
 }
 
@@ -102,7 +102,11 @@ impl<T: Default> Answers<T> {
                 Delivery::Put { request, .. } if self.takes_payloads => {
                     let _ = port.send(Command::Accept { request });
                 }
-                Delivery::Put { request, .. } | Delivery::Complete { request } => refuse_put(port, request),
+                Delivery::Put { request, .. } => {
+                    refuse_put(port, request, "the application on this queue keeps no payloads");
+                }
+                Delivery::Complete { request } => refuse_put(port, request, CHECKED),
+                Delivery::RawEnd { request } => refuse_put(port, request, UNCHECKED),
                 Delivery::Connected { connection, credit, .. } => {
                     self.peers.insert(connection, (credit, T::default()));
                 }
@@ -119,6 +123,10 @@ impl<T: Default> Answers<T> {
     }
 }
 
+/// What is said of a payload that was put to [`Discard`].
+const CHECKED: &str = "checked and dropped: the application on this queue keeps no payloads";
+const UNCHECKED: &str = "dropped unchecked: the application on this queue keeps no payloads";
+
 /// Sends every message back on the queue it came by (RFC 862 in spirit).
 #[derive(Debug, Default)]
 pub struct Echo(Answers<()>);
@@ -130,8 +138,8 @@ impl Application for Echo {
 }
 
 /// Counts messages and drops them (RFC 863 in spirit). An empty message is answered with what was counted on its connection
-/// since the last empty one: bytes and messages, two big-endian 64-bit numbers. Payloads that are put are taken, checked and
-/// dropped; the answer is then 05, for nothing is kept. That makes it the far end of a benchmark.
+/// since the last empty one: bytes and messages, two big-endian 64-bit numbers. Payloads that are put are taken, checked where
+/// the node checks for its queues, and dropped; the answer is then 05, for nothing is kept. That makes it the far end of a benchmark.
 #[derive(Debug)]
 pub struct Discard(Answers<Tally>);
 

@@ -369,9 +369,9 @@ impl Default for TlsConfig {
 #[derive(Clone, Debug)]
 pub enum ApplicationConfig {
     /// Sends every message back.
-    Echo(PlainConfig),
+    Echo(EchoConfig),
     /// Counts messages and drops them: the far end of benchmarks.
-    Discard(PlainConfig),
+    Discard(DiscardConfig),
     /// Keeps payloads and serves them.
     Seed(SeedConfig),
 }
@@ -380,16 +380,17 @@ impl ApplicationConfig {
     /// Queue numbers whose messages and PUTs it takes.
     pub fn queues(&self) -> &[u64] {
         match self {
-            Self::Echo(plain) | Self::Discard(plain) => &plain.queues,
+            Self::Echo(echo) => &echo.queues,
+            Self::Discard(discard) => &discard.queues,
             Self::Seed(seed) => &seed.queues,
         }
     }
 }
 
-/// An application without settings of its own.
+/// What sends every message back.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PlainConfig {
+pub struct EchoConfig {
     /// Queue numbers whose messages it takes.
     pub queues: Vec<u64>,
     /// On the worker's thread or on one of its own.
@@ -398,6 +399,24 @@ pub struct PlainConfig {
     /// Take messages in early data too, where they could be replayed.
     #[serde(default)]
     pub replay_safe: bool,
+}
+
+/// What counts and drops.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiscardConfig {
+    /// Queue numbers whose messages and PUTs it takes.
+    pub queues: Vec<u64>,
+    /// On the worker's thread or on one of its own.
+    #[serde(default = "default_plain_placement")]
+    pub placement: Placement,
+    /// Take messages in early data too, where they could be replayed.
+    #[serde(default)]
+    pub replay_safe: bool,
+    /// Check payloads that are put before they are dropped. Without it they are dropped as they come, which shows what
+    /// checking costs; nothing is kept either way.
+    #[serde(default = "default_true")]
+    pub verify: bool,
 }
 
 /// Where payloads are kept.

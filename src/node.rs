@@ -41,8 +41,17 @@ pub struct Hosted {
     pub store: bool,
     /// It takes messages in early data too, where they could be replayed.
     pub replay_safe: bool,
+    /// Payloads that are put to it come unchecked, as they are on the stream: for measuring what checking costs.
+    pub unchecked: bool,
     /// Who runs it.
     pub host: Host,
+}
+
+impl Hosted {
+    /// One that takes these queues, and nothing that is asked of a store.
+    pub fn new(name: &str, queues: Vec<u64>, host: Host) -> Self {
+        Self { name: name.into(), queues, store: false, replay_safe: false, unchecked: false, host }
+    }
 }
 
 /// Who runs an application.
@@ -274,6 +283,9 @@ pub fn routes(hosted: &[Hosted]) -> Routes {
         routes.queues.extend(app.queues.iter().map(|&queue| (queue, index)));
         if app.replay_safe {
             routes.replay_safe.extend(&app.queues);
+        }
+        if app.unchecked {
+            routes.unchecked.extend(&app.queues);
         }
         if app.store {
             routes.store.get_or_insert(index);

@@ -393,7 +393,7 @@ impl Application for Placer {
 
 fn placer() -> Hosted {
     let host = Host::Node(Placement::Worker, Box::new(|_| Box::new(Placer)));
-    Hosted { name: "placer".into(), queues: vec![9], store: true, replay_safe: false, host }
+    Hosted { store: true, ..Hosted::new("placer", vec![9], host) }
 }
 
 #[tokio::test]

@@ -68,6 +68,7 @@ pub use error::ClientError;
 pub use fetch::{Description, Fetch, FetchOptions, Piece};
 pub use gathering::{Gained, Gathering, Holders};
 pub use payload::Prepared;
+pub(crate) use payload::Source;
 pub use peer::{Kept, Message, Peer, PutOptions};
 
 pub use crate::gather::{Given, State, Want};
@@ -196,8 +197,7 @@ impl Client {
             Box::new(Dispatch::new(calls.unwrap_or_else(|| mpsc::unbounded_channel().1)))
         };
         let host = Host::Node(Placement::Worker, Box::new(make));
-        let hosted =
-            Hosted { name: "client".into(), queues: Vec::new(), store: false, replay_safe: false, host };
+        let hosted = Hosted::new("client", Vec::new(), host);
         let node = Node::start(networks, config, vec![hosted])?;
         Ok(Self(Arc::new(Shared {
             network,

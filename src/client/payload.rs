@@ -8,6 +8,7 @@ use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::ops::Deref;
 use std::path::Path;
 
 /// Bytes of a file read at a time where they follow each other.
@@ -125,29 +126,16 @@ impl Prepared {
         }
     }
 
-    /// The verified encoding of the payload, or of lanes of the set that `descriptor` describes.
-    pub(super) fn source(
-        &self,
-        descriptor: &Descriptor,
-        lanes: Option<Lanes>,
-    ) -> Result<Source<'_>, ClientError> {
-        if descriptor.content() != self.token || descriptor.length_bytes() != self.length {
-            return Err(ClientError::OtherDescriptor { described: descriptor.content(), put: self.token });
-        }
-        let Some(lanes) = lanes else {
-            return Source::new(vec![(&self.content, Ranges::all().into())]);
-        };
-        let parts = descriptor.parts(lanes, &Ranges::all())?.into_iter().map(|part| {
-            let stored = self.stored(part.blob).ok_or(ClientError::NoParity)?;
-            Ok((stored, part.selection))
-        });
-        Source::new(parts.collect::<Result<_, ClientError>>()?)
+    /// The bytes of a blob that a [`Source`] was made of, which is here.
+    fn data(&self, blob: Blob) -> &Data {
+        &self.stored(blob).unwrap_or(&self.content).data
     }
 }
 
-/// The verified encodings of parts of blobs, one after the other, read as they are sent.
-pub(super) struct Source<'a> {
-    parts: Vec<Part<'a>>,
+/// The verified encodings of parts of a payload's blobs, one after the other, read as they are sent.
+pub(crate) struct Source<P> {
+    payload: P,
+    parts: Vec<Part>,
     /// The part that is read now.
     at: usize,
     pieces: Vec<Piece>,
@@ -157,31 +145,55 @@ pub(super) struct Source<'a> {
     pub(super) given: u64,
 }
 
-struct Part<'a> {
-    stored: &'a Stored,
+struct Part {
+    blob: Blob,
     encoder: VerifiedEncoder,
     /// What is read next follows what was read: more of it may be read at a time.
     sequential: bool,
 }
 
-impl<'a> Source<'a> {
-    fn new(parts: Vec<(&'a Stored, Selection)>) -> Result<Self, ClientError> {
-        let parts = parts.into_iter().map(|(stored, selection)| {
+impl<P: Deref<Target = Prepared>> Source<P> {
+    /// The payload whole, or lanes of the set that `descriptor` describes.
+    pub(crate) fn new(
+        payload: P,
+        descriptor: &Descriptor,
+        lanes: Option<Lanes>,
+    ) -> Result<Self, ClientError> {
+        if descriptor.content() != payload.token || descriptor.length_bytes() != payload.length {
+            return Err(ClientError::OtherDescriptor { described: descriptor.content(), put: payload.token });
+        }
+        let selected: Vec<(Blob, Selection)> = match lanes {
+            None => vec![(Blob::Content, Ranges::all().into())],
+            Some(lanes) => {
+                let parts = descriptor.parts(lanes, &Ranges::all())?;
+                parts.into_iter().map(|part| (part.blob, part.selection)).collect()
+            }
+        };
+        let mut parts = Vec::with_capacity(selected.len());
+        for (blob, selection) in selected {
+            let stored = payload.stored(blob).ok_or(ClientError::NoParity)?;
             let sequential = matches!(selection, Selection::Ranges(_));
             let encoder =
                 VerifiedEncoder::new(stored.outboard.clone(), selection).map_err(RecordError::from)?;
-            Ok(Part { stored, encoder, sequential })
-        });
-        let parts = parts.collect::<Result<_, RecordError>>()?;
-        Ok(Self { parts, at: 0, pieces: Vec::new(), window: Bytes::new(), window_offset: 0, given: 0 })
+            parts.push(Part { blob, encoder, sequential });
+        }
+        Ok(Self {
+            payload,
+            parts,
+            at: 0,
+            pieces: Vec::new(),
+            window: Bytes::new(),
+            window_offset: 0,
+            given: 0,
+        })
     }
 
     /// The next bytes, about [`BATCH_BYTES`] of them; none when all have been given.
-    pub(super) fn next_batch(&mut self) -> Result<Option<Vec<Bytes>>, ClientError> {
+    pub(crate) fn next_batch(&mut self) -> Result<Option<Vec<Bytes>>, ClientError> {
         while let Some(part) = self.parts.get_mut(self.at) {
             part.encoder
                 .next_batch(BATCH_BYTES, &mut self.pieces)
-                .map_err(|source| part.stored.data.failed(source))?;
+                .map_err(|source| self.payload.data(part.blob).failed(source))?;
             if self.pieces.is_empty() {
                 self.at += 1;
                 self.window = Bytes::new();
@@ -203,15 +215,16 @@ impl<'a> Source<'a> {
     }
 
     fn read(&mut self, offset: u64, len: usize) -> Result<Bytes, ClientError> {
-        let Part { stored, sequential, .. } = &self.parts[self.at];
+        let Part { blob, sequential, .. } = &self.parts[self.at];
+        let data = self.payload.data(*blob);
         self.given += len as u64;
-        if let Data::Memory(bytes) = &stored.data {
+        if let Data::Memory(bytes) = data {
             return Ok(bytes.slice(offset as usize..offset as usize + len));
         }
         let end = offset + len as u64;
         if offset < self.window_offset || end > self.window_offset + self.window.len() as u64 {
             let wanted = if *sequential { READ_BYTES.max(len) } else { len };
-            (self.window, self.window_offset) = (stored.data.read(offset, len, wanted)?, offset);
+            (self.window, self.window_offset) = (data.read(offset, len, wanted)?, offset);
         }
         let start = (offset - self.window_offset) as usize;
         Ok(self.window.slice(start..start + len))
@@ -262,7 +275,7 @@ mod tests {
         bytes
     }
 
-    fn encoding(mut source: Source<'_>) -> Vec<u8> {
+    fn encoding(mut source: Source<&Prepared>) -> Vec<u8> {
         let mut all = Vec::new();
         while let Some(batch) = source.next_batch().unwrap() {
             assert!(!batch.is_empty());
@@ -281,8 +294,8 @@ mod tests {
             let (on_disk, in_memory) = (Prepared::file(file.path()).unwrap(), Prepared::bytes(bytes.clone()));
             assert_eq!((on_disk.token, on_disk.length), (in_memory.token, in_memory.length));
             let descriptor = on_disk.descriptor().unwrap();
-            let encoded = encoding(on_disk.source(&descriptor, None).unwrap());
-            assert!(encoded == encoding(in_memory.source(&descriptor, None).unwrap()));
+            let encoded = encoding(Source::new(&on_disk, &descriptor, None).unwrap());
+            assert!(encoded == encoding(Source::new(&in_memory, &descriptor, None).unwrap()));
             let mut decoder = VerifiedDecoder::new(on_disk.token, len as u64, Ranges::all()).unwrap();
             decoder.push(&encoded).unwrap();
             assert!(decoder.is_complete());
@@ -301,7 +314,7 @@ mod tests {
         let coding = Coding::ReedSolomon { data_lanes: 4, parity: None };
         let set = Descriptor::new(payload.token, payload.length, 65_536, coding).unwrap();
         let lanes: Lanes = [0, 2].into_iter().collect();
-        let encoded = encoding(payload.source(&set, Some(lanes)).unwrap());
+        let encoded = encoding(Source::new(&payload, &set, Some(lanes)).unwrap());
         let part = set.parts(lanes, &Ranges::all()).unwrap().remove(0);
         let mut decoder = VerifiedDecoder::new(part.token, part.length, part.selection).unwrap();
         decoder.push(&encoded).unwrap();
@@ -316,13 +329,13 @@ mod tests {
     fn what_is_not_at_hand_is_refused() {
         let payload = Prepared::bytes(noise(100_000));
         let other = Descriptor::plain(Token::of(b"other"), 100_000).unwrap();
-        assert!(matches!(payload.source(&other, None), Err(ClientError::OtherDescriptor { .. })));
+        assert!(matches!(Source::new(&payload, &other, None), Err(ClientError::OtherDescriptor { .. })));
         let coding = Coding::ReedSolomon { data_lanes: 2, parity: Some((1, Token::of(b"parity"))) };
         let set = Descriptor::new(payload.token, payload.length, 16_384, coding).unwrap();
-        assert!(payload.source(&set, Some(Lanes::one(1))).is_ok());
-        let parity = payload.source(&set, Some(Lanes::one(2)));
+        assert!(Source::new(&payload, &set, Some(Lanes::one(1))).is_ok());
+        let parity = Source::new(&payload, &set, Some(Lanes::one(2)));
         assert!(matches!(parity, Err(ClientError::NoParity)));
-        assert!(matches!(payload.source(&set, Some(Lanes::one(3))), Err(ClientError::Ranges(_))));
+        assert!(matches!(Source::new(&payload, &set, Some(Lanes::one(3))), Err(ClientError::Ranges(_))));
     }
 
     #[test]
@@ -331,7 +344,7 @@ mod tests {
         file.write_all(&noise(200_000)).unwrap();
         let payload = Prepared::file(file.path()).unwrap();
         file.as_file().set_len(100_000).unwrap();
-        let mut source = payload.source(&payload.descriptor().unwrap(), None).unwrap();
+        let mut source = Source::new(&payload, &payload.descriptor().unwrap(), None).unwrap();
         assert!(matches!(source.next_batch(), Err(ClientError::Changed { .. })));
     }
 }

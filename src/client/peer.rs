@@ -2,7 +2,7 @@
 
 use super::call::{Answer, Ask, Batch, Call, PutAnswer, Room, Up};
 use super::fetch::{Description, Fetch, FetchOptions};
-use super::payload::Prepared;
+use super::payload::{Prepared, Source};
 use super::{ClientError, PUT_QUEUE, Shared};
 use crate::hop::Route;
 use crate::limits::{CLIENT_BATCHES_LEN, CLIENT_MESSAGES_BYTES, CLIENT_REQUESTS_LEN, MESSAGE_BYTES_MAX};
@@ -207,7 +207,7 @@ impl Peer {
     ) -> Result<Kept, ClientError> {
         let PutOptions { queue, lease_s, descriptor, lanes, route } = options;
         let descriptor = descriptor.map_or_else(|| payload.descriptor(), Ok)?;
-        let mut source = payload.source(&descriptor, lanes)?;
+        let mut source = Source::new(payload, &descriptor, lanes)?;
         let put = match lanes {
             Some(_) => AnyToken::from(descriptor.set_token()),
             None => payload.token.into(),

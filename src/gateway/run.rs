@@ -151,26 +151,23 @@ impl Seeds {
             Box::new(move |_worker| Box::new(make()))
         }
         let parts = self.parts.clone();
-        let (name, plain, make) = match (config, parts) {
-            (ApplicationConfig::Echo(plain), _) => ("echo", Some(plain), boxed(Echo::default)),
-            (ApplicationConfig::Seed(_), Some(parts)) => {
+        let queues = config.queues().to_vec();
+        match (config, parts) {
+            (ApplicationConfig::Echo(echo), _) => Hosted {
+                replay_safe: echo.replay_safe,
+                ..Hosted::new("echo", queues, Host::Node(echo.placement, boxed(Echo::default)))
+            },
+            (ApplicationConfig::Discard(discard), _) => Hosted {
+                replay_safe: discard.replay_safe,
+                unchecked: !discard.verify,
+                ..Hosted::new("discard", queues, Host::Node(discard.placement, boxed(Discard::default)))
+            },
+            (ApplicationConfig::Seed(seed), Some(parts)) => {
                 let make: MakeApplication =
                     Box::new(move |worker| Box::new(Seed::new(parts.clone(), worker)));
-                ("seed", None, make)
+                Hosted { store: true, ..Hosted::new("seed", queues, Host::Node(seed.placement, make)) }
             }
-            (ApplicationConfig::Discard(plain), _) => ("discard", Some(plain), boxed(Discard::default)),
             (ApplicationConfig::Seed(_), None) => unreachable!("its store was opened"),
-        };
-        let placement = match config {
-            ApplicationConfig::Echo(plain) | ApplicationConfig::Discard(plain) => plain.placement,
-            ApplicationConfig::Seed(seed) => seed.placement,
-        };
-        Hosted {
-            name: name.into(),
-            queues: config.queues().to_vec(),
-            store: plain.is_none(),
-            replay_safe: plain.is_some_and(|plain| plain.replay_safe),
-            host: Host::Node(placement, make),
         }
     }
 }

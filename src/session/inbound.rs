@@ -58,8 +58,8 @@ pub(super) enum Kind {
     Asked {
         app: usize,
     },
-    /// The peer's request goes on to another gateway.
-    Relayed {
+    /// The peer's request is not read here: it goes on to another gateway, or its payload is taken unchecked.
+    Raw {
         app: usize,
         onward: Credit,
         gathered: Payload,
@@ -152,7 +152,7 @@ impl Inbound {
     pub(super) fn is_peer_request(&self) -> bool {
         matches!(
             self.kind,
-            Kind::Start { dir: Dir::Bi, .. } | Kind::Put { .. } | Kind::Asked { .. } | Kind::Relayed { .. }
+            Kind::Start { dir: Dir::Bi, .. } | Kind::Put { .. } | Kind::Asked { .. } | Kind::Raw { .. }
         )
     }
 
@@ -174,7 +174,7 @@ impl Inbound {
             Kind::Messages { app, .. }
             | Kind::Put { app, .. }
             | Kind::Asked { app }
-            | Kind::Relayed { app, .. }
+            | Kind::Raw { app, .. }
             | Kind::PutAnswer { app, .. }
             | Kind::FetchAnswer { app, .. }
             | Kind::OneAnswer { app, .. }
@@ -203,7 +203,7 @@ impl Inbound {
     /// Whether whoever takes on what is read has room for more of it.
     pub(super) fn may_go_on(&self) -> bool {
         match &self.kind {
-            Kind::Relayed { onward, .. } => onward.has_relay_room(),
+            Kind::Raw { onward, .. } => onward.has_relay_room(),
             Kind::RawAnswer { pace, .. } => pace.has_relay_room(),
             Kind::FetchAnswer { asked, .. } => asked.pace.as_ref().is_none_or(Credit::has_room),
             _ => true,
@@ -221,7 +221,7 @@ impl Inbound {
         if let Some(body) = self.body() {
             return body.push(&chunk);
         }
-        if matches!(self.kind, Kind::Relayed { .. } | Kind::RawAnswer { .. }) {
+        if matches!(self.kind, Kind::Raw { .. } | Kind::RawAnswer { .. }) {
             self.gather(chunk, cx);
             return Ok(());
         }
@@ -232,7 +232,7 @@ impl Inbound {
 
     /// Gathers chunks of a relayed stream: one place in the rings then carries many.
     fn gather(&mut self, chunk: Bytes, cx: &mut Reading<'_, '_>) {
-        let (Kind::Relayed { gathered, .. } | Kind::RawAnswer { gathered, .. }) = &mut self.kind else {
+        let (Kind::Raw { gathered, .. } | Kind::RawAnswer { gathered, .. }) = &mut self.kind else {
             return;
         };
         gathered.push(chunk);
@@ -243,7 +243,7 @@ impl Inbound {
 
     fn deliver_gathered(&mut self, cx: &mut Reading<'_, '_>) {
         let (Some(app), Some(request)) = (self.app(), self.request_id(cx)) else { return };
-        if let Kind::Relayed { gathered, .. } | Kind::RawAnswer { gathered, .. } = &mut self.kind
+        if let Kind::Raw { gathered, .. } | Kind::RawAnswer { gathered, .. } = &mut self.kind
             && !gathered.is_empty()
         {
             cx.deliver(app, Delivery::Raw { request, bytes: std::mem::take(gathered) });
@@ -263,7 +263,7 @@ impl Inbound {
     }
 
     fn is_raw(&self) -> bool {
-        matches!(self.kind, Kind::Relayed { .. } | Kind::RawAnswer { .. })
+        matches!(self.kind, Kind::Raw { .. } | Kind::RawAnswer { .. })
     }
 
     fn drain(&mut self, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
@@ -320,7 +320,7 @@ impl Inbound {
             Kind::PutAnswer { .. } => self.put_answered(kind, body, cx),
             Kind::FetchAnswer { .. } => self.fetch_answered(kind, body, cx),
             Kind::OneAnswer { .. } => self.one_answered(kind, body, cx),
-            Kind::Relayed { .. } | Kind::RawAnswer { .. } => Err(unexpected(kind, "inside a relayed stream")),
+            Kind::Raw { .. } | Kind::RawAnswer { .. } => Err(unexpected(kind, "inside a relayed stream")),
         }
     }
 
@@ -362,11 +362,16 @@ impl Inbound {
                 let put = Put::parse(&body)?;
                 let app = cx.queue(put.queue)?;
                 let descriptor = Box::new(put.descriptor);
-                let body = match put.lanes {
-                    Some(lanes) => Body::lanes(descriptor.clone(), lanes, &Ranges::all())?,
-                    None => Body::payload(descriptor.content(), descriptor.length_bytes(), &Ranges::all())?,
+                self.kind = if cx.cx.routes.unchecked.contains(&put.queue) {
+                    Kind::Raw { app, onward: Credit::default(), gathered: Payload::new() }
+                } else {
+                    let (all, length) = (Ranges::all(), descriptor.length_bytes());
+                    let body = match put.lanes {
+                        Some(lanes) => Body::lanes(descriptor.clone(), lanes, &all)?,
+                        None => Body::payload(descriptor.content(), length, &all)?,
+                    };
+                    Kind::Put { app, body, accepted: false }
                 };
-                self.kind = Kind::Put { app, body, accepted: false };
                 let (node, lanes, lease_s) = (cx.peer.node, put.lanes, put.lease_s);
                 cx.deliver(app, Delivery::Put { request, node, descriptor, lanes, lease_s });
             }
@@ -413,7 +418,7 @@ impl Inbound {
             Decision::Deliver => Ok(()),
             Decision::Forward { next, hop } => {
                 let (request, onward) = (cx.peer_request(), Credit::default());
-                self.kind = Kind::Relayed { app, onward: onward.clone(), gathered: Payload::new() };
+                self.kind = Kind::Raw { app, onward: onward.clone(), gathered: Payload::new() };
                 cx.cx.counters.add(Counter::HopsForwarded, 1);
                 cx.deliver(app, Delivery::Relay { request, next, hop, answer, onward });
                 Ok(())
@@ -466,7 +471,7 @@ impl Inbound {
             Kind::Start { .. } | Kind::Messages { .. } => {
                 Err(Fault::malformed("the stream ends inside a record"))
             }
-            Kind::Asked { .. } | Kind::Relayed { .. } | Kind::RawAnswer { .. } => Ok(()),
+            Kind::Asked { .. } | Kind::Raw { .. } | Kind::RawAnswer { .. } => Ok(()),
             Kind::PutAnswer { over, .. } | Kind::OneAnswer { over, .. } if *over => Ok(()),
             Kind::FetchAnswer { over, .. } if *over => Ok(()),
             Kind::Put { body, .. } | Kind::FetchAnswer { body: Some(body), .. } if body.is_complete() => {
@@ -479,7 +484,7 @@ impl Inbound {
     /// A relayed stream ended well: its relay is told.
     pub(super) fn ended(&self, connection: ConnectionId, stream: StreamId, cx: &mut Context<'_>) {
         match &self.kind {
-            Kind::Relayed { app, .. } => {
+            Kind::Raw { app, .. } => {
                 let request = RequestId { connection, number: stream.into() };
                 cx.ports[*app].deliver(Delivery::RawEnd { request });
             }
@@ -503,7 +508,7 @@ impl Inbound {
         }
         let peer = RequestId { connection, number: stream.into() };
         let told = match &mut self.kind {
-            Kind::Put { app, .. } | Kind::Asked { app } | Kind::Relayed { app, .. } => Some((*app, peer)),
+            Kind::Put { app, .. } | Kind::Asked { app } | Kind::Raw { app, .. } => Some((*app, peer)),
             Kind::RawAnswer { app, request, .. } => Some((*app, *request)),
             Kind::PutAnswer { app, request, over, .. }
             | Kind::FetchAnswer { app, request, over, .. }

@@ -39,6 +39,8 @@ pub struct Routes {
     pub queues: FxHashMap<u64, usize>,
     /// Queues whose messages may come in early data, where they could be replayed.
     pub replay_safe: FxHashSet<u64>,
+    /// Queues whose PUTs are taken as they come: unchecked, as [`crate::queue::Delivery::Raw`].
+    pub unchecked: FxHashSet<u64>,
     /// The application that answers FETCH, LOCATE and MIRROR, and hears HAVE.
     pub store: Option<usize>,
     /// The application that forwards requests, and by which rules.

@@ -106,7 +106,7 @@ impl Site {
             "[[application]]\nkind = \"seed\"\nqueues = [0]\ndirectory = {store:?}\nmemory_bytes = 4194304\n{seed}"
         )
         .unwrap();
-        text += "[[application]]\nkind = \"echo\"\nqueues = [1]\n[[application]]\nkind = \"discard\"\nqueues = [2]\n";
+        text += "[[application]]\nkind = \"echo\"\nqueues = [1]\n[[application]]\nkind = \"discard\"\nqueues = [2, 3]\n";
         text += more;
         let path = self.path("gateway.toml");
         std::fs::write(&path, text).unwrap();

@@ -105,6 +105,35 @@ fn bench_counts_what_the_gateway_took() {
 }
 
 #[test]
+fn bench_spreads_its_load_over_connections_and_streams() {
+    let mut site = Site::new();
+    site.more += "[[application]]\nkind = \"discard\"\nqueues = [4]\nverify = false\n";
+    let _gateway = site.start();
+    let (path, token) = site.file("file", 100_000);
+    run(site.client("put").arg(&path), 0);
+    let wide = |more: &[&str]| {
+        let result = json(site.client("bench").args(["--connections", "20", "--streams", "2"]).args(more));
+        assert_eq!((&result["connections"], &result["streams"]), (&20.into(), &2.into()));
+        result
+    };
+    assert_eq!(wide(&["--bytes", "4000000"])["bytes"], 4_000_000);
+    let put = wide(&["--put", "--bytes", "4000000"]);
+    assert_eq!((&put["bytes"], &put["puts"]), (&4_000_000.into(), &40.into()));
+    assert!(put["answer"].as_str().unwrap().starts_with("checked"), "{put}");
+    let put = wide(&["--put", "--bytes", "4000000", "--queue", "4"]);
+    assert!(put["answer"].as_str().unwrap().starts_with("dropped unchecked"), "{put}");
+    assert_eq!(wide(&["--get", &token])["bytes"], 4_000_000);
+    assert_eq!(wide(&["--get", &token, "--trips", "3"])["round_trips"], 120);
+    let (_, stderr) = run(site.client("bench").args(["--put", "--bytes", "1000", "--queue", "0"]), 1);
+    assert!(stderr.contains("keeps what is put"), "{stderr}");
+    let (_, stderr) = run(site.client("bench").args(["--put", "--bytes", "1000", "--queue", "1"]), 1);
+    assert!(stderr.contains("keeps no payloads"), "{stderr}");
+    let stranger = identities().stranger.clone();
+    let (_, stderr) = run(site.client("bench").args(["--via", &stranger]), 2);
+    assert!(stderr.contains("--via"), "{stderr}");
+}
+
+#[test]
 fn two_workers_on_either_side_serve_too() {
     let mut site = Site::new();
     site.more += "[workers]\ncount = 2\n";

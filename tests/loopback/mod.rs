@@ -29,13 +29,8 @@ impl Gateway {
         let directory = tempfile::TempDir::new().unwrap();
         let store = std::sync::Arc::new(Store::open(directory.path(), StoreConfig::default()).unwrap());
         let memory = std::sync::Arc::new(std::sync::Mutex::new(MemoryTier::new(4 << 20, false)));
-        let hosted = |name: &str, queue, store, host| Hosted {
-            name: name.into(),
-            queues: vec![queue],
-            store,
-            replay_safe: false,
-            host,
-        };
+        let hosted =
+            |name: &str, queue, store, host| Hosted { store, ..Hosted::new(name, vec![queue], host) };
         fn made<A: Application + 'static>(
             make: impl Fn() -> A + Send + 'static,
             placement: Placement,

@@ -5,6 +5,7 @@ use crate::support::{ECHO, SEED, Setup, World, gateway_v4, gateway_v6, joined, p
 use std::time::Duration;
 use stoq::counters::Counter;
 use stoq::nic::simulated::LinkConfig;
+use stoq::record::ErrorCode;
 use stoq::token::{Ranges, Token};
 
 const GROUP: usize = 16 * 1024;
@@ -102,6 +103,22 @@ fn the_discarding_application_counts_what_it_dropped() {
     let (_, queue, report) = world.caller(&peer).messages[0].clone();
     let expected = [66_537u64.to_be_bytes(), 3u64.to_be_bytes()].concat();
     assert_eq!((queue, &report[..]), (crate::support::DISCARD, &expected[..]));
+}
+
+#[test]
+fn what_is_put_to_the_discarding_application_is_checked_unless_its_queue_says_otherwise() {
+    let (mut world, peer) = World::connected();
+    let bytes = payload(700_000);
+    for (queue, checked) in [(crate::support::DISCARD, bytes.len() as u64), (crate::support::UNCHECKED, 0)] {
+        let before = world.gateway.count(Counter::VerifiedBytes);
+        let request = world.caller(&peer).put(&peer, queue, &bytes);
+        world.finish(&peer, request);
+        assert_eq!(world.caller(&peer).request(request).end(), End::Failed(ErrorCode::NotFound));
+        assert_eq!(world.gateway.count(Counter::VerifiedBytes) - before, checked);
+    }
+    assert!(world.kept().is_empty());
+    world.echo(&peer, b"still there");
+    world.assert_free();
 }
 
 #[test]

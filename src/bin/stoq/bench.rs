@@ -1,23 +1,23 @@
 //! `stoq bench`: goodput to and from a gateway, without disks.
 
-use crate::output::gbit_per_s;
+use crate::output::{Usage, gbit_per_s};
 use crate::route::RouteArgs;
-use crate::session::Options;
-use anyhow::Context;
+use crate::session::{Options, Session};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
-use stoq::application::Placement;
-use stoq::client::{ClientError, Prepared, PutOptions};
-use stoq::limits::MESSAGE_BYTES_MAX;
+use stoq::application::{Application, Placement};
+use stoq::client::Prepared;
+use stoq::datagram::NetworkInfo;
+use stoq::limits::{MESSAGE_BYTES_MAX, REQUESTS_LEN_MAX};
 use stoq::node::{Host, Hosted};
-use stoq::probe::{Blast, Pull, Pulled, Report};
-use stoq::record::ErrorCode;
+use stoq::probe::{Blast, Pull, Pulled, Push, Report, Width};
 use stoq::token::{AnyToken, Ranges};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Payload bytes to send, over all workers.
+    /// Payload bytes to send, over all connections and streams.
     #[arg(long, default_value_t = 4_000_000_000)]
     bytes: u64,
     /// Bytes of one message.
@@ -26,10 +26,11 @@ pub(crate) struct Args {
     /// The queue of the gateway's discard application.
     #[arg(long, default_value_t = 2)]
     queue: u64,
-    /// Put one payload of --bytes to the discard application instead, which checks and drops it.
+    /// Put payloads of --bytes in all to the discard application instead, which drops them: checked first, unless the gateway's
+    /// configuration says `verify = false`.
     #[arg(long, conflicts_with = "get")]
     put: bool,
-    /// Fetch this payload instead, check every byte and drop it.
+    /// Fetch this payload instead, on every stream, check every byte and drop it.
     #[arg(long, value_name = "TOKEN")]
     get: Option<AnyToken>,
     /// With --get: read the answer without checking it, to see what checking costs.
@@ -38,6 +39,13 @@ pub(crate) struct Args {
     /// With --get: only the first 16 KiB, so many times, one after the other: the time of each.
     #[arg(long, requires = "get", value_name = "TIMES")]
     trips: Option<u64>,
+    /// Connections, spread over the workers; 0 is one a worker.
+    #[arg(long, default_value_t = 0)]
+    connections: usize,
+    /// Streams at once on each connection: messages go to as many queues, from --queue on, which must be one discard
+    /// application's.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=REQUESTS_LEN_MAX))]
+    streams: u64,
     #[command(flatten)]
     route: RouteArgs,
     /// Give up after so many seconds.
@@ -47,78 +55,64 @@ pub(crate) struct Args {
     options: Options,
 }
 
+/// What all workers together measured.
+struct Measured {
+    bytes: u64,
+    messages: u64,
+    elapsed: Duration,
+    trips: Vec<Duration>,
+    /// What the gateway says of what it did not keep.
+    dropped: Option<String>,
+    connections: usize,
+    network: NetworkInfo,
+}
+
+type Probe = Box<dyn Application>;
+
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    match args.get {
-        Some(token) => get(&args, token),
-        None if args.put => put(&args),
-        None => messages(&args),
-    }
-}
-
-/// One payload from memory to an application that checks and drops it.
-fn put(args: &Args) -> anyhow::Result<()> {
-    let payload = Prepared::bytes(vec![0x5a; usize::try_from(args.bytes).context("--bytes: too many")?]);
-    let online = args.options.open()?.start()?;
-    let options =
-        PutOptions { queue: args.queue, route: args.route.route(&online.gateways)?, ..PutOptions::default() };
-    let elapsed = online.run(async |peer| {
-        let started = Instant::now();
-        match peer.put(&payload, options, |_| {}).await {
-            Err(ClientError::Refused(failure)) if failure.code == ErrorCode::NotFound => {
-                Ok(started.elapsed())
-            }
-            Err(error) => Err(error.into()),
-            Ok(_) => anyhow::bail!(
-                "queue {} keeps what is put: give the queue of a discard application",
-                args.queue
-            ),
-        }
-    })?;
-    let rate = gbit_per_s(payload.length, elapsed);
-    let (network, workers, cipher) = (online.client.network(), online.workers, online.cipher);
-    if args.options.json {
-        let result = serde_json::json!({
-            "operation": "put-discard", "bytes": payload.length, "verified": true, "seconds": elapsed.as_secs_f64(),
-            "gbit_per_s": rate, "network": network, "workers": workers, "cipher": cipher.name(),
-            "version": env!("CARGO_PKG_VERSION"),
-        });
-        println!("{result}");
-    } else {
-        let bytes = payload.length;
-        println!(
-            "{bytes} bytes put, checked and dropped: {rate:.2} Gbit/s; {network}, {workers} worker(s), {cipher}"
-        );
-    }
-    Ok(())
-}
-
-/// A payload fetched, and dropped as it comes.
-fn get(args: &Args, token: AnyToken) -> anyhow::Result<()> {
     let session = args.options.open()?;
-    let (remote, cipher, workers) = (session.gateway()?, session.cipher, session.workers);
+    match args.get {
+        Some(token) => get(&args, session, token),
+        None if args.put => put(&args, session),
+        None => messages(&args, session),
+    }
+}
+
+/// Starts a probe on each worker that has connections, and waits for what they report.
+fn measure(
+    args: &Args,
+    session: Session,
+    make: impl Fn(Width, usize, &Sender<Report>) -> Probe + Send + 'static,
+) -> anyhow::Result<Measured> {
+    let (remote, workers) = (session.gateway()?, session.workers);
     let interrupt = session.interrupt.flag.clone();
-    let route = args.route.route(&session.gateways)?;
+    let connections = if args.connections == 0 { workers } else { args.connections };
     let (reports, heard) = channel();
-    let (ranges, times) = match args.trips {
-        Some(times) => (Ranges::covering(0..1)?, times.max(1)),
-        None => (Ranges::all(), 1),
+    let streams = args.streams as usize;
+    let make = move |worker: usize| {
+        let own = connections / workers + usize::from(worker < connections % workers);
+        make(Width { connections: own, streams }, connections * streams, &reports)
     };
-    let verified = !args.unverified;
-    let pulled = Pulled { token, ranges, route, verified, times };
-    let make = move |worker| -> Box<dyn stoq::application::Application> {
-        let times = if worker == 0 { times } else { 0 };
-        Box::new(Pull::new(remote, Pulled { times, ..pulled.clone() }, reports.clone()))
-    };
-    let host = Host::Node(Placement::Worker, Box::new(make));
-    let hosted = Hosted { name: "bench".into(), queues: Vec::new(), store: false, replay_safe: false, host };
-    let node = session.start_node(vec![hosted])?;
+    let node = session.start_node(vec![Hosted::new(
+        "bench",
+        Vec::new(),
+        Host::Node(Placement::Worker, Box::new(make)),
+    )])?;
     let network = node.networks()[0].clone();
+    let (bytes, messages, elapsed, trips, dropped) = (0, 0, Duration::ZERO, Vec::new(), None);
+    let mut measured = Measured { bytes, messages, elapsed, trips, dropped, connections, network };
     let deadline = Instant::now() + Duration::from_secs(args.limit);
-    let mut trips = Vec::new();
-    let (bytes, elapsed) = loop {
+    let mut over = 0;
+    while over < workers.min(connections) {
         match heard.recv_timeout(Duration::from_millis(50)) {
-            Ok(Report::RoundTrip(trip)) => trips.push(trip),
-            Ok(Report::Goodput { bytes, elapsed, .. }) => break (bytes, elapsed),
+            Ok(Report::Goodput { bytes, messages, elapsed }) => {
+                over += 1;
+                measured.bytes += bytes;
+                measured.messages += messages;
+                measured.elapsed = measured.elapsed.max(elapsed);
+            }
+            Ok(Report::RoundTrip(trip)) => measured.trips.push(trip),
+            Ok(Report::Dropped(how)) => measured.dropped = Some(how),
             Ok(Report::Failed(reason)) => anyhow::bail!("{remote}: {reason}"),
             Ok(Report::Connected) => {}
             Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the probe ended"),
@@ -127,88 +121,116 @@ fn get(args: &Args, token: AnyToken) -> anyhow::Result<()> {
                 anyhow::ensure!(Instant::now() < deadline, "not over within {} s", args.limit);
             }
         }
-    };
-    drop(node);
-    let rate = gbit_per_s(bytes, elapsed);
-    trips.sort_unstable();
-    let at = |quantile: f64| trips[((trips.len() - 1) as f64 * quantile) as usize].as_nanos() as f64 / 1e3;
-    let (p50, p99) = (at(0.5), at(0.99));
-    if args.options.json {
-        let result = serde_json::json!({
-            "operation": if args.trips.is_some() { "get-trips" } else { "get-drop" }, "token": token.to_string(), "bytes": bytes,
-            "verified": verified, "round_trips": trips.len(), "p50_us": p50, "p99_us": p99,
-            "seconds": elapsed.as_secs_f64(), "gbit_per_s": rate, "network": network, "workers": workers,
-            "cipher": cipher.name(), "version": env!("CARGO_PKG_VERSION"),
-        });
-        println!("{result}");
-    } else if args.trips.is_some() {
-        let count = trips.len();
-        println!(
-            "{count} fetches of 16 KiB: p50 {p50:.1}, p99 {p99:.1} us; {network}, {workers} worker(s), {cipher}"
-        );
-    } else {
-        let checked = if verified { "every one checked" } else { "hashes included, none checked" };
-        println!(
-            "{bytes} bytes fetched and dropped, {checked}: {rate:.2} Gbit/s; {network}, {workers} worker(s), {cipher}"
-        );
     }
+    drop(node);
+    measured.trips.sort_unstable();
+    Ok(measured)
+}
+
+impl Measured {
+    fn us(&self, quantile: f64) -> f64 {
+        let last = self.trips.len().saturating_sub(1) as f64;
+        self.trips.get((last * quantile) as usize).map_or(0.0, |trip| trip.as_nanos() as f64 / 1e3)
+    }
+
+    /// Prints it: as JSON with what is particular to the operation, or as one line.
+    fn print(
+        &self,
+        args: &Args,
+        (workers, cipher): (usize, &str),
+        operation: &str,
+        particular: serde_json::Value,
+        text: &str,
+    ) {
+        let rate = gbit_per_s(self.bytes, self.elapsed);
+        if !args.options.json {
+            let (n, m) = (self.connections, args.streams);
+            println!(
+                "{text}: {rate:.2} Gbit/s; {n} connection(s) of {m} stream(s), {}, {workers} worker(s), {cipher}",
+                self.network
+            );
+            return;
+        }
+        let mut result = serde_json::json!({
+            "operation": operation, "bytes": self.bytes, "seconds": self.elapsed.as_secs_f64(), "gbit_per_s": rate,
+            "connections": self.connections, "streams": args.streams, "network": self.network, "workers": workers,
+            "cipher": cipher, "version": env!("CARGO_PKG_VERSION"),
+        });
+        if let (Some(result), serde_json::Value::Object(more)) = (result.as_object_mut(), particular) {
+            result.extend(more);
+        }
+        println!("{result}");
+    }
+}
+
+/// Payloads from memory to an application that drops them.
+fn put(args: &Args, session: Session) -> anyhow::Result<()> {
+    let on = (session.workers, session.cipher.name());
+    let lanes = (if args.connections == 0 { on.0 } else { args.connections }) as u64 * args.streams;
+    let payload = Arc::new(Prepared::bytes(vec![0x5a; usize::try_from(args.bytes / lanes)?]));
+    let (remote, queue, route) = (session.gateway()?, args.queue, args.route.route(&session.gateways)?);
+    let measured = measure(args, session, move |width, _, reports| {
+        Box::new(Push::new(remote, queue, payload.clone(), route.clone(), width, reports.clone()))
+    })?;
+    let how = measured.dropped.as_deref().unwrap_or_default();
+    let text = format!("{} bytes in {} PUTs, {how}", measured.bytes, measured.messages);
+    measured.print(
+        args,
+        on,
+        "put-discard",
+        serde_json::json!({ "puts": measured.messages, "answer": how }),
+        &text,
+    );
+    Ok(())
+}
+
+/// Payloads fetched, and dropped as they come.
+fn get(args: &Args, session: Session, token: AnyToken) -> anyhow::Result<()> {
+    let (remote, on) = (session.gateway()?, (session.workers, session.cipher.name()));
+    let route = args.route.route(&session.gateways)?;
+    let (ranges, times) = match args.trips {
+        Some(times) => (Ranges::covering(0..1)?, times.max(1)),
+        None => (Ranges::all(), 1),
+    };
+    let verified = !args.unverified;
+    let pulled = Pulled { token, ranges, route, verified, times };
+    let measured = measure(args, session, move |width, _, reports| {
+        Box::new(Pull::new(remote, pulled.clone(), width, reports.clone()))
+    })?;
+    let (count, p50, p99) = (measured.trips.len(), measured.us(0.5), measured.us(0.99));
+    let checked = if verified { "every one checked" } else { "hashes included, none checked" };
+    let (operation, text) = match args.trips {
+        Some(_) => ("get-trips", format!("{count} fetches of 16 KiB: p50 {p50:.1}, p99 {p99:.1} us")),
+        None => ("get-drop", format!("{} bytes fetched and dropped, {checked}", measured.bytes)),
+    };
+    let particular = serde_json::json!({
+        "token": token.to_string(), "verified": verified, "round_trips": count, "p50_us": p50, "p99_us": p99,
+    });
+    measured.print(args, on, operation, particular, &text);
     Ok(())
 }
 
 /// Messages, counted by the far side.
-fn messages(args: &Args) -> anyhow::Result<()> {
+fn messages(args: &Args, session: Session) -> anyhow::Result<()> {
     let sizes = 1..=MESSAGE_BYTES_MAX as usize;
     anyhow::ensure!(sizes.contains(&args.size), "a message has 1 to {MESSAGE_BYTES_MAX} bytes here");
-    let session = args.options.open()?;
-    let (remote, cipher, workers) = (session.gateway()?, session.cipher, session.workers);
-    let interrupt = session.interrupt.flag.clone();
-    let (reports, heard) = channel();
-    let (size, queue, share) = (args.size, args.queue, args.bytes / workers as u64);
-    let make = move |_| -> Box<dyn stoq::application::Application> {
-        Box::new(Blast::new(remote, queue, size, share, reports.clone()))
-    };
-    let host = Host::Node(Placement::Worker, Box::new(make));
-    let node = session.start_node(vec![Hosted {
-        name: "bench".into(),
-        queues: Vec::new(),
-        store: false,
-        replay_safe: false,
-        host,
-    }])?;
-    let network = node.networks()[0].clone();
-    let deadline = Instant::now() + Duration::from_secs(args.limit);
-    let (mut done, mut bytes, mut messages, mut longest) = (0, 0, 0, Duration::ZERO);
-    while done < workers {
-        match heard.recv_timeout(Duration::from_millis(50)) {
-            Ok(Report::Goodput { bytes: counted, messages: m, elapsed }) => {
-                done += 1;
-                bytes += counted;
-                messages += m;
-                longest = longest.max(elapsed);
-            }
-            Ok(Report::Failed(reason)) => anyhow::bail!("{remote}: {reason}"),
-            Err(RecvTimeoutError::Timeout) => {
-                anyhow::ensure!(!interrupt.load(Ordering::Relaxed), "interrupted");
-                anyhow::ensure!(Instant::now() < deadline, "not over within {} s", args.limit);
-            }
-            _ => {}
-        }
+    if args.route.route(&session.gateways)?.is_some() {
+        return Err(Usage(
+            "--via: messages go to the connected gateway alone; --put and --get are routed".into(),
+        )
+        .into());
     }
-    drop(node);
-    anyhow::ensure!(bytes == share * workers as u64, "the gateway counted {bytes} bytes of {}", args.bytes);
-    let rate = gbit_per_s(bytes, longest);
-    if args.options.json {
-        let result = serde_json::json!({
-            "operation": "message", "bytes": bytes, "messages": messages, "message_bytes": args.size,
-            "seconds": longest.as_secs_f64(), "gbit_per_s": rate, "network": network, "workers": workers,
-            "cipher": cipher.name(), "version": env!("CARGO_PKG_VERSION"),
-        });
-        println!("{result}");
-    } else {
-        println!(
-            "{bytes} bytes in {messages} messages, counted by the gateway: {rate:.2} Gbit/s; {network}, {workers} \
-             worker(s), {cipher}"
-        );
-    }
+    let (remote, on) = (session.gateway()?, (session.workers, session.cipher.name()));
+    let (size, queue, bytes) = (args.size, args.queue, args.bytes);
+    let measured = measure(args, session, move |width, lanes, reports| {
+        let share = bytes / lanes as u64 * width.lanes() as u64;
+        Box::new(Blast::new(remote, queue, size, share, width, reports.clone()))
+    })?;
+    let lanes = measured.connections as u64 * args.streams;
+    let sent = bytes / lanes * lanes;
+    anyhow::ensure!(measured.bytes == sent, "the gateway counted {} bytes of {sent}", measured.bytes);
+    let text = format!("{} bytes in {} messages, counted by the gateway", measured.bytes, measured.messages);
+    let particular = serde_json::json!({ "messages": measured.messages, "message_bytes": size });
+    measured.print(args, on, "message", particular, &text);
     Ok(())
 }

@@ -44,13 +44,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Box::new(Ping::new(remote, queue, payload.clone(), interval, count, reports.clone()))
     };
     let host = Host::Node(Placement::Worker, Box::new(make));
-    let node = session.start_node(vec![Hosted {
-        name: "ping".into(),
-        queues: Vec::new(),
-        store: false,
-        replay_safe: false,
-        host,
-    }])?;
+    let node = session.start_node(vec![Hosted::new("ping", Vec::new(), host)])?;
     let network = node.networks()[0].clone();
     let mut trips = Vec::new();
     let mut quiet_since = std::time::Instant::now();

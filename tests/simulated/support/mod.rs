@@ -43,6 +43,8 @@ pub(crate) type Network = UserSpace<SimulatedNic>;
 pub(crate) const SEED: u64 = 0;
 pub(crate) const ECHO: u64 = 1;
 pub(crate) const DISCARD: u64 = 2;
+/// The same application's, and nothing that is put to it is checked.
+pub(crate) const UNCHECKED: u64 = 4;
 /// The application whose rings the test itself holds: [`World::held`].
 pub(crate) const HELD: u64 = 3;
 /// Nobody's queue.
@@ -563,8 +565,9 @@ fn gateway(link: &SimulatedLink, setup: &Setup, index: usize, store: &Arc<Store>
         Policy { own: identity.node_id(), transit: setup.transit.clone(), budget_bytes_max: u64::MAX };
     let hops = Arc::new(Hops::new(policy, neighbors.iter().map(|&other| gateway_node(other)).collect()));
     let routes = Routes {
-        queues: [(SEED, 0), (ECHO, 1), (DISCARD, 2), (HELD, 3)].into_iter().collect(),
+        queues: [(SEED, 0), (ECHO, 1), (DISCARD, 2), (HELD, 3), (UNCHECKED, 2)].into_iter().collect(),
         replay_safe: [DISCARD].into_iter().collect(),
+        unchecked: [UNCHECKED].into_iter().collect(),
         store: Some(0),
         relay: Some(4),
         hops: Some(hops.clone()),
