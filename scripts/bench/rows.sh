@@ -62,7 +62,11 @@ kind = "echo"
 queues = [1]
 [[application]]
 kind = "discard"
-queues = [2]
+queues = [2, 3, 4, 5]
+[[application]]
+kind = "discard"
+queues = [$UNCHECKED_QUEUE]
+verify = false
 TOML
     [ $# -eq 0 ] || cat <<TOML
 [[application]]
@@ -189,11 +193,10 @@ crossed() { # PACKETS BYTES
 
 # ---- the rows
 
-# Tries memif's ring lengths at the MTU that a row uses, unless RSIZE names one, and keeps the best.
+# Tries memif's ring lengths at this MTU, unless RSIZE names one, and keeps the best.
 declare -A rsizes=()
-tune() { # MTU, or a row that uses 1500
-    local mtu=1500 rsize rate best=0
-    [ "$1" != 9000 ] || mtu=9000
+tune() { # MTU
+    local mtu=$1 rsize rate best=0
     [ -z "${rsizes[$mtu]:-}" ] || return 0
     rsizes[$mtu]=${RSIZE:-10}
     [ -z "$RSIZE" ] || return 0
@@ -207,9 +210,10 @@ tune() { # MTU, or a row that uses 1500
     done
 }
 
-memif_message() { # MTU RSIZE
+memif_message() { # MTU RSIZE [OPTION...]
     memif_configs "$1" spin "$2"
-    start_gateway && stoq_client bench --bytes "$BYTES" --limit $RUN_S_MAX && stop_gateway
+    shift 2
+    start_gateway && stoq_client bench --bytes "$BYTES" --limit $RUN_S_MAX "$@" && stop_gateway
 }
 
 memif_wire() { # MTU
@@ -218,9 +222,45 @@ memif_wire() { # MTU
 
 pages() { if grep -q 'pages=Huge' "$shm/gateway.log"; then echo huge; else echo normal; fi; }
 
-message_row() { # MTU
-    memif_message "$1" "${rsizes[$1]}" || return 1
-    wire=$(memif_wire "$1") idle=spin payload="messages of $(json message_bytes <"$shm/result.json") bytes"
+# Rows of goodput over memif are named OPERATION-MTU[-cCONNECTIONS][-sSTREAMS]; their operations:
+#   message        messages, counted and dropped by the gateway
+#   put, put-unchecked    payloads from the client's memory, checked or not, and dropped by the gateway
+#   get, get-unchecked    payloads from the gateway's memory, checked or not, and dropped by the client
+goodput_row() { # ROW
+    local operation mtu connections=1 streams=1 rest token each
+    [[ $1 =~ ^([a-z-]+)-([0-9]+)(-c([0-9]+))?(-s([0-9]+))?$ ]] || die "no row \"$1\""
+    operation=${BASH_REMATCH[1]} mtu=${BASH_REMATCH[2]} connections=${BASH_REMATCH[4]:-1} streams=${BASH_REMATCH[6]:-1}
+    rest=(--connections "$connections" --streams "$streams")
+    idle=spin
+    case $operation in
+        message)
+            memif_message "$mtu" "${rsizes[$mtu]}" "${rest[@]}" || return 1
+            payload="messages of $(json message_bytes <"$shm/result.json") bytes"
+            ;;
+        put | put-unchecked)
+            memif_configs "$mtu" spin "${rsizes[$mtu]}"
+            [ "$operation" = put ] || rest+=(--queue $UNCHECKED_QUEUE)
+            start_gateway && stoq_client bench --put --bytes "$PAYLOAD" --limit $RUN_S_MAX "${rest[@]}" && stop_gateway || return 1
+            payload="$PAYLOAD bytes from memory, $(json answer <"$shm/result.json" | sed 's/:.*//')"
+            ;;
+        get | get-unchecked)
+            each=$((PAYLOAD / connections / streams))
+            head -c $each "$shm/payload" >"$shm/part"
+            rm -rf "$shm/store"
+            idle=$STORE_IDLE
+            memif_configs "$mtu" $STORE_IDLE "${rsizes[$mtu]}" "$shm/store"
+            start_gateway && stoq_client put "$shm/part" || return 1
+            token=$(json token <"$shm/result.json")
+            [ "$operation" = get ] || rest+=(--unverified)
+            # The first brings the payload from the store into the gateway's memory, the second is what is measured.
+            stoq_client bench --get "$token" && stoq_client bench --get "$token" --limit $RUN_S_MAX "${rest[@]}" || return 1
+            stop_gateway
+            rm -rf "$shm/store" "$shm/part"
+            payload="a payload of $each bytes in the gateway's memory, on each stream, dropped by the client"
+            ;;
+        *) die "no row \"$1\"" ;;
+    esac
+    wire=$(memif_wire "$mtu")
 }
 
 ping_row() {
@@ -267,25 +307,6 @@ get_piped_row() {
     stop_gateway
     rm -rf "$shm/store" "$shm/got"
     wire=$(memif_wire 1500) idle=$STORE_IDLE payload="one file of $PAYLOAD bytes, in the gateway's memory; to /dev/null"
-}
-
-# What checking costs: to an application that checks and drops, and from the gateway's memory, checked or not.
-put_checked_row() {
-    memif_configs 1500 spin "${rsizes[1500]}"
-    start_gateway && stoq_client bench --put --bytes "$PAYLOAD" --limit $RUN_S_MAX && stop_gateway || return 1
-    wire=$(memif_wire 1500) idle=spin payload="one payload of $PAYLOAD bytes from memory, checked and dropped"
-}
-
-get_dropped_row() { # [OPTION...]
-    local token
-    rm -rf "$shm/store"
-    memif_configs 1500 $STORE_IDLE "${rsizes[1500]}" "$shm/store"
-    start_gateway && stoq_client put "$shm/payload" || return 1
-    token=$(json token <"$shm/result.json")
-    stoq_client bench --get "$token" && stoq_client bench --get "$token" "$@" || return 1
-    stop_gateway
-    rm -rf "$shm/store"
-    wire=$(memif_wire 1500) idle=$STORE_IDLE payload="one payload of $PAYLOAD bytes in the gateway's memory, dropped by the client"
 }
 
 user_space_row() { # DEVICE
@@ -342,16 +363,11 @@ run_row() { # ROW; on failure nothing of it stays behind.
     local status=0
     gateway_usage='{}' wire_frames=0 wire_frame_bytes=0
     case $1 in
-        message-1500) message_row 1500 ;;
-        message-9000) message_row 9000 ;;
         ping) ping_row ;;
         put-tmpfs) put_row "$shm" "tmpfs" ;;
         put-disk) put_row "$disk" "$(stat -f -c %T "$disk")" ;;
         get-hot) get_row ;;
         get-piped) get_piped_row ;;
-        put-checked) put_checked_row ;;
-        get-checked) get_dropped_row ;;
-        get-unchecked) get_dropped_row --unverified ;;
         get-direct) hop_row direct ;;
         get-hop) hop_row hop ;;
         trips-direct) hop_row direct --trips 20000 ;;
@@ -367,6 +383,7 @@ run_row() { # ROW; on failure nothing of it stays behind.
         quinn-packets) quinn_row packets --bytes "$BYTES" && check_frames 1200 1514 ;;
         quinn-ping) quinn_ping_row ;;
         quinn-ping-busy) quinn_ping_row --busy ;;
+        *) goodput_row "$1" ;;
     esac || status=1
     [ -z "$pid" ] || stop_gateway
     [ ${#mesh_pids[@]} = 0 ] || mesh_down

@@ -4,8 +4,10 @@
 #   scripts/bench/run.sh            every row, ROUNDS times, one after another in turn; writes docs/benchmarks.md
 #   scripts/bench/run.sh ROW...     these rows alone; prints the tables instead
 #
-# Rows: message-1500 message-9000 ping put-tmpfs put-disk get-hot get-piped af-xdp af-packet quinn-gso quinn-packets quinn-ping
-# quinn-ping-busy put-checked get-checked get-unchecked get-direct get-hop trips-direct trips-hop holders-alive holders-dead
+# Rows: OPERATION-MTU[-c16 | -c256][-s4], which is goodput over memif of message, put, put-unchecked, get or get-unchecked, at MTU 1500
+# or 9000, on 1, 16 or 256 connections of 1 or 4 streams: message-1500, get-9000-c16-s4. Beside these: ping put-tmpfs put-disk get-hot
+# get-piped af-xdp af-packet quinn-gso quinn-packets quinn-ping quinn-ping-busy get-direct get-hop trips-direct trips-hop
+# holders-alive holders-dead.
 #
 # Environment: ROUNDS (5); BYTES of a goodput run (4000000000); PAYLOAD bytes of put and get (1073741824); TRIPS round trips
 # (50000); RSIZE, the binary logarithm of memif's ring length (unset: 9, 10 and 11 are tried first); OUT, the file of JSON
@@ -14,7 +16,14 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/lib.sh
 
-ALL="message-1500 quinn-gso quinn-packets ping quinn-ping quinn-ping-busy message-9000 put-tmpfs put-disk get-hot get-piped put-checked get-checked get-unchecked af-xdp af-packet get-direct get-hop trips-direct trips-hop holders-alive holders-dead"
+# Goodput over memif: every operation, MTU and width.
+GOODPUT=
+for mtu in 1500 9000; do
+    for width in "" -s4 -c16 -c16-s4 -c256 -c256-s4; do
+        for operation in message put put-unchecked get get-unchecked; do GOODPUT="$GOODPUT $operation-$mtu$width"; done
+    done
+done
+ALL="$GOODPUT ping quinn-gso quinn-packets quinn-ping quinn-ping-busy put-tmpfs put-disk get-hot get-piped af-xdp af-packet get-direct get-hop trips-direct trips-hop holders-alive holders-dead"
 rows=${*:-$ALL}
 for row in $rows; do
     case " $ALL " in *" $row "*) ;; *) die "no row \"$row\"; rows: $ALL" ;; esac
@@ -23,6 +32,8 @@ ROUNDS=${ROUNDS:-5} BYTES=${BYTES:-4000000000} PAYLOAD=${PAYLOAD:-1073741824} TR
 RUN_S_MAX=180
 GATEWAY_CORE=1 CLIENT_CORE=0
 DPDK_MB=256
+# The queue of a discard application that checks nothing.
+UNCHECKED_QUEUE=6
 # A store works on a thread of its own; on one core a side a worker that never yields would stand in its way.
 STORE_IDLE=adaptive
 # Socket buffers of the kernel peers; the kernel's own bound is raised to this meanwhile.
@@ -38,7 +49,12 @@ need_rust
 say "building"
 peers_target=${STOQ_PEERS_TARGET:-benches/peers/target}
 cargo build --release --locked --quiet
-CARGO_TARGET_DIR=$peers_target cargo build --release --locked --quiet --manifest-path benches/peers/Cargo.toml
+# Peers take minutes to build: only for rows that need one.
+case $rows in
+    *quinn* | *quic* | *quiche*)
+        CARGO_TARGET_DIR=$peers_target cargo build --release --locked --quiet --manifest-path benches/peers/Cargo.toml
+        ;;
+esac
 built=${CARGO_TARGET_DIR:-target}/release
 out=${OUT:-$built/bench.jsonl}
 
@@ -75,7 +91,8 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 
 # Copies: a build that goes on meanwhile does not change what is measured.
-cp "$built/stoq" "$built/stoq-gateway" "$peers_target/release/quinn-peer" "$shm/"
+cp "$built/stoq" "$built/stoq-gateway" "$shm/"
+[ ! -x "$peers_target/release/quinn-peer" ] || cp "$peers_target/release/quinn-peer" "$shm/"
 stoq=$shm/stoq gateway=$shm/stoq-gateway quinn=$shm/quinn-peer
 
 bound=$(cat /proc/sys/net/core/rmem_max)
@@ -99,8 +116,11 @@ identities
 mkdir -p "$(dirname "$out")"
 environment >"$out"
 for row in $rows; do
-    case $row in put-checked) ;; put-* | get-* | trips-* | holders-*) [ -f "$shm/payload" ] || head -c "$PAYLOAD" /dev/urandom >"$shm/payload" ;; esac
-    case $row in get-direct | get-hop) ;; message-* | ping | put-* | get-*) tune "${row#message-}" ;; esac
+    case $row in put-[0-9u]*) ;; put-* | get-* | trips-* | holders-*) [ -f "$shm/payload" ] || head -c "$PAYLOAD" /dev/urandom >"$shm/payload" ;; esac
+    case $row in
+        *-9000*) tune 9000 ;;
+        *-1500* | ping | put-* | get-hot | get-piped) tune 1500 ;;
+    esac
 done
 for round in $(seq "$ROUNDS"); do
     for row in $rows; do

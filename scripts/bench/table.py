@@ -5,16 +5,28 @@ import json
 import statistics
 import sys
 
+OPERATIONS = [
+    ("message", "messages"),
+    ("put", "put, checked and dropped"),
+    ("put-unchecked", "put, dropped unchecked"),
+    ("get", "get, checked and dropped"),
+    ("get-unchecked", "get, dropped unchecked"),
+]
+WIDTHS = [
+    (f"{'' if c == 1 else f'-c{c}'}{'' if s == 1 else f'-s{s}'}", c, s) for c in (1, 16, 256) for s in (1, 4)
+]
+# Row, operation, MTU, connections, streams.
+MEMIF = [
+    (f"{operation}-{mtu}{width}", name, mtu, c, s)
+    for mtu in (1500, 9000)
+    for operation, name in OPERATIONS
+    for width, c, s in WIDTHS
+]
 GOODPUT = [
-    ("message-1500", "STOQ messages, memif, MTU 1500"),
-    ("message-9000", "STOQ messages, memif, MTU 9000"),
     ("put-tmpfs", "STOQ put, memif, store on tmpfs"),
     ("put-disk", "STOQ put, memif, store on disk with fsync"),
     ("get-hot", "STOQ get, memif, payload in the gateway's memory, to a file on tmpfs"),
     ("get-piped", "STOQ get, memif, payload in the gateway's memory, to /dev/null"),
-    ("put-checked", "STOQ put, memif, checked by the gateway and dropped"),
-    ("get-checked", "STOQ get, memif, checked by the client and dropped"),
-    ("get-unchecked", "the same answer read without checking"),
     ("af-xdp", "STOQ messages, kernel UDP client to net_af_xdp"),
     ("af-packet", "STOQ messages, kernel UDP client to net_af_packet"),
     ("quinn-gso", "quinn, kernel UDP, GSO super-packets crossing whole"),
@@ -35,11 +47,24 @@ LATENCY = [
     ("quinn-ping", "quinn, kernel UDP over veth"),
     ("quinn-ping-busy", "quinn, kernel UDP over veth, never sleeping"),
 ]
+NAMED = [
+    *((row, f"{name}, {c} x {s}, MTU {mtu}") for row, name, mtu, c, s in MEMIF),
+    *GOODPUT,
+    *MESH,
+    *TRIPS,
+    *LATENCY,
+]
 RATIOS = [
     ("goodput: STOQ memif MTU 1500 / quinn GSO", "message-1500", "quinn-gso", "gbit_per_s"),
     ("goodput: STOQ memif MTU 1500 / quinn packets", "message-1500", "quinn-packets", "gbit_per_s"),
-    ("goodput: get checked / unchecked", "get-checked", "get-unchecked", "gbit_per_s"),
-    ("goodput: put checked / messages", "put-checked", "message-1500", "gbit_per_s"),
+    ("goodput: get checked / unchecked, MTU 1500", "get-1500", "get-unchecked-1500", "gbit_per_s"),
+    ("goodput: put checked / unchecked, MTU 1500", "put-1500", "put-unchecked-1500", "gbit_per_s"),
+    ("goodput: get checked / unchecked, MTU 9000", "get-9000", "get-unchecked-9000", "gbit_per_s"),
+    ("goodput: put checked / unchecked, MTU 9000", "put-9000", "put-unchecked-9000", "gbit_per_s"),
+    ("goodput: put checked / messages", "put-1500", "message-1500", "gbit_per_s"),
+    ("goodput: get checked / messages", "get-1500", "message-1500", "gbit_per_s"),
+    ("goodput: messages, 16 connections / 1", "message-1500-c16", "message-1500", "gbit_per_s"),
+    ("goodput: messages, 256 connections / 1", "message-1500-c256", "message-1500", "gbit_per_s"),
     ("goodput: get through a relay / from the holder", "get-hop", "get-direct", "gbit_per_s"),
     ("goodput: four holders, one dead / all alive", "holders-dead", "holders-alive", "gbit_per_s"),
     ("round trip p50: STOQ memif / quinn", "ping", "quinn-ping", "p50_us"),
@@ -116,6 +141,21 @@ def environment(run):
     yield ""
 
 
+def memif(run):
+    rows = []
+    for row, name, mtu, connections, streams in MEMIF:
+        values = run.values(row, "gbit_per_s")
+        if values:
+            shape = [f"{name} (`{row}`)", mtu, connections, streams]
+            rows.append([*shape, middle(values, 2), f"{max(values):.2f}", spread(values, 2), len(values)])
+    text = (
+        "DPDK memif, two processes, one core a side; payload bytes over the time from the first byte sent to the last answer, "
+        "over all connections and streams. Gbit/s."
+    )
+    head = ["what", "MTU", "connections", "streams each", "median", "best", "spread", "runs"]
+    yield from section("Goodput over memif", text, head, rows)
+
+
 def goodput(run):
     rows = []
     for row, name in GOODPUT:
@@ -126,7 +166,7 @@ def goodput(run):
         "Payload bytes over the time from the first byte sent to the answer that they are there, as the far end counted "
         "them. Gbit/s, one connection."
     )
-    yield from section("Goodput", text, ["what", "median", "best", "spread", "runs"], rows)
+    yield from section("Goodput, end to end", text, ["what", "median", "best", "spread", "runs"], rows)
 
 
 def mesh(run):
@@ -175,7 +215,7 @@ def ratios(run):
 
 def resources(run):
     rows = []
-    for row, name in GOODPUT + MESH + TRIPS + LATENCY:
+    for row, name in NAMED:
         lines = run.rows.get(row, {}).values()
         for side, far in (("client", "client"), ("gateway", "server" if "quinn" in row else "gateway")):
             used = [line[side] for line in lines if line[side]]
@@ -192,7 +232,7 @@ def resources(run):
 
 def conditions(run):
     rows = []
-    for row, name in GOODPUT + MESH + TRIPS + LATENCY:
+    for row, name in NAMED:
         for line in list(run.rows.get(row, {}).values())[-1:]:
             c, result = line["conditions"], line["result"]
             rows.append([f"{name} (`{row}`)", c["wire"], c["payload"], result["cipher"], c["idle"], c["cores"]])
@@ -216,7 +256,7 @@ def main():
     with open(sys.argv[1]) as file:
         run = Run(file)
     print("# Benchmarks\n")
-    for part in (environment, goodput, mesh, latency, ratios, resources, conditions):
+    for part in (environment, memif, goodput, mesh, latency, ratios, resources, conditions):
         for line in part(run):
             print(line)
     print("Run it: `scripts/bench/run.sh`, or one row: `scripts/bench/run.sh message-1500`.")
