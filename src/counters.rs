@@ -2,6 +2,7 @@
 //!
 //! Reasons are data: nothing is formatted, logged or allocated for one packet.
 
+use crate::stages::Stages;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 macro_rules! counters {
@@ -118,11 +119,15 @@ counters! {
 
 /// One worker's counters. Only the worker adds; [`Counters::get`] may be called from any thread.
 #[derive(Debug)]
-pub struct Counters([AtomicU64; Counter::ALL.len()]);
+pub struct Counters {
+    values: [AtomicU64; Counter::ALL.len()],
+    /// Where the worker's time goes.
+    pub stages: Stages,
+}
 
 impl Default for Counters {
     fn default() -> Self {
-        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+        Self { values: std::array::from_fn(|_| AtomicU64::new(0)), stages: Stages::default() }
     }
 }
 
@@ -130,13 +135,13 @@ impl Counters {
     /// Adds `n`. One writer: a plain load and store, never a locked instruction.
     #[inline]
     pub fn add(&self, counter: Counter, n: u64) {
-        let cell = &self.0[counter as usize];
+        let cell = &self.values[counter as usize];
         cell.store(cell.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
     /// The value now.
     pub fn get(&self, counter: Counter) -> u64 {
-        self.0[counter as usize].load(Relaxed)
+        self.values[counter as usize].load(Relaxed)
     }
 
     /// Every counter with its name and value.

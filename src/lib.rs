@@ -26,6 +26,7 @@ pub mod neighbor;
 
 pub mod datagram;
 pub mod quic;
+pub mod stages;
 pub mod tls;
 
 pub mod gather;

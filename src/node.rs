@@ -9,6 +9,7 @@ use crate::quic::transport::QuicConfig;
 use crate::relay::Relay;
 use crate::seed::Cache;
 use crate::session::Routes;
+use crate::stages::{Sampled, Stage};
 use crate::tls;
 use crate::worker::{ByFamily, Idle, Neighbor, Quic, Shared, Worker, WorkerStatus};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -235,6 +236,11 @@ impl Node {
             let counted = status.counters.snapshot().filter(|(_, value)| *value > 0);
             let counters: Vec<_> = counted.map(|(name, value)| format!("{name}={value}")).collect();
             tracing::info!(worker, counters = counters.join(" "), "worker counted");
+            let sampled = status.counters.stages.sampled();
+            let ns: Vec<_> = Stage::ALL.iter().map(|&s| format!("{}={}", s.name(), sampled.ns(s))).collect();
+            let Sampled { turns, rx_packets, tx_packets, .. } = sampled;
+            let ns = ns.join(" ");
+            tracing::info!(worker, turns, rx_packets, tx_packets, ns, "worker sampled its stages");
         }
     }
 }

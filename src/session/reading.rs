@@ -4,6 +4,7 @@ use super::fault::Fault;
 use super::{Context, PeerState};
 use crate::queue::{ConnectionId, Delivery, RequestId};
 use crate::record::ErrorCode;
+use crate::stages::Stage;
 use quinn_proto::StreamId;
 
 /// What a reading of one stream needs beside the stream itself.
@@ -34,6 +35,8 @@ impl Reading<'_, '_> {
     }
 
     pub(super) fn deliver(&mut self, app: usize, delivery: Delivery) {
+        self.cx.counters.stages.enter(Stage::Rings);
         self.cx.ports[app].deliver(delivery);
+        self.cx.counters.stages.enter(Stage::Records);
     }
 }

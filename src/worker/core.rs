@@ -13,6 +13,7 @@ use crate::queue::{Command, ConnectionId, Delivery};
 use crate::quic::timers::Timer;
 use crate::record::ErrorCode;
 use crate::session::{Context, Session};
+use crate::stages::Stage;
 use crate::tls::{self, NodeId};
 use bytes::{Bytes, BytesMut};
 use quinn_proto::{Connection, ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming, Transmit};
@@ -21,9 +22,13 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 impl Core {
-    pub(super) fn receive<N: Network>(&mut self, network: &mut N, now: Instant) -> bool {
-        let status = self.status.clone();
-        network.receive(now, &status.counters, |datagram| self.datagram(now, datagram)) > 0
+    pub(super) fn receive<N: Network>(&mut self, network: &mut N, now: Instant, counters: &Counters) -> bool {
+        let taken = network.receive(now, counters, |datagram| {
+            counters.stages.enter(Stage::Quic);
+            self.datagram(now, datagram);
+            counters.stages.enter(Stage::Receive);
+        });
+        taken > 0
     }
 
     fn datagram(&mut self, now: Instant, datagram: Datagram<'_>) {
@@ -241,7 +246,9 @@ impl Core {
                     None => {}
                 }
             }
+            cx.counters.stages.enter(Stage::Records);
             worked |= conn.session.read(&mut conn.quic, &mut cx);
+            cx.counters.stages.enter(Stage::Quic);
             if conn.session.is_paced() && !std::mem::replace(&mut conn.paced, true) {
                 self.paced.push(slot);
             }
@@ -328,9 +335,12 @@ impl Core {
         Ok(handle.0 as u32)
     }
 
-    pub(super) fn transmit<N: Network>(&mut self, network: &mut N, now: Instant) -> bool {
-        let status = self.status.clone();
-        let counters = &status.counters;
+    pub(super) fn transmit<N: Network>(
+        &mut self,
+        network: &mut N,
+        now: Instant,
+        counters: &Counters,
+    ) -> bool {
         let mut worked = false;
         while network.can_send()
             && let Some((transmit, contents)) = self.responses.pop_front()
@@ -376,8 +386,11 @@ impl Core {
                 break;
             };
             worked = true;
+            counters.stages.enter(Stage::Frame);
             network.send(now, counters, &transmit, &self.send_buf[..transmit.size]);
+            counters.stages.enter(Stage::Transmit);
             network.flush(now, counters);
+            counters.stages.enter(Stage::Emit);
         }
         let mut drained = false;
         while let Some(event) = conn.quic.poll_endpoint_events() {

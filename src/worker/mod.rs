@@ -14,6 +14,7 @@ use crate::datagram::Network;
 use crate::queue::{AppPort, Sleeper, Waker, WorkerPort, rings};
 use crate::quic::cid::WorkerCids;
 use crate::quic::timers::Timers;
+use crate::stages::Stage;
 use bytes::BytesMut;
 use conn::Conn;
 use links::Links;
@@ -163,23 +164,38 @@ impl<N: Network> Worker<N> {
     /// One turn at `now`. Returns whether anything moved.
     pub fn turn(&mut self, now: Instant) -> bool {
         let Self { network, core } = self;
+        let status = core.status.clone();
+        let counters = &status.counters;
+        let stages = &counters.stages;
+        let packets = || (counters.get(Counter::RxPackets), counters.get(Counter::TxPackets));
+        stages.begin(Stage::Receive);
+        let before = if stages.is_sampling() { packets() } else { (0, 0) };
         // Receive, parse, feed QUIC.
-        let mut worked = core.receive(network, now);
+        let mut worked = core.receive(network, now, counters);
+        stages.enter(Stage::Quic);
         worked |= core.take_handovers(now);
         worked |= core.begin_handshakes(now);
         worked |= core.dial_neighbors(now);
         // Read records, route to the rings.
         worked |= core.read(now);
         // Drain applications.
+        stages.enter(Stage::Application);
         worked |= core.poll_inline(now);
+        stages.enter(Stage::Rings);
         worked |= core.take_commands(now);
         // Poll QUIC, emit, transmit.
-        worked |= core.transmit(network, now);
+        stages.enter(Stage::Emit);
+        worked |= core.transmit(network, now, counters);
+        stages.enter(Stage::Other);
         worked |= core.run_timers(network, now);
         core.lifecycle(now);
         core.notify(worked);
         let polls = if worked { Counter::BusyPolls } else { Counter::EmptyPolls };
-        core.status.counters.add(polls, 1);
+        counters.add(polls, 1);
+        stages.end(worked, || {
+            let after = packets();
+            (after.0 - before.0, after.1 - before.1)
+        });
         worked
     }
 

@@ -90,6 +90,8 @@ fn ping_measures_round_trips() {
     }
     let (stdout, _) = run(site.client("ping").args(["-c", "2", "-i", "0.01"]), 0);
     assert!(stdout.contains("seq=2") && stdout.contains("2 round trips"), "{stdout}");
+    let loaded = json(site.client("ping").args(["-c", "20", "-i", "0", "--load", "2"]));
+    assert_eq!((&loaded["under_load"], &loaded["round_trips"]), (&true.into(), &20.into()));
     let (_, stderr) = run(site.client("ping").args(["--size", "65537"]), 1);
     assert!(stderr.contains("65536"), "{stderr}");
 }
@@ -101,6 +103,8 @@ fn bench_counts_what_the_gateway_took() {
     let result = json(site.client("bench").args(["--bytes", "3000001", "--size", "10000"]));
     assert_eq!((&result["bytes"], &result["messages"]), (&3_000_001.into(), &301.into()));
     assert!(result["gbit_per_s"].as_f64().unwrap() > 0.0);
+    let stages = &result["stages"][0];
+    assert!(stages["turns"].as_u64().unwrap() > 0 && stages["ns"]["emit"].as_u64().unwrap() > 0, "{stages}");
     assert_network(&result);
 }
 

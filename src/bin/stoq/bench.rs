@@ -13,6 +13,7 @@ use stoq::datagram::NetworkInfo;
 use stoq::limits::{MESSAGE_BYTES_MAX, REQUESTS_LEN_MAX};
 use stoq::node::{Host, Hosted};
 use stoq::probe::{Blast, Pull, Pulled, Push, Report, Width};
+use stoq::stages::Sampled;
 use stoq::token::{AnyToken, Ranges};
 
 #[derive(clap::Args)]
@@ -65,6 +66,8 @@ struct Measured {
     dropped: Option<String>,
     connections: usize,
     network: NetworkInfo,
+    /// Where the workers' time went, each.
+    stages: Vec<Sampled>,
 }
 
 type Probe = Box<dyn Application>;
@@ -100,7 +103,8 @@ fn measure(
     )])?;
     let network = node.networks()[0].clone();
     let (bytes, messages, elapsed, trips, dropped) = (0, 0, Duration::ZERO, Vec::new(), None);
-    let mut measured = Measured { bytes, messages, elapsed, trips, dropped, connections, network };
+    let mut measured =
+        Measured { bytes, messages, elapsed, trips, dropped, connections, network, stages: Vec::new() };
     let deadline = Instant::now() + Duration::from_secs(args.limit);
     let mut over = 0;
     while over < workers.min(connections) {
@@ -122,6 +126,7 @@ fn measure(
             }
         }
     }
+    measured.stages = node.statuses().iter().map(|status| status.counters.stages.sampled()).collect();
     drop(node);
     measured.trips.sort_unstable();
     Ok(measured)
@@ -155,6 +160,7 @@ impl Measured {
             "operation": operation, "bytes": self.bytes, "seconds": self.elapsed.as_secs_f64(), "gbit_per_s": rate,
             "connections": self.connections, "streams": args.streams, "network": self.network, "workers": workers,
             "cipher": cipher, "version": env!("CARGO_PKG_VERSION"),
+            "stages": self.stages,
         });
         if let (Some(result), serde_json::Value::Object(more)) = (result.as_object_mut(), particular) {
             result.extend(more);

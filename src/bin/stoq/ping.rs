@@ -4,10 +4,10 @@ use crate::session::Options;
 use bytes::Bytes;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
-use stoq::application::Placement;
+use stoq::application::{Application, Placement};
 use stoq::limits::MESSAGE_BYTES_MAX;
 use stoq::node::{Host, Hosted};
-use stoq::probe::{Ping, Report};
+use stoq::probe::{Blast, Ping, Report, Width};
 
 /// Round trips kept out of the summary of a flood: caches and congestion windows warm up in them.
 const WARM_UP: usize = 1000;
@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// The queue of the gateway's echo application.
     #[arg(long, default_value_t = 1)]
     queue: u64,
+    /// Meanwhile keep the discard application on this queue busy, over a connection of its own: the round trip under load.
+    #[arg(long, value_name = "QUEUE")]
+    load: Option<u64>,
     #[command(flatten)]
     options: Options,
 }
@@ -39,12 +42,22 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let interrupt = session.interrupt.flag.clone();
     let (reports, heard) = channel();
     let (payload, queue, count) = (Bytes::from(vec![0; args.size]), args.queue, args.count);
-    let make = move |worker| -> Box<dyn stoq::application::Application> {
+    let make = move |worker| -> Box<dyn Application> {
         let count = if worker == 0 { count } else { 0 };
         Box::new(Ping::new(remote, queue, payload.clone(), interval, count, reports.clone()))
     };
     let host = Host::Node(Placement::Worker, Box::new(make));
-    let node = session.start_node(vec![Hosted::new("ping", Vec::new(), host)])?;
+    let mut hosted = vec![Hosted::new("ping", Vec::new(), host)];
+    if let Some(queue) = args.load {
+        let make = move |worker| -> Box<dyn Application> {
+            let width = Width { connections: usize::from(worker == 0), streams: 1 };
+            // It ends with the process, so nobody hears its reports.
+            let (reports, _) = channel();
+            Box::new(Blast::new(remote, queue, MESSAGE_BYTES_MAX as usize, u64::MAX, width, reports))
+        };
+        hosted.push(Hosted::new("load", Vec::new(), Host::Node(Placement::Worker, Box::new(make))));
+    }
+    let node = session.start_node(hosted)?;
     let network = node.networks()[0].clone();
     let mut trips = Vec::new();
     let mut quiet_since = std::time::Instant::now();
@@ -80,16 +93,17 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let at = |quantile: f64| us(sorted[((sorted.len() - 1) as f64 * quantile) as usize]);
     if args.options.json {
         let result = serde_json::json!({
-            "operation": "ping", "round_trips": sorted.len(), "warm_up": warm_up, "bytes": args.size, "min_us": at(0.0),
+            "operation": "ping", "under_load": args.load.is_some(), "round_trips": sorted.len(), "warm_up": warm_up, "bytes": args.size, "min_us": at(0.0),
             "p50_us": at(0.5), "p99_us": at(0.99), "p999_us": at(0.999), "max_us": at(1.0), "network": network,
             "workers": workers, "cipher": cipher.name(), "version": env!("CARGO_PKG_VERSION"),
         });
         println!("{result}");
     } else {
         println!(
-            "{} round trips of {} bytes: min {:.1}, p50 {:.1}, p99 {:.1}, p99.9 {:.1}, max {:.1} us; {network}, {cipher}",
+            "{} round trips of {} bytes{}: min {:.1}, p50 {:.1}, p99 {:.1}, p99.9 {:.1}, max {:.1} us; {network}, {cipher}",
             sorted.len(),
             args.size,
+            if args.load.is_some() { " under load" } else { "" },
             at(0.0),
             at(0.5),
             at(0.99),

@@ -11,6 +11,7 @@ use crate::neighbor::exchange::ExchangePort;
 use crate::neighbor::route::{RouteError, Routes};
 use crate::neighbor::{Neighbors, Output, Pending, Resolution};
 use crate::nic::{Nic, RxChecksum, TxKind};
+use crate::stages::Stage;
 use crate::wire::prefix::Prefix;
 use crate::wire::udp::{Udp, UdpTemplate};
 use crate::wire::{Mac, Received, Station, ip::Addresses};
@@ -269,6 +270,7 @@ impl Host {
         checksum: RxChecksum,
         deliver: &mut impl FnMut(Datagram<'_>),
     ) {
+        counters.stages.enter(Stage::Parse);
         match self.station.parse(frame, checksum) {
             Ok(Received::Udp { source, destination, ecn, payload }) => {
                 counters.add(Counter::RxBytes, payload.len() as u64);
@@ -282,6 +284,7 @@ impl Host {
             Ok(control) => self.handle_control(now, counters, control),
             Err(error) => counters.add(error.counter(), 1),
         }
+        counters.stages.enter(Stage::Receive);
     }
 
     #[cold]
