@@ -247,8 +247,9 @@ goodput_row() { # ROW
             each=$((PAYLOAD / connections / streams))
             head -c $each "$shm/payload" >"$shm/part"
             rm -rf "$shm/store"
-            idle=$STORE_IDLE
-            memif_configs "$mtu" $STORE_IDLE "${rsizes[$mtu]}" "$shm/store"
+            memif_configs "$mtu" spin "${rsizes[$mtu]}" "$shm/store"
+            # In memory nothing blocks, so the store may share the worker's thread; on one core two threads would take turns.
+            echo 'placement = "worker"' >>"$shm/gateway.toml"
             start_gateway && stoq_client put "$shm/part" || return 1
             token=$(json token <"$shm/result.json")
             [ "$operation" = get ] || rest+=(--unverified)
@@ -263,10 +264,11 @@ goodput_row() { # ROW
     wire=$(memif_wire "$mtu")
 }
 
-ping_row() {
+ping_row() { # [OPTION...]
     memif_configs 1500 spin "${rsizes[1500]}"
-    start_gateway && stoq_client ping -c "$TRIPS" -i 0 && stop_gateway || return 1
-    wire=$(memif_wire 1500) idle=spin payload="64 bytes there and back, a stream each"
+    start_gateway && stoq_client ping -c "$TRIPS" -i 0 "$@" && stop_gateway || return 1
+    wire=$(memif_wire 1500) idle=spin payload="64 bytes there and back on one stream each way"
+    [ $# -eq 0 ] || payload="$payload, beside a connection that sends messages as fast as they are taken"
 }
 
 # Each run has a new store: what is kept already would not cross again.
@@ -364,6 +366,7 @@ run_row() { # ROW; on failure nothing of it stays behind.
     gateway_usage='{}' wire_frames=0 wire_frame_bytes=0
     case $1 in
         ping) ping_row ;;
+        ping-load) TRIPS=$((TRIPS / 10)) ping_row --load 2 ;;
         put-tmpfs) put_row "$shm" "tmpfs" ;;
         put-disk) put_row "$disk" "$(stat -f -c %T "$disk")" ;;
         get-hot) get_row ;;
@@ -393,8 +396,11 @@ run_row() { # ROW; on failure nothing of it stays behind.
 # What the gateway's worker counted, as it says when it ends; drops are among it.
 counters() { sed -n 's/.*worker counted.*counters="\{0,1\}\([^"]*\).*/\1/p' "$shm/gateway.log" | tail -n 1; }
 
+# Where the gateway's worker spent its time, in the turns that were sampled.
+stages() { sed -n 's/.*worker sampled its stages \(.*\)/\1/p' "$shm/gateway.log" | tail -n 1 | tr -d '"'; }
+
 record() { # ROW ROUND
-    printf '{"row":"%s","round":%d,"result":%s,"client":%s,"gateway":%s,"counters":"%s","conditions":{"wire":"%s","idle":"%s","payload":"%s","cores":"gateway on %d, client on %d","wire_frames":%d}}\n' \
-        "$1" "$2" "$(cat "$shm/result.json")" "$(cat "$shm/usage.json")" "$gateway_usage" "$(counters)" "$wire" "$idle" "$payload" \
+    printf '{"row":"%s","round":%d,"result":%s,"client":%s,"gateway":%s,"counters":"%s","stages":"%s","conditions":{"wire":"%s","idle":"%s","payload":"%s","cores":"gateway on %d, client on %d","wire_frames":%d}}\n' \
+        "$1" "$2" "$(cat "$shm/result.json")" "$(cat "$shm/usage.json")" "$gateway_usage" "$(counters)" "$(stages)" "$wire" "$idle" "$payload" \
         $GATEWAY_CORE $CLIENT_CORE "$wire_frames" >>"$out"
 }

@@ -5,7 +5,7 @@
 #   scripts/bench/run.sh ROW...     these rows alone; prints the tables instead
 #
 # Rows: OPERATION-MTU[-c16 | -c256][-s4], which is goodput over memif of message, put, put-unchecked, get or get-unchecked, at MTU 1500
-# or 9000, on 1, 16 or 256 connections of 1 or 4 streams: message-1500, get-9000-c16-s4. Beside these: ping put-tmpfs put-disk get-hot
+# or 9000, on 1, 16 or 256 connections of 1 or 4 streams: message-1500, get-9000-c16-s4. Beside these: ping ping-load put-tmpfs put-disk get-hot
 # get-piped af-xdp af-packet quinn-gso quinn-packets quinn-ping quinn-ping-busy get-direct get-hop trips-direct trips-hop
 # holders-alive holders-dead.
 #
@@ -23,7 +23,7 @@ for mtu in 1500 9000; do
         for operation in message put put-unchecked get get-unchecked; do GOODPUT="$GOODPUT $operation-$mtu$width"; done
     done
 done
-ALL="$GOODPUT ping quinn-gso quinn-packets quinn-ping quinn-ping-busy put-tmpfs put-disk get-hot get-piped af-xdp af-packet get-direct get-hop trips-direct trips-hop holders-alive holders-dead"
+ALL="$GOODPUT ping ping-load quinn-gso quinn-packets quinn-ping quinn-ping-busy put-tmpfs put-disk get-hot get-piped af-xdp af-packet get-direct get-hop trips-direct trips-hop holders-alive holders-dead"
 rows=${*:-$ALL}
 for row in $rows; do
     case " $ALL " in *" $row "*) ;; *) die "no row \"$row\"; rows: $ALL" ;; esac
@@ -119,7 +119,7 @@ for row in $rows; do
     case $row in put-[0-9u]*) ;; put-* | get-* | trips-* | holders-*) [ -f "$shm/payload" ] || head -c "$PAYLOAD" /dev/urandom >"$shm/payload" ;; esac
     case $row in
         *-9000*) tune 9000 ;;
-        *-1500* | ping | put-* | get-hot | get-piped) tune 1500 ;;
+        *-1500* | ping* | put-* | get-hot | get-piped) tune 1500 ;;
     esac
 done
 for round in $(seq "$ROUNDS"); do

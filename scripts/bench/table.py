@@ -44,6 +44,7 @@ TRIPS = [
 ]
 LATENCY = [
     ("ping", "STOQ, memif, MTU 1500"),
+    ("ping-load", "STOQ, memif, MTU 1500, beside a busy connection"),
     ("quinn-ping", "quinn, kernel UDP over veth"),
     ("quinn-ping-busy", "quinn, kernel UDP over veth, never sleeping"),
 ]
@@ -203,6 +204,42 @@ def latency(run):
     yield from section("Round trips of 64 bytes", text, ["what", "p50", "p99", "p99.9", "best", "spread", "runs"], rows)
 
 
+STAGES = ["receive", "parse", "quic", "records", "rings", "application", "emit", "frame", "transmit", "other"]
+
+
+def sampled(line, side):
+    """Turns, packets and nanoseconds by stage of one side, or nothing."""
+    if side == "client":
+        parts = line["result"].get("stages") or []
+        total = {key: sum(part[key] for part in parts) for key in ("turns", "rx_packets", "tx_packets")}
+        return total | {stage: sum(part["ns"][stage] for part in parts) for stage in STAGES} if parts else None
+    said = dict(word.removeprefix("ns=").split("=") for word in (line.get("stages") or "").split() if "=" in word)
+    return {key: int(value) for key, value in said.items()} or None
+
+
+def stages(run):
+    rows = []
+    for row, name, mtu, connections, streams in MEMIF:
+        for side in ("client", "gateway"):
+            found = [s for s in (sampled(line, side) for line in run.rows.get(row, {}).values()) if s]
+            packets = [max(s["rx_packets"], s["tx_packets"]) for s in found]
+            if not found or not all(packets) or (connections, streams) != (1, 1):
+                continue
+            cost = [
+                statistics.median(s[stage] / n for s, n in zip(found, packets, strict=True)) for stage in STAGES
+            ]
+            way = "sends" if found[0]["tx_packets"] > found[0]["rx_packets"] else "receives"
+            shape = [f"{name}, MTU {mtu}", f"{side} {way}"]
+            rows.append([*shape, *(f"{ns:.0f}" for ns in cost), f"{sum(cost):.0f}"])
+    text = (
+        "Nanoseconds a packet of the direction that carries the payload, medians over the runs, from the core's cycle counter at "
+        "the borders of stages in one busy turn of 64. `quic` is decryption, acknowledgement and reassembly with the copy out "
+        "of the device's buffer; `emit` builds and seals; `frame` copies into the device's buffer; `transmit` is the driver's "
+        "burst, for memif its copy into the other process. A PUT's payload comes from memory, a message from the cache."
+    )
+    yield from section("Cost a packet by stage", text, ["what", "side", *STAGES, "sum"], rows, left=2)
+
+
 def ratios(run):
     rows = []
     for name, over, under, key in RATIOS:
@@ -256,7 +293,7 @@ def main():
     with open(sys.argv[1]) as file:
         run = Run(file)
     print("# Benchmarks\n")
-    for part in (environment, memif, goodput, mesh, latency, ratios, resources, conditions):
+    for part in (environment, memif, stages, goodput, mesh, latency, ratios, resources, conditions):
         for line in part(run):
             print(line)
     print("Run it: `scripts/bench/run.sh`, or one row: `scripts/bench/run.sh message-1500`.")
