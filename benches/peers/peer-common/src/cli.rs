@@ -52,12 +52,25 @@ pub struct Tuning {
     /// Congestion window at the start, bytes.
     #[arg(long, default_value_t = 4 << 20)]
     pub initial_window: u32,
+    /// Bytes that may come on one stream before the receiver has to say more; twice that on a connection.
+    #[arg(long, default_value_t = 64 << 20)]
+    pub receive_window: u32,
     /// Socket buffers, each way, bytes; net.core.rmem_max and wmem_max bound them.
     #[arg(long, default_value_t = 16 << 20)]
     pub socket_buffer: usize,
 }
 
 impl Tuning {
+    /// Flow control of one stream, bytes.
+    pub fn stream_window(&self) -> u64 {
+        self.receive_window.into()
+    }
+
+    /// Flow control of a connection, bytes.
+    pub fn connection_window(&self) -> u64 {
+        2 * self.stream_window()
+    }
+
     /// The initial window in packets, for stacks that count so.
     pub fn initial_window_packets(&self) -> usize {
         self.initial_window as usize / usize::from(self.mtu.max(1))

@@ -14,9 +14,5 @@ pub const KEY_EXCHANGE: &str = "X25519";
 /// What both sides speak, where a stack demands that something is named.
 pub const ALPN: &[u8] = b"peer";
 
-/// Bytes that a peer may send on one stream before the receiver has to say more.
-pub const STREAM_RECEIVE_WINDOW: u64 = 64 << 20;
-/// The same for a connection.
-pub const RECEIVE_WINDOW: u64 = 128 << 20;
 /// Bytes handed to a stream at once.
 pub const CHUNK_BYTES: usize = 1 << 20;

@@ -43,10 +43,10 @@ pub(crate) fn config(tuning: Tuning) -> anyhow::Result<Config> {
     config.set_max_idle_timeout(IDLE_TIMEOUT_MS);
     config.set_max_recv_udp_payload_size(tuning.mtu.into());
     config.set_max_send_udp_payload_size(tuning.mtu.into());
-    config.set_initial_max_data(peer_common::RECEIVE_WINDOW);
-    config.set_max_connection_window(peer_common::RECEIVE_WINDOW);
-    config.set_initial_max_stream_data_uni(peer_common::STREAM_RECEIVE_WINDOW);
-    config.set_max_stream_window(peer_common::STREAM_RECEIVE_WINDOW);
+    config.set_initial_max_data(tuning.connection_window());
+    config.set_max_connection_window(tuning.connection_window());
+    config.set_initial_max_stream_data_uni(tuning.stream_window());
+    config.set_max_stream_window(tuning.stream_window());
     config.set_initial_max_streams_uni(16);
     config.set_cc_algorithm(CongestionControlAlgorithm::CUBIC);
     config.set_initial_congestion_window_packets(tuning.initial_window_packets());

@@ -38,8 +38,8 @@ pub(crate) fn transport(tuning: Tuning) -> anyhow::Result<Arc<TransportConfig>> 
         .initial_mtu(tuning.mtu)
         .min_mtu(tuning.mtu.min(MIN_MTU_MAX))
         .mtu_discovery_config(None)
-        .stream_receive_window(VarInt::from_u64(peer_common::STREAM_RECEIVE_WINDOW)?)
-        .receive_window(VarInt::from_u64(peer_common::RECEIVE_WINDOW)?)
+        .stream_receive_window(VarInt::from_u64(tuning.stream_window())?)
+        .receive_window(VarInt::from_u64(tuning.connection_window())?)
         .send_window(SEND_WINDOW)
         .congestion_controller_factory(Arc::new(cubic))
         .enable_segmentation_offload(true);

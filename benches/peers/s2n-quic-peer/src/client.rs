@@ -25,7 +25,7 @@ pub(crate) async fn run(args: ClientArgs) -> anyhow::Result<()> {
     let client = Client::builder()
         .with_tls(tls)?
         .with_io(io)?
-        .with_limits(setup::limits()?)?
+        .with_limits(setup::limits(args.tuning)?)?
         .with_congestion_controller(setup::congestion(args.tuning))?
         .with_event(counters.clone())?
         .start()?;

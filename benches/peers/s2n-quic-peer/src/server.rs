@@ -23,7 +23,7 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let mut server = Server::builder()
         .with_tls(tls)?
         .with_io(io)?
-        .with_limits(setup::limits()?)?
+        .with_limits(setup::limits(args.tuning)?)?
         .with_congestion_controller(setup::congestion(args.tuning))?
         .start()?;
     identity.write(&args.cert)?;

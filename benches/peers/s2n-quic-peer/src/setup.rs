@@ -30,10 +30,10 @@ pub(crate) fn io(address: SocketAddr, tuning: Tuning) -> anyhow::Result<(Io, [us
 }
 
 /// How connections behave.
-pub(crate) fn limits() -> anyhow::Result<Limits> {
+pub(crate) fn limits(tuning: Tuning) -> anyhow::Result<Limits> {
     let limits = Limits::new()
-        .with_data_window(peer_common::RECEIVE_WINDOW)?
-        .with_unidirectional_data_window(peer_common::STREAM_RECEIVE_WINDOW)?
+        .with_data_window(tuning.connection_window())?
+        .with_unidirectional_data_window(tuning.stream_window())?
         .with_max_send_buffer_size(SEND_BUFFER_BYTES)?;
     Ok(limits)
 }

@@ -22,10 +22,10 @@ pub(crate) fn config(tuning: Tuning, mut tls: TlsConfig) -> tquic::Result<Config
     config.enable_dplpmtud(true);
     config.set_recv_udp_payload_size(tuning.mtu);
     config.set_send_udp_payload_size(tuning.mtu.into());
-    config.set_initial_max_data(peer_common::RECEIVE_WINDOW);
-    config.set_max_connection_window(peer_common::RECEIVE_WINDOW);
-    config.set_initial_max_stream_data_uni(peer_common::STREAM_RECEIVE_WINDOW);
-    config.set_max_stream_window(peer_common::STREAM_RECEIVE_WINDOW);
+    config.set_initial_max_data(tuning.connection_window());
+    config.set_max_connection_window(tuning.connection_window());
+    config.set_initial_max_stream_data_uni(tuning.stream_window());
+    config.set_max_stream_window(tuning.stream_window());
     config.set_congestion_control_algorithm(CongestionControlAlgorithm::Cubic);
     config.set_initial_congestion_window(tuning.initial_window_packets() as u64);
     config.enable_pacing(false);
