@@ -6,8 +6,8 @@
 #
 # Rows: OPERATION-MTU[-c16 | -c256][-s4], which is goodput over memif of message, put, put-unchecked, get or get-unchecked, at MTU 1500
 # or 9000, on 1, 16 or 256 connections of 1 or 4 streams: message-1500, get-9000-c16-s4. Beside these: ping ping-load put-tmpfs put-disk get-hot
-# get-piped af-xdp af-packet quinn-gso quinn-packets quinn-ping quinn-ping-busy get-direct get-hop trips-direct trips-hop
-# holders-alive holders-dead.
+# get-piped af-xdp af-packet quinn-ping quinn-ping-busy get-direct get-hop trips-direct trips-hop holders-alive holders-dead, and PEER-gso and
+# PEER-packets for the peers quinn, s2n-quic, quiche and tquic.
 #
 # Environment: ROUNDS (5); BYTES of a goodput run (4000000000); PAYLOAD bytes of put and get (1073741824); TRIPS round trips
 # (50000); RSIZE, the binary logarithm of memif's ring length (unset: 9, 10 and 11 are tried first); OUT, the file of JSON
@@ -16,6 +16,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/lib.sh
 
+# Super-packets crossing whole, and packets crossing one by one.
+PEERS="quinn-gso quinn-packets s2n-quic-gso s2n-quic-packets quiche-gso quiche-packets tquic-gso tquic-packets"
 # Goodput over memif: every operation, MTU and width.
 GOODPUT=
 for mtu in 1500 9000; do
@@ -23,7 +25,7 @@ for mtu in 1500 9000; do
         for operation in message put put-unchecked get get-unchecked; do GOODPUT="$GOODPUT $operation-$mtu$width"; done
     done
 done
-ALL="$GOODPUT ping ping-load quinn-gso quinn-packets quinn-ping quinn-ping-busy put-tmpfs put-disk get-hot get-piped af-xdp af-packet get-direct get-hop trips-direct trips-hop holders-alive holders-dead"
+ALL="$GOODPUT ping ping-load $PEERS quinn-ping quinn-ping-busy put-tmpfs put-disk get-hot get-piped af-xdp af-packet get-direct get-hop trips-direct trips-hop holders-alive holders-dead"
 rows=${*:-$ALL}
 for row in $rows; do
     case " $ALL " in *" $row "*) ;; *) die "no row \"$row\"; rows: $ALL" ;; esac
@@ -50,11 +52,13 @@ say "building"
 peers_target=${STOQ_PEERS_TARGET:-benches/peers/target}
 cargo build --release --locked --quiet
 # Peers take minutes to build: only for rows that need one.
-case $rows in
-    *quinn* | *quic* | *quiche*)
-        CARGO_TARGET_DIR=$peers_target cargo build --release --locked --quiet --manifest-path benches/peers/Cargo.toml
-        ;;
-esac
+peers=
+case $rows in *quinn* | *quic* | *quiche*) peers=1 ;; esac
+if [ -n "$peers" ]; then
+    # Two of them bring a TLS library in C++; its bindings are made by libclang.
+    install cmake g++ libclang-dev
+    CARGO_TARGET_DIR=$peers_target cargo build --release --locked --quiet --manifest-path benches/peers/Cargo.toml
+fi
 built=${CARGO_TARGET_DIR:-target}/release
 out=${OUT:-$built/bench.jsonl}
 
@@ -92,8 +96,8 @@ trap 'exit 130' INT TERM
 
 # Copies: a build that goes on meanwhile does not change what is measured.
 cp "$built/stoq" "$built/stoq-gateway" "$shm/"
-[ ! -x "$peers_target/release/quinn-peer" ] || cp "$peers_target/release/quinn-peer" "$shm/"
-stoq=$shm/stoq gateway=$shm/stoq-gateway quinn=$shm/quinn-peer
+if [ -n "$peers" ]; then cp "$peers_target"/release/{quinn,s2n-quic,quiche,tquic}-peer "$shm/"; fi
+stoq=$shm/stoq gateway=$shm/stoq-gateway
 
 bound=$(cat /proc/sys/net/core/rmem_max)
 if [ "$bound" -lt $SOCKET_BYTES ]; then rmem_max=$bound; echo $SOCKET_BYTES >/proc/sys/net/core/rmem_max; fi

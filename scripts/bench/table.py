@@ -1,63 +1,16 @@
 #!/usr/bin/env python3
 """Turns the JSON lines of scripts/bench/run.sh into Markdown on standard output: table.py FILE."""
 
-import json
 import statistics
 import sys
 
-OPERATIONS = [
-    ("message", "messages"),
-    ("put", "put, checked and dropped"),
-    ("put-unchecked", "put, dropped unchecked"),
-    ("get", "get, checked and dropped"),
-    ("get-unchecked", "get, dropped unchecked"),
-]
-WIDTHS = [
-    (f"{'' if c == 1 else f'-c{c}'}{'' if s == 1 else f'-s{s}'}", c, s) for c in (1, 16, 256) for s in (1, 4)
-]
-# Row, operation, MTU, connections, streams.
-MEMIF = [
-    (f"{operation}-{mtu}{width}", name, mtu, c, s)
-    for mtu in (1500, 9000)
-    for operation, name in OPERATIONS
-    for width, c, s in WIDTHS
-]
-GOODPUT = [
-    ("put-tmpfs", "STOQ put, memif, store on tmpfs"),
-    ("put-disk", "STOQ put, memif, store on disk with fsync"),
-    ("get-hot", "STOQ get, memif, payload in the gateway's memory, to a file on tmpfs"),
-    ("get-piped", "STOQ get, memif, payload in the gateway's memory, to /dev/null"),
-    ("af-xdp", "STOQ messages, kernel UDP client to net_af_xdp"),
-    ("af-packet", "STOQ messages, kernel UDP client to net_af_packet"),
-    ("quinn-gso", "quinn, kernel UDP, GSO super-packets crossing whole"),
-    ("quinn-packets", "quinn, kernel UDP, packets crossing one by one"),
-]
-MESH = [
-    ("get-direct", "get from a holder"),
-    ("get-hop", "get through a relay"),
-    ("holders-alive", "get from four holders, all alive"),
-    ("holders-dead", "get from four holders, one dead"),
-]
-TRIPS = [
-    ("trips-direct", "from a holder"),
-    ("trips-hop", "through a relay"),
-]
-LATENCY = [
-    ("ping", "STOQ, memif, MTU 1500"),
-    ("ping-load", "STOQ, memif, MTU 1500, beside a busy connection"),
-    ("quinn-ping", "quinn, kernel UDP over veth"),
-    ("quinn-ping-busy", "quinn, kernel UDP over veth, never sleeping"),
-]
-NAMED = [
-    *((row, f"{name}, {c} x {s}, MTU {mtu}") for row, name, mtu, c, s in MEMIF),
-    *GOODPUT,
-    *MESH,
-    *TRIPS,
-    *LATENCY,
-]
+from results import COSTS, GOODPUT, LATENCY, MEMIF, MESH, NAMED, PEERS, TRIPS, Run
+
 RATIOS = [
-    ("goodput: STOQ memif MTU 1500 / quinn GSO", "message-1500", "quinn-gso", "gbit_per_s"),
-    ("goodput: STOQ memif MTU 1500 / quinn packets", "message-1500", "quinn-packets", "gbit_per_s"),
+    (f"goodput: STOQ memif MTU 1500 / {peer} {text}", "message-1500", f"{peer}-{how}", "gbit_per_s")
+    for how, text in (("gso", "GSO"), ("packets", "packets"))
+    for peer in PEERS
+] + [
     ("goodput: get checked / unchecked, MTU 1500", "get-1500", "get-unchecked-1500", "gbit_per_s"),
     ("goodput: put checked / unchecked, MTU 1500", "put-1500", "put-unchecked-1500", "gbit_per_s"),
     ("goodput: get checked / unchecked, MTU 9000", "get-9000", "get-unchecked-9000", "gbit_per_s"),
@@ -71,29 +24,6 @@ RATIOS = [
     ("round trip p50: STOQ memif / quinn", "ping", "quinn-ping", "p50_us"),
     ("round trip p50: STOQ memif / quinn never sleeping", "ping", "quinn-ping-busy", "p50_us"),
 ]
-
-
-class Run:
-    """All lines of one file."""
-
-    def __init__(self, lines):
-        self.environment, self.tuning, self.rows = {}, [], {}
-        for line in lines:
-            line = json.loads(line)
-            if "environment" in line:
-                self.environment = line["environment"]
-            elif "tuning" in line:
-                self.tuning.append(line["tuning"])
-            else:
-                self.rows.setdefault(line["row"], {})[line["round"]] = line
-
-    def values(self, row, key):
-        return [line["result"][key] for line in self.rows.get(row, {}).values()]
-
-    def ratios(self, over, under, key):
-        """One for each round that has both."""
-        a, b = self.rows.get(over, {}), self.rows.get(under, {})
-        return [a[r]["result"][key] / b[r]["result"][key] for r in a if r in b]
 
 
 def section(title, text, head, rows, left=1):
@@ -130,8 +60,8 @@ def environment(run):
     yield (
         f"Measured {e['date']} by `scripts/bench/run.sh` ({rounds}; rows in turn) at commit {e['commit']}: STOQ {e['stoq']}, "
         f"quinn-proto {e['quinn_proto']}, rustls {e['rustls']} with aws-lc-rs {e['aws_lc_rs']}, DPDK {e['dpdk']}, "
-        f"Rust {e['rustc']}, release build with fat LTO; the peer is quinn {e['quinn']} with quinn-proto "
-        f"{e['peer_quinn_proto']}. Linux {e['kernel']} on {e['cpu']}, {e['cores']} cores; load average before the run "
+        f"Rust {e['rustc']}, release build with fat LTO; the peers are quinn {e['quinn']} with quinn-proto "
+        f"{e['peer_quinn_proto']}, s2n-quic {e['s2n_quic']}, quiche {e['quiche']}, tquic {e['tquic']}. Linux {e['kernel']} on {e['cpu']}, {e['cores']} cores; load average before the run "
         f"{e['load_before']}."
     )
     yield ""
@@ -217,6 +147,26 @@ def sampled(line, side):
     return {key: int(value) for key, value in said.items()} or None
 
 
+def ceilings(run):
+    rows = []
+    for mtu in (1500, 9000):
+        goodput = run.values(f"message-{mtu}", "gbit_per_s")
+        for row, name in ((f"quic-{mtu}", "quinn-proto in memory, no wire"), (f"wire-{mtu}", "testpmd on the same memif, no QUIC")):
+            values = run.values(row, "gbit_per_s")
+            if values:
+                rows.append([f"{name} (`{row}`)", mtu, middle(values, 2), f"{max(values):.2f}", spread(values, 2), len(values)])
+        lower = run.lower_ceiling(mtu)
+        if goodput and lower:
+            efficiency = statistics.median(goodput) / lower
+            rows.append([f"**messages over the lower of both**", mtu, f"{efficiency:.2f}", "", "", len(goodput)])
+    text = (
+        "What nothing above it can pass: the state machine and its encryption with our settings and no wire, the slower side of "
+        "the two; and full frames from `dpdk-testpmd` txonly to rxonly over the same memif ring. Gbit/s of payload: of a frame, "
+        "what a full packet of ours carries in it. The last line is our median over the lower median."
+    )
+    yield from section("Ceilings", text, ["what", "MTU", "median", "best", "spread", "runs"], rows)
+
+
 def stages(run):
     rows = []
     for row, name, mtu, connections, streams in MEMIF:
@@ -254,7 +204,7 @@ def resources(run):
     rows = []
     for row, name in NAMED:
         lines = run.rows.get(row, {}).values()
-        for side, far in (("client", "client"), ("gateway", "server" if "quinn" in row else "gateway")):
+        for side, far in (("client", "client"), ("gateway", "server" if row.startswith(tuple(PEERS)) else "gateway")):
             used = [line[side] for line in lines if line[side]]
             if used:
                 peak, huge, cpu = (max(u[key] for u in used) for key in ("peak_kib", "huge_kib", "cpu_s"))
@@ -267,6 +217,24 @@ def resources(run):
     yield from section("Memory and CPU time", text, ["what", "side", "resident", "huge pages", "CPU s"], rows, left=2)
 
 
+def costs(run):
+    rows = []
+    for row, name in NAMED:
+        spent = [
+            [line[side]["cpu_s"] / line["result"]["bytes"] * 1e9 for side in ("client", "gateway")]
+            for line in run.rows.get(row, {}).values()
+            if row in COSTS and line["client"] and line["gateway"]
+        ]
+        if spent:
+            near, far = zip(*spent)
+            rows.append([name, middle(near, 3), middle(far, 3), middle([sum(both) for both in spent], 3), len(spent)])
+    text = (
+        "CPU seconds a gigabyte of payload (10^9 bytes), medians over the runs. The whole process is counted, its start and the "
+        "handshake with it, so the fewer bytes the higher. STOQ's workers poll, so theirs is how long they ran."
+    )
+    yield from section("CPU time a gigabyte", text, ["what", "sender", "receiver", "both", "runs"], rows)
+
+
 def conditions(run):
     rows = []
     for row, name in NAMED:
@@ -274,11 +242,12 @@ def conditions(run):
             c, result = line["conditions"], line["result"]
             rows.append([f"{name} (`{row}`)", c["wire"], c["payload"], result["cipher"], c["idle"], c["cores"]])
     text = (
-        "All sides: flow control 64 MiB a stream and 128 MiB a connection, 64 MiB send window, CUBIC from 4 MiB, no path "
-        "MTU search beyond the link's. STOQ: X25519MLKEM768, Falcon-512 certificates both ways, UDP payload of the MTU less "
-        "28 bytes: 1472 at MTU 1500. quinn: X25519, a self-signed ECDSA certificate, UDP "
-        "payload of 1472 bytes, GSO and GRO as quinn-udp uses them, tokio on one thread. The key exchange and the "
-        "signatures cost the handshake, which is before the first byte. Kernel sockets have buffers of 16 MiB."
+        "All sides: flow control 64 MiB a stream and 128 MiB a connection, 64 MiB send window (s2n-quic: 16 MiB), CUBIC from "
+        "4 MiB, no path MTU search beyond the link's. STOQ: X25519MLKEM768, Falcon-512 certificates both ways, UDP payload of the MTU less "
+        "28 bytes: 1472 at MTU 1500. The peers: X25519 (s2n-quic with s2n-tls: P-256), a self-signed ECDSA certificate, UDP "
+        "payload of 1472 bytes, one thread. quinn and s2n-quic use GSO and GRO as they do by themselves, ten packets a send; "
+        "quiche and tquic bring no sockets and stand on a loop of our own that sends up to 44 packets at once, pacing off. "
+        "The key exchange and the signatures cost the handshake, which is before the first byte. Kernel sockets have buffers of 16 MiB."
     )
     yield from section("Conditions", text, ["what", "wire", "payload", "cipher", "idle", "cores"], rows, left=6)
     tried = {}
@@ -290,10 +259,9 @@ def conditions(run):
 
 
 def main():
-    with open(sys.argv[1]) as file:
-        run = Run(file)
+    run = Run.load(sys.argv[1])
     print("# Benchmarks\n")
-    for part in (environment, memif, stages, goodput, mesh, latency, ratios, resources, conditions):
+    for part in (environment, memif, ceilings, stages, goodput, mesh, latency, ratios, resources, costs, conditions):
         for line in part(run):
             print(line)
     print("Run it: `scripts/bench/run.sh`, or one row: `scripts/bench/run.sh message-1500`.")

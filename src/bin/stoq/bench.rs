@@ -209,9 +209,12 @@ fn get(args: &Args, session: Session, token: AnyToken) -> anyhow::Result<()> {
         Some(_) => ("get-trips", format!("{count} fetches of 16 KiB: p50 {p50:.1}, p99 {p99:.1} us")),
         None => ("get-drop", format!("{} bytes fetched and dropped, {checked}", measured.bytes)),
     };
-    let particular = serde_json::json!({
-        "token": token.to_string(), "verified": verified, "round_trips": count, "p50_us": p50, "p99_us": p99,
-    });
+    let particular = match args.trips {
+        Some(_) => serde_json::json!({
+            "token": token.to_string(), "verified": verified, "round_trips": count, "p50_us": p50, "p99_us": p99,
+        }),
+        None => serde_json::json!({ "token": token.to_string(), "verified": verified }),
+    };
     measured.print(args, on, operation, particular, &text);
     Ok(())
 }

@@ -1,52 +1,39 @@
 //! The near end: sends and measures.
 
-use crate::{ClientArgs, setup};
-use anyhow::Context;
+use crate::{Client, setup};
 use bytes::Bytes;
+use peer_common::socket::any_for;
+use peer_common::{CHUNK_BYTES, report};
 use quinn::{ClientConfig, Connection};
 use serde_json::{Value, json};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Bytes handed to the stream at once.
-const CHUNK_BYTES: usize = 1 << 20;
 /// Round trips kept out of the summary: caches and windows warm up in them.
 const WARM_UP: usize = 1000;
 
-pub(crate) async fn run(args: ClientArgs) -> anyhow::Result<()> {
-    let read = || format!("cannot read {}; start the server first", args.cert.display());
-    let certificate = std::fs::read(&args.cert).with_context(read)?;
-    let tls = setup::client_tls(certificate.into())?;
+pub(crate) async fn run(client: Client) -> anyhow::Result<()> {
+    let Client { common: args, round_trips: trips, size, sleep } = client;
+    let certificate = peer_common::identity::read(&args.cert)?;
+    let tls = setup::client_tls(&certificate)?;
     let mut config = ClientConfig::new(Arc::new(tls));
-    config.transport_config(setup::transport(args.tuning));
-    let any: SocketAddr = match args.connect {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let (endpoint, buffers) = setup::endpoint(any, None, args.tuning)?;
-    let connection = endpoint.connect_with(config, args.connect, setup::SERVER_NAME)?.await?;
-    let mut result = match args.round_trips {
-        Some(count) => round_trips(&connection, count, args.size).await?,
+    config.transport_config(setup::transport(args.tuning)?);
+    let (endpoint, buffers) = setup::endpoint(any_for(args.connect), None, args.tuning)?;
+    let connection = endpoint.connect_with(config, args.connect, peer_common::SERVER_NAME)?.await?;
+    let result = match trips {
+        Some(count) => round_trips(&connection, count, size).await?,
         None => bulk(&connection, args.bytes).await?,
     };
     let stats = connection.stats();
     connection.close(0u32.into(), b"");
     endpoint.wait_idle().await;
     let common = json!({
-        "network": "kernel-udp", "cipher": setup::CIPHER, "key_exchange": setup::KEY_EXCHANGE,
-        "busy": args.tuning.busy, "udp_payload_bytes": args.tuning.mtu, "receive_buffer_bytes": buffers[0], "send_buffer_bytes": buffers[1],
-        "datagrams_sent": stats.udp_tx.datagrams, "send_calls": stats.udp_tx.ios,
+        "network": "kernel-udp", "cipher": peer_common::CIPHER, "key_exchange": peer_common::KEY_EXCHANGE,
+        "busy": sleep.busy, "udp_payload_bytes": args.tuning.mtu, "receive_buffer_bytes": buffers[0],
+        "send_buffer_bytes": buffers[1], "datagrams_sent": stats.udp_tx.datagrams, "send_calls": stats.udp_tx.ios,
         "packets_lost": stats.path.lost_packets,
     });
-    if let (Value::Object(result), Value::Object(common)) = (&mut result, common) {
-        result.extend(common);
-    }
-    if args.json {
-        println!("{result}");
-    } else {
-        println!("{result:#}");
-    }
+    report::print(result, common, args.json);
     Ok(())
 }
 
@@ -65,12 +52,7 @@ async fn bulk(connection: &Connection, bytes: u64) -> anyhow::Result<Value> {
     let mut answer = connection.accept_uni().await?;
     let mut counted = [0; 8];
     answer.read_exact(&mut counted).await?;
-    let elapsed = started.elapsed().as_secs_f64();
-    let counted = u64::from_be_bytes(counted);
-    anyhow::ensure!(counted == bytes, "the server counted {counted} bytes of {bytes}");
-    Ok(json!({
-        "operation": "bulk", "bytes": counted, "seconds": elapsed, "gbit_per_s": counted as f64 * 8.0 / elapsed / 1e9,
-    }))
+    report::bulk(bytes, u64::from_be_bytes(counted), started.elapsed())
 }
 
 async fn round_trips(connection: &Connection, count: usize, size: usize) -> anyhow::Result<Value> {

@@ -9,8 +9,7 @@ mod server;
 mod setup;
 
 use clap::{Parser, Subcommand};
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use peer_common::cli::{ClientArgs, ServerArgs};
 
 #[derive(Parser)]
 #[command(version, about = "quinn over kernel UDP sockets, for comparison")]
@@ -22,59 +21,35 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Count what comes on unidirectional streams; send back what comes on bidirectional ones.
-    Server(ServerArgs),
+    Server(Server),
     /// Send bytes, or messages back and forth, and print how fast that was.
-    Client(ClientArgs),
+    Client(Client),
 }
 
 #[derive(clap::Args)]
-struct ServerArgs {
-    /// Where to listen.
-    #[arg(long, value_name = "ADDR:PORT")]
-    listen: SocketAddr,
-    /// Where to write the certificate made at start (DER), for the client to trust.
-    #[arg(long, value_name = "FILE", default_value = "quinn-peer.der")]
-    cert: PathBuf,
+struct Server {
     #[command(flatten)]
-    tuning: Tuning,
+    common: ServerArgs,
+    #[command(flatten)]
+    sleep: Sleep,
 }
 
 #[derive(clap::Args)]
-struct ClientArgs {
-    /// The server.
-    #[arg(long, value_name = "ADDR:PORT")]
-    connect: SocketAddr,
-    /// The server's certificate (DER); nothing else is trusted.
-    #[arg(long, value_name = "FILE", default_value = "quinn-peer.der")]
-    cert: PathBuf,
-    /// Payload bytes to send.
-    #[arg(long, default_value_t = 4_000_000_000)]
-    bytes: u64,
+struct Client {
+    #[command(flatten)]
+    common: ClientArgs,
     /// Instead of bulk bytes: so many round trips of a small message.
     #[arg(long, value_name = "COUNT")]
     round_trips: Option<usize>,
     /// Bytes of a round trip's message.
     #[arg(long, default_value_t = 64)]
     size: usize,
-    /// Print one JSON object instead of text.
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    tuning: Tuning,
+    sleep: Sleep,
 }
 
-/// What both sides set alike.
 #[derive(clap::Args, Clone, Copy)]
-struct Tuning {
-    /// UDP payload of a full packet, bytes; path MTU discovery is off.
-    #[arg(long, default_value_t = 1472)]
-    mtu: u16,
-    /// Congestion window at the start, bytes.
-    #[arg(long, default_value_t = 4 << 20)]
-    initial_window: u64,
-    /// Socket buffers, each way, bytes; net.core.rmem_max and wmem_max bound them.
-    #[arg(long, default_value_t = 16 << 20)]
-    socket_buffer: usize,
+struct Sleep {
     /// Never sleep: ask the socket again and again, as a poll-mode driver does.
     #[arg(long)]
     busy: bool,
@@ -82,8 +57,8 @@ struct Tuning {
 
 fn main() -> anyhow::Result<()> {
     let command = Cli::parse().command;
-    let (Command::Server(ServerArgs { tuning, .. }) | Command::Client(ClientArgs { tuning, .. })) = &command;
-    let busy = tuning.busy;
+    let (Command::Server(Server { sleep, .. }) | Command::Client(Client { sleep, .. })) = &command;
+    let busy = sleep.busy;
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime.enable_all();
     if busy {
@@ -100,7 +75,7 @@ fn main() -> anyhow::Result<()> {
             });
         }
         match command {
-            Command::Server(args) => server::run(args).await,
+            Command::Server(args) => server::run(args.common).await,
             Command::Client(args) => client::run(args).await,
         }
     })

@@ -1,8 +1,10 @@
 //! The far end: counts and discards, or sends back.
 
-use crate::{ServerArgs, setup};
-use anyhow::Context;
+use crate::setup;
 use bytes::Bytes;
+use peer_common::cli::ServerArgs;
+use peer_common::identity::Identity;
+use peer_common::report;
 use quinn::{Connection, RecvStream, SendStream, ServerConfig};
 use std::sync::Arc;
 
@@ -10,13 +12,13 @@ use std::sync::Arc;
 const PIECES_MAX: usize = 64;
 
 pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
-    let (tls, certificate) = setup::server_tls()?;
+    let identity = Identity::made()?;
+    let tls = setup::server_tls(&identity)?;
     let mut config = ServerConfig::with_crypto(Arc::new(tls));
-    config.transport_config(setup::transport(args.tuning));
+    config.transport_config(setup::transport(args.tuning)?);
     let (endpoint, buffers) = setup::endpoint(args.listen, Some(config), args.tuning)?;
-    let write = || format!("cannot write {}", args.cert.display());
-    std::fs::write(&args.cert, certificate).with_context(write)?;
-    eprintln!("ready on {}, socket buffers {} and {} bytes", args.listen, buffers[0], buffers[1]);
+    identity.write(&args.cert)?;
+    report::ready(args.listen, buffers);
     while let Some(incoming) = endpoint.accept().await {
         tokio::spawn(async move {
             match incoming.await {

@@ -1,0 +1,78 @@
+//! The command line.
+
+use clap::{Args, Subcommand};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// The two sides of a peer that moves bulk bytes and does no more.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Count what comes on unidirectional streams.
+    Server(ServerArgs),
+    /// Send bytes and print how fast that was.
+    Client(ClientArgs),
+}
+
+#[derive(Args)]
+pub struct ServerArgs {
+    /// Where to listen.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
+    /// Where to write the certificate made at start (PEM), for the client to trust.
+    #[arg(long, value_name = "FILE", default_value = "peer.pem")]
+    pub cert: PathBuf,
+    #[command(flatten)]
+    pub tuning: Tuning,
+}
+
+#[derive(Args)]
+pub struct ClientArgs {
+    /// The server.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub connect: SocketAddr,
+    /// The server's certificate (PEM); nothing else is trusted.
+    #[arg(long, value_name = "FILE", default_value = "peer.pem")]
+    pub cert: PathBuf,
+    /// Payload bytes to send.
+    #[arg(long, default_value_t = 4_000_000_000)]
+    pub bytes: u64,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub tuning: Tuning,
+}
+
+/// What both sides set alike.
+#[derive(Args, Clone, Copy)]
+pub struct Tuning {
+    /// UDP payload of a full packet, bytes; the search for a larger one is off where the stack allows.
+    #[arg(long, default_value_t = 1472)]
+    pub mtu: u16,
+    /// Congestion window at the start, bytes.
+    #[arg(long, default_value_t = 4 << 20)]
+    pub initial_window: u32,
+    /// Bytes that may come on one stream before the receiver has to say more; twice that on a connection.
+    #[arg(long, default_value_t = 64 << 20)]
+    pub receive_window: u32,
+    /// Socket buffers, each way, bytes; net.core.rmem_max and wmem_max bound them.
+    #[arg(long, default_value_t = 16 << 20)]
+    pub socket_buffer: usize,
+}
+
+impl Tuning {
+    /// Flow control of one stream, bytes.
+    pub fn stream_window(&self) -> u64 {
+        self.receive_window.into()
+    }
+
+    /// Flow control of a connection, bytes.
+    pub fn connection_window(&self) -> u64 {
+        2 * self.stream_window()
+    }
+
+    /// The initial window in packets, for stacks that count so.
+    pub fn initial_window_packets(&self) -> usize {
+        self.initial_window as usize / usize::from(self.mtu.max(1))
+    }
+}

@@ -1,0 +1,32 @@
+//! The form of a result: one JSON object.
+
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// What a server says once it takes connections; scripts wait for the first two words.
+pub fn ready(listen: std::net::SocketAddr, buffers: [usize; 2]) {
+    eprintln!("ready on {listen}, socket buffers {} and {} bytes", buffers[0], buffers[1]);
+}
+
+/// Goodput: the bytes that the server counted, over the time from the first send to its answer.
+///
+/// # Errors
+/// When the server counted something else than was sent.
+pub fn bulk(sent: u64, counted: u64, elapsed: Duration) -> anyhow::Result<Value> {
+    anyhow::ensure!(counted == sent, "the server counted {counted} bytes of {sent}");
+    let seconds = elapsed.as_secs_f64();
+    let rate = counted as f64 * 8.0 / seconds / 1e9;
+    Ok(json!({ "operation": "bulk", "bytes": counted, "seconds": seconds, "gbit_per_s": rate }))
+}
+
+/// Prints a result with what is said of every run beside it.
+pub fn print(mut result: Value, common: Value, as_json: bool) {
+    if let (Value::Object(result), Value::Object(common)) = (&mut result, common) {
+        result.extend(common);
+    }
+    if as_json {
+        println!("{result}");
+    } else {
+        println!("{result:#}");
+    }
+}

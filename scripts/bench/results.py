@@ -1,0 +1,111 @@
+"""What scripts/bench/run.sh measures, and how its JSON lines are read. Shared by table.py, plot.py and compare.py."""
+
+import json
+import statistics
+
+OPERATIONS = [
+    ("message", "messages"),
+    ("put", "put, checked and dropped"),
+    ("put-unchecked", "put, dropped unchecked"),
+    ("get", "get, checked and dropped"),
+    ("get-unchecked", "get, dropped unchecked"),
+]
+WIDTHS = [
+    (f"{'' if c == 1 else f'-c{c}'}{'' if s == 1 else f'-s{s}'}", c, s) for c in (1, 16, 256) for s in (1, 4)
+]
+# Row, operation, MTU, connections, streams.
+MEMIF = [
+    (f"{operation}-{mtu}{width}", name, mtu, c, s)
+    for mtu in (1500, 9000)
+    for operation, name in OPERATIONS
+    for width, c, s in WIDTHS
+]
+PEERS = ["quinn", "s2n-quic", "quiche", "tquic"]
+GOODPUT = [
+    ("put-tmpfs", "STOQ put, memif, store on tmpfs"),
+    ("put-disk", "STOQ put, memif, store on disk with fsync"),
+    ("get-hot", "STOQ get, memif, payload in the gateway's memory, to a file on tmpfs"),
+    ("get-piped", "STOQ get, memif, payload in the gateway's memory, to /dev/null"),
+    ("af-xdp", "STOQ messages, kernel UDP client to net_af_xdp"),
+    ("af-packet", "STOQ messages, kernel UDP client to net_af_packet"),
+]
+for peer in PEERS:
+    GOODPUT.append((f"{peer}-gso", f"{peer}, kernel UDP, GSO super-packets crossing whole"))
+    GOODPUT.append((f"{peer}-packets", f"{peer}, kernel UDP, packets crossing one by one"))
+# Rows whose processes move the payload once and do nothing else.
+COSTS = [
+    *(f"{operation}-{mtu}" for mtu in (1500, 9000) for operation in ("message", "put", "get")),
+    *("af-xdp", "af-packet"),
+    *(f"{peer}-{how}" for peer in PEERS for how in ("gso", "packets")),
+]
+MESH = [
+    ("get-direct", "get from a holder"),
+    ("get-hop", "get through a relay"),
+    ("holders-alive", "get from four holders, all alive"),
+    ("holders-dead", "get from four holders, one dead"),
+]
+TRIPS = [
+    ("trips-direct", "from a holder"),
+    ("trips-hop", "through a relay"),
+]
+LATENCY = [
+    ("ping", "STOQ, memif, MTU 1500"),
+    ("ping-load", "STOQ, memif, MTU 1500, beside a busy connection"),
+    ("quinn-ping", "quinn, kernel UDP over veth"),
+    ("quinn-ping-busy", "quinn, kernel UDP over veth, never sleeping"),
+]
+NAMED = [
+    *((row, f"{name}, {c} x {s}, MTU {mtu}") for row, name, mtu, c, s in MEMIF),
+    *GOODPUT,
+    *MESH,
+    *TRIPS,
+    *LATENCY,
+]
+
+
+class Run:
+    """All lines of one file."""
+
+    @classmethod
+    def load(cls, path):
+        with open(path) as file:
+            return cls(file)
+
+    def __init__(self, lines):
+        self.environment, self.tuning, self.rows = {}, [], {}
+        for line in lines:
+            line = json.loads(line)
+            if "environment" in line:
+                self.environment = line["environment"]
+            elif "tuning" in line:
+                self.tuning.append(line["tuning"])
+            else:
+                self.rows.setdefault(line["row"], {})[line["round"]] = line
+
+    def values(self, row, key):
+        return [line["result"][key] for line in self.rows.get(row, {}).values()]
+
+    def ratios(self, over, under, key):
+        """One for each round that has both."""
+        a, b = self.rows.get(over, {}), self.rows.get(under, {})
+        return [a[r]["result"][key] / b[r]["result"][key] for r in a if r in b]
+
+    def lower_ceiling(self, mtu):
+        """The lower median of both ceilings, if both were measured."""
+        found = [self.values(f"{what}-{mtu}", "gbit_per_s") for what in ("quic", "wire")]
+        return min(median(values) for values in found) if all(found) else None
+
+    def summary(self):
+        """Environment, and of every row its conditions and the figures of each round."""
+        keys = ["gbit_per_s", "p50_us", "p99_us", "p999_us"]
+        rows = {}
+        for row, rounds in self.rows.items():
+            figures = {key: [line["result"].get(key) for line in rounds.values()] for key in keys}
+            figures = {key: values for key, values in figures.items() if None not in values}
+            conditions = list(rounds.values())[-1]["conditions"]
+            rows[row] = {"conditions": conditions, **figures}
+        return {"environment": self.environment, "rows": rows}
+
+
+def median(values):
+    return statistics.median(values)
