@@ -5,10 +5,12 @@ locked() { awk -v name="\"$1\"" '$1 == "name" { hit = $3 == name } hit && $1 == 
 
 # The first line of the output: what all rows have in common.
 environment() {
-    printf '{"environment":{"stoq":"%s","commit":"%s","quinn_proto":"%s","rustls":"%s","aws_lc_rs":"%s","quinn":"%s","peer_quinn_proto":"%s","dpdk":"%s","rustc":"%s","kernel":"%s","cpu":"%s","cores":%d,"load_before":"%s","date":"%s","rounds":%d}}\n' \
+    printf '{"environment":{"stoq":"%s","commit":"%s","quinn_proto":"%s","rustls":"%s","aws_lc_rs":"%s","quinn":"%s","peer_quinn_proto":"%s","s2n_quic":"%s","quiche":"%s","tquic":"%s","dpdk":"%s","rustc":"%s","kernel":"%s","cpu":"%s","cores":%d,"load_before":"%s","date":"%s","rounds":%d}}\n' \
         "$(locked stoq Cargo.lock)" "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" \
         "$(locked quinn-proto Cargo.lock)" "$(locked rustls Cargo.lock)" "$(locked aws-lc-rs Cargo.lock)" \
         "$(locked quinn benches/peers/Cargo.lock)" "$(locked quinn-proto benches/peers/Cargo.lock)" \
+        "$(locked s2n-quic benches/peers/Cargo.lock)" "$(locked quiche benches/peers/Cargo.lock)" \
+        "$(locked tquic benches/peers/Cargo.lock)" \
         "$(pkg-config --modversion libdpdk)" "$(rustc --version | cut -d' ' -f2)" "$(uname -r)" \
         "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" "$(nproc)" \
         "$(cut -d' ' -f1 /proc/loadavg)" "$(date -u +%F)" "$ROUNDS"
@@ -97,8 +99,10 @@ start_gateway() { # [COMMAND BEFORE IT...]
     (wait_for 20 "gateway ready" "$shm/gateway.log" $pid)
 }
 
-start_quinn_server() { # [OPTION...]
-    ip netns exec "$far" taskset -c $GATEWAY_CORE "$quinn" server --listen 10.78.0.1:4433 --cert "$shm/quinn.der" \
+start_peer_server() { # PEER [OPTION...]
+    local server=$shm/$1-peer
+    shift
+    ip netns exec "$far" taskset -c $GATEWAY_CORE "$server" server --listen 10.78.0.1:4433 --cert "$shm/peer.pem" \
         --socket-buffer $SOCKET_BYTES "$@" 2>"$shm/gateway.log" &
     pid=$!
     (wait_for 20 "ready on" "$shm/gateway.log" $pid)
@@ -116,9 +120,11 @@ client() { # COMMAND...
 }
 
 stoq_client() { client taskset -c $CLIENT_CORE "$stoq" "$@" --config "$shm/client.toml" --json; }
-quinn_client() {
-    client ip netns exec "$near" taskset -c $CLIENT_CORE "$quinn" client --connect 10.78.0.1:4433 \
-        --cert "$shm/quinn.der" --socket-buffer $SOCKET_BYTES --json "$@"
+peer_client() { # PEER [OPTION...]
+    local near_end=$shm/$1-peer
+    shift
+    client ip netns exec "$near" taskset -c $CLIENT_CORE "$near_end" client --connect 10.78.0.1:4433 \
+        --cert "$shm/peer.pem" --socket-buffer $SOCKET_BYTES --json "$@"
 }
 
 # What the gateway took so far: resident memory at its peak, huge pages now, CPU seconds.
@@ -138,7 +144,7 @@ stop_gateway() {
     gateway_usage=$(gateway_usage)
     end "$pid" || status=$?
     pid=
-    # quinn-peer takes no orders: SIGTERM is its end.
+    # A peer takes no orders: SIGTERM is its end.
     case $status in
         0 | 143) ;;
         *) say "the gateway ended with status $status"; tail -n 5 "$shm/gateway.log" >&2; failed="$failed end-of-gateway" ;;
@@ -308,15 +314,19 @@ user_space_row() { # DEVICE
     idle=spin payload="messages of $(json message_bytes <"$shm/result.json") bytes"
 }
 
-quinn_row() { # super | packets, then the client's options
-    local mode=$1 before busy=()
-    shift
+peer_row() { # PEER, super | packets, then the client's options
+    local peer=$1 mode=$2 before server=()
+    shift 2
     veth "$mode"
-    idle="tokio, sleeps in epoll"
-    case " $* " in *" --busy "*) busy=(--busy) idle="tokio, never sleeps" ;; esac
-    start_quinn_server "${busy[@]}" || return 1
+    case $peer in
+        quinn | s2n-quic) idle="tokio, sleeps in epoll" ;;
+        # With larger windows these overflow the receiver's socket at times; tquic took half a minute over one such loss.
+        *) idle="a loop of ours, sleeps in poll" server=(--receive-window $LOOP_WINDOW_BYTES) ;;
+    esac
+    case " $* " in *" --busy "*) server+=(--busy) idle="tokio, never sleeps" ;; esac
+    start_peer_server "$peer" "${server[@]}" || return 1
     before=$(sent)
-    quinn_client "$@" || return 1
+    peer_client "$peer" "$@" || return 1
     crossed $before
     stop_gateway
     case $mode in
@@ -327,7 +337,7 @@ quinn_row() { # super | packets, then the client's options
 }
 
 quinn_ping_row() { # [OPTION...]
-    quinn_row super --round-trips "$TRIPS" "$@" || return 1
+    peer_row quinn super --round-trips "$TRIPS" "$@" || return 1
     payload="64 bytes there and back on one stream"
 }
 
@@ -363,8 +373,8 @@ run_row() { # ROW; on failure nothing of it stays behind.
             user_space_row net_af_packet0,iface=far,blocksz=65536,framesz=2048,framecnt=2048,qdisc_bypass=1 &&
                 check_frames 1200 1514
             ;;
-        quinn-gso) quinn_row super --bytes "$BYTES" && check_frames 2000 65600 ;;
-        quinn-packets) quinn_row packets --bytes "$BYTES" && check_frames 1200 1514 ;;
+        *-gso) peer_row "${1%-gso}" super --bytes "$BYTES" && check_frames 2000 65600 ;;
+        *-packets) peer_row "${1%-packets}" packets --bytes "$BYTES" && check_frames 1200 1514 ;;
         quinn-ping) quinn_ping_row ;;
         quinn-ping-busy) quinn_ping_row --busy ;;
     esac || status=1

@@ -5,7 +5,8 @@
 #   scripts/bench/run.sh ROW...     these rows alone; prints the tables instead
 #
 # Rows: message-1500 message-9000 ping put-tmpfs put-disk get-hot get-piped af-xdp af-packet quinn-gso quinn-packets quinn-ping
-# quinn-ping-busy put-checked get-checked get-unchecked get-direct get-hop trips-direct trips-hop holders-alive holders-dead
+# quinn-ping-busy s2n-quic-gso s2n-quic-packets quiche-gso quiche-packets tquic-gso tquic-packets put-checked get-checked
+# get-unchecked get-direct get-hop trips-direct trips-hop holders-alive holders-dead
 #
 # Environment: ROUNDS (5); BYTES of a goodput run (4000000000); PAYLOAD bytes of put and get (1073741824); TRIPS round trips
 # (50000); RSIZE, the binary logarithm of memif's ring length (unset: 9, 10 and 11 are tried first); OUT, the file of JSON
@@ -14,7 +15,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/lib.sh
 
-ALL="message-1500 quinn-gso quinn-packets ping quinn-ping quinn-ping-busy message-9000 put-tmpfs put-disk get-hot get-piped put-checked get-checked get-unchecked af-xdp af-packet get-direct get-hop trips-direct trips-hop holders-alive holders-dead"
+ALL="message-1500 quinn-gso quinn-packets s2n-quic-gso s2n-quic-packets quiche-gso quiche-packets tquic-gso tquic-packets ping quinn-ping quinn-ping-busy message-9000 put-tmpfs put-disk get-hot get-piped put-checked get-checked get-unchecked af-xdp af-packet get-direct get-hop trips-direct trips-hop holders-alive holders-dead"
 rows=${*:-$ALL}
 for row in $rows; do
     case " $ALL " in *" $row "*) ;; *) die "no row \"$row\"; rows: $ALL" ;; esac
@@ -27,12 +28,15 @@ DPDK_MB=256
 STORE_IDLE=adaptive
 # Socket buffers of the kernel peers; the kernel's own bound is raised to this meanwhile.
 SOCKET_BYTES=16777216
+# Flow control of the peers that run on a loop of ours: well below the socket's buffer, the best of those tried.
+LOOP_WINDOW_BYTES=4194304
 # Whether the kernel may put packets that crossed one by one together again, as it does behind a NIC.
 VETH_GRO=${VETH_GRO:-on}
 
 [ "$(id -u)" = 0 ] || die "the benchmarks need root: they make network namespaces and DPDK ports"
 [ "$(nproc)" -ge 2 ] || die "the benchmarks need two cores, one a side"
-install $BUILD_PACKAGES iproute2 ethtool util-linux python3
+# Two of the peers bring a TLS library in C++; its bindings are made by libclang.
+install $BUILD_PACKAGES cmake g++ libclang-dev iproute2 ethtool util-linux python3
 need_rust
 
 say "building"
@@ -75,8 +79,8 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 
 # Copies: a build that goes on meanwhile does not change what is measured.
-cp "$built/stoq" "$built/stoq-gateway" "$peers_target/release/quinn-peer" "$shm/"
-stoq=$shm/stoq gateway=$shm/stoq-gateway quinn=$shm/quinn-peer
+cp "$built/stoq" "$built/stoq-gateway" "$peers_target"/release/{quinn,s2n-quic,quiche,tquic}-peer "$shm/"
+stoq=$shm/stoq gateway=$shm/stoq-gateway
 
 bound=$(cat /proc/sys/net/core/rmem_max)
 if [ "$bound" -lt $SOCKET_BYTES ]; then rmem_max=$bound; echo $SOCKET_BYTES >/proc/sys/net/core/rmem_max; fi
