@@ -40,12 +40,15 @@ UNCHECKED_QUEUE=6
 STORE_IDLE=adaptive
 # Socket buffers of the kernel peers; the kernel's own bound is raised to this meanwhile.
 SOCKET_BYTES=16777216
+# Flow control of the peers that run on a loop of ours: well below the socket's buffer, the best of those tried.
+LOOP_WINDOW_BYTES=4194304
 # Whether the kernel may put packets that crossed one by one together again, as it does behind a NIC.
 VETH_GRO=${VETH_GRO:-on}
 
 [ "$(id -u)" = 0 ] || die "the benchmarks need root: they make network namespaces and DPDK ports"
 [ "$(nproc)" -ge 2 ] || die "the benchmarks need two cores, one a side"
-install $BUILD_PACKAGES iproute2 ethtool util-linux python3
+# Two of the peers bring a TLS library in C++; its bindings are made by libclang.
+install $BUILD_PACKAGES cmake g++ libclang-dev iproute2 ethtool util-linux python3
 need_rust
 
 say "building"
