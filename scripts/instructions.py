@@ -77,7 +77,7 @@ def apart_as(in_object, name):
         return "random"
     if MEMORY.fullmatch(name):
         return "memory"
-    in_program = "/instructions-" in in_object
+    in_program = in_object.endswith("/instructions")
     if in_program and C_NAME.fullmatch(name) and not RUST_NAME.match(name):
         return "aws-lc"
     return None

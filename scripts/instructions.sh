@@ -6,7 +6,7 @@
 #        scripts/instructions.sh --accept   stores what it counts, for you to commit
 #        scripts/instructions.sh --explain  compares, and lists where the instructions go
 #
-# Counts, unlike times, are the same on a busy machine. callgrind counts in the turns of one of two workers, benches/instructions.rs
+# Counts, unlike times, are the same on a busy machine. callgrind counts in the turns of one of two workers, examples/instructions.rs
 # says what they do; packets are those with payload, in the steady stream. The worker without DPDK is counted: a wire in memory
 # stands for the device. Valgrind has no AVX-512, so encryption takes another path in it than on metal, and on another CPU may
 # take a third one. What chooses its path by the CPU is therefore left out of the sum that is compared, and shown beside it: aws-lc,
@@ -29,9 +29,9 @@ install valgrind python3 gcc libc6-dev
 need_rust
 
 say "building"
-program=$(cargo build --release --no-default-features --locked --quiet --bench instructions \
-    --message-format=json-render-diagnostics | sed -n 's/.*"executable":"\([^"]*\/instructions-[^"]*\)".*/\1/p')
-[ -x "$program" ] || die "cargo named no program for benches/instructions.rs"
+program=$(cargo build --release --no-default-features --locked --quiet --example instructions \
+    --message-format=json-render-diagnostics | sed -n 's/.*"executable":"\([^"]*\/instructions\)".*/\1/p')
+[ -x "$program" ] || die "cargo named no program for examples/instructions.rs"
 
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
@@ -47,7 +47,7 @@ count() { # PATH SIDE
 
 say "counting"
 names=()
-for path in message put get; do
+for path in message small put get; do
     for side in transmit receive; do names+=("$path-$side"); done
     # Two at once: counts do not mind.
     count $path transmit & first=$!

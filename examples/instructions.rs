@@ -1,7 +1,7 @@
 //! Two workers and a wire between them, for counting instructions: `scripts/instructions.sh` runs it under callgrind.
 //!
 //! `instructions PATH SIDE` moves packets of MTU 1500 one way, under virtual time, with the windows of the benchmarks. PATH is
-//! `message` (64 KiB messages, dropped), `put` (a payload, checked and dropped) or `get` (a payload out of the memory tier,
+//! `message` (64 KiB messages, dropped), `small` (the same of 256 bytes), `put` (a payload, checked and dropped) or `get` (a payload out of the memory tier,
 //! checked and dropped). SIDE is whose turns go through [`counted_turn`], the one function in which callgrind counts:
 //! `transmit` is who has the bytes, `receive` who gets them. Applications run on their workers, so what they do is in it.
 //!
@@ -39,10 +39,13 @@ use tempfile::TempDir;
 
 /// Packets that go by before counting begins: the handshake, and a payload that is not in the memory tier yet.
 const WARM_PACKETS: u64 = 8_000;
+/// Small messages come to QUIC faster than they leave, until its send window is full.
+const WARM_SMALL_PACKETS: u64 = 32_000;
 /// Packets that are counted.
 const COUNTED_PACKETS: u64 = 8_000;
 const PAYLOAD_BYTES: usize = 8 << 20;
 const MESSAGE_BYTES: usize = 64 << 10;
+const SMALL_MESSAGE_BYTES: usize = 256;
 /// Frames that the wire holds one way, and how often both sides have a turn.
 const WIRE_LEN: usize = 1024;
 const TURN: Duration = Duration::from_micros(20);
@@ -288,7 +291,9 @@ impl Pair {
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let [path, side] = &arguments[..] else {
-        println!("instructions (message | put | get) (transmit | receive): see scripts/instructions.sh");
+        println!(
+            "instructions (message | small | put | get) (transmit | receive): see scripts/instructions.sh"
+        );
         return Ok(());
     };
     let payload = payload();
@@ -298,10 +303,11 @@ fn main() -> anyhow::Result<()> {
     let (reports, _heard) = channel();
     let remote = address(1);
     let (application, caller): (Box<dyn Application>, Box<dyn Application>) = match path.as_str() {
-        "message" => (
-            Box::new(Discard::default()),
-            Box::new(Blast::new(remote, QUEUE, MESSAGE_BYTES, 1 << 40, reports)),
-        ),
+        "message" | "small" => {
+            let message_bytes = if path == "small" { SMALL_MESSAGE_BYTES } else { MESSAGE_BYTES };
+            let blast = Blast::new(remote, QUEUE, message_bytes, 1 << 40, reports);
+            (Box::new(Discard::default()), Box::new(blast))
+        }
         "put" => {
             let descriptor = Descriptor::plain(token, PAYLOAD_BYTES as u64)?;
             (
@@ -345,7 +351,7 @@ fn main() -> anyhow::Result<()> {
         }
         Ok(receiver.counters.get(Counter::RxPackets))
     };
-    let before = run(false, WARM_PACKETS)?;
+    let before = run(false, if path == "small" { WARM_SMALL_PACKETS } else { WARM_PACKETS })?;
     let after = run(true, before + COUNTED_PACKETS)?;
     // Nothing may be lost or refused: the path would be another one.
     for status in &statuses {
