@@ -81,6 +81,8 @@ pub(crate) struct Session {
     /// One outgoing message stream a queue.
     messages: FxHashMap<u64, StreamId>,
     message_credit: Credit,
+    /// Streams on which small chunks were gathered since the last flush; some may be named twice.
+    gathering: Vec<StreamId>,
     /// Streams that may have something to read.
     readable: VecDeque<StreamId>,
     /// Streams that wait for whoever takes on what they bring.
@@ -132,6 +134,7 @@ impl Session {
             answered_at: None,
             messages: FxHashMap::default(),
             message_credit: Credit::default(),
+            gathering: Vec::new(),
             readable: VecDeque::new(),
             paced: Vec::new(),
             unopened: VecDeque::new(),
@@ -222,6 +225,7 @@ impl Session {
         self.outbound.clear();
         self.local.clear();
         self.messages.clear();
+        self.gathering.clear();
         self.readable.clear();
         self.paced.clear();
         self.start(conn, cx);
