@@ -141,7 +141,7 @@ impl Push {
     fn ask(&mut self, request: RequestId, port: &mut AppPort) {
         let credit = Credit::default();
         self.running = Some((request, credit.clone(), None));
-        let descriptor = Box::new(self.descriptor.clone());
+        let descriptor = Box::new(self.descriptor);
         let put =
             Command::Put { request, hop: None, queue: QUEUE, descriptor, lanes: None, lease_s: 60, credit };
         // A ring on which nothing runs has room.
