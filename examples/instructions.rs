@@ -1,9 +1,10 @@
 //! Two workers and a wire between them, for counting instructions: `scripts/instructions.sh` runs it under callgrind.
 //!
 //! `instructions PATH SIDE` moves packets of MTU 1500 one way, under virtual time, with the windows of the benchmarks. PATH is
-//! `message` (64 KiB messages, dropped), `small` (the same of 256 bytes), `put` (a payload, checked and dropped) or `get` (a payload out of the memory tier,
-//! checked and dropped). SIDE is whose turns go through [`counted_turn`], the one function in which callgrind counts:
-//! `transmit` is who has the bytes, `receive` who gets them. Applications run on their workers, so what they do is in it.
+//! `message` (64 KiB messages, dropped), `small` (the same of 256 bytes), `put` (a payload, checked and dropped) or `get` (a
+//! payload out of the memory tier, checked and dropped). SIDE is whose turns go through [`counted_turn`], the one function in
+//! which callgrind counts: `transmit` is who has the bytes, `receive` who gets them. Applications run on their workers, so what
+//! they do is in it.
 //!
 //! The handshake and the first packets go by uncounted: what is counted is a steady stream. The wire copies a frame into a
 //! buffer and out again, as a device without offloads would; both checksums are software's.
