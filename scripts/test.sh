@@ -22,6 +22,8 @@ say "tests without DPDK"
 cargo test --no-default-features --locked
 say "building for release"
 cargo build --release --locked --quiet
+say "instructions a packet"
+scripts/instructions.sh
 say "the main job, as root"
 scripts/run.sh
 say "the main job with 3 GiB"

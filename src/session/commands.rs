@@ -277,10 +277,10 @@ impl Session {
                 id
             }
         };
-        let mut front = Vec::with_capacity(16);
-        MessageHeader { queue, token: None }.emit_record_front(payload.len(), &mut front);
+        self.write_front(id, |front| {
+            MessageHeader { queue, token: None }.emit_record_front(payload.len(), front);
+        });
         cx.counters.add(Counter::RecordsOut, 1);
-        self.write_own(conn, id, front.into());
         self.write(conn, id, payload);
     }
 

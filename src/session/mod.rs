@@ -83,6 +83,8 @@ pub(crate) struct Session {
     /// One outgoing message stream a queue.
     messages: FxHashMap<u64, StreamId>,
     message_credit: Credit,
+    /// Streams on which small chunks were gathered since the last flush; some may be named twice.
+    gathering: Vec<StreamId>,
     /// Streams that may have something to read.
     readable: VecDeque<StreamId>,
     /// Streams that wait for whoever takes on what they bring.
@@ -134,6 +136,7 @@ impl Session {
             answered_at: None,
             messages: FxHashMap::default(),
             message_credit: Credit::default(),
+            gathering: Vec::new(),
             readable: VecDeque::new(),
             paced: Vec::new(),
             unopened: VecDeque::new(),
@@ -224,6 +227,7 @@ impl Session {
         self.outbound.clear();
         self.local.clear();
         self.messages.clear();
+        self.gathering.clear();
         self.readable.clear();
         self.paced.clear();
         self.start(conn, cx);

@@ -11,11 +11,20 @@ use std::collections::VecDeque;
 /// Chunks offered to quinn-proto in one call.
 const CHUNKS_A_WRITE_MAX: usize = 16;
 
+/// Chunks up to this length are copied together before QUIC gets them, bytes. QUIC walks a list of all that was written and is
+/// not acknowledged for every packet, so a piece for each small message would cost more than everything else.
+const SMALL_BYTES: usize = 4 * 1024;
+/// As much is copied together, bytes.
+const GATHERED_BYTES: usize = 64 * 1024;
+
 /// One outgoing half of a stream.
 #[derive(Debug)]
 pub(super) struct Outbound {
     /// What QUIC has not taken yet. Records of the session's own are few and small; data is bounded by the credit.
     backlog: VecDeque<Chunk>,
+    /// Small chunks, together, that come after the backlog; how many bytes of it an application paid for.
+    gathered: Vec<u8>,
+    gathered_paid: usize,
     credit: Credit,
     /// OK has been said: what follows is a verified encoding.
     in_encoding: bool,
@@ -25,24 +34,40 @@ pub(super) struct Outbound {
 #[derive(Debug)]
 struct Chunk {
     bytes: Bytes,
-    /// Whether an application paid for it with credit.
-    paid: bool,
+    /// How many of the bytes an application paid for with credit.
+    paid: usize,
 }
 
 impl Outbound {
     pub(super) fn new(credit: Credit) -> Self {
-        Self { backlog: VecDeque::new(), credit, in_encoding: false, finished: false }
+        Self {
+            backlog: VecDeque::new(),
+            gathered: Vec::new(),
+            gathered_paid: 0,
+            credit,
+            in_encoding: false,
+            finished: false,
+        }
     }
 
     pub(super) fn credit(&self) -> Credit {
         self.credit.clone()
+    }
+
+    /// Puts what was gathered at the end of the backlog.
+    fn end_gathering(&mut self) {
+        if !self.gathered.is_empty() {
+            let bytes = std::mem::take(&mut self.gathered).into();
+            self.backlog.push_back(Chunk { bytes, paid: std::mem::take(&mut self.gathered_paid) });
+        }
     }
 }
 
 impl Drop for Outbound {
     /// What is never written still gives its credit back: the application must not wait for it.
     fn drop(&mut self) {
-        self.credit.give_back(self.backlog.iter().filter(|c| c.paid).map(|c| c.bytes.len()).sum());
+        let waiting: usize = self.backlog.iter().map(|chunk| chunk.paid).sum();
+        self.credit.give_back(waiting + self.gathered_paid);
     }
 }
 
@@ -63,23 +88,56 @@ impl Session {
 
     /// Writes bytes of the session's own, which cost no credit.
     pub(super) fn write_own(&mut self, conn: &mut Connection, id: StreamId, bytes: Bytes) {
-        self.enqueue(conn, id, Chunk { bytes, paid: false });
+        self.enqueue(conn, id, bytes, false);
+    }
+
+    /// Writes a few bytes of the session's own that stand in front of others.
+    pub(super) fn write_front(&mut self, id: StreamId, emit: impl FnOnce(&mut Vec<u8>)) {
+        let Some(outbound) = self.outbound.get_mut(&id) else { return };
+        if outbound.gathered.is_empty() {
+            self.gathering.push(id);
+        }
+        emit(&mut outbound.gathered);
     }
 
     /// Writes data that an application paid for.
     pub(super) fn write(&mut self, conn: &mut Connection, id: StreamId, bytes: Bytes) {
-        self.enqueue(conn, id, Chunk { bytes, paid: true });
+        self.enqueue(conn, id, bytes, true);
     }
 
-    fn enqueue(&mut self, conn: &mut Connection, id: StreamId, chunk: Chunk) {
+    fn enqueue(&mut self, conn: &mut Connection, id: StreamId, bytes: Bytes, paid: bool) {
         let Some(outbound) = self.outbound.get_mut(&id) else { return };
-        if chunk.bytes.is_empty() {
+        if bytes.is_empty() {
             return;
         }
-        outbound.backlog.push_back(chunk);
+        let paid = if paid { bytes.len() } else { 0 };
+        let was_empty = outbound.backlog.is_empty();
+        if bytes.len() > SMALL_BYTES {
+            outbound.end_gathering();
+            outbound.backlog.push_back(Chunk { bytes, paid });
+        } else {
+            if outbound.gathered.is_empty() {
+                self.gathering.push(id);
+            }
+            outbound.gathered.extend_from_slice(&bytes);
+            outbound.gathered_paid += paid;
+            if outbound.gathered.len() < GATHERED_BYTES {
+                return;
+            }
+            outbound.end_gathering();
+        }
         // Behind a backlog, QUIC has no room: it says when it has (StreamEvent::Writable).
-        if outbound.backlog.len() == 1 {
+        if was_empty {
             self.pump(conn, id);
+        }
+    }
+
+    /// Gives QUIC what was gathered: the last thing before its packets are made.
+    pub(crate) fn flush(&mut self, conn: &mut Connection) {
+        while let Some(id) = self.gathering.pop() {
+            if self.outbound.get(&id).is_some_and(|outbound| outbound.backlog.is_empty()) {
+                self.pump(conn, id);
+            }
         }
     }
 
@@ -101,6 +159,7 @@ impl Session {
     /// Gives QUIC what it takes of a backlog.
     pub(super) fn pump(&mut self, conn: &mut Connection, id: StreamId) {
         let Some(outbound) = self.outbound.get_mut(&id) else { return };
+        outbound.end_gathering();
         let mut stream = conn.send_stream(id);
         while !outbound.backlog.is_empty() {
             let mut chunks: [Bytes; CHUNKS_A_WRITE_MAX] = std::array::from_fn(|i| {
@@ -112,8 +171,10 @@ impl Session {
             while left > 0 {
                 let Some(front) = outbound.backlog.front_mut() else { break };
                 let taken = left.min(front.bytes.len());
-                if front.paid {
-                    self.credit_returned |= outbound.credit.give_back(taken);
+                let paid = taken.min(front.paid);
+                if paid > 0 {
+                    front.paid -= paid;
+                    self.credit_returned |= outbound.credit.give_back(paid);
                 }
                 left -= taken;
                 if taken == front.bytes.len() {

@@ -371,6 +371,7 @@ impl Core {
     ) -> bool {
         let Some(conn) = self.conns[slot as usize].as_mut() else { return false };
         conn.dirty = false;
+        conn.session.flush(&mut conn.quic);
         if conn.session.take_credit_returned() {
             self.ports.iter_mut().for_each(|port| port.urgent = true);
         }

@@ -92,6 +92,22 @@ fn messages_of_every_size_come_back_from_the_echo_in_order() {
 }
 
 #[test]
+fn small_and_large_messages_keep_their_order() {
+    let (mut world, peer) = World::connected();
+    // Up to 4 KiB they are gathered on their way to QUIC; larger ones are not.
+    let sizes = [1, 300, 3600, 4096, 20_000, 64, 65_000];
+    let sent: Vec<Vec<u8>> = (0..350).map(|n| payload(sizes[n % sizes.len()] + n)).collect();
+    for message in &sent {
+        world.caller(&peer).message(&peer, ECHO, message);
+    }
+    let waiting = peer.clone();
+    world.run(Duration::from_secs(20), "echoes", |world| world.caller(&waiting).messages.len() == sent.len());
+    for (n, (_, _, bytes)) in world.caller(&peer).messages.iter().enumerate() {
+        assert!(bytes[..] == sent[n][..], "message {n}");
+    }
+}
+
+#[test]
 fn the_discarding_application_counts_what_it_dropped() {
     let (mut world, peer) = World::connected();
     for len in [1, 1000, 65_536] {

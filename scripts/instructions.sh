@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Counts the instructions that a packet costs, receiving and transmitting, and compares with benches/instructions.json: fails
+# where a path takes more than 5 % more than is stored there.
+#
+# Usage: scripts/instructions.sh            compares
+#        scripts/instructions.sh --accept   stores what it counts, for you to commit
+#        scripts/instructions.sh --explain  compares, and lists where the instructions go
+#
+# Counts, unlike times, are the same on a busy machine. callgrind counts in the turns of one of two workers, examples/instructions.rs
+# says what they do; packets are those with payload, in the steady stream. The worker without DPDK is counted: a wire in memory
+# stands for the device. Valgrind has no AVX-512, so encryption takes another path in it than on metal, and on another CPU may
+# take a third one. What chooses its path by the CPU is therefore left out of the sum that is compared, and shown beside it: aws-lc,
+# BLAKE3, libc's memcpy and its kin. A call of them more or a byte of them more shows there, not in the sum. System calls
+# and the kernel are in neither.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+stored=benches/instructions.json
+
+action=compare
+explain=
+case ${1:-} in
+    "") ;;
+    --accept) action=accept ;;
+    --explain) explain=yes ;;
+    *) die "no option is called $1: give --accept, --explain or none" ;;
+esac
+install valgrind python3 gcc libc6-dev
+need_rust
+
+say "building"
+program=$(cargo build --release --no-default-features --locked --quiet --example instructions \
+    --message-format=json-render-diagnostics | sed -n 's/.*"executable":"\([^"]*\/instructions\)".*/\1/p')
+[ -x "$program" ] || die "cargo named no program for examples/instructions.rs"
+
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+
+count() { # PATH SIDE
+    local packets
+    valgrind --tool=callgrind --toggle-collect='*counted_turn*' --callgrind-out-file="$out/$1-$2" --error-exitcode=9 \
+        "$program" "$1" "$2" >"$out/$1-$2.said" 2>"$out/$1-$2.log" || { cat "$out/$1-$2.log" >&2; return 1; }
+    packets=$(sed -n 's/^packets //p' "$out/$1-$2.said")
+    [ "${packets:-0}" -gt 0 ] || { echo "no packets were counted" >&2; return 1; }
+    echo "$1-$2:$packets:$out/$1-$2" >"$out/$1-$2.counted"
+}
+
+say "counting"
+names=()
+for path in message small put get; do
+    for side in transmit receive; do names+=("$path-$side"); done
+    # Two at once: counts do not mind.
+    count $path transmit & first=$!
+    count $path receive & second=$!
+    status=0
+    wait $first || status=1
+    wait $second || status=1
+    [ $status = 0 ] || die "$path could not be counted"
+done
+measured=()
+for name in "${names[@]}"; do measured+=("$(cat "$out/$name.counted")"); done
+EXPLAIN=$explain python3 scripts/instructions.py "$stored" $action \
+    "$(rustc --version), valgrind $(valgrind --version | cut -d- -f2), $(ldd --version | sed -n '1s/.* //p') glibc" "${measured[@]}"
