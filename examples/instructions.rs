@@ -25,7 +25,7 @@ use stoq::datagram::NetworkKind;
 use stoq::datagram::user_space::{InterfaceConfig, UserSpace};
 use stoq::nic::{Nic, NicInfo, RxChecksum, TxKind};
 use stoq::node::NodeConfig;
-use stoq::probe::{Blast, Pull, Pulled};
+use stoq::probe::{Blast, Pull, Pulled, Width};
 use stoq::queue::{AppPort, Command, Credit, Delivery, RequestId};
 use stoq::quic::transport::QuicConfig;
 use stoq::seed::{Keep, MemoryTier, Seed, SeedParts, Store, StoreConfig};
@@ -306,7 +306,7 @@ fn main() -> anyhow::Result<()> {
     let (application, caller): (Box<dyn Application>, Box<dyn Application>) = match path.as_str() {
         "message" | "small" => {
             let message_bytes = if path == "small" { SMALL_MESSAGE_BYTES } else { MESSAGE_BYTES };
-            let blast = Blast::new(remote, QUEUE, message_bytes, 1 << 40, reports);
+            let blast = Blast::new(remote, QUEUE, message_bytes, 1 << 40, Width::ONE, reports);
             (Box::new(Discard::default()), Box::new(blast))
         }
         "put" => {
@@ -319,7 +319,10 @@ fn main() -> anyhow::Result<()> {
         "get" => {
             let ranges = Ranges::all();
             let pulled = Pulled { token: token.into(), ranges, route: None, verified: true, times: 1 << 40 };
-            (Box::new(seed(&directory, token, &encoded)?), Box::new(Pull::new(remote, pulled, reports)))
+            (
+                Box::new(seed(&directory, token, &encoded)?),
+                Box::new(Pull::new(remote, pulled, Width::ONE, reports)),
+            )
         }
         other => bail!("no path is called {other:?}"),
     };

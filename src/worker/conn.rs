@@ -51,8 +51,12 @@ pub(super) struct Conn {
     pub(super) session: Session,
     pub(super) timer: Timer,
     pub(super) generation: u32,
-    /// In the list of connections that this turn serves.
-    pub(super) dirty: bool,
+    /// In the line of those that are read.
+    pub(super) in_reading: bool,
+    /// In the line of those that send.
+    pub(super) in_sending: bool,
+    /// Batches sent in its turn so far.
+    pub(super) batches: usize,
     /// In the list of connections with streams that wait for whoever takes on what they bring.
     pub(super) paced: bool,
     pub(super) connected: bool,
@@ -152,9 +156,44 @@ impl Conn {
     }
 }
 
-/// Puts a connection on the list of those that this turn serves.
-pub(super) fn mark(dirty: &mut VecDeque<u32>, conn: &mut Conn, slot: usize) {
-    if !std::mem::replace(&mut conn.dirty, true) {
-        dirty.push_back(slot as u32);
+/// Who is served next: connections with something new to read, and connections that may have something to send.
+///
+/// They are two lines because many connections may have more to send than the device takes: reading looks at those alone that
+/// something happened to, however many wait to send.
+#[derive(Default)]
+pub(super) struct Lines {
+    pub(super) reading: VecDeque<u32>,
+    pub(super) sending: VecDeque<u32>,
+}
+
+impl Lines {
+    /// Something happened to this connection.
+    pub(super) fn touched(&mut self, conn: &mut Conn, slot: usize) {
+        self.read(conn, slot);
+        self.send(conn, slot);
+    }
+
+    pub(super) fn read(&mut self, conn: &mut Conn, slot: usize) {
+        if !std::mem::replace(&mut conn.in_reading, true) {
+            self.reading.push_back(slot as u32);
+        }
+    }
+
+    pub(super) fn send(&mut self, conn: &mut Conn, slot: usize) {
+        if !std::mem::replace(&mut conn.in_sending, true) {
+            self.sending.push_back(slot as u32);
+        }
+    }
+
+    /// The device was full before this connection's turn was over: it goes on where it was, so that what belongs together
+    /// arrives together.
+    pub(super) fn send_on(&mut self, conn: &mut Conn, slot: usize) {
+        if !std::mem::replace(&mut conn.in_sending, true) {
+            self.sending.push_front(slot as u32);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.reading.is_empty() && self.sending.is_empty()
     }
 }

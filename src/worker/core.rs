@@ -1,6 +1,6 @@
 //! The steps of a turn, in the order in which the loop names them.
 
-use super::conn::{Change, Conn, Origin, mark};
+use super::conn::{Change, Conn, Origin};
 use super::shared::{CLOSING, DRAINING, Handover};
 use super::{ARENA_BYTES, CLOSE_TIMEOUT, Core};
 use crate::counters::{Counter, Counters};
@@ -65,7 +65,7 @@ impl Core {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 if let Some(Some(conn)) = self.conns.get_mut(handle.0) {
                     conn.quic.handle_event(event);
-                    mark(&mut self.dirty, conn, handle.0);
+                    self.lines.touched(conn, handle.0);
                 }
             }
             Some(DatagramEvent::NewConnection(incoming)) => self.incoming(incoming),
@@ -162,14 +162,16 @@ impl Core {
             session,
             timer: Timer::default(),
             generation: self.generation,
-            dirty: false,
+            in_reading: false,
+            in_sending: false,
+            batches: 0,
             paced: false,
             connected: false,
             announced: false,
             going_away: false,
             origin,
         };
-        mark(&mut self.dirty, &mut conn, slot);
+        self.lines.touched(&mut conn, slot);
         self.status.connections.fetch_add(1, Ordering::Relaxed);
         let conn = self.conns[slot].insert(conn);
         let mut cx = Context {
@@ -219,7 +221,7 @@ impl Core {
             };
             conn.session.closed("another neighbour needs the place", &mut cx);
             conn.quic.close(now, ErrorCode::None.into(), Bytes::new());
-            mark(&mut self.dirty, conn, slot as usize);
+            self.lines.touched(conn, slot as usize);
         }
     }
 
@@ -227,9 +229,10 @@ impl Core {
     pub(super) fn read(&mut self, now: Instant) -> bool {
         let mut worked = false;
         self.resume_paced();
-        for i in 0..self.dirty.len() {
-            let slot = self.dirty[i];
+        for _ in 0..self.lines.reading.len() {
+            let Some(slot) = self.lines.reading.pop_front() else { break };
             let Some(conn) = self.conns[slot as usize].as_mut() else { continue };
+            conn.in_reading = false;
             let mut cx = Context {
                 now,
                 ports: &mut self.ports,
@@ -247,8 +250,15 @@ impl Core {
                 }
             }
             cx.counters.stages.enter(Stage::Records);
-            worked |= conn.session.read(&mut conn.quic, &mut cx);
+            if conn.session.read(&mut conn.quic, &mut cx) {
+                worked = true;
+                // There may be room for the peer to be told of.
+                self.lines.send(conn, slot as usize);
+            }
             cx.counters.stages.enter(Stage::Quic);
+            if conn.session.wants_turn() {
+                self.lines.read(conn, slot as usize);
+            }
             if conn.session.is_paced() && !std::mem::replace(&mut conn.paced, true) {
                 self.paced.push(slot);
             }
@@ -266,7 +276,7 @@ impl Core {
                 continue;
             };
             if conn.session.resume_paced() {
-                mark(&mut self.dirty, conn, slot);
+                self.lines.touched(conn, slot);
             }
             conn.paced = conn.session.is_paced();
             if !conn.paced {
@@ -315,7 +325,7 @@ impl Core {
             self.links.used(index, now);
         }
         conn.session.command(&mut conn.quic, app, command, &mut cx);
-        mark(&mut self.dirty, conn, id.slot as usize);
+        self.lines.touched(conn, id.slot as usize);
     }
 
     fn connect(&mut self, now: Instant, app: usize, tag: u64, remote: SocketAddr, early: bool) {
@@ -348,14 +358,14 @@ impl Core {
             network.send(now, counters, &transmit, &contents[..transmit.size]);
             worked = true;
         }
-        for _ in 0..self.dirty.len() {
+        for _ in 0..self.lines.sending.len() {
             if !network.can_send() {
                 network.flush(now, counters);
                 if !network.can_send() {
                     break;
                 }
             }
-            let Some(slot) = self.dirty.pop_front() else { break };
+            let Some(slot) = self.lines.sending.pop_front() else { break };
             worked |= self.transmit_one(network, now, slot, counters);
         }
         network.flush(now, counters);
@@ -370,23 +380,29 @@ impl Core {
         counters: &Counters,
     ) -> bool {
         let Some(conn) = self.conns[slot as usize].as_mut() else { return false };
-        conn.dirty = false;
+        conn.in_sending = false;
         conn.session.flush(&mut conn.quic);
         if conn.session.take_credit_returned() {
             self.ports.iter_mut().for_each(|port| port.urgent = true);
         }
         let mut worked = false;
-        let mut more = conn.session.wants_turn();
-        for batch in 0.. {
-            if batch == BATCHES_PER_TURN_MAX || !network.can_send() {
-                more = true;
+        loop {
+            if conn.batches == BATCHES_PER_TURN_MAX {
+                conn.batches = 0;
+                self.lines.send(conn, slot as usize);
+                break;
+            }
+            if !network.can_send() {
+                self.lines.send_on(conn, slot as usize);
                 break;
             }
             self.send_buf.clear();
             let Some(transmit) = conn.quic.poll_transmit(now, TX_SEGMENTS_LEN_MAX, &mut self.send_buf) else {
+                conn.batches = 0;
                 break;
             };
             worked = true;
+            conn.batches += 1;
             counters.stages.enter(Stage::Frame);
             network.send(now, counters, &transmit, &self.send_buf[..transmit.size]);
             counters.stages.enter(Stage::Transmit);
@@ -398,7 +414,7 @@ impl Core {
             drained |= event.is_drained();
             if let Some(event) = self.endpoint.handle_event(ConnectionHandle(slot as usize), event) {
                 conn.quic.handle_event(event);
-                more = true;
+                self.lines.touched(conn, slot as usize);
             }
         }
         self.timers.set(slot, &mut conn.timer, conn.quic.poll_timeout());
@@ -420,8 +436,6 @@ impl Core {
             self.conns[slot as usize] = None;
             self.status.connections.fetch_sub(1, Ordering::Relaxed);
             counters.add(Counter::ConnectionsClosed, 1);
-        } else if more {
-            mark(&mut self.dirty, conn, slot as usize);
         }
         worked
     }
@@ -436,7 +450,7 @@ impl Core {
             let Some(Some(conn)) = self.conns.get_mut(slot as usize) else { continue };
             if self.timers.fire(entry, &mut conn.timer, now) {
                 conn.quic.handle_timeout(now);
-                mark(&mut self.dirty, conn, slot as usize);
+                self.lines.touched(conn, slot as usize);
                 worked = true;
             }
         }
@@ -464,11 +478,11 @@ impl Core {
             if !conn.going_away {
                 conn.going_away = true;
                 conn.session.go_away(&mut conn.quic, 0, &cx);
-                mark(&mut self.dirty, conn, slot);
+                self.lines.touched(conn, slot);
             }
             if closing {
                 conn.quic.close(now, ErrorCode::GoingAway.into(), Bytes::from_static(b"shutting down"));
-                mark(&mut self.dirty, conn, slot);
+                self.lines.touched(conn, slot);
             }
         }
         self.status.requests.store(requests, Ordering::Relaxed);

@@ -16,7 +16,7 @@ use crate::quic::cid::WorkerCids;
 use crate::quic::timers::Timers;
 use crate::stages::Stage;
 use bytes::BytesMut;
-use conn::Conn;
+use conn::{Conn, Lines};
 use links::Links;
 use quinn_proto::{ClientConfig, Endpoint, Incoming, ServerConfig, Transmit};
 use std::collections::VecDeque;
@@ -58,7 +58,7 @@ struct Core {
     client: Option<ByFamily<ClientConfig>>,
     conns: Vec<Option<Conn>>,
     generation: u32,
-    dirty: VecDeque<u32>,
+    lines: Lines,
     /// Connections with streams that wait for whoever takes on what they bring.
     paced: Vec<u32>,
     timers: Timers,
@@ -97,7 +97,7 @@ impl<N: Network> Worker<N> {
             client: quic.client,
             conns: Vec::new(),
             generation: 0,
-            dirty: VecDeque::new(),
+            lines: Lines::default(),
             paced: Vec::new(),
             timers: Timers::default(),
             links: Links::default(),
@@ -222,7 +222,7 @@ impl<N: Network> Worker<N> {
         core.idle_turns = core.idle_turns.saturating_add(1);
         if core.idle == Idle::Spin || core.idle_turns < IDLE_YIELD_TURNS {
             std::hint::spin_loop();
-        } else if core.idle_turns < IDLE_SLEEP_TURNS || !core.dirty.is_empty() {
+        } else if core.idle_turns < IDLE_SLEEP_TURNS || !core.lines.is_empty() {
             std::thread::yield_now();
         } else {
             let due = self.poll_timeout().map_or(Duration::MAX, |at| at.saturating_duration_since(now));
