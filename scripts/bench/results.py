@@ -38,6 +38,10 @@ COSTS = [
     *("af-xdp", "af-packet"),
     *(f"{peer}-{how}" for peer in PEERS for how in ("gso", "packets")),
 ]
+CEILINGS = [
+    *((f"quic-{mtu}", f"quinn-proto in memory, MTU {mtu}") for mtu in (1500, 9000)),
+    *((f"wire-{mtu}", f"testpmd txonly to rxonly, MTU {mtu}") for mtu in (1500, 9000)),
+]
 MESH = [
     ("get-direct", "get from a holder"),
     ("get-hop", "get through a relay"),
@@ -56,6 +60,7 @@ LATENCY = [
 ]
 NAMED = [
     *((row, f"{name}, {c} x {s}, MTU {mtu}") for row, name, mtu, c, s in MEMIF),
+    *CEILINGS,
     *GOODPUT,
     *MESH,
     *TRIPS,

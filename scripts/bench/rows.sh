@@ -270,6 +270,19 @@ goodput_row() { # ROW
     wire=$(memif_wire "$mtu")
 }
 
+# quinn-proto in memory: no wire, one core, each side's calls timed alone.
+quic_row() { # MTU
+    client taskset -c $CLIENT_CORE "$shm/ceiling" --json || return 1
+    python3 scripts/bench/ceiling.py "$1" "$shm/result.json" || return 1
+    wire="none: datagrams handed over in memory, MTU $1" idle=spin payload="one stream of bulk bytes; the slower side counts"
+}
+
+# The ring without QUIC.
+wire_row() { # MTU
+    client python3 scripts/bench/wire.py --dir "$shm" --mtu "$1" --rsize "${rsizes[$1]}" || return 1
+    wire="DPDK net_memif, ring 2^${rsizes[$1]}, MTU $1, huge pages" idle=spin payload="full frames, testpmd txonly to rxonly"
+}
+
 ping_row() { # [OPTION...]
     memif_configs 1500 spin "${rsizes[1500]}"
     start_gateway && stoq_client ping -c "$TRIPS" -i 0 "$@" && stop_gateway || return 1
@@ -375,6 +388,8 @@ run_row() { # ROW; on failure nothing of it stays behind.
     local status=0
     gateway_usage='{}' wire_frames=0 wire_frame_bytes=0
     case $1 in
+        quic-*) quic_row "${1#quic-}" ;;
+        wire-*) wire_row "${1#wire-}" ;;
         ping) ping_row ;;
         ping-load) TRIPS=$((TRIPS / 10)) ping_row --load 2 ;;
         put-tmpfs) put_row "$shm" "tmpfs" ;;

@@ -3,11 +3,12 @@
 #
 #   scripts/bench/run.sh            every row, ROUNDS times, one after another in turn; writes docs/benchmarks.md
 #   scripts/bench/run.sh ROW...     these rows alone; prints the tables instead
+#   scripts/bench/run.sh --compare OLD.json [ROW...]    prints ratios to an earlier run as well
 #
 # Rows: OPERATION-MTU[-c16 | -c256][-s4], which is goodput over memif of message, put, put-unchecked, get or get-unchecked, at MTU 1500
 # or 9000, on 1, 16 or 256 connections of 1 or 4 streams: message-1500, get-9000-c16-s4. Beside these: ping ping-load put-tmpfs put-disk get-hot
 # get-piped af-xdp af-packet quinn-ping quinn-ping-busy get-direct get-hop trips-direct trips-hop holders-alive holders-dead, and PEER-gso and
-# PEER-packets for the peers quinn, s2n-quic, quiche and tquic.
+# PEER-packets for the peers quinn, s2n-quic, quiche and tquic. The ceilings are quic-MTU, quinn-proto in memory, and wire-MTU, testpmd.
 #
 # Environment: ROUNDS (5); BYTES of a goodput run (4000000000); PAYLOAD bytes of put and get (1073741824); TRIPS round trips
 # (50000); RSIZE, the binary logarithm of memif's ring length (unset: 9, 10 and 11 are tried first); OUT, the file of JSON
@@ -25,7 +26,15 @@ for mtu in 1500 9000; do
         for operation in message put put-unchecked get get-unchecked; do GOODPUT="$GOODPUT $operation-$mtu$width"; done
     done
 done
-ALL="$GOODPUT ping ping-load $PEERS quinn-ping quinn-ping-busy put-tmpfs put-disk get-hot get-piped af-xdp af-packet get-direct get-hop trips-direct trips-hop holders-alive holders-dead"
+# What nothing above can pass: QUIC without a wire, and the wire without QUIC.
+CEILINGS="quic-1500 quic-9000 wire-1500 wire-9000"
+ALL="$GOODPUT $CEILINGS ping ping-load $PEERS quinn-ping quinn-ping-busy put-tmpfs put-disk get-hot get-piped af-xdp af-packet get-direct get-hop trips-direct trips-hop holders-alive holders-dead"
+compare=
+if [ "${1:-}" = --compare ]; then
+    [ -f "${2:-}" ] || die "--compare takes the JSON of an earlier run, such as docs/benchmarks/run.json"
+    compare=$2
+    shift 2
+fi
 rows=${*:-$ALL}
 for row in $rows; do
     case " $ALL " in *" $row "*) ;; *) die "no row \"$row\"; rows: $ALL" ;; esac
@@ -47,16 +56,22 @@ VETH_GRO=${VETH_GRO:-on}
 
 [ "$(id -u)" = 0 ] || die "the benchmarks need root: they make network namespaces and DPDK ports"
 [ "$(nproc)" -ge 2 ] || die "the benchmarks need two cores, one a side"
-# Two of the peers bring a TLS library in C++; its bindings are made by libclang.
-install $BUILD_PACKAGES cmake g++ libclang-dev iproute2 ethtool util-linux python3
+install $BUILD_PACKAGES dpdk-dev iproute2 ethtool util-linux python3
 need_rust
 
 say "building"
 peers_target=${STOQ_PEERS_TARGET:-benches/peers/target}
 cargo build --release --locked --quiet
+ceiling=
+case $rows in
+    *quic-[19]*)
+        ceiling=$(cargo build --release --locked --quiet --bench ceiling --message-format=json |
+            sed -n 's/.*"executable":"\([^"]*\/ceiling-[^"]*\)".*/\1/p')
+        ;;
+esac
 # Peers take minutes to build: only for rows that need one.
 peers=
-case $rows in *quinn* | *quic* | *quiche*) peers=1 ;; esac
+case $rows in *-gso* | *-packets* | *quinn*) peers=1 ;; esac
 if [ -n "$peers" ]; then
     # Two of them bring a TLS library in C++; its bindings are made by libclang.
     install cmake g++ libclang-dev
@@ -99,6 +114,7 @@ trap 'exit 130' INT TERM
 
 # Copies: a build that goes on meanwhile does not change what is measured.
 cp "$built/stoq" "$built/stoq-gateway" "$shm/"
+[ -z "$ceiling" ] || cp "$ceiling" "$shm/ceiling"
 if [ -n "$peers" ]; then cp "$peers_target"/release/{quinn,s2n-quic,quiche,tquic}-peer "$shm/"; fi
 stoq=$shm/stoq gateway=$shm/stoq-gateway
 
@@ -125,6 +141,7 @@ environment >"$out"
 for row in $rows; do
     case $row in put-[0-9u]*) ;; put-* | get-* | trips-* | holders-*) [ -f "$shm/payload" ] || head -c "$PAYLOAD" /dev/urandom >"$shm/payload" ;; esac
     case $row in
+        quic-*) ;;
         *-9000*) tune 9000 ;;
         *-1500* | ping* | put-* | get-hot | get-piped) tune 1500 ;;
     esac
@@ -141,12 +158,16 @@ for round in $(seq "$ROUNDS"); do
     done
 done
 
+python3 scripts/bench/summary.py "$out" >"${out%.jsonl}.json"
 if [ $# -eq 0 ]; then
-    mkdir -p docs
-    python3 scripts/bench/table.py "$out" >docs/benchmarks.md
+    mkdir -p docs/benchmarks
+    cp "${out%.jsonl}.json" docs/benchmarks/run.json
+    plots=$(python3 scripts/bench/plot.py "$out" docs/benchmarks)
+    python3 scripts/bench/table.py "$out" "$plots" >docs/benchmarks.md
     say "wrote docs/benchmarks.md and $out"
 else
     python3 scripts/bench/table.py "$out"
-    say "wrote $out"
+    say "wrote $out and ${out%.jsonl}.json"
 fi
+[ -z "$compare" ] || python3 scripts/bench/compare.py "$compare" "$out"
 [ -z "$failed" ] || die "rows that failed:$failed"

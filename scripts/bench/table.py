@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Turns the JSON lines of scripts/bench/run.sh into Markdown on standard output: table.py FILE."""
+"""Turns the JSON lines of scripts/bench/run.sh into Markdown on standard output: table.py FILE [PLOTS], where
+PLOTS is Markdown that stands in front of the tables."""
 
 import statistics
 import sys
@@ -158,7 +159,7 @@ def ceilings(run):
         lower = run.lower_ceiling(mtu)
         if goodput and lower:
             efficiency = statistics.median(goodput) / lower
-            rows.append([f"**messages over the lower of both**", mtu, f"{efficiency:.2f}", "", "", len(goodput)])
+            rows.append(["**messages over the lower of both**", mtu, f"{efficiency:.2f}", "", "", len(goodput)])
     text = (
         "What nothing above it can pass: the state machine and its encryption with our settings and no wire, the slower side of "
         "the two; and full frames from `dpdk-testpmd` txonly to rxonly over the same memif ring. Gbit/s of payload: of a frame, "
@@ -262,9 +263,12 @@ def conditions(run):
 def main():
     run = Run.load(sys.argv[1])
     print("# Benchmarks\n")
+    plots = sys.argv[2] if len(sys.argv) > 2 else ""
     for part in (environment, memif, ceilings, stages, goodput, mesh, latency, ratios, resources, costs, conditions):
         for line in part(run):
             print(line)
+        if part is environment and plots:
+            print(plots + "\n")
     print("Run it: `scripts/bench/run.sh`, or one row: `scripts/bench/run.sh message-1500`.")
 
 
