@@ -10,6 +10,7 @@ use crate::limits::{
     INCOMING_RETRY_LEN, TX_SEGMENTS_LEN_MAX,
 };
 use crate::queue::{Command, ConnectionId, Delivery};
+use crate::quic::admission;
 use crate::quic::timers::Timer;
 use crate::record::ErrorCode;
 use crate::session::{Context, Session};
@@ -28,6 +29,11 @@ impl Core {
 
     fn datagram(&mut self, now: Instant, datagram: Datagram<'_>) {
         let Datagram { remote, local_ip, ecn, payload } = datagram;
+        // Before it costs a copy: garbage takes nothing but its time on the wire.
+        if !admission::may_be_quic(payload) {
+            self.status.counters.add(Counter::DropNotQuic, 1);
+            return;
+        }
         if self.shared.workers > 1
             && let Some(owner) = self.shared.cid_key.owner(payload, self.shared.workers)
             && owner != self.index
@@ -56,6 +62,8 @@ impl Core {
         data: BytesMut,
     ) {
         self.send_buf.clear();
+        // QUIC keeps what comes for an attempt that waits for its turn, and does not say so.
+        let kept = !self.incoming.is_empty() && admission::may_precede_acceptance(&data);
         match self.endpoint.handle(now, remote, local_ip, ecn, data, &mut self.send_buf) {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 if let Some(Some(conn)) = self.conns.get_mut(handle.0) {
@@ -64,8 +72,11 @@ impl Core {
                 }
             }
             Some(DatagramEvent::NewConnection(incoming)) => self.incoming(incoming),
-            Some(DatagramEvent::Response(transmit)) => self.respond(transmit),
-            None => {}
+            Some(DatagramEvent::Response(transmit)) => {
+                self.status.counters.add(Counter::DropNoConnection, 1);
+                self.respond(transmit);
+            }
+            None => self.status.counters.add(Counter::DropNoConnection, u64::from(!kept)),
         }
     }
 
