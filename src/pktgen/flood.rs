@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 const RESOLVE: Duration = Duration::from_secs(10);
 /// How long what the device holds when the time is over may take to leave it.
 const LINGER: Duration = Duration::from_millis(40);
+/// From then to the end: answers come, and the far side of a ring in memory reads what is in it (RFC 2544 §26.1 waits, too).
+const SETTLE: Duration = Duration::from_millis(250);
 /// RFC 9000 §17.2: bits of the first byte.
 const LONG_HEADER: u8 = 0x80;
 
@@ -52,8 +54,8 @@ pub struct FloodReport {
     pub warm_up: u64,
     /// Datagrams that came back: Retry, Initial and Handshake packets, Version Negotiation.
     pub answers: u64,
-    /// Datagrams that came back with a short header: stateless resets.
-    pub resets: u64,
+    /// Datagrams that came back with a short header: stateless resets, and what a server says before a handshake is over.
+    pub answers_short: u64,
     /// From the first moment to the last.
     pub seconds: f64,
 }
@@ -129,6 +131,11 @@ impl<'a, N: Network> Flooding<'a, N> {
             now = Instant::now();
         }
         let lost = self.lost() - lost_before + stuck as u64;
+        let settled = now + SETTLE;
+        while now < settled {
+            self.turn(now);
+            now = Instant::now();
+        }
         let report = &mut self.report;
         report.sent = given - lost.min(given);
         report.refused += lost.min(given);
@@ -184,7 +191,7 @@ impl<'a, N: Network> Flooding<'a, N> {
     fn turn(&mut self, now: Instant) -> usize {
         let (report, counters) = (&mut self.report, &self.counters);
         self.network.receive(now, counters, |datagram| match datagram.payload.first() {
-            Some(first) if first & LONG_HEADER == 0 => report.resets += 1,
+            Some(first) if first & LONG_HEADER == 0 => report.answers_short += 1,
             _ => report.answers += 1,
         });
         if self.network.poll_timeout().is_some_and(|at| at <= now) {

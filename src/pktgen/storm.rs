@@ -1,8 +1,9 @@
-//! Handshakes, one connection each, closed as soon as it is up.
+//! Handshakes, one connection each, closed as soon as both sides have it.
 
 use super::Pace;
 use crate::application::Application;
-use crate::queue::{AppPort, Command, ConnectionId, Delivery};
+use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery};
+use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -13,9 +14,14 @@ use std::time::{Duration, Instant};
 const ROOM: usize = 8;
 
 /// Opens connections at a rate, so many at a time, and closes each when it is up. Says once what came of them.
+///
+/// A client has a connection before its server has judged its certificate (RFC 8446 §4.4.2), and a close then would spare the
+/// server the rest of the handshake. So each connection asks a [`crate::application::Discard`] for its count, which is nothing,
+/// and is complete when the answer has come.
 #[derive(Debug)]
 pub struct Storm {
     remote: SocketAddr,
+    queue: u64,
     rate_per_s: f64,
     concurrency: usize,
     /// So many and no more; none: as many as the time allows.
@@ -25,7 +31,11 @@ pub struct Storm {
     patience: Duration,
     pace: Option<Pace>,
     ended: Option<Instant>,
+    /// Asked for, not yet up.
     running: FxHashMap<u64, Instant>,
+    /// Up, and not yet answered.
+    up: FxHashMap<ConnectionId, Instant>,
+    asking: VecDeque<(ConnectionId, Credit)>,
     closing: VecDeque<ConnectionId>,
     report: StormReport,
     reports: Option<Sender<StormReport>>,
@@ -38,7 +48,7 @@ pub struct StormReport {
     pub intended: u64,
     /// Begun.
     pub begun: u64,
-    /// Begun and completed: the server has authenticated itself, and this side has shown who it is.
+    /// Begun and completed: each side has judged the other, and the server's application has answered.
     pub completed: u64,
     /// Begun and refused or timed out.
     pub failed: u64,
@@ -46,17 +56,19 @@ pub struct StormReport {
     pub unfinished: u64,
     /// Why the last one that failed did.
     pub reason: Option<String>,
-    /// From the asking to the connection, those that were completed.
+    /// From the asking to the connection on this side.
     pub trips: Vec<Duration>,
     /// From the first handshake's beginning to the end of the last.
     pub elapsed: Duration,
 }
 
 impl Storm {
-    /// `rate_per_s` handshakes a second (0: as many as can be) with `remote`, `concurrency` at a time at the most, for `duration`
-    /// or `count` of them. What runs then may take `patience` more.
+    /// `rate_per_s` handshakes a second (0: as many as can be) with `remote`, where a discard application has `queue`;
+    /// `concurrency` at a time at the most, for `duration` or `count` of them. What runs then may take `patience` more.
+    #[expect(clippy::too_many_arguments, reason = "what a storm is, each once")]
     pub fn new(
         remote: SocketAddr,
+        queue: u64,
         rate_per_s: f64,
         concurrency: usize,
         count: Option<u64>,
@@ -66,6 +78,7 @@ impl Storm {
     ) -> Self {
         Self {
             remote,
+            queue,
             rate_per_s,
             concurrency,
             count,
@@ -74,6 +87,8 @@ impl Storm {
             pace: None,
             ended: None,
             running: FxHashMap::default(),
+            up: FxHashMap::default(),
+            asking: VecDeque::new(),
             closing: VecDeque::new(),
             report: StormReport::default(),
             reports: Some(reports),
@@ -85,21 +100,47 @@ impl Storm {
         while let Some(delivery) = port.receive() {
             worked = true;
             match delivery {
-                Delivery::Connected { connection, tag: Some(tag), .. } => {
+                Delivery::Connected { connection, tag: Some(tag), credit, .. } => {
                     if let Some(asked) = self.running.remove(&tag) {
-                        self.report.completed += 1;
                         self.report.trips.push(now - asked);
+                        self.up.insert(connection, asked);
+                        self.asking.push_back((connection, credit));
                     }
+                }
+                Delivery::Message { connection, .. } if self.up.remove(&connection).is_some() => {
+                    self.report.completed += 1;
                     self.closing.push_back(connection);
                 }
                 Delivery::ConnectFailed { tag, reason } if self.running.remove(&tag).is_some() => {
-                    self.report.failed += 1;
-                    self.report.reason = Some(reason);
+                    self.failed(reason);
+                }
+                Delivery::Closed { connection, reason } if self.up.remove(&connection).is_some() => {
+                    self.failed(reason);
                 }
                 _ => {}
             }
         }
         worked
+    }
+
+    fn failed(&mut self, reason: String) {
+        self.report.failed += 1;
+        self.report.reason = Some(reason);
+    }
+
+    fn ask(&mut self, port: &mut AppPort) -> bool {
+        let before = self.asking.len();
+        while let Some((connection, credit)) = self.asking.front()
+            && port.send_message(*connection, credit, self.queue, Bytes::new()).is_ok()
+        {
+            self.asking.pop_front();
+        }
+        self.asking.len() < before
+    }
+
+    /// Handshakes that are not over.
+    fn unfinished(&self) -> usize {
+        self.running.len() + self.up.len()
     }
 
     fn close(&mut self, port: &mut AppPort) -> bool {
@@ -113,9 +154,10 @@ impl Storm {
     }
 
     fn begin(&mut self, now: Instant, port: &mut AppPort) -> bool {
+        let unfinished = self.unfinished();
         let pace = self.pace.get_or_insert_with(|| Pace::new(self.rate_per_s, now));
         let left = self.count.map_or(u64::MAX, |count| count - self.report.begun);
-        let free = self.concurrency.saturating_sub(self.running.len()).min(port.room().saturating_sub(ROOM));
+        let free = self.concurrency.saturating_sub(unfinished).min(port.room().saturating_sub(ROOM));
         let due = pace.due(now, left.min(free as u64));
         for _ in 0..due {
             let tag = self.report.begun;
@@ -130,33 +172,37 @@ impl Storm {
         due > 0
     }
 
-    fn over(&mut self, now: Instant) -> bool {
-        let Some(pace) = &self.pace else { return false };
+    fn over(&mut self, now: Instant) {
+        let Some(pace) = &self.pace else { return };
         let asked = self.count == Some(self.report.begun);
         if self.ended.is_none() && (asked || now >= pace.started() + self.duration) {
             self.ended = Some(now);
             let intended = pace.intended(now).unwrap_or(self.report.begun);
             self.report.intended = self.count.map_or(intended, |count| intended.min(count));
         }
-        let Some(ended) = self.ended else { return false };
-        if (self.running.is_empty() || now >= ended + self.patience)
+        let Some(ended) = self.ended else { return };
+        if (self.unfinished() == 0 || now >= ended + self.patience)
             && let Some(reports) = self.reports.take()
         {
-            self.report.unfinished = self.running.len() as u64;
+            self.report.unfinished = self.unfinished() as u64;
             self.report.elapsed = now - pace.started();
             // A receiver that is gone wants no report.
             let _ = reports.send(std::mem::take(&mut self.report));
         }
-        true
     }
 }
 
 impl Application for Storm {
     fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool {
         let mut worked = self.hear(now, port);
-        if self.reports.is_some() && !self.over(now) {
+        if self.reports.is_some() && self.ended.is_none() {
+            // First what is due by now, or the last of them would count as not begun.
             worked |= self.begin(now, port);
         }
+        if self.reports.is_some() {
+            self.over(now);
+        }
+        worked |= self.ask(port);
         worked | self.close(port)
     }
 
@@ -164,7 +210,7 @@ impl Application for Storm {
         self.reports.as_ref()?;
         match (self.ended, &self.pace) {
             (Some(ended), _) => Some(ended + self.patience),
-            (None, Some(pace)) if self.running.len() < self.concurrency => pace.next(),
+            (None, Some(pace)) if self.unfinished() < self.concurrency => pace.next(),
             (None, Some(pace)) => Some(pace.started() + self.duration),
             (None, None) => None,
         }

@@ -202,9 +202,13 @@ impl Application for Stream {
             }
             return worked;
         }
-        let started = self.pace.as_ref().map(Pace::started);
-        if self.ended.is_none() && started.is_none_or(|started| now < started + self.duration) {
-            return worked | self.send(now, port);
+        if self.ended.is_none() {
+            // In the last turn too, or what is due by now would count as not sent.
+            worked |= self.send(now, port);
+            let started = self.pace.as_ref().map(Pace::started);
+            if started.is_none_or(|started| now < started + self.duration) {
+                return worked;
+            }
         }
         let ended = *self.ended.get_or_insert(now);
         if let (Some(pace), true) = (&self.pace, ended == now) {

@@ -72,7 +72,7 @@ fn garbage_is_dropped_under_named_counters_and_the_gateway_serves_on() {
     flooder.flood(&mut world, &mut small, 1000, 50);
     assert_eq!(world.gateway.count(Counter::DropNotQuic), 1000);
     assert_eq!(world.gateway.count(Counter::DropNoConnection), 0, "18 bytes never reach QUIC");
-    assert!((1000..1010).contains(&(taken(&world) - before)));
+    assert!(taken(&world) - before >= 1000, "the device delivered all of it");
 
     let mut imix = Load::garbage(Mix::new(&IMIX, false, false, 1500).unwrap());
     flooder.flood(&mut world, &mut imix, 1008, 50);

@@ -93,10 +93,10 @@ fn print(
     {
         result.extend(counts);
     }
-    let FloodReport { intended, offered, sent, refused, late, answers, resets, seconds, .. } = report;
+    let FloodReport { intended, offered, sent, refused, late, answers, answers_short, seconds, .. } = report;
     let text = format!(
         "{mode}, frames of {size}: {sent} sent in {seconds:.2} s, {:.0} a second; {intended} intended, {offered} offered, \
-         {refused} not taken by the device, {late} never made; {answers} answers and {resets} resets came back; {network}",
+         {refused} not taken by the device, {late} never made; {answers} answers with a long header and {answers_short} with a short one came back; {network}",
         *sent as f64 / seconds.max(1e-9)
     );
     setup.print(&result, &text);
