@@ -22,18 +22,22 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 impl Core {
-    pub(super) fn receive<N: Network>(&mut self, network: &mut N, now: Instant) -> bool {
-        let status = self.status.clone();
-        network.receive(now, &status.counters, |datagram| self.datagram(now, datagram)) > 0
+    pub(super) fn receive<N: Network>(&mut self, network: &mut N, now: Instant, counters: &Counters) -> bool {
+        let taken = network.receive(now, counters, |datagram| {
+            // Before it costs a copy: garbage takes nothing but its time on the wire.
+            if admission::may_be_quic(datagram.payload) {
+                self.datagram(now, datagram);
+            } else {
+                counters.add(Counter::DropNotQuic, 1);
+            }
+        });
+        taken > 0
     }
 
+    // Apart from what is dropped before it.
+    #[inline(never)]
     fn datagram(&mut self, now: Instant, datagram: Datagram<'_>) {
         let Datagram { remote, local_ip, ecn, payload } = datagram;
-        // Before it costs a copy: garbage takes nothing but its time on the wire.
-        if !admission::may_be_quic(payload) {
-            self.status.counters.add(Counter::DropNotQuic, 1);
-            return;
-        }
         if self.shared.workers > 1
             && let Some(owner) = self.shared.cid_key.owner(payload, self.shared.workers)
             && owner != self.index
@@ -339,9 +343,12 @@ impl Core {
         Ok(handle.0 as u32)
     }
 
-    pub(super) fn transmit<N: Network>(&mut self, network: &mut N, now: Instant) -> bool {
-        let status = self.status.clone();
-        let counters = &status.counters;
+    pub(super) fn transmit<N: Network>(
+        &mut self,
+        network: &mut N,
+        now: Instant,
+        counters: &Counters,
+    ) -> bool {
         let mut worked = false;
         while network.can_send()
             && let Some((transmit, contents)) = self.responses.pop_front()

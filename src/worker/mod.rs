@@ -45,6 +45,8 @@ struct Inline {
 pub struct Worker<N> {
     network: N,
     core: Core,
+    /// The core's own, to be had while the core is borrowed.
+    status: Arc<WorkerStatus>,
 }
 
 /// All of a worker but its network, so that the network can hand datagrams in while it is borrowed.
@@ -112,7 +114,8 @@ impl<N: Network> Worker<N> {
             draining: false,
             close_by: None,
         };
-        Self { network, core }
+        let status = core.status.clone();
+        Self { network, core, status }
     }
 
     /// Keeps connections to these neighbours, at most so many at once.
@@ -162,9 +165,10 @@ impl<N: Network> Worker<N> {
 
     /// One turn at `now`. Returns whether anything moved.
     pub fn turn(&mut self, now: Instant) -> bool {
-        let Self { network, core } = self;
+        let Self { network, core, status } = self;
+        let counters = &status.counters;
         // Receive, parse, feed QUIC.
-        let mut worked = core.receive(network, now);
+        let mut worked = core.receive(network, now, counters);
         worked |= core.take_handovers(now);
         worked |= core.begin_handshakes(now);
         worked |= core.dial_neighbors(now);
@@ -174,12 +178,12 @@ impl<N: Network> Worker<N> {
         worked |= core.poll_inline(now);
         worked |= core.take_commands(now);
         // Poll QUIC, emit, transmit.
-        worked |= core.transmit(network, now);
+        worked |= core.transmit(network, now, counters);
         worked |= core.run_timers(network, now);
         core.lifecycle(now);
         core.notify(worked);
         let polls = if worked { Counter::BusyPolls } else { Counter::EmptyPolls };
-        core.status.counters.add(polls, 1);
+        counters.add(polls, 1);
         worked
     }
 
