@@ -13,7 +13,9 @@ cargo clippy --no-default-features --all-targets --locked --quiet -- -D warnings
 say "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 say "scripts"
-for script in scripts/*.sh .ci/run; do bash -n "$script"; done
+for script in scripts/*.sh scripts/bench/*.sh .ci/run; do bash -n "$script"; done
+say "the search of the benchmarks"
+(cd scripts/bench && PYTHONDONTWRITEBYTECODE=1 python3 -m unittest --quiet test_ndr)
 say "licences, sources, duplicates"
 if command -v cargo-deny >/dev/null; then
     cargo deny --locked check bans licenses sources

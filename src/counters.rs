@@ -67,6 +67,10 @@ counters! {
     DropHandoverFull = "drop_handover_full",
     /// Drop: a new connection past the connection limit.
     DropConnectionLimit = "drop_connection_limit",
+    /// Drop: a UDP datagram that no QUIC version 1 packet can be.
+    DropNotQuic = "drop_not_quic",
+    /// Drop: a UDP datagram that belongs to no connection and may begin none. Such a one may be answered, at a bounded rate.
+    DropNoConnection = "drop_no_connection",
     /// Drop: a QUIC datagram that holds no whole MESSAGE.
     DropDatagramMalformed = "drop_datagram_malformed",
     /// Drop: a QUIC datagram whose message nobody takes, or not in early data, or whose token is false.

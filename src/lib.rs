@@ -52,6 +52,7 @@ pub mod config;
 pub mod download;
 pub mod gateway;
 pub mod node;
+pub mod pktgen;
 mod rate;
 
 pub use client::Client;

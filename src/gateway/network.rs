@@ -2,9 +2,11 @@
 
 use crate::client::{Client, ClientError};
 use crate::config::{KernelConfig, NetworkConfig};
+use crate::datagram::Network;
 use crate::datagram::kernel::{KernelUdp, KernelUdpConfig};
 use crate::node::{Hosted, Node, NodeConfig, ThreadSetup};
 use anyhow::Context;
+use std::any::Any;
 use std::io;
 use std::ops::Deref;
 
@@ -50,6 +52,15 @@ impl<T> Running<T> {
             Device::Kernel => Vec::new(),
         }
     }
+}
+
+/// Code that drives a network queue itself, without a worker, whichever kind of network that is.
+pub trait Drive {
+    /// What it comes to.
+    type Output;
+
+    /// Does its work.
+    fn drive<N: Network>(self, network: N) -> Self::Output;
 }
 
 /// A client that runs on a network. Dropping it stops the client, whoever has a clone of it, and closes the device then.
@@ -118,6 +129,21 @@ impl Opened {
             Queues::Kernel(queues) => Node::start(queues, config, hosted)?,
         };
         Ok(Running { inner, device: self.device })
+    }
+
+    /// Gives the first queue to `driver`, on this thread, and closes the network when that has ended. None without a queue.
+    pub fn drive<D: Drive>(self, driver: D) -> Option<D::Output> {
+        let Self { queues, device } = self;
+        let _guard: Option<Box<dyn Any>> = match &device {
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(port) => Some((port.thread_setup())()),
+            Device::Kernel => None,
+        };
+        match queues {
+            #[cfg(feature = "dpdk")]
+            Queues::Dpdk(queues) => queues.into_iter().next().map(|queue| driver.drive(queue)),
+            Queues::Kernel(queues) => queues.into_iter().next().map(|queue| driver.drive(queue)),
+        }
     }
 
     /// Starts a client on it.

@@ -38,10 +38,29 @@ pub fn client(
     identity: Option<&IdentityConfig>,
     trust: &TrustConfig,
 ) -> Result<Arc<QuicClientConfig>, TlsError> {
+    client_config(&client_tls(tls, identity, trust)?)
+}
+
+/// The same for a node whose every handshake is a full one: it resumes no session.
+///
+/// # Errors
+/// A file that is missing or wrong, with the fix.
+pub fn client_of_full_handshakes(
+    tls: &TlsConfig,
+    identity: Option<&IdentityConfig>,
+    trust: &TrustConfig,
+) -> Result<Arc<QuicClientConfig>, TlsError> {
+    client_config(&ClientTls { session_cache_len: 0, ..client_tls(tls, identity, trust)? })
+}
+
+fn client_tls(
+    tls: &TlsConfig,
+    identity: Option<&IdentityConfig>,
+    trust: &TrustConfig,
+) -> Result<ClientTls, TlsError> {
     let identity = identity.map(load).transpose()?;
     let early_data = tls.early_data;
-    let config = ClientTls { policy: policy(tls), early_data, ..ClientTls::new(identity, trusted(trust)?) };
-    client_config(&config)
+    Ok(ClientTls { policy: policy(tls), early_data, ..ClientTls::new(identity, trusted(trust)?) })
 }
 
 /// A certificate and its key.

@@ -1,5 +1,6 @@
 //! QUIC, as quinn-proto's state machines speak it: one endpoint a worker.
 
+pub mod admission;
 pub mod cid;
 pub(crate) mod timers;
 pub mod transport;

@@ -93,6 +93,12 @@ pub struct Ip {
     pub ecn: u8,
 }
 
+/// RFC 1122 §3.2.1.3: multicast, broadcast, loopback, and 0.0.0.0, which only a host that has no address yet may use.
+#[inline]
+const fn is_never_a_source(address: u32) -> bool {
+    address >> 28 == 0xe || address == u32::MAX || address >> 24 == 127 || address == 0
+}
+
 impl Ip {
     /// A header as this host sends it: hop limit 64, no ECN.
     pub const fn outgoing(addresses: Addresses, protocol: IpProtocol) -> Self {
@@ -115,11 +121,12 @@ impl Ip {
         if view.more_frags() || view.frag_offset() != 0 {
             return Err(WireError::Fragment);
         }
-        let source = view.src_addr();
-        // RFC 1122 §3.2.1.3: never a source, but 0.0.0.0, which only a host that has no address yet may use.
-        if source.is_multicast() || source.is_broadcast() || source.is_loopback() || source.is_unspecified() {
+        // As one number: an address that is looked at octet by octet is put together in memory again, for every packet.
+        let source = view.src_addr().to_bits();
+        if is_never_a_source(source) {
             return Err(WireError::Malformed);
         }
+        let source = Ipv4Addr::from_bits(source);
         let header = Self {
             addresses: Addresses::V4 { source, destination: view.dst_addr() },
             protocol: view.next_header(),
@@ -194,6 +201,23 @@ impl Ip {
                 view.set_hop_limit(self.hop_limit);
                 view.set_src_addr(source);
                 view.set_dst_addr(destination);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn sources_are_judged_as_the_standard_library_does(bits: u32, first in 0u8..=255) {
+            for bits in [bits, bits & 0x00ff_ffff | u32::from(first) << 24, 0, u32::MAX] {
+                let address = Ipv4Addr::from_bits(bits);
+                let never = address.is_multicast() || address.is_broadcast() || address.is_loopback();
+                prop_assert_eq!(is_never_a_source(bits), never || address.is_unspecified());
             }
         }
     }

@@ -132,8 +132,26 @@ pub enum Received<'a> {
 impl Station {
     /// What `frame` is to this host, or why it is nothing. `checksum` is what the device found: it vouches for the IPv4
     /// header and UDP only, so the rest is verified here whatever it says.
-    #[inline]
     pub fn parse<'a>(&self, frame: &'a [u8], checksum: RxChecksum) -> Result<Received<'a>, WireError> {
+        let mut datagram = Err(WireError::Malformed);
+        let show = |source, destination, ecn, payload| {
+            datagram = Ok(Received::Udp { source, destination, ecn, payload });
+        };
+        match self.parse_to(frame, checksum, show)? {
+            Some(control) => Ok(control),
+            None => datagram,
+        }
+    }
+
+    /// The same, but a datagram's parts are shown to `udp` and nothing is returned: source, destination, ECN bits, payload.
+    /// What is shown stays in registers; what is returned would be written to memory and read back, for every packet.
+    #[inline]
+    pub fn parse_to<'a>(
+        &self,
+        frame: &'a [u8],
+        checksum: RxChecksum,
+        udp: impl FnOnce(SocketAddr, IpAddr, u8, &'a [u8]),
+    ) -> Result<Option<Received<'a>>, WireError> {
         let (ethernet, payload) = Ethernet::parse(frame)?;
         if ethernet.vlan != self.vlan || !self.takes(ethernet.destination) {
             return Err(WireError::Foreign);
@@ -143,38 +161,53 @@ impl Station {
             RxChecksum::Good => false,
             RxChecksum::Bad => return Err(WireError::Checksum),
         };
-        let (ip, payload) = match ethernet.protocol {
-            EthernetProtocol::Ipv4 => Ip::parse_v4(payload, verify)?,
-            EthernetProtocol::Ipv6 => Ip::parse_v6(payload)?,
+        match ethernet.protocol {
+            EthernetProtocol::Ipv4 => {
+                let (ip, payload) = Ip::parse_v4(payload, verify)?;
+                self.parse_packet(ethernet.source, ip, payload, verify, udp)
+            }
+            EthernetProtocol::Ipv6 => {
+                let (ip, payload) = Ip::parse_v6(payload)?;
+                self.parse_packet(ethernet.source, ip, payload, verify, udp)
+            }
             EthernetProtocol::Arp => {
-                return Ok(Received::Arp { source_mac: ethernet.source, arp: Arp::parse(payload)? });
+                Ok(Some(Received::Arp { source_mac: ethernet.source, arp: Arp::parse(payload)? }))
             }
-            EthernetProtocol::Unknown(_) => return Err(WireError::Unwanted),
-        };
-        if ip.protocol == IpProtocol::Udp {
-            let destination = ip.addresses.destination();
-            if !self.has(destination) {
-                return Err(WireError::Foreign);
-            }
-            let (ports, payload) = Udp::parse(&ip.addresses, payload, verify)?;
-            if ports.destination_port != self.udp_port {
-                return Err(WireError::Port);
-            }
-            let source = ip.addresses.source();
-            // Nothing answers to the unspecified address (RFC 4291 §2.5.2) or to port 0 (RFC 768).
-            if ports.source_port == 0 || source.is_unspecified() {
-                return Err(WireError::Malformed);
-            }
-            return Ok(Received::Udp {
-                source: SocketAddr::new(source, ports.source_port),
-                destination,
-                ecn: ip.ecn,
-                payload,
-            });
+            EthernetProtocol::Unknown(_) => Err(WireError::Unwanted),
         }
-        self.parse_control(ethernet.source, &ip, payload)
     }
 
+    /// In each caller once, so that there each knows its family.
+    #[inline(always)]
+    fn parse_packet<'a>(
+        &self,
+        source_mac: Mac,
+        ip: Ip,
+        payload: &'a [u8],
+        verify: bool,
+        udp: impl FnOnce(SocketAddr, IpAddr, u8, &'a [u8]),
+    ) -> Result<Option<Received<'a>>, WireError> {
+        if ip.protocol != IpProtocol::Udp {
+            return self.parse_control(source_mac, &ip, payload).map(Some);
+        }
+        let destination = ip.addresses.destination();
+        if !self.has(destination) {
+            return Err(WireError::Foreign);
+        }
+        let (ports, payload) = Udp::parse(&ip.addresses, payload, verify)?;
+        if ports.destination_port != self.udp_port {
+            return Err(WireError::Port);
+        }
+        let source = ip.addresses.source();
+        // Nothing answers to the unspecified address (RFC 4291 §2.5.2) or to port 0 (RFC 768).
+        if ports.source_port == 0 || source.is_unspecified() {
+            return Err(WireError::Malformed);
+        }
+        udp(SocketAddr::new(source, ports.source_port), destination, ip.ecn, payload);
+        Ok(None)
+    }
+
+    #[cold]
     fn parse_control<'a>(
         &self,
         source_mac: Mac,

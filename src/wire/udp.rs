@@ -26,7 +26,8 @@ impl Udp {
     ///
     /// Fails with [`WireError::Malformed`], or with [`WireError::Checksum`] when `verify` asks for the checksum. No
     /// checksum at all is fine over IPv4 (RFC 768) and malformed over IPv6 (RFC 8200 §8.1).
-    #[inline]
+    // Where it is inlined the addresses need not be in memory to be lent.
+    #[inline(always)]
     pub fn parse<'a>(
         addresses: &Addresses,
         bytes: &'a [u8],

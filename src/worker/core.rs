@@ -10,6 +10,7 @@ use crate::limits::{
     INCOMING_RETRY_LEN, TX_SEGMENTS_LEN_MAX,
 };
 use crate::queue::{Command, ConnectionId, Delivery};
+use crate::quic::admission;
 use crate::quic::timers::Timer;
 use crate::record::ErrorCode;
 use crate::session::{Context, Session};
@@ -25,12 +26,19 @@ impl Core {
     pub(super) fn receive<N: Network>(&mut self, network: &mut N, now: Instant, counters: &Counters) -> bool {
         let taken = network.receive(now, counters, |datagram| {
             counters.stages.enter(Stage::Quic);
-            self.datagram(now, datagram);
+            // Before it costs a copy: garbage takes nothing but its time on the wire.
+            if admission::may_be_quic(datagram.payload) {
+                self.datagram(now, datagram);
+            } else {
+                counters.add(Counter::DropNotQuic, 1);
+            }
             counters.stages.enter(Stage::Receive);
         });
         taken > 0
     }
 
+    // Apart from what is dropped before it.
+    #[inline(never)]
     fn datagram(&mut self, now: Instant, datagram: Datagram<'_>) {
         let Datagram { remote, local_ip, ecn, payload } = datagram;
         if self.shared.workers > 1
@@ -61,6 +69,8 @@ impl Core {
         data: BytesMut,
     ) {
         self.send_buf.clear();
+        // QUIC keeps what comes for an attempt that waits for its turn, and does not say so.
+        let kept = !self.incoming.is_empty() && admission::may_precede_acceptance(&data);
         match self.endpoint.handle(now, remote, local_ip, ecn, data, &mut self.send_buf) {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 if let Some(Some(conn)) = self.conns.get_mut(handle.0) {
@@ -69,8 +79,11 @@ impl Core {
                 }
             }
             Some(DatagramEvent::NewConnection(incoming)) => self.incoming(incoming),
-            Some(DatagramEvent::Response(transmit)) => self.respond(transmit),
-            None => {}
+            Some(DatagramEvent::Response(transmit)) => {
+                self.status.counters.add(Counter::DropNoConnection, 1);
+                self.respond(transmit);
+            }
+            None => self.status.counters.add(Counter::DropNoConnection, u64::from(!kept)),
         }
     }
 

@@ -46,6 +46,8 @@ struct Inline {
 pub struct Worker<N> {
     network: N,
     core: Core,
+    /// The core's own, to be had while the core is borrowed.
+    status: Arc<WorkerStatus>,
 }
 
 /// All of a worker but its network, so that the network can hand datagrams in while it is borrowed.
@@ -113,7 +115,8 @@ impl<N: Network> Worker<N> {
             draining: false,
             close_by: None,
         };
-        Self { network, core }
+        let status = core.status.clone();
+        Self { network, core, status }
     }
 
     /// Keeps connections to these neighbours, at most so many at once.
@@ -163,8 +166,7 @@ impl<N: Network> Worker<N> {
 
     /// One turn at `now`. Returns whether anything moved.
     pub fn turn(&mut self, now: Instant) -> bool {
-        let Self { network, core } = self;
-        let status = core.status.clone();
+        let Self { network, core, status } = self;
         let counters = &status.counters;
         let stages = &counters.stages;
         let packets = || (counters.get(Counter::RxPackets), counters.get(Counter::TxPackets));

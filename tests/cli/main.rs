@@ -4,6 +4,7 @@ mod support;
 
 mod crashes;
 mod mesh;
+mod pktgen;
 mod preflight;
 mod refusals;
 mod routes;

@@ -4,6 +4,7 @@ mod support;
 
 mod datagrams;
 mod early;
+mod floods;
 mod gather;
 mod hops;
 mod hostile;

@@ -271,17 +271,14 @@ impl Host {
         deliver: &mut impl FnMut(Datagram<'_>),
     ) {
         counters.stages.enter(Stage::Parse);
-        match self.station.parse(frame, checksum) {
-            Ok(Received::Udp { source, destination, ecn, payload }) => {
-                counters.add(Counter::RxBytes, payload.len() as u64);
-                deliver(Datagram {
-                    remote: source,
-                    local_ip: Some(destination),
-                    ecn: EcnCodepoint::from_bits(ecn),
-                    payload,
-                });
-            }
-            Ok(control) => self.handle_control(now, counters, control),
+        let shown = self.station.parse_to(frame, checksum, |remote, destination, ecn, payload| {
+            counters.add(Counter::RxBytes, payload.len() as u64);
+            let (local_ip, ecn) = (Some(destination), EcnCodepoint::from_bits(ecn));
+            deliver(Datagram { remote, local_ip, ecn, payload });
+        });
+        match shown {
+            Ok(None) => {}
+            Ok(Some(control)) => self.handle_control(now, counters, control),
             Err(error) => counters.add(error.counter(), 1),
         }
         counters.stages.enter(Stage::Receive);

@@ -1,0 +1,135 @@
+//! `stoq-pktgen`: load for a gateway's port, in packets a second.
+
+mod floods;
+mod workers;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use stoq::config::{ClientConfig, ConfigError, load_client};
+use stoq::gateway::logging;
+
+/// Floods a gateway's port, or storms it with handshakes, at a rate in packets a second.
+///
+/// Point it at gateways of your own only. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted.
+#[derive(Parser)]
+#[command(version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    mode: Mode,
+}
+
+#[derive(clap::Args)]
+struct Options {
+    /// Configuration file of a client (TOML); configs/client.toml shows every option.
+    #[arg(long, short, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// The gateway's address, such as 192.0.2.1:4433, where the file names none.
+    #[arg(long, short = 'g', value_name = "ADDR:PORT", global = true)]
+    gateway: Option<SocketAddr>,
+    /// Packets, handshakes or messages a second; 0 for as many as can be.
+    #[arg(long, default_value_t = 0.0, value_name = "PPS", global = true)]
+    rate: f64,
+    /// How long.
+    #[arg(long, default_value_t = 5.0, value_name = "SECONDS", global = true)]
+    seconds: f64,
+    /// Print one JSON object instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Mode {
+    /// UDP datagrams of random bytes to the gateway's port: no QUIC.
+    Garbage(floods::Sizes),
+    /// First flights of QUIC clients, each to a connection of its own, which nobody completes.
+    Initials,
+    /// One such flight, again and again.
+    Replay,
+    /// Complete handshakes, each of a new connection, which is closed when it is up.
+    Handshakes(workers::Storming),
+    /// Messages on many connections, to the queue of a discard application.
+    Goodput(workers::Streaming),
+}
+
+/// The command line asks for something that cannot be.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+/// A signal ended the work.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+struct Interrupted;
+
+/// What every mode needs.
+struct Setup {
+    config: ClientConfig,
+    gateway: SocketAddr,
+    rate: f64,
+    duration: Duration,
+    json: bool,
+    interrupt: Arc<AtomicBool>,
+}
+
+impl Setup {
+    fn ensure_not_interrupted(&self) -> anyhow::Result<()> {
+        if self.interrupt.load(Ordering::Relaxed) { Err(Interrupted.into()) } else { Ok(()) }
+    }
+
+    /// Prints what came of it, as one object or as the same in words.
+    fn print(&self, result: &serde_json::Value, text: &str) {
+        if self.json { println!("{result}") } else { println!("{text}") }
+    }
+}
+
+impl Options {
+    fn setup(self) -> anyhow::Result<Setup> {
+        let Some(file) = &self.config else { return Err(usage("no configuration: give --config FILE")) };
+        if !self.rate.is_finite() || self.rate < 0.0 {
+            return Err(usage("--rate takes packets a second, such as 100000, or 0 for as many as can be"));
+        }
+        let duration = Duration::try_from_secs_f64(self.seconds).ok().filter(|duration| !duration.is_zero());
+        let duration = duration.ok_or_else(|| usage("--seconds takes a time above 0, such as 5"))?;
+        let config = load_client(file)?;
+        let gateway = self.gateway.or(config.gateway).ok_or_else(|| {
+            usage("no gateway: give --gateway ADDR:PORT, or `gateway = \"…\"` in the configuration file")
+        })?;
+        logging::start(&config.log)?;
+        let interrupt = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            signal_hook::flag::register_conditional_shutdown(signal, 130, interrupt.clone())
+                .and_then(|_| signal_hook::flag::register(signal, interrupt.clone()))
+                .context("cannot take signals")?;
+        }
+        Ok(Setup { config, gateway, rate: self.rate, duration, json: self.json, interrupt })
+    }
+}
+
+fn usage(text: &str) -> anyhow::Error {
+    Usage(text.into()).into()
+}
+
+fn main() -> ExitCode {
+    let Cli { options, mode } = Cli::parse();
+    let result = options.setup().and_then(|setup| match mode {
+        Mode::Garbage(sizes) => floods::garbage(setup, &sizes),
+        Mode::Initials => floods::initials(setup, false),
+        Mode::Replay => floods::initials(setup, true),
+        Mode::Handshakes(storming) => workers::handshakes(setup, &storming),
+        Mode::Goodput(streaming) => workers::goodput(setup, &streaming),
+    });
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    eprintln!("stoq-pktgen: {error:#}");
+    if error.is::<Interrupted>() {
+        return ExitCode::from(130);
+    }
+    ExitCode::from(if error.is::<ConfigError>() || error.is::<Usage>() { 2 } else { 1 })
+}

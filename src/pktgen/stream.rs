@@ -1,0 +1,232 @@
+//! Messages at a rate on many connections, to an application that counts and drops them.
+
+use super::Pace;
+use crate::application::Application;
+use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery};
+use bytes::Bytes;
+use std::net::SocketAddr;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+/// How long the connections may take to come up, and the far side to count what is on its way when the time is over.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Messages made in one turn.
+const TURN_LEN_MAX: u64 = 64;
+
+/// Opens connections, then sends messages at a rate on each in turn to a [`crate::application::Discard`], and asks it at the end
+/// what has arrived.
+///
+/// Streams lose nothing: a path that is too slow shows as messages that flow control did not take, which are `refused`.
+#[derive(Debug)]
+pub struct Stream {
+    remote: SocketAddr,
+    queue: u64,
+    message: Bytes,
+    rate_per_s: f64,
+    duration: Duration,
+    connections: Vec<Link>,
+    wanted: usize,
+    asked: usize,
+    /// Whose turn it is.
+    next: usize,
+    begun: Option<Instant>,
+    pace: Option<Pace>,
+    ended: Option<Instant>,
+    report: StreamReport,
+    reports: Option<Sender<StreamReport>>,
+}
+
+#[derive(Debug)]
+struct Link {
+    id: ConnectionId,
+    credit: Credit,
+    counted: bool,
+    /// Asked for its count.
+    asked: bool,
+}
+
+/// What came of the messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StreamReport {
+    /// Connections that came up.
+    pub connections: u64,
+    /// Messages that the rate asked for; without a rate, those that were sent.
+    pub intended: u64,
+    /// Taken by the connections.
+    pub sent: u64,
+    /// Not taken in time: flow control or congestion control of every connection held them back.
+    pub refused: u64,
+    /// Never made in time: this side was too slow.
+    pub late: u64,
+    /// Counted by the far side.
+    pub received: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
+    /// From the first message to the end of the sending.
+    pub elapsed: Duration,
+    /// From there to the last count: how long what was on its way took.
+    pub drain: Duration,
+    /// Why it is not whole.
+    pub failure: Option<String>,
+}
+
+impl Stream {
+    /// `rate_per_s` messages of `message_bytes` a second (0: as many as flow control takes), `connections` together, to `queue` of
+    /// `remote`, for `duration`.
+    pub fn new(
+        remote: SocketAddr,
+        queue: u64,
+        message_bytes: usize,
+        connections: usize,
+        rate_per_s: f64,
+        duration: Duration,
+        reports: Sender<StreamReport>,
+    ) -> Self {
+        Self {
+            remote,
+            queue,
+            message: Bytes::from(vec![0x5a; message_bytes]),
+            rate_per_s,
+            duration,
+            connections: Vec::with_capacity(connections),
+            wanted: connections,
+            asked: 0,
+            next: 0,
+            begun: None,
+            pace: None,
+            ended: None,
+            report: StreamReport::default(),
+            reports: Some(reports),
+        }
+    }
+
+    fn hear(&mut self, port: &mut AppPort) -> bool {
+        let mut worked = false;
+        while let Some(delivery) = port.receive() {
+            worked = true;
+            match delivery {
+                Delivery::Connected { connection: id, credit, tag: Some(_), .. } => {
+                    self.connections.push(Link { id, credit, counted: false, asked: false });
+                }
+                Delivery::Message { connection, payload, .. } => {
+                    let link = self.connections.iter_mut().find(|link| link.id == connection);
+                    if let (Some(link), Ok(count)) = (link, <[u8; 16]>::try_from(&payload.to_bytes()[..])) {
+                        let count = u128::from_be_bytes(count);
+                        link.counted = true;
+                        self.report.received_bytes += (count >> 64) as u64;
+                        self.report.received += count as u64;
+                    }
+                }
+                Delivery::ConnectFailed { reason, .. } | Delivery::Closed { reason, .. } => {
+                    self.report.failure.get_or_insert(reason);
+                }
+                _ => {}
+            }
+        }
+        worked
+    }
+
+    fn connect(&mut self, port: &mut AppPort) -> bool {
+        let before = self.asked;
+        while self.asked < self.wanted {
+            let command = Command::Connect { tag: self.asked as u64, remote: self.remote, early: false };
+            if port.send(command).is_err() {
+                break;
+            }
+            self.asked += 1;
+        }
+        self.asked > before
+    }
+
+    fn send(&mut self, now: Instant, port: &mut AppPort) -> bool {
+        let pace = self.pace.get_or_insert_with(|| Pace::new(self.rate_per_s, now));
+        let due = pace.due(now, TURN_LEN_MAX);
+        let (mut sent, mut full) = (0, 0);
+        while sent < due && full < self.connections.len() {
+            let Link { id, credit, .. } = &self.connections[self.next];
+            self.next = (self.next + 1) % self.connections.len();
+            match port.send_message(*id, credit, self.queue, self.message.clone()) {
+                Ok(()) => (sent, full) = (sent + 1, 0),
+                Err(_) => full += 1,
+            }
+        }
+        pace.made(sent);
+        self.report.sent += sent;
+        let given_up = pace.give_up(now);
+        // Only what every connection held back is the path's doing.
+        if full >= self.connections.len() {
+            self.report.refused += given_up;
+        } else {
+            self.report.late += given_up;
+        }
+        sent > 0
+    }
+
+    /// Asks each connection for what arrived by it: an empty message, after all others on the same stream.
+    fn ask(&mut self, port: &mut AppPort) -> bool {
+        let mut worked = false;
+        for link in self.connections.iter_mut().filter(|link| !link.asked) {
+            link.asked = port.send_message(link.id, &link.credit, self.queue, Bytes::new()).is_ok();
+            worked |= link.asked;
+        }
+        worked
+    }
+
+    fn finish(&mut self, now: Instant) {
+        self.report.connections = self.connections.len() as u64;
+        if let Some(ended) = self.ended {
+            self.report.drain = now - ended;
+        }
+        if let Some(reports) = self.reports.take() {
+            // A receiver that is gone wants no report.
+            let _ = reports.send(std::mem::take(&mut self.report));
+        }
+    }
+}
+
+impl Application for Stream {
+    fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool {
+        let mut worked = self.hear(port);
+        if self.reports.is_none() {
+            return worked;
+        }
+        let begun = *self.begun.get_or_insert(now);
+        if self.report.failure.is_some() {
+            self.finish(now);
+            return true;
+        }
+        if self.connections.len() < self.wanted {
+            worked |= self.connect(port);
+            if now >= begun + PATIENCE {
+                self.report.failure = Some("not every connection came up in time".into());
+            }
+            return worked;
+        }
+        if self.ended.is_none() {
+            // In the last turn too, or what is due by now would count as not sent.
+            worked |= self.send(now, port);
+            let started = self.pace.as_ref().map(Pace::started);
+            if started.is_none_or(|started| now < started + self.duration) {
+                return worked;
+            }
+        }
+        let ended = *self.ended.get_or_insert(now);
+        if let (Some(pace), true) = (&self.pace, ended == now) {
+            self.report.elapsed = now - pace.started();
+            self.report.intended = pace.intended(now).unwrap_or(self.report.sent);
+        }
+        worked |= self.ask(port);
+        if self.connections.iter().all(|link| link.counted) {
+            self.finish(now);
+        } else if now >= ended + PATIENCE {
+            self.report.failure = Some("the far side did not count in time".into());
+        }
+        worked
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.reports.as_ref()?;
+        let waits = self.ended.or(self.begun).map(|at| at + PATIENCE);
+        if self.ended.is_some() { waits } else { self.pace.as_ref().map_or(waits, Pace::next) }
+    }
+}

@@ -1,0 +1,93 @@
+//! What a look at a datagram's first bytes tells before QUIC is asked, so that garbage costs neither a copy nor an allocation.
+//!
+//! A datagram that passes may still be nothing; one that does not pass cannot be anything. What stands in the way of more:
+//! the fixed bit may be cleared by peers that know us (RFC 9287), and a connection ID that nobody here issued may be a peer's
+//! stateless reset (RFC 9000 §10.3.1), which only QUIC can tell from noise.
+
+/// The shortest datagram that means anything to this node, bytes: a stateless reset (RFC 9000 §10.3). A packet with a short
+/// header has 26 at least (connection ID 8, packet number 1, tag 16), one with a long header 25, and Version Negotiation 27
+/// (RFC 9000 §17.2.1 and §7.2: both connection IDs were this node's choice, of 8 bytes or more).
+const DATAGRAM_BYTES_MIN: usize = 21;
+/// RFC 9000 §14.1: what begins a connection has this many bytes.
+const INITIAL_BYTES_MIN: usize = 1200;
+/// RFC 9000 §17.2: bits of the first byte.
+const LONG_HEADER: u8 = 0x80;
+const LONG_TYPE: u8 = 0x30;
+/// RFC 9000 §17.2.2 and §17.2.3: Initial packets are of type 0, 0-RTT packets of type 1.
+const LONG_TYPE_0RTT: u8 = 0x10;
+/// RFC 9000 §15, and §17.2.1 for the version of a Version Negotiation packet.
+const VERSION_1: u32 = 1;
+const VERSION_NEGOTIATION: u32 = 0;
+
+/// Whether QUIC is to see this datagram.
+#[inline]
+pub fn may_be_quic(datagram: &[u8]) -> bool {
+    if datagram.len() < DATAGRAM_BYTES_MIN {
+        return false;
+    }
+    // RFC 9000 §5.2.2: servers drop smaller packets of versions that they do not speak.
+    datagram.len() >= INITIAL_BYTES_MIN
+        || match version(datagram) {
+            None | Some(VERSION_1 | VERSION_NEGOTIATION) => true,
+            Some(_) => false,
+        }
+}
+
+/// Whether this datagram may be for a connection that was not accepted yet: Initial and 0-RTT packets come by the connection
+/// ID that a client chose.
+#[inline]
+pub fn may_precede_acceptance(datagram: &[u8]) -> bool {
+    version(datagram) == Some(VERSION_1) && datagram[0] & LONG_TYPE <= LONG_TYPE_0RTT
+}
+
+/// The version in a long header; none in a short one.
+#[inline]
+fn version(datagram: &[u8]) -> Option<u32> {
+    match datagram {
+        [first, a, b, c, d, ..] if first & LONG_HEADER != 0 => Some(u32::from_be_bytes([*a, *b, *c, *d])),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn long(first: u8, version: u32, len: usize) -> Vec<u8> {
+        let mut datagram = vec![0; len];
+        datagram[0] = first;
+        datagram[1..5].copy_from_slice(&version.to_be_bytes());
+        datagram
+    }
+
+    #[test]
+    fn what_a_peer_may_send_passes() {
+        // A short header, a stateless reset, and both with the fixed bit cleared (RFC 9287).
+        for first in [0x40, 0x7f, 0x00, 0x3f] {
+            assert!(may_be_quic(&[&[first][..], &[7; 20]].concat()));
+        }
+        for first in [0xc0, 0xd0, 0xe0, 0xf0, 0x80] {
+            assert!(may_be_quic(&long(first, VERSION_1, 40)));
+            assert!(may_be_quic(&long(first, VERSION_NEGOTIATION, 27)));
+        }
+        assert!(
+            may_be_quic(&long(0xc0, 0x0a0a_0a0a, 1200)),
+            "it is answered with the versions that are spoken"
+        );
+    }
+
+    #[test]
+    fn what_nobody_can_mean_does_not() {
+        for len in 0..DATAGRAM_BYTES_MIN {
+            assert!(!may_be_quic(&vec![0x40; len]));
+        }
+        assert!(!may_be_quic(&long(0xc0, 0x0a0a_0a0a, 1199)));
+    }
+
+    #[test]
+    fn initial_and_0rtt_packets_come_before_a_connection_is_accepted() {
+        let early = |first| may_precede_acceptance(&long(first, VERSION_1, 30));
+        assert_eq!([0xc0, 0xd0, 0xe0, 0xf0, 0x40].map(early), [true, true, false, false, false]);
+        assert!(!may_precede_acceptance(&[]) && !may_precede_acceptance(&long(0xc0, 2, 30)));
+    }
+}

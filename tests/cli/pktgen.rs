@@ -1,0 +1,153 @@
+//! `stoq-pktgen` against a gateway, and what it refuses.
+
+use crate::support::{Gateway, Site, identities, run, wait_until};
+use std::path::PathBuf;
+use std::process::Command;
+
+fn stoq_pktgen() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_stoq-pktgen"))
+}
+
+fn json(command: &mut Command) -> serde_json::Value {
+    serde_json::from_str(&run(command.arg("--json"), 0).0).unwrap()
+}
+
+/// A client's file that leads to this gateway.
+fn configure(site: &Site) -> PathBuf {
+    let ids = identities();
+    let text = format!(
+        "gateway = \"{}\"\n[network]\nkind = \"kernel-udp\"\nlisten = [\"127.0.0.1:0\"]\nbuffer_bytes = 1048576\n\
+         [identity]\ncertificate = {:?}\nkey = {:?}\n[trust]\nnode_ids = [\"{}\"]\n[log]\nlevel = \"warn\"\n",
+        site.v4(),
+        ids.file("client.pem"),
+        ids.file("client.key"),
+        ids.gateway
+    );
+    let path = site.path("client.toml");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// What the gateway counted, once it has ended.
+fn counted(gateway: &mut Gateway, counter: &str) -> u64 {
+    let log = gateway.process.log();
+    let field = format!("{counter}=");
+    let found = log.split([' ', '"']).find_map(|word| word.strip_prefix(&field));
+    found.map_or(0, |value| value.parse().unwrap())
+}
+
+fn end(gateway: &mut Gateway) {
+    gateway.process.signal(rustix::process::Signal::TERM);
+    wait_until("the gateway ends", || !gateway.process.is_running());
+}
+
+#[test]
+fn garbage_is_counted_by_the_gateway_which_serves_on() {
+    let mut site = Site::new();
+    let mut gateway = site.start();
+    let config = configure(&site);
+    let mut flood = stoq_pktgen();
+    flood.args(["--rate", "20000", "--seconds", "0.2"]).arg("--config").arg(&config);
+    let result = json(flood.args(["garbage", "--size", "64"]));
+    assert_eq!(result["mode"], "garbage");
+    let count = |name: &str| result[name].as_u64().unwrap();
+    assert!(count("sent") > 1000, "{result}");
+    assert_eq!(count("offered"), count("sent") + count("refused"), "{result}");
+    run(site.client("ping").args(["-c", "1"]), 0);
+    end(&mut gateway);
+    // What the kernel's buffer did not hold is lost before the gateway sees it.
+    let dropped = counted(&mut gateway, "drop_not_quic");
+    assert!(dropped > 1000 && dropped <= count("sent") + count("warm_up"), "{dropped} of {result}");
+}
+
+#[test]
+fn a_storm_of_so_many_handshakes_completes_as_many() {
+    let mut site = Site::new();
+    let mut gateway = site.start();
+    let config = configure(&site);
+    for resume in [false, true] {
+        let mut storm = stoq_pktgen();
+        storm.args(["handshakes", "--count", "12", "--concurrency", "4", "--seconds", "60"]);
+        if resume {
+            storm.arg("--resume");
+        }
+        let result = json(storm.arg("--config").arg(&config));
+        assert_eq!(
+            (result["completed"].as_u64(), result["failed"].as_u64()),
+            (Some(12), Some(0)),
+            "{result}"
+        );
+        assert!(result["p99_us"].as_f64() >= result["p50_us"].as_f64() && result["resumed"] == resume);
+    }
+    end(&mut gateway);
+    assert_eq!(counted(&mut gateway, "connections_opened"), 24);
+}
+
+#[test]
+fn goodput_counts_what_the_far_side_counted() {
+    let mut site = Site::new();
+    let _gateway = site.start();
+    let config = configure(&site);
+    let mut goodput = stoq_pktgen();
+    goodput.args(["goodput", "--connections", "3", "--size", "500", "--rate", "2000", "--seconds", "0.5"]);
+    let result = json(goodput.arg("--config").arg(&config));
+    let count = |name: &str| result[name].as_u64().unwrap();
+    assert_eq!((count("received"), count("connections")), (count("sent"), 3), "{result}");
+    assert_eq!(count("received_bytes"), 500 * count("received"));
+    assert!(
+        count("intended") >= 1000 && count("sent") + count("refused") + count("late") <= count("intended")
+    );
+}
+
+#[test]
+fn initials_and_replays_are_answered_and_hold_no_more_than_attempts() {
+    let mut site = Site::new();
+    let mut gateway = site.start();
+    let config = configure(&site);
+    for mode in ["initials", "replay"] {
+        let mut flood = stoq_pktgen();
+        flood.args([mode, "--rate", "500", "--seconds", "0.2"]);
+        let result = json(flood.arg("--config").arg(&config));
+        assert!(
+            result["sent"].as_u64().unwrap() >= 50 && result["answers"].as_u64().unwrap() > 0,
+            "{result}"
+        );
+    }
+    run(site.client("ping").args(["-c", "1"]), 0);
+    end(&mut gateway);
+    assert_eq!(counted(&mut gateway, "connections_opened"), 1, "the ping's");
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_the_option_to_change() {
+    let site = Site::new();
+    let config = configure(&site);
+    let with = |args: &[&str]| run(stoq_pktgen().args(args).arg("--config").arg(&config), 2).1;
+    for (args, text) in [
+        (&["garbage", "--size", "40"][..], "--size: a frame of 40 bytes has no room"),
+        (&["garbage", "--size", "9000"], "larger than the device takes"),
+        (&["garbage", "--size", "large"], "`imix`"),
+        (&["garbage", "--rate=-1"], "--rate"),
+        (&["garbage", "--rate", "nan"], "--rate"),
+        (&["garbage", "--seconds", "0"], "--seconds"),
+        (&["goodput", "--size", "65537"], "--size"),
+        (&["goodput", "--connections", "0"], "--connections"),
+        (&["handshakes", "--concurrency", "0"], "--concurrency"),
+        (&["flood"], "unrecognized subcommand"),
+    ] {
+        let stderr = with(args);
+        assert!(stderr.contains(text), "{args:?}: {stderr}");
+    }
+    assert!(run(stoq_pktgen().arg("garbage"), 2).1.contains("--config"));
+    assert!(run(stoq_pktgen().args(["garbage", "--config", "/nowhere.toml"]), 2).1.contains("/nowhere.toml"));
+}
+
+#[test]
+fn a_gateway_that_is_not_there_is_no_result() {
+    let site = Site::new();
+    let config = configure(&site);
+    let mut storm = stoq_pktgen();
+    storm.args(["handshakes", "--count", "1", "--patience", "0.3", "--seconds", "0.2"]);
+    let (_, stderr) = run(storm.arg("--config").arg(&config), 1);
+    assert!(stderr.contains("no handshake was completed"), "{stderr}");
+}
