@@ -51,6 +51,7 @@ pub mod collection;
 pub mod config;
 pub mod download;
 pub mod gateway;
+pub mod manuals;
 pub mod node;
 pub mod pktgen;
 mod rate;

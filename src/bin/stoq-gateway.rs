@@ -1,11 +1,13 @@
 //! `stoq-gateway`: the appliance.
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 use stoq::config::load_gateway;
 use stoq::gateway::run::{Gateway, end_signals};
-use stoq::gateway::{check, logging};
+use stoq::gateway::{capabilities, check, health, logging};
+use stoq::manuals;
 
 /// The STOQ gateway: takes, checks, keeps and serves payloads over post-quantum QUIC.
 ///
@@ -29,6 +31,15 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Ask a running gateway whether it is ready: exit code 0 if it is, 1 if not. For containers.
+    Health {
+        /// Where the gateway's `[admin] listen` answers.
+        #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9464/readyz")]
+        url: health::Url,
+    },
+    /// Write man pages and shell completions, for packagers.
+    #[command(hide = true)]
+    Generate(manuals::Args),
 }
 
 #[derive(clap::Args)]
@@ -38,14 +49,30 @@ struct Configured {
     config: PathBuf,
 }
 
+/// How long a gateway may take to say that it is ready.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
+
 fn main() -> ExitCode {
-    match Cli::parse().command {
+    let command = Cli::parse().command;
+    // While this is the only thread.
+    if let Err(error) = capabilities::take_permitted() {
+        return fail(&anyhow::Error::new(error).context("capabilities that were granted cannot be taken up"));
+    }
+    match command {
         Command::Run(configured) => match run(&configured) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error),
         },
         Command::Check { configured, json } => match load_gateway(&configured.config) {
             Ok(config) => check::report(&check::run(&config), json),
+            Err(error) => fail(&error.into()),
+        },
+        Command::Health { url } => match health::ask(&url, HEALTH_TIMEOUT) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error.into()),
+        },
+        Command::Generate(args) => match args.write(Cli::command()) {
+            Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error.into()),
         },
     }

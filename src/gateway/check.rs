@@ -1,6 +1,6 @@
 //! Preflight: is the machine ready for this configuration? Every finding that is not good names the command that mends it.
 
-use super::tls;
+use super::{capabilities, tls};
 use crate::config::{
     ApplicationConfig, DpdkConfig, GatewayConfig, HugePagesConfig, KernelConfig, NetworkConfig,
 };
@@ -178,13 +178,14 @@ fn huge_pages(dpdk: &DpdkConfig, findings: &mut Findings) {
 
 fn device(dpdk: &DpdkConfig, findings: &mut Findings) {
     let name = dpdk.device.as_str();
-    let root = rustix::process::geteuid().is_root();
     if !name.starts_with("net_") {
         return pci_device(name, findings);
     }
     let argument = |key: &str| name.split(',').find_map(|part| part.strip_prefix(key)?.strip_prefix('='));
     if name.starts_with("net_af_") || name.starts_with("net_tap") {
-        findings.add("permissions", root, "root", "this device needs root, or CAP_NET_ADMIN and CAP_NET_RAW", || {
+        let raw = capabilities::may_use_raw_sockets();
+        let no = "this device needs root, or CAP_NET_ADMIN and CAP_NET_RAW";
+        findings.add("permissions", raw, "raw sockets may be opened", no, || {
             "run the gateway as root, or `setcap cap_net_admin,cap_net_raw,cap_sys_admin+ep` on its binary".into()
         });
         if let Some(interface) = argument("iface") {

@@ -4,7 +4,7 @@ mod floods;
 mod workers;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -57,6 +57,9 @@ enum Mode {
     Handshakes(workers::Storming),
     /// Messages on many connections, to the queue of a discard application.
     Goodput(workers::Streaming),
+    /// Write man pages and shell completions, for packagers.
+    #[command(hide = true)]
+    Generate(stoq::manuals::Args),
 }
 
 /// The command line asks for something that cannot be.
@@ -119,13 +122,14 @@ fn usage(text: &str) -> anyhow::Error {
 
 fn main() -> ExitCode {
     let Cli { options, mode } = Cli::parse();
-    let result = options.setup().and_then(|setup| match mode {
-        Mode::Garbage(sizes) => floods::garbage(setup, &sizes),
-        Mode::Initials => floods::initials(setup, false),
-        Mode::Replay => floods::initials(setup, true),
-        Mode::Handshakes(storming) => workers::handshakes(setup, &storming),
-        Mode::Goodput(streaming) => workers::goodput(setup, &streaming),
-    });
+    let result = match mode {
+        Mode::Garbage(sizes) => options.setup().and_then(|setup| floods::garbage(setup, &sizes)),
+        Mode::Initials => options.setup().and_then(|setup| floods::initials(setup, false)),
+        Mode::Replay => options.setup().and_then(|setup| floods::initials(setup, true)),
+        Mode::Handshakes(storming) => options.setup().and_then(|setup| workers::handshakes(setup, &storming)),
+        Mode::Goodput(streaming) => options.setup().and_then(|setup| workers::goodput(setup, &streaming)),
+        Mode::Generate(args) => args.write(Cli::command()).map_err(Into::into),
+    };
     let Err(error) = result else { return ExitCode::SUCCESS };
     eprintln!("stoq-pktgen: {error:#}");
     if error.is::<Interrupted>() {

@@ -15,7 +15,7 @@ mod session;
 mod shards;
 mod token;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Put, get and check payloads over STOQ.
@@ -46,6 +46,9 @@ enum Command {
     Identity(identity::Args),
     /// Print a file's content token, without a network.
     Token(token::Args),
+    /// Write man pages and shell completions, for packagers.
+    #[command(hide = true)]
+    Generate(stoq::manuals::Args),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         Command::Identity(args) => identity::run(args),
         Command::Token(args) => token::run(args),
+        Command::Generate(args) => args.write(Cli::command()).map_err(Into::into),
     };
     output::exit(result)
 }

@@ -1,0 +1,167 @@
+#!/usr/bin/env bash
+# Gives a NIC to DPDK and back to the kernel, and refuses what would cut this machine off.
+#
+#   bind-nic.sh status                            every network device: its driver, interface, NUMA node, and whether it may go
+#   bind-nic.sh bind DEVICE [--no-iommu]          DEVICE is a PCI address (0000:3b:00.0) or an interface (eth1); to vfio-pci
+#   bind-nic.sh unbind DEVICE                     back to the kernel's own driver
+#
+# bind refuses the interface that the default route goes by, whether by itself or under a bond, a bridge or a VLAN; an interface that is
+# up; a device whose IOMMU group holds others that the kernel uses; one whose DPDK driver works beside the kernel's (mlx4, mlx5), which
+# is not to be bound at all. Without an IOMMU a device can write to all memory: --no-iommu says that this is meant.
+# With driverctl the binding outlives a reboot, without it lasts until the next one. Needs root but for status. STOQ_ROOT is put
+# before /sys and /proc, for tests; nothing but the files there is touched then.
+set -euo pipefail
+root=${STOQ_ROOT:-}
+sys=$root/sys
+die() { printf 'bind-nic: %s\n' "$*" >&2; exit 1; }
+usage() { sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2; }
+
+driver_of() { basename "$(readlink "$sys/bus/pci/devices/$1/driver" 2>/dev/null || echo none)"; }
+
+# The PCI address that an interface rests on: of a virtio interface, that of the device around it.
+pci_of() {
+    readlink -f "$sys/class/net/$1/device" 2>/dev/null | tr / '\n' | grep -xE '[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]' | tail -n 1
+}
+interfaces_of() {
+    local at
+    for at in "$sys"/class/net/*; do
+        [ "$(pci_of "${at##*/}")" != "$1" ] || echo "${at##*/}"
+    done
+}
+
+# Interfaces that a default route of either family goes by.
+default_interfaces() {
+    {
+        awk 'NR > 1 && $2 == "00000000" && $8 == "00000000" { print $1 }' "$root/proc/net/route" 2>/dev/null
+        awk '$1 ~ /^0+$/ && $2 == "00" && $10 != "lo" { print $10 }' "$root/proc/net/ipv6_route" 2>/dev/null
+    } | sort -u
+}
+
+# above INTERFACE: it and all that stands on it: bonds, bridges, VLANs, and what stands on those.
+above() {
+    local at
+    echo "$1"
+    for at in "$sys/class/net/$1"/upper_*; do
+        [ -e "$at" ] || [ -L "$at" ] || continue
+        at=${at##*/upper_}
+        above "$at"
+    done
+}
+
+# carries_default INTERFACE: names the interface of the default route that rests on it.
+carries_default() {
+    local name
+    for name in $(above "$1"); do
+        ! default_interfaces | grep -qxF "$name" || { echo "$name"; return 0; }
+    done
+    return 1
+}
+
+# The PCI address of a device by its address or its interface.
+address_of() {
+    local address
+    if [ -e "$sys/class/net/$1" ]; then
+        address=$(pci_of "$1") || die "$1 is no interface of a PCI device"
+    else
+        address=$1
+        [[ $address =~ ^[0-9a-fA-F]{2}: ]] && address=0000:$address
+        address=${address,,}
+    fi
+    [[ $address =~ ^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$ ]] && [ -d "$sys/bus/pci/devices/$address" ] ||
+        die "$1 is no interface of a PCI device and no PCI address here: see $(basename "$0") status"
+    [[ $(cat "$sys/bus/pci/devices/$address/class") == 0x02* ]] || die "$address is no network device"
+    echo "$address"
+}
+
+# refusal ADDRESS: why this device must stay where it is; nothing if it may go.
+refusal() {
+    local interface on driver
+    for interface in $(interfaces_of "$1"); do
+        if on=$(carries_default "$interface"); then
+            echo "$interface carries the default route${on:+ ($on)}: without it this machine may not be reached again"
+            return
+        fi
+        if [ $(($(cat "$sys/class/net/$interface/flags" 2>/dev/null || echo 0) & 1)) = 1 ]; then
+            echo "$interface is up: if nothing needs it, \`ip link set $interface down\`"
+            return
+        fi
+    done
+    driver=$(driver_of "$1")
+    case $driver in mlx4_core | mlx5_core)
+        echo "DPDK shares this device with $driver: bind nothing, and name $1 as the gateway's device" ;;
+    esac
+}
+
+status() {
+    local at address interface reason
+    for at in "$sys"/bus/pci/devices/*; do
+        [ -d "$at" ] && [[ $(cat "$at/class") == 0x02* ]] || continue
+        address=$(basename "$at")
+        interface=$(interfaces_of "$address" | tr '\n' ' ')
+        reason=$(refusal "$address")
+        printf '%s  driver %s  interface %s  numa %s  %s\n' "$address" "$(driver_of "$address")" "${interface:-none}" \
+            "$(cat "$at/numa_node" 2>/dev/null || echo '?')" "${reason:-may be bound}"
+    done
+}
+
+# to ADDRESS DRIVER: the kernel is told which driver this device is for, and asked to look for one anew. An empty DRIVER is its own.
+to() {
+    local device=$sys/bus/pci/devices/$1 until
+    if [ -z "$root" ] && command -v driverctl >/dev/null; then
+        if [ -n "$2" ]; then driverctl set-override "$1" "$2"; else driverctl unset-override "$1"; fi
+    else
+        # A line's end alone takes the override away.
+        echo "$2" >"$device/driver_override" || die "cannot bind: run this as root"
+        [ ! -e "$device/driver" ] || echo "$1" >"$device/driver/unbind"
+        echo "$1" >"$sys/bus/pci/drivers_probe"
+        [ -z "$2" ] || echo "bind-nic: until the next boot; with driverctl installed it would last"
+    fi
+    until=$((SECONDS + 5))
+    while [ "$(driver_of "$1")" = none ] || { [ -n "$2" ] && [ "$(driver_of "$1")" != "$2" ]; }; do
+        [ $SECONDS -lt $until ] || die "$1 is on driver $(driver_of "$1") now, not on ${2:-its own}: see dmesg"
+        sleep 0.1
+    done
+    echo "bind-nic: $1 is on $(driver_of "$1")"
+}
+
+bind() {
+    local address reason other no_iommu= module=$sys/module/vfio/parameters/enable_unsafe_noiommu_mode
+    [ $# -ge 1 ] || usage
+    address=$(address_of "$1")
+    shift
+    case ${1:-} in --no-iommu) no_iommu=1 ;; '') ;; *) usage ;; esac
+    if [ "$(driver_of "$address")" = vfio-pci ]; then echo "bind-nic: $address is on vfio-pci already"; return; fi
+    reason=$(refusal "$address")
+    [ -z "$reason" ] || die "$address stays: $reason"
+    [ -n "$root" ] || modprobe vfio-pci || die "the kernel has no vfio-pci"
+    if [ -e "$sys/bus/pci/devices/$address/iommu_group" ]; then
+        for other in "$sys/bus/pci/devices/$address/iommu_group/devices"/*; do
+            other=$(basename "$other")
+            # Bridges belong to the group and stay with the kernel.
+            [ "$other" != "$address" ] && [[ $(cat "$sys/bus/pci/devices/$other/class") != 0x06* ]] || continue
+            case $(driver_of "$other") in
+                none | vfio-pci) ;;
+                *) die "$address shares its IOMMU group with $other on $(driver_of "$other"), which the kernel would lose: free that one first" ;;
+            esac
+        done
+    elif [ -z "$no_iommu" ]; then
+        die "$address has no IOMMU group: switch the IOMMU on in the firmware and boot with intel_iommu=on (or amd_iommu=on) iommu=pt;" \
+            "where there is none, as in most virtual machines, --no-iommu binds without its protection"
+    else
+        [ -e "$module" ] || die "the kernel's vfio has no mode without an IOMMU"
+        echo 1 >"$module"
+    fi
+    to "$address" vfio-pci
+}
+
+unbind() {
+    [ $# = 1 ] || usage
+    to "$(address_of "$1")" ""
+}
+
+case ${1:-} in
+    status) status ;;
+    bind) shift; bind "$@" ;;
+    unbind) shift; unbind "$@" ;;
+    *) usage ;;
+esac
