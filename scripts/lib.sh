@@ -44,3 +44,15 @@ wait_for() {
 
 # free_huge_mb: MiB of huge pages that nobody uses.
 free_huge_mb() { awk '/HugePages_Free/{n=$2} /Hugepagesize/{k=$2} END{print int(n*k/1024)}' /proc/meminfo; }
+
+# debian_base TAR: the root of a small Debian 12 as a tar archive, made by debootstrap where it is not there yet.
+debian_base() {
+    [ ! -s "$1" ] || return 0
+    install debootstrap
+    say "a Debian 12 from its packages, by debootstrap"
+    local root
+    root=$(mktemp -d)
+    debootstrap --variant=minbase bookworm "$root" >"$1.log" 2>&1 || { tail "$1.log" >&2; rm -rf "$root"; die "debootstrap failed"; }
+    tar -C "$root" -cf "$1.part" . && mv "$1.part" "$1"
+    rm -rf "$root" "$1.log"
+}

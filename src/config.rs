@@ -150,7 +150,9 @@ impl Default for NetworkConfig {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DpdkConfig {
-    /// A PCI address (`0000:3b:00.0`) or a virtual device (`net_memif0,role=server,…`).
+    /// A PCI address (`0000:3b:00.0`) or a virtual device (`net_memif0,role=server,…`). `env:NAME` in the file takes it from
+    /// that environment variable: for who is told its device only when it starts.
+    #[serde(deserialize_with = "device")]
     pub device: String,
     /// Addresses of this port with their prefix lengths.
     pub addresses: Vec<Prefix>,
@@ -470,6 +472,19 @@ pub struct LogConfig {
 impl Default for LogConfig {
     fn default() -> Self {
         Self { level: "info".into() }
+    }
+}
+
+fn device<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let device = String::deserialize(deserializer)?;
+    match device.strip_prefix("env:") {
+        None => Ok(device),
+        Some(name) => match std::env::var(name) {
+            Ok(value) if !value.trim().is_empty() => Ok(value.trim().to_owned()),
+            _ => Err(D::Error::custom(format!(
+                "`device` is \"env:{name}\", and that environment variable names no device"
+            ))),
+        },
     }
 }
 

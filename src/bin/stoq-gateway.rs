@@ -13,7 +13,7 @@ use stoq::manuals;
 ///
 /// Exit codes: 0 ended in order, 1 failed, 2 wrong usage or configuration.
 #[derive(Parser)]
-#[command(version, propagate_version = true, arg_required_else_help = true)]
+#[command(name = "stoq-gateway", version, propagate_version = true, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -18,7 +18,7 @@ use stoq::gateway::logging;
 ///
 /// Point it at gateways of your own only. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted.
 #[derive(Parser)]
-#[command(version, propagate_version = true, arg_required_else_help = true)]
+#[command(name = "stoq-pktgen", version, propagate_version = true, arg_required_else_help = true)]
 struct Cli {
     #[command(flatten)]
     options: Options,

@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# The package: builds it, installs it with dpkg in a Debian of its own, looks at its files, starts its programs, has systemd judge its unit,
+# removes and purges it, and looks at what is left. Needs root, for that Debian's chroot.
+#
+# STOQ_BASE names a tar archive of a Debian root to use; without it debootstrap makes one.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+[ "$(id -u)" = 0 ] || die "needs root: it installs a package in a chroot"
+install systemd
+
+package=$(scripts/package.sh)
+dir=$(mktemp -d /tmp/stoq-package.XXXXXX)
+root=$dir/root
+cleanup() {
+    umount "$root/proc" 2>/dev/null || true
+    rm -rf --one-file-system "$dir"
+}
+trap cleanup EXIT
+base=${STOQ_BASE:-$dir/base.tar}
+debian_base "$base"
+mkdir "$root"
+tar -C "$root" -xf "$base"
+cp /etc/resolv.conf "$root/etc/"
+mount -t proc proc "$root/proc"
+inside() { chroot "$root" env DEBIAN_FRONTEND=noninteractive LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"; }
+# Nothing in a chroot may start services.
+printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
+chmod +x "$root/usr/sbin/policy-rc.d"
+
+say "installing $(basename "$package")"
+cp "$package" "$root/stoq.deb"
+inside apt-get update -qq
+inside apt-get install -y -qq --no-install-recommends /stoq.deb systemd man-db >"$dir/apt.log" 2>&1 || { tail -n 30 "$dir/apt.log" >&2; die "not installed"; }
+[ "$(inside dpkg-query -W -f '${Status}' stoq)" = "install ok installed" ] || die "dpkg does not call it installed"
+
+say "its files"
+for file in usr/bin/{stoq,stoq-gateway,stoq-pktgen} usr/sbin/{stoq-hugepages,stoq-bind-nic} etc/stoq/gateway.toml \
+    usr/lib/udev/rules.d/60-stoq-vfio.rules lib/systemd/system/stoq-gateway.service usr/share/bash-completion/completions/stoq \
+    usr/share/zsh/vendor-completions/_stoq-gateway usr/share/fish/vendor_completions.d/stoq-pktgen.fish; do
+    [ -s "$root/$file" ] || [ -s "$root/usr/$file" ] || die "no /$file"
+done
+[ "$(stat -c %a "$root/etc/stoq")" = 750 ] || die "/etc/stoq is open to everybody"
+[ "$(inside stat -c %U:%G /etc/stoq)" = root:stoq ] || die "/etc/stoq is not the group's"
+[ "$(inside stat -c %a:%G /etc/stoq/gateway.toml)" = 640:stoq ] || die "the gateway may not read its configuration"
+[ "$(inside dpkg-query -W -f '${Conffiles}' stoq | awk '{print $1}')" = /etc/stoq/gateway.toml ] || die "not a configuration file"
+inside getent passwd stoq >/dev/null || die "no user stoq"
+
+say "its manuals, of every command that --help shows"
+for program in stoq stoq-gateway stoq-pktgen; do
+    inside man -w "$program" >/dev/null || die "no manual of $program"
+    for command in $(inside "$program" --help | sed -n '/^Commands:/,/^$/s/^  \([a-z-]*\) .*/\1/p'); do
+        [ "$command" = help ] || inside man -w "$program-$command" >/dev/null || die "no manual of $program $command"
+    done
+done
+
+say "its programs"
+version=$(inside dpkg-query -W -f '${Version}' stoq)
+for program in stoq stoq-gateway stoq-pktgen; do
+    [ "$(inside "$program" --version)" = "$program ${version%-*}" ] || die "$program says $(inside "$program" --version), not ${version%-*}"
+done
+inside stoq-hugepages >/dev/null
+for who in gateway client; do
+    inside stoq identity new --cert "/etc/stoq/$who.pem" --key "/etc/stoq/$who.key" >"$dir/$who.id"
+done
+sed -i "s/a\{52\}/$(cat "$dir/client.id")/" "$root/etc/stoq/gateway.toml"
+inside chown stoq:stoq /etc/stoq/gateway.pem /etc/stoq/gateway.key
+inside install -d -o stoq -g stoq /var/lib/stoq
+# As the unit runs it, by the user of the unit; it needs no huge page and no device until a DPDK port is named.
+inside setpriv --reuid=stoq --regid=stoq --clear-groups --bounding-set=-all stoq-gateway check --config /etc/stoq/gateway.toml
+sed -i 's/kind = "kernel-udp"/kind = "dpdk"\ndevice = "net_memif0,role=server,id=0"\naddresses = ["10.0.0.1\/24"]/; /^listen\|^buffer_bytes/d' "$root/etc/stoq/gateway.toml"
+inside setpriv --reuid=stoq --regid=stoq --clear-groups stoq-gateway check --config /etc/stoq/gateway.toml >"$dir/check" || { cat "$dir/check" >&2; die "no DPDK"; }
+grep -q 'built with DPDK' "$dir/check" || die "the package is without DPDK"
+
+say "its unit"
+said=$(inside systemd-analyze verify stoq-gateway.service 2>&1) && [ -z "$said" ] || die "systemd-analyze verify: $said"
+[ ! -e "$root/etc/systemd/system/multi-user.target.wants/stoq-gateway.service" ] || die "the unit is enabled before there is an identity"
+
+say "removing it"
+inside dpkg --remove stoq >>"$dir/apt.log" 2>&1
+for file in usr/bin/stoq usr/bin/stoq-gateway usr/sbin/stoq-bind-nic lib/systemd/system/stoq-gateway.service usr/share/man/man1/stoq.1.gz; do
+    [ ! -e "$root/$file" ] || die "/$file is left"
+done
+[ -e "$root/etc/stoq/gateway.toml" ] || die "the configuration went before a purge"
+inside dpkg --purge stoq >>"$dir/apt.log" 2>&1
+[ ! -e "$root/etc/stoq/gateway.toml" ] || die "the configuration is left after a purge"
+[ -e "$root/etc/stoq/gateway.key" ] || die "a purge took the identity"
+say "$(basename "$package") installs, starts, and goes again"

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Builds the Debian package from the release build: binaries, unit, configuration, man pages, completions. Prints its path.
+#
+# cargo-deb is installed into the build directory where the machine has none.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+install $BUILD_PACKAGES binutils dpkg-dev
+need_rust
+
+CARGO_DEB_VERSION=3.8.0
+export CARGO_TARGET_DIR=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+say "building"
+cargo build --release --locked --quiet
+say "man pages and completions, as the programs describe themselves"
+rm -rf "$CARGO_TARGET_DIR/release/generated"
+for program in stoq stoq-gateway stoq-pktgen; do "$CARGO_TARGET_DIR/release/$program" generate "$CARGO_TARGET_DIR/release/generated"; done
+# bash looks completions up by the name of the command.
+for file in "$CARGO_TARGET_DIR"/release/generated/completions/*.bash; do mv "$file" "${file%.bash}"; done
+
+cargo_deb=$(command -v cargo-deb || echo "$CARGO_TARGET_DIR/tools/bin/cargo-deb")
+if [ ! -x "$cargo_deb" ]; then
+    say "building cargo-deb"
+    cargo install --quiet --locked --profile dev --no-default-features --root "$CARGO_TARGET_DIR/tools" "cargo-deb@$CARGO_DEB_VERSION"
+fi
+say "the package"
+"$cargo_deb" --no-build --quiet --output "$CARGO_TARGET_DIR/debian/" >&2
+ls -t "$CARGO_TARGET_DIR"/debian/stoq_*.deb | head -n 1
