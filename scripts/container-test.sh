@@ -26,6 +26,8 @@ cleanup() {
         docker ps -aq 2>/dev/null | xargs -r /usr/bin/docker --host "unix://$dir/docker.sock" rm -f >/dev/null 2>&1 || true
         kill "$engine" 2>/dev/null && wait "$engine" 2>/dev/null || true
     fi
+    # The engine leaves the namespace of its host network mounted.
+    umount "$dir"/exec/netns/* 2>/dev/null || true
     ip link delete "$near" 2>/dev/null || true
     ip netns delete "$name" 2>/dev/null || true
     rm -rf "$dir"
@@ -40,15 +42,16 @@ say "a Docker engine of its own"
 dockerd --host "unix://$dir/docker.sock" --data-root "$dir/data" --exec-root "$dir/exec" --pidfile "$dir/docker.pid" \
     --bridge=none --iptables=false --ip6tables=false >"$dir/docker.log" 2>&1 &
 engine=$!
+until=$((SECONDS + 60))
 until docker version >/dev/null 2>&1; do
-    kill -0 "$engine" 2>/dev/null && [ $((deadline += 1)) -lt 300 ] || { tail "$dir/docker.log" >&2; die "the Docker engine did not start"; }
+    kill -0 "$engine" 2>/dev/null && [ $SECONDS -lt $until ] || { tail "$dir/docker.log" >&2; die "the Docker engine did not start"; }
     sleep 0.1
 done
 
 say "the image"
 docker import "$base" stoq-base >/dev/null
 mkdir -p "$dir/context/bin"
-install --strip --target-directory="$dir/context/bin" "$target/stoq" "$target/stoq-gateway" "$target/stoq-pktgen"
+command install --strip --target-directory="$dir/context/bin" "$target/stoq" "$target/stoq-gateway" "$target/stoq-pktgen"
 DOCKER_BUILDKIT=0 docker build --network host --target runtime-prebuilt --build-arg BASE_IMAGE=stoq-base --tag stoq \
     --file Dockerfile "$dir/context" >"$dir/build.log" 2>&1 || { tail -n 30 "$dir/build.log" >&2; die "the image was not built"; }
 docker image inspect stoq --format 'image: user {{.Config.User}}, entry {{.Config.Entrypoint}}, {{.Size}} bytes'
@@ -105,8 +108,9 @@ ended() {
     docker rm "$1" >/dev/null
 }
 
-# What every gateway is run with: a read-only image, no capability but those that follow, no way to get more by set-user-ID programs.
-common=(--detach --read-only --cap-drop ALL --ulimit memlock=-1:-1 --tmpfs /tmp
+# What every gateway is run with: a read-only image, and no capability but those that follow. SYS_NICE is none that the gateway gets:
+# its file does not carry it. The engine's system call filter lets DPDK ask where its memory lies only where that is named.
+common=(--detach --read-only --cap-drop ALL --cap-add SYS_NICE --tmpfs /tmp
     --volume "$dir/etc:/etc/stoq:ro" --volume "$dir/store:/var/lib/stoq" --volume "$dir/run:/run/stoq")
 
 say "memif: the gateway in a container without a network and without capabilities"
