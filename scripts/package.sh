@@ -24,5 +24,5 @@ if [ ! -x "$cargo_deb" ]; then
     cargo install --quiet --locked --profile dev --no-default-features --root "$CARGO_TARGET_DIR/tools" "cargo-deb@$CARGO_DEB_VERSION"
 fi
 say "the package"
-"$cargo_deb" --no-build --quiet --output "$CARGO_TARGET_DIR/debian/" >&2
+"$cargo_deb" --no-build --strip --quiet --output "$CARGO_TARGET_DIR/debian/" >&2
 ls -t "$CARGO_TARGET_DIR"/debian/stoq_*.deb | head -n 1

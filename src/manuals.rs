@@ -1,10 +1,13 @@
 //! Man pages and shell completions, made of the command lines themselves, so that neither can be out of date.
 
-use clap::{Command, ValueEnum};
+use clap::Command;
 use clap_complete::Shell;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+
+/// The shells that completions are written for.
+const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
 
 /// Where they go: `stoq generate DIRECTORY`, which packagers call and `--help` does not show.
 #[derive(clap::Args)]
@@ -23,7 +26,7 @@ impl Args {
     }
 }
 
-/// Writes a page for `command` and one for each of its subcommands that `--help` shows, and completions for every shell.
+/// Writes a page for `command` and one for each of its subcommands that `--help` shows, and completions.
 fn write(command: Command, directory: &Path) -> io::Result<()> {
     let (man, completions) = (directory.join("man"), directory.join("completions"));
     fs::create_dir_all(&man)?;
@@ -33,8 +36,8 @@ fn write(command: Command, directory: &Path) -> io::Result<()> {
     let mut shown = Command::new(name.clone());
     shown = described(&command, shown);
     clap_mangen::generate_to(shown.clone(), &man)?;
-    for shell in Shell::value_variants() {
-        clap_complete::generate_to(*shell, &mut shown, &name, &completions)?;
+    for shell in SHELLS {
+        clap_complete::generate_to(shell, &mut shown, &name, &completions)?;
     }
     Ok(())
 }
