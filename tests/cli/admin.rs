@@ -3,7 +3,9 @@
 use crate::support::{Gateway, Site, identities, run, stoq_gateway, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
+use std::io::Read;
 use std::net::TcpListener;
+use std::process::Stdio;
 use stoq::admin::client::Remote;
 use stoq::admin::text::{Sample, parse};
 use stoq::counters::Counter;
@@ -142,12 +144,15 @@ fn a_gateway_that_drains_is_alive_and_not_ready() {
     let (mut gateway, at) = start(&mut site, "");
     let remote = Remote::new(&format!("http://{at}"), None, None).unwrap();
     wait_until("the gateway is ready", || remote.get("/readyz").unwrap().0 == 200);
-    // A connection whose peer may still read its answer keeps the drain going.
-    let mut ping = crate::support::Process::spawn(site.client("ping").args(["--count", "1000000"]));
-    let (file, _) = site.file("payload", 64 << 20);
-    let mut put = crate::support::Process::spawn(site.client("put").arg(&file));
-    wait_until("the put runs", || {
-        value(&parse(&get(&remote, "/metrics")), "stoq_verified_bytes_total", &[]) > 0.0
+    let (file, token) = site.file("payload", 32 << 20);
+    run(site.client("put").arg(&file), 0);
+    // Nobody reads what is fetched: the request is in flight for as long as the test wants it to be.
+    let mut get_payload = site.client("get");
+    get_payload.arg(&token).args(["-o", "-"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut fetching = get_payload.spawn().unwrap();
+    wait_until("the request is in flight", || {
+        let workers: Value = serde_json::from_str(&get(&remote, "/debug/connections")).unwrap();
+        workers[0].as_array().unwrap().iter().any(|connection| connection["requests"].as_u64() > Some(0))
     });
     gateway.process.signal(Signal::TERM);
     wait_until("the drain is seen", || remote.get("/readyz").is_ok_and(|(code, _)| code == 503));
@@ -156,8 +161,10 @@ fn a_gateway_that_drains_is_alive_and_not_ready() {
     assert_eq!(get(&remote, "/livez"), "ok\n");
     let status: Value = serde_json::from_str(&get(&remote, "/status")).unwrap();
     assert_eq!((&status["draining"], &status["ready"]), (&Value::Bool(true), &Value::Bool(false)));
-    assert!(put.end().success(), "{}", put.log());
-    drop(ping.end());
+    let mut fetched = Vec::new();
+    fetching.stdout.take().unwrap().read_to_end(&mut fetched).unwrap();
+    assert!(fetching.wait().unwrap().success());
+    assert_eq!(format!("b3:{}", blake3::hash(&fetched).to_hex()), token, "what runs is finished");
     assert!(gateway.process.end().success());
     assert!(remote.get("/livez").is_err(), "the endpoint went with the gateway");
 }
