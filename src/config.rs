@@ -75,12 +75,17 @@ pub struct GatewayConfig {
     /// For whom requests are forwarded, and how much.
     #[serde(default)]
     pub hops: HopsConfig,
+    /// The admin endpoint; without this section there is none.
+    pub admin: Option<AdminConfig>,
     /// How it ends.
     #[serde(default)]
     pub shutdown: ShutdownConfig,
     /// Logging.
     #[serde(default)]
     pub log: LogConfig,
+    /// BLAKE3 of the file, hexadecimal: which configuration runs.
+    #[serde(skip)]
+    pub fingerprint: String,
 }
 
 /// The client's file.
@@ -447,6 +452,29 @@ pub struct SeedConfig {
     pub memory_bytes: u64,
 }
 
+/// The admin endpoint: metrics, health, status.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdminConfig {
+    /// Where it listens, TCP.
+    pub listen: SocketAddr,
+    /// Its certificate, for HTTPS; of any kind that scrapers take.
+    pub certificate: Option<PathBuf>,
+    /// The key of that certificate.
+    pub key: Option<PathBuf>,
+    /// A file with the bearer token that askers must show.
+    pub token_file: Option<PathBuf>,
+    /// Listen on other addresses than loopback without TLS and token all the same.
+    pub insecure: bool,
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 9464));
+        Self { listen, certificate: None, key: None, token_file: None, insecure: false }
+    }
+}
+
 /// How a gateway ends.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -518,7 +546,8 @@ fn default_true() -> bool {
 /// # Errors
 /// [`ConfigError`], naming the file, the key and the fix.
 pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
-    let mut config: GatewayConfig = read(file)?;
+    let (mut config, text): (GatewayConfig, _) = read(file)?;
+    config.fingerprint = blake3::hash(text.as_bytes()).to_hex().to_string();
     let base = file.parent().unwrap_or(Path::new(""));
     config.identity.resolve(base);
     config.trust.resolve(base);
@@ -527,7 +556,12 @@ pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
             resolve(base, &mut seed.directory);
         }
     }
+    if let Some(admin) = &mut config.admin {
+        let files = [&mut admin.certificate, &mut admin.key, &mut admin.token_file];
+        files.into_iter().flatten().for_each(|path| resolve(base, path));
+    }
     let check = Check { file };
+    check.admin(config.admin.as_ref())?;
     check.workers(&config.workers)?;
     check.network(&config.network)?;
     check.applications(&config.application)?;
@@ -551,7 +585,7 @@ pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
 /// # Errors
 /// [`ConfigError`], naming the file, the key and the fix.
 pub fn load_client(file: &Path) -> Result<ClientConfig, ConfigError> {
-    let mut config: ClientConfig = read(file)?;
+    let (mut config, _): (ClientConfig, _) = read(file)?;
     let base = file.parent().unwrap_or(Path::new(""));
     if let Some(identity) = &mut config.identity {
         identity.resolve(base);
@@ -565,11 +599,15 @@ pub fn load_client(file: &Path) -> Result<ClientConfig, ConfigError> {
     Ok(config)
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+/// The file, read and as text.
+fn read<T: DeserializeOwned>(path: &Path) -> Result<(T, String), ConfigError> {
     let file = path.display().to_string();
     let text =
         std::fs::read_to_string(path).map_err(|source| ConfigError::Read { file: file.clone(), source })?;
-    toml::from_str(&text).map_err(|source| ConfigError::Parse { file, source: Box::new(source) })
+    match toml::from_str(&text) {
+        Ok(parsed) => Ok((parsed, text)),
+        Err(source) => Err(ConfigError::Parse { file, source: Box::new(source) }),
+    }
 }
 
 // What serde derives for enums with a tag forgets which key was wrong; these two know it.
@@ -654,6 +692,26 @@ impl Check<'_> {
         if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(self
                 .value("workers.cores", format!("core {} is named twice; a worker needs its own", pair[0])));
+        }
+        Ok(())
+    }
+
+    fn admin(&self, admin: Option<&AdminConfig>) -> Result<(), ConfigError> {
+        let Some(admin) = admin else { return Ok(()) };
+        let tls = match (&admin.certificate, &admin.key) {
+            (Some(_), Some(_)) => true,
+            (None, None) => false,
+            (Some(_), None) => return Err(self.value("admin.key", "a certificate needs its key")),
+            (None, Some(_)) => return Err(self.value("admin.certificate", "a key needs its certificate")),
+        };
+        let guarded = tls && admin.token_file.is_some();
+        if !admin.listen.ip().is_loopback() && !guarded && !admin.insecure {
+            let fix = format!(
+                "{} can be reached by others: give certificate, key and token_file, or listen on 127.0.0.1; \
+                 `insecure = true` does without",
+                admin.listen
+            );
+            return Err(self.value("admin.listen", fix));
         }
         Ok(())
     }

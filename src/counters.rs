@@ -2,6 +2,7 @@
 //!
 //! Reasons are data: nothing is formatted, logged or allocated for one packet.
 
+use crate::histogram::Histogram;
 use crate::stages::Stages;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -19,6 +20,11 @@ macro_rules! counters {
             /// The counter's name, in Prometheus form without the unit suffix.
             pub const fn name(self) -> &'static str {
                 match self { $(Counter::$variant => $name,)+ }
+            }
+
+            /// What it counts, in a sentence or two.
+            pub fn help(self) -> &'static str {
+                match self { $(Counter::$variant => concat!($($doc),+).trim_start(),)+ }
             }
         }
     };
@@ -91,8 +97,52 @@ counters! {
     ConnectionsOpened = "connections_opened",
     /// Connections that ended, for any reason.
     ConnectionsClosed = "connections_closed",
-    /// Handshakes that failed.
-    HandshakesFailed = "handshakes_failed",
+    /// Handshakes that a peer began and that were completed without early data, full or resumed.
+    HandshakesInCompleted = "handshakes_in_completed",
+    /// Handshakes that a peer began and that were completed with early data (0-RTT).
+    HandshakesInEarly = "handshakes_in_early",
+    /// Handshakes that a peer began and that failed.
+    HandshakesInFailed = "handshakes_in_failed",
+    /// Handshakes begun here and completed without early data, full or resumed.
+    HandshakesOutCompleted = "handshakes_out_completed",
+    /// Handshakes begun here and completed with early data (0-RTT).
+    HandshakesOutEarly = "handshakes_out_early",
+    /// Handshakes begun here that failed.
+    HandshakesOutFailed = "handshakes_out_failed",
+    /// Retry packets sent: attempts that had to prove their address first.
+    RetriesSent = "retries_sent",
+    /// QUIC packets sent on connections, as last surveyed.
+    QuicPacketsSent = "quic_sent_packets",
+    /// QUIC packets deemed lost, as last surveyed.
+    QuicPacketsLost = "quic_lost_packets",
+    /// Bytes of QUIC packets deemed lost, as last surveyed.
+    QuicBytesLost = "quic_lost_bytes",
+    /// Times congestion made a connection slow down, as last surveyed.
+    QuicCongestionEvents = "quic_congestion_events",
+    /// Peers' PUTs answered with DONE.
+    RequestsPutOk = "requests_put_ok",
+    /// Peers' PUTs answered with ERROR.
+    RequestsPutRefused = "requests_put_refused",
+    /// Peers' PUTs that their peers gave up, or whose connection ended first.
+    RequestsPutAbandoned = "requests_put_abandoned",
+    /// Peers' FETCHes answered whole.
+    RequestsFetchOk = "requests_fetch_ok",
+    /// Peers' FETCHes answered with ERROR, or cut short here.
+    RequestsFetchRefused = "requests_fetch_refused",
+    /// Peers' FETCHes that their peers gave up, or whose connection ended first.
+    RequestsFetchAbandoned = "requests_fetch_abandoned",
+    /// Peers' LOCATEs answered.
+    RequestsLocateOk = "requests_locate_ok",
+    /// Peers' LOCATEs answered with ERROR.
+    RequestsLocateRefused = "requests_locate_refused",
+    /// Peers' LOCATEs that their peers gave up, or whose connection ended first.
+    RequestsLocateAbandoned = "requests_locate_abandoned",
+    /// Peers' MIRRORs answered with DONE.
+    RequestsMirrorOk = "requests_mirror_ok",
+    /// Peers' MIRRORs answered with ERROR.
+    RequestsMirrorRefused = "requests_mirror_refused",
+    /// Peers' MIRRORs that their peers gave up, or whose connection ended first.
+    RequestsMirrorAbandoned = "requests_mirror_abandoned",
     /// Records read from peers.
     RecordsIn = "records_in",
     /// Records written to peers.
@@ -127,11 +177,23 @@ pub struct Counters {
     values: [AtomicU64; Counter::ALL.len()],
     /// Where the worker's time goes.
     pub stages: Stages,
+    /// Packets that a burst brought, of those that brought any.
+    pub bursts: Histogram,
+    /// Smoothed round-trip times, microseconds: one of each connection a second.
+    pub rtts: Histogram,
+    /// Congestion windows, bytes: one of each connection a second.
+    pub windows: Histogram,
 }
 
 impl Default for Counters {
     fn default() -> Self {
-        Self { values: std::array::from_fn(|_| AtomicU64::new(0)), stages: Stages::default() }
+        Self {
+            values: std::array::from_fn(|_| AtomicU64::new(0)),
+            stages: Stages::default(),
+            bursts: Histogram::default(),
+            rtts: Histogram::default(),
+            windows: Histogram::default(),
+        }
     }
 }
 

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod counters;
+pub mod histogram;
 pub mod limits;
 
 // The way of a packet.
@@ -46,6 +47,7 @@ pub mod seed;
 pub mod worker;
 
 // Around it.
+pub mod admin;
 pub mod client;
 pub mod collection;
 pub mod config;

@@ -169,6 +169,22 @@ pub const INCOMING_LEN_MAX: usize = 256;
 pub const INCOMING_RETRY_LEN: usize = 64;
 /// Connections, a worker.
 pub const CONNECTIONS_LEN_MAX: usize = 65_536;
+/// From one survey of a worker's connections to the next, milliseconds.
+pub const SURVEY_INTERVAL_MS: u64 = 1_000;
+/// Connections that a survey looks at in one turn.
+pub const SURVEY_TURN_LEN: usize = 16;
+/// Connections that a worker shows to whoever asks: they are written down in one turn.
+pub const INSPECTION_LEN_MAX: usize = 256;
+/// Connections to the admin endpoint at once, those whose handshake runs among them; more wait.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// How long a connection to the admin endpoint may say nothing, seconds.
+pub const ADMIN_IDLE_S: u64 = 60;
+/// How long a TLS handshake with the admin endpoint may take, seconds.
+pub const ADMIN_HANDSHAKE_S: u64 = 5;
+/// The shortest bearer token of the admin endpoint, bytes.
+pub const ADMIN_TOKEN_BYTES_MIN: usize = 16;
+/// Seconds without a turn after which a worker counts as stuck.
+pub const WORKER_STUCK_S: u32 = 10;
 
 const _: () = {
     assert!(TX_PENDING_LEN_MAX >= 2 * TX_SEGMENTS_LEN_MAX);

@@ -200,6 +200,11 @@ impl Node {
         &self.statuses
     }
 
+    /// What the workers share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Stops taking connections and requests; returns when no request is in flight and whoever was answered last has closed
     /// or had time to read, or after `limit`.
     pub fn drain(&self, limit: Duration) {

@@ -751,6 +751,11 @@ impl WorkerPort {
         command
     }
 
+    /// Deliveries that wait for the application, and commands that wait for the worker.
+    pub(crate) fn depths(&self) -> (usize, usize) {
+        (self.deliveries.len() + self.held.len(), self.commands.len())
+    }
+
     pub(crate) fn has_commands(&self) -> bool {
         !self.commands.is_empty()
     }

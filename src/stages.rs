@@ -2,6 +2,7 @@
 //!
 //! A turn that is not sampled pays one load and one branch a mark. Written by the worker alone, read by anyone.
 
+use crate::histogram::Histogram;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
@@ -79,6 +80,8 @@ pub struct Stages {
     /// Cycles of all sampled turns that moved something.
     total: [AtomicU64; Stage::ALL.len()],
     sampled: [AtomicU64; 3],
+    /// How long those turns took, nanoseconds.
+    pub turns: Histogram,
 }
 
 /// What was sampled so far.
@@ -111,6 +114,7 @@ impl Default for Stages {
             running: std::array::from_fn(|_| zero()),
             total: std::array::from_fn(|_| zero()),
             sampled: std::array::from_fn(|_| zero()),
+            turns: Histogram::default(),
         }
     }
 }
@@ -166,6 +170,8 @@ impl Stages {
                 let (rx, tx) = packets();
                 self.running.iter().zip(&self.total).for_each(|(ran, total)| add(total, ran.load(Relaxed)));
                 self.sampled.iter().zip([1, rx, tx]).for_each(|(cell, n)| add(cell, n));
+                let cycles = self.running.iter().map(|ran| ran.load(Relaxed)).sum();
+                self.turns.record(self.clock.delta_as_nanos(0, cycles));
             }
         }
     }
@@ -173,6 +179,11 @@ impl Stages {
     /// Whether the turn that runs is measured.
     pub(crate) fn is_sampling(&self) -> bool {
         self.sampling.load(Relaxed)
+    }
+
+    /// How long the worker has worked altogether, as the sampled turns let expect, nanoseconds.
+    pub fn busy_ns(&self) -> u64 {
+        self.turns.sum().saturating_mul(SAMPLE_TURNS)
     }
 
     /// What was sampled so far.

@@ -127,7 +127,7 @@ fn the_gateways_example_shows_every_option_and_no_other() {
         };
         allowed(&text, true)
     };
-    for section in ["workers", "identity", "trust", "tls", "quic", "hops", "shutdown", "log"] {
+    for section in ["workers", "identity", "trust", "tls", "quic", "hops", "admin", "shutdown", "log"] {
         assert_eq!(shown[section], plain(section), "[{section}]");
     }
     assert_eq!(shown["network kernel-udp"], plain("network"));
@@ -164,6 +164,10 @@ fn a_client_refuses_unknown_keys_in_every_section() {
 
 #[test]
 fn the_shortest_files_load() {
+    let guarded = "listen = \"0.0.0.0:9464\"\ncertificate = \"c\"\nkey = \"k\"\ntoken_file = \"t\"";
+    for admin in ["", "listen = \"[::1]:0\"", "listen = \"0.0.0.0:9464\"\ninsecure = true", guarded] {
+        load(&format!("{GATEWAY}\n[admin]\n{admin}\n"), true).unwrap();
+    }
     load(GATEWAY, true).unwrap();
     load(DPDK, true).unwrap();
     load(CLIENT, false).unwrap();
@@ -181,6 +185,10 @@ fn a_value_that_cannot_work_is_refused_with_its_key_and_its_fix() {
     };
     let cases = [
         (workers("count = 0"), "workers.count", "give 1 to"),
+        (applications("[admin]\nlisten = \"0.0.0.0:9464\""), "admin.listen", "token_file"),
+        (applications("[admin]\nlisten = \"[::]:9464\"\ntoken_file = \"t\""), "admin.listen", "token_file"),
+        (applications("[admin]\ncertificate = \"c.pem\""), "admin.key", "needs its key"),
+        (applications("[admin]\nkey = \"c.key\""), "admin.certificate", "needs its certificate"),
         (workers("count = 1025"), "workers.count", "give 1 to"),
         (workers("count = 2\ncores = [1]"), "workers.cores", "one core each"),
         (workers("count = 2\ncores = [1, 1]"), "workers.cores", "named twice"),

@@ -9,6 +9,7 @@ use anyhow::Context;
 use std::any::Any;
 use std::io;
 use std::ops::Deref;
+use std::sync::Arc;
 
 /// An open network, one queue a worker.
 pub struct Opened {
@@ -32,7 +33,44 @@ enum Device {
 /// Something that runs on a network; the device is closed after it has ended.
 pub struct Running<T> {
     inner: T,
-    device: Device,
+    device: Arc<Device>,
+}
+
+/// A device, to be looked at by others than its workers. It is closed after the last of these has gone.
+#[derive(Clone)]
+pub struct DeviceView(Arc<Device>);
+
+impl DeviceView {
+    /// Its own statistics, by name; empty where the kernel keeps them.
+    pub fn stats(&self) -> Vec<(&'static str, u64)> {
+        match &*self.0 {
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(port) => port.stats(),
+            Device::Kernel => Vec::new(),
+        }
+    }
+
+    /// What it granted; none where the kernel has the device.
+    pub fn offloads(&self) -> Option<Offloads> {
+        match &*self.0 {
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(port) => Some(port.offloads()),
+            Device::Kernel => None,
+        }
+    }
+}
+
+/// What a device does by itself, and where it is.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct Offloads {
+    /// It checks IPv4 header and UDP checksums.
+    pub rx_checksum: bool,
+    /// It fills in IPv4 header and UDP checksums.
+    pub tx_checksum: bool,
+    /// It spreads flows over its queues.
+    pub rss: bool,
+    /// The NUMA node that it is attached to, where there is one.
+    pub numa_node: Option<u32>,
 }
 
 impl<T> Deref for Running<T> {
@@ -46,11 +84,12 @@ impl<T> Deref for Running<T> {
 impl<T> Running<T> {
     /// The device's own statistics, by name; empty where the kernel keeps them.
     pub fn device_stats(&self) -> Vec<(&'static str, u64)> {
-        match &self.device {
-            #[cfg(feature = "dpdk")]
-            Device::Dpdk(port) => port.stats(),
-            Device::Kernel => Vec::new(),
-        }
+        self.device().stats()
+    }
+
+    /// The device itself.
+    pub fn device(&self) -> DeviceView {
+        DeviceView(self.device.clone())
     }
 }
 
@@ -128,7 +167,7 @@ impl Opened {
             Queues::Dpdk(queues) => Node::start(queues, config, hosted)?,
             Queues::Kernel(queues) => Node::start(queues, config, hosted)?,
         };
-        Ok(Running { inner, device: self.device })
+        Ok(Running { inner, device: Arc::new(self.device) })
     }
 
     /// Gives the first queue to `driver`, on this thread, and closes the network when that has ended. None without a queue.

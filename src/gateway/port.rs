@@ -1,5 +1,6 @@
 //! A DPDK port by configuration.
 
+use super::network::Offloads;
 use crate::config::{DpdkConfig, HugePagesConfig};
 use crate::datagram::NetworkKind;
 use crate::datagram::user_space::{InterfaceConfig, InterfaceError, UserSpace};
@@ -31,6 +32,17 @@ impl OpenPort {
                 Box::new(())
             }
         })
+    }
+
+    /// What the device does by itself.
+    pub fn offloads(&self) -> Offloads {
+        let info = self.port.info();
+        Offloads {
+            rx_checksum: info.rx_checksum,
+            tx_checksum: info.tx_checksum,
+            rss: info.rss,
+            numa_node: info.numa_node,
+        }
     }
 
     /// The port's statistics by DPDK's names.

@@ -2,12 +2,13 @@
 
 use super::network::{Opened, Running};
 use super::tls;
+use crate::admin::{Admin, Facts, Parts, Source};
 use crate::application::{Application, Discard, Echo, Placement};
 use crate::config::{ApplicationConfig, GatewayConfig, SeedConfig};
 use crate::hop::{Hops, Policy};
 use crate::node::{Host, Hosted, MakeApplication, Node, NodeConfig};
 use crate::seed::{Cache, MemoryTier, Seed, SeedParts, Store, StoreConfig};
-use crate::tls::NodeId;
+use crate::tls::{Identity, NodeId};
 use crate::worker::Neighbor;
 use anyhow::Context;
 use quinn_proto::crypto::rustls::QuicClientConfig;
@@ -27,6 +28,7 @@ pub fn end_signals() -> anyhow::Result<Signals> {
 /// A gateway that serves.
 pub struct Gateway {
     node: Running<Node>,
+    admin: Option<Admin>,
     drain: Duration,
 }
 
@@ -70,14 +72,20 @@ impl Gateway {
             let core = config.workers.cores.get(worker);
             tracing::info!(worker, core, %network, local = local.join(" "), "serving");
         }
+        let admin = admin(config, &node, &identity, &seeds)?;
         let (node_id, cipher) = (identity.node_id(), config.tls.cipher);
         tracing::info!(%node_id, %cipher, version = env!("CARGO_PKG_VERSION"), "gateway ready");
-        Ok(Self { node, drain: Duration::from_millis(config.shutdown.drain_ms) })
+        Ok(Self { node, admin, drain: Duration::from_millis(config.shutdown.drain_ms) })
     }
 
     /// The node.
     pub fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// The admin endpoint, if there is one.
+    pub fn admin(&self) -> Option<&Admin> {
+        self.admin.as_ref()
     }
 
     /// Serves until one of `signals` comes, then finishes what runs; a second one cuts that short.
@@ -110,9 +118,42 @@ impl Gateway {
             let counts: Vec<_> = stats.iter().map(|(name, value)| format!("{name}={value}")).collect();
             tracing::info!(stats = counts.join(" "), "port counted");
         }
+        // It looks at the device, so it ends before that is closed.
+        drop(self.admin);
         drop(self.node);
         tracing::info!("stopped");
     }
+}
+
+/// What the admin endpoint shows that may change while the gateway runs.
+///
+/// # Errors
+/// A certificate that cannot be read.
+pub fn facts(config: &GatewayConfig, identity: &Identity) -> anyhow::Result<Facts> {
+    Ok(Facts {
+        fingerprint: config.fingerprint.clone(),
+        certificate: identity.summary()?,
+        neighbors: config.neighbor.iter().map(|neighbor| (neighbor.node_id, neighbor.name.clone())).collect(),
+    })
+}
+
+fn admin(
+    config: &GatewayConfig,
+    node: &Running<Node>,
+    identity: &Identity,
+    seeds: &Seeds,
+) -> anyhow::Result<Option<Admin>> {
+    let Some(admin) = &config.admin else { return Ok(None) };
+    let parts = Parts {
+        shared: node.shared().clone(),
+        statuses: node.statuses().to_vec(),
+        networks: node.networks().to_vec(),
+        cores: config.workers.cores.clone(),
+        device: node.device(),
+        store: seeds.parts.as_ref().map(|parts| parts.store.clone()),
+        memory: seeds.parts.as_ref().map(|parts| parts.memory.clone()),
+    };
+    Admin::start(admin, Source::new(parts, facts(config, identity)?)).map(Some)
 }
 
 /// What the gateway shows when it connects to neighbours; nothing without any.

@@ -41,6 +41,21 @@ pub struct Changes {
     pub complete: bool,
 }
 
+/// How much a store holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Census {
+    /// Payloads and sets.
+    pub entries: u64,
+    /// Of them, those with a lease that ends.
+    pub leases: u64,
+    /// Of them, those merely cached.
+    pub cached: u64,
+    /// Bytes of those merely cached.
+    pub cached_bytes: u64,
+    /// Bytes of all, with what is reserved for what is being written.
+    pub usage_bytes: u64,
+}
+
 /// An entry's kind.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Body {
@@ -118,6 +133,16 @@ impl Index {
             sequence: 1,
             bad: FxHashSet::default(),
             bad_order: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn census(&self) -> Census {
+        Census {
+            entries: self.entries.len() as u64,
+            leases: self.expiries.len() as u64,
+            cached: self.uses.len() as u64,
+            cached_bytes: self.cached_bytes,
+            usage_bytes: self.usage_bytes,
         }
     }
 

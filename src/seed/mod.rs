@@ -28,7 +28,7 @@ pub use cache::{Cache, Passing};
 pub use directory::Directory;
 pub use error::StoreError;
 pub use held::{Held, HeldSet};
-pub use index::{Change, Changes, Holding};
+pub use index::{Census, Change, Changes, Holding};
 pub use keep::Keep;
 pub use memory::{MemoryStats, MemoryTier};
 pub use set::SetWriter;

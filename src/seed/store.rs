@@ -18,7 +18,7 @@
 use super::disk::{make_directory, parent, remove_if_there, replace, sync_directory};
 use super::error::StoreError;
 use super::held::{Held, HeldSet};
-use super::index::{Body, Changes, Holding, Index};
+use super::index::{Body, Census, Changes, Holding, Index};
 use super::keep::Keep;
 use super::layout::{self, BLOB, DATA, DATA_KINDS, META, OUTBOARD, SET, SET_KINDS, SETS};
 use super::set::SetWriter;
@@ -28,7 +28,7 @@ use crate::shard::{Blob, Descriptor, Lanes};
 use crate::tls::NodeId;
 use crate::token::{AnyToken, SetToken, Token};
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -230,6 +230,20 @@ impl Store {
         self.inner.check_writable()?;
         let directory = self.inner.dir.join("tmp");
         tempfile::tempfile_in(&directory).map_err(|error| StoreError::io("make a file in", &directory, error))
+    }
+
+    /// Writes a little to a file without a name, so that it is known whether the store can be written now. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`StoreError::ReadOnly`] if the store cannot be written, [`StoreError::Io`] if the disk fails or is full.
+    pub fn probe(&self) -> Result<(), StoreError> {
+        let written = self.scratch()?.write_all(&[0; 4096]);
+        written.map_err(|error| StoreError::io("write a file in", &self.inner.dir.join("tmp"), error))
+    }
+
+    /// How much is held, by kind.
+    pub fn census(&self) -> Census {
+        self.inner.index().census()
     }
 
     /// What changed after the moment of `sequence`.

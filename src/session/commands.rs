@@ -3,6 +3,7 @@
 use super::answers::Asked;
 use super::inbound::Inbound;
 use super::outbound::Outbound;
+use super::tally::Outcome;
 use super::{Context, End, Session};
 use crate::counters::Counter;
 use crate::limits::REQUESTS_LEN_MAX;
@@ -54,6 +55,7 @@ impl Session {
             }
             Command::Holders { request, holders } => {
                 if let Some(id) = self.stream_of(app, request) {
+                    self.tally(id, Outcome::Ok, cx.counters);
                     self.write_record(conn, id, &Holders { holders }, cx);
                     self.finish(conn, id);
                 }
@@ -96,11 +98,13 @@ impl Session {
             }
             Command::Finish { request } => {
                 if let Some(id) = self.stream_of(app, request) {
+                    self.tally(id, Outcome::Ok, cx.counters);
                     self.finish(conn, id);
                 }
             }
             Command::Done { request, bytes, token } => {
                 if let Some(id) = self.stream_of(app, request) {
+                    self.tally(id, Outcome::Ok, cx.counters);
                     self.write_record(conn, id, &Done { bytes, token }, cx);
                     self.finish(conn, id);
                     // A payload that was here already: its bytes need not come.
@@ -123,6 +127,7 @@ impl Session {
                         self.forget_local(&inbound);
                     }
                     let _ = conn.recv_stream(id).stop(ErrorCode::None.into());
+                    self.tally(id, Outcome::Refused, cx.counters);
                     self.abort_out(conn, id, ErrorCode::None);
                 }
                 // One that waits for the peer to allow another stream is never opened.

@@ -345,6 +345,9 @@ impl Inbound {
         let (credit, early) = (credit.clone(), *early);
         let request = cx.peer_request();
         let body = body.to_bytes();
+        if kind != RecordType::Hop {
+            cx.peer.asked.insert(cx.stream, kind);
+        }
         if cx.leaving {
             return Err(Fault::new(ErrorCode::GoingAway, "this node takes no new requests"));
         }

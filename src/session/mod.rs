@@ -10,6 +10,7 @@ mod fault;
 mod inbound;
 mod outbound;
 mod reading;
+mod tally;
 
 use crate::counters::{Counter, Counters};
 use crate::hop::Hops;
@@ -31,6 +32,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tally::Outcome;
 
 /// Which application takes what, the same on every worker.
 #[derive(Clone, Debug, Default)]
@@ -114,6 +116,8 @@ pub(crate) struct PeerState {
     going_away: bool,
     /// How many HAVE it may still send (protocol §8).
     haves: Rate,
+    /// Its requests that have not ended, for the counters.
+    asked: FxHashMap<StreamId, RecordType>,
 }
 
 impl Session {
@@ -128,6 +132,7 @@ impl Session {
                 settings: None,
                 going_away: false,
                 haves: Rate::new(HAVE_RATE_PER_S, HAVE_BURST),
+                asked: FxHashMap::default(),
             },
             inbound: FxHashMap::default(),
             outbound: FxHashMap::default(),
@@ -426,6 +431,7 @@ impl Session {
             }
             End::Reset(code) => {
                 self.forget_local(&inbound);
+                self.tally(id, Outcome::Abandoned, cx.counters);
                 let code = ErrorCode::from_u64(code.into_inner()).unwrap_or(ErrorCode::Internal);
                 let failure = ErrorRecord::new(code, 0, "the peer gave the stream up");
                 inbound.fail(self.id, id, failure, cx);
@@ -479,6 +485,7 @@ impl Session {
     fn stopped(&mut self, conn: &mut Connection, id: StreamId, code: VarInt, cx: &mut Context<'_>) {
         let code = ErrorCode::from_u64(code.into_inner()).unwrap_or(ErrorCode::Internal);
         let answering = self.answering.remove(&id);
+        self.tally(id, Outcome::Abandoned, cx.counters);
         self.abort_out(conn, id, code);
         self.messages.retain(|_, stream| *stream != id);
         // Our own request: an ERROR record may still be on its way, so what we read decides. A peer that stops our answer
@@ -513,6 +520,7 @@ impl Session {
             return;
         }
         self.message_credit.end();
+        self.tally_rest(cx.counters);
         let connection = self.id;
         let told = match self.owner {
             Some(app) => app..app + 1,

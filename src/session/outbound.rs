@@ -1,5 +1,6 @@
 //! What waits to be written: a backlog a stream, bounded by its application's credit.
 
+use super::tally::Outcome;
 use super::{Context, Session};
 use crate::counters::Counter;
 use crate::queue::Credit;
@@ -206,6 +207,7 @@ impl Session {
         failure: &ErrorRecord,
         cx: &Context<'_>,
     ) {
+        self.tally(id, Outcome::Refused, cx.counters);
         // Data that still waits is of no use; an ERROR after half an encoding would be read as part of it.
         let Some(outbound) = self.outbound.get(&id) else { return };
         if outbound.in_encoding {

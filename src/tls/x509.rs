@@ -278,6 +278,8 @@ pub struct CertificateSummary {
     pub not_before: String,
     /// Valid until, in RFC 3339 form, UTC.
     pub not_after: String,
+    /// The same, seconds since the Unix epoch.
+    pub not_after_s: u64,
     /// Subject alternative names.
     pub alternative_names: Vec<String>,
     /// BLAKE3-256 of the certificate in DER, in hexadecimal.
@@ -312,6 +314,7 @@ impl CertificateSummary {
             issuer: body.issuer().to_string(),
             not_before: body.validity().not_before.to_date_time().to_string(),
             not_after: body.validity().not_after.to_date_time().to_string(),
+            not_after_s: body.validity().not_after.to_unix_duration().as_secs(),
             alternative_names: names
                 .map_or_else(Vec::new, |(_, names)| names.0.iter().map(name_text).collect()),
             fingerprint: blake3::hash(certificate).to_hex().to_string(),

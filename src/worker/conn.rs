@@ -1,5 +1,6 @@
 //! A connection as its worker holds it.
 
+use super::survey::Counted;
 use crate::counters::Counter;
 use crate::queue::Delivery;
 use crate::quic::timers::Timer;
@@ -64,6 +65,8 @@ pub(super) struct Conn {
     pub(super) announced: bool,
     pub(super) going_away: bool,
     pub(super) origin: Origin,
+    /// Of the path's figures, what the counters have already.
+    pub(super) counted: Counted,
 }
 
 impl Conn {
@@ -74,7 +77,11 @@ impl Conn {
                 let text =
                     tls::explain(&reason).map_or_else(|| reason.to_string(), |refusal| refusal.to_string());
                 if !self.connected {
-                    cx.counters.add(Counter::HandshakesFailed, 1);
+                    let failed = match self.quic.side() {
+                        Side::Client => Counter::HandshakesOutFailed,
+                        Side::Server => Counter::HandshakesInFailed,
+                    };
+                    cx.counters.add(failed, 1);
                 }
                 // What came in early data is known before its connection is.
                 if self.announced || self.session.requests() > 0 {
@@ -113,6 +120,7 @@ impl Conn {
     fn connected(&mut self, cx: &mut Context<'_>) -> Option<Change> {
         self.connected = true;
         cx.counters.add(Counter::ConnectionsOpened, 1);
+        cx.counters.add(self.handshake(), 1);
         let node = tls::peer_node_id(&self.quic);
         self.session.established(node);
         if self.announced {
@@ -137,6 +145,16 @@ impl Conn {
         match self.origin {
             Origin::Neighbor { index, .. } => Some(Change::NeighborUp(index)),
             _ => None,
+        }
+    }
+
+    /// Which kind of handshake was completed.
+    fn handshake(&self) -> Counter {
+        match self.quic.side() {
+            Side::Client if self.quic.accepted_0rtt() => Counter::HandshakesOutEarly,
+            Side::Client => Counter::HandshakesOutCompleted,
+            Side::Server if self.quic.has_0rtt() => Counter::HandshakesInEarly,
+            Side::Server => Counter::HandshakesInCompleted,
         }
     }
 

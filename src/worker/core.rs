@@ -2,6 +2,7 @@
 
 use super::conn::{Change, Conn, Origin};
 use super::shared::{CLOSING, DRAINING, Handover};
+use super::survey::Counted;
 use super::{ARENA_BYTES, CLOSE_TIMEOUT, Core};
 use crate::counters::{Counter, Counters};
 use crate::datagram::{Datagram, Network};
@@ -34,6 +35,9 @@ impl Core {
             }
             counters.stages.enter(Stage::Receive);
         });
+        if taken > 0 {
+            counters.bursts.record(taken as u64);
+        }
         taken > 0
     }
 
@@ -133,7 +137,10 @@ impl Core {
             self.send_buf.clear();
             if self.incoming.len() >= INCOMING_RETRY_LEN && incoming.may_retry() {
                 match self.endpoint.retry(incoming, &mut self.send_buf) {
-                    Ok(transmit) => self.respond(transmit),
+                    Ok(transmit) => {
+                        self.status.counters.add(Counter::RetriesSent, 1);
+                        self.respond(transmit);
+                    }
                     Err(error) => self.endpoint.ignore(error.into_incoming()),
                 }
                 continue;
@@ -145,7 +152,7 @@ impl Core {
                     self.insert(now, handle, quic, Origin::Peer);
                 }
                 Err(error) => {
-                    self.status.counters.add(Counter::HandshakesFailed, 1);
+                    self.status.counters.add(Counter::HandshakesInFailed, 1);
                     tracing::debug!(cause = %error.cause, "handshake refused");
                     if let Some(transmit) = error.response {
                         self.respond(transmit);
@@ -183,6 +190,7 @@ impl Core {
             announced: false,
             going_away: false,
             origin,
+            counted: Counted::default(),
         };
         self.lines.touched(&mut conn, slot);
         self.status.connections.fetch_add(1, Ordering::Relaxed);
@@ -432,6 +440,7 @@ impl Core {
         }
         self.timers.set(slot, &mut conn.timer, conn.quic.poll_timeout());
         if drained {
+            conn.count_path(counters);
             let path = conn.quic.stats().path;
             tracing::debug!(
                 remote = %conn.quic.remote_address(),

@@ -84,6 +84,11 @@ impl Links {
         Some((index, address))
     }
 
+    /// Each neighbour, and whether its connection is up.
+    pub(super) fn states(&self) -> impl Iterator<Item = (NodeId, bool)> + '_ {
+        self.links.iter().map(|link| (link.neighbor.node, matches!(link.state, State::Open { up: true, .. })))
+    }
+
     /// Whom this connection must prove to be.
     pub(super) fn node(&self, index: usize) -> NodeId {
         self.links[index].neighbor.node

@@ -4,9 +4,11 @@ mod conn;
 mod core;
 mod links;
 mod shared;
+mod survey;
 
 pub use links::Neighbor;
-pub use shared::{ByFamily, Idle, Quic, Shared, WorkerStatus};
+pub use shared::{ByFamily, Idle, Inspection, Quic, Shared, WorkerStatus};
+pub use survey::{ConnectionView, Gauges};
 
 use crate::application::Application;
 use crate::counters::Counter;
@@ -23,6 +25,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use survey::Survey;
 
 /// Received bytes are cut from one arena of this size, reused when all that was cut has been dropped. Bytes.
 const ARENA_BYTES: usize = 256 * 1024;
@@ -65,6 +68,7 @@ struct Core {
     paced: Vec<u32>,
     timers: Timers,
     links: Links,
+    survey: Survey,
     incoming: VecDeque<Incoming>,
     ports: Vec<WorkerPort>,
     inline: Vec<Inline>,
@@ -103,6 +107,7 @@ impl<N: Network> Worker<N> {
             paced: Vec::new(),
             timers: Timers::default(),
             links: Links::default(),
+            survey: Survey::default(),
             incoming: VecDeque::new(),
             ports: Vec::new(),
             inline: Vec::new(),
@@ -191,6 +196,7 @@ impl<N: Network> Worker<N> {
         stages.enter(Stage::Other);
         worked |= core.run_timers(network, now);
         core.lifecycle(now);
+        core.survey(now, || network.link_up());
         core.notify(worked);
         let polls = if worked { Counter::BusyPolls } else { Counter::EmptyPolls };
         counters.add(polls, 1);

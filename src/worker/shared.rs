@@ -1,5 +1,6 @@
 //! What the workers of a process share, and what each shows of itself.
 
+use super::survey::{ConnectionView, Gauges};
 use crate::counters::Counters;
 use crate::limits::HANDOVER_RING_LEN;
 use crate::quic::cid::CidKey;
@@ -8,8 +9,9 @@ use bytes::BytesMut;
 use crossbeam_queue::ArrayQueue;
 use quinn_proto::{ClientConfig, EcnCodepoint, EndpointConfig, ServerConfig};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::oneshot;
 
 /// What a worker does when there is nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -61,6 +63,16 @@ impl Shared {
         self.lifecycle.fetch_max(CLOSING, Ordering::AcqRel);
     }
 
+    /// Whether [`Shared::drain`] or [`Shared::close`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.is(DRAINING)
+    }
+
+    /// Datagrams that other workers handed to this one and that it has not taken yet.
+    pub fn handovers_waiting(&self, worker: usize) -> usize {
+        self.handovers.get(worker).map_or(0, ArrayQueue::len)
+    }
+
     /// Whether [`Shared::close`] was called.
     pub fn is_closing(&self) -> bool {
         self.is(CLOSING)
@@ -87,10 +99,33 @@ pub struct WorkerStatus {
     pub counters: Counters,
     /// Connections now.
     pub connections: AtomicUsize,
+    /// What it looks at once a second.
+    pub gauges: Gauges,
+    /// Shows its connections to whoever asks.
+    pub inspection: Inspection,
     /// Requests in flight when last looked at: once a drain began, each turn.
     pub(super) requests: AtomicUsize,
     /// Connections whose peers may not have read the last answer yet, in the same way.
     pub(super) lingering: AtomicUsize,
+}
+
+/// One who wants to see a worker's connections, and the worker's answer.
+#[derive(Debug, Default)]
+pub struct Inspection {
+    /// Looked at each turn; the lock only when this is so.
+    pub(super) wanted: AtomicBool,
+    pub(super) asker: Mutex<Option<oneshot::Sender<Vec<ConnectionView>>>>,
+}
+
+impl Inspection {
+    /// Asks the worker for its first [`crate::limits::INSPECTION_LEN_MAX`] connections; it answers in one of its next turns. Who
+    /// asked before and has no answer yet gets none.
+    pub fn ask(&self) -> oneshot::Receiver<Vec<ConnectionView>> {
+        let (asker, answer) = oneshot::channel();
+        *self.asker.lock().unwrap_or_else(PoisonError::into_inner) = Some(asker);
+        self.wanted.store(true, Ordering::Release);
+        answer
+    }
 }
 
 /// What a worker's QUIC is made of.

@@ -2,6 +2,7 @@
 
 mod support;
 
+mod admin;
 mod crashes;
 mod mesh;
 mod pktgen;

@@ -1,0 +1,205 @@
+//! What a worker says of itself to those who watch: figures that would cost too much for every packet, gathered once a second and
+//! a few connections a turn; and, when somebody asks, what its connections are doing.
+
+use super::conn::{Conn, Origin};
+use super::{Core, Inspection};
+use crate::counters::{Counter, Counters};
+use crate::limits::{INSPECTION_LEN_MAX, SURVEY_INTERVAL_MS, SURVEY_TURN_LEN};
+use crate::tls::{self, NodeId};
+use quinn_proto::Side;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What was so when the worker last looked, at most a second ago.
+#[derive(Debug, Default)]
+pub struct Gauges {
+    /// The network's link is up.
+    pub link_up: AtomicBool,
+    /// Deliveries that wait for applications, of all rings.
+    pub deliveries: AtomicUsize,
+    /// Commands that wait for the worker, of all rings.
+    pub commands: AtomicUsize,
+    /// Connection attempts that wait for their turn.
+    pub attempts: AtomicUsize,
+    /// Connections that have something to send and wait for the device.
+    pub senders: AtomicUsize,
+    neighbors: Mutex<Vec<(NodeId, bool)>>,
+}
+
+impl Gauges {
+    /// Each neighbour, and whether this worker's connection to it is up.
+    pub fn neighbors(&self) -> Vec<(NodeId, bool)> {
+        self.neighbors.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// One connection, for somebody who looks for what is wrong.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct ConnectionView {
+    /// The worker that has it.
+    pub worker: u16,
+    /// Its place in the worker's table.
+    pub slot: u32,
+    /// The peer's address.
+    pub remote: SocketAddr,
+    /// The peer's node ID, if it showed a certificate.
+    pub node: Option<NodeId>,
+    /// Whether it was opened here.
+    pub outgoing: bool,
+    /// Whether it leads to a neighbour that this node dials.
+    pub neighbor: bool,
+    /// Whether its handshake is over.
+    pub established: bool,
+    /// Requests in flight, of both sides.
+    pub requests: usize,
+    /// Smoothed round-trip time, microseconds.
+    pub rtt_us: u64,
+    /// Congestion window, bytes.
+    pub window_bytes: u64,
+    /// UDP payload that the path carries, bytes.
+    pub mtu_bytes: u16,
+    /// QUIC packets sent.
+    pub sent_packets: u64,
+    /// Of those, deemed lost.
+    pub lost_packets: u64,
+    /// Times that congestion made it slow down.
+    pub congestion_events: u64,
+    /// Bytes of UDP payload sent.
+    pub sent_bytes: u64,
+    /// Bytes of UDP payload received.
+    pub received_bytes: u64,
+}
+
+/// Of a connection's figures, what the worker's counters have already.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counted {
+    sent_packets: u64,
+    lost_packets: u64,
+    lost_bytes: u64,
+    congestion_events: u64,
+}
+
+/// How far a survey is.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    /// When the next one begins; at once where there was none.
+    due: Option<Instant>,
+    /// The slot that is looked at next, while one runs.
+    next: Option<usize>,
+}
+
+impl Conn {
+    /// Adds what happened since the last time to the worker's counters.
+    pub(super) fn count_path(&mut self, counters: &Counters) {
+        let path = self.quic.stats().path;
+        let now = Counted {
+            sent_packets: path.sent_packets,
+            lost_packets: path.lost_packets,
+            lost_bytes: path.lost_bytes,
+            congestion_events: path.congestion_events,
+        };
+        let before = std::mem::replace(&mut self.counted, now);
+        // A path that is left takes its figures along, so they may fall.
+        for (counter, now, before) in [
+            (Counter::QuicPacketsSent, now.sent_packets, before.sent_packets),
+            (Counter::QuicPacketsLost, now.lost_packets, before.lost_packets),
+            (Counter::QuicBytesLost, now.lost_bytes, before.lost_bytes),
+            (Counter::QuicCongestionEvents, now.congestion_events, before.congestion_events),
+        ] {
+            counters.add(counter, now.saturating_sub(before));
+        }
+    }
+
+    fn view(&self, worker: u16, slot: usize) -> ConnectionView {
+        let stats = self.quic.stats();
+        ConnectionView {
+            worker,
+            slot: slot as u32,
+            remote: self.quic.remote_address(),
+            node: tls::peer_node_id(&self.quic),
+            outgoing: self.quic.side() == Side::Client,
+            neighbor: matches!(self.origin, Origin::Neighbor { .. }),
+            established: self.connected,
+            requests: self.session.requests(),
+            rtt_us: stats.path.rtt.as_micros() as u64,
+            window_bytes: stats.path.cwnd,
+            mtu_bytes: stats.path.current_mtu,
+            sent_packets: stats.path.sent_packets,
+            lost_packets: stats.path.lost_packets,
+            congestion_events: stats.path.congestion_events,
+            sent_bytes: stats.udp_tx.bytes,
+            received_bytes: stats.udp_rx.bytes,
+        }
+    }
+}
+
+impl Core {
+    /// Looks at a few connections, if it is time; answers whoever asked to see them.
+    pub(super) fn survey(&mut self, now: Instant, link_up: impl FnOnce() -> bool) {
+        if self.status.inspection.is_wanted() {
+            self.inspect();
+        }
+        let Some(from) = self.survey.next else {
+            if self.survey.due.is_none_or(|due| due <= now) {
+                self.survey.due = Some(now + Duration::from_millis(SURVEY_INTERVAL_MS));
+                self.survey.next = Some(0);
+                self.gauge(link_up());
+            }
+            return;
+        };
+        let to = (from + SURVEY_TURN_LEN).min(self.conns.len());
+        let counters = &self.status.counters;
+        for conn in self.conns.get_mut(from..to).into_iter().flatten().flatten() {
+            conn.count_path(counters);
+            if conn.connected {
+                let path = conn.quic.stats().path;
+                counters.rtts.record(path.rtt.as_micros() as u64);
+                counters.windows.record(path.cwnd);
+            }
+        }
+        self.survey.next = (to < self.conns.len()).then_some(to);
+    }
+
+    fn gauge(&self, link_up: bool) {
+        let gauges = &self.status.gauges;
+        gauges.link_up.store(link_up, Relaxed);
+        let (deliveries, commands) = self.ports.iter().fold((0, 0), |(deliveries, commands), port| {
+            let (waiting, asked) = port.depths();
+            (deliveries + waiting, commands + asked)
+        });
+        gauges.deliveries.store(deliveries, Relaxed);
+        gauges.commands.store(commands, Relaxed);
+        gauges.attempts.store(self.incoming.len(), Relaxed);
+        gauges.senders.store(self.lines.sending.len(), Relaxed);
+        // Whoever reads them now sees those of the last time.
+        if let Ok(mut neighbors) = gauges.neighbors.try_lock() {
+            neighbors.clear();
+            neighbors.extend(self.links.states());
+        }
+    }
+
+    #[cold]
+    fn inspect(&mut self) {
+        let seen = self.conns.iter().enumerate().filter_map(|(slot, conn)| Some((slot, conn.as_ref()?)));
+        let views = seen.take(INSPECTION_LEN_MAX).map(|(slot, conn)| conn.view(self.index, slot)).collect();
+        self.status.inspection.answer(views);
+    }
+}
+
+impl Inspection {
+    fn is_wanted(&self) -> bool {
+        self.wanted.load(Relaxed)
+    }
+
+    fn answer(&self, views: Vec<ConnectionView>) {
+        // Who asks holds the lock for a moment only: the next turn answers.
+        if let Ok(mut asker) = self.asker.try_lock() {
+            self.wanted.store(false, Relaxed);
+            if let Some(asker) = asker.take() {
+                let _ = asker.send(views);
+            }
+        }
+    }
+}
