@@ -72,6 +72,8 @@ kind = "dpdk"
 device = "$1"
 addresses = ["$2/24"]
 huge_pages = "required"
+[admin]
+listen = "127.0.0.1:9464"
 [identity]
 certificate = "gateway.pem"
 key = "gateway.key"
@@ -86,12 +88,12 @@ TOML
     chown -R 10001:10001 "$dir/etc" "$dir/store" "$dir/run"
 }
 
-# started NAME: until the gateway is ready; it must be an ordinary user, hold no capability that it was not given, and lie in huge pages.
+# started NAME: until the engine finds the gateway healthy, by asking it; it must be an ordinary user and lie in huge pages.
 started() {
     local until=$((SECONDS + 30)) pid
-    while docker logs "$1" >"$dir/$1.log" 2>&1 && ! grep -q 'gateway ready' "$dir/$1.log"; do
+    while docker logs "$1" >"$dir/$1.log" 2>&1 && [ "$(docker inspect "$1" --format '{{.State.Health.Status}}')" != healthy ]; do
         [ "$(docker inspect "$1" --format '{{.State.Running}}')" = true ] && [ $SECONDS -lt $until ] ||
-            { cat "$dir/$1.log" >&2; die "the gateway in $1 is not ready"; }
+            { cat "$dir/$1.log" >&2; docker inspect "$1" --format '{{json .State.Health}}' >&2; die "the gateway in $1 is not healthy"; }
         sleep 0.1
     done
     grep -q 'pages=Huge' "$dir/$1.log" || { cat "$dir/$1.log" >&2; die "no huge pages in $1"; }
@@ -110,7 +112,7 @@ ended() {
 
 # What every gateway is run with: a read-only image, and no capability but those that follow. SYS_NICE is none that the gateway gets:
 # its file does not carry it. The engine's system call filter lets DPDK ask where its memory lies only where that is named.
-common=(--detach --read-only --cap-drop ALL --cap-add SYS_NICE --tmpfs /tmp
+common=(--detach --health-interval 500ms --read-only --cap-drop ALL --cap-add SYS_NICE --tmpfs /tmp
     --volume "$dir/etc:/etc/stoq:ro" --volume "$dir/store:/var/lib/stoq" --volume "$dir/run:/run/stoq")
 
 say "memif: the gateway in a container without a network and without capabilities"
@@ -138,6 +140,7 @@ TOML
 token=$("$stoq" put "$dir/file" --config "$dir/client.toml")
 "$stoq" get "$token" -o "$dir/got-memif" --config "$dir/client.toml"
 cmp "$dir/file" "$dir/got-memif"
+docker exec memif stoq-gateway health --url http://127.0.0.1:9464/livez
 # Nothing answers there: no gateway to be well.
 ! docker exec memif stoq-gateway health --url http://127.0.0.1:1/readyz 2>/dev/null || die "health is good where nobody answers"
 ended memif

@@ -40,4 +40,14 @@ say "fuzzing, a minute a target"
 scripts/fuzz.sh 60
 say "the mesh: four gateways, shards, hops, mirrors"
 scripts/mesh.sh
+say "installing: huge pages, NICs, the unit, the manifests"
+scripts/install-test.sh
+# One Debian for both.
+export STOQ_BASE=$(mktemp -d)/base.tar
+trap 'rm -rf "$large" "$(dirname "$STOQ_BASE")"' EXIT
+debian_base "$STOQ_BASE"
+say "the container"
+scripts/container-test.sh
+say "the package"
+scripts/package-test.sh
 say "all tests passed"

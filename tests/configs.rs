@@ -113,6 +113,31 @@ fn every_example_loads() {
 }
 
 #[test]
+fn the_gateways_of_the_package_and_of_the_manifests_load() {
+    load(&std::fs::read_to_string(configs().join("../packaging/gateway.toml")).unwrap(), true).unwrap();
+    for (name, device) in
+        [("gateway.yaml", "env:PCIDEVICE_EXAMPLE_COM_STOQ_VF"), ("memif-sidecar.yaml", "net_memif0")]
+    {
+        let manifest = std::fs::read_to_string(configs().join("kubernetes").join(name)).unwrap();
+        let (_, block) = manifest.split_once("  gateway.toml: |\n").unwrap();
+        let block: String = block
+            .lines()
+            .take_while(|line| line.is_empty() || line.starts_with("    "))
+            .map(|line| format!("{}\n", line.trim_start()))
+            .collect();
+        assert!(block.contains(device) && block.contains("[admin]"), "{name}: {block}");
+        // No test has the variable that the plugin sets.
+        load(&block.replace("env:PCIDEVICE_EXAMPLE_COM_STOQ_VF", "0000:3b:02.0"), true).unwrap();
+    }
+}
+
+#[test]
+fn a_device_that_an_unset_variable_should_name_is_refused_with_its_name() {
+    let error = load(&DPDK.replace("net_null0", "env:STOQ_NO_SUCH_VARIABLE"), true).unwrap_err();
+    assert!(error.to_string().contains("STOQ_NO_SUCH_VARIABLE"), "{error}");
+}
+
+#[test]
 fn the_gateways_example_shows_every_option_and_no_other() {
     let text = std::fs::read_to_string(configs().join("gateway.toml")).unwrap();
     let shown = shown(&text);

@@ -148,7 +148,12 @@ fn a_gateway_that_drains_is_alive_and_not_ready() {
     run(site.client("put").arg(&file), 0);
     // Nobody reads what is fetched: the request is in flight for as long as the test wants it to be.
     let mut get_payload = site.client("get");
-    get_payload.arg(&token).args(["-o", "-"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    get_payload
+        .arg(&token)
+        .args(["-o", "-"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
     let mut fetching = get_payload.spawn().unwrap();
     wait_until("the request is in flight", || {
         let workers: Value = serde_json::from_str(&get(&remote, "/debug/connections")).unwrap();
