@@ -44,6 +44,7 @@ done
 [ "$(inside stat -c %U:%G /etc/stoq)" = root:stoq ] || die "/etc/stoq is not the group's"
 [ "$(inside dpkg-query -W -f '${Conffiles}' stoq | awk '{print $1}')" = /etc/stoq/gateway.toml ] || die "not a configuration file"
 inside getent passwd stoq >/dev/null || die "no user stoq"
+[ "$(inside stat -c %U:%a /var/lib/stoq)" = stoq:750 ] || die "the store is not the gateway's own"
 
 say "its manuals, of every command that --help shows"
 for program in stoq stoq-gateway stoq-pktgen; do
@@ -64,7 +65,6 @@ for who in gateway client; do
 done
 sed -i "s/a\{52\}/$(cat "$dir/client.id")/" "$root/etc/stoq/gateway.toml"
 inside chown stoq:stoq /etc/stoq/gateway.pem /etc/stoq/gateway.key
-inside install -d -o stoq -g stoq /var/lib/stoq
 # As the unit runs it, by the user of the unit; it needs no huge page and no device until a DPDK port is named.
 inside setpriv --reuid=stoq --regid=stoq --clear-groups --bounding-set=-all stoq-gateway check --config /etc/stoq/gateway.toml
 sed -i 's/kind = "kernel-udp"/kind = "dpdk"\ndevice = "net_memif0,role=server,id=0"\naddresses = ["10.0.0.1\/24"]/; /^listen\|^buffer_bytes/d' "$root/etc/stoq/gateway.toml"
