@@ -28,8 +28,8 @@ RUN setcap cap_ipc_lock,cap_net_admin,cap_net_raw=p /usr/local/bin/stoq-gateway
 USER 10001:10001
 VOLUME /var/lib/stoq
 EXPOSE 4433/udp
-# Asks `[admin] listen = "127.0.0.1:9464"`.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["stoq-gateway", "health"]
+# Needs `[admin] listen = "127.0.0.1:9464"`. Whether it lives: a gateway may wait for its link, and is not to be restarted for that.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["stoq-gateway", "health", "--url", "http://127.0.0.1:9464/livez"]
 ENTRYPOINT ["stoq-gateway"]
 CMD ["run", "--config", "/etc/stoq/gateway.toml"]
 
@@ -47,6 +47,6 @@ RUN setcap cap_ipc_lock,cap_net_admin,cap_net_raw=p /usr/local/bin/stoq-gateway
 USER 10001:10001
 VOLUME /var/lib/stoq
 EXPOSE 4433/udp
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["stoq-gateway", "health"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["stoq-gateway", "health", "--url", "http://127.0.0.1:9464/livez"]
 ENTRYPOINT ["stoq-gateway"]
 CMD ["run", "--config", "/etc/stoq/gateway.toml"]

@@ -140,9 +140,11 @@ TOML
 token=$("$stoq" put "$dir/file" --config "$dir/client.toml")
 "$stoq" get "$token" -o "$dir/got-memif" --config "$dir/client.toml"
 cmp "$dir/file" "$dir/got-memif"
-docker exec memif stoq-gateway health --url http://127.0.0.1:9464/livez
+# It lives, and is not ready: a memif link is up only while a client is there.
+! docker exec memif stoq-gateway health 2>"$dir/health" || die "ready without a link"
+grep -q ' 503 ' "$dir/health" || { cat "$dir/health" >&2; die "not the answer that was expected"; }
 # Nothing answers there: no gateway to be well.
-! docker exec memif stoq-gateway health --url http://127.0.0.1:1/readyz 2>/dev/null || die "health is good where nobody answers"
+! docker exec memif stoq-gateway health --url http://127.0.0.1:1/readyz 2>/dev/null || die "ready where nobody answers"
 ended memif
 
 say "net_af_packet: the gateway in a container with one end of a cable, the client on kernel sockets at the other"
@@ -161,6 +163,7 @@ ip netns exec "$name" ip link set "$far" up
 configure "net_af_packet0,iface=port0,blocksz=65536,framesz=2048,framecnt=2048,qdisc_bypass=1" 10.79.1.1
 docker run "${common[@]}" --name af-packet --network container:network --cap-add NET_RAW --cap-add NET_ADMIN stoq >/dev/null
 started af-packet
+docker exec af-packet stoq-gateway health
 client=(ip netns exec "$name" "$stoq")
 options=(-g 10.79.1.1:4433 --cert "$dir/client.pem" --key "$dir/client.key" --node-id "$(cat "$dir/gateway.id")")
 # Bytes of its own: what is kept already would not cross again.

@@ -6,8 +6,8 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-/// Bytes of an answer that are looked at: a status line and its reason.
-const STATUS_LINE_LEN_MAX: usize = 256;
+/// Bytes of an answer that are looked at: the status and a few reasons.
+const ANSWER_LEN_MAX: usize = 4096;
 
 /// Why a gateway is not known to be well.
 #[derive(Debug, thiserror::Error)]
@@ -27,8 +27,13 @@ pub enum HealthError {
     #[error("{0}: the answer is no HTTP")]
     NotHttp(String),
     /// It answered with another status than 200.
-    #[error("{0}")]
-    Unwell(String),
+    #[error("{status}{reasons}")]
+    Unwell {
+        /// The status line.
+        status: String,
+        /// The rest of the answer, in one line with a colon before it; empty if there is none.
+        reasons: String,
+    },
 }
 
 /// A plain HTTP address.
@@ -63,28 +68,33 @@ impl FromStr for Url {
 /// [`HealthError`]: what is not well.
 pub fn ask(url: &Url, timeout: Duration) -> Result<(), HealthError> {
     let unreachable = |source| HealthError::Unreachable { authority: url.authority.clone(), source };
-    let line = status_line(url, Instant::now() + timeout).map_err(unreachable)?;
-    let Some(status) = line.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1)) else {
-        return Err(HealthError::NotHttp(url.authority.clone()));
-    };
-    match status {
-        "200" => Ok(()),
-        _ => Err(HealthError::Unwell(line)),
+    let text = answer(url, Instant::now() + timeout).map_err(unreachable)?;
+    let status = text.lines().next().unwrap_or_default();
+    match status.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1)) {
+        None => Err(HealthError::NotHttp(url.authority.clone())),
+        Some("200") => Ok(()),
+        Some(_) => {
+            let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+            let reasons: Vec<_> = body.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+            let reasons =
+                if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join("; ")) };
+            Err(HealthError::Unwell { status: status.to_owned(), reasons })
+        }
     }
 }
 
-fn status_line(url: &Url, until: Instant) -> io::Result<String> {
+fn answer(url: &Url, until: Instant) -> io::Result<String> {
     let mut failed = io::Error::new(io::ErrorKind::NotFound, "no such host");
     for address in url.authority.to_socket_addrs()? {
-        match status_line_from(url, address, until) {
-            Ok(line) => return Ok(line),
+        match answer_from(url, address, until) {
+            Ok(text) => return Ok(text),
             Err(error) => failed = error,
         }
     }
     Err(failed)
 }
 
-fn status_line_from(url: &Url, address: SocketAddr, until: Instant) -> io::Result<String> {
+fn answer_from(url: &Url, address: SocketAddr, until: Instant) -> io::Result<String> {
     let left = || {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() { Err(io::Error::from(io::ErrorKind::TimedOut)) } else { Ok(left) }
@@ -94,17 +104,17 @@ fn status_line_from(url: &Url, address: SocketAddr, until: Instant) -> io::Resul
     let Url { authority, path } = url;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
-    let mut line = Vec::with_capacity(STATUS_LINE_LEN_MAX);
-    let mut bytes = [0; STATUS_LINE_LEN_MAX];
-    while line.len() < STATUS_LINE_LEN_MAX && !line.contains(&b'\n') {
+    let mut bytes = vec![0; ANSWER_LEN_MAX];
+    let mut len = 0;
+    // The answer ends with the connection.
+    while len < bytes.len() {
         stream.set_read_timeout(Some(left()?))?;
-        match stream.read(&mut bytes)? {
+        match stream.read(&mut bytes[len..])? {
             0 => break,
-            read => line.extend_from_slice(&bytes[..read]),
+            read => len += read,
         }
     }
-    let text = String::from_utf8_lossy(&line);
-    Ok(text.lines().next().unwrap_or_default().trim_end().to_owned())
+    Ok(String::from_utf8_lossy(&bytes[..len]).into_owned())
 }
 
 #[cfg(test)]
@@ -143,9 +153,9 @@ mod tests {
 
     #[test]
     fn any_other_answer_is_unwell() {
-        let (url, thread) = server(b"HTTP/1.1 503 Service Unavailable\r\n\r\ndraining");
+        let (url, thread) = server(b"HTTP/1.1 503 Service Unavailable\r\n\r\nlink down\ndraining\n");
         let error = ask(&url, PATIENCE).unwrap_err();
-        assert_eq!(error.to_string(), "HTTP/1.1 503 Service Unavailable");
+        assert_eq!(error.to_string(), "HTTP/1.1 503 Service Unavailable: link down; draining");
         thread.join().unwrap();
         for answer in [&b""[..], b"SSH-2.0-x\r\n", b"\xff\xfe\n", b"HTTP/1.1"] {
             let (url, thread) = server(answer);
@@ -155,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_without_a_line_ends_where_enough_was_read() {
+    fn an_answer_without_end_is_read_no_further_than_needed() {
         let (url, thread) = server(&[b'x'; 100_000]);
         assert!(matches!(
             ask(&url, PATIENCE),
