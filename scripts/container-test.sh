@@ -121,6 +121,9 @@ docker run "${common[@]}" --name memif --network none --security-opt no-new-priv
 started memif
 [ "$(awk '/^CapEff/{print $2}' "/proc/$(docker inspect memif --format '{{.State.Pid}}')/status")" = 0000000000000000 ] ||
     die "the gateway has capabilities that nobody gave it"
+# It lives, and is not ready: a memif link is up only while a client is there.
+! docker exec memif stoq-gateway health 2>"$dir/health" || die "ready without a link"
+grep -q ' 503 ' "$dir/health" || { cat "$dir/health" >&2; die "not the answer that was expected"; }
 cat >"$dir/client.toml" <<TOML
 gateway = "10.79.0.1:4433"
 [network]
@@ -140,9 +143,6 @@ TOML
 token=$("$stoq" put "$dir/file" --config "$dir/client.toml")
 "$stoq" get "$token" -o "$dir/got-memif" --config "$dir/client.toml"
 cmp "$dir/file" "$dir/got-memif"
-# It lives, and is not ready: a memif link is up only while a client is there.
-! docker exec memif stoq-gateway health 2>"$dir/health" || die "ready without a link"
-grep -q ' 503 ' "$dir/health" || { cat "$dir/health" >&2; die "not the answer that was expected"; }
 # Nothing answers there: no gateway to be well.
 ! docker exec memif stoq-gateway health --url http://127.0.0.1:1/readyz 2>/dev/null || die "ready where nobody answers"
 ended memif
