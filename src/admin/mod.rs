@@ -7,6 +7,7 @@ mod metrics;
 mod source;
 mod status;
 pub mod text;
+pub mod top;
 
 pub use source::{Facts, Parts, Source};
 
@@ -150,7 +151,7 @@ async fn watch(source: Arc<Source>) {
         if count.is_multiple_of(TICKS_A_PROBE) && source.has_store() {
             let source = source.clone();
             // One at a time: a disk that hangs is found by what the last try said growing old.
-            let _ = tokio::task::spawn_blocking(move || source.probe());
+            drop(tokio::task::spawn_blocking(move || source.probe()));
         }
     }
 }

@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use stoq::admin::top;
 use stoq::config::load_gateway;
 use stoq::gateway::run::{Gateway, end_signals};
 use stoq::gateway::{check, logging};
@@ -29,6 +30,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Watch a running gateway, here or elsewhere, by its admin endpoint: load, rates, drops, connections.
+    Top(top::Args),
 }
 
 #[derive(clap::Args)]
@@ -47,6 +50,10 @@ fn main() -> ExitCode {
         Command::Check { configured, json } => match load_gateway(&configured.config) {
             Ok(config) => check::report(&check::run(&config), json),
             Err(error) => fail(&error.into()),
+        },
+        Command::Top(args) => match top::run(&args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
         },
     }
 }

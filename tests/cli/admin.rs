@@ -130,6 +130,13 @@ fn status_says_what_runs_and_connections_are_shown() {
         seen["established"] == true && seen["received_bytes"].as_u64() > Some(10_000)
     });
     assert!(ping.is_running());
+    let (top, _) =
+        run(stoq_gateway().args(["top", "--once", "--interval", "0.2", "--url", &format!("http://{at}")]), 0);
+    let worker = top.lines().find(|line| line.starts_with("0 ")).unwrap();
+    assert_eq!(worker.split_whitespace().nth(5), Some("1"), "one connection: {top}");
+    assert!(top.contains(&identities().gateway) && top.contains("ready"), "{top}");
+    let (_, error) = run(stoq_gateway().args(["top", "--url", "http://127.0.0.1:1"]), 1);
+    assert!(error.contains("127.0.0.1:1"), "{error}");
     assert_eq!(seen["node"], identities().client);
     assert_eq!((&seen["outgoing"], &seen["worker"]), (&Value::Bool(false), &0.into()));
     assert!(seen["window_bytes"].as_u64().unwrap() > 0 && seen["mtu_bytes"].as_u64().unwrap() >= 1200);
@@ -148,7 +155,12 @@ fn a_gateway_that_drains_is_alive_and_not_ready() {
     run(site.client("put").arg(&file), 0);
     // Nobody reads what is fetched: the request is in flight for as long as the test wants it to be.
     let mut get_payload = site.client("get");
-    get_payload.arg(&token).args(["-o", "-"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    get_payload
+        .arg(&token)
+        .args(["-o", "-"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
     let mut fetching = get_payload.spawn().unwrap();
     wait_until("the request is in flight", || {
         let workers: Value = serde_json::from_str(&get(&remote, "/debug/connections")).unwrap();
