@@ -40,4 +40,6 @@ say "fuzzing, a minute a target"
 scripts/fuzz.sh 60
 say "the mesh: four gateways, shards, hops, mirrors"
 scripts/mesh.sh
+say "the admin endpoint: Prometheus, top, the page"
+STOQ_BIN=${CARGO_TARGET_DIR:-target}/release scripts/admin.sh
 say "all tests passed"

@@ -61,6 +61,10 @@ fn what_happens_is_counted_and_shown() {
         });
         assert_eq!(text.matches(&format!("# HELP {family} ")).count(), 1, "{family}");
         assert_eq!(text.matches(&format!("# TYPE {family} ")).count(), 1, "{family}");
+        assert!(
+            include_str!("../../docs/admin.md").contains(&format!("`{family}`")),
+            "{family} is documented"
+        );
     }
     // Every counter is there, under its own name or as a label of its family.
     for &counter in Counter::ALL {
