@@ -11,7 +11,7 @@
 # PEER-packets for the peers quinn, s2n-quic, quiche and tquic. The ceilings are quic-MTU, quinn-proto in memory, and wire-MTU, testpmd;
 # handshakes-512, -1024, -mutual and -resumed are handshakes a second.
 #
-# Environment: ROUNDS (5); BYTES of a goodput run (4000000000); PAYLOAD bytes of put and get (1073741824); TRIPS round trips
+# Environment: ROWS of a run that writes docs/benchmarks.md, where it shall not be every one; ROUNDS (5); BYTES of a goodput run (4000000000); PAYLOAD bytes of put and get (1073741824); TRIPS round trips
 # (50000); RSIZE, the binary logarithm of memif's ring length (unset: 9, 10 and 11 are tried first); OUT, the file of JSON
 # lines, one a measurement (bench.jsonl beside the release build); STOQ_PEERS_TARGET, where the peers are built.
 set -euo pipefail
@@ -37,7 +37,7 @@ if [ "${1:-}" = --compare ]; then
     compare=$2
     shift 2
 fi
-rows=${*:-$ALL}
+rows=${*:-${ROWS:-$ALL}}
 for row in $rows; do
     case " $ALL " in *" $row "*) ;; *) die "no row \"$row\"; rows: $ALL" ;; esac
 done
