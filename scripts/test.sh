@@ -40,6 +40,8 @@ say "fuzzing, a minute a target"
 scripts/fuzz.sh 60
 say "the mesh: four gateways, shards, hops, mirrors"
 scripts/mesh.sh
+say "the admin endpoint: Prometheus, top, the page"
+STOQ_BIN=${CARGO_TARGET_DIR:-target}/release scripts/admin.sh
 say "installing: huge pages, NICs, the unit, the manifests"
 scripts/install-test.sh
 # One Debian for both.

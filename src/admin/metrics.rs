@@ -293,6 +293,10 @@ mod tests {
             assert!(help.ends_with('.') && help.len() > 10, "{name}: {help}");
             assert!(places.insert((name, labels)), "{counter:?} is shown as another is");
         }
+        let documented = include_str!("../../docs/admin.md");
+        for (name, _) in &places {
+            assert!(documented.contains(&format!("`{name}`")), "{name} is not in docs/admin.md");
+        }
         let (name, _, labels) = family(Counter::HandshakesInEarly);
         assert_eq!(
             (name.as_str(), labels),

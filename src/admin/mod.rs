@@ -7,6 +7,7 @@ mod metrics;
 mod source;
 mod status;
 pub mod text;
+pub mod top;
 
 pub use source::{Facts, Parts, Source};
 
@@ -64,9 +65,7 @@ impl Admin {
     pub fn start(config: &AdminConfig, source: Source) -> anyhow::Result<Self> {
         let tls = listener::tls(config)?;
         let token = config.token_file.as_deref().map(token).transpose()?;
-        let listener = TcpListener::bind(config.listen).with_context(|| {
-            format!("admin.listen: cannot listen on {}; is another program on this port?", config.listen)
-        })?;
+        let listener = bind(config)?;
         listener.set_nonblocking(true).context("admin: the socket")?;
         let (local, encrypted) = (listener.local_addr().context("admin: the socket")?, tls.is_some());
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -124,6 +123,22 @@ impl Drop for Admin {
     }
 }
 
+/// Whether the endpoint could be started as configured.
+///
+/// # Errors
+/// Those of [`Admin::start`].
+pub fn check(config: &AdminConfig) -> anyhow::Result<()> {
+    listener::tls(config)?;
+    config.token_file.as_deref().map(token).transpose()?;
+    bind(config).map(drop)
+}
+
+fn bind(config: &AdminConfig) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(config.listen).with_context(|| {
+        format!("admin.listen: cannot listen on {}; is another program on this port?", config.listen)
+    })
+}
+
 /// Reads a bearer token.
 ///
 /// # Errors
@@ -150,7 +165,7 @@ async fn watch(source: Arc<Source>) {
         if count.is_multiple_of(TICKS_A_PROBE) && source.has_store() {
             let source = source.clone();
             // One at a time: a disk that hangs is found by what the last try said growing old.
-            let _ = tokio::task::spawn_blocking(move || source.probe());
+            drop(tokio::task::spawn_blocking(move || source.probe()));
         }
     }
 }

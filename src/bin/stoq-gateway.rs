@@ -4,6 +4,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+use stoq::admin::top;
 use stoq::config::load_gateway;
 use stoq::gateway::run::{Gateway, end_signals};
 use stoq::gateway::{capabilities, check, health, logging};
@@ -31,6 +32,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Watch a running gateway, here or elsewhere, by its admin endpoint: load, rates, drops, connections.
+    Top(top::Args),
     /// Ask a running gateway whether it is ready: exit code 0 if it is, 1 if not. For containers.
     Health {
         /// Where the gateway's `[admin] listen` answers.
@@ -74,6 +77,10 @@ fn main() -> ExitCode {
         Command::Generate(args) => match args.write(Cli::command()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error.into()),
+        },
+        Command::Top(args) => match top::run(&args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
         },
     }
 }

@@ -56,6 +56,17 @@ pub fn run(config: &GatewayConfig) -> Vec<Finding> {
             store(&seed.directory, &mut findings);
         }
     }
+    if let Some(admin) = &config.admin {
+        match crate::admin::check(admin) {
+            Ok(()) => findings.ok("admin", format!("can listen on {}", admin.listen)),
+            Err(error) => findings.push(
+                "admin",
+                Level::Failed,
+                format!("{error:#}"),
+                Some("mend what [admin] names, or leave the section out; `ss -tlpn` names the program on a port".into()),
+            ),
+        }
+    }
     findings.0
 }
 

@@ -61,6 +61,10 @@ fn what_happens_is_counted_and_shown() {
         });
         assert_eq!(text.matches(&format!("# HELP {family} ")).count(), 1, "{family}");
         assert_eq!(text.matches(&format!("# TYPE {family} ")).count(), 1, "{family}");
+        assert!(
+            include_str!("../../docs/admin.md").contains(&format!("`{family}`")),
+            "{family} is documented"
+        );
     }
     // Every counter is there, under its own name or as a label of its family.
     for &counter in Counter::ALL {
@@ -130,6 +134,13 @@ fn status_says_what_runs_and_connections_are_shown() {
         seen["established"] == true && seen["received_bytes"].as_u64() > Some(10_000)
     });
     assert!(ping.is_running());
+    let (top, _) =
+        run(stoq_gateway().args(["top", "--once", "--interval", "0.2", "--url", &format!("http://{at}")]), 0);
+    let worker = top.lines().find(|line| line.starts_with("0 ")).unwrap();
+    assert_eq!(worker.split_whitespace().nth(5), Some("1"), "one connection: {top}");
+    assert!(top.contains(&identities().gateway) && top.contains("ready"), "{top}");
+    let (_, error) = run(stoq_gateway().args(["top", "--url", "http://127.0.0.1:1"]), 1);
+    assert!(error.contains("127.0.0.1:1"), "{error}");
     assert_eq!(seen["node"], identities().client);
     assert_eq!((&seen["outgoing"], &seen["worker"]), (&Value::Bool(false), &0.into()));
     assert!(seen["window_bytes"].as_u64().unwrap() > 0 && seen["mtu_bytes"].as_u64().unwrap() >= 1200);

@@ -75,6 +75,16 @@ fn a_port_in_use_is_found() {
 }
 
 #[test]
+fn an_admin_endpoint_that_cannot_be_had_is_found() {
+    let mut site = Site::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap();
+    site.more = format!("[admin]\nlisten = \"{listen}\"\n");
+    let text = failed(&check(&site.configure(), 1), "admin");
+    assert!(text.contains(&listen.to_string()) && text.contains("ss -tlpn"), "{text}");
+}
+
+#[test]
 fn a_device_that_is_not_there_is_found() {
     let site = Site::new();
     let ids = identities();
