@@ -7,12 +7,12 @@ use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 
-/// Groups are gathered in allocations of this many bytes.
-const ARENA_BYTES: usize = 1 << 19;
+/// Groups are gathered in allocations of this many bytes: a burst's worth, so that many payloads at once stay in the cache.
+const ARENA_BYTES: usize = 1 << 17;
 /// Full arenas that are watched until their pieces were dropped, to be filled again: fresh memory costs page faults.
 const SPENT_ARENAS_LEN: usize = 3;
 /// The longest piece, bytes.
-const PIECE_BYTES_MAX: usize = 256 * 1024;
+const PIECE_BYTES_MAX: usize = ARENA_BYTES;
 
 /// A checked hash pair and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
