@@ -211,22 +211,23 @@ class Site:
             gateway.kill()
         return said, counted
 
-    def testpmd_rate(self, receiver, transmitter, *options):
-        """Frames a second that testpmd's transmitter gets rid of, with a receiver at the other end of the ring."""
-        sender = Testpmd(self, "client", self.tester_core, transmitter, *options)
-        try:
-            sender.link()
-            sender.start()
-            started = time.monotonic()
-            time.sleep(self.seconds)
-            _, sent, refused = sender.stop()
-            elapsed = time.monotonic() - started
-            # What is in the ring is read before the ring goes away.
-            time.sleep(0.3)
-            counted = receiver()
-        finally:
-            sender.kill()
-        return {"frames_per_s": sent / elapsed, "sent": sent, "refused": refused, "seconds": elapsed, "receiver": counted}
+
+def testpmd_rate(site, receiver, transmitter, *options):
+    """Frames a second that testpmd's transmitter gets rid of, with a receiver at the other end of the ring."""
+    sender = Testpmd(site, "client", site.tester_core, transmitter, *options)
+    try:
+        sender.link()
+        sender.start()
+        started = time.monotonic()
+        time.sleep(site.seconds)
+        _, sent, refused = sender.stop()
+        elapsed = time.monotonic() - started
+        # What is in the ring is read before the ring goes away, and with it the receiver's counters.
+        time.sleep(0.3)
+        counted = receiver()
+    finally:
+        sender.kill()
+    return {"frames_per_s": sent / elapsed, "sent": sent, "refused": refused, "seconds": elapsed, "receiver": counted}
 
 
 def received(said, counted):
@@ -286,14 +287,14 @@ def ceiling(site):
         receiver = Testpmd(site, "server", site.gateway_core, "rxonly")
         try:
             receiver.start()
-            return site.testpmd_rate(lambda: {"rx_packets": receiver.stop()[0]}, "txonly", *options)
+            return testpmd_rate(site, lambda: {"rx_packets": receiver.stop()[0]}, "txonly", *options)
         finally:
             receiver.kill()
 
     def gateway():
         receiver = drop_receiver(site)
         try:
-            return site.testpmd_rate(receiver.end, "txonly", *options)
+            return testpmd_rate(site, receiver.end, "txonly", *options)
         finally:
             receiver.kill()
 
@@ -325,7 +326,7 @@ def flowgen(site):
     def measure():
         receiver = drop_receiver(site)
         try:
-            return site.testpmd_rate(receiver.end, "flowgen", f"--txpkts={64 - FCS_BYTES}", f"--eth-peer=0,{GATEWAY_MAC}")
+            return testpmd_rate(site, receiver.end, "flowgen", f"--txpkts={64 - FCS_BYTES}", f"--eth-peer=0,{GATEWAY_MAC}")
         finally:
             receiver.kill()
 
