@@ -45,12 +45,14 @@ CEILINGS = [
 MESH = [
     ("get-direct", "get from a holder"),
     ("get-hop", "get through a relay"),
+    ("get-hop-xdp", "get through a relay on net_af_xdp"),
     ("holders-alive", "get from four holders, all alive"),
     ("holders-dead", "get from four holders, one dead"),
 ]
 TRIPS = [
     ("trips-direct", "from a holder"),
     ("trips-hop", "through a relay"),
+    ("trips-hop-xdp", "through a relay on net_af_xdp"),
 ]
 LATENCY = [
     ("ping", "STOQ, memif, MTU 1500"),

@@ -20,6 +20,7 @@ RATIOS = [
     ("goodput: messages, 16 connections / 1", "message-1500-c16", "message-1500", "gbit_per_s"),
     ("goodput: messages, 256 connections / 1", "message-1500-c256", "message-1500", "gbit_per_s"),
     ("goodput: get through a relay / from the holder", "get-hop", "get-direct", "gbit_per_s"),
+    ("goodput: get through a relay on net_af_xdp / from the holder on loopback", "get-hop-xdp", "get-direct", "gbit_per_s"),
     ("goodput: four holders, one dead / all alive", "holders-dead", "holders-alive", "gbit_per_s"),
     ("round trip p50: STOQ memif / quinn", "ping", "quinn-ping", "p50_us"),
     ("round trip p50: STOQ memif / quinn never sleeping", "ping", "quinn-ping-busy", "p50_us"),
@@ -247,17 +248,17 @@ def conditions(run):
     for row, name in NAMED:
         for line in list(run.rows.get(row, {}).values())[-1:]:
             c, result = line["conditions"], line["result"]
-            rows.append([f"{name} (`{row}`)", c["wire"], c["payload"], result["cipher"], c["idle"], c["cores"]])
+            rows.append([f"{name} (`{row}`)", c["wire"], c["payload"], c["offloads"], result["cipher"], c["idle"], c["cores"]])
     text = (
         "Unless said otherwise: flow control 64 MiB a stream and 128 MiB a connection, 64 MiB send window (s2n-quic: 16 MiB), CUBIC from "
         "4 MiB, no path MTU search beyond the link's. STOQ: X25519MLKEM768, Falcon-512 certificates both ways, UDP payload of the MTU less "
-        "28 bytes: 1472 at MTU 1500. memif, af_xdp and af_packet offload nothing: checksums are software's. The peers: X25519 (s2n-quic with s2n-tls: P-256), a self-signed ECDSA certificate, UDP "
+        "28 bytes: 1472 at MTU 1500. Where a DPDK port offloads nothing, checksums are software's. The peers: X25519 (s2n-quic with s2n-tls: P-256), a self-signed ECDSA certificate, UDP "
         "payload of 1472 bytes, one thread. quinn and s2n-quic use GSO and GRO as they do by themselves, ten packets a send; "
         "quiche and tquic bring no sockets and stand on a loop of our own that sends up to 44 packets at once, pacing off, with "
         "flow control of 4 MiB a stream and 8 MiB a connection, the best of 4, 8 and 64 MiB over both wires, and without loss. "
         "The key exchange and the signatures cost the handshake, which is before the first byte. Kernel sockets have buffers of 16 MiB."
     )
-    yield from section("Conditions", text, ["what", "wire", "payload", "cipher", "idle", "cores"], rows, left=6)
+    yield from section("Conditions", text, ["what", "wire", "payload", "offloads", "cipher", "idle", "cores"], rows, left=7)
     tried = {}
     for t in run.tuning:
         tried.setdefault((t["mtu"], t["rsize"]), []).append(t["gbit_per_s"])
