@@ -123,7 +123,7 @@ impl<T: Default> Answers<T> {
     }
 }
 
-/// What is said of a payload that was put to [`Discard`].
+/// What is said of a payload that was put to [`Discard`], as its node took it.
 const CHECKED: &str = "checked and dropped: the application on this queue keeps no payloads";
 const UNCHECKED: &str = "dropped unchecked: the application on this queue keeps no payloads";
 

@@ -1,3 +1,3 @@
--- Frames of 128 bytes (RFC 2544 section 9.1). Not run here; see profile.lua.
+-- Frames of 128 bytes (RFC 2544 section 9.1). See profile.lua.
 package.path = package.path .. ";?.lua"
 require("profile").single(128)

@@ -1,4 +1,4 @@
--- IMIX: 28 frames of 64 bytes, 16 of 570, 4 of 1518. Not run here; see profile.lua.
+-- IMIX: 28 frames of 64 bytes, 16 of 570, 4 of 1518. See profile.lua.
 --
 -- A sequence is as long as Pktgen-DPDK allows (16 slots), so the mix is 7 : 4 : 1 in twelve of them, in the order in which
 -- stoq-pktgen sends it.

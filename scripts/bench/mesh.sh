@@ -1,8 +1,9 @@
 # The rows of scripts/bench/run.sh that need more than one gateway: kernel UDP on loopback, packets of 1,472 bytes, one process a
-# gateway. Sourced, never run. Gateways are a relay and the holders 1 to 4.
+# gateway. Sourced, never run. Gateways are a relay and the holders 1 to 4. Where $mesh_relay_device names a DPDK device, the relay
+# has it at the far end of a veth pair, and everyone else is a kernel UDP socket at the near end.
 
-MESH_HOLDERS="1 2 3 4"
 mesh_pids=()
+mesh_relay_device=
 
 mesh_identities() {
     local who
@@ -12,14 +13,25 @@ mesh_identities() {
     done
 }
 
-mesh_port() { case $1 in relay) echo 5500 ;; *) echo $((5500 + ${1#holder})) ;; esac; }
+mesh_port() { case $1 in relay) echo 4433 ;; client) echo 0 ;; *) echo $((5500 + ${1#holder})) ;; esac; }
+mesh_address() { # WHO
+    case $mesh_relay_device:$1 in
+        :*) echo "127.0.0.1:$(mesh_port "$1")" ;;
+        *:relay) echo "10.78.0.1:$(mesh_port relay)" ;;
+        *) echo "10.78.0.2:$(mesh_port "$1")" ;;
+    esac
+}
+# The namespace of everyone's sockets, as the command before a process.
+mesh_inside() { [ -z "$mesh_relay_device" ] || echo ip netns exec "$near"; }
 
 mesh_config() { # WHO CORE
-    local who
+    local who idle=$STORE_IDLE
+    # Nobody shares the relay's core.
+    [ "$1" != relay ] || idle=spin
     cat <<TOML
 [workers]
 cores = [$2]
-idle = "$STORE_IDLE"
+idle = "$idle"
 [identity]
 certificate = "$shm/$1.pem"
 key = "$shm/$1.key"
@@ -38,16 +50,26 @@ TOML
 [[neighbor]]
 name = "$who"
 node_id = "$(cat "$shm/$who.id")"
-addresses = ["127.0.0.1:$(mesh_port "$who")"]
+addresses = ["$(mesh_address "$who")"]
 TOML
     done
 }
 
+mesh_sockets() { # WHO
+    printf '[network]\nkind = "kernel-udp"\nlisten = ["%s"]\nbuffer_bytes = %d\n' "$(mesh_address "$1")" $SOCKET_BYTES
+}
+
 mesh_gateway() { # WHO CORE
+    local inside=() network=(mesh_sockets "$1")
+    case $mesh_relay_device:$1 in
+        :*) ;;
+        *:relay) inside=(ip netns exec "$far") network=(dpdk_network "$mesh_relay_device" 10.78.0.1 1500) ;;
+        *) inside=(ip netns exec "$near") ;;
+    esac
     { mesh_config "$1" "$2"
-      printf '[network]\nkind = "kernel-udp"\nlisten = ["127.0.0.1:%d"]\nbuffer_bytes = %d\n' "$(mesh_port "$1")" $SOCKET_BYTES
+      "${network[@]}"
       gateway_applications "$shm/store-$1"; } >"$shm/$1.toml"
-    taskset -c "$2" "$gateway" run --config "$shm/$1.toml" 2>"$shm/$1.log" &
+    "${inside[@]}" taskset -c "$2" "$gateway" run --config "$shm/$1.toml" 2>"$shm/$1.log" &
     mesh_pids+=($!)
     (wait_for 20 "gateway ready" "$shm/$1.log" $!)
 }
@@ -57,9 +79,9 @@ mesh_up() { # WHO...
     local who
     mesh_identities
     : >"$shm/gateway.log"
-    { echo "gateway = \"127.0.0.1:$(mesh_port "$1")\""
+    { echo "gateway = \"$(mesh_address "$1")\""
       mesh_config client $CLIENT_CORE
-      printf '[network]\nkind = "kernel-udp"\nlisten = ["127.0.0.1:0"]\nbuffer_bytes = %d\n' $SOCKET_BYTES; } >"$shm/client.toml"
+      mesh_sockets client; } >"$shm/client.toml"
     for who in "$@"; do
         case $who in relay) mesh_gateway relay $GATEWAY_CORE ;; *) mesh_gateway "$who" "$MESH_CORE" ;; esac || return 1
     done
@@ -72,28 +94,37 @@ mesh_down() {
     rm -rf "$shm"/store-* "$shm/got"
 }
 
-mesh_wire() { wire="kernel UDP on loopback, packets of 1472 bytes" idle=$STORE_IDLE; }
+mesh_wire() {
+    wire="kernel UDP on loopback, packets of 1472 bytes" idle=$STORE_IDLE
+    [ -z "$mesh_relay_device" ] || wire="kernel UDP on both sides of a relay on DPDK ${mesh_relay_device%%0,*}, veth, MTU 1500"
+}
+
+mesh_client() { client $(mesh_inside) taskset -c $CLIENT_CORE "$stoq" "$@" --config "$shm/client.toml" --json; }
 
 # A payload at holder 1, fetched and dropped: from it, or by way of the relay.
-hop_row() { # direct | hop, then the options of the bench
-    local way=$1 token via=()
+hop_row() { # direct | hop | the DPDK device of the relay, then the options of the bench
+    local way=$1 token via=() mesh_relay_device=
     shift
+    case $way in
+        direct | hop) ;;
+        *) mesh_relay_device=$way way=hop && veth checksummed ;;
+    esac
     MESH_CORE=$CLIENT_CORE
     mesh_up holder1 && { [ "$way" = direct ] || mesh_gateway relay $GATEWAY_CORE; } || return 1
-    stoq_client put "$shm/payload" || return 1
+    mesh_client put "$shm/payload" || return 1
     token=$(json token <"$shm/result.json")
     if [ "$way" = hop ]; then
-        sed -i "s/^gateway = .*/gateway = \"127.0.0.1:$(mesh_port relay)\"/" "$shm/client.toml"
+        sed -i "s/^gateway = .*/gateway = \"$(mesh_address relay)\"/" "$shm/client.toml"
         via=(--via holder1)
     fi
     # The first brings the payload into the holder's memory.
-    stoq_client bench --get "$token" "${via[@]}" && stoq_client bench --get "$token" "${via[@]}" "$@" || return 1
+    mesh_client bench --get "$token" "${via[@]}" && mesh_client bench --get "$token" "${via[@]}" "$@" || return 1
     mesh_down
     mesh_wire
     payload="one payload of $PAYLOAD bytes, fetched, checked, dropped; holder and client share core $CLIENT_CORE"
     case $way in
         direct) payload="$payload; no relay" ;;
-        hop) payload="$payload, the relay has core $GATEWAY_CORE" ;;
+        hop) payload="$payload, the relay has core $GATEWAY_CORE and spins" ;;
     esac
     case " $* " in *" --trips "*) payload="${payload/one payload of $PAYLOAD bytes/16 KiB at a time}" ;; esac
 }
@@ -104,8 +135,8 @@ holders_row() { # alive | dead
     MESH_CORE=$GATEWAY_CORE
     mesh_up holder1 holder2 holder3 holder4 || return 1
     for who in holder1 holder2 holder3 holder4; do
-        sed -i "s/^gateway = .*/gateway = \"127.0.0.1:$(mesh_port $who)\"/" "$shm/client.toml"
-        stoq_client put "$shm/payload" --shards 3+1 --lanes $lane || return 1
+        sed -i "s/^gateway = .*/gateway = \"$(mesh_address $who)\"/" "$shm/client.toml"
+        mesh_client put "$shm/payload" --shards 3+1 --lanes $lane || return 1
         lane=$((lane + 1))
     done
     set_token=$(json set <"$shm/result.json")
@@ -114,7 +145,7 @@ holders_row() { # alive | dead
         kill -9 "${mesh_pids[1]}"
         wait "${mesh_pids[1]}" 2>/dev/null || true
     fi
-    stoq_client get "$set_token" -o "$shm/got" --from holder1,holder2,holder3,holder4 || return 1
+    mesh_client get "$set_token" -o "$shm/got" --from holder1,holder2,holder3,holder4 || return 1
     cmp "$shm/payload" "$shm/got" || return 1
     mesh_down
     mesh_wire

@@ -8,8 +8,10 @@ counters when it ends. JSON lines go to FILE, a section of Markdown to standard 
 """
 
 import argparse
+import contextlib
 import json
 import os
+import pty
 import re
 import select
 import shutil
@@ -66,10 +68,10 @@ class Failed(Exception):
 class Gateway:
     """A gateway on its port, for one trial."""
 
-    def __init__(self, site):
+    def __init__(self, site, config="gateway.toml", within=()):
         self.log = site.directory / "gateway.log"
-        command = ["taskset", "-c", str(site.gateway_core), site.directory / "stoq-gateway", "run", "--config",
-                   site.directory / "gateway.toml"]
+        command = [*within, "taskset", "-c", str(site.gateway_core), site.directory / "stoq-gateway", "run", "--config",
+                   site.directory / config]
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(command, stderr=log)
         try:
@@ -211,22 +213,23 @@ class Site:
             gateway.kill()
         return said, counted
 
-    def testpmd_rate(self, receiver, transmitter, *options):
-        """Frames a second that testpmd's transmitter gets rid of, with a receiver at the other end of the ring."""
-        sender = Testpmd(self, "client", self.tester_core, transmitter, *options)
-        try:
-            sender.link()
-            sender.start()
-            started = time.monotonic()
-            time.sleep(self.seconds)
-            _, sent, refused = sender.stop()
-            elapsed = time.monotonic() - started
-            # What is in the ring is read before the ring goes away.
-            time.sleep(0.3)
-            counted = receiver()
-        finally:
-            sender.kill()
-        return {"frames_per_s": sent / elapsed, "sent": sent, "refused": refused, "seconds": elapsed, "receiver": counted}
+
+def testpmd_rate(site, receiver, transmitter, *options):
+    """Frames a second that testpmd's transmitter gets rid of, with a receiver at the other end of the ring."""
+    sender = Testpmd(site, "client", site.tester_core, transmitter, *options)
+    try:
+        sender.link()
+        sender.start()
+        started = time.monotonic()
+        time.sleep(site.seconds)
+        _, sent, refused = sender.stop()
+        elapsed = time.monotonic() - started
+        # What is in the ring is read before the ring goes away, and with it the receiver's counters.
+        time.sleep(0.3)
+        counted = receiver()
+    finally:
+        sender.kill()
+    return {"frames_per_s": sent / elapsed, "sent": sent, "refused": refused, "seconds": elapsed, "receiver": counted}
 
 
 def received(said, counted):
@@ -286,14 +289,14 @@ def ceiling(site):
         receiver = Testpmd(site, "server", site.gateway_core, "rxonly")
         try:
             receiver.start()
-            return site.testpmd_rate(lambda: {"rx_packets": receiver.stop()[0]}, "txonly", *options)
+            return testpmd_rate(site, lambda: {"rx_packets": receiver.stop()[0]}, "txonly", *options)
         finally:
             receiver.kill()
 
     def gateway():
         receiver = drop_receiver(site)
         try:
-            return site.testpmd_rate(receiver.end, "txonly", *options)
+            return testpmd_rate(site, receiver.end, "txonly", *options)
         finally:
             receiver.kill()
 
@@ -325,7 +328,7 @@ def flowgen(site):
     def measure():
         receiver = drop_receiver(site)
         try:
-            return site.testpmd_rate(receiver.end, "flowgen", f"--txpkts={64 - FCS_BYTES}", f"--eth-peer=0,{GATEWAY_MAC}")
+            return testpmd_rate(site, receiver.end, "flowgen", f"--txpkts={64 - FCS_BYTES}", f"--eth-peer=0,{GATEWAY_MAC}")
         finally:
             receiver.kill()
 
@@ -334,31 +337,78 @@ def flowgen(site):
     return result
 
 
+@contextlib.contextmanager
+def veth():
+    """A veth pair in a namespace of its own, named as its tester's end; yields the names of both ends."""
+    near, far = f"pk{os.getpid()}n", f"pk{os.getpid()}f"
+    subprocess.run(["ip", "netns", "add", near], check=True)
+    try:
+        inside = ["ip", "-n", near, "link"]
+        subprocess.run(["ip", "netns", "exec", near, "sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6"], check=True)
+        subprocess.run([*inside, "add", near, "type", "veth", "peer", "name", far, "address", GATEWAY_MAC], check=True)
+        for end in (near, far):
+            subprocess.run([*inside, "set", end, "up", "mtu", "1500"], check=True)
+        yield near, far
+    finally:
+        subprocess.run(["ip", "netns", "delete", near], check=True)
+
+
+def conversation(command, directory, environment, limit_s):
+    """What a profile printed, as Pktgen-DPDK runs it: only on a terminal, and it ends only when told to."""
+    ours, its = pty.openpty()
+    running = subprocess.Popen(command, cwd=directory, env=environment, stdin=its, stdout=its, stderr=its)
+    os.close(its)
+    said, ended, deadline = b"", False, time.monotonic() + limit_s
+    try:
+        while running.poll() is None and time.monotonic() < deadline:
+            if select.select([ours], [], [], 1)[0]:
+                try:
+                    said += os.read(ours, 65536)
+                except OSError:  # the other end is closed
+                    break
+            if not ended and b"profile ended" in said:
+                os.write(ours, b"quit\n")
+                ended = True
+        if not ended:
+            raise Failed(f"pktgen ended before its profile did: {said[-500:]!r}")
+        running.wait(timeout=10)
+    finally:
+        if running.poll() is None:
+            running.kill()
+            running.wait()
+        os.close(ours)
+    return [json.loads(line) for line in re.findall(r'\{"tester":"pktgen-dpdk"[^}]*\}', said.decode(errors="replace"))]
+
+
 def pktgen_dpdk(site):
     """Pktgen-DPDK and its profiles, each against a gateway of its own; none where it is not installed."""
     executable = shutil.which("pktgen")
     if executable is None:
         say("there is no pktgen: its profiles are not run (https://github.com/pktgen/Pktgen-DPDK)")
         return None
-    device = f"net_memif0,role=client,id=0,socket={site.directory}/memif.sock,socket-abstract=no,rsize={site.rsize}"
     lines = []
-    for profile in sorted(site.profiles.glob("*.lua")):
-        if profile.name == "profile.lua":
-            continue
-        receiver = drop_receiver(site)
-        try:
-            command = [executable, "--lcores", f"0@{site.tester_core},1@{site.tester_core}", "--no-pci", "--in-memory",
-                       "--file-prefix", f"stoq-pktgen-{os.getpid()}", f"--vdev={device}", "--", "-P", "-m", "1.0", "-f", profile.name]
-            environment = {**os.environ, "STOQ_DST_MAC": GATEWAY_MAC, "STOQ_DST_IP": GATEWAY_IP, "STOQ_SRC_IP": f"{TESTER_IP}/24",
-                           "STOQ_SECONDS": f"{site.seconds:g}", "TERM": "dumb"}
-            done = subprocess.run(command, cwd=site.profiles, env=environment, capture_output=True, text=True,
-                                  timeout=7 * (site.seconds + 3) + 60, check=True)
-            said = [json.loads(line) for line in re.findall(r'\{"tester":"pktgen-dpdk"[^}]*\}', done.stdout)]
-            lines.append({"profile": profile.name, "said": said, "receiver": receiver.end()})
-        except (subprocess.SubprocessError, OSError) as error:
-            raise Failed(f"pktgen: {error}") from error
-        finally:
-            receiver.kill()
+    # It insists on setting the MTU, which memif cannot.
+    with veth() as (near, far):
+        config = (site.directory / "gateway.toml").read_text()
+        config = re.sub(r'"net_memif0[^"]*"', f'"net_af_packet0,iface={far}"', config)
+        (site.directory / "veth.toml").write_text(config)
+        within = ["ip", "netns", "exec", near]
+        for profile in sorted(site.profiles.glob("*.lua")):
+            if profile.name == "profile.lua":
+                continue
+            receiver = Gateway(site, "veth.toml", within)
+            try:
+                command = [*within, executable, "--lcores", f"0@{site.tester_core},1@{site.tester_core}", "--no-pci", "--in-memory",
+                           "--file-prefix", f"stoq-pktgen-{os.getpid()}", f"--vdev=net_af_packet0,iface={near}", "--",
+                           "-m", "1.0", "-f", profile.name]
+                environment = {**os.environ, "STOQ_DST_MAC": GATEWAY_MAC, "STOQ_DST_IP": GATEWAY_IP,
+                               "STOQ_SRC_IP": f"{TESTER_IP}/24", "STOQ_SECONDS": f"{site.seconds:g}", "TERM": "dumb"}
+                said = conversation(command, site.profiles, environment, 7 * (site.seconds + 3) + 60)
+                lines.append({"profile": profile.name, "said": said, "receiver": receiver.end()})
+            except (subprocess.SubprocessError, OSError) as error:
+                raise Failed(f"pktgen: {error}") from error
+            finally:
+                receiver.kill()
     result = {"row": "pktgen-dpdk", "what": ROWS["pktgen-dpdk"], "profiles": lines}
     site.record(result)
     return result
@@ -387,7 +437,7 @@ def table(site, results):
         if result["row"] == "flowgen":
             lines += [f"testpmd flowgen, every frame for another host: {result['frames_per_s']:,.0f} frames/s.", ""]
         if result["row"] == "pktgen-dpdk":
-            lines += ["| Pktgen-DPDK profile, all rates together | sent | received by the gateway's port |", "|---|---:|---:|"]
+            lines += ["| Pktgen-DPDK profile, all rates together, net_af_packet to net_af_packet over veth | sent | received by the gateway's port |", "|---|---:|---:|"]
             for profile in result["profiles"]:
                 sent = sum(line["sent"] for line in profile["said"])
                 lines.append(f"| {profile['profile']} | {sent:,} | {profile['receiver'].get('rx_packets', 0):,} |")

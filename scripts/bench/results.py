@@ -1,7 +1,7 @@
 """What scripts/bench/run.sh measures, and how its JSON lines are read. Shared by table.py, plot.py and compare.py."""
 
 import json
-import statistics
+from statistics import median
 
 OPERATIONS = [
     ("message", "messages"),
@@ -34,23 +34,25 @@ for peer in PEERS:
     GOODPUT.append((f"{peer}-packets", f"{peer}, kernel UDP, packets crossing one by one"))
 # Rows whose processes move the payload once and do nothing else.
 COSTS = [
-    *(f"{operation}-{mtu}" for mtu in (1500, 9000) for operation in ("message", "put", "get")),
+    *("message-1500", "message-9000"),
     *("af-xdp", "af-packet"),
     *(f"{peer}-{how}" for peer in PEERS for how in ("gso", "packets")),
 ]
 CEILINGS = [
-    *((f"quic-{mtu}", f"quinn-proto in memory, MTU {mtu}") for mtu in (1500, 9000)),
-    *((f"wire-{mtu}", f"testpmd txonly to rxonly, MTU {mtu}") for mtu in (1500, 9000)),
+    *((f"quic-{mtu}", f"quinn-proto in memory, no wire") for mtu in (1500, 9000)),
+    *((f"wire-{mtu}", f"testpmd on the same memif, no QUIC") for mtu in (1500, 9000)),
 ]
 MESH = [
     ("get-direct", "get from a holder"),
     ("get-hop", "get through a relay"),
+    ("get-hop-xdp", "get through a relay on net_af_xdp"),
     ("holders-alive", "get from four holders, all alive"),
     ("holders-dead", "get from four holders, one dead"),
 ]
 TRIPS = [
     ("trips-direct", "from a holder"),
     ("trips-hop", "through a relay"),
+    ("trips-hop-xdp", "through a relay on net_af_xdp"),
 ]
 LATENCY = [
     ("ping", "STOQ, memif, MTU 1500"),
@@ -66,7 +68,7 @@ HANDSHAKES = [
 ]
 NAMED = [
     *((row, f"{name}, {c} x {s}, MTU {mtu}") for row, name, mtu, c, s in MEMIF),
-    *CEILINGS,
+    *((row, f"{name}, MTU {row.split('-')[1]}") for row, name in CEILINGS),
     *GOODPUT,
     *MESH,
     *TRIPS,
@@ -117,7 +119,3 @@ class Run:
             conditions = list(rounds.values())[-1]["conditions"]
             rows[row] = {"conditions": conditions, **figures}
         return {"environment": self.environment, "rows": rows}
-
-
-def median(values):
-    return statistics.median(values)

@@ -425,6 +425,8 @@ run_row() { # ROW; on failure nothing of it stays behind.
         get-hop) hop_row hop ;;
         trips-direct) hop_row direct --trips 20000 ;;
         trips-hop) hop_row hop --trips 20000 ;;
+        get-hop-xdp) hop_row net_af_xdp0,iface=far ;;
+        trips-hop-xdp) hop_row net_af_xdp0,iface=far --trips 20000 ;;
         holders-alive) holders_row alive ;;
         holders-dead) holders_row dead ;;
         af-xdp) user_space_row net_af_xdp0,iface=far && check_frames 1200 1514 ;;
@@ -449,8 +451,24 @@ counters() { sed -n 's/.*worker counted.*counters="\{0,1\}\([^"]*\).*/\1/p' "$sh
 # Where the gateway's worker spent its time, in the turns that were sampled.
 stages() { sed -n 's/.*worker sampled its stages \(.*\)/\1/p' "$shm/gateway.log" | tail -n 1 | tr -d '"'; }
 
+# What the wire left to others: of a DPDK port what it said when it opened, of kernel sockets the segments of UDP.
+offloads() {
+    local said
+    said=$(sed -n 's/.*DPDK port open.* rx_checksum=\([a-z]*\) tx_checksum=\([a-z]*\) rss=\([a-z]*\).*/\1 \2 \3/p' "$shm/gateway.log" | tail -n 1)
+    case $wire:$said in
+        none* | DPDK*:) echo "none" ;;
+        kernel*relay\ on\ DPDK*) echo "relay: none; sockets: UDP GSO, cut before they cross" ;;
+        *DPDK*:false\ false\ false) echo "none" ;;
+        *DPDK*:?*) echo "receive checksum $said" | sed 's/ \([a-z]*\) \([a-z]*\)$/, transmit checksum \1, RSS \2/' ;;
+        *whole*) echo "UDP GSO and GRO, checksums left out" ;;
+        *cut*) echo "UDP GSO to the link, GRO $VETH_GRO behind it" ;;
+        *loopback*) echo "UDP GSO and GRO, checksums left out" ;;
+        *) echo "not known" ;;
+    esac
+}
+
 record() { # ROW ROUND
-    printf '{"row":"%s","round":%d,"result":%s,"client":%s,"gateway":%s,"counters":"%s","stages":"%s","conditions":{"wire":"%s","idle":"%s","payload":"%s","cores":"gateway on %d, client on %d","wire_frames":%d}}\n' \
+    printf '{"row":"%s","round":%d,"result":%s,"client":%s,"gateway":%s,"counters":"%s","stages":"%s","conditions":{"wire":"%s","idle":"%s","payload":"%s","cores":"gateway on %d, client on %d","offloads":"%s","wire_frames":%d}}\n' \
         "$1" "$2" "$(cat "$shm/result.json")" "$(cat "$shm/usage.json")" "$gateway_usage" "$(counters)" "$(stages)" "$wire" "$idle" "$payload" \
-        $GATEWAY_CORE $CLIENT_CORE "$wire_frames" >>"$out"
+        $GATEWAY_CORE $CLIENT_CORE "$(offloads)" "$wire_frames" >>"$out"
 }

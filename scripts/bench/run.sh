@@ -5,15 +5,16 @@
 #   scripts/bench/run.sh ROW...     these rows alone; prints the tables instead
 #   scripts/bench/run.sh --compare OLD.json [ROW...]    prints ratios to an earlier run as well
 #
-# Rows: OPERATION-MTU[-c16 | -c256][-s4], which is goodput over memif of message, put, put-unchecked, get or get-unchecked, at MTU 1500
-# or 9000, on 1, 16 or 256 connections of 1 or 4 streams: message-1500, get-9000-c16-s4. Beside these: ping ping-load put-tmpfs put-disk get-hot
-# get-piped af-xdp af-packet quinn-ping quinn-ping-busy get-direct get-hop trips-direct trips-hop holders-alive holders-dead, and PEER-gso and
-# PEER-packets for the peers quinn, s2n-quic, quiche and tquic. The ceilings are quic-MTU, quinn-proto in memory, and wire-MTU, testpmd;
-# handshakes-512, -1024, -mutual and -resumed are handshakes a second.
+# Rows: OPERATION-MTU[-c16 | -c256][-s4], which is goodput over memif of message, put, put-unchecked, get or get-unchecked, at MTU
+# 1500 or 9000, on 1, 16 or 256 connections of 1 or 4 streams: message-1500, get-9000-c16-s4. Beside these: ping ping-load put-tmpfs
+# put-disk get-hot get-piped af-xdp af-packet quinn-ping quinn-ping-busy get-direct get-hop get-hop-xdp trips-direct trips-hop trips-hop-xdp holders-alive
+# holders-dead, and PEER-gso and PEER-packets for the peers quinn, s2n-quic, quiche and tquic. The ceilings are quic-MTU, quinn-proto
+# in memory, and wire-MTU, testpmd; handshakes-512, -1024, -mutual and -resumed are handshakes a second.
 #
-# Environment: ROWS of a run that writes docs/benchmarks.md, where it shall not be every one; ROUNDS (5); BYTES of a goodput run (4000000000); PAYLOAD bytes of put and get (1073741824); TRIPS round trips
-# (50000); RSIZE, the binary logarithm of memif's ring length (unset: 9, 10 and 11 are tried first); OUT, the file of JSON
-# lines, one a measurement (bench.jsonl beside the release build); STOQ_PEERS_TARGET, where the peers are built.
+# Environment: ROWS of a run that writes docs/benchmarks.md, where it shall not be every one; ROUNDS (5); BYTES of a goodput run
+# (4000000000); PAYLOAD bytes of put and get (1073741824); TRIPS round trips (50000); RSIZE, the binary logarithm of memif's ring
+# length (unset: 9, 10 and 11 are tried first); OUT, the file of JSON lines, one a measurement (bench.jsonl beside the release
+# build); STOQ_PEERS_TARGET, where the peers are built.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/lib.sh
@@ -30,7 +31,7 @@ done
 # What nothing above can pass: QUIC without a wire, and the wire without QUIC.
 CEILINGS="quic-1500 quic-9000 wire-1500 wire-9000"
 HANDSHAKES="handshakes-512 handshakes-1024 handshakes-mutual handshakes-resumed"
-ALL="$GOODPUT $CEILINGS $HANDSHAKES ping ping-load $PEERS quinn-ping quinn-ping-busy put-tmpfs put-disk get-hot get-piped af-xdp af-packet get-direct get-hop trips-direct trips-hop holders-alive holders-dead"
+ALL="$GOODPUT $CEILINGS $HANDSHAKES ping ping-load $PEERS quinn-ping quinn-ping-busy put-tmpfs put-disk get-hot get-piped af-xdp af-packet get-direct get-hop get-hop-xdp trips-direct trips-hop trips-hop-xdp holders-alive holders-dead"
 compare=
 if [ "${1:-}" = --compare ]; then
     [ -f "${2:-}" ] || die "--compare takes the JSON of an earlier run, such as docs/benchmarks/run.json"

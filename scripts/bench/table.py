@@ -2,10 +2,9 @@
 """Turns the JSON lines of scripts/bench/run.sh into Markdown on standard output: table.py FILE [PLOTS CODING PKTGEN]:
 PLOTS is Markdown that stands in front of the tables, the others are files of what stands behind them."""
 
-import statistics
 import sys
 
-from results import COSTS, GOODPUT, HANDSHAKES, LATENCY, MEMIF, MESH, NAMED, PEERS, TRIPS, Run
+from results import CEILINGS, COSTS, GOODPUT, HANDSHAKES, LATENCY, MEMIF, MESH, NAMED, PEERS, TRIPS, Run, median
 
 RATIOS = [
     (f"goodput: STOQ memif MTU 1500 / {peer} {text}", "message-1500", f"{peer}-{how}", "gbit_per_s")
@@ -21,6 +20,7 @@ RATIOS = [
     ("goodput: messages, 16 connections / 1", "message-1500-c16", "message-1500", "gbit_per_s"),
     ("goodput: messages, 256 connections / 1", "message-1500-c256", "message-1500", "gbit_per_s"),
     ("goodput: get through a relay / from the holder", "get-hop", "get-direct", "gbit_per_s"),
+    ("goodput: get through a relay on net_af_xdp / from the holder on loopback", "get-hop-xdp", "get-direct", "gbit_per_s"),
     ("goodput: four holders, one dead / all alive", "holders-dead", "holders-alive", "gbit_per_s"),
     ("round trip p50: STOQ memif / quinn", "ping", "quinn-ping", "p50_us"),
     ("round trip p50: STOQ memif / quinn never sleeping", "ping", "quinn-ping-busy", "p50_us"),
@@ -46,7 +46,15 @@ def spread(values, digits):
 
 
 def middle(values, digits):
-    return f"{statistics.median(values):.{digits}f}"
+    return f"{median(values):.{digits}f}"
+
+
+def figures(run, rows, key="gbit_per_s", digits=2):
+    """A line of a table for each row that was measured: what names it, median, best, spread, runs. `rows`: row, then its names."""
+    for row, *names in rows:
+        values = run.values(row, key)
+        if values:
+            yield [*names, middle(values, digits), f"{max(values):.{digits}f}", spread(values, digits), len(values)]
 
 
 def mib(kib):
@@ -62,8 +70,8 @@ def environment(run):
         f"Measured {e['date']} by `scripts/bench/run.sh` ({rounds}; rows in turn) at commit {e['commit']}: STOQ {e['stoq']}, "
         f"quinn-proto {e['quinn_proto']}, rustls {e['rustls']} with aws-lc-rs {e['aws_lc_rs']}, DPDK {e['dpdk']}, "
         f"Rust {e['rustc']}, release build with fat LTO; the peers are quinn {e['quinn']} with quinn-proto "
-        f"{e['peer_quinn_proto']}, s2n-quic {e['s2n_quic']}, quiche {e['quiche']}, tquic {e['tquic']}. Linux {e['kernel']} on {e['cpu']}, {e['cores']} cores; load average before the run "
-        f"{e['load_before']}."
+        f"{e['peer_quinn_proto']}, s2n-quic {e['s2n_quic']}, quiche {e['quiche']}, tquic {e['tquic']}. Linux {e['kernel']} on "
+        f"{e['cpu']}, {e['cores']} cores; load average before the run {e['load_before']}."
     )
     yield ""
     yield (
@@ -74,12 +82,7 @@ def environment(run):
 
 
 def memif(run):
-    rows = []
-    for row, name, mtu, connections, streams in MEMIF:
-        values = run.values(row, "gbit_per_s")
-        if values:
-            shape = [f"{name} (`{row}`)", mtu, connections, streams]
-            rows.append([*shape, middle(values, 2), f"{max(values):.2f}", spread(values, 2), len(values)])
+    rows = list(figures(run, [(row, f"{name} (`{row}`)", *shape) for row, name, *shape in MEMIF]))
     text = (
         "DPDK memif, two processes, one core a side; payload bytes over the time from the first byte sent to the last answer, "
         "over all connections and streams. Gbit/s."
@@ -89,11 +92,7 @@ def memif(run):
 
 
 def goodput(run):
-    rows = []
-    for row, name in GOODPUT:
-        values = run.values(row, "gbit_per_s")
-        if values:
-            rows.append([name, middle(values, 2), f"{max(values):.2f}", spread(values, 2), len(values)])
+    rows = list(figures(run, GOODPUT))
     text = (
         "Payload bytes over the time from the first byte sent to the answer that they are there, as the far end counted "
         "them. Gbit/s, one connection."
@@ -102,11 +101,7 @@ def goodput(run):
 
 
 def mesh(run):
-    rows = []
-    for row, name in MESH:
-        values = run.values(row, "gbit_per_s")
-        if values:
-            rows.append([name, middle(values, 2), f"{max(values):.2f}", spread(values, 2), len(values)])
+    rows = list(figures(run, MESH))
     text = (
         "Kernel UDP on loopback, packets of 1,472 bytes: what several gateways do on two cores, one process each, so no figure of "
         "a wire. The relay has a core of its own; the others share one. Gbit/s."
@@ -152,13 +147,10 @@ def ceilings(run):
     rows = []
     for mtu in (1500, 9000):
         goodput = run.values(f"message-{mtu}", "gbit_per_s")
-        for row, name in ((f"quic-{mtu}", "quinn-proto in memory, no wire"), (f"wire-{mtu}", "testpmd on the same memif, no QUIC")):
-            values = run.values(row, "gbit_per_s")
-            if values:
-                rows.append([f"{name} (`{row}`)", mtu, middle(values, 2), f"{max(values):.2f}", spread(values, 2), len(values)])
+        rows += figures(run, [(row, f"{name} (`{row}`)", mtu) for row, name in CEILINGS if row.endswith(f"-{mtu}")])
         lower = run.lower_ceiling(mtu)
         if goodput and lower:
-            efficiency = statistics.median(goodput) / lower
+            efficiency = median(goodput) / lower
             rows.append(["**messages over the lower of both**", mtu, f"{efficiency:.2f}", "", "", len(goodput)])
     text = (
         "What nothing above it can pass: the state machine and its encryption with our settings and no wire, the slower side of "
@@ -174,10 +166,12 @@ def stages(run):
         for side in ("client", "gateway"):
             found = [s for s in (sampled(line, side) for line in run.rows.get(row, {}).values()) if s]
             packets = [max(s["rx_packets"], s["tx_packets"]) for s in found]
-            if not found or not all(packets) or (connections, streams) != (1, 1):
+            # A gateway that is asked has taken the payload before, and given it once: its stages are of all of that.
+            mixed = side == "gateway" and row.startswith("get")
+            if mixed or not found or not all(packets) or (connections, streams) != (1, 1):
                 continue
             cost = [
-                statistics.median(s[stage] / n for s, n in zip(found, packets, strict=True)) for stage in STAGES
+                median(s[stage] / n for s, n in zip(found, packets, strict=True)) for stage in STAGES
             ]
             way = "sends" if found[0]["tx_packets"] > found[0]["rx_packets"] else "receives"
             shape = [f"{name}, MTU {mtu}", f"{side} {way}"]
@@ -186,18 +180,16 @@ def stages(run):
         "Nanoseconds a packet of the direction that carries the payload, medians over the runs, from the core's cycle counter at "
         "the borders of stages in one busy turn of 64. `quic` is decryption, acknowledgement and reassembly with the copy out "
         "of the device's buffer; `emit` builds and seals; `frame` copies into the device's buffer; `transmit` is the driver's "
-        "burst, for memif its copy into the other process. A PUT's payload comes from memory, a message from the cache."
+        "burst, for memif its copy into the other process. A PUT's payload comes from memory, a message from the cache. A GET's "
+        "gateway is left out: it has taken the payload before, and its stages are of both."
     )
     yield from section("Cost a packet by stage", text, ["what", "side", *STAGES, "sum"], rows, left=2)
 
 
 def handshakes(run):
-    rows = []
-    for row, name in HANDSHAKES:
-        values = run.values(row, "handshakes_per_s")
-        if values:
-            p50 = middle(run.values(row, "p50_us"), 0)
-            rows.append([f"{name} (`{row}`)", middle(values, 0), f"{max(values):.0f}", spread(values, 0), p50, len(values)])
+    rows = list(figures(run, [(row, f"{name} (`{row}`)") for row, name in HANDSHAKES], "handshakes_per_s", 0))
+    for line, (row, _) in zip(rows, [named for named in HANDSHAKES if run.rows.get(named[0])], strict=True):
+        line.insert(-1, middle(run.values(row, "p50_us"), 0))
     text = (
         "X25519MLKEM768, memif, 48 at a time, as many as can be, one core a side: completed means that an application has answered "
         "on the connection, which is then closed. The slower core decides: the server's signs, and where clients show a "
@@ -256,17 +248,17 @@ def conditions(run):
     for row, name in NAMED:
         for line in list(run.rows.get(row, {}).values())[-1:]:
             c, result = line["conditions"], line["result"]
-            rows.append([f"{name} (`{row}`)", c["wire"], c["payload"], result["cipher"], c["idle"], c["cores"]])
+            rows.append([f"{name} (`{row}`)", c["wire"], c["payload"], c["offloads"], result["cipher"], c["idle"], c["cores"]])
     text = (
         "Unless said otherwise: flow control 64 MiB a stream and 128 MiB a connection, 64 MiB send window (s2n-quic: 16 MiB), CUBIC from "
         "4 MiB, no path MTU search beyond the link's. STOQ: X25519MLKEM768, Falcon-512 certificates both ways, UDP payload of the MTU less "
-        "28 bytes: 1472 at MTU 1500. The peers: X25519 (s2n-quic with s2n-tls: P-256), a self-signed ECDSA certificate, UDP "
+        "28 bytes: 1472 at MTU 1500. Where a DPDK port offloads nothing, checksums are software's. The peers: X25519 (s2n-quic with s2n-tls: P-256), a self-signed ECDSA certificate, UDP "
         "payload of 1472 bytes, one thread. quinn and s2n-quic use GSO and GRO as they do by themselves, ten packets a send; "
         "quiche and tquic bring no sockets and stand on a loop of our own that sends up to 44 packets at once, pacing off, with "
         "flow control of 4 MiB a stream and 8 MiB a connection, the best of 4, 8 and 64 MiB over both wires, and without loss. "
         "The key exchange and the signatures cost the handshake, which is before the first byte. Kernel sockets have buffers of 16 MiB."
     )
-    yield from section("Conditions", text, ["what", "wire", "payload", "cipher", "idle", "cores"], rows, left=6)
+    yield from section("Conditions", text, ["what", "wire", "payload", "offloads", "cipher", "idle", "cores"], rows, left=7)
     tried = {}
     for t in run.tuning:
         tried.setdefault((t["mtu"], t["rsize"]), []).append(t["gbit_per_s"])

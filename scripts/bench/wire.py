@@ -7,10 +7,9 @@ packet of ours carries of payload in it.
 
 import argparse
 import json
-import time
 from pathlib import Path
 
-from pktgen import Testpmd
+from pktgen import Testpmd, testpmd_rate
 
 # IP and UDP 28, QUIC's short header 12, the tag 16, a STREAM frame's header 8.
 HEADERS_BYTES = 64
@@ -25,6 +24,7 @@ def buffer_bytes(mtu):
 class Site:
     def __init__(self, arguments):
         self.directory, self.rsize = Path(arguments.dir), arguments.rsize
+        self.gateway_core, self.tester_core, self.seconds = 1, 0, arguments.seconds
         # memif claims frames of 1518 bytes whatever its buffers are; the buffers decide.
         self.buffers = f",bsize={buffer_bytes(arguments.mtu)}"
 
@@ -35,31 +35,18 @@ def main():
     parser.add_argument("--mtu", type=int, required=True)
     parser.add_argument("--rsize", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=3)
-    parser.add_argument("--receiver-core", type=int, default=1)
-    parser.add_argument("--sender-core", type=int, default=0)
     arguments = parser.parse_args()
     site, frame = Site(arguments), arguments.mtu + ETHERNET_BYTES
     # 128 bytes in front of a frame are DPDK's own.
     options = [f"--mbuf-size={buffer_bytes(arguments.mtu) + 128}"]
     (site.directory / "memif.sock").unlink(missing_ok=True)
-    receiver = Testpmd(site, "server", arguments.receiver_core, "rxonly", *options)
+    receiver = Testpmd(site, "server", site.gateway_core, "rxonly", *options)
     try:
         receiver.start()
-        sender = Testpmd(site, "client", arguments.sender_core, "txonly", *options, f"--txpkts={frame}")
-        try:
-            sender.link()
-            sender.start()
-            started = time.monotonic()
-            time.sleep(arguments.seconds)
-            _, sent, refused = sender.stop()
-            elapsed = time.monotonic() - started
-            # What is in the ring is read first; memif forgets its counters when the other end leaves.
-            time.sleep(0.3)
-            received = receiver.stop()[0]
-        finally:
-            sender.kill()
+        said = testpmd_rate(site, lambda: receiver.stop()[0], "txonly", *options, f"--txpkts={frame}")
     finally:
         receiver.kill()
+    received, elapsed = said["receiver"], said["seconds"]
     payload = received * (arguments.mtu - HEADERS_BYTES)
     print(
         json.dumps(
@@ -69,8 +56,8 @@ def main():
                 "seconds": elapsed,
                 "gbit_per_s": payload * 8 / elapsed / 1e9,
                 "frames_per_s": received / elapsed,
-                "sent": sent,
-                "refused": refused,
+                "sent": said["sent"],
+                "refused": said["refused"],
                 "cipher": "none",
             },
             separators=(",", ":"),

@@ -19,5 +19,5 @@ pub use flood::{Flood, FloodError, FloodReport};
 pub use initial::{INITIAL_DATAGRAM_BYTES, InitialError, Initials};
 pub use load::{FCS_BYTES, IMIX, Load, LoadError, Mix};
 pub use pace::Pace;
-pub use storm::{Storm, StormReport};
+pub use storm::{Storm, StormPlan, StormReport};
 pub use stream::{Stream, StreamReport};

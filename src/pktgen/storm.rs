@@ -20,15 +20,7 @@ const ROOM: usize = 8;
 /// and is complete when the answer has come.
 #[derive(Debug)]
 pub struct Storm {
-    remote: SocketAddr,
-    queue: u64,
-    rate_per_s: f64,
-    concurrency: usize,
-    /// So many and no more; none: as many as the time allows.
-    count: Option<u64>,
-    duration: Duration,
-    /// How long those that run at the end may take.
-    patience: Duration,
+    plan: StormPlan,
     pace: Option<Pace>,
     ended: Option<Instant>,
     /// Asked for, not yet up.
@@ -39,6 +31,25 @@ pub struct Storm {
     closing: VecDeque<ConnectionId>,
     report: StormReport,
     reports: Option<Sender<StormReport>>,
+}
+
+/// What a storm is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct StormPlan {
+    /// Where a discard application has [`StormPlan::queue`].
+    pub remote: SocketAddr,
+    /// Its queue.
+    pub queue: u64,
+    /// Handshakes a second; 0: as many as can be.
+    pub rate_per_s: f64,
+    /// So many at a time at the most.
+    pub concurrency: usize,
+    /// So many and no more; none: as many as the time allows.
+    pub count: Option<u64>,
+    /// How long it begins new ones.
+    pub duration: Duration,
+    /// How much longer those may take that run then.
+    pub patience: Duration,
 }
 
 /// What came of a storm.
@@ -63,27 +74,10 @@ pub struct StormReport {
 }
 
 impl Storm {
-    /// `rate_per_s` handshakes a second (0: as many as can be) with `remote`, where a discard application has `queue`;
-    /// `concurrency` at a time at the most, for `duration` or `count` of them. What runs then may take `patience` more.
-    #[expect(clippy::too_many_arguments, reason = "what a storm is, each once")]
-    pub fn new(
-        remote: SocketAddr,
-        queue: u64,
-        rate_per_s: f64,
-        concurrency: usize,
-        count: Option<u64>,
-        duration: Duration,
-        patience: Duration,
-        reports: Sender<StormReport>,
-    ) -> Self {
+    /// One by this plan.
+    pub fn new(plan: StormPlan, reports: Sender<StormReport>) -> Self {
         Self {
-            remote,
-            queue,
-            rate_per_s,
-            concurrency,
-            count,
-            duration,
-            patience,
+            plan,
             pace: None,
             ended: None,
             running: FxHashMap::default(),
@@ -131,7 +125,7 @@ impl Storm {
     fn ask(&mut self, port: &mut AppPort) -> bool {
         let before = self.asking.len();
         while let Some((connection, credit)) = self.asking.front()
-            && port.send_message(*connection, credit, self.queue, Bytes::new()).is_ok()
+            && port.send_message(*connection, credit, self.plan.queue, Bytes::new()).is_ok()
         {
             self.asking.pop_front();
         }
@@ -155,14 +149,14 @@ impl Storm {
 
     fn begin(&mut self, now: Instant, port: &mut AppPort) -> bool {
         let unfinished = self.unfinished();
-        let pace = self.pace.get_or_insert_with(|| Pace::new(self.rate_per_s, now));
-        let left = self.count.map_or(u64::MAX, |count| count - self.report.begun);
-        let free = self.concurrency.saturating_sub(unfinished).min(port.room().saturating_sub(ROOM));
+        let pace = self.pace.get_or_insert_with(|| Pace::new(self.plan.rate_per_s, now));
+        let left = self.plan.count.map_or(u64::MAX, |count| count - self.report.begun);
+        let free = self.plan.concurrency.saturating_sub(unfinished).min(port.room().saturating_sub(ROOM));
         let due = pace.due(now, left.min(free as u64));
         for _ in 0..due {
             let tag = self.report.begun;
             // There is room.
-            if port.send(Command::Connect { tag, remote: self.remote, early: false }).is_err() {
+            if port.send(Command::Connect { tag, remote: self.plan.remote, early: false }).is_err() {
                 break;
             }
             self.running.insert(tag, now);
@@ -174,14 +168,14 @@ impl Storm {
 
     fn over(&mut self, now: Instant) {
         let Some(pace) = &self.pace else { return };
-        let asked = self.count == Some(self.report.begun);
-        if self.ended.is_none() && (asked || now >= pace.started() + self.duration) {
+        let asked = self.plan.count == Some(self.report.begun);
+        if self.ended.is_none() && (asked || now >= pace.started() + self.plan.duration) {
             self.ended = Some(now);
             let intended = pace.intended(now).unwrap_or(self.report.begun);
-            self.report.intended = self.count.map_or(intended, |count| intended.min(count));
+            self.report.intended = self.plan.count.map_or(intended, |count| intended.min(count));
         }
         let Some(ended) = self.ended else { return };
-        if (self.unfinished() == 0 || now >= ended + self.patience)
+        if (self.unfinished() == 0 || now >= ended + self.plan.patience)
             && let Some(reports) = self.reports.take()
         {
             self.report.unfinished = self.unfinished() as u64;
@@ -209,9 +203,9 @@ impl Application for Storm {
     fn poll_timeout(&self) -> Option<Instant> {
         self.reports.as_ref()?;
         match (self.ended, &self.pace) {
-            (Some(ended), _) => Some(ended + self.patience),
-            (None, Some(pace)) if self.unfinished() < self.concurrency => pace.next(),
-            (None, Some(pace)) => Some(pace.started() + self.duration),
+            (Some(ended), _) => Some(ended + self.plan.patience),
+            (None, Some(pace)) if self.unfinished() < self.plan.concurrency => pace.next(),
+            (None, Some(pace)) => Some(pace.started() + self.plan.duration),
             (None, None) => None,
         }
     }

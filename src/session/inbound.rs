@@ -230,7 +230,7 @@ impl Inbound {
         drained.map_err(|fault| Fault { fatal: fault.fatal || self.is_control(), ..fault })
     }
 
-    /// Gathers chunks of a relayed stream: one place in the rings then carries many.
+    /// Gathers chunks of a stream that is not read here: one place in the rings then carries many.
     fn gather(&mut self, chunk: Bytes, cx: &mut Reading<'_, '_>) {
         let (Kind::Raw { gathered, .. } | Kind::RawAnswer { gathered, .. }) = &mut self.kind else {
             return;
@@ -320,7 +320,9 @@ impl Inbound {
             Kind::PutAnswer { .. } => self.put_answered(kind, body, cx),
             Kind::FetchAnswer { .. } => self.fetch_answered(kind, body, cx),
             Kind::OneAnswer { .. } => self.one_answered(kind, body, cx),
-            Kind::Raw { .. } | Kind::RawAnswer { .. } => Err(unexpected(kind, "inside a relayed stream")),
+            Kind::Raw { .. } | Kind::RawAnswer { .. } => {
+                Err(unexpected(kind, "inside a stream that is not read here"))
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! The configurations that quinn-proto takes.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -7,11 +8,12 @@ use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use rustls::pki_types::ServerName;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig};
 
 use super::provider::{crypto_provider, verification_algorithms};
+use super::sessions::SessionCache;
 use super::trust::PeerVerifier;
 use super::{Identity, TlsError, TlsPolicy, Trust};
 
@@ -121,12 +123,15 @@ pub fn server_config(tls: &ServerTls) -> Result<Arc<QuicServerConfig>, TlsError>
     }));
     config.alpn_protocols = vec![ALPN.to_vec()];
     // Stateful: rustls' stateless tickets carry the client's chain and never offer early data.
-    if tls.session_cache_len == 0 {
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
-    } else {
-        config.session_storage = ServerSessionMemoryCache::new(tls.session_cache_len);
-        config.send_tls13_tickets = TICKETS_LEN;
+    match NonZeroUsize::new(tls.session_cache_len) {
+        None => {
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
+        Some(len_max) => {
+            config.session_storage = Arc::new(SessionCache::new(len_max));
+            config.send_tls13_tickets = TICKETS_LEN;
+        }
     }
     // RFC 9001 §4.6.1: the size in a ticket is 0xffffffff, or early data is not offered.
     config.max_early_data_size = if tls.early_data { u32::MAX } else { 0 };

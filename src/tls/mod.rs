@@ -20,6 +20,7 @@ mod node_id;
 mod pem;
 mod provider;
 mod refusal;
+mod sessions;
 mod trust;
 mod x509;
 

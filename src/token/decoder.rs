@@ -7,8 +7,9 @@ use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 
-/// Groups are gathered in allocations of this many bytes: a burst's worth, so that many payloads at once stay in the cache.
-const ARENA_BYTES: usize = 1 << 17;
+/// Groups are gathered in allocations of this many bytes: a burst of large packets takes few of them, and those of many payloads at
+/// once stay in the cache.
+const ARENA_BYTES: usize = 1 << 18;
 /// Full arenas that are watched until their pieces were dropped, to be filled again: fresh memory costs page faults.
 const SPENT_ARENAS_LEN: usize = 3;
 /// The longest piece, bytes.

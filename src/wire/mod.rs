@@ -88,20 +88,9 @@ pub struct Station {
     pub udp_port: u16,
 }
 
-/// A frame that means something to this host.
+/// A frame that means something to this host and is no datagram for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Received<'a> {
-    /// A UDP datagram to one of our addresses and to our port.
-    Udp {
-        /// Who sent it.
-        source: SocketAddr,
-        /// Which of our addresses it came to.
-        destination: IpAddr,
-        /// The ECN bits of its IP header.
-        ecn: u8,
-        /// The UDP payload.
-        payload: &'a [u8],
-    },
+pub enum Control<'a> {
     /// An ARP packet, whoever it is about: neighbours are learnt from other hosts' too.
     Arp {
         /// Who sent the frame.
@@ -130,28 +119,18 @@ pub enum Received<'a> {
 }
 
 impl Station {
-    /// What `frame` is to this host, or why it is nothing. `checksum` is what the device found: it vouches for the IPv4
-    /// header and UDP only, so the rest is verified here whatever it says.
-    pub fn parse<'a>(&self, frame: &'a [u8], checksum: RxChecksum) -> Result<Received<'a>, WireError> {
-        let mut datagram = Err(WireError::Malformed);
-        let show = |source, destination, ecn, payload| {
-            datagram = Ok(Received::Udp { source, destination, ecn, payload });
-        };
-        match self.parse_to(frame, checksum, show)? {
-            Some(control) => Ok(control),
-            None => datagram,
-        }
-    }
-
-    /// The same, but a datagram's parts are shown to `udp` and nothing is returned: source, destination, ECN bits, payload.
+    /// Shows a datagram's parts to `udp`: source, destination, ECN bits, payload. Returns what else `frame` is to this host, or why it
+    /// is nothing. `checksum` is what the device found: it vouches for the IPv4 header and UDP only, so the rest is verified here
+    /// whatever it says.
+    ///
     /// What is shown stays in registers; what is returned would be written to memory and read back, for every packet.
     #[inline]
-    pub fn parse_to<'a>(
+    pub fn parse<'a>(
         &self,
         frame: &'a [u8],
         checksum: RxChecksum,
         udp: impl FnOnce(SocketAddr, IpAddr, u8, &'a [u8]),
-    ) -> Result<Option<Received<'a>>, WireError> {
+    ) -> Result<Option<Control<'a>>, WireError> {
         let (ethernet, payload) = Ethernet::parse(frame)?;
         if ethernet.vlan != self.vlan || !self.takes(ethernet.destination) {
             return Err(WireError::Foreign);
@@ -171,7 +150,7 @@ impl Station {
                 self.parse_packet(ethernet.source, ip, payload, verify, udp)
             }
             EthernetProtocol::Arp => {
-                Ok(Some(Received::Arp { source_mac: ethernet.source, arp: Arp::parse(payload)? }))
+                Ok(Some(Control::Arp { source_mac: ethernet.source, arp: Arp::parse(payload)? }))
             }
             EthernetProtocol::Unknown(_) => Err(WireError::Unwanted),
         }
@@ -186,7 +165,7 @@ impl Station {
         payload: &'a [u8],
         verify: bool,
         udp: impl FnOnce(SocketAddr, IpAddr, u8, &'a [u8]),
-    ) -> Result<Option<Received<'a>>, WireError> {
+    ) -> Result<Option<Control<'a>>, WireError> {
         if ip.protocol != IpProtocol::Udp {
             return self.parse_control(source_mac, &ip, payload).map(Some);
         }
@@ -213,7 +192,7 @@ impl Station {
         source_mac: Mac,
         ip: &Ip,
         payload: &'a [u8],
-    ) -> Result<Received<'a>, WireError> {
+    ) -> Result<Control<'a>, WireError> {
         let addresses = ip.addresses;
         let to_us = self.has(addresses.destination());
         match (addresses, ip.protocol) {
@@ -229,7 +208,7 @@ impl Station {
                         echo_request(source_mac, addresses, payload)
                     }
                     Some(Icmpv6Message::NeighborSolicit | Icmpv6Message::NeighborAdvert) => {
-                        Ok(Received::Ndp { source_mac, source, ndp: Ndp::parse(ip, payload)? })
+                        Ok(Control::Ndp { source_mac, source, ndp: Ndp::parse(ip, payload)? })
                     }
                     Some(_) => Err(WireError::Unwanted),
                     None => Err(WireError::Malformed),
@@ -268,10 +247,10 @@ impl Station {
     }
 }
 
-fn echo_request(source_mac: Mac, addresses: Addresses, payload: &[u8]) -> Result<Received<'_>, WireError> {
+fn echo_request(source_mac: Mac, addresses: Addresses, payload: &[u8]) -> Result<Control<'_>, WireError> {
     let echo = Echo::parse(&addresses, payload)?;
     if echo.reply {
         return Err(WireError::Unwanted);
     }
-    Ok(Received::EchoRequest { source_mac, addresses, echo })
+    Ok(Control::EchoRequest { source_mac, addresses, echo })
 }

@@ -12,6 +12,23 @@ const THEIRS: Mac = [0x02, 0, 0, 0, 0, 0x02];
 const V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
 
+/// What a frame is, a datagram's parts among it.
+#[derive(Debug, PartialEq, Eq)]
+enum Received<'a> {
+    Udp { source: SocketAddr, destination: IpAddr, ecn: u8, payload: &'a [u8] },
+    Control(Control<'a>),
+}
+
+impl Station {
+    fn receive<'a>(&self, frame: &'a [u8], checksum: RxChecksum) -> Result<Received<'a>, WireError> {
+        let mut datagram = None;
+        let control = self.parse(frame, checksum, |source, destination, ecn, payload| {
+            datagram = Some(Received::Udp { source, destination, ecn, payload });
+        })?;
+        Ok(control.map(Received::Control).or(datagram).expect("either is shown"))
+    }
+}
+
 fn station() -> Station {
     Station { mac: OURS, vlan: None, addresses: vec![V4.into(), V6.into()], udp_port: 4433 }
 }
@@ -41,7 +58,7 @@ const ECHO_V4: &str = "020000000001 020000000002 0800
     0800 3234 0102 0003 61626364";
 
 fn parse(hex: &str) -> Result<(), WireError> {
-    station().parse(&bytes(hex), RxChecksum::Unknown).map(|_| ())
+    station().receive(&bytes(hex), RxChecksum::Unknown).map(|_| ())
 }
 
 /// The frame with the bytes from `at` on replaced, and the IPv4 header checksum made right again.
@@ -58,13 +75,13 @@ fn altered(hex: &str, at: usize, with: &[u8]) -> Vec<u8> {
 }
 
 fn error_of(frame: &[u8]) -> WireError {
-    station().parse(frame, RxChecksum::Unknown).unwrap_err()
+    station().receive(frame, RxChecksum::Unknown).unwrap_err()
 }
 
 #[test]
 fn a_udp_datagram_over_ipv4_gives_its_fields() {
     let frame = bytes(UDP_V4);
-    let received = station().parse(&frame, RxChecksum::Unknown).unwrap();
+    let received = station().receive(&frame, RxChecksum::Unknown).unwrap();
     assert_eq!(
         received,
         Received::Udp {
@@ -79,7 +96,7 @@ fn a_udp_datagram_over_ipv4_gives_its_fields() {
 #[test]
 fn a_udp_datagram_over_ipv6_gives_its_fields() {
     let frame = bytes(UDP_V6);
-    let received = station().parse(&frame, RxChecksum::Unknown).unwrap();
+    let received = station().receive(&frame, RxChecksum::Unknown).unwrap();
     assert_eq!(
         received,
         Received::Udp {
@@ -98,7 +115,7 @@ fn udp_behind_ipv4_options_is_taken() {
     frame.splice(34..34, [1, 1, 1, 0]);
     let frame = altered(&data_encoding::HEXLOWER.encode(&frame), 14, &[0x46]);
     assert!(matches!(
-        station().parse(&frame, RxChecksum::Unknown),
+        station().receive(&frame, RxChecksum::Unknown),
         Ok(Received::Udp { payload: b"hello", .. })
     ));
 }
@@ -113,7 +130,10 @@ fn an_arp_request_gives_its_fields() {
         target_mac: [0; 6],
         target: V4,
     };
-    assert_eq!(station().parse(&frame, RxChecksum::Unknown), Ok(Received::Arp { source_mac: THEIRS, arp }));
+    assert_eq!(
+        station().receive(&frame, RxChecksum::Unknown),
+        Ok(Received::Control(Control::Arp { source_mac: THEIRS, arp }))
+    );
     let mut again = [0; arp::PACKET_BYTES];
     arp.emit(&mut again);
     assert_eq!(again, frame[14..]);
@@ -125,8 +145,8 @@ fn an_echo_request_gives_its_fields() {
     let echo = Echo { reply: false, identifier: 0x0102, sequence: 3, data: b"abcd" };
     let addresses = Addresses::V4 { source: Ipv4Addr::new(10, 77, 0, 2), destination: V4 };
     assert_eq!(
-        station().parse(&frame, RxChecksum::Unknown),
-        Ok(Received::EchoRequest { source_mac: THEIRS, addresses, echo })
+        station().receive(&frame, RxChecksum::Unknown),
+        Ok(Received::Control(Control::EchoRequest { source_mac: THEIRS, addresses, echo }))
     );
 }
 
@@ -176,7 +196,7 @@ fn protocols_that_nothing_speaks_are_unwanted() {
 fn a_closed_port_is_told_from_the_open_one() {
     let mut other = station();
     other.udp_port = 4434;
-    assert_eq!(other.parse(&bytes(UDP_V4), RxChecksum::Unknown), Err(WireError::Port));
+    assert_eq!(other.receive(&bytes(UDP_V4), RxChecksum::Unknown), Err(WireError::Port));
 }
 
 #[test]
@@ -184,19 +204,19 @@ fn a_wrong_checksum_is_refused_unless_the_device_vouches_for_it() {
     let mut frame = bytes(UDP_V6);
     frame[66] ^= 1;
     assert_eq!(error_of(&frame), WireError::Checksum);
-    assert!(station().parse(&frame, RxChecksum::Good).is_ok());
+    assert!(station().receive(&frame, RxChecksum::Good).is_ok());
     let mut frame = bytes(UDP_V4);
     frame[22] -= 1;
     assert_eq!(error_of(&frame), WireError::Checksum);
     let mut frame = bytes(ECHO_V4);
     frame[43] ^= 1;
-    assert_eq!(station().parse(&frame, RxChecksum::Good), Err(WireError::Checksum));
-    assert_eq!(station().parse(&bytes(UDP_V4), RxChecksum::Bad), Err(WireError::Checksum));
+    assert_eq!(station().receive(&frame, RxChecksum::Good), Err(WireError::Checksum));
+    assert_eq!(station().receive(&bytes(UDP_V4), RxChecksum::Bad), Err(WireError::Checksum));
 }
 
 #[test]
 fn no_checksum_at_all_is_fine_over_ipv4_only() {
-    assert!(station().parse(&altered(UDP_V4, 40, &[0, 0]), RxChecksum::Unknown).is_ok());
+    assert!(station().receive(&altered(UDP_V4, 40, &[0, 0]), RxChecksum::Unknown).is_ok());
     assert_eq!(error_of(&altered(UDP_V6, 60, &[0, 0])), WireError::Malformed);
     assert_eq!(error_of(&altered(UDP_V4, 40, &[0, 1])), WireError::Checksum);
 }
@@ -208,11 +228,11 @@ fn only_the_configured_vlan_is_taken() {
     assert_eq!(error_of(&tagged), WireError::Foreign);
     let mut member = station();
     member.vlan = Some(7);
-    assert!(member.parse(&tagged, RxChecksum::Unknown).is_ok());
-    assert_eq!(member.parse(&bytes(UDP_V4), RxChecksum::Unknown), Err(WireError::Foreign));
+    assert!(member.receive(&tagged, RxChecksum::Unknown).is_ok());
+    assert_eq!(member.receive(&bytes(UDP_V4), RxChecksum::Unknown), Err(WireError::Foreign));
     // A tag without a VLAN carries a priority only.
     tagged[15] = 0;
-    assert!(station().parse(&tagged, RxChecksum::Unknown).is_ok());
+    assert!(station().receive(&tagged, RxChecksum::Unknown).is_ok());
 }
 
 #[test]
@@ -254,8 +274,8 @@ fn any_addresses() -> impl Strategy<Value = (Addresses, Udp)> {
 proptest! {
     #[test]
     fn random_bytes_never_panic(frame in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let _ = station().parse(&frame, RxChecksum::Unknown);
-        let _ = station().parse(&frame, RxChecksum::Good);
+        let _ = station().receive(&frame, RxChecksum::Unknown);
+        let _ = station().receive(&frame, RxChecksum::Good);
         let _ = Arp::parse(&frame);
         for addresses in [
             Addresses::V4 { source: V4, destination: V4 },
@@ -276,7 +296,7 @@ proptest! {
             frame[at] = to;
         }
         frame.truncate(usize::from(cut) % 120);
-        let _ = station().parse(&frame, RxChecksum::Good);
+        let _ = station().receive(&frame, RxChecksum::Good);
     }
 
     #[test]
@@ -305,7 +325,7 @@ proptest! {
             mac: OURS, vlan, addresses: vec![addresses.destination()], udp_port: ports.destination_port,
         };
         prop_assert_eq!(
-            host.parse(&frame, RxChecksum::Unknown),
+            host.receive(&frame, RxChecksum::Unknown),
             Ok(Received::Udp {
                 source: SocketAddr::new(addresses.source(), ports.source_port),
                 destination: addresses.destination(), ecn, payload: &payload,

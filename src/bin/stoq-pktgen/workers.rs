@@ -11,7 +11,7 @@ use stoq::gateway::network::{Opened, Running};
 use stoq::gateway::tls;
 use stoq::limits::{CONNECTIONS_LEN_MAX, MESSAGE_BYTES_MAX};
 use stoq::node::{Host, Hosted, Node, NodeConfig};
-use stoq::pktgen::{Storm, StormReport, Stream, StreamReport};
+use stoq::pktgen::{Storm, StormPlan, StormReport, Stream, StreamReport};
 use stoq::tls::client_config;
 
 /// What a run may take beyond its own time before it counts as hung.
@@ -64,9 +64,10 @@ pub(crate) fn handshakes(setup: Setup, storming: &Storming) -> anyhow::Result<()
     let client = client_config(&client)?;
     let workers = usize::from(setup.config.workers.count);
     let (gateway, share, duration) = (setup.gateway, setup.rate / workers as f64, setup.duration);
-    let make = move |reports: Sender<StormReport>| -> Box<dyn Application> {
-        Box::new(Storm::new(gateway, queue, share, concurrency, count, duration, patience, reports))
-    };
+    let plan =
+        StormPlan { remote: gateway, queue, rate_per_s: share, concurrency, count, duration, patience };
+    let make =
+        move |reports: Sender<StormReport>| -> Box<dyn Application> { Box::new(Storm::new(plan, reports)) };
     let (network, reports) = run(&setup, client, make, duration + patience)?;
     let mut trips: Vec<_> = reports.iter().flat_map(|report| &report.trips).copied().collect();
     trips.sort_unstable();

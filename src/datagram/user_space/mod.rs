@@ -14,7 +14,7 @@ use crate::nic::{Nic, RxChecksum, TxKind};
 use crate::stages::Stage;
 use crate::wire::prefix::Prefix;
 use crate::wire::udp::{Udp, UdpTemplate};
-use crate::wire::{Mac, Received, Station, ip::Addresses};
+use crate::wire::{Control, Mac, Station, ip::Addresses};
 use path::{Path, Paths};
 use quinn_proto::{EcnCodepoint, Transmit};
 use replies::Replies;
@@ -271,29 +271,29 @@ impl Host {
         deliver: &mut impl FnMut(Datagram<'_>),
     ) {
         counters.stages.enter(Stage::Parse);
-        let shown = self.station.parse_to(frame, checksum, |remote, destination, ecn, payload| {
+        let shown = self.station.parse(frame, checksum, |remote, destination, ecn, payload| {
             counters.add(Counter::RxBytes, payload.len() as u64);
             let (local_ip, ecn) = (Some(destination), EcnCodepoint::from_bits(ecn));
             deliver(Datagram { remote, local_ip, ecn, payload });
         });
         match shown {
-            Ok(None) => {}
+            Ok(None) => return,
             Ok(Some(control)) => self.handle_control(now, counters, control),
             Err(error) => counters.add(error.counter(), 1),
         }
+        // Whoever took a datagram has said so already.
         counters.stages.enter(Stage::Receive);
     }
 
     #[cold]
-    fn handle_control(&mut self, now: Instant, counters: &Counters, control: Received<'_>) {
+    fn handle_control(&mut self, now: Instant, counters: &Counters, control: Control<'_>) {
         counters.add(Counter::NeighborPackets, 1);
         let claim = match control {
-            Received::Udp { .. } => None,
-            Received::Arp { arp, .. } => self.neighbors.handle_arp(now, counters, &arp),
-            Received::Ndp { source_mac, source, ndp } => {
+            Control::Arp { arp, .. } => self.neighbors.handle_arp(now, counters, &arp),
+            Control::Ndp { source_mac, source, ndp } => {
                 self.neighbors.handle_ndp(now, counters, source_mac, source, &ndp)
             }
-            Received::EchoRequest { source_mac, addresses, echo } => {
+            Control::EchoRequest { source_mac, addresses, echo } => {
                 // RFC 1122 §3.2.2.6, RFC 4443 §4.2: the reply carries all that the request did, or is not sent.
                 if self.replies.echo(source_mac, addresses, echo, self.mtu) {
                     counters.add(Counter::EchoReplies, 1);
