@@ -10,7 +10,7 @@ use crate::tls::{CipherSuite, NodeId};
 use crate::wire::prefix::Prefix;
 use crate::worker::Idle;
 use serde::de::{DeserializeOwned, Error};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -48,7 +48,7 @@ pub enum ConfigError {
 }
 
 /// The gateway's file.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GatewayConfig {
     /// Workers and their cores.
@@ -84,7 +84,7 @@ pub struct GatewayConfig {
 }
 
 /// The client's file.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClientConfig {
     /// The gateway to talk to, where the command line names none.
@@ -114,7 +114,7 @@ pub struct ClientConfig {
 }
 
 /// Worker threads.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WorkersConfig {
     /// How many: one a network queue.
@@ -132,7 +132,8 @@ impl Default for WorkersConfig {
 }
 
 /// The way to the network: exactly one kind.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum NetworkConfig {
     /// A DPDK port: the kernel is not on the packet's way.
     Dpdk(DpdkConfig),
@@ -147,7 +148,7 @@ impl Default for NetworkConfig {
 }
 
 /// A DPDK port.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DpdkConfig {
     /// A PCI address (`0000:3b:00.0`) or a virtual device (`net_memif0,role=server,…`).
@@ -194,7 +195,7 @@ pub struct DpdkConfig {
 }
 
 /// Whether DPDK lives in huge pages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HugePagesConfig {
     /// Do not start without.
@@ -207,7 +208,7 @@ pub enum HugePagesConfig {
 }
 
 /// Kernel UDP sockets.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KernelConfig {
     /// Local addresses. Port 0 takes any free one: for clients.
@@ -226,7 +227,7 @@ impl Default for KernelConfig {
 }
 
 /// A certificate and its key.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IdentityConfig {
     /// PEM: the certificate, then intermediates if its authority is not trusted directly.
@@ -236,7 +237,7 @@ pub struct IdentityConfig {
 }
 
 /// Whom a node trusts: at least one of the two; with both, both must hold.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrustConfig {
     /// PEM: certificates of the authorities.
@@ -248,7 +249,7 @@ pub struct TrustConfig {
 }
 
 /// Whether clients must show a certificate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientAuthConfig {
     /// No connection without a trusted one.
@@ -261,7 +262,7 @@ pub enum ClientAuthConfig {
 }
 
 /// Another gateway: for a gateway one of its neighbours, for a client one that it may name in routes.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NeighborConfig {
     /// What people here call it, on the command line and in logs; the wire knows no names.
@@ -274,7 +275,7 @@ pub struct NeighborConfig {
 }
 
 /// Forwarding of requests (protocol §5).
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HopsConfig {
     /// For whom: `"nobody"`, `"neighbors"`, `"authenticated"` (whoever showed a trusted certificate), `"anyone"`, or a list
@@ -300,7 +301,7 @@ impl Default for HopsConfig {
 }
 
 /// For whom a gateway forwards.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(
     untagged,
     expecting = "`transit` is \"nobody\", \"neighbors\", \"authenticated\", \"anyone\", or a list of node IDs"
@@ -313,7 +314,7 @@ pub enum TransitConfig {
 }
 
 /// A class of peers to forward for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TransitClass {
     /// None.
@@ -340,7 +341,7 @@ impl TransitConfig {
 }
 
 /// TLS policy.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsConfig {
     /// Only X25519MLKEM768; peers without it are refused.
@@ -366,7 +367,8 @@ impl Default for TlsConfig {
 }
 
 /// One application of a gateway.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum ApplicationConfig {
     /// Sends every message back.
     Echo(EchoConfig),
@@ -388,7 +390,7 @@ impl ApplicationConfig {
 }
 
 /// What sends every message back.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EchoConfig {
     /// Queue numbers whose messages it takes.
@@ -402,7 +404,7 @@ pub struct EchoConfig {
 }
 
 /// What counts and drops.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiscardConfig {
     /// Queue numbers whose messages and PUTs it takes.
@@ -420,7 +422,7 @@ pub struct DiscardConfig {
 }
 
 /// Where payloads are kept.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SeedConfig {
     /// Queue numbers whose PUTs it takes.
@@ -446,7 +448,7 @@ pub struct SeedConfig {
 }
 
 /// How a gateway ends.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ShutdownConfig {
     /// How long running requests may take to finish after the first signal, milliseconds.
@@ -460,7 +462,7 @@ impl Default for ShutdownConfig {
 }
 
 /// Logging.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
     /// `error`, `warn`, `info`, `debug` or `trace`, or per module: `info,stoq::tls=debug`. `STOQ_LOG` overrides it.

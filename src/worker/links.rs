@@ -59,6 +59,52 @@ impl Links {
         Self { links, by_node, connections_max, due: Some(now) }
     }
 
+    /// Takes other neighbours on. Those that were neighbours before keep their connections and their failures; gives the slots of
+    /// the connections that nobody needs any more. Their places change: [`Links::place`] tells the new ones.
+    pub(super) fn renew(
+        &mut self,
+        neighbors: Vec<Neighbor>,
+        connections_max: usize,
+        now: Instant,
+    ) -> Vec<u32> {
+        let mut before = std::mem::replace(self, Self::new(neighbors, connections_max, now));
+        for link in &mut self.links {
+            let known = before.by_node.get(&link.neighbor.node).map(|&index| &mut before.links[index]);
+            if let Some(known) = known {
+                let known_state = std::mem::replace(&mut known.state, State::Idle);
+                // Where the addresses are others, nothing speaks against trying them at once.
+                let moved = known.neighbor.addresses != link.neighbor.addresses;
+                link.state = match known_state {
+                    State::Wanted { .. } if moved => State::Wanted { from: now },
+                    State::Idle => link.state,
+                    state => state,
+                };
+                (link.failures, link.address, link.used) = (known.failures, known.address, known.used);
+            }
+        }
+        let open = |link: &Link| match link.state {
+            State::Open { slot, .. } => Some(slot),
+            _ => None,
+        };
+        let mut gone: Vec<_> = before.links.iter().filter_map(open).collect();
+        let mut busy = self.links.iter().filter(|link| link.state != State::Idle).count();
+        for link in self.links.iter_mut().rev().filter(|link| link.state != State::Idle) {
+            if busy <= connections_max {
+                break;
+            }
+            gone.extend(open(link));
+            link.state = State::Idle;
+            busy -= 1;
+        }
+        self.set_due();
+        gone
+    }
+
+    /// Where this neighbour stands.
+    pub(super) fn place(&self, node: &NodeId) -> Option<usize> {
+        self.by_node.get(node).copied()
+    }
+
     /// When [`Links::next`] has something.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.due

@@ -3,13 +3,14 @@
 use crate::counters::Counters;
 use crate::limits::HANDOVER_RING_LEN;
 use crate::quic::cid::CidKey;
+use super::links::Neighbor;
 use crate::session::Routes;
 use bytes::BytesMut;
 use crossbeam_queue::ArrayQueue;
 use quinn_proto::{ClientConfig, EcnCodepoint, EndpointConfig, ServerConfig};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a worker does when there is nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -33,7 +34,13 @@ pub struct Shared {
     /// One ring a worker, for datagrams that landed elsewhere.
     pub(super) handovers: Vec<ArrayQueue<Handover>>,
     lifecycle: AtomicU8,
+    /// The number of the last renewal; each worker compares it with its own once a turn.
+    renewals: AtomicU32,
+    renewal: Mutex<Numbered>,
 }
+
+/// A renewal with its number, from 1; 0 before the first.
+type Numbered = (u32, Option<Arc<Renewal>>);
 
 const RUNNING: u8 = 0;
 pub(super) const DRAINING: u8 = 1;
@@ -48,6 +55,8 @@ impl Shared {
             routes,
             handovers: (0..workers).map(|_| ArrayQueue::new(HANDOVER_RING_LEN)).collect(),
             lifecycle: AtomicU8::new(RUNNING),
+            renewals: AtomicU32::new(0),
+            renewal: Mutex::default(),
         })
     }
 
@@ -59,6 +68,24 @@ impl Shared {
     /// Asks the workers to close every connection and end.
     pub fn close(&self) {
         self.lifecycle.fetch_max(CLOSING, Ordering::AcqRel);
+    }
+
+    /// Gives every worker other neighbours, and other TLS and transport for the connections that begin from now on.
+    pub fn renew(&self, renewal: Renewal) {
+        let mut slot = self.renewal.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = slot.0.wrapping_add(1);
+        *slot = (number, Some(Arc::new(renewal)));
+        self.renewals.store(number, Ordering::Release);
+    }
+
+    /// The newest renewal, if `seen` is not its number; for the price of one relaxed load where it is.
+    pub(super) fn renewed(&self, seen: &mut u32) -> Option<Arc<Renewal>> {
+        if self.renewals.load(Ordering::Relaxed) == *seen {
+            return None;
+        }
+        let (number, renewal) = self.renewal.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        *seen = number;
+        renewal
     }
 
     /// Whether [`Shared::close`] was called.
@@ -93,8 +120,19 @@ pub struct WorkerStatus {
     pub(super) lingering: AtomicUsize,
 }
 
+/// What a reload gives the workers.
+#[derive(Debug)]
+pub struct Renewal {
+    /// TLS and transport of connections that begin from now on; those that exist keep theirs.
+    pub quic: Quic,
+    /// The neighbours. Connections to those that stay neighbours stay.
+    pub neighbors: Vec<Neighbor>,
+    /// Connections to neighbours that a worker keeps at once.
+    pub neighbor_connections_max: usize,
+}
+
 /// What a worker's QUIC is made of.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Quic {
     /// For connections of both directions.
     pub endpoint: EndpointConfig,
@@ -120,6 +158,11 @@ impl<T> ByFamily<T> {
     /// Makes another pair of this one.
     pub fn map<U>(&self, make: impl Fn(&T) -> U) -> ByFamily<U> {
         ByFamily { v4: make(&self.v4), v6: make(&self.v6) }
+    }
+
+    /// Makes a pair of this one and another.
+    pub fn zip<U, V>(&self, other: &ByFamily<U>, make: impl Fn(&T, &U) -> V) -> ByFamily<V> {
+        ByFamily { v4: make(&self.v4, &other.v4), v6: make(&self.v6, &other.v6) }
     }
 
     /// The one for this address. An IPv4 address mapped into IPv6 is IPv4 on the wire.
