@@ -78,9 +78,28 @@ pub struct GatewayConfig {
     /// How it ends.
     #[serde(default)]
     pub shutdown: ShutdownConfig,
+    /// When this file is read again.
+    #[serde(default)]
+    pub reload: ReloadConfig,
     /// Logging.
     #[serde(default)]
     pub log: LogConfig,
+}
+
+impl GatewayConfig {
+    /// The seed, if there is one.
+    pub fn seed(&self) -> Option<&SeedConfig> {
+        self.application.iter().find_map(|application| match application {
+            ApplicationConfig::Seed(seed) => Some(seed),
+            _ => None,
+        })
+    }
+
+    /// Whether payloads that pass are kept.
+    pub fn keeps_passing(&self) -> bool {
+        let bounded = self.seed().is_some_and(|seed| seed.capacity_bytes.is_some());
+        self.hops.cache.unwrap_or(bounded)
+    }
 }
 
 /// The client's file.
@@ -461,18 +480,47 @@ impl Default for ShutdownConfig {
     }
 }
 
+/// When the configuration is read again while the gateway runs; on SIGHUP it always is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReloadConfig {
+    /// When the file, the certificate, the key or the authorities' certificates have changed.
+    pub watch: bool,
+}
+
+impl Default for ReloadConfig {
+    fn default() -> Self {
+        Self { watch: true }
+    }
+}
+
 /// Logging.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
     /// `error`, `warn`, `info`, `debug` or `trace`, or per module: `info,stoq::tls=debug`. `STOQ_LOG` overrides it.
     pub level: String,
+    /// How lines look.
+    pub format: LogFormat,
+    /// Lines that one place in the code may say in a second, the main thread's aside; what is more is left out and counted.
+    /// 0: no bound.
+    pub lines_per_s: u32,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { level: "info".into() }
+        Self { level: "info".into(), format: LogFormat::Text, lines_per_s: 10 }
     }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 fn default_udp_port() -> u16 {

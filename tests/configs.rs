@@ -127,7 +127,7 @@ fn the_gateways_example_shows_every_option_and_no_other() {
         };
         allowed(&text, true)
     };
-    for section in ["workers", "identity", "trust", "tls", "quic", "hops", "shutdown", "log"] {
+    for section in ["workers", "identity", "trust", "tls", "quic", "hops", "shutdown", "reload", "log"] {
         assert_eq!(shown[section], plain(section), "[{section}]");
     }
     assert_eq!(shown["network kernel-udp"], plain("network"));

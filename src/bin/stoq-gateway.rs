@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use stoq::config::load_gateway;
-use stoq::gateway::run::{Gateway, end_signals};
+use stoq::gateway::run::{Gateway, signals};
 use stoq::gateway::{check, logging};
 
 /// The STOQ gateway: takes, checks, keeps and serves payloads over post-quantum QUIC.
@@ -19,7 +19,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve until SIGINT or SIGTERM.
+    /// Serve until SIGINT or SIGTERM; read the files again on SIGHUP.
     Run(Configured),
     /// Look whether the machine and the configuration are ready, and name the command that mends what is not.
     Check {
@@ -54,8 +54,8 @@ fn main() -> ExitCode {
 fn run(configured: &Configured) -> anyhow::Result<()> {
     let config = load_gateway(&configured.config)?;
     logging::start(&config.log)?;
-    let signals = end_signals()?;
-    Gateway::start(&config)?.run(signals);
+    let signals = signals()?;
+    Gateway::start(&config)?.run(signals, &configured.config);
     Ok(())
 }
 

@@ -5,5 +5,7 @@ pub mod logging;
 pub mod network;
 #[cfg(feature = "dpdk")]
 pub mod port;
+pub mod reload;
 pub mod run;
 pub mod tls;
+pub mod watch;

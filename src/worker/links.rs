@@ -253,4 +253,30 @@ mod tests {
         assert!(!links.failed(1, Some(1), now), "closed on purpose: not dialled again");
         assert_eq!(links.reach(&NodeId([9; 32]), now, |_| true), None, "no neighbour");
     }
+
+    #[test]
+    fn other_neighbours_leave_the_connections_of_those_that_stay() {
+        let now = Instant::now();
+        let mut links = Links::new(neighbors(3), 8, now);
+        for slot in 10..13 {
+            let (index, _) = links.next(now).unwrap();
+            links.dialled(index, slot);
+            links.up(index, now);
+        }
+        // The first goes, the others change places, a new one comes.
+        let mut others: Vec<_> = neighbors(4).into_iter().skip(1).collect();
+        others.reverse();
+        assert_eq!(links.renew(others.clone(), 8, now), [10]);
+        assert_eq!(links.place(&NodeId([0; 32])), None);
+        let place = links.place(&NodeId([1; 32])).unwrap();
+        assert_eq!((place, links.node(place)), (2, NodeId([1; 32])));
+        let (index, _) = links.next(now).unwrap();
+        assert_eq!(links.node(index), NodeId([3; 32]));
+        links.dialled(index, 13);
+        assert_eq!(links.next(now), None, "the others are connected");
+        assert!(links.failed(place, Some(11), now), "and dialled again if they fail");
+        // With one connection allowed, the first keeps it.
+        assert_eq!(links.renew(others, 1, now), [12]);
+        assert_eq!(links.next(now), None);
+    }
 }

@@ -1,9 +1,9 @@
 //! What the workers of a process share, and what each shows of itself.
 
+use super::links::Neighbor;
 use crate::counters::Counters;
 use crate::limits::HANDOVER_RING_LEN;
 use crate::quic::cid::CidKey;
-use super::links::Neighbor;
 use crate::session::Routes;
 use bytes::BytesMut;
 use crossbeam_queue::ArrayQueue;
