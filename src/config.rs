@@ -84,6 +84,9 @@ pub struct GatewayConfig {
     /// Logging.
     #[serde(default)]
     pub log: LogConfig,
+    /// Captures of a port that the kernel does not see.
+    #[serde(default)]
+    pub capture: CaptureConfig,
 }
 
 impl GatewayConfig {
@@ -494,6 +497,16 @@ impl Default for ReloadConfig {
     }
 }
 
+/// Captures of a DPDK port.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CaptureConfig {
+    /// The Unix socket that `stoq-gateway capture` asks at; none: the port cannot be captured.
+    pub socket: Option<PathBuf>,
+    /// Put the TLS secrets of connections that begin during a capture into it: whoever has it then reads what they say.
+    pub key_log: bool,
+}
+
 /// Logging.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -557,6 +570,9 @@ pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
     let base = file.parent().unwrap_or(Path::new(""));
     config.identity.resolve(base);
     config.trust.resolve(base);
+    if let Some(socket) = &mut config.capture.socket {
+        resolve(base, socket);
+    }
     for application in &mut config.application {
         if let ApplicationConfig::Seed(seed) = application {
             resolve(base, &mut seed.directory);
@@ -573,6 +589,7 @@ pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
         config.neighbor.is_empty() && config.trust.client_auth == ClientAuthConfig::Off,
     )?;
     check.hops(&config)?;
+    check.capture(&config)?;
     if let NetworkConfig::KernelUdp(kernel) = &config.network
         && kernel.listen.iter().any(|address| address.port() == 0)
     {
@@ -774,6 +791,20 @@ impl Check<'_> {
         if config.hops.cache == Some(true) && !bounded {
             let fix = "needs an application of kind \"seed\" with a capacity_bytes: a cache without a bound fills the disk";
             return Err(self.value("hops.cache", fix));
+        }
+        Ok(())
+    }
+
+    fn capture(&self, config: &GatewayConfig) -> Result<(), ConfigError> {
+        let dpdk = matches!(config.network, NetworkConfig::Dpdk(_));
+        if config.capture.socket.is_some() && !dpdk {
+            let fix = "kernel sockets are captured by the kernel's tools, such as tcpdump; leave it out";
+            return Err(self.value("capture.socket", fix));
+        }
+        if config.capture.key_log && config.capture.socket.is_none() {
+            return Err(
+                self.value("capture.key_log", "needs capture.socket, such as \"/run/stoq/capture.sock\"")
+            );
         }
         Ok(())
     }

@@ -1,9 +1,17 @@
 //! `stoq-gateway`: the appliance.
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
+use std::fs::OpenOptions;
+use std::io::BufWriter;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 use stoq::config::load_gateway;
+use stoq::gateway::capture::{Until, Wanted, record};
 use stoq::gateway::run::{Gateway, signals};
 use stoq::gateway::{check, logging};
 
@@ -29,6 +37,30 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Capture frames of a running gateway's DPDK port into a pcapng file, until SIGINT or as long as is said.
+    Capture(Capture),
+}
+
+#[derive(clap::Args)]
+struct Capture {
+    /// The socket that the gateway's configuration names: [capture] socket.
+    #[arg(long, value_name = "SOCKET")]
+    socket: PathBuf,
+    /// Terms that must all hold: arp, ip, ip6, udp, icmp, icmp6, [src|dst] port N, [src|dst] host ADDRESS, with `not` before them or not.
+    #[arg(long, value_name = "TERMS", default_value = "")]
+    filter: String,
+    /// Take one of so many frames of each queue.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    sample: u32,
+    /// End after so many frames.
+    #[arg(long, value_name = "FRAMES")]
+    count: Option<u64>,
+    /// End after so many seconds.
+    #[arg(long, value_name = "SECONDS")]
+    seconds: Option<u32>,
+    /// The pcapng file; it must not be there yet.
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
 }
 
 #[derive(clap::Args)]
@@ -44,6 +76,13 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error),
         },
+        Command::Capture(wanted) => match capture(&wanted) {
+            Ok(frames) => {
+                println!("{frames} frames");
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&error),
+        },
         Command::Check { configured, json } => match load_gateway(&configured.config) {
             Ok(config) => check::report(&check::run(&config), json),
             Err(error) => fail(&error.into()),
@@ -57,6 +96,25 @@ fn run(configured: &Configured) -> anyhow::Result<()> {
     let signals = signals()?;
     Gateway::start(&config)?.run(signals, &configured.config);
     Ok(())
+}
+
+fn capture(capture: &Capture) -> anyhow::Result<u64> {
+    let stopped = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, stopped.clone())?;
+    }
+    let deadline = capture.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds.into()));
+    let wanted = Wanted { filter: capture.filter.clone(), sample: capture.sample };
+    // It may hold secrets.
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&capture.output);
+    let file = file.with_context(|| capture.output.display().to_string())?;
+    let until = Until { frames: capture.count, deadline, stopped };
+    record(&capture.socket, &wanted, &until, BufWriter::new(file)).inspect_err(|_| {
+        // Without frames it is in the way of the next attempt.
+        if std::fs::metadata(&capture.output).is_ok_and(|file| file.len() == 0) {
+            let _ = std::fs::remove_file(&capture.output);
+        }
+    })
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

@@ -1,5 +1,6 @@
 //! The slow side: what runs beside the workers, never on the way of a packet.
 
+pub mod capture;
 pub mod check;
 pub mod logging;
 pub mod network;

@@ -3,6 +3,7 @@
 //! What can change does so without a connection being dropped. What cannot is found by comparing every key of the file with what the gateway
 //! was started with, and named.
 
+use super::tls::KeyLogger;
 use super::{logging, run};
 use crate::config::{GatewayConfig, load_gateway};
 use crate::hop::Hops;
@@ -69,6 +70,7 @@ pub struct Live {
     identity: Identity,
     hops: Arc<Hops>,
     store: Option<Arc<Store>>,
+    key_log: KeyLogger,
 }
 
 impl Live {
@@ -78,8 +80,9 @@ impl Live {
         identity: Identity,
         hops: Arc<Hops>,
         store: Option<Arc<Store>>,
+        key_log: KeyLogger,
     ) -> Self {
-        Self { started: config.clone(), running: config.clone(), identity, hops, store }
+        Self { started: config.clone(), running: config.clone(), identity, hops, store, key_log }
     }
 
     /// The configuration that counts, but for what needs a restart.
@@ -111,7 +114,7 @@ impl Live {
         // All that can fail.
         let config = load_gateway(file)?;
         let level = logging::level(&config.log)?;
-        let (renewed, identity) = run::renewable(&config)?;
+        let (renewed, identity) = run::renewable(&config, self.key_log.clone())?;
         check_dates(&self.identity, &identity)?;
         let seed = config.seed();
         if self.started.keeps_passing() && seed.is_some_and(|seed| seed.capacity_bytes.is_none()) {
@@ -192,7 +195,7 @@ fn is_live(key: &str) -> bool {
     let under =
         |live: &&str| key.strip_prefix(*live).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     let of_application = || key.rsplit_once('.').is_some_and(|(_, last)| LIVE_OF_APPLICATION.contains(&last));
-    LIVE.iter().any(|live| under(&live)) || (key.starts_with("application.") && of_application())
+    LIVE.iter().any(under) || (key.starts_with("application.") && of_application())
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
 //! The appliance: from a configuration to a running gateway, and to its orderly end.
 
+use super::capture::{Secrets, Server};
 use super::network::{Opened, Running};
 use super::reload::{self, Live};
-use super::tls;
+use super::tls::{self, KeyLogger};
 use super::watch::Watch;
 use crate::application::{Application, Discard, Echo, Placement};
 use crate::config::{ApplicationConfig, GatewayConfig, SeedConfig};
 use crate::hop::{Hops, Policy};
+use crate::nic::tap::Tap;
 use crate::node::{Host, Hosted, MakeApplication, Node, NodeConfig};
 use crate::seed::{Cache, MemoryTier, Seed, SeedParts, Store, StoreConfig};
 use crate::tls::{Identity, NodeId};
@@ -33,6 +35,7 @@ pub fn signals() -> anyhow::Result<Signals> {
 pub struct Gateway {
     node: Running<Node>,
     live: Live,
+    _capture: Option<Server>,
 }
 
 impl Gateway {
@@ -41,9 +44,16 @@ impl Gateway {
     /// # Errors
     /// Whatever cannot be opened, with the fix.
     pub fn start(config: &GatewayConfig) -> anyhow::Result<Self> {
-        let (renewable, identity) = renewable(config)?;
+        let tap = config.capture.socket.is_some().then(Arc::<Tap>::default);
+        let secrets = tap.clone().filter(|_| config.capture.key_log).map(Secrets);
+        let key_log: KeyLogger = secrets.map(|secrets| Arc::new(secrets) as _);
+        let (renewable, identity) = renewable(config, key_log.clone())?;
         // The network first: DPDK takes its huge pages before the store does.
-        let opened = Opened::open(&config.network, config.workers.count.into())?;
+        let workers = config.workers.count.into();
+        let opened = match &tap {
+            Some(tap) => Opened::open_tapped(&config.network, workers, tap)?,
+            None => Opened::open(&config.network, workers)?,
+        };
         let (policy, neighbors) = rules(config, identity.node_id());
         let hops = Arc::new(Hops::new(policy, neighbors));
         let seeds = Seeds::new(identity.node_id(), &hops, config)?;
@@ -65,7 +75,10 @@ impl Gateway {
         let (node_id, cipher) = (identity.node_id(), config.tls.cipher);
         tracing::info!(%node_id, %cipher, version = env!("CARGO_PKG_VERSION"), "gateway ready");
         let store = seeds.parts.map(|parts| parts.store);
-        Ok(Self { node, live: Live::new(config, identity, hops, store) })
+        let device = node.networks().first().map_or("", |network| &network.device);
+        let capture = config.capture.socket.as_deref().zip(tap);
+        let capture = capture.map(|(socket, tap)| Server::start(socket, device, tap)).transpose()?;
+        Ok(Self { node, live: Live::new(config, identity, hops, store, key_log), _capture: capture })
     }
 
     /// The node.
@@ -124,12 +137,15 @@ impl Gateway {
 }
 
 /// What of a node a reload changes, and who the node is.
-pub(super) fn renewable(config: &GatewayConfig) -> anyhow::Result<(NodeConfig, Identity)> {
-    let (server, identity) = tls::server(&config.tls, &config.identity, &config.trust)?;
+pub(super) fn renewable(
+    config: &GatewayConfig,
+    key_log: KeyLogger,
+) -> anyhow::Result<(NodeConfig, Identity)> {
+    let (server, identity) = tls::server(&config.tls, &config.identity, &config.trust, key_log.clone())?;
     let neighbor = config.neighbor.iter();
     let node = NodeConfig {
         server: Some(server),
-        client: client_tls(config)?,
+        client: client_tls(config, key_log)?,
         neighbors: neighbor
             .map(|neighbor| Neighbor { node: neighbor.node_id, addresses: neighbor.addresses.clone() })
             .collect(),
@@ -161,11 +177,11 @@ pub(super) fn kept(config: &SeedConfig) -> StoreConfig {
 }
 
 /// What the gateway shows when it connects to neighbours; nothing without any.
-fn client_tls(config: &GatewayConfig) -> anyhow::Result<Option<Arc<QuicClientConfig>>> {
+fn client_tls(config: &GatewayConfig, key_log: KeyLogger) -> anyhow::Result<Option<Arc<QuicClientConfig>>> {
     if config.neighbor.is_empty() {
         return Ok(None);
     }
-    Ok(Some(tls::client(&config.tls, Some(&config.identity), &config.trust)?))
+    Ok(Some(tls::client_with_key_log(&config.tls, Some(&config.identity), &config.trust, key_log)?))
 }
 
 /// The gateway's seed store, if it has one, shared by all who need it.
