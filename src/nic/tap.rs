@@ -191,7 +191,8 @@ mod tests {
         assert_eq!(near.rx_burst(now, |_, _| ()), 0);
         send(&mut near, 1, now);
         let mut back = frame(2);
-        (back[..6].copy_from_slice(&A), back[6..12].copy_from_slice(&B));
+        back[..6].copy_from_slice(&A);
+        back[6..12].copy_from_slice(&B);
         assert!(far.tx_frame(TxKind::Plain, 64, |out| out.copy_from_slice(&back)));
         far.tx_flush(now);
         let mut seen = Vec::new();

@@ -133,12 +133,14 @@ fn serve(
     let _blocking = Blocking(listener);
     let mut frames = 0_u64;
     loop {
-        // Secrets first: they must stand before the frames that they open.
+        // A frame's secret is told before the frame passes. So whoever takes frames first and secrets then has the secrets of all of them,
+        // and they must stand in front.
+        let copied: Vec<_> = std::iter::from_fn(|| tap.take()).take(BATCH_LEN).collect();
         let secrets: String = std::iter::from_fn(|| tap.take_secret()).collect();
         if !secrets.is_empty() {
             pcapng::secrets(&mut out, &secrets);
         }
-        for copied in std::iter::from_fn(|| tap.take()).take(BATCH_LEN) {
+        for copied in copied {
             if filter.takes(&copied.frame) {
                 // Frames of the turn in which the capture began are a little older than it.
                 let at = match copied.at.checked_duration_since(start) {
