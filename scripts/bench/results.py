@@ -58,6 +58,12 @@ LATENCY = [
     ("quinn-ping", "quinn, kernel UDP over veth"),
     ("quinn-ping-busy", "quinn, kernel UDP over veth, never sleeping"),
 ]
+HANDSHAKES = [
+    ("handshakes-512", "Falcon-512, clients show no certificate"),
+    ("handshakes-1024", "Falcon-1024, clients show no certificate"),
+    ("handshakes-mutual", "Falcon-512 both ways"),
+    ("handshakes-resumed", "sessions resumed"),
+]
 NAMED = [
     *((row, f"{name}, {c} x {s}, MTU {mtu}") for row, name, mtu, c, s in MEMIF),
     *CEILINGS,
@@ -65,6 +71,7 @@ NAMED = [
     *MESH,
     *TRIPS,
     *LATENCY,
+    *HANDSHAKES,
 ]
 
 
@@ -102,7 +109,7 @@ class Run:
 
     def summary(self):
         """Environment, and of every row its conditions and the figures of each round."""
-        keys = ["gbit_per_s", "p50_us", "p99_us", "p999_us"]
+        keys = ["gbit_per_s", "handshakes_per_s", "p50_us", "p99_us", "p999_us"]
         rows = {}
         for row, rounds in self.rows.items():
             figures = {key: [line["result"].get(key) for line in rounds.values()] for key in keys}

@@ -25,6 +25,9 @@ identities() {
 
 # ---- configuration
 
+# The queue of a discard application that checks nothing.
+UNCHECKED_QUEUE=6
+
 stoq_config() { # WHO PEER CORE IDLE INITIAL_MTU
     cat <<TOML
 [workers]
@@ -283,6 +286,27 @@ wire_row() { # MTU
     wire="DPDK net_memif, ring 2^${rsizes[$1]}, MTU $1, huge pages" idle=spin payload="full frames, testpmd txonly to rxonly"
 }
 
+# Handshakes a second that the gateway's core completes: Falcon-512 or -1024, clients asked for a certificate or not, sessions resumed.
+handshakes_row() { # 512 | 1024 | mutual | resumed
+    local who=gateway auth=off more=()
+    case $1 in
+        1024) who=gateway1024 ;;
+        mutual) auth=required ;;
+        resumed) more=(--resume) ;;
+    esac
+    [ -f "$shm/gateway1024.id" ] || "$stoq" identity new --algorithm falconpadded1024 --name gateway1024 \
+        --cert "$shm/gateway1024.pem" --key "$shm/gateway1024.key" >"$shm/gateway1024.id"
+    { stoq_config $who client $GATEWAY_CORE spin 0 | sed "s/^node_ids = .*/client_auth = \"$auth\"\n$([ $auth = off ] || echo '&')/"
+      dpdk_network "$(memif_device server "${rsizes[1500]}")" 10.77.0.1 1500
+      gateway_applications; } >"$shm/gateway.toml"
+    { echo 'gateway = "10.77.0.1:4433"'
+      stoq_config client $who $CLIENT_CORE spin 0 | { [ $auth = required ] && cat || sed '/^\[identity\]/,/^key/d'; }
+      dpdk_network "$(memif_device client "${rsizes[1500]}")" 10.77.0.2 1500; } >"$shm/client.toml"
+    start_gateway && client taskset -c $CLIENT_CORE "$shm/stoq-pktgen" handshakes --concurrency 48 --seconds "$STORM_S" --json \
+        --config "$shm/client.toml" "${more[@]}" && stop_gateway || return 1
+    wire=$(memif_wire 1500) idle=spin payload="$(json full <"$shm/result.json") of $(json completed <"$shm/result.json") in full; each answered by an application, then closed"
+}
+
 ping_row() { # [OPTION...]
     memif_configs 1500 spin "${rsizes[1500]}"
     start_gateway && stoq_client ping -c "$TRIPS" -i 0 "$@" && stop_gateway || return 1
@@ -390,6 +414,7 @@ run_row() { # ROW; on failure nothing of it stays behind.
     case $1 in
         quic-*) quic_row "${1#quic-}" ;;
         wire-*) wire_row "${1#wire-}" ;;
+        handshakes-*) handshakes_row "${1#handshakes-}" ;;
         ping) ping_row ;;
         ping-load) TRIPS=$((TRIPS / 10)) ping_row --load 2 ;;
         put-tmpfs) put_row "$shm" "tmpfs" ;;

@@ -8,9 +8,10 @@
 # Rows: OPERATION-MTU[-c16 | -c256][-s4], which is goodput over memif of message, put, put-unchecked, get or get-unchecked, at MTU 1500
 # or 9000, on 1, 16 or 256 connections of 1 or 4 streams: message-1500, get-9000-c16-s4. Beside these: ping ping-load put-tmpfs put-disk get-hot
 # get-piped af-xdp af-packet quinn-ping quinn-ping-busy get-direct get-hop trips-direct trips-hop holders-alive holders-dead, and PEER-gso and
-# PEER-packets for the peers quinn, s2n-quic, quiche and tquic. The ceilings are quic-MTU, quinn-proto in memory, and wire-MTU, testpmd.
+# PEER-packets for the peers quinn, s2n-quic, quiche and tquic. The ceilings are quic-MTU, quinn-proto in memory, and wire-MTU, testpmd;
+# handshakes-512, -1024, -mutual and -resumed are handshakes a second.
 #
-# Environment: ROUNDS (5); BYTES of a goodput run (4000000000); PAYLOAD bytes of put and get (1073741824); TRIPS round trips
+# Environment: ROWS of a run that writes docs/benchmarks.md, where it shall not be every one; ROUNDS (5); BYTES of a goodput run (4000000000); PAYLOAD bytes of put and get (1073741824); TRIPS round trips
 # (50000); RSIZE, the binary logarithm of memif's ring length (unset: 9, 10 and 11 are tried first); OUT, the file of JSON
 # lines, one a measurement (bench.jsonl beside the release build); STOQ_PEERS_TARGET, where the peers are built.
 set -euo pipefail
@@ -28,23 +29,23 @@ for mtu in 1500 9000; do
 done
 # What nothing above can pass: QUIC without a wire, and the wire without QUIC.
 CEILINGS="quic-1500 quic-9000 wire-1500 wire-9000"
-ALL="$GOODPUT $CEILINGS ping ping-load $PEERS quinn-ping quinn-ping-busy put-tmpfs put-disk get-hot get-piped af-xdp af-packet get-direct get-hop trips-direct trips-hop holders-alive holders-dead"
+HANDSHAKES="handshakes-512 handshakes-1024 handshakes-mutual handshakes-resumed"
+ALL="$GOODPUT $CEILINGS $HANDSHAKES ping ping-load $PEERS quinn-ping quinn-ping-busy put-tmpfs put-disk get-hot get-piped af-xdp af-packet get-direct get-hop trips-direct trips-hop holders-alive holders-dead"
 compare=
 if [ "${1:-}" = --compare ]; then
     [ -f "${2:-}" ] || die "--compare takes the JSON of an earlier run, such as docs/benchmarks/run.json"
     compare=$2
     shift 2
 fi
-rows=${*:-$ALL}
+rows=${*:-${ROWS:-$ALL}}
 for row in $rows; do
     case " $ALL " in *" $row "*) ;; *) die "no row \"$row\"; rows: $ALL" ;; esac
 done
 ROUNDS=${ROUNDS:-5} BYTES=${BYTES:-4000000000} PAYLOAD=${PAYLOAD:-1073741824} TRIPS=${TRIPS:-50000} RSIZE=${RSIZE:-}
 RUN_S_MAX=180
+STORM_S=4
 GATEWAY_CORE=1 CLIENT_CORE=0
 DPDK_MB=256
-# The queue of a discard application that checks nothing.
-UNCHECKED_QUEUE=6
 # A store works on a thread of its own; on one core a side a worker that never yields would stand in its way.
 STORE_IDLE=adaptive
 # Socket buffers of the kernel peers; the kernel's own bound is raised to this meanwhile.
@@ -113,7 +114,7 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 
 # Copies: a build that goes on meanwhile does not change what is measured.
-cp "$built/stoq" "$built/stoq-gateway" "$shm/"
+cp "$built/stoq" "$built/stoq-gateway" "$built/stoq-pktgen" "$shm/"
 [ -z "$ceiling" ] || cp "$ceiling" "$shm/ceiling"
 if [ -n "$peers" ]; then cp "$peers_target"/release/{quinn,s2n-quic,quiche,tquic}-peer "$shm/"; fi
 stoq=$shm/stoq gateway=$shm/stoq-gateway
@@ -143,7 +144,7 @@ for row in $rows; do
     case $row in
         quic-*) ;;
         *-9000*) tune 9000 ;;
-        *-1500* | ping* | put-* | get-hot | get-piped) tune 1500 ;;
+        *-1500* | ping* | handshakes-* | put-* | get-hot | get-piped) tune 1500 ;;
     esac
 done
 for round in $(seq "$ROUNDS"); do
@@ -162,8 +163,14 @@ python3 scripts/bench/summary.py "$out" >"${out%.jsonl}.json"
 if [ $# -eq 0 ]; then
     mkdir -p docs/benchmarks
     cp "${out%.jsonl}.json" docs/benchmarks/run.json
+    say "coding and checking, one core"
+    cargo bench --locked --quiet --no-run --bench shards --bench tokens
+    { taskset -c $CLIENT_CORE cargo bench --locked --quiet --bench shards
+      taskset -c $CLIENT_CORE cargo bench --locked --quiet --bench tokens; } | grep -v '^$' >"$shm/coding.txt"
+    say "load in packets a second"
+    STOQ_BUILT=$shm OUT="${out%.jsonl}-pktgen.jsonl" scripts/bench/pktgen.sh >"$shm/pktgen.md" || failed="$failed pktgen"
     plots=$(python3 scripts/bench/plot.py "$out" docs/benchmarks)
-    python3 scripts/bench/table.py "$out" "$plots" >docs/benchmarks.md
+    python3 scripts/bench/table.py "$out" "$plots" "$shm/coding.txt" "$shm/pktgen.md" >docs/benchmarks.md
     say "wrote docs/benchmarks.md and $out"
 else
     python3 scripts/bench/table.py "$out"

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Turns the JSON lines of scripts/bench/run.sh into Markdown on standard output: table.py FILE [PLOTS], where
-PLOTS is Markdown that stands in front of the tables."""
+"""Turns the JSON lines of scripts/bench/run.sh into Markdown on standard output: table.py FILE [PLOTS CODING PKTGEN]:
+PLOTS is Markdown that stands in front of the tables, the others are files of what stands behind them."""
 
 import statistics
 import sys
 
-from results import COSTS, GOODPUT, LATENCY, MEMIF, MESH, NAMED, PEERS, TRIPS, Run
+from results import COSTS, GOODPUT, HANDSHAKES, LATENCY, MEMIF, MESH, NAMED, PEERS, TRIPS, Run
 
 RATIOS = [
     (f"goodput: STOQ memif MTU 1500 / {peer} {text}", "message-1500", f"{peer}-{how}", "gbit_per_s")
@@ -191,6 +191,21 @@ def stages(run):
     yield from section("Cost a packet by stage", text, ["what", "side", *STAGES, "sum"], rows, left=2)
 
 
+def handshakes(run):
+    rows = []
+    for row, name in HANDSHAKES:
+        values = run.values(row, "handshakes_per_s")
+        if values:
+            p50 = middle(run.values(row, "p50_us"), 0)
+            rows.append([f"{name} (`{row}`)", middle(values, 0), f"{max(values):.0f}", spread(values, 0), p50, len(values)])
+    text = (
+        "X25519MLKEM768, memif, 48 at a time, as many as can be, one core a side: completed means that an application has answered "
+        "on the connection, which is then closed. The slower core decides: the server's signs, and where clients show a "
+        "certificate theirs does too."
+    )
+    yield from section("Handshakes a second", text, ["what", "median", "best", "spread", "p50 us", "runs"], rows)
+
+
 def ratios(run):
     rows = []
     for name, over, under, key in RATIOS:
@@ -260,16 +275,41 @@ def conditions(run):
     yield from section(None, text, ["MTU", "ring", "goodput"], rows, left=2)
 
 
+def coding(path):
+    yield "## Coding and checking, one core\n"
+    yield (
+        "`cargo bench --bench shards` and `--bench tokens` on one core: shards of 64 KiB, payload in memory, best of their passes; "
+        "GB/s of payload.\n"
+    )
+    with open(path) as file:
+        yield "```text\n" + file.read().rstrip() + "\n```\n"
+
+
+def pktgen(path):
+    yield "## Load in packets a second\n"
+    yield (
+        "`scripts/bench/pktgen.sh`: what a gateway's port takes of garbage, Initials, handshakes and messages, over memif; "
+        "[pktgen.md](pktgen.md) says what each row is.\n"
+    )
+    with open(path) as file:
+        yield file.read().rstrip() + "\n"
+
+
 def main():
     run = Run.load(sys.argv[1])
+    plots, coding_path, pktgen_path = [*sys.argv[2:], *[None] * 3][:3]
     print("# Benchmarks\n")
-    plots = sys.argv[2] if len(sys.argv) > 2 else ""
-    for part in (environment, memif, ceilings, stages, goodput, mesh, latency, ratios, resources, costs, conditions):
+    parts = (environment, memif, ceilings, stages, goodput, mesh, latency, handshakes, ratios, resources, costs, conditions)
+    for part in parts:
         for line in part(run):
             print(line)
         if part is environment and plots:
             print(plots + "\n")
-    print("Run it: `scripts/bench/run.sh`, or one row: `scripts/bench/run.sh message-1500`.")
+    for part, path in ((coding, coding_path), (pktgen, pktgen_path)):
+        if path:
+            for line in part(path):
+                print(line)
+    print("Run it: `scripts/bench/run.sh`, or one row: `scripts/bench/run.sh message-1500`. Where the time goes: [profile.md](profile.md).")
 
 
 main()

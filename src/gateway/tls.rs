@@ -63,19 +63,11 @@ pub fn client_with_key_log(
     client_config(&ClientTls { key_log, ..client_tls(tls, identity, trust)? })
 }
 
-/// The same for a node whose every handshake is a full one: it resumes no session.
+/// The same, to be changed before a configuration is made of it.
 ///
 /// # Errors
 /// A file that is missing or wrong, with the fix.
-pub fn client_of_full_handshakes(
-    tls: &TlsConfig,
-    identity: Option<&IdentityConfig>,
-    trust: &TrustConfig,
-) -> Result<Arc<QuicClientConfig>, TlsError> {
-    client_config(&ClientTls { session_cache_len: 0, ..client_tls(tls, identity, trust)? })
-}
-
-fn client_tls(
+pub fn client_tls(
     tls: &TlsConfig,
     identity: Option<&IdentityConfig>,
     trust: &TrustConfig,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
@@ -29,6 +30,8 @@ use super::{MalformedCertificate, NodeId, TlsError, pem};
 pub struct Trust {
     anchors: Vec<TrustAnchor<'static>>,
     pins: BTreeSet<NodeId>,
+    /// Shared by all clones.
+    judged: Arc<AtomicU64>,
 }
 
 impl Trust {
@@ -71,7 +74,13 @@ impl Trust {
         if anchors.is_empty() && pins.is_empty() {
             return Err(TlsError::NothingTrusted);
         }
-        Ok(Self { anchors, pins })
+        Ok(Self { anchors, pins, judged: Arc::default() })
+    }
+
+    /// Certificates that this trust and its clones have judged: one a full handshake whose peer shows one, none where a session
+    /// is resumed.
+    pub fn judged(&self) -> u64 {
+        self.judged.load(Ordering::Relaxed)
     }
 
     /// The pinned node IDs.
@@ -102,6 +111,7 @@ impl PeerVerifier {
         usage: KeyUsage,
         name: Option<&ServerName<'_>>,
     ) -> Result<(), Error> {
+        self.trust.judged.fetch_add(1, Ordering::Relaxed);
         let parsed = EndEntityCert::try_from(leaf).map_err(certificate_error)?;
         let key_info = parsed.subject_public_key_info();
         if !self.allow_classical && !is_falcon(&key_info) {

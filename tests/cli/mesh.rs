@@ -244,13 +244,14 @@ fn a_holder_killed_in_the_middle_is_done_without() {
 #[test]
 fn a_payload_comes_from_two_gateways_and_from_the_way_side() {
     let mesh = Mesh::start();
-    let (path, token) = mesh.sites[0].file("file", 12_000_000);
+    // Long enough that neither holder is through with it before the other has begun.
+    let (path, token) = mesh.sites[0].file("file", 60_000_000);
     for address in [mesh.sites[1].v4(), mesh.sites[2].v4()] {
         run(mesh.tool("put").arg(&path).args(["--gateway", &address.to_string()]), 0);
     }
     let got = json(mesh.get(&token, "copy").args(["--from", "b,c"]));
     assert_same(&mesh.path("copy"), &path);
-    assert_eq!((&got["bytes"], &got["decoded"]), (&12_000_000.into(), &false.into()), "{got}");
+    assert_eq!((&got["bytes"], &got["decoded"]), (&60_000_000.into(), &false.into()), "{got}");
     assert!(bytes_of(&got, "b") > 0 && bytes_of(&got, "c") > 0, "{got}");
     // One that has it not leaves it to the others.
     run(mesh.get(&token, "second").args(["--from", "d,b"]), 0);

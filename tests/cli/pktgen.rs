@@ -77,7 +77,10 @@ fn a_storm_of_so_many_handshakes_completes_as_many() {
             (Some(12), Some(0)),
             "{result}"
         );
-        assert!(result["p99_us"].as_f64() >= result["p50_us"].as_f64() && result["resumed"] == resume);
+        assert!(result["p99_us"].as_f64() >= result["p50_us"].as_f64());
+        // The first ones have no session yet that they could resume.
+        let full = result["full"].as_u64().unwrap();
+        assert!(if resume { (1..=8).contains(&full) } else { full == 12 }, "{result}");
     }
     end(&mut gateway);
     assert_eq!(counted(&mut gateway, "connections_opened"), 24);

@@ -8,7 +8,7 @@ use stoq::gateway::network::Opened;
 use stoq::gateway::tls;
 use stoq::limits::TX_SEGMENTS_LEN_MAX;
 use stoq::pktgen::{Flood, FloodReport, IMIX, Initials, Load, Mix};
-use stoq::tls::connect_name;
+use stoq::tls::{client_config, connect_name};
 
 #[derive(clap::Args)]
 pub(crate) struct Sizes {
@@ -43,8 +43,9 @@ pub(crate) fn garbage(setup: Setup, sizes: &Sizes) -> anyhow::Result<()> {
 
 pub(crate) fn initials(setup: Setup, replay: bool) -> anyhow::Result<()> {
     // Signs nothing: a certificate is shown later in a handshake than any of these comes.
-    let client = tls::client_of_full_handshakes(&setup.config.tls, None, &setup.config.trust)?;
-    let initials = Initials::new(client, &connect_name(setup.gateway))?;
+    let mut client = tls::client_tls(&setup.config.tls, None, &setup.config.trust)?;
+    client.session_cache_len = 0;
+    let initials = Initials::new(client_config(&client)?, &connect_name(setup.gateway))?;
     let (mode, load) = match replay {
         false => ("initials", Load::initials(initials)),
         true => ("replay", Load::replay(&initials)),

@@ -12,6 +12,7 @@ use stoq::gateway::tls;
 use stoq::limits::{CONNECTIONS_LEN_MAX, MESSAGE_BYTES_MAX};
 use stoq::node::{Host, Hosted, Node, NodeConfig};
 use stoq::pktgen::{Storm, StormReport, Stream, StreamReport};
+use stoq::tls::client_config;
 
 /// What a run may take beyond its own time before it counts as hung.
 const GRACE: Duration = Duration::from_secs(40);
@@ -54,8 +55,13 @@ pub(crate) fn handshakes(setup: Setup, storming: &Storming) -> anyhow::Result<()
         return Err(usage("--concurrency takes a number from 1 to 65536"));
     }
     let patience = Duration::try_from_secs_f64(patience).map_err(|_| usage("--patience takes seconds"))?;
-    let make_tls = if resume { tls::client } else { tls::client_of_full_handshakes };
-    let client = make_tls(&setup.config.tls, setup.config.identity.as_ref(), &setup.config.trust)?;
+    let config = &setup.config;
+    let mut client = tls::client_tls(&config.tls, config.identity.as_ref(), &config.trust)?;
+    if !resume {
+        client.session_cache_len = 0;
+    }
+    let trust = client.trust.clone();
+    let client = client_config(&client)?;
     let workers = usize::from(setup.config.workers.count);
     let (gateway, share, duration) = (setup.gateway, setup.rate / workers as f64, setup.duration);
     let make = move |reports: Sender<StormReport>| -> Box<dyn Application> {
@@ -72,16 +78,18 @@ pub(crate) fn handshakes(setup: Setup, storming: &Storming) -> anyhow::Result<()
     let (intended, begun, completed) = (sum(|r| r.intended), sum(|r| r.begun), sum(|r| r.completed));
     let (failed, unfinished) = (sum(|r| r.failed), sum(|r| r.unfinished));
     let seconds = reports.iter().map(|report| report.elapsed).max().unwrap_or_default().as_secs_f64();
+    // A resumed handshake shows no certificate.
+    let full = trust.judged();
     let per_s = completed as f64 / seconds.max(1e-9);
     let reason = reports.iter().find_map(|report| report.reason.clone());
     let result = serde_json::json!({
-        "mode": "handshakes", "rate_per_s": setup.rate, "concurrency": concurrency, "resumed": resume, "seconds": seconds,
+        "mode": "handshakes", "rate_per_s": setup.rate, "concurrency": concurrency, "resume": resume, "full": full, "seconds": seconds,
         "intended": intended, "offered": begun, "completed": completed, "failed": failed, "unfinished": unfinished,
         "failure": reason, "handshakes_per_s": per_s, "p50_us": at(0.5), "p99_us": at(0.99), "network": network,
         "workers": workers, "cipher": setup.config.tls.cipher.name(), "version": env!("CARGO_PKG_VERSION"),
     });
     let text = format!(
-        "{completed} handshakes in {seconds:.2} s, {per_s:.0} a second; {intended} intended, {begun} begun, {failed} failed, \
+        "{completed} handshakes, {full} of them full, in {seconds:.2} s, {per_s:.0} a second; {intended} intended, {begun} begun, {failed} failed, \
          {unfinished} unfinished; p50 {:.0}, p99 {:.0} us; {network}",
         at(0.5).unwrap_or_default(),
         at(0.99).unwrap_or_default()
