@@ -36,6 +36,8 @@ say "the main job, as an ordinary user on normal pages"
 scripts/test-unprivileged.sh
 say "the lab: the kernel on the other side"
 scripts/lab.sh
+say "captures, read by tshark"
+scripts/capture.sh
 say "fuzzing, a minute a target"
 scripts/fuzz.sh 60
 say "the mesh: four gateways, shards, hops, mirrors"

@@ -10,7 +10,7 @@ use crate::tls::{CipherSuite, NodeId};
 use crate::wire::prefix::Prefix;
 use crate::worker::Idle;
 use serde::de::{DeserializeOwned, Error};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -48,7 +48,7 @@ pub enum ConfigError {
 }
 
 /// The gateway's file.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GatewayConfig {
     /// Workers and their cores.
@@ -80,16 +80,38 @@ pub struct GatewayConfig {
     /// How it ends.
     #[serde(default)]
     pub shutdown: ShutdownConfig,
+    /// When this file is read again.
+    #[serde(default)]
+    pub reload: ReloadConfig,
     /// Logging.
     #[serde(default)]
     pub log: LogConfig,
+    /// Captures of a port that the kernel does not see.
+    #[serde(default)]
+    pub capture: CaptureConfig,
     /// BLAKE3 of the file, hexadecimal: which configuration runs.
     #[serde(skip)]
     pub fingerprint: String,
 }
 
+impl GatewayConfig {
+    /// The seed, if there is one.
+    pub fn seed(&self) -> Option<&SeedConfig> {
+        self.application.iter().find_map(|application| match application {
+            ApplicationConfig::Seed(seed) => Some(seed),
+            _ => None,
+        })
+    }
+
+    /// Whether payloads that pass are kept.
+    pub fn keeps_passing(&self) -> bool {
+        let bounded = self.seed().is_some_and(|seed| seed.capacity_bytes.is_some());
+        self.hops.cache.unwrap_or(bounded)
+    }
+}
+
 /// The client's file.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClientConfig {
     /// The gateway to talk to, where the command line names none.
@@ -119,7 +141,7 @@ pub struct ClientConfig {
 }
 
 /// Worker threads.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WorkersConfig {
     /// How many: one a network queue.
@@ -137,7 +159,8 @@ impl Default for WorkersConfig {
 }
 
 /// The way to the network: exactly one kind.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum NetworkConfig {
     /// A DPDK port: the kernel is not on the packet's way.
     Dpdk(DpdkConfig),
@@ -152,7 +175,7 @@ impl Default for NetworkConfig {
 }
 
 /// A DPDK port.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DpdkConfig {
     /// A PCI address (`0000:3b:00.0`) or a virtual device (`net_memif0,role=server,…`). `env:NAME` in the file takes it from
@@ -201,7 +224,7 @@ pub struct DpdkConfig {
 }
 
 /// Whether DPDK lives in huge pages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HugePagesConfig {
     /// Do not start without.
@@ -214,7 +237,7 @@ pub enum HugePagesConfig {
 }
 
 /// Kernel UDP sockets.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KernelConfig {
     /// Local addresses. Port 0 takes any free one: for clients.
@@ -233,7 +256,7 @@ impl Default for KernelConfig {
 }
 
 /// A certificate and its key.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IdentityConfig {
     /// PEM: the certificate, then intermediates if its authority is not trusted directly.
@@ -243,7 +266,7 @@ pub struct IdentityConfig {
 }
 
 /// Whom a node trusts: at least one of the two; with both, both must hold.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrustConfig {
     /// PEM: certificates of the authorities.
@@ -255,7 +278,7 @@ pub struct TrustConfig {
 }
 
 /// Whether clients must show a certificate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientAuthConfig {
     /// No connection without a trusted one.
@@ -268,7 +291,7 @@ pub enum ClientAuthConfig {
 }
 
 /// Another gateway: for a gateway one of its neighbours, for a client one that it may name in routes.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NeighborConfig {
     /// What people here call it, on the command line and in logs; the wire knows no names.
@@ -281,7 +304,7 @@ pub struct NeighborConfig {
 }
 
 /// Forwarding of requests (protocol §5).
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HopsConfig {
     /// For whom: `"nobody"`, `"neighbors"`, `"authenticated"` (whoever showed a trusted certificate), `"anyone"`, or a list
@@ -307,7 +330,7 @@ impl Default for HopsConfig {
 }
 
 /// For whom a gateway forwards.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(
     untagged,
     expecting = "`transit` is \"nobody\", \"neighbors\", \"authenticated\", \"anyone\", or a list of node IDs"
@@ -320,7 +343,7 @@ pub enum TransitConfig {
 }
 
 /// A class of peers to forward for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TransitClass {
     /// None.
@@ -347,7 +370,7 @@ impl TransitConfig {
 }
 
 /// TLS policy.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsConfig {
     /// Only X25519MLKEM768; peers without it are refused.
@@ -373,7 +396,8 @@ impl Default for TlsConfig {
 }
 
 /// One application of a gateway.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum ApplicationConfig {
     /// Sends every message back.
     Echo(EchoConfig),
@@ -395,7 +419,7 @@ impl ApplicationConfig {
 }
 
 /// What sends every message back.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EchoConfig {
     /// Queue numbers whose messages it takes.
@@ -409,7 +433,7 @@ pub struct EchoConfig {
 }
 
 /// What counts and drops.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiscardConfig {
     /// Queue numbers whose messages and PUTs it takes.
@@ -427,7 +451,7 @@ pub struct DiscardConfig {
 }
 
 /// Where payloads are kept.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SeedConfig {
     /// Queue numbers whose PUTs it takes.
@@ -453,7 +477,7 @@ pub struct SeedConfig {
 }
 
 /// The admin endpoint: metrics, health, status.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminConfig {
     /// Where it listens, TCP.
@@ -476,7 +500,7 @@ impl Default for AdminConfig {
 }
 
 /// How a gateway ends.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ShutdownConfig {
     /// How long running requests may take to finish after the first signal, milliseconds.
@@ -489,18 +513,57 @@ impl Default for ShutdownConfig {
     }
 }
 
+/// When the configuration is read again while the gateway runs; on SIGHUP it always is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReloadConfig {
+    /// When the file, the certificate, the key or the authorities' certificates have changed.
+    pub watch: bool,
+}
+
+impl Default for ReloadConfig {
+    fn default() -> Self {
+        Self { watch: true }
+    }
+}
+
+/// Captures of a DPDK port.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CaptureConfig {
+    /// The Unix socket that `stoq-gateway capture` asks at; none: the port cannot be captured.
+    pub socket: Option<PathBuf>,
+    /// Put the TLS secrets of connections that begin during a capture into it: whoever has it then reads what they say.
+    pub key_log: bool,
+}
+
 /// Logging.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
     /// `error`, `warn`, `info`, `debug` or `trace`, or per module: `info,stoq::tls=debug`. `STOQ_LOG` overrides it.
     pub level: String,
+    /// How lines look.
+    pub format: LogFormat,
+    /// Lines that one place in the code may say in a second, the main thread's aside; what is more is left out and counted.
+    /// 0: no bound.
+    pub lines_per_s: u32,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { level: "info".into() }
+        Self { level: "info".into(), format: LogFormat::Text, lines_per_s: 10 }
     }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 fn device<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
@@ -551,6 +614,9 @@ pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
     let base = file.parent().unwrap_or(Path::new(""));
     config.identity.resolve(base);
     config.trust.resolve(base);
+    if let Some(socket) = &mut config.capture.socket {
+        resolve(base, socket);
+    }
     for application in &mut config.application {
         if let ApplicationConfig::Seed(seed) = application {
             resolve(base, &mut seed.directory);
@@ -572,6 +638,7 @@ pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
         config.neighbor.is_empty() && config.trust.client_auth == ClientAuthConfig::Off,
     )?;
     check.hops(&config)?;
+    check.capture(&config)?;
     if let NetworkConfig::KernelUdp(kernel) = &config.network
         && kernel.listen.iter().any(|address| address.port() == 0)
     {
@@ -797,6 +864,20 @@ impl Check<'_> {
         if config.hops.cache == Some(true) && !bounded {
             let fix = "needs an application of kind \"seed\" with a capacity_bytes: a cache without a bound fills the disk";
             return Err(self.value("hops.cache", fix));
+        }
+        Ok(())
+    }
+
+    fn capture(&self, config: &GatewayConfig) -> Result<(), ConfigError> {
+        let dpdk = matches!(config.network, NetworkConfig::Dpdk(_));
+        if config.capture.socket.is_some() && !dpdk {
+            let fix = "kernel sockets are captured by the kernel's tools, such as tcpdump; leave it out";
+            return Err(self.value("capture.socket", fix));
+        }
+        if config.capture.key_log && config.capture.socket.is_none() {
+            return Err(
+                self.value("capture.key_log", "needs capture.socket, such as \"/run/stoq/capture.sock\"")
+            );
         }
         Ok(())
     }

@@ -155,6 +155,10 @@ pub const CLIENT_PIECES_LEN: usize = 16;
 pub const CLIENT_BATCHES_LEN: usize = 8;
 /// Datagrams handed to a worker by the others that it has not taken yet.
 pub const HANDOVER_RING_LEN: usize = 1024;
+/// Frames copied by a tap that nobody has taken yet.
+pub const CAPTURE_RING_LEN: usize = 4096;
+/// Lines of a TLS key log that nobody has taken yet.
+pub const CAPTURE_SECRETS_LEN: usize = 1024;
 /// Workers in one process: a connection ID names the worker in 16 bits.
 pub const WORKERS_MAX: usize = 1024;
 /// Batches taken from one connection before the others have their turn.

@@ -11,7 +11,7 @@ use crate::seed::Cache;
 use crate::session::Routes;
 use crate::stages::{Sampled, Stage};
 use crate::tls;
-use crate::worker::{ByFamily, Idle, Neighbor, Quic, Shared, Worker, WorkerStatus};
+use crate::worker::{ByFamily, Idle, Neighbor, Quic, Renewal, Shared, Worker, WorkerStatus};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::{ClientConfig, EndpointConfig, ServerConfig};
 use std::any::Any;
@@ -111,6 +111,8 @@ pub struct Node {
     wakers: Vec<Waker>,
     statuses: Vec<Arc<WorkerStatus>>,
     infos: Vec<NetworkInfo>,
+    /// The smallest MTU of its networks, layer-3 bytes.
+    device_mtu: u16,
     ports: Vec<AppPort>,
     workers: Vec<JoinHandle<()>>,
     applications: Vec<JoinHandle<()>>,
@@ -137,12 +139,13 @@ impl Node {
             wakers: Vec::new(),
             statuses: Vec::new(),
             infos: networks.iter().map(Network::info).collect(),
+            device_mtu: 0,
             ports: Vec::new(),
             workers: Vec::new(),
             applications: Vec::new(),
         };
-        let device_mtu = node.infos.iter().map(|info| info.mtu).min().unwrap_or(1500);
-        let quic = config.quic(device_mtu);
+        node.device_mtu = node.infos.iter().map(|info| info.mtu).min().unwrap_or(1500);
+        let quic = config.quic(node.device_mtu);
         for (index, network) in networks.into_iter().enumerate() {
             let mut worker = Worker::new(index as u16, network, shared.clone(), quic.clone(), config.idle);
             for app in &mut hosted {
@@ -203,6 +206,18 @@ impl Node {
     /// What the workers share.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Takes the TLS, the QUIC and the neighbours of `config` for the connections that begin from now on; what else is in it counts at
+    /// the start alone. Connections that exist go on as they began, but for those to nodes that are no neighbours any more: they are closed
+    /// once nothing runs on them.
+    pub fn renew(&self, config: &NodeConfig) {
+        self.shared.renew(Renewal {
+            quic: config.quic(self.device_mtu),
+            neighbors: config.neighbors.clone(),
+            neighbor_connections_max: config.neighbor_connections_max,
+        });
+        self.wake();
     }
 
     /// Stops taking connections and requests; returns when no request is in flight and whoever was answered last has closed

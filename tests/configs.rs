@@ -152,7 +152,9 @@ fn the_gateways_example_shows_every_option_and_no_other() {
         };
         allowed(&text, true)
     };
-    for section in ["workers", "identity", "trust", "tls", "quic", "hops", "admin", "shutdown", "log"] {
+    for section in [
+        "workers", "identity", "trust", "tls", "quic", "hops", "admin", "shutdown", "reload", "log", "capture",
+    ] {
         assert_eq!(shown[section], plain(section), "[{section}]");
     }
     assert_eq!(shown["network kernel-udp"], plain("network"));
@@ -244,6 +246,8 @@ fn a_value_that_cannot_work_is_refused_with_its_key_and_its_fix() {
         (applications("[hops]\nconnections_max = 0"), "hops.connections_max", "at least 1"),
         (applications("[hops]\nbudget_max_bytes = 0"), "hops.budget_max_bytes", "at least 1"),
         (applications(&format!("{seed}[hops]\ncache = true")), "hops.cache", "capacity_bytes"),
+        (applications("[capture]\nsocket = \"s\""), "capture.socket", "tcpdump"),
+        (format!("{DPDK}\n[capture]\nkey_log = true"), "capture.key_log", "capture.socket"),
     ];
     for (text, key, fix) in cases {
         let error = refusal(&text, true);

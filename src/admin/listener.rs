@@ -10,7 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -22,11 +22,44 @@ use tokio_rustls::server::TlsStream;
 
 const IDLE: Duration = Duration::from_secs(ADMIN_IDLE_S);
 
-/// Reads the configured certificate; none is configured: no TLS.
-///
-/// # Errors
-/// A file that is missing or wrong, with its name.
-pub(super) fn tls(config: &AdminConfig) -> anyhow::Result<Option<TlsAcceptor>> {
+/// What lets somebody in: read again at every reload.
+pub struct Access {
+    /// None: no TLS.
+    tls: Option<TlsAcceptor>,
+    /// Of the token, so that comparing takes the same time whatever is shown.
+    token: Option<blake3::Hash>,
+}
+
+/// The [`Access`] that counts now.
+pub(super) type Current = Arc<RwLock<Access>>;
+
+impl Access {
+    /// Reads the files that the configuration names.
+    ///
+    /// # Errors
+    /// A file that is missing or wrong, with its name.
+    pub fn read(config: &AdminConfig) -> anyhow::Result<Self> {
+        let token = config.token_file.as_deref().map(super::token).transpose()?;
+        Ok(Self { tls: tls(config)?, token: token.map(|token| blake3::hash(token.as_bytes())) })
+    }
+
+    /// Whether connections are encrypted.
+    pub(super) fn encrypts(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Whether a token is asked for.
+    pub(super) fn asks(&self) -> bool {
+        self.token.is_some()
+    }
+
+    /// Whether who shows this bearer token, or none, may see figures.
+    pub(super) fn admits(&self, shown: Option<&str>) -> bool {
+        self.token.is_none_or(|token| shown.is_some_and(|shown| blake3::hash(shown.as_bytes()) == token))
+    }
+}
+
+fn tls(config: &AdminConfig) -> anyhow::Result<Option<TlsAcceptor>> {
     let (Some(certificate), Some(key)) = (&config.certificate, &config.key) else { return Ok(None) };
     let chain = chain(certificate)?;
     let key = PrivateKeyDer::from_pem_file(key)
@@ -64,10 +97,10 @@ pub(super) struct Door {
 
 impl Door {
     /// Takes connections from `listener`, on the runtime that this is called on.
-    pub(super) fn open(listener: TcpListener, tls: Option<TlsAcceptor>) -> io::Result<Self> {
+    pub(super) fn open(listener: TcpListener, access: Current) -> io::Result<Self> {
         let local = listener.local_addr()?;
         let (send, ready) = mpsc::channel(ADMIN_CONNECTIONS_MAX);
-        tokio::spawn(accept(listener, tls, send));
+        tokio::spawn(accept(listener, access, send));
         Ok(Self { local, ready })
     }
 }
@@ -89,7 +122,7 @@ impl axum::serve::Listener for Door {
     }
 }
 
-async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, ready: mpsc::Sender<(Guest, SocketAddr)>) {
+async fn accept(listener: TcpListener, access: Current, ready: mpsc::Sender<(Guest, SocketAddr)>) {
     let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -102,7 +135,8 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, ready: mpsc::Se
                 continue;
             }
         };
-        let (tls, ready) = (tls.clone(), ready.clone());
+        let tls = access.read().unwrap_or_else(PoisonError::into_inner).tls.clone();
+        let ready = ready.clone();
         // A slow handshake keeps nobody else waiting.
         tokio::spawn(async move {
             let io = match tls {

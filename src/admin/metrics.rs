@@ -3,7 +3,10 @@
 use super::source::Source;
 use super::text::{Exposition, Kind};
 use crate::counters::Counter;
+use crate::gateway::logging;
+use crate::gateway::reload::RELOADS;
 use crate::histogram::Histogram;
+use crate::quic::qlog;
 use crate::stages::{SAMPLE_TURNS, Stage};
 use crate::worker::WorkerStatus;
 use std::fmt::Display;
@@ -95,6 +98,25 @@ fn process(source: &Source, out: &mut Exposition) {
     one(out, "stoq_draining", "1 while the gateway finishes what runs and takes nothing new.", &draining);
     let help = "When the gateway's certificate expires, seconds since the Unix epoch.";
     one(out, "stoq_certificate_expiry_timestamp_seconds", help, &facts.certificate.not_after_s);
+    let taken = u8::from(RELOADS.last_was_taken());
+    let help = "1 unless the last reload was refused: the gateway goes by the configuration before it.";
+    one(out, "stoq_config_last_reload_successful", help, &taken);
+    out.family("stoq_config_reloads_total", Kind::Counter, "Reloads of the configuration, by result.");
+    for (result, value) in [("taken", RELOADS.reloads()), ("refused", RELOADS.failures())] {
+        out.sample(&[("result", &result)], value);
+    }
+    let mut counter = |name: &str, help: &str, value: u64| {
+        out.family(name, Kind::Counter, help);
+        out.sample(&[], value);
+    };
+    let help = "Log lines left out because peers could cause too many of them.";
+    counter("stoq_log_lines_suppressed_total", help, logging::lines_left_out());
+    let help = "Runs of qlog records that were dropped because the disk was slow.";
+    counter("stoq_qlog_runs_dropped_total", help, qlog::dropped());
+    if let Some(tap) = &source.tap {
+        let help = "Frames and secrets that a capture missed because it was slow.";
+        counter("stoq_capture_dropped_total", help, tap.dropped());
+    }
 }
 
 fn counters(source: &Source, out: &mut Exposition) {

@@ -9,6 +9,7 @@ mod status;
 pub mod text;
 pub mod top;
 
+pub use listener::Access;
 pub use source::{Facts, Parts, Source};
 
 use crate::config::AdminConfig;
@@ -24,10 +25,10 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
-use listener::Door;
+use listener::{Current, Door};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -45,6 +46,7 @@ const END_WAIT: Duration = Duration::from_secs(1);
 pub struct Admin {
     local: SocketAddr,
     source: Arc<Source>,
+    access: Current,
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -53,8 +55,7 @@ pub struct Admin {
 #[derive(Clone)]
 struct Served {
     source: Arc<Source>,
-    /// Of the token, so that comparing takes the same time whatever is shown.
-    token: Option<blake3::Hash>,
+    access: Current,
 }
 
 impl Admin {
@@ -63,11 +64,10 @@ impl Admin {
     /// # Errors
     /// An address that cannot be had, a certificate, key or token that cannot be read.
     pub fn start(config: &AdminConfig, source: Source) -> anyhow::Result<Self> {
-        let tls = listener::tls(config)?;
-        let token = config.token_file.as_deref().map(token).transpose()?;
+        let access = Access::read(config)?;
         let listener = bind(config)?;
         listener.set_nonblocking(true).context("admin: the socket")?;
-        let (local, encrypted) = (listener.local_addr().context("admin: the socket")?, tls.is_some());
+        let local = listener.local_addr().context("admin: the socket")?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
@@ -77,13 +77,13 @@ impl Admin {
         let source = Arc::new(source);
         source.probe();
         source.tick();
-        let served =
-            Served { source: source.clone(), token: token.map(|token| blake3::hash(token.as_bytes())) };
-        let with_token = served.token.is_some();
+        let (tls, token) = (access.encrypts(), access.asks());
+        let access = Arc::new(RwLock::new(access));
+        let served = Served { source: source.clone(), access: access.clone() };
         let (end, ended) = oneshot::channel::<()>();
         let serve = async move {
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            let door = Door::open(listener, tls)?;
+            let door = Door::open(listener, served.access.clone())?;
             tokio::spawn(watch(served.source.clone()));
             tokio::select! {
                 result = axum::serve(door, router(served)).into_future() => result,
@@ -97,8 +97,8 @@ impl Admin {
             runtime.shutdown_timeout(END_WAIT);
         });
         let thread = thread.context("admin: the thread")?;
-        tracing::info!(listen = %local, tls = encrypted, token = with_token, "admin endpoint up");
-        Ok(Self { local, source, end: Some(end), thread: Some(thread) })
+        tracing::info!(listen = %local, tls, token, "admin endpoint up");
+        Ok(Self { local, source, access, end: Some(end), thread: Some(thread) })
     }
 
     /// Where it listens.
@@ -109,6 +109,11 @@ impl Admin {
     /// Shows another configuration and certificate from now on.
     pub fn set_facts(&self, facts: Facts) {
         self.source.set_facts(facts);
+    }
+
+    /// Lets in by other keys from now on; who is in stays.
+    pub fn set_access(&self, access: Access) {
+        *self.access.write().unwrap_or_else(PoisonError::into_inner) = access;
     }
 }
 
@@ -128,8 +133,7 @@ impl Drop for Admin {
 /// # Errors
 /// Those of [`Admin::start`].
 pub fn check(config: &AdminConfig) -> anyhow::Result<()> {
-    listener::tls(config)?;
-    config.token_file.as_deref().map(token).transpose()?;
+    Access::read(config)?;
     bind(config).map(drop)
 }
 
@@ -195,11 +199,9 @@ async fn plain_headers(mut response: Response) -> Response {
 
 /// Lets pass who shows the token. Health and the page itself, which has no figures, are open to probes and browsers.
 async fn guard(State(served): State<Served>, request: Request, next: Next) -> Response {
-    let Some(expected) = served.token else { return next.run(request).await };
     let shown = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let shown =
-        shown.and_then(|value| value.strip_prefix("Bearer ")).map(|token| blake3::hash(token.as_bytes()));
-    if shown == Some(expected) {
+    let shown = shown.and_then(|value| value.strip_prefix("Bearer "));
+    if served.access.read().unwrap_or_else(PoisonError::into_inner).admits(shown) {
         return next.run(request).await;
     }
     (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], "a bearer token is needed\n").into_response()

@@ -4,6 +4,7 @@ use crate::counters::Counter;
 use crate::datagram::NetworkInfo;
 use crate::gateway::network::DeviceView;
 use crate::limits::WORKER_STUCK_S;
+use crate::nic::tap::Tap;
 use crate::seed::{MemoryStats, MemoryTier, Store};
 use crate::tls::{CertificateSummary, NodeId};
 use crate::worker::{Shared, WorkerStatus};
@@ -33,6 +34,7 @@ pub struct Source {
     pub(super) cores: Vec<usize>,
     pub(super) device: DeviceView,
     pub(super) store: Option<Arc<Store>>,
+    pub(super) tap: Option<Arc<Tap>>,
     memory: Option<Arc<Mutex<MemoryTier>>>,
     memory_seen: Mutex<MemoryStats>,
     pub(super) started: SystemTime,
@@ -70,12 +72,14 @@ pub struct Parts {
     pub store: Option<Arc<Store>>,
     /// The memory before it.
     pub memory: Option<Arc<Mutex<MemoryTier>>>,
+    /// Where captures take frames from, where they may.
+    pub tap: Option<Arc<Tap>>,
 }
 
 impl Source {
     /// Of these parts.
     pub fn new(parts: Parts, facts: Facts) -> Self {
-        let Parts { shared, statuses, networks, cores, device, store, memory } = parts;
+        let Parts { shared, statuses, networks, cores, device, store, memory, tap } = parts;
         let now = Instant::now();
         let watched = statuses.iter().map(|_| Watched {
             polls: AtomicU64::new(0),
@@ -92,6 +96,7 @@ impl Source {
             device,
             store,
             memory,
+            tap,
             memory_seen: Mutex::default(),
             started: SystemTime::now(),
             facts: RwLock::new(facts),

@@ -1,12 +1,19 @@
 //! `stoq-gateway`: the appliance.
 
+use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
+use std::fs::OpenOptions;
+use std::io::BufWriter;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 use stoq::admin::top;
 use stoq::config::load_gateway;
-use stoq::gateway::run::{Gateway, end_signals};
+use stoq::gateway::capture::{Until, Wanted, record};
+use stoq::gateway::run::{Gateway, end_signals, signals};
 use stoq::gateway::{capabilities, check, health, logging};
 use stoq::manuals;
 
@@ -22,7 +29,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve until SIGINT or SIGTERM.
+    /// Serve until SIGINT or SIGTERM; read the files again on SIGHUP.
     Run(Configured),
     /// Look whether the machine and the configuration are ready, and name the command that mends what is not.
     Check {
@@ -32,6 +39,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Capture frames of a running gateway's DPDK port into a pcapng file, until SIGINT or as long as is said.
+    Capture(Capture),
     /// Watch a running gateway, here or elsewhere, by its admin endpoint: load, rates, drops, connections.
     Top(top::Args),
     /// Ask a running gateway whether it is ready: exit code 0 if it is, 1 if not. For containers.
@@ -43,6 +52,28 @@ enum Command {
     /// Write man pages and shell completions, for packagers.
     #[command(hide = true)]
     Generate(manuals::Args),
+}
+
+#[derive(clap::Args)]
+struct Capture {
+    /// The socket that the gateway's configuration names: [capture] socket.
+    #[arg(long, value_name = "SOCKET")]
+    socket: PathBuf,
+    /// Terms that must all hold: arp, ip, ip6, udp, icmp, icmp6, [src|dst] port N, [src|dst] host ADDRESS, with `not` before them or not.
+    #[arg(long, value_name = "TERMS", default_value = "")]
+    filter: String,
+    /// Take one of so many frames of each queue.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    sample: u32,
+    /// End after so many frames.
+    #[arg(long, value_name = "FRAMES")]
+    count: Option<u64>,
+    /// End after so many seconds.
+    #[arg(long, value_name = "SECONDS")]
+    seconds: Option<u32>,
+    /// The pcapng file; it must not be there yet.
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
 }
 
 #[derive(clap::Args)]
@@ -64,6 +95,13 @@ fn main() -> ExitCode {
     match command {
         Command::Run(configured) => match run(&configured) {
             Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        },
+        Command::Capture(wanted) => match capture(&wanted) {
+            Ok(frames) => {
+                println!("{frames} frames");
+                ExitCode::SUCCESS
+            }
             Err(error) => fail(&error),
         },
         Command::Check { configured, json } => match load_gateway(&configured.config) {
@@ -88,9 +126,28 @@ fn main() -> ExitCode {
 fn run(configured: &Configured) -> anyhow::Result<()> {
     let config = load_gateway(&configured.config)?;
     logging::start(&config.log)?;
-    let signals = end_signals()?;
-    Gateway::start(&config)?.run(signals);
+    let signals = signals()?;
+    Gateway::start(&config)?.run(signals, &configured.config);
     Ok(())
+}
+
+fn capture(capture: &Capture) -> anyhow::Result<u64> {
+    let stopped = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, stopped.clone())?;
+    }
+    let deadline = capture.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds.into()));
+    let wanted = Wanted { filter: capture.filter.clone(), sample: capture.sample };
+    // It may hold secrets.
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&capture.output);
+    let file = file.with_context(|| capture.output.display().to_string())?;
+    let until = Until { frames: capture.count, deadline, stopped };
+    record(&capture.socket, &wanted, &until, BufWriter::new(file)).inspect_err(|_| {
+        // Without frames it is in the way of the next attempt.
+        if std::fs::metadata(&capture.output).is_ok_and(|file| file.len() == 0) {
+            let _ = std::fs::remove_file(&capture.output);
+        }
+    })
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

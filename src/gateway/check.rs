@@ -114,7 +114,7 @@ impl Findings {
 }
 
 fn certificates(config: &GatewayConfig, findings: &mut Findings) {
-    match tls::server(&config.tls, &config.identity, &config.trust) {
+    match tls::server(&config.tls, &config.identity, &config.trust, None) {
         Err(error) => findings.push(
             "certificates",
             Level::Failed,

@@ -1,11 +1,14 @@
 //! The slow side: what runs beside the workers, never on the way of a packet.
 
 pub mod capabilities;
+pub mod capture;
 pub mod check;
 pub mod health;
 pub mod logging;
 pub mod network;
 #[cfg(feature = "dpdk")]
 pub mod port;
+pub mod reload;
 pub mod run;
 pub mod tls;
+pub mod watch;

@@ -4,12 +4,17 @@ use crate::client::{Client, ClientError};
 use crate::config::{KernelConfig, NetworkConfig};
 use crate::datagram::Network;
 use crate::datagram::kernel::{KernelUdp, KernelUdpConfig};
+use crate::nic::tap::Tap;
+#[cfg(feature = "dpdk")]
+use crate::nic::tap::Tapped;
 use crate::node::{Hosted, Node, NodeConfig, ThreadSetup};
 use anyhow::Context;
 use std::any::Any;
 use std::io;
 use std::ops::Deref;
 use std::sync::Arc;
+#[cfg(feature = "dpdk")]
+use std::time::Instant;
 
 /// An open network, one queue a worker.
 pub struct Opened {
@@ -20,6 +25,9 @@ pub struct Opened {
 enum Queues {
     #[cfg(feature = "dpdk")]
     Dpdk(Vec<super::port::DpdkNetwork>),
+    /// With a tap on each: another type, so that those without one pay nothing for it.
+    #[cfg(feature = "dpdk")]
+    Tapped(Vec<super::port::TappedNetwork>),
     Kernel(Vec<KernelUdp>),
 }
 
@@ -136,7 +144,7 @@ impl Opened {
             }
             #[cfg(feature = "dpdk")]
             NetworkConfig::Dpdk(dpdk) => {
-                let (port, queues) = super::port::open(dpdk, workers)?;
+                let (port, queues) = super::port::open(dpdk, workers, |nic, _| nic)?;
                 Ok(Self { queues: Queues::Dpdk(queues), device: Device::Dpdk(port) })
             }
             #[cfg(not(feature = "dpdk"))]
@@ -145,6 +153,24 @@ impl Opened {
                     "this build has no DPDK: build with the feature `dpdk`, or use `kind = \"kernel-udp\"`"
                 )
             }
+        }
+    }
+
+    /// The same with a tap on every queue of a DPDK port. Kernel sockets have none.
+    ///
+    /// # Errors
+    /// Those of [`Opened::open`].
+    #[cfg_attr(not(feature = "dpdk"), expect(unused_variables, reason = "kernel sockets have no tap"))]
+    pub fn open_tapped(config: &NetworkConfig, workers: usize, tap: &Arc<Tap>) -> anyhow::Result<Self> {
+        match config {
+            #[cfg(feature = "dpdk")]
+            NetworkConfig::Dpdk(dpdk) => {
+                let now = Instant::now();
+                let tapped = |nic, queue: usize| Tapped::new(nic, tap.clone(), queue as u16, now);
+                let (port, queues) = super::port::open(dpdk, workers, tapped)?;
+                Ok(Self { queues: Queues::Tapped(queues), device: Device::Dpdk(port) })
+            }
+            _ => Self::open(config, workers),
         }
     }
 
@@ -165,6 +191,8 @@ impl Opened {
         let inner = match self.queues {
             #[cfg(feature = "dpdk")]
             Queues::Dpdk(queues) => Node::start(queues, config, hosted)?,
+            #[cfg(feature = "dpdk")]
+            Queues::Tapped(queues) => Node::start(queues, config, hosted)?,
             Queues::Kernel(queues) => Node::start(queues, config, hosted)?,
         };
         Ok(Running { inner, device: Arc::new(self.device) })
@@ -181,6 +209,8 @@ impl Opened {
         match queues {
             #[cfg(feature = "dpdk")]
             Queues::Dpdk(queues) => queues.into_iter().next().map(|queue| driver.drive(queue)),
+            #[cfg(feature = "dpdk")]
+            Queues::Tapped(queues) => queues.into_iter().next().map(|queue| driver.drive(queue)),
             Queues::Kernel(queues) => queues.into_iter().next().map(|queue| driver.drive(queue)),
         }
     }
@@ -193,6 +223,8 @@ impl Opened {
         let client = match self.queues {
             #[cfg(feature = "dpdk")]
             Queues::Dpdk(queues) => Client::start(queues, config)?,
+            #[cfg(feature = "dpdk")]
+            Queues::Tapped(queues) => Client::start(queues, config)?,
             Queues::Kernel(queues) => Client::start(queues, config)?,
         };
         Ok(RunningClient { client, _device: self.device })

@@ -6,7 +6,9 @@ use crate::datagram::NetworkKind;
 use crate::datagram::user_space::{InterfaceConfig, InterfaceError, UserSpace};
 use crate::limits::TX_PENDING_LEN_MAX;
 use crate::neighbor::exchange::exchange;
+use crate::nic::Nic;
 use crate::nic::dpdk::DpdkNic;
+use crate::nic::tap::Tapped;
 use crate::node::ThreadSetup;
 use ::dpdk::{Eal, EalConfig, HugePages, LogLevel, Pages, Port, PortConfig};
 use anyhow::Context;
@@ -14,6 +16,8 @@ use std::sync::Arc;
 
 /// One worker's network on a DPDK port.
 pub type DpdkNetwork = UserSpace<DpdkNic>;
+/// The same with a tap on it.
+pub type TappedNetwork = UserSpace<Tapped<DpdkNic>>;
 
 /// A port that is open, and the DPDK environment under it.
 pub struct OpenPort {
@@ -61,11 +65,15 @@ impl OpenPort {
     }
 }
 
-/// Starts DPDK and opens the port, with one queue pair for each of `workers`.
+/// Starts DPDK and opens the port, with one queue pair for each of `workers`; `nic` makes of each, by its number, what the network runs on.
 ///
 /// # Errors
 /// What DPDK refuses, with the fix.
-pub fn open(config: &DpdkConfig, workers: usize) -> anyhow::Result<(OpenPort, Vec<DpdkNetwork>)> {
+pub fn open<N: Nic>(
+    config: &DpdkConfig,
+    workers: usize,
+    nic: impl Fn(DpdkNic, usize) -> N,
+) -> anyhow::Result<(OpenPort, Vec<UserSpace<N>>)> {
     let is_pci = !config.device.starts_with("net_");
     let eal = Eal::init(&EalConfig {
         huge_pages: match config.huge_pages {
@@ -121,8 +129,9 @@ pub fn open(config: &DpdkConfig, workers: usize) -> anyhow::Result<(OpenPort, Ve
     let queues = pairs
         .into_iter()
         .zip(exchange(workers))
-        .map(|(pair, exchange)| {
-            let queue = UserSpace::new(DpdkNic::new(pair), &interface, NetworkKind::Dpdk)?;
+        .enumerate()
+        .map(|(index, (pair, exchange))| {
+            let queue = UserSpace::new(nic(DpdkNic::new(pair), index), &interface, NetworkKind::Dpdk)?;
             // An ARP reply may land on another queue than the one that asked.
             Ok(if workers > 1 { queue.with_exchange(exchange) } else { queue })
         })

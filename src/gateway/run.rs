@@ -1,35 +1,42 @@
 //! The appliance: from a configuration to a running gateway, and to its orderly end.
 
+use super::capture::{Secrets, Server};
 use super::network::{Opened, Running};
-use super::tls;
+use super::reload::{self, Live};
+use super::tls::{self, KeyLogger};
+use super::watch::Watch;
 use crate::admin::{Admin, Facts, Parts, Source};
 use crate::application::{Application, Discard, Echo, Placement};
 use crate::config::{ApplicationConfig, GatewayConfig, SeedConfig};
 use crate::hop::{Hops, Policy};
+use crate::nic::tap::Tap;
 use crate::node::{Host, Hosted, MakeApplication, Node, NodeConfig};
 use crate::seed::{Cache, MemoryTier, Seed, SeedParts, Store, StoreConfig};
 use crate::tls::{Identity, NodeId};
 use crate::worker::Neighbor;
 use anyhow::Context;
 use quinn_proto::crypto::rustls::QuicClientConfig;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// The signals that end a gateway. Take them before it starts: one that comes meanwhile then ends it in order.
+/// The signals that end a gateway, and the one that has it read its files again. Take them before it starts: one that comes meanwhile
+/// then counts once it runs.
 ///
 /// # Errors
 /// When signals cannot be taken.
-pub fn end_signals() -> anyhow::Result<Signals> {
-    Signals::new([SIGINT, SIGTERM]).context("cannot take signals")
+pub fn signals() -> anyhow::Result<Signals> {
+    Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot take signals")
 }
 
 /// A gateway that serves.
 pub struct Gateway {
     node: Running<Node>,
-    admin: Option<Admin>,
-    drain: Duration,
+    live: Live,
+    _capture: Option<Server>,
 }
 
 impl Gateway {
@@ -38,33 +45,27 @@ impl Gateway {
     /// # Errors
     /// Whatever cannot be opened, with the fix.
     pub fn start(config: &GatewayConfig) -> anyhow::Result<Self> {
-        let (server, identity) = tls::server(&config.tls, &config.identity, &config.trust)?;
+        let tap = config.capture.socket.is_some().then(Arc::<Tap>::default);
+        let secrets = tap.clone().filter(|_| config.capture.key_log).map(Secrets);
+        let key_log: KeyLogger = secrets.map(|secrets| Arc::new(secrets) as _);
+        let (renewable, identity) = renewable(config, key_log.clone())?;
         // The network first: DPDK takes its huge pages before the store does.
-        let opened = Opened::open(&config.network, config.workers.count.into())?;
-        let neighbors = config
-            .neighbor
-            .iter()
-            .map(|neighbor| Neighbor { node: neighbor.node_id, addresses: neighbor.addresses.clone() });
-        let policy = Policy {
-            own: identity.node_id(),
-            transit: config.hops.transit.transit(),
-            budget_bytes_max: config.hops.budget_max_bytes.unwrap_or(u64::MAX),
+        let workers = config.workers.count.into();
+        let opened = match &tap {
+            Some(tap) => Opened::open_tapped(&config.network, workers, tap)?,
+            None => Opened::open(&config.network, workers)?,
         };
-        let known = config.neighbor.iter().map(|neighbor| neighbor.node_id);
-        let hops = Arc::new(Hops::new(policy, known.collect()));
+        let (policy, neighbors) = rules(config, identity.node_id());
+        let hops = Arc::new(Hops::new(policy, neighbors));
         let seeds = Seeds::new(identity.node_id(), &hops, config)?;
         let hosted = config.application.iter().map(|app| seeds.hosted(app)).collect();
         let node = NodeConfig {
-            server: Some(server),
-            client: client_tls(config)?,
-            neighbors: neighbors.collect(),
-            neighbor_connections_max: config.hops.connections_max,
-            hops: Some(hops),
+            hops: Some(hops.clone()),
             cache: seeds.cache()?,
-            quic: config.quic.clone(),
             idle: config.workers.idle,
             cores: config.workers.cores.clone(),
             thread_setup: opened.thread_setup(),
+            ..renewable
         };
         let node = opened.start_node(&node, hosted)?;
         for (worker, network) in node.networks().iter().enumerate() {
@@ -72,10 +73,14 @@ impl Gateway {
             let core = config.workers.cores.get(worker);
             tracing::info!(worker, core, %network, local = local.join(" "), "serving");
         }
-        let admin = admin(config, &node, &identity, &seeds)?;
+        let admin = admin(config, &node, &identity, &seeds, tap.clone())?;
         let (node_id, cipher) = (identity.node_id(), config.tls.cipher);
         tracing::info!(%node_id, %cipher, version = env!("CARGO_PKG_VERSION"), "gateway ready");
-        Ok(Self { node, admin, drain: Duration::from_millis(config.shutdown.drain_ms) })
+        let store = seeds.parts.map(|parts| parts.store);
+        let device = node.networks().first().map_or("", |network| &network.device);
+        let capture = config.capture.socket.as_deref().zip(tap);
+        let capture = capture.map(|(socket, tap)| Server::start(socket, device, tap)).transpose()?;
+        Ok(Self { node, live: Live::new(config, identity, hops, store, admin, key_log), _capture: capture })
     }
 
     /// The node.
@@ -85,22 +90,37 @@ impl Gateway {
 
     /// The admin endpoint, if there is one.
     pub fn admin(&self) -> Option<&Admin> {
-        self.admin.as_ref()
+        self.live.admin()
     }
 
-    /// Serves until one of `signals` comes, then finishes what runs; a second one cuts that short.
-    pub fn run(self, mut signals: Signals) {
+    /// Serves until one of the `signals` comes that end it, then finishes what runs; a second one cuts that short. Reads `file` and what
+    /// it names again on SIGHUP, and when they change if the configuration says so.
+    pub fn run(mut self, mut signals: Signals, file: &Path) {
+        let mut watch =
+            self.live.config().reload.watch.then(Watch::start).transpose().unwrap_or_else(|error| {
+                tracing::warn!(error = format!("{error:#}"), "changed files are not noticed; SIGHUP reloads");
+                None
+            });
         let handle = signals.handle();
         let mut arrived = signals.forever();
-        arrived.next();
+        loop {
+            if let Some(watch) = &mut watch {
+                watch.follow(reload::files(file, self.live.config()));
+            }
+            if arrived.next() != Some(SIGHUP) {
+                break;
+            }
+            self.live.reload(&self.node, file);
+        }
+        drop(watch);
         tracing::info!(
-            drain_ms = self.drain.as_millis() as u64,
+            drain_ms = self.live.config().shutdown.drain_ms,
             "stopping: no new requests; finishing what runs"
         );
         std::thread::scope(|scope| {
             // A second signal ends the process while the drain goes on.
             scope.spawn(move || {
-                if arrived.next().is_some() {
+                if arrived.any(|signal| signal != SIGHUP) {
                     tracing::warn!("second signal: not waiting for what runs");
                     std::process::exit(130);
                 }
@@ -112,14 +132,14 @@ impl Gateway {
 
     /// Finishes what runs, closes every connection and the network.
     pub fn stop(self) {
-        self.node.drain(self.drain);
+        self.node.drain(Duration::from_millis(self.live.config().shutdown.drain_ms));
         let stats = self.node.device_stats();
         if !stats.is_empty() {
             let counts: Vec<_> = stats.iter().map(|(name, value)| format!("{name}={value}")).collect();
             tracing::info!(stats = counts.join(" "), "port counted");
         }
         // It looks at the device, so it ends before that is closed.
-        drop(self.admin);
+        drop(self.live);
         drop(self.node);
         tracing::info!("stopped");
     }
@@ -142,6 +162,7 @@ fn admin(
     node: &Running<Node>,
     identity: &Identity,
     seeds: &Seeds,
+    tap: Option<Arc<Tap>>,
 ) -> anyhow::Result<Option<Admin>> {
     let Some(admin) = &config.admin else { return Ok(None) };
     let parts = Parts {
@@ -152,16 +173,57 @@ fn admin(
         device: node.device(),
         store: seeds.parts.as_ref().map(|parts| parts.store.clone()),
         memory: seeds.parts.as_ref().map(|parts| parts.memory.clone()),
+        tap,
     };
     Admin::start(admin, Source::new(parts, facts(config, identity)?)).map(Some)
 }
 
+/// What of a node a reload changes, and who the node is.
+pub(super) fn renewable(
+    config: &GatewayConfig,
+    key_log: KeyLogger,
+) -> anyhow::Result<(NodeConfig, Identity)> {
+    let (server, identity) = tls::server(&config.tls, &config.identity, &config.trust, key_log.clone())?;
+    let neighbor = config.neighbor.iter();
+    let node = NodeConfig {
+        server: Some(server),
+        client: client_tls(config, key_log)?,
+        neighbors: neighbor
+            .map(|neighbor| Neighbor { node: neighbor.node_id, addresses: neighbor.addresses.clone() })
+            .collect(),
+        neighbor_connections_max: config.hops.connections_max,
+        quic: config.quic.clone(),
+        ..NodeConfig::default()
+    };
+    Ok((node, identity))
+}
+
+/// For whom the gateway forwards, and to whom.
+pub(super) fn rules(config: &GatewayConfig, own: NodeId) -> (Policy, BTreeSet<NodeId>) {
+    let policy = Policy {
+        own,
+        transit: config.hops.transit.transit(),
+        budget_bytes_max: config.hops.budget_max_bytes.unwrap_or(u64::MAX),
+    };
+    (policy, config.neighbor.iter().map(|neighbor| neighbor.node_id).collect())
+}
+
+/// How the store is kept.
+pub(super) fn kept(config: &SeedConfig) -> StoreConfig {
+    StoreConfig {
+        capacity_bytes: config.capacity_bytes,
+        quota_bytes: config.quota_bytes,
+        lease_default_s: config.lease_default_s,
+        lease_max_s: config.lease_max_s,
+    }
+}
+
 /// What the gateway shows when it connects to neighbours; nothing without any.
-fn client_tls(config: &GatewayConfig) -> anyhow::Result<Option<Arc<QuicClientConfig>>> {
+fn client_tls(config: &GatewayConfig, key_log: KeyLogger) -> anyhow::Result<Option<Arc<QuicClientConfig>>> {
     if config.neighbor.is_empty() {
         return Ok(None);
     }
-    Ok(Some(tls::client(&config.tls, Some(&config.identity), &config.trust)?))
+    Ok(Some(tls::client_with_key_log(&config.tls, Some(&config.identity), &config.trust, key_log)?))
 }
 
 /// The gateway's seed store, if it has one, shared by all who need it.
@@ -173,13 +235,8 @@ struct Seeds {
 impl Seeds {
     /// Opens the store that the configuration names.
     fn new(own: NodeId, hops: &Arc<Hops>, config: &GatewayConfig) -> anyhow::Result<Self> {
-        let seed = config.application.iter().find_map(|application| match application {
-            ApplicationConfig::Seed(seed) => Some(seed),
-            _ => None,
-        });
-        let bounded = seed.is_some_and(|seed| seed.capacity_bytes.is_some());
-        let parts = seed.map(|seed| open_store(seed, own, hops)).transpose()?;
-        Ok(Self { parts, cache: config.hops.cache.unwrap_or(bounded) })
+        let parts = config.seed().map(|seed| open_store(seed, own, hops)).transpose()?;
+        Ok(Self { parts, cache: config.keeps_passing() })
     }
 
     fn cache(&self) -> anyhow::Result<Option<Cache>> {
@@ -219,13 +276,7 @@ fn open_store(config: &SeedConfig, own: NodeId, hops: &Arc<Hops>) -> anyhow::Res
             "the seed store runs on the worker's thread: every wait for the disk stops the network"
         );
     }
-    let kept = StoreConfig {
-        capacity_bytes: config.capacity_bytes,
-        quota_bytes: config.quota_bytes,
-        lease_default_s: config.lease_default_s,
-        lease_max_s: config.lease_max_s,
-    };
-    let store = Arc::new(Store::open(&config.directory, kept)?);
+    let store = Arc::new(Store::open(&config.directory, kept(config))?);
     let memory = Arc::new(Mutex::new(MemoryTier::new(config.memory_bytes, true)));
     Ok(SeedParts { own: Some(own), hops: Some(hops.clone()), ..SeedParts::alone(store, memory) })
 }

@@ -6,7 +6,11 @@ use crate::tls::{
     server_config,
 };
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::KeyLog;
 use std::sync::Arc;
+
+/// Who is told the secrets of connections.
+pub type KeyLogger = Option<Arc<dyn KeyLog>>;
 
 /// What a listener needs, and who it is.
 ///
@@ -16,6 +20,7 @@ pub fn server(
     tls: &TlsConfig,
     identity: &IdentityConfig,
     trust: &TrustConfig,
+    key_log: KeyLogger,
 ) -> Result<(Arc<QuicServerConfig>, Identity), TlsError> {
     let identity = load(identity)?;
     let client_auth = match trust.client_auth {
@@ -24,8 +29,12 @@ pub fn server(
         ClientAuthConfig::Off => ClientAuth::Off,
     };
     let early_data = tls.early_data;
-    let config =
-        ServerTls { policy: policy(tls), early_data, ..ServerTls::new(identity.clone(), client_auth) };
+    let config = ServerTls {
+        policy: policy(tls),
+        early_data,
+        key_log,
+        ..ServerTls::new(identity.clone(), client_auth)
+    };
     Ok((server_config(&config)?, identity))
 }
 
@@ -38,7 +47,20 @@ pub fn client(
     identity: Option<&IdentityConfig>,
     trust: &TrustConfig,
 ) -> Result<Arc<QuicClientConfig>, TlsError> {
-    client_config(&client_tls(tls, identity, trust)?)
+    client_with_key_log(tls, identity, trust, None)
+}
+
+/// The same, with somebody who is told the secrets of its connections.
+///
+/// # Errors
+/// A file that is missing or wrong, with the fix.
+pub fn client_with_key_log(
+    tls: &TlsConfig,
+    identity: Option<&IdentityConfig>,
+    trust: &TrustConfig,
+    key_log: KeyLogger,
+) -> Result<Arc<QuicClientConfig>, TlsError> {
+    client_config(&ClientTls { key_log, ..client_tls(tls, identity, trust)? })
 }
 
 /// The same, to be changed before a configuration is made of it.

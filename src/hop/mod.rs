@@ -12,7 +12,7 @@ pub use route::{Route, RouteError};
 use crate::record::{ErrorCode, Hop};
 use crate::tls::NodeId;
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// For whom a gateway forwards requests.
@@ -164,25 +164,41 @@ pub fn decide(
 /// What all workers of a gateway share: its policy, its neighbours and the nonces that came.
 #[derive(Debug)]
 pub struct Hops {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
     policy: Policy,
     neighbors: BTreeSet<NodeId>,
-    nonces: Mutex<NonceCache>,
+    nonces: NonceCache,
 }
 
 impl Hops {
     /// A gateway with these configured neighbours, that has seen nothing.
     pub fn new(policy: Policy, neighbors: BTreeSet<NodeId>) -> Self {
-        Self { policy, neighbors, nonces: Mutex::new(NonceCache::new()) }
+        Self { inner: Mutex::new(Inner { policy, neighbors, nonces: NonceCache::new() }) }
+    }
+
+    /// Goes by these rules from now on. What was seen stays seen.
+    pub fn renew(&self, policy: Policy, neighbors: BTreeSet<NodeId>) {
+        let mut inner = self.inner();
+        (inner.policy, inner.neighbors) = (policy, neighbors);
     }
 
     /// Whether this is a configured neighbour.
     pub fn is_neighbor(&self, node: &NodeId) -> bool {
-        self.neighbors.contains(node)
+        self.inner().neighbors.contains(node)
     }
 
     /// What the gateway allows.
-    pub fn policy(&self) -> &Policy {
-        &self.policy
+    pub fn policy(&self) -> Policy {
+        self.inner().policy.clone()
+    }
+
+    /// This node.
+    pub fn own(&self) -> NodeId {
+        self.inner().policy.own
     }
 
     /// Judges a route, as [`decide`] does, and remembers its nonce, whatever comes of it.
@@ -190,9 +206,14 @@ impl Hops {
     /// # Errors
     /// The first rule that the route breaks.
     pub fn judge(&self, hop: &Hop, previous: Option<NodeId>, now: Instant) -> Result<Decision, Refusal> {
-        // The cache holds at every step, so a worker that ended while it had the lock left it good.
-        let nonce_seen = self.nonces.lock().unwrap_or_else(PoisonError::into_inner).insert(hop.nonce, now);
-        decide(hop, previous, &self.policy, |node| self.neighbors.contains(node), nonce_seen)
+        let mut inner = self.inner();
+        let nonce_seen = inner.nonces.insert(hop.nonce, now);
+        decide(hop, previous, &inner.policy, |node| inner.neighbors.contains(node), nonce_seen)
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // All of it holds at every step, so a worker that ended while it had the lock left it good.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Instant;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
 pub mod simulated;
+pub mod tap;
 
 /// What the device said of a received frame's checksums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -349,10 +349,15 @@ impl Seed {
         lasts.then_some(holding.coverage)
     }
 
+    /// This node's name, which another key changes while it runs.
+    fn own(&self) -> Option<NodeId> {
+        self.parts.hops.as_ref().map(|hops| hops.own()).or(self.parts.own)
+    }
+
     /// Who holds something: this node first, then its neighbours.
     fn holders(&mut self, now: Instant, token: &AnyToken) -> Vec<Holder> {
         let now_s = self.clock.now_s(now);
-        let own = self.parts.own.and_then(|node| {
+        let own = self.own().and_then(|node| {
             let holding = self.parts.store.holding(token)?;
             let expires_s = holding.expires_s.map_or(0, |at| at.saturating_sub(now_s).max(1));
             Some(Holder { node, coverage: holding.coverage, expires_s })
@@ -396,7 +401,7 @@ impl Seed {
             return self.commit(now, port, request, Writing::Held(mirror.token, 0, None, keep));
         }
         if mirror.sources.is_empty() {
-            let own = self.parts.own;
+            let own = self.own();
             let holders = self.holders(now, &mirror.token);
             mirror.sources = holders.iter().map(|holder| holder.node).filter(|n| Some(*n) != own).collect();
         }

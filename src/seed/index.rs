@@ -94,8 +94,7 @@ pub(super) enum Shortage {
 /// See the module. Never touches the disk.
 #[derive(Debug)]
 pub(super) struct Index {
-    capacity_bytes: u64,
-    quota_bytes: u64,
+    config: StoreConfig,
     entries: FxHashMap<AnyToken, Entry>,
     /// Bytes of the entries, and of what is reserved for what is being written.
     usage_bytes: u64,
@@ -116,10 +115,9 @@ pub(super) struct Index {
 }
 
 impl Index {
-    pub(super) fn new(config: &StoreConfig) -> Self {
+    pub(super) fn new(config: StoreConfig) -> Self {
         Self {
-            capacity_bytes: config.capacity_bytes.unwrap_or(u64::MAX),
-            quota_bytes: config.quota_bytes.unwrap_or(u64::MAX),
+            config,
             entries: FxHashMap::default(),
             usage_bytes: 0,
             owners: FxHashMap::default(),
@@ -144,6 +142,14 @@ impl Index {
             cached_bytes: self.cached_bytes,
             usage_bytes: self.usage_bytes,
         }
+    }
+
+    pub(super) fn config(&self) -> &StoreConfig {
+        &self.config
+    }
+
+    pub(super) fn configure(&mut self, config: StoreConfig) {
+        self.config = config;
     }
 
     pub(super) fn usage_bytes(&self) -> u64 {
@@ -289,10 +295,10 @@ impl Index {
     /// Takes room for what is to be written, at `payer`'s expense.
     pub(super) fn reserve(&mut self, bytes: u64, payer: Option<NodeId>) -> Result<(), Shortage> {
         self.check_quota(bytes, payer)?;
-        let usage_bytes = self.usage_bytes.checked_add(bytes).filter(|&usage| usage <= self.capacity_bytes);
+        let capacity_bytes = self.config.capacity_bytes.unwrap_or(u64::MAX);
+        let usage_bytes = self.usage_bytes.checked_add(bytes).filter(|&usage| usage <= capacity_bytes);
         let Some(usage_bytes) = usage_bytes else {
-            let Self { usage_bytes, capacity_bytes, .. } = *self;
-            return Err(Shortage::Capacity { usage_bytes, capacity_bytes });
+            return Err(Shortage::Capacity { usage_bytes: self.usage_bytes, capacity_bytes });
         };
         self.usage_bytes = usage_bytes;
         if let Some(owner) = payer {
@@ -305,7 +311,8 @@ impl Index {
     /// Whether `payer` may have `bytes` more.
     pub(super) fn check_quota(&self, bytes: u64, payer: Option<NodeId>) -> Result<(), Shortage> {
         let Some(owner) = payer else { return Ok(()) };
-        let (used_bytes, quota_bytes) = (self.owned_bytes(&owner), self.quota_bytes);
+        let quota_bytes = self.config.quota_bytes.unwrap_or(u64::MAX);
+        let used_bytes = self.owned_bytes(&owner);
         match used_bytes.checked_add(bytes) {
             Some(used) if used <= quota_bytes => Ok(()),
             _ => Err(Shortage::Quota { owner, used_bytes, quota_bytes }),
@@ -438,7 +445,7 @@ mod tests {
 
     #[test]
     fn changes_of_long_ago_are_forgotten() {
-        let mut index = Index::new(&StoreConfig::default());
+        let mut index = Index::new(StoreConfig::default());
         let token = AnyToken::from(Token::of(b"payload"));
         index.insert(token, Keep::leased(Some(1), None), 7, Body::Payload { length: 7 });
         let (start, _) = index.holdings();

@@ -59,7 +59,6 @@ pub struct Store {
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) dir: PathBuf,
-    config: StoreConfig,
     /// Why nothing can be written here, if that is so.
     read_only: Option<io::ErrorKind>,
     next_temporary: AtomicU64,
@@ -99,11 +98,10 @@ impl Store {
             }
             Err(error) => return Err(error),
         };
-        let mut index = Index::new(&config);
+        let mut index = Index::new(config);
         sweep::fill(&mut index, &dir, read_only.is_none())?;
         let inner = Inner {
             dir,
-            config,
             read_only,
             next_temporary: AtomicU64::new(0),
             changes: Mutex::new(()),
@@ -268,8 +266,14 @@ impl Store {
     }
 
     /// How it is kept.
-    pub fn config(&self) -> &StoreConfig {
-        &self.inner.config
+    pub fn config(&self) -> StoreConfig {
+        *self.inner.index().config()
+    }
+
+    /// Keeps things so from now on. What is held stays, also where it is more than would be taken now; leases that were
+    /// given stay as they are.
+    pub fn configure(&self, config: StoreConfig) {
+        self.inner.index().configure(config);
     }
 
     /// Bytes that payloads, lanes and outboards take, with those reserved for what is being written.
@@ -284,7 +288,7 @@ impl Store {
 
     /// The most that [`Store::usage_bytes`] may be, if it is bounded.
     pub fn capacity_bytes(&self) -> Option<u64> {
-        self.inner.config.capacity_bytes
+        self.config().capacity_bytes
     }
 
     /// Whether the store can only serve.

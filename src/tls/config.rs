@@ -10,7 +10,7 @@ use rustls::pki_types::ServerName;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, ServerConfig};
+use rustls::{ClientConfig, KeyLog, ServerConfig};
 
 use super::provider::{crypto_provider, verification_algorithms};
 use super::sessions::SessionCache;
@@ -52,6 +52,8 @@ pub struct ServerTls {
     pub session_cache_len: usize,
     /// Accept data in a resumed client's first flight, which an attacker can replay. Default false.
     pub early_data: bool,
+    /// Who is told the secrets of every connection: for captures. Default nobody.
+    pub key_log: Option<Arc<dyn KeyLog>>,
 }
 
 impl ServerTls {
@@ -64,6 +66,7 @@ impl ServerTls {
             policy: TlsPolicy::default(),
             session_cache_len: SESSION_CACHE_LEN,
             early_data: false,
+            key_log: None,
         }
     }
 }
@@ -84,6 +87,8 @@ pub struct ClientTls {
     pub session_cache_len: usize,
     /// Send data in the first flight when resuming, which an attacker can replay. Default false.
     pub early_data: bool,
+    /// Who is told the secrets of every connection: for captures. Default nobody.
+    pub key_log: Option<Arc<dyn KeyLog>>,
 }
 
 impl ClientTls {
@@ -96,6 +101,7 @@ impl ClientTls {
             policy: TlsPolicy::default(),
             session_cache_len: SESSION_CACHE_LEN,
             early_data: false,
+            key_log: None,
         }
     }
 }
@@ -135,6 +141,9 @@ pub fn server_config(tls: &ServerTls) -> Result<Arc<QuicServerConfig>, TlsError>
     }
     // RFC 9001 §4.6.1: the size in a ticket is 0xffffffff, or early data is not offered.
     config.max_early_data_size = if tls.early_data { u32::MAX } else { 0 };
+    if let Some(key_log) = &tls.key_log {
+        config.key_log = key_log.clone();
+    }
     let initial = initial_suite()?;
     Ok(Arc::new(QuicServerConfig::with_initial(Arc::new(config), initial).map_err(refused)?))
 }
@@ -170,6 +179,9 @@ pub fn client_config(tls: &ClientTls) -> Result<Arc<QuicClientConfig>, TlsError>
         len => Resumption::in_memory_sessions(len),
     };
     config.enable_early_data = tls.early_data;
+    if let Some(key_log) = &tls.key_log {
+        config.key_log = key_log.clone();
+    }
     config.enable_sni = tls.server_name.is_some();
     let initial = initial_suite()?;
     Ok(Arc::new(QuicClientConfig::with_initial(Arc::new(config), initial).map_err(refused)?))

@@ -33,8 +33,8 @@ impl Default for TlsPolicy {
 }
 
 /// A TLS 1.3 cipher suite.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum CipherSuite {
     /// TLS_AES_128_GCM_SHA256: the fastest where the CPU has AES instructions.
     Aes128Gcm,
@@ -42,6 +42,12 @@ pub enum CipherSuite {
     Aes256Gcm,
     /// TLS_CHACHA20_POLY1305_SHA256: for CPUs without AES instructions.
     ChaCha20Poly1305,
+}
+
+impl From<CipherSuite> for String {
+    fn from(suite: CipherSuite) -> Self {
+        suite.to_string()
+    }
 }
 
 impl CipherSuite {

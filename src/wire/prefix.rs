@@ -6,8 +6,8 @@ use std::num::ParseIntError;
 use std::str::FromStr;
 
 /// An address of this host with the prefix of the network it is on, written `10.77.0.1/24` or `fd00::1/64`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Prefix {
     address: IpAddr,
     len: u8,
@@ -48,6 +48,12 @@ pub enum PrefixError {
     /// A group, loopback or unspecified address.
     #[error("{0} cannot be a host's address on a link: give a unicast address")]
     NotUnicast(IpAddr),
+}
+
+impl From<Prefix> for String {
+    fn from(prefix: Prefix) -> Self {
+        prefix.to_string()
+    }
 }
 
 impl Prefix {

@@ -59,6 +59,52 @@ impl Links {
         Self { links, by_node, connections_max, due: Some(now) }
     }
 
+    /// Takes other neighbours on. Those that were neighbours before keep their connections and their failures; gives the slots of
+    /// the connections that nobody needs any more. Their places change: [`Links::place`] tells the new ones.
+    pub(super) fn renew(
+        &mut self,
+        neighbors: Vec<Neighbor>,
+        connections_max: usize,
+        now: Instant,
+    ) -> Vec<u32> {
+        let mut before = std::mem::replace(self, Self::new(neighbors, connections_max, now));
+        for link in &mut self.links {
+            let known = before.by_node.get(&link.neighbor.node).map(|&index| &mut before.links[index]);
+            if let Some(known) = known {
+                let known_state = std::mem::replace(&mut known.state, State::Idle);
+                // Where the addresses are others, nothing speaks against trying them at once.
+                let moved = known.neighbor.addresses != link.neighbor.addresses;
+                link.state = match known_state {
+                    State::Wanted { .. } if moved => State::Wanted { from: now },
+                    State::Idle => link.state,
+                    state => state,
+                };
+                (link.failures, link.address, link.used) = (known.failures, known.address, known.used);
+            }
+        }
+        let open = |link: &Link| match link.state {
+            State::Open { slot, .. } => Some(slot),
+            _ => None,
+        };
+        let mut gone: Vec<_> = before.links.iter().filter_map(open).collect();
+        let mut busy = self.links.iter().filter(|link| link.state != State::Idle).count();
+        for link in self.links.iter_mut().rev().filter(|link| link.state != State::Idle) {
+            if busy <= connections_max {
+                break;
+            }
+            gone.extend(open(link));
+            link.state = State::Idle;
+            busy -= 1;
+        }
+        self.set_due();
+        gone
+    }
+
+    /// Where this neighbour stands.
+    pub(super) fn place(&self, node: &NodeId) -> Option<usize> {
+        self.by_node.get(node).copied()
+    }
+
     /// When [`Links::next`] has something.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.due
@@ -211,5 +257,31 @@ mod tests {
         assert_eq!(links.next(now).unwrap().0, 2);
         assert!(!links.failed(1, Some(1), now), "closed on purpose: not dialled again");
         assert_eq!(links.reach(&NodeId([9; 32]), now, |_| true), None, "no neighbour");
+    }
+
+    #[test]
+    fn other_neighbours_leave_the_connections_of_those_that_stay() {
+        let now = Instant::now();
+        let mut links = Links::new(neighbors(3), 8, now);
+        for slot in 10..13 {
+            let (index, _) = links.next(now).unwrap();
+            links.dialled(index, slot);
+            links.up(index, now);
+        }
+        // The first goes, the others change places, a new one comes.
+        let mut others: Vec<_> = neighbors(4).into_iter().skip(1).collect();
+        others.reverse();
+        assert_eq!(links.renew(others.clone(), 8, now), [10]);
+        assert_eq!(links.place(&NodeId([0; 32])), None);
+        let place = links.place(&NodeId([1; 32])).unwrap();
+        assert_eq!((place, links.node(place)), (2, NodeId([1; 32])));
+        let (index, _) = links.next(now).unwrap();
+        assert_eq!(links.node(index), NodeId([3; 32]));
+        links.dialled(index, 13);
+        assert_eq!(links.next(now), None, "the others are connected");
+        assert!(links.failed(place, Some(11), now), "and dialled again if they fail");
+        // With one connection allowed, the first keeps it.
+        assert_eq!(links.renew(others, 1, now), [12]);
+        assert_eq!(links.next(now), None);
     }
 }

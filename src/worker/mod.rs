@@ -3,17 +3,18 @@
 mod conn;
 mod core;
 mod links;
+mod renew;
 mod shared;
 mod survey;
 
 pub use links::Neighbor;
-pub use shared::{ByFamily, Idle, Inspection, Quic, Shared, WorkerStatus};
+pub use shared::{ByFamily, Idle, Inspection, Quic, Renewal, Shared, WorkerStatus};
 pub use survey::{ConnectionView, Gauges};
 
 use crate::application::Application;
 use crate::counters::Counter;
 use crate::datagram::Network;
-use crate::queue::{AppPort, Sleeper, Waker, WorkerPort, rings};
+use crate::queue::{AppPort, ConnectionId, Sleeper, Waker, WorkerPort, rings};
 use crate::quic::cid::WorkerCids;
 use crate::quic::timers::Timers;
 use crate::stages::Stage;
@@ -69,6 +70,10 @@ struct Core {
     timers: Timers,
     links: Links,
     survey: Survey,
+    /// Connections to nodes that are no neighbours any more: closed once nothing runs on them.
+    leaving: Vec<ConnectionId>,
+    /// The number of the last renewal that was taken.
+    renewed: u32,
     incoming: VecDeque<Incoming>,
     ports: Vec<WorkerPort>,
     inline: Vec<Inline>,
@@ -108,6 +113,8 @@ impl<N: Network> Worker<N> {
             timers: Timers::default(),
             links: Links::default(),
             survey: Survey::default(),
+            leaving: Vec::new(),
+            renewed: 0,
             incoming: VecDeque::new(),
             ports: Vec::new(),
             inline: Vec::new(),
@@ -180,6 +187,7 @@ impl<N: Network> Worker<N> {
         // Receive, parse, feed QUIC.
         let mut worked = core.receive(network, now, counters);
         stages.enter(Stage::Quic);
+        core.take_renewal(now);
         worked |= core.take_handovers(now);
         worked |= core.begin_handshakes(now);
         worked |= core.dial_neighbors(now);

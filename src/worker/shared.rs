@@ -1,5 +1,6 @@
 //! What the workers of a process share, and what each shows of itself.
 
+use super::links::Neighbor;
 use super::survey::{ConnectionView, Gauges};
 use crate::counters::Counters;
 use crate::limits::HANDOVER_RING_LEN;
@@ -9,7 +10,7 @@ use bytes::BytesMut;
 use crossbeam_queue::ArrayQueue;
 use quinn_proto::{ClientConfig, EcnCodepoint, EndpointConfig, ServerConfig};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
@@ -35,7 +36,13 @@ pub struct Shared {
     /// One ring a worker, for datagrams that landed elsewhere.
     pub(super) handovers: Vec<ArrayQueue<Handover>>,
     lifecycle: AtomicU8,
+    /// The number of the last renewal; each worker compares it with its own once a turn.
+    renewals: AtomicU32,
+    renewal: Mutex<Numbered>,
 }
+
+/// A renewal with its number, from 1; 0 before the first.
+type Numbered = (u32, Option<Arc<Renewal>>);
 
 const RUNNING: u8 = 0;
 pub(super) const DRAINING: u8 = 1;
@@ -50,6 +57,8 @@ impl Shared {
             routes,
             handovers: (0..workers).map(|_| ArrayQueue::new(HANDOVER_RING_LEN)).collect(),
             lifecycle: AtomicU8::new(RUNNING),
+            renewals: AtomicU32::new(0),
+            renewal: Mutex::default(),
         })
     }
 
@@ -71,6 +80,24 @@ impl Shared {
     /// Datagrams that other workers handed to this one and that it has not taken yet.
     pub fn handovers_waiting(&self, worker: usize) -> usize {
         self.handovers.get(worker).map_or(0, ArrayQueue::len)
+    }
+
+    /// Gives every worker other neighbours, and other TLS and transport for the connections that begin from now on.
+    pub fn renew(&self, renewal: Renewal) {
+        let mut slot = self.renewal.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = slot.0.wrapping_add(1);
+        *slot = (number, Some(Arc::new(renewal)));
+        self.renewals.store(number, Ordering::Release);
+    }
+
+    /// The newest renewal, if `seen` is not its number; for the price of one relaxed load where it is.
+    pub(super) fn renewed(&self, seen: &mut u32) -> Option<Arc<Renewal>> {
+        if self.renewals.load(Ordering::Relaxed) == *seen {
+            return None;
+        }
+        let (number, renewal) = self.renewal.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        *seen = number;
+        renewal
     }
 
     /// Whether [`Shared::close`] was called.
@@ -128,8 +155,19 @@ impl Inspection {
     }
 }
 
+/// What a reload gives the workers.
+#[derive(Debug)]
+pub struct Renewal {
+    /// TLS and transport of connections that begin from now on; those that exist keep theirs.
+    pub quic: Quic,
+    /// The neighbours. Connections to those that stay neighbours stay.
+    pub neighbors: Vec<Neighbor>,
+    /// Connections to neighbours that a worker keeps at once.
+    pub neighbor_connections_max: usize,
+}
+
 /// What a worker's QUIC is made of.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Quic {
     /// For connections of both directions.
     pub endpoint: EndpointConfig,
@@ -155,6 +193,11 @@ impl<T> ByFamily<T> {
     /// Makes another pair of this one.
     pub fn map<U>(&self, make: impl Fn(&T) -> U) -> ByFamily<U> {
         ByFamily { v4: make(&self.v4), v6: make(&self.v6) }
+    }
+
+    /// Makes a pair of this one and another.
+    pub fn zip<U, V>(&self, other: &ByFamily<U>, make: impl Fn(&T, &U) -> V) -> ByFamily<V> {
+        ByFamily { v4: make(&self.v4, &other.v4), v6: make(&self.v6, &other.v6) }
     }
 
     /// The one for this address. An IPv4 address mapped into IPv6 is IPv4 on the wire.

@@ -8,5 +8,6 @@ mod mesh;
 mod pktgen;
 mod preflight;
 mod refusals;
+mod reload;
 mod routes;
 mod tools;

@@ -167,7 +167,7 @@ impl Options {
                 trust: TrustConfig::default(),
                 tls: Default::default(),
                 quic: Default::default(),
-                log: LogConfig { level: "warn".into() },
+                log: LogConfig { level: "warn".into(), ..LogConfig::default() },
             },
         };
         if let (Some(certificate), Some(key)) = (&self.cert, &self.key) {

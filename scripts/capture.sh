@@ -1,0 +1,129 @@
+#!/usr/bin/env bash
+# Captures of a user-space port, read by tshark: the gateway on a DPDK port (net_af_packet), the client on kernel UDP sockets in a
+# network namespace, a veth pair between them. Needs root and a build: PROFILE=release (the default) or debug.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+[ "$(id -u)" = 0 ] || die "captures need root: they make a network namespace and a raw port"
+install $BUILD_PACKAGES iproute2 iputils-ping ethtool tshark
+
+target=$(realpath "${CARGO_TARGET_DIR:-target}")/${PROFILE:-release}
+stoq=$target/stoq gateway=$target/stoq-gateway
+[ -x "$gateway" ] || die "no build in $target"
+
+ns=stoq-cap-$$ near=stc$$ far=stcf$$
+dir=$(mktemp -d /tmp/stoq-capture.XXXXXX)
+pid='' recorder=''
+cleanup() {
+    [ -z "$recorder" ] || kill "$recorder" 2>/dev/null || true
+    [ -z "$pid" ] || { kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null; } || true
+    ip link delete "$near" 2>/dev/null || true
+    ip netns delete "$ns" 2>/dev/null || true
+    rm -rf "$dir"
+}
+trap cleanup EXIT
+
+ip netns add "$ns"
+ip link add "$near" type veth peer name "$far" netns "$ns"
+# The kernel leaves checksums and segmentation to the NIC behind a veth; a user-space port needs both done.
+for side in "$near" "$far"; do
+    [ "$side" = "$near" ] && in=() || in=(ip netns exec "$ns")
+    "${in[@]}" ethtool -K "$side" tx off rx off tso off gso off gro off >/dev/null
+    "${in[@]}" ip link set "$side" up
+done
+ip addr flush dev "$near"
+ip netns exec "$ns" ip addr add 10.79.0.2/24 dev "$far"
+
+for who in gateway client; do
+    "$stoq" identity new --name "$who" --cert "$dir/$who.pem" --key "$dir/$who.key" >"$dir/$who.id"
+done
+client=(ip netns exec "$ns" "$stoq")
+options=(-g 10.79.0.1:4433 --cert "$dir/client.pem" --key "$dir/client.key" --node-id "$(cat "$dir/gateway.id")")
+head -c 300000 /dev/urandom >"$dir/file"
+
+# start KEY_LOG
+start() {
+    rm -rf "$dir/store"
+    cat >"$dir/gateway.toml" <<TOML
+[network]
+kind = "dpdk"
+device = "net_af_packet0,iface=$near,blocksz=65536,framesz=2048,framecnt=2048,qdisc_bypass=1"
+addresses = ["10.79.0.1/24"]
+huge_pages = "none"
+memory_mb = 128
+[identity]
+certificate = "gateway.pem"
+key = "gateway.key"
+[trust]
+node_ids = ["$(cat "$dir/client.id")"]
+[capture]
+socket = "capture.sock"
+key_log = $1
+[[application]]
+kind = "seed"
+queues = [0]
+directory = "store"
+memory_bytes = 4194304
+TOML
+    "$gateway" run --config "$dir/gateway.toml" 2>"$dir/gateway.log" &
+    pid=$!
+    wait_for 30 "gateway ready" "$dir/gateway.log" $pid
+}
+
+stop() {
+    kill "$pid"
+    wait "$pid" || die "the gateway did not end in order"
+    pid=
+    [ ! -e "$dir/capture.sock" ] || die "the socket is left"
+}
+
+# record FILE OPTION...: begins a capture.
+record() {
+    local file=$1
+    shift
+    rm -f "$file"
+    : >"$dir/gateway.log"
+    "$gateway" capture --socket "$dir/capture.sock" -o "$file" "$@" >"$dir/recorded" &
+    recorder=$!
+    wait_for 10 "capture begins" "$dir/gateway.log" $recorder
+}
+
+# recorded: ends it; the number of frames that it says it has is in $frames.
+recorded() {
+    kill -INT "$recorder" 2>/dev/null || true
+    wait "$recorder" || die "the capture failed"
+    recorder=
+    frames=$(sed -n 's/ frames$//p' "$dir/recorded")
+}
+
+# count FILE FILTER: how many frames tshark finds.
+count() { tshark -n -r "$1" -d udp.port==4433,quic -Y "$2" 2>/dev/null | wc -l; }
+
+for key_log in true false; do
+    say "a put, captured with key_log = $key_log"
+    start $key_log
+    record "$dir/put.pcapng" --filter 'udp port 4433'
+    ip netns exec "$ns" ping -q -c 3 -i 0.2 -W 2 10.79.0.1 >/dev/null
+    "${client[@]}" put "$dir/file" "${options[@]}" >/dev/null
+    recorded
+    all=$(count "$dir/put.pcapng" frame) quic=$(count "$dir/put.pcapng" quic)
+    streams=$(count "$dir/put.pcapng" quic.stream.stream_id)
+    sent=$(count "$dir/put.pcapng" 'frame.packet_flags_direction == 2 && ip.src == 10.79.0.1')
+    wrong=$(count "$dir/put.pcapng" 'frame.packet_flags_direction == 1 && ip.src == 10.79.0.1')
+    say "$frames frames; tshark finds $all, $quic of QUIC, $streams with streams that it can read, $sent sent"
+    [ "$frames" -gt 200 ] && [ "$all" = "$frames" ] && [ "$quic" = "$frames" ] || die "frames are missing or too many"
+    [ "$sent" -gt 0 ] && [ "$wrong" = 0 ] || die "directions are wrong"
+    if [ $key_log = true ]; then
+        [ "$streams" -gt 100 ] || die "the secrets open nothing"
+    else
+        [ "$streams" = 0 ] || die "secrets got out"
+    fi
+
+    record "$dir/icmp.pcapng" --filter 'icmp and src host 10.79.0.2' --count 2
+    ip netns exec "$ns" ping -q -c 4 -i 0.2 -W 2 10.79.0.1 >/dev/null
+    recorded
+    [ "$frames" = 2 ] || die "not the frames that were asked for"
+    [ "$(count "$dir/icmp.pcapng" 'icmp.type == 8')" = 2 ] || die "not the frames that were asked for"
+    stop
+done
+say "captures passed"

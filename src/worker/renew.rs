@@ -1,0 +1,89 @@
+//! What a reload changes on a worker: TLS and transport of connections to come, and the neighbours.
+
+use super::Core;
+use super::conn::Origin;
+use super::shared::Renewal;
+use crate::queue::ConnectionId;
+use crate::record::ErrorCode;
+use crate::session::Context;
+use bytes::Bytes;
+use quinn_proto::ServerConfig;
+use std::sync::Arc;
+use std::time::Instant;
+
+impl Core {
+    /// Takes what a reload brought, if it brought anything, and closes connections that nobody needs since an earlier one.
+    pub(super) fn take_renewal(&mut self, now: Instant) {
+        if let Some(renewal) = self.shared.renewed(&mut self.renewed) {
+            self.renew(&renewal, now);
+        }
+        if !self.leaving.is_empty() {
+            self.close_leaving(now);
+        }
+    }
+
+    fn renew(&mut self, renewal: &Renewal, now: Instant) {
+        if let (Some(old), Some(new)) = (&self.server, &renewal.quic.server) {
+            // The tokens of Retry packets that are on their way stay good: the key that made them stays.
+            self.server = Some(old.zip(new, |old, new| {
+                let mut config = ServerConfig::clone(old);
+                (config.transport, config.crypto) = (new.transport.clone(), new.crypto.clone());
+                Arc::new(config)
+            }));
+            self.endpoint.set_server_config(self.server.as_ref().map(|server| server.v4.clone()));
+        }
+        self.client = renewal.quic.client.clone();
+        let gone = self.links.renew(renewal.neighbors.clone(), renewal.neighbor_connections_max, now);
+        for (slot, conn) in self.conns.iter_mut().enumerate() {
+            let Some(conn) = conn else { continue };
+            let Origin::Neighbor { index, node } = &mut conn.origin else { continue };
+            if !gone.contains(&(slot as u32))
+                && let Some(place) = self.links.place(node)
+            {
+                *index = place;
+                continue;
+            }
+            // Nobody dials it again when it ends.
+            conn.origin = Origin::Peer;
+            let cx = Context {
+                now,
+                ports: &mut self.ports,
+                routes: &self.shared.routes,
+                counters: &self.status.counters,
+            };
+            if !conn.going_away {
+                conn.going_away = true;
+                conn.session.go_away(&mut conn.quic, 0, &cx);
+            }
+            self.lines.touched(conn, slot);
+            let (worker, generation) = (self.index, conn.generation);
+            self.leaving.push(ConnectionId { worker, slot: slot as u32, generation });
+        }
+    }
+
+    fn close_leaving(&mut self, now: Instant) {
+        for at in (0..self.leaving.len()).rev() {
+            let id = self.leaving[at];
+            let conn = self.conns.get_mut(id.slot as usize).and_then(Option::as_mut);
+            let Some(conn) = conn.filter(|conn| conn.generation == id.generation) else {
+                self.leaving.swap_remove(at);
+                continue;
+            };
+            if conn.session.requests() > 0 || conn.session.answered_lately(now) {
+                continue;
+            }
+            self.leaving.swap_remove(at);
+            let mut cx = Context {
+                now,
+                ports: &mut self.ports,
+                routes: &self.shared.routes,
+                counters: &self.status.counters,
+            };
+            if conn.announced {
+                conn.session.closed("no neighbour of this gateway any more", &mut cx);
+            }
+            conn.quic.close(now, ErrorCode::None.into(), Bytes::new());
+            self.lines.touched(conn, id.slot as usize);
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Another configuration for a gateway that runs: what changes, what does not, and what goes on meanwhile.
+
+use crate::support::{Gateway, Process, Site, identities, run, stoq, wait_until};
+use rustix::process::Signal;
+use std::path::Path;
+use std::process::Command;
+
+/// Large enough that a get of it is not over before something else is done.
+const LARGE: usize = 64 << 20;
+
+/// Writes the site's configuration as it is now, has the gateway read it, and waits for what it says of it.
+fn reload(site: &Site, gateway: &mut Gateway, line: &str) -> String {
+    let before = gateway.process.log().len();
+    site.configure();
+    gateway.process.signal(Signal::HUP);
+    assert!(gateway.process.wait_for_line(line));
+    gateway.process.log()[before..].to_owned()
+}
+
+const TAKEN: &str = "configuration reloaded";
+const REFUSED: &str = "configuration not reloaded";
+
+fn unwatched() -> Site {
+    let mut site = Site::new();
+    site.more = "[quic]\nidle_timeout_ms = 60000\nkeep_alive_ms = 1000\n[reload]\nwatch = false\n".into();
+    site
+}
+
+/// A client with this identity that expects this gateway.
+fn client_as(site: &Site, tool: &str, who: &str, gateway: &str) -> Command {
+    let ids = identities();
+    let mut command = site.anonymous(tool);
+    let (cert, key) = (ids.file(&format!("{who}.pem")), ids.file(&format!("{who}.key")));
+    command.arg("--cert").arg(cert).arg("--key").arg(key).args(["--node-id", gateway]);
+    command
+}
+
+#[test]
+fn a_transfer_goes_on_over_another_certificate_and_another_trust() {
+    let mut site = unwatched();
+    let ids = identities();
+    let mut gateway = site.start();
+    let (path, token) = site.file("large", LARGE);
+    run(site.client("put").arg(&path), 0);
+    let copy = site.path("copy");
+    let mut client = Process::spawn(site.client("get").arg(&token).arg("-o").arg(&copy));
+    let part = site.path("copy.part");
+    wait_until("a part of it is there", || std::fs::metadata(&part).is_ok_and(|part| part.len() > 1 << 20));
+    client.signal(Signal::STOP);
+    assert!(!copy.exists(), "the transfer was over too early for this test");
+
+    // The gateway becomes another node, and lets in nobody but whom it was itself before.
+    site.identity =
+        format!("certificate = {:?}\nkey = {:?}", ids.file("stranger.pem"), ids.file("stranger.key"));
+    site.trust = format!("node_ids = [\"{}\"]", ids.gateway);
+    let log = reload(&site, &mut gateway, TAKEN);
+    for part in ["trust.node_ids", "identity.certificate", "identity.key", &ids.stranger] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    let (small, _) = site.file("small", 10_000);
+    run(client_as(&site, "put", "gateway", &ids.stranger).arg(&small), 0);
+    let (_, stderr) = run(client_as(&site, "put", "client", &ids.stranger).arg(&small), 1);
+    assert!(stderr.contains("does not let this node in") || stderr.contains("has not pinned"), "{stderr}");
+    let (_, stderr) = run(client_as(&site, "put", "gateway", &ids.gateway).arg(&small), 1);
+    assert!(stderr.contains("pin"), "it is another node: {stderr}");
+
+    client.signal(Signal::CONT);
+    assert_eq!(client.end().code(), Some(0), "{}", client.log());
+    assert!(std::fs::read(&copy).unwrap() == std::fs::read(&path).unwrap());
+}
+
+#[test]
+fn limits_of_the_store_change() {
+    let mut site = unwatched();
+    site.seed = "capacity_bytes = 100000\n".into();
+    let mut gateway = site.start();
+    let (path, _) = site.file("file", 200_000);
+    run(site.client("put").arg(&path), 1);
+    site.seed = "capacity_bytes = 1000000\nquota_bytes = 50000\n".into();
+    reload(&site, &mut gateway, TAKEN);
+    let (_, stderr) = run(site.client("put").arg(&path), 1);
+    assert!(stderr.contains("quota_bytes"), "{stderr}");
+    site.seed = "capacity_bytes = 1000000\nquota_bytes = 500000\n".into();
+    let log = reload(&site, &mut gateway, TAKEN);
+    assert!(log.contains("application.0.quota_bytes") && !log.contains("restart"), "{log}");
+    run(site.client("put").arg(&path), 0);
+    // The cache that runs would have no bound.
+    site.seed = String::new();
+    let log = reload(&site, &mut gateway, REFUSED);
+    assert!(log.contains("capacity_bytes"), "{log}");
+}
+
+#[test]
+fn a_bad_file_changes_nothing_and_says_so() {
+    let mut site = unwatched();
+    let ids = identities();
+    let mut gateway = site.start();
+    let (path, _) = site.file("file", 10_000);
+    let (good, trust) = (site.identity.clone(), site.trust.clone());
+    site.trust = format!("node_ids = [\"{}\"]", ids.stranger);
+    site.identity =
+        format!("certificate = {:?}\nkey = {:?}", ids.file("gateway.pem"), ids.file("client.key"));
+    let log = reload(&site, &mut gateway, REFUSED);
+    assert!(log.contains("does not belong") && log.contains("ERROR"), "{log}");
+    site.identity = good.clone();
+    site.trust = format!("{} and more", site.trust);
+    let log = reload(&site, &mut gateway, REFUSED);
+    assert!(log.contains("gateway.toml"), "{log}");
+    site.trust = format!("ca = \"missing.pem\"\n{trust}");
+    let log = reload(&site, &mut gateway, REFUSED);
+    assert!(log.contains("missing.pem"), "{log}");
+    site.trust = trust;
+    site.more += "[log]\nlevel = \"stoq=loud\"\n";
+    let log = reload(&site, &mut gateway, REFUSED);
+    assert!(log.contains("stoq=loud"), "{log}");
+    // The client is trusted and the gateway is who it was.
+    run(site.client("put").arg(&path), 0);
+    site.more = site.more.replace("stoq=loud", "info,stoq=debug");
+    reload(&site, &mut gateway, TAKEN);
+    run(site.client("put").arg(&path), 0);
+    assert!(gateway.process.wait_for_line("connection over"), "what is said from debug on");
+}
+
+#[test]
+fn what_needs_a_restart_is_named_and_the_rest_changes() {
+    let mut site = unwatched();
+    let mut gateway = site.start();
+    let (path, _) = site.file("file", 10_000);
+    site.seed = "quota_bytes = 1\n".into();
+    site.more += "[workers]\ncount = 2\n[hops]\ncache = false\n";
+    let buffer = std::fs::read_to_string(site.path("gateway.toml")).unwrap();
+    assert!(buffer.contains("buffer_bytes = 1048576"));
+    let log = reload(&site, &mut gateway, TAKEN);
+    assert!(log.contains("workers.count needs a restart") && !log.contains("hops.cache"), "{log}");
+    run(site.client("put").arg(&path), 1);
+    // Said again, since it is still so.
+    site.seed.clear();
+    let log = reload(&site, &mut gateway, TAKEN);
+    assert!(log.contains("workers.count needs a restart"), "{log}");
+    run(site.client("put").arg(&path), 0);
+}
+
+#[test]
+fn neighbours_come_and_go() {
+    let ids = identities();
+    let (mut near, mut far) = (unwatched(), unwatched());
+    far.identity =
+        format!("certificate = {:?}\nkey = {:?}", ids.file("stranger.pem"), ids.file("stranger.key"));
+    near.trust = format!("node_ids = [\"{}\", \"{}\"]", ids.client, ids.stranger);
+    far.trust = format!("node_ids = [\"{}\", \"{}\"]", ids.client, ids.gateway);
+    let alone = near.more.clone();
+    let mut near_gateway = near.start();
+    let mut far_gateway = far.start();
+    let (path, token) = near.file("file", 300_000);
+    run(far.anonymous("put").args(["--node-id", &ids.stranger]).args(as_client()).arg(&path), 0);
+    assert!(get_via(&near, &token, "first", 1).contains("no neighbour"), "nobody knows it yet");
+    near.more =
+        format!("{alone}[[neighbor]]\nnode_id = \"{}\"\naddresses = [\"{}\"]\n", ids.stranger, far.v4());
+    reload(&near, &mut near_gateway, TAKEN);
+    get_via(&near, &token, "second", 0);
+    assert!(std::fs::read(near.path("second")).unwrap() == std::fs::read(&path).unwrap());
+    near.more = alone;
+    reload(&near, &mut near_gateway, TAKEN);
+    assert!(get_via(&near, &token, "third", 1).contains("no neighbour"));
+    for gateway in [&mut near_gateway, &mut far_gateway] {
+        gateway.process.signal(Signal::TERM);
+        assert_eq!(gateway.process.end().code(), Some(0));
+    }
+}
+
+/// Gets by way of the other gateway; gives what is said.
+fn get_via(site: &Site, token: &str, copy: &str, code: i32) -> String {
+    let mut command = site.client("get");
+    run(command.args([token, "--via", &identities().stranger]).arg("-o").arg(site.path(copy)), code).1
+}
+
+fn as_client() -> [String; 4] {
+    let ids = identities();
+    let path = |name: &str| ids.file(name).display().to_string();
+    ["--cert".into(), path("client.pem"), "--key".into(), path("client.key")]
+}
+
+#[test]
+fn replaced_files_are_noticed() {
+    let mut site = Site::new();
+    let ids = identities();
+    let copy = |name: &str, to: &Path| {
+        let new = to.with_extension("new");
+        // The permissions go with it.
+        std::fs::copy(ids.file(name), &new).unwrap();
+        std::fs::rename(new, to).unwrap();
+    };
+    std::fs::create_dir(site.path("tls")).unwrap();
+    let (cert, key) = (site.path("tls/node.pem"), site.path("tls/node.key"));
+    copy("gateway.pem", &cert);
+    copy("gateway.key", &key);
+    site.identity = format!("certificate = {cert:?}\nkey = {key:?}");
+    let mut gateway = site.start();
+    let (path, _) = site.file("file", 10_000);
+    run(site.client("put").arg(&path), 0);
+    copy("stranger.pem", &cert);
+    copy("stranger.key", &key);
+    assert!(gateway.process.wait_for_line(&ids.stranger));
+    let mut put = site.anonymous("put");
+    run(put.args(["--node-id", &ids.stranger]).args(as_client()).arg(&path), 0);
+    site.more = "[log]\nlevel = \"info,stoq=debug\"\n".into();
+    site.configure();
+    assert!(gateway.process.wait_for_line("changed=\"log.level"), "the file itself, written in place");
+}
+
+#[test]
+fn log_lines_can_be_json() {
+    let mut site = Site::new();
+    site.more += "[log]\nformat = \"json\"\n";
+    let mut gateway = site.start();
+    gateway.process.signal(Signal::TERM);
+    assert_eq!(gateway.process.end().code(), Some(0));
+    let log = gateway.process.log();
+    assert!(log.lines().count() > 3);
+    for line in log.lines() {
+        let line: serde_json::Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        assert!(line["level"].is_string() && line["fields"]["message"].is_string(), "{line}");
+    }
+    // Tools are not gateways: what they say stays text.
+    let (_, stderr) = run(stoq().args(["get", "b3:short", "-o", "x"]), 2);
+    assert!(!stderr.contains('{'), "{stderr}");
+}
