@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Captures of a user-space port, read by tshark: the gateway on a DPDK port (net_af_packet), the client on kernel UDP sockets in a
-# network namespace, a veth pair between them. Needs root and a build: PROFILE=release (the default) or debug.
+# network namespace, a veth pair between them; and what the admin endpoint says of such a port. Needs root and a build: PROFILE=release (the default) or debug.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 [ "$(id -u)" = 0 ] || die "captures need root: they make a network namespace and a raw port"
-install $BUILD_PACKAGES iproute2 iputils-ping ethtool tshark
+install $BUILD_PACKAGES iproute2 iputils-ping ethtool tshark python3
 
 target=$(realpath "${CARGO_TARGET_DIR:-target}")/${PROFILE:-release}
 stoq=$target/stoq gateway=$target/stoq-gateway
@@ -37,6 +37,7 @@ ip netns exec "$ns" ip addr add 10.79.0.2/24 dev "$far"
 for who in gateway client; do
     "$stoq" identity new --name "$who" --cert "$dir/$who.pem" --key "$dir/$who.key" >"$dir/$who.id"
 done
+admin=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 client=(ip netns exec "$ns" "$stoq")
 options=(-g 10.79.0.1:4433 --cert "$dir/client.pem" --key "$dir/client.key" --node-id "$(cat "$dir/gateway.id")")
 head -c 300000 /dev/urandom >"$dir/file"
@@ -59,6 +60,8 @@ node_ids = ["$(cat "$dir/client.id")"]
 [capture]
 socket = "capture.sock"
 key_log = $1
+[admin]
+listen = "127.0.0.1:$admin"
 [[application]]
 kind = "seed"
 queues = [0]
@@ -124,6 +127,20 @@ for key_log in true false; do
     recorded
     [ "$frames" = 2 ] || die "not the frames that were asked for"
     [ "$(count "$dir/icmp.pcapng" 'icmp.type == 8')" = 2 ] || die "not the frames that were asked for"
+    [ $key_log = true ] || python3 - "http://127.0.0.1:$admin" <<'PYTHON'
+import json, sys, urllib.request
+read = lambda path: urllib.request.urlopen(sys.argv[1] + path, timeout=10).read().decode()
+values = dict(line.rsplit(" ", 1) for line in read("/metrics").splitlines() if not line.startswith("#"))
+value = lambda name: sum(float(value) for key, value in values.items() if key.split("{")[0] == name)
+for name in ("rx_packets", "tx_packets", "rx_bytes", "tx_bytes"):
+    assert value(f"stoq_port_{name}_total") > 100, (name, values)
+assert value("stoq_port_rx_bytes_total") > 300000 and value("stoq_port_mtu_bytes") == 1500, values
+assert value("stoq_link_up") == 1 and value("stoq_ready") == 1, values
+assert "stoq_port_rx_missed_total" in str(values) and "stoq_capture_dropped_total" in values, values
+port = json.loads(read("/status"))["ports"][0]
+assert (port["kind"], port["driver"], port["mtu"], port["link_up"]) == ("dpdk", "net_af_packet", 1500, True), port
+assert port["offloads"] is not None, port
+PYTHON
     stop
 done
 say "captures passed"

@@ -89,6 +89,9 @@ pub struct GatewayConfig {
     /// Captures of a port that the kernel does not see.
     #[serde(default)]
     pub capture: CaptureConfig,
+    /// Logs of what QUIC does.
+    #[serde(default)]
+    pub qlog: QlogConfig,
     /// BLAKE3 of the file, hexadecimal: which configuration runs.
     #[serde(skip)]
     pub fingerprint: String,
@@ -527,6 +530,24 @@ impl Default for ReloadConfig {
     }
 }
 
+/// qlog of connections.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QlogConfig {
+    /// Where a file for each logged connection goes; none: nothing is logged.
+    pub directory: Option<PathBuf>,
+    /// Log one of so many connections of each worker.
+    pub sample: u32,
+    /// Bytes that the logs in the directory may have; then nothing more is logged.
+    pub bytes_max: u64,
+}
+
+impl Default for QlogConfig {
+    fn default() -> Self {
+        Self { directory: None, sample: 1, bytes_max: 1 << 30 }
+    }
+}
+
 /// Captures of a DPDK port.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -614,8 +635,8 @@ pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
     let base = file.parent().unwrap_or(Path::new(""));
     config.identity.resolve(base);
     config.trust.resolve(base);
-    if let Some(socket) = &mut config.capture.socket {
-        resolve(base, socket);
+    for path in [&mut config.capture.socket, &mut config.qlog.directory].into_iter().flatten() {
+        resolve(base, path);
     }
     for application in &mut config.application {
         if let ApplicationConfig::Seed(seed) = application {
@@ -869,6 +890,9 @@ impl Check<'_> {
     }
 
     fn capture(&self, config: &GatewayConfig) -> Result<(), ConfigError> {
+        if config.qlog.sample == 0 {
+            return Err(self.value("qlog.sample", "one of 0 connections is none; give at least 1"));
+        }
         let dpdk = matches!(config.network, NetworkConfig::Dpdk(_));
         if config.capture.socket.is_some() && !dpdk {
             let fix = "kernel sockets are captured by the kernel's tools, such as tcpdump; leave it out";

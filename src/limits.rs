@@ -159,6 +159,12 @@ pub const HANDOVER_RING_LEN: usize = 1024;
 pub const CAPTURE_RING_LEN: usize = 4096;
 /// Lines of a TLS key log that nobody has taken yet.
 pub const CAPTURE_SECRETS_LEN: usize = 1024;
+/// Runs of qlog records that nobody has written yet.
+pub const QLOG_QUEUE_LEN: usize = 1024;
+/// Bytes of records that a connection gathers before they are written.
+pub const QLOG_RUN_BYTES: usize = 16 << 10;
+/// Files of qlog that are open at once.
+pub const QLOG_FILES_OPEN_MAX: usize = 256;
 /// Workers in one process: a connection ID names the worker in 16 bits.
 pub const WORKERS_MAX: usize = 1024;
 /// Batches taken from one connection before the others have their turn.

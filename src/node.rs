@@ -5,6 +5,7 @@ use crate::datagram::{Network, NetworkInfo};
 use crate::hop::Hops;
 use crate::limits::NEIGHBOR_CONNECTIONS_DEFAULT;
 use crate::queue::{AppPort, Waker};
+use crate::quic::qlog::{Qlog, Sampler};
 use crate::quic::transport::QuicConfig;
 use crate::relay::Relay;
 use crate::seed::Cache;
@@ -79,6 +80,8 @@ pub struct NodeConfig {
     pub cache: Option<Cache>,
     /// How connections behave.
     pub quic: QuicConfig,
+    /// Log what QUIC does on some connections.
+    pub qlog: Option<Qlog>,
     /// What idle workers do.
     pub idle: Idle,
     /// The core of each worker; workers past the end float.
@@ -98,6 +101,7 @@ impl Default for NodeConfig {
             hops: None,
             cache: None,
             quic: QuicConfig::default(),
+            qlog: None,
             idle: Idle::Adaptive,
             cores: Vec::new(),
             thread_setup: None,
@@ -298,7 +302,8 @@ impl NodeConfig {
                 config
             })
         });
-        Quic { endpoint, server, client }
+        let qlog = self.qlog.clone().map(|qlog| Sampler::new(qlog, self.quic.clone(), device_mtu));
+        Quic { endpoint, server, client, qlog }
     }
 }
 

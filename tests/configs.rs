@@ -154,6 +154,7 @@ fn the_gateways_example_shows_every_option_and_no_other() {
     };
     for section in [
         "workers", "identity", "trust", "tls", "quic", "hops", "admin", "shutdown", "reload", "log", "capture",
+        "qlog",
     ] {
         assert_eq!(shown[section], plain(section), "[{section}]");
     }
@@ -246,6 +247,7 @@ fn a_value_that_cannot_work_is_refused_with_its_key_and_its_fix() {
         (applications("[hops]\nconnections_max = 0"), "hops.connections_max", "at least 1"),
         (applications("[hops]\nbudget_max_bytes = 0"), "hops.budget_max_bytes", "at least 1"),
         (applications(&format!("{seed}[hops]\ncache = true")), "hops.cache", "capacity_bytes"),
+        (applications("[qlog]\nsample = 0"), "qlog.sample", "at least 1"),
         (applications("[capture]\nsocket = \"s\""), "capture.socket", "tcpdump"),
         (format!("{DPDK}\n[capture]\nkey_log = true"), "capture.key_log", "capture.socket"),
     ];

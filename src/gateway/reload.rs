@@ -68,6 +68,7 @@ const LIVE: &[&str] = &[
     "shutdown",
     "log.level",
     "log.lines_per_s",
+    "qlog",
 ];
 
 /// Keys of an application that a reload changes.
@@ -281,6 +282,7 @@ directory = "store"
             ("[hops]\ntransit = \"nobody\"\n", "hops.transit", true),
             ("[tls]\nearly_data = false\n", "tls.early_data", true),
             ("[quic]\nkeep_alive_ms = 1\n", "quic.keep_alive_ms", true),
+            ("[qlog]\nsample = 5\n", "qlog.sample", true),
             ("[reload]\nwatch = false\n", "reload.watch", false),
         ];
         for (text, key, live) in cases {

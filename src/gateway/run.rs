@@ -11,6 +11,7 @@ use crate::config::{ApplicationConfig, GatewayConfig, SeedConfig};
 use crate::hop::{Hops, Policy};
 use crate::nic::tap::Tap;
 use crate::node::{Host, Hosted, MakeApplication, Node, NodeConfig};
+use crate::quic::qlog::Qlog;
 use crate::seed::{Cache, MemoryTier, Seed, SeedParts, Store, StoreConfig};
 use crate::tls::{Identity, NodeId};
 use crate::worker::Neighbor;
@@ -185,6 +186,12 @@ pub(super) fn renewable(
 ) -> anyhow::Result<(NodeConfig, Identity)> {
     let (server, identity) = tls::server(&config.tls, &config.identity, &config.trust, key_log.clone())?;
     let neighbor = config.neighbor.iter();
+    let (sample, bytes_max) = (config.qlog.sample, config.qlog.bytes_max);
+    let directory = config.qlog.directory.as_deref();
+    let qlog = directory.map(|directory| {
+        Qlog::start(directory, sample, bytes_max)
+            .with_context(|| format!("qlog.directory {}", directory.display()))
+    });
     let node = NodeConfig {
         server: Some(server),
         client: client_tls(config, key_log)?,
@@ -193,6 +200,7 @@ pub(super) fn renewable(
             .collect(),
         neighbor_connections_max: config.hops.connections_max,
         quic: config.quic.clone(),
+        qlog: qlog.transpose()?,
         ..NodeConfig::default()
     };
     Ok((node, identity))

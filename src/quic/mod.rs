@@ -2,5 +2,6 @@
 
 pub mod admission;
 pub mod cid;
+pub mod qlog;
 pub(crate) mod timers;
 pub mod transport;

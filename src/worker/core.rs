@@ -20,6 +20,7 @@ use crate::tls::{self, NodeId};
 use bytes::{Bytes, BytesMut};
 use quinn_proto::{Connection, ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming, Transmit};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -146,7 +147,13 @@ impl Core {
                 continue;
             }
             begun += 1;
-            let config = self.server.as_ref().map(|server| server.of(incoming.remote_address()).clone());
+            let remote = incoming.remote_address();
+            let mut config = self.server.as_ref().map(|server| server.of(remote).clone());
+            if let (Some(qlog), Some(config)) = (&mut self.qlog, &mut config)
+                && let Some(transport) = qlog.transport(remote, now)
+            {
+                Arc::make_mut(config).transport = transport;
+            }
             match self.endpoint.accept(incoming, now, &mut self.send_buf, config) {
                 Ok((handle, quic)) => {
                     self.insert(now, handle, quic, Origin::Peer);
@@ -360,7 +367,11 @@ impl Core {
             return Err("this node has no client identity and opens no connections".into());
         };
         let name = tls::connect_name(remote);
-        let dialled = self.endpoint.connect(now, config.of(remote).clone(), remote, &name);
+        let mut config = config.of(remote).clone();
+        if let Some(transport) = self.qlog.as_mut().and_then(|qlog| qlog.transport(remote, now)) {
+            config.transport_config(transport);
+        }
+        let dialled = self.endpoint.connect(now, config, remote, &name);
         let (handle, quic) = dialled.map_err(|error| error.to_string())?;
         self.insert(now, handle, quic, origin);
         Ok(handle.0 as u32)

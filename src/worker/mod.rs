@@ -16,6 +16,7 @@ use crate::counters::Counter;
 use crate::datagram::Network;
 use crate::queue::{AppPort, ConnectionId, Sleeper, Waker, WorkerPort, rings};
 use crate::quic::cid::WorkerCids;
+use crate::quic::qlog::Sampler;
 use crate::quic::timers::Timers;
 use crate::stages::Stage;
 use bytes::BytesMut;
@@ -62,6 +63,7 @@ struct Core {
     endpoint: Endpoint,
     server: Option<ByFamily<Arc<ServerConfig>>>,
     client: Option<ByFamily<ClientConfig>>,
+    qlog: Option<Sampler>,
     conns: Vec<Option<Conn>>,
     generation: u32,
     lines: Lines,
@@ -106,6 +108,7 @@ impl<N: Network> Worker<N> {
             ),
             server: quic.server,
             client: quic.client,
+            qlog: quic.qlog,
             conns: Vec::new(),
             generation: 0,
             lines: Lines::default(),

@@ -33,6 +33,7 @@ impl Core {
             self.endpoint.set_server_config(self.server.as_ref().map(|server| server.v4.clone()));
         }
         self.client = renewal.quic.client.clone();
+        self.qlog = renewal.quic.qlog.clone();
         let gone = self.links.renew(renewal.neighbors.clone(), renewal.neighbor_connections_max, now);
         for (slot, conn) in self.conns.iter_mut().enumerate() {
             let Some(conn) = conn else { continue };

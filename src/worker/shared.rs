@@ -5,6 +5,7 @@ use super::survey::{ConnectionView, Gauges};
 use crate::counters::Counters;
 use crate::limits::HANDOVER_RING_LEN;
 use crate::quic::cid::CidKey;
+use crate::quic::qlog::Sampler;
 use crate::session::Routes;
 use bytes::BytesMut;
 use crossbeam_queue::ArrayQueue;
@@ -175,6 +176,8 @@ pub struct Quic {
     pub server: Option<ByFamily<Arc<ServerConfig>>>,
     /// To open connections; none on a pure server.
     pub client: Option<ByFamily<ClientConfig>>,
+    /// Which connections are logged; none: none.
+    pub qlog: Option<Sampler>,
 }
 
 /// One thing for IPv4 and one for IPv6: their headers leave different room for QUIC.

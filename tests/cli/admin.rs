@@ -215,6 +215,91 @@ fn without_the_token_there_are_no_figures() {
 }
 
 #[test]
+fn neighbors_are_shown_by_their_names() {
+    let ids = identities();
+    let identity = |who: &str| {
+        let (cert, key) = (ids.file(&format!("{who}.pem")), ids.file(&format!("{who}.key")));
+        format!("certificate = {cert:?}\nkey = {key:?}")
+    };
+    let mut far = Site::new();
+    far.identity = identity("stranger");
+    far.trust = format!("node_ids = [\"{}\"]", ids.gateway);
+    let mut far_gateway = far.start();
+    let mut site = Site::new();
+    site.trust = format!("node_ids = [\"{}\", \"{}\"]", ids.client, ids.stranger);
+    let (id, address) = (&ids.stranger, far.v4());
+    site.more += &format!("[[neighbor]]\nname = \"far\"\nnode_id = \"{id}\"\naddresses = [\"{address}\"]\n");
+    let (_gateway, at) = start(&mut site, "");
+    let remote = Remote::new(&format!("http://{at}"), None, None).unwrap();
+    let labels = [("name", "far"), ("node_id", id.as_str())];
+    let up = || value(&parse(&get(&remote, "/metrics")), "stoq_neighbor_up", &labels);
+    wait_until("the neighbour is up", || up() == 1.0);
+    let status: Value = serde_json::from_str(&get(&remote, "/status")).unwrap();
+    let neighbor = &status["neighbors"][0];
+    assert_eq!((&neighbor["name"], &neighbor["node_id"]), (&"far".into(), &id.as_str().into()));
+    assert_eq!(neighbor["workers_up"], serde_json::json!([0]));
+    far_gateway.process.signal(Signal::KILL);
+    wait_until("the neighbour is down", || up() == 0.0);
+}
+
+#[test]
+fn a_reload_is_shown_and_changes_who_may_ask() {
+    let mut site = Site::new();
+    site.more = "[reload]\nwatch = false\n".into();
+    let certify = || rcgen::generate_simple_self_signed(["127.0.0.1".into()]).unwrap();
+    let (cert, key) = (site.path("admin.pem"), site.path("admin.key"));
+    let write = |certified: &rcgen::CertifiedKey<rcgen::KeyPair>, token: &str| {
+        std::fs::write(&cert, certified.cert.pem()).unwrap();
+        std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
+        std::fs::write(site.path("token"), token).unwrap();
+    };
+    write(&certify(), "the first of the tokens\n");
+    let admin = "certificate = \"admin.pem\"\nkey = \"admin.key\"\ntoken_file = \"token\"";
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    site.more += &format!("[admin]\nlisten = \"127.0.0.1:{port}\"\n{admin}\n");
+    let (plain, url) = (site.more.clone(), format!("https://127.0.0.1:{port}"));
+    let (first_cert, first_token) = (site.path("first.pem"), site.path("first.token"));
+    std::fs::copy(&cert, &first_cert).unwrap();
+    std::fs::copy(site.path("token"), &first_token).unwrap();
+    let mut gateway = site.start();
+    let mut reload = |site: &Site, line: &str| {
+        site.configure();
+        gateway.process.signal(Signal::HUP);
+        assert!(gateway.process.wait_for_line(line), "{}", gateway.process.log());
+    };
+    let first = Remote::new(&url, Some(&first_cert), Some(&first_token)).unwrap();
+    let reloads = |remote: &Remote| {
+        let all = parse(&get(remote, "/metrics"));
+        let of = |result| value(&all, "stoq_config_reloads_total", &[("result", result)]);
+        (of("taken"), of("refused"), value(&all, "stoq_config_last_reload_successful", &[]))
+    };
+    assert_eq!(reloads(&first), (0.0, 0.0, 1.0));
+
+    site.more = format!("{plain}[log]\nlevel = \"stoq=loud\"\n");
+    reload(&site, "configuration not reloaded");
+    assert_eq!(reloads(&first), (0.0, 1.0, 0.0));
+
+    site.more = format!("{plain}[log]\nlevel = \"info\"\n");
+    write(&certify(), "the second of the tokens\n");
+    let (second_cert, second_token) = (cert.clone(), site.path("token"));
+    reload(&site, "configuration reloaded");
+    assert!(first.get("/metrics").is_err(), "the certificate is another");
+    let late = Remote::new(&url, Some(&second_cert), Some(&first_token)).unwrap();
+    assert_eq!(late.get("/metrics").unwrap().0, 401, "the token is another");
+    let second = Remote::new(&url, Some(&second_cert), Some(&second_token)).unwrap();
+    assert_eq!(reloads(&second), (1.0, 1.0, 1.0));
+    let status: Value = serde_json::from_str(&get(&second, "/status")).unwrap();
+    let file = std::fs::read(site.path("gateway.toml")).unwrap();
+    assert_eq!(status["configuration"]["blake3"], blake3::hash(&file).to_hex().to_string());
+
+    // A bad token changes nothing, neither here nor elsewhere.
+    std::fs::write(&second_token, "short").unwrap();
+    reload(&site, "admin.token_file");
+    std::fs::write(&second_token, "the second of the tokens\n").unwrap();
+    assert_eq!(reloads(&second), (1.0, 2.0, 0.0));
+}
+
+#[test]
 fn what_would_leave_the_endpoint_open_is_refused() {
     let mut site = Site::new();
     let front = site.more.clone();

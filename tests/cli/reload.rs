@@ -226,3 +226,31 @@ fn log_lines_can_be_json() {
     let (_, stderr) = run(stoq().args(["get", "b3:short", "-o", "x"]), 2);
     assert!(!stderr.contains('{'), "{stderr}");
 }
+
+#[test]
+fn a_reload_turns_the_log_of_connections_on_and_off() {
+    let mut site = unwatched();
+    let mut gateway = site.start();
+    let (path, token) = site.file("file", 300_000);
+    run(site.client("put").arg(&path), 0);
+    let off = site.more.clone();
+    site.more = format!("{off}[qlog]\ndirectory = \"qlog\"\n");
+    reload(&site, &mut gateway, TAKEN);
+    run(site.client("get").arg(&token).arg("-o").arg(site.path("copy")), 0);
+    site.more = off;
+    reload(&site, &mut gateway, TAKEN);
+    run(site.client("get").arg(&token).arg("-o").arg(site.path("copy-2")), 0);
+    let logs = || {
+        let entries = std::fs::read_dir(site.path("qlog")).unwrap();
+        let texts = entries.map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap());
+        texts.collect::<Vec<_>>()
+    };
+    // The rest of it is written once the connection is gone.
+    wait_until("the log is whole", || logs().iter().any(|log| log.matches("packet_sent").count() > 100));
+    let logs = logs();
+    assert_eq!(logs.len(), 1, "one connection was logged");
+    for record in logs[0].split('\u{1e}').skip(1) {
+        serde_json::from_str::<serde_json::Value>(record).unwrap();
+    }
+    assert!(logs[0].contains("packet_received") && logs[0].contains("recovery:metrics_updated"), "{}", logs[0]);
+}

@@ -172,7 +172,7 @@ fn serve(
     let dropped = tap.dropped() - dropped_before;
     pcapng::statistics(&mut out, 0, clock + start.elapsed(), dropped);
     stream.write_all(&out)?;
-    tracing::info!(frames, drop_capture_full = dropped, "capture ended");
+    tracing::info!(frames, dropped, "capture ended");
     Ok(())
 }
 

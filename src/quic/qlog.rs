@@ -1,0 +1,253 @@
+//! qlog (draft-ietf-quic-qlog-main-schema) of one of so many connections, a file each: packets sent, received and lost, and what
+//! congestion control makes of them.
+//!
+//! A worker formats events where they happen and gives them, in runs, to a thread that writes files. It never waits: a run that finds the
+//! way full is dropped and counted. quinn-proto takes a log with the configuration of a connection, so one that exists cannot be logged.
+
+use super::transport::QuicConfig;
+use crate::limits::{QLOG_FILES_OPEN_MAX, QLOG_QUEUE_LEN, QLOG_RUN_BYTES, REQUESTS_LEN_MAX};
+use quinn_proto::{QlogStream, TransportConfig};
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// The ending of such a file: JSON text sequences (RFC 7464).
+const SUFFIX: &str = "sqlog";
+/// Runs that were dropped since the process started, by any [`Qlog`].
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// Runs of records that found the way to the thread full, in this process.
+pub fn dropped() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
+}
+
+/// RFC 7464 §2.2: stands before each record.
+const RECORD_SEPARATOR: u8 = 0x1e;
+
+/// Logs of connections, into one directory. Clones share the thread that writes.
+#[derive(Clone, Debug)]
+pub struct Qlog {
+    sample: u32,
+    runs: SyncSender<Run>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// In the names of files, so that those of another process or an earlier reload stay.
+    start_ms: u128,
+    files: AtomicU64,
+}
+
+/// Whole records for the end of a file.
+#[derive(Debug)]
+struct Run {
+    name: Arc<str>,
+    bytes: Vec<u8>,
+    last: bool,
+}
+
+impl Qlog {
+    /// Logs one of `sample` connections of each worker into `directory`, which is made if it is not there, until its logs have `bytes_max`.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or read, or no thread can be started.
+    pub fn start(directory: &Path, sample: u32, bytes_max: u64) -> io::Result<Self> {
+        fs::create_dir_all(directory)?;
+        let mut used = 0;
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            if entry.path().extension().is_some_and(|suffix| suffix == SUFFIX) {
+                used += entry.metadata().map_or(0, |metadata| metadata.len());
+            }
+        }
+        let (runs, incoming) = sync_channel(QLOG_QUEUE_LEN);
+        let directory = directory.to_owned();
+        let thread = std::thread::Builder::new().name("stoq-qlog".into());
+        thread.spawn(move || write(&incoming, &directory, bytes_max.saturating_sub(used)))?;
+        let start_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let shared = Arc::new(Shared { start_ms, files: AtomicU64::new(0) });
+        Ok(Self { sample: sample.max(1), runs, shared })
+    }
+
+    fn stream(&self, remote: SocketAddr, now: Instant) -> Option<QlogStream> {
+        let number = self.shared.files.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}-{number}.{SUFFIX}", self.shared.start_ms);
+        let records = Records { qlog: self.clone(), name: name.into(), bytes: Vec::new() };
+        let mut config = quinn_proto::QlogConfig::default();
+        config.writer(Box::new(records)).title(Some(remote.to_string())).start_time(now);
+        config.into_stream()
+    }
+}
+
+/// Which connections of a worker are logged.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    qlog: Qlog,
+    quic: QuicConfig,
+    device_mtu: u16,
+    passed: u32,
+}
+
+impl Sampler {
+    /// For connections with this configuration over a device of this MTU (layer-3 bytes).
+    pub fn new(qlog: Qlog, quic: QuicConfig, device_mtu: u16) -> Self {
+        Self { qlog, quic, device_mtu, passed: 0 }
+    }
+
+    /// What the next connection is configured with, if it is one that is logged.
+    pub fn transport(&mut self, remote: SocketAddr, now: Instant) -> Option<Arc<TransportConfig>> {
+        self.passed += 1;
+        if self.passed < self.qlog.sample {
+            return None;
+        }
+        self.passed = 0;
+        let v6 = remote.ip().to_canonical().is_ipv6();
+        let mut transport = self.quic.transport(self.device_mtu, v6, REQUESTS_LEN_MAX);
+        Arc::get_mut(&mut transport)?.qlog_stream(self.qlog.stream(remote, now));
+        Some(transport)
+    }
+}
+
+/// Records of one connection, gathered to runs.
+struct Records {
+    qlog: Qlog,
+    name: Arc<str>,
+    bytes: Vec<u8>,
+}
+
+impl Records {
+    fn send(&mut self, last: bool) {
+        let run = Run { name: self.name.clone(), bytes: std::mem::take(&mut self.bytes), last };
+        if self.qlog.runs.try_send(run).is_err() {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Write for Records {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // Only whole records go: one that is dropped takes no other with it.
+        if bytes.first() == Some(&RECORD_SEPARATOR) && self.bytes.len() >= QLOG_RUN_BYTES {
+            self.send(false);
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Records {
+    fn drop(&mut self) {
+        self.send(true);
+    }
+}
+
+fn write(runs: &Receiver<Run>, directory: &Path, mut left: u64) {
+    let mut open: HashMap<Arc<str>, File> = HashMap::new();
+    let mut full = false;
+    for Run { name, bytes, last } in runs {
+        full |= left < bytes.len() as u64;
+        if full {
+            if !open.is_empty() {
+                tracing::warn!(directory = %directory.display(), "qlog.bytes_max is reached; nothing more is logged");
+                open.clear();
+            }
+            continue;
+        }
+        left -= bytes.len() as u64;
+        // A last run that was dropped leaves its file open.
+        if open.len() >= QLOG_FILES_OPEN_MAX {
+            open.clear();
+        }
+        let path = directory.join(&*name);
+        let written = match open.remove(&name).map_or_else(|| append(&path), Ok) {
+            Ok(mut file) => file.write_all(&bytes).map(|()| file),
+            Err(error) => Err(error),
+        };
+        match written {
+            Ok(file) if !last => {
+                open.insert(name, file);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(path = %path.display(), %error, "a qlog cannot be written"),
+        }
+    }
+}
+
+fn append(path: &PathBuf) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// The files that are there once all who write are gone, with their texts.
+    fn texts(directory: &Path, count: usize, whole: impl Fn(&str) -> bool) -> Vec<String> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let files = fs::read_dir(directory)
+                .unwrap()
+                .map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap());
+            let files: Vec<_> = files.collect();
+            if files.len() == count && files.iter().all(|text| whole(text)) {
+                return files;
+            }
+            assert!(Instant::now() < deadline, "{files:?}");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn one_of_so_many_connections_has_a_log() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let qlog = Qlog::start(&directory.path().join("logs"), 3, 1 << 20).unwrap();
+        let mut sampler = Sampler::new(qlog, QuicConfig::default(), 1500);
+        let remote = "10.0.0.1:5000".parse().unwrap();
+        let logged: Vec<_> = (0..7).map(|_| sampler.transport(remote, Instant::now())).collect();
+        assert_eq!(
+            logged.iter().map(Option::is_some).collect::<Vec<_>>(),
+            [false, false, true, false, false, true, false]
+        );
+        drop(logged);
+        for text in texts(&directory.path().join("logs"), 2, |text| text.ends_with('\n')) {
+            assert!(text.starts_with('\u{1e}') && text.contains("10.0.0.1:5000"), "{text}");
+        }
+    }
+
+    #[test]
+    fn runs_are_whole_records_and_end_at_the_bound() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let record = [&[RECORD_SEPARATOR][..], &[b'a'; 1000], b"\n"].concat();
+        let bound = 50 * record.len() as u64;
+        let qlog = Qlog::start(directory.path(), 1, bound).unwrap();
+        let mut records = Records { qlog: qlog.clone(), name: "a.sqlog".into(), bytes: Vec::new() };
+        // More than may be written, in runs that the queue has room for.
+        for _ in 0..60 {
+            records.write_all(&record[..1]).unwrap();
+            records.write_all(&record[1..]).unwrap();
+        }
+        drop(records);
+        assert_eq!(dropped(), 0);
+        let run = QLOG_RUN_BYTES.next_multiple_of(record.len());
+        let expected = (bound as usize / run) * run;
+        assert!(expected > 0);
+        texts(directory.path(), 1, |text| text.len() == expected);
+        // What is there counts for whoever comes next.
+        let next = Qlog::start(directory.path(), 1, expected as u64).unwrap();
+        drop(Records { qlog: next.clone(), name: "b.sqlog".into(), bytes: record.clone() });
+        drop(next);
+        texts(directory.path(), 1, |text| text.len() == expected);
+    }
+}
