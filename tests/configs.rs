@@ -153,8 +153,8 @@ fn the_gateways_example_shows_every_option_and_no_other() {
         allowed(&text, true)
     };
     for section in [
-        "workers", "identity", "trust", "tls", "quic", "hops", "admin", "shutdown", "reload", "log", "capture",
-        "qlog",
+        "workers", "identity", "trust", "tls", "quic", "hops", "admin", "shutdown", "reload", "log",
+        "capture", "qlog",
     ] {
         assert_eq!(shown[section], plain(section), "[{section}]");
     }

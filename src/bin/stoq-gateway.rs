@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use stoq::admin::top;
 use stoq::config::load_gateway;
 use stoq::gateway::capture::{Until, Wanted, record};
-use stoq::gateway::run::{Gateway, end_signals, signals};
+use stoq::gateway::run::{Gateway, signals};
 use stoq::gateway::{capabilities, check, health, logging};
 use stoq::manuals;
 

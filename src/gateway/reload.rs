@@ -156,7 +156,9 @@ impl Live {
         node.renew(&renewed);
         if let Some(admin) = &self.admin {
             admin.set_facts(facts);
-            access.map(|access| admin.set_access(access));
+            if let Some(access) = access {
+                admin.set_access(access);
+            }
         }
         logging::renew(level, &config.log);
         let mut changed = changed_keys(&self.running, &config);
@@ -172,7 +174,8 @@ impl Live {
 /// The files that a configuration consists of.
 pub fn files(file: &Path, config: &GatewayConfig) -> Vec<PathBuf> {
     let identity = [&config.identity.certificate, &config.identity.key];
-    let admin = config.admin.iter().flat_map(|admin| [&admin.certificate, &admin.key, &admin.token_file]).flatten();
+    let admin =
+        config.admin.iter().flat_map(|admin| [&admin.certificate, &admin.key, &admin.token_file]).flatten();
     let named = identity.into_iter().chain(&config.trust.ca).chain(admin);
     [file.to_owned()].into_iter().chain(named.cloned()).collect()
 }

@@ -224,7 +224,7 @@ fn neighbors_are_shown_by_their_names() {
     let mut far = Site::new();
     far.identity = identity("stranger");
     far.trust = format!("node_ids = [\"{}\"]", ids.gateway);
-    let mut far_gateway = far.start();
+    let far_gateway = far.start();
     let mut site = Site::new();
     site.trust = format!("node_ids = [\"{}\", \"{}\"]", ids.client, ids.stranger);
     let (id, address) = (&ids.stranger, far.v4());
@@ -247,11 +247,11 @@ fn a_reload_is_shown_and_changes_who_may_ask() {
     let mut site = Site::new();
     site.more = "[reload]\nwatch = false\n".into();
     let certify = || rcgen::generate_simple_self_signed(["127.0.0.1".into()]).unwrap();
-    let (cert, key) = (site.path("admin.pem"), site.path("admin.key"));
-    let write = |certified: &rcgen::CertifiedKey<rcgen::KeyPair>, token: &str| {
+    let (cert, key, token) = (site.path("admin.pem"), site.path("admin.key"), site.path("token"));
+    let write = |certified: &rcgen::CertifiedKey<rcgen::KeyPair>, text: &str| {
         std::fs::write(&cert, certified.cert.pem()).unwrap();
         std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
-        std::fs::write(site.path("token"), token).unwrap();
+        std::fs::write(&token, text).unwrap();
     };
     write(&certify(), "the first of the tokens\n");
     let admin = "certificate = \"admin.pem\"\nkey = \"admin.key\"\ntoken_file = \"token\"";
@@ -260,7 +260,7 @@ fn a_reload_is_shown_and_changes_who_may_ask() {
     let (plain, url) = (site.more.clone(), format!("https://127.0.0.1:{port}"));
     let (first_cert, first_token) = (site.path("first.pem"), site.path("first.token"));
     std::fs::copy(&cert, &first_cert).unwrap();
-    std::fs::copy(site.path("token"), &first_token).unwrap();
+    std::fs::copy(&token, &first_token).unwrap();
     let mut gateway = site.start();
     let mut reload = |site: &Site, line: &str| {
         site.configure();
@@ -281,21 +281,20 @@ fn a_reload_is_shown_and_changes_who_may_ask() {
 
     site.more = format!("{plain}[log]\nlevel = \"info\"\n");
     write(&certify(), "the second of the tokens\n");
-    let (second_cert, second_token) = (cert.clone(), site.path("token"));
     reload(&site, "configuration reloaded");
     assert!(first.get("/metrics").is_err(), "the certificate is another");
-    let late = Remote::new(&url, Some(&second_cert), Some(&first_token)).unwrap();
+    let late = Remote::new(&url, Some(&cert), Some(&first_token)).unwrap();
     assert_eq!(late.get("/metrics").unwrap().0, 401, "the token is another");
-    let second = Remote::new(&url, Some(&second_cert), Some(&second_token)).unwrap();
+    let second = Remote::new(&url, Some(&cert), Some(&token)).unwrap();
     assert_eq!(reloads(&second), (1.0, 1.0, 1.0));
     let status: Value = serde_json::from_str(&get(&second, "/status")).unwrap();
     let file = std::fs::read(site.path("gateway.toml")).unwrap();
     assert_eq!(status["configuration"]["blake3"], blake3::hash(&file).to_hex().to_string());
 
     // A bad token changes nothing, neither here nor elsewhere.
-    std::fs::write(&second_token, "short").unwrap();
+    std::fs::write(&token, "short").unwrap();
     reload(&site, "admin.token_file");
-    std::fs::write(&second_token, "the second of the tokens\n").unwrap();
+    std::fs::write(&token, "the second of the tokens\n").unwrap();
     assert_eq!(reloads(&second), (1.0, 2.0, 0.0));
 }
 

@@ -252,5 +252,9 @@ fn a_reload_turns_the_log_of_connections_on_and_off() {
     for record in logs[0].split('\u{1e}').skip(1) {
         serde_json::from_str::<serde_json::Value>(record).unwrap();
     }
-    assert!(logs[0].contains("packet_received") && logs[0].contains("recovery:metrics_updated"), "{}", logs[0]);
+    assert!(
+        logs[0].contains("packet_received") && logs[0].contains("recovery:metrics_updated"),
+        "{}",
+        logs[0]
+    );
 }

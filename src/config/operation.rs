@@ -1,0 +1,113 @@
+//! How a gateway is watched, logged, reloaded and ended.
+
+use serde::{Deserialize, Serialize};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+/// The admin endpoint: metrics, health, status.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdminConfig {
+    /// Where it listens, TCP.
+    pub listen: SocketAddr,
+    /// Its certificate, for HTTPS; of any kind that scrapers take.
+    pub certificate: Option<PathBuf>,
+    /// The key of that certificate.
+    pub key: Option<PathBuf>,
+    /// A file with the bearer token that askers must show.
+    pub token_file: Option<PathBuf>,
+    /// Listen on other addresses than loopback without TLS and token all the same.
+    pub insecure: bool,
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 9464));
+        Self { listen, certificate: None, key: None, token_file: None, insecure: false }
+    }
+}
+
+/// How a gateway ends.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ShutdownConfig {
+    /// How long running requests may take to finish after the first signal, milliseconds.
+    pub drain_ms: u64,
+}
+
+impl Default for ShutdownConfig {
+    fn default() -> Self {
+        Self { drain_ms: 5_000 }
+    }
+}
+
+/// When the configuration is read again while the gateway runs; on SIGHUP it always is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReloadConfig {
+    /// When the file, the certificate, the key or the authorities' certificates have changed.
+    pub watch: bool,
+}
+
+impl Default for ReloadConfig {
+    fn default() -> Self {
+        Self { watch: true }
+    }
+}
+
+/// qlog of connections.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QlogConfig {
+    /// Where a file for each logged connection goes; none: nothing is logged.
+    pub directory: Option<PathBuf>,
+    /// Log one of so many connections of each worker.
+    pub sample: u32,
+    /// Bytes that the logs in the directory may have; then nothing more is logged.
+    pub bytes_max: u64,
+}
+
+impl Default for QlogConfig {
+    fn default() -> Self {
+        Self { directory: None, sample: 1, bytes_max: 1 << 30 }
+    }
+}
+
+/// Captures of a DPDK port.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CaptureConfig {
+    /// The Unix socket that `stoq-gateway capture` asks at; none: the port cannot be captured.
+    pub socket: Option<PathBuf>,
+    /// Put the TLS secrets of connections that begin during a capture into it: whoever has it then reads what they say.
+    pub key_log: bool,
+}
+
+/// Logging.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// `error`, `warn`, `info`, `debug` or `trace`, or per module: `info,stoq::tls=debug`. `STOQ_LOG` overrides it.
+    pub level: String,
+    /// How lines look.
+    pub format: LogFormat,
+    /// Lines that one place in the code may say in a second, the main thread's aside; what is more is left out and counted.
+    /// 0: no bound.
+    pub lines_per_s: u32,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Text, lines_per_s: 10 }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}

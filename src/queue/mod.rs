@@ -1,0 +1,88 @@
+//! The bounded lock-free rings between workers and applications, and what travels on them.
+//!
+//! An application has one pair of rings a worker: deliveries towards it, commands away from it. Both are bounded. A full
+//! delivery ring makes the worker stop reading streams, so QUIC flow control stops the sender; a full command ring or
+//! spent credit makes the application wait. Nothing on either way is dropped.
+
+mod message;
+mod port;
+mod waking;
+
+pub use message::{Command, Delivery};
+pub use port::AppPort;
+pub(crate) use port::{WorkerPort, rings};
+pub use waking::{Sleeper, Waker};
+
+use crate::limits::{OUTSTANDING_BYTES_MAX, RELAY_WINDOW_BYTES};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicIsize, Ordering};
+
+/// A connection, by the worker that owns it. Never reused while the process lives, short of 2^32 reuses of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId {
+    /// The worker that owns the connection.
+    pub worker: u16,
+    /// Its place in that worker's table.
+    pub slot: u32,
+    /// Tells this connection from earlier ones in the same place.
+    pub generation: u32,
+}
+
+/// A request on a connection: one bidirectional stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId {
+    /// The connection.
+    pub connection: ConnectionId,
+    /// The peer's requests carry their QUIC stream ID; an application numbers its own with [`RequestId::local`].
+    pub number: u64,
+}
+
+impl RequestId {
+    const LOCAL: u64 = 1 << 63;
+
+    /// Names a request that this side opens. `n` is the application's own count, below 2^63, unique among its requests on the
+    /// connection.
+    pub fn local(connection: ConnectionId, n: u64) -> Self {
+        Self { connection, number: n | Self::LOCAL }
+    }
+
+    /// Whether this side opened the request.
+    pub fn is_local(self) -> bool {
+        self.number & Self::LOCAL != 0
+    }
+}
+
+/// How many bytes an application has outstanding on one way out: given to the worker, not yet taken by QUIC.
+///
+/// The application adds when it sends, the worker subtracts when QUIC has taken the bytes. It bounds what waits inside the
+/// worker for one slow peer, so that the command ring never has to stop for it.
+#[derive(Clone, Debug, Default)]
+pub struct Credit(Arc<AtomicIsize>);
+
+impl Credit {
+    /// Whether another send is allowed now.
+    pub fn has_room(&self) -> bool {
+        self.0.load(Ordering::Acquire) < OUTSTANDING_BYTES_MAX as isize
+    }
+
+    /// Whether a relay may read on for this way out: the bound of what it holds of one stream.
+    pub(crate) fn has_relay_room(&self) -> bool {
+        self.0.load(Ordering::Acquire) < RELAY_WINDOW_BYTES as isize
+    }
+
+    pub(crate) fn take(&self, bytes: usize) {
+        self.0.fetch_add(bytes as isize, Ordering::AcqRel);
+    }
+
+    /// Returns whether that made the first half free again: time to wake an application that waits for credit.
+    pub fn give_back(&self, bytes: usize) -> bool {
+        const HALF: isize = OUTSTANDING_BYTES_MAX as isize / 2;
+        let before = self.0.fetch_sub(bytes as isize, Ordering::AcqRel);
+        before >= HALF && before - (bytes as isize) < HALF
+    }
+
+    /// Its connection is gone: what is still sent goes nowhere, and nobody may wait for it to come back.
+    pub(crate) fn end(&self) {
+        self.0.store(isize::MIN / 2, Ordering::Release);
+    }
+}

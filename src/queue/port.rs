@@ -1,0 +1,201 @@
+//! The two ends of a pair of rings.
+
+use super::{Command, ConnectionId, Credit, Delivery, RequestId, Sleeper, Waker};
+use crate::limits::{COMMAND_RING_LEN, DELIVERY_RING_LEN};
+use bytes::Bytes;
+use crossbeam_queue::ArrayQueue;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Deliveries that gather before a busy worker wakes their application.
+const WAKE_LEN: usize = 16;
+
+/// The application's ends of its two rings to one worker.
+#[derive(Debug)]
+pub struct AppPort {
+    deliveries: Arc<ArrayQueue<Delivery>>,
+    commands: Arc<ArrayQueue<Command>>,
+    worker: Waker,
+    sleeper: Sleeper,
+    pushed: bool,
+}
+
+/// The worker's ends of the same rings.
+#[derive(Debug)]
+pub(crate) struct WorkerPort {
+    deliveries: Arc<ArrayQueue<Delivery>>,
+    commands: Arc<ArrayQueue<Command>>,
+    application: Waker,
+    /// Events that found the ring full: at most a few for each open connection and request. While any wait, nothing is
+    /// read for this application.
+    held: VecDeque<Delivery>,
+    /// Something changed for the application this turn.
+    touched: bool,
+    /// The application may be waiting for it.
+    pub(crate) urgent: bool,
+}
+
+/// Makes the two rings of one application on one worker.
+pub(crate) fn rings(worker: Waker) -> (AppPort, WorkerPort) {
+    let deliveries = Arc::new(ArrayQueue::new(DELIVERY_RING_LEN));
+    let commands = Arc::new(ArrayQueue::new(COMMAND_RING_LEN));
+    let sleeper = Sleeper::default();
+    let application = sleeper.waker();
+    (
+        AppPort {
+            deliveries: deliveries.clone(),
+            commands: commands.clone(),
+            worker,
+            sleeper,
+            pushed: false,
+        },
+        WorkerPort {
+            deliveries,
+            commands,
+            application,
+            held: VecDeque::new(),
+            touched: false,
+            urgent: false,
+        },
+    )
+}
+
+impl AppPort {
+    /// The next delivery, if one waits.
+    pub fn receive(&mut self) -> Option<Delivery> {
+        // A look is cheaper than an attempt, which has a fence, and most looks find nothing.
+        if self.deliveries.is_empty() {
+            return None;
+        }
+        let delivery = self.deliveries.pop();
+        // The worker may have stopped reading because this ring was full.
+        self.pushed |= delivery.is_some();
+        delivery
+    }
+
+    /// How many commands the ring takes now.
+    pub fn room(&self) -> usize {
+        self.commands.capacity() - self.commands.len()
+    }
+
+    /// Gives the worker a command, or gives it back when the ring is full: keep it and try again at the next poll.
+    #[expect(clippy::result_large_err, reason = "a command that the ring does not take goes back whole")]
+    pub fn send(&mut self, command: Command) -> Result<(), Command> {
+        self.commands.push(command)?;
+        self.pushed = true;
+        Ok(())
+    }
+
+    /// Sends payload bytes of a request, or gives them back while the ring or the credit is spent.
+    pub fn send_data(&mut self, request: RequestId, credit: &Credit, bytes: Bytes) -> Result<(), Bytes> {
+        let len = bytes.len();
+        if !credit.has_room() {
+            return Err(bytes);
+        }
+        credit.take(len);
+        self.send(Command::Data { request, bytes }).map_err(|command| {
+            credit.give_back(len);
+            match command {
+                Command::Data { bytes, .. } => bytes,
+                _ => Bytes::new(),
+            }
+        })
+    }
+
+    /// Sends a message, or gives it back while the ring or the credit is spent.
+    pub fn send_message(
+        &mut self,
+        connection: ConnectionId,
+        credit: &Credit,
+        queue: u64,
+        payload: Bytes,
+    ) -> Result<(), Bytes> {
+        let len = payload.len();
+        if !credit.has_room() {
+            return Err(payload);
+        }
+        credit.take(len);
+        self.send(Command::Message { connection, queue, payload }).map_err(|command| {
+            credit.give_back(len);
+            match command {
+                Command::Message { payload, .. } => payload,
+                _ => Bytes::new(),
+            }
+        })
+    }
+
+    /// Wakes the worker if anything was pushed or taken since the last call. The host of an application calls this after
+    /// every poll.
+    pub fn notify(&mut self) {
+        if std::mem::take(&mut self.pushed) {
+            self.worker.wake();
+        }
+    }
+
+    /// Sleeps until the worker has something, up to `limit`.
+    pub fn wait(&mut self, limit: Duration) {
+        self.notify();
+        let deliveries = &self.deliveries;
+        self.sleeper.sleep(limit, || !deliveries.is_empty());
+    }
+
+    /// Ends [`AppPort::wait`] from another thread.
+    pub fn waker(&self) -> Waker {
+        self.sleeper.waker()
+    }
+}
+
+impl WorkerPort {
+    /// How many deliveries the ring takes now. Only the worker pushes, so the room can only grow meanwhile.
+    pub(crate) fn room(&self) -> usize {
+        if self.held.is_empty() { self.deliveries.capacity() - self.deliveries.len() } else { 0 }
+    }
+
+    /// Delivers, in order. Stream data comes only while [`WorkerPort::room`] allows; events may always come.
+    pub(crate) fn deliver(&mut self, delivery: Delivery) {
+        self.touched = true;
+        self.held.push_back(delivery);
+        self.push_held();
+    }
+
+    /// Moves held events on. Returns whether the ring has room again.
+    pub(crate) fn push_held(&mut self) -> bool {
+        while let Some(delivery) = self.held.pop_front() {
+            if let Err(delivery) = self.deliveries.push(delivery) {
+                self.held.push_front(delivery);
+                return false;
+            }
+        }
+        !self.deliveries.is_full()
+    }
+
+    pub(crate) fn command(&mut self) -> Option<Command> {
+        if self.commands.is_empty() {
+            return None;
+        }
+        let was_full = self.commands.is_full();
+        let command = self.commands.pop();
+        self.touched |= command.is_some();
+        self.urgent |= was_full;
+        command
+    }
+
+    /// Deliveries that wait for the application, and commands that wait for the worker.
+    pub(crate) fn depths(&self) -> (usize, usize) {
+        (self.deliveries.len() + self.held.len(), self.commands.len())
+    }
+
+    pub(crate) fn has_commands(&self) -> bool {
+        !self.commands.is_empty()
+    }
+
+    /// Wakes the application if anything changed for it. While the worker is busy, deliveries gather first: a wake and its two
+    /// context switches then serve many of them. The first turn without work sends the rest on their way.
+    pub(crate) fn notify(&mut self, busy: bool) {
+        if self.urgent || self.touched && (!busy || self.deliveries.len() >= WAKE_LEN) {
+            (self.touched, self.urgent) = (false, false);
+            self.application.wake();
+        }
+    }
+}

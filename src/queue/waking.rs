@@ -1,0 +1,56 @@
+//! Sleeping without a lock, and being woken only if asleep.
+
+use crossbeam_utils::sync::{Parker, Unparker};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::time::Duration;
+
+/// Wakes a thread that sleeps on its rings; costs a fence when it does not sleep.
+#[derive(Clone, Debug)]
+pub struct Waker {
+    sleeping: Arc<AtomicBool>,
+    unparker: Unparker,
+}
+
+/// The sleeping side of a [`Waker`].
+#[derive(Debug)]
+pub struct Sleeper {
+    waker: Waker,
+    parker: Parker,
+}
+
+impl Default for Sleeper {
+    fn default() -> Self {
+        let parker = Parker::new();
+        let waker = Waker { sleeping: Arc::default(), unparker: parker.unparker().clone() };
+        Self { waker, parker }
+    }
+}
+
+impl Sleeper {
+    /// A handle that ends the sleep.
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    /// Sleeps up to `limit`, unless `ready` already holds or a wake comes. `ready` is asked after the flag is up, so that a
+    /// push between the last look and the sleep is never missed.
+    pub fn sleep(&self, limit: Duration, ready: impl Fn() -> bool) {
+        self.waker.sleeping.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if !ready() {
+            self.parker.park_timeout(limit);
+        }
+        self.waker.sleeping.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Waker {
+    /// Ends the sleep, if there is one.
+    pub fn wake(&self) {
+        fence(Ordering::SeqCst);
+        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::AcqRel) {
+            self.unparker.unpark();
+        }
+    }
+}
