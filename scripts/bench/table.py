@@ -103,8 +103,9 @@ def goodput(run):
 def mesh(run):
     rows = list(figures(run, MESH))
     text = (
-        "Kernel UDP on loopback, packets of 1,472 bytes: what several gateways do on two cores, one process each, so no figure of "
-        "a wire. The relay has a core of its own; the others share one. Gbit/s."
+        "Packets of 1,472 bytes over kernel UDP on loopback, or on both sides of a relay on net_af_xdp behind a veth: what several "
+        "gateways do on two cores, one process each, so no figure of a wire. The relay has a core of its own; the others share "
+        "one. Gbit/s."
     )
     yield from section("Through gateways, and from several", text, ["what", "median", "best", "spread", "runs"], rows)
     rows = []
