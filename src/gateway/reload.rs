@@ -200,6 +200,7 @@ fn changed_keys(old: &GatewayConfig, new: &GatewayConfig) -> Vec<String> {
     };
     let mut changed = Vec::new();
     compare("", &value(old), &value(new), &mut changed);
+    changed.sort_unstable();
     changed
 }
 

@@ -232,14 +232,18 @@ fn neighbors_are_shown_by_their_names() {
     let (_gateway, at) = start(&mut site, "");
     let remote = Remote::new(&format!("http://{at}"), None, None).unwrap();
     let labels = [("name", "far"), ("node_id", id.as_str())];
-    let up = || value(&parse(&get(&remote, "/metrics")), "stoq_neighbor_up", &labels);
-    wait_until("the neighbour is up", || up() == 1.0);
+    // Workers look at their neighbours once a second.
+    let is = |expected: f64| {
+        let all = parse(&get(&remote, "/metrics"));
+        samples(&all, "stoq_neighbor_up", &labels).iter().any(|sample| sample.value == expected)
+    };
+    wait_until("the neighbour is up", || is(1.0));
     let status: Value = serde_json::from_str(&get(&remote, "/status")).unwrap();
     let neighbor = &status["neighbors"][0];
     assert_eq!((&neighbor["name"], &neighbor["node_id"]), (&"far".into(), &id.as_str().into()));
     assert_eq!(neighbor["workers_up"], serde_json::json!([0]));
     far_gateway.process.signal(Signal::KILL);
-    wait_until("the neighbour is down", || up() == 0.0);
+    wait_until("the neighbour is down", || is(0.0));
 }
 
 #[test]
@@ -253,7 +257,7 @@ fn a_reload_is_shown_and_changes_who_may_ask() {
         std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
         std::fs::write(&token, text).unwrap();
     };
-    write(&certify(), "the first of the tokens\n");
+    write(&certify(), "the-first-of-the-tokens\n");
     let admin = "certificate = \"admin.pem\"\nkey = \"admin.key\"\ntoken_file = \"token\"";
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     site.more += &format!("[admin]\nlisten = \"127.0.0.1:{port}\"\n{admin}\n");
@@ -280,7 +284,7 @@ fn a_reload_is_shown_and_changes_who_may_ask() {
     assert_eq!(reloads(&first), (0.0, 1.0, 0.0));
 
     site.more = format!("{plain}[log]\nlevel = \"info\"\n");
-    write(&certify(), "the second of the tokens\n");
+    write(&certify(), "the-second-of-the-tokens\n");
     reload(&site, "configuration reloaded");
     assert!(first.get("/metrics").is_err(), "the certificate is another");
     let late = Remote::new(&url, Some(&cert), Some(&first_token)).unwrap();
@@ -294,7 +298,7 @@ fn a_reload_is_shown_and_changes_who_may_ask() {
     // A bad token changes nothing, neither here nor elsewhere.
     std::fs::write(&token, "short").unwrap();
     reload(&site, "admin.token_file");
-    std::fs::write(&token, "the second of the tokens\n").unwrap();
+    std::fs::write(&token, "the-second-of-the-tokens\n").unwrap();
     assert_eq!(reloads(&second), (1.0, 2.0, 0.0));
 }
 
