@@ -223,7 +223,7 @@ pub enum Command {
         /// Which.
         connection: ConnectionId,
     },
-    /// Send a message. Made by [`AppPort::send_message`], which minds the credit.
+    /// Send a message. Made by [`send_message`](super::AppPort::send_message), which minds the credit.
     Message {
         /// To whom.
         connection: ConnectionId,
@@ -361,7 +361,7 @@ pub enum Command {
         /// What the set is, where a set was asked for.
         descriptor: Option<Box<Descriptor>>,
     },
-    /// The next bytes of a verified encoding. Made by [`AppPort::send_data`], which minds the credit.
+    /// The next bytes of a verified encoding. Made by [`send_data`](super::AppPort::send_data), which minds the credit.
     Data {
         /// The request.
         request: RequestId,
