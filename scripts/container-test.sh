@@ -3,7 +3,7 @@
 # pages, and puts and gets from outside: through memif, and through net_af_packet from a client on kernel sockets. Starts a Docker
 # engine of its own, which meets no other, and stops it again.
 #
-# Tested is the target runtime-prebuilt. The stage that compiles takes a Rust image, which no registry here would give.
+# Tested is the target runtime-prebuilt. The stage that compiles needs an image with Rust (BUILD_IMAGE), and is the same from there on.
 # STOQ_BASE names a tar archive of a Debian root to build on; without it debootstrap makes one. Needs root and a release build.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -52,6 +52,8 @@ debian_base() {
     say "a Debian 12 from its packages, by debootstrap"
     local root
     root=$(mktemp -d)
+    # Its mode becomes that of the new system's `/`.
+    chmod 755 "$root"
     debootstrap --variant=minbase bookworm "$root" >"$1.log" 2>&1 || { tail "$1.log" >&2; rm -rf "$root"; die "debootstrap failed"; }
     tar -C "$root" -cf "$1.part" . && mv "$1.part" "$1"
     rm -rf "$root" "$1.log"
