@@ -1,13 +1,13 @@
 # The gateway in a container: no root, no shell, no privileges needed. docs/operations.md says how to run it.
 #
-#   docker build -t stoq .                                           from these sources, with the Rust of BUILD_IMAGE
-#   docker build -t stoq --target runtime-prebuilt -f Dockerfile DIR     from DIR/bin/{stoq,stoq-gateway,stoq-pktgen}, built elsewhere
+#   docker build -t stoq .
 #
+# compiles these sources with the Rust of BUILD_IMAGE. packaging/Dockerfile.prebuilt takes binaries that were built elsewhere.
 # Both images must be of one Debian release: DPDK's libraries are linked by their version.
 ARG BASE_IMAGE=debian:bookworm-slim
 ARG BUILD_IMAGE=rust:1.95-bookworm
 
-# What every runtime image has: DPDK's libraries, its drivers of NICs, and a user.
+# What every runtime image has: DPDK's libraries, its drivers of NICs, a user, and what is run.
 FROM ${BASE_IMAGE} AS base
 # DPDK loads drivers when it starts, so nothing links them. More of them: apt-cache search librte-net
 ARG DRIVERS="librte-net-af-packet23 librte-net-af-xdp23 librte-net-bnxt23 librte-net-e1000-23 librte-net-ena23 librte-net-i40e23 librte-net-iavf23 librte-net-ice23 librte-net-igc23 librte-net-ixgbe23 librte-net-memif23 librte-net-mlx5-23 librte-net-virtio23 librte-net-vmxnet3-23"
@@ -18,14 +18,6 @@ RUN apt-get update \
     && groupadd --gid 10001 stoq \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/stoq --shell /usr/sbin/nologin stoq \
     && install -d -o stoq -g stoq -m 0750 /etc/stoq /var/lib/stoq /run/stoq
-
-# The runtime image around binaries that were built elsewhere.
-FROM base AS runtime-prebuilt
-COPY bin/ /usr/local/bin/
-# An engine gives a user that is not root none of the container's capabilities but by the file that it starts. As permitted alone they
-# stop nothing where the container lacks them; the gateway takes up what is there.
-RUN setcap cap_ipc_lock,cap_net_admin,cap_net_raw=p /usr/local/bin/stoq-gateway
-USER 10001:10001
 VOLUME /var/lib/stoq
 EXPOSE 4433/udp
 # Needs `[admin] listen = "127.0.0.1:9464"`. Whether it lives: a gateway may wait for its link, and is not to be restarted for that.
@@ -40,13 +32,9 @@ COPY . .
 RUN cargo build --release --locked --bins \
     && install -D --strip --target-directory=/out/bin target/release/stoq target/release/stoq-gateway target/release/stoq-pktgen
 
-# The runtime image around binaries that the stage above built; else as runtime-prebuilt.
 FROM base AS runtime
 COPY --from=build /out/bin/ /usr/local/bin/
+# An engine gives a user that is not root none of the container's capabilities but by the file that it starts. As permitted alone they
+# stop nothing where the container lacks them; the gateway takes up what is there.
 RUN setcap cap_ipc_lock,cap_net_admin,cap_net_raw=p /usr/local/bin/stoq-gateway
 USER 10001:10001
-VOLUME /var/lib/stoq
-EXPOSE 4433/udp
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["stoq-gateway", "health", "--url", "http://127.0.0.1:9464/livez"]
-ENTRYPOINT ["stoq-gateway"]
-CMD ["run", "--config", "/etc/stoq/gateway.toml"]

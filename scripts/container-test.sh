@@ -3,7 +3,7 @@
 # pages, and puts and gets from outside: through memif, and through net_af_packet from a client on kernel sockets. Starts a Docker
 # engine of its own, which meets no other, and stops it again.
 #
-# Tested is the target runtime-prebuilt. The stage that compiles needs an image with Rust (BUILD_IMAGE), and is the same from there on.
+# Tested is packaging/Dockerfile.prebuilt on the base of Dockerfile. The stage that compiles needs an image with Rust (BUILD_IMAGE).
 # STOQ_BASE names a tar archive of a Debian root to build on; without it debootstrap makes one. Needs root and a release build.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -49,11 +49,12 @@ until docker version >/dev/null 2>&1; do
 done
 
 say "the image"
-docker import "$base" stoq-base >/dev/null
+docker import "$base" debian-base >/dev/null
 mkdir -p "$dir/context/bin"
 command install --strip --target-directory="$dir/context/bin" "$target/stoq" "$target/stoq-gateway" "$target/stoq-pktgen"
-DOCKER_BUILDKIT=0 docker build --network host --target runtime-prebuilt --build-arg BASE_IMAGE=stoq-base --tag stoq \
-    --file Dockerfile "$dir/context" >"$dir/build.log" 2>&1 || { tail -n 30 "$dir/build.log" >&2; die "the image was not built"; }
+build() { DOCKER_BUILDKIT=0 docker build --network host "$@" >"$dir/build.log" 2>&1 || { tail -n 30 "$dir/build.log" >&2; die "the image was not built"; }; }
+build --target base --build-arg BASE_IMAGE=debian-base --tag stoq-base .
+build --build-arg BASE_IMAGE=stoq-base --tag stoq --file packaging/Dockerfile.prebuilt "$dir/context"
 docker image inspect stoq --format 'image: user {{.Config.User}}, entry {{.Config.Entrypoint}}, {{.Size}} bytes'
 [ "$(docker image inspect stoq --format '{{.Config.User}}')" = 10001:10001 ] || die "the image's user is not the ordinary one"
 
