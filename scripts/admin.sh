@@ -44,9 +44,7 @@ s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])' "$1"
 port=$(free_port udp) admin=$(free_port tcp) open=$(free_port tcp) scraper=$(free_port tcp)
 
 say "identities, a certificate for the endpoint, a token"
-for who in gateway client; do
-    "$stoq" identity new --name "$who" --cert "$dir/$who.pem" --key "$dir/$who.key" >"$dir/$who.id"
-done
+new_identities "$dir" gateway client
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=127.0.0.1 \
     -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE -keyout "$dir/admin.key" -out "$dir/admin.pem" 2>/dev/null
 openssl rand -hex 32 >"$dir/admin.token"
@@ -58,11 +56,7 @@ count = 2
 [network]
 kind = "kernel-udp"
 listen = ["127.0.0.1:$1"]
-[identity]
-certificate = "gateway.pem"
-key = "gateway.key"
-[trust]
-node_ids = ["$(cat "$dir/client.id")"]
+$(identity_toml gateway client)
 [[application]]
 kind = "seed"
 queues = [0]

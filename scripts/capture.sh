@@ -34,9 +34,7 @@ done
 ip addr flush dev "$near"
 ip netns exec "$ns" ip addr add 10.79.0.2/24 dev "$far"
 
-for who in gateway client; do
-    "$stoq" identity new --name "$who" --cert "$dir/$who.pem" --key "$dir/$who.key" >"$dir/$who.id"
-done
+new_identities "$dir" gateway client
 admin=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 client=(ip netns exec "$ns" "$stoq")
 options=(-g 10.79.0.1:4433 --cert "$dir/client.pem" --key "$dir/client.key" --node-id "$(cat "$dir/gateway.id")")
@@ -52,11 +50,7 @@ device = "net_af_packet0,iface=$near,blocksz=65536,framesz=2048,framecnt=2048,qd
 addresses = ["10.79.0.1/24"]
 huge_pages = "none"
 memory_mb = 128
-[identity]
-certificate = "gateway.pem"
-key = "gateway.key"
-[trust]
-node_ids = ["$(cat "$dir/client.id")"]
+$(identity_toml gateway client)
 [capture]
 socket = "capture.sock"
 key_log = $1

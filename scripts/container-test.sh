@@ -60,9 +60,7 @@ docker image inspect stoq --format 'image: user {{.Config.User}}, entry {{.Confi
 
 # What the container's user reads and writes; the memif socket lies in run.
 mkdir -p "$dir"/{etc,store,run}
-for who in gateway client; do
-    "$stoq" identity new --name "$who" --cert "$dir/$who.pem" --key "$dir/$who.key" >"$dir/$who.id"
-done
+new_identities "$dir" gateway client
 mv "$dir/gateway.pem" "$dir/gateway.key" "$dir/etc"
 head -c 67108864 /dev/urandom >"$dir/file"
 
@@ -75,11 +73,7 @@ addresses = ["$2/24"]
 huge_pages = "required"
 [admin]
 listen = "127.0.0.1:9464"
-[identity]
-certificate = "gateway.pem"
-key = "gateway.key"
-[trust]
-node_ids = ["$(cat "$dir/client.id")"]
+$(identity_toml gateway client)
 [[application]]
 kind = "seed"
 queues = [0]
@@ -131,11 +125,7 @@ gateway = "10.79.0.1:4433"
 kind = "dpdk"
 device = "net_memif0,role=client,id=0,socket=$dir/run/memif.sock,socket-abstract=no,rsize=11"
 addresses = ["10.79.0.2/24"]
-[identity]
-certificate = "client.pem"
-key = "client.key"
-[trust]
-node_ids = ["$(cat "$dir/gateway.id")"]
+$(identity_toml client gateway)
 [quic]
 initial_mtu = 0
 [log]

@@ -41,9 +41,7 @@ ip netns exec "$ns" ip link set lo up
 ip netns exec "$ns" ip addr add 10.78.0.2/24 dev "$far"
 ip netns exec "$ns" ip -6 addr add fd78::2/64 dev "$far" nodad
 
-for who in gateway client; do
-    "$stoq" identity new --name "$who" --cert "$dir/$who.pem" --key "$dir/$who.key" >"$dir/$who.id"
-done
+new_identities "$dir" gateway client
 client=(ip netns exec "$ns" "$stoq")
 options=(--cert "$dir/client.pem" --key "$dir/client.key" --node-id "$(cat "$dir/gateway.id")")
 head -c 67108864 /dev/urandom >"$dir/file"
@@ -58,11 +56,7 @@ lab() {
 kind = "dpdk"
 device = "$device"
 addresses = ["10.78.0.1/24", "fd78::1/64"]
-[identity]
-certificate = "gateway.pem"
-key = "gateway.key"
-[trust]
-node_ids = ["$(cat "$dir/client.id")"]
+$(identity_toml gateway client)
 [[application]]
 kind = "seed"
 queues = [0]

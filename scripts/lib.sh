@@ -42,6 +42,19 @@ wait_for() {
     done
 }
 
+# new_identities DIR WHO...: DIR/WHO.pem, DIR/WHO.key and, in DIR/WHO.id, the node ID of each; made by $stoq.
+new_identities() {
+    local at=$1 who
+    shift
+    for who in "$@"; do "$stoq" identity new --name "$who" --cert "$at/$who.pem" --key "$at/$who.key" >"$at/$who.id"; done
+}
+
+# identity_toml WHO PEER: the sections by which WHO shows itself, with files beside its configuration, and trusts PEER, whose node
+# ID is in $dir.
+identity_toml() {
+    printf '[identity]\ncertificate = "%s.pem"\nkey = "%s.key"\n[trust]\nnode_ids = ["%s"]\n' "$1" "$1" "$(cat "$dir/$2.id")"
+}
+
 # free_huge_mb: MiB of huge pages that nobody uses.
 free_huge_mb() { awk '/HugePages_Free/{n=$2} /Hugepagesize/{k=$2} END{print int(n*k/1024)}' /proc/meminfo; }
 

@@ -49,9 +49,7 @@ server_core=$((cores > 1 ? 1 : 0))
 device="net_memif0,id=0,socket=$dir/memif.sock,socket-abstract=no,rsize=11"
 
 say "making identities"
-for who in gateway client; do
-    "$stoq" identity new --name "$who" --cert "$dir/$who.pem" --key "$dir/$who.key" >"$dir/$who.id"
-done
+new_identities "$dir" gateway client
 
 config() { # WHO PEER ROLE CORE ADDRESS
     cat <<TOML
@@ -63,11 +61,7 @@ device = "$device,role=$3"
 addresses = ["$5/24"]
 mtu = $mtu
 huge_pages = "${STOQ_HUGE_PAGES:-preferred}"
-[identity]
-certificate = "$1.pem"
-key = "$1.key"
-[trust]
-node_ids = ["$(cat "$dir/$2.id")"]
+$(identity_toml "$1" "$2")
 [quic]
 initial_mtu = 0
 TOML

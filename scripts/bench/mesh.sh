@@ -5,14 +5,6 @@
 mesh_pids=()
 mesh_relay_device=
 
-mesh_identities() {
-    local who
-    [ ! -f "$shm/holder4.id" ] || return 0
-    for who in relay holder1 holder2 holder3 holder4; do
-        "$stoq" identity new --name "$who" --cert "$shm/$who.pem" --key "$shm/$who.key" >"$shm/$who.id"
-    done
-}
-
 mesh_port() { case $1 in relay) echo 4433 ;; client) echo 0 ;; *) echo $((5500 + ${1#holder})) ;; esac; }
 mesh_address() { # WHO
     case $mesh_relay_device:$1 in
@@ -77,7 +69,7 @@ mesh_gateway() { # WHO CORE
 # Starts these gateways, holders on the client's core, the relay alone on the other.
 mesh_up() { # WHO...
     local who
-    mesh_identities
+    [ -f "$shm/holder4.id" ] || new_identities "$shm" relay holder1 holder2 holder3 holder4
     : >"$shm/gateway.log"
     { echo "gateway = \"$(mesh_address "$1")\""
       mesh_config client $CLIENT_CORE

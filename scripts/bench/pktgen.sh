@@ -62,7 +62,7 @@ if [ "$(free_huge_mb)" -lt $need_mb ]; then
 fi
 
 . scripts/bench/rows.sh
-identities
+new_identities "$shm" gateway client
 memif_configs 1500 spin "$RSIZE"
 # testpmd asks nobody for a station address.
 sed -i "s/role=server,/role=server,mac=$GATEWAY_MAC,/" "$shm/gateway.toml"

@@ -16,13 +16,6 @@ environment() {
         "$(cut -d' ' -f1 /proc/loadavg)" "$(date -u +%F)" "$ROUNDS"
 }
 
-identities() {
-    local who
-    for who in gateway client; do
-        "$stoq" identity new --name "$who" --cert "$shm/$who.pem" --key "$shm/$who.key" >"$shm/$who.id"
-    done
-}
-
 # ---- configuration
 
 # The queue of a discard application that checks nothing.
@@ -459,7 +452,10 @@ offloads() {
         none* | DPDK*:) echo "none" ;;
         kernel*relay\ on\ DPDK*) echo "relay: none; sockets: UDP GSO, cut before they cross" ;;
         *DPDK*:false\ false\ false) echo "none" ;;
-        *DPDK*:?*) echo "receive checksum $said" | sed 's/ \([a-z]*\) \([a-z]*\)$/, transmit checksum \1, RSS \2/' ;;
+        *DPDK*:?*)
+            set -- $said
+            echo "receive checksum $1, transmit checksum $2, RSS $3"
+            ;;
         *whole*) echo "UDP GSO and GRO, checksums left out" ;;
         *cut*) echo "UDP GSO to the link, GRO $VETH_GRO behind it" ;;
         *loopback*) echo "UDP GSO and GRO, checksums left out" ;;

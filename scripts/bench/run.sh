@@ -137,7 +137,7 @@ fi
 . scripts/bench/mesh.sh
 
 failed=
-identities
+new_identities "$shm" gateway client
 mkdir -p "$(dirname "$out")"
 environment >"$out"
 for row in $rows; do

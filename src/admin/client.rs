@@ -1,10 +1,10 @@
-//! The asking side: one GET at a time over HTTP or HTTPS, for `top` and for tests.
+//! The asking side: one GET at a time over HTTP or HTTPS, for `top`, `health` and tests.
 
 use super::listener::chain;
 use anyhow::{Context, bail, ensure};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
@@ -55,9 +55,7 @@ impl Remote {
     /// Whoever is there does not answer, or not in HTTP.
     pub fn get(&self, path: &str) -> anyhow::Result<(u16, String)> {
         let asked = || format!("{}:{}", self.host, self.port);
-        let addresses = (self.host.as_str(), self.port).to_socket_addrs().with_context(asked)?;
-        let address = addresses.into_iter().next().with_context(asked)?;
-        let stream = TcpStream::connect_timeout(&address, PATIENCE).with_context(asked)?;
+        let stream = self.connect().with_context(asked)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let answer = match &self.tls {
@@ -70,15 +68,30 @@ impl Remote {
         };
         let answer = answer.with_context(asked)?;
         let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
-        let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("no HTTP answer")?;
+        let status = head.strip_prefix("HTTP/1.").and_then(|status| status.split(' ').nth(1));
+        let code = status.and_then(|code| code.parse().ok()).context("no HTTP answer")?;
         Ok((code, body.to_owned()))
     }
 
+    /// To the first of the host's addresses that answers.
+    fn connect(&self) -> io::Result<TcpStream> {
+        let mut failed = io::Error::new(io::ErrorKind::NotFound, "no such host");
+        for address in (self.host.as_str(), self.port).to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, PATIENCE) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    }
+
     fn exchange(&self, mut stream: impl Read + Write, path: &str) -> anyhow::Result<String> {
+        let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
+        ensure!(plain(path), "the path is not in visible ASCII");
         // 1.0: the answer ends with the connection, and is not in chunks.
         let mut request = format!("GET {path} HTTP/1.0\r\nHost: {}\r\n", self.host);
         if let Some(token) = &self.token {
-            ensure!(token.bytes().all(|byte| byte.is_ascii_graphic()), "the token is not in visible ASCII");
+            ensure!(plain(token), "the token is not in visible ASCII");
             request += &format!("Authorization: Bearer {token}\r\n");
         }
         stream.write_all((request + "\r\n").as_bytes())?;

@@ -70,10 +70,6 @@ pub(super) fn render(source: &Source) -> String {
 
 fn process(source: &Source, out: &mut Exposition) {
     let facts = source.facts();
-    let one = |out: &mut Exposition, name: &str, help: &str, value: &dyn Display| {
-        out.family(name, Kind::Gauge, help);
-        out.sample(&[], value);
-    };
     out.family("stoq_build_info", Kind::Gauge, "Always 1; the labels say what runs.");
     let version = env!("CARGO_PKG_VERSION");
     out.sample(
@@ -86,36 +82,33 @@ fn process(source: &Source, out: &mut Exposition) {
     );
     let started =
         source.started.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-    one(
-        out,
-        "process_start_time_seconds",
-        "When the gateway started, seconds since the Unix epoch.",
-        &started,
-    );
+    let help = "When the gateway started, seconds since the Unix epoch.";
+    out.single("process_start_time_seconds", Kind::Gauge, help, started);
     let ready = u8::from(source.not_ready().is_empty());
-    one(out, "stoq_ready", "1 while peers may come: see /readyz.", &ready);
+    out.single("stoq_ready", Kind::Gauge, "1 while peers may come: see /readyz.", ready);
     let draining = u8::from(source.shared.is_draining());
-    one(out, "stoq_draining", "1 while the gateway finishes what runs and takes nothing new.", &draining);
+    out.single(
+        "stoq_draining",
+        Kind::Gauge,
+        "1 while the gateway finishes what runs and takes nothing new.",
+        draining,
+    );
     let help = "When the gateway's certificate expires, seconds since the Unix epoch.";
-    one(out, "stoq_certificate_expiry_timestamp_seconds", help, &facts.certificate.not_after_s);
+    out.single("stoq_certificate_expiry_timestamp_seconds", Kind::Gauge, help, facts.certificate.not_after_s);
     let taken = u8::from(RELOADS.last_was_taken());
     let help = "1 unless the last reload was refused: the gateway goes by the configuration before it.";
-    one(out, "stoq_config_last_reload_successful", help, &taken);
+    out.single("stoq_config_last_reload_successful", Kind::Gauge, help, taken);
     out.family("stoq_config_reloads_total", Kind::Counter, "Reloads of the configuration, by result.");
     for (result, value) in [("taken", RELOADS.reloads()), ("refused", RELOADS.failures())] {
         out.sample(&[("result", &result)], value);
     }
-    let mut counter = |name: &str, help: &str, value: u64| {
-        out.family(name, Kind::Counter, help);
-        out.sample(&[], value);
-    };
     let help = "Log lines left out because peers could cause too many of them.";
-    counter("stoq_log_lines_suppressed_total", help, logging::lines_left_out());
+    out.single("stoq_log_lines_suppressed_total", Kind::Counter, help, logging::lines_left_out());
     let help = "Runs of qlog records that were dropped because the disk was slow.";
-    counter("stoq_qlog_runs_dropped_total", help, qlog::dropped());
+    out.single("stoq_qlog_runs_dropped_total", Kind::Counter, help, qlog::dropped());
     if let Some(tap) = &source.tap {
         let help = "Frames and secrets that a capture missed because it was slow.";
-        counter("stoq_capture_dropped_total", help, tap.dropped());
+        out.single("stoq_capture_dropped_total", Kind::Counter, help, tap.dropped());
     }
 }
 
@@ -273,10 +266,7 @@ fn port(source: &Source, out: &mut Exposition) {
 fn store(source: &Source, out: &mut Exposition) {
     let Some(store) = &source.store else { return };
     let census = store.census();
-    let mut gauge = |name: &str, help: &str, value: u64| {
-        out.family(name, Kind::Gauge, help);
-        out.sample(&[], value);
-    };
+    let mut gauge = |name: &str, help: &str, value: u64| out.single(name, Kind::Gauge, help, value);
     let writable = u64::from(source.writable().is_ok());
     gauge("stoq_store_writable", "1 while the store can be written.", writable);
     let help =

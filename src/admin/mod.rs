@@ -2,6 +2,7 @@
 //! what the workers show and never waits for them, nor they for it.
 
 pub mod client;
+pub mod health;
 mod listener;
 mod metrics;
 mod source;

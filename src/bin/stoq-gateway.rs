@@ -10,11 +10,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
-use stoq::admin::top;
+use stoq::admin::{health, top};
 use stoq::config::load_gateway;
 use stoq::gateway::capture::{Until, Wanted, record};
 use stoq::gateway::run::{Gateway, signals};
-use stoq::gateway::{capabilities, check, health, logging};
+use stoq::gateway::{capabilities, check, logging};
 use stoq::manuals;
 
 /// The STOQ gateway: takes, checks, keeps and serves payloads over post-quantum QUIC.
@@ -44,11 +44,7 @@ enum Command {
     /// Watch a running gateway, here or elsewhere, by its admin endpoint: load, rates, drops, connections.
     Top(top::Args),
     /// Ask a running gateway whether it is ready: exit code 0 if it is, 1 if not. For containers.
-    Health {
-        /// Where the gateway's `[admin] listen` answers.
-        #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9464/readyz")]
-        url: health::Url,
-    },
+    Health(health::Args),
     /// Write man pages and shell completions, for packagers.
     #[command(hide = true)]
     Generate(manuals::Args),
@@ -83,9 +79,6 @@ struct Configured {
     config: PathBuf,
 }
 
-/// How long a gateway may take to say that it is ready.
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
-
 fn main() -> ExitCode {
     let command = Cli::parse().command;
     // While this is the only thread.
@@ -108,9 +101,9 @@ fn main() -> ExitCode {
             Ok(config) => check::report(&check::run(&config), json),
             Err(error) => fail(&error.into()),
         },
-        Command::Health { url } => match health::ask(&url, HEALTH_TIMEOUT) {
+        Command::Health(args) => match args.ask() {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&error.into()),
+            Err(error) => fail(&error),
         },
         Command::Generate(args) => match args.write(Cli::command()) {
             Ok(()) => ExitCode::SUCCESS,

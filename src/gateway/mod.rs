@@ -3,7 +3,6 @@
 pub mod capabilities;
 pub mod capture;
 pub mod check;
-pub mod health;
 pub mod logging;
 pub mod network;
 #[cfg(feature = "dpdk")]

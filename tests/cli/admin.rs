@@ -154,7 +154,12 @@ fn a_gateway_that_drains_is_alive_and_not_ready() {
     site.more = "[shutdown]\ndrain_ms = 30000\n".into();
     let (mut gateway, at) = start(&mut site, "");
     let remote = Remote::new(&format!("http://{at}"), None, None).unwrap();
+    let health = |path: &str, code| {
+        let url = format!("http://{at}{path}");
+        run(stoq_gateway().args(["health", "--url", &url]), code).1
+    };
     wait_until("the gateway is ready", || remote.get("/readyz").unwrap().0 == 200);
+    health("/readyz", 0);
     let (file, token) = site.file("payload", 32 << 20);
     run(site.client("put").arg(&file), 0);
     // Nobody reads what is fetched: the request is in flight for as long as the test wants it to be.
@@ -175,6 +180,8 @@ fn a_gateway_that_drains_is_alive_and_not_ready() {
     let (code, reasons) = remote.get("/readyz").unwrap();
     assert_eq!((code, reasons.as_str()), (503, "draining\n"));
     assert_eq!(get(&remote, "/livez"), "ok\n");
+    health("/livez", 0);
+    assert!(health("/readyz", 1).contains("status 503: draining"));
     let status: Value = serde_json::from_str(&get(&remote, "/status")).unwrap();
     assert_eq!((&status["draining"], &status["ready"]), (&Value::Bool(true), &Value::Bool(false)));
     let mut fetched = Vec::new();
@@ -183,6 +190,7 @@ fn a_gateway_that_drains_is_alive_and_not_ready() {
     assert_eq!(format!("b3:{}", blake3::hash(&fetched).to_hex()), token, "what runs is finished");
     assert!(gateway.process.end().success());
     assert!(remote.get("/livez").is_err(), "the endpoint went with the gateway");
+    assert!(health("/livez", 1).contains("does the gateway run"));
 }
 
 #[test]
