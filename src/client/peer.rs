@@ -192,7 +192,8 @@ impl Peer {
     }
 
     /// Puts a payload, or lanes of it, and returns once the gateway has checked and durably kept it. `progress` hears how many
-    /// payload bytes have been given to the connection. Dropping the future ends the request.
+    /// payload bytes have been given to the connection, 0 first, unless the gateway has them already. Dropping the future ends the
+    /// request.
     ///
     /// A file is read by the task itself, 1 MiB at a time, and only as fast as the connection takes it: from a slow disk, give
     /// it a thread that may block.
@@ -222,6 +223,9 @@ impl Peer {
         let descriptor = Box::new(descriptor);
         request.ask(Ask::Put { hop, queue, descriptor, lanes, lease_s, credit }, Answer::Put(answer));
         let accepted = accepted.await.is_ok();
+        if accepted {
+            progress(0);
+        }
         // Half of the channel at a time: the task then wakes once for many batches.
         'sending: while accepted && let Ok(places) = give.reserve_many(CLIENT_BATCHES_LEN / 2).await {
             for place in places {
