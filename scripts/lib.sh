@@ -58,6 +58,13 @@ identity_toml() {
 # free_huge_mb: MiB of huge pages that nobody uses.
 free_huge_mb() { awk '/HugePages_Free/{n=$2} /Hugepagesize/{k=$2} END{print int(n*k/1024)}' /proc/meminfo; }
 
+# need_disk DIR MB WHAT VARIABLE: fails where the disk of DIR, which VARIABLE names, has less free.
+need_disk() {
+    local free
+    free=$(df -Pm "$1" | awk 'END { print $4 }')
+    [ "$free" -ge "$2" ] || die "$3 needs $2 MiB free on the disk of $1, which has $free: free some, or name another place by $4"
+}
+
 # debian_base TAR: the root of a small Debian 12 as a tar archive, made by debootstrap where it is not there yet.
 debian_base() {
     [ ! -s "$1" ] || return 0

@@ -37,6 +37,8 @@ if [ -z "$file" ]; then
     (tar -cf - /usr/bin /usr/lib /usr/share "$target" 2>/dev/null || true) | head -c 268435456 >"$file"
 fi
 [ -f "$file" ] || die "$file is no file"
+# The store's copy and the fetched one.
+need_disk "$dir" $((2 * $(stat -Lc %s "$file") / 1048576 + 64)) "putting and getting $file" STOQ_DIR
 
 # A gateway takes 256 MiB for DPDK and up to 512 MiB for its store, the client 256 MiB.
 if [ "$(id -u)" = 0 ] && [ "$(free_huge_mb)" -lt 1024 ]; then
@@ -80,16 +82,17 @@ queues = [2]
 TOML
 { echo 'gateway = "10.77.0.1:4433"'; config client gateway client 0 10.77.0.2; printf '[log]\nlevel = "warn"\n'; } >"$dir/client.toml"
 
+fail() { printf 'the gateway said:\n%s\n' "$(tail -n 20 "$dir/gateway.log")" >&2; die "$1"; }
 say "starting the gateway on core $server_core; the client will be on core 0"
 "$gateway" run --config "$dir/gateway.toml" 2>"$dir/gateway.log" &
 pid=$!
 wait_for 20 "gateway ready" "$dir/gateway.log" $pid
 
 say "putting $file"
-put=$("$stoq" put "$file" --config "$dir/client.toml" --json)
+put=$("$stoq" put "$file" --config "$dir/client.toml" --json) || fail "the put failed"
 token=$(json token <<<"$put")
 say "getting $token"
-get=$("$stoq" get "$token" -o "$dir/fetched" --config "$dir/client.toml" --json)
+get=$("$stoq" get "$token" -o "$dir/fetched" --config "$dir/client.toml" --json) || fail "the get failed"
 
 here=$("$stoq" token "$file")
 there=$("$stoq" token "$dir/fetched")

@@ -13,6 +13,11 @@ if [ "$(free_huge_mb)" -lt 1024 ]; then
 fi
 [ "$(free_huge_mb)" -ge 512 ] || die "the tests need 512 MiB of huge pages: echo 512 > /proc/sys/vm/nr_hugepages"
 
+# What the builds and the largest of the tests, which takes three times 3 GiB, hold at once.
+need_disk . 14000 "a run of all tests" "another clone"
+# What is built once from the beginning needs no traces for building it again, which are large.
+export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
+
 scripts/check.sh
 scripts/vectors.sh
 

@@ -143,6 +143,9 @@ impl Seed {
             (ErrorCode::Quota, StoreError::PeerQuota { .. }) => {
                 "this peer's quota has no room for it; wait for its leases to end, or have the gateway's owner raise quota_bytes"
             }
+            (ErrorCode::Quota, StoreError::DiskFull { .. }) => {
+                "the store's disk has no room for this payload; have the gateway's owner free some"
+            }
             (ErrorCode::Quota, _) => {
                 "the store has no room for this payload; wait for leases to end, or have the gateway's owner raise capacity_bytes"
             }
