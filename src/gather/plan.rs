@@ -1,0 +1,166 @@
+//! Who is asked for what, and when it is over.
+
+use super::holder::Holder;
+use super::shape::Shape;
+use super::{Asked, Event, Gather, Want, Window};
+use crate::limits::{GATHER_AHEAD_BYTES, GATHER_PIPELINE_LEN};
+use crate::queue::{Command, RequestId};
+use crate::shard::Lanes;
+use crate::token::Ranges;
+use smallvec::SmallVec;
+use std::time::Instant;
+
+impl Gather {
+    /// Gives every holder that is free something to do; ends when all is here or nothing more can come.
+    pub(super) fn plan(&mut self, now: Instant, numbers: &mut u64) {
+        if self.shape.as_ref().is_some_and(|shape| self.finished == shape.windows) {
+            self.over = true;
+            self.abandon_all();
+            self.events.push_back(Event::Done);
+            return;
+        }
+        self.holders.iter_mut().for_each(|holder| holder.wake(now));
+        for depth in 0..GATHER_PIPELINE_LEN {
+            for index in 0..self.holders.len() {
+                let holder = &self.holders[index];
+                if holder.is_free(now) && holder.running == depth {
+                    self.ask(now, index, numbers);
+                }
+            }
+        }
+        // Nothing runs, and nobody has what could be asked for now or later.
+        let host_is_behind = self.ahead_bytes >= GATHER_AHEAD_BYTES;
+        let more = self.awaits_more || self.holders.iter().any(Holder::waits);
+        if self.requests.is_empty() && !host_is_behind && !more {
+            self.over = true;
+            if self.claimed_by().is_some() {
+                self.events.clear();
+            }
+            self.events.push_back(Event::Failed(self.why()));
+        }
+    }
+
+    /// Asks one holder for the next thing that it can give.
+    fn ask(&mut self, now: Instant, index: usize, numbers: &mut u64) {
+        let Some(shape) = self.shape.clone() else {
+            // One description is enough; another holder is asked while the first is slow.
+            let asked = self.requests.values().any(|asked| asked.window.is_none() && asked.holder == index);
+            if !asked {
+                self.send(now, index, None, Lanes::NONE, Ranges::all(), numbers);
+            }
+            return;
+        };
+        let Some((window, lanes)) = self.choose(&shape, index) else { return };
+        let (start, count) = shape.span(window);
+        let mut ranges = Ranges::all();
+        if ranges.push_run(start, count).is_ok() {
+            self.send(now, index, Some(window), lanes, ranges, numbers);
+        }
+    }
+
+    /// A window, and which of its lanes, that this holder should be asked for.
+    fn choose(&mut self, shape: &Shape, index: usize) -> Option<(u64, Lanes)> {
+        let claimed = shape.claimed_by.is_some();
+        if claimed && self.holders[index].agrees == Some(false) {
+            return None;
+        }
+        let waiting = self.windows.keys().copied().collect::<SmallVec<[u64; 16]>>();
+        for window in waiting {
+            if let Some(lanes) = self.useful(shape, index, window, false) {
+                return Some((window, lanes));
+            }
+        }
+        while self.begun < shape.windows
+            && self.ahead_bytes < GATHER_AHEAD_BYTES
+            && self.windows.len() <= self.holders.len() * GATHER_PIPELINE_LEN
+        {
+            // The last window proves the length, so it comes first.
+            let window = if self.begun == 0 { shape.windows - 1 } else { self.begun - 1 };
+            self.begun += 1;
+            self.windows.insert(window, Window::default());
+            if let Some(lanes) = self.useful(shape, index, window, false) {
+                return Some((window, lanes));
+            }
+            if !claimed {
+                return None;
+            }
+        }
+        // Nothing is left to begin: what others are late with may be had here.
+        if self.begun < shape.windows || self.holders[index].running > 0 {
+            return None;
+        }
+        let waiting = self.windows.keys().copied().collect::<SmallVec<[u64; 16]>>();
+        waiting.into_iter().find_map(|window| Some((window, self.useful(shape, index, window, true)?)))
+    }
+
+    /// Which lanes of a window this holder should give; for a payload, none of them, but the window. `again`: though somebody
+    /// is asked already.
+    fn useful(&self, shape: &Shape, index: usize, window: u64, again: bool) -> Option<Lanes> {
+        let state = self.windows.get(&window)?;
+        let mine = state.running.iter().any(|running| self.requests[running].holder == index);
+        // Who claims a length must prove it.
+        let others = shape.claimed_by.is_some_and(|claims| claims != index) && window + 1 == shape.windows;
+        if mine || others || (again && state.running.len() >= 2) {
+            return None;
+        }
+        let Some(set) = shape.descriptor.as_ref().filter(|_| self.want != Want::Payload) else {
+            return (state.running.is_empty() || again).then_some(Lanes::NONE);
+        };
+        let (start, count) = shape.span(window);
+        let absent = shape.absent(start, count);
+        let asked = state.running.iter().fold(Lanes::NONE, |all, r| all.union(self.requests[r].lanes));
+        let here = self.holders[index].lanes(set.lanes()).without(absent).without(state.got);
+        let here = if again && asked != here { here } else { here.without(asked) };
+        let (wanted, missing) = match self.want {
+            Want::Lanes(lanes) => (here.intersection(lanes), u32::MAX),
+            _ => {
+                let known = state.got.union(absent).union(if again { Lanes::NONE } else { asked });
+                (here, u32::from(set.k()).saturating_sub(known.len()))
+            }
+        };
+        // Everybody who can should give a part.
+        let givers = self.holders.iter().filter(|holder| holder.may_still_give()).count().max(1) as u32;
+        let share = match self.want {
+            _ if self.holders[index].one_by_one => 1,
+            Want::AnyLanes => u32::from(set.k()).div_ceil(givers).min(missing),
+            _ => missing,
+        };
+        let lanes: Lanes = wanted.iter().take(share as usize).collect();
+        (!lanes.is_empty()).then_some(lanes)
+    }
+
+    fn send(
+        &mut self,
+        now: Instant,
+        index: usize,
+        window: Option<u64>,
+        lanes: Lanes,
+        ranges: Ranges,
+        numbers: &mut u64,
+    ) {
+        *numbers += 1;
+        let holder = &mut self.holders[index];
+        let request = RequestId::local(holder.source.connection, *numbers);
+        holder.running += 1;
+        holder.requests += 1;
+        let hop = holder.source.route.as_ref().map(|route| Box::new(route.hop()));
+        let descriptor = self.shape.as_ref().and_then(|shape| shape.descriptor.clone());
+        let lanes_asked = descriptor.filter(|_| !lanes.is_empty()).map(|set| (lanes, set));
+        let (describe, token) = (window.is_none(), self.token);
+        let fetch = Command::Fetch {
+            request,
+            hop,
+            token,
+            lanes: lanes_asked,
+            ranges,
+            max_bytes: 0,
+            describe,
+            pace: None,
+        };
+        self.unsent.push_back(fetch);
+        self.requests.insert(request, Asked { holder: index, window, lanes, progress: now });
+        if let Some(window) = window.and_then(|window| self.windows.get_mut(&window)) {
+            window.running.push(request);
+        }
+    }
+}

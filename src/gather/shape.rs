@@ -1,0 +1,60 @@
+//! How a thing is cut into windows.
+
+use super::Want;
+use crate::limits::GATHER_WINDOW_BYTES;
+use crate::shard::{Descriptor, Lanes};
+use crate::token::GROUP_BYTES_U64;
+
+/// What a description tells: how the thing is cut into windows.
+#[derive(Clone, Debug)]
+pub(super) struct Shape {
+    pub(super) length: u64,
+    pub(super) descriptor: Option<Box<Descriptor>>,
+    /// Groups, or stripes.
+    units: u64,
+    units_a_window: u64,
+    pub(super) windows: u64,
+    /// The holder who says so, while nothing proves the length: the piece at the payload's end will.
+    pub(super) claimed_by: Option<usize>,
+}
+
+impl Shape {
+    /// The shape of what is wanted of a payload of `length` bytes; none: not of this description.
+    pub(super) fn new(want: Want, length: u64, set: Option<Box<Descriptor>>) -> Option<Self> {
+        let (units, units_a_window) = match (want, &set) {
+            (Want::Payload, _) => {
+                (length.div_ceil(GROUP_BYTES_U64).max(1), GATHER_WINDOW_BYTES / GROUP_BYTES_U64)
+            }
+            (Want::AnyLanes, Some(set)) => (set.stripes(), GATHER_WINDOW_BYTES / set.stripe_bytes()),
+            (Want::Lanes(lanes), Some(set)) if set.lanes().contains_all(lanes) => {
+                (set.stripes(), GATHER_WINDOW_BYTES / (set.shard_bytes() * u64::from(lanes.len().max(1))))
+            }
+            _ => return None,
+        };
+        let units_a_window = units_a_window.max(1);
+        let windows = units.div_ceil(units_a_window);
+        Some(Self { length, descriptor: set, units, units_a_window, windows, claimed_by: None })
+    }
+
+    /// The first unit of a window and how many it has.
+    pub(super) fn span(&self, window: u64) -> (u64, u64) {
+        let start = window * self.units_a_window;
+        (start, self.units_a_window.min(self.units - start))
+    }
+
+    /// Lanes that have no byte in these stripes: data lanes past the end of the payload, known to be nothing.
+    pub(super) fn absent(&self, start: u64, count: u64) -> Lanes {
+        let Some(set) = self.descriptor.as_ref().filter(|_| count == 1 && start + 1 == self.units) else {
+            return Lanes::NONE;
+        };
+        let left = set.length_bytes().saturating_sub(start * set.stripe_bytes());
+        let present = left.div_ceil(set.shard_bytes()).min(set.k().into()) as u32;
+        Lanes::first(set.k().into()).without(Lanes::first(present))
+    }
+
+    /// Whether these lanes give the stripes back.
+    pub(super) fn enough(&self, got: Lanes, start: u64, count: u64) -> bool {
+        let k = self.descriptor.as_ref().map_or(1, |set| u32::from(set.k()));
+        got.union(self.absent(start, count)).len() >= k
+    }
+}
