@@ -205,6 +205,7 @@ fn network(station: u8, incoming: SharedLine, outgoing: SharedLine) -> anyhow::R
         gateway_v6: None,
         vlan: None,
         udp_port: UDP_PORT,
+        udp_checksum: true,
     };
     Ok(UserSpace::new(End::new(station, incoming, outgoing), &interface, NetworkKind::Simulated)?)
 }

@@ -100,6 +100,7 @@ fn network(nic: NullNic) -> UserSpace<NullNic> {
         gateway_v6: None,
         vlan: None,
         udp_port: 4433,
+        udp_checksum: true,
     };
     UserSpace::new(nic, &config, NetworkKind::Simulated).unwrap()
 }

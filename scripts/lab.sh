@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The lab: the gateway in user space on a DPDK port, the client on kernel UDP sockets in a network namespace, a veth pair
-# between them. ping, put and get over IPv4 and IPv6, on net_af_packet and on net_af_xdp. Needs root and a release build.
+# between them. ping, put and get over IPv4 and IPv6, on net_af_packet and, without UDP checksums over IPv4, on net_af_xdp. Needs root
+# and a release build.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -46,7 +47,7 @@ client=(ip netns exec "$ns" "$stoq")
 options=(--cert "$dir/client.pem" --key "$dir/client.key" --node-id "$(cat "$dir/gateway.id")")
 head -c 67108864 /dev/urandom >"$dir/file"
 
-# lab DEVICE
+# lab DEVICE UDP-CHECKSUM
 lab() {
     local device=$1 driver=${1%%0,*}
     say "$driver"
@@ -56,6 +57,7 @@ lab() {
 kind = "dpdk"
 device = "$device"
 addresses = ["10.78.0.1/24", "fd78::1/64"]
+udp_checksum = $2
 $(identity_toml gateway client)
 [[application]]
 kind = "seed"
@@ -93,6 +95,6 @@ TOML
     grep 'worker counted' "$dir/gateway.log"
 }
 
-lab "net_af_packet0,iface=$near,blocksz=65536,framesz=2048,framecnt=2048,qdisc_bypass=1"
-lab "net_af_xdp0,iface=$near"
+lab "net_af_packet0,iface=$near,blocksz=65536,framesz=2048,framecnt=2048,qdisc_bypass=1" true
+lab "net_af_xdp0,iface=$near" false
 say "the lab passed on net_af_packet and net_af_xdp"

@@ -2,7 +2,7 @@
 # The package: builds it, installs it with dpkg in a Debian of its own, looks at its files, starts its programs, has systemd judge its unit,
 # removes and purges it, and looks at what is left. Needs root, for that Debian's chroot.
 #
-# STOQ_BASE names a tar archive of a Debian root to use; without it debootstrap makes one.
+# STOQ_BASE names a tar archive of a Debian root to use; without it debootstrap makes one. STOQ_BUILT: see scripts/package.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the Debian package from the release build: binaries, unit, configuration, man pages, completions. Prints its path.
 #
+# STOQ_BUILT names a directory of executables to take instead, such as what scripts/optimize.sh prints.
 # cargo-deb is installed into the build directory where the machine has none.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,13 +11,21 @@ need_rust
 
 CARGO_DEB_VERSION=3.8.0
 export CARGO_TARGET_DIR=$(realpath -m "${CARGO_TARGET_DIR:-target}")
-say "building"
-cargo build --release --locked --quiet
+built=${STOQ_BUILT:-}
+if [ -z "$built" ]; then
+    say "building"
+    cargo build --release --locked --quiet
+    built=$CARGO_TARGET_DIR/release
+fi
+# cargo-deb takes executables from where cargo would have built them.
+stage=$CARGO_TARGET_DIR/package
+rm -rf "$stage"
+mkdir -p "$stage/release"
+cp "$built"/{stoq,stoq-gateway,stoq-pktgen} "$stage/release/"
 say "man pages and completions, as the programs describe themselves"
-rm -rf "$CARGO_TARGET_DIR/release/generated"
-for program in stoq stoq-gateway stoq-pktgen; do "$CARGO_TARGET_DIR/release/$program" generate "$CARGO_TARGET_DIR/release/generated"; done
+for program in stoq stoq-gateway stoq-pktgen; do "$stage/release/$program" generate "$stage/release/generated"; done
 # bash looks completions up by the name of the command.
-for file in "$CARGO_TARGET_DIR"/release/generated/completions/*.bash; do mv "$file" "${file%.bash}"; done
+for file in "$stage"/release/generated/completions/*.bash; do mv "$file" "${file%.bash}"; done
 
 cargo_deb=$(command -v cargo-deb || echo "$CARGO_TARGET_DIR/tools/bin/cargo-deb")
 if [ ! -x "$cargo_deb" ]; then
@@ -24,5 +33,5 @@ if [ ! -x "$cargo_deb" ]; then
     cargo install --quiet --locked --profile dev --no-default-features --root "$CARGO_TARGET_DIR/tools" "cargo-deb@$CARGO_DEB_VERSION"
 fi
 say "the package"
-"$cargo_deb" --no-build --strip --quiet --output "$CARGO_TARGET_DIR/debian/" >&2
+CARGO_TARGET_DIR=$stage "$cargo_deb" --no-build --strip --quiet --output "$CARGO_TARGET_DIR/debian/" >&2
 ls -t "$CARGO_TARGET_DIR"/debian/stoq_*.deb | head -n 1

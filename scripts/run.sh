@@ -6,17 +6,21 @@
 #
 # Without FILE, 256 MiB of this machine's own programs and libraries. As root with huge pages where there are some, as an
 # ordinary user too where the kernel lets it have them, on normal pages where not. STOQ_MTU sets the MTU (1500), STOQ_HUGE_PAGES
-# whether huge pages are used ("preferred"; "required", "none"), STOQ_DIR where files are kept meanwhile (a new directory).
+# whether huge pages are used ("preferred"; "required", "none"), STOQ_DIR where files are kept meanwhile (a new directory), STOQ_BUILT
+# a directory of executables to run instead of a new build.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 install $BUILD_PACKAGES
-need_rust
-say "building"
-cargo build --release --locked --quiet
-target=${CARGO_TARGET_DIR:-target}/release
-stoq=$target/stoq gateway=$target/stoq-gateway
+built=${STOQ_BUILT:-}
+if [ -z "$built" ]; then
+    need_rust
+    say "building"
+    cargo build --release --locked --quiet
+    built=${CARGO_TARGET_DIR:-target}/release
+fi
+stoq=$built/stoq gateway=$built/stoq-gateway
 
 mtu=${STOQ_MTU:-1500}
 dir=$(mktemp -d "${STOQ_DIR:-${TMPDIR:-/tmp}}/stoq-run.XXXXXX")
@@ -34,7 +38,7 @@ if [ -z "$file" ]; then
     file=$dir/programs.tar
     say "taking 256 MiB of this machine's programs and libraries as the file"
     # tar ends by SIGPIPE when head has enough.
-    (tar -cf - /usr/bin /usr/lib /usr/share "$target" 2>/dev/null || true) | head -c 268435456 >"$file"
+    (tar -cf - /usr/bin /usr/lib /usr/share "$built" 2>/dev/null || true) | head -c 268435456 >"$file"
 fi
 [ -f "$file" ] || die "$file is no file"
 # The store's copy and the fetched one.

@@ -8,15 +8,12 @@ cd "$(dirname "$0")/.."
 dir=$(mktemp -d /tmp/stoq-user.XXXXXX)
 trap 'rm -rf "$dir"' EXIT
 # The user gets a copy of the sources' scripts and of the binaries, and nothing of root's.
-mkdir -p "$dir/scripts" "$dir/target/release" "$dir/bin"
+mkdir -p "$dir/scripts" "$dir/bin"
 cp scripts/run.sh scripts/lib.sh "$dir/scripts/"
-cp "${CARGO_TARGET_DIR:-target}/release/stoq" "${CARGO_TARGET_DIR:-target}/release/stoq-gateway" "$dir/target/release/"
-# Everything is built already: the user needs no compiler.
-printf '#!/bin/sh\nexit 0\n' >"$dir/bin/cargo"
-chmod +x "$dir/bin/cargo"
+cp "${CARGO_TARGET_DIR:-target}/release/stoq" "${CARGO_TARGET_DIR:-target}/release/stoq-gateway" "$dir/bin/"
 chown -R nobody: "$dir"
 # The kernel would let this user have huge pages where some are free: others have none.
-out=$(env -i PATH="$dir/bin:$PATH" HOME="$dir" TMPDIR="$dir" STOQ_HUGE_PAGES=none setpriv --reuid=nobody --regid=nogroup --clear-groups \
+out=$(env -i PATH="$PATH" HOME="$dir" TMPDIR="$dir" STOQ_BUILT="$dir/bin" STOQ_HUGE_PAGES=none setpriv --reuid=nobody --regid=nogroup --clear-groups \
     "$dir/scripts/run.sh")
 echo "$out"
 grep -q "verified, over DPDK net_memif .* normal pages" <<<"$out" || die "not the line that was expected"

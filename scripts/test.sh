@@ -57,6 +57,11 @@ trap 'rm -rf "$large" "$(dirname "$STOQ_BASE")"' EXIT
 debian_base "$STOQ_BASE"
 say "the container"
 scripts/container-test.sh
-say "the package"
+say "the build with a profile"
+STOQ_BUILT=$(scripts/optimize.sh)
+export STOQ_BUILT
+say "the main job with it"
+scripts/run.sh
+say "the package of it"
 scripts/package-test.sh
 say "all tests passed"

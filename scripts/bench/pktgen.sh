@@ -62,6 +62,7 @@ if [ "$(free_huge_mb)" -lt $need_mb ]; then
 fi
 
 . scripts/bench/rows.sh
+build=$(how_built "$built") UDP_CHECKSUM=true
 new_identities "$shm" gateway client
 memif_configs 1500 spin "$RSIZE"
 # testpmd asks nobody for a station address.

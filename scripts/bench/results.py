@@ -66,6 +66,20 @@ HANDSHAKES = [
     ("handshakes-mutual", "Falcon-512 both ways"),
     ("handshakes-resumed", "sessions resumed"),
 ]
+# The same rows with something else: row, what is compared, name, which figure.
+VARIANTS = [
+    (f"{variant}-{row}", row, f"{name}, {text}", key)
+    for variant, text in (("plain", "release build"), ("unsummed", "without UDP checksums"))
+    for row, name, key in (
+        ("message-1500", "messages, MTU 1500", "gbit_per_s"),
+        ("put-1500", "put, checked and dropped, MTU 1500", "gbit_per_s"),
+        ("get-1500", "get, checked and dropped, MTU 1500", "gbit_per_s"),
+        ("message-9000", "messages, MTU 9000", "gbit_per_s"),
+        ("ping", "64 bytes there and back, p50 us", "p50_us"),
+        ("handshakes-512", "Falcon-512, handshakes a second", "handshakes_per_s"),
+        ("handshakes-resumed", "sessions resumed, handshakes a second", "handshakes_per_s"),
+    )
+]
 NAMED = [
     *((row, f"{name}, {c} x {s}, MTU {mtu}") for row, name, mtu, c, s in MEMIF),
     *((row, f"{name}, MTU {row.split('-')[1]}") for row, name in CEILINGS),
@@ -74,6 +88,7 @@ NAMED = [
     *TRIPS,
     *LATENCY,
     *HANDSHAKES,
+    *((row, name) for row, _, name, _ in VARIANTS),
 ]
 
 

@@ -5,8 +5,8 @@ locked() { awk -v name="\"$1\"" '$1 == "name" { hit = $3 == name } hit && $1 == 
 
 # The first line of the output: what all rows have in common.
 environment() {
-    printf '{"environment":{"stoq":"%s","commit":"%s","quinn_proto":"%s","rustls":"%s","aws_lc_rs":"%s","quinn":"%s","peer_quinn_proto":"%s","s2n_quic":"%s","quiche":"%s","tquic":"%s","dpdk":"%s","rustc":"%s","kernel":"%s","cpu":"%s","cores":%d,"load_before":"%s","date":"%s","rounds":%d}}\n' \
-        "$(locked stoq Cargo.lock)" "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" \
+    printf '{"environment":{"stoq":"%s","commit":"%s","build":"%s","quinn_proto":"%s","rustls":"%s","aws_lc_rs":"%s","quinn":"%s","peer_quinn_proto":"%s","s2n_quic":"%s","quiche":"%s","tquic":"%s","dpdk":"%s","rustc":"%s","kernel":"%s","cpu":"%s","cores":%d,"load_before":"%s","date":"%s","rounds":%d}}\n' \
+        "$(locked stoq Cargo.lock)" "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" "$build" \
         "$(locked quinn-proto Cargo.lock)" "$(locked rustls Cargo.lock)" "$(locked aws-lc-rs Cargo.lock)" \
         "$(locked quinn benches/peers/Cargo.lock)" "$(locked quinn-proto benches/peers/Cargo.lock)" \
         "$(locked s2n-quic benches/peers/Cargo.lock)" "$(locked quiche benches/peers/Cargo.lock)" \
@@ -15,6 +15,9 @@ environment() {
         "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" "$(nproc)" \
         "$(cut -d' ' -f1 /proc/loadavg)" "$(date -u +%F)" "$ROUNDS"
 }
+
+# How executables of a directory were built.
+how_built() { cat "$1/BUILD" 2>/dev/null || echo "with fat LTO"; }
 
 # ---- configuration
 
@@ -47,6 +50,7 @@ kind = "dpdk"
 device = "$1"
 addresses = ["$2/24"]
 mtu = $3
+udp_checksum = $UDP_CHECKSUM
 memory_mb = $DPDK_MB
 TOML
 }
@@ -295,7 +299,7 @@ handshakes_row() { # 512 | 1024 | mutual | resumed
     { echo 'gateway = "10.77.0.1:4433"'
       stoq_config client $who $CLIENT_CORE spin 0 | { [ $auth = required ] && cat || sed '/^\[identity\]/,/^key/d'; }
       dpdk_network "$(memif_device client "${rsizes[1500]}")" 10.77.0.2 1500; } >"$shm/client.toml"
-    start_gateway && client taskset -c $CLIENT_CORE "$shm/stoq-pktgen" handshakes --concurrency 48 --seconds "$STORM_S" --json \
+    start_gateway && client taskset -c $CLIENT_CORE "$pktgen" handshakes --concurrency 48 --seconds "$STORM_S" --json \
         --config "$shm/client.toml" "${more[@]}" && stop_gateway || return 1
     wire=$(memif_wire 1500) idle=spin payload="$(json full <"$shm/result.json") of $(json completed <"$shm/result.json") in full; each answered by an application, then closed"
 }
@@ -403,6 +407,20 @@ check_frames() { # AT_LEAST AT_MOST
 
 run_row() { # ROW; on failure nothing of it stays behind.
     local status=0
+    case $1 in
+        # The functions below see these as they stand here.
+        plain-*)
+            local stoq=$shm/plain/stoq gateway=$shm/plain/stoq-gateway pktgen=$shm/plain/stoq-pktgen build
+            build=$(how_built "$shm/plain")
+            run_row "${1#plain-}"
+            return
+            ;;
+        unsummed-*)
+            local UDP_CHECKSUM=false
+            run_row "${1#unsummed-}"
+            return
+            ;;
+    esac
     gateway_usage='{}' wire_frames=0 wire_frame_bytes=0
     case $1 in
         quic-*) quic_row "${1#quic-}" ;;
@@ -435,6 +453,7 @@ run_row() { # ROW; on failure nothing of it stays behind.
     esac || status=1
     [ -z "$pid" ] || stop_gateway
     [ ${#mesh_pids[@]} = 0 ] || mesh_down
+    offloads=$(offloads) built_how=$build
     return $status
 }
 
@@ -451,7 +470,7 @@ offloads() {
     case $wire:$said in
         none* | DPDK*:) echo "none" ;;
         kernel*relay\ on\ DPDK*) echo "relay: none; sockets: UDP GSO, cut before they cross" ;;
-        *DPDK*:false\ false\ false) echo "none" ;;
+        *DPDK*:false\ false\ false) [ "$UDP_CHECKSUM" = true ] && echo "none" || echo "none; UDP checksums left out" ;;
         *DPDK*:?*)
             set -- $said
             echo "receive checksum $1, transmit checksum $2, RSS $3"
@@ -464,7 +483,7 @@ offloads() {
 }
 
 record() { # ROW ROUND
-    printf '{"row":"%s","round":%d,"result":%s,"client":%s,"gateway":%s,"counters":"%s","stages":"%s","conditions":{"wire":"%s","idle":"%s","payload":"%s","cores":"gateway on %d, client on %d","offloads":"%s","wire_frames":%d}}\n' \
+    printf '{"row":"%s","round":%d,"result":%s,"client":%s,"gateway":%s,"counters":"%s","stages":"%s","conditions":{"wire":"%s","idle":"%s","payload":"%s","cores":"gateway on %d, client on %d","offloads":"%s","build":"%s","wire_frames":%d}}\n' \
         "$1" "$2" "$(cat "$shm/result.json")" "$(cat "$shm/usage.json")" "$gateway_usage" "$(counters)" "$(stages)" "$wire" "$idle" "$payload" \
-        $GATEWAY_CORE $CLIENT_CORE "$(offloads)" "$wire_frames" >>"$out"
+        $GATEWAY_CORE $CLIENT_CORE "$offloads" "$built_how" "$wire_frames" >>"$out"
 }

@@ -9,12 +9,14 @@
 # 1500 or 9000, on 1, 16 or 256 connections of 1 or 4 streams: message-1500, get-9000-c16-s4. Beside these: ping ping-load put-tmpfs
 # put-disk get-hot get-piped af-xdp af-packet quinn-ping quinn-ping-busy get-direct get-hop get-hop-xdp trips-direct trips-hop trips-hop-xdp holders-alive
 # holders-dead, and PEER-gso and PEER-packets for the peers quinn, s2n-quic, quiche and tquic. The ceilings are quic-MTU, quinn-proto
-# in memory, and wire-MTU, testpmd; handshakes-512, -1024, -mutual and -resumed are handshakes a second.
+# in memory, and wire-MTU, testpmd; handshakes-512, -1024, -mutual and -resumed are handshakes a second. plain-ROW is ROW with the release
+# build, unsummed-ROW without UDP checksums (`udp_checksum = false`).
 #
 # Environment: ROWS of a run that writes docs/benchmarks.md, where it shall not be every one; ROUNDS (5); BYTES of a goodput run
 # (4000000000); PAYLOAD bytes of put and get (1073741824); TRIPS round trips (50000); RSIZE, the binary logarithm of memif's ring
 # length (unset: 9, 10 and 11 are tried first); OUT, the file of JSON lines, one a measurement (bench.jsonl beside the release
-# build); STOQ_PEERS_TARGET, where the peers are built.
+# build); STOQ_BUILT, a directory of executables to measure. Without it single rows measure the release build, and the run of all
+# rows what scripts/optimize.sh makes of it and of the peers.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/lib.sh
@@ -31,7 +33,11 @@ done
 # What nothing above can pass: QUIC without a wire, and the wire without QUIC.
 CEILINGS="quic-1500 quic-9000 wire-1500 wire-9000"
 HANDSHAKES="handshakes-512 handshakes-1024 handshakes-mutual handshakes-resumed"
-ALL="$GOODPUT $CEILINGS $HANDSHAKES ping ping-load $PEERS quinn-ping quinn-ping-busy put-tmpfs put-disk get-hot get-piped af-xdp af-packet get-direct get-hop get-hop-xdp trips-direct trips-hop trips-hop-xdp holders-alive holders-dead"
+# The same without what is not everybody's.
+VARIANTS=
+for row in message-1500 put-1500 get-1500 message-9000 ping handshakes-512 handshakes-resumed; do VARIANTS="$VARIANTS plain-$row"; done
+for row in message-1500 put-1500 get-1500 message-9000; do VARIANTS="$VARIANTS unsummed-$row"; done
+ALL="$GOODPUT $CEILINGS $HANDSHAKES $VARIANTS ping ping-load $PEERS quinn-ping quinn-ping-busy put-tmpfs put-disk get-hot get-piped af-xdp af-packet get-direct get-hop get-hop-xdp trips-direct trips-hop trips-hop-xdp holders-alive holders-dead"
 compare=
 if [ "${1:-}" = --compare ]; then
     [ -f "${2:-}" ] || die "--compare takes the JSON of an earlier run, such as docs/benchmarks/run.json"
@@ -55,32 +61,46 @@ SOCKET_BYTES=16777216
 LOOP_WINDOW_BYTES=4194304
 # Whether the kernel may put packets that crossed one by one together again, as it does behind a NIC.
 VETH_GRO=${VETH_GRO:-on}
+UDP_CHECKSUM=${UDP_CHECKSUM:-true}
 
 [ "$(id -u)" = 0 ] || die "the benchmarks need root: they make network namespaces and DPDK ports"
 [ "$(nproc)" -ge 2 ] || die "the benchmarks need two cores, one a side"
 install $BUILD_PACKAGES dpdk-dev iproute2 ethtool util-linux python3
 need_rust
 
-say "building"
-peers_target=${STOQ_PEERS_TARGET:-benches/peers/target}
-cargo build --release --locked --quiet
-ceiling=
-case $rows in
-    *quic-[19]*)
-        ceiling=$(cargo build --release --locked --quiet --bench ceiling --message-format=json |
-            sed -n 's/.*"executable":"\([^"]*\/ceiling-[^"]*\)".*/\1/p')
-        ;;
+built=${STOQ_BUILT:-}
+# What is published is what runs best; one row is wanted at once.
+if [ -z "$built" ] && [ $# -eq 0 ]; then built=$(scripts/optimize.sh --bench); fi
+plain=${CARGO_TARGET_DIR:-target}/release
+# What the rows need that was not built before. Peers take minutes.
+case " $rows" in
+    *" plain-"*) stale=$plain ;;
+    *) stale= ;;
 esac
-# Peers take minutes to build: only for rows that need one.
-peers=
-case $rows in *-gso* | *-packets* | *quinn*) peers=1 ;; esac
-if [ -n "$peers" ]; then
-    # Two of them bring a TLS library in C++; its bindings are made by libclang.
-    install cmake g++ libclang-dev
-    CARGO_TARGET_DIR=$peers_target cargo build --release --locked --quiet --manifest-path benches/peers/Cargo.toml
+if [ -z "$built" ]; then stale=$plain; fi
+if [ -n "$stale" ]; then
+    say "building"
+    cargo build --release --locked --quiet
 fi
-built=${CARGO_TARGET_DIR:-target}/release
-out=${OUT:-$built/bench.jsonl}
+if [ -z "$built" ]; then
+    built=$plain
+    case $rows in
+        *quic-[19]*)
+            cp "$(cargo build --release --locked --quiet --bench ceiling --message-format=json |
+                sed -n 's/.*"executable":"\([^"]*\/ceiling-[^"]*\)".*/\1/p')" "$built/ceiling"
+            ;;
+    esac
+    case $rows in
+        *-gso* | *-packets* | *quinn*)
+            # Two of them bring a TLS library in C++; its bindings are made by libclang.
+            install cmake g++ libclang-dev
+            peers_target=$(realpath -m "${CARGO_TARGET_DIR:-target}")/peers
+            cargo build --release --locked --quiet --target-dir "$peers_target" --manifest-path benches/peers/Cargo.toml
+            cp "$peers_target"/release/{quinn,s2n-quic,quiche,tquic}-peer "$built/"
+            ;;
+    esac
+fi
+out=${OUT:-$plain/bench.jsonl}
 
 disk=$(mktemp -d "${TMPDIR:-/tmp}/stoq-bench.XXXXXX")
 shm=$(mktemp -d /dev/shm/stoq-bench.XXXXXX)
@@ -115,10 +135,16 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 
 # Copies: a build that goes on meanwhile does not change what is measured.
-cp "$built/stoq" "$built/stoq-gateway" "$built/stoq-pktgen" "$shm/"
-[ -z "$ceiling" ] || cp "$ceiling" "$shm/ceiling"
-if [ -n "$peers" ]; then cp "$peers_target"/release/{quinn,s2n-quic,quiche,tquic}-peer "$shm/"; fi
-stoq=$shm/stoq gateway=$shm/stoq-gateway
+for file in BUILD stoq stoq-gateway stoq-pktgen ceiling quinn-peer s2n-quic-peer quiche-peer tquic-peer; do
+    [ ! -f "$built/$file" ] || cp "$built/$file" "$shm/"
+done
+stoq=$shm/stoq gateway=$shm/stoq-gateway pktgen=$shm/stoq-pktgen
+case " $rows" in
+    *" plain-"*)
+        mkdir "$shm/plain"
+        cp "$plain"/{stoq,stoq-gateway,stoq-pktgen} "$shm/plain/"
+        ;;
+esac
 
 bound=$(cat /proc/sys/net/core/rmem_max)
 if [ "$bound" -lt $SOCKET_BYTES ]; then rmem_max=$bound; echo $SOCKET_BYTES >/proc/sys/net/core/rmem_max; fi
@@ -135,17 +161,18 @@ fi
 
 . scripts/bench/rows.sh
 . scripts/bench/mesh.sh
+build=$(how_built "$built")
 
 failed=
 new_identities "$shm" gateway client
 mkdir -p "$(dirname "$out")"
 environment >"$out"
 for row in $rows; do
-    case $row in put-[0-9u]*) ;; put-* | get-* | trips-* | holders-*) [ -f "$shm/payload" ] || head -c "$PAYLOAD" /dev/urandom >"$shm/payload" ;; esac
+    case $row in put-[0-9u]* | plain-put-* | unsummed-put-*) ;; put-* | get-* | trips-* | holders-*) [ -f "$shm/payload" ] || head -c "$PAYLOAD" /dev/urandom >"$shm/payload" ;; esac
     case $row in
         quic-*) ;;
         *-9000*) tune 9000 ;;
-        *-1500* | ping* | handshakes-* | put-* | get-hot | get-piped) tune 1500 ;;
+        *-1500* | *ping* | plain-* | handshakes-* | put-* | get-hot | get-piped) tune 1500 ;;
     esac
 done
 for round in $(seq "$ROUNDS"); do

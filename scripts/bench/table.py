@@ -4,7 +4,7 @@ PLOTS is Markdown that stands in front of the tables, the others are files of wh
 
 import sys
 
-from results import CEILINGS, COSTS, GOODPUT, HANDSHAKES, LATENCY, MEMIF, MESH, NAMED, PEERS, TRIPS, Run, median
+from results import CEILINGS, COSTS, GOODPUT, HANDSHAKES, LATENCY, MEMIF, MESH, NAMED, PEERS, TRIPS, VARIANTS, Run, median
 
 RATIOS = [
     (f"goodput: STOQ memif MTU 1500 / {peer} {text}", "message-1500", f"{peer}-{how}", "gbit_per_s")
@@ -69,7 +69,7 @@ def environment(run):
     yield (
         f"Measured {e['date']} by `scripts/bench/run.sh` ({rounds}; rows in turn) at commit {e['commit']}: STOQ {e['stoq']}, "
         f"quinn-proto {e['quinn_proto']}, rustls {e['rustls']} with aws-lc-rs {e['aws_lc_rs']}, DPDK {e['dpdk']}, "
-        f"Rust {e['rustc']}, release build with fat LTO; the peers are quinn {e['quinn']} with quinn-proto "
+        f"Rust {e['rustc']}, release build {e['build']}, as the peers' is: quinn {e['quinn']} with quinn-proto "
         f"{e['peer_quinn_proto']}, s2n-quic {e['s2n_quic']}, quiche {e['quiche']}, tquic {e['tquic']}. Linux {e['kernel']} on "
         f"{e['cpu']}, {e['cores']} cores; load average before the run {e['load_before']}."
     )
@@ -209,6 +209,20 @@ def ratios(run):
     yield from section("Ratios", text, ["what", "median", "spread"], rows)
 
 
+def variants(run):
+    rows = []
+    for row, base, name, key in VARIANTS:
+        values, over = run.values(row, key), run.ratios(row, base, key)
+        if values and over:
+            rows.append([f"{name} (`{row}`)", middle(values, 2), spread(values, 2), middle(over, 2), spread(over, 2), len(over)])
+    text = (
+        "Rows from above with one thing changed: the executables as `cargo build --release` makes them, without a profile; and no UDP "
+        "checksums over IPv4 (`udp_checksum = false`), which the super-packet rows of the peers do without as well. The ratio is that of one "
+        "round to the row above, then the median over the rounds."
+    )
+    yield from section("Build, and checksums", text, ["what", "median", "spread", "ratio", "spread of it", "runs"], rows)
+
+
 def resources(run):
     rows = []
     for row, name in NAMED:
@@ -249,7 +263,7 @@ def conditions(run):
     for row, name in NAMED:
         for line in list(run.rows.get(row, {}).values())[-1:]:
             c, result = line["conditions"], line["result"]
-            rows.append([f"{name} (`{row}`)", c["wire"], c["payload"], c["offloads"], result["cipher"], c["idle"], c["cores"]])
+            rows.append([f"{name} (`{row}`)", c["wire"], c["payload"], c["offloads"], c["build"], result["cipher"], c["idle"], c["cores"]])
     text = (
         "Unless said otherwise: flow control 64 MiB a stream and 128 MiB a connection, 64 MiB send window (s2n-quic: 16 MiB), CUBIC from "
         "4 MiB, no path MTU search beyond the link's. STOQ: X25519MLKEM768, Falcon-512 certificates both ways, UDP payload of the MTU less "
@@ -259,7 +273,7 @@ def conditions(run):
         "flow control of 4 MiB a stream and 8 MiB a connection, the best of 4, 8 and 64 MiB over both wires, and without loss. "
         "The key exchange and the signatures cost the handshake, which is before the first byte. Kernel sockets have buffers of 16 MiB."
     )
-    yield from section("Conditions", text, ["what", "wire", "payload", "offloads", "cipher", "idle", "cores"], rows, left=7)
+    yield from section("Conditions", text, ["what", "wire", "payload", "offloads", "build", "cipher", "idle", "cores"], rows, left=8)
     tried = {}
     for t in run.tuning:
         tried.setdefault((t["mtu"], t["rsize"]), []).append(t["gbit_per_s"])
@@ -292,7 +306,7 @@ def main():
     run = Run.load(sys.argv[1])
     plots, coding_path, pktgen_path = [*sys.argv[2:], *[None] * 3][:3]
     print("# Benchmarks\n")
-    parts = (environment, memif, ceilings, stages, goodput, mesh, latency, handshakes, ratios, resources, costs, conditions)
+    parts = (environment, memif, ceilings, stages, goodput, mesh, latency, handshakes, ratios, variants, resources, costs, conditions)
     for part in parts:
         for line in part(run):
             print(line)

@@ -58,6 +58,9 @@ pub struct DpdkConfig {
     /// Use the device's checksum and RSS offloads where it has them.
     #[serde(default = "default_true")]
     pub offloads: bool,
+    /// Give datagrams over IPv4 a UDP checksum where the device fills in none.
+    #[serde(default = "default_true")]
+    pub udp_checksum: bool,
     /// Huge pages: `required`, `preferred` or `none`.
     #[serde(default)]
     pub huge_pages: HugePagesConfig,

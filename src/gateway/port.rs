@@ -125,6 +125,7 @@ pub fn open<N: Nic>(
         gateway_v6: config.gateway_v6,
         vlan: config.vlan,
         udp_port: config.udp_port,
+        udp_checksum: config.udp_checksum,
     };
     let queues = pairs
         .into_iter()

@@ -231,6 +231,7 @@ mod tests {
             gateway_v6: None,
             vlan: None,
             udp_port: 4433,
+            udp_checksum: true,
         };
         UserSpace::new(nic, &config, NetworkKind::Simulated).unwrap()
     }

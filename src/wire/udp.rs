@@ -62,6 +62,8 @@ pub struct UdpTemplate {
     ip_sum: Sum,
     /// Over the pseudo-header and the ports, but for both lengths.
     udp_sum: Sum,
+    /// Whether datagrams get a UDP checksum by software.
+    fills_udp: bool,
 }
 
 impl UdpTemplate {
@@ -89,8 +91,17 @@ impl UdpTemplate {
             v4,
             ip_sum: Sum::default().bytes(&bytes[l2_len..udp_at]),
             udp_sum: addresses.pseudo_sum(IpProtocol::Udp).bytes(&bytes[udp_at..udp_at + 4]),
+            fills_udp: true,
             bytes,
         }
+    }
+
+    /// Leaves out the UDP checksum where the device does not fill it in, which IPv4 allows (RFC 768). IPv6 does not
+    /// (RFC 8200 §8.1): nothing changes there.
+    #[must_use]
+    pub fn without_udp_checksum(mut self) -> Self {
+        self.fills_udp = !self.v4;
+        self
     }
 
     /// Bytes that come before the payload.
@@ -141,6 +152,8 @@ impl UdpTemplate {
         udp[4..6].copy_from_slice(&udp_len.to_be_bytes());
         let checksum = if offload {
             self.pseudo_header_sum(udp_len)
+        } else if !self.fills_udp {
+            0
         } else {
             self.udp_sum.word(udp_len).word(udp_len).bytes(payload).udp_checksum()
         };

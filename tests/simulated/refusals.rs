@@ -121,6 +121,18 @@ fn stream_errors_more_than_a_minute_apart_do_not_add_up() {
 }
 
 #[test]
+fn a_disk_without_room_is_told_from_a_capacity_without_room() {
+    let (mut world, peer) = World::connected();
+    let start = encoding(&payload(100_000), &Ranges::all());
+    let request = world.caller(&peer).put_as(&peer, SEED, Token::of(b"longer than any disk"), 1 << 50, start);
+    assert_eq!(ended(&mut world, &peer, request), End::Failed(ErrorCode::Quota));
+    let failure = world.caller(&peer).request(request).failure.clone().unwrap();
+    assert!(failure.reason().contains("disk"), "what its owner is to do is told: {}", failure.reason());
+    assert!(!failure.reason().contains('/'), "no path is told to peers: {}", failure.reason());
+    assert_nothing_kept(&mut world);
+}
+
+#[test]
 fn a_store_without_room_says_quota_and_goes_on() {
     let mut world = World::new(Setup {
         store: StoreConfig { capacity_bytes: Some(300_000), ..StoreConfig::default() },

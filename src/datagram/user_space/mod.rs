@@ -45,6 +45,8 @@ pub struct InterfaceConfig {
     pub vlan: Option<u16>,
     /// The UDP port, for both directions.
     pub udp_port: u16,
+    /// Whether datagrams over IPv4 get a UDP checksum where the device fills in none; those over IPv6 always do.
+    pub udp_checksum: bool,
 }
 
 /// Why an interface cannot be used.
@@ -79,6 +81,7 @@ struct Host {
     exchange: Option<ExchangePort>,
     replies: Replies,
     mtu: usize,
+    udp_checksum: bool,
 }
 
 impl<N: Nic> UserSpace<N> {
@@ -112,6 +115,7 @@ impl<N: Nic> UserSpace<N> {
             station,
             exchange: None,
             mtu: usize::from(mtu),
+            udp_checksum: config.udp_checksum,
         };
         Ok(Self { nic, kind, host, paths: Paths::default() })
     }
@@ -148,8 +152,10 @@ impl<N: Nic> UserSpace<N> {
         let addresses = Addresses::new(route.source, destination.ip()).ok_or(NoPath::NoRoute)?;
         let station = &self.host.station;
         let ports = Udp { source_port: station.udp_port, destination_port: destination.port() };
-        let template =
-            |mac: Mac| Box::new(UdpTemplate::new(station.mac, mac, station.vlan, addresses, ports));
+        let template = |mac: Mac| {
+            let template = UdpTemplate::new(station.mac, mac, station.vlan, addresses, ports);
+            Box::new(if self.host.udp_checksum { template } else { template.without_udp_checksum() })
+        };
         match neighbors.lookup(now, counters, route.next_hop) {
             Resolution::Known { mac, recheck_at } => {
                 let generation = neighbors.generation();

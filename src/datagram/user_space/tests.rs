@@ -66,6 +66,7 @@ fn config(v4: &str, v6: &str) -> InterfaceConfig {
         gateway_v6: None,
         vlan: None,
         udp_port: 4433,
+        udp_checksum: true,
     }
 }
 
@@ -380,6 +381,27 @@ fn a_corrupting_link_delivers_nothing_wrong() {
     assert!(pair.b.received.len() > 300);
     assert!(pair.b.received.iter().all(|(_, _, _, payload)| payload[..] == contents[..1000]));
     assert!(pair.b.count(Counter::DropChecksum) > 100);
+}
+
+#[test]
+fn without_udp_checksums_a_corrupting_link_is_noticed_over_ipv6_alone() {
+    let plain = |config: InterfaceConfig| InterfaceConfig { udp_checksum: false, ..config };
+    let contents = vec![0x5a; 64 * 1000];
+    for (to, is_noticed) in [("10.77.0.2:4433", false), ("[fd00::2]:4433", true)] {
+        let mut pair = Pair::new(LinkConfig::default(), &plain(config_a()), &plain(config_b()));
+        pair.a.send(pair.now, to, b"warm up", None);
+        pair.settle_now();
+        pair.b.received.clear();
+        pair.link.reconfigure(|link| link.corruption = 0.5);
+        for _ in 0..20 {
+            pair.a.send(pair.now, to, &contents, Some(1000));
+            pair.settle_now();
+        }
+        assert!(pair.b.received.len() > 300);
+        let damaged =
+            pair.b.received.iter().filter(|(_, _, _, payload)| payload[..] != contents[..1000]).count();
+        assert_eq!(damaged == 0, is_noticed, "{damaged} over {to}");
+    }
 }
 
 #[test]

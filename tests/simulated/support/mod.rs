@@ -5,36 +5,32 @@
 
 pub(crate) mod caller;
 pub(crate) mod gathering;
+mod hosts;
+mod identities;
 pub(crate) mod liar;
 pub(crate) mod raw;
 pub(crate) mod tap;
 
+pub(crate) use hosts::{Host, station};
+pub(crate) use identities::{gateway_node, identities, route, trust};
+
 use bytes::Bytes;
 use caller::{Caller, Peer};
-use liar::{Liar, Lie};
+use hosts::{client, gateway};
+use liar::Lie;
 use raw::RawPeer;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use stoq::application::{Discard, Echo};
 use stoq::counters::Counter;
-use stoq::datagram::NetworkKind;
-use stoq::datagram::user_space::{InterfaceConfig, UserSpace};
-use stoq::hop::{Hops, Policy, Route, Transit};
-use stoq::neighbor::exchange::exchange;
+use stoq::datagram::user_space::UserSpace;
+use stoq::hop::Transit;
 use stoq::nic::simulated::{LinkConfig, SimulatedLink, SimulatedNic};
-use stoq::node::NodeConfig;
 use stoq::quic::transport::QuicConfig;
-use stoq::relay::Relay;
-use stoq::seed::{Cache, MemoryTier, Seed, SeedParts, Store, StoreConfig};
-use stoq::session::Routes;
-use stoq::tls::{
-    ClientAuth, ClientTls, FalconAlgorithm, Identity, NodeId, ServerTls, Trust, client_config, server_config,
-};
+use stoq::seed::{Store, StoreConfig};
 use stoq::token::{Outboard, Piece, Ranges, Token, VerifiedEncoder};
 use stoq::wire::Mac;
-use stoq::worker::{Idle, Neighbor, Shared, Worker, WorkerStatus};
 use tempfile::TempDir;
 
 pub(crate) type Network = UserSpace<SimulatedNic>;
@@ -79,6 +75,8 @@ pub(crate) struct Setup {
     pub(crate) liars: Vec<(usize, Lie, Bytes)>,
     /// Which device the gateways have: part of its MAC.
     pub(crate) device: u8,
+    /// Gateways and clients give datagrams over IPv4 a UDP checksum.
+    pub(crate) udp_checksum: bool,
 }
 
 impl Setup {
@@ -111,6 +109,7 @@ impl Default for Setup {
             cache: false,
             liars: Vec::new(),
             device: 0,
+            udp_checksum: true,
         }
     }
 }
@@ -129,69 +128,6 @@ pub(crate) struct World {
     /// All gateways' stores.
     pub(crate) stores: Vec<Arc<Store>>,
     directories: Vec<TempDir>,
-}
-
-/// A station with its workers.
-pub(crate) struct Host {
-    workers: Vec<Worker<Network>>,
-    /// The test's own application, on each worker.
-    pub(crate) callers: Vec<Caller>,
-    pub(crate) shared: Arc<Shared>,
-    statuses: Vec<Arc<WorkerStatus>>,
-    /// Its process died: nobody turns its workers.
-    pub(crate) dead: bool,
-}
-
-impl Host {
-    fn turn(&mut self, now: Instant) -> bool {
-        if self.dead {
-            return false;
-        }
-        let mut worked = false;
-        for worker in &mut self.workers {
-            worked |= worker.turn(now);
-        }
-        for caller in &mut self.callers {
-            worked |= caller.poll(now);
-        }
-        worked
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        let callers = self.callers.iter().filter_map(Caller::poll_timeout);
-        let due = self.workers.iter().filter_map(Worker::poll_timeout).chain(callers).min();
-        due.filter(|_| !self.dead)
-    }
-
-    /// A counter, summed over the workers.
-    pub(crate) fn count(&self, counter: Counter) -> u64 {
-        self.statuses.iter().map(|status| status.counters.get(counter)).sum()
-    }
-
-    /// A counter of one worker.
-    pub(crate) fn count_of(&self, worker: usize, counter: Counter) -> u64 {
-        self.statuses[worker].counters.get(counter)
-    }
-
-    /// Open connections of one worker.
-    pub(crate) fn connections_of(&self, worker: usize) -> usize {
-        self.statuses[worker].connections.load(std::sync::atomic::Ordering::Relaxed)
-    }
-
-    /// Open connections.
-    pub(crate) fn connections(&self) -> usize {
-        (0..self.workers.len()).map(|worker| self.connections_of(worker)).sum()
-    }
-
-    /// Requests in flight, as a drain sees them.
-    pub(crate) fn requests(&self) -> usize {
-        self.statuses.iter().map(|status| status.requests()).sum()
-    }
-
-    /// Connections for which a drain waits though nothing is asked on them.
-    pub(crate) fn lingering(&self) -> usize {
-        self.statuses.iter().map(|status| status.lingering()).sum()
-    }
 }
 
 impl World {
@@ -484,38 +420,6 @@ fn files(directory: &std::path::Path) -> Vec<PathBuf> {
     found
 }
 
-/// Gateways that a world may have.
-const GATEWAYS_MAX: usize = 4;
-
-/// The first gateway's identity, the clients' one, then the other gateways': making them costs more than a scenario.
-pub(crate) fn identities() -> &'static [Identity; 1 + GATEWAYS_MAX] {
-    static MADE: OnceLock<[Identity; 1 + GATEWAYS_MAX]> = OnceLock::new();
-    MADE.get_or_init(|| {
-        ["gateway", "client", "gateway 1", "gateway 2", "gateway 3"]
-            .map(|name| Identity::generate(FalconAlgorithm::FalconPadded512, name, &[], 1).unwrap().identity)
-    })
-}
-
-/// The identity of a gateway, counted from 0.
-pub(crate) fn gateway_identity(index: usize) -> &'static Identity {
-    &identities()[if index == 0 { 0 } else { index + 1 }]
-}
-
-/// The node ID of a gateway, counted from 0.
-pub(crate) fn gateway_node(index: usize) -> NodeId {
-    gateway_identity(index).node_id()
-}
-
-/// A route by these gateways, counted from 0.
-pub(crate) fn route(gateways: &[usize]) -> Route {
-    Route::new(gateways.iter().map(|&gateway| gateway_node(gateway))).unwrap()
-}
-
-/// Everyone trusts everyone.
-pub(crate) fn trust() -> Trust {
-    Trust::pinned(identities().iter().map(Identity::node_id)).unwrap()
-}
-
 pub(crate) fn gateway_v4() -> SocketAddr {
     gateway_address(0)
 }
@@ -527,115 +431,6 @@ pub(crate) fn gateway_address(index: usize) -> SocketAddr {
 
 pub(crate) fn gateway_v6() -> SocketAddr {
     SocketAddr::new("fd77::1".parse().unwrap(), UDP_PORT)
-}
-
-/// The addresses and the MAC of the station with this number; the gateway is 1.
-pub(crate) fn station(link: &SimulatedLink, number: u8, queues: usize) -> Vec<Network> {
-    station_on(link, [2, 0, 0, 0, 0, number], number, queues)
-}
-
-fn station_on(link: &SimulatedLink, mac: Mac, number: u8, queues: usize) -> Vec<Network> {
-    let (v4, v6): (IpAddr, IpAddr) =
-        ([10, 77, 0, number].into(), [0xfd77, 0, 0, 0, 0, 0, 0, number.into()].into());
-    let interface = InterfaceConfig {
-        addresses: vec![format!("{v4}/24").parse().unwrap(), format!("{v6}/64").parse().unwrap()],
-        gateway_v4: None,
-        gateway_v6: None,
-        vlan: None,
-        udp_port: UDP_PORT,
-    };
-    let nics = link.add_station(mac, queues).into_iter().zip(exchange(queues));
-    nics.map(|(nic, port)| {
-        UserSpace::new(nic, &interface, NetworkKind::Simulated).unwrap().with_exchange(port)
-    })
-    .collect()
-}
-
-fn gateway(link: &SimulatedLink, setup: &Setup, index: usize, store: &Arc<Store>, now: Instant) -> Host {
-    let identity = gateway_identity(index);
-    let tls =
-        ServerTls { early_data: true, ..ServerTls::new(identity.clone(), ClientAuth::Required(trust())) };
-    let other = |&(a, b): &(usize, usize)| match index {
-        _ if index == a => Some(b),
-        _ if index == b => Some(a),
-        _ => None,
-    };
-    let neighbors: Vec<usize> = setup.neighbors.iter().filter_map(other).collect();
-    let policy =
-        Policy { own: identity.node_id(), transit: setup.transit.clone(), budget_bytes_max: u64::MAX };
-    let hops = Arc::new(Hops::new(policy, neighbors.iter().map(|&other| gateway_node(other)).collect()));
-    let routes = Routes {
-        queues: [(SEED, 0), (ECHO, 1), (DISCARD, 2), (HELD, 3), (UNCHECKED, 2)].into_iter().collect(),
-        replay_safe: [DISCARD].into_iter().collect(),
-        unchecked: [UNCHECKED].into_iter().collect(),
-        store: Some(0),
-        relay: Some(4),
-        hops: Some(hops.clone()),
-    };
-    let config = NodeConfig {
-        server: Some(server_config(&tls).unwrap()),
-        client: Some(client_config(&ClientTls::new(Some(identity.clone()), trust())).unwrap()),
-        quic: setup.gateway_quic.clone(),
-        idle: Idle::Spin,
-        ..NodeConfig::default()
-    };
-    let memory = Arc::new(Mutex::new(MemoryTier::new(8 << 20, false)));
-    let parts = SeedParts {
-        own: Some(identity.node_id()),
-        hops: Some(hops),
-        ..SeedParts::alone(store.clone(), memory)
-    };
-    let cache = setup.cache.then(|| Cache::start(store.clone()).unwrap());
-    let shared = Shared::new(setup.gateway_workers, routes);
-    let number = index as u8 + 1;
-    let stations = station_on(link, [2, 0, 0, 0, setup.device, number], number, setup.gateway_workers);
-    let mut host = host(stations, &config, shared, setup.link.mtu, |worker, at| {
-        match setup.liars.iter().find(|(liar, ..)| *liar == index) {
-            Some((_, lie, payload)) => worker.add_inline(Box::new(Liar::new(*lie, payload.clone()))),
-            None => worker.add_inline(Box::new(Seed::new(parts.clone(), at))),
-        }
-        worker.add_inline(Box::new(Echo::default()));
-        worker.add_inline(Box::new(Discard::default()));
-    });
-    for worker in &mut host.workers {
-        worker.add_inline(Box::new(Relay::new(worker.status(), cache.clone())));
-        let others = neighbors
-            .iter()
-            .map(|&other| Neighbor { node: gateway_node(other), addresses: vec![gateway_address(other)] });
-        worker.set_neighbors(others.collect(), 8, now);
-    }
-    host
-}
-
-fn client(link: &SimulatedLink, setup: &Setup, index: usize) -> Host {
-    let tls = ClientTls { early_data: true, ..ClientTls::new(Some(identities()[1].clone()), trust()) };
-    let config = NodeConfig {
-        client: Some(client_config(&tls).unwrap()),
-        quic: setup.client_quic.clone(),
-        idle: Idle::Spin,
-        ..NodeConfig::default()
-    };
-    let shared = Shared::new(setup.client_workers, Routes::default());
-    let stations = station(link, 10 + index as u8, setup.client_workers);
-    host(stations, &config, shared, setup.link.mtu, |_, _| {})
-}
-
-fn host(
-    stations: Vec<Network>,
-    config: &NodeConfig,
-    shared: Arc<Shared>,
-    mtu: u16,
-    mut add: impl FnMut(&mut Worker<Network>, usize),
-) -> Host {
-    let (mut workers, mut callers, mut statuses) = (Vec::new(), Vec::new(), Vec::new());
-    for (index, network) in stations.into_iter().enumerate() {
-        let mut worker = Worker::new(index as u16, network, shared.clone(), config.quic(mtu), config.idle);
-        add(&mut worker, index);
-        callers.push(Caller::new(worker.add_port()));
-        statuses.push(worker.status());
-        workers.push(worker);
-    }
-    Host { workers, callers, shared, statuses, dead: false }
 }
 
 /// Bytes that differ everywhere.

@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Builds the executables with a profile of their own work, which makes them a tenth to a quarter faster (docs/profile.md): an
+# instrumented build, a few minutes of that work, and a build that knows where it went. Prints the directory of what it made.
+#
+#   scripts/optimize.sh            stoq, stoq-gateway and stoq-pktgen
+#   scripts/optimize.sh --bench    what scripts/bench/run.sh measures beside them as well: the ceiling and the peers, in the same way
+#
+# Into target/optimized. Needs root, as benchmarks do, and a quarter of an hour. The work is rows of scripts/bench/run.sh. A package of it:
+#   STOQ_BUILT=target/optimized scripts/package.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+
+bench=
+case ${1:-} in
+    "") ;;
+    --bench) bench=1 ;;
+    *) die "unknown option \"$1\"; there is --bench" ;;
+esac
+[ "$(id -u)" = 0 ] || die "needs root: the work that is profiled makes DPDK ports"
+install $BUILD_PACKAGES
+need_rust
+[ -z "$bench" ] || install cmake g++ libclang-dev
+
+# Memory that is sent and received, small and large; many connections; handshakes; round trips; the store; a relay; lanes.
+WORK="message-1500 put-1500 get-1500 message-1500-c16 put-1500-c16-s4 get-1500-c16-s4 message-1500-c256 put-1500-c256 get-1500-c256
+    message-9000 put-9000 get-9000 ping handshakes-512 handshakes-mutual handshakes-resumed put-tmpfs get-hot get-hop holders-dead"
+BENCH_WORK="quic-1500 quic-9000 quinn-gso quinn-packets s2n-quic-gso s2n-quic-packets quiche-gso quiche-packets tquic-gso tquic-packets quinn-ping"
+
+host=$(rustc -vV | sed -n 's/^host: //p')
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+optimized=$target/optimized
+work=$target/profiling
+rm -rf "$work/raw" "$work/built"
+mkdir -p "$work/raw" "$optimized"
+
+# The tool of the compiler's own LLVM where rustup has it; an older one of Debian's reads what it needs as well.
+profdata=$(rustc --print sysroot)/lib/rustlib/$host/bin/llvm-profdata
+if [ ! -x "$profdata" ]; then
+    install llvm-19
+    profdata=llvm-profdata-19
+fi
+
+build() { # RUSTC-FLAG DIRECTORY: both workspaces' executables, built with that flag, to the directory.
+    local ceiling
+    mkdir -p "$2"
+    # With --target the flags are not for build scripts and macros.
+    RUSTFLAGS=$1 cargo build --release --locked --quiet --target "$host" --target-dir "$work/stoq" --bins
+    cp "$work/stoq/$host/release"/{stoq,stoq-gateway,stoq-pktgen} "$2/"
+    [ -n "$bench" ] || return 0
+    ceiling=$(RUSTFLAGS=$1 cargo build --release --locked --quiet --target "$host" --target-dir "$work/stoq" --bench ceiling \
+        --message-format=json | sed -n 's/.*"executable":"\([^"]*\/ceiling-[^"]*\)".*/\1/p')
+    cp "$ceiling" "$2/ceiling"
+    RUSTFLAGS=$1 cargo build --release --locked --quiet --target "$host" --target-dir "$work/peers" --manifest-path benches/peers/Cargo.toml
+    cp "$work/peers/$host/release"/{quinn,s2n-quic,quiche,tquic}-peer "$2/"
+}
+
+say "building with instruments"
+build "-Cprofile-generate=$work/raw" "$work/built"
+say "working"
+[ -z "$bench" ] || WORK="$WORK $BENCH_WORK"
+# One row that fails, by a machine too busy, leaves a profile of the others.
+STOQ_BUILT=$work/built OUT=$work/work.jsonl ROUNDS=1 RSIZE=10 BYTES=1000000000 PAYLOAD=536870912 TRIPS=10000 \
+    scripts/bench/run.sh $WORK >/dev/null || say "the profile is of the rows that did not fail"
+# Searches for a rate: a second each will do.
+STOQ_BUILT=$work/built OUT=$work/drops.jsonl SECONDS_FULL=1 SECONDS_SHORT=1 WIDTH=0.5 scripts/bench/pktgen.sh drop-64 initials >/dev/null ||
+    say "the profile is without the drop path"
+"$profdata" merge --output "$work/profile.profdata" "$work/raw"/*.profraw
+say "building with the profile"
+build "-Cprofile-use=$work/profile.profdata" "$optimized"
+echo "with fat LTO and a profile of its own work (scripts/optimize.sh)" >"$optimized/BUILD"
+rm -rf "$work"
+echo "$optimized"

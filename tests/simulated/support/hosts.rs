@@ -1,0 +1,205 @@
+//! Stations with their workers: gateways and clients.
+
+use super::caller::Caller;
+use super::identities::{gateway_identity, gateway_node, identities, trust};
+use super::liar::Liar;
+use super::{DISCARD, ECHO, HELD, Network, SEED, Setup, UDP_PORT, UNCHECKED, gateway_address};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+use stoq::application::{Discard, Echo};
+use stoq::counters::Counter;
+use stoq::datagram::NetworkKind;
+use stoq::datagram::user_space::{InterfaceConfig, UserSpace};
+use stoq::hop::{Hops, Policy};
+use stoq::neighbor::exchange::exchange;
+use stoq::nic::simulated::SimulatedLink;
+use stoq::node::NodeConfig;
+use stoq::relay::Relay;
+use stoq::seed::{Cache, MemoryTier, Seed, SeedParts, Store};
+use stoq::session::Routes;
+use stoq::tls::{ClientAuth, ClientTls, ServerTls, client_config, server_config};
+use stoq::wire::Mac;
+use stoq::worker::{Idle, Neighbor, Shared, Worker, WorkerStatus};
+
+/// A station with its workers.
+pub(crate) struct Host {
+    pub(super) workers: Vec<Worker<Network>>,
+    /// The test's own application, on each worker.
+    pub(crate) callers: Vec<Caller>,
+    pub(crate) shared: Arc<Shared>,
+    pub(super) statuses: Vec<Arc<WorkerStatus>>,
+    /// Its process died: nobody turns its workers.
+    pub(crate) dead: bool,
+}
+
+impl Host {
+    pub(super) fn turn(&mut self, now: Instant) -> bool {
+        if self.dead {
+            return false;
+        }
+        let mut worked = false;
+        for worker in &mut self.workers {
+            worked |= worker.turn(now);
+        }
+        for caller in &mut self.callers {
+            worked |= caller.poll(now);
+        }
+        worked
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let callers = self.callers.iter().filter_map(Caller::poll_timeout);
+        let due = self.workers.iter().filter_map(Worker::poll_timeout).chain(callers).min();
+        due.filter(|_| !self.dead)
+    }
+
+    /// A counter, summed over the workers.
+    pub(crate) fn count(&self, counter: Counter) -> u64 {
+        self.statuses.iter().map(|status| status.counters.get(counter)).sum()
+    }
+
+    /// A counter of one worker.
+    pub(crate) fn count_of(&self, worker: usize, counter: Counter) -> u64 {
+        self.statuses[worker].counters.get(counter)
+    }
+
+    /// Open connections of one worker.
+    pub(crate) fn connections_of(&self, worker: usize) -> usize {
+        self.statuses[worker].connections.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Open connections.
+    pub(crate) fn connections(&self) -> usize {
+        (0..self.workers.len()).map(|worker| self.connections_of(worker)).sum()
+    }
+
+    /// Requests in flight, as a drain sees them.
+    pub(crate) fn requests(&self) -> usize {
+        self.statuses.iter().map(|status| status.requests()).sum()
+    }
+
+    /// Connections for which a drain waits though nothing is asked on them.
+    pub(crate) fn lingering(&self) -> usize {
+        self.statuses.iter().map(|status| status.lingering()).sum()
+    }
+}
+
+/// The addresses and the MAC of the station with this number; the gateway is 1.
+pub(crate) fn station(link: &SimulatedLink, number: u8, queues: usize) -> Vec<Network> {
+    station_on(link, [2, 0, 0, 0, 0, number], number, queues, true)
+}
+
+fn station_on(link: &SimulatedLink, mac: Mac, number: u8, queues: usize, udp_checksum: bool) -> Vec<Network> {
+    let (v4, v6): (IpAddr, IpAddr) =
+        ([10, 77, 0, number].into(), [0xfd77, 0, 0, 0, 0, 0, 0, number.into()].into());
+    let interface = InterfaceConfig {
+        addresses: vec![format!("{v4}/24").parse().unwrap(), format!("{v6}/64").parse().unwrap()],
+        gateway_v4: None,
+        gateway_v6: None,
+        vlan: None,
+        udp_port: UDP_PORT,
+        udp_checksum,
+    };
+    let nics = link.add_station(mac, queues).into_iter().zip(exchange(queues));
+    nics.map(|(nic, port)| {
+        UserSpace::new(nic, &interface, NetworkKind::Simulated).unwrap().with_exchange(port)
+    })
+    .collect()
+}
+
+pub(super) fn gateway(
+    link: &SimulatedLink,
+    setup: &Setup,
+    index: usize,
+    store: &Arc<Store>,
+    now: Instant,
+) -> Host {
+    let identity = gateway_identity(index);
+    let tls =
+        ServerTls { early_data: true, ..ServerTls::new(identity.clone(), ClientAuth::Required(trust())) };
+    let other = |&(a, b): &(usize, usize)| match index {
+        _ if index == a => Some(b),
+        _ if index == b => Some(a),
+        _ => None,
+    };
+    let neighbors: Vec<usize> = setup.neighbors.iter().filter_map(other).collect();
+    let policy =
+        Policy { own: identity.node_id(), transit: setup.transit.clone(), budget_bytes_max: u64::MAX };
+    let hops = Arc::new(Hops::new(policy, neighbors.iter().map(|&other| gateway_node(other)).collect()));
+    let routes = Routes {
+        queues: [(SEED, 0), (ECHO, 1), (DISCARD, 2), (HELD, 3), (UNCHECKED, 2)].into_iter().collect(),
+        replay_safe: [DISCARD].into_iter().collect(),
+        unchecked: [UNCHECKED].into_iter().collect(),
+        store: Some(0),
+        relay: Some(4),
+        hops: Some(hops.clone()),
+    };
+    let config = NodeConfig {
+        server: Some(server_config(&tls).unwrap()),
+        client: Some(client_config(&ClientTls::new(Some(identity.clone()), trust())).unwrap()),
+        quic: setup.gateway_quic.clone(),
+        idle: Idle::Spin,
+        ..NodeConfig::default()
+    };
+    let memory = Arc::new(Mutex::new(MemoryTier::new(8 << 20, false)));
+    let parts = SeedParts {
+        own: Some(identity.node_id()),
+        hops: Some(hops),
+        ..SeedParts::alone(store.clone(), memory)
+    };
+    let cache = setup.cache.then(|| Cache::start(store.clone()).unwrap());
+    let shared = Shared::new(setup.gateway_workers, routes);
+    let number = index as u8 + 1;
+    let mac = [2, 0, 0, 0, setup.device, number];
+    let stations = station_on(link, mac, number, setup.gateway_workers, setup.udp_checksum);
+    let mut host = host(stations, &config, shared, setup.link.mtu, |worker, at| {
+        match setup.liars.iter().find(|(liar, ..)| *liar == index) {
+            Some((_, lie, payload)) => worker.add_inline(Box::new(Liar::new(*lie, payload.clone()))),
+            None => worker.add_inline(Box::new(Seed::new(parts.clone(), at))),
+        }
+        worker.add_inline(Box::new(Echo::default()));
+        worker.add_inline(Box::new(Discard::default()));
+    });
+    for worker in &mut host.workers {
+        worker.add_inline(Box::new(Relay::new(worker.status(), cache.clone())));
+        let others = neighbors
+            .iter()
+            .map(|&other| Neighbor { node: gateway_node(other), addresses: vec![gateway_address(other)] });
+        worker.set_neighbors(others.collect(), 8, now);
+    }
+    host
+}
+
+pub(super) fn client(link: &SimulatedLink, setup: &Setup, index: usize) -> Host {
+    let tls = ClientTls { early_data: true, ..ClientTls::new(Some(identities()[1].clone()), trust()) };
+    let config = NodeConfig {
+        client: Some(client_config(&tls).unwrap()),
+        quic: setup.client_quic.clone(),
+        idle: Idle::Spin,
+        ..NodeConfig::default()
+    };
+    let shared = Shared::new(setup.client_workers, Routes::default());
+    let number = 10 + index as u8;
+    let mac = [2, 0, 0, 0, 0, number];
+    let stations = station_on(link, mac, number, setup.client_workers, setup.udp_checksum);
+    host(stations, &config, shared, setup.link.mtu, |_, _| {})
+}
+
+fn host(
+    stations: Vec<Network>,
+    config: &NodeConfig,
+    shared: Arc<Shared>,
+    mtu: u16,
+    mut add: impl FnMut(&mut Worker<Network>, usize),
+) -> Host {
+    let (mut workers, mut callers, mut statuses) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, network) in stations.into_iter().enumerate() {
+        let mut worker = Worker::new(index as u16, network, shared.clone(), config.quic(mtu), config.idle);
+        add(&mut worker, index);
+        callers.push(Caller::new(worker.add_port()));
+        statuses.push(worker.status());
+        workers.push(worker);
+    }
+    Host { workers, callers, shared, statuses, dead: false }
+}
