@@ -490,7 +490,7 @@ impl Core {
         worked
     }
 
-    /// Follows [`Shared::drain`] and [`Shared::close`].
+    /// Follows [`super::Shared::drain`] and [`super::Shared::close`].
     pub(super) fn lifecycle(&mut self, now: Instant) {
         if !self.shared.is(DRAINING) {
             return;
