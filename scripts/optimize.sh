@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the executables with a profile of their own work, which makes them a tenth to a quarter faster (docs/profile.md): an
+# Builds the executables with a profile of their own work, which makes them up to a sixth faster (docs/profile.md): an
 # instrumented build, a few minutes of that work, and a build that knows where it went. Prints the directory of what it made.
 #
 #   scripts/optimize.sh            stoq, stoq-gateway and stoq-pktgen
