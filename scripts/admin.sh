@@ -4,21 +4,21 @@
 #
 #   scripts/admin.sh [SCREENSHOT.png]
 #
-# STOQ_BIN names a directory with stoq and stoq-gateway; without it they are built. Prometheus and Chromium come from Debian.
+# STOQ_BUILT names a directory with stoq and stoq-gateway; without it they are built. Prometheus and Chromium come from Debian.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 # Debian's packages would start a Prometheus of their own where there is systemd: only its programs are wanted.
 install prometheus chromium python3 openssl curl
-if [ -z "${STOQ_BIN:-}" ]; then
+if [ -z "${STOQ_BUILT:-}" ]; then
     install $BUILD_PACKAGES
     need_rust
     say "building"
     cargo build --release --locked --quiet --no-default-features
-    STOQ_BIN=${CARGO_TARGET_DIR:-target}/release
+    STOQ_BUILT=${CARGO_TARGET_DIR:-target}/release
 fi
-stoq=$(realpath "$STOQ_BIN/stoq") gateway=$(realpath "$STOQ_BIN/stoq-gateway")
+stoq=$(realpath "$STOQ_BUILT/stoq") gateway=$(realpath "$STOQ_BUILT/stoq-gateway")
 shot=${1:-}
 
 say "rules, configuration, and the rules' own tests"

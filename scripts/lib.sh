@@ -29,6 +29,16 @@ need_rust() {
     command -v cargo >/dev/null || die "needs Rust 1.95 or later: see https://rustup.rs"
 }
 
+# take_built: leaves in $built the directory of executables that STOQ_BUILT names, or that of a release build, made now.
+take_built() {
+    built=${STOQ_BUILT:-}
+    [ -z "$built" ] || return 0
+    need_rust
+    say "building"
+    cargo build --release --locked --quiet
+    built=${CARGO_TARGET_DIR:-target}/release
+}
+
 # json KEY: the value of a top-level key of the JSON object on standard input.
 json() { sed -n "s/.*\"$1\":\"\{0,1\}\([^,\"}]*\).*/\1/p"; }
 
@@ -58,11 +68,11 @@ identity_toml() {
 # free_huge_mb: MiB of huge pages that nobody uses.
 free_huge_mb() { awk '/HugePages_Free/{n=$2} /Hugepagesize/{k=$2} END{print int(n*k/1024)}' /proc/meminfo; }
 
-# need_disk DIR MB WHAT VARIABLE: fails where the disk of DIR, which VARIABLE names, has less free.
+# need_disk DIR MB WHAT ELSE: fails where the disk of DIR has less free than WHAT needs, and says what to do, such as ELSE.
 need_disk() {
     local free
     free=$(df -Pm "$1" | awk 'END { print $4 }')
-    [ "$free" -ge "$2" ] || die "$3 needs $2 MiB free on the disk of $1, which has $free: free some, or name another place by $4"
+    [ "$free" -ge "$2" ] || die "$3 needs $2 MiB free on the disk of $1, which has $free: free some, or $4"
 }
 
 # debian_base TAR: the root of a small Debian 12 as a tar archive, made by debootstrap where it is not there yet.

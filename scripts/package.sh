@@ -11,12 +11,7 @@ need_rust
 
 CARGO_DEB_VERSION=3.8.0
 export CARGO_TARGET_DIR=$(realpath -m "${CARGO_TARGET_DIR:-target}")
-built=${STOQ_BUILT:-}
-if [ -z "$built" ]; then
-    say "building"
-    cargo build --release --locked --quiet
-    built=$CARGO_TARGET_DIR/release
-fi
+take_built
 # cargo-deb takes executables from where cargo would have built them.
 stage=$CARGO_TARGET_DIR/package
 rm -rf "$stage"

@@ -13,13 +13,7 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 install $BUILD_PACKAGES
-built=${STOQ_BUILT:-}
-if [ -z "$built" ]; then
-    need_rust
-    say "building"
-    cargo build --release --locked --quiet
-    built=${CARGO_TARGET_DIR:-target}/release
-fi
+take_built
 stoq=$built/stoq gateway=$built/stoq-gateway
 
 mtu=${STOQ_MTU:-1500}
@@ -42,7 +36,7 @@ if [ -z "$file" ]; then
 fi
 [ -f "$file" ] || die "$file is no file"
 # The store's copy and the fetched one.
-need_disk "$dir" $((2 * $(stat -Lc %s "$file") / 1048576 + 64)) "putting and getting $file" STOQ_DIR
+need_disk "$dir" $((2 * $(stat -Lc %s "$file") / 1048576 + 64)) "putting and getting $file" "name a directory elsewhere by STOQ_DIR"
 
 # A gateway takes 256 MiB for DPDK and up to 512 MiB for its store, the client 256 MiB.
 if [ "$(id -u)" = 0 ] && [ "$(free_huge_mb)" -lt 1024 ]; then

@@ -14,7 +14,7 @@ fi
 [ "$(free_huge_mb)" -ge 512 ] || die "the tests need 512 MiB of huge pages: echo 512 > /proc/sys/vm/nr_hugepages"
 
 # What the builds and the largest of the tests, which takes three times 3 GiB, hold at once.
-need_disk . 14000 "a run of all tests" "another clone"
+need_disk . 14000 "a run of all tests" "clone to another disk"
 # What is built once from the beginning needs no traces for building it again, which are large.
 export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
 
@@ -48,7 +48,7 @@ scripts/fuzz.sh 60
 say "the mesh: four gateways, shards, hops, mirrors"
 scripts/mesh.sh
 say "the admin endpoint: Prometheus, top, the page"
-STOQ_BIN=${CARGO_TARGET_DIR:-target}/release scripts/admin.sh
+STOQ_BUILT=${CARGO_TARGET_DIR:-target}/release scripts/admin.sh
 say "installing: huge pages, NICs, the unit, the manifests"
 scripts/install-test.sh
 # One Debian for both.

@@ -30,13 +30,7 @@ GATEWAY_MAC=02:00:00:00:00:01
 [ "$(id -u)" = 0 ] || die "the benchmarks need root: they make DPDK ports"
 [ "$(nproc)" -ge 2 ] || die "the benchmarks need two cores, one a side"
 install $BUILD_PACKAGES dpdk-dev util-linux python3
-built=${STOQ_BUILT:-}
-if [ -z "$built" ]; then
-    need_rust
-    say "building"
-    cargo build --release --locked --quiet
-    built=${CARGO_TARGET_DIR:-target}/release
-fi
+take_built
 out=${OUT:-$built/pktgen.jsonl}
 
 shm=$(mktemp -d /dev/shm/stoq-pktgen.XXXXXX)

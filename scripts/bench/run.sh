@@ -72,16 +72,11 @@ built=${STOQ_BUILT:-}
 # What is published is what runs best; one row is wanted at once.
 if [ -z "$built" ] && [ $# -eq 0 ]; then built=$(scripts/optimize.sh --bench); fi
 plain=${CARGO_TARGET_DIR:-target}/release
-# What the rows need that was not built before. Peers take minutes.
-case " $rows" in
-    *" plain-"*) stale=$plain ;;
-    *) stale= ;;
-esac
-if [ -z "$built" ]; then stale=$plain; fi
-if [ -n "$stale" ]; then
+if [ -z "$built" ] || [[ " $rows" == *" plain-"* ]]; then
     say "building"
     cargo build --release --locked --quiet
 fi
+# What the rows need beside it. Peers take minutes.
 if [ -z "$built" ]; then
     built=$plain
     case $rows in
