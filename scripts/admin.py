@@ -27,14 +27,14 @@ def values(expression):
 
 
 def wait_for(what, is_so):
-    until = time.monotonic() + 60
+    until = time.monotonic() + 180
     while True:
         try:
             if is_so():
                 return
         except OSError:
             pass
-        assert time.monotonic() < until, f"not within 60 s: {what}"
+        assert time.monotonic() < until, f"not within 180 s: {what}"
         time.sleep(0.5)
 
 

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 # Debian's packages would start a Prometheus of their own where there is systemd: only its programs are wanted.
-install prometheus chromium python3 openssl curl
+install $ADMIN_PACKAGES
 if [ -z "${STOQ_BUILT:-}" ]; then
     install $BUILD_PACKAGES
     need_rust
@@ -75,7 +75,7 @@ TOML
 start() { # NAME
     "$gateway" run --config "$dir/$1.toml" 2>"$dir/$1.log" &
     pids+=($!)
-    wait_for 30 "gateway ready" "$dir/$1.log" $!
+    wait_for $PATIENCE_S "gateway ready" "$dir/$1.log" $!
 }
 # One that is guarded, for Prometheus; one that is open on loopback, for the browser.
 config "$port" guarded "listen = \"127.0.0.1:$admin\"
@@ -108,10 +108,9 @@ head -c 33554432 /dev/urandom >"$dir/file"
 token=$("$stoq" put "$dir/file" "${client[@]}" --json | json token)
 "$stoq" get "$token" -o "$dir/back" "${client[@]}" >/dev/null
 cmp "$dir/file" "$dir/back"
-# For a few scrapes, however fast the machine is.
+# Until Prometheus has seen it, however fast the machine is.
 (
-    until=$((SECONDS + 8))
-    while [ $SECONDS -lt $until ]; do "$stoq" bench "${client[@]}" --bytes 50000000 --quiet >/dev/null; done
+    while [ ! -e "$dir/seen" ]; do "$stoq" bench "${client[@]}" --bytes 50000000 --quiet >/dev/null || exit 1; done
 ) &
 bench=$!
 pids+=($bench)
@@ -125,10 +124,11 @@ promtool check metrics <"$dir/metrics"
 say "top"
 "$gateway" top --once --url "https://127.0.0.1:$admin" --ca "$dir/admin.pem" --token-file "$dir/admin.token" | tee "$dir/top"
 grep -q "net_\|udp" "$dir/top" || die "top shows no port"
-wait "$bench"
 
 say "what Prometheus has, what the rules and the dashboard find in it"
 python3 scripts/admin.py "http://127.0.0.1:$scraper" "$dir/metrics"
+: >"$dir/seen"
+wait "$bench" || die "traffic to the gateway failed"
 
 say "the page in Chromium"
 chrome() {

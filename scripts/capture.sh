@@ -4,8 +4,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
-[ "$(id -u)" = 0 ] || die "captures need root: they make a network namespace and a raw port"
-install $BUILD_PACKAGES iproute2 iputils-ping ethtool tshark python3
+need_root "captures make a network namespace and a raw port"
+needed
+install $BUILD_PACKAGES $CAPTURE_PACKAGES
+need_namespaces
+needed
 
 target=$(realpath "${CARGO_TARGET_DIR:-target}")/${PROFILE:-release}
 stoq=$target/stoq gateway=$target/stoq-gateway
@@ -64,7 +67,7 @@ memory_bytes = 4194304
 TOML
     "$gateway" run --config "$dir/gateway.toml" 2>"$dir/gateway.log" &
     pid=$!
-    wait_for 30 "gateway ready" "$dir/gateway.log" $pid
+    wait_for $PATIENCE_S "gateway ready" "$dir/gateway.log" $pid
 }
 
 stop() {
@@ -82,7 +85,7 @@ record() {
     : >"$dir/gateway.log"
     "$gateway" capture --socket "$dir/capture.sock" -o "$file" "$@" >"$dir/recorded" &
     recorder=$!
-    wait_for 10 "capture begins" "$dir/gateway.log" $recorder
+    wait_for $PATIENCE_S "capture begins" "$dir/gateway.log" $recorder
 }
 
 # recorded: ends it; the number of frames that it says it has is in $frames.
@@ -100,7 +103,7 @@ for key_log in true false; do
     say "a put, captured with key_log = $key_log"
     start $key_log
     record "$dir/put.pcapng" --filter 'udp port 4433'
-    ip netns exec "$ns" ping -q -c 3 -i 0.2 -W 2 10.79.0.1 >/dev/null
+    ip netns exec "$ns" ping -q -c 3 -i 0.2 -W 20 10.79.0.1 >/dev/null
     "${client[@]}" put "$dir/file" "${options[@]}" >/dev/null
     recorded
     all=$(count "$dir/put.pcapng" frame) quic=$(count "$dir/put.pcapng" quic)
@@ -117,7 +120,7 @@ for key_log in true false; do
     fi
 
     record "$dir/icmp.pcapng" --filter 'icmp and src host 10.79.0.2' --count 2
-    ip netns exec "$ns" ping -q -c 4 -i 0.2 -W 2 10.79.0.1 >/dev/null
+    ip netns exec "$ns" ping -q -c 4 -i 0.2 -W 20 10.79.0.1 >/dev/null
     recorded
     [ "$frames" = 2 ] || die "not the frames that were asked for"
     [ "$(count "$dir/icmp.pcapng" 'icmp.type == 8')" = 2 ] || die "not the frames that were asked for"

@@ -8,13 +8,17 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
-[ "$(id -u)" = 0 ] || die "needs root: it starts a Docker engine and makes a network namespace"
-install docker.io binutils ethtool iproute2
+need_root "it starts a Docker engine and makes a network namespace"
+needed
+install $CONTAINER_PACKAGES
+need_huge $HUGE_MB_CONTAINER "the container"
+need_namespaces
+need_containers
+needed
 
 target=$(realpath "${CARGO_TARGET_DIR:-target}")/release
 stoq=$target/stoq
 [ -x "$target/stoq-gateway" ] || die "no release build: cargo build --release"
-[ "$(free_huge_mb)" -ge 768 ] || die "needs 768 MiB of huge pages: scripts/hugepages.sh reserve 768"
 
 name=stoq-container-$$ near=stqc$$ far=stqd$$
 dir=$(mktemp -d "/tmp/$name.XXXXXX")
@@ -42,7 +46,7 @@ say "a Docker engine of its own"
 dockerd --host "unix://$dir/docker.sock" --data-root "$dir/data" --exec-root "$dir/exec" --pidfile "$dir/docker.pid" \
     --bridge=none --iptables=false --ip6tables=false >"$dir/docker.log" 2>&1 &
 engine=$!
-until=$((SECONDS + 60))
+until=$((SECONDS + PATIENCE_S))
 until docker version >/dev/null 2>&1; do
     kill -0 "$engine" 2>/dev/null && [ $SECONDS -lt $until ] || { tail "$dir/docker.log" >&2; die "the Docker engine did not start"; }
     sleep 0.1
@@ -85,7 +89,7 @@ TOML
 
 # started NAME: until the engine finds the gateway healthy, by asking it; it must be an ordinary user and lie in huge pages.
 started() {
-    local until=$((SECONDS + 30)) pid
+    local until=$((SECONDS + PATIENCE_S)) pid
     while docker logs "$1" >"$dir/$1.log" 2>&1 && [ "$(docker inspect "$1" --format '{{.State.Health.Status}}')" != healthy ]; do
         [ "$(docker inspect "$1" --format '{{.State.Running}}')" = true ] && [ $SECONDS -lt $until ] ||
             { cat "$dir/$1.log" >&2; docker inspect "$1" --format '{{json .State.Health}}' >&2; die "the gateway in $1 is not healthy"; }

@@ -38,13 +38,9 @@ bytes_max() {
 }
 
 need_rust
-install gcc g++ libc6-dev
-tools=$PWD/target/tools
-export PATH="$tools/bin:$PATH"
-if ! command -v cargo-fuzz >/dev/null; then
-    say "building cargo-fuzz"
-    cargo install --quiet --locked --root "$tools" --version 0.13.2 cargo-fuzz
-fi
+install $FUZZ_PACKAGES
+cargo_fuzz
+PATH="$(dirname "$tool"):$PATH"
 
 # Without a sanitizer stable Rust builds it, and the code has nothing unsafe of its own to sanitize. Debug assertions and
 # overflow checks are on. The code is the one that is shipped, not one under cfg(fuzzing).
@@ -52,14 +48,15 @@ options=(--sanitizer none --no-cfg-fuzzing --target-dir "${CARGO_TARGET_DIR:-$PW
 say "building the targets"
 cargo fuzz build "${options[@]}"
 
-for target in "${targets[@]}"; do
-    found=fuzz/corpus/$target
+# fuzz TARGET: one target for its time, or minimized.
+fuzz() {
+    local target=$1 found=fuzz/corpus/$1 log limits
     limits=(-max_len="$(bytes_max "$target")" -rss_limit_mb=$MEMORY_MB -timeout=$TIMEOUT_S)
     mkdir -p "$found"
     if [ -n "$minimize" ]; then
         say "$target: minimizing $(find "$found" -type f | wc -l) inputs"
         cargo fuzz cmin "${options[@]}" "$target" "$found" -- "${limits[@]}"
-        continue
+        return
     fi
     say "$target: $seconds s"
     log=$(mktemp)
@@ -69,8 +66,23 @@ for target in "${targets[@]}"; do
         rm -f "$log"
         say "the input lies in fuzz/artifacts/$target; to run it again:"
         printf 'cargo fuzz run %s %s FILE\n' "--sanitizer none --no-cfg-fuzzing" "$target" >&2
-        die "$target failed"
+        return 1
     fi
-    grep -E 'DONE|number_of_executed_units|peak_rss_mb' "$log" || cat "$log" >&2
+    { grep -E 'DONE|number_of_executed_units|peak_rss_mb' "$log" || cat "$log"; } | sed "s/^/$target: /" >&2
     rm -f "$log"
+}
+
+# As many at a time as there are cores: one target keeps one core busy.
+failed=()
+at=0
+while [ $at -lt ${#targets[@]} ]; do
+    running=("${targets[@]:at:$(nproc)}")
+    pids=()
+    for target in "${running[@]}"; do
+        fuzz "$target" &
+        pids+=($!)
+    done
+    for index in "${!pids[@]}"; do wait "${pids[index]}" || failed+=("${running[index]}"); done
+    at=$((at + ${#running[@]}))
 done
+[ ${#failed[@]} -eq 0 ] || die "${failed[*]} failed"

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
-install python3-yaml systemd
+install $INSTALL_PACKAGES
 
 tree=$(mktemp -d)
 kernel=

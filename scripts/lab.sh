@@ -5,8 +5,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
-[ "$(id -u)" = 0 ] || die "the lab needs root: it makes a network namespace and raw ports"
-install $BUILD_PACKAGES iproute2 iputils-ping ethtool
+need_root "the lab makes a network namespace and raw ports"
+needed
+install $BUILD_PACKAGES $LAB_PACKAGES
+need_namespaces
+needed
 
 target=$(realpath "${CARGO_TARGET_DIR:-target}")/release
 stoq=$target/stoq gateway=$target/stoq-gateway
@@ -74,12 +77,12 @@ TOML
     "$gateway" check --config "$dir/gateway.toml"
     "$gateway" run --config "$dir/gateway.toml" 2>"$dir/gateway.log" &
     pid=$!
-    wait_for 20 "gateway ready" "$dir/gateway.log" $pid
+    wait_for $PATIENCE_S "gateway ready" "$dir/gateway.log" $pid
 
-    ip netns exec "$ns" ping -q -c 3 -i 0.2 -W 2 10.78.0.1
-    ip netns exec "$ns" ping -6 -q -c 3 -i 0.2 -W 2 fd78::1
+    ip netns exec "$ns" ping -q -c 3 -i 0.2 -W 20 10.78.0.1
+    ip netns exec "$ns" ping -6 -q -c 3 -i 0.2 -W 20 fd78::1
     # A size that only unfragmented MTU-sized packets carry.
-    ip netns exec "$ns" ping -q -c 1 -W 2 -M do -s 1472 10.78.0.1
+    ip netns exec "$ns" ping -q -c 1 -W 20 -M do -s 1472 10.78.0.1
     local address token
     for address in 10.78.0.1:4433 '[fd78::1]:4433'; do
         "${client[@]}" ping -g "$address" -c 3 -i 0.1 "${options[@]}"

@@ -1,19 +1,50 @@
 # Shell functions that the scripts share. Sourced, never run.
 
-say() { printf '\033[1m== %s\033[0m\n' "$*" >&2; }
+say() { printf '\033[1m== %s%s\033[0m\n' "${STOQ_CLOCK:+[$((SECONDS - STOQ_CLOCK)) s] }" "$*" >&2; }
 die() { printf 'stoq: %s\n' "$*" >&2; exit 1; }
 
 # What building and running need on Debian 12, beside Rust.
 BUILD_PACKAGES="gcc libc6-dev pkg-config libdpdk-dev"
+# What each script needs beside them; scripts/test.sh installs all of it before its first test.
+LAB_PACKAGES="iproute2 iputils-ping ethtool"
+CAPTURE_PACKAGES="$LAB_PACKAGES tshark python3"
+CONTAINER_PACKAGES="docker.io binutils ethtool iproute2 debootstrap"
+PACKAGE_PACKAGES="binutils dpkg-dev systemd debootstrap"
+ADMIN_PACKAGES="prometheus chromium python3 openssl curl"
+INSTALL_PACKAGES="python3-yaml systemd"
+INSTRUCTIONS_PACKAGES="valgrind python3 gcc libc6-dev"
+VECTORS_PACKAGES="python3 python3-venv"
+FUZZ_PACKAGES="gcc g++ libc6-dev"
+BENCH_PACKAGES="dpdk-dev iproute2 ethtool util-linux python3"
+PROFILE_PACKAGES="llvm-19"
+
+# Huge pages that must be free for each part, MiB. Parts run one after another, so a run of all tests needs the largest.
+HUGE_MB_TESTS=512       # DPDK ports of one test process
+HUGE_MB_CONTAINER=768   # the gateway's 256 and its store's 128, the client's 256, and a reserve
+HUGE_MB_ALL=$((HUGE_MB_TESTS > HUGE_MB_CONTAINER ? HUGE_MB_TESTS : HUGE_MB_CONTAINER))
+# The main job takes so many where there are some: a gateway 256 for DPDK and up to 512 for its store, the client 256.
+HUGE_MB_RUN=1024
+# Disk and memory for a run of all tests, MiB: what the builds and the largest test, which takes three times 3 GiB, hold at once; the
+# links of a release build, two at a time.
+DISK_MB_ALL=14000
+MEMORY_MB_ALL=6000
+
+# How long a script waits for what must happen, seconds: a hang ends, a busy machine does not fail.
+PATIENCE_S=180
 
 # install PACKAGE...: installs what is missing, as root or by sudo; an ordinary user is told the command.
 install() {
     local missing=()
     local package
-    for package in "$@"; do
+    for package in $(printf '%s\n' "$@" | sort -u); do
         dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
     done
     [ ${#missing[@]} -eq 0 ] && return
+    # A dry run of the tests' look at the machine: said, not done.
+    if [ -n "${NEED_ONLY:-}" ]; then
+        lack "the packages ${missing[*]}" "apt-get install ${missing[*]}"
+        return
+    fi
     say "installing ${missing[*]}"
     if [ "$(id -u)" = 0 ]; then
         apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}" >/dev/null
@@ -24,9 +55,84 @@ install() {
     fi
 }
 
+# What is missing, each with the command that mends it: need_* functions note it, `needed` ends with all of it at once.
+lacking=()
+lack() { lacking+=("$1"$'\n'"    $2"); } # WHAT MEND
+needed() {
+    [ ${#lacking[@]} -gt 0 ] || return 0
+    printf 'stoq: missing: %s\n' "${lacking[@]}" >&2
+    exit 1
+}
+
+need_root() { # WHY
+    [ "$(id -u)" = 0 ] || lack "root: $1" "sudo $0"
+}
+
+need_cores() { # COUNT WHAT
+    [ "$(nproc)" -ge "$1" ] || lack "$1 cores for $2; there are $(nproc)" "give this machine more, or change its affinity: taskset -p $$"
+}
+
+need_memory() { # MB WHAT
+    local total
+    total=$(awk '/^MemTotal:/ { print int($2 / 1024) }' /proc/meminfo)
+    [ "$total" -ge "$1" ] || lack "$1 MiB of memory for $2; there are $total" "use a larger machine"
+}
+
+# need_huge MB WHAT [WANTED_MB]: reserves WANTED_MB, or MB, where fewer are free and root may; fails below MB.
+need_huge() {
+    local wanted=${3:-$1} page_kb pages
+    page_kb=$(awk '/^Hugepagesize:/ { print $2 }' /proc/meminfo)
+    if [ -z "$page_kb" ]; then
+        lack "huge pages for $2: this kernel has none" "use a kernel with CONFIG_HUGETLBFS"
+        return
+    fi
+    if [ "$(free_huge_mb)" -lt "$wanted" ] && [ "$(id -u)" = 0 ]; then
+        pages=$(($(cat /proc/sys/vm/nr_hugepages) + (wanted - $(free_huge_mb)) * 1024 / page_kb))
+        echo "$pages" 2>/dev/null >/proc/sys/vm/nr_hugepages || true
+    fi
+    [ "$(free_huge_mb)" -ge "$1" ] ||
+        lack "$1 MiB of huge pages for $2; $(free_huge_mb) are free" "scripts/hugepages.sh reserve $1    (after a restart there are most)"
+}
+
+# need_namespaces: network namespaces with a veth pair, as the lab, the mesh and the container make them.
+need_namespaces() {
+    command -v ip >/dev/null || return 0 # its package is missing, which is said
+    local name=stoq-need-$$
+    if ! ip netns add $name 2>/dev/null; then
+        lack "network namespaces" "run as root, in a container with CAP_SYS_ADMIN and a writable /run/netns"
+    elif ! ip link add need$$ type veth peer name peer$$ netns $name 2>/dev/null; then
+        lack "veth pairs" "modprobe veth; in a container: CAP_NET_ADMIN"
+    elif ! ip -n $name link add bridge type bridge 2>/dev/null; then
+        lack "bridges" "modprobe bridge"
+    fi
+    ip link delete need$$ 2>/dev/null || true
+    ip netns delete $name 2>/dev/null || true
+}
+
+# need_socket FAMILY NAME: that the kernel has raw sockets of a family, by its number in linux/socket.h.
+need_socket() {
+    command -v python3 >/dev/null || return 0 # its package is missing, which is said
+    python3 -c 'import socket, sys; socket.socket(int(sys.argv[1]), socket.SOCK_RAW, 0).close()' "$1" 2>/dev/null ||
+        lack "sockets of $2" "a kernel with CONFIG_XDP_SOCKETS and CONFIG_PACKET, and CAP_NET_RAW"
+}
+
+# need_containers: what a Docker engine of its own wants of the kernel.
+need_containers() {
+    mountpoint -q /sys/fs/cgroup || lack "control groups" "mount -t cgroup2 none /sys/fs/cgroup"
+    unshare --mount --pid --fork true 2>/dev/null || lack "mount and PID namespaces" "run as root; in a container: CAP_SYS_ADMIN"
+}
+
+# need_port PORT WHAT: that nobody listens on a fixed UDP port of loopback.
+need_port() {
+    command -v ss >/dev/null || return 0
+    [ -z "$(ss -Hlun "sport = :$1")" ] || lack "UDP port $1 for $2" "ss -ulpn 'sport = :$1' names the program: stop it"
+}
+
 need_rust() {
     command -v cargo >/dev/null || [ ! -f "$HOME/.cargo/env" ] || . "$HOME/.cargo/env"
-    command -v cargo >/dev/null || die "needs Rust 1.95 or later: see https://rustup.rs"
+    command -v cargo >/dev/null && return
+    [ -z "${NEED_ONLY:-}" ] || { lack "Rust 1.95 or later" "see https://rustup.rs"; return; }
+    die "needs Rust 1.95 or later: see https://rustup.rs"
 }
 
 # take_built: leaves in $built the directory of executables that STOQ_BUILT names, or that of a release build, made now.
@@ -72,8 +178,27 @@ free_huge_mb() { awk '/HugePages_Free/{n=$2} /Hugepagesize/{k=$2} END{print int(
 need_disk() {
     local free
     free=$(df -Pm "$1" | awk 'END { print $4 }')
-    [ "$free" -ge "$2" ] || die "$3 needs $2 MiB free on the disk of $1, which has $free: free some, or $4"
+    [ "$free" -ge "$2" ] && return
+    if [ -n "${NEED_ONLY:-}" ]; then
+        lack "$2 MiB free on the disk of $1 for $3; there are $free" "free some, or $4"
+        return
+    fi
+    die "$3 needs $2 MiB free on the disk of $1, which has $free: free some, or $4"
 }
+
+# cargo_tool NAME VERSION OPTION...: leaves in $tool the path of a cargo tool, which is built under the build directory where the machine
+# has none.
+cargo_tool() {
+    local name=$1 version=$2 tools
+    shift 2
+    tools=$(realpath -m "${CARGO_TARGET_DIR:-target}")/tools
+    tool=$(command -v "$name" || echo "$tools/bin/$name")
+    [ ! -x "$tool" ] || return 0
+    say "building $name"
+    cargo install --quiet --locked --root "$tools" "$@" "$name@$version"
+}
+cargo_fuzz() { cargo_tool cargo-fuzz 0.13.2; }
+cargo_deb() { cargo_tool cargo-deb 3.8.0 --profile dev --no-default-features; }
 
 # debian_base TAR: the root of a small Debian 12 as a tar archive, made by debootstrap where it is not there yet.
 debian_base() {

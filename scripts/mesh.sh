@@ -10,8 +10,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
-[ "$(id -u)" = 0 ] || die "the mesh needs root: it makes network namespaces and raw ports"
-install $BUILD_PACKAGES iproute2 ethtool
+need_root "the mesh makes network namespaces and raw ports"
+needed
+install $BUILD_PACKAGES $LAB_PACKAGES
+need_namespaces
+needed
 
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")/release
 stoq=$target/stoq gateway=$target/stoq-gateway
@@ -110,14 +113,14 @@ for name in a b c d; do
     ip netns exec "$mesh-$name" "$gateway" run --config "$dir/$name.toml" 2>"$dir/$name.log" &
     pid[$name]=$!
 done
-for name in a b c d; do wait_for 30 "gateway ready" "$dir/$name.log" "${pid[$name]}"; done
+for name in a b c d; do wait_for $PATIENCE_S "gateway ready" "$dir/$name.log" "${pid[$name]}"; done
 
 # client TOOL ARGUMENT...
 client() { ip netns exec "$mesh-client" "$stoq" "$@" --config "$dir/client.toml"; }
 same() { cmp -s "$file" "$1" || die "what came back is not what was put"; }
 # known TOKEN COUNT: waits until the connected gateway knows of so many holders, and shows them.
 known() {
-    local until=$((SECONDS + 20)) holders
+    local until=$((SECONDS + PATIENCE_S)) holders
     while holders=$(client locate "$1" "${@:3}") && [ "$(grep -cvE '^(NODE|$)' <<<"$holders")" != "$2" ]; do
         [ $SECONDS -lt $until ] || { echo "$holders" >&2; die "not $2 holders of $1"; }
         sleep 0.2

@@ -3,6 +3,7 @@
 # instrumented build, a few minutes of that work, and a build that knows where it went. Prints the directory of what it made.
 #
 #   scripts/optimize.sh            stoq, stoq-gateway and stoq-pktgen
+#   scripts/optimize.sh --brief    the same from a few rows, by which tests see that it works: not the fastest
 #   scripts/optimize.sh --bench    what scripts/bench/run.sh measures beside them as well: the ceiling and the peers, in the same way
 #
 # Into target/optimized. Needs root, as benchmarks do, and a quarter of an hour. The work is rows of scripts/bench/run.sh. A package of it:
@@ -11,11 +12,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
-bench=
+bench= brief=
 case ${1:-} in
     "") ;;
     --bench) bench=1 ;;
-    *) die "unknown option \"$1\"; there is --bench" ;;
+    --brief) brief=1 ;;
+    *) die "unknown option \"$1\"; there are --bench and --brief" ;;
 esac
 [ "$(id -u)" = 0 ] || die "needs root: the work that is profiled makes DPDK ports"
 install $BUILD_PACKAGES
@@ -27,6 +29,8 @@ WORK="message-1500 put-1500 get-1500 message-1500-c16 put-1500-c16-s4 get-1500-c
     message-9000 put-9000 get-9000 ping handshakes-512 handshakes-mutual handshakes-resumed put-tmpfs get-hot get-hop holders-dead"
 BENCH_WORK="quic-1500 quic-9000 quinn-gso quinn-packets s2n-quic-gso s2n-quic-packets quiche-gso quiche-packets tquic-gso tquic-packets quinn-ping"
 
+BRIEF_WORK="message-1500 put-1500 get-1500 message-1500-c16 ping handshakes-512 put-tmpfs get-hot"
+
 host=$(rustc -vV | sed -n 's/^host: //p')
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 optimized=$target/optimized
@@ -37,7 +41,7 @@ mkdir -p "$work/raw" "$optimized"
 # The tool of the compiler's own LLVM where rustup has it; an older one of Debian's reads what it needs as well.
 profdata=$(rustc --print sysroot)/lib/rustlib/$host/bin/llvm-profdata
 if [ ! -x "$profdata" ]; then
-    install llvm-19
+    install $PROFILE_PACKAGES
     profdata=llvm-profdata-19
 fi
 
@@ -56,7 +60,14 @@ build() { # RUSTC-FLAG DIRECTORY: both workspaces' executables, built with that 
 }
 
 say "building with instruments"
-build "-Cprofile-generate=$work/raw" "$work/built"
+instrumented() { build "-Cprofile-generate=$work/raw" "$work/built"; }
+# Counters are put in before the link, so what the link optimizes matters only for how fast the work is.
+if [ -n "$brief" ]; then
+    WORK=$BRIEF_WORK
+    CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 instrumented
+else
+    instrumented
+fi
 say "working"
 [ -z "$bench" ] || WORK="$WORK $BENCH_WORK"
 # One row that fails, by a machine too busy, leaves a profile of the others.
@@ -69,6 +80,6 @@ STOQ_BUILT=$work/built OUT=$work/drops.jsonl SECONDS_FULL=1 SECONDS_SHORT=1 WIDT
 "$profdata" merge --failure-mode=all --output "$work/profile.profdata" "$work/raw"/*.profraw
 say "building with the profile"
 build "-Cprofile-use=$work/profile.profdata" "$optimized"
-echo "with fat LTO and a profile of its own work (scripts/optimize.sh)" >"$optimized/BUILD"
+echo "with fat LTO and a profile of its own work (scripts/optimize.sh${brief:+ --brief})" >"$optimized/BUILD"
 rm -rf "$work"
 echo "$optimized"

@@ -6,8 +6,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
-[ "$(id -u)" = 0 ] || die "needs root: it installs a package in a chroot"
-install systemd
+need_root "it installs a package in a chroot"
+needed
+install $PACKAGE_PACKAGES
 
 package=$(scripts/package.sh)
 dir=$(mktemp -d /tmp/stoq-package.XXXXXX)

@@ -6,10 +6,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
-install $BUILD_PACKAGES binutils dpkg-dev
+install $BUILD_PACKAGES $PACKAGE_PACKAGES
 need_rust
 
-CARGO_DEB_VERSION=3.8.0
 export CARGO_TARGET_DIR=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 take_built
 # cargo-deb takes executables from where cargo would have built them.
@@ -22,11 +21,7 @@ for program in stoq stoq-gateway stoq-pktgen; do "$stage/release/$program" gener
 # bash looks completions up by the name of the command.
 for file in "$stage"/release/generated/completions/*.bash; do mv "$file" "${file%.bash}"; done
 
-cargo_deb=$(command -v cargo-deb || echo "$CARGO_TARGET_DIR/tools/bin/cargo-deb")
-if [ ! -x "$cargo_deb" ]; then
-    say "building cargo-deb"
-    cargo install --quiet --locked --profile dev --no-default-features --root "$CARGO_TARGET_DIR/tools" "cargo-deb@$CARGO_DEB_VERSION"
-fi
+cargo_deb
 say "the package"
-CARGO_TARGET_DIR=$stage "$cargo_deb" --no-build --strip --quiet --output "$CARGO_TARGET_DIR/debian/" >&2
+CARGO_TARGET_DIR=$stage "$tool" --no-build --strip --quiet --output "$CARGO_TARGET_DIR/debian/" >&2
 ls -t "$CARGO_TARGET_DIR"/debian/stoq_*.deb | head -n 1

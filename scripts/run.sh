@@ -38,8 +38,7 @@ fi
 # The store's copy and the fetched one.
 need_disk "$dir" $((2 * $(stat -Lc %s "$file") / 1048576 + 64)) "putting and getting $file" "name a directory elsewhere by STOQ_DIR"
 
-# A gateway takes 256 MiB for DPDK and up to 512 MiB for its store, the client 256 MiB.
-if [ "$(id -u)" = 0 ] && [ "$(free_huge_mb)" -lt 1024 ]; then
+if [ "$(id -u)" = 0 ] && [ "$(free_huge_mb)" -lt $HUGE_MB_RUN ]; then
     before=$(cat /proc/sys/vm/nr_hugepages)
     if echo $((before + 512)) 2>/dev/null >/proc/sys/vm/nr_hugepages; then reserved=$before; fi
 fi
@@ -84,7 +83,7 @@ fail() { printf 'the gateway said:\n%s\n' "$(tail -n 20 "$dir/gateway.log")" >&2
 say "starting the gateway on core $server_core; the client will be on core 0"
 "$gateway" run --config "$dir/gateway.toml" 2>"$dir/gateway.log" &
 pid=$!
-wait_for 20 "gateway ready" "$dir/gateway.log" $pid
+wait_for $PATIENCE_S "gateway ready" "$dir/gateway.log" $pid
 
 say "putting $file"
 put=$("$stoq" put "$file" --config "$dir/client.toml" --json) || fail "the put failed"

@@ -1,41 +1,88 @@
 #!/usr/bin/env bash
-# Every test, from a fresh Debian 12 machine. As root everything runs: DPDK ports, the lab with the kernel on the other side.
-# An ordinary user is told what was left out, and the run fails: a green run has run everything.
+# Every test, from a fresh Debian 12 machine, as root: DPDK ports, the lab with the kernel on the other side, the container, the package.
+# A green run has run everything.
+#
+#   scripts/test.sh           looks for all that the tests need, says at once what is missing, and runs them
+#   scripts/test.sh --need    looks only; installs and reserves nothing but huge pages
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
+export STOQ_CLOCK=0
 
-install $BUILD_PACKAGES iproute2 iputils-ping ethtool procps util-linux
-need_rust
-[ "$(id -u)" = 0 ] || die "the tests need root: they make huge pages, network namespaces and DPDK ports"
-if [ "$(free_huge_mb)" -lt 1024 ]; then
-    echo $(($(cat /proc/sys/vm/nr_hugepages) + 512)) >/proc/sys/vm/nr_hugepages || true
-fi
-[ "$(free_huge_mb)" -ge 512 ] || die "the tests need 512 MiB of huge pages: echo 512 > /proc/sys/vm/nr_hugepages"
+ALL_PACKAGES="$BUILD_PACKAGES $LAB_PACKAGES $CAPTURE_PACKAGES $CONTAINER_PACKAGES $PACKAGE_PACKAGES $ADMIN_PACKAGES $INSTALL_PACKAGES
+    $INSTRUCTIONS_PACKAGES $VECTORS_PACKAGES $FUZZ_PACKAGES $BENCH_PACKAGES $PROFILE_PACKAGES procps util-linux"
 
-# What the builds and the largest of the tests, which takes three times 3 GiB, hold at once.
-need_disk . 14000 "a run of all tests" "clone to another disk"
+# need: everything that any of the tests needs, whether it comes in a minute or in half an hour.
+need() {
+    need_root "the tests make huge pages, network namespaces and DPDK ports"
+    need_rust
+    need_cores 2 "a gateway and its load"
+    need_memory $MEMORY_MB_ALL "the builds and the tests"
+    need_huge $HUGE_MB_ALL "the tests" $HUGE_MB_RUN
+    need_disk . $DISK_MB_ALL "a run of all tests" "clone to another disk"
+    need_namespaces
+    need_socket 17 "packets (net_af_packet)"
+    need_socket 44 "XDP (net_af_xdp)"
+    need_containers
+}
+case ${1:-} in
+    "") ;;
+    --need)
+        NEED_ONLY=1
+        need
+        install $ALL_PACKAGES
+        needed
+        say "nothing is missing"
+        exit
+        ;;
+    *) die "no option is called $1: give --need or none" ;;
+esac
+NEED_ONLY=1 need
+needed
+install $ALL_PACKAGES
+# Once more, for what needs a package to be looked for.
+NEED_ONLY=1 need
+needed
+
 # What is built once from the beginning needs no traces for building it again, which are large.
 export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
+large=$(mktemp) fetched=$(mktemp -d) background=
+export STOQ_BASE=$fetched/base.tar
+cleanup() {
+    [ -z "$background" ] || { kill "$background" 2>/dev/null && wait "$background" 2>/dev/null; } || true
+    rm -rf "$large" "$fetched"
+}
+trap cleanup EXIT
 
-scripts/check.sh
+say "what comes from the network: crates, tools, a Debian for the container and the package"
+debian_base "$STOQ_BASE" &
+background=$!
+cargo fetch --locked --quiet
+cargo fetch --locked --quiet --manifest-path fuzz/Cargo.toml
+cargo_fuzz
+cargo_deb
 scripts/vectors.sh
+wait "$background"
+
+# Beside the checks, which run no test: a link keeps one core busy for minutes.
+say "building for release, beside the checks"
+cargo build --release --locked --quiet &
+background=$!
+scripts/check.sh
+wait "$background"
+background=
 
 say "tests"
 cargo test --workspace --locked
 say "tests without DPDK"
 cargo test --no-default-features --locked
-say "building for release"
-cargo build --release --locked --quiet
 say "instructions a packet"
 scripts/instructions.sh
 say "the main job, as root"
-scripts/run.sh
+STOQ_BUILT=${CARGO_TARGET_DIR:-target}/release scripts/run.sh
 say "the main job with 3 GiB"
-large=$(mktemp)
-trap 'rm -f "$large"' EXIT
 head -c 3221225472 /dev/urandom >"$large"
-scripts/run.sh "$large"
+STOQ_BUILT=${CARGO_TARGET_DIR:-target}/release scripts/run.sh "$large"
 rm -f "$large"
 say "the main job, as an ordinary user on normal pages"
 scripts/test-unprivileged.sh
@@ -51,14 +98,10 @@ say "the admin endpoint: Prometheus, top, the page"
 STOQ_BUILT=${CARGO_TARGET_DIR:-target}/release scripts/admin.sh
 say "installing: huge pages, NICs, the unit, the manifests"
 scripts/install-test.sh
-# One Debian for both.
-export STOQ_BASE=$(mktemp -d)/base.tar
-trap 'rm -rf "$large" "$(dirname "$STOQ_BASE")"' EXIT
-debian_base "$STOQ_BASE"
 say "the container"
 scripts/container-test.sh
 say "the build with a profile"
-STOQ_BUILT=$(scripts/optimize.sh)
+STOQ_BUILT=$(scripts/optimize.sh --brief)
 export STOQ_BUILT
 say "the main job with it"
 scripts/run.sh

@@ -52,10 +52,12 @@ pub mod client;
 pub mod collection;
 pub mod config;
 pub mod download;
+pub mod durations;
 pub mod gateway;
 pub mod manuals;
 pub mod node;
 pub mod pktgen;
+pub mod ranges;
 mod rate;
 
 pub use client::Client;

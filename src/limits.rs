@@ -167,6 +167,8 @@ pub const QLOG_RUN_BYTES: usize = 16 << 10;
 pub const QLOG_FILES_OPEN_MAX: usize = 256;
 /// Workers in one process: a connection ID names the worker in 16 bits.
 pub const WORKERS_MAX: usize = 1024;
+/// Workers for each core that the process may run on: with many more, each waits so long for a core that connections time out.
+pub const WORKERS_PER_CORE_MAX: usize = 8;
 /// Batches taken from one connection before the others have their turn.
 pub const BATCHES_PER_TURN_MAX: usize = 8;
 /// Chunks read from one stream before the others have their turn.
@@ -196,7 +198,25 @@ pub const ADMIN_TOKEN_BYTES_MIN: usize = 16;
 /// Seconds without a turn after which a worker counts as stuck.
 pub const WORKER_STUCK_S: u32 = 10;
 
+/// The smallest flow control window and send window of QUIC, bytes: a message of [`MESSAGE_BYTES_MAX`] is sent without a pause.
+pub const WINDOW_BYTES_MIN: u64 = 64 * 1024;
+/// The largest of them, bytes.
+pub const WINDOW_BYTES_MAX: u64 = 1 << 30;
+/// The number of the last queue: a record carries it as a QUIC integer (protocol §2).
+pub const QUEUE_MAX: u64 = (1 << 62) - 1;
+/// The longest timeout or pause that an operator may ask for, seconds: a day.
+pub const SPAN_S_MAX: u64 = 24 * 3600;
+/// The longest lease, seconds: a hundred years.
+pub const LEASE_S_MAX: u64 = 100 * 365 * 24 * 3600;
+/// Round trips or handshakes whose times one run of a tool keeps.
+pub const TRIPS_LEN_MAX: u64 = 10_000_000;
+/// CPU cores that the kernel's set has room for (CPU_SETSIZE).
+pub const CORES_MAX: usize = 1024;
+/// The largest store, bytes.
+pub const STORE_BYTES_MAX: u64 = 1 << 60;
+
 const _: () = {
+    assert!(MESSAGE_BYTES_MAX <= WINDOW_BYTES_MIN && WINDOW_BYTES_MAX <= u32::MAX as u64);
     assert!(TX_PENDING_LEN_MAX >= 2 * TX_SEGMENTS_LEN_MAX);
     assert!(MESSAGE_BYTES_MAX <= CONTROL_RECORD_BYTES_MAX);
     assert!(UNVERIFIED_GROUPS_MAX * GROUP_BYTES <= OUTSTANDING_BYTES_MAX);

@@ -31,6 +31,7 @@ fn write(command: Command, directory: &Path) -> io::Result<()> {
     let (man, completions) = (directory.join("man"), directory.join("completions"));
     fs::create_dir_all(&man)?;
     fs::create_dir_all(&completions)?;
+    let command = crate::ranges::bounded(command);
     let name = command.get_name().to_owned();
     // What `--help` does not show is no part of what is described.
     let mut shown = Command::new(name.clone());

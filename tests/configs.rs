@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use stoq::config::{ConfigError, load_client, load_gateway};
+use stoq::ranges::{Bounds, KEYS, key};
 
 const GATEWAY: &str = r#"
 [network]
@@ -169,6 +170,115 @@ fn the_gateways_example_shows_every_option_and_no_other() {
     }
 }
 
+/// Every number that the gateway's example shows, with its key and the rest of its line.
+fn numbers_shown() -> Vec<(String, toml::Value, String)> {
+    let text = std::fs::read_to_string(configs().join("gateway.toml")).unwrap();
+    let (mut section, mut found) = (String::new(), Vec::new());
+    for line in text.lines().map(|line| line.trim_start_matches(['#', ' '])) {
+        if line.starts_with('[') && line.split(' ').next().unwrap().ends_with(']') {
+            section = line.split(' ').next().unwrap().trim_matches(['[', ']']).to_owned();
+        }
+        let Some((key, value)) = line.split_once(" = ") else { continue };
+        let Ok(table) = format!("value = {value}").parse::<toml::Table>() else { continue };
+        let number = match &table["value"] {
+            toml::Value::Array(values) => values.first().cloned(),
+            value => Some(value.clone()),
+        };
+        let number = number.filter(|number| number.is_integer() || number.is_float());
+        if let Some(number) = number {
+            let comment = value.split_once('#').map_or("", |(_, comment)| comment).trim();
+            found.push((format!("{section}.{key}"), number, comment.to_owned()));
+        }
+    }
+    found
+}
+
+#[test]
+fn every_number_of_the_example_has_a_range_that_is_written_beside_it() {
+    // Another test holds that the example shows every key, so that no number is without a range.
+    let shown = numbers_shown();
+    for (name, _, comment) in &shown {
+        let range = key(name).unwrap_or_else(|| panic!("{name} has no row in stoq::ranges::KEYS"));
+        assert!(
+            comment.starts_with(&range.to_string()),
+            "{name}: the comment {comment:?} begins with \"{range}\""
+        );
+    }
+    let shown: BTreeSet<_> = shown.into_iter().map(|(name, ..)| name).collect();
+    let ranges: BTreeSet<_> = KEYS.iter().map(|range| range.name.to_owned()).collect();
+    assert_eq!(ranges.difference(&shown).collect::<Vec<_>>(), Vec::<&String>::new(), "ranges of no key");
+}
+
+/// A file with one number, of a gateway.
+fn with_number(name: &str, value: &str) -> String {
+    let (section, key) = name.split_once('.').unwrap();
+    let value = if ["cores", "queues"].contains(&key) { format!("[{value}]") } else { value.to_owned() };
+    match section {
+        "network" if key == "buffer_bytes" => {
+            GATEWAY.replace("[network]", &format!("[network]\n{key} = {value}"))
+        }
+        "network" => DPDK.replace("[network]", &format!("[network]\n{key} = {value}")),
+        "application" if key == "queues" => {
+            format!("{GATEWAY}[[application]]\nkind = \"echo\"\n{key} = {value}\n")
+        }
+        "application" => {
+            format!(
+                "{GATEWAY}[[application]]\nkind = \"seed\"\nqueues = [0]\ndirectory = \"d\"\n{key} = {value}\n"
+            )
+        }
+        // What stands in a relation to the key is moved out of its way.
+        "quic" if key == "idle_timeout_ms" => {
+            format!("{GATEWAY}[quic]\nkeep_alive_ms = 0\n{key} = {value}\n")
+        }
+        "quic" if key == "keep_alive_ms" => {
+            format!("{GATEWAY}[quic]\nidle_timeout_ms = 0\n{key} = {value}\n")
+        }
+        "quic" if key == "receive_window_bytes" => {
+            format!("{GATEWAY}[quic]\nstream_receive_window_bytes = 65536\n{key} = {value}\n")
+        }
+        "quic" if key == "stream_receive_window_bytes" => {
+            format!("{GATEWAY}[quic]\nreceive_window_bytes = 1073741824\n{key} = {value}\n")
+        }
+        _ => format!("{GATEWAY}[{section}]\n{key} = {value}\n"),
+    }
+}
+
+#[test]
+fn the_border_values_of_every_key_load_and_what_lies_beyond_is_refused_with_its_range() {
+    for range in KEYS {
+        let Bounds::Whole(min, max) = range.bounds else { panic!("{range:?}: no key has fractions") };
+        let file = |value: &dyn ToString| with_number(range.name, &value.to_string());
+        let good = [Some(min), Some(max), range.zero.map(|_| 0)];
+        for value in good.into_iter().flatten() {
+            // A relation between two keys may refuse it; the range does not.
+            if let Err(error) = load(&file(&value), true) {
+                let relation = ["network.mbufs", "network.rx_descriptors"].contains(&range.name)
+                    || (range.name == "workers.cores" && value > 0);
+                assert!(relation && !error.to_string().contains(&range.to_string()), "{error}");
+            }
+        }
+        let mut bad = vec![i128::from(max) + 1, -1, i64::MIN.into()];
+        if min > 0 && !(min == 1 && range.zero.is_some()) {
+            bad.push(i128::from(min) - 1);
+        }
+        for value in bad {
+            let error = refusal(&file(&value), true);
+            assert!(error.contains(&format!("key `{}`: {value} is too", range.name)), "{error}");
+            assert!(error.contains(&format!("give {range}")), "{error}");
+        }
+        for value in ["1.5", "nan", "inf", "-inf"] {
+            let error = refusal(&file(&value), true);
+            assert!(
+                error.contains(&format!("key `{}`", range.name)) && error.contains("whole number"),
+                "{error}"
+            );
+        }
+        // More than TOML has.
+        let error = refusal(&file(&"99999999999999999999"), true);
+        assert!(error.contains("99999999999999999999"), "{error}");
+    }
+}
+
 #[test]
 fn a_client_refuses_unknown_keys_in_every_section() {
     for section in ["workers", "network", "identity", "trust", "tls", "quic", "log"] {
@@ -212,7 +322,7 @@ fn a_value_that_cannot_work_is_refused_with_its_key_and_its_fix() {
         format!("[[neighbor]]\nnode_id = \"{node_id}\"\naddresses = {addresses}\n")
     };
     let cases = [
-        (workers("count = 0"), "workers.count", "give 1 to"),
+        (workers("count = 0"), "workers.count", "give 1 to 1024 workers"),
         (applications("[admin]\nlisten = \"0.0.0.0:9464\""), "admin.listen", "token_file"),
         (applications("[admin]\nlisten = \"[::]:9464\"\ntoken_file = \"t\""), "admin.listen", "token_file"),
         (applications("[admin]\ncertificate = \"c.pem\""), "admin.key", "needs its key"),
@@ -225,7 +335,7 @@ fn a_value_that_cannot_work_is_refused_with_its_key_and_its_fix() {
         (GATEWAY.replace("client_auth = \"off\"", ""), "trust", "stoq identity show"),
         (dpdk("[\"10.77.0.1/24\"]", "[]"), "network.addresses", "at least one"),
         (dpdk("[identity]", "mtu = 1279\n[identity]"), "network.mtu", "1280"),
-        (dpdk("[identity]", "vlan = 4095\n[identity]"), "network.vlan", "1 to 4094"),
+        (dpdk("[identity]", "vlan = 4095\n[identity]"), "network.vlan", "give 1 to 4094"),
         (dpdk("[identity]", "vlan = 0\n[identity]"), "network.vlan", "1 to 4094"),
         (dpdk("[identity]", "udp_port = 0\n[identity]"), "network.udp_port", "1 to 65535"),
         (
@@ -244,10 +354,29 @@ fn a_value_that_cannot_work_is_refused_with_its_key_and_its_fix() {
             "neighbor.node_id",
             "named twice",
         ),
-        (applications("[hops]\nconnections_max = 0"), "hops.connections_max", "at least 1"),
-        (applications("[hops]\nbudget_max_bytes = 0"), "hops.budget_max_bytes", "at least 1"),
+        (applications("[hops]\nconnections_max = 0"), "hops.connections_max", "give 1 to"),
+        (applications("[hops]\nbudget_max_bytes = 0"), "hops.budget_max_bytes", "give 65536 to"),
         (applications(&format!("{seed}[hops]\ncache = true")), "hops.cache", "capacity_bytes"),
-        (applications("[qlog]\nsample = 0"), "qlog.sample", "at least 1"),
+        (
+            applications("[quic]\nreceive_window_bytes = 16000000"),
+            "quic.receive_window_bytes",
+            "at least 16777216",
+        ),
+        (applications("[quic]\nidle_timeout_ms = 5000"), "quic.keep_alive_ms", "1666 or less"),
+        (format!("{DPDK}[quic]\ninitial_mtu = 1473"), "quic.initial_mtu", "network.mtu = 1500"),
+        (dpdk("[identity]", "mbufs = 1535\n[identity]"), "network.mbufs", "at least 1536"),
+        (
+            applications(&format!("{seed}capacity_bytes = 20000\nquota_bytes = 20001")),
+            "application.quota_bytes",
+            "capacity_bytes, 20000",
+        ),
+        (
+            applications(&format!("{seed}lease_default_s = 61\nlease_max_s = 60")),
+            "application.lease_default_s",
+            "lease_max_s, 60",
+        ),
+        (applications(&neighbor('a', "[\"10.0.0.1:0\"]")), "neighbor.addresses", "port 0"),
+        (applications("[qlog]\nsample = 0"), "qlog.sample", "give 1 to"),
         (applications("[capture]\nsocket = \"s\""), "capture.socket", "tcpdump"),
         (format!("{DPDK}\n[capture]\nkey_log = true"), "capture.key_log", "capture.socket"),
     ];

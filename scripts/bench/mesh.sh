@@ -63,7 +63,7 @@ mesh_gateway() { # WHO CORE
       gateway_applications "$shm/store-$1"; } >"$shm/$1.toml"
     "${inside[@]}" taskset -c "$2" "$gateway" run --config "$shm/$1.toml" 2>"$shm/$1.log" &
     mesh_pids+=($!)
-    (wait_for 20 "gateway ready" "$shm/$1.log" $!)
+    (wait_for $PATIENCE_S "gateway ready" "$shm/$1.log" $!)
 }
 
 # Starts these gateways, holders on the client's core, the relay alone on the other.

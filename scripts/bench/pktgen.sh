@@ -29,7 +29,7 @@ GATEWAY_MAC=02:00:00:00:00:01
 
 [ "$(id -u)" = 0 ] || die "the benchmarks need root: they make DPDK ports"
 [ "$(nproc)" -ge 2 ] || die "the benchmarks need two cores, one a side"
-install $BUILD_PACKAGES dpdk-dev util-linux python3
+install $BUILD_PACKAGES $BENCH_PACKAGES
 take_built
 out=${OUT:-$built/pktgen.jsonl}
 

@@ -100,7 +100,7 @@ memif_configs() { # MTU IDLE RSIZE [STORE_DIRECTORY]
 start_gateway() { # [COMMAND BEFORE IT...]
     "$@" taskset -c $GATEWAY_CORE "$gateway" run --config "$shm/gateway.toml" 2>"$shm/gateway.log" &
     pid=$!
-    (wait_for 20 "gateway ready" "$shm/gateway.log" $pid)
+    (wait_for $PATIENCE_S "gateway ready" "$shm/gateway.log" $pid)
 }
 
 start_peer_server() { # PEER [OPTION...]
@@ -109,7 +109,7 @@ start_peer_server() { # PEER [OPTION...]
     ip netns exec "$far" taskset -c $GATEWAY_CORE "$server" server --listen 10.78.0.1:4433 --cert "$shm/peer.pem" \
         --socket-buffer $SOCKET_BYTES "$@" 2>"$shm/gateway.log" &
     pid=$!
-    (wait_for 20 "ready on" "$shm/gateway.log" $pid)
+    (wait_for $PATIENCE_S "ready on" "$shm/gateway.log" $pid)
 }
 
 # Runs a client on its core, its output to $shm/result.json. The time limit bounds a run that hangs.

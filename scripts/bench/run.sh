@@ -65,7 +65,7 @@ UDP_CHECKSUM=${UDP_CHECKSUM:-true}
 
 [ "$(id -u)" = 0 ] || die "the benchmarks need root: they make network namespaces and DPDK ports"
 [ "$(nproc)" -ge 2 ] || die "the benchmarks need two cores, one a side"
-install $BUILD_PACKAGES dpdk-dev iproute2 ethtool util-linux python3
+install $BUILD_PACKAGES $BENCH_PACKAGES
 need_rust
 
 built=${STOQ_BUILT:-}

@@ -59,7 +59,7 @@ struct Capture {
     #[arg(long, value_name = "TERMS", default_value = "")]
     filter: String,
     /// Take one of so many frames of each queue.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1)]
     sample: u32,
     /// End after so many frames.
     #[arg(long, value_name = "FRAMES")]
@@ -80,7 +80,7 @@ struct Configured {
 }
 
 fn main() -> ExitCode {
-    let command = Cli::parse().command;
+    let command = stoq::ranges::parse::<Cli>().command;
     // While this is the only thread.
     if let Err(error) = capabilities::take_permitted() {
         return fail(&anyhow::Error::new(error).context("capabilities that were granted cannot be taken up"));
@@ -146,4 +146,16 @@ fn capture(capture: &Capture) -> anyhow::Result<u64> {
 fn fail(error: &anyhow::Error) -> ExitCode {
     eprintln!("stoq-gateway: {error:#}");
     ExitCode::from(if error.downcast_ref::<stoq::config::ConfigError>().is_some() { 2 } else { 1 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_numeric_option_has_a_range() {
+        let command = stoq::ranges::bounded(Cli::command());
+        command.clone().debug_assert();
+        assert_eq!(stoq::ranges::unbounded(&command), Vec::<String>::new());
+    }
 }

@@ -1,12 +1,16 @@
 //! Values of the right type that cannot work.
 
 use super::{
-    AdminConfig, ApplicationConfig, ConfigError, GatewayConfig, NeighborConfig, NetworkConfig, TrustConfig,
-    WorkersConfig,
+    AdminConfig, ApplicationConfig, ConfigError, GatewayConfig, NeighborConfig, NetworkConfig, SeedConfig,
+    TrustConfig, WorkersConfig,
 };
+use crate::quic::transport::QuicConfig;
 use crate::tls::NodeId;
 use std::net::SocketAddr;
 use std::path::Path;
+
+/// Receive buffers that a queue needs beside one for each descriptor: two bursts, and what a thread's cache keeps out of reach.
+const MBUFS_BESIDE_RX: u32 = 512;
 
 /// Values that cannot work, found in this file.
 pub(super) struct Check<'a> {
@@ -20,10 +24,6 @@ impl Check<'_> {
 
     pub(super) fn workers(&self, workers: &WorkersConfig) -> Result<(), ConfigError> {
         let count = usize::from(workers.count);
-        if count == 0 || count > crate::limits::WORKERS_MAX {
-            let fix = format!("{count} workers; give 1 to {}", crate::limits::WORKERS_MAX);
-            return Err(self.value("workers.count", fix));
-        }
         if !workers.cores.is_empty() && workers.cores.len() != count {
             let fix =
                 format!("{} cores for {count} workers; name one core each, or none", workers.cores.len());
@@ -66,18 +66,13 @@ impl Check<'_> {
                         self.value("network.addresses", "give at least one, such as [\"10.77.0.1/24\"]")
                     );
                 }
-                if dpdk.mtu < 1280 {
+                let least = u32::from(dpdk.rx_descriptors) + MBUFS_BESIDE_RX;
+                if let Some(mbufs) = dpdk.mbufs.filter(|mbufs| *mbufs < least) {
                     let fix = format!(
-                        "{} is below 1280, which IPv6 and QUIC need (RFC 8200 §5, RFC 9000 §14)",
-                        dpdk.mtu
+                        "{mbufs} buffers are too few for {} receive descriptors; give at least {least}, or leave it out",
+                        dpdk.rx_descriptors
                     );
-                    return Err(self.value("network.mtu", fix));
-                }
-                if dpdk.vlan.is_some_and(|vlan| vlan == 0 || vlan > 4094) {
-                    return Err(self.value("network.vlan", "a VLAN is 1 to 4094"));
-                }
-                if dpdk.udp_port == 0 {
-                    return Err(self.value("network.udp_port", "a port is 1 to 65535"));
+                    return Err(self.value("network.mbufs", fix));
                 }
                 Ok(())
             }
@@ -86,6 +81,38 @@ impl Check<'_> {
             }
             NetworkConfig::KernelUdp(_) => Ok(()),
         }
+    }
+
+    /// How the numbers of `[quic]` stand to each other and to the port.
+    pub(super) fn quic(&self, quic: &QuicConfig, network: &NetworkConfig) -> Result<(), ConfigError> {
+        let (stream, whole) = (quic.stream_receive_window_bytes, quic.receive_window_bytes);
+        if whole < stream {
+            let fix = format!(
+                "{whole} is less than quic.stream_receive_window_bytes, {stream}: one stream would block all others; \
+                 give at least {stream}, or make the window of a stream smaller"
+            );
+            return Err(self.value("quic.receive_window_bytes", fix));
+        }
+        let (idle, keep_alive) = (quic.idle_timeout_ms, quic.keep_alive_ms);
+        if idle > 0 && keep_alive >= idle {
+            let fix = format!(
+                "{keep_alive} is not less than quic.idle_timeout_ms, {idle}: a quiet connection would end before its first \
+                 PING; give {} or less, or 0 for no PINGs",
+                idle / 3
+            );
+            return Err(self.value("quic.keep_alive_ms", fix));
+        }
+        if let NetworkConfig::Dpdk(dpdk) = network {
+            let most = quic.largest_payload(dpdk.mtu, false);
+            if quic.initial_mtu > most {
+                let fix = format!(
+                    "{} is more than a port with network.mtu = {} carries, {most}; give at most that, or 0 for what it carries",
+                    quic.initial_mtu, dpdk.mtu
+                );
+                return Err(self.value("quic.initial_mtu", fix));
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn trust(&self, trust: &TrustConfig, may_be_empty: bool) -> Result<(), ConfigError> {
@@ -105,6 +132,10 @@ impl Check<'_> {
             if need_addresses && neighbor.addresses.is_empty() {
                 let fix =
                     format!("{} has none; give at least one, such as [\"10.77.0.2:4433\"]", neighbor.node_id);
+                return Err(self.value("neighbor.addresses", fix));
+            }
+            if let Some(address) = neighbor.addresses.iter().find(|address| address.port() == 0) {
+                let fix = format!("{address} has port 0, at which nothing answers; give a port such as 4433");
                 return Err(self.value("neighbor.addresses", fix));
             }
             let before = &neighbors[..index];
@@ -128,14 +159,6 @@ impl Check<'_> {
     }
 
     pub(super) fn hops(&self, config: &GatewayConfig) -> Result<(), ConfigError> {
-        if config.hops.connections_max == 0 {
-            return Err(self.value("hops.connections_max", "0 connections reach nobody; give at least 1"));
-        }
-        if config.hops.budget_max_bytes == Some(0) {
-            return Err(
-                self.value("hops.budget_max_bytes", "0 bytes pass nothing; give at least 1, or leave it out")
-            );
-        }
         let bounded = config
             .application
             .iter()
@@ -148,9 +171,6 @@ impl Check<'_> {
     }
 
     pub(super) fn capture(&self, config: &GatewayConfig) -> Result<(), ConfigError> {
-        if config.qlog.sample == 0 {
-            return Err(self.value("qlog.sample", "one of 0 connections is none; give at least 1"));
-        }
         let dpdk = matches!(config.network, NetworkConfig::Dpdk(_));
         if config.capture.socket.is_some() && !dpdk {
             let fix = "kernel sockets are captured by the kernel's tools, such as tcpdump; leave it out";
@@ -168,6 +188,9 @@ impl Check<'_> {
         let mut seen = Vec::new();
         let mut stores = 0;
         for application in applications {
+            if let ApplicationConfig::Seed(seed) = application {
+                self.seed(seed)?;
+            }
             stores += usize::from(matches!(application, ApplicationConfig::Seed(_)));
             for queue in application.queues() {
                 if seen.contains(queue) {
@@ -181,6 +204,23 @@ impl Check<'_> {
             return Err(
                 self.value("application", "two applications of kind \"seed\"; a gateway has one store")
             );
+        }
+        Ok(())
+    }
+
+    fn seed(&self, seed: &SeedConfig) -> Result<(), ConfigError> {
+        if let (Some(capacity), Some(quota)) = (seed.capacity_bytes, seed.quota_bytes)
+            && quota > capacity
+        {
+            let fix = format!(
+                "{quota} is more than application.capacity_bytes, {capacity}; give at most that, or leave it out"
+            );
+            return Err(self.value("application.quota_bytes", fix));
+        }
+        let (default, max) = (seed.lease_default_s, seed.lease_max_s);
+        if max > 0 && default > max {
+            let fix = format!("{default} is more than application.lease_max_s, {max}; give at most that");
+            return Err(self.value("application.lease_default_s", fix));
         }
         Ok(())
     }

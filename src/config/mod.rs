@@ -21,6 +21,7 @@ pub use peers::{
 };
 
 use crate::quic::transport::QuicConfig;
+use crate::ranges;
 use crate::worker::Idle;
 use check::Check;
 use serde::de::DeserializeOwned;
@@ -201,6 +202,7 @@ pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
     check.admin(config.admin.as_ref())?;
     check.workers(&config.workers)?;
     check.network(&config.network)?;
+    check.quic(&config.quic, &config.network)?;
     check.applications(&config.application)?;
     check.neighbors(&config.neighbor, true)?;
     // Neighbours are connected to, so they must be trusted.
@@ -232,6 +234,7 @@ pub fn load_client(file: &Path) -> Result<ClientConfig, ConfigError> {
     let check = Check { file };
     check.workers(&config.workers)?;
     check.network(&config.network)?;
+    check.quic(&config.quic, &config.network)?;
     check.trust(&config.trust, false)?;
     check.neighbors(&config.neighbor, false)?;
     Ok(config)
@@ -242,6 +245,10 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<(T, String), ConfigError> {
     let file = path.display().to_string();
     let text =
         std::fs::read_to_string(path).map_err(|source| ConfigError::Read { file: file.clone(), source })?;
+    // Before the types: they say of a number that is out of range only what it was not.
+    if let Err((key, fix)) = text.parse().map_or(Ok(()), |table| ranges::check_keys(&table)) {
+        return Err(ConfigError::Value { file, key, fix });
+    }
     match toml::from_str(&text) {
         Ok(parsed) => Ok((parsed, text)),
         Err(source) => Err(ConfigError::Parse { file, source: Box::new(source) }),

@@ -1,6 +1,6 @@
 //! Preflight: is the machine ready for this configuration? Every finding that is not good names the command that mends it.
 
-use super::{capabilities, tls};
+use super::{capabilities, machine, tls};
 use crate::config::{
     ApplicationConfig, DpdkConfig, GatewayConfig, HugePagesConfig, KernelConfig, NetworkConfig,
 };
@@ -41,6 +41,14 @@ pub fn run(config: &GatewayConfig) -> Vec<Finding> {
     let mut findings = Findings::default();
     certificates(config, &mut findings);
     cores(config, &mut findings);
+    match machine::ensure_memory(config) {
+        Ok((wanted_mb, total_mb)) => {
+            findings.ok("memory", format!("{wanted_mb} MiB of {total_mb} MiB wanted"))
+        }
+        Err(error) => {
+            findings.push("memory", Level::Failed, error.to_string(), Some("make these keys smaller".into()));
+        }
+    }
     match &config.network {
         NetworkConfig::Dpdk(dpdk) => {
             findings.add("dpdk", cfg!(feature = "dpdk"), "built with DPDK", "built without DPDK", || {
@@ -145,7 +153,9 @@ fn cores(config: &GatewayConfig, findings: &mut Findings) {
         core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
     let cores = &config.workers.cores;
     let missing: Vec<_> = cores.iter().filter(|core| !known.contains(core)).collect();
-    if !missing.is_empty() {
+    if let Err(error) = machine::ensure_cores(config.workers.count.into()) {
+        findings.push("cores", Level::Failed, error.to_string(), Some("make workers.count smaller".into()));
+    } else if !missing.is_empty() {
         let fix = format!("workers.cores: choose among {}", list(&known));
         findings.push("cores", Level::Failed, format!("this process may not run on {missing:?}"), Some(fix));
     } else if usize::from(config.workers.count) > known.len() {

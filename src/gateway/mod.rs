@@ -4,6 +4,7 @@ pub mod capabilities;
 pub mod capture;
 pub mod check;
 pub mod logging;
+pub mod machine;
 pub mod network;
 #[cfg(feature = "dpdk")]
 pub mod port;

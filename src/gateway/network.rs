@@ -1,5 +1,6 @@
 //! Opens the configured network, whichever kind it is, and starts a node on it.
 
+use super::machine;
 use crate::client::{Client, ClientError};
 use crate::config::{KernelConfig, NetworkConfig};
 use crate::datagram::Network;
@@ -136,6 +137,7 @@ impl Opened {
     /// # Errors
     /// What the device or the kernel refuses, with the fix.
     pub fn open(config: &NetworkConfig, workers: usize) -> anyhow::Result<Self> {
+        machine::ensure_cores(workers)?;
         match config {
             NetworkConfig::KernelUdp(kernel) => {
                 let queues =
@@ -162,6 +164,7 @@ impl Opened {
     /// Those of [`Opened::open`].
     #[cfg_attr(not(feature = "dpdk"), expect(unused_variables, reason = "kernel sockets have no tap"))]
     pub fn open_tapped(config: &NetworkConfig, workers: usize, tap: &Arc<Tap>) -> anyhow::Result<Self> {
+        machine::ensure_cores(workers)?;
         match config {
             #[cfg(feature = "dpdk")]
             NetworkConfig::Dpdk(dpdk) => {

@@ -1,6 +1,7 @@
 //! The appliance: from a configuration to a running gateway, and to its orderly end.
 
 use super::capture::{Secrets, Server};
+use super::machine;
 use super::network::{Opened, Running};
 use super::reload::{self, Live};
 use super::tls::{self, KeyLogger};
@@ -46,6 +47,7 @@ impl Gateway {
     /// # Errors
     /// Whatever cannot be opened, with the fix.
     pub fn start(config: &GatewayConfig) -> anyhow::Result<Self> {
+        machine::ensure_memory(config)?;
         let tap = config.capture.socket.is_some().then(Arc::<Tap>::default);
         let secrets = tap.clone().filter(|_| config.capture.key_log).map(Secrets);
         let key_log: KeyLogger = secrets.map(|secrets| Arc::new(secrets) as _);

@@ -174,7 +174,7 @@ mod tests {
         assert_eq!((server.take_drops(), server.take_drops()), (10, 0));
 
         let mut client = open("net_memif1", "client");
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         let mut got = Vec::new();
         while got.is_empty() {
             assert!(Instant::now() < deadline, "nothing arrived");

@@ -30,7 +30,9 @@ pub struct Flood {
     pub load: Load,
     /// Datagrams a second; 0 for as many as the device takes.
     pub rate_pps: f64,
-    /// How long.
+    /// How many datagrams, rounded up to whole flights; none: as many as the time allows.
+    pub count: Option<u64>,
+    /// How long, at the most.
     pub duration: Duration,
     /// Ends it early.
     pub interrupt: Arc<AtomicBool>,
@@ -104,11 +106,12 @@ impl<'a, N: Network> Flooding<'a, N> {
         let end = started + self.flood.duration;
         let mut pace = Pace::new(self.flood.rate_pps, started);
         let (mut now, mut given, mut stuck) = (started, 0, 0);
-        while now < end && !self.flood.interrupt.load(Ordering::Relaxed) {
+        let count = self.flood.count.unwrap_or(u64::MAX);
+        while now < end && given < count && !self.flood.interrupt.load(Ordering::Relaxed) {
             // While the device is full nothing more is made: a queue here would hide what it does not take.
             if stuck == 0 {
                 self.report.late += pace.give_up(now);
-                let due = pace.due(now, TX_SEGMENTS_LEN_MAX as u64);
+                let due = pace.due(now, (count - given).min(TX_SEGMENTS_LEN_MAX as u64));
                 if due > 0 {
                     let made = self.give(now, due as usize);
                     pace.made(made);
@@ -236,11 +239,20 @@ mod tests {
         UserSpace::new(nic, &config, NetworkKind::Simulated).unwrap()
     }
 
+    #[test]
+    fn a_flood_of_so_many_datagrams_offers_as_many() {
+        for (rate_pps, count) in [(0.0, 1000), (1e6, 1), (1e6, 130)] {
+            let (report, seen) = flooded(Flood { count: Some(count), ..flood(rate_pps, 60_000) });
+            assert_eq!((report.offered, report.sent + report.warm_up), (count, seen), "{report:?}");
+        }
+    }
+
     fn flood(rate_pps: f64, millis: u64) -> Flood {
         Flood {
             gateway: SocketAddr::from(([10, 77, 0, 1], 4433)),
             load: Load::garbage(Mix::new(&[(64, 64)], false, false, 1500).unwrap()),
             rate_pps,
+            count: None,
             duration: Duration::from_millis(millis),
             interrupt: Arc::default(),
         }

@@ -8,8 +8,6 @@ use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-/// How long the connections may take to come up, and the far side to count what is on its way when the time is over.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Messages made in one turn.
 const TURN_LEN_MAX: u64 = 64;
 
@@ -19,13 +17,9 @@ const TURN_LEN_MAX: u64 = 64;
 /// Streams lose nothing: a path that is too slow shows as messages that flow control did not take, which are `refused`.
 #[derive(Debug)]
 pub struct Stream {
-    remote: SocketAddr,
-    queue: u64,
+    plan: StreamPlan,
     message: Bytes,
-    rate_per_s: f64,
-    duration: Duration,
     connections: Vec<Link>,
-    wanted: usize,
     asked: usize,
     /// Whose turn it is.
     next: usize,
@@ -34,6 +28,27 @@ pub struct Stream {
     ended: Option<Instant>,
     report: StreamReport,
     reports: Option<Sender<StreamReport>>,
+}
+
+/// What messages are to be sent.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamPlan {
+    /// Where a discard application has [`StreamPlan::queue`].
+    pub remote: SocketAddr,
+    /// Its queue.
+    pub queue: u64,
+    /// Bytes of each message.
+    pub message_bytes: usize,
+    /// Connections, which send in turn.
+    pub connections: usize,
+    /// Messages a second, all connections together; 0: as many as flow control takes.
+    pub rate_per_s: f64,
+    /// So many and no more; none: as many as the time allows.
+    pub count: Option<u64>,
+    /// How long they are sent, at the most.
+    pub duration: Duration,
+    /// How long the connections may take to come up, and the far side to count what is on its way when the time is over.
+    pub patience: Duration,
 }
 
 #[derive(Debug)]
@@ -71,25 +86,12 @@ pub struct StreamReport {
 }
 
 impl Stream {
-    /// `rate_per_s` messages of `message_bytes` a second (0: as many as flow control takes), `connections` together, to `queue` of
-    /// `remote`, for `duration`.
-    pub fn new(
-        remote: SocketAddr,
-        queue: u64,
-        message_bytes: usize,
-        connections: usize,
-        rate_per_s: f64,
-        duration: Duration,
-        reports: Sender<StreamReport>,
-    ) -> Self {
+    /// One by this plan.
+    pub fn new(plan: StreamPlan, reports: Sender<StreamReport>) -> Self {
         Self {
-            remote,
-            queue,
-            message: Bytes::from(vec![0x5a; message_bytes]),
-            rate_per_s,
-            duration,
-            connections: Vec::with_capacity(connections),
-            wanted: connections,
+            plan,
+            message: Bytes::from(vec![0x5a; plan.message_bytes]),
+            connections: Vec::with_capacity(plan.connections),
             asked: 0,
             next: 0,
             begun: None,
@@ -128,8 +130,8 @@ impl Stream {
 
     fn connect(&mut self, port: &mut AppPort) -> bool {
         let before = self.asked;
-        while self.asked < self.wanted {
-            let command = Command::Connect { tag: self.asked as u64, remote: self.remote, early: false };
+        while self.asked < self.plan.connections {
+            let command = Command::Connect { tag: self.asked as u64, remote: self.plan.remote, early: false };
             if port.send(command).is_err() {
                 break;
             }
@@ -139,13 +141,14 @@ impl Stream {
     }
 
     fn send(&mut self, now: Instant, port: &mut AppPort) -> bool {
-        let pace = self.pace.get_or_insert_with(|| Pace::new(self.rate_per_s, now));
-        let due = pace.due(now, TURN_LEN_MAX);
+        let pace = self.pace.get_or_insert_with(|| Pace::new(self.plan.rate_per_s, now));
+        let left = self.plan.count.map_or(u64::MAX, |count| count - self.report.sent);
+        let due = pace.due(now, left.min(TURN_LEN_MAX));
         let (mut sent, mut full) = (0, 0);
         while sent < due && full < self.connections.len() {
             let Link { id, credit, .. } = &self.connections[self.next];
             self.next = (self.next + 1) % self.connections.len();
-            match port.send_message(*id, credit, self.queue, self.message.clone()) {
+            match port.send_message(*id, credit, self.plan.queue, self.message.clone()) {
                 Ok(()) => (sent, full) = (sent + 1, 0),
                 Err(_) => full += 1,
             }
@@ -166,7 +169,7 @@ impl Stream {
     fn ask(&mut self, port: &mut AppPort) -> bool {
         let mut worked = false;
         for link in self.connections.iter_mut().filter(|link| !link.asked) {
-            link.asked = port.send_message(link.id, &link.credit, self.queue, Bytes::new()).is_ok();
+            link.asked = port.send_message(link.id, &link.credit, self.plan.queue, Bytes::new()).is_ok();
             worked |= link.asked;
         }
         worked
@@ -195,9 +198,9 @@ impl Application for Stream {
             self.finish(now);
             return true;
         }
-        if self.connections.len() < self.wanted {
+        if self.connections.len() < self.plan.connections {
             worked |= self.connect(port);
-            if now >= begun + PATIENCE {
+            if now >= begun + self.plan.patience {
                 self.report.failure = Some("not every connection came up in time".into());
             }
             return worked;
@@ -206,7 +209,8 @@ impl Application for Stream {
             // In the last turn too, or what is due by now would count as not sent.
             worked |= self.send(now, port);
             let started = self.pace.as_ref().map(Pace::started);
-            if started.is_none_or(|started| now < started + self.duration) {
+            let counted = self.plan.count == Some(self.report.sent);
+            if !counted && started.is_none_or(|started| now < started + self.plan.duration) {
                 return worked;
             }
         }
@@ -218,7 +222,7 @@ impl Application for Stream {
         worked |= self.ask(port);
         if self.connections.iter().all(|link| link.counted) {
             self.finish(now);
-        } else if now >= ended + PATIENCE {
+        } else if now >= ended + self.plan.patience {
             self.report.failure = Some("the far side did not count in time".into());
         }
         worked
@@ -226,7 +230,7 @@ impl Application for Stream {
 
     fn poll_timeout(&self) -> Option<Instant> {
         self.reports.as_ref()?;
-        let waits = self.ended.or(self.begun).map(|at| at + PATIENCE);
+        let waits = self.ended.or(self.begun).map(|at| at + self.plan.patience);
         if self.ended.is_some() { waits } else { self.pace.as_ref().map_or(waits, Pace::next) }
     }
 }

@@ -195,7 +195,7 @@ mod tests {
 
     /// The files that are there once all who write are gone, with their texts.
     fn texts(directory: &Path, count: usize, whole: impl Fn(&str) -> bool) -> Vec<String> {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let files = fs::read_dir(directory)
                 .unwrap()

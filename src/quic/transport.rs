@@ -9,6 +9,8 @@ use std::time::Duration;
 /// Bytes of IP and UDP header: what is left of an MTU is the UDP payload.
 const IPV4_UDP_HEADER_BYTES: u16 = 28;
 const IPV6_UDP_HEADER_BYTES: u16 = 48;
+/// RFC 9002 §7.2: what ten datagrams at the start are limited to, bytes.
+const INITIAL_WINDOW_BYTES: u64 = 14_720;
 /// RFC 9000 §14: every QUIC path carries UDP payloads of this many bytes.
 const UDP_PAYLOAD_BYTES_MIN: u16 = 1200;
 
@@ -86,10 +88,7 @@ impl QuicConfig {
             .receive_window(VarInt::from_u32(self.receive_window_bytes))
             .send_window(self.send_window_bytes.into())
             .max_concurrent_bidi_streams(VarInt::from_u64(max_requests).unwrap_or(VarInt::MAX))
-            .initial_mtu(match self.initial_mtu {
-                0 => largest,
-                mtu => mtu.clamp(UDP_PAYLOAD_BYTES_MIN, largest),
-            })
+            .initial_mtu(self.first_payload(largest))
             .mtu_discovery_config(self.mtu_discovery.then(|| {
                 let mut discovery = MtuDiscoveryConfig::default();
                 discovery.upper_bound(largest);
@@ -100,7 +99,7 @@ impl QuicConfig {
                 bytes => Some(bytes as usize),
             })
             .enable_segmentation_offload(true);
-        self.set_congestion(&mut transport);
+        self.set_congestion(&mut transport, self.first_window(self.first_payload(largest)));
         Arc::new(transport)
     }
 
@@ -110,13 +109,27 @@ impl QuicConfig {
         device_mtu.saturating_sub(headers).max(UDP_PAYLOAD_BYTES_MIN)
     }
 
-    fn set_congestion(&self, transport: &mut TransportConfig) {
+    /// UDP payload assumed before path MTU discovery, where the device carries `largest`.
+    fn first_payload(&self, largest: u16) -> u16 {
+        match self.initial_mtu {
+            0 => largest,
+            mtu => mtu.clamp(UDP_PAYLOAD_BYTES_MIN, largest),
+        }
+    }
+
+    /// The congestion window at the start: never below RFC 9002's, since quinn-proto sends no packet larger than the window.
+    fn first_window(&self, payload: u16) -> u64 {
+        let payload = u64::from(payload);
+        // RFC 9002 §7.2: ten datagrams, limited to the larger of 14,720 bytes and two datagrams.
+        let default = (10 * payload).min((2 * payload).max(INITIAL_WINDOW_BYTES));
+        default.max(self.initial_window_bytes.into())
+    }
+
+    fn set_congestion(&self, transport: &mut TransportConfig, initial_window_bytes: u64) {
         macro_rules! controller {
             ($config:ident) => {{
                 let mut config = $config::default();
-                if self.initial_window_bytes > 0 {
-                    config.initial_window(self.initial_window_bytes.into());
-                }
+                config.initial_window(initial_window_bytes);
                 transport.congestion_controller_factory(Arc::new(config));
             }};
         }

@@ -3,6 +3,7 @@
 mod support;
 
 mod admin;
+mod borders;
 mod crashes;
 mod mesh;
 mod pktgen;

@@ -125,8 +125,8 @@ fn a_bad_file_changes_nothing_and_says_so() {
 fn what_needs_a_restart_is_named_and_the_rest_changes() {
     let mut site = unwatched();
     let mut gateway = site.start();
-    let (path, _) = site.file("file", 10_000);
-    site.seed = "quota_bytes = 1\n".into();
+    let (path, _) = site.file("file", 20_000);
+    site.seed = "quota_bytes = 16384\n".into();
     site.more += "[workers]\ncount = 2\n[hops]\ncache = false\n";
     let buffer = std::fs::read_to_string(site.path("gateway.toml")).unwrap();
     assert!(buffer.contains("buffer_bytes = 1048576"));

@@ -15,6 +15,15 @@ pub(crate) struct Sizes {
     /// Bytes of each frame, its check sequence among them; or `imix`: 28 of 64, 16 of 570 and 4 of 1518.
     #[arg(long, default_value = "64", value_name = "BYTES")]
     size: String,
+    #[command(flatten)]
+    counted: Counted,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Counted {
+    /// End after so many datagrams, at the end of a flight.
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
 }
 
 impl Sizes {
@@ -38,10 +47,10 @@ impl Sizes {
 
 pub(crate) fn garbage(setup: Setup, sizes: &Sizes) -> anyhow::Result<()> {
     let mix = sizes.mix(&setup)?;
-    flood(setup, "garbage", &sizes.size, Load::garbage(mix))
+    flood(setup, "garbage", &sizes.size, &sizes.counted, Load::garbage(mix))
 }
 
-pub(crate) fn initials(setup: Setup, replay: bool) -> anyhow::Result<()> {
+pub(crate) fn initials(setup: Setup, counted: &Counted, replay: bool) -> anyhow::Result<()> {
     // Signs nothing: a certificate is shown later in a handshake than any of these comes.
     let mut client = tls::client_tls(&setup.config.tls, None, &setup.config.trust)?;
     client.session_cache_len = 0;
@@ -50,16 +59,17 @@ pub(crate) fn initials(setup: Setup, replay: bool) -> anyhow::Result<()> {
         false => ("initials", Load::initials(initials)),
         true => ("replay", Load::replay(&initials)),
     };
-    flood(setup, mode, "initial", load)
+    flood(setup, mode, "initial", counted, load)
 }
 
-fn flood(setup: Setup, mode: &'static str, size: &str, load: Load) -> anyhow::Result<()> {
+fn flood(setup: Setup, mode: &'static str, size: &str, counted: &Counted, load: Load) -> anyhow::Result<()> {
     let core = setup.config.workers.cores.first().copied();
     let flood = Flood {
         gateway: setup.gateway,
         load,
         rate_pps: setup.rate,
-        duration: setup.duration,
+        count: counted.count,
+        duration: setup.duration(counted.count),
         interrupt: setup.interrupt.clone(),
     };
     let opened = Opened::open(&setup.config.network, 1)?;

@@ -13,6 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use stoq::config::{ClientConfig, ConfigError, load_client};
 use stoq::gateway::logging;
+use stoq::limits::SPAN_S_MAX;
+
+/// How long load is made where neither a time nor a count is given.
+const SECONDS_DEFAULT: Duration = Duration::from_secs(5);
 
 /// Floods a gateway's port, or storms it with handshakes, at a rate in packets a second.
 ///
@@ -37,9 +41,9 @@ struct Options {
     /// Packets, handshakes or messages a second; 0 for as many as can be.
     #[arg(long, default_value_t = 0.0, value_name = "PPS", global = true)]
     rate: f64,
-    /// How long.
-    #[arg(long, default_value_t = 5.0, value_name = "SECONDS", global = true)]
-    seconds: f64,
+    /// How long; without it 5, or with --count as long as these take.
+    #[arg(long, value_name = "SECONDS", global = true)]
+    seconds: Option<f64>,
     /// Print one JSON object instead of text.
     #[arg(long, global = true)]
     json: bool,
@@ -50,9 +54,9 @@ enum Mode {
     /// UDP datagrams of random bytes to the gateway's port: no QUIC.
     Garbage(floods::Sizes),
     /// First flights of QUIC clients, each to a connection of its own, which nobody completes.
-    Initials,
+    Initials(floods::Counted),
     /// One such flight, again and again.
-    Replay,
+    Replay(floods::Counted),
     /// Complete handshakes, each of a new connection, which is closed when it is up.
     Handshakes(workers::Storming),
     /// Messages on many connections, to the queue of a discard application.
@@ -77,12 +81,19 @@ struct Setup {
     config: ClientConfig,
     gateway: SocketAddr,
     rate: f64,
-    duration: Duration,
+    /// None: until a count is reached.
+    seconds: Option<Duration>,
     json: bool,
     interrupt: Arc<AtomicBool>,
 }
 
 impl Setup {
+    /// How long load is made, with this bound on its count.
+    fn duration(&self, count: Option<u64>) -> Duration {
+        let default = if count.is_some() { Duration::from_secs(SPAN_S_MAX) } else { SECONDS_DEFAULT };
+        self.seconds.unwrap_or(default)
+    }
+
     fn ensure_not_interrupted(&self) -> anyhow::Result<()> {
         if self.interrupt.load(Ordering::Relaxed) { Err(Interrupted.into()) } else { Ok(()) }
     }
@@ -96,11 +107,7 @@ impl Setup {
 impl Options {
     fn setup(self) -> anyhow::Result<Setup> {
         let Some(file) = &self.config else { return Err(usage("no configuration: give --config FILE")) };
-        if !self.rate.is_finite() || self.rate < 0.0 {
-            return Err(usage("--rate takes packets a second, such as 100000, or 0 for as many as can be"));
-        }
-        let duration = Duration::try_from_secs_f64(self.seconds).ok().filter(|duration| !duration.is_zero());
-        let duration = duration.ok_or_else(|| usage("--seconds takes a time above 0, such as 5"))?;
+        let seconds = self.seconds.map(Duration::from_secs_f64);
         let config = load_client(file)?;
         let gateway = self.gateway.or(config.gateway).ok_or_else(|| {
             usage("no gateway: give --gateway ADDR:PORT, or `gateway = \"…\"` in the configuration file")
@@ -112,7 +119,7 @@ impl Options {
                 .and_then(|_| signal_hook::flag::register(signal, interrupt.clone()))
                 .context("cannot take signals")?;
         }
-        Ok(Setup { config, gateway, rate: self.rate, duration, json: self.json, interrupt })
+        Ok(Setup { config, gateway, rate: self.rate, seconds, json: self.json, interrupt })
     }
 }
 
@@ -121,11 +128,11 @@ fn usage(text: &str) -> anyhow::Error {
 }
 
 fn main() -> ExitCode {
-    let Cli { options, mode } = Cli::parse();
+    let Cli { options, mode } = stoq::ranges::parse::<Cli>();
     let result = match mode {
         Mode::Garbage(sizes) => options.setup().and_then(|setup| floods::garbage(setup, &sizes)),
-        Mode::Initials => options.setup().and_then(|setup| floods::initials(setup, false)),
-        Mode::Replay => options.setup().and_then(|setup| floods::initials(setup, true)),
+        Mode::Initials(counted) => options.setup().and_then(|setup| floods::initials(setup, &counted, false)),
+        Mode::Replay(counted) => options.setup().and_then(|setup| floods::initials(setup, &counted, true)),
         Mode::Handshakes(storming) => options.setup().and_then(|setup| workers::handshakes(setup, &storming)),
         Mode::Goodput(streaming) => options.setup().and_then(|setup| workers::goodput(setup, &streaming)),
         Mode::Generate(args) => args.write(Cli::command()).map_err(Into::into),
@@ -136,4 +143,16 @@ fn main() -> ExitCode {
         return ExitCode::from(130);
     }
     ExitCode::from(if error.is::<ConfigError>() || error.is::<Usage>() { 2 } else { 1 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_numeric_option_has_a_range() {
+        let command = stoq::ranges::bounded(Cli::command());
+        command.clone().debug_assert();
+        assert_eq!(stoq::ranges::unbounded(&command), Vec::<String>::new());
+    }
 }

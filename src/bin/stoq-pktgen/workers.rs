@@ -1,6 +1,6 @@
 //! Load over connections, by applications on ordinary workers.
 
-use crate::{Setup, usage};
+use crate::Setup;
 use anyhow::Context;
 use quinn_proto::crypto::rustls::QuicClientConfig;
 use std::sync::Arc;
@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 use stoq::application::{Application, Placement};
 use stoq::gateway::network::{Opened, Running};
 use stoq::gateway::tls;
-use stoq::limits::{CONNECTIONS_LEN_MAX, MESSAGE_BYTES_MAX};
 use stoq::node::{Host, Hosted, Node, NodeConfig};
-use stoq::pktgen::{Storm, StormPlan, StormReport, Stream, StreamReport};
+use stoq::pktgen::{Storm, StormPlan, StormReport, Stream, StreamPlan, StreamReport};
 use stoq::tls::client_config;
 
 /// What a run may take beyond its own time before it counts as hung.
@@ -44,6 +43,12 @@ pub(crate) struct Streaming {
     /// Bytes of each message.
     #[arg(long, default_value_t = 1024, value_name = "BYTES")]
     size: usize,
+    /// End after so many messages, each worker.
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+    /// How long the connections may take to come up, and the gateway to count what is on its way at the end.
+    #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
+    patience: f64,
     /// The queue of the gateway's discard application.
     #[arg(long, default_value_t = 2)]
     queue: u64,
@@ -51,10 +56,7 @@ pub(crate) struct Streaming {
 
 pub(crate) fn handshakes(setup: Setup, storming: &Storming) -> anyhow::Result<()> {
     let Storming { concurrency, count, resume, patience, queue } = *storming;
-    if !(1..=CONNECTIONS_LEN_MAX).contains(&concurrency) {
-        return Err(usage("--concurrency takes a number from 1 to 65536"));
-    }
-    let patience = Duration::try_from_secs_f64(patience).map_err(|_| usage("--patience takes seconds"))?;
+    let patience = Duration::from_secs_f64(patience);
     let config = &setup.config;
     let mut client = tls::client_tls(&config.tls, config.identity.as_ref(), &config.trust)?;
     if !resume {
@@ -63,7 +65,7 @@ pub(crate) fn handshakes(setup: Setup, storming: &Storming) -> anyhow::Result<()
     let trust = client.trust.clone();
     let client = client_config(&client)?;
     let workers = usize::from(setup.config.workers.count);
-    let (gateway, share, duration) = (setup.gateway, setup.rate / workers as f64, setup.duration);
+    let (gateway, share, duration) = (setup.gateway, setup.rate / workers as f64, setup.duration(count));
     let plan =
         StormPlan { remote: gateway, queue, rate_per_s: share, concurrency, count, duration, patience };
     let make =
@@ -105,22 +107,18 @@ pub(crate) fn handshakes(setup: Setup, storming: &Storming) -> anyhow::Result<()
 }
 
 pub(crate) fn goodput(setup: Setup, streaming: &Streaming) -> anyhow::Result<()> {
-    let Streaming { connections, size, queue } = *streaming;
-    if !(1..=MESSAGE_BYTES_MAX as usize).contains(&size) {
-        return Err(usage("--size takes 1 to 65536 bytes"));
-    }
-    if !(1..=CONNECTIONS_LEN_MAX).contains(&connections) {
-        return Err(usage("--connections takes a number from 1 to 65536"));
-    }
+    let Streaming { connections, size, count, patience, queue } = *streaming;
+    let patience = Duration::from_secs_f64(patience);
     let client = tls::client(&setup.config.tls, setup.config.identity.as_ref(), &setup.config.trust)?;
     let workers = usize::from(setup.config.workers.count);
-    let (gateway, share, duration) = (setup.gateway, setup.rate / workers as f64, setup.duration);
-    let make = move |reports: Sender<StreamReport>| -> Box<dyn Application> {
-        Box::new(Stream::new(gateway, queue, size, connections, share, duration, reports))
-    };
-    let (network, reports) = run(&setup, client, make, duration)?;
+    let (remote, rate_per_s, duration) = (setup.gateway, setup.rate / workers as f64, setup.duration(count));
+    let plan =
+        StreamPlan { remote, queue, message_bytes: size, connections, rate_per_s, count, duration, patience };
+    let make =
+        move |reports: Sender<StreamReport>| -> Box<dyn Application> { Box::new(Stream::new(plan, reports)) };
+    let (network, reports) = run(&setup, client, make, duration + 2 * patience)?;
     if let Some(failure) = reports.iter().find_map(|report| report.failure.as_ref()) {
-        anyhow::bail!("{gateway}: {failure}");
+        anyhow::bail!("{remote}: {failure}");
     }
     let sum = |of: fn(&StreamReport) -> u64| reports.iter().map(of).sum::<u64>();
     let (intended, sent) = (sum(|r| r.intended), sum(|r| r.sent));

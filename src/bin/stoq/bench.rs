@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use stoq::application::{Application, Placement};
 use stoq::client::Prepared;
 use stoq::datagram::NetworkInfo;
-use stoq::limits::{MESSAGE_BYTES_MAX, REQUESTS_LEN_MAX};
+use stoq::limits::MESSAGE_BYTES_MAX;
 use stoq::node::{Host, Hosted};
 use stoq::probe::{Blast, Pull, Pulled, Push, Report, Width};
 use stoq::stages::Sampled;
@@ -45,7 +45,7 @@ pub(crate) struct Args {
     connections: usize,
     /// Streams at once on each connection: messages go to as many queues, from --queue on, which must be one discard
     /// application's.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=REQUESTS_LEN_MAX))]
+    #[arg(long, default_value_t = 1)]
     streams: u64,
     #[command(flatten)]
     route: RouteArgs,
@@ -173,7 +173,15 @@ impl Measured {
 fn put(args: &Args, session: Session) -> anyhow::Result<()> {
     let on = (session.workers, session.cipher.name());
     let lanes = (if args.connections == 0 { on.0 } else { args.connections }) as u64 * args.streams;
-    let payload = Arc::new(Prepared::bytes(vec![0x5a; usize::try_from(args.bytes / lanes)?]));
+    let len = usize::try_from(args.bytes / lanes)?;
+    let mut payload = Vec::new();
+    payload.try_reserve_exact(len).map_err(|_| {
+        Usage(format!(
+            "--bytes: a payload of {len} bytes does not fit into memory; give fewer, or more --streams"
+        ))
+    })?;
+    payload.resize(len, 0x5a);
+    let payload = Arc::new(Prepared::bytes(payload));
     let (remote, queue, route) = (session.gateway()?, args.queue, args.route.route(&session.gateways)?);
     let measured = measure(args, session, move |width, _, reports| {
         Box::new(Push::new(remote, queue, payload.clone(), route.clone(), width, reports.clone()))
@@ -195,7 +203,7 @@ fn get(args: &Args, session: Session, token: AnyToken) -> anyhow::Result<()> {
     let (remote, on) = (session.gateway()?, (session.workers, session.cipher.name()));
     let route = args.route.route(&session.gateways)?;
     let (ranges, times) = match args.trips {
-        Some(times) => (Ranges::covering(0..1)?, times.max(1)),
+        Some(times) => (Ranges::covering(0..1)?, times),
         None => (Ranges::all(), 1),
     };
     let verified = !args.unverified;
@@ -221,8 +229,6 @@ fn get(args: &Args, session: Session, token: AnyToken) -> anyhow::Result<()> {
 
 /// Messages, counted by the far side.
 fn messages(args: &Args, session: Session) -> anyhow::Result<()> {
-    let sizes = 1..=MESSAGE_BYTES_MAX as usize;
-    anyhow::ensure!(sizes.contains(&args.size), "a message has 1 to {MESSAGE_BYTES_MAX} bytes here");
     if args.route.route(&session.gateways)?.is_some() {
         return Err(Usage(
             "--via: messages go to the connected gateway alone; --put and --get are routed".into(),

@@ -1,8 +1,8 @@
 //! `stoq locate TOKEN`.
 
-use crate::durations;
 use crate::route::RouteArgs;
 use crate::session::Options;
+use stoq::durations;
 use stoq::record::{Coverage, Holder};
 use stoq::token::AnyToken;
 

@@ -1,7 +1,6 @@
 //! `stoq`: the client and its tools.
 
 mod bench;
-mod durations;
 mod gather;
 mod get;
 mod identity;
@@ -52,7 +51,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = stoq::ranges::parse::<Cli>();
     let result = match cli.command {
         Command::Put(args) => put::run(args),
         Command::Get(args) => get::run(args),
@@ -65,4 +64,16 @@ fn main() -> ExitCode {
         Command::Generate(args) => args.write(Cli::command()).map_err(Into::into),
     };
     output::exit(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_numeric_option_has_a_range() {
+        let command = stoq::ranges::bounded(Cli::command());
+        command.clone().debug_assert();
+        assert_eq!(stoq::ranges::unbounded(&command), Vec::<String>::new());
+    }
 }

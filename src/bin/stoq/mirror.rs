@@ -1,11 +1,11 @@
 //! `stoq mirror TOKEN --on GATEWAY`.
 
-use crate::durations::Seconds;
 use crate::output::Usage;
 use crate::session::{Online, Options};
 use anyhow::Context;
 use std::net::SocketAddr;
 use stoq::client::{Peer, Route};
+use stoq::durations::Seconds;
 use stoq::record::Mirror;
 use stoq::shard::Lanes;
 use stoq::tls::NodeId;

@@ -34,7 +34,6 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    anyhow::ensure!(args.size as u64 <= MESSAGE_BYTES_MAX, "a message has at most {MESSAGE_BYTES_MAX} bytes");
     let interval = Duration::try_from_secs_f64(args.interval)?;
     let session = args.options.open()?;
     let (remote, timeout, cipher, workers) =

@@ -1,6 +1,5 @@
 //! `stoq put FILE`.
 
-use crate::durations::Seconds;
 use crate::output::{Usage, gbit_per_s, progress};
 use crate::route::RouteArgs;
 use crate::session::Options;
@@ -8,6 +7,7 @@ use crate::shards::{Shards, prepare};
 use std::path::PathBuf;
 use std::time::Instant;
 use stoq::client::{Kept, PUT_QUEUE, PutOptions};
+use stoq::durations::Seconds;
 use stoq::shard::Lanes;
 
 #[derive(clap::Args)]

@@ -18,7 +18,7 @@ fn transmit(to: SocketAddr, segment_size: Option<usize>) -> Transmit {
 
 fn receive(network: &mut KernelUdp, counters: &Counters, count: usize) -> Vec<Received> {
     let mut received = Vec::new();
-    let give_up = Instant::now() + Duration::from_secs(10);
+    let give_up = Instant::now() + Duration::from_secs(60);
     while received.len() < count && Instant::now() < give_up {
         network.wait(Duration::from_millis(100));
         network.receive(Instant::now(), counters, |datagram| {

@@ -6,7 +6,7 @@ const UNITS: [(char, u64); 4] = [('d', 24 * 3600), ('h', 3600), ('m', 60), ('s',
 
 /// A span in seconds. A number without a unit is seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Seconds(pub(crate) u64);
+pub struct Seconds(pub u64);
 
 impl FromStr for Seconds {
     type Err = String;
@@ -38,7 +38,7 @@ impl FromStr for Seconds {
 }
 
 /// The span in its two largest units.
-pub(crate) fn show(seconds: u64) -> String {
+pub fn show(seconds: u64) -> String {
     let mut left = seconds;
     let mut parts = Vec::new();
     for (name, unit) in UNITS {
