@@ -11,6 +11,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, Command, Parser};
 use std::any::TypeId;
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::marker::PhantomData;
 use std::str::FromStr;
 
@@ -250,7 +251,7 @@ impl<T> Clone for Within<T> {
     }
 }
 
-impl<T: FromStr + Clone + Send + Sync + 'static> TypedValueParser for Within<T> {
+impl<T: FromStr<Err: Display> + Clone + Send + Sync + 'static> TypedValueParser for Within<T> {
     type Value = T;
 
     fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<T, clap::Error> {
@@ -262,8 +263,7 @@ impl<T: FromStr + Clone + Send + Sync + 'static> TypedValueParser for Within<T> 
             _ if TypeId::of::<T>() == TypeId::of::<Seconds>() => Ok(()),
             _ => self.0.check_text(&text),
         };
-        let parsed =
-            checked.and_then(|()| text.parse().map_err(|_| format!("it is no number; give {}", self.0)));
+        let parsed = checked.and_then(|()| text.parse().map_err(|error| format!("{error}; give {}", self.0)));
         parsed.map_err(|why| {
             let option = arg.map_or_else(|| self.0.name.to_owned(), ToString::to_string);
             let text = format!("invalid value '{text}' for '{option}': {why}\n");

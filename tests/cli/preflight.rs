@@ -61,9 +61,9 @@ fn a_store_that_cannot_be_written_is_named_with_its_fix() {
 #[test]
 fn a_core_that_is_not_there_is_named_with_those_that_are() {
     let mut site = Site::new();
-    site.more = "[workers]\ncores = [4095]\n".into();
+    site.more = "[workers]\ncores = [1023]\n".into();
     let text = failed(&check(&site.configure(), 1), "cores");
-    assert!(text.contains("4095") && text.contains("workers.cores"), "{text}");
+    assert!(text.contains("1023") && text.contains("workers.cores"), "{text}");
 }
 
 #[test]
