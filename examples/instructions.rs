@@ -26,8 +26,11 @@ use stoq::datagram::user_space::{InterfaceConfig, UserSpace};
 use stoq::nic::{Nic, NicInfo, RxChecksum, TxKind};
 use stoq::node::NodeConfig;
 use stoq::probe::{Blast, Pull, Pulled, Width};
-use stoq::queue::{AppPort, Command, Credit, Delivery, RequestId};
+use stoq::queue::{
+    self, Answer, AppPort, Ask, Command, ConnectionEvent, Credit, Delivery, Ending, RequestId,
+};
 use stoq::quic::transport::QuicConfig;
+use stoq::record::Put;
 use stoq::seed::{Keep, MemoryTier, Seed, SeedParts, Store, StoreConfig};
 use stoq::session::Routes;
 use stoq::shard::Descriptor;
@@ -142,11 +145,9 @@ impl Push {
     fn ask(&mut self, request: RequestId, port: &mut AppPort) {
         let credit = Credit::default();
         self.running = Some((request, credit.clone(), None));
-        let descriptor = Box::new(self.descriptor);
-        let put =
-            Command::Put { request, hop: None, queue: QUEUE, descriptor, lanes: None, lease_s: 60, credit };
+        let put = Put { queue: QUEUE, lease_s: 60, descriptor: self.descriptor, lanes: None };
         // A ring on which nothing runs has room.
-        drop(port.send(put));
+        drop(port.send(Command::Ask(request, Box::new(Ask::new(put).with_credit(credit)))));
     }
 }
 
@@ -160,11 +161,11 @@ impl Application for Push {
         while let Some(delivery) = port.receive() {
             worked = true;
             match (delivery, &mut self.running) {
-                (Delivery::Connected { connection, .. }, _) => {
+                (Delivery::Connection(connection, ConnectionEvent::Connected { .. }), _) => {
                     self.ask(RequestId::local(connection, 1), port);
                 }
-                (Delivery::Accepted { .. }, Some((_, _, sent))) => *sent = Some(0),
-                (Delivery::Failed { request, .. }, _) => {
+                (Delivery::Answered(_, Answer::Ok(_)), Some((_, _, sent))) => *sent = Some(0),
+                (Delivery::Ended(request, queue::End::Failed(_)), _) => {
                     self.ask(RequestId::local(request.connection, request.number + 1), port);
                 }
                 _ => {}
@@ -178,7 +179,7 @@ impl Application for Push {
             *sent += 1;
             worked = true;
         }
-        if *sent == self.encoded.len() && port.send(Command::Finish { request: *request }).is_ok() {
+        if *sent == self.encoded.len() && port.send(Command::End(*request, Ending::Finish)).is_ok() {
             *sent += 1;
             worked = true;
         }

@@ -10,7 +10,7 @@ use stoq::application::{Application, Placement};
 use stoq::config::{KernelConfig, NetworkConfig};
 use stoq::gateway::network::Opened;
 use stoq::node::{Host, Hosted, NodeConfig};
-use stoq::queue::{AppPort, ConnectionId, Credit, Delivery};
+use stoq::queue::{AppPort, ConnectionEvent, ConnectionId, Credit, Delivery};
 use stoq::tls::{ClientAuth, Identity, ServerTls, Trust, server_config};
 
 /// The queue that this application takes.
@@ -37,18 +37,19 @@ impl Application for Uppercase {
             }
             let Some(delivery) = port.receive() else { return worked };
             worked = true;
-            match delivery {
-                Delivery::Connected { connection, node, remote, credit, .. } => {
+            let Delivery::Connection(connection, event) = delivery else { continue };
+            match event {
+                ConnectionEvent::Connected { node, remote, credit, .. } => {
                     println!("{remote} is {}", node.map_or("nobody".into(), |id| id.to_string()));
                     self.peers.insert(connection, credit);
                 }
-                Delivery::Message { connection, payload, .. } => {
+                ConnectionEvent::Message { payload, .. } => {
                     self.waiting.push_back((connection, payload.to_bytes().to_ascii_uppercase()));
                 }
-                Delivery::Closed { connection, .. } => {
+                ConnectionEvent::Closed { .. } => {
                     self.peers.remove(&connection);
                 }
-                _ => {}
+                ConnectionEvent::Have { .. } => {}
             }
         }
     }

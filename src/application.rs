@@ -1,7 +1,7 @@
 //! What sits at the end of the rings: an application, and the two that need no storage.
 
-use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId};
-use crate::record::{ErrorCode, ErrorRecord, Payload};
+use crate::queue::{AppPort, Command, ConnectionEvent, ConnectionId, Credit, Delivery, End, RequestId};
+use crate::record::{ErrorCode, ErrorRecord, Payload, Request};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
@@ -67,7 +67,7 @@ impl Outbox {
 /// The caller has made sure that the ring has room.
 fn refuse_put(port: &mut AppPort, request: RequestId, reason: &'static str) {
     let failure = ErrorRecord::new(ErrorCode::NotFound, 0, reason);
-    let _ = port.send(Command::Refuse { request, failure });
+    let _ = port.send(Command::refuse(request, failure));
 }
 
 /// Peers, and the one answer that waits for room: what [`Echo`] and [`Discard`] have in common.
@@ -99,21 +99,22 @@ impl<T: Default> Answers<T> {
             let Some(delivery) = port.receive() else { return worked };
             worked = true;
             match delivery {
-                Delivery::Put { request, .. } if self.takes_payloads => {
-                    let _ = port.send(Command::Accept { request });
+                Delivery::Asked(request, asked) if matches!(asked.request, Request::Put(_)) => {
+                    if self.takes_payloads {
+                        let _ = port.send(Command::accept(request));
+                    } else {
+                        refuse_put(port, request, "the application on this queue keeps no payloads");
+                    }
                 }
-                Delivery::Put { request, .. } => {
-                    refuse_put(port, request, "the application on this queue keeps no payloads");
-                }
-                Delivery::Complete { request } => refuse_put(port, request, CHECKED),
-                Delivery::RawEnd { request } => refuse_put(port, request, UNCHECKED),
-                Delivery::Connected { connection, credit, .. } => {
+                Delivery::Ended(request, End::Checked) => refuse_put(port, request, CHECKED),
+                Delivery::Ended(request, End::Raw) => refuse_put(port, request, UNCHECKED),
+                Delivery::Connection(connection, ConnectionEvent::Connected { credit, .. }) => {
                     self.peers.insert(connection, (credit, T::default()));
                 }
-                Delivery::Closed { connection, .. } => {
+                Delivery::Connection(connection, ConnectionEvent::Closed { .. }) => {
                     self.peers.remove(&connection);
                 }
-                Delivery::Message { connection, queue, payload } => {
+                Delivery::Connection(connection, ConnectionEvent::Message { queue, payload }) => {
                     let Some((_, peer)) = self.peers.get_mut(&connection) else { continue };
                     self.waiting = answer(peer, payload).map(|payload| (connection, queue, payload));
                 }

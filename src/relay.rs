@@ -7,7 +7,9 @@
 use crate::application::{Application, Outbox};
 use crate::counters::{Counter, Counters};
 use crate::limits::{MERGE_STALL_MS, RELAY_REACH_MS, RELAY_STALL_MS};
-use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId};
+use crate::queue::{
+    AppPort, Command, ConnectionEvent, ConnectionId, Credit, Delivery, End, Ending, Relayed, RequestId,
+};
 use crate::record::{ErrorCode, ErrorRecord, Fetch, Hop, Payload, Record, RecordReader, RecordType};
 use crate::seed::{Cache, Passing};
 use crate::tls::NodeId;
@@ -131,16 +133,20 @@ impl Relay {
     /// The credit is taken already.
     fn send_raw(&mut self, port: &mut AppPort, request: RequestId, credit: &Credit, bytes: Payload) {
         credit.take(bytes.len());
-        self.send(port, Command::Raw { request, bytes });
+        self.send(port, Command::Bytes(request, bytes));
     }
 
     fn deliver(&mut self, now: Instant, port: &mut AppPort, delivery: Delivery) {
         match delivery {
-            Delivery::Connected { connection, node: Some(node), neighbor, .. } => {
-                self.connected(now, port, node, connection, neighbor);
-            }
-            Delivery::Closed { connection, .. } => self.closed(port, connection),
-            Delivery::Relay { request, next, hop, answer, onward } => {
+            Delivery::Connection(connection, event) => match event {
+                ConnectionEvent::Connected { node: Some(node), neighbor, .. } => {
+                    self.connected(now, port, node, connection, neighbor);
+                }
+                ConnectionEvent::Closed { .. } => self.closed(port, connection),
+                _ => {}
+            },
+            Delivery::Relay(request, relayed) => {
+                let Relayed { next, hop, answer, onward } = *relayed;
                 let member = Member { request, answer, budget_left: hop.budget_bytes };
                 let key = self.flows.insert(Flow {
                     next,
@@ -156,18 +162,20 @@ impl Relay {
                 });
                 self.upstream.insert(request, key);
             }
-            Delivery::Raw { request, bytes } if request.is_local() => {
-                self.answered(now, port, request, bytes)
-            }
-            Delivery::Raw { request, bytes } => self.asked(now, port, request, bytes),
-            Delivery::RawEnd { request } if request.is_local() => self.answer_ended(port, request),
-            Delivery::RawEnd { request } => self.request_ended(port, request),
-            Delivery::RawStopped { request, code } => self.stopped(port, request, code),
-            Delivery::Failed { request, failure } if request.is_local() => {
+            Delivery::Raw(request, bytes) if request.is_local() => self.answered(now, port, request, bytes),
+            Delivery::Raw(request, bytes) => self.asked(now, port, request, bytes),
+            Delivery::Ended(request, End::Failed(failure)) if request.is_local() => {
                 self.answer_failed(port, request, &failure);
             }
-            Delivery::Failed { request, .. } => self.leave(port, request),
-            _ => {}
+            Delivery::Ended(request, End::Failed(_)) => self.leave(port, request),
+            Delivery::Ended(request, _) if request.is_local() => self.answer_ended(port, request),
+            Delivery::Ended(request, _) => self.request_ended(port, request),
+            Delivery::Stopped(request, code) => self.stopped(port, request, code),
+            // A relay asks and answers nothing of its own.
+            Delivery::ConnectFailed { .. }
+            | Delivery::Asked(..)
+            | Delivery::Answered(..)
+            | Delivery::Piece { .. } => {}
         }
     }
 
@@ -241,7 +249,7 @@ impl Relay {
         flow.onward.give_back(flow.head.len());
         let request = flow.members[0].request;
         self.upstream.remove(&request);
-        self.send(port, Command::Take { request, bytes: flow.head });
+        self.send(port, Command::Take(request, flow.head));
     }
 
     /// Lets a FETCH wait for the answer to one that is on its way.
@@ -265,7 +273,7 @@ impl Relay {
             flow.stage = Stage::Waiting { until: now + Duration::from_millis(RELAY_REACH_MS) };
             let node = flow.next;
             self.waiting.push(key);
-            return self.send(port, Command::Reach { node });
+            return self.send(port, Command::Reach(node));
         };
         self.requests += 1;
         let request = RequestId::local(connection, self.requests);
@@ -281,7 +289,7 @@ impl Relay {
         credit.give_back(head.len());
         self.send_raw(port, request, &credit, head);
         if ended {
-            self.send(port, Command::Finish { request });
+            self.send(port, Command::End(request, Ending::Finish));
         }
     }
 
@@ -293,7 +301,7 @@ impl Relay {
         }
         flow.ended = true;
         match flow.stage {
-            Stage::Open(down) => self.send(port, Command::Finish { request: down }),
+            Stage::Open(down) => self.send(port, Command::End(down, Ending::Finish)),
             Stage::Waiting { .. } => {}
             Stage::Head(_) => {
                 self.expel(port, request, ErrorCode::Malformed, "the stream ends before its request");
@@ -323,7 +331,7 @@ impl Relay {
                 late.push(member.request);
             } else {
                 member.answer.take(bytes.len());
-                let command = Command::Raw { request: member.request, bytes: bytes.clone() };
+                let command = Command::Bytes(member.request, bytes.clone());
                 self.unsent.send(port, command);
             }
         }
@@ -344,16 +352,16 @@ impl Relay {
             let request = member.request;
             // What is still to come of the request would go nowhere.
             if index > 0 || !flow.ended {
-                self.send(port, Command::Stop { request, code: ErrorCode::None });
+                self.send(port, Command::Stop(request, ErrorCode::None));
             }
-            self.send(port, Command::Finish { request });
+            self.send(port, Command::End(request, Ending::Finish));
         }
     }
 
     fn answer_failed(&mut self, port: &mut AppPort, down: RequestId, failure: &ErrorRecord) {
         let Some(flow) = self.end_flow(down) else { return };
         for member in &flow.members {
-            self.send(port, Command::Refuse { request: member.request, failure: failure.clone() });
+            self.send(port, Command::refuse(member.request, failure.clone()));
         }
     }
 
@@ -361,7 +369,7 @@ impl Relay {
     fn stopped(&mut self, port: &mut AppPort, down: RequestId, code: ErrorCode) {
         let Some(flow) = self.downstream.get(&down).and_then(|&key| self.flows.get(key)) else { return };
         let request = flow.members[0].request;
-        self.send(port, Command::Stop { request, code });
+        self.send(port, Command::Stop(request, code));
     }
 
     /// Takes a flow out whose answer is over.
@@ -388,7 +396,7 @@ impl Relay {
         if code == ErrorCode::Budget {
             self.counters().add(Counter::HopsRefused, 1);
         }
-        self.send(port, Command::Refuse { request, failure: ErrorRecord::new(code, 0, reason) });
+        self.send(port, Command::refuse(request, ErrorRecord::new(code, 0, reason)));
         self.leave(port, request);
     }
 
@@ -406,7 +414,7 @@ impl Relay {
             self.remove_flow(key);
             if let Some(down) = down {
                 self.downstream.remove(&down);
-                self.send(port, Command::Cancel { request: down });
+                self.send(port, Command::End(down, Ending::Cancel));
             }
             return;
         };
@@ -417,9 +425,9 @@ impl Relay {
         // Only a FETCH is joined, and of one that joined nothing follows.
         let ended = std::mem::replace(&mut flow.ended, true);
         if let Some(down) = down {
-            self.send(port, Command::Pace { request: down, pace });
+            self.send(port, Command::Pace(down, pace));
             if !ended {
-                self.send(port, Command::Finish { request: down });
+                self.send(port, Command::End(down, Ending::Finish));
             }
         }
     }
@@ -466,7 +474,7 @@ impl Relay {
             if let Some(flow) = self.remove_flow(key) {
                 for member in &flow.members {
                     let failure = ErrorRecord::new(ErrorCode::UpstreamFailed, 0, reason.clone());
-                    self.send(port, Command::Refuse { request: member.request, failure });
+                    self.send(port, Command::refuse(member.request, failure));
                 }
             }
         }

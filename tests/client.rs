@@ -14,8 +14,8 @@ use stoq::client::{
     Client, ClientError, ConnectOptions, FetchOptions, Kept, Peer, Prepared, PutOptions, Route,
 };
 use stoq::node::{Host, Hosted};
-use stoq::queue::{AppPort, Command, Delivery};
-use stoq::record::{Coverage, ErrorCode, Holder, Mirror};
+use stoq::queue::{Answer, AppPort, Command, Delivery};
+use stoq::record::{Coverage, Done, ErrorCode, Holder, Holders, Mirror, Request};
 use stoq::shard::Lanes;
 use stoq::tls::NodeId;
 use stoq::token::{Ranges, Token};
@@ -374,15 +374,18 @@ impl Application for Placer {
         while let Some(delivery) = port.receive() {
             worked = true;
             let command = match delivery {
-                Delivery::Locate { request, .. } => {
-                    let lanes = Lanes::first(2);
-                    let holder = Holder { node: HOLDER, coverage: Coverage::Lanes(lanes), expires_s: 60 };
-                    Command::Holders { request, holders: vec![holder] }
-                }
-                Delivery::Mirror { request, mirror, .. } => {
-                    assert_eq!((mirror.lease_s, &mirror.sources[..]), (5, &[HOLDER][..]));
-                    Command::Done { request, bytes: 7, token: mirror.token }
-                }
+                Delivery::Asked(request, asked) => match asked.request {
+                    Request::Locate(_) => {
+                        let lanes = Lanes::first(2);
+                        let holder = Holder { node: HOLDER, coverage: Coverage::Lanes(lanes), expires_s: 60 };
+                        Command::Answer(request, Answer::Holders(Holders { holders: vec![holder] }))
+                    }
+                    Request::Mirror(mirror) => {
+                        assert_eq!((mirror.lease_s, &mirror.sources[..]), (5, &[HOLDER][..]));
+                        Command::Answer(request, Answer::Done(Done { bytes: 7, token: mirror.token }))
+                    }
+                    _ => continue,
+                },
                 _ => continue,
             };
             port.send(command).unwrap();

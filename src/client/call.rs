@@ -3,11 +3,9 @@
 use super::fetch::Piece;
 use crate::gather::{self, Gather, Given, Source};
 use crate::limits::{CLIENT_MESSAGES_BYTES, CLIENT_MESSAGES_LEN};
-use crate::queue::{AppPort, Command, ConnectionId, Credit, RequestId};
-use crate::record::{Done, ErrorRecord, Holder, Hop, Mirror, Payload};
-use crate::shard::{Descriptor, Lanes};
+use crate::queue::{AppPort, Ask, ConnectionId, Credit, RequestId};
+use crate::record::{Done, ErrorRecord, Holder, OkRecord, Payload};
 use crate::tls::NodeId;
-use crate::token::{AnyToken, Ranges};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -21,7 +19,7 @@ pub(super) enum Call {
     Connect(Dial),
     Ask {
         request: RequestId,
-        ask: Ask,
+        ask: Box<Ask>,
         answer: Answer,
     },
     /// The task has lost interest.
@@ -127,52 +125,6 @@ pub(super) struct Up {
     pub(super) room: Arc<Room>,
 }
 
-/// A request, whole, so that it can be asked a second time.
-#[derive(Clone, Debug)]
-pub(super) enum Ask {
-    Put {
-        hop: Option<Box<Hop>>,
-        queue: u64,
-        descriptor: Box<Descriptor>,
-        lanes: Option<Lanes>,
-        lease_s: u64,
-        credit: Credit,
-    },
-    Fetch {
-        hop: Option<Box<Hop>>,
-        token: AnyToken,
-        lanes: Option<(Lanes, Box<Descriptor>)>,
-        ranges: Ranges,
-        max_bytes: u64,
-        describe: bool,
-        pace: Credit,
-    },
-    Locate {
-        hop: Option<Box<Hop>>,
-        token: AnyToken,
-    },
-    Mirror {
-        hop: Option<Box<Hop>>,
-        mirror: Box<Mirror>,
-    },
-}
-
-impl Ask {
-    pub(super) fn command(self, request: RequestId) -> Command {
-        match self {
-            Self::Put { hop, queue, descriptor, lanes, lease_s, credit } => {
-                Command::Put { request, hop, queue, descriptor, lanes, lease_s, credit }
-            }
-            Self::Fetch { hop, token, lanes, ranges, max_bytes, describe, pace } => {
-                let pace = Some(pace);
-                Command::Fetch { request, hop, token, lanes, ranges, max_bytes, describe, pace }
-            }
-            Self::Locate { hop, token } => Command::Locate { request, hop, token },
-            Self::Mirror { hop, mirror } => Command::Mirror { request, hop, mirror },
-        }
-    }
-}
-
 /// Where the answer to a request goes. A channel that ends without an answer means that the connection is gone.
 pub(super) enum Answer {
     Put(PutAnswer),
@@ -209,7 +161,7 @@ pub(super) struct FetchAnswer {
 /// What comes of a FETCH. Their bytes are bounded by its credit.
 #[derive(Debug)]
 pub(super) enum Event {
-    Accepted { length: u64, descriptor: Option<Box<Descriptor>> },
+    Accepted(OkRecord),
     Piece(Piece),
     Complete,
     Failed(ErrorRecord),

@@ -3,15 +3,15 @@
 //! It runs on the worker's own thread, one instance a worker, and never waits. Everything it keeps is bounded: requests by their
 //! number, fetched bytes by each request's credit, bytes to be put by a short channel each, messages by a room a connection.
 
-use super::call::{
-    Answer, Ask, Batch, Call, Dial, DialError, Event, FetchAnswer, Gathered, PutAnswer, Room, Up,
-};
+use super::call::{Answer, Batch, Call, Dial, DialError, Event, FetchAnswer, Gathered, PutAnswer, Room, Up};
 use super::fetch::Piece;
 use crate::application::{Application, Outbox};
 use crate::limits::CLIENT_PIECES_LEN;
-use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId};
-use crate::record::{Done, ErrorCode, ErrorRecord, Payload};
-use crate::shard::Descriptor;
+use crate::queue::{
+    self, AppPort, Ask, Command, ConnectionCommand, ConnectionEvent, ConnectionId, Credit, Delivery, End,
+    Ending, RequestId,
+};
+use crate::record::{Done, ErrorCode, ErrorRecord, OkRecord, Payload};
 use crate::tls::NodeId;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
@@ -66,7 +66,7 @@ struct Request {
     id: RequestId,
     answer: Answer,
     /// To be asked once more if the peer says that it was too early.
-    again: Option<Ask>,
+    again: Option<Box<Ask>>,
 }
 
 /// The request as its task numbered it.
@@ -124,11 +124,11 @@ impl Dispatch {
                 let Some(connection) = self.connections.get_mut(&request.connection) else { return };
                 let again = connection.early.then(|| ask.clone());
                 connection.requests.insert(request.number, Request { id: request, answer, again });
-                self.send(port, ask.command(request));
+                self.send(port, Command::Ask(request, ask));
             }
             Call::Cancel { request } => {
                 if let Some(given_up) = self.end(request) {
-                    self.send(port, Command::Cancel { request: given_up.id });
+                    self.send(port, Command::End(given_up.id, Ending::Cancel));
                 }
             }
             Call::Message { connection: id, queue, payload, place } => {
@@ -140,7 +140,8 @@ impl Dispatch {
             }
             Call::Datagram { connection, queue, payload, place } => {
                 if self.connections.contains_key(&connection) {
-                    self.send(port, Command::Datagram { connection, queue, payload });
+                    let datagram = ConnectionCommand::Datagram { queue, payload };
+                    self.send(port, Command::On(connection, datagram));
                 }
                 // The worker takes it, or drops it, in this turn.
                 drop(place);
@@ -164,7 +165,7 @@ impl Dispatch {
             }
             Call::Disconnect { connection } => {
                 if self.connections.contains_key(&connection) {
-                    self.send(port, Command::Disconnect { connection });
+                    self.send(port, Command::On(connection, ConnectionCommand::Disconnect));
                 }
             }
         }
@@ -221,50 +222,47 @@ impl Dispatch {
             }
         }
         match delivery {
-            Delivery::Connected { connection, tag: Some(tag), node, remote, credit, .. } => {
-                self.connected(port, connection, tag, (node, remote), credit);
-            }
+            Delivery::Connection(connection, event) => self.heard(port, connection, event),
             Delivery::ConnectFailed { tag, reason } => {
                 if let Some(dial) = self.dials.remove(&tag) {
                     let _ = dial.reply.send(Err(DialError::Failed(reason)));
                 }
             }
-            Delivery::Closed { connection, reason } => {
+            Delivery::Asked(request, _) | Delivery::Relay(request, _) => {
+                let failure = ErrorRecord::new(ErrorCode::NotAuthorised, 0, "a client serves no requests");
+                self.send(port, Command::refuse(request, failure));
+            }
+            Delivery::Answered(request, queue::Answer::Ok(ok)) => self.accepted(request, ok),
+            Delivery::Answered(request, queue::Answer::Done(done)) => self.done(request, done),
+            Delivery::Answered(request, queue::Answer::Holders(holders)) => {
+                if let Some(Request { answer: Answer::Holders(reply), .. }) = self.end(first(request)) {
+                    let _ = reply.send(Ok(holders.holders));
+                }
+            }
+            Delivery::Piece { request, shard, piece } => {
+                self.event(request, Event::Piece(Piece::new(shard, piece)));
+            }
+            Delivery::Ended(request, End::Failed(failure)) => self.failed(port, request, failure),
+            Delivery::Ended(request, End::Checked) => self.last_event(request, Event::Complete),
+            // A client opens no stream that is not read.
+            Delivery::Ended(_, End::Raw) | Delivery::Raw(..) | Delivery::Stopped(..) => {}
+        }
+    }
+
+    fn heard(&mut self, port: &mut AppPort, id: ConnectionId, event: ConnectionEvent) {
+        match event {
+            ConnectionEvent::Connected { tag: Some(tag), node, remote, credit, .. } => {
+                self.connected(port, id, tag, (node, remote), credit);
+            }
+            ConnectionEvent::Message { queue, payload } => self.message(id, queue, payload),
+            ConnectionEvent::Closed { reason } => {
                 // The reason first: who sees a channel end looks for it.
-                if let Some(connection) = self.connections.remove(&connection) {
+                if let Some(connection) = self.connections.remove(&id) {
                     connection.closed.send_replace(Some(reason.into()));
                 }
             }
-            Delivery::Message { connection, queue, payload } => self.message(connection, queue, payload),
-            Delivery::Put { request, .. }
-            | Delivery::Fetch { request, .. }
-            | Delivery::Locate { request, .. }
-            | Delivery::Mirror { request, .. }
-            | Delivery::Relay { request, .. } => {
-                let failure = ErrorRecord::new(ErrorCode::NotAuthorised, 0, "a client serves no requests");
-                self.send(port, Command::Refuse { request, failure });
-            }
-            Delivery::Accepted { request, length, descriptor } => self.accepted(request, length, descriptor),
-            Delivery::Piece { request, piece } => {
-                self.event(request, Event::Piece(Piece::new(None, piece)));
-            }
-            Delivery::Shard { request, shard, blob, piece } => {
-                self.event(request, Event::Piece(Piece::new(Some((shard, blob)), piece)));
-            }
-            Delivery::Complete { request } => self.last_event(request, Event::Complete),
-            Delivery::Holders { request, holders } => {
-                if let Some(Request { answer: Answer::Holders(reply), .. }) = self.end(first(request)) {
-                    let _ = reply.send(Ok(holders));
-                }
-            }
-            Delivery::Done { request, bytes, token } => self.done(request, Done { bytes, token }),
-            Delivery::Failed { request, failure } => self.failed(port, request, failure),
-            // What holders and relays hear.
-            Delivery::Connected { .. }
-            | Delivery::Have { .. }
-            | Delivery::Raw { .. }
-            | Delivery::RawEnd { .. }
-            | Delivery::RawStopped { .. } => {}
+            // A client has only connections that it asked for, and keeps no directory.
+            ConnectionEvent::Connected { tag: None, .. } | ConnectionEvent::Have { .. } => {}
         }
     }
 
@@ -278,7 +276,7 @@ impl Dispatch {
     ) {
         let Some(dial) = self.dials.remove(&tag) else {
             // It came up after its time.
-            return self.send(port, Command::Disconnect { connection: id });
+            return self.send(port, Command::On(id, ConnectionCommand::Disconnect));
         };
         let (tell_closed, closed) = watch::channel(None);
         let (give_messages, messages) = mpsc::unbounded_channel();
@@ -294,18 +292,18 @@ impl Dispatch {
         };
         self.connections.insert(id, connection);
         if dial.reply.send(Ok(Up { connection: id, node, remote, closed, messages, room })).is_err() {
-            self.send(port, Command::Disconnect { connection: id });
+            self.send(port, Command::On(id, ConnectionCommand::Disconnect));
         }
     }
 
-    fn accepted(&mut self, request: RequestId, length: u64, descriptor: Option<Box<Descriptor>>) {
+    fn accepted(&mut self, request: RequestId, ok: OkRecord) {
         let id = first(request);
         match self.request(id).map(|found| &mut found.answer) {
             Some(Answer::Put(put)) => {
                 let told = put.accepted.take().is_some_and(|accepted| accepted.send(()).is_ok());
                 self.putting.extend(told.then_some(id));
             }
-            Some(Answer::Fetch(_)) => self.event(request, Event::Accepted { length, descriptor }),
+            Some(Answer::Fetch(_)) => self.event(request, Event::Accepted(ok)),
             _ => {}
         }
     }
@@ -344,8 +342,8 @@ impl Dispatch {
             && let Some(ask) = found.again.take()
         {
             found.id.number |= AGAIN;
-            let command = ask.command(found.id);
-            return self.send(port, command);
+            let id = found.id;
+            return self.send(port, Command::Ask(id, ask));
         }
         match self.end(id).map(|request| request.answer) {
             Some(Answer::Fetch(mut fetch)) => {
@@ -378,7 +376,7 @@ impl Dispatch {
                 PutTurn::Over => {
                     worked = true;
                     self.putting.swap_remove(at);
-                    self.send(port, Command::Finish { request });
+                    self.send(port, Command::End(request, Ending::Finish));
                 }
                 PutTurn::GivenUp => {
                     self.putting.swap_remove(at);

@@ -1,10 +1,11 @@
 //! The task's side of a FETCH.
 
 use super::ClientError;
-use super::call::{Answer, Ask, Event, FetchAnswer};
+use super::call::{Answer, Event, FetchAnswer};
 use super::peer::{Asked, Link};
 use crate::hop::Route;
-use crate::queue::Credit;
+use crate::queue::{Ask, Credit};
+use crate::record;
 use crate::shard::{Blob, Descriptor, Lanes, ShardIndex};
 use crate::token::{AnyToken, Proof, Ranges, VerifiedPiece};
 use bytes::{Bytes, BytesMut};
@@ -79,15 +80,17 @@ impl Fetch {
         let mut request = Asked::new(link).await;
         let credit = Credit::default();
         let (give, events) = mpsc::unbounded_channel();
-        let lanes = lanes.map(|(lanes, descriptor)| (lanes, Box::new(descriptor)));
-        let ask = Ask::Fetch { hop, token, lanes, ranges, max_bytes, describe, pace: credit.clone() };
+        // The set token proves the descriptor that the answer brings.
+        let lanes = lanes.map(|(lanes, _)| lanes);
+        let fetch = record::Fetch { token, bytes_max: max_bytes, lanes, ranges, describe };
+        let ask = Ask::by(hop, fetch).with_credit(credit.clone());
         request.ask(ask, Answer::Fetch(FetchAnswer { events: give, held: Vec::new(), listed: false }));
         let batch = Vec::new().into_iter();
         let mut fetch = Self { request, length: 0, descriptor: None, credit, events, batch, over: false };
         match fetch.event().await {
-            Some(Event::Accepted { length, descriptor }) => {
-                fetch.length = length;
-                fetch.descriptor = descriptor.map(|descriptor| *descriptor);
+            Some(Event::Accepted(ok)) => {
+                fetch.length = ok.length_bytes;
+                fetch.descriptor = ok.descriptor;
                 Ok(fetch)
             }
             Some(Event::Failed(failure)) => {
@@ -135,7 +138,7 @@ impl Fetch {
                 return Some(Ok(piece));
             }
             Some(Event::Failed(failure)) => Some(Err(ClientError::Refused(failure))),
-            Some(Event::Complete | Event::Accepted { .. }) => None,
+            Some(Event::Complete | Event::Accepted(_)) => None,
             None => Some(Err(self.request.link().lost())),
         };
         self.over = true;

@@ -1,13 +1,13 @@
 //! The task's side of a connection.
 
-use super::call::{Answer, Ask, Batch, Call, PutAnswer, Room, Up};
+use super::call::{Answer, Batch, Call, PutAnswer, Room, Up};
 use super::fetch::{Description, Fetch, FetchOptions};
 use super::payload::{Prepared, Source};
 use super::{ClientError, PUT_QUEUE, Shared};
 use crate::hop::Route;
 use crate::limits::{CLIENT_BATCHES_LEN, CLIENT_MESSAGES_BYTES, CLIENT_REQUESTS_LEN, MESSAGE_BYTES_MAX};
-use crate::queue::{ConnectionId, Credit, RequestId};
-use crate::record::{Done, ErrorRecord, Holder, Hop, Mirror, Payload};
+use crate::queue::{Ask, ConnectionId, Credit, RequestId};
+use crate::record::{Done, ErrorRecord, Holder, Hop, Locate, Mirror, Payload, Put};
 use crate::shard::{Descriptor, Lanes};
 use crate::tls::NodeId;
 use crate::token::AnyToken;
@@ -130,7 +130,7 @@ impl Asked {
 
     pub(super) fn ask(&mut self, ask: Ask, answer: Answer) {
         self.asked = true;
-        self.link.call(Call::Ask { request: self.request, ask, answer });
+        self.link.call(Call::Ask { request: self.request, ask: Box::new(ask), answer });
     }
 
     pub(super) fn link(&self) -> &Link {
@@ -220,8 +220,8 @@ impl Peer {
         let (give, data) = mpsc::channel(CLIENT_BATCHES_LEN);
         let (credit, unsent) = (Credit::default(), VecDeque::new());
         let answer = PutAnswer { accepted: Some(accept), done, data, unsent, credit: credit.clone() };
-        let descriptor = Box::new(descriptor);
-        request.ask(Ask::Put { hop, queue, descriptor, lanes, lease_s, credit }, Answer::Put(answer));
+        let ask = Ask::by(hop, Put { queue, lease_s, descriptor, lanes }).with_credit(credit);
+        request.ask(ask, Answer::Put(answer));
         let accepted = accepted.await.is_ok();
         if accepted {
             progress(0);
@@ -289,7 +289,7 @@ impl Peer {
         let hop = self.0.hop(route)?;
         let mut request = Asked::new(&self.0).await;
         let (reply, answer) = oneshot::channel();
-        request.ask(Ask::Locate { hop, token: token.into() }, Answer::Holders(reply));
+        request.ask(Ask::by(hop, Locate { token: token.into() }), Answer::Holders(reply));
         request.answer(answer).await
     }
 
@@ -301,7 +301,7 @@ impl Peer {
         let hop = self.0.hop(route)?;
         let mut request = Asked::new(&self.0).await;
         let (reply, answer) = oneshot::channel();
-        request.ask(Ask::Mirror { hop, mirror: Box::new(mirror) }, Answer::Done(reply));
+        request.ask(Ask::by(hop, mirror), Answer::Done(reply));
         request.answer(answer).await
     }
 

@@ -1,9 +1,12 @@
-use super::call::{Answer, Ask, Batch, Call, Dial, DialError, Event, FetchAnswer, PutAnswer, Up};
+use super::call::{Answer, Batch, Call, Dial, DialError, Event, FetchAnswer, PutAnswer, Up};
 use super::dispatch::Dispatch;
 use crate::application::Application;
 use crate::limits::{CLIENT_MESSAGES_LEN, CLIENT_PIECES_LEN, COMMAND_RING_LEN};
-use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId, Sleeper, WorkerPort, rings};
-use crate::record::{ErrorCode, ErrorRecord, Payload};
+use crate::queue::{
+    self, AppPort, Ask, Asked, Command, ConnectionCommand, ConnectionEvent, ConnectionId, Credit, Delivery,
+    End, Ending, RequestId, Sleeper, WorkerPort, rings,
+};
+use crate::record::{ErrorCode, ErrorRecord, Fetch, Locate, OkRecord, Payload, Put};
 use crate::shard::Descriptor;
 use crate::token::{Ranges, Token, VerifiedPiece};
 use bytes::Bytes;
@@ -14,6 +17,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
 const LINK: ConnectionId = ConnectionId { worker: 0, slot: 3, generation: 1 };
+const OK: OkRecord = OkRecord { length_bytes: 0, descriptor: None };
 
 /// The worker's side alone, with a worker that does what the test says.
 struct Bench {
@@ -52,15 +56,15 @@ impl Bench {
     }
 
     fn come_up(&mut self, tag: u64) {
-        self.worker.deliver(Delivery::Connected {
-            connection: LINK,
+        let event = ConnectionEvent::Connected {
             tag: Some(tag),
             side: Side::Client,
             node: None,
             neighbor: false,
             remote: ([127, 0, 0, 1], 1).into(),
             credit: Credit::default(),
-        });
+        };
+        self.worker.deliver(Delivery::Connection(LINK, event));
         self.poll();
     }
 
@@ -74,15 +78,8 @@ impl Bench {
     fn fetch(&mut self, n: u64) -> mpsc::UnboundedReceiver<Vec<Event>> {
         let (events, heard) = mpsc::unbounded_channel();
         let token = Token::of(b"").into();
-        let ask = Ask::Fetch {
-            hop: None,
-            token,
-            lanes: None,
-            ranges: Ranges::all(),
-            max_bytes: 0,
-            describe: false,
-            pace: Credit::default(),
-        };
+        let fetch = Fetch { token, bytes_max: 0, lanes: None, ranges: Ranges::all(), describe: false };
+        let ask = Box::new(Ask::new(fetch).with_credit(Credit::default()));
         let answer = Answer::Fetch(FetchAnswer { events, held: Vec::new(), listed: false });
         self.call(Call::Ask { request: RequestId::local(LINK, n), ask, answer });
         heard
@@ -90,7 +87,7 @@ impl Bench {
 
     fn piece(&mut self, request: RequestId, offset: u64) {
         let piece = VerifiedPiece { offset, data: Bytes::from_static(b"x"), proofs: Vec::new() };
-        self.worker.deliver(Delivery::Piece { request, piece });
+        self.worker.deliver(Delivery::Piece { request, shard: None, piece });
     }
 }
 
@@ -109,7 +106,7 @@ fn a_dial_that_takes_too_long_is_told_and_hung_up_when_it_comes_up() {
     assert!(matches!(answer.try_recv(), Ok(Err(DialError::Timeout))));
     assert_eq!(bench.dispatch.poll_timeout(), None);
     bench.come_up(tag);
-    assert!(matches!(bench.command(), Command::Disconnect { connection: LINK }));
+    assert!(matches!(bench.command(), Command::On(LINK, ConnectionCommand::Disconnect)));
 }
 
 #[test]
@@ -118,7 +115,7 @@ fn a_connection_that_nobody_waits_for_is_hung_up() {
     drop(bench.dial(false));
     let Command::Connect { tag, .. } = bench.command() else { panic!("no Connect") };
     bench.come_up(tag);
-    assert!(matches!(bench.command(), Command::Disconnect { connection: LINK }));
+    assert!(matches!(bench.command(), Command::On(LINK, ConnectionCommand::Disconnect)));
 }
 
 #[test]
@@ -127,14 +124,14 @@ fn too_early_is_asked_once_more_under_another_number() {
     let _up = bench.connect(true);
     let mut heard = bench.fetch(5);
     bench.poll();
-    let Command::Fetch { request: first, .. } = bench.command() else { panic!("no Fetch") };
-    bench.worker.deliver(Delivery::Failed { request: first, failure: refusal(ErrorCode::TooEarly) });
+    let Command::Ask(first, _) = bench.command() else { panic!("no Ask") };
+    bench.worker.deliver(Delivery::Ended(first, End::Failed(refusal(ErrorCode::TooEarly))));
     bench.poll();
-    let Command::Fetch { request: second, .. } = bench.command() else { panic!("not asked again") };
+    let Command::Ask(second, _) = bench.command() else { panic!("not asked again") };
     assert_ne!(first, second);
     assert_eq!(heard.try_recv().unwrap_err(), TryRecvError::Empty);
     bench.piece(second, 0);
-    bench.worker.deliver(Delivery::Failed { request: second, failure: refusal(ErrorCode::TooEarly) });
+    bench.worker.deliver(Delivery::Ended(second, End::Failed(refusal(ErrorCode::TooEarly))));
     bench.poll();
     let events = heard.try_recv().unwrap();
     assert!(matches!(&events[..], [Event::Piece(_), Event::Failed(_)]), "{events:?}");
@@ -147,13 +144,13 @@ fn a_request_that_was_asked_again_is_cancelled_by_its_present_number() {
     let _up = bench.connect(true);
     let _heard = bench.fetch(5);
     bench.poll();
-    let Command::Fetch { request: first, .. } = bench.command() else { panic!("no Fetch") };
-    bench.worker.deliver(Delivery::Failed { request: first, failure: refusal(ErrorCode::TooEarly) });
+    let Command::Ask(first, _) = bench.command() else { panic!("no Ask") };
+    bench.worker.deliver(Delivery::Ended(first, End::Failed(refusal(ErrorCode::TooEarly))));
     bench.poll();
-    let Command::Fetch { request: second, .. } = bench.command() else { panic!("not asked again") };
+    let Command::Ask(second, _) = bench.command() else { panic!("not asked again") };
     bench.call(Call::Cancel { request: first });
     bench.poll();
-    assert!(matches!(bench.command(), Command::Cancel { request } if request == second));
+    assert!(matches!(bench.command(), Command::End(request, Ending::Cancel) if request == second));
     // What still comes of it goes nowhere.
     bench.piece(second, 0);
     bench.call(Call::Cancel { request: first });
@@ -167,8 +164,8 @@ fn without_early_data_too_early_is_an_answer() {
     let _up = bench.connect(false);
     let mut heard = bench.fetch(1);
     bench.poll();
-    let Command::Fetch { request, .. } = bench.command() else { panic!("no Fetch") };
-    bench.worker.deliver(Delivery::Failed { request, failure: refusal(ErrorCode::TooEarly) });
+    let Command::Ask(request, _) = bench.command() else { panic!("no Ask") };
+    bench.worker.deliver(Delivery::Ended(request, End::Failed(refusal(ErrorCode::TooEarly))));
     bench.poll();
     assert!(matches!(heard.try_recv().unwrap()[..], [Event::Failed(_)]));
 }
@@ -182,7 +179,7 @@ fn a_full_ring_holds_calls_back_and_loses_none() {
     let mut asked = Vec::new();
     while bench.poll() {
         while let Some(command) = bench.worker.command() {
-            let Command::Fetch { request, .. } = command else { panic!("{command:?}") };
+            let Command::Ask(request, _) = command else { panic!("{command:?}") };
             asked.push(request);
         }
     }
@@ -213,13 +210,13 @@ fn an_inbox_that_nobody_empties_stops_deliveries_and_not_calls() {
     let mut up = bench.connect(false);
     for n in 0..CLIENT_MESSAGES_LEN as u64 + 2 {
         let payload = Payload::from(Bytes::from_static(b"message"));
-        bench.worker.deliver(Delivery::Message { connection: LINK, queue: n, payload });
+        bench.worker.deliver(Delivery::Connection(LINK, ConnectionEvent::Message { queue: n, payload }));
         bench.poll();
     }
     let mut heard = bench.fetch(1);
     bench.poll();
-    assert!(matches!(bench.command(), Command::Fetch { .. }));
-    bench.worker.deliver(Delivery::Complete { request: RequestId::local(LINK, 1) });
+    assert!(matches!(bench.command(), Command::Ask(..)));
+    bench.worker.deliver(Delivery::Ended(RequestId::local(LINK, 1), End::Checked));
     assert!(!bench.poll());
     assert_eq!(heard.try_recv().unwrap_err(), TryRecvError::Empty);
     let mut queues = Vec::new();
@@ -241,7 +238,7 @@ fn nobody_left_to_take_messages_stops_nothing() {
     drop(up.messages);
     for n in 0..2 * CLIENT_MESSAGES_LEN as u64 {
         let payload = Payload::from(Bytes::from_static(b"message"));
-        bench.worker.deliver(Delivery::Message { connection: LINK, queue: n, payload });
+        bench.worker.deliver(Delivery::Connection(LINK, ConnectionEvent::Message { queue: n, payload }));
         assert!(bench.poll());
     }
 }
@@ -258,14 +255,14 @@ fn put(bench: &mut Bench, n: u64) -> Putting {
     let (data, batches) = mpsc::channel(8);
     let (credit, request) = (Credit::default(), RequestId::local(LINK, n));
     let done = oneshot::channel().0;
-    let descriptor = Box::new(Descriptor::plain(Token::of(b""), 0).unwrap());
-    let (hop, lanes) = (None, None);
-    let ask = Ask::Put { hop, queue: 0, descriptor, lanes, lease_s: 0, credit: credit.clone() };
+    let descriptor = Descriptor::plain(Token::of(b""), 0).unwrap();
+    let put = Put { queue: 0, lease_s: 0, descriptor, lanes: None };
+    let ask = Box::new(Ask::new(put).with_credit(credit.clone()));
     let unsent = VecDeque::new();
     let answer = PutAnswer { accepted: Some(accept), done, data: batches, unsent, credit: credit.clone() };
     bench.call(Call::Ask { request, ask, answer: Answer::Put(answer) });
     bench.poll();
-    assert!(matches!(bench.command(), Command::Put { .. }));
+    assert!(matches!(bench.command(), Command::Ask(..)));
     Putting { accepted, data, credit, request }
 }
 
@@ -275,7 +272,7 @@ fn a_put_waits_for_its_credit_alone_and_ends_with_finish() {
     let _up = bench.connect(false);
     let (mut slow, fast) = (put(&mut bench, 1), put(&mut bench, 2));
     for putting in [&slow, &fast] {
-        bench.worker.deliver(Delivery::Accepted { request: putting.request, length: 0, descriptor: None });
+        bench.worker.deliver(Delivery::Answered(putting.request, queue::Answer::Ok(OK)));
     }
     bench.poll();
     slow.accepted.try_recv().unwrap();
@@ -285,13 +282,13 @@ fn a_put_waits_for_its_credit_alone_and_ends_with_finish() {
         assert!(putting.data.try_send(bytes("data")).is_ok() && putting.data.try_send(Batch::End).is_ok());
     }
     while bench.poll() {}
-    assert!(matches!(bench.command(), Command::Data { request, .. } if request == fast.request));
-    assert!(matches!(bench.command(), Command::Finish { request } if request == fast.request));
+    assert!(matches!(bench.command(), Command::Bytes(request, _) if request == fast.request));
+    assert!(matches!(bench.command(), Command::End(request, Ending::Finish) if request == fast.request));
     assert!(bench.worker.command().is_none());
     slow.credit.give_back(64 << 20);
     while bench.poll() {}
-    assert!(matches!(bench.command(), Command::Data { bytes, .. } if bytes == "data"));
-    assert!(matches!(bench.command(), Command::Finish { request } if request == slow.request));
+    assert!(matches!(bench.command(), Command::Bytes(_, bytes) if bytes.to_bytes() == "data"));
+    assert!(matches!(bench.command(), Command::End(request, Ending::Finish) if request == slow.request));
     assert!(!bench.poll());
 }
 
@@ -300,14 +297,14 @@ fn a_put_whose_task_gave_up_is_not_finished() {
     let mut bench = Bench::new();
     let _up = bench.connect(false);
     let putting = put(&mut bench, 1);
-    bench.worker.deliver(Delivery::Accepted { request: putting.request, length: 0, descriptor: None });
+    bench.worker.deliver(Delivery::Answered(putting.request, queue::Answer::Ok(OK)));
     bench.poll();
     drop(putting.data);
     while bench.poll() {}
     assert!(bench.worker.command().is_none());
     bench.call(Call::Cancel { request: putting.request });
     bench.poll();
-    assert!(matches!(bench.command(), Command::Cancel { .. }));
+    assert!(matches!(bench.command(), Command::End(_, Ending::Cancel)));
 }
 
 #[test]
@@ -316,7 +313,7 @@ fn the_end_of_a_connection_ends_every_channel_and_says_why_first() {
     let up = bench.connect(false);
     let mut heard = bench.fetch(1);
     bench.poll();
-    bench.worker.deliver(Delivery::Closed { connection: LINK, reason: "gone".into() });
+    bench.worker.deliver(Delivery::Connection(LINK, ConnectionEvent::Closed { reason: "gone".into() }));
     bench.poll();
     assert_eq!(up.closed.borrow().as_deref(), Some("gone"));
     assert_eq!(heard.try_recv().unwrap_err(), TryRecvError::Disconnected);
@@ -331,8 +328,10 @@ fn a_client_serves_nobody() {
     let mut bench = Bench::new();
     let _up = bench.connect(false);
     let request = RequestId { connection: LINK, number: 1 };
-    bench.worker.deliver(Delivery::Locate { request, token: Token::of(b"").into() });
+    let what = Locate { token: Token::of(b"").into() }.into();
+    let asked = Asked { request: what, node: None, early: false, credit: Credit::default() };
+    bench.worker.deliver(Delivery::Asked(request, Box::new(asked)));
     bench.poll();
-    let Command::Refuse { failure, .. } = bench.command() else { panic!("not refused") };
+    let Command::End(_, Ending::Refuse(failure)) = bench.command() else { panic!("not refused") };
     assert_eq!(failure.code, ErrorCode::NotAuthorised);
 }

@@ -11,7 +11,9 @@ mod shape;
 pub use holder::{Given, Source, State};
 
 use crate::limits::GATHER_STALL_MS;
-use crate::queue::{AppPort, Command, ConnectionId, Delivery, RequestId};
+use crate::queue::{
+    Answer, AppPort, Command, ConnectionEvent, ConnectionId, Delivery, End, Ending, RequestId,
+};
 use crate::record::{ErrorCode, ErrorRecord};
 use crate::shard::{Blob, Descriptor, Lanes, ShardIndex};
 use crate::token::{AnyToken, VerifiedPiece};
@@ -171,27 +173,25 @@ impl Gather {
     #[expect(clippy::result_large_err, reason = "a delivery that is not ours goes back whole")]
     pub fn handle(&mut self, now: Instant, delivery: Delivery) -> Result<(), Delivery> {
         match delivery {
-            Delivery::Closed { connection, ref reason } => {
+            Delivery::Connection(connection, ConnectionEvent::Closed { ref reason }) => {
                 self.lost(connection, reason);
                 return Err(delivery);
             }
-            Delivery::Accepted { request, length, descriptor } if self.requests.contains_key(&request) => {
-                self.accepted(now, request, length, descriptor);
+            Delivery::Answered(request, Answer::Ok(ok)) if self.requests.contains_key(&request) => {
+                self.accepted(now, request, ok.length_bytes, ok.descriptor.map(Box::new));
             }
-            Delivery::Piece { request, piece } if self.requests.contains_key(&request) => {
+            Delivery::Piece { request, shard, piece } if self.requests.contains_key(&request) => {
                 if self.credit(now, request, piece.data.len()) {
-                    self.events.push_back(Event::Piece(piece));
+                    self.events.push_back(match shard {
+                        Some((shard, blob)) => Event::Shard { shard, blob, piece },
+                        None => Event::Piece(piece),
+                    });
                 }
             }
-            Delivery::Shard { request, shard, blob, piece } if self.requests.contains_key(&request) => {
-                if self.credit(now, request, piece.data.len()) {
-                    self.events.push_back(Event::Shard { shard, blob, piece });
-                }
-            }
-            Delivery::Complete { request } if self.requests.contains_key(&request) => self.complete(request),
-            Delivery::Failed { request, ref failure } if self.requests.contains_key(&request) => {
-                self.failed(now, request, failure);
-            }
+            Delivery::Ended(request, ref end) if self.requests.contains_key(&request) => match end {
+                End::Failed(failure) => self.failed(now, request, failure),
+                End::Checked | End::Raw => self.complete(request),
+            },
             other => return Err(other),
         }
         Ok(())
@@ -233,7 +233,7 @@ impl Gather {
     pub fn cancel(&mut self) {
         self.over = true;
         let running = std::mem::take(&mut self.requests).into_keys();
-        self.unsent.extend(running.map(|request| Command::Cancel { request }));
+        self.unsent.extend(running.map(|request| Command::End(request, Ending::Cancel)));
     }
 
     fn lost(&mut self, connection: ConnectionId, reason: &str) {
@@ -373,7 +373,7 @@ impl Gather {
             if let Some(window) = asked.window.and_then(|index| self.windows.get_mut(&index)) {
                 window.running.retain(|running| *running != request);
             }
-            self.unsent.push_back(Command::Cancel { request });
+            self.unsent.push_back(Command::End(request, Ending::Cancel));
         }
     }
 

@@ -4,7 +4,8 @@ use super::holder::Holder;
 use super::shape::Shape;
 use super::{Asked, Event, Gather, Want, Window};
 use crate::limits::{GATHER_AHEAD_BYTES, GATHER_PIPELINE_LEN};
-use crate::queue::{Command, RequestId};
+use crate::queue::{Ask, Command, RequestId};
+use crate::record::Fetch;
 use crate::shard::Lanes;
 use crate::token::Ranges;
 use smallvec::SmallVec;
@@ -144,20 +145,11 @@ impl Gather {
         holder.running += 1;
         holder.requests += 1;
         let hop = holder.source.route.as_ref().map(|route| Box::new(route.hop()));
-        let descriptor = self.shape.as_ref().and_then(|shape| shape.descriptor.clone());
-        let lanes_asked = descriptor.filter(|_| !lanes.is_empty()).map(|set| (lanes, set));
+        let is_set = self.shape.as_ref().is_some_and(|shape| shape.descriptor.is_some());
+        let lanes_asked = (is_set && !lanes.is_empty()).then_some(lanes);
         let (describe, token) = (window.is_none(), self.token);
-        let fetch = Command::Fetch {
-            request,
-            hop,
-            token,
-            lanes: lanes_asked,
-            ranges,
-            max_bytes: 0,
-            describe,
-            pace: None,
-        };
-        self.unsent.push_back(fetch);
+        let fetch = Fetch { token, bytes_max: 0, lanes: lanes_asked, ranges, describe };
+        self.unsent.push_back(Command::Ask(request, Box::new(Ask::by(hop, fetch))));
         self.requests.insert(request, Asked { holder: index, window, lanes, progress: now });
         if let Some(window) = window.and_then(|window| self.windows.get_mut(&window)) {
             window.running.push(request);

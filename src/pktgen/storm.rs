@@ -2,7 +2,7 @@
 
 use super::Pace;
 use crate::application::Application;
-use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery};
+use crate::queue::{AppPort, Command, ConnectionCommand, ConnectionEvent, ConnectionId, Credit, Delivery};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
@@ -94,21 +94,28 @@ impl Storm {
         while let Some(delivery) = port.receive() {
             worked = true;
             match delivery {
-                Delivery::Connected { connection, tag: Some(tag), credit, .. } => {
+                Delivery::Connection(
+                    connection,
+                    ConnectionEvent::Connected { tag: Some(tag), credit, .. },
+                ) => {
                     if let Some(asked) = self.running.remove(&tag) {
                         self.report.trips.push(now - asked);
                         self.up.insert(connection, asked);
                         self.asking.push_back((connection, credit));
                     }
                 }
-                Delivery::Message { connection, .. } if self.up.remove(&connection).is_some() => {
+                Delivery::Connection(connection, ConnectionEvent::Message { .. })
+                    if self.up.remove(&connection).is_some() =>
+                {
                     self.report.completed += 1;
                     self.closing.push_back(connection);
                 }
                 Delivery::ConnectFailed { tag, reason } if self.running.remove(&tag).is_some() => {
                     self.failed(reason);
                 }
-                Delivery::Closed { connection, reason } if self.up.remove(&connection).is_some() => {
+                Delivery::Connection(connection, ConnectionEvent::Closed { reason })
+                    if self.up.remove(&connection).is_some() =>
+                {
                     self.failed(reason);
                 }
                 _ => {}
@@ -140,7 +147,7 @@ impl Storm {
     fn close(&mut self, port: &mut AppPort) -> bool {
         let before = self.closing.len();
         while let Some(&connection) = self.closing.front()
-            && port.send(Command::Disconnect { connection }).is_ok()
+            && port.send(Command::On(connection, ConnectionCommand::Disconnect)).is_ok()
         {
             self.closing.pop_front();
         }

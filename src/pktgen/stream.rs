@@ -2,7 +2,7 @@
 
 use super::Pace;
 use crate::application::Application;
-use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery};
+use crate::queue::{AppPort, Command, ConnectionEvent, ConnectionId, Credit, Delivery};
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
@@ -107,10 +107,10 @@ impl Stream {
         while let Some(delivery) = port.receive() {
             worked = true;
             match delivery {
-                Delivery::Connected { connection: id, credit, tag: Some(_), .. } => {
+                Delivery::Connection(id, ConnectionEvent::Connected { credit, tag: Some(_), .. }) => {
                     self.connections.push(Link { id, credit, counted: false, asked: false });
                 }
-                Delivery::Message { connection, payload, .. } => {
+                Delivery::Connection(connection, ConnectionEvent::Message { payload, .. }) => {
                     let link = self.connections.iter_mut().find(|link| link.id == connection);
                     if let (Some(link), Ok(count)) = (link, <[u8; 16]>::try_from(&payload.to_bytes()[..])) {
                         let count = u128::from_be_bytes(count);
@@ -119,7 +119,8 @@ impl Stream {
                         self.report.received += count as u64;
                     }
                 }
-                Delivery::ConnectFailed { reason, .. } | Delivery::Closed { reason, .. } => {
+                Delivery::ConnectFailed { reason, .. }
+                | Delivery::Connection(_, ConnectionEvent::Closed { reason }) => {
                     self.report.failure.get_or_insert(reason);
                 }
                 _ => {}

@@ -2,7 +2,7 @@
 
 use super::{Links, Report, Up, Width};
 use crate::application::Application;
-use crate::queue::{AppPort, Delivery};
+use crate::queue::{AppPort, ConnectionEvent, Delivery};
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
@@ -114,7 +114,7 @@ impl Application for Blast {
         while let Some(delivery) = port.receive() {
             worked = true;
             self.links.heard(&delivery);
-            if let Delivery::Message { payload, .. } = delivery
+            if let Delivery::Connection(_, ConnectionEvent::Message { payload, .. }) = delivery
                 && let Ok(count) = <[u8; 16]>::try_from(&payload.to_bytes()[..])
             {
                 self.answered(u128::from_be_bytes(count));

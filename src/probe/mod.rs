@@ -12,7 +12,7 @@ pub use ping::Ping;
 pub use pull::{Pull, Pulled};
 pub use push::Push;
 
-use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery};
+use crate::queue::{AppPort, Command, ConnectionEvent, ConnectionId, Credit, Delivery};
 use crate::tls::NodeId;
 use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
@@ -101,15 +101,14 @@ impl Links {
 
     fn heard(&mut self, delivery: &Delivery) {
         match delivery {
-            Delivery::Connected { connection, node, credit, .. } => {
+            Delivery::Connection(connection, ConnectionEvent::Connected { node, credit, .. }) => {
                 self.up.push(Up { connection: *connection, node: *node, credit: credit.clone() });
                 if self.is_ready() {
                     self.report(Report::Connected);
                 }
             }
-            Delivery::ConnectFailed { reason, .. } | Delivery::Closed { reason, .. } => {
-                self.fail(reason.clone())
-            }
+            Delivery::ConnectFailed { reason, .. }
+            | Delivery::Connection(_, ConnectionEvent::Closed { reason }) => self.fail(reason.clone()),
             _ => {}
         }
     }

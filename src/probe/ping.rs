@@ -2,7 +2,7 @@
 
 use super::{Links, Report};
 use crate::application::Application;
-use crate::queue::{AppPort, Delivery};
+use crate::queue::{AppPort, ConnectionEvent, Delivery};
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
@@ -41,7 +41,7 @@ impl Application for Ping {
         while let Some(delivery) = port.receive() {
             worked = true;
             self.links.heard(&delivery);
-            if let Delivery::Message { .. } = delivery
+            if let Delivery::Connection(_, ConnectionEvent::Message { .. }) = delivery
                 && let Some(sent) = self.sent.take()
             {
                 self.links.report(Report::RoundTrip(sent.elapsed()));

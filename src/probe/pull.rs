@@ -3,8 +3,8 @@
 use super::{Links, Report, Width};
 use crate::application::Application;
 use crate::hop::{Route, RouteError};
-use crate::queue::{AppPort, Command, Credit, Delivery, RequestId};
-use crate::record::{Fetch, Record};
+use crate::queue::{AppPort, Ask, Command, Credit, Delivery, End, Ending, RequestId};
+use crate::record::{Fetch, Routed};
 use crate::token::{AnyToken, Ranges};
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -105,20 +105,17 @@ impl Pulled {
     fn commands(&self, request: RequestId, route: Option<Route>) -> Vec<Command> {
         let hop = route.map(|route| Box::new(route.hop()));
         let Self { token, ranges, verified, .. } = self.clone();
+        let fetch = Fetch { token, bytes_max: 0, lanes: None, ranges, describe: false };
         if verified {
-            let (lanes, max_bytes, describe, pace) = (None, 0, false, None);
-            return vec![Command::Fetch { request, hop, token, lanes, ranges, max_bytes, describe, pace }];
+            return vec![Command::Ask(request, Box::new(Ask::by(hop, fetch)))];
         }
         let mut front = Vec::new();
-        if let Some(hop) = hop {
-            hop.emit_record(&mut front);
-        }
-        Fetch { token, bytes_max: 0, lanes: None, ranges, describe: false }.emit_record(&mut front);
+        Routed { hop, request: fetch.into() }.emit_records(&mut front);
         let (credit, pace) = (Credit::default(), Credit::default());
         vec![
             Command::Open { request, credit, pace },
-            Command::Raw { request, bytes: Bytes::from(front).into() },
-            Command::Finish { request },
+            Command::Bytes(request, Bytes::from(front).into()),
+            Command::End(request, Ending::Finish),
         ]
     }
 }
@@ -131,11 +128,11 @@ impl Application for Pull {
             self.links.heard(&delivery);
             match delivery {
                 Delivery::Piece { piece, .. } => self.bytes += piece.data.len() as u64,
-                Delivery::Raw { bytes, .. } => self.bytes += bytes.len() as u64,
-                Delivery::Complete { request } | Delivery::RawEnd { request } => self.answered(request),
-                Delivery::Failed { failure, .. } => {
+                Delivery::Raw(_, bytes) => self.bytes += bytes.len() as u64,
+                Delivery::Ended(_, End::Failed(failure)) => {
                     self.links.fail(format!("{}: {}", failure.code.name(), failure.reason()));
                 }
+                Delivery::Ended(request, _) => self.answered(request),
                 _ => {}
             }
         }

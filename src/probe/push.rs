@@ -4,8 +4,8 @@ use super::{Links, Report, Width};
 use crate::application::Application;
 use crate::client::{ClientError, Prepared, Source};
 use crate::hop::Route;
-use crate::queue::{AppPort, Command, Credit, Delivery, RequestId};
-use crate::record::ErrorCode;
+use crate::queue::{Answer, AppPort, Ask, Command, Credit, Delivery, End, Ending, RequestId};
+use crate::record::{ErrorCode, Put};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -69,18 +69,11 @@ impl Push {
             let route = self.route.as_ref().map(|route| route.starting_at(up.node)).transpose()?;
             let hop = route.map(|route| Box::new(route.hop()));
             let credit = Credit::default();
-            let descriptor = Box::new(self.payload.descriptor()?);
-            let put = Command::Put {
-                request,
-                hop,
-                queue: self.queue,
-                descriptor,
-                lanes: None,
-                lease_s: 0,
-                credit: credit.clone(),
-            };
+            let descriptor = self.payload.descriptor()?;
+            let put = Put { queue: self.queue, lease_s: 0, descriptor, lanes: None };
+            let ask = Ask::by(hop, put).with_credit(credit.clone());
             // There is room for it.
-            let _ = port.send(put);
+            let _ = port.send(Command::Ask(request, Box::new(ask)));
             self.lanes.push(Lane { request, credit, state: State::Asked, unsent: VecDeque::new() });
         }
         Ok(true)
@@ -93,7 +86,7 @@ impl Push {
     fn heard(&mut self, delivery: Delivery) -> Result<(), ClientError> {
         self.links.heard(&delivery);
         match delivery {
-            Delivery::Accepted { request, .. } => {
+            Delivery::Answered(request, Answer::Ok(_)) => {
                 let payload = self.payload.clone();
                 let source = Source::new(payload, &self.payload.descriptor()?, None)?;
                 if let Some(lane) = self.lane(request) {
@@ -101,7 +94,7 @@ impl Push {
                 }
             }
             // Nothing is kept: that is how the far side says that it has taken all of it.
-            Delivery::Failed { request, failure } => {
+            Delivery::Ended(request, End::Failed(failure)) => {
                 let sent = self.lane(request).is_some_and(|lane| matches!(lane.state, State::Sent));
                 let reason = failure.reason().to_string();
                 if failure.code != ErrorCode::NotFound || !sent {
@@ -118,7 +111,7 @@ impl Push {
                     self.links.report(Report::Goodput { bytes, messages, elapsed });
                 }
             }
-            Delivery::Done { .. } => {
+            Delivery::Answered(_, Answer::Done(_)) => {
                 self.links
                     .fail(format!("queue {} keeps what is put: give a discard application's", self.queue));
             }
@@ -151,7 +144,7 @@ impl Lane {
             let Some(bytes) = self.unsent.pop_front() else {
                 match source.next_batch()? {
                     Some(batch) => self.unsent = batch.into(),
-                    None if port.send(Command::Finish { request: self.request }).is_ok() => {
+                    None if port.send(Command::End(self.request, Ending::Finish)).is_ok() => {
                         self.state = State::Sent;
                     }
                     None => break,

@@ -8,7 +8,9 @@ mod message;
 mod port;
 mod waking;
 
-pub use message::{Command, Delivery};
+pub use message::{
+    Answer, Ask, Asked, Command, ConnectionCommand, ConnectionEvent, Delivery, End, Ending, Relayed,
+};
 pub use port::AppPort;
 pub(crate) use port::{WorkerPort, rings};
 pub use waking::{Sleeper, Waker};

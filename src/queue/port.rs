@@ -1,6 +1,6 @@
 //! The two ends of a pair of rings.
 
-use super::{Command, ConnectionId, Credit, Delivery, RequestId, Sleeper, Waker};
+use super::{Command, ConnectionCommand, ConnectionId, Credit, Delivery, RequestId, Sleeper, Waker};
 use crate::limits::{COMMAND_RING_LEN, DELIVERY_RING_LEN};
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
@@ -94,10 +94,10 @@ impl AppPort {
             return Err(bytes);
         }
         credit.take(len);
-        self.send(Command::Data { request, bytes }).map_err(|command| {
+        self.send(Command::Bytes(request, bytes.into())).map_err(|command| {
             credit.give_back(len);
             match command {
-                Command::Data { bytes, .. } => bytes,
+                Command::Bytes(_, bytes) => bytes.to_bytes(),
                 _ => Bytes::new(),
             }
         })
@@ -116,10 +116,10 @@ impl AppPort {
             return Err(payload);
         }
         credit.take(len);
-        self.send(Command::Message { connection, queue, payload }).map_err(|command| {
+        self.send(Command::On(connection, ConnectionCommand::Message { queue, payload })).map_err(|command| {
             credit.give_back(len);
             match command {
-                Command::Message { payload, .. } => payload,
+                Command::On(_, ConnectionCommand::Message { payload, .. }) => payload,
                 _ => Bytes::new(),
             }
         })

@@ -18,6 +18,7 @@ mod ok;
 mod payload;
 mod put;
 mod reader;
+mod request;
 mod settings;
 pub mod varint;
 
@@ -35,6 +36,7 @@ pub use ok::OkRecord;
 pub use payload::Payload;
 pub use put::Put;
 pub use reader::{RecordHeader, RecordReader};
+pub use request::{Request, Routed};
 pub use settings::Settings;
 
 pub use crate::shard::{Coding, Descriptor};

@@ -2,7 +2,7 @@
 
 use super::{Change, Holding, Store};
 use crate::limits::{ANNOUNCE_INTERVAL_MS, HAVE_BURST, HAVE_RATE_PER_S};
-use crate::queue::{AppPort, Command, ConnectionId};
+use crate::queue::{AppPort, Command, ConnectionCommand, ConnectionId};
 use crate::rate::Rate;
 use crate::record::{Coverage, Have};
 use std::collections::VecDeque;
@@ -58,7 +58,7 @@ impl Announcer {
                 said = true;
                 let connection = listener.connection;
                 // The ring has room: nobody else pushes to it.
-                let _ = port.send(Command::Have { connection, have });
+                let _ = port.send(Command::On(connection, ConnectionCommand::Have(have)));
             }
         }
         said

@@ -6,14 +6,19 @@
 use super::announce::Announcer;
 use super::directory::Directory;
 use super::mirror::{Mirroring, Outcome};
-use super::serve::{Refusal, Servings, Wanted};
+use super::serve::{Lookup, Refusal, Servings};
 use super::writing::{Committed, Writing};
 use super::{Keep, MemoryTier, Store, StoreError};
 use crate::application::{Application, Outbox};
 use crate::hop::Hops;
 use crate::limits::{EXPIRY_INTERVAL_MS, LEASE_MARGIN_S, MIRRORS_LEN_MAX};
-use crate::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId, Waker};
-use crate::record::{Coverage, ErrorCode, ErrorRecord, Have, Holder, Mirror};
+use crate::queue::{
+    Answer, AppPort, Asked, Command, ConnectionEvent, ConnectionId, Credit, Delivery, End, Ending, RequestId,
+    Waker,
+};
+use crate::record::{
+    Coverage, Done, ErrorCode, ErrorRecord, Fetch, Have, Holder, Holders, Locate, Mirror, Put, Request,
+};
 use crate::shard::{Coding, Descriptor, Lanes};
 use crate::tls::NodeId;
 use crate::token::AnyToken;
@@ -133,7 +138,7 @@ impl Seed {
     }
 
     fn refuse(&mut self, port: &mut AppPort, request: RequestId, code: ErrorCode, reason: impl Into<String>) {
-        self.send(port, Command::Refuse { request, failure: ErrorRecord::new(code, 0, reason) });
+        self.send(port, Command::refuse(request, ErrorRecord::new(code, 0, reason)));
     }
 
     fn refuse_store(&mut self, port: &mut AppPort, request: RequestId, error: &StoreError) {
@@ -167,38 +172,33 @@ impl Seed {
             }
         }
         match delivery {
-            Delivery::Put { request, node, descriptor, lanes, lease_s } => {
-                let keep = self.keep(now, node, lease_s);
-                match lanes {
-                    Some(lanes) => self.put_lanes(now, port, request, *descriptor, lanes, keep),
-                    None => self.put(now, port, request, descriptor, keep),
-                }
-            }
-            Delivery::Piece { request, piece } => {
-                let written = self.receiving.get_mut(&request).map(|writing| writing.piece(&piece));
+            Delivery::Asked(request, asked) => self.asked(now, port, request, *asked),
+            Delivery::Piece { request, shard, piece } => {
+                let written = self.receiving.get_mut(&request).map(|writing| match shard {
+                    Some((_, blob)) => writing.shard(blob, &piece),
+                    None => writing.piece(&piece),
+                });
                 self.written(port, request, written);
             }
-            Delivery::Shard { request, blob, piece, .. } => {
-                let written = self.receiving.get_mut(&request).map(|writing| writing.shard(blob, &piece));
-                self.written(port, request, written);
-            }
-            Delivery::Complete { request } => {
+            Delivery::Ended(request, End::Checked) => {
                 if let Some(writing) = self.receiving.remove(&request) {
                     self.commit(now, port, request, writing);
                 }
             }
-            Delivery::Fetch { request, token, lanes, ranges, max_bytes, describe, early, credit } => {
-                let wanted = Wanted { token, lanes, ranges, max_bytes, describe, early };
-                self.fetch(port, request, &wanted, credit);
-            }
-            Delivery::Locate { request, token } => {
-                let holders = self.holders(now, &token);
-                self.send(port, Command::Holders { request, holders });
-            }
-            Delivery::Mirror { request, node, mirror } => self.mirror(now, port, request, node, mirror),
-            Delivery::Have { connection, node, have } => self.heard(now, connection, node, &have),
-            Delivery::Failed { request, .. } => self.abandon(now, port, request),
-            Delivery::Connected { connection, node: Some(node), neighbor, .. } => {
+            Delivery::Ended(request, _) => self.abandon(now, port, request),
+            Delivery::Connection(connection, event) => self.event(now, port, connection, event),
+            // A mirror's requests are the gathering's; a store forwards nothing.
+            Delivery::ConnectFailed { .. }
+            | Delivery::Answered(..)
+            | Delivery::Relay(..)
+            | Delivery::Raw(..)
+            | Delivery::Stopped(..) => {}
+        }
+    }
+
+    fn event(&mut self, now: Instant, port: &mut AppPort, connection: ConnectionId, event: ConnectionEvent) {
+        match event {
+            ConnectionEvent::Connected { node: Some(node), neighbor, .. } => {
                 if neighbor || !self.nodes.contains_key(&node) {
                     self.nodes.insert(node, connection);
                 }
@@ -206,8 +206,29 @@ impl Seed {
                     self.announcer.connected(connection, now);
                 }
             }
-            Delivery::Closed { connection, .. } => self.forget(now, port, connection),
-            _ => {}
+            ConnectionEvent::Have { node, have } => self.heard(now, connection, node, &have),
+            ConnectionEvent::Closed { .. } => self.forget(now, port, connection),
+            ConnectionEvent::Connected { node: None, .. } | ConnectionEvent::Message { .. } => {}
+        }
+    }
+
+    /// A peer's request, by its kind.
+    fn asked(&mut self, now: Instant, port: &mut AppPort, request: RequestId, asked: Asked) {
+        let Asked { request: what, node, early, credit } = asked;
+        match what {
+            Request::Put(Put { descriptor, lanes, lease_s, .. }) => {
+                let keep = self.keep(now, node, lease_s);
+                match lanes {
+                    Some(lanes) => self.put_lanes(now, port, request, descriptor, lanes, keep),
+                    None => self.put(now, port, request, Box::new(descriptor), keep),
+                }
+            }
+            Request::Fetch(fetch) => self.fetch(port, request, &fetch, early, credit),
+            Request::Locate(Locate { token }) => {
+                let holders = Holders { holders: self.holders(now, &token) };
+                self.send(port, Command::Answer(request, Answer::Holders(holders)));
+            }
+            Request::Mirror(mirror) => self.mirror(now, port, request, node, mirror),
         }
     }
 
@@ -283,7 +304,7 @@ impl Seed {
 
     fn accept(&mut self, port: &mut AppPort, request: RequestId, writing: Writing) {
         self.receiving.insert(request, writing);
-        self.send(port, Command::Accept { request });
+        self.send(port, Command::accept(request));
     }
 
     fn written(&mut self, port: &mut AppPort, request: RequestId, written: Option<Result<(), StoreError>>) {
@@ -311,21 +332,22 @@ impl Seed {
         {
             worked = true;
             match result {
-                Ok((token, bytes)) => self.send(port, Command::Done { request, bytes, token }),
+                Ok((token, bytes)) => {
+                    self.send(port, Command::Answer(request, Answer::Done(Done { bytes, token })))
+                }
                 Err(error) => self.refuse_store(port, request, &error),
             }
         }
         worked
     }
 
-    fn fetch(&mut self, port: &mut AppPort, request: RequestId, wanted: &Wanted, credit: Credit) {
-        match wanted.find(&self.parts.store) {
+    fn fetch(&mut self, port: &mut AppPort, request: RequestId, fetch: &Fetch, early: bool, credit: Credit) {
+        match (Lookup { fetch, early }).find(&self.parts.store) {
             Ok(answer) => {
-                let (length, descriptor) = (answer.length, answer.descriptor.clone());
-                self.send(port, Command::Answer { request, length, descriptor });
+                self.send(port, Command::Answer(request, Answer::Ok(answer.ok)));
                 self.servings.add(request, credit, answer);
             }
-            Err(Refusal::Failure(failure)) => self.send(port, Command::Refuse { request, failure }),
+            Err(Refusal::Failure(failure)) => self.send(port, Command::refuse(request, failure)),
             Err(Refusal::Store(error)) => self.refuse_store(port, request, &error),
         }
     }
@@ -338,7 +360,7 @@ impl Seed {
         let worked = self.servings.serve(&self.parts.memory, port, &mut over);
         for (request, result) in over {
             match result {
-                Ok(()) => self.send(port, Command::Finish { request }),
+                Ok(()) => self.send(port, Command::End(request, Ending::Finish)),
                 Err(error) => self.refuse_store(port, request, &error),
             }
         }
@@ -383,7 +405,7 @@ impl Seed {
         port: &mut AppPort,
         request: RequestId,
         node: Option<NodeId>,
-        mut mirror: Box<Mirror>,
+        mut mirror: Mirror,
     ) {
         if node.is_none() {
             let reason = "only for peers that showed a certificate";
@@ -414,7 +436,7 @@ impl Seed {
         }
         for node in mirror.sources.clone() {
             if !self.nodes.contains_key(&node) {
-                self.send(port, Command::Reach { node });
+                self.send(port, Command::Reach(node));
             }
         }
         self.mirrors.push(Mirroring::new(request, mirror, keep, now));
@@ -443,7 +465,7 @@ impl Seed {
             let Mirroring { request, .. } = self.mirrors.swap_remove(at);
             match outcome {
                 Outcome::Written(writing) => self.commit(now, port, request, *writing),
-                Outcome::Failed(failure) => self.send(port, Command::Refuse { request, failure }),
+                Outcome::Failed(failure) => self.send(port, Command::refuse(request, failure)),
                 Outcome::Store(error) => self.refuse_store(port, request, &error),
                 Outcome::Going => {}
             }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// One thing that a peer asked this node to hold.
 pub(super) struct Mirroring {
     pub(super) request: RequestId,
-    mirror: Box<Mirror>,
+    mirror: Mirror,
     keep: Keep,
     stage: Stage,
 }
@@ -40,7 +40,7 @@ pub(super) enum Outcome {
 }
 
 impl Mirroring {
-    pub(super) fn new(request: RequestId, mirror: Box<Mirror>, keep: Keep, now: Instant) -> Self {
+    pub(super) fn new(request: RequestId, mirror: Mirror, keep: Keep, now: Instant) -> Self {
         let until = now + Duration::from_millis(RELAY_REACH_MS);
         Self { request, mirror, keep, stage: Stage::Waiting { until } }
     }

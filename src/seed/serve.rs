@@ -3,7 +3,7 @@
 use super::{Held, HeldSet, MemoryTier, Store, StoreError};
 use crate::limits::EARLY_FETCH_BYTES_MAX;
 use crate::queue::{AppPort, ConnectionId, Credit, RequestId};
-use crate::record::{ErrorCode, ErrorRecord};
+use crate::record::{ErrorCode, ErrorRecord, Fetch, OkRecord};
 use crate::shard::{Blob, Descriptor, Lanes};
 use crate::token::{AnyToken, Piece, Ranges, VerifiedEncoder};
 use bytes::Bytes;
@@ -15,20 +15,16 @@ use std::sync::{Mutex, PoisonError};
 /// Bytes given to one peer before the next has its turn.
 const TURN_BYTES: usize = 256 * 1024;
 
-/// What a peer asks for.
-pub(super) struct Wanted {
-    pub(super) token: AnyToken,
-    pub(super) lanes: Option<Lanes>,
-    pub(super) ranges: Ranges,
-    pub(super) max_bytes: u64,
-    pub(super) describe: bool,
+/// A FETCH that is looked up in a store.
+pub(super) struct Lookup<'a> {
+    pub(super) fetch: &'a Fetch,
+    /// It came in early data.
     pub(super) early: bool,
 }
 
 /// What it gets: the front of the answer, and what yields the rest.
 pub(super) struct Answer {
-    pub(super) length: u64,
-    pub(super) descriptor: Option<Box<Descriptor>>,
+    pub(super) ok: OkRecord,
     parts: VecDeque<(Held, VerifiedEncoder)>,
 }
 
@@ -48,10 +44,10 @@ fn refuse<T>(code: ErrorCode, reason: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal::Failure(ErrorRecord::new(code, 0, reason)))
 }
 
-impl Wanted {
+impl Lookup<'_> {
     /// Looks it up.
     pub(super) fn find(&self, store: &Store) -> Result<Answer, Refusal> {
-        match self.token {
+        match self.fetch.token {
             AnyToken::Content(token) => match store.get(&token)? {
                 Some(held) => self.of_payload(held, None),
                 None => refuse(ErrorCode::NotFound, format!("{token} is not kept here")),
@@ -64,12 +60,12 @@ impl Wanted {
     }
 
     fn of_set(&self, set: HeldSet) -> Result<Answer, Refusal> {
-        let descriptor = Box::new(set.descriptor);
-        if self.describe {
-            let length = descriptor.length_bytes();
-            return Ok(Answer { length, descriptor: Some(descriptor), parts: VecDeque::new() });
+        let descriptor = set.descriptor;
+        let ok = OkRecord { length_bytes: descriptor.length_bytes(), descriptor: Some(descriptor) };
+        if self.fetch.describe {
+            return Ok(Answer { ok, parts: VecDeque::new() });
         }
-        let wanted = self.lanes.unwrap_or_else(|| Lanes::first(descriptor.k().into()));
+        let wanted = self.fetch.lanes.unwrap_or_else(|| Lanes::first(descriptor.k().into()));
         if !descriptor.lanes().contains_all(wanted) {
             return refuse(ErrorCode::BadRange, format!("the set has the lanes {}", descriptor.lanes()));
         }
@@ -78,19 +74,19 @@ impl Wanted {
                 format!("of the lanes {wanted} only {} are kept here", set.lanes.intersection(wanted));
             return refuse(ErrorCode::NotFound, reason);
         }
-        if self.lanes.is_none() {
+        if self.fetch.lanes.is_none() {
             return match set.content {
                 Some(content) => self.of_payload(content, Some(descriptor)),
                 // A payload of no bytes.
-                None => self.of_parts(&set, descriptor, wanted),
+                None => self.of_parts(&set, ok, wanted),
             };
         }
-        self.of_parts(&set, descriptor, wanted)
+        self.of_parts(&set, ok, wanted)
     }
 
-    fn of_parts(&self, set: &HeldSet, descriptor: Box<Descriptor>, lanes: Lanes) -> Result<Answer, Refusal> {
-        let stripes = if self.lanes.is_some() { self.ranges.clone() } else { Ranges::all() };
-        let parts = match descriptor.parts(lanes, &stripes) {
+    fn of_parts(&self, set: &HeldSet, ok: OkRecord, lanes: Lanes) -> Result<Answer, Refusal> {
+        let stripes = if self.fetch.lanes.is_some() { self.fetch.ranges.clone() } else { Ranges::all() };
+        let parts = match set.descriptor.parts(lanes, &stripes) {
             Ok(parts) => parts,
             Err(error) => return refuse(ErrorCode::BadRange, error.to_string()),
         };
@@ -111,34 +107,34 @@ impl Wanted {
                 Err(error) => return refuse(ErrorCode::BadRange, error.to_string()),
             }
         }
-        let length = descriptor.length_bytes();
-        Ok(Answer { length, descriptor: Some(descriptor), parts: encoders })
+        Ok(Answer { ok, parts: encoders })
     }
 
-    fn of_payload(&self, held: Held, descriptor: Option<Box<Descriptor>>) -> Result<Answer, Refusal> {
+    fn of_payload(&self, held: Held, descriptor: Option<Descriptor>) -> Result<Answer, Refusal> {
         let length = held.length();
-        if self.describe {
-            return Ok(Answer { length, descriptor, parts: VecDeque::new() });
+        let ok = OkRecord { length_bytes: length, descriptor };
+        if self.fetch.describe {
+            return Ok(Answer { ok, parts: VecDeque::new() });
         }
-        let selected = self.ranges.selected_bytes(length);
+        let selected = self.fetch.ranges.selected_bytes(length);
         let encoder = selected.and_then(|selected| {
-            VerifiedEncoder::new(held.outboard().clone(), self.ranges.clone())
+            VerifiedEncoder::new(held.outboard().clone(), self.fetch.ranges.clone())
                 .map(|encoder| (selected, encoder))
         });
         match encoder {
             Ok((selected, encoder)) => {
                 self.check_bytes(selected)?;
-                Ok(Answer { length, descriptor, parts: [(held, encoder)].into() })
+                Ok(Answer { ok, parts: [(held, encoder)].into() })
             }
             Err(error) => refuse(ErrorCode::BadRange, error.to_string()),
         }
     }
 
     fn check_bytes(&self, selected: u64) -> Result<(), Refusal> {
-        if self.max_bytes > 0 && selected > self.max_bytes {
+        if self.fetch.bytes_max > 0 && selected > self.fetch.bytes_max {
             let reason = format!(
                 "the answer has {selected} payload bytes, more than the {} asked for at most",
-                self.max_bytes
+                self.fetch.bytes_max
             );
             return refuse(ErrorCode::Limit, reason);
         }

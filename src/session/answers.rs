@@ -4,7 +4,7 @@ use super::body::Body;
 use super::fault::Fault;
 use super::inbound::{Inbound, Kind, unexpected};
 use super::reading::Reading;
-use crate::queue::{Credit, Delivery, RequestId};
+use crate::queue::{Answer, Credit, Delivery, End, RequestId};
 use crate::record::{Done, ErrorCode, ErrorRecord, Holders, OkRecord, Payload, Record, RecordType};
 use crate::shard::{Descriptor, Lanes};
 use crate::token::{AnyToken, Ranges};
@@ -13,7 +13,7 @@ use crate::token::{AnyToken, Ranges};
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) token: AnyToken,
-    pub(super) lanes: Option<(Lanes, Box<Descriptor>)>,
+    pub(super) lanes: Option<Lanes>,
     pub(super) ranges: Ranges,
     pub(super) describe: bool,
     pub(super) pace: Option<Credit>,
@@ -32,8 +32,7 @@ impl Inbound {
         let delivery = match kind {
             RecordType::Ok if !*over && !*accepted => {
                 *accepted = true;
-                let length = OkRecord::parse(&body)?.length_bytes;
-                Delivery::Accepted { request, length, descriptor: None }
+                Delivery::Answered(request, Answer::Ok(OkRecord::parse(&body)?))
             }
             RecordType::Done if !*over => {
                 *over = true;
@@ -41,7 +40,7 @@ impl Inbound {
             }
             RecordType::Error if !*over => {
                 *over = true;
-                Delivery::Failed { request, failure: ErrorRecord::parse(&body)? }
+                Delivery::Ended(request, End::Failed(ErrorRecord::parse(&body)?))
             }
             _ => return Err(unexpected(kind, "in the answer to PUT")),
         };
@@ -63,20 +62,19 @@ impl Inbound {
         let delivery = match kind {
             RecordType::Ok if !*over => {
                 let ok = OkRecord::parse(&record)?;
-                let (length, descriptor) = (ok.length_bytes, ok.descriptor.map(Box::new));
-                let checked = asked.body(length, descriptor.as_deref())?;
+                let checked = asked.body(ok.length_bytes, ok.descriptor.as_ref())?;
                 if asked.describe {
                     *over = true;
-                    cx.deliver(app, Delivery::Accepted { request, length, descriptor });
-                    Delivery::Complete { request }
+                    cx.deliver(app, Delivery::Answered(request, Answer::Ok(ok)));
+                    Delivery::Ended(request, End::Checked)
                 } else {
                     *body = Some(checked);
-                    Delivery::Accepted { request, length, descriptor }
+                    Delivery::Answered(request, Answer::Ok(ok))
                 }
             }
             RecordType::Error if !*over => {
                 *over = true;
-                Delivery::Failed { request, failure: ErrorRecord::parse(&record)? }
+                Delivery::Ended(request, End::Failed(ErrorRecord::parse(&record)?))
             }
             _ => return Err(unexpected(kind, "in the answer to FETCH")),
         };
@@ -97,9 +95,9 @@ impl Inbound {
         }
         let body = body.to_bytes();
         let delivery = match kind {
-            RecordType::Error => Delivery::Failed { request, failure: ErrorRecord::parse(&body)? },
+            RecordType::Error => Delivery::Ended(request, End::Failed(ErrorRecord::parse(&body)?)),
             RecordType::Done => done(request, &body)?,
-            _ => Delivery::Holders { request, holders: Holders::parse(&body)?.holders },
+            _ => Delivery::Answered(request, Answer::Holders(Holders::parse(&body)?)),
         };
         cx.deliver(app, delivery);
         Ok(())
@@ -121,13 +119,12 @@ impl Asked {
             return Err(Fault::new(ErrorCode::BadDescriptor, "the answer's descriptor is not the set's"));
         };
         match &self.lanes {
-            Some((lanes, _)) => Body::lanes(Box::new(*found), *lanes, &self.ranges),
+            Some(lanes) => Body::lanes(Box::new(*found), *lanes, &self.ranges),
             None => Body::payload(found.content(), length, &self.ranges),
         }
     }
 }
 
 fn done(request: RequestId, body: &[u8]) -> Result<Delivery, Fault> {
-    let done = Done::parse(body)?;
-    Ok(Delivery::Done { request, bytes: done.bytes, token: done.token })
+    Ok(Delivery::Answered(request, Answer::Done(Done::parse(body)?)))
 }

@@ -7,11 +7,8 @@ use super::tally::Outcome;
 use super::{Context, End, Session};
 use crate::counters::Counter;
 use crate::limits::REQUESTS_LEN_MAX;
-use crate::queue::{Command, Credit, Delivery, RequestId};
-use crate::record::{
-    Done, ErrorCode, ErrorRecord, Fetch, Holders, Hop, Locate, MessageHeader, OkRecord, Payload, Put,
-    RecordType,
-};
+use crate::queue::{Answer, Ask, Command, ConnectionCommand, Delivery, End as RequestEnd, Ending, RequestId};
+use crate::record::{ErrorCode, ErrorRecord, Fetch, MessageHeader, Payload, RecordType, Request};
 use bytes::Bytes;
 use quinn_proto::{Connection, Dir, StreamId, VarInt};
 
@@ -25,69 +22,39 @@ impl Session {
         cx: &mut Context<'_>,
     ) {
         // What follows a request that waits for the peer to allow another stream waits with it.
-        if let Command::Raw { request, .. } | Command::Finish { request } | Command::Pace { request, .. } =
-            command
+        if command.opens().is_none()
+            && let Some(request) = command.of_local()
             && self.waits_to_open(app, request)
         {
             self.unopened.push_back((app, command));
             return;
         }
         match command {
-            Command::Connect { .. } | Command::Reach { .. } => unreachable!("the worker itself connects"),
-            Command::Disconnect { .. } => {
-                self.closed("closed here", cx);
-                conn.close(cx.now, ErrorCode::None.into(), Bytes::new());
+            // The worker itself connects.
+            Command::Connect { .. } | Command::Reach(_) => {}
+            Command::On(_, command) => self.on_connection(conn, app, command, cx),
+            Command::Ask(request, _) | Command::Open { request, .. } => {
+                self.open(conn, app, request, command, cx);
             }
-            Command::Message { queue, payload, .. } => self.send_message(conn, app, queue, payload, cx),
-            Command::Datagram { queue, payload, .. } => self.send_datagram(conn, queue, &payload, cx),
-            Command::Put { request, .. }
-            | Command::Fetch { request, .. }
-            | Command::Locate { request, .. }
-            | Command::Mirror { request, .. }
-            | Command::Open { request, .. } => self.open(conn, app, request, command, cx),
-            Command::Accept { request } => self.accept_put(conn, app, request, cx),
-            Command::Answer { request, length, descriptor } => {
+            Command::Answer(request, answer) => self.answer(conn, app, request, answer, cx),
+            Command::Bytes(request, bytes) => {
                 if let Some(id) = self.stream_of(app, request) {
-                    let descriptor = descriptor.map(|descriptor| *descriptor);
-                    self.write_record(conn, id, &OkRecord { length_bytes: length, descriptor }, cx);
-                    self.begin_encoding(id);
-                }
-            }
-            Command::Holders { request, holders } => {
-                if let Some(id) = self.stream_of(app, request) {
-                    self.tally(id, Outcome::Ok, cx.counters);
-                    self.write_record(conn, id, &Holders { holders }, cx);
-                    self.finish(conn, id);
-                }
-            }
-            Command::Have { have, .. } => {
-                if let Some(id) = self.control_out {
-                    self.write_record(conn, id, &have, cx);
-                }
-            }
-            Command::Data { request, bytes } => {
-                if let Some(id) = self.stream_of(app, request) {
-                    self.write(conn, id, bytes);
-                }
-            }
-            Command::Raw { request, bytes } => {
-                if let Some(id) = self.stream_of(app, request) {
-                    // What passes here is not read: an ERROR after it could be a part of an encoding.
+                    // An ERROR after a byte of the answer would be read as a part of an encoding.
                     if !request.is_local() {
                         self.begin_encoding(id);
                     }
                     bytes.into_chunks().into_iter().for_each(|chunk| self.write(conn, id, chunk));
                 }
             }
-            Command::Pace { request, pace } => {
+            Command::Pace(request, pace) => {
                 if let Some(id) = self.stream_of(app, request)
                     && let Some(inbound) = self.inbound.get_mut(&id)
                 {
                     inbound.set_pace(pace);
                 }
             }
-            Command::Take { request, bytes } => self.take_back(conn, app, request, bytes, cx),
-            Command::Stop { request, code } => {
+            Command::Take(request, bytes) => self.take_back(conn, app, request, bytes, cx),
+            Command::Stop(request, code) => {
                 if let Some(id) = self.stream_of(app, request) {
                     self.inbound.remove(&id);
                     let _ = conn.recv_stream(id).stop(code.into());
@@ -96,33 +63,94 @@ impl Session {
                     }
                 }
             }
-            Command::Finish { request } => {
-                if let Some(id) = self.stream_of(app, request) {
+            Command::End(request, ending) => self.end(conn, app, request, ending, cx),
+        }
+    }
+
+    fn on_connection(
+        &mut self,
+        conn: &mut Connection,
+        app: usize,
+        command: ConnectionCommand,
+        cx: &mut Context<'_>,
+    ) {
+        match command {
+            ConnectionCommand::Disconnect => {
+                self.closed("closed here", cx);
+                conn.close(cx.now, ErrorCode::None.into(), Bytes::new());
+            }
+            ConnectionCommand::Message { queue, payload } => self.send_message(conn, app, queue, payload, cx),
+            ConnectionCommand::Datagram { queue, payload } => self.send_datagram(conn, queue, &payload, cx),
+            ConnectionCommand::Have(have) => {
+                if let Some(id) = self.control_out {
+                    self.write_record(conn, id, &have, cx);
+                }
+            }
+        }
+    }
+
+    fn answer(
+        &mut self,
+        conn: &mut Connection,
+        app: usize,
+        request: RequestId,
+        answer: Answer,
+        cx: &mut Context<'_>,
+    ) {
+        let Some(id) = self.stream_of(app, request) else { return };
+        match answer {
+            Answer::Ok(ok) => {
+                let accepts = self.inbound.get_mut(&id).is_some_and(Inbound::accept_put);
+                self.write_record(conn, id, &ok, cx);
+                if accepts {
+                    self.line_up(id);
+                } else {
+                    self.begin_encoding(id);
+                }
+            }
+            Answer::Holders(holders) => {
+                self.tally(id, Outcome::Ok, cx.counters);
+                self.write_record(conn, id, &holders, cx);
+                self.finish(conn, id);
+            }
+            Answer::Done(done) => {
+                self.tally(id, Outcome::Ok, cx.counters);
+                self.write_record(conn, id, &done, cx);
+                self.finish(conn, id);
+                // A payload that was here already: its bytes need not come.
+                if self.inbound.get(&id).is_some_and(|inbound| !inbound.is_complete()) {
+                    self.inbound.remove(&id);
+                    let _ = conn.recv_stream(id).stop(ErrorCode::None.into());
+                }
+            }
+        }
+    }
+
+    fn end(
+        &mut self,
+        conn: &mut Connection,
+        app: usize,
+        request: RequestId,
+        ending: Ending,
+        cx: &mut Context<'_>,
+    ) {
+        let stream = self.stream_of(app, request);
+        match ending {
+            Ending::Finish => {
+                if let Some(id) = stream {
                     self.tally(id, Outcome::Ok, cx.counters);
                     self.finish(conn, id);
                 }
             }
-            Command::Done { request, bytes, token } => {
-                if let Some(id) = self.stream_of(app, request) {
-                    self.tally(id, Outcome::Ok, cx.counters);
-                    self.write_record(conn, id, &Done { bytes, token }, cx);
-                    self.finish(conn, id);
-                    // A payload that was here already: its bytes need not come.
-                    if self.inbound.get(&id).is_some_and(|inbound| !inbound.is_complete()) {
-                        self.inbound.remove(&id);
-                        let _ = conn.recv_stream(id).stop(ErrorCode::None.into());
-                    }
-                }
-            }
-            Command::Refuse { request, failure } => {
-                if let Some(id) = self.stream_of(app, request) {
+            Ending::Refuse(failure) => {
+                if let Some(id) = stream {
                     self.inbound.remove(&id);
                     let _ = conn.recv_stream(id).stop(failure.code.into());
                     self.refuse(conn, id, &failure, cx);
                 }
             }
-            Command::Cancel { request } => {
-                if let Some(id) = self.stream_of(app, request) {
+            Ending::Cancel => {
+                if let Some(id) = stream {
                     if let Some(inbound) = self.inbound.remove(&id) {
                         self.forget_local(&inbound);
                     }
@@ -131,7 +159,7 @@ impl Session {
                     self.abort_out(conn, id, ErrorCode::None);
                 }
                 // One that waits for the peer to allow another stream is never opened.
-                self.unopened.retain(|(of, command)| *of != app || !command.is_of(request));
+                self.unopened.retain(|(of, command)| *of != app || command.of_local() != Some(request));
             }
         }
     }
@@ -153,7 +181,7 @@ impl Session {
         };
         if let Some((code, reason)) = refusal {
             let failure = ErrorRecord::new(code, 0, reason);
-            cx.ports[app].deliver(Delivery::Failed { request, failure });
+            cx.ports[app].deliver(Delivery::Ended(request, RequestEnd::Failed(failure)));
             return;
         }
         let Some(id) = conn.streams().open(Dir::Bi) else {
@@ -162,54 +190,35 @@ impl Session {
         };
         self.local.insert((app, request.number), id);
         match command {
-            Command::Put { hop, queue, descriptor, lanes, lease_s, credit, .. } => {
-                self.begin(conn, id, hop, credit, Inbound::put_answer(app, request), cx);
-                let put = Put { queue, lease_s, descriptor: *descriptor, lanes };
-                self.write_record(conn, id, &put, cx);
-            }
-            Command::Fetch { hop, token, lanes, ranges, max_bytes, describe, pace, .. } => {
-                let only = lanes.as_ref().map(|(lanes, _)| *lanes);
-                let fetch =
-                    Fetch { token, bytes_max: max_bytes, lanes: only, ranges: ranges.clone(), describe };
-                let asked = Asked { token, lanes, ranges, describe, pace };
-                let answer = Inbound::fetch_answer(app, request, asked);
-                self.begin(conn, id, hop, Credit::default(), answer, cx);
-                self.write_record(conn, id, &fetch, cx);
-                self.finish(conn, id);
-            }
-            Command::Locate { hop, token, .. } => {
-                let answer = Inbound::one_answer(app, request, RecordType::Holders);
-                self.begin(conn, id, hop, Credit::default(), answer, cx);
-                self.write_record(conn, id, &Locate { token }, cx);
-                self.finish(conn, id);
-            }
-            Command::Mirror { hop, mirror, .. } => {
-                let answer = Inbound::one_answer(app, request, RecordType::Done);
-                self.begin(conn, id, hop, Credit::default(), answer, cx);
-                self.write_record(conn, id, &*mirror, cx);
-                self.finish(conn, id);
+            Command::Ask(_, ask) => {
+                let Ask { routed, credit } = *ask;
+                let answer = match &routed.request {
+                    Request::Put(_) => Inbound::put_answer(app, request),
+                    Request::Fetch(fetch) => {
+                        let Fetch { token, lanes, ref ranges, describe, .. } = *fetch;
+                        let (ranges, pace) = (ranges.clone(), credit.clone());
+                        let asked = Asked { token, lanes, ranges, describe, pace };
+                        Inbound::fetch_answer(app, request, asked)
+                    }
+                    Request::Locate(_) => Inbound::one_answer(app, request, RecordType::Holders),
+                    Request::Mirror(_) => Inbound::one_answer(app, request, RecordType::Done),
+                };
+                let puts = matches!(routed.request, Request::Put(_));
+                let credit = credit.filter(|_| puts).unwrap_or_default();
+                self.outbound.insert(id, Outbound::new(credit));
+                self.inbound.insert(id, answer.by_route(routed.hop.is_some()));
+                let mut out = Vec::new();
+                cx.counters.add(Counter::RecordsOut, routed.emit_records(&mut out));
+                self.write_own(conn, id, out.into());
+                if !puts {
+                    self.finish(conn, id);
+                }
             }
             Command::Open { credit, pace, .. } => {
-                self.begin(conn, id, None, credit, Inbound::raw_answer(app, request, pace), cx);
+                self.outbound.insert(id, Outbound::new(credit));
+                self.inbound.insert(id, Inbound::raw_answer(app, request, pace));
             }
-            _ => unreachable!("only requests open streams"),
-        }
-    }
-
-    /// Sets up both halves of a request of ours, and says by which gateways it goes.
-    fn begin(
-        &mut self,
-        conn: &mut Connection,
-        id: StreamId,
-        hop: Option<Box<Hop>>,
-        credit: Credit,
-        answer: Inbound,
-        cx: &Context<'_>,
-    ) {
-        self.outbound.insert(id, Outbound::new(credit));
-        self.inbound.insert(id, answer.by_route(hop.is_some()));
-        if let Some(hop) = hop {
-            self.write_record(conn, id, &*hop, cx);
+            _ => {}
         }
     }
 
@@ -241,15 +250,6 @@ impl Session {
         self.line_up(id);
     }
 
-    fn accept_put(&mut self, conn: &mut Connection, app: usize, request: RequestId, cx: &mut Context<'_>) {
-        let Some(id) = self.stream_of(app, request) else { return };
-        if let Some(inbound) = self.inbound.get_mut(&id) {
-            inbound.accept_put();
-            self.line_up(id);
-            self.write_record(conn, id, &OkRecord { length_bytes: 0, descriptor: None }, cx);
-        }
-    }
-
     fn send_datagram(&mut self, conn: &mut Connection, queue: u64, payload: &[u8], cx: &Context<'_>) {
         let mut record = Vec::with_capacity(payload.len() + 16);
         MessageHeader { queue, token: None }.emit_record_front(payload.len(), &mut record);
@@ -273,7 +273,7 @@ impl Session {
             Some(&id) => id,
             None => {
                 let Some(id) = conn.streams().open(Dir::Uni) else {
-                    let command = Command::Message { connection: self.id, queue, payload };
+                    let command = Command::On(self.id, ConnectionCommand::Message { queue, payload });
                     self.unopened.push_back((app, command));
                     return;
                 };

@@ -8,10 +8,12 @@ use super::reading::Reading;
 use crate::counters::Counter;
 use crate::hop::{Decision, Refusal};
 use crate::limits::{HAVE_BURST, HAVE_RATE_PER_S};
-use crate::queue::{ConnectionId, Credit, Delivery, RequestId, WorkerPort};
+use crate::queue::{
+    Asked as Question, ConnectionEvent, ConnectionId, Credit, Delivery, End, Relayed, RequestId, WorkerPort,
+};
 use crate::record::{
-    ErrorCode, ErrorRecord, Fetch, GoAway, Have, Hop, Locate, MessageHeader, Mirror, Payload, Put, Record,
-    RecordError, RecordReader, RecordType, Settings,
+    ErrorCode, ErrorRecord, GoAway, Have, Hop, MessageHeader, Payload, Record, RecordError, RecordReader,
+    RecordType, Request, Settings,
 };
 use crate::token::{Ranges, Token};
 use bytes::Bytes;
@@ -132,9 +134,15 @@ impl Inbound {
         Self { routed, ..self }
     }
 
-    pub(super) fn accept_put(&mut self) {
-        if let Kind::Put { accepted, .. } = &mut self.kind {
-            *accepted = true;
+    /// Lets the bytes of a PUT come. False for a request without bytes of its own.
+    pub(super) fn accept_put(&mut self) -> bool {
+        match &mut self.kind {
+            Kind::Put { accepted, .. } => {
+                *accepted = true;
+                true
+            }
+            Kind::Raw { .. } => true,
+            _ => false,
         }
     }
 
@@ -246,7 +254,7 @@ impl Inbound {
         if let Kind::Raw { gathered, .. } | Kind::RawAnswer { gathered, .. } = &mut self.kind
             && !gathered.is_empty()
         {
-            cx.deliver(app, Delivery::Raw { request, bytes: std::mem::take(gathered) });
+            cx.deliver(app, Delivery::Raw(request, std::mem::take(gathered)));
         }
     }
 
@@ -357,53 +365,35 @@ impl Inbound {
         if early && !matches!(kind, RecordType::Fetch | RecordType::Locate) {
             return Err(Fault::new(ErrorCode::TooEarly, "not in early data: ask again after the handshake"));
         }
-        match kind {
-            RecordType::Hop if !self.routed => {
-                let hop = Hop::parse(&body)?;
-                self.routed = true;
-                return self.hop(&hop, credit, cx);
-            }
-            RecordType::Put => {
-                let put = Put::parse(&body)?;
-                let app = cx.queue(put.queue)?;
-                let descriptor = Box::new(put.descriptor);
-                self.kind = if cx.cx.routes.unchecked.contains(&put.queue) {
-                    Kind::Raw { app, onward: Credit::default(), gathered: Payload::new() }
-                } else {
-                    let (all, length) = (Ranges::all(), descriptor.length_bytes());
-                    let body = match put.lanes {
-                        Some(lanes) => Body::lanes(descriptor.clone(), lanes, &all)?,
-                        None => Body::payload(descriptor.content(), length, &all)?,
-                    };
-                    Kind::Put { app, body, accepted: false }
-                };
-                let (node, lanes, lease_s) = (cx.peer.node, put.lanes, put.lease_s);
-                cx.deliver(app, Delivery::Put { request, node, descriptor, lanes, lease_s });
-            }
-            RecordType::Fetch => {
-                let Fetch { token, bytes_max: max_bytes, lanes, ranges, describe } = Fetch::parse(&body)?;
-                let app = cx.store()?;
-                self.kind = Kind::Asked { app };
-                cx.deliver(
-                    app,
-                    Delivery::Fetch { request, token, lanes, ranges, max_bytes, describe, early, credit },
-                );
-            }
-            RecordType::Locate => {
-                let Locate { token } = Locate::parse(&body)?;
-                let app = cx.store()?;
-                self.kind = Kind::Asked { app };
-                cx.deliver(app, Delivery::Locate { request, token });
-            }
-            RecordType::Mirror => {
-                let mirror = Box::new(Mirror::parse(&body)?);
-                let app = cx.store()?;
-                self.kind = Kind::Asked { app };
-                let node = cx.peer.node;
-                cx.deliver(app, Delivery::Mirror { request, node, mirror });
-            }
-            _ => return Err(unexpected(kind, "at the start of a request")),
+        if kind == RecordType::Hop && !self.routed {
+            let hop = Hop::parse(&body)?;
+            self.routed = true;
+            return self.hop(&hop, credit, cx);
         }
+        let Some(parsed) = Request::parse(kind, &body) else {
+            return Err(unexpected(kind, "at the start of a request"));
+        };
+        let parsed = parsed?;
+        let app = match &parsed {
+            Request::Put(put) => cx.queue(put.queue)?,
+            Request::Fetch(_) | Request::Locate(_) | Request::Mirror(_) => cx.store()?,
+        };
+        self.kind = match &parsed {
+            Request::Put(put) if cx.cx.routes.unchecked.contains(&put.queue) => {
+                Kind::Raw { app, onward: Credit::default(), gathered: Payload::new() }
+            }
+            Request::Put(put) => {
+                let (all, length) = (Ranges::all(), put.descriptor.length_bytes());
+                let body = match put.lanes {
+                    Some(lanes) => Body::lanes(Box::new(put.descriptor), lanes, &all)?,
+                    None => Body::payload(put.descriptor.content(), length, &all)?,
+                };
+                Kind::Put { app, body, accepted: false }
+            }
+            Request::Fetch(_) | Request::Locate(_) | Request::Mirror(_) => Kind::Asked { app },
+        };
+        let asked = Question { request: parsed, node: cx.peer.node, early, credit };
+        cx.deliver(app, Delivery::Asked(request, Box::new(asked)));
         Ok(())
     }
 
@@ -425,7 +415,8 @@ impl Inbound {
                 let (request, onward) = (cx.peer_request(), Credit::default());
                 self.kind = Kind::Raw { app, onward: onward.clone(), gathered: Payload::new() };
                 cx.cx.counters.add(Counter::HopsForwarded, 1);
-                cx.deliver(app, Delivery::Relay { request, next, hop, answer, onward });
+                let relayed = Box::new(Relayed { next, hop, answer, onward });
+                cx.deliver(app, Delivery::Relay(request, relayed));
                 Ok(())
             }
         }
@@ -452,18 +443,14 @@ impl Inbound {
             if let Some(pace) = &pace {
                 pace.take(piece.data.len());
             }
-            let delivery = match checked.shard {
-                Some((shard, blob)) => Delivery::Shard { request, shard, blob, piece },
-                None => Delivery::Piece { request, piece },
-            };
-            cx.deliver(app, delivery);
+            cx.deliver(app, Delivery::Piece { request, shard: checked.shard, piece });
         }
         if accepted && body.is_complete() && !std::mem::replace(&mut body.complete_told, true) {
             // Who asked has all of it: what the peer may do wrong after that is between it and this session.
             if let Kind::FetchAnswer { over, .. } = &mut self.kind {
                 *over = true;
             }
-            cx.deliver(app, Delivery::Complete { request });
+            cx.deliver(app, Delivery::Ended(request, End::Checked));
         }
     }
 
@@ -491,10 +478,10 @@ impl Inbound {
         match &self.kind {
             Kind::Raw { app, .. } => {
                 let request = RequestId { connection, number: stream.into() };
-                cx.ports[*app].deliver(Delivery::RawEnd { request });
+                cx.ports[*app].deliver(Delivery::Ended(request, End::Raw));
             }
             Kind::RawAnswer { app, request, .. } => {
-                cx.ports[*app].deliver(Delivery::RawEnd { request: *request });
+                cx.ports[*app].deliver(Delivery::Ended(*request, End::Raw));
             }
             _ => {}
         }
@@ -523,7 +510,7 @@ impl Inbound {
             _ => None,
         };
         if let Some((app, request)) = told {
-            cx.ports[app].deliver(Delivery::Failed { request, failure });
+            cx.ports[app].deliver(Delivery::Ended(request, End::Failed(failure)));
         }
     }
 }
@@ -545,7 +532,8 @@ pub(super) fn message(
         cx.cx.counters.add(Counter::BadProofs, 1);
         return Err(Fault::new(ErrorCode::BadProof, "a message does not match its token"));
     }
-    Ok((app, Delivery::Message { connection: cx.connection, queue: header.queue, payload }))
+    let message = ConnectionEvent::Message { queue: header.queue, payload };
+    Ok((app, Delivery::Connection(cx.connection, message)))
 }
 
 fn control_record(kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
@@ -567,7 +555,7 @@ fn control_record(kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> 
             }
             // Who shows no certificate holds nothing that others could be sent to.
             if let (Some(node), Some(app)) = (cx.peer.node, cx.owner.or(cx.cx.routes.store)) {
-                cx.deliver(app, Delivery::Have { connection: cx.connection, node, have });
+                cx.deliver(app, Delivery::Connection(cx.connection, ConnectionEvent::Have { node, have }));
             }
         }
         _ => return Err(Fault { fatal: true, ..unexpected(kind, "on CONTROL") }),

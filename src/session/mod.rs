@@ -18,7 +18,9 @@ use crate::limits::{
     ANSWER_LINGER_MS, CHUNKS_PER_TURN_MAX, HAVE_BURST, HAVE_RATE_PER_S, HOPS_LEN_MAX, REQUESTS_LEN_MAX,
     STREAM_ERROR_WINDOW_S, STREAM_ERRORS_MAX,
 };
-use crate::queue::{Command, ConnectionId, Credit, Delivery, RequestId, WorkerPort};
+use crate::queue::{
+    Command, ConnectionEvent, ConnectionId, Credit, Delivery, End as RequestEnd, RequestId, WorkerPort,
+};
 use crate::rate::Rate;
 use crate::record::{ErrorCode, ErrorRecord, GoAway, RecordReader, RecordType, Settings};
 use crate::tls::NodeId;
@@ -41,7 +43,7 @@ pub struct Routes {
     pub queues: FxHashMap<u64, usize>,
     /// Queues whose messages may come in early data, where they could be replayed.
     pub replay_safe: FxHashSet<u64>,
-    /// Queues whose PUTs are taken as they come: unchecked, as [`crate::queue::Delivery::Raw`].
+    /// Queues whose PUTs are taken as they come: unchecked, as [`Delivery::Raw`].
     pub unchecked: FxHashSet<u64>,
     /// The application that answers FETCH, LOCATE and MIRROR, and hears HAVE.
     pub store: Option<usize>,
@@ -497,14 +499,14 @@ impl Session {
                 let _ = conn.recv_stream(id).stop(code.into());
             } else {
                 if let Some((app, request)) = inbound.raw_answer_to() {
-                    cx.ports[app].deliver(Delivery::RawStopped { request, code });
+                    cx.ports[app].deliver(Delivery::Stopped(request, code));
                 }
                 self.inbound.insert(id, inbound);
             }
         } else if let Some(Some(app)) = answering {
             let failure = ErrorRecord::new(code, 0, "the peer gave the answer up");
             let request = RequestId { connection: self.id, number: id.into() };
-            cx.ports[app].deliver(Delivery::Failed { request, failure });
+            cx.ports[app].deliver(Delivery::Ended(request, RequestEnd::Failed(failure)));
         }
     }
 
@@ -527,7 +529,7 @@ impl Session {
             None => 0..cx.ports.len(),
         };
         for port in &mut cx.ports[told] {
-            port.deliver(Delivery::Closed { connection, reason: reason.into() });
+            port.deliver(Delivery::Connection(connection, ConnectionEvent::Closed { reason: reason.into() }));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::survey::Counted;
 use crate::counters::Counter;
-use crate::queue::Delivery;
+use crate::queue::{ConnectionEvent, Delivery};
 use crate::quic::timers::Timer;
 use crate::record::ErrorCode;
 use crate::session::{Context, Session};
@@ -168,8 +168,11 @@ impl Conn {
         };
         // Holdings are told on the connections that this side opened to neighbours, so once to each.
         let neighbor = matches!(self.origin, Origin::Neighbor { .. }) && side == Side::Client;
-        let delivery =
-            || Delivery::Connected { connection, tag, side, node, neighbor, remote, credit: credit.clone() };
+        let delivery = || {
+            let credit = credit.clone();
+            let event = ConnectionEvent::Connected { tag, side, node, neighbor, remote, credit };
+            Delivery::Connection(connection, event)
+        };
         self.session.connected(delivery, cx);
     }
 }

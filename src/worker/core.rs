@@ -335,7 +335,7 @@ impl Core {
     fn command(&mut self, now: Instant, app: usize, command: Command) {
         match command {
             Command::Connect { tag, remote, early } => return self.connect(now, app, tag, remote, early),
-            Command::Reach { node } => return self.reach(now, &node),
+            Command::Reach(node) => return self.reach(now, &node),
             _ => {}
         }
         let Some(id) = command.connection() else { return };

@@ -6,8 +6,11 @@ use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
-use stoq::queue::{AppPort, Command, ConnectionId, Credit, Delivery, RequestId};
-use stoq::record::{ErrorCode, ErrorRecord, Holder, Hop, Mirror};
+use stoq::queue::{
+    self, Answer, AppPort, Ask, Command, ConnectionCommand, ConnectionEvent, ConnectionId, Credit, Delivery,
+    Ending, RequestId,
+};
+use stoq::record::{self, Done, ErrorCode, ErrorRecord, Fetch, Holder, Hop, Locate, Mirror, Put};
 use stoq::shard::{Descriptor, Lanes};
 use stoq::tls::NodeId;
 use stoq::token::{AnyToken, Ranges, Token};
@@ -156,17 +159,17 @@ impl Caller {
     /// Sends a message in a QUIC datagram.
     pub(crate) fn datagram(&mut self, peer: &Peer, queue: u64, payload: &[u8]) {
         let payload = Bytes::copy_from_slice(payload);
-        self.commands.push_back(Command::Datagram { connection: peer.connection, queue, payload });
+        self.commands.push_back(Command::On(peer.connection, ConnectionCommand::Datagram { queue, payload }));
     }
 
     pub(crate) fn disconnect(&mut self, peer: &Peer) {
-        self.commands.push_back(Command::Disconnect { connection: peer.connection });
+        self.commands.push_back(Command::On(peer.connection, ConnectionCommand::Disconnect));
     }
 
     pub(crate) fn cancel(&mut self, request: RequestId) {
         self.sending.retain(|sending| sending.request != request);
         self.sent.retain(|sent| *sent != request);
-        self.commands.push_back(Command::Cancel { request });
+        self.commands.push_back(Command::End(request, Ending::Cancel));
     }
 
     pub(crate) fn message(&mut self, peer: &Peer, queue: u64, payload: &[u8]) {
@@ -207,31 +210,22 @@ impl Caller {
         ranges: Ranges,
     ) -> RequestId {
         let request = self.number(peer);
-        let lanes = lanes.map(|(lanes, set)| (lanes, Box::new(set)));
-        let hop = hop.map(Box::new);
-        let (max_bytes, describe, pace) = (0, false, self.pace.clone());
-        self.commands.push_back(Command::Fetch {
-            request,
-            hop,
-            token,
-            lanes,
-            ranges,
-            max_bytes,
-            describe,
-            pace,
-        });
+        let lanes = lanes.map(|(lanes, _)| lanes);
+        let fetch = Fetch { token, bytes_max: 0, lanes, ranges, describe: false };
+        let ask = Ask { credit: self.pace.clone(), ..Ask::by(hop.map(Box::new), fetch) };
+        self.commands.push_back(Command::Ask(request, Box::new(ask)));
         request
     }
 
     pub(crate) fn locate(&mut self, peer: &Peer, token: AnyToken) -> RequestId {
         let request = self.number(peer);
-        self.commands.push_back(Command::Locate { request, hop: None, token });
+        self.commands.push_back(Command::Ask(request, Box::new(Ask::new(Locate { token }))));
         request
     }
 
     pub(crate) fn mirror(&mut self, peer: &Peer, mirror: Mirror) -> RequestId {
         let request = self.number(peer);
-        self.commands.push_back(Command::Mirror { request, hop: None, mirror: Box::new(mirror) });
+        self.commands.push_back(Command::Ask(request, Box::new(Ask::new(mirror))));
         self.sent.push(request);
         request
     }
@@ -256,15 +250,9 @@ impl Caller {
         encoded: Vec<Bytes>,
     ) -> RequestId {
         let (request, credit) = (self.number(peer), Credit::default());
-        self.commands.push_back(Command::Put {
-            request,
-            hop: hop.map(Box::new),
-            queue,
-            descriptor: Box::new(descriptor),
-            lanes,
-            lease_s,
-            credit: credit.clone(),
-        });
+        let put = Put { queue, lease_s, descriptor, lanes };
+        let ask = Ask::by(hop.map(Box::new), put).with_credit(credit.clone());
+        self.commands.push_back(Command::Ask(request, Box::new(ask)));
         self.sending.push(Sending { request, credit, chunks: encoded.into(), accepted: false });
         request
     }
@@ -328,7 +316,7 @@ impl Caller {
                 worked = true;
             }
             // A full ring: the end is sent next time.
-            if !sending.accepted || port.send(Command::Finish { request: sending.request }).is_err() {
+            if !sending.accepted || port.send(Command::End(sending.request, Ending::Finish)).is_err() {
                 return true;
             }
             sent.push(sending.request);
@@ -339,50 +327,59 @@ impl Caller {
 
     fn hear(&mut self, delivery: Delivery) {
         match delivery {
-            Delivery::Connected { connection, tag, node, remote, credit, .. } => {
+            Delivery::Connection(connection, event) => self.event(connection, event),
+            Delivery::ConnectFailed { tag, reason } => self.connect_failed.push((tag, reason)),
+            Delivery::Asked(request, asked) => match asked.request {
+                // It takes whatever is put to it, and keeps it in memory.
+                record::Request::Put(_) => {
+                    self.requests.insert(request, Request::default());
+                    self.commands.push_back(Command::accept(request));
+                }
+                record::Request::Fetch(_) => {
+                    let failure = ErrorRecord::new(ErrorCode::NotFound, 0, "nothing is kept here");
+                    self.commands.push_back(Command::refuse(request, failure));
+                }
+                record::Request::Locate(_) | record::Request::Mirror(_) => {}
+            },
+            Delivery::Answered(request, Answer::Ok(ok)) => {
+                self.requests.entry(request).or_default().accepted = Some(ok.length_bytes);
+                for sending in self.sending.iter_mut().filter(|sending| sending.request == request) {
+                    sending.accepted = true;
+                }
+            }
+            Delivery::Answered(request, Answer::Holders(holders)) => {
+                self.end(request, End::Located(holders.holders));
+            }
+            Delivery::Answered(request, Answer::Done(Done { bytes, token })) => {
+                self.end(request, End::Done { bytes, token });
+            }
+            Delivery::Piece { request, piece, .. } => {
+                self.requests.entry(request).or_default().pieces.push((piece.offset, piece.data));
+            }
+            Delivery::Ended(request, queue::End::Checked) => self.complete(request),
+            Delivery::Ended(request, queue::End::Failed(failure)) => {
+                self.end(request, End::Failed(failure.code));
+                self.requests.entry(request).or_default().failure = Some(failure);
+            }
+            _ => {}
+        }
+    }
+
+    fn event(&mut self, connection: ConnectionId, event: ConnectionEvent) {
+        match event {
+            ConnectionEvent::Connected { tag, node, remote, credit, .. } => {
                 self.peers.push(Peer { host: 0, connection, node, remote, credit, tag });
             }
-            Delivery::ConnectFailed { tag, reason } => self.connect_failed.push((tag, reason)),
-            Delivery::Closed { connection, reason } => {
+            ConnectionEvent::Message { queue, payload } => {
+                self.messages.push((connection, queue, payload.to_bytes()));
+            }
+            ConnectionEvent::Closed { reason } => {
                 self.closed.push((connection, reason));
                 self.sending.retain(|sending| sending.request.connection != connection);
                 self.sent.retain(|sent| sent.connection != connection);
                 self.unsent.retain(|(of, ..)| *of != connection);
             }
-            Delivery::Message { connection, queue, payload } => {
-                self.messages.push((connection, queue, payload.to_bytes()));
-            }
-            // It takes whatever is put to it, and keeps it in memory.
-            Delivery::Put { request, .. } => {
-                self.requests.insert(request, Request::default());
-                self.commands.push_back(Command::Accept { request });
-            }
-            Delivery::Fetch { request, .. } => {
-                let failure = ErrorRecord::new(ErrorCode::NotFound, 0, "nothing is kept here");
-                self.commands.push_back(Command::Refuse { request, failure });
-            }
-            Delivery::Accepted { request, length, .. } => {
-                self.requests.entry(request).or_default().accepted = Some(length);
-                for sending in self.sending.iter_mut().filter(|sending| sending.request == request) {
-                    sending.accepted = true;
-                }
-            }
-            Delivery::Piece { request, piece } => {
-                self.requests.entry(request).or_default().pieces.push((piece.offset, piece.data));
-            }
-            Delivery::Shard { request, piece, .. } => {
-                self.requests.entry(request).or_default().pieces.push((piece.offset, piece.data));
-            }
-            Delivery::Holders { request, holders } => self.end(request, End::Located(holders)),
-            Delivery::Complete { request } => self.complete(request),
-            Delivery::Done { request, bytes, token } => {
-                self.end(request, End::Done { bytes, token });
-            }
-            Delivery::Failed { request, failure } => {
-                self.end(request, End::Failed(failure.code));
-                self.requests.entry(request).or_default().failure = Some(failure);
-            }
-            _ => {}
+            ConnectionEvent::Have { .. } => {}
         }
     }
 
@@ -396,7 +393,8 @@ impl Caller {
             });
             let token = Token::from_slice(&[&[1][..], hasher.finalize().as_bytes()].concat()).unwrap();
             let bytes = self.requests[&request].bytes() as u64;
-            self.commands.push_back(Command::Done { request, bytes, token: token.into() });
+            let done = Done { bytes, token: token.into() };
+            self.commands.push_back(Command::Answer(request, Answer::Done(done)));
         }
     }
 

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 use stoq::application::Application;
-use stoq::queue::{AppPort, Command, Credit, Delivery, RequestId};
-use stoq::record::{ErrorCode, ErrorRecord};
+use stoq::queue::{Answer, AppPort, Command, ConnectionEvent, Credit, Delivery, End, Ending, RequestId};
+use stoq::record::{ErrorCode, ErrorRecord, OkRecord, Request};
 use stoq::shard::Descriptor;
 use stoq::token::Ranges;
 
@@ -59,10 +59,11 @@ impl Liar {
             return;
         }
         let other = Descriptor::plain(stoq::token::Token::of(b"something else"), real).unwrap();
-        let descriptor = (self.lie == Lie::WrongDescriptor).then(|| Box::new(other));
-        self.commands.push_back(Command::Answer { request, length, descriptor });
+        let descriptor = (self.lie == Lie::WrongDescriptor).then_some(other);
+        let ok = OkRecord { length_bytes: length, descriptor };
+        self.commands.push_back(Command::Answer(request, Answer::Ok(ok)));
         if describe {
-            return self.commands.push_back(Command::Finish { request });
+            return self.commands.push_back(Command::End(request, Ending::Finish));
         }
         let groups = real.div_ceil(16_384).max(1);
         let mut asked = Ranges::all();
@@ -95,18 +96,16 @@ impl Application for Liar {
         while let Some(delivery) = port.receive() {
             worked = true;
             match delivery {
-                Delivery::Fetch { request, ranges, describe, credit, .. } => {
-                    self.fetch(request, ranges, describe, credit);
-                }
-                Delivery::Failed { request, .. } => drop(self.answers.remove(&request)),
-                Delivery::Closed { connection, .. } => {
+                Delivery::Asked(request, asked) => match asked.request {
+                    Request::Fetch(fetch) => self.fetch(request, fetch.ranges, fetch.describe, asked.credit),
+                    _ => {
+                        let failure = ErrorRecord::new(ErrorCode::NotFound, 0, "not here");
+                        self.commands.push_back(Command::refuse(request, failure));
+                    }
+                },
+                Delivery::Ended(request, End::Failed(_)) => drop(self.answers.remove(&request)),
+                Delivery::Connection(connection, ConnectionEvent::Closed { .. }) => {
                     self.answers.retain(|request, _| request.connection != connection);
-                }
-                Delivery::Put { request, .. }
-                | Delivery::Locate { request, .. }
-                | Delivery::Mirror { request, .. } => {
-                    let failure = ErrorRecord::new(ErrorCode::NotFound, 0, "not here");
-                    self.commands.push_back(Command::Refuse { request, failure });
                 }
                 _ => {}
             }
@@ -126,7 +125,7 @@ impl Application for Liar {
                         Lie::Endless => encoded.push_back(Bytes::from_static(&[0; 16_384])),
                         Lie::Half => return true,
                         _ => {
-                            commands.push_back(Command::Finish { request });
+                            commands.push_back(Command::End(request, Ending::Finish));
                             return false;
                         }
                     }
