@@ -46,7 +46,7 @@ pub(super) enum Call {
     /// One more holder for a gathering.
     AddHolder {
         id: u64,
-        source: Source,
+        source: Box<Source>,
     },
     /// No more holders come for a gathering.
     SealGather {

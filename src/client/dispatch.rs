@@ -149,7 +149,7 @@ impl Dispatch {
             Call::Gather(gathered) => self.gathers.push(*gathered),
             Call::AddHolder { id, source } => {
                 if let Some(gathered) = self.gathers.iter_mut().find(|gathered| gathered.id == id) {
-                    gathered.gather.add(source);
+                    gathered.gather.add(*source);
                 }
             }
             Call::SealGather { id } => {

@@ -74,7 +74,7 @@ impl Holders {
             return Err(ClientError::OtherWorker);
         }
         peers.lock().unwrap_or_else(PoisonError::into_inner).push(peer.clone());
-        let source = Source { connection, node, route, lanes };
+        let source = Box::new(Source { connection, node, route, lanes });
         shared.call(*worker, Call::AddHolder { id: *id, source });
         Ok(())
     }

@@ -170,7 +170,6 @@ impl Gather {
     }
 
     /// Takes a delivery that is about a request of this gathering, or about a connection; gives others back.
-    #[expect(clippy::result_large_err, reason = "a delivery that is not ours goes back whole")]
     pub fn handle(&mut self, now: Instant, delivery: Delivery) -> Result<(), Delivery> {
         match delivery {
             Delivery::Connection(connection, ConnectionEvent::Closed { ref reason }) => {

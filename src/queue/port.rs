@@ -80,7 +80,6 @@ impl AppPort {
     }
 
     /// Gives the worker a command, or gives it back when the ring is full: keep it and try again at the next poll.
-    #[expect(clippy::result_large_err, reason = "a command that the ring does not take goes back whole")]
     pub fn send(&mut self, command: Command) -> Result<(), Command> {
         self.commands.push(command)?;
         self.pushed = true;

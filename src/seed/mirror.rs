@@ -46,7 +46,6 @@ impl Mirroring {
     }
 
     /// Gives back what is not about it.
-    #[expect(clippy::result_large_err, reason = "a delivery that is not ours goes back whole")]
     pub(super) fn handle(&mut self, now: Instant, delivery: Delivery) -> Result<(), Delivery> {
         match &mut self.stage {
             Stage::Running { gather, .. } => gather.handle(now, delivery),
