@@ -1,22 +1,26 @@
 //! A payload that comes from several holders at once, in any order, on its way into a file.
 //!
-//! While it comes the file is called `FILE.gathering`. It gets its name when every byte is there and proven; otherwise it is
-//! removed. Unlike a [`crate::download::Download`] it begins anew each time.
+//! While it comes the file is called `FILE.part`, as a [`crate::download::Download`]'s is. It gets its name when every byte is
+//! there, proven and read back; otherwise it is removed. Unlike a download it begins anew each time.
 
 use crate::client::{ClientError, Gained, Gathering};
+use crate::part_file::{Order, PartFile};
 use crate::record::{ErrorCode, ErrorRecord};
 use crate::shard::{AssembleError, Assembler};
-use std::fs::{File, OpenOptions};
+use crate::token::{AnyToken, Token};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A file that is being filled.
 #[derive(Debug)]
 pub struct Collection {
-    output: PathBuf,
-    part: PathBuf,
-    file: File,
+    part: PartFile,
+    /// What the file must hash to, once that is known.
+    content: Option<Token>,
+    length: u64,
+    assembler: Option<Assembler>,
 }
 
 /// What was collected.
@@ -29,97 +33,108 @@ pub struct Collected {
 }
 
 impl Collection {
-    /// Makes the file.
+    /// Makes the file for what `token` names.
     ///
     /// # Errors
-    /// When `output` exists already, or its directory cannot be written.
-    pub fn open(output: &Path) -> Result<Self, ClientError> {
-        if output.exists() {
-            let text = "exists already; remove it, or give another --output";
-            return Err(failed(output, io::Error::new(io::ErrorKind::AlreadyExists, text)));
-        }
-        let part = output.with_added_extension("gathering");
-        let mut options = OpenOptions::new();
-        let opened = options.read(true).write(true).create(true).truncate(true).open(&part);
-        let file = opened.map_err(|error| failed(&part, error))?;
-        Ok(Self { output: output.into(), part, file })
+    /// When `output` exists already, when another process writes to it, when its directory cannot be written, when what has the
+    /// part's name is no part that a collection left.
+    pub fn open(output: &Path, token: AnyToken) -> Result<Self, ClientError> {
+        let part = PartFile::open(output, token, Order::Any)?;
+        Ok(Self { part, content: token.content(), length: 0, assembler: None })
     }
 
-    /// Takes everything that `gathering` brings, decodes what is missing, and gives the file its name. `progress` hears how
-    /// many bytes have come, and how long the payload is.
+    /// Takes everything that `gathering` brings, and decodes what is missing. `progress` hears how many bytes have come, and how
+    /// long the payload is.
     ///
     /// # Errors
-    /// The gathering's own; a set whose shards do not give its payload; the disk's.
+    /// The gathering's own; shards that cannot be decoded; the disk's.
     pub async fn run(
-        self,
+        &mut self,
         gathering: &mut Gathering,
         mut progress: impl FnMut(u64, u64),
-    ) -> Result<Collected, ClientError> {
-        let (mut have, mut length) = (0, 0);
-        let mut assembler: Option<Assembler> = None;
+    ) -> Result<(), ClientError> {
+        let mut have = 0;
         while let Some(gained) = gathering.next().await {
-            match gained? {
-                Gained::Described { length: described, descriptor } => {
-                    length = described;
-                    assembler = match descriptor {
-                        Some(set) => Some(Assembler::new(set, self.clone_file()?).map_err(assembling)?),
-                        None => None,
-                    };
-                }
-                Gained::Piece(piece) => {
-                    have += piece.data.len() as u64;
-                    self.file.write_all_at(&piece.data, piece.offset).map_err(ClientError::Sink)?;
-                }
-                Gained::Shard(shard, blob, piece) => {
-                    have += piece.data.len() as u64;
-                    if let Some(assembler) = &mut assembler {
-                        assembler.shard(shard, blob, &piece).map_err(assembling)?;
-                    }
-                }
-                Gained::Stripes(start, count, lanes) => {
-                    if let Some(assembler) = &mut assembler {
-                        assembler.stripes(start, count, lanes).map_err(assembling)?;
-                    }
+            have += self.take(gained?)?;
+            progress(have.min(self.length), self.length);
+        }
+        Ok(())
+    }
+
+    /// Takes what came; gives how many bytes that are.
+    fn take(&mut self, gained: Gained) -> Result<u64, ClientError> {
+        let mut bytes = 0;
+        match gained {
+            Gained::Described { length, descriptor } => {
+                self.part.note(length)?;
+                self.length = length;
+                if let Some(set) = descriptor {
+                    self.content = Some(set.content());
+                    let file = self.clone_file()?;
+                    self.assembler = Some(Assembler::new(set, file).map_err(|error| self.assembling(error))?);
                 }
             }
-            progress(have.min(length), length);
+            Gained::Piece(piece) => {
+                bytes = piece.data.len() as u64;
+                let written = self.part.file().write_all_at(&piece.data, piece.offset);
+                written.map_err(|error| self.part.failed(error))?;
+            }
+            Gained::Shard(shard, blob, piece) => {
+                bytes = piece.data.len() as u64;
+                let taken = self.assembler.as_mut().map(|assembler| assembler.shard(shard, blob, &piece));
+                taken.transpose().map_err(|error| self.assembling(error))?;
+            }
+            Gained::Stripes(start, count, lanes) => {
+                let decoded = self.assembler.as_mut().map(|assembler| assembler.stripes(start, count, lanes));
+                decoded.transpose().map_err(|error| self.assembling(error))?;
+            }
         }
+        Ok(bytes)
+    }
+
+    /// Reads the whole file back, hashes it, and gives it its name. `checked` hears how much was read. Dropping the future removes
+    /// the file.
+    ///
+    /// # Errors
+    /// A set whose shards do not give its payload, which `gathering`'s client then remembers; a file that is not the payload; when
+    /// something has the name meanwhile (nothing is replaced, and the part stays); the disk's.
+    pub async fn finish(
+        self,
+        gathering: &Gathering,
+        checked: impl FnMut(u64),
+    ) -> Result<Collected, ClientError> {
+        let Self { part, content, length, assembler } = self;
         let decoded = assembler.as_ref().is_some_and(Assembler::decoded);
-        if let Some(assembler) = assembler {
-            let set = assembler.set_token();
-            let finished = assembler.finish();
-            if let Err(AssembleError::BadDescriptor) = finished {
-                gathering.mark_bad(set);
-            }
-            finished.map_err(assembling)?;
+        let Some(content) = content else { return Err(ClientError::Stopped) };
+        if part.holds(content, checked).await.map_err(|error| part.failed(error))? {
+            part.give_name()?;
+            return Ok(Collected { length, decoded });
         }
-        let named = self.file.sync_all().and_then(|()| std::fs::rename(&self.part, &self.output));
-        named.map_err(|error| failed(&self.output, error))?;
-        Ok(Collected { length, decoded })
+        match assembler {
+            // Every shard matched its token: they were not made of the payload.
+            Some(assembler) if decoded => {
+                gathering.mark_bad(assembler.set_token());
+                Err(bad_descriptor())
+            }
+            _ => Err(part
+                .discard("it does not hold what was written into it: another process wrote there too, or the disk errs")),
+        }
     }
 
     fn clone_file(&self) -> Result<File, ClientError> {
-        self.file.try_clone().map_err(ClientError::Sink)
+        self.part.file().try_clone().map_err(|error| self.part.failed(error))
     }
-}
 
-impl Drop for Collection {
-    fn drop(&mut self) {
-        // Once it has its name there is nothing under this one.
-        let _ = std::fs::remove_file(&self.part);
-    }
-}
-
-fn failed(path: &Path, source: io::Error) -> ClientError {
-    ClientError::File { path: path.display().to_string(), source }
-}
-
-fn assembling(error: AssembleError) -> ClientError {
-    match error {
-        AssembleError::File(error) => ClientError::Sink(error),
-        AssembleError::BadDescriptor => {
-            ClientError::Refused(ErrorRecord::new(ErrorCode::BadDescriptor, 0, error.to_string()))
+    fn assembling(&self, error: AssembleError) -> ClientError {
+        match error {
+            AssembleError::File(error) => self.part.failed(error),
+            AssembleError::BadDescriptor => bad_descriptor(),
+            AssembleError::Coder(error) => ClientError::Sink(io::Error::other(error)),
         }
-        AssembleError::Coder(error) => ClientError::Sink(io::Error::other(error)),
     }
+}
+
+fn bad_descriptor() -> ClientError {
+    let reason = AssembleError::BadDescriptor.to_string();
+    ClientError::Refused(ErrorRecord::new(ErrorCode::BadDescriptor, 0, reason))
 }

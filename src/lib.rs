@@ -56,6 +56,7 @@ pub mod durations;
 pub mod gateway;
 pub mod manuals;
 pub mod node;
+mod part_file;
 pub mod pktgen;
 pub mod ranges;
 mod rate;

@@ -151,6 +151,16 @@ pub const CLIENT_MESSAGES_LEN: usize = 1024;
 pub const CLIENT_MESSAGES_BYTES: usize = 8 << 20;
 /// Pieces of an answer that a client's worker gathers, while more arrive, before it wakes the task that takes them.
 pub const CLIENT_PIECES_LEN: usize = 16;
+/// A file's name where the file system does not say, bytes (POSIX NAME_MAX of Linux).
+pub const NAME_BYTES_MAX: usize = 255;
+/// The note beside a file that is being fetched, bytes: what is longer is none.
+pub const NOTE_BYTES_MAX: u64 = 4096;
+/// Read at a time from a fetched file that is checked before it gets its name, bytes. Signals are looked for between.
+pub const PART_READ_BYTES: usize = 1 << 20;
+/// Times a file to be filled is looked for anew, because another get's was there and went.
+pub const PART_TRIES_MAX: usize = 16;
+/// Pieces of a payload on its way to standard output or a pipe that wait for who reads there.
+pub const STREAM_PIECES_LEN: usize = 8;
 /// Batches of a payload being put that wait for the worker.
 pub const CLIENT_BATCHES_LEN: usize = 8;
 /// Datagrams handed to a worker by the others that it has not taken yet.

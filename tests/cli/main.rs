@@ -6,6 +6,7 @@ mod admin;
 mod borders;
 mod crashes;
 mod mesh;
+mod outputs;
 mod pktgen;
 mod preflight;
 mod refusals;

@@ -233,7 +233,7 @@ fn a_holder_killed_in_the_middle_is_done_without() {
     }
     let mut get = mesh.get(&token, "copy");
     let mut client = Process::spawn(get.args(["--from", "b,c"]));
-    let part = mesh.path("copy.gathering");
+    let part = mesh.path("copy.part");
     wait_until("a part of it is there", || std::fs::metadata(&part).is_ok_and(|file| file.len() > 1 << 20));
     mesh.kill("b");
     assert!(!mesh.path("copy").exists(), "the transfer was over too early for this test");

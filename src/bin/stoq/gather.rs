@@ -1,10 +1,11 @@
 //! `stoq get` from several gateways at once.
 
+use crate::get::{show, show_check};
 use crate::output::Usage;
 use crate::session::{Dialer, GATHERING_WORKER, Online};
 use anyhow::Context;
+use indicatif::ProgressBar;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use stoq::client::{Given, Peer, Route, State, Want};
@@ -22,7 +23,10 @@ enum Named {
 /// What a gathering did.
 pub(crate) struct Outcome {
     pub(crate) collected: Collected,
+    /// How long the bytes took.
     pub(crate) elapsed: Duration,
+    /// How long reading them back took.
+    pub(crate) checking: Duration,
     pub(crate) given: Vec<Given>,
     /// Gateways that could not be asked, and why.
     pub(crate) unreached: Vec<(String, String)>,
@@ -35,10 +39,9 @@ pub(crate) async fn run(
     token: AnyToken,
     from: &[String],
     route: Option<Route>,
-    output: &Path,
-    shown: impl FnMut(u64, u64),
+    mut collection: Collection,
+    bar: &ProgressBar,
 ) -> anyhow::Result<Outcome> {
-    let collection = Collection::open(output)?;
     let named = from.iter().map(|text| name(online, text)).collect::<Result<Vec<_>, _>>()?;
     let want = match token {
         AnyToken::Content(_) => Want::Payload,
@@ -64,9 +67,10 @@ pub(crate) async fn run(
     }
     drop(holders);
     let started = Instant::now();
-    let collected = collection.run(&mut gathering, shown).await;
+    let came = collection.run(&mut gathering, |have, length| show(bar, have, length)).await;
+    let elapsed = started.elapsed();
     let unreached = unreached.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let collected = collected.with_context(|| match &unreached[..] {
+    came.with_context(|| match &unreached[..] {
         [] => "not every byte could be had".into(),
         some => some
             .iter()
@@ -74,7 +78,10 @@ pub(crate) async fn run(
             .collect::<Vec<_>>()
             .join("; "),
     })?;
-    Ok(Outcome { collected, elapsed: started.elapsed(), given: gathering.report(), unreached })
+    show_check(bar);
+    let collected = collection.finish(&gathering, |read| bar.set_position(read)).await?;
+    let checking = started.elapsed().saturating_sub(elapsed);
+    Ok(Outcome { collected, elapsed, checking, given: gathering.report(), unreached })
 }
 
 fn name(online: &Online, text: &str) -> Result<Named, Usage> {

@@ -4,12 +4,13 @@ use crate::gather;
 use crate::output::{Usage, gbit_per_s, progress};
 use crate::route::RouteArgs;
 use crate::session::Options;
+use crate::stream::{self, Stream};
+use indicatif::ProgressBar;
 use std::fs::File;
-use std::io::Write;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use stoq::client::{ClientError, FetchOptions, Peer, Route};
+use stoq::client::{FetchOptions, Peer, Route};
+use stoq::collection::Collection;
 use stoq::download::Download;
 use stoq::token::{AnyToken, Token};
 
@@ -17,9 +18,9 @@ use stoq::token::{AnyToken, Token};
 pub(crate) struct Args {
     /// The token, as `stoq put` printed it: b3: and 64 hex digits of a payload, or set: and 64 of a sharded one.
     token: AnyToken,
-    /// Where to write it. Until every byte is there and checked, it is called FILE.part; run the same command again to go
-    /// on where an interrupted one stopped. "-" is standard output: each byte is checked before it is written there. What comes
-    /// as shards, or from several gateways, is called FILE.gathering meanwhile and begins anew each time.
+    /// Where to write it; nothing that is there is replaced. Until every byte is there, read back and checked, it is called
+    /// FILE.part; run the same command again to go on where an interrupted one stopped. What comes as shards, or from several
+    /// gateways, begins anew each time. "-", a pipe or a character device gets the bytes in order, each checked before it is written.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// Ask these gateways at once, and leave those that are slow, wrong or gone: node IDs, names of [[neighbor]] sections in the
@@ -36,128 +37,166 @@ pub(crate) struct Args {
 struct Outcome {
     length: u64,
     resumed_at: u64,
+    /// How long the bytes took.
     elapsed: Duration,
+    /// How long reading them back took; none where there is no file.
+    checking: Option<Duration>,
+}
+
+/// Where the bytes go.
+enum Target {
+    File(Download),
+    Stream(File),
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    let to_stdout = args.output.as_os_str() == "-";
+    let to_stdout = stream::is_standard_output(&args.output);
+    let stream = stream::open(&args.output)?;
     let token = match args.token {
         AnyToken::Content(token) if args.from.is_empty() => token,
-        _ if to_stdout => {
-            let text =
-                "-o -: what comes from several gateways, or as shards, comes in any order; give a file";
-            return Err(Usage(text.into()).into());
+        _ if stream.is_some() => {
+            let text = format!(
+                "-o {}: what comes from several gateways, or as shards, comes in any order; give a file",
+                args.output.display()
+            );
+            return Err(Usage(text).into());
         }
         _ => return gathered(args),
     };
     // Before the network: what is wrong with the file is known at once.
-    let download = if to_stdout { None } else { Some(Download::open(&args.output, token)?) };
+    let target = match stream {
+        Some(out) => Target::Stream(out),
+        None => Target::File(Download::open(&args.output, token)?),
+    };
     let online = args.options.open()?.start()?;
     let route = args.route.route(&online.gateways)?;
     let (outcome, gateway) = online.run(async |peer| {
         let bar = progress(args.options.quiet || args.options.json, "get", 0);
-        let shown = |have, length| {
-            bar.set_length(length);
-            bar.set_position(have);
-        };
-        let outcome = match download {
-            Some(download) => to_file(download, peer, route, shown).await?,
-            None => to_standard_output(token, peer, route, shown).await?,
+        let outcome = match target {
+            Target::File(download) => to_file(download, peer, route, &bar).await?,
+            Target::Stream(out) => to_stream(out, token, peer, route, &bar).await?,
         };
         bar.finish_and_clear();
         Ok((outcome, peer.node()))
     })?;
-    let Outcome { length, resumed_at, elapsed } = outcome;
+    let Outcome { length, resumed_at, elapsed, checking } = outcome;
     let fetched = length - resumed_at.min(length);
     let rate = gbit_per_s(fetched, elapsed);
     let (network, workers, cipher) = (online.client.network(), online.workers, online.cipher);
     if args.options.json {
         let result = serde_json::json!({
             "operation": "get", "token": args.token.to_string(), "bytes": length, "resumed_at": resumed_at, "verified": true,
-            "seconds": elapsed.as_secs_f64(), "gbit_per_s": rate, "gateway": gateway, "network": network,
-            "workers": workers, "cipher": cipher.name(), "version": env!("CARGO_PKG_VERSION"),
+            "seconds": elapsed.as_secs_f64(), "check_seconds": checking.map(|checking| checking.as_secs_f64()),
+            "gbit_per_s": rate, "gateway": gateway, "network": network, "workers": workers, "cipher": cipher.name(), "version": env!("CARGO_PKG_VERSION"),
         });
         // Standard output may carry the payload.
         if to_stdout { eprintln!("{result}") } else { println!("{result}") }
     } else {
         eprintln!(
-            "got {length} bytes, {fetched} of them now, every one checked: {rate:.2} Gbit/s in {:.3} s; {network}, \
+            "got {length} bytes, {fetched} of them now, every one checked: {rate:.2} Gbit/s in {:.3} s{}; {network}, \
              {workers} worker(s), {cipher}",
             elapsed.as_secs_f64(),
+            checking.map(read_back).unwrap_or_default(),
         );
     }
     Ok(())
 }
 
 fn gathered(args: Args) -> anyhow::Result<()> {
+    let collection = Collection::open(&args.output, args.token)?;
     let session = if args.from.is_empty() { args.options.open()? } else { args.options.open_anywhere()? };
     let online = session.start()?;
     let route = args.route.route(&online.gateways)?;
     let quiet = args.options.quiet || args.options.json;
     let outcome = online.block_on(async {
         let bar = progress(quiet, "get", 0);
-        let shown = |have, length| {
-            bar.set_length(length);
-            bar.set_position(have);
-        };
-        let outcome = gather::run(&online, args.token, &args.from, route, &args.output, shown).await?;
+        let outcome = gather::run(&online, args.token, &args.from, route, collection, &bar).await?;
         bar.finish_and_clear();
         Ok(outcome)
     })?;
-    let gather::Outcome { collected, elapsed, given, unreached } = outcome;
+    let gather::Outcome { collected, elapsed, checking, given, unreached } = outcome;
     let rate = gbit_per_s(collected.length, elapsed);
     let (network, workers, cipher) = (online.client.network(), online.workers, online.cipher);
     if args.options.json {
         let given: Vec<_> = given.iter().map(gather::json).collect();
         let result = serde_json::json!({
             "operation": "get", "token": args.token.to_string(), "bytes": collected.length, "verified": true,
-            "decoded": collected.decoded, "seconds": elapsed.as_secs_f64(), "gbit_per_s": rate, "holders": given, "unreached": unreached,
-            "network": network, "workers": workers, "cipher": cipher.name(), "version": env!("CARGO_PKG_VERSION"),
+            "decoded": collected.decoded, "seconds": elapsed.as_secs_f64(), "check_seconds": checking.as_secs_f64(),
+            "gbit_per_s": rate, "holders": given, "unreached": unreached, "network": network, "workers": workers, "cipher": cipher.name(), "version": env!("CARGO_PKG_VERSION"),
         });
         println!("{result}");
         return Ok(());
     }
     let how = if collected.decoded { ", some of it decoded from parity" } else { "" };
     eprintln!(
-        "got {} bytes, every one checked{how}: {rate:.2} Gbit/s in {:.3} s; {network}, {workers} worker(s), {cipher}",
+        "got {} bytes, every one checked{how}: {rate:.2} Gbit/s in {:.3} s{}; {network}, {workers} worker(s), {cipher}",
         collected.length,
         elapsed.as_secs_f64(),
+        read_back(checking),
     );
     given.iter().for_each(|given| eprintln!("  {}", gather::told(given)));
     unreached.iter().for_each(|(text, why)| eprintln!("  {text} could not be asked: {why}"));
     Ok(())
 }
 
+fn read_back(checking: Duration) -> String {
+    format!(", read back in {:.3} s", checking.as_secs_f64())
+}
+
+/// Shows how much has come.
+pub(crate) fn show(bar: &ProgressBar, have: u64, length: u64) {
+    bar.set_length(length);
+    bar.set_position(have);
+}
+
+/// Shows from here on how much was read back.
+pub(crate) fn show_check(bar: &ProgressBar) {
+    bar.reset();
+    bar.set_message("check");
+}
+
 async fn to_file(
     mut download: Download,
     peer: &Peer,
     route: Option<Route>,
-    shown: impl FnMut(u64, u64),
+    bar: &ProgressBar,
 ) -> anyhow::Result<Outcome> {
     let resumed_at = download.have();
     let started = Instant::now();
-    download.run(peer, route, shown).await?;
+    download.run(peer, route, |have, length| show(bar, have, length)).await?;
     let elapsed = started.elapsed();
-    Ok(Outcome { length: download.finish()?, resumed_at, elapsed })
+    show_check(bar);
+    let length = download.finish(|read| bar.set_position(read)).await?;
+    Ok(Outcome { length, resumed_at, elapsed, checking: Some(started.elapsed().saturating_sub(elapsed)) })
 }
 
-async fn to_standard_output(
+async fn to_stream(
+    out: File,
     token: Token,
     peer: &Peer,
     route: Option<Route>,
-    mut shown: impl FnMut(u64, u64),
+    bar: &ProgressBar,
 ) -> anyhow::Result<Outcome> {
-    // A file of its own: the standard library's handle would look for line ends in every byte.
-    let mut out = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
     let started = Instant::now();
     let mut fetch = peer.fetch(token, FetchOptions { route, ..FetchOptions::default() }).await?;
+    let stream = Stream::start(out)?;
     let (mut have, length) = (0, fetch.length());
-    shown(have, length);
+    show(bar, have, length);
+    let mut came = Ok(());
     while let Some(piece) = fetch.next().await {
-        let piece = piece?;
-        out.write_all(&piece.data).map_err(ClientError::Sink)?;
-        have += piece.data.len() as u64;
-        shown(have, length);
+        match piece {
+            Ok(piece) => {
+                have += piece.data.len() as u64;
+                if !stream.write(piece.data).await {
+                    break;
+                }
+                show(bar, have, length);
+            }
+            Err(error) => came = Err(error),
+        }
     }
-    Ok(Outcome { length, resumed_at: 0, elapsed: started.elapsed() })
+    // What is checked gets there, also if no more comes.
+    stream.finish().await?;
+    came?;
+    Ok(Outcome { length, resumed_at: 0, elapsed: started.elapsed(), checking: None })
 }

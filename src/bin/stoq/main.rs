@@ -12,6 +12,7 @@ mod put;
 mod route;
 mod session;
 mod shards;
+mod stream;
 mod token;
 
 use clap::{CommandFactory, Parser, Subcommand};

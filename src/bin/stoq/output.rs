@@ -28,10 +28,21 @@ pub(crate) fn exit(result: anyhow::Result<()>) -> ExitCode {
         eprintln!("stoq: interrupted");
         return ExitCode::from(130);
     }
+    if error.downcast_ref::<ReaderGone>().is_some() {
+        return ExitCode::from(READER_GONE);
+    }
     eprintln!("stoq: {error:#}");
     let usage = error.downcast_ref::<ConfigError>().is_some() || error.downcast_ref::<Usage>().is_some();
     ExitCode::from(if usage { 2 } else { 1 })
 }
+
+/// What a shell shows of a tool that SIGPIPE ended.
+const READER_GONE: u8 = 141;
+
+/// Nobody reads the output any more: reason to end, and none to say so.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody reads the output any more")]
+pub(crate) struct ReaderGone;
 
 /// A signal ended the work.
 #[derive(Debug, thiserror::Error)]

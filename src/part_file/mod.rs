@@ -1,0 +1,355 @@
+//! A file that is being filled: beside its output, under a name of its own, until it is whole.
+//!
+//! It is called `FILE.part`, and `FILE.part.json` says what it is a part of; where such names are too long, the beginning
+//! of the name and its hash stand for it. The rules:
+//!
+//! - It is made exclusively, opened through no symbolic link, and locked while it is written. A second get of one output is
+//!   refused.
+//! - One that is there is taken only if its note says that it is a part of the same thing, or if it is empty. Everything else
+//!   belongs to somebody else: it is refused by name and not touched.
+//! - It gets its name only after it was read back and hashed, and it replaces nothing.
+//! - Dropped before, it is removed, unless it was said to be kept.
+
+mod note;
+mod place;
+
+use crate::client::ClientError;
+use crate::limits::{PART_READ_BYTES, PART_TRIES_MAX};
+use crate::token::{AnyToken, Token};
+use note::{Found, Note};
+use place::Place;
+use rustix::fs::{FileType, OFlags, Stat, fstat};
+use rustix::io::Errno;
+use std::fs::{File, TryLockError};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// In which order the bytes come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Rising: the part's length says how far it got, and a later get goes on there.
+    Rising,
+    /// Any: a later get begins anew.
+    Any,
+}
+
+/// The file.
+#[derive(Debug)]
+pub(crate) struct PartFile {
+    place: Place,
+    file: File,
+    token: AnyToken,
+    order: Order,
+    /// The length that the note names, where one of this get's is there.
+    length: Option<u64>,
+    note_is_mine: bool,
+    keep: bool,
+    over: bool,
+}
+
+impl PartFile {
+    /// Makes the part of `output`, or takes the one that an earlier get of `token` left. Its bytes count only if they came in
+    /// rising order; otherwise they are gone.
+    ///
+    /// # Errors
+    /// When `output` is there, when its directory cannot be written, when another get writes it, when what has the part's
+    /// name is no part of this.
+    pub(crate) fn open(output: &Path, token: AnyToken, order: Order) -> Result<Self, ClientError> {
+        let place = Place::of(output)?;
+        place.check_vacant()?;
+        for _ in 0..PART_TRIES_MAX {
+            if let Some((file, made)) = take(&place)? {
+                let (length, note_is_mine, over) = (None, false, false);
+                let mut part = Self { place, file, token, order, length, note_is_mine, keep: !made, over };
+                // One that ended meanwhile gave its part the name.
+                part.place.check_vacant()?;
+                part.recognise()?;
+                return Ok(part);
+            }
+        }
+        let text = "other gets of this output come and go; give another --output";
+        Err(refused(&place.path(&place.part), text))
+    }
+
+    /// Whether what is there belongs to this get: only then is anything changed.
+    fn recognise(&mut self) -> Result<(), ClientError> {
+        let (part, note) = (self.path(), self.place.path(&self.place.note));
+        let len = fstat(&self.file).map_err(|error| refused(&part, error.to_string()))?.st_size;
+        let found = match Note::find(&self.place) {
+            Found::Note(found) if found.token() == Some(self.token) => {
+                if self.order == Order::Rising && !found.gathered {
+                    (self.length, self.note_is_mine, self.keep) = (Some(found.length), true, len > 0);
+                    return Ok(());
+                }
+                if found.gathered || len == 0 {
+                    // It has holes, and only the get that made it knew where.
+                    self.file.set_len(0).map_err(|error| self.failed(error))?;
+                    (self.note_is_mine, self.keep) = (true, false);
+                    return Ok(());
+                }
+                Found::Note(found)
+            }
+            // An empty one was left before any byte came, or by a crash: nothing is lost with it.
+            Found::Nothing | Found::Empty | Found::Note(_) if len == 0 => return Ok(()),
+            found => found,
+        };
+        let text = match found {
+            Found::Foreign(what) if len == 0 => {
+                let text = format!(
+                    "its name is needed for the note of a part, and it is none ({what}); move it, or give another --output"
+                );
+                return Err(refused(&note, text));
+            }
+            Found::Note(found) => format!(
+                "an earlier get left it: `stoq get {} -o {}` goes on with it; otherwise remove it, or give another --output",
+                found.token().unwrap_or(self.token),
+                self.place.output.display()
+            ),
+            Found::Foreign(what) => format!(
+                "it is no part that could be gone on with: {} is no note of one ({what}); move or remove both, or give another --output",
+                note.display()
+            ),
+            Found::Nothing | Found::Empty => format!(
+                "it is no part that could be gone on with: {} does not say of what; move or remove it, or give another --output",
+                note.display()
+            ),
+        };
+        Err(refused(&part, text))
+    }
+
+    /// Its path.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.place.path(&self.place.part)
+    }
+
+    /// Its note's path.
+    pub(crate) fn note_path(&self) -> PathBuf {
+        self.place.path(&self.place.note)
+    }
+
+    /// The file, open for reading and writing.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The payload's length as an earlier get of it noted, bytes.
+    pub(crate) fn noted_length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// Notes the payload's length. The part must be empty.
+    ///
+    /// # Errors
+    /// The disk's; the path is the note's.
+    pub(crate) fn note(&mut self, length: u64) -> Result<(), ClientError> {
+        let note = Note::new(self.token, length, self.order == Order::Any);
+        note.write(&self.place).map_err(|error| with_mend(&self.note_path(), error, self.keep))?;
+        (self.length, self.note_is_mine) = (Some(length), true);
+        Ok(())
+    }
+
+    /// Whether it stays for a later get from here on.
+    pub(crate) fn keep(&mut self, keep: bool) {
+        self.keep = keep;
+    }
+
+    /// The error of a write into it, with what is to be done.
+    pub(crate) fn failed(&self, error: io::Error) -> ClientError {
+        with_mend(&self.path(), error, self.keep)
+    }
+
+    /// Reads it back and hashes it: whether it is the payload of `token`. `progress` hears how far that is. Dropping the future
+    /// gives it up.
+    ///
+    /// The bytes were checked before they were written. But nothing keeps other processes from writing into a file, a resumed part
+    /// may have suffered in a crash, and disks err: reading back is the only check of what will have the name.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(crate) async fn holds(&self, token: Token, mut progress: impl FnMut(u64)) -> io::Result<bool> {
+        let (mut hasher, mut buffer, mut at) = (blake3::Hasher::new(), vec![0; PART_READ_BYTES], 0);
+        loop {
+            match self.file.read_at(&mut buffer, at) {
+                Ok(0) => return Ok(Token::from_root(*hasher.finalize().as_bytes()) == token),
+                Ok(read) => {
+                    hasher.update(&buffer[..read]);
+                    at += read as u64;
+                    progress(at);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            // Signals are looked for between two polls.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Makes it durable and gives it the output's name.
+    ///
+    /// # Errors
+    /// When the name was taken meanwhile: nothing is replaced, and the part stays, with its path in the error. The disk's.
+    pub(crate) fn give_name(mut self) -> Result<(), ClientError> {
+        let part = self.path();
+        self.keep = true;
+        if let Err(error) = self.file.sync_all() {
+            // What the kernel could not write it may drop, and still give from its memory until then: no later look would tell.
+            return Err(self.discard(&format!("the disk did not take it ({error})")));
+        }
+        if !self.is_there() {
+            self.over = true;
+            let text = "it was moved, replaced or removed while it was written; run the same command again";
+            return Err(refused(&part, text));
+        }
+        match self.place.give_name() {
+            Ok(()) => {
+                self.over = true;
+                self.place.sync();
+                // A note without a part is replaced by the next get.
+                let _ = self.place.remove(&self.place.note);
+                Ok(())
+            }
+            Err(error) => {
+                let what = if error == Errno::EXIST {
+                    "appeared while it was being fetched, and is not replaced".to_owned()
+                } else {
+                    format!("the payload cannot get this name: {error}")
+                };
+                // Whole, it is nobody's part any more: no later get takes it.
+                let _ = self.place.remove(&self.place.note);
+                let text = format!(
+                    "{what}; every byte is there and checked, as {}: move it from there",
+                    part.display()
+                );
+                Err(refused(&self.place.output, text))
+            }
+        }
+    }
+
+    /// Removes it with its note: it is not the payload, and `why`. Gives the error for that.
+    pub(crate) fn discard(mut self, why: &str) -> ClientError {
+        self.over = true;
+        let text = match self.remove() {
+            Ok(()) => format!("{why}; it has been removed: run the same command again"),
+            Err(error) => format!(
+                "{why}, and it cannot be removed ({error}): remove it, and run the same command again"
+            ),
+        };
+        refused(&self.path(), text)
+    }
+
+    fn remove(&self) -> io::Result<()> {
+        // What has the name now may be another's.
+        if self.is_there() {
+            self.place.remove(&self.place.part)?;
+            if self.note_is_mine {
+                self.place.remove(&self.place.note)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_there(&self) -> bool {
+        is_at(&self.place, &self.file).unwrap_or(false)
+    }
+}
+
+impl Drop for PartFile {
+    fn drop(&mut self) {
+        if !self.over && !self.keep {
+            let _ = self.remove();
+        }
+    }
+}
+
+/// Makes the part, or opens the one that is there, and locks it; also gives whether it was made. None if it went meanwhile.
+fn take(place: &Place) -> Result<Option<(File, bool)>, ClientError> {
+    let path = place.path(&place.part);
+    let failed = |error: Errno| refused(&path, cannot_make(error));
+    let (file, made) = match place.create(&place.part) {
+        Ok(file) => (file, true),
+        Err(Errno::EXIST) => {
+            let Some(stat) = place.stat(&place.part).map_err(failed)? else { return Ok(None) };
+            check_ours(place, &path, &stat)?;
+            match place.open(&place.part, OFlags::RDWR) {
+                Ok(file) => (file, false),
+                Err(Errno::NOENT) => return Ok(None),
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let text = "another get is writing it: wait until it ends, or give another --output";
+            return Err(refused(&path, text));
+        }
+        // A file system without locks: two gets find each other out when they read back what they wrote.
+        Err(TryLockError::Error(error)) if has_no_locks(&error) => {}
+        Err(TryLockError::Error(error)) => return Err(file_error(&path, error)),
+    }
+    // Who had the lock before may have renamed or removed it.
+    if !is_at(place, &file).map_err(failed)? {
+        return Ok(None);
+    }
+    let stat = fstat(&file).map_err(failed)?;
+    check_ours(place, &path, &stat)?;
+    Ok(Some((file, made)))
+}
+
+/// Refuses what no get of this user's made.
+fn check_ours(place: &Place, path: &Path, stat: &Stat) -> Result<(), ClientError> {
+    let what = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile if stat.st_nlink > 1 => "has a second name, whose content would change with it",
+        FileType::RegularFile if place.is_shared() && stat.st_uid != rustix::process::geteuid().as_raw() => {
+            "belongs to another user"
+        }
+        FileType::RegularFile => return Ok(()),
+        FileType::Symlink => "is a symbolic link",
+        FileType::Directory => "is a directory",
+        _ => "is a device, a pipe or a socket",
+    };
+    let text =
+        format!("{what}, and its name is needed while the payload comes; move it, or give another --output");
+    Err(refused(path, text))
+}
+
+/// Whether the part's name leads to this file.
+fn is_at(place: &Place, file: &File) -> Result<bool, Errno> {
+    let (named, opened) = (place.stat(&place.part)?, fstat(file)?);
+    Ok(named.is_some_and(|named| (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)))
+}
+
+fn cannot_make(error: Errno) -> String {
+    let what = match error {
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => "give an --output in a directory that you may write to",
+        Errno::NOSPC | Errno::DQUOT => "make room, or give another --output",
+        Errno::NAMETOOLONG => "give a shorter --output",
+        _ => "give another --output",
+    };
+    format!("{error}; {what}")
+}
+
+fn has_no_locks(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOLCK))
+}
+
+/// The error of a write, with what is to be done where the disk is full.
+fn with_mend(path: &Path, error: io::Error, kept: bool) -> ClientError {
+    let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    let mend = match kept {
+        _ if !full => return file_error(path, error),
+        true => "what has come is kept: make room, and run the same command again",
+        false => "make room, or give another --output",
+    };
+    file_error(path, io::Error::new(error.kind(), format!("{error}; {mend}")))
+}
+
+fn refused(path: &Path, text: impl Into<String>) -> ClientError {
+    file_error(path, io::Error::other(text.into()))
+}
+
+fn file_error(path: &Path, source: io::Error) -> ClientError {
+    ClientError::File { path: path.display().to_string(), source }
+}

@@ -1,0 +1,87 @@
+//! What a part says of itself: a small file beside it.
+
+use super::place::Place;
+use crate::limits::{NOTE_BYTES_MAX, PAYLOAD_BYTES_MAX};
+use crate::token::AnyToken;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use std::io::{self, Read, Write};
+
+/// What a part belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Note {
+    /// The token that was asked for, as text.
+    token: String,
+    /// The payload's length, bytes.
+    pub(super) length: u64,
+    /// Whether the bytes come in any order. If not, the part's length tells how far it got.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) gathered: bool,
+}
+
+/// What is found under the note's name.
+#[derive(Debug)]
+pub(super) enum Found {
+    Nothing,
+    /// A file of no bytes: what a crash leaves.
+    Empty,
+    Note(Note),
+    /// Something else, and what.
+    Foreign(String),
+}
+
+impl Note {
+    pub(super) fn new(token: AnyToken, length: u64, gathered: bool) -> Self {
+        Self { token: token.to_string(), length, gathered }
+    }
+
+    /// The token; none if what stands there is none.
+    pub(super) fn token(&self) -> Option<AnyToken> {
+        self.token.parse().ok()
+    }
+
+    /// Looks what is there.
+    pub(super) fn find(place: &Place) -> Found {
+        let foreign = |error: Errno| Found::Foreign(error.to_string());
+        match place.stat(&place.note) {
+            Ok(None) => return Found::Nothing,
+            Ok(Some(stat)) if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() => {
+                return Found::Foreign("it is no regular file".into());
+            }
+            Ok(Some(stat)) if stat.st_size == 0 => return Found::Empty,
+            Ok(Some(_)) => {}
+            Err(error) => return foreign(error),
+        }
+        let mut text = Vec::new();
+        match place.open(&place.note, OFlags::RDONLY) {
+            Ok(file) => {
+                if let Err(error) = file.take(NOTE_BYTES_MAX + 1).read_to_end(&mut text) {
+                    return Found::Foreign(error.to_string());
+                }
+            }
+            Err(error) => return foreign(error),
+        }
+        if text.len() as u64 > NOTE_BYTES_MAX {
+            return Found::Foreign(format!("it has more than {NOTE_BYTES_MAX} bytes"));
+        }
+        match serde_json::from_slice::<Self>(&text) {
+            Ok(note) if note.token().is_none() => Found::Foreign("it names no token".into()),
+            Ok(note) if note.length > PAYLOAD_BYTES_MAX => {
+                Found::Foreign("it names no length that can be".into())
+            }
+            Ok(note) => Found::Note(note),
+            Err(error) => Found::Foreign(error.to_string()),
+        }
+    }
+
+    /// Writes it, durably, in place of one that was found. The part must be empty: between the two there is no note.
+    pub(super) fn write(&self, place: &Place) -> io::Result<()> {
+        place.remove(&place.note)?;
+        let text = serde_json::to_vec(self)?;
+        let mut file = place.create(&place.note)?;
+        file.write_all(&text).and_then(|()| file.sync_all()).inspect_err(|_| {
+            let _ = place.remove(&place.note);
+        })
+    }
+}

@@ -1,0 +1,241 @@
+//! The directory of an output, and the names in it.
+//!
+//! Every call is relative to the directory as it was opened: a directory that is renamed meanwhile stays the same one, and
+//! only the last component of a path can be a symbolic link, which is never followed.
+
+use super::refused;
+use crate::client::ClientError;
+use crate::limits::NAME_BYTES_MAX;
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat};
+use rustix::io::Errno;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Hex digits of its hash that stand for a name too long to have something added to it.
+const HASH_DIGITS: usize = 16;
+
+/// Where an output will be.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) output: PathBuf,
+    directory: OwnedFd,
+    name: OsString,
+    pub(super) part: OsString,
+    pub(super) note: OsString,
+}
+
+impl Place {
+    /// Opens the directory of `output` and finds names for what is beside it until it is whole.
+    pub(super) fn of(output: &Path) -> Result<Self, ClientError> {
+        let text = output.as_os_str().as_bytes();
+        let names_directory = text.ends_with(b"/") || text.ends_with(b"/.");
+        let Some(name) = output.file_name().filter(|_| !names_directory) else {
+            return Err(refused(output, "names a directory; give a file in it"));
+        };
+        let parent = match output.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(CWD, parent, flags, Mode::empty()).map_err(|error| {
+            let shown = parent.display();
+            let text = match error {
+                Errno::NOENT => format!("there is no directory {shown}: make it, or give another --output"),
+                Errno::NOTDIR => format!("{shown} is no directory: give another --output"),
+                error => format!("cannot open the directory {shown}: {error}; give another --output"),
+            };
+            refused(output, text)
+        })?;
+        let name_max = rustix::fs::fstatvfs(&directory).map_or(0, |system| system.f_namemax);
+        let name_max = if name_max == 0 { NAME_BYTES_MAX } else { name_max as usize };
+        if name.len() > name_max {
+            let text = format!(
+                "the name has {} bytes, and names in this directory have {name_max} at most; give a shorter one",
+                name.len()
+            );
+            return Err(refused(output, text));
+        }
+        let (part, note) = (with_suffix(name, ".part", name_max), with_suffix(name, ".part.json", name_max));
+        Ok(Self { output: output.into(), directory, name: name.into(), part, note })
+    }
+
+    /// The path of a name beside the output.
+    pub(super) fn path(&self, name: &OsStr) -> PathBuf {
+        self.output.with_file_name(name)
+    }
+
+    /// What a name leads to; a symbolic link is what it is. None if there is nothing.
+    pub(super) fn stat(&self, name: &OsStr) -> Result<Option<Stat>, Errno> {
+        match rustix::fs::statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Refuses an output that is there.
+    pub(super) fn check_vacant(&self) -> Result<(), ClientError> {
+        let output = &self.output;
+        let stat = self.stat(&self.name).map_err(|error| refused(output, error.to_string()))?;
+        let Some(stat) = stat else { return Ok(()) };
+        let text = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Symlink => match std::fs::metadata(output) {
+                Ok(target) if target.is_dir() => "is a directory; give a file in it".into(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let target = std::fs::read_link(output).unwrap_or_default();
+                    format!(
+                        "is a symbolic link to {}, which is not there; give that file itself as --output",
+                        target.display()
+                    )
+                }
+                _ => "exists already; remove it, or give another --output".into(),
+            },
+            FileType::Directory => "is a directory; give a file in it".into(),
+            FileType::RegularFile => "exists already; remove it, or give another --output".into(),
+            FileType::BlockDevice => {
+                "is a block device, and what it holds would be lost; give a file, or write to it by \"-o -\""
+                    .into()
+            }
+            FileType::Socket => {
+                "is a socket, which cannot be opened; give a file, or a pipe by \"-o -\"".into()
+            }
+            _ => "is a device or a pipe, which takes bytes in order only; give a file".into(),
+        };
+        Err(refused(output, text))
+    }
+
+    /// Opens `name`, never through a symbolic link.
+    pub(super) fn open(&self, name: &OsStr, flags: OFlags) -> Result<File, Errno> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.directory, name, flags, Mode::from_raw_mode(0o666)).map(File::from)
+    }
+
+    /// Makes `name`, which must not be there.
+    pub(super) fn create(&self, name: &OsStr) -> Result<File, Errno> {
+        self.open(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)
+    }
+
+    pub(super) fn remove(&self, name: &OsStr) -> Result<(), Errno> {
+        match rustix::fs::unlinkat(&self.directory, name, AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Whether others may put files of theirs into the directory, as into /tmp.
+    pub(super) fn is_shared(&self) -> bool {
+        rustix::fs::fstat(&self.directory).is_ok_and(|stat| stat.st_mode & 0o1002 == 0o1002)
+    }
+
+    /// Gives the part the output's name, which nothing may have.
+    pub(super) fn give_name(&self) -> Result<(), Errno> {
+        let (directory, flags) = (&self.directory, RenameFlags::NOREPLACE);
+        match rustix::fs::renameat_with(directory, &self.part, directory, &self.name, flags) {
+            // The file system cannot (NFS, FUSE), or the kernel.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => self.give_name_by_link(),
+            result => result,
+        }
+    }
+
+    /// The same where a rename may replace: a second name is refused where there is something, and the first one goes.
+    fn give_name_by_link(&self) -> Result<(), Errno> {
+        let directory = &self.directory;
+        match rustix::fs::linkat(directory, &self.part, directory, &self.name, AtFlags::empty()) {
+            Ok(()) => self.remove(&self.part),
+            Err(Errno::PERM | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::MLINK) => {
+                self.give_name_by_placeholder()
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same where a file has one name only: an empty file is made under it, which nobody else can make then, and replaced.
+    fn give_name_by_placeholder(&self) -> Result<(), Errno> {
+        drop(self.create(&self.name)?);
+        let directory = &self.directory;
+        rustix::fs::renameat(directory, &self.part, directory, &self.name).inspect_err(|_| {
+            let _ = self.remove(&self.name);
+        })
+    }
+
+    /// Makes the names durable, as far as the file system can.
+    pub(super) fn sync(&self) {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        if let Ok(opened) = rustix::fs::openat(&self.directory, ".", flags, Mode::empty()) {
+            // A directory that cannot be synced, as on some network file systems, loses a name at most, and no byte.
+            let _ = rustix::fs::fsync(opened);
+        }
+    }
+}
+
+/// `name` and `suffix`; where that is longer than names may be, the beginning of `name`, its hash, and `suffix`.
+fn with_suffix(name: &OsStr, suffix: &str, name_max: usize) -> OsString {
+    let mut whole = name.to_owned();
+    if name.len() + suffix.len() > name_max {
+        let hash = blake3::hash(name.as_bytes()).to_hex();
+        let room = name_max.saturating_sub(1 + HASH_DIGITS + suffix.len());
+        whole = OsStr::from_bytes(beginning(name.as_bytes(), room)).to_owned();
+        whole.push("~");
+        whole.push(&hash[..HASH_DIGITS]);
+    }
+    whole.push(suffix);
+    whole
+}
+
+/// At most `room` bytes of `name`; no character of UTF-8 is cut.
+fn beginning(name: &[u8], room: usize) -> &[u8] {
+    let mut end = room.min(name.len());
+    while end > 0 && name.get(end).is_some_and(|byte| byte & 0xC0 == 0x80) {
+        end -= 1;
+    }
+    &name[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place() -> (tempfile::TempDir, Place) {
+        let directory = tempfile::tempdir().unwrap();
+        let place = Place::of(&directory.path().join("out")).unwrap();
+        std::fs::write(directory.path().join("out.part"), b"whole").unwrap();
+        (directory, place)
+    }
+
+    #[test]
+    fn no_way_of_giving_a_name_replaces_what_has_it() {
+        for way in [Place::give_name, Place::give_name_by_link, Place::give_name_by_placeholder] {
+            let (directory, place) = place();
+            std::fs::write(&place.output, b"another's").unwrap();
+            assert_eq!(way(&place), Err(Errno::EXIST));
+            assert_eq!(std::fs::read(&place.output).unwrap(), b"another's");
+            assert_eq!(std::fs::read(directory.path().join("out.part")).unwrap(), b"whole");
+            std::fs::remove_file(&place.output).unwrap();
+            way(&place).unwrap();
+            assert_eq!(std::fs::read(&place.output).unwrap(), b"whole");
+            assert!(!directory.path().join("out.part").exists());
+            // A link that leads nowhere is there too.
+            let (_directory, place) = self::place();
+            std::os::unix::fs::symlink("nowhere", &place.output).unwrap();
+            assert_eq!(way(&place), Err(Errno::EXIST));
+        }
+    }
+
+    #[test]
+    fn names_beside_a_long_name_fit_and_differ() {
+        assert_eq!(with_suffix(OsStr::new("out"), ".part", 255), "out.part");
+        assert_eq!(with_suffix(OsStr::new(&"n".repeat(250)), ".part", 255).len(), 255);
+        for len in 246..=255 {
+            let (one, other) = ("ä".repeat(len / 2), "ä".repeat(len / 2 - 1) + "ö");
+            let [one, other] = [one, other].map(|name| with_suffix(OsStr::new(&name), ".part.json", 255));
+            assert!(one.len() <= 255 && one != other, "{len}");
+            assert!(one.to_str().is_some_and(|name| name.ends_with(".part.json")), "no character is cut");
+        }
+        // The shortest that a file system in use has (eCryptfs).
+        assert!(with_suffix(OsStr::new(&"n".repeat(143)), ".part.json", 143).len() <= 143);
+    }
+}

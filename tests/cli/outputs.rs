@@ -1,0 +1,508 @@
+//! Where a get writes: what is there already, what appears meanwhile, who else writes, what is no file.
+
+use crate::support::{Gateway, Process, Site, json, run, stoq, wait_until};
+use rustix::process::Signal;
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Large enough to be caught in the middle.
+const LARGE: usize = 48 << 20;
+
+/// A token that no gateway has.
+fn unknown() -> String {
+    format!("b3:{}", "0".repeat(64))
+}
+
+fn get(site: &Site, token: &str, output: impl AsRef<Path>) -> Command {
+    let mut get = site.client("get");
+    get.arg(token).arg("-o").arg(output.as_ref());
+    get
+}
+
+/// The same payload from the same gateway, as if there were several.
+fn gather(site: &Site, token: &str, output: impl AsRef<Path>) -> Command {
+    let mut gather = get(site, token, output);
+    gather.args(["--from", &site.v4().to_string()]);
+    gather
+}
+
+/// Both ways into a file.
+const WAYS: [fn(&Site, &str, &str) -> Command; 2] =
+    [|site, token, output| get(site, token, output), |site, token, output| gather(site, token, output)];
+
+fn put(site: &Site, name: &str, len: usize) -> (PathBuf, String) {
+    let (path, token) = site.file(name, len);
+    run(site.client("put").arg(&path), 0);
+    (path, token)
+}
+
+fn same(one: &Path, other: &Path) -> bool {
+    fs::read(one).unwrap() == fs::read(other).unwrap()
+}
+
+/// What lies in the site's directory under a name that begins so.
+fn named(site: &Site, prefix: &str) -> Vec<String> {
+    let entries = fs::read_dir(site.directory.path()).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|name| name.starts_with(prefix)).collect();
+    names.sort();
+    names
+}
+
+/// A get of a large file in the middle of it: the gateway stopped, the client running.
+fn half_way(site: &mut Site, way: fn(&Site, &str, &str) -> Command) -> (Gateway, Process, PathBuf, String) {
+    site.more = String::new();
+    let gateway = site.start();
+    let (path, token) = put(site, "large", LARGE);
+    let client = Process::spawn(&mut way(site, &token, "copy"));
+    let part = site.path("copy.part");
+    // Blocks and not the length: what is gathered begins with its end.
+    let blocks = |part: &Path| {
+        use std::os::unix::fs::MetadataExt;
+        fs::metadata(part).map_or(0, |part| part.blocks())
+    };
+    wait_until("a part of it is there", || blocks(&part) > 2048);
+    gateway.process.signal(Signal::STOP);
+    assert!(!site.path("copy").exists(), "the transfer was over too early for this test");
+    (gateway, client, path, token)
+}
+
+#[test]
+fn files_that_are_no_parts_of_the_payload_are_refused_and_not_touched() {
+    let mut site = Site::new();
+    let _gateway = site.start();
+    let (_, token) = put(&site, "file", 100_000);
+    let (part, note) = (site.path("copy.part"), site.path("copy.part.json"));
+    let of_another = format!("{{\"token\":\"{}\",\"length\":9}}", unknown());
+    let of_this = format!("{{\"token\":\"{token}\",\"length\":100000}}");
+    let endless = format!("{{\"token\":\"{token}\",\"length\":{}}}", u64::MAX);
+    let huge = format!("{of_this}{}", " ".repeat(1 << 20));
+    let notes =
+        [None, Some(""), Some("{\"token\":"), Some("[1]"), Some(&of_another), Some(&endless), Some(&huge)];
+    for way in WAYS {
+        for text in notes {
+            fs::write(&part, b"precious").unwrap();
+            text.inspect(|text| fs::write(&note, text).unwrap());
+            let (_, stderr) = run(&mut way(&site, &token, "copy"), 1);
+            assert!(stderr.contains("copy.part: "), "{text:?}: {stderr}");
+            assert!(stderr.contains("give another --output"), "{text:?}: {stderr}");
+            assert_eq!(fs::read(&part).unwrap(), b"precious", "{text:?}");
+            assert_eq!(fs::read(&note).ok(), text.map(|text| text.as_bytes().to_vec()));
+            assert!(!site.path("copy").exists());
+            text.inspect(|_| fs::remove_file(&note).unwrap());
+        }
+        // A note that is another's where there is no part.
+        fs::remove_file(&part).unwrap();
+        fs::write(&note, b"precious").unwrap();
+        let (_, stderr) = run(&mut way(&site, &token, "copy"), 1);
+        assert!(stderr.contains("copy.part.json: "), "{stderr}");
+        assert_eq!(named(&site, "copy"), ["copy.part.json"]);
+        fs::remove_file(&note).unwrap();
+    }
+    // What one gateway began, several do not begin anew.
+    fs::write(&part, vec![0; 50_000]).unwrap();
+    fs::write(&note, &of_this).unwrap();
+    let (_, stderr) = run(&mut gather(&site, &token, "copy"), 1);
+    assert!(stderr.contains(&format!("`stoq get {token} -o copy` goes on with it")), "{stderr}");
+    assert_eq!(fs::metadata(&part).unwrap().len(), 50_000);
+    let (_, stderr) = run(&mut get(&site, &unknown(), "copy"), 1);
+    assert!(stderr.contains(&format!("`stoq get {token} -o copy` goes on with it")), "{stderr}");
+    assert_eq!(fs::metadata(&part).unwrap().len(), 50_000);
+}
+
+#[test]
+fn what_has_the_name_of_a_part_and_is_no_file_of_its_own_is_refused() {
+    let mut site = Site::new();
+    let _gateway = site.start();
+    let (path, token) = put(&site, "file", 100_000);
+    let (part, precious) = (site.path("copy.part"), site.path("precious"));
+    for way in WAYS {
+        fs::write(&precious, b"").unwrap();
+        for (target, text) in
+            [("precious", "symbolic link"), ("nowhere", "symbolic link"), (".", "symbolic link")]
+        {
+            symlink(target, &part).unwrap();
+            let (_, stderr) = run(&mut way(&site, &token, "copy"), 1);
+            assert!(stderr.contains("copy.part: ") && stderr.contains(text), "{stderr}");
+            fs::remove_file(&part).unwrap();
+        }
+        fs::hard_link(&precious, &part).unwrap();
+        let (_, stderr) = run(&mut way(&site, &token, "copy"), 1);
+        assert!(stderr.contains("second name"), "{stderr}");
+        assert!(fs::read(&precious).unwrap().is_empty() && !site.path("nowhere").exists());
+        fs::remove_file(&part).unwrap();
+        fs::create_dir(&part).unwrap();
+        let (_, stderr) = run(&mut way(&site, &token, "copy"), 1);
+        assert!(stderr.contains("is a directory"), "{stderr}");
+        fs::remove_dir(&part).unwrap();
+        make_fifo(&part);
+        let (_, stderr) = run(&mut way(&site, &token, "copy"), 1);
+        assert!(stderr.contains("a pipe"), "{stderr}");
+        fs::remove_file(&part).unwrap();
+        // A file of nothing can be taken.
+        fs::write(&part, b"").unwrap();
+        run(&mut way(&site, &token, "copy"), 0);
+        assert!(same(&site.path("copy"), &path));
+        assert_eq!(named(&site, "copy"), ["copy"]);
+        fs::remove_file(site.path("copy")).unwrap();
+    }
+}
+
+#[test]
+fn a_get_that_fails_before_any_byte_leaves_nothing() {
+    let mut site = Site::new();
+    let absent = site.client("get").args([&unknown(), "-o", "copy", "--timeout", "0.3"]).output().unwrap();
+    assert_eq!(absent.status.code(), Some(1));
+    let _gateway = site.start();
+    for way in WAYS {
+        let (_, stderr) = run(&mut way(&site, &unknown(), "copy"), 1);
+        assert!(stderr.contains("not found"), "{stderr}");
+        // An earlier release left files of another name and of no bytes.
+        fs::write(site.path("copy.gathering"), b"precious").unwrap();
+        run(&mut way(&site, &unknown(), "copy"), 1);
+        assert_eq!(fs::read(site.path("copy.gathering")).unwrap(), b"precious");
+        fs::remove_file(site.path("copy.gathering")).unwrap();
+        assert_eq!(named(&site, "copy"), [""; 0]);
+    }
+}
+
+#[test]
+fn a_second_get_of_one_output_is_refused_while_the_first_one_runs() {
+    for way in WAYS {
+        let mut site = Site::new();
+        let (gateway, mut client, path, token) = half_way(&mut site, way);
+        for second in WAYS {
+            for token in [&token, &unknown()] {
+                let (_, stderr) = run(&mut second(&site, token, "copy"), 1);
+                assert!(stderr.contains("copy.part: another get is writing it"), "{stderr}");
+            }
+        }
+        gateway.process.signal(Signal::CONT);
+        assert_eq!(client.end().code(), Some(0), "{}", client.log());
+        assert!(same(&site.path("copy"), &path));
+        assert_eq!(named(&site, "copy"), ["copy"]);
+    }
+}
+
+#[test]
+fn of_gets_of_one_output_at_one_moment_one_wins_and_its_file_is_whole() {
+    let mut site = Site::new();
+    let _gateway = site.start();
+    let files = [put(&site, "one", 3_000_000), put(&site, "two", 2_000_000)];
+    for round in 0..4 {
+        let output = format!("copy{round}");
+        let racers: Vec<_> = (0..6)
+            .map(|n| {
+                let mut racer = WAYS[n / 2 % 2](&site, &files[n % 2].1, &output);
+                racer.stdout(Stdio::null()).stderr(Stdio::piped());
+                (n % 2, racer.spawn().unwrap())
+            })
+            .collect();
+        let mut won = Vec::new();
+        for (of, racer) in racers {
+            let ended = racer.wait_with_output().unwrap();
+            let stderr = String::from_utf8(ended.stderr).unwrap();
+            if ended.status.success() {
+                won.push(of);
+            } else {
+                assert_eq!(ended.status.code(), Some(1), "{stderr}");
+                assert!(
+                    stderr.contains("another get is writing it") || stderr.contains("exists already"),
+                    "{stderr}"
+                );
+            }
+        }
+        assert_eq!(won.len(), 1, "round {round}");
+        assert!(same(&site.path(&output), &files[won[0]].0), "round {round}");
+        assert_eq!(named(&site, &output), [output]);
+    }
+}
+
+#[test]
+fn an_output_that_appears_meanwhile_is_not_replaced_and_the_payload_is_kept() {
+    for way in WAYS {
+        let mut site = Site::new();
+        let (gateway, mut client, path, token) = half_way(&mut site, way);
+        fs::write(site.path("copy"), b"precious").unwrap();
+        gateway.process.signal(Signal::CONT);
+        assert_eq!(client.end().code(), Some(1));
+        let log = client.log();
+        assert!(log.contains("copy: appeared") && log.contains("copy.part"), "{log}");
+        assert_eq!(fs::read(site.path("copy")).unwrap(), b"precious");
+        assert!(same(&site.path("copy.part"), &path));
+        assert_eq!(named(&site, "copy"), ["copy", "copy.part"]);
+        // It is the user's now: no later get takes it.
+        fs::remove_file(site.path("copy")).unwrap();
+        run(&mut way(&site, &token, "copy"), 1);
+        assert!(same(&site.path("copy.part"), &path));
+    }
+}
+
+#[test]
+fn what_another_process_writes_into_the_part_is_found_out_before_it_gets_its_name() {
+    for way in WAYS {
+        let mut site = Site::new();
+        let (gateway, mut client, path, token) = half_way(&mut site, way);
+        use std::os::unix::fs::FileExt;
+        let part = fs::OpenOptions::new().write(true).open(site.path("copy.part")).unwrap();
+        // Past the payload's end: nothing that comes can lie over it.
+        part.write_all_at(b"stray", LARGE as u64).unwrap();
+        gateway.process.signal(Signal::CONT);
+        assert_eq!(client.end().code(), Some(1));
+        let log = client.log();
+        assert!(
+            log.contains("another process wrote there too") && log.contains("run the same command again"),
+            "{log}"
+        );
+        assert_eq!(named(&site, "copy"), [""; 0]);
+        run(&mut way(&site, &token, "copy"), 0);
+        assert!(same(&site.path("copy"), &path));
+    }
+}
+
+#[test]
+fn a_part_that_is_moved_away_is_not_named_and_nothing_else_is() {
+    let mut site = Site::new();
+    let (gateway, mut client, path, _) = half_way(&mut site, WAYS[0]);
+    fs::rename(site.path("copy.part"), site.path("moved")).unwrap();
+    fs::write(site.path("copy.part"), b"precious").unwrap();
+    gateway.process.signal(Signal::CONT);
+    assert_eq!(client.end().code(), Some(1));
+    assert!(client.log().contains("was moved, replaced or removed"), "{}", client.log());
+    assert_eq!(fs::read(site.path("copy.part")).unwrap(), b"precious");
+    assert!(!site.path("copy").exists() && same(&site.path("moved"), &path));
+}
+
+#[test]
+fn an_interrupted_gathering_leaves_nothing_and_a_killed_one_begins_anew() {
+    for (signal, code) in [(Signal::INT, Some(130)), (Signal::TERM, Some(130)), (Signal::KILL, None)] {
+        let mut site = Site::new();
+        let (gateway, mut client, path, token) = half_way(&mut site, WAYS[1]);
+        client.signal(signal);
+        assert_eq!(client.end().code(), code);
+        let left = if code.is_none() { vec!["copy.part", "copy.part.json"] } else { vec![] };
+        assert_eq!(named(&site, "copy"), left);
+        gateway.process.signal(Signal::CONT);
+        // The plain way knows that such a part has holes.
+        for way in if code.is_none() { [WAYS[0], WAYS[0]] } else { [WAYS[1], WAYS[1]] } {
+            let _ = fs::remove_file(site.path("copy"));
+            run(&mut way(&site, &token, "copy"), 0);
+            assert!(same(&site.path("copy"), &path));
+        }
+        assert_eq!(named(&site, "copy"), ["copy"]);
+    }
+}
+
+#[test]
+fn a_part_of_an_earlier_release_goes_on_and_one_too_long_is_cut() {
+    let mut site = Site::new();
+    let _gateway = site.start();
+    let (path, token) = put(&site, "file", 100_000);
+    let whole = fs::read(&path).unwrap();
+    let longer = [&whole[..], b"more"].concat();
+    for (part, resumed_at) in [(&whole[..40_000], 32_768), (&whole[..], 100_000), (&longer[..], 100_000)] {
+        fs::write(site.path("copy.part"), part).unwrap();
+        fs::write(site.path("copy.part.json"), format!("{{\"token\":\"{token}\",\"length\":100000}}"))
+            .unwrap();
+        let got = json(&mut get(&site, &token, "copy"));
+        assert_eq!(got["resumed_at"], resumed_at);
+        assert!(got["check_seconds"].as_f64().is_some(), "{got}");
+        assert!(same(&site.path("copy"), &path));
+        assert_eq!(named(&site, "copy"), ["copy"]);
+        fs::remove_file(site.path("copy")).unwrap();
+    }
+    // The length that an earlier gateway said is not what this one says.
+    for length in [99_000, 200_000_000] {
+        fs::write(site.path("copy.part"), &whole[..40_000]).unwrap();
+        fs::write(site.path("copy.part.json"), format!("{{\"token\":\"{token}\",\"length\":{length}}}"))
+            .unwrap();
+        let (_, stderr) = run(&mut get(&site, &token, "copy"), 1);
+        assert!(stderr.contains("copy.part.json to begin anew"), "{stderr}");
+        assert!(fs::metadata(site.path("copy.part")).unwrap().len() > 0);
+    }
+}
+
+#[test]
+fn outputs_that_are_no_new_files_are_refused_before_the_network() {
+    // No gateway runs: whatever reaches the network says so.
+    let site = Site::new();
+    fs::create_dir(site.path("directory")).unwrap();
+    fs::write(site.path("file"), b"precious").unwrap();
+    symlink("file", site.path("to-file")).unwrap();
+    symlink("nowhere", site.path("to-nothing")).unwrap();
+    symlink("directory", site.path("to-directory")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(site.path("socket")).unwrap();
+    let long = "n".repeat(256);
+    let cases = [
+        ("directory", "is a directory; give a file in it"),
+        ("to-directory", "is a directory; give a file in it"),
+        ("directory/", "names a directory"),
+        ("new/", "names a directory"),
+        ("new/.", "names a directory"),
+        (".", "names a directory"),
+        ("..", "names a directory"),
+        ("/", "names a directory"),
+        ("file", "exists already; remove it"),
+        ("to-file", "exists already; remove it"),
+        ("to-nothing", "symbolic link to nowhere, which is not there"),
+        ("file/copy", "file is no directory"),
+        ("missing/copy", "there is no directory missing: make it"),
+        ("socket", "is a socket"),
+        (&long, "256 bytes, and names in this directory have 255 at most"),
+    ];
+    for (output, text) in cases {
+        for way in WAYS {
+            let (_, stderr) = run(&mut way(&site, &unknown(), output), 1);
+            assert!(
+                stderr.contains(text) && stderr.contains(output.trim_end_matches('.')),
+                "{output}: {stderr}"
+            );
+        }
+    }
+    run(&mut get(&site, &unknown(), ""), 2);
+    assert_eq!(fs::read(site.path("file")).unwrap(), b"precious");
+    assert_eq!(named(&site, "n"), [""; 0]);
+    for way in [
+        gather(&site, &unknown(), "/dev/null"),
+        get(&site, &format!("set:{}", "0".repeat(64)), "/dev/stdout"),
+    ]
+    .iter_mut()
+    {
+        let (_, stderr) = run(way, 2);
+        assert!(stderr.contains("comes in any order; give a file"), "{stderr}");
+    }
+}
+
+#[test]
+fn names_of_every_length_that_a_name_may_have_are_written() {
+    let mut site = Site::new();
+    let _gateway = site.start();
+    let (path, token) = put(&site, "file", 100_000);
+    for len in [244, 245, 246, 250, 251, 255] {
+        for way in WAYS {
+            let name = "n".repeat(len);
+            run(&mut way(&site, &token, &name), 0);
+            assert!(same(&site.path(&name), &path), "{len}");
+            assert_eq!(named(&site, "n"), [name.as_str()], "{len}");
+            fs::remove_file(site.path(&name)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn payloads_of_no_bytes_and_the_modes_of_files_are_as_they_should_be() {
+    let mut site = Site::new();
+    let _gateway = site.start();
+    let (path, token) = put(&site, "empty", 0);
+    fs::write(site.path("plain"), b"").unwrap();
+    let mode = |name: &str| fs::metadata(site.path(name)).unwrap().permissions().mode();
+    for (n, way) in WAYS.into_iter().enumerate() {
+        let name = format!("copy{n}");
+        run(&mut way(&site, &token, &name), 0);
+        assert!(same(&site.path(&name), &path));
+        assert_eq!(mode(&name), mode("plain"), "what the umask says");
+        assert_eq!(named(&site, "copy").len(), n + 1);
+    }
+}
+
+fn make_fifo(path: &Path) {
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    assert!(fs::metadata(path).unwrap().file_type().is_fifo());
+}
+
+#[test]
+fn devices_and_pipes_take_the_bytes_in_order() {
+    let mut site = Site::new();
+    let _gateway = site.start();
+    let (path, token) = put(&site, "file", 3_000_000);
+    let whole = fs::read(&path).unwrap();
+    let got = json(&mut get(&site, &token, "/dev/null"));
+    assert_eq!(got["bytes"], 3_000_000);
+    let fifo = site.path("fifo");
+    make_fifo(&fifo);
+    let reader = std::thread::spawn({
+        let fifo = fifo.clone();
+        move || fs::read(fifo).unwrap()
+    });
+    run(&mut get(&site, &token, "fifo"), 0);
+    assert!(reader.join().unwrap() == whole);
+    assert_eq!(named(&site, "fifo"), ["fifo"]);
+    for output in ["-", "/dev/stdout", "/dev/fd/1"] {
+        let got = get(&site, &token, output).stdin(Stdio::null()).output().unwrap();
+        assert!(got.status.success() && got.stdout == whole, "{output}");
+        let file = fs::File::create(site.path("redirected")).unwrap();
+        assert!(get(&site, &token, output).stdout(file).status().unwrap().success());
+        assert!(fs::read(site.path("redirected")).unwrap() == whole, "{output}");
+    }
+    let (_, stderr) = run(&mut get(&site, &token, "/dev/full"), 1);
+    assert!(stderr.contains("No space left"), "{stderr}");
+}
+
+#[test]
+fn a_pipe_that_does_not_block_takes_everything() {
+    let mut site = Site::new();
+    let _gateway = site.start();
+    let (path, token) = put(&site, "file", 3_000_000);
+    let (mut read, write) = io::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&write, true).unwrap();
+    let mut client = get(&site, &token, "-").stdout(write).stderr(Stdio::null()).spawn().unwrap();
+    // Nothing is read before the pipe is full: 64 KiB where nobody said another size.
+    let full = 65_536;
+    wait_until("the pipe is full", || rustix::io::ioctl_fionread(&read).unwrap() >= full);
+    let mut got = Vec::new();
+    read.read_to_end(&mut got).unwrap();
+    assert!(client.wait().unwrap().success());
+    assert!(got == fs::read(&path).unwrap());
+}
+
+#[test]
+fn a_reader_that_goes_or_does_not_read_does_not_hold_a_get() {
+    let mut site = Site::new();
+    site.more = String::new();
+    let _gateway = site.start();
+    let (_, token) = put(&site, "file", 3_000_000);
+    // It reads a little and goes, as `head` does.
+    let mut client = get(&site, &token, "-").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    client.stdout.take().unwrap().read_exact(&mut [0; 1000]).unwrap();
+    let ended = client.wait_with_output().unwrap();
+    assert_eq!((ended.status.code(), &ended.stderr[..]), (Some(141), &b""[..]));
+    // It is there and does not read: a signal ends the get.
+    let (read, write) = io::pipe().unwrap();
+    let mut client = get(&site, &token, "-").stdout(write).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("some of it is in the pipe", || rustix::io::ioctl_fionread(&read).unwrap() > 0);
+    let id = rustix::process::Pid::from_child(&client);
+    rustix::process::kill_process(id, Signal::INT).unwrap();
+    wait_until("it ends", || client.try_wait().unwrap().is_some());
+    assert_eq!(client.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn a_get_that_cannot_write_its_directory_says_so_before_the_network() {
+    if rustix::process::geteuid().is_root() {
+        // Root may write everywhere but here.
+        let (_, stderr) = run(
+            stoq().args([
+                "get",
+                &unknown(),
+                "-o",
+                "/proc/copy",
+                "--node-id",
+                crate::support::identities().gateway.as_str(),
+                "-g",
+                "127.0.0.1:1",
+            ]),
+            1,
+        );
+        assert!(stderr.contains("/proc/copy") && stderr.contains("give"), "{stderr}");
+        return;
+    }
+    let site = Site::new();
+    fs::create_dir(site.path("closed")).unwrap();
+    fs::set_permissions(site.path("closed"), fs::Permissions::from_mode(0o555)).unwrap();
+    let (_, stderr) = run(&mut get(&site, &unknown(), "closed/copy"), 1);
+    assert!(stderr.contains("closed/copy") && stderr.contains("you may write to"), "{stderr}");
+}
