@@ -45,7 +45,7 @@ struct Outcome {
 
 /// Where the bytes go.
 enum Target {
-    File(Download),
+    File(Box<Download>),
     Stream(File),
 }
 
@@ -66,14 +66,14 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     // Before the network: what is wrong with the file is known at once.
     let target = match stream {
         Some(out) => Target::Stream(out),
-        None => Target::File(Download::open(&args.output, token)?),
+        None => Target::File(Box::new(Download::open(&args.output, token)?)),
     };
     let online = args.options.open()?.start()?;
     let route = args.route.route(&online.gateways)?;
     let (outcome, gateway) = online.run(async |peer| {
         let bar = progress(args.options.quiet || args.options.json, "get", 0);
         let outcome = match target {
-            Target::File(download) => to_file(download, peer, route, &bar).await?,
+            Target::File(download) => to_file(*download, peer, route, &bar).await?,
             Target::Stream(out) => to_stream(out, token, peer, route, &bar).await?,
         };
         bar.finish_and_clear();
