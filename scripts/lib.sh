@@ -1,6 +1,7 @@
 # Shell functions that the scripts share. Sourced, never run.
 
-say() { printf '\033[1m== %s%s\033[0m\n' "${STOQ_CLOCK:+[$((SECONDS - STOQ_CLOCK)) s] }" "$*" >&2; }
+# Behind the seconds since STOQ_CLOCK, where a run of many parts sets it.
+say() { printf '\033[1m== %s%s\033[0m\n' "${STOQ_CLOCK:+[$((EPOCHSECONDS - STOQ_CLOCK)) s] }" "$*" >&2; }
 die() { printf 'stoq: %s\n' "$*" >&2; exit 1; }
 
 # What building and running need on Debian 12, beside Rust.
@@ -120,12 +121,6 @@ need_socket() {
 need_containers() {
     mountpoint -q /sys/fs/cgroup || lack "control groups" "mount -t cgroup2 none /sys/fs/cgroup"
     unshare --mount --pid --fork true 2>/dev/null || lack "mount and PID namespaces" "run as root; in a container: CAP_SYS_ADMIN"
-}
-
-# need_port PORT WHAT: that nobody listens on a fixed UDP port of loopback.
-need_port() {
-    command -v ss >/dev/null || return 0
-    [ -z "$(ss -Hlun "sport = :$1")" ] || lack "UDP port $1 for $2" "ss -ulpn 'sport = :$1' names the program: stop it"
 }
 
 need_rust() {

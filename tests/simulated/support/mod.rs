@@ -46,8 +46,11 @@ pub(crate) const HELD: u64 = 3;
 /// Nobody's queue.
 pub(crate) const NOBODY: u64 = 99;
 
-/// How long the seed's sync thread may take, in real time, before the virtual clock goes on without it.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the seed's sync thread may take, in real time, before the virtual clock goes on without it. Where a confirmation cannot
+/// come, a test waits this long.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long what must happen in real time may take before a test fails.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Times that the clock may jump in one [`World::run`].
 const STEPS_MAX: usize = 400_000;
@@ -188,7 +191,10 @@ impl World {
         let begun = Instant::now();
         let is_long =
             |next: Option<Instant>, now| next.is_none_or(|at| at > now + Duration::from_millis(150));
-        while self.awaits_confirmation() && is_long(self.next(), self.now) && begun.elapsed() < PATIENCE {
+        while self.awaits_confirmation()
+            && is_long(self.next(), self.now)
+            && begun.elapsed() < COMMIT_PATIENCE
+        {
             std::thread::park_timeout(Duration::from_micros(200));
             self.settle();
         }
