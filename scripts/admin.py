@@ -39,6 +39,8 @@ def wait_for(what, is_so):
 
 
 wait_for("a scrape", lambda: values("up") == [1.0])
+# Rates over half a minute need more than two of them.
+wait_for("a few scrapes", lambda: sum(values("count_over_time(up[1m])")) >= 8)
 wait_for("the traffic", lambda: sum(values("sum(increase(stoq_rx_bytes_total[1m]))")) > 10_000_000)
 assert values('sum(stoq_requests_total{kind="put",result="ok"})') == [1.0]
 assert values('sum(stoq_requests_total{kind="fetch",result="ok"})') == [1.0]

@@ -1,15 +1,25 @@
 //! Whether the machine has the memory and the cores that a configuration asks for.
 
-use crate::config::{GatewayConfig, NetworkConfig};
+use crate::config::{GatewayConfig, NetworkConfig, SeedConfig};
 use crate::limits::{STORE_BYTES_MAX, WORKERS_PER_CORE_MAX};
 
 /// More memory than the machine has.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{keys} ask for {wanted_mb} MiB, and this machine has {total_mb} MiB of memory; give less")]
+#[error("{keys} asks for {wanted_mb} MiB, and this machine has {total_mb} MiB of memory; give less")]
 pub struct MemoryError {
     keys: String,
     wanted_mb: u64,
     total_mb: u64,
+}
+
+/// Compares a network and its workers with the machine: its cores, and the memory of DPDK.
+///
+/// # Errors
+/// [`CoresError`] or [`MemoryError`].
+pub fn ensure_network(config: &NetworkConfig, workers: usize) -> anyhow::Result<()> {
+    ensure_cores(workers)?;
+    compare(None, config, machine_mb())?;
+    Ok(())
 }
 
 /// Compares what the store's memory tier and DPDK may take with the machine's memory. Gives both, MiB.
@@ -17,8 +27,11 @@ pub struct MemoryError {
 /// # Errors
 /// [`MemoryError`] when the machine has less.
 pub fn ensure_memory(config: &GatewayConfig) -> Result<(u64, u64), MemoryError> {
-    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    compare(config, total_mb(&info))
+    compare(config.seed(), &config.network, machine_mb())
+}
+
+fn machine_mb() -> u64 {
+    total_mb(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default())
 }
 
 /// More workers than the cores can run in turn.
@@ -48,14 +61,18 @@ fn total_mb(info: &str) -> u64 {
     kib.map_or(STORE_BYTES_MAX >> 20, |kib| kib / 1024)
 }
 
-fn compare(config: &GatewayConfig, total_mb: u64) -> Result<(u64, u64), MemoryError> {
+fn compare(
+    seed: Option<&SeedConfig>,
+    network: &NetworkConfig,
+    total_mb: u64,
+) -> Result<(u64, u64), MemoryError> {
     let mut keys = Vec::new();
     let mut wanted_mb = 0;
-    if let Some(seed) = config.seed() {
+    if let Some(seed) = seed {
         keys.push(format!("application.memory_bytes = {}", seed.memory_bytes));
         wanted_mb += seed.memory_bytes >> 20;
     }
-    if let NetworkConfig::Dpdk(dpdk) = &config.network {
+    if let NetworkConfig::Dpdk(dpdk) = network {
         keys.push(format!("network.memory_mb = {}", dpdk.memory_mb));
         wanted_mb += u64::from(dpdk.memory_mb);
     }
@@ -75,14 +92,15 @@ mod tests {
              [identity]\ncertificate = \"c\"\nkey = \"k\"\n[trust]\n\
              [[application]]\nkind = \"seed\"\nqueues = [0]\ndirectory = \"d\"\nmemory_bytes = 1073741824\n";
         let config: GatewayConfig = toml::from_str(text).unwrap();
-        assert_eq!(compare(&config, total_mb("MemTotal:  1310720 kB\n")), Ok((1280, 1280)));
-        let error = compare(&config, 1279).unwrap_err().to_string();
+        let compare = |total_mb| compare(config.seed(), &config.network, total_mb);
+        assert_eq!(compare(total_mb("MemTotal:  1310720 kB\n")), Ok((1280, 1280)));
+        let error = compare(1279).unwrap_err().to_string();
         assert!(
             error.contains("application.memory_bytes = 1073741824 and network.memory_mb = 256"),
             "{error}"
         );
         assert!(error.contains("1280 MiB") && error.contains("1279 MiB"), "{error}");
-        assert!(compare(&config, total_mb("")).is_ok());
+        assert!(compare(total_mb("")).is_ok());
     }
 
     #[test]

@@ -137,7 +137,7 @@ impl Opened {
     /// # Errors
     /// What the device or the kernel refuses, with the fix.
     pub fn open(config: &NetworkConfig, workers: usize) -> anyhow::Result<Self> {
-        machine::ensure_cores(workers)?;
+        machine::ensure_network(config, workers)?;
         match config {
             NetworkConfig::KernelUdp(kernel) => {
                 let queues =
@@ -164,7 +164,7 @@ impl Opened {
     /// Those of [`Opened::open`].
     #[cfg_attr(not(feature = "dpdk"), expect(unused_variables, reason = "kernel sockets have no tap"))]
     pub fn open_tapped(config: &NetworkConfig, workers: usize, tap: &Arc<Tap>) -> anyhow::Result<Self> {
-        machine::ensure_cores(workers)?;
+        machine::ensure_network(config, workers)?;
         match config {
             #[cfg(feature = "dpdk")]
             NetworkConfig::Dpdk(dpdk) => {

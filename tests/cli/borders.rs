@@ -178,7 +178,7 @@ fn more_memory_than_the_machine_has_is_refused_by_check_and_run() {
     let (stdout, _) = run(stoq_gateway().arg("check").arg("--config").arg(&config), 1);
     assert!(stdout.contains(&format!("FAILED  memory: application.memory_bytes = {most}")), "{stdout}");
     let (_, stderr) = run(stoq_gateway().arg("run").arg("--config").arg(&config), 1);
-    assert!(stderr.contains(&format!("application.memory_bytes = {most} ask for")), "{stderr}");
+    assert!(stderr.contains(&format!("application.memory_bytes = {most} asks for")), "{stderr}");
 }
 
 #[test]
@@ -245,4 +245,61 @@ fn the_smallest_counts_and_sizes_of_the_tools_work() {
         let output = site.client("ping").args(["-c", "1", "--timeout", "0.01"]).output().unwrap();
         output.status.success() || String::from_utf8_lossy(&output.stderr).contains("within")
     });
+}
+
+/// A gateway and a client, each on a DPDK port, joined by memif; these lines stand in `[network]` and in `[quic]` of both.
+#[cfg(feature = "dpdk")]
+fn works_on_dpdk(network: &str, quic: &str) {
+    use crate::support::Process;
+    let (site, ids) = (Site::new(), identities());
+    let file = |name: &str, role: &str, address: &str, peer: &str, more: &str| {
+        let socket = site.path("memif.sock");
+        let text = format!(
+            "[network]\nkind = \"dpdk\"\ndevice = \"net_memif0,id=0,socket={},socket-abstract=no,rsize=10,role={role}\"\n\
+             addresses = [\"{address}/24\"]\nhuge_pages = \"none\"\n{network}\n[identity]\ncertificate = {:?}\nkey = {:?}\n\
+             [trust]\nnode_ids = [\"{peer}\"]\n[quic]\n{quic}\n{more}",
+            socket.display(),
+            ids.file(&format!("{name}.pem")),
+            ids.file(&format!("{name}.key")),
+        );
+        let path = site.path(&format!("{name}.toml"));
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let more = "[[application]]\nkind = \"seed\"\nqueues = [0]\ndirectory = \"store\"\nmemory_bytes = 2097152\n\
+                [[application]]\nkind = \"echo\"\nqueues = [1]\n";
+    let gateway = file("gateway", "server", "10.77.0.1", &ids.client, more);
+    let client = file("client", "client", "10.77.0.2", &ids.gateway, "[log]\nlevel = \"error\"\n");
+    let mut process = Process::spawn(stoq_gateway().arg("run").arg("--config").arg(gateway));
+    assert!(process.wait_for_line("gateway ready"), "{network}: {}", process.log());
+    let tool = |name: &str| {
+        let mut command = stoq();
+        command.args([name, "--gateway", "10.77.0.1:4433"]).arg("--config").arg(&client);
+        command.current_dir(site.directory.path());
+        command
+    };
+    let (file, token) = site.file("border", 300_000);
+    run(tool("put").arg(&file), 0);
+    run(tool("get").arg(&token).args(["-o", "back"]), 0);
+    assert_eq!(std::fs::read(&file).unwrap(), std::fs::read(site.path("back")).unwrap());
+    run(tool("ping").args(["--count", "2", "--interval", "0", "--size", "65536"]), 0);
+}
+
+#[cfg(feature = "dpdk")]
+#[test]
+fn a_dpdk_port_works_with_each_of_its_keys_at_its_borders() {
+    let borders = |name: &str| whole(key(&format!("network.{name}")).unwrap());
+    for name in ["rx_descriptors", "tx_descriptors"] {
+        works_on_dpdk(&format!("{name} = {}", borders(name).0), "");
+        works_on_dpdk(&format!("{name} = {}", borders(name).1), "");
+    }
+    works_on_dpdk(&format!("memory_mb = {}", borders("memory_mb").0), "");
+    works_on_dpdk("mbufs = 1536", "");
+    works_on_dpdk(&format!("mtu = {}", borders("mtu").0), "initial_mtu = 0");
+    let largest = format!("mtu = {}\nrx_descriptors = 64\ntx_descriptors = 64", borders("mtu").1);
+    works_on_dpdk(&largest, "");
+    // Packets larger than the congestion window that quinn-proto begins with.
+    works_on_dpdk(&largest, "initial_mtu = 0");
+    works_on_dpdk(&format!("vlan = {}", borders("vlan").0), "");
+    works_on_dpdk(&format!("vlan = {}", borders("vlan").1), "");
 }
