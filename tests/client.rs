@@ -4,11 +4,14 @@ mod loopback;
 
 use bytes::Bytes;
 use loopback::Gateway;
+use std::fs::File;
 use std::future::poll_fn;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use stoq::application::{Application, Placement};
 use stoq::client::{
     Client, ClientError, ConnectOptions, FetchOptions, Kept, Peer, Prepared, PutOptions, Route,
@@ -428,4 +431,110 @@ async fn requests_past_the_bound_wait_their_turn_and_may_be_dropped() {
     assert!(tokio::time::timeout(Duration::from_millis(200), locating).await.is_err());
     waiting.shutdown().await;
     assert_eq!(peer.locate(payload.token, None).await.unwrap().len(), 1);
+}
+
+/// A file of these bytes whose time of modification is long past, so that a look at it tells of every write.
+fn old_file(bytes: &[u8]) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(bytes).unwrap();
+    file.as_file().set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
+    file
+}
+
+/// Writes into the file's last group, and leaves its time of modification as it was: as a write through a shared mapping may.
+fn write_unseen(file: &File) {
+    let known = file.metadata().unwrap();
+    file.write_all_at(b"another", known.len() - 7).unwrap();
+    file.set_modified(known.modified().unwrap()).unwrap();
+}
+
+fn is_changed(result: Result<Kept, ClientError>) -> bool {
+    match result {
+        Err(ClientError::Changed { path }) => path.contains("tmp"),
+        other => panic!("not changed: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_written_to_is_never_sent_as_something_else() {
+    let site = Site::new();
+    let peer = site.peer().await;
+    let bad_proofs = || {
+        let counters = site.gateway.node.statuses().iter().flat_map(|status| status.counters.snapshot());
+        counters.filter(|(name, _)| *name == "bad_proofs").map(|(_, value)| value).sum::<u64>()
+    };
+    let bytes = noise("changing", 3_000_001);
+    let put = async |payload: &Prepared| peer.put(payload, PutOptions::default(), |_| {}).await;
+
+    // Overwritten, made shorter, made longer, all after it was hashed.
+    let file = old_file(&bytes);
+    let changes: [&dyn Fn(&File); 3] = [
+        &|file| file.write_all_at(b"another", 2_999_000).unwrap(),
+        &|file| file.set_len(2_000_000).unwrap(),
+        &|file| file.set_len(4_000_000).unwrap(),
+    ];
+    for change in changes {
+        let payload = Prepared::file(file.path()).unwrap();
+        change(file.as_file());
+        assert!(is_changed(put(&payload).await));
+    }
+    // A fresh file, whose time may not tell: its bytes are checked before they are sent.
+    let file = old_file(&bytes);
+    file.as_file().set_modified(SystemTime::now()).unwrap();
+    let payload = Prepared::file(file.path()).unwrap();
+    write_unseen(file.as_file());
+    assert!(is_changed(put(&payload).await));
+    assert_eq!(bad_proofs(), 0, "nothing false was sent");
+
+    // Written to unseen: the gateway finds it, and the client finds out that it was the file.
+    let file = old_file(&bytes);
+    let payload = Prepared::file(file.path()).unwrap();
+    write_unseen(file.as_file());
+    assert!(is_changed(put(&payload).await));
+    assert_eq!(bad_proofs(), 1);
+    assert_eq!(refused(get(&peer, payload.token).await), ErrorCode::NotFound);
+}
+
+#[tokio::test]
+async fn a_file_that_grows_after_it_was_sent_is_told_with_what_is_kept() {
+    let site = Site::new();
+    let peer = site.peer().await;
+    let bytes = noise("growing", 300_000);
+    let file = old_file(&bytes);
+    let payload = Prepared::file(file.path()).unwrap();
+    let grow = |given| {
+        if given == payload.length {
+            file.as_file().set_len(300_001).unwrap();
+        }
+    };
+    let result = peer.put(&payload, PutOptions::default(), grow).await;
+    assert!(
+        matches!(result, Err(ClientError::ChangedSince { kept, .. }) if kept == payload.token.into()),
+        "{result:?}"
+    );
+    assert!(get(&peer, payload.token).await.unwrap() == bytes);
+    // The same where the gateway has it already.
+    let result = peer.put(&payload, PutOptions::default(), |_| panic!("nothing crosses")).await;
+    assert!(matches!(result, Err(ClientError::ChangedSince { .. })), "{result:?}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_deleted_or_replaced_is_put_as_it_was_opened() {
+    let site = Site::new();
+    let peer = site.peer().await;
+    let directory = tempfile::tempdir().unwrap();
+    let (path, other) = (directory.path().join("file"), directory.path().join("other"));
+    for replaced in [false, true] {
+        let bytes = noise(if replaced { "replaced" } else { "deleted" }, 200_000);
+        std::fs::write(&path, &bytes).unwrap();
+        let payload = Prepared::file(&path).unwrap();
+        if replaced {
+            std::fs::write(&other, "another").unwrap();
+            std::fs::rename(&other, &path).unwrap();
+        } else {
+            std::fs::remove_file(&path).unwrap();
+        }
+        assert_eq!(peer.put(&payload, PutOptions::default(), |_| {}).await.unwrap(), Kept::Now);
+        assert!(get(&peer, payload.token).await.unwrap() == bytes);
+    }
 }

@@ -1,5 +1,6 @@
 //! Why a call failed.
 
+use super::InputError;
 use crate::hop::RouteError;
 use crate::limits::MESSAGE_BYTES_MAX;
 use crate::record::{ErrorRecord, RecordError};
@@ -7,6 +8,7 @@ use crate::shard::CoderError;
 use crate::token::{AnyToken, RangesError, Token};
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Why a call failed.
@@ -58,9 +60,35 @@ pub enum ClientError {
         /// Why.
         source: io::Error,
     },
-    /// The file changed between hashing and sending.
-    #[error("{path} changed while it was being sent; put it again")]
+    /// What cannot be read as a payload.
+    #[error("{path} {error}")]
+    Input {
+        /// What was to be read.
+        path: String,
+        /// What it is, and what to do.
+        error: InputError,
+    },
+    /// Somebody wrote to the file before all of it was sent.
+    #[error(
+        "{path} changed while it was being sent; put it again when nobody writes to it, or put a copy: cat FILE | stoq put -"
+    )]
     Changed {
+        /// The file.
+        path: String,
+    },
+    /// Somebody wrote to the file after its bytes had been read, and before the peer said that it keeps them.
+    #[error(
+        "{path} changed while it was being sent; the gateway keeps what it was before, as {kept}. Put it again for what it is now"
+    )]
+    ChangedSince {
+        /// The file.
+        path: String,
+        /// What the peer keeps.
+        kept: AnyToken,
+    },
+    /// Somebody wrote to the file while its token was made.
+    #[error("{path} changed while it was being hashed; do it again when nobody writes to it")]
+    ChangedHashing {
         /// The file.
         path: String,
     },
@@ -84,9 +112,19 @@ pub enum ClientError {
     /// Shards that cannot be.
     #[error(transparent)]
     Shape(CoderError),
-    /// The temporary file for the parity.
-    #[error("cannot write the parity to a temporary file: {0}; point TMPDIR to a directory with room for it")]
-    Temporary(io::Error),
+    /// A temporary file, for what has no length or for parity.
+    #[error(
+        "cannot keep {what} in a temporary file in {}: {error}; name a directory with room by --spool DIR, or by TMPDIR",
+        .directory.display()
+    )]
+    Spool {
+        /// What was to be kept.
+        what: String,
+        /// Where.
+        directory: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
     /// Holders of one gathering on different workers.
     #[error("what is gathered comes by one worker; connect all holders with the same `worker` option")]
     OtherWorker,

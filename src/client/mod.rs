@@ -58,8 +58,10 @@ mod dispatch;
 mod error;
 mod fetch;
 mod gathering;
+mod input;
 mod payload;
 mod peer;
+mod prepare;
 
 #[cfg(test)]
 mod tests;
@@ -67,9 +69,11 @@ mod tests;
 pub use error::ClientError;
 pub use fetch::{Description, Fetch, FetchOptions, Piece};
 pub use gathering::{Gained, Gathering, Holders};
+pub use input::{Input, InputError};
 pub use payload::Prepared;
 pub(crate) use payload::Source;
 pub use peer::{Kept, Message, Peer, PutOptions};
+pub use prepare::{PrepareOptions, Sharding};
 
 pub use crate::gather::{Given, State, Want};
 pub use crate::hop::{Route, RouteError};

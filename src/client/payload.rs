@@ -1,15 +1,15 @@
 //! What is put: a payload, hashed, with its tree at hand, and its verified encoding as it is sent.
 
 use super::ClientError;
+use super::input::Watch;
 use crate::record::RecordError;
-use crate::shard::{Blob, CoderError, Descriptor, Lanes, encode};
-use crate::token::{Outboard, OutboardError, Piece, Ranges, Selection, Token, VerifiedEncoder};
+use crate::shard::{Blob, Descriptor, Lanes};
+use crate::token::{Outboard, Piece, Ranges, Selection, Token, VerifiedDecoder, VerifiedEncoder};
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::ops::Deref;
-use std::path::Path;
 
 /// Bytes of a file read at a time where they follow each other.
 const READ_BYTES: usize = 1 << 20;
@@ -28,9 +28,9 @@ pub(super) const BATCH_BYTES: usize = 256 * 1024;
 /// ```
 #[derive(Debug)]
 pub struct Prepared {
-    content: Stored,
+    pub(super) content: Stored,
     /// Its parity and how it is sharded, if it is.
-    coded: Option<(Option<Stored>, Descriptor)>,
+    pub(super) coded: Option<(Option<Stored>, Descriptor)>,
     /// Its token.
     pub token: Token,
     /// Its length, bytes.
@@ -39,36 +39,23 @@ pub struct Prepared {
 
 /// One blob: its bytes, and the hashes above them.
 #[derive(Debug)]
-struct Stored {
-    data: Data,
-    outboard: Outboard,
+pub(super) struct Stored {
+    pub(super) data: Data,
+    pub(super) outboard: Outboard,
 }
 
 #[derive(Debug)]
-enum Data {
+pub(super) enum Data {
     Memory(Bytes),
-    File { file: File, path: String },
+    /// A file, and how to see that somebody writes to it; a temporary file without a name is nobody else's.
+    File {
+        file: File,
+        path: String,
+        watch: Option<Watch>,
+    },
 }
 
 impl Prepared {
-    /// Hashes a file. Blocks on the disk.
-    ///
-    /// # Errors
-    /// [`ClientError::File`] when it cannot be read.
-    pub fn file(path: &Path) -> Result<Self, ClientError> {
-        let name = path.display().to_string();
-        let failed = |source| ClientError::File { path: name.clone(), source };
-        let mut file = File::open(path).map_err(failed)?;
-        let length = file.metadata().map_err(failed)?.len();
-        let built = Outboard::build(&mut file, length);
-        let (token, outboard) = built.map_err(|error| match error {
-            OutboardError::Io(error) => failed(error),
-            other => failed(io::Error::other(other)),
-        })?;
-        let content = Stored { data: Data::File { file, path: name }, outboard };
-        Ok(Self { content, coded: None, token, length })
-    }
-
     /// Hashes bytes that are in memory.
     pub fn bytes(payload: impl Into<Bytes>) -> Self {
         let payload = payload.into();
@@ -76,36 +63,6 @@ impl Prepared {
         let (token, outboard) = Outboard::build(&payload[..], length)
             .expect("memory is read whole, and is shorter than 2^50 bytes");
         Self { content: Stored { data: Data::Memory(payload), outboard }, coded: None, token, length }
-    }
-
-    /// Hashes a file and cuts it into stripes of `k` shards of `shard_bytes` bytes, with `m` parity shards each. The parity goes
-    /// into a temporary file without a name. Blocks on the disk.
-    ///
-    /// # Errors
-    /// [`ClientError::File`] when the file cannot be read or the parity not written, [`ClientError::Shape`] for shards that
-    /// cannot be.
-    pub fn sharded(path: &Path, shard_bytes: u64, (k, m): (u8, u8)) -> Result<Self, ClientError> {
-        let name = path.display().to_string();
-        let failed = |source| ClientError::File { path: name.clone(), source };
-        let mut file = File::open(path).map_err(failed)?;
-        let length = file.metadata().map_err(failed)?.len();
-        let parity = tempfile::tempfile().map_err(ClientError::Temporary)?;
-        let mut out = BufWriter::with_capacity(READ_BYTES, &parity);
-        let coded =
-            encode(&mut file, length, shard_bytes, (k, m), &mut out).map_err(|error| match error {
-                CoderError::Payload(OutboardError::Io(error)) => failed(error),
-                CoderError::Write(error) => ClientError::Temporary(error),
-                other => ClientError::Shape(other),
-            })?;
-        out.flush().map_err(ClientError::Temporary)?;
-        drop(out);
-        let token = coded.descriptor.content();
-        let content = Stored { data: Data::File { file, path: name }, outboard: coded.content };
-        let parity = coded.parity.map(|outboard| {
-            let data = Data::File { file: parity, path: "the temporary file with the parity".into() };
-            Stored { data, outboard }
-        });
-        Ok(Self { content, coded: Some((parity, coded.descriptor)), token, length })
     }
 
     /// What a PUT says of it: how it is sharded, or, if it is not, one lane and no code.
@@ -124,6 +81,31 @@ impl Prepared {
             Blob::Content => Some(&self.content),
             Blob::Parity => self.coded.as_ref().and_then(|(parity, _)| parity.as_ref()),
         }
+    }
+
+    /// What messages call it.
+    pub(super) fn name(&self) -> String {
+        self.content.data.name()
+    }
+
+    /// Whether somebody has written to the file since it was hashed, as far as its size and its time tell.
+    pub(super) fn has_changed(&self) -> Result<bool, ClientError> {
+        self.content.data.has_changed()
+    }
+
+    /// Whether the bytes that are read now have the token that they had: hashes all of a file once more. Blocks on the disk.
+    pub(super) fn is_still_true(&self) -> Result<bool, ClientError> {
+        let (mut hasher, mut at) = (blake3::Hasher::new(), 0);
+        while at < self.length {
+            let len = (self.length - at).min(READ_BYTES as u64) as usize;
+            match self.content.data.read(at, len, len) {
+                Ok(bytes) => hasher.update(&bytes[..len]),
+                Err(ClientError::Changed { .. }) => return Ok(false),
+                Err(error) => return Err(error),
+            };
+            at += len as u64;
+        }
+        Ok(Token::from_root(*hasher.finalize().as_bytes()) == self.token)
     }
 
     /// The bytes of a blob that a [`Source`] was made of, which is here.
@@ -148,6 +130,8 @@ pub(crate) struct Source<P> {
 struct Part {
     blob: Blob,
     encoder: VerifiedEncoder,
+    /// Checks what is read of a file whose changes may not be seen, before it is sent.
+    check: Option<VerifiedDecoder>,
     /// What is read next follows what was read: more of it may be read at a time.
     sequential: bool,
 }
@@ -173,9 +157,17 @@ impl<P: Deref<Target = Prepared>> Source<P> {
         for (blob, selection) in selected {
             let stored = payload.stored(blob).ok_or(ClientError::NoParity)?;
             let sequential = matches!(selection, Selection::Ranges(_));
+            let check = match &stored.data {
+                // Parity is in a temporary file: only the content can be blind.
+                data if data.is_blind() => {
+                    Some(VerifiedDecoder::new(payload.token, payload.length, selection.clone()))
+                }
+                _ => None,
+            };
+            let check = check.transpose().map_err(|_| stored.data.changed())?;
             let encoder =
                 VerifiedEncoder::new(stored.outboard.clone(), selection).map_err(RecordError::from)?;
-            parts.push(Part { blob, encoder, sequential });
+            parts.push(Part { blob, encoder, check, sequential });
         }
         Ok(Self {
             payload,
@@ -209,9 +201,20 @@ impl<P: Deref<Target = Prepared>> Source<P> {
             }
             self.pieces = pieces;
             self.pieces.clear();
+            self.check(&batch)?;
             return Ok(Some(batch));
         }
         Ok(None)
+    }
+
+    fn check(&mut self, batch: &[Bytes]) -> Result<(), ClientError> {
+        let part = &mut self.parts[self.at];
+        let Some(check) = &mut part.check else { return Ok(()) };
+        for bytes in batch {
+            check.push(bytes).map_err(|_| self.payload.data(part.blob).changed())?;
+            while check.poll().is_some() {}
+        }
+        Ok(())
     }
 
     fn read(&mut self, offset: u64, len: usize) -> Result<Bytes, ClientError> {
@@ -225,6 +228,10 @@ impl<P: Deref<Target = Prepared>> Source<P> {
         if offset < self.window_offset || end > self.window_offset + self.window.len() as u64 {
             let wanted = if *sequential { READ_BYTES.max(len) } else { len };
             (self.window, self.window_offset) = (data.read(offset, len, wanted)?, offset);
+            // After it was read: a write counts before its bytes can be read. So a peer never gets bytes that are not the token's.
+            if data.has_changed()? {
+                return Err(data.changed());
+            }
         }
         let start = (offset - self.window_offset) as usize;
         Ok(self.window.slice(start..start + len))
@@ -243,6 +250,24 @@ impl Data {
         ClientError::File { path: self.name(), source }
     }
 
+    fn changed(&self) -> ClientError {
+        ClientError::Changed { path: self.name() }
+    }
+
+    fn has_changed(&self) -> Result<bool, ClientError> {
+        match self {
+            Self::File { file, watch: Some(watch), .. } => {
+                watch.has_changed(file).map_err(|error| self.failed(error))
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Whether it may change unseen.
+    fn is_blind(&self) -> bool {
+        matches!(self, Self::File { watch: Some(watch), .. } if watch.is_blind())
+    }
+
     /// Reads `wanted` bytes at `offset`, `needed` of them at the least.
     fn read(&self, offset: u64, needed: usize, wanted: usize) -> Result<Bytes, ClientError> {
         let file = match self {
@@ -253,7 +278,7 @@ impl Data {
         while buffer.len() < needed {
             let at = offset + buffer.len() as u64;
             match rustix::io::pread(file, spare_capacity(&mut buffer), at) {
-                Ok(0) => return Err(ClientError::Changed { path: self.name() }),
+                Ok(0) => return Err(self.changed()),
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(self.failed(error.into())),
             }

@@ -7,7 +7,7 @@ use super::{ClientError, PUT_QUEUE, Shared};
 use crate::hop::Route;
 use crate::limits::{CLIENT_BATCHES_LEN, CLIENT_MESSAGES_BYTES, CLIENT_REQUESTS_LEN, MESSAGE_BYTES_MAX};
 use crate::queue::{Ask, ConnectionId, Credit, RequestId};
-use crate::record::{Done, ErrorRecord, Holder, Hop, Locate, Mirror, Payload, Put};
+use crate::record::{Done, ErrorCode, ErrorRecord, Holder, Hop, Locate, Mirror, Payload, Put};
 use crate::shard::{Descriptor, Lanes};
 use crate::tls::NodeId;
 use crate::token::AnyToken;
@@ -198,6 +198,11 @@ impl Peer {
     /// A file is read by the task itself, 1 MiB at a time, and only as fast as the connection takes it: from a slow disk, give
     /// it a thread that may block.
     ///
+    /// A file that somebody writes to meanwhile is an error, also where all its bytes had been sent before: [`ClientError::Changed`],
+    /// [`ClientError::ChangedSince`]. Its size and its time of modification are looked at after each read, and its bytes checked before
+    /// they are sent where these may not tell. A write that is seen by neither, through a shared mapping, is found by the gateway: the file
+    /// is then hashed once more, to tell who erred. A file that is deleted, or replaced by another of its name, is put as it was opened.
+    ///
     /// # Errors
     /// What the gateway refuses, a lost connection, a file that cannot be read or changed, a descriptor of another payload.
     pub async fn put(
@@ -239,7 +244,16 @@ impl Peer {
                 }
             }
         }
-        let done = request.answer(kept).await?;
+        let answer = request.answer(kept).await;
+        if matches!(&answer, Err(ClientError::Refused(failure)) if failure.code == ErrorCode::BadProof)
+            && (payload.has_changed()? || !payload.is_still_true()?)
+        {
+            return Err(ClientError::Changed { path: payload.name() });
+        }
+        let done = answer?;
+        if done.token == put && payload.has_changed()? {
+            return Err(ClientError::ChangedSince { path: payload.name(), kept: put });
+        }
         match done.token {
             token if token != put => Err(ClientError::WrongReceipt { put, got: token }),
             _ if accepted => Ok(Kept::Now),

@@ -12,4 +12,5 @@ mod preflight;
 mod refusals;
 mod reload;
 mod routes;
+mod sources;
 mod tools;

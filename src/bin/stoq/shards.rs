@@ -1,15 +1,19 @@
 //! How a file is sharded, as people write it.
 
-use std::path::Path;
 use std::str::FromStr;
-use stoq::client::{ClientError, Prepared};
+use stoq::client::Sharding;
 use stoq::limits::{GROUP_BYTES, LANES_DATA_MAX, LANES_PARITY_MAX, SHARD_BYTES_DEFAULT, SHARD_BYTES_MAX};
+use stoq::shard::Lanes;
 
 /// `16+4`, or `16+4@65536`: data and parity shards a stripe, and their length in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Shards {
-    lanes: (u8, u8),
-    shard_bytes: u64,
+pub(crate) struct Shards(pub(crate) Sharding);
+
+impl Shards {
+    /// The lanes of its set.
+    pub(crate) fn lanes(self) -> Lanes {
+        Lanes::first(u32::from(self.0.data) + u32::from(self.0.parity))
+    }
 }
 
 impl FromStr for Shards {
@@ -40,15 +44,7 @@ impl FromStr for Shards {
                 "{shard_bytes} bytes are no length of a shard; give a multiple of {group} up to {SHARD_BYTES_MAX}"
             ));
         }
-        Ok(Self { lanes: (data, parity), shard_bytes })
-    }
-}
-
-/// Hashes a file, and shards it if that is asked for.
-pub(crate) fn prepare(file: &Path, shards: Option<Shards>) -> Result<Prepared, ClientError> {
-    match shards {
-        Some(Shards { lanes, shard_bytes }) => Prepared::sharded(file, shard_bytes, lanes),
-        None => Prepared::file(file),
+        Ok(Self(Sharding { shard_bytes, data, parity }))
     }
 }
 
@@ -59,8 +55,9 @@ mod tests {
     #[test]
     fn shards_read_as_people_write_them() {
         let default = SHARD_BYTES_DEFAULT;
-        assert_eq!("16+4".parse(), Ok(Shards { lanes: (16, 4), shard_bytes: default }));
-        assert_eq!("1+0@16384".parse(), Ok(Shards { lanes: (1, 0), shard_bytes: 16_384 }));
+        let shards = |data, parity, shard_bytes| Ok(Shards(Sharding { shard_bytes, data, parity }));
+        assert_eq!("16+4".parse(), shards(16, 4, default));
+        assert_eq!("1+0@16384".parse(), shards(1, 0, 16_384));
         for text in ["", "16", "16+", "+4", "16-4", "16+4@", "16+4@64k"] {
             assert!(text.parse::<Shards>().unwrap_err().contains("16+4@65536"), "{text}");
         }

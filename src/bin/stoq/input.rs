@@ -1,0 +1,31 @@
+//! What is put or named: a file, or standard input.
+
+use crate::shards::Shards;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use stoq::client::{ClientError, Input, PrepareOptions, Prepared};
+use tokio::sync::oneshot;
+
+/// Opens FILE; "-" is standard input. A terminal there is read as `cat` reads one, up to Ctrl-D, after saying so.
+pub(crate) fn open(file: &Path, quiet: bool) -> Result<Input, ClientError> {
+    if file.as_os_str() != "-" {
+        return Input::open(file);
+    }
+    if !quiet && std::io::stdin().is_terminal() {
+        eprintln!("stoq: reading from the terminal; Ctrl-D ends it");
+    }
+    Input::stdin()
+}
+
+pub(crate) fn options(shards: Option<Shards>, spool: Option<PathBuf>) -> PrepareOptions {
+    PrepareOptions { sharding: shards.map(|shards| shards.0), spool }
+}
+
+/// Prepares `input` on a thread of its own, so that a signal is heard while a pipe's writer or a disk takes its time.
+pub(crate) async fn prepare(input: Input, options: PrepareOptions) -> anyhow::Result<Prepared> {
+    let (tell, prepared) = oneshot::channel();
+    let reader = std::thread::Builder::new().name("stoq-read".into());
+    // After a signal nobody waits for it.
+    reader.spawn(move || drop(tell.send(input.prepare(&options))))?;
+    Ok(prepared.await??)
+}

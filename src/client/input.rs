@@ -1,0 +1,291 @@
+//! Where a payload is read from: files, pipes, devices, standard input, any reader.
+//!
+//! The size that the system tells of a file is a claim: files under /proc have the size 0, those under /sys the size of a page, and a
+//! pipe has none. So every input is read to its end, and a claim is compared with that end.
+
+use super::ClientError;
+use crate::limits::PAYLOAD_BYTES_MAX;
+use crate::token::{OutboardError, Token};
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{OFlags, fcntl_getfl, fstat, major, minor};
+use std::fmt;
+use std::fs::{File, FileType, Metadata};
+use std::io::{self, IsTerminal, Read, Seek, SeekFrom};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// Bytes read at a time while an input is hashed or copied.
+pub(super) const WINDOW_BYTES: usize = 1 << 18;
+
+/// Names of standard input in the file system. Opened anew, a socket fails, and /dev/null hides that the descriptor was closed.
+const STANDARD_INPUTS: [&str; 3] = ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
+
+/// The coarsest step of a file's time of modification on file systems in use (FAT: two seconds). Two writes within one step leave the
+/// same time.
+const TIME_STEP: Duration = Duration::from_secs(2);
+
+/// Why something cannot be read as a payload, and what to do instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InputError {
+    /// A directory.
+    #[error("is a directory; give an archive of it by a pipe: tar -c DIRECTORY | stoq put -")]
+    Directory,
+    /// A socket in the file system, which cannot be opened.
+    #[error("is a socket; have a program that reads it write into a pipe: PROGRAM | stoq put -")]
+    Socket,
+    /// A character device other than /dev/null and a terminal.
+    #[error(
+        "is a character device, which has no end; give a part of it by a pipe: head -c BYTES DEVICE | stoq put -"
+    )]
+    CharacterDevice,
+    /// A block device of no size, such as a drive without a medium.
+    #[error("is a block device whose size the system does not tell; is there a medium in it?")]
+    BlockDevice,
+    /// A descriptor that was closed when the process started. Rust's runtime then opens /dev/null in its place, for reading and
+    /// writing, so that a closed descriptor cannot be told from /dev/null opened that way.
+    #[error(
+        "is closed, or /dev/null opened for writing too; a payload of no bytes is `stoq put - </dev/null`"
+    )]
+    Closed,
+}
+
+/// Something that a payload is read from.
+///
+/// ```
+/// use stoq::client::{Input, PrepareOptions, Prepared};
+///
+/// // A pipe, say: it has no length until it has been read.
+/// let input = Input::reader("a reader", &b"hello"[..]);
+/// let payload = input.prepare(&PrepareOptions::default())?;
+/// assert_eq!((payload.length, payload.token), (5, Prepared::bytes("hello").token));
+/// # Ok::<_, stoq::client::ClientError>(())
+/// ```
+pub struct Input {
+    pub(super) name: String,
+    pub(super) from: From,
+}
+
+pub(super) enum From {
+    /// Said to have this length, and read where it lies.
+    File { file: File, length: u64, watch: Watch },
+    /// To be opened when it is read: that waits for a writer.
+    Fifo(PathBuf),
+    /// Read once, to its end.
+    Stream(Box<dyn Read + Send>),
+}
+
+impl fmt::Debug for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Input").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Input {
+    /// Opens what `path` names: a file, a block device, a FIFO, a terminal, or what a descriptor under /dev/fd leads to. Does not wait
+    /// for a FIFO's writer; reading it does.
+    ///
+    /// # Errors
+    /// [`ClientError::Input`] for what has no end, or is no file; [`ClientError::File`] when it cannot be opened.
+    pub fn open(path: &Path) -> Result<Self, ClientError> {
+        if STANDARD_INPUTS.iter().any(|name| path == Path::new(name)) {
+            return Self::stdin();
+        }
+        let name = path.display().to_string();
+        let failed = |source| ClientError::File { path: name.clone(), source };
+        // Before it is opened: opening a device may do something, and opening a FIFO waits.
+        let known = path.metadata().map_err(failed)?;
+        let refused = |error| Err(ClientError::Input { path: name.clone(), error });
+        match known.file_type() {
+            kind if kind.is_dir() => return refused(InputError::Directory),
+            kind if kind.is_socket() => return refused(InputError::Socket),
+            kind if kind.is_char_device() && !is_null(&known) && !is_terminal(&known) => {
+                return refused(InputError::CharacterDevice);
+            }
+            kind if kind.is_fifo() => return Ok(Self { name, from: From::Fifo(path.into()) }),
+            _ => {}
+        }
+        let file = File::open(path).map_err(failed)?;
+        Self::of(name, file)
+    }
+
+    /// Standard input, from where it stands to its end.
+    ///
+    /// # Errors
+    /// [`ClientError::Input`] when it is closed, or is a device without an end; [`ClientError::File`] when the system knows nothing of
+    /// it.
+    pub fn stdin() -> Result<Self, ClientError> {
+        let name = "standard input";
+        let failed = |source: io::Error| ClientError::File { path: name.into(), source };
+        let own = || Ok(File::from(io::stdin().as_fd().try_clone_to_owned()?));
+        let file = own().map_err(failed)?;
+        let known = file.metadata().map_err(failed)?;
+        let flags = fcntl_getfl(&file).map_err(|error| failed(error.into()))?;
+        if is_null(&known) && flags.contains(OFlags::RDWR) {
+            return Err(ClientError::Input { path: name.into(), error: InputError::Closed });
+        }
+        Self::of(name.into(), file)
+    }
+
+    /// Any reader, under a name for messages.
+    pub fn reader(name: impl Into<String>, reader: impl Read + Send + 'static) -> Self {
+        Self { name: name.into(), from: From::Stream(Box::new(reader)) }
+    }
+
+    /// Whether it can be read only once, so that what goes wrong after that loses it.
+    pub fn is_read_once(&self) -> bool {
+        !matches!(self.from, From::File { .. })
+    }
+
+    fn of(name: String, mut file: File) -> Result<Self, ClientError> {
+        let failed = |source| ClientError::File { path: name.clone(), source };
+        let known = file.metadata().map_err(failed)?;
+        let kind: FileType = known.file_type();
+        let refused = |error| Err(ClientError::Input { path: name.clone(), error });
+        let length = if kind.is_file() && file.stream_position().map_err(failed)? == 0 {
+            known.len()
+        } else if kind.is_block_device() {
+            let end = file.seek(SeekFrom::End(0)).map_err(failed)?;
+            file.rewind().map_err(failed)?;
+            match end {
+                0 => return refused(InputError::BlockDevice),
+                end => end,
+            }
+        } else if kind.is_dir() {
+            return refused(InputError::Directory);
+        } else if kind.is_char_device() && !is_null(&known) && !file.is_terminal() {
+            return refused(InputError::CharacterDevice);
+        } else {
+            return Ok(Self { name, from: From::Stream(Box::new(Waiting(file))) });
+        };
+        let watch = Watch::of(&known);
+        Ok(Self { name, from: From::File { file, length, watch } })
+    }
+
+    /// Reads it to its end and gives its token and its length in bytes. Keeps nothing, in memory or on disk.
+    ///
+    /// # Errors
+    /// [`ClientError::File`] when it cannot be read, [`ClientError::ChangedHashing`] when it is written to meanwhile.
+    pub fn token(self) -> Result<(Token, u64), ClientError> {
+        let Self { name, from } = self;
+        let failed = |source| ClientError::File { path: name.clone(), source };
+        let (mut reader, watched) = match from {
+            From::File { file, watch, .. } => {
+                let again = file.try_clone().map_err(failed)?;
+                (Box::new(file) as Box<dyn Read + Send>, Some((again, watch)))
+            }
+            other => (other.reader().map_err(failed)?, None),
+        };
+        let (mut hasher, mut length, mut window) = (blake3::Hasher::new(), 0, vec![0; WINDOW_BYTES]);
+        loop {
+            let len = read_full(&mut reader, &mut window).map_err(failed)?;
+            hasher.update(&window[..len]);
+            length += len as u64;
+            if length > PAYLOAD_BYTES_MAX {
+                return Err(failed(io::Error::other(OutboardError::TooLong(length))));
+            }
+            if len < window.len() {
+                break;
+            }
+        }
+        if let Some((file, watch)) = watched
+            && watch.has_changed(&file).map_err(failed)?
+        {
+            return Err(ClientError::ChangedHashing { path: name });
+        }
+        Ok((Token::from_root(*hasher.finalize().as_bytes()), length))
+    }
+}
+
+impl From {
+    /// The bytes from here to the end. Waits for a FIFO's writer.
+    pub(super) fn reader(self) -> io::Result<Box<dyn Read + Send>> {
+        Ok(match self {
+            Self::File { file, .. } => Box::new(file),
+            Self::Fifo(path) => Box::new(Waiting(File::open(path)?)),
+            Self::Stream(reader) => reader,
+        })
+    }
+}
+
+/// Fills `window` as far as there are bytes before the end; gives how many.
+pub(super) fn read_full(reader: &mut impl Read, window: &mut [u8]) -> io::Result<usize> {
+    let mut len = 0;
+    while len < window.len() {
+        match reader.read(&mut window[len..]) {
+            Ok(0) => break,
+            Ok(read) => len += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(len)
+}
+
+fn device(known: &Metadata) -> (u32, u32) {
+    (major(known.rdev()), minor(known.rdev()))
+}
+
+fn is_null(known: &Metadata) -> bool {
+    known.file_type().is_char_device() && device(known) == (1, 3)
+}
+
+/// A terminal by its numbers (Linux, Documentation/admin-guide/devices.txt): /dev/tty, or a pseudo-terminal. A serial line is none
+/// here: to open one may wait for a carrier.
+fn is_terminal(known: &Metadata) -> bool {
+    matches!(device(known), (5, 0) | (136..=143, _))
+}
+
+/// A file whose descriptor may be set not to block, as it is when another program shares it: waits for its bytes.
+struct Waiting(File);
+
+impl Read for Waiting {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.0.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    match rustix::event::poll(&mut [PollFd::new(&self.0, PollFlags::IN)], None) {
+                        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
+/// What the system says of a file when it is opened: another answer later means that somebody wrote to it. A write counts before its bytes
+/// can be read, except through a shared mapping, where the kernel may note it as late as it writes the page back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Watch {
+    size: u64,
+    modified: (i64, i64),
+    /// Whether a write may leave size and time as they are: soon after another write, and on a block device, whose node has the time of
+    /// those alone who write by that node.
+    is_blind: bool,
+}
+
+impl Watch {
+    fn of(known: &Metadata) -> Self {
+        let age = known.modified().ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
+        Self {
+            size: known.len(),
+            modified: (known.mtime(), known.mtime_nsec()),
+            is_blind: known.file_type().is_block_device() || age.is_none_or(|age| age < TIME_STEP),
+        }
+    }
+
+    /// Whether a change may go unseen here, so that the bytes themselves are to be checked.
+    pub(super) fn is_blind(&self) -> bool {
+        self.is_blind
+    }
+
+    /// Whether somebody has written to the file.
+    pub(super) fn has_changed(&self, file: &File) -> io::Result<bool> {
+        let now = fstat(file)?;
+        Ok((now.st_size as u64, (now.st_mtime as i64, now.st_mtime_nsec as i64))
+            != (self.size, self.modified))
+    }
+}
