@@ -9,7 +9,7 @@ use crate::quic::qlog::{Qlog, Sampler};
 use crate::quic::transport::QuicConfig;
 use crate::relay::Relay;
 use crate::seed::Cache;
-use crate::session::Routes;
+use crate::session::{Holds, Routes};
 use crate::stages::{Sampled, Stage};
 use crate::tls;
 use crate::worker::{ByFamily, Idle, Neighbor, Quic, Renewal, Shared, Worker, WorkerStatus};
@@ -134,6 +134,7 @@ impl Node {
         let routes = Routes {
             relay: config.hops.as_ref().map(|_| hosted.len()),
             hops: config.hops.clone(),
+            cache: config.cache.clone().map(|cache| Arc::new(cache) as Arc<dyn Holds>),
             ..routes(&hosted)
         };
         let shared = Shared::new(networks.len(), routes);

@@ -228,7 +228,7 @@ impl Dispatch {
                     let _ = dial.reply.send(Err(DialError::Failed(reason)));
                 }
             }
-            Delivery::Asked(request, _) | Delivery::Relay(request, _) => {
+            Delivery::Asked(request, _) | Delivery::Forward(request, _) => {
                 let failure = ErrorRecord::new(ErrorCode::NotAuthorised, 0, "a client serves no requests");
                 self.send(port, Command::refuse(request, failure));
             }

@@ -1,7 +1,9 @@
 //! What travels: deliveries to applications, commands from them.
 
 use super::{ConnectionId, Credit, RequestId};
-use crate::record::{Done, ErrorCode, ErrorRecord, Have, Holders, Hop, OkRecord, Payload, Request, Routed};
+use crate::record::{
+    Done, ErrorCode, ErrorRecord, Fetch, Have, Holders, Hop, OkRecord, Payload, Request, Routed,
+};
 use crate::shard::{Blob, ShardIndex};
 use crate::tls::NodeId;
 use crate::token::VerifiedPiece;
@@ -23,8 +25,8 @@ pub enum Delivery {
     },
     /// The peer asks something. [`Command::Answer`] or [`Command::End`] answers it.
     Asked(RequestId, Box<Asked>),
-    /// The peer's request is to be forwarded: its HOP record allows it. The bytes after that record come as [`Delivery::Raw`].
-    Relay(RequestId, Box<Relayed>),
+    /// The peer's request is to be forwarded: its HOP record allows it. The bytes after that record follow as [`Delivery::Raw`].
+    Forward(RequestId, Box<Forward>),
     /// The peer's answer to a request of ours. DONE and HOLDERS are the last delivery of their request.
     Answered(RequestId, Answer),
     /// Bytes that have been checked against the request's token.
@@ -100,11 +102,13 @@ pub struct Asked {
 
 /// A request of the peer's on its way to another gateway.
 #[derive(Debug)]
-pub struct Relayed {
+pub struct Forward {
     /// The gateway to forward to.
     pub next: NodeId,
     /// The HOP record for it.
     pub hop: Box<Hop>,
+    /// What is asked, if it is a FETCH, whose answer may serve others as well; none: anything else.
+    pub fetch: Option<Fetch>,
     /// Credit for the answer, towards the peer.
     pub answer: Credit,
     /// Credit for the bytes that the peer sends: the relay takes it and gives it back. Reading waits for it.
@@ -171,8 +175,6 @@ pub enum Command {
     End(RequestId, Ending),
     /// Read the answer to a [`Command::Open`] while this has room, and no longer while the earlier credit has.
     Pace(RequestId, Credit),
-    /// Read a relayed request here after all, as if its route ended here, from these bytes on.
-    Take(RequestId, Payload),
     /// Read no more of what a peer sends on its request; its answer goes on.
     Stop(RequestId, ErrorCode),
 }
@@ -261,7 +263,6 @@ impl Command {
             | Self::Bytes(request, _)
             | Self::End(request, _)
             | Self::Pace(request, _)
-            | Self::Take(request, _)
             | Self::Stop(request, _) => Some(request.connection),
         }
     }

@@ -9,7 +9,7 @@ mod port;
 mod waking;
 
 pub use message::{
-    Answer, Ask, Asked, Command, ConnectionCommand, ConnectionEvent, Delivery, End, Ending, Relayed,
+    Answer, Ask, Asked, Command, ConnectionCommand, ConnectionEvent, Delivery, End, Ending, Forward,
 };
 pub use port::AppPort;
 pub(crate) use port::{WorkerPort, rings};

@@ -13,7 +13,7 @@ use crate::token::{AnyToken, Ranges, RangesError, TOKEN_BYTES};
 ///
 /// `gap` counts from the end of the range before (from 0 for the first) and is not 0 after the first, so a set of ranges
 /// has one form.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Fetch {
     /// What is asked for.
     pub token: AnyToken,

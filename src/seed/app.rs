@@ -190,7 +190,7 @@ impl Seed {
             // A mirror's requests are the gathering's; a store forwards nothing.
             Delivery::ConnectFailed { .. }
             | Delivery::Answered(..)
-            | Delivery::Relay(..)
+            | Delivery::Forward(..)
             | Delivery::Raw(..)
             | Delivery::Stopped(..) => {}
         }

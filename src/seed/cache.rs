@@ -3,6 +3,7 @@
 use super::{Keep, Store, Writer};
 use crate::limits::CACHE_QUEUE_LEN;
 use crate::record::{Coverage, Fetch, OkRecord, Payload, Record, RecordReader, RecordType};
+use crate::session::Holds;
 use crate::token::{Ranges, Token, VerifiedDecoder};
 use rustc_hash::FxHashMap;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
@@ -57,15 +58,6 @@ impl Cache {
         Ok(Self { store, events, numbers: Arc::default() })
     }
 
-    /// Whether the store answers this itself.
-    pub fn holds(&self, fetch: &Fetch) -> bool {
-        match (self.store.holding(&fetch.token).map(|holding| holding.coverage), fetch.lanes) {
-            (Some(Coverage::All), _) => true,
-            (Some(Coverage::Lanes(held)), Some(wanted)) => held.contains_all(wanted),
-            _ => false,
-        }
-    }
-
     /// Begins to keep the answer to a FETCH of the whole payload `token`.
     pub fn begin(&self, token: Token) -> Passing {
         let number = self.numbers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -73,6 +65,16 @@ impl Cache {
         let begun = Event::Begin { number, token, alive: Arc::downgrade(&alive) };
         let whole = self.events.try_send(begun).is_ok();
         Passing { number, events: self.events.clone(), alive, whole }
+    }
+}
+
+impl Holds for Cache {
+    fn holds(&self, fetch: &Fetch) -> bool {
+        match (self.store.holding(&fetch.token).map(|holding| holding.coverage), fetch.lanes) {
+            (Some(Coverage::All), _) => true,
+            (Some(Coverage::Lanes(held)), Some(wanted)) => held.contains_all(wanted),
+            _ => false,
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! Verified encodings as they come in: one for a payload, up to two, one after the other, for lanes of a set.
 
 use super::fault::Fault;
+use super::reading::Reading;
+use crate::counters::Counter;
+use crate::queue::{Credit, Delivery, RequestId};
 use crate::shard::{Blob, Descriptor, Lanes, ShardIndex};
 use crate::token::{Ranges, Token, VerifiedDecoder, VerifiedPiece, VerifyError};
 use std::collections::VecDeque;
@@ -14,13 +17,13 @@ pub(super) struct Body {
     sharded: Option<Box<Descriptor>>,
     /// Pieces of parts that are complete.
     ready: VecDeque<(Blob, VerifiedPiece)>,
-    pub(super) complete_told: bool,
+    complete_told: bool,
 }
 
 /// A checked piece, and which shard it is of, if lanes were asked for.
-pub(super) struct Checked {
-    pub(super) shard: Option<(ShardIndex, Blob)>,
-    pub(super) piece: VerifiedPiece,
+struct Checked {
+    shard: Option<(ShardIndex, Blob)>,
+    piece: VerifiedPiece,
 }
 
 impl Body {
@@ -77,8 +80,30 @@ impl Body {
         self.parts.iter().all(|(_, decoder)| decoder.is_complete())
     }
 
+    /// The same, once: for the one who is told.
+    pub(super) fn becomes_complete(&mut self) -> bool {
+        self.is_complete() && !std::mem::replace(&mut self.complete_told, true)
+    }
+
+    /// Delivers what has been checked. It takes `pace`, where there is one.
+    pub(super) fn deliver(
+        &mut self,
+        app: usize,
+        request: RequestId,
+        pace: Option<&Credit>,
+        cx: &mut Reading<'_, '_>,
+    ) {
+        while let Some(Checked { shard, piece }) = self.poll() {
+            cx.cx.counters.add(Counter::VerifiedBytes, piece.data.len() as u64);
+            if let Some(pace) = pace {
+                pace.take(piece.data.len());
+            }
+            cx.deliver(app, Delivery::Piece { request, shard, piece });
+        }
+    }
+
     /// The next checked piece.
-    pub(super) fn poll(&mut self) -> Option<Checked> {
+    fn poll(&mut self) -> Option<Checked> {
         let (blob, piece) = match self.ready.pop_front() {
             Some(ready) => ready,
             None => self.parts.front_mut().and_then(|(blob, decoder)| decoder.poll().map(|p| (*blob, p)))?,

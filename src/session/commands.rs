@@ -1,14 +1,15 @@
 //! What applications ask of a session.
 
-use super::answers::Asked;
-use super::inbound::Inbound;
-use super::outbound::Outbound;
-use super::tally::Outcome;
-use super::{Context, End, Session};
+use super::asking::Asking;
+use super::outcomes::Outcome;
+use super::relayed::Relayed;
+use super::send::Outbound;
+use super::stream::{Role, Sending, Stream};
+use super::{Context, Session};
 use crate::counters::Counter;
 use crate::limits::REQUESTS_LEN_MAX;
-use crate::queue::{Answer, Ask, Command, ConnectionCommand, Delivery, End as RequestEnd, Ending, RequestId};
-use crate::record::{ErrorCode, ErrorRecord, Fetch, MessageHeader, Payload, RecordType, Request};
+use crate::queue::{Answer, Command, ConnectionCommand, Credit, Delivery, End, Ending, RequestId};
+use crate::record::{ErrorCode, ErrorRecord, MessageHeader, Record, Request};
 use bytes::Bytes;
 use quinn_proto::{Connection, Dir, StreamId, VarInt};
 
@@ -22,7 +23,8 @@ impl Session {
         cx: &mut Context<'_>,
     ) {
         // What follows a request that waits for the peer to allow another stream waits with it.
-        if command.opens().is_none()
+        if !self.unopened.is_empty()
+            && command.opens().is_none()
             && let Some(request) = command.of_local()
             && self.waits_to_open(app, request)
         {
@@ -48,19 +50,14 @@ impl Session {
             }
             Command::Pace(request, pace) => {
                 if let Some(id) = self.stream_of(app, request)
-                    && let Some(inbound) = self.inbound.get_mut(&id)
+                    && let Some(Stream { role: Role::Relayed(relayed), .. }) = self.streams.get_mut(&id)
                 {
-                    inbound.set_pace(pace);
+                    relayed.set_pace(pace);
                 }
             }
-            Command::Take(request, bytes) => self.take_back(conn, app, request, bytes, cx),
             Command::Stop(request, code) => {
                 if let Some(id) = self.stream_of(app, request) {
-                    self.inbound.remove(&id);
-                    let _ = conn.recv_stream(id).stop(code.into());
-                    if let Some(answering) = self.answering.get_mut(&id) {
-                        *answering = Some(app);
-                    }
+                    self.stop_reading(conn, id, code);
                 }
             }
             Command::End(request, ending) => self.end(conn, app, request, ending, cx),
@@ -100,29 +97,47 @@ impl Session {
         let Some(id) = self.stream_of(app, request) else { return };
         match answer {
             Answer::Ok(ok) => {
-                let accepts = self.inbound.get_mut(&id).is_some_and(Inbound::accept_put);
+                let takes_bytes = match self.streams.get_mut(&id).map(|stream| &mut stream.role) {
+                    Some(Role::Serving(serving)) => serving.accept(),
+                    Some(Role::Relayed(_)) => true,
+                    _ => false,
+                };
                 self.write_record(conn, id, &ok, cx);
-                if accepts {
+                if takes_bytes {
                     self.line_up(id);
                 } else {
                     self.begin_encoding(id);
                 }
             }
             Answer::Holders(holders) => {
-                self.tally(id, Outcome::Ok, cx.counters);
-                self.write_record(conn, id, &holders, cx);
-                self.finish(conn, id);
+                self.write_last(conn, id, &holders, cx);
             }
             Answer::Done(done) => {
-                self.tally(id, Outcome::Ok, cx.counters);
-                self.write_record(conn, id, &done, cx);
-                self.finish(conn, id);
+                let is_read = self.streams.get(&id).is_some_and(|stream| {
+                    let whole = matches!(&stream.role, Role::Serving(serving) if serving.has_payload());
+                    stream.recv.is_some() && !whole
+                });
+                self.write_last(conn, id, &done, cx);
                 // A payload that was here already: its bytes need not come.
-                if self.inbound.get(&id).is_some_and(|inbound| !inbound.is_complete()) {
-                    self.inbound.remove(&id);
-                    let _ = conn.recv_stream(id).stop(ErrorCode::None.into());
+                if is_read {
+                    self.stop_reading(conn, id, ErrorCode::None);
                 }
             }
+        }
+    }
+
+    /// Writes the record with which an answer ends well.
+    fn write_last(&mut self, conn: &mut Connection, id: StreamId, record: &impl Record, cx: &Context<'_>) {
+        self.close_role(id, Outcome::Ok, cx);
+        self.write_record(conn, id, record, cx);
+        self.finish(conn, id);
+    }
+
+    /// The application has ended the peer's request: it hears no more of it.
+    fn close_role(&mut self, id: StreamId, outcome: Outcome, cx: &Context<'_>) {
+        self.count_outcome(id, outcome, cx.counters);
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.role.close();
         }
     }
 
@@ -138,24 +153,21 @@ impl Session {
         match ending {
             Ending::Finish => {
                 if let Some(id) = stream {
-                    self.tally(id, Outcome::Ok, cx.counters);
+                    self.close_role(id, Outcome::Ok, cx);
                     self.finish(conn, id);
                 }
             }
             Ending::Refuse(failure) => {
                 if let Some(id) = stream {
-                    self.inbound.remove(&id);
-                    let _ = conn.recv_stream(id).stop(failure.code.into());
+                    self.close_role(id, Outcome::Refused, cx);
+                    self.stop_reading(conn, id, failure.code);
                     self.refuse(conn, id, &failure, cx);
                 }
             }
             Ending::Cancel => {
                 if let Some(id) = stream {
-                    if let Some(inbound) = self.inbound.remove(&id) {
-                        self.forget_local(&inbound);
-                    }
-                    let _ = conn.recv_stream(id).stop(ErrorCode::None.into());
-                    self.tally(id, Outcome::Refused, cx.counters);
+                    self.close_role(id, Outcome::Refused, cx);
+                    self.stop_reading(conn, id, ErrorCode::None);
                     self.abort_out(conn, id, ErrorCode::None);
                 }
                 // One that waits for the peer to allow another stream is never opened.
@@ -181,7 +193,7 @@ impl Session {
         };
         if let Some((code, reason)) = refusal {
             let failure = ErrorRecord::new(code, 0, reason);
-            cx.ports[app].deliver(Delivery::Ended(request, RequestEnd::Failed(failure)));
+            cx.ports[app].deliver(Delivery::Ended(request, End::Failed(failure)));
             return;
         }
         let Some(id) = conn.streams().open(Dir::Bi) else {
@@ -191,63 +203,25 @@ impl Session {
         self.local.insert((app, request.number), id);
         match command {
             Command::Ask(_, ask) => {
-                let Ask { routed, credit } = *ask;
-                let answer = match &routed.request {
-                    Request::Put(_) => Inbound::put_answer(app, request),
-                    Request::Fetch(fetch) => {
-                        let Fetch { token, lanes, ref ranges, describe, .. } = *fetch;
-                        let (ranges, pace) = (ranges.clone(), credit.clone());
-                        let asked = Asked { token, lanes, ranges, describe, pace };
-                        Inbound::fetch_answer(app, request, asked)
-                    }
-                    Request::Locate(_) => Inbound::one_answer(app, request, RecordType::Holders),
-                    Request::Mirror(_) => Inbound::one_answer(app, request, RecordType::Done),
-                };
-                let puts = matches!(routed.request, Request::Put(_));
-                let credit = credit.filter(|_| puts).unwrap_or_default();
-                self.outbound.insert(id, Outbound::new(credit));
-                self.inbound.insert(id, answer.by_route(routed.hop.is_some()));
                 let mut out = Vec::new();
-                cx.counters.add(Counter::RecordsOut, routed.emit_records(&mut out));
+                cx.counters.add(Counter::RecordsOut, ask.routed.emit_records(&mut out));
+                let puts = matches!(ask.routed.request, Request::Put(_));
+                let (asking, credit) = Asking::new(app, request, *ask);
+                self.add_request(id, Role::Asking(Box::new(asking)), credit.unwrap_or_default());
                 self.write_own(conn, id, out.into());
                 if !puts {
                     self.finish(conn, id);
                 }
             }
             Command::Open { credit, pace, .. } => {
-                self.outbound.insert(id, Outbound::new(credit));
-                self.inbound.insert(id, Inbound::raw_answer(app, request, pace));
+                self.add_request(id, Role::Relayed(Relayed::answer(app, request, pace)), credit);
             }
             _ => {}
         }
     }
 
-    /// Reads a request that was relayed here after all.
-    fn take_back(
-        &mut self,
-        conn: &mut Connection,
-        app: usize,
-        request: RequestId,
-        bytes: Payload,
-        cx: &mut Context<'_>,
-    ) {
-        let Some(id) = self.stream_of(app, request) else { return };
-        let Some(outbound) = self.outbound.get(&id) else { return };
-        let mut inbound = Inbound::routed(outbound.credit());
-        let ended = self.inbound.remove(&id).is_none();
-        let mut end = End::Blocked;
-        let mut reading = self.reading(id, cx);
-        for chunk in bytes.into_chunks() {
-            if let Err(fault) = inbound.feed(chunk, &mut reading) {
-                end = End::Fault(fault);
-                break;
-            }
-        }
-        if ended && matches!(end, End::Blocked) {
-            end = inbound.finish().map_or_else(End::Fault, |()| End::Finished);
-        }
-        self.after_read(conn, id, inbound, end, cx);
-        self.line_up(id);
+    fn add_request(&mut self, id: StreamId, role: Role, credit: Credit) {
+        self.streams.insert(id, Stream::new(role, Sending::Open(Outbound::new(credit))));
     }
 
     fn send_datagram(&mut self, conn: &mut Connection, queue: u64, payload: &[u8], cx: &Context<'_>) {
@@ -278,15 +252,15 @@ impl Session {
                     return;
                 };
                 self.messages.insert(queue, id);
-                self.outbound.insert(id, Outbound::new(self.message_credit.clone()));
+                self.streams.insert(id, Stream::writing(self.message_credit.clone()));
                 id
             }
         };
-        self.write_front(id, |front| {
-            MessageHeader { queue, token: None }.emit_record_front(payload.len(), front);
-        });
         cx.counters.add(Counter::RecordsOut, 1);
-        self.write(conn, id, payload);
+        let len = payload.len();
+        self.write_behind(conn, id, payload, |front| {
+            MessageHeader { queue, token: None }.emit_record_front(len, front);
+        });
     }
 
     fn waits_to_open(&self, app: usize, request: RequestId) -> bool {
@@ -299,6 +273,7 @@ impl Session {
             return self.local.get(&(app, request.number)).copied();
         }
         let id = StreamId::from(VarInt::from_u64(request.number).ok()?);
-        self.outbound.contains_key(&id).then_some(id)
+        let stream = self.streams.get(&id)?;
+        (stream.role.is_peer_request() && matches!(stream.send, Sending::Open(_))).then_some(id)
     }
 }

@@ -1,40 +1,43 @@
-//! STOQ on one connection: which stream is what, records in, commands out.
+//! STOQ on one connection: which stream is what, the peer's records in, the applications' commands out.
 //!
-//! Sans-I/O: the worker hands in quinn-proto's events and the applications' commands; what comes of them goes to the rings
-//! and to quinn-proto's streams. Reading stops where a ring is full; writing waits in a backlog that credit bounds.
+//! Sans-I/O: the worker hands in quinn-proto's events and the applications' commands; deliveries go to the rings and bytes to
+//! quinn-proto's streams. Reading stops where a ring is full; writing waits in a backlog that credit bounds.
+//!
+//! A session has one table of streams (`stream.rs`): each is read and written in its slot, by its role.
 
-mod answers;
+mod asking;
 mod body;
 mod commands;
+mod control;
 mod fault;
-mod inbound;
-mod outbound;
+mod messages;
+mod outcomes;
 mod reading;
-mod tally;
+mod relayed;
+mod send;
+mod serving;
+mod stream;
+mod table;
+
+#[cfg(test)]
+mod testing;
 
 use crate::counters::{Counter, Counters};
 use crate::hop::Hops;
-use crate::limits::{
-    ANSWER_LINGER_MS, CHUNKS_PER_TURN_MAX, HAVE_BURST, HAVE_RATE_PER_S, HOPS_LEN_MAX, REQUESTS_LEN_MAX,
-    STREAM_ERROR_WINDOW_S, STREAM_ERRORS_MAX,
-};
-use crate::queue::{
-    Command, ConnectionEvent, ConnectionId, Credit, Delivery, End as RequestEnd, RequestId, WorkerPort,
-};
+use crate::limits::{ANSWER_LINGER_MS, HAVE_BURST, HAVE_RATE_PER_S, HOPS_LEN_MAX, REQUESTS_LEN_MAX};
+use crate::queue::{Command, ConnectionEvent, ConnectionId, Credit, Delivery, WorkerPort};
 use crate::rate::Rate;
-use crate::record::{ErrorCode, ErrorRecord, GoAway, RecordReader, RecordType, Settings};
+use crate::record::{ErrorCode, ErrorRecord, Fetch, GoAway, RecordReader, RecordType, Settings};
 use crate::tls::NodeId;
 use bytes::Bytes;
-use fault::Fault;
-use inbound::Inbound;
-use outbound::Outbound;
-use quinn_proto::{Connection, Dir, ReadError, StreamEvent, StreamId, VarInt};
+use quinn_proto::{Connection, Dir, StreamEvent, StreamId};
 use reading::Reading;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tally::Outcome;
+use stream::{Queued, Readiness, Stream};
 
 /// Which application takes what, the same on every worker.
 #[derive(Clone, Debug, Default)]
@@ -51,6 +54,8 @@ pub struct Routes {
     pub relay: Option<usize>,
     /// The rules of forwarding; none: every HOP is refused.
     pub hops: Option<Arc<Hops>>,
+    /// Where a FETCH that allows it is answered instead of being forwarded; its store is that of [`Routes::store`].
+    pub cache: Option<Arc<dyn Holds>>,
 }
 
 impl Routes {
@@ -59,6 +64,12 @@ impl Routes {
         let seed = if self.store.is_some() { Settings::ROLE_SEED } else { 0 };
         seed | if self.relay.is_some() { Settings::ROLE_ROUTE } else { 0 }
     }
+}
+
+/// Knows which FETCHes this node answers itself.
+pub trait Holds: fmt::Debug + Send + Sync {
+    /// Whether the application of [`Routes::store`] has all that this FETCH asks for.
+    fn holds(&self, fetch: &Fetch) -> bool;
 }
 
 /// What a session needs of its worker while it works.
@@ -76,23 +87,21 @@ pub(crate) struct Session {
     owner: Option<usize>,
     control_out: Option<StreamId>,
     peer: PeerState,
-    inbound: FxHashMap<StreamId, Inbound>,
-    outbound: FxHashMap<StreamId, Outbound>,
-    /// Streams of our own requests, by application and request number.
+    /// Every stream of which something may still become.
+    streams: FxHashMap<StreamId, Stream>,
+    /// Requests of ours whose answer is not over, by application and request number.
     local: FxHashMap<(usize, u64), StreamId>,
-    /// The peer's requests whose answer has not been acknowledged whole, with the application that answers once it is known.
-    answering: FxHashMap<StreamId, Option<usize>>,
-    /// When the peer last acknowledged an answer whole.
-    answered_at: Option<Instant>,
     /// One outgoing message stream a queue.
     messages: FxHashMap<u64, StreamId>,
     message_credit: Credit,
+    /// When the peer last acknowledged an answer whole.
+    answered_at: Option<Instant>,
     /// Streams on which small chunks were gathered since the last flush; some may be named twice.
-    gathering: Vec<StreamId>,
-    /// Streams that may have something to read.
+    unflushed: Vec<StreamId>,
+    /// Streams that may have something to read: those that are [`Queued::Readable`].
     readable: VecDeque<StreamId>,
-    /// Streams that wait for whoever takes on what they bring.
-    paced: Vec<StreamId>,
+    /// Streams paused until their consumer has room: those that are [`Queued::Paused`].
+    paused: Vec<StreamId>,
     /// Commands that wait for the peer to allow another stream.
     unopened: VecDeque<(usize, Command)>,
     errors: VecDeque<Instant>,
@@ -118,8 +127,18 @@ pub(crate) struct PeerState {
     going_away: bool,
     /// How many HAVE it may still send (protocol §8).
     haves: Rate,
-    /// Its requests that have not ended, for the counters.
-    asked: FxHashMap<StreamId, RecordType>,
+}
+
+impl PeerState {
+    fn new() -> Self {
+        Self {
+            node: None,
+            control_seen: false,
+            settings: None,
+            going_away: false,
+            haves: Rate::new(HAVE_RATE_PER_S, HAVE_BURST),
+        }
+    }
 }
 
 impl Session {
@@ -128,24 +147,15 @@ impl Session {
             id,
             owner,
             control_out: None,
-            peer: PeerState {
-                node: None,
-                control_seen: false,
-                settings: None,
-                going_away: false,
-                haves: Rate::new(HAVE_RATE_PER_S, HAVE_BURST),
-                asked: FxHashMap::default(),
-            },
-            inbound: FxHashMap::default(),
-            outbound: FxHashMap::default(),
+            peer: PeerState::new(),
+            streams: FxHashMap::default(),
             local: FxHashMap::default(),
-            answering: FxHashMap::default(),
-            answered_at: None,
             messages: FxHashMap::default(),
             message_credit: Credit::default(),
-            gathering: Vec::new(),
+            answered_at: None,
+            unflushed: Vec::new(),
             readable: VecDeque::new(),
-            paced: Vec::new(),
+            paused: Vec::new(),
             unopened: VecDeque::new(),
             errors: VecDeque::new(),
             closed_told: false,
@@ -166,7 +176,8 @@ impl Session {
 
     /// Requests in flight, of both sides.
     pub(crate) fn requests(&self) -> usize {
-        self.local.len() + self.unopened_requests() + self.answering.len()
+        let unanswered = self.streams.values().filter(|stream| stream.is_unanswered()).count();
+        self.local.len() + self.unopened_requests() + unanswered
     }
 
     /// Whether the peer may not have read yet what it acknowledged.
@@ -183,17 +194,19 @@ impl Session {
         !self.readable.is_empty()
     }
 
-    /// Whether reading waits for somebody to take on what was read.
-    pub(crate) fn is_paced(&self) -> bool {
-        !self.paced.is_empty()
+    /// Whether a stream is paused until its consumer has room.
+    pub(crate) fn is_paused(&self) -> bool {
+        !self.paused.is_empty()
     }
 
-    /// Puts the streams in line again that may go on. Returns whether there is one.
-    pub(crate) fn resume_paced(&mut self) -> bool {
-        let (inbound, readable) = (&self.inbound, &mut self.readable);
-        self.paced.retain(|id| {
-            let waits = inbound.get(id).is_some_and(|inbound| !inbound.may_go_on());
+    /// Puts the paused streams in line again that may go on. Returns whether there is one.
+    pub(crate) fn resume_paused(&mut self, ports: &[WorkerPort]) -> bool {
+        let (streams, readable) = (&mut self.streams, &mut self.readable);
+        self.paused.retain(|id| {
+            let Some(stream) = streams.get_mut(id) else { return false };
+            let waits = stream.readiness(ports) == Readiness::Paused;
             if !waits {
+                stream.queued = Queued::Readable;
                 readable.push_back(*id);
             }
             waits
@@ -215,7 +228,7 @@ impl Session {
             return;
         };
         self.control_out = Some(id);
-        self.outbound.insert(id, Outbound::new(Credit::default()));
+        self.streams.insert(id, Stream::writing(Credit::default()));
         self.write_record(conn, id, &own_settings(cx.routes), cx);
     }
 
@@ -225,18 +238,18 @@ impl Session {
         self.peer.node = node;
     }
 
-    /// The peer took no early data: every stream opened so far is gone. Who asked something may ask again.
+    /// The peer took no early data: every stream opened so far is gone. Its requests may be asked again.
     pub(crate) fn early_refused(&mut self, conn: &mut Connection, cx: &mut Context<'_>) {
         let failure = ErrorRecord::new(ErrorCode::TooEarly, 0, "the peer took no early data; ask again");
-        for (id, mut inbound) in std::mem::take(&mut self.inbound) {
-            inbound.fail(self.id, id, failure.clone(), cx);
+        for id in self.streams.keys().copied().collect::<Vec<_>>() {
+            self.fail(id, failure.clone(), cx);
         }
-        self.outbound.clear();
+        self.streams.clear();
         self.local.clear();
         self.messages.clear();
-        self.gathering.clear();
+        self.unflushed.clear();
         self.readable.clear();
-        self.paced.clear();
+        self.paused.clear();
         self.start(conn, cx);
     }
 
@@ -265,35 +278,7 @@ impl Session {
                     }
                 }
             }
-            StreamEvent::Finished { id } => {
-                if self.answering.remove(&id).is_some() {
-                    self.answered_at = Some(cx.now);
-                }
-            }
-        }
-    }
-
-    fn accept(&mut self, conn: &mut Connection, id: StreamId, dir: Dir) {
-        let credit = Credit::default();
-        if dir == Dir::Bi {
-            self.outbound.insert(id, Outbound::new(credit.clone()));
-            self.answering.insert(id, None);
-            // Answers to one peer go out in the order of its requests.
-            self.arrivals = self.arrivals.saturating_sub(1);
-            let _ = conn.send_stream(id).set_priority(self.arrivals);
-        }
-        // A client that is through with its handshake is no replay, and neither is what it sent before.
-        let early = self.early && conn.side().is_server();
-        self.inbound.insert(id, Inbound::start(dir, credit, early));
-        self.line_up(id);
-    }
-
-    /// Has a stream read at the next turn. Each stands in line once, however often more of it arrives.
-    fn line_up(&mut self, id: StreamId) {
-        if let Some(inbound) = self.inbound.get_mut(&id)
-            && !std::mem::replace(&mut inbound.in_line, true)
-        {
-            self.readable.push_back(id);
+            StreamEvent::Finished { id } => self.acknowledged(id, cx.now),
         }
     }
 
@@ -312,7 +297,7 @@ impl Session {
         let early = self.early;
         let no_stream = StreamId::new(quinn_proto::Side::Client, Dir::Uni, 0);
         let mut reading = self.reading(no_stream, cx);
-        match inbound::message(payload, early, &mut reading) {
+        match messages::message(payload, early, &mut reading) {
             Ok((app, message)) if cx.ports[app].room() > 0 => cx.ports[app].deliver(message),
             Ok(_) => cx.counters.add(Counter::DropDatagramRingFull, 1),
             Err(_) => cx.counters.add(Counter::DropDatagramRefused, 1),
@@ -324,205 +309,13 @@ impl Session {
         Reading { connection, stream, owner, peer: &mut self.peer, leaving, cx }
     }
 
-    /// Reads what may be read. Streams whose ring is full stay in line.
-    pub(crate) fn read(&mut self, conn: &mut Connection, cx: &mut Context<'_>) -> bool {
-        let mut worked = false;
-        for _ in 0..self.readable.len() {
-            // Applications have heard the last of a closed connection: nothing on it would ever be taken back.
-            if self.closed_told {
-                self.readable.clear();
-            }
-            let Some(id) = self.readable.pop_front() else { break };
-            worked |= self.read_stream(conn, id, cx);
-        }
-        worked
-    }
-
-    fn read_stream(&mut self, conn: &mut Connection, id: StreamId, cx: &mut Context<'_>) -> bool {
-        let Some(mut inbound) = self.inbound.remove(&id) else { return false };
-        inbound.in_line = false;
-        let mut reading = self.reading(id, cx);
-        let mut chunks_left = CHUNKS_PER_TURN_MAX;
-        let mut end = End::Blocked;
-        {
-            let mut stream = conn.recv_stream(id);
-            let Ok(mut chunks) = stream.read(true) else { return false };
-            loop {
-                if !inbound.wants_bytes() {
-                    end = End::Waiting;
-                    break;
-                }
-                if !inbound.may_go_on() {
-                    end = End::Paced;
-                    break;
-                }
-                if chunks_left == 0 || !inbound.has_room(reading.cx.ports) {
-                    reading.cx.counters.add(Counter::RingStalls, u64::from(chunks_left > 0));
-                    end = End::Later;
-                    break;
-                }
-                if let Err(fault) = inbound.resume(&mut reading) {
-                    end = End::Fault(fault);
-                    break;
-                }
-                chunks_left -= 1;
-                match chunks.next(usize::MAX) {
-                    Ok(Some(chunk)) => {
-                        if let Err(fault) = inbound.feed(chunk.bytes, &mut reading) {
-                            end = End::Fault(fault);
-                            break;
-                        }
-                    }
-                    Ok(None) => {
-                        end = match inbound.finish() {
-                            Ok(()) => End::Finished,
-                            Err(fault) => End::Fault(fault),
-                        };
-                        break;
-                    }
-                    Err(ReadError::Blocked) => break,
-                    Err(ReadError::Reset(code)) => {
-                        end = End::Reset(code);
-                        break;
-                    }
-                }
-            }
-            let _ = chunks.finalize();
-        }
-        inbound.settle(&mut reading);
-        let worked = chunks_left < CHUNKS_PER_TURN_MAX;
-        self.after_read(conn, id, inbound, end, cx);
-        worked
-    }
-
-    fn after_read(
-        &mut self,
-        conn: &mut Connection,
-        id: StreamId,
-        mut inbound: Inbound,
-        end: End,
-        cx: &mut Context<'_>,
-    ) {
-        match end {
-            End::Blocked | End::Waiting => {
-                self.inbound.insert(id, inbound);
-            }
-            End::Paced => {
-                self.inbound.insert(id, inbound);
-                if !self.paced.contains(&id) {
-                    self.paced.push(id);
-                }
-            }
-            End::Later => {
-                self.inbound.insert(id, inbound);
-                self.line_up(id);
-            }
-            End::Finished => {
-                inbound.ended(self.id, id, cx);
-                self.forget_local(&inbound);
-                // An answer that is whole ends a request of ours, though not all of it may have been sent.
-                if inbound.local_request().is_some() {
-                    self.abort_out(conn, id, ErrorCode::None);
-                }
-                if let Some(app) = self.answering.get_mut(&id) {
-                    *app = inbound.app();
-                }
-            }
-            End::Reset(_) if inbound.is_control() => {
-                self.fault(conn, id, &mut inbound, Fault::control_reset(), cx);
-            }
-            End::Reset(code) => {
-                self.forget_local(&inbound);
-                self.tally(id, Outcome::Abandoned, cx.counters);
-                let code = ErrorCode::from_u64(code.into_inner()).unwrap_or(ErrorCode::Internal);
-                let failure = ErrorRecord::new(code, 0, "the peer gave the stream up");
-                inbound.fail(self.id, id, failure, cx);
-                self.abort_out(conn, id, ErrorCode::None);
-            }
-            End::Fault(fault) => self.fault(conn, id, &mut inbound, fault, cx),
-        }
-    }
-
-    /// Ends a stream on which the peer broke the protocol or sent bytes that prove false.
-    fn fault(
-        &mut self,
-        conn: &mut Connection,
-        id: StreamId,
-        inbound: &mut Inbound,
-        fault: Fault,
-        cx: &mut Context<'_>,
-    ) {
-        cx.counters.add(Counter::ProtocolErrors, 1);
-        self.forget_local(inbound);
-        let failure = ErrorRecord::new(fault.code, 0, fault.reason.clone());
-        inbound.fail(self.id, id, failure.clone(), cx);
-        let _ = conn.recv_stream(id).stop(fault.code.into());
-        if inbound.is_peer_request() {
-            self.refuse(conn, id, &failure, cx);
-        } else {
-            self.abort_out(conn, id, fault.code);
-        }
-        // Protocol §8: who passes on what others wrote is not charged for it.
-        if !inbound.is_routed() {
-            self.count_error(conn, fault, cx);
-        }
-    }
-
-    /// Protocol §8: three stream errors in a minute close the connection; an error on CONTROL does at once.
-    fn count_error(&mut self, conn: &mut Connection, fault: Fault, cx: &mut Context<'_>) {
-        if !fault.counts() {
-            return;
-        }
-        let window = Duration::from_secs(STREAM_ERROR_WINDOW_S);
-        while self.errors.front().is_some_and(|&at| cx.now.duration_since(at) > window) {
-            self.errors.pop_front();
-        }
-        self.errors.push_back(cx.now);
-        if fault.fatal || self.errors.len() >= STREAM_ERRORS_MAX {
-            self.closed(&format!("closed here: {}", fault.reason), cx);
-            conn.close(cx.now, fault.code.into(), Bytes::from(fault.reason));
-        }
-    }
-
-    fn stopped(&mut self, conn: &mut Connection, id: StreamId, code: VarInt, cx: &mut Context<'_>) {
-        let code = ErrorCode::from_u64(code.into_inner()).unwrap_or(ErrorCode::Internal);
-        let answering = self.answering.remove(&id);
-        self.tally(id, Outcome::Abandoned, cx.counters);
-        self.abort_out(conn, id, code);
-        self.messages.retain(|_, stream| *stream != id);
-        // Our own request: an ERROR record may still be on its way, so what we read decides. A peer that stops our answer
-        // has lost interest: its application is told.
-        if let Some(mut inbound) = self.inbound.remove(&id) {
-            if inbound.is_peer_request() {
-                let failure = ErrorRecord::new(code, 0, "the peer gave the request up");
-                inbound.fail(self.id, id, failure, cx);
-                let _ = conn.recv_stream(id).stop(code.into());
-            } else {
-                if let Some((app, request)) = inbound.raw_answer_to() {
-                    cx.ports[app].deliver(Delivery::Stopped(request, code));
-                }
-                self.inbound.insert(id, inbound);
-            }
-        } else if let Some(Some(app)) = answering {
-            let failure = ErrorRecord::new(code, 0, "the peer gave the answer up");
-            let request = RequestId { connection: self.id, number: id.into() };
-            cx.ports[app].deliver(Delivery::Ended(request, RequestEnd::Failed(failure)));
-        }
-    }
-
-    fn forget_local(&mut self, inbound: &Inbound) {
-        if let Some((app, request)) = inbound.local_request() {
-            self.local.remove(&(app, request.number));
-        }
-    }
-
-    /// The connection is gone: everyone who knew of it is told.
+    /// The connection is gone: every application that knew of it is told.
     pub(crate) fn closed(&mut self, reason: &str, cx: &mut Context<'_>) {
         if std::mem::replace(&mut self.closed_told, true) {
             return;
         }
         self.message_credit.end();
-        self.tally_rest(cx.counters);
+        self.count_abandoned(cx.counters);
         let connection = self.id;
         let told = match self.owner {
             Some(app) => app..app + 1,
@@ -543,21 +336,6 @@ impl Session {
             port.deliver(delivery());
         }
     }
-}
-
-/// How a reading of a stream ended.
-enum End {
-    /// Nothing more has arrived.
-    Blocked,
-    /// The application must answer first.
-    Waiting,
-    /// The ring is full, or others have their turn first.
-    Later,
-    /// Whoever takes it on has no room.
-    Paced,
-    Finished,
-    Reset(VarInt),
-    Fault(Fault),
 }
 
 /// Which settings this node announces.

@@ -58,8 +58,8 @@ pub(super) struct Conn {
     pub(super) in_sending: bool,
     /// Batches sent in its turn so far.
     pub(super) batches: usize,
-    /// In the list of connections with streams that wait for whoever takes on what they bring.
-    pub(super) paced: bool,
+    /// In the list of connections with paused streams.
+    pub(super) paused: bool,
     pub(super) connected: bool,
     /// The applications know of it: before the handshake is over, where early data goes.
     pub(super) announced: bool,

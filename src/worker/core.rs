@@ -192,7 +192,7 @@ impl Core {
             in_reading: false,
             in_sending: false,
             batches: 0,
-            paced: false,
+            paused: false,
             connected: false,
             announced: false,
             going_away: false,
@@ -256,7 +256,7 @@ impl Core {
     /// Takes what QUIC has for us: events, then what streams hold.
     pub(super) fn read(&mut self, now: Instant) -> bool {
         let mut worked = false;
-        self.resume_paced();
+        self.resume_paused();
         for _ in 0..self.lines.reading.len() {
             let Some(slot) = self.lines.reading.pop_front() else { break };
             let Some(conn) = self.conns[slot as usize].as_mut() else { continue };
@@ -287,28 +287,28 @@ impl Core {
             if conn.session.wants_turn() {
                 self.lines.read(conn, slot as usize);
             }
-            if conn.session.is_paced() && !std::mem::replace(&mut conn.paced, true) {
-                self.paced.push(slot);
+            if conn.session.is_paused() && !std::mem::replace(&mut conn.paused, true) {
+                self.paused.push(slot);
             }
         }
         worked
     }
 
-    /// Looks which streams may go on that waited for whoever takes on what they bring. Costs nothing while none waits, and does not
-    /// keep an idle worker awake: who takes a lot at once wakes it.
-    fn resume_paced(&mut self) {
-        for at in (0..self.paced.len()).rev() {
-            let slot = self.paced[at] as usize;
+    /// Puts paused streams in line again whose consumer has room. Costs nothing while none is paused, and does not keep an idle worker
+    /// awake: a consumer that takes a lot at once wakes it.
+    fn resume_paused(&mut self) {
+        for at in (0..self.paused.len()).rev() {
+            let slot = self.paused[at] as usize;
             let Some(Some(conn)) = self.conns.get_mut(slot) else {
-                self.paced.swap_remove(at);
+                self.paused.swap_remove(at);
                 continue;
             };
-            if conn.session.resume_paced() {
+            if conn.session.resume_paused(&self.ports) {
                 self.lines.touched(conn, slot);
             }
-            conn.paced = conn.session.is_paced();
-            if !conn.paced {
-                self.paced.swap_remove(at);
+            conn.paused = conn.session.is_paused();
+            if !conn.paused {
+                self.paused.swap_remove(at);
             }
         }
     }

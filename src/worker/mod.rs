@@ -67,8 +67,8 @@ struct Core {
     conns: Vec<Option<Conn>>,
     generation: u32,
     lines: Lines,
-    /// Connections with streams that wait for whoever takes on what they bring.
-    paced: Vec<u32>,
+    /// Connections with paused streams.
+    paused: Vec<u32>,
     timers: Timers,
     links: Links,
     survey: Survey,
@@ -112,7 +112,7 @@ impl<N: Network> Worker<N> {
             conns: Vec::new(),
             generation: 0,
             lines: Lines::default(),
-            paced: Vec::new(),
+            paused: Vec::new(),
             timers: Timers::default(),
             links: Links::default(),
             survey: Survey::default(),

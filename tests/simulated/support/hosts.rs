@@ -17,7 +17,7 @@ use stoq::nic::simulated::SimulatedLink;
 use stoq::node::NodeConfig;
 use stoq::relay::Relay;
 use stoq::seed::{Cache, MemoryTier, Seed, SeedParts, Store};
-use stoq::session::Routes;
+use stoq::session::{Holds, Routes};
 use stoq::tls::{ClientAuth, ClientTls, ServerTls, client_config, server_config};
 use stoq::wire::Mac;
 use stoq::worker::{Idle, Neighbor, Shared, Worker, WorkerStatus};
@@ -127,6 +127,7 @@ pub(super) fn gateway(
     let policy =
         Policy { own: identity.node_id(), transit: setup.transit.clone(), budget_bytes_max: u64::MAX };
     let hops = Arc::new(Hops::new(policy, neighbors.iter().map(|&other| gateway_node(other)).collect()));
+    let cache = setup.cache.then(|| Cache::start(store.clone()).unwrap());
     let routes = Routes {
         queues: [(SEED, 0), (ECHO, 1), (DISCARD, 2), (HELD, 3), (UNCHECKED, 2)].into_iter().collect(),
         replay_safe: [DISCARD].into_iter().collect(),
@@ -134,6 +135,7 @@ pub(super) fn gateway(
         store: Some(0),
         relay: Some(4),
         hops: Some(hops.clone()),
+        cache: cache.clone().map(|cache| Arc::new(cache) as Arc<dyn Holds>),
     };
     let config = NodeConfig {
         server: Some(server_config(&tls).unwrap()),
@@ -148,7 +150,6 @@ pub(super) fn gateway(
         hops: Some(hops),
         ..SeedParts::alone(store.clone(), memory)
     };
-    let cache = setup.cache.then(|| Cache::start(store.clone()).unwrap());
     let shared = Shared::new(setup.gateway_workers, routes);
     let number = index as u8 + 1;
     let mac = [2, 0, 0, 0, setup.device, number];

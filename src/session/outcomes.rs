@@ -1,4 +1,4 @@
-//! What became of the peer's requests, by kind: for the counters alone.
+//! How the peer's requests ended, by kind: for the counters alone.
 
 use super::Session;
 use crate::counters::{Counter, Counters};
@@ -16,7 +16,7 @@ pub(super) enum Outcome {
     Abandoned,
 }
 
-/// The counter of such an end; none for what is no request that is answered here.
+/// The counter of such an outcome; none for a record that is no request.
 fn counter(kind: RecordType, outcome: Outcome) -> Option<Counter> {
     let [ok, refused, abandoned] = match kind {
         RecordType::Put => {
@@ -41,16 +41,17 @@ fn counter(kind: RecordType, outcome: Outcome) -> Option<Counter> {
 }
 
 impl Session {
-    /// A request of the peer's ended so. What is no such request, or has ended already, counts nothing.
-    pub(super) fn tally(&mut self, id: StreamId, outcome: Outcome, counters: &Counters) {
-        if let Some(counter) = self.peer.asked.remove(&id).and_then(|kind| counter(kind, outcome)) {
+    /// Counts how a peer's request ended. Ignores ids that are no open request.
+    pub(super) fn count_outcome(&mut self, id: StreamId, outcome: Outcome, counters: &Counters) {
+        let ended = self.streams.get_mut(&id).and_then(|stream| stream.role.take_counted());
+        if let Some(counter) = ended.and_then(|kind| counter(kind, outcome)) {
             counters.add(counter, 1);
         }
     }
 
-    /// All that still run end with the connection.
-    pub(super) fn tally_rest(&mut self, counters: &Counters) {
-        for (_, kind) in self.peer.asked.drain() {
+    /// Counts the requests that end with their connection.
+    pub(super) fn count_abandoned(&mut self, counters: &Counters) {
+        for kind in self.streams.values_mut().filter_map(|stream| stream.role.take_counted()) {
             counter(kind, Outcome::Abandoned).into_iter().for_each(|counter| counters.add(counter, 1));
         }
     }

@@ -1,12 +1,13 @@
 //! What waits to be written: a backlog a stream, bounded by its application's credit.
 
-use super::tally::Outcome;
+use super::outcomes::Outcome;
+use super::stream::{Sending, Stream};
 use super::{Context, Session};
 use crate::counters::Counter;
 use crate::queue::Credit;
 use crate::record::{ErrorCode, ErrorRecord, Record};
 use bytes::Bytes;
-use quinn_proto::{Connection, StreamId};
+use quinn_proto::{Connection, SendStream, StreamId};
 use std::collections::VecDeque;
 
 /// Chunks offered to quinn-proto in one call.
@@ -51,8 +52,23 @@ impl Outbound {
         }
     }
 
-    pub(super) fn credit(&self) -> Credit {
-        self.credit.clone()
+    /// Puts bytes behind those that wait. Returns whether QUIC should be given them now. Behind a backlog, QUIC has no room: it says when
+    /// it has (StreamEvent::Writable).
+    fn add(&mut self, bytes: Bytes, paid: bool) -> bool {
+        let was_empty = self.backlog.is_empty();
+        let paid = if paid { bytes.len() } else { 0 };
+        if bytes.len() > SMALL_BYTES {
+            self.end_gathering();
+            self.backlog.push_back(Chunk { bytes, paid });
+            return was_empty;
+        }
+        self.gathered.extend_from_slice(&bytes);
+        self.gathered_paid += paid;
+        if self.gathered.len() < GATHERED_BYTES {
+            return false;
+        }
+        self.end_gathering();
+        was_empty
     }
 
     /// Puts what was gathered at the end of the backlog.
@@ -61,6 +77,39 @@ impl Outbound {
             let bytes = std::mem::take(&mut self.gathered).into();
             self.backlog.push_back(Chunk { bytes, paid: std::mem::take(&mut self.gathered_paid) });
         }
+    }
+
+    /// Gives QUIC what it takes. Returns whether an application that waits for credit is to be woken, and whether the half is over.
+    fn pump(&mut self, stream: &mut SendStream<'_>) -> (bool, bool) {
+        self.end_gathering();
+        let mut returned = false;
+        while !self.backlog.is_empty() {
+            let mut chunks: [Bytes; CHUNKS_A_WRITE_MAX] = std::array::from_fn(|i| {
+                self.backlog.get(i).map(|chunk| chunk.bytes.clone()).unwrap_or_default()
+            });
+            let count = self.backlog.len().min(CHUNKS_A_WRITE_MAX);
+            let Ok(written) = stream.write_chunks(&mut chunks[..count]) else { return (returned, false) };
+            let mut left = written.bytes;
+            while left > 0 {
+                let Some(front) = self.backlog.front_mut() else { break };
+                let taken = left.min(front.bytes.len());
+                let paid = taken.min(front.paid);
+                if paid > 0 {
+                    front.paid -= paid;
+                    returned |= self.credit.give_back(paid);
+                }
+                left -= taken;
+                if taken == front.bytes.len() {
+                    self.backlog.pop_front();
+                } else {
+                    let _ = front.bytes.split_to(taken);
+                }
+            }
+        }
+        if self.finished {
+            let _ = stream.finish();
+        }
+        (returned, self.finished)
     }
 }
 
@@ -89,54 +138,56 @@ impl Session {
 
     /// Writes bytes of the session's own, which cost no credit.
     pub(super) fn write_own(&mut self, conn: &mut Connection, id: StreamId, bytes: Bytes) {
-        self.enqueue(conn, id, bytes, false);
+        self.enqueue(conn, id, bytes, false, |_| {});
     }
 
-    /// Writes a few bytes of the session's own that stand in front of others.
-    pub(super) fn write_front(&mut self, id: StreamId, emit: impl FnOnce(&mut Vec<u8>)) {
-        let Some(outbound) = self.outbound.get_mut(&id) else { return };
-        if outbound.gathered.is_empty() {
-            self.gathering.push(id);
+    fn outbound(&mut self, id: StreamId) -> Option<&mut Outbound> {
+        match self.streams.get_mut(&id).map(|stream| &mut stream.send) {
+            Some(Sending::Open(outbound)) => Some(outbound),
+            _ => None,
         }
-        emit(&mut outbound.gathered);
     }
 
     /// Writes data that an application paid for.
     pub(super) fn write(&mut self, conn: &mut Connection, id: StreamId, bytes: Bytes) {
-        self.enqueue(conn, id, bytes, true);
+        self.enqueue(conn, id, bytes, true, |_| {});
     }
 
-    fn enqueue(&mut self, conn: &mut Connection, id: StreamId, bytes: Bytes, paid: bool) {
-        let Some(outbound) = self.outbound.get_mut(&id) else { return };
-        if bytes.is_empty() {
-            return;
+    /// The same, behind a few bytes of the session's own.
+    pub(super) fn write_behind(
+        &mut self,
+        conn: &mut Connection,
+        id: StreamId,
+        bytes: Bytes,
+        front: impl FnOnce(&mut Vec<u8>),
+    ) {
+        self.enqueue(conn, id, bytes, true, front);
+    }
+
+    fn enqueue(
+        &mut self,
+        conn: &mut Connection,
+        id: StreamId,
+        bytes: Bytes,
+        paid: bool,
+        front: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let Some(Stream { send: Sending::Open(outbound), .. }) = self.streams.get_mut(&id) else { return };
+        let is_listed = !outbound.gathered.is_empty();
+        front(&mut outbound.gathered);
+        let is_due = outbound.add(bytes, paid);
+        if !is_listed && !outbound.gathered.is_empty() {
+            self.unflushed.push(id);
         }
-        let paid = if paid { bytes.len() } else { 0 };
-        let was_empty = outbound.backlog.is_empty();
-        if bytes.len() > SMALL_BYTES {
-            outbound.end_gathering();
-            outbound.backlog.push_back(Chunk { bytes, paid });
-        } else {
-            if outbound.gathered.is_empty() {
-                self.gathering.push(id);
-            }
-            outbound.gathered.extend_from_slice(&bytes);
-            outbound.gathered_paid += paid;
-            if outbound.gathered.len() < GATHERED_BYTES {
-                return;
-            }
-            outbound.end_gathering();
-        }
-        // Behind a backlog, QUIC has no room: it says when it has (StreamEvent::Writable).
-        if was_empty {
+        if is_due {
             self.pump(conn, id);
         }
     }
 
     /// Gives QUIC what was gathered: the last thing before its packets are made.
     pub(crate) fn flush(&mut self, conn: &mut Connection) {
-        while let Some(id) = self.gathering.pop() {
-            if self.outbound.get(&id).is_some_and(|outbound| outbound.backlog.is_empty()) {
+        while let Some(id) = self.unflushed.pop() {
+            if self.outbound(id).is_some_and(|outbound| outbound.backlog.is_empty()) {
                 self.pump(conn, id);
             }
         }
@@ -144,7 +195,7 @@ impl Session {
 
     /// Ends the stream once its backlog is written.
     pub(super) fn finish(&mut self, conn: &mut Connection, id: StreamId) {
-        if let Some(outbound) = self.outbound.get_mut(&id) {
+        if let Some(outbound) = self.outbound(id) {
             outbound.finished = true;
             self.pump(conn, id);
         }
@@ -152,51 +203,34 @@ impl Session {
 
     /// From here on the peer reads a verified encoding: an ERROR would be taken for a part of it.
     pub(super) fn begin_encoding(&mut self, id: StreamId) {
-        if let Some(outbound) = self.outbound.get_mut(&id) {
+        if let Some(outbound) = self.outbound(id) {
             outbound.in_encoding = true;
         }
     }
 
     /// Gives QUIC what it takes of a backlog.
     pub(super) fn pump(&mut self, conn: &mut Connection, id: StreamId) {
-        let Some(outbound) = self.outbound.get_mut(&id) else { return };
-        outbound.end_gathering();
-        let mut stream = conn.send_stream(id);
-        while !outbound.backlog.is_empty() {
-            let mut chunks: [Bytes; CHUNKS_A_WRITE_MAX] = std::array::from_fn(|i| {
-                outbound.backlog.get(i).map(|chunk| chunk.bytes.clone()).unwrap_or_default()
-            });
-            let count = outbound.backlog.len().min(CHUNKS_A_WRITE_MAX);
-            let Ok(written) = stream.write_chunks(&mut chunks[..count]) else { return };
-            let mut left = written.bytes;
-            while left > 0 {
-                let Some(front) = outbound.backlog.front_mut() else { break };
-                let taken = left.min(front.bytes.len());
-                let paid = taken.min(front.paid);
-                if paid > 0 {
-                    front.paid -= paid;
-                    self.credit_returned |= outbound.credit.give_back(paid);
-                }
-                left -= taken;
-                if taken == front.bytes.len() {
-                    outbound.backlog.pop_front();
-                } else {
-                    let _ = front.bytes.split_to(taken);
-                }
-            }
+        let Some(outbound) = self.outbound(id) else { return };
+        let (returned, over) = outbound.pump(&mut conn.send_stream(id));
+        self.credit_returned |= returned;
+        if over {
+            self.set_sending(id, Sending::Finished);
         }
-        if outbound.finished {
-            let _ = stream.finish();
-            self.outbound.remove(&id);
+    }
+
+    fn set_sending(&mut self, id: StreamId, send: Sending) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.send = send;
         }
+        self.forget_if_over(id);
     }
 
     /// Abandons an outgoing half.
     pub(super) fn abort_out(&mut self, conn: &mut Connection, id: StreamId, code: ErrorCode) {
-        self.answering.remove(&id);
-        if self.outbound.remove(&id).is_some() {
+        if self.outbound(id).is_some() {
             let _ = conn.send_stream(id).reset(code.into());
         }
+        self.set_sending(id, Sending::Over);
     }
 
     /// Answers a peer's request with ERROR and ends it.
@@ -207,9 +241,9 @@ impl Session {
         failure: &ErrorRecord,
         cx: &Context<'_>,
     ) {
-        self.tally(id, Outcome::Refused, cx.counters);
+        self.count_outcome(id, Outcome::Refused, cx.counters);
         // Data that still waits is of no use; an ERROR after half an encoding would be read as part of it.
-        let Some(outbound) = self.outbound.get(&id) else { return };
+        let Some(outbound) = self.outbound(id) else { return };
         if outbound.in_encoding {
             self.abort_out(conn, id, failure.code);
             return;

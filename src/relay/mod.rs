@@ -1,21 +1,24 @@
 //! Forwards requests to the next gateway of their route, as their bytes come (protocol §5).
 //!
 //! It runs on the worker's thread: what is read from one connection is written to the other in the same turn. It reads no
-//! payload and keeps nothing but a bounded window of each stream: each side is read only while the other has room. Of the
-//! request it reads as much as it takes to see that two FETCHes are the same; those share one answer.
+//! payload and keeps nothing but a bounded window of each stream: each side is read only while the other has room. FETCHes that
+//! are the same share one answer.
+
+mod flow;
 
 use crate::application::{Application, Outbox};
 use crate::counters::{Counter, Counters};
 use crate::limits::{MERGE_STALL_MS, RELAY_REACH_MS, RELAY_STALL_MS};
 use crate::queue::{
-    AppPort, Command, ConnectionEvent, ConnectionId, Credit, Delivery, End, Ending, Relayed, RequestId,
+    AppPort, Command, ConnectionEvent, ConnectionId, Credit, Delivery, End, Ending, Forward, RequestId,
 };
-use crate::record::{ErrorCode, ErrorRecord, Fetch, Hop, Payload, Record, RecordReader, RecordType};
-use crate::seed::{Cache, Passing};
+use crate::record::{ErrorCode, ErrorRecord, Fetch, Payload, Record};
+use crate::seed::Cache;
 use crate::tls::NodeId;
 use crate::token::AnyToken;
 use crate::worker::WorkerStatus;
 use bytes::Bytes;
+use flow::{FetchKey, Flow, Member, Stage};
 use rustc_hash::FxHashMap;
 use slab::Slab;
 use smallvec::{SmallVec, smallvec};
@@ -48,61 +51,6 @@ pub struct Relay {
     unsent: Outbox,
 }
 
-/// What makes two FETCHes the same: the record, the rest of the route and whether it may be kept on the way.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct FetchKey {
-    fetch: Bytes,
-    route: SmallVec<[NodeId; 8]>,
-    cache: bool,
-}
-
-/// One request on its way, and all who wait for its answer.
-#[derive(Debug)]
-struct Flow {
-    next: NodeId,
-    hop: Box<Hop>,
-    /// The first set the pace at which the answer is read.
-    members: SmallVec<[Member; 1]>,
-    /// Credit for what the first member sends on.
-    onward: Credit,
-    stage: Stage,
-    /// What came of the request before it was sent on; its credit is taken.
-    head: Payload,
-    /// The first member has ended its side.
-    ended: bool,
-    key: Option<FetchKey>,
-    passing: Option<Passing>,
-    /// When a byte of the answer last passed.
-    progress: Instant,
-}
-
-#[derive(Debug)]
-enum Stage {
-    /// Its first record is not whole yet.
-    Head(RecordReader),
-    /// For a connection to its neighbour.
-    Waiting { until: Instant },
-    /// It is on its way under this number.
-    Open(RequestId),
-}
-
-/// One peer who waits for an answer.
-#[derive(Debug)]
-struct Member {
-    request: RequestId,
-    answer: Credit,
-    budget_left: u64,
-}
-
-impl Member {
-    /// Takes bytes off the budget; false if it is spent.
-    fn spend(&mut self, bytes: usize) -> bool {
-        let left = self.budget_left.checked_sub(bytes as u64);
-        self.budget_left = left.unwrap_or(0);
-        left.is_some()
-    }
-}
-
 impl Relay {
     /// For a worker; with a cache, payloads that may be kept are.
     pub fn new(status: Arc<WorkerStatus>, cache: Option<Cache>) -> Self {
@@ -130,7 +78,7 @@ impl Relay {
         self.unsent.send(port, command);
     }
 
-    /// The credit is taken already.
+    /// Sends bytes on, and takes the credit for them.
     fn send_raw(&mut self, port: &mut AppPort, request: RequestId, credit: &Credit, bytes: Payload) {
         credit.take(bytes.len());
         self.send(port, Command::Bytes(request, bytes));
@@ -145,25 +93,9 @@ impl Relay {
                 ConnectionEvent::Closed { .. } => self.closed(port, connection),
                 _ => {}
             },
-            Delivery::Relay(request, relayed) => {
-                let Relayed { next, hop, answer, onward } = *relayed;
-                let member = Member { request, answer, budget_left: hop.budget_bytes };
-                let key = self.flows.insert(Flow {
-                    next,
-                    hop,
-                    members: smallvec![member],
-                    onward,
-                    stage: Stage::Head(RecordReader::new()),
-                    head: Payload::new(),
-                    ended: false,
-                    key: None,
-                    passing: None,
-                    progress: now,
-                });
-                self.upstream.insert(request, key);
-            }
+            Delivery::Forward(request, forward) => self.forward(now, port, request, *forward),
             Delivery::Raw(request, bytes) if request.is_local() => self.answered(now, port, request, bytes),
-            Delivery::Raw(request, bytes) => self.asked(now, port, request, bytes),
+            Delivery::Raw(request, bytes) => self.asked(port, request, bytes),
             Delivery::Ended(request, End::Failed(failure)) if request.is_local() => {
                 self.answer_failed(port, request, &failure);
             }
@@ -180,7 +112,7 @@ impl Relay {
     }
 
     /// Bytes of a request.
-    fn asked(&mut self, now: Instant, port: &mut AppPort, request: RequestId, bytes: Payload) {
+    fn asked(&mut self, port: &mut AppPort, request: RequestId, bytes: Payload) {
         let Some(&key) = self.upstream.get(&request) else { return };
         let flow = &mut self.flows[key];
         let Some(member) = flow.members.iter_mut().find(|member| member.request == request) else { return };
@@ -197,66 +129,49 @@ impl Relay {
                 self.send_raw(port, down, &credit, bytes);
             }
             Stage::Waiting { .. } => flow.hold(bytes),
-            Stage::Head(reader) => {
-                bytes.iter().for_each(|chunk| reader.push(chunk.clone()));
-                flow.hold(bytes);
-                self.read_head(now, port, key);
-            }
         }
     }
 
-    /// Looks whether the first record says enough to go on.
-    fn read_head(&mut self, now: Instant, port: &mut AppPort, key: usize) {
-        let flow = &mut self.flows[key];
-        let Stage::Head(reader) = &mut flow.stage else { return };
-        let request = flow.members[0].request;
-        let fetch = match reader.next_header() {
-            Ok(None) => return,
-            Ok(Some(header)) if header.record_type == RecordType::Fetch => match reader.take_body() {
-                Some(body) => body.to_bytes(),
-                None => return,
-            },
-            // Whatever else it is, the node that it is for will judge it.
-            Ok(Some(_)) => return self.open(now, port, key),
-            Err(error) => return self.expel(port, request, error.code(), &error.to_string()),
+    /// Sends a request on, or lets it wait for the answer to the same FETCH of another.
+    fn forward(&mut self, now: Instant, port: &mut AppPort, request: RequestId, forward: Forward) {
+        let Forward { next, hop, fetch, answer, onward } = forward;
+        let member = Member { request, answer, budget_left: hop.budget_bytes };
+        let key = fetch.map(|fetch| {
+            let route = hop.route[usize::from(hop.cursor)..].into();
+            FetchKey { fetch, route, cache: hop.cache }
+        });
+        if let Some(&other) = key.as_ref().and_then(|key| self.joinable.get(key)) {
+            return self.join(member, other);
+        }
+        let passing = match &key {
+            Some(FetchKey {
+                fetch: Fetch { token: AnyToken::Content(token), lanes: None, ranges, .. },
+                cache: true,
+                ..
+            }) if ranges.is_all() => self.cache.as_ref().map(|cache| cache.begin(*token)),
+            _ => None,
         };
-        let parsed = match Fetch::parse(&fetch) {
-            Ok(parsed) => parsed,
-            Err(error) => return self.expel(port, request, error.code(), &error.to_string()),
-        };
-        let flow = &mut self.flows[key];
-        if flow.hop.cache && self.cache.as_ref().is_some_and(|cache| cache.holds(&parsed)) {
-            return self.answer_here(port, key);
+        let flow = self.flows.insert(Flow {
+            next,
+            hop,
+            members: smallvec![member],
+            onward,
+            stage: Stage::Waiting { until: now },
+            head: Payload::new(),
+            ended: false,
+            key: key.clone(),
+            passing,
+            progress: now,
+        });
+        self.upstream.insert(request, flow);
+        if let Some(key) = key {
+            self.joinable.insert(key, flow);
         }
-        let route = flow.hop.route[usize::from(flow.hop.cursor)..].into();
-        let fetch_key = FetchKey { fetch, route, cache: flow.hop.cache };
-        if let Some(&other) = self.joinable.get(&fetch_key) {
-            return self.join(key, other);
-        }
-        if let (true, AnyToken::Content(token), None, true) =
-            (flow.hop.cache, parsed.token, parsed.lanes, parsed.ranges.is_all())
-        {
-            flow.passing = self.cache.as_ref().map(|cache| cache.begin(token));
-        }
-        flow.key = Some(fetch_key.clone());
-        self.joinable.insert(fetch_key, key);
-        self.open(now, port, key);
-    }
-
-    /// This node holds it: its own store answers.
-    fn answer_here(&mut self, port: &mut AppPort, key: usize) {
-        let flow = self.flows.remove(key);
-        flow.onward.give_back(flow.head.len());
-        let request = flow.members[0].request;
-        self.upstream.remove(&request);
-        self.send(port, Command::Take(request, flow.head));
+        self.open(now, port, flow);
     }
 
     /// Lets a FETCH wait for the answer to one that is on its way.
-    fn join(&mut self, key: usize, other: usize) {
-        let flow = self.flows.remove(key);
-        flow.onward.give_back(flow.head.len());
-        let Some(member) = flow.members.into_iter().next() else { return };
+    fn join(&mut self, member: Member, other: usize) {
         self.upstream.insert(member.request, other);
         let joined = &mut self.flows[other];
         joined.members.push(member);
@@ -285,9 +200,11 @@ impl Relay {
         self.downstream.insert(request, key);
         self.send(port, Command::Open { request, credit: credit.clone(), pace });
         self.send_raw(port, request, &credit, Bytes::from(front).into());
-        // Its credit was taken when it was held.
-        credit.give_back(head.len());
-        self.send_raw(port, request, &credit, head);
+        if !head.is_empty() {
+            // Its credit was taken when it was held.
+            credit.give_back(head.len());
+            self.send_raw(port, request, &credit, head);
+        }
         if ended {
             self.send(port, Command::End(request, Ending::Finish));
         }
@@ -303,9 +220,6 @@ impl Relay {
         match flow.stage {
             Stage::Open(down) => self.send(port, Command::End(down, Ending::Finish)),
             Stage::Waiting { .. } => {}
-            Stage::Head(_) => {
-                self.expel(port, request, ErrorCode::Malformed, "the stream ends before its request");
-            }
         }
     }
 
@@ -512,19 +426,6 @@ impl Relay {
 
     fn send_unsent(&mut self, port: &mut AppPort) -> bool {
         self.unsent.flush(port)
-    }
-}
-
-impl Flow {
-    /// Whether the one who sets the pace takes nothing.
-    fn is_held_up(&self) -> bool {
-        self.members.first().is_some_and(|member| !member.answer.has_relay_room())
-    }
-
-    /// Holds bytes of the request until it can be sent on. They take credit, so no more is read than a window.
-    fn hold(&mut self, bytes: Payload) {
-        self.onward.take(bytes.len());
-        bytes.into_chunks().into_iter().for_each(|chunk| self.head.push(chunk));
     }
 }
 

@@ -1,0 +1,74 @@
+//! One request on its way to another gateway, and everyone who waits for its answer.
+
+use crate::queue::{Credit, RequestId};
+use crate::record::{Fetch, Hop, Payload};
+use crate::seed::Passing;
+use crate::tls::NodeId;
+use smallvec::SmallVec;
+use std::time::Instant;
+
+/// What makes two FETCHes the same: the record, the rest of the route and whether it may be kept on the way.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct FetchKey {
+    pub(super) fetch: Fetch,
+    pub(super) route: SmallVec<[NodeId; 8]>,
+    pub(super) cache: bool,
+}
+
+/// One request on its way, and all who wait for its answer.
+#[derive(Debug)]
+pub(super) struct Flow {
+    pub(super) next: NodeId,
+    pub(super) hop: Box<Hop>,
+    /// The first set the pace at which the answer is read.
+    pub(super) members: SmallVec<[Member; 1]>,
+    /// Credit for what the first member sends on.
+    pub(super) onward: Credit,
+    pub(super) stage: Stage,
+    /// Bytes of the request that wait for the connection; their credit is taken.
+    pub(super) head: Payload,
+    /// The first member has ended its side.
+    pub(super) ended: bool,
+    pub(super) key: Option<FetchKey>,
+    pub(super) passing: Option<Passing>,
+    /// When a byte of the answer last passed.
+    pub(super) progress: Instant,
+}
+
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// For a connection to its neighbour.
+    Waiting { until: Instant },
+    /// It is on its way under this number.
+    Open(RequestId),
+}
+
+/// One peer who waits for an answer.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) request: RequestId,
+    pub(super) answer: Credit,
+    pub(super) budget_left: u64,
+}
+
+impl Member {
+    /// Takes bytes off the budget; false if it is spent.
+    pub(super) fn spend(&mut self, bytes: usize) -> bool {
+        let left = self.budget_left.checked_sub(bytes as u64);
+        self.budget_left = left.unwrap_or(0);
+        left.is_some()
+    }
+}
+
+impl Flow {
+    /// Whether the one who sets the pace takes nothing.
+    pub(super) fn is_held_up(&self) -> bool {
+        self.members.first().is_some_and(|member| !member.answer.has_relay_room())
+    }
+
+    /// Holds bytes of the request until it can be sent on. They take credit, so no more is read than a window.
+    pub(super) fn hold(&mut self, bytes: Payload) {
+        self.onward.take(bytes.len());
+        bytes.into_chunks().into_iter().for_each(|chunk| self.head.push(chunk));
+    }
+}

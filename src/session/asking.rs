@@ -1,0 +1,398 @@
+//! The answer to a request of this side.
+
+use super::body::Body;
+use super::fault::Fault;
+use super::reading::Reading;
+use super::stream::{Reader, Readiness, Reads, Step, unexpected};
+use crate::queue::{Answer, Ask, Credit, Delivery, End, RequestId};
+use crate::record::{
+    Done, ErrorCode, ErrorRecord, Fetch, Holders, OkRecord, Payload, Record, RecordType, Request,
+};
+use crate::token::AnyToken;
+use bytes::Bytes;
+
+#[derive(Debug)]
+pub(super) struct Asking {
+    pub(super) app: usize,
+    pub(super) request: RequestId,
+    /// The request goes by a route: the peer may only pass on what others write.
+    pub(super) routed: bool,
+    /// The application knows how it ended.
+    over: bool,
+    expected: Expected,
+}
+
+/// What the answer may be.
+#[derive(Debug)]
+enum Expected {
+    /// To PUT: OK, then DONE; or DONE alone.
+    Put { accepted: bool },
+    /// To FETCH: OK, then a verified encoding.
+    Fetch(Box<Fetched>),
+    /// To LOCATE.
+    Holders,
+    /// To MIRROR.
+    Done,
+}
+
+#[derive(Debug)]
+struct Fetched {
+    fetch: Fetch,
+    /// Reading takes it for every payload byte.
+    pace: Option<Credit>,
+    /// What follows OK.
+    body: Option<Body>,
+}
+
+impl Asking {
+    /// Of what was asked; gives credit for its data back too, where a PUT brings some.
+    pub(super) fn new(app: usize, request: RequestId, ask: Ask) -> (Self, Option<Credit>) {
+        let Ask { routed, credit } = ask;
+        let (expected, credit) = match routed.request {
+            Request::Put(_) => (Expected::Put { accepted: false }, credit),
+            Request::Fetch(fetch) => {
+                (Expected::Fetch(Box::new(Fetched { fetch, pace: credit, body: None })), None)
+            }
+            Request::Locate(_) => (Expected::Holders, None),
+            Request::Mirror(_) => (Expected::Done, None),
+        };
+        (Self { app, request, routed: routed.hop.is_some(), over: false, expected }, credit)
+    }
+
+    fn body(&mut self) -> Option<&mut Body> {
+        match &mut self.expected {
+            Expected::Fetch(fetched) => fetched.body.as_mut(),
+            _ => None,
+        }
+    }
+
+    /// Delivers an answer with which the request ends, if it is the last.
+    fn answer(&mut self, answer: Answer, cx: &mut Reading<'_, '_>) {
+        self.over = !matches!(answer, Answer::Ok(_));
+        cx.deliver(self.app, Delivery::Answered(self.request, answer));
+    }
+}
+
+impl Fetched {
+    /// What the answer's encoding must be, now that the peer has said what the payload is.
+    fn body_of(&self, ok: &OkRecord) -> Result<Body, Fault> {
+        let Fetch { token, lanes, ranges, .. } = &self.fetch;
+        let set = match *token {
+            AnyToken::Content(token) if lanes.is_none() => {
+                return Body::payload(token, ok.length_bytes, ranges);
+            }
+            AnyToken::Content(_) => None,
+            AnyToken::Set(set) => ok.descriptor.filter(|found| found.set_token() == set),
+        };
+        // The set token proves the descriptor, and the descriptor the tokens of both blobs.
+        let Some(found) = set.filter(|found| found.length_bytes() == ok.length_bytes) else {
+            return Err(Fault::new(ErrorCode::BadDescriptor, "the answer's descriptor is not the set's"));
+        };
+        match lanes {
+            Some(lanes) => Body::lanes(Box::new(found), *lanes, ranges),
+            None => Body::payload(found.content(), ok.length_bytes, ranges),
+        }
+    }
+}
+
+impl Reader for Asking {
+    fn app(&self) -> Option<usize> {
+        Some(self.app)
+    }
+
+    fn reads(&self) -> Reads {
+        match &self.expected {
+            Expected::Fetch(fetched) if fetched.body.is_some() => Reads::Bytes,
+            _ => Reads::Records,
+        }
+    }
+
+    fn readiness(&self) -> Readiness {
+        match &self.expected {
+            Expected::Fetch(fetched) if fetched.pace.as_ref().is_some_and(|pace| !pace.has_room()) => {
+                Readiness::Paused
+            }
+            _ => Readiness::Wants,
+        }
+    }
+
+    fn on_record(&mut self, kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> Step {
+        if self.over {
+            return Err(unexpected(kind, "after the answer"));
+        }
+        let body = body.to_bytes();
+        match (kind, &mut self.expected) {
+            (RecordType::Error, _) => self.fail(ErrorRecord::parse(&body)?, cx),
+            (RecordType::Ok, Expected::Put { accepted }) if !*accepted => {
+                *accepted = true;
+                let ok = OkRecord::parse(&body)?;
+                self.answer(Answer::Ok(ok), cx);
+            }
+            (RecordType::Ok, Expected::Fetch(fetched)) => {
+                let ok = OkRecord::parse(&body)?;
+                let checked = fetched.body_of(&ok)?;
+                let describes = fetched.fetch.describe;
+                if !describes {
+                    fetched.body = Some(checked);
+                }
+                self.answer(Answer::Ok(ok), cx);
+                if describes {
+                    self.over = true;
+                    cx.deliver(self.app, Delivery::Ended(self.request, End::Checked));
+                }
+            }
+            (RecordType::Done, Expected::Put { .. } | Expected::Done) => {
+                self.answer(Answer::Done(Done::parse(&body)?), cx);
+            }
+            (RecordType::Holders, Expected::Holders) => {
+                self.answer(Answer::Holders(Holders::parse(&body)?), cx);
+            }
+            _ => return Err(unexpected(kind, "in the answer")),
+        }
+        Ok(None)
+    }
+
+    fn on_bytes(&mut self, bytes: Bytes, _cx: &mut Reading<'_, '_>) -> Step {
+        match self.body() {
+            Some(body) => body.push(&bytes).map(|()| None),
+            None => Err(Fault::malformed("bytes before the answer")),
+        }
+    }
+
+    fn on_end(&mut self, _at_border: bool, _cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
+        if self.over || self.body().is_some_and(|body| body.is_complete()) {
+            return Ok(());
+        }
+        Err(Fault::malformed("the stream ends before its payload or its answer"))
+    }
+
+    fn settle(&mut self, cx: &mut Reading<'_, '_>) {
+        let (app, request) = (self.app, self.request);
+        let Expected::Fetch(fetched) = &mut self.expected else { return };
+        let Fetched { body: Some(body), pace, .. } = &mut **fetched else { return };
+        body.deliver(app, request, pace.as_ref(), cx);
+        if body.becomes_complete() {
+            // The application has all of it: a fault after that is between the peer and this session.
+            self.over = true;
+            cx.deliver(app, Delivery::Ended(request, End::Checked));
+        }
+    }
+
+    fn fail(&mut self, failure: ErrorRecord, cx: &mut Reading<'_, '_>) {
+        if !std::mem::replace(&mut self.over, true) {
+            cx.deliver(self.app, Delivery::Ended(self.request, End::Failed(failure)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::stream::{Role, Sending, Stream};
+    use super::super::testing::{Bench, QUEUE, encoding, record};
+    use super::*;
+    use crate::record::{Locate, Mirror, Put, Settings};
+    use crate::shard::{Descriptor, Lanes};
+    use crate::token::{Ranges, Token};
+
+    const PAYLOAD: &[u8] = b"what is fetched";
+
+    fn token() -> AnyToken {
+        Token::of(PAYLOAD).into()
+    }
+
+    fn asking(bench: &Bench, ask: Ask) -> Stream {
+        let (asking, _) = Asking::new(0, RequestId::local(bench.connection(), 1), ask);
+        Stream::new(Role::Asking(Box::new(asking)), Sending::Over)
+    }
+
+    fn fetch(describe: bool) -> Ask {
+        Ask::new(Fetch { token: token(), bytes_max: 0, lanes: None, ranges: Ranges::all(), describe })
+    }
+
+    fn asks() -> [Ask; 4] {
+        let descriptor = Descriptor::plain(Token::of(PAYLOAD), PAYLOAD.len() as u64).unwrap();
+        [
+            Ask::new(Put { queue: QUEUE, lease_s: 0, descriptor, lanes: None }),
+            fetch(false),
+            Ask::new(Locate { token: token() }),
+            Ask::new(Mirror { token: token(), lanes: Lanes::NONE, lease_s: 0, sources: vec![] }),
+        ]
+    }
+
+    fn ok(length_bytes: u64) -> Vec<u8> {
+        record(&OkRecord { length_bytes, descriptor: None })
+    }
+
+    fn done() -> Vec<u8> {
+        record(&Done { bytes: 1, token: token() })
+    }
+
+    fn holders() -> Vec<u8> {
+        record(&Holders { holders: vec![] })
+    }
+
+    fn error() -> Vec<u8> {
+        record(&ErrorRecord::new(ErrorCode::Busy, 0, "no"))
+    }
+
+    #[test]
+    fn each_request_takes_its_own_answers_and_error_and_no_others() {
+        let answers = [ok(PAYLOAD.len() as u64), done(), holders(), record(&Settings::default())];
+        let taken = [
+            [true, true, false, false],
+            [true, false, false, false],
+            [false, false, true, false],
+            [false, true, false, false],
+        ];
+        for (at, taken) in taken.into_iter().enumerate() {
+            for (answer, taken) in answers.iter().zip(taken) {
+                let mut bench = Bench::new();
+                let mut stream = asking(&bench, asks()[at].clone());
+                let fed = bench.feed(&mut stream, answer).map_err(|fault| fault.code);
+                assert_eq!(fed, if taken { Ok(()) } else { Err(ErrorCode::Malformed) }, "{at} {answer:?}");
+                assert_eq!(bench.delivered().len(), usize::from(taken));
+            }
+            let mut bench = Bench::new();
+            let mut stream = asking(&bench, asks()[at].clone());
+            bench.feed(&mut stream, &error()).unwrap();
+            let delivered = bench.delivered();
+            assert!(
+                matches!(&delivered[..], [Delivery::Ended(_, End::Failed(failure))] if failure.code == ErrorCode::Busy),
+                "{delivered:?}"
+            );
+            bench.end(&mut stream).unwrap();
+        }
+    }
+
+    #[test]
+    fn no_record_follows_the_last_of_an_answer() {
+        for (at, last) in [(0, done()), (1, error()), (2, holders()), (3, done())] {
+            for then in [error(), last.clone()] {
+                let mut bench = Bench::new();
+                let mut stream = asking(&bench, asks()[at].clone());
+                bench.feed(&mut stream, &last).unwrap();
+                assert_eq!(bench.feed(&mut stream, &then).unwrap_err().code, ErrorCode::Malformed);
+                assert_eq!(bench.delivered().len(), 1);
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_that_cannot_be_read_is_told_as_a_failure() {
+        let answers =
+            [(0, RecordType::Done), (1, RecordType::Ok), (2, RecordType::Holders), (3, RecordType::Error)];
+        for (at, kind) in answers {
+            let mut bench = Bench::new();
+            let mut stream = asking(&bench, asks()[at].clone());
+            let mut cut_short = Vec::new();
+            kind.emit_header(1, &mut cut_short);
+            cut_short.push(0x40);
+            let fault = bench.feed(&mut stream, &cut_short).unwrap_err();
+            assert_eq!(fault.code, ErrorCode::Malformed, "{kind:?}");
+            bench.fail(&mut stream, ErrorRecord::new(fault.code, 0, fault.reason));
+            let delivered = bench.delivered();
+            assert!(matches!(&delivered[..], [Delivery::Ended(_, End::Failed(_))]), "{kind:?} {delivered:?}");
+        }
+    }
+
+    #[test]
+    fn ok_to_a_put_comes_once_and_done_after_it() {
+        let mut bench = Bench::new();
+        let [put, ..] = asks();
+        let mut stream = asking(&bench, put.clone());
+        bench.feed(&mut stream, &ok(0)).unwrap();
+        assert_eq!(bench.feed(&mut stream, &ok(0)).unwrap_err().code, ErrorCode::Malformed);
+        let mut stream = asking(&bench, put);
+        bench.feed(&mut stream, &[ok(0), done()].concat()).unwrap();
+        bench.end(&mut stream).unwrap();
+    }
+
+    #[test]
+    fn a_fetch_is_checked_and_told_whole_once() {
+        let mut bench = Bench::new();
+        let pace = Credit::default();
+        let mut stream = asking(&bench, fetch(false).with_credit(pace.clone()));
+        bench.feed(&mut stream, &ok(PAYLOAD.len() as u64)).unwrap();
+        assert_eq!(bench.end(&mut stream).unwrap_err().code, ErrorCode::Malformed, "cut short");
+        bench.feed(&mut stream, &encoding(PAYLOAD).concat()).unwrap();
+        bench.settle(&mut stream);
+        bench.end(&mut stream).unwrap();
+        let delivered = bench.delivered();
+        let [Delivery::Answered(..), Delivery::Piece { piece, .. }, Delivery::Ended(_, End::Checked)] =
+            &delivered[..]
+        else {
+            panic!("{delivered:?}")
+        };
+        assert_eq!(piece.data, PAYLOAD);
+        // More than all is the peer's fault, and no longer the application's affair.
+        assert_eq!(bench.feed(&mut stream, b"more").unwrap_err().code, ErrorCode::Malformed);
+        bench.fail(&mut stream, ErrorRecord::new(ErrorCode::Malformed, 0, "more"));
+        assert!(bench.delivered().is_empty());
+    }
+
+    #[test]
+    fn a_fetch_waits_for_its_credit() {
+        let mut bench = Bench::new();
+        let pace = Credit::default();
+        let mut stream = asking(&bench, fetch(false).with_credit(pace.clone()));
+        bench.feed(&mut stream, &ok(PAYLOAD.len() as u64)).unwrap();
+        pace.take(64 << 20);
+        assert_eq!(stream.readiness(&bench.ports), Readiness::Paused);
+        pace.give_back(64 << 20);
+        assert_eq!(stream.readiness(&bench.ports), Readiness::Wants);
+        bench.fill();
+        assert_eq!(stream.readiness(&bench.ports), Readiness::Full);
+    }
+
+    #[test]
+    fn a_description_ends_with_ok() {
+        let mut bench = Bench::new();
+        let mut stream = asking(&bench, fetch(true));
+        bench.feed(&mut stream, &ok(PAYLOAD.len() as u64)).unwrap();
+        bench.end(&mut stream).unwrap();
+        let delivered = bench.delivered();
+        assert!(
+            matches!(&delivered[..], [Delivery::Answered(..), Delivery::Ended(_, End::Checked)]),
+            "{delivered:?}"
+        );
+        assert_eq!(bench.feed(&mut stream, &ok(0)).unwrap_err().code, ErrorCode::Malformed);
+    }
+
+    #[test]
+    fn a_set_must_be_described_by_its_own_descriptor() {
+        let descriptor = Descriptor::plain(Token::of(PAYLOAD), PAYLOAD.len() as u64).unwrap();
+        let other = Descriptor::plain(Token::of(b"other"), PAYLOAD.len() as u64).unwrap();
+        let of_set = Fetch {
+            token: descriptor.set_token().into(),
+            bytes_max: 0,
+            lanes: None,
+            ranges: Ranges::all(),
+            describe: false,
+        };
+        for (length_bytes, said, fits) in [
+            (PAYLOAD.len() as u64, Some(descriptor), true),
+            (PAYLOAD.len() as u64, Some(other), false),
+            (PAYLOAD.len() as u64, None, false),
+            (1, Some(descriptor), false),
+        ] {
+            let mut bench = Bench::new();
+            let mut stream = asking(&bench, Ask::new(of_set.clone()));
+            let answer = record(&OkRecord { length_bytes, descriptor: said });
+            let fed = bench.feed(&mut stream, &answer).map_err(|fault| fault.code);
+            assert_eq!(fed, if fits { Ok(()) } else { Err(ErrorCode::BadDescriptor) });
+        }
+    }
+
+    #[test]
+    fn an_answer_that_ends_too_early_is_malformed_and_a_reset_is_told_once() {
+        for ask in asks() {
+            let mut bench = Bench::new();
+            let mut stream = asking(&bench, ask);
+            assert_eq!(bench.end(&mut stream).unwrap_err().code, ErrorCode::Malformed);
+            for _ in 0..2 {
+                bench.fail(&mut stream, ErrorRecord::new(ErrorCode::None, 0, "given up"));
+            }
+            assert_eq!(bench.delivered().len(), 1);
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The peer's messages, on streams and in datagrams.
+
+use super::fault::Fault;
+use super::reading::Reading;
+use super::stream::{RING_ROOM_MIN, Reader, Reads, Step, unexpected};
+use crate::counters::Counter;
+use crate::queue::{ConnectionEvent, Delivery};
+use crate::record::{ErrorCode, MessageHeader, Payload, RecordType};
+use crate::token::Token;
+
+/// A stream of messages.
+#[derive(Debug)]
+pub(super) struct Messages {
+    /// The application that took the last one: its ring decides whether more is read.
+    app: usize,
+    /// The stream began in early data.
+    early: bool,
+    /// The first message, when its application had no room for it.
+    waiting: Option<Delivery>,
+}
+
+impl Messages {
+    /// The stream's first message: the application is known from it alone, and may have no room.
+    pub(super) fn begin(early: bool, payload: Payload, cx: &mut Reading<'_, '_>) -> Result<Self, Fault> {
+        let (app, message) = message(payload, early, cx)?;
+        let mut begun = Self { app, early, waiting: None };
+        if cx.cx.ports[app].room() < RING_ROOM_MIN {
+            begun.waiting = Some(message);
+        } else {
+            cx.deliver(app, message);
+        }
+        Ok(begun)
+    }
+}
+
+impl Reader for Messages {
+    fn app(&self) -> Option<usize> {
+        Some(self.app)
+    }
+
+    fn reads(&self) -> Reads {
+        if self.waiting.is_some() { Reads::Nothing } else { Reads::Records }
+    }
+
+    fn on_record(&mut self, kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> Step {
+        if kind != RecordType::Message {
+            return Err(unexpected(kind, "among messages"));
+        }
+        let (app, message) = message(body, self.early, cx)?;
+        self.app = app;
+        cx.deliver(app, message);
+        Ok(None)
+    }
+
+    fn resume(&mut self, cx: &mut Reading<'_, '_>) -> bool {
+        let Some(message) = self.waiting.take() else { return false };
+        cx.deliver(self.app, message);
+        true
+    }
+
+    fn on_end(&mut self, at_border: bool, _cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
+        if at_border { Ok(()) } else { Err(Fault::malformed("the stream ends inside a record")) }
+    }
+}
+
+/// A MESSAGE, from a stream or a datagram: the application that takes it, and its delivery.
+pub(super) fn message(
+    mut payload: Payload,
+    early: bool,
+    cx: &mut Reading<'_, '_>,
+) -> Result<(usize, Delivery), Fault> {
+    let header = MessageHeader::take_from(&mut payload)?;
+    let app = cx.queue(header.queue)?;
+    if early && !cx.cx.routes.replay_safe.contains(&header.queue) {
+        return Err(Fault::new(ErrorCode::TooEarly, "no messages for this queue in early data"));
+    }
+    if let Some(token) = header.token
+        && token != token_of(&payload)
+    {
+        cx.cx.counters.add(Counter::BadProofs, 1);
+        return Err(Fault::new(ErrorCode::BadProof, "a message does not match its token"));
+    }
+    let message = ConnectionEvent::Message { queue: header.queue, payload };
+    Ok((app, Delivery::Connection(cx.connection, message)))
+}
+
+fn token_of(payload: &Payload) -> Token {
+    let mut hasher = blake3::Hasher::new();
+    payload.iter().for_each(|chunk| {
+        hasher.update(chunk);
+    });
+    Token::from_root(*hasher.finalize().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::stream::Readiness;
+    use super::super::testing::{Bench, QUEUE, SAFE_QUEUE, record};
+    use super::*;
+    use crate::record::{GoAway, Settings};
+
+    fn one(queue: u64, token: Option<Token>, payload: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        MessageHeader { queue, token }.emit_record_front(payload.len(), &mut out);
+        out.extend_from_slice(payload);
+        out
+    }
+
+    fn heard(bench: &mut Bench) -> Vec<Vec<u8>> {
+        let messages = bench.delivered().into_iter().map(|delivery| match delivery {
+            Delivery::Connection(_, ConnectionEvent::Message { payload, .. }) => payload.to_bytes().to_vec(),
+            other => panic!("{other:?}"),
+        });
+        messages.collect()
+    }
+
+    #[test]
+    fn messages_come_in_order_however_they_are_cut() {
+        let mut bench = Bench::new();
+        let mut stream = bench.uni(false);
+        let all = [one(QUEUE, None, b"first"), one(QUEUE, Some(Token::of(b"second")), b"second")].concat();
+        for byte in all {
+            bench.feed(&mut stream, &[byte]).unwrap();
+        }
+        assert_eq!(heard(&mut bench), [b"first".to_vec(), b"second".to_vec()]);
+        bench.end(&mut stream).unwrap();
+    }
+
+    #[test]
+    fn another_record_among_messages_is_malformed() {
+        for other in [record(&Settings::default()), record(&GoAway { retry_ms: 0 })] {
+            let mut bench = Bench::new();
+            let mut stream = bench.uni(false);
+            bench.feed(&mut stream, &one(QUEUE, None, b"first")).unwrap();
+            let fault = bench.feed(&mut stream, &other).unwrap_err();
+            assert_eq!((fault.code, fault.fatal), (ErrorCode::Malformed, false));
+        }
+    }
+
+    #[test]
+    fn a_message_for_no_queue_or_with_a_false_token_is_refused() {
+        for (bytes, code) in [
+            (one(99, None, b"x"), ErrorCode::NotFound),
+            (one(QUEUE, Some(Token::of(b"another")), b"x"), ErrorCode::BadProof),
+        ] {
+            let mut bench = Bench::new();
+            let mut stream = bench.uni(false);
+            assert_eq!(bench.feed(&mut stream, &bytes).unwrap_err().code, code);
+            assert!(bench.delivered().is_empty());
+        }
+    }
+
+    #[test]
+    fn early_messages_are_for_queues_that_may_be_replayed() {
+        let mut bench = Bench::new();
+        let mut stream = bench.uni(true);
+        bench.feed(&mut stream, &one(SAFE_QUEUE, None, b"safe")).unwrap();
+        let fault = bench.feed(&mut stream, &one(QUEUE, None, b"late")).unwrap_err();
+        assert_eq!(fault.code, ErrorCode::TooEarly);
+        assert_eq!(heard(&mut bench), [b"safe".to_vec()]);
+    }
+
+    #[test]
+    fn a_first_message_without_room_waits_and_what_came_with_it_follows() {
+        let mut bench = Bench::new();
+        let mut stream = bench.uni(false);
+        bench.fill();
+        bench.feed(&mut stream, &[one(QUEUE, None, b"a"), one(QUEUE, None, b"b")].concat()).unwrap();
+        assert_eq!(stream.readiness(&bench.ports), Readiness::Full);
+        bench.empty();
+        assert_eq!(stream.readiness(&bench.ports), Readiness::Wants);
+        bench.resume(&mut stream).unwrap();
+        assert_eq!(heard(&mut bench), [b"a".to_vec(), b"b".to_vec()]);
+    }
+
+    #[test]
+    fn a_stream_that_ends_inside_a_message_is_malformed() {
+        let mut bench = Bench::new();
+        let mut stream = bench.uni(false);
+        let message = one(QUEUE, None, b"cut short");
+        bench.feed(&mut stream, &message[..message.len() - 1]).unwrap();
+        assert_eq!(bench.end(&mut stream).unwrap_err().code, ErrorCode::Malformed);
+    }
+}

@@ -1,0 +1,319 @@
+//! A request, of the peer's or of ours, whose bytes are not read here: on its way to another gateway, or taken unchecked.
+
+use super::fault::Fault;
+use super::reading::Reading;
+use super::serving::Serving;
+use super::stream::{Reader, Readiness, Reads, Step};
+use crate::queue::{Credit, Delivery, End, Forward, RequestId};
+use crate::record::{ErrorRecord, Fetch, Hop, Payload, Record, RecordReader, RecordType};
+use crate::tls::NodeId;
+use bytes::Bytes;
+
+/// Chunks of a relayed stream that travel together.
+const RAW_CHUNKS_MAX: usize = 32;
+
+#[derive(Debug)]
+pub(super) struct Relayed {
+    pub(super) app: usize,
+    pub(super) request: RequestId,
+    /// Others may have written what is read.
+    pub(super) routed: bool,
+    /// The application has been told of its end, or has ended it.
+    pub(super) over: bool,
+    /// Its kind, until its outcome is counted.
+    pub(super) counted: Option<RecordType>,
+    /// It is read only while this has room.
+    pace: Credit,
+    /// Chunks that have not been delivered: one place in the rings then carries many.
+    gathered: Payload,
+    /// Until it is clear what is forwarded.
+    front: Option<Box<Front>>,
+}
+
+/// A request that is to go on, until its first record says whether others ask the same, or this node has the answer.
+#[derive(Debug)]
+struct Front {
+    next: NodeId,
+    hop: Box<Hop>,
+    answer: Credit,
+    reader: RecordReader,
+}
+
+impl Relayed {
+    fn new(app: usize, request: RequestId, pace: Credit) -> Self {
+        Self {
+            app,
+            request,
+            routed: true,
+            over: false,
+            counted: None,
+            pace,
+            gathered: Payload::new(),
+            front: None,
+        }
+    }
+
+    /// The answer to a request of ours.
+    pub(super) fn answer(app: usize, request: RequestId, pace: Credit) -> Self {
+        Self { routed: false, ..Self::new(app, request, pace) }
+    }
+
+    /// A PUT of the peer's whose payload is taken unchecked.
+    pub(super) fn unchecked(
+        app: usize,
+        request: RequestId,
+        routed: bool,
+        counted: Option<RecordType>,
+    ) -> Self {
+        Self { routed, counted, ..Self::new(app, request, Credit::default()) }
+    }
+
+    /// A request of the peer's that goes on to `next`.
+    pub(super) fn onward(
+        app: usize,
+        request: RequestId,
+        next: NodeId,
+        hop: Box<Hop>,
+        answer: Credit,
+    ) -> Self {
+        let front = Front { next, hop, answer, reader: RecordReader::new() };
+        Self { front: Some(Box::new(front)), ..Self::new(app, request, Credit::default()) }
+    }
+
+    pub(super) fn set_pace(&mut self, pace: Credit) {
+        self.pace = pace;
+    }
+
+    /// Looks whether the first record says enough. A FETCH is read whole: this node may have the answer, or others ask the same.
+    /// Anything else the node judges that it is for.
+    fn decide(&mut self, cx: &mut Reading<'_, '_>) -> Step {
+        let Some(front) = &mut self.front else { return Ok(None) };
+        let fetch = match front.reader.next_header()? {
+            None => return Ok(None),
+            Some(header) if header.record_type == RecordType::Fetch => match front.reader.take_body() {
+                Some(body) => Some(Fetch::parse(&body.to_bytes())?),
+                None => return Ok(None),
+            },
+            Some(_) => None,
+        };
+        self.pace.give_back(self.gathered.len());
+        if let Some(fetch) = &fetch
+            && front.hop.cache
+            && cx.cx.routes.cache.as_ref().is_some_and(|cache| cache.holds(fetch))
+        {
+            if !front.reader.is_at_record_border() {
+                return Err(Fault::malformed("more bytes after the request"));
+            }
+            return Serving::of(fetch.clone().into(), front.answer.clone(), cx).map(Some);
+        }
+        if let Some(front) = self.front.take() {
+            let Front { next, hop, answer, .. } = *front;
+            let forward = Forward { next, hop, fetch, answer, onward: self.pace.clone() };
+            cx.deliver(self.app, Delivery::Forward(self.request, Box::new(forward)));
+        }
+        Ok(None)
+    }
+}
+
+impl Reader for Relayed {
+    fn app(&self) -> Option<usize> {
+        Some(self.app)
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Bytes
+    }
+
+    fn readiness(&self) -> Readiness {
+        if self.pace.has_relay_room() { Readiness::Wants } else { Readiness::Paused }
+    }
+
+    fn on_record(&mut self, _kind: RecordType, _body: Payload, _cx: &mut Reading<'_, '_>) -> Step {
+        Err(Fault::malformed("a record in a stream that is not read here"))
+    }
+
+    fn on_bytes(&mut self, bytes: Bytes, cx: &mut Reading<'_, '_>) -> Step {
+        self.gathered.push(bytes.clone());
+        if let Some(front) = &mut self.front {
+            // Records that are skipped may stand before the request: they wait under the stream's own bound.
+            self.pace.take(bytes.len());
+            front.reader.push(bytes);
+            return self.decide(cx);
+        }
+        if self.gathered.iter().len() >= RAW_CHUNKS_MAX {
+            self.settle(cx);
+        }
+        Ok(None)
+    }
+
+    fn on_end(&mut self, _at_border: bool, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
+        if self.front.is_some() {
+            return Err(Fault::malformed("the stream ends before its request"));
+        }
+        self.settle(cx);
+        cx.deliver(self.app, Delivery::Ended(self.request, End::Raw));
+        Ok(())
+    }
+
+    fn settle(&mut self, cx: &mut Reading<'_, '_>) {
+        if self.front.is_none() && !self.gathered.is_empty() {
+            cx.deliver(self.app, Delivery::Raw(self.request, std::mem::take(&mut self.gathered)));
+        }
+    }
+
+    fn fail(&mut self, failure: ErrorRecord, cx: &mut Reading<'_, '_>) {
+        // Before it is clear what is forwarded, the relay knows nothing of it.
+        if self.front.is_none() && !std::mem::replace(&mut self.over, true) {
+            cx.deliver(self.app, Delivery::Ended(self.request, End::Failed(failure)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::stream::{Role, Sending, Stream};
+    use super::super::testing::{Bench, NEXT, hop, record};
+    use super::*;
+    use crate::limits::RELAY_WINDOW_BYTES;
+    use crate::record::{ErrorCode, Locate, Settings};
+    use crate::token::{Ranges, Token};
+
+    fn fetch() -> Fetch {
+        let token = Token::of(b"payload").into();
+        Fetch { token, bytes_max: 0, lanes: None, ranges: Ranges::all(), describe: false }
+    }
+
+    fn routed(bench: &mut Bench) -> Stream {
+        bench.route();
+        let mut stream = bench.bi(false);
+        bench.feed(&mut stream, &record(&hop())).unwrap();
+        assert!(bench.delivered().is_empty(), "what is asked has not come");
+        stream
+    }
+
+    #[test]
+    fn a_fetch_is_handed_over_whole_with_its_bytes_behind_it() {
+        let mut bench = Bench::new();
+        let mut stream = routed(&mut bench);
+        let bytes = record(&fetch());
+        for byte in &bytes {
+            assert!(bench.delivered().is_empty());
+            bench.feed(&mut stream, &[*byte]).unwrap();
+        }
+        bench.settle(&mut stream);
+        bench.end(&mut stream).unwrap();
+        let delivered = bench.delivered();
+        let [Delivery::Forward(_, forward), Delivery::Raw(_, raw), Delivery::Ended(_, End::Raw)] =
+            &delivered[..]
+        else {
+            panic!("{delivered:?}")
+        };
+        assert_eq!((forward.next, &forward.fetch), (NEXT, &Some(fetch())));
+        assert_eq!((forward.hop.cursor, forward.hop.hop_limit), (1, hop().hop_limit - 1));
+        assert_eq!(raw.to_bytes(), bytes);
+    }
+
+    #[test]
+    fn another_request_goes_on_as_soon_as_its_type_is_known() {
+        let mut bench = Bench::new();
+        let mut stream = routed(&mut bench);
+        let bytes = record(&Locate { token: Token::of(b"payload").into() });
+        bench.feed(&mut stream, &bytes[..2]).unwrap();
+        let delivered = bench.delivered();
+        assert!(
+            matches!(&delivered[..], [Delivery::Forward(_, forward)] if forward.fetch.is_none()),
+            "{delivered:?}"
+        );
+        bench.feed(&mut stream, &bytes[2..]).unwrap();
+        bench.settle(&mut stream);
+        let delivered = bench.delivered();
+        assert!(
+            matches!(&delivered[..], [Delivery::Raw(_, raw)] if raw.to_bytes() == bytes),
+            "{delivered:?}"
+        );
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_read_or_ends_early_is_refused_and_not_charged() {
+        let mut odd = Vec::new();
+        crate::record::varint::write(0x7f, &mut odd);
+        odd.push(0);
+        let mut false_fetch = Vec::new();
+        RecordType::Fetch.emit_header(1, &mut false_fetch);
+        false_fetch.push(0);
+        for (bytes, code) in [(odd, ErrorCode::UnknownRecord), (false_fetch, ErrorCode::Malformed)] {
+            let mut bench = Bench::new();
+            let mut stream = routed(&mut bench);
+            assert_eq!(bench.feed(&mut stream, &bytes).unwrap_err().code, code);
+            assert!(stream.role.is_routed());
+            bench.fail(&mut stream, ErrorRecord::new(code, 0, "refused"));
+            assert!(bench.delivered().is_empty(), "the relay knows nothing of it");
+        }
+        let mut bench = Bench::new();
+        let mut stream = routed(&mut bench);
+        assert_eq!(bench.end(&mut stream).unwrap_err().code, ErrorCode::Malformed);
+    }
+
+    #[test]
+    fn records_that_are_skipped_before_the_request_wait_within_a_bound() {
+        let mut bench = Bench::new();
+        let mut stream = routed(&mut bench);
+        let mut skipped = vec![0x40, 0x20, 0x80, 0, 0xff, 0];
+        skipped.resize(6 + 0xff00, 0);
+        let mut fed = 0;
+        while stream.readiness(&bench.ports) == Readiness::Wants {
+            bench.feed(&mut stream, &skipped).unwrap();
+            fed += skipped.len();
+        }
+        assert_eq!(stream.readiness(&bench.ports), Readiness::Paused);
+        assert!(fed <= RELAY_WINDOW_BYTES + skipped.len(), "{fed}");
+        assert!(bench.delivered().is_empty());
+    }
+
+    #[test]
+    fn it_is_read_while_its_consumer_has_room_and_any_bytes_pass() {
+        let mut bench = Bench::new();
+        let pace = Credit::default();
+        let request = RequestId::local(bench.connection(), 1);
+        let mut stream = Stream::new(Role::Relayed(Relayed::answer(0, request, pace.clone())), Sending::Over);
+        pace.take(64 << 20);
+        assert_eq!(stream.readiness(&bench.ports), Readiness::Paused);
+        let other = Credit::default();
+        let Role::Relayed(relayed) = &mut stream.role else { unreachable!() };
+        relayed.set_pace(other);
+        assert_eq!(stream.readiness(&bench.ports), Readiness::Wants);
+        let bytes = record(&Settings::default());
+        bench.feed(&mut stream, &bytes).unwrap();
+        bench.settle(&mut stream);
+        assert!(
+            matches!(&bench.delivered()[..], [Delivery::Raw(id, raw)] if *id == request && raw.to_bytes() == bytes)
+        );
+    }
+
+    #[test]
+    fn a_request_of_ours_whose_bytes_are_all_sent_still_tells_how_it_ends() {
+        let mut bench = Bench::new();
+        let request = RequestId::local(bench.connection(), 1);
+        let mut stream =
+            Stream::new(Role::Relayed(Relayed::answer(0, request, Credit::default())), Sending::Over);
+        stream.role.close();
+        bench.fail(&mut stream, ErrorRecord::new(ErrorCode::UpstreamFailed, 0, "reset"));
+        assert_eq!(bench.delivered().len(), 1);
+    }
+
+    #[test]
+    fn chunks_travel_together_and_an_end_is_told_once() {
+        let mut bench = Bench::new();
+        let request = RequestId::local(bench.connection(), 1);
+        let mut stream =
+            Stream::new(Role::Relayed(Relayed::answer(0, request, Credit::default())), Sending::Over);
+        for _ in 0..RAW_CHUNKS_MAX + 1 {
+            bench.feed(&mut stream, b"x").unwrap();
+        }
+        assert_eq!(bench.delivered().len(), 1);
+        for _ in 0..2 {
+            bench.fail(&mut stream, ErrorRecord::new(ErrorCode::None, 0, "reset"));
+        }
+        assert_eq!(bench.delivered().len(), 1);
+    }
+}

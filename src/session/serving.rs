@@ -1,0 +1,392 @@
+//! A request of the peer's: from its first record to the last byte that the peer sends.
+
+use super::body::Body;
+use super::fault::Fault;
+use super::reading::Reading;
+use super::relayed::Relayed;
+use super::stream::{Reader, Readiness, Reads, Role, Step, unexpected};
+use crate::counters::Counter;
+use crate::hop::{Decision, Refusal};
+use crate::queue::{Asked, Credit, Delivery, End};
+use crate::record::{ErrorCode, ErrorRecord, Hop, Payload, Put, Record, RecordType, Request};
+use crate::token::Ranges;
+use bytes::Bytes;
+
+#[derive(Debug)]
+pub(super) struct Serving {
+    state: State,
+    /// It came in early data.
+    early: bool,
+    /// Credit for the answer.
+    credit: Credit,
+    /// It began with a HOP: others may have written what follows.
+    pub(super) routed: bool,
+    /// The application has been told of its end, or has ended it.
+    pub(super) over: bool,
+    /// Its kind, until its outcome is counted.
+    pub(super) counted: Option<RecordType>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// The request has not come whole.
+    Opening,
+    /// A PUT: its verified encoding follows once the application has taken it.
+    Put { app: usize, body: Body, accepted: bool },
+    /// A request after which the peer has nothing more to say.
+    Asked { app: usize },
+}
+
+impl Serving {
+    /// A request of which nothing has come.
+    pub(super) fn new(early: bool, credit: Credit) -> Self {
+        Self { state: State::Opening, early, credit, routed: false, over: false, counted: None }
+    }
+
+    /// A request that is answered here, whatever its route.
+    pub(super) fn of(request: Request, credit: Credit, cx: &mut Reading<'_, '_>) -> Result<Role, Fault> {
+        let mut serving = Self { routed: true, ..Self::new(false, credit) };
+        serving.counted = Some(request.record_type());
+        let other = serving.take(request, cx)?;
+        Ok(other.unwrap_or(Role::Serving(serving)))
+    }
+
+    /// Lets the bytes of a PUT come. False if no bytes follow the request.
+    pub(super) fn accept(&mut self) -> bool {
+        match &mut self.state {
+            State::Put { accepted, .. } => {
+                *accepted = true;
+                true
+            }
+            State::Opening | State::Asked { .. } => false,
+        }
+    }
+
+    /// Whether every byte of a PUT that was taken has come.
+    pub(super) fn has_payload(&self) -> bool {
+        matches!(&self.state, State::Put { body, accepted: true, .. } if body.is_complete())
+    }
+
+    fn open(&mut self, kind: RecordType, body: &[u8], cx: &mut Reading<'_, '_>) -> Step {
+        let is_hop = kind == RecordType::Hop;
+        if !is_hop {
+            self.counted = Some(kind);
+        }
+        if cx.leaving {
+            return Err(Fault::new(ErrorCode::GoingAway, "this node takes no new requests"));
+        }
+        // Protocol §7: what could be replayed and is not harmless then.
+        if self.early && !matches!(kind, RecordType::Fetch | RecordType::Locate) {
+            return Err(Fault::new(ErrorCode::TooEarly, "not in early data: ask again after the handshake"));
+        }
+        if is_hop && !self.routed {
+            let hop = Hop::parse(body)?;
+            self.routed = true;
+            return self.judge(&hop, cx);
+        }
+        match Request::parse(kind, body) {
+            Some(request) => self.take(request?, cx),
+            None => Err(unexpected(kind, "at the start of a request")),
+        }
+    }
+
+    /// Gives the application that it is for a request.
+    fn take(&mut self, request: Request, cx: &mut Reading<'_, '_>) -> Step {
+        let (app, role) = match &request {
+            Request::Put(put) => {
+                let app = cx.queue(put.queue)?;
+                if cx.cx.routes.unchecked.contains(&put.queue) {
+                    let relayed =
+                        Relayed::unchecked(app, cx.peer_request(), self.routed, self.counted.take());
+                    (app, Some(Role::Relayed(relayed)))
+                } else {
+                    self.state = State::Put { app, body: body_of(put)?, accepted: false };
+                    (app, None)
+                }
+            }
+            Request::Fetch(_) | Request::Locate(_) | Request::Mirror(_) => {
+                let app = cx.store()?;
+                self.state = State::Asked { app };
+                (app, None)
+            }
+        };
+        let asked = Asked { request, node: cx.peer.node, early: self.early, credit: self.credit.clone() };
+        cx.deliver(app, Delivery::Asked(cx.peer_request(), Box::new(asked)));
+        Ok(role)
+    }
+
+    /// Judges a HOP record: the request is for this node, goes on to another, or is refused (protocol §5).
+    fn judge(&mut self, hop: &Hop, cx: &mut Reading<'_, '_>) -> Step {
+        let hops = cx.cx.routes.hops.clone();
+        let routing = hops.as_ref().zip(cx.cx.routes.relay).filter(|_| cx.owner.is_none());
+        let Some((hops, app)) = routing else {
+            return Err(Fault::new(ErrorCode::NotAuthorised, "this node routes for nobody"));
+        };
+        let decision = hops.judge(hop, cx.peer.node, cx.cx.now);
+        let refused = |refusal: Refusal| {
+            cx.cx.counters.add(Counter::HopsRefused, 1);
+            Fault::new(refusal.code(), refusal.to_string())
+        };
+        match decision.map_err(refused)? {
+            Decision::Deliver => Ok(None),
+            Decision::Forward { next, hop } => {
+                cx.cx.counters.add(Counter::HopsForwarded, 1);
+                let relayed = Relayed::onward(app, cx.peer_request(), next, hop, self.credit.clone());
+                Ok(Some(Role::Relayed(relayed)))
+            }
+        }
+    }
+}
+
+/// The verified encoding that follows a PUT.
+fn body_of(put: &Put) -> Result<Body, Fault> {
+    let all = Ranges::all();
+    match put.lanes {
+        Some(lanes) => Body::lanes(Box::new(put.descriptor), lanes, &all),
+        None => Body::payload(put.descriptor.content(), put.descriptor.length_bytes(), &all),
+    }
+}
+
+impl Reader for Serving {
+    fn app(&self) -> Option<usize> {
+        match &self.state {
+            State::Opening => None,
+            State::Put { app, .. } | State::Asked { app } => Some(*app),
+        }
+    }
+
+    fn reads(&self) -> Reads {
+        if matches!(self.state, State::Put { .. }) { Reads::Bytes } else { Reads::Records }
+    }
+
+    fn readiness(&self) -> Readiness {
+        if matches!(self.state, State::Put { accepted: false, .. }) {
+            Readiness::Blocked
+        } else {
+            Readiness::Wants
+        }
+    }
+
+    fn on_record(&mut self, kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> Step {
+        match self.state {
+            State::Opening => self.open(kind, &body.to_bytes(), cx),
+            State::Asked { .. } => Err(unexpected(kind, "after the request")),
+            State::Put { .. } => Err(unexpected(kind, "inside a verified encoding")),
+        }
+    }
+
+    fn on_bytes(&mut self, bytes: Bytes, _cx: &mut Reading<'_, '_>) -> Step {
+        match &mut self.state {
+            State::Put { body, accepted: true, .. } => body.push(&bytes).map(|()| None),
+            _ => Err(Fault::malformed("payload bytes before the answer to PUT")),
+        }
+    }
+
+    fn on_end(&mut self, _at_border: bool, _cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
+        match &self.state {
+            State::Opening => Err(Fault::malformed("the stream ends before its request")),
+            State::Asked { .. } => Ok(()),
+            State::Put { body, .. } if body.is_complete() => Ok(()),
+            State::Put { .. } => Err(Fault::malformed("the stream ends before its payload or its answer")),
+        }
+    }
+
+    fn settle(&mut self, cx: &mut Reading<'_, '_>) {
+        if let State::Put { app, body, accepted } = &mut self.state {
+            let request = cx.peer_request();
+            body.deliver(*app, request, None, cx);
+            if *accepted && body.becomes_complete() {
+                cx.deliver(*app, Delivery::Ended(request, End::Checked));
+            }
+        }
+    }
+
+    fn fail(&mut self, failure: ErrorRecord, cx: &mut Reading<'_, '_>) {
+        if let Some(app) = self.app()
+            && !std::mem::replace(&mut self.over, true)
+        {
+            cx.deliver(app, Delivery::Ended(cx.peer_request(), End::Failed(failure)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Bench, QUEUE, UNCHECKED_QUEUE, encoding, record};
+    use super::*;
+    use crate::record::{Fetch, Locate, MessageHeader, Mirror, OkRecord, Settings};
+    use crate::shard::{Descriptor, Lanes};
+    use crate::token::Token;
+
+    const PAYLOAD: &[u8] = b"what is put";
+
+    fn put(queue: u64) -> Vec<u8> {
+        let descriptor = Descriptor::plain(Token::of(PAYLOAD), PAYLOAD.len() as u64).unwrap();
+        record(&Put { queue, lease_s: 60, descriptor, lanes: None })
+    }
+
+    fn fetch() -> Vec<u8> {
+        let token = Token::of(PAYLOAD).into();
+        record(&Fetch { token, bytes_max: 0, lanes: None, ranges: Ranges::all(), describe: false })
+    }
+
+    fn locate() -> Vec<u8> {
+        record(&Locate { token: Token::of(PAYLOAD).into() })
+    }
+
+    fn mirror() -> Vec<u8> {
+        record(&Mirror { token: Token::of(PAYLOAD).into(), lanes: Lanes::NONE, lease_s: 0, sources: vec![] })
+    }
+
+    fn accept(stream: &mut super::super::stream::Stream) {
+        let Role::Serving(serving) = &mut stream.role else { panic!("not served") };
+        assert!(serving.accept());
+    }
+
+    #[test]
+    fn every_request_goes_to_its_application_once_and_nothing_may_follow_it() {
+        for (bytes, kind) in
+            [(fetch(), RecordType::Fetch), (locate(), RecordType::Locate), (mirror(), RecordType::Mirror)]
+        {
+            let mut bench = Bench::new();
+            let mut stream = bench.bi(false);
+            bench.feed(&mut stream, &bytes[..bytes.len() - 1]).unwrap();
+            assert!(bench.delivered().is_empty(), "{kind:?} has not come whole");
+            bench.feed(&mut stream, &bytes[bytes.len() - 1..]).unwrap();
+            let delivered = bench.delivered();
+            assert!(
+                matches!(&delivered[..], [Delivery::Asked(_, asked)] if asked.request.record_type() == kind),
+                "{delivered:?}"
+            );
+            assert_eq!(stream.role.take_counted(), Some(kind));
+            let twice = bench.feed(&mut stream, &bytes).unwrap_err();
+            assert_eq!((twice.code, twice.fatal), (ErrorCode::Malformed, false), "{kind:?} twice");
+        }
+    }
+
+    #[test]
+    fn records_that_are_no_request_are_malformed() {
+        let mut message = Vec::new();
+        MessageHeader { queue: QUEUE, token: None }.emit_record_front(0, &mut message);
+        let ok = record(&OkRecord { length_bytes: 0, descriptor: None });
+        for bytes in [record(&Settings::default()), message, ok] {
+            let mut bench = Bench::new();
+            let mut stream = bench.bi(false);
+            let fault = bench.feed(&mut stream, &bytes).unwrap_err();
+            assert_eq!((fault.code, fault.fatal), (ErrorCode::Malformed, false));
+            assert!(bench.delivered().is_empty());
+        }
+    }
+
+    #[test]
+    fn in_early_data_only_fetch_and_locate_are_taken() {
+        for (bytes, taken) in [(fetch(), true), (locate(), true), (mirror(), false), (put(QUEUE), false)] {
+            let mut bench = Bench::new();
+            let mut stream = bench.bi(true);
+            let fed = bench.feed(&mut stream, &bytes).map_err(|fault| fault.code);
+            assert_eq!(fed, if taken { Ok(()) } else { Err(ErrorCode::TooEarly) });
+            assert_eq!(bench.delivered().len(), usize::from(taken));
+        }
+    }
+
+    #[test]
+    fn a_node_that_leaves_takes_no_request() {
+        let mut bench = Bench::new();
+        bench.leaving = true;
+        let mut stream = bench.bi(false);
+        assert_eq!(bench.feed(&mut stream, &fetch()).unwrap_err().code, ErrorCode::GoingAway);
+    }
+
+    #[test]
+    fn a_put_is_read_once_it_is_taken_and_ends_checked() {
+        let mut bench = Bench::new();
+        let mut stream = bench.bi(false);
+        bench.feed(&mut stream, &put(QUEUE)).unwrap();
+        assert_eq!(stream.readiness(&bench.ports), Readiness::Blocked);
+        accept(&mut stream);
+        assert_eq!(stream.readiness(&bench.ports), Readiness::Wants);
+        bench.delivered();
+        for chunk in encoding(PAYLOAD) {
+            bench.feed(&mut stream, &chunk).unwrap();
+        }
+        bench.settle(&mut stream);
+        bench.end(&mut stream).unwrap();
+        let delivered = bench.delivered();
+        let [Delivery::Piece { piece, .. }, Delivery::Ended(_, End::Checked)] = &delivered[..] else {
+            panic!("{delivered:?}")
+        };
+        assert_eq!(piece.data, PAYLOAD);
+        // It is told once, and a reset after it tells nothing new of the bytes.
+        bench.settle(&mut stream);
+        assert!(bench.delivered().is_empty());
+    }
+
+    #[test]
+    fn bytes_before_ok_bytes_too_many_and_false_bytes_end_a_put() {
+        let mut bench = Bench::new();
+        let mut stream = bench.bi(false);
+        let early = [put(QUEUE), encoding(PAYLOAD).concat()].concat();
+        assert_eq!(bench.feed(&mut stream, &early).unwrap_err().code, ErrorCode::Malformed);
+
+        for (bytes, code) in [
+            ([encoding(PAYLOAD).concat(), b"x".to_vec()].concat(), ErrorCode::Malformed),
+            (vec![0; PAYLOAD.len()], ErrorCode::BadProof),
+        ] {
+            let mut stream = bench.bi(false);
+            bench.feed(&mut stream, &put(QUEUE)).unwrap();
+            accept(&mut stream);
+            assert_eq!(bench.feed(&mut stream, &bytes).unwrap_err().code, code);
+        }
+    }
+
+    #[test]
+    fn a_put_that_ends_early_is_malformed() {
+        let mut bench = Bench::new();
+        let mut stream = bench.bi(false);
+        bench.feed(&mut stream, &put(QUEUE)).unwrap();
+        accept(&mut stream);
+        assert_eq!(bench.end(&mut stream).unwrap_err().code, ErrorCode::Malformed);
+        let mut stream = bench.bi(false);
+        assert_eq!(bench.end(&mut stream).unwrap_err().code, ErrorCode::Malformed, "before its request");
+    }
+
+    #[test]
+    fn a_put_to_an_unchecked_queue_is_not_read_here_and_one_to_no_queue_is_refused() {
+        let mut bench = Bench::new();
+        let mut stream = bench.bi(false);
+        bench.feed(&mut stream, &put(UNCHECKED_QUEUE)).unwrap();
+        assert!(matches!(stream.role, Role::Relayed(_)));
+        assert_eq!(stream.role.take_counted(), Some(RecordType::Put));
+        let mut stream = bench.bi(false);
+        assert_eq!(bench.feed(&mut stream, &put(99)).unwrap_err().code, ErrorCode::NotFound);
+    }
+
+    #[test]
+    fn the_application_hears_of_one_end_alone_and_of_none_before_the_request() {
+        let failure = ErrorRecord::new(ErrorCode::None, 0, "given up");
+        let mut bench = Bench::new();
+        let mut stream = bench.bi(false);
+        bench.fail(&mut stream, failure.clone());
+        assert!(bench.delivered().is_empty(), "nobody knows of it");
+        let mut stream = bench.bi(false);
+        bench.feed(&mut stream, &fetch()).unwrap();
+        bench.delivered();
+        bench.fail(&mut stream, failure.clone());
+        bench.fail(&mut stream, failure.clone());
+        assert_eq!(bench.delivered().len(), 1);
+        let mut stream = bench.bi(false);
+        bench.feed(&mut stream, &fetch()).unwrap();
+        bench.delivered();
+        stream.role.close();
+        bench.fail(&mut stream, failure);
+        assert!(bench.delivered().is_empty(), "the application ended it itself");
+    }
+
+    #[test]
+    fn a_node_without_routes_refuses_hop() {
+        let mut bench = Bench::new();
+        let mut stream = bench.bi(false);
+        let fault = bench.feed(&mut stream, &record(&super::super::testing::hop())).unwrap_err();
+        assert_eq!(fault.code, ErrorCode::NotAuthorised);
+    }
+}

@@ -1,0 +1,387 @@
+//! One stream: what it is for, what is still to be read of it, what is still to be written on it.
+//!
+//! Every stream has one slot in the session's table, and one role. A role says how far the peer's bytes are read and where they go;
+//! this file alone tells the roles apart. Wait lists follow from [`Stream::readiness`].
+
+use super::asking::Asking;
+use super::control::{Control, Opening};
+use super::fault::Fault;
+use super::messages::Messages;
+use super::reading::Reading;
+use super::relayed::Relayed;
+use super::send::Outbound;
+use super::serving::Serving;
+use crate::counters::Counter;
+use crate::limits::CHUNKS_PER_TURN_MAX;
+use crate::queue::{Credit, RequestId, WorkerPort};
+use crate::record::{ErrorCode, ErrorRecord, Payload, RecordReader, RecordType};
+use bytes::Bytes;
+use quinn_proto::{Connection, ReadError, StreamId, VarInt};
+
+/// Ring places that one reading of a stream may need: a piece for every 256 KiB, and the events that end a request.
+pub(super) const RING_ROOM_MIN: usize = 64;
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) role: Role,
+    /// The half that the peer writes; none once nothing more of it is read.
+    pub(super) recv: Option<RecordReader>,
+    /// The half that this side writes.
+    pub(super) send: Sending,
+    pub(super) queued: Queued,
+}
+
+/// What a stream is for.
+#[derive(Debug)]
+pub(super) enum Role {
+    /// The peer's unidirectional stream before its first record.
+    Opening(Opening),
+    /// The peer's CONTROL.
+    Control(Control),
+    /// The peer's messages.
+    Messages(Messages),
+    /// A request of the peer's.
+    Serving(Serving),
+    /// A request of ours.
+    Asking(Box<Asking>),
+    /// A request, of either side, whose bytes are not read here.
+    Relayed(Relayed),
+    /// This side's CONTROL or messages: nothing is read.
+    Writing,
+}
+
+/// The half of a stream that this side writes.
+#[derive(Debug)]
+pub(super) enum Sending {
+    /// There is none, or nothing more becomes of it.
+    Over,
+    /// Something may still be written.
+    Open(Outbound),
+    /// QUIC has all of it; the peer has not acknowledged all of it.
+    Finished,
+}
+
+/// The wait list that a stream stands in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Queued {
+    No,
+    /// For its turn to be read.
+    Readable,
+    /// For room at the consumer of its bytes.
+    Paused,
+}
+
+/// Whether a stream is read on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Readiness {
+    /// It takes what arrives.
+    Wants,
+    /// The application must answer first.
+    Blocked,
+    /// Its consumer has no room.
+    Paused,
+    /// The application's ring has no room.
+    Full,
+    /// Nothing more is read.
+    Done,
+}
+
+/// How the bytes of a stream are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reads {
+    /// As records.
+    Records,
+    /// As they are.
+    Bytes,
+    /// Not now: a record that was read waits for room.
+    Nothing,
+}
+
+/// How a reading of a stream ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// Nothing more has arrived, or the application must answer first.
+    Blocked,
+    /// The ring is full, or other streams have their turn first.
+    Later,
+    /// The consumer has no room.
+    Paused,
+    /// The peer has ended its half.
+    Finished,
+    /// The peer has reset its half.
+    Reset(VarInt),
+    /// The peer broke the protocol, or its bytes prove false.
+    Fault(Fault),
+}
+
+/// What a record or bytes make of a role: another role, or none.
+pub(super) type Step = Result<Option<Role>, Fault>;
+
+/// What every role says and does. The defaults are those of a stream whose peer has nothing to say.
+pub(super) trait Reader {
+    /// The application that takes what comes, once that is known.
+    fn app(&self) -> Option<usize>;
+
+    fn reads(&self) -> Reads {
+        Reads::Records
+    }
+
+    /// Whether the application and the consumer take more; the ring is asked elsewhere.
+    fn readiness(&self) -> Readiness {
+        Readiness::Wants
+    }
+
+    /// Takes a whole record.
+    fn on_record(&mut self, kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> Step;
+
+    /// Takes bytes, where they are read as they are.
+    fn on_bytes(&mut self, _bytes: Bytes, _cx: &mut Reading<'_, '_>) -> Step {
+        Ok(None)
+    }
+
+    /// Delivers what waited for room. Returns whether there was something.
+    fn resume(&mut self, _cx: &mut Reading<'_, '_>) -> bool {
+        false
+    }
+
+    /// The peer has ended its half, with nothing left unread if `at_border`.
+    fn on_end(&mut self, at_border: bool, cx: &mut Reading<'_, '_>) -> Result<(), Fault>;
+
+    /// After a reading: delivers what gathered.
+    fn settle(&mut self, _cx: &mut Reading<'_, '_>) {}
+
+    /// Tells the application, if it knows of this request and not of its end, that it is over.
+    fn fail(&mut self, _failure: ErrorRecord, _cx: &mut Reading<'_, '_>) {}
+}
+
+/// Calls the same of whichever role it is.
+macro_rules! of_role {
+    ($role:expr, $reader:ident => $call:expr, writing => $none:expr) => {
+        match $role {
+            Role::Opening($reader) => $call,
+            Role::Control($reader) => $call,
+            Role::Messages($reader) => $call,
+            Role::Serving($reader) => $call,
+            Role::Asking($reader) => $call,
+            Role::Relayed($reader) => $call,
+            Role::Writing => $none,
+        }
+    };
+}
+
+impl Role {
+    /// The application that takes what comes, once that is known.
+    pub(super) fn app(&self) -> Option<usize> {
+        of_role!(self, role => role.app(), writing => None)
+    }
+
+    /// Whether the peer opened this request.
+    pub(super) fn is_peer_request(&self) -> bool {
+        match self {
+            Self::Serving(_) => true,
+            Self::Relayed(relayed) => !relayed.request.is_local(),
+            _ => false,
+        }
+    }
+
+    /// The request of ours that is answered here, with the application that asked.
+    pub(super) fn local_request(&self) -> Option<(usize, RequestId)> {
+        match self {
+            Self::Asking(asking) => Some((asking.app, asking.request)),
+            Self::Relayed(relayed) if relayed.request.is_local() => Some((relayed.app, relayed.request)),
+            _ => None,
+        }
+    }
+
+    /// Whether the peer may only have passed on what others wrote.
+    pub(super) fn is_routed(&self) -> bool {
+        match self {
+            Self::Serving(serving) => serving.routed,
+            Self::Asking(asking) => asking.routed,
+            Self::Relayed(relayed) => relayed.routed,
+            _ => false,
+        }
+    }
+
+    /// The peer's CONTROL stream: any fault on it ends the connection.
+    pub(super) fn is_control(&self) -> bool {
+        matches!(self, Self::Control(_))
+    }
+
+    /// The kind of the peer's request, once: for the counter of its outcome.
+    pub(super) fn take_counted(&mut self) -> Option<RecordType> {
+        match self {
+            Self::Serving(serving) => serving.counted.take(),
+            Self::Relayed(relayed) => relayed.counted.take(),
+            _ => None,
+        }
+    }
+
+    /// The application has ended the peer's request: it hears no more of it. A request of ours is not over with what is sent of it.
+    pub(super) fn close(&mut self) {
+        match self {
+            Self::Serving(serving) => serving.over = true,
+            Self::Relayed(relayed) if !relayed.request.is_local() => relayed.over = true,
+            _ => {}
+        }
+    }
+
+    /// See [`Reader::fail`].
+    pub(super) fn fail(&mut self, failure: ErrorRecord, cx: &mut Reading<'_, '_>) {
+        if failure.code == ErrorCode::BadProof {
+            cx.cx.counters.add(Counter::BadProofs, 1);
+        }
+        of_role!(self, role => role.fail(failure, cx), writing => {});
+    }
+}
+
+impl Stream {
+    /// A stream of which the peer's half is read.
+    pub(super) fn new(role: Role, send: Sending) -> Self {
+        Self { role, recv: Some(RecordReader::new()), send, queued: Queued::No }
+    }
+
+    /// A stream that this side alone writes.
+    pub(super) fn writing(credit: Credit) -> Self {
+        let send = Sending::Open(Outbound::new(credit));
+        Self { role: Role::Writing, recv: None, send, queued: Queued::No }
+    }
+
+    /// Whether nothing more becomes of it. An answer that the peer has not acknowledged holds a request of the peer's open.
+    pub(super) fn is_over(&self) -> bool {
+        let unsent = match self.send {
+            Sending::Over => false,
+            Sending::Open(_) => true,
+            Sending::Finished => self.role.is_peer_request(),
+        };
+        self.recv.is_none() && !unsent
+    }
+
+    /// Whether it is a request of the peer's whose answer has not been acknowledged whole.
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.role.is_peer_request() && !matches!(self.send, Sending::Over)
+    }
+
+    /// Whether it is read on. Everything that waits, waits for what this says.
+    pub(super) fn readiness(&self, ports: &[WorkerPort]) -> Readiness {
+        if self.recv.is_none() {
+            return Readiness::Done;
+        }
+        let readiness = of_role!(&self.role, role => role.readiness(), writing => Readiness::Done);
+        // A stream whose application is not known yet brings one event, or a message that waits here.
+        let is_full = |app: usize| ports[app].room() < RING_ROOM_MIN;
+        match readiness {
+            Readiness::Wants if self.role.app().is_some_and(is_full) => Readiness::Full,
+            other => other,
+        }
+    }
+
+    /// Reads what has arrived and may be read. Returns how it ended, and whether anything was read.
+    pub(super) fn read(
+        &mut self,
+        conn: &mut Connection,
+        id: StreamId,
+        cx: &mut Reading<'_, '_>,
+    ) -> (End, bool) {
+        let mut chunks_left = CHUNKS_PER_TURN_MAX;
+        let mut recv = conn.recv_stream(id);
+        let Ok(mut chunks) = recv.read(true) else {
+            // QUIC has closed what was not read to its end.
+            return (End::Reset(ErrorCode::Internal.into()), false);
+        };
+        let end = loop {
+            match self.readiness(cx.cx.ports) {
+                Readiness::Wants if chunks_left > 0 => {}
+                Readiness::Wants | Readiness::Full => {
+                    cx.cx.counters.add(Counter::RingStalls, u64::from(chunks_left > 0));
+                    break End::Later;
+                }
+                Readiness::Paused => break End::Paused,
+                Readiness::Blocked | Readiness::Done => break End::Blocked,
+            }
+            if let Err(fault) = self.resume(cx) {
+                break End::Fault(fault);
+            }
+            chunks_left -= 1;
+            match chunks.next(usize::MAX) {
+                Ok(Some(chunk)) => {
+                    if let Err(fault) = self.feed(chunk.bytes, cx) {
+                        break End::Fault(fault);
+                    }
+                }
+                Ok(None) => break self.end(cx).map_or_else(End::Fault, |()| End::Finished),
+                Err(ReadError::Blocked) => break End::Blocked,
+                Err(ReadError::Reset(code)) => break End::Reset(code),
+            }
+        };
+        let _ = chunks.finalize();
+        self.settle(cx);
+        (end, chunks_left < CHUNKS_PER_TURN_MAX)
+    }
+
+    /// Delivers what gathered in a reading, in as few runs as it can be.
+    pub(super) fn settle(&mut self, cx: &mut Reading<'_, '_>) {
+        of_role!(&mut self.role, role => role.settle(cx), writing => {});
+    }
+
+    /// Takes the next bytes of the stream.
+    pub(super) fn feed(&mut self, chunk: Bytes, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
+        let reads = of_role!(&self.role, role => role.reads(), writing => Reads::Nothing);
+        if reads == Reads::Bytes {
+            let step = of_role!(&mut self.role, role => role.on_bytes(chunk, cx), writing => Ok(None))?;
+            self.take_on(step);
+            return Ok(());
+        }
+        if let Some(reader) = &mut self.recv {
+            reader.push(chunk);
+        }
+        let drained = self.drain(cx);
+        drained.map_err(|fault| Fault { fatal: fault.fatal || self.role.is_control(), ..fault })
+    }
+
+    /// Delivers what waited for room, and reads on in what came with it. Called once there is room.
+    pub(super) fn resume(&mut self, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
+        let resumed = of_role!(&mut self.role, role => role.resume(cx), writing => false);
+        if resumed { self.drain(cx) } else { Ok(()) }
+    }
+
+    /// Reads on in what has been taken.
+    fn drain(&mut self, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
+        while let Some(reader) = &mut self.recv {
+            let reads = of_role!(&self.role, role => role.reads(), writing => Reads::Nothing);
+            let step = match reads {
+                Reads::Records => {
+                    let Some(header) = reader.next_header()? else { return Ok(()) };
+                    let Some(body) = reader.take_body() else { return Ok(()) };
+                    cx.cx.counters.add(Counter::RecordsIn, 1);
+                    let kind = header.record_type;
+                    of_role!(&mut self.role, role => role.on_record(kind, body, cx), writing => Ok(None))?
+                }
+                Reads::Bytes => {
+                    let Some(bytes) = reader.take_raw(usize::MAX) else { return Ok(()) };
+                    of_role!(&mut self.role, role => role.on_bytes(bytes, cx), writing => Ok(None))?
+                }
+                Reads::Nothing => return Ok(()),
+            };
+            self.take_on(step);
+        }
+        Ok(())
+    }
+
+    fn take_on(&mut self, role: Option<Role>) {
+        if let Some(role) = role {
+            self.role = role;
+        }
+    }
+
+    /// The peer has ended its half.
+    pub(super) fn end(&mut self, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
+        let at_border = self.recv.as_ref().is_none_or(RecordReader::is_at_record_border);
+        of_role!(&mut self.role, role => role.on_end(at_border, cx), writing => Ok(()))
+    }
+}
+
+/// A known record where it may not stand (protocol §4).
+pub(super) fn unexpected(kind: RecordType, place: &str) -> Fault {
+    Fault::malformed(&format!("{kind:?} {place}"))
+}

@@ -1,0 +1,213 @@
+//! What becomes of the streams of a session: they are accepted, read in their turn, and end.
+
+use super::control::Opening;
+use super::fault::Fault;
+use super::outcomes::Outcome;
+use super::reading::Reading;
+use super::send::Outbound;
+use super::serving::Serving;
+use super::stream::{End, Queued, Role, Sending, Stream};
+use super::{Context, Session};
+use crate::counters::Counter;
+use crate::limits::{STREAM_ERROR_WINDOW_S, STREAM_ERRORS_MAX};
+use crate::queue::{Credit, Delivery};
+use crate::record::{ErrorCode, ErrorRecord};
+use bytes::Bytes;
+use quinn_proto::{Connection, Dir, StreamId, VarInt};
+use std::time::{Duration, Instant};
+
+impl Session {
+    pub(super) fn accept(&mut self, conn: &mut Connection, id: StreamId, dir: Dir) {
+        // A client that is through with its handshake is no replay, and neither is what it sent before.
+        let early = self.early && conn.side().is_server();
+        let stream = match dir {
+            Dir::Uni => Stream::new(Role::Opening(Opening { early }), Sending::Over),
+            Dir::Bi => {
+                // Answers to one peer go out in the order of its requests.
+                self.arrivals = self.arrivals.saturating_sub(1);
+                let _ = conn.send_stream(id).set_priority(self.arrivals);
+                let credit = Credit::default();
+                let send = Sending::Open(Outbound::new(credit.clone()));
+                Stream::new(Role::Serving(Serving::new(early, credit)), send)
+            }
+        };
+        self.streams.insert(id, stream);
+        self.line_up(id);
+    }
+
+    /// The peer has acknowledged a half whole.
+    pub(super) fn acknowledged(&mut self, id: StreamId, now: Instant) {
+        if let Some(stream) = self.streams.get_mut(&id)
+            && matches!(stream.send, Sending::Finished)
+        {
+            if stream.is_unanswered() {
+                self.answered_at = Some(now);
+            }
+            stream.send = Sending::Over;
+            self.forget_if_over(id);
+        }
+    }
+
+    /// Has a stream read at the next turn. Each stands in one line once, however often more of it arrives.
+    pub(super) fn line_up(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id)
+            && stream.queued == Queued::No
+        {
+            stream.queued = Queued::Readable;
+            self.readable.push_back(id);
+        }
+    }
+
+    /// Reads what may be read. Streams whose ring is full stay in line.
+    pub(crate) fn read(&mut self, conn: &mut Connection, cx: &mut Context<'_>) -> bool {
+        let mut worked = false;
+        for _ in 0..self.readable.len() {
+            // Applications have heard the last of a closed connection: nothing on it would ever be taken back.
+            if self.closed_told {
+                self.readable.clear();
+            }
+            let Some(id) = self.readable.pop_front() else { break };
+            worked |= self.read_stream(conn, id, cx);
+        }
+        worked
+    }
+
+    fn read_stream(&mut self, conn: &mut Connection, id: StreamId, cx: &mut Context<'_>) -> bool {
+        let (connection, owner, leaving) = (self.id, self.owner, self.leaving);
+        let Some(stream) = self.streams.get_mut(&id) else { return false };
+        stream.queued = Queued::No;
+        if stream.recv.is_none() {
+            return false;
+        }
+        let mut reading = Reading { connection, stream: id, owner, peer: &mut self.peer, leaving, cx };
+        let (end, worked) = stream.read(conn, id, &mut reading);
+        match end {
+            End::Blocked => {}
+            End::Later => {
+                stream.queued = Queued::Readable;
+                self.readable.push_back(id);
+            }
+            End::Paused => {
+                stream.queued = Queued::Paused;
+                self.paused.push(id);
+            }
+            End::Finished => self.finished(conn, id),
+            End::Reset(_) if stream.role.is_control() => self.fault(conn, id, Fault::control_reset(), cx),
+            End::Reset(code) => self.reset(conn, id, code, cx),
+            End::Fault(fault) => self.fault(conn, id, fault, cx),
+        }
+        worked
+    }
+
+    /// The peer has ended its half of a stream, in its right place.
+    fn finished(&mut self, conn: &mut Connection, id: StreamId) {
+        let Some(stream) = self.streams.get(&id) else { return };
+        let is_ours = stream.role.local_request().is_some();
+        self.end_reading(id);
+        // An answer that is whole ends a request of ours, though not all of it may have been sent.
+        if is_ours {
+            self.abort_out(conn, id, ErrorCode::None);
+        }
+    }
+
+    /// The peer has reset its half of a stream.
+    fn reset(&mut self, conn: &mut Connection, id: StreamId, code: VarInt, cx: &mut Context<'_>) {
+        self.count_outcome(id, Outcome::Abandoned, cx.counters);
+        let code = ErrorCode::from_u64(code.into_inner()).unwrap_or(ErrorCode::Internal);
+        self.fail(id, ErrorRecord::new(code, 0, "the peer gave the stream up"), cx);
+        self.end_reading(id);
+        self.abort_out(conn, id, ErrorCode::None);
+    }
+
+    /// Ends a stream on which the peer broke the protocol or sent bytes that prove false.
+    fn fault(&mut self, conn: &mut Connection, id: StreamId, fault: Fault, cx: &mut Context<'_>) {
+        cx.counters.add(Counter::ProtocolErrors, 1);
+        let Some(stream) = self.streams.get(&id) else { return };
+        let (is_asked, is_routed) = (stream.role.is_peer_request(), stream.role.is_routed());
+        let failure = ErrorRecord::new(fault.code, 0, fault.reason.clone());
+        self.fail(id, failure.clone(), cx);
+        self.stop_reading(conn, id, fault.code);
+        if is_asked {
+            self.refuse(conn, id, &failure, cx);
+        } else {
+            self.abort_out(conn, id, fault.code);
+        }
+        // Protocol §8: a peer that passes on what others wrote is not charged for it.
+        if !is_routed {
+            self.count_error(conn, fault, cx);
+        }
+    }
+
+    /// Tells the application of a request that it is over.
+    pub(super) fn fail(&mut self, id: StreamId, failure: ErrorRecord, cx: &mut Context<'_>) {
+        let (connection, owner, leaving) = (self.id, self.owner, self.leaving);
+        if let Some(stream) = self.streams.get_mut(&id) {
+            let mut reading = Reading { connection, stream: id, owner, peer: &mut self.peer, leaving, cx };
+            stream.role.fail(failure, &mut reading);
+        }
+    }
+
+    /// Reads no more of a stream, and asks the peer to send no more.
+    pub(super) fn stop_reading(&mut self, conn: &mut Connection, id: StreamId, code: ErrorCode) {
+        let _ = conn.recv_stream(id).stop(code.into());
+        self.end_reading(id);
+    }
+
+    /// Nothing more is read of a stream: a request of ours is over with its answer.
+    pub(super) fn end_reading(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        stream.recv = None;
+        if let Some((app, request)) = stream.role.local_request() {
+            self.local.remove(&(app, request.number));
+        }
+        self.forget_if_over(id);
+    }
+
+    pub(super) fn forget_if_over(&mut self, id: StreamId) {
+        if self.streams.get(&id).is_some_and(Stream::is_over) {
+            self.streams.remove(&id);
+        }
+    }
+
+    /// Protocol §8: three stream errors in a minute close the connection; an error on CONTROL does at once.
+    fn count_error(&mut self, conn: &mut Connection, fault: Fault, cx: &mut Context<'_>) {
+        if !fault.counts() {
+            return;
+        }
+        let window = Duration::from_secs(STREAM_ERROR_WINDOW_S);
+        while self.errors.front().is_some_and(|&at| cx.now.duration_since(at) > window) {
+            self.errors.pop_front();
+        }
+        self.errors.push_back(cx.now);
+        if fault.fatal || self.errors.len() >= STREAM_ERRORS_MAX {
+            self.closed(&format!("closed here: {}", fault.reason), cx);
+            conn.close(cx.now, fault.code.into(), Bytes::from(fault.reason));
+        }
+    }
+
+    pub(super) fn stopped(
+        &mut self,
+        conn: &mut Connection,
+        id: StreamId,
+        code: VarInt,
+        cx: &mut Context<'_>,
+    ) {
+        let code = ErrorCode::from_u64(code.into_inner()).unwrap_or(ErrorCode::Internal);
+        self.count_outcome(id, Outcome::Abandoned, cx.counters);
+        self.messages.retain(|_, stream| *stream != id);
+        let Some(stream) = self.streams.get(&id) else { return };
+        let is_read = stream.recv.is_some();
+        if stream.role.is_peer_request() {
+            // A peer that stops the answer has lost interest: the application is told.
+            let what = if is_read { "the peer gave the request up" } else { "the peer gave the answer up" };
+            self.fail(id, ErrorRecord::new(code, 0, what), cx);
+            if is_read {
+                self.stop_reading(conn, id, code);
+            }
+        } else if let (Role::Relayed(relayed), true) = (&stream.role, is_read) {
+            // An ERROR may still be on its way: the answer is read on.
+            cx.ports[relayed.app].deliver(Delivery::Stopped(relayed.request, code));
+        }
+        self.abort_out(conn, id, code);
+    }
+}
