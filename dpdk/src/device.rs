@@ -87,6 +87,11 @@ impl Device {
         }
     }
 
+    /// Whether net_af_xdp runs it.
+    pub(crate) fn is_af_xdp(&self) -> bool {
+        matches!(self, Self::Virtual { name, .. } if name.starts_with("net_af_xdp"))
+    }
+
     pub(crate) fn memif(&self) -> Option<&Memif> {
         match self {
             Self::Virtual { memif, .. } => memif.as_ref(),

@@ -34,6 +34,15 @@ impl Pool {
         NonNull::new(pool).map(Self)
     }
 
+    /// As [`Pool::create`], with buffers that are a memory page each, all in one piece of memory: what net_af_xdp
+    /// registers with the kernel (the shim says why).
+    pub(crate) fn create_paged(name: &str, mbufs: u32, numa_node: c_int) -> Option<Self> {
+        let name = CString::new(name).ok()?;
+        // SAFETY: the name is a C string, which DPDK copies; a null result is handled.
+        let pool = unsafe { dpdk_sys::stoq_pool_create_paged(name.as_ptr(), mbufs, CACHE_LEN, numa_node) };
+        NonNull::new(pool).map(Self)
+    }
+
     pub(crate) fn as_ptr(&self) -> *mut c_void {
         self.0.as_ptr()
     }

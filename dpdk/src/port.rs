@@ -23,8 +23,12 @@ const FRAME_OVERHEAD_BYTES: u16 = 14 + 4;
 /// RFC 791: every link takes 68 bytes.
 const MTU_MIN: u16 = 68;
 const MTU_MAX: u16 = 63 * 1024 - FRAME_OVERHEAD_BYTES;
-/// Buffers that net_af_xdp takes for a queue's fill ring (XSK_RING_PROD__DEFAULT_NUM_DESCS).
-const AF_XDP_FILL_LEN: u32 = 2048;
+/// Buffers that net_af_xdp keeps in a queue's fill ring, and at most in its completion ring
+/// (XSK_RING_PROD__DEFAULT_NUM_DESCS, XSK_RING_CONS__DEFAULT_NUM_DESCS).
+const AF_XDP_RING_LEN: u32 = 2048;
+/// What the kernel leaves of a buffer of net_af_xdp, a page of 4096 bytes, for a frame: without DPDK's headers (64 + 128
+/// bytes), its headroom (128) and the kernel's own (XDP_PACKET_HEADROOM, 256).
+const AF_XDP_FRAME_BYTES_MAX: u32 = 4096 - 64 - 128 - 128 - 256;
 /// Room that every driver takes, bytes.
 const ROOM_BYTES_MIN: u16 = 2048;
 
@@ -289,6 +293,9 @@ impl OpenPort {
                 max: caps.queues_max,
             });
         }
+        if self.device.is_af_xdp() {
+            caps.mtu_max = caps.mtu_max.min(AF_XDP_FRAME_BYTES_MAX - u32::from(FRAME_OVERHEAD_BYTES));
+        }
         // memif claims 1518-byte frames whatever its buffers are: there the buffers decide.
         let memif_bsize = self.device.memif().map(|memif| memif.bsize);
         if memif_bsize.is_none() && u32::from(config.mtu) > caps.mtu_max {
@@ -352,21 +359,23 @@ impl OpenPort {
         pending_max: usize,
     ) -> Result<(), DpdkError> {
         let burst = BURST_LEN_MAX as u32;
-        // net_af_xdp fills its own ring from the pool, whatever the descriptors.
-        let own_ring = if self.device.name().starts_with("net_af_xdp") { AF_XDP_FILL_LEN } else { 0 };
-        let rx_least = u32::from(setup.rx_descriptors) + own_ring + 2 * burst + CACHE_LEN_MAX;
+        let af_xdp = self.device.is_af_xdp();
+        // net_af_xdp also sends from the receive buffers, into which it copies: they lie in its fill ring, its transmit
+        // ring, which is as long as the receive ring, and its completion ring, and must not run out for receiving.
+        let own_rings = if af_xdp { 2 * AF_XDP_RING_LEN + u32::from(setup.rx_descriptors) } else { 0 };
+        let rx_least = u32::from(setup.rx_descriptors) + own_rings + 2 * burst + CACHE_LEN_MAX;
         let rx_mbufs = rx_mbufs.unwrap_or(0).max(rx_least);
         let tx_mbufs =
             u32::from(setup.tx_descriptors) + pending_max as u32 + 2 * STASH_LEN as u32 + CACHE_LEN_MAX;
-        for (kind, mbufs) in [("rx", rx_mbufs), ("tx", tx_mbufs)] {
+        for (kind, mbufs, paged) in [("rx", rx_mbufs, af_xdp), ("tx", tx_mbufs, false)] {
             let name = format!("stoq_{}_{queue}_{kind}", self.id);
-            let pool = Pool::create(&name, mbufs, room, numa_node).ok_or_else(|| DpdkError::NoMemory {
-                device: self.device.name().into(),
-                queue,
-                mbufs,
-                room,
-            })?;
-            self.pools.push(pool);
+            let pool = if paged {
+                Pool::create_paged(&name, mbufs, numa_node)
+            } else {
+                Pool::create(&name, mbufs, room, numa_node)
+            };
+            let device = self.device.name().into();
+            self.pools.push(pool.ok_or(DpdkError::NoMemory { device, queue, mbufs, room })?);
         }
         // SAFETY: the port is configured with more than `queue` queues; the pool outlives the port's close, because
         // `Drop` closes first and frees the pools after.

@@ -15,6 +15,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <rte_alarm.h>
 #include <rte_cycles.h>
@@ -26,6 +27,7 @@
 #include <rte_log.h>
 #include <rte_mbuf.h>
 #include <rte_mempool.h>
+#include <rte_memzone.h>
 
 /* One frame of a received burst. */
 struct stoq_rx_frame {
@@ -324,6 +326,63 @@ void *stoq_pool_create(const char *name, uint32_t mbufs, uint32_t cache, uint16_
 	/* Memory of another node is slower; none is worse. */
 	if (pool == NULL && numa_node >= 0)
 		pool = rte_pktmbuf_pool_create(name, mbufs, cache, 0, data_room, SOCKET_ID_ANY);
+	return pool;
+}
+
+static void free_zone(struct rte_mempool_memhdr *chunk, void *zone)
+{
+	(void)chunk;
+	rte_memzone_free(zone);
+}
+
+static struct rte_mempool *paged_pool(const char *name, uint32_t mbufs, uint32_t cache, int socket)
+{
+	const unsigned int flags = RTE_MEMPOOL_F_NO_SPREAD | RTE_MEMPOOL_F_NO_IOVA_CONTIG;
+	const uint32_t page = (uint32_t)sysconf(_SC_PAGESIZE);
+	struct rte_mempool_objsz size;
+	struct rte_pktmbuf_pool_private private = { 0 };
+	const struct rte_memzone *zone;
+	struct rte_mempool *pool;
+	uint32_t object;
+
+	rte_mempool_calc_obj_size(sizeof(struct rte_mbuf), flags, &size);
+	object = page - size.header_size - size.trailer_size;
+	private.mbuf_data_room_size = object - sizeof(struct rte_mbuf);
+	if (rte_mempool_calc_obj_size(object, flags, NULL) != page)
+		return NULL;
+	pool = rte_mempool_create_empty(name, mbufs, object, cache, sizeof(private), socket, flags);
+	if (pool == NULL)
+		return NULL;
+	zone = rte_memzone_reserve_aligned(name, (size_t)mbufs * page, socket, 0, page);
+	if (zone == NULL)
+		goto failed;
+	rte_pktmbuf_pool_init(pool, &private);
+	if (rte_mempool_populate_iova(pool, zone->addr, RTE_BAD_IOVA, zone->len, free_zone, (void *)(uintptr_t)zone) <= 0) {
+		rte_memzone_free(zone);
+		goto failed;
+	}
+	if (pool->populated_size != mbufs || pool->nb_mem_chunks != 1)
+		goto failed;
+	rte_mempool_obj_iter(pool, rte_pktmbuf_init, NULL);
+	return pool;
+failed:
+	rte_mempool_free(pool);
+	return NULL;
+}
+
+/*
+ * net_af_xdp hands the kernel one run of memory: from the pool's first object on, as many bytes as it has objects times
+ * their size. A pool as DPDK lays it out has gaps, because no object may cross a page, and lies in several pieces on
+ * normal pages: its last objects are outside that run. The kernel drops what is sent from them and never gives them
+ * back, and nothing counts that. Here each object is a page of its own, hence nothing has gaps and nothing crosses a
+ * page, which zero copy needs too; and all of them are one piece.
+ */
+void *stoq_pool_create_paged(const char *name, uint32_t mbufs, uint32_t cache, int numa_node)
+{
+	struct rte_mempool *pool = paged_pool(name, mbufs, cache, numa_node);
+
+	if (pool == NULL && numa_node >= 0)
+		pool = paged_pool(name, mbufs, cache, SOCKET_ID_ANY);
 	return pool;
 }
 

@@ -160,6 +160,13 @@ unsafe extern "C" {
         room: u16,
         numa_node: c_int,
     ) -> *mut c_void;
+    /// A pool whose buffers are a memory page each, all in one piece of memory, or null. net_af_xdp needs one.
+    pub fn stoq_pool_create_paged(
+        name: *const c_char,
+        mbufs: u32,
+        cache: u32,
+        numa_node: c_int,
+    ) -> *mut c_void;
     /// Frees a pool that nothing uses any more.
     pub fn stoq_pool_free(pool: *mut c_void);
     /// Buffers free in a pool, those in per-thread caches included.
