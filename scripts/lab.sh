@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The lab: the gateway in user space on a DPDK port, the client on kernel UDP sockets in a network namespace, a veth pair
-# between them. ping, put and get over IPv4 and IPv6, on net_af_packet and, without UDP checksums over IPv4, on net_af_xdp. Needs root
+# between them. ping, put and get over IPv4 and IPv6, on net_af_packet and, without UDP checksums over IPv4, on net_af_xdp, there with huge
+# pages and with normal ones. Then what the gateway says of an interface without carrier, down, and deleted. Needs root
 # and a release build.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -32,35 +33,40 @@ cleanup() {
 }
 trap cleanup EXIT
 
+# plug: makes the veth pair.
+plug() {
+    local side in
+    ip link add "$near" type veth peer name "$far" netns "$ns"
+    # The kernel leaves checksums and segmentation to the NIC behind a veth; a user-space port needs both done.
+    for side in "$near" "$far"; do
+        [ "$side" = "$near" ] && in=() || in=(ip netns exec "$ns")
+        "${in[@]}" ethtool -K "$side" tx off rx off tso off gso off gro off >/dev/null
+        "${in[@]}" ip link set "$side" up
+    done
+    ip addr flush dev "$near"
+    ip netns exec "$ns" ip addr add 10.78.0.2/24 dev "$far"
+    ip netns exec "$ns" ip -6 addr add fd78::2/64 dev "$far" nodad
+}
+
 ip netns add "$ns"
-ip link add "$near" type veth peer name "$far" netns "$ns"
-# The kernel leaves checksums and segmentation to the NIC behind a veth; a user-space port needs both done.
-for side in "$near" "$far"; do
-    [ "$side" = "$near" ] && in=() || in=(ip netns exec "$ns")
-    "${in[@]}" ethtool -K "$side" tx off rx off tso off gso off gro off >/dev/null
-    "${in[@]}" ip link set "$side" up
-done
-ip addr flush dev "$near"
 ip netns exec "$ns" ip link set lo up
-ip netns exec "$ns" ip addr add 10.78.0.2/24 dev "$far"
-ip netns exec "$ns" ip -6 addr add fd78::2/64 dev "$far" nodad
+plug
 
 new_identities "$dir" gateway client
 client=(ip netns exec "$ns" "$stoq")
 options=(--cert "$dir/client.pem" --key "$dir/client.key" --node-id "$(cat "$dir/gateway.id")")
 head -c 67108864 /dev/urandom >"$dir/file"
 
-# lab DEVICE UDP-CHECKSUM
-lab() {
-    local device=$1 driver=${1%%0,*}
-    say "$driver"
+# configure DEVICE UDP-CHECKSUM HUGE-PAGES
+configure() {
     rm -rf "$dir/store" "$dir/got"*
     cat >"$dir/gateway.toml" <<TOML
 [network]
 kind = "dpdk"
-device = "$device"
+device = "$1"
 addresses = ["10.78.0.1/24", "fd78::1/64"]
 udp_checksum = $2
+huge_pages = "$3"
 $(identity_toml gateway client)
 [[application]]
 kind = "seed"
@@ -73,11 +79,24 @@ queues = [1]
 [[application]]
 kind = "discard"
 queues = [2]
+[admin]
+listen = "127.0.0.1:9578"
 TOML
+}
+
+start_gateway() {
     "$gateway" check --config "$dir/gateway.toml"
     "$gateway" run --config "$dir/gateway.toml" 2>"$dir/gateway.log" &
     pid=$!
     wait_for $PATIENCE_S "gateway ready" "$dir/gateway.log" $pid
+}
+
+# lab DEVICE UDP-CHECKSUM HUGE-PAGES
+lab() {
+    local driver=${1%%0,*}
+    say "$driver, huge pages $3"
+    configure "$@"
+    start_gateway
 
     ip netns exec "$ns" ping -q -c 3 -i 0.2 -W 20 10.78.0.1
     ip netns exec "$ns" ping -6 -q -c 3 -i 0.2 -W 20 fd78::1
@@ -98,6 +117,55 @@ TOML
     grep 'worker counted' "$dir/gateway.log"
 }
 
-lab "net_af_packet0,iface=$near,blocksz=65536,framesz=2048,framecnt=2048,qdisc_bypass=1" true
-lab "net_af_xdp0,iface=$near" false
+# until_health TEXT: until the gateway's /readyz says TEXT.
+until_health() {
+    local until=$((SECONDS + PATIENCE_S)) said
+    until said=$("$gateway" health --url http://127.0.0.1:9578/readyz 2>&1 && echo ready); [[ $said == *"$1"* ]]; do
+        [ $SECONDS -lt $until ] || die "/readyz says \"$said\", not \"$1\""
+        sleep 0.2
+    done
+}
+
+# link DEVICE UDP-CHECKSUM HUGE-PAGES: what happens to the interface shows, and passes when it is mended.
+link() {
+    say "${1%%0,*}: the interface without carrier, down, up, and deleted"
+    configure "$@"
+    start_gateway
+    until_health ready
+    ip netns exec "$ns" ip link set "$far" down
+    until_health "$near has no carrier"
+    ip netns exec "$ns" ip link set "$far" up
+    until_health ready
+    ip link set "$near" down
+    until_health "$near is down"
+    ip link set "$near" up
+    until_health ready
+    ip netns exec "$ns" ip -6 addr replace fd78::2/64 dev "$far" nodad
+    "${client[@]}" ping -g 10.78.0.1:4433 -c 3 -i 0.1 "${options[@]}"
+    ip link delete "$near"
+    until_health "$near was deleted"
+    stop_gateway
+    local said
+    for said in "has no carrier" "is down" "was deleted" "interface is up"; do
+        grep -q "$said" "$dir/gateway.log" || die "\"$said\" is not in the log"
+    done
+    said=$("$gateway" check --config "$dir/gateway.toml") && die "check is content without the interface"
+    [[ $said == *"no interface $near"* ]] || die "check says \"$said\""
+    said=$("$gateway" run --config "$dir/gateway.toml" 2>&1) && die "the gateway started without the interface"
+    [[ $said == *"no interface $near"* ]] || die "run says \"$said\""
+    plug
+    ip link set "$near" mtu 1400
+    said=$("$gateway" check --config "$dir/gateway.toml") && die "check is content with an MTU too small"
+    [[ $said == *"ip link set $near mtu 1500"* ]] || die "check says \"$said\""
+    said=$("$gateway" run --config "$dir/gateway.toml" 2>&1) && die "the gateway started with an MTU too small"
+    [[ $said == *"ip link set $near mtu 1500"* ]] || die "run says \"$said\""
+    ip link set "$near" mtu 1500
+}
+
+af_packet="net_af_packet0,iface=$near,blocksz=65536,framesz=2048,framecnt=2048,qdisc_bypass=1" af_xdp="net_af_xdp0,iface=$near"
+lab "$af_packet" true preferred
+lab "$af_xdp" false preferred
+lab "$af_xdp" false none
+link "$af_packet" true preferred
+link "$af_xdp" false none
 say "the lab passed on net_af_packet and net_af_xdp"

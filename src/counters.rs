@@ -111,6 +111,12 @@ counters! {
     HandshakesOutFailed = "handshakes_out_failed",
     /// Retry packets sent: attempts that had to prove their address first.
     RetriesSent = "retries_sent",
+    /// Stateless resets sent: answers to packets of connections that an earlier life of this node had.
+    ResetsSent = "resets_sent",
+    /// Connections that a peer's stateless reset ended: its node was started anew.
+    ResetsReceived = "resets_received",
+    /// CONNECTION_CLOSE packets sent again, since the peer had not answered the one before.
+    ClosesRepeated = "closes_repeated",
     /// QUIC packets sent on connections, as last surveyed.
     QuicPacketsSent = "quic_sent_packets",
     /// QUIC packets deemed lost, as last surveyed.
@@ -119,6 +125,8 @@ counters! {
     QuicBytesLost = "quic_lost_bytes",
     /// Times congestion made a connection slow down, as last surveyed.
     QuicCongestionEvents = "quic_congestion_events",
+    /// ACK frames received on connections, as last surveyed.
+    QuicAcks = "quic_acks",
     /// Peers' PUTs answered with DONE.
     RequestsPutOk = "requests_put_ok",
     /// Peers' PUTs answered with ERROR.

@@ -189,10 +189,27 @@ pub const HANDSHAKES_PER_TURN_MAX: usize = 1;
 pub const INCOMING_LEN_MAX: usize = 256;
 /// With more attempts than this waiting, a client must prove its address first (RFC 9000 §8.1.2).
 pub const INCOMING_RETRY_LEN: usize = 64;
+/// From one stateless reset to the next, a worker, microseconds. A reset is shorter than what it answers (RFC 9000 §10.3), and a
+/// gateway that was killed owes one to each peer.
+pub const RESET_INTERVAL_US: u64 = 1_000;
+/// Times that a CONNECTION_CLOSE is sent again while the peer may not have it (RFC 9000 §10.2.1).
+pub const CLOSE_REPEATS_MAX: u32 = 2;
+/// What a round trip may take longer than measured before a CONNECTION_CLOSE is sent again, milliseconds: RFC 9000 §18.2,
+/// max_ack_delay.
+pub const CLOSE_REPEAT_MS: u64 = 25;
+/// How long a node that ends goes on to close its connections, milliseconds: three round trips and a bit with far peers
+/// (RFC 9000 §10.2: three times the PTO).
+pub const CLOSE_MS_MAX: u64 = 1_000;
 /// Connections, a worker.
 pub const CONNECTIONS_LEN_MAX: usize = 65_536;
 /// From one survey of a worker's connections to the next, milliseconds.
 pub const SURVEY_INTERVAL_MS: u64 = 1_000;
+/// How long a peer may acknowledge nothing of what it must before its connection counts as unacknowledged, milliseconds.
+pub const UNACKNOWLEDGED_MS: u64 = 3_000;
+/// Seconds in which no peer acknowledges anything, though some should, after which the port counts as unheard.
+pub const UNHEARD_S: u32 = 15;
+/// From one look at the kernel's interface under a port to the next, milliseconds.
+pub const INTERFACE_INTERVAL_MS: u64 = 1_000;
 /// Connections that a survey looks at in one turn.
 pub const SURVEY_TURN_LEN: usize = 16;
 /// Connections that a worker shows to whoever asks: they are written down in one turn.

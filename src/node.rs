@@ -5,6 +5,7 @@ use crate::datagram::{Network, NetworkInfo};
 use crate::hop::Hops;
 use crate::limits::NEIGHBOR_CONNECTIONS_DEFAULT;
 use crate::queue::{AppPort, Waker};
+use crate::quic::keys::{NodeKeys, RestartSecret};
 use crate::quic::qlog::{Qlog, Sampler};
 use crate::quic::transport::QuicConfig;
 use crate::relay::Relay;
@@ -78,6 +79,8 @@ pub struct NodeConfig {
     pub hops: Option<Arc<Hops>>,
     /// Keep payloads that pass and may be kept.
     pub cache: Option<Cache>,
+    /// What makes the keys that outlive the process, from the identity; none: a peer of an earlier life hears nothing.
+    pub restart_secret: Option<RestartSecret>,
     /// How connections behave.
     pub quic: QuicConfig,
     /// Log what QUIC does on some connections.
@@ -100,6 +103,7 @@ impl Default for NodeConfig {
             neighbor_connections_max: NEIGHBOR_CONNECTIONS_DEFAULT,
             hops: None,
             cache: None,
+            restart_secret: None,
             quic: QuicConfig::default(),
             qlog: None,
             idle: Idle::Adaptive,
@@ -137,13 +141,14 @@ impl Node {
             cache: config.cache.clone().map(|cache| Arc::new(cache) as Arc<dyn Holds>),
             ..routes(&hosted)
         };
-        let shared = Shared::new(networks.len(), routes);
+        let infos: Vec<_> = networks.iter().map(Network::info).collect();
+        let shared = Shared::with_keys(networks.len(), routes, config.keys(&infos));
         let now = Instant::now();
         let mut node = Self {
             shared: shared.clone(),
             wakers: Vec::new(),
             statuses: Vec::new(),
-            infos: networks.iter().map(Network::info).collect(),
+            infos,
             device_mtu: 0,
             ports: Vec::new(),
             workers: Vec::new(),
@@ -277,6 +282,14 @@ impl Drop for Node {
 }
 
 impl NodeConfig {
+    /// The keys of a node on these networks, the queues of one device.
+    pub fn keys(&self, networks: &[NetworkInfo]) -> NodeKeys {
+        match (&self.restart_secret, networks.first()) {
+            (Some(secret), Some(network)) => NodeKeys::derived(secret, &network.local),
+            _ => NodeKeys::random(),
+        }
+    }
+
     /// The quinn-proto configurations for a device of this MTU (layer-3 bytes).
     pub fn quic(&self, device_mtu: u16) -> Quic {
         let mut endpoint = EndpointConfig::default();

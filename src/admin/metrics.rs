@@ -202,6 +202,11 @@ fn gauges(source: &Source, out: &mut Exposition) {
     for (worker, status) in source.statuses.iter().enumerate() {
         out.sample(&[("worker", &worker)], status.connections.load(Relaxed));
     }
+    let help = "Connections whose peer acknowledges nothing of what it was sent, as of the last second.";
+    out.family("stoq_connections_unacknowledged", Kind::Gauge, help);
+    for (worker, status) in source.statuses.iter().enumerate() {
+        out.sample(&[("worker", &worker)], status.gauges.unacknowledged.load(Relaxed));
+    }
     let help = "What waits in the worker's rings and lines: deliveries for applications, commands and handovers for the worker, \
                 connection attempts, connections with something to send. As of the last second.";
     out.family("stoq_ring_depth", Kind::Gauge, help);

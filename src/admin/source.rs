@@ -184,8 +184,11 @@ impl Source {
             wrong.push("draining".to_owned());
         }
         wrong.extend(self.stuck().map(|worker| format!("worker {worker} makes no turns")));
+        let fault = self.device.interface().and_then(|interface| interface.view().fault());
+        let known = fault.is_some();
+        wrong.extend(fault);
         for (worker, status) in self.statuses.iter().enumerate() {
-            if !status.gauges.link_up.load(Relaxed) {
+            if !known && !status.gauges.link_up.load(Relaxed) {
                 wrong.push(format!("port of worker {worker} is down"));
             }
         }

@@ -4,6 +4,7 @@ use super::source::{Source, unix_s};
 use crate::counters::Counter;
 use crate::datagram::NetworkKind;
 use crate::gateway::network::Offloads;
+use crate::nic::interface::{Interface, InterfaceView};
 use crate::seed::{Census, MemoryStats};
 use crate::tls::NodeId;
 use serde::Serialize;
@@ -49,6 +50,8 @@ struct Port {
     mtu: u16,
     local: Vec<SocketAddr>,
     link_up: bool,
+    /// The kernel's interface under it; none where there is none.
+    interface: Option<InterfaceView>,
     /// None where the kernel has the device.
     offloads: Option<Offloads>,
     workers: Vec<usize>,
@@ -62,6 +65,8 @@ struct Worker {
     /// The part of the last second that it worked, 0 to 1.
     load: f64,
     connections: usize,
+    /// Of the connections, those whose peer acknowledges nothing of what it was sent.
+    unacknowledged: usize,
     link_up: bool,
     rings: Rings,
     drops: u64,
@@ -137,7 +142,8 @@ fn ports(source: &Source) -> Vec<Port> {
             device: network.device.clone(),
             mtu: network.mtu,
             local: network.local.clone(),
-            link_up,
+            link_up: link_up && source.device.interface().is_none_or(Interface::is_up),
+            interface: source.device.interface().map(Interface::view),
             offloads,
             workers: vec![worker],
         });
@@ -155,6 +161,7 @@ fn worker(source: &Source, index: usize) -> Worker {
         numa_node: core.and_then(numa_node),
         load: source.load(index),
         connections: status.connections.load(Relaxed),
+        unacknowledged: status.gauges.unacknowledged.load(Relaxed),
         link_up: status.gauges.link_up.load(Relaxed),
         rings: Rings {
             deliveries: status.gauges.deliveries.load(Relaxed),

@@ -4,6 +4,7 @@ use super::{capabilities, machine, tls};
 use crate::config::{
     ApplicationConfig, DpdkConfig, GatewayConfig, HugePagesConfig, KernelConfig, NetworkConfig,
 };
+use crate::nic::interface::{Interface, InterfaceState, interface_of};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::fs;
@@ -209,10 +210,9 @@ fn device(dpdk: &DpdkConfig, findings: &mut Findings) {
         findings.add("permissions", raw, "raw sockets may be opened", no, || {
             "run the gateway as root, or `setcap cap_net_admin,cap_net_raw,cap_sys_admin+ep` on its binary".into()
         });
-        if let Some(interface) = argument("iface") {
-            let there = Path::new("/sys/class/net").join(interface).exists();
-            let (yes, no) = (format!("interface {interface}"), format!("no interface {interface}"));
-            findings.add("device", there, &yes, &no, || "`ip link` lists the interfaces".into());
+        // net_tap makes its interface itself.
+        if let Some(name) = interface_of(name).filter(|_| name.starts_with("net_af_")) {
+            interface(name, dpdk.mtu, findings);
         }
     } else if let (Some(socket), true) = (argument("socket"), argument("socket-abstract") == Some("no")) {
         let directory = Path::new(socket).parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -223,6 +223,31 @@ fn device(dpdk: &DpdkConfig, findings: &mut Findings) {
         });
     } else {
         findings.ok("device", name);
+    }
+}
+
+/// The kernel's interface that a port is to use.
+fn interface(name: &str, mtu: u16, findings: &mut Findings) {
+    let Ok(interface) = Interface::find(name) else {
+        let fix = "`ip link` lists the interfaces of this network namespace".into();
+        return findings.push("device", Level::Failed, format!("no interface {name}"), Some(fix));
+    };
+    let view = interface.view();
+    if let Some(small) = view.mtu.filter(|&small| small < u32::from(mtu)) {
+        let found = format!("interface {name} has an MTU of {small}, below network.mtu = {mtu}");
+        let fix = format!("ip link set {name} mtu {mtu}  (or set network.mtu = {small})");
+        findings.push("device", Level::Failed, found, Some(fix));
+    }
+    match view.state {
+        InterfaceState::Up => findings.ok("device", format!("interface {name}")),
+        InterfaceState::Down => {
+            let fix = format!("ip link set {name} up");
+            findings.push("device", Level::Warning, format!("interface {name} is down"), Some(fix));
+        }
+        InterfaceState::NoCarrier | InterfaceState::Gone => {
+            let fix = "plug in its cable, or bring up its peer: the gateway is not ready before that".into();
+            findings.push("device", Level::Warning, format!("interface {name} has no carrier"), Some(fix));
+        }
     }
 }
 

@@ -8,6 +8,7 @@ pub mod machine;
 pub mod network;
 #[cfg(feature = "dpdk")]
 pub mod port;
+pub mod port_watch;
 pub mod reload;
 pub mod run;
 pub mod tls;

@@ -5,6 +5,7 @@ use crate::client::{Client, ClientError};
 use crate::config::{KernelConfig, NetworkConfig};
 use crate::datagram::Network;
 use crate::datagram::kernel::{KernelUdp, KernelUdpConfig};
+use crate::nic::interface::Interface;
 use crate::nic::tap::Tap;
 #[cfg(feature = "dpdk")]
 use crate::nic::tap::Tapped;
@@ -56,6 +57,15 @@ impl DeviceView {
             #[cfg(feature = "dpdk")]
             Device::Dpdk(port) => port.stats(),
             Device::Kernel => Vec::new(),
+        }
+    }
+
+    /// The kernel's interface under a DPDK port, where there is one.
+    pub fn interface(&self) -> Option<&Interface> {
+        match &*self.0 {
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(port) => port.interface().map(|interface| &**interface),
+            Device::Kernel => None,
         }
     }
 

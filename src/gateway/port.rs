@@ -8,6 +8,7 @@ use crate::limits::TX_PENDING_LEN_MAX;
 use crate::neighbor::exchange::exchange;
 use crate::nic::Nic;
 use crate::nic::dpdk::DpdkNic;
+use crate::nic::interface::{Interface, interface_of};
 use crate::nic::tap::Tapped;
 use crate::node::ThreadSetup;
 use ::dpdk::{Eal, EalConfig, HugePages, LogLevel, Pages, Port, PortConfig};
@@ -23,6 +24,7 @@ pub type TappedNetwork = UserSpace<Tapped<DpdkNic>>;
 pub struct OpenPort {
     port: Port,
     eal: Arc<Eal>,
+    interface: Option<Arc<Interface>>,
 }
 
 impl OpenPort {
@@ -36,6 +38,11 @@ impl OpenPort {
                 Box::new(())
             }
         })
+    }
+
+    /// The kernel's interface under the port, where there is one.
+    pub fn interface(&self) -> Option<&Arc<Interface>> {
+        self.interface.as_ref()
     }
 
     /// What the device does by itself.
@@ -74,6 +81,7 @@ pub fn open<N: Nic>(
     workers: usize,
     nic: impl Fn(DpdkNic, usize) -> N,
 ) -> anyhow::Result<(OpenPort, Vec<UserSpace<N>>)> {
+    let under = require_interface(config)?;
     let is_pci = !config.device.starts_with("net_");
     let eal = Eal::init(&EalConfig {
         huge_pages: match config.huge_pages {
@@ -107,6 +115,12 @@ pub fn open<N: Nic>(
         promiscuous: config.promiscuous,
     };
     let (port, pairs) = Port::open(&eal, &port)?;
+    // net_tap makes its interface itself.
+    let under = under.or_else(|| interface_of(&config.device).and_then(|name| Interface::find(name).ok()));
+    if let Some(fault) = under.as_ref().and_then(|under| under.view().fault()) {
+        tracing::warn!("{fault}");
+    }
+    let under = under.map(Arc::new);
     let info = port.info();
     tracing::info!(
         device = info.device,
@@ -132,11 +146,36 @@ pub fn open<N: Nic>(
         .zip(exchange(workers))
         .enumerate()
         .map(|(index, (pair, exchange))| {
-            let queue = UserSpace::new(nic(DpdkNic::new(pair), index), &interface, NetworkKind::Dpdk)?;
+            let device = DpdkNic::new(pair).with_interface(under.clone());
+            let queue = UserSpace::new(nic(device, index), &interface, NetworkKind::Dpdk)?;
             // An ARP reply may land on another queue than the one that asked.
             Ok(if workers > 1 { queue.with_exchange(exchange) } else { queue })
         })
         .collect::<Result<_, InterfaceError>>()
         .context("network")?;
-    Ok((OpenPort { port, eal }, queues))
+    Ok((OpenPort { port, eal, interface: under }, queues))
+}
+
+/// The kernel's interface that net_af_packet or net_af_xdp is to use; none for other devices.
+///
+/// # Errors
+/// When there is none of its name, or its MTU is below the port's: the kernel drops what is larger without telling.
+fn require_interface(config: &DpdkConfig) -> anyhow::Result<Option<Interface>> {
+    let Some(name) = interface_of(&config.device).filter(|_| config.device.starts_with("net_af_")) else {
+        return Ok(None);
+    };
+    let interface = Interface::find(name).with_context(|| {
+        format!(
+            "network.device: no interface {name} in this network namespace; `ip link` lists those there are"
+        )
+    })?;
+    let mtu = interface.view().mtu;
+    if let Some(mtu) = mtu.filter(|&mtu| mtu < u32::from(config.mtu)) {
+        anyhow::bail!(
+            "interface {name} has an MTU of {mtu}, below network.mtu = {wanted}: \
+             `ip link set {name} mtu {wanted}`, or set network.mtu = {mtu}",
+            wanted = config.mtu
+        );
+    }
+    Ok(Some(interface))
 }

@@ -3,6 +3,7 @@
 use super::capture::{Secrets, Server};
 use super::machine;
 use super::network::{Opened, Running};
+use super::port_watch::PortWatch;
 use super::reload::{self, Live};
 use super::tls::{self, KeyLogger};
 use super::watch::Watch;
@@ -38,6 +39,7 @@ pub fn signals() -> anyhow::Result<Signals> {
 pub struct Gateway {
     node: Running<Node>,
     live: Live,
+    port_watch: PortWatch,
     _capture: Option<Server>,
 }
 
@@ -83,7 +85,9 @@ impl Gateway {
         let device = node.networks().first().map_or("", |network| &network.device);
         let capture = config.capture.socket.as_deref().zip(tap);
         let capture = capture.map(|(socket, tap)| Server::start(socket, device, tap)).transpose()?;
-        Ok(Self { node, live: Live::new(config, identity, hops, store, admin, key_log), _capture: capture })
+        let port_watch = PortWatch::start(node.device(), node.statuses().to_vec())?;
+        let live = Live::new(config, identity, hops, store, admin, key_log);
+        Ok(Self { node, live, port_watch, _capture: capture })
     }
 
     /// The node.
@@ -141,8 +145,8 @@ impl Gateway {
             let counts: Vec<_> = stats.iter().map(|(name, value)| format!("{name}={value}")).collect();
             tracing::info!(stats = counts.join(" "), "port counted");
         }
-        // It looks at the device, so it ends before that is closed.
-        drop(self.live);
+        // They look at the device, so they end before that is closed.
+        drop((self.live, self.port_watch));
         drop(self.node);
         tracing::info!("stopped");
     }
@@ -196,6 +200,7 @@ pub(super) fn renewable(
     });
     let node = NodeConfig {
         server: Some(server),
+        restart_secret: identity.restart_secret().cloned(),
         client: client_tls(config, key_log)?,
         neighbors: neighbor
             .map(|neighbor| Neighbor { node: neighbor.node_id, addresses: neighbor.addresses.clone() })

@@ -1,6 +1,7 @@
 //! From configured files to TLS configurations.
 
 use crate::config::{ClientAuthConfig, IdentityConfig, TlsConfig, TrustConfig};
+use crate::quic::keys::RestartSecret;
 use crate::tls::{
     CipherSuite, ClientAuth, ClientTls, Identity, ServerTls, TlsError, TlsPolicy, Trust, client_config,
     server_config,
@@ -75,6 +76,15 @@ pub fn client_tls(
     let identity = identity.map(load).transpose()?;
     let early_data = tls.early_data;
     Ok(ClientTls { policy: policy(tls), early_data, ..ClientTls::new(identity, trusted(trust)?) })
+}
+
+/// What the node makes the keys of that outlive its process; none without an identity.
+///
+/// # Errors
+/// A file that is missing or wrong, with the fix.
+pub fn restart_secret(identity: Option<&IdentityConfig>) -> Result<Option<RestartSecret>, TlsError> {
+    let identity = identity.map(load).transpose()?;
+    Ok(identity.and_then(|identity| identity.restart_secret().cloned()))
 }
 
 /// A certificate and its key.

@@ -1,9 +1,11 @@
 //! A queue pair of a DPDK port. The only file that knows the `dpdk` crate's data path.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dpdk::{Checksum, QueuePair, TxOffload};
 
+use super::interface::Interface;
 use super::{Nic, NicInfo, RxChecksum, TxKind};
 use crate::limits::{RX_BURST_LEN, TX_STALL_MS_MAX};
 
@@ -21,6 +23,8 @@ pub struct DpdkNic {
     drops: u64,
     link_up: bool,
     link_polled: Option<Instant>,
+    /// The kernel's interface under the port.
+    interface: Option<Arc<Interface>>,
 }
 
 impl DpdkNic {
@@ -36,7 +40,13 @@ impl DpdkNic {
             rx_checksum: port.rx_checksum,
         };
         let link_up = pair.link_up();
-        Self { pair, info, stall: Stall::default(), drops: 0, link_up, link_polled: None }
+        Self { pair, info, stall: Stall::default(), drops: 0, link_up, link_polled: None, interface: None }
+    }
+
+    /// Takes the link to be up only while the kernel's interface under the port is.
+    pub fn with_interface(mut self, interface: Option<Arc<Interface>>) -> Self {
+        self.interface = interface;
+        self
     }
 
     fn poll_link(&mut self, now: Instant) {
@@ -103,7 +113,7 @@ impl Nic for DpdkNic {
     }
 
     fn link_up(&self) -> bool {
-        self.link_up
+        self.link_up && self.interface.as_ref().is_none_or(|interface| interface.is_up())
     }
 }
 
@@ -129,8 +139,6 @@ impl Stall {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use dpdk::{Eal, EalConfig, Port, PortConfig};
 
     use super::*;

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
+pub mod interface;
 pub mod simulated;
 pub mod tap;
 

@@ -124,10 +124,14 @@ impl SimulatedLink {
     }
 
     /// Plugs in a station with `queues` queues, and gives its queues. Frames are spread over them by a hash of addresses
-    /// and ports, like receive-side scaling; what is not IP goes to the first.
+    /// and ports, like receive-side scaling; what is not IP goes to the first. It takes the place of a station that has its MAC.
     pub fn add_station(&self, mac: Mac, queues: usize) -> Vec<SimulatedNic> {
         let mut switch = self.lock();
         let station = switch.stations.len();
+        // Nothing reaches the one whose place this takes: no frame is for a multicast address that is all zero but for its bit.
+        for port in switch.stations.iter_mut().filter(|port| port.mac == mac) {
+            port.mac = [1, 0, 0, 0, 0, 0];
+        }
         switch.stations.push(Port {
             mac,
             queues: (0..queues).map(|_| VecDeque::new()).collect(),

@@ -40,6 +40,11 @@ pub fn may_precede_acceptance(datagram: &[u8]) -> bool {
     version(datagram) == Some(VERSION_1) && datagram[0] & LONG_TYPE <= LONG_TYPE_0RTT
 }
 
+/// Whether a datagram begins with a short header. Outside connections QUIC sends such ones as stateless resets alone.
+pub fn is_short(datagram: &[u8]) -> bool {
+    datagram.first().is_some_and(|first| first & LONG_HEADER == 0)
+}
+
 /// The version in a long header; none in a short one.
 #[inline]
 fn version(datagram: &[u8]) -> Option<u32> {

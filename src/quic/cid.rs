@@ -5,7 +5,7 @@
 //! which connection IDs belong together (RFC 9000 §5.1).
 
 use crate::limits::WORKERS_MAX;
-use quinn_proto::{ConnectionId, ConnectionIdGenerator};
+use quinn_proto::{ConnectionId, ConnectionIdGenerator, InvalidCid};
 use rand::{Rng, RngCore};
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher;
@@ -16,7 +16,7 @@ pub const CID_LEN: usize = 8;
 const NONCE_LEN: usize = 6;
 
 /// The key that obscures worker indices; one for all workers of a process.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct CidKey([u8; 16]);
 
 impl std::fmt::Debug for CidKey {
@@ -26,6 +26,11 @@ impl std::fmt::Debug for CidKey {
 }
 
 impl CidKey {
+    /// This key.
+    pub fn new(key: [u8; 16]) -> Self {
+        Self(key)
+    }
+
     /// A fresh key from the operating system's generator.
     pub fn random() -> Self {
         let mut key = [0; 16];
@@ -93,6 +98,14 @@ impl ConnectionIdGenerator for WorkerCids {
         ConnectionId::new(&self.key.issue(self.worker, rand::rng().random()))
     }
 
+    /// Of the connection IDs that nobody here issued, one of 64 passes; of those that an earlier life of this node issued, each.
+    /// QUIC answers packets to what passes with a stateless reset.
+    fn validate(&self, cid: &ConnectionId) -> Result<(), InvalidCid> {
+        let cid = <&[u8; CID_LEN]>::try_from(&cid[..]).map_err(|_| InvalidCid)?;
+        // Not the workers there are: there may have been more of them.
+        if usize::from(self.key.worker(cid)) < WORKERS_MAX { Ok(()) } else { Err(InvalidCid) }
+    }
+
     fn cid_len(&self) -> usize {
         CID_LEN
     }
@@ -127,6 +140,17 @@ mod tests {
             let key = CidKey::random();
             prop_assert!(key.owner(&datagram, 3).is_none_or(|w| w < 3));
         }
+    }
+
+    #[test]
+    fn what_this_key_issued_is_valid_and_little_else() {
+        let cids = |key: &CidKey, worker| WorkerCids::new(key.clone(), worker);
+        let key = CidKey::random();
+        let mut last = cids(&key, WORKERS_MAX as u16 - 1);
+        assert!((0..1000).all(|_| cids(&key, 0).validate(&last.generate_cid()).is_ok()));
+        let mut strange = cids(&CidKey::random(), 0);
+        let passed = (0..6400).filter(|_| last.validate(&strange.generate_cid()).is_ok()).count();
+        assert!((20..300).contains(&passed), "{passed} of 6400 pass; one of 64 is expected to");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 pub mod admission;
 pub mod cid;
+pub mod keys;
 pub mod qlog;
+pub mod release;
 pub(crate) mod timers;
 pub mod transport;

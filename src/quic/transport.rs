@@ -1,5 +1,6 @@
 //! What an operator may set of QUIC, and the quinn-proto configuration made of it.
 
+use super::release::Releasable;
 use quinn_proto::congestion::{BbrConfig, CubicConfig, NewRenoConfig};
 use quinn_proto::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use serde::{Deserialize, Serialize};
@@ -130,7 +131,7 @@ impl QuicConfig {
             ($config:ident) => {{
                 let mut config = $config::default();
                 config.initial_window(initial_window_bytes);
-                transport.congestion_controller_factory(Arc::new(config));
+                transport.congestion_controller_factory(Arc::new(Releasable(Arc::new(config))));
             }};
         }
         match self.congestion {

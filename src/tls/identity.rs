@@ -12,6 +12,8 @@ use x509_cert::Certificate;
 use x509_cert::der::Decode;
 use zeroize::Zeroizing;
 
+use crate::quic::keys::RestartSecret;
+
 use super::x509::{self, PrivateKey, Subject};
 use super::{
     CertificateSummary, FalconAlgorithm, FalconKey, IssueError, MalformedCertificate, NodeId, TlsError, pem,
@@ -22,6 +24,7 @@ use super::{
 pub struct Identity {
     certified: Arc<CertifiedKey>,
     node_id: NodeId,
+    restart: Option<RestartSecret>,
 }
 
 /// A new identity, in memory and as the text of its files.
@@ -65,7 +68,7 @@ impl Identity {
         certified
             .keys_match()
             .map_err(|_| TlsError::KeyMismatch { key: key.into(), certificate: certificate.into() })?;
-        Ok(Self { certified: Arc::new(certified), node_id })
+        Ok(Self { certified: Arc::new(certified), node_id, restart: None })
     }
 
     /// As [`Identity::load`], from texts in memory; the paths only appear in messages.
@@ -100,7 +103,8 @@ impl Identity {
 
     fn from_falcon(chain: Vec<CertificateDer<'static>>, key: FalconKey) -> Self {
         let node_id = NodeId::from_public_key_info(&key.public_key_info());
-        Self { certified: Arc::new(CertifiedKey::new(wire_chain(chain), Arc::new(key))), node_id }
+        let restart = Some(RestartSecret::of(key.secret_key()));
+        Self { certified: Arc::new(CertifiedKey::new(wire_chain(chain), Arc::new(key))), node_id, restart }
     }
 
     /// Makes a key and a certificate that it signs for itself, valid from an hour ago for `days` days from now.
@@ -136,6 +140,11 @@ impl Identity {
     /// This node's ID.
     pub fn node_id(&self) -> NodeId {
         self.node_id
+    }
+
+    /// What a node makes the keys of that outlive its process; none of a classical identity.
+    pub fn restart_secret(&self) -> Option<&RestartSecret> {
+        self.restart.as_ref()
     }
 
     /// The certificates that are sent to peers, this node's own first, without the authority's root.

@@ -1,5 +1,6 @@
 //! A connection as its worker holds it.
 
+use super::closing::SentClose;
 use super::survey::Counted;
 use crate::counters::Counter;
 use crate::queue::{ConnectionEvent, Delivery};
@@ -8,7 +9,7 @@ use crate::record::ErrorCode;
 use crate::session::{Context, Session};
 use crate::tls::{self, NodeId};
 use bytes::Bytes;
-use quinn_proto::{Connection, Event, Side};
+use quinn_proto::{Connection, ConnectionError, Event, Side};
 use std::collections::VecDeque;
 
 /// Who wanted a connection.
@@ -64,6 +65,12 @@ pub(super) struct Conn {
     /// The applications know of it: before the handshake is over, where early data goes.
     pub(super) announced: bool,
     pub(super) going_away: bool,
+    /// The peer ended it, or it was lost.
+    pub(super) lost: bool,
+    /// Its congestion window holds back nothing any more.
+    pub(super) released: bool,
+    /// What closed it from here.
+    pub(super) close: Option<SentClose>,
     pub(super) origin: Origin,
     /// Of the path's figures, what the counters have already.
     pub(super) counted: Counted,
@@ -74,8 +81,8 @@ impl Conn {
         match event {
             Event::Connected => return self.connected(cx),
             Event::ConnectionLost { reason } => {
-                let text =
-                    tls::explain(&reason).map_or_else(|| reason.to_string(), |refusal| refusal.to_string());
+                self.lost = true;
+                let text = self.reason(&reason, cx);
                 if !self.connected {
                     let failed = match self.quic.side() {
                         Side::Client => Counter::HandshakesOutFailed,
@@ -105,6 +112,15 @@ impl Conn {
             Event::HandshakeDataReady | Event::DatagramsUnblocked => {}
         }
         None
+    }
+
+    /// Why the connection was lost, in words.
+    fn reason(&self, reason: &ConnectionError, cx: &Context<'_>) -> String {
+        if let ConnectionError::Reset = reason {
+            cx.counters.add(Counter::ResetsReceived, 1);
+            return "the peer does not know this connection: it was started anew (stateless reset)".into();
+        }
+        tls::explain(reason).map_or_else(|| reason.to_string(), |refusal| refusal.to_string())
     }
 
     /// Speaks before the handshake is over, if the application wants it and an earlier session allows it.

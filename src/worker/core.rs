@@ -1,9 +1,9 @@
 //! The steps of a turn, in the order in which the loop names them.
 
 use super::conn::{Change, Conn, Origin};
-use super::shared::{CLOSING, DRAINING, Handover};
+use super::shared::{DRAINING, Handover};
 use super::survey::Counted;
-use super::{ARENA_BYTES, CLOSE_TIMEOUT, Core};
+use super::{ARENA_BYTES, Core};
 use crate::counters::{Counter, Counters};
 use crate::datagram::{Datagram, Network};
 use crate::limits::{
@@ -47,7 +47,7 @@ impl Core {
     fn datagram(&mut self, now: Instant, datagram: Datagram<'_>) {
         let Datagram { remote, local_ip, ecn, payload } = datagram;
         if self.shared.workers > 1
-            && let Some(owner) = self.shared.cid_key.owner(payload, self.shared.workers)
+            && let Some(owner) = self.shared.keys.cid.owner(payload, self.shared.workers)
             && owner != self.index
         {
             let handover = Handover { remote, local_ip, ecn, payload: BytesMut::from(payload) };
@@ -85,7 +85,9 @@ impl Core {
             }
             Some(DatagramEvent::NewConnection(incoming)) => self.incoming(incoming),
             Some(DatagramEvent::Response(transmit)) => {
-                self.status.counters.add(Counter::DropNoConnection, 1);
+                let counters = &self.status.counters;
+                counters.add(Counter::DropNoConnection, 1);
+                counters.add(Counter::ResetsSent, u64::from(admission::is_short(&self.send_buf)));
                 self.respond(transmit);
             }
             None => self.status.counters.add(Counter::DropNoConnection, u64::from(!kept)),
@@ -196,6 +198,9 @@ impl Core {
             connected: false,
             announced: false,
             going_away: false,
+            lost: false,
+            released: false,
+            close: None,
             origin,
             counted: Counted::default(),
         };
@@ -414,6 +419,7 @@ impl Core {
         let Some(conn) = self.conns[slot as usize].as_mut() else { return false };
         conn.in_sending = false;
         conn.session.flush(&mut conn.quic);
+        conn.repeat_close(network, now, counters);
         if conn.session.take_credit_returned() {
             self.ports.iter_mut().for_each(|port| port.urgent = true);
         }
@@ -428,6 +434,7 @@ impl Core {
                 self.lines.send_on(conn, slot as usize);
                 break;
             }
+            conn.before_sending(self.close_by.is_some(), now);
             self.send_buf.clear();
             let Some(transmit) = conn.quic.poll_transmit(now, TX_SEGMENTS_LEN_MAX, &mut self.send_buf) else {
                 conn.batches = 0;
@@ -437,6 +444,7 @@ impl Core {
             conn.batches += 1;
             counters.stages.enter(Stage::Frame);
             network.send(now, counters, &transmit, &self.send_buf[..transmit.size]);
+            conn.sent(now, &transmit, &self.send_buf);
             counters.stages.enter(Stage::Transmit);
             network.flush(now, counters);
             counters.stages.enter(Stage::Emit);
@@ -449,7 +457,8 @@ impl Core {
                 self.lines.touched(conn, slot as usize);
             }
         }
-        self.timers.set(slot, &mut conn.timer, conn.quic.poll_timeout());
+        let due = conn.poll_timeout();
+        self.timers.set(slot, &mut conn.timer, due);
         if drained {
             conn.count_path(counters);
             let path = conn.quic.stats().path;
@@ -490,13 +499,12 @@ impl Core {
         worked
     }
 
-    /// Follows [`super::Shared::drain`] and [`super::Shared::close`].
+    /// Follows [`super::Shared::drain`].
     pub(super) fn lifecycle(&mut self, now: Instant) {
         if !self.shared.is(DRAINING) {
             return;
         }
         self.draining = true;
-        let closing = self.shared.is(CLOSING) && self.close_by.is_none();
         let (mut requests, mut lingering) = (0, 0);
         for slot in 0..self.conns.len() {
             let Some(conn) = self.conns[slot].as_mut() else { continue };
@@ -513,16 +521,9 @@ impl Core {
                 conn.session.go_away(&mut conn.quic, 0, &cx);
                 self.lines.touched(conn, slot);
             }
-            if closing {
-                conn.quic.close(now, ErrorCode::GoingAway.into(), Bytes::from_static(b"shutting down"));
-                self.lines.touched(conn, slot);
-            }
         }
         self.status.requests.store(requests, Ordering::Relaxed);
         self.status.lingering.store(lingering, Ordering::Relaxed);
-        if closing {
-            self.close_by = Some(now + CLOSE_TIMEOUT);
-        }
     }
 
     pub(super) fn notify(&mut self, busy: bool) {

@@ -1,5 +1,6 @@
 //! The loop: one thread, one network queue, and everything that belongs to them. Nothing else knows the whole order.
 
+mod closing;
 mod conn;
 mod core;
 mod links;
@@ -14,8 +15,10 @@ pub use survey::{ConnectionView, Gauges};
 use crate::application::Application;
 use crate::counters::Counter;
 use crate::datagram::Network;
+use crate::limits::RESET_INTERVAL_US;
 use crate::queue::{AppPort, ConnectionId, Sleeper, Waker, WorkerPort, rings};
 use crate::quic::cid::WorkerCids;
+use crate::quic::keys::NodeKeys;
 use crate::quic::qlog::Sampler;
 use crate::quic::timers::Timers;
 use crate::stages::Stage;
@@ -25,7 +28,6 @@ use links::Links;
 use quinn_proto::{ClientConfig, Endpoint, Incoming, ServerConfig, Transmit};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use survey::Survey;
 
@@ -38,8 +40,6 @@ const IDLE_SLEEP_TURNS: u32 = 2_000;
 const IDLE_SLEEP_MAX: Duration = Duration::from_micros(100);
 /// The longest wait on a network that can.
 const IDLE_WAIT_MAX: Duration = Duration::from_micros(500);
-/// How long a stopping worker waits for its CONNECTION_CLOSE packets to be drained.
-const CLOSE_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// An application that runs on the worker's own thread, with its ends of the rings.
 struct Inline {
@@ -88,13 +88,17 @@ struct Core {
     idle_turns: u32,
     draining: bool,
     close_by: Option<Instant>,
+    /// While this worker closes: connections whose peers may not know it yet.
+    closes_pending: usize,
 }
 
 impl<N: Network> Worker<N> {
     /// A worker with this index, on this network queue.
     pub fn new(index: u16, network: N, shared: Arc<Shared>, quic: Quic, idle: Idle) -> Self {
         let mut endpoint = quic.endpoint;
-        let key = shared.cid_key.clone();
+        let NodeKeys { cid: key, reset } = shared.keys.clone();
+        endpoint.reset_key(reset);
+        endpoint.min_reset_interval(Duration::from_micros(RESET_INTERVAL_US));
         endpoint.cid_generator(move || Box::new(WorkerCids::new(key.clone(), index)));
         let core = Core {
             index,
@@ -129,6 +133,7 @@ impl<N: Network> Worker<N> {
             idle_turns: 0,
             draining: false,
             close_by: None,
+            closes_pending: 0,
         };
         let status = core.status.clone();
         Self { network, core, status }
@@ -207,6 +212,7 @@ impl<N: Network> Worker<N> {
         stages.enter(Stage::Other);
         worked |= core.run_timers(network, now);
         core.lifecycle(now);
+        core.close_down(now);
         core.survey(now, || network.link_up());
         core.notify(worked);
         let polls = if worked { Counter::BusyPolls } else { Counter::EmptyPolls };
@@ -232,7 +238,7 @@ impl<N: Network> Worker<N> {
 
     fn ended(&mut self, now: Instant) -> bool {
         let Some(by) = self.core.close_by else { return false };
-        let gone = self.core.status.connections.load(Ordering::Relaxed) == 0;
+        let gone = self.core.closes_pending == 0;
         (gone && self.network.flush(now, &self.core.status.counters) == 0) || now >= by
     }
 

@@ -4,7 +4,7 @@ use super::links::Neighbor;
 use super::survey::{ConnectionView, Gauges};
 use crate::counters::Counters;
 use crate::limits::HANDOVER_RING_LEN;
-use crate::quic::cid::CidKey;
+use crate::quic::keys::NodeKeys;
 use crate::quic::qlog::Sampler;
 use crate::session::Routes;
 use bytes::BytesMut;
@@ -30,8 +30,8 @@ pub enum Idle {
 pub struct Shared {
     /// How many workers there are.
     pub workers: usize,
-    /// The key that hides worker indices in connection IDs.
-    pub cid_key: CidKey,
+    /// The keys of connection IDs and stateless resets.
+    pub keys: NodeKeys,
     /// Which application takes what.
     pub routes: Routes,
     /// One ring a worker, for datagrams that landed elsewhere.
@@ -50,11 +50,16 @@ pub(super) const DRAINING: u8 = 1;
 pub(super) const CLOSING: u8 = 2;
 
 impl Shared {
-    /// For this many workers.
+    /// For this many workers, with random keys.
     pub fn new(workers: usize, routes: Routes) -> Arc<Self> {
+        Self::with_keys(workers, routes, NodeKeys::random())
+    }
+
+    /// For this many workers, with these keys.
+    pub fn with_keys(workers: usize, routes: Routes, keys: NodeKeys) -> Arc<Self> {
         Arc::new(Self {
             workers,
-            cid_key: CidKey::random(),
+            keys,
             routes,
             handovers: (0..workers).map(|_| ArrayQueue::new(HANDOVER_RING_LEN)).collect(),
             lifecycle: AtomicU8::new(RUNNING),

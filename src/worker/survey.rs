@@ -4,9 +4,9 @@
 use super::conn::{Conn, Origin};
 use super::{Core, Inspection};
 use crate::counters::{Counter, Counters};
-use crate::limits::{INSPECTION_LEN_MAX, SURVEY_INTERVAL_MS, SURVEY_TURN_LEN};
+use crate::limits::{INSPECTION_LEN_MAX, SURVEY_INTERVAL_MS, SURVEY_TURN_LEN, UNACKNOWLEDGED_MS};
 use crate::tls::{self, NodeId};
-use quinn_proto::Side;
+use quinn_proto::{ConnectionStats, FrameStats, Side};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -25,6 +25,8 @@ pub struct Gauges {
     pub attempts: AtomicUsize,
     /// Connections that have something to send and wait for the device.
     pub senders: AtomicUsize,
+    /// Connections that sent what the peer is to acknowledge, and had no acknowledgement for [`UNACKNOWLEDGED_MS`].
+    pub unacknowledged: AtomicUsize,
     neighbors: Mutex<Vec<(NodeId, bool)>>,
 }
 
@@ -79,6 +81,13 @@ pub(super) struct Counted {
     lost_packets: u64,
     lost_bytes: u64,
     congestion_events: u64,
+    acks: u64,
+    /// Frames sent that a peer must acknowledge.
+    eliciting: u64,
+    /// Of those, how many had been sent when the last ACK frame came.
+    eliciting_acked: u64,
+    /// When the first was seen that was sent since.
+    waiting_since: Option<Instant>,
 }
 
 /// How far a survey is.
@@ -88,17 +97,33 @@ pub(super) struct Survey {
     due: Option<Instant>,
     /// The slot that is looked at next, while one runs.
     next: Option<usize>,
+    /// Connections without acknowledgement among those that it has looked at.
+    unacknowledged: usize,
+}
+
+/// Frames that a peer must acknowledge (RFC 9000 §13.2.1): all but ACK, PADDING and CONNECTION_CLOSE.
+fn eliciting(sent: &FrameStats) -> u64 {
+    let streams = sent.stream + sent.reset_stream + sent.stop_sending + sent.datagram;
+    let credit = sent.max_data + sent.max_stream_data + sent.max_streams_bidi + sent.max_streams_uni;
+    let blocked =
+        sent.data_blocked + sent.stream_data_blocked + sent.streams_blocked_bidi + sent.streams_blocked_uni;
+    let paths = sent.path_challenge + sent.path_response + sent.new_connection_id + sent.retire_connection_id;
+    let others = sent.crypto + sent.ping + sent.new_token + u64::from(sent.handshake_done);
+    streams + credit + blocked + paths + others
 }
 
 impl Conn {
     /// Adds what happened since the last time to the worker's counters.
     pub(super) fn count_path(&mut self, counters: &Counters) {
-        let path = self.quic.stats().path;
+        let ConnectionStats { path, frame_tx, frame_rx, .. } = self.quic.stats();
         let now = Counted {
             sent_packets: path.sent_packets,
             lost_packets: path.lost_packets,
             lost_bytes: path.lost_bytes,
             congestion_events: path.congestion_events,
+            acks: frame_rx.acks,
+            eliciting: eliciting(&frame_tx),
+            ..self.counted
         };
         let before = std::mem::replace(&mut self.counted, now);
         // A path that is left takes its figures along, so they may fall.
@@ -107,9 +132,25 @@ impl Conn {
             (Counter::QuicPacketsLost, now.lost_packets, before.lost_packets),
             (Counter::QuicBytesLost, now.lost_bytes, before.lost_bytes),
             (Counter::QuicCongestionEvents, now.congestion_events, before.congestion_events),
+            (Counter::QuicAcks, now.acks, before.acks),
         ] {
             counters.add(counter, now.saturating_sub(before));
         }
+    }
+
+    /// Whether the peer has acknowledged nothing for [`UNACKNOWLEDGED_MS`] though there was something to acknowledge; `acks` is how
+    /// many ACK frames had come when this was asked before.
+    fn is_unacknowledged(&mut self, acks: u64, now: Instant) -> bool {
+        let counted = &mut self.counted;
+        if counted.acks != acks {
+            (counted.eliciting_acked, counted.waiting_since) = (counted.eliciting, None);
+        }
+        if counted.eliciting == counted.eliciting_acked || self.quic.is_closed() {
+            counted.waiting_since = None;
+            return false;
+        }
+        let since = *counted.waiting_since.get_or_insert(now);
+        now.saturating_duration_since(since) >= Duration::from_millis(UNACKNOWLEDGED_MS)
     }
 
     fn view(&self, worker: u16, slot: usize) -> ConnectionView {
@@ -145,6 +186,7 @@ impl Core {
             if self.survey.due.is_none_or(|due| due <= now) {
                 self.survey.due = Some(now + Duration::from_millis(SURVEY_INTERVAL_MS));
                 self.survey.next = Some(0);
+                self.survey.unacknowledged = 0;
                 self.gauge(link_up());
             }
             return;
@@ -152,14 +194,19 @@ impl Core {
         let to = (from + SURVEY_TURN_LEN).min(self.conns.len());
         let counters = &self.status.counters;
         for conn in self.conns.get_mut(from..to).into_iter().flatten().flatten() {
+            let acks = conn.counted.acks;
             conn.count_path(counters);
-            if conn.connected {
+            self.survey.unacknowledged += usize::from(conn.is_unacknowledged(acks, now));
+            if conn.connected && !conn.released {
                 let path = conn.quic.stats().path;
                 counters.rtts.record(path.rtt.as_micros() as u64);
                 counters.windows.record(path.cwnd);
             }
         }
         self.survey.next = (to < self.conns.len()).then_some(to);
+        if self.survey.next.is_none() {
+            self.status.gauges.unacknowledged.store(self.survey.unacknowledged, Relaxed);
+        }
     }
 
     fn gauge(&self, link_up: bool) {

@@ -11,7 +11,7 @@ use stoq::admin::text::{Sample, parse};
 use stoq::counters::Counter;
 
 /// A gateway with this admin section beside `listen`, and its endpoint's URL without the scheme.
-fn start(site: &mut Site, admin: &str) -> (Gateway, String) {
+pub(crate) fn start(site: &mut Site, admin: &str) -> (Gateway, String) {
     // Nobody else is told of a port that was free a moment ago; a collision is found by the gateway not starting.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     site.more += &format!("[admin]\nlisten = \"127.0.0.1:{port}\"\n{admin}\n");

@@ -1,8 +1,10 @@
 //! Processes that are stopped, killed and restarted in the middle of things.
 
-use crate::support::{Process, Site, json, run, wait_until};
+use crate::support::{Process, Site, identities, json, run, wait_until};
 use rustix::process::Signal;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
+use stoq::admin::client::Remote;
 
 /// Large enough to be caught in the middle.
 const LARGE: usize = 48 << 20;
@@ -108,6 +110,34 @@ fn a_gateway_killed_in_the_middle_of_a_put_keeps_nothing_half() {
 }
 
 #[test]
+fn the_peers_of_a_killed_gateway_hear_of_it_from_the_next_one() {
+    let mut site = Site::new();
+    // Nothing but a reset may tell the client.
+    let config = site.path("client.toml");
+    std::fs::write(
+        &config,
+        format!("[trust]\nnode_ids = [\"{}\"]\n[quic]\nidle_timeout_ms = 3600000\n", identities().gateway),
+    )
+    .unwrap();
+    site.more = "[quic]\nidle_timeout_ms = 3600000\n".into();
+    let (mut gateway, at) = crate::admin::start(&mut site, "");
+    let mut ping = site.client("ping");
+    let mut client = Process::spawn(ping.arg("--config").arg(&config).args(["-c", "1000000", "-i", "0.1"]));
+    let remote = Remote::new(&format!("http://{at}"), None, None).unwrap();
+    wait_until("the client is served", || {
+        let (_, shown) = remote.get("/debug/connections").unwrap();
+        let workers: Value = serde_json::from_str(&shown).unwrap();
+        workers[0][0]["established"] == true && workers[0][0]["received_bytes"].as_u64() > Some(5_000)
+    });
+    assert!(client.is_running(), "{}", client.log());
+    gateway.process.signal(Signal::KILL);
+    gateway.process.end();
+    let _gateway = site.start();
+    assert_eq!(client.end().code(), Some(1));
+    assert!(client.log().contains("stateless reset"), "{}", client.log());
+}
+
+#[test]
 fn a_client_killed_in_the_middle_of_a_put_leaves_nothing_at_the_gateway() {
     let mut site = Site::new();
     let (gateway, mut client, path, _) = put_half_way(&mut site);
@@ -186,7 +216,7 @@ fn a_gateway_whose_log_nobody_reads_any_more_serves_and_ends_in_order() {
     let (path, token) = site.file("file", 300_000);
     run(site.client("put").arg(&path), 0);
     // A refused client is something to log.
-    let stranger = crate::support::identities().stranger.clone();
+    let stranger = identities().stranger.clone();
     run(site.anonymous("put").args(["--node-id", &stranger]).arg(&path), 1);
     run(site.client("get").arg(&token).arg("-o").arg(site.path("copy")), 0);
     gateway.process.signal(Signal::TERM);

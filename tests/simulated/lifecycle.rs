@@ -4,7 +4,7 @@ use crate::support::caller::{End, Peer};
 use crate::support::{Setup, World, gateway_v4, gateway_v6, joined, payload};
 use std::time::Duration;
 use stoq::counters::Counter;
-use stoq::limits::ANSWER_LINGER_MS;
+use stoq::limits::{ANSWER_LINGER_MS, CLOSE_MS_MAX};
 use stoq::nic::simulated::LinkConfig;
 use stoq::quic::transport::QuicConfig;
 use stoq::record::ErrorCode;
@@ -112,6 +112,90 @@ fn a_closing_gateway_tells_its_clients() {
     }
     world.run(Duration::from_secs(5), "nothing is left", |world| world.gateway.connections() == 0);
     assert_eq!(world.gateway.count(Counter::ConnectionsClosed), 2);
+}
+
+/// Virtual time until the client knows that its connection is over, and why.
+fn until_closed(world: &mut World, peer: &Peer, limit: Duration) -> (Duration, String) {
+    let (begun, waiting) = (world.now, peer.clone());
+    world.run(limit, "the client hears of it", |world| world.caller(&waiting).closed(&waiting).is_some());
+    (world.now - begun, world.caller(peer).closed(peer).unwrap().to_owned())
+}
+
+#[test]
+fn a_close_that_is_lost_is_sent_again() {
+    for (lost, repeats) in [(Duration::from_micros(1), 1), (Duration::from_millis(30), 2)] {
+        let (mut world, peer) = World::connected();
+        world.pass(Duration::from_secs(2));
+        world.gateway.shared.close();
+        world.link.reconfigure(|link| link.loss = 1.0);
+        world.pass(lost);
+        world.link.reconfigure(|link| link.loss = 0.0);
+        let (took, reason) = until_closed(&mut world, &peer, Duration::from_secs(29));
+        assert!(reason.contains("shutting down"), "{reason}");
+        assert!(took < Duration::from_millis(CLOSE_MS_MAX), "{took:?}");
+        assert_eq!(world.gateway.count(Counter::ClosesRepeated), repeats);
+    }
+}
+
+#[test]
+fn a_close_that_is_answered_is_not_sent_again() {
+    let (mut world, peer) = World::connected();
+    world.pass(Duration::from_secs(2));
+    world.caller(&peer).disconnect(&peer);
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.clients[0].count(Counter::ClosesRepeated), 0);
+    assert_eq!(world.gateway.count(Counter::ClosesRepeated), 0);
+}
+
+#[test]
+fn a_close_on_a_full_link_reaches_every_client() {
+    let mut world = World::new(Setup { clients: 8, ..Setup::default() });
+    let peers: Vec<_> = (0..8).map(|client| world.connect(client, gateway_v4())).collect();
+    let bytes = payload(8 << 20);
+    let token = world.put(&peers[0], &bytes);
+    // What waits in the device takes longer than a closed connection lives.
+    world.link.reconfigure(|link| link.bandwidth_bits_per_s = Some(10_000_000));
+    for peer in &peers {
+        world.caller(peer).fetch(peer, token, Ranges::all());
+    }
+    world.pass(Duration::from_secs(1));
+    world.gateway.shared.close();
+    for peer in &peers {
+        let (took, reason) = until_closed(&mut world, peer, Duration::from_secs(25));
+        assert!(reason.contains("shutting down"), "{took:?}: {reason}");
+    }
+}
+
+#[test]
+fn a_gateway_that_was_killed_tells_its_clients_within_a_round_trip() {
+    // With fewer workers than before, too.
+    for (before, after) in [(1, 1), (2, 1), (1, 2)] {
+        let mut world = World::new(Setup { gateway_workers: before, clients: 2, ..Setup::default() });
+        let peers = [world.connect(0, gateway_v4()), world.connect(1, gateway_v6())];
+        world.pass(Duration::from_secs(2));
+        world.kill_and_restart_gateway(after);
+        for peer in &peers {
+            world.caller(peer).message(peer, crate::support::ECHO, b"who are you?");
+            let (took, reason) = until_closed(&mut world, peer, Duration::from_secs(29));
+            assert!(reason.contains("stateless reset"), "{reason}");
+            // The new process asks for the client's MAC first.
+            assert!(took <= Duration::from_millis(2), "two round trips: {took:?}");
+        }
+        assert_eq!(world.gateway.count(Counter::ResetsSent), 2);
+        let received: u64 = world.clients.iter().map(|client| client.count(Counter::ResetsReceived)).sum();
+        assert_eq!(received, 2);
+        let again = world.connect(0, gateway_v4());
+        world.echo(&again, b"and here we are again");
+    }
+}
+
+#[test]
+fn a_killed_gateway_whose_clients_say_nothing_tells_them_at_their_keep_alive() {
+    let (mut world, peer) = World::connected();
+    world.pass(Duration::from_secs(2));
+    world.kill_and_restart_gateway(1);
+    let (took, reason) = until_closed(&mut world, &peer, Duration::from_secs(29));
+    assert!(reason.contains("stateless reset") && took < Duration::from_secs(6), "{took:?}: {reason}");
 }
 
 #[test]

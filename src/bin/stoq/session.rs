@@ -138,12 +138,14 @@ impl Options {
     fn open_with(&self, config: ClientConfig) -> anyhow::Result<Session> {
         logging::start(&config.log)?;
         let client = tls::client(&config.tls, config.identity.as_ref(), &config.trust)?;
+        let restart_secret = tls::restart_secret(config.identity.as_ref())?;
         let timeout = Duration::try_from_secs_f64(self.timeout)
             .map_err(|_| Usage("--timeout takes seconds, such as 10".into()))?;
         let interrupt = Interrupt::listen()?;
         let network = Opened::open(&config.network, config.workers.count.into())?;
         let node = NodeConfig {
             client: Some(client),
+            restart_secret,
             quic: config.quic.clone(),
             idle: config.workers.idle,
             cores: config.workers.cores.clone(),

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use stoq::application::{Discard, Echo};
 use stoq::counters::Counter;
-use stoq::datagram::NetworkKind;
 use stoq::datagram::user_space::{InterfaceConfig, UserSpace};
+use stoq::datagram::{Network as _, NetworkKind};
 use stoq::hop::{Hops, Policy};
 use stoq::neighbor::exchange::exchange;
 use stoq::nic::simulated::SimulatedLink;
@@ -140,6 +140,7 @@ pub(super) fn gateway(
     let config = NodeConfig {
         server: Some(server_config(&tls).unwrap()),
         client: Some(client_config(&ClientTls::new(Some(identity.clone()), trust())).unwrap()),
+        restart_secret: identity.restart_secret().cloned(),
         quic: setup.gateway_quic.clone(),
         idle: Idle::Spin,
         ..NodeConfig::default()
@@ -150,10 +151,10 @@ pub(super) fn gateway(
         hops: Some(hops),
         ..SeedParts::alone(store.clone(), memory)
     };
-    let shared = Shared::new(setup.gateway_workers, routes);
     let number = index as u8 + 1;
     let mac = [2, 0, 0, 0, setup.device, number];
     let stations = station_on(link, mac, number, setup.gateway_workers, setup.udp_checksum);
+    let shared = Shared::with_keys(setup.gateway_workers, routes, config.keys(&[stations[0].info()]));
     let mut host = host(stations, &config, shared, setup.link.mtu, |worker, at| {
         match setup.liars.iter().find(|(liar, ..)| *liar == index) {
             Some((_, lie, payload)) => worker.add_inline(Box::new(Liar::new(*lie, payload.clone()))),

@@ -285,6 +285,12 @@ impl World {
         self.pass(Duration::from_secs(70));
     }
 
+    /// The first gateway's process is killed, and another takes its place at once, with the same identity on the same device.
+    pub(crate) fn kill_and_restart_gateway(&mut self, workers: usize) {
+        let setup = Setup { gateway_workers: workers, ..Setup::default() };
+        self.gateway = gateway(&self.link, &setup, 0, &self.store, self.now);
+    }
+
     /// A gateway, counted from 0.
     pub(crate) fn gateway(&mut self, index: usize) -> &mut Host {
         if index == 0 { &mut self.gateway } else { &mut self.others[index - 1] }

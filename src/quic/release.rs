@@ -1,0 +1,106 @@
+//! A congestion controller that holds nothing back once its connection is closed.
+//!
+//! quinn-proto lets a CONNECTION_CLOSE wait for the congestion window when stream data waits too, and a closed connection takes no
+//! more acknowledgements: on a full window the close never left. RFC 9002 §7 bounds what is ack-eliciting; a CONNECTION_CLOSE is not.
+
+use quinn_proto::congestion::{Controller, ControllerFactory, ControllerMetrics};
+use quinn_proto::{Connection, RttEstimator};
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Instant;
+
+/// Makes the controllers of one kind.
+pub(super) struct Releasable<F>(pub(super) Arc<F>);
+
+impl<F: ControllerFactory> ControllerFactory for Releasable<F> {
+    fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
+        Box::new(Held { inner: self.0.clone().build(now, current_mtu), released: Arc::default() })
+    }
+}
+
+/// A controller and whether its connection was closed, which it shares with its clones.
+struct Held {
+    inner: Box<dyn Controller>,
+    released: Arc<AtomicBool>,
+}
+
+/// Takes the congestion window away from a connection that is closed: all that it still sends is its CONNECTION_CLOSE.
+pub fn release(connection: &Connection) {
+    if let Ok(held) = connection.congestion_state().clone_box().into_any().downcast::<Held>() {
+        held.released.store(true, Relaxed);
+    }
+}
+
+impl Controller for Held {
+    fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        self.inner.on_sent(now, bytes, last_packet_number);
+    }
+
+    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &RttEstimator) {
+        self.inner.on_ack(now, sent, bytes, app_limited, rtt);
+    }
+
+    fn on_end_acks(
+        &mut self,
+        now: Instant,
+        in_flight: u64,
+        app_limited: bool,
+        largest_packet_num_acked: Option<u64>,
+    ) {
+        self.inner.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
+    }
+
+    fn on_congestion_event(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        is_persistent_congestion: bool,
+        lost_bytes: u64,
+    ) {
+        self.inner.on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+    }
+
+    fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.inner.on_mtu_update(new_mtu);
+    }
+
+    fn window(&self) -> u64 {
+        if self.released.load(Relaxed) { u64::MAX } else { self.inner.window() }
+    }
+
+    fn metrics(&self) -> ControllerMetrics {
+        self.inner.metrics()
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        Box::new(Self { inner: self.inner.clone_box(), released: self.released.clone() })
+    }
+
+    fn initial_window(&self) -> u64 {
+        self.inner.initial_window()
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quinn_proto::congestion::CubicConfig;
+
+    #[test]
+    fn a_release_is_seen_by_the_original_and_leaves_its_clone_no_window() {
+        let factory = Arc::new(Releasable(Arc::new(CubicConfig::default())));
+        let controller = factory.build(Instant::now(), 1200);
+        let window = controller.window();
+        assert_eq!(window, controller.initial_window());
+        let clone = controller.clone_box();
+        let Ok(held) = controller.clone_box().into_any().downcast::<Held>() else { panic!("another kind") };
+        held.released.store(true, Relaxed);
+        assert_eq!((controller.window(), clone.window()), (u64::MAX, u64::MAX));
+        assert_eq!(controller.metrics().congestion_window, window, "what it learnt is shown");
+    }
+}

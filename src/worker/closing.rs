@@ -1,0 +1,114 @@
+//! How connections end from here. A CONNECTION_CLOSE is sent again until the peer answers it, a bounded number of times: one that is
+//! lost costs the peer its whole idle timeout. A node that ends closes each connection when the device has room for the packet: QUIC
+//! drops a closed connection after three PTOs, whether its CONNECTION_CLOSE was sent or not.
+
+use super::Core;
+use super::conn::Conn;
+use super::shared::CLOSING;
+use crate::counters::{Counter, Counters};
+use crate::datagram::Network;
+use crate::limits::{CLOSE_MS_MAX, CLOSE_REPEAT_MS, CLOSE_REPEATS_MAX};
+use crate::quic::release::release;
+use crate::record::ErrorCode;
+use bytes::Bytes;
+use quinn_proto::Transmit;
+use std::time::{Duration, Instant};
+
+/// The datagram that closed a connection.
+pub(super) struct SentClose {
+    transmit: Transmit,
+    contents: Vec<u8>,
+    /// When it is sent again.
+    due: Option<Instant>,
+    repeats: u32,
+}
+
+impl Conn {
+    /// Nothing is left to be said: the peer closed as well, or the connection was lost.
+    pub(super) fn is_over(&self) -> bool {
+        self.lost || self.quic.is_drained() || self.quic.stats().frame_rx.connection_close > 0
+    }
+
+    /// Called when the device has room for a packet of this connection: closes it if this node ends, and lets a CONNECTION_CLOSE out
+    /// whatever the congestion window is.
+    #[inline]
+    pub(super) fn before_sending(&mut self, node_ends: bool, now: Instant) {
+        if node_ends && !self.quic.is_closed() {
+            self.quic.close(now, ErrorCode::GoingAway.into(), Bytes::from_static(b"shutting down"));
+        }
+        if self.quic.is_closed() && !std::mem::replace(&mut self.released, true) {
+            release(&self.quic);
+        }
+    }
+
+    /// Notes a datagram of this connection that was sent: what a closed connection sends is its CONNECTION_CLOSE.
+    #[inline]
+    pub(super) fn sent(&mut self, now: Instant, transmit: &Transmit, contents: &[u8]) {
+        if self.quic.is_closed() {
+            self.sent_close(now, transmit, contents);
+        }
+    }
+
+    #[cold]
+    fn sent_close(&mut self, now: Instant, transmit: &Transmit, contents: &[u8]) {
+        if self.close.is_none() && !self.is_over() {
+            let contents = contents[..transmit.size].to_vec();
+            let &Transmit { destination, ecn, size, segment_size, src_ip } = transmit;
+            let transmit = Transmit { destination, ecn, size, segment_size, src_ip };
+            self.close = Some(SentClose { transmit, contents, due: None, repeats: 0 });
+            self.schedule_close(now);
+        }
+    }
+
+    fn schedule_close(&mut self, now: Instant) {
+        let wait = self.quic.rtt() + Duration::from_millis(CLOSE_REPEAT_MS);
+        if let Some(close) = &mut self.close {
+            close.due = (close.repeats < CLOSE_REPEATS_MAX).then(|| now + wait);
+        }
+    }
+
+    /// When something is due: QUIC's own timers, or a CONNECTION_CLOSE to be sent again.
+    pub(super) fn poll_timeout(&mut self) -> Option<Instant> {
+        let close = self.close.as_ref().and_then(|close| close.due);
+        [self.quic.poll_timeout(), close].into_iter().flatten().min()
+    }
+
+    /// Sends the CONNECTION_CLOSE again if that is due. RFC 9000 §10.2.1: the packet may be the same.
+    pub(super) fn repeat_close<N: Network>(&mut self, network: &mut N, now: Instant, counters: &Counters) {
+        // None but a few connections come past this.
+        if self.close.as_ref().and_then(|close| close.due).is_none_or(|due| due > now) {
+            return;
+        }
+        let is_over = self.is_over();
+        let Some(close) = &mut self.close else { return };
+        if is_over {
+            close.due = None;
+        }
+        if is_over || !network.can_send() {
+            return;
+        }
+        network.send(now, counters, &close.transmit, &close.contents);
+        counters.add(Counter::ClosesRepeated, 1);
+        close.repeats += 1;
+        self.schedule_close(now);
+    }
+}
+
+impl Core {
+    /// Follows [`super::Shared::close`], once a turn.
+    pub(super) fn close_down(&mut self, now: Instant) {
+        if !self.shared.is(CLOSING) {
+            return;
+        }
+        let first = self.close_by.is_none();
+        self.close_by.get_or_insert(now + Duration::from_millis(CLOSE_MS_MAX));
+        self.closes_pending = 0;
+        for (slot, conn) in self.conns.iter_mut().enumerate() {
+            let Some(conn) = conn else { continue };
+            self.closes_pending += usize::from(!conn.is_over());
+            if first {
+                self.lines.touched(conn, slot);
+            }
+        }
+    }
+}
