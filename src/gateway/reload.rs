@@ -277,15 +277,15 @@ directory = "store"
     fn what_changed_is_named_and_known_to_need_a_restart_or_not() {
         let cases = [
             ("[workers]\ncount = 2\n", "workers.count", false),
-            ("memory_bytes = 1\n", "application.0.memory_bytes", false),
-            ("quota_bytes = 1\n", "application.0.quota_bytes", true),
-            ("lease_max_s = 1\n", "application.0.lease_max_s", true),
+            ("memory_bytes = 4194304\n", "application.0.memory_bytes", false),
+            ("quota_bytes = 1048576\n", "application.0.quota_bytes", true),
+            ("lease_max_s = 3600\n", "application.0.lease_max_s", true),
             ("[[application]]\nkind = \"echo\"\nqueues = [1]\n", "application", false),
             ("[log]\nlevel = \"debug\"\n", "log.level", true),
             ("[log]\nformat = \"json\"\n", "log.format", false),
             ("[hops]\ntransit = \"nobody\"\n", "hops.transit", true),
             ("[tls]\nearly_data = false\n", "tls.early_data", true),
-            ("[quic]\nkeep_alive_ms = 1\n", "quic.keep_alive_ms", true),
+            ("[quic]\nkeep_alive_ms = 1000\n", "quic.keep_alive_ms", true),
             ("[qlog]\nsample = 5\n", "qlog.sample", true),
             ("[reload]\nwatch = false\n", "reload.watch", false),
         ];
@@ -296,7 +296,7 @@ directory = "store"
         let other = config(|file| *file = file.replace("4433", "4434"));
         assert_eq!(changed_keys(&config(|_| ()), &other), ["network.listen"]);
         // A capacity also turns the cache on, where no key says otherwise.
-        let bounded = changed_keys(&config(|_| ()), &add("capacity_bytes = 1\n"));
+        let bounded = changed_keys(&config(|_| ()), &add("capacity_bytes = 1073741824\n"));
         assert_eq!(bounded, ["application.0.capacity_bytes", "hops.cache"]);
     }
 
