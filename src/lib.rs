@@ -18,6 +18,7 @@
 pub mod counters;
 pub mod histogram;
 pub mod limits;
+pub mod names;
 
 // The way of a packet.
 pub mod nic;

@@ -183,6 +183,23 @@ pub const WORKERS_PER_CORE_MAX: usize = 8;
 pub const BATCHES_PER_TURN_MAX: usize = 8;
 /// Chunks read from one stream before the others have their turn.
 pub const CHUNKS_PER_TURN_MAX: usize = 512;
+/// Destinations that a network has found unreachable and no worker has asked about yet; of more than that the timeouts tell.
+pub const UNREACHABLE_LEN_MAX: usize = 16;
+/// The same that a worker takes in one turn: for each it looks at all its connections.
+pub const UNREACHABLE_PER_TURN_MAX: usize = 4;
+/// Destinations that a client's kernel sockets are connected to, to hear what ICMP says of them; of more, of the last ones.
+pub const PEERS_CONNECTED_MAX: usize = 16;
+/// How long ICMP is not listened to about a peer that has answered, seconds: its socket, which holds to one local address, is closed meanwhile.
+pub const PEER_ANSWERED_S: u64 = 60;
+/// How far apart two ICMP messages must be that end a handshake, milliseconds: more than the packets of one flight, less than the
+/// second before the first is sent again.
+pub const UNREACHABLE_AGREE_MS: u64 = 200;
+/// The UDP port of a gateway where none is named.
+pub const PORT_DEFAULT: u16 = 4433;
+/// Addresses of one name that are tried.
+pub const ADDRESSES_LEN_MAX: usize = 16;
+/// RFC 8305 §5: how long one address of a name may take before the next is tried beside it, milliseconds.
+pub const ATTEMPT_DELAY_MS: u64 = 250;
 /// Handshakes begun in one turn: each costs a signature, hundreds of microseconds that established traffic waits.
 pub const HANDSHAKES_PER_TURN_MAX: usize = 1;
 /// Connection attempts that wait for their turn; past it they are dropped in silence.

@@ -309,12 +309,23 @@ fn the_shortest_files_load() {
     load(GATEWAY, true).unwrap();
     load(DPDK, true).unwrap();
     load(CLIENT, false).unwrap();
+    for both in [
+        "[\"0.0.0.0:4433\", \"[::]:4433\"]",
+        "[\"[::]:4433\", \"127.0.0.1:4433\"]",
+        "[\"127.0.0.1:1\", \"0.0.0.0:2\"]",
+    ] {
+        load(&GATEWAY.replace("[\"127.0.0.1:4433\"]", both), true).unwrap();
+    }
+    for written in ["gateway.example.org", "[fe80::1%eth0]:4433", "192.0.2.1"] {
+        load(&format!("gateway = \"{written}\"\n{CLIENT}"), false).unwrap();
+    }
 }
 
 #[test]
 fn a_value_that_cannot_work_is_refused_with_its_key_and_its_fix() {
     let workers = |text: &str| format!("{GATEWAY}\n[workers]\n{text}\n");
     let applications = |text: &str| format!("{GATEWAY}\n{text}\n");
+    let listen = |addresses: &str| GATEWAY.replace("[\"127.0.0.1:4433\"]", addresses);
     let dpdk = |from: &str, to: &str| DPDK.replace(from, to);
     let seed = "[[application]]\nkind = \"seed\"\nqueues = [7]\ndirectory = \"d\"\n";
     let neighbor = |letter: char, addresses: &str| {
@@ -332,6 +343,10 @@ fn a_value_that_cannot_work_is_refused_with_its_key_and_its_fix() {
         (workers("count = 2\ncores = [1, 1]"), "workers.cores", "named twice"),
         (GATEWAY.replace("[\"127.0.0.1:4433\"]", "[]"), "network.listen", "at least one"),
         (GATEWAY.replace(":4433", ":0"), "network.listen", "fixed port"),
+        (listen("[\"127.0.0.1:4433\", \"127.0.0.1:4433\"]"), "network.listen", "leave one out"),
+        (listen("[\"127.0.0.1:4433\", \"0.0.0.0:4433\"]"), "network.listen", "leave one out"),
+        (listen("[\"[::]:4433\", \"[::1]:4433\"]"), "network.listen", "leave one out"),
+        (listen("[\"[::ffff:127.0.0.1]:4433\", \"127.0.0.1:4433\"]"), "network.listen", "leave one out"),
         (GATEWAY.replace("client_auth = \"off\"", ""), "trust", "stoq identity show"),
         (dpdk("[\"10.77.0.1/24\"]", "[]"), "network.addresses", "at least one"),
         (dpdk("[identity]", "mtu = 1279\n[identity]"), "network.mtu", "1280"),
@@ -375,7 +390,6 @@ fn a_value_that_cannot_work_is_refused_with_its_key_and_its_fix() {
             "application.lease_default_s",
             "lease_max_s, 60",
         ),
-        (applications(&neighbor('a', "[\"10.0.0.1:0\"]")), "neighbor.addresses", "port 0"),
         (applications("[qlog]\nsample = 0"), "qlog.sample", "give 1 to"),
         (applications("[capture]\nsocket = \"s\""), "capture.socket", "tcpdump"),
         (format!("{DPDK}\n[capture]\nkey_log = true"), "capture.key_log", "capture.socket"),
@@ -431,6 +445,19 @@ fn values_of_the_wrong_type_or_name_are_refused_with_their_place() {
     ] {
         let error = refusal(&text, true);
         assert!(error.contains(part), "{part:?} stands in: {error}");
+    }
+}
+
+#[test]
+fn an_address_of_a_gateway_that_cannot_be_is_told_with_what_would_be() {
+    for (written, part) in [
+        ("2001:db8::1", "[2001:db8::1]"),
+        ("https://a.example", "1 to 65535"),
+        ("10.0.0.1:0", "1 to 65535"),
+        ("", "letters"),
+    ] {
+        let error = refusal(&format!("gateway = \"{written}\"\n{CLIENT}"), false);
+        assert!(error.contains("gateway") && error.contains(part), "{error}");
     }
 }
 

@@ -17,6 +17,11 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 /// One thing asked of the worker's side.
 pub(super) enum Call {
     Connect(Dial),
+    /// The resolver's answer for a dial.
+    Resolved {
+        dial: u64,
+        found: Result<Vec<SocketAddr>, String>,
+    },
     Ask {
         request: RequestId,
         ask: Box<Ask>,
@@ -100,7 +105,9 @@ impl Gathered {
 
 /// A connection that is wanted.
 pub(super) struct Dial {
-    pub(super) remote: SocketAddr,
+    pub(super) id: u64,
+    /// Addresses that were not tried yet, in order; none while the resolver is asked.
+    pub(super) remotes: Option<VecDeque<SocketAddr>>,
     pub(super) early: bool,
     pub(super) deadline: Instant,
     pub(super) reply: oneshot::Sender<Result<Up, DialError>>,
@@ -110,6 +117,8 @@ pub(super) struct Dial {
 #[derive(Debug)]
 pub(super) enum DialError {
     Timeout,
+    /// The resolver has not answered in time.
+    Unresolved,
     Failed(String),
 }
 

@@ -3,7 +3,8 @@
 //! It runs on the worker's own thread, one instance a worker, and never waits. Everything it keeps is bounded: requests by their
 //! number, fetched bytes by each request's credit, bytes to be put by a short channel each, messages by a room a connection.
 
-use super::call::{Answer, Batch, Call, Dial, DialError, Event, FetchAnswer, Gathered, PutAnswer, Room, Up};
+use super::call::{Answer, Batch, Call, Event, FetchAnswer, Gathered, PutAnswer, Room, Up};
+use super::dial::{Attempt, Dials};
 use super::fetch::Piece;
 use crate::application::{Application, Outbox};
 use crate::limits::CLIENT_PIECES_LEN;
@@ -32,8 +33,7 @@ const GATHER: u64 = 1 << 61;
 /// See the module.
 pub(super) struct Dispatch {
     calls: mpsc::UnboundedReceiver<Call>,
-    dials: FxHashMap<u64, Dial>,
-    dialled: u64,
+    dials: Dials,
     connections: FxHashMap<ConnectionId, Connection>,
     /// Commands that found the ring full; nothing more is taken from either side while one waits.
     unsent: Outbox,
@@ -78,8 +78,7 @@ impl Dispatch {
     pub(super) fn new(calls: mpsc::UnboundedReceiver<Call>) -> Self {
         Self {
             calls,
-            dials: FxHashMap::default(),
-            dialled: 0,
+            dials: Dials::default(),
             connections: FxHashMap::default(),
             unsent: Outbox::default(),
             blocked: None,
@@ -113,12 +112,8 @@ impl Dispatch {
 
     fn call(&mut self, port: &mut AppPort, call: Call) {
         match call {
-            Call::Connect(dial) => {
-                self.dialled += 1;
-                let (tag, remote, early) = (self.dialled, dial.remote, dial.early);
-                self.dials.insert(tag, dial);
-                self.send(port, Command::Connect { tag, remote, early });
-            }
+            Call::Connect(dial) => self.dials.begin(dial),
+            Call::Resolved { dial, found } => self.dials.resolved(dial, found),
             // On a connection that is gone the answer's channel ends here, and the task learns why.
             Call::Ask { request, ask, answer } => {
                 let Some(connection) = self.connections.get_mut(&request.connection) else { return };
@@ -223,11 +218,7 @@ impl Dispatch {
         }
         match delivery {
             Delivery::Connection(connection, event) => self.heard(port, connection, event),
-            Delivery::ConnectFailed { tag, reason } => {
-                if let Some(dial) = self.dials.remove(&tag) {
-                    let _ = dial.reply.send(Err(DialError::Failed(reason)));
-                }
-            }
+            Delivery::ConnectFailed { tag, reason } => self.dials.failed(tag, reason),
             Delivery::Asked(request, _) | Delivery::Forward(request, _) => {
                 let failure = ErrorRecord::new(ErrorCode::NotAuthorised, 0, "a client serves no requests");
                 self.send(port, Command::refuse(request, failure));
@@ -274,7 +265,7 @@ impl Dispatch {
         (node, remote): (Option<NodeId>, SocketAddr),
         credit: Credit,
     ) {
-        let Some(dial) = self.dials.remove(&tag) else {
+        let Some(dial) = self.dials.connected(tag) else {
             // It came up after its time.
             return self.send(port, Command::On(id, ConnectionCommand::Disconnect));
         };
@@ -414,12 +405,23 @@ impl Dispatch {
         worked
     }
 
-    fn expire(&mut self, now: Instant) {
-        if self.dials.values().any(|dial| dial.deadline <= now) {
-            for (_, dial) in self.dials.extract_if(|_, dial| dial.deadline <= now) {
-                let _ = dial.reply.send(Err(DialError::Timeout));
-            }
+    /// Makes the attempts that are due, as far as the ring takes them, and ends those that nobody needs.
+    fn dial(&mut self, now: Instant, port: &mut AppPort) -> bool {
+        self.dials.expire(now);
+        let mut worked = false;
+        while self.send_unsent(port)
+            && let Some(tag) = self.dials.next_abandoned()
+        {
+            worked = true;
+            self.send(port, Command::Abandon { tag });
         }
+        while self.send_unsent(port)
+            && let Some(Attempt { tag, remote, early }) = self.dials.next_attempt(now)
+        {
+            worked = true;
+            self.send(port, Command::Connect { tag, remote, early });
+        }
+        worked
     }
 
     fn flush(&mut self) {
@@ -483,7 +485,7 @@ impl Application for Dispatch {
             worked |= self.send_messages(port);
             worked |= self.poll_gathers(now, port);
         }
-        self.expire(now);
+        worked |= self.dial(now, port);
         // A turn that brought nothing ends a run: the tasks may have it.
         if !delivered && !self.holding.is_empty() {
             self.flush();
@@ -494,6 +496,6 @@ impl Application for Dispatch {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let gathers = self.gathers.iter().filter_map(|gathered| gathered.gather.poll_timeout());
-        self.dials.values().map(|dial| dial.deadline).chain(gathers).min()
+        self.dials.poll_timeout().into_iter().chain(gathers).min()
     }
 }

@@ -3,6 +3,7 @@
 use super::InputError;
 use crate::hop::RouteError;
 use crate::limits::MESSAGE_BYTES_MAX;
+use crate::names::{AddressError, ResolveError};
 use crate::record::{ErrorRecord, RecordError};
 use crate::shard::CoderError;
 use crate::token::{AnyToken, RangesError, Token};
@@ -17,19 +18,25 @@ pub enum ClientError {
     /// No connection came up.
     #[error("cannot connect to {remote}: {reason}")]
     Connect {
-        /// Where to.
-        remote: SocketAddr,
+        /// Where to, as the caller wrote it.
+        remote: String,
         /// Why, and what to do.
         reason: String,
     },
     /// No connection came up within the time given.
     #[error("no answer from {remote} within {} s", .limit.as_secs_f32())]
     Timeout {
-        /// Where to.
-        remote: SocketAddr,
+        /// Where to, as the caller wrote it.
+        remote: String,
         /// The time given.
         limit: Duration,
     },
+    /// The caller's text is no address of a gateway.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// The address leads nowhere on this client's network.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
     /// The connection ended under the call, or before it.
     #[error("the connection to {remote} ended: {reason}")]
     Lost {

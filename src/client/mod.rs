@@ -54,6 +54,7 @@
 //! ```
 
 mod call;
+mod dial;
 mod dispatch;
 mod error;
 mod fetch;
@@ -79,8 +80,9 @@ pub use crate::gather::{Given, State, Want};
 pub use crate::hop::{Route, RouteError};
 
 use crate::application::Placement;
-use crate::datagram::{Network, NetworkInfo};
+use crate::datagram::{Network, NetworkInfo, NetworkKind};
 use crate::limits::BAD_SETS_LEN_MAX;
+use crate::names::{AddressError, GatewayAddress, ResolveError};
 use crate::node::{Host, Hosted, Node, NodeConfig};
 use crate::queue::Waker;
 use crate::token::SetToken;
@@ -123,6 +125,40 @@ impl Default for ConnectOptions {
     }
 }
 
+/// Where to connect to: a [`SocketAddr`], a [`GatewayAddress`], or the text of either, such as `"gateway.example.org:4433"`.
+#[derive(Clone, Debug)]
+pub struct Target(Result<GatewayAddress, AddressError>);
+
+impl From<GatewayAddress> for Target {
+    fn from(address: GatewayAddress) -> Self {
+        Self(Ok(address))
+    }
+}
+
+impl From<&GatewayAddress> for Target {
+    fn from(address: &GatewayAddress) -> Self {
+        Self(Ok(address.clone()))
+    }
+}
+
+impl From<SocketAddr> for Target {
+    fn from(address: SocketAddr) -> Self {
+        Self(Ok(address.into()))
+    }
+}
+
+impl From<&str> for Target {
+    fn from(text: &str) -> Self {
+        Self(text.parse())
+    }
+}
+
+impl From<String> for Target {
+    fn from(text: String) -> Self {
+        Self(text.parse())
+    }
+}
+
 /// A client. Clones are the same client; it stops when the last of them, and the last [`Peer`], is dropped.
 #[derive(Clone, Debug)]
 pub struct Client(Arc<Shared>);
@@ -159,6 +195,18 @@ impl Shared {
         if let Some((_, waker)) = self.workers.get(worker) {
             waker.wake();
         }
+    }
+
+    /// Has a thread ask the system's resolver, which may block for long, and tell the worker's side.
+    fn resolve(&self, worker: usize, dial: u64, to: GatewayAddress) -> std::io::Result<()> {
+        let Some((calls, waker)) = self.workers.get(worker).cloned() else { return Ok(()) };
+        std::thread::Builder::new().name("stoq-names".into()).spawn(move || {
+            let found = to.resolve().map_err(|error| error.to_string());
+            if calls.send(Call::Resolved { dial, found }).is_ok() {
+                waker.wake();
+            }
+        })?;
+        Ok(())
     }
 
     /// Remembers a set whose shards did not give its payload.
@@ -224,11 +272,18 @@ impl Client {
         &self.0.statuses
     }
 
-    /// Connects. Connections take the workers in turn.
+    /// Connects: to an address, or to a name, whose addresses of both families are raced (RFC 8305). Connections take the workers in turn.
+    ///
+    /// A name is asked of the system's resolver, on a thread of its own. Whom to trust it does not say: that is [`crate::tls::Trust`]'s.
     ///
     /// # Errors
-    /// [`ClientError::Connect`] with the reason, [`ClientError::Timeout`], [`ClientError::Stopped`].
-    pub async fn connect(&self, remote: SocketAddr, options: ConnectOptions) -> Result<Peer, ClientError> {
+    /// [`ClientError::Connect`] with the reason, [`ClientError::Timeout`], [`ClientError::Stopped`]; [`ClientError::Address`] and
+    /// [`ClientError::Resolve`] for what is no address here.
+    pub async fn connect(&self, to: impl Into<Target>, options: ConnectOptions) -> Result<Peer, ClientError> {
+        let to = to.into().0?;
+        if to.has_zone() && self.0.network.kind != NetworkKind::KernelUdp {
+            return Err(ResolveError::Zone(to).into());
+        }
         let ConnectOptions { timeout, early, worker } = options;
         let next = || self.0.connects.fetch_add(1, Ordering::Relaxed);
         let worker = worker.unwrap_or_else(next) % self.0.workers.len();
@@ -236,11 +291,21 @@ impl Client {
         // A time that no clock reaches is no bound.
         let deadline = now.checked_add(timeout).unwrap_or(now + Duration::from_secs(u32::MAX.into()));
         let (reply, answer) = oneshot::channel();
-        self.0.call(worker, Call::Connect(Dial { remote, early, deadline, reply }));
+        let (id, remotes) = (self.0.next_request(), to.literal().map(|remote| [remote].into()));
+        let named = remotes.is_none();
+        self.0.call(worker, Call::Connect(Dial { id, remotes, early, deadline, reply }));
         let mut dialling = Dialling { shared: &self.0, answer };
+        if named {
+            self.0.resolve(worker, id, to.clone())?;
+        }
+        let remote = to.to_string();
         match (&mut dialling.answer).await {
             Ok(Ok(up)) => Ok(Peer::new(self.0.clone(), up)),
             Ok(Err(DialError::Timeout)) => Err(ClientError::Timeout { remote, limit: timeout }),
+            Ok(Err(DialError::Unresolved)) => {
+                let reason = format!("the resolver has not answered within {} s", timeout.as_secs_f32());
+                Err(ClientError::Connect { remote, reason })
+            }
             Ok(Err(DialError::Failed(reason))) => Err(ClientError::Connect { remote, reason }),
             Err(_) => Err(ClientError::Stopped),
         }

@@ -50,7 +50,8 @@ impl Bench {
     fn dial(&mut self, early: bool) -> oneshot::Receiver<Result<Up, DialError>> {
         let (reply, answer) = oneshot::channel();
         let deadline = self.now + Duration::from_secs(1);
-        self.call(Call::Connect(Dial { remote: ([127, 0, 0, 1], 1).into(), early, deadline, reply }));
+        let remotes = Some([([127, 0, 0, 1], 1).into()].into());
+        self.call(Call::Connect(Dial { id: 1, remotes, early, deadline, reply }));
         self.poll();
         answer
     }
@@ -105,6 +106,7 @@ fn a_dial_that_takes_too_long_is_told_and_hung_up_when_it_comes_up() {
     bench.poll();
     assert!(matches!(answer.try_recv(), Ok(Err(DialError::Timeout))));
     assert_eq!(bench.dispatch.poll_timeout(), None);
+    assert!(matches!(bench.command(), Command::Abandon { tag: given_up } if given_up == tag));
     bench.come_up(tag);
     assert!(matches!(bench.command(), Command::On(LINK, ConnectionCommand::Disconnect)));
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::quic::transport::QuicConfig;
 use crate::tls::NodeId;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 /// Receive buffers that a queue needs beside one for each descriptor: two bursts, and what a thread's cache keeps out of reach.
@@ -79,7 +79,7 @@ impl Check<'_> {
             NetworkConfig::KernelUdp(kernel) if kernel.listen.is_empty() => {
                 Err(self.value("network.listen", "give at least one address, such as [\"0.0.0.0:4433\"]"))
             }
-            NetworkConfig::KernelUdp(_) => Ok(()),
+            NetworkConfig::KernelUdp(kernel) => self.listen(&kernel.listen),
         }
     }
 
@@ -115,6 +115,25 @@ impl Check<'_> {
         Ok(())
     }
 
+    /// Addresses that exclude each other. Port 0 is another port each time.
+    fn listen(&self, listen: &[SocketAddr]) -> Result<(), ConfigError> {
+        for (at, address) in listen.iter().enumerate().filter(|(_, address)| address.port() != 0) {
+            let same = |ip: IpAddr| ip.to_canonical();
+            let beside = listen[..at].iter().chain(&listen[at + 1..]).find(|other| {
+                let (ip, other_ip) = (same(address.ip()), same(other.ip()));
+                let covers = other_ip.is_unspecified() && other_ip.is_ipv4() == ip.is_ipv4();
+                other.port() == address.port() && (ip == other_ip || covers)
+            });
+            if let Some(other) = beside {
+                return Err(self.value(
+                    "network.listen",
+                    format!("{other} and {address} are one port of one address; leave one out"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn trust(&self, trust: &TrustConfig, may_be_empty: bool) -> Result<(), ConfigError> {
         if trust.ca.is_none() && trust.node_ids.is_empty() && !may_be_empty {
             let fix = "nobody is trusted; give `ca = \"ca.pem\"`, or `node_ids = [...]` as `stoq identity show` prints them";
@@ -132,10 +151,6 @@ impl Check<'_> {
             if need_addresses && neighbor.addresses.is_empty() {
                 let fix =
                     format!("{} has none; give at least one, such as [\"10.77.0.2:4433\"]", neighbor.node_id);
-                return Err(self.value("neighbor.addresses", fix));
-            }
-            if let Some(address) = neighbor.addresses.iter().find(|address| address.port() == 0) {
-                let fix = format!("{address} has port 0, at which nothing answers; give a port such as 4433");
                 return Err(self.value("neighbor.addresses", fix));
             }
             let before = &neighbors[..index];

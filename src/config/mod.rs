@@ -20,13 +20,13 @@ pub use peers::{
     TrustConfig,
 };
 
+use crate::names::GatewayAddress;
 use crate::quic::transport::QuicConfig;
 use crate::ranges;
 use crate::worker::Idle;
 use check::Check;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// What can be wrong with a configuration file.
@@ -133,7 +133,7 @@ impl GatewayConfig {
 #[serde(deny_unknown_fields)]
 pub struct ClientConfig {
     /// The gateway to talk to, where the command line names none.
-    pub gateway: Option<SocketAddr>,
+    pub gateway: Option<GatewayAddress>,
     /// Gateways by name, for `--via` and `--on`.
     #[serde(default)]
     pub neighbor: Vec<NeighborConfig>,

@@ -1,9 +1,9 @@
 //! Who a node is, whom it trusts, whom it knows, and for whom it forwards.
 
 use crate::hop::Transit;
+use crate::names::GatewayAddress;
 use crate::tls::{CipherSuite, NodeId};
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// A certificate and its key.
@@ -49,9 +49,9 @@ pub struct NeighborConfig {
     pub name: Option<String>,
     /// Who it is.
     pub node_id: NodeId,
-    /// Where it is, of both families; tried in turn. A client gives none for a gateway that it reaches through others.
+    /// Where it is, addresses of both families or names; tried in turn. A client gives none for a gateway that it reaches through others.
     #[serde(default)]
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Vec<GatewayAddress>,
 }
 
 /// Forwarding of requests (protocol §5).

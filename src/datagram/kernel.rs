@@ -3,21 +3,26 @@
 //! quinn-udp does the system calls: segmentation offload on the way out (UDP_SEGMENT), many messages of many datagrams each
 //! on the way in (recvmmsg, UDP_GRO), with ECN bits and local addresses.
 
-use super::{Datagram, Network, NetworkInfo, NetworkKind};
+use super::{Datagram, Heard, Network, NetworkInfo, NetworkKind, Obstacle, Unreachable};
 use crate::counters::{Counter, Counters};
-use crate::limits::{TX_PENDING_LEN_MAX, TX_SEGMENTS_LEN_MAX};
+use crate::limits::{PEER_ANSWERED_S, PEERS_CONNECTED_MAX, TX_PENDING_LEN_MAX, TX_SEGMENTS_LEN_MAX};
 use quinn_proto::{EcnCodepoint, Transmit};
-use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
+use quinn_udp::{BATCH_SIZE, RecvMeta};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::SockRef;
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+mod bind;
+mod errors;
 #[cfg(test)]
 mod tests;
+
+pub use bind::{BindError, KernelUdpConfig};
+use bind::{Bound, is_link_local};
 
 /// A received message: the most that the kernel joins into one, bytes.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
@@ -27,23 +32,6 @@ const SEND_BYTES_MAX: usize = 65_507;
 const MTU_DEFAULT: u16 = 1500;
 /// EMSGSIZE, on every system that quinn-udp knows.
 const TOO_BIG: i32 = Errno::MSGSIZE.raw_os_error();
-
-/// How sockets are opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KernelUdpConfig {
-    /// Let other sockets, such as the other workers', be bound to the same addresses (SO_REUSEPORT): the kernel spreads
-    /// what arrives over them by a hash of addresses and ports.
-    pub reuse_port: bool,
-    /// Bytes asked for each socket's send buffer and each one's receive buffer. The kernel grants what
-    /// `net.core.wmem_max` and `net.core.rmem_max` allow: [`KernelUdp::buffers`] tells.
-    pub buffer_bytes: usize,
-}
-
-impl Default for KernelUdpConfig {
-    fn default() -> Self {
-        Self { reuse_port: false, buffer_bytes: 16 << 20 }
-    }
-}
 
 /// What the kernel granted, as it counts: on Linux twice what was asked, since its own bookkeeping is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +44,15 @@ pub struct SocketBuffers {
 
 /// One worker's UDP sockets.
 pub struct KernelUdp {
+    /// First those that are bound to the addresses of the configuration, then those that are connected.
     sockets: Vec<Bound>,
+    config: KernelUdpConfig,
+    /// How many are bound and not connected.
+    bound_len: usize,
+    /// Sockets connected so far.
+    connected: usize,
+    /// Peers that answered, with the place of the socket that they answered to, and when it was noticed; the last ones.
+    answered: VecDeque<((SocketAddr, usize), Instant)>,
     /// One buffer for every message of a burst, one behind the other.
     inbox: Vec<u8>,
     metas: [RecvMeta; BATCH_SIZE],
@@ -66,15 +62,9 @@ pub struct KernelUdp {
     /// The socket that is asked first in the next burst.
     turn: usize,
     buffers: SocketBuffers,
+    missing: Vec<SocketAddr>,
+    heard: Heard,
     mtu: u16,
-}
-
-struct Bound {
-    socket: UdpSocket,
-    state: UdpSocketState,
-    local: SocketAddr,
-    /// Takes and sends IPv4 too, as IPv4-mapped addresses.
-    dual: bool,
 }
 
 struct PendingSend {
@@ -96,26 +86,18 @@ enum Sent {
 }
 
 impl KernelUdp {
-    /// Opens a socket on each of `addresses`. An IPv6 socket takes IPv6 only, but for one on `[::]`, which takes both.
+    /// Opens a socket on each of `addresses`. An IPv6 socket takes IPv6 only, but for one on `[::]` where no IPv4 address with the
+    /// same port is named beside it: that one takes both. On a host that lacks a family, an unspecified address of that family is
+    /// left out where another remains, and `[::]` alone is `0.0.0.0`: [`KernelUdp::missing`] tells.
     ///
     /// # Errors
     ///
-    /// What the kernel says, with the address in the text; [`io::ErrorKind::InvalidInput`] when there is no address.
+    /// What the kernel says, with the address and the fix in the text; [`io::ErrorKind::InvalidInput`] when there is no address.
     pub fn bind(addresses: &[SocketAddr], config: KernelUdpConfig) -> io::Result<Self> {
-        if addresses.is_empty() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "no address to bind: give at least one, such as 0.0.0.0:4433",
-            ));
-        }
-        let sockets = addresses
-            .iter()
-            .map(|&address| {
-                Bound::open(address, config).map_err(|error| {
-                    io::Error::new(error.kind(), format!("cannot bind UDP {address}: {error}"))
-                })
-            })
-            .collect::<io::Result<Vec<_>>>()?;
+        Self::of(bind::open_all(addresses, config, bind::make)?, config)
+    }
+
+    fn of((sockets, missing): bind::Opened, config: KernelUdpConfig) -> io::Result<Self> {
         let mut buffers = SocketBuffers { send_bytes: usize::MAX, receive_bytes: usize::MAX };
         for bound in &sockets {
             let socket = SockRef::from(&bound.socket);
@@ -124,6 +106,10 @@ impl KernelUdp {
         }
         Ok(Self {
             mtu: mtu_of(&sockets),
+            bound_len: sockets.len(),
+            connected: 0,
+            answered: VecDeque::new(),
+            config,
             sockets,
             inbox: vec![0; BATCH_SIZE * MESSAGE_BYTES_MAX],
             metas: [RecvMeta::default(); BATCH_SIZE],
@@ -131,12 +117,19 @@ impl KernelUdp {
             pending_datagrams: 0,
             turn: 0,
             buffers,
+            missing,
+            heard: Heard::default(),
         })
     }
 
     /// What the kernel granted of the buffers asked for.
     pub fn buffers(&self) -> SocketBuffers {
         self.buffers
+    }
+
+    /// The unspecified addresses that were left out, since this host does not have their family.
+    pub fn missing(&self) -> &[SocketAddr] {
+        &self.missing
     }
 
     /// Datagrams that one system call can send; 1 where the kernel or the interface does not segment.
@@ -149,10 +142,52 @@ impl KernelUdp {
         let fits = |bound: &Bound| bound.local.is_ipv4() == destination.is_ipv4() || bound.dual;
         let exact = |bound: &Bound| source.is_some_and(|source| bound.local.ip() == source);
         let any = |bound: &Bound| source.is_none() || bound.local.ip().is_unspecified();
-        let sockets = || self.sockets.iter();
+        let sockets = || self.sockets[..self.bound_len].iter();
         sockets()
             .position(|bound| fits(bound) && exact(bound))
             .or_else(|| sockets().position(|bound| fits(bound) && any(bound)))
+    }
+
+    /// The socket that is connected to `peer`: one that is there, or a new one on the address of that at `place`, instead of the oldest.
+    /// None where the peer has answered lately, or the kernel has no way to it: the send then says why.
+    fn connected(&mut self, now: Instant, place: usize, peer: SocketAddr) -> Option<usize> {
+        let of_peer = Some((peer, place));
+        let known = self.sockets[self.bound_len..].iter().position(|socket| socket.peer == of_peer);
+        if let Some(at) = known {
+            return Some(self.bound_len + at);
+        }
+        let lately = |at: &Instant| now.saturating_duration_since(*at).as_secs() < PEER_ANSWERED_S;
+        if self.answered.iter().any(|(answered, at)| Some(*answered) == of_peer && lately(at)) {
+            return None;
+        }
+        let socket = self.sockets[place].connected_to(peer, place, self.config).ok()?;
+        let at = self.bound_len + self.connected % PEERS_CONNECTED_MAX;
+        self.connected += 1;
+        if at < self.sockets.len() {
+            self.sockets[at] = socket;
+            return Some(at);
+        }
+        self.sockets.push(socket);
+        Some(self.sockets.len() - 1)
+    }
+
+    /// Closes the sockets whose peers have answered and that are empty: a connected one stays with its local address though the
+    /// host takes another.
+    fn close_answered(&mut self, now: Instant, empty: &[usize]) {
+        // What waits to be sent names its socket by its place.
+        if !self.pending.is_empty() {
+            return;
+        }
+        for &at in empty.iter().rev() {
+            let Some(socket) = self.sockets.get(at).filter(|socket| socket.answered) else { continue };
+            let Some(peer) = socket.peer else { continue };
+            self.answered.retain(|(answered, _)| *answered != peer);
+            if self.answered.len() == PEERS_CONNECTED_MAX {
+                self.answered.pop_front();
+            }
+            self.answered.push_back((peer, now));
+            self.sockets.remove(at);
+        }
     }
 
     fn keep(&mut self, counters: &Counters, send: PendingSend) {
@@ -173,33 +208,16 @@ impl PendingSend {
 }
 
 impl Bound {
-    fn open(address: SocketAddr, config: KernelUdpConfig) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-        let dual = address.is_ipv6() && address.ip().is_unspecified();
-        if address.is_ipv6() {
-            socket.set_only_v6(!dual)?;
-        }
-        if config.reuse_port {
-            socket.set_reuse_port(true)?;
-        }
-        socket.bind(&address.into())?;
-        let socket = UdpSocket::from(socket);
-        let state = UdpSocketState::new((&socket).into())?;
-        // Refused or cut short is no failure: what was granted is read back.
-        let _ = state.set_send_buffer_size((&socket).into(), config.buffer_bytes);
-        let _ = state.set_recv_buffer_size((&socket).into(), config.buffer_bytes);
-        Ok(Self { local: socket.local_addr()?, socket, state, dual })
-    }
-
     /// Sends `contents` cut every `segment_size` bytes, in as few calls as the kernel allows.
     fn send(
         &self,
         counters: &Counters,
+        heard: &mut Heard,
         transmit: &quinn_udp::Transmit<'_>,
         contents: &[u8],
         segment_size: usize,
     ) -> Sent {
-        let mut at = 0;
+        let (mut at, mut again) = (0, true);
         while at < contents.len() {
             let offload = self.state.max_gso_segments();
             let segments = offload.min((SEND_BYTES_MAX / segment_size).max(1));
@@ -222,14 +240,31 @@ impl Bound {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Part(at),
                 // The kernel cannot segment for this interface, and quinn-udp has taken note: again, one by one.
                 Err(_) if count > 1 && self.state.max_gso_segments() < offload => continue,
+                // What a connected socket has heard fails the send that comes next; this one was not sent.
+                Err(error) if again && self.hear(heard, &error) => {
+                    again = false;
+                    continue;
+                }
                 Err(error) if error.raw_os_error() == Some(TOO_BIG) => {
                     counters.add(Counter::DropTooBig, count);
                 }
-                Err(_) => counters.add(Counter::DropSocketError, count),
+                Err(error) => {
+                    if let Some(obstacle) = errors::by_send(&error) {
+                        heard.add(canonical(transmit.destination), obstacle);
+                    }
+                    counters.add(Counter::DropSocketError, count);
+                }
             }
-            at = end;
+            (at, again) = (end, true);
         }
         Sent::All
+    }
+
+    /// Takes note of what a connected socket has heard of its peer; false where it is not connected, or this is something else.
+    fn hear(&self, heard: &mut Heard, error: &io::Error) -> bool {
+        let (Some((peer, _)), Some(obstacle)) = (self.peer, errors::by_icmp(error)) else { return false };
+        heard.add(peer, obstacle);
+        true
     }
 
     /// Takes one burst. Returns how many datagrams it held.
@@ -238,6 +273,7 @@ impl Bound {
         inbox: &mut [u8],
         metas: &mut [RecvMeta; BATCH_SIZE],
         counters: &Counters,
+        heard: &mut Heard,
         deliver: &mut impl FnMut(Datagram<'_>),
     ) -> usize {
         let mut rest = &mut *inbox;
@@ -249,20 +285,17 @@ impl Bound {
         let messages = match self.state.recv((&self.socket).into(), &mut slices, metas) {
             Ok(messages) => messages,
             Err(error) => {
-                // A queued ICMP error shows up here once; there is nothing to receive either way.
+                // A queued ICMP error shows up here once; what has arrived is there in the next turn.
                 if error.kind() != io::ErrorKind::WouldBlock {
                     counters.add(Counter::DropSocketError, 1);
+                    self.hear(heard, &error);
                 }
                 return 0;
             }
         };
         let (mut datagrams, mut bytes) = (0, 0);
         for (meta, message) in metas.iter().zip(inbox.chunks(MESSAGE_BYTES_MAX)).take(messages) {
-            let remote = match meta.addr.ip().to_canonical() {
-                ip @ IpAddr::V4(_) => SocketAddr::new(ip, meta.addr.port()),
-                // As it is: a link-local remote is reachable only with its interface.
-                IpAddr::V6(_) => meta.addr,
-            };
+            let remote = canonical(meta.addr);
             let local_ip = match meta.dst_ip.map(|ip| ip.to_canonical()) {
                 None if !self.local.ip().is_unspecified() => Some(self.local.ip()),
                 local_ip => local_ip,
@@ -282,18 +315,27 @@ impl Bound {
 }
 
 impl Network for KernelUdp {
-    fn receive(
-        &mut self,
-        _now: Instant,
-        counters: &Counters,
-        mut deliver: impl FnMut(Datagram<'_>),
-    ) -> usize {
+    fn receive(&mut self, now: Instant, counters: &Counters, mut deliver: impl FnMut(Datagram<'_>)) -> usize {
         let count = self.sockets.len();
         self.turn = (self.turn + 1) % count;
         let mut datagrams = 0;
+        let mut empty = smallvec::SmallVec::<[usize; 4]>::new();
         for i in 0..count {
-            let bound = &self.sockets[(self.turn + i) % count];
-            datagrams += bound.receive(&mut self.inbox, &mut self.metas, counters, &mut deliver);
+            let at = (self.turn + i) % count;
+            let bound = &mut self.sockets[at];
+            let taken =
+                bound.receive(&mut self.inbox, &mut self.metas, counters, &mut self.heard, &mut deliver);
+            datagrams += taken;
+            if bound.peer.is_some() {
+                bound.answered |= taken > 0;
+                if bound.answered && taken == 0 {
+                    empty.push(at);
+                }
+            }
+        }
+        if !empty.is_empty() {
+            empty.sort_unstable();
+            self.close_answered(now, &empty);
         }
         datagrams
     }
@@ -302,7 +344,7 @@ impl Network for KernelUdp {
         self.pending.is_empty()
     }
 
-    fn send(&mut self, _now: Instant, counters: &Counters, transmit: &Transmit, contents: &[u8]) {
+    fn send(&mut self, now: Instant, counters: &Counters, transmit: &Transmit, contents: &[u8]) {
         let segment_size = transmit.segment_size.unwrap_or(contents.len()).max(1);
         let datagrams = contents.len().div_ceil(segment_size);
         debug_assert!(datagrams <= TX_SEGMENTS_LEN_MAX);
@@ -310,7 +352,22 @@ impl Network for KernelUdp {
         let target = transmit.destination.ip().to_canonical();
         let Some(socket) = self.choose(target, source) else {
             counters.add(Counter::DropNoRoute, datagrams as u64);
+            if source.is_none() {
+                let obstacle = Obstacle::NoFamily { v6: target.is_ipv6() };
+                self.heard.add(canonical(transmit.destination), obstacle);
+            }
             return;
+        };
+        // Not left to the kernel: quinn-udp takes its EINVAL for that of a kernel without segmentation, for good.
+        if is_link_local(transmit.destination) && source.is_none() {
+            counters.add(Counter::DropNoRoute, datagrams as u64);
+            self.heard.add(transmit.destination, Obstacle::NoZone);
+            return;
+        }
+        let socket = if self.config.hear_errors {
+            self.connected(now, socket, canonical(transmit.destination)).unwrap_or(socket)
+        } else {
+            socket
         };
         let bound = &self.sockets[socket];
         let destination = match (target, transmit.destination) {
@@ -322,7 +379,7 @@ impl Network for KernelUdp {
         let first =
             quinn_udp::Transmit { destination, ecn, contents: &[], segment_size: None, src_ip: source };
         let sent = if self.pending.is_empty() {
-            match bound.send(counters, &first, contents, segment_size) {
+            match bound.send(counters, &mut self.heard, &first, contents, segment_size) {
                 Sent::All => return,
                 Sent::Part(sent) => sent,
             }
@@ -345,7 +402,8 @@ impl Network for KernelUdp {
             };
             let bound = &self.sockets[send.socket];
             let before = send.datagrams();
-            match bound.send(counters, &transmit, &send.contents[send.sent..], send.segment_size) {
+            let rest = &send.contents[send.sent..];
+            match bound.send(counters, &mut self.heard, &transmit, rest, send.segment_size) {
                 Sent::All => {
                     self.pending_datagrams -= before;
                     self.pending.pop_front();
@@ -358,6 +416,10 @@ impl Network for KernelUdp {
             }
         }
         self.pending_datagrams
+    }
+
+    fn poll_unreachable(&mut self) -> Option<Unreachable> {
+        self.heard.take()
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
@@ -384,7 +446,7 @@ impl Network for KernelUdp {
     }
 
     fn info(&self) -> NetworkInfo {
-        let local: Vec<_> = self.sockets.iter().map(|bound| bound.local).collect();
+        let local: Vec<_> = self.sockets[..self.bound_len].iter().map(|bound| bound.local).collect();
         NetworkInfo {
             kind: NetworkKind::KernelUdp,
             driver: "udp".to_owned(),
@@ -396,6 +458,14 @@ impl Network for KernelUdp {
 
     fn link_up(&self) -> bool {
         true
+    }
+}
+
+/// IPv4 as IPv4. IPv6 as it is: a link-local address is reachable only with its interface.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address,
     }
 }
 

@@ -9,7 +9,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 pub mod kernel;
+mod unreachable;
 pub mod user_space;
+
+pub(crate) use unreachable::Heard;
+pub use unreachable::{Obstacle, Unreachable};
 
 /// One received UDP datagram, borrowed from the network's own buffer.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +82,11 @@ pub trait Network {
 
     /// Gives queued packets to the device. Returns how many are still queued.
     fn flush(&mut self, now: Instant, counters: &Counters) -> usize;
+
+    /// What was learnt of destinations that cannot be reached, one at a time.
+    fn poll_unreachable(&mut self) -> Option<Unreachable> {
+        None
+    }
 
     /// When [`Network::handle_timeout`] wants to be called next (neighbour resolution).
     fn poll_timeout(&self) -> Option<Instant>;

@@ -1,16 +1,15 @@
 //! Opens the configured network, whichever kind it is, and starts a node on it.
 
-use super::machine;
+use super::{holder, machine};
 use crate::client::{Client, ClientError};
 use crate::config::{KernelConfig, NetworkConfig};
 use crate::datagram::Network;
-use crate::datagram::kernel::{KernelUdp, KernelUdpConfig};
+use crate::datagram::kernel::{BindError, KernelUdp, KernelUdpConfig};
 use crate::nic::interface::Interface;
 use crate::nic::tap::Tap;
 #[cfg(feature = "dpdk")]
 use crate::nic::tap::Tapped;
 use crate::node::{Hosted, Node, NodeConfig, ThreadSetup};
-use anyhow::Context;
 use std::any::Any;
 use std::io;
 use std::ops::Deref;
@@ -142,16 +141,33 @@ impl Drop for RunningClient {
 }
 
 impl Opened {
-    /// Opens the network with one queue for each of `workers`.
+    /// Opens a gateway's network with one queue for each of `workers`.
     ///
     /// # Errors
     /// What the device or the kernel refuses, with the fix.
     pub fn open(config: &NetworkConfig, workers: usize) -> anyhow::Result<Self> {
+        Self::open_as(config, workers, false)
+    }
+
+    /// The same for a client, which hears what the kernel and ICMP say of the gateways that it dials.
+    ///
+    /// # Errors
+    /// Those of [`Opened::open`].
+    pub fn open_client(config: &NetworkConfig, workers: usize) -> anyhow::Result<Self> {
+        Self::open_as(config, workers, true)
+    }
+
+    fn open_as(config: &NetworkConfig, workers: usize, is_client: bool) -> anyhow::Result<Self> {
         machine::ensure_network(config, workers)?;
         match config {
             NetworkConfig::KernelUdp(kernel) => {
-                let queues =
-                    (0..workers).map(|_| bind(kernel, workers > 1)).collect::<anyhow::Result<_>>()?;
+                let queues = (0..workers)
+                    .map(|worker| {
+                        bind(kernel, workers > 1, is_client)
+                            .inspect(|opened| tell_missing(opened, worker, is_client))
+                    })
+                    .collect::<io::Result<_>>()
+                    .map_err(named)?;
                 Ok(Self { queues: Queues::Kernel(queues), device: Device::Kernel })
             }
             #[cfg(feature = "dpdk")]
@@ -185,6 +201,11 @@ impl Opened {
             }
             _ => Self::open(config, workers),
         }
+    }
+
+    /// Whether it is the kernel's.
+    pub fn is_kernel(&self) -> bool {
+        matches!(self.queues, Queues::Kernel(_))
     }
 
     /// What worker threads on this network do first.
@@ -244,10 +265,28 @@ impl Opened {
     }
 }
 
-fn bind(kernel: &KernelConfig, reuse_port: bool) -> anyhow::Result<KernelUdp> {
-    let config = KernelUdpConfig { reuse_port, buffer_bytes: kernel.buffer_bytes };
-    KernelUdp::bind(&kernel.listen, config).with_context(|| {
-        let listen: Vec<_> = kernel.listen.iter().map(ToString::to_string).collect();
-        format!("cannot bind UDP {}; is another program on this port?", listen.join(" "))
-    })
+/// Opens one worker's sockets.
+pub(super) fn bind(kernel: &KernelConfig, reuse_port: bool, hear_errors: bool) -> io::Result<KernelUdp> {
+    let config = KernelUdpConfig { reuse_port, buffer_bytes: kernel.buffer_bytes, hear_errors };
+    KernelUdp::bind(&kernel.listen, config)
+}
+
+/// The same error with the program that has the address, where this user may see it.
+fn named(error: io::Error) -> anyhow::Error {
+    let bind = error.get_ref().and_then(|inner| inner.downcast_ref::<BindError>());
+    match bind.filter(|_| error.kind() == io::ErrorKind::AddrInUse) {
+        Some(bind) => {
+            let holders: Vec<_> = holder::of_udp(bind.address).iter().map(ToString::to_string).collect();
+            if holders.is_empty() { error.into() } else { anyhow::anyhow!("{bind}: {}", holders.join(", ")) }
+        }
+        None => error.into(),
+    }
+}
+
+/// Says once which family is not there. A client tells of it when it is asked to go there.
+fn tell_missing(opened: &KernelUdp, worker: usize, is_client: bool) {
+    for missing in opened.missing().iter().filter(|_| worker == 0 && !is_client) {
+        let family = if missing.is_ipv4() { "IPv4" } else { "IPv6" };
+        tracing::warn!(address = %missing, family, "this host does not have the family of this address: serving without it");
+    }
 }

@@ -11,6 +11,7 @@ use crate::admin::{Admin, Facts, Parts, Source};
 use crate::application::{Application, Discard, Echo, Placement};
 use crate::config::{ApplicationConfig, GatewayConfig, SeedConfig};
 use crate::hop::{Hops, Policy};
+use crate::names::{Places, Resolver};
 use crate::nic::tap::Tap;
 use crate::node::{Host, Hosted, MakeApplication, Node, NodeConfig};
 use crate::quic::qlog::Qlog;
@@ -192,6 +193,7 @@ pub(super) fn renewable(
 ) -> anyhow::Result<(NodeConfig, Identity)> {
     let (server, identity) = tls::server(&config.tls, &config.identity, &config.trust, key_log.clone())?;
     let neighbor = config.neighbor.iter();
+    let resolver = Resolver::start().context("cannot start the thread that resolves names")?;
     let (sample, bytes_max) = (config.qlog.sample, config.qlog.bytes_max);
     let directory = config.qlog.directory.as_deref();
     let qlog = directory.map(|directory| {
@@ -203,7 +205,10 @@ pub(super) fn renewable(
         restart_secret: identity.restart_secret().cloned(),
         client: client_tls(config, key_log)?,
         neighbors: neighbor
-            .map(|neighbor| Neighbor { node: neighbor.node_id, addresses: neighbor.addresses.clone() })
+            .map(|neighbor| Neighbor {
+                node: neighbor.node_id,
+                addresses: Places::new(neighbor.addresses.clone(), &resolver),
+            })
             .collect(),
         neighbor_connections_max: config.hops.connections_max,
         quic: config.quic.clone(),

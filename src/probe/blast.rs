@@ -1,10 +1,10 @@
 //! The goodput of messages.
 
-use super::{Links, Report, Up, Width};
+use super::links::Up;
+use super::{Links, Remotes, Report, Width};
 use crate::application::Application;
 use crate::queue::{AppPort, ConnectionEvent, Delivery};
 use bytes::Bytes;
-use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 
@@ -37,7 +37,7 @@ impl Blast {
     /// Sends `bytes` in all, in messages of `message_bytes`, to the discarding application on `queue`; with more streams than
     /// one to as many queues from there on, which must be the same application's.
     pub fn new(
-        remote: SocketAddr,
+        remotes: impl Into<Remotes>,
         queue: u64,
         message_bytes: usize,
         bytes: u64,
@@ -45,7 +45,7 @@ impl Blast {
         reports: Sender<Report>,
     ) -> Self {
         let message = Bytes::from(vec![0x5a; message_bytes]);
-        let links = Links::new(remote, width.connections, reports);
+        let links = Links::new(remotes, width.connections, reports);
         let (lanes, turn, started, answers, counted) = (Vec::new(), 0, None, 0, (0, 0));
         Self { queue, message, width, bytes, links, lanes, turn, started, answers, counted }
     }
@@ -110,7 +110,7 @@ impl Lane {
 
 impl Application for Blast {
     fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool {
-        let mut worked = self.links.dial(port);
+        let mut worked = self.links.dial(now, port);
         while let Some(delivery) = port.receive() {
             worked = true;
             self.links.heard(&delivery);

@@ -1,10 +1,9 @@
 //! The round trip of a message.
 
-use super::{Links, Report};
+use super::{Links, Remotes, Report};
 use crate::application::Application;
 use crate::queue::{AppPort, ConnectionEvent, Delivery};
 use bytes::Bytes;
-use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
@@ -23,21 +22,21 @@ pub struct Ping {
 impl Ping {
     /// `count` round trips of `payload` to the echo application on `queue`, begun `interval` apart at the least.
     pub fn new(
-        remote: SocketAddr,
+        remotes: impl Into<Remotes>,
         queue: u64,
         payload: Bytes,
         interval: Duration,
         count: u64,
         reports: Sender<Report>,
     ) -> Self {
-        let links = Links::new(remote, usize::from(count > 0), reports);
+        let links = Links::new(remotes, usize::from(count > 0), reports);
         Self { queue, payload, interval, count, links, sent: None, next: None }
     }
 }
 
 impl Application for Ping {
     fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool {
-        let mut worked = self.links.dial(port);
+        let mut worked = self.links.dial(now, port);
         while let Some(delivery) = port.receive() {
             worked = true;
             self.links.heard(&delivery);

@@ -1,13 +1,12 @@
 //! The goodput of payloads that are fetched, and the time of a small fetch.
 
-use super::{Links, Report, Width};
+use super::{Links, Remotes, Report, Width};
 use crate::application::Application;
 use crate::hop::{Route, RouteError};
 use crate::queue::{AppPort, Ask, Command, Credit, Delivery, End, Ending, RequestId};
 use crate::record::{Fetch, Routed};
 use crate::token::{AnyToken, Ranges};
 use bytes::Bytes;
-use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 
@@ -51,8 +50,8 @@ struct Lane {
 
 impl Pull {
     /// From this gateway.
-    pub fn new(remote: SocketAddr, pulled: Pulled, width: Width, reports: Sender<Report>) -> Self {
-        let links = Links::new(remote, width.connections, reports);
+    pub fn new(remotes: impl Into<Remotes>, pulled: Pulled, width: Width, reports: Sender<Report>) -> Self {
+        let links = Links::new(remotes, width.connections, reports);
         let lanes = vec![Lane::default(); width.lanes()];
         Self { pulled, width, links, lanes, started: None, answers: 0, bytes: 0 }
     }
@@ -122,7 +121,7 @@ impl Pulled {
 
 impl Application for Pull {
     fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool {
-        let mut worked = self.links.dial(port);
+        let mut worked = self.links.dial(now, port);
         while let Some(delivery) = port.receive() {
             worked = true;
             self.links.heard(&delivery);

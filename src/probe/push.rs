@@ -1,6 +1,6 @@
 //! The goodput of payloads that are put.
 
-use super::{Links, Report, Width};
+use super::{Links, Remotes, Report, Width};
 use crate::application::Application;
 use crate::client::{ClientError, Prepared, Source};
 use crate::hop::Route;
@@ -8,7 +8,6 @@ use crate::queue::{Answer, AppPort, Ask, Command, Credit, Delivery, End, Ending,
 use crate::record::{ErrorCode, Put};
 use bytes::Bytes;
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
@@ -46,14 +45,14 @@ enum State {
 impl Push {
     /// Puts `payload` to the discarding application on `queue`, `width` times at once; by `route`, if not the peer itself has it.
     pub fn new(
-        remote: SocketAddr,
+        remotes: impl Into<Remotes>,
         queue: u64,
         payload: Arc<Prepared>,
         route: Option<Route>,
         width: Width,
         reports: Sender<Report>,
     ) -> Self {
-        let links = Links::new(remote, width.connections, reports);
+        let links = Links::new(remotes, width.connections, reports);
         Self { queue, payload, route, width, links, lanes: Vec::new(), started: None, answers: 0 }
     }
 
@@ -121,7 +120,7 @@ impl Push {
     }
 
     fn turn(&mut self, now: Instant, port: &mut AppPort) -> Result<bool, ClientError> {
-        let mut worked = self.links.dial(port);
+        let mut worked = self.links.dial(now, port);
         while let Some(delivery) = port.receive() {
             worked = true;
             self.heard(delivery)?;

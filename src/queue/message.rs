@@ -150,6 +150,11 @@ pub enum Command {
         /// replayed, and peers refuse most of it (protocol §7).
         early: bool,
     },
+    /// Give up a connection that was asked for and is not up yet: nothing comes of it. One that is up stays, and is told of.
+    Abandon {
+        /// The tag that it was asked for with.
+        tag: u64,
+    },
     /// Have a connection to this configured neighbour, now. [`ConnectionEvent::Connected`] comes once it is up, to every application.
     Reach(NodeId),
     /// Something with a connection as a whole.
@@ -255,7 +260,7 @@ impl Command {
     /// The connection that this is about; none for those that ask for one.
     pub(crate) fn connection(&self) -> Option<ConnectionId> {
         match self {
-            Self::Connect { .. } | Self::Reach(_) => None,
+            Self::Connect { .. } | Self::Abandon { .. } | Self::Reach(_) => None,
             Self::On(connection, _) => Some(*connection),
             Self::Ask(request, _)
             | Self::Open { request, .. }

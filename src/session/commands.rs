@@ -33,7 +33,7 @@ impl Session {
         }
         match command {
             // The worker itself connects.
-            Command::Connect { .. } | Command::Reach(_) => {}
+            Command::Connect { .. } | Command::Abandon { .. } | Command::Reach(_) => {}
             Command::On(_, command) => self.on_connection(conn, app, command, cx),
             Command::Ask(request, _) | Command::Open { request, .. } => {
                 self.open(conn, app, request, command, cx);

@@ -3,6 +3,8 @@
 use super::closing::SentClose;
 use super::survey::Counted;
 use crate::counters::Counter;
+use crate::datagram::Obstacle;
+use crate::limits::UNREACHABLE_AGREE_MS;
 use crate::queue::{ConnectionEvent, Delivery};
 use crate::quic::timers::Timer;
 use crate::record::ErrorCode;
@@ -11,6 +13,7 @@ use crate::tls::{self, NodeId};
 use bytes::Bytes;
 use quinn_proto::{Connection, ConnectionError, Event, Side};
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 /// Who wanted a connection.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +75,8 @@ pub(super) struct Conn {
     /// What closed it from here.
     pub(super) close: Option<SentClose>,
     pub(super) origin: Origin,
+    /// When an ICMP message first said that its packets do not arrive.
+    pub(super) refused: Option<Instant>,
     /// Of the path's figures, what the counters have already.
     pub(super) counted: Counted,
 }
@@ -83,25 +88,7 @@ impl Conn {
             Event::ConnectionLost { reason } => {
                 self.lost = true;
                 let text = self.reason(&reason, cx);
-                if !self.connected {
-                    let failed = match self.quic.side() {
-                        Side::Client => Counter::HandshakesOutFailed,
-                        Side::Server => Counter::HandshakesInFailed,
-                    };
-                    cx.counters.add(failed, 1);
-                }
-                // What came in early data is known before its connection is.
-                if self.announced || self.session.requests() > 0 {
-                    self.session.closed(&text, cx);
-                } else if let Origin::Application { app, tag, .. } = self.origin {
-                    cx.ports[app].deliver(Delivery::ConnectFailed { tag, reason: text.clone() });
-                }
-                if let Origin::Neighbor { index, node } = self.origin {
-                    let remote = self.quic.remote_address();
-                    tracing::info!(%node, %remote, reason = text, "no connection to a neighbour");
-                    cx.counters.add(Counter::NeighborsLost, 1);
-                    return Some(Change::NeighborLost(index));
-                }
+                return self.tell_end(&text, cx);
             }
             Event::Stream(event) => self.session.stream_event(&mut self.quic, event, cx),
             Event::DatagramReceived => {
@@ -121,6 +108,54 @@ impl Conn {
             return "the peer does not know this connection: it was started anew (stateless reset)".into();
         }
         tls::explain(reason).map_or_else(|| reason.to_string(), |refusal| refusal.to_string())
+    }
+
+    /// Tells of its end, or that it never came up.
+    fn tell_end(&mut self, text: &str, cx: &mut Context<'_>) -> Option<Change> {
+        if !self.connected {
+            let failed = match self.quic.side() {
+                Side::Client => Counter::HandshakesOutFailed,
+                Side::Server => Counter::HandshakesInFailed,
+            };
+            cx.counters.add(failed, 1);
+        }
+        // What came in early data is known before its connection is.
+        if self.announced || self.session.requests() > 0 {
+            self.session.closed(text, cx);
+        } else if let Origin::Application { app, tag, .. } = self.origin {
+            cx.ports[app].deliver(Delivery::ConnectFailed { tag, reason: text.to_owned() });
+        }
+        if let Origin::Neighbor { index, node } = self.origin {
+            let remote = self.quic.remote_address();
+            tracing::info!(%node, %remote, reason = text, "no connection to a neighbour");
+            cx.counters.add(Counter::NeighborsLost, 1);
+            return Some(Change::NeighborLost(index));
+        }
+        None
+    }
+
+    /// Ends a handshake whose packets do not arrive. What this host knows of itself ends it at once. An ICMP message, which anybody on the
+    /// way may forge and a gateway that restarts causes, ends it when the next flight gets one too. An established connection is never
+    /// ended so (RFC 9000 §14.2.1, §21.5). Gives whether it is over, and what that changes.
+    pub(super) fn unreachable(
+        &mut self,
+        obstacle: &Obstacle,
+        cx: &mut Context<'_>,
+    ) -> Option<Option<Change>> {
+        if self.connected || self.quic.side() != Side::Client || self.quic.is_closed() {
+            return None;
+        }
+        if !obstacle.is_local() {
+            let first = *self.refused.get_or_insert(cx.now);
+            if cx.now.saturating_duration_since(first) < Duration::from_millis(UNREACHABLE_AGREE_MS) {
+                return None;
+            }
+        }
+        let change = self.tell_end(&obstacle.to_string(), cx);
+        // Nobody hears of it.
+        self.lost = true;
+        self.quic.close(cx.now, ErrorCode::None.into(), Bytes::new());
+        Some(change)
     }
 
     /// Speaks before the handshake is over, if the application wants it and an earlier session allows it.

@@ -202,6 +202,7 @@ impl Core {
             released: false,
             close: None,
             origin,
+            refused: None,
             counted: Counted::default(),
         };
         self.lines.touched(&mut conn, slot);
@@ -340,6 +341,7 @@ impl Core {
     fn command(&mut self, now: Instant, app: usize, command: Command) {
         match command {
             Command::Connect { tag, remote, early } => return self.connect(now, app, tag, remote, early),
+            Command::Abandon { tag } => return self.abandon(now, app, tag),
             Command::Reach(node) => return self.reach(now, &node),
             _ => {}
         }
@@ -370,6 +372,11 @@ impl Core {
     fn dial(&mut self, now: Instant, remote: SocketAddr, origin: Origin) -> Result<u32, String> {
         let Some(config) = &self.client else {
             return Err("this node has no client identity and opens no connections".into());
+        };
+        // IPv4 mapped into IPv6 is IPv4 on the wire, and answers come from there.
+        let remote = match remote.ip().to_canonical() {
+            ip @ IpAddr::V4(_) => SocketAddr::new(ip, remote.port()),
+            IpAddr::V6(_) => remote,
         };
         let name = tls::connect_name(remote);
         let mut config = config.of(remote).clone();

@@ -2,6 +2,7 @@
 //! of them at once than allowed, the one used longest ago making room.
 
 use crate::limits::{NEIGHBOR_BACKOFF_MS_MAX, NEIGHBOR_BACKOFF_MS_MIN};
+use crate::names::Places;
 use crate::tls::NodeId;
 use rustc_hash::FxHashMap;
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ pub struct Neighbor {
     /// Who it is; a connection that proves another is closed.
     pub node: NodeId,
     /// Where it is, of either family; tried in turn.
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Places,
 }
 
 /// One worker's connections to neighbours.
@@ -121,9 +122,14 @@ impl Links {
             return None;
         };
         let link = &mut self.links[index];
-        let address = link.neighbor.addresses.get(link.address % link.neighbor.addresses.len().max(1));
-        let Some(&address) = address else {
-            link.state = State::Idle;
+        let known = link.neighbor.addresses.addresses();
+        let Some(&address) = known.get(link.address % known.len().max(1)) else {
+            if link.neighbor.addresses.has_names() {
+                // The resolver has not answered yet, or knows of none: later.
+                self.failed(index, None, now);
+            } else {
+                link.state = State::Idle;
+            }
             return None;
         };
         link.address += 1;
@@ -217,7 +223,7 @@ mod tests {
 
     fn neighbors(count: u8) -> Vec<Neighbor> {
         let addresses = ["10.0.0.1:1", "[fd00::1]:1"].map(|text| text.parse().unwrap()).to_vec();
-        (0..count).map(|n| Neighbor { node: NodeId([n; 32]), addresses: addresses.clone() }).collect()
+        (0..count).map(|n| Neighbor { node: NodeId([n; 32]), addresses: addresses.clone().into() }).collect()
     }
 
     #[test]

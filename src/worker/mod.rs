@@ -7,6 +7,7 @@ mod links;
 mod renew;
 mod shared;
 mod survey;
+mod unreachable;
 
 pub use links::Neighbor;
 pub use shared::{ByFamily, Idle, Inspection, Quic, Renewal, Shared, WorkerStatus};
@@ -210,6 +211,7 @@ impl<N: Network> Worker<N> {
         stages.enter(Stage::Emit);
         worked |= core.transmit(network, now, counters);
         stages.enter(Stage::Other);
+        core.take_unreachable(network, now);
         worked |= core.run_timers(network, now);
         core.lifecycle(now);
         core.close_down(now);

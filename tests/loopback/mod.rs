@@ -87,7 +87,11 @@ fn new_identity(name: &str) -> stoq::tls::Identity {
 }
 
 fn network() -> stoq::datagram::kernel::KernelUdp {
-    let config = stoq::datagram::kernel::KernelUdpConfig { reuse_port: false, buffer_bytes: 1 << 20 };
+    let config = stoq::datagram::kernel::KernelUdpConfig {
+        reuse_port: false,
+        buffer_bytes: 1 << 20,
+        hear_errors: true,
+    };
     stoq::datagram::kernel::KernelUdp::bind(&["127.0.0.1:0".parse().unwrap()], config).unwrap()
 }
 

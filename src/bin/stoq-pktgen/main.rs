@@ -11,9 +11,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use stoq::config::{ClientConfig, ConfigError, load_client};
+use stoq::config::{ClientConfig, ConfigError, NetworkConfig, load_client};
 use stoq::gateway::logging;
 use stoq::limits::SPAN_S_MAX;
+use stoq::names::{GatewayAddress, ResolveError};
 
 /// How long load is made where neither a time nor a count is given.
 const SECONDS_DEFAULT: Duration = Duration::from_secs(5);
@@ -35,9 +36,10 @@ struct Options {
     /// Configuration file of a client (TOML); configs/client.toml shows every option.
     #[arg(long, short, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
-    /// The gateway's address, such as 192.0.2.1:4433, where the file names none.
-    #[arg(long, short = 'g', value_name = "ADDR:PORT", global = true)]
-    gateway: Option<SocketAddr>,
+    /// The gateway's address, such as 192.0.2.1:4433, or its name, where the file names none; without a port, 4433. Of several addresses
+    /// of a name the first is taken.
+    #[arg(long, short = 'g', value_name = "HOST[:PORT]", global = true)]
+    gateway: Option<GatewayAddress>,
     /// Packets, handshakes or messages a second; 0 for as many as can be.
     #[arg(long, default_value_t = 0.0, value_name = "PPS", global = true)]
     rate: f64,
@@ -109,9 +111,14 @@ impl Options {
         let Some(file) = &self.config else { return Err(usage("no configuration: give --config FILE")) };
         let seconds = self.seconds.map(Duration::from_secs_f64);
         let config = load_client(file)?;
-        let gateway = self.gateway.or(config.gateway).ok_or_else(|| {
-            usage("no gateway: give --gateway ADDR:PORT, or `gateway = \"…\"` in the configuration file")
+        let gateway = self.gateway.or(config.gateway.clone()).ok_or_else(|| {
+            usage("no gateway: give --gateway HOST[:PORT], or `gateway = \"…\"` in the configuration file")
         })?;
+        if gateway.has_zone() && matches!(config.network, NetworkConfig::Dpdk(_)) {
+            return Err(ResolveError::Zone(gateway).into());
+        }
+        let found = gateway.resolve()?;
+        let gateway = *found.first().with_context(|| format!("{gateway} has no address"))?;
         logging::start(&config.log)?;
         let interrupt = Arc::new(AtomicBool::new(false));
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {

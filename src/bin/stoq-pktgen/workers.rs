@@ -149,7 +149,7 @@ fn run<R: Send + 'static>(
     limit: Duration,
 ) -> anyhow::Result<(stoq::datagram::NetworkInfo, Vec<R>)> {
     let config = &setup.config;
-    let opened = Opened::open(&config.network, config.workers.count.into())?;
+    let opened = Opened::open_client(&config.network, config.workers.count.into())?;
     let node = NodeConfig {
         client: Some(client),
         quic: config.quic.clone(),

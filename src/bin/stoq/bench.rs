@@ -182,9 +182,9 @@ fn put(args: &Args, session: Session) -> anyhow::Result<()> {
     })?;
     payload.resize(len, 0x5a);
     let payload = Arc::new(Prepared::bytes(payload));
-    let (remote, queue, route) = (session.gateway()?, args.queue, args.route.route(&session.gateways)?);
+    let (remotes, queue, route) = (session.addresses()?, args.queue, args.route.route(&session.gateways)?);
     let measured = measure(args, session, move |width, _, reports| {
-        Box::new(Push::new(remote, queue, payload.clone(), route.clone(), width, reports.clone()))
+        Box::new(Push::new(remotes.clone(), queue, payload.clone(), route.clone(), width, reports.clone()))
     })?;
     let how = measured.dropped.as_deref().unwrap_or_default();
     let text = format!("{} bytes in {} PUTs, {how}", measured.bytes, measured.messages);
@@ -200,7 +200,7 @@ fn put(args: &Args, session: Session) -> anyhow::Result<()> {
 
 /// Payloads fetched, and dropped as they come.
 fn get(args: &Args, session: Session, token: AnyToken) -> anyhow::Result<()> {
-    let (remote, on) = (session.gateway()?, (session.workers, session.cipher.name()));
+    let (remotes, on) = (session.addresses()?, (session.workers, session.cipher.name()));
     let route = args.route.route(&session.gateways)?;
     let (ranges, times) = match args.trips {
         Some(times) => (Ranges::covering(0..1)?, times),
@@ -209,7 +209,7 @@ fn get(args: &Args, session: Session, token: AnyToken) -> anyhow::Result<()> {
     let verified = !args.unverified;
     let pulled = Pulled { token, ranges, route, verified, times };
     let measured = measure(args, session, move |width, _, reports| {
-        Box::new(Pull::new(remote, pulled.clone(), width, reports.clone()))
+        Box::new(Pull::new(remotes.clone(), pulled.clone(), width, reports.clone()))
     })?;
     let (count, p50, p99) = (measured.trips.len(), measured.us(0.5), measured.us(0.99));
     let checked = if verified { "every one checked" } else { "hashes included, none checked" };
@@ -235,11 +235,11 @@ fn messages(args: &Args, session: Session) -> anyhow::Result<()> {
         )
         .into());
     }
-    let (remote, on) = (session.gateway()?, (session.workers, session.cipher.name()));
+    let (remotes, on) = (session.addresses()?, (session.workers, session.cipher.name()));
     let (size, queue, bytes) = (args.size, args.queue, args.bytes);
     let measured = measure(args, session, move |width, lanes, reports| {
         let share = bytes / lanes as u64 * width.lanes() as u64;
-        Box::new(Blast::new(remote, queue, size, share, width, reports.clone()))
+        Box::new(Blast::new(remotes.clone(), queue, size, share, width, reports.clone()))
     })?;
     let lanes = measured.connections as u64 * args.streams;
     let sent = bytes / lanes * lanes;

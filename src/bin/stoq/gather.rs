@@ -1,24 +1,15 @@
 //! `stoq get` from several gateways at once.
 
 use crate::get::{show, show_check};
-use crate::output::Usage;
+use crate::route::Named;
 use crate::session::{Dialer, GATHERING_WORKER, Online};
 use anyhow::Context;
 use indicatif::ProgressBar;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use stoq::client::{Given, Peer, Route, State, Want};
 use stoq::collection::{Collected, Collection};
-use stoq::tls::NodeId;
 use stoq::token::AnyToken;
-
-/// A holder as it was named on the command line.
-enum Named {
-    At(Vec<SocketAddr>, Option<NodeId>),
-    /// Its address is not known: through the connected gateway.
-    Through(NodeId),
-}
 
 /// What a gathering did.
 pub(crate) struct Outcome {
@@ -42,7 +33,7 @@ pub(crate) async fn run(
     mut collection: Collection,
     bar: &ProgressBar,
 ) -> anyhow::Result<Outcome> {
-    let named = from.iter().map(|text| name(online, text)).collect::<Result<Vec<_>, _>>()?;
+    let named = from.iter().map(|text| online.gateways.find(text)).collect::<Result<Vec<_>, _>>()?;
     let want = match token {
         AnyToken::Content(_) => Want::Payload,
         AnyToken::Set(_) => Want::AnyLanes,
@@ -84,17 +75,6 @@ pub(crate) async fn run(
     Ok(Outcome { collected, elapsed, checking, given: gathering.report(), unreached })
 }
 
-fn name(online: &Online, text: &str) -> Result<Named, Usage> {
-    if let Ok(address) = text.parse::<SocketAddr>() {
-        return Ok(Named::At(vec![address], None));
-    }
-    let node = online.gateways.node(text)?;
-    Ok(match online.gateways.addresses(node) {
-        [] => Named::Through(node),
-        addresses => Named::At(addresses.to_vec(), Some(node)),
-    })
-}
-
 async fn reach(dialer: &Dialer, named: Named) -> anyhow::Result<(Peer, Option<Route>)> {
     let (addresses, node) = match named {
         Named::At(addresses, node) => (addresses, node),
@@ -105,7 +85,7 @@ async fn reach(dialer: &Dialer, named: Named) -> anyhow::Result<(Peer, Option<Ro
         }
     };
     let mut last = anyhow::anyhow!("it has no address");
-    for address in addresses {
+    for address in &addresses {
         match dialer.connect(address).await {
             Ok(peer) if node.is_none() || peer.node() == node => return Ok((peer, None)),
             Ok(_) => last = anyhow::anyhow!("another node answers at {address}"),

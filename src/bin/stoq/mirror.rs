@@ -1,11 +1,12 @@
 //! `stoq mirror TOKEN --on GATEWAY`.
 
 use crate::output::Usage;
+use crate::route::Named;
 use crate::session::{Online, Options};
 use anyhow::Context;
-use std::net::SocketAddr;
 use stoq::client::{Peer, Route};
 use stoq::durations::Seconds;
+use stoq::names::GatewayAddress;
 use stoq::record::Mirror;
 use stoq::shard::Lanes;
 use stoq::tls::NodeId;
@@ -35,9 +36,9 @@ pub(crate) struct Args {
 /// How to get to the gateway that is to hold it.
 enum Way {
     /// By one of these addresses; its node ID, if that is what was asked for.
-    Direct(Vec<SocketAddr>, Option<NodeId>),
+    Direct(Vec<GatewayAddress>, Option<NodeId>),
     /// Through the connected gateway.
-    Routed(SocketAddr, NodeId),
+    Routed(GatewayAddress, NodeId),
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
@@ -47,15 +48,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     }
     let session = args.options.open_anywhere()?;
     let sources = args.from.iter().map(|text| session.gateways.node(text)).collect::<Result<Vec<_>, _>>()?;
-    let way = match args.on.parse::<SocketAddr>() {
-        Ok(address) => Way::Direct(vec![address], None),
-        Err(_) => {
-            let node = session.gateways.node(&args.on)?;
-            match session.gateways.addresses(node) {
-                [] => Way::Routed(session.gateway()?, node),
-                known => Way::Direct(known.to_vec(), Some(node)),
-            }
-        }
+    let way = match session.gateways.find(&args.on)? {
+        Named::At(known, node) => Way::Direct(known, node),
+        Named::Through(node) => Way::Routed(session.gateway()?, node),
     };
     let online = session.start()?;
     let mirror = Mirror { token: args.token, lanes, lease_s: args.lease.map_or(0, |lease| lease.0), sources };
@@ -84,14 +79,14 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
 async fn connect(online: &Online, way: &Way) -> anyhow::Result<(Peer, Option<Route>)> {
     match way {
         Way::Routed(gateway, node) => {
-            let peer = online.connect(*gateway).await?;
+            let peer = online.connect(gateway).await?;
             let here = peer.node() == Some(*node);
             let route = if here { None } else { Some(Route::new([*node])?) };
             Ok((peer, route))
         }
         Way::Direct(addresses, node) => {
             let mut last = None;
-            for &address in addresses {
+            for address in addresses {
                 match online.connect(address).await {
                     Ok(peer) if node.is_some() && peer.node() != *node => {
                         let found =

@@ -38,12 +38,14 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let session = args.options.open()?;
     let (remote, timeout, cipher, workers) =
         (session.gateway()?, session.timeout, session.cipher, session.workers);
+    let addresses = session.addresses()?;
+    let loaded = addresses.clone();
     let interrupt = session.interrupt.flag.clone();
     let (reports, heard) = channel();
     let (payload, queue, count) = (Bytes::from(vec![0; args.size]), args.queue, args.count);
     let make = move |worker| -> Box<dyn Application> {
         let count = if worker == 0 { count } else { 0 };
-        Box::new(Ping::new(remote, queue, payload.clone(), interval, count, reports.clone()))
+        Box::new(Ping::new(addresses.clone(), queue, payload.clone(), interval, count, reports.clone()))
     };
     let host = Host::Node(Placement::Worker, Box::new(make));
     let mut hosted = vec![Hosted::new("ping", Vec::new(), host)];
@@ -52,7 +54,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             let width = Width { connections: usize::from(worker == 0), streams: 1 };
             // It ends with the process, so nobody hears its reports.
             let (reports, _) = channel();
-            Box::new(Blast::new(remote, queue, MESSAGE_BYTES_MAX as usize, u64::MAX, width, reports))
+            Box::new(Blast::new(loaded.clone(), queue, MESSAGE_BYTES_MAX as usize, u64::MAX, width, reports))
         };
         hosted.push(Hosted::new("load", Vec::new(), Host::Node(Placement::Worker, Box::new(make))));
     }

@@ -1,9 +1,9 @@
 //! Gateways by name, and routes through them.
 
 use crate::output::Usage;
-use std::net::SocketAddr;
 use stoq::client::Route;
 use stoq::config::NeighborConfig;
+use stoq::names::GatewayAddress;
 use stoq::tls::NodeId;
 
 /// Options of the tools whose requests may be routed.
@@ -29,6 +29,14 @@ impl RouteArgs {
     }
 }
 
+/// A gateway as it was named on the command line.
+pub(crate) enum Named {
+    /// By one of these addresses; its node ID, if that is what was asked for.
+    At(Vec<GatewayAddress>, Option<NodeId>),
+    /// Its address is not known: through the connected gateway.
+    Through(NodeId),
+}
+
 /// The gateways that the configuration names.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Gateways(pub(crate) Vec<NeighborConfig>);
@@ -43,13 +51,29 @@ impl Gateways {
             let names: Vec<_> = self.0.iter().filter_map(|known| known.name.as_deref()).collect();
             let known = if names.is_empty() { "none".into() } else { names.join(", ") };
             Usage(format!(
-                "{text:?} is neither a node ID nor a name in a [[neighbor]] section (there: {known}): {error}"
+                "{text:?} is neither a node ID nor a name in a [[neighbor]] section (there: {known}): {error}; where the name of a host is \
+                 taken, write it with its port, such as {text}:4433"
             ))
         })
     }
 
+    /// Where a gateway is that was named on the command line: by the name or node ID that the configuration has, or by its own address.
+    pub(crate) fn find(&self, text: &str) -> Result<Named, Usage> {
+        let known = self.0.iter().any(|known| known.name.as_deref() == Some(text));
+        if !known && GatewayAddress::is_meant_by(text) {
+            let address =
+                text.parse().map_err(|error: stoq::names::AddressError| Usage(error.to_string()))?;
+            return Ok(Named::At(vec![address], None));
+        }
+        let node = self.node(text)?;
+        Ok(match self.addresses(node) {
+            [] => Named::Through(node),
+            addresses => Named::At(addresses.to_vec(), Some(node)),
+        })
+    }
+
     /// Where a node listens, as far as the configuration says.
-    pub(crate) fn addresses(&self, node: NodeId) -> &[SocketAddr] {
+    pub(crate) fn addresses(&self, node: NodeId) -> &[GatewayAddress] {
         self.0.iter().find(|known| known.node_id == node).map_or(&[], |known| &known.addresses)
     }
 }
@@ -62,7 +86,7 @@ mod tests {
         let neighbor = |name: &str, id| NeighborConfig {
             name: Some(name.into()),
             node_id: NodeId([id; 32]),
-            addresses: vec![SocketAddr::from(([192, 0, 2, id], 4433))],
+            addresses: vec![format!("192.0.2.{id}").parse().unwrap()],
         };
         Gateways(vec![neighbor("north", 1), neighbor("south", 2)])
     }
@@ -73,7 +97,7 @@ mod tests {
         let args = RouteArgs { via: vec!["south".into(), other.to_string()], cache: true };
         let route = args.route(&gateways()).unwrap().unwrap();
         assert_eq!(route.nodes(), [NodeId([2; 32]), other]);
-        assert_eq!(gateways().addresses(NodeId([2; 32])), [SocketAddr::from(([192, 0, 2, 2], 4433))]);
+        assert_eq!(gateways().addresses(NodeId([2; 32])), ["192.0.2.2:4433".parse().unwrap()]);
         assert!(gateways().addresses(other).is_empty());
         let none = RouteArgs { via: Vec::new(), cache: false };
         assert_eq!(none.route(&gateways()).unwrap(), None);

@@ -15,6 +15,7 @@ use stoq::client::{Client, ClientError, ConnectOptions, Peer};
 use stoq::config::{ClientConfig, IdentityConfig, LogConfig, TrustConfig, load_client};
 use stoq::gateway::network::{Opened, Running, RunningClient};
 use stoq::gateway::{logging, tls};
+use stoq::names::{GatewayAddress, ResolveError};
 use stoq::node::{Hosted, Node, NodeConfig};
 use stoq::tls::{CipherSuite, NodeId};
 use tokio::sync::watch;
@@ -25,9 +26,9 @@ pub(crate) struct Options {
     /// Configuration file (TOML); without one, kernel UDP sockets and the options below.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The gateway's address, such as 192.0.2.1:4433.
-    #[arg(long, short = 'g', value_name = "ADDR:PORT")]
-    gateway: Option<SocketAddr>,
+    /// The gateway's address, such as 192.0.2.1:4433, or its name, such as gateway.example.org; without a port, 4433.
+    #[arg(long, short = 'g', value_name = "HOST[:PORT]")]
+    gateway: Option<GatewayAddress>,
     /// Trust gateways whose certificate these authorities issued (PEM).
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
@@ -53,7 +54,7 @@ pub(crate) struct Options {
 
 /// A client's node, not yet started.
 pub(crate) struct Session {
-    remote: Option<SocketAddr>,
+    remote: Option<GatewayAddress>,
     pub(crate) timeout: Duration,
     pub(crate) interrupt: Interrupt,
     pub(crate) gateways: Gateways,
@@ -69,7 +70,7 @@ pub(crate) struct Online {
     pub(crate) gateways: Gateways,
     pub(crate) cipher: CipherSuite,
     pub(crate) workers: usize,
-    remote: Option<SocketAddr>,
+    remote: Option<GatewayAddress>,
     timeout: Duration,
     interrupt: Interrupt,
 }
@@ -119,14 +120,14 @@ impl Interrupt {
 }
 
 fn no_gateway() -> Usage {
-    Usage("no gateway: give --gateway ADDR:PORT, or `gateway = \"…\"` in the configuration file".into())
+    Usage("no gateway: give --gateway HOST[:PORT], or `gateway = \"…\"` in the configuration file".into())
 }
 
 impl Options {
     /// Reads the configuration, opens the network and the identity.
     pub(crate) fn open(&self) -> anyhow::Result<Session> {
         let config = self.config()?;
-        self.gateway.or(config.gateway).ok_or_else(no_gateway)?;
+        self.gateway.as_ref().or(config.gateway.as_ref()).ok_or_else(no_gateway)?;
         self.open_with(config)
     }
 
@@ -142,7 +143,7 @@ impl Options {
         let timeout = Duration::try_from_secs_f64(self.timeout)
             .map_err(|_| Usage("--timeout takes seconds, such as 10".into()))?;
         let interrupt = Interrupt::listen()?;
-        let network = Opened::open(&config.network, config.workers.count.into())?;
+        let network = Opened::open_client(&config.network, config.workers.count.into())?;
         let node = NodeConfig {
             client: Some(client),
             restart_secret,
@@ -153,7 +154,7 @@ impl Options {
             ..NodeConfig::default()
         };
         let (cipher, workers) = (config.tls.cipher, config.workers.count.into());
-        let (remote, gateways) = (self.gateway.or(config.gateway), Gateways(config.neighbor));
+        let (remote, gateways) = (self.gateway.clone().or(config.gateway), Gateways(config.neighbor));
         Ok(Session { remote, timeout, interrupt, gateways, cipher, workers, node, network })
     }
 
@@ -189,8 +190,27 @@ impl Options {
 
 impl Session {
     /// The gateway to talk to.
-    pub(crate) fn gateway(&self) -> anyhow::Result<SocketAddr> {
-        Ok(self.remote.ok_or_else(no_gateway)?)
+    pub(crate) fn gateway(&self) -> anyhow::Result<GatewayAddress> {
+        Ok(self.remote.clone().ok_or_else(no_gateway)?)
+    }
+
+    /// The addresses of the gateway, in the order in which they are to be tried.
+    pub(crate) fn addresses(&self) -> anyhow::Result<Vec<SocketAddr>> {
+        let gateway = self.gateway()?;
+        if let Some(address) = gateway.literal() {
+            return Ok(vec![address]);
+        }
+        if gateway.has_zone() && !self.network.is_kernel() {
+            return Err(ResolveError::Zone(gateway).into());
+        }
+        // On a thread of its own: the system's resolver may block for longer than is wanted.
+        let (tell, told) = std::sync::mpsc::channel();
+        let asked = gateway.clone();
+        let thread = std::thread::Builder::new().name("stoq-names".into());
+        thread.spawn(move || tell.send(asked.resolve()))?;
+        let limit = self.timeout.as_secs_f32();
+        let found = told.recv_timeout(self.timeout);
+        Ok(found.with_context(|| format!("the resolver has no answer for {gateway} within {limit} s"))??)
     }
 
     /// Starts the client.
@@ -213,13 +233,13 @@ pub(crate) const GATHERING_WORKER: usize = 0;
 #[derive(Clone)]
 pub(crate) struct Dialer {
     client: Client,
-    remote: Option<SocketAddr>,
+    remote: Option<GatewayAddress>,
     timeout: Duration,
 }
 
 impl Dialer {
     /// Connects.
-    pub(crate) async fn connect(&self, remote: SocketAddr) -> Result<Peer, ClientError> {
+    pub(crate) async fn connect(&self, remote: &GatewayAddress) -> Result<Peer, ClientError> {
         let worker = Some(GATHERING_WORKER);
         let options = ConnectOptions { timeout: self.timeout, worker, ..ConnectOptions::default() };
         self.client.connect(remote, options).await
@@ -227,7 +247,7 @@ impl Dialer {
 
     /// Connects to the gateway.
     pub(crate) async fn connect_gateway(&self) -> anyhow::Result<Peer> {
-        let remote = self.remote.ok_or_else(no_gateway)?;
+        let remote = self.remote.as_ref().ok_or_else(no_gateway)?;
         Ok(self.connect(remote).await?)
     }
 }
@@ -235,11 +255,11 @@ impl Dialer {
 impl Online {
     /// What connects, for tasks of their own.
     pub(crate) fn dialer(&self) -> Dialer {
-        Dialer { client: self.client.clone(), remote: self.remote, timeout: self.timeout }
+        Dialer { client: self.client.clone(), remote: self.remote.clone(), timeout: self.timeout }
     }
 
     /// Connects.
-    pub(crate) async fn connect(&self, remote: SocketAddr) -> Result<Peer, ClientError> {
+    pub(crate) async fn connect(&self, remote: &GatewayAddress) -> Result<Peer, ClientError> {
         self.dialer().connect(remote).await
     }
 
@@ -256,7 +276,7 @@ impl Online {
 
     /// Connects to the gateway and runs `work` with it.
     pub(crate) fn run<T>(&self, work: impl AsyncFnOnce(&Peer) -> anyhow::Result<T>) -> anyhow::Result<T> {
-        let remote = self.remote.ok_or_else(no_gateway)?;
+        let remote = self.remote.as_ref().ok_or_else(no_gateway)?;
         self.block_on(async { work(&self.connect(remote).await?).await })
     }
 }

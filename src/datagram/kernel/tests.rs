@@ -1,6 +1,9 @@
 //! Sockets on the loopback interface.
 
+use super::bind::{make, open_all};
 use super::*;
+use socket2::{Domain, Socket};
+use std::net::UdpSocket;
 
 type Received = (SocketAddr, Option<IpAddr>, Option<EcnCodepoint>, Vec<u8>);
 
@@ -142,4 +145,106 @@ fn waiting_ends_at_its_limit_when_nothing_comes() {
     assert!(start.elapsed() >= Duration::from_millis(19));
     let buffers = network.buffers();
     assert!(buffers.send_bytes > 0 && buffers.receive_bytes > 0);
+}
+
+/// A host that has no IPv6 at all, as with `ipv6.disable=1`, or no IPv4.
+fn without(family: Domain) -> impl Fn(Domain) -> io::Result<Socket> {
+    move |wanted| {
+        if wanted == family { Err(Errno::AFNOSUPPORT.into()) } else { make(wanted) }
+    }
+}
+
+fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+#[test]
+fn a_host_with_one_family_opens_that_one_and_says_which_is_missing() {
+    let config = KernelUdpConfig::default();
+    for (family, there, missing) in [(Domain::IPV6, "0.0.0.0", "[::]:0"), (Domain::IPV4, "[::]", "0.0.0.0:0")]
+    {
+        for order in [["0.0.0.0:0", "[::]:0"], ["[::]:0", "0.0.0.0:0"]] {
+            let network =
+                KernelUdp::of(open_all(&addresses(&order), config, without(family)).unwrap(), config)
+                    .unwrap();
+            assert_eq!(network.missing(), addresses(&[missing]));
+            let local = network.info().local;
+            assert!(local.len() == 1 && local[0].to_string().starts_with(there), "{local:?}");
+        }
+    }
+    // The whole of [::] on a host without IPv6 is IPv4.
+    let alone = addresses(&["[::]:0"]);
+    let network = KernelUdp::of(open_all(&alone, config, without(Domain::IPV6)).unwrap(), config).unwrap();
+    assert!(network.info().local[0].is_ipv4() && network.missing() == alone);
+    // What is asked for by name is needed.
+    let error =
+        open_all(&addresses(&["127.0.0.1:0", "[::1]:0"]), config, without(Domain::IPV6)).err().unwrap();
+    assert!(error.to_string().contains("[::1]:0") && error.to_string().contains("no IPv6"), "{error}");
+    let none = |_: Domain| -> io::Result<Socket> { Err(Errno::AFNOSUPPORT.into()) };
+    assert!(open_all(&addresses(&["0.0.0.0:0", "[::]:0"]), config, none).is_err());
+}
+
+#[test]
+fn both_wildcards_share_a_port_whichever_comes_first() {
+    // Free of both families: [::] takes both.
+    let port = local(&bind("[::]:0")).port();
+    for order in [["0.0.0.0", "[::]"], ["[::]", "0.0.0.0"], ["[::]", "127.0.0.1"], ["[::1]", "127.0.0.1"]] {
+        let listen: Vec<_> = order.iter().map(|ip| format!("{ip}:{port}").parse().unwrap()).collect();
+        let network = KernelUdp::bind(&listen, KernelUdpConfig::default()).unwrap();
+        assert_eq!(network.info().local, listen);
+    }
+    let mapped = KernelUdp::bind(&addresses(&["[::ffff:127.0.0.1]:0"]), KernelUdpConfig::default()).unwrap();
+    assert!(local(&mapped).is_ipv4());
+}
+
+/// What is heard of this destination within a long time.
+fn heard(network: &mut KernelUdp, to: SocketAddr) -> Obstacle {
+    let counters = Counters::default();
+    let give_up = Instant::now() + Duration::from_secs(60);
+    loop {
+        network.send(Instant::now(), &counters, &transmit(to, None), b"question");
+        network.wait(Duration::from_millis(10));
+        network.receive(Instant::now(), &counters, |_| {});
+        if let Some(unreachable) = network.poll_unreachable() {
+            assert_eq!(unreachable.destination, to);
+            return unreachable.obstacle;
+        }
+        assert!(Instant::now() < give_up, "nothing is heard of {to}");
+    }
+}
+
+#[test]
+fn a_closed_port_is_heard_of_by_its_address_and_by_nothing_else() {
+    let (mut dual, counters) = (bind("[::]:0"), Counters::default());
+    let (mut other, answer_to) = (bind("127.0.0.1:0"), Instant::now());
+    for ip in ["127.0.0.1", "::1"] {
+        let closed = UdpSocket::bind((ip, 0)).unwrap().local_addr().unwrap();
+        let obstacle = heard(&mut dual, closed);
+        assert!(matches!(obstacle, Obstacle::PortClosed), "{obstacle:?}");
+        assert!(!obstacle.is_local());
+        // What was sent to others meanwhile arrives.
+        dual.send(answer_to, &counters, &transmit(closed, None), b"lost");
+        dual.send(answer_to, &counters, &transmit(local(&other), None), b"arrives");
+        assert_eq!(receive(&mut other, &counters, 1)[0].3, b"arrives");
+    }
+    let silent = KernelUdpConfig { hear_errors: false, ..KernelUdpConfig::default() };
+    let mut gateway = KernelUdp::bind(&addresses(&["127.0.0.1:0"]), silent).unwrap();
+    let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    gateway.send(answer_to, &counters, &transmit(closed, None), b"question");
+    gateway.receive(answer_to, &counters, |_| {});
+    assert_eq!(gateway.poll_unreachable(), None, "a gateway does not ask for it");
+}
+
+#[test]
+fn what_this_host_knows_of_itself_is_said_at_the_first_send() {
+    let (mut v4, mut v6) = (bind("127.0.0.1:0"), bind("[::1]:0"));
+    let obstacle = heard(&mut v4, "[2001:db8::1]:4433".parse().unwrap());
+    assert!(obstacle == Obstacle::NoFamily { v6: true } && obstacle.is_local());
+    let obstacle = heard(&mut v6, "192.0.2.1:4433".parse().unwrap());
+    assert!(obstacle == Obstacle::NoFamily { v6: false } && obstacle.to_string().contains("no IPv4"));
+    let obstacle = heard(&mut v6, "[fe80::1]:4433".parse().unwrap());
+    assert!(obstacle == Obstacle::NoZone && obstacle.to_string().contains("%eth0"));
+    // A socket of the loopback interface alone has no way to others.
+    let obstacle = heard(&mut v4, "192.0.2.1:4433".parse().unwrap());
+    assert!(obstacle.is_local(), "{obstacle:?}");
 }

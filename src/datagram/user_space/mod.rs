@@ -4,7 +4,7 @@
 //! datagram received is shown where the device put it. Everything else (ARP, NDP, echo) is written down while the burst
 //! lasts and sent after it, since the device is busy with the burst.
 
-use super::{Datagram, Network, NetworkInfo, NetworkKind};
+use super::{Datagram, Heard, Network, NetworkInfo, NetworkKind, Obstacle, Unreachable};
 use crate::counters::{Counter, Counters};
 use crate::limits::TX_SEGMENTS_LEN_MAX;
 use crate::neighbor::exchange::ExchangePort;
@@ -72,6 +72,7 @@ pub struct UserSpace<N> {
     kind: NetworkKind,
     host: Host,
     paths: Paths,
+    heard: Heard,
 }
 
 /// What a received frame meets: everything but the device and the way out.
@@ -117,7 +118,7 @@ impl<N: Nic> UserSpace<N> {
             mtu: usize::from(mtu),
             udp_checksum: config.udp_checksum,
         };
-        Ok(Self { nic, kind, host, paths: Paths::default() })
+        Ok(Self { nic, kind, host, paths: Paths::default(), heard: Heard::default() })
     }
 
     /// Shares what is heard of neighbours with the workers of the device's other queues. Needed wherever a device has
@@ -342,7 +343,12 @@ impl<N: Nic> Network for UserSpace<N> {
             Err(NoPath::Resolving { next_hop, template }) => {
                 self.send_later(counters, ecn, segments, next_hop, &template);
             }
-            Err(NoPath::NoRoute) => counters.add(Counter::DropNoRoute, segments.len() as u64),
+            Err(NoPath::NoRoute) => {
+                counters.add(Counter::DropNoRoute, segments.len() as u64);
+                if transmit.src_ip.is_none() {
+                    self.heard.add(transmit.destination, Obstacle::NoNextHop);
+                }
+            }
             Err(NoPath::Unreachable) => {
                 counters.add(Counter::DropNeighborUnreachable, segments.len() as u64);
             }
@@ -357,6 +363,10 @@ impl<N: Nic> Network for UserSpace<N> {
             counters.add(Counter::DropTxStalled, dropped);
         }
         pending
+    }
+
+    fn poll_unreachable(&mut self) -> Option<Unreachable> {
+        self.heard.take()
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

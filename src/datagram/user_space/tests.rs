@@ -226,6 +226,10 @@ fn what_nothing_leads_to_and_what_is_too_big_is_dropped() {
     pair.a.send(pair.now, "198.51.100.1:4433", b"x", None);
     pair.a.send(pair.now, "[2001:db8::1]:4433", b"x", None);
     assert_eq!(pair.a.count(Counter::DropNoRoute), 2);
+    let told: Vec<_> = std::iter::from_fn(|| pair.a.network.poll_unreachable()).collect();
+    assert!(told.iter().all(|told| told.obstacle == Obstacle::NoNextHop && told.obstacle.is_local()));
+    let destinations: Vec<_> = told.iter().map(|told| told.destination.to_string()).collect();
+    assert_eq!(destinations, ["198.51.100.1:4433", "[2001:db8::1]:4433"]);
     pair.a.send(pair.now, "10.77.0.2:4433", &[0; 1473], None);
     pair.a.send(pair.now, "[fd00::2]:4433", &[0; 1453], None);
     pair.settle_now();

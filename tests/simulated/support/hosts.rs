@@ -165,9 +165,10 @@ pub(super) fn gateway(
     });
     for worker in &mut host.workers {
         worker.add_inline(Box::new(Relay::new(worker.status(), cache.clone())));
-        let others = neighbors
-            .iter()
-            .map(|&other| Neighbor { node: gateway_node(other), addresses: vec![gateway_address(other)] });
+        let others = neighbors.iter().map(|&other| Neighbor {
+            node: gateway_node(other),
+            addresses: vec![gateway_address(other)].into(),
+        });
         worker.set_neighbors(others.collect(), 8, now);
     }
     host

@@ -1,0 +1,222 @@
+//! Connections that are being made: to one address, or to those of a name, raced (RFC 8305).
+
+use super::call::{Dial, DialError};
+use crate::limits::ATTEMPT_DELAY_MS;
+use rustc_hash::FxHashMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// All of one worker's.
+#[derive(Default)]
+pub(super) struct Dials {
+    dials: FxHashMap<u64, Dialling>,
+    /// The dial that an attempt is of, and where it goes, by the attempt's tag.
+    attempts: FxHashMap<u64, (u64, SocketAddr)>,
+    tags: u64,
+    /// Attempts that nobody needs any more.
+    abandoned: Vec<u64>,
+}
+
+struct Dialling {
+    dial: Dial,
+    /// When the next address is tried; none: at once.
+    next: Option<Instant>,
+    /// Attempts whose end is not known.
+    open: usize,
+    failures: Vec<(SocketAddr, String)>,
+}
+
+/// An attempt to be made.
+pub(super) struct Attempt {
+    pub(super) tag: u64,
+    pub(super) remote: SocketAddr,
+    pub(super) early: bool,
+}
+
+impl Dials {
+    pub(super) fn begin(&mut self, dial: Dial) {
+        let dialling = Dialling { next: None, open: 0, failures: Vec::new(), dial };
+        self.dials.insert(dialling.dial.id, dialling);
+    }
+
+    /// The resolver has answered.
+    pub(super) fn resolved(&mut self, id: u64, found: Result<Vec<SocketAddr>, String>) {
+        let Some(dialling) = self.dials.get_mut(&id) else { return };
+        match found {
+            Ok(remotes) => dialling.dial.remotes = Some(remotes.into()),
+            Err(reason) => self.end(id, DialError::Failed(reason)),
+        }
+    }
+
+    /// The next attempt that is due.
+    pub(super) fn next_attempt(&mut self, now: Instant) -> Option<Attempt> {
+        let due = |dialling: &&mut Dialling| {
+            dialling.dial.remotes.as_ref().is_some_and(|remotes| !remotes.is_empty())
+                && dialling.next.is_none_or(|at| at <= now)
+        };
+        let dialling = self.dials.values_mut().find(due)?;
+        let remote = dialling.dial.remotes.as_mut()?.pop_front()?;
+        dialling.next = Some(now + Duration::from_millis(ATTEMPT_DELAY_MS));
+        dialling.open += 1;
+        self.tags += 1;
+        self.attempts.insert(self.tags, (dialling.dial.id, remote));
+        Some(Attempt { tag: self.tags, remote, early: dialling.dial.early })
+    }
+
+    /// An attempt has failed: the next address has its turn at once (RFC 8305 §5).
+    pub(super) fn failed(&mut self, tag: u64, reason: String) {
+        let Some((id, remote)) = self.attempts.remove(&tag) else { return };
+        let Some(dialling) = self.dials.get_mut(&id) else { return };
+        dialling.open -= 1;
+        dialling.next = None;
+        dialling.failures.push((remote, reason));
+        let more = dialling.dial.remotes.as_ref().is_some_and(|remotes| !remotes.is_empty());
+        if dialling.open > 0 || more {
+            return;
+        }
+        let reason = match &mut dialling.failures[..] {
+            [(_, reason)] => std::mem::take(reason),
+            several => {
+                several.iter().map(|(at, reason)| format!("{at}: {reason}")).collect::<Vec<_>>().join("; ")
+            }
+        };
+        self.end(id, DialError::Failed(reason));
+    }
+
+    /// An attempt is up; gives its dial if it is the first. The others are abandoned.
+    pub(super) fn connected(&mut self, tag: u64) -> Option<Dial> {
+        let (id, _) = self.attempts.remove(&tag)?;
+        let dialling = self.dials.remove(&id)?;
+        self.abandon(id);
+        Some(dialling.dial)
+    }
+
+    /// An attempt that nobody needs any more; its end is not heard of.
+    pub(super) fn next_abandoned(&mut self) -> Option<u64> {
+        self.abandoned.pop()
+    }
+
+    /// Gives up what takes too long, or what its task does not wait for any more.
+    pub(super) fn expire(&mut self, now: Instant) {
+        let over = |dialling: &Dialling| dialling.dial.deadline <= now || dialling.dial.reply.is_closed();
+        while let Some(id) = self.dials.iter().find(|(_, dialling)| over(dialling)).map(|(&id, _)| id) {
+            let named = self.dials.get(&id).is_some_and(|dialling| dialling.dial.remotes.is_none());
+            self.end(id, if named { DialError::Unresolved } else { DialError::Timeout });
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let next = |dialling: &Dialling| {
+            let more = dialling.dial.remotes.as_ref().is_some_and(|remotes| !remotes.is_empty());
+            dialling.next.filter(|_| more).map_or(dialling.dial.deadline, |at| at.min(dialling.dial.deadline))
+        };
+        self.dials.values().map(next).min()
+    }
+
+    fn end(&mut self, id: u64, error: DialError) {
+        if let Some(dialling) = self.dials.remove(&id) {
+            let _ = dialling.dial.reply.send(Err(error));
+            self.abandon(id);
+        }
+    }
+
+    fn abandon(&mut self, id: u64) {
+        let gone = self.attempts.extract_if(|_, (dial, _)| *dial == id).map(|(tag, _)| tag);
+        self.abandoned.extend(gone);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::call::Up;
+    use tokio::sync::oneshot;
+
+    type Answer = oneshot::Receiver<Result<Up, DialError>>;
+
+    fn dial(id: u64, remotes: Option<u8>, now: Instant) -> (Dial, Answer) {
+        let (reply, answer) = oneshot::channel();
+        let remotes = remotes.map(|count| (1..=count).map(at).collect());
+        (Dial { id, remotes, early: false, deadline: now + Duration::from_secs(10), reply }, answer)
+    }
+
+    fn at(host: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, host], 4433))
+    }
+
+    fn failure(answer: &mut Answer) -> DialError {
+        answer.try_recv().unwrap().unwrap_err()
+    }
+
+    #[test]
+    fn addresses_are_tried_a_quarter_of_a_second_apart_and_the_first_that_is_up_wins() {
+        let mut now = Instant::now();
+        let mut dials = Dials::default();
+        let (dial, _answer) = dial(7, Some(3), now);
+        dials.begin(dial);
+        let first = dials.next_attempt(now).unwrap();
+        assert_eq!(first.remote, at(1));
+        assert!(dials.next_attempt(now).is_none(), "the second waits");
+        now = dials.poll_timeout().unwrap();
+        let second = dials.next_attempt(now).unwrap();
+        assert_eq!(second.remote, at(2));
+        assert!(dials.connected(second.tag).is_some());
+        assert_eq!(dials.next_abandoned(), Some(first.tag));
+        assert!(dials.next_abandoned().is_none() && dials.connected(first.tag).is_none());
+        assert!(dials.poll_timeout().is_none());
+    }
+
+    #[test]
+    fn the_next_address_does_not_wait_for_one_that_has_failed() {
+        let now = Instant::now();
+        let mut dials = Dials::default();
+        let (dial, mut answer) = dial(7, Some(2), now);
+        dials.begin(dial);
+        let first = dials.next_attempt(now).unwrap();
+        dials.failed(first.tag, "no route".into());
+        let second = dials.next_attempt(now).unwrap();
+        dials.failed(second.tag, "refused".into());
+        let DialError::Failed(reason) = failure(&mut answer) else { panic!("both failed") };
+        assert_eq!(reason, "192.0.2.1:4433: no route; 192.0.2.2:4433: refused");
+    }
+
+    #[test]
+    fn a_resolver_that_is_late_or_has_no_answer_ends_the_dial() {
+        let now = Instant::now();
+        let mut dials = Dials::default();
+        let (late, mut late_answer) = dial(1, None, now);
+        let (unknown, mut unknown_answer) = dial(2, None, now);
+        dials.begin(late);
+        dials.begin(unknown);
+        assert!(dials.next_attempt(now).is_none(), "nothing is known yet");
+        dials.resolved(2, Err("no such host".into()));
+        assert!(
+            matches!(failure(&mut unknown_answer), DialError::Failed(reason) if reason == "no such host")
+        );
+        dials.expire(dials.poll_timeout().unwrap());
+        assert!(matches!(failure(&mut late_answer), DialError::Unresolved));
+        dials.resolved(1, Ok(vec![at(1)]));
+        assert!(dials.next_attempt(now).is_none(), "it is over");
+    }
+
+    #[test]
+    fn an_attempt_without_an_answer_is_a_timeout_and_is_abandoned() {
+        let now = Instant::now();
+        let mut dials = Dials::default();
+        let (begun, mut answer) = dial(1, Some(1), now);
+        dials.begin(begun);
+        let attempt = dials.next_attempt(now).unwrap();
+        dials.expire(now);
+        assert!(answer.try_recv().is_err());
+        dials.expire(dials.poll_timeout().unwrap());
+        assert!(matches!(failure(&mut answer), DialError::Timeout));
+        assert_eq!(dials.next_abandoned(), Some(attempt.tag));
+        // A task that has gone away waits for nothing.
+        let (begun, answer) = dial(2, Some(1), now);
+        dials.begin(begun);
+        let attempt = dials.next_attempt(now).unwrap();
+        drop(answer);
+        dials.expire(now);
+        assert_eq!(dials.next_abandoned(), Some(attempt.tag));
+    }
+}

@@ -1,0 +1,87 @@
+//! Destinations that what is sent does not reach, and why.
+
+use crate::limits::UNREACHABLE_LEN_MAX;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+/// What a network has learnt of a destination: what is sent there does not arrive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreachable {
+    /// Where to.
+    pub destination: SocketAddr,
+    /// Why.
+    pub obstacle: Obstacle,
+}
+
+/// Why what is sent to a destination does not arrive.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Obstacle {
+    /// This network has no address of the destination's family.
+    #[error(
+        "there is no {} here: the host does not have it, or network.listen names no such address; give an address of the gateway \
+         of the other family",
+        if *.v6 { "IPv6" } else { "IPv4" }
+    )]
+    NoFamily {
+        /// IPv6; otherwise IPv4.
+        v6: bool,
+    },
+    /// The kernel has no route.
+    #[error(
+        "no route leads there (network is unreachable); `ip route get` with this address shows what the kernel would do"
+    )]
+    NoRoute,
+    /// No network of this port has it, and there is no next hop for others.
+    #[error(
+        "no route leads there: network.addresses has no network with this address, and there is no network.gateway_v4 or gateway_v6 for it"
+    )]
+    NoNextHop,
+    /// A link-local address without an interface.
+    #[error("a link-local address needs the interface that leads there, such as [fe80::1%eth0]:4433")]
+    NoZone,
+    /// This host's own rules forbid it.
+    #[error(
+        "this host's firewall does not let it out (operation not permitted); `nft list ruleset` shows its rules"
+    )]
+    Forbidden,
+    /// The kernel refuses it for another reason.
+    #[error("the kernel does not send there: {0}")]
+    Local(String),
+    /// ICMP: nothing listens on this port.
+    #[error(
+        "nothing listens on this UDP port there (port unreachable); does the gateway run, and on this port?"
+    )]
+    PortClosed,
+    /// ICMP: forbidden.
+    #[error("a firewall refuses it (administratively prohibited); let UDP to this port pass")]
+    Prohibited,
+    /// ICMP: the host takes no UDP.
+    #[error("the host takes no UDP (protocol unreachable); is the address right?")]
+    NoWay,
+}
+
+impl Obstacle {
+    /// Whether this host knows it of itself. What others say by ICMP proves nothing (RFC 9000 §21.5, RFC 8085 §5.2): anybody on the
+    /// way can say it, and a gateway that restarts has a closed port for a moment.
+    pub fn is_local(&self) -> bool {
+        !matches!(self, Self::PortClosed | Self::Prohibited | Self::NoWay)
+    }
+}
+
+/// What was heard and nobody has asked for yet.
+#[derive(Debug, Default)]
+pub(crate) struct Heard(VecDeque<Unreachable>);
+
+impl Heard {
+    pub(crate) fn add(&mut self, destination: SocketAddr, obstacle: Obstacle) {
+        let unreachable = Unreachable { destination, obstacle };
+        // Said once is enough until it is taken; of more than that the handshakes' own timeouts tell.
+        if self.0.len() < UNREACHABLE_LEN_MAX && !self.0.contains(&unreachable) {
+            self.0.push_back(unreachable);
+        }
+    }
+
+    pub(crate) fn take(&mut self) -> Option<Unreachable> {
+        self.0.pop_front()
+    }
+}

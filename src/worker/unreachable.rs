@@ -1,0 +1,58 @@
+//! Handshakes that end early: their packets do not arrive, or nobody waits for them.
+
+use super::Core;
+use super::conn::{Change, Origin};
+use crate::counters::Counter;
+use crate::datagram::Network;
+use crate::limits::UNREACHABLE_PER_TURN_MAX;
+use crate::record::ErrorCode;
+use crate::session::Context;
+use bytes::Bytes;
+use std::time::Instant;
+
+impl Core {
+    /// Ends a handshake that its application does not wait for any more.
+    pub(super) fn abandon(&mut self, now: Instant, app: usize, tag: u64) {
+        for (slot, conn) in self.conns.iter_mut().enumerate() {
+            let Some(conn) = conn else { continue };
+            let of =
+                matches!(conn.origin, Origin::Application { app: a, tag: t, .. } if (a, t) == (app, tag));
+            if of && !conn.connected && !conn.announced {
+                self.status.counters.add(Counter::HandshakesOutFailed, 1);
+                conn.quic.close(now, ErrorCode::None.into(), Bytes::new());
+                self.lines.touched(conn, slot);
+                return;
+            }
+        }
+    }
+
+    /// Ends the handshakes whose packets do not arrive.
+    pub(super) fn take_unreachable<N: Network>(&mut self, network: &mut N, now: Instant) {
+        for _ in 0..UNREACHABLE_PER_TURN_MAX {
+            let Some(unreachable) = network.poll_unreachable() else { return };
+            if self.client.is_none() {
+                continue;
+            }
+            for slot in 0..self.conns.len() {
+                let Some(conn) = self.conns[slot].as_mut() else { continue };
+                let remote = conn.quic.remote_address();
+                if (remote.ip(), remote.port())
+                    != (unreachable.destination.ip(), unreachable.destination.port())
+                {
+                    continue;
+                }
+                let mut cx = Context {
+                    now,
+                    ports: &mut self.ports,
+                    routes: &self.shared.routes,
+                    counters: &self.status.counters,
+                };
+                let Some(change) = conn.unreachable(&unreachable.obstacle, &mut cx) else { continue };
+                if let Some(Change::NeighborLost(index)) = change {
+                    self.links.failed(index, Some(slot as u32), now);
+                }
+                self.lines.touched(conn, slot);
+            }
+        }
+    }
+}
