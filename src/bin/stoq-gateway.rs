@@ -98,7 +98,7 @@ fn main() -> ExitCode {
             Err(error) => fail(&error),
         },
         Command::Check { configured, json } => match load_gateway(&configured.config) {
-            Ok(config) => check::report(&check::run(&config), json),
+            Ok(config) => check::report(&check::run(&config, &configured.config), json),
             Err(error) => fail(&error.into()),
         },
         Command::Health(args) => match args.ask() {

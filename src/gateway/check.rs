@@ -1,14 +1,13 @@
 //! Preflight: is the machine ready for this configuration? Every finding that is not good names the command that mends it.
 
+mod opened;
+
 use super::{capabilities, machine, tls};
-use crate::config::{
-    ApplicationConfig, DpdkConfig, GatewayConfig, HugePagesConfig, KernelConfig, NetworkConfig,
-};
+use crate::config::{DpdkConfig, GatewayConfig, HugePagesConfig, NetworkConfig};
 use crate::nic::interface::{Interface, InterfaceState, interface_of};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::fs;
-use std::net::UdpSocket;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -37,8 +36,9 @@ pub struct Finding {
     pub fix: Option<String>,
 }
 
-/// Looks at everything that this configuration needs.
-pub fn run(config: &GatewayConfig) -> Vec<Finding> {
+/// Looks at everything that this configuration, read from `file`, needs. What `run` opens is opened and closed again; what this very gateway
+/// has open already, since it runs, is a warning.
+pub fn run(config: &GatewayConfig, file: &Path) -> Vec<Finding> {
     let mut findings = Findings::default();
     certificates(config, &mut findings);
     cores(config, &mut findings);
@@ -58,24 +58,15 @@ pub fn run(config: &GatewayConfig) -> Vec<Finding> {
             huge_pages(dpdk, &mut findings);
             device(dpdk, &mut findings);
         }
-        NetworkConfig::KernelUdp(kernel) => sockets(kernel, &mut findings),
-    }
-    for application in &config.application {
-        if let ApplicationConfig::Seed(seed) = application {
-            store(&seed.directory, &mut findings);
+        NetworkConfig::KernelUdp(kernel) => {
+            opened::sockets(kernel, config.workers.count.into(), file, &mut findings);
         }
     }
-    if let Some(admin) = &config.admin {
-        match crate::admin::check(admin) {
-            Ok(()) => findings.ok("admin", format!("can listen on {}", admin.listen)),
-            Err(error) => findings.push(
-                "admin",
-                Level::Failed,
-                format!("{error:#}"),
-                Some("mend what [admin] names, or leave the section out; `ss -tlpn` names the program on a port".into()),
-            ),
-        }
+    if let Some(seed) = config.seed() {
+        opened::store(seed, file, &mut findings);
     }
+    opened::watching(config, file, &mut findings);
+    opened::names(config, &mut findings);
     findings.0
 }
 
@@ -271,43 +262,6 @@ fn pci_device(address: &str, findings: &mut Findings) {
         "" | "-1" => findings.ok("numa", "the device names no node"),
         node => findings
             .ok("numa", format!("the device is on node {node}: take workers.cores from `lscpu -e` there")),
-    }
-}
-
-fn sockets(kernel: &KernelConfig, findings: &mut Findings) {
-    match kernel.listen.iter().find_map(|at| UdpSocket::bind(at).err().map(|error| (at, error))) {
-        None => findings.ok("network", "kernel UDP sockets: the kernel is on the packet's way"),
-        Some((at, error)) => findings.push(
-            "network",
-            Level::Failed,
-            format!("UDP {at}: {error}"),
-            Some("`ss -ulpn` names the program on this port: stop it, or change network.listen".into()),
-        ),
-    }
-    for (file, key) in [("rmem_max", "net.core.rmem_max"), ("wmem_max", "net.core.wmem_max")] {
-        let limit = fs::read_to_string(Path::new("/proc/sys/net/core").join(file)).unwrap_or_default();
-        let limit: usize = limit.trim().parse().unwrap_or(0);
-        if limit < kernel.buffer_bytes {
-            let found = format!("{key} is {limit}, below network.buffer_bytes = {}", kernel.buffer_bytes);
-            let fix = format!("sysctl -w {key}={}", kernel.buffer_bytes);
-            findings.push("socket buffers", Level::Warning, found, Some(fix));
-        }
-    }
-}
-
-fn store(directory: &Path, findings: &mut Findings) {
-    let probe = directory.join(".stoq-check");
-    let written = fs::create_dir_all(directory)
-        .and_then(|()| fs::write(&probe, b""))
-        .and_then(|()| fs::remove_file(&probe));
-    match written {
-        Ok(()) => findings.ok("store", format!("{} can be written", directory.display())),
-        Err(error) => findings.push(
-            "store",
-            Level::Failed,
-            format!("{}: {error}", directory.display()),
-            Some(format!("mkdir -p {0} && chown $(id -u) {0}", directory.display())),
-        ),
     }
 }
 

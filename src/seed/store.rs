@@ -70,6 +70,9 @@ pub(super) struct Inner {
     _lock: Option<Lock>,
 }
 
+/// Locked by the process that has the store open for writing.
+const LOCK: &str = "lock";
+
 /// Shows that whoever has it may change files that have their final names.
 pub(super) type Changing<'a> = MutexGuard<'a, ()>;
 
@@ -109,6 +112,21 @@ impl Store {
             _lock: lock,
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Whether another process has the store in `dir` open for writing; gives the file that it has locked. Changes nothing there.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if that cannot be found out.
+    pub fn is_in_use(dir: &Path) -> Result<Option<PathBuf>, StoreError> {
+        let path = dir.join(LOCK);
+        match File::open(&path).map(|file| file.try_lock_shared()) {
+            Ok(Ok(())) => Ok(None),
+            Ok(Err(fs::TryLockError::WouldBlock)) => Ok(Some(path)),
+            Ok(Err(fs::TryLockError::Error(error))) => Err(StoreError::io("lock", &path, error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("open", &path, error)),
+        }
     }
 
     /// Begins to write the payload `token` of `length` bytes; room for it is taken at once. What has expired makes room,
@@ -454,7 +472,7 @@ fn prepare(dir: &Path) -> Result<Lock, StoreError> {
     for made in [DATA, SETS, "tmp"].map(|name| dir.join(name)) {
         fs::create_dir_all(&made).map_err(|e| StoreError::io("make the directory", &made, e))?;
     }
-    let path = dir.join("lock");
+    let path = dir.join(LOCK);
     let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let lock = open.map_err(|e| StoreError::io("open", &path, e))?;
     match lock.try_lock() {

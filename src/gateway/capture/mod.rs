@@ -88,6 +88,15 @@ impl Drop for Server {
     }
 }
 
+/// Whether a socket could be served at `path`; leaves nothing there.
+///
+/// # Errors
+/// What [`Server::start`] would say.
+pub fn can_listen(path: &Path) -> anyhow::Result<()> {
+    drop(listen(path)?);
+    std::fs::remove_file(path).context("cannot be removed again")
+}
+
 fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     match std::fs::symlink_metadata(path) {
         Ok(there) if !there.file_type().is_socket() => bail!("is there already and is no socket"),
