@@ -72,6 +72,53 @@ fn a_port_in_use_is_found() {
     let _taken = std::net::UdpSocket::bind(site.v4()).unwrap();
     let text = failed(&check(&site.configure(), 1), "network");
     assert!(text.contains(&site.port.to_string()), "{text}");
+    assert!(text.contains(&format!("process {}", std::process::id())), "{text}");
+}
+
+#[test]
+fn a_gateway_that_runs_already_is_no_fault_and_another_on_its_port_or_store_is() {
+    let mut site = Site::new();
+    let admin = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    site.more += &format!("[admin]\nlisten = \"{admin}\"\n");
+    let _gateway = site.start();
+    let config = site.path("gateway.toml");
+    let report = check(&config, 0);
+    let running: Vec<_> = report["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|finding| finding["found"].as_str().unwrap().contains("which is this gateway, and runs"))
+        .map(|finding| finding["check"].as_str().unwrap())
+        .collect();
+    assert_eq!(running, ["network", "store", "admin"], "{report}");
+    // It was asked, and still serves.
+    run(site.client("ping").args(["--count", "1"]), 0);
+    let copy = site.path("copy.toml");
+    std::fs::copy(&config, &copy).unwrap();
+    let report = check(&copy, 1);
+    let failed = report["findings"].as_array().unwrap().iter().filter(|finding| finding["level"] == "failed");
+    let failed: Vec<_> = failed.map(|finding| finding["check"].as_str().unwrap()).collect();
+    assert_eq!(failed, ["network", "store", "admin"], "{report}");
+}
+
+#[test]
+fn addresses_that_cannot_be_bound_are_found_as_run_would_find_them() {
+    let site = Site::new();
+    let listen = |addresses: &str| {
+        let text = std::fs::read_to_string(site.configure()).unwrap();
+        let line = text.lines().find(|line| line.starts_with("listen")).unwrap().to_owned();
+        std::fs::write(site.path("gateway.toml"), text.replace(&line, &format!("listen = {addresses}")))
+            .unwrap();
+        site.path("gateway.toml")
+    };
+    let port = site.port;
+    check(&listen(&format!("[\"0.0.0.0:{port}\", \"[::]:{port}\"]")), 0);
+    check(&listen(&format!("[\"[::]:{port}\", \"127.0.0.1:{port}\"]")), 0);
+    let foreign = listen(&format!("[\"192.0.2.1:{port}\"]"));
+    let text = failed(&check(&foreign, 1), "network");
+    assert!(text.contains("192.0.2.1") && text.contains("ip address"), "{text}");
+    let (_, stderr) = run(stoq_gateway().arg("run").arg("--config").arg(&foreign), 1);
+    assert!(stderr.contains("192.0.2.1") && stderr.contains("ip address"), "{stderr}");
 }
 
 #[test]

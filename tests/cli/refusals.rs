@@ -1,6 +1,6 @@
 //! What goes wrong, and the message that says what to do.
 
-use crate::support::{Site, identities, run, stoq, stoq_gateway};
+use crate::support::{Process, Site, identities, run, stoq, stoq_gateway};
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 
@@ -57,11 +57,71 @@ fn a_gateway_that_asks_for_no_certificates_serves_clients_without() {
 }
 
 #[test]
-fn a_gateway_that_is_not_there_is_a_timeout_with_its_address() {
+fn a_gateway_that_does_not_answer_is_a_timeout_with_its_address() {
     let site = Site::new();
     let (path, _) = site.file("file", 10);
+    let _silent = UdpSocket::bind(site.v4()).unwrap();
     let (_, stderr) = run(site.client("put").args(["--timeout", "0.5"]).arg(&path), 1);
-    assert!(stderr.contains("0.5 s") || stderr.contains(&site.v4().to_string()), "{stderr}");
+    assert!(stderr.contains("0.5 s") && stderr.contains(&site.v4().to_string()), "{stderr}");
+}
+
+#[test]
+fn a_closed_port_is_told_as_such_without_waiting_for_the_time_that_was_given() {
+    let site = Site::new();
+    for gateway in [site.v4(), site.v6()] {
+        // Who waits for this time fails by the words.
+        let (_, stderr) = run(site.client_of(gateway, "ping").args(["--timeout", "3600"]), 1);
+        assert!(stderr.contains("nothing listens") && stderr.contains(&gateway.to_string()), "{stderr}");
+    }
+}
+
+#[test]
+fn a_gateway_that_starts_late_is_waited_for_while_its_port_says_nothing() {
+    let mut site = Site::new();
+    let silent = UdpSocket::bind(site.v4()).unwrap();
+    let client = Process::spawn(site.client("ping").args(["--count", "1", "--timeout", "60"]));
+    let mut first = [0; 2048];
+    silent.recv(&mut first).unwrap();
+    drop(silent);
+    let _gateway = site.start();
+    let mut client = client;
+    assert!(client.end().success(), "{}", client.log());
+}
+
+#[test]
+fn a_gateways_address_is_taken_in_every_form() {
+    let mut site = Site::new();
+    let _gateway = site.start();
+    for address in ["[::ffff:127.0.0.1]", "localhost", "127.0.0.1", "[::1]"] {
+        let ids = identities();
+        let mut ping = stoq();
+        ping.args(["ping", "--count", "1", "--gateway", &format!("{address}:{}", site.port)]);
+        ping.args(["--node-id", &ids.gateway]).arg("--cert").arg(ids.file("client.pem"));
+        run(ping.arg("--key").arg(ids.file("client.key")), 0);
+    }
+    // The name of a host leads there; who answers there is judged by the node ID.
+    let ids = identities();
+    let mut ping = stoq();
+    ping.args(["ping", "--gateway", &format!("localhost:{}", site.port), "--node-id", &ids.stranger]);
+    let (_, stderr) =
+        run(ping.arg("--cert").arg(ids.file("client.pem")).arg("--key").arg(ids.file("client.key")), 1);
+    assert!(stderr.contains(&ids.gateway) && stderr.contains("pin"), "{stderr}");
+}
+
+#[test]
+fn an_address_that_leads_nowhere_is_told_with_what_the_system_says() {
+    for (address, part) in [
+        ("nowhere.invalid:4433", "the resolver has no address of nowhere.invalid"),
+        ("[fe80::1]:4433", "%eth0"),
+        ("[fe80::1%no-such]:4433", "no interface no-such"),
+    ] {
+        let mut ping = stoq();
+        ping.args(["ping", "--timeout", "3600", "--gateway", address, "--node-id", &identities().gateway]);
+        let (_, stderr) = run(&mut ping, 1);
+        assert!(stderr.contains(part), "{stderr}");
+    }
+    let (_, stderr) = run(stoq().args(["ping", "--gateway", "::1:4433"]), 2);
+    assert!(stderr.contains("[::1:4433]"), "{stderr}");
 }
 
 #[test]
@@ -121,11 +181,13 @@ fn a_key_file_that_is_missing_or_open_to_others_is_refused() {
 }
 
 #[test]
-fn a_port_in_use_is_refused_with_its_address() {
+fn a_port_in_use_is_refused_with_its_address_and_the_program_that_has_it() {
     let site = Site::new();
     let _taken = UdpSocket::bind(site.v4()).unwrap();
     let (_, stderr) = run(stoq_gateway().arg("run").arg("--config").arg(site.configure()), 1);
     assert!(stderr.contains(&site.v4().to_string()) && stderr.contains("another program"), "{stderr}");
+    assert!(stderr.contains(&format!("process {}", std::process::id())), "{stderr}");
+    assert_eq!(stderr.matches("cannot bind").count(), 1, "once: {stderr}");
 }
 
 #[test]

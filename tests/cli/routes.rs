@@ -22,8 +22,9 @@ impl Pair {
             format!("certificate = {:?}\nkey = {:?}", ids.file("stranger.pem"), ids.file("stranger.key"));
         near.trust = format!("node_ids = [\"{}\", \"{}\"]", ids.client, ids.stranger);
         far.trust = format!("node_ids = [\"{}\", \"{}\"]", ids.client, ids.gateway);
+        // By name, of whichever family answers.
         let neighbor = |id: &str, site: &Site| {
-            format!("[[neighbor]]\nnode_id = \"{id}\"\naddresses = [\"{}\"]\n", site.v4())
+            format!("[[neighbor]]\nnode_id = \"{id}\"\naddresses = [\"localhost:{}\"]\n", site.port)
         };
         far.more = format!("{}{}", far.more, neighbor(&ids.gateway, &near));
         let far_gateway = far.start();
@@ -31,7 +32,8 @@ impl Pair {
         write!(near.more, "[hops]\ntransit = \"authenticated\"\n{to_far}").unwrap();
         let near_gateway = near.start();
         let config = near.path("client.toml");
-        let addresses = if far_is_near { format!("addresses = [\"{}\"]\n", far.v4()) } else { String::new() };
+        let addresses =
+            if far_is_near { format!("addresses = [\"localhost:{}\"]\n", far.port) } else { String::new() };
         let text = format!(
             "gateway = \"{}\"\n[identity]\ncertificate = {:?}\nkey = {:?}\n[trust]\nnode_ids = [\"{3}\", \"{4}\"]\n\
              [network]\nkind = \"kernel-udp\"\nlisten = [\"127.0.0.1:0\"]\n\
