@@ -35,7 +35,7 @@ fn main() -> anyhow::Result<()> {
 
     tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
         let client = Client::start(vec![network], &config)?;
-        let gateway = client.connect(address.parse()?, ConnectOptions::default()).await?;
+        let gateway = client.connect(&**address, ConnectOptions::default()).await?;
         match gateway.put(&payload, PutOptions::default(), |_sent| {}).await? {
             Kept::Now => println!("{} is kept now", payload.token),
             Kept::Already => println!("{} was kept already", payload.token),
