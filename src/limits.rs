@@ -121,6 +121,34 @@ pub const ANNOUNCE_INTERVAL_MS: u64 = 100;
 pub const EXPIRY_INTERVAL_MS: u64 = 1_000;
 /// What is left of a lease that counts as over for whoever would make it longer, seconds: that takes a moment.
 pub const LEASE_MARGIN_S: u64 = 5;
+/// How far the wall clock may part from the machine's uptime, either way, before the store doubts it, seconds.
+pub const CLOCK_JUMP_S_MAX: u64 = 600;
+/// How long a wall clock that jumped must go steadily before leases end by it, seconds.
+pub const CLOCK_STEADY_S: u64 = 3600;
+/// From one note of the time in the store to the next, seconds.
+pub const CLOCK_SAVE_S: u64 = 60;
+/// No wall clock that is right shows less, seconds since the Unix epoch: the begin of 2026.
+pub const CLOCK_EARLIEST_S: u64 = 1_767_225_600;
+/// Damaged payloads whose outboards are made anew before the store opens, bytes of all together; the others follow while it runs.
+pub const MEND_AT_START_BYTES_MAX: u64 = 256 << 20;
+/// Damaged things that a store names in its status.
+pub const DAMAGE_LEN_MAX: usize = 64;
+/// What is read of a payload that is checked before another has its turn, bytes.
+pub const CHECK_TURN_BYTES: usize = 4 << 20;
+/// What checks for which nobody waits read, bytes a second.
+pub const CHECK_BYTES_PER_S: u64 = 64 << 20;
+/// Checks for which nobody waits that may be due; past it, more are passed over.
+pub const CHECKS_LEN_MAX: usize = 64;
+/// How long something that was found whole is not checked again, seconds.
+pub const CHECK_FRESH_S: u64 = 600;
+/// Things that are known to have been found whole.
+pub const CHECKS_FRESH_LEN_MAX: usize = 4096;
+/// Checks that one peer may cause by saying that a proof was bad, at once.
+pub const HINTS_BURST: u32 = 4;
+/// The wait before it may cause another, seconds.
+pub const HINT_INTERVAL_S: u32 = 30;
+/// Answers that are over and whose tokens are remembered: their peers may still say that a proof was bad.
+pub const SERVED_LEN_MAX: usize = 1024;
 /// Payloads that a worker mirrors at once.
 pub const MIRRORS_LEN_MAX: usize = 64;
 /// What a FETCH in early data may select, bytes (protocol §7).
@@ -274,4 +302,5 @@ const _: () = {
     assert!(REQUESTS_LEN_MAX <= COMMAND_RING_LEN as u64);
     assert!(CLIENT_REQUESTS_LEN as u64 * 2 <= REQUESTS_LEN_MAX);
     assert!(MESSAGE_BYTES_MAX as usize <= CLIENT_MESSAGES_BYTES);
+    assert!(CLOCK_SAVE_S < CLOCK_JUMP_S_MAX && CLOCK_JUMP_S_MAX < CLOCK_STEADY_S);
 };

@@ -17,6 +17,11 @@ impl Rate {
         Self { each: Duration::from_secs(1) / per_s.max(1), burst, full_at: None }
     }
 
+    /// `burst` at once, then one in each such span.
+    pub(crate) fn every(each: Duration, burst: u32) -> Self {
+        Self { each, burst, full_at: None }
+    }
+
     /// Takes one; false if there is none left.
     pub(crate) fn take(&mut self, now: Instant) -> bool {
         let full_at = self.full_at.map_or(now, |at| at.max(now)) + self.each;

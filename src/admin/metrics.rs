@@ -7,6 +7,7 @@ use crate::gateway::logging;
 use crate::gateway::reload::RELOADS;
 use crate::histogram::Histogram;
 use crate::quic::qlog;
+use crate::seed::Outcome;
 use crate::stages::{SAMPLE_TURNS, Stage};
 use crate::worker::WorkerStatus;
 use std::fmt::Display;
@@ -284,7 +285,52 @@ fn store(source: &Source, out: &mut Exposition) {
     gauge("stoq_store_leases", "Of the entries, those whose lease ends.", census.leases);
     gauge("stoq_store_cached_entries", "Of the entries, those merely cached.", census.cached);
     gauge("stoq_store_cached_bytes", "Bytes of those merely cached.", census.cached_bytes);
+    let clock = store.clock_state();
+    gauge(
+        "stoq_store_clock_believed",
+        "1 while leases end by the clock; 0 after it jumped.",
+        clock.believed.into(),
+    );
+    let damage = store.damage();
+    let help = "Files in the store's directory damaged: look at them, then remove them.";
+    gauge("stoq_store_damaged_files", help, damage.files_set_aside);
+    let mut counter = |name: &str, help: &str, value: u64| out.single(name, Kind::Counter, help, value);
+    counter(
+        "stoq_store_clock_jumps_total",
+        "Times that the clock jumped, at the start or later.",
+        clock.jumps,
+    );
+    counter(
+        "stoq_store_leases_ended_total",
+        "Things that went because their leases were over.",
+        store.ended(),
+    );
+    let help = "Things found damaged on the disk, by what became of them.";
+    out.family("stoq_store_damage_total", Kind::Counter, help);
+    for outcome in Outcome::ALL {
+        out.sample(&[("outcome", &outcome.name())], damage.count(outcome));
+    }
+    let checks = store.checks();
+    out.family(
+        "stoq_store_checks_total",
+        Kind::Counter,
+        "Checks of what is held against its token, by result.",
+    );
+    for (result, value) in [
+        ("whole", checks.whole),
+        ("damaged", checks.damaged),
+        ("unreadable", checks.unreadable),
+        ("skipped", checks.skipped),
+    ] {
+        out.sample(&[("result", &result)], value);
+    }
+    out.single("stoq_store_checked_bytes_total", Kind::Counter, "Bytes read by these checks.", checks.bytes);
+    memory(source, out);
+}
+
+fn memory(source: &Source, out: &mut Exposition) {
     let Some(stats) = source.memory() else { return };
+    let mut gauge = |name: &str, help: &str, value: u64| out.single(name, Kind::Gauge, help, value);
     gauge("stoq_store_memory_bytes", "Payload bytes held in memory.", stats.held_bytes);
     out.family(
         "stoq_store_memory_reads_total",

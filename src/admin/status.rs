@@ -5,7 +5,7 @@ use crate::counters::Counter;
 use crate::datagram::NetworkKind;
 use crate::gateway::network::Offloads;
 use crate::nic::interface::{Interface, InterfaceView};
-use crate::seed::{Census, MemoryStats};
+use crate::seed::{Census, CheckState, ClockState, DamageState, MemoryStats};
 use crate::tls::NodeId;
 use serde::Serialize;
 use std::net::SocketAddr;
@@ -95,6 +95,11 @@ struct Kept {
     capacity_bytes: Option<u64>,
     #[serde(flatten)]
     census: Census,
+    /// Things that went since the start because their leases were over.
+    leases_ended: u64,
+    clock: ClockState,
+    checks: CheckState,
+    damage: DamageState,
     memory: Option<MemoryStats>,
 }
 
@@ -196,6 +201,10 @@ fn kept(source: &Source) -> Option<Kept> {
         reason,
         capacity_bytes: store.capacity_bytes(),
         census: store.census(),
+        leases_ended: store.ended(),
+        clock: store.clock_state(),
+        checks: store.checks(),
+        damage: store.damage(),
         memory: source.memory(),
     })
 }

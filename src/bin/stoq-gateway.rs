@@ -9,13 +9,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use stoq::admin::{health, top};
 use stoq::config::load_gateway;
 use stoq::gateway::capture::{Until, Wanted, record};
 use stoq::gateway::run::{Gateway, signals};
 use stoq::gateway::{capabilities, check, logging};
 use stoq::manuals;
+use stoq::seed::Store;
 
 /// The STOQ gateway: takes, checks, keeps and serves payloads over post-quantum QUIC.
 ///
@@ -45,9 +46,18 @@ enum Command {
     Top(top::Args),
     /// Ask a running gateway whether it is ready: exit code 0 if it is, 1 if not. For containers.
     Health(health::Args),
+    /// Look after the seed store of a gateway, whether it runs or not.
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Write man pages and shell completions, for packagers.
     #[command(hide = true)]
     Generate(manuals::Args),
+}
+
+#[derive(Subcommand)]
+enum StoreCommand {
+    /// Say that the clock of this machine is right now: after a jump, leases end by it at once and not after an hour of steadiness.
+    TrustClock(Configured),
 }
 
 #[derive(clap::Args)]
@@ -105,6 +115,10 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error),
         },
+        Command::Store(StoreCommand::TrustClock(configured)) => match trust_clock(&configured) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        },
         Command::Generate(args) => match args.write(Cli::command()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error.into()),
@@ -121,6 +135,19 @@ fn run(configured: &Configured) -> anyhow::Result<()> {
     logging::start(&config.log)?;
     let signals = signals()?;
     Gateway::start(&config)?.run(signals, &configured.config);
+    Ok(())
+}
+
+fn trust_clock(configured: &Configured) -> anyhow::Result<()> {
+    let config = load_gateway(&configured.config)?;
+    let seed =
+        config.seed().context("this gateway keeps nothing: its configuration has no seed application")?;
+    let unix_s = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .context("the clock is before 1970: set it first")?
+        .as_secs();
+    Store::vouch_for_clock(&seed.directory, unix_s)?;
+    println!("noted in {}: the clock is right", seed.directory.display());
     Ok(())
 }
 

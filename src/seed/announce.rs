@@ -41,9 +41,14 @@ impl Announcer {
         self.due.filter(|_| !self.listeners.is_empty())
     }
 
+    /// Whether it is time to look for what there is to tell.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        !self.listeners.is_empty() && self.due.is_some_and(|due| due <= now)
+    }
+
     /// Tells what there is to tell. Returns whether anything was said.
     pub(super) fn poll(&mut self, now: Instant, now_s: u64, store: &Store, port: &mut AppPort) -> bool {
-        if self.listeners.is_empty() || self.due.is_none_or(|due| due > now) {
+        if !self.is_due(now) {
             return false;
         }
         self.due = Some(now + Duration::from_millis(ANNOUNCE_INTERVAL_MS));

@@ -4,17 +4,18 @@
 //! application's own thread, syncing to disk on another, so that a slow fsync stops nobody.
 
 use super::announce::Announcer;
+use super::checking::Checking;
+use super::committer::Committer;
 use super::directory::Directory;
 use super::mirror::{Mirroring, Outcome};
 use super::serve::{Lookup, Refusal, Servings};
-use super::writing::{Committed, Writing};
-use super::{Keep, MemoryTier, Store, StoreError};
+use super::writing::Writing;
+use super::{Clocks, Keep, MemoryTier, Moment, Store, StoreError};
 use crate::application::{Application, Outbox};
 use crate::hop::Hops;
 use crate::limits::{EXPIRY_INTERVAL_MS, LEASE_MARGIN_S, MIRRORS_LEN_MAX};
 use crate::queue::{
     Answer, AppPort, Asked, Command, ConnectionEvent, ConnectionId, Credit, Delivery, End, Ending, RequestId,
-    Waker,
 };
 use crate::record::{
     Coverage, Done, ErrorCode, ErrorRecord, Fetch, Have, Holder, Holders, Locate, Mirror, Put, Request,
@@ -23,9 +24,8 @@ use crate::shard::{Coding, Descriptor, Lanes};
 use crate::tls::NodeId;
 use crate::token::AnyToken;
 use rustc_hash::FxHashMap;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// What the seed instances of all workers share.
 #[derive(Clone, Debug)]
@@ -40,27 +40,29 @@ pub struct SeedParts {
     pub own: Option<NodeId>,
     /// Which nodes are neighbours: what others say of their holdings is not noted.
     pub hops: Option<Arc<Hops>>,
+    /// What time it is.
+    pub clocks: Clocks,
 }
 
 impl SeedParts {
     /// A store of its own that knows of no other node.
     pub fn alone(store: Arc<Store>, memory: Arc<Mutex<MemoryTier>>) -> Self {
-        Self { store, memory, directory: Arc::default(), own: None, hops: None }
+        Self { store, memory, directory: Arc::default(), own: None, hops: None, clocks: Clocks::system() }
     }
 }
 
 /// The seed application.
 pub struct Seed {
-    parts: SeedParts,
+    pub(super) parts: SeedParts,
     /// One of the instances of a node looks after leases and announcements.
     leads: bool,
-    clock: Clock,
     /// Connections to nodes that showed a certificate; where there are two, one that this side opened.
     nodes: FxHashMap<NodeId, ConnectionId>,
     receiving: FxHashMap<RequestId, Writing>,
-    servings: Servings,
+    pub(super) servings: Servings,
     mirrors: Vec<Mirroring>,
     announcer: Announcer,
+    pub(super) checking: Checking,
     expire_at: Option<Instant>,
     /// Requests of its own so far.
     numbers: u64,
@@ -69,60 +71,28 @@ pub struct Seed {
     committer: Option<Committer>,
 }
 
-/// Time of day, by the clock that the worker passes down.
-struct Clock {
-    start_s: u64,
-    start: Option<Instant>,
-}
-
-impl Clock {
-    fn now_s(&mut self, now: Instant) -> u64 {
-        let start = *self.start.get_or_insert(now);
-        self.start_s + now.saturating_duration_since(start).as_secs()
-    }
-}
-
-/// The thread that syncs.
-struct Committer {
-    jobs: Sender<(RequestId, Writing, u64)>,
-    results: Receiver<(RequestId, Committed)>,
-}
-
-impl Committer {
-    fn start(store: Arc<Store>, waker: Waker) -> Self {
-        let (jobs, incoming) = channel::<(RequestId, Writing, u64)>();
-        let (done, results) = channel();
-        std::thread::spawn(move || {
-            for (request, writing, now_s) in incoming {
-                let result = writing.commit(&store, now_s);
-                if done.send((request, result)).is_err() {
-                    return;
-                }
-                waker.wake();
-            }
-        });
-        Self { jobs, results }
-    }
-}
-
 impl Seed {
     /// The instance of this worker.
     pub fn new(parts: SeedParts, worker: usize) -> Self {
-        let start_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         Self {
             parts,
             leads: worker == 0,
-            clock: Clock { start_s, start: None },
             nodes: FxHashMap::default(),
             receiving: FxHashMap::default(),
             servings: Servings::default(),
             mirrors: Vec::new(),
             announcer: Announcer::default(),
+            checking: Checking::default(),
             expire_at: None,
             numbers: 0,
             unsent: Outbox::default(),
             committer: None,
         }
+    }
+
+    /// What time it is for leases.
+    fn moment(&self, now: Instant) -> Moment {
+        self.parts.store.moment(self.parts.clocks.read(now))
     }
 
     fn directory(&self) -> MutexGuard<'_, Directory> {
@@ -157,19 +127,24 @@ impl Seed {
             (ErrorCode::Limit, _) => "the payload is longer than the protocol allows",
             (ErrorCode::BadDescriptor, _) => "this set's shards do not give its payload",
             (ErrorCode::BadRange, _) => "the set has no such lanes",
+            (_, StoreError::Damaged(_)) => "what is kept of it here is damaged; put or mirror it again",
             (ErrorCode::Busy, _) => "what was held of it went meanwhile; ask again",
             _ => "the store cannot keep or read this payload now",
         };
         self.refuse(port, request, error.code(), reason);
     }
 
-    fn deliver(&mut self, now: Instant, port: &mut AppPort, delivery: Delivery) {
+    pub(super) fn deliver(&mut self, now: Instant, port: &mut AppPort, delivery: Delivery) {
         let mut delivery = delivery;
         for mirroring in &mut self.mirrors {
             match mirroring.handle(now, delivery) {
                 Ok(()) => return,
                 Err(back) => delivery = back,
             }
+        }
+        if let Some((token, request)) = self.unchecked(now, &delivery) {
+            let store = &self.parts.store;
+            return self.checking.wait(store, now, port.waker(), token, (request, delivery));
         }
         match delivery {
             Delivery::Asked(request, asked) => self.asked(now, port, request, *asked),
@@ -185,7 +160,12 @@ impl Seed {
                     self.commit(now, port, request, writing);
                 }
             }
-            Delivery::Ended(request, _) => self.abandon(now, port, request),
+            Delivery::Ended(request, end) => {
+                if matches!(&end, End::Failed(failure) if failure.code == ErrorCode::BadProof) {
+                    self.hinted(now, port, request);
+                }
+                self.abandon(now, port, request);
+            }
             Delivery::Connection(connection, event) => self.event(now, port, connection, event),
             // A mirror's requests are the gathering's; a store forwards nothing.
             Delivery::ConnectFailed { .. }
@@ -199,6 +179,7 @@ impl Seed {
     fn event(&mut self, now: Instant, port: &mut AppPort, connection: ConnectionId, event: ConnectionEvent) {
         match event {
             ConnectionEvent::Connected { node: Some(node), neighbor, .. } => {
+                self.checking.connected(connection, node);
                 if neighbor || !self.nodes.contains_key(&node) {
                     self.nodes.insert(node, connection);
                 }
@@ -223,7 +204,7 @@ impl Seed {
                     None => self.put(now, port, request, Box::new(descriptor), keep),
                 }
             }
-            Request::Fetch(fetch) => self.fetch(port, request, &fetch, early, credit),
+            Request::Fetch(fetch) => self.fetch(now, port, request, (&fetch, early), credit),
             Request::Locate(Locate { token }) => {
                 let holders = Holders { holders: self.holders(now, &token) };
                 self.send(port, Command::Answer(request, Answer::Holders(holders)));
@@ -233,15 +214,17 @@ impl Seed {
     }
 
     /// What a peer's request is kept for.
-    fn keep(&mut self, now: Instant, node: Option<NodeId>, lease_s: u64) -> Keep {
-        let now_s = self.clock.now_s(now);
-        Keep::leased(self.parts.store.config().expiry(lease_s, now_s), node)
+    fn keep(&self, now: Instant, node: Option<NodeId>, lease_s: u64) -> Keep {
+        let moment = self.moment(now);
+        let expires_s = self.parts.store.config().expiry(lease_s, moment.now_s);
+        Keep::leased(expires_s, node).in_epoch(if expires_s.is_some() { moment.epoch } else { 0 })
     }
 
     /// Dropping a writer removes what it wrote.
     fn forget(&mut self, now: Instant, port: &mut AppPort, connection: ConnectionId) {
         self.nodes.retain(|_, known| *known != connection);
         self.announcer.closed(connection);
+        self.checking.closed(connection);
         self.directory().closed(connection);
         self.receiving.retain(|request, _| request.connection != connection);
         self.servings.forget(connection);
@@ -253,6 +236,7 @@ impl Seed {
     /// A peer gave its request up.
     fn abandon(&mut self, now: Instant, port: &mut AppPort, request: RequestId) {
         self.receiving.remove(&request);
+        self.checking.abandon(request);
         self.servings.remove(request);
         if let Some(at) = self.mirrors.iter().position(|mirroring| mirroring.request == request) {
             self.mirrors.swap_remove(at).cancel(now, port, &mut self.numbers);
@@ -268,13 +252,13 @@ impl Seed {
         keep: Keep,
     ) {
         let (token, length) = (descriptor.content(), descriptor.length_bytes());
-        let now_s = self.clock.now_s(now);
-        if self.holding(&token.into(), now_s).is_some() {
-            // Checked and durable already: nothing needs to cross the wire again.
+        let over_s = self.moment(now).over_s;
+        if self.holding(&token.into(), over_s).is_some() {
+            // Durable already, and looked at anew: nothing needs to cross the wire again.
             let held = Writing::Held(token.into(), length, Some(descriptor), keep);
             return self.commit(now, port, request, held);
         }
-        match self.parts.store.begin(token, length, keep, now_s) {
+        match self.parts.store.begin(token, length, keep, over_s) {
             Ok(writer) if descriptor.coding() == Coding::None => {
                 self.accept(port, request, Writing::Payload(writer));
             }
@@ -292,8 +276,8 @@ impl Seed {
         lanes: Lanes,
         keep: Keep,
     ) {
-        let now_s = self.clock.now_s(now);
-        match self.parts.store.begin_set(descriptor, lanes, keep, now_s) {
+        let over_s = self.moment(now).over_s;
+        match self.parts.store.begin_set(descriptor, lanes, keep, over_s) {
             Ok(writer) if writer.parts().next().is_none() => {
                 self.commit(now, port, request, Writing::set(writer));
             }
@@ -315,10 +299,10 @@ impl Seed {
     }
 
     fn commit(&mut self, now: Instant, port: &mut AppPort, request: RequestId, writing: Writing) {
-        let now_s = self.clock.now_s(now);
+        let over_s = self.moment(now).over_s;
         let store = &self.parts.store;
         let committer = self.committer.get_or_insert_with(|| Committer::start(store.clone(), port.waker()));
-        if let Err(lost) = committer.jobs.send((request, writing, now_s)) {
+        if let Err(lost) = committer.jobs.send((request, writing, over_s)) {
             self.committer = None;
             drop(lost);
             self.refuse(port, request, ErrorCode::Internal, "the store's sync thread ended");
@@ -341,36 +325,52 @@ impl Seed {
         worked
     }
 
-    fn fetch(&mut self, port: &mut AppPort, request: RequestId, fetch: &Fetch, early: bool, credit: Credit) {
+    fn fetch(
+        &mut self,
+        now: Instant,
+        port: &mut AppPort,
+        request: RequestId,
+        (fetch, early): (&Fetch, bool),
+        credit: Credit,
+    ) {
         match (Lookup { fetch, early }).find(&self.parts.store) {
             Ok(answer) => {
                 self.send(port, Command::Answer(request, Answer::Ok(answer.ok)));
-                self.servings.add(request, credit, answer);
+                self.servings.add(request, fetch.token, credit, answer);
             }
             Err(Refusal::Failure(failure)) => self.send(port, Command::refuse(request, failure)),
-            Err(Refusal::Store(error)) => self.refuse_store(port, request, &error),
+            Err(Refusal::Store(error)) => {
+                self.refuse_store(port, request, &error);
+                self.checking.look_into(&self.parts.store, now, port.waker(), fetch.token);
+            }
         }
     }
 
-    fn serve(&mut self, port: &mut AppPort) -> bool {
+    fn serve(&mut self, now: Instant, port: &mut AppPort) -> bool {
         if !self.unsent.is_empty() {
             return false;
         }
         let mut over = Vec::new();
         let worked = self.servings.serve(&self.parts.memory, port, &mut over);
-        for (request, result) in over {
+        for (request, token, result) in over {
             match result {
-                Ok(()) => self.send(port, Command::End(request, Ending::Finish)),
-                Err(error) => self.refuse_store(port, request, &error),
+                Ok(()) => {
+                    self.send(port, Command::End(request, Ending::Finish));
+                    self.checking.served(request, token);
+                }
+                Err(error) => {
+                    self.refuse_store(port, request, &error);
+                    self.checking.look_into(&self.parts.store, now, port.waker(), token);
+                }
             }
         }
         worked
     }
 
     /// How much of something is held, and will be when its lease is made longer: one that is about to end may be over by then.
-    fn holding(&self, token: &AnyToken, now_s: u64) -> Option<Coverage> {
+    fn holding(&self, token: &AnyToken, over_s: u64) -> Option<Coverage> {
         let holding = self.parts.store.holding(token)?;
-        let lasts = holding.expires_s.is_none_or(|at| at > now_s.saturating_add(LEASE_MARGIN_S));
+        let lasts = holding.expires_s.is_none_or(|at| at > over_s.saturating_add(LEASE_MARGIN_S));
         lasts.then_some(holding.coverage)
     }
 
@@ -381,21 +381,21 @@ impl Seed {
 
     /// Who holds something: this node first, then its neighbours.
     fn holders(&mut self, now: Instant, token: &AnyToken) -> Vec<Holder> {
-        let now_s = self.clock.now_s(now);
+        let Moment { now_s, up_s, .. } = self.moment(now);
         let own = self.own().and_then(|node| {
             let holding = self.parts.store.holding(token)?;
             let expires_s = holding.expires_s.map_or(0, |at| at.saturating_sub(now_s).max(1));
             Some(Holder { node, coverage: holding.coverage, expires_s })
         });
-        let mut holders: Vec<_> = own.into_iter().chain(self.directory().holders(token, now_s)).collect();
+        let mut holders: Vec<_> = own.into_iter().chain(self.directory().holders(token, up_s)).collect();
         holders.truncate(crate::limits::HOLDERS_LEN_MAX);
         holders
     }
 
     fn heard(&mut self, now: Instant, connection: ConnectionId, node: NodeId, have: &Have) {
         if self.parts.hops.as_ref().is_some_and(|hops| hops.is_neighbor(&node)) {
-            let now_s = self.clock.now_s(now);
-            self.directory().heard(connection, node, have, now_s);
+            let up_s = self.moment(now).up_s;
+            self.directory().heard(connection, node, have, up_s);
         }
     }
 
@@ -415,8 +415,8 @@ impl Seed {
             return self.refuse(port, request, ErrorCode::Busy, "too many mirrors are on their way");
         }
         let keep = self.keep(now, node, mirror.lease_s);
-        let now_s = self.clock.now_s(now);
-        let held = match self.holding(&mirror.token, now_s) {
+        let over_s = self.moment(now).over_s;
+        let held = match self.holding(&mirror.token, over_s) {
             Some(Coverage::All) => true,
             Some(Coverage::Lanes(lanes)) if !mirror.lanes.is_empty() => lanes.contains_all(mirror.lanes),
             Some(Coverage::Lanes(lanes)) => lanes.contains_all(self.data_lanes(&mirror.token)),
@@ -450,12 +450,12 @@ impl Seed {
     }
 
     fn poll_mirrors(&mut self, now: Instant, port: &mut AppPort) -> bool {
-        let now_s = self.clock.now_s(now);
+        let over_s = self.moment(now).over_s;
         let mut worked = false;
         let mut ended = Vec::new();
         for (at, mirroring) in self.mirrors.iter_mut().enumerate() {
             let (did, outcome) =
-                mirroring.poll(now, now_s, port, &mut self.numbers, &self.nodes, &self.parts.store);
+                mirroring.poll(now, over_s, port, &mut self.numbers, &self.nodes, &self.parts.store);
             worked |= did;
             if !matches!(outcome, Outcome::Going) {
                 ended.push((at, outcome));
@@ -479,9 +479,8 @@ impl Seed {
             return;
         }
         self.expire_at = Some(now + Duration::from_millis(EXPIRY_INTERVAL_MS));
-        let now_s = self.clock.now_s(now);
-        for token in self.parts.store.expire(now_s) {
-            tracing::debug!(%token, "its lease is over");
+        let over_s = self.moment(now).over_s;
+        for token in self.parts.store.expire(over_s) {
             if let AnyToken::Content(token) = token {
                 self.parts.memory.lock().unwrap_or_else(PoisonError::into_inner).forget(&token);
             }
@@ -491,7 +490,7 @@ impl Seed {
 
 impl Application for Seed {
     fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool {
-        let mut worked = self.take_commits(port);
+        let mut worked = self.take_commits(port) | self.take_checks(now, port);
         while self.send_unsent(port)
             && let Some(delivery) = port.receive()
         {
@@ -502,11 +501,11 @@ impl Application for Seed {
             worked |= self.poll_mirrors(now, port);
         }
         self.expire(now);
-        let now_s = self.clock.now_s(now);
-        if self.unsent.is_empty() {
+        if self.unsent.is_empty() && self.announcer.is_due(now) {
+            let now_s = self.moment(now).now_s;
             worked |= self.announcer.poll(now, now_s, &self.parts.store, port);
         }
-        worked | self.serve(port)
+        worked | self.serve(now, port)
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

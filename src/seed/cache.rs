@@ -8,7 +8,6 @@ use crate::token::{Ranges, Token, VerifiedDecoder};
 use rustc_hash::FxHashMap;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Weak};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Hands what passes to the thread that keeps it. Never waits for it.
 #[derive(Clone, Debug)]
@@ -158,8 +157,10 @@ impl Kept {
                 }
                 let length = OkRecord::parse(&record.to_bytes()).ok()?.length_bytes;
                 let decoder = VerifiedDecoder::new(self.token, length, Ranges::all()).ok()?;
-                self.body =
-                    Some((decoder, store.begin(self.token, length, Keep::cached(None), now_s()).ok()?));
+                self.body = Some((
+                    decoder,
+                    store.begin(self.token, length, Keep::cached(None), store.over_s()).ok()?,
+                ));
                 while let Some(raw) = self.reader.take_raw(usize::MAX) {
                     self.check(&raw)?;
                 }
@@ -191,9 +192,4 @@ impl Kept {
             tracing::warn!(%error, "a payload that passed cannot be kept");
         }
     }
-}
-
-/// Seconds since the epoch: this thread is nobody's packet's way.
-fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

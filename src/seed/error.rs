@@ -109,6 +109,9 @@ pub enum StoreError {
     /// Something that was held went before its lease was made longer.
     #[error("{0} went before its lease could be made longer: put it again")]
     Went(AnyToken),
+    /// What is on the disk is not what the token names.
+    #[error("{0} is damaged on the disk: put it again")]
+    Damaged(AnyToken),
     /// The disk failed.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -138,6 +141,7 @@ impl StoreError {
             | Self::InUse { .. }
             | Self::Foreign { .. }
             | Self::Incomplete { .. }
+            | Self::Damaged(_)
             | Self::Io { .. } => ErrorCode::Internal,
         }
     }

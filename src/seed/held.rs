@@ -6,7 +6,7 @@ use crate::shard::{Blob, Descriptor, Lanes};
 use crate::token::{Outboard, OutboardError, Token, outboard_bytes};
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,14 +21,15 @@ const OUTBOARD_IN_MEMORY_BYTES_MAX: u64 = 1 << 20;
 pub struct Held {
     token: Token,
     length: u64,
-    /// 0 if it is whole; else of the set's files, which grow.
+    /// Of the set's files, which grow; else the inode of the payload's file, which another may replace.
     generation: u64,
+    whole: bool,
     blob: Arc<File>,
     outboard: Outboard,
 }
 
 impl Held {
-    /// Opens a blob and its outboard; `None` if one is missing or is not what it should be.
+    /// Opens a blob and its outboard; `None` if one is missing or is not what it should be. The `generation` of a whole payload is 0.
     pub(super) fn open(
         token: Token,
         generation: u64,
@@ -40,7 +41,12 @@ impl Held {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StoreError::io("open", blob_path, error)),
         };
-        let length = blob.metadata().map_err(|e| StoreError::io("read", blob_path, e))?.len();
+        let metadata = blob.metadata().map_err(|e| StoreError::io("read", blob_path, e))?;
+        if !metadata.is_file() {
+            return Ok(None);
+        }
+        let (length, whole) = (metadata.len(), generation == 0);
+        let generation = if whole { metadata.ino() } else { generation };
         let outboard = match open_outboard(outboard_path, length) {
             Ok(outboard) => outboard,
             // Two renames that a crash tore apart: the payload is not held.
@@ -48,7 +54,7 @@ impl Held {
             Err(OutboardError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StoreError::io("read", outboard_path, io::Error::other(error))),
         };
-        Ok(Some(Self { token, length, generation, blob: Arc::new(blob), outboard }))
+        Ok(Some(Self { token, length, generation, whole, blob: Arc::new(blob), outboard }))
     }
 
     /// Its token.
@@ -66,7 +72,12 @@ impl Held {
         &self.outboard
     }
 
-    /// Tells what was read of a blob that is not whole from what is read after more lanes have come.
+    /// Whether all of it is there.
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Tells what was read from what is read of another file in its place, or after more lanes have come.
     pub(super) fn generation(&self) -> u64 {
         self.generation
     }

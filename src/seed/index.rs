@@ -258,6 +258,22 @@ impl Index {
         }
     }
 
+    /// Leases of this epoch end so much later from now on.
+    pub(super) fn shift(&mut self, epoch: u32, by_s: u64) {
+        let of_epoch = |(_, token): &&(u64, AnyToken)| {
+            self.entries.get(token).is_some_and(|entry| entry.keep.clock == epoch)
+        };
+        let shifted: Vec<_> = self.expiries.iter().filter(of_epoch).copied().collect();
+        for (expires_s, token) in shifted {
+            let later_s = expires_s.saturating_add(by_s);
+            if let Some(entry) = self.entries.get_mut(&token) {
+                entry.keep.expires_s = Some(later_s);
+                self.expiries.remove(&(expires_s, token));
+                self.expiries.insert((later_s, token));
+            }
+        }
+    }
+
     fn take_out(&mut self, token: &AnyToken) -> Option<Entry> {
         let entry = self.entries.remove(token)?;
         self.release(entry.bytes, entry.keep.payer());

@@ -1,6 +1,5 @@
 //! How long something is kept, and for whom.
 
-use super::error::StoreError;
 use super::store::StoreConfig;
 use crate::tls::NodeId;
 use serde::{Deserialize, Serialize};
@@ -9,7 +8,8 @@ use std::io;
 use std::path::Path;
 
 /// What a store keeps something for. On disk a file of JSON beside it, `<64 hex>.meta`: the keys `expires_s`, `owner` (the
-/// 52 characters of a node ID) and `cached`, none of which must be there. Without the file: kept without end for nobody.
+/// 52 characters of a node ID), `cached` and `clock`, and `length`, the payload's, bytes; none of them must be there. Without
+/// the file: kept without end for nobody.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keep {
     /// When the lease ends, seconds since the Unix epoch; `None`: never.
@@ -21,6 +21,20 @@ pub struct Keep {
     /// Kept only as long as there is room: what passed, not what was PUT or mirrored.
     #[serde(default, skip_serializing_if = "is_false")]
     pub cached: bool,
+    /// The epoch of the store's clock in which the lease was granted; 0: before there were epochs. The file's `expires_s` is by the
+    /// clock of that epoch.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub clock: u32,
+}
+
+/// What the file of a lease says.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct KeepFile {
+    #[serde(flatten)]
+    pub(super) keep: Keep,
+    /// The payload's length, bytes; none for a set, and in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) length: Option<u64>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde passes references.
@@ -28,15 +42,20 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde passes references.
+fn is_zero(value: &u32) -> bool {
+    *value == 0
+}
+
 impl Keep {
     /// Kept for `owner` until `expires_s`.
     pub const fn leased(expires_s: Option<u64>, owner: Option<NodeId>) -> Self {
-        Self { expires_s, owner, cached: false }
+        Self { expires_s, owner, cached: false, clock: 0 }
     }
 
     /// Kept while there is room, and no longer than until `expires_s`.
     pub const fn cached(expires_s: Option<u64>) -> Self {
-        Self { expires_s, owner: None, cached: true }
+        Self { expires_s, owner: None, cached: true, clock: 0 }
     }
 
     /// Whether the lease has ended.
@@ -61,21 +80,26 @@ impl Keep {
         }
     }
 
-    pub(super) fn to_file(self) -> Vec<u8> {
-        // Three plain fields: there is nothing in them that JSON cannot say.
-        serde_json::to_vec(&self).unwrap_or_default()
+    /// The same, its lease granted in this epoch of the store's clock.
+    #[must_use]
+    pub const fn in_epoch(self, clock: u32) -> Self {
+        Self { clock, ..self }
+    }
+}
+
+impl KeepFile {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        // Plain fields: there is nothing in them that JSON cannot say.
+        serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Reads the file. What cannot be understood keeps its payload: losing it would be worse.
-    pub(super) fn from_file(path: &Path) -> Result<Self, StoreError> {
-        match fs::read(path) {
-            Ok(text) => Ok(serde_json::from_slice(&text).unwrap_or_else(|error| {
-                tracing::warn!(path = %path.display(), %error, "not a lease; what it stands for is kept without end");
-                Self::default()
-            })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(StoreError::io("read", path, error)),
-        }
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// The disk's; [`io::ErrorKind::InvalidData`] for what is no lease.
+    pub(super) fn read(path: &Path) -> io::Result<Self> {
+        serde_json::from_slice(&fs::read(path)?)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 }
 
@@ -137,14 +161,21 @@ mod tests {
     fn the_file_says_what_it_must() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.meta");
-        assert_eq!(Keep::from_file(&path).unwrap(), Keep::default());
-        for keep in
-            [Keep::default(), Keep::cached(Some(1)), Keep::leased(Some(u64::MAX), Some(NodeId([7; 32])))]
-        {
-            fs::write(&path, keep.to_file()).unwrap();
-            assert_eq!(Keep::from_file(&path).unwrap(), keep);
+        assert_eq!(KeepFile::read(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let owned = Keep::leased(Some(u64::MAX), Some(NodeId([7; 32])));
+        for keep in [Keep::default(), Keep::cached(Some(1)), owned, owned.in_epoch(3)] {
+            for length in [None, Some(5)] {
+                fs::write(&path, KeepFile { keep, length }.to_bytes()).unwrap();
+                let read = KeepFile::read(&path).unwrap();
+                assert_eq!((read.keep, read.length), (keep, length));
+            }
         }
-        fs::write(&path, b"{\"expires_s\":").unwrap();
-        assert_eq!(Keep::from_file(&path).unwrap(), Keep::default());
+        // Of an earlier version.
+        fs::write(&path, b"{\"expires_s\":7}").unwrap();
+        assert_eq!(KeepFile::read(&path).unwrap().keep, Keep::leased(Some(7), None));
+        for broken in [&b""[..], b"{\"expires_s\":", b"[]"] {
+            fs::write(&path, broken).unwrap();
+            assert_eq!(KeepFile::read(&path).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        }
     }
 }

@@ -3,8 +3,8 @@
 use super::disk::available_bytes;
 use super::error::StoreError;
 use super::index::{Index, Shortage};
+use super::inner::{Changing, Inner};
 use super::keep::Keep;
-use super::store::Inner;
 use crate::tls::NodeId;
 use crate::token::AnyToken;
 use std::sync::Arc;
@@ -56,7 +56,7 @@ impl Inner {
                 }
             };
             let Some(token) = goes else { return Err(self.no_room(needed_bytes, shortage)) };
-            self.remove(&one, &token)?;
+            self.make_room(&one, &token, now_s)?;
         }
     }
 
@@ -71,7 +71,7 @@ impl Inner {
                 && let Some(token) = self.first_evictable(short_bytes, now_s)
             {
                 let bytes = self.index().get(&token).map_or(0, |entry| entry.bytes);
-                self.remove(&one, &token)?;
+                self.make_room(&one, &token, now_s)?;
                 short_bytes = short_bytes.saturating_sub(bytes);
             }
         }
@@ -80,6 +80,12 @@ impl Inner {
             return Ok(());
         }
         Err(StoreError::DiskFull { path: self.dir.clone(), needed_bytes, available_bytes })
+    }
+
+    fn make_room(&self, one: &Changing<'_>, token: &AnyToken, now_s: u64) -> Result<(), StoreError> {
+        let is_over = self.index().get(token).is_some_and(|entry| entry.keep.is_expired(now_s));
+        let went = if is_over { self.end_lease(one, token) } else { self.remove(one, token) };
+        went.map(drop)
     }
 
     /// What goes first, if all that may go is at least `short_bytes`.

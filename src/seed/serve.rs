@@ -156,9 +156,13 @@ pub(super) struct Servings {
     peers: VecDeque<(ConnectionId, VecDeque<Serving>)>,
 }
 
+/// An answer that ended: to which request, of what, and how.
+pub(super) type Over = (RequestId, AnyToken, Result<(), StoreError>);
+
 /// One answer on its way out.
 struct Serving {
     request: RequestId,
+    token: AnyToken,
     credit: Credit,
     parts: VecDeque<(Held, VerifiedEncoder)>,
     batch: Vec<Piece>,
@@ -168,9 +172,10 @@ struct Serving {
 }
 
 impl Servings {
-    pub(super) fn add(&mut self, request: RequestId, credit: Credit, answer: Answer) {
+    pub(super) fn add(&mut self, request: RequestId, token: AnyToken, credit: Credit, answer: Answer) {
         let serving = Serving {
             request,
+            token,
             credit,
             parts: answer.parts,
             batch: Vec::new(),
@@ -181,6 +186,12 @@ impl Servings {
             Some((_, requests)) => requests.push_back(serving),
             None => self.peers.push_back((request.connection, [serving].into())),
         }
+    }
+
+    /// What a request that is being answered asked for.
+    pub(super) fn token_of(&self, request: RequestId) -> Option<AnyToken> {
+        let mut servings = self.peers.iter().flat_map(|(_, requests)| requests);
+        servings.find(|serving| serving.request == request).map(|serving| serving.token)
     }
 
     pub(super) fn remove(&mut self, request: RequestId) {
@@ -198,7 +209,7 @@ impl Servings {
         &mut self,
         memory: &Mutex<MemoryTier>,
         port: &mut AppPort,
-        over: &mut Vec<(RequestId, Result<(), StoreError>)>,
+        over: &mut Vec<Over>,
     ) -> bool {
         let mut worked = false;
         for _ in 0..self.peers.len() {
@@ -219,7 +230,7 @@ fn serve_peer(
     requests: &mut VecDeque<Serving>,
     memory: &Mutex<MemoryTier>,
     port: &mut AppPort,
-    over: &mut Vec<(RequestId, Result<(), StoreError>)>,
+    over: &mut Vec<Over>,
 ) -> bool {
     let mut sent = 0;
     let mut ended: SmallVec<[usize; 8]> = smallvec![];
@@ -232,12 +243,12 @@ fn serve_peer(
                 sent += bytes;
                 if whole {
                     ended.push(index);
-                    over.push((serving.request, Ok(())));
+                    over.push((serving.request, serving.token, Ok(())));
                 }
             }
             Err(error) => {
                 ended.push(index);
-                over.push((serving.request, Err(error)));
+                over.push((serving.request, serving.token, Err(error)));
             }
         }
     }

@@ -5,10 +5,10 @@ use super::error::StoreError;
 use super::files::NewFiles;
 use super::held::HeldSet;
 use super::index::{Body, SetBody};
+use super::inner::{Changing, Inner};
 use super::keep::Keep;
 use super::layout::{self, BLOB, OUTBOARD, SET};
 use super::room::Reservation;
-use super::store::{Changing, Inner};
 use super::writer::Writer;
 use crate::limits::GROUP_BYTES;
 use crate::shard::{Blob, Descriptor, Lanes, Part};
@@ -224,12 +224,15 @@ impl SetWriter {
             return Err(self.went(own.union(whole)));
         }
         let keep = {
-            let index = self.store.index();
-            index.get(&any).map_or(self.keep, |entry| entry.keep.extended_by(self.keep))
+            let held = self.store.index().get(&any).map(|entry| entry.keep);
+            let held = held.or_else(|| self.store.damage().lease_of(&any));
+            let asked = self.store.granted(self.keep);
+            held.map_or(asked, |held| self.store.joined(held, asked))
         };
         for (blob, _) in whole_blobs {
-            self.store.extend(one, &blob.into(), keep)?;
+            self.store.join(one, &blob.into(), keep)?;
         }
+        let _mark = self.store.mark(&any)?;
         let set_path = self.store.file(&any, SET);
         make_directory(parent(&set_path))?;
         let claimed = layout::parts_of(&self.descriptor, own);
@@ -249,7 +252,7 @@ impl SetWriter {
             }
         }
         // The names of the files that it claims are durable with the lease: they are in one directory.
-        self.store.write_keep(&any, keep)?;
+        self.store.write_keep(&any, keep, None)?;
         // The commit point.
         self.store.write_small(&any, SET, &layout::emit_set(&self.descriptor, own))?;
         {
@@ -295,8 +298,9 @@ impl SetWriter {
         let (set, payload) = (AnyToken::from(self.token), AnyToken::from(part.token));
         let (kind, outboard_kind) = layout::lane_kinds(part.blob);
         let blob = self.store.file(&payload, BLOB);
+        let _mark = self.store.mark(&payload)?;
         make_directory(parent(&blob))?;
-        self.store.write_keep(&payload, keep)?;
+        self.store.write_keep(&payload, keep, Some(part.length))?;
         if outboard_bytes(part.length) > 0 {
             link(&self.store.file(&set, outboard_kind), &self.store.file(&payload, OUTBOARD))?;
         }

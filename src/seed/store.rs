@@ -9,32 +9,37 @@
 //! <dir>/sets/<ab>/<64 hex>.content, .content.obao, .parity, .parity.obao
 //!                                 lanes of a blob that is not held whole, at their places, with holes between them
 //! <dir>/sets/<ab>/<64 hex>.set    bitmap of the lanes in these files, then the descriptor; the set is held once it is there
-//! <dir>/tmp/                      what is being written; emptied when the store is opened
+//! <dir>/tmp/                      what is being written or removed; emptied when the store is opened
+//! <dir>/damaged/                  what was found damaged, under the names that it had; never emptied here
+//! <dir>/clock                     the latest time seen, see `clock`
+//! <dir>/trust-clock               an operator's word for the machine's clock, until it was taken
 //! ```
 //!
 //! The lanes held of a set are those in its own files and those of its blobs that are held as payloads. So a blob that goes
 //! takes its lanes from every set, and a set that has no others goes with it.
 
-use super::disk::{make_directory, parent, remove_if_there, replace, sync_directory};
+use super::checks::{CheckState, Checks, Found};
+use super::damage::{Damage, DamageState};
 use super::error::StoreError;
 use super::held::{Held, HeldSet};
-use super::index::{Body, Census, Changes, Holding, Index};
+use super::index::{Census, Changes, Holding, Index};
+use super::inner::Inner;
 use super::keep::Keep;
-use super::layout::{self, BLOB, DATA, DATA_KINDS, META, OUTBOARD, SET, SET_KINDS, SETS};
+use super::layout::{DATA, SETS};
 use super::set::SetWriter;
-use super::sweep;
 use super::writer::Writer;
-use crate::shard::{Blob, Descriptor, Lanes};
+use super::{sweep, time};
+use crate::limits::MEND_AT_START_BYTES_MAX;
+use crate::shard::{Descriptor, Lanes};
 use crate::tls::NodeId;
 use crate::token::{AnyToken, SetToken, Token};
+use rustc_hash::FxHashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// How often a set is looked for again that changes while it is opened.
-const OPEN_TRIES_MAX: usize = 8;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 /// How a store is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,32 +58,15 @@ pub struct StoreConfig {
 /// `now_s` is seconds since the Unix epoch.
 #[derive(Clone, Debug)]
 pub struct Store {
-    inner: Arc<Inner>,
-}
-
-#[derive(Debug)]
-pub(super) struct Inner {
-    pub(super) dir: PathBuf,
-    /// Why nothing can be written here, if that is so.
-    read_only: Option<io::ErrorKind>,
-    next_temporary: AtomicU64,
-    /// Renames and removals, with what they change in the index, one at a time. Taken before `index`.
-    changes: Mutex<()>,
-    /// Never held while the disk works.
-    index: Mutex<Index>,
-    /// Locked as long as the store is open for writing.
-    _lock: Option<Lock>,
+    pub(super) inner: Arc<Inner>,
 }
 
 /// Locked by the process that has the store open for writing.
 const LOCK: &str = "lock";
 
-/// Shows that whoever has it may change files that have their final names.
-pub(super) type Changing<'a> = MutexGuard<'a, ()>;
-
 /// The store's lock. Let go by name: a process that forked meanwhile holds the same open file until it runs its program.
 #[derive(Debug)]
-struct Lock(File);
+pub(super) struct Lock(File);
 
 impl Drop for Lock {
     fn drop(&mut self) {
@@ -88,30 +76,64 @@ impl Drop for Lock {
 
 impl Store {
     /// Opens the store in `dir`, makes it if it is not there, and removes what a crash left half-written. A directory
-    /// that cannot be written serves what it holds; [`Store::begin`] then says why it cannot take more.
+    /// that cannot be written serves what it holds; [`Store::begin`] then says why it cannot take more. What is damaged is made
+    /// whole again or set aside: see [`Store::damage`].
     ///
     /// # Errors
     /// [`StoreError::InUse`] if another process writes there, [`StoreError::Io`] if the directory cannot be made or read.
     pub fn open(dir: impl Into<PathBuf>, config: StoreConfig) -> Result<Self, StoreError> {
+        Self::open_mending(dir, config, MEND_AT_START_BYTES_MAX)
+    }
+
+    /// Opens as [`Store::open`] does, with outboards of at most so many bytes of payloads made anew before it returns.
+    ///
+    /// # Errors
+    /// Those of [`Store::open`].
+    pub fn open_mending(
+        dir: impl Into<PathBuf>,
+        config: StoreConfig,
+        bytes_max: u64,
+    ) -> Result<Self, StoreError> {
         let dir = dir.into();
         let (lock, read_only) = match prepare(&dir) {
             Ok(lock) => (Some(lock), None),
-            Err(StoreError::Io { source, .. }) if is_read_only(&source) && dir.join(DATA).is_dir() => {
+            Err(StoreError::Io { source, path, .. }) if is_read_only(&source) && dir.join(DATA).is_dir() => {
+                tracing::warn!(path = %path.display(), error = %source, "the store cannot be written: it serves what it holds");
                 (None, Some(source.kind()))
             }
             Err(error) => return Err(error),
         };
         let mut index = Index::new(config);
-        sweep::fill(&mut index, &dir, read_only.is_none())?;
+        let mut damage = Damage::of(&dir, read_only.is_none());
+        let in_flight = if read_only.is_none() {
+            sweep::empty_temporary(&dir, &mut damage)?
+        } else {
+            FxHashSet::default()
+        };
+        let clock = time::clock(&dir);
+        let suspects =
+            sweep::Sweep { dir: &dir, index: &mut index, damage: &mut damage, clock: &clock, in_flight }
+                .fill()?;
         let inner = Inner {
             dir,
             read_only,
             next_temporary: AtomicU64::new(0),
             changes: Mutex::new(()),
             index: Mutex::new(index),
+            clock: Mutex::new(clock),
+            noting: Mutex::new(()),
+            damage: Mutex::new(damage),
+            pending: Mutex::new(suspects.iter().map(|suspect| suspect.token).collect()),
+            checks: Checks::default(),
+            ended: AtomicU64::new(0),
             _lock: lock,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Arc::new(inner);
+        for suspect in inner.mend_now(suspects, bytes_max) {
+            inner.mend_later(suspect);
+        }
+        inner.index().forget_changes();
+        Ok(Self { inner })
     }
 
     /// Whether another process has the store in `dir` open for writing; gives the file that it has locked. Changes nothing there.
@@ -158,17 +180,37 @@ impl Store {
     /// The payload `token`, if it is held whole. It is then in use: see [`Store::touch`].
     ///
     /// # Errors
-    /// [`StoreError::Io`] if its files are there and cannot be opened.
+    /// [`StoreError::Io`] if its files are there and cannot be opened, [`StoreError::Damaged`] if they are not what they should be.
     pub fn get(&self, token: &Token) -> Result<Option<Held>, StoreError> {
-        self.inner.get(token)
+        self.found(*token, || self.inner.get(token))
+    }
+
+    /// What `open` gives. If that is nothing although the thing is held, and not merely because it changes just now, it is damaged.
+    fn found<T>(
+        &self,
+        token: impl Into<AnyToken>,
+        open: impl Fn() -> Result<Option<T>, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        let token = token.into();
+        if let Some(held) = open()? {
+            return Ok(Some(held));
+        }
+        if self.holding(&token).is_none() {
+            return Ok(None);
+        }
+        let _one = self.inner.change();
+        match open()? {
+            None if self.holding(&token).is_some() => Err(StoreError::Damaged(token)),
+            held => Ok(held),
+        }
     }
 
     /// The lanes that are held of a set, if any are. They are then in use: see [`Store::touch`].
     ///
     /// # Errors
-    /// [`StoreError::Io`] if its files are there and cannot be opened.
+    /// [`StoreError::Io`] if its files are there and cannot be opened, [`StoreError::Damaged`] if they are not what they should be.
     pub fn get_set(&self, token: &SetToken) -> Result<Option<HeldSet>, StoreError> {
-        self.inner.get_set(token)
+        self.found(*token, || self.inner.get_set(token))
     }
 
     /// Says that something is in use, so that other things that are merely cached go first.
@@ -204,12 +246,57 @@ impl Store {
             if !self.keep(token).is_some_and(|keep| keep.is_expired(now_s)) {
                 continue;
             }
-            match self.inner.remove(&one, &token) {
+            match self.inner.end_lease(&one, &token) {
                 Ok(went) => gone.extend(went),
                 Err(error) => tracing::warn!(%token, %error, "what has expired cannot be removed"),
             }
         }
         gone
+    }
+
+    /// How many things went because their leases were over, since the store was opened.
+    pub fn ended(&self) -> u64 {
+        self.inner.ended.load(Relaxed)
+    }
+
+    /// The damage that it knows of.
+    pub fn damage(&self) -> DamageState {
+        self.inner.damage().state()
+    }
+
+    /// Reads something that is held, on another thread, and compares it with its token; `done` is told there what was found. What is
+    /// not what its token names is made so again or set aside, and a set loses the lanes in question. `now` is the time of the
+    /// worker's loop. Urgent is what somebody waits for; anything else is read at [`crate::limits::CHECK_BYTES_PER_S`], and false is
+    /// given if too many such checks are due.
+    pub fn check(
+        &self,
+        token: impl Into<AnyToken>,
+        now: Instant,
+        urgent: bool,
+        done: impl FnOnce(AnyToken, Found) + Send + 'static,
+    ) -> bool {
+        self.inner.check(token.into(), now, urgent, Box::new(done))
+    }
+
+    /// Whether a check found it whole within [`crate::limits::CHECK_FRESH_S`] before `now`.
+    pub fn is_fresh(&self, token: impl Into<AnyToken>, now: Instant) -> bool {
+        self.inner.checks.is_fresh(&token.into(), now)
+    }
+
+    /// Something was found whole, and whoever waited for that goes on at `now`.
+    pub(super) fn note_whole(&self, token: AnyToken, now: Instant) {
+        self.inner.checks.note_whole(token, now);
+    }
+
+    /// Takes something that cannot be used out of what is held, and sets its files aside.
+    pub(super) fn give_up(&self, token: &AnyToken, reason: &str) {
+        let one = self.inner.change();
+        self.inner.set_aside(&one, token, reason);
+    }
+
+    /// How many checks there were.
+    pub fn checks(&self) -> CheckState {
+        *self.inner.checks.state()
     }
 
     /// Forgets a payload or a set, whatever its lease; gives whether it was held. Whoever has it open can go on reading it.
@@ -315,159 +402,7 @@ impl Store {
     }
 }
 
-impl Inner {
-    pub(super) fn get(&self, token: &Token) -> Result<Option<Held>, StoreError> {
-        let any = AnyToken::from(*token);
-        let held = Held::open(*token, 0, &self.file(&any, BLOB), &self.file(&any, OUTBOARD))?;
-        if held.is_some() {
-            self.index().touch(&any);
-        }
-        Ok(held)
-    }
-
-    pub(super) fn get_set(&self, token: &SetToken) -> Result<Option<HeldSet>, StoreError> {
-        for _ in 0..OPEN_TRIES_MAX {
-            let Some(set) = self.index().set(token) else { return Ok(None) };
-            let descriptor = set.descriptor;
-            let mut held = HeldSet { descriptor, lanes: set.own, content: None, parity: None };
-            for blob in [Blob::Content, Blob::Parity] {
-                let Some((token_of_blob, length)) = layout::blob(&descriptor, blob) else { continue };
-                let whole = self.index().has_payload(&token_of_blob, length);
-                let opened = if whole {
-                    held.lanes = held.lanes.union(layout::lanes_of(&descriptor, blob));
-                    self.get(&token_of_blob)?
-                } else {
-                    let any = AnyToken::from(*token);
-                    let (kind, outboard_kind) = layout::lane_kinds(blob);
-                    let paths = (self.file(&any, kind), self.file(&any, outboard_kind));
-                    Held::open(token_of_blob, set.generation, &paths.0, &paths.1)?
-                };
-                match blob {
-                    Blob::Content => held.content = opened,
-                    Blob::Parity => held.parity = opened,
-                }
-            }
-            let parts = layout::parts_of(&descriptor, held.lanes);
-            let same = self.index().set(token).is_some_and(|now| now.generation == set.generation);
-            if same && !held.lanes.is_empty() && parts.iter().all(|part| held.blob(part.blob).is_some()) {
-                // A file of lanes that nobody claims is no part of it.
-                let claims = |blob| parts.iter().any(|part| part.blob == blob);
-                held.content = held.content.filter(|_| claims(Blob::Content));
-                held.parity = held.parity.filter(|_| claims(Blob::Parity));
-                self.touch(&AnyToken::from(*token));
-                return Ok(Some(held));
-            }
-        }
-        Ok(None)
-    }
-
-    fn touch(&self, token: &AnyToken) {
-        let tokens = self.with_blobs(token);
-        let mut index = self.index();
-        tokens.iter().flatten().for_each(|token| index.touch(token));
-    }
-
-    pub(super) fn check_writable(&self) -> Result<(), StoreError> {
-        match self.read_only {
-            None => Ok(()),
-            Some(kind) => Err(StoreError::ReadOnly { path: self.dir.clone(), kind }),
-        }
-    }
-
-    /// A token and, if it is a set's, those of its blobs that are held whole, these first; `None` if it is not held.
-    fn with_blobs(&self, token: &AnyToken) -> Option<Vec<AnyToken>> {
-        let index = self.index();
-        let mut tokens = match index.get(token)?.body {
-            Body::Payload { .. } => Vec::new(),
-            Body::Set(set) => index.whole_blobs(&set.descriptor).map(|(blob, _)| blob.into()).collect(),
-        };
-        tokens.push(*token);
-        Some(tokens)
-    }
-
-    /// Gives what is held a longer lease, durably.
-    pub(super) fn extend(
-        &self,
-        _one: &Changing<'_>,
-        token: &AnyToken,
-        asked: Keep,
-    ) -> Result<(), StoreError> {
-        let Some(entry) = self.index().get(token).copied() else { return Ok(()) };
-        let keep = entry.keep.extended_by(asked);
-        if keep == entry.keep {
-            self.index().touch(token);
-            return Ok(());
-        }
-        self.check_writable()?;
-        self.write_keep(token, keep)?;
-        self.index().set_keep(token, keep);
-        Ok(())
-    }
-
-    /// Writes a lease, durably. Its directory must be there.
-    pub(super) fn write_keep(&self, token: &AnyToken, keep: Keep) -> Result<(), StoreError> {
-        self.write_small(token, META, &keep.to_file())
-    }
-
-    /// Replaces a small file, durably.
-    pub(super) fn write_small(&self, token: &AnyToken, kind: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        let path = self.file(token, kind);
-        make_directory(parent(&path))?;
-        let (_, hex) = layout::place(token);
-        replace(&path, &self.temporary(&hex).with_added_extension(kind), bytes)?;
-        sync_directory(parent(&path))
-    }
-
-    /// Removes what is held, and the sets that have nothing else; gives what went.
-    pub(super) fn remove(&self, _one: &Changing<'_>, token: &AnyToken) -> Result<Vec<AnyToken>, StoreError> {
-        if self.index().get(token).is_none() {
-            return Ok(Vec::new());
-        }
-        let mut gone = vec![*token];
-        self.remove_files(token)?;
-        if let AnyToken::Content(payload) = token {
-            let sets = self.index().emptied_sets(payload);
-            for set in sets {
-                self.remove_files(&set.into())?;
-                gone.push(set.into());
-            }
-        }
-        Ok(gone)
-    }
-
-    fn remove_files(&self, token: &AnyToken) -> Result<(), StoreError> {
-        let (held_by, kinds) = match token {
-            AnyToken::Content(_) => (BLOB, &DATA_KINDS[..]),
-            AnyToken::Set(_) => (SET, &SET_KINDS[..]),
-        };
-        // This one first: without it the others are leftovers.
-        remove_if_there(&self.file(token, held_by))?;
-        self.index().remove(token);
-        kinds.iter().try_for_each(|kind| remove_if_there(&self.file(token, kind)))
-    }
-
-    /// Where a file of this kind is.
-    pub(super) fn file(&self, token: &AnyToken, kind: &str) -> PathBuf {
-        let (directory, hex) = layout::place(token);
-        self.dir.join(directory).join(&hex[..2]).join(format!("{hex}.{kind}"))
-    }
-
-    /// A new name under `tmp`, without the kind.
-    pub(super) fn temporary(&self, hex: &str) -> PathBuf {
-        let number = self.next_temporary.fetch_add(1, Relaxed);
-        self.dir.join("tmp").join(format!("{hex}.{number}"))
-    }
-
-    pub(super) fn change(&self) -> Changing<'_> {
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn index(&self) -> MutexGuard<'_, Index> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Makes the directories, takes the lock and empties `tmp`.
+/// Makes the directories and takes the lock.
 fn prepare(dir: &Path) -> Result<Lock, StoreError> {
     for made in [DATA, SETS, "tmp"].map(|name| dir.join(name)) {
         fs::create_dir_all(&made).map_err(|e| StoreError::io("make the directory", &made, e))?;
@@ -479,11 +414,6 @@ fn prepare(dir: &Path) -> Result<Lock, StoreError> {
         Ok(()) => {}
         Err(fs::TryLockError::WouldBlock) => return Err(StoreError::InUse { path: dir.to_owned() }),
         Err(fs::TryLockError::Error(error)) => return Err(StoreError::io("lock", &path, error)),
-    }
-    let tmp = dir.join("tmp");
-    for entry in fs::read_dir(&tmp).map_err(|e| StoreError::io("read", &tmp, e))? {
-        let path = entry.map_err(|e| StoreError::io("read", &tmp, e))?.path();
-        fs::remove_file(&path).map_err(|e| StoreError::io("remove", &path, e))?;
     }
     Ok(Lock(lock))
 }

@@ -1,14 +1,20 @@
-//! Finds what a store holds when it is opened, and removes what a crash left.
+//! Finds what a store holds when it is opened, removes what a crash left, and sets aside what is damaged.
+//!
+//! A crash leaves the files of what was being changed then, and a file under `tmp` whose name begins with its token: what has none is
+//! not a crash's. A file is never removed for being damaged.
 
+use super::checks::Suspect;
+use super::clock::Clock;
+use super::damage::{Damage, Outcome};
 use super::disk::remove_if_there;
 use super::error::StoreError;
 use super::index::{Body, Index, SetBody};
-use super::keep::Keep;
+use super::keep::{Keep, KeepFile};
 use super::layout::{self, BLOB, DATA, META, OUTBOARD, SET, SETS};
 use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::shard::{Blob, Lanes};
-use crate::token::{AnyToken, outboard_bytes};
-use rustc_hash::FxHashMap;
+use crate::token::{AnyToken, Token, outboard_bytes};
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -19,6 +25,8 @@ use std::time::SystemTime;
 #[derive(Debug, Default)]
 struct Found {
     files: Vec<File>,
+    /// Directories and the like that have the names of files.
+    odd: Vec<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -40,13 +48,12 @@ impl Found {
         self.file(kind).is_some_and(|file| file.length == length)
     }
 
-    fn keep(&self) -> Result<Keep, StoreError> {
-        self.file(META).map_or(Ok(Keep::default()), |file| Keep::from_file(&file.path))
+    fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|file| file.path.as_path())
     }
 
-    /// Removes those of which `is_left` is true.
-    fn remove(&self, mut is_left: impl FnMut(&File) -> bool) -> Result<(), StoreError> {
-        self.files.iter().filter(|file| is_left(file)).try_for_each(|file| remove_if_there(&file.path))
+    fn remove(&self) -> Result<(), StoreError> {
+        self.paths().try_for_each(remove_if_there)
     }
 }
 
@@ -59,129 +66,287 @@ struct Entry {
     body: Body,
 }
 
-/// Puts what is held in `dir` into the index; what was written last counts as used last. Removes, where it may, files that
-/// a crash left without the one that makes them held.
-pub(super) fn fill(index: &mut Index, dir: &Path, may_remove: bool) -> Result<(), StoreError> {
-    let mut entries = Vec::new();
-    let mut inodes = FxHashMap::default();
-    for (token, found) in find(dir, DATA)? {
-        let blob = found.file(BLOB).filter(|blob| {
-            let pairs = if blob.length <= PAYLOAD_BYTES_MAX { outboard_bytes(blob.length) } else { u64::MAX };
-            pairs == 0 || found.is_there(OUTBOARD, pairs)
-        });
-        match blob {
-            Some(blob) => {
-                inodes.insert(token, blob.inode);
-                entries.push(Entry {
-                    used: blob.modified,
-                    token,
-                    keep: found.keep()?,
-                    bytes: blob.length + outboard_bytes(blob.length),
-                    body: Body::Payload { length: blob.length },
-                });
-            }
-            None if may_remove => found.remove(|_| true)?,
-            None => {}
+/// Empties `tmp`; gives the tokens, in hexadecimal digits, of what was being changed when the last process ended.
+pub(super) fn empty_temporary(dir: &Path, damage: &mut Damage) -> Result<FxHashSet<String>, StoreError> {
+    let tmp = dir.join("tmp");
+    let mut in_flight = FxHashSet::default();
+    for entry in fs::read_dir(&tmp).map_err(|e| StoreError::io("read", &tmp, e))? {
+        let entry = entry.map_err(|e| StoreError::io("read", &tmp, e))?;
+        let (path, name) = (entry.path(), entry.file_name());
+        if let Some((hex, _)) = name.to_str().and_then(|name| name.split_once('.')) {
+            in_flight.insert(hex.to_owned());
+        }
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            damage.set_aside(path.display(), "a directory in tmp is not the store's", [path.as_path()]);
+        } else {
+            fs::remove_file(&path).map_err(|e| StoreError::io("remove", &path, e))?;
         }
     }
-    insert(index, entries);
-    let mut entries = Vec::new();
-    for (token, found) in find(dir, SETS)? {
-        match read_set(index, &inodes, &token, &found)? {
-            Some((used, set)) => {
-                let claimed = layout::parts_of(&set.descriptor, set.own);
-                let is_left = |file: &File| {
-                    [Blob::Content, Blob::Parity].into_iter().any(|blob| {
-                        let (kind, outboard_kind) = layout::lane_kinds(blob);
-                        (file.kind == kind || file.kind == outboard_kind)
-                            && !claimed.iter().any(|part| part.blob == blob)
-                    })
-                };
-                if may_remove {
-                    found.remove(is_left)?;
-                }
-                let bytes = layout::set_bytes(&set.descriptor, set.own);
-                entries.push(Entry { used, token, keep: found.keep()?, bytes, body: Body::Set(set) });
-            }
-            None if may_remove => found.remove(|_| true)?,
-            None => {}
-        }
-    }
-    insert(index, entries);
-    index.forget_changes();
-    Ok(())
+    Ok(in_flight)
 }
 
-/// Reads a `.set` file; `None` if it is no set's or nothing of the set is held. Lanes count whose files are there.
-fn read_set(
-    index: &mut Index,
-    inodes: &FxHashMap<AnyToken, u64>,
-    token: &AnyToken,
-    found: &Found,
-) -> Result<Option<(SystemTime, SetBody)>, StoreError> {
-    let (AnyToken::Set(set), Some(file)) = (token, found.file(SET)) else { return Ok(None) };
-    let bytes = fs::read(&file.path).map_err(|e| StoreError::io("read", &file.path, e))?;
-    let Some((descriptor, mut own)) = layout::parse_set(set, &bytes) else { return Ok(None) };
-    for part in layout::parts_of(&descriptor, own) {
-        let (kind, outboard_kind) = layout::lane_kinds(part.blob);
-        let pairs = outboard_bytes(part.length);
-        // A crash while the set's files became a payload: the payload is enough.
-        let payload = inodes.get(&AnyToken::from(part.token));
-        let is_payload =
-            payload.is_some_and(|inode| found.file(kind).is_some_and(|file| file.inode == *inode));
-        if is_payload
-            || !found.is_there(kind, part.length)
-            || !(pairs == 0 || found.is_there(outboard_kind, pairs))
-        {
-            own = own.without(layout::lanes_of(&descriptor, part.blob));
+/// The looking through a store's files.
+pub(super) struct Sweep<'a> {
+    pub(super) dir: &'a Path,
+    pub(super) index: &'a mut Index,
+    pub(super) damage: &'a mut Damage,
+    pub(super) clock: &'a Clock,
+    pub(super) in_flight: FxHashSet<String>,
+}
+
+impl Sweep<'_> {
+    /// Puts what is held into the index; what was written last counts as used last. Gives the payloads whose outboards must be made
+    /// anew before they are held.
+    pub(super) fn fill(mut self) -> Result<Vec<Suspect>, StoreError> {
+        let mut entries = Vec::new();
+        let mut inodes = FxHashMap::default();
+        let mut suspects = FxHashMap::default();
+        for (token, found) in self.find(DATA)? {
+            self.set_odd_aside(&token, &found);
+            let AnyToken::Content(payload) = token else { continue };
+            let Some(blob) = found.file(BLOB) else {
+                self.without_its_first(&token, &found, "its payload's file is missing")?;
+                continue;
+            };
+            let (keep, length) = self.lease(&token, &found);
+            inodes.insert(token, blob.inode);
+            if let Some(reason) = wrong(&payload, blob, &found, length) {
+                suspects.insert(
+                    payload,
+                    Suspect { token: payload, length: blob.length, keep, reason, sets: Vec::new() },
+                );
+                continue;
+            }
+            let bytes = blob.length + outboard_bytes(blob.length);
+            let body = Body::Payload { length: blob.length };
+            entries.push(Entry { used: blob.modified, token, keep, bytes, body });
+        }
+        insert(self.index, entries);
+        let mut entries = Vec::new();
+        for (token, found) in self.find(SETS)? {
+            self.set_odd_aside(&token, &found);
+            if let Some(entry) = self.set(&inodes, &mut suspects, &token, &found)? {
+                entries.push(entry);
+            }
+        }
+        insert(self.index, entries);
+        Ok(self.suspects(suspects))
+    }
+
+    /// Those that can be looked at.
+    fn suspects(&mut self, suspects: FxHashMap<Token, Suspect>) -> Vec<Suspect> {
+        if self.damage.is_writable() {
+            return suspects.into_values().collect();
+        }
+        for suspect in suspects.into_values() {
+            let reason = suspect.reason + "; the store cannot be written";
+            self.damage.note(suspect.token, reason, Outcome::Left);
+        }
+        Vec::new()
+    }
+
+    fn set_odd_aside(&mut self, token: &AnyToken, found: &Found) {
+        if !found.odd.is_empty() {
+            let reason = "something that is no file has the name of one";
+            self.damage.set_aside(token, reason, found.odd.iter().map(PathBuf::as_path));
         }
     }
-    if index.lanes(&descriptor, own) == Lanes::NONE {
-        return Ok(None);
+
+    /// The file that makes it held is missing: it was being written or removed, or it was lost.
+    fn without_its_first(&mut self, token: &AnyToken, found: &Found, reason: &str) -> Result<(), StoreError> {
+        if found.files.is_empty() {
+            return Ok(());
+        }
+        if self.in_flight.contains(&layout::place(token).1) {
+            return found.remove();
+        }
+        self.damage.set_aside(token, reason, found.paths());
+        Ok(())
     }
-    let body = SetBody { descriptor, own, generation: index.next_generation() };
-    Ok(Some((file.modified, body)))
+
+    /// Its lease, and how long it says that the payload is. What has a lease that cannot be read is kept without end: losing it would
+    /// be worse.
+    fn lease(&mut self, token: &AnyToken, found: &Found) -> (Keep, Option<u64>) {
+        let Some(file) = found.file(META) else { return (Keep::default(), None) };
+        match KeepFile::read(&file.path) {
+            Ok(KeepFile { keep, length }) => {
+                let shift_s = self.clock.shift_s(keep.clock);
+                (Keep { expires_s: keep.expires_s.map(|at| at.saturating_add(shift_s)), ..keep }, length)
+            }
+            Err(error) => {
+                let reason = format!("its lease cannot be read: {error}; it is kept without end, for nobody");
+                if error.kind() == io::ErrorKind::InvalidData {
+                    self.damage.set_aside(token, reason, [file.path.as_path()]);
+                } else {
+                    self.damage.note(token, reason, Outcome::Left);
+                }
+                (Keep::default(), None)
+            }
+        }
+    }
+
+    /// Reads the files of a set; none if nothing of it is held, or not yet.
+    fn set(
+        &mut self,
+        inodes: &FxHashMap<AnyToken, u64>,
+        suspects: &mut FxHashMap<Token, Suspect>,
+        token: &AnyToken,
+        found: &Found,
+    ) -> Result<Option<Entry>, StoreError> {
+        let (AnyToken::Set(set), Some(file)) = (token, found.file(SET)) else {
+            self.without_its_first(token, found, "its descriptor's file is missing")?;
+            return Ok(None);
+        };
+        let bytes = match fs::read(&file.path) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.damage.note(token, format!("its descriptor cannot be read: {error}"), Outcome::Left);
+                return Ok(None);
+            }
+        };
+        let Some((descriptor, claimed)) = layout::parse_set(set, &bytes) else {
+            self.damage.set_aside(token, "its descriptor is not what it was", found.paths());
+            return Ok(None);
+        };
+        let mut body = SetBody { descriptor, own: claimed, generation: self.index.next_generation() };
+        let is_in_flight = self.in_flight.contains(&layout::place(token).1);
+        let parts = layout::parts_of(&descriptor, claimed);
+        for blob in [Blob::Content, Blob::Parity] {
+            let (kind, outboard_kind) = layout::lane_kinds(blob);
+            let files = || [kind, outboard_kind].into_iter().filter_map(|kind| found.file(kind));
+            let whole = layout::blob(&descriptor, blob)
+                .is_some_and(|(payload, length)| self.index.has_payload(&payload, length));
+            let Some(part) = parts.iter().find(|part| part.blob == blob) else {
+                // A crash came before or after the set claimed them; or they are what is left of lanes.
+                if whole || is_in_flight {
+                    if self.damage.is_writable() {
+                        files().try_for_each(|file| remove_if_there(&file.path))?;
+                    }
+                } else if files().next().is_some() {
+                    let paths = files().map(|file| file.path.as_path());
+                    self.damage.set_aside(token, "lanes that its descriptor's file does not name", paths);
+                }
+                continue;
+            };
+            let lanes = layout::lanes_of(&descriptor, blob).intersection(claimed);
+            let inode = found.file(kind).map(|file| file.inode);
+            // A crash while the set's files became a payload: the payload is enough.
+            if inode.is_some() && inodes.get(&AnyToken::from(part.token)).copied() == inode {
+                body.own = body.own.without(lanes);
+                if self.damage.is_writable() {
+                    files().try_for_each(|file| remove_if_there(&file.path))?;
+                }
+                continue;
+            }
+            let pairs = outboard_bytes(part.length);
+            if !found.is_there(kind, part.length) || !(pairs == 0 || found.is_there(outboard_kind, pairs)) {
+                body.own = body.own.without(lanes);
+                let reason =
+                    format!("lanes {lanes}: a file is missing or has the wrong size; put them again");
+                self.damage.set_aside(token, reason, files().map(|file| file.path.as_path()));
+            }
+        }
+        let (keep, _) = self.lease(token, found);
+        let bytes = layout::set_bytes(&descriptor, body.own);
+        if self.index.lanes(&descriptor, body.own) != Lanes::NONE {
+            return Ok(Some(Entry {
+                used: file.modified,
+                token: *token,
+                keep,
+                bytes,
+                body: Body::Set(body),
+            }));
+        }
+        // It may be held once its payload has its outboard again.
+        let blobs =
+            [Blob::Content, Blob::Parity].into_iter().filter_map(|blob| layout::blob(&descriptor, blob));
+        let blobs: Vec<_> = blobs.map(|(blob, _)| blob).collect();
+        let suspect = blobs.iter().find(|blob| suspects.contains_key(blob));
+        if let Some(suspect) = suspect.and_then(|blob| suspects.get_mut(blob)) {
+            suspect.sets.push((*token, keep, bytes, body));
+        } else if is_in_flight || blobs.iter().any(|blob| self.in_flight.contains(&blob.hex())) {
+            found.remove()?;
+        } else {
+            let left = found.files.iter().filter(|file| file.kind == SET || file.kind == META);
+            let paths = left.map(|file| file.path.as_path());
+            self.damage.set_aside(token, "nothing of it is held any more", paths);
+        }
+        Ok(None)
+    }
+
+    /// The files of every token two levels below `dir/directory`. What has another name is not ours: neither counted nor
+    /// touched.
+    fn find(&mut self, directory: &str) -> Result<FxHashMap<AnyToken, Found>, StoreError> {
+        let mut found: FxHashMap<AnyToken, Found> = FxHashMap::default();
+        let top = self.dir.join(directory);
+        let level = match fs::read_dir(&top) {
+            Ok(level) => level,
+            // A store from before there were sets, on a disk that cannot be written.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+            Err(error) => return Err(StoreError::io("read", &top, error)),
+        };
+        for below in level {
+            let below = below.map_err(|e| StoreError::io("read", &top, e))?.path();
+            if !below.is_dir() {
+                if is_prefix(&below) {
+                    self.damage.set_aside(
+                        below.display(),
+                        "a file where a directory should be",
+                        [below.as_path()],
+                    );
+                }
+                continue;
+            }
+            for entry in fs::read_dir(&below).map_err(|e| StoreError::io("read", &below, e))? {
+                let entry = entry.map_err(|e| StoreError::io("read", &below, e))?;
+                let path = entry.path();
+                let Some((token, kind)) = layout::named(directory, &path) else { continue };
+                let kind = kind.to_owned();
+                match entry.metadata() {
+                    Ok(metadata) if metadata.is_file() => {
+                        let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+                        let (length, inode) = (metadata.len(), metadata.ino());
+                        let file = File { kind, path, length, inode, modified };
+                        found.entry(token).or_default().files.push(file);
+                    }
+                    Ok(_) => found.entry(token).or_default().odd.push(path),
+                    // Forgotten meanwhile.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(StoreError::io("read", &path, error)),
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// What is wrong with a payload's files, as far as sizes tell.
+fn wrong(token: &Token, blob: &File, found: &Found, length: Option<u64>) -> Option<String> {
+    let is = blob.length;
+    if let Some(length) = length.filter(|length| *length != is) {
+        return Some(format!("its file has {is} bytes, and {length} were put"));
+    }
+    if is > PAYLOAD_BYTES_MAX {
+        return Some(format!("its file has {is} bytes, more than a payload may have"));
+    }
+    if is == 0 && *token != Token::of(b"") {
+        return Some("its file is empty".into());
+    }
+    let pairs = outboard_bytes(is);
+    if pairs == 0 || found.is_there(OUTBOARD, pairs) {
+        return None;
+    }
+    let has = found.file(OUTBOARD).map_or(0, |file| file.length);
+    Some(format!("its outboard has {has} of {pairs} bytes"))
+}
+
+/// Whether this is the place of a directory of the store.
+fn is_prefix(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.len() == 2 && name.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 fn insert(index: &mut Index, mut entries: Vec<Entry>) {
     entries.sort_by_key(|entry| entry.used);
     entries.into_iter().for_each(|entry| index.insert(entry.token, entry.keep, entry.bytes, entry.body));
-}
-
-/// The files of every token two levels below `dir/directory`. What has another name is not ours: neither counted nor
-/// touched.
-fn find(dir: &Path, directory: &str) -> Result<FxHashMap<AnyToken, Found>, StoreError> {
-    let mut found: FxHashMap<AnyToken, Found> = FxHashMap::default();
-    let top = dir.join(directory);
-    let level = match fs::read_dir(&top) {
-        Ok(level) => level,
-        // A store from before there were sets, on a disk that cannot be written.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
-        Err(error) => return Err(StoreError::io("read", &top, error)),
-    };
-    for below in level {
-        let below = below.map_err(|e| StoreError::io("read", &top, e))?.path();
-        if !below.is_dir() {
-            continue;
-        }
-        for entry in fs::read_dir(&below).map_err(|e| StoreError::io("read", &below, e))? {
-            let entry = entry.map_err(|e| StoreError::io("read", &below, e))?;
-            let path = entry.path();
-            let Some((token, kind)) = layout::named(directory, &path) else { continue };
-            let kind = kind.to_owned();
-            match entry.metadata() {
-                Ok(metadata) if metadata.is_file() => {
-                    let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-                    let (length, inode) = (metadata.len(), metadata.ino());
-                    let file = File { kind, path, length, inode, modified };
-                    found.entry(token).or_default().files.push(file);
-                }
-                Ok(_) => {}
-                // Forgotten meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(StoreError::io("read", &path, error)),
-            }
-        }
-    }
-    Ok(found)
 }

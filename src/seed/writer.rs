@@ -5,10 +5,10 @@ use super::error::StoreError;
 use super::files::NewFiles;
 use super::held::Held;
 use super::index::Body;
+use super::inner::Inner;
 use super::keep::Keep;
 use super::layout::{BLOB, META, OUTBOARD};
 use super::room::Reservation;
-use super::store::Inner;
 use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::token::{AnyToken, Ranges, Token, VerifiedPiece, outboard_bytes};
 use std::io;
@@ -83,9 +83,12 @@ impl Writer {
         let any = AnyToken::from(self.token);
         let one = self.store.change();
         let before = self.store.index().get(&any).copied();
-        let keep = before.map_or(self.keep, |entry| entry.keep.extended_by(self.keep));
+        // A payload that was set aside for its damage has the lease that it had.
+        let lease = before.map(|entry| entry.keep).or_else(|| self.store.damage().lease_of(&any));
+        let asked = self.store.granted(self.keep);
+        let keep = lease.map_or(asked, |lease| self.store.joined(lease, asked));
         if let Err(error) = self.place(keep) {
-            if before.is_none() {
+            if before.is_none() && !self.store.pending().contains(&self.token) {
                 // Not known to be durable, so not kept. The blob first: without it the others are leftovers.
                 for kind in [BLOB, OUTBOARD, META] {
                     remove_if_there(&self.store.file(&any, kind))?;
@@ -98,6 +101,8 @@ impl Writer {
             self.reserved.settle(&mut index);
             index.insert(any, keep, length + outboard_bytes(length), Body::Payload { length });
         }
+        self.store.pending().remove(&self.token);
+        self.store.damage().forget(&any);
         // Before anyone can take it away again.
         let missing = || StoreError::io("open", &self.store.file(&any, BLOB), io::ErrorKind::NotFound.into());
         let held = self.store.get(&self.token)?.ok_or_else(missing);
@@ -110,7 +115,7 @@ impl Writer {
         let any = AnyToken::from(self.token);
         let blob = self.store.file(&any, BLOB);
         make_directory(parent(&blob))?;
-        self.store.write_keep(&any, keep)?;
+        self.store.write_keep(&any, keep, Some(self.files.length()))?;
         if self.files.outboard.is_some() {
             rename(&self.files.outboard_path, &self.store.file(&any, OUTBOARD))?;
         }

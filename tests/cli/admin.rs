@@ -18,7 +18,7 @@ pub(crate) fn start(site: &mut Site, admin: &str) -> (Gateway, String) {
     (site.start(), format!("127.0.0.1:{port}"))
 }
 
-fn get(remote: &Remote, path: &str) -> String {
+pub(crate) fn get(remote: &Remote, path: &str) -> String {
     let (code, body) = remote.get(path).unwrap();
     assert_eq!(code, 200, "{path}: {body}");
     body
@@ -32,7 +32,7 @@ fn samples<'s>(samples: &'s [Sample], name: &str, labels: &[(&str, &str)]) -> Ve
 }
 
 #[track_caller]
-fn value(all: &[Sample], name: &str, labels: &[(&str, &str)]) -> f64 {
+pub(crate) fn value(all: &[Sample], name: &str, labels: &[(&str, &str)]) -> f64 {
     let found = samples(all, name, labels);
     assert_eq!(found.len(), 1, "{name} {labels:?}");
     found[0].value

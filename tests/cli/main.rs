@@ -5,6 +5,7 @@ mod support;
 mod admin;
 mod borders;
 mod crashes;
+mod damage;
 mod hosts;
 mod mesh;
 mod outputs;

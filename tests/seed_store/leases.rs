@@ -103,6 +103,8 @@ fn a_crash_before_the_payload_has_its_name_leaves_no_lease() {
     for there in 0..=3 {
         paths.iter().for_each(|path| drop(fs::remove_file(path)));
         contents[..there].iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
+        // The blob has its temporary name until then.
+        fs::write(dir.path().join(format!("tmp/{}.0.blob", token.hex())), b"").unwrap();
         let store = open(&dir);
         assert_eq!(is_held(&store, token), there == 3);
         assert_eq!(store.get(&token).unwrap().is_some(), there == 3);
@@ -111,7 +113,9 @@ fn a_crash_before_the_payload_has_its_name_leaves_no_lease() {
     }
     // A lease that was torn keeps its payload.
     fs::write(of("meta"), b"{\"expires_s\":5,\"own").unwrap();
-    assert_eq!(open(&dir).keep(token), Some(Keep::default()));
+    let store = open(&dir);
+    assert_eq!(store.keep(token), Some(Keep::default()));
+    assert_eq!(store.damage().files_set_aside, 1, "and is not deleted");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The store on disk and the memory tier before it.
 
+mod clock;
+mod damage;
 mod leases;
 mod sets;
 
@@ -140,10 +142,10 @@ fn a_crash_leaves_the_whole_payload_or_nothing() {
     let (blob_bytes, obao_bytes) = (fs::read(&blob).unwrap(), fs::read(&obao).unwrap());
     let tmp = dir.path().join("tmp");
 
-    // While it was written, and between the two renames.
-    for leftovers in
-        [&[&tmp.join("x.0.blob"), &tmp.join("x.0.obao")][..], &[&obao, &tmp.join("x.0.blob")], &[&blob]]
-    {
+    // While it was written, and between the two renames: the blob has a temporary name, which begins with its token, until the last.
+    let written = tmp.join(format!("{}.0.blob", token.hex()));
+    let outboard_written = tmp.join(format!("{}.0.obao", token.hex()));
+    for leftovers in [&[&written, &outboard_written][..], &[&obao, &written]] {
         fs::remove_file(&blob).ok();
         fs::remove_file(&obao).ok();
         for path in leftovers {

@@ -14,15 +14,15 @@ const SHARD: usize = 32 * 1024;
 const ALICE: NodeId = NodeId([1; 32]);
 
 /// A payload in lanes 0 to 3 and what stands in for its parity, lanes 4 and 5: the store does not look into it.
-struct Sharded {
-    content: Vec<u8>,
-    parity: Vec<u8>,
-    descriptor: Descriptor,
+pub(super) struct Sharded {
+    pub(super) content: Vec<u8>,
+    pub(super) parity: Vec<u8>,
+    pub(super) descriptor: Descriptor,
 }
 
 impl Sharded {
     /// Five stripes, the last of them a shard and a bit.
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let content = payload(4 * 4 * SHARD + SHARD + 5000);
         let parity = payload(5 * 2 * SHARD);
         let coding = Coding::ReedSolomon { data_lanes: 4, parity: Some((2, Token::of(&parity))) };
@@ -38,7 +38,13 @@ impl Sharded {
         }
     }
 
-    fn put(&self, store: &Store, lanes: &str, keep: Keep, now_s: u64) -> Result<HeldSet, StoreError> {
+    pub(super) fn put(
+        &self,
+        store: &Store,
+        lanes: &str,
+        keep: Keep,
+        now_s: u64,
+    ) -> Result<HeldSet, StoreError> {
         let mut writer = store.begin_set(self.descriptor, lanes.parse().unwrap(), keep, now_s)?;
         let parts: Vec<_> = writer.parts().cloned().collect();
         for part in parts {
@@ -50,7 +56,7 @@ impl Sharded {
     }
 
     /// Encodes what is held and has it checked as a receiver would.
-    fn check(&self, store: &Store, lanes: &str) {
+    pub(super) fn check(&self, store: &Store, lanes: &str) {
         let lanes: Lanes = lanes.parse().unwrap();
         let held = store.get_set(&self.descriptor.set_token()).unwrap().unwrap();
         assert_eq!((held.lanes, held.descriptor), (lanes, self.descriptor));
@@ -80,7 +86,7 @@ impl Sharded {
         }
     }
 
-    fn is_held(&self, store: &Store) -> bool {
+    pub(super) fn is_held(&self, store: &Store) -> bool {
         store.get_set(&self.descriptor.set_token()).unwrap().is_some()
     }
 }
@@ -429,6 +435,10 @@ fn crashed(before: &Path, after: &Path, steps: &[&[&str]], done: usize) -> TempD
         if steps[..done].iter().any(|step| step.contains(&format!("{place}/{kind}").as_str())) {
             fs::create_dir_all(dir.path().join(under).parent().unwrap()).unwrap();
             fs::copy(&path, dir.path().join(under)).unwrap();
+        }
+        // What was being changed is named under `tmp`.
+        if let Some((hex, _)) = name.split_once('.') {
+            fs::write(dir.path().join("tmp").join(format!("{hex}.0.mark")), b"").unwrap();
         }
     }
     // A blob that has become a payload is one file with two names.

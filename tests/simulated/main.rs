@@ -2,6 +2,7 @@
 
 mod support;
 
+mod damage;
 mod datagrams;
 mod early;
 mod floods;

@@ -25,7 +25,7 @@ fn three(liars: Vec<(usize, Lie, Bytes)>, store: StoreConfig) -> (World, Vec<Pee
     (world, peers)
 }
 
-fn good() -> (World, Vec<Peer>) {
+pub(crate) fn good() -> (World, Vec<Peer>) {
     three(Vec::new(), StoreConfig::default())
 }
 
@@ -50,7 +50,13 @@ fn located(world: &mut World, peer: &Peer, token: impl Into<AnyToken>) -> Vec<us
 }
 
 #[track_caller]
-fn mirror(world: &mut World, peer: &Peer, token: impl Into<AnyToken>, of: Lanes, from: &[usize]) -> End {
+pub(crate) fn mirror(
+    world: &mut World,
+    peer: &Peer,
+    token: impl Into<AnyToken>,
+    of: Lanes,
+    from: &[usize],
+) -> End {
     mirror_for(world, peer, token, of, from, 0)
 }
 

@@ -172,6 +172,11 @@ impl Caller {
         self.commands.push_back(Command::End(request, Ending::Cancel));
     }
 
+    /// Reads no more of an answer, for this reason.
+    pub(crate) fn stop(&mut self, request: RequestId, code: ErrorCode) {
+        self.commands.push_back(Command::Stop(request, code));
+    }
+
     pub(crate) fn message(&mut self, peer: &Peer, queue: u64, payload: &[u8]) {
         let payload = Bytes::copy_from_slice(payload);
         self.unsent.push_back((peer.connection, peer.credit.clone(), queue, payload));

@@ -149,6 +149,7 @@ pub(super) fn gateway(
     let parts = SeedParts {
         own: Some(identity.node_id()),
         hops: Some(hops),
+        clocks: setup.clock.clocks(),
         ..SeedParts::alone(store.clone(), memory)
     };
     let number = index as u8 + 1;

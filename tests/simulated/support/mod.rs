@@ -22,13 +22,14 @@ use raw::RawPeer;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use stoq::counters::Counter;
 use stoq::datagram::user_space::UserSpace;
 use stoq::hop::Transit;
 use stoq::nic::simulated::{LinkConfig, SimulatedLink, SimulatedNic};
 use stoq::quic::transport::QuicConfig;
-use stoq::seed::{Store, StoreConfig};
+use stoq::seed::{Clocks, Reading, Store, StoreConfig};
 use stoq::token::{Outboard, Piece, Ranges, Token, VerifiedEncoder};
 use stoq::wire::Mac;
 use tempfile::TempDir;
@@ -80,6 +81,8 @@ pub(crate) struct Setup {
     pub(crate) device: u8,
     /// Gateways and clients give datagrams over IPv4 a UDP checksum.
     pub(crate) udp_checksum: bool,
+    /// What the gateways take for the time.
+    pub(crate) clock: WallClock,
 }
 
 impl Setup {
@@ -113,7 +116,42 @@ impl Default for Setup {
             liars: Vec::new(),
             device: 0,
             udp_checksum: true,
+            clock: WallClock::default(),
         }
+    }
+}
+
+/// A wall clock that goes with the virtual time and may be set.
+#[derive(Clone)]
+pub(crate) struct WallClock {
+    start: Instant,
+    ahead_s: Arc<AtomicI64>,
+}
+
+impl Default for WallClock {
+    fn default() -> Self {
+        Self { start: Instant::now(), ahead_s: Arc::default() }
+    }
+}
+
+impl WallClock {
+    /// The first time that it shows, seconds since the Unix epoch.
+    const START_S: i64 = 2_000_000_000;
+    /// The uptime then, seconds.
+    const UP_S: u64 = 1000;
+
+    /// Sets it so far ahead of what it would show.
+    pub(crate) fn set_ahead(&self, seconds: i64) {
+        self.ahead_s.store(seconds, Relaxed);
+    }
+
+    fn clocks(&self) -> Clocks {
+        let Self { start, ahead_s } = self.clone();
+        Clocks::new(move |now| {
+            let since_s = now.saturating_duration_since(start).as_secs();
+            let unix_s = Self::START_S + since_s as i64 + ahead_s.load(Relaxed);
+            Reading { unix_s: unix_s.max(0) as u64, up_s: Self::UP_S + since_s }
+        })
     }
 }
 

@@ -1,0 +1,388 @@
+//! One check: what is held is read and compared with its token. A payload whose outboard is wrong gets a new one; what is not what
+//! its token names is set aside (`damage`).
+
+use super::checks::{Done, Found, Suspect};
+use super::damage::Outcome;
+use super::disk::{parent, remove_if_there, replace, sync_directory};
+use super::error::StoreError;
+use super::held::Held;
+use super::index::{Body, SetBody};
+use super::inner::Inner;
+use super::layout::{self, BLOB, OUTBOARD, SET};
+use super::verify::{Read, Rehash, Verify};
+use crate::limits::{CHECK_TURN_BYTES, PAYLOAD_BYTES_MAX};
+use crate::shard::{Blob, Part};
+use crate::token::{AnyToken, Outboard, Ranges, Token, outboard_bytes};
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+/// What is read at the moment.
+#[derive(Debug)]
+enum Reading {
+    Payload(Token, Box<Verify>),
+    /// Its outboard is wrong, or it is.
+    Hash(Token, Box<Rehash>, String),
+    Lanes(Box<Part>, Box<Verify>),
+}
+
+/// What of something is to be read.
+#[derive(Debug)]
+enum Stage {
+    Payload(Token),
+    Lanes(Box<Part>),
+}
+
+/// One check.
+pub(super) struct Check {
+    pub(super) token: AnyToken,
+    now: Instant,
+    /// Somebody waits for it.
+    pub(super) urgent: bool,
+    done: Vec<Done>,
+    pub(super) suspect: Option<Suspect>,
+    /// None before it began.
+    stages: Option<VecDeque<Stage>>,
+    reading: Option<Reading>,
+    worst: Found,
+    pub(super) bytes: u64,
+    /// Of the payload's file that is read.
+    inode: Option<u64>,
+    /// How many of those for which nobody waits it stands for.
+    unhurried: usize,
+}
+
+impl Check {
+    pub(super) fn new(token: AnyToken, now: Instant, urgent: bool, done: Done) -> Self {
+        Self {
+            token,
+            now,
+            urgent,
+            done: vec![done],
+            suspect: None,
+            stages: None,
+            reading: None,
+            worst: Found::Whole,
+            bytes: 0,
+            inode: None,
+            unhurried: usize::from(!urgent),
+        }
+    }
+
+    pub(super) fn of_suspect(suspect: Suspect) -> Self {
+        let token = AnyToken::from(suspect.token);
+        let check = Self::new(token, Instant::now(), false, Box::new(|_, _| {}));
+        Self { suspect: Some(suspect), unhurried: 0, ..check }
+    }
+
+    /// Somebody else asks for the same.
+    pub(super) fn join(&mut self, now: Instant, urgent: bool, done: Done, store: &Weak<Inner>) {
+        self.now = self.now.min(now);
+        self.urgent |= urgent;
+        self.done.push(done);
+        if !urgent && let Some(store) = store.upgrade() {
+            store.checks.due.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// Counts it; gives those who are to be told.
+    pub(super) fn end(self, store: &Inner, found: Found) -> Vec<Done> {
+        store.checks.due.fetch_sub(self.unhurried, Relaxed);
+        if self.suspect.is_none() {
+            {
+                let mut state = store.checks.state();
+                match found {
+                    Found::Whole => state.whole += 1,
+                    Found::Damaged => state.damaged += 1,
+                    Found::Unreadable => state.unreadable += 1,
+                    Found::Gone => {}
+                }
+            }
+            match found {
+                Found::Whole => store.checks.note_whole(self.token, self.now),
+                _ => drop(store.checks.fresh().at.remove(&self.token)),
+            }
+        }
+        self.done
+    }
+
+    /// Reads a piece more. Gives what was found, once it is known.
+    pub(super) fn turn(&mut self, store: &Arc<Inner>) -> Option<Found> {
+        if self.stages.is_none() {
+            let Some(stages) = self.begin(store) else { return Some(Found::Gone) };
+            self.stages = Some(stages);
+        }
+        let reading = match self.reading.take() {
+            Some(reading) => reading,
+            None => {
+                let Some(stage) = self.stages.as_mut().and_then(VecDeque::pop_front) else {
+                    return Some(self.worst);
+                };
+                self.open(store, stage)?
+            }
+        };
+        match reading {
+            Reading::Payload(token, mut verify) => match verify.read(CHECK_TURN_BYTES) {
+                Ok(Read::More(read)) => {
+                    self.bytes += read as u64;
+                    self.reading = Some(Reading::Payload(token, verify));
+                }
+                Ok(Read::End(true)) => {}
+                Ok(Read::End(false)) => {
+                    self.rehash(store, token, "its bytes or its outboard are not what they were")
+                }
+                Err(error) => self.failed(store, token.into(), &error),
+            },
+            Reading::Hash(token, rehash, reason) => match rehash.read(CHECK_TURN_BYTES) {
+                Ok((Some(rehash), Read::More(read))) => {
+                    self.bytes += read as u64;
+                    self.reading = Some(Reading::Hash(token, Box::new(rehash), reason));
+                }
+                Ok((_, Read::End(Some(outboard)))) => self.mended(store, token, &outboard, &reason),
+                Ok(_) => self.bad(store, &token.into(), &reason),
+                Err(error) => self.failed(store, token.into(), &error),
+            },
+            Reading::Lanes(part, mut verify) => match verify.read(CHECK_TURN_BYTES) {
+                Ok(Read::More(read)) => {
+                    self.bytes += read as u64;
+                    self.reading = Some(Reading::Lanes(part, verify));
+                }
+                Ok(Read::End(true)) => {}
+                Ok(Read::End(false)) => {
+                    self.bad_lanes(store, part.blob, "its bytes or its outboard are not what they were")
+                }
+                Err(error) if is_damage(&error) => self.bad_lanes(store, part.blob, &error.to_string()),
+                Err(error) => self.failed(store, self.token, &error),
+            },
+        }
+        None
+    }
+
+    /// What is to be read; none if it is not held.
+    fn begin(&self, store: &Inner) -> Option<VecDeque<Stage>> {
+        if let Some(suspect) = &self.suspect {
+            return store.pending().contains(&suspect.token).then(|| [Stage::Payload(suspect.token)].into());
+        }
+        let index = store.index();
+        match (self.token, index.get(&self.token)?.body) {
+            (AnyToken::Content(token), _) => Some([Stage::Payload(token)].into()),
+            (AnyToken::Set(_), Body::Set(set)) => {
+                let whole = index.whole_blobs(&set.descriptor).map(|(token, _)| Stage::Payload(token));
+                let own = layout::parts_of(&set.descriptor, set.own);
+                Some(whole.chain(own.into_iter().map(|part| Stage::Lanes(Box::new(part)))).collect())
+            }
+            (AnyToken::Set(_), Body::Payload { .. }) => None,
+        }
+    }
+
+    /// Opens what is to be read next; none if that tells enough.
+    fn open(&mut self, store: &Arc<Inner>, stage: Stage) -> Option<Reading> {
+        match stage {
+            Stage::Payload(token) => {
+                let any = AnyToken::from(token);
+                self.inode = inode(&store.file(&any, BLOB));
+                let length = match &self.suspect {
+                    Some(suspect) => suspect.length,
+                    None => match store.index().get(&any)?.body {
+                        Body::Payload { length } => length,
+                        Body::Set(_) => return None,
+                    },
+                };
+                if let Some(suspect) = &self.suspect {
+                    let reason = suspect.reason.clone();
+                    self.rehash(store, token, &reason);
+                    return self.reading.take();
+                }
+                match Held::open(token, 0, &store.file(&any, BLOB), &store.file(&any, OUTBOARD)) {
+                    Ok(Some(held)) if held.length() == length => match Verify::new(held, Ranges::all()) {
+                        Ok(verify) => return Some(Reading::Payload(token, Box::new(verify))),
+                        Err(error) => self.bad(store, &any, &error.to_string()),
+                    },
+                    Ok(_) => self.rehash(store, token, "its outboard is missing or has the wrong size"),
+                    Err(StoreError::Io { source, .. }) => self.failed(store, any, &source),
+                    Err(error) => self.failed(store, any, &io::Error::other(error)),
+                }
+                self.reading.take()
+            }
+            Stage::Lanes(part) => {
+                let (kind, outboard_kind) = layout::lane_kinds(part.blob);
+                let paths = (store.file(&self.token, kind), store.file(&self.token, outboard_kind));
+                match Held::open(part.token, 1, &paths.0, &paths.1) {
+                    Ok(Some(held)) if held.length() == part.length => {
+                        match Verify::new(held, part.selection.clone()) {
+                            Ok(verify) => return Some(Reading::Lanes(part, Box::new(verify))),
+                            Err(error) => self.bad_lanes(store, part.blob, &error.to_string()),
+                        }
+                    }
+                    Ok(_) => self.bad_lanes(store, part.blob, "a file is missing or has the wrong size"),
+                    Err(StoreError::Io { source, .. }) if !is_damage(&source) => {
+                        self.failed(store, self.token, &source);
+                    }
+                    Err(error) => self.bad_lanes(store, part.blob, &error.to_string()),
+                }
+                None
+            }
+        }
+    }
+
+    /// Hashes the payload alone: is it the outboard that is wrong?
+    fn rehash(&mut self, store: &Arc<Inner>, token: Token, reason: &str) {
+        let any = AnyToken::from(token);
+        let path = store.file(&any, BLOB);
+        let opened = File::open(&path).and_then(|file| Ok((file.metadata()?, file)));
+        match opened {
+            Ok((metadata, _)) if !metadata.is_file() => self.bad(store, &any, "its file is none"),
+            Ok((metadata, _)) if metadata.len() > PAYLOAD_BYTES_MAX => {
+                self.bad(store, &any, "its file is too long")
+            }
+            Ok((metadata, file)) => match Rehash::new(token, file, metadata.len()) {
+                Ok(rehash) => self.reading = Some(Reading::Hash(token, Box::new(rehash), reason.to_owned())),
+                Err(error) => self.failed(store, any, &error),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.bad(store, &any, "its file is missing")
+            }
+            Err(error) => self.failed(store, any, &error),
+        }
+    }
+
+    /// The payload is whole: it gets its outboard.
+    fn mended(&mut self, store: &Arc<Inner>, token: Token, outboard: &Outboard, reason: &str) {
+        let any = AnyToken::from(token);
+        let length = outboard.length();
+        let one = store.change();
+        let is_pending = store.pending().contains(&token);
+        if !is_pending && store.index().get(&any).is_none() {
+            self.note(Found::Gone);
+            return;
+        }
+        let written = store.check_writable().and_then(|()| {
+            let path = store.file(&any, OUTBOARD);
+            if let Some(pairs) = outboard.as_bytes().filter(|pairs| !pairs.is_empty()) {
+                replace(&path, &store.temporary(&token.hex()).with_added_extension(OUTBOARD), pairs)?;
+            } else {
+                remove_if_there(&path)?;
+            }
+            sync_directory(parent(&path))
+        });
+        if let Err(error) = written {
+            // It is whole, and cannot be proven to peers.
+            store.index().remove(&any);
+            store.damage().note(any, format!("{reason}; {error}"), Outcome::Left);
+            return self.note(Found::Damaged);
+        }
+        // A lease says how long the payload is.
+        let keep = store.index().get(&any).map(|entry| entry.keep);
+        let keep = keep.or(self.suspect.as_ref().map(|suspect| suspect.keep)).unwrap_or_default();
+        if let Err(error) = store.write_keep(&any, keep, Some(length)) {
+            tracing::warn!(token = %any, %error, "a lease cannot be written");
+        }
+        {
+            let mut index = store.index();
+            index.insert(any, keep, length + outboard_bytes(length), Body::Payload { length });
+            for (set, keep, bytes, body) in self.suspect.iter_mut().flat_map(|suspect| suspect.sets.drain(..))
+            {
+                index.insert(set, keep, bytes, Body::Set(body));
+            }
+        }
+        store.pending().remove(&token);
+        store.damage().note(
+            any,
+            format!("{reason}; its bytes are whole, and it has a new outboard"),
+            Outcome::Mended,
+        );
+        drop(one);
+    }
+
+    /// It is not what its token names.
+    fn bad(&mut self, store: &Inner, token: &AnyToken, reason: &str) {
+        self.note(Found::Damaged);
+        let one = store.change();
+        if let (Some(suspect), AnyToken::Content(payload)) = (&self.suspect, token) {
+            if !store.pending().contains(payload) {
+                return;
+            }
+            store.damage().remember(*token, suspect.keep);
+            for (set, ..) in &suspect.sets {
+                store.set_aside(&one, set, "its only payload is damaged");
+            }
+        } else if store.index().get(token).is_none() || self.is_replaced(store, token) {
+            return;
+        }
+        store.set_aside(&one, token, reason);
+    }
+
+    /// Another file has come in the place of the one that was read.
+    fn is_replaced(&self, store: &Inner, token: &AnyToken) -> bool {
+        inode(&store.file(token, BLOB)) != self.inode
+    }
+
+    /// Lanes in a set's own files are not what they should be; other lanes stay.
+    fn bad_lanes(&mut self, store: &Inner, blob: Blob, reason: &str) {
+        self.note(Found::Damaged);
+        let AnyToken::Set(token) = self.token else { return };
+        let one = store.change();
+        let Some(set) = store.index().set(&token) else { return };
+        let lost = layout::lanes_of(&set.descriptor, blob).intersection(set.own);
+        if lost.is_empty() {
+            return;
+        }
+        let own = set.own.without(lost);
+        let left = store.index().lanes(&set.descriptor, own);
+        if left.is_empty() {
+            return store.set_aside(&one, &self.token, reason);
+        }
+        let (kind, outboard_kind) = layout::lane_kinds(blob);
+        let written = store
+            .check_writable()
+            .and_then(|()| store.write_small(&self.token, SET, &layout::emit_set(&set.descriptor, own)));
+        let reason = match written {
+            Ok(()) => format!("lanes {lost}: {reason}"),
+            Err(error) => format!("lanes {lost}: {reason}; {error}"),
+        };
+        let paths: [PathBuf; 2] = [kind, outboard_kind].map(|kind| store.file(&self.token, kind));
+        store.damage().set_aside(self.token, reason, paths.iter().map(PathBuf::as_path));
+        let mut index = store.index();
+        let keep = index.get(&self.token).map(|entry| entry.keep).unwrap_or_default();
+        let generation = index.next_generation();
+        let body = SetBody { own, generation, ..set };
+        index.insert(self.token, keep, layout::set_bytes(&set.descriptor, own), Body::Set(body));
+    }
+
+    /// The disk does not give it.
+    fn failed(&mut self, store: &Inner, token: AnyToken, error: &io::Error) {
+        if error.kind() == io::ErrorKind::NotFound || is_damage(error) {
+            return self.bad(store, &token, &format!("cannot be read: {error}"));
+        }
+        self.note(Found::Unreadable);
+        store.damage().note(
+            token,
+            format!("cannot be read: {error}; look at the owner and the rights of its files"),
+            Outcome::Left,
+        );
+    }
+
+    fn note(&mut self, found: Found) {
+        self.worst = match (self.worst, found) {
+            (Found::Damaged, _) | (_, Found::Damaged) => Found::Damaged,
+            (Found::Unreadable, _) | (_, Found::Unreadable) => Found::Unreadable,
+            (_, found) => found,
+        };
+    }
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    fs::metadata(path).ok().map(|metadata| metadata.ino())
+}
+
+/// Whether an error says that what is on the disk is bad, and not that this process may or can not read it now.
+fn is_damage(error: &io::Error) -> bool {
+    // rustix names it; `ErrorKind` has no name for it.
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+        || matches!(error.kind(), io::ErrorKind::IsADirectory | io::ErrorKind::UnexpectedEof)
+}

@@ -1,0 +1,218 @@
+//! Requests that wait until what they ask for has been checked, and peers that say that a proof was bad.
+
+use super::app::Seed;
+use super::{Found, Store};
+use crate::limits::{HINT_INTERVAL_S, HINTS_BURST, SERVED_LEN_MAX};
+use crate::queue::{AppPort, ConnectionId, Delivery, RequestId, Waker};
+use crate::rate::Rate;
+use crate::record::{Put, Request};
+use crate::tls::NodeId;
+use crate::token::AnyToken;
+use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
+use std::sync::PoisonError;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+/// Peers whose hints are counted apart, at the most.
+const HINTERS_LEN_MAX: usize = 1024;
+
+/// The checks that one seed instance asked for.
+pub(super) struct Checking {
+    done: Sender<(AnyToken, Found)>,
+    results: Receiver<(AnyToken, Found)>,
+    waiting: Vec<(AnyToken, RequestId, Delivery)>,
+    /// Who is at the other end of a connection.
+    nodes: FxHashMap<ConnectionId, NodeId>,
+    /// Answers that are over, the newest last.
+    served: VecDeque<(RequestId, AnyToken)>,
+    /// Peers without a certificate are one.
+    hints: FxHashMap<Option<NodeId>, Rate>,
+}
+
+impl Default for Checking {
+    fn default() -> Self {
+        let (done, results) = channel();
+        Self {
+            done,
+            results,
+            waiting: Vec::new(),
+            nodes: FxHashMap::default(),
+            served: VecDeque::new(),
+            hints: FxHashMap::default(),
+        }
+    }
+}
+
+impl Checking {
+    pub(super) fn connected(&mut self, connection: ConnectionId, node: NodeId) {
+        self.nodes.insert(connection, node);
+    }
+
+    pub(super) fn closed(&mut self, connection: ConnectionId) {
+        self.nodes.remove(&connection);
+        self.waiting.retain(|(_, request, _)| request.connection != connection);
+        self.served.retain(|(request, _)| request.connection != connection);
+    }
+
+    /// Has something checked, and holds the request back until then.
+    pub(super) fn wait(
+        &mut self,
+        store: &Store,
+        now: Instant,
+        waker: Waker,
+        token: AnyToken,
+        (request, delivery): (RequestId, Delivery),
+    ) {
+        let is_asked = self.waiting.iter().any(|(asked, ..)| *asked == token);
+        self.waiting.push((token, request, delivery));
+        if !is_asked {
+            self.check(store, now, waker, token, true);
+        }
+    }
+
+    /// Has something checked when there is time.
+    pub(super) fn look_into(&self, store: &Store, now: Instant, waker: Waker, token: AnyToken) {
+        if !store.is_fresh(token, now) {
+            self.check(store, now, waker, token, false);
+        }
+    }
+
+    fn check(&self, store: &Store, now: Instant, waker: Waker, token: AnyToken, urgent: bool) {
+        let done = self.done.clone();
+        store.check(token, now, urgent, move |token, found| {
+            // Without a receiver the instance is gone.
+            let _ = done.send((token, found));
+            waker.wake();
+        });
+    }
+
+    /// An answer went out whole.
+    pub(super) fn served(&mut self, request: RequestId, token: AnyToken) {
+        if self.served.len() == SERVED_LEN_MAX {
+            self.served.pop_front();
+        }
+        self.served.push_back((request, token));
+    }
+
+    /// What an answer that is over was of.
+    pub(super) fn token_of(&self, request: RequestId) -> Option<AnyToken> {
+        self.served.iter().rev().find(|(served, _)| *served == request).map(|(_, token)| *token)
+    }
+
+    /// Whether this peer may cause another check by saying that a proof was bad. A liar costs a check now and then, of what was not
+    /// checked lately.
+    pub(super) fn takes_hint(&mut self, now: Instant, request: RequestId) -> bool {
+        let peer = self.nodes.get(&request.connection).copied();
+        if self.hints.len() >= HINTERS_LEN_MAX && !self.hints.contains_key(&peer) {
+            self.hints.clear();
+        }
+        let each = Duration::from_secs(HINT_INTERVAL_S.into());
+        self.hints.entry(peer).or_insert_with(|| Rate::every(each, HINTS_BURST)).take(now)
+    }
+
+    /// A request was given up.
+    pub(super) fn abandon(&mut self, request: RequestId) {
+        self.waiting.retain(|(_, waiting, _)| *waiting != request);
+    }
+
+    /// Something that was checked, and the requests that waited for it.
+    pub(super) fn poll(&mut self) -> Option<(AnyToken, Found, Vec<Delivery>)> {
+        let (token, found) = self.results.try_recv().ok()?;
+        let waited = self.waiting.extract_if(.., |(asked, ..)| *asked == token);
+        Some((token, found, waited.map(|(.., delivery)| delivery).collect()))
+    }
+}
+
+impl Seed {
+    /// What is held already of what a request would have kept, and was not checked lately.
+    pub(super) fn unchecked(&self, now: Instant, delivery: &Delivery) -> Option<(AnyToken, RequestId)> {
+        let Delivery::Asked(request, asked) = delivery else { return None };
+        let tokens = match &asked.request {
+            Request::Put(Put { descriptor, lanes: None, .. }) => vec![AnyToken::from(descriptor.content())],
+            Request::Put(Put { descriptor, .. }) => {
+                let blobs = [Some(descriptor.content()), descriptor.parity_token()];
+                let blobs = blobs.into_iter().flatten().map(AnyToken::from);
+                std::iter::once(descriptor.set_token().into()).chain(blobs).collect()
+            }
+            Request::Mirror(mirror) if asked.node.is_some() => vec![mirror.token],
+            _ => return None,
+        };
+        let store = &self.parts.store;
+        let is_unchecked = |token: &AnyToken| store.holding(token).is_some() && !store.is_fresh(*token, now);
+        tokens.into_iter().find(is_unchecked).map(|token| (token, *request))
+    }
+
+    /// A peer says that a proof was bad.
+    pub(super) fn hinted(&mut self, now: Instant, port: &AppPort, request: RequestId) {
+        let token = self.servings.token_of(request).or_else(|| self.checking.token_of(request));
+        if let Some(token) = token
+            && self.checking.takes_hint(now, request)
+        {
+            tracing::warn!(%token, "a peer says that what it got is not what its token names");
+            self.checking.look_into(&self.parts.store, now, port.waker(), token);
+        }
+    }
+
+    /// Goes on with what waited for checks.
+    pub(super) fn take_checks(&mut self, now: Instant, port: &mut AppPort) -> bool {
+        let mut worked = false;
+        while let Some((token, found, deliveries)) = self.checking.poll() {
+            worked = true;
+            if let AnyToken::Content(token) = token {
+                // What memory has of it may be other than what the disk has.
+                self.parts.memory.lock().unwrap_or_else(PoisonError::into_inner).forget(&token);
+            }
+            if !deliveries.is_empty() {
+                match found {
+                    // However long it took.
+                    Found::Whole => self.parts.store.note_whole(token, now),
+                    Found::Unreadable => {
+                        self.parts.store.give_up(&token, "it cannot be read, and was put again")
+                    }
+                    Found::Damaged | Found::Gone => {}
+                }
+            }
+            deliveries.into_iter().for_each(|delivery| self.deliver(now, port, delivery));
+        }
+        worked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_has_a_few_hints_and_then_one_in_a_while_whatever_connection_it_uses() {
+        let connection = |slot| ConnectionId { worker: 0, slot, generation: 1 };
+        let request = |slot| RequestId { connection: connection(slot), number: 4 };
+        let (mut checking, now) = (Checking::default(), Instant::now());
+        for (slot, node) in [(1, 1), (2, 1), (3, 2)] {
+            checking.connected(connection(slot), NodeId([node; 32]));
+        }
+        let taken = (0..100).filter(|number| checking.takes_hint(now, request(1 + number % 2))).count();
+        assert_eq!(taken, HINTS_BURST as usize);
+        assert!(checking.takes_hint(now, request(3)), "others have their own");
+        let later = now + Duration::from_secs(HINT_INTERVAL_S.into());
+        assert_eq!((0..100).filter(|_| checking.takes_hint(later, request(1))).count(), 1);
+        // Peers without a name share theirs.
+        let taken = (10..100).filter(|slot| checking.takes_hint(now, request(*slot))).count();
+        assert_eq!(taken, HINTS_BURST as usize);
+    }
+
+    #[test]
+    fn answers_that_are_over_are_remembered_up_to_a_bound() {
+        let request =
+            |number| RequestId { connection: ConnectionId { worker: 0, slot: 1, generation: 1 }, number };
+        let token = |number: u64| AnyToken::from(crate::token::Token::of(&number.to_le_bytes()));
+        let mut checking = Checking::default();
+        for number in 0..=SERVED_LEN_MAX as u64 {
+            checking.served(request(number), token(number));
+        }
+        assert_eq!(checking.token_of(request(0)), None);
+        assert_eq!(checking.token_of(request(7)), Some(token(7)));
+        checking.closed(request(7).connection);
+        assert_eq!(checking.token_of(request(7)), None);
+    }
+}

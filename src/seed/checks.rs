@@ -1,0 +1,253 @@
+//! A store's checks: on a thread of its own, several in turn, and at a bounded rate where nobody waits.
+
+use super::check::Check;
+use super::index::SetBody;
+use super::inner::Inner;
+use super::keep::Keep;
+use crate::limits::{CHECK_BYTES_PER_S, CHECK_FRESH_S, CHECKS_FRESH_LEN_MAX, CHECKS_LEN_MAX};
+use crate::token::{AnyToken, Token};
+use rustc_hash::FxHashMap;
+use serde::Serialize;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+/// What a check found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It is what its token names, or was made so again.
+    Whole,
+    /// It is not, or not all of it, and is no longer held so.
+    Damaged,
+    /// It is not held.
+    Gone,
+    /// The disk did not let it be read, for a reason that is no damage: rights, say. It stays as it is.
+    Unreadable,
+}
+
+/// Checks that a store made since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CheckState {
+    /// Found whole.
+    pub whole: u64,
+    /// Found damaged.
+    pub damaged: u64,
+    /// Could not be read.
+    pub unreadable: u64,
+    /// Passed over, because too many were due.
+    pub skipped: u64,
+    /// Bytes that were read for them.
+    pub bytes: u64,
+}
+
+/// Told what was found.
+pub(super) type Done = Box<dyn FnOnce(AnyToken, Found) + Send>;
+
+/// A payload that was found without the outboard that it needs when the store was opened.
+#[derive(Debug)]
+pub(super) struct Suspect {
+    pub(super) token: Token,
+    pub(super) length: u64,
+    pub(super) keep: Keep,
+    pub(super) reason: String,
+    /// Sets of which nothing else is held.
+    pub(super) sets: Vec<(AnyToken, Keep, u64, SetBody)>,
+}
+
+enum Job {
+    Check { token: AnyToken, now: Instant, urgent: bool, done: Done },
+    Mend(Box<Suspect>),
+    Save,
+}
+
+/// A store's checks.
+#[derive(Debug, Default)]
+pub(super) struct Checks {
+    jobs: Mutex<Option<Sender<Job>>>,
+    /// Those for which nobody waits.
+    pub(super) due: Arc<AtomicUsize>,
+    state: Mutex<CheckState>,
+    fresh: Mutex<Fresh>,
+}
+
+/// What was found whole lately, and when that was asked for.
+#[derive(Debug, Default)]
+pub(super) struct Fresh {
+    pub(super) at: FxHashMap<AnyToken, Instant>,
+    order: VecDeque<(AnyToken, Instant)>,
+}
+
+impl Checks {
+    pub(super) fn state(&self) -> MutexGuard<'_, CheckState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn fresh(&self) -> MutexGuard<'_, Fresh> {
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it was found whole within [`CHECK_FRESH_S`] before `now`.
+    pub(super) fn is_fresh(&self, token: &AnyToken, now: Instant) -> bool {
+        let at = self.fresh().at.get(token).copied();
+        at.is_some_and(|at| now.saturating_duration_since(at) < Duration::from_secs(CHECK_FRESH_S))
+    }
+
+    pub(super) fn note_whole(&self, token: AnyToken, now: Instant) {
+        let mut fresh = self.fresh();
+        fresh.at.insert(token, now);
+        fresh.order.push_back((token, now));
+        if fresh.order.len() > CHECKS_FRESH_LEN_MAX
+            && let Some((oldest, at)) = fresh.order.pop_front()
+            && fresh.at.get(&oldest) == Some(&at)
+        {
+            fresh.at.remove(&oldest);
+        }
+    }
+}
+
+impl Inner {
+    /// Has something checked; `done` is told what was found. Those that are urgent, since somebody waits, are read as fast as the disk
+    /// gives. False if too many others are due.
+    pub(super) fn check(self: &Arc<Self>, token: AnyToken, now: Instant, urgent: bool, done: Done) -> bool {
+        if !urgent && self.checks.due.fetch_add(1, Relaxed) >= CHECKS_LEN_MAX {
+            self.checks.due.fetch_sub(1, Relaxed);
+            self.checks.state().skipped += 1;
+            return false;
+        }
+        self.give_job(Job::Check { token, now, urgent, done });
+        true
+    }
+
+    /// Has a payload's outboard made anew.
+    pub(super) fn mend_later(self: &Arc<Self>, suspect: Suspect) {
+        self.give_job(Job::Mend(Box::new(suspect)));
+    }
+
+    /// Has the time written down.
+    pub(super) fn save_later(self: &Arc<Self>) {
+        self.give_job(Job::Save);
+    }
+
+    fn give_job(self: &Arc<Self>, job: Job) {
+        let mut jobs = self.checks.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let sender = jobs.get_or_insert_with(|| {
+            let (sender, incoming) = channel();
+            let thread = Thread { store: Arc::downgrade(self), running: VecDeque::new(), free_at: None };
+            let started =
+                std::thread::Builder::new().name("stoq-check".into()).spawn(move || thread.run(&incoming));
+            if let Err(error) = started {
+                tracing::error!(%error, "the thread that checks the store cannot be started");
+            }
+            sender
+        });
+        if sender.send(job).is_err() {
+            // Another is started for the next one.
+            *jobs = None;
+            tracing::error!("the thread that checks the store ended");
+        }
+    }
+
+    /// Makes the outboards of these payloads anew, as far as `bytes_max` go; gives those that are left.
+    pub(super) fn mend_now(self: &Arc<Self>, suspects: Vec<Suspect>, bytes_max: u64) -> Vec<Suspect> {
+        let mut left_bytes = bytes_max;
+        let mut left = Vec::new();
+        for suspect in suspects {
+            let Some(after) = left_bytes.checked_sub(suspect.length) else {
+                left.push(suspect);
+                continue;
+            };
+            left_bytes = after;
+            let mut check = Check::of_suspect(suspect);
+            while check.turn(self).is_none() {}
+        }
+        left
+    }
+}
+
+/// The thread's state. It does not keep the store open.
+struct Thread {
+    store: Weak<Inner>,
+    running: VecDeque<Check>,
+    /// When bytes may be read again for which nobody waits.
+    free_at: Option<Instant>,
+}
+
+impl Thread {
+    fn run(mut self, incoming: &Receiver<Job>) {
+        loop {
+            let job = match self.wait() {
+                None => incoming.recv().map_err(|_| TryRecvError::Disconnected),
+                Some(Duration::ZERO) => incoming.try_recv(),
+                Some(wait) => incoming.recv_timeout(wait).map_err(|error| match error {
+                    RecvTimeoutError::Timeout => TryRecvError::Empty,
+                    RecvTimeoutError::Disconnected => TryRecvError::Disconnected,
+                }),
+            };
+            match job {
+                Ok(job) => self.take(job),
+                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) => {}
+            }
+            if self.wait() == Some(Duration::ZERO) {
+                self.turn();
+            }
+        }
+    }
+
+    /// How long nothing is to be read; none: until there is a job.
+    fn wait(&self) -> Option<Duration> {
+        if self.running.is_empty() {
+            return None;
+        }
+        if self.running.iter().any(|check| check.urgent) {
+            return Some(Duration::ZERO);
+        }
+        Some(self.free_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now())))
+    }
+
+    fn take(&mut self, job: Job) {
+        match job {
+            Job::Check { token, now, urgent, done } => {
+                let same =
+                    self.running.iter_mut().find(|check| check.token == token && check.suspect.is_none());
+                match same {
+                    Some(check) => check.join(now, urgent, done, &self.store),
+                    None => self.running.push_back(Check::new(token, now, urgent, done)),
+                }
+            }
+            Job::Mend(suspect) => self.running.push_back(Check::of_suspect(*suspect)),
+            Job::Save => {
+                if let Some(store) = self.store.upgrade() {
+                    store.save_clock();
+                }
+            }
+        }
+    }
+
+    /// Reads a piece of one of them. Those for which somebody waits come first.
+    fn turn(&mut self) {
+        let Some(store) = self.store.upgrade() else { return self.running.clear() };
+        let at = self.running.iter().position(|check| check.urgent).unwrap_or(0);
+        let Some(mut check) = self.running.remove(at) else { return };
+        let before = check.bytes;
+        let found = check.turn(&store);
+        let read = check.bytes - before;
+        store.checks.state().bytes += read;
+        if !check.urgent {
+            let now = Instant::now();
+            let span = Duration::from_nanos(read.saturating_mul(1_000_000_000) / CHECK_BYTES_PER_S);
+            self.free_at = Some(self.free_at.map_or(now, |at| at.max(now)) + span);
+        }
+        match found {
+            None => self.running.push_back(check),
+            Some(found) => {
+                let (token, told) = (check.token, check.end(&store, found));
+                // Whoever is told may close the store.
+                drop(store);
+                told.into_iter().for_each(|done| done(token, found));
+            }
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! What the store's parts share: files, index, and the two locks over them.
+
+use super::checks::Checks;
+use super::clock::Clock;
+use super::damage::Damage;
+use super::disk::{create, make_directory, parent, remove_if_there, replace, sync_directory};
+use super::error::StoreError;
+use super::held::{Held, HeldSet};
+use super::index::{Body, Index};
+use super::keep::{Keep, KeepFile};
+use super::layout::{self, BLOB, DATA_KINDS, META, OUTBOARD, SET, SET_KINDS};
+use super::store::Lock;
+use crate::shard::Blob;
+use crate::token::{AnyToken, SetToken, Token};
+use rustc_hash::FxHashSet;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// How often a set is looked for again that changes while it is opened.
+const OPEN_TRIES_MAX: usize = 8;
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) dir: PathBuf,
+    /// Why nothing can be written here, if that is so.
+    pub(super) read_only: Option<io::ErrorKind>,
+    pub(super) next_temporary: AtomicU64,
+    /// Renames and removals, with what they change in the index, one at a time. Taken before every other lock.
+    pub(super) changes: Mutex<()>,
+    /// Never held while the disk works.
+    pub(super) index: Mutex<Index>,
+    pub(super) clock: Mutex<Clock>,
+    /// Held while the time is written down, so that the newest stays.
+    pub(super) noting: Mutex<()>,
+    pub(super) damage: Mutex<Damage>,
+    /// Payloads whose files are there and that are neither held nor given up: they are being looked at.
+    pub(super) pending: Mutex<FxHashSet<Token>>,
+    pub(super) checks: Checks,
+    /// Things that went because their leases were over.
+    pub(super) ended: AtomicU64,
+    /// Locked as long as the store is open for writing.
+    pub(super) _lock: Option<Lock>,
+}
+
+/// See [`Inner::mark`]. Dropped, it is removed.
+#[derive(Debug)]
+pub(super) struct Mark(PathBuf);
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Shows that whoever has it may change files that have their final names.
+pub(super) type Changing<'a> = MutexGuard<'a, ()>;
+
+impl Inner {
+    pub(super) fn get(&self, token: &Token) -> Result<Option<Held>, StoreError> {
+        let any = AnyToken::from(*token);
+        let Some(Body::Payload { length }) = self.index().get(&any).map(|entry| entry.body) else {
+            return Ok(None);
+        };
+        let held = Held::open(*token, 0, &self.file(&any, BLOB), &self.file(&any, OUTBOARD))?;
+        let held = held.filter(|held| held.length() == length);
+        if held.is_some() {
+            self.index().touch(&any);
+        }
+        Ok(held)
+    }
+
+    pub(super) fn get_set(&self, token: &SetToken) -> Result<Option<HeldSet>, StoreError> {
+        for _ in 0..OPEN_TRIES_MAX {
+            let Some(set) = self.index().set(token) else { return Ok(None) };
+            let descriptor = set.descriptor;
+            let mut held = HeldSet { descriptor, lanes: set.own, content: None, parity: None };
+            for blob in [Blob::Content, Blob::Parity] {
+                let Some((token_of_blob, length)) = layout::blob(&descriptor, blob) else { continue };
+                let whole = self.index().has_payload(&token_of_blob, length);
+                let opened = if whole {
+                    held.lanes = held.lanes.union(layout::lanes_of(&descriptor, blob));
+                    self.get(&token_of_blob)?
+                } else {
+                    let any = AnyToken::from(*token);
+                    let (kind, outboard_kind) = layout::lane_kinds(blob);
+                    let paths = (self.file(&any, kind), self.file(&any, outboard_kind));
+                    Held::open(token_of_blob, set.generation, &paths.0, &paths.1)?
+                };
+                match blob {
+                    Blob::Content => held.content = opened,
+                    Blob::Parity => held.parity = opened,
+                }
+            }
+            let parts = layout::parts_of(&descriptor, held.lanes);
+            let same = self.index().set(token).is_some_and(|now| now.generation == set.generation);
+            if same && !held.lanes.is_empty() && parts.iter().all(|part| held.blob(part.blob).is_some()) {
+                // A file of lanes that nobody claims is no part of it.
+                let claims = |blob| parts.iter().any(|part| part.blob == blob);
+                held.content = held.content.filter(|_| claims(Blob::Content));
+                held.parity = held.parity.filter(|_| claims(Blob::Parity));
+                self.touch(&AnyToken::from(*token));
+                return Ok(Some(held));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn touch(&self, token: &AnyToken) {
+        let tokens = self.with_blobs(token);
+        let mut index = self.index();
+        tokens.iter().flatten().for_each(|token| index.touch(token));
+    }
+
+    pub(super) fn check_writable(&self) -> Result<(), StoreError> {
+        match self.read_only {
+            None => Ok(()),
+            Some(kind) => Err(StoreError::ReadOnly { path: self.dir.clone(), kind }),
+        }
+    }
+
+    /// A token and, if it is a set's, those of its blobs that are held whole, these first; `None` if it is not held.
+    pub(super) fn with_blobs(&self, token: &AnyToken) -> Option<Vec<AnyToken>> {
+        let index = self.index();
+        let mut tokens = match index.get(token)?.body {
+            Body::Payload { .. } => Vec::new(),
+            Body::Set(set) => index.whole_blobs(&set.descriptor).map(|(blob, _)| blob.into()).collect(),
+        };
+        tokens.push(*token);
+        Some(tokens)
+    }
+
+    /// Gives what is held a longer lease, durably.
+    pub(super) fn extend(&self, one: &Changing<'_>, token: &AnyToken, asked: Keep) -> Result<(), StoreError> {
+        self.join(one, token, self.granted(asked))
+    }
+
+    /// The same, of a lease that is by the clock now.
+    pub(super) fn join(&self, _one: &Changing<'_>, token: &AnyToken, asked: Keep) -> Result<(), StoreError> {
+        let Some(entry) = self.index().get(token).copied() else { return Ok(()) };
+        let keep = self.joined(entry.keep, asked);
+        if keep == entry.keep {
+            self.index().touch(token);
+            return Ok(());
+        }
+        self.check_writable()?;
+        let length = match entry.body {
+            Body::Payload { length } => Some(length),
+            Body::Set(_) => None,
+        };
+        self.write_keep(token, keep, length)?;
+        self.index().set_keep(token, keep);
+        Ok(())
+    }
+
+    /// Writes a lease, durably, and the length of a payload beside it. Its directory must be there.
+    pub(super) fn write_keep(
+        &self,
+        token: &AnyToken,
+        keep: Keep,
+        length: Option<u64>,
+    ) -> Result<(), StoreError> {
+        let shift_s = self.clock().shift_s(keep.clock);
+        let keep = Keep { expires_s: keep.expires_s.map(|at| at.saturating_sub(shift_s)), ..keep };
+        self.write_small(token, META, &KeepFile { keep, length }.to_bytes())
+    }
+
+    /// A lease as it is by the clock now, if the clock was set since it was granted.
+    pub(super) fn granted(&self, asked: Keep) -> Keep {
+        let shift_s = self.clock().shift_s(asked.clock);
+        Keep { expires_s: asked.expires_s.map(|at| at.saturating_add(shift_s)), ..asked }
+    }
+
+    /// What holds of `held` when `asked` is asked for as well, both by the clock now.
+    pub(super) fn joined(&self, held: Keep, asked: Keep) -> Keep {
+        let clock = self.clock();
+        let ahead_s = clock.ahead_s();
+        if ahead_s <= 0 || clock.is_of_this_boot(held.clock) {
+            return held.extended_by(asked);
+        }
+        // The clock may be believed to be that far ahead: a lease of before does not move with it, and this one will.
+        let end = |keep: Keep, by_s: i64| keep.expires_s.map(|at| at.saturating_add_signed(by_s));
+        let longer = held.extended_by(Keep { expires_s: end(asked, ahead_s), ..asked });
+        if longer == held {
+            return held;
+        }
+        let expires_s = match (held.expires_s, asked.expires_s) {
+            (Some(held), Some(asked)) => Some(held.max(asked)),
+            (_, asked) => asked,
+        };
+        Keep { expires_s, ..asked }
+    }
+
+    /// Replaces a small file, durably.
+    pub(super) fn write_small(&self, token: &AnyToken, kind: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.file(token, kind);
+        make_directory(parent(&path))?;
+        let (_, hex) = layout::place(token);
+        replace(&path, &self.temporary(&hex).with_added_extension(kind), bytes)?;
+        sync_directory(parent(&path))
+    }
+
+    /// Removes what is held, and the sets that have nothing else; gives what went.
+    pub(super) fn remove(&self, _one: &Changing<'_>, token: &AnyToken) -> Result<Vec<AnyToken>, StoreError> {
+        if self.index().get(token).is_none() {
+            return Ok(Vec::new());
+        }
+        let mut gone = vec![*token];
+        let mut marks = vec![self.remove_files(token)?];
+        if let AnyToken::Content(payload) = token {
+            let sets = self.index().emptied_sets(payload);
+            for set in sets {
+                marks.push(self.remove_files(&set.into())?);
+                gone.push(set.into());
+            }
+        }
+        marks.iter().try_for_each(|mark| remove_if_there(mark))?;
+        Ok(gone)
+    }
+
+    /// Removes what has a lease that is over.
+    pub(super) fn end_lease(
+        &self,
+        one: &Changing<'_>,
+        token: &AnyToken,
+    ) -> Result<Vec<AnyToken>, StoreError> {
+        let ended_s = self.index().get(token).and_then(|entry| entry.keep.expires_s);
+        let went = self.remove(one, token)?;
+        for token in &went {
+            tracing::info!(%token, ended_s, "removed: its lease is over");
+        }
+        self.ended.fetch_add(went.len() as u64, Relaxed);
+        Ok(went)
+    }
+
+    /// Removes the files of one thing, but for the one that makes it held: that gets a temporary name, which is given. As long as
+    /// that is there, whatever a crash leaves of the others is known to be what was being removed, and not to have been lost.
+    fn remove_files(&self, token: &AnyToken) -> Result<PathBuf, StoreError> {
+        let (held_by, kinds) = kinds(token);
+        let mark = self.temporary(&layout::place(token).1).with_added_extension(held_by);
+        match fs::rename(self.file(token, held_by), &mark) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::io("remove", &self.file(token, held_by), error));
+            }
+            _ => {}
+        }
+        self.index().remove(token);
+        kinds.iter().try_for_each(|kind| remove_if_there(&self.file(token, kind)))?;
+        Ok(mark)
+    }
+
+    /// Takes something that is damaged out of what is held, with the sets that have nothing else, and sets their files aside.
+    pub(super) fn set_aside(&self, _one: &Changing<'_>, token: &AnyToken, reason: &str) {
+        let mut damaged = vec![*token];
+        if let Some(entry) = self.index().remove(token) {
+            self.damage().remember(*token, entry.keep);
+        }
+        if let AnyToken::Content(payload) = token {
+            self.pending().remove(payload);
+            damaged.extend(self.index().emptied_sets(payload).into_iter().map(AnyToken::from));
+        }
+        for (number, token) in damaged.into_iter().enumerate() {
+            let reason = if number == 0 { reason } else { "its only payload is damaged" };
+            if let Some(entry) = self.index().remove(&token) {
+                self.damage().remember(token, entry.keep);
+            }
+            let paths: Vec<_> = kinds(&token).1.iter().map(|kind| self.file(&token, kind)).collect();
+            self.damage().set_aside(token, reason, paths.iter().map(PathBuf::as_path));
+        }
+    }
+
+    /// Where a file of this kind is.
+    pub(super) fn file(&self, token: &AnyToken, kind: &str) -> PathBuf {
+        let (directory, hex) = layout::place(token);
+        self.dir.join(directory).join(&hex[..2]).join(format!("{hex}.{kind}"))
+    }
+
+    /// A file that says, should the process end, that this thing was being changed, and that what is missing of it was not lost.
+    pub(super) fn mark(&self, token: &AnyToken) -> Result<Mark, StoreError> {
+        let path = self.temporary(&layout::place(token).1).with_added_extension("mark");
+        create(&path)?;
+        Ok(Mark(path))
+    }
+
+    /// A new name under `tmp`, without the kind.
+    pub(super) fn temporary(&self, hex: &str) -> PathBuf {
+        let number = self.next_temporary.fetch_add(1, Relaxed);
+        self.dir.join("tmp").join(format!("{hex}.{number}"))
+    }
+
+    pub(super) fn change(&self) -> Changing<'_> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn clock(&self) -> MutexGuard<'_, Clock> {
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn damage(&self) -> MutexGuard<'_, Damage> {
+        self.damage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn pending(&self) -> MutexGuard<'_, FxHashSet<Token>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The kind of the file that makes something held, and the kinds of all its files, that one first.
+fn kinds(token: &AnyToken) -> (&'static str, &'static [&'static str]) {
+    match token {
+        AnyToken::Content(_) => (BLOB, &DATA_KINDS[..]),
+        AnyToken::Set(_) => (SET, &SET_KINDS[..]),
+    }
+}

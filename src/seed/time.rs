@@ -1,0 +1,151 @@
+//! The store's time, durably; and an operator's word for the machine's clock.
+
+use super::clock::{Clock, ClockState, Moment, Reading, Saved, Turn, boot_id};
+use super::disk::replace;
+use super::error::StoreError;
+use super::inner::Inner;
+use super::store::Store;
+use crate::limits::{CLOCK_JUMP_S_MAX, CLOCK_STEADY_S};
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::PoisonError;
+
+/// The file that keeps the latest time seen.
+const CLOCK: &str = "clock";
+/// The file in which an operator vouches for the clock: the time that is right, seconds since the Unix epoch.
+const TRUST: &str = "trust-clock";
+
+impl Store {
+    /// What time it is for leases, by a look at the machine's clocks. The first look of a store, and one that changes
+    /// something, writes the time down; others leave that to another thread, at most every [`crate::limits::CLOCK_SAVE_S`].
+    pub fn moment(&self, at: Reading) -> Moment {
+        let store = &self.inner;
+        let holds = store.index().census().entries > 0;
+        let (turn, first, moment, due) = {
+            let mut clock = store.clock();
+            let first = !clock.is_running();
+            let trusted = (first || clock.is_doubted()) && store.is_vouched(at);
+            let (turn, shifts) = clock.look(at, holds, trusted);
+            // Before anybody learns of the time by which they would be over.
+            let mut index = store.index();
+            shifts.into_iter().for_each(|(epoch, by_s)| index.shift(epoch, by_s));
+            (turn, first, clock.moment(at.up_s), clock.take_due(at.up_s, turn.is_some()))
+        };
+        if let Some(turn) = turn {
+            tell(turn);
+        } else if first && moment.over_s == 0 {
+            tracing::warn!(
+                steady_s = CLOCK_STEADY_S,
+                "this store has no note of the time: no lease ends until the clock was steady for so long"
+            );
+        }
+        if first || turn.is_some() {
+            store.save_clock();
+        } else if due {
+            store.save_later();
+        }
+        moment
+    }
+
+    /// What it knows of the clock, by the newest look.
+    pub fn clock_state(&self) -> ClockState {
+        self.inner.clock().state()
+    }
+
+    /// Leases that end at this time or before were over at the newest look, seconds since the Unix epoch; 0 while none is.
+    pub fn over_s(&self) -> u64 {
+        self.inner.clock().over_s()
+    }
+
+    /// Vouches for a clock that shows `unix_s` now, in the store in `dir`, whether a process has it open or not: whichever looks next
+    /// takes the word, if its clock shows the same.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if the directory is no store or cannot be written.
+    pub fn vouch_for_clock(dir: &Path, unix_s: u64) -> Result<(), StoreError> {
+        let path = dir.join(TRUST);
+        let data = dir.join(super::layout::DATA);
+        if let Err(source) = fs::metadata(&data) {
+            return Err(StoreError::io("find the store's directory", &data, source));
+        }
+        let write = || {
+            fs::write(&path, format!("{unix_s}\n"))?;
+            // The gateway's user must read what another user wrote.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644))
+        };
+        write().map_err(|source| StoreError::io("write", &path, source))
+    }
+}
+
+impl Inner {
+    /// Writes the time down, if the store can be written.
+    pub(super) fn save_clock(&self) {
+        if self.read_only.is_some() {
+            return;
+        }
+        let _noting = self.noting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(saved) = self.clock().saved() else { return };
+        let path = self.dir.join(CLOCK);
+        let bytes = serde_json::to_vec(&saved).unwrap_or_default();
+        if let Err(error) = replace(&path, &self.temporary(CLOCK), &bytes) {
+            tracing::warn!(%error, "the time cannot be written down in the store");
+        }
+    }
+
+    /// Whether an operator vouches for what the clock shows. The word counts once.
+    fn is_vouched(&self, at: Reading) -> bool {
+        let path = self.dir.join(TRUST);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "an operator's word for the clock cannot be read");
+                return false;
+            }
+        };
+        if let Err(error) = fs::remove_file(&path) {
+            tracing::warn!(path = %path.display(), %error, "an operator's word for the clock cannot be removed");
+        }
+        let vouched =
+            text.trim().parse::<u64>().is_ok_and(|time| time.abs_diff(at.unix_s) <= CLOCK_JUMP_S_MAX);
+        if !vouched {
+            let (said, shown) = (text.trim().to_owned(), at.unix_s);
+            tracing::warn!(
+                said,
+                shown,
+                "an operator vouched for another time than the clock shows: vouch again"
+            );
+        }
+        vouched
+    }
+}
+
+fn tell(turn: Turn) {
+    match turn {
+        Turn::Jumped(by_s) => tracing::warn!(
+            by_s,
+            steady_s = CLOCK_STEADY_S,
+            "the clock jumped: no lease ends until it was steady for so long, or `stoq-gateway store trust-clock` says that it is right"
+        ),
+        Turn::Back => tracing::info!("the clock is back where it should be: leases end again"),
+        Turn::Believed(by_s) => tracing::warn!(by_s, "the clock is believed: leases end again"),
+    }
+}
+
+/// The clock of the store in `dir`. A note that cannot be read counts as none.
+pub(super) fn clock(dir: &Path) -> Clock {
+    let path = dir.join(CLOCK);
+    let saved = match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice::<Saved>(&bytes)
+            .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "the store's note of the time is none"))
+            .ok(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "the store's note of the time cannot be read");
+            None
+        }
+    };
+    Clock::new(saved, boot_id())
+}

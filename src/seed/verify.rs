@@ -1,0 +1,112 @@
+//! Reads what is held and compares it with its token, a piece at a time.
+
+use super::held::Held;
+use crate::token::{
+    Outboard, OutboardHasher, Piece, Selection, Token, VerifiedDecoder, VerifiedEncoder, VerifyError,
+};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// How a piece of a reading ended.
+#[derive(Debug)]
+pub(super) enum Read<T> {
+    /// There is more; so many bytes were read.
+    More(usize),
+    /// All was read.
+    End(T),
+}
+
+/// Checks a blob, or those of its groups that are there, with its outboard.
+#[derive(Debug)]
+pub(super) struct Verify {
+    held: Held,
+    encoder: VerifiedEncoder,
+    decoder: VerifiedDecoder,
+    batch: Vec<Piece>,
+    buffer: Vec<u8>,
+}
+
+impl Verify {
+    /// Of these groups of it.
+    pub(super) fn new(held: Held, selection: impl Into<Selection>) -> Result<Self, VerifyError> {
+        let selection = selection.into();
+        let decoder = VerifiedDecoder::new(held.token(), held.length(), selection.clone())?;
+        let encoder =
+            VerifiedEncoder::new(held.outboard().clone(), selection).map_err(VerifyError::Ranges)?;
+        Ok(Self { held, encoder, decoder, batch: Vec::new(), buffer: Vec::new() })
+    }
+
+    /// Reads about `bytes_max` more. At the end tells whether all of it is what the token names.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(super) fn read(&mut self, bytes_max: usize) -> io::Result<Read<bool>> {
+        let read = match self.encoder.next_batch(bytes_max, &mut self.batch) {
+            Ok(read) => read,
+            // Cut short since it was opened.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Read::End(false)),
+            Err(error) => return Err(error),
+        };
+        for piece in self.batch.drain(..) {
+            let pushed = match piece {
+                Piece::Proof(pairs) => self.decoder.push(&pairs),
+                Piece::Data { offset, len } => {
+                    self.buffer.resize(len, 0);
+                    match self.held.read(offset, &mut self.buffer) {
+                        Ok(()) => self.decoder.push(&self.buffer),
+                        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                            return Ok(Read::End(false));
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+            };
+            if pushed.is_err() {
+                return Ok(Read::End(false));
+            }
+            while self.decoder.poll().is_some() {}
+        }
+        Ok(if read > 0 { Read::More(read) } else { Read::End(self.decoder.is_complete()) })
+    }
+}
+
+/// Hashes a payload's file, for its outboard.
+#[derive(Debug)]
+pub(super) struct Rehash {
+    token: Token,
+    file: File,
+    length: u64,
+    offset: u64,
+    hasher: OutboardHasher,
+    buffer: Vec<u8>,
+}
+
+impl Rehash {
+    /// Of a file of `length` bytes.
+    pub(super) fn new(token: Token, file: File, length: u64) -> io::Result<Self> {
+        let hasher = OutboardHasher::new(length).map_err(io::Error::other)?;
+        Ok(Self { token, file, length, offset: 0, hasher, buffer: Vec::new() })
+    }
+
+    /// Reads about `bytes_max` more. At the end gives the outboard, if the file is what the token names.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(super) fn read(mut self, bytes_max: usize) -> io::Result<(Option<Self>, Read<Option<Outboard>>)> {
+        let len = (self.length - self.offset).min(bytes_max as u64) as usize;
+        if len == 0 {
+            let (token, outboard) = self.hasher.finish().map_err(io::Error::other)?;
+            return Ok((None, Read::End((token == self.token).then_some(outboard))));
+        }
+        self.buffer.resize(len, 0);
+        match self.file.read_exact_at(&mut self.buffer, self.offset) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok((None, Read::End(None))),
+            Err(error) => return Err(error),
+        }
+        self.hasher.update(&self.buffer).map_err(io::Error::other)?;
+        self.offset += len as u64;
+        Ok((Some(self), Read::More(len)))
+    }
+}

@@ -1,0 +1,356 @@
+//! What is damaged on the disk: found, made whole again or set aside, told.
+
+use super::sets::Sharded;
+use super::{GROUP, files, open, payload, pieces, put, put_as};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+use stoq::seed::{Found, Keep, MemoryTier, Outcome, Store, StoreConfig, StoreError};
+use stoq::shard::Lanes;
+use stoq::tls::NodeId;
+use stoq::token::{AnyToken, Token};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const ALICE: NodeId = NodeId([1; 32]);
+
+/// The file of this kind; there is one.
+fn file(dir: &TempDir, kind: &str) -> PathBuf {
+    let is_kind = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.split_once('.').is_some_and(|(_, of)| of == kind)
+    };
+    let mut found = files(dir.path());
+    found.retain(|path| !path.starts_with(dir.path().join("damaged")));
+    found.into_iter().find(is_kind).unwrap_or_else(|| panic!("no {kind}"))
+}
+
+fn set_aside(dir: &TempDir) -> Vec<String> {
+    let damaged = dir.path().join("damaged");
+    let entries = fs::read_dir(damaged).into_iter().flatten();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Turns a byte over.
+fn flip(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+fn cut(path: &Path, len: u64) {
+    fs::OpenOptions::new().write(true).open(path).unwrap().set_len(len).unwrap();
+}
+
+fn check(store: &Store, token: impl Into<AnyToken>) -> Found {
+    let (send, receive) = channel();
+    assert!(store.check(token, Instant::now(), true, move |_, found| send.send(found).unwrap()));
+    receive.recv_timeout(PATIENCE).unwrap()
+}
+
+#[track_caller]
+fn assert_whole(store: &Store, data: &[u8]) {
+    let held = store.get(&Token::of(data)).unwrap().unwrap();
+    let mut read = vec![0; data.len()];
+    held.read(0, &mut read).unwrap();
+    assert!(read == data);
+    assert_eq!(check(store, Token::of(data)), Found::Whole);
+}
+
+#[test]
+fn an_outboard_that_is_short_long_or_missing_is_made_again() {
+    let data = payload(300_000);
+    let keep = Keep::leased(Some(100), Some(ALICE));
+    let harm: [(&str, fn(&Path)); 4] = [
+        ("missing", |path| fs::remove_file(path).unwrap()),
+        ("empty", |path| cut(path, 0)),
+        ("short", |path| cut(path, 64)),
+        ("long", |path| cut(path, 100_000)),
+    ];
+    for (name, harm) in harm {
+        let dir = tempfile::tempdir().unwrap();
+        put_as(&open(&dir), &data, keep, 0).unwrap();
+        let outboard = file(&dir, "obao");
+        let before = fs::read(&outboard).unwrap();
+        harm(&outboard);
+        let store = open(&dir);
+        assert_whole(&store, &data);
+        assert_eq!(store.keep(Token::of(&data)), Some(keep), "{name}");
+        assert_eq!(fs::read(&outboard).unwrap(), before, "{name}");
+        let damage = store.damage();
+        assert_eq!((damage.mended, damage.set_aside, damage.files_set_aside), (1, 0, 0), "{name}");
+        assert_eq!(damage.latest[0].outcome, Outcome::Mended);
+        assert!(damage.latest[0].name.contains(&Token::of(&data).hex()));
+        drop(store);
+        assert_eq!(open(&dir).damage().mended, 0, "once");
+    }
+}
+
+#[test]
+fn a_large_one_is_made_again_after_the_start_with_the_set_that_relies_on_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let sharded = Sharded::new();
+    let store = open(&dir);
+    sharded.put(&store, "0-3", Keep::default(), 0).unwrap();
+    drop(store);
+    fs::remove_file(file(&dir, "obao")).unwrap();
+    let store = Store::open_mending(dir.path(), StoreConfig::default(), 0).unwrap();
+    let begun = Instant::now();
+    while store.damage().mended == 0 {
+        assert!(begun.elapsed() < PATIENCE);
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    sharded.check(&store, "0-3");
+    assert_eq!(set_aside(&dir), [""; 0]);
+}
+
+#[test]
+fn what_cannot_be_used_is_set_aside_and_never_deleted() {
+    let data = payload(100_000);
+    let hex = Token::of(&data).hex();
+    let [blob, obao, meta] = ["blob", "obao", "meta"].map(|kind| format!("{hex}.{kind}"));
+    let all = [blob.clone(), meta.clone(), obao.clone()];
+    let harm: [(&str, fn(&TempDir), &[String]); 6] = [
+        ("the payload is cut within a group", |dir| cut(&file(dir, "blob"), 99_999), &all),
+        ("the payload is longer", |dir| cut(&file(dir, "blob"), 100_001), &all),
+        ("the payload is empty", |dir| cut(&file(dir, "blob"), 0), &all),
+        ("the payload is missing", |dir| fs::remove_file(file(dir, "blob")).unwrap(), &all[1..]),
+        (
+            "neither is what it was",
+            |dir| {
+                flip(&file(dir, "blob"), 50_000);
+                cut(&file(dir, "obao"), 0);
+            },
+            &all,
+        ),
+        (
+            "a directory has its name",
+            |dir| {
+                let path = file(dir, "blob");
+                fs::remove_file(&path).unwrap();
+                fs::create_dir(path).unwrap();
+            },
+            &all,
+        ),
+    ];
+    for (name, harm, names) in harm {
+        let dir = tempfile::tempdir().unwrap();
+        put_as(&open(&dir), &data, Keep::leased(Some(500), Some(ALICE)), 0).unwrap();
+        harm(&dir);
+        let store = open(&dir);
+        assert!(store.get(&Token::of(&data)).unwrap().is_none(), "{name}");
+        assert_eq!((set_aside(&dir), store.usage_bytes()), (names.to_vec(), 0), "{name}");
+        let damage = store.damage();
+        assert!(
+            damage.set_aside >= 1 && damage.files_set_aside as usize == names.len(),
+            "{name}: {damage:?}"
+        );
+        assert!(damage.latest[0].name.contains(&hex), "{name}: {damage:?}");
+        // It can be put again, is whole then, and nothing more is found at the next start.
+        put(&store, &data).unwrap();
+        assert_whole(&store, &data);
+        drop(store);
+        let store = open(&dir);
+        assert_whole(&store, &data);
+        let damage = store.damage();
+        assert_eq!((damage.set_aside, damage.files_set_aside as usize), (0, names.len()), "{name}");
+        // A second one of the same name gets a number.
+        drop(store);
+        cut(&file(&dir, "blob"), 7);
+        drop(open(&dir));
+        assert!(
+            set_aside(&dir).contains(&format!("{blob}{}", if names.contains(&blob) { ".2" } else { "" })),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_small_payload_is_known_by_its_length_and_a_broken_lease_keeps_it_without_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = payload(GROUP - 1);
+    put_as(&open(&dir), &data, Keep::leased(Some(5), None), 0).unwrap();
+    for broken in [&b""[..], b"{\"expires_s\":5,\"ow"] {
+        fs::write(dir.path().join(file(&dir, "blob").with_extension("meta")), broken).unwrap();
+        let store = open(&dir);
+        assert_eq!(store.keep(Token::of(&data)), Some(Keep::default()));
+        assert_eq!(store.damage().set_aside, 1);
+        assert_whole(&store, &data);
+        assert!(store.expire(u64::MAX).is_empty());
+    }
+    assert_eq!(set_aside(&dir).len(), 2);
+    let store = open(&dir);
+    put_as(&store, &data, Keep::default(), 0).unwrap();
+    drop(store);
+    cut(&file(&dir, "blob"), 100);
+    assert!(open(&dir).get(&Token::of(&data)).unwrap().is_none());
+}
+
+#[test]
+fn a_check_finds_what_has_changed_since_it_was_put() {
+    let data = payload(5_000_000);
+    let token = Token::of(&data);
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    assert_eq!(check(&store, token), Found::Gone);
+    let keep = Keep::leased(Some(1 << 40), Some(ALICE));
+    put_as(&store, &data, keep, 0).unwrap();
+    assert_whole(&store, &data);
+    // Its outboard alone.
+    flip(&file(&dir, "obao"), 10_000);
+    assert_eq!(check(&store, token), Found::Whole);
+    assert_eq!(store.damage().mended, 1);
+    fs::remove_file(file(&dir, "obao")).unwrap();
+    assert!(matches!(store.get(&token), Err(StoreError::Damaged(_))));
+    assert_eq!(check(&store, token), Found::Whole);
+    assert_whole(&store, &data);
+    // Its bytes.
+    let open_still = store.get(&token).unwrap().unwrap();
+    flip(&file(&dir, "blob"), 4_999_999);
+    let (sequence, _) = store.holdings();
+    assert_eq!(check(&store, token), Found::Damaged);
+    assert!(store.get(&token).unwrap().is_none() && store.usage_bytes() == 0);
+    assert_eq!(store.changes_after(sequence).changes.len(), 1, "neighbours are told");
+    assert_eq!(set_aside(&dir).len(), 3);
+    open_still.read(0, &mut [0; 100]).unwrap();
+    // It comes again, and has the lease that it had if that is longer.
+    put_as(&store, &data, Keep::leased(Some(7), None), 0).unwrap();
+    assert_eq!(store.keep(token), Some(keep));
+    assert_whole(&store, &data);
+    let checks = store.checks();
+    assert_eq!((checks.damaged, checks.unreadable, checks.skipped), (1, 0, 0));
+    assert!(checks.whole >= 4 && checks.bytes > 20_000_000, "{checks:?}");
+}
+
+#[test]
+fn two_at_once_and_one_that_is_put_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let both = [payload(3_000_000), payload(3_000_001)];
+    both.iter().for_each(|data| drop(put(&store, data).unwrap()));
+    for path in files(&dir.path().join("data")) {
+        if path.extension().is_some_and(|kind| kind == "blob") {
+            flip(&path, 1_000_000);
+        }
+    }
+    let (send, receive) = channel();
+    for data in &both {
+        let send = send.clone();
+        assert!(
+            store.check(Token::of(data), Instant::now(), true, move |_, found| send.send(found).unwrap())
+        );
+    }
+    // Whichever comes first, a payload that has come again stays.
+    put(&store, &both[0]).unwrap();
+    let found = [(); 2].map(|()| receive.recv_timeout(PATIENCE).unwrap());
+    assert!(found.contains(&Found::Damaged), "{found:?}");
+    assert_eq!(check(&store, Token::of(&both[1])), Found::Gone);
+    if store.get(&Token::of(&both[0])).unwrap().is_none() {
+        put(&store, &both[0]).unwrap();
+    }
+    assert_whole(&store, &both[0]);
+}
+
+#[test]
+fn lanes_that_are_damaged_go_and_others_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let sharded = Sharded::new();
+    let set = sharded.descriptor.set_token();
+    let store = open(&dir);
+    sharded.put(&store, "0-1,4", Keep::default(), 0).unwrap();
+    assert_eq!(check(&store, set), Found::Whole);
+    flip(&file(&dir, "content"), 100);
+    assert_eq!(check(&store, set), Found::Damaged);
+    sharded.check(&store, "4");
+    assert_eq!(set_aside(&dir), [format!("{}.content", set.hex()), format!("{}.content.obao", set.hex())]);
+    drop(store);
+    let store = open(&dir);
+    sharded.check(&store, "4");
+    sharded.put(&store, "0-1", Keep::default(), 0).unwrap();
+    sharded.check(&store, "0-1,4");
+    // At the start, by sizes.
+    drop(store);
+    cut(&file(&dir, "parity.obao"), 64);
+    let store = open(&dir);
+    sharded.check(&store, "0-1");
+    drop(store);
+    cut(&file(&dir, "content"), 64);
+    let store = open(&dir);
+    assert!(!sharded.is_held(&store));
+    assert_eq!(files(&dir.path().join("sets")), [""; 0].map(PathBuf::from));
+    sharded.put(&store, "0-5", Keep::default(), 0).unwrap();
+    sharded.check(&store, "0-5");
+    // Its payload, which is its lanes.
+    let content = files(&dir.path().join("data")).into_iter().find(|path| {
+        path.file_name().unwrap().to_str().unwrap() == format!("{}.blob", sharded.descriptor.content().hex())
+    });
+    flip(&content.unwrap(), 100);
+    assert_eq!(check(&store, set), Found::Damaged);
+    sharded.check(&store, "4-5");
+    sharded.put(&store, "0-3", Keep::default(), 0).unwrap();
+    sharded.check(&store, "0-5");
+    drop(store);
+    fs::write(file(&dir, "set"), b"").unwrap();
+    let store = open(&dir);
+    assert!(!sharded.is_held(&store) && store.damage().set_aside == 1);
+    assert!(
+        store
+            .begin_set(sharded.descriptor, Lanes::first(6), Keep::default(), 0)
+            .unwrap()
+            .parts()
+            .next()
+            .is_none()
+    );
+}
+
+#[test]
+fn a_short_payload_is_checked_when_it_comes_from_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let data = payload(100_000);
+    let held = put(&store, &data).unwrap();
+    let mut tier = MemoryTier::new(4 << 20, false);
+    assert_eq!(tier.read(&held, 0, 10).unwrap(), data[..10]);
+    flip(&file(&dir, "blob"), 99_999);
+    // What memory has is what it was.
+    assert_eq!(tier.read(&held, 99_990, 10).unwrap(), data[99_990..]);
+    tier.forget(&held.token());
+    assert!(matches!(tier.read(&held, 0, 10), Err(StoreError::Damaged(_))));
+    assert_eq!(tier.stats().blocks, 0);
+    // Another file in its place is not taken for it.
+    assert_eq!(check(&store, held.token()), Found::Damaged);
+    let again = put(&store, &data).unwrap();
+    assert_eq!(tier.read(&again, 99_990, 10).unwrap(), data[99_990..]);
+}
+
+#[test]
+fn strangers_in_the_directory_stop_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = payload(100_000);
+    put(&open(&dir), &data).unwrap();
+    fs::create_dir(dir.path().join("tmp/a-directory")).unwrap();
+    let prefix = if Token::of(&data).hex().starts_with("0b") { "0c" } else { "0b" };
+    fs::write(dir.path().join("data").join(prefix), b"a file").unwrap();
+    fs::write(dir.path().join("data/README"), b"not the store's").unwrap();
+    let store = open(&dir);
+    assert_whole(&store, &data);
+    assert_eq!(set_aside(&dir), [prefix, "a-directory"]);
+    assert!(dir.path().join("data/README").exists());
+}
+
+#[test]
+fn pieces_of_a_payload_that_is_looked_at_may_be_put_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = payload(300_000);
+    put(&open(&dir), &data).unwrap();
+    fs::remove_file(file(&dir, "obao")).unwrap();
+    let store = Store::open_mending(dir.path(), StoreConfig::default(), 0).unwrap();
+    let mut writer = store.begin(Token::of(&data), data.len() as u64, Keep::default(), 0).unwrap();
+    pieces(&data).iter().for_each(|piece| writer.write(piece).unwrap());
+    writer.commit().unwrap();
+    assert_whole(&store, &data);
+    assert_eq!(store.usage_bytes(), 300_000 + 18 * 64);
+}
