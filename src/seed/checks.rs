@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// What a check found.
@@ -62,10 +63,13 @@ enum Job {
     Save,
 }
 
+/// The thread, if it could be started, and what it is given jobs by.
+type Started = (Sender<Job>, Option<JoinHandle<()>>);
+
 /// A store's checks.
 #[derive(Debug, Default)]
 pub(super) struct Checks {
-    jobs: Mutex<Option<Sender<Job>>>,
+    jobs: Mutex<Option<Started>>,
     /// Those for which nobody waits.
     pub(super) due: Arc<AtomicUsize>,
     state: Mutex<CheckState>,
@@ -132,20 +136,32 @@ impl Inner {
 
     fn give_job(self: &Arc<Self>, job: Job) {
         let mut jobs = self.checks.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        let sender = jobs.get_or_insert_with(|| {
+        let (sender, _) = jobs.get_or_insert_with(|| {
             let (sender, incoming) = channel();
             let thread = Thread { store: Arc::downgrade(self), running: VecDeque::new(), free_at: None };
             let started =
                 std::thread::Builder::new().name("stoq-check".into()).spawn(move || thread.run(&incoming));
-            if let Err(error) = started {
-                tracing::error!(%error, "the thread that checks the store cannot be started");
-            }
-            sender
+            let started = started.inspect_err(
+                |error| tracing::error!(%error, "the thread that checks the store cannot be started"),
+            );
+            (sender, started.ok())
         });
         if sender.send(job).is_err() {
             // Another is started for the next one.
             *jobs = None;
             tracing::error!("the thread that checks the store ended");
+        }
+    }
+
+    /// Ends the thread; what it has not done is left.
+    pub(super) fn end_checks(&self) {
+        let jobs = self.checks.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((sender, Some(thread))) = jobs {
+            drop(sender);
+            // Unless it is that thread which lets the store go.
+            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+                tracing::error!("the thread that checks the store panicked");
+            }
         }
     }
 

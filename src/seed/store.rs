@@ -59,6 +59,17 @@ pub struct StoreConfig {
 #[derive(Clone, Debug)]
 pub struct Store {
     pub(super) inner: Arc<Inner>,
+    _open: Arc<Opened>,
+}
+
+/// Ends the store's thread with the last [`Store`], so that another process may open the directory then.
+#[derive(Debug)]
+struct Opened(Arc<Inner>);
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.0.end_checks();
+    }
 }
 
 /// Locked by the process that has the store open for writing.
@@ -133,7 +144,7 @@ impl Store {
             inner.mend_later(suspect);
         }
         inner.index().forget_changes();
-        Ok(Self { inner })
+        Ok(Self { _open: Arc::new(Opened(inner.clone())), inner })
     }
 
     /// Whether another process has the store in `dir` open for writing; gives the file that it has locked. Changes nothing there.

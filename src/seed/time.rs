@@ -1,7 +1,7 @@
 //! The store's time, durably; and an operator's word for the machine's clock.
 
 use super::clock::{Clock, ClockState, Moment, Reading, Saved, Turn, boot_id};
-use super::disk::replace;
+use super::disk::{remove_if_there, replace};
 use super::error::StoreError;
 use super::inner::Inner;
 use super::store::Store;
@@ -89,7 +89,9 @@ impl Inner {
         let Some(saved) = self.clock().saved() else { return };
         let path = self.dir.join(CLOCK);
         let bytes = serde_json::to_vec(&saved).unwrap_or_default();
-        if let Err(error) = replace(&path, &self.temporary(CLOCK), &bytes) {
+        // Beside it: what lies under `tmp` is payloads and sets on their way.
+        let new = path.with_added_extension("new");
+        if let Err(error) = remove_if_there(&new).and_then(|()| replace(&path, &new, &bytes)) {
             tracing::warn!(%error, "the time cannot be written down in the store");
         }
     }

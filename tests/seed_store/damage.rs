@@ -62,9 +62,10 @@ fn assert_whole(store: &Store, data: &[u8]) {
 
 #[test]
 fn an_outboard_that_is_short_long_or_missing_is_made_again() {
+    type Harm = (&'static str, fn(&Path));
     let data = payload(300_000);
     let keep = Keep::leased(Some(100), Some(ALICE));
-    let harm: [(&str, fn(&Path)); 4] = [
+    let harm: [Harm; 4] = [
         ("missing", |path| fs::remove_file(path).unwrap()),
         ("empty", |path| cut(path, 0)),
         ("short", |path| cut(path, 64)),
@@ -113,7 +114,8 @@ fn what_cannot_be_used_is_set_aside_and_never_deleted() {
     let hex = Token::of(&data).hex();
     let [blob, obao, meta] = ["blob", "obao", "meta"].map(|kind| format!("{hex}.{kind}"));
     let all = [blob.clone(), meta.clone(), obao.clone()];
-    let harm: [(&str, fn(&TempDir), &[String]); 6] = [
+    type Harm<'a> = (&'a str, fn(&TempDir), &'a [String]);
+    let harm: [Harm<'_>; 6] = [
         ("the payload is cut within a group", |dir| cut(&file(dir, "blob"), 99_999), &all),
         ("the payload is longer", |dir| cut(&file(dir, "blob"), 100_001), &all),
         ("the payload is empty", |dir| cut(&file(dir, "blob"), 0), &all),
