@@ -41,7 +41,8 @@ pub enum Delivery {
     },
     /// Bytes of a stream that is not read here, as they came.
     Raw(RequestId, Payload),
-    /// The peer wants no more of what a relay sends it on a request of ours.
+    /// The peer wants no more of what a relay sends it on a request of ours; or of an answer that is whole and that it has not
+    /// acknowledged.
     Stopped(RequestId, ErrorCode),
     /// Nothing more comes of the request.
     Ended(RequestId, End),

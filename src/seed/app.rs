@@ -166,6 +166,7 @@ impl Seed {
                 }
                 self.abandon(now, port, request);
             }
+            Delivery::Stopped(request, ErrorCode::BadProof) => self.hinted(now, port, request),
             Delivery::Connection(connection, event) => self.event(now, port, connection, event),
             // A mirror's requests are the gathering's; a store forwards nothing.
             Delivery::ConnectFailed { .. }

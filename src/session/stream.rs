@@ -226,11 +226,13 @@ impl Role {
         }
     }
 
+    /// Whether [`Role::close`] was said of a request that is answered here.
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self, Self::Serving(serving) if serving.over)
+    }
+
     /// See [`Reader::fail`].
     pub(super) fn fail(&mut self, failure: ErrorRecord, cx: &mut Reading<'_, '_>) {
-        if failure.code == ErrorCode::BadProof {
-            cx.cx.counters.add(Counter::BadProofs, 1);
-        }
         of_role!(self, role => role.fail(failure, cx), writing => {});
     }
 }

@@ -10,7 +10,7 @@ use super::stream::{End, Queued, Role, Sending, Stream};
 use super::{Context, Session};
 use crate::counters::Counter;
 use crate::limits::{STREAM_ERROR_WINDOW_S, STREAM_ERRORS_MAX};
-use crate::queue::{Credit, Delivery};
+use crate::queue::{Credit, Delivery, RequestId};
 use crate::record::{ErrorCode, ErrorRecord};
 use bytes::Bytes;
 use quinn_proto::{Connection, Dir, StreamId, VarInt};
@@ -114,7 +114,7 @@ impl Session {
     fn reset(&mut self, conn: &mut Connection, id: StreamId, code: VarInt, cx: &mut Context<'_>) {
         self.count_outcome(id, Outcome::Abandoned, cx.counters);
         let code = ErrorCode::from_u64(code.into_inner()).unwrap_or(ErrorCode::Internal);
-        self.fail(id, ErrorRecord::new(code, 0, "the peer gave the stream up"), cx);
+        self.tell(id, ErrorRecord::new(code, 0, "the peer gave the stream up"), cx);
         self.end_reading(id);
         self.abort_out(conn, id, ErrorCode::None);
     }
@@ -138,8 +138,16 @@ impl Session {
         }
     }
 
-    /// Tells the application of a request that it is over.
+    /// Ends a request for what was found wrong here.
     pub(super) fn fail(&mut self, id: StreamId, failure: ErrorRecord, cx: &mut Context<'_>) {
+        if failure.code == ErrorCode::BadProof {
+            cx.counters.add(Counter::BadProofs, 1);
+        }
+        self.tell(id, failure, cx);
+    }
+
+    /// Tells the application of a request that it is over. The reason may be the peer's own.
+    fn tell(&mut self, id: StreamId, failure: ErrorRecord, cx: &mut Context<'_>) {
         let (connection, owner, leaving) = (self.id, self.owner, self.leaving);
         if let Some(stream) = self.streams.get_mut(&id) {
             let mut reading = Reading { connection, stream: id, owner, peer: &mut self.peer, leaving, cx };
@@ -200,7 +208,12 @@ impl Session {
         if stream.role.is_peer_request() {
             // A peer that stops the answer has lost interest: the application is told.
             let what = if is_read { "the peer gave the request up" } else { "the peer gave the answer up" };
-            self.fail(id, ErrorRecord::new(code, 0, what), cx);
+            if let (true, Some(app)) = (stream.role.is_closed(), stream.role.app()) {
+                // It was answered whole, and the peer may say why it does not take that.
+                let request = RequestId { connection: self.id, number: id.into() };
+                cx.ports[app].deliver(Delivery::Stopped(request, code));
+            }
+            self.tell(id, ErrorRecord::new(code, 0, what), cx);
             if is_read {
                 self.stop_reading(conn, id, code);
             }
