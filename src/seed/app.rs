@@ -114,24 +114,7 @@ impl Seed {
     fn refuse_store(&mut self, port: &mut AppPort, request: RequestId, error: &StoreError) {
         // The error's own text names paths, which are nobody else's affair.
         tracing::warn!(%error, "a payload cannot be kept or read");
-        let reason = match (error.code(), error) {
-            (ErrorCode::Quota, StoreError::PeerQuota { .. }) => {
-                "this peer's quota has no room for it; wait for its leases to end, or have the gateway's owner raise quota_bytes"
-            }
-            (ErrorCode::Quota, StoreError::DiskFull { .. }) => {
-                "the store's disk has no room for this payload; have the gateway's owner free some"
-            }
-            (ErrorCode::Quota, _) => {
-                "the store has no room for this payload; wait for leases to end, or have the gateway's owner raise capacity_bytes"
-            }
-            (ErrorCode::Limit, _) => "the payload is longer than the protocol allows",
-            (ErrorCode::BadDescriptor, _) => "this set's shards do not give its payload",
-            (ErrorCode::BadRange, _) => "the set has no such lanes",
-            (_, StoreError::Damaged(_)) => "what is kept of it here is damaged; put or mirror it again",
-            (ErrorCode::Busy, _) => "what was held of it went meanwhile; ask again",
-            _ => "the store cannot keep or read this payload now",
-        };
-        self.refuse(port, request, error.code(), reason);
+        self.refuse(port, request, error.code(), error.for_peers());
     }
 
     pub(super) fn deliver(&mut self, now: Instant, port: &mut AppPort, delivery: Delivery) {

@@ -145,4 +145,25 @@ impl StoreError {
             | Self::Io { .. } => ErrorCode::Internal,
         }
     }
+
+    /// The reason that the peer is told: without paths and figures, which are nobody else's affair.
+    pub(super) fn for_peers(&self) -> &'static str {
+        match (self.code(), self) {
+            (ErrorCode::Quota, Self::PeerQuota { .. }) => {
+                "this peer's quota has no room for it; wait for its leases to end, or have the gateway's owner raise quota_bytes"
+            }
+            (ErrorCode::Quota, Self::DiskFull { .. }) => {
+                "the store's disk has no room for this payload; have the gateway's owner free some"
+            }
+            (ErrorCode::Quota, _) => {
+                "the store has no room for this payload; wait for leases to end, or have the gateway's owner raise capacity_bytes"
+            }
+            (ErrorCode::Limit, _) => "the payload is longer than the protocol allows",
+            (ErrorCode::BadDescriptor, _) => "this set's shards do not give its payload",
+            (ErrorCode::BadRange, _) => "the set has no such lanes",
+            (_, Self::Damaged(_)) => "what is kept of it here is damaged; put or mirror it again",
+            (ErrorCode::Busy, _) => "what was held of it went meanwhile; ask again",
+            _ => "the store cannot keep or read this payload now",
+        }
+    }
 }

@@ -12,7 +12,7 @@ use super::index::{Body, Index, SetBody};
 use super::keep::{Keep, KeepFile};
 use super::layout::{self, BLOB, DATA, META, OUTBOARD, SET, SETS};
 use crate::limits::PAYLOAD_BYTES_MAX;
-use crate::shard::{Blob, Lanes};
+use crate::shard::{Blob, Descriptor, Lanes};
 use crate::token::{AnyToken, Token, outboard_bytes};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::fs;
@@ -209,43 +209,8 @@ impl Sweep<'_> {
             return Ok(None);
         };
         let mut body = SetBody { descriptor, own: claimed, generation: self.index.next_generation() };
+        body.own = self.lanes(inodes, token, found, (&descriptor, claimed))?;
         let is_in_flight = self.in_flight.contains(&layout::place(token).1);
-        let parts = layout::parts_of(&descriptor, claimed);
-        for blob in [Blob::Content, Blob::Parity] {
-            let (kind, outboard_kind) = layout::lane_kinds(blob);
-            let files = || [kind, outboard_kind].into_iter().filter_map(|kind| found.file(kind));
-            let whole = layout::blob(&descriptor, blob)
-                .is_some_and(|(payload, length)| self.index.has_payload(&payload, length));
-            let Some(part) = parts.iter().find(|part| part.blob == blob) else {
-                // A crash came before or after the set claimed them; or they are what is left of lanes.
-                if whole || is_in_flight {
-                    if self.damage.is_writable() {
-                        files().try_for_each(|file| remove_if_there(&file.path))?;
-                    }
-                } else if files().next().is_some() {
-                    let paths = files().map(|file| file.path.as_path());
-                    self.damage.set_aside(token, "lanes that its descriptor's file does not name", paths);
-                }
-                continue;
-            };
-            let lanes = layout::lanes_of(&descriptor, blob).intersection(claimed);
-            let inode = found.file(kind).map(|file| file.inode);
-            // A crash while the set's files became a payload: the payload is enough.
-            if inode.is_some() && inodes.get(&AnyToken::from(part.token)).copied() == inode {
-                body.own = body.own.without(lanes);
-                if self.damage.is_writable() {
-                    files().try_for_each(|file| remove_if_there(&file.path))?;
-                }
-                continue;
-            }
-            let pairs = outboard_bytes(part.length);
-            if !found.is_there(kind, part.length) || !(pairs == 0 || found.is_there(outboard_kind, pairs)) {
-                body.own = body.own.without(lanes);
-                let reason =
-                    format!("lanes {lanes}: a file is missing or has the wrong size; put them again");
-                self.damage.set_aside(token, reason, files().map(|file| file.path.as_path()));
-            }
-        }
         let (keep, _) = self.lease(token, found);
         let bytes = layout::set_bytes(&descriptor, body.own);
         if self.index.lanes(&descriptor, body.own) != Lanes::NONE {
@@ -272,6 +237,55 @@ impl Sweep<'_> {
             self.damage.set_aside(token, "nothing of it is held any more", paths);
         }
         Ok(None)
+    }
+
+    /// Of the lanes that a set claims in its own files, those whose files are there. The others' files go, or are set aside.
+    fn lanes(
+        &mut self,
+        inodes: &FxHashMap<AnyToken, u64>,
+        token: &AnyToken,
+        found: &Found,
+        (descriptor, claimed): (&Descriptor, Lanes),
+    ) -> Result<Lanes, StoreError> {
+        let mut own = claimed;
+        let is_in_flight = self.in_flight.contains(&layout::place(token).1);
+        let parts = layout::parts_of(descriptor, claimed);
+        for blob in [Blob::Content, Blob::Parity] {
+            let (kind, outboard_kind) = layout::lane_kinds(blob);
+            let files = || [kind, outboard_kind].into_iter().filter_map(|kind| found.file(kind));
+            let whole = layout::blob(descriptor, blob)
+                .is_some_and(|(payload, length)| self.index.has_payload(&payload, length));
+            let Some(part) = parts.iter().find(|part| part.blob == blob) else {
+                // A crash came before or after the set claimed them; or they are what is left of lanes.
+                if whole || is_in_flight {
+                    if self.damage.is_writable() {
+                        files().try_for_each(|file| remove_if_there(&file.path))?;
+                    }
+                } else if files().next().is_some() {
+                    let paths = files().map(|file| file.path.as_path());
+                    self.damage.set_aside(token, "lanes that its descriptor's file does not name", paths);
+                }
+                continue;
+            };
+            let lanes = layout::lanes_of(descriptor, blob).intersection(claimed);
+            let inode = found.file(kind).map(|file| file.inode);
+            // A crash while the set's files became a payload: the payload is enough.
+            if inode.is_some() && inodes.get(&AnyToken::from(part.token)).copied() == inode {
+                own = own.without(lanes);
+                if self.damage.is_writable() {
+                    files().try_for_each(|file| remove_if_there(&file.path))?;
+                }
+                continue;
+            }
+            let pairs = outboard_bytes(part.length);
+            if !found.is_there(kind, part.length) || !(pairs == 0 || found.is_there(outboard_kind, pairs)) {
+                own = own.without(lanes);
+                let reason =
+                    format!("lanes {lanes}: a file is missing or has the wrong size; put them again");
+                self.damage.set_aside(token, reason, files().map(|file| file.path.as_path()));
+            }
+        }
+        Ok(own)
     }
 
     /// The files of every token two levels below `dir/directory`. What has another name is not ours: neither counted nor
