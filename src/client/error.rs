@@ -65,7 +65,7 @@ pub enum ClientError {
         /// The file.
         path: String,
         /// Why.
-        source: io::Error,
+        r#source: io::Error,
     },
     /// What cannot be read as a payload.
     #[error("{path} {error}")]
@@ -149,5 +149,11 @@ pub enum ClientError {
     TooLong(u64),
     /// Threads cannot be started, or the system gives no random bytes.
     #[error("cannot start: {0}")]
-    Start(#[from] io::Error),
+    Start(io::Error),
+}
+
+impl From<io::Error> for ClientError {
+    fn from(error: io::Error) -> Self {
+        Self::Start(error)
+    }
 }

@@ -40,15 +40,15 @@ pub enum ConfigError {
         /// The file.
         file: String,
         /// Why.
-        source: std::io::Error,
+        r#source: std::io::Error,
     },
     /// The file is no TOML, has an unknown key, or a value of the wrong type.
-    #[error("{file}: {source}")]
+    #[error("{file}: {}", .r#source.to_string().trim_end())]
     Parse {
         /// The file.
         file: String,
         /// Where and why, as the TOML reader says it.
-        source: Box<toml::de::Error>,
+        r#source: Box<toml::de::Error>,
     },
     /// A value that cannot work.
     #[error("{file}: key `{key}`: {fix}")]

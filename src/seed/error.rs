@@ -120,7 +120,7 @@ pub enum StoreError {
         /// With what.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        r#source: io::Error,
     },
 }
 

@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 pub enum AssembleError {
     /// The file.
     #[error("cannot write or read what was fetched: {0}")]
-    File(#[from] io::Error),
+    File(io::Error),
     /// Shards are missing, or are not the set's.
     #[error(transparent)]
     Coder(#[from] CoderError),
@@ -21,6 +21,12 @@ pub enum AssembleError {
         "the set's shards do not give its payload: whoever made this set made it wrong; use another set of it"
     )]
     BadDescriptor,
+}
+
+impl From<io::Error> for AssembleError {
+    fn from(error: io::Error) -> Self {
+        Self::File(error)
+    }
 }
 
 impl From<OutboardError> for AssembleError {

@@ -49,7 +49,13 @@ pub enum CoderError {
     },
     /// What the engine refused.
     #[error("erasure coding failed: {0}")]
-    Engine(#[from] reed_solomon_simd::Error),
+    Engine(reed_solomon_simd::Error),
+}
+
+impl From<reed_solomon_simd::Error> for CoderError {
+    fn from(error: reed_solomon_simd::Error) -> Self {
+        Self::Engine(error)
+    }
 }
 
 /// A payload with its parity, described.

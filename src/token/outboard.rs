@@ -172,5 +172,11 @@ pub enum OutboardError {
     OutOfOrder,
     /// Reading failed.
     #[error("reading failed: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
+}
+
+impl From<io::Error> for OutboardError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
 }
