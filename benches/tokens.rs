@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --bench tokens` prints GB/s (10^9 bytes of payload a second), the best of five runs over 256 MiB in memory.
 
+#![allow(clippy::print_stdout, reason = "it prints for whoever runs it by hand")]
+
 use std::hint::black_box;
 use std::time::Instant;
 use stoq::token::{Outboard, Piece, Ranges, Token, VerifiedDecoder, VerifiedEncoder};

@@ -2,6 +2,8 @@
 //!
 //!     cargo run --example client -- CERTIFICATE KEY GATEWAY_NODE_ID GATEWAY_ADDRESS FILE
 
+#![allow(clippy::print_stdout, reason = "it prints for whoever runs it by hand")]
+
 use std::path::Path;
 use stoq::client::{Client, ConnectOptions, FetchOptions, Kept, Peer, Prepared, PutOptions};
 use stoq::datagram::kernel::{KernelUdp, KernelUdpConfig};

@@ -3,6 +3,8 @@
 //!     cargo run --example uppercase -- CERTIFICATE KEY CLIENT_NODE_ID
 //!     stoq ping --queue 7 --gateway 127.0.0.1:4433 ...
 
+#![allow(clippy::print_stdout, reason = "it prints for whoever runs it by hand")]
+
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::time::{Duration, Instant};

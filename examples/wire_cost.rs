@@ -3,6 +3,8 @@
 //! `cargo run --release --example wire_cost`. Payloads of 1472 bytes, batches of 64, 256 packet buffers. One core; a
 //! median of 31 rounds. Compare within one run only.
 
+#![allow(clippy::print_stdout, reason = "it prints for whoever runs it by hand")]
+
 use quinn_proto::{EcnCodepoint, Transmit};
 use std::hint::black_box;
 use std::time::Instant;

@@ -57,6 +57,7 @@ pub mod durations;
 pub mod gateway;
 pub mod manuals;
 pub mod node;
+pub mod output;
 mod part_file;
 pub mod pktgen;
 pub mod ranges;

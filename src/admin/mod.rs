@@ -5,6 +5,7 @@ pub mod client;
 pub mod health;
 mod listener;
 mod metrics;
+mod screen;
 mod source;
 mod status;
 pub mod text;

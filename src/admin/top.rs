@@ -1,7 +1,8 @@
 //! `stoq-gateway top`: a gateway live in a terminal, by worker and port. It reads `/status` and `/metrics`, so it shows remote gateways
 //! as well as the one beside it.
 
-use super::client::Remote;
+use super::client::{Remote, path_of};
+use super::screen::Screen;
 use super::text::{Sample, parse};
 use anyhow::{Context, ensure};
 use ratatui::Frame;
@@ -47,32 +48,32 @@ pub struct Args {
 /// # Errors
 /// The endpoint does not answer at the start, or there is no terminal to draw on.
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    // The address of health or of figures means the same gateway.
+    let path = path_of(&args.url);
+    ensure!(
+        ["", "/readyz", "/livez", "/status", "/metrics"].contains(&path),
+        "{}: there is no {path}; give the address of the endpoint alone",
+        args.url
+    );
     let remote = Remote::new(&args.url, args.ca.as_deref(), args.token_file.as_deref())?;
     let mut before = Look::take(&remote)?;
     let pause = Duration::from_secs_f64(args.interval);
     if args.once {
         std::thread::park_timeout(pause);
         let now = Look::take(&remote)?;
-        print!("{}", printed(&Shown { before: &before, now: &now, wrong: None })?);
+        crate::output::line(printed(&Shown { before: &before, now: &now, wrong: None })?.trim_end())?;
         return Ok(());
     }
     ensure!(std::io::stdout().is_terminal(), "standard output is no terminal: give --once");
-    let mut terminal = ratatui::try_init().context("the terminal")?;
-    let result = watch(&mut terminal, &remote, pause, &mut before);
-    ratatui::restore();
-    result
+    let mut screen = Screen::enter()?;
+    watch(&mut screen, &remote, pause, &mut before)
 }
 
-fn watch(
-    terminal: &mut ratatui::DefaultTerminal,
-    remote: &Remote,
-    pause: Duration,
-    before: &mut Look,
-) -> anyhow::Result<()> {
+fn watch(screen: &mut Screen, remote: &Remote, pause: Duration, before: &mut Look) -> anyhow::Result<()> {
     let mut now = before.clone();
     let mut wrong = None;
     loop {
-        terminal.draw(|frame| Shown { before, now: &now, wrong: wrong.as_deref() }.draw(frame))?;
+        screen.draw(&Shown { before, now: &now, wrong: wrong.as_deref() })?;
         let until = Instant::now() + pause;
         while event::poll(until.saturating_duration_since(Instant::now()))? {
             match event::read()? {
@@ -129,7 +130,7 @@ impl Look {
 }
 
 /// Two looks at the same gateway, and what is wrong with asking, if something is.
-struct Shown<'a> {
+pub(super) struct Shown<'a> {
     before: &'a Look,
     now: &'a Look,
     wrong: Option<&'a str>,
@@ -143,7 +144,7 @@ impl Shown<'_> {
         if seconds > 0.0 && grown > 0.0 { grown / seconds } else { 0.0 }
     }
 
-    fn draw(&self, frame: &mut Frame<'_>) {
+    pub(super) fn draw(&self, frame: &mut Frame<'_>) {
         let blocks = [self.workers(), self.ports(), self.drops(), self.requests(), self.store()];
         let heights = blocks.iter().map(|block| Constraint::Length(block.rows.len() as u16 + 2));
         let areas =

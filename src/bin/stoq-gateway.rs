@@ -15,8 +15,12 @@ use stoq::config::load_gateway;
 use stoq::gateway::capture::{Until, Wanted, record};
 use stoq::gateway::run::{Gateway, signals};
 use stoq::gateway::{capabilities, check, logging};
-use stoq::manuals;
+use stoq::limits::LOG_FLUSH_MS_MAX;
 use stoq::seed::Store;
+use stoq::{manuals, output};
+
+/// The name under which it speaks on standard error.
+const PROGRAM: &str = "stoq-gateway";
 
 /// The STOQ gateway: takes, checks, keeps and serves payloads over post-quantum QUIC.
 ///
@@ -96,19 +100,24 @@ fn main() -> ExitCode {
         return fail(&anyhow::Error::new(error).context("capabilities that were granted cannot be taken up"));
     }
     match command {
-        Command::Run(configured) => match run(&configured) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&error),
-        },
-        Command::Capture(wanted) => match capture(&wanted) {
-            Ok(frames) => {
-                println!("{frames} frames");
-                ExitCode::SUCCESS
+        Command::Run(configured) => {
+            let ended = run(&configured);
+            logging::flush();
+            match ended {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error),
             }
+        }
+        Command::Capture(wanted) => match capture(&wanted) {
+            Ok(frames) => output::exit(
+                PROGRAM,
+                output::result(format_args!("{frames} frames"), "the capture is written")
+                    .map(|()| ExitCode::SUCCESS),
+            ),
             Err(error) => fail(&error),
         },
         Command::Check { configured, json } => match load_gateway(&configured.config) {
-            Ok(config) => check::report(&check::run(&config, &configured.config), json),
+            Ok(config) => output::exit(PROGRAM, check::report(&check::run(&config, &configured.config), json)),
             Err(error) => fail(&error.into()),
         },
         Command::Health(args) => match args.ask() {
@@ -133,6 +142,7 @@ fn main() -> ExitCode {
 fn run(configured: &Configured) -> anyhow::Result<()> {
     let config = load_gateway(&configured.config)?;
     logging::start(&config.log)?;
+    logging::say_panics();
     let signals = signals()?;
     Gateway::start(&config)?.run(signals, &configured.config);
     Ok(())
@@ -171,8 +181,8 @@ fn capture(capture: &Capture) -> anyhow::Result<u64> {
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("stoq-gateway: {error:#}");
-    ExitCode::from(if error.downcast_ref::<stoq::config::ConfigError>().is_some() { 2 } else { 1 })
+    let code = output::failed_within(PROGRAM, error, Duration::from_millis(LOG_FLUSH_MS_MAX));
+    ExitCode::from(if error.is::<stoq::config::ConfigError>() { 2 } else { code })
 }
 
 #[cfg(test)]

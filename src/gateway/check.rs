@@ -2,14 +2,17 @@
 
 mod opened;
 
+use super::dates::out_of_dates;
 use super::{capabilities, machine, tls};
-use crate::config::{DpdkConfig, GatewayConfig, HugePagesConfig, NetworkConfig};
+use crate::config::{DpdkConfig, GatewayConfig, HugePagesConfig, IdentityConfig, NetworkConfig};
 use crate::nic::interface::{Interface, InterfaceState, interface_of};
+use crate::output::{self, OutputError};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 /// How good a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -71,10 +74,13 @@ pub fn run(config: &GatewayConfig, file: &Path) -> Vec<Finding> {
 }
 
 /// Prints findings; the exit code is 1 if one of them failed.
-pub fn report(findings: &[Finding], json: bool) -> ExitCode {
+///
+/// # Errors
+/// Standard output is closed or full.
+pub fn report(findings: &[Finding], json: bool) -> Result<ExitCode, OutputError> {
     let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok);
     if json {
-        println!("{}", serde_json::json!({ "ready": worst < Level::Failed, "findings": findings }));
+        output::line(serde_json::json!({ "ready": worst < Level::Failed, "findings": findings }))?;
     } else {
         for Finding { check, level, found, fix } in findings {
             let level = match level {
@@ -82,14 +88,14 @@ pub fn report(findings: &[Finding], json: bool) -> ExitCode {
                 Level::Warning => "warning",
                 Level::Failed => "FAILED ",
             };
-            println!("{level} {check}: {found}");
+            output::line(format_args!("{level} {check}: {found}"))?;
             if let Some(fix) = fix {
-                println!("        mend it: {fix}");
+                output::line(format_args!("        mend it: {fix}"))?;
             }
         }
-        println!("{}", if worst < Level::Failed { "ready" } else { "not ready" });
+        output::line(if worst < Level::Failed { "ready" } else { "not ready" })?;
     }
-    ExitCode::from(u8::from(worst == Level::Failed))
+    Ok(ExitCode::from(u8::from(worst == Level::Failed)))
 }
 
 #[derive(Default)]
@@ -115,28 +121,44 @@ impl Findings {
 
 fn certificates(config: &GatewayConfig, findings: &mut Findings) {
     match tls::server(&config.tls, &config.identity, &config.trust, None) {
-        Err(error) => findings.push(
-            "certificates",
-            Level::Failed,
-            error.to_string(),
-            Some(format!(
-                "stoq identity new --cert {} --key {}",
-                config.identity.certificate.display(),
-                config.identity.key.display()
-            )),
-        ),
-        Ok((_, identity)) => match identity.summary() {
-            Ok(summary) if summary.valid_now => {
-                findings.ok("certificates", format!("node id {}, until {}", summary.node_id, summary.not_after));
+        Err(error) => {
+            let fix = mend_identity(&config.identity);
+            findings.push("certificates", Level::Failed, error.to_string(), Some(fix));
+        }
+        Ok((_, identity)) => match identity.summaries() {
+            Ok(chain) => match out_of_dates(&chain, SystemTime::now()) {
+                None => {
+                    let until = chain.iter().min_by_key(|certificate| certificate.not_after_s);
+                    let until = until.map_or("", |certificate| &certificate.not_after);
+                    findings.ok("certificates", format!("node id {}, until {until}", identity.node_id()));
+                }
+                Some(why) => {
+                    let fix = "as the line above says; the key stays, so the node ID does";
+                    findings.push("certificates", Level::Failed, why, Some(fix.into()));
+                }
+            },
+            Err(error) => {
+                let fix = "have the certificate issued again for the same key";
+                findings.push("certificates", Level::Failed, error.to_string(), Some(fix.into()));
             }
-            Ok(summary) => findings.push(
-                "certificates",
-                Level::Failed,
-                format!("valid from {} to {} only", summary.not_before, summary.not_after),
-                Some("have a new certificate issued, or `stoq identity new`; then set the clock if it is wrong".into()),
-            ),
-            Err(error) => findings.push("certificates", Level::Failed, error.to_string(), None),
         },
+    }
+}
+
+/// What makes an identity whole again. A new one is offered only where there is nothing of the old.
+fn mend_identity(identity: &IdentityConfig) -> String {
+    let (certificate, key) = (identity.certificate.display(), identity.key.display());
+    match (identity.certificate.exists(), identity.key.exists()) {
+        (false, false) => format!("stoq identity new --cert {certificate} --key {key}"),
+        (false, true) => format!(
+            "put the certificate there that was issued for {key}, or make one of the same node ID: \
+             stoq identity renew --key {key} --cert {certificate}"
+        ),
+        (true, false) => format!(
+            "restore {key} from where it was made or from its backup; a new key is a new node ID, which every peer that \
+             trusts this one would have to be told"
+        ),
+        (true, true) => "as the line above says; keep the key, since another key is another node ID".into(),
     }
 }
 

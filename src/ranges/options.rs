@@ -6,6 +6,7 @@ use crate::limits::{
     CONNECTIONS_LEN_MAX, LEASE_S_MAX, MESSAGE_BYTES_MAX, PAYLOAD_BYTES_MAX, QUEUE_MAX, REQUESTS_LEN_MAX,
     SPAN_S_MAX, TRIPS_LEN_MAX,
 };
+use crate::output;
 use clap::builder::{StyledStr, TypedValueParser, ValueParser};
 use clap::error::ErrorKind;
 use clap::{Arg, Command, Parser};
@@ -151,8 +152,11 @@ pub const OPTIONS: &[Range] = &[
 /// Parses this process's arguments; a number out of its range ends the process with what would be right.
 pub fn parse<C: Parser>() -> C {
     let mut command = bounded(C::command());
-    let mut matches = command.get_matches_mut();
-    C::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.format(&mut command).exit())
+    let parsed = match command.try_get_matches_from_mut(std::env::args_os()) {
+        Ok(mut matches) => C::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command)),
+        Err(refused) => Err(refused),
+    };
+    parsed.unwrap_or_else(|refused| output::refuse(&refused, command.get_name()))
 }
 
 /// The command line, each numeric option with the parser and the help of its row in [`OPTIONS`].

@@ -262,6 +262,7 @@ fn a_full_disk_is_said_before_anything_is_written() {
 }
 
 #[test]
+#[allow(clippy::print_stderr, reason = "who runs it must see that it proved nothing")]
 fn a_read_only_store_serves_and_says_why_it_cannot_keep() {
     let Some(disk) = SmallDisk::mount("1m") else {
         eprintln!("skipped: no file system may be mounted here");

@@ -110,6 +110,6 @@ fn print(
          {refused} not taken by the device, {late} never made; {answers} answers with a long header and {answers_short} with a short one came back; {network}",
         *sent as f64 / seconds.max(1e-9)
     );
-    setup.print(&result, &text);
+    setup.print(&result, &text)?;
     Ok(())
 }

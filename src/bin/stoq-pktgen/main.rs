@@ -15,6 +15,7 @@ use stoq::config::{ClientConfig, ConfigError, NetworkConfig, load_client};
 use stoq::gateway::logging;
 use stoq::limits::SPAN_S_MAX;
 use stoq::names::{GatewayAddress, ResolveError};
+use stoq::output::{self, OutputError};
 
 /// How long load is made where neither a time nor a count is given.
 const SECONDS_DEFAULT: Duration = Duration::from_secs(5);
@@ -101,8 +102,9 @@ impl Setup {
     }
 
     /// Prints what came of it, as one object or as the same in words.
-    fn print(&self, result: &serde_json::Value, text: &str) {
-        if self.json { println!("{result}") } else { println!("{text}") }
+    fn print(&self, result: &serde_json::Value, text: &str) -> Result<(), OutputError> {
+        let done = "the load was sent";
+        if self.json { output::result(result, done) } else { output::result(text, done) }
     }
 }
 
@@ -144,12 +146,13 @@ fn main() -> ExitCode {
         Mode::Goodput(streaming) => options.setup().and_then(|setup| workers::goodput(setup, &streaming)),
         Mode::Generate(args) => args.write(Cli::command()).map_err(Into::into),
     };
+    logging::flush();
     let Err(error) = result else { return ExitCode::SUCCESS };
-    eprintln!("stoq-pktgen: {error:#}");
+    let code = output::failed("stoq-pktgen", &error);
     if error.is::<Interrupted>() {
         return ExitCode::from(130);
     }
-    ExitCode::from(if error.is::<ConfigError>() || error.is::<Usage>() { 2 } else { 1 })
+    ExitCode::from(if error.is::<ConfigError>() || error.is::<Usage>() { 2 } else { code })
 }
 
 #[cfg(test)]

@@ -97,7 +97,7 @@ pub(crate) fn handshakes(setup: Setup, storming: &Storming) -> anyhow::Result<()
         at(0.5).unwrap_or_default(),
         at(0.99).unwrap_or_default()
     );
-    setup.print(&result, &text);
+    setup.print(&result, &text)?;
     anyhow::ensure!(
         completed > 0 || begun == 0,
         "no handshake was completed: {}",
@@ -137,7 +137,7 @@ pub(crate) fn goodput(setup: Setup, streaming: &Streaming) -> anyhow::Result<()>
         "{received} messages of {size} bytes on {opened} connections in {seconds:.2} s and {drain:.3} s of draining: {rate:.2} \
          Gbit/s; {intended} intended, {refused} not taken by flow control; {network}"
     );
-    setup.print(&result, &text);
+    setup.print(&result, &text)?;
     Ok(())
 }
 

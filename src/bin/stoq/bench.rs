@@ -1,6 +1,6 @@
 //! `stoq bench`: goodput to and from a gateway, without disks.
 
-use crate::output::{Usage, gbit_per_s};
+use crate::output::{self, Usage, gbit_per_s};
 use crate::route::RouteArgs;
 use crate::session::{Options, Session};
 use std::sync::Arc;
@@ -146,15 +146,15 @@ impl Measured {
         operation: &str,
         particular: serde_json::Value,
         text: &str,
-    ) {
+    ) -> anyhow::Result<()> {
         let rate = gbit_per_s(self.bytes, self.elapsed);
         if !args.options.json {
             let (n, m) = (self.connections, args.streams);
-            println!(
+            let text = format!(
                 "{text}: {rate:.2} Gbit/s; {n} connection(s) of {m} stream(s), {}, {workers} worker(s), {cipher}",
                 self.network
             );
-            return;
+            return Ok(output::result(text, "the goodput was measured")?);
         }
         let mut result = serde_json::json!({
             "operation": operation, "bytes": self.bytes, "seconds": self.elapsed.as_secs_f64(), "gbit_per_s": rate,
@@ -165,7 +165,7 @@ impl Measured {
         if let (Some(result), serde_json::Value::Object(more)) = (result.as_object_mut(), particular) {
             result.extend(more);
         }
-        println!("{result}");
+        Ok(output::result(result, "the goodput was measured")?)
     }
 }
 
@@ -194,8 +194,7 @@ fn put(args: &Args, session: Session) -> anyhow::Result<()> {
         "put-discard",
         serde_json::json!({ "puts": measured.messages, "answer": how }),
         &text,
-    );
-    Ok(())
+    )
 }
 
 /// Payloads fetched, and dropped as they come.
@@ -223,8 +222,7 @@ fn get(args: &Args, session: Session, token: AnyToken) -> anyhow::Result<()> {
         }),
         None => serde_json::json!({ "token": token.to_string(), "verified": verified }),
     };
-    measured.print(args, on, operation, particular, &text);
-    Ok(())
+    measured.print(args, on, operation, particular, &text)
 }
 
 /// Messages, counted by the far side.
@@ -246,6 +244,5 @@ fn messages(args: &Args, session: Session) -> anyhow::Result<()> {
     anyhow::ensure!(measured.bytes == sent, "the gateway counted {} bytes of {sent}", measured.bytes);
     let text = format!("{} bytes in {} messages, counted by the gateway", measured.bytes, measured.messages);
     let particular = serde_json::json!({ "messages": measured.messages, "message_bytes": size });
-    measured.print(args, on, "message", particular, &text);
-    Ok(())
+    measured.print(args, on, "message", particular, &text)
 }

@@ -1,7 +1,7 @@
 //! `stoq get TOKEN -o FILE`.
 
 use crate::gather;
-use crate::output::{Usage, gbit_per_s, progress};
+use crate::output::{self, Usage, gbit_per_s, progress};
 use crate::route::RouteArgs;
 use crate::session::Options;
 use crate::stream::{self, Stream};
@@ -13,6 +13,9 @@ use stoq::client::{FetchOptions, Peer, Route};
 use stoq::collection::Collection;
 use stoq::download::Download;
 use stoq::token::{AnyToken, Token};
+
+/// What is so even where standard output does not take the result.
+const DONE: &str = "the payload is here, every byte checked";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -90,14 +93,14 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             "gbit_per_s": rate, "gateway": gateway, "network": network, "workers": workers, "cipher": cipher.name(), "version": env!("CARGO_PKG_VERSION"),
         });
         // Standard output may carry the payload.
-        if to_stdout { eprintln!("{result}") } else { println!("{result}") }
+        if to_stdout { output::note(result) } else { output::result(result, DONE)? }
     } else {
-        eprintln!(
+        output::note(format_args!(
             "got {length} bytes, {fetched} of them now, every one checked: {rate:.2} Gbit/s in {:.3} s{}; {network}, \
              {workers} worker(s), {cipher}",
             elapsed.as_secs_f64(),
             checking.map(read_back).unwrap_or_default(),
-        );
+        ));
     }
     Ok(())
 }
@@ -124,18 +127,18 @@ fn gathered(args: Args) -> anyhow::Result<()> {
             "decoded": collected.decoded, "seconds": elapsed.as_secs_f64(), "check_seconds": checking.as_secs_f64(),
             "gbit_per_s": rate, "holders": given, "unreached": unreached, "network": network, "workers": workers, "cipher": cipher.name(), "version": env!("CARGO_PKG_VERSION"),
         });
-        println!("{result}");
+        output::result(result, DONE)?;
         return Ok(());
     }
     let how = if collected.decoded { ", some of it decoded from parity" } else { "" };
-    eprintln!(
+    output::note(format_args!(
         "got {} bytes, every one checked{how}: {rate:.2} Gbit/s in {:.3} s{}; {network}, {workers} worker(s), {cipher}",
         collected.length,
         elapsed.as_secs_f64(),
         read_back(checking),
-    );
-    given.iter().for_each(|given| eprintln!("  {}", gather::told(given)));
-    unreached.iter().for_each(|(text, why)| eprintln!("  {text} could not be asked: {why}"));
+    ));
+    given.iter().for_each(|given| output::note(format_args!("  {}", gather::told(given))));
+    unreached.iter().for_each(|(text, why)| output::note(format_args!("  {text} could not be asked: {why}")));
     Ok(())
 }
 

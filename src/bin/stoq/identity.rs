@@ -1,8 +1,9 @@
-//! `stoq identity new | show`.
+//! `stoq identity new | renew | show`.
 
+use crate::output;
 use clap::Subcommand;
 use std::path::PathBuf;
-use stoq::tls::{CertificateSummary, FalconAlgorithm, Identity, write_key_and};
+use stoq::tls::{CertificateSummary, FalconAlgorithm, Identity, write_key_and, write_public};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -14,6 +15,8 @@ pub(crate) struct Args {
 enum Command {
     /// Make a Falcon key with a self-signed certificate, or with a request for any authority to sign.
     New(New),
+    /// Make another certificate, or a request, for a key that is there: the node ID stays, so peers that trust it go on.
+    Renew(Renew),
     /// Print what a certificate says: its node ID first.
     Show(Show),
 }
@@ -44,6 +47,28 @@ struct New {
 }
 
 #[derive(clap::Args)]
+struct Renew {
+    /// The key (PEM, PKCS#8).
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// Where to write the certificate (PEM), or the request; it must not be there yet.
+    #[arg(long, value_name = "FILE")]
+    cert: PathBuf,
+    /// The subject's common name: for people; nothing checks it.
+    #[arg(long, default_value = "stoq node")]
+    name: String,
+    /// IP addresses and DNS names to put in: for other programs; STOQ does not check them.
+    #[arg(long = "san", value_name = "NAME")]
+    alternative_names: Vec<String>,
+    /// Days until the certificate expires.
+    #[arg(long, default_value_t = 365, conflicts_with = "request")]
+    days: u32,
+    /// Write a certificate request instead of a self-signed certificate.
+    #[arg(long)]
+    request: bool,
+}
+
+#[derive(clap::Args)]
 struct Show {
     /// The certificate (PEM).
     cert: PathBuf,
@@ -58,6 +83,7 @@ struct Show {
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::New(new) => make(&new),
+        Command::Renew(renew) => make_again(&renew),
         Command::Show(show) => print(&show),
     }
 }
@@ -72,18 +98,30 @@ fn make(new: &New) -> anyhow::Result<()> {
         write_key_and(&new.key, &made.key_pem, &new.cert, &made.certificate_pem)?;
         made.identity.node_id()
     };
-    println!("{node_id}");
+    output::result(node_id, "the identity is made")?;
+    Ok(())
+}
+
+fn make_again(renew: &Renew) -> anyhow::Result<()> {
+    let Renew { key, name, alternative_names, days, .. } = renew;
+    let (pem, node_id) = if renew.request {
+        Identity::renewal_request(key, name, alternative_names)?
+    } else {
+        Identity::renew(key, name, alternative_names, *days)?
+    };
+    write_public(&renew.cert, &pem)?;
+    output::result(node_id, "the certificate or request is written")?;
     Ok(())
 }
 
 fn print(show: &Show) -> anyhow::Result<()> {
     let summary = CertificateSummary::load(&show.cert)?;
     if show.id {
-        println!("{}", summary.node_id);
+        output::line(summary.node_id)?;
     } else if show.json {
-        println!("{}", serde_json::to_string(&summary)?);
+        output::line(serde_json::to_string(&summary)?)?;
     } else {
-        println!("{summary}");
+        output::line(summary)?;
     }
     Ok(())
 }

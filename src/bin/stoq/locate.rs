@@ -1,5 +1,6 @@
 //! `stoq locate TOKEN`.
 
+use crate::output;
 use crate::route::RouteArgs;
 use crate::session::Options;
 use stoq::durations;
@@ -32,20 +33,20 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             "operation": "locate", "token": args.token.to_string(), "holders": holders.collect::<Vec<_>>(),
             "gateway": gateway, "version": env!("CARGO_PKG_VERSION"),
         });
-        println!("{result}");
+        output::line(result)?;
         return Ok(());
     }
     if holders.is_empty() {
-        eprintln!("nobody holds it, to this gateway's knowledge");
+        output::note("nobody holds it, to this gateway's knowledge");
         return Ok(());
     }
-    println!("{:52}  {:16}  EXPIRES", "NODE", "COVERAGE");
+    output::line(format_args!("{:52}  {:16}  EXPIRES", "NODE", "COVERAGE"))?;
     for holder in &holders {
         let expires = match holder.expires_s {
             0 => "-".into(),
             seconds => durations::show(seconds),
         };
-        println!("{}  {:16}  {expires}", holder.node, coverage(holder));
+        output::line(format_args!("{}  {:16}  {expires}", holder.node, coverage(holder)))?;
     }
     Ok(())
 }

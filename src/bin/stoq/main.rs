@@ -65,6 +65,7 @@ fn main() -> ExitCode {
         Command::Token(args) => token::run(args),
         Command::Generate(args) => args.write(Cli::command()).map_err(Into::into),
     };
+    stoq::gateway::logging::flush();
     output::exit(result)
 }
 

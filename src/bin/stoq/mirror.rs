@@ -1,6 +1,6 @@
 //! `stoq mirror TOKEN --on GATEWAY`.
 
-use crate::output::Usage;
+use crate::output::{self, Usage};
 use crate::route::Named;
 use crate::session::{Online, Options};
 use anyhow::Context;
@@ -65,12 +65,14 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             "lanes": (!lanes.is_empty()).then(|| lanes.to_string()), "lease_s": args.lease.map(|lease| lease.0),
             "version": env!("CARGO_PKG_VERSION"),
         });
-        println!("{result}");
+        output::result(result, "the gateway holds it")?;
     } else {
         let on = on.map_or_else(|| args.on.clone(), |node| node.to_string());
         match done.bytes {
-            0 => eprintln!("{on} holds it already; nothing was fetched"),
-            bytes => eprintln!("{on} has fetched and checked {bytes} bytes, and holds them now"),
+            0 => output::note(format_args!("{on} holds it already; nothing was fetched")),
+            bytes => {
+                output::note(format_args!("{on} has fetched and checked {bytes} bytes, and holds them now"));
+            }
         }
     }
     Ok(())

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 use stoq::config::ConfigError;
+pub(crate) use stoq::output::{failed, line, note, result};
 
 /// A progress bar on a terminal; nothing elsewhere.
 pub(crate) fn progress(quiet: bool, what: &'static str, bytes: u64) -> ProgressBar {
@@ -24,16 +25,14 @@ pub(crate) fn gbit_per_s(bytes: u64, elapsed: Duration) -> f64 {
 /// Ends the process's work: the error's text on standard error, its kind in the exit code.
 pub(crate) fn exit(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
-    if error.downcast_ref::<Interrupted>().is_some() {
-        eprintln!("stoq: interrupted");
-        return ExitCode::from(130);
-    }
-    if error.downcast_ref::<ReaderGone>().is_some() {
+    if error.is::<ReaderGone>() {
         return ExitCode::from(READER_GONE);
     }
-    eprintln!("stoq: {error:#}");
-    let usage = error.downcast_ref::<ConfigError>().is_some() || error.downcast_ref::<Usage>().is_some();
-    ExitCode::from(if usage { 2 } else { 1 })
+    let code = failed("stoq", &error);
+    if error.is::<Interrupted>() {
+        return ExitCode::from(130);
+    }
+    ExitCode::from(if error.is::<ConfigError>() || error.is::<Usage>() { 2 } else { code })
 }
 
 /// What a shell shows of a tool that SIGPIPE ended.

@@ -1,5 +1,6 @@
 //! `stoq ping`.
 
+use crate::output;
 use crate::session::Options;
 use bytes::Bytes;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -68,12 +69,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
                 quiet_since = std::time::Instant::now();
                 trips.push(trip);
                 if !args.options.json && !args.options.quiet && interval > Duration::ZERO {
-                    println!(
+                    output::line(format_args!(
                         "{} bytes from {remote}: seq={} time={:.1} us",
                         args.size,
                         trips.len(),
                         us(trip)
-                    );
+                    ))?;
                 }
             }
             Ok(Report::Failed(reason)) => anyhow::bail!("{remote}: {reason}"),
@@ -98,9 +99,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             "p50_us": at(0.5), "p99_us": at(0.99), "p999_us": at(0.999), "max_us": at(1.0), "network": network,
             "workers": workers, "cipher": cipher.name(), "version": env!("CARGO_PKG_VERSION"),
         });
-        println!("{result}");
+        output::result(result, "the round trips were measured")?;
     } else {
-        println!(
+        let text = format!(
             "{} round trips of {} bytes{}: min {:.1}, p50 {:.1}, p99 {:.1}, p99.9 {:.1}, max {:.1} us; {network}, {cipher}",
             sorted.len(),
             args.size,
@@ -111,6 +112,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             at(0.999),
             at(1.0)
         );
+        output::result(text, "the round trips were measured")?;
     }
     Ok(())
 }

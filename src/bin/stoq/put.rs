@@ -1,7 +1,7 @@
 //! `stoq put FILE`, and `stoq put -`.
 
 use crate::input;
-use crate::output::{Usage, gbit_per_s, progress};
+use crate::output::{self, Usage, gbit_per_s, progress};
 use crate::route::RouteArgs;
 use crate::session::{Online, Options};
 use crate::shards::Shards;
@@ -11,6 +11,9 @@ use stoq::client::{Kept, PUT_QUEUE, Prepared, PutOptions};
 use stoq::durations::Seconds;
 use stoq::shard::{Descriptor, Lanes};
 use stoq::tls::NodeId;
+
+/// What is so even where standard output does not take the token.
+const DONE: &str = "the put is done: the gateway has checked and keeps the payload";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -77,11 +80,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Ok(Sent { kept, elapsed, stored_by })
     })?;
     if args.options.json {
-        println!("{}", json(&payload, set, lanes, hashed, &sent, &online));
+        output::result(json(&payload, set, lanes, hashed, &sent, &online), DONE)?;
         return Ok(());
     }
     match sent.gbit_per_s(&payload) {
-        Some(rate) => eprintln!(
+        Some(rate) => output::note(format_args!(
             "put {} bytes, checked and kept by the gateway: {rate:.2} Gbit/s in {:.3} s ({} in {:.3} s); {}, {} worker(s), {}",
             payload.length,
             sent.elapsed.as_secs_f64(),
@@ -90,12 +93,17 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             online.client.network(),
             online.workers,
             online.cipher,
-        ),
-        None => eprintln!("the gateway keeps these {} bytes already; nothing was sent", payload.length),
+        )),
+        None => output::note(format_args!(
+            "the gateway keeps these {} bytes already; nothing was sent",
+            payload.length
+        )),
     }
-    println!("{}", payload.token);
-    if let Some(set) = set {
-        println!("{}", set.set_token());
+    let tokens = match set {
+        Some(set) => format!("{}\n{}", payload.token, set.set_token()),
+        None => payload.token.to_string(),
+    };
+    output::result(tokens, DONE)?;
     }
     Ok(())
 }

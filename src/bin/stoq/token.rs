@@ -1,6 +1,7 @@
 //! `stoq token FILE`.
 
 use crate::input;
+use crate::output;
 use crate::shards::Shards;
 use std::path::PathBuf;
 
@@ -20,11 +21,11 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let input = input::open(&args.file, false)?;
     if args.shards.is_none() {
-        println!("{}", input.token()?.0);
+        output::line(input.token()?.0)?;
         return Ok(());
     }
     let set = input.describe(&input::options(args.shards, args.spool))?;
-    println!("{}", set.content());
-    println!("{}", set.set_token());
+    output::line(set.content())?;
+    output::line(set.set_token())?;
     Ok(())
 }
