@@ -247,6 +247,12 @@ pub const CLOSE_REPEAT_MS: u64 = 25;
 pub const CLOSE_MS_MAX: u64 = 1_000;
 /// Connections, a worker.
 pub const CONNECTIONS_LEN_MAX: usize = 65_536;
+/// Log lines that standard error has not taken yet. Past it they are lost, and counted.
+pub const LOG_QUEUE_LINES_MAX: usize = 8192;
+/// The bytes of these lines.
+pub const LOG_QUEUE_BYTES_MAX: usize = 4 << 20;
+/// How long the end of a process waits for standard error to take the last log lines, milliseconds.
+pub const LOG_FLUSH_MS_MAX: u64 = 1000;
 /// From one survey of a worker's connections to the next, milliseconds.
 pub const SURVEY_INTERVAL_MS: u64 = 1_000;
 /// How long a peer may acknowledge nothing of what it must before its connection counts as unacknowledged, milliseconds.

@@ -113,8 +113,14 @@ pub(crate) struct Control {
     pub(crate) served_sockets: HashMap<PathBuf, usize>,
 }
 
+/// Pieces of DPDK's own log that were lost, because standard error would not take them at once.
+pub fn log_writes_lost() -> u64 {
+    // SAFETY: it reads an atomic counter, before EAL's start as well.
+    unsafe { dpdk_sys::stoq_log_writes_lost() }
+}
+
 impl Eal {
-    /// Starts DPDK's environment. The caller's CPU affinity is kept; logs go to stderr.
+    /// Starts DPDK's environment. The caller's CPU affinity is kept; logs go to stderr, and are lost where nobody reads it.
     ///
     /// Memory is mapped without files: that needs no hugetlbfs mount and no privilege, and leaves nothing behind. What
     /// it gives up is secondary DPDK processes, which nothing here uses.

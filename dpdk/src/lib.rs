@@ -20,7 +20,7 @@ mod port;
 mod queue;
 mod slab;
 
-pub use eal::{Eal, EalConfig, HugePages, LogLevel, Pages, RegisteredThread};
+pub use eal::{Eal, EalConfig, HugePages, LogLevel, Pages, RegisteredThread, log_writes_lost};
 pub use error::DpdkError;
 pub use port::{Port, PortConfig, PortInfo, PortStats, QueuePair};
 pub use queue::{BURST_LEN_MAX, Checksum, RxBatch, RxFrame, RxQueue, TxOffload, TxQueue};

@@ -7,6 +7,8 @@
 #define _GNU_SOURCE
 #include <assert.h>
 #include <errno.h>
+#include <limits.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
@@ -84,14 +86,38 @@ _Static_assert(sizeof(struct stoq_port_caps) == 48 && offsetof(struct stoq_port_
 _Static_assert(sizeof(struct stoq_port_setup) == 16 && offsetof(struct stoq_port_setup, rss) == 14, "port_setup");
 _Static_assert(sizeof(struct stoq_port_stats) == 64, "port_stats");
 
+static uint64_t log_writes_lost;
+
+/*
+ * Any thread may log, a worker's among them, and standard error may be a pipe that nobody reads. So a line that would have to wait is
+ * lost, and counted. A pipe that is writable takes PIPE_BUF bytes at once.
+ */
+static ssize_t write_log(void *cookie, const char *text, size_t len)
+{
+	struct pollfd to = { .fd = STDERR_FILENO, .events = POLLOUT };
+	size_t first = len < PIPE_BUF ? len : PIPE_BUF;
+
+	if (poll(&to, 1, 0) != 1 || !(to.revents & POLLOUT) || write(STDERR_FILENO, text, first) != (ssize_t)len)
+		__atomic_fetch_add(&log_writes_lost, 1, __ATOMIC_RELAXED);
+	return (ssize_t)len;
+}
+
+uint64_t stoq_log_writes_lost(void)
+{
+	return __atomic_load_n(&log_writes_lost, __ATOMIC_RELAXED);
+}
+
 int stoq_eal_init(int argc, char **argv)
 {
+	const cookie_io_functions_t log = { .write = write_log };
+	FILE *stream;
 	cpu_set_t before;
 	bool known = pthread_getaffinity_np(pthread_self(), sizeof(before), &before) == 0;
 	int ret;
 
 	/* Several releases log to stdout, where a program's own results belong. */
-	rte_openlog_stream(stderr);
+	stream = fopencookie(NULL, "w", log);
+	rte_openlog_stream(stream ? stream : stderr);
 	ret = rte_eal_init(argc, argv);
 	if (ret < 0)
 		ret = rte_errno ? -rte_errno : -EIO;

@@ -94,8 +94,9 @@ fn process(source: &Source, out: &mut Exposition) {
         "1 while the gateway finishes what runs and takes nothing new.",
         draining,
     );
-    let help = "When the gateway's certificate expires, seconds since the Unix epoch.";
-    out.single("stoq_certificate_expiry_timestamp_seconds", Kind::Gauge, help, facts.certificate.not_after_s);
+    let help =
+        "When the first of the certificates that peers are sent expires, seconds since the Unix epoch.";
+    out.single("stoq_certificate_expiry_timestamp_seconds", Kind::Gauge, help, facts.not_after_s());
     let taken = u8::from(RELOADS.last_was_taken());
     let help = "1 unless the last reload was refused: the gateway goes by the configuration before it.";
     out.single("stoq_config_last_reload_successful", Kind::Gauge, help, taken);
@@ -105,6 +106,8 @@ fn process(source: &Source, out: &mut Exposition) {
     }
     let help = "Log lines left out because peers could cause too many of them.";
     out.single("stoq_log_lines_suppressed_total", Kind::Counter, help, logging::lines_left_out());
+    let help = "Log lines lost because standard error did not take them.";
+    out.single("stoq_log_lines_lost_total", Kind::Counter, help, logging::lines_lost());
     let help = "Runs of qlog records that were dropped because the disk was slow.";
     out.single("stoq_qlog_runs_dropped_total", Kind::Counter, help, qlog::dropped());
     if let Some(tap) = &source.tap {

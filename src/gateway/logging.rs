@@ -1,10 +1,17 @@
 //! Log lines on standard error, as text or JSON. What one place in the code says more than so many times a second is left out and
-//! counted: peers can trigger lines, and must not fill a disk with them.
+//! counted: peers can trigger lines, and must not fill a disk with them. A thread of its own writes them: a reader that does not read
+//! loses lines and stops nothing.
+
+mod writer;
 
 use crate::config::{LogConfig, LogFormat};
+use crate::limits::LOG_FLUSH_MS_MAX;
+use anyhow::Context as _;
 use std::collections::HashMap;
 use std::fmt;
+use std::fs::File;
 use std::io::IsTerminal;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,6 +23,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, reload};
+use writer::Queue;
 
 /// The environment variable that overrides the configured level.
 const LEVEL_VARIABLE: &str = "STOQ_LOG";
@@ -26,6 +34,7 @@ static RUNNING: OnceLock<Running> = OnceLock::new();
 struct Running {
     level: reload::Handle<EnvFilter, Registry>,
     limit: Arc<Limit>,
+    queue: Queue,
 }
 
 /// A level that was read and can be put into effect.
@@ -48,13 +57,16 @@ pub fn level(config: &LogConfig) -> anyhow::Result<Level> {
 /// Starts logging for the process.
 ///
 /// # Errors
-/// When the level cannot be read.
+/// When the level cannot be read, or no thread can be started.
 pub fn start(config: &LogConfig) -> anyhow::Result<()> {
     let (filter, handle) = reload::Layer::new(level(config)?.0);
     let limit = Arc::new(Limit::new(config.lines_per_s));
+    let stderr = std::io::stderr();
+    let out = stderr.as_fd().try_clone_to_owned().context("log: standard error")?;
+    let queue = Queue::start(File::from(out)).context("log: the thread that writes it")?;
     let lines = tracing_subscriber::fmt::layer()
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
+        .with_ansi(stderr.is_terminal())
+        .with_writer(queue.clone())
         // It would panic where nobody reads standard error any more, and a thread of the gateway with it.
         .log_internal_errors(false);
     let format = |json| Counted { limit: limit.clone(), json, inner: tracing_subscriber::fmt::format() };
@@ -65,7 +77,7 @@ pub fn start(config: &LogConfig) -> anyhow::Result<()> {
     let registry = tracing_subscriber::registry().with(filter).with(Limited(limit.clone())).with(lines);
     // A second start in one process (tests) keeps the first.
     if registry.try_init().is_ok() {
-        let _ = RUNNING.set(Running { level: handle, limit });
+        let _ = RUNNING.set(Running { level: handle, limit, queue });
     }
     Ok(())
 }
@@ -78,6 +90,33 @@ pub fn renew(level: Level, config: &LogConfig) {
             tracing::error!(%error, "the log level cannot be changed");
         }
     }
+}
+
+/// Waits until standard error has taken every log line, for [`LOG_FLUSH_MS_MAX`] at the most. Call it before the process ends.
+pub fn flush() {
+    if let Some(running) = RUNNING.get() {
+        running.queue.flush(Duration::from_millis(LOG_FLUSH_MS_MAX));
+    }
+}
+
+/// Has panics said in the log and not on standard error, where a reader that does not read would keep the process from its end.
+pub fn say_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let (thread, place) = (thread.name().unwrap_or("unnamed"), panic.location().map(ToString::to_string));
+        let trace = std::backtrace::Backtrace::capture();
+        let message = panic.payload_as_str().unwrap_or("of no text");
+        tracing::error!(thread, place, %trace, "panic: {message}");
+        flush();
+    }));
+}
+
+/// Lines lost since the start, those of DPDK's own log among them, because standard error did not take them in time or at all.
+pub fn lines_lost() -> u64 {
+    let own = RUNNING.get().map_or(0, |running| running.queue.lost());
+    #[cfg(feature = "dpdk")]
+    let own = own + dpdk::log_writes_lost();
+    own
 }
 
 /// Lines left out since the start.
@@ -136,8 +175,8 @@ struct Limited(Arc<Limit>);
 
 impl<S: Subscriber> Layer<S> for Limited {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
-        // Peers trigger nothing on the main thread, and what it says once a worker must not be cut.
-        std::thread::current().name() == Some("main")
+        // Peers trigger nothing on these threads, and what the main thread says once a worker must not be cut.
+        matches!(std::thread::current().name(), Some("main" | writer::THREAD))
             || self.0.admits(event.metadata().callsite(), Instant::now())
     }
 }

@@ -3,6 +3,7 @@
 pub mod capabilities;
 pub mod capture;
 pub mod check;
+pub mod dates;
 pub mod holder;
 pub mod logging;
 pub mod machine;

@@ -3,6 +3,7 @@
 //! What can change does so without a connection being dropped. What cannot is found by comparing every key of the file with what the gateway
 //! was started with, and named.
 
+use super::dates::{Dates, out_of_dates};
 use super::tls::KeyLogger;
 use super::{logging, run};
 use crate::admin::{Access, Admin};
@@ -16,6 +17,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::SystemTime;
 
 /// The reloads of this process.
 pub static RELOADS: Reloads =
@@ -81,6 +83,7 @@ pub struct Live {
     /// What was taken last: what needs none is that.
     running: GatewayConfig,
     identity: Identity,
+    dates: Dates,
     hops: Arc<Hops>,
     store: Option<Arc<Store>>,
     admin: Option<Admin>,
@@ -92,12 +95,22 @@ impl Live {
     pub fn new(
         config: &GatewayConfig,
         identity: Identity,
+        dates: Dates,
         hops: Arc<Hops>,
         store: Option<Arc<Store>>,
         admin: Option<Admin>,
         key_log: KeyLogger,
     ) -> Self {
-        Self { started: config.clone(), running: config.clone(), identity, hops, store, admin, key_log }
+        Self {
+            started: config.clone(),
+            running: config.clone(),
+            identity,
+            dates,
+            hops,
+            store,
+            admin,
+            key_log,
+        }
     }
 
     /// The admin endpoint, if there is one.
@@ -154,6 +167,7 @@ impl Live {
             store.configure(run::kept(seed));
         }
         node.renew(&renewed);
+        self.dates.set(facts.chain());
         if let Some(admin) = &self.admin {
             admin.set_facts(facts);
             if let Some(access) = access {
@@ -183,11 +197,11 @@ pub fn files(file: &Path, config: &GatewayConfig) -> Vec<PathBuf> {
 /// Refuses a certificate that nobody would accept in place of one that may be accepted still. The one that runs may be past its end: then
 /// other things can change nevertheless.
 fn check_dates(running: &Identity, new: &Identity) -> anyhow::Result<()> {
-    let summary = new.summary().context("the certificate cannot be read")?;
-    if running.chain() != new.chain() && !summary.valid_now {
-        bail!("the new certificate is valid from {} to {} only", summary.not_before, summary.not_after);
+    let chain = new.summaries().context("a certificate cannot be read")?;
+    match out_of_dates(&chain, SystemTime::now()).filter(|_| running.chain() != new.chain()) {
+        Some(why) => bail!("{why}"),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The keys in which two configurations differ, as paths: `network.mtu`, `application.0.quota_bytes`.

@@ -1,6 +1,8 @@
 //! The appliance: from a configuration to a running gateway, and to its orderly end.
 
 use super::capture::{Secrets, Server};
+use super::dates::{Dates, out_of_dates};
+use super::logging;
 use super::machine;
 use super::network::{Opened, Running};
 use super::port_watch::PortWatch;
@@ -25,7 +27,7 @@ use signal_hook::iterator::Signals;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// The signals that end a gateway, and the one that has it read its files again. Take them before it starts: one that comes meanwhile
 /// then counts once it runs.
@@ -81,13 +83,17 @@ impl Gateway {
         }
         let admin = admin(config, &node, &identity, &seeds, tap.clone())?;
         let (node_id, cipher) = (identity.node_id(), config.tls.cipher);
-        tracing::info!(%node_id, %cipher, version = env!("CARGO_PKG_VERSION"), "gateway ready");
+        let chain = identity.summaries()?;
+        let refused = out_of_dates(&chain, SystemTime::now()).is_some();
+        let state = if refused { "gateway up, and not ready" } else { "gateway ready" };
+        tracing::info!(%node_id, %cipher, version = env!("CARGO_PKG_VERSION"), "{state}");
+        let dates = Dates::watch(chain).context("cannot start the thread that looks at certificates")?;
         let store = seeds.parts.map(|parts| parts.store);
         let device = node.networks().first().map_or("", |network| &network.device);
         let capture = config.capture.socket.as_deref().zip(tap);
         let capture = capture.map(|(socket, tap)| Server::start(socket, device, tap)).transpose()?;
         let port_watch = PortWatch::start(node.device(), node.statuses().to_vec())?;
-        let live = Live::new(config, identity, hops, store, admin, key_log);
+        let live = Live::new(config, identity, dates, hops, store, admin, key_log);
         Ok(Self { node, live, port_watch, _capture: capture })
     }
 
@@ -130,6 +136,7 @@ impl Gateway {
             scope.spawn(move || {
                 if arrived.any(|signal| signal != SIGHUP) {
                     tracing::warn!("second signal: not waiting for what runs");
+                    logging::flush();
                     std::process::exit(130);
                 }
             });
@@ -161,6 +168,7 @@ pub fn facts(config: &GatewayConfig, identity: &Identity) -> anyhow::Result<Fact
     Ok(Facts {
         fingerprint: config.fingerprint.clone(),
         certificate: identity.summary()?,
+        issuers: identity.summaries()?.split_off(1),
         neighbors: config.neighbor.iter().map(|neighbor| (neighbor.node_id, neighbor.name.clone())).collect(),
     })
 }

@@ -113,8 +113,10 @@ const _: () = {
 };
 
 unsafe extern "C" {
-    /// `rte_eal_init`, with logs to stderr and the caller's CPU affinity kept.
+    /// `rte_eal_init`, with logs to stderr that never wait for its reader, and the caller's CPU affinity kept.
     pub fn stoq_eal_init(argc: c_int, argv: *mut *mut c_char) -> c_int;
+    /// Writes of DPDK's log that were lost, because standard error would not take them at once. At any time, on any thread.
+    pub fn stoq_log_writes_lost() -> u64;
     /// `rte_eal_cleanup`.
     pub fn stoq_eal_cleanup() -> c_int;
     /// The folder that EAL made for this process, as a C string that EAL owns.
