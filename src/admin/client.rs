@@ -15,6 +15,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest answer, bytes: that of a gateway with the most workers is far below.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
+/// The port that `[admin] listen` has where nothing else is configured.
+const PORT_DEFAULT: u16 = 9464;
+/// How an endpoint is given.
+const EXAMPLE: &str =
+    "no host and port; give one such as http://127.0.0.1:9464, gateway.example:9464 or [::1]:9464";
+
 /// A gateway's admin endpoint.
 #[derive(Clone, Debug)]
 pub struct Remote {
@@ -25,27 +31,22 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// The endpoint at `url`, such as `http://127.0.0.1:9464`. HTTPS needs the certificates in `ca`; `token_file` holds the
-    /// bearer token, where one is asked for.
+    /// The endpoint at `url`, such as `http://127.0.0.1:9464` or `127.0.0.1:9464`; a path is for [`path_of`]. Without a scheme it is
+    /// HTTPS where there is a `ca`, and HTTP otherwise. HTTPS needs the certificates in `ca`; `token_file` holds the bearer token,
+    /// where one is asked for.
     ///
     /// # Errors
     /// A URL of another kind, or a file that cannot be read.
     pub fn new(url: &str, ca: Option<&Path>, token_file: Option<&Path>) -> anyhow::Result<Self> {
-        let (scheme, rest) = url.split_once("://").with_context(|| format!("{url} is no URL"))?;
-        let authority = rest.trim_end_matches('/');
-        let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => {
-                (host, port.parse().with_context(|| format!("{url}: {port} is no port"))?)
-            }
-            _ => (authority, 9464),
+        let (scheme, authority, _) = parts(url);
+        let scheme = scheme.map(str::to_ascii_lowercase);
+        let tls = match (scheme.as_deref(), ca) {
+            (Some("http"), _) | (None, None) => None,
+            (Some("https") | None, Some(ca)) => Some(trusting(ca)?),
+            (Some("https"), None) => bail!("{url}: give the authority's certificates with --ca"),
+            (Some(other), _) => bail!("{url}: `{other}` is not spoken here; give http or https"),
         };
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let tls = match (scheme, ca) {
-            ("http", _) => None,
-            ("https", Some(ca)) => Some(trusting(ca)?),
-            ("https", None) => bail!("{url}: give the authority's certificates with --ca"),
-            _ => bail!("{url}: only http and https"),
-        };
+        let (host, port) = host_and_port(authority).with_context(|| format!("{url}: {EXAMPLE}"))?;
         Ok(Self { host, port, tls, token: token_file.map(super::token).transpose()? })
     }
 
@@ -101,6 +102,33 @@ impl Remote {
     }
 }
 
+/// The path that a URL asks for, without the slash at its end and what follows `?` or `#`; empty where it asks for none.
+pub(super) fn path_of(url: &str) -> &str {
+    let path = parts(url).2;
+    path.split(['?', '#']).next().unwrap_or(path).trim_end_matches('/')
+}
+
+/// Scheme, authority and the rest of a URL.
+fn parts(url: &str) -> (Option<&str>, &str, &str) {
+    let url = url.trim();
+    let (scheme, rest) = url.split_once("://").map_or((None, url), |(scheme, rest)| (Some(scheme), rest));
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    (scheme, authority, path)
+}
+
+fn host_and_port(authority: &str) -> Option<(String, u16)> {
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => rest.split_once(']')?,
+        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+    };
+    let port = match port {
+        "" => PORT_DEFAULT,
+        port => port.strip_prefix(':')?.parse().ok().filter(|port| *port != 0)?,
+    };
+    let plain = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || "@/[]".contains(c));
+    plain.then(|| (host.to_owned(), port))
+}
+
 fn trusting(ca: &Path) -> anyhow::Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
     for certificate in chain(ca)? {
@@ -109,4 +137,43 @@ fn trusting(ca: &Path) -> anyhow::Result<Arc<ClientConfig>> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_what_a_person_means() {
+        for (url, host, port, path) in [
+            ("http://127.0.0.1:1234", "127.0.0.1", 1234, ""),
+            ("http://127.0.0.1:1234/", "127.0.0.1", 1234, ""),
+            ("127.0.0.1:1234", "127.0.0.1", 1234, ""),
+            ("localhost", "localhost", 9464, ""),
+            (" HTTP://gateway.example:80/readyz/?verbose ", "gateway.example", 80, "/readyz"),
+            ("[::1]:1234/livez", "::1", 1234, "/livez"),
+            ("http://[fd00::1]", "fd00::1", 9464, ""),
+        ] {
+            let remote = Remote::new(url, None, None).unwrap();
+            assert_eq!((remote.host.as_str(), remote.port, path_of(url)), (host, port, path), "{url}");
+            assert!(remote.tls.is_none());
+        }
+        for url in [
+            "",
+            "http://",
+            ":1234",
+            "::1:1234",
+            "host:",
+            "host:0",
+            "host:70000",
+            "me@host:1",
+            "[::1",
+            "a b:1",
+        ] {
+            assert!(Remote::new(url, None, None).is_err(), "{url}");
+        }
+        let error = |url| format!("{:#}", Remote::new(url, None, None).unwrap_err());
+        assert!(error("https://host:1").contains("--ca"));
+        assert!(error("ftp://host:1").contains("give http or https"));
+    }
 }

@@ -1,14 +1,15 @@
 //! `stoq-gateway health`: asks a running gateway whether it is well. For containers, which need no other program for it then.
 
-use super::client::Remote;
-use anyhow::{Context, ensure};
+use super::client::{Remote, path_of};
+use anyhow::{Context, bail};
 use std::path::PathBuf;
 
 /// The options of `stoq-gateway health`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Where the gateway's `[admin] listen` answers; `/livez` instead of `/readyz` asks whether it lives.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9464/readyz")]
+    /// Where the gateway's `[admin] listen` answers. With `/livez` at its end: whether the gateway lives; otherwise, and with
+    /// `/readyz`: whether peers may come.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9464")]
     url: String,
     /// The authority's certificates, for an endpoint with TLS.
     #[arg(long, value_name = "PEM")]
@@ -19,22 +20,33 @@ impl Args {
     /// Asks. Good is status 200 and nothing else.
     ///
     /// # Errors
-    /// Nobody answers, or what is not well.
+    /// A URL of something else than health, nobody answers, or what is not well.
     pub fn ask(&self) -> anyhow::Result<()> {
-        let (endpoint, path) = split(&self.url);
-        let (code, body) = Remote::new(endpoint, self.ca.as_deref(), None)?
+        let path = asked(&self.url)?;
+        let (code, body) = Remote::new(&self.url, self.ca.as_deref(), None)?
             .get(path)
             .context("does the gateway run, and is this its `[admin] listen`?")?;
-        ensure!(code == 200, "status {code}: {}", body.lines().collect::<Vec<_>>().join("; "));
-        Ok(())
+        let body = body.lines().collect::<Vec<_>>().join("; ");
+        match code {
+            200 => Ok(()),
+            503 => bail!("not {}: {body}", if path == LIVE { "alive" } else { "ready" }),
+            _ => bail!("status {code}: {body}; is this the `[admin] listen` of a gateway?"),
+        }
     }
 }
 
-/// The endpoint and the path of an address.
-fn split(url: &str) -> (&str, &str) {
-    let authority = url.find("://").map_or(0, |at| at + 3);
-    let path = url[authority..].find('/').map_or(url.len(), |at| authority + at);
-    url.split_at(path)
+const READY: &str = "/readyz";
+const LIVE: &str = "/livez";
+
+/// The path that tells what a URL asks. Every other path would be answered by any gateway that runs, whether it is well or not.
+fn asked(url: &str) -> anyhow::Result<&'static str> {
+    match path_of(url) {
+        "" | READY => Ok(READY),
+        LIVE => Ok(LIVE),
+        other => {
+            bail!("{url}: {other} does not tell whether a gateway is well; give {READY}, {LIVE} or no path")
+        }
+    }
 }
 
 #[cfg(test)]
@@ -42,9 +54,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_an_endpoint_and_a_path() {
-        assert_eq!(split("http://[::1]:9464/livez"), ("http://[::1]:9464", "/livez"));
-        assert_eq!(split("http://a"), ("http://a", ""));
-        assert_eq!(split("a/b"), ("a", "/b"));
+    fn an_address_without_a_path_asks_whether_the_gateway_is_ready() {
+        for url in
+            ["http://[::1]:9464", "http://[::1]:9464/", "a:1", "a:1/", "a:1/readyz", "https://a/readyz/"]
+        {
+            assert_eq!(asked(url).unwrap(), READY, "{url}");
+        }
+        assert_eq!(asked("a:1/livez").unwrap(), LIVE);
+        for url in ["a:1/status", "http://a/metrics", "a/ready"] {
+            assert!(asked(url).unwrap_err().to_string().contains("/readyz"), "{url}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::counters::Counter;
 use crate::datagram::NetworkInfo;
+use crate::gateway::dates::out_of_dates;
 use crate::gateway::network::DeviceView;
 use crate::limits::WORKER_STUCK_S;
 use crate::nic::tap::Tap;
@@ -22,8 +23,23 @@ pub struct Facts {
     pub fingerprint: String,
     /// The certificate that peers see.
     pub certificate: CertificateSummary,
+    /// Those that certify it, as far as peers are sent them.
+    pub issuers: Vec<CertificateSummary>,
     /// Neighbours and what they are called here.
     pub neighbors: Vec<(NodeId, Option<String>)>,
+}
+
+impl Facts {
+    /// Every certificate that peers are sent.
+    pub fn chain(&self) -> Vec<CertificateSummary> {
+        [self.certificate.clone()].into_iter().chain(self.issuers.iter().cloned()).collect()
+    }
+
+    /// When the first of them expires, seconds since the Unix epoch.
+    pub(super) fn not_after_s(&self) -> u64 {
+        let issuers = self.issuers.iter().map(|issuer| issuer.not_after_s);
+        issuers.fold(self.certificate.not_after_s, u64::min)
+    }
 }
 
 /// See the module.
@@ -192,9 +208,7 @@ impl Source {
                 wrong.push(format!("port of worker {worker} is down"));
             }
         }
-        if self.facts().certificate.not_after_s <= unix_s() {
-            wrong.push("the certificate has expired".to_owned());
-        }
+        wrong.extend(out_of_dates(&self.facts().chain(), SystemTime::now()));
         if let Err(reason) = self.writable() {
             wrong.push(format!("the store cannot be written: {reason}"));
         }

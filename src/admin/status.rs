@@ -120,7 +120,7 @@ impl Status {
                 subject: certificate.subject.clone(),
                 algorithm: certificate.algorithm.clone(),
                 not_after: certificate.not_after.clone(),
-                expires_in_s: (certificate.not_after_s as i64).saturating_sub(unix_s() as i64),
+                expires_in_s: (facts.not_after_s() as i64).saturating_sub(unix_s() as i64),
             },
             ports: ports(source),
             workers: (0..source.statuses.len()).map(|index| worker(source, index)).collect(),

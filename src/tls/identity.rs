@@ -79,12 +79,7 @@ impl Identity {
         key_pem: &[u8],
     ) -> Result<Self, TlsError> {
         let chain = pem::certificates(certificate, certificate_pem)?;
-        let key_der = pem::private_key(key, key_pem)?;
-        let falcon = match x509::private_key_from_pkcs8(&key_der) {
-            Ok(PrivateKey::Falcon(falcon)) => falcon,
-            Ok(PrivateKey::Other) => return Err(TlsError::NotFalcon { path: key.into() }),
-            Err(source) => return Err(TlsError::Key { path: key.into(), source }),
-        };
+        let falcon = falcon_key(key, key_pem)?;
         // The same key has the same ID; another key, of whatever algorithm, has another.
         if leaf_node_id(certificate, &chain)? != NodeId::from_public_key_info(&falcon.public_key_info()) {
             return Err(TlsError::KeyMismatch { key: key.into(), certificate: certificate.into() });
@@ -137,6 +132,33 @@ impl Identity {
         Ok(NewRequest { request_pem, key_pem: key_pem(&key)?, node_id })
     }
 
+    /// Makes another certificate for a key that there is, as [`Identity::generate`] does for a new one: the node ID stays. Gives the
+    /// certificate in PEM.
+    pub fn renew(
+        key: &Path,
+        common_name: &str,
+        alternative_names: &[String],
+        days: u32,
+    ) -> Result<(String, NodeId), TlsError> {
+        let falcon = falcon_key(key, &pem::read_key(key)?)?;
+        let subject = Subject::new(common_name, alternative_names)?;
+        let certificate = x509::self_signed(&falcon, subject, SystemTime::now(), days)?;
+        let node_id = NodeId::from_public_key_info(&falcon.public_key_info());
+        Ok((pem::encode(pem::CERTIFICATE, &certificate).map_err(IssueError::from)?, node_id))
+    }
+
+    /// Makes a request for any authority to certify a key that there is. Gives the request in PEM.
+    pub fn renewal_request(
+        key: &Path,
+        common_name: &str,
+        alternative_names: &[String],
+    ) -> Result<(String, NodeId), TlsError> {
+        let falcon = falcon_key(key, &pem::read_key(key)?)?;
+        let request = x509::request(&falcon, Subject::new(common_name, alternative_names)?)?;
+        let node_id = NodeId::from_public_key_info(&falcon.public_key_info());
+        Ok((pem::encode(pem::CERTIFICATE_REQUEST, &request).map_err(IssueError::from)?, node_id))
+    }
+
     /// This node's ID.
     pub fn node_id(&self) -> NodeId {
         self.node_id
@@ -150,6 +172,11 @@ impl Identity {
     /// The certificates that are sent to peers, this node's own first, without the authority's root.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.certified.cert
+    }
+
+    /// What the certificates say that are sent to peers, this node's own first.
+    pub fn summaries(&self) -> Result<Vec<CertificateSummary>, MalformedCertificate> {
+        self.chain().iter().map(CertificateSummary::of).collect()
     }
 
     /// What this node's own certificate says.
@@ -172,6 +199,14 @@ impl Identity {
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity").field("node_id", &self.node_id).finish_non_exhaustive()
+    }
+}
+
+fn falcon_key(path: &Path, text: &[u8]) -> Result<FalconKey, TlsError> {
+    match x509::private_key_from_pkcs8(&pem::private_key(path, text)?) {
+        Ok(PrivateKey::Falcon(falcon)) => Ok(falcon),
+        Ok(PrivateKey::Other) => Err(TlsError::NotFalcon { path: path.into() }),
+        Err(source) => Err(TlsError::Key { path: path.into(), source }),
     }
 }
 
@@ -201,6 +236,11 @@ fn wire_chain(mut chain: Vec<CertificateDer<'static>>) -> Vec<CertificateDer<'st
         chain.pop();
     }
     chain
+}
+
+/// Writes a certificate or a request. Does not overwrite.
+pub fn write_public(path: &Path, public_pem: &str) -> Result<(), TlsError> {
+    Ok(pem::write_new(path, public_pem, false)?)
 }
 
 /// Writes a private key, readable by its owner alone, and its certificate or request. Overwrites neither.

@@ -31,7 +31,7 @@ use rustls::pki_types::CertificateDer;
 
 pub use config::{ALPN, ClientAuth, ClientTls, ServerTls, client_config, server_config};
 pub use falcon::{FalconAlgorithm, FalconKey, FalconKeyError, UnknownAlgorithm};
-pub use identity::{Identity, NewIdentity, NewRequest, write_key_and};
+pub use identity::{Identity, NewIdentity, NewRequest, write_key_and, write_public};
 pub use node_id::{NodeId, NodeIdError};
 pub use pem::PemError;
 pub use provider::{CipherSuite, TlsPolicy, UnknownCipherSuite};
@@ -67,15 +67,19 @@ pub enum TlsError {
         /// Which certificate of the file, from 1.
         number: usize,
         /// What is wrong with it.
-        source: MalformedCertificate,
+        r#source: MalformedCertificate,
     },
     /// A private key in a file cannot be used.
-    #[error("{}: {source}", path.display())]
+    #[error(
+        "{}: {source}; restore the key from where it was made or from its backup: a new key is a new node ID, which every \
+         peer that trusts this one would have to be told",
+        path.display()
+    )]
     Key {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        source: Pkcs8Error,
+        r#source: Pkcs8Error,
     },
     /// The key is not the certificate's.
     #[error(

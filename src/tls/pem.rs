@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::{PemObject, SectionKind};
+use rustls::pki_types::pem::{self, PemObject, SectionKind};
 use x509_cert::der::pem::{LineEnding, encode_string};
 use zeroize::Zeroizing;
 
@@ -25,7 +25,7 @@ pub enum PemError {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        r#source: io::Error,
     },
     /// The file is larger than any certificate bundle.
     #[error("{}: larger than {PEM_FILE_BYTES_MAX} bytes; this is no PEM file of certificates or keys", path.display())]
@@ -45,7 +45,7 @@ pub enum PemError {
         mode: u32,
     },
     /// The file holds no section of the kind wanted.
-    #[error("{}: holds no \"BEGIN {wanted}\" section, but {found}; {fix}", path.display())]
+    #[error("{}: has no section \"BEGIN {wanted}\"; it has {found}; {fix}", path.display())]
     WrongLabel {
         /// The file.
         path: PathBuf,
@@ -57,12 +57,14 @@ pub enum PemError {
         fix: &'static str,
     },
     /// The PEM text is damaged.
-    #[error("{}: damaged PEM ({reason}); copy the file again from where it was made", path.display())]
+    #[error("{}: damaged PEM: {reason}; {fix}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What the parser said.
+        /// What is wrong with it.
         reason: String,
+        /// What to do.
+        fix: &'static str,
     },
     /// The file to be written exists.
     #[error("{}: exists already and is not overwritten; move it away or choose another name", path.display())]
@@ -76,7 +78,7 @@ pub enum PemError {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        r#source: io::Error,
     },
 }
 
@@ -96,10 +98,14 @@ pub(super) fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, PemError> {
         use std::os::unix::fs::PermissionsExt;
         let metadata = file.metadata().map_err(|source| PemError::Read { path: path.into(), source })?;
         let mode = metadata.permissions().mode() & 0o777;
-        if mode & 0o027 != 0 {
+        let bytes = read_bounded(path, file).map(Zeroizing::new)?;
+        // Of a file that holds no key at all, its mode is not what is wrong.
+        if mode & 0o027 != 0 && private_key(path, &bytes).is_ok() {
             return Err(PemError::KeyExposed { path: path.into(), mode });
         }
+        Ok(bytes)
     }
+    #[cfg(not(unix))]
     read_bounded(path, file).map(Zeroizing::new)
 }
 
@@ -118,45 +124,123 @@ fn read_bounded(path: &Path, file: File) -> Result<Vec<u8>, PemError> {
 
 /// The certificates of a PEM text, in its order, at least one. `path` is for messages.
 pub(super) fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError> {
-    let found = CertificateDer::pem_slice_iter(pem)
+    let text = plain(pem);
+    let found = CertificateDer::pem_slice_iter(&text)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| PemError::Damaged { path: path.into(), reason: error.to_string() })?;
+        .map_err(|error| damaged(path, CERTIFICATE, &error))?;
     if found.is_empty() {
-        return Err(wrong_label(path, CERTIFICATE, pem));
+        return Err(wrong_label(path, CERTIFICATE, pem, &text));
     }
     Ok(found)
 }
 
 /// The first private key of a PEM text, as its PKCS#8 DER. `path` is for messages.
 pub(super) fn private_key(path: &Path, pem: &[u8]) -> Result<Zeroizing<Vec<u8>>, PemError> {
-    for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(pem) {
-        let (kind, der) =
-            section.map_err(|error| PemError::Damaged { path: path.into(), reason: error.to_string() })?;
+    let text = plain(pem);
+    for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(&text) {
+        let (kind, der) = section.map_err(|error| damaged(path, PRIVATE_KEY, &error))?;
         let der = Zeroizing::new(der);
         if kind == SectionKind::PrivateKey {
             return Ok(der);
         }
     }
-    Err(wrong_label(path, PRIVATE_KEY, pem))
+    Err(wrong_label(path, PRIVATE_KEY, pem, &text))
 }
 
-fn wrong_label(path: &Path, wanted: &'static str, pem: &[u8]) -> PemError {
-    let text = String::from_utf8_lossy(pem);
-    let label = text.lines().find_map(|line| line.trim().strip_prefix("-----BEGIN ")?.strip_suffix("-----"));
-    let fix = match (wanted, label) {
-        (PRIVATE_KEY, Some("ENCRYPTED PRIVATE KEY")) => "decrypt it: openssl pkcs8 -in FILE -out NEW_FILE",
-        (PRIVATE_KEY, Some("EC PRIVATE KEY")) => "convert it: openssl pkcs8 -topk8 -nocrypt",
-        (PRIVATE_KEY, Some(CERTIFICATE)) => "this is the certificate: give the key file here",
-        (CERTIFICATE, Some(PRIVATE_KEY)) => "this is the key: give the certificate file here",
-        (CERTIFICATE, Some(CERTIFICATE_REQUEST)) => {
+/// The text as parsers want it: in UTF-8 without the mark that editors put in front, lines without blanks around them. A text that was
+/// indented in a YAML file, or passed through Windows, is the same text.
+fn plain(pem: &[u8]) -> Zeroizing<Vec<u8>> {
+    let wide = |parse: fn([u8; 2]) -> u16| {
+        let units = pem[2..].chunks_exact(2).map(|pair| parse([pair[0], pair[1]]));
+        // Nothing of PEM lies outside ASCII.
+        Zeroizing::new(units.map(|unit| u8::try_from(unit).unwrap_or(b'?')).collect::<Vec<u8>>())
+    };
+    let utf8 = match pem {
+        [0xff, 0xfe, ..] => wide(u16::from_le_bytes),
+        [0xfe, 0xff, ..] => wide(u16::from_be_bytes),
+        [0xef, 0xbb, 0xbf, text @ ..] => Zeroizing::new(text.to_vec()),
+        text => Zeroizing::new(text.to_vec()),
+    };
+    // Room for the whole from the start: a buffer that grows leaves copies of a key behind.
+    let mut text = Zeroizing::new(Vec::with_capacity(utf8.len() + 1));
+    for line in utf8.split(|byte| matches!(byte, b'\n' | b'\r')) {
+        text.extend_from_slice(line.trim_ascii());
+        text.push(b'\n');
+    }
+    text
+}
+
+/// The mend for a file whose bytes are not those that were written. The key is the node: a new one is never the first thing to try.
+fn restore(wanted: &str) -> &'static str {
+    if wanted == PRIVATE_KEY {
+        "restore the key from where it was made or from its backup; a new key is a new node ID, which every peer that trusts \
+         this one would have to be told"
+    } else {
+        "copy the file again from where it was made; with the key, `stoq identity renew` makes another certificate of the same node ID"
+    }
+}
+
+fn damaged(path: &Path, wanted: &'static str, error: &pem::Error) -> PemError {
+    let reason = match error {
+        pem::Error::MissingSectionEnd { .. } => {
+            "a section has a BEGIN line and no END line; the file is cut short".into()
+        }
+        pem::Error::IllegalSectionStart { .. } => "a BEGIN line does not end in five dashes".into(),
+        pem::Error::Base64Decode(_) => {
+            "what stands between BEGIN and END is no base64; it was changed, or is encrypted".into()
+        }
+        other => other.to_string(),
+    };
+    PemError::Damaged { path: path.into(), reason, fix: restore(wanted) }
+}
+
+fn wrong_label(path: &Path, wanted: &'static str, pem: &[u8], text: &[u8]) -> PemError {
+    const BEGIN: &str = "-----BEGIN ";
+    let text = Zeroizing::new(String::from_utf8_lossy(text).into_owned());
+    let label = |line: &'_ str| Some(line.strip_prefix(BEGIN)?.strip_suffix("-----")?.to_owned());
+    let labels: Vec<_> = text.lines().filter_map(label).collect();
+    if labels.is_empty() && text.contains(BEGIN) {
+        let (reason, fix) = if text.contains("-----\\n") {
+            (
+                "its line ends are written as `\\n`",
+                "write them as line ends: printf '%b' \"$(cat FILE)\" > NEW_FILE",
+            )
+        } else {
+            (
+                "BEGIN does not stand on a line of its own",
+                "give the text from -----BEGIN to -----END, nothing else on these lines",
+            )
+        };
+        return PemError::Damaged { path: path.into(), reason: reason.into(), fix };
+    }
+    let has = |label: &str| labels.iter().any(|found| found == label);
+    let fix = match wanted {
+        PRIVATE_KEY if has("ENCRYPTED PRIVATE KEY") => "decrypt it: openssl pkcs8 -in FILE -out NEW_FILE",
+        PRIVATE_KEY if has("EC PRIVATE KEY") => {
+            "convert it: openssl pkcs8 -topk8 -nocrypt -in FILE -out NEW_FILE"
+        }
+        PRIVATE_KEY if has(CERTIFICATE) => "this is the certificate: give the key file here",
+        PRIVATE_KEY if has("PUBLIC KEY") => "this is the public key: give the private key here",
+        PRIVATE_KEY if pem.first() == Some(&0x30) => {
+            "if it is DER, write it as PEM: (echo -----BEGIN PRIVATE KEY-----; base64 FILE; echo -----END PRIVATE KEY-----) > NEW_FILE"
+        }
+        CERTIFICATE if has(PRIVATE_KEY) => "this is the key: give the certificate file here",
+        CERTIFICATE if has(CERTIFICATE_REQUEST) || has("NEW CERTIFICATE REQUEST") => {
             "have an authority sign the request, then give its certificate"
         }
-        (CERTIFICATE, None) => "if it is DER, convert it: openssl x509 -inform DER",
+        CERTIFICATE if has("TRUSTED CERTIFICATE") => "convert it: openssl x509 -in FILE -out NEW_FILE",
+        CERTIFICATE if pem.first() == Some(&0x30) => {
+            "if it is DER, convert it: openssl x509 -inform DER -in FILE -out NEW_FILE"
+        }
+        _ if pem.is_empty() => restore(wanted),
         _ => "give the right file here",
     };
-    let found = match label {
-        Some(label) => format!("\"BEGIN {}\"", label.chars().take(64).collect::<String>().escape_debug()),
-        None => "no PEM at all".into(),
+    let shown =
+        |label: &String| format!("\"BEGIN {}\"", label.chars().take(64).collect::<String>().escape_debug());
+    let found = match &labels[..] {
+        [] if pem.is_empty() => "not one byte".into(),
+        [] => "no PEM at all".into(),
+        labels => labels.iter().take(4).map(shown).collect::<Vec<_>>().join(", "),
     };
     PemError::WrongLabel { path: path.into(), wanted, found, fix }
 }

@@ -10,7 +10,7 @@ use x509_cert::builder::profile::BuilderProfile;
 use x509_cert::builder::{Builder, CertificateBuilder};
 use x509_cert::certificate::TbsCertificate;
 use x509_cert::der::asn1::{Any, BitString, Ia5String, OctetString, OctetStringRef, SetOfVec, Utf8StringRef};
-use x509_cert::der::{Decode, Document, Encode, Reader, SliceReader};
+use x509_cert::der::{DateTime, Decode, Document, Encode, Reader, SliceReader};
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, KeyUsages, SubjectAltName};
 use x509_cert::ext::{Extension, ToExtension};
@@ -55,7 +55,13 @@ pub enum IssueError {
     Key(#[from] FalconKeyError),
     /// The certificate cannot be put together.
     #[error("the certificate cannot be built: {0}")]
-    Build(#[from] x509_cert::builder::Error),
+    Build(x509_cert::builder::Error),
+}
+
+impl From<x509_cert::builder::Error> for IssueError {
+    fn from(error: x509_cert::builder::Error) -> Self {
+        Self::Build(error)
+    }
 }
 
 impl From<x509_cert::der::Error> for IssueError {
@@ -278,7 +284,9 @@ pub struct CertificateSummary {
     pub not_before: String,
     /// Valid until, in RFC 3339 form, UTC.
     pub not_after: String,
-    /// The same, seconds since the Unix epoch.
+    /// Valid from, seconds since the Unix epoch.
+    pub not_before_s: u64,
+    /// Valid until, seconds since the Unix epoch.
     pub not_after_s: u64,
     /// Subject alternative names.
     pub alternative_names: Vec<String>,
@@ -314,6 +322,7 @@ impl CertificateSummary {
             issuer: body.issuer().to_string(),
             not_before: body.validity().not_before.to_date_time().to_string(),
             not_after: body.validity().not_after.to_date_time().to_string(),
+            not_before_s: body.validity().not_before.to_unix_duration().as_secs(),
             not_after_s: body.validity().not_after.to_unix_duration().as_secs(),
             alternative_names: names
                 .map_or_else(Vec::new, |(_, names)| names.0.iter().map(name_text).collect()),
@@ -323,6 +332,31 @@ impl CertificateSummary {
                 let now = SystemTime::now();
                 validity.not_before.to_system_time() <= now && now <= validity.not_after.to_system_time()
             },
+        })
+    }
+
+    /// Why peers whose clocks say `now` refuse this certificate, and what to do; nothing while it is within its dates. Peers judge dates
+    /// whether they trust an authority or a node ID.
+    pub fn out_of_dates(&self, now: SystemTime) -> Option<String> {
+        const RENEW: &str = "have it issued again for the same key (`stoq identity renew` where it is self-signed), then reload";
+        let now_s = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let clock = || {
+            let at = DateTime::from_unix_duration(Duration::from_secs(now_s));
+            at.map_or_else(|_| format!("{now_s} s after 1970"), |at| at.to_string())
+        };
+        let subject = &self.subject;
+        if now_s < self.not_before_s {
+            let (from, clock) = (&self.not_before, clock());
+            return Some(format!(
+                "the certificate of {subject} is not valid before {from}, or this host's clock is wrong: it says {clock}; \
+                 set the clock, or have a certificate issued that is valid now"
+            ));
+        }
+        (now_s > self.not_after_s).then(|| {
+            let (until, clock) = (&self.not_after, clock());
+            format!(
+                "the certificate of {subject} has expired: it was valid until {until}, and this host's clock says {clock}; {RENEW}"
+            )
         })
     }
 }
