@@ -118,6 +118,87 @@ fn missing_and_mistaken_files_are_named_with_the_fix() {
 }
 
 #[test]
+fn a_pem_text_is_the_same_however_it_came() {
+    let files = files();
+    let loaded = Identity::load(&files.certificate, &files.key).unwrap();
+    let ways: [(&str, fn(&str) -> Vec<u8>); 8] = [
+        ("byte order mark", |text| [b"\xef\xbb\xbf", text.as_bytes()].concat()),
+        ("CRLF", |text| text.replace('\n', "\r\n").into()),
+        ("CR", |text| text.replace('\n', "\r").into()),
+        ("indentation", |text| text.lines().map(|line| format!("    {line}\n")).collect::<String>().into()),
+        ("blanks behind", |text| text.lines().map(|line| format!("{line} \t\n")).collect::<String>().into()),
+        ("text around", |text| format!("a comment\n\n{text}\nmore\n").into()),
+        ("no line end at the end", |text| text.trim_end().into()),
+        ("UTF-16", |text| {
+            [0xfeff].into_iter().chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect()
+        }),
+    ];
+    let (certificate, key) =
+        (fs::read_to_string(&files.certificate).unwrap(), fs::read_to_string(&files.key).unwrap());
+    for (way, change) in ways {
+        fs::write(&files.certificate, change(&certificate)).unwrap();
+        fs::write(&files.key, change(&key)).unwrap();
+        let again = Identity::load(&files.certificate, &files.key);
+        assert_eq!(
+            again.map(|again| again.node_id()).map_err(|error| (way, error)).unwrap(),
+            loaded.node_id()
+        );
+    }
+    // Both in one file, in either order.
+    for text in [certificate.clone() + &key, key.clone() + &certificate] {
+        fs::write(&files.key, text).unwrap();
+        assert_eq!(Identity::load(&files.key, &files.key).unwrap().node_id(), loaded.node_id());
+    }
+}
+
+#[test]
+fn a_message_never_contradicts_itself_and_never_begins_with_a_new_identity() {
+    let files = files();
+    let (certificate, key) =
+        (fs::read_to_string(&files.certificate).unwrap(), fs::read_to_string(&files.key).unwrap());
+    let cases: &[(&[u8], &str)] = &[
+        (b"", "not one byte"),
+        (b"\x30\x82\x08\x96", "if it is DER"),
+        (&key.as_bytes()[..key.len() / 2], "cut short"),
+        (certificate.as_bytes(), "this is the certificate"),
+        (key.replace('\n', "\\n").as_bytes().to_vec().leak(), "line ends are written as"),
+        (format!("key: {key}").into_bytes().leak(), "BEGIN does not stand on a line of its own"),
+        (key.replace("PRIVATE", "PUBLIC").into_bytes().leak(), "this is the public key"),
+    ];
+    for (text, part) in cases {
+        fs::write(&files.key, text).unwrap();
+        assert_refused(Identity::load(&files.certificate, &files.key), &files.key, part);
+        let error = Identity::load(&files.certificate, &files.key).unwrap_err().to_string();
+        assert!(!error.contains("identity new"), "{error}");
+        let (wanted, found) = error.split_once("it has ").unwrap_or((&error, ""));
+        assert!(
+            !(wanted.contains("BEGIN PRIVATE KEY") && found.contains("\"BEGIN PRIVATE KEY\"")),
+            "{error}"
+        );
+    }
+    // What is wrong with a certificate that is given as the key is not who may read it.
+    fs::set_permissions(&files.certificate, fs::Permissions::from_mode(0o644)).unwrap();
+    assert_refused(
+        Identity::load(&files.certificate, &files.certificate),
+        &files.certificate,
+        "this is the certificate",
+    );
+}
+
+#[test]
+fn a_key_is_certified_again_under_the_same_node_id() {
+    let files = files();
+    let before = Identity::load(&files.certificate, &files.key).unwrap();
+    let (pem, node_id) = Identity::renew(&files.key, "again", &[], 3).unwrap();
+    assert_eq!(node_id, before.node_id());
+    let key = fs::read(&files.key).unwrap();
+    let after = Identity::from_pem(&files.certificate, pem.as_bytes(), &files.key, &key).unwrap();
+    assert_eq!((after.node_id(), after.summary().unwrap().subject), (node_id, "CN=again".into()));
+    let (pem, node_id) = Identity::renewal_request(&files.key, "again", &[]).unwrap();
+    assert!(pem.starts_with("-----BEGIN CERTIFICATE REQUEST-----") && node_id == before.node_id());
+}
+
+#[test]
 fn a_key_of_another_certificate_is_refused() {
     let (one, two) = (files(), files());
     assert_refused(

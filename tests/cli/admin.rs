@@ -135,7 +135,7 @@ fn status_says_what_runs_and_connections_are_shown() {
     });
     assert!(ping.is_running());
     let (top, _) =
-        run(stoq_gateway().args(["top", "--once", "--interval", "0.2", "--url", &format!("http://{at}")]), 0);
+        run(stoq_gateway().args(["top", "--once", "--interval", "0.2", "--url", &format!("{at}/")]), 0);
     let worker = top.lines().find(|line| line.starts_with("0 ")).unwrap();
     assert_eq!(worker.split_whitespace().nth(5), Some("1"), "one connection: {top}");
     assert!(top.contains(&identities().gateway) && top.contains("ready"), "{top}");
@@ -159,7 +159,12 @@ fn a_gateway_that_drains_is_alive_and_not_ready() {
         run(stoq_gateway().args(["health", "--url", &url]), code).1
     };
     wait_until("the gateway is ready", || remote.get("/readyz").unwrap().0 == 200);
-    health("/readyz", 0);
+    for path in ["/readyz", "/readyz/", "", "/"] {
+        health(path, 0);
+    }
+    run(stoq_gateway().args(["health", "--url", &at]), 0);
+    let figures = health("/status", 1);
+    assert!(figures.contains("/readyz"), "any gateway that runs gives these: {figures}");
     let (file, token) = site.file("payload", 32 << 20);
     run(site.client("put").arg(&file), 0);
     // Nobody reads what is fetched: the request is in flight for as long as the test wants it to be.
@@ -181,7 +186,11 @@ fn a_gateway_that_drains_is_alive_and_not_ready() {
     assert_eq!((code, reasons.as_str()), (503, "draining\n"));
     assert_eq!(get(&remote, "/livez"), "ok\n");
     health("/livez", 0);
-    assert!(health("/readyz", 1).contains("status 503: draining"));
+    for path in ["/readyz", "", "/"] {
+        let text = health(path, 1);
+        assert!(text.contains("not ready: draining"), "{path:?}: {text}");
+    }
+    assert!(run(stoq_gateway().args(["health", "--url", &at]), 1).1.contains("draining"));
     let status: Value = serde_json::from_str(&get(&remote, "/status")).unwrap();
     assert_eq!((&status["draining"], &status["ready"]), (&Value::Bool(true), &Value::Bool(false)));
     let mut fetched = Vec::new();

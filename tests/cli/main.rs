@@ -4,10 +4,12 @@ mod support;
 
 mod admin;
 mod borders;
+mod certificates;
 mod crashes;
 mod damage;
 mod hosts;
 mod mesh;
+mod messages;
 mod outputs;
 mod pktgen;
 mod preflight;
@@ -16,4 +18,5 @@ mod reload;
 mod routes;
 mod shipped;
 mod sources;
+mod streams;
 mod tools;

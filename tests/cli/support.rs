@@ -225,6 +225,14 @@ impl Process {
         Self { child, lines, log: String::new() }
     }
 
+    /// With its standard error somewhere else.
+    pub(crate) fn with_log(command: &mut Command, stderr: impl Into<Stdio>) -> Self {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
+        // The command keeps its copy of the descriptor until it gets another.
+        command.stderr(Stdio::null());
+        Self { child, lines: channel().1, log: String::new() }
+    }
+
     /// Waits for a line with this text; false when the process ends without one.
     pub(crate) fn wait_for_line(&mut self, text: &str) -> bool {
         let deadline = Instant::now() + PATIENCE;

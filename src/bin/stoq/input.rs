@@ -12,7 +12,7 @@ pub(crate) fn open(file: &Path, quiet: bool) -> Result<Input, ClientError> {
         return Input::open(file);
     }
     if !quiet && std::io::stdin().is_terminal() {
-        eprintln!("stoq: reading from the terminal; Ctrl-D ends it");
+        crate::output::note("stoq: reading from the terminal; Ctrl-D ends it");
     }
     Input::stdin()
 }
