@@ -157,7 +157,7 @@ fn a_message_never_contradicts_itself_and_never_begins_with_a_new_identity() {
     let (certificate, key) =
         (fs::read_to_string(&files.certificate).unwrap(), fs::read_to_string(&files.key).unwrap());
     let cases: &[(&[u8], &str)] = &[
-        (b"", "not one byte"),
+        (b"", "the file is empty"),
         (b"\x30\x82\x08\x96", "if it is DER"),
         (&key.as_bytes()[..key.len() / 2], "cut short"),
         (certificate.as_bytes(), "this is the certificate"),
@@ -170,7 +170,7 @@ fn a_message_never_contradicts_itself_and_never_begins_with_a_new_identity() {
         assert_refused(Identity::load(&files.certificate, &files.key), &files.key, part);
         let error = Identity::load(&files.certificate, &files.key).unwrap_err().to_string();
         assert!(!error.contains("identity new"), "{error}");
-        let (wanted, found) = error.split_once("it has ").unwrap_or((&error, ""));
+        let (wanted, found) = error.split_once("there is ").unwrap_or((&error, ""));
         assert!(
             !(wanted.contains("BEGIN PRIVATE KEY") && found.contains("\"BEGIN PRIVATE KEY\"")),
             "{error}"

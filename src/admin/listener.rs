@@ -2,6 +2,7 @@
 
 use crate::config::AdminConfig;
 use crate::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_HANDSHAKE_S, ADMIN_IDLE_S};
+use crate::tls::read_plain;
 use anyhow::Context as _;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
@@ -62,7 +63,7 @@ impl Access {
 fn tls(config: &AdminConfig) -> anyhow::Result<Option<TlsAcceptor>> {
     let (Some(certificate), Some(key)) = (&config.certificate, &config.key) else { return Ok(None) };
     let chain = chain(certificate)?;
-    let key = PrivateKeyDer::from_pem_file(key)
+    let key = PrivateKeyDer::from_pem_slice(&read_plain(key)?)
         .with_context(|| format!("admin.key: {} is no private key in PEM", key.display()))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut tls = ServerConfig::builder_with_provider(provider)
@@ -81,10 +82,8 @@ fn tls(config: &AdminConfig) -> anyhow::Result<Option<TlsAcceptor>> {
 /// A file that is missing or wrong, with its name.
 pub(super) fn chain(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let wrong = || format!("admin: {} holds no certificates in PEM", path.display());
-    let chain: Vec<_> = CertificateDer::pem_file_iter(path)
-        .with_context(wrong)?
-        .collect::<Result<_, _>>()
-        .with_context(wrong)?;
+    let chain: Vec<_> =
+        CertificateDer::pem_slice_iter(&read_plain(path)?).collect::<Result<_, _>>().with_context(wrong)?;
     anyhow::ensure!(!chain.is_empty(), wrong());
     Ok(chain)
 }

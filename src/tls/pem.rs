@@ -45,7 +45,7 @@ pub enum PemError {
         mode: u32,
     },
     /// The file holds no section of the kind wanted.
-    #[error("{}: has no section \"BEGIN {wanted}\"; it has {found}; {fix}", path.display())]
+    #[error("{}: has no section \"BEGIN {wanted}\"; there is {found}; {fix}", path.display())]
     WrongLabel {
         /// The file.
         path: PathBuf,
@@ -88,6 +88,11 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, PemError> {
     read_bounded(path, file)
 }
 
+/// Reads a PEM file, as parsers want it.
+pub(crate) fn read_plain(path: &Path) -> Result<Zeroizing<Vec<u8>>, PemError> {
+    Ok(plain(&read(path)?))
+}
+
 /// Reads a private key file, unless its permissions let others than its owner's group read it.
 ///
 /// The group may read: Kubernetes (`fsGroup`) and systemd hand secrets to services that way.
@@ -127,7 +132,7 @@ pub(super) fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer
     let text = plain(pem);
     let found = CertificateDer::pem_slice_iter(&text)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| damaged(path, CERTIFICATE, &error))?;
+        .map_err(|error| damaged(path, CERTIFICATE, &error, &text))?;
     if found.is_empty() {
         return Err(wrong_label(path, CERTIFICATE, pem, &text));
     }
@@ -138,7 +143,7 @@ pub(super) fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer
 pub(super) fn private_key(path: &Path, pem: &[u8]) -> Result<Zeroizing<Vec<u8>>, PemError> {
     let text = plain(pem);
     for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(&text) {
-        let (kind, der) = section.map_err(|error| damaged(path, PRIVATE_KEY, &error))?;
+        let (kind, der) = section.map_err(|error| damaged(path, PRIVATE_KEY, &error, &text))?;
         let der = Zeroizing::new(der);
         if kind == SectionKind::PrivateKey {
             return Ok(der);
@@ -180,7 +185,15 @@ fn restore(wanted: &str) -> &'static str {
     }
 }
 
-fn damaged(path: &Path, wanted: &'static str, error: &pem::Error) -> PemError {
+fn damaged(path: &Path, wanted: &'static str, error: &pem::Error, text: &[u8]) -> PemError {
+    // As environment variables and JSON carry it.
+    if text.windows(7).any(|part| part == b"-----\\n") {
+        return PemError::Damaged {
+            path: path.into(),
+            reason: "its line ends are written as `\\n`".into(),
+            fix: "write them as line ends: printf '%b' \"$(cat FILE)\" > NEW_FILE",
+        };
+    }
     let reason = match error {
         pem::Error::MissingSectionEnd { .. } => {
             "a section has a BEGIN line and no END line; the file is cut short".into()
@@ -200,18 +213,11 @@ fn wrong_label(path: &Path, wanted: &'static str, pem: &[u8], text: &[u8]) -> Pe
     let label = |line: &'_ str| Some(line.strip_prefix(BEGIN)?.strip_suffix("-----")?.to_owned());
     let labels: Vec<_> = text.lines().filter_map(label).collect();
     if labels.is_empty() && text.contains(BEGIN) {
-        let (reason, fix) = if text.contains("-----\\n") {
-            (
-                "its line ends are written as `\\n`",
-                "write them as line ends: printf '%b' \"$(cat FILE)\" > NEW_FILE",
-            )
-        } else {
-            (
-                "BEGIN does not stand on a line of its own",
-                "give the text from -----BEGIN to -----END, nothing else on these lines",
-            )
+        return PemError::Damaged {
+            path: path.into(),
+            reason: "BEGIN does not stand on a line of its own".into(),
+            fix: "give the text from -----BEGIN to -----END, nothing else on these lines",
         };
-        return PemError::Damaged { path: path.into(), reason: reason.into(), fix };
     }
     let has = |label: &str| labels.iter().any(|found| found == label);
     let fix = match wanted {
@@ -238,7 +244,7 @@ fn wrong_label(path: &Path, wanted: &'static str, pem: &[u8], text: &[u8]) -> Pe
     let shown =
         |label: &String| format!("\"BEGIN {}\"", label.chars().take(64).collect::<String>().escape_debug());
     let found = match &labels[..] {
-        [] if pem.is_empty() => "not one byte".into(),
+        [] if pem.is_empty() => "nothing, since the file is empty".into(),
         [] => "no PEM at all".into(),
         labels => labels.iter().take(4).map(shown).collect::<Vec<_>>().join(", "),
     };

@@ -49,7 +49,7 @@ fn what_is_wrong_with_a_file_is_said_once_with_its_cause() {
     std::fs::write(site.path("bad.toml"), "x = [\n").unwrap();
     std::fs::write(site.path("key.toml"), "gatway = 1\n").unwrap();
     std::fs::write(site.path("file"), b"").unwrap();
-    let (none, toml) = ("No such file or directory (os error 2)", "TOML parse error at line 1, column 4");
+    let (none, toml) = ("No such file or directory (os error 2)", "TOML parse error at line 1, column 6");
     let pktgen = || Command::new(env!("CARGO_BIN_EXE_stoq-pktgen"));
     let rows: &[(Command, &[&str], i32, &[&str])] = &[
         (stoq_gateway(), &["run", "-c", "none.toml"], 2, &["none.toml", none, "--config"]),
@@ -62,7 +62,7 @@ fn what_is_wrong_with_a_file_is_said_once_with_its_cause() {
         (stoq(), &["token", "none"], 1, &["none", none]),
         (stoq(), &["identity", "show", "none.pem"], 1, &["none.pem", none]),
         (stoq(), &["identity", "show", "short.pem"], 1, &["short.pem", "cut short"]),
-        (stoq(), &["identity", "show", "file"], 1, &["file", "not one byte"]),
+        (stoq(), &["identity", "show", "file"], 1, &["file", "the file is empty"]),
         (
             stoq(),
             &["identity", "new", "--cert", "client.pem", "--key", "client.key"],
@@ -126,8 +126,8 @@ fn why_a_gateway_does_not_start_is_said_once_with_its_cause() {
     );
     let other = "certificate = \"gateway.pem\"\nkey = \"client.key\"";
     refused(&|site| site.identity = other.into(), 1, &["client.key", "does not belong"]);
-    refused(&|site| site.trust = "ca = \"file\"".into(), 1, &["file", "not one byte"]);
-    refused(&|site| site.trust = String::new(), 1, &["nobody is trusted"]);
+    refused(&|site| site.trust = "ca = \"file\"".into(), 1, &["file", "the file is empty"]);
+    refused(&|site| site.trust = String::new(), 2, &["nobody is trusted"]);
     refused(&|site| site.store = "file/store".into(), 1, &["file/store", "Not a directory"]);
     refused(
         &|site| site.more += "[log]\nlevel = \"loud=loud\"\n",

@@ -67,7 +67,7 @@ fn tools_end_where_nobody_takes_what_they_print() {
         commands[5].args(["identity", "show"]).arg(ids.file("client.pem"));
         commands[6].args(["check", "--json", "-c"]).arg(&config);
         commands.push(site.client("ping"));
-        commands[7].args(["--count", "10"]);
+        commands[7].args(["--count", "10", "--interval", "0"]);
         commands.push(site.client("locate"));
         commands[8].args([&token, "--json"]);
         commands
@@ -129,7 +129,7 @@ fn a_log_that_nobody_reads_stops_neither_the_data_path_nor_the_end() {
     let (mut gateway, remote) = start(&mut site, writer);
     let mut tries = 0;
     while lost(&remote) == 0 {
-        run(site.client("ping").args(["--count", "100", "--quiet"]), 0);
+        run(site.client("ping").args(["--count", "100", "--interval", "0", "--quiet"]), 0);
         tries += 1;
         assert!(tries < 1000, "nothing is ever lost");
     }
@@ -149,7 +149,7 @@ fn what_was_lost_is_said_once_the_log_is_read_again() {
     let (mut reader, writer) = filled();
     let (mut gateway, remote) = start(&mut site, writer);
     while lost(&remote) == 0 {
-        run(site.client("ping").args(["--count", "100", "--quiet"]), 0);
+        run(site.client("ping").args(["--count", "100", "--interval", "0", "--quiet"]), 0);
     }
     let reading = std::thread::spawn(move || {
         let mut said = String::new();
@@ -168,7 +168,7 @@ fn what_was_lost_is_said_once_the_log_is_read_again() {
 fn a_log_on_a_full_disk_stops_nothing() {
     let mut site = Site::new();
     let (mut gateway, remote) = start(&mut site, full());
-    run(site.client("ping").args(["--count", "10"]), 0);
+    run(site.client("ping").args(["--count", "10", "--interval", "0"]), 0);
     assert!(lost(&remote) > 0);
     gateway.signal(Signal::TERM);
     assert!(gateway.end().success());
@@ -195,7 +195,7 @@ fn a_signal_that_ends_top_leaves_the_terminal_as_it_was() {
         // The shell waits until top has the terminal in raw mode, and sends the signal to nobody but top.
         let inner = format!(
             "ulimit -c 0; stty -a > before; \
-             (until stty -a | grep -q -e '-icanon'; do :; done; kill -{signal} $(cat pid)) & \
+             (until stty -a < /dev/tty | grep -q -e '-icanon'; do :; done; kill -{signal} $(cat pid)) & \
              sh -c 'echo $$ > pid; exec \"$0\" top --url 127.0.0.1:{port}' {top}; \
              echo $? > code; stty -a > after",
             top = env!("CARGO_BIN_EXE_stoq-gateway"),
