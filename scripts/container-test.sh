@@ -122,7 +122,7 @@ started memif
     die "the gateway has capabilities that nobody gave it"
 # It lives, and is not ready: a memif link is up only while a client is there.
 ! docker exec memif stoq-gateway health 2>"$dir/health" || die "ready without a link"
-grep -q 'status 503: ' "$dir/health" || { cat "$dir/health" >&2; die "not the answer that was expected"; }
+grep -q 'not ready: ' "$dir/health" || { cat "$dir/health" >&2; die "not the answer that was expected"; }
 cat >"$dir/client.toml" <<TOML
 gateway = "10.79.0.1:4433"
 [network]
