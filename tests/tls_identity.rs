@@ -121,7 +121,8 @@ fn missing_and_mistaken_files_are_named_with_the_fix() {
 fn a_pem_text_is_the_same_however_it_came() {
     let files = files();
     let loaded = Identity::load(&files.certificate, &files.key).unwrap();
-    let ways: [(&str, fn(&str) -> Vec<u8>); 8] = [
+    type Way = (&'static str, fn(&str) -> Vec<u8>);
+    let ways: [Way; 8] = [
         ("byte order mark", |text| [b"\xef\xbb\xbf", text.as_bytes()].concat()),
         ("CRLF", |text| text.replace('\n', "\r\n").into()),
         ("CR", |text| text.replace('\n', "\r").into()),
