@@ -104,7 +104,6 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         None => payload.token.to_string(),
     };
     output::result(tokens, DONE)?;
-    }
     Ok(())
 }
 
