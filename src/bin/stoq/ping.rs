@@ -99,7 +99,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             "p50_us": at(0.5), "p99_us": at(0.99), "p999_us": at(0.999), "max_us": at(1.0), "network": network,
             "workers": workers, "cipher": cipher.name(), "version": env!("CARGO_PKG_VERSION"),
         });
-        output::result(result, "the round trips were measured")?;
+        output::line(result)?;
     } else {
         let text = format!(
             "{} round trips of {} bytes{}: min {:.1}, p50 {:.1}, p99 {:.1}, p99.9 {:.1}, max {:.1} us; {network}, {cipher}",
@@ -112,7 +112,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             at(0.999),
             at(1.0)
         );
-        output::result(text, "the round trips were measured")?;
+        output::line(text)?;
     }
     Ok(())
 }
