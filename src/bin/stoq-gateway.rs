@@ -117,7 +117,9 @@ fn main() -> ExitCode {
             Err(error) => fail(&error),
         },
         Command::Check { configured, json } => match load_gateway(&configured.config) {
-            Ok(config) => output::exit(PROGRAM, check::report(&check::run(&config, &configured.config), json)),
+            Ok(config) => {
+                output::exit(PROGRAM, check::report(&check::run(&config, &configured.config), json))
+            }
             Err(error) => fail(&error.into()),
         },
         Command::Health(args) => match args.ask() {
@@ -157,7 +159,8 @@ fn trust_clock(configured: &Configured) -> anyhow::Result<()> {
         .context("the clock is before 1970: set it first")?
         .as_secs();
     Store::vouch_for_clock(&seed.directory, unix_s)?;
-    println!("noted in {}: the clock is right", seed.directory.display());
+    let text = format!("noted in {}: the clock is right", seed.directory.display());
+    output::result(text, "the clock is noted as right")?;
     Ok(())
 }
 
