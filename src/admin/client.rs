@@ -31,7 +31,7 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// The endpoint at `url`, such as `http://127.0.0.1:9464` or `127.0.0.1:9464`; a path is for [`path_of`]. Without a scheme it is
+    /// The endpoint at `url`, such as `http://127.0.0.1:9464` or `127.0.0.1:9464`; a path is for health and `top` to judge. Without a scheme it is
     /// HTTPS where there is a `ca`, and HTTP otherwise. HTTPS needs the certificates in `ca`; `token_file` holds the bearer token,
     /// where one is asked for.
     ///
