@@ -1,0 +1,251 @@
+//! The house rules that a program can check: CONTRIBUTING.md says why each holds.
+//!
+//! A rule that the tree breaks at named places lists these places. A place that no longer breaks its rule must leave the list.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A source file, lines.
+const FILE_LINES_MAX: usize = 500;
+/// A function, lines.
+const FUNCTION_LINES_MAX: usize = 70;
+
+/// Files longer than [`FILE_LINES_MAX`].
+const LONG_FILES: &[&str] = &[
+    "src/client/dispatch.rs",
+    "src/datagram/user_space/tests.rs",
+    "src/relay.rs",
+    "src/session/inbound.rs",
+    "src/session/mod.rs",
+    "src/worker/core.rs",
+    "tests/seed_store/sets.rs",
+];
+
+/// Functions longer than [`FUNCTION_LINES_MAX`].
+const LONG_FUNCTIONS: &[&str] = &[
+    "examples/instructions.rs main",
+    "src/bin/stoq/ping.rs run",
+    "src/gateway/capture/mod.rs serve",
+    "src/gateway/port.rs open",
+    "src/seed/mirror.rs poll",
+    "src/session/commands.rs command",
+    "tests/record_vectors.rs written",
+];
+
+/// Words with which a sentence hides its subject.
+const BANNED: &[&str] = &["so many", "so much of", "whoever", "who asks", "is done so"];
+
+/// What the last words of a bound's name say: what it counts.
+const UNITS: &[&str] = &[
+    "ATTEMPTS",
+    "BATCHES",
+    "BURST",
+    "BYTES",
+    "CHUNKS",
+    "CONNECTIONS",
+    "ERRORS",
+    "GROUPS",
+    "HANDSHAKES",
+    "LANES",
+    "LEN",
+    "LIMIT",
+    "MS",
+    "OPEN",
+    "S",
+    "STRIKES",
+    "TRIES",
+    "US",
+    "STALLS",
+    "WORKERS",
+];
+
+/// A file of the tree: its path from the root, its text.
+struct Source {
+    path: String,
+    text: String,
+}
+
+impl Source {
+    fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.text.lines().enumerate().map(|(at, line)| (at + 1, line))
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The files whose names end in one of `endings`, without what builds leave behind.
+fn sources(endings: &[&str]) -> Vec<Source> {
+    let mut found = Vec::new();
+    let mut directories: Vec<PathBuf> = vec![root().into()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() {
+                if name != "target" && !name.starts_with('.') {
+                    directories.push(path);
+                }
+            } else if endings.iter().any(|ending| name.ends_with(ending)) {
+                let text = fs::read_to_string(&path).unwrap();
+                let path = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+                found.push(Source { path, text });
+            }
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    assert!(!found.is_empty(), "no file ends in {endings:?}");
+    found
+}
+
+/// Fails unless the places that break a rule are those listed.
+fn assert_only(listed: &[&str], broken: &BTreeSet<String>, rule: &str) {
+    let listed: BTreeSet<_> = listed.iter().map(|&place| place.to_owned()).collect();
+    let new: Vec<_> = broken.difference(&listed).collect();
+    let mended: Vec<_> = listed.difference(broken).collect();
+    assert!(new.is_empty(), "{rule}: {new:#?}");
+    assert!(mended.is_empty(), "{rule}: no longer broken here, leave the list in tests/tidy.rs: {mended:#?}");
+}
+
+#[test]
+fn files_fit_a_reader() {
+    let long = sources(&[".rs"]).into_iter().filter(|source| source.text.lines().count() > FILE_LINES_MAX);
+    let rule = format!("a file past {FILE_LINES_MAX} lines asks to be two");
+    assert_only(LONG_FILES, &long.map(|source| source.path).collect(), &rule);
+}
+
+#[test]
+fn functions_fit_a_screen() {
+    let mut long = BTreeSet::new();
+    for source in sources(&[".rs"]) {
+        for (name, lines) in functions(&source.text) {
+            if lines > FUNCTION_LINES_MAX {
+                long.insert(format!("{} {name}", source.path));
+            }
+        }
+    }
+    assert_only(
+        &LONG_FUNCTIONS,
+        &long,
+        &format!("a function past {FUNCTION_LINES_MAX} lines asks to be two"),
+    );
+}
+
+/// The functions of a file that rustfmt has seen: a body ends at a brace under the line that begins the function.
+fn functions(text: &str) -> Vec<(&str, usize)> {
+    let lines: Vec<_> = text.lines().collect();
+    let mut found = Vec::new();
+    for (start, line) in lines.iter().enumerate() {
+        let code = line.trim_start();
+        let indent = line.len() - code.len();
+        let Some((before, after)) = code.split_once("fn ") else { continue };
+        let name = after.split(['(', '<']).next().unwrap_or_default();
+        let is_modifier = |word: &str| {
+            word.starts_with("pub") || ["const", "async", "unsafe", "extern", "\"C\"", "in"].contains(&word)
+        };
+        if !before.split_whitespace().all(is_modifier) {
+            continue;
+        }
+        let ends = |line: &str| line.len() == indent + 1 && line.ends_with('}') && line.trim_start() == "}";
+        if let Some(lines) = lines[start..].iter().position(|line| ends(line)) {
+            found.push((name, lines + 1));
+        }
+    }
+    found
+}
+
+#[test]
+fn functions_are_measured() {
+    let text = "fn one() {\n    two();\n}\n\nimpl A {\n    pub(super) async fn two<T>(&self) {\n        x\n    }\n}\n";
+    assert_eq!(functions(text), [("one", 3), ("two", 3)]);
+}
+
+#[test]
+fn unsafe_code_stays_in_dpdk() {
+    let fenced = |line: &str| {
+        let code = line.split("//").next().unwrap_or_default();
+        ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"].iter().any(|word| code.contains(word))
+    };
+    for source in sources(&[".rs"]) {
+        let outside = !source.path.starts_with("dpdk/") && !source.path.starts_with("benches/peers/");
+        for (at, line) in source.lines().filter(|_| outside && source.path != file!()) {
+            assert!(!fenced(line), "{}:{at}: unsafe code belongs in dpdk/", source.path);
+        }
+    }
+}
+
+#[test]
+fn bounds_have_units() {
+    let limits = fs::read_to_string(root().join("src/limits.rs")).unwrap();
+    for line in limits.lines() {
+        let Some(declared) = line.strip_prefix("pub const ") else { continue };
+        let name = declared.split(':').next().unwrap();
+        assert!(
+            name.split('_').any(|word| UNITS.contains(&word)),
+            "src/limits.rs: {name} does not say what it counts: one of {UNITS:?}"
+        );
+    }
+}
+
+#[test]
+fn cited_sections_exist() {
+    let protocol = fs::read_to_string(root().join("docs/protocol.md")).unwrap();
+    let exists = |section: &str| protocol.lines().any(|line| line.starts_with(&format!("## {section}. ")));
+    for source in sources(&[".rs"]).iter().filter(|source| source.path != file!()) {
+        for (at, line) in source.lines() {
+            for cited in line.split("protocol §").skip(1) {
+                let section: String = cited.chars().take_while(char::is_ascii_digit).collect();
+                assert!(exists(&section), "{}:{at}: docs/protocol.md has no section {section}", source.path);
+            }
+            for (digits, rest) in cited_rfcs(line) {
+                assert!((1..=5).contains(&digits.len()), "{}:{at}: no RFC: {line}", source.path);
+                let Some(section) = rest.strip_prefix(" §") else { continue };
+                assert!(
+                    section.starts_with(|first: char| first.is_ascii_digit() || first.is_ascii_uppercase()),
+                    "{}:{at}: no section: {line}",
+                    source.path
+                );
+            }
+        }
+    }
+}
+
+/// What is cited as an RFC: its digits, and what follows them.
+fn cited_rfcs(line: &str) -> impl Iterator<Item = (&str, &str)> {
+    line.split("RFC ").skip(1).filter(|cited| cited.starts_with(|first: char| first.is_ascii_digit())).map(
+        |cited| cited.split_at(cited.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(cited.len())),
+    )
+}
+
+#[test]
+fn sentences_name_their_subject() {
+    let mut broken = Vec::new();
+    let endings = [".rs", ".md", ".toml", ".sh", ".py", ".yml", ".yaml", ".service"];
+    for source in
+        sources(&endings).iter().filter(|source| source.path != file!() && source.path != "CONTRIBUTING.md")
+    {
+        for (at, line) in source.lines() {
+            let lower = line.to_lowercase();
+            broken.extend(
+                BANNED
+                    .iter()
+                    .filter(|words| lower.contains(*words))
+                    .map(|words| format!("{}:{at}: {words}", source.path)),
+            );
+        }
+    }
+    assert!(broken.is_empty(), "name the subject with the protocol's noun (CONTRIBUTING.md): {broken:#?}");
+}
+
+#[test]
+fn nothing_is_ignored_or_left_unfinished() {
+    for source in sources(&[".rs"]).iter().filter(|source| source.path != file!()) {
+        for (at, line) in source.lines() {
+            for word in ["#[ignore", "FIXME", "XXX", "HACK"] {
+                assert!(!line.contains(word), "{}:{at}: {word}", source.path);
+            }
+        }
+    }
+}
