@@ -9,7 +9,7 @@
 //! `cargo bench --bench ceiling` prints a table, `-- --json` one JSON object; figures are the median of the runs and the best.
 //! Below it is AES-128-GCM alone on packets of that size. Pin it from outside: `taskset -c 1 cargo bench --bench ceiling`.
 
-#![allow(clippy::print_stdout, reason = "it prints for whoever runs it by hand")]
+#![allow(clippy::print_stdout, reason = "it prints for the user who runs it by hand")]
 
 use anyhow::{Context, anyhow};
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey, quic};

@@ -3,7 +3,7 @@
 //! `cargo bench --bench records` prints nanoseconds a chunk, the best of five runs over 256 MiB in memory; chunks are
 //! slices of one buffer, so their allocation is not in it.
 
-#![allow(clippy::print_stdout, reason = "it prints for whoever runs it by hand")]
+#![allow(clippy::print_stdout, reason = "it prints for the user who runs it by hand")]
 
 use bytes::Bytes;
 use std::hint::black_box;

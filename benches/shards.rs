@@ -5,7 +5,7 @@
 //! "decode" restores as many data shards of every stripe as there is parity for, "decode 1" a single one. The first line
 //! is one run over 4 GiB from a generator and the most memory that the process had by then.
 
-#![allow(clippy::print_stdout, reason = "it prints for whoever runs it by hand")]
+#![allow(clippy::print_stdout, reason = "it prints for the user who runs it by hand")]
 
 use reed_solomon_simd::ReedSolomonEncoder;
 use std::hint::black_box;

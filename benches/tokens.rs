@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench tokens` prints GB/s (10^9 bytes of payload a second), the best of five runs over 256 MiB in memory.
 
-#![allow(clippy::print_stdout, reason = "it prints for whoever runs it by hand")]
+#![allow(clippy::print_stdout, reason = "it prints for the user who runs it by hand")]
 
 use std::hint::black_box;
 use std::time::Instant;

@@ -2,7 +2,7 @@
 //!
 //!     cargo run --example client -- CERTIFICATE KEY GATEWAY_NODE_ID GATEWAY_ADDRESS FILE
 
-#![allow(clippy::print_stdout, reason = "it prints for whoever runs it by hand")]
+#![allow(clippy::print_stdout, reason = "it prints for the user who runs it by hand")]
 
 use std::path::Path;
 use stoq::client::{Client, ConnectOptions, FetchOptions, Kept, Peer, Prepared, PutOptions};

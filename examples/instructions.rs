@@ -9,7 +9,7 @@
 //! The handshake and the first packets go by uncounted: what is counted is a steady stream. The wire copies a frame into a
 //! buffer and out again, as a device without offloads would; both checksums are software's.
 
-#![allow(clippy::print_stdout, reason = "it prints for whoever runs it by hand")]
+#![allow(clippy::print_stdout, reason = "it prints for the user who runs it by hand")]
 
 use anyhow::{Context, bail};
 use bytes::Bytes;

@@ -3,7 +3,7 @@
 //!     cargo run --example uppercase -- CERTIFICATE KEY CLIENT_NODE_ID
 //!     stoq ping --queue 7 --gateway 127.0.0.1:4433 ...
 
-#![allow(clippy::print_stdout, reason = "it prints for whoever runs it by hand")]
+#![allow(clippy::print_stdout, reason = "it prints for the user who runs it by hand")]
 
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
@@ -22,7 +22,7 @@ const QUEUE: u64 = 7;
 struct Uppercase {
     peers: HashMap<ConnectionId, Credit>,
     /// An answer that the ring or the peer's credit did not take yet. While it waits nothing more is received: that stops
-    /// whoever sends faster than it reads.
+    /// a peer that sends faster than it reads.
     waiting: VecDeque<(ConnectionId, Vec<u8>)>,
 }
 

@@ -3,7 +3,7 @@
 //! `cargo run --release --example wire_cost`. Payloads of 1472 bytes, batches of 64, 256 packet buffers. One core; a
 //! median of 31 rounds. Compare within one run only.
 
-#![allow(clippy::print_stdout, reason = "it prints for whoever runs it by hand")]
+#![allow(clippy::print_stdout, reason = "it prints for the user who runs it by hand")]
 
 use quinn_proto::{EcnCodepoint, Transmit};
 use std::hint::black_box;

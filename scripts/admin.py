@@ -46,7 +46,7 @@ assert values('sum(stoq_requests_total{kind="put",result="ok"})') == [1.0]
 assert values('sum(stoq_requests_total{kind="fetch",result="ok"})') == [1.0]
 assert values("sum(stoq_verified_bytes_total)") == [33554432.0]
 assert values("stoq_ready") == [1.0]
-# So many bytes need so many seconds at 16 Gbit/s.
+# The seconds that 32 MiB need at 16 Gbit/s, with room.
 assert values("sum(increase(stoq_worker_busy_seconds_total[1m]))")[0] > 0.005
 
 names = set(re.findall(r"^# TYPE (\w+) ", SCRAPE, re.M))

@@ -23,7 +23,7 @@ PROFILE_PACKAGES="llvm-19"
 HUGE_MB_TESTS=512       # DPDK ports of one test process
 HUGE_MB_CONTAINER=768   # the gateway's 256 and its store's 128, the client's 256, and a reserve
 HUGE_MB_ALL=$((HUGE_MB_TESTS > HUGE_MB_CONTAINER ? HUGE_MB_TESTS : HUGE_MB_CONTAINER))
-# The main job takes so many where there are some: a gateway 256 for DPDK and up to 512 for its store, the client 256.
+# What the main job takes where there is enough: a gateway 256 for DPDK and up to 512 for its store, the client 256.
 HUGE_MB_RUN=1024
 # Disk and memory for a run of all tests, MiB: what the builds and the largest test, which takes three times 3 GiB, hold at once; the
 # links of a release build, two at a time.

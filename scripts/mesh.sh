@@ -118,7 +118,7 @@ for name in a b c d; do wait_for $PATIENCE_S "gateway ready" "$dir/$name.log" "$
 # client TOOL ARGUMENT...
 client() { ip netns exec "$mesh-client" "$stoq" "$@" --config "$dir/client.toml"; }
 same() { cmp -s "$file" "$1" || die "what came back is not what was put"; }
-# known TOKEN COUNT: waits until the connected gateway knows of so many holders, and shows them.
+# known TOKEN COUNT: waits until the connected gateway knows COUNT holders, and shows them.
 known() {
     local until=$((SECONDS + PATIENCE_S)) holders
     while holders=$(client locate "$1" "${@:3}") && [ "$(grep -cvE '^(NODE|$)' <<<"$holders")" != "$2" ]; do

@@ -119,7 +119,7 @@ pub const DIRECTORY_LEN_MAX: usize = 1 << 16;
 pub const ANNOUNCE_INTERVAL_MS: u64 = 100;
 /// From one look for leases that are over to the next, milliseconds.
 pub const EXPIRY_INTERVAL_MS: u64 = 1_000;
-/// What is left of a lease that counts as over for whoever would make it longer, seconds: that takes a moment.
+/// A lease with less time left than this counts as over for a holder that would renew it, seconds: renewing takes a moment.
 pub const LEASE_MARGIN_S: u64 = 5;
 /// How far the wall clock may part from the machine's uptime, either way, before the store doubts it, seconds.
 pub const CLOCK_JUMP_S_MAX: u64 = 600;
@@ -214,7 +214,7 @@ pub const CHUNKS_PER_TURN_MAX: usize = 512;
 /// Destinations that a network has found unreachable and no worker has asked about yet; of more than that the timeouts tell.
 pub const UNREACHABLE_LEN_MAX: usize = 16;
 /// The same that a worker takes in one turn: for each it looks at all its connections.
-pub const UNREACHABLE_PER_TURN_MAX: usize = 4;
+pub const UNREACHABLE_LEN_PER_TURN_MAX: usize = 4;
 /// Destinations that a client's kernel sockets are connected to, to hear what ICMP says of them; of more, of the last ones.
 pub const PEERS_CONNECTED_MAX: usize = 16;
 /// How long ICMP is not listened to about a peer that has answered, seconds: its socket, which holds to one local address, is closed meanwhile.
@@ -263,7 +263,7 @@ pub const UNHEARD_S: u32 = 15;
 pub const INTERFACE_INTERVAL_MS: u64 = 1_000;
 /// Connections that a survey looks at in one turn.
 pub const SURVEY_TURN_LEN: usize = 16;
-/// Connections that a worker shows to whoever asks: they are written down in one turn.
+/// Connections that a worker shows to an inspection: they are written down in one turn.
 pub const INSPECTION_LEN_MAX: usize = 256;
 /// Connections to the admin endpoint at once, those whose handshake runs among them; more wait.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;

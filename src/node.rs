@@ -230,7 +230,7 @@ impl Node {
         self.wake();
     }
 
-    /// Stops taking connections and requests; returns when no request is in flight and whoever was answered last has closed
+    /// Stops taking connections and requests; returns when no request is in flight and the peers answered last have closed
     /// or had time to read, or after `limit`.
     pub fn drain(&self, limit: Duration) {
         self.shared.drain();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// A token bucket: so many at once, then so many a second.
+/// A token bucket: a burst at once, then a steady rate.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rate {
     each: Duration,

@@ -6,7 +6,7 @@ use crate::histogram::Histogram;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
-/// One turn of so many is measured: marks of every packet then cost well under 1 % of the whole.
+/// One turn in this number is measured: the marks then cost well under 1 % of the whole.
 pub const SAMPLE_TURNS: u64 = 64;
 
 /// A stage of the loop. What calls into another stage is not charged for it.

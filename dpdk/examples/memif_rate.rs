@@ -4,7 +4,7 @@
 //! The receiver reads the first bytes of each frame; the sender writes each frame whole. Before that, one core moves
 //! frames from and to a device without a wire, which leaves the cost of this crate and of DPDK's buffer pools.
 
-#![allow(clippy::print_stdout, reason = "it prints for whoever runs it by hand")]
+#![allow(clippy::print_stdout, reason = "it prints for the user who runs it by hand")]
 
 use std::{
     env,

@@ -180,7 +180,7 @@ impl Drop for Eal {
     fn drop(&mut self) {
         // SAFETY: every port, queue and registered thread holds an Arc of this, so none is left.
         unsafe { dpdk_sys::stoq_eal_cleanup() };
-        // EAL leaves its folder to whoever comes next under the same prefix; here nobody does.
+        // EAL leaves its folder to the next process with the same prefix; this prefix is used once.
         if let Some(folder) = &self.runtime_dir {
             let _ = fs::remove_dir_all(folder);
         }

@@ -233,7 +233,7 @@ def testpmd_rate(site, receiver, transmitter, *options):
 
 
 def received(said, counted):
-    """What arrived of a trial, by whoever counts it in this mode."""
+    """What arrived of a trial, by the side that counts it in this mode."""
     match said["mode"]:
         case "handshakes":
             return said["completed"]

@@ -7,7 +7,7 @@ from ndr import Trial, search
 
 
 def receiver(capacity, generator=float("inf"), noise=None):
-    """A receiver that takes so many a second, and a generator that offers no more than it can."""
+    """A receiver and a generator, each with a capacity a second."""
 
     def trial(rate, seconds):
         intended = int(rate * seconds)

@@ -53,7 +53,7 @@ impl Remote {
     /// Asks for `path`; gives the status code and the body.
     ///
     /// # Errors
-    /// Whoever is there does not answer, or not in HTTP.
+    /// The program at that address does not answer, or not in HTTP.
     pub fn get(&self, path: &str) -> anyhow::Result<(u16, String)> {
         let asked = || format!("{}:{}", self.host, self.port);
         let stream = self.connect().with_context(asked)?;

@@ -1,4 +1,4 @@
-//! Who may come in: TCP or TLS connections, so many at once, and none that says nothing for long.
+//! The listener: TCP or TLS connections, a bounded number at once, none of them idle for long.
 
 use crate::config::AdminConfig;
 use crate::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_HANDSHAKE_S, ADMIN_IDLE_S};

@@ -72,13 +72,13 @@ struct Capture {
     /// Terms that must all hold: arp, ip, ip6, udp, icmp, icmp6, [src|dst] port N, [src|dst] host ADDRESS, with `not` before them or not.
     #[arg(long, value_name = "TERMS", default_value = "")]
     filter: String,
-    /// Take one of so many frames of each queue.
+    /// Take every N-th frame of each queue.
     #[arg(long, value_name = "N", default_value_t = 1)]
     sample: u32,
-    /// End after so many frames.
+    /// End after this number of frames.
     #[arg(long, value_name = "FRAMES")]
     count: Option<u64>,
-    /// End after so many seconds.
+    /// End after this number of seconds.
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<u32>,
     /// The pcapng file; it must not be there yet.

@@ -24,7 +24,7 @@ pub enum Gained {
     Piece(VerifiedPiece),
     /// Checked bytes of a shard. Shards come in any order, and some twice.
     Shard(ShardIndex, Blob, VerifiedPiece),
-    /// Of so many stripes from the first on, these lanes have come whole.
+    /// Of this number of stripes from the first on, these lanes have come whole.
     Stripes(u64, u64, Lanes),
 }
 
@@ -81,7 +81,7 @@ impl Holders {
 }
 
 impl Client {
-    /// Fetches `token` from several holders at once: from whoever is free, and elsewhere what is late, wrong or gone. Holders are
+    /// Fetches `token` from several holders at once: from each holder that is free; what is late, wrong or lost comes from another. Holders are
     /// added as they are found; all must be connections of this `worker` ([`super::ConnectOptions::worker`]).
     ///
     /// # Errors

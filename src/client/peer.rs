@@ -379,7 +379,7 @@ impl Peer {
         }
     }
 
-    /// Closes the connection now, whoever else has a clone of it. What is in flight fails.
+    /// Closes the connection of every clone now. What is in flight fails.
     pub fn close(&self) {
         self.0.call(Call::Disconnect { connection: self.0.connection });
     }

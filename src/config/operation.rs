@@ -61,7 +61,7 @@ impl Default for ReloadConfig {
 pub struct QlogConfig {
     /// Where a file for each logged connection goes; none: nothing is logged.
     pub directory: Option<PathBuf>,
-    /// Log one of so many connections of each worker.
+    /// Log every `sample`-th connection of each worker.
     pub sample: u32,
     /// Bytes that the logs in the directory may have; then nothing more is logged.
     pub bytes_max: u64,
@@ -79,7 +79,7 @@ impl Default for QlogConfig {
 pub struct CaptureConfig {
     /// The Unix socket that `stoq-gateway capture` asks at; none: the port cannot be captured.
     pub socket: Option<PathBuf>,
-    /// Put the TLS secrets of connections that begin during a capture into it: whoever has it then reads what they say.
+    /// Put the TLS secrets of connections that begin during a capture into it: a reader of the capture can then decrypt these connections.
     pub key_log: bool,
 }
 

@@ -58,7 +58,7 @@ pub struct NeighborConfig {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HopsConfig {
-    /// For whom: `"nobody"`, `"neighbors"`, `"authenticated"` (whoever showed a trusted certificate), `"anyone"`, or a list
+    /// For whom: `"nobody"`, `"neighbors"`, `"authenticated"` (peers that showed a trusted certificate), `"anyone"`, or a list
     /// of node IDs.
     pub transit: TransitConfig,
     /// The most bytes that one forwarded request may pass, both directions together; none: what the asker allows.
@@ -101,9 +101,9 @@ pub enum TransitClass {
     Nobody,
     /// Configured neighbours.
     Neighbors,
-    /// Whoever showed a trusted certificate.
+    /// Peers that showed a trusted certificate.
     Authenticated,
-    /// Whoever may connect.
+    /// Every peer that may connect.
     Anyone,
 }
 

@@ -81,7 +81,7 @@ struct PendingSend {
 enum Sent {
     /// All of it was taken, or dropped for good.
     All,
-    /// The kernel's buffer is full; so many bytes went before.
+    /// The kernel's buffer is full; this many bytes went before.
     Part(usize),
 }
 

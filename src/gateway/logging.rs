@@ -1,4 +1,4 @@
-//! Log lines on standard error, as text or JSON. What one place in the code says more than so many times a second is left out and
+//! Log lines on standard error, as text or JSON. Lines of one place in the code past `lines_per_s` a second are left out and
 //! counted: peers can trigger lines, and must not fill a disk with them. A thread of its own writes them: a reader that does not read
 //! loses lines and stops nothing.
 

@@ -120,7 +120,7 @@ pub trait Drive {
     fn drive<N: Network>(self, network: N) -> Self::Output;
 }
 
-/// A client that runs on a network. Dropping it stops the client, whoever has a clone of it, and closes the device then.
+/// A client that runs on a network. Dropping it stops every clone of the client, then closes the device.
 pub struct RunningClient {
     client: Client,
     _device: Device,

@@ -1,8 +1,8 @@
-//! Fetches one thing from several holders at once: window by window, from whoever is free, asking elsewhere for what is
-//! late, wrong or gone.
+//! Fetches one thing from several holders at once: window by window, from each holder that is free; a window that is
+//! late, wrong or lost is asked for elsewhere.
 //!
 //! Sans-I/O like everything below the loop: deliveries go in, commands and [`Event`]s come out, `now` is passed. It keeps no
-//! payload: checked pieces go straight to whoever hosts it.
+//! payload: checked pieces go straight to its host.
 
 mod holder;
 mod plan;

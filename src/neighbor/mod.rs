@@ -411,7 +411,7 @@ impl Neighbors {
         }
     }
 
-    /// Answers a solicitation for `target`. RFC 4861 §7.2.4: who asks without an address is answered to all nodes.
+    /// Answers a solicitation for `target`. RFC 4861 §7.2.4: a solicitation from the unspecified address is answered to all nodes.
     fn advertise(&mut self, mac: Mac, asker: Ipv6Addr, target: Ipv6Addr) {
         let probe = asker.is_unspecified();
         let to = if probe { ndp::ALL_NODES } else { asker };

@@ -82,7 +82,7 @@ pub struct LinkStats {
     pub overflowed: u64,
 }
 
-/// Chooses a queue for a frame that a station of so many queues receives.
+/// Chooses a queue for a received frame, from the frame and the station's number of queues.
 pub type Steering = Box<dyn FnMut(&[u8], usize) -> usize + Send>;
 
 /// A switch that stations are plugged into. Clones are the same switch.

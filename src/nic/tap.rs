@@ -1,6 +1,6 @@
-//! A tap on a network device: copies of the frames that pass, one of so many, for whoever captures them.
+//! A tap on a network device: copies of the frames that pass, all or a sample, for a capture.
 //!
-//! Workers copy into a bounded ring and never wait for whoever empties it: what finds it full is dropped and counted. While nobody captures, a
+//! Workers copy into a bounded ring and never wait for its reader: a copy that finds the ring full is dropped and counted. While nobody captures, a
 //! tapped device costs one relaxed load a burst; a device that may not be captured is not tapped at all.
 
 use super::{Nic, NicInfo, RxChecksum, TxKind};
@@ -26,7 +26,7 @@ pub struct Copied {
 /// Where all queues of a device put what is captured.
 #[derive(Debug)]
 pub struct Tap {
-    /// One of so many frames is copied; 0: none.
+    /// Every `sample`-th frame is copied; 0: none.
     sample: AtomicU32,
     frames: ArrayQueue<Copied>,
     dropped: AtomicU64,

@@ -176,7 +176,7 @@ impl<'a, N: Network> Flooding<'a, N> {
         Ok(())
     }
 
-    /// Makes about so many datagrams and gives them to the network. Returns how many they were.
+    /// Makes about `want` datagrams and gives them to the network. Returns their number.
     fn give(&mut self, now: Instant, want: usize) -> u64 {
         let (bytes, segment) = self.flood.load.next(want);
         let transmit = Transmit {

@@ -16,7 +16,7 @@ const NOISE_BYTES: usize = 256 * 1024;
 /// Sizes of frames in the order in which they are sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mix {
-    /// So many of this UDP payload, bytes, one after another.
+    /// Runs of equal datagrams: their number, and the UDP payload of each, bytes.
     runs: Vec<(usize, usize)>,
 }
 
@@ -32,7 +32,7 @@ pub enum LoadError {
 }
 
 impl Mix {
-    /// Runs of so many frames of a size, with their frame check sequences, over IPv6 or IPv4, tagged or not, on a device of this
+    /// Runs of frames (their number, and their size with the frame check sequence), over IPv6 or IPv4, tagged or not, on a device of this
     /// MTU (layer-3 bytes).
     ///
     /// # Errors

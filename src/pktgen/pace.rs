@@ -39,7 +39,7 @@ impl Pace {
         self.intended(now).map_or(max, |intended| intended.saturating_sub(self.spent).min(max))
     }
 
-    /// Notes that so many were made.
+    /// Notes that `count` were made.
     pub fn made(&mut self, count: u64) {
         self.spent += count;
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// Deliveries and commands that one handshake has on the rings at a time, with some to spare.
 const ROOM: usize = 8;
 
-/// Opens connections at a rate, so many at a time, and closes each when it is up. Says once what came of them.
+/// Opens connections at a rate, with a bound on how many are opening, and closes each when it is up. Reports once, at the end.
 ///
 /// A client has a connection before its server has judged its certificate (RFC 8446 §4.4.2), and a close then would spare the
 /// server the rest of the handshake. So each connection asks a [`crate::application::Discard`] for its count, which is nothing,
@@ -42,9 +42,9 @@ pub struct StormPlan {
     pub queue: u64,
     /// Handshakes a second; 0: as many as can be.
     pub rate_per_s: f64,
-    /// So many at a time at the most.
+    /// The most that are opening at one time.
     pub concurrency: usize,
-    /// So many and no more; none: as many as the time allows.
+    /// How many in all; none: as many as the time allows.
     pub count: Option<u64>,
     /// How long it begins new ones.
     pub duration: Duration,

@@ -43,7 +43,7 @@ pub struct StreamPlan {
     pub connections: usize,
     /// Messages a second, all connections together; 0: as many as flow control takes.
     pub rate_per_s: f64,
-    /// So many and no more; none: as many as the time allows.
+    /// How many in all; none: as many as the time allows.
     pub count: Option<u64>,
     /// How long they are sent, at the most.
     pub duration: Duration,

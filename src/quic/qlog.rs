@@ -1,4 +1,4 @@
-//! qlog (draft-ietf-quic-qlog-main-schema) of one of so many connections, a file each: packets sent, received and lost, and what
+//! qlog (draft-ietf-quic-qlog-main-schema) of sampled connections, a file each: packets sent, received and lost, and what
 //! congestion control makes of them.
 //!
 //! A worker formats events where they happen and gives them, in runs, to a thread that writes files. It never waits: a run that finds the
@@ -244,7 +244,7 @@ mod tests {
         let expected = (bound as usize / run) * run;
         assert!(expected > 0);
         texts(directory.path(), 1, |text| text.len() == expected);
-        // What is there counts for whoever comes next.
+        // The next log counts the bytes that are there already.
         let next = Qlog::start(directory.path(), 1, expected as u64).unwrap();
         drop(Records { qlog: next.clone(), name: "b.sqlog".into(), bytes: record.clone() });
         drop(next);

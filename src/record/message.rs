@@ -9,7 +9,7 @@ use crate::token::{TOKEN_BYTES, Token};
 pub struct MessageHeader {
     /// The application queue it is for, at most 2^62 - 1.
     pub queue: u64,
-    /// The payload's token, if the sender gave one. Whoever reads the payload checks it.
+    /// The payload's token, if the sender gave one. The payload's reader checks it.
     pub token: Option<Token>,
 }
 

@@ -263,7 +263,7 @@ fn take_node_id(body: &mut &[u8]) -> Result<NodeId, RecordError> {
 /// Takes a lane bitmap, which may be empty, off `body`.
 fn take_lanes(body: &mut &[u8]) -> Result<Lanes, RecordError> {
     Lanes::take(body).ok_or(RecordError::Malformed(
-        "a lane bitmap is its length, at most 16, and so many bytes, the last of them not 0",
+        "a lane bitmap is a length, at most 16, and that number of bytes, the last of them not 0",
     ))
 }
 

@@ -260,7 +260,7 @@ impl Thread {
             None => self.running.push_back(check),
             Some(found) => {
                 let (token, told) = (check.token, check.end(&store, found));
-                // Whoever is told may close the store.
+                // The receiver of the result may close the store.
                 drop(store);
                 told.into_iter().for_each(|done| done(token, found));
             }

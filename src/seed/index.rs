@@ -24,7 +24,7 @@ pub struct Holding {
 /// What became of something that a store held or holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Change {
-    /// It is held, and so much of it.
+    /// It is held, this much of it.
     Holds(Holding),
     /// It went.
     Gone(AnyToken),
@@ -127,7 +127,7 @@ impl Index {
             clock: 0,
             sets_of: FxHashMap::default(),
             journal: VecDeque::new(),
-            // What is found at the start has no place in the journal: whoever asks after 0 must begin anew.
+            // What is found at the start has no place in the journal: a reader that asks after 0 must begin anew.
             sequence: 1,
             bad: FxHashSet::default(),
             bad_order: VecDeque::new(),

@@ -55,7 +55,7 @@ impl Drop for Mark {
     }
 }
 
-/// Shows that whoever has it may change files that have their final names.
+/// Permission to change files that have their final names.
 pub(super) type Changing<'a> = MutexGuard<'a, ()>;
 
 impl Inner {

@@ -68,7 +68,7 @@ impl Keep {
         self.owner.filter(|_| !self.cached)
     }
 
-    /// What holds when this is asked for as well. No lease gets shorter; whoever asked for the longest one pays.
+    /// What holds when this is asked for as well. No lease gets shorter; the node that asked for the longest one pays.
     #[must_use]
     pub fn extended_by(self, asked: Self) -> Self {
         let end = |keep: Self| keep.expires_s.unwrap_or(u64::MAX);

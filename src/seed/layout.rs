@@ -115,7 +115,7 @@ fn pairs_bytes(descriptor: &Descriptor, part: &Part, lanes: Lanes) -> u64 {
     // Lanes past them have no bytes.
     let shards = part.length.div_ceil(descriptor.shard_bytes());
     let (mut pairs, mut span) = (0u64, 2u64);
-    // Level by level: pairs that span so many groups each.
+    // Level by level: the pairs of a level span the same number of groups.
     while span / 2 < groups {
         let unaligned = u64::from(!shard_groups.is_multiple_of(span));
         let a_stripe: u64 = lane_runs(descriptor, part.blob, lanes)

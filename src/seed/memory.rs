@@ -118,7 +118,7 @@ impl MemoryTier {
             return Ok(bytes.into());
         };
         held.read(start, &mut memory[..block_len]).map_err(failed)?;
-        // One block is hashed in a fraction of the time that the disk took for it. Of a longer payload whoever reads it finds out.
+        // One block is hashed in a fraction of the time that the disk took for it. A longer payload is checked by its reader.
         if held.is_whole()
             && held.length() == block_len as u64
             && Token::of(&memory[..block_len]) != held.token()

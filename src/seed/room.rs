@@ -108,7 +108,7 @@ impl Inner {
         }
     }
 
-    /// Whether whoever asks for this lease has the quota for it.
+    /// Whether the node that asks for this lease has the quota for it.
     pub(super) fn check_extension(&self, token: &AnyToken, asked: Keep) -> Result<(), StoreError> {
         let index = self.index();
         let Some(entry) = index.get(token) else { return Ok(()) };

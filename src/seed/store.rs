@@ -96,7 +96,7 @@ impl Store {
         Self::open_mending(dir, config, MEND_AT_START_BYTES_MAX)
     }
 
-    /// Opens as [`Store::open`] does, with outboards of at most so many bytes of payloads made anew before it returns.
+    /// Opens as [`Store::open`] does, with outboards made anew before it returns, for payloads of at most this many bytes together.
     ///
     /// # Errors
     /// Those of [`Store::open`].
@@ -294,7 +294,7 @@ impl Store {
         self.inner.checks.is_fresh(&token.into(), now)
     }
 
-    /// Something was found whole, and whoever waited for that goes on at `now`.
+    /// Something was found whole: the requests that waited for that go on at `now`.
     pub(super) fn note_whole(&self, token: AnyToken, now: Instant) {
         self.inner.checks.note_whole(token, now);
     }
@@ -310,7 +310,7 @@ impl Store {
         *self.inner.checks.state()
     }
 
-    /// Forgets a payload or a set, whatever its lease; gives whether it was held. Whoever has it open can go on reading it.
+    /// Forgets a payload or a set, whatever its lease; gives whether it was held. A reader that has it open can go on reading it.
     /// Sets lose the lanes that they had by a payload; blobs of a set that are held whole stay.
     ///
     /// # Errors
@@ -326,7 +326,7 @@ impl Store {
         self.inner.index().payloads().collect()
     }
 
-    /// Everything held, in no order, with the number to ask [`Store::changes_after`] for what comes next.
+    /// Everything held, in no order, with the number from which [`Store::changes_after`] goes on.
     pub fn holdings(&self) -> (u64, Vec<Holding>) {
         self.inner.index().holdings()
     }

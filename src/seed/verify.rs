@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 /// How a piece of a reading ended.
 #[derive(Debug)]
 pub(super) enum Read<T> {
-    /// There is more; so many bytes were read.
+    /// There is more; this many bytes were read.
     More(usize),
     /// All was read.
     End(T),

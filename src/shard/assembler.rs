@@ -18,7 +18,7 @@ pub enum AssembleError {
     Coder(#[from] CoderError),
     /// What was decoded is not the payload, though every shard matched its token: the set's parity was not made of it.
     #[error(
-        "the set's shards do not give its payload: whoever made this set made it wrong; use another set of it"
+        "the set's shards do not give its payload: its parity was not made of it; use another set of this payload"
     )]
     BadDescriptor,
 }

@@ -45,7 +45,7 @@ pub struct NewRequest {
     pub request_pem: String,
     /// The private key, PKCS#8. It is wiped when dropped.
     pub key_pem: Zeroizing<String>,
-    /// The ID that the node will have, whoever certifies it.
+    /// The node's ID; it does not depend on who certifies it.
     pub node_id: NodeId,
 }
 

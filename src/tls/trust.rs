@@ -43,7 +43,7 @@ impl Trust {
         }
     }
 
-    /// Trusts the keys with these node IDs, whoever certified them.
+    /// Trusts the keys with these node IDs, whatever their certificates' issuers.
     pub fn pinned(pins: impl IntoIterator<Item = NodeId>) -> Result<Self, TlsError> {
         Self::with_roots(Path::new(""), &[], pins)
     }

@@ -240,7 +240,7 @@ impl VerifiedDecoder {
         Ok(())
     }
 
-    /// Steps to what comes next and, before a group, makes room for it.
+    /// Steps to the next node and, before a group, makes room for it.
     fn advance(&mut self) {
         self.next = self.walk.next();
         let Some(Step::Group { offset, len, .. }) = self.next else { return };

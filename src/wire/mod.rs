@@ -91,7 +91,7 @@ pub struct Station {
 /// A frame that means something to this host and is no datagram for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control<'a> {
-    /// An ARP packet, whoever it is about: neighbours are learnt from other hosts' too.
+    /// An ARP packet about any host: neighbours are learnt from other hosts' packets too.
     Arp {
         /// Who sent the frame.
         source_mac: Mac,

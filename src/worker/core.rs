@@ -74,7 +74,7 @@ impl Core {
         data: BytesMut,
     ) {
         self.send_buf.clear();
-        // QUIC keeps what comes for an attempt that waits for its turn, and does not say so.
+        // QUIC buffers datagrams for an attempt that waits for its turn, and does not report it.
         let kept = !self.incoming.is_empty() && admission::may_precede_acceptance(&data);
         match self.endpoint.handle(now, remote, local_ip, ecn, data, &mut self.send_buf) {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {

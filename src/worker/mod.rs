@@ -140,7 +140,7 @@ impl<N: Network> Worker<N> {
         Self { network, core, status }
     }
 
-    /// Keeps connections to these neighbours, at most so many at once.
+    /// Keeps connections to these neighbours, at most `connections_max` at once.
     pub fn set_neighbors(&mut self, neighbors: Vec<Neighbor>, connections_max: usize, now: Instant) {
         self.core.links = Links::new(neighbors, connections_max, now);
     }

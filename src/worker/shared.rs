@@ -134,7 +134,7 @@ pub struct WorkerStatus {
     pub connections: AtomicUsize,
     /// What it looks at once a second.
     pub gauges: Gauges,
-    /// Shows its connections to whoever asks.
+    /// Shows its connections to the admin endpoint.
     pub inspection: Inspection,
     /// Requests in flight when last looked at: once a drain began, each turn.
     pub(super) requests: AtomicUsize,

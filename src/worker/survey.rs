@@ -177,7 +177,7 @@ impl Conn {
 }
 
 impl Core {
-    /// Looks at a few connections, if it is time; answers whoever asked to see them.
+    /// Surveys a few connections, if it is time, and answers a pending inspection.
     pub(super) fn survey(&mut self, now: Instant, link_up: impl FnOnce() -> bool) {
         if self.status.inspection.is_wanted() {
             self.inspect();
@@ -220,7 +220,7 @@ impl Core {
         gauges.commands.store(commands, Relaxed);
         gauges.attempts.store(self.incoming.len(), Relaxed);
         gauges.senders.store(self.lines.sending.len(), Relaxed);
-        // Whoever reads them now sees those of the last time.
+        // A reader that holds the lock sees the neighbours of the last survey.
         if let Ok(mut neighbors) = gauges.neighbors.try_lock() {
             neighbors.clear();
             neighbors.extend(self.links.states());
@@ -241,7 +241,7 @@ impl Inspection {
     }
 
     fn answer(&self, views: Vec<ConnectionView>) {
-        // Who asks holds the lock for a moment only: the next turn answers.
+        // The inspector holds the lock for a moment only: the next turn answers.
         if let Ok(mut asker) = self.asker.try_lock() {
             self.wanted.store(false, Relaxed);
             if let Some(asker) = asker.take() {

@@ -4,7 +4,7 @@ use super::Core;
 use super::conn::{Change, Origin};
 use crate::counters::Counter;
 use crate::datagram::Network;
-use crate::limits::UNREACHABLE_PER_TURN_MAX;
+use crate::limits::UNREACHABLE_LEN_PER_TURN_MAX;
 use crate::record::ErrorCode;
 use crate::session::Context;
 use bytes::Bytes;
@@ -28,7 +28,7 @@ impl Core {
 
     /// Ends the handshakes whose packets do not arrive.
     pub(super) fn take_unreachable<N: Network>(&mut self, network: &mut N, now: Instant) {
-        for _ in 0..UNREACHABLE_PER_TURN_MAX {
+        for _ in 0..UNREACHABLE_LEN_PER_TURN_MAX {
             let Some(unreachable) = network.poll_unreachable() else { return };
             if self.client.is_none() {
                 continue;

@@ -1,4 +1,4 @@
-//! Four gateways that know each other: shards put at one, lanes mirrored to others, gathered from whoever is left.
+//! Four gateways that know each other: shards put at one, lanes mirrored to others, gathered from the gateways that are left.
 
 use crate::support::{Gateway, Process, Site, identities, json, make_identity, run, stoq, wait_until};
 use rustix::process::Signal;
@@ -190,7 +190,7 @@ fn lanes_are_mirrored_located_and_gathered_until_too_few_holders_are_left() {
     for (name, lanes) in [("b", "lanes 0-1"), ("c", "lanes 2-3"), ("d", "lanes 4-5")] {
         assert!(holders.contains(&(nodes().id(name).to_owned(), lanes.to_owned())), "{name}: {holders:?}");
     }
-    // Whoever has lanes alone does not say that it has the payload.
+    // A holder of lanes alone does not say that it has the payload.
     assert_eq!(mesh.located(&token, 1)[0].0, nodes().id("a"));
 
     let got = json(mesh.get(&set, "all").args(["--from", "b,c,d"]));

@@ -16,7 +16,7 @@ impl Gateway {
         Self::start_with(1, Vec::new())
     }
 
-    /// On so many workers, with more applications.
+    /// On this number of workers, with more applications.
     pub(crate) fn start_with(workers: usize, more: Vec<stoq::node::Hosted>) -> Self {
         use stoq::application::{Application, Discard, Echo, Placement};
         use stoq::node::{Host, Hosted};

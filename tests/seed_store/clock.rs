@@ -21,7 +21,7 @@ fn dead(up_s: u64) -> Reading {
     Reading { unix_s: up_s, up_s }
 }
 
-/// Puts something for so many hours from this moment on.
+/// Puts something with a lease of this many hours from now.
 fn put_for(hours: u64, store: &Store, len: usize, at: Moment) -> Token {
     let data = payload(len);
     let keep = Keep::leased(Some(at.now_s + hours * 3600), None).in_epoch(at.epoch);

@@ -127,7 +127,7 @@ fn putting_again_lengthens_a_lease_and_never_shortens_it() {
     put_as(&store, &data, Keep::cached(Some(50)), 0).unwrap();
     assert_eq!(store.owned_bytes(&ALICE), 0);
     for (asked, then) in [
-        // Even a shorter lease makes it kept: whoever asked relies on it.
+        // Even a shorter lease makes it kept: the node that asked relies on it.
         (Keep::leased(Some(40), Some(ALICE)), Keep::leased(Some(40), Some(ALICE))),
         (Keep::leased(Some(100), Some(ALICE)), Keep::leased(Some(100), Some(ALICE))),
         (Keep::leased(Some(90), Some(BOB)), Keep::leased(Some(100), Some(ALICE))),

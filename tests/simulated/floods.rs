@@ -28,7 +28,7 @@ impl Flooder {
         Self { network, counters: Counters::default(), answers: 0 }
     }
 
-    /// Sends so many datagrams, `each` and a millisecond at a time.
+    /// Sends `count` datagrams, `each` of them a millisecond.
     fn flood(&mut self, world: &mut World, load: &mut Load, count: usize, each: usize) {
         let mut sent = 0;
         while sent < count {

@@ -233,7 +233,7 @@ fn any_lanes_that_are_enough_give_the_payload_back() {
         for (peer, held) in peers.iter().zip([[0, 3], [1, 4], [2, 5]]) {
             put_lanes(&mut world, peer, &bytes, &parity, &set, lanes(&held));
         }
-        // Whoever asks knows who has what, or finds out.
+        // The gathering knows which holder has which lanes, or finds out.
         for known in [true, false] {
             let held = [[0, 3], [1, 4], [2, 5]].map(|held| known.then(|| lanes(&held)));
             let sources = peers.iter().zip(held).map(|(peer, held)| source(peer, held)).collect();

@@ -150,7 +150,7 @@ fn a_closed_way_around_a_ring_is_a_loop() {
 }
 
 #[test]
-fn a_nonce_is_known_whoever_brings_it_and_whatever_became_of_it() {
+fn a_nonce_is_known_from_any_peer_and_whatever_became_of_it() {
     let mut world = World::new(Setup { clients: 2, ..Setup::line(2) });
     let (one, two) = (world.connect(0, gateway_v4()), world.connect(1, gateway_v4()));
     let token = put_by(&mut world, &one, &[0, 1], b"abc");

@@ -62,7 +62,7 @@ fn a_drain_waits_for_the_last_byte_of_an_answer_to_be_acknowledged() {
 }
 
 #[test]
-fn a_drain_waits_for_whoever_was_answered_to_read_and_close() {
+fn a_drain_waits_for_the_peers_answered_last_to_read_and_close() {
     let mut world = World::new(Setup { clients: 2, ..Setup::default() });
     let (peer, silent) = (world.connect(0, gateway_v4()), world.connect(1, gateway_v6()));
     let token = world.put(&peer, &payload(100_000));

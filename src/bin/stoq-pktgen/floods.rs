@@ -21,7 +21,7 @@ pub(crate) struct Sizes {
 
 #[derive(clap::Args)]
 pub(crate) struct Counted {
-    /// End after so many datagrams, at the end of a flight.
+    /// End after this number of datagrams, at the end of a flight.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
 }

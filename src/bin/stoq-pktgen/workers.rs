@@ -21,7 +21,7 @@ pub(crate) struct Storming {
     /// Handshakes that run at a time, each worker.
     #[arg(long, default_value_t = 32, value_name = "N")]
     concurrency: usize,
-    /// So many handshakes and no more, each worker.
+    /// The number of handshakes of each worker.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
     /// Resume sessions where the gateway allows it: only the first handshakes are full ones then.
@@ -43,7 +43,7 @@ pub(crate) struct Streaming {
     /// Bytes of each message.
     #[arg(long, default_value_t = 1024, value_name = "BYTES")]
     size: usize,
-    /// End after so many messages, each worker.
+    /// End after this number of messages, each worker.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
     /// How long the connections may take to come up, and the gateway to count what is on its way at the end.

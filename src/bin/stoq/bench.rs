@@ -37,7 +37,7 @@ pub(crate) struct Args {
     /// With --get: read the answer without checking it, to see what checking costs.
     #[arg(long, requires = "get")]
     unverified: bool,
-    /// With --get: only the first 16 KiB, so many times, one after the other: the time of each.
+    /// With --get: only the first 16 KiB, this number of times, one after the other: the time of each.
     #[arg(long, requires = "get", value_name = "TIMES")]
     trips: Option<u64>,
     /// Connections, spread over the workers; 0 is one a worker.
@@ -49,7 +49,7 @@ pub(crate) struct Args {
     streams: u64,
     #[command(flatten)]
     route: RouteArgs,
-    /// Give up after so many seconds.
+    /// Give up after this number of seconds.
     #[arg(long, default_value_t = 120)]
     limit: u64,
     #[command(flatten)]

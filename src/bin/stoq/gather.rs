@@ -23,7 +23,7 @@ pub(crate) struct Outcome {
     pub(crate) unreached: Vec<(String, String)>,
 }
 
-/// Gets `token` from the gateways named `from`; from the connected one if there is none. Whoever is connected first gives first;
+/// Gets `token` from the gateways named `from`; from the connected one if there is none. The gateway that is connected first gives first;
 /// nobody waits for one that is dead.
 pub(crate) async fn run(
     online: &Online,

@@ -288,7 +288,7 @@ impl Host {
             Ok(Some(control)) => self.handle_control(now, counters, control),
             Err(error) => counters.add(error.counter(), 1),
         }
-        // Whoever took a datagram has said so already.
+        // The consumer of a datagram has marked its own stages already.
         counters.stages.enter(Stage::Receive);
     }
 

@@ -1,6 +1,6 @@
 //! Captures of a user-space port, by way of a socket that its owner alone may open: what the kernel's tools do not see.
 //!
-//! Whoever connects sends one line of JSON ([`Wanted`]) and gets a pcapng file until it closes its sending side: frames of the tap that the
+//! A recorder sends one line of JSON ([`Wanted`]) and gets a pcapng file until it closes its sending side: frames of the tap that the
 //! filter takes and, only where the configuration allows it, the TLS secrets of connections that begin meanwhile. One capture at a time.
 
 pub mod filter;
@@ -37,7 +37,7 @@ const BATCH_LEN: usize = 1024;
 pub struct Wanted {
     /// See [`Filter`].
     pub filter: String,
-    /// One of so many frames of each queue, before the filter; at least 1.
+    /// Take every `sample`-th frame of each queue, before the filter; at least 1.
     pub sample: u32,
 }
 
@@ -142,8 +142,8 @@ fn serve(
     let _blocking = Blocking(listener);
     let mut frames = 0_u64;
     loop {
-        // A frame's secret is told before the frame passes. So whoever takes frames first and secrets then has the secrets of all of them,
-        // and they must stand in front.
+        // A frame's secret is told before the frame passes. A recorder that takes frames first and secrets second has the
+        // secrets of all these frames, and writes the secrets in front.
         let copied: Vec<_> = std::iter::from_fn(|| tap.take()).take(BATCH_LEN).collect();
         let secrets: String = std::iter::from_fn(|| tap.take_secret()).collect();
         if !secrets.is_empty() {
@@ -211,14 +211,14 @@ fn read_wanted(stream: &UnixStream) -> anyhow::Result<(Filter, u32)> {
     let mut line = String::new();
     BufReader::new(stream.take(WANTED_BYTES_MAX)).read_line(&mut line).context("no request came")?;
     let wanted: Wanted = serde_json::from_str(&line).context("no request")?;
-    ensure!(wanted.sample > 0, "sample is one of so many frames; give at least 1");
+    ensure!(wanted.sample > 0, "sample takes every N-th frame; give at least 1");
     Ok((wanted.filter.parse()?, wanted.sample))
 }
 
 /// How a recording ends.
 #[derive(Clone, Debug, Default)]
 pub struct Until {
-    /// After so many frames.
+    /// After this number of frames.
     pub frames: Option<u64>,
     /// At this time.
     pub deadline: Option<Instant>,

@@ -1,4 +1,4 @@
-//! A tapped device, a server and whoever records.
+//! A tapped device, a capture server and a recorder.
 
 use super::*;
 use crate::nic::simulated::{LinkConfig, SimulatedLink, SimulatedNic};

@@ -85,7 +85,7 @@ pub(crate) struct Caller {
     numbers: u64,
     /// What it gathers, if it does.
     pub(crate) gathering: Option<Gathering>,
-    /// What its fetches wait for; whoever sets it gives back.
+    /// What its fetches wait for; the test that sets it gives back.
     pub(crate) pace: Option<Credit>,
 }
 

@@ -1,4 +1,4 @@
-//! A gathering that the test's own application hosts, and what comes of it.
+//! A gathering that the test's own application hosts, and its outcome.
 
 use bytes::Bytes;
 use std::collections::BTreeMap;

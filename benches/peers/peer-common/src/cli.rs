@@ -7,7 +7,7 @@ use std::path::PathBuf;
 /// The two sides of a peer that moves bulk bytes and does no more.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Count what comes on unidirectional streams.
+    /// Count the bytes of unidirectional streams.
     Server(ServerArgs),
     /// Send bytes and print how fast that was.
     Client(ClientArgs),

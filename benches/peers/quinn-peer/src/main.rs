@@ -20,7 +20,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Count what comes on unidirectional streams; send back what comes on bidirectional ones.
+    /// Count the bytes of unidirectional streams; send back those of bidirectional ones.
     Server(Server),
     /// Send bytes, or messages back and forth, and print how fast that was.
     Client(Client),
@@ -38,7 +38,7 @@ struct Server {
 struct Client {
     #[command(flatten)]
     common: ClientArgs,
-    /// Instead of bulk bytes: so many round trips of a small message.
+    /// Instead of bulk bytes: this number of round trips of a small message.
     #[arg(long, value_name = "COUNT")]
     round_trips: Option<usize>,
     /// Bytes of a round trip's message.

@@ -27,7 +27,7 @@ pub(crate) fn run(args: ServerArgs) -> anyhow::Result<()> {
     }
 }
 
-/// Takes in order what comes, discards it, and answers with how many bytes there were once a stream has ended.
+/// Reads streams in order, discards their bytes, and answers with how many bytes there were once a stream has ended.
 struct Counter {
     /// By connection.
     totals: HashMap<Option<u64>, u64>,
