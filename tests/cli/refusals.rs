@@ -1,7 +1,7 @@
 //! What goes wrong, and the message that says what to do.
 
-use crate::support::{Process, Site, identities, run, stoq, stoq_gateway};
-use std::net::UdpSocket;
+use crate::support::{Process, Site, identities, run, stoq, stoq_gateway, wait_until};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 
 #[test]
@@ -76,16 +76,29 @@ fn a_closed_port_is_told_as_such_without_waiting_for_the_time_that_was_given() {
 }
 
 #[test]
-fn a_gateway_that_starts_late_is_waited_for_while_its_port_says_nothing() {
+fn a_gateway_that_says_nothing_yet_is_waited_for() {
     let mut site = Site::new();
-    let silent = UdpSocket::bind(site.v4()).unwrap();
-    let client = Process::spawn(site.client("ping").args(["--count", "1", "--timeout", "60"]));
-    let mut first = [0; 2048];
-    silent.recv(&mut first).unwrap();
-    drop(silent);
-    let _gateway = site.start();
-    let mut client = client;
+    let gateway = site.start();
+    // Its port stays open, and nobody takes what arrives there.
+    gateway.process.signal(rustix::process::Signal::STOP);
+    let mut client = Process::spawn(site.client("ping").args(["--count", "1", "--timeout", "3600"]));
+    wait_until("the client's first packet waits at the port", || has_datagrams(site.v4()));
+    gateway.process.signal(rustix::process::Signal::CONT);
     assert!(client.end().success(), "{}", client.log());
+}
+
+/// Whether datagrams wait in the socket that is bound to this IPv4 address.
+fn has_datagrams(address: SocketAddr) -> bool {
+    let sockets = std::fs::read_to_string("/proc/net/udp").unwrap();
+    let port = format!(":{:04X}", address.port());
+    sockets.lines().any(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let is_bound = fields.next().is_some_and(|local| local.ends_with(&port));
+        let queued = fields.nth(2).and_then(|queues| queues.split_once(':'));
+        is_bound
+            && queued
+                .is_some_and(|(_, received)| u64::from_str_radix(received, 16).is_ok_and(|bytes| bytes > 0))
+    })
 }
 
 #[test]
