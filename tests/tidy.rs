@@ -134,11 +134,7 @@ fn functions_fit_a_screen() {
             }
         }
     }
-    assert_only(
-        &LONG_FUNCTIONS,
-        &long,
-        &format!("a function past {FUNCTION_LINES_MAX} lines asks to be two"),
-    );
+    assert_only(LONG_FUNCTIONS, &long, &format!("a function past {FUNCTION_LINES_MAX} lines asks to be two"));
 }
 
 /// The functions of a file that rustfmt has seen: a body ends at a brace under the line that begins the function.
