@@ -93,6 +93,13 @@ pub const OPTIONS: &[Range] = &[
         "a certificate has at most a hundred years",
     ),
     whole(
+        "stoq identity renew --days",
+        (1, 36_500),
+        "days",
+        "the certificate would have expired",
+        "a certificate has at most a hundred years",
+    ),
+    whole(
         "stoq-gateway capture --sample",
         (1, u32::MAX as u64),
         "",
