@@ -6,6 +6,7 @@
 
 use clap::error::ErrorKind;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, OFlags, Stat, fcntl_getfl, fstat, major, minor};
 use rustix::io::Errno;
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -49,12 +50,27 @@ pub fn line(text: impl Display) -> Result<(), OutputError> {
 }
 
 /// Prints what work has given: a token, figures. Where standard output does not take it, standard error gets it, with what is
-/// `done` already, so that nothing has to be done again for it.
+/// `done` already, so that nothing has to be done again for it. The same where standard output was closed when the process started.
 ///
 /// # Errors
-/// Standard output is closed or full.
+/// Standard output is closed by its reader, or full.
 pub fn result(text: impl Display, done: &str) -> Result<(), OutputError> {
+    if was_closed(io::stdout().as_fd()) {
+        note(format_args!("{done}; standard output is closed, so here it is:\n{text}"));
+        return Ok(());
+    }
     line(&text).inspect_err(|_| note(format_args!("{done}; standard output did not take this:\n{text}")))
+}
+
+/// Whether a descriptor was closed when the process started. Rust's runtime opens /dev/null in its place, for reading and writing; a
+/// shell's `>/dev/null` opens it for writing alone. Where another program has opened it both ways, nothing is lost by one line more.
+pub(crate) fn was_closed(descriptor: BorrowedFd<'_>) -> bool {
+    let both_ways = fcntl_getfl(descriptor).is_ok_and(|flags| flags.contains(OFlags::RDWR));
+    let is_null = |found: Stat| {
+        FileType::from_raw_mode(found.st_mode).is_char_device()
+            && (major(found.st_rdev), minor(found.st_rdev)) == (1, 3)
+    };
+    both_ways && fstat(descriptor).is_ok_and(is_null)
 }
 
 /// Prints a line on standard error, if anybody takes it.

@@ -5,9 +5,10 @@
 
 use super::ClientError;
 use crate::limits::PAYLOAD_BYTES_MAX;
+use crate::output::was_closed;
 use crate::token::{OutboardError, Token};
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::{OFlags, fcntl_getfl, fstat, major, minor};
+use rustix::fs::{fstat, major, minor};
 use std::fmt;
 use std::fs::{File, FileType, Metadata};
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom};
@@ -120,9 +121,7 @@ impl Input {
         let failed = |source: io::Error| ClientError::File { path: name.into(), source };
         let own = || Ok(File::from(io::stdin().as_fd().try_clone_to_owned()?));
         let file = own().map_err(failed)?;
-        let known = file.metadata().map_err(failed)?;
-        let flags = fcntl_getfl(&file).map_err(|error| failed(error.into()))?;
-        if is_null(&known) && flags.contains(OFlags::RDWR) {
+        if was_closed(file.as_fd()) {
             return Err(ClientError::Input { path: name.into(), error: InputError::Closed });
         }
         Self::of(name.into(), file)

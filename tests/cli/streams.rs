@@ -102,6 +102,14 @@ fn the_token_of_a_put_is_not_lost_with_standard_output() {
         assert!(text.contains(&token) && text.contains("the put is done"), "{text}");
         run(site.client("get").arg(&token).arg("-o").arg(site.path(&format!("{name}.back"))), 0);
     }
+    // Closed before the tool starts.
+    let (file, token) = site.file("e", 1000);
+    let mut put = site.client("put");
+    put.arg(&file);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec \"$0\" \"$@\" >&-"]).arg(put.get_program()).args(put.get_args());
+    let (_, text) = run(&mut shell, 0);
+    assert!(text.contains(&token) && text.contains("the put is done"), "{text}");
 }
 
 /// A gateway that writes its log there, and its admin endpoint.
