@@ -54,7 +54,7 @@ cleanup() {
 }
 trap cleanup EXIT
 
-say "what comes from the network: crates, tools, a Debian for the container and the package"
+say "fetching from the network: crates, tools, a Debian for the container and the package"
 debian_base "$STOQ_BASE" &
 background=$!
 cargo fetch --locked --quiet

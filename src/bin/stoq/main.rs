@@ -31,7 +31,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Put a file, or what comes by a pipe, on a gateway; returns when the gateway has checked and durably kept it.
+    /// Put a file, or the bytes of a pipe, on a gateway; returns when the gateway has checked and durably kept it.
     Put(put::Args),
     /// Get a payload by its token, every byte checked against it.
     Get(get::Args),
@@ -45,7 +45,7 @@ enum Command {
     Bench(bench::Args),
     /// Make or show identities: keys, certificates, node IDs.
     Identity(identity::Args),
-    /// Print the content token of a file, or of what comes by a pipe, without a network.
+    /// Print the content token of a file, or of a pipe's bytes, without a network.
     Token(token::Args),
     /// Write man pages and shell completions, for packagers.
     #[command(hide = true)]

@@ -33,7 +33,7 @@ pub(crate) struct Args {
     /// Put only these lanes, such as 0-3,17; without it all of them.
     #[arg(long, requires = "shards")]
     lanes: Option<Lanes>,
-    /// The directory for temporary files: what comes by a pipe, and the parity of --shards. They have no name, and are gone however
+    /// The directory for temporary files: the bytes of a pipe, and the parity of --shards. They have no name, and are gone however
     /// the command ends. Without it TMPDIR, or /tmp.
     #[arg(long, value_name = "DIR")]
     spool: Option<PathBuf>,
