@@ -26,7 +26,6 @@ const LONG_FILES: &[&str] = &[
 const LONG_FUNCTIONS: &[&str] = &[
     "examples/instructions.rs main",
     "src/bin/stoq/ping.rs run",
-    "src/gateway/capture/mod.rs serve",
     "src/gateway/port.rs open",
     "src/seed/mirror.rs poll",
     "src/worker/core.rs transmit_one",

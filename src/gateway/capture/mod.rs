@@ -132,57 +132,101 @@ fn serve(
         }
     };
     tracing::info!(?filter, "capture begins");
-    let (start, clock) = (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
     let dropped_before = tap.dropped();
-    let mut out = Vec::new();
-    pcapng::section(&mut out);
-    pcapng::interface(&mut out, device);
     stream.set_read_timeout(Some(GATHER))?;
     listener.set_nonblocking(true)?;
     let _blocking = Blocking(listener);
-    let mut frames = 0_u64;
+    let mut recording = Recording::new(filter, device);
     loop {
+        recording.add(tap);
+        recording.pass(&mut stream)?;
+        if let Ok((other, _)) = listener.accept() {
+            // Its own affair if it hears nothing.
+            let _ = turn_away(other);
+        }
+        if has_closed(&stream)? || ending.load(Ordering::Relaxed) {
+            break;
+        }
+    }
+    // The ring still holds frames that passed before the end, and gets no more.
+    tap.set_sample(0);
+    while recording.add(tap) > 0 {
+        recording.pass(&mut stream)?;
+    }
+    let dropped = tap.dropped() - dropped_before;
+    recording.end(dropped);
+    recording.pass(&mut stream)?;
+    tracing::info!(frames = recording.frames, dropped, "capture ended");
+    Ok(())
+}
+
+/// Whether a recorder has closed its sending side; waits [`GATHER`] for it.
+fn has_closed(mut stream: &UnixStream) -> io::Result<bool> {
+    match stream.read(&mut [0]) {
+        Ok(count) => Ok(count == 0),
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A pcapng file in the making.
+struct Recording {
+    filter: Filter,
+    /// The same moment by both clocks.
+    start: (Instant, Duration),
+    /// Blocks that have not passed the socket.
+    out: Vec<u8>,
+    /// Frames that the filter took.
+    frames: u64,
+}
+
+impl Recording {
+    fn new(filter: Filter, device: &str) -> Self {
+        let mut out = Vec::new();
+        pcapng::section(&mut out);
+        pcapng::interface(&mut out, device);
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { filter, start: (Instant::now(), clock), out, frames: 0 }
+    }
+
+    /// Adds at most [`BATCH_LEN`] frames of the ring and their secrets; gives the number of frames taken from the ring.
+    fn add(&mut self, tap: &Tap) -> usize {
         // A frame's secret is told before the frame passes. A recorder that takes frames first and secrets second has the
         // secrets of all these frames, and writes the secrets in front.
         let copied: Vec<_> = std::iter::from_fn(|| tap.take()).take(BATCH_LEN).collect();
         let secrets: String = std::iter::from_fn(|| tap.take_secret()).collect();
         if !secrets.is_empty() {
-            pcapng::secrets(&mut out, &secrets);
+            pcapng::secrets(&mut self.out, &secrets);
         }
-        for copied in copied {
-            if filter.takes(&copied.frame) {
+        let (start, clock) = self.start;
+        for copied in &copied {
+            if self.filter.takes(&copied.frame) {
                 // Frames of the turn in which the capture began are a little older than it.
                 let at = match copied.at.checked_duration_since(start) {
                     Some(since) => clock + since,
                     None => clock.saturating_sub(start.saturating_duration_since(copied.at)),
                 };
-                pcapng::packet(&mut out, 0, at, copied.sent, &copied.frame);
-                frames += 1;
+                pcapng::packet(&mut self.out, 0, at, copied.sent, &copied.frame);
+                self.frames += 1;
             }
         }
-        stream.write_all(&out).context("its reader is too slow or gone")?;
-        out.clear();
-        if let Ok((other, _)) = listener.accept() {
-            // Its own affair if it hears nothing.
-            let _ = turn_away(other);
-        }
-        let ended = match stream.read(&mut [0]) {
-            Ok(count) => count == 0,
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                false
-            }
-            Err(error) => return Err(error.into()),
-        };
-        if ended || ending.load(Ordering::Relaxed) {
-            break;
-        }
+        copied.len()
     }
-    tap.set_sample(0);
-    let dropped = tap.dropped() - dropped_before;
-    pcapng::statistics(&mut out, 0, clock + start.elapsed(), dropped);
-    stream.write_all(&out)?;
-    tracing::info!(frames, dropped, "capture ended");
-    Ok(())
+
+    /// Adds the block that ends a file; `dropped` is the number of frames that found the ring full.
+    fn end(&mut self, dropped: u64) {
+        let (start, clock) = self.start;
+        pcapng::statistics(&mut self.out, 0, clock + start.elapsed(), dropped);
+    }
+
+    /// Passes what has been added.
+    fn pass(&mut self, stream: &mut UnixStream) -> anyhow::Result<()> {
+        stream.write_all(&self.out).context("its reader is too slow or gone")?;
+        self.out.clear();
+        Ok(())
+    }
 }
 
 /// Tells somebody that only one may capture, after reading what it says: what is closed unread takes the answer with it.

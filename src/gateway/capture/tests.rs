@@ -111,6 +111,31 @@ fn a_capture_ends_when_it_is_told_and_the_next_can_begin() {
 }
 
 #[test]
+fn a_capture_that_ends_has_the_frames_that_passed_before() {
+    let mut setup = Setup::new();
+    let until = Until::default();
+    let recording = setup.record("udp port 4433", until.clone());
+    let deadline = Instant::now() + PATIENCE;
+    while setup.tap.take_secret().is_none() {
+        setup.tap.add_secret(|| "a\n".into());
+        assert!(Instant::now() < deadline || recording.is_finished());
+        std::thread::yield_now();
+    }
+    // More than the server takes at one look at the socket, and no more than the ring holds.
+    let passed = 3 * BATCH_LEN;
+    setup.nic.rx_burst(Instant::now(), |_, _| ());
+    for _ in 0..passed {
+        let frame = frame(4433);
+        assert!(setup.nic.tx_frame(TxKind::Plain, frame.len(), |out| out.copy_from_slice(&frame)));
+        setup.nic.tx_flush(Instant::now());
+    }
+    until.stopped.store(true, Ordering::Relaxed);
+    let (frames, file) = recording.join().unwrap().unwrap();
+    assert_eq!((frames, setup.tap.dropped()), (passed as u64, 0));
+    assert_eq!(blocks(&file).last().unwrap().0, 5, "what was dropped stands at the end");
+}
+
+#[test]
 fn a_second_capture_and_a_filter_that_is_none_are_refused() {
     let setup = Setup::new();
     let until = Until::default();
