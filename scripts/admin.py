@@ -11,8 +11,8 @@ import urllib.parse
 import urllib.request
 
 URL, SCRAPE = sys.argv[1], open(sys.argv[2]).read()
-# These are there with a DPDK port, a neighbour or a second of silence only.
-ELSEWHERE = re.compile(r"stoq_port_(rx|tx)_|stoq_neighbor_up")
+# These are there with a DPDK port, a peer gateway or a second of silence only.
+ELSEWHERE = re.compile(r"stoq_port_(rx|tx)_|stoq_peer_gateway_up")
 
 
 def ask(path, **query):
@@ -68,4 +68,4 @@ for title, expression in expressions:
     if not ask("query", query=expression)["result"] and title in {panel["title"] for panel in panels}:
         empty.append(title)
 print(f"{len(names)} metrics, {len(expressions)} expressions; panels without data here: {', '.join(sorted(set(empty))) or 'none'}")
-assert set(empty) <= {"Drops by reason", "Missed, no buffer, errors", "Bytes of the device", "Neighbours up"}, empty
+assert set(empty) <= {"Drops by reason", "Missed, no buffer, errors", "Bytes of the device", "Peer gateways up"}, empty

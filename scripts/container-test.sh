@@ -124,7 +124,7 @@ started memif
 ! docker exec memif stoq-gateway health 2>"$dir/health" || die "ready without a link"
 grep -q 'not ready: ' "$dir/health" || { cat "$dir/health" >&2; die "not the answer that was expected"; }
 cat >"$dir/client.toml" <<TOML
-gateway = "10.79.0.1:4433"
+connect = "10.79.0.1:4433"
 [network]
 kind = "dpdk"
 device = "net_memif0,role=client,id=0,socket=$dir/run/memif.sock,socket-abstract=no,rsize=11"

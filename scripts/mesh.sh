@@ -71,13 +71,13 @@ for name in a b c d client; do
 done
 trusted=$(printf '"%s", ' "${id[@]}")
 
-# neighbors NAME: the sections for all gateways but NAME.
-neighbors() {
+# peer_gateways NAME: the sections for all gateways but NAME.
+peer_gateways() {
     local name
     for name in a b c d; do
         [ "$name" != "$1" ] || continue
         cat <<TOML
-[[neighbor]]
+[[gateway]]
 name = "$name"
 node_id = "${id[$name]}"
 addresses = ["10.78.0.${number[$name]}:4433", "[fd78::${number[$name]}]:4433"]
@@ -90,7 +90,7 @@ who() { # NAME: its certificate, and whom it trusts
 }
 
 for name in a b c d; do
-    { who "$name"; cat <<TOML; neighbors "$name"; } >"$dir/$name.toml"
+    { who "$name"; cat <<TOML; peer_gateways "$name"; } >"$dir/$name.toml"
 [network]
 kind = "dpdk"
 device = "net_af_packet0,iface=port,blocksz=65536,framesz=2048,framecnt=2048,qdisc_bypass=1"
@@ -106,7 +106,7 @@ capacity_bytes = 4000000000
 memory_bytes = 33554432
 TOML
 done
-{ echo 'gateway = "10.78.0.1:4433"'; who client; neighbors client; printf '[log]\nlevel = "warn"\n'; } >"$dir/client.toml"
+{ echo 'connect = "10.78.0.1:4433"'; who client; peer_gateways client; printf '[log]\nlevel = "warn"\n'; } >"$dir/client.toml"
 
 say "starting a, b, c and d, each on its own DPDK port"
 for name in a b c d; do

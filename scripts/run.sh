@@ -77,7 +77,7 @@ queues = [1]
 kind = "discard"
 queues = [2]
 TOML
-{ echo 'gateway = "10.77.0.1:4433"'; config client gateway client 0 10.77.0.2; printf '[log]\nlevel = "warn"\n'; } >"$dir/client.toml"
+{ echo 'connect = "10.77.0.1:4433"'; config client gateway client 0 10.77.0.2; printf '[log]\nlevel = "warn"\n'; } >"$dir/client.toml"
 
 fail() { printf 'the gateway said:\n%s\n' "$(tail -n 20 "$dir/gateway.log")" >&2; die "$1"; }
 say "starting the gateway on core $server_core; the client will be on core 0"

@@ -171,10 +171,10 @@ counters! {
     HopsMerged = "hops_merged",
     /// Payloads that passed and were not kept, though asked for: the cache could not follow, or had no room.
     CacheSkipped = "cache_skipped",
-    /// Connections to neighbours that came up.
-    NeighborsConnected = "neighbors_connected",
-    /// Connections to neighbours that failed or were lost.
-    NeighborsLost = "neighbors_lost",
+    /// Connections to peer gateways that came up.
+    PeerGatewaysConnected = "peer_gateways_connected",
+    /// Connections to peer gateways that failed or were lost.
+    PeerGatewaysLost = "peer_gateways_lost",
     /// Times a full application ring made the worker stop reading a stream.
     RingStalls = "ring_stalls",
 }

@@ -78,13 +78,13 @@ pub const UNVERIFIED_GROUPS_MAX: usize = 4;
 pub const GROUP_BYTES: usize = 16 * 1024;
 /// A block of the seed's memory tier, bytes: one huge page.
 pub const MEMORY_BLOCK_BYTES: usize = 2 << 20;
-/// Connections that a worker keeps to neighbours where nobody chose.
-pub const NEIGHBOR_CONNECTIONS_DEFAULT: usize = 32;
-/// The first wait before a neighbour that failed is dialled again, milliseconds. It doubles.
-pub const NEIGHBOR_BACKOFF_MS_MIN: u64 = 200;
+/// Connections that a worker keeps to peer gateways where nobody chose.
+pub const PEER_GATEWAY_CONNECTIONS_DEFAULT: usize = 32;
+/// The first wait before a peer gateway that failed is dialled again, milliseconds. It doubles.
+pub const PEER_GATEWAY_BACKOFF_MS_MIN: u64 = 200;
 /// The longest of those waits, milliseconds.
-pub const NEIGHBOR_BACKOFF_MS_MAX: u64 = 30_000;
-/// How long a request to be forwarded waits for its neighbour, milliseconds.
+pub const PEER_GATEWAY_BACKOFF_MS_MAX: u64 = 30_000;
+/// How long a request to be forwarded waits for its peer gateway, milliseconds.
 pub const RELAY_REACH_MS: u64 = 3_000;
 /// How long an asker may take nothing of a relayed answer before it is sent away, milliseconds: what waits for it takes up
 /// the flow control of the connection between two gateways, which others share.
@@ -113,9 +113,9 @@ pub const GATHER_WAIT_MS: u64 = 250;
 pub const STORE_CHANGES_LEN_MAX: usize = 4096;
 /// Sets with bad descriptors that a store remembers.
 pub const BAD_SETS_LEN_MAX: usize = 1024;
-/// Things that one neighbour may say it holds.
+/// Things that one peer gateway may say it holds.
 pub const DIRECTORY_LEN_MAX: usize = 1 << 16;
-/// From one look for what to tell neighbours to the next, milliseconds.
+/// From one look for what to tell peer gateways to the next, milliseconds.
 pub const ANNOUNCE_INTERVAL_MS: u64 = 100;
 /// From one look for leases that are over to the next, milliseconds.
 pub const EXPIRY_INTERVAL_MS: u64 = 1_000;

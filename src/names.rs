@@ -234,7 +234,7 @@ impl<'de> Deserialize<'de> for GatewayAddress {
     }
 }
 
-/// Where a neighbour is: addresses, and names whose addresses a thread of their own asks for. Workers read what is known, and never wait.
+/// Where a peer gateway is: addresses, and names whose addresses a thread of their own asks for. Workers read what is known, and never wait.
 #[derive(Clone, Debug, Default)]
 pub struct Places(Arc<Asked>);
 
@@ -269,7 +269,7 @@ fn resolve_all(asked: &Receiver<Weak<Asked>>) {
             match written.resolve() {
                 Ok(addresses) => found.extend(addresses),
                 Err(error) => {
-                    tracing::warn!(address = %written, %error, "a neighbour's address is not known")
+                    tracing::warn!(address = %written, %error, "a peer gateway's address is not known")
                 }
             }
         }
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn a_neighbours_names_become_addresses_without_anybody_waiting() {
+    fn a_peer_gateways_names_become_addresses_without_anybody_waiting() {
         let resolver = Resolver::start().unwrap();
         let places = Places::new(vec![parsed("localhost:7"), parsed("nowhere.invalid")], &resolver);
         let give_up = std::time::Instant::now() + std::time::Duration::from_secs(60);

@@ -3,7 +3,7 @@
 use crate::application::{Application, Placement};
 use crate::datagram::{Network, NetworkInfo};
 use crate::hop::Hops;
-use crate::limits::NEIGHBOR_CONNECTIONS_DEFAULT;
+use crate::limits::PEER_GATEWAY_CONNECTIONS_DEFAULT;
 use crate::queue::{AppPort, Waker};
 use crate::quic::keys::{NodeKeys, RestartSecret};
 use crate::quic::qlog::{Qlog, Sampler};
@@ -13,7 +13,7 @@ use crate::seed::Cache;
 use crate::session::{Holds, Routes};
 use crate::stages::{Sampled, Stage};
 use crate::tls;
-use crate::worker::{ByFamily, Idle, Neighbor, Quic, Renewal, Shared, Worker, WorkerStatus};
+use crate::worker::{ByFamily, Idle, PeerGateway, Quic, Renewal, Shared, Worker, WorkerStatus};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::{ClientConfig, EndpointConfig, ServerConfig};
 use std::any::Any;
@@ -72,9 +72,9 @@ pub struct NodeConfig {
     /// To open connections.
     pub client: Option<Arc<QuicClientConfig>>,
     /// Other gateways; connections to them are kept.
-    pub neighbors: Vec<Neighbor>,
-    /// Connections to neighbours that a worker keeps at once.
-    pub neighbor_connections_max: usize,
+    pub peer_gateways: Vec<PeerGateway>,
+    /// Connections to peer gateways that a worker keeps at once.
+    pub peer_gateway_connections_max: usize,
     /// Forward requests by these rules; none: every HOP record is refused.
     pub hops: Option<Arc<Hops>>,
     /// Keep payloads that pass and may be kept.
@@ -94,13 +94,13 @@ pub struct NodeConfig {
 }
 
 impl Default for NodeConfig {
-    /// Neither accepts nor opens connections, knows no neighbour and forwards nothing.
+    /// Neither accepts nor opens connections, knows no peer gateway and forwards nothing.
     fn default() -> Self {
         Self {
             server: None,
             client: None,
-            neighbors: Vec::new(),
-            neighbor_connections_max: NEIGHBOR_CONNECTIONS_DEFAULT,
+            peer_gateways: Vec::new(),
+            peer_gateway_connections_max: PEER_GATEWAY_CONNECTIONS_DEFAULT,
             hops: None,
             cache: None,
             restart_secret: None,
@@ -164,7 +164,7 @@ impl Node {
             if config.hops.is_some() {
                 worker.add_inline(Box::new(Relay::new(worker.status(), config.cache.clone())));
             }
-            worker.set_neighbors(config.neighbors.clone(), config.neighbor_connections_max, now);
+            worker.set_peer_gateways(config.peer_gateways.clone(), config.peer_gateway_connections_max, now);
             node.statuses.push(worker.status());
             node.wakers.push(worker.waker());
             let core = config.cores.get(index).copied();
@@ -218,14 +218,14 @@ impl Node {
         &self.shared
     }
 
-    /// Takes the TLS, the QUIC and the neighbours of `config` for the connections that begin from now on; what else is in it counts at
-    /// the start alone. Connections that exist go on as they began, but for those to nodes that are no neighbours any more: they are closed
+    /// Takes the TLS, the QUIC and the peer gateways of `config` for the connections that begin from now on; what else is in it counts at
+    /// the start alone. Connections that exist go on as they began, but for those to nodes that are no peer gateways any more: they are closed
     /// once nothing runs on them.
     pub fn renew(&self, config: &NodeConfig) {
         self.shared.renew(Renewal {
             quic: config.quic(self.device_mtu),
-            neighbors: config.neighbors.clone(),
-            neighbor_connections_max: config.neighbor_connections_max,
+            peer_gateways: config.peer_gateways.clone(),
+            peer_gateway_connections_max: config.peer_gateway_connections_max,
         });
         self.wake();
     }

@@ -290,10 +290,10 @@ fn a_client_refuses_unknown_keys_in_every_section() {
         let allowed = allowed(&format!("{front}zzz = 1\n"), false);
         assert!(!allowed.is_empty());
     }
-    assert!(allowed(&format!("zzz = 1\n{CLIENT}"), false).contains("gateway"));
-    let neighbor = format!("{CLIENT}[[neighbor]]\nnode_id = \"{}\"\nzzz = 1\n", "a".repeat(52));
+    assert!(allowed(&format!("zzz = 1\n{CLIENT}"), false).contains("connect"));
+    let peer_gateway = format!("{CLIENT}[[gateway]]\nnode_id = \"{}\"\nzzz = 1\n", "a".repeat(52));
     let text = std::fs::read_to_string(configs().join("client.toml")).unwrap();
-    assert_eq!(shown(&text)["neighbor"], allowed(&neighbor, false));
+    assert_eq!(shown(&text)["gateway"], allowed(&peer_gateway, false));
     // What belongs to a gateway only.
     for section in ["[shutdown]\ndrain_ms = 1\n", "[[application]]\nkind = \"echo\"\nqueues = [1]\n"] {
         assert!(refusal(&format!("{CLIENT}{section}"), false).contains("unknown field"));
@@ -317,7 +317,7 @@ fn the_shortest_files_load() {
         load(&GATEWAY.replace("[\"127.0.0.1:4433\"]", both), true).unwrap();
     }
     for written in ["gateway.example.org", "[fe80::1%eth0]:4433", "192.0.2.1"] {
-        load(&format!("gateway = \"{written}\"\n{CLIENT}"), false).unwrap();
+        load(&format!("connect = \"{written}\"\n{CLIENT}"), false).unwrap();
     }
 }
 
@@ -328,9 +328,9 @@ fn a_value_that_cannot_work_is_refused_with_its_key_and_its_fix() {
     let listen = |addresses: &str| GATEWAY.replace("[\"127.0.0.1:4433\"]", addresses);
     let dpdk = |from: &str, to: &str| DPDK.replace(from, to);
     let seed = "[[application]]\nkind = \"seed\"\nqueues = [7]\ndirectory = \"d\"\n";
-    let neighbor = |letter: char, addresses: &str| {
+    let peer_gateway = |letter: char, addresses: &str| {
         let node_id = letter.to_string().repeat(52);
-        format!("[[neighbor]]\nnode_id = \"{node_id}\"\naddresses = {addresses}\n")
+        format!("[[gateway]]\nnode_id = \"{node_id}\"\naddresses = {addresses}\n")
     };
     let cases = [
         (workers("count = 0"), "workers.count", "give 1 to 1024 workers"),
@@ -359,14 +359,14 @@ fn a_value_that_cannot_work_is_refused_with_its_key_and_its_fix() {
             "queue 7",
         ),
         (applications(&format!("{seed}{}", seed.replace('7', "8"))), "application", "one store"),
-        (applications(&neighbor('a', "[]")), "neighbor.addresses", "at least one"),
+        (applications(&peer_gateway('a', "[]")), "gateway.addresses", "at least one"),
         (
             applications(&format!(
                 "{}{}",
-                neighbor('a', "[\"10.0.0.1:1\"]"),
-                neighbor('a', "[\"10.0.0.2:1\"]")
+                peer_gateway('a', "[\"10.0.0.1:1\"]"),
+                peer_gateway('a', "[\"10.0.0.2:1\"]")
             )),
-            "neighbor.node_id",
+            "gateway.node_id",
             "named twice",
         ),
         (applications("[hops]\nconnections_max = 0"), "hops.connections_max", "give 1 to"),
@@ -407,22 +407,25 @@ fn a_value_that_cannot_work_is_refused_with_its_key_and_its_fix() {
 
 #[test]
 fn a_gateway_has_one_section_and_one_name() {
-    let neighbor =
-        |name: &str, id: &str| format!("[[neighbor]]\nname = \"{name}\"\nnode_id = \"{}\"\n", id.repeat(52));
+    let peer_gateway =
+        |name: &str, id: &str| format!("[[gateway]]\nname = \"{name}\"\nnode_id = \"{}\"\n", id.repeat(52));
     let both = |first: String, second: String| format!("{CLIENT}{first}{second}");
-    load(&both(neighbor("north", "a"), neighbor("south", "q").replace("name = \"south\"\n", "")), false)
-        .unwrap();
+    load(
+        &both(peer_gateway("north", "a"), peer_gateway("south", "q").replace("name = \"south\"\n", "")),
+        false,
+    )
+    .unwrap();
     for (text, key, fix) in [
-        (both(neighbor("north", "a"), neighbor("south", "a")), "neighbor.node_id", "twice"),
-        (both(neighbor("north", "a"), neighbor("north", "q")), "neighbor.name", "the same name"),
-        (both(neighbor("", "a"), String::new()), "neighbor.name", "one word"),
-        (both(neighbor("a,b", "a"), String::new()), "neighbor.name", "one word"),
-        (both(neighbor("10.0.0.1:1", "a"), String::new()), "neighbor.name", "one word"),
+        (both(peer_gateway("north", "a"), peer_gateway("south", "a")), "gateway.node_id", "twice"),
+        (both(peer_gateway("north", "a"), peer_gateway("north", "q")), "gateway.name", "the same name"),
+        (both(peer_gateway("", "a"), String::new()), "gateway.name", "one word"),
+        (both(peer_gateway("a,b", "a"), String::new()), "gateway.name", "one word"),
+        (both(peer_gateway("10.0.0.1:1", "a"), String::new()), "gateway.name", "one word"),
     ] {
         let error = refusal(&text, false);
         assert!(error.contains(&format!("`{key}`")) && error.contains(fix), "{error}");
     }
-    let error = refusal(&format!("{CLIENT}[[neighbor]]\nname = \"north\"\n"), false);
+    let error = refusal(&format!("{CLIENT}[[gateway]]\nname = \"north\"\n"), false);
     assert!(error.contains("node_id"), "{error}");
 }
 
@@ -456,7 +459,7 @@ fn an_address_of_a_gateway_that_cannot_be_is_told_with_what_would_be() {
         ("10.0.0.1:0", "1 to 65535"),
         ("", "letters"),
     ] {
-        let error = refusal(&format!("gateway = \"{written}\"\n{CLIENT}"), false);
+        let error = refusal(&format!("connect = \"{written}\"\n{CLIENT}"), false);
         assert!(error.contains("gateway") && error.contains(part), "{error}");
     }
 }

@@ -47,7 +47,7 @@ fn seeds() -> Seeds {
         }
         if name.starts_with("hop") {
             for (policy, front) in
-                [("anyone", [0, 2, 0, 255]), ("neighbors", [0, 1, 0, 9]), ("last", [7, 0, 0, 1])]
+                [("anyone", [0, 2, 0, 255]), ("gateways", [0, 1, 0, 9]), ("last", [7, 0, 0, 1])]
             {
                 seeds.insert(format!("hop/{name}-{policy}"), [&front, body(bytes)].concat());
             }

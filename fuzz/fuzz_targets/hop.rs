@@ -1,5 +1,5 @@
 //! A route at a gateway. Input: place of the gateway in the route, for whom it forwards, which first bytes of node IDs are
-//! neighbours, its budget (a byte each), then the body of HOP.
+//! peer gateways, its budget (a byte each), then the body of HOP.
 //!
 //! Held: what is forwarded reads the same again, has less of everything, and is judged in order by the next gateway.
 
@@ -11,21 +11,21 @@ use stoq::record::{Hop, Record};
 use stoq::tls::NodeId;
 
 fuzz_target!(|input: &[u8]| {
-    let Some((&[place, forwards, neighbor_mask, budget], body)) = input.split_first_chunk() else { return };
+    let Some((&[place, forwards, peer_gateway_mask, budget], body)) = input.split_first_chunk() else { return };
     let Ok(hop) = Hop::parse(body) else { return };
     let own = *hop.route.get(usize::from(place)).unwrap_or(&NodeId([place; 32]));
     let previous = (forwards & 4 == 0).then_some(NodeId([forwards; 32]));
     let transit = match forwards & 3 {
         0 => Transit::Nobody,
-        1 => Transit::Neighbors,
+        1 => Transit::Gateways,
         2 => Transit::Anyone,
         _ => Transit::Listed([NodeId([forwards & 0x0f; 32])].into()),
     };
     let policy = Policy { own, transit, budget_bytes_max: u64::from(budget).max(1) };
-    let neighbors = |node: &NodeId| node.0[0] & neighbor_mask == 0;
-    let decided = decide(&hop, previous, &policy, neighbors, forwards & 8 != 0);
+    let peer_gateways = |node: &NodeId| node.0[0] & peer_gateway_mask == 0;
+    let decided = decide(&hop, previous, &policy, peer_gateways, forwards & 8 != 0);
     if let Ok(Decision::Forward { next, hop: forwarded }) = decided {
-        assert!(neighbors(&next) && next != own);
+        assert!(peer_gateways(&next) && next != own);
         assert_eq!(forwarded.cursor, hop.cursor + 1);
         assert_eq!(forwarded.hop_limit, hop.hop_limit - 1);
         assert!(

@@ -39,7 +39,7 @@ initial_window_bytes = 4194304
 TOML
     for who in relay holder1 holder2 holder3 holder4; do
         [ "$who" = "$1" ] || cat <<TOML
-[[neighbor]]
+[[gateway]]
 name = "$who"
 node_id = "$(cat "$shm/$who.id")"
 addresses = ["$(mesh_address "$who")"]
@@ -71,7 +71,7 @@ mesh_up() { # WHO...
     local who
     [ -f "$shm/holder4.id" ] || new_identities "$shm" relay holder1 holder2 holder3 holder4
     : >"$shm/gateway.log"
-    { echo "gateway = \"$(mesh_address "$1")\""
+    { echo "connect = \"$(mesh_address "$1")\""
       mesh_config client $CLIENT_CORE
       mesh_sockets client; } >"$shm/client.toml"
     for who in "$@"; do
@@ -106,7 +106,7 @@ hop_row() { # direct | hop | the DPDK device of the relay, then the options of t
     mesh_client put "$shm/payload" || return 1
     token=$(json token <"$shm/result.json")
     if [ "$way" = hop ]; then
-        sed -i "s/^gateway = .*/gateway = \"$(mesh_address relay)\"/" "$shm/client.toml"
+        sed -i "s/^connect = .*/connect = \"$(mesh_address relay)\"/" "$shm/client.toml"
         via=(--via holder1)
     fi
     # The first brings the payload into the holder's memory.
@@ -127,7 +127,7 @@ holders_row() { # alive | dead
     MESH_CORE=$GATEWAY_CORE
     mesh_up holder1 holder2 holder3 holder4 || return 1
     for who in holder1 holder2 holder3 holder4; do
-        sed -i "s/^gateway = .*/gateway = \"$(mesh_address $who)\"/" "$shm/client.toml"
+        sed -i "s/^connect = .*/connect = \"$(mesh_address $who)\"/" "$shm/client.toml"
         mesh_client put "$shm/payload" --shards 3+1 --lanes $lane || return 1
         lane=$((lane + 1))
     done

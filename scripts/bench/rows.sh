@@ -90,7 +90,7 @@ memif_configs() { # MTU IDLE RSIZE [STORE_DIRECTORY]
     { stoq_config gateway client $GATEWAY_CORE "$idle" 0
       dpdk_network "$(memif_device server "$rsize")" 10.77.0.1 "$mtu"
       gateway_applications "$@"; } >"$shm/gateway.toml"
-    { echo 'gateway = "10.77.0.1:4433"'
+    { echo 'connect = "10.77.0.1:4433"'
       stoq_config client gateway $CLIENT_CORE "$idle" 0
       dpdk_network "$(memif_device client "$rsize")" 10.77.0.2 "$mtu"; } >"$shm/client.toml"
 }
@@ -296,7 +296,7 @@ handshakes_row() { # 512 | 1024 | mutual | resumed
     { stoq_config $who client $GATEWAY_CORE spin 0 | sed "s/^node_ids = .*/client_auth = \"$auth\"\n$([ $auth = off ] || echo '&')/"
       dpdk_network "$(memif_device server "${rsizes[1500]}")" 10.77.0.1 1500
       gateway_applications; } >"$shm/gateway.toml"
-    { echo 'gateway = "10.77.0.1:4433"'
+    { echo 'connect = "10.77.0.1:4433"'
       stoq_config client $who $CLIENT_CORE spin 0 | { [ $auth = required ] && cat || sed '/^\[identity\]/,/^key/d'; }
       dpdk_network "$(memif_device client "${rsizes[1500]}")" 10.77.0.2 1500; } >"$shm/client.toml"
     start_gateway && client taskset -c $CLIENT_CORE "$pktgen" handshakes --concurrency 48 --seconds "$STORM_S" --json \
@@ -357,7 +357,7 @@ user_space_row() { # DEVICE
     { stoq_config gateway client $GATEWAY_CORE spin 1472
       dpdk_network "$1" 10.78.0.1 1500
       gateway_applications; } >"$shm/gateway.toml"
-    { echo 'gateway = "10.78.0.1:4433"'
+    { echo 'connect = "10.78.0.1:4433"'
       stoq_config client gateway $CLIENT_CORE spin 1472
       printf '[network]\nkind = "kernel-udp"\nlisten = ["0.0.0.0:0"]\nbuffer_bytes = %d\n' $SOCKET_BYTES
     } >"$shm/client.toml"

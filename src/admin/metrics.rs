@@ -233,13 +233,17 @@ fn gauges(source: &Source, out: &mut Exposition) {
         out.sample(&labels, u8::from(status.gauges.link_up.load(Relaxed)));
     }
     let facts = source.facts();
-    if facts.neighbors.is_empty() {
+    if facts.peer_gateways.is_empty() {
         return;
     }
-    out.family("stoq_neighbor_up", Kind::Gauge, "1 while the worker's connection to the neighbour is up.");
+    out.family(
+        "stoq_peer_gateway_up",
+        Kind::Gauge,
+        "1 while the worker's connection to the peer gateway is up.",
+    );
     for (worker, status) in source.statuses.iter().enumerate() {
-        for (node, up) in status.gauges.neighbors() {
-            let named = facts.neighbors.iter().find(|(known, _)| *known == node);
+        for (node, up) in status.gauges.peer_gateways() {
+            let named = facts.peer_gateways.iter().find(|(known, _)| *known == node);
             let name = named.and_then(|(_, name)| name.clone()).unwrap_or_default();
             out.sample(&[("worker", &worker), ("node_id", &node), ("name", &name)], u8::from(up));
         }

@@ -25,8 +25,8 @@ pub struct Facts {
     pub certificate: CertificateSummary,
     /// Those that certify it, as far as peers are sent them.
     pub issuers: Vec<CertificateSummary>,
-    /// Neighbours and what they are called here.
-    pub neighbors: Vec<(NodeId, Option<String>)>,
+    /// Peer gateways and what they are called here.
+    pub peer_gateways: Vec<(NodeId, Option<String>)>,
 }
 
 impl Facts {

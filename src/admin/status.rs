@@ -24,7 +24,7 @@ pub(super) struct Status {
     certificate: Certificate,
     ports: Vec<Port>,
     workers: Vec<Worker>,
-    neighbors: Vec<Neighbor>,
+    peer_gateways: Vec<PeerGateway>,
     store: Option<Kept>,
 }
 
@@ -81,7 +81,7 @@ struct Rings {
 }
 
 #[derive(Debug, Serialize)]
-struct Neighbor {
+struct PeerGateway {
     node_id: NodeId,
     name: Option<String>,
     /// The workers whose connection to it is up.
@@ -124,7 +124,11 @@ impl Status {
             },
             ports: ports(source),
             workers: (0..source.statuses.len()).map(|index| worker(source, index)).collect(),
-            neighbors: facts.neighbors.iter().map(|(node, name)| neighbor(source, *node, name)).collect(),
+            peer_gateways: facts
+                .peer_gateways
+                .iter()
+                .map(|(node, name)| peer_gateway(source, *node, name))
+                .collect(),
             store: kept(source),
         }
     }
@@ -185,12 +189,12 @@ fn numa_node(core: usize) -> Option<usize> {
     names.filter_map(|name| name.strip_prefix("node")?.parse().ok()).next()
 }
 
-fn neighbor(source: &Source, node_id: NodeId, name: &Option<String>) -> Neighbor {
+fn peer_gateway(source: &Source, node_id: NodeId, name: &Option<String>) -> PeerGateway {
     let is_up = |worker: &usize| {
-        source.statuses[*worker].gauges.neighbors().iter().any(|&(n, up)| up && n == node_id)
+        source.statuses[*worker].gauges.peer_gateways().iter().any(|&(n, up)| up && n == node_id)
     };
     let workers_up = (0..source.statuses.len()).filter(is_up).collect();
-    Neighbor { node_id, name: name.clone(), workers_up }
+    PeerGateway { node_id, name: name.clone(), workers_up }
 }
 
 fn kept(source: &Source) -> Option<Kept> {

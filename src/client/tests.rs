@@ -61,7 +61,7 @@ impl Bench {
             tag: Some(tag),
             side: Side::Client,
             node: None,
-            neighbor: false,
+            peer_gateway: false,
             remote: ([127, 0, 0, 1], 1).into(),
             credit: Credit::default(),
         };

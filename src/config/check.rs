@@ -1,7 +1,7 @@
 //! Values of the right type that cannot work.
 
 use super::{
-    AdminConfig, ApplicationConfig, ConfigError, GatewayConfig, NeighborConfig, NetworkConfig, SeedConfig,
+    AdminConfig, ApplicationConfig, ConfigError, GatewayConfig, NetworkConfig, PeerGatewayConfig, SeedConfig,
     TrustConfig, WorkersConfig,
 };
 use crate::quic::transport::QuicConfig;
@@ -142,32 +142,34 @@ impl Check<'_> {
         Ok(())
     }
 
-    pub(super) fn neighbors(
+    pub(super) fn peer_gateways(
         &self,
-        neighbors: &[NeighborConfig],
+        peer_gateways: &[PeerGatewayConfig],
         need_addresses: bool,
     ) -> Result<(), ConfigError> {
-        for (index, neighbor) in neighbors.iter().enumerate() {
-            if need_addresses && neighbor.addresses.is_empty() {
-                let fix =
-                    format!("{} has none; give at least one, such as [\"10.77.0.2:4433\"]", neighbor.node_id);
-                return Err(self.value("neighbor.addresses", fix));
+        for (index, peer_gateway) in peer_gateways.iter().enumerate() {
+            if need_addresses && peer_gateway.addresses.is_empty() {
+                let fix = format!(
+                    "{} has none; give at least one, such as [\"10.77.0.2:4433\"]",
+                    peer_gateway.node_id
+                );
+                return Err(self.value("gateway.addresses", fix));
             }
-            let before = &neighbors[..index];
-            if before.iter().any(|other| other.node_id == neighbor.node_id) {
-                let fix = format!("{} is named twice; name every neighbour once", neighbor.node_id);
-                return Err(self.value("neighbor.node_id", fix));
+            let before = &peer_gateways[..index];
+            if before.iter().any(|other| other.node_id == peer_gateway.node_id) {
+                let fix = format!("{} is named twice; name every peer gateway once", peer_gateway.node_id);
+                return Err(self.value("gateway.node_id", fix));
             }
-            let Some(name) = &neighbor.name else { continue };
+            let Some(name) = &peer_gateway.name else { continue };
             // The command line takes names in lists, and beside addresses and node IDs.
             let taken = name.parse::<SocketAddr>().is_ok() || name.parse::<NodeId>().is_ok();
             if name.is_empty() || name.contains([',', ' ']) || taken {
                 let fix =
                     format!("{name:?} cannot be told from something else; give one word, such as \"north\"");
-                return Err(self.value("neighbor.name", fix));
+                return Err(self.value("gateway.name", fix));
             }
             if before.iter().any(|other| other.name.as_ref() == Some(name)) {
-                return Err(self.value("neighbor.name", "two neighbours have the same name"));
+                return Err(self.value("gateway.name", "two peer gateways have the same name"));
             }
         }
         Ok(())

@@ -8,6 +8,7 @@ mod check;
 mod network;
 mod operation;
 mod peers;
+mod renamed;
 mod tagged;
 
 pub use application::{ApplicationConfig, DiscardConfig, EchoConfig, SeedConfig};
@@ -16,7 +17,7 @@ pub use operation::{
     AdminConfig, CaptureConfig, LogConfig, LogFormat, QlogConfig, ReloadConfig, ShutdownConfig,
 };
 pub use peers::{
-    ClientAuthConfig, HopsConfig, IdentityConfig, NeighborConfig, TlsConfig, TransitClass, TransitConfig,
+    ClientAuthConfig, HopsConfig, IdentityConfig, PeerGatewayConfig, TlsConfig, TransitClass, TransitConfig,
     TrustConfig,
 };
 
@@ -25,6 +26,7 @@ use crate::quic::transport::QuicConfig;
 use crate::ranges;
 use crate::worker::Idle;
 use check::Check;
+use renamed::{Owner, check_names};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -86,7 +88,7 @@ pub struct GatewayConfig {
     pub application: Vec<ApplicationConfig>,
     /// Other gateways: to forward to, to mirror from, to tell of what is kept here.
     #[serde(default)]
-    pub neighbor: Vec<NeighborConfig>,
+    pub gateway: Vec<PeerGatewayConfig>,
     /// For whom requests are forwarded, and how much.
     #[serde(default)]
     pub hops: HopsConfig,
@@ -133,10 +135,10 @@ impl GatewayConfig {
 #[serde(deny_unknown_fields)]
 pub struct ClientConfig {
     /// The gateway to talk to, where the command line names none.
-    pub gateway: Option<GatewayAddress>,
+    pub connect: Option<GatewayAddress>,
     /// Gateways by name, for `--via` and `--on`.
     #[serde(default)]
-    pub neighbor: Vec<NeighborConfig>,
+    pub gateway: Vec<PeerGatewayConfig>,
     /// Workers and their cores.
     #[serde(default)]
     pub workers: WorkersConfig,
@@ -181,7 +183,7 @@ impl Default for WorkersConfig {
 /// # Errors
 /// [`ConfigError`], naming the file, the key and the fix.
 pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
-    let (mut config, text): (GatewayConfig, _) = read(file)?;
+    let (mut config, text): (GatewayConfig, _) = read(file, Owner::Gateway)?;
     config.fingerprint = blake3::hash(text.as_bytes()).to_hex().to_string();
     let base = file.parent().unwrap_or(Path::new(""));
     config.identity.resolve(base);
@@ -204,11 +206,11 @@ pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
     check.network(&config.network)?;
     check.quic(&config.quic, &config.network)?;
     check.applications(&config.application)?;
-    check.neighbors(&config.neighbor, true)?;
-    // Neighbours are connected to, so they must be trusted.
+    check.peer_gateways(&config.gateway, true)?;
+    // Peer gateways are connected to, so they must be trusted.
     check.trust(
         &config.trust,
-        config.neighbor.is_empty() && config.trust.client_auth == ClientAuthConfig::Off,
+        config.gateway.is_empty() && config.trust.client_auth == ClientAuthConfig::Off,
     )?;
     check.hops(&config)?;
     check.capture(&config)?;
@@ -225,7 +227,7 @@ pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
 /// # Errors
 /// [`ConfigError`], naming the file, the key and the fix.
 pub fn load_client(file: &Path) -> Result<ClientConfig, ConfigError> {
-    let (mut config, _): (ClientConfig, _) = read(file)?;
+    let (mut config, _): (ClientConfig, _) = read(file, Owner::Client)?;
     let base = file.parent().unwrap_or(Path::new(""));
     if let Some(identity) = &mut config.identity {
         identity.resolve(base);
@@ -236,17 +238,18 @@ pub fn load_client(file: &Path) -> Result<ClientConfig, ConfigError> {
     check.network(&config.network)?;
     check.quic(&config.quic, &config.network)?;
     check.trust(&config.trust, false)?;
-    check.neighbors(&config.neighbor, false)?;
+    check.peer_gateways(&config.gateway, false)?;
     Ok(config)
 }
 
 /// The file, read and as text.
-fn read<T: DeserializeOwned>(path: &Path) -> Result<(T, String), ConfigError> {
+fn read<T: DeserializeOwned>(path: &Path, owner: Owner) -> Result<(T, String), ConfigError> {
     let file = path.display().to_string();
     let text =
         std::fs::read_to_string(path).map_err(|source| ConfigError::Read { file: file.clone(), source })?;
-    // Before the types: they say of a number that is out of range only what it was not.
-    if let Err((key, fix)) = text.parse().map_or(Ok(()), |table| ranges::check_keys(&table)) {
+    // Before the types: they say of an old name only that it is unknown, and of a number that is out of range what it was not.
+    let check = |table| check_names(&table, owner).and_then(|()| ranges::check_keys(&table));
+    if let Err((key, fix)) = text.parse().map_or(Ok(()), check) {
         return Err(ConfigError::Value { file, key, fix });
     }
     match toml::from_str(&text) {

@@ -41,10 +41,10 @@ pub enum ClientAuthConfig {
     Off,
 }
 
-/// Another gateway: for a gateway one of its neighbours, for a client one that it may name in routes.
+/// Another gateway: for a gateway one of its peer gateways, for a client one that it may name in routes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct NeighborConfig {
+pub struct PeerGatewayConfig {
     /// What people here call it, on the command line and in logs; the wire knows no names.
     pub name: Option<String>,
     /// Who it is.
@@ -58,14 +58,14 @@ pub struct NeighborConfig {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HopsConfig {
-    /// For whom: `"nobody"`, `"neighbors"`, `"authenticated"` (peers that showed a trusted certificate), `"anyone"`, or a list
+    /// For whom: `"nobody"`, `"gateways"`, `"authenticated"` (peers that showed a trusted certificate), `"anyone"`, or a list
     /// of node IDs.
     pub transit: TransitConfig,
     /// The most bytes that one forwarded request may pass, both directions together; none: what the asker allows.
     pub budget_max_bytes: Option<u64>,
     /// Keep payloads that pass and may be kept, in the seed store; by default where that has a `capacity_bytes`.
     pub cache: Option<bool>,
-    /// Connections that a worker keeps to neighbours at once; the one used longest ago makes room.
+    /// Connections that a worker keeps to peer gateways at once; the one used longest ago makes room.
     pub connections_max: usize,
 }
 
@@ -75,7 +75,7 @@ impl Default for HopsConfig {
             transit: TransitConfig::Class(TransitClass::Authenticated),
             budget_max_bytes: None,
             cache: None,
-            connections_max: crate::limits::NEIGHBOR_CONNECTIONS_DEFAULT,
+            connections_max: crate::limits::PEER_GATEWAY_CONNECTIONS_DEFAULT,
         }
     }
 }
@@ -84,7 +84,7 @@ impl Default for HopsConfig {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(
     untagged,
-    expecting = "`transit` is \"nobody\", \"neighbors\", \"authenticated\", \"anyone\", or a list of node IDs"
+    expecting = "`transit` is \"nobody\", \"gateways\", \"authenticated\", \"anyone\", or a list of node IDs"
 )]
 pub enum TransitConfig {
     /// A class of peers.
@@ -99,8 +99,8 @@ pub enum TransitConfig {
 pub enum TransitClass {
     /// None.
     Nobody,
-    /// Configured neighbours.
-    Neighbors,
+    /// Configured peer gateways.
+    Gateways,
     /// Peers that showed a trusted certificate.
     Authenticated,
     /// Every peer that may connect.
@@ -112,7 +112,7 @@ impl TransitConfig {
     pub fn transit(&self) -> Transit {
         match self {
             Self::Class(TransitClass::Nobody) => Transit::Nobody,
-            Self::Class(TransitClass::Neighbors) => Transit::Neighbors,
+            Self::Class(TransitClass::Gateways) => Transit::Gateways,
             Self::Class(TransitClass::Authenticated) => Transit::Authenticated,
             Self::Class(TransitClass::Anyone) => Transit::Anyone,
             Self::Nodes(nodes) => Transit::Listed(nodes.iter().copied().collect()),

@@ -60,7 +60,7 @@ const LIVE: &[&str] = &[
     "trust",
     "tls",
     "quic",
-    "neighbor",
+    "gateway",
     "hops.transit",
     "hops.budget_max_bytes",
     "hops.connections_max",
@@ -161,8 +161,8 @@ impl Live {
             );
         }
         // Nothing from here on can.
-        let (policy, neighbors) = run::rules(&config, identity.node_id());
-        self.hops.renew(policy, neighbors);
+        let (policy, peer_gateways) = run::rules(&config, identity.node_id());
+        self.hops.renew(policy, peer_gateways);
         if let (Some(store), Some(seed)) = (&self.store, seed) {
             store.configure(run::kept(seed));
         }
@@ -323,9 +323,9 @@ directory = "store"
             );
         });
         assert_eq!(changed_keys(&config(|_| ()), &dpdk), ["network.kind"]);
-        let neighbor = |letter: &str| {
+        let peer_gateway = |letter: &str| {
             let mut text = String::new();
-            write!(text, "[[neighbor]]\nnode_id = \"{}\"\naddresses = [\"10.0.0.1:1\"]\n", letter.repeat(52))
+            write!(text, "[[gateway]]\nnode_id = \"{}\"\naddresses = [\"10.0.0.1:1\"]\n", letter.repeat(52))
                 .unwrap();
             text
         };
@@ -337,10 +337,10 @@ directory = "store"
                         "client_auth = \"off\"",
                         &format!("client_auth = \"off\"\nnode_ids = [\"{}\"]", "a".repeat(52)),
                     );
-                    file.push_str(&neighbor("a"));
+                    file.push_str(&peer_gateway("a"));
                 })
             ),
-            ["neighbor", "trust.node_ids"]
+            ["gateway", "trust.node_ids"]
         );
     }
 

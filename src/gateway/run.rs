@@ -19,7 +19,7 @@ use crate::node::{Host, Hosted, MakeApplication, Node, NodeConfig};
 use crate::quic::qlog::Qlog;
 use crate::seed::{Cache, MemoryTier, Seed, SeedParts, Store, StoreConfig};
 use crate::tls::{Identity, NodeId};
-use crate::worker::Neighbor;
+use crate::worker::PeerGateway;
 use anyhow::Context;
 use quinn_proto::crypto::rustls::QuicClientConfig;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -63,8 +63,8 @@ impl Gateway {
             Some(tap) => Opened::open_tapped(&config.network, workers, tap)?,
             None => Opened::open(&config.network, workers)?,
         };
-        let (policy, neighbors) = rules(config, identity.node_id());
-        let hops = Arc::new(Hops::new(policy, neighbors));
+        let (policy, peer_gateways) = rules(config, identity.node_id());
+        let hops = Arc::new(Hops::new(policy, peer_gateways));
         let seeds = Seeds::new(identity.node_id(), &hops, config)?;
         let hosted = config.application.iter().map(|app| seeds.hosted(app)).collect();
         let node = NodeConfig {
@@ -169,7 +169,11 @@ pub fn facts(config: &GatewayConfig, identity: &Identity) -> anyhow::Result<Fact
         fingerprint: config.fingerprint.clone(),
         certificate: identity.summary()?,
         issuers: identity.summaries()?.split_off(1),
-        neighbors: config.neighbor.iter().map(|neighbor| (neighbor.node_id, neighbor.name.clone())).collect(),
+        peer_gateways: config
+            .gateway
+            .iter()
+            .map(|peer_gateway| (peer_gateway.node_id, peer_gateway.name.clone()))
+            .collect(),
     })
 }
 
@@ -200,7 +204,7 @@ pub(super) fn renewable(
     key_log: KeyLogger,
 ) -> anyhow::Result<(NodeConfig, Identity)> {
     let (server, identity) = tls::server(&config.tls, &config.identity, &config.trust, key_log.clone())?;
-    let neighbor = config.neighbor.iter();
+    let peer_gateway = config.gateway.iter();
     let resolver = Resolver::start().context("cannot start the thread that resolves names")?;
     let (sample, bytes_max) = (config.qlog.sample, config.qlog.bytes_max);
     let directory = config.qlog.directory.as_deref();
@@ -212,13 +216,13 @@ pub(super) fn renewable(
         server: Some(server),
         restart_secret: identity.restart_secret().cloned(),
         client: client_tls(config, key_log)?,
-        neighbors: neighbor
-            .map(|neighbor| Neighbor {
-                node: neighbor.node_id,
-                addresses: Places::new(neighbor.addresses.clone(), &resolver),
+        peer_gateways: peer_gateway
+            .map(|peer_gateway| PeerGateway {
+                node: peer_gateway.node_id,
+                addresses: Places::new(peer_gateway.addresses.clone(), &resolver),
             })
             .collect(),
-        neighbor_connections_max: config.hops.connections_max,
+        peer_gateway_connections_max: config.hops.connections_max,
         quic: config.quic.clone(),
         qlog: qlog.transpose()?,
         ..NodeConfig::default()
@@ -233,7 +237,7 @@ pub(super) fn rules(config: &GatewayConfig, own: NodeId) -> (Policy, BTreeSet<No
         transit: config.hops.transit.transit(),
         budget_bytes_max: config.hops.budget_max_bytes.unwrap_or(u64::MAX),
     };
-    (policy, config.neighbor.iter().map(|neighbor| neighbor.node_id).collect())
+    (policy, config.gateway.iter().map(|peer_gateway| peer_gateway.node_id).collect())
 }
 
 /// How the store is kept.
@@ -246,9 +250,9 @@ pub(super) fn kept(config: &SeedConfig) -> StoreConfig {
     }
 }
 
-/// What the gateway shows when it connects to neighbours; nothing without any.
+/// What the gateway shows when it connects to peer gateways; nothing without any.
 fn client_tls(config: &GatewayConfig, key_log: KeyLogger) -> anyhow::Result<Option<Arc<QuicClientConfig>>> {
-    if config.neighbor.is_empty() {
+    if config.gateway.is_empty() {
         return Ok(None);
     }
     Ok(Some(tls::client_with_key_log(&config.tls, Some(&config.identity), &config.trust, key_log)?))

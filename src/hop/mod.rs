@@ -1,7 +1,7 @@
 //! Hops: whether a gateway forwards a request, and to whom (protocol §5).
 //!
 //! A HOP record names the route; [`decide`] judges it against this gateway's [`Policy`] and knows no stream, no clock and no
-//! table of neighbours. [`NonceCache`] tells whether a request comes again. [`Hops`] is both, for all workers.
+//! table of peer gateways. [`NonceCache`] tells whether a request comes again. [`Hops`] is both, for all workers.
 
 mod nonces;
 mod route;
@@ -20,8 +20,8 @@ use std::time::Instant;
 pub enum Transit {
     /// For nobody: it answers what ends here and forwards nothing.
     Nobody,
-    /// For its configured neighbours.
-    Neighbors,
+    /// For its configured peer gateways.
+    Gateways,
     /// For every peer that showed a certificate that this gateway trusts.
     Authenticated,
     /// For every peer that may connect, also one without a node ID.
@@ -31,10 +31,10 @@ pub enum Transit {
 }
 
 impl Transit {
-    fn allows(&self, previous: Option<NodeId>, neighbors: impl Fn(&NodeId) -> bool) -> bool {
+    fn allows(&self, previous: Option<NodeId>, peer_gateways: impl Fn(&NodeId) -> bool) -> bool {
         match self {
             Self::Nobody => false,
-            Self::Neighbors => previous.is_some_and(|node| neighbors(&node)),
+            Self::Gateways => previous.is_some_and(|node| peer_gateways(&node)),
             Self::Authenticated => previous.is_some(),
             Self::Anyone => true,
             Self::Listed(nodes) => previous.is_some_and(|node| nodes.contains(&node)),
@@ -68,7 +68,7 @@ pub enum Decision {
     Deliver,
     /// The request goes on.
     Forward {
-        /// The neighbour that it goes to.
+        /// The peer gateway that it goes to.
         next: NodeId,
         /// The record that stands before it there: cursor one further, hop_limit one less, budget bounded.
         hop: Box<Hop>,
@@ -99,8 +99,8 @@ pub enum Refusal {
     /// The gateway does not forward for that peer.
     #[error("this gateway does not forward for this peer; have its operator allow it, or use another route")]
     NotAuthorised,
-    /// The next node is not a neighbour that this gateway was given.
-    #[error("{0} is no neighbour of this gateway; use a route along configured neighbours")]
+    /// The next node is not a peer gateway that this gateway was given.
+    #[error("{0} is no peer gateway of this one; use a route along configured peer gateways")]
     NoRoute(NodeId),
 }
 
@@ -119,7 +119,7 @@ impl Refusal {
 }
 
 /// Judges a route (protocol §5, in its order). `previous` is the peer that the request came from, `None` if it showed no
-/// certificate; `neighbors` tells configured neighbours; `nonce_seen` is what [`NonceCache::insert`] said.
+/// certificate; `peer_gateways` tells configured peer gateways; `nonce_seen` is what [`NonceCache::insert`] said.
 ///
 /// # Errors
 /// The first rule that the route breaks.
@@ -127,7 +127,7 @@ pub fn decide(
     hop: &Hop,
     previous: Option<NodeId>,
     policy: &Policy,
-    neighbors: impl Fn(&NodeId) -> bool,
+    peer_gateways: impl Fn(&NodeId) -> bool,
     nonce_seen: bool,
 ) -> Result<Decision, Refusal> {
     let cursor = usize::from(hop.cursor);
@@ -145,10 +145,10 @@ pub fn decide(
         return Err(Refusal::Seen);
     }
     let Some(&next) = hop.route.get(cursor + 1) else { return Ok(Decision::Deliver) };
-    if !policy.transit.allows(previous, &neighbors) {
+    if !policy.transit.allows(previous, &peer_gateways) {
         return Err(Refusal::NotAuthorised);
     }
-    if !neighbors(&next) {
+    if !peer_gateways(&next) {
         return Err(Refusal::NoRoute(next));
     }
     let hop = Hop {
@@ -161,7 +161,7 @@ pub fn decide(
     Ok(Decision::Forward { next, hop: Box::new(hop) })
 }
 
-/// What all workers of a gateway share: its policy, its neighbours and the nonces that came.
+/// What all workers of a gateway share: its policy, its peer gateways and the nonces that came.
 #[derive(Debug)]
 pub struct Hops {
     inner: Mutex<Inner>,
@@ -170,25 +170,25 @@ pub struct Hops {
 #[derive(Debug)]
 struct Inner {
     policy: Policy,
-    neighbors: BTreeSet<NodeId>,
+    peer_gateways: BTreeSet<NodeId>,
     nonces: NonceCache,
 }
 
 impl Hops {
-    /// A gateway with these configured neighbours, that has seen nothing.
-    pub fn new(policy: Policy, neighbors: BTreeSet<NodeId>) -> Self {
-        Self { inner: Mutex::new(Inner { policy, neighbors, nonces: NonceCache::new() }) }
+    /// A gateway with these configured peer gateways, that has seen nothing.
+    pub fn new(policy: Policy, peer_gateways: BTreeSet<NodeId>) -> Self {
+        Self { inner: Mutex::new(Inner { policy, peer_gateways, nonces: NonceCache::new() }) }
     }
 
     /// Goes by these rules from now on. What was seen stays seen.
-    pub fn renew(&self, policy: Policy, neighbors: BTreeSet<NodeId>) {
+    pub fn renew(&self, policy: Policy, peer_gateways: BTreeSet<NodeId>) {
         let mut inner = self.inner();
-        (inner.policy, inner.neighbors) = (policy, neighbors);
+        (inner.policy, inner.peer_gateways) = (policy, peer_gateways);
     }
 
-    /// Whether this is a configured neighbour.
-    pub fn is_neighbor(&self, node: &NodeId) -> bool {
-        self.inner().neighbors.contains(node)
+    /// Whether this is a configured peer gateway.
+    pub fn is_peer_gateway(&self, node: &NodeId) -> bool {
+        self.inner().peer_gateways.contains(node)
     }
 
     /// What the gateway allows.
@@ -208,7 +208,7 @@ impl Hops {
     pub fn judge(&self, hop: &Hop, previous: Option<NodeId>, now: Instant) -> Result<Decision, Refusal> {
         let mut inner = self.inner();
         let nonce_seen = inner.nonces.insert(hop.nonce, now);
-        decide(hop, previous, &inner.policy, |node| inner.neighbors.contains(node), nonce_seen)
+        decide(hop, previous, &inner.policy, |node| inner.peer_gateways.contains(node), nonce_seen)
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

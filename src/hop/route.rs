@@ -5,7 +5,7 @@ use crate::record::{Hop, varint};
 use crate::tls::NodeId;
 use smallvec::SmallVec;
 
-/// By which gateways a request goes, in order; the last one answers it. Each must be a neighbour of the one before (protocol §5).
+/// By which gateways a request goes, in order; the last one answers it. Each must be a peer gateway of the one before (protocol §5).
 ///
 /// The connected gateway is the first: it is put in front where the route does not begin with it.
 ///

@@ -67,12 +67,12 @@ fn each_rule_refuses_with_its_code() {
 #[test]
 fn transit_is_for_whom_the_policy_names() {
     let good = hop(&[OWN, NEXT]);
-    let neighbors = |node: &NodeId| [NEXT, LAST].contains(node);
+    let peer_gateways = |node: &NodeId| [NEXT, LAST].contains(node);
     let allowed = |transit: &Transit, previous| match decide(
         &good,
         previous,
         &policy(transit.clone()),
-        neighbors,
+        peer_gateways,
         false,
     ) {
         Ok(Decision::Forward { .. }) => true,
@@ -80,10 +80,10 @@ fn transit_is_for_whom_the_policy_names() {
         other => panic!("{other:?}"),
     };
     let listed = Transit::Listed([PEER].into());
-    // For an anonymous peer, a neighbour, and a peer that is listed.
+    // For an anonymous peer, a peer gateway, and a peer that is listed.
     for (transit, expected) in [
         (Transit::Nobody, [false, false, false]),
-        (Transit::Neighbors, [false, true, false]),
+        (Transit::Gateways, [false, true, false]),
         (listed, [false, false, true]),
         (Transit::Anyone, [true, true, true]),
     ] {

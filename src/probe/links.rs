@@ -212,7 +212,7 @@ mod tests {
                 tag: Some(tag),
                 side: Side::Client,
                 node: None,
-                neighbor: false,
+                peer_gateway: false,
                 remote: SocketAddr::from(([192, 0, 2, 1], 4433)),
                 credit: Credit::default(),
             };

@@ -59,8 +59,8 @@ pub enum ConnectionEvent {
         side: Side,
         /// The peer's node ID, if it showed a certificate.
         node: Option<NodeId>,
-        /// This side opened it to a configured neighbour.
-        neighbor: bool,
+        /// This side opened it to a configured peer gateway.
+        peer_gateway: bool,
         /// The peer's address.
         remote: SocketAddr,
         /// Credit for messages on this connection.
@@ -156,7 +156,7 @@ pub enum Command {
         /// The tag that it was asked for with.
         tag: u64,
     },
-    /// Have a connection to this configured neighbour, now. [`ConnectionEvent::Connected`] comes once it is up, to every application.
+    /// Have a connection to this configured peer gateway, now. [`ConnectionEvent::Connected`] comes once it is up, to every application.
     Reach(NodeId),
     /// Something with a connection as a whole.
     On(ConnectionId, ConnectionCommand),

@@ -172,7 +172,7 @@ pub const KEYS: &[Range] = &[
         "hops.connections_max",
         (1, CONNECTIONS_LEN_MAX as u64),
         "connections",
-        "no neighbour would be reached",
+        "no peer gateway would be reached",
         "a worker has no more connections",
     ),
     whole("shutdown.drain_ms", (0, DAY_MS), "milliseconds", "time does not run backwards", A_DAY),

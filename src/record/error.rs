@@ -65,7 +65,7 @@ error_codes! {
     HopLimit = 0x11 "hop limit",
     /// The cursor does not point at this node.
     NotMyHop = 0x12 "not my hop",
-    /// The next node is no neighbour.
+    /// The next node is no peer gateway.
     NoRoute = 0x13 "no route",
     /// The route's byte budget is spent.
     Budget = 0x14 "budget",

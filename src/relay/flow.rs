@@ -37,7 +37,7 @@ pub(super) struct Flow {
 
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// For a connection to its neighbour.
+    /// For a connection to its peer gateway.
     Waiting { until: Instant },
     /// It is on its way under this number.
     Open(RequestId),

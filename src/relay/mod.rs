@@ -40,7 +40,7 @@ pub struct Relay {
     downstream: FxHashMap<RequestId, usize>,
     /// FETCHes that others may join: no byte of their answer has passed.
     joinable: FxHashMap<FetchKey, usize>,
-    /// Flows whose neighbour is not connected yet.
+    /// Flows whose peer gateway is not connected yet.
     waiting: Vec<usize>,
     /// Flows that were joined.
     merged: Vec<usize>,
@@ -87,8 +87,8 @@ impl Relay {
     fn deliver(&mut self, now: Instant, port: &mut AppPort, delivery: Delivery) {
         match delivery {
             Delivery::Connection(connection, event) => match event {
-                ConnectionEvent::Connected { node: Some(node), neighbor, .. } => {
-                    self.connected(now, port, node, connection, neighbor);
+                ConnectionEvent::Connected { node: Some(node), peer_gateway, .. } => {
+                    self.connected(now, port, node, connection, peer_gateway);
                 }
                 ConnectionEvent::Closed { .. } => self.closed(port, connection),
                 _ => {}
@@ -379,7 +379,7 @@ impl Relay {
         }
     }
 
-    /// Refuses what has waited too long for its neighbour, and sends away those that the pace of another holds back.
+    /// Refuses what has waited too long for its peer gateway, and sends away those that the pace of another holds back.
     fn give_up(&mut self, now: Instant, port: &mut AppPort) -> bool {
         let overdue = |flow: &Flow| matches!(flow.stage, Stage::Waiting { until } if until <= now);
         let late: Vec<_> = self.waiting.iter().copied().filter(|&key| overdue(&self.flows[key])).collect();

@@ -1,4 +1,4 @@
-//! Tells neighbours what is held here, and what no longer is (protocol §6): all of it once, then what changes.
+//! Tells peer gateways what is held here, and what no longer is (protocol §6): all of it once, then what changes.
 
 use super::{Change, Holding, Store};
 use crate::limits::{ANNOUNCE_INTERVAL_MS, HAVE_BURST, HAVE_RATE_PER_S};
@@ -8,14 +8,14 @@ use crate::record::{Coverage, Have};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// The announcements of one store to its neighbours.
+/// The announcements of one store to its peer gateways.
 #[derive(Debug, Default)]
 pub(super) struct Announcer {
     listeners: Vec<Listener>,
     due: Option<Instant>,
 }
 
-/// One neighbour that is told.
+/// One peer gateway that is told.
 #[derive(Debug)]
 struct Listener {
     connection: ConnectionId,

@@ -38,7 +38,7 @@ pub struct SeedParts {
     pub directory: Arc<Mutex<Directory>>,
     /// This node, as it names itself among the holders; none: it does not.
     pub own: Option<NodeId>,
-    /// Which nodes are neighbours: what others say of their holdings is not noted.
+    /// Which nodes are peer gateways: what others say of their holdings is not noted.
     pub hops: Option<Arc<Hops>>,
     /// What time it is.
     pub clocks: Clocks,
@@ -162,12 +162,12 @@ impl Seed {
 
     fn event(&mut self, now: Instant, port: &mut AppPort, connection: ConnectionId, event: ConnectionEvent) {
         match event {
-            ConnectionEvent::Connected { node: Some(node), neighbor, .. } => {
+            ConnectionEvent::Connected { node: Some(node), peer_gateway, .. } => {
                 self.checking.connected(connection, node);
-                if neighbor || !self.nodes.contains_key(&node) {
+                if peer_gateway || !self.nodes.contains_key(&node) {
                     self.nodes.insert(node, connection);
                 }
-                if neighbor && self.leads {
+                if peer_gateway && self.leads {
                     self.announcer.connected(connection, now);
                 }
             }
@@ -363,7 +363,7 @@ impl Seed {
         self.parts.hops.as_ref().map(|hops| hops.own()).or(self.parts.own)
     }
 
-    /// Who holds something: this node first, then its neighbours.
+    /// Who holds something: this node first, then its peer gateways.
     fn holders(&mut self, now: Instant, token: &AnyToken) -> Vec<Holder> {
         let Moment { now_s, up_s, .. } = self.moment(now);
         let own = self.own().and_then(|node| {
@@ -377,7 +377,7 @@ impl Seed {
     }
 
     fn heard(&mut self, now: Instant, connection: ConnectionId, node: NodeId, have: &Have) {
-        if self.parts.hops.as_ref().is_some_and(|hops| hops.is_neighbor(&node)) {
+        if self.parts.hops.as_ref().is_some_and(|hops| hops.is_peer_gateway(&node)) {
             let up_s = self.moment(now).up_s;
             self.directory().heard(connection, node, have, up_s);
         }
@@ -415,7 +415,7 @@ impl Seed {
             mirror.sources = holders.iter().map(|holder| holder.node).filter(|n| Some(*n) != own).collect();
         }
         if mirror.sources.is_empty() {
-            let reason = "no source is named, and no neighbour is known to hold it";
+            let reason = "no source is named, and no peer gateway is known to hold it";
             return self.refuse(port, request, ErrorCode::NotFound, reason);
         }
         for node in mirror.sources.clone() {

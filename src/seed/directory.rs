@@ -1,4 +1,4 @@
-//! Who holds what, as the neighbours say (protocol §6).
+//! Who holds what, as the peer gateways say (protocol §6).
 
 use crate::limits::{DIRECTORY_LEN_MAX, HOLDERS_LEN_MAX};
 use crate::queue::ConnectionId;
@@ -7,7 +7,7 @@ use crate::tls::NodeId;
 use crate::token::AnyToken;
 use rustc_hash::FxHashMap;
 
-/// What neighbours hold, to this node's knowledge. What a node said ends with the connection that it said it by.
+/// What peer gateways hold, to this node's knowledge. What a node said ends with the connection that it said it by.
 #[derive(Debug, Default)]
 pub struct Directory {
     nodes: FxHashMap<NodeId, Told>,

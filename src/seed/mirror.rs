@@ -85,7 +85,8 @@ impl Mirroring {
                 return (false, Outcome::Going);
             }
             if sources.is_empty() {
-                let reason = "none of the sources can be reached from here; name neighbours of this gateway";
+                let reason =
+                    "none of the sources can be reached from here; name peer gateways of this gateway";
                 return (true, Outcome::Failed(ErrorRecord::new(ErrorCode::NoRoute, 0, reason)));
             }
             let source =

@@ -22,8 +22,8 @@ pub(super) enum Origin {
     Peer,
     /// An application asked for it: it alone hears of it.
     Application { app: usize, tag: u64, early: bool },
-    /// It leads to a neighbour, which must be this node.
-    Neighbor { index: usize, node: NodeId },
+    /// It leads to a peer gateway, which must be this node.
+    PeerGateway { index: usize, node: NodeId },
 }
 
 impl Origin {
@@ -35,19 +35,19 @@ impl Origin {
         }
     }
 
-    /// The neighbour's place among the links.
-    pub(super) fn neighbor(self) -> Option<usize> {
+    /// The peer gateway's place among the peer gateways.
+    pub(super) fn peer_gateway(self) -> Option<usize> {
         match self {
-            Self::Neighbor { index, .. } => Some(index),
+            Self::PeerGateway { index, .. } => Some(index),
             _ => None,
         }
     }
 }
 
-/// What an event changed for the links.
+/// What an event changed for the peer gateways.
 pub(super) enum Change {
-    NeighborUp(usize),
-    NeighborLost(usize),
+    PeerGatewayUp(usize),
+    PeerGatewayLost(usize),
 }
 
 /// One connection on its worker.
@@ -125,11 +125,11 @@ impl Conn {
         } else if let Origin::Application { app, tag, .. } = self.origin {
             cx.ports[app].deliver(Delivery::ConnectFailed { tag, reason: text.to_owned() });
         }
-        if let Origin::Neighbor { index, node } = self.origin {
+        if let Origin::PeerGateway { index, node } = self.origin {
             let remote = self.quic.remote_address();
-            tracing::info!(%node, %remote, reason = text, "no connection to a neighbour");
-            cx.counters.add(Counter::NeighborsLost, 1);
-            return Some(Change::NeighborLost(index));
+            tracing::info!(%node, %remote, reason = text, "no connection to a peer gateway");
+            cx.counters.add(Counter::PeerGatewaysLost, 1);
+            return Some(Change::PeerGatewayLost(index));
         }
         None
     }
@@ -182,19 +182,19 @@ impl Conn {
             }
             return None;
         }
-        if let Origin::Neighbor { index, node: expected } = self.origin {
+        if let Origin::PeerGateway { index, node: expected } = self.origin {
             if node != Some(expected) {
-                tracing::warn!(%expected, ?node, "a neighbour's address leads to another node");
+                tracing::warn!(%expected, ?node, "a peer gateway's address leads to another node");
                 let reason = Bytes::from_static(b"not the node that was dialled");
                 self.quic.close(cx.now, ErrorCode::NotAuthorised.into(), reason);
-                return Some(Change::NeighborLost(index));
+                return Some(Change::PeerGatewayLost(index));
             }
-            cx.counters.add(Counter::NeighborsConnected, 1);
+            cx.counters.add(Counter::PeerGatewaysConnected, 1);
         }
         self.session.start(&mut self.quic, cx);
         self.announce(node, cx);
         match self.origin {
-            Origin::Neighbor { index, .. } => Some(Change::NeighborUp(index)),
+            Origin::PeerGateway { index, .. } => Some(Change::PeerGatewayUp(index)),
             _ => None,
         }
     }
@@ -217,11 +217,11 @@ impl Conn {
             Origin::Application { tag, .. } => Some(tag),
             _ => None,
         };
-        // Holdings are told on the connections that this side opened to neighbours, so once to each.
-        let neighbor = matches!(self.origin, Origin::Neighbor { .. }) && side == Side::Client;
+        // Holdings are told on the connections that this side opened to peer gateways, so once to each.
+        let peer_gateway = matches!(self.origin, Origin::PeerGateway { .. }) && side == Side::Client;
         let delivery = || {
             let credit = credit.clone();
-            let event = ConnectionEvent::Connected { tag, side, node, neighbor, remote, credit };
+            let event = ConnectionEvent::Connected { tag, side, node, peer_gateway, remote, credit };
             Delivery::Connection(connection, event)
         };
         self.session.connected(delivery, cx);

@@ -218,26 +218,26 @@ impl Core {
         conn
     }
 
-    /// Dials the neighbours that are due.
-    pub(super) fn dial_neighbors(&mut self, now: Instant) -> bool {
+    /// Dials the peer gateways that are due.
+    pub(super) fn dial_peer_gateways(&mut self, now: Instant) -> bool {
         let mut worked = false;
         while !self.draining
-            && let Some((index, remote)) = self.links.next(now)
+            && let Some((index, remote)) = self.gateways.next(now)
         {
             worked = true;
-            match self.dial(now, remote, Origin::Neighbor { index, node: self.links.node(index) }) {
-                Ok(slot) => self.links.dialled(index, slot),
+            match self.dial(now, remote, Origin::PeerGateway { index, node: self.gateways.node(index) }) {
+                Ok(slot) => self.gateways.dialled(index, slot),
                 Err(reason) => {
-                    tracing::warn!(%remote, reason, "a neighbour cannot be dialled");
-                    self.links.failed(index, None, now);
+                    tracing::warn!(%remote, reason, "a peer gateway cannot be dialled");
+                    self.gateways.failed(index, None, now);
                 }
             }
         }
         worked
     }
 
-    pub(super) fn links_timeout(&self) -> Option<Instant> {
-        if self.draining { None } else { self.links.poll_timeout() }
+    pub(super) fn gateways_timeout(&self) -> Option<Instant> {
+        if self.draining { None } else { self.gateways.poll_timeout() }
     }
 
     fn reach(&mut self, now: Instant, node: &NodeId) {
@@ -245,7 +245,7 @@ impl Core {
         let is_idle = |slot: u32| {
             conns.get(slot as usize).and_then(Option::as_ref).is_some_and(|conn| conn.session.requests() == 0)
         };
-        let Some(slot) = self.links.reach(node, now, is_idle) else { return };
+        let Some(slot) = self.gateways.reach(node, now, is_idle) else { return };
         if let Some(Some(conn)) = self.conns.get_mut(slot as usize) {
             let mut cx = Context {
                 now,
@@ -253,7 +253,7 @@ impl Core {
                 routes: &self.shared.routes,
                 counters: &self.status.counters,
             };
-            conn.session.closed("another neighbour needs the place", &mut cx);
+            conn.session.closed("another peer gateway needs the place", &mut cx);
             conn.quic.close(now, ErrorCode::None.into(), Bytes::new());
             self.lines.touched(conn, slot as usize);
         }
@@ -276,9 +276,9 @@ impl Core {
             while let Some(event) = conn.quic.poll() {
                 worked = true;
                 match conn.event(event, &mut cx) {
-                    Some(Change::NeighborUp(index)) => self.links.up(index, now),
-                    Some(Change::NeighborLost(index)) => {
-                        self.links.failed(index, Some(slot), now);
+                    Some(Change::PeerGatewayUp(index)) => self.gateways.up(index, now),
+                    Some(Change::PeerGatewayLost(index)) => {
+                        self.gateways.failed(index, Some(slot), now);
                     }
                     None => {}
                 }
@@ -356,8 +356,8 @@ impl Core {
             routes: &self.shared.routes,
             counters: &self.status.counters,
         };
-        if let (Some(_), Some(index)) = (command.opens(), conn.origin.neighbor()) {
-            self.links.used(index, now);
+        if let (Some(_), Some(index)) = (command.opens(), conn.origin.peer_gateway()) {
+            self.gateways.used(index, now);
         }
         conn.session.command(&mut conn.quic, app, command, &mut cx);
         self.lines.touched(conn, id.slot as usize);
@@ -479,8 +479,8 @@ impl Core {
                 congestion_events = path.congestion_events,
                 "connection over"
             );
-            if let Some(index) = conn.origin.neighbor() {
-                self.links.failed(index, Some(slot), now);
+            if let Some(index) = conn.origin.peer_gateway() {
+                self.gateways.failed(index, Some(slot), now);
             }
             self.conns[slot as usize] = None;
             self.status.connections.fetch_sub(1, Ordering::Relaxed);

@@ -3,13 +3,13 @@
 mod closing;
 mod conn;
 mod core;
-mod links;
+mod gateways;
 mod renew;
 mod shared;
 mod survey;
 mod unreachable;
 
-pub use links::Neighbor;
+pub use gateways::PeerGateway;
 pub use shared::{ByFamily, Idle, Inspection, Quic, Renewal, Shared, WorkerStatus};
 pub use survey::{ConnectionView, Gauges};
 
@@ -25,7 +25,7 @@ use crate::quic::timers::Timers;
 use crate::stages::Stage;
 use bytes::BytesMut;
 use conn::{Conn, Lines};
-use links::Links;
+use gateways::PeerGateways;
 use quinn_proto::{ClientConfig, Endpoint, Incoming, ServerConfig, Transmit};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -71,9 +71,9 @@ struct Core {
     /// Connections with paused streams.
     paused: Vec<u32>,
     timers: Timers,
-    links: Links,
+    gateways: PeerGateways,
     survey: Survey,
-    /// Connections to nodes that are no neighbours any more: closed once nothing runs on them.
+    /// Connections to nodes that are no peer gateways any more: closed once nothing runs on them.
     leaving: Vec<ConnectionId>,
     /// The number of the last renewal that was taken.
     renewed: u32,
@@ -119,7 +119,7 @@ impl<N: Network> Worker<N> {
             lines: Lines::default(),
             paused: Vec::new(),
             timers: Timers::default(),
-            links: Links::default(),
+            gateways: PeerGateways::default(),
             survey: Survey::default(),
             leaving: Vec::new(),
             renewed: 0,
@@ -140,9 +140,14 @@ impl<N: Network> Worker<N> {
         Self { network, core, status }
     }
 
-    /// Keeps connections to these neighbours, at most `connections_max` at once.
-    pub fn set_neighbors(&mut self, neighbors: Vec<Neighbor>, connections_max: usize, now: Instant) {
-        self.core.links = Links::new(neighbors, connections_max, now);
+    /// Keeps connections to these peer gateways, at most `connections_max` at once.
+    pub fn set_peer_gateways(
+        &mut self,
+        peer_gateways: Vec<PeerGateway>,
+        connections_max: usize,
+        now: Instant,
+    ) {
+        self.core.gateways = PeerGateways::new(peer_gateways, connections_max, now);
     }
 
     /// Adds the next application, whose own thread takes the returned port. Applications are numbered in the order in which
@@ -199,7 +204,7 @@ impl<N: Network> Worker<N> {
         core.take_renewal(now);
         worked |= core.take_handovers(now);
         worked |= core.begin_handshakes(now);
-        worked |= core.dial_neighbors(now);
+        worked |= core.dial_peer_gateways(now);
         // Read records, route to the rings.
         worked |= core.read(now);
         // Drain applications.
@@ -229,7 +234,7 @@ impl<N: Network> Worker<N> {
     /// When [`Worker::turn`] has something to do though nothing arrives.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let inline = self.core.inline.iter().filter_map(|inline| inline.application.poll_timeout());
-        let others = [self.core.timers.next(), self.network.poll_timeout(), self.core.links_timeout()];
+        let others = [self.core.timers.next(), self.network.poll_timeout(), self.core.gateways_timeout()];
         inline.chain(others.into_iter().flatten()).min()
     }
 

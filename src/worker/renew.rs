@@ -1,4 +1,4 @@
-//! What a reload changes on a worker: TLS and transport of connections to come, and the neighbours.
+//! What a reload changes on a worker: TLS and transport of connections to come, and the peer gateways.
 
 use super::Core;
 use super::conn::Origin;
@@ -34,12 +34,13 @@ impl Core {
         }
         self.client = renewal.quic.client.clone();
         self.qlog = renewal.quic.qlog.clone();
-        let gone = self.links.renew(renewal.neighbors.clone(), renewal.neighbor_connections_max, now);
+        let gone =
+            self.gateways.renew(renewal.peer_gateways.clone(), renewal.peer_gateway_connections_max, now);
         for (slot, conn) in self.conns.iter_mut().enumerate() {
             let Some(conn) = conn else { continue };
-            let Origin::Neighbor { index, node } = &mut conn.origin else { continue };
+            let Origin::PeerGateway { index, node } = &mut conn.origin else { continue };
             if !gone.contains(&(slot as u32))
-                && let Some(place) = self.links.place(node)
+                && let Some(place) = self.gateways.place(node)
             {
                 *index = place;
                 continue;
@@ -81,7 +82,7 @@ impl Core {
                 counters: &self.status.counters,
             };
             if conn.announced {
-                conn.session.closed("no neighbour of this gateway any more", &mut cx);
+                conn.session.closed("no peer gateway of this one any more", &mut cx);
             }
             conn.quic.close(now, ErrorCode::None.into(), Bytes::new());
             self.lines.touched(conn, id.slot as usize);

@@ -1,6 +1,6 @@
 //! What the workers of a process share, and what each shows of itself.
 
-use super::links::Neighbor;
+use super::gateways::PeerGateway;
 use super::survey::{ConnectionView, Gauges};
 use crate::counters::Counters;
 use crate::limits::HANDOVER_RING_LEN;
@@ -88,7 +88,7 @@ impl Shared {
         self.handovers.get(worker).map_or(0, ArrayQueue::len)
     }
 
-    /// Gives every worker other neighbours, and other TLS and transport for the connections that begin from now on.
+    /// Gives every worker other peer gateways, and other TLS and transport for the connections that begin from now on.
     pub fn renew(&self, renewal: Renewal) {
         let mut slot = self.renewal.lock().unwrap_or_else(PoisonError::into_inner);
         let number = slot.0.wrapping_add(1);
@@ -166,10 +166,10 @@ impl Inspection {
 pub struct Renewal {
     /// TLS and transport of connections that begin from now on; those that exist keep theirs.
     pub quic: Quic,
-    /// The neighbours. Connections to those that stay neighbours stay.
-    pub neighbors: Vec<Neighbor>,
-    /// Connections to neighbours that a worker keeps at once.
-    pub neighbor_connections_max: usize,
+    /// The peer gateways. Connections to those that stay peer gateways stay.
+    pub peer_gateways: Vec<PeerGateway>,
+    /// Connections to peer gateways that a worker keeps at once.
+    pub peer_gateway_connections_max: usize,
 }
 
 /// What a worker's QUIC is made of.

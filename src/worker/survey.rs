@@ -27,13 +27,13 @@ pub struct Gauges {
     pub senders: AtomicUsize,
     /// Connections that sent what the peer is to acknowledge, and had no acknowledgement for [`UNACKNOWLEDGED_MS`].
     pub unacknowledged: AtomicUsize,
-    neighbors: Mutex<Vec<(NodeId, bool)>>,
+    peer_gateways: Mutex<Vec<(NodeId, bool)>>,
 }
 
 impl Gauges {
-    /// Each neighbour, and whether this worker's connection to it is up.
-    pub fn neighbors(&self) -> Vec<(NodeId, bool)> {
-        self.neighbors.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Each peer gateway, and whether this worker's connection to it is up.
+    pub fn peer_gateways(&self) -> Vec<(NodeId, bool)> {
+        self.peer_gateways.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -50,8 +50,8 @@ pub struct ConnectionView {
     pub node: Option<NodeId>,
     /// Whether it was opened here.
     pub outgoing: bool,
-    /// Whether it leads to a neighbour that this node dials.
-    pub neighbor: bool,
+    /// Whether it leads to a peer gateway that this node dials.
+    pub peer_gateway: bool,
     /// Whether its handshake is over.
     pub established: bool,
     /// Requests in flight, of both sides.
@@ -161,7 +161,7 @@ impl Conn {
             remote: self.quic.remote_address(),
             node: tls::peer_node_id(&self.quic),
             outgoing: self.quic.side() == Side::Client,
-            neighbor: matches!(self.origin, Origin::Neighbor { .. }),
+            peer_gateway: matches!(self.origin, Origin::PeerGateway { .. }),
             established: self.connected,
             requests: self.session.requests(),
             rtt_us: stats.path.rtt.as_micros() as u64,
@@ -220,10 +220,10 @@ impl Core {
         gauges.commands.store(commands, Relaxed);
         gauges.attempts.store(self.incoming.len(), Relaxed);
         gauges.senders.store(self.lines.sending.len(), Relaxed);
-        // A reader that holds the lock sees the neighbours of the last survey.
-        if let Ok(mut neighbors) = gauges.neighbors.try_lock() {
-            neighbors.clear();
-            neighbors.extend(self.links.states());
+        // A reader that holds the lock sees the peer gateways of the last survey.
+        if let Ok(mut peer_gateways) = gauges.peer_gateways.try_lock() {
+            peer_gateways.clear();
+            peer_gateways.extend(self.gateways.states());
         }
     }
 

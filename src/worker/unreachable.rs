@@ -48,8 +48,8 @@ impl Core {
                     counters: &self.status.counters,
                 };
                 let Some(change) = conn.unreachable(&unreachable.obstacle, &mut cx) else { continue };
-                if let Some(Change::NeighborLost(index)) = change {
-                    self.links.failed(index, Some(slot as u32), now);
+                if let Some(Change::PeerGatewayLost(index)) = change {
+                    self.gateways.failed(index, Some(slot as u32), now);
                 }
                 self.lines.touched(conn, slot);
             }

@@ -122,7 +122,7 @@ fn status_says_what_runs_and_connections_are_shown() {
     assert_eq!((worker["worker"].as_u64(), worker["connections"].as_u64()), (Some(0), Some(0)));
     assert!((0.0..=1.0).contains(&worker["load"].as_f64().unwrap()));
     assert_eq!(
-        (&status["store"]["writable"], &status["neighbors"]),
+        (&status["store"]["writable"], &status["peer_gateways"]),
         (&Value::Bool(true), &Value::Array(vec![]))
     );
 
@@ -232,7 +232,7 @@ fn without_the_token_there_are_no_figures() {
 }
 
 #[test]
-fn neighbors_are_shown_by_their_names() {
+fn peer_gateways_are_shown_by_their_names() {
     let ids = identities();
     let identity = |who: &str| {
         let (cert, key) = (ids.file(&format!("{who}.pem")), ids.file(&format!("{who}.key")));
@@ -245,22 +245,22 @@ fn neighbors_are_shown_by_their_names() {
     let mut site = Site::new();
     site.trust = format!("node_ids = [\"{}\", \"{}\"]", ids.client, ids.stranger);
     let (id, address) = (&ids.stranger, far.v4());
-    site.more += &format!("[[neighbor]]\nname = \"far\"\nnode_id = \"{id}\"\naddresses = [\"{address}\"]\n");
+    site.more += &format!("[[gateway]]\nname = \"far\"\nnode_id = \"{id}\"\naddresses = [\"{address}\"]\n");
     let (_gateway, at) = start(&mut site, "");
     let remote = Remote::new(&format!("http://{at}"), None, None).unwrap();
     let labels = [("name", "far"), ("node_id", id.as_str())];
-    // Workers look at their neighbours once a second.
+    // Workers look at their peer gateways once a second.
     let is = |expected: f64| {
         let all = parse(&get(&remote, "/metrics"));
-        samples(&all, "stoq_neighbor_up", &labels).iter().any(|sample| sample.value == expected)
+        samples(&all, "stoq_peer_gateway_up", &labels).iter().any(|sample| sample.value == expected)
     };
-    wait_until("the neighbour is up", || is(1.0));
+    wait_until("the peer gateway is up", || is(1.0));
     let status: Value = serde_json::from_str(&get(&remote, "/status")).unwrap();
-    let neighbor = &status["neighbors"][0];
-    assert_eq!((&neighbor["name"], &neighbor["node_id"]), (&"far".into(), &id.as_str().into()));
-    assert_eq!(neighbor["workers_up"], serde_json::json!([0]));
+    let peer_gateway = &status["peer_gateways"][0];
+    assert_eq!((&peer_gateway["name"], &peer_gateway["node_id"]), (&"far".into(), &id.as_str().into()));
+    assert_eq!(peer_gateway["workers_up"], serde_json::json!([0]));
     far_gateway.process.signal(Signal::KILL);
-    wait_until("the neighbour is down", || is(0.0));
+    wait_until("the peer gateway is down", || is(0.0));
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn quic(pick: impl Fn(&Range) -> u64) -> String {
 fn client(site: &Site, more: &str) -> PathBuf {
     let ids = identities();
     let text = format!(
-        "gateway = \"{}\"\n[network]\nkind = \"kernel-udp\"\nlisten = [\"127.0.0.1:0\"]\n[identity]\ncertificate = {:?}\nkey = {:?}\n\
+        "connect = \"{}\"\n[network]\nkind = \"kernel-udp\"\nlisten = [\"127.0.0.1:0\"]\n[identity]\ncertificate = {:?}\nkey = {:?}\n\
          [trust]\nnode_ids = [\"{}\"]\n[log]\nlevel = \"warn\"\n{more}",
         site.v4(),
         ids.file("client.pem"),

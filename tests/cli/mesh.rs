@@ -62,36 +62,36 @@ impl Mesh {
         let (nodes, ids) = (nodes(), identities());
         let mut sites = NAMES.map(|_| Site::new());
         let trusted = |separator: &str| nodes.ids.join(separator);
-        let neighbors: Vec<_> = NAMES
+        let peer_gateways: Vec<_> = NAMES
             .iter()
             .zip(&sites)
             .map(|(name, site)| {
                 let (id, address) = (nodes.id(name), site.v4());
-                format!("[[neighbor]]\nname = \"{name}\"\nnode_id = \"{id}\"\naddresses = [\"{address}\"]\n")
+                format!("[[gateway]]\nname = \"{name}\"\nnode_id = \"{id}\"\naddresses = [\"{address}\"]\n")
             })
             .collect();
         for (own, site) in sites.iter_mut().enumerate() {
             site.identity = nodes.identity(NAMES[own]);
             site.trust = format!("node_ids = [\"{}\", \"{}\"]", ids.client, trusted("\", \""));
             site.seed = format!("capacity_bytes = 1000000000\n{seed}");
-            let others = neighbors.iter().enumerate().filter(|(other, _)| *other != own);
-            site.more.extend(others.map(|(_, neighbor)| neighbor.as_str()));
+            let others = peer_gateways.iter().enumerate().filter(|(other, _)| *other != own);
+            site.more.extend(others.map(|(_, peer_gateway)| peer_gateway.as_str()));
         }
         let gateways = sites.each_mut().map(|site| {
             let port = site.port;
             let gateway = site.start();
-            assert_eq!(site.port, port, "somebody else took a port that the neighbours know");
+            assert_eq!(site.port, port, "somebody else took a port that the peer gateways know");
             gateway
         });
         let client = sites[0].path("client.toml");
         let text = format!(
-            "gateway = \"{}\"\n[identity]\ncertificate = {:?}\nkey = {:?}\n[trust]\nnode_ids = [\"{}\"]\n\
+            "connect = \"{}\"\n[identity]\ncertificate = {:?}\nkey = {:?}\n[trust]\nnode_ids = [\"{}\"]\n\
              [network]\nkind = \"kernel-udp\"\nlisten = [\"127.0.0.1:0\"]\n{}",
             sites[0].v4(),
             ids.file("client.pem"),
             ids.file("client.key"),
             trusted("\", \""),
-            neighbors.concat(),
+            peer_gateways.concat(),
         );
         std::fs::write(&client, text).unwrap();
         Self { sites, gateways, client }
@@ -145,7 +145,7 @@ impl Mesh {
     /// What the first gateway knows, once it knows of `count` holders: node IDs and coverage.
     fn located(&self, token: &str, count: usize) -> Vec<(String, String)> {
         let mut holders = Vec::new();
-        wait_until("the neighbours have told what they hold", || {
+        wait_until("the peer gateways have told what they hold", || {
             let located = json(self.tool("locate").arg(token));
             assert_keys(&located, "operation token gateway version");
             let text = |holder: &Value, key: &str| holder[key].as_str().unwrap().to_owned();
@@ -284,7 +284,7 @@ fn a_payload_is_mirrored_from_lanes_of_which_some_are_parity() {
 }
 
 #[test]
-fn what_a_lease_is_over_for_is_gone_here_and_at_the_neighbours() {
+fn what_a_lease_is_over_for_is_gone_here_and_at_the_peer_gateways() {
     let mesh = Mesh::start();
     let (path, token) = mesh.sites[1].file("file", 100_000);
     let far = mesh.sites[1].v4().to_string();

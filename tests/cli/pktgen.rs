@@ -16,7 +16,7 @@ fn json(command: &mut Command) -> serde_json::Value {
 fn configure(site: &Site) -> PathBuf {
     let ids = identities();
     let text = format!(
-        "gateway = \"{}\"\n[network]\nkind = \"kernel-udp\"\nlisten = [\"127.0.0.1:0\"]\nbuffer_bytes = 1048576\n\
+        "connect = \"{}\"\n[network]\nkind = \"kernel-udp\"\nlisten = [\"127.0.0.1:0\"]\nbuffer_bytes = 1048576\n\
          [identity]\ncertificate = {:?}\nkey = {:?}\n[trust]\nnode_ids = [\"{}\"]\n[log]\nlevel = \"warn\"\n",
         site.v4(),
         ids.file("client.pem"),

@@ -141,7 +141,7 @@ fn what_needs_a_restart_is_named_and_the_rest_changes() {
 }
 
 #[test]
-fn neighbours_come_and_go() {
+fn peer_gateways_come_and_go() {
     let ids = identities();
     let (mut near, mut far) = (unwatched(), unwatched());
     far.identity =
@@ -153,15 +153,15 @@ fn neighbours_come_and_go() {
     let mut far_gateway = far.start();
     let (path, token) = near.file("file", 300_000);
     run(far.anonymous("put").args(["--node-id", &ids.stranger]).args(as_client()).arg(&path), 0);
-    assert!(get_via(&near, &token, "first", 1).contains("no neighbour"), "nobody knows it yet");
+    assert!(get_via(&near, &token, "first", 1).contains("no peer gateway"), "nobody knows it yet");
     near.more =
-        format!("{alone}[[neighbor]]\nnode_id = \"{}\"\naddresses = [\"{}\"]\n", ids.stranger, far.v4());
+        format!("{alone}[[gateway]]\nnode_id = \"{}\"\naddresses = [\"{}\"]\n", ids.stranger, far.v4());
     reload(&near, &mut near_gateway, TAKEN);
     get_via(&near, &token, "second", 0);
     assert!(std::fs::read(near.path("second")).unwrap() == std::fs::read(&path).unwrap());
     near.more = alone;
     reload(&near, &mut near_gateway, TAKEN);
-    assert!(get_via(&near, &token, "third", 1).contains("no neighbour"));
+    assert!(get_via(&near, &token, "third", 1).contains("no peer gateway"));
     for gateway in [&mut near_gateway, &mut far_gateway] {
         gateway.process.signal(Signal::TERM);
         assert_eq!(gateway.process.end().code(), Some(0));

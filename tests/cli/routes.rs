@@ -23,21 +23,21 @@ impl Pair {
         near.trust = format!("node_ids = [\"{}\", \"{}\"]", ids.client, ids.stranger);
         far.trust = format!("node_ids = [\"{}\", \"{}\"]", ids.client, ids.gateway);
         // By name, of whichever family answers.
-        let neighbor = |id: &str, site: &Site| {
-            format!("[[neighbor]]\nnode_id = \"{id}\"\naddresses = [\"localhost:{}\"]\n", site.port)
+        let peer_gateway = |id: &str, site: &Site| {
+            format!("[[gateway]]\nnode_id = \"{id}\"\naddresses = [\"localhost:{}\"]\n", site.port)
         };
-        far.more = format!("{}{}", far.more, neighbor(&ids.gateway, &near));
+        far.more = format!("{}{}", far.more, peer_gateway(&ids.gateway, &near));
         let far_gateway = far.start();
-        let to_far = neighbor(&ids.stranger, &far);
+        let to_far = peer_gateway(&ids.stranger, &far);
         write!(near.more, "[hops]\ntransit = \"authenticated\"\n{to_far}").unwrap();
         let near_gateway = near.start();
         let config = near.path("client.toml");
         let addresses =
             if far_is_near { format!("addresses = [\"localhost:{}\"]\n", far.port) } else { String::new() };
         let text = format!(
-            "gateway = \"{}\"\n[identity]\ncertificate = {:?}\nkey = {:?}\n[trust]\nnode_ids = [\"{3}\", \"{4}\"]\n\
+            "connect = \"{}\"\n[identity]\ncertificate = {:?}\nkey = {:?}\n[trust]\nnode_ids = [\"{3}\", \"{4}\"]\n\
              [network]\nkind = \"kernel-udp\"\nlisten = [\"127.0.0.1:0\"]\n\
-             [[neighbor]]\nname = \"near\"\nnode_id = \"{3}\"\n[[neighbor]]\nname = \"far\"\nnode_id = \"{4}\"\n{addresses}",
+             [[gateway]]\nname = \"near\"\nnode_id = \"{3}\"\n[[gateway]]\nname = \"far\"\nnode_id = \"{4}\"\n{addresses}",
             near.v4(),
             ids.file("client.pem"),
             ids.file("client.key"),

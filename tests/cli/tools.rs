@@ -145,7 +145,7 @@ fn two_workers_on_either_side_serve_too() {
     let ids = identities();
     let config = site.path("client.toml");
     let text = format!(
-        "gateway = \"{}\"\n[workers]\ncount = 2\n[identity]\ncertificate = {:?}\nkey = {:?}\n[trust]\nnode_ids = [\"{}\"]\n\
+        "connect = \"{}\"\n[workers]\ncount = 2\n[identity]\ncertificate = {:?}\nkey = {:?}\n[trust]\nnode_ids = [\"{}\"]\n\
          [network]\nkind = \"kernel-udp\"\nlisten = [\"127.0.0.1:0\"]\n",
         site.v4(),
         ids.file("client.pem"),

@@ -215,7 +215,7 @@ fn a_check_finds_what_has_changed_since_it_was_put() {
     let (sequence, _) = store.holdings();
     assert_eq!(check(&store, token), Found::Damaged);
     assert!(store.get(&token).unwrap().is_none() && store.usage_bytes() == 0);
-    assert_eq!(store.changes_after(sequence).changes.len(), 1, "neighbours are told");
+    assert_eq!(store.changes_after(sequence).changes.len(), 1, "peer gateways are told");
     assert_eq!(set_aside(&dir).len(), 3);
     open_still.read(0, &mut [0; 100]).unwrap();
     // It comes again, and has the lease that it had if that is longer.

@@ -16,7 +16,7 @@ use stoq::token::{AnyToken, Outboard, Piece, Ranges, Token, VerifiedEncoder};
 
 const WINDOW: usize = GATHER_WINDOW_BYTES as usize;
 
-/// Gateways that are no neighbours, and a client of all of them.
+/// Gateways that do not know each other, and a client of all of them.
 fn holders(count: usize, liars: Vec<(usize, Lie, Bytes)>) -> (World, Vec<Peer>) {
     let mut world = World::new(Setup { gateways: count, liars, link: slow(), ..Setup::default() });
     let peers = (0..count).map(|index| world.connect(0, gateway_address(index))).collect();

@@ -99,7 +99,7 @@ fn a_spent_budget_ends_the_answer_where_it_is_spent() {
 }
 
 #[test]
-fn a_neighbour_that_is_away_is_upstream_failed_and_found_again_when_it_is_back() {
+fn a_peer_gateway_that_is_away_is_upstream_failed_and_found_again_when_it_is_back() {
     let mut world = World::new(Setup::line(2));
     let peer = world.connect(0, gateway_v4());
     let token = put_by(&mut world, &peer, &[0, 1], b"abc");
@@ -173,7 +173,7 @@ fn a_gateway_forwards_for_those_that_its_owner_names() {
     let client = identities()[1].node_id();
     for (transit, allowed) in [
         (Transit::Nobody, false),
-        (Transit::Neighbors, false),
+        (Transit::Gateways, false),
         (Transit::Listed([gateway_node(1)].into_iter().collect()), false),
         (Transit::Listed([client].into_iter().collect()), true),
         (Transit::Authenticated, true),

@@ -16,11 +16,11 @@ use stoq::token::{AnyToken, Ranges, Token};
 
 /// A gateway between two others, and a client of each.
 fn three(liars: Vec<(usize, Lie, Bytes)>, store: StoreConfig) -> (World, Vec<Peer>) {
-    let neighbors = vec![(0, 1), (0, 2)];
+    let peer_gateways = vec![(0, 1), (0, 2)];
     let mut world =
-        World::new(Setup { gateways: 3, neighbors, liars, store, link: slow(), ..Setup::default() });
+        World::new(Setup { gateways: 3, peer_gateways, liars, store, link: slow(), ..Setup::default() });
     let peers = (0..3).map(|index| world.connect(0, gateway_address(index))).collect();
-    // The neighbours find each other.
+    // The peer gateways find each other.
     world.pass(Duration::from_secs(1));
     (world, peers)
 }
@@ -81,13 +81,13 @@ fn done(token: impl Into<AnyToken>, bytes: usize) -> End {
 }
 
 #[test]
-fn what_is_held_is_known_to_neighbours_until_it_is_gone() {
+fn what_is_held_is_known_to_peer_gateways_until_it_is_gone() {
     let (mut world, peers) = good();
     let token = put_by(&mut world, &peers[1], &[1], b"abc");
     assert_eq!(located(&mut world, &peers[1], token), [1]);
     world.pass(Duration::from_secs(1));
     assert_eq!(located(&mut world, &peers[0], token), [1]);
-    assert_eq!(located(&mut world, &peers[2], token), [0; 0], "only neighbours are told");
+    assert_eq!(located(&mut world, &peers[2], token), [0; 0], "only peer gateways are told");
     let holders = locate(&mut world, &peers[0], token);
     assert_eq!((holders[0].coverage, holders[0].expires_s), (Coverage::All, 0));
     assert!(world.stores[1].remove(token).unwrap());
@@ -112,7 +112,7 @@ fn a_lease_that_ends_is_withdrawn_everywhere() {
 }
 
 #[test]
-fn a_neighbour_that_comes_again_tells_everything_again() {
+fn a_peer_gateway_that_comes_again_tells_everything_again() {
     let (mut world, peers) = good();
     let tokens: Vec<_> =
         (0..20).map(|n| put_by(&mut world, &peers[1], &[1], format!("{n}").as_bytes())).collect();
@@ -184,7 +184,7 @@ fn without_a_source_the_gateway_asks_whom_it_knows() {
 }
 
 #[test]
-fn a_source_that_is_no_neighbour_is_no_route() {
+fn a_source_that_is_no_peer_gateway_is_no_route() {
     let (mut world, peers) = good();
     let token = put_by(&mut world, &peers[2], &[2], b"abc");
     let end = mirror(&mut world, &peers[1], token, Lanes::NONE, &[2]);

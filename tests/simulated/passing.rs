@@ -191,7 +191,7 @@ fn a_slow_receiver_stops_a_put_at_its_source() {
 }
 
 #[test]
-fn what_a_far_holder_says_falsely_is_found_by_the_asker_and_no_neighbour_is_charged() {
+fn what_a_far_holder_says_falsely_is_found_by_the_asker_and_no_peer_gateway_is_charged() {
     let bytes = payload(400_000);
     let cases = [
         (Lie::FlippedBit, ErrorCode::BadProof),

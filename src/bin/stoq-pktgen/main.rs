@@ -113,8 +113,8 @@ impl Options {
         let Some(file) = &self.config else { return Err(usage("no configuration: give --config FILE")) };
         let seconds = self.seconds.map(Duration::from_secs_f64);
         let config = load_client(file)?;
-        let gateway = self.gateway.or(config.gateway.clone()).ok_or_else(|| {
-            usage("no gateway: give --gateway HOST[:PORT], or `gateway = \"…\"` in the configuration file")
+        let gateway = self.gateway.or(config.connect.clone()).ok_or_else(|| {
+            usage("no gateway: give --gateway HOST[:PORT], or `connect = \"…\"` in the configuration file")
         })?;
         if gateway.has_zone() && matches!(config.network, NetworkConfig::Dpdk(_)) {
             return Err(ResolveError::Zone(gateway).into());

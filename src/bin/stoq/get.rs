@@ -26,7 +26,7 @@ pub(crate) struct Args {
     /// gateways, begins anew each time. "-", a pipe or a character device gets the bytes in order, each checked before it is written.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Ask these gateways at once, and leave those that are slow, wrong or gone: node IDs, names of [[neighbor]] sections in the
+    /// Ask these gateways at once, and leave those that are slow, wrong or gone: node IDs, names of [[gateway]] sections in the
     /// configuration file, or addresses. One whose address is not known is asked through the connected gateway.
     #[arg(long, value_name = "GATEWAY,…", value_delimiter = ',', conflicts_with = "via")]
     from: Vec<String>,

@@ -16,7 +16,7 @@ use stoq::token::AnyToken;
 pub(crate) struct Args {
     /// What is to be held: b3: or set: and 64 hex digits.
     token: AnyToken,
-    /// The gateway that is to hold it: a node ID, the name of a [[neighbor]] section in the configuration file, or an address.
+    /// The gateway that is to hold it: a node ID, the name of a [[gateway]] section in the configuration file, or an address.
     /// It is asked directly where its address is known, otherwise through the connected gateway.
     #[arg(long, value_name = "GATEWAY")]
     on: String,

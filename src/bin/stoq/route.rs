@@ -2,14 +2,14 @@
 
 use crate::output::Usage;
 use stoq::client::Route;
-use stoq::config::NeighborConfig;
+use stoq::config::PeerGatewayConfig;
 use stoq::names::GatewayAddress;
 use stoq::tls::NodeId;
 
 /// Options of the tools whose requests may be routed.
 #[derive(clap::Args)]
 pub(crate) struct RouteArgs {
-    /// Go by way of these gateways, in order; the last one answers. Node IDs, or names of [[neighbor]] sections in the
+    /// Go by way of these gateways, in order; the last one answers. Node IDs, or names of [[gateway]] sections in the
     /// configuration file. The connected gateway is put in front where it is not the first.
     #[arg(long, value_name = "GATEWAY,…", value_delimiter = ',')]
     via: Vec<String>,
@@ -39,7 +39,7 @@ pub(crate) enum Named {
 
 /// The gateways that the configuration names.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Gateways(pub(crate) Vec<NeighborConfig>);
+pub(crate) struct Gateways(pub(crate) Vec<PeerGatewayConfig>);
 
 impl Gateways {
     /// A node ID, or the one of a name.
@@ -51,7 +51,7 @@ impl Gateways {
             let names: Vec<_> = self.0.iter().filter_map(|known| known.name.as_deref()).collect();
             let known = if names.is_empty() { "none".into() } else { names.join(", ") };
             Usage(format!(
-                "{text:?} is neither a node ID nor a name in a [[neighbor]] section (there: {known}): {error}; where the name of a host is \
+                "{text:?} is neither a node ID nor a name in a [[gateway]] section (there: {known}): {error}; where the name of a host is \
                  taken, write it with its port, such as {text}:4433"
             ))
         })
@@ -83,12 +83,12 @@ mod tests {
     use super::*;
 
     fn gateways() -> Gateways {
-        let neighbor = |name: &str, id| NeighborConfig {
+        let peer_gateway = |name: &str, id| PeerGatewayConfig {
             name: Some(name.into()),
             node_id: NodeId([id; 32]),
             addresses: vec![format!("192.0.2.{id}").parse().unwrap()],
         };
-        Gateways(vec![neighbor("north", 1), neighbor("south", 2)])
+        Gateways(vec![peer_gateway("north", 1), peer_gateway("south", 2)])
     }
 
     #[test]

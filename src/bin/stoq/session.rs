@@ -120,14 +120,14 @@ impl Interrupt {
 }
 
 fn no_gateway() -> Usage {
-    Usage("no gateway: give --gateway HOST[:PORT], or `gateway = \"…\"` in the configuration file".into())
+    Usage("no gateway: give --gateway HOST[:PORT], or `connect = \"…\"` in the configuration file".into())
 }
 
 impl Options {
     /// Reads the configuration, opens the network and the identity.
     pub(crate) fn open(&self) -> anyhow::Result<Session> {
         let config = self.config()?;
-        self.gateway.as_ref().or(config.gateway.as_ref()).ok_or_else(no_gateway)?;
+        self.gateway.as_ref().or(config.connect.as_ref()).ok_or_else(no_gateway)?;
         self.open_with(config)
     }
 
@@ -154,7 +154,7 @@ impl Options {
             ..NodeConfig::default()
         };
         let (cipher, workers) = (config.tls.cipher, config.workers.count.into());
-        let (remote, gateways) = (self.gateway.clone().or(config.gateway), Gateways(config.neighbor));
+        let (remote, gateways) = (self.gateway.clone().or(config.connect), Gateways(config.gateway));
         Ok(Session { remote, timeout, interrupt, gateways, cipher, workers, node, network })
     }
 
@@ -162,8 +162,8 @@ impl Options {
         let mut config = match &self.config {
             Some(file) => load_client(file)?,
             None => ClientConfig {
-                gateway: None,
-                neighbor: Vec::new(),
+                connect: None,
+                gateway: Vec::new(),
                 workers: Default::default(),
                 network: Default::default(),
                 identity: None,

@@ -108,18 +108,18 @@ pub(super) fn store(seed: &SeedConfig, file: &Path, findings: &mut Findings) {
     }
 }
 
-/// Whether the neighbours' names lead anywhere. The gateway starts without, and asks again at each dial.
+/// Whether the peer gateways' names lead anywhere. The gateway starts without, and asks again at each dial.
 pub(super) fn names(config: &GatewayConfig, findings: &mut Findings) {
-    let written = config.neighbor.iter().flat_map(|neighbor| &neighbor.addresses);
+    let written = config.gateway.iter().flat_map(|peer_gateway| &peer_gateway.addresses);
     for address in written.filter(|address| address.literal().is_none()) {
         match address.resolve() {
             Ok(found) => {
                 let found: Vec<_> = found.iter().map(ToString::to_string).collect();
-                findings.ok("neighbor", format!("{address} is {}", found.join(" ")));
+                findings.ok("peer gateway", format!("{address} is {}", found.join(" ")));
             }
             Err(error) => {
                 let fix = "the gateway starts without it and asks again at each dial; mend the name or the resolver";
-                findings.push("neighbor", Level::Warning, error.to_string(), Some(fix.into()));
+                findings.push("peer gateway", Level::Warning, error.to_string(), Some(fix.into()));
             }
         }
     }

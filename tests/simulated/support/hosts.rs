@@ -20,7 +20,7 @@ use stoq::seed::{Cache, MemoryTier, Seed, SeedParts, Store};
 use stoq::session::{Holds, Routes};
 use stoq::tls::{ClientAuth, ClientTls, ServerTls, client_config, server_config};
 use stoq::wire::Mac;
-use stoq::worker::{Idle, Neighbor, Shared, Worker, WorkerStatus};
+use stoq::worker::{Idle, PeerGateway, Shared, Worker, WorkerStatus};
 
 /// A station with its workers.
 pub(crate) struct Host {
@@ -123,10 +123,10 @@ pub(super) fn gateway(
         _ if index == b => Some(a),
         _ => None,
     };
-    let neighbors: Vec<usize> = setup.neighbors.iter().filter_map(other).collect();
+    let peer_gateways: Vec<usize> = setup.peer_gateways.iter().filter_map(other).collect();
     let policy =
         Policy { own: identity.node_id(), transit: setup.transit.clone(), budget_bytes_max: u64::MAX };
-    let hops = Arc::new(Hops::new(policy, neighbors.iter().map(|&other| gateway_node(other)).collect()));
+    let hops = Arc::new(Hops::new(policy, peer_gateways.iter().map(|&other| gateway_node(other)).collect()));
     let cache = setup.cache.then(|| Cache::start(store.clone()).unwrap());
     let routes = Routes {
         queues: [(SEED, 0), (ECHO, 1), (DISCARD, 2), (HELD, 3), (UNCHECKED, 2)].into_iter().collect(),
@@ -166,11 +166,11 @@ pub(super) fn gateway(
     });
     for worker in &mut host.workers {
         worker.add_inline(Box::new(Relay::new(worker.status(), cache.clone())));
-        let others = neighbors.iter().map(|&other| Neighbor {
+        let others = peer_gateways.iter().map(|&other| PeerGateway {
             node: gateway_node(other),
             addresses: vec![gateway_address(other)].into(),
         });
-        worker.set_neighbors(others.collect(), 8, now);
+        worker.set_peer_gateways(others.collect(), 8, now);
     }
     host
 }

@@ -71,7 +71,7 @@ pub(crate) struct Setup {
     /// Gateways; the first is [`World::gateway`].
     pub(crate) gateways: usize,
     /// Which gateways keep connections to which, both ways; counted from 0.
-    pub(crate) neighbors: Vec<(usize, usize)>,
+    pub(crate) peer_gateways: Vec<(usize, usize)>,
     pub(crate) transit: Transit,
     /// Gateways keep what passes and may be kept.
     pub(crate) cache: bool,
@@ -86,16 +86,16 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// Gateways in a row, each the neighbour of the next.
+    /// Gateways in a row, each the peer gateway of the next.
     pub(crate) fn line(gateways: usize) -> Self {
-        let neighbors = (1..gateways).map(|index| (index - 1, index)).collect();
-        Self { gateways, neighbors, ..Self::default() }
+        let peer_gateways = (1..gateways).map(|index| (index - 1, index)).collect();
+        Self { gateways, peer_gateways, ..Self::default() }
     }
 
     /// Gateways in a ring.
     pub(crate) fn ring(gateways: usize) -> Self {
-        let neighbors = (0..gateways).map(|index| (index, (index + 1) % gateways)).collect();
-        Self { gateways, neighbors, ..Self::default() }
+        let peer_gateways = (0..gateways).map(|index| (index, (index + 1) % gateways)).collect();
+        Self { gateways, peer_gateways, ..Self::default() }
     }
 }
 
@@ -110,7 +110,7 @@ impl Default for Setup {
             client_workers: 1,
             store: StoreConfig::default(),
             gateways: 1,
-            neighbors: Vec::new(),
+            peer_gateways: Vec::new(),
             transit: Transit::Authenticated,
             cache: false,
             liars: Vec::new(),

@@ -1,7 +1,7 @@
-//! The connections that a gateway keeps to its neighbours: dialled at start, again with backoff when they fail, and no more
+//! The connections that a gateway keeps to its peer gateways: dialled at start, again with backoff when they fail, and no more
 //! of them at once than allowed, the one used longest ago making room.
 
-use crate::limits::{NEIGHBOR_BACKOFF_MS_MAX, NEIGHBOR_BACKOFF_MS_MIN};
+use crate::limits::{PEER_GATEWAY_BACKOFF_MS_MAX, PEER_GATEWAY_BACKOFF_MS_MIN};
 use crate::names::Places;
 use crate::tls::NodeId;
 use rustc_hash::FxHashMap;
@@ -10,17 +10,17 @@ use std::time::{Duration, Instant};
 
 /// Another gateway that this one forwards to, mirrors from and tells of its holdings.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Neighbor {
+pub struct PeerGateway {
     /// Who it is; a connection that proves another is closed.
     pub node: NodeId,
     /// Where it is, of either family; tried in turn.
     pub addresses: Places,
 }
 
-/// One worker's connections to neighbours.
+/// One worker's connections to peer gateways.
 #[derive(Debug, Default)]
-pub(super) struct Links {
-    links: Vec<Link>,
+pub(super) struct PeerGateways {
+    links: Vec<GatewayLink>,
     by_node: FxHashMap<NodeId, usize>,
     connections_max: usize,
     /// When something is to be done; none: not before something changes.
@@ -28,8 +28,8 @@ pub(super) struct Links {
 }
 
 #[derive(Debug)]
-struct Link {
-    neighbor: Neighbor,
+struct GatewayLink {
+    peer_gateway: PeerGateway,
     state: State,
     /// Failures since it was last up.
     failures: u32,
@@ -48,33 +48,33 @@ enum State {
     Open { slot: u32, up: bool },
 }
 
-impl Links {
-    /// Wants the first `connections_max` of `neighbors` from `now` on.
-    pub(super) fn new(neighbors: Vec<Neighbor>, connections_max: usize, now: Instant) -> Self {
-        let by_node = neighbors.iter().enumerate().map(|(index, n)| (n.node, index)).collect();
-        let link = |(index, neighbor)| {
+impl PeerGateways {
+    /// Wants the first `connections_max` of `peer_gateways` from `now` on.
+    pub(super) fn new(peer_gateways: Vec<PeerGateway>, connections_max: usize, now: Instant) -> Self {
+        let by_node = peer_gateways.iter().enumerate().map(|(index, n)| (n.node, index)).collect();
+        let link = |(index, peer_gateway)| {
             let state = if index < connections_max { State::Wanted { from: now } } else { State::Idle };
-            Link { neighbor, state, failures: 0, address: 0, used: now }
+            GatewayLink { peer_gateway, state, failures: 0, address: 0, used: now }
         };
-        let links = neighbors.into_iter().enumerate().map(link).collect();
+        let links = peer_gateways.into_iter().enumerate().map(link).collect();
         Self { links, by_node, connections_max, due: Some(now) }
     }
 
-    /// Takes other neighbours on. Those that were neighbours before keep their connections and their failures; gives the slots of
-    /// the connections that nobody needs any more. Their places change: [`Links::place`] tells the new ones.
+    /// Takes other peer gateways on. Those that were peer gateways before keep their connections and their failures; gives the slots of
+    /// the connections that nobody needs any more. Their places change: [`PeerGateways::place`] tells the new ones.
     pub(super) fn renew(
         &mut self,
-        neighbors: Vec<Neighbor>,
+        peer_gateways: Vec<PeerGateway>,
         connections_max: usize,
         now: Instant,
     ) -> Vec<u32> {
-        let mut before = std::mem::replace(self, Self::new(neighbors, connections_max, now));
+        let mut before = std::mem::replace(self, Self::new(peer_gateways, connections_max, now));
         for link in &mut self.links {
-            let known = before.by_node.get(&link.neighbor.node).map(|&index| &mut before.links[index]);
+            let known = before.by_node.get(&link.peer_gateway.node).map(|&index| &mut before.links[index]);
             if let Some(known) = known {
                 let known_state = std::mem::replace(&mut known.state, State::Idle);
                 // Where the addresses are others, nothing speaks against trying them at once.
-                let moved = known.neighbor.addresses != link.neighbor.addresses;
+                let moved = known.peer_gateway.addresses != link.peer_gateway.addresses;
                 link.state = match known_state {
                     State::Wanted { .. } if moved => State::Wanted { from: now },
                     State::Idle => link.state,
@@ -83,7 +83,7 @@ impl Links {
                 (link.failures, link.address, link.used) = (known.failures, known.address, known.used);
             }
         }
-        let open = |link: &Link| match link.state {
+        let open = |link: &GatewayLink| match link.state {
             State::Open { slot, .. } => Some(slot),
             _ => None,
         };
@@ -101,30 +101,30 @@ impl Links {
         gone
     }
 
-    /// Where this neighbour stands.
+    /// Where this peer gateway stands.
     pub(super) fn place(&self, node: &NodeId) -> Option<usize> {
         self.by_node.get(node).copied()
     }
 
-    /// When [`Links::next`] has something.
+    /// When [`PeerGateways::next`] has something.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.due
     }
 
-    /// A neighbour to dial now, and where; [`Links::dialled`] or [`Links::failed`] must follow.
+    /// A peer gateway to dial now, and where; [`PeerGateways::dialled`] or [`PeerGateways::failed`] must follow.
     pub(super) fn next(&mut self, now: Instant) -> Option<(usize, SocketAddr)> {
         if self.due.is_none_or(|due| due > now) {
             return None;
         }
-        let is_due = |link: &Link| matches!(link.state, State::Wanted { from } if from <= now);
+        let is_due = |link: &GatewayLink| matches!(link.state, State::Wanted { from } if from <= now);
         let Some(index) = self.links.iter().position(is_due) else {
             self.set_due();
             return None;
         };
         let link = &mut self.links[index];
-        let known = link.neighbor.addresses.addresses();
+        let known = link.peer_gateway.addresses.addresses();
         let Some(&address) = known.get(link.address % known.len().max(1)) else {
-            if link.neighbor.addresses.has_names() {
+            if link.peer_gateway.addresses.has_names() {
                 // The resolver has not answered yet, or knows of none: later.
                 self.failed(index, None, now);
             } else {
@@ -136,14 +136,16 @@ impl Links {
         Some((index, address))
     }
 
-    /// Each neighbour, and whether its connection is up.
+    /// Each peer gateway, and whether its connection is up.
     pub(super) fn states(&self) -> impl Iterator<Item = (NodeId, bool)> + '_ {
-        self.links.iter().map(|link| (link.neighbor.node, matches!(link.state, State::Open { up: true, .. })))
+        self.links
+            .iter()
+            .map(|link| (link.peer_gateway.node, matches!(link.state, State::Open { up: true, .. })))
     }
 
     /// Whom this connection must prove to be.
     pub(super) fn node(&self, index: usize) -> NodeId {
-        self.links[index].neighbor.node
+        self.links[index].peer_gateway.node
     }
 
     /// A connection is being made in this slot.
@@ -167,10 +169,10 @@ impl Links {
         if slot.is_some_and(|gone| !matches!(link.state, State::Open { slot, .. } if slot == gone)) {
             return false;
         }
-        let backoff = NEIGHBOR_BACKOFF_MS_MIN << link.failures.min(16);
+        let backoff = PEER_GATEWAY_BACKOFF_MS_MIN << link.failures.min(16);
         link.failures += 1;
         link.state =
-            State::Wanted { from: now + Duration::from_millis(backoff.min(NEIGHBOR_BACKOFF_MS_MAX)) };
+            State::Wanted { from: now + Duration::from_millis(backoff.min(PEER_GATEWAY_BACKOFF_MS_MAX)) };
         self.set_due();
         true
     }
@@ -180,7 +182,7 @@ impl Links {
         self.links[index].used = now;
     }
 
-    /// Wants a neighbour that is not connected. Gives the slot of the connection that should be closed for it, if there are
+    /// Wants a peer gateway that is not connected. Gives the slot of the connection that should be closed for it, if there are
     /// too many: `is_idle` says whether nothing runs on one.
     pub(super) fn reach(
         &mut self,
@@ -197,7 +199,7 @@ impl Links {
         if self.links.iter().filter(|link| link.state != State::Idle).count() <= self.connections_max {
             return None;
         }
-        let open = |link: &Link| match link.state {
+        let open = |link: &GatewayLink| match link.state {
             State::Open { slot, .. } => Some(slot),
             _ => None,
         };
@@ -221,15 +223,17 @@ impl Links {
 mod tests {
     use super::*;
 
-    fn neighbors(count: u8) -> Vec<Neighbor> {
+    fn peer_gateways(count: u8) -> Vec<PeerGateway> {
         let addresses = ["10.0.0.1:1", "[fd00::1]:1"].map(|text| text.parse().unwrap()).to_vec();
-        (0..count).map(|n| Neighbor { node: NodeId([n; 32]), addresses: addresses.clone().into() }).collect()
+        (0..count)
+            .map(|n| PeerGateway { node: NodeId([n; 32]), addresses: addresses.clone().into() })
+            .collect()
     }
 
     #[test]
-    fn a_neighbour_that_fails_is_dialled_later_each_time_by_its_other_address() {
+    fn a_peer_gateway_that_fails_is_dialled_later_each_time_by_its_other_address() {
         let mut now = Instant::now();
-        let mut links = Links::new(neighbors(1), 8, now);
+        let mut links = PeerGateways::new(peer_gateways(1), 8, now);
         let mut waits = Vec::new();
         let mut tried = Vec::new();
         for _ in 0..12 {
@@ -243,14 +247,14 @@ mod tests {
             now = links.poll_timeout().unwrap();
         }
         assert_eq!(tried[..4], [true, false, true, false]);
-        assert_eq!(waits[0], NEIGHBOR_BACKOFF_MS_MIN);
-        assert!(waits.is_sorted() && *waits.last().unwrap() == NEIGHBOR_BACKOFF_MS_MAX);
+        assert_eq!(waits[0], PEER_GATEWAY_BACKOFF_MS_MIN);
+        assert!(waits.is_sorted() && *waits.last().unwrap() == PEER_GATEWAY_BACKOFF_MS_MAX);
     }
 
     #[test]
     fn the_idle_connection_used_longest_ago_makes_room() {
         let now = Instant::now();
-        let mut links = Links::new(neighbors(3), 2, now);
+        let mut links = PeerGateways::new(peer_gateways(3), 2, now);
         for slot in 0..2 {
             let (index, _) = links.next(now).unwrap();
             links.dialled(index, slot);
@@ -262,20 +266,20 @@ mod tests {
         assert_eq!(links.reach(&third, now, |_| true), Some(1));
         assert_eq!(links.next(now).unwrap().0, 2);
         assert!(!links.failed(1, Some(1), now), "closed on purpose: not dialled again");
-        assert_eq!(links.reach(&NodeId([9; 32]), now, |_| true), None, "no neighbour");
+        assert_eq!(links.reach(&NodeId([9; 32]), now, |_| true), None, "no peer gateway");
     }
 
     #[test]
-    fn other_neighbours_leave_the_connections_of_those_that_stay() {
+    fn other_peer_gateways_leave_the_connections_of_those_that_stay() {
         let now = Instant::now();
-        let mut links = Links::new(neighbors(3), 8, now);
+        let mut links = PeerGateways::new(peer_gateways(3), 8, now);
         for slot in 10..13 {
             let (index, _) = links.next(now).unwrap();
             links.dialled(index, slot);
             links.up(index, now);
         }
         // The first goes, the others change places, a new one comes.
-        let mut others: Vec<_> = neighbors(4).into_iter().skip(1).collect();
+        let mut others: Vec<_> = peer_gateways(4).into_iter().skip(1).collect();
         others.reverse();
         assert_eq!(links.renew(others.clone(), 8, now), [10]);
         assert_eq!(links.place(&NodeId([0; 32])), None);
