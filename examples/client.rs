@@ -1,6 +1,6 @@
 //! A client of one's own under tokio: puts a file, gets it back from two tasks at once, and says what came.
 //!
-//!     cargo run --example client -- CERTIFICATE KEY GATEWAY_NODE_ID GATEWAY_ADDRESS FILE
+//!     cargo run -p stoq --example client -- CERTIFICATE KEY GATEWAY_NODE_ID GATEWAY_ADDRESS FILE
 
 #![allow(clippy::print_stdout, reason = "it prints for the user who runs it by hand")]
 

@@ -1,6 +1,6 @@
 //! An application of one's own in a gateway of one's own: it answers every message in upper case.
 //!
-//!     cargo run --example uppercase -- CERTIFICATE KEY CLIENT_NODE_ID
+//!     cargo run -p stoq --example uppercase -- CERTIFICATE KEY CLIENT_NODE_ID
 //!     stoq ping --queue 7 --gateway 127.0.0.1:4433 ...
 
 #![allow(clippy::print_stdout, reason = "it prints for the user who runs it by hand")]
@@ -9,8 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use stoq::application::{Application, Placement};
-use stoq::config::{KernelConfig, NetworkConfig};
-use stoq::gateway::network::Opened;
+use stoq::network::{KernelConfig, NetworkConfig, Opened};
 use stoq::node::{Host, Hosted, NodeConfig};
 use stoq::queue::{AppPort, ConnectionEvent, ConnectionId, Credit, Delivery};
 use stoq::tls::{ClientAuth, Identity, ServerTls, Trust, server_config};

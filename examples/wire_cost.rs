@@ -1,6 +1,6 @@
 //! What the checksum, building a datagram and parsing one cost, in nanoseconds, on a device that does nothing.
 //!
-//! `cargo run --release --example wire_cost`. Payloads of 1472 bytes, batches of 64, 256 packet buffers. One core; a
+//! `cargo run --release -p stoq --example wire_cost`. Payloads of 1472 bytes, batches of 64, 256 packet buffers. One core; a
 //! median of 31 rounds. Compare within one run only.
 
 #![allow(clippy::print_stdout, reason = "it prints for the user who runs it by hand")]

@@ -21,7 +21,7 @@ RUST_NAME = re.compile(r"main|_start|__?rust|__rdl_|__rg_|std|core")
 GROUPS = [
     ("allocator", re.compile(r"^_*(int_)?(malloc|free|calloc|realloc|memalign)|malloc_consolidate|unlink_chunk|__rdl_|__rust_")),
     ("wire", re.compile(r"instructions::")),
-    ("stoq", re.compile(r"stoq::")),
+    ("stoq", re.compile(r"stoq(_gateway)?::")),
     ("quinn-proto", re.compile(r"quinn_proto")),
     ("rustls, aws-lc-rs", re.compile(r"rustls|aws_lc_rs")),
     ("bytes", re.compile(r"bytes::")),

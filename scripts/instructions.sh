@@ -6,7 +6,7 @@
 #        scripts/instructions.sh --accept   stores what it counts, for you to commit
 #        scripts/instructions.sh --explain  compares, and lists where the instructions go
 #
-# Counts, unlike times, are the same on a busy machine. callgrind counts in the turns of one of two workers, examples/instructions.rs
+# Counts, unlike times, are the same on a busy machine. callgrind counts in the turns of one of two workers, gateway/examples/instructions.rs
 # says what they do; packets are those with payload, in the steady stream. The worker without DPDK is counted: a wire in memory
 # stands for the device. Valgrind has no AVX-512, so encryption takes another path in it than on metal, and on another CPU may
 # take a third one. What chooses its path by the CPU is therefore left out of the sum that is compared, and shown beside it: aws-lc,
@@ -31,7 +31,7 @@ need_rust
 say "building"
 program=$(cargo build --release --no-default-features --locked --quiet --example instructions \
     --message-format=json-render-diagnostics | sed -n 's/.*"executable":"\([^"]*\/instructions\)".*/\1/p')
-[ -x "$program" ] || die "cargo named no program for examples/instructions.rs"
+[ -x "$program" ] || die "cargo named no program for gateway/examples/instructions.rs"
 
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT

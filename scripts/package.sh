@@ -23,5 +23,5 @@ for file in "$stage"/release/generated/completions/*.bash; do mv "$file" "${file
 
 cargo_deb
 say "the package"
-CARGO_TARGET_DIR=$stage "$tool" --no-build --strip --quiet --output "$CARGO_TARGET_DIR/debian/" >&2
+CARGO_TARGET_DIR=$stage "$tool" --package stoq-gateway --no-build --strip --quiet --output "$CARGO_TARGET_DIR/debian/" >&2
 ls -t "$CARGO_TARGET_DIR"/debian/stoq_*.deb | head -n 1

@@ -41,26 +41,18 @@ pub mod token;
 pub mod queue;
 
 pub mod application;
-pub mod probe;
 pub mod relay;
 pub mod seed;
 
 pub mod worker;
 
 // Around it.
-pub mod admin;
 pub mod client;
 pub mod collection;
-pub mod config;
 pub mod download;
-pub mod durations;
-pub mod gateway;
-pub mod manuals;
+pub mod network;
 pub mod node;
-pub mod output;
 mod part_file;
-pub mod pktgen;
-pub mod ranges;
 mod rate;
 
 pub use client::Client;

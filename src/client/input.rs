@@ -5,14 +5,13 @@
 
 use super::ClientError;
 use crate::limits::PAYLOAD_BYTES_MAX;
-use crate::output::was_closed;
 use crate::token::{OutboardError, Token};
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::{fstat, major, minor};
+use rustix::fs::{OFlags, Stat, fcntl_getfl, fstat, major, minor};
 use std::fmt;
 use std::fs::{File, FileType, Metadata};
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -287,4 +286,15 @@ impl Watch {
         Ok((now.st_size as u64, (now.st_mtime as i64, now.st_mtime_nsec as i64))
             != (self.size, self.modified))
     }
+}
+
+/// Whether a descriptor was closed when the process started. Rust's runtime opens /dev/null in its place, for reading and writing; a
+/// shell's `>/dev/null` opens it for writing alone. Where another program has opened it both ways, nothing is lost by one line more.
+pub fn was_closed(descriptor: BorrowedFd<'_>) -> bool {
+    let both_ways = fcntl_getfl(descriptor).is_ok_and(|flags| flags.contains(OFlags::RDWR));
+    let is_null = |found: Stat| {
+        rustix::fs::FileType::from_raw_mode(found.st_mode).is_char_device()
+            && (major(found.st_rdev), minor(found.st_rdev)) == (1, 3)
+    };
+    both_ways && fstat(descriptor).is_ok_and(is_null)
 }

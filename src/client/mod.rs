@@ -70,9 +70,8 @@ mod tests;
 pub use error::ClientError;
 pub use fetch::{Description, Fetch, FetchOptions, Piece};
 pub use gathering::{Gained, Gathering, Holders};
-pub use input::{Input, InputError};
-pub use payload::Prepared;
-pub(crate) use payload::Source;
+pub use input::{Input, InputError, was_closed};
+pub use payload::{Prepared, Source};
 pub use peer::{Kept, Message, Peer, PutOptions};
 pub use prepare::{PrepareOptions, Sharding};
 

@@ -114,8 +114,8 @@ impl Prepared {
     }
 }
 
-/// The verified encodings of parts of a payload's blobs, one after the other, read as they are sent.
-pub(crate) struct Source<P> {
+/// The verified encodings of parts of a payload's blobs, one after the other, read as they are sent: the bytes of a PUT.
+pub struct Source<P> {
     payload: P,
     parts: Vec<Part>,
     /// The part that is read now.
@@ -138,11 +138,11 @@ struct Part {
 
 impl<P: Deref<Target = Prepared>> Source<P> {
     /// The payload whole, or lanes of the set that `descriptor` describes.
-    pub(crate) fn new(
-        payload: P,
-        descriptor: &Descriptor,
-        lanes: Option<Lanes>,
-    ) -> Result<Self, ClientError> {
+    ///
+    /// # Errors
+    /// [`ClientError::OtherDescriptor`] where `descriptor` is another payload's, [`ClientError::NoParity`] where lanes of parity are wanted
+    /// that were not computed, and what is wrong with the lanes or the file.
+    pub fn new(payload: P, descriptor: &Descriptor, lanes: Option<Lanes>) -> Result<Self, ClientError> {
         if descriptor.content() != payload.token || descriptor.length_bytes() != payload.length {
             return Err(ClientError::OtherDescriptor { described: descriptor.content(), put: payload.token });
         }
@@ -181,7 +181,10 @@ impl<P: Deref<Target = Prepared>> Source<P> {
     }
 
     /// The next bytes, about [`BATCH_BYTES`] of them; none when all have been given.
-    pub(crate) fn next_batch(&mut self) -> Result<Option<Vec<Bytes>>, ClientError> {
+    ///
+    /// # Errors
+    /// When the file cannot be read, or was changed since it was prepared.
+    pub fn next_batch(&mut self) -> Result<Option<Vec<Bytes>>, ClientError> {
         while let Some(part) = self.parts.get_mut(self.at) {
             part.encoder
                 .next_batch(BATCH_BYTES, &mut self.pieces)

@@ -54,6 +54,19 @@ pub struct NicInfo {
     pub rx_checksum: bool,
 }
 
+/// What a device does by itself, and where it is.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct Offloads {
+    /// It checks IPv4 header and UDP checksums.
+    pub rx_checksum: bool,
+    /// It fills in IPv4 header and UDP checksums.
+    pub tx_checksum: bool,
+    /// It spreads flows over its queues.
+    pub rss: bool,
+    /// The NUMA node that it is attached to, where there is one.
+    pub numa_node: Option<u32>,
+}
+
 /// One queue pair, owned by one worker. Bursts only; nothing blocks.
 pub trait Nic {
     /// Takes up to [`crate::limits::RX_BURST_LEN`] frames and shows each to `frame`. Returns how many.

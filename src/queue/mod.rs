@@ -11,8 +11,7 @@ mod waking;
 pub use message::{
     Answer, Ask, Asked, Command, ConnectionCommand, ConnectionEvent, Delivery, End, Ending, Forward,
 };
-pub use port::AppPort;
-pub(crate) use port::{WorkerPort, rings};
+pub use port::{AppPort, WorkerPort, rings};
 pub use waking::{Sleeper, Waker};
 
 use crate::limits::{OUTSTANDING_BYTES_MAX, RELAY_WINDOW_BYTES};

@@ -21,9 +21,9 @@ pub struct AppPort {
     pushed: bool,
 }
 
-/// The worker's ends of the same rings.
+/// The worker's ends of the same rings. An application's tests play the worker with it.
 #[derive(Debug)]
-pub(crate) struct WorkerPort {
+pub struct WorkerPort {
     deliveries: Arc<ArrayQueue<Delivery>>,
     commands: Arc<ArrayQueue<Command>>,
     application: Waker,
@@ -37,7 +37,7 @@ pub(crate) struct WorkerPort {
 }
 
 /// Makes the two rings of one application on one worker.
-pub(crate) fn rings(worker: Waker) -> (AppPort, WorkerPort) {
+pub fn rings(worker: Waker) -> (AppPort, WorkerPort) {
     let deliveries = Arc::new(ArrayQueue::new(DELIVERY_RING_LEN));
     let commands = Arc::new(ArrayQueue::new(COMMAND_RING_LEN));
     let sleeper = Sleeper::default();
@@ -152,7 +152,7 @@ impl WorkerPort {
     }
 
     /// Delivers, in order. Stream data comes only while [`WorkerPort::room`] allows; events may always come.
-    pub(crate) fn deliver(&mut self, delivery: Delivery) {
+    pub fn deliver(&mut self, delivery: Delivery) {
         self.touched = true;
         self.held.push_back(delivery);
         self.push_held();
@@ -169,7 +169,8 @@ impl WorkerPort {
         !self.deliveries.is_full()
     }
 
-    pub(crate) fn command(&mut self) -> Option<Command> {
+    /// The next command, if one waits.
+    pub fn command(&mut self) -> Option<Command> {
         if self.commands.is_empty() {
             return None;
         }

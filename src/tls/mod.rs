@@ -34,7 +34,7 @@ pub use falcon::{FalconAlgorithm, FalconKey, FalconKeyError, UnknownAlgorithm};
 pub use identity::{Identity, NewIdentity, NewRequest, write_key_and, write_public};
 pub use node_id::{NodeId, NodeIdError};
 pub use pem::PemError;
-pub(crate) use pem::read_plain;
+pub use pem::read_plain;
 pub use provider::{CipherSuite, TlsPolicy, UnknownCipherSuite};
 pub use refusal::{RefusalReason, RefusedBy, TlsRefusal, explain};
 pub use trust::Trust;

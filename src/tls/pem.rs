@@ -88,8 +88,11 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, PemError> {
     read_bounded(path, file)
 }
 
-/// Reads a PEM file, as parsers want it.
-pub(crate) fn read_plain(path: &Path) -> Result<Zeroizing<Vec<u8>>, PemError> {
+/// Reads a PEM file that anyone may read, as parsers want it: in UTF-8 without a byte order mark, lines without blanks around them.
+///
+/// # Errors
+/// [`PemError`]: the file cannot be read, or is larger than a PEM file is.
+pub fn read_plain(path: &Path) -> Result<Zeroizing<Vec<u8>>, PemError> {
     Ok(plain(&read(path)?))
 }
 

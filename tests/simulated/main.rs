@@ -2,10 +2,10 @@
 
 mod support;
 
+mod admission;
 mod damage;
 mod datagrams;
 mod early;
-mod floods;
 mod gather;
 mod hops;
 mod hostile;

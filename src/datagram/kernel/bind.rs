@@ -177,7 +177,7 @@ fn explained(address: SocketAddr, error: &io::Error) -> io::Error {
 }
 
 /// An address that cannot be bound: what the errors of [`super::KernelUdp::bind`] hold.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("cannot bind UDP {address}: {error}; {fix}")]
 pub struct BindError {
     /// The address.

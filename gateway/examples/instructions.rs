@@ -1,0 +1,373 @@
+//! Two workers and a wire between them, for counting instructions: `scripts/instructions.sh` runs it under callgrind.
+//!
+//! `instructions PATH SIDE` moves packets of MTU 1500 one way, under virtual time, with the windows of the benchmarks. PATH is
+//! `message` (64 KiB messages, dropped), `small` (the same of 256 bytes), `put` (a payload, checked and dropped) or `get` (a
+//! payload out of the memory tier, checked and dropped). SIDE is whose turns go through [`counted_turn`], the one function in
+//! which callgrind counts: `transmit` is who has the bytes, `receive` who gets them. Applications run on their workers, so what
+//! they do is in it.
+//!
+//! The handshake and the first packets go by uncounted: what is counted is a steady stream. The wire copies a frame into a
+//! buffer and out again, as a device without offloads would; both checksums are software's.
+
+#![allow(clippy::print_stdout, reason = "it prints for the user who runs it by hand")]
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::hint::black_box;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use stoq::application::{Application, Discard};
+use stoq::counters::Counter;
+use stoq::datagram::NetworkKind;
+use stoq::datagram::user_space::{InterfaceConfig, UserSpace};
+use stoq::nic::{Nic, NicInfo, RxChecksum, TxKind};
+use stoq::node::NodeConfig;
+use stoq::queue::{
+    self, Answer, AppPort, Ask, Command, ConnectionEvent, Credit, Delivery, Ending, RequestId,
+};
+use stoq::quic::transport::QuicConfig;
+use stoq::record::Put;
+use stoq::seed::{Keep, MemoryTier, Seed, SeedParts, Store, StoreConfig};
+use stoq::session::Routes;
+use stoq::shard::Descriptor;
+use stoq::tls::{
+    ClientAuth, ClientTls, FalconAlgorithm, Identity, ServerTls, Trust, client_config, server_config,
+};
+use stoq::token::{Outboard, Piece, Ranges, Token, VerifiedDecoder, VerifiedEncoder};
+use stoq::worker::{Idle, Shared, Worker, WorkerStatus};
+use stoq_gateway::probe::{Blast, Pull, Pulled, Width};
+use tempfile::TempDir;
+
+/// Packets that go by before counting begins: the handshake, and a payload that is not in the memory tier yet.
+const WARM_PACKETS: u64 = 8_000;
+/// Small messages come to QUIC faster than they leave, until its send window is full.
+const WARM_SMALL_PACKETS: u64 = 32_000;
+/// Packets that are counted.
+const COUNTED_PACKETS: u64 = 8_000;
+const PAYLOAD_BYTES: usize = 8 << 20;
+const MESSAGE_BYTES: usize = 64 << 10;
+const SMALL_MESSAGE_BYTES: usize = 256;
+/// Frames that the wire holds one way, and how often both sides have a turn.
+const WIRE_LEN: usize = 1024;
+const TURN: Duration = Duration::from_micros(20);
+/// Virtual time in which all of it is over, many times.
+const TURNS_MAX: u32 = 1_000_000;
+const MTU: u16 = 1500;
+const UDP_PORT: u16 = 4433;
+/// The one queue that the server's application takes.
+const QUEUE: u64 = 0;
+
+/// One direction: frames under way, and buffers to be used again.
+#[derive(Default)]
+struct Line {
+    frames: VecDeque<Vec<u8>>,
+    free: Vec<Vec<u8>>,
+}
+
+type SharedLine = Rc<RefCell<Line>>;
+
+/// A device at one end of the wire.
+struct End {
+    info: NicInfo,
+    incoming: SharedLine,
+    outgoing: SharedLine,
+}
+
+impl End {
+    fn new(station: u8, incoming: SharedLine, outgoing: SharedLine) -> Self {
+        let info = NicInfo {
+            device: format!("end{station}"),
+            driver: "memory".to_owned(),
+            mtu: MTU,
+            mac: [2, 0, 0, 0, 0, station],
+            tx_checksum: false,
+            rx_checksum: false,
+        };
+        Self { info, incoming, outgoing }
+    }
+}
+
+impl Nic for End {
+    fn rx_burst(&mut self, _now: Instant, mut frame: impl FnMut(&[u8], RxChecksum)) -> usize {
+        let mut line = self.incoming.borrow_mut();
+        let count = line.frames.len().min(stoq::limits::RX_BURST_LEN);
+        for _ in 0..count {
+            let Some(bytes) = line.frames.pop_front() else { break };
+            frame(&bytes, RxChecksum::Unknown);
+            line.free.push(bytes);
+        }
+        count
+    }
+
+    fn tx_room(&self) -> usize {
+        WIRE_LEN - self.outgoing.borrow().frames.len()
+    }
+
+    fn tx_frame(&mut self, _kind: TxKind, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
+        let mut line = self.outgoing.borrow_mut();
+        if line.frames.len() == WIRE_LEN {
+            return false;
+        }
+        let mut frame = line.free.pop().unwrap_or_default();
+        frame.resize(len, 0);
+        fill(&mut frame);
+        line.frames.push_back(frame);
+        true
+    }
+
+    fn tx_flush(&mut self, _now: Instant) -> usize {
+        0
+    }
+
+    fn info(&self) -> &NicInfo {
+        &self.info
+    }
+
+    fn link_up(&self) -> bool {
+        true
+    }
+}
+
+/// Puts a payload again and again; who takes it drops it and refuses it at the end.
+struct Push {
+    remote: SocketAddr,
+    descriptor: Descriptor,
+    encoded: Vec<Bytes>,
+    asked: bool,
+    /// The put that runs: its number, its credit, the chunks that are sent; none of them before it is accepted.
+    running: Option<(RequestId, Credit, Option<usize>)>,
+}
+
+impl Push {
+    fn ask(&mut self, request: RequestId, port: &mut AppPort) {
+        let credit = Credit::default();
+        self.running = Some((request, credit.clone(), None));
+        let put = Put { queue: QUEUE, lease_s: 60, descriptor: self.descriptor, lanes: None };
+        // A ring on which nothing runs has room.
+        drop(port.send(Command::Ask(request, Box::new(Ask::new(put).with_credit(credit)))));
+    }
+}
+
+impl Application for Push {
+    fn poll(&mut self, _now: Instant, port: &mut AppPort) -> bool {
+        let mut worked = false;
+        if !self.asked {
+            self.asked = true;
+            drop(port.send(Command::Connect { tag: 0, remote: self.remote, early: false }));
+        }
+        while let Some(delivery) = port.receive() {
+            worked = true;
+            match (delivery, &mut self.running) {
+                (Delivery::Connection(connection, ConnectionEvent::Connected { .. }), _) => {
+                    self.ask(RequestId::local(connection, 1), port);
+                }
+                (Delivery::Answered(_, Answer::Ok(_)), Some((_, _, sent))) => *sent = Some(0),
+                (Delivery::Ended(request, queue::End::Failed(_)), _) => {
+                    self.ask(RequestId::local(request.connection, request.number + 1), port);
+                }
+                _ => {}
+            }
+        }
+        let Some((request, credit, Some(sent))) = &mut self.running else { return worked };
+        while let Some(chunk) = self.encoded.get(*sent) {
+            if port.send_data(*request, credit, chunk.clone()).is_err() {
+                return worked;
+            }
+            *sent += 1;
+            worked = true;
+        }
+        if *sent == self.encoded.len() && port.send(Command::End(*request, Ending::Finish)).is_ok() {
+            *sent += 1;
+            worked = true;
+        }
+        worked
+    }
+}
+
+type Side = Worker<UserSpace<End>>;
+
+/// What callgrind counts in. Not inlined, and the only code of its form, so that it keeps a name of its own.
+#[inline(never)]
+fn counted_turn(worker: &mut Side, now: Instant) -> bool {
+    black_box(worker.turn(black_box(now)))
+}
+
+fn address(station: u8) -> SocketAddr {
+    SocketAddr::new([10, 77, 0, station].into(), UDP_PORT)
+}
+
+fn network(station: u8, incoming: SharedLine, outgoing: SharedLine) -> anyhow::Result<UserSpace<End>> {
+    let interface = InterfaceConfig {
+        addresses: vec![format!("{}/24", address(station).ip()).parse()?],
+        gateway_v4: None,
+        gateway_v6: None,
+        vlan: None,
+        udp_port: UDP_PORT,
+        udp_checksum: true,
+    };
+    Ok(UserSpace::new(End::new(station, incoming, outgoing), &interface, NetworkKind::Simulated)?)
+}
+
+/// The windows of `scripts/bench`.
+fn quic() -> QuicConfig {
+    QuicConfig {
+        stream_receive_window_bytes: 64 << 20,
+        receive_window_bytes: 128 << 20,
+        send_window_bytes: 64 << 20,
+        initial_window_bytes: 4 << 20,
+        initial_mtu: 0,
+        ..QuicConfig::default()
+    }
+}
+
+fn payload() -> Vec<u8> {
+    let mut bytes = vec![0; PAYLOAD_BYTES];
+    blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+fn encode(payload: &[u8], outboard: Outboard) -> anyhow::Result<Vec<Bytes>> {
+    let mut encoder = VerifiedEncoder::new(outboard, Ranges::all())?;
+    let (mut batch, mut encoded) = (Vec::new(), Vec::new());
+    while !encoder.is_complete() {
+        encoder.next_batch(256 << 10, &mut batch)?;
+        encoded.extend(batch.drain(..).map(|piece| match piece {
+            Piece::Proof(hashes) => hashes,
+            Piece::Data { offset, len } => Bytes::copy_from_slice(&payload[offset as usize..][..len]),
+        }));
+    }
+    Ok(encoded)
+}
+
+/// A seed that holds the payload.
+fn seed(directory: &TempDir, token: Token, encoded: &[Bytes]) -> anyhow::Result<Seed> {
+    let store = Arc::new(Store::open(directory.path(), StoreConfig::default())?);
+    let mut writer = store.begin(token, PAYLOAD_BYTES as u64, Keep::default(), 0)?;
+    let mut decoder = VerifiedDecoder::new(token, PAYLOAD_BYTES as u64, Ranges::all())?;
+    for chunk in encoded {
+        decoder.push(chunk)?;
+        while let Some(piece) = decoder.poll() {
+            writer.write(&piece)?;
+        }
+    }
+    writer.commit()?;
+    let memory = Arc::new(Mutex::new(MemoryTier::new(2 * PAYLOAD_BYTES as u64, false)));
+    Ok(Seed::new(SeedParts::alone(store, memory), 0))
+}
+
+/// Server and client, ready for their first turn, with what each shows of itself.
+struct Pair {
+    server: Side,
+    client: Side,
+    statuses: [Arc<WorkerStatus>; 2],
+}
+
+impl Pair {
+    fn new(application: Box<dyn Application>, caller: Box<dyn Application>) -> anyhow::Result<Self> {
+        let identity = |name| {
+            Identity::generate(FalconAlgorithm::FalconPadded512, name, &[], 1).map(|made| made.identity)
+        };
+        let (server, client) = (identity("server")?, identity("client")?);
+        let trust = Trust::pinned([server.node_id(), client.node_id()])?;
+        let (there, back) = (SharedLine::default(), SharedLine::default());
+        let tls = ServerTls::new(server, ClientAuth::Required(trust.clone()));
+        let config = NodeConfig { server: Some(server_config(&tls)?), quic: quic(), ..NodeConfig::default() };
+        let queues = [(QUEUE, 0)].into_iter().collect();
+        let shared = Shared::new(1, Routes { queues, store: Some(0), ..Routes::default() });
+        let network_1 = network(1, there.clone(), back.clone())?;
+        let mut server = Worker::new(0, network_1, shared, config.quic(MTU), Idle::Spin);
+        server.add_inline(application);
+
+        let tls = ClientTls::new(Some(client), trust);
+        let config = NodeConfig { client: Some(client_config(&tls)?), quic: quic(), ..NodeConfig::default() };
+        let shared = Shared::new(1, Routes::default());
+        let mut client = Worker::new(0, network(2, back, there)?, shared, config.quic(MTU), Idle::Spin);
+        client.add_inline(caller);
+        let statuses = [server.status(), client.status()];
+        Ok(Self { server, client, statuses })
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let [path, side] = &arguments[..] else {
+        println!(
+            "instructions (message | small | put | get) (transmit | receive): see scripts/instructions.sh"
+        );
+        return Ok(());
+    };
+    let payload = payload();
+    let (token, outboard) = Outboard::build(&payload[..], PAYLOAD_BYTES as u64)?;
+    let encoded = encode(&payload, outboard)?;
+    let directory = TempDir::new()?;
+    let (reports, _heard) = channel();
+    let remote = address(1);
+    let (application, caller): (Box<dyn Application>, Box<dyn Application>) = match path.as_str() {
+        "message" | "small" => {
+            let message_bytes = if path == "small" { SMALL_MESSAGE_BYTES } else { MESSAGE_BYTES };
+            let blast = Blast::new(remote, QUEUE, message_bytes, 1 << 40, Width::ONE, reports);
+            (Box::new(Discard::default()), Box::new(blast))
+        }
+        "put" => {
+            let descriptor = Descriptor::plain(token, PAYLOAD_BYTES as u64)?;
+            (
+                Box::new(Discard::default()),
+                Box::new(Push { remote, descriptor, encoded, asked: false, running: None }),
+            )
+        }
+        "get" => {
+            let ranges = Ranges::all();
+            let pulled = Pulled { token: token.into(), ranges, route: None, verified: true, times: 1 << 40 };
+            (
+                Box::new(seed(&directory, token, &encoded)?),
+                Box::new(Pull::new(remote, pulled, Width::ONE, reports)),
+            )
+        }
+        other => bail!("no path is called {other:?}"),
+    };
+    let Pair { mut server, mut client, statuses } = Pair::new(application, caller)?;
+    let client_transmits = path != "get";
+    let count_client = match side.as_str() {
+        "transmit" => client_transmits,
+        "receive" => !client_transmits,
+        other => bail!("no side is called {other:?}"),
+    };
+    let [server_status, client_status] = &statuses;
+    let receiver = if client_transmits { server_status } else { client_status };
+
+    let mut now = Instant::now();
+    let mut turns = 0..TURNS_MAX;
+    let mut run = |count: bool, until: u64| -> anyhow::Result<u64> {
+        while receiver.counters.get(Counter::RxPackets) < until {
+            turns.next().context("the packets never come")?;
+            now += TURN;
+            if count && count_client {
+                counted_turn(&mut client, now)
+            } else {
+                client.turn(now)
+            };
+            if count && !count_client {
+                counted_turn(&mut server, now)
+            } else {
+                server.turn(now)
+            };
+        }
+        Ok(receiver.counters.get(Counter::RxPackets))
+    };
+    let before = run(false, if path == "small" { WARM_SMALL_PACKETS } else { WARM_PACKETS })?;
+    let after = run(true, before + COUNTED_PACKETS)?;
+    // Nothing may be lost or refused: the path would be another one.
+    for status in &statuses {
+        for (name, value) in status.counters.snapshot() {
+            let fault = name.starts_with("drop_") || name == "protocol_errors" || name == "bad_proofs";
+            anyhow::ensure!(!fault || value == 0, "{name} is {value}");
+        }
+    }
+    println!("packets {}", after - before);
+    Ok(())
+}

@@ -1,0 +1,257 @@
+//! The admin endpoint: metrics, health and status over HTTP, for scrapers, probes and people. On a thread of its own: it reads
+//! what the workers show and never waits for them, nor they for it.
+
+pub mod client;
+pub mod health;
+mod listener;
+mod metrics;
+mod screen;
+mod source;
+mod status;
+pub mod text;
+pub mod top;
+
+pub use listener::Access;
+pub use source::{Facts, Parts, Source};
+
+use crate::config::AdminConfig;
+use anyhow::Context;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::{Next, from_fn_with_state, map_response};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use listener::{Current, Door};
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use stoq::limits::ADMIN_TOKEN_BYTES_MIN;
+use tokio::sync::oneshot;
+
+/// From one look at the workers' progress to the next.
+const TICK: Duration = Duration::from_secs(1);
+/// Looks at the workers for one try whether the store can be written.
+const TICKS_A_PROBE: u32 = 5;
+/// How long `/debug/connections` waits for the workers.
+const INSPECTION_WAIT: Duration = Duration::from_secs(2);
+/// How long the end waits for a disk that the store is tried on.
+const END_WAIT: Duration = Duration::from_secs(1);
+
+/// A running endpoint; it ends when dropped.
+pub struct Admin {
+    local: SocketAddr,
+    source: Arc<Source>,
+    access: Current,
+    end: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What a request is answered from.
+#[derive(Clone)]
+struct Served {
+    source: Arc<Source>,
+    access: Current,
+}
+
+impl Admin {
+    /// Listens, and serves what `source` shows.
+    ///
+    /// # Errors
+    /// An address that cannot be had, a certificate, key or token that cannot be read.
+    pub fn start(config: &AdminConfig, source: Source) -> anyhow::Result<Self> {
+        let access = Access::read(config)?;
+        let listener = bind(config)?;
+        listener.set_nonblocking(true).context("admin: the socket")?;
+        let local = listener.local_addr().context("admin: the socket")?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .max_blocking_threads(1)
+            .build()
+            .context("admin: the runtime")?;
+        let source = Arc::new(source);
+        source.probe();
+        source.tick();
+        let (tls, token) = (access.encrypts(), access.asks());
+        let access = Arc::new(RwLock::new(access));
+        let served = Served { source: source.clone(), access: access.clone() };
+        let (end, ended) = oneshot::channel::<()>();
+        let serve = async move {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            let door = Door::open(listener, served.access.clone())?;
+            tokio::spawn(watch(served.source.clone()));
+            tokio::select! {
+                result = axum::serve(door, router(served)).into_future() => result,
+                _ = ended => Ok(()),
+            }
+        };
+        let thread = std::thread::Builder::new().name("stoq-admin".into()).spawn(move || {
+            if let Err(error) = runtime.block_on(serve) {
+                tracing::error!(%error, "the admin endpoint ended");
+            }
+            runtime.shutdown_timeout(END_WAIT);
+        });
+        let thread = thread.context("admin: the thread")?;
+        tracing::info!(listen = %local, tls, token, "admin endpoint up");
+        Ok(Self { local, source, access, end: Some(end), thread: Some(thread) })
+    }
+
+    /// Where it listens.
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Shows another configuration and certificate from now on.
+    pub fn set_facts(&self, facts: Facts) {
+        self.source.set_facts(facts);
+    }
+
+    /// Lets in by other keys from now on; who is in stays.
+    pub fn set_access(&self, access: Access) {
+        *self.access.write().unwrap_or_else(PoisonError::into_inner) = access;
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the admin endpoint panicked");
+        }
+    }
+}
+
+/// Whether the endpoint could be started as configured.
+///
+/// # Errors
+/// Those of [`Admin::start`].
+pub fn check(config: &AdminConfig) -> anyhow::Result<()> {
+    Access::read(config)?;
+    bind(config).map(drop)
+}
+
+fn bind(config: &AdminConfig) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(config.listen).with_context(|| {
+        format!("admin.listen: cannot listen on {}; is another program on this port?", config.listen)
+    })
+}
+
+/// Reads a bearer token.
+///
+/// # Errors
+/// A file that cannot be read, or a token too short to keep anybody out.
+pub(crate) fn token(path: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("admin.token_file: {} cannot be read", path.display()))?;
+    let token = text.trim();
+    anyhow::ensure!(
+        token.len() >= ADMIN_TOKEN_BYTES_MIN,
+        "admin.token_file: the token in {} is shorter than {ADMIN_TOKEN_BYTES_MIN} bytes; \
+         `openssl rand -hex 32` makes one",
+        path.display()
+    );
+    Ok(token.to_owned())
+}
+
+async fn watch(source: Arc<Source>) {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    for count in 0_u32.. {
+        tick.tick().await;
+        source.tick();
+        if count.is_multiple_of(TICKS_A_PROBE) && source.has_store() {
+            let source = source.clone();
+            // One at a time: a disk that hangs is found by what the last try said growing old.
+            drop(tokio::task::spawn_blocking(move || source.probe()));
+        }
+    }
+}
+
+fn router(served: Served) -> Router {
+    let guarded = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/status", get(status))
+        .route("/debug/connections", get(connections))
+        .route_layer(from_fn_with_state(served.clone(), guard));
+    Router::new()
+        .route("/", get(page))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .merge(guarded)
+        .layer(map_response(plain_headers))
+        .with_state(served)
+}
+
+/// Nothing that this endpoint says is to be kept or guessed at.
+async fn plain_headers(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// Lets pass who shows the token. Health and the page itself, which has no figures, are open to probes and browsers.
+async fn guard(State(served): State<Served>, request: Request, next: Next) -> Response {
+    let shown = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let shown = shown.and_then(|value| value.strip_prefix("Bearer "));
+    if served.access.read().unwrap_or_else(PoisonError::into_inner).admits(shown) {
+        return next.run(request).await;
+    }
+    (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], "a bearer token is needed\n").into_response()
+}
+
+async fn page() -> impl IntoResponse {
+    const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
+                          base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    ([(CONTENT_SECURITY_POLICY, POLICY)], Html(include_str!("page.html")))
+}
+
+async fn livez(State(served): State<Served>) -> Response {
+    health(&served.source.stuck().map(|worker| format!("worker {worker} makes no turns")).collect::<Vec<_>>())
+}
+
+async fn readyz(State(served): State<Served>) -> Response {
+    health(&served.source.not_ready())
+}
+
+fn health(wrong: &[String]) -> Response {
+    if wrong.is_empty() {
+        "ok\n".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, wrong.join("\n") + "\n").into_response()
+    }
+}
+
+async fn metrics(State(served): State<Served>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, text::CONTENT_TYPE)], metrics::render(&served.source))
+}
+
+async fn status(State(served): State<Served>) -> Response {
+    json(&status::Status::of(&served.source))
+}
+
+async fn connections(State(served): State<Served>) -> Response {
+    let asked: Vec<_> = served.source.statuses.iter().map(|status| status.inspection.ask()).collect();
+    let mut workers = Vec::new();
+    for answer in asked {
+        // A worker that does not answer is shown as none.
+        workers.push(tokio::time::timeout(INSPECTION_WAIT, answer).await.ok().and_then(Result::ok));
+    }
+    json(&workers)
+}
+
+fn json(value: &impl serde::Serialize) -> Response {
+    match serde_json::to_string(value) {
+        Ok(text) => ([(CONTENT_TYPE, "application/json")], text + "\n").into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}

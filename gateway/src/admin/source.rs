@@ -1,0 +1,222 @@
+//! What the endpoint answers from: handles on what the workers show, and what is only known over time.
+
+use crate::dates::out_of_dates;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime};
+use stoq::counters::Counter;
+use stoq::datagram::NetworkInfo;
+use stoq::limits::WORKER_STUCK_S;
+use stoq::network::DeviceView;
+use stoq::nic::tap::Tap;
+use stoq::seed::{MemoryStats, MemoryTier, Store};
+use stoq::tls::{CertificateSummary, NodeId};
+use stoq::worker::{Shared, WorkerStatus};
+
+/// What the last try to write to the store said counts for so long.
+const PROBE_AGE_MAX: Duration = Duration::from_secs(30);
+
+/// What a new configuration changes.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// BLAKE3 of the configuration file, hexadecimal.
+    pub fingerprint: String,
+    /// The certificate that peers see.
+    pub certificate: CertificateSummary,
+    /// Those that certify it, as far as peers are sent them.
+    pub issuers: Vec<CertificateSummary>,
+    /// Peer gateways and what they are called here.
+    pub peer_gateways: Vec<(NodeId, Option<String>)>,
+}
+
+impl Facts {
+    /// Every certificate that peers are sent.
+    pub fn chain(&self) -> Vec<CertificateSummary> {
+        [self.certificate.clone()].into_iter().chain(self.issuers.iter().cloned()).collect()
+    }
+
+    /// When the first of them expires, seconds since the Unix epoch.
+    pub(super) fn not_after_s(&self) -> u64 {
+        let issuers = self.issuers.iter().map(|issuer| issuer.not_after_s);
+        issuers.fold(self.certificate.not_after_s, u64::min)
+    }
+}
+
+/// See the module.
+pub struct Source {
+    pub(super) shared: Arc<Shared>,
+    pub(super) statuses: Vec<Arc<WorkerStatus>>,
+    pub(super) networks: Vec<NetworkInfo>,
+    pub(super) cores: Vec<usize>,
+    pub(super) device: DeviceView,
+    pub(super) store: Option<Arc<Store>>,
+    pub(super) tap: Option<Arc<Tap>>,
+    memory: Option<Arc<Mutex<MemoryTier>>>,
+    memory_seen: Mutex<MemoryStats>,
+    pub(super) started: SystemTime,
+    facts: RwLock<Facts>,
+    watched: Vec<Watched>,
+    probing: AtomicBool,
+    probed: Mutex<(Instant, Result<(), String>)>,
+}
+
+/// What is known of a worker from one look to the next.
+#[derive(Debug)]
+struct Watched {
+    polls: AtomicU64,
+    /// Looks since it last made a turn.
+    still: AtomicU32,
+    /// Time of the last look, and how long it had worked by then.
+    looked: Mutex<(Instant, u64)>,
+    /// Of a million parts of the time between the last two looks, those in which it worked.
+    load: AtomicU64,
+}
+
+/// The parts of a gateway that the endpoint shows.
+pub struct Parts {
+    /// What the workers share.
+    pub shared: Arc<Shared>,
+    /// What each worker shows.
+    pub statuses: Vec<Arc<WorkerStatus>>,
+    /// The network of each worker.
+    pub networks: Vec<NetworkInfo>,
+    /// The core of each worker; workers past the end float.
+    pub cores: Vec<usize>,
+    /// The device under the networks.
+    pub device: DeviceView,
+    /// The store, where there is one.
+    pub store: Option<Arc<Store>>,
+    /// The memory before it.
+    pub memory: Option<Arc<Mutex<MemoryTier>>>,
+    /// Where captures take frames from, where they may.
+    pub tap: Option<Arc<Tap>>,
+}
+
+impl Source {
+    /// Of these parts.
+    pub fn new(parts: Parts, facts: Facts) -> Self {
+        let Parts { shared, statuses, networks, cores, device, store, memory, tap } = parts;
+        let now = Instant::now();
+        let watched = statuses.iter().map(|_| Watched {
+            polls: AtomicU64::new(0),
+            still: AtomicU32::new(0),
+            looked: Mutex::new((now, 0)),
+            load: AtomicU64::new(0),
+        });
+        Self {
+            watched: watched.collect(),
+            shared,
+            statuses,
+            networks,
+            cores,
+            device,
+            store,
+            memory,
+            tap,
+            memory_seen: Mutex::default(),
+            started: SystemTime::now(),
+            facts: RwLock::new(facts),
+            probing: AtomicBool::new(false),
+            probed: Mutex::new((now, Ok(()))),
+        }
+    }
+
+    pub(super) fn facts(&self) -> Facts {
+        self.facts.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_facts(&self, facts: Facts) {
+        *self.facts.write().unwrap_or_else(PoisonError::into_inner) = facts;
+    }
+
+    pub(super) fn has_store(&self) -> bool {
+        self.store.is_some()
+    }
+
+    /// Looks how far the workers have come. Called once a second.
+    pub(super) fn tick(&self) {
+        for (status, watched) in self.statuses.iter().zip(&self.watched) {
+            let counters = &status.counters;
+            let polls = counters.get(Counter::EmptyPolls).wrapping_add(counters.get(Counter::BusyPolls));
+            let moved = watched.polls.swap(polls, Relaxed) != polls;
+            watched.still.store(if moved { 0 } else { watched.still.load(Relaxed) + 1 }, Relaxed);
+            let now = (Instant::now(), counters.stages.busy_ns());
+            let mut looked = watched.looked.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = std::mem::replace(&mut *looked, now);
+            let passed = (now.0 - before.0).as_nanos().max(1);
+            let busy = u128::from(now.1.saturating_sub(before.1)) * 1_000_000 / passed;
+            watched.load.store(busy.min(1_000_000) as u64, Relaxed);
+        }
+    }
+
+    /// The part of the last second that a worker worked, 0 to 1, as its sampled turns let expect.
+    pub(super) fn load(&self, worker: usize) -> f64 {
+        self.watched.get(worker).map_or(0.0, |watched| watched.load.load(Relaxed) as f64 / 1e6)
+    }
+
+    /// Workers that have made no turn for long.
+    pub(super) fn stuck(&self) -> impl Iterator<Item = usize> + '_ {
+        let stuck = |watched: &Watched| watched.still.load(Relaxed) >= WORKER_STUCK_S;
+        self.watched.iter().enumerate().filter(move |(_, watched)| stuck(watched)).map(|(worker, _)| worker)
+    }
+
+    /// Tries whether the store can be written, unless somebody does already. Blocks on the disk.
+    pub(super) fn probe(&self) {
+        let Some(store) = &self.store else { return };
+        if self.probing.swap(true, Relaxed) {
+            return;
+        }
+        let result = store.probe().map_err(|error| error.to_string());
+        *self.probed.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), result);
+        self.probing.store(false, Relaxed);
+    }
+
+    /// What the memory before the store holds; what it held when last seen while somebody reads from the disk through it.
+    pub(super) fn memory(&self) -> Option<MemoryStats> {
+        let memory = self.memory.as_ref()?;
+        let mut seen = self.memory_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(memory) = memory.try_lock() {
+            *seen = memory.stats();
+        }
+        Some(*seen)
+    }
+
+    /// Whether the store could be written when it was last tried.
+    pub(super) fn writable(&self) -> Result<(), String> {
+        if !self.has_store() {
+            return Ok(());
+        }
+        let (at, result) = self.probed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match result {
+            Ok(()) if at.elapsed() > PROBE_AGE_MAX => Err("the disk does not answer".into()),
+            result => result,
+        }
+    }
+
+    /// Everything for which peers should go elsewhere; nothing: this gateway is ready.
+    pub(super) fn not_ready(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        if self.shared.is_draining() {
+            wrong.push("draining".to_owned());
+        }
+        wrong.extend(self.stuck().map(|worker| format!("worker {worker} makes no turns")));
+        let fault = self.device.interface().and_then(|interface| interface.view().fault());
+        let known = fault.is_some();
+        wrong.extend(fault);
+        for (worker, status) in self.statuses.iter().enumerate() {
+            if !known && !status.gauges.link_up.load(Relaxed) {
+                wrong.push(format!("port of worker {worker} is down"));
+            }
+        }
+        wrong.extend(out_of_dates(&self.facts().chain(), SystemTime::now()));
+        if let Err(reason) = self.writable() {
+            wrong.push(format!("the store cannot be written: {reason}"));
+        }
+        wrong
+    }
+}
+
+/// Seconds since the Unix epoch.
+pub(super) fn unix_s() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,214 @@
+//! `/status`: what this gateway is, and how each part of it does.
+
+use super::source::{Source, unix_s};
+use serde::Serialize;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
+use stoq::counters::Counter;
+use stoq::datagram::NetworkKind;
+use stoq::nic::Offloads;
+use stoq::nic::interface::{Interface, InterfaceView};
+use stoq::seed::{Census, CheckState, ClockState, DamageState, MemoryStats};
+use stoq::tls::NodeId;
+
+/// The object that `/status` gives.
+#[derive(Debug, Serialize)]
+pub(super) struct Status {
+    version: &'static str,
+    node_id: NodeId,
+    uptime_s: u64,
+    configuration: Configuration,
+    ready: bool,
+    not_ready: Vec<String>,
+    draining: bool,
+    certificate: Certificate,
+    ports: Vec<Port>,
+    workers: Vec<Worker>,
+    peer_gateways: Vec<PeerGateway>,
+    store: Option<Kept>,
+}
+
+#[derive(Debug, Serialize)]
+struct Configuration {
+    blake3: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Certificate {
+    subject: String,
+    algorithm: String,
+    not_after: String,
+    /// Seconds from now; negative once it is over.
+    expires_in_s: i64,
+}
+
+#[derive(Debug, Serialize)]
+struct Port {
+    kind: NetworkKind,
+    driver: String,
+    device: String,
+    mtu: u16,
+    local: Vec<SocketAddr>,
+    link_up: bool,
+    /// The kernel's interface under it; none where there is none.
+    interface: Option<InterfaceView>,
+    /// None where the kernel has the device.
+    offloads: Option<Offloads>,
+    workers: Vec<usize>,
+}
+
+#[derive(Debug, Serialize)]
+struct Worker {
+    worker: usize,
+    core: Option<usize>,
+    numa_node: Option<usize>,
+    /// The part of the last second that it worked, 0 to 1.
+    load: f64,
+    connections: usize,
+    /// Of the connections, those whose peer acknowledges nothing of what it was sent.
+    unacknowledged: usize,
+    link_up: bool,
+    rings: Rings,
+    drops: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Rings {
+    deliveries: usize,
+    commands: usize,
+    handovers: usize,
+    attempts: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct PeerGateway {
+    node_id: NodeId,
+    name: Option<String>,
+    /// The workers whose connection to it is up.
+    workers_up: Vec<usize>,
+}
+
+#[derive(Debug, Serialize)]
+struct Kept {
+    writable: bool,
+    reason: Option<String>,
+    capacity_bytes: Option<u64>,
+    #[serde(flatten)]
+    census: Census,
+    /// Things that went since the start because their leases were over.
+    leases_ended: u64,
+    clock: ClockState,
+    checks: CheckState,
+    damage: DamageState,
+    memory: Option<MemoryStats>,
+}
+
+impl Status {
+    pub(super) fn of(source: &Source) -> Self {
+        let facts = source.facts();
+        let not_ready = source.not_ready();
+        let certificate = &facts.certificate;
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            node_id: certificate.node_id,
+            uptime_s: source.started.elapsed().map_or(0, |up| up.as_secs()),
+            configuration: Configuration { blake3: facts.fingerprint.clone() },
+            ready: not_ready.is_empty(),
+            not_ready,
+            draining: source.shared.is_draining(),
+            certificate: Certificate {
+                subject: certificate.subject.clone(),
+                algorithm: certificate.algorithm.clone(),
+                not_after: certificate.not_after.clone(),
+                expires_in_s: (facts.not_after_s() as i64).saturating_sub(unix_s() as i64),
+            },
+            ports: ports(source),
+            workers: (0..source.statuses.len()).map(|index| worker(source, index)).collect(),
+            peer_gateways: facts
+                .peer_gateways
+                .iter()
+                .map(|(node, name)| peer_gateway(source, *node, name))
+                .collect(),
+            store: kept(source),
+        }
+    }
+}
+
+/// Queues of one device are one port.
+fn ports(source: &Source) -> Vec<Port> {
+    let offloads = source.device.offloads();
+    let mut ports: Vec<Port> = Vec::new();
+    for (worker, network) in source.networks.iter().enumerate() {
+        let link_up = source.statuses[worker].gauges.link_up.load(Relaxed);
+        if let Some(port) = ports.iter_mut().find(|port| port.device == network.device) {
+            port.workers.push(worker);
+            port.link_up &= link_up;
+            continue;
+        }
+        ports.push(Port {
+            kind: network.kind,
+            driver: network.driver.clone(),
+            device: network.device.clone(),
+            mtu: network.mtu,
+            local: network.local.clone(),
+            link_up: link_up && source.device.interface().is_none_or(Interface::is_up),
+            interface: source.device.interface().map(Interface::view),
+            offloads,
+            workers: vec![worker],
+        });
+    }
+    ports
+}
+
+fn worker(source: &Source, index: usize) -> Worker {
+    let status = &source.statuses[index];
+    let core = source.cores.get(index).copied();
+    let drops = Counter::ALL.iter().filter(|counter| counter.name().starts_with("drop_"));
+    Worker {
+        worker: index,
+        core,
+        numa_node: core.and_then(numa_node),
+        load: source.load(index),
+        connections: status.connections.load(Relaxed),
+        unacknowledged: status.gauges.unacknowledged.load(Relaxed),
+        link_up: status.gauges.link_up.load(Relaxed),
+        rings: Rings {
+            deliveries: status.gauges.deliveries.load(Relaxed),
+            commands: status.gauges.commands.load(Relaxed),
+            handovers: source.shared.handovers_waiting(index),
+            attempts: status.gauges.attempts.load(Relaxed),
+        },
+        drops: drops.map(|&counter| status.counters.get(counter)).sum(),
+    }
+}
+
+/// The NUMA node that a core belongs to, where the kernel says so.
+fn numa_node(core: usize) -> Option<usize> {
+    let entries = std::fs::read_dir(format!("/sys/devices/system/cpu/cpu{core}")).ok()?;
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter_map(|name| name.strip_prefix("node")?.parse().ok()).next()
+}
+
+fn peer_gateway(source: &Source, node_id: NodeId, name: &Option<String>) -> PeerGateway {
+    let is_up = |worker: &usize| {
+        source.statuses[*worker].gauges.peer_gateways().iter().any(|&(n, up)| up && n == node_id)
+    };
+    let workers_up = (0..source.statuses.len()).filter(is_up).collect();
+    PeerGateway { node_id, name: name.clone(), workers_up }
+}
+
+fn kept(source: &Source) -> Option<Kept> {
+    let store = source.store.as_ref()?;
+    let reason = source.writable().err();
+    Some(Kept {
+        writable: reason.is_none(),
+        reason,
+        capacity_bytes: store.capacity_bytes(),
+        census: store.census(),
+        leases_ended: store.ended(),
+        clock: store.clock_state(),
+        checks: store.checks(),
+        damage: store.damage(),
+        memory: source.memory(),
+    })
+}

@@ -1,0 +1,201 @@
+//! `stoq-gateway`: the appliance.
+
+use anyhow::Context;
+use clap::{CommandFactory, Parser, Subcommand};
+use std::fs::OpenOptions;
+use std::io::BufWriter;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use stoq::limits::LOG_FLUSH_MS_MAX;
+use stoq::seed::Store;
+use stoq_gateway::admin::{health, top};
+use stoq_gateway::capture::{Until, Wanted, record};
+use stoq_gateway::config::load_gateway;
+use stoq_gateway::run::{Gateway, signals};
+use stoq_gateway::{capabilities, check, logging};
+use stoq_gateway::{manuals, output};
+
+/// The name under which it speaks on standard error.
+const PROGRAM: &str = "stoq-gateway";
+
+/// The STOQ gateway: takes, checks, keeps and serves payloads over post-quantum QUIC.
+///
+/// Exit codes: 0 ended in order, 1 failed, 2 wrong usage or configuration.
+#[derive(Parser)]
+#[command(name = "stoq-gateway", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve until SIGINT or SIGTERM; read the files again on SIGHUP.
+    Run(Configured),
+    /// Look whether the machine and the configuration are ready, and name the command that mends what is not.
+    Check {
+        #[command(flatten)]
+        configured: Configured,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Capture frames of a running gateway's DPDK port into a pcapng file, until SIGINT or as long as is said.
+    Capture(Capture),
+    /// Watch a running gateway, here or elsewhere, by its admin endpoint: load, rates, drops, connections.
+    Top(top::Args),
+    /// Ask a running gateway whether it is ready: exit code 0 if it is, 1 if not. For containers.
+    Health(health::Args),
+    /// Look after the seed store of a gateway, whether it runs or not.
+    #[command(subcommand)]
+    Store(StoreCommand),
+    /// Write man pages and shell completions, for packagers.
+    #[command(hide = true)]
+    Generate(manuals::Args),
+}
+
+#[derive(Subcommand)]
+enum StoreCommand {
+    /// Say that the clock of this machine is right now: after a jump, leases end by it at once and not after an hour of steadiness.
+    TrustClock(Configured),
+}
+
+#[derive(clap::Args)]
+struct Capture {
+    /// The socket that the gateway's configuration names: [capture] socket.
+    #[arg(long, value_name = "SOCKET")]
+    socket: PathBuf,
+    /// Terms that must all hold: arp, ip, ip6, udp, icmp, icmp6, [src|dst] port N, [src|dst] host ADDRESS, with `not` before them or not.
+    #[arg(long, value_name = "TERMS", default_value = "")]
+    filter: String,
+    /// Take every N-th frame of each queue.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    sample: u32,
+    /// End after this number of frames.
+    #[arg(long, value_name = "FRAMES")]
+    count: Option<u64>,
+    /// End after this number of seconds.
+    #[arg(long, value_name = "SECONDS")]
+    seconds: Option<u32>,
+    /// The pcapng file; it must not be there yet.
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+}
+
+#[derive(clap::Args)]
+struct Configured {
+    /// The configuration file (TOML); configs/gateway.toml shows every option.
+    #[arg(long, short, value_name = "FILE")]
+    config: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let command = stoq_gateway::ranges::parse::<Cli>().command;
+    // While this is the only thread.
+    if let Err(error) = capabilities::take_permitted() {
+        return fail(&anyhow::Error::new(error).context("capabilities that were granted cannot be taken up"));
+    }
+    match command {
+        Command::Run(configured) => {
+            let ended = run(&configured);
+            logging::flush();
+            match ended {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error),
+            }
+        }
+        Command::Capture(wanted) => match capture(&wanted) {
+            Ok(frames) => output::exit(
+                PROGRAM,
+                output::result(format_args!("{frames} frames"), "the capture is written")
+                    .map(|()| ExitCode::SUCCESS),
+            ),
+            Err(error) => fail(&error),
+        },
+        Command::Check { configured, json } => match load_gateway(&configured.config) {
+            Ok(config) => {
+                output::exit(PROGRAM, check::report(&check::run(&config, &configured.config), json))
+            }
+            Err(error) => fail(&error.into()),
+        },
+        Command::Health(args) => match args.ask() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        },
+        Command::Store(StoreCommand::TrustClock(configured)) => match trust_clock(&configured) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        },
+        Command::Generate(args) => match args.write(Cli::command()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error.into()),
+        },
+        Command::Top(args) => match top::run(&args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        },
+    }
+}
+
+fn run(configured: &Configured) -> anyhow::Result<()> {
+    let config = load_gateway(&configured.config)?;
+    logging::start(&config.log)?;
+    logging::say_panics();
+    let signals = signals()?;
+    Gateway::start(&config)?.run(signals, &configured.config);
+    Ok(())
+}
+
+fn trust_clock(configured: &Configured) -> anyhow::Result<()> {
+    let config = load_gateway(&configured.config)?;
+    let seed =
+        config.seed().context("this gateway keeps nothing: its configuration has no seed application")?;
+    let unix_s = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .context("the clock is before 1970: set it first")?
+        .as_secs();
+    Store::vouch_for_clock(&seed.directory, unix_s)?;
+    let text = format!("noted in {}: the clock is right", seed.directory.display());
+    output::result(text, "the clock is noted as right")?;
+    Ok(())
+}
+
+fn capture(capture: &Capture) -> anyhow::Result<u64> {
+    let stopped = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, stopped.clone())?;
+    }
+    let deadline = capture.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds.into()));
+    let wanted = Wanted { filter: capture.filter.clone(), sample: capture.sample };
+    // It may hold secrets.
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&capture.output);
+    let file = file.with_context(|| capture.output.display().to_string())?;
+    let until = Until { frames: capture.count, deadline, stopped };
+    record(&capture.socket, &wanted, &until, BufWriter::new(file)).inspect_err(|_| {
+        // Without frames it is in the way of the next attempt.
+        if std::fs::metadata(&capture.output).is_ok_and(|file| file.len() == 0) {
+            let _ = std::fs::remove_file(&capture.output);
+        }
+    })
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    let code = output::failed_within(PROGRAM, error, Duration::from_millis(LOG_FLUSH_MS_MAX));
+    ExitCode::from(if error.is::<stoq_gateway::config::ConfigError>() { 2 } else { code })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_numeric_option_has_a_range() {
+        let command = stoq_gateway::ranges::bounded(Cli::command());
+        command.clone().debug_assert();
+        assert_eq!(stoq_gateway::ranges::unbounded(&command), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,169 @@
+//! `stoq-pktgen`: load for a gateway's port, in packets a second.
+
+mod floods;
+mod workers;
+
+use anyhow::Context;
+use clap::{CommandFactory, Parser, Subcommand};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use stoq::limits::SPAN_S_MAX;
+use stoq::names::{GatewayAddress, ResolveError};
+use stoq::network::NetworkConfig;
+use stoq_gateway::config::{ClientConfig, ConfigError, load_client};
+use stoq_gateway::logging;
+use stoq_gateway::output::{self, OutputError};
+
+/// How long load is made where neither a time nor a count is given.
+const SECONDS_DEFAULT: Duration = Duration::from_secs(5);
+
+/// Floods a gateway's port, or storms it with handshakes, at a rate in packets a second.
+///
+/// Point it at gateways of your own only. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted.
+#[derive(Parser)]
+#[command(name = "stoq-pktgen", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    mode: Mode,
+}
+
+#[derive(clap::Args)]
+struct Options {
+    /// Configuration file of a client (TOML); configs/client.toml shows every option.
+    #[arg(long, short, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// The gateway's address, such as 192.0.2.1:4433, or its name, where the file names none; without a port, 4433. Of several addresses
+    /// of a name the first is taken.
+    #[arg(long, short = 'g', value_name = "HOST[:PORT]", global = true)]
+    gateway: Option<GatewayAddress>,
+    /// Packets, handshakes or messages a second; 0 for as many as can be.
+    #[arg(long, default_value_t = 0.0, value_name = "PPS", global = true)]
+    rate: f64,
+    /// How long; without it 5, or with --count as long as these take.
+    #[arg(long, value_name = "SECONDS", global = true)]
+    seconds: Option<f64>,
+    /// Print one JSON object instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Mode {
+    /// UDP datagrams of random bytes to the gateway's port: no QUIC.
+    Garbage(floods::Sizes),
+    /// First flights of QUIC clients, each to a connection of its own, which nobody completes.
+    Initials(floods::Counted),
+    /// One such flight, again and again.
+    Replay(floods::Counted),
+    /// Complete handshakes, each of a new connection, which is closed when it is up.
+    Handshakes(workers::Storming),
+    /// Messages on many connections, to the queue of a discard application.
+    Goodput(workers::Streaming),
+    /// Write man pages and shell completions, for packagers.
+    #[command(hide = true)]
+    Generate(stoq_gateway::manuals::Args),
+}
+
+/// The command line asks for something that cannot be.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+/// A signal ended the work.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+struct Interrupted;
+
+/// What every mode needs.
+struct Setup {
+    config: ClientConfig,
+    gateway: SocketAddr,
+    rate: f64,
+    /// None: until a count is reached.
+    seconds: Option<Duration>,
+    json: bool,
+    interrupt: Arc<AtomicBool>,
+}
+
+impl Setup {
+    /// How long load is made, with this bound on its count.
+    fn duration(&self, count: Option<u64>) -> Duration {
+        let default = if count.is_some() { Duration::from_secs(SPAN_S_MAX) } else { SECONDS_DEFAULT };
+        self.seconds.unwrap_or(default)
+    }
+
+    fn ensure_not_interrupted(&self) -> anyhow::Result<()> {
+        if self.interrupt.load(Ordering::Relaxed) { Err(Interrupted.into()) } else { Ok(()) }
+    }
+
+    /// Prints what came of it, as one object or as the same in words.
+    fn print(&self, result: &serde_json::Value, text: &str) -> Result<(), OutputError> {
+        let done = "the load was sent";
+        if self.json { output::result(result, done) } else { output::result(text, done) }
+    }
+}
+
+impl Options {
+    fn setup(self) -> anyhow::Result<Setup> {
+        let Some(file) = &self.config else { return Err(usage("no configuration: give --config FILE")) };
+        let seconds = self.seconds.map(Duration::from_secs_f64);
+        let config = load_client(file)?;
+        let gateway = self.gateway.or(config.connect.clone()).ok_or_else(|| {
+            usage("no gateway: give --gateway HOST[:PORT], or `connect = \"…\"` in the configuration file")
+        })?;
+        if gateway.has_zone() && matches!(config.network, NetworkConfig::Dpdk(_)) {
+            return Err(ResolveError::Zone(gateway).into());
+        }
+        let found = gateway.resolve()?;
+        let gateway = *found.first().with_context(|| format!("{gateway} has no address"))?;
+        logging::start(&config.log)?;
+        let interrupt = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            signal_hook::flag::register_conditional_shutdown(signal, 130, interrupt.clone())
+                .and_then(|_| signal_hook::flag::register(signal, interrupt.clone()))
+                .context("cannot take signals")?;
+        }
+        Ok(Setup { config, gateway, rate: self.rate, seconds, json: self.json, interrupt })
+    }
+}
+
+fn usage(text: &str) -> anyhow::Error {
+    Usage(text.into()).into()
+}
+
+fn main() -> ExitCode {
+    let Cli { options, mode } = stoq_gateway::ranges::parse::<Cli>();
+    let result = match mode {
+        Mode::Garbage(sizes) => options.setup().and_then(|setup| floods::garbage(setup, &sizes)),
+        Mode::Initials(counted) => options.setup().and_then(|setup| floods::initials(setup, &counted, false)),
+        Mode::Replay(counted) => options.setup().and_then(|setup| floods::initials(setup, &counted, true)),
+        Mode::Handshakes(storming) => options.setup().and_then(|setup| workers::handshakes(setup, &storming)),
+        Mode::Goodput(streaming) => options.setup().and_then(|setup| workers::goodput(setup, &streaming)),
+        Mode::Generate(args) => args.write(Cli::command()).map_err(Into::into),
+    };
+    logging::flush();
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    let code = output::failed("stoq-pktgen", &error);
+    if error.is::<Interrupted>() {
+        return ExitCode::from(130);
+    }
+    ExitCode::from(if error.is::<ConfigError>() || error.is::<Usage>() { 2 } else { code })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_numeric_option_has_a_range() {
+        let command = stoq_gateway::ranges::bounded(Cli::command());
+        command.clone().debug_assert();
+        assert_eq!(stoq_gateway::ranges::unbounded(&command), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,248 @@
+//! `stoq bench`: goodput to and from a gateway, without disks.
+
+use crate::output::{self, Usage, gbit_per_s};
+use crate::route::RouteArgs;
+use crate::session::{Options, Session};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+use stoq::application::{Application, Placement};
+use stoq::client::Prepared;
+use stoq::datagram::NetworkInfo;
+use stoq::limits::MESSAGE_BYTES_MAX;
+use stoq::node::{Host, Hosted};
+use stoq::stages::Sampled;
+use stoq::token::{AnyToken, Ranges};
+use stoq_gateway::probe::{Blast, Pull, Pulled, Push, Report, Width};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Payload bytes to send, over all connections and streams.
+    #[arg(long, default_value_t = 4_000_000_000)]
+    bytes: u64,
+    /// Bytes of one message.
+    #[arg(long, default_value_t = MESSAGE_BYTES_MAX as usize)]
+    size: usize,
+    /// The queue of the gateway's discard application.
+    #[arg(long, default_value_t = 2)]
+    queue: u64,
+    /// Put payloads of --bytes in all to the discard application instead, which drops them: checked first, unless the gateway's
+    /// configuration says `verify = false`.
+    #[arg(long, conflicts_with = "get")]
+    put: bool,
+    /// Fetch this payload instead, on every stream, check every byte and drop it.
+    #[arg(long, value_name = "TOKEN")]
+    get: Option<AnyToken>,
+    /// With --get: read the answer without checking it, to see what checking costs.
+    #[arg(long, requires = "get")]
+    unverified: bool,
+    /// With --get: only the first 16 KiB, this number of times, one after the other: the time of each.
+    #[arg(long, requires = "get", value_name = "TIMES")]
+    trips: Option<u64>,
+    /// Connections, spread over the workers; 0 is one a worker.
+    #[arg(long, default_value_t = 0)]
+    connections: usize,
+    /// Streams at once on each connection: messages go to as many queues, from --queue on, which must be one discard
+    /// application's.
+    #[arg(long, default_value_t = 1)]
+    streams: u64,
+    #[command(flatten)]
+    route: RouteArgs,
+    /// Give up after this number of seconds.
+    #[arg(long, default_value_t = 120)]
+    limit: u64,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// What all workers together measured.
+struct Measured {
+    bytes: u64,
+    messages: u64,
+    elapsed: Duration,
+    trips: Vec<Duration>,
+    /// What the gateway says of what it did not keep.
+    dropped: Option<String>,
+    connections: usize,
+    network: NetworkInfo,
+    /// Where the workers' time went, each.
+    stages: Vec<Sampled>,
+}
+
+type Probe = Box<dyn Application>;
+
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    let session = args.options.open()?;
+    match args.get {
+        Some(token) => get(&args, session, token),
+        None if args.put => put(&args, session),
+        None => messages(&args, session),
+    }
+}
+
+/// Starts a probe on each worker that has connections, and waits for what they report.
+fn measure(
+    args: &Args,
+    session: Session,
+    make: impl Fn(Width, usize, &Sender<Report>) -> Probe + Send + 'static,
+) -> anyhow::Result<Measured> {
+    let (remote, workers) = (session.gateway()?, session.workers);
+    let interrupt = session.interrupt.flag.clone();
+    let connections = if args.connections == 0 { workers } else { args.connections };
+    let (reports, heard) = channel();
+    let streams = args.streams as usize;
+    let make = move |worker: usize| {
+        let own = connections / workers + usize::from(worker < connections % workers);
+        make(Width { connections: own, streams }, connections * streams, &reports)
+    };
+    let node = session.start_node(vec![Hosted::new(
+        "bench",
+        Vec::new(),
+        Host::Node(Placement::Worker, Box::new(make)),
+    )])?;
+    let network = node.networks()[0].clone();
+    let (bytes, messages, elapsed, trips, dropped) = (0, 0, Duration::ZERO, Vec::new(), None);
+    let mut measured =
+        Measured { bytes, messages, elapsed, trips, dropped, connections, network, stages: Vec::new() };
+    let deadline = Instant::now() + Duration::from_secs(args.limit);
+    let mut over = 0;
+    while over < workers.min(connections) {
+        match heard.recv_timeout(Duration::from_millis(50)) {
+            Ok(Report::Goodput { bytes, messages, elapsed }) => {
+                over += 1;
+                measured.bytes += bytes;
+                measured.messages += messages;
+                measured.elapsed = measured.elapsed.max(elapsed);
+            }
+            Ok(Report::RoundTrip(trip)) => measured.trips.push(trip),
+            Ok(Report::Dropped(how)) => measured.dropped = Some(how),
+            Ok(Report::Failed(reason)) => anyhow::bail!("{remote}: {reason}"),
+            Ok(Report::Connected) => {}
+            Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the probe ended"),
+            Err(RecvTimeoutError::Timeout) => {
+                anyhow::ensure!(!interrupt.load(Ordering::Relaxed), "interrupted");
+                anyhow::ensure!(Instant::now() < deadline, "not over within {} s", args.limit);
+            }
+        }
+    }
+    measured.stages = node.statuses().iter().map(|status| status.counters.stages.sampled()).collect();
+    drop(node);
+    measured.trips.sort_unstable();
+    Ok(measured)
+}
+
+impl Measured {
+    fn us(&self, quantile: f64) -> f64 {
+        let last = self.trips.len().saturating_sub(1) as f64;
+        self.trips.get((last * quantile) as usize).map_or(0.0, |trip| trip.as_nanos() as f64 / 1e3)
+    }
+
+    /// Prints it: as JSON with what is particular to the operation, or as one line.
+    fn print(
+        &self,
+        args: &Args,
+        (workers, cipher): (usize, &str),
+        operation: &str,
+        particular: serde_json::Value,
+        text: &str,
+    ) -> anyhow::Result<()> {
+        let rate = gbit_per_s(self.bytes, self.elapsed);
+        if !args.options.json {
+            let (n, m) = (self.connections, args.streams);
+            let text = format!(
+                "{text}: {rate:.2} Gbit/s; {n} connection(s) of {m} stream(s), {}, {workers} worker(s), {cipher}",
+                self.network
+            );
+            return Ok(output::result(text, "the goodput was measured")?);
+        }
+        let mut result = serde_json::json!({
+            "operation": operation, "bytes": self.bytes, "seconds": self.elapsed.as_secs_f64(), "gbit_per_s": rate,
+            "connections": self.connections, "streams": args.streams, "network": self.network, "workers": workers,
+            "cipher": cipher, "version": env!("CARGO_PKG_VERSION"),
+            "stages": self.stages,
+        });
+        if let (Some(result), serde_json::Value::Object(more)) = (result.as_object_mut(), particular) {
+            result.extend(more);
+        }
+        Ok(output::result(result, "the goodput was measured")?)
+    }
+}
+
+/// Payloads from memory to an application that drops them.
+fn put(args: &Args, session: Session) -> anyhow::Result<()> {
+    let on = (session.workers, session.cipher.name());
+    let lanes = (if args.connections == 0 { on.0 } else { args.connections }) as u64 * args.streams;
+    let len = usize::try_from(args.bytes / lanes)?;
+    let mut payload = Vec::new();
+    payload.try_reserve_exact(len).map_err(|_| {
+        Usage(format!(
+            "--bytes: a payload of {len} bytes does not fit into memory; give fewer, or more --streams"
+        ))
+    })?;
+    payload.resize(len, 0x5a);
+    let payload = Arc::new(Prepared::bytes(payload));
+    let (remotes, queue, route) = (session.addresses()?, args.queue, args.route.route(&session.gateways)?);
+    let measured = measure(args, session, move |width, _, reports| {
+        Box::new(Push::new(remotes.clone(), queue, payload.clone(), route.clone(), width, reports.clone()))
+    })?;
+    let how = measured.dropped.as_deref().unwrap_or_default();
+    let text = format!("{} bytes in {} PUTs, {how}", measured.bytes, measured.messages);
+    measured.print(
+        args,
+        on,
+        "put-discard",
+        serde_json::json!({ "puts": measured.messages, "answer": how }),
+        &text,
+    )
+}
+
+/// Payloads fetched, and dropped as they come.
+fn get(args: &Args, session: Session, token: AnyToken) -> anyhow::Result<()> {
+    let (remotes, on) = (session.addresses()?, (session.workers, session.cipher.name()));
+    let route = args.route.route(&session.gateways)?;
+    let (ranges, times) = match args.trips {
+        Some(times) => (Ranges::covering(0..1)?, times),
+        None => (Ranges::all(), 1),
+    };
+    let verified = !args.unverified;
+    let pulled = Pulled { token, ranges, route, verified, times };
+    let measured = measure(args, session, move |width, _, reports| {
+        Box::new(Pull::new(remotes.clone(), pulled.clone(), width, reports.clone()))
+    })?;
+    let (count, p50, p99) = (measured.trips.len(), measured.us(0.5), measured.us(0.99));
+    let checked = if verified { "every one checked" } else { "hashes included, none checked" };
+    let (operation, text) = match args.trips {
+        Some(_) => ("get-trips", format!("{count} fetches of 16 KiB: p50 {p50:.1}, p99 {p99:.1} us")),
+        None => ("get-drop", format!("{} bytes fetched and dropped, {checked}", measured.bytes)),
+    };
+    let particular = match args.trips {
+        Some(_) => serde_json::json!({
+            "token": token.to_string(), "verified": verified, "round_trips": count, "p50_us": p50, "p99_us": p99,
+        }),
+        None => serde_json::json!({ "token": token.to_string(), "verified": verified }),
+    };
+    measured.print(args, on, operation, particular, &text)
+}
+
+/// Messages, counted by the far side.
+fn messages(args: &Args, session: Session) -> anyhow::Result<()> {
+    if args.route.route(&session.gateways)?.is_some() {
+        return Err(Usage(
+            "--via: messages go to the connected gateway alone; --put and --get are routed".into(),
+        )
+        .into());
+    }
+    let (remotes, on) = (session.addresses()?, (session.workers, session.cipher.name()));
+    let (size, queue, bytes) = (args.size, args.queue, args.bytes);
+    let measured = measure(args, session, move |width, lanes, reports| {
+        let share = bytes / lanes as u64 * width.lanes() as u64;
+        Box::new(Blast::new(remotes.clone(), queue, size, share, width, reports.clone()))
+    })?;
+    let lanes = measured.connections as u64 * args.streams;
+    let sent = bytes / lanes * lanes;
+    anyhow::ensure!(measured.bytes == sent, "the gateway counted {} bytes of {sent}", measured.bytes);
+    let text = format!("{} bytes in {} messages, counted by the gateway", measured.bytes, measured.messages);
+    let particular = serde_json::json!({ "messages": measured.messages, "message_bytes": size });
+    measured.print(args, on, "message", particular, &text)
+}

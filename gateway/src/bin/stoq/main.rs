@@ -1,0 +1,82 @@
+//! `stoq`: the client and its tools.
+
+mod bench;
+mod gather;
+mod get;
+mod identity;
+mod input;
+mod locate;
+mod mirror;
+mod output;
+mod ping;
+mod put;
+mod route;
+mod session;
+mod shards;
+mod stream;
+mod token;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Put, get and check payloads over STOQ.
+///
+/// Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted.
+#[derive(Parser)]
+#[command(name = "stoq", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Put a file, or the bytes of a pipe, on a gateway; returns when the gateway has checked and durably kept it.
+    Put(put::Args),
+    /// Get a payload by its token, every byte checked against it.
+    Get(get::Args),
+    /// Ask who holds a payload or a set.
+    Locate(locate::Args),
+    /// Have a gateway fetch something elsewhere and hold it.
+    Mirror(mirror::Args),
+    /// Measure the round trip to a gateway's echo application.
+    Ping(ping::Args),
+    /// Measure message goodput to a gateway's discard application.
+    Bench(bench::Args),
+    /// Make or show identities: keys, certificates, node IDs.
+    Identity(identity::Args),
+    /// Print the content token of a file, or of a pipe's bytes, without a network.
+    Token(token::Args),
+    /// Write man pages and shell completions, for packagers.
+    #[command(hide = true)]
+    Generate(stoq_gateway::manuals::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = stoq_gateway::ranges::parse::<Cli>();
+    let result = match cli.command {
+        Command::Put(args) => put::run(args),
+        Command::Get(args) => get::run(args),
+        Command::Locate(args) => locate::run(args),
+        Command::Mirror(args) => mirror::run(args),
+        Command::Ping(args) => ping::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Identity(args) => identity::run(args),
+        Command::Token(args) => token::run(args),
+        Command::Generate(args) => args.write(Cli::command()).map_err(Into::into),
+    };
+    stoq_gateway::logging::flush();
+    output::exit(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_numeric_option_has_a_range() {
+        let command = stoq_gateway::ranges::bounded(Cli::command());
+        command.clone().debug_assert();
+        assert_eq!(stoq_gateway::ranges::unbounded(&command), Vec::<String>::new());
+    }
+}

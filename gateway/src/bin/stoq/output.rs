@@ -1,0 +1,54 @@
+//! What the tools print, and how they end.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::Duration;
+use stoq_gateway::config::ConfigError;
+pub(crate) use stoq_gateway::output::{failed, line, note, result};
+
+/// A progress bar on a terminal; nothing elsewhere.
+pub(crate) fn progress(quiet: bool, what: &'static str, bytes: u64) -> ProgressBar {
+    if quiet || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = "{msg:5} [{bar:32}] {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
+    let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(bytes).with_style(style).with_message(what)
+}
+
+/// Gigabits a second.
+pub(crate) fn gbit_per_s(bytes: u64, elapsed: Duration) -> f64 {
+    bytes as f64 * 8.0 / elapsed.as_secs_f64().max(1e-9) / 1e9
+}
+
+/// Ends the process's work: the error's text on standard error, its kind in the exit code.
+pub(crate) fn exit(result: anyhow::Result<()>) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    if error.is::<ReaderGone>() {
+        return ExitCode::from(READER_GONE);
+    }
+    let code = failed("stoq", &error);
+    if error.is::<Interrupted>() {
+        return ExitCode::from(130);
+    }
+    ExitCode::from(if error.is::<ConfigError>() || error.is::<Usage>() { 2 } else { code })
+}
+
+/// What a shell shows of a tool that SIGPIPE ended.
+const READER_GONE: u8 = 141;
+
+/// Nobody reads the output any more: reason to end, and none to say so.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody reads the output any more")]
+pub(crate) struct ReaderGone;
+
+/// A signal ended the work.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub(crate) struct Interrupted;
+
+/// The command line asks for something that cannot be.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);

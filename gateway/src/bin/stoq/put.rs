@@ -1,0 +1,139 @@
+//! `stoq put FILE`, and `stoq put -`.
+
+use crate::input;
+use crate::output::{self, Usage, gbit_per_s, progress};
+use crate::route::RouteArgs;
+use crate::session::{Online, Options};
+use crate::shards::Shards;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use stoq::client::{Kept, PUT_QUEUE, Prepared, PutOptions};
+use stoq::shard::{Descriptor, Lanes};
+use stoq::tls::NodeId;
+use stoq_gateway::durations::Seconds;
+
+/// What is so even where standard output does not take the token.
+const DONE: &str = "the put is done: the gateway has checked and keeps the payload";
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// What to put: a file, a pipe, a block device, or "-" for standard input (a file of that name is ./-). What has no length of its
+    /// own is read to its end into a temporary file first. A put of a file that is written to meanwhile fails.
+    file: PathBuf,
+    /// The gateway's queue that takes it.
+    #[arg(long, default_value_t = PUT_QUEUE)]
+    queue: u64,
+    /// How long the gateway is asked to keep it: 90s, 45m, 12h, 30d. A number alone is seconds.
+    #[arg(long, default_value = "30d", value_name = "TIME")]
+    lease: Seconds,
+    /// Shard it: data+parity shards a stripe, such as 16+4, or 16+4@65536 with the length of a shard in bytes. Any 16 of the 20
+    /// lanes then give the file back. Prints the set's token too.
+    #[arg(long, value_name = "K+M[@BYTES]")]
+    shards: Option<Shards>,
+    /// Put only these lanes, such as 0-3,17; without it all of them.
+    #[arg(long, requires = "shards")]
+    lanes: Option<Lanes>,
+    /// The directory for temporary files: the bytes of a pipe, and the parity of --shards. They have no name, and are gone however
+    /// the command ends. Without it TMPDIR, or /tmp.
+    #[arg(long, value_name = "DIR")]
+    spool: Option<PathBuf>,
+    #[command(flatten)]
+    route: RouteArgs,
+    #[command(flatten)]
+    options: Options,
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    // What is wrong with the command line, the file or the gateway is known before anything is read: a pipe is read only once.
+    let preparing = input::options(args.shards, args.spool);
+    if let (Some(shards), Some(lanes)) = (args.shards, args.lanes)
+        && !shards.lanes().contains_all(lanes)
+    {
+        return Err(Usage(format!("--lanes {lanes}: the set has the lanes {}", shards.lanes())).into());
+    }
+    let input = input::open(&args.file, args.options.quiet)?;
+    let online = args.options.open()?.start()?;
+    let route = args.route.route(&online.gateways)?;
+    let once = input.is_read_once();
+    if once {
+        online.run(async |_| Ok(()))?;
+    }
+    let hashing = Instant::now();
+    let payload = online.block_on(input::prepare(input, preparing))?;
+    let hashed = hashing.elapsed();
+    let set = args.shards.map(|_| payload.descriptor()).transpose()?;
+    let options = PutOptions {
+        queue: args.queue,
+        lease_s: args.lease.0,
+        lanes: set.map(|set| args.lanes.unwrap_or(set.lanes())),
+        route,
+        ..PutOptions::default()
+    };
+    let lanes = options.lanes;
+    let sent = online.run(async |peer| {
+        let bar = progress(args.options.quiet || args.options.json, "put", payload.length);
+        let stored_by = options.route.as_ref().map_or(peer.node(), |route| route.nodes().last().copied());
+        let started = Instant::now();
+        let kept = peer.put(&payload, options, |bytes| bar.set_position(bytes)).await?;
+        let elapsed = started.elapsed();
+        bar.finish_and_clear();
+        Ok(Sent { kept, elapsed, stored_by })
+    })?;
+    if args.options.json {
+        output::result(json(&payload, set, lanes, hashed, &sent, &online), DONE)?;
+        return Ok(());
+    }
+    match sent.gbit_per_s(&payload) {
+        Some(rate) => output::note(format_args!(
+            "put {} bytes, checked and kept by the gateway: {rate:.2} Gbit/s in {:.3} s ({} in {:.3} s); {}, {} worker(s), {}",
+            payload.length,
+            sent.elapsed.as_secs_f64(),
+            if once { "read and hashed" } else { "hashed" },
+            hashed.as_secs_f64(),
+            online.client.network(),
+            online.workers,
+            online.cipher,
+        )),
+        None => output::note(format_args!(
+            "the gateway keeps these {} bytes already; nothing was sent",
+            payload.length
+        )),
+    }
+    let tokens = match set {
+        Some(set) => format!("{}\n{}", payload.token, set.set_token()),
+        None => payload.token.to_string(),
+    };
+    output::result(tokens, DONE)?;
+    Ok(())
+}
+
+/// How a put ended well.
+struct Sent {
+    kept: Kept,
+    elapsed: Duration,
+    stored_by: Option<NodeId>,
+}
+
+impl Sent {
+    /// What was there already did not cross: there is no rate to tell.
+    fn gbit_per_s(&self, payload: &Prepared) -> Option<f64> {
+        (self.kept == Kept::Now).then(|| gbit_per_s(payload.length, self.elapsed))
+    }
+}
+
+fn json(
+    payload: &Prepared,
+    set: Option<Descriptor>,
+    lanes: Option<Lanes>,
+    hashed: Duration,
+    sent: &Sent,
+    online: &Online,
+) -> serde_json::Value {
+    serde_json::json!({
+        "operation": "put", "token": payload.token.to_string(), "set": set.map(|set| set.set_token().to_string()),
+        "lanes": lanes.map(|lanes| lanes.to_string()), "bytes": payload.length, "verified": true,
+        "seconds": sent.elapsed.as_secs_f64(), "gbit_per_s": sent.gbit_per_s(payload), "already_kept": sent.kept == Kept::Already,
+        "hash_seconds": hashed.as_secs_f64(), "gateway": sent.stored_by, "network": online.client.network(), "workers": online.workers,
+        "cipher": online.cipher.name(), "version": env!("CARGO_PKG_VERSION"),
+    })
+}

@@ -1,0 +1,282 @@
+//! What every networked tool shares: options, configuration, a running client.
+
+use crate::output::{Interrupted, Usage};
+use crate::route::Gateways;
+use anyhow::Context;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::task::Poll;
+use std::time::Duration;
+use stoq::client::{Client, ClientError, ConnectOptions, Peer};
+use stoq::names::{GatewayAddress, ResolveError};
+use stoq::network::{Opened, Running, RunningClient};
+use stoq::node::{Hosted, Node, NodeConfig};
+use stoq::tls::{CipherSuite, NodeId};
+use stoq_gateway::config::{ClientConfig, IdentityConfig, LogConfig, TrustConfig, load_client};
+use stoq_gateway::{logging, tls};
+use tokio::sync::watch;
+
+/// Options of the tools that talk to a gateway.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Configuration file (TOML); without one, kernel UDP sockets and the options below.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The gateway's address, such as 192.0.2.1:4433, or its name, such as gateway.example.org; without a port, 4433.
+    #[arg(long, short = 'g', value_name = "HOST[:PORT]")]
+    gateway: Option<GatewayAddress>,
+    /// Trust gateways whose certificate these authorities issued (PEM).
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Trust the gateway with this node ID; may be given several times.
+    #[arg(long = "node-id", value_name = "ID")]
+    node_ids: Vec<NodeId>,
+    /// The client's own certificate (PEM), for gateways that ask for one.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// The key of --cert (PEM, PKCS#8).
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+    /// Seconds to wait for the connection.
+    #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
+    timeout: f64,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// No progress bars.
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+/// A client's node, not yet started.
+pub(crate) struct Session {
+    remote: Option<GatewayAddress>,
+    pub(crate) timeout: Duration,
+    pub(crate) interrupt: Interrupt,
+    pub(crate) gateways: Gateways,
+    pub(crate) cipher: CipherSuite,
+    pub(crate) workers: usize,
+    node: NodeConfig,
+    network: Opened,
+}
+
+/// A client that runs.
+pub(crate) struct Online {
+    pub(crate) client: RunningClient,
+    pub(crate) gateways: Gateways,
+    pub(crate) cipher: CipherSuite,
+    pub(crate) workers: usize,
+    remote: Option<GatewayAddress>,
+    timeout: Duration,
+    interrupt: Interrupt,
+}
+
+/// SIGINT or SIGTERM, for code that looks now and then and for code that waits.
+#[derive(Clone)]
+pub(crate) struct Interrupt {
+    pub(crate) flag: Arc<AtomicBool>,
+    came: watch::Receiver<bool>,
+}
+
+impl Interrupt {
+    /// From here on the first signal is told, and the second one ends the process at once.
+    fn listen() -> anyhow::Result<Self> {
+        let flag = Arc::new(AtomicBool::new(false));
+        let signals = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM];
+        for signal in signals {
+            signal_hook::flag::register_conditional_shutdown(signal, 130, flag.clone())?;
+            signal_hook::flag::register(signal, flag.clone())?;
+        }
+        let (tell, came) = watch::channel(false);
+        let mut arriving = signal_hook::iterator::Signals::new(signals)?;
+        let waiter = std::thread::Builder::new().name("stoq-signals".into());
+        waiter.spawn(move || {
+            if arriving.forever().next().is_some() {
+                tell.send_replace(true);
+            }
+        })?;
+        Ok(Self { flag, came })
+    }
+
+    /// Runs `work` to its end, or to the first signal.
+    async fn or<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        let mut came = self.came.clone();
+        let mut work = pin!(work);
+        let mut signal = pin!(came.wait_for(|came| *came));
+        poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Ready(result) => Poll::Ready(result),
+            Poll::Pending => match signal.as_mut().poll(cx) {
+                Poll::Ready(Ok(_)) => Poll::Ready(Err(Interrupted.into())),
+                // Without anybody who tells of signals there are none.
+                Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
+            },
+        })
+        .await
+    }
+}
+
+fn no_gateway() -> Usage {
+    Usage("no gateway: give --gateway HOST[:PORT], or `connect = \"…\"` in the configuration file".into())
+}
+
+impl Options {
+    /// Reads the configuration, opens the network and the identity.
+    pub(crate) fn open(&self) -> anyhow::Result<Session> {
+        let config = self.config()?;
+        self.gateway.as_ref().or(config.connect.as_ref()).ok_or_else(no_gateway)?;
+        self.open_with(config)
+    }
+
+    /// The same for a tool that may do without a gateway.
+    pub(crate) fn open_anywhere(&self) -> anyhow::Result<Session> {
+        self.open_with(self.config()?)
+    }
+
+    fn open_with(&self, config: ClientConfig) -> anyhow::Result<Session> {
+        logging::start(&config.log)?;
+        let client = tls::client(&config.tls, config.identity.as_ref(), &config.trust)?;
+        let restart_secret = tls::restart_secret(config.identity.as_ref())?;
+        let timeout = Duration::try_from_secs_f64(self.timeout)
+            .map_err(|_| Usage("--timeout takes seconds, such as 10".into()))?;
+        let interrupt = Interrupt::listen()?;
+        let network = Opened::open_client(&config.network, config.workers.count.into())?;
+        let node = NodeConfig {
+            client: Some(client),
+            restart_secret,
+            quic: config.quic.clone(),
+            idle: config.workers.idle,
+            cores: config.workers.cores.clone(),
+            thread_setup: network.thread_setup(),
+            ..NodeConfig::default()
+        };
+        let (cipher, workers) = (config.tls.cipher, config.workers.count.into());
+        let (remote, gateways) = (self.gateway.clone().or(config.connect), Gateways(config.gateway));
+        Ok(Session { remote, timeout, interrupt, gateways, cipher, workers, node, network })
+    }
+
+    fn config(&self) -> anyhow::Result<ClientConfig> {
+        let mut config = match &self.config {
+            Some(file) => load_client(file)?,
+            None => ClientConfig {
+                connect: None,
+                gateway: Vec::new(),
+                workers: Default::default(),
+                network: Default::default(),
+                identity: None,
+                trust: TrustConfig::default(),
+                tls: Default::default(),
+                quic: Default::default(),
+                log: LogConfig { level: "warn".into(), ..LogConfig::default() },
+            },
+        };
+        if let (Some(certificate), Some(key)) = (&self.cert, &self.key) {
+            config.identity = Some(IdentityConfig { certificate: certificate.clone(), key: key.clone() });
+        }
+        if self.ca.is_some() || !self.node_ids.is_empty() {
+            config.trust.ca.clone_from(&self.ca);
+            config.trust.node_ids.clone_from(&self.node_ids);
+        }
+        if config.trust.ca.is_none() && config.trust.node_ids.is_empty() {
+            let text = "no gateway is trusted: give --ca FILE, or --node-id ID as `stoq identity show` prints it there";
+            return Err(Usage(text.into()).into());
+        }
+        Ok(config)
+    }
+}
+
+impl Session {
+    /// The gateway to talk to.
+    pub(crate) fn gateway(&self) -> anyhow::Result<GatewayAddress> {
+        Ok(self.remote.clone().ok_or_else(no_gateway)?)
+    }
+
+    /// The addresses of the gateway, in the order in which they are to be tried.
+    pub(crate) fn addresses(&self) -> anyhow::Result<Vec<SocketAddr>> {
+        let gateway = self.gateway()?;
+        if let Some(address) = gateway.literal() {
+            return Ok(vec![address]);
+        }
+        if gateway.has_zone() && !self.network.is_kernel() {
+            return Err(ResolveError::Zone(gateway).into());
+        }
+        // On a thread of its own: the system's resolver may block for longer than is wanted.
+        let (tell, told) = std::sync::mpsc::channel();
+        let asked = gateway.clone();
+        let thread = std::thread::Builder::new().name("stoq-names".into());
+        thread.spawn(move || tell.send(asked.resolve()))?;
+        let limit = self.timeout.as_secs_f32();
+        let found = told.recv_timeout(self.timeout);
+        Ok(found.with_context(|| format!("the resolver has no answer for {gateway} within {limit} s"))??)
+    }
+
+    /// Starts the client.
+    pub(crate) fn start(self) -> anyhow::Result<Online> {
+        let Self { remote, timeout, interrupt, gateways, cipher, workers, node, network } = self;
+        let client = network.start_client(&node)?;
+        Ok(Online { client, gateways, cipher, workers, remote, timeout, interrupt })
+    }
+
+    /// Starts a node whose applications do the work.
+    pub(crate) fn start_node(self, hosted: Vec<Hosted>) -> anyhow::Result<Running<Node>> {
+        self.network.start_node(&self.node, hosted).context("cannot start the client")
+    }
+}
+
+/// The worker of every connection: what is gathered from several gateways comes by one.
+pub(crate) const GATHERING_WORKER: usize = 0;
+
+/// What connects.
+#[derive(Clone)]
+pub(crate) struct Dialer {
+    client: Client,
+    remote: Option<GatewayAddress>,
+    timeout: Duration,
+}
+
+impl Dialer {
+    /// Connects.
+    pub(crate) async fn connect(&self, remote: &GatewayAddress) -> Result<Peer, ClientError> {
+        let worker = Some(GATHERING_WORKER);
+        let options = ConnectOptions { timeout: self.timeout, worker, ..ConnectOptions::default() };
+        self.client.connect(remote, options).await
+    }
+
+    /// Connects to the gateway.
+    pub(crate) async fn connect_gateway(&self) -> anyhow::Result<Peer> {
+        let remote = self.remote.as_ref().ok_or_else(no_gateway)?;
+        Ok(self.connect(remote).await?)
+    }
+}
+
+impl Online {
+    /// What connects, for tasks of their own.
+    pub(crate) fn dialer(&self) -> Dialer {
+        Dialer { client: self.client.clone(), remote: self.remote.clone(), timeout: self.timeout }
+    }
+
+    /// Connects.
+    pub(crate) async fn connect(&self, remote: &GatewayAddress) -> Result<Peer, ClientError> {
+        self.dialer().connect(remote).await
+    }
+
+    /// Connects to the gateway.
+    pub(crate) async fn connect_gateway(&self) -> anyhow::Result<Peer> {
+        self.dialer().connect_gateway().await
+    }
+
+    /// Runs `work` on this thread until it ends or a signal comes.
+    pub(crate) fn block_on<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().context("cannot start")?;
+        runtime.block_on(self.interrupt.or(work))
+    }
+
+    /// Connects to the gateway and runs `work` with it.
+    pub(crate) fn run<T>(&self, work: impl AsyncFnOnce(&Peer) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let remote = self.remote.as_ref().ok_or_else(no_gateway)?;
+        self.block_on(async { work(&self.connect(remote).await?).await })
+    }
+}

@@ -1,0 +1,300 @@
+//! Preflight: is the machine ready for this configuration? Every finding that is not good names the command that mends it.
+
+mod opened;
+
+use crate::config::{GatewayConfig, IdentityConfig};
+use crate::dates::out_of_dates;
+use crate::output::{self, OutputError};
+use crate::{capabilities, tls};
+use serde::Serialize;
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::SystemTime;
+use stoq::network::{DpdkConfig, HugePagesConfig, NetworkConfig, machine};
+use stoq::nic::interface::{Interface, InterfaceState, interface_of};
+
+/// How good a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// As it should be.
+    Ok,
+    /// It will run, but not as well as it could.
+    Warning,
+    /// It will not run.
+    Failed,
+}
+
+/// One thing looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What was looked at.
+    pub check: &'static str,
+    /// How good it is.
+    pub level: Level,
+    /// What was found.
+    pub found: String,
+    /// The command or the change that mends it.
+    pub fix: Option<String>,
+}
+
+/// Looks at everything that this configuration, read from `file`, needs. What `run` opens is opened and closed again; what this very gateway
+/// has open already, since it runs, is a warning.
+pub fn run(config: &GatewayConfig, file: &Path) -> Vec<Finding> {
+    let mut findings = Findings::default();
+    certificates(config, &mut findings);
+    cores(config, &mut findings);
+    match machine::ensure_memory(&config.network, config.memory_tier_bytes()) {
+        Ok((wanted_mb, total_mb)) => {
+            findings.ok("memory", format!("{wanted_mb} MiB of {total_mb} MiB wanted"))
+        }
+        Err(error) => {
+            findings.push("memory", Level::Failed, error.to_string(), Some("make these keys smaller".into()));
+        }
+    }
+    match &config.network {
+        NetworkConfig::Dpdk(dpdk) => {
+            findings.add("dpdk", cfg!(feature = "dpdk"), "built with DPDK", "built without DPDK", || {
+                "build with the default features (needs libdpdk-dev), or use network.kind = \"kernel-udp\"".into()
+            });
+            huge_pages(dpdk, &mut findings);
+            device(dpdk, &mut findings);
+        }
+        NetworkConfig::KernelUdp(kernel) => {
+            opened::sockets(kernel, config.workers.count.into(), file, &mut findings);
+        }
+    }
+    if let Some(seed) = config.seed() {
+        opened::store(seed, file, &mut findings);
+    }
+    opened::watching(config, file, &mut findings);
+    opened::names(config, &mut findings);
+    findings.0
+}
+
+/// Prints findings; the exit code is 1 if one of them failed.
+///
+/// # Errors
+/// Standard output is closed or full.
+pub fn report(findings: &[Finding], json: bool) -> Result<ExitCode, OutputError> {
+    let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok);
+    if json {
+        output::line(serde_json::json!({ "ready": worst < Level::Failed, "findings": findings }))?;
+    } else {
+        for Finding { check, level, found, fix } in findings {
+            let level = match level {
+                Level::Ok => "ok     ",
+                Level::Warning => "warning",
+                Level::Failed => "FAILED ",
+            };
+            output::line(format_args!("{level} {check}: {found}"))?;
+            if let Some(fix) = fix {
+                output::line(format_args!("        mend it: {fix}"))?;
+            }
+        }
+        output::line(if worst < Level::Failed { "ready" } else { "not ready" })?;
+    }
+    Ok(ExitCode::from(u8::from(worst == Level::Failed)))
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn push(&mut self, check: &'static str, level: Level, found: impl Into<String>, fix: Option<String>) {
+        self.0.push(Finding { check, level, found: found.into(), fix });
+    }
+
+    fn ok(&mut self, check: &'static str, found: impl Into<String>) {
+        self.push(check, Level::Ok, found, None);
+    }
+
+    fn add(&mut self, check: &'static str, good: bool, yes: &str, no: &str, fix: impl FnOnce() -> String) {
+        if good {
+            self.ok(check, yes);
+        } else {
+            self.push(check, Level::Failed, no, Some(fix()));
+        }
+    }
+}
+
+fn certificates(config: &GatewayConfig, findings: &mut Findings) {
+    match tls::server(&config.tls, &config.identity, &config.trust, None) {
+        Err(error) => {
+            let fix = mend_identity(&config.identity);
+            findings.push("certificates", Level::Failed, error.to_string(), Some(fix));
+        }
+        Ok((_, identity)) => match identity.summaries() {
+            Ok(chain) => match out_of_dates(&chain, SystemTime::now()) {
+                None => {
+                    let until = chain.iter().min_by_key(|certificate| certificate.not_after_s);
+                    let until = until.map_or("", |certificate| &certificate.not_after);
+                    findings.ok("certificates", format!("node id {}, until {until}", identity.node_id()));
+                }
+                Some(why) => {
+                    let fix = "as the line above says; the key stays, so the node ID does";
+                    findings.push("certificates", Level::Failed, why, Some(fix.into()));
+                }
+            },
+            Err(error) => {
+                let fix = "have the certificate issued again for the same key";
+                findings.push("certificates", Level::Failed, error.to_string(), Some(fix.into()));
+            }
+        },
+    }
+}
+
+/// What makes an identity whole again. A new one is offered only where there is nothing of the old.
+fn mend_identity(identity: &IdentityConfig) -> String {
+    let (certificate, key) = (identity.certificate.display(), identity.key.display());
+    match (identity.certificate.exists(), identity.key.exists()) {
+        (false, false) => format!("stoq identity new --cert {certificate} --key {key}"),
+        (false, true) => format!(
+            "put the certificate there that was issued for {key}, or make one of the same node ID: \
+             stoq identity renew --key {key} --cert {certificate}"
+        ),
+        (true, false) => format!(
+            "restore {key} from where it was made or from its backup; a new key is a new node ID, which every peer that \
+             trusts this one would have to be told"
+        ),
+        (true, true) => "as the line above says; keep the key, since another key is another node ID".into(),
+    }
+}
+
+fn cores(config: &GatewayConfig, findings: &mut Findings) {
+    let known: HashSet<usize> =
+        core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+    let cores = &config.workers.cores;
+    let missing: Vec<_> = cores.iter().filter(|core| !known.contains(core)).collect();
+    if let Err(error) = machine::ensure_cores(config.workers.count.into()) {
+        findings.push("cores", Level::Failed, error.to_string(), Some("make workers.count smaller".into()));
+    } else if !missing.is_empty() {
+        let fix = format!("workers.cores: choose among {}", list(&known));
+        findings.push("cores", Level::Failed, format!("this process may not run on {missing:?}"), Some(fix));
+    } else if usize::from(config.workers.count) > known.len() {
+        let found = format!("{} workers on {} cores", config.workers.count, known.len());
+        findings.push(
+            "cores",
+            Level::Warning,
+            found,
+            Some(format!("workers.count: at most {}", known.len())),
+        );
+    } else if cores.is_empty() {
+        let fix = format!("workers.cores: name {} of {}", config.workers.count, list(&known));
+        findings.push("cores", Level::Warning, "workers are not pinned", Some(fix));
+    } else {
+        findings.ok("cores", format!("workers on {cores:?} of {}", list(&known)));
+    }
+}
+
+fn huge_pages(dpdk: &DpdkConfig, findings: &mut Findings) {
+    if dpdk.huge_pages == HugePagesConfig::None {
+        return findings.ok("huge pages", "not wanted");
+    }
+    let level = if dpdk.huge_pages == HugePagesConfig::Required { Level::Failed } else { Level::Warning };
+    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let (free, page_kb) = (field(&info, "HugePages_Free:"), field(&info, "Hugepagesize:"));
+    let (free_mb, wanted_mb) = (free * page_kb / 1024, u64::from(dpdk.memory_mb));
+    if free_mb < wanted_mb {
+        let pages = (wanted_mb * 1024).div_ceil(page_kb.max(1));
+        let reserved = field(&info, "HugePages_Total:");
+        let fix = format!("echo {} > /proc/sys/vm/nr_hugepages", reserved + pages.saturating_sub(free));
+        findings.push(
+            "huge pages",
+            level,
+            format!("{free_mb} MiB free of {wanted_mb} MiB wanted"),
+            Some(fix),
+        );
+    } else {
+        findings.ok("huge pages", format!("{free_mb} MiB free, {wanted_mb} MiB wanted"));
+    }
+}
+
+fn device(dpdk: &DpdkConfig, findings: &mut Findings) {
+    let name = dpdk.device.as_str();
+    if !name.starts_with("net_") {
+        return pci_device(name, findings);
+    }
+    let argument = |key: &str| name.split(',').find_map(|part| part.strip_prefix(key)?.strip_prefix('='));
+    if name.starts_with("net_af_") || name.starts_with("net_tap") {
+        let raw = capabilities::may_use_raw_sockets();
+        let no = "this device needs root, or CAP_NET_ADMIN and CAP_NET_RAW";
+        findings.add("permissions", raw, "raw sockets may be opened", no, || {
+            "run the gateway as root, or `setcap cap_net_admin,cap_net_raw,cap_sys_admin+ep` on its binary".into()
+        });
+        // net_tap makes its interface itself.
+        if let Some(name) = interface_of(name).filter(|_| name.starts_with("net_af_")) {
+            interface(name, dpdk.mtu, findings);
+        }
+    } else if let (Some(socket), true) = (argument("socket"), argument("socket-abstract") == Some("no")) {
+        let directory = Path::new(socket).parent().filter(|parent| !parent.as_os_str().is_empty());
+        let there = directory.is_none_or(Path::is_dir);
+        let (yes, no) = (format!("memif socket {socket}"), format!("no directory for memif socket {socket}"));
+        findings.add("device", there, &yes, &no, || {
+            format!("mkdir -p {}", directory.unwrap_or(Path::new(".")).display())
+        });
+    } else {
+        findings.ok("device", name);
+    }
+}
+
+/// The kernel's interface that a port is to use.
+fn interface(name: &str, mtu: u16, findings: &mut Findings) {
+    let Ok(interface) = Interface::find(name) else {
+        let fix = "`ip link` lists the interfaces of this network namespace".into();
+        return findings.push("device", Level::Failed, format!("no interface {name}"), Some(fix));
+    };
+    let view = interface.view();
+    if let Some(small) = view.mtu.filter(|&small| small < u32::from(mtu)) {
+        let found = format!("interface {name} has an MTU of {small}, below network.mtu = {mtu}");
+        let fix = format!("ip link set {name} mtu {mtu}  (or set network.mtu = {small})");
+        findings.push("device", Level::Failed, found, Some(fix));
+    }
+    match view.state {
+        InterfaceState::Up => findings.ok("device", format!("interface {name}")),
+        InterfaceState::Down => {
+            let fix = format!("ip link set {name} up");
+            findings.push("device", Level::Warning, format!("interface {name} is down"), Some(fix));
+        }
+        InterfaceState::NoCarrier | InterfaceState::Gone => {
+            let fix = "plug in its cable, or bring up its peer: the gateway is not ready before that".into();
+            findings.push("device", Level::Warning, format!("interface {name} has no carrier"), Some(fix));
+        }
+    }
+}
+
+fn pci_device(address: &str, findings: &mut Findings) {
+    let path = Path::new("/sys/bus/pci/devices").join(address);
+    if !path.is_dir() {
+        let fix = "`dpdk-devbind.py --status-dev net` lists the addresses".into();
+        return findings.push("device", Level::Failed, format!("no PCI device {address}"), Some(fix));
+    }
+    let driver = fs::read_link(path.join("driver")).ok();
+    let driver = driver.as_deref().and_then(Path::file_name).and_then(|name| name.to_str()).unwrap_or("none");
+    // mlx drivers stay bound to the kernel's driver and share the device.
+    let bound = ["vfio-pci", "uio_pci_generic", "igb_uio", "mlx5_core", "mlx4_core"].contains(&driver);
+    let (yes, no) =
+        (format!("{address} on {driver}"), format!("{address} belongs to the kernel's driver {driver}"));
+    findings.add("device", bound, &yes, &no, || {
+        format!("modprobe vfio-pci && dpdk-devbind.py --bind=vfio-pci {address}  (its kernel interface disappears)")
+    });
+    let node = fs::read_to_string(path.join("numa_node")).unwrap_or_default();
+    match node.trim() {
+        "" | "-1" => findings.ok("numa", "the device names no node"),
+        node => findings
+            .ok("numa", format!("the device is on node {node}: take workers.cores from `lscpu -e` there")),
+    }
+}
+
+fn field(info: &str, name: &str) -> u64 {
+    let line = info.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+fn list(cores: &HashSet<usize>) -> String {
+    let mut sorted: Vec<_> = cores.iter().collect();
+    sorted.sort_unstable();
+    format!("{sorted:?}")
+}

@@ -1,0 +1,210 @@
+//! What `run` will open, opened by the same code and closed again: sockets, the store, the admin endpoint, qlog, captures.
+
+use super::{Findings, Level};
+use crate::capture;
+use crate::config::{GatewayConfig, SeedConfig};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use stoq::datagram::kernel::BindError;
+use stoq::network::holder::{self, Holder};
+use stoq::network::{self, KernelConfig};
+use stoq::quic::qlog::Qlog;
+use stoq::seed::Store;
+
+/// What is in use: no fault if this very gateway has it, which runs already.
+fn in_use(
+    check: &'static str,
+    found: &str,
+    holders: &[Holder],
+    file: &Path,
+    fix: &str,
+    findings: &mut Findings,
+) {
+    if !holders.is_empty() && holders.iter().all(|holder| runs(holder, file)) {
+        let found = format!("{found}: by {}, which is this gateway, and runs", holders[0]);
+        let fix = "nothing to mend; `systemctl reload`, or a SIGHUP, has it take another configuration";
+        return findings.push(check, Level::Warning, found, Some(fix.into()));
+    }
+    let whose = match holders {
+        [] => "by a program that this user may not see".to_owned(),
+        some => format!("by {}", some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+    };
+    findings.push(check, Level::Failed, format!("{found} {whose}"), Some(fix.into()));
+}
+
+/// Whether a process is a gateway that was started with this configuration file.
+fn runs(holder: &Holder, config: &Path) -> bool {
+    let Some((program, arguments)) = holder.command.split_first() else { return false };
+    let is_gateway = Path::new(program).file_name().is_some_and(|name| name == "stoq-gateway");
+    let given = arguments.iter().enumerate().find_map(|(at, argument)| match argument.as_str() {
+        "--config" | "-c" => arguments.get(at + 1).cloned(),
+        other => other.strip_prefix("--config=").map(str::to_owned),
+    });
+    let directory = PathBuf::from(format!("/proc/{}/cwd", holder.pid));
+    let same = |given: String| {
+        let theirs = fs::canonicalize(directory.join(given)).ok();
+        theirs.is_some() && theirs == fs::canonicalize(config).ok()
+    };
+    is_gateway && given.is_some_and(same)
+}
+
+/// Binds the sockets as `run` does. First without SO_REUSEPORT: beside the sockets of a running gateway these would take
+/// datagrams that are its own.
+pub(super) fn sockets(kernel: &KernelConfig, workers: usize, file: &Path, findings: &mut Findings) {
+    let opened = network::bind(kernel, false, false).and_then(|alone| {
+        let missing = alone.missing().to_vec();
+        drop(alone);
+        let all = (0..workers)
+            .map(|_| network::bind(kernel, workers > 1, false))
+            .collect::<io::Result<Vec<_>>>()?;
+        drop(all);
+        Ok(missing)
+    });
+    match opened {
+        Ok(missing) if missing.is_empty() => {
+            findings.ok("network", "kernel UDP sockets: the kernel is on the packet's way");
+        }
+        Ok(missing) => {
+            let missing: Vec<_> = missing.iter().map(ToString::to_string).collect();
+            let found = format!("this host does not have the family of {}", missing.join(" "));
+            let fix = "the gateway serves without it; leave the address out, or give the host that family";
+            findings.push("network", Level::Warning, found, Some(fix.into()));
+        }
+        Err(error) => match error.get_ref().and_then(|inner| inner.downcast_ref::<BindError>()) {
+            Some(bind) if error.kind() == io::ErrorKind::AddrInUse => {
+                let found = format!("UDP {} is in use", bind.address);
+                let fix = "stop that program, or change network.listen";
+                in_use("network", &found, &holder::of_udp(bind.address), file, fix, findings);
+            }
+            Some(bind) => {
+                let found = format!("UDP {}: {}", bind.address, bind.error);
+                findings.push("network", Level::Failed, found, Some(bind.fix.clone()));
+            }
+            None => findings.push(
+                "network",
+                Level::Failed,
+                error.to_string(),
+                Some("change network.listen".into()),
+            ),
+        },
+    }
+    for (file, key) in [("rmem_max", "net.core.rmem_max"), ("wmem_max", "net.core.wmem_max")] {
+        let limit = fs::read_to_string(Path::new("/proc/sys/net/core").join(file)).unwrap_or_default();
+        let limit: usize = limit.trim().parse().unwrap_or(0);
+        if limit < kernel.buffer_bytes {
+            let found = format!("{key} is {limit}, below network.buffer_bytes = {}", kernel.buffer_bytes);
+            let fix = format!("sysctl -w {key}={}", kernel.buffer_bytes);
+            findings.push("socket buffers", Level::Warning, found, Some(fix));
+        }
+    }
+}
+
+/// Whether the store's directory can be written and is nobody else's.
+pub(super) fn store(seed: &SeedConfig, file: &Path, findings: &mut Findings) {
+    let directory = &seed.directory;
+    let probe = directory.join(".stoq-check");
+    let written = fs::create_dir_all(directory)
+        .and_then(|()| fs::write(&probe, b""))
+        .and_then(|()| fs::remove_file(&probe));
+    if let Err(error) = written {
+        let fix = format!("mkdir -p {0} && chown $(id -u) {0}", directory.display());
+        return findings.push("store", Level::Failed, format!("{}: {error}", directory.display()), Some(fix));
+    }
+    match Store::is_in_use(directory) {
+        Ok(None) => findings.ok("store", format!("{} can be written", directory.display())),
+        Ok(Some(lock)) => {
+            let found = format!("{} is in use", directory.display());
+            let fix = "stop that program, or give each gateway a directory of its own";
+            in_use("store", &found, &holder::of_lock(&lock), file, fix, findings);
+        }
+        Err(error) => {
+            let fix = format!("chown -R $(id -u) {}", directory.display());
+            findings.push("store", Level::Failed, error.to_string(), Some(fix));
+        }
+    }
+}
+
+/// Whether the peer gateways' names lead anywhere. The gateway starts without, and asks again at each dial.
+pub(super) fn names(config: &GatewayConfig, findings: &mut Findings) {
+    let written = config.gateway.iter().flat_map(|peer_gateway| &peer_gateway.addresses);
+    for address in written.filter(|address| address.literal().is_none()) {
+        match address.resolve() {
+            Ok(found) => {
+                let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+                findings.ok("peer gateway", format!("{address} is {}", found.join(" ")));
+            }
+            Err(error) => {
+                let fix = "the gateway starts without it and asks again at each dial; mend the name or the resolver";
+                findings.push("peer gateway", Level::Warning, error.to_string(), Some(fix.into()));
+            }
+        }
+    }
+}
+
+/// The admin endpoint, the directory of qlog, the socket of captures.
+pub(super) fn watching(config: &GatewayConfig, file: &Path, findings: &mut Findings) {
+    if let Some(admin) = &config.admin {
+        match crate::admin::check(admin) {
+            Ok(()) => findings.ok("admin", format!("can listen on {}", admin.listen)),
+            Err(error) if kind(&error) == Some(io::ErrorKind::AddrInUse) => {
+                let found = format!("TCP {} is in use", admin.listen);
+                let fix = "stop that program (`ss -tlpn` lists those that listen), or change admin.listen";
+                in_use("admin", &found, &holder::of_tcp(admin.listen), file, fix, findings);
+            }
+            Err(error) => findings.push(
+                "admin",
+                Level::Failed,
+                format!("{error:#}"),
+                Some("mend what [admin] names, or leave the section out".into()),
+            ),
+        }
+    }
+    if let Some(directory) = &config.qlog.directory {
+        match Qlog::start(directory, config.qlog.sample, config.qlog.bytes_max) {
+            Ok(_) => findings.ok("qlog", format!("logs into {}", directory.display())),
+            Err(error) => {
+                let fix = format!("mkdir -p {0} && chown $(id -u) {0}", directory.display());
+                findings.push("qlog", Level::Failed, format!("{}: {error}", directory.display()), Some(fix));
+            }
+        }
+    }
+    if let Some(socket) = &config.capture.socket {
+        match capture::can_listen(socket) {
+            Ok(()) => findings.ok("capture", format!("can listen on {}", socket.display())),
+            Err(error) => {
+                let found = format!("capture.socket {}: {error:#}", socket.display());
+                let fix = "a gateway that runs already has it; otherwise name a path in a directory that is there, with no file of that name";
+                findings.push("capture", Level::Failed, found, Some(fix.into()));
+            }
+        }
+    }
+}
+
+fn kind(error: &anyhow::Error) -> Option<io::ErrorKind> {
+    error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_is_known_by_the_file_that_it_was_started_with() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("gateway.toml");
+        fs::write(&config, "").unwrap();
+        let holder = |command: &[&str]| Holder {
+            pid: std::process::id(),
+            command: command.iter().map(|&part| part.to_owned()).collect(),
+        };
+        let file = config.to_str().unwrap();
+        for flag in [vec!["--config", file], vec!["-c", file], vec![&*format!("--config={file}")]] {
+            let command = [vec!["/usr/bin/stoq-gateway", "run"], flag].concat();
+            assert!(runs(&holder(&command), &config), "{command:?}");
+        }
+        assert!(!runs(&holder(&["stoq-gateway", "run", "-c", "/nowhere"]), &config));
+        assert!(!runs(&holder(&["nginx", "-c", file]), &config));
+        assert!(!runs(&holder(&[]), &config));
+    }
+}

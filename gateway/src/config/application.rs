@@ -1,0 +1,113 @@
+//! The applications of a gateway.
+
+use super::tagged::{section, tagged};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
+use std::path::PathBuf;
+use stoq::application::Placement;
+
+/// One application of a gateway.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum ApplicationConfig {
+    /// Sends every message back.
+    Echo(EchoConfig),
+    /// Counts messages and drops them: the far end of benchmarks.
+    Discard(DiscardConfig),
+    /// Keeps payloads and serves them.
+    Seed(SeedConfig),
+}
+
+impl ApplicationConfig {
+    /// Queue numbers whose messages and PUTs it takes.
+    pub fn queues(&self) -> &[u64] {
+        match self {
+            Self::Echo(echo) => &echo.queues,
+            Self::Discard(discard) => &discard.queues,
+            Self::Seed(seed) => &seed.queues,
+        }
+    }
+}
+
+/// What sends every message back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EchoConfig {
+    /// Queue numbers whose messages it takes.
+    pub queues: Vec<u64>,
+    /// On the worker's thread or on one of its own.
+    #[serde(default = "default_plain_placement")]
+    pub placement: Placement,
+    /// Take messages in early data too, where they could be replayed.
+    #[serde(default)]
+    pub replay_safe: bool,
+}
+
+/// What counts and drops.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiscardConfig {
+    /// Queue numbers whose messages and PUTs it takes.
+    pub queues: Vec<u64>,
+    /// On the worker's thread or on one of its own.
+    #[serde(default = "default_plain_placement")]
+    pub placement: Placement,
+    /// Take messages in early data too, where they could be replayed.
+    #[serde(default)]
+    pub replay_safe: bool,
+    /// Check payloads that are put before they are dropped. Without it they are dropped as they come, which shows what
+    /// checking costs; nothing is kept either way.
+    #[serde(default = "default_true")]
+    pub verify: bool,
+}
+
+/// Where payloads are kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeedConfig {
+    /// Queue numbers whose PUTs it takes.
+    pub queues: Vec<u64>,
+    /// On a thread of its own, since disks block; on the worker's only where the directory is in memory.
+    #[serde(default = "default_seed_placement")]
+    pub placement: Placement,
+    /// The directory; made if it is not there.
+    pub directory: PathBuf,
+    /// Bytes it may hold; none leaves it to the disk.
+    pub capacity_bytes: Option<u64>,
+    /// Bytes that one peer may have kept here; none: all there are.
+    pub quota_bytes: Option<u64>,
+    /// How long to keep what a peer names no lease for, seconds; 0: without end.
+    #[serde(default)]
+    pub lease_default_s: u64,
+    /// The longest lease given, seconds; 0: as long as is asked.
+    #[serde(default)]
+    pub lease_max_s: u64,
+    /// Bytes of memory for hot payloads, in huge pages where they are reserved.
+    #[serde(default = "default_memory_bytes")]
+    pub memory_bytes: u64,
+}
+
+impl<'de> Deserialize<'de> for ApplicationConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (kind, keys) = tagged(deserializer)?;
+        match kind.as_str() {
+            "echo" => section(keys).map(Self::Echo),
+            "discard" => section(keys).map(Self::Discard),
+            "seed" => section(keys).map(Self::Seed),
+            _ => Err(D::Error::unknown_variant(&kind, &["echo", "discard", "seed"])),
+        }
+    }
+}
+
+fn default_memory_bytes() -> u64 {
+    512 << 20
+}
+fn default_plain_placement() -> Placement {
+    Placement::Worker
+}
+fn default_seed_placement() -> Placement {
+    Placement::Thread
+}
+fn default_true() -> bool {
+    true
+}

@@ -1,0 +1,244 @@
+//! Values of the right type that cannot work.
+
+use super::{
+    AdminConfig, ApplicationConfig, ConfigError, GatewayConfig, NetworkConfig, PeerGatewayConfig, SeedConfig,
+    TrustConfig, WorkersConfig,
+};
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use stoq::quic::transport::QuicConfig;
+use stoq::tls::NodeId;
+
+/// Receive buffers that a queue needs beside one for each descriptor: two bursts, and what a thread's cache keeps out of reach.
+const MBUFS_BESIDE_RX: u32 = 512;
+
+/// Values that cannot work, found in this file.
+pub(super) struct Check<'a> {
+    pub(super) file: &'a Path,
+}
+
+impl Check<'_> {
+    pub(super) fn value(&self, key: impl Into<String>, fix: impl Into<String>) -> ConfigError {
+        ConfigError::Value { file: self.file.display().to_string(), key: key.into(), fix: fix.into() }
+    }
+
+    pub(super) fn workers(&self, workers: &WorkersConfig) -> Result<(), ConfigError> {
+        let count = usize::from(workers.count);
+        if !workers.cores.is_empty() && workers.cores.len() != count {
+            let fix =
+                format!("{} cores for {count} workers; name one core each, or none", workers.cores.len());
+            return Err(self.value("workers.cores", fix));
+        }
+        let mut sorted = workers.cores.clone();
+        sorted.sort_unstable();
+        if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(self
+                .value("workers.cores", format!("core {} is named twice; a worker needs its own", pair[0])));
+        }
+        Ok(())
+    }
+
+    pub(super) fn admin(&self, admin: Option<&AdminConfig>) -> Result<(), ConfigError> {
+        let Some(admin) = admin else { return Ok(()) };
+        let tls = match (&admin.certificate, &admin.key) {
+            (Some(_), Some(_)) => true,
+            (None, None) => false,
+            (Some(_), None) => return Err(self.value("admin.key", "a certificate needs its key")),
+            (None, Some(_)) => return Err(self.value("admin.certificate", "a key needs its certificate")),
+        };
+        let guarded = tls && admin.token_file.is_some();
+        if !admin.listen.ip().is_loopback() && !guarded && !admin.insecure {
+            let fix = format!(
+                "{} can be reached by others: give certificate, key and token_file, or listen on 127.0.0.1; \
+                 `insecure = true` does without",
+                admin.listen
+            );
+            return Err(self.value("admin.listen", fix));
+        }
+        Ok(())
+    }
+
+    pub(super) fn network(&self, network: &NetworkConfig) -> Result<(), ConfigError> {
+        match network {
+            NetworkConfig::Dpdk(dpdk) => {
+                if dpdk.addresses.is_empty() {
+                    return Err(
+                        self.value("network.addresses", "give at least one, such as [\"10.77.0.1/24\"]")
+                    );
+                }
+                let least = u32::from(dpdk.rx_descriptors) + MBUFS_BESIDE_RX;
+                if let Some(mbufs) = dpdk.mbufs.filter(|mbufs| *mbufs < least) {
+                    let fix = format!(
+                        "{mbufs} buffers are too few for {} receive descriptors; give at least {least}, or leave it out",
+                        dpdk.rx_descriptors
+                    );
+                    return Err(self.value("network.mbufs", fix));
+                }
+                Ok(())
+            }
+            NetworkConfig::KernelUdp(kernel) if kernel.listen.is_empty() => {
+                Err(self.value("network.listen", "give at least one address, such as [\"0.0.0.0:4433\"]"))
+            }
+            NetworkConfig::KernelUdp(kernel) => self.listen(&kernel.listen),
+        }
+    }
+
+    /// How the numbers of `[quic]` stand to each other and to the port.
+    pub(super) fn quic(&self, quic: &QuicConfig, network: &NetworkConfig) -> Result<(), ConfigError> {
+        let (stream, whole) = (quic.stream_receive_window_bytes, quic.receive_window_bytes);
+        if whole < stream {
+            let fix = format!(
+                "{whole} is less than quic.stream_receive_window_bytes, {stream}: one stream would block all others; \
+                 give at least {stream}, or make the window of a stream smaller"
+            );
+            return Err(self.value("quic.receive_window_bytes", fix));
+        }
+        let (idle, keep_alive) = (quic.idle_timeout_ms, quic.keep_alive_ms);
+        if idle > 0 && keep_alive >= idle {
+            let fix = format!(
+                "{keep_alive} is not less than quic.idle_timeout_ms, {idle}: a quiet connection would end before its first \
+                 PING; give {} or less, or 0 for no PINGs",
+                idle / 3
+            );
+            return Err(self.value("quic.keep_alive_ms", fix));
+        }
+        if let NetworkConfig::Dpdk(dpdk) = network {
+            let most = quic.largest_payload(dpdk.mtu, false);
+            if quic.initial_mtu > most {
+                let fix = format!(
+                    "{} is more than a port with network.mtu = {} carries, {most}; give at most that, or 0 for what it carries",
+                    quic.initial_mtu, dpdk.mtu
+                );
+                return Err(self.value("quic.initial_mtu", fix));
+            }
+        }
+        Ok(())
+    }
+
+    /// Addresses that exclude each other. Port 0 is another port each time.
+    fn listen(&self, listen: &[SocketAddr]) -> Result<(), ConfigError> {
+        for (at, address) in listen.iter().enumerate().filter(|(_, address)| address.port() != 0) {
+            let same = |ip: IpAddr| ip.to_canonical();
+            let beside = listen[..at].iter().chain(&listen[at + 1..]).find(|other| {
+                let (ip, other_ip) = (same(address.ip()), same(other.ip()));
+                let covers = other_ip.is_unspecified() && other_ip.is_ipv4() == ip.is_ipv4();
+                other.port() == address.port() && (ip == other_ip || covers)
+            });
+            if let Some(other) = beside {
+                return Err(self.value(
+                    "network.listen",
+                    format!("{other} and {address} are one port of one address; leave one out"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn trust(&self, trust: &TrustConfig, may_be_empty: bool) -> Result<(), ConfigError> {
+        if trust.ca.is_none() && trust.node_ids.is_empty() && !may_be_empty {
+            let fix = "nobody is trusted; give `ca = \"ca.pem\"`, or `node_ids = [...]` as `stoq identity show` prints them";
+            return Err(self.value("trust", fix));
+        }
+        Ok(())
+    }
+
+    pub(super) fn peer_gateways(
+        &self,
+        peer_gateways: &[PeerGatewayConfig],
+        need_addresses: bool,
+    ) -> Result<(), ConfigError> {
+        for (index, peer_gateway) in peer_gateways.iter().enumerate() {
+            if need_addresses && peer_gateway.addresses.is_empty() {
+                let fix = format!(
+                    "{} has none; give at least one, such as [\"10.77.0.2:4433\"]",
+                    peer_gateway.node_id
+                );
+                return Err(self.value("gateway.addresses", fix));
+            }
+            let before = &peer_gateways[..index];
+            if before.iter().any(|other| other.node_id == peer_gateway.node_id) {
+                let fix = format!("{} is named twice; name every peer gateway once", peer_gateway.node_id);
+                return Err(self.value("gateway.node_id", fix));
+            }
+            let Some(name) = &peer_gateway.name else { continue };
+            // The command line takes names in lists, and beside addresses and node IDs.
+            let taken = name.parse::<SocketAddr>().is_ok() || name.parse::<NodeId>().is_ok();
+            if name.is_empty() || name.contains([',', ' ']) || taken {
+                let fix =
+                    format!("{name:?} cannot be told from something else; give one word, such as \"north\"");
+                return Err(self.value("gateway.name", fix));
+            }
+            if before.iter().any(|other| other.name.as_ref() == Some(name)) {
+                return Err(self.value("gateway.name", "two peer gateways have the same name"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn hops(&self, config: &GatewayConfig) -> Result<(), ConfigError> {
+        let bounded = config
+            .application
+            .iter()
+            .any(|app| matches!(app, ApplicationConfig::Seed(seed) if seed.capacity_bytes.is_some()));
+        if config.hops.cache == Some(true) && !bounded {
+            let fix = "needs an application of kind \"seed\" with a capacity_bytes: a cache without a bound fills the disk";
+            return Err(self.value("hops.cache", fix));
+        }
+        Ok(())
+    }
+
+    pub(super) fn capture(&self, config: &GatewayConfig) -> Result<(), ConfigError> {
+        let dpdk = matches!(config.network, NetworkConfig::Dpdk(_));
+        if config.capture.socket.is_some() && !dpdk {
+            let fix = "kernel sockets are captured by the kernel's tools, such as tcpdump; leave it out";
+            return Err(self.value("capture.socket", fix));
+        }
+        if config.capture.key_log && config.capture.socket.is_none() {
+            return Err(
+                self.value("capture.key_log", "needs capture.socket, such as \"/run/stoq/capture.sock\"")
+            );
+        }
+        Ok(())
+    }
+
+    pub(super) fn applications(&self, applications: &[ApplicationConfig]) -> Result<(), ConfigError> {
+        let mut seen = Vec::new();
+        let mut stores = 0;
+        for application in applications {
+            if let ApplicationConfig::Seed(seed) = application {
+                self.seed(seed)?;
+            }
+            stores += usize::from(matches!(application, ApplicationConfig::Seed(_)));
+            for queue in application.queues() {
+                if seen.contains(queue) {
+                    return Err(self
+                        .value("application.queues", format!("queue {queue} belongs to two applications")));
+                }
+                seen.push(*queue);
+            }
+        }
+        if stores > 1 {
+            return Err(
+                self.value("application", "two applications of kind \"seed\"; a gateway has one store")
+            );
+        }
+        Ok(())
+    }
+
+    fn seed(&self, seed: &SeedConfig) -> Result<(), ConfigError> {
+        if let (Some(capacity), Some(quota)) = (seed.capacity_bytes, seed.quota_bytes)
+            && quota > capacity
+        {
+            let fix = format!(
+                "{quota} is more than application.capacity_bytes, {capacity}; give at most that, or leave it out"
+            );
+            return Err(self.value("application.quota_bytes", fix));
+        }
+        let (default, max) = (seed.lease_default_s, seed.lease_max_s);
+        if max > 0 && default > max {
+            let fix = format!("{default} is more than application.lease_max_s, {max}; give at most that");
+            return Err(self.value("application.lease_default_s", fix));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+//! Who a node is, whom it trusts, whom it knows, and for whom it forwards.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use stoq::hop::Transit;
+use stoq::names::GatewayAddress;
+use stoq::tls::{CipherSuite, NodeId};
+
+/// A certificate and its key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentityConfig {
+    /// PEM: the certificate, then intermediates if its authority is not trusted directly.
+    pub certificate: PathBuf,
+    /// PEM: the PKCS#8 private key, readable by its owner alone.
+    pub key: PathBuf,
+}
+
+/// Whom a node trusts: at least one of the two; with both, both must hold.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrustConfig {
+    /// PEM: certificates of the authorities.
+    pub ca: Option<PathBuf>,
+    /// Node IDs, as `stoq identity show` prints them.
+    pub node_ids: Vec<NodeId>,
+    /// Gateway: whether clients must show a certificate.
+    pub client_auth: ClientAuthConfig,
+}
+
+/// Whether clients must show a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientAuthConfig {
+    /// No connection without a trusted one.
+    #[default]
+    Required,
+    /// Checked when shown.
+    Optional,
+    /// Never asked for.
+    Off,
+}
+
+/// Another gateway: for a gateway one of its peer gateways, for a client one that it may name in routes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerGatewayConfig {
+    /// What people here call it, on the command line and in logs; the wire knows no names.
+    pub name: Option<String>,
+    /// Who it is.
+    pub node_id: NodeId,
+    /// Where it is, addresses of both families or names; tried in turn. A client gives none for a gateway that it reaches through others.
+    #[serde(default)]
+    pub addresses: Vec<GatewayAddress>,
+}
+
+/// Forwarding of requests (protocol §5).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HopsConfig {
+    /// For whom: `"nobody"`, `"gateways"`, `"authenticated"` (peers that showed a trusted certificate), `"anyone"`, or a list
+    /// of node IDs.
+    pub transit: TransitConfig,
+    /// The most bytes that one forwarded request may pass, both directions together; none: what the asker allows.
+    pub budget_max_bytes: Option<u64>,
+    /// Keep payloads that pass and may be kept, in the seed store; by default where that has a `capacity_bytes`.
+    pub cache: Option<bool>,
+    /// Connections that a worker keeps to peer gateways at once; the one used longest ago makes room.
+    pub connections_max: usize,
+}
+
+impl Default for HopsConfig {
+    fn default() -> Self {
+        Self {
+            transit: TransitConfig::Class(TransitClass::Authenticated),
+            budget_max_bytes: None,
+            cache: None,
+            connections_max: stoq::limits::PEER_GATEWAY_CONNECTIONS_DEFAULT,
+        }
+    }
+}
+
+/// For whom a gateway forwards.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "`transit` is \"nobody\", \"gateways\", \"authenticated\", \"anyone\", or a list of node IDs"
+)]
+pub enum TransitConfig {
+    /// A class of peers.
+    Class(TransitClass),
+    /// These nodes.
+    Nodes(Vec<NodeId>),
+}
+
+/// A class of peers to forward for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TransitClass {
+    /// None.
+    Nobody,
+    /// Configured peer gateways.
+    Gateways,
+    /// Peers that showed a trusted certificate.
+    Authenticated,
+    /// Every peer that may connect.
+    Anyone,
+}
+
+impl TransitConfig {
+    /// As the rules of hops have it.
+    pub fn transit(&self) -> Transit {
+        match self {
+            Self::Class(TransitClass::Nobody) => Transit::Nobody,
+            Self::Class(TransitClass::Gateways) => Transit::Gateways,
+            Self::Class(TransitClass::Authenticated) => Transit::Authenticated,
+            Self::Class(TransitClass::Anyone) => Transit::Anyone,
+            Self::Nodes(nodes) => Transit::Listed(nodes.iter().copied().collect()),
+        }
+    }
+}
+
+/// TLS policy.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// Only X25519MLKEM768; peers without it are refused.
+    pub require_post_quantum: bool,
+    /// Accept certificates with classical (ECDSA, Ed25519) signatures.
+    pub allow_classical_peers: bool,
+    /// Which AEAD is offered first.
+    pub cipher: CipherSuite,
+    /// Take early data (0-RTT) of what does no harm when it is replayed: small FETCHes, LOCATE, messages for queues that are
+    /// marked `replay_safe`.
+    pub early_data: bool,
+}
+
+impl Default for TlsConfig {
+    fn default() -> Self {
+        Self {
+            require_post_quantum: true,
+            allow_classical_peers: false,
+            cipher: CipherSuite::Aes128Gcm,
+            early_data: true,
+        }
+    }
+}

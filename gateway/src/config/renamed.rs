@@ -1,0 +1,160 @@
+//! Keys that had another name before: an old name is refused with the new one.
+
+use toml::{Table, Value};
+
+/// A key that has a new name.
+struct Renamed {
+    /// The old key, with its section.
+    old: &'static str,
+    /// What under the old key counts as the old key.
+    kind: Kind,
+    /// What to write instead.
+    new: &'static str,
+}
+
+enum Kind {
+    /// Any value.
+    Any,
+    /// A string: another type under this key is another key.
+    Text,
+    /// This string: the value has the new name, and the key stays.
+    Only(&'static str),
+}
+
+/// The old keys of both files.
+const RENAMED: &[Renamed] = &[
+    Renamed { old: "neighbor", kind: Kind::Any, new: "[[gateway]]" },
+    Renamed { old: "hops.transit", kind: Kind::Only("neighbors"), new: "\"gateways\"" },
+];
+
+/// The old keys of a client's file alone.
+const RENAMED_OF_CLIENTS: &[Renamed] = &[Renamed { old: "gateway", kind: Kind::Text, new: "connect" }];
+
+/// Whose file it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    Gateway,
+    Client,
+}
+
+fn renamed(owner: Owner) -> impl Iterator<Item = &'static Renamed> {
+    let of_clients = if owner == Owner::Client { RENAMED_OF_CLIENTS } else { &[] };
+    RENAMED.iter().chain(of_clients)
+}
+
+/// Looks for old names in a file.
+///
+/// # Errors
+/// The first old key, and its new name.
+pub(super) fn check_names(file: &Table, owner: Owner) -> Result<(), (String, String)> {
+    match renamed(owner).find(|renamed| renamed.is_in(file, renamed.old)) {
+        Some(Renamed { old, kind: Kind::Only(value), new }) => {
+            Err(((*old).into(), format!("{value:?} has another name now; write {new}")))
+        }
+        Some(Renamed { old, new, .. }) => {
+            Err(((*old).into(), format!("it has another name now; write `{new}` instead of `{old}`")))
+        }
+        None => Ok(()),
+    }
+}
+
+impl Renamed {
+    fn is_in(&self, table: &Table, path: &str) -> bool {
+        let (name, rest) = path.split_once('.').map_or((path, None), |(name, rest)| (name, Some(rest)));
+        match (table.get(name), rest) {
+            (Some(value), None) => match self.kind {
+                Kind::Any => true,
+                Kind::Text => value.is_str(),
+                Kind::Only(old) => value.as_str() == Some(old),
+            },
+            (Some(Value::Table(inner)), Some(rest)) => self.is_in(inner, rest),
+            (Some(Value::Array(inner)), Some(rest)) => {
+                inner.iter().filter_map(Value::as_table).any(|inner| self.is_in(inner, rest))
+            }
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{load_client, load_gateway};
+    use std::io::Write;
+
+    /// A file that has only this key, in tables or in arrays of tables.
+    fn with(path: &str, value: Value, in_arrays: bool) -> Table {
+        let (name, value) = match path.split_once('.') {
+            Some((name, rest)) => {
+                let inner = Value::Table(with(rest, value, in_arrays));
+                (name, if in_arrays { Value::Array(vec![inner]) } else { inner })
+            }
+            None => (path, value),
+        };
+        Table::from_iter([(name.to_owned(), value)])
+    }
+
+    fn refusal(file: &Table, owner: Owner) -> String {
+        let mut written = tempfile::NamedTempFile::new().unwrap();
+        written.write_all(file.to_string().as_bytes()).unwrap();
+        match owner {
+            Owner::Gateway => load_gateway(written.path()).map(drop),
+            Owner::Client => load_client(written.path()).map(drop),
+        }
+        .expect_err("the file lacks every section that is needed")
+        .to_string()
+    }
+
+    #[test]
+    fn every_old_name_is_refused_with_the_new_one_by_the_readers_of_both_files() {
+        let mut seen = 0;
+        for owner in [Owner::Gateway, Owner::Client] {
+            for entry in renamed(owner) {
+                let value = match entry.kind {
+                    Kind::Any => Value::Integer(1),
+                    Kind::Text => "x".into(),
+                    Kind::Only(value) => value.into(),
+                };
+                for in_arrays in [false, true] {
+                    let error = refusal(&with(entry.old, value.clone(), in_arrays), owner);
+                    let key = format!("key `{}`: ", entry.old);
+                    assert!(error.contains(&key) && error.contains(entry.new), "{error}");
+                    assert!(error.contains("has another name now"), "{error}");
+                }
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, 2 * RENAMED.len() + RENAMED_OF_CLIENTS.len());
+    }
+
+    #[test]
+    fn what_is_named_today_is_not_taken_for_an_old_name() {
+        for example in
+            [include_str!("../../../configs/gateway.toml"), include_str!("../../../configs/client.toml")]
+        {
+            for owner in [Owner::Gateway, Owner::Client] {
+                assert_eq!(check_names(&example.parse().unwrap(), owner), Ok(()));
+            }
+        }
+        let gateways = Table::from_iter([("gateway".to_owned(), Value::Array(Vec::new()))]);
+        assert_eq!(check_names(&gateways, Owner::Client), Ok(()), "a section, not the address of before");
+        let transit = with("hops.transit", "gateways".into(), false);
+        assert_eq!(check_names(&transit, Owner::Gateway), Ok(()));
+    }
+
+    #[test]
+    fn every_new_name_stands_in_the_examples() {
+        let examples = concat!(
+            include_str!("../../../configs/gateway.toml"),
+            include_str!("../../../configs/client.toml")
+        );
+        for entry in renamed(Owner::Client) {
+            let name = entry.new.rsplit('.').next().unwrap();
+            let shown = |line: &str| {
+                let line = line.trim_start_matches("# ");
+                line == name || line.starts_with(&format!("{name} = ")) || line.contains(&format!(" {name},"))
+            };
+            assert!(examples.lines().any(shown), "{name}");
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Log lines on standard error, as text or JSON. Lines of one place in the code past `lines_per_s` a second are left out and
+//! counted: peers can trigger lines, and must not fill a disk with them. A thread of its own writes them: a reader that does not read
+//! loses lines and stops nothing.
+
+mod writer;
+
+use crate::config::{LogConfig, LogFormat};
+use anyhow::Context as _;
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::File;
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+use stoq::limits::LOG_FLUSH_MS_MAX;
+use tracing::callsite::Identifier;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry::{LookupSpan, Registry};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, reload};
+use writer::Queue;
+
+/// The environment variable that overrides the configured level.
+const LEVEL_VARIABLE: &str = "STOQ_LOG";
+
+/// What changes the logging of this process while it runs.
+static RUNNING: OnceLock<Running> = OnceLock::new();
+
+struct Running {
+    level: reload::Handle<EnvFilter, Registry>,
+    limit: Arc<Limit>,
+    queue: Queue,
+}
+
+/// A level that was read and can be put into effect.
+pub struct Level(EnvFilter);
+
+/// Reads the level of a configuration.
+///
+/// # Errors
+/// When it is none.
+pub fn level(config: &LogConfig) -> anyhow::Result<Level> {
+    let level = std::env::var(LEVEL_VARIABLE).unwrap_or_else(|_| config.level.clone());
+    let filter = EnvFilter::try_new(&level).map_err(|error| {
+        anyhow::anyhow!(
+            "log level `{level}`: {error}; use error, warn, info, debug or trace, or module=level"
+        )
+    })?;
+    Ok(Level(filter))
+}
+
+/// Starts logging for the process.
+///
+/// # Errors
+/// When the level cannot be read, or no thread can be started.
+pub fn start(config: &LogConfig) -> anyhow::Result<()> {
+    let (filter, handle) = reload::Layer::new(level(config)?.0);
+    let limit = Arc::new(Limit::new(config.lines_per_s));
+    let stderr = std::io::stderr();
+    let out = stderr.as_fd().try_clone_to_owned().context("log: standard error")?;
+    let queue = Queue::start(File::from(out)).context("log: the thread that writes it")?;
+    let lines = tracing_subscriber::fmt::layer()
+        .with_ansi(stderr.is_terminal())
+        .with_writer(queue.clone())
+        // It would panic where nobody reads standard error any more, and a thread of the gateway with it.
+        .log_internal_errors(false);
+    let format = |json| Counted { limit: limit.clone(), json, inner: tracing_subscriber::fmt::format() };
+    let lines = match config.format {
+        LogFormat::Text => lines.event_format(format(false)).boxed(),
+        LogFormat::Json => lines.json().map_event_format(|inner| format(true).of(inner)).boxed(),
+    };
+    let registry = tracing_subscriber::registry().with(filter).with(Limited(limit.clone())).with(lines);
+    // A second start in one process (tests) keeps the first.
+    if registry.try_init().is_ok() {
+        let _ = RUNNING.set(Running { level: handle, limit, queue });
+    }
+    Ok(())
+}
+
+/// Puts another level and another bound into effect.
+pub fn renew(level: Level, config: &LogConfig) {
+    if let Some(running) = RUNNING.get() {
+        running.limit.lines_per_s.store(config.lines_per_s, Ordering::Relaxed);
+        if let Err(error) = running.level.reload(level.0) {
+            tracing::error!(%error, "the log level cannot be changed");
+        }
+    }
+}
+
+/// Waits until standard error has taken every log line, for [`LOG_FLUSH_MS_MAX`] at the most. Call it before the process ends.
+pub fn flush() {
+    if let Some(running) = RUNNING.get() {
+        running.queue.flush(Duration::from_millis(LOG_FLUSH_MS_MAX));
+    }
+}
+
+/// Has panics said in the log and not on standard error, where a reader that does not read would keep the process from its end.
+pub fn say_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let (thread, place) = (thread.name().unwrap_or("unnamed"), panic.location().map(ToString::to_string));
+        let trace = std::backtrace::Backtrace::capture();
+        let message = panic.payload_as_str().unwrap_or("of no text");
+        tracing::error!(thread, place, %trace, "panic: {message}");
+        flush();
+    }));
+}
+
+/// Lines lost since the start, those of DPDK's own log among them, because standard error did not take them in time or at all.
+pub fn lines_lost() -> u64 {
+    let own = RUNNING.get().map_or(0, |running| running.queue.lost());
+    #[cfg(feature = "dpdk")]
+    let own = own + dpdk::log_writes_lost();
+    own
+}
+
+/// Lines left out since the start.
+pub fn lines_left_out() -> u64 {
+    RUNNING.get().map_or(0, |running| running.limit.left_out.load(Ordering::Relaxed))
+}
+
+/// How many lines each place in the code may say.
+struct Limit {
+    /// In a second; 0: as many as it likes.
+    lines_per_s: AtomicU32,
+    sites: Mutex<HashMap<Identifier, Site>>,
+    /// Lines left out, all places together.
+    left_out: AtomicU64,
+}
+
+/// One place that says lines.
+struct Site {
+    second: Instant,
+    lines: u32,
+    left_out: u64,
+}
+
+impl Limit {
+    fn new(lines_per_s: u32) -> Self {
+        Self { lines_per_s: lines_per_s.into(), sites: Mutex::default(), left_out: AtomicU64::new(0) }
+    }
+
+    fn admits(&self, site: Identifier, now: Instant) -> bool {
+        let lines_per_s = self.lines_per_s.load(Ordering::Relaxed);
+        if lines_per_s == 0 {
+            return true;
+        }
+        let mut sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
+        let site = sites.entry(site).or_insert(Site { second: now, lines: 0, left_out: 0 });
+        if now.saturating_duration_since(site.second) >= Duration::from_secs(1) {
+            (site.second, site.lines) = (now, 0);
+        }
+        let admitted = site.lines < lines_per_s;
+        if admitted {
+            site.lines += 1;
+        } else {
+            site.left_out += 1;
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+        admitted
+    }
+
+    fn take_left_out(&self, site: &Identifier) -> u64 {
+        let mut sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
+        sites.get_mut(site).map_or(0, |site| std::mem::take(&mut site.left_out))
+    }
+}
+
+struct Limited(Arc<Limit>);
+
+impl<S: Subscriber> Layer<S> for Limited {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
+        // Peers trigger nothing on these threads, and what the main thread says once a worker must not be cut.
+        matches!(std::thread::current().name(), Some("main" | writer::THREAD))
+            || self.0.admits(event.metadata().callsite(), Instant::now())
+    }
+}
+
+/// A format that says how many lines were left out before the one that it writes.
+struct Counted<F> {
+    limit: Arc<Limit>,
+    json: bool,
+    inner: F,
+}
+
+impl<F> Counted<F> {
+    fn of<G>(self, inner: G) -> Counted<G> {
+        Counted { limit: self.limit, json: self.json, inner }
+    }
+}
+
+impl<S, N, F> FormatEvent<S, N> for Counted<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        cx: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let left_out = self.limit.take_left_out(&event.metadata().callsite());
+        if left_out > 0 {
+            let (level, target) = (event.metadata().level(), event.metadata().target());
+            if self.json {
+                // Targets are paths of modules: nothing in them has to be escaped.
+                write!(writer, "{{\"level\":\"{level}\",\"target\":\"{target}\",")?;
+                writeln!(
+                    writer,
+                    "\"fields\":{{\"message\":\"lines like the next were left out\",\"left_out\":{left_out}}}}}"
+                )?;
+            } else {
+                writeln!(writer, "{level} {target}: lines like the next were left out left_out={left_out}")?;
+            }
+        }
+        self.inner.format_event(cx, writer, event)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+    use tracing_subscriber::fmt::MakeWriter;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl MakeWriter<'_> for Lines {
+        type Writer = Self;
+
+        fn make_writer(&self) -> Self {
+            self.clone()
+        }
+    }
+
+    #[test]
+    fn a_place_that_says_too_much_is_cut_and_counted() {
+        let limit = Arc::new(Limit::new(3));
+        let lines = Lines::default();
+        let format =
+            Counted { limit: limit.clone(), json: true, inner: tracing_subscriber::fmt::format().json() };
+        let layer = tracing_subscriber::fmt::layer().json().with_writer(lines.clone()).event_format(format);
+        let subscriber = tracing_subscriber::registry().with(Limited(limit.clone())).with(layer);
+        tracing::subscriber::with_default(subscriber, || {
+            let say = |number: u32| tracing::warn!(number, "a peer did it");
+            (0..10).for_each(say);
+            tracing::warn!("another place");
+            let mut sites = limit.sites.lock().unwrap();
+            sites.values_mut().for_each(|site| site.second -= Duration::from_secs(1));
+            drop(sites);
+            say(10);
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let told: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let numbers: Vec<_> = told.iter().filter_map(|line| line["fields"]["number"].as_u64()).collect();
+        assert_eq!(numbers, [0, 1, 2, 10], "{text}");
+        assert_eq!(told[4]["fields"]["left_out"], 7, "{text}");
+        assert!(text.contains("another place"));
+        assert_eq!(limit.left_out.load(Ordering::Relaxed), 7);
+    }
+
+    #[test]
+    fn without_a_bound_everything_is_said() {
+        let limit = Limit::new(0);
+        let site = Identifier(&SITE);
+        assert!((0..1000).all(|_| limit.admits(site.clone(), Instant::now())));
+    }
+
+    struct Place;
+    static SITE: Place = Place;
+
+    impl tracing::Callsite for Place {
+        fn set_interest(&self, _: tracing::subscriber::Interest) {}
+
+        fn metadata(&self) -> &tracing::Metadata<'_> {
+            unreachable!("nobody asks")
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! What the executables print, and how they end where nobody takes it.
+//!
+//! `println!` and `eprintln!` panic when their stream is closed or full, and a panic aborts a release build. So nothing else in this
+//! project prints (`clippy::print_stdout` and `clippy::print_stderr` are denied): a failure of standard output ends a tool as it ends
+//! other tools, and a failure of standard error ends nothing.
+
+use clap::error::ErrorKind;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use stoq::client::was_closed;
+
+/// The exit code of a tool whose reader has gone: what a shell shows of a program that SIGPIPE ended.
+const READER_GONE: u8 = 141;
+
+/// What a pipe that is writable takes without blocking (`PIPE_BUF`), bytes.
+const PIPE_BYTES: usize = 4096;
+
+/// Standard output does not take what a tool prints.
+#[derive(Debug, thiserror::Error)]
+pub enum OutputError {
+    /// Its reader has gone. Not worth a word: `| head -1` has what it wanted.
+    #[error("nobody reads standard output any more")]
+    ReaderGone,
+    /// The disk is full, or what else the system says.
+    #[error("standard output cannot be written: {0}; free the disk, or send it elsewhere")]
+    Failed(io::Error),
+}
+
+impl From<io::Error> for OutputError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::ReaderGone,
+            _ => Self::Failed(error),
+        }
+    }
+}
+
+/// Prints a line on standard output.
+///
+/// # Errors
+/// Standard output is closed or full.
+pub fn line(text: impl Display) -> Result<(), OutputError> {
+    let written = write_all(io::stdout().as_fd(), format!("{text}\n").as_bytes(), None);
+    written.map_err(OutputError::from)
+}
+
+/// Prints what work has given: a token, figures. Where standard output does not take it, standard error gets it, with what is
+/// `done` already, so that nothing has to be done again for it. The same where standard output was closed when the process started.
+///
+/// # Errors
+/// Standard output is closed by its reader, or full.
+pub fn result(text: impl Display, done: &str) -> Result<(), OutputError> {
+    if was_closed(io::stdout().as_fd()) {
+        note(format_args!("{done}; standard output is closed, so here it is:\n{text}"));
+        return Ok(());
+    }
+    line(&text).inspect_err(|_| note(format_args!("{done}; standard output did not take this:\n{text}")))
+}
+
+/// Prints a line on standard error, if anybody takes it.
+pub fn note(text: impl Display) {
+    let _ = write_all(io::stderr().as_fd(), format!("{text}\n").as_bytes(), None);
+}
+
+/// Ends the process as a command line asks that gives no command: `--help` and `--version` with exit code 0, a wrong usage with 2.
+pub fn refuse(refused: &clap::Error, program: &str) -> ! {
+    let printed = refused.print().and_then(|()| io::stdout().flush());
+    let code = match (printed, refused.kind()) {
+        (Ok(()), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => 0,
+        (Err(error), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            failed(program, &OutputError::from(error).into())
+        }
+        _ => 2,
+    };
+    std::process::exit(code.into())
+}
+
+/// Says on standard error why `program` failed; gives its exit code, which is 1, or 141 where the reader of its output has gone:
+/// then there is nothing to say.
+pub fn failed(program: &str, error: &anyhow::Error) -> u8 {
+    explain(program, error, None)
+}
+
+/// The same, for no longer than `limit`: a gateway must end, even where nobody reads why.
+pub fn failed_within(program: &str, error: &anyhow::Error, limit: Duration) -> u8 {
+    explain(program, error, Some(Instant::now() + limit))
+}
+
+fn explain(program: &str, error: &anyhow::Error, deadline: Option<Instant>) -> u8 {
+    if let Some(OutputError::ReaderGone) = error.downcast_ref() {
+        return READER_GONE;
+    }
+    let _ = write_all(io::stderr().as_fd(), format!("{program}: {error:#}\n").as_bytes(), deadline);
+    1
+}
+
+/// How a tool ends that printed and did nothing else.
+pub fn exit(program: &str, printed: Result<ExitCode, OutputError>) -> ExitCode {
+    printed.unwrap_or_else(|error| failed(program, &error.into()).into())
+}
+
+/// Writes all of it, to a descriptor that may have been made non-blocking by another process.
+fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8], deadline: Option<Instant>) -> io::Result<()> {
+    while !bytes.is_empty() {
+        // Where there is a deadline, nothing may block: a pipe with room takes this many bytes at once.
+        let len = if deadline.is_some() { bytes.len().min(PIPE_BYTES) } else { bytes.len() };
+        if let Some(deadline) = deadline
+            && !is_writable(to, Some(deadline))?
+        {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        match rustix::io::write(to, &bytes[..len]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = &bytes[written..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => drop(is_writable(to, deadline)?),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Waits until something can be written, or the reader has gone; false at the deadline.
+pub(crate) fn is_writable(to: BorrowedFd<'_>, deadline: Option<Instant>) -> io::Result<bool> {
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        match poll(&mut [PollFd::new(&to, PollFlags::OUT)], left.as_ref()) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

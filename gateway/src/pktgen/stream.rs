@@ -1,0 +1,237 @@
+//! Messages at a rate on many connections, to an application that counts and drops them.
+
+use super::Pace;
+use bytes::Bytes;
+use std::net::SocketAddr;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+use stoq::application::Application;
+use stoq::queue::{AppPort, Command, ConnectionEvent, ConnectionId, Credit, Delivery};
+
+/// Messages made in one turn.
+const TURN_LEN_MAX: u64 = 64;
+
+/// Opens connections, then sends messages at a rate on each in turn to a [`stoq::application::Discard`], and asks it at the end
+/// what has arrived.
+///
+/// Streams lose nothing: a path that is too slow shows as messages that flow control did not take, which are `refused`.
+#[derive(Debug)]
+pub struct Stream {
+    plan: StreamPlan,
+    message: Bytes,
+    connections: Vec<Link>,
+    asked: usize,
+    /// Whose turn it is.
+    next: usize,
+    begun: Option<Instant>,
+    pace: Option<Pace>,
+    ended: Option<Instant>,
+    report: StreamReport,
+    reports: Option<Sender<StreamReport>>,
+}
+
+/// What messages are to be sent.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamPlan {
+    /// Where a discard application has [`StreamPlan::queue`].
+    pub remote: SocketAddr,
+    /// Its queue.
+    pub queue: u64,
+    /// Bytes of each message.
+    pub message_bytes: usize,
+    /// Connections, which send in turn.
+    pub connections: usize,
+    /// Messages a second, all connections together; 0: as many as flow control takes.
+    pub rate_per_s: f64,
+    /// How many in all; none: as many as the time allows.
+    pub count: Option<u64>,
+    /// How long they are sent, at the most.
+    pub duration: Duration,
+    /// How long the connections may take to come up, and the far side to count what is on its way when the time is over.
+    pub patience: Duration,
+}
+
+#[derive(Debug)]
+struct Link {
+    id: ConnectionId,
+    credit: Credit,
+    counted: bool,
+    /// Asked for its count.
+    asked: bool,
+}
+
+/// What came of the messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StreamReport {
+    /// Connections that came up.
+    pub connections: u64,
+    /// Messages that the rate asked for; without a rate, those that were sent.
+    pub intended: u64,
+    /// Taken by the connections.
+    pub sent: u64,
+    /// Not taken in time: flow control or congestion control of every connection held them back.
+    pub refused: u64,
+    /// Never made in time: this side was too slow.
+    pub late: u64,
+    /// Counted by the far side.
+    pub received: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
+    /// From the first message to the end of the sending.
+    pub elapsed: Duration,
+    /// From there to the last count: how long what was on its way took.
+    pub drain: Duration,
+    /// Why it is not whole.
+    pub failure: Option<String>,
+}
+
+impl Stream {
+    /// One by this plan.
+    pub fn new(plan: StreamPlan, reports: Sender<StreamReport>) -> Self {
+        Self {
+            plan,
+            message: Bytes::from(vec![0x5a; plan.message_bytes]),
+            connections: Vec::with_capacity(plan.connections),
+            asked: 0,
+            next: 0,
+            begun: None,
+            pace: None,
+            ended: None,
+            report: StreamReport::default(),
+            reports: Some(reports),
+        }
+    }
+
+    fn hear(&mut self, port: &mut AppPort) -> bool {
+        let mut worked = false;
+        while let Some(delivery) = port.receive() {
+            worked = true;
+            match delivery {
+                Delivery::Connection(id, ConnectionEvent::Connected { credit, tag: Some(_), .. }) => {
+                    self.connections.push(Link { id, credit, counted: false, asked: false });
+                }
+                Delivery::Connection(connection, ConnectionEvent::Message { payload, .. }) => {
+                    let link = self.connections.iter_mut().find(|link| link.id == connection);
+                    if let (Some(link), Ok(count)) = (link, <[u8; 16]>::try_from(&payload.to_bytes()[..])) {
+                        let count = u128::from_be_bytes(count);
+                        link.counted = true;
+                        self.report.received_bytes += (count >> 64) as u64;
+                        self.report.received += count as u64;
+                    }
+                }
+                Delivery::ConnectFailed { reason, .. }
+                | Delivery::Connection(_, ConnectionEvent::Closed { reason }) => {
+                    self.report.failure.get_or_insert(reason);
+                }
+                _ => {}
+            }
+        }
+        worked
+    }
+
+    fn connect(&mut self, port: &mut AppPort) -> bool {
+        let before = self.asked;
+        while self.asked < self.plan.connections {
+            let command = Command::Connect { tag: self.asked as u64, remote: self.plan.remote, early: false };
+            if port.send(command).is_err() {
+                break;
+            }
+            self.asked += 1;
+        }
+        self.asked > before
+    }
+
+    fn send(&mut self, now: Instant, port: &mut AppPort) -> bool {
+        let pace = self.pace.get_or_insert_with(|| Pace::new(self.plan.rate_per_s, now));
+        let left = self.plan.count.map_or(u64::MAX, |count| count - self.report.sent);
+        let due = pace.due(now, left.min(TURN_LEN_MAX));
+        let (mut sent, mut full) = (0, 0);
+        while sent < due && full < self.connections.len() {
+            let Link { id, credit, .. } = &self.connections[self.next];
+            self.next = (self.next + 1) % self.connections.len();
+            match port.send_message(*id, credit, self.plan.queue, self.message.clone()) {
+                Ok(()) => (sent, full) = (sent + 1, 0),
+                Err(_) => full += 1,
+            }
+        }
+        pace.made(sent);
+        self.report.sent += sent;
+        let given_up = pace.give_up(now);
+        // Only what every connection held back is the path's doing.
+        if full >= self.connections.len() {
+            self.report.refused += given_up;
+        } else {
+            self.report.late += given_up;
+        }
+        sent > 0
+    }
+
+    /// Asks each connection for what arrived by it: an empty message, after all others on the same stream.
+    fn ask(&mut self, port: &mut AppPort) -> bool {
+        let mut worked = false;
+        for link in self.connections.iter_mut().filter(|link| !link.asked) {
+            link.asked = port.send_message(link.id, &link.credit, self.plan.queue, Bytes::new()).is_ok();
+            worked |= link.asked;
+        }
+        worked
+    }
+
+    fn finish(&mut self, now: Instant) {
+        self.report.connections = self.connections.len() as u64;
+        if let Some(ended) = self.ended {
+            self.report.drain = now - ended;
+        }
+        if let Some(reports) = self.reports.take() {
+            // A receiver that is gone wants no report.
+            let _ = reports.send(std::mem::take(&mut self.report));
+        }
+    }
+}
+
+impl Application for Stream {
+    fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool {
+        let mut worked = self.hear(port);
+        if self.reports.is_none() {
+            return worked;
+        }
+        let begun = *self.begun.get_or_insert(now);
+        if self.report.failure.is_some() {
+            self.finish(now);
+            return true;
+        }
+        if self.connections.len() < self.plan.connections {
+            worked |= self.connect(port);
+            if now >= begun + self.plan.patience {
+                self.report.failure = Some("not every connection came up in time".into());
+            }
+            return worked;
+        }
+        if self.ended.is_none() {
+            // In the last turn too, or what is due by now would count as not sent.
+            worked |= self.send(now, port);
+            let started = self.pace.as_ref().map(Pace::started);
+            let counted = self.plan.count == Some(self.report.sent);
+            if !counted && started.is_none_or(|started| now < started + self.plan.duration) {
+                return worked;
+            }
+        }
+        let ended = *self.ended.get_or_insert(now);
+        if let (Some(pace), true) = (&self.pace, ended == now) {
+            self.report.elapsed = now - pace.started();
+            self.report.intended = pace.intended(now).unwrap_or(self.report.sent);
+        }
+        worked |= self.ask(port);
+        if self.connections.iter().all(|link| link.counted) {
+            self.finish(now);
+        } else if now >= ended + self.plan.patience {
+            self.report.failure = Some("the far side did not count in time".into());
+        }
+        worked
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.reports.as_ref()?;
+        let waits = self.ended.or(self.begun).map(|at| at + self.plan.patience);
+        if self.ended.is_some() { waits } else { self.pace.as_ref().map_or(waits, Pace::next) }
+    }
+}

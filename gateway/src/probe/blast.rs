@@ -1,0 +1,129 @@
+//! The goodput of messages.
+
+use super::links::Up;
+use super::{Links, Remotes, Report, Width};
+use bytes::Bytes;
+use std::sync::mpsc::Sender;
+use std::time::Instant;
+use stoq::application::Application;
+use stoq::queue::{AppPort, ConnectionEvent, Delivery};
+
+/// Sends messages as fast as flow control lets it, to a [`stoq::application::Discard`] that counts them.
+#[derive(Debug)]
+pub struct Blast {
+    queue: u64,
+    message: Bytes,
+    width: Width,
+    bytes: u64,
+    links: Links,
+    lanes: Vec<Lane>,
+    /// The lane whose turn it is.
+    turn: usize,
+    started: Option<Instant>,
+    answers: usize,
+    counted: (u64, u64),
+}
+
+/// One stream of messages: those of a queue travel on one.
+#[derive(Debug)]
+struct Lane {
+    up: usize,
+    queue: u64,
+    bytes_left: u64,
+    asked: bool,
+}
+
+impl Blast {
+    /// Sends `bytes` in all, in messages of `message_bytes`, to the discarding application on `queue`; with more streams than
+    /// one to as many queues from there on, which must be the same application's.
+    pub fn new(
+        remotes: impl Into<Remotes>,
+        queue: u64,
+        message_bytes: usize,
+        bytes: u64,
+        width: Width,
+        reports: Sender<Report>,
+    ) -> Self {
+        let message = Bytes::from(vec![0x5a; message_bytes]);
+        let links = Links::new(remotes, width.connections, reports);
+        let (lanes, turn, started, answers, counted) = (Vec::new(), 0, None, 0, (0, 0));
+        Self { queue, message, width, bytes, links, lanes, turn, started, answers, counted }
+    }
+
+    fn start(&mut self, now: Instant) {
+        if self.started.is_some() {
+            return;
+        }
+        self.started = Some(now);
+        let count = self.width.lanes() as u64;
+        let lane = |index: u64| Lane {
+            up: (index / self.width.streams as u64) as usize,
+            queue: self.queue + index % self.width.streams as u64,
+            bytes_left: self.bytes / count + u64::from(index < self.bytes % count),
+            asked: false,
+        };
+        self.lanes = (0..count).map(lane).collect();
+    }
+
+    /// Lanes take turns, a message each, until none can go on.
+    fn send(&mut self, port: &mut AppPort) -> bool {
+        let (mut worked, mut idle) = (false, 0);
+        while idle < self.lanes.len() {
+            let lane = &mut self.lanes[self.turn];
+            let sent = lane.send(&self.links.up[lane.up], &self.message, port);
+            self.turn = (self.turn + 1) % self.lanes.len();
+            idle = if sent { 0 } else { idle + 1 };
+            worked |= sent;
+        }
+        worked
+    }
+
+    fn answered(&mut self, count: u128) {
+        self.counted.0 += (count >> 64) as u64;
+        self.counted.1 += count as u64;
+        self.answers += 1;
+        if let Some(started) = self.started
+            && self.answers == self.lanes.len()
+        {
+            let ((bytes, messages), elapsed) = (self.counted, started.elapsed());
+            self.links.report(Report::Goodput { bytes, messages, elapsed });
+        }
+    }
+}
+
+impl Lane {
+    /// Sends the next message, and after the last one an empty one: that asks the far side for its count, and comes after all
+    /// others of the same stream.
+    fn send(&mut self, up: &Up, message: &Bytes, port: &mut AppPort) -> bool {
+        if self.asked {
+            return false;
+        }
+        let len = self.bytes_left.min(message.len() as u64);
+        if port.send_message(up.connection, &up.credit, self.queue, message.slice(..len as usize)).is_err() {
+            return false;
+        }
+        self.bytes_left -= len;
+        self.asked = len == 0;
+        true
+    }
+}
+
+impl Application for Blast {
+    fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool {
+        let mut worked = self.links.dial(now, port);
+        while let Some(delivery) = port.receive() {
+            worked = true;
+            self.links.heard(&delivery);
+            if let Delivery::Connection(_, ConnectionEvent::Message { payload, .. }) = delivery
+                && let Ok(count) = <[u8; 16]>::try_from(&payload.to_bytes()[..])
+            {
+                self.answered(u128::from_be_bytes(count));
+            }
+        }
+        if self.links.is_ready() {
+            self.start(now);
+            worked |= self.send(port);
+        }
+        worked
+    }
+}

@@ -1,0 +1,261 @@
+//! The connections of one probe. Of several addresses the first that answers is taken for all of them (RFC 8305).
+
+use super::Report;
+use std::net::SocketAddr;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+use stoq::limits::ATTEMPT_DELAY_MS;
+use stoq::queue::{AppPort, Command, ConnectionCommand, ConnectionEvent, ConnectionId, Credit, Delivery};
+use stoq::tls::NodeId;
+
+/// Handshakes of one probe at once: more than a gateway takes without asking for proof of the address would only wait there.
+const DIALS_AT_ONCE: usize = 16;
+/// Set in the tags of attempts while it is not known which address answers.
+const RACE: u64 = 1 << 32;
+
+/// Where a gateway is: one address, or those of its name in the order in which they are to be tried.
+#[derive(Clone, Debug)]
+pub struct Remotes(Vec<SocketAddr>);
+
+impl From<SocketAddr> for Remotes {
+    fn from(address: SocketAddr) -> Self {
+        Self(vec![address])
+    }
+}
+
+impl From<Vec<SocketAddr>> for Remotes {
+    fn from(addresses: Vec<SocketAddr>) -> Self {
+        Self(addresses)
+    }
+}
+
+/// A connection that is up.
+#[derive(Debug)]
+pub(super) struct Up {
+    pub(super) connection: ConnectionId,
+    pub(super) node: Option<NodeId>,
+    pub(super) credit: Credit,
+}
+
+/// The connections of one probe, dialled a few at a time.
+#[derive(Debug)]
+pub(super) struct Links {
+    remotes: Vec<SocketAddr>,
+    /// The one that answers.
+    chosen: Option<SocketAddr>,
+    /// Addresses tried so far, and when the next one is.
+    tried: usize,
+    next: Option<Instant>,
+    /// Why those that failed did.
+    failures: Vec<String>,
+    /// What ends the race for those that lost it.
+    unsent: Vec<Command>,
+    wanted: usize,
+    dialled: usize,
+    pub(super) up: Vec<Up>,
+    over: bool,
+    reports: Sender<Report>,
+}
+
+impl Links {
+    pub(super) fn new(remotes: impl Into<Remotes>, wanted: usize, reports: Sender<Report>) -> Self {
+        let Remotes(remotes) = remotes.into();
+        Self {
+            chosen: if remotes.len() == 1 { remotes.first().copied() } else { None },
+            remotes,
+            tried: 0,
+            next: None,
+            failures: Vec::new(),
+            unsent: Vec::new(),
+            wanted,
+            dialled: 0,
+            up: Vec::new(),
+            over: false,
+            reports,
+        }
+    }
+
+    pub(super) fn dial(&mut self, now: Instant, port: &mut AppPort) -> bool {
+        let mut worked = false;
+        while let Some(command) = self.unsent.pop() {
+            if let Err(command) = port.send(command) {
+                self.unsent.push(command);
+                return worked;
+            }
+            worked = true;
+        }
+        let Some(remote) = self.chosen else { return self.race(now, port) };
+        while !self.over && self.dialled < self.wanted && self.dialled - self.up.len() < DIALS_AT_ONCE {
+            let tag = self.dialled as u64;
+            if port.send(Command::Connect { tag, remote, early: false }).is_err() {
+                break;
+            }
+            self.dialled += 1;
+            worked = true;
+        }
+        worked
+    }
+
+    /// Tries the next address when it is due.
+    fn race(&mut self, now: Instant, port: &mut AppPort) -> bool {
+        let due = self.wanted > 0 && !self.over && self.next.is_none_or(|at| at <= now);
+        let Some(&remote) = self.remotes.get(self.tried).filter(|_| due) else { return false };
+        let tag = RACE | self.tried as u64;
+        if port.send(Command::Connect { tag, remote, early: false }).is_err() {
+            return false;
+        }
+        self.tried += 1;
+        self.next = Some(now + Duration::from_millis(ATTEMPT_DELAY_MS));
+        true
+    }
+
+    pub(super) fn heard(&mut self, delivery: &Delivery) {
+        match delivery {
+            Delivery::Connection(connection, ConnectionEvent::Connected { tag, node, credit, .. }) => {
+                if let Some(tag) = tag.filter(|tag| tag & RACE != 0)
+                    && !self.won(tag)
+                {
+                    return self.unsent.push(Command::On(*connection, ConnectionCommand::Disconnect));
+                }
+                self.up.push(Up { connection: *connection, node: *node, credit: credit.clone() });
+                if self.is_ready() {
+                    self.report(Report::Connected);
+                }
+            }
+            Delivery::ConnectFailed { tag, reason } if tag & RACE != 0 => self.lost(*tag, reason),
+            Delivery::ConnectFailed { reason, .. } => self.fail(reason.clone()),
+            Delivery::Connection(connection, ConnectionEvent::Closed { reason })
+                if self.up.iter().any(|up| up.connection == *connection) =>
+            {
+                self.fail(reason.clone());
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether this attempt is the first that is up; the others are then given up.
+    fn won(&mut self, tag: u64) -> bool {
+        if self.chosen.is_some() {
+            return false;
+        }
+        self.chosen = self.remotes.get((tag & !RACE) as usize).copied();
+        self.dialled = 1;
+        let others = (0..self.tried as u64).map(|at| RACE | at).filter(|&other| other != tag);
+        self.unsent.extend(others.map(|tag| Command::Abandon { tag }));
+        true
+    }
+
+    fn lost(&mut self, tag: u64, reason: &str) {
+        if self.chosen.is_some() {
+            return;
+        }
+        self.next = None;
+        if let Some(remote) = self.remotes.get((tag & !RACE) as usize) {
+            self.failures.push(format!("{remote}: {reason}"));
+        }
+        if self.failures.len() == self.remotes.len() {
+            self.fail(self.failures.join("; "));
+        }
+    }
+
+    /// Every connection is up, and none was lost.
+    pub(super) fn is_ready(&self) -> bool {
+        !self.over && self.wanted > 0 && self.up.len() == self.wanted
+    }
+
+    pub(super) fn fail(&mut self, reason: String) {
+        self.over = true;
+        self.report(Report::Failed(reason));
+    }
+
+    /// A receiver that is gone wants no more reports.
+    pub(super) fn report(&self, report: Report) {
+        let _ = self.reports.send(report);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quinn_proto::Side;
+    use std::sync::mpsc::{Receiver, channel};
+    use stoq::queue::{Sleeper, WorkerPort, rings};
+
+    const LOST: ConnectionId = ConnectionId { worker: 0, slot: 1, generation: 1 };
+    const WON: ConnectionId = ConnectionId { worker: 0, slot: 2, generation: 1 };
+
+    struct Bench {
+        links: Links,
+        app: AppPort,
+        worker: WorkerPort,
+        heard: Receiver<Report>,
+    }
+
+    fn bench(wanted: usize) -> Bench {
+        let (reports, heard) = channel();
+        let remotes: Vec<_> = (1..=2).map(|host| SocketAddr::from(([192, 0, 2, host], 4433))).collect();
+        let (app, worker) = rings(Sleeper::default().waker());
+        Bench { links: Links::new(remotes, wanted, reports), app, worker, heard }
+    }
+
+    impl Bench {
+        fn dialled(&mut self, now: Instant) -> Option<(u64, u8)> {
+            self.links.dial(now, &mut self.app);
+            match self.worker.command()? {
+                Command::Connect { tag, remote: SocketAddr::V4(at), .. } => Some((tag, at.ip().octets()[3])),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn up(&mut self, connection: ConnectionId, tag: u64) {
+            let connected = ConnectionEvent::Connected {
+                tag: Some(tag),
+                side: Side::Client,
+                node: None,
+                peer_gateway: false,
+                remote: SocketAddr::from(([192, 0, 2, 1], 4433)),
+                credit: Credit::default(),
+            };
+            self.links.heard(&Delivery::Connection(connection, connected));
+        }
+    }
+
+    #[test]
+    fn the_first_address_that_answers_is_taken_for_every_connection() {
+        let mut now = Instant::now();
+        let mut bench = bench(2);
+        let (slow, first) = bench.dialled(now).unwrap();
+        assert_eq!((first, bench.dialled(now)), (1, None));
+        now += Duration::from_millis(ATTEMPT_DELAY_MS);
+        let (fast, second) = bench.dialled(now).unwrap();
+        assert_eq!(second, 2);
+        bench.up(WON, fast);
+        bench.links.dial(now, &mut bench.app);
+        assert!(matches!(bench.worker.command(), Some(Command::Abandon { tag }) if tag == slow));
+        let (rest, at) = bench.dialled(now).unwrap();
+        assert_eq!(at, 2);
+        // One that came up all the same is closed, and its end is no failure.
+        bench.up(LOST, slow);
+        bench.links.dial(now, &mut bench.app);
+        assert!(matches!(bench.worker.command(), Some(Command::On(LOST, ConnectionCommand::Disconnect))));
+        bench
+            .links
+            .heard(&Delivery::Connection(LOST, ConnectionEvent::Closed { reason: "closed here".into() }));
+        assert!(bench.heard.try_recv().is_err());
+        bench.up(ConnectionId { slot: 3, ..WON }, rest);
+        assert_eq!(bench.heard.try_recv(), Ok(Report::Connected));
+    }
+
+    #[test]
+    fn addresses_that_all_fail_are_all_told() {
+        let now = Instant::now();
+        let mut bench = bench(1);
+        for reason in ["no route", "refused"] {
+            let (tag, _) = bench.dialled(now).unwrap();
+            bench.links.heard(&Delivery::ConnectFailed { tag, reason: reason.into() });
+        }
+        let told = "192.0.2.1:4433: no route; 192.0.2.2:4433: refused";
+        assert_eq!(bench.heard.try_recv(), Ok(Report::Failed(told.into())));
+        assert_eq!(bench.dialled(now), None);
+    }
+}

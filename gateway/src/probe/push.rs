@@ -1,0 +1,170 @@
+//! The goodput of payloads that are put.
+
+use super::{Links, Remotes, Report, Width};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Instant;
+use stoq::application::Application;
+use stoq::client::{ClientError, Prepared, Source};
+use stoq::hop::Route;
+use stoq::queue::{Answer, AppPort, Ask, Command, Credit, Delivery, End, Ending, RequestId};
+use stoq::record::{ErrorCode, Put};
+
+/// Puts one payload on every stream, to a [`stoq::application::Discard`] that takes it and keeps nothing.
+pub struct Push {
+    queue: u64,
+    payload: Arc<Prepared>,
+    route: Option<Route>,
+    width: Width,
+    links: Links,
+    lanes: Vec<Lane>,
+    started: Option<Instant>,
+    answers: usize,
+}
+
+/// One PUT.
+struct Lane {
+    request: RequestId,
+    credit: Credit,
+    state: State,
+    unsent: VecDeque<Bytes>,
+}
+
+/// How far a PUT is.
+enum State {
+    /// The far side has not said whether it takes it.
+    Asked,
+    /// What is still to be read.
+    Sending(Source<Arc<Prepared>>),
+    /// All of it.
+    Sent,
+}
+
+impl Push {
+    /// Puts `payload` to the discarding application on `queue`, `width` times at once; by `route`, if not the peer itself has it.
+    pub fn new(
+        remotes: impl Into<Remotes>,
+        queue: u64,
+        payload: Arc<Prepared>,
+        route: Option<Route>,
+        width: Width,
+        reports: Sender<Report>,
+    ) -> Self {
+        let links = Links::new(remotes, width.connections, reports);
+        Self { queue, payload, route, width, links, lanes: Vec::new(), started: None, answers: 0 }
+    }
+
+    fn start(&mut self, now: Instant, port: &mut AppPort) -> Result<bool, ClientError> {
+        if self.lanes.len() == self.width.lanes() {
+            return Ok(false);
+        }
+        self.started.get_or_insert(now);
+        while self.lanes.len() < self.width.lanes() && port.room() > 0 {
+            let index = self.lanes.len();
+            let up = &self.links.up[index / self.width.streams];
+            let request = RequestId::local(up.connection, index as u64);
+            let route = self.route.as_ref().map(|route| route.starting_at(up.node)).transpose()?;
+            let hop = route.map(|route| Box::new(route.hop()));
+            let credit = Credit::default();
+            let descriptor = self.payload.descriptor()?;
+            let put = Put { queue: self.queue, lease_s: 0, descriptor, lanes: None };
+            let ask = Ask::by(hop, put).with_credit(credit.clone());
+            // There is room for it.
+            let _ = port.send(Command::Ask(request, Box::new(ask)));
+            self.lanes.push(Lane { request, credit, state: State::Asked, unsent: VecDeque::new() });
+        }
+        Ok(true)
+    }
+
+    fn lane(&mut self, request: RequestId) -> Option<&mut Lane> {
+        self.lanes.iter_mut().find(|lane| lane.request == request)
+    }
+
+    fn heard(&mut self, delivery: Delivery) -> Result<(), ClientError> {
+        self.links.heard(&delivery);
+        match delivery {
+            Delivery::Answered(request, Answer::Ok(_)) => {
+                let payload = self.payload.clone();
+                let source = Source::new(payload, &self.payload.descriptor()?, None)?;
+                if let Some(lane) = self.lane(request) {
+                    lane.state = State::Sending(source);
+                }
+            }
+            // Nothing is kept: that is how the far side says that it has taken all of it.
+            Delivery::Ended(request, End::Failed(failure)) => {
+                let sent = self.lane(request).is_some_and(|lane| matches!(lane.state, State::Sent));
+                let reason = failure.reason().to_string();
+                if failure.code != ErrorCode::NotFound || !sent {
+                    self.links.fail(format!("{}: {reason}", failure.code.name()));
+                    return Ok(());
+                }
+                self.answers += 1;
+                if let Some(started) = self.started
+                    && self.answers == self.width.lanes()
+                {
+                    let (messages, elapsed) = (self.answers as u64, started.elapsed());
+                    let bytes = self.payload.length * messages;
+                    self.links.report(Report::Dropped(reason));
+                    self.links.report(Report::Goodput { bytes, messages, elapsed });
+                }
+            }
+            Delivery::Answered(_, Answer::Done(_)) => {
+                self.links
+                    .fail(format!("queue {} keeps what is put: give a discard application's", self.queue));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, now: Instant, port: &mut AppPort) -> Result<bool, ClientError> {
+        let mut worked = self.links.dial(now, port);
+        while let Some(delivery) = port.receive() {
+            worked = true;
+            self.heard(delivery)?;
+        }
+        if self.links.is_ready() {
+            worked |= self.start(now, port)?;
+            for lane in &mut self.lanes {
+                worked |= lane.send(port)?;
+            }
+        }
+        Ok(worked)
+    }
+}
+
+impl Lane {
+    /// Sends what the ring and the credit take.
+    fn send(&mut self, port: &mut AppPort) -> Result<bool, ClientError> {
+        let mut worked = false;
+        while let State::Sending(source) = &mut self.state {
+            let Some(bytes) = self.unsent.pop_front() else {
+                match source.next_batch()? {
+                    Some(batch) => self.unsent = batch.into(),
+                    None if port.send(Command::End(self.request, Ending::Finish)).is_ok() => {
+                        self.state = State::Sent;
+                    }
+                    None => break,
+                }
+                continue;
+            };
+            if let Err(bytes) = port.send_data(self.request, &self.credit, bytes) {
+                self.unsent.push_front(bytes);
+                break;
+            }
+            worked = true;
+        }
+        Ok(worked)
+    }
+}
+
+impl Application for Push {
+    fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool {
+        self.turn(now, port).unwrap_or_else(|error| {
+            self.links.fail(error.to_string());
+            true
+        })
+    }
+}

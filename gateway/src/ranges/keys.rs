@@ -1,0 +1,221 @@
+//! The numeric keys of the configuration files.
+
+use super::{Range, whole};
+use stoq::limits::{
+    CONNECTIONS_LEN_MAX, CORES_MAX, LEASE_S_MAX, MEMORY_BLOCK_BYTES, SPAN_S_MAX, STORE_BYTES_MAX,
+    WINDOW_BYTES_MAX, WINDOW_BYTES_MIN, WORKERS_MAX,
+};
+use toml::Value;
+
+const DAY_MS: u64 = SPAN_S_MAX * 1000;
+const A_DAY: &str = "nothing waits for more than a day";
+const SMALL_WINDOW: &str = "a message of 64 KiB and its record do not fit, and a peer would wait for ever";
+const LARGE_WINDOW: &str = "a peer could fill the memory";
+const STORE: &str = "no file system holds more";
+
+/// The range of each numeric key, by its section and name.
+pub const KEYS: &[Range] = &[
+    whole(
+        "workers.count",
+        (1, WORKERS_MAX as u64),
+        "workers",
+        "nobody would serve the network",
+        "a connection ID names its worker in 16 bits",
+    ),
+    whole(
+        "workers.cores",
+        (0, CORES_MAX as u64 - 1),
+        "",
+        "cores are counted from 0",
+        "the kernel's set of cores ends there",
+    ),
+    whole("network.udp_port", (1, 65_535), "", "0 is no port", "a port has 16 bits"),
+    whole("network.vlan", (1, 4094), "", "0 is no VLAN (IEEE 802.1Q)", "4095 is reserved (IEEE 802.1Q)"),
+    whole(
+        "network.mtu",
+        (1280, 64_494),
+        "bytes",
+        "IPv6 and QUIC need 1280 (RFC 8200 §5, RFC 9000 §14)",
+        "a frame does not fit into a packet buffer",
+    ),
+    whole(
+        "network.rx_descriptors",
+        (64, 32_768),
+        "descriptors",
+        "a burst of 64 frames does not fit",
+        "no driver has more",
+    ),
+    whole(
+        "network.tx_descriptors",
+        (64, 32_768),
+        "descriptors",
+        "a burst of 64 frames does not fit",
+        "no driver has more",
+    ),
+    whole(
+        "network.mbufs",
+        (256, 1 << 22),
+        "buffers",
+        "the descriptors and a burst need more",
+        "4 million buffers take 8 GiB",
+    ),
+    whole(
+        "network.memory_mb",
+        (32, 1 << 20),
+        "MiB",
+        "the packet buffers of one queue do not fit",
+        "a TiB is more than packet buffers need",
+    ),
+    whole(
+        "network.buffer_bytes",
+        (65_536, 1 << 30),
+        "bytes",
+        "one burst of datagrams does not fit",
+        "the kernel takes no larger buffer",
+    ),
+    whole(
+        "quic.idle_timeout_ms",
+        (1000, DAY_MS),
+        "milliseconds",
+        "a peer that answers late would be taken for gone",
+        A_DAY,
+    )
+    .or_zero_for("never"),
+    whole("quic.keep_alive_ms", (100, DAY_MS), "milliseconds", "PINGs would fill the link", A_DAY)
+        .or_zero_for("never"),
+    whole(
+        "quic.stream_receive_window_bytes",
+        (WINDOW_BYTES_MIN, WINDOW_BYTES_MAX),
+        "bytes",
+        SMALL_WINDOW,
+        LARGE_WINDOW,
+    ),
+    whole(
+        "quic.receive_window_bytes",
+        (WINDOW_BYTES_MIN, WINDOW_BYTES_MAX),
+        "bytes",
+        SMALL_WINDOW,
+        LARGE_WINDOW,
+    ),
+    whole(
+        "quic.send_window_bytes",
+        (WINDOW_BYTES_MIN, WINDOW_BYTES_MAX),
+        "bytes",
+        "a message of 64 KiB and its record do not fit, and it would never be sent",
+        "a peer that acknowledges nothing could fill the memory",
+    ),
+    whole(
+        "quic.datagram_receive_buffer_bytes",
+        (1200, 1 << 30),
+        "bytes",
+        "no datagram would fit",
+        LARGE_WINDOW,
+    )
+    .or_zero_for("none"),
+    whole(
+        "quic.initial_window_bytes",
+        (12_000, WINDOW_BYTES_MAX),
+        "bytes",
+        "a handshake of ten packets would stall (RFC 9002 §7.2)",
+        "the first flight would flood any path",
+    )
+    .or_zero_for("ten packets (RFC 9002)"),
+    whole(
+        "quic.initial_mtu",
+        (1200, 65_527),
+        "bytes",
+        "QUIC needs 1200 (RFC 9000 §14)",
+        "a UDP payload ends there",
+    )
+    .or_zero_for("what the port carries"),
+    whole(
+        "application.queues",
+        (0, i64::MAX as u64 >> 1),
+        "",
+        "queues are counted from 0",
+        "a queue number has 62 bits (protocol §2)",
+    ),
+    whole("application.capacity_bytes", (16_384, STORE_BYTES_MAX), "bytes", "hardly a payload fits", STORE),
+    whole("application.quota_bytes", (16_384, STORE_BYTES_MAX), "bytes", "hardly a payload fits", STORE),
+    whole(
+        "application.lease_default_s",
+        (10, LEASE_S_MAX),
+        "seconds",
+        "a payload would be gone before it is fetched",
+        "a lease has at most a hundred years",
+    )
+    .or_zero_for("without end"),
+    whole(
+        "application.lease_max_s",
+        (10, LEASE_S_MAX),
+        "seconds",
+        "a payload would be gone before it is fetched",
+        "a lease has at most a hundred years",
+    )
+    .or_zero_for("as long as is asked"),
+    whole(
+        "application.memory_bytes",
+        (MEMORY_BLOCK_BYTES as u64, 1 << 46),
+        "bytes",
+        "one block of 2 MiB does not fit",
+        "no machine has more",
+    )
+    .or_zero_for("none"),
+    whole(
+        "hops.budget_max_bytes",
+        (65_536, STORE_BYTES_MAX),
+        "bytes",
+        "hardly a request would pass",
+        "no payload is larger",
+    ),
+    whole(
+        "hops.connections_max",
+        (1, CONNECTIONS_LEN_MAX as u64),
+        "connections",
+        "no peer gateway would be reached",
+        "a worker has no more connections",
+    ),
+    whole("shutdown.drain_ms", (0, DAY_MS), "milliseconds", "time does not run backwards", A_DAY),
+    whole("log.lines_per_s", (1, 1_000_000), "lines", "nothing would be said", "0 sets no bound")
+        .or_zero_for("no bound"),
+    whole(
+        "qlog.sample",
+        (1, u32::MAX as u64),
+        "",
+        "one of 0 connections is none",
+        "connections are counted in 32 bits",
+    ),
+    whole(
+        "qlog.bytes_max",
+        (65_536, STORE_BYTES_MAX),
+        "bytes",
+        "the log of one connection does not fit",
+        STORE,
+    ),
+];
+
+/// The range of a key such as `quic.initial_mtu`.
+pub fn key(name: &str) -> Option<&'static Range> {
+    KEYS.iter().find(|range| range.name == name)
+}
+
+/// Checks every number of a file against its range. Keys without a range are left to the types of the configuration.
+///
+/// # Errors
+/// The first key that is out of its range, and what would be right.
+pub fn check_keys(file: &toml::Table) -> Result<(), (String, String)> {
+    file.iter().try_for_each(|(name, value)| check(name, value))
+}
+
+fn check(name: &str, value: &Value) -> Result<(), (String, String)> {
+    let checked = match value {
+        Value::Table(table) => {
+            return table.iter().try_for_each(|(inner, value)| check(&format!("{name}.{inner}"), value));
+        }
+        Value::Array(values) => return values.iter().try_for_each(|value| check(name, value)),
+        Value::Integer(number) => key(name).map(|range| range.check_whole((*number).into())),
+        Value::Float(number) => key(name).map(|range| range.check_real(*number)),
+        _ => None,
+    };
+    checked.unwrap_or(Ok(())).map_err(|fix| (name.to_owned(), fix))
+}

@@ -1,0 +1,358 @@
+//! Another configuration for a gateway that runs: all of it is read and checked before any of it counts, so a bad file changes nothing.
+//!
+//! What can change does so without a connection being dropped. What cannot is found by comparing every key of the file with what the gateway
+//! was started with, and named.
+
+use crate::admin::{Access, Admin};
+use crate::config::{GatewayConfig, load_gateway};
+use crate::dates::{Dates, out_of_dates};
+use crate::tls::KeyLogger;
+use crate::{logging, run};
+use anyhow::{Context, bail};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::SystemTime;
+use stoq::hop::Hops;
+use stoq::node::Node;
+use stoq::seed::Store;
+use stoq::tls::Identity;
+
+/// The reloads of this process.
+pub static RELOADS: Reloads =
+    Reloads { reloads: AtomicU64::new(0), failures: AtomicU64::new(0), refused_last: AtomicBool::new(false) };
+
+/// Counts reloads.
+#[derive(Debug)]
+pub struct Reloads {
+    reloads: AtomicU64,
+    failures: AtomicU64,
+    refused_last: AtomicBool,
+}
+
+impl Reloads {
+    /// Configurations that were taken.
+    pub fn reloads(&self) -> u64 {
+        self.reloads.load(Ordering::Relaxed)
+    }
+
+    /// Configurations that were refused, and changed nothing.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Whether the configuration that was read last is the one that counts.
+    pub fn last_was_taken(&self) -> bool {
+        !self.refused_last.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, taken: bool) {
+        let count = if taken { &self.reloads } else { &self.failures };
+        count.fetch_add(1, Ordering::Relaxed);
+        self.refused_last.store(!taken, Ordering::Relaxed);
+    }
+}
+
+/// Sections and keys that a reload changes; all others need a restart.
+const LIVE: &[&str] = &[
+    "identity",
+    "trust",
+    "tls",
+    "quic",
+    "gateway",
+    "hops.transit",
+    "hops.budget_max_bytes",
+    "hops.connections_max",
+    "admin.certificate",
+    "admin.key",
+    "admin.token_file",
+    "shutdown",
+    "log.level",
+    "log.lines_per_s",
+    "qlog",
+];
+
+/// Keys of an application that a reload changes.
+const LIVE_OF_APPLICATION: &[&str] = &["capacity_bytes", "quota_bytes", "lease_default_s", "lease_max_s"];
+
+/// A configuration that runs, and what of it can change.
+pub struct Live {
+    /// What it was started with: what needs a restart is still that.
+    started: GatewayConfig,
+    /// What was taken last: what needs none is that.
+    running: GatewayConfig,
+    identity: Identity,
+    dates: Dates,
+    hops: Arc<Hops>,
+    store: Option<Arc<Store>>,
+    admin: Option<Admin>,
+    key_log: KeyLogger,
+}
+
+impl Live {
+    /// A gateway that was started with `config`.
+    pub fn new(
+        config: &GatewayConfig,
+        identity: Identity,
+        dates: Dates,
+        hops: Arc<Hops>,
+        store: Option<Arc<Store>>,
+        admin: Option<Admin>,
+        key_log: KeyLogger,
+    ) -> Self {
+        Self {
+            started: config.clone(),
+            running: config.clone(),
+            identity,
+            dates,
+            hops,
+            store,
+            admin,
+            key_log,
+        }
+    }
+
+    /// The admin endpoint, if there is one.
+    pub fn admin(&self) -> Option<&Admin> {
+        self.admin.as_ref()
+    }
+
+    /// The configuration that counts, but for what needs a restart.
+    pub fn config(&self) -> &GatewayConfig {
+        &self.running
+    }
+
+    /// Reads `file` and goes by it, or by nothing of it. Says in the log what became of it, and counts it in [`RELOADS`].
+    pub fn reload(&mut self, node: &Node, file: &Path) {
+        match self.take(node, file) {
+            Ok(changed) => {
+                RELOADS.count(true);
+                for key in changed_keys(&self.started, &self.running).iter().filter(|key| !is_live(key)) {
+                    tracing::warn!("{key} needs a restart; it stays as it was");
+                }
+                let until = self.identity.summary().map(|summary| summary.not_after).unwrap_or_default();
+                let (node_id, changed) = (self.identity.node_id(), changed.join(" "));
+                tracing::info!(changed, %node_id, certificate_until = until, "configuration reloaded");
+            }
+            Err(error) => {
+                RELOADS.count(false);
+                let error = format!("{error:#}");
+                tracing::error!(error, "configuration not reloaded; everything stays as it was");
+            }
+        }
+    }
+
+    fn take(&mut self, node: &Node, file: &Path) -> anyhow::Result<Vec<String>> {
+        // All that can fail.
+        let config = load_gateway(file)?;
+        let level = logging::level(&config.log)?;
+        let (renewed, identity) = run::renewable(&config, self.key_log.clone())?;
+        check_dates(&self.identity, &identity)?;
+        let facts = run::facts(&config, &identity)?;
+        // Where it listens decides what must guard it, and that stays.
+        let listen = self.started.admin.as_ref().map(|admin| admin.listen);
+        let access = config.admin.as_ref().filter(|admin| Some(admin.listen) == listen);
+        let access = access.map(Access::read).transpose()?;
+        let seed = config.seed();
+        if self.started.keeps_passing() && seed.is_some_and(|seed| seed.capacity_bytes.is_none()) {
+            bail!(
+                "the cache that runs needs a capacity_bytes; set one, or set hops.cache = false and restart"
+            );
+        }
+        // Nothing from here on can.
+        let (policy, peer_gateways) = run::rules(&config, identity.node_id());
+        self.hops.renew(policy, peer_gateways);
+        if let (Some(store), Some(seed)) = (&self.store, seed) {
+            store.configure(run::kept(seed));
+        }
+        node.renew(&renewed);
+        self.dates.set(facts.chain());
+        if let Some(admin) = &self.admin {
+            admin.set_facts(facts);
+            if let Some(access) = access {
+                admin.set_access(access);
+            }
+        }
+        logging::renew(level, &config.log);
+        let mut changed = changed_keys(&self.running, &config);
+        changed.retain(|key| is_live(key));
+        if self.identity.chain() != identity.chain() {
+            changed.push("certificate".into());
+        }
+        (self.running, self.identity) = (config, identity);
+        Ok(changed)
+    }
+}
+
+/// The files that a configuration consists of.
+pub fn files(file: &Path, config: &GatewayConfig) -> Vec<PathBuf> {
+    let identity = [&config.identity.certificate, &config.identity.key];
+    let admin =
+        config.admin.iter().flat_map(|admin| [&admin.certificate, &admin.key, &admin.token_file]).flatten();
+    let named = identity.into_iter().chain(&config.trust.ca).chain(admin);
+    [file.to_owned()].into_iter().chain(named.cloned()).collect()
+}
+
+/// Refuses a certificate that nobody would accept in place of one that may be accepted still. The one that runs may be past its end: then
+/// other things can change nevertheless.
+fn check_dates(running: &Identity, new: &Identity) -> anyhow::Result<()> {
+    let chain = new.summaries().context("a certificate cannot be read")?;
+    match out_of_dates(&chain, SystemTime::now()).filter(|_| running.chain() != new.chain()) {
+        Some(why) => bail!("{why}"),
+        None => Ok(()),
+    }
+}
+
+/// The keys in which two configurations differ, as paths: `network.mtu`, `application.0.quota_bytes`.
+fn changed_keys(old: &GatewayConfig, new: &GatewayConfig) -> Vec<String> {
+    let value = |config: &GatewayConfig| {
+        let mut value = serde_json::to_value(config).unwrap_or_default();
+        // As it counts: without the key, other keys decide.
+        value["hops"]["cache"] = config.keeps_passing().into();
+        value
+    };
+    let mut changed = Vec::new();
+    compare("", &value(old), &value(new), &mut changed);
+    changed.sort_unstable();
+    changed
+}
+
+fn compare(path: &str, old: &Value, new: &Value, changed: &mut Vec<String>) {
+    let below = |key: &dyn std::fmt::Display| match path {
+        "" => key.to_string(),
+        path => format!("{path}.{key}"),
+    };
+    match (old, new) {
+        (Value::Object(old), Value::Object(new)) if old.get("kind") == new.get("kind") => {
+            for (key, value) in new {
+                compare(&below(key), old.get(key).unwrap_or(&Value::Null), value, changed);
+            }
+        }
+        (Value::Object(_), Value::Object(_)) => changed.push(below(&"kind")),
+        (Value::Array(old), Value::Array(new)) if path == "application" && old.len() == new.len() => {
+            for (index, (old, new)) in old.iter().zip(new).enumerate() {
+                compare(&below(&index), old, new, changed);
+            }
+        }
+        _ if old != new => changed.push(path.to_owned()),
+        _ => {}
+    }
+}
+
+fn is_live(key: &str) -> bool {
+    let under =
+        |live: &&str| key.strip_prefix(*live).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    let of_application = || key.rsplit_once('.').is_some_and(|(_, last)| LIVE_OF_APPLICATION.contains(&last));
+    LIVE.iter().any(under) || (key.starts_with("application.") && of_application())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt::Write as _;
+
+    const FILE: &str = r#"
+[network]
+kind = "kernel-udp"
+listen = ["127.0.0.1:4433"]
+[identity]
+certificate = "gateway.pem"
+key = "gateway.key"
+[trust]
+client_auth = "off"
+[[application]]
+kind = "seed"
+queues = [0]
+directory = "store"
+"#;
+
+    fn config(change: impl FnOnce(&mut String)) -> GatewayConfig {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut text = FILE.to_owned();
+        change(&mut text);
+        std::fs::write(file.path(), text).unwrap();
+        load_gateway(file.path()).unwrap()
+    }
+
+    fn add(text: &str) -> GatewayConfig {
+        config(|file| file.push_str(text))
+    }
+
+    #[test]
+    fn a_default_that_is_written_out_is_no_change() {
+        assert_eq!(
+            changed_keys(&config(|_| ()), &add("[quic]\nidle_timeout_ms = 30000\n[workers]\ncount = 1\n")),
+            [""; 0]
+        );
+    }
+
+    #[test]
+    fn what_changed_is_named_and_known_to_need_a_restart_or_not() {
+        let cases = [
+            ("[workers]\ncount = 2\n", "workers.count", false),
+            ("memory_bytes = 4194304\n", "application.0.memory_bytes", false),
+            ("quota_bytes = 1048576\n", "application.0.quota_bytes", true),
+            ("lease_max_s = 3600\n", "application.0.lease_max_s", true),
+            ("[[application]]\nkind = \"echo\"\nqueues = [1]\n", "application", false),
+            ("[log]\nlevel = \"debug\"\n", "log.level", true),
+            ("[log]\nformat = \"json\"\n", "log.format", false),
+            ("[hops]\ntransit = \"nobody\"\n", "hops.transit", true),
+            ("[tls]\nearly_data = false\n", "tls.early_data", true),
+            ("[quic]\nkeep_alive_ms = 1000\n", "quic.keep_alive_ms", true),
+            ("[qlog]\nsample = 5\n", "qlog.sample", true),
+            ("[reload]\nwatch = false\n", "reload.watch", false),
+        ];
+        for (text, key, live) in cases {
+            assert_eq!(changed_keys(&config(|_| ()), &add(text)), [key]);
+            assert_eq!(is_live(key), live, "{key}");
+        }
+        let other = config(|file| *file = file.replace("4433", "4434"));
+        assert_eq!(changed_keys(&config(|_| ()), &other), ["network.listen"]);
+        // A capacity also turns the cache on, where no key says otherwise.
+        let bounded = changed_keys(&config(|_| ()), &add("capacity_bytes = 1073741824\n"));
+        assert_eq!(bounded, ["application.0.capacity_bytes", "hops.cache"]);
+    }
+
+    #[test]
+    fn another_kind_is_one_change() {
+        let dpdk = config(|file| {
+            *file = file.replace("kernel-udp", "dpdk").replace(
+                "listen = [\"127.0.0.1:4433\"]",
+                "device = \"net_null0\"\naddresses = [\"10.0.0.1/24\"]",
+            );
+        });
+        assert_eq!(changed_keys(&config(|_| ()), &dpdk), ["network.kind"]);
+        let peer_gateway = |letter: &str| {
+            let mut text = String::new();
+            write!(text, "[[gateway]]\nnode_id = \"{}\"\naddresses = [\"10.0.0.1:1\"]\n", letter.repeat(52))
+                .unwrap();
+            text
+        };
+        assert_eq!(
+            changed_keys(
+                &config(|_| ()),
+                &config(|file| {
+                    *file = file.replace(
+                        "client_auth = \"off\"",
+                        &format!("client_auth = \"off\"\nnode_ids = [\"{}\"]", "a".repeat(52)),
+                    );
+                    file.push_str(&peer_gateway("a"));
+                })
+            ),
+            ["gateway", "trust.node_ids"]
+        );
+    }
+
+    #[test]
+    fn every_key_that_is_said_to_change_is_a_key() {
+        let value = serde_json::to_value(add("[admin]\n")).unwrap();
+        for live in LIVE {
+            let place = live.split('.').try_fold(&value, |value, key| value.get(key));
+            assert!(place.is_some(), "{live}");
+        }
+        for live in LIVE_OF_APPLICATION {
+            assert!(value["application"][0].get(live).is_some(), "{live}");
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! The appliance: from a configuration to a running gateway, and to its orderly end.
+
+use crate::admin::{Admin, Facts, Parts, Source};
+use crate::capture::{Secrets, Server};
+use crate::config::{ApplicationConfig, GatewayConfig, SeedConfig};
+use crate::dates::{Dates, out_of_dates};
+use crate::logging;
+use crate::port_watch::PortWatch;
+use crate::reload::{self, Live};
+use crate::tls::{self, KeyLogger};
+use crate::watch::Watch;
+use anyhow::Context;
+use quinn_proto::crypto::rustls::QuicClientConfig;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+use stoq::application::{Application, Discard, Echo, Placement};
+use stoq::hop::{Hops, Policy};
+use stoq::names::{Places, Resolver};
+use stoq::network::{Opened, Running, machine};
+use stoq::nic::tap::Tap;
+use stoq::node::{Host, Hosted, MakeApplication, Node, NodeConfig};
+use stoq::quic::qlog::Qlog;
+use stoq::seed::{Cache, MemoryTier, Seed, SeedParts, Store, StoreConfig};
+use stoq::tls::{Identity, NodeId};
+use stoq::worker::PeerGateway;
+
+/// The signals that end a gateway, and the one that has it read its files again. Take them before it starts: one that comes meanwhile
+/// then counts once it runs.
+///
+/// # Errors
+/// When signals cannot be taken.
+pub fn signals() -> anyhow::Result<Signals> {
+    Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot take signals")
+}
+
+/// A gateway that serves.
+pub struct Gateway {
+    node: Running<Node>,
+    live: Live,
+    port_watch: PortWatch,
+    _capture: Option<Server>,
+}
+
+impl Gateway {
+    /// Opens everything and starts serving.
+    ///
+    /// # Errors
+    /// Whatever cannot be opened, with the fix.
+    pub fn start(config: &GatewayConfig) -> anyhow::Result<Self> {
+        machine::ensure_memory(&config.network, config.memory_tier_bytes())?;
+        let tap = config.capture.socket.is_some().then(Arc::<Tap>::default);
+        let secrets = tap.clone().filter(|_| config.capture.key_log).map(Secrets);
+        let key_log: KeyLogger = secrets.map(|secrets| Arc::new(secrets) as _);
+        let (renewable, identity) = renewable(config, key_log.clone())?;
+        // The network first: DPDK takes its huge pages before the store does.
+        let workers = config.workers.count.into();
+        let opened = match &tap {
+            Some(tap) => Opened::open_tapped(&config.network, workers, tap)?,
+            None => Opened::open(&config.network, workers)?,
+        };
+        let (policy, peer_gateways) = rules(config, identity.node_id());
+        let hops = Arc::new(Hops::new(policy, peer_gateways));
+        let seeds = Seeds::new(identity.node_id(), &hops, config)?;
+        let hosted = config.application.iter().map(|app| seeds.hosted(app)).collect();
+        let node = NodeConfig {
+            hops: Some(hops.clone()),
+            cache: seeds.cache()?,
+            idle: config.workers.idle,
+            cores: config.workers.cores.clone(),
+            thread_setup: opened.thread_setup(),
+            ..renewable
+        };
+        let node = opened.start_node(&node, hosted)?;
+        for (worker, network) in node.networks().iter().enumerate() {
+            let local: Vec<_> = network.local.iter().map(ToString::to_string).collect();
+            let core = config.workers.cores.get(worker);
+            tracing::info!(worker, core, %network, local = local.join(" "), "serving");
+        }
+        let admin = admin(config, &node, &identity, &seeds, tap.clone())?;
+        let (node_id, cipher) = (identity.node_id(), config.tls.cipher);
+        let chain = identity.summaries()?;
+        let refused = out_of_dates(&chain, SystemTime::now()).is_some();
+        let state = if refused { "gateway up, and not ready" } else { "gateway ready" };
+        tracing::info!(%node_id, %cipher, version = env!("CARGO_PKG_VERSION"), "{state}");
+        let dates = Dates::watch(chain).context("cannot start the thread that looks at certificates")?;
+        let store = seeds.parts.map(|parts| parts.store);
+        let device = node.networks().first().map_or("", |network| &network.device);
+        let capture = config.capture.socket.as_deref().zip(tap);
+        let capture = capture.map(|(socket, tap)| Server::start(socket, device, tap)).transpose()?;
+        let port_watch = PortWatch::start(node.device(), node.statuses().to_vec())?;
+        let live = Live::new(config, identity, dates, hops, store, admin, key_log);
+        Ok(Self { node, live, port_watch, _capture: capture })
+    }
+
+    /// The node.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// The admin endpoint, if there is one.
+    pub fn admin(&self) -> Option<&Admin> {
+        self.live.admin()
+    }
+
+    /// Serves until one of the `signals` comes that end it, then finishes what runs; a second one cuts that short. Reads `file` and what
+    /// it names again on SIGHUP, and when they change if the configuration says so.
+    pub fn run(mut self, mut signals: Signals, file: &Path) {
+        let mut watch =
+            self.live.config().reload.watch.then(Watch::start).transpose().unwrap_or_else(|error| {
+                tracing::warn!(error = format!("{error:#}"), "changed files are not noticed; SIGHUP reloads");
+                None
+            });
+        let handle = signals.handle();
+        let mut arrived = signals.forever();
+        loop {
+            if let Some(watch) = &mut watch {
+                watch.follow(reload::files(file, self.live.config()));
+            }
+            if arrived.next() != Some(SIGHUP) {
+                break;
+            }
+            self.live.reload(&self.node, file);
+        }
+        drop(watch);
+        tracing::info!(
+            drain_ms = self.live.config().shutdown.drain_ms,
+            "stopping: no new requests; finishing what runs"
+        );
+        std::thread::scope(|scope| {
+            // A second signal ends the process while the drain goes on.
+            scope.spawn(move || {
+                if arrived.any(|signal| signal != SIGHUP) {
+                    tracing::warn!("second signal: not waiting for what runs");
+                    logging::flush();
+                    std::process::exit(130);
+                }
+            });
+            self.stop();
+            handle.close();
+        });
+    }
+
+    /// Finishes what runs, closes every connection and the network.
+    pub fn stop(self) {
+        self.node.drain(Duration::from_millis(self.live.config().shutdown.drain_ms));
+        let stats = self.node.device_stats();
+        if !stats.is_empty() {
+            let counts: Vec<_> = stats.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            tracing::info!(stats = counts.join(" "), "port counted");
+        }
+        // They look at the device, so they end before that is closed.
+        drop((self.live, self.port_watch));
+        drop(self.node);
+        tracing::info!("stopped");
+    }
+}
+
+/// What the admin endpoint shows that may change while the gateway runs.
+///
+/// # Errors
+/// A certificate that cannot be read.
+pub fn facts(config: &GatewayConfig, identity: &Identity) -> anyhow::Result<Facts> {
+    Ok(Facts {
+        fingerprint: config.fingerprint.clone(),
+        certificate: identity.summary()?,
+        issuers: identity.summaries()?.split_off(1),
+        peer_gateways: config
+            .gateway
+            .iter()
+            .map(|peer_gateway| (peer_gateway.node_id, peer_gateway.name.clone()))
+            .collect(),
+    })
+}
+
+fn admin(
+    config: &GatewayConfig,
+    node: &Running<Node>,
+    identity: &Identity,
+    seeds: &Seeds,
+    tap: Option<Arc<Tap>>,
+) -> anyhow::Result<Option<Admin>> {
+    let Some(admin) = &config.admin else { return Ok(None) };
+    let parts = Parts {
+        shared: node.shared().clone(),
+        statuses: node.statuses().to_vec(),
+        networks: node.networks().to_vec(),
+        cores: config.workers.cores.clone(),
+        device: node.device(),
+        store: seeds.parts.as_ref().map(|parts| parts.store.clone()),
+        memory: seeds.parts.as_ref().map(|parts| parts.memory.clone()),
+        tap,
+    };
+    Admin::start(admin, Source::new(parts, facts(config, identity)?)).map(Some)
+}
+
+/// What of a node a reload changes, and who the node is.
+pub(super) fn renewable(
+    config: &GatewayConfig,
+    key_log: KeyLogger,
+) -> anyhow::Result<(NodeConfig, Identity)> {
+    let (server, identity) = tls::server(&config.tls, &config.identity, &config.trust, key_log.clone())?;
+    let peer_gateway = config.gateway.iter();
+    let resolver = Resolver::start().context("cannot start the thread that resolves names")?;
+    let (sample, bytes_max) = (config.qlog.sample, config.qlog.bytes_max);
+    let directory = config.qlog.directory.as_deref();
+    let qlog = directory.map(|directory| {
+        Qlog::start(directory, sample, bytes_max)
+            .with_context(|| format!("qlog.directory {}", directory.display()))
+    });
+    let node = NodeConfig {
+        server: Some(server),
+        restart_secret: identity.restart_secret().cloned(),
+        client: client_tls(config, key_log)?,
+        peer_gateways: peer_gateway
+            .map(|peer_gateway| PeerGateway {
+                node: peer_gateway.node_id,
+                addresses: Places::new(peer_gateway.addresses.clone(), &resolver),
+            })
+            .collect(),
+        peer_gateway_connections_max: config.hops.connections_max,
+        quic: config.quic.clone(),
+        qlog: qlog.transpose()?,
+        ..NodeConfig::default()
+    };
+    Ok((node, identity))
+}
+
+/// For whom the gateway forwards, and to whom.
+pub(super) fn rules(config: &GatewayConfig, own: NodeId) -> (Policy, BTreeSet<NodeId>) {
+    let policy = Policy {
+        own,
+        transit: config.hops.transit.transit(),
+        budget_bytes_max: config.hops.budget_max_bytes.unwrap_or(u64::MAX),
+    };
+    (policy, config.gateway.iter().map(|peer_gateway| peer_gateway.node_id).collect())
+}
+
+/// How the store is kept.
+pub(super) fn kept(config: &SeedConfig) -> StoreConfig {
+    StoreConfig {
+        capacity_bytes: config.capacity_bytes,
+        quota_bytes: config.quota_bytes,
+        lease_default_s: config.lease_default_s,
+        lease_max_s: config.lease_max_s,
+    }
+}
+
+/// What the gateway shows when it connects to peer gateways; nothing without any.
+fn client_tls(config: &GatewayConfig, key_log: KeyLogger) -> anyhow::Result<Option<Arc<QuicClientConfig>>> {
+    if config.gateway.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(tls::client_with_key_log(&config.tls, Some(&config.identity), &config.trust, key_log)?))
+}
+
+/// The gateway's seed store, if it has one, shared by all who need it.
+struct Seeds {
+    parts: Option<SeedParts>,
+    cache: bool,
+}
+
+impl Seeds {
+    /// Opens the store that the configuration names.
+    fn new(own: NodeId, hops: &Arc<Hops>, config: &GatewayConfig) -> anyhow::Result<Self> {
+        let parts = config.seed().map(|seed| open_store(seed, own, hops)).transpose()?;
+        Ok(Self { parts, cache: config.keeps_passing() })
+    }
+
+    fn cache(&self) -> anyhow::Result<Option<Cache>> {
+        let store = self.parts.as_ref().filter(|_| self.cache).map(|parts| parts.store.clone());
+        store.map(Cache::start).transpose().context("cannot start the cache's thread")
+    }
+
+    fn hosted(&self, config: &ApplicationConfig) -> Hosted {
+        fn boxed<A: Application + 'static>(make: impl Fn() -> A + Send + 'static) -> MakeApplication {
+            Box::new(move |_worker| Box::new(make()))
+        }
+        let parts = self.parts.clone();
+        let queues = config.queues().to_vec();
+        match (config, parts) {
+            (ApplicationConfig::Echo(echo), _) => Hosted {
+                replay_safe: echo.replay_safe,
+                ..Hosted::new("echo", queues, Host::Node(echo.placement, boxed(Echo::default)))
+            },
+            (ApplicationConfig::Discard(discard), _) => Hosted {
+                replay_safe: discard.replay_safe,
+                unchecked: !discard.verify,
+                ..Hosted::new("discard", queues, Host::Node(discard.placement, boxed(Discard::default)))
+            },
+            (ApplicationConfig::Seed(seed), Some(parts)) => {
+                let make: MakeApplication =
+                    Box::new(move |worker| Box::new(Seed::new(parts.clone(), worker)));
+                Hosted { store: true, ..Hosted::new("seed", queues, Host::Node(seed.placement, make)) }
+            }
+            (ApplicationConfig::Seed(_), None) => unreachable!("its store was opened"),
+        }
+    }
+}
+
+fn open_store(config: &SeedConfig, own: NodeId, hops: &Arc<Hops>) -> anyhow::Result<SeedParts> {
+    if config.placement == Placement::Worker {
+        tracing::warn!(
+            "the seed store runs on the worker's thread: every wait for the disk stops the network"
+        );
+    }
+    let store = Arc::new(Store::open(&config.directory, kept(config))?);
+    let memory = Arc::new(Mutex::new(MemoryTier::new(config.memory_bytes, true)));
+    Ok(SeedParts { own: Some(own), hops: Some(hops.clone()), ..SeedParts::alone(store, memory) })
+}

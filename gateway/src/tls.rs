@@ -1,0 +1,112 @@
+//! From configured files to TLS configurations.
+
+use crate::config::{ClientAuthConfig, IdentityConfig, TlsConfig, TrustConfig};
+use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::KeyLog;
+use std::sync::Arc;
+use stoq::quic::keys::RestartSecret;
+use stoq::tls::{
+    CipherSuite, ClientAuth, ClientTls, Identity, ServerTls, TlsError, TlsPolicy, Trust, client_config,
+    server_config,
+};
+
+/// Who is told the secrets of connections.
+pub type KeyLogger = Option<Arc<dyn KeyLog>>;
+
+/// What a listener needs, and who it is.
+///
+/// # Errors
+/// A file that is missing or wrong, with the fix.
+pub fn server(
+    tls: &TlsConfig,
+    identity: &IdentityConfig,
+    trust: &TrustConfig,
+    key_log: KeyLogger,
+) -> Result<(Arc<QuicServerConfig>, Identity), TlsError> {
+    let identity = load(identity)?;
+    let client_auth = match trust.client_auth {
+        ClientAuthConfig::Required => ClientAuth::Required(trusted(trust)?),
+        ClientAuthConfig::Optional => ClientAuth::Optional(trusted(trust)?),
+        ClientAuthConfig::Off => ClientAuth::Off,
+    };
+    let early_data = tls.early_data;
+    let config = ServerTls {
+        policy: policy(tls),
+        early_data,
+        key_log,
+        ..ServerTls::new(identity.clone(), client_auth)
+    };
+    Ok((server_config(&config)?, identity))
+}
+
+/// What a node that connects needs.
+///
+/// # Errors
+/// A file that is missing or wrong, with the fix.
+pub fn client(
+    tls: &TlsConfig,
+    identity: Option<&IdentityConfig>,
+    trust: &TrustConfig,
+) -> Result<Arc<QuicClientConfig>, TlsError> {
+    client_with_key_log(tls, identity, trust, None)
+}
+
+/// The same, with somebody who is told the secrets of its connections.
+///
+/// # Errors
+/// A file that is missing or wrong, with the fix.
+pub fn client_with_key_log(
+    tls: &TlsConfig,
+    identity: Option<&IdentityConfig>,
+    trust: &TrustConfig,
+    key_log: KeyLogger,
+) -> Result<Arc<QuicClientConfig>, TlsError> {
+    client_config(&ClientTls { key_log, ..client_tls(tls, identity, trust)? })
+}
+
+/// The same, to be changed before a configuration is made of it.
+///
+/// # Errors
+/// A file that is missing or wrong, with the fix.
+pub fn client_tls(
+    tls: &TlsConfig,
+    identity: Option<&IdentityConfig>,
+    trust: &TrustConfig,
+) -> Result<ClientTls, TlsError> {
+    let identity = identity.map(load).transpose()?;
+    let early_data = tls.early_data;
+    Ok(ClientTls { policy: policy(tls), early_data, ..ClientTls::new(identity, trusted(trust)?) })
+}
+
+/// What the node makes the keys of that outlive its process; none without an identity.
+///
+/// # Errors
+/// A file that is missing or wrong, with the fix.
+pub fn restart_secret(identity: Option<&IdentityConfig>) -> Result<Option<RestartSecret>, TlsError> {
+    let identity = identity.map(load).transpose()?;
+    Ok(identity.and_then(|identity| identity.restart_secret().cloned()))
+}
+
+/// A certificate and its key.
+///
+/// # Errors
+/// A file that is missing or wrong, with the fix.
+pub fn load(identity: &IdentityConfig) -> Result<Identity, TlsError> {
+    Identity::load(&identity.certificate, &identity.key)
+}
+
+fn trusted(trust: &TrustConfig) -> Result<Trust, TlsError> {
+    Trust::load(trust.ca.as_deref(), trust.node_ids.iter().copied())
+}
+
+/// The configured AEAD first, the others after it.
+fn policy(tls: &TlsConfig) -> TlsPolicy {
+    let mut cipher_suites = CipherSuite::ALL.to_vec();
+    cipher_suites.retain(|suite| *suite != tls.cipher);
+    cipher_suites.insert(0, tls.cipher);
+    TlsPolicy {
+        require_post_quantum: tls.require_post_quantum,
+        allow_classical_peers: tls.allow_classical_peers,
+        cipher_suites,
+    }
+}

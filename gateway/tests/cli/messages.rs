@@ -1,0 +1,164 @@
+//! Errors as people read them: each says its cause, and says it once.
+
+use crate::support::{Site, free_port, identities, stoq, stoq_gateway};
+use std::net::{TcpListener, UdpSocket};
+use std::process::{Command, Stdio};
+
+/// A phrase of 20 characters or more that stands twice in a message.
+fn said_twice(text: &str) -> Option<String> {
+    let chars: Vec<char> = text.chars().collect();
+    chars.windows(20).enumerate().find_map(|(at, phrase)| {
+        let again = chars[at + 20..].windows(20).any(|other| other == phrase);
+        again.then(|| phrase.iter().collect())
+    })
+}
+
+#[track_caller]
+fn assert_said_once(command: &mut Command, code: i32, parts: &[&str]) {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{command:?}: {text}");
+    for part in parts {
+        assert!(text.contains(part), "{command:?} does not say {part:?}: {text}");
+    }
+    // The line of the gateway's own log is not the message.
+    let message: String =
+        text.lines().skip_while(|line| !line.starts_with("stoq")).collect::<Vec<_>>().join("\n");
+    assert!(!message.is_empty(), "{text}");
+    assert_eq!(said_twice(&message), None, "{command:?} says it twice: {message}");
+}
+
+#[test]
+fn a_phrase_that_stands_twice_is_found() {
+    assert_eq!(
+        said_twice("x.toml: TOML parse error: x.toml: TOML parse error").unwrap(),
+        "x.toml: TOML parse e"
+    );
+    assert_eq!(said_twice("a file: no such file"), None);
+}
+
+#[test]
+fn what_is_wrong_with_a_file_is_said_once_with_its_cause() {
+    let site = Site::new();
+    let ids = identities();
+    for name in ["client.pem", "client.key"] {
+        std::fs::copy(ids.file(name), site.path(name)).unwrap();
+    }
+    let pem = std::fs::read_to_string(site.path("client.pem")).unwrap();
+    std::fs::write(site.path("short.pem"), &pem[..200]).unwrap();
+    std::fs::write(site.path("bad.toml"), "x = [\n").unwrap();
+    std::fs::write(site.path("key.toml"), "gatway = 1\n").unwrap();
+    std::fs::write(site.path("file"), b"").unwrap();
+    let (none, toml) = ("No such file or directory (os error 2)", "TOML parse error at line 1, column 6");
+    let pktgen = || Command::new(env!("CARGO_BIN_EXE_stoq-pktgen"));
+    let rows: &[(Command, &[&str], i32, &[&str])] = &[
+        (stoq_gateway(), &["run", "-c", "none.toml"], 2, &["none.toml", none, "--config"]),
+        (stoq_gateway(), &["run", "-c", "bad.toml"], 2, &["bad.toml", toml]),
+        (stoq_gateway(), &["check", "-c", "bad.toml"], 2, &["bad.toml", toml]),
+        (stoq(), &["ping", "--config", "none.toml"], 2, &["none.toml", none]),
+        (stoq(), &["ping", "--config", "bad.toml"], 2, &["bad.toml", toml]),
+        (stoq(), &["ping", "--config", "key.toml"], 2, &["key.toml", "unknown field `gatway`"]),
+        (pktgen(), &["garbage", "--config", "bad.toml"], 2, &["bad.toml", toml]),
+        (stoq(), &["token", "none"], 1, &["none", none]),
+        (stoq(), &["identity", "show", "none.pem"], 1, &["none.pem", none]),
+        (stoq(), &["identity", "show", "short.pem"], 1, &["short.pem", "cut short"]),
+        (stoq(), &["identity", "show", "file"], 1, &["file", "the file is empty"]),
+        (
+            stoq(),
+            &["identity", "new", "--cert", "client.pem", "--key", "client.key"],
+            1,
+            &["client.key: exists already"],
+        ),
+        (stoq(), &["identity", "new", "--cert", "a", "--key", "none/b"], 1, &["none/b", none]),
+        (stoq(), &["identity", "new", "--cert", "a", "--key", "b", "--name", ""], 1, &["common name"]),
+        (stoq_gateway(), &["capture", "--socket", "none", "-o", "out"], 1, &["none", none]),
+        (stoq_gateway(), &["capture", "--socket", "none", "-o", "file"], 1, &["file", "exists"]),
+        (stoq_gateway(), &["top", "--url", "127.0.0.1:1"], 1, &["127.0.0.1:1", "Connection refused"]),
+        (stoq_gateway(), &["top", "--url", "http://a b"], 1, &["a b", "no host and port"]),
+        (stoq_gateway(), &["health", "--url", "127.0.0.1:1"], 1, &["127.0.0.1:1", "Connection refused"]),
+        (
+            stoq_gateway(),
+            &["health", "--url", "https://127.0.0.1:1", "--ca", "none.pem"],
+            1,
+            &["none.pem", none],
+        ),
+    ];
+    for (program, args, code, parts) in rows {
+        let mut command = Command::new(program.get_program());
+        assert_said_once(command.args(*args).current_dir(site.directory.path()), *code, parts);
+    }
+}
+
+#[test]
+fn why_a_gateway_does_not_start_is_said_once_with_its_cause() {
+    let ids = identities();
+    let refused = |change: &dyn Fn(&mut Site), code: i32, parts: &[&str]| {
+        let mut site = Site::new();
+        for name in ["gateway.pem", "gateway.key", "client.key"] {
+            std::fs::copy(ids.file(name), site.path(name)).unwrap();
+        }
+        std::fs::write(site.path("file"), b"").unwrap();
+        site.identity = "certificate = \"gateway.pem\"\nkey = \"gateway.key\"".into();
+        site.store = "store".into();
+        change(&mut site);
+        site.configure();
+        let mut run = stoq_gateway();
+        run.args(["run", "-c", "gateway.toml"]).current_dir(site.directory.path());
+        assert_said_once(&mut run, code, parts);
+    };
+    let none = "No such file or directory (os error 2)";
+    let (udp, tcp) = (UdpSocket::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let (udp, tcp) =
+        (udp.local_addr().map(|at| (udp, at)).unwrap(), tcp.local_addr().map(|at| (tcp, at)).unwrap());
+    let in_use = "Address already in use (os error 98)";
+    refused(&|site| site.port = udp.1.port(), 1, &[&udp.1.to_string(), in_use, "another program"]);
+    let admin = format!("[admin]\nlisten = \"{}\"\n", tcp.1);
+    refused(&|site| site.more += &admin, 1, &[&tcp.1.to_string(), in_use, "another program"]);
+    let admin = format!("[admin]\nlisten = \"127.0.0.1:{}\"\n", free_port());
+    let tls = format!("{admin}certificate = \"none.pem\"\nkey = \"none.key\"\n");
+    refused(&|site| site.more += &tls, 1, &["none.pem", none]);
+    let token = format!("{admin}token_file = \"none\"\n");
+    refused(&|site| site.more += &token, 1, &["admin.token_file", "none", none]);
+    refused(
+        &|site| site.identity = "certificate = \"none\"\nkey = \"gateway.key\"".into(),
+        1,
+        &["none", none],
+    );
+    let other = "certificate = \"gateway.pem\"\nkey = \"client.key\"";
+    refused(&|site| site.identity = other.into(), 1, &["client.key", "does not belong"]);
+    refused(&|site| site.trust = "ca = \"file\"".into(), 1, &["file", "the file is empty"]);
+    refused(&|site| site.trust = String::new(), 2, &["nobody is trusted"]);
+    refused(&|site| site.store = "file/store".into(), 1, &["file/store", "Not a directory"]);
+    refused(
+        &|site| site.more += "[log]\nlevel = \"loud=loud\"\n",
+        1,
+        &["log level `loud=loud`", "module=level"],
+    );
+    refused(&|site| site.more += "[qlog]\ndirectory = \"file\"\n", 1, &["qlog.directory", "file"]);
+}
+
+/// A library error says its cause in its own text and hands out no `source` then: who prints the chain would print it twice.
+#[test]
+fn no_error_hands_out_the_cause_that_its_text_says() {
+    let mut files = vec!["src".into(), "../src".into(), "../dpdk/src".into()];
+    let mut seen = 0;
+    while let Some(path) = files.pop() {
+        let path: std::path::PathBuf = path;
+        if path.is_dir() {
+            files.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        for variant in text.split("#[error(").skip(1) {
+            seen += 1;
+            // The attribute, and the fields up to the next variant or the end.
+            let variant = variant.split("\n}").next().unwrap_or_default();
+            let (attribute, fields) = variant.split_once(")]").unwrap_or_default();
+            let hands_out =
+                fields.contains(" source:") || fields.contains("#[from]") || fields.contains("#[source]");
+            let says = ["{source", ".source", "{0"].iter().any(|it| attribute.contains(it));
+            assert!(!(hands_out && says), "{}: {attribute}\nwrite the field `r#source`", path.display());
+        }
+    }
+    assert!(seen > 100, "the errors were found: {seen}");
+}

@@ -1,0 +1,487 @@
+//! The example configurations: they load, they show every option, and what is wrong in a file is told with its fix.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use stoq_gateway::config::{ConfigError, load_client, load_gateway};
+use stoq_gateway::ranges::{Bounds, KEYS, key};
+
+const GATEWAY: &str = r#"
+[network]
+kind = "kernel-udp"
+listen = ["127.0.0.1:4433"]
+[identity]
+certificate = "gateway.pem"
+key = "gateway.key"
+[trust]
+client_auth = "off"
+"#;
+
+const DPDK: &str = r#"
+[network]
+kind = "dpdk"
+device = "net_null0"
+addresses = ["10.77.0.1/24"]
+[identity]
+certificate = "gateway.pem"
+key = "gateway.key"
+[trust]
+client_auth = "off"
+"#;
+
+const CLIENT: &str = "[trust]\nca = \"ca.pem\"\n";
+
+fn configs() -> PathBuf {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../configs")).into()
+}
+
+/// What loading this text as a gateway's or a client's file says.
+fn load(text: &str, gateway: bool) -> Result<(), ConfigError> {
+    let file = tempfile::Builder::new().prefix("stoq-config").suffix(".toml").tempfile().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    let result =
+        if gateway { load_gateway(file.path()).map(drop) } else { load_client(file.path()).map(drop) };
+    if let Err(error) = &result {
+        let (text, name) = (error.to_string(), file.path().display().to_string());
+        assert!(text.contains(&name), "the file is named: {text}");
+    }
+    result
+}
+
+#[track_caller]
+fn refusal(text: &str, gateway: bool) -> String {
+    load(text, gateway).expect_err("this file is wrong").to_string()
+}
+
+/// The keys that may stand where `zzz` stands in this text.
+#[track_caller]
+fn allowed(text: &str, gateway: bool) -> BTreeSet<String> {
+    let error = refusal(text, gateway);
+    assert!(error.contains("unknown field `zzz`"), "{error}");
+    let (_, expected) = error.split_once("unknown field `zzz`").unwrap();
+    let names = expected.split('`').skip(1).step_by(2);
+    names.map(str::to_owned).collect()
+}
+
+/// The keys that a file shows, commented ones too, by section; sections of several kinds by `section kind`.
+fn shown(text: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut sections = BTreeMap::<String, BTreeSet<String>>::new();
+    let mut section = String::new();
+    for line in text.lines() {
+        let line = line.trim_start_matches(['#', ' ']);
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.split(']').next())
+            && line.ends_with(']')
+        {
+            section = name.trim_start_matches('[').to_owned();
+            sections.entry(String::new()).or_default().insert(section.clone());
+            continue;
+        }
+        let Some((key, value)) = line.split_once(" = ") else { continue };
+        if !key.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_') {
+            continue;
+        }
+        if key == "kind" {
+            section = format!(
+                "{} {}",
+                section.split(' ').next().unwrap_or_default(),
+                value.split('"').nth(1).unwrap()
+            );
+            sections.entry(section.clone()).or_default();
+        } else {
+            sections.entry(section.clone()).or_default().insert(key.to_owned());
+        }
+    }
+    sections
+}
+
+#[test]
+fn every_example_loads() {
+    let mut seen = 0;
+    for entry in std::fs::read_dir(configs()).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if !name.ends_with(".toml") {
+            continue;
+        }
+        seen += 1;
+        let result = match name {
+            _ if name.starts_with("gateway") => load_gateway(&path).map(drop),
+            _ if name.starts_with("client") => load_client(&path).map(drop),
+            _ => panic!("{name} is neither a gateway's nor a client's"),
+        };
+        result.unwrap_or_else(|error| panic!("{error}"));
+    }
+    assert!(seen >= 3, "{seen} examples");
+}
+
+#[test]
+fn the_gateways_of_the_package_and_of_the_manifests_load() {
+    load(&std::fs::read_to_string(configs().join("../packaging/gateway.toml")).unwrap(), true).unwrap();
+    for (name, device) in
+        [("gateway.yaml", "env:PCIDEVICE_EXAMPLE_COM_STOQ_VF"), ("memif-sidecar.yaml", "net_memif0")]
+    {
+        let manifest = std::fs::read_to_string(configs().join("kubernetes").join(name)).unwrap();
+        let (_, block) = manifest.split_once("  gateway.toml: |\n").unwrap();
+        let block: String = block
+            .lines()
+            .take_while(|line| line.is_empty() || line.starts_with("    "))
+            .map(|line| format!("{}\n", line.trim_start()))
+            .collect();
+        assert!(block.contains(device) && block.contains("[admin]"), "{name}: {block}");
+        // No test has the variable that the plugin sets.
+        load(&block.replace("env:PCIDEVICE_EXAMPLE_COM_STOQ_VF", "0000:3b:02.0"), true).unwrap();
+    }
+}
+
+#[test]
+fn a_device_that_an_unset_variable_should_name_is_refused_with_its_name() {
+    let error = load(&DPDK.replace("net_null0", "env:STOQ_NO_SUCH_VARIABLE"), true).unwrap_err();
+    assert!(error.to_string().contains("STOQ_NO_SUCH_VARIABLE"), "{error}");
+}
+
+#[test]
+fn the_gateways_example_shows_every_option_and_no_other() {
+    let text = std::fs::read_to_string(configs().join("gateway.toml")).unwrap();
+    let shown = shown(&text);
+    let sections: BTreeSet<_> = shown[""].clone();
+    assert_eq!(sections, allowed(&format!("zzz = 1\n{GATEWAY}"), true));
+
+    let plain = |section: &str| {
+        let header = format!("[{section}]\n");
+        let text = match GATEWAY.contains(&header) {
+            true => GATEWAY.replace(&header, &format!("{header}zzz = 1\n")),
+            false => format!("{GATEWAY}\n{header}zzz = 1\n"),
+        };
+        allowed(&text, true)
+    };
+    for section in [
+        "workers", "identity", "trust", "tls", "quic", "hops", "admin", "shutdown", "reload", "log",
+        "capture", "qlog",
+    ] {
+        assert_eq!(shown[section], plain(section), "[{section}]");
+    }
+    assert_eq!(shown["network kernel-udp"], plain("network"));
+    assert_eq!(shown["network dpdk"], allowed(&DPDK.replace("[network]", "[network]\nzzz = 1"), true));
+    for kind in ["seed", "echo", "discard"] {
+        let text = format!(
+            "{GATEWAY}\n[[application]]\nkind = \"{kind}\"\nqueues = [0]\ndirectory = \"d\"\nzzz = 1\n"
+        );
+        let text = if kind == "seed" { text } else { text.replace("directory = \"d\"\n", "") };
+        assert_eq!(shown[&format!("application {kind}")], allowed(&text, true), "[[application]] {kind}");
+    }
+}
+
+/// Every number that the gateway's example shows, with its key and the rest of its line.
+fn numbers_shown() -> Vec<(String, toml::Value, String)> {
+    let text = std::fs::read_to_string(configs().join("gateway.toml")).unwrap();
+    let (mut section, mut found) = (String::new(), Vec::new());
+    for line in text.lines().map(|line| line.trim_start_matches(['#', ' '])) {
+        if line.starts_with('[') && line.split(' ').next().unwrap().ends_with(']') {
+            section = line.split(' ').next().unwrap().trim_matches(['[', ']']).to_owned();
+        }
+        let Some((key, value)) = line.split_once(" = ") else { continue };
+        let Ok(table) = format!("value = {value}").parse::<toml::Table>() else { continue };
+        let number = match &table["value"] {
+            toml::Value::Array(values) => values.first().cloned(),
+            value => Some(value.clone()),
+        };
+        let number = number.filter(|number| number.is_integer() || number.is_float());
+        if let Some(number) = number {
+            let comment = value.split_once('#').map_or("", |(_, comment)| comment).trim();
+            found.push((format!("{section}.{key}"), number, comment.to_owned()));
+        }
+    }
+    found
+}
+
+#[test]
+fn every_number_of_the_example_has_a_range_that_is_written_beside_it() {
+    // Another test holds that the example shows every key, so that no number is without a range.
+    let shown = numbers_shown();
+    for (name, _, comment) in &shown {
+        let range = key(name).unwrap_or_else(|| panic!("{name} has no row in stoq_gateway::ranges::KEYS"));
+        assert!(
+            comment.starts_with(&range.to_string()),
+            "{name}: the comment {comment:?} begins with \"{range}\""
+        );
+    }
+    let shown: BTreeSet<_> = shown.into_iter().map(|(name, ..)| name).collect();
+    let ranges: BTreeSet<_> = KEYS.iter().map(|range| range.name.to_owned()).collect();
+    assert_eq!(ranges.difference(&shown).collect::<Vec<_>>(), Vec::<&String>::new(), "ranges of no key");
+}
+
+/// A file with one number, of a gateway.
+fn with_number(name: &str, value: &str) -> String {
+    let (section, key) = name.split_once('.').unwrap();
+    let value = if ["cores", "queues"].contains(&key) { format!("[{value}]") } else { value.to_owned() };
+    match section {
+        "network" if key == "buffer_bytes" => {
+            GATEWAY.replace("[network]", &format!("[network]\n{key} = {value}"))
+        }
+        "network" => DPDK.replace("[network]", &format!("[network]\n{key} = {value}")),
+        "application" if key == "queues" => {
+            format!("{GATEWAY}[[application]]\nkind = \"echo\"\n{key} = {value}\n")
+        }
+        "application" => {
+            format!(
+                "{GATEWAY}[[application]]\nkind = \"seed\"\nqueues = [0]\ndirectory = \"d\"\n{key} = {value}\n"
+            )
+        }
+        // What stands in a relation to the key is moved out of its way.
+        "quic" if key == "idle_timeout_ms" => {
+            format!("{GATEWAY}[quic]\nkeep_alive_ms = 0\n{key} = {value}\n")
+        }
+        "quic" if key == "keep_alive_ms" => {
+            format!("{GATEWAY}[quic]\nidle_timeout_ms = 0\n{key} = {value}\n")
+        }
+        "quic" if key == "receive_window_bytes" => {
+            format!("{GATEWAY}[quic]\nstream_receive_window_bytes = 65536\n{key} = {value}\n")
+        }
+        "quic" if key == "stream_receive_window_bytes" => {
+            format!("{GATEWAY}[quic]\nreceive_window_bytes = 1073741824\n{key} = {value}\n")
+        }
+        _ => format!("{GATEWAY}[{section}]\n{key} = {value}\n"),
+    }
+}
+
+#[test]
+fn the_border_values_of_every_key_load_and_what_lies_beyond_is_refused_with_its_range() {
+    for range in KEYS {
+        let Bounds::Whole(min, max) = range.bounds else { panic!("{range:?}: no key has fractions") };
+        let file = |value: &dyn ToString| with_number(range.name, &value.to_string());
+        let good = [Some(min), Some(max), range.zero.map(|_| 0)];
+        for value in good.into_iter().flatten() {
+            // A relation between two keys may refuse it; the range does not.
+            if let Err(error) = load(&file(&value), true) {
+                let relation = ["network.mbufs", "network.rx_descriptors"].contains(&range.name)
+                    || (range.name == "workers.cores" && value > 0);
+                assert!(relation && !error.to_string().contains(&range.to_string()), "{error}");
+            }
+        }
+        let mut bad = vec![i128::from(max) + 1, -1, i64::MIN.into()];
+        if min > 0 && !(min == 1 && range.zero.is_some()) {
+            bad.push(i128::from(min) - 1);
+        }
+        for value in bad {
+            let error = refusal(&file(&value), true);
+            assert!(error.contains(&format!("key `{}`: {value} is too", range.name)), "{error}");
+            assert!(error.contains(&format!("give {range}")), "{error}");
+        }
+        for value in ["1.5", "nan", "inf", "-inf"] {
+            let error = refusal(&file(&value), true);
+            assert!(
+                error.contains(&format!("key `{}`", range.name)) && error.contains("whole number"),
+                "{error}"
+            );
+        }
+        // More than TOML has.
+        let error = refusal(&file(&"99999999999999999999"), true);
+        assert!(error.contains("99999999999999999999"), "{error}");
+    }
+}
+
+#[test]
+fn a_client_refuses_unknown_keys_in_every_section() {
+    for section in ["workers", "network", "identity", "trust", "tls", "quic", "log"] {
+        let front = match section {
+            "trust" => CLIENT.to_owned(),
+            "network" => format!("{CLIENT}[network]\nkind = \"kernel-udp\"\n"),
+            _ => format!("{CLIENT}[{section}]\n"),
+        };
+        let allowed = allowed(&format!("{front}zzz = 1\n"), false);
+        assert!(!allowed.is_empty());
+    }
+    assert!(allowed(&format!("zzz = 1\n{CLIENT}"), false).contains("connect"));
+    let peer_gateway = format!("{CLIENT}[[gateway]]\nnode_id = \"{}\"\nzzz = 1\n", "a".repeat(52));
+    let text = std::fs::read_to_string(configs().join("client.toml")).unwrap();
+    assert_eq!(shown(&text)["gateway"], allowed(&peer_gateway, false));
+    // What belongs to a gateway only.
+    for section in ["[shutdown]\ndrain_ms = 1\n", "[[application]]\nkind = \"echo\"\nqueues = [1]\n"] {
+        assert!(refusal(&format!("{CLIENT}{section}"), false).contains("unknown field"));
+    }
+}
+
+#[test]
+fn the_shortest_files_load() {
+    let guarded = "listen = \"0.0.0.0:9464\"\ncertificate = \"c\"\nkey = \"k\"\ntoken_file = \"t\"";
+    for admin in ["", "listen = \"[::1]:0\"", "listen = \"0.0.0.0:9464\"\ninsecure = true", guarded] {
+        load(&format!("{GATEWAY}\n[admin]\n{admin}\n"), true).unwrap();
+    }
+    load(GATEWAY, true).unwrap();
+    load(DPDK, true).unwrap();
+    load(CLIENT, false).unwrap();
+    for both in [
+        "[\"0.0.0.0:4433\", \"[::]:4433\"]",
+        "[\"[::]:4433\", \"127.0.0.1:4433\"]",
+        "[\"127.0.0.1:1\", \"0.0.0.0:2\"]",
+    ] {
+        load(&GATEWAY.replace("[\"127.0.0.1:4433\"]", both), true).unwrap();
+    }
+    for written in ["gateway.example.org", "[fe80::1%eth0]:4433", "192.0.2.1"] {
+        load(&format!("connect = \"{written}\"\n{CLIENT}"), false).unwrap();
+    }
+}
+
+#[test]
+fn a_value_that_cannot_work_is_refused_with_its_key_and_its_fix() {
+    let workers = |text: &str| format!("{GATEWAY}\n[workers]\n{text}\n");
+    let applications = |text: &str| format!("{GATEWAY}\n{text}\n");
+    let listen = |addresses: &str| GATEWAY.replace("[\"127.0.0.1:4433\"]", addresses);
+    let dpdk = |from: &str, to: &str| DPDK.replace(from, to);
+    let seed = "[[application]]\nkind = \"seed\"\nqueues = [7]\ndirectory = \"d\"\n";
+    let peer_gateway = |letter: char, addresses: &str| {
+        let node_id = letter.to_string().repeat(52);
+        format!("[[gateway]]\nnode_id = \"{node_id}\"\naddresses = {addresses}\n")
+    };
+    let cases = [
+        (workers("count = 0"), "workers.count", "give 1 to 1024 workers"),
+        (applications("[admin]\nlisten = \"0.0.0.0:9464\""), "admin.listen", "token_file"),
+        (applications("[admin]\nlisten = \"[::]:9464\"\ntoken_file = \"t\""), "admin.listen", "token_file"),
+        (applications("[admin]\ncertificate = \"c.pem\""), "admin.key", "needs its key"),
+        (applications("[admin]\nkey = \"c.key\""), "admin.certificate", "needs its certificate"),
+        (workers("count = 1025"), "workers.count", "give 1 to"),
+        (workers("count = 2\ncores = [1]"), "workers.cores", "one core each"),
+        (workers("count = 2\ncores = [1, 1]"), "workers.cores", "named twice"),
+        (GATEWAY.replace("[\"127.0.0.1:4433\"]", "[]"), "network.listen", "at least one"),
+        (GATEWAY.replace(":4433", ":0"), "network.listen", "fixed port"),
+        (listen("[\"127.0.0.1:4433\", \"127.0.0.1:4433\"]"), "network.listen", "leave one out"),
+        (listen("[\"127.0.0.1:4433\", \"0.0.0.0:4433\"]"), "network.listen", "leave one out"),
+        (listen("[\"[::]:4433\", \"[::1]:4433\"]"), "network.listen", "leave one out"),
+        (listen("[\"[::ffff:127.0.0.1]:4433\", \"127.0.0.1:4433\"]"), "network.listen", "leave one out"),
+        (GATEWAY.replace("client_auth = \"off\"", ""), "trust", "stoq identity show"),
+        (dpdk("[\"10.77.0.1/24\"]", "[]"), "network.addresses", "at least one"),
+        (dpdk("[identity]", "mtu = 1279\n[identity]"), "network.mtu", "1280"),
+        (dpdk("[identity]", "vlan = 4095\n[identity]"), "network.vlan", "give 1 to 4094"),
+        (dpdk("[identity]", "vlan = 0\n[identity]"), "network.vlan", "1 to 4094"),
+        (dpdk("[identity]", "udp_port = 0\n[identity]"), "network.udp_port", "1 to 65535"),
+        (
+            applications(&format!("{seed}[[application]]\nkind = \"echo\"\nqueues = [7]")),
+            "application.queues",
+            "queue 7",
+        ),
+        (applications(&format!("{seed}{}", seed.replace('7', "8"))), "application", "one store"),
+        (applications(&peer_gateway('a', "[]")), "gateway.addresses", "at least one"),
+        (
+            applications(&format!(
+                "{}{}",
+                peer_gateway('a', "[\"10.0.0.1:1\"]"),
+                peer_gateway('a', "[\"10.0.0.2:1\"]")
+            )),
+            "gateway.node_id",
+            "named twice",
+        ),
+        (applications("[hops]\nconnections_max = 0"), "hops.connections_max", "give 1 to"),
+        (applications("[hops]\nbudget_max_bytes = 0"), "hops.budget_max_bytes", "give 65536 to"),
+        (applications(&format!("{seed}[hops]\ncache = true")), "hops.cache", "capacity_bytes"),
+        (
+            applications("[quic]\nreceive_window_bytes = 16000000"),
+            "quic.receive_window_bytes",
+            "at least 16777216",
+        ),
+        (applications("[quic]\nidle_timeout_ms = 5000"), "quic.keep_alive_ms", "1666 or less"),
+        (format!("{DPDK}[quic]\ninitial_mtu = 1473"), "quic.initial_mtu", "network.mtu = 1500"),
+        (dpdk("[identity]", "mbufs = 1535\n[identity]"), "network.mbufs", "at least 1536"),
+        (
+            applications(&format!("{seed}capacity_bytes = 20000\nquota_bytes = 20001")),
+            "application.quota_bytes",
+            "capacity_bytes, 20000",
+        ),
+        (
+            applications(&format!("{seed}lease_default_s = 61\nlease_max_s = 60")),
+            "application.lease_default_s",
+            "lease_max_s, 60",
+        ),
+        (applications("[qlog]\nsample = 0"), "qlog.sample", "give 1 to"),
+        (applications("[capture]\nsocket = \"s\""), "capture.socket", "tcpdump"),
+        (format!("{DPDK}\n[capture]\nkey_log = true"), "capture.key_log", "capture.socket"),
+    ];
+    for (text, key, fix) in cases {
+        let error = refusal(&text, true);
+        assert!(error.contains(&format!("`{key}`")), "the key {key} is named: {error}");
+        assert!(error.contains(fix), "{fix:?} stands in: {error}");
+    }
+    let error = refusal("", false);
+    assert!(error.contains("trust"), "{error}");
+    let error = refusal("[trust]\n", false);
+    assert!(error.contains("`trust`") && error.contains("node_ids"), "{error}");
+}
+
+#[test]
+fn a_gateway_has_one_section_and_one_name() {
+    let peer_gateway =
+        |name: &str, id: &str| format!("[[gateway]]\nname = \"{name}\"\nnode_id = \"{}\"\n", id.repeat(52));
+    let both = |first: String, second: String| format!("{CLIENT}{first}{second}");
+    load(
+        &both(peer_gateway("north", "a"), peer_gateway("south", "q").replace("name = \"south\"\n", "")),
+        false,
+    )
+    .unwrap();
+    for (text, key, fix) in [
+        (both(peer_gateway("north", "a"), peer_gateway("south", "a")), "gateway.node_id", "twice"),
+        (both(peer_gateway("north", "a"), peer_gateway("north", "q")), "gateway.name", "the same name"),
+        (both(peer_gateway("", "a"), String::new()), "gateway.name", "one word"),
+        (both(peer_gateway("a,b", "a"), String::new()), "gateway.name", "one word"),
+        (both(peer_gateway("10.0.0.1:1", "a"), String::new()), "gateway.name", "one word"),
+    ] {
+        let error = refusal(&text, false);
+        assert!(error.contains(&format!("`{key}`")) && error.contains(fix), "{error}");
+    }
+    let error = refusal(&format!("{CLIENT}[[gateway]]\nname = \"north\"\n"), false);
+    assert!(error.contains("node_id"), "{error}");
+}
+
+#[test]
+fn values_of_the_wrong_type_or_name_are_refused_with_their_place() {
+    for (text, part) in [
+        (format!("{GATEWAY}\n[quic]\ncongestion = \"reno\"\n"), "newreno"),
+        (format!("{GATEWAY}\n[tls]\ncipher = \"rc4\"\n"), "aes-128-gcm"),
+        (format!("{GATEWAY}\n[workers]\nidle = \"sleep\"\n"), "adaptive"),
+        (format!("{GATEWAY}\n[quic]\nidle_timeout_ms = -1\n"), "idle_timeout_ms"),
+        (GATEWAY.replace("kernel-udp", "carrier-pigeon"), "dpdk"),
+        (GATEWAY.replace("127.0.0.1:4433", "localhost"), "listen"),
+        (DPDK.replace("[identity]", "udp_port = 70000\n[identity]"), "udp_port"),
+        (format!("{GATEWAY}\n[[application]]\nkind = \"echo\"\nqueues = \"all\"\n"), "queues"),
+        (format!("{GATEWAY}\n[[application]]\nqueues = [1]\n"), "kind"),
+        (GATEWAY.replace("client_auth = \"off\"", "node_ids = [\"short\"]"), "node_ids"),
+        (DPDK.replace("10.77.0.1/24", "10.77.0.1"), "addresses"),
+        (format!("{GATEWAY}\n[[application]]\nkind = \"cache\"\nqueues = [1]\n"), "seed"),
+        ("not toml at all".to_owned(), "line 1"),
+    ] {
+        let error = refusal(&text, true);
+        assert!(error.contains(part), "{part:?} stands in: {error}");
+    }
+}
+
+#[test]
+fn an_address_of_a_gateway_that_cannot_be_is_told_with_what_would_be() {
+    for (written, part) in [
+        ("2001:db8::1", "[2001:db8::1]"),
+        ("https://a.example", "1 to 65535"),
+        ("10.0.0.1:0", "1 to 65535"),
+        ("", "letters"),
+    ] {
+        let error = refusal(&format!("connect = \"{written}\"\n{CLIENT}"), false);
+        assert!(error.contains("gateway") && error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named_with_what_to_do() {
+    for error in [
+        load_gateway(Path::new("/nowhere/g.toml")).map(drop),
+        load_client(Path::new("/nowhere/g.toml")).map(drop),
+    ] {
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("/nowhere/g.toml") && error.contains("--config"), "{error}");
+    }
+}
+
+#[test]
+fn relative_paths_are_taken_from_where_the_file_lies() {
+    let config = load_gateway(&configs().join("gateway-kernel.toml")).unwrap();
+    assert_eq!(config.identity.certificate, configs().join("gateway.pem"));
+    assert_eq!(config.identity.key, configs().join("gateway.key"));
+    let stoq_gateway::config::ApplicationConfig::Seed(seed) = &config.application[0] else {
+        panic!("the first is the seed")
+    };
+    assert_eq!(seed.directory, configs().join("store"));
+}

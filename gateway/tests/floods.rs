@@ -1,0 +1,125 @@
+//! Floods against a gateway that serves: what is dropped is counted, what is held is bounded, and honest clients are served.
+
+#[allow(dead_code, unused_imports, reason = "the library's tests use the rest")]
+#[path = "../../tests/simulated/support/mod.rs"]
+mod support;
+
+use quinn_proto::Transmit;
+use std::time::Duration;
+use stoq::counters::{Counter, Counters};
+use stoq::datagram::Network as _;
+use stoq::limits::INCOMING_LEN_MAX;
+use stoq::tls::{ClientTls, client_config};
+use stoq_gateway::pktgen::{IMIX, Initials, Load, Mix};
+use support::{Network, Setup, World, gateway_v4, station, trust};
+
+/// A host that floods the gateway.
+struct Flooder {
+    network: Network,
+    counters: Counters,
+    answers: u64,
+}
+
+impl Flooder {
+    fn new(world: &World) -> Self {
+        let network = station(&world.link, 60, 1).remove(0);
+        Self { network, counters: Counters::default(), answers: 0 }
+    }
+
+    /// Sends `count` datagrams, `each` of them a millisecond.
+    fn flood(&mut self, world: &mut World, load: &mut Load, count: usize, each: usize) {
+        let mut sent = 0;
+        while sent < count {
+            let (bytes, segment) = load.next(each.min(count - sent));
+            let transmit = Transmit {
+                destination: gateway_v4(),
+                ecn: None,
+                size: bytes.len(),
+                segment_size: Some(segment),
+                src_ip: None,
+            };
+            sent += bytes.len() / segment;
+            self.network.send(world.now, &self.counters, &transmit, bytes);
+            for _ in 0..3 {
+                self.network.flush(world.now, &self.counters);
+                world.pass(Duration::from_micros(600));
+                self.network.receive(world.now, &self.counters, |_| self.answers += 1);
+            }
+        }
+    }
+}
+
+fn initials() -> Initials {
+    Initials::new(client_config(&ClientTls::new(None, trust())).unwrap(), "10.77.0.1").unwrap()
+}
+
+fn assert_serves(world: &mut World, peer: &support::caller::Peer) {
+    world.echo(peer, b"an honest message");
+    let other = world.connect(0, gateway_v4());
+    world.echo(&other, b"a new one's");
+    assert_eq!(world.caller(peer).closed(peer), None);
+}
+
+#[test]
+fn garbage_is_dropped_under_named_counters_and_the_gateway_serves_on() {
+    let (mut world, peer) = World::connected();
+    let mut flooder = Flooder::new(&world);
+    let taken = |world: &World| world.gateway.count(Counter::RxPackets);
+    let before = taken(&world);
+    let mut small = Load::garbage(Mix::new(&[(64, 64)], false, false, 1500).unwrap());
+    flooder.flood(&mut world, &mut small, 1000, 50);
+    assert_eq!(world.gateway.count(Counter::DropNotQuic), 1000);
+    assert_eq!(world.gateway.count(Counter::DropNoConnection), 0, "18 bytes never reach QUIC");
+    assert!(taken(&world) - before >= 1000, "the device delivered all of it");
+
+    let mut imix = Load::garbage(Mix::new(&IMIX, false, false, 1500).unwrap());
+    flooder.flood(&mut world, &mut imix, 1008, 50);
+    let dropped =
+        world.gateway.count(Counter::DropNotQuic) + world.gateway.count(Counter::DropNoConnection) - 1000;
+    assert_eq!(dropped, 1008, "{}", world.report());
+    assert_eq!(world.gateway.connections(), 1);
+    // Version Negotiation answers what is as large as an Initial packet; stateless resets come now and then.
+    assert!(flooder.answers < 200, "{} answers to 1008 datagrams", flooder.answers);
+    assert_serves(&mut world, &peer);
+}
+
+#[test]
+fn a_replayed_flight_is_one_attempt_however_often_it_comes() {
+    let (mut world, peer) = World::connected();
+    let mut flooder = Flooder::new(&world);
+    flooder.flood(&mut world, &mut Load::replay(&initials()), 2000, 16);
+    assert_eq!(world.gateway.connections(), 2, "the honest one and the replayed one");
+    assert_eq!(world.gateway.count(Counter::ConnectionsOpened), 1);
+    assert_serves(&mut world, &peer);
+    world.run(Duration::from_secs(60), "the attempt is forgotten", |world| world.gateway.connections() == 2);
+}
+
+#[test]
+fn a_storm_of_attempts_makes_clients_prove_their_address_and_leaves_nothing() {
+    let (mut world, peer) = World::connected();
+    let mut flooder = Flooder::new(&world);
+    // 32 flights a burst.
+    flooder.flood(&mut world, &mut Load::initials(initials()), 20 * 1024, 1024);
+    let attempts = 10 * 1024;
+    assert!(flooder.answers > 0, "Retry packets");
+    let held = world.gateway.connections();
+    assert!(held < attempts / 4, "{held} connections are held for {attempts} attempts\n{}", world.report());
+    let dropped = world.gateway.count(Counter::DropConnectionLimit);
+    assert!(dropped as usize <= attempts && INCOMING_LEN_MAX < attempts);
+    assert_serves(&mut world, &peer);
+    world.run(Duration::from_secs(120), "the attempts are forgotten", |world| {
+        world.gateway.connections() == 2
+    });
+}
+
+#[test]
+fn two_workers_count_garbage_as_one_does() {
+    let mut world = World::new(Setup { gateway_workers: 2, ..Setup::default() });
+    let peer = world.connect(0, gateway_v4());
+    let mut flooder = Flooder::new(&world);
+    let mut load = Load::garbage(Mix::new(&[(64, 128)], false, false, 1500).unwrap());
+    flooder.flood(&mut world, &mut load, 500, 50);
+    let dropped = world.gateway.count(Counter::DropNotQuic) + world.gateway.count(Counter::DropNoConnection);
+    assert_eq!(dropped, 500, "{}", world.report());
+    assert_serves(&mut world, &peer);
+}

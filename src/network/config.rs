@@ -1,0 +1,136 @@
+//! The way to the network.
+
+use crate::wire::prefix::Prefix;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// The way to the network: exactly one kind.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum NetworkConfig {
+    /// A DPDK port: the kernel is not on the packet's way.
+    Dpdk(DpdkConfig),
+    /// UDP sockets of the kernel: no privileges, no bypass.
+    KernelUdp(KernelConfig),
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self::KernelUdp(KernelConfig::default())
+    }
+}
+
+/// A DPDK port.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DpdkConfig {
+    /// A PCI address (`0000:3b:00.0`) or a virtual device (`net_memif0,role=server,…`). `env:NAME` in the file takes it from
+    /// that environment variable: for who is told its device only when it starts.
+    #[serde(deserialize_with = "device")]
+    pub device: String,
+    /// Addresses of this port with their prefix lengths.
+    pub addresses: Vec<Prefix>,
+    /// UDP port that QUIC uses.
+    #[serde(default = "default_udp_port")]
+    pub udp_port: u16,
+    /// Next hop for IPv4 destinations off the link.
+    pub gateway_v4: Option<Ipv4Addr>,
+    /// Next hop for IPv6 destinations off the link.
+    pub gateway_v6: Option<Ipv6Addr>,
+    /// 802.1Q VLAN of all frames.
+    pub vlan: Option<u16>,
+    /// Largest layer-3 packet, bytes.
+    #[serde(default = "default_mtu")]
+    pub mtu: u16,
+    /// Receive descriptors a queue.
+    #[serde(default = "default_descriptors")]
+    pub rx_descriptors: u16,
+    /// Transmit descriptors a queue.
+    #[serde(default = "default_descriptors")]
+    pub tx_descriptors: u16,
+    /// Receive buffers a queue; by default what the descriptors and one burst need.
+    pub mbufs: Option<u32>,
+    /// Take frames for every station: for devices that filter wrongly.
+    #[serde(default)]
+    pub promiscuous: bool,
+    /// Use the device's checksum and RSS offloads where it has them.
+    #[serde(default = "default_true")]
+    pub offloads: bool,
+    /// Give datagrams over IPv4 a UDP checksum where the device fills in none.
+    #[serde(default = "default_true")]
+    pub udp_checksum: bool,
+    /// Huge pages: `required`, `preferred` or `none`.
+    #[serde(default)]
+    pub huge_pages: HugePagesConfig,
+    /// Memory for DPDK, MiB.
+    #[serde(default = "default_memory_mb")]
+    pub memory_mb: u32,
+    /// Prefix of DPDK's runtime files; by default one of this process.
+    pub file_prefix: Option<String>,
+    /// More EAL arguments, for what has no key here.
+    #[serde(default)]
+    pub eal_args: Vec<String>,
+}
+
+/// Whether DPDK lives in huge pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HugePagesConfig {
+    /// Do not start without.
+    Required,
+    /// Use them where they are, normal pages where not.
+    #[default]
+    Preferred,
+    /// Normal pages.
+    None,
+}
+
+/// Kernel UDP sockets.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KernelConfig {
+    /// Local addresses. Port 0 takes any free one: for clients.
+    pub listen: Vec<SocketAddr>,
+    /// Socket buffers asked for, each way, bytes. The kernel bounds them by net.core.rmem_max and wmem_max.
+    pub buffer_bytes: usize,
+}
+
+impl Default for KernelConfig {
+    fn default() -> Self {
+        Self {
+            listen: vec![(Ipv4Addr::UNSPECIFIED, 0).into(), (Ipv6Addr::UNSPECIFIED, 0).into()],
+            buffer_bytes: 16 << 20,
+        }
+    }
+}
+
+fn device<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let device = String::deserialize(deserializer)?;
+    match device.strip_prefix("env:") {
+        None => Ok(device),
+        Some(name) => match std::env::var(name) {
+            Ok(value) if !value.trim().is_empty() => Ok(value.trim().to_owned()),
+            _ => Err(D::Error::custom(format!(
+                "`device` is \"env:{name}\", and that environment variable names no device"
+            ))),
+        },
+    }
+}
+
+fn default_udp_port() -> u16 {
+    4433
+}
+fn default_mtu() -> u16 {
+    1500
+}
+fn default_descriptors() -> u16 {
+    1024
+}
+fn default_memory_mb() -> u32 {
+    256
+}
+
+fn default_true() -> bool {
+    true
+}

@@ -1,0 +1,142 @@
+//! Which process has a port or a file's lock, as far as this user may see: for messages that name it.
+
+use std::fmt;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// A process that has what is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Its number.
+    pub pid: u32,
+    /// Its command line.
+    pub command: Vec<String>,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} (`{}`)", self.pid, self.command.join(" "))
+    }
+}
+
+impl Holder {
+    fn of(pid: u32) -> Self {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let command = command.split(|&byte| byte == 0).filter(|part| !part.is_empty());
+        Self { pid, command: command.map(|part| String::from_utf8_lossy(part).into_owned()).collect() }
+    }
+}
+
+/// Processes with a UDP socket that stands in the way of one on `address`.
+pub fn of_udp(address: SocketAddr) -> Vec<Holder> {
+    of_socket(&["udp", "udp6"], address)
+}
+
+/// The same of TCP.
+pub fn of_tcp(address: SocketAddr) -> Vec<Holder> {
+    of_socket(&["tcp", "tcp6"], address)
+}
+
+/// Processes that have locked this file.
+pub fn of_lock(file: &Path) -> Vec<Holder> {
+    let Ok(inode) = fs::metadata(file).map(|file| file.ino()) else { return Vec::new() };
+    // proc_locks(5): "1: FLOCK  ADVISORY  WRITE 1234 fe:01:5678 0 EOF"
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let held = locks.lines().filter_map(|line| {
+        let mut words = line.split_whitespace().skip(4);
+        let (pid, place) = (words.next()?, words.next()?);
+        let found = place.rsplit(':').next()?.parse::<u64>().ok()? == inode;
+        if found { pid.parse().ok() } else { None }
+    });
+    held.map(Holder::of).collect()
+}
+
+fn of_socket(tables: &[&str], address: SocketAddr) -> Vec<Holder> {
+    let wanted = address.ip().to_canonical();
+    let in_the_way = |local: SocketAddr| {
+        let ip = local.ip().to_canonical();
+        local.port() == address.port() && (ip == wanted || ip.is_unspecified() || wanted.is_unspecified())
+    };
+    let mut inodes = Vec::new();
+    for table in tables {
+        let text = fs::read_to_string(Path::new("/proc/net").join(table)).unwrap_or_default();
+        inodes.extend(text.lines().skip(1).filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let local = local(words.nth(1)?)?;
+            // After the local address: remote, state, queues, timer, retransmissions, user, timeout, inode.
+            let inode: u64 = words.nth(7)?.parse().ok()?;
+            in_the_way(local).then_some(inode)
+        }));
+    }
+    let mut found: Vec<_> = processes().filter(|&pid| has_socket(pid, &inodes)).map(Holder::of).collect();
+    found.sort_by_key(|holder| holder.pid);
+    found
+}
+
+/// An address of /proc/net: hexadecimal words in the machine's order, a colon, the port.
+fn local(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let word = |at: usize| u32::from_str_radix(ip.get(at..at + 8)?, 16).ok().map(u32::to_ne_bytes);
+    let ip = match ip.len() {
+        8 => IpAddr::V4(Ipv4Addr::from(word(0)?)),
+        32 => {
+            let words = [word(0)?, word(8)?, word(16)?, word(24)?].concat();
+            IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(words).ok()?))
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn has_socket(pid: u32, inodes: &[u64]) -> bool {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    files.filter_map(|file| fs::read_link(file.path()).ok()).any(|target| {
+        let name = target.to_string_lossy();
+        let inode = name.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
+        inode.and_then(|inode| inode.parse().ok()).is_some_and(|inode| inodes.contains(&inode))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::net::{TcpListener, UdpSocket};
+
+    #[test]
+    fn the_process_that_has_a_port_or_a_lock_is_found() {
+        let own = std::process::id();
+        let is_own = |found: Vec<Holder>| found.iter().any(|holder| holder.pid == own);
+        for at in ["127.0.0.1:0", "[::1]:0"] {
+            let udp = UdpSocket::bind(at).unwrap();
+            let local = udp.local_addr().unwrap();
+            assert!(is_own(of_udp(local)), "{local}");
+            let wildcard = if local.is_ipv4() {
+                IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+            } else {
+                Ipv6Addr::UNSPECIFIED.into()
+            };
+            assert!(is_own(of_udp(SocketAddr::new(wildcard, local.port()))), "{local} stands in the way");
+            drop(udp);
+            assert!(!is_own(of_udp(local)));
+        }
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(is_own(of_tcp(tcp.local_addr().unwrap())));
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let file = File::create(&path).unwrap();
+        assert!(!is_own(of_lock(&path)));
+        file.lock().unwrap();
+        assert!(is_own(of_lock(&path)));
+    }
+}

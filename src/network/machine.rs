@@ -1,0 +1,111 @@
+//! Whether the machine has the memory and the cores that a configuration asks for.
+
+use super::{NetworkConfig, OpenError};
+use crate::limits::{STORE_BYTES_MAX, WORKERS_PER_CORE_MAX};
+
+/// More memory than the machine has.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{keys} asks for {wanted_mb} MiB, and this machine has {total_mb} MiB of memory; give less")]
+pub struct MemoryError {
+    keys: String,
+    wanted_mb: u64,
+    total_mb: u64,
+}
+
+/// Compares a network and its workers with the machine: its cores, and the memory of DPDK.
+///
+/// # Errors
+/// [`CoresError`] or [`MemoryError`].
+pub fn ensure_network(config: &NetworkConfig, workers: usize) -> Result<(), OpenError> {
+    ensure_cores(workers)?;
+    ensure_memory(config, 0)?;
+    Ok(())
+}
+
+/// Compares what DPDK and a store's memory tier of `tier_bytes` may take with the machine's memory. Gives both, MiB.
+///
+/// # Errors
+/// [`MemoryError`] when the machine has less.
+pub fn ensure_memory(config: &NetworkConfig, tier_bytes: u64) -> Result<(u64, u64), MemoryError> {
+    compare(config, tier_bytes, machine_mb())
+}
+
+fn machine_mb() -> u64 {
+    total_mb(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default())
+}
+
+/// More workers than the cores can run in turn.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "workers.count = {workers} is too large for the {cores} cores that this process may run on: connections would time out while \
+     their workers wait; give at most {}", cores * WORKERS_PER_CORE_MAX
+)]
+pub struct CoresError {
+    workers: usize,
+    cores: usize,
+}
+
+/// Compares the workers with the cores that this process may run on.
+///
+/// # Errors
+/// [`CoresError`] when there are more than [`WORKERS_PER_CORE_MAX`] workers for each core.
+pub fn ensure_cores(workers: usize) -> Result<(), CoresError> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    if workers > cores * WORKERS_PER_CORE_MAX { Err(CoresError { workers, cores }) } else { Ok(()) }
+}
+
+/// The machine's memory, MiB; without bound where the kernel does not tell.
+fn total_mb(info: &str) -> u64 {
+    let line = info.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib: Option<u64> = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    kib.map_or(STORE_BYTES_MAX >> 20, |kib| kib / 1024)
+}
+
+fn compare(network: &NetworkConfig, tier_bytes: u64, total_mb: u64) -> Result<(u64, u64), MemoryError> {
+    let mut keys = Vec::new();
+    let mut wanted_mb = 0;
+    if tier_bytes > 0 {
+        keys.push(format!("application.memory_bytes = {tier_bytes}"));
+        wanted_mb += tier_bytes >> 20;
+    }
+    if let NetworkConfig::Dpdk(dpdk) = network {
+        keys.push(format!("network.memory_mb = {}", dpdk.memory_mb));
+        wanted_mb += u64::from(dpdk.memory_mb);
+    }
+    if wanted_mb > total_mb {
+        return Err(MemoryError { keys: keys.join(" and "), wanted_mb, total_mb });
+    }
+    Ok((wanted_mb, total_mb))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::DpdkConfig;
+    use super::*;
+
+    #[test]
+    fn more_memory_than_there_is_is_refused_with_the_keys_that_ask_for_it() {
+        let network: DpdkConfig = serde_json::from_str(
+            "{\"device\": \"net_null0\", \"addresses\": [\"10.77.0.1/24\"], \"memory_mb\": 256}",
+        )
+        .unwrap();
+        let network = NetworkConfig::Dpdk(network);
+        let compare = |total_mb| compare(&network, 1 << 30, total_mb);
+        assert_eq!(compare(total_mb("MemTotal:  1310720 kB\n")), Ok((1280, 1280)));
+        let error = compare(1279).unwrap_err().to_string();
+        assert!(
+            error.contains("application.memory_bytes = 1073741824 and network.memory_mb = 256"),
+            "{error}"
+        );
+        assert!(error.contains("1280 MiB") && error.contains("1279 MiB"), "{error}");
+        assert!(compare(total_mb("")).is_ok());
+    }
+
+    #[test]
+    fn a_thousand_workers_on_each_core_are_refused_and_one_is_not() {
+        let cores = std::thread::available_parallelism().unwrap().get();
+        assert_eq!(ensure_cores(cores * WORKERS_PER_CORE_MAX), Ok(()));
+        let error = ensure_cores(cores * WORKERS_PER_CORE_MAX + 1).unwrap_err().to_string();
+        assert!(error.contains(&format!("give at most {}", cores * WORKERS_PER_CORE_MAX)), "{error}");
+    }
+}

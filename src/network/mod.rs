@@ -1,0 +1,275 @@
+//! Opens the network that a configuration describes, whichever kind it is, and starts a node or a client on it.
+
+mod config;
+mod error;
+pub mod holder;
+pub mod machine;
+#[cfg(feature = "dpdk")]
+mod port;
+
+pub use config::{DpdkConfig, HugePagesConfig, KernelConfig, NetworkConfig};
+pub use error::OpenError;
+
+use crate::client::{Client, ClientError};
+use crate::datagram::Network;
+use crate::datagram::kernel::{KernelUdp, KernelUdpConfig};
+use crate::nic::Offloads;
+use crate::nic::interface::Interface;
+use crate::nic::tap::Tap;
+#[cfg(feature = "dpdk")]
+use crate::nic::tap::Tapped;
+use crate::node::{Hosted, Node, NodeConfig, ThreadSetup};
+use std::any::Any;
+use std::io;
+use std::ops::Deref;
+use std::sync::Arc;
+#[cfg(feature = "dpdk")]
+use std::time::Instant;
+
+/// An open network, one queue a worker.
+pub struct Opened {
+    queues: Queues,
+    device: Device,
+}
+
+enum Queues {
+    #[cfg(feature = "dpdk")]
+    Dpdk(Vec<port::DpdkNetwork>),
+    /// With a tap on each: another type, so that those without one pay nothing for it.
+    #[cfg(feature = "dpdk")]
+    Tapped(Vec<port::TappedNetwork>),
+    Kernel(Vec<KernelUdp>),
+}
+
+/// What must outlive the queues.
+enum Device {
+    #[cfg(feature = "dpdk")]
+    Dpdk(port::OpenPort),
+    Kernel,
+}
+
+/// Something that runs on a network; the device is closed after it has ended.
+pub struct Running<T> {
+    inner: T,
+    device: Arc<Device>,
+}
+
+/// A device, to be looked at by others than its workers. It is closed after the last of these has gone.
+#[derive(Clone)]
+pub struct DeviceView(Arc<Device>);
+
+impl DeviceView {
+    /// Its own statistics, by name; empty where the kernel keeps them.
+    pub fn stats(&self) -> Vec<(&'static str, u64)> {
+        match &*self.0 {
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(port) => port.stats(),
+            Device::Kernel => Vec::new(),
+        }
+    }
+
+    /// The kernel's interface under a DPDK port, where there is one.
+    pub fn interface(&self) -> Option<&Interface> {
+        match &*self.0 {
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(port) => port.interface().map(|interface| &**interface),
+            Device::Kernel => None,
+        }
+    }
+
+    /// What it granted; none where the kernel has the device.
+    pub fn offloads(&self) -> Option<Offloads> {
+        match &*self.0 {
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(port) => Some(port.offloads()),
+            Device::Kernel => None,
+        }
+    }
+}
+
+impl<T> Deref for Running<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.inner
+    }
+}
+
+impl<T> Running<T> {
+    /// The device's own statistics, by name; empty where the kernel keeps them.
+    pub fn device_stats(&self) -> Vec<(&'static str, u64)> {
+        self.device().stats()
+    }
+
+    /// The device itself.
+    pub fn device(&self) -> DeviceView {
+        DeviceView(self.device.clone())
+    }
+}
+
+/// Code that drives a network queue itself, without a worker, whichever kind of network that is.
+pub trait Drive {
+    /// What it comes to.
+    type Output;
+
+    /// Does its work.
+    fn drive<N: Network>(self, network: N) -> Self::Output;
+}
+
+/// A client that runs on a network. Dropping it stops every clone of the client, then closes the device.
+pub struct RunningClient {
+    client: Client,
+    _device: Device,
+}
+
+impl Deref for RunningClient {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Drop for RunningClient {
+    fn drop(&mut self) {
+        self.client.stop();
+    }
+}
+
+impl Opened {
+    /// Opens a gateway's network with one queue for each of `workers`.
+    ///
+    /// # Errors
+    /// What the device or the kernel refuses, with the fix.
+    pub fn open(config: &NetworkConfig, workers: usize) -> Result<Self, OpenError> {
+        Self::open_as(config, workers, false)
+    }
+
+    /// The same for a client, which hears what the kernel and ICMP say of the gateways that it dials.
+    ///
+    /// # Errors
+    /// Those of [`Opened::open`].
+    pub fn open_client(config: &NetworkConfig, workers: usize) -> Result<Self, OpenError> {
+        Self::open_as(config, workers, true)
+    }
+
+    fn open_as(config: &NetworkConfig, workers: usize, is_client: bool) -> Result<Self, OpenError> {
+        machine::ensure_network(config, workers)?;
+        match config {
+            NetworkConfig::KernelUdp(kernel) => {
+                let queues = (0..workers)
+                    .map(|worker| {
+                        bind(kernel, workers > 1, is_client)
+                            .inspect(|opened| tell_missing(opened, worker, is_client))
+                    })
+                    .collect::<io::Result<_>>()
+                    .map_err(OpenError::kernel)?;
+                Ok(Self { queues: Queues::Kernel(queues), device: Device::Kernel })
+            }
+            #[cfg(feature = "dpdk")]
+            NetworkConfig::Dpdk(dpdk) => {
+                let (port, queues) = port::open(dpdk, workers, |nic, _| nic)?;
+                Ok(Self { queues: Queues::Dpdk(queues), device: Device::Dpdk(port) })
+            }
+            #[cfg(not(feature = "dpdk"))]
+            NetworkConfig::Dpdk(_) => Err(OpenError::NoDpdk),
+        }
+    }
+
+    /// The same with a tap on every queue of a DPDK port. Kernel sockets have none.
+    ///
+    /// # Errors
+    /// Those of [`Opened::open`].
+    #[cfg_attr(not(feature = "dpdk"), expect(unused_variables, reason = "kernel sockets have no tap"))]
+    pub fn open_tapped(config: &NetworkConfig, workers: usize, tap: &Arc<Tap>) -> Result<Self, OpenError> {
+        machine::ensure_network(config, workers)?;
+        match config {
+            #[cfg(feature = "dpdk")]
+            NetworkConfig::Dpdk(dpdk) => {
+                let now = Instant::now();
+                let tapped = |nic, queue: usize| Tapped::new(nic, tap.clone(), queue as u16, now);
+                let (port, queues) = port::open(dpdk, workers, tapped)?;
+                Ok(Self { queues: Queues::Tapped(queues), device: Device::Dpdk(port) })
+            }
+            _ => Self::open(config, workers),
+        }
+    }
+
+    /// Whether it is the kernel's.
+    pub fn is_kernel(&self) -> bool {
+        matches!(self.queues, Queues::Kernel(_))
+    }
+
+    /// What worker threads on this network do first.
+    pub fn thread_setup(&self) -> Option<ThreadSetup> {
+        match &self.device {
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(port) => Some(port.thread_setup()),
+            Device::Kernel => None,
+        }
+    }
+
+    /// Starts a node on it.
+    ///
+    /// # Errors
+    /// When threads cannot be started.
+    pub fn start_node(self, config: &NodeConfig, hosted: Vec<Hosted>) -> io::Result<Running<Node>> {
+        let inner = match self.queues {
+            #[cfg(feature = "dpdk")]
+            Queues::Dpdk(queues) => Node::start(queues, config, hosted)?,
+            #[cfg(feature = "dpdk")]
+            Queues::Tapped(queues) => Node::start(queues, config, hosted)?,
+            Queues::Kernel(queues) => Node::start(queues, config, hosted)?,
+        };
+        Ok(Running { inner, device: Arc::new(self.device) })
+    }
+
+    /// Gives the first queue to `driver`, on this thread, and closes the network when that has ended. None without a queue.
+    pub fn drive<D: Drive>(self, driver: D) -> Option<D::Output> {
+        let Self { queues, device } = self;
+        let _guard: Option<Box<dyn Any>> = match &device {
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(port) => Some((port.thread_setup())()),
+            Device::Kernel => None,
+        };
+        match queues {
+            #[cfg(feature = "dpdk")]
+            Queues::Dpdk(queues) => queues.into_iter().next().map(|queue| driver.drive(queue)),
+            #[cfg(feature = "dpdk")]
+            Queues::Tapped(queues) => queues.into_iter().next().map(|queue| driver.drive(queue)),
+            Queues::Kernel(queues) => queues.into_iter().next().map(|queue| driver.drive(queue)),
+        }
+    }
+
+    /// Starts a client on it.
+    ///
+    /// # Errors
+    /// When threads cannot be started.
+    pub fn start_client(self, config: &NodeConfig) -> Result<RunningClient, ClientError> {
+        let client = match self.queues {
+            #[cfg(feature = "dpdk")]
+            Queues::Dpdk(queues) => Client::start(queues, config)?,
+            #[cfg(feature = "dpdk")]
+            Queues::Tapped(queues) => Client::start(queues, config)?,
+            Queues::Kernel(queues) => Client::start(queues, config)?,
+        };
+        Ok(RunningClient { client, _device: self.device })
+    }
+}
+
+/// Opens one worker's sockets.
+///
+/// # Errors
+/// What the kernel refuses: [`crate::datagram::kernel::BindError`] inside.
+pub fn bind(kernel: &KernelConfig, reuse_port: bool, hear_errors: bool) -> io::Result<KernelUdp> {
+    let config = KernelUdpConfig { reuse_port, buffer_bytes: kernel.buffer_bytes, hear_errors };
+    KernelUdp::bind(&kernel.listen, config)
+}
+
+/// Says once which family is not there. A client tells of it when it is asked to go there.
+fn tell_missing(opened: &KernelUdp, worker: usize, is_client: bool) {
+    for missing in opened.missing().iter().filter(|_| worker == 0 && !is_client) {
+        let family = if missing.is_ipv4() { "IPv4" } else { "IPv6" };
+        tracing::warn!(address = %missing, family, "this host does not have the family of this address: serving without it");
+    }
+}

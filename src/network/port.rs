@@ -1,0 +1,172 @@
+//! A DPDK port by configuration.
+
+use super::{DpdkConfig, HugePagesConfig, OpenError};
+use crate::datagram::NetworkKind;
+use crate::datagram::user_space::{InterfaceConfig, InterfaceError, UserSpace};
+use crate::limits::TX_PENDING_LEN_MAX;
+use crate::neighbor::exchange::exchange;
+use crate::nic::dpdk::DpdkNic;
+use crate::nic::interface::{Interface, interface_of};
+use crate::nic::tap::Tapped;
+use crate::nic::{Nic, Offloads};
+use crate::node::ThreadSetup;
+use ::dpdk::{Eal, EalConfig, HugePages, LogLevel, Pages, Port, PortConfig};
+use std::sync::Arc;
+
+/// One worker's network on a DPDK port.
+pub(super) type DpdkNetwork = UserSpace<DpdkNic>;
+/// The same with a tap on it.
+pub(super) type TappedNetwork = UserSpace<Tapped<DpdkNic>>;
+
+/// A port that is open, and the DPDK environment under it.
+pub(super) struct OpenPort {
+    port: Port,
+    eal: Arc<Eal>,
+    interface: Option<Arc<Interface>>,
+}
+
+impl OpenPort {
+    /// Registers worker threads with DPDK, so that they have caches of packet buffers.
+    pub(super) fn thread_setup(&self) -> ThreadSetup {
+        let eal = self.eal.clone();
+        Arc::new(move || match eal.register_thread() {
+            Ok(registered) => Box::new(registered),
+            Err(error) => {
+                tracing::warn!(%error, "a worker runs without a cache of packet buffers");
+                Box::new(())
+            }
+        })
+    }
+
+    /// The kernel's interface under the port, where there is one.
+    pub(super) fn interface(&self) -> Option<&Arc<Interface>> {
+        self.interface.as_ref()
+    }
+
+    /// What the device does by itself.
+    pub(super) fn offloads(&self) -> Offloads {
+        let info = self.port.info();
+        Offloads {
+            rx_checksum: info.rx_checksum,
+            tx_checksum: info.tx_checksum,
+            rss: info.rss,
+            numa_node: info.numa_node,
+        }
+    }
+
+    /// The port's statistics by DPDK's names.
+    pub(super) fn stats(&self) -> Vec<(&'static str, u64)> {
+        let stats = self.port.stats();
+        vec![
+            ("ipackets", stats.ipackets),
+            ("opackets", stats.opackets),
+            ("ibytes", stats.ibytes),
+            ("obytes", stats.obytes),
+            ("imissed", stats.imissed),
+            ("ierrors", stats.ierrors),
+            ("oerrors", stats.oerrors),
+            ("rx_nombuf", stats.rx_nombuf),
+        ]
+    }
+}
+
+/// Starts DPDK and opens the port, with one queue pair for each of `workers`; `nic` makes of each, by its number, what the network runs on.
+///
+/// # Errors
+/// What DPDK refuses, with the fix.
+pub(super) fn open<N: Nic>(
+    config: &DpdkConfig,
+    workers: usize,
+    nic: impl Fn(DpdkNic, usize) -> N,
+) -> Result<(OpenPort, Vec<UserSpace<N>>), OpenError> {
+    let under = require_interface(config)?;
+    let is_pci = !config.device.starts_with("net_");
+    let eal = Eal::init(&EalConfig {
+        huge_pages: match config.huge_pages {
+            HugePagesConfig::Required => HugePages::Required,
+            HugePagesConfig::Preferred => HugePages::Preferred,
+            HugePagesConfig::None => HugePages::None,
+        },
+        memory_mb: config.memory_mb as usize,
+        file_prefix: config.file_prefix.clone().unwrap_or_else(|| format!("stoq-{}", std::process::id())),
+        pci_allow: if is_pci { vec![config.device.clone()] } else { Vec::new() },
+        extra_args: config.eal_args.clone(),
+        log_level: LogLevel::Error,
+        ..EalConfig::default()
+    })?;
+    let eal = Arc::new(eal);
+    if eal.pages() == Pages::Normal && config.huge_pages == HugePagesConfig::Preferred {
+        tracing::warn!(
+            "no huge pages: DPDK runs on normal ones, slower; reserve some with `echo 512 > /proc/sys/vm/nr_hugepages`"
+        );
+    }
+    let port = PortConfig {
+        device: config.device.clone(),
+        queues: workers as u16,
+        rx_descriptors: config.rx_descriptors,
+        tx_descriptors: config.tx_descriptors,
+        mtu: config.mtu,
+        rx_mbufs: config.mbufs,
+        tx_pending_len_max: TX_PENDING_LEN_MAX,
+        checksum: config.offloads,
+        rss: config.offloads && workers > 1,
+        promiscuous: config.promiscuous,
+    };
+    let (port, pairs) = Port::open(&eal, &port)?;
+    // net_tap makes its interface itself.
+    let under = under.or_else(|| interface_of(&config.device).and_then(|name| Interface::find(name).ok()));
+    if let Some(fault) = under.as_ref().and_then(|under| under.view().fault()) {
+        tracing::warn!("{fault}");
+    }
+    let under = under.map(Arc::new);
+    let info = port.info();
+    tracing::info!(
+        device = info.device,
+        driver = info.driver,
+        mtu = info.mtu,
+        queues = info.queues,
+        rx_checksum = info.rx_checksum,
+        tx_checksum = info.tx_checksum,
+        rss = info.rss,
+        pages = ?eal.pages(),
+        "DPDK port open"
+    );
+    let interface = InterfaceConfig {
+        addresses: config.addresses.clone(),
+        gateway_v4: config.gateway_v4,
+        gateway_v6: config.gateway_v6,
+        vlan: config.vlan,
+        udp_port: config.udp_port,
+        udp_checksum: config.udp_checksum,
+    };
+    let queues = pairs
+        .into_iter()
+        .zip(exchange(workers))
+        .enumerate()
+        .map(|(index, (pair, exchange))| {
+            let device = DpdkNic::new(pair).with_interface(under.clone());
+            let queue = UserSpace::new(nic(device, index), &interface, NetworkKind::Dpdk)?;
+            // An ARP reply may land on another queue than the one that asked.
+            Ok(if workers > 1 { queue.with_exchange(exchange) } else { queue })
+        })
+        .collect::<Result<_, InterfaceError>>()
+        .map_err(OpenError::Addresses)?;
+    Ok((OpenPort { port, eal, interface: under }, queues))
+}
+
+/// The kernel's interface that net_af_packet or net_af_xdp is to use; none for other devices.
+///
+/// # Errors
+/// When there is none of its name, or its MTU is below the port's: the kernel drops what is larger without telling.
+fn require_interface(config: &DpdkConfig) -> Result<Option<Interface>, OpenError> {
+    let Some(name) = interface_of(&config.device).filter(|_| config.device.starts_with("net_af_")) else {
+        return Ok(None);
+    };
+    let interface =
+        Interface::find(name).map_err(|error| OpenError::NoInterface { name: name.to_owned(), error })?;
+    let mtu = interface.view().mtu;
+    match mtu.filter(|&mtu| mtu < u32::from(config.mtu)) {
+        Some(mtu) => Err(OpenError::InterfaceMtu { name: name.to_owned(), mtu, wanted: config.mtu }),
+        None => Ok(Some(interface)),
+    }
+}
