@@ -16,8 +16,8 @@ pub struct Blast {
     width: Width,
     bytes: u64,
     links: Links,
-    lanes: Vec<Lane>,
-    /// The lane whose turn it is.
+    streams: Vec<ProbeStream>,
+    /// The stream whose turn it is.
     turn: usize,
     started: Option<Instant>,
     answers: usize,
@@ -26,7 +26,7 @@ pub struct Blast {
 
 /// One stream of messages: those of a queue travel on one.
 #[derive(Debug)]
-struct Lane {
+struct ProbeStream {
     up: usize,
     queue: u64,
     bytes_left: u64,
@@ -46,8 +46,8 @@ impl Blast {
     ) -> Self {
         let message = Bytes::from(vec![0x5a; message_bytes]);
         let links = Links::new(remotes, width.connections, reports);
-        let (lanes, turn, started, answers, counted) = (Vec::new(), 0, None, 0, (0, 0));
-        Self { queue, message, width, bytes, links, lanes, turn, started, answers, counted }
+        let (streams, turn, started, answers, counted) = (Vec::new(), 0, None, 0, (0, 0));
+        Self { queue, message, width, bytes, links, streams, turn, started, answers, counted }
     }
 
     fn start(&mut self, now: Instant) {
@@ -55,23 +55,23 @@ impl Blast {
             return;
         }
         self.started = Some(now);
-        let count = self.width.lanes() as u64;
-        let lane = |index: u64| Lane {
+        let count = self.width.total_streams() as u64;
+        let stream = |index: u64| ProbeStream {
             up: (index / self.width.streams as u64) as usize,
             queue: self.queue + index % self.width.streams as u64,
             bytes_left: self.bytes / count + u64::from(index < self.bytes % count),
             asked: false,
         };
-        self.lanes = (0..count).map(lane).collect();
+        self.streams = (0..count).map(stream).collect();
     }
 
-    /// Lanes take turns, a message each, until none can go on.
+    /// Streams take turns, a message each, until none can go on.
     fn send(&mut self, port: &mut AppPort) -> bool {
         let (mut worked, mut idle) = (false, 0);
-        while idle < self.lanes.len() {
-            let lane = &mut self.lanes[self.turn];
-            let sent = lane.send(&self.links.up[lane.up], &self.message, port);
-            self.turn = (self.turn + 1) % self.lanes.len();
+        while idle < self.streams.len() {
+            let stream = &mut self.streams[self.turn];
+            let sent = stream.send(&self.links.up[stream.up], &self.message, port);
+            self.turn = (self.turn + 1) % self.streams.len();
             idle = if sent { 0 } else { idle + 1 };
             worked |= sent;
         }
@@ -83,7 +83,7 @@ impl Blast {
         self.counted.1 += count as u64;
         self.answers += 1;
         if let Some(started) = self.started
-            && self.answers == self.lanes.len()
+            && self.answers == self.streams.len()
         {
             let ((bytes, messages), elapsed) = (self.counted, started.elapsed());
             self.links.report(Report::Goodput { bytes, messages, elapsed });
@@ -91,7 +91,7 @@ impl Blast {
     }
 }
 
-impl Lane {
+impl ProbeStream {
     /// Sends the next message, and after the last one an empty one: that asks the far side for its count, and comes after all
     /// others of the same stream.
     fn send(&mut self, up: &Up, message: &Bytes, port: &mut AppPort) -> bool {

@@ -53,7 +53,7 @@ impl Width {
     pub const ONE: Self = Self { connections: 1, streams: 1 };
 
     /// Streams on all connections.
-    pub fn lanes(self) -> usize {
+    pub fn total_streams(self) -> usize {
         self.connections * self.streams
     }
 }

@@ -34,7 +34,7 @@ pub struct Pull {
     pulled: Pulled,
     width: Width,
     links: Links,
-    lanes: Vec<Lane>,
+    streams: Vec<ProbeStream>,
     started: Option<Instant>,
     answers: u64,
     bytes: u64,
@@ -42,7 +42,7 @@ pub struct Pull {
 
 /// Requests of which one runs at a time.
 #[derive(Clone, Debug, Default)]
-struct Lane {
+struct ProbeStream {
     asked: u64,
     /// The request that runs, and when it was made.
     running: Option<(RequestId, Instant)>,
@@ -52,26 +52,26 @@ impl Pull {
     /// From this gateway.
     pub fn new(remotes: impl Into<Remotes>, pulled: Pulled, width: Width, reports: Sender<Report>) -> Self {
         let links = Links::new(remotes, width.connections, reports);
-        let lanes = vec![Lane::default(); width.lanes()];
-        Self { pulled, width, links, lanes, started: None, answers: 0, bytes: 0 }
+        let streams = vec![ProbeStream::default(); width.total_streams()];
+        Self { pulled, width, links, streams, started: None, answers: 0, bytes: 0 }
     }
 
     /// Asks on every stream that has nothing running.
     fn ask(&mut self, now: Instant, port: &mut AppPort) -> Result<bool, RouteError> {
         let mut worked = false;
-        let count = self.lanes.len() as u64;
-        for index in 0..self.lanes.len() {
-            let lane = &mut self.lanes[index];
-            if lane.running.is_some() || lane.asked == self.pulled.times {
+        let count = self.streams.len() as u64;
+        for index in 0..self.streams.len() {
+            let stream = &mut self.streams[index];
+            if stream.running.is_some() || stream.asked == self.pulled.times {
                 continue;
             }
             if port.room() < COMMANDS_A_REQUEST {
                 break;
             }
             let up = &self.links.up[index / self.width.streams];
-            let request = RequestId::local(up.connection, index as u64 + lane.asked * count);
-            lane.asked += 1;
-            lane.running = Some((request, now));
+            let request = RequestId::local(up.connection, index as u64 + stream.asked * count);
+            stream.asked += 1;
+            stream.running = Some((request, now));
             let route = self.pulled.route.as_ref().map(|route| route.starting_at(up.node)).transpose()?;
             // There is room for all of them.
             for command in self.pulled.commands(request, route) {
@@ -84,15 +84,17 @@ impl Pull {
     }
 
     fn answered(&mut self, request: RequestId) {
-        let is_its = |lane: &&mut Lane| lane.running.is_some_and(|(running, _)| running == request);
-        let Some((_, asked_at)) = self.lanes.iter_mut().find(is_its).and_then(|lane| lane.running.take())
+        let is_its =
+            |stream: &&mut ProbeStream| stream.running.is_some_and(|(running, _)| running == request);
+        let Some((_, asked_at)) =
+            self.streams.iter_mut().find(is_its).and_then(|stream| stream.running.take())
         else {
             return;
         };
         self.links.report(Report::RoundTrip(asked_at.elapsed()));
         self.answers += 1;
         if let Some(started) = self.started
-            && self.answers == self.pulled.times * self.lanes.len() as u64
+            && self.answers == self.pulled.times * self.streams.len() as u64
         {
             let (bytes, messages, elapsed) = (self.bytes, self.answers, started.elapsed());
             self.links.report(Report::Goodput { bytes, messages, elapsed });

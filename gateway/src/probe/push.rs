@@ -19,13 +19,13 @@ pub struct Push {
     route: Option<Route>,
     width: Width,
     links: Links,
-    lanes: Vec<Lane>,
+    streams: Vec<ProbeStream>,
     started: Option<Instant>,
     answers: usize,
 }
 
 /// One PUT.
-struct Lane {
+struct ProbeStream {
     request: RequestId,
     credit: Credit,
     state: State,
@@ -53,16 +53,16 @@ impl Push {
         reports: Sender<Report>,
     ) -> Self {
         let links = Links::new(remotes, width.connections, reports);
-        Self { queue, payload, route, width, links, lanes: Vec::new(), started: None, answers: 0 }
+        Self { queue, payload, route, width, links, streams: Vec::new(), started: None, answers: 0 }
     }
 
     fn start(&mut self, now: Instant, port: &mut AppPort) -> Result<bool, ClientError> {
-        if self.lanes.len() == self.width.lanes() {
+        if self.streams.len() == self.width.total_streams() {
             return Ok(false);
         }
         self.started.get_or_insert(now);
-        while self.lanes.len() < self.width.lanes() && port.room() > 0 {
-            let index = self.lanes.len();
+        while self.streams.len() < self.width.total_streams() && port.room() > 0 {
+            let index = self.streams.len();
             let up = &self.links.up[index / self.width.streams];
             let request = RequestId::local(up.connection, index as u64);
             let route = self.route.as_ref().map(|route| route.starting_at(up.node)).transpose()?;
@@ -73,13 +73,13 @@ impl Push {
             let ask = Ask::by(hop, put).with_credit(credit.clone());
             // There is room for it.
             let _ = port.send(Command::Ask(request, Box::new(ask)));
-            self.lanes.push(Lane { request, credit, state: State::Asked, unsent: VecDeque::new() });
+            self.streams.push(ProbeStream { request, credit, state: State::Asked, unsent: VecDeque::new() });
         }
         Ok(true)
     }
 
-    fn lane(&mut self, request: RequestId) -> Option<&mut Lane> {
-        self.lanes.iter_mut().find(|lane| lane.request == request)
+    fn stream(&mut self, request: RequestId) -> Option<&mut ProbeStream> {
+        self.streams.iter_mut().find(|stream| stream.request == request)
     }
 
     fn heard(&mut self, delivery: Delivery) -> Result<(), ClientError> {
@@ -88,13 +88,13 @@ impl Push {
             Delivery::Answered(request, Answer::Ok(_)) => {
                 let payload = self.payload.clone();
                 let source = Source::new(payload, &self.payload.descriptor()?, None)?;
-                if let Some(lane) = self.lane(request) {
-                    lane.state = State::Sending(source);
+                if let Some(stream) = self.stream(request) {
+                    stream.state = State::Sending(source);
                 }
             }
             // Nothing is kept: that is how the far side says that it has taken all of it.
             Delivery::Ended(request, End::Failed(failure)) => {
-                let sent = self.lane(request).is_some_and(|lane| matches!(lane.state, State::Sent));
+                let sent = self.stream(request).is_some_and(|stream| matches!(stream.state, State::Sent));
                 let reason = failure.reason().to_string();
                 if failure.code != ErrorCode::NotFound || !sent {
                     self.links.fail(format!("{}: {reason}", failure.code.name()));
@@ -102,7 +102,7 @@ impl Push {
                 }
                 self.answers += 1;
                 if let Some(started) = self.started
-                    && self.answers == self.width.lanes()
+                    && self.answers == self.width.total_streams()
                 {
                     let (messages, elapsed) = (self.answers as u64, started.elapsed());
                     let bytes = self.payload.length * messages;
@@ -127,15 +127,15 @@ impl Push {
         }
         if self.links.is_ready() {
             worked |= self.start(now, port)?;
-            for lane in &mut self.lanes {
-                worked |= lane.send(port)?;
+            for stream in &mut self.streams {
+                worked |= stream.send(port)?;
             }
         }
         Ok(worked)
     }
 }
 
-impl Lane {
+impl ProbeStream {
     /// Sends what the ring and the credit take.
     fn send(&mut self, port: &mut AppPort) -> Result<bool, ClientError> {
         let mut worked = false;

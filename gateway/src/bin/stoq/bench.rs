@@ -172,8 +172,8 @@ impl Measured {
 /// Payloads from memory to an application that drops them.
 fn put(args: &Args, session: Session) -> anyhow::Result<()> {
     let on = (session.workers, session.cipher.name());
-    let lanes = (if args.connections == 0 { on.0 } else { args.connections }) as u64 * args.streams;
-    let len = usize::try_from(args.bytes / lanes)?;
+    let streams = (if args.connections == 0 { on.0 } else { args.connections }) as u64 * args.streams;
+    let len = usize::try_from(args.bytes / streams)?;
     let mut payload = Vec::new();
     payload.try_reserve_exact(len).map_err(|_| {
         Usage(format!(
@@ -235,12 +235,12 @@ fn messages(args: &Args, session: Session) -> anyhow::Result<()> {
     }
     let (remotes, on) = (session.addresses()?, (session.workers, session.cipher.name()));
     let (size, queue, bytes) = (args.size, args.queue, args.bytes);
-    let measured = measure(args, session, move |width, lanes, reports| {
-        let share = bytes / lanes as u64 * width.lanes() as u64;
+    let measured = measure(args, session, move |width, streams, reports| {
+        let share = bytes / streams as u64 * width.total_streams() as u64;
         Box::new(Blast::new(remotes.clone(), queue, size, share, width, reports.clone()))
     })?;
-    let lanes = measured.connections as u64 * args.streams;
-    let sent = bytes / lanes * lanes;
+    let streams = measured.connections as u64 * args.streams;
+    let sent = bytes / streams * streams;
     anyhow::ensure!(measured.bytes == sent, "the gateway counted {} bytes of {sent}", measured.bytes);
     let text = format!("{} bytes in {} messages, counted by the gateway", measured.bytes, measured.messages);
     let particular = serde_json::json!({ "messages": measured.messages, "message_bytes": size });
