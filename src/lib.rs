@@ -48,8 +48,8 @@ pub mod worker;
 
 // Around it.
 pub mod client;
-pub mod collection;
 pub mod download;
+pub mod gathered_file;
 pub mod network;
 pub mod node;
 mod part_file;

@@ -1,7 +1,7 @@
 //! What tasks ask of the worker's side of a client, and the ends of the channels that it answers on.
 
 use super::fetch::Piece;
-use crate::gather::{self, Gather, Given, Source};
+use crate::gather::{self, Gather, GatherSource, HolderReport};
 use crate::limits::{CLIENT_MESSAGES_BYTES, CLIENT_MESSAGES_LEN};
 use crate::queue::{AppPort, Ask, ConnectionId, Credit, RequestId};
 use crate::record::{Done, ErrorRecord, Holder, OkRecord, Payload};
@@ -47,11 +47,11 @@ pub(super) enum Call {
     Disconnect {
         connection: ConnectionId,
     },
-    Gather(Box<Gathered>),
+    Gather(Box<HostedGather>),
     /// One more holder for a gathering.
     AddHolder {
         id: u64,
-        source: Box<Source>,
+        source: Box<GatherSource>,
     },
     /// No more holders come for a gathering.
     SealGather {
@@ -63,16 +63,16 @@ pub(super) enum Call {
 }
 
 /// Something fetched from several holders, as the worker's side hosts it.
-pub(super) struct Gathered {
+pub(super) struct HostedGather {
     pub(super) id: u64,
     pub(super) gather: Gather,
-    pub(super) events: mpsc::UnboundedSender<gather::Event>,
+    pub(super) events: mpsc::UnboundedSender<gather::GatherEvent>,
     /// Bytes in events that the task has not taken.
     pub(super) credit: Credit,
-    pub(super) report: Arc<Mutex<Vec<Given>>>,
+    pub(super) report: Arc<Mutex<Vec<HolderReport>>>,
 }
 
-impl Gathered {
+impl HostedGather {
     /// Goes on; false when it is over.
     pub(super) fn poll(&mut self, now: Instant, port: &mut AppPort, numbers: &mut u64) -> (bool, bool) {
         if self.events.is_closed() {
@@ -85,8 +85,8 @@ impl Gathered {
             && let Some(event) = self.gather.poll_event()
         {
             worked = true;
-            let over = matches!(event, gather::Event::Done | gather::Event::Failed(_));
-            if let gather::Event::Piece(piece) | gather::Event::Shard { piece, .. } = &event {
+            let over = matches!(event, gather::GatherEvent::Done | gather::GatherEvent::Failed(_));
+            if let gather::GatherEvent::Piece(piece) | gather::GatherEvent::Shard { piece, .. } = &event {
                 self.credit.take(piece.data.len());
             }
             if over {

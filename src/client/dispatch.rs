@@ -3,7 +3,7 @@
 //! It runs on the worker's own thread, one instance a worker, and never waits. Everything it keeps is bounded: requests by their
 //! number, fetched bytes by each request's credit, bytes to be put by a short channel each, messages by a room a connection.
 
-use super::call::{Answer, Batch, Call, Event, FetchAnswer, Gathered, PutAnswer, Room, Up};
+use super::call::{Answer, Batch, Call, Event, FetchAnswer, HostedGather, PutAnswer, Room, Up};
 use super::dial::{Attempt, Dials};
 use super::fetch::Piece;
 use crate::application::{Application, Outbox};
@@ -45,7 +45,7 @@ pub(super) struct Dispatch {
     holding: Vec<RequestId>,
     /// Connections with messages that wait to be sent.
     talking: Vec<ConnectionId>,
-    gathers: Vec<Gathered>,
+    gathers: Vec<HostedGather>,
     /// Requests of the gatherings so far.
     gather_requests: u64,
 }

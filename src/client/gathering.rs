@@ -1,8 +1,8 @@
 //! Fetching one thing from several holders at once.
 
-use super::call::{Call, Gathered};
+use super::call::{Call, HostedGather};
 use super::{Client, ClientError, Peer, Route, Shared};
-use crate::gather::{Event, Gather, Given, Source, Want};
+use crate::gather::{Gather, GatherEvent, GatherSource, HolderReport, Want};
 use crate::queue::Credit;
 use crate::record::{ErrorCode, ErrorRecord};
 use crate::shard::{Blob, Descriptor, Lanes, ShardIndex};
@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 /// What comes of it.
 #[derive(Debug)]
-pub enum Gained {
+pub enum Gathered {
     /// What it is: first.
     Described {
         /// The payload's length, bytes.
@@ -34,9 +34,9 @@ pub struct Gathering {
     shared: Arc<Shared>,
     worker: usize,
     id: u64,
-    events: mpsc::UnboundedReceiver<Event>,
+    events: mpsc::UnboundedReceiver<GatherEvent>,
     credit: Credit,
-    report: Arc<Mutex<Vec<Given>>>,
+    report: Arc<Mutex<Vec<HolderReport>>>,
     /// Connections in use stay open.
     _peers: Arc<Mutex<Vec<Peer>>>,
     over: bool,
@@ -74,7 +74,7 @@ impl Holders {
             return Err(ClientError::OtherWorker);
         }
         peers.lock().unwrap_or_else(PoisonError::into_inner).push(peer.clone());
-        let source = Box::new(Source { connection, node, route, lanes });
+        let source = Box::new(GatherSource { connection, node, route, lanes });
         shared.call(*worker, Call::AddHolder { id: *id, source });
         Ok(())
     }
@@ -105,7 +105,7 @@ impl Client {
         let mut gather = Gather::new(token, want, Vec::new());
         gather.set_awaits_more(true);
         let gathered =
-            Gathered { id, gather, events: give, credit: credit.clone(), report: Arc::clone(&report) };
+            HostedGather { id, gather, events: give, credit: credit.clone(), report: Arc::clone(&report) };
         self.0.call(worker, Call::Gather(Box::new(gathered)));
         let shared = self.0.clone();
         let adding = Adding { shared: shared.clone(), worker, id, peers: Arc::clone(&peers) };
@@ -119,33 +119,33 @@ impl Gathering {
     ///
     /// # Errors
     /// [`ClientError::Refused`] when it cannot be had from these holders: its text says what each of them did.
-    pub async fn next(&mut self) -> Option<Result<Gained, ClientError>> {
+    pub async fn next(&mut self) -> Option<Result<Gathered, ClientError>> {
         if self.over {
             return None;
         }
-        let gained = match self.events.recv().await {
-            Some(Event::Described { length, descriptor }) => {
-                Gained::Described { length, descriptor: descriptor.map(|descriptor| *descriptor) }
+        let gathered = match self.events.recv().await {
+            Some(GatherEvent::Described { length, descriptor }) => {
+                Gathered::Described { length, descriptor: descriptor.map(|descriptor| *descriptor) }
             }
-            Some(Event::Piece(piece)) => {
+            Some(GatherEvent::Piece(piece)) => {
                 self.taken(&piece);
-                Gained::Piece(piece)
+                Gathered::Piece(piece)
             }
-            Some(Event::Shard { shard, blob, piece }) => {
+            Some(GatherEvent::Shard { shard, blob, piece }) => {
                 self.taken(&piece);
-                Gained::Shard(shard, blob, piece)
+                Gathered::Shard(shard, blob, piece)
             }
-            Some(Event::Stripes { start, count, lanes }) => Gained::Stripes(start, count, lanes),
+            Some(GatherEvent::Stripes { start, count, lanes }) => Gathered::Stripes(start, count, lanes),
             end => {
                 self.over = true;
                 return match end {
-                    Some(Event::Done) => None,
-                    Some(Event::Failed(failure)) => Some(Err(ClientError::Refused(failure))),
+                    Some(GatherEvent::Done) => None,
+                    Some(GatherEvent::Failed(failure)) => Some(Err(ClientError::Refused(failure))),
                     _ => Some(Err(ClientError::Stopped)),
                 };
             }
         };
-        Some(Ok(gained))
+        Some(Ok(gathered))
     }
 
     fn taken(&self, piece: &VerifiedPiece) {
@@ -160,7 +160,7 @@ impl Gathering {
     }
 
     /// Who gave what so far, in the order of the holders; complete once [`Gathering::next`] gave the end.
-    pub fn report(&self) -> Vec<Given> {
+    pub fn report(&self) -> Vec<HolderReport> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -69,13 +69,13 @@ mod tests;
 
 pub use error::ClientError;
 pub use fetch::{Description, Fetch, FetchOptions, Piece};
-pub use gathering::{Gained, Gathering, Holders};
+pub use gathering::{Gathered, Gathering, Holders};
 pub use input::{Input, InputError, was_closed};
 pub use payload::{Prepared, Source};
 pub use peer::{Kept, Message, Peer, PutOptions};
 pub use prepare::{PrepareOptions, Sharding};
 
-pub use crate::gather::{Given, State, Want};
+pub use crate::gather::{HolderReport, HolderState, Want};
 pub use crate::hop::{Route, RouteError};
 
 use crate::application::Placement;

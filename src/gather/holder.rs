@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// Where to ask.
 #[derive(Clone, Debug)]
-pub struct Source {
+pub struct GatherSource {
     /// The connection to ask by.
     pub connection: ConnectionId,
     /// The node that holds it: at the end of the route, if there is one.
@@ -23,7 +23,7 @@ pub struct Source {
 
 /// Whether a holder is still asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum HolderState {
     /// It is.
     Asked,
     /// It refused for good.
@@ -38,7 +38,7 @@ pub enum State {
 
 /// What a holder gave.
 #[derive(Clone, Debug)]
-pub struct Given {
+pub struct HolderReport {
     /// The node.
     pub node: Option<NodeId>,
     /// Checked bytes that came from it.
@@ -48,12 +48,12 @@ pub struct Given {
     /// Times it sent what proves false.
     pub strikes: u32,
     /// What became of it.
-    pub state: State,
+    pub state: HolderState,
 }
 
 #[derive(Debug)]
 pub(super) struct Holder {
-    pub(super) source: Source,
+    pub(super) source: GatherSource,
     pub(super) running: usize,
     pub(super) requests: u64,
     pub(super) given_bytes: u64,
@@ -62,7 +62,7 @@ pub(super) struct Holder {
     /// Times it said that it cannot now.
     tries: u32,
     waits_until: Option<Instant>,
-    state: State,
+    state: HolderState,
     last_reason: String,
     /// Lanes that it said it has not.
     lacking: Lanes,
@@ -73,7 +73,7 @@ pub(super) struct Holder {
 }
 
 impl Holder {
-    pub(super) fn new(source: Source) -> Self {
+    pub(super) fn new(source: GatherSource) -> Self {
         Self {
             source,
             running: 0,
@@ -83,7 +83,7 @@ impl Holder {
             stalls: 0,
             tries: 0,
             waits_until: None,
-            state: State::Asked,
+            state: HolderState::Asked,
             last_reason: String::new(),
             lacking: Lanes::NONE,
             agrees: None,
@@ -91,8 +91,8 @@ impl Holder {
         }
     }
 
-    pub(super) fn given(&self) -> Given {
-        Given {
+    pub(super) fn given(&self) -> HolderReport {
+        HolderReport {
             node: self.source.node,
             bytes: self.given_bytes,
             requests: self.requests,
@@ -102,11 +102,11 @@ impl Holder {
     }
 
     pub(super) fn may_still_give(&self) -> bool {
-        self.state == State::Asked
+        self.state == HolderState::Asked
     }
 
     pub(super) fn has_not(&self) -> bool {
-        matches!(&self.state, State::Refused(failure) if failure.code == ErrorCode::NotFound)
+        matches!(&self.state, HolderState::Refused(failure) if failure.code == ErrorCode::NotFound)
     }
 
     pub(super) fn is_free(&self, now: Instant) -> bool {
@@ -132,8 +132,8 @@ impl Holder {
         self.source.lanes.map_or(all, |lanes| lanes.intersection(all))
     }
 
-    pub(super) fn leave(&mut self, state: State) {
-        if self.state == State::Asked {
+    pub(super) fn leave(&mut self, state: HolderState) {
+        if self.state == HolderState::Asked {
             self.state = state;
         }
     }
@@ -143,7 +143,7 @@ impl Holder {
         self.tries += 1;
         self.last_reason = failure.reason().to_owned();
         if self.tries >= GATHER_TRIES_MAX {
-            return self.leave(State::Refused(failure.clone()));
+            return self.leave(HolderState::Refused(failure.clone()));
         }
         let wait_ms = failure.retry_ms.clamp(GATHER_WAIT_MS, 20 * GATHER_WAIT_MS);
         self.waits_until = Some(now + Duration::from_millis(wait_ms));
@@ -159,7 +159,7 @@ impl Holder {
         let left = self.lanes(Lanes::first(u128::BITS)).without(lanes);
         self.source.lanes = Some(left);
         if left.is_empty() {
-            self.leave(State::Refused(failure.clone()));
+            self.leave(HolderState::Refused(failure.clone()));
         }
     }
 
@@ -167,7 +167,7 @@ impl Holder {
     pub(super) fn strike(&mut self, reason: &str) -> bool {
         self.strikes += 1;
         if self.strikes >= GATHER_STRIKES_MAX {
-            self.leave(State::Wrong(reason.into()));
+            self.leave(HolderState::Wrong(reason.into()));
         }
         self.strikes >= GATHER_STRIKES_MAX
     }
@@ -176,7 +176,7 @@ impl Holder {
     pub(super) fn stall(&mut self) -> bool {
         self.stalls += 1;
         if self.stalls >= GATHER_STALLS_MAX {
-            self.leave(State::Stalled);
+            self.leave(HolderState::Stalled);
         }
         self.stalls >= GATHER_STALLS_MAX
     }
@@ -185,13 +185,13 @@ impl Holder {
     pub(super) fn told(&self) -> String {
         let node = self.source.node.map_or_else(|| "a holder".into(), |node| node.to_string());
         let what = match &self.state {
-            State::Asked if !self.last_reason.is_empty() => self.last_reason.clone(),
-            State::Asked if !self.lacking.is_empty() => format!("has not the lanes {}", self.lacking),
-            State::Asked => "asked".into(),
-            State::Refused(failure) => format!("{}: {}", failure.code.name(), failure.reason()),
-            State::Wrong(reason) => format!("sent what proves false: {reason}"),
-            State::Stalled => "stalled".into(),
-            State::Gone(reason) => format!("gone: {reason}"),
+            HolderState::Asked if !self.last_reason.is_empty() => self.last_reason.clone(),
+            HolderState::Asked if !self.lacking.is_empty() => format!("has not the lanes {}", self.lacking),
+            HolderState::Asked => "asked".into(),
+            HolderState::Refused(failure) => format!("{}: {}", failure.code.name(), failure.reason()),
+            HolderState::Wrong(reason) => format!("sent what proves false: {reason}"),
+            HolderState::Stalled => "stalled".into(),
+            HolderState::Gone(reason) => format!("gone: {reason}"),
         };
         format!("{node} {what}")
     }

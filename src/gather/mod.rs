@@ -1,14 +1,14 @@
 //! Fetches one thing from several holders at once: window by window, from each holder that is free; a window that is
 //! late, wrong or lost is asked for elsewhere.
 //!
-//! Sans-I/O like everything below the loop: deliveries go in, commands and [`Event`]s come out, `now` is passed. It keeps no
+//! Sans-I/O like everything below the loop: deliveries go in, commands and [`GatherEvent`]s come out, `now` is passed. It keeps no
 //! payload: checked pieces go straight to its host.
 
 mod holder;
 mod plan;
 mod shape;
 
-pub use holder::{Given, Source, State};
+pub use holder::{GatherSource, HolderReport, HolderState};
 
 use crate::limits::GATHER_STALL_MS;
 use crate::queue::{
@@ -39,7 +39,7 @@ pub enum Want {
 
 /// What came of it so far.
 #[derive(Debug)]
-pub enum Event {
+pub enum GatherEvent {
     /// What it is: the length in bytes, and for a set its descriptor; proven. First.
     Described {
         /// The payload's length, bytes.
@@ -79,7 +79,7 @@ pub struct Gather {
     token: AnyToken,
     want: Want,
     holders: Vec<Holder>,
-    requests: FxHashMap<RequestId, Asked>,
+    requests: FxHashMap<RequestId, WindowRequest>,
     shape: Option<Shape>,
     windows: BTreeMap<u64, Window>,
     /// Windows begun, in their order; the last one first.
@@ -87,7 +87,7 @@ pub struct Gather {
     finished: u64,
     /// Bytes in events that the host has not taken.
     ahead_bytes: usize,
-    events: VecDeque<Event>,
+    events: VecDeque<GatherEvent>,
     unsent: VecDeque<Command>,
     /// More holders may come: it does not fail for want of them.
     awaits_more: bool,
@@ -105,7 +105,7 @@ struct Window {
 
 /// One request that runs.
 #[derive(Debug)]
-struct Asked {
+struct WindowRequest {
     holder: usize,
     /// Which window; none: a description.
     window: Option<u64>,
@@ -116,7 +116,7 @@ struct Asked {
 
 impl Gather {
     /// Of `token`, from `sources`; more can be added.
-    pub fn new(token: AnyToken, want: Want, sources: Vec<Source>) -> Self {
+    pub fn new(token: AnyToken, want: Want, sources: Vec<GatherSource>) -> Self {
         Self {
             token,
             want,
@@ -140,7 +140,7 @@ impl Gather {
     }
 
     /// One more holder.
-    pub fn add(&mut self, source: Source) {
+    pub fn add(&mut self, source: GatherSource) {
         self.holders.push(Holder::new(source));
     }
 
@@ -153,17 +153,17 @@ impl Gather {
     }
 
     /// Who gave what, in the order of the sources.
-    pub fn report(&self) -> Vec<Given> {
+    pub fn report(&self) -> Vec<HolderReport> {
         self.holders.iter().map(Holder::given).collect()
     }
 
     /// The next event.
-    pub fn poll_event(&mut self) -> Option<Event> {
+    pub fn poll_event(&mut self) -> Option<GatherEvent> {
         if self.claimed_by().is_some() && !self.over {
             return None;
         }
         let event = self.events.pop_front()?;
-        if let Event::Piece(piece) | Event::Shard { piece, .. } = &event {
+        if let GatherEvent::Piece(piece) | GatherEvent::Shard { piece, .. } = &event {
             self.ahead_bytes -= piece.data.len();
         }
         Some(event)
@@ -182,8 +182,8 @@ impl Gather {
             Delivery::Piece { request, shard, piece } if self.requests.contains_key(&request) => {
                 if self.credit(now, request, piece.data.len()) {
                     self.events.push_back(match shard {
-                        Some((shard, blob)) => Event::Shard { shard, blob, piece },
-                        None => Event::Piece(piece),
+                        Some((shard, blob)) => GatherEvent::Shard { shard, blob, piece },
+                        None => GatherEvent::Piece(piece),
                     });
                 }
             }
@@ -225,7 +225,7 @@ impl Gather {
 
     fn give_up(&mut self, failure: ErrorRecord) {
         self.cancel();
-        self.events.push_back(Event::Failed(failure));
+        self.events.push_back(GatherEvent::Failed(failure));
     }
 
     /// Gives up: cancels what runs.
@@ -238,7 +238,7 @@ impl Gather {
     fn lost(&mut self, connection: ConnectionId, reason: &str) {
         for index in 0..self.holders.len() {
             if self.holders[index].source.connection == connection {
-                self.holders[index].leave(State::Gone(reason.into()));
+                self.holders[index].leave(HolderState::Gone(reason.into()));
                 self.drop_requests_of(index);
                 self.doubt(index);
             }
@@ -323,7 +323,7 @@ impl Gather {
                         shape.claimed_by = shape.descriptor.is_none().then_some(holder);
                         let (length, descriptor) = (shape.length, shape.descriptor.clone());
                         self.shape = Some(shape);
-                        self.events.push_back(Event::Described { length, descriptor });
+                        self.events.push_back(GatherEvent::Described { length, descriptor });
                     }
                     None => self.strike(holder, "describes something else"),
                 }
@@ -351,7 +351,7 @@ impl Gather {
         }
         if self.want != Want::Payload {
             let lanes = got.union(shape.absent(start, count));
-            self.events.push_back(Event::Stripes { start, count, lanes });
+            self.events.push_back(GatherEvent::Stripes { start, count, lanes });
         }
         self.finished += 1;
         if index + 1 == shape.windows && shape.claimed_by.is_some() {
@@ -408,7 +408,7 @@ impl Gather {
                 let reason = failure.reason().to_owned();
                 self.strike(asked.holder, &reason);
             }
-            _ => holder.leave(State::Refused(failure.clone())),
+            _ => holder.leave(HolderState::Refused(failure.clone())),
         }
         self.doubt(asked.holder);
     }

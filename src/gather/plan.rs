@@ -2,7 +2,7 @@
 
 use super::holder::Holder;
 use super::shape::Shape;
-use super::{Asked, Event, Gather, Want, Window};
+use super::{Gather, GatherEvent, Want, Window, WindowRequest};
 use crate::limits::{GATHER_AHEAD_BYTES, GATHER_PIPELINE_LEN};
 use crate::queue::{Ask, Command, RequestId};
 use crate::record::Fetch;
@@ -17,7 +17,7 @@ impl Gather {
         if self.shape.as_ref().is_some_and(|shape| self.finished == shape.windows) {
             self.over = true;
             self.abandon_all();
-            self.events.push_back(Event::Done);
+            self.events.push_back(GatherEvent::Done);
             return;
         }
         self.holders.iter_mut().for_each(|holder| holder.wake(now));
@@ -37,7 +37,7 @@ impl Gather {
             if self.claimed_by().is_some() {
                 self.events.clear();
             }
-            self.events.push_back(Event::Failed(self.why()));
+            self.events.push_back(GatherEvent::Failed(self.why()));
         }
     }
 
@@ -150,7 +150,7 @@ impl Gather {
         let (describe, token) = (window.is_none(), self.token);
         let fetch = Fetch { token, bytes_max: 0, lanes: lanes_asked, ranges, describe };
         self.unsent.push_back(Command::Ask(request, Box::new(Ask::by(hop, fetch))));
-        self.requests.insert(request, Asked { holder: index, window, lanes, progress: now });
+        self.requests.insert(request, WindowRequest { holder: index, window, lanes, progress: now });
         if let Some(window) = window.and_then(|window| self.windows.get_mut(&window)) {
             window.running.push(request);
         }

@@ -2,7 +2,7 @@
 
 use super::writing::Writing;
 use super::{Keep, Store, StoreError};
-use crate::gather::{Event, Gather, Source, Want};
+use crate::gather::{Gather, GatherEvent, GatherSource, Want};
 use crate::limits::RELAY_REACH_MS;
 use crate::queue::{AppPort, ConnectionId, Delivery, RequestId};
 use crate::record::{ErrorCode, ErrorRecord, Mirror};
@@ -90,7 +90,7 @@ impl Mirroring {
                 return (true, Outcome::Failed(ErrorRecord::new(ErrorCode::NoRoute, 0, reason)));
             }
             let source =
-                |(node, connection)| Source { connection, node: Some(node), route: None, lanes: None };
+                |(node, connection)| GatherSource { connection, node: Some(node), route: None, lanes: None };
             let sources = sources.into_iter().map(source).collect();
             let want = match self.mirror.token {
                 AnyToken::Content(_) => Want::Payload,
@@ -105,7 +105,7 @@ impl Mirroring {
         while let Some(event) = gather.poll_event() {
             worked = true;
             let written = match event {
-                Event::Described { length, descriptor } => {
+                GatherEvent::Described { length, descriptor } => {
                     let begun = match (self.mirror.token, descriptor) {
                         (AnyToken::Content(token), _) => {
                             store.begin(token, length, self.keep, now_s).map(Writing::Payload)
@@ -123,18 +123,18 @@ impl Mirroring {
                     };
                     begun.map(|begun| *writing = Some(Box::new(begun)))
                 }
-                Event::Piece(piece) => writing.as_mut().map_or(Ok(()), |writing| writing.piece(&piece)),
-                Event::Shard { blob, piece, .. } => {
+                GatherEvent::Piece(piece) => writing.as_mut().map_or(Ok(()), |writing| writing.piece(&piece)),
+                GatherEvent::Shard { blob, piece, .. } => {
                     writing.as_mut().map_or(Ok(()), |writing| writing.shard(blob, &piece))
                 }
-                Event::Stripes { start, count, lanes } => {
+                GatherEvent::Stripes { start, count, lanes } => {
                     writing.as_mut().map_or(Ok(()), |writing| writing.stripes(start, count, lanes))
                 }
-                Event::Done => {
+                GatherEvent::Done => {
                     let outcome = writing.take().map_or(Outcome::Going, Outcome::Written);
                     return (true, outcome);
                 }
-                Event::Failed(failure) => return (true, Outcome::Failed(failure)),
+                GatherEvent::Failed(failure) => return (true, Outcome::Failed(failure)),
             };
             if let Err(error) = written {
                 gather.cancel();

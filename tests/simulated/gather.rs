@@ -8,7 +8,7 @@ use crate::support::{Setup, World, gateway_address, gateway_node, payload, route
 use bytes::Bytes;
 use std::time::Duration;
 use stoq::counters::Counter;
-use stoq::gather::{Given, Source, State, Want};
+use stoq::gather::{GatherSource, HolderReport, HolderState, Want};
 use stoq::limits::GATHER_WINDOW_BYTES;
 use stoq::record::ErrorCode;
 use stoq::shard::{Blob, Descriptor, Lanes, encode};
@@ -29,8 +29,8 @@ fn put(world: &mut World, peer: &Peer, index: usize, bytes: &[u8]) {
     assert!(matches!(world.caller(peer).request(request).end(), End::Done { .. }));
 }
 
-fn source(peer: &Peer, lanes: Option<Lanes>) -> Source {
-    Source { connection: peer.connection, node: peer.node, route: None, lanes }
+fn source(peer: &Peer, lanes: Option<Lanes>) -> GatherSource {
+    GatherSource { connection: peer.connection, node: peer.node, route: None, lanes }
 }
 
 fn begin(world: &mut World, peers: &[Peer], token: AnyToken, want: Want) {
@@ -40,7 +40,7 @@ fn begin(world: &mut World, peers: &[Peer], token: AnyToken, want: Want) {
 
 /// Runs to its end; gives that, and who gave what.
 #[track_caller]
-fn end(world: &mut World, peer: &Peer) -> (Result<(), ErrorCode>, Vec<Given>) {
+fn end(world: &mut World, peer: &Peer) -> (Result<(), ErrorCode>, Vec<HolderReport>) {
     world.run(Duration::from_secs(120), "a gathering", |world| gathering(world, peer).end.is_some());
     let gathering = gathering(world, peer);
     (gathering.end.unwrap(), gathering.report())
@@ -101,7 +101,7 @@ fn one_who_lies_is_found_out_and_the_payload_comes_whole() {
         let (end, report) = end(&mut world, &peers[0]);
         assert_eq!(end, Ok(()), "{lie:?} {report:?}");
         assert!(gathering(&mut world, &peers[0]).payload() == bytes, "{lie:?}");
-        assert_eq!(report[1].state, State::Asked, "{lie:?}");
+        assert_eq!(report[1].state, HolderState::Asked, "{lie:?}");
         assert_eq!(report[1].strikes, 0, "{lie:?}: the honest one is not charged");
         match lie {
             // All that it gave was right.
@@ -124,7 +124,7 @@ fn three_strikes_and_out() {
     assert_eq!(end, Ok(()));
     assert!(gathering(&mut world, &peers[0]).payload() == bytes);
     assert_eq!(report[0].strikes, 3);
-    assert!(matches!(report[0].state, State::Wrong(_)), "{report:?}");
+    assert!(matches!(report[0].state, HolderState::Wrong(_)), "{report:?}");
     assert!(world.clients[0].count(Counter::BadProofs) >= 3);
     world.assert_free();
 }
@@ -311,7 +311,7 @@ fn a_holder_at_the_end_of_a_route_gives_as_others_do() {
         let request = world.caller(&peer).put_by(&peer, route(way).hop(), &bytes, 0);
         world.finish(&peer, request);
     }
-    let by = |way: &[usize]| Source {
+    let by = |way: &[usize]| GatherSource {
         node: way.last().map(|&last| gateway_node(last)),
         route: (way.len() > 1).then(|| route(way)),
         ..source(&peer, None)

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::time::Instant;
-use stoq::gather::{Event, Gather, Given, Source, Want};
+use stoq::gather::{Gather, GatherEvent, GatherSource, HolderReport, Want};
 use stoq::queue::{AppPort, Delivery};
 use stoq::record::ErrorCode;
 use stoq::shard::{Blob, Descriptor, Lanes, StripeDecoder};
@@ -23,7 +23,7 @@ pub(crate) struct Gathering {
 }
 
 impl Gathering {
-    pub(crate) fn new(token: AnyToken, want: Want, sources: Vec<Source>) -> Self {
+    pub(crate) fn new(token: AnyToken, want: Want, sources: Vec<GatherSource>) -> Self {
         Self {
             gather: Gather::new(token, want, sources),
             length: None,
@@ -35,7 +35,7 @@ impl Gathering {
         }
     }
 
-    pub(crate) fn report(&self) -> Vec<Given> {
+    pub(crate) fn report(&self) -> Vec<HolderReport> {
         self.gather.report()
     }
 
@@ -54,24 +54,24 @@ impl Gathering {
             worked = true;
             assert!(self.end.is_none(), "{event:?} after the end");
             match event {
-                Event::Described { length, descriptor } => {
+                GatherEvent::Described { length, descriptor } => {
                     assert_eq!(self.length.replace(length), None, "described twice");
                     self.descriptor = descriptor.map(|descriptor| *descriptor);
                 }
-                Event::Piece(piece) => drop(self.content.insert(piece.offset, piece.data)),
-                Event::Shard { blob: Blob::Content, piece, .. } => {
+                GatherEvent::Piece(piece) => drop(self.content.insert(piece.offset, piece.data)),
+                GatherEvent::Shard { blob: Blob::Content, piece, .. } => {
                     self.content.insert(piece.offset, piece.data);
                 }
-                Event::Shard { blob: Blob::Parity, piece, .. } => {
+                GatherEvent::Shard { blob: Blob::Parity, piece, .. } => {
                     self.parity.insert(piece.offset, piece.data);
                 }
-                Event::Stripes { start, count, lanes } => {
+                GatherEvent::Stripes { start, count, lanes } => {
                     for stripe in start..start + count {
                         assert_eq!(self.stripes.insert(stripe, lanes), None, "stripe {stripe} came twice");
                     }
                 }
-                Event::Done => self.end = Some(Ok(())),
-                Event::Failed(failure) => self.end = Some(Err(failure.code)),
+                GatherEvent::Done => self.end = Some(Ok(())),
+                GatherEvent::Failed(failure) => self.end = Some(Err(failure.code)),
             }
             if self.length.is_none() {
                 assert!(self.content.is_empty(), "bytes come before what they are of");

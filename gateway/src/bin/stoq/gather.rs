@@ -7,18 +7,18 @@ use anyhow::Context;
 use indicatif::ProgressBar;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use stoq::client::{Given, Peer, Route, State, Want};
-use stoq::collection::{Collected, Collection};
+use stoq::client::{HolderReport, HolderState, Peer, Route, Want};
+use stoq::gathered_file::{GatherSummary, GatheredFile};
 use stoq::token::AnyToken;
 
 /// What a gathering did.
 pub(crate) struct Outcome {
-    pub(crate) collected: Collected,
+    pub(crate) summary: GatherSummary,
     /// How long the bytes took.
     pub(crate) elapsed: Duration,
     /// How long reading them back took.
     pub(crate) checking: Duration,
-    pub(crate) given: Vec<Given>,
+    pub(crate) given: Vec<HolderReport>,
     /// Gateways that could not be asked, and why.
     pub(crate) unreached: Vec<(String, String)>,
 }
@@ -30,7 +30,7 @@ pub(crate) async fn run(
     token: AnyToken,
     from: &[String],
     route: Option<Route>,
-    mut collection: Collection,
+    mut file: GatheredFile,
     bar: &ProgressBar,
 ) -> anyhow::Result<Outcome> {
     let named = from.iter().map(|text| online.gateways.find(text)).collect::<Result<Vec<_>, _>>()?;
@@ -58,7 +58,7 @@ pub(crate) async fn run(
     }
     drop(holders);
     let started = Instant::now();
-    let came = collection.run(&mut gathering, |have, length| show(bar, have, length)).await;
+    let came = file.run(&mut gathering, |have, length| show(bar, have, length)).await;
     let elapsed = started.elapsed();
     let unreached = unreached.lock().unwrap_or_else(PoisonError::into_inner).clone();
     came.with_context(|| match &unreached[..] {
@@ -70,9 +70,9 @@ pub(crate) async fn run(
             .join("; "),
     })?;
     show_check(bar);
-    let collected = collection.finish(&gathering, |read| bar.set_position(read)).await?;
+    let summary = file.finish(&gathering, |read| bar.set_position(read)).await?;
     let checking = started.elapsed().saturating_sub(elapsed);
-    Ok(Outcome { collected, elapsed, checking, given: gathering.report(), unreached })
+    Ok(Outcome { summary, elapsed, checking, given: gathering.report(), unreached })
 }
 
 async fn reach(dialer: &Dialer, named: Named) -> anyhow::Result<(Peer, Option<Route>)> {
@@ -96,26 +96,26 @@ async fn reach(dialer: &Dialer, named: Named) -> anyhow::Result<(Peer, Option<Ro
 }
 
 /// Who gave what, for people.
-pub(crate) fn told(given: &Given) -> String {
+pub(crate) fn told(given: &HolderReport) -> String {
     let node = given.node.map_or_else(|| "a gateway without a certificate".into(), |node| node.to_string());
     let became = match &given.state {
-        State::Asked => String::new(),
-        State::Refused(failure) => format!(", then {}: {}", failure.code.name(), failure.reason()),
-        State::Wrong(reason) => format!(", then was left: it sent what proves false ({reason})"),
-        State::Stalled => ", then was left: it stalled".into(),
-        State::Gone(reason) => format!(", then was gone: {reason}"),
+        HolderState::Asked => String::new(),
+        HolderState::Refused(failure) => format!(", then {}: {}", failure.code.name(), failure.reason()),
+        HolderState::Wrong(reason) => format!(", then was left: it sent what proves false ({reason})"),
+        HolderState::Stalled => ", then was left: it stalled".into(),
+        HolderState::Gone(reason) => format!(", then was gone: {reason}"),
     };
     format!("{node} gave {} bytes in {} requests{became}", given.bytes, given.requests)
 }
 
 /// Who gave what, for programs.
-pub(crate) fn json(given: &Given) -> serde_json::Value {
+pub(crate) fn json(given: &HolderReport) -> serde_json::Value {
     let state = match &given.state {
-        State::Asked => "asked",
-        State::Refused(_) => "refused",
-        State::Wrong(_) => "wrong",
-        State::Stalled => "stalled",
-        State::Gone(_) => "gone",
+        HolderState::Asked => "asked",
+        HolderState::Refused(_) => "refused",
+        HolderState::Wrong(_) => "wrong",
+        HolderState::Stalled => "stalled",
+        HolderState::Gone(_) => "gone",
     };
     serde_json::json!({
         "node": given.node, "bytes": given.bytes, "requests": given.requests, "strikes": given.strikes, "state": state,

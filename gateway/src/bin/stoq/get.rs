@@ -10,8 +10,8 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use stoq::client::{FetchOptions, Peer, Route};
-use stoq::collection::Collection;
 use stoq::download::Download;
+use stoq::gathered_file::GatheredFile;
 use stoq::token::{AnyToken, Token};
 
 /// What is so even where standard output does not take the result.
@@ -106,34 +106,34 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn gathered(args: Args) -> anyhow::Result<()> {
-    let collection = Collection::open(&args.output, args.token)?;
+    let file = GatheredFile::open(&args.output, args.token)?;
     let session = if args.from.is_empty() { args.options.open()? } else { args.options.open_anywhere()? };
     let online = session.start()?;
     let route = args.route.route(&online.gateways)?;
     let quiet = args.options.quiet || args.options.json;
     let outcome = online.block_on(async {
         let bar = progress(quiet, "get", 0);
-        let outcome = gather::run(&online, args.token, &args.from, route, collection, &bar).await?;
+        let outcome = gather::run(&online, args.token, &args.from, route, file, &bar).await?;
         bar.finish_and_clear();
         Ok(outcome)
     })?;
-    let gather::Outcome { collected, elapsed, checking, given, unreached } = outcome;
-    let rate = gbit_per_s(collected.length, elapsed);
+    let gather::Outcome { summary, elapsed, checking, given, unreached } = outcome;
+    let rate = gbit_per_s(summary.length, elapsed);
     let (network, workers, cipher) = (online.client.network(), online.workers, online.cipher);
     if args.options.json {
         let given: Vec<_> = given.iter().map(gather::json).collect();
         let result = serde_json::json!({
-            "operation": "get", "token": args.token.to_string(), "bytes": collected.length, "verified": true,
-            "decoded": collected.decoded, "seconds": elapsed.as_secs_f64(), "check_seconds": checking.as_secs_f64(),
+            "operation": "get", "token": args.token.to_string(), "bytes": summary.length, "verified": true,
+            "decoded": summary.decoded, "seconds": elapsed.as_secs_f64(), "check_seconds": checking.as_secs_f64(),
             "gbit_per_s": rate, "holders": given, "unreached": unreached, "network": network, "workers": workers, "cipher": cipher.name(), "version": env!("CARGO_PKG_VERSION"),
         });
         output::result(result, DONE)?;
         return Ok(());
     }
-    let how = if collected.decoded { ", some of it decoded from parity" } else { "" };
+    let how = if summary.decoded { ", some of it decoded from parity" } else { "" };
     output::note(format_args!(
         "got {} bytes, every one checked{how}: {rate:.2} Gbit/s in {:.3} s{}; {network}, {workers} worker(s), {cipher}",
-        collected.length,
+        summary.length,
         elapsed.as_secs_f64(),
         read_back(checking),
     ));

@@ -3,7 +3,7 @@
 //! While it comes the file is called `FILE.part`, as a [`crate::download::Download`]'s is. It gets its name when every byte is
 //! there, proven and read back; otherwise it is removed. Unlike a download it begins anew each time.
 
-use crate::client::{ClientError, Gained, Gathering};
+use crate::client::{ClientError, Gathered, Gathering};
 use crate::part_file::{Order, PartFile};
 use crate::record::{ErrorCode, ErrorRecord};
 use crate::shard::{AssembleError, Assembler};
@@ -15,7 +15,7 @@ use std::path::Path;
 
 /// A file that is being filled.
 #[derive(Debug)]
-pub struct Collection {
+pub struct GatheredFile {
     part: PartFile,
     /// What the file must hash to, once that is known.
     content: Option<Token>,
@@ -23,21 +23,21 @@ pub struct Collection {
     assembler: Option<Assembler>,
 }
 
-/// What was collected.
+/// What a gathering brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Collected {
+pub struct GatherSummary {
     /// The payload's length, bytes.
     pub length: u64,
     /// Whether some of it was decoded from parity.
     pub decoded: bool,
 }
 
-impl Collection {
+impl GatheredFile {
     /// Makes the file for what `token` names.
     ///
     /// # Errors
     /// When `output` exists already, when another process writes to it, when its directory cannot be written, when what has the
-    /// part's name is no part that a collection left.
+    /// part's name is no part that a gathering left.
     pub fn open(output: &Path, token: AnyToken) -> Result<Self, ClientError> {
         let part = PartFile::open(output, token, Order::Any)?;
         Ok(Self { part, content: token.content(), length: 0, assembler: None })
@@ -54,18 +54,18 @@ impl Collection {
         mut progress: impl FnMut(u64, u64),
     ) -> Result<(), ClientError> {
         let mut have = 0;
-        while let Some(gained) = gathering.next().await {
-            have += self.take(gained?)?;
+        while let Some(gathered) = gathering.next().await {
+            have += self.take(gathered?)?;
             progress(have.min(self.length), self.length);
         }
         Ok(())
     }
 
     /// Takes what came; gives how many bytes that are.
-    fn take(&mut self, gained: Gained) -> Result<u64, ClientError> {
+    fn take(&mut self, gathered: Gathered) -> Result<u64, ClientError> {
         let mut bytes = 0;
-        match gained {
-            Gained::Described { length, descriptor } => {
+        match gathered {
+            Gathered::Described { length, descriptor } => {
                 self.part.note(length)?;
                 self.length = length;
                 if let Some(set) = descriptor {
@@ -74,17 +74,17 @@ impl Collection {
                     self.assembler = Some(Assembler::new(set, file).map_err(|error| self.assembling(error))?);
                 }
             }
-            Gained::Piece(piece) => {
+            Gathered::Piece(piece) => {
                 bytes = piece.data.len() as u64;
                 let written = self.part.file().write_all_at(&piece.data, piece.offset);
                 written.map_err(|error| self.part.failed(error))?;
             }
-            Gained::Shard(shard, blob, piece) => {
+            Gathered::Shard(shard, blob, piece) => {
                 bytes = piece.data.len() as u64;
                 let taken = self.assembler.as_mut().map(|assembler| assembler.shard(shard, blob, &piece));
                 taken.transpose().map_err(|error| self.assembling(error))?;
             }
-            Gained::Stripes(start, count, lanes) => {
+            Gathered::Stripes(start, count, lanes) => {
                 let decoded = self.assembler.as_mut().map(|assembler| assembler.stripes(start, count, lanes));
                 decoded.transpose().map_err(|error| self.assembling(error))?;
             }
@@ -102,13 +102,13 @@ impl Collection {
         self,
         gathering: &Gathering,
         checked: impl FnMut(u64),
-    ) -> Result<Collected, ClientError> {
+    ) -> Result<GatherSummary, ClientError> {
         let Self { part, content, length, assembler } = self;
         let decoded = assembler.as_ref().is_some_and(Assembler::decoded);
         let Some(content) = content else { return Err(ClientError::Stopped) };
         if part.holds(content, checked).await.map_err(|error| part.failed(error))? {
             part.give_name()?;
-            return Ok(Collected { length, decoded });
+            return Ok(GatherSummary { length, decoded });
         }
         match assembler {
             // Every shard matched its token: they were not made of the payload.
