@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What every commit passes: formatting, lints, documentation, licences, house rules. Runs no tests.
+# What every commit passes: formatting, lints, documentation, licenses, house rules. Runs no tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -16,7 +16,7 @@ say "scripts"
 for script in scripts/*.sh scripts/bench/*.sh .ci/run; do bash -n "$script"; done
 say "the search of the benchmarks"
 (cd scripts/bench && PYTHONDONTWRITEBYTECODE=1 python3 -m unittest --quiet test_ndr)
-say "licences, sources, duplicates"
+say "licenses, sources, duplicates"
 if command -v cargo-deny >/dev/null; then
     cargo deny --locked check bans licenses sources
     # The advisory database lies on the network; a machine that cannot reach it says so and goes on.
@@ -24,5 +24,5 @@ if command -v cargo-deny >/dev/null; then
         [ -n "${STOQ_OFFLINE:-}" ] && say "advisories not checked: the database cannot be reached"
     }
 else
-    say "cargo-deny is not installed, licences not checked: cargo install --locked cargo-deny"
+    say "cargo-deny is not installed, licenses not checked: cargo install --locked cargo-deny"
 fi

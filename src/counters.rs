@@ -57,7 +57,7 @@ counters! {
     DropPort = "drop_port",
     /// Drop: no next hop on a link or through a gateway for the destination.
     DropNoRoute = "drop_no_route",
-    /// Drop: the queue of packets that wait for a neighbour was full.
+    /// Drop: the queue of packets that wait for a neighbor was full.
     DropNeighborQueueFull = "drop_neighbor_queue_full",
     /// Drop: the next hop did not answer ARP or NDP.
     DropNeighborUnreachable = "drop_neighbor_unreachable",
@@ -89,7 +89,7 @@ counters! {
     HandoversOut = "handovers_out",
     /// Datagrams that other workers handed to this one.
     HandoversIn = "handovers_in",
-    /// ARP, NDP, ICMP and ICMPv6 packets answered or learnt from.
+    /// ARP, NDP, ICMP and ICMPv6 packets answered or learned from.
     NeighborPackets = "neighbor_packets",
     /// Echo requests answered, of both families.
     EchoReplies = "echo_replies",

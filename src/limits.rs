@@ -11,21 +11,21 @@ pub const TX_PENDING_LEN_MAX: usize = 1024;
 pub const TX_STALL_MS_MAX: u64 = 50;
 /// Largest UDP payload that a worker handles, bytes.
 pub const UDP_PAYLOAD_BYTES_MAX: usize = 65_527;
-/// Packets that wait for one neighbour to be resolved.
+/// Packets that wait for one neighbor to be resolved.
 pub const NEIGHBOR_PENDING_LEN_MAX: usize = 64;
-/// Neighbours remembered, a worker.
+/// Neighbors remembered, a worker.
 pub const NEIGHBORS_LEN_MAX: usize = 1024;
-/// Solicitations sent for one neighbour before it counts as unreachable (RFC 4861 §10: MAX_MULTICAST_SOLICIT).
+/// Solicitations sent for one neighbor before it counts as unreachable (RFC 4861 §10: MAX_MULTICAST_SOLICIT).
 pub const NEIGHBOR_SOLICITS_MAX: u32 = 3;
-/// Bytes of packets that wait for neighbours, all neighbours of a worker together.
+/// Bytes of packets that wait for neighbors, all neighbors of a worker together.
 pub const NEIGHBOR_PENDING_BYTES_MAX: usize = 4 << 20;
 /// From one solicitation to the next (RFC 4861 §10: RETRANS_TIMER), milliseconds.
 pub const NEIGHBOR_SOLICIT_INTERVAL_MS: u64 = 1000;
-/// How long an answered neighbour is used without asking again, milliseconds.
+/// How long an answered neighbor is used without asking again, milliseconds.
 pub const NEIGHBOR_REACHABLE_MS: u64 = 60_000;
-/// How long a neighbour that did not answer is not asked again, milliseconds.
+/// How long a neighbor that did not answer is not asked again, milliseconds.
 pub const NEIGHBOR_UNREACHABLE_MS: u64 = 3000;
-/// What workers tell each other of neighbours and have not taken yet, a worker.
+/// What workers tell each other of neighbors and have not taken yet, a worker.
 pub const NEIGHBOR_EXCHANGE_LEN_MAX: usize = 256;
 /// Destinations whose packet headers are kept prebuilt, a worker.
 pub const PATHS_LEN_MAX: usize = 16_384;
@@ -80,7 +80,7 @@ pub const GROUP_BYTES: usize = 16 * 1024;
 pub const MEMORY_BLOCK_BYTES: usize = 2 << 20;
 /// Connections that a worker keeps to peer gateways where nobody chose.
 pub const PEER_GATEWAY_CONNECTIONS_DEFAULT: usize = 32;
-/// The first wait before a peer gateway that failed is dialled again, milliseconds. It doubles.
+/// The first wait before a peer gateway that failed is dialed again, milliseconds. It doubles.
 pub const PEER_GATEWAY_BACKOFF_MS_MIN: u64 = 200;
 /// The longest of those waits, milliseconds.
 pub const PEER_GATEWAY_BACKOFF_MS_MAX: u64 = 30_000;
@@ -171,7 +171,7 @@ pub const OUTSTANDING_BYTES_MAX: usize = 8 << 20;
 /// Bytes that a relay holds of one direction of one stream: read, and not yet taken by QUIC on the other side.
 pub const RELAY_WINDOW_BYTES: usize = 1 << 20;
 /// Requests that a client's connection has in flight; more wait their turn. Those that are over but whose streams have not
-/// ended count towards [`REQUESTS_LEN_MAX`] too.
+/// ended count toward [`REQUESTS_LEN_MAX`] too.
 pub const CLIENT_REQUESTS_LEN: usize = 128;
 /// Messages of one connection that wait for a client to take them.
 pub const CLIENT_MESSAGES_LEN: usize = 1024;

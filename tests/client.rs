@@ -139,7 +139,7 @@ async fn what_the_peer_refuses_is_told_with_its_code() {
     let route = Route::new([NodeId([9; 32])]).ok();
     assert_eq!(
         refused(peer.fetch(token, FetchOptions { route, ..Default::default() }).await),
-        ErrorCode::NotAuthorised,
+        ErrorCode::NotAuthorized,
         "this gateway routes for nobody"
     );
     let queue = PutOptions { queue: 77, ..Default::default() };

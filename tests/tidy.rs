@@ -36,6 +36,42 @@ const LONG_FUNCTIONS: &[&str] = &[
 /// Words with which a sentence hides its subject.
 const BANNED: &[&str] = &["so many", "so much of", "whoever", "who asks", "is done so"];
 
+/// Words in British spelling. The code's, the standards' and the documents' spelling is American.
+const BRITISH: &[&str] = &[
+    "neighbour",
+    "colour",
+    "behaviour",
+    "favour",
+    "honour",
+    "dialled",
+    "dialling",
+    "cancelled",
+    "cancelling",
+    "labelled",
+    "modelled",
+    "signalled",
+    "travelled",
+    "authoris",
+    "initialis",
+    "recognis",
+    "randomis",
+    "serialis",
+    "finalis",
+    "normalis",
+    "optimis",
+    "organis",
+    "summaris",
+    "analyse",
+    "licence",
+    "offence",
+    "defence",
+    "centre",
+    "catalogue",
+    "judgement",
+    "acknowledgement",
+    "learnt",
+];
+
 /// What the last words of a bound's name say: what it counts.
 const UNITS: &[&str] = &[
     "ATTEMPTS",
@@ -240,6 +276,22 @@ fn sentences_name_their_subject() {
         }
     }
     assert!(broken.is_empty(), "name the subject with the protocol's noun (CONTRIBUTING.md): {broken:#?}");
+}
+
+#[test]
+fn spelling_is_american() {
+    let mut broken = Vec::new();
+    let endings = [".rs", ".md", ".toml", ".sh", ".py", ".yml", ".yaml", ".service", ".html", ".c"];
+    // CHANGELOG.md names what was spelled otherwise.
+    let not_here = ["CHANGELOG.md", file!()];
+    for source in sources(&endings).iter().filter(|source| !not_here.contains(&source.path.as_str())) {
+        for (at, line) in source.lines() {
+            let lower = line.to_lowercase();
+            let found = BRITISH.iter().filter(|word| lower.contains(*word));
+            broken.extend(found.map(|word| format!("{}:{at}: {word}", source.path)));
+        }
+    }
+    assert!(broken.is_empty(), "write these words in American spelling: {broken:#?}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::{
     hugepages,
 };
 
-/// EAL can be initialised once a process: it keeps state that its own clean-up does not reset.
+/// EAL can be initialized once a process: it keeps state that its own clean-up does not reset.
 static STARTED: AtomicBool = AtomicBool::new(false);
 
 /// Whether DPDK's memory lies in huge pages.
@@ -106,7 +106,7 @@ pub struct Eal {
     _args: Vec<CString>,
 }
 
-/// What ports of this process hold. Its lock also serialises the control path, which DPDK does not do itself.
+/// What ports of this process hold. Its lock also serializes the control path, which DPDK does not do itself.
 #[derive(Debug, Default)]
 pub(crate) struct Control {
     pub(crate) open: HashSet<String>,
@@ -164,7 +164,7 @@ impl Eal {
     ///
     /// [`DpdkError::RegisterThread`] when DPDK has no place for another thread.
     pub fn register_thread(self: &Arc<Self>) -> Result<RegisteredThread, DpdkError> {
-        // SAFETY: EAL is initialised, as `self` proves.
+        // SAFETY: EAL is initialized, as `self` proves.
         match unsafe { dpdk_sys::stoq_thread_register() } {
             code if code < 0 => Err(DpdkError::RegisterThread { reason: reason(code) }),
             code => Ok(RegisteredThread { by_us: code == 1, _eal: self.clone(), _not_send: PhantomData }),
@@ -265,7 +265,7 @@ fn allowed_cores() -> String {
 
 /// EAL's folder for this prefix, if it is one that may be removed whole.
 fn runtime_dir(prefix: &str) -> Option<PathBuf> {
-    // SAFETY: EAL is initialised; the string is EAL's own, valid until clean-up, and copied here.
+    // SAFETY: EAL is initialized; the string is EAL's own, valid until clean-up, and copied here.
     let folder = unsafe { CStr::from_ptr(dpdk_sys::stoq_eal_runtime_dir()) };
     let folder = Path::new(std::ffi::OsStr::from_bytes(folder.to_bytes()));
     (folder.is_absolute() && folder.ends_with(Path::new("dpdk").join(prefix))).then(|| folder.to_owned())

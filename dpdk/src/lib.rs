@@ -28,6 +28,6 @@ pub use slab::{Backing, SlabBlock, SlabPool, SlabStats};
 
 /// Cycles of the processor's time-stamp counter a second, as DPDK calibrated it. Needs a live [`Eal`].
 pub fn tsc_hz(_eal: &Eal) -> u64 {
-    // SAFETY: EAL is initialised, as `_eal` proves; the function only reads what was calibrated then.
+    // SAFETY: EAL is initialized, as `_eal` proves; the function only reads what was calibrated then.
     unsafe { dpdk_sys::stoq_tsc_hz() }
 }

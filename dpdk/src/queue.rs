@@ -271,7 +271,7 @@ impl TxQueue {
         }
         let top = self.stash_len - 1;
         // SAFETY: the stash's front holds mbufs that this queue owns, with their data's start; each has room for
-        // `frame_bytes_max` bytes. The memory was mapped zeroed, so it is initialised, and nothing else refers to it.
+        // `frame_bytes_max` bytes. The memory was mapped zeroed, so it is initialized, and nothing else refers to it.
         fill(unsafe { slice::from_raw_parts_mut(self.stash_data[top], len) });
         // Only now, so that a panic in `fill` leaves the buffer in the stash.
         self.stash_len = top;

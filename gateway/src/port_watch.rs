@@ -82,7 +82,7 @@ fn look(interface: &Interface) {
 #[derive(Debug, Default)]
 struct Hearing {
     acks: u64,
-    /// Looks since the last acknowledgement at which some connection waited for one.
+    /// Looks since the last acknowledgment at which some connection waited for one.
     unheard: u32,
     /// Looks since then at which none did.
     idle: u32,
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn silence_is_told_once_and_an_acknowledgement_ends_it() {
+    fn silence_is_told_once_and_an_acknowledgment_ends_it() {
         let mut hearing = Hearing::default();
         assert!(!hearing.look(5, 3));
         let told = (0..100).filter(|_| hearing.look(5, 3)).count();

@@ -11,11 +11,11 @@ from pathlib import Path
 from results import GOODPUT, LATENCY, MEMIF, PEERS, Run, median
 
 WIDTH, LABEL, BAR, GAP, TOP = 900, 330, 16, 8, 56
-COLOURS = {1500: "#2f6f9f", 9000: "#7a4f9f", "stoq": "#2f6f9f", "peer": "#9aa5ad", "time": "#9f5a2f"}
+COLORS = {1500: "#2f6f9f", 9000: "#7a4f9f", "stoq": "#2f6f9f", "peer": "#9aa5ad", "time": "#9f5a2f"}
 
 
 def bars(title, unit, rows, note):
-    """One SVG: a horizontal bar a row of (label, values, colour)."""
+    """One SVG: a horizontal bar a row of (label, values, color)."""
     height = TOP + len(rows) * (BAR + GAP) + 28
     most = max(max(values) for _, values, _ in rows) or 1
     scale = (WIDTH - LABEL - 90) / most
@@ -26,15 +26,15 @@ def bars(title, unit, rows, note):
         f'<text x="12" y="24" font-size="16" font-weight="600">{escape(title)}</text>',
         f'<text x="12" y="42" fill="#666">{escape(unit)}; median, whiskers from the lowest to the highest round</text>',
     ]
-    for index, (label, values, colour) in enumerate(rows):
+    for index, (label, values, color) in enumerate(rows):
         y = TOP + index * (BAR + GAP)
         middle = median(values)
         low, high = (LABEL + value * scale for value in (min(values), max(values)))
-        centre = y + BAR / 2
+        center = y + BAR / 2
         out += [
             f'<text x="{LABEL - 8}" y="{y + 12}" text-anchor="end">{escape(label)}</text>',
-            f'<rect x="{LABEL}" y="{y}" width="{middle * scale:.1f}" height="{BAR}" fill="{COLOURS[colour]}"/>',
-            f'<path d="M{low:.1f} {centre}H{high:.1f}M{low:.1f} {y + 3}V{y + BAR - 3}M{high:.1f} {y + 3}V{y + BAR - 3}" '
+            f'<rect x="{LABEL}" y="{y}" width="{middle * scale:.1f}" height="{BAR}" fill="{COLORS[color]}"/>',
+            f'<path d="M{low:.1f} {center}H{high:.1f}M{low:.1f} {y + 3}V{y + BAR - 3}M{high:.1f} {y + 3}V{y + BAR - 3}" '
             'stroke="#111" fill="none"/>',
             f'<text x="{max(high, LABEL + middle * scale) + 6:.1f}" y="{y + 12}">{middle:.2f}</text>',
         ]
@@ -54,8 +54,8 @@ def memif(run):
 def field(run):
     rows = [("STOQ messages, memif, MTU 1500", run.values("message-1500", "gbit_per_s"), "stoq")]
     for row, name in GOODPUT:
-        colour = "peer" if row.startswith(tuple(PEERS)) else "stoq"
-        rows.append((name, run.values(row, "gbit_per_s"), colour))
+        color = "peer" if row.startswith(tuple(PEERS)) else "stoq"
+        rows.append((name, run.values(row, "gbit_per_s"), color))
     return "field", "End to end, and beside other stacks", "Gbit/s", [row for row in rows if row[1]]
 
 

@@ -179,7 +179,7 @@ def stages(run):
             rows.append([*shape, *(f"{ns:.0f}" for ns in cost), f"{sum(cost):.0f}"])
     text = (
         "Nanoseconds a packet of the direction that carries the payload, medians over the runs, from the core's cycle counter at "
-        "the borders of stages in one busy turn of 64. `quic` is decryption, acknowledgement and reassembly with the copy out "
+        "the borders of stages in one busy turn of 64. `quic` is decryption, acknowledgment and reassembly with the copy out "
         "of the device's buffer; `emit` builds and seals; `frame` copies into the device's buffer; `transmit` is the driver's "
         "burst, for memif its copy into the other process. A PUT's payload comes from memory, a message from the cache. A GET's "
         "gateway is left out: it has taken the payload before, and its stages are of both."

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// All of one worker's.
 #[derive(Default)]
 pub(super) struct Dials {
-    dials: FxHashMap<u64, Dialling>,
+    dials: FxHashMap<u64, Dialing>,
     /// The dial that an attempt is of, and where it goes, by the attempt's tag.
     attempts: FxHashMap<u64, (u64, SocketAddr)>,
     tags: u64,
@@ -17,7 +17,7 @@ pub(super) struct Dials {
     abandoned: Vec<u64>,
 }
 
-struct Dialling {
+struct Dialing {
     dial: Dial,
     /// When the next address is tried; none: at once.
     next: Option<Instant>,
@@ -35,46 +35,46 @@ pub(super) struct Attempt {
 
 impl Dials {
     pub(super) fn begin(&mut self, dial: Dial) {
-        let dialling = Dialling { next: None, open: 0, failures: Vec::new(), dial };
-        self.dials.insert(dialling.dial.id, dialling);
+        let dialing = Dialing { next: None, open: 0, failures: Vec::new(), dial };
+        self.dials.insert(dialing.dial.id, dialing);
     }
 
     /// The resolver has answered.
     pub(super) fn resolved(&mut self, id: u64, found: Result<Vec<SocketAddr>, String>) {
-        let Some(dialling) = self.dials.get_mut(&id) else { return };
+        let Some(dialing) = self.dials.get_mut(&id) else { return };
         match found {
-            Ok(remotes) => dialling.dial.remotes = Some(remotes.into()),
+            Ok(remotes) => dialing.dial.remotes = Some(remotes.into()),
             Err(reason) => self.end(id, DialError::Failed(reason)),
         }
     }
 
     /// The next attempt that is due.
     pub(super) fn next_attempt(&mut self, now: Instant) -> Option<Attempt> {
-        let due = |dialling: &&mut Dialling| {
-            dialling.dial.remotes.as_ref().is_some_and(|remotes| !remotes.is_empty())
-                && dialling.next.is_none_or(|at| at <= now)
+        let due = |dialing: &&mut Dialing| {
+            dialing.dial.remotes.as_ref().is_some_and(|remotes| !remotes.is_empty())
+                && dialing.next.is_none_or(|at| at <= now)
         };
-        let dialling = self.dials.values_mut().find(due)?;
-        let remote = dialling.dial.remotes.as_mut()?.pop_front()?;
-        dialling.next = Some(now + Duration::from_millis(ATTEMPT_DELAY_MS));
-        dialling.open += 1;
+        let dialing = self.dials.values_mut().find(due)?;
+        let remote = dialing.dial.remotes.as_mut()?.pop_front()?;
+        dialing.next = Some(now + Duration::from_millis(ATTEMPT_DELAY_MS));
+        dialing.open += 1;
         self.tags += 1;
-        self.attempts.insert(self.tags, (dialling.dial.id, remote));
-        Some(Attempt { tag: self.tags, remote, early: dialling.dial.early })
+        self.attempts.insert(self.tags, (dialing.dial.id, remote));
+        Some(Attempt { tag: self.tags, remote, early: dialing.dial.early })
     }
 
     /// An attempt has failed: the next address has its turn at once (RFC 8305 §5).
     pub(super) fn failed(&mut self, tag: u64, reason: String) {
         let Some((id, remote)) = self.attempts.remove(&tag) else { return };
-        let Some(dialling) = self.dials.get_mut(&id) else { return };
-        dialling.open -= 1;
-        dialling.next = None;
-        dialling.failures.push((remote, reason));
-        let more = dialling.dial.remotes.as_ref().is_some_and(|remotes| !remotes.is_empty());
-        if dialling.open > 0 || more {
+        let Some(dialing) = self.dials.get_mut(&id) else { return };
+        dialing.open -= 1;
+        dialing.next = None;
+        dialing.failures.push((remote, reason));
+        let more = dialing.dial.remotes.as_ref().is_some_and(|remotes| !remotes.is_empty());
+        if dialing.open > 0 || more {
             return;
         }
-        let reason = match &mut dialling.failures[..] {
+        let reason = match &mut dialing.failures[..] {
             [(_, reason)] => std::mem::take(reason),
             several => {
                 several.iter().map(|(at, reason)| format!("{at}: {reason}")).collect::<Vec<_>>().join("; ")
@@ -86,9 +86,9 @@ impl Dials {
     /// An attempt is up; gives its dial if it is the first. The others are abandoned.
     pub(super) fn connected(&mut self, tag: u64) -> Option<Dial> {
         let (id, _) = self.attempts.remove(&tag)?;
-        let dialling = self.dials.remove(&id)?;
+        let dialing = self.dials.remove(&id)?;
         self.abandon(id);
-        Some(dialling.dial)
+        Some(dialing.dial)
     }
 
     /// An attempt that nobody needs any more; its end is not heard of.
@@ -98,24 +98,24 @@ impl Dials {
 
     /// Gives up what takes too long, or what its task does not wait for any more.
     pub(super) fn expire(&mut self, now: Instant) {
-        let over = |dialling: &Dialling| dialling.dial.deadline <= now || dialling.dial.reply.is_closed();
-        while let Some(id) = self.dials.iter().find(|(_, dialling)| over(dialling)).map(|(&id, _)| id) {
-            let named = self.dials.get(&id).is_some_and(|dialling| dialling.dial.remotes.is_none());
+        let over = |dialing: &Dialing| dialing.dial.deadline <= now || dialing.dial.reply.is_closed();
+        while let Some(id) = self.dials.iter().find(|(_, dialing)| over(dialing)).map(|(&id, _)| id) {
+            let named = self.dials.get(&id).is_some_and(|dialing| dialing.dial.remotes.is_none());
             self.end(id, if named { DialError::Unresolved } else { DialError::Timeout });
         }
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let next = |dialling: &Dialling| {
-            let more = dialling.dial.remotes.as_ref().is_some_and(|remotes| !remotes.is_empty());
-            dialling.next.filter(|_| more).map_or(dialling.dial.deadline, |at| at.min(dialling.dial.deadline))
+        let next = |dialing: &Dialing| {
+            let more = dialing.dial.remotes.as_ref().is_some_and(|remotes| !remotes.is_empty());
+            dialing.next.filter(|_| more).map_or(dialing.dial.deadline, |at| at.min(dialing.dial.deadline))
         };
         self.dials.values().map(next).min()
     }
 
     fn end(&mut self, id: u64, error: DialError) {
-        if let Some(dialling) = self.dials.remove(&id) {
-            let _ = dialling.dial.reply.send(Err(error));
+        if let Some(dialing) = self.dials.remove(&id) {
+            let _ = dialing.dial.reply.send(Err(error));
             self.abandon(id);
         }
     }

@@ -220,7 +220,7 @@ impl Dispatch {
             Delivery::Connection(connection, event) => self.heard(port, connection, event),
             Delivery::ConnectFailed { tag, reason } => self.dials.failed(tag, reason),
             Delivery::Asked(request, _) | Delivery::Forward(request, _) => {
-                let failure = ErrorRecord::new(ErrorCode::NotAuthorised, 0, "a client serves no requests");
+                let failure = ErrorRecord::new(ErrorCode::NotAuthorized, 0, "a client serves no requests");
                 self.send(port, Command::refuse(request, failure));
             }
             Delivery::Answered(request, queue::Answer::Ok(ok)) => self.accepted(request, ok),

@@ -293,12 +293,12 @@ impl Client {
         let (id, remotes) = (self.0.next_request(), to.literal().map(|remote| [remote].into()));
         let named = remotes.is_none();
         self.0.call(worker, Call::Connect(Dial { id, remotes, early, deadline, reply }));
-        let mut dialling = Dialling { shared: &self.0, answer };
+        let mut dialing = Dialing { shared: &self.0, answer };
         if named {
             self.0.resolve(worker, id, to.clone())?;
         }
         let remote = to.to_string();
-        match (&mut dialling.answer).await {
+        match (&mut dialing.answer).await {
             Ok(Ok(up)) => Ok(Peer::new(self.0.clone(), up)),
             Ok(Err(DialError::Timeout)) => Err(ClientError::Timeout { remote, limit: timeout }),
             Ok(Err(DialError::Unresolved)) => {
@@ -320,12 +320,12 @@ impl Client {
 }
 
 /// A call of [`Client::connect`] that nobody has waited for to the end: its connection must not stay.
-struct Dialling<'a> {
+struct Dialing<'a> {
     shared: &'a Shared,
     answer: oneshot::Receiver<Result<Up, DialError>>,
 }
 
-impl Drop for Dialling<'_> {
+impl Drop for Dialing<'_> {
     fn drop(&mut self) {
         self.answer.close();
         if let Ok(Ok(Up { connection, .. })) = self.answer.try_recv() {

@@ -110,7 +110,7 @@ impl Link {
     }
 }
 
-/// A request in flight. Dropped before it is [`Asked::over`], it is cancelled.
+/// A request in flight. Dropped before it is [`Asked::over`], it is canceled.
 #[derive(Debug)]
 pub(super) struct Asked {
     link: Arc<Link>,

@@ -141,7 +141,7 @@ fn too_early_is_asked_once_more_under_another_number() {
 }
 
 #[test]
-fn a_request_that_was_asked_again_is_cancelled_by_its_present_number() {
+fn a_request_that_was_asked_again_is_canceled_by_its_present_number() {
     let mut bench = Bench::new();
     let _up = bench.connect(true);
     let _heard = bench.fetch(5);
@@ -335,5 +335,5 @@ fn a_client_serves_nobody() {
     bench.worker.deliver(Delivery::Asked(request, Box::new(asked)));
     bench.poll();
     let Command::End(_, Ending::Refuse(failure)) = bench.command() else { panic!("not refused") };
-    assert_eq!(failure.code, ErrorCode::NotAuthorised);
+    assert_eq!(failure.code, ErrorCode::NotAuthorized);
 }

@@ -1,6 +1,6 @@
 //! What QUIC needs of a network: batches of UDP datagrams in and out.
 //!
-//! Two ways to have it: [`user_space`] (a device queue, our own wire and neighbours) and [`kernel`] (UDP sockets).
+//! Two ways to have it: [`user_space`] (a device queue, our own wire and neighbors) and [`kernel`] (UDP sockets).
 
 use crate::counters::Counters;
 use quinn_proto::{EcnCodepoint, Transmit};
@@ -83,12 +83,12 @@ pub trait Network {
     /// Gives queued packets to the device. Returns how many are still queued.
     fn flush(&mut self, now: Instant, counters: &Counters) -> usize;
 
-    /// What was learnt of destinations that cannot be reached, one at a time.
+    /// What was learned of destinations that cannot be reached, one at a time.
     fn poll_unreachable(&mut self) -> Option<Unreachable> {
         None
     }
 
-    /// When [`Network::handle_timeout`] wants to be called next (neighbour resolution).
+    /// When [`Network::handle_timeout`] wants to be called next (neighbor resolution).
     fn poll_timeout(&self) -> Option<Instant>;
 
     /// Runs what is due at `now`.

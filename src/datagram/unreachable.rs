@@ -4,7 +4,7 @@ use crate::limits::UNREACHABLE_LEN_MAX;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-/// What a network has learnt of a destination: what is sent there does not arrive.
+/// What a network has learned of a destination: what is sent there does not arrive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreachable {
     /// Where to.

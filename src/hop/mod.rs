@@ -98,7 +98,7 @@ pub enum Refusal {
     Seen,
     /// The gateway does not forward for that peer.
     #[error("this gateway does not forward for this peer; have its operator allow it, or use another route")]
-    NotAuthorised,
+    NotAuthorized,
     /// The next node is not a peer gateway that this gateway was given.
     #[error("{0} is no peer gateway of this one; use a route along configured peer gateways")]
     NoRoute(NodeId),
@@ -112,7 +112,7 @@ impl Refusal {
             Self::Loop(_) | Self::Seen => ErrorCode::Loop,
             Self::HopLimit => ErrorCode::HopLimit,
             Self::Budget => ErrorCode::Budget,
-            Self::NotAuthorised => ErrorCode::NotAuthorised,
+            Self::NotAuthorized => ErrorCode::NotAuthorized,
             Self::NoRoute(_) => ErrorCode::NoRoute,
         }
     }
@@ -146,7 +146,7 @@ pub fn decide(
     }
     let Some(&next) = hop.route.get(cursor + 1) else { return Ok(Decision::Deliver) };
     if !policy.transit.allows(previous, &peer_gateways) {
-        return Err(Refusal::NotAuthorised);
+        return Err(Refusal::NotAuthorized);
     }
     if !peer_gateways(&next) {
         return Err(Refusal::NoRoute(next));

@@ -76,7 +76,7 @@ fn transit_is_for_whom_the_policy_names() {
         false,
     ) {
         Ok(Decision::Forward { .. }) => true,
-        Err(Refusal::NotAuthorised) => false,
+        Err(Refusal::NotAuthorized) => false,
         other => panic!("{other:?}"),
     };
     let listed = Transit::Listed([PEER].into());
@@ -121,7 +121,7 @@ fn rules_are_asked_in_the_protocols_order() {
             Refusal::HopLimit => broken.hop_limit = 1,
             Refusal::Budget => broken.budget_bytes = 1,
             Refusal::Seen => nonce_seen = false,
-            Refusal::NotAuthorised => transit = Transit::Anyone,
+            Refusal::NotAuthorized => transit = Transit::Anyone,
             Refusal::NoRoute(_) => broken.route[1] = NEXT,
         }
     }
@@ -132,7 +132,7 @@ fn rules_are_asked_in_the_protocols_order() {
         Refusal::HopLimit,
         Refusal::Budget,
         Refusal::Seen,
-        Refusal::NotAuthorised,
+        Refusal::NotAuthorized,
         Refusal::NoRoute(LAST),
     ];
     assert_eq!(refused, order);

@@ -1,4 +1,4 @@
-//! What workers of one interface tell each other of neighbours.
+//! What workers of one interface tell each other of neighbors.
 //!
 //! A device hands ARP and NDP packets to one queue, whichever worker asked: what one worker hears, all must know.
 
@@ -25,7 +25,7 @@ impl ExchangePort {
     pub fn tell(&self, claim: Claim) {
         for (i, inbox) in self.inboxes.iter().enumerate() {
             if i != self.own {
-                // A full inbox: that worker hears of the neighbour when it asks itself.
+                // A full inbox: that worker hears of the neighbor when it asks itself.
                 let _ = inbox.push(claim);
             }
         }

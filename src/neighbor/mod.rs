@@ -1,4 +1,4 @@
-//! Next hop to station address, for both families: ARP (RFC 826) and neighbour discovery (RFC 4861) in a simple form.
+//! Next hop to station address, for both families: ARP (RFC 826) and neighbor discovery (RFC 4861) in a simple form.
 //!
 //! No I/O and no clock: packets go in by `handle_*`, [`Neighbors::poll_output`] says what to send.
 //!
@@ -10,7 +10,7 @@
 //! Unreachable ─ 3 s, used ─▶ Incomplete                                                 forgotten
 //! ```
 //!
-//! Packets flow in every state but the first and the last two: a neighbour that is asked again is used meanwhile. One of
+//! Packets flow in every state but the first and the last two: a neighbor that is asked again is used meanwhile. One of
 //! our own addresses on another host is not looked for (RFC 4862 §5.4): addresses are given, not chosen.
 
 use crate::counters::{Counter, Counters};
@@ -45,7 +45,7 @@ const UNREACHABLE: Duration = Duration::from_millis(NEIGHBOR_UNREACHABLE_MS);
 pub struct Pending {
     /// What the device is told of it.
     pub kind: TxKind,
-    /// The frame; the first six bytes are filled in when the neighbour is known.
+    /// The frame; the first six bytes are filled in when the neighbor is known.
     pub frame: Vec<u8>,
     /// Bytes of UDP payload in it.
     pub payload_len: usize,
@@ -61,7 +61,7 @@ pub enum Output {
         /// The packet.
         arp: Arp,
     },
-    /// A neighbour discovery message.
+    /// A neighbor discovery message.
     Ndp {
         /// The station or group it goes to.
         destination: Mac,
@@ -70,7 +70,7 @@ pub enum Output {
         /// The message.
         ndp: Ndp,
     },
-    /// A frame that waited for its neighbour.
+    /// A frame that waited for its neighbor.
     Frame(Pending),
 }
 
@@ -79,7 +79,7 @@ pub enum Output {
 pub enum Resolution {
     /// Send there.
     Known {
-        /// The neighbour's station address.
+        /// The neighbor's station address.
         mac: Mac,
         /// Look it up again from then on.
         recheck_at: Instant,
@@ -90,18 +90,18 @@ pub enum Resolution {
     Unreachable,
 }
 
-/// What a packet says of a neighbour.
+/// What a packet says of a neighbor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// The neighbour.
+    /// The neighbor.
     pub address: IpAddr,
     /// Its station address; an answer may leave it out when nothing changed.
     pub mac: Option<Mac>,
-    /// It answers a question of this host: the neighbour hears us.
+    /// It answers a question of this host: the neighbor hears us.
     pub solicited: bool,
     /// It replaces what is known.
     pub overrides: bool,
-    /// It asks for one of our addresses: the neighbour is about to be written to.
+    /// It asks for one of our addresses: the neighbor is about to be written to.
     pub asks_us: bool,
 }
 
@@ -130,7 +130,7 @@ impl Entry {
     }
 }
 
-/// The neighbours of one worker.
+/// The neighbors of one worker.
 #[derive(Debug)]
 pub struct Neighbors {
     mac: Mac,
@@ -143,7 +143,7 @@ pub struct Neighbors {
 }
 
 impl Neighbors {
-    /// No neighbours yet, around the station `mac` with these routes.
+    /// No neighbors yet, around the station `mac` with these routes.
     pub fn new(mac: Mac, routes: Routes) -> Self {
         Self {
             mac,
@@ -227,7 +227,7 @@ impl Neighbors {
         self.handle_claim(now, counters, claim).then_some(claim)
     }
 
-    /// Learns from a neighbour discovery message that the station `source_mac` sent from `source`, and answers it when it
+    /// Learns from a neighbor discovery message that the station `source_mac` sent from `source`, and answers it when it
     /// asks for one of our addresses. Returns what other workers are to be told.
     pub fn handle_ndp(
         &mut self,
@@ -243,7 +243,7 @@ impl Neighbors {
                     return None;
                 }
                 self.advertise(stated.unwrap_or(source_mac), source, target);
-                // RFC 4861 §7.2.3: nothing is learnt without the option.
+                // RFC 4861 §7.2.3: nothing is learned without the option.
                 stated?;
                 Claim {
                     address: IpAddr::V6(source),
@@ -450,7 +450,7 @@ impl Neighbors {
         counters.add(Counter::DropNeighborUnreachable, pending.len() as u64);
     }
 
-    /// Makes room for one more neighbour. Those never written to go first, then, if `for_use`, the one that was written to
+    /// Makes room for one more neighbor. Those never written to go first, then, if `for_use`, the one that was written to
     /// longest ago: who only speaks to us cannot push out whom we speak to. Returns whether there is room.
     fn make_room(&mut self, counters: &Counters, for_use: bool) -> bool {
         if self.entries.len() < NEIGHBORS_LEN_MAX {

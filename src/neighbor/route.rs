@@ -1,4 +1,4 @@
-//! Which neighbour a packet goes to, and from which of our addresses.
+//! Which neighbor a packet goes to, and from which of our addresses.
 
 use crate::wire::prefix::{Prefix, PrefixError};
 use crate::wire::{Mac, ndp};
@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// The way to a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// The neighbour: the destination itself on a link of ours, a gateway beyond it.
+    /// The neighbor: the destination itself on a link of ours, a gateway beyond it.
     pub next_hop: IpAddr,
     /// The address to send from.
     pub source: IpAddr,

@@ -1,4 +1,4 @@
-//! Neighbours come, stay, change and go.
+//! Neighbors come, stay, change and go.
 
 use super::*;
 
@@ -67,7 +67,7 @@ fn packet(len: usize) -> Pending {
 }
 
 #[test]
-fn a_neighbour_is_asked_for_once_and_its_packets_wait_for_the_answer() {
+fn a_neighbor_is_asked_for_once_and_its_packets_wait_for_the_answer() {
     let mut host = Host::new();
     assert_eq!(host.lookup(0, "10.77.0.2"), Resolution::Resolving);
     assert_eq!(host.lookup(1, "10.77.0.2"), Resolution::Resolving);
@@ -80,7 +80,7 @@ fn a_neighbour_is_asked_for_once_and_its_packets_wait_for_the_answer() {
 }
 
 #[test]
-fn a_silent_neighbour_is_asked_three_times_and_then_left_alone_for_a_while() {
+fn a_silent_neighbor_is_asked_three_times_and_then_left_alone_for_a_while() {
     let mut host = Host::new();
     host.lookup(0, "fd00::2");
     host.neighbors.enqueue(&host.counters, ip("fd00::2"), packet(60));
@@ -98,7 +98,7 @@ fn a_silent_neighbour_is_asked_three_times_and_then_left_alone_for_a_while() {
 }
 
 #[test]
-fn an_old_neighbour_is_used_while_it_is_asked_again() {
+fn an_old_neighbor_is_used_while_it_is_asked_again() {
     let mut host = Host::new();
     host.lookup(0, "fd00::2");
     host.claim(1, answer("fd00::2", THEIRS));
@@ -116,7 +116,7 @@ fn an_old_neighbour_is_used_while_it_is_asked_again() {
 }
 
 #[test]
-fn a_neighbour_that_stops_answering_is_forgotten_and_asked_for_anew() {
+fn a_neighbor_that_stops_answering_is_forgotten_and_asked_for_anew() {
     let mut host = Host::new();
     host.lookup(0, "fd00::2");
     host.claim(0, answer("fd00::2", THEIRS));
@@ -130,7 +130,7 @@ fn a_neighbour_that_stops_answering_is_forgotten_and_asked_for_anew() {
 }
 
 #[test]
-fn a_neighbour_that_moves_to_another_station_is_followed() {
+fn a_neighbor_that_moves_to_another_station_is_followed() {
     let mut host = Host::new();
     host.lookup(0, "10.77.0.2");
     host.claim(0, answer("10.77.0.2", THEIRS));
@@ -196,7 +196,7 @@ fn a_flood_of_questions_pushes_out_nobody_we_write_to() {
 }
 
 #[test]
-fn the_neighbour_written_to_longest_ago_makes_room_for_a_new_one() {
+fn the_neighbor_written_to_longest_ago_makes_room_for_a_new_one() {
     let mut host = Host::new();
     for i in 0..=NEIGHBORS_LEN_MAX as u32 {
         let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 77, 1, 0).to_bits() + i).to_string();

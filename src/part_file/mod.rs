@@ -64,7 +64,7 @@ impl PartFile {
                 let mut part = Self { place, file, token, order, length, note_is_mine, keep: !made, over };
                 // One that ended meanwhile gave its part the name.
                 part.place.check_vacant()?;
-                part.recognise()?;
+                part.recognize()?;
                 return Ok(part);
             }
         }
@@ -73,7 +73,7 @@ impl PartFile {
     }
 
     /// Whether what is there belongs to this get: only then is anything changed.
-    fn recognise(&mut self) -> Result<(), ClientError> {
+    fn recognize(&mut self) -> Result<(), ClientError> {
         let (part, note) = (self.path(), self.place.path(&self.place.note));
         let len = fstat(&self.file).map_err(|error| refused(&part, error.to_string()))?.st_size;
         let found = match Note::find(&self.place) {

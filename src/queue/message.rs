@@ -110,7 +110,7 @@ pub struct Forward {
     pub hop: Box<Hop>,
     /// What is asked, if it is a FETCH, whose answer may serve others as well; none: anything else.
     pub fetch: Option<Fetch>,
-    /// Credit for the answer, towards the peer.
+    /// Credit for the answer, toward the peer.
     pub answer: Credit,
     /// Credit for the bytes that the peer sends: the relay takes it and gives it back. Reading waits for it.
     pub onward: Credit,

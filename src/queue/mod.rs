@@ -1,6 +1,6 @@
 //! The bounded lock-free rings between workers and applications, and what travels on them.
 //!
-//! An application has one pair of rings a worker: deliveries towards it, commands away from it. Both are bounded. A full
+//! An application has one pair of rings a worker: deliveries toward it, commands away from it. Both are bounded. A full
 //! delivery ring makes the worker stop reading streams, so QUIC flow control stops the sender; a full command ring or
 //! spent credit makes the application wait. Nothing on either way is dropped.
 

@@ -1,4 +1,4 @@
-//! The keys by which a node recognises packets of its earlier life: a process that starts anew with the same identity on the same
+//! The keys by which a node recognizes packets of its earlier life: a process that starts anew with the same identity on the same
 //! address answers them with stateless resets (RFC 9000 §10.3), so that peers learn at once that their connections are gone.
 //!
 //! Both keys come of the identity's private key and of the node's own addresses. The addresses keep nodes apart that share an

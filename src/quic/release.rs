@@ -1,7 +1,7 @@
 //! A congestion controller that holds nothing back once its connection is closed.
 //!
 //! quinn-proto lets a CONNECTION_CLOSE wait for the congestion window when stream data waits too, and a closed connection takes no
-//! more acknowledgements: on a full window the close never left. RFC 9002 §7 bounds what is ack-eliciting; a CONNECTION_CLOSE is not.
+//! more acknowledgments: on a full window the close never left. RFC 9002 §7 bounds what is ack-eliciting; a CONNECTION_CLOSE is not.
 
 use quinn_proto::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use quinn_proto::{Connection, RttEstimator};
@@ -101,6 +101,6 @@ mod tests {
         let Ok(held) = controller.clone_box().into_any().downcast::<Held>() else { panic!("another kind") };
         held.released.store(true, Relaxed);
         assert_eq!((controller.window(), clone.window()), (u64::MAX, u64::MAX));
-        assert_eq!(controller.metrics().congestion_window, window, "what it learnt is shown");
+        assert_eq!(controller.metrics().congestion_window, window, "what it learned is shown");
     }
 }

@@ -50,7 +50,7 @@ error_codes! {
     /// A code, algorithm or flag that this side does not implement.
     UnsupportedCode = 0x09 "unsupported code",
     /// Policy forbids it to this peer.
-    NotAuthorised = 0x0a "not authorised",
+    NotAuthorized = 0x0a "not authorized",
     /// Not in early data: it could be replayed.
     TooEarly = 0x0b "too early",
     /// Not now; try again after `retry_ms`.

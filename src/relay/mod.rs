@@ -352,11 +352,11 @@ impl Relay {
         port: &mut AppPort,
         node: NodeId,
         connection: ConnectionId,
-        dialled: bool,
+        dialed: bool,
     ) {
-        let known = self.routes.entry(node).or_insert((connection, dialled));
-        if dialled || !known.1 {
-            *known = (connection, dialled);
+        let known = self.routes.entry(node).or_insert((connection, dialed));
+        if dialed || !known.1 {
+            *known = (connection, dialed);
         }
         let ready = self.waiting.iter().copied().filter(|&key| self.flows[key].next == node);
         for key in ready.collect::<Vec<_>>() {

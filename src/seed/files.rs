@@ -23,7 +23,7 @@ pub(super) struct NewFiles {
     /// What was written, as runs `start -> end` that do not touch. They count selected bytes alone, so that pieces that
     /// come in order stay one run however many shards lie between them.
     written: BTreeMap<u64, u64>,
-    /// Neighbouring hash pairs, for one write.
+    /// Neighboring hash pairs, for one write.
     pairs: Vec<u8>,
 }
 
@@ -121,7 +121,7 @@ impl NewFiles {
         if written_bytes == length { Ok(()) } else { Err(StoreError::Incomplete { written_bytes, length }) }
     }
 
-    /// Writes hash pairs, neighbours at once.
+    /// Writes hash pairs, neighbors at once.
     fn write_pairs(&mut self, proofs: &[Proof]) -> Result<(), StoreError> {
         let Some(outboard) = &self.outboard else { return Ok(()) };
         for run in proofs.chunk_by(|a, b| a.index.checked_add(1) == Some(b.index)) {

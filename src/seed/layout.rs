@@ -128,7 +128,7 @@ fn pairs_bytes(descriptor: &Descriptor, part: &Part, lanes: Lanes) -> u64 {
     whole.min(pairs.saturating_mul(PAIR_BYTES as u64))
 }
 
-/// Neighbouring lanes among those of one blob: the first one's place in a stripe and how many.
+/// Neighboring lanes among those of one blob: the first one's place in a stripe and how many.
 pub(super) fn lane_runs(
     descriptor: &Descriptor,
     blob: Blob,

@@ -28,11 +28,11 @@ impl Fault {
     /// Whether it breaks the protocol. To ask for what is not here, or not now, or not by this way, breaks no rule.
     pub(super) fn counts(&self) -> bool {
         use ErrorCode::{
-            Budget, GoingAway, HopLimit, Loop, NoRoute, NotAuthorised, NotFound, NotMyHop, TooEarly,
+            Budget, GoingAway, HopLimit, Loop, NoRoute, NotAuthorized, NotFound, NotMyHop, TooEarly,
         };
         !matches!(
             self.code,
-            NotFound | TooEarly | GoingAway | NotAuthorised | Loop | HopLimit | NotMyHop | NoRoute | Budget
+            NotFound | TooEarly | GoingAway | NotAuthorized | Loop | HopLimit | NotMyHop | NoRoute | Budget
         )
     }
 }

@@ -120,7 +120,7 @@ impl Serving {
         let hops = cx.cx.routes.hops.clone();
         let routing = hops.as_ref().zip(cx.cx.routes.relay).filter(|_| cx.owner.is_none());
         let Some((hops, app)) = routing else {
-            return Err(Fault::new(ErrorCode::NotAuthorised, "this node routes for nobody"));
+            return Err(Fault::new(ErrorCode::NotAuthorized, "this node routes for nobody"));
         };
         let decision = hops.judge(hop, cx.peer.node, cx.cx.now);
         let refused = |refusal: Refusal| {
@@ -387,6 +387,6 @@ mod tests {
         let mut bench = Bench::new();
         let mut stream = bench.bi(false);
         let fault = bench.feed(&mut stream, &record(&super::super::testing::hop())).unwrap_err();
-        assert_eq!(fault.code, ErrorCode::NotAuthorised);
+        assert_eq!(fault.code, ErrorCode::NotAuthorized);
     }
 }

@@ -302,7 +302,7 @@ impl FalconKey {
         rustls::sign::public_key_to_spki(&self.0.algorithm.identifier(), self.public_key())
     }
 
-    /// Signs `message`, randomised, with a signature of [`FalconAlgorithm::signature_len_max`] bytes.
+    /// Signs `message`, randomized, with a signature of [`FalconAlgorithm::signature_len_max`] bytes.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, FalconKeyError> {
         let pair = &*self.0;
         let mut key = match pair.idle.pop() {
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn signing_is_randomised_and_shared_between_threads() {
+    fn signing_is_randomized_and_shared_between_threads() {
         let key = FalconKey::generate(FalconAlgorithm::FalconPadded512).unwrap();
         let signatures: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| key.sign(b"once").unwrap())).collect();

@@ -1,4 +1,4 @@
-//! Whom a node trusts, and the judgement of a peer's certificate.
+//! Whom a node trusts, and the judgment of a peer's certificate.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -190,7 +190,7 @@ impl ServerCertVerifier for PeerVerifier {
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _dialled_name: &ServerName<'_>,
+        _dialed_name: &ServerName<'_>,
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {

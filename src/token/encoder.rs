@@ -55,7 +55,7 @@ impl VerifiedEncoder {
     }
 
     /// Appends the next pieces to `out`, up to `bytes_max` bytes but at least one hash pair or group; gives how many
-    /// bytes were appended, 0 at the end. Neighbouring pairs are one piece, and so are neighbouring groups.
+    /// bytes were appended, 0 at the end. Neighboring pairs are one piece, and so are neighboring groups.
     ///
     /// # Errors
     /// The outboard's. The encoder is of no use then.

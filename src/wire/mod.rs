@@ -91,14 +91,14 @@ pub struct Station {
 /// A frame that means something to this host and is no datagram for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control<'a> {
-    /// An ARP packet about any host: neighbours are learnt from other hosts' packets too.
+    /// An ARP packet about any host: neighbors are learned from other hosts' packets too.
     Arp {
         /// Who sent the frame.
         source_mac: Mac,
         /// The packet.
         arp: Arp,
     },
-    /// A neighbour discovery message.
+    /// A neighbor discovery message.
     Ndp {
         /// Who sent the frame.
         source_mac: Mac,

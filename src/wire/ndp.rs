@@ -1,4 +1,4 @@
-//! Neighbour solicitations and advertisements (RFC 4861).
+//! Neighbor solicitations and advertisements (RFC 4861).
 
 use super::icmp::{fill_checksum, verify};
 use super::ip::{Addresses, Ip};
@@ -11,7 +11,7 @@ pub const NDP_HOP_LIMIT: u8 = 255;
 /// Every IPv6 host on the link (RFC 4291 §2.7.1).
 pub const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
-/// A neighbour discovery message of the two kinds that resolve addresses.
+/// A neighbor discovery message of the two kinds that resolve addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ndp {
     /// Who has `target`? RFC 4861 §4.3.

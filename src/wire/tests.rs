@@ -359,7 +359,7 @@ proptest! {
     }
 
     #[test]
-    fn echoes_and_neighbour_messages_read_back(
+    fn echoes_and_neighbor_messages_read_back(
         data in proptest::collection::vec(any::<u8>(), 0..300), reply: bool, target in 1u128..0xff << 120,
         mac in proptest::option::of(any::<Mac>()), flags: (bool, bool, bool),
     ) {

@@ -185,8 +185,8 @@ impl Conn {
         if let Origin::PeerGateway { index, node: expected } = self.origin {
             if node != Some(expected) {
                 tracing::warn!(%expected, ?node, "a peer gateway's address leads to another node");
-                let reason = Bytes::from_static(b"not the node that was dialled");
-                self.quic.close(cx.now, ErrorCode::NotAuthorised.into(), reason);
+                let reason = Bytes::from_static(b"not the node that was dialed");
+                self.quic.close(cx.now, ErrorCode::NotAuthorized.into(), reason);
                 return Some(Change::PeerGatewayLost(index));
             }
             cx.counters.add(Counter::PeerGatewaysConnected, 1);

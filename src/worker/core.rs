@@ -226,9 +226,9 @@ impl Core {
         {
             worked = true;
             match self.dial(now, remote, Origin::PeerGateway { index, node: self.gateways.node(index) }) {
-                Ok(slot) => self.gateways.dialled(index, slot),
+                Ok(slot) => self.gateways.dialed(index, slot),
                 Err(reason) => {
-                    tracing::warn!(%remote, reason, "a peer gateway cannot be dialled");
+                    tracing::warn!(%remote, reason, "a peer gateway cannot be dialed");
                     self.gateways.failed(index, None, now);
                 }
             }
@@ -383,8 +383,8 @@ impl Core {
         if let Some(transport) = self.qlog.as_mut().and_then(|qlog| qlog.transport(remote, now)) {
             config.transport_config(transport);
         }
-        let dialled = self.endpoint.connect(now, config, remote, &name);
-        let (handle, quic) = dialled.map_err(|error| error.to_string())?;
+        let dialed = self.endpoint.connect(now, config, remote, &name);
+        let (handle, quic) = dialed.map_err(|error| error.to_string())?;
         self.insert(now, handle, quic, origin);
         Ok(handle.0 as u32)
     }

@@ -1,4 +1,4 @@
-//! The connections that a gateway keeps to its peer gateways: dialled at start, again with backoff when they fail, and no more
+//! The connections that a gateway keeps to its peer gateways: dialed at start, again with backoff when they fail, and no more
 //! of them at once than allowed, the one used longest ago making room.
 
 use crate::limits::{PEER_GATEWAY_BACKOFF_MS_MAX, PEER_GATEWAY_BACKOFF_MS_MIN};
@@ -42,7 +42,7 @@ struct GatewayLink {
 enum State {
     /// No connection, and none is needed.
     Idle,
-    /// To be dialled from then on.
+    /// To be dialed from then on.
     Wanted { from: Instant },
     /// In this place of the worker's table, with the handshake over or not.
     Open { slot: u32, up: bool },
@@ -111,7 +111,7 @@ impl PeerGateways {
         self.due
     }
 
-    /// A peer gateway to dial now, and where; [`PeerGateways::dialled`] or [`PeerGateways::failed`] must follow.
+    /// A peer gateway to dial now, and where; [`PeerGateways::dialed`] or [`PeerGateways::failed`] must follow.
     pub(super) fn next(&mut self, now: Instant) -> Option<(usize, SocketAddr)> {
         if self.due.is_none_or(|due| due > now) {
             return None;
@@ -149,7 +149,7 @@ impl PeerGateways {
     }
 
     /// A connection is being made in this slot.
-    pub(super) fn dialled(&mut self, index: usize, slot: u32) {
+    pub(super) fn dialed(&mut self, index: usize, slot: u32) {
         self.links[index].state = State::Open { slot, up: false };
         self.set_due();
     }
@@ -163,7 +163,7 @@ impl PeerGateways {
         (link.failures, link.used) = (0, now);
     }
 
-    /// The connection in this slot failed or is gone; gives whether that was news. It is dialled again, later each time.
+    /// The connection in this slot failed or is gone; gives whether that was news. It is dialed again, later each time.
     pub(super) fn failed(&mut self, index: usize, slot: Option<u32>, now: Instant) -> bool {
         let link = &mut self.links[index];
         if slot.is_some_and(|gone| !matches!(link.state, State::Open { slot, .. } if slot == gone)) {
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_gateway_that_fails_is_dialled_later_each_time_by_its_other_address() {
+    fn a_peer_gateway_that_fails_is_dialed_later_each_time_by_its_other_address() {
         let mut now = Instant::now();
         let mut links = PeerGateways::new(peer_gateways(1), 8, now);
         let mut waits = Vec::new();
@@ -239,7 +239,7 @@ mod tests {
         for _ in 0..12 {
             let (index, address) = links.next(now).unwrap();
             tried.push(address.is_ipv4());
-            links.dialled(index, 7);
+            links.dialed(index, 7);
             assert!(links.failed(index, Some(7), now));
             assert!(!links.failed(index, Some(7), now), "told once");
             waits.push((links.poll_timeout().unwrap() - now).as_millis() as u64);
@@ -257,7 +257,7 @@ mod tests {
         let mut links = PeerGateways::new(peer_gateways(3), 2, now);
         for slot in 0..2 {
             let (index, _) = links.next(now).unwrap();
-            links.dialled(index, slot);
+            links.dialed(index, slot);
             links.up(index, now);
         }
         assert_eq!(links.next(now), None, "two are allowed");
@@ -265,7 +265,7 @@ mod tests {
         let third = NodeId([2; 32]);
         assert_eq!(links.reach(&third, now, |_| true), Some(1));
         assert_eq!(links.next(now).unwrap().0, 2);
-        assert!(!links.failed(1, Some(1), now), "closed on purpose: not dialled again");
+        assert!(!links.failed(1, Some(1), now), "closed on purpose: not dialed again");
         assert_eq!(links.reach(&NodeId([9; 32]), now, |_| true), None, "no peer gateway");
     }
 
@@ -275,7 +275,7 @@ mod tests {
         let mut links = PeerGateways::new(peer_gateways(3), 8, now);
         for slot in 10..13 {
             let (index, _) = links.next(now).unwrap();
-            links.dialled(index, slot);
+            links.dialed(index, slot);
             links.up(index, now);
         }
         // The first goes, the others change places, a new one comes.
@@ -287,9 +287,9 @@ mod tests {
         assert_eq!((place, links.node(place)), (2, NodeId([1; 32])));
         let (index, _) = links.next(now).unwrap();
         assert_eq!(links.node(index), NodeId([3; 32]));
-        links.dialled(index, 13);
+        links.dialed(index, 13);
         assert_eq!(links.next(now), None, "the others are connected");
-        assert!(links.failed(place, Some(11), now), "and dialled again if they fail");
+        assert!(links.failed(place, Some(11), now), "and dialed again if they fail");
         // With one connection allowed, the first keeps it.
         assert_eq!(links.renew(others, 1, now), [12]);
         assert_eq!(links.next(now), None);

@@ -25,7 +25,7 @@ pub struct Gauges {
     pub attempts: AtomicUsize,
     /// Connections that have something to send and wait for the device.
     pub senders: AtomicUsize,
-    /// Connections that sent what the peer is to acknowledge, and had no acknowledgement for [`UNACKNOWLEDGED_MS`].
+    /// Connections that sent what the peer is to acknowledge, and had no acknowledgment for [`UNACKNOWLEDGED_MS`].
     pub unacknowledged: AtomicUsize,
     peer_gateways: Mutex<Vec<(NodeId, bool)>>,
 }
@@ -97,7 +97,7 @@ pub(super) struct Survey {
     due: Option<Instant>,
     /// The slot that is looked at next, while one runs.
     next: Option<usize>,
-    /// Connections without acknowledgement among those that it has looked at.
+    /// Connections without acknowledgment among those that it has looked at.
     unacknowledged: usize,
 }
 

@@ -186,7 +186,7 @@ fn a_gateway_forwards_for_those_that_its_owner_names() {
         put_by(&mut world, &peer, &[0], b"abc");
         let request = fetch_by(&mut world, &peer, route(&[0, 1]).hop(), Token::of(b"abc"));
         world.finish(&peer, request);
-        let code = if allowed { ErrorCode::NotFound } else { ErrorCode::NotAuthorised };
+        let code = if allowed { ErrorCode::NotFound } else { ErrorCode::NotAuthorized };
         assert_eq!(world.caller(&peer).request(request).end(), End::Failed(code), "{text}");
         world.assert_free();
     }

@@ -193,7 +193,7 @@ fn fetches_of_what_is_not_there_are_answered_with_their_errors() {
         let id = world.raw_mut(raw).send(Dir::Bi, &fetch, true);
         assert_eq!(world.error_on(raw, id).code, code);
     }
-    assert_eq!(world.gateway.count(Counter::ProtocolErrors), 0, "asking is no offence");
+    assert_eq!(world.gateway.count(Counter::ProtocolErrors), 0, "asking is no offense");
     assert_serves(&mut world, &peer);
 }
 

@@ -115,7 +115,7 @@ fn assert_forgotten(world: &mut World) {
     let gateway = &world.gateway;
     assert_eq!(gateway.count(Counter::ConnectionsOpened), 1);
     assert_eq!(gateway.count(Counter::ConnectionsClosed), 1);
-    assert_eq!(gateway.count(Counter::ProtocolErrors), 0, "vanishing is no offence");
+    assert_eq!(gateway.count(Counter::ProtocolErrors), 0, "vanishing is no offense");
     let closed = &world.held().closed;
     assert_eq!(closed.len(), 1, "applications are told once");
 }

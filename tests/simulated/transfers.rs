@@ -47,7 +47,7 @@ fn loss_reordering_duplication_and_corruption_cost_time_and_no_byte() {
     {
         let link = LinkConfig { seed, delay: Duration::from_millis(1), loss: 0.02, ..LinkConfig::default() };
         let mut world = World::new(Setup { link, udp_checksum, ..Setup::default() });
-        // Neighbours are learnt by packets without checksums, so bits are inverted from here on.
+        // Neighbors are learned by packets without checksums, so bits are inverted from here on.
         let peer = world.connect(0, remote);
         world.link.reconfigure(|link| {
             link.reordering = 0.05;
@@ -220,7 +220,7 @@ fn a_payload_that_is_held_already_is_confirmed_without_crossing_the_wire() {
 }
 
 #[test]
-fn a_cancelled_fetch_leaves_the_connection_and_the_seed_free() {
+fn a_canceled_fetch_leaves_the_connection_and_the_seed_free() {
     let (mut world, peer) = World::connected();
     // More than the credit and QUIC's send window take at once.
     let bytes = payload(40 << 20);

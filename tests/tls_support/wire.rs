@@ -142,9 +142,9 @@ impl Pair {
         let mut client = End::new(None, "192.0.2.1:4000");
         let mut server = End::new(Some(self.server.clone()), "192.0.2.2:4433");
         let name = connect_name(server.address);
-        let dialled = client.endpoint.connect(start, self.client.clone(), server.address, &name).unwrap();
-        client.side.early_data = dialled.1.has_0rtt();
-        client.connection = Some(dialled);
+        let dialed = client.endpoint.connect(start, self.client.clone(), server.address, &name).unwrap();
+        client.side.early_data = dialed.1.has_0rtt();
+        client.connection = Some(dialed);
         let mut wire: VecDeque<(Instant, bool, Vec<u8>)> = VecDeque::new();
         let mut now = start;
         while now < start + Duration::from_secs(1)

@@ -180,7 +180,7 @@ mod tests {
             assert!(connection.is_handshaking());
             server.buffer.clear();
             let answer = connection.poll_transmit(server.now, 8, &mut server.buffer).expect("an answer");
-            // RFC 9000 §8.1: as much as an unproven address may be sent. Less would be an acknowledgement alone.
+            // RFC 9000 §8.1: as much as an unproven address may be sent. Less would be an acknowledgment alone.
             assert!(answer.size > INITIAL_DATAGRAM_BYTES, "{} bytes", answer.size);
         }
         // Again: it continues what is there.

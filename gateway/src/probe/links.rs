@@ -37,7 +37,7 @@ pub(super) struct Up {
     pub(super) credit: Credit,
 }
 
-/// The connections of one probe, dialled a few at a time.
+/// The connections of one probe, dialed a few at a time.
 #[derive(Debug)]
 pub(super) struct Links {
     remotes: Vec<SocketAddr>,
@@ -51,7 +51,7 @@ pub(super) struct Links {
     /// What ends the race for those that lost it.
     unsent: Vec<Command>,
     wanted: usize,
-    dialled: usize,
+    dialed: usize,
     pub(super) up: Vec<Up>,
     over: bool,
     reports: Sender<Report>,
@@ -68,7 +68,7 @@ impl Links {
             failures: Vec::new(),
             unsent: Vec::new(),
             wanted,
-            dialled: 0,
+            dialed: 0,
             up: Vec::new(),
             over: false,
             reports,
@@ -85,12 +85,12 @@ impl Links {
             worked = true;
         }
         let Some(remote) = self.chosen else { return self.race(now, port) };
-        while !self.over && self.dialled < self.wanted && self.dialled - self.up.len() < DIALS_AT_ONCE {
-            let tag = self.dialled as u64;
+        while !self.over && self.dialed < self.wanted && self.dialed - self.up.len() < DIALS_AT_ONCE {
+            let tag = self.dialed as u64;
             if port.send(Command::Connect { tag, remote, early: false }).is_err() {
                 break;
             }
-            self.dialled += 1;
+            self.dialed += 1;
             worked = true;
         }
         worked
@@ -139,7 +139,7 @@ impl Links {
             return false;
         }
         self.chosen = self.remotes.get((tag & !RACE) as usize).copied();
-        self.dialled = 1;
+        self.dialed = 1;
         let others = (0..self.tried as u64).map(|at| RACE | at).filter(|&other| other != tag);
         self.unsent.extend(others.map(|tag| Command::Abandon { tag }));
         true
@@ -199,7 +199,7 @@ mod tests {
     }
 
     impl Bench {
-        fn dialled(&mut self, now: Instant) -> Option<(u64, u8)> {
+        fn dialed(&mut self, now: Instant) -> Option<(u64, u8)> {
             self.links.dial(now, &mut self.app);
             match self.worker.command()? {
                 Command::Connect { tag, remote: SocketAddr::V4(at), .. } => Some((tag, at.ip().octets()[3])),
@@ -224,15 +224,15 @@ mod tests {
     fn the_first_address_that_answers_is_taken_for_every_connection() {
         let mut now = Instant::now();
         let mut bench = bench(2);
-        let (slow, first) = bench.dialled(now).unwrap();
-        assert_eq!((first, bench.dialled(now)), (1, None));
+        let (slow, first) = bench.dialed(now).unwrap();
+        assert_eq!((first, bench.dialed(now)), (1, None));
         now += Duration::from_millis(ATTEMPT_DELAY_MS);
-        let (fast, second) = bench.dialled(now).unwrap();
+        let (fast, second) = bench.dialed(now).unwrap();
         assert_eq!(second, 2);
         bench.up(WON, fast);
         bench.links.dial(now, &mut bench.app);
         assert!(matches!(bench.worker.command(), Some(Command::Abandon { tag }) if tag == slow));
-        let (rest, at) = bench.dialled(now).unwrap();
+        let (rest, at) = bench.dialed(now).unwrap();
         assert_eq!(at, 2);
         // One that came up all the same is closed, and its end is no failure.
         bench.up(LOST, slow);
@@ -251,11 +251,11 @@ mod tests {
         let now = Instant::now();
         let mut bench = bench(1);
         for reason in ["no route", "refused"] {
-            let (tag, _) = bench.dialled(now).unwrap();
+            let (tag, _) = bench.dialed(now).unwrap();
             bench.links.heard(&Delivery::ConnectFailed { tag, reason: reason.into() });
         }
         let told = "192.0.2.1:4433: no route; 192.0.2.2:4433: refused";
         assert_eq!(bench.heard.try_recv(), Ok(Report::Failed(told.into())));
-        assert_eq!(bench.dialled(now), None);
+        assert_eq!(bench.dialed(now), None);
     }
 }

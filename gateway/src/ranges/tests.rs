@@ -32,7 +32,7 @@ fn every_row_has_an_order_a_name_of_its_own_and_reasons() {
 }
 
 #[test]
-fn the_border_values_pass_and_their_neighbours_do_not() {
+fn the_border_values_pass_and_their_neighbors_do_not() {
     for range in KEYS.iter().chain(OPTIONS) {
         match range.bounds {
             Bounds::Whole(min, max) => {

@@ -1,4 +1,4 @@
-//! UDP datagrams over a device queue: our own wire, neighbours and routes, and no kernel.
+//! UDP datagrams over a device queue: our own wire, neighbors and routes, and no kernel.
 //!
 //! A datagram sent costs one look at the last destination's headers, one copy into the packet buffer and one checksum; a
 //! datagram received is shown where the device put it. Everything else (ARP, NDP, echo) is written down while the burst
@@ -121,7 +121,7 @@ impl<N: Nic> UserSpace<N> {
         Ok(Self { nic, kind, host, paths: Paths::default(), heard: Heard::default() })
     }
 
-    /// Shares what is heard of neighbours with the workers of the device's other queues. Needed wherever a device has
+    /// Shares what is heard of neighbors with the workers of the device's other queues. Needed wherever a device has
     /// more than one queue.
     #[must_use]
     pub fn with_exchange(mut self, port: ExchangePort) -> Self {

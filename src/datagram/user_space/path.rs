@@ -14,9 +14,9 @@ type Key = (SocketAddr, Option<IpAddr>);
 pub(super) struct Path {
     /// Its headers.
     pub(super) template: UdpTemplate,
-    /// The neighbour is to be looked up again from then on.
+    /// The neighbor is to be looked up again from then on.
     pub(super) recheck_at: Instant,
-    /// The neighbours' generation that this was built in.
+    /// The neighbors' generation that this was built in.
     pub(super) generation: u64,
 }
 

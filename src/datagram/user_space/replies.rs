@@ -26,7 +26,7 @@ impl Replies {
         self.frame(destination, EthernetProtocol::Arp, arp.encoded_len(), |out| arp.emit(out));
     }
 
-    /// Writes a neighbour discovery message to the station or group `destination`.
+    /// Writes a neighbor discovery message to the station or group `destination`.
     pub(super) fn ndp(&mut self, destination: Mac, addresses: Addresses, ndp: &Ndp) {
         let ip = Ip { hop_limit: NDP_HOP_LIMIT, ..Ip::outgoing(addresses, IpProtocol::Icmpv6) };
         self.packet(destination, &ip, ndp.encoded_len(), |out| ndp.emit(&addresses, out));

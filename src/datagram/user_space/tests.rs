@@ -208,7 +208,7 @@ fn a_vlan_keeps_its_members_among_themselves() {
 }
 
 #[test]
-fn packets_to_a_silent_neighbour_are_counted_after_the_retries() {
+fn packets_to_a_silent_neighbor_are_counted_after_the_retries() {
     let mut pair = Pair::plain();
     pair.a.send(pair.now, "10.77.0.9:4433", &[0; 300], Some(100));
     pair.settle(Duration::from_millis(2999));

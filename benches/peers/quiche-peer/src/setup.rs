@@ -12,7 +12,7 @@ pub(crate) const DATA_STREAM: u64 = 2;
 /// The server's first unidirectional stream, which carries its count.
 pub(crate) const COUNT_STREAM: u64 = 3;
 
-/// Bursts sent before acknowledgements are looked for again.
+/// Bursts sent before acknowledgments are looked for again.
 const BURSTS_MAX: usize = 4;
 const IDLE_TIMEOUT_MS: u64 = 30_000;
 
