@@ -11,6 +11,9 @@ const FILE_LINES_MAX: usize = 500;
 /// A function, lines.
 const FUNCTION_LINES_MAX: usize = 70;
 
+/// ARCHITECTURE.md, lines.
+const PAGE_LINES_MAX: usize = 70;
+
 /// Files longer than [`FILE_LINES_MAX`].
 const LONG_FILES: &[&str] = &[
     "gateway/tests/cli/outputs.rs",
@@ -292,6 +295,28 @@ fn spelling_is_american() {
         }
     }
     assert!(broken.is_empty(), "write these words in American spelling: {broken:#?}");
+}
+
+#[test]
+fn links_lead_somewhere() {
+    for source in sources(&[".md"]) {
+        let folder = Path::new(&source.path).parent().unwrap();
+        for (at, line) in source.lines() {
+            let targets = line.split("](").skip(1).filter_map(|link| link.split_once(')')).map(|(to, _)| to);
+            for target in targets.filter(|target| !target.contains("://") && !target.starts_with('#')) {
+                let path = target.split('#').next().unwrap();
+                let exists = root().join(folder).join(path).exists();
+                assert!(exists, "{}:{at}: there is no {target}", source.path);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_architecture_is_one_page() {
+    let page = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let lines = page.lines().count();
+    assert!(lines <= PAGE_LINES_MAX, "ARCHITECTURE.md has {lines} lines: details belong in docs/");
 }
 
 #[test]
