@@ -32,7 +32,7 @@ use stoq::queue::{
 };
 use stoq::quic::transport::QuicConfig;
 use stoq::record::Put;
-use stoq::seed::{Keep, MemoryTier, Seed, SeedParts, Store, StoreConfig};
+use stoq::seed::{Lease, MemoryTier, Seed, SeedParts, Store, StoreConfig};
 use stoq::session::Routes;
 use stoq::shard::Descriptor;
 use stoq::tls::{
@@ -247,7 +247,7 @@ fn encode(payload: &[u8], outboard: Outboard) -> anyhow::Result<Vec<Bytes>> {
 /// A seed that holds the payload.
 fn seed(directory: &TempDir, token: Token, encoded: &[Bytes]) -> anyhow::Result<Seed> {
     let store = Arc::new(Store::open(directory.path(), StoreConfig::default())?);
-    let mut writer = store.begin(token, PAYLOAD_BYTES as u64, Keep::default(), 0)?;
+    let mut writer = store.begin(token, PAYLOAD_BYTES as u64, Lease::default(), 0)?;
     let mut decoder = VerifiedDecoder::new(token, PAYLOAD_BYTES as u64, Ranges::all())?;
     for chunk in encoded {
         decoder.push(chunk)?;

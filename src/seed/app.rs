@@ -10,7 +10,7 @@ use super::directory::Directory;
 use super::mirror::{Mirroring, Outcome};
 use super::serve::{Lookup, Refusal, Servings};
 use super::writing::Writing;
-use super::{Clocks, Keep, MemoryTier, Moment, Store, StoreError};
+use super::{Clocks, Lease, MemoryTier, Moment, Store, StoreError};
 use crate::application::{Application, Outbox};
 use crate::hop::Hops;
 use crate::limits::{EXPIRY_INTERVAL_MS, LEASE_MARGIN_S, MIRRORS_LEN_MAX};
@@ -182,10 +182,10 @@ impl Seed {
         let Asked { request: what, node, early, credit } = asked;
         match what {
             Request::Put(Put { descriptor, lanes, lease_s, .. }) => {
-                let keep = self.keep(now, node, lease_s);
+                let lease = self.lease(now, node, lease_s);
                 match lanes {
-                    Some(lanes) => self.put_lanes(now, port, request, descriptor, lanes, keep),
-                    None => self.put(now, port, request, Box::new(descriptor), keep),
+                    Some(lanes) => self.put_lanes(now, port, request, descriptor, lanes, lease),
+                    None => self.put(now, port, request, Box::new(descriptor), lease),
                 }
             }
             Request::Fetch(fetch) => self.fetch(now, port, request, (&fetch, early), credit),
@@ -198,10 +198,10 @@ impl Seed {
     }
 
     /// What a peer's request is kept for.
-    fn keep(&self, now: Instant, node: Option<NodeId>, lease_s: u64) -> Keep {
+    fn lease(&self, now: Instant, node: Option<NodeId>, lease_s: u64) -> Lease {
         let moment = self.moment(now);
         let expires_s = self.parts.store.config().expiry(lease_s, moment.now_s);
-        Keep::leased(expires_s, node).in_epoch(if expires_s.is_some() { moment.epoch } else { 0 })
+        Lease::until(expires_s, node).in_epoch(if expires_s.is_some() { moment.epoch } else { 0 })
     }
 
     /// Dropping a writer removes what it wrote.
@@ -233,20 +233,20 @@ impl Seed {
         port: &mut AppPort,
         request: RequestId,
         descriptor: Box<Descriptor>,
-        keep: Keep,
+        lease: Lease,
     ) {
         let (token, length) = (descriptor.content(), descriptor.length_bytes());
         let over_s = self.moment(now).over_s;
         if self.holding(&token.into(), over_s).is_some() {
             // Durable already, and looked at anew: nothing needs to cross the wire again.
-            let held = Writing::Held(token.into(), length, Some(descriptor), keep);
+            let held = Writing::Held(token.into(), length, Some(descriptor), lease);
             return self.commit(now, port, request, held);
         }
-        match self.parts.store.begin(token, length, keep, over_s) {
+        match self.parts.store.begin(token, length, lease, over_s) {
             Ok(writer) if descriptor.coding() == Coding::None => {
                 self.accept(port, request, Writing::Payload(writer));
             }
-            Ok(writer) => self.accept(port, request, Writing::Coded(writer, descriptor, keep)),
+            Ok(writer) => self.accept(port, request, Writing::Coded(writer, descriptor, lease)),
             Err(error) => self.refuse_store(port, request, &error),
         }
     }
@@ -258,10 +258,10 @@ impl Seed {
         request: RequestId,
         descriptor: Descriptor,
         lanes: Lanes,
-        keep: Keep,
+        lease: Lease,
     ) {
         let over_s = self.moment(now).over_s;
-        match self.parts.store.begin_set(descriptor, lanes, keep, over_s) {
+        match self.parts.store.begin_set(descriptor, lanes, lease, over_s) {
             Ok(writer) if writer.parts().next().is_none() => {
                 self.commit(now, port, request, Writing::set(writer));
             }
@@ -398,7 +398,7 @@ impl Seed {
         if self.mirrors.len() >= MIRRORS_LEN_MAX {
             return self.refuse(port, request, ErrorCode::Busy, "too many mirrors are on their way");
         }
-        let keep = self.keep(now, node, mirror.lease_s);
+        let lease = self.lease(now, node, mirror.lease_s);
         let over_s = self.moment(now).over_s;
         let held = match self.holding(&mirror.token, over_s) {
             Some(Coverage::All) => true,
@@ -407,7 +407,7 @@ impl Seed {
             _ => false,
         };
         if held {
-            return self.commit(now, port, request, Writing::Held(mirror.token, 0, None, keep));
+            return self.commit(now, port, request, Writing::Held(mirror.token, 0, None, lease));
         }
         if mirror.sources.is_empty() {
             let own = self.own();
@@ -423,7 +423,7 @@ impl Seed {
                 self.send(port, Command::Reach(node));
             }
         }
-        self.mirrors.push(Mirroring::new(request, mirror, keep, now));
+        self.mirrors.push(Mirroring::new(request, mirror, lease, now));
     }
 
     /// The data lanes of a set that is held here; of anything else, what no lanes cover.

@@ -1,6 +1,6 @@
 //! Keeps payloads that pass through this gateway: checked first, on a thread of its own, and only as fast as it can.
 
-use super::{Keep, Store, Writer};
+use super::{Lease, Store, Writer};
 use crate::limits::CACHE_QUEUE_LEN;
 use crate::record::{Coverage, Fetch, OkRecord, Payload, Record, RecordReader, RecordType};
 use crate::session::Holds;
@@ -159,7 +159,7 @@ impl Kept {
                 let decoder = VerifiedDecoder::new(self.token, length, Ranges::all()).ok()?;
                 self.body = Some((
                     decoder,
-                    store.begin(self.token, length, Keep::cached(None), store.over_s()).ok()?,
+                    store.begin(self.token, length, Lease::cached(None), store.over_s()).ok()?,
                 ));
                 while let Some(raw) = self.reader.take_raw(usize::MAX) {
                     self.check(&raw)?;

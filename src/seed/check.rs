@@ -277,17 +277,18 @@ impl Check {
             return self.note(Found::Damaged);
         }
         // A lease says how long the payload is.
-        let keep = store.index().get(&any).map(|entry| entry.keep);
-        let keep = keep.or(self.suspect.as_ref().map(|suspect| suspect.keep)).unwrap_or_default();
-        if let Err(error) = store.write_keep(&any, keep, Some(length)) {
+        let lease = store.index().get(&any).map(|entry| entry.lease);
+        let lease = lease.or(self.suspect.as_ref().map(|suspect| suspect.lease)).unwrap_or_default();
+        if let Err(error) = store.write_lease(&any, lease, Some(length)) {
             tracing::warn!(token = %any, %error, "a lease cannot be written");
         }
         {
             let mut index = store.index();
-            index.insert(any, keep, length + outboard_bytes(length), Body::Payload { length });
-            for (set, keep, bytes, body) in self.suspect.iter_mut().flat_map(|suspect| suspect.sets.drain(..))
+            index.insert(any, lease, length + outboard_bytes(length), Body::Payload { length });
+            for (set, lease, bytes, body) in
+                self.suspect.iter_mut().flat_map(|suspect| suspect.sets.drain(..))
             {
-                index.insert(set, keep, bytes, Body::Set(body));
+                index.insert(set, lease, bytes, Body::Set(body));
             }
         }
         store.pending().remove(&token);
@@ -307,7 +308,7 @@ impl Check {
             if !store.pending().contains(payload) {
                 return;
             }
-            store.damage().remember(*token, suspect.keep);
+            store.damage().remember(*token, suspect.lease);
             for (set, ..) in &suspect.sets {
                 store.set_aside(&one, set, "its only payload is damaged");
             }
@@ -348,10 +349,10 @@ impl Check {
         let paths: [PathBuf; 2] = [kind, outboard_kind].map(|kind| store.file(&self.token, kind));
         store.damage().set_aside(self.token, reason, paths.iter().map(PathBuf::as_path));
         let mut index = store.index();
-        let keep = index.get(&self.token).map(|entry| entry.keep).unwrap_or_default();
+        let lease = index.get(&self.token).map(|entry| entry.lease).unwrap_or_default();
         let generation = index.next_generation();
         let body = SetBody { own, generation, ..set };
-        index.insert(self.token, keep, layout::set_bytes(&set.descriptor, own), Body::Set(body));
+        index.insert(self.token, lease, layout::set_bytes(&set.descriptor, own), Body::Set(body));
     }
 
     /// The disk does not give it.

@@ -3,7 +3,7 @@
 use super::check::Check;
 use super::index::SetBody;
 use super::inner::Inner;
-use super::keep::Keep;
+use super::lease::Lease;
 use crate::limits::{CHECK_BYTES_PER_S, CHECK_FRESH_S, CHECKS_FRESH_LEN_MAX, CHECKS_LEN_MAX};
 use crate::token::{AnyToken, Token};
 use rustc_hash::FxHashMap;
@@ -51,10 +51,10 @@ pub(super) type Done = Box<dyn FnOnce(AnyToken, Found) + Send>;
 pub(super) struct Suspect {
     pub(super) token: Token,
     pub(super) length: u64,
-    pub(super) keep: Keep,
+    pub(super) lease: Lease,
     pub(super) reason: String,
     /// Sets of which nothing else is held.
-    pub(super) sets: Vec<(AnyToken, Keep, u64, SetBody)>,
+    pub(super) sets: Vec<(AnyToken, Lease, u64, SetBody)>,
 }
 
 enum Job {

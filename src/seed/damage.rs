@@ -3,7 +3,7 @@
 //! What is set aside lies in the store's directory `damaged`, under the name that it had; a second one of that name gets a number.
 
 use super::error::StoreError;
-use super::keep::Keep;
+use super::lease::Lease;
 use crate::limits::{CHECKS_FRESH_LEN_MAX, DAMAGE_LEN_MAX};
 use crate::token::AnyToken;
 use rustc_hash::FxHashMap;
@@ -86,7 +86,7 @@ pub(super) struct Damage {
     writable: bool,
     state: DamageState,
     /// The leases of payloads that are not held for their damage: they hold again when the payloads come again.
-    keeps: FxHashMap<AnyToken, Keep>,
+    leases: FxHashMap<AnyToken, Lease>,
 }
 
 impl Damage {
@@ -98,7 +98,7 @@ impl Damage {
             let path = dir.join(DAMAGED);
             tracing::warn!(files = aside, path = %path.display(), "damaged files of earlier lie here: look at them, then remove them");
         }
-        Self { dir: dir.to_owned(), writable, state, keeps: FxHashMap::default() }
+        Self { dir: dir.to_owned(), writable, state, leases: FxHashMap::default() }
     }
 
     pub(super) fn state(&self) -> DamageState {
@@ -175,19 +175,19 @@ impl Damage {
     }
 
     /// Remembers the lease of a payload that is not held for its damage.
-    pub(super) fn remember(&mut self, token: AnyToken, keep: Keep) {
-        if self.keeps.len() < CHECKS_FRESH_LEN_MAX {
-            self.keeps.insert(token, keep);
+    pub(super) fn remember(&mut self, token: AnyToken, lease: Lease) {
+        if self.leases.len() < CHECKS_FRESH_LEN_MAX {
+            self.leases.insert(token, lease);
         }
     }
 
     /// The lease that a payload had before it was found damaged.
-    pub(super) fn lease_of(&self, token: &AnyToken) -> Option<Keep> {
-        self.keeps.get(token).copied()
+    pub(super) fn lease_of(&self, token: &AnyToken) -> Option<Lease> {
+        self.leases.get(token).copied()
     }
 
     /// The payload has come again, or its lease is over.
     pub(super) fn forget(&mut self, token: &AnyToken) {
-        self.keeps.remove(token);
+        self.leases.remove(token);
     }
 }

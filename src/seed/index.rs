@@ -1,6 +1,6 @@
 //! What a store holds, in memory: who pays for it, when it goes, and what changed.
 
-use super::keep::Keep;
+use super::lease::Lease;
 use super::store::StoreConfig;
 use crate::limits::{BAD_SETS_LEN_MAX, STORE_CHANGES_LEN_MAX};
 use crate::record::Coverage;
@@ -77,7 +77,7 @@ pub(super) struct SetBody {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
-    pub(super) keep: Keep,
+    pub(super) lease: Lease,
     /// What it takes of the capacity, bytes.
     pub(super) bytes: u64,
     pub(super) body: Body,
@@ -218,20 +218,20 @@ impl Index {
     }
 
     /// Puts an entry in, or in place of the one that is there.
-    pub(super) fn insert(&mut self, token: AnyToken, keep: Keep, bytes: u64, body: Body) {
+    pub(super) fn insert(&mut self, token: AnyToken, lease: Lease, bytes: u64, body: Body) {
         self.take_out(&token);
         self.clock += 1;
-        let entry = Entry { keep, bytes, body, used: self.clock };
+        let entry = Entry { lease, bytes, body, used: self.clock };
         self.usage_bytes = self.usage_bytes.saturating_add(bytes);
-        if let Some(owner) = keep.payer() {
+        if let Some(owner) = lease.payer() {
             let owned = self.owners.entry(owner).or_default();
             *owned = owned.saturating_add(bytes);
         }
-        if keep.cached {
+        if lease.cached {
             self.cached_bytes = self.cached_bytes.saturating_add(bytes);
             self.uses.insert(entry.used, token);
         }
-        if let Some(expires_s) = keep.expires_s {
+        if let Some(expires_s) = lease.expires_s {
             self.expiries.insert((expires_s, token));
         }
         if let (AnyToken::Set(set), Body::Set(body)) = (token, body) {
@@ -252,22 +252,22 @@ impl Index {
     }
 
     /// Gives an entry another lease.
-    pub(super) fn set_keep(&mut self, token: &AnyToken, keep: Keep) {
+    pub(super) fn set_lease(&mut self, token: &AnyToken, lease: Lease) {
         if let Some(Entry { bytes, body, .. }) = self.entries.get(token).copied() {
-            self.insert(*token, keep, bytes, body);
+            self.insert(*token, lease, bytes, body);
         }
     }
 
     /// Leases of this epoch end so much later from now on.
     pub(super) fn shift(&mut self, epoch: u32, by_s: u64) {
         let of_epoch = |(_, token): &&(u64, AnyToken)| {
-            self.entries.get(token).is_some_and(|entry| entry.keep.clock == epoch)
+            self.entries.get(token).is_some_and(|entry| entry.lease.clock == epoch)
         };
         let shifted: Vec<_> = self.expiries.iter().filter(of_epoch).copied().collect();
         for (expires_s, token) in shifted {
             let later_s = expires_s.saturating_add(by_s);
             if let Some(entry) = self.entries.get_mut(&token) {
-                entry.keep.expires_s = Some(later_s);
+                entry.lease.expires_s = Some(later_s);
                 self.expiries.remove(&(expires_s, token));
                 self.expiries.insert((later_s, token));
             }
@@ -276,12 +276,12 @@ impl Index {
 
     fn take_out(&mut self, token: &AnyToken) -> Option<Entry> {
         let entry = self.entries.remove(token)?;
-        self.release(entry.bytes, entry.keep.payer());
-        if entry.keep.cached {
+        self.release(entry.bytes, entry.lease.payer());
+        if entry.lease.cached {
             self.cached_bytes = self.cached_bytes.saturating_sub(entry.bytes);
             self.uses.remove(&entry.used);
         }
-        if let Some(expires_s) = entry.keep.expires_s {
+        if let Some(expires_s) = entry.lease.expires_s {
             self.expiries.remove(&(expires_s, *token));
         }
         if let (AnyToken::Set(set), Body::Set(body)) = (token, entry.body) {
@@ -301,7 +301,7 @@ impl Index {
     pub(super) fn touch(&mut self, token: &AnyToken) {
         let Some(entry) = self.entries.get_mut(token) else { return };
         self.clock += 1;
-        if entry.keep.cached {
+        if entry.lease.cached {
             self.uses.remove(&entry.used);
             self.uses.insert(self.clock, *token);
         }
@@ -350,7 +350,7 @@ impl Index {
     /// The entry whose lease ended first, if one has; of `owner`'s if that is said.
     pub(super) fn first_expired(&self, now_s: u64, owner: Option<NodeId>) -> Option<AnyToken> {
         let mut expired = self.expired_until(now_s);
-        expired.find(|(_, entry)| owner.is_none() || entry.keep.payer() == owner).map(|(token, _)| token)
+        expired.find(|(_, entry)| owner.is_none() || entry.lease.payer() == owner).map(|(token, _)| token)
     }
 
     /// The entries whose lease has ended, the first to end first.
@@ -371,7 +371,7 @@ impl Index {
 
     /// Bytes of what may go at `now_s`.
     pub(super) fn evictable_bytes(&self, now_s: u64) -> u64 {
-        let kept = self.expired_until(now_s).filter(|(_, entry)| !entry.keep.cached);
+        let kept = self.expired_until(now_s).filter(|(_, entry)| !entry.lease.cached);
         kept.fold(self.cached_bytes, |bytes, (_, entry)| bytes.saturating_add(entry.bytes))
     }
 
@@ -392,7 +392,7 @@ impl Index {
                 lanes => Coverage::Lanes(lanes),
             },
         };
-        Holding { token, coverage, expires_s: entry.keep.expires_s }
+        Holding { token, coverage, expires_s: entry.lease.expires_s }
     }
 
     pub(super) fn changes_after(&self, sequence: u64) -> Changes {
@@ -463,14 +463,14 @@ mod tests {
     fn changes_of_long_ago_are_forgotten() {
         let mut index = Index::new(StoreConfig::default());
         let token = AnyToken::from(Token::of(b"payload"));
-        index.insert(token, Keep::leased(Some(1), None), 7, Body::Payload { length: 7 });
+        index.insert(token, Lease::until(Some(1), None), 7, Body::Payload { length: 7 });
         let (start, _) = index.holdings();
         for second in 0..STORE_CHANGES_LEN_MAX as u64 {
-            index.set_keep(&token, Keep::leased(Some(2 + second), None));
+            index.set_lease(&token, Lease::until(Some(2 + second), None));
         }
         let changes = index.changes_after(start);
         assert_eq!((changes.complete, changes.changes.len()), (true, 1));
-        index.set_keep(&token, Keep::default());
+        index.set_lease(&token, Lease::default());
         assert!(!index.changes_after(start).complete);
         assert!(index.changes_after(start + 1).complete);
         assert_eq!((index.usage_bytes(), index.evictable_bytes(u64::MAX)), (7, 0));

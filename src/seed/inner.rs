@@ -7,8 +7,8 @@ use super::disk::{create, make_directory, parent, remove_if_there, replace, sync
 use super::error::StoreError;
 use super::held::{Held, HeldSet};
 use super::index::{Body, Index};
-use super::keep::{Keep, KeepFile};
 use super::layout::{self, BLOB, DATA_KINDS, META, OUTBOARD, SET, SET_KINDS};
+use super::lease::{Lease, LeaseFile};
 use super::store::Lock;
 use crate::shard::Blob;
 use crate::token::{AnyToken, SetToken, Token};
@@ -133,15 +133,20 @@ impl Inner {
     }
 
     /// Gives what is held a longer lease, durably.
-    pub(super) fn extend(&self, one: &Changing<'_>, token: &AnyToken, asked: Keep) -> Result<(), StoreError> {
+    pub(super) fn extend(
+        &self,
+        one: &Changing<'_>,
+        token: &AnyToken,
+        asked: Lease,
+    ) -> Result<(), StoreError> {
         self.join(one, token, self.granted(asked))
     }
 
     /// The same, of a lease that is by the clock now.
-    pub(super) fn join(&self, _one: &Changing<'_>, token: &AnyToken, asked: Keep) -> Result<(), StoreError> {
+    pub(super) fn join(&self, _one: &Changing<'_>, token: &AnyToken, asked: Lease) -> Result<(), StoreError> {
         let Some(entry) = self.index().get(token).copied() else { return Ok(()) };
-        let keep = self.joined(entry.keep, asked);
-        if keep == entry.keep {
+        let lease = self.joined(entry.lease, asked);
+        if lease == entry.lease {
             self.index().touch(token);
             return Ok(());
         }
@@ -150,39 +155,39 @@ impl Inner {
             Body::Payload { length } => Some(length),
             Body::Set(_) => None,
         };
-        self.write_keep(token, keep, length)?;
-        self.index().set_keep(token, keep);
+        self.write_lease(token, lease, length)?;
+        self.index().set_lease(token, lease);
         Ok(())
     }
 
     /// Writes a lease, durably, and the length of a payload beside it. Its directory must be there.
-    pub(super) fn write_keep(
+    pub(super) fn write_lease(
         &self,
         token: &AnyToken,
-        keep: Keep,
+        lease: Lease,
         length: Option<u64>,
     ) -> Result<(), StoreError> {
-        let shift_s = self.clock().shift_s(keep.clock);
-        let keep = Keep { expires_s: keep.expires_s.map(|at| at.saturating_sub(shift_s)), ..keep };
-        self.write_small(token, META, &KeepFile { keep, length }.to_bytes())
+        let shift_s = self.clock().shift_s(lease.clock);
+        let lease = Lease { expires_s: lease.expires_s.map(|at| at.saturating_sub(shift_s)), ..lease };
+        self.write_small(token, META, &LeaseFile { lease, length }.to_bytes())
     }
 
     /// A lease as it is by the clock now, if the clock was set since it was granted.
-    pub(super) fn granted(&self, asked: Keep) -> Keep {
+    pub(super) fn granted(&self, asked: Lease) -> Lease {
         let shift_s = self.clock().shift_s(asked.clock);
-        Keep { expires_s: asked.expires_s.map(|at| at.saturating_add(shift_s)), ..asked }
+        Lease { expires_s: asked.expires_s.map(|at| at.saturating_add(shift_s)), ..asked }
     }
 
     /// What holds of `held` when `asked` is asked for as well, both by the clock now.
-    pub(super) fn joined(&self, held: Keep, asked: Keep) -> Keep {
+    pub(super) fn joined(&self, held: Lease, asked: Lease) -> Lease {
         let clock = self.clock();
         let ahead_s = clock.ahead_s();
         if ahead_s <= 0 || clock.is_of_this_boot(held.clock) {
             return held.extended_by(asked);
         }
         // The clock may be believed to be that far ahead: a lease of before does not move with it, and this one will.
-        let end = |keep: Keep, by_s: i64| keep.expires_s.map(|at| at.saturating_add_signed(by_s));
-        let longer = held.extended_by(Keep { expires_s: end(asked, ahead_s), ..asked });
+        let end = |lease: Lease, by_s: i64| lease.expires_s.map(|at| at.saturating_add_signed(by_s));
+        let longer = held.extended_by(Lease { expires_s: end(asked, ahead_s), ..asked });
         if longer == held {
             return held;
         }
@@ -190,7 +195,7 @@ impl Inner {
             (Some(held), Some(asked)) => Some(held.max(asked)),
             (_, asked) => asked,
         };
-        Keep { expires_s, ..asked }
+        Lease { expires_s, ..asked }
     }
 
     /// Replaces a small file, durably.
@@ -226,7 +231,7 @@ impl Inner {
         one: &Changing<'_>,
         token: &AnyToken,
     ) -> Result<Vec<AnyToken>, StoreError> {
-        let ended_s = self.index().get(token).and_then(|entry| entry.keep.expires_s);
+        let ended_s = self.index().get(token).and_then(|entry| entry.lease.expires_s);
         let went = self.remove(one, token)?;
         for token in &went {
             tracing::info!(%token, ended_s, "removed: its lease is over");
@@ -255,7 +260,7 @@ impl Inner {
     pub(super) fn set_aside(&self, _one: &Changing<'_>, token: &AnyToken, reason: &str) {
         let mut damaged = vec![*token];
         if let Some(entry) = self.index().remove(token) {
-            self.damage().remember(*token, entry.keep);
+            self.damage().remember(*token, entry.lease);
         }
         if let AnyToken::Content(payload) = token {
             self.pending().remove(payload);
@@ -264,7 +269,7 @@ impl Inner {
         for (number, token) in damaged.into_iter().enumerate() {
             let reason = if number == 0 { reason } else { "its only payload is damaged" };
             if let Some(entry) = self.index().remove(&token) {
-                self.damage().remember(token, entry.keep);
+                self.damage().remember(token, entry.lease);
             }
             let paths: Vec<_> = kinds(&token).1.iter().map(|kind| self.file(&token, kind)).collect();
             self.damage().set_aside(token, reason, paths.iter().map(PathBuf::as_path));

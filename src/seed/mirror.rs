@@ -1,7 +1,7 @@
 //! MIRROR: fetches something from other nodes and holds it (protocol §6).
 
 use super::writing::Writing;
-use super::{Keep, Store, StoreError};
+use super::{Lease, Store, StoreError};
 use crate::gather::{Gather, GatherEvent, GatherSource, Want};
 use crate::limits::RELAY_REACH_MS;
 use crate::queue::{AppPort, ConnectionId, Delivery, RequestId};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 pub(super) struct Mirroring {
     pub(super) request: RequestId,
     mirror: Mirror,
-    keep: Keep,
+    lease: Lease,
     stage: Stage,
 }
 
@@ -40,9 +40,9 @@ pub(super) enum Outcome {
 }
 
 impl Mirroring {
-    pub(super) fn new(request: RequestId, mirror: Mirror, keep: Keep, now: Instant) -> Self {
+    pub(super) fn new(request: RequestId, mirror: Mirror, lease: Lease, now: Instant) -> Self {
         let until = now + Duration::from_millis(RELAY_REACH_MS);
-        Self { request, mirror, keep, stage: Stage::Waiting { until } }
+        Self { request, mirror, lease, stage: Stage::Waiting { until } }
     }
 
     /// Gives back what is not about it.
@@ -108,14 +108,14 @@ impl Mirroring {
                 GatherEvent::Described { length, descriptor } => {
                     let begun = match (self.mirror.token, descriptor) {
                         (AnyToken::Content(token), _) => {
-                            store.begin(token, length, self.keep, now_s).map(Writing::Payload)
+                            store.begin(token, length, self.lease, now_s).map(Writing::Payload)
                         }
                         (AnyToken::Set(_), Some(set)) => {
                             let lanes = self.mirror.lanes;
                             if lanes.is_empty() {
-                                Writing::assembled(store, *set, self.keep, now_s)
+                                Writing::assembled(store, *set, self.lease, now_s)
                             } else {
-                                store.begin_set(*set, lanes, self.keep, now_s).map(Writing::set)
+                                store.begin_set(*set, lanes, self.lease, now_s).map(Writing::set)
                             }
                         }
                         // The gathering itself has found out that no set was described.

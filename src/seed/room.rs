@@ -4,7 +4,7 @@ use super::disk::available_bytes;
 use super::error::StoreError;
 use super::index::{Index, Shortage};
 use super::inner::{Changing, Inner};
-use super::keep::Keep;
+use super::lease::Lease;
 use crate::tls::NodeId;
 use crate::token::AnyToken;
 use std::sync::Arc;
@@ -38,11 +38,11 @@ impl Inner {
     pub(super) fn reserve(
         self: &Arc<Self>,
         needed_bytes: u64,
-        keep: &Keep,
+        lease: &Lease,
         now_s: u64,
     ) -> Result<Reservation, StoreError> {
         self.find_disk(needed_bytes, now_s)?;
-        let payer = keep.payer();
+        let payer = lease.payer();
         loop {
             let Err(shortage) = self.index().reserve(needed_bytes, payer) else {
                 return Ok(Reservation { store: self.clone(), bytes: needed_bytes, payer });
@@ -83,7 +83,7 @@ impl Inner {
     }
 
     fn make_room(&self, one: &Changing<'_>, token: &AnyToken, now_s: u64) -> Result<(), StoreError> {
-        let is_over = self.index().get(token).is_some_and(|entry| entry.keep.is_expired(now_s));
+        let is_over = self.index().get(token).is_some_and(|entry| entry.lease.is_expired(now_s));
         let went = if is_over { self.end_lease(one, token) } else { self.remove(one, token) };
         went.map(drop)
     }
@@ -109,11 +109,11 @@ impl Inner {
     }
 
     /// Whether the node that asks for this lease has the quota for it.
-    pub(super) fn check_extension(&self, token: &AnyToken, asked: Keep) -> Result<(), StoreError> {
+    pub(super) fn check_extension(&self, token: &AnyToken, asked: Lease) -> Result<(), StoreError> {
         let index = self.index();
         let Some(entry) = index.get(token) else { return Ok(()) };
-        let payer = entry.keep.extended_by(asked).payer();
-        if payer == entry.keep.payer() {
+        let payer = entry.lease.extended_by(asked).payer();
+        if payer == entry.lease.payer() {
             return Ok(());
         }
         index.check_quota(entry.bytes, payer).map_err(|shortage| self.no_room(entry.bytes, shortage))

@@ -6,8 +6,8 @@ use super::files::NewFiles;
 use super::held::HeldSet;
 use super::index::{Body, SetBody};
 use super::inner::{Changing, Inner};
-use super::keep::Keep;
 use super::layout::{self, BLOB, OUTBOARD, SET};
+use super::lease::Lease;
 use super::room::Reservation;
 use super::writer::Writer;
 use crate::limits::GROUP_BYTES;
@@ -39,7 +39,7 @@ pub struct SetWriter {
     lanes: Lanes,
     /// Of those, the ones that go into the set's own files.
     own: Lanes,
-    keep: Keep,
+    lease: Lease,
     parts: SmallVec<[NewPart; 2]>,
     /// Room for the set's small files.
     reserved: Reservation,
@@ -62,7 +62,7 @@ impl SetWriter {
         store: Arc<Inner>,
         descriptor: Descriptor,
         lanes: Lanes,
-        keep: Keep,
+        lease: Lease,
         now_s: u64,
     ) -> Result<Self, StoreError> {
         store.check_writable()?;
@@ -81,28 +81,28 @@ impl SetWriter {
             (set, held, blobs)
         };
         // What is held comes under this lease as well.
-        blobs.iter().try_for_each(|blob| store.check_extension(&AnyToken::from(*blob), keep))?;
-        store.check_extension(&token.into(), keep)?;
+        blobs.iter().try_for_each(|blob| store.check_extension(&AnyToken::from(*blob), lease))?;
+        store.check_extension(&token.into(), lease)?;
         let missing = lanes.without(held);
         let small_bytes = if set.is_none() { layout::set_bytes(&descriptor, Lanes::NONE) } else { 0 };
-        let reserved = store.reserve(small_bytes, &keep, now_s)?;
+        let reserved = store.reserve(small_bytes, &lease, now_s)?;
         let mut own = missing;
         let mut parts = SmallVec::new();
         for part in layout::parts_of(&descriptor, missing) {
             let all = layout::lanes_of(&descriptor, part.blob);
             let target = if part.bytes == part.length {
                 own = own.without(all);
-                Target::Payload(Writer::begin(store.clone(), part.token, part.length, keep, now_s)?)
+                Target::Payload(Writer::begin(store.clone(), part.token, part.length, lease, now_s)?)
             } else {
                 let bytes = layout::lanes_bytes(&descriptor, missing.intersection(all));
-                let reserved = store.reserve(bytes, &keep, now_s)?;
+                let reserved = store.reserve(bytes, &lease, now_s)?;
                 let temporary = store.temporary(&token.hex());
                 let files = NewFiles::create(&temporary, part.length, part.selection.clone(), part.bytes)?;
                 Target::Lanes(files, reserved)
             };
             parts.push(NewPart { part, target });
         }
-        Ok(Self { store, token, descriptor, lanes, own, keep, parts, reserved })
+        Ok(Self { store, token, descriptor, lanes, own, lease, parts, reserved })
     }
 
     /// The set's token.
@@ -223,14 +223,14 @@ impl SetWriter {
         if !own.union(whole).contains_all(self.lanes) {
             return Err(self.went(own.union(whole)));
         }
-        let keep = {
-            let held = self.store.index().get(&any).map(|entry| entry.keep);
+        let lease = {
+            let held = self.store.index().get(&any).map(|entry| entry.lease);
             let held = held.or_else(|| self.store.damage().lease_of(&any));
-            let asked = self.store.granted(self.keep);
+            let asked = self.store.granted(self.lease);
             held.map_or(asked, |held| self.store.joined(held, asked))
         };
         for (blob, _) in whole_blobs {
-            self.store.join(one, &blob.into(), keep)?;
+            self.store.join(one, &blob.into(), lease)?;
         }
         let _mark = self.store.mark(&any)?;
         let set_path = self.store.file(&any, SET);
@@ -246,13 +246,13 @@ impl SetWriter {
         let mut promoted = SmallVec::<[Part; 2]>::new();
         for part in claimed {
             if part.bytes == part.length && !self.store.index().has_payload(&part.token, part.length) {
-                self.promote(&part, keep)?;
+                self.promote(&part, lease)?;
                 own = own.without(layout::lanes_of(&self.descriptor, part.blob));
                 promoted.push(part);
             }
         }
         // The names of the files that it claims are durable with the lease: they are in one directory.
-        self.store.write_keep(&any, keep, None)?;
+        self.store.write_lease(&any, lease, None)?;
         // The commit point.
         self.store.write_small(&any, SET, &layout::emit_set(&self.descriptor, own))?;
         {
@@ -263,9 +263,9 @@ impl SetWriter {
             let bytes = layout::set_bytes(&self.descriptor, own);
             for part in &promoted {
                 let bytes = part.length + outboard_bytes(part.length);
-                index.insert(part.token.into(), keep, bytes, Body::Payload { length: part.length });
+                index.insert(part.token.into(), lease, bytes, Body::Payload { length: part.length });
             }
-            index.insert(any, keep, bytes, Body::Set(body));
+            index.insert(any, lease, bytes, Body::Set(body));
         }
         for part in &promoted {
             let (kind, outboard_kind) = layout::lane_kinds(part.blob);
@@ -294,13 +294,13 @@ impl SetWriter {
 
     /// Gives the set's files of a blob that is whole now a second name, as a payload. They keep the first one until the set
     /// no longer claims them.
-    fn promote(&self, part: &Part, keep: Keep) -> Result<(), StoreError> {
+    fn promote(&self, part: &Part, lease: Lease) -> Result<(), StoreError> {
         let (set, payload) = (AnyToken::from(self.token), AnyToken::from(part.token));
         let (kind, outboard_kind) = layout::lane_kinds(part.blob);
         let blob = self.store.file(&payload, BLOB);
         let _mark = self.store.mark(&payload)?;
         make_directory(parent(&blob))?;
-        self.store.write_keep(&payload, keep, Some(part.length))?;
+        self.store.write_lease(&payload, lease, Some(part.length))?;
         if outboard_bytes(part.length) > 0 {
             link(&self.store.file(&set, outboard_kind), &self.store.file(&payload, OUTBOARD))?;
         }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <dir>/lock                      held by the process that writes here
-//! <dir>/data/<ab>/<64 hex>.meta   the payload's lease, see `Keep`
+//! <dir>/data/<ab>/<64 hex>.meta   the payload's lease, see `Lease`
 //! <dir>/data/<ab>/<64 hex>.obao   hash pairs in pre-order; absent if the payload is one group
 //! <dir>/data/<ab>/<64 hex>.blob   the payload; it is held once this file is there
 //! <dir>/sets/<ab>/<64 hex>.meta   the set's lease
@@ -24,8 +24,8 @@ use super::error::StoreError;
 use super::held::{Held, HeldSet};
 use super::index::{Census, Changes, Holding, Index};
 use super::inner::Inner;
-use super::keep::Keep;
 use super::layout::{DATA, SETS};
+use super::lease::Lease;
 use super::set::SetWriter;
 use super::writer::Writer;
 use super::{sweep, time};
@@ -169,8 +169,8 @@ impl Store {
     /// [`StoreError::Capacity`] or [`StoreError::DiskFull`] if there is no room, [`StoreError::PeerQuota`] if its owner
     /// has none left, [`StoreError::ReadOnly`] if the store cannot be written, [`StoreError::TooLong`] past
     /// [`crate::limits::PAYLOAD_BYTES_MAX`], [`StoreError::Io`] if the disk fails.
-    pub fn begin(&self, token: Token, length: u64, keep: Keep, now_s: u64) -> Result<Writer, StoreError> {
-        Writer::begin(self.inner.clone(), token, length, keep, now_s)
+    pub fn begin(&self, token: Token, length: u64, lease: Lease, now_s: u64) -> Result<Writer, StoreError> {
+        Writer::begin(self.inner.clone(), token, length, lease, now_s)
     }
 
     /// Begins to write those of `lanes` of a set that are not held; room for them is taken at once, as in
@@ -182,10 +182,10 @@ impl Store {
         &self,
         descriptor: Descriptor,
         lanes: Lanes,
-        keep: Keep,
+        lease: Lease,
         now_s: u64,
     ) -> Result<SetWriter, StoreError> {
-        SetWriter::begin(self.inner.clone(), descriptor, lanes, keep, now_s)
+        SetWriter::begin(self.inner.clone(), descriptor, lanes, lease, now_s)
     }
 
     /// The payload `token`, if it is held whole. It is then in use: see [`Store::touch`].
@@ -235,12 +235,12 @@ impl Store {
     /// # Errors
     /// [`StoreError::PeerQuota`] if the new owner has no room left, [`StoreError::ReadOnly`] if something would change in
     /// a store that cannot be written, [`StoreError::Io`] if the disk fails.
-    pub fn extend(&self, token: impl Into<AnyToken>, keep: Keep) -> Result<bool, StoreError> {
+    pub fn extend(&self, token: impl Into<AnyToken>, lease: Lease) -> Result<bool, StoreError> {
         let token = token.into();
         let one = self.inner.change();
         let Some(tokens) = self.inner.with_blobs(&token) else { return Ok(false) };
-        tokens.iter().try_for_each(|token| self.inner.check_extension(token, keep))?;
-        tokens.iter().try_for_each(|token| self.inner.extend(&one, token, keep))?;
+        tokens.iter().try_for_each(|token| self.inner.check_extension(token, lease))?;
+        tokens.iter().try_for_each(|token| self.inner.extend(&one, token, lease))?;
         Ok(true)
     }
 
@@ -254,7 +254,7 @@ impl Store {
         for token in expired {
             let one = self.inner.change();
             // It may have got a longer lease meanwhile.
-            if !self.keep(token).is_some_and(|keep| keep.is_expired(now_s)) {
+            if !self.lease(token).is_some_and(|lease| lease.is_expired(now_s)) {
                 continue;
             }
             match self.inner.end_lease(&one, &token) {
@@ -366,8 +366,8 @@ impl Store {
     }
 
     /// The lease that something is held with, if it is held.
-    pub fn keep(&self, token: impl Into<AnyToken>) -> Option<Keep> {
-        self.inner.index().get(&token.into()).map(|entry| entry.keep)
+    pub fn lease(&self, token: impl Into<AnyToken>) -> Option<Lease> {
+        self.inner.index().get(&token.into()).map(|entry| entry.lease)
     }
 
     /// Remembers that a set's decoded bytes missed the content token. The last

@@ -9,8 +9,8 @@ use super::damage::{Damage, Outcome};
 use super::disk::remove_if_there;
 use super::error::StoreError;
 use super::index::{Body, Index, SetBody};
-use super::keep::{Keep, KeepFile};
 use super::layout::{self, BLOB, DATA, META, OUTBOARD, SET, SETS};
+use super::lease::{Lease, LeaseFile};
 use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::shard::{Blob, Descriptor, Lanes};
 use crate::token::{AnyToken, Token, outboard_bytes};
@@ -61,7 +61,7 @@ impl Found {
 struct Entry {
     used: SystemTime,
     token: AnyToken,
-    keep: Keep,
+    lease: Lease,
     bytes: u64,
     body: Body,
 }
@@ -108,18 +108,18 @@ impl Sweep<'_> {
                 self.without_its_first(&token, &found, "its payload's file is missing")?;
                 continue;
             };
-            let (keep, length) = self.lease(&token, &found);
+            let (lease, length) = self.lease(&token, &found);
             inodes.insert(token, blob.inode);
             if let Some(reason) = wrong(&payload, blob, &found, length) {
                 suspects.insert(
                     payload,
-                    Suspect { token: payload, length: blob.length, keep, reason, sets: Vec::new() },
+                    Suspect { token: payload, length: blob.length, lease, reason, sets: Vec::new() },
                 );
                 continue;
             }
             let bytes = blob.length + outboard_bytes(blob.length);
             let body = Body::Payload { length: blob.length };
-            entries.push(Entry { used: blob.modified, token, keep, bytes, body });
+            entries.push(Entry { used: blob.modified, token, lease, bytes, body });
         }
         insert(self.index, entries);
         let mut entries = Vec::new();
@@ -166,12 +166,12 @@ impl Sweep<'_> {
 
     /// Its lease, and how long it says that the payload is. What has a lease that cannot be read is kept without end: losing it would
     /// be worse.
-    fn lease(&mut self, token: &AnyToken, found: &Found) -> (Keep, Option<u64>) {
-        let Some(file) = found.file(META) else { return (Keep::default(), None) };
-        match KeepFile::read(&file.path) {
-            Ok(KeepFile { keep, length }) => {
-                let shift_s = self.clock.shift_s(keep.clock);
-                (Keep { expires_s: keep.expires_s.map(|at| at.saturating_add(shift_s)), ..keep }, length)
+    fn lease(&mut self, token: &AnyToken, found: &Found) -> (Lease, Option<u64>) {
+        let Some(file) = found.file(META) else { return (Lease::default(), None) };
+        match LeaseFile::read(&file.path) {
+            Ok(LeaseFile { lease, length }) => {
+                let shift_s = self.clock.shift_s(lease.clock);
+                (Lease { expires_s: lease.expires_s.map(|at| at.saturating_add(shift_s)), ..lease }, length)
             }
             Err(error) => {
                 let reason = format!("its lease cannot be read: {error}; it is kept without end, for nobody");
@@ -180,7 +180,7 @@ impl Sweep<'_> {
                 } else {
                     self.damage.note(token, reason, Outcome::Left);
                 }
-                (Keep::default(), None)
+                (Lease::default(), None)
             }
         }
     }
@@ -211,13 +211,13 @@ impl Sweep<'_> {
         let mut body = SetBody { descriptor, own: claimed, generation: self.index.next_generation() };
         body.own = self.lanes(inodes, token, found, (&descriptor, claimed))?;
         let is_in_flight = self.in_flight.contains(&layout::place(token).1);
-        let (keep, _) = self.lease(token, found);
+        let (lease, _) = self.lease(token, found);
         let bytes = layout::set_bytes(&descriptor, body.own);
         if self.index.lanes(&descriptor, body.own) != Lanes::NONE {
             return Ok(Some(Entry {
                 used: file.modified,
                 token: *token,
-                keep,
+                lease,
                 bytes,
                 body: Body::Set(body),
             }));
@@ -228,7 +228,7 @@ impl Sweep<'_> {
         let blobs: Vec<_> = blobs.map(|(blob, _)| blob).collect();
         let suspect = blobs.iter().find(|blob| suspects.contains_key(blob));
         if let Some(suspect) = suspect.and_then(|blob| suspects.get_mut(blob)) {
-            suspect.sets.push((*token, keep, bytes, body));
+            suspect.sets.push((*token, lease, bytes, body));
         } else if is_in_flight || blobs.iter().any(|blob| self.in_flight.contains(&blob.hex())) {
             found.remove()?;
         } else {
@@ -362,5 +362,5 @@ fn is_prefix(path: &Path) -> bool {
 
 fn insert(index: &mut Index, mut entries: Vec<Entry>) {
     entries.sort_by_key(|entry| entry.used);
-    entries.into_iter().for_each(|entry| index.insert(entry.token, entry.keep, entry.bytes, entry.body));
+    entries.into_iter().for_each(|entry| index.insert(entry.token, entry.lease, entry.bytes, entry.body));
 }

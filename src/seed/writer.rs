@@ -6,8 +6,8 @@ use super::files::NewFiles;
 use super::held::Held;
 use super::index::Body;
 use super::inner::Inner;
-use super::keep::Keep;
 use super::layout::{BLOB, META, OUTBOARD};
+use super::lease::Lease;
 use super::room::Reservation;
 use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::token::{AnyToken, Ranges, Token, VerifiedPiece, outboard_bytes};
@@ -20,7 +20,7 @@ use std::sync::Arc;
 pub struct Writer {
     store: Arc<Inner>,
     token: Token,
-    keep: Keep,
+    lease: Lease,
     files: NewFiles,
     /// Room for payload and outboard, until they are kept.
     reserved: Reservation,
@@ -31,17 +31,17 @@ impl Writer {
         store: Arc<Inner>,
         token: Token,
         length: u64,
-        keep: Keep,
+        lease: Lease,
         now_s: u64,
     ) -> Result<Self, StoreError> {
         store.check_writable()?;
         if length > PAYLOAD_BYTES_MAX {
             return Err(StoreError::TooLong(length));
         }
-        let reserved = store.reserve(length + outboard_bytes(length), &keep, now_s)?;
+        let reserved = store.reserve(length + outboard_bytes(length), &lease, now_s)?;
         let temporary = store.temporary(&token.hex());
         let files = NewFiles::create(&temporary, length, Ranges::all().into(), length)?;
-        Ok(Self { store, token, keep, files, reserved })
+        Ok(Self { store, token, lease, files, reserved })
     }
 
     /// The payload's token.
@@ -84,10 +84,10 @@ impl Writer {
         let one = self.store.change();
         let before = self.store.index().get(&any).copied();
         // A payload that was set aside for its damage has the lease that it had.
-        let lease = before.map(|entry| entry.keep).or_else(|| self.store.damage().lease_of(&any));
-        let asked = self.store.granted(self.keep);
-        let keep = lease.map_or(asked, |lease| self.store.joined(lease, asked));
-        if let Err(error) = self.place(keep) {
+        let lease = before.map(|entry| entry.lease).or_else(|| self.store.damage().lease_of(&any));
+        let asked = self.store.granted(self.lease);
+        let lease = lease.map_or(asked, |lease| self.store.joined(lease, asked));
+        if let Err(error) = self.place(lease) {
             if before.is_none() && !self.store.pending().contains(&self.token) {
                 // Not known to be durable, so not kept. The blob first: without it the others are leftovers.
                 for kind in [BLOB, OUTBOARD, META] {
@@ -99,7 +99,7 @@ impl Writer {
         {
             let mut index = self.store.index();
             self.reserved.settle(&mut index);
-            index.insert(any, keep, length + outboard_bytes(length), Body::Payload { length });
+            index.insert(any, lease, length + outboard_bytes(length), Body::Payload { length });
         }
         self.store.pending().remove(&self.token);
         self.store.damage().forget(&any);
@@ -111,11 +111,11 @@ impl Writer {
     }
 
     /// Gives the files their names: the lease durably first, the payload last.
-    fn place(&self, keep: Keep) -> Result<(), StoreError> {
+    fn place(&self, lease: Lease) -> Result<(), StoreError> {
         let any = AnyToken::from(self.token);
         let blob = self.store.file(&any, BLOB);
         make_directory(parent(&blob))?;
-        self.store.write_keep(&any, keep, Some(self.files.length()))?;
+        self.store.write_lease(&any, lease, Some(self.files.length()))?;
         if self.files.outboard.is_some() {
             rename(&self.files.outboard_path, &self.store.file(&any, OUTBOARD))?;
         }

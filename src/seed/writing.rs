@@ -1,6 +1,6 @@
 //! Something on its way into the store.
 
-use super::{Keep, SetWriter, Store, StoreError, Writer};
+use super::{Lease, SetWriter, Store, StoreError, Writer};
 use crate::shard::{AssembleError, Assembler, Blob, Coding, Descriptor, Lanes};
 use crate::token::{AnyToken, GROUP_BYTES_U64, Outboard, PAIR_BYTES, Proof, VerifiedPiece};
 use bytes::Bytes;
@@ -20,16 +20,16 @@ pub(super) enum Writing {
     Payload(Writer),
     Set(Box<SetWriter>),
     /// A payload, and with it the data lanes of the set that it was put as.
-    Coded(Writer, Box<Descriptor>, Keep),
+    Coded(Writer, Box<Descriptor>, Lease),
     /// A payload that is put together from the shards of any k lanes, in a file of its own, before it goes where it is kept.
     Assembled {
         assembler: Box<Assembler>,
         writer: Writer,
         descriptor: Box<Descriptor>,
-        keep: Keep,
+        lease: Lease,
     },
     /// Held already: only its lease is made longer.
-    Held(AnyToken, u64, Option<Box<Descriptor>>, Keep),
+    Held(AnyToken, u64, Option<Box<Descriptor>>, Lease),
 }
 
 impl Writing {
@@ -37,16 +37,16 @@ impl Writing {
     pub(super) fn assembled(
         store: &Store,
         descriptor: Descriptor,
-        keep: Keep,
+        lease: Lease,
         now_s: u64,
     ) -> Result<Self, StoreError> {
         if store.is_bad(&descriptor.set_token()) {
             return Err(StoreError::BadDescriptor(descriptor.set_token()));
         }
-        let writer = store.begin(descriptor.content(), descriptor.length_bytes(), keep, now_s)?;
+        let writer = store.begin(descriptor.content(), descriptor.length_bytes(), lease, now_s)?;
         let assembler = Assembler::new(descriptor, store.scratch()?);
         let assembler = Box::new(assembler.map_err(|error| assembling(&descriptor, error))?);
-        Ok(Self::Assembled { assembler, writer, descriptor: Box::new(descriptor), keep })
+        Ok(Self::Assembled { assembler, writer, descriptor: Box::new(descriptor), lease })
     }
 
     pub(super) fn set(writer: SetWriter) -> Self {
@@ -103,27 +103,27 @@ impl Writing {
                 let bytes = writer.parts().map(|part| part.bytes).sum();
                 Ok((writer.commit()?.descriptor.set_token().into(), bytes))
             }
-            Self::Coded(writer, descriptor, keep) => {
+            Self::Coded(writer, descriptor, lease) => {
                 let held = writer.commit()?;
-                note_set(store, &descriptor, keep, now_s)?;
+                note_set(store, &descriptor, lease, now_s)?;
                 Ok((held.token().into(), held.length()))
             }
-            Self::Assembled { assembler, writer, descriptor, keep } => {
+            Self::Assembled { assembler, writer, descriptor, lease } => {
                 let finished = assembler.finish().map_err(|error| assembling(&descriptor, error));
                 if let Err(StoreError::BadDescriptor(set)) = &finished {
                     store.mark_bad(*set);
                 }
                 keep_file(finished?, &descriptor, writer)?;
-                note_set(store, &descriptor, keep, now_s)?;
+                note_set(store, &descriptor, lease, now_s)?;
                 Ok((descriptor.set_token().into(), descriptor.length_bytes()))
             }
-            Self::Held(token, bytes, descriptor, keep) => {
-                if !store.extend(token, keep)? {
+            Self::Held(token, bytes, descriptor, lease) => {
+                if !store.extend(token, lease)? {
                     // It went between the look and the lease.
                     return Err(StoreError::Went(token));
                 }
                 if let Some(descriptor) = descriptor {
-                    note_set(store, &descriptor, keep, now_s)?;
+                    note_set(store, &descriptor, lease, now_s)?;
                 }
                 Ok((token, bytes))
             }
@@ -132,9 +132,9 @@ impl Writing {
 }
 
 /// Notes that a payload which is held is also the data lanes of a set.
-fn note_set(store: &Store, descriptor: &Descriptor, keep: Keep, now_s: u64) -> Result<(), StoreError> {
+fn note_set(store: &Store, descriptor: &Descriptor, lease: Lease, now_s: u64) -> Result<(), StoreError> {
     if descriptor.coding() != Coding::None {
-        store.begin_set(*descriptor, Lanes::first(descriptor.k().into()), keep, now_s)?.commit()?;
+        store.begin_set(*descriptor, Lanes::first(descriptor.k().into()), lease, now_s)?.commit()?;
     }
     Ok(())
 }

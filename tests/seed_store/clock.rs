@@ -3,7 +3,7 @@
 use super::{files, open, payload, put_as};
 use std::fs;
 use stoq::limits::{CLOCK_EARLIEST_S, CLOCK_STEADY_S};
-use stoq::seed::{Keep, Moment, Reading, Store};
+use stoq::seed::{Lease, Moment, Reading, Store};
 use stoq::token::Token;
 use tempfile::TempDir;
 
@@ -24,8 +24,8 @@ fn dead(up_s: u64) -> Reading {
 /// Puts something with a lease of this many hours from now.
 fn put_for(hours: u64, store: &Store, len: usize, at: Moment) -> Token {
     let data = payload(len);
-    let keep = Keep::leased(Some(at.now_s + hours * 3600), None).in_epoch(at.epoch);
-    put_as(store, &data, keep, at.over_s).unwrap();
+    let lease = Lease::until(Some(at.now_s + hours * 3600), None).in_epoch(at.epoch);
+    put_as(store, &data, lease, at.over_s).unwrap();
     Token::of(&data)
 }
 
@@ -62,18 +62,18 @@ fn a_lease_of_a_dead_clock_keeps_its_span_when_the_clock_is_set_right() {
     assert!(!store.clock_state().believed);
     let believed = right(6_000 + CLOCK_STEADY_S);
     assert_eq!(expire(&store, believed), 1, "the hour of the first is over");
-    assert!(store.keep(token).is_none());
+    assert!(store.lease(token).is_none());
     let ends_s = right(5_900 + 7200).unix_s;
-    assert_eq!((store.keep(late).unwrap().expires_s, store.ended()), (Some(ends_s), 1));
+    assert_eq!((store.lease(late).unwrap().expires_s, store.ended()), (Some(ends_s), 1));
     // The next process knows the same, in this boot and in another.
     drop(store);
-    assert_eq!(open(&dir).keep(late).unwrap().expires_s, Some(ends_s));
+    assert_eq!(open(&dir).lease(late).unwrap().expires_s, Some(ends_s));
     let store = in_another_boot(&dir);
-    assert_eq!(store.keep(late).unwrap().expires_s, Some(ends_s));
+    assert_eq!(store.lease(late).unwrap().expires_s, Some(ends_s));
     // And it does not add up when the lease is written anew.
-    assert!(store.extend(late, Keep::leased(Some(ends_s + 1), None)).unwrap());
+    assert!(store.extend(late, Lease::until(Some(ends_s + 1), None)).unwrap());
     drop(store);
-    assert_eq!(open(&dir).keep(late).unwrap().expires_s, Some(ends_s + 1));
+    assert_eq!(open(&dir).lease(late).unwrap().expires_s, Some(ends_s + 1));
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn a_restart_after_the_clock_was_set_right_deletes_nothing() {
     assert!(store.clock_state().believed);
     // Two hours after the second boot: of the time between the boots the store knows nothing.
     let ends_s = right(20 + 7200).unix_s;
-    assert_eq!(store.keep(token).unwrap().expires_s, Some(ends_s));
+    assert_eq!(store.lease(token).unwrap().expires_s, Some(ends_s));
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn an_operator_ends_the_doubt_at_once_and_leases_count_from_when_they_were_grant
     Store::vouch_for_clock(dir.path(), right(25).unix_s).unwrap();
     assert_eq!(expire(&store, right(30)), 0);
     assert!(store.clock_state().believed && !dir.path().join("trust-clock").exists());
-    assert_eq!(store.keep(token).unwrap().expires_s, Some(right(10 + 3600).unix_s));
+    assert_eq!(store.lease(token).unwrap().expires_s, Some(right(10 + 3600).unix_s));
     // What was granted before the clock was set and is written after it.
     assert_eq!(expire(&store, right(3609)), 0);
     assert_eq!(expire(&store, right(3610)), 1);
@@ -117,15 +117,15 @@ fn a_lease_that_is_written_after_the_clock_was_set_is_as_long_as_it_was_promised
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
     let at = store.moment(dead(10));
-    let keep = Keep::leased(Some(at.now_s + 3600), None).in_epoch(at.epoch);
+    let lease = Lease::until(Some(at.now_s + 3600), None).in_epoch(at.epoch);
     Store::vouch_for_clock(dir.path(), right(20).unix_s).unwrap();
     store.moment(right(20));
     let data = payload(100);
-    put_as(&store, &data, keep, 0).unwrap();
+    put_as(&store, &data, lease, 0).unwrap();
     let ends_s = Some(right(10 + 3600).unix_s);
-    assert_eq!(store.keep(Token::of(&data)).unwrap().expires_s, ends_s);
-    assert!(store.extend(Token::of(&data), keep).unwrap());
-    assert_eq!(store.keep(Token::of(&data)).unwrap().expires_s, ends_s, "and no longer");
+    assert_eq!(store.lease(Token::of(&data)).unwrap().expires_s, ends_s);
+    assert!(store.extend(Token::of(&data), lease).unwrap());
+    assert_eq!(store.lease(Token::of(&data)).unwrap().expires_s, ends_s, "and no longer");
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn nothing_ends_after_a_jump_forwards_until_it_is_believed_or_undone() {
     // Room is not made of it either.
     assert_eq!(store.over_s(), 0);
     assert_eq!(expire(&store, right(3609)), 0, "the clock is back");
-    assert!(store.keep(token).is_some());
+    assert!(store.lease(token).is_some());
     assert_eq!(expire(&store, right(3610)), 1);
 }
 
@@ -155,7 +155,7 @@ fn a_store_of_the_future_goes_on() {
     assert_eq!(expire(&store, right(10 + CLOCK_STEADY_S)), 0);
     assert!(store.clock_state().believed);
     // It is kept no shorter than was promised by the clock of then.
-    assert!(store.keep(token).unwrap().expires_s.unwrap() >= right(20 + 3600).unix_s);
+    assert!(store.lease(token).unwrap().expires_s.unwrap() >= right(20 + 3600).unix_s);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
-use stoq::seed::{Found, Keep, MemoryTier, Outcome, Store, StoreConfig, StoreError};
+use stoq::seed::{Found, Lease, MemoryTier, Outcome, Store, StoreConfig, StoreError};
 use stoq::shard::Lanes;
 use stoq::tls::NodeId;
 use stoq::token::{AnyToken, Token};
@@ -64,7 +64,7 @@ fn assert_whole(store: &Store, data: &[u8]) {
 fn an_outboard_that_is_short_long_or_missing_is_made_again() {
     type Harm = (&'static str, fn(&Path));
     let data = payload(300_000);
-    let keep = Keep::leased(Some(100), Some(ALICE));
+    let lease = Lease::until(Some(100), Some(ALICE));
     let harm: [Harm; 4] = [
         ("missing", |path| fs::remove_file(path).unwrap()),
         ("empty", |path| cut(path, 0)),
@@ -73,13 +73,13 @@ fn an_outboard_that_is_short_long_or_missing_is_made_again() {
     ];
     for (name, harm) in harm {
         let dir = tempfile::tempdir().unwrap();
-        put_as(&open(&dir), &data, keep, 0).unwrap();
+        put_as(&open(&dir), &data, lease, 0).unwrap();
         let outboard = file(&dir, "obao");
         let before = fs::read(&outboard).unwrap();
         harm(&outboard);
         let store = open(&dir);
         assert_whole(&store, &data);
-        assert_eq!(store.keep(Token::of(&data)), Some(keep), "{name}");
+        assert_eq!(store.lease(Token::of(&data)), Some(lease), "{name}");
         assert_eq!(fs::read(&outboard).unwrap(), before, "{name}");
         let damage = store.damage();
         assert_eq!((damage.mended, damage.set_aside, damage.files_set_aside), (1, 0, 0), "{name}");
@@ -95,7 +95,7 @@ fn a_large_one_is_made_again_after_the_start_with_the_set_that_relies_on_it() {
     let dir = tempfile::tempdir().unwrap();
     let sharded = Sharded::new();
     let store = open(&dir);
-    sharded.put(&store, "0-3", Keep::default(), 0).unwrap();
+    sharded.put(&store, "0-3", Lease::default(), 0).unwrap();
     drop(store);
     fs::remove_file(file(&dir, "obao")).unwrap();
     let store = Store::open_mending(dir.path(), StoreConfig::default(), 0).unwrap();
@@ -140,7 +140,7 @@ fn what_cannot_be_used_is_set_aside_and_never_deleted() {
     ];
     for (name, harm, names) in harm {
         let dir = tempfile::tempdir().unwrap();
-        put_as(&open(&dir), &data, Keep::leased(Some(500), Some(ALICE)), 0).unwrap();
+        put_as(&open(&dir), &data, Lease::until(Some(500), Some(ALICE)), 0).unwrap();
         harm(&dir);
         let store = open(&dir);
         assert!(store.get(&Token::of(&data)).unwrap().is_none(), "{name}");
@@ -174,18 +174,18 @@ fn what_cannot_be_used_is_set_aside_and_never_deleted() {
 fn a_small_payload_is_known_by_its_length_and_a_broken_lease_keeps_it_without_end() {
     let dir = tempfile::tempdir().unwrap();
     let data = payload(GROUP - 1);
-    put_as(&open(&dir), &data, Keep::leased(Some(5), None), 0).unwrap();
+    put_as(&open(&dir), &data, Lease::until(Some(5), None), 0).unwrap();
     for broken in [&b""[..], b"{\"expires_s\":5,\"ow"] {
         fs::write(dir.path().join(file(&dir, "blob").with_extension("meta")), broken).unwrap();
         let store = open(&dir);
-        assert_eq!(store.keep(Token::of(&data)), Some(Keep::default()));
+        assert_eq!(store.lease(Token::of(&data)), Some(Lease::default()));
         assert_eq!(store.damage().set_aside, 1);
         assert_whole(&store, &data);
         assert!(store.expire(u64::MAX).is_empty());
     }
     assert_eq!(set_aside(&dir).len(), 2);
     let store = open(&dir);
-    put_as(&store, &data, Keep::default(), 0).unwrap();
+    put_as(&store, &data, Lease::default(), 0).unwrap();
     drop(store);
     cut(&file(&dir, "blob"), 100);
     assert!(open(&dir).get(&Token::of(&data)).unwrap().is_none());
@@ -198,8 +198,8 @@ fn a_check_finds_what_has_changed_since_it_was_put() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
     assert_eq!(check(&store, token), Found::Gone);
-    let keep = Keep::leased(Some(1 << 40), Some(ALICE));
-    put_as(&store, &data, keep, 0).unwrap();
+    let lease = Lease::until(Some(1 << 40), Some(ALICE));
+    put_as(&store, &data, lease, 0).unwrap();
     assert_whole(&store, &data);
     // Its outboard alone.
     flip(&file(&dir, "obao"), 10_000);
@@ -219,8 +219,8 @@ fn a_check_finds_what_has_changed_since_it_was_put() {
     assert_eq!(set_aside(&dir).len(), 3);
     open_still.read(0, &mut [0; 100]).unwrap();
     // It comes again, and has the lease that it had if that is longer.
-    put_as(&store, &data, Keep::leased(Some(7), None), 0).unwrap();
-    assert_eq!(store.keep(token), Some(keep));
+    put_as(&store, &data, Lease::until(Some(7), None), 0).unwrap();
+    assert_eq!(store.lease(token), Some(lease));
     assert_whole(&store, &data);
     let checks = store.checks();
     assert_eq!((checks.damaged, checks.unreadable, checks.skipped), (1, 0, 0));
@@ -262,7 +262,7 @@ fn lanes_that_are_damaged_go_and_others_stay() {
     let sharded = Sharded::new();
     let set = sharded.descriptor.set_token();
     let store = open(&dir);
-    sharded.put(&store, "0-1,4", Keep::default(), 0).unwrap();
+    sharded.put(&store, "0-1,4", Lease::default(), 0).unwrap();
     assert_eq!(check(&store, set), Found::Whole);
     flip(&file(&dir, "content"), 100);
     assert_eq!(check(&store, set), Found::Damaged);
@@ -271,7 +271,7 @@ fn lanes_that_are_damaged_go_and_others_stay() {
     drop(store);
     let store = open(&dir);
     sharded.check(&store, "4");
-    sharded.put(&store, "0-1", Keep::default(), 0).unwrap();
+    sharded.put(&store, "0-1", Lease::default(), 0).unwrap();
     sharded.check(&store, "0-1,4");
     // At the start, by sizes.
     drop(store);
@@ -283,7 +283,7 @@ fn lanes_that_are_damaged_go_and_others_stay() {
     let store = open(&dir);
     assert!(!sharded.is_held(&store));
     assert_eq!(files(&dir.path().join("sets")), [""; 0].map(PathBuf::from));
-    sharded.put(&store, "0-5", Keep::default(), 0).unwrap();
+    sharded.put(&store, "0-5", Lease::default(), 0).unwrap();
     sharded.check(&store, "0-5");
     // Its payload, which is its lanes.
     let content = files(&dir.path().join("data")).into_iter().find(|path| {
@@ -292,7 +292,7 @@ fn lanes_that_are_damaged_go_and_others_stay() {
     flip(&content.unwrap(), 100);
     assert_eq!(check(&store, set), Found::Damaged);
     sharded.check(&store, "4-5");
-    sharded.put(&store, "0-3", Keep::default(), 0).unwrap();
+    sharded.put(&store, "0-3", Lease::default(), 0).unwrap();
     sharded.check(&store, "0-5");
     drop(store);
     fs::write(file(&dir, "set"), b"").unwrap();
@@ -300,7 +300,7 @@ fn lanes_that_are_damaged_go_and_others_stay() {
     assert!(!sharded.is_held(&store) && store.damage().set_aside == 1);
     assert!(
         store
-            .begin_set(sharded.descriptor, Lanes::first(6), Keep::default(), 0)
+            .begin_set(sharded.descriptor, Lanes::first(6), Lease::default(), 0)
             .unwrap()
             .parts()
             .next()
@@ -350,7 +350,7 @@ fn pieces_of_a_payload_that_is_looked_at_may_be_put_meanwhile() {
     put(&open(&dir), &data).unwrap();
     fs::remove_file(file(&dir, "obao")).unwrap();
     let store = Store::open_mending(dir.path(), StoreConfig::default(), 0).unwrap();
-    let mut writer = store.begin(Token::of(&data), data.len() as u64, Keep::default(), 0).unwrap();
+    let mut writer = store.begin(Token::of(&data), data.len() as u64, Lease::default(), 0).unwrap();
     pieces(&data).iter().for_each(|piece| writer.write(piece).unwrap());
     writer.commit().unwrap();
     assert_whole(&store, &data);

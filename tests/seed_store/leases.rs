@@ -5,7 +5,7 @@ use std::fs;
 use std::time::{Duration, SystemTime};
 use stoq::limits::BAD_SETS_LEN_MAX;
 use stoq::record::ErrorCode;
-use stoq::seed::{Change, Coverage, Holding, Keep, Store, StoreConfig, StoreError};
+use stoq::seed::{Change, Coverage, Holding, Lease, Store, StoreConfig, StoreError};
 use stoq::tls::NodeId;
 use stoq::token::{AnyToken, SetToken, Token};
 use tempfile::TempDir;
@@ -30,7 +30,7 @@ fn bounded(dir: &TempDir, capacity_bytes: u64) -> Store {
 }
 
 fn is_held(store: &Store, token: Token) -> bool {
-    let indexed = store.keep(token).is_some();
+    let indexed = store.lease(token).is_some();
     // Not by `get`, which counts as use.
     assert_eq!(store.list().iter().any(|(held, _)| *held == token), indexed);
     indexed
@@ -41,7 +41,7 @@ fn what_has_expired_goes_when_it_is_looked_for_and_not_before() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
     for (number, expires_s) in [(1, Some(100)), (2, Some(200)), (3, None)] {
-        put_as(&store, &numbered(number).0, Keep::leased(expires_s, None), 0).unwrap();
+        put_as(&store, &numbered(number).0, Lease::until(expires_s, None), 0).unwrap();
     }
     assert!(store.expire(99).is_empty());
     let held = store.get(&numbered(1).1).unwrap().unwrap();
@@ -58,20 +58,20 @@ fn what_has_expired_goes_when_it_is_looked_for_and_not_before() {
 #[test]
 fn leases_owners_and_kinds_outlast_the_process() {
     let dir = tempfile::tempdir().unwrap();
-    let keeps = [
-        Keep::leased(Some(100), Some(ALICE)),
-        Keep::leased(None, Some(BOB)),
-        Keep::cached(Some(300)),
-        Keep::default(),
+    let leases = [
+        Lease::until(Some(100), Some(ALICE)),
+        Lease::until(None, Some(BOB)),
+        Lease::cached(Some(300)),
+        Lease::default(),
     ];
     let store = open(&dir);
-    for (number, keep) in keeps.iter().enumerate() {
-        put_as(&store, &numbered(number as u8).0, *keep, 0).unwrap();
+    for (number, lease) in leases.iter().enumerate() {
+        put_as(&store, &numbered(number as u8).0, *lease, 0).unwrap();
     }
     drop(store);
     let store = open(&dir);
-    for (number, keep) in keeps.iter().enumerate() {
-        assert_eq!(store.keep(numbered(number as u8).1), Some(*keep));
+    for (number, lease) in leases.iter().enumerate() {
+        assert_eq!(store.lease(numbered(number as u8).1), Some(*lease));
     }
     assert_eq!((store.owned_bytes(&ALICE), store.owned_bytes(&BOB)), (STORED, STORED));
     assert_eq!(store.usage_bytes(), 4 * STORED);
@@ -82,12 +82,12 @@ fn leases_owners_and_kinds_outlast_the_process() {
 #[test]
 fn a_payload_of_an_older_store_is_kept_without_end_for_nobody() {
     let dir = tempfile::tempdir().unwrap();
-    put_as(&open(&dir), &numbered(1).0, Keep::leased(Some(5), Some(ALICE)), 0).unwrap();
+    put_as(&open(&dir), &numbered(1).0, Lease::until(Some(5), Some(ALICE)), 0).unwrap();
     let meta = files(dir.path()).into_iter().find(|path| path.extension().is_some_and(|e| e == "meta"));
     fs::remove_file(meta.unwrap()).unwrap();
     fs::remove_dir(dir.path().join("sets")).unwrap();
     let store = open(&dir);
-    assert_eq!(store.keep(numbered(1).1), Some(Keep::default()));
+    assert_eq!(store.lease(numbered(1).1), Some(Lease::default()));
     assert!(store.expire(u64::MAX).is_empty());
 }
 
@@ -95,7 +95,7 @@ fn a_payload_of_an_older_store_is_kept_without_end_for_nobody() {
 fn a_crash_before_the_payload_has_its_name_leaves_no_lease() {
     let dir = tempfile::tempdir().unwrap();
     let (data, token) = numbered(1);
-    put_as(&open(&dir), &data, Keep::leased(Some(5), Some(ALICE)), 0).unwrap();
+    put_as(&open(&dir), &data, Lease::until(Some(5), Some(ALICE)), 0).unwrap();
     let paths = files(&dir.path().join("data"));
     let of = |kind: &str| paths.iter().find(|path| path.extension().is_some_and(|e| e == kind)).unwrap();
     let contents = ["meta", "obao", "blob"].map(|kind| (of(kind), fs::read(of(kind)).unwrap()));
@@ -114,7 +114,7 @@ fn a_crash_before_the_payload_has_its_name_leaves_no_lease() {
     // A lease that was torn keeps its payload.
     fs::write(of("meta"), b"{\"expires_s\":5,\"own").unwrap();
     let store = open(&dir);
-    assert_eq!(store.keep(token), Some(Keep::default()));
+    assert_eq!(store.lease(token), Some(Lease::default()));
     assert_eq!(store.damage().files_set_aside, 1, "and is not deleted");
 }
 
@@ -123,27 +123,27 @@ fn putting_again_lengthens_a_lease_and_never_shortens_it() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
     let (data, token) = numbered(1);
-    assert!(!store.extend(token, Keep::default()).unwrap());
-    put_as(&store, &data, Keep::cached(Some(50)), 0).unwrap();
+    assert!(!store.extend(token, Lease::default()).unwrap());
+    put_as(&store, &data, Lease::cached(Some(50)), 0).unwrap();
     assert_eq!(store.owned_bytes(&ALICE), 0);
     for (asked, then) in [
         // Even a shorter lease makes it kept: the node that asked relies on it.
-        (Keep::leased(Some(40), Some(ALICE)), Keep::leased(Some(40), Some(ALICE))),
-        (Keep::leased(Some(100), Some(ALICE)), Keep::leased(Some(100), Some(ALICE))),
-        (Keep::leased(Some(90), Some(BOB)), Keep::leased(Some(100), Some(ALICE))),
-        (Keep::cached(None), Keep::leased(Some(100), Some(ALICE))),
-        (Keep::leased(Some(110), Some(BOB)), Keep::leased(Some(110), Some(BOB))),
+        (Lease::until(Some(40), Some(ALICE)), Lease::until(Some(40), Some(ALICE))),
+        (Lease::until(Some(100), Some(ALICE)), Lease::until(Some(100), Some(ALICE))),
+        (Lease::until(Some(90), Some(BOB)), Lease::until(Some(100), Some(ALICE))),
+        (Lease::cached(None), Lease::until(Some(100), Some(ALICE))),
+        (Lease::until(Some(110), Some(BOB)), Lease::until(Some(110), Some(BOB))),
     ] {
         assert!(store.extend(token, asked).unwrap());
-        assert_eq!(store.keep(token), Some(then));
+        assert_eq!(store.lease(token), Some(then));
         // The same by a whole PUT.
         put_as(&store, &data, asked, 0).unwrap();
-        assert_eq!(store.keep(token), Some(then));
+        assert_eq!(store.lease(token), Some(then));
     }
     assert_eq!((store.owned_bytes(&ALICE), store.owned_bytes(&BOB)), (0, STORED));
     assert_eq!(store.usage_bytes(), STORED);
     drop(store);
-    assert_eq!(open(&dir).keep(token), Some(Keep::leased(Some(110), Some(BOB))));
+    assert_eq!(open(&dir).lease(token), Some(Lease::until(Some(110), Some(BOB))));
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn what_is_cached_goes_by_when_it_was_last_used() {
     let dir = tempfile::tempdir().unwrap();
     let store = bounded(&dir, 3 * STORED);
     for number in 1..=3 {
-        put_as(&store, &numbered(number).0, Keep::cached(None), 0).unwrap();
+        put_as(&store, &numbered(number).0, Lease::cached(None), 0).unwrap();
     }
     store.touch(numbered(1).1);
     store.get(&numbered(2).1).unwrap();
@@ -172,7 +172,7 @@ fn after_a_start_what_was_written_last_counts_as_used_last() {
     let dir = tempfile::tempdir().unwrap();
     let store = bounded(&dir, 3 * STORED);
     for number in [1, 2, 3] {
-        put_as(&store, &numbered(number).0, Keep::cached(None), 0).unwrap();
+        put_as(&store, &numbered(number).0, Lease::cached(None), 0).unwrap();
     }
     drop(store);
     for (number, age_s) in [(1, 100), (2, 300), (3, 200)] {
@@ -192,17 +192,17 @@ fn after_a_start_what_was_written_last_counts_as_used_last() {
 fn what_has_a_lease_stays_however_short_room_is() {
     let dir = tempfile::tempdir().unwrap();
     let store = bounded(&dir, 3 * STORED);
-    put_as(&store, &numbered(1).0, Keep::leased(Some(100), None), 0).unwrap();
-    put_as(&store, &numbered(2).0, Keep::default(), 0).unwrap();
-    put_as(&store, &numbered(3).0, Keep::cached(None), 0).unwrap();
+    put_as(&store, &numbered(1).0, Lease::until(Some(100), None), 0).unwrap();
+    put_as(&store, &numbered(2).0, Lease::default(), 0).unwrap();
+    put_as(&store, &numbered(3).0, Lease::cached(None), 0).unwrap();
     // Two more are asked for and one could go: then none does.
-    let error = store.begin(Token::of(b"long"), 2 * 100_000, Keep::cached(None), 99).unwrap_err();
+    let error = store.begin(Token::of(b"long"), 2 * 100_000, Lease::cached(None), 99).unwrap_err();
     assert!(matches!(error, StoreError::Capacity { .. }), "{error}");
     assert!(is_held(&store, numbered(3).1));
     // Once the lease is over, what has expired goes first, and what is cached only if that is not enough.
-    put_as(&store, &numbered(4).0, Keep::default(), 100).unwrap();
+    put_as(&store, &numbered(4).0, Lease::default(), 100).unwrap();
     assert_eq!([1, 2, 3, 4].map(|n| is_held(&store, numbered(n).1)), [false, true, true, true]);
-    put_as(&store, &numbered(5).0, Keep::default(), 100).unwrap();
+    put_as(&store, &numbered(5).0, Lease::default(), 100).unwrap();
     assert_eq!([2, 3, 4, 5].map(|n| is_held(&store, numbered(n).1)), [true, false, true, true]);
     let error = put(&store, &numbered(6).0).unwrap_err();
     assert_eq!(error.code(), ErrorCode::Quota);
@@ -214,7 +214,7 @@ fn a_peer_has_a_quota_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let config = StoreConfig { quota_bytes: Some(2 * STORED), ..StoreConfig::default() };
     let store = Store::open(dir.path(), config).unwrap();
-    let leased = |expires_s, owner| Keep::leased(Some(expires_s), Some(owner));
+    let leased = |expires_s, owner| Lease::until(Some(expires_s), Some(owner));
     put_as(&store, &numbered(1).0, leased(100, ALICE), 0).unwrap();
     // What is being written counts.
     let writing = store.begin(numbered(2).1, 100_000, leased(200, ALICE), 0).unwrap();
@@ -223,8 +223,8 @@ fn a_peer_has_a_quota_of_its_own() {
     assert_eq!(error.code(), ErrorCode::Quota);
     assert!(error.to_string().contains("wait for its leases to end"), "{error}");
     // Other peers, nobody's and cached payloads have room.
-    for (number, keep) in [(3, leased(200, BOB)), (4, Keep::default()), (5, Keep::cached(None))] {
-        put_as(&store, &numbered(number).0, keep, 0).unwrap();
+    for (number, lease) in [(3, leased(200, BOB)), (4, Lease::default()), (5, Lease::cached(None))] {
+        put_as(&store, &numbered(number).0, lease, 0).unwrap();
     }
     drop(writing);
     assert_eq!(store.owned_bytes(&ALICE), STORED);
@@ -250,13 +250,13 @@ fn changes_are_told_in_order_and_from_a_moment_on() {
     assert!(holdings.is_empty());
     let [one, two] = [1, 2].map(|number| AnyToken::from(numbered(number).1));
     let holds = |token, expires_s| Change::Holds(Holding { token, coverage: Coverage::All, expires_s });
-    put_as(&store, &numbered(1).0, Keep::leased(Some(100), None), 0).unwrap();
-    put_as(&store, &numbered(2).0, Keep::leased(Some(200), None), 0).unwrap();
+    put_as(&store, &numbered(1).0, Lease::until(Some(100), None), 0).unwrap();
+    put_as(&store, &numbered(2).0, Lease::until(Some(200), None), 0).unwrap();
     let first = store.changes_after(start);
     assert_eq!(first.changes, [holds(one, Some(100)), holds(two, Some(200))]);
     assert!(first.complete);
     // As it is now, not as it was then; and nothing twice.
-    store.extend(two, Keep::leased(None, None)).unwrap();
+    store.extend(two, Lease::until(None, None)).unwrap();
     store.expire(100);
     assert_eq!(store.changes_after(start).changes, [Change::Gone(one), holds(two, None)]);
     let second = store.changes_after(first.newest);

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use stoq::record::ErrorCode;
-use stoq::seed::{Held, Keep, MemoryTier, Store, StoreConfig, StoreError};
+use stoq::seed::{Held, Lease, MemoryTier, Store, StoreConfig, StoreError};
 use stoq::token::{
     Outboard, Piece, Ranges, Selection, Token, VerifiedDecoder, VerifiedEncoder, VerifiedPiece,
 };
@@ -46,11 +46,11 @@ fn pieces_of(data: &[u8], selection: &Selection) -> Vec<VerifiedPiece> {
 }
 
 fn put(store: &Store, data: &[u8]) -> Result<Held, StoreError> {
-    put_as(store, data, Keep::default(), 0)
+    put_as(store, data, Lease::default(), 0)
 }
 
-fn put_as(store: &Store, data: &[u8], keep: Keep, now_s: u64) -> Result<Held, StoreError> {
-    let mut writer = store.begin(Token::of(data), data.len() as u64, keep, now_s)?;
+fn put_as(store: &Store, data: &[u8], lease: Lease, now_s: u64) -> Result<Held, StoreError> {
+    let mut writer = store.begin(Token::of(data), data.len() as u64, lease, now_s)?;
     for piece in pieces(data) {
         writer.write(&piece)?;
     }
@@ -122,7 +122,7 @@ fn a_writer_that_is_dropped_leaves_nothing() {
     let data = payload((1 << 20) + 5);
     let pieces = pieces(&data);
     for written in 0..=pieces.len() {
-        let mut writer = store.begin(Token::of(&data), data.len() as u64, Keep::default(), 0).unwrap();
+        let mut writer = store.begin(Token::of(&data), data.len() as u64, Lease::default(), 0).unwrap();
         pieces[..written].iter().for_each(|piece| writer.write(piece).unwrap());
         drop(writer);
         assert_eq!(files(dir.path()), [dir.path().join("lock")]);
@@ -169,7 +169,7 @@ fn a_payload_with_a_hole_is_not_kept() {
     let store = open(&dir);
     let data = payload(600_000);
     let pieces = pieces(&data);
-    let mut writer = store.begin(Token::of(&data), data.len() as u64, Keep::default(), 0).unwrap();
+    let mut writer = store.begin(Token::of(&data), data.len() as u64, Lease::default(), 0).unwrap();
     // The first and the last piece, each twice; the middle is missing.
     for piece in [&pieces[0], &pieces[0], &pieces[pieces.len() - 1], &pieces[pieces.len() - 1]] {
         writer.write(piece).unwrap();
@@ -178,12 +178,12 @@ fn a_payload_with_a_hole_is_not_kept() {
     assert!(store.get(&Token::of(&data)).unwrap().is_none());
 
     // In any order, it is.
-    let mut writer = store.begin(Token::of(&data), data.len() as u64, Keep::default(), 0).unwrap();
+    let mut writer = store.begin(Token::of(&data), data.len() as u64, Lease::default(), 0).unwrap();
     pieces.iter().rev().for_each(|piece| writer.write(piece).unwrap());
     assert_eq!(writer.written_bytes(), data.len() as u64);
     writer.commit().unwrap();
 
-    let mut writer = store.begin(Token::of(b"short"), 5, Keep::default(), 0).unwrap();
+    let mut writer = store.begin(Token::of(b"short"), 5, Lease::default(), 0).unwrap();
     assert!(matches!(writer.write(&pieces[0]), Err(StoreError::Foreign { .. })));
 }
 
@@ -193,7 +193,7 @@ fn two_writers_of_one_payload_both_succeed_and_it_counts_once() {
     let store = open(&dir);
     let data = payload(100_000);
     let token = Token::of(&data);
-    let mut writers = [0, 1].map(|_| store.begin(token, data.len() as u64, Keep::default(), 0).unwrap());
+    let mut writers = [0, 1].map(|_| store.begin(token, data.len() as u64, Lease::default(), 0).unwrap());
     for writer in &mut writers {
         pieces(&data).iter().for_each(|piece| writer.write(piece).unwrap());
     }
@@ -225,13 +225,13 @@ fn a_full_capacity_is_said_before_anything_is_written() {
     let store =
         Store::open(dir.path(), StoreConfig { capacity_bytes: Some(150_000), ..StoreConfig::default() })
             .unwrap();
-    let first = store.begin(Token::of(b"a"), 100_000, Keep::default(), 0).unwrap();
-    let error = store.begin(Token::of(b"b"), 100_000, Keep::default(), 0).unwrap_err();
+    let first = store.begin(Token::of(b"a"), 100_000, Lease::default(), 0).unwrap();
+    let error = store.begin(Token::of(b"b"), 100_000, Lease::default(), 0).unwrap_err();
     assert!(matches!(error, StoreError::Capacity { .. }), "{error}");
     assert_eq!(error.code(), ErrorCode::Quota);
     assert!(error.to_string().contains("raise its capacity"), "{error}");
     drop(first);
-    store.begin(Token::of(b"b"), 100_000, Keep::default(), 0).unwrap();
+    store.begin(Token::of(b"b"), 100_000, Lease::default(), 0).unwrap();
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn a_full_disk_is_said_before_anything_is_written() {
         None => (dir.path(), 1 << 50),
     };
     let store = Store::open(path, StoreConfig::default()).unwrap();
-    let error = store.begin(Token::of(b"long"), length, Keep::default(), 0).unwrap_err();
+    let error = store.begin(Token::of(b"long"), length, Lease::default(), 0).unwrap_err();
     assert!(matches!(error, StoreError::DiskFull { .. }), "{error}");
     assert_eq!(error.code(), ErrorCode::Quota);
     assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
@@ -252,9 +252,9 @@ fn a_full_disk_is_said_before_anything_is_written() {
     assert_eq!(store.usage_bytes(), 0);
     if disk.is_some() {
         // Two that would each fit, and not together.
-        let _first = store.begin(Token::of(b"a"), 600_000, Keep::default(), 0).unwrap();
+        let _first = store.begin(Token::of(b"a"), 600_000, Lease::default(), 0).unwrap();
         assert!(matches!(
-            store.begin(Token::of(b"b"), 600_000, Keep::default(), 0),
+            store.begin(Token::of(b"b"), 600_000, Lease::default(), 0),
             Err(StoreError::DiskFull { .. })
         ));
         assert_eq!(files(&path.join("tmp")).len(), 2);
@@ -276,7 +276,7 @@ fn a_read_only_store_serves_and_says_why_it_cannot_keep() {
     let store = Store::open(path, StoreConfig::default()).unwrap();
     assert!(store.is_read_only() && store.get(&Token::of(&data)).unwrap().is_some());
     let errors = [
-        store.begin(Token::of(b"x"), 1, Keep::default(), 0).unwrap_err(),
+        store.begin(Token::of(b"x"), 1, Lease::default(), 0).unwrap_err(),
         store.remove(Token::of(&data)).unwrap_err(),
     ];
     for error in errors {
@@ -300,7 +300,7 @@ fn a_directory_that_cannot_be_made_is_named() {
     let error = Store::open(dir.path().join("file/store"), StoreConfig::default()).unwrap_err();
     assert!(error.to_string().contains("file/store"), "{error}");
     assert!(matches!(
-        open(&dir).begin(Token::of(b""), (1 << 50) + 1, Keep::default(), 0),
+        open(&dir).begin(Token::of(b""), (1 << 50) + 1, Lease::default(), 0),
         Err(StoreError::TooLong(_))
     ));
 }

@@ -4,7 +4,7 @@ use super::{files, open, payload, pieces, pieces_of, put, put_as};
 use std::fs;
 use std::path::{Path, PathBuf};
 use stoq::record::ErrorCode;
-use stoq::seed::{Change, Coverage, HeldSet, Holding, Keep, MemoryTier, Store, StoreConfig, StoreError};
+use stoq::seed::{Change, Coverage, HeldSet, Holding, Lease, MemoryTier, Store, StoreConfig, StoreError};
 use stoq::shard::{Blob, Coding, Descriptor, Lanes};
 use stoq::tls::NodeId;
 use stoq::token::{AnyToken, Piece, Ranges, Token, VerifiedDecoder, VerifiedEncoder};
@@ -42,10 +42,10 @@ impl Sharded {
         &self,
         store: &Store,
         lanes: &str,
-        keep: Keep,
+        lease: Lease,
         now_s: u64,
     ) -> Result<HeldSet, StoreError> {
-        let mut writer = store.begin_set(self.descriptor, lanes.parse().unwrap(), keep, now_s)?;
+        let mut writer = store.begin_set(self.descriptor, lanes.parse().unwrap(), lease, now_s)?;
         let parts: Vec<_> = writer.parts().cloned().collect();
         for part in parts {
             for piece in pieces_of(self.bytes(part.blob), &part.selection) {
@@ -107,7 +107,7 @@ fn some_lanes_are_held_and_more_come_to_them() {
     let sharded = Sharded::new();
     let store = open(&dir);
     for (lanes, then) in [("1", "1"), ("1-2", "1-2"), ("2,4", "1-2,4"), ("0,4", "0-2,4")] {
-        sharded.put(&store, lanes, Keep::default(), 0).unwrap();
+        sharded.put(&store, lanes, Lease::default(), 0).unwrap();
         sharded.check(&store, then);
     }
     assert!(store.get(&sharded.descriptor.content()).unwrap().is_none(), "it is not held whole");
@@ -127,7 +127,7 @@ fn some_lanes_are_held_and_more_come_to_them() {
 fn files_of_lanes_have_holes() {
     use std::os::unix::fs::MetadataExt;
     let dir = tempfile::tempdir().unwrap();
-    Sharded::new().put(&open(&dir), "1", Keep::default(), 0).unwrap();
+    Sharded::new().put(&open(&dir), "1", Lease::default(), 0).unwrap();
     let content = files(dir.path()).into_iter().find(|path| path.extension().is_some_and(|e| e == "content"));
     let metadata = fs::metadata(content.unwrap()).unwrap();
     assert_eq!(metadata.len(), Sharded::new().content.len() as u64);
@@ -140,7 +140,7 @@ fn a_blob_put_whole_is_a_payload() {
     let dir = tempfile::tempdir().unwrap();
     let sharded = Sharded::new();
     let store = open(&dir);
-    sharded.put(&store, "0-4", Keep::default(), 0).unwrap();
+    sharded.put(&store, "0-4", Lease::default(), 0).unwrap();
     assert_eq!(kinds(&dir), ["blob", "meta", "meta", "obao", "parity", "parity.obao", "set"]);
     sharded.check(&store, "0-4");
     let held = store.get(&sharded.descriptor.content()).unwrap().unwrap();
@@ -156,17 +156,17 @@ fn lanes_that_come_to_be_a_whole_blob_become_a_payload() {
     let dir = tempfile::tempdir().unwrap();
     let sharded = Sharded::new();
     let store = open(&dir);
-    sharded.put(&store, "0-1,4", Keep::leased(Some(100), Some(ALICE)), 0).unwrap();
+    sharded.put(&store, "0-1,4", Lease::until(Some(100), Some(ALICE)), 0).unwrap();
     // Someone reads while it happens.
     let before = store.get_set(&sharded.descriptor.set_token()).unwrap().unwrap();
-    sharded.put(&store, "2-3,5", Keep::cached(None), 0).unwrap();
+    sharded.put(&store, "2-3,5", Lease::cached(None), 0).unwrap();
     sharded.check(&store, "0-5");
     assert_eq!(kinds(&dir), ["blob", "blob", "meta", "meta", "meta", "obao", "obao", "set"]);
     let whole = put(&open(&tempfile::tempdir().unwrap()), &sharded.content).unwrap();
     let held = store.get(&sharded.descriptor.content()).unwrap().unwrap();
     assert_eq!(held.outboard().as_bytes(), whole.outboard().as_bytes());
     // The lanes that had a lease still have it.
-    assert_eq!(store.keep(sharded.descriptor.content()), Some(Keep::leased(Some(100), Some(ALICE))));
+    assert_eq!(store.lease(sharded.descriptor.content()), Some(Lease::until(Some(100), Some(ALICE))));
     let mut read = vec![0; SHARD];
     before.content.unwrap().read(SHARD as u64, &mut read).unwrap();
     assert!(read == sharded.content[SHARD..2 * SHARD]);
@@ -184,15 +184,15 @@ fn a_payload_that_is_held_gives_its_lanes_and_takes_them_with_it() {
     let sharded = Sharded::new();
     let store = open(&dir);
     let (content, set) = (sharded.descriptor.content(), sharded.descriptor.set_token());
-    put_as(&store, &sharded.content, Keep::cached(Some(50)), 0).unwrap();
+    put_as(&store, &sharded.content, Lease::cached(Some(50)), 0).unwrap();
     let writer = store
-        .begin_set(sharded.descriptor, "1-2".parse().unwrap(), Keep::leased(Some(100), None), 0)
+        .begin_set(sharded.descriptor, "1-2".parse().unwrap(), Lease::until(Some(100), None), 0)
         .unwrap();
     assert_eq!(writer.parts().count(), 0, "nothing needs to come");
     writer.commit().unwrap();
     sharded.check(&store, "0-3");
-    assert_eq!(store.keep(content), Some(Keep::leased(Some(100), None)), "the set relies on it");
-    sharded.put(&store, "5", Keep::default(), 0).unwrap();
+    assert_eq!(store.lease(content), Some(Lease::until(Some(100), None)), "the set relies on it");
+    sharded.put(&store, "5", Lease::default(), 0).unwrap();
     sharded.check(&store, "0-3,5");
 
     let (sequence, _) = store.holdings();
@@ -206,7 +206,7 @@ fn a_payload_that_is_held_gives_its_lanes_and_takes_them_with_it() {
     // A set goes without its payload; a payload takes the set that has nothing else.
     store.remove(set).unwrap();
     assert!(!sharded.is_held(&store) && store.get(&content).unwrap().is_some());
-    sharded.put(&store, "0", Keep::default(), 0).unwrap();
+    sharded.put(&store, "0", Lease::default(), 0).unwrap();
     let (sequence, _) = store.holdings();
     store.remove(content).unwrap();
     assert!(!sharded.is_held(&store));
@@ -223,7 +223,7 @@ fn sets_expire_and_make_room_like_payloads() {
     let sharded = Sharded::new();
     let set = AnyToken::from(sharded.descriptor.set_token());
     let store = open(&dir);
-    sharded.put(&store, "0-4", Keep::leased(Some(100), None), 0).unwrap();
+    sharded.put(&store, "0-4", Lease::until(Some(100), None), 0).unwrap();
     assert!(store.expire(99).is_empty());
     let mut gone = store.expire(100);
     gone.sort();
@@ -233,12 +233,12 @@ fn sets_expire_and_make_room_like_payloads() {
 
     let config = StoreConfig { capacity_bytes: Some(1_000_000), ..StoreConfig::default() };
     let store = Store::open(dir.path(), config).unwrap();
-    sharded.put(&store, "0", Keep::cached(None), 0).unwrap();
-    assert!(store.begin(Token::of(b"long"), 950_000, Keep::default(), 0).is_ok());
+    sharded.put(&store, "0", Lease::cached(None), 0).unwrap();
+    assert!(store.begin(Token::of(b"long"), 950_000, Lease::default(), 0).is_ok());
     assert!(!sharded.is_held(&store), "it made room");
-    sharded.put(&store, "0", Keep::default(), 0).unwrap();
+    sharded.put(&store, "0", Lease::default(), 0).unwrap();
     assert!(matches!(
-        store.begin(Token::of(b"long"), 950_000, Keep::default(), 0),
+        store.begin(Token::of(b"long"), 950_000, Lease::default(), 0),
         Err(StoreError::Capacity { .. })
     ));
 }
@@ -249,7 +249,7 @@ fn a_peer_pays_for_its_lanes() {
     let sharded = Sharded::new();
     let config = StoreConfig { quota_bytes: Some(400_000), ..StoreConfig::default() };
     let store = Store::open(dir.path(), config).unwrap();
-    let alice = Keep::leased(None, Some(ALICE));
+    let alice = Lease::until(None, Some(ALICE));
     sharded.put(&store, "0", alice, 0).unwrap();
     assert_eq!(store.owned_bytes(&ALICE), store.usage_bytes());
     let error = sharded.put(&store, "1-2", alice, 0).unwrap_err();
@@ -265,11 +265,11 @@ fn a_writer_of_lanes_that_is_dropped_or_incomplete_leaves_what_was() {
     let store = open(&dir);
     for before in [None, Some("1,4")] {
         if let Some(lanes) = before {
-            sharded.put(&store, lanes, Keep::default(), 0).unwrap();
+            sharded.put(&store, lanes, Lease::default(), 0).unwrap();
         }
         let (usage_bytes, there) = (store.usage_bytes(), kinds(&dir));
         let begin =
-            || store.begin_set(sharded.descriptor, "0,5".parse().unwrap(), Keep::default(), 0).unwrap();
+            || store.begin_set(sharded.descriptor, "0,5".parse().unwrap(), Lease::default(), 0).unwrap();
         let parts: Vec<_> = begin().parts().cloned().collect();
         assert_eq!(parts.len(), 2);
         let pieces = pieces_of(&sharded.content, &parts[0].selection);
@@ -284,7 +284,7 @@ fn a_writer_of_lanes_that_is_dropped_or_incomplete_leaves_what_was() {
     }
     sharded.check(&store, "1,4");
     // A piece of another lane, though of the same payload.
-    let mut writer = store.begin_set(sharded.descriptor, Lanes::one(0), Keep::default(), 0).unwrap();
+    let mut writer = store.begin_set(sharded.descriptor, Lanes::one(0), Lease::default(), 0).unwrap();
     let all = pieces(&sharded.content);
     assert!(matches!(writer.write(Blob::Content, &all[0]), Err(StoreError::Foreign { .. })));
 }
@@ -295,7 +295,7 @@ fn writers_of_one_set_at_once_add_up() {
     let sharded = Sharded::new();
     let store = open(&dir);
     let mut writers = ["0,4", "1,4", "2", "3"].map(|lanes| {
-        store.begin_set(sharded.descriptor, lanes.parse().unwrap(), Keep::default(), 0).unwrap()
+        store.begin_set(sharded.descriptor, lanes.parse().unwrap(), Lease::default(), 0).unwrap()
     });
     for writer in &mut writers {
         let parts: Vec<_> = writer.parts().cloned().collect();
@@ -320,8 +320,9 @@ fn lanes_that_went_meanwhile_are_not_claimed() {
     let dir = tempfile::tempdir().unwrap();
     let sharded = Sharded::new();
     let store = open(&dir);
-    sharded.put(&store, "0", Keep::default(), 0).unwrap();
-    let mut writer = store.begin_set(sharded.descriptor, "0-1".parse().unwrap(), Keep::default(), 0).unwrap();
+    sharded.put(&store, "0", Lease::default(), 0).unwrap();
+    let mut writer =
+        store.begin_set(sharded.descriptor, "0-1".parse().unwrap(), Lease::default(), 0).unwrap();
     let part = writer.parts().next().unwrap().clone();
     let pieces = pieces_of(&sharded.content, &part.selection);
     pieces.iter().for_each(|piece| writer.write(part.blob, piece).unwrap());
@@ -338,11 +339,11 @@ fn bad_and_impossible_sets_are_refused() {
     let sharded = Sharded::new();
     let store = open(&dir);
     for lanes in [Lanes::NONE, Lanes::one(6)] {
-        let error = store.begin_set(sharded.descriptor, lanes, Keep::default(), 0).unwrap_err();
+        let error = store.begin_set(sharded.descriptor, lanes, Lease::default(), 0).unwrap_err();
         assert_eq!(error.code(), ErrorCode::BadRange, "{error}");
     }
     store.mark_bad(sharded.descriptor.set_token());
-    let error = sharded.put(&store, "0", Keep::default(), 0).unwrap_err();
+    let error = sharded.put(&store, "0", Lease::default(), 0).unwrap_err();
     assert_eq!(error.code(), ErrorCode::BadDescriptor, "{error}");
 }
 
@@ -357,9 +358,9 @@ fn short_payloads_leave_lanes_without_bytes() {
         let parity = Vec::new();
         let sharded = Sharded { content, parity, descriptor };
         // The last lane has no byte of any of them.
-        sharded.put(&store, "3", Keep::default(), 0).unwrap();
+        sharded.put(&store, "3", Lease::default(), 0).unwrap();
         sharded.check(&store, "3");
-        sharded.put(&store, "0-1", Keep::default(), 0).unwrap();
+        sharded.put(&store, "0-1", Lease::default(), 0).unwrap();
         let whole = sharded.content.is_empty();
         sharded.check(&store, if whole { "0-1,3" } else { "0-3" });
         assert_eq!(store.get(&descriptor.content()).unwrap().is_some(), !whole);
@@ -377,7 +378,7 @@ fn threads_that_put_read_and_remove_at_once_agree_in_the_end() {
             let (store, sharded) = (&store, &sharded);
             scope.spawn(move || {
                 for round in 0..12 {
-                    match sharded.put(store, lanes, Keep::leased(Some(round), Some(ALICE)), 0) {
+                    match sharded.put(store, lanes, Lease::until(Some(round), Some(ALICE)), 0) {
                         // What another thread took away meanwhile is said, and nothing else goes wrong.
                         Ok(_) | Err(StoreError::LanesWent { .. }) => {}
                         Err(error) => panic!("{error}"),
@@ -468,7 +469,7 @@ fn a_crash_at_any_step_leaves_the_old_lanes_or_the_new() {
         let mut so_far = Vec::new();
         // The same lanes one after the other, so that they are all in the set's own files while they can be.
         for lane in lanes.parse::<Lanes>().into_iter().flat_map(Lanes::iter) {
-            sharded.put(&store, &lane.to_string(), Keep::leased(Some(100), None), 0).unwrap();
+            sharded.put(&store, &lane.to_string(), Lease::until(Some(100), None), 0).unwrap();
             so_far.push(lane);
         }
         drop(store);
@@ -503,7 +504,7 @@ fn a_crash_at_any_step_leaves_the_old_lanes_or_the_new() {
                 assert!(!kinds(&dir).contains(&"content".to_owned()), "the payload is enough: {done}");
             }
             // And what follows works.
-            sharded.put(&store, "5", Keep::default(), 0).unwrap();
+            sharded.put(&store, "5", Lease::default(), 0).unwrap();
             drop(store);
             let store = open(&dir);
             let five = if lanes.is_empty() { "5".to_owned() } else { format!("{lanes},5") };
@@ -524,7 +525,7 @@ fn the_memory_tier_tells_lanes_of_now_from_lanes_of_then() {
         tier.read(&held.content.unwrap(), (shard * SHARD) as u64, SHARD).unwrap()
     };
     for (lanes, shard) in [("0", 0), ("1", 1), ("2-3", 2)] {
-        sharded.put(&store, lanes, Keep::default(), 0).unwrap();
+        sharded.put(&store, lanes, Lease::default(), 0).unwrap();
         assert!(read(shard) == sharded.content[shard * SHARD..][..SHARD], "{lanes}");
     }
 }

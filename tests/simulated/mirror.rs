@@ -135,8 +135,8 @@ fn thousands_of_holdings_are_told_at_the_rate_that_is_allowed() {
     let tokens: Vec<_> = (0..700u32)
         .map(|n| {
             let bytes = n.to_le_bytes();
-            let keep = stoq::seed::Keep::default();
-            let mut writer = world.stores[1].begin(Token::of(&bytes), 4, keep, 0).unwrap();
+            let lease = stoq::seed::Lease::default();
+            let mut writer = world.stores[1].begin(Token::of(&bytes), 4, lease, 0).unwrap();
             let piece = stoq::token::VerifiedPiece {
                 offset: 0,
                 data: Bytes::copy_from_slice(&bytes),

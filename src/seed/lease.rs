@@ -11,7 +11,7 @@ use std::path::Path;
 /// 52 characters of a node ID), `cached` and `clock`, and `length`, the payload's, bytes; none of them must be there. Without
 /// the file: kept without end for nobody.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Keep {
+pub struct Lease {
     /// When the lease ends, seconds since the Unix epoch; `None`: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_s: Option<u64>,
@@ -29,9 +29,9 @@ pub struct Keep {
 
 /// What the file of a lease says.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct KeepFile {
+pub(super) struct LeaseFile {
     #[serde(flatten)]
-    pub(super) keep: Keep,
+    pub(super) lease: Lease,
     /// The payload's length, bytes; none for a set, and in files of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) length: Option<u64>,
@@ -47,9 +47,9 @@ fn is_zero(value: &u32) -> bool {
     *value == 0
 }
 
-impl Keep {
+impl Lease {
     /// Kept for `owner` until `expires_s`.
-    pub const fn leased(expires_s: Option<u64>, owner: Option<NodeId>) -> Self {
+    pub const fn until(expires_s: Option<u64>, owner: Option<NodeId>) -> Self {
         Self { expires_s, owner, cached: false, clock: 0 }
     }
 
@@ -71,7 +71,7 @@ impl Keep {
     /// What holds when this is asked for as well. No lease gets shorter; the node that asked for the longest one pays.
     #[must_use]
     pub fn extended_by(self, asked: Self) -> Self {
-        let end = |keep: Self| keep.expires_s.unwrap_or(u64::MAX);
+        let end = |lease: Self| lease.expires_s.unwrap_or(u64::MAX);
         match (self.cached, asked.cached) {
             (true, false) => asked,
             (false, true) => self,
@@ -87,7 +87,7 @@ impl Keep {
     }
 }
 
-impl KeepFile {
+impl LeaseFile {
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         // Plain fields: there is nothing in them that JSON cannot say.
         serde_json::to_vec(self).unwrap_or_default()
@@ -147,35 +147,35 @@ mod tests {
     fn no_lease_gets_shorter() {
         let a = Some(NodeId([1; 32]));
         let b = Some(NodeId([2; 32]));
-        let held = Keep::leased(Some(10), a);
-        assert_eq!(held.extended_by(Keep::leased(Some(5), b)), held);
-        assert_eq!(held.extended_by(Keep::leased(Some(10), b)), held, "the first pays");
-        assert_eq!(held.extended_by(Keep::leased(Some(11), b)), Keep::leased(Some(11), b));
-        assert_eq!(held.extended_by(Keep::leased(None, b)), Keep::leased(None, b));
-        assert_eq!(held.extended_by(Keep::cached(None)), held);
-        assert_eq!(Keep::cached(None).extended_by(held), held, "what was cached is kept from now on");
-        assert_eq!(Keep::default().extended_by(held), Keep::default());
+        let held = Lease::until(Some(10), a);
+        assert_eq!(held.extended_by(Lease::until(Some(5), b)), held);
+        assert_eq!(held.extended_by(Lease::until(Some(10), b)), held, "the first pays");
+        assert_eq!(held.extended_by(Lease::until(Some(11), b)), Lease::until(Some(11), b));
+        assert_eq!(held.extended_by(Lease::until(None, b)), Lease::until(None, b));
+        assert_eq!(held.extended_by(Lease::cached(None)), held);
+        assert_eq!(Lease::cached(None).extended_by(held), held, "what was cached is kept from now on");
+        assert_eq!(Lease::default().extended_by(held), Lease::default());
     }
 
     #[test]
     fn the_file_says_what_it_must() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.meta");
-        assert_eq!(KeepFile::read(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
-        let owned = Keep::leased(Some(u64::MAX), Some(NodeId([7; 32])));
-        for keep in [Keep::default(), Keep::cached(Some(1)), owned, owned.in_epoch(3)] {
+        assert_eq!(LeaseFile::read(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let owned = Lease::until(Some(u64::MAX), Some(NodeId([7; 32])));
+        for lease in [Lease::default(), Lease::cached(Some(1)), owned, owned.in_epoch(3)] {
             for length in [None, Some(5)] {
-                fs::write(&path, KeepFile { keep, length }.to_bytes()).unwrap();
-                let read = KeepFile::read(&path).unwrap();
-                assert_eq!((read.keep, read.length), (keep, length));
+                fs::write(&path, LeaseFile { lease, length }.to_bytes()).unwrap();
+                let read = LeaseFile::read(&path).unwrap();
+                assert_eq!((read.lease, read.length), (lease, length));
             }
         }
         // Of an earlier version.
         fs::write(&path, b"{\"expires_s\":7}").unwrap();
-        assert_eq!(KeepFile::read(&path).unwrap().keep, Keep::leased(Some(7), None));
+        assert_eq!(LeaseFile::read(&path).unwrap().lease, Lease::until(Some(7), None));
         for broken in [&b""[..], b"{\"expires_s\":", b"[]"] {
             fs::write(&path, broken).unwrap();
-            assert_eq!(KeepFile::read(&path).unwrap_err().kind(), io::ErrorKind::InvalidData);
+            assert_eq!(LeaseFile::read(&path).unwrap_err().kind(), io::ErrorKind::InvalidData);
         }
     }
 }
