@@ -5,10 +5,10 @@ use super::checks::{Done, Found, Suspect};
 use super::damage::Outcome;
 use super::disk::{parent, remove_if_there, replace, sync_directory};
 use super::error::StoreError;
-use super::held::Held;
 use super::index::{Body, SetBody};
 use super::inner::Inner;
 use super::layout::{self, BLOB, OUTBOARD, SET};
+use super::open_payload::OpenPayload;
 use super::verify::{Read, Rehash, Verify};
 use crate::limits::{CHECK_TURN_BYTES, PAYLOAD_BYTES_MAX};
 use crate::shard::{Blob, Part};
@@ -198,7 +198,7 @@ impl Check {
                     self.rehash(store, token, &reason);
                     return self.reading.take();
                 }
-                match Held::open(token, 0, &store.file(&any, BLOB), &store.file(&any, OUTBOARD)) {
+                match OpenPayload::open(token, 0, &store.file(&any, BLOB), &store.file(&any, OUTBOARD)) {
                     Ok(Some(held)) if held.length() == length => match Verify::new(held, Ranges::all()) {
                         Ok(verify) => return Some(Reading::Payload(token, Box::new(verify))),
                         Err(error) => self.bad(store, &any, &error.to_string()),
@@ -212,7 +212,7 @@ impl Check {
             Stage::Lanes(part) => {
                 let (kind, outboard_kind) = layout::lane_kinds(part.blob);
                 let paths = (store.file(&self.token, kind), store.file(&self.token, outboard_kind));
-                match Held::open(part.token, 1, &paths.0, &paths.1) {
+                match OpenPayload::open(part.token, 1, &paths.0, &paths.1) {
                     Ok(Some(held)) if held.length() == part.length => {
                         match Verify::new(held, part.selection.clone()) {
                             Ok(verify) => return Some(Reading::Lanes(part, Box::new(verify))),

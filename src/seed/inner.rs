@@ -5,10 +5,10 @@ use super::clock::Clock;
 use super::damage::Damage;
 use super::disk::{create, make_directory, parent, remove_if_there, replace, sync_directory};
 use super::error::StoreError;
-use super::held::{Held, HeldSet};
 use super::index::{Body, Index};
 use super::layout::{self, BLOB, DATA_KINDS, META, OUTBOARD, SET, SET_KINDS};
 use super::lease::{Lease, LeaseFile};
+use super::open_payload::{OpenPayload, OpenSet};
 use super::store::Lock;
 use crate::shard::Blob;
 use crate::token::{AnyToken, SetToken, Token};
@@ -59,12 +59,12 @@ impl Drop for Mark {
 pub(super) type Changing<'a> = MutexGuard<'a, ()>;
 
 impl Inner {
-    pub(super) fn get(&self, token: &Token) -> Result<Option<Held>, StoreError> {
+    pub(super) fn get(&self, token: &Token) -> Result<Option<OpenPayload>, StoreError> {
         let any = AnyToken::from(*token);
         let Some(Body::Payload { length }) = self.index().get(&any).map(|entry| entry.body) else {
             return Ok(None);
         };
-        let held = Held::open(*token, 0, &self.file(&any, BLOB), &self.file(&any, OUTBOARD))?;
+        let held = OpenPayload::open(*token, 0, &self.file(&any, BLOB), &self.file(&any, OUTBOARD))?;
         let held = held.filter(|held| held.length() == length);
         if held.is_some() {
             self.index().touch(&any);
@@ -72,11 +72,11 @@ impl Inner {
         Ok(held)
     }
 
-    pub(super) fn get_set(&self, token: &SetToken) -> Result<Option<HeldSet>, StoreError> {
+    pub(super) fn get_set(&self, token: &SetToken) -> Result<Option<OpenSet>, StoreError> {
         for _ in 0..OPEN_TRIES_MAX {
             let Some(set) = self.index().set(token) else { return Ok(None) };
             let descriptor = set.descriptor;
-            let mut held = HeldSet { descriptor, lanes: set.own, content: None, parity: None };
+            let mut held = OpenSet { descriptor, lanes: set.own, content: None, parity: None };
             for blob in [Blob::Content, Blob::Parity] {
                 let Some((token_of_blob, length)) = layout::blob(&descriptor, blob) else { continue };
                 let whole = self.index().has_payload(&token_of_blob, length);
@@ -87,7 +87,7 @@ impl Inner {
                     let any = AnyToken::from(*token);
                     let (kind, outboard_kind) = layout::lane_kinds(blob);
                     let paths = (self.file(&any, kind), self.file(&any, outboard_kind));
-                    Held::open(token_of_blob, set.generation, &paths.0, &paths.1)?
+                    OpenPayload::open(token_of_blob, set.generation, &paths.0, &paths.1)?
                 };
                 match blob {
                     Blob::Content => held.content = opened,

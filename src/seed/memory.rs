@@ -1,7 +1,7 @@
 //! The blocks of held payloads that are asked for most, in memory.
 
 use super::error::StoreError;
-use super::held::Held;
+use super::open_payload::OpenPayload;
 use crate::limits::MEMORY_BLOCK_BYTES;
 use crate::token::Token;
 use blocks::Pool;
@@ -91,7 +91,7 @@ impl MemoryTier {
     /// # Errors
     /// [`StoreError::Io`] if the block has to come from the disk and cannot; [`StoreError::Damaged`] if that block is a whole payload
     /// and not what its token names.
-    pub fn read(&mut self, held: &Held, offset: u64, len: usize) -> Result<Bytes, StoreError> {
+    pub fn read(&mut self, held: &OpenPayload, offset: u64, len: usize) -> Result<Bytes, StoreError> {
         let index = offset / MEMORY_BLOCK_BYTES as u64;
         let start = index * MEMORY_BLOCK_BYTES as u64;
         let block_len = held.length().saturating_sub(start).min(MEMORY_BLOCK_BYTES as u64) as usize;

@@ -1,6 +1,6 @@
 //! Answers FETCH: to one peer in the order of its requests, between peers in turn.
 
-use super::{Held, HeldSet, MemoryTier, Store, StoreError};
+use super::{MemoryTier, OpenPayload, OpenSet, Store, StoreError};
 use crate::limits::EARLY_FETCH_BYTES_MAX;
 use crate::queue::{AppPort, ConnectionId, Credit, RequestId};
 use crate::record::{ErrorCode, ErrorRecord, Fetch, OkRecord};
@@ -25,7 +25,7 @@ pub(super) struct Lookup<'a> {
 /// What it gets: the front of the answer, and what yields the rest.
 pub(super) struct Answer {
     pub(super) ok: OkRecord,
-    parts: VecDeque<(Held, VerifiedEncoder)>,
+    parts: VecDeque<(OpenPayload, VerifiedEncoder)>,
 }
 
 /// Why it gets nothing.
@@ -59,7 +59,7 @@ impl Lookup<'_> {
         }
     }
 
-    fn of_set(&self, set: HeldSet) -> Result<Answer, Refusal> {
+    fn of_set(&self, set: OpenSet) -> Result<Answer, Refusal> {
         let descriptor = set.descriptor;
         let ok = OkRecord { length_bytes: descriptor.length_bytes(), descriptor: Some(descriptor) };
         if self.fetch.describe {
@@ -84,7 +84,7 @@ impl Lookup<'_> {
         self.of_parts(&set, ok, wanted)
     }
 
-    fn of_parts(&self, set: &HeldSet, ok: OkRecord, lanes: Lanes) -> Result<Answer, Refusal> {
+    fn of_parts(&self, set: &OpenSet, ok: OkRecord, lanes: Lanes) -> Result<Answer, Refusal> {
         let stripes = if self.fetch.lanes.is_some() { self.fetch.ranges.clone() } else { Ranges::all() };
         let parts = match set.descriptor.parts(lanes, &stripes) {
             Ok(parts) => parts,
@@ -110,7 +110,7 @@ impl Lookup<'_> {
         Ok(Answer { ok, parts: encoders })
     }
 
-    fn of_payload(&self, held: Held, descriptor: Option<Descriptor>) -> Result<Answer, Refusal> {
+    fn of_payload(&self, held: OpenPayload, descriptor: Option<Descriptor>) -> Result<Answer, Refusal> {
         let length = held.length();
         let ok = OkRecord { length_bytes: length, descriptor };
         if self.fetch.describe {
@@ -164,7 +164,7 @@ struct Serving {
     request: RequestId,
     token: AnyToken,
     credit: Credit,
-    parts: VecDeque<(Held, VerifiedEncoder)>,
+    parts: VecDeque<(OpenPayload, VerifiedEncoder)>,
     batch: Vec<Piece>,
     pieces: VecDeque<Piece>,
     /// Bytes that the ring or the credit did not take.

@@ -3,12 +3,12 @@
 use super::disk::{link, make_directory, parent, remove_if_there, rename, sync_directory, write_error};
 use super::error::StoreError;
 use super::files::NewFiles;
-use super::held::HeldSet;
 use super::index::{Body, SetBody};
 use super::inner::{Changing, Inner};
 use super::layout::{self, BLOB, OUTBOARD, SET};
 use super::lease::Lease;
-use super::room::Reservation;
+use super::open_payload::OpenSet;
+use super::reservation::Reservation;
 use super::writer::Writer;
 use crate::limits::GROUP_BYTES;
 use crate::shard::{Blob, Descriptor, Lanes, Part};
@@ -146,7 +146,7 @@ impl SetWriter {
     /// [`StoreError::Incomplete`] if bytes are missing, [`StoreError::LanesWent`] if lanes that were held at the beginning
     /// are not any more, [`StoreError::DiskFull`] or [`StoreError::Io`] if the disk fails. No lanes are added then; a blob
     /// that was written whole may be held as a payload.
-    pub fn commit(mut self) -> Result<HeldSet, StoreError> {
+    pub fn commit(mut self) -> Result<OpenSet, StoreError> {
         for new in &self.parts {
             match &new.target {
                 Target::Payload(writer) => writer.check_complete()?,

@@ -21,14 +21,14 @@
 use super::checks::{CheckState, Checks, Found};
 use super::damage::{Damage, DamageState};
 use super::error::StoreError;
-use super::held::{Held, HeldSet};
 use super::index::{Census, Changes, Holding, Index};
 use super::inner::Inner;
 use super::layout::{DATA, SETS};
 use super::lease::Lease;
+use super::open_payload::{OpenPayload, OpenSet};
 use super::set::SetWriter;
 use super::writer::Writer;
-use super::{sweep, time};
+use super::{recovery, time};
 use crate::limits::MEND_AT_START_BYTES_MAX;
 use crate::shard::{Descriptor, Lanes};
 use crate::tls::NodeId;
@@ -117,14 +117,19 @@ impl Store {
         let mut index = Index::new(config);
         let mut damage = Damage::of(&dir, read_only.is_none());
         let in_flight = if read_only.is_none() {
-            sweep::empty_temporary(&dir, &mut damage)?
+            recovery::empty_temporary(&dir, &mut damage)?
         } else {
             FxHashSet::default()
         };
         let clock = time::clock(&dir);
-        let suspects =
-            sweep::Sweep { dir: &dir, index: &mut index, damage: &mut damage, clock: &clock, in_flight }
-                .fill()?;
+        let suspects = recovery::Recovery {
+            dir: &dir,
+            index: &mut index,
+            damage: &mut damage,
+            clock: &clock,
+            in_flight,
+        }
+        .fill()?;
         let inner = Inner {
             dir,
             read_only,
@@ -192,7 +197,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Io`] if its files are there and cannot be opened, [`StoreError::Damaged`] if they are not what they should be.
-    pub fn get(&self, token: &Token) -> Result<Option<Held>, StoreError> {
+    pub fn get(&self, token: &Token) -> Result<Option<OpenPayload>, StoreError> {
         self.found(*token, || self.inner.get(token))
     }
 
@@ -220,7 +225,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Io`] if its files are there and cannot be opened, [`StoreError::Damaged`] if they are not what they should be.
-    pub fn get_set(&self, token: &SetToken) -> Result<Option<HeldSet>, StoreError> {
+    pub fn get_set(&self, token: &SetToken) -> Result<Option<OpenSet>, StoreError> {
         self.found(*token, || self.inner.get_set(token))
     }
 

@@ -1,6 +1,6 @@
 //! Reads what is held and compares it with its token, a piece at a time.
 
-use super::held::Held;
+use super::open_payload::OpenPayload;
 use crate::token::{
     Outboard, OutboardHasher, Piece, Selection, Token, VerifiedDecoder, VerifiedEncoder, VerifyError,
 };
@@ -20,7 +20,7 @@ pub(super) enum Read<T> {
 /// Checks a blob, or those of its groups that are there, with its outboard.
 #[derive(Debug)]
 pub(super) struct Verify {
-    held: Held,
+    held: OpenPayload,
     encoder: VerifiedEncoder,
     decoder: VerifiedDecoder,
     batch: Vec<Piece>,
@@ -29,7 +29,7 @@ pub(super) struct Verify {
 
 impl Verify {
     /// Of these groups of it.
-    pub(super) fn new(held: Held, selection: impl Into<Selection>) -> Result<Self, VerifyError> {
+    pub(super) fn new(held: OpenPayload, selection: impl Into<Selection>) -> Result<Self, VerifyError> {
         let selection = selection.into();
         let decoder = VerifiedDecoder::new(held.token(), held.length(), selection.clone())?;
         let encoder =

@@ -3,12 +3,12 @@
 use super::disk::{make_directory, parent, remove_if_there, rename, sync_directory};
 use super::error::StoreError;
 use super::files::NewFiles;
-use super::held::Held;
 use super::index::Body;
 use super::inner::Inner;
 use super::layout::{BLOB, META, OUTBOARD};
 use super::lease::Lease;
-use super::room::Reservation;
+use super::open_payload::OpenPayload;
+use super::reservation::Reservation;
 use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::token::{AnyToken, Ranges, Token, VerifiedPiece, outboard_bytes};
 use std::io;
@@ -73,7 +73,7 @@ impl Writer {
     /// # Errors
     /// [`StoreError::Incomplete`] if bytes are missing, [`StoreError::DiskFull`] or [`StoreError::Io`] if the disk
     /// fails. Nothing is kept then.
-    pub fn commit(mut self) -> Result<Held, StoreError> {
+    pub fn commit(mut self) -> Result<OpenPayload, StoreError> {
         let length = self.files.length();
         if length == 0 && self.token != Token::of(b"") {
             // No piece came that would have been checked.

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use stoq::record::ErrorCode;
-use stoq::seed::{Held, Lease, MemoryTier, Store, StoreConfig, StoreError};
+use stoq::seed::{Lease, MemoryTier, OpenPayload, Store, StoreConfig, StoreError};
 use stoq::token::{
     Outboard, Piece, Ranges, Selection, Token, VerifiedDecoder, VerifiedEncoder, VerifiedPiece,
 };
@@ -45,11 +45,11 @@ fn pieces_of(data: &[u8], selection: &Selection) -> Vec<VerifiedPiece> {
     std::iter::from_fn(|| decoder.poll()).collect()
 }
 
-fn put(store: &Store, data: &[u8]) -> Result<Held, StoreError> {
+fn put(store: &Store, data: &[u8]) -> Result<OpenPayload, StoreError> {
     put_as(store, data, Lease::default(), 0)
 }
 
-fn put_as(store: &Store, data: &[u8], lease: Lease, now_s: u64) -> Result<Held, StoreError> {
+fn put_as(store: &Store, data: &[u8], lease: Lease, now_s: u64) -> Result<OpenPayload, StoreError> {
     let mut writer = store.begin(Token::of(data), data.len() as u64, lease, now_s)?;
     for piece in pieces(data) {
         writer.write(&piece)?;

@@ -4,7 +4,7 @@ use super::{files, open, payload, pieces, pieces_of, put, put_as};
 use std::fs;
 use std::path::{Path, PathBuf};
 use stoq::record::ErrorCode;
-use stoq::seed::{Change, Coverage, HeldSet, Holding, Lease, MemoryTier, Store, StoreConfig, StoreError};
+use stoq::seed::{Change, Coverage, Holding, Lease, MemoryTier, OpenSet, Store, StoreConfig, StoreError};
 use stoq::shard::{Blob, Coding, Descriptor, Lanes};
 use stoq::tls::NodeId;
 use stoq::token::{AnyToken, Piece, Ranges, Token, VerifiedDecoder, VerifiedEncoder};
@@ -44,7 +44,7 @@ impl Sharded {
         lanes: &str,
         lease: Lease,
         now_s: u64,
-    ) -> Result<HeldSet, StoreError> {
+    ) -> Result<OpenSet, StoreError> {
         let mut writer = store.begin_set(self.descriptor, lanes.parse().unwrap(), lease, now_s)?;
         let parts: Vec<_> = writer.parts().cloned().collect();
         for part in parts {

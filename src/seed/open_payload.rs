@@ -18,7 +18,7 @@ const OUTBOARD_IN_MEMORY_BYTES_MAX: u64 = 1 << 20;
 /// Of a set's blob that is not held whole only the shards of the lanes held are there, with the hash pairs above them: an
 /// encoder may be asked for those and no others.
 #[derive(Clone, Debug)]
-pub struct Held {
+pub struct OpenPayload {
     token: Token,
     length: u64,
     /// Of the set's files, which grow; else the inode of the payload's file, which another may replace.
@@ -28,7 +28,7 @@ pub struct Held {
     outboard: Outboard,
 }
 
-impl Held {
+impl OpenPayload {
     /// Opens a blob and its outboard; `None` if one is missing or is not what it should be. The `generation` of a whole payload is 0.
     pub(super) fn open(
         token: Token,
@@ -93,20 +93,20 @@ impl Held {
 
 /// Lanes of a set, open for reading.
 #[derive(Clone, Debug)]
-pub struct HeldSet {
+pub struct OpenSet {
     /// How its payload is cut.
     pub descriptor: Descriptor,
     /// The lanes that are held.
     pub lanes: Lanes,
     /// The payload, as far as `lanes` go; `None` if none of its bytes are held.
-    pub content: Option<Held>,
+    pub content: Option<OpenPayload>,
     /// The parity blob, as far as `lanes` go; `None` if none of its bytes are held.
-    pub parity: Option<Held>,
+    pub parity: Option<OpenPayload>,
 }
 
-impl HeldSet {
+impl OpenSet {
     /// One of the two blobs.
-    pub fn blob(&self, blob: Blob) -> Option<&Held> {
+    pub fn blob(&self, blob: Blob) -> Option<&OpenPayload> {
         match blob {
             Blob::Content => self.content.as_ref(),
             Blob::Parity => self.parity.as_ref(),

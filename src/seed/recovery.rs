@@ -86,7 +86,7 @@ pub(super) fn empty_temporary(dir: &Path, damage: &mut Damage) -> Result<FxHashS
 }
 
 /// The looking through a store's files.
-pub(super) struct Sweep<'a> {
+pub(super) struct Recovery<'a> {
     pub(super) dir: &'a Path,
     pub(super) index: &'a mut Index,
     pub(super) damage: &'a mut Damage,
@@ -94,7 +94,7 @@ pub(super) struct Sweep<'a> {
     pub(super) in_flight: FxHashSet<String>,
 }
 
-impl Sweep<'_> {
+impl Recovery<'_> {
     /// Puts what is held into the index; what was written last counts as used last. Gives the payloads whose outboards must be made
     /// anew before they are held.
     pub(super) fn fill(mut self) -> Result<Vec<Suspect>, StoreError> {
