@@ -1,6 +1,6 @@
 //! Keeps payloads that pass through this gateway: checked first, on a thread of its own, and only as fast as it can.
 
-use super::{Lease, Store, Writer};
+use super::{Lease, PayloadWriter, Store};
 use crate::limits::CACHE_QUEUE_LEN;
 use crate::record::{Coverage, Fetch, OkRecord, Payload, Record, RecordReader, RecordType};
 use crate::session::Holds;
@@ -104,7 +104,7 @@ struct Kept {
     token: Token,
     alive: Weak<()>,
     reader: RecordReader,
-    body: Option<(VerifiedDecoder, Writer)>,
+    body: Option<(VerifiedDecoder, PayloadWriter)>,
 }
 
 impl Keeper {

@@ -13,7 +13,7 @@ mod damage;
 mod directory;
 mod disk;
 mod error;
-mod files;
+
 mod index;
 mod inner;
 mod layout;
@@ -24,11 +24,11 @@ mod open_payload;
 mod recovery;
 mod reservation;
 mod serve;
-mod set;
+
 pub mod store;
 mod time;
 mod verify;
-mod writer;
+
 mod writing;
 
 pub use crate::record::Coverage;
@@ -43,6 +43,5 @@ pub use index::{Census, Change, Changes, Holding};
 pub use lease::Lease;
 pub use memory::{MemoryStats, MemoryTier};
 pub use open_payload::{OpenPayload, OpenSet};
-pub use set::SetWriter;
 pub use store::{Store, StoreConfig};
-pub use writer::Writer;
+pub use writing::{PayloadWriter, SetWriter};

@@ -26,8 +26,7 @@ use super::inner::Inner;
 use super::layout::{DATA, SETS};
 use super::lease::Lease;
 use super::open_payload::{OpenPayload, OpenSet};
-use super::set::SetWriter;
-use super::writer::Writer;
+use super::writing::{PayloadWriter, SetWriter};
 use super::{recovery, time};
 use crate::limits::MEND_AT_START_BYTES_MAX;
 use crate::shard::{Descriptor, Lanes};
@@ -174,8 +173,14 @@ impl Store {
     /// [`StoreError::Capacity`] or [`StoreError::DiskFull`] if there is no room, [`StoreError::PeerQuota`] if its owner
     /// has none left, [`StoreError::ReadOnly`] if the store cannot be written, [`StoreError::TooLong`] past
     /// [`crate::limits::PAYLOAD_BYTES_MAX`], [`StoreError::Io`] if the disk fails.
-    pub fn begin(&self, token: Token, length: u64, lease: Lease, now_s: u64) -> Result<Writer, StoreError> {
-        Writer::begin(self.inner.clone(), token, length, lease, now_s)
+    pub fn begin(
+        &self,
+        token: Token,
+        length: u64,
+        lease: Lease,
+        now_s: u64,
+    ) -> Result<PayloadWriter, StoreError> {
+        PayloadWriter::begin(self.inner.clone(), token, length, lease, now_s)
     }
 
     /// Begins to write those of `lanes` of a set that are not held; room for them is taken at once, as in

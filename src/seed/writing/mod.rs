@@ -1,6 +1,13 @@
-//! Something on its way into the store.
+//! What is on its way into the store: a payload, lanes of a set, or a payload that shards are put together to.
 
-use super::{Lease, SetWriter, Store, StoreError, Writer};
+mod files;
+mod payload;
+mod set;
+
+pub use payload::PayloadWriter;
+pub use set::SetWriter;
+
+use super::{Lease, Store, StoreError};
 use crate::shard::{AssembleError, Assembler, Blob, Coding, Descriptor, Lanes};
 use crate::token::{AnyToken, GROUP_BYTES_U64, Outboard, PAIR_BYTES, Proof, VerifiedPiece};
 use bytes::Bytes;
@@ -13,18 +20,18 @@ use std::path::Path;
 const COPY_BYTES: u64 = 1 << 20;
 
 /// What is held now and its payload bytes, or why it is not.
-pub(super) type Committed = Result<(AnyToken, u64), StoreError>;
+pub(in crate::seed) type Committed = Result<(AnyToken, u64), StoreError>;
 
 /// Something on its way into the store.
-pub(super) enum Writing {
-    Payload(Writer),
+pub(in crate::seed) enum Writing {
+    Payload(PayloadWriter),
     Set(Box<SetWriter>),
     /// A payload, and with it the data lanes of the set that it was put as.
-    Coded(Writer, Box<Descriptor>, Lease),
+    Coded(PayloadWriter, Box<Descriptor>, Lease),
     /// A payload that is put together from the shards of any k lanes, in a file of its own, before it goes where it is kept.
     Assembled {
         assembler: Box<Assembler>,
-        writer: Writer,
+        writer: PayloadWriter,
         descriptor: Box<Descriptor>,
         lease: Lease,
     },
@@ -34,7 +41,7 @@ pub(super) enum Writing {
 
 impl Writing {
     /// A payload that comes as shards of any lanes. While it comes it takes its room twice.
-    pub(super) fn assembled(
+    pub(in crate::seed) fn assembled(
         store: &Store,
         descriptor: Descriptor,
         lease: Lease,
@@ -49,11 +56,11 @@ impl Writing {
         Ok(Self::Assembled { assembler, writer, descriptor: Box::new(descriptor), lease })
     }
 
-    pub(super) fn set(writer: SetWriter) -> Self {
+    pub(in crate::seed) fn set(writer: SetWriter) -> Self {
         Self::Set(Box::new(writer))
     }
 
-    pub(super) fn piece(&mut self, piece: &VerifiedPiece) -> Result<(), StoreError> {
+    pub(in crate::seed) fn piece(&mut self, piece: &VerifiedPiece) -> Result<(), StoreError> {
         match self {
             Self::Payload(writer) | Self::Coded(writer, ..) => writer.write(piece),
             Self::Set(writer) => writer.write(Blob::Content, piece),
@@ -61,7 +68,7 @@ impl Writing {
         }
     }
 
-    pub(super) fn shard(&mut self, blob: Blob, piece: &VerifiedPiece) -> Result<(), StoreError> {
+    pub(in crate::seed) fn shard(&mut self, blob: Blob, piece: &VerifiedPiece) -> Result<(), StoreError> {
         match self {
             Self::Set(writer) => {
                 let group = piece.offset / GROUP_BYTES_U64;
@@ -83,7 +90,12 @@ impl Writing {
     }
 
     /// Of these stripes, these lanes have come whole.
-    pub(super) fn stripes(&mut self, start: u64, count: u64, lanes: Lanes) -> Result<(), StoreError> {
+    pub(in crate::seed) fn stripes(
+        &mut self,
+        start: u64,
+        count: u64,
+        lanes: Lanes,
+    ) -> Result<(), StoreError> {
         match self {
             Self::Assembled { assembler, descriptor, .. } => {
                 assembler.stripes(start, count, lanes).map_err(|error| assembling(descriptor, error))
@@ -93,7 +105,7 @@ impl Writing {
     }
 
     /// Makes it durable. Gives what is then held, and its payload bytes.
-    pub(super) fn commit(self, store: &Store, now_s: u64) -> Committed {
+    pub(in crate::seed) fn commit(self, store: &Store, now_s: u64) -> Committed {
         match self {
             Self::Payload(writer) => {
                 let held = writer.commit()?;
@@ -140,7 +152,7 @@ fn note_set(store: &Store, descriptor: &Descriptor, lease: Lease, now_s: u64) ->
 }
 
 /// Writes a file that is the payload to where it is kept, with its hash pairs.
-fn keep_file(mut file: File, descriptor: &Descriptor, mut writer: Writer) -> Result<(), StoreError> {
+fn keep_file(mut file: File, descriptor: &Descriptor, mut writer: PayloadWriter) -> Result<(), StoreError> {
     let failed = |error| StoreError::io("read", Path::new("what was put together"), error);
     let length = descriptor.length_bytes();
     file.seek(SeekFrom::Start(0)).map_err(failed)?;

@@ -1,8 +1,8 @@
 //! A blob and its outboard on their way into the store, under temporary names.
 
-use super::disk::{allocate, create, write_error};
-use super::error::StoreError;
-use super::layout::{BLOB, OUTBOARD};
+use crate::seed::disk::{allocate, create, write_error};
+use crate::seed::error::StoreError;
+use crate::seed::layout::{BLOB, OUTBOARD};
 use crate::token::{PAIR_BYTES, Proof, Selection, VerifiedPiece, outboard_bytes};
 use std::collections::BTreeMap;
 use std::fs::{self, File};

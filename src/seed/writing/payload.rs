@@ -1,23 +1,23 @@
 //! One payload on its way into the store.
 
-use super::disk::{make_directory, parent, remove_if_there, rename, sync_directory};
-use super::error::StoreError;
 use super::files::NewFiles;
-use super::index::Body;
-use super::inner::Inner;
-use super::layout::{BLOB, META, OUTBOARD};
-use super::lease::Lease;
-use super::open_payload::OpenPayload;
-use super::reservation::Reservation;
 use crate::limits::PAYLOAD_BYTES_MAX;
+use crate::seed::disk::{make_directory, parent, remove_if_there, rename, sync_directory};
+use crate::seed::error::StoreError;
+use crate::seed::index::Body;
+use crate::seed::inner::Inner;
+use crate::seed::layout::{BLOB, META, OUTBOARD};
+use crate::seed::lease::Lease;
+use crate::seed::open_payload::OpenPayload;
+use crate::seed::reservation::Reservation;
 use crate::token::{AnyToken, Ranges, Token, VerifiedPiece, outboard_bytes};
 use std::io;
 use std::sync::Arc;
 
 /// Takes a payload's verified pieces in any order and keeps it once all are there. Dropped before
-/// [`Writer::commit`], it leaves nothing. May move to another thread; every call blocks on the disk.
+/// [`PayloadWriter::commit`], it leaves nothing. May move to another thread; every call blocks on the disk.
 #[derive(Debug)]
-pub struct Writer {
+pub struct PayloadWriter {
     store: Arc<Inner>,
     token: Token,
     lease: Lease,
@@ -26,8 +26,8 @@ pub struct Writer {
     reserved: Reservation,
 }
 
-impl Writer {
-    pub(super) fn begin(
+impl PayloadWriter {
+    pub(in crate::seed) fn begin(
         store: Arc<Inner>,
         token: Token,
         length: u64,
@@ -63,7 +63,7 @@ impl Writer {
         self.files.write(piece)
     }
 
-    pub(super) fn check_complete(&self) -> Result<(), StoreError> {
+    pub(in crate::seed) fn check_complete(&self) -> Result<(), StoreError> {
         self.files.check_complete()
     }
 

@@ -1,16 +1,16 @@
 //! Lanes of a set on their way into the store.
 
-use super::disk::{link, make_directory, parent, remove_if_there, rename, sync_directory, write_error};
-use super::error::StoreError;
 use super::files::NewFiles;
-use super::index::{Body, SetBody};
-use super::inner::{Changing, Inner};
-use super::layout::{self, BLOB, OUTBOARD, SET};
-use super::lease::Lease;
-use super::open_payload::OpenSet;
-use super::reservation::Reservation;
-use super::writer::Writer;
+use super::payload::PayloadWriter;
 use crate::limits::GROUP_BYTES;
+use crate::seed::disk::{link, make_directory, parent, remove_if_there, rename, sync_directory, write_error};
+use crate::seed::error::StoreError;
+use crate::seed::index::{Body, SetBody};
+use crate::seed::inner::{Changing, Inner};
+use crate::seed::layout::{self, BLOB, OUTBOARD, SET};
+use crate::seed::lease::Lease;
+use crate::seed::open_payload::OpenSet;
+use crate::seed::reservation::Reservation;
 use crate::shard::{Blob, Descriptor, Lanes, Part};
 use crate::token::{AnyToken, PAIR_BYTES, SetToken, VerifiedPiece, outboard_bytes};
 use smallvec::SmallVec;
@@ -53,12 +53,12 @@ struct NewPart {
 
 #[derive(Debug)]
 enum Target {
-    Payload(Writer),
+    Payload(PayloadWriter),
     Lanes(NewFiles, Reservation),
 }
 
 impl SetWriter {
-    pub(super) fn begin(
+    pub(in crate::seed) fn begin(
         store: Arc<Inner>,
         descriptor: Descriptor,
         lanes: Lanes,
@@ -92,7 +92,7 @@ impl SetWriter {
             let all = layout::lanes_of(&descriptor, part.blob);
             let target = if part.bytes == part.length {
                 own = own.without(all);
-                Target::Payload(Writer::begin(store.clone(), part.token, part.length, lease, now_s)?)
+                Target::Payload(PayloadWriter::begin(store.clone(), part.token, part.length, lease, now_s)?)
             } else {
                 let bytes = layout::lanes_bytes(&descriptor, missing.intersection(all));
                 let reserved = store.reserve(bytes, &lease, now_s)?;
