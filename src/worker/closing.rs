@@ -107,7 +107,7 @@ impl Core {
             let Some(conn) = conn else { continue };
             self.closes_pending += usize::from(!conn.is_over());
             if first {
-                self.lines.touched(conn, slot);
+                self.run_queues.touched(conn, slot);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! A connection as its worker holds it.
 
 use super::closing::SentClose;
-use super::survey::Counted;
+use super::inspect::Counted;
 use crate::counters::Counter;
 use crate::datagram::Obstacle;
 use crate::limits::UNREACHABLE_AGREE_MS;
@@ -12,7 +12,6 @@ use crate::session::{Context, Session};
 use crate::tls::{self, NodeId};
 use bytes::Bytes;
 use quinn_proto::{Connection, ConnectionError, Event, Side};
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Who wanted a connection.
@@ -225,47 +224,5 @@ impl Conn {
             Delivery::Connection(connection, event)
         };
         self.session.connected(delivery, cx);
-    }
-}
-
-/// Who is served next: connections with something new to read, and connections that may have something to send.
-///
-/// They are two lines because many connections may have more to send than the device takes: reading looks at those alone that
-/// something happened to, however many wait to send.
-#[derive(Default)]
-pub(super) struct Lines {
-    pub(super) reading: VecDeque<u32>,
-    pub(super) sending: VecDeque<u32>,
-}
-
-impl Lines {
-    /// Something happened to this connection.
-    pub(super) fn touched(&mut self, conn: &mut Conn, slot: usize) {
-        self.read(conn, slot);
-        self.send(conn, slot);
-    }
-
-    pub(super) fn read(&mut self, conn: &mut Conn, slot: usize) {
-        if !std::mem::replace(&mut conn.in_reading, true) {
-            self.reading.push_back(slot as u32);
-        }
-    }
-
-    pub(super) fn send(&mut self, conn: &mut Conn, slot: usize) {
-        if !std::mem::replace(&mut conn.in_sending, true) {
-            self.sending.push_back(slot as u32);
-        }
-    }
-
-    /// The device was full before this connection's turn was over: it goes on where it was, so that what belongs together
-    /// arrives together.
-    pub(super) fn send_on(&mut self, conn: &mut Conn, slot: usize) {
-        if !std::mem::replace(&mut conn.in_sending, true) {
-            self.sending.push_front(slot as u32);
-        }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.reading.is_empty() && self.sending.is_empty()
     }
 }

@@ -1,8 +1,8 @@
 //! The steps of a turn, in the order in which the loop names them.
 
 use super::conn::{Change, Conn, Origin};
+use super::inspect::Counted;
 use super::shared::{DRAINING, Handover};
-use super::survey::Counted;
 use super::{ARENA_BYTES, Core};
 use crate::counters::{Counter, Counters};
 use crate::datagram::{Datagram, Network};
@@ -80,7 +80,7 @@ impl Core {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 if let Some(Some(conn)) = self.conns.get_mut(handle.0) {
                     conn.quic.handle_event(event);
-                    self.lines.touched(conn, handle.0);
+                    self.run_queues.touched(conn, handle.0);
                 }
             }
             Some(DatagramEvent::NewConnection(incoming)) => self.incoming(incoming),
@@ -205,7 +205,7 @@ impl Core {
             refused: None,
             counted: Counted::default(),
         };
-        self.lines.touched(&mut conn, slot);
+        self.run_queues.touched(&mut conn, slot);
         self.status.connections.fetch_add(1, Ordering::Relaxed);
         let conn = self.conns[slot].insert(conn);
         let mut cx = Context {
@@ -255,7 +255,7 @@ impl Core {
             };
             conn.session.closed("another peer gateway needs the place", &mut cx);
             conn.quic.close(now, ErrorCode::None.into(), Bytes::new());
-            self.lines.touched(conn, slot as usize);
+            self.run_queues.touched(conn, slot as usize);
         }
     }
 
@@ -263,8 +263,8 @@ impl Core {
     pub(super) fn read(&mut self, now: Instant) -> bool {
         let mut worked = false;
         self.resume_paused();
-        for _ in 0..self.lines.reading.len() {
-            let Some(slot) = self.lines.reading.pop_front() else { break };
+        for _ in 0..self.run_queues.reading.len() {
+            let Some(slot) = self.run_queues.reading.pop_front() else { break };
             let Some(conn) = self.conns[slot as usize].as_mut() else { continue };
             conn.in_reading = false;
             let mut cx = Context {
@@ -287,11 +287,11 @@ impl Core {
             if conn.session.read(&mut conn.quic, &mut cx) {
                 worked = true;
                 // There may be room for the peer to be told of.
-                self.lines.send(conn, slot as usize);
+                self.run_queues.send(conn, slot as usize);
             }
             cx.counters.stages.enter(Stage::Quic);
             if conn.session.wants_turn() {
-                self.lines.read(conn, slot as usize);
+                self.run_queues.read(conn, slot as usize);
             }
             if conn.session.is_paused() && !std::mem::replace(&mut conn.paused, true) {
                 self.paused.push(slot);
@@ -310,7 +310,7 @@ impl Core {
                 continue;
             };
             if conn.session.resume_paused(&self.ports) {
-                self.lines.touched(conn, slot);
+                self.run_queues.touched(conn, slot);
             }
             conn.paused = conn.session.is_paused();
             if !conn.paused {
@@ -360,7 +360,7 @@ impl Core {
             self.gateways.used(index, now);
         }
         conn.session.command(&mut conn.quic, app, command, &mut cx);
-        self.lines.touched(conn, id.slot as usize);
+        self.run_queues.touched(conn, id.slot as usize);
     }
 
     fn connect(&mut self, now: Instant, app: usize, tag: u64, remote: SocketAddr, early: bool) {
@@ -402,14 +402,14 @@ impl Core {
             network.send(now, counters, &transmit, &contents[..transmit.size]);
             worked = true;
         }
-        for _ in 0..self.lines.sending.len() {
+        for _ in 0..self.run_queues.sending.len() {
             if !network.can_send() {
                 network.flush(now, counters);
                 if !network.can_send() {
                     break;
                 }
             }
-            let Some(slot) = self.lines.sending.pop_front() else { break };
+            let Some(slot) = self.run_queues.sending.pop_front() else { break };
             worked |= self.transmit_one(network, now, slot, counters);
         }
         network.flush(now, counters);
@@ -434,11 +434,11 @@ impl Core {
         loop {
             if conn.batches == BATCHES_PER_TURN_MAX {
                 conn.batches = 0;
-                self.lines.send(conn, slot as usize);
+                self.run_queues.send(conn, slot as usize);
                 break;
             }
             if !network.can_send() {
-                self.lines.send_on(conn, slot as usize);
+                self.run_queues.send_on(conn, slot as usize);
                 break;
             }
             conn.before_sending(self.close_by.is_some(), now);
@@ -461,7 +461,7 @@ impl Core {
             drained |= event.is_drained();
             if let Some(event) = self.endpoint.handle_event(ConnectionHandle(slot as usize), event) {
                 conn.quic.handle_event(event);
-                self.lines.touched(conn, slot as usize);
+                self.run_queues.touched(conn, slot as usize);
             }
         }
         let due = conn.poll_timeout();
@@ -499,7 +499,7 @@ impl Core {
             let Some(Some(conn)) = self.conns.get_mut(slot as usize) else { continue };
             if self.timers.fire(entry, &mut conn.timer, now) {
                 conn.quic.handle_timeout(now);
-                self.lines.touched(conn, slot as usize);
+                self.run_queues.touched(conn, slot as usize);
                 worked = true;
             }
         }
@@ -526,7 +526,7 @@ impl Core {
             if !conn.going_away {
                 conn.going_away = true;
                 conn.session.go_away(&mut conn.quic, 0, &cx);
-                self.lines.touched(conn, slot);
+                self.run_queues.touched(conn, slot);
             }
         }
         self.status.requests.store(requests, Ordering::Relaxed);

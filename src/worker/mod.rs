@@ -4,14 +4,15 @@ mod closing;
 mod conn;
 mod core;
 mod gateways;
+mod inspect;
 mod renew;
+mod run_queue;
 mod shared;
-mod survey;
 mod unreachable;
 
 pub use gateways::PeerGateway;
+pub use inspect::{ConnectionView, Gauges};
 pub use shared::{ByFamily, Idle, Inspection, Quic, Renewal, Shared, WorkerStatus};
-pub use survey::{ConnectionView, Gauges};
 
 use crate::application::Application;
 use crate::counters::Counter;
@@ -24,13 +25,14 @@ use crate::quic::qlog::Sampler;
 use crate::quic::timers::Timers;
 use crate::stages::Stage;
 use bytes::BytesMut;
-use conn::{Conn, Lines};
+use conn::Conn;
 use gateways::PeerGateways;
+use inspect::Survey;
 use quinn_proto::{ClientConfig, Endpoint, Incoming, ServerConfig, Transmit};
+use run_queue::RunQueues;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use survey::Survey;
 
 /// Received bytes are cut from one arena of this size, reused when all that was cut has been dropped. Bytes.
 const ARENA_BYTES: usize = 256 * 1024;
@@ -67,7 +69,7 @@ struct Core {
     qlog: Option<Sampler>,
     conns: Vec<Option<Conn>>,
     generation: u32,
-    lines: Lines,
+    run_queues: RunQueues,
     /// Connections with paused streams.
     paused: Vec<u32>,
     timers: Timers,
@@ -116,7 +118,7 @@ impl<N: Network> Worker<N> {
             qlog: quic.qlog,
             conns: Vec::new(),
             generation: 0,
-            lines: Lines::default(),
+            run_queues: RunQueues::default(),
             paused: Vec::new(),
             timers: Timers::default(),
             gateways: PeerGateways::default(),
@@ -254,7 +256,7 @@ impl<N: Network> Worker<N> {
         core.idle_turns = core.idle_turns.saturating_add(1);
         if core.idle == Idle::Spin || core.idle_turns < IDLE_YIELD_TURNS {
             std::hint::spin_loop();
-        } else if core.idle_turns < IDLE_SLEEP_TURNS || !core.lines.is_empty() {
+        } else if core.idle_turns < IDLE_SLEEP_TURNS || !core.run_queues.is_empty() {
             std::thread::yield_now();
         } else {
             let due = self.poll_timeout().map_or(Duration::MAX, |at| at.saturating_duration_since(now));

@@ -57,7 +57,7 @@ impl Core {
                 conn.going_away = true;
                 conn.session.go_away(&mut conn.quic, 0, &cx);
             }
-            self.lines.touched(conn, slot);
+            self.run_queues.touched(conn, slot);
             let (worker, generation) = (self.index, conn.generation);
             self.leaving.push(ConnectionId { worker, slot: slot as u32, generation });
         }
@@ -85,7 +85,7 @@ impl Core {
                 conn.session.closed("no peer gateway of this one any more", &mut cx);
             }
             conn.quic.close(now, ErrorCode::None.into(), Bytes::new());
-            self.lines.touched(conn, id.slot as usize);
+            self.run_queues.touched(conn, id.slot as usize);
         }
     }
 }

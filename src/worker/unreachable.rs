@@ -20,7 +20,7 @@ impl Core {
             if of && !conn.connected && !conn.announced {
                 self.status.counters.add(Counter::HandshakesOutFailed, 1);
                 conn.quic.close(now, ErrorCode::None.into(), Bytes::new());
-                self.lines.touched(conn, slot);
+                self.run_queues.touched(conn, slot);
                 return;
             }
         }
@@ -51,7 +51,7 @@ impl Core {
                 if let Some(Change::PeerGatewayLost(index)) = change {
                     self.gateways.failed(index, Some(slot as u32), now);
                 }
-                self.lines.touched(conn, slot);
+                self.run_queues.touched(conn, slot);
             }
         }
     }

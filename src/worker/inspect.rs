@@ -219,7 +219,7 @@ impl Core {
         gauges.deliveries.store(deliveries, Relaxed);
         gauges.commands.store(commands, Relaxed);
         gauges.attempts.store(self.incoming.len(), Relaxed);
-        gauges.senders.store(self.lines.sending.len(), Relaxed);
+        gauges.senders.store(self.run_queues.sending.len(), Relaxed);
         // A reader that holds the lock sees the peer gateways of the last survey.
         if let Ok(mut peer_gateways) = gauges.peer_gateways.try_lock() {
             peer_gateways.clear();
