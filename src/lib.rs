@@ -53,6 +53,6 @@ pub mod gathered_file;
 pub mod network;
 pub mod node;
 mod part_file;
-mod rate;
+mod token_bucket;
 
 pub use client::Client;

@@ -3,8 +3,8 @@
 use super::{Change, Holding, Store};
 use crate::limits::{ANNOUNCE_INTERVAL_MS, HAVE_BURST, HAVE_RATE_PER_S};
 use crate::queue::{AppPort, Command, ConnectionCommand, ConnectionId};
-use crate::rate::Rate;
 use crate::record::{Coverage, Have};
+use crate::token_bucket::TokenBucket;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -22,13 +22,13 @@ struct Listener {
     /// What it has been told up to; none: nothing yet.
     told: Option<u64>,
     waiting: VecDeque<Have>,
-    rate: Rate,
+    rate: TokenBucket,
 }
 
 impl Announcer {
     pub(super) fn connected(&mut self, connection: ConnectionId, now: Instant) {
         // Below what a peer allows, so that a clock that runs a little fast offends nobody.
-        let rate = Rate::new(HAVE_RATE_PER_S / 2, HAVE_BURST / 2);
+        let rate = TokenBucket::new(HAVE_RATE_PER_S / 2, HAVE_BURST / 2);
         self.listeners.push(Listener { connection, told: None, waiting: VecDeque::new(), rate });
         self.due = Some(now);
     }

@@ -4,10 +4,10 @@ use super::app::Seed;
 use super::{Found, Store};
 use crate::limits::{HINT_INTERVAL_S, HINTS_BURST, SERVED_LEN_MAX};
 use crate::queue::{AppPort, ConnectionId, Delivery, RequestId, Waker};
-use crate::rate::Rate;
 use crate::record::{Put, Request};
 use crate::tls::NodeId;
 use crate::token::AnyToken;
+use crate::token_bucket::TokenBucket;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::sync::PoisonError;
@@ -27,7 +27,7 @@ pub(super) struct Checking {
     /// Answers that are over, the newest last.
     served: VecDeque<(RequestId, AnyToken)>,
     /// Peers without a certificate are one.
-    hints: FxHashMap<Option<NodeId>, Rate>,
+    hints: FxHashMap<Option<NodeId>, TokenBucket>,
 }
 
 impl Default for Checking {
@@ -108,7 +108,7 @@ impl Checking {
             self.hints.clear();
         }
         let each = Duration::from_secs(HINT_INTERVAL_S.into());
-        self.hints.entry(peer).or_insert_with(|| Rate::every(each, HINTS_BURST)).take(now)
+        self.hints.entry(peer).or_insert_with(|| TokenBucket::every(each, HINTS_BURST)).take(now)
     }
 
     /// A request was given up.

@@ -26,9 +26,9 @@ use crate::counters::{Counter, Counters};
 use crate::hop::Hops;
 use crate::limits::{ANSWER_LINGER_MS, HAVE_BURST, HAVE_RATE_PER_S, HOPS_LEN_MAX, REQUESTS_LEN_MAX};
 use crate::queue::{Command, ConnectionEvent, ConnectionId, Credit, Delivery, WorkerPort};
-use crate::rate::Rate;
 use crate::record::{ErrorCode, ErrorRecord, Fetch, GoAway, RecordReader, RecordType, Settings};
 use crate::tls::NodeId;
+use crate::token_bucket::TokenBucket;
 use bytes::Bytes;
 use quinn_proto::{Connection, Dir, StreamEvent, StreamId};
 use reading::Reading;
@@ -126,7 +126,7 @@ pub(crate) struct PeerState {
     settings: Option<Settings>,
     going_away: bool,
     /// How many HAVE it may still send (protocol §8).
-    haves: Rate,
+    haves: TokenBucket,
 }
 
 impl PeerState {
@@ -136,7 +136,7 @@ impl PeerState {
             control_seen: false,
             settings: None,
             going_away: false,
-            haves: Rate::new(HAVE_RATE_PER_S, HAVE_BURST),
+            haves: TokenBucket::new(HAVE_RATE_PER_S, HAVE_BURST),
         }
     }
 }

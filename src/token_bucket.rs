@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 /// A token bucket: a burst at once, then a steady rate.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rate {
+pub(crate) struct TokenBucket {
     each: Duration,
     burst: u32,
     /// When the bucket will be full again.
     full_at: Option<Instant>,
 }
 
-impl Rate {
+impl TokenBucket {
     /// `burst` at once, then `per_s` a second.
     pub(crate) fn new(per_s: u32, burst: u32) -> Self {
         Self { each: Duration::from_secs(1) / per_s.max(1), burst, full_at: None }
@@ -39,7 +39,7 @@ mod tests {
 
     #[test]
     fn a_burst_passes_and_then_the_rate() {
-        let (mut rate, now) = (Rate::new(100, 1000), Instant::now());
+        let (mut rate, now) = (TokenBucket::new(100, 1000), Instant::now());
         assert_eq!((0..2000).filter(|_| rate.take(now)).count(), 1000);
         let later = now + Duration::from_secs(1);
         assert_eq!((0..2000).filter(|_| rate.take(later)).count(), 100);
