@@ -64,7 +64,7 @@ impl Download {
             None => Ranges::all(),
         };
         let options = FetchOptions { ranges, route, ..FetchOptions::default() };
-        let mut fetch = match peer.fetch(self.token, options).await {
+        let mut fetch = match peer.fetch_with(self.token, options).await {
             Err(ClientError::Refused(failure))
                 if self.length.is_some() && failure.code == ErrorCode::BadRange =>
             {
@@ -80,12 +80,11 @@ impl Download {
         }
         self.length = Some(length);
         progress(self.have, length);
-        while let Some(piece) = fetch.next().await {
-            let piece = piece?;
-            debug_assert_eq!(piece.offset, self.have, "pieces come in rising order");
+        while let Some(chunk) = fetch.chunk().await {
+            let chunk = chunk?;
             self.part.keep(true);
-            self.part.file().write_all_at(&piece.data, self.have).map_err(|error| self.part.failed(error))?;
-            self.have += piece.data.len() as u64;
+            self.part.file().write_all_at(&chunk, self.have).map_err(|error| self.part.failed(error))?;
+            self.have += chunk.len() as u64;
             progress(self.have, length);
         }
         Ok(())

@@ -79,12 +79,12 @@ impl GatheredFile {
                 let written = self.part.file().write_all_at(&piece.data, piece.offset);
                 written.map_err(|error| self.part.failed(error))?;
             }
-            Gathered::Shard(shard, blob, piece) => {
+            Gathered::Shard { shard, blob, piece } => {
                 bytes = piece.data.len() as u64;
                 let taken = self.assembler.as_mut().map(|assembler| assembler.shard(shard, blob, &piece));
                 taken.transpose().map_err(|error| self.assembling(error))?;
             }
-            Gathered::Stripes(start, count, lanes) => {
+            Gathered::Stripes { start, count, lanes } => {
                 let decoded = self.assembler.as_mut().map(|assembler| assembler.stripes(start, count, lanes));
                 decoded.transpose().map_err(|error| self.assembling(error))?;
             }

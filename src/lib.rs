@@ -11,6 +11,28 @@
 //!  control thread: configuration, signals, status; never on the packet's way
 //! ```
 //!
+//! A program that moves payloads needs [`client`] alone:
+//!
+//! ```
+//! # mod loopback { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/loopback/mod.rs")); }
+//! use stoq::client::{Client, Prepared};
+//!
+//! # let there = loopback::Gateway::start();
+//! # let ((certificate, key), gateway_id, address) = (there.client_files(), there.id, there.address());
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! let client = Client::builder().identity_files(certificate, key).trust_node(gateway_id).start()?;
+//! let gateway = client.connect(address).await?; // Or "gateway.example.org:4433".
+//! let payload = Prepared::bytes("hello");
+//! gateway.put(&payload).await?; // It is checked and durable there.
+//! let back = gateway.fetch(payload.token).await?.bytes(1 << 20).await?; // Every byte is checked.
+//! assert_eq!(back, "hello");
+//! # Ok::<_, stoq::client::ClientError>(())
+//! # })?;
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! One that answers requests or messages writes an [`application::Application`] and hosts it on a [`node::Node`].
+//!
 //! The modules stand in packet order.
 
 #![forbid(unsafe_code)]

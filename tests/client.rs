@@ -14,7 +14,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 use stoq::application::{Application, Placement};
 use stoq::client::{
-    Client, ClientError, ConnectOptions, FetchOptions, Kept, Peer, Prepared, PutOptions, Route,
+    Client, ClientError, ConnectOptions, FetchOptions, Kept, Peer, PieceOptions, Prepared, PutOptions, Route,
 };
 use stoq::node::{Host, Hosted};
 use stoq::queue::{Answer, AppPort, Command, Delivery};
@@ -39,12 +39,12 @@ impl Site {
     }
 
     fn of(gateway: Gateway) -> Self {
-        let client = Client::start(gateway.client_networks(), &gateway.client_config()).unwrap();
+        let client = gateway.client_builder().start().unwrap();
         Self { gateway, client }
     }
 
     async fn peer(&self) -> Peer {
-        self.client.connect(self.gateway.address(), ConnectOptions::default()).await.unwrap()
+        self.client.connect(self.gateway.address()).await.unwrap()
     }
 
     fn counted(&self, name: &str) -> u64 {
@@ -61,12 +61,12 @@ fn noise(name: &str, len: usize) -> Vec<u8> {
 
 async fn put(peer: &Peer, bytes: &[u8]) -> Token {
     let payload = Prepared::bytes(bytes.to_vec());
-    peer.put(&payload, PutOptions::default(), |_| {}).await.unwrap();
+    peer.put(&payload).await.unwrap();
     payload.token
 }
 
 async fn get(peer: &Peer, token: Token) -> Result<Bytes, ClientError> {
-    peer.fetch(token, FetchOptions::default()).await?.bytes(u64::MAX).await
+    peer.fetch(token).await?.bytes(u64::MAX).await
 }
 
 /// Looks again, at every turn of the runtime's clock, until it is so.
@@ -96,14 +96,15 @@ async fn what_is_put_is_got_whole_and_in_ranges() {
         std::fs::write(file.path(), &bytes).unwrap();
         let payload = Prepared::file(file.path()).unwrap();
         let mut heard = Vec::new();
-        let kept = peer.put(&payload, PutOptions::default(), |given| heard.push(given)).await.unwrap();
+        let kept = peer.put_with(&payload, PutOptions::default(), |given| heard.push(given)).await.unwrap();
         assert_eq!((kept, heard.last()), (Kept::Now, Some(&(len as u64))));
         assert!(heard.is_sorted());
-        let again = peer.put(&payload, PutOptions::default(), |_| panic!("nothing crosses")).await.unwrap();
+        let again =
+            peer.put_with(&payload, PutOptions::default(), |_| panic!("nothing crosses")).await.unwrap();
         assert_eq!(again, Kept::Already);
-        let description = peer.describe(payload.token, None).await.unwrap();
+        let description = peer.describe(payload.token).await.unwrap();
         assert_eq!((description.length, description.descriptor), (len as u64, None));
-        let fetch = peer.fetch(payload.token, FetchOptions::default()).await.unwrap();
+        let fetch = peer.fetch(payload.token).await.unwrap();
         assert_eq!((fetch.length(), fetch.descriptor()), (len as u64, None));
         assert!(fetch.bytes(len as u64).await.unwrap() == bytes);
     }
@@ -111,15 +112,15 @@ async fn what_is_put_is_got_whole_and_in_ranges() {
     let token = Token::of(&bytes);
     let mut ranges = Ranges::covering(20_000..40_000).unwrap();
     ranges.push_run(100, 1).unwrap();
-    let mut fetch = peer.fetch(token, FetchOptions { ranges, ..Default::default() }).await.unwrap();
+    let mut pieces = peer.pieces(token, PieceOptions { ranges, ..Default::default() }).await.unwrap();
     let (mut got, mut last_end) = (0, 0);
-    while let Some(piece) = fetch.next().await {
+    while let Some(piece) = pieces.next().await {
         let piece = piece.unwrap();
         let (start, end) = (piece.offset as usize, piece.offset as usize + piece.data.len());
         assert!(start >= last_end && bytes[start..end] == piece.data);
         (last_end, got) = (end, got + piece.data.len());
     }
-    assert!(fetch.next().await.is_none());
+    assert!(pieces.next().await.is_none());
     assert_eq!(got, 3 * 16_384);
 }
 
@@ -129,22 +130,22 @@ async fn what_the_peer_refuses_is_told_with_its_code() {
     let peer = site.peer().await;
     assert_eq!(refused(get(&peer, Token::of(b"nobody has this")).await), ErrorCode::NotFound);
     let token = put(&peer, &noise("bounded", 100_000)).await;
-    let bounded = FetchOptions { max_bytes: 99_999, ..Default::default() };
-    assert_eq!(refused(peer.fetch(token, bounded).await), ErrorCode::Limit);
+    let bounded = FetchOptions { bytes_max: 99_999, ..Default::default() };
+    assert_eq!(refused(peer.fetch_with(token, bounded).await), ErrorCode::Limit);
     let ranges = Ranges::covering(0..1_000_000).unwrap();
     assert_eq!(
-        refused(peer.fetch(token, FetchOptions { ranges, ..Default::default() }).await),
+        refused(peer.fetch_with(token, FetchOptions { ranges, ..Default::default() }).await),
         ErrorCode::BadRange
     );
     let route = Route::new([NodeId([9; 32])]).ok();
     assert_eq!(
-        refused(peer.fetch(token, FetchOptions { route, ..Default::default() }).await),
+        refused(peer.fetch_with(token, FetchOptions { route, ..Default::default() }).await),
         ErrorCode::NotAuthorized,
         "this gateway routes for nobody"
     );
-    let queue = PutOptions { queue: 77, ..Default::default() };
-    assert_eq!(refused(peer.put(&Prepared::bytes("x"), queue, |_| {}).await), ErrorCode::NotFound);
-    let fetch = peer.fetch(token, FetchOptions::default()).await.unwrap();
+    let queue = PutOptions { queue: Some(77), ..Default::default() };
+    assert_eq!(refused(peer.put_with(&Prepared::bytes("x"), queue, |_| {}).await), ErrorCode::NotFound);
+    let fetch = peer.fetch(token).await.unwrap();
     assert!(matches!(fetch.bytes(99_999).await, Err(ClientError::TooLong(99_999))));
     assert_eq!(get(&peer, token).await.unwrap().len(), 100_000);
 }
@@ -157,8 +158,8 @@ async fn fetches_dropped_half_way_leave_their_streams_to_others() {
     let token = put(&peer, &bytes).await;
     // More than a connection may have in flight.
     for _ in 0..300 {
-        let mut fetch = peer.fetch(token, FetchOptions::default()).await.unwrap();
-        assert!(!fetch.next().await.unwrap().unwrap().data.is_empty());
+        let mut fetch = peer.fetch(token).await.unwrap();
+        assert!(!fetch.chunk().await.unwrap().unwrap().is_empty());
     }
     assert!(get(&peer, token).await.unwrap() == bytes);
 }
@@ -171,7 +172,7 @@ async fn a_put_that_is_dropped_is_given_up_by_the_gateway() {
     let payload = Prepared::bytes(bytes);
     let (some, is_some) = tokio::sync::oneshot::channel();
     let mut some = Some(some);
-    let putting = peer.put(&payload, PutOptions::default(), |given| {
+    let putting = peer.put_with(&payload, PutOptions::default(), |given| {
         if given > 1 << 20
             && let Some(some) = some.take()
         {
@@ -216,16 +217,16 @@ async fn a_consumer_that_does_not_read_holds_up_no_other() {
     let token = put(&peer, &large).await;
     let small = noise("small", 1 << 20);
     let other = put(&peer, &small).await;
-    let mut slow = peer.fetch(token, FetchOptions::default()).await.unwrap();
-    let mut got = slow.next().await.unwrap().unwrap().data.to_vec();
+    let mut slow = peer.fetch(token).await.unwrap();
+    let mut got = slow.chunk().await.unwrap().unwrap().to_vec();
     // What waits for it is bounded, however long the others take.
     for _ in 0..50 {
         assert!(get(&peer, other).await.unwrap() == small);
     }
     let waiting = site.counted("verified_bytes") - 50 * small.len() as u64;
     assert!((1 << 20..24 << 20).contains(&waiting), "{waiting} bytes of the slow one have come");
-    while let Some(piece) = slow.next().await {
-        got.extend_from_slice(&piece.unwrap().data);
+    while let Some(chunk) = slow.chunk().await {
+        got.extend_from_slice(&chunk.unwrap());
     }
     assert!(got == large);
 }
@@ -281,26 +282,26 @@ async fn a_lost_connection_ends_what_runs_on_it_with_a_reason() {
     let site = Site::new();
     let peer = site.peer().await;
     let token = put(&peer, &noise("lost", 32 << 20)).await;
-    let mut fetch = peer.fetch(token, FetchOptions::default()).await.unwrap();
-    fetch.next().await.unwrap().unwrap();
+    let mut fetch = peer.fetch(token).await.unwrap();
+    fetch.chunk().await.unwrap().unwrap();
     let Site { gateway, client } = site;
     let (closed, stopping) = (peer.closed(), tokio::task::spawn_blocking(move || drop(gateway)));
     let reason = tokio::time::timeout(PATIENCE, closed).await.unwrap();
     assert!(!reason.is_empty());
     stopping.await.unwrap();
     let end = loop {
-        match fetch.next().await {
+        match fetch.chunk().await {
             Some(Ok(_)) => {}
             end => break end,
         }
     };
     assert!(matches!(end, Some(Err(ClientError::Lost { .. }))), "{end:?}");
-    assert!(fetch.next().await.is_none());
+    assert!(matches!(fetch.chunk().await, Some(Err(ClientError::Failed))), "an end would mean all of it");
     assert!(matches!(get(&peer, token).await, Err(ClientError::Lost { .. })));
     assert!(matches!(peer.send_message(ECHO, "x".into()).await, Err(ClientError::Lost { .. })));
     assert!(matches!(peer.message().await, Err(ClientError::Lost { .. })));
     client.stop();
-    let connected = client.connect(peer.remote(), ConnectOptions::default()).await;
+    let connected = client.connect(peer.remote()).await;
     assert!(matches!(connected, Err(ClientError::Stopped)));
 }
 
@@ -309,10 +310,10 @@ async fn a_peer_that_does_not_answer_or_is_another_is_told() {
     let site = Site::new();
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let options = ConnectOptions { timeout: Duration::from_millis(100), ..Default::default() };
-    let timeout = site.client.connect(silent.local_addr().unwrap(), options).await;
+    let timeout = site.client.connect_with(silent.local_addr().unwrap(), options).await;
     assert!(matches!(timeout, Err(ClientError::Timeout { .. })), "{timeout:?}");
     let other = Gateway::start();
-    let refused = site.client.connect(other.address(), ConnectOptions::default()).await;
+    let refused = site.client.connect(other.address()).await;
     let Err(ClientError::Connect { remote, reason }) = refused else { panic!("{refused:?}") };
     assert!(remote == other.address().to_string() && reason.contains(&other.id.to_string()), "{reason}");
 }
@@ -323,14 +324,14 @@ async fn a_connection_ends_with_its_last_handle() {
     let connections = || site.gateway.node.statuses()[0].connections.load(Ordering::Relaxed);
     let peer = site.peer().await;
     let token = put(&peer, &noise("handle", 100_000)).await;
-    let fetch = peer.fetch(token, FetchOptions::default()).await.unwrap();
+    let fetch = peer.fetch(token).await.unwrap();
     drop(peer);
     // The request is a handle too.
     assert_eq!(fetch.bytes(u64::MAX).await.unwrap().len(), 100_000);
     let closed = || connections() == 0 && site.client.statuses()[0].connections.load(Ordering::Relaxed) == 0;
     until("the connection is closed", closed).await;
     // Asked for, and not waited for: if it comes up at all, it goes.
-    let mut connecting = Box::pin(site.client.connect(site.gateway.address(), ConnectOptions::default()));
+    let mut connecting = Box::pin(site.client.connect(site.gateway.address()));
     assert!(poll_fn(|cx| Poll::Ready(connecting.as_mut().poll(cx).is_pending())).await);
     drop(connecting);
     site.peer().await;
@@ -340,8 +341,7 @@ async fn a_connection_ends_with_its_last_handle() {
 #[tokio::test]
 async fn workers_take_connections_in_turn() {
     let gateway = Gateway::start();
-    let networks = [gateway.client_networks(), gateway.client_networks()].into_iter().flatten().collect();
-    let client = Client::start(networks, &gateway.client_config()).unwrap();
+    let client = gateway.client_builder().workers(2).start().unwrap();
     let site = Site { gateway, client };
     let (first, second) = (site.peer().await, site.peer().await);
     for status in site.client.statuses() {
@@ -357,11 +357,11 @@ async fn what_is_refused_as_too_early_is_asked_again() {
     let site = Site::new();
     let token = put(&site.peer().await, b"early").await;
     let early = ConnectOptions { early: true, ..Default::default() };
-    let peer = site.client.connect(site.gateway.address(), early).await.unwrap();
+    let peer = site.client.connect_with(site.gateway.address(), early).await.unwrap();
     assert_eq!(peer.node(), None, "the handshake, which proves it, is not over");
     // A PUT could be replayed: the gateway refuses it in early data.
     let payload = Prepared::bytes("put in early data");
-    assert_eq!(peer.put(&payload, PutOptions::default(), |_| {}).await.unwrap(), Kept::Now);
+    assert_eq!(peer.put(&payload).await.unwrap(), Kept::Now);
     assert_eq!(get(&peer, token).await.unwrap(), "early");
     assert_eq!(site.counted("early_accepted"), 1);
 }
@@ -407,10 +407,10 @@ async fn holders_are_told_and_mirrors_asked_for() {
     let site = Site::of(Gateway::start_with(1, vec![placer()]));
     let peer = site.peer().await;
     let token = Token::of(b"somewhere");
-    let holders = peer.locate(token, None).await.unwrap();
+    let holders = peer.locate(token).await.unwrap();
     assert_eq!((holders.len(), holders[0].node, holders[0].expires_s), (1, HOLDER, 60));
     let mirror = Mirror { token: token.into(), lanes: Lanes::NONE, lease_s: 5, sources: vec![HOLDER] };
-    let done = peer.mirror(mirror, None).await.unwrap();
+    let done = peer.mirror(mirror).await.unwrap();
     assert_eq!((done.bytes, done.token), (7, token.into()));
 }
 
@@ -422,15 +422,15 @@ async fn requests_past_the_bound_wait_their_turn_and_may_be_dropped() {
     let mut waiting = tokio::task::JoinSet::new();
     for _ in 0..200 {
         let (peer, payload) = (peer.clone(), payload.clone());
-        let options = PutOptions { queue: 9, ..Default::default() };
-        waiting.spawn(async move { peer.put(&payload, options, |_| {}).await });
+        let options = PutOptions { queue: Some(9), ..Default::default() };
+        waiting.spawn(async move { peer.put_with(&payload, options, |_| {}).await });
     }
     // SETTINGS and as many PUTs as may be in flight.
     until("all places are taken", || site.counted("records_out") == 129).await;
-    let locating = peer.locate(payload.token, None);
+    let locating = peer.locate(payload.token);
     assert!(tokio::time::timeout(Duration::from_millis(200), locating).await.is_err());
     waiting.shutdown().await;
-    assert_eq!(peer.locate(payload.token, None).await.unwrap().len(), 1);
+    assert_eq!(peer.locate(payload.token).await.unwrap().len(), 1);
 }
 
 /// A file of these bytes whose time of modification is long past, so that a look at it tells of every write.
@@ -464,7 +464,7 @@ async fn a_file_that_is_written_to_is_never_sent_as_something_else() {
         counters.filter(|(name, _)| *name == "bad_proofs").map(|(_, value)| value).sum::<u64>()
     };
     let bytes = noise("changing", 3_000_001);
-    let put = async |payload: &Prepared| peer.put(payload, PutOptions::default(), |_| {}).await;
+    let put = async |payload: &Prepared| peer.put(payload).await;
 
     // Overwritten, made shorter, made longer, all after it was hashed.
     let file = old_file(&bytes);
@@ -507,14 +507,14 @@ async fn a_file_that_grows_after_it_was_sent_is_told_with_what_is_kept() {
             file.as_file().set_len(300_001).unwrap();
         }
     };
-    let result = peer.put(&payload, PutOptions::default(), grow).await;
+    let result = peer.put_with(&payload, PutOptions::default(), grow).await;
     assert!(
         matches!(result, Err(ClientError::ChangedSince { kept, .. }) if kept == payload.token.into()),
         "{result:?}"
     );
     assert!(get(&peer, payload.token).await.unwrap() == bytes);
     // The same where the gateway has it already.
-    let result = peer.put(&payload, PutOptions::default(), |_| panic!("nothing crosses")).await;
+    let result = peer.put_with(&payload, PutOptions::default(), |_| panic!("nothing crosses")).await;
     assert!(matches!(result, Err(ClientError::ChangedSince { .. })), "{result:?}");
 }
 
@@ -534,7 +534,7 @@ async fn a_file_that_is_deleted_or_replaced_is_put_as_it_was_opened() {
         } else {
             std::fs::remove_file(&path).unwrap();
         }
-        assert_eq!(peer.put(&payload, PutOptions::default(), |_| {}).await.unwrap(), Kept::Now);
+        assert_eq!(peer.put(&payload).await.unwrap(), Kept::Now);
         assert!(get(&peer, payload.token).await.unwrap() == bytes);
     }
 }

@@ -1,11 +1,13 @@
 //! Why a call failed.
 
 use super::InputError;
+use crate::datagram::kernel::BindError;
 use crate::hop::RouteError;
 use crate::limits::MESSAGE_BYTES_MAX;
 use crate::names::{AddressError, ResolveError};
-use crate::record::{ErrorRecord, RecordError};
+use crate::record::{ErrorCode, ErrorRecord, RecordError};
 use crate::shard::CoderError;
+use crate::tls::TlsError;
 use crate::token::{AnyToken, RangesError, Token};
 use std::io;
 use std::net::SocketAddr;
@@ -147,9 +149,37 @@ pub enum ClientError {
     /// More bytes than the caller wants in memory.
     #[error("the answer has more than the {0} bytes allowed; raise the limit, or take it piece by piece")]
     TooLong(u64),
+    /// The fetch that is read failed before.
+    #[error("this fetch has failed already; fetch the payload again")]
+    Failed,
+    /// The identity, the trust or another setting of TLS cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// An address cannot be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
     /// Threads cannot be started, or the system gives no random bytes.
     #[error("cannot start: {0}")]
     Start(io::Error),
+}
+
+/// For readers: the [`ClientError`] is inside, and [`io::Error::downcast`] gives it back.
+impl From<ClientError> for io::Error {
+    fn from(error: ClientError) -> Self {
+        let kind = match &error {
+            ClientError::Lost { .. } => io::ErrorKind::ConnectionReset,
+            ClientError::Stopped => io::ErrorKind::ConnectionAborted,
+            ClientError::Timeout { .. } => io::ErrorKind::TimedOut,
+            ClientError::Refused(failure) => match failure.code {
+                ErrorCode::NotFound => io::ErrorKind::NotFound,
+                ErrorCode::NotAuthorized => io::ErrorKind::PermissionDenied,
+                ErrorCode::BadProof => io::ErrorKind::InvalidData,
+                _ => io::ErrorKind::Other,
+            },
+            _ => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
 }
 
 impl From<io::Error> for ClientError {

@@ -1,4 +1,4 @@
-//! The task's side of a FETCH.
+//! The task's side of a FETCH, piece by piece.
 
 use super::ClientError;
 use super::call::{Answer, Event, FetchAnswer};
@@ -8,19 +8,21 @@ use crate::queue::{Ask, Credit};
 use crate::record;
 use crate::shard::{Blob, Descriptor, Lanes, ShardIndex};
 use crate::token::{AnyToken, Proof, Ranges, VerifiedPiece};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use tokio::sync::mpsc;
 
-/// How to fetch; the default is the whole payload from the peer itself.
+/// What to fetch of a payload or a set; the default is the whole payload from the peer itself.
 #[derive(Clone, Debug, Default)]
-pub struct FetchOptions {
+pub struct PieceOptions {
     /// Which 16 KiB groups of the payload; with `lanes`, which of their stripes.
     pub ranges: Ranges,
-    /// Lanes instead of the payload, and what their set is, which the answer must match.
-    pub lanes: Option<(Lanes, Descriptor)>,
+    /// These lanes of a set instead of its payload. The set token proves what the set is.
+    pub lanes: Option<Lanes>,
     /// Refuse an answer of more payload bytes than this; 0 for no bound.
-    pub max_bytes: u64,
+    pub bytes_max: u64,
     /// By which gateways.
     pub route: Option<Route>,
 }
@@ -54,11 +56,11 @@ impl Piece {
     }
 }
 
-/// An answer to a FETCH, on its way. Dropping it ends the request.
+/// The pieces of an answer, on their way: [`Peer::pieces`](super::Peer::pieces). Dropping it ends the request.
 ///
 /// Pieces that nobody takes wait, up to 8 MiB; then the peer is stopped by flow control, and no other request with it.
 #[derive(Debug)]
-pub struct Fetch {
+pub struct Pieces {
     request: Asked,
     length: u64,
     descriptor: Option<Descriptor>,
@@ -68,21 +70,19 @@ pub struct Fetch {
     over: bool,
 }
 
-impl Fetch {
+impl Pieces {
     pub(super) async fn start(
         link: &Arc<Link>,
         token: AnyToken,
-        options: FetchOptions,
+        options: PieceOptions,
         describe: bool,
     ) -> Result<Self, ClientError> {
-        let FetchOptions { ranges, lanes, max_bytes, route } = options;
+        let PieceOptions { ranges, lanes, bytes_max, route } = options;
         let hop = link.hop(route.as_ref())?;
         let mut request = Asked::new(link).await;
         let credit = Credit::default();
         let (give, events) = mpsc::unbounded_channel();
-        // The set token proves the descriptor that the answer brings.
-        let lanes = lanes.map(|(lanes, _)| lanes);
-        let fetch = record::Fetch { token, bytes_max: max_bytes, lanes, ranges, describe };
+        let fetch = record::Fetch { token, bytes_max, lanes, ranges, describe };
         let ask = Ask::by(hop, fetch).with_credit(credit.clone());
         request.ask(ask, Answer::Fetch(FetchAnswer { events: give, held: Vec::new(), listed: false }));
         let batch = Vec::new().into_iter();
@@ -103,11 +103,18 @@ impl Fetch {
 
     /// The next event; none when the connection is gone.
     async fn event(&mut self) -> Option<Event> {
+        poll_fn(|cx| self.poll_event(cx)).await
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
         loop {
             if let Some(event) = self.batch.next() {
-                return Some(event);
+                return Poll::Ready(Some(event));
             }
-            self.batch = self.events.recv().await?.into_iter();
+            match ready!(self.events.poll_recv(cx)) {
+                Some(batch) => self.batch = batch.into_iter(),
+                None => return Poll::Ready(None),
+            }
         }
     }
 
@@ -122,20 +129,24 @@ impl Fetch {
     }
 
     /// The next checked bytes; none when all have been given. Those of a payload come in rising order, shards in any. May be
-    /// dropped and called again.
+    /// dropped and called again: no piece is lost.
     ///
     /// # Errors
     /// Bytes that do not match the token, what the peer gives up, a lost connection. Nothing comes after an error.
     pub async fn next(&mut self) -> Option<Result<Piece, ClientError>> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, ClientError>>> {
         if self.over {
-            return None;
+            return Poll::Ready(None);
         }
-        let end = match self.event().await {
+        let end = match ready!(self.poll_event(cx)) {
             Some(Event::Piece(piece)) => {
                 if self.credit.give_back(piece.data.len()) {
                     self.request.link().wake();
                 }
-                return Some(Ok(piece));
+                return Poll::Ready(Some(Ok(piece)));
             }
             Some(Event::Failed(failure)) => Some(Err(ClientError::Refused(failure))),
             Some(Event::Complete | Event::Accepted(_)) => None,
@@ -143,28 +154,6 @@ impl Fetch {
         };
         self.over = true;
         self.request.over();
-        end
-    }
-
-    /// Everything that still comes, in one piece.
-    ///
-    /// # Errors
-    /// Those of [`Fetch::next`], and [`ClientError::TooLong`] as soon as more than `bytes_max` have come.
-    pub async fn bytes(mut self, bytes_max: u64) -> Result<Bytes, ClientError> {
-        let mut whole = BytesMut::new();
-        let mut only = Bytes::new();
-        while let Some(piece) = self.next().await {
-            let data = piece?.data;
-            if (only.len() + whole.len() + data.len()) as u64 > bytes_max {
-                return Err(ClientError::TooLong(bytes_max));
-            }
-            if only.is_empty() && whole.is_empty() {
-                only = data;
-                continue;
-            }
-            whole.extend_from_slice(&std::mem::take(&mut only));
-            whole.extend_from_slice(&data);
-        }
-        Ok(if whole.is_empty() { only } else { whole.freeze() })
+        Poll::Ready(end)
     }
 }

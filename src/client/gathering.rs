@@ -23,9 +23,48 @@ pub enum Gathered {
     /// Checked bytes of the payload. Pieces come in any order, and some twice.
     Piece(VerifiedPiece),
     /// Checked bytes of a shard. Shards come in any order, and some twice.
-    Shard(ShardIndex, Blob, VerifiedPiece),
-    /// Of this number of stripes from the first on, these lanes have come whole.
-    Stripes(u64, u64, Lanes),
+    Shard {
+        /// Which shard.
+        shard: ShardIndex,
+        /// The blob that it is a part of.
+        blob: Blob,
+        /// The bytes, with their offset in the blob.
+        piece: VerifiedPiece,
+    },
+    /// Lanes of some stripes have come whole.
+    Stripes {
+        /// The first of the stripes.
+        start: u64,
+        /// The number of stripes.
+        count: u64,
+        /// The lanes.
+        lanes: Lanes,
+    },
+}
+
+/// What to gather, and where.
+#[derive(Clone, Debug)]
+pub struct GatherOptions {
+    /// The payload, or lanes of a set.
+    pub want: Want,
+    /// The worker whose connections the holders are ([`super::ConnectOptions::worker`]).
+    pub worker: usize,
+}
+
+impl Default for GatherOptions {
+    /// The payload, by the first worker.
+    fn default() -> Self {
+        Self { want: Want::Payload, worker: 0 }
+    }
+}
+
+/// What is known of a holder; the default is nothing.
+#[derive(Clone, Debug, Default)]
+pub struct HolderOptions {
+    /// The holder is at the end of this route, and not the peer itself.
+    pub route: Option<Route>,
+    /// The lanes that it has; none: not known.
+    pub lanes: Option<Lanes>,
 }
 
 /// A payload or a set on its way from several holders. Dropping it gives it up.
@@ -61,11 +100,20 @@ impl Drop for Adding {
 }
 
 impl Holders {
-    /// One more holder: at the end of `route`, or the peer itself; with the lanes it has, if that is known.
+    /// One more holder: the peer.
     ///
     /// # Errors
-    /// [`ClientError::OtherWorker`] for a connection of another worker, a route that cannot be.
-    pub fn add(&self, peer: &Peer, route: Option<&Route>, lanes: Option<Lanes>) -> Result<(), ClientError> {
+    /// [`ClientError::OtherWorker`] for a connection of another worker.
+    pub fn add(&self, peer: &Peer) -> Result<(), ClientError> {
+        self.add_with(peer, HolderOptions::default())
+    }
+
+    /// One more holder: the peer, or a gateway that is reached by it.
+    ///
+    /// # Errors
+    /// Those of [`Holders::add`], and [`ClientError::Route`].
+    pub fn add_with(&self, peer: &Peer, options: HolderOptions) -> Result<(), ClientError> {
+        let HolderOptions { route, lanes } = options;
         let Adding { shared, worker, id, peers } = &*self.0;
         let route = route.map(|route| route.starting_at(peer.node())).transpose()?;
         let last = route.as_ref().and_then(|route| route.nodes().last().copied());
@@ -82,16 +130,16 @@ impl Holders {
 
 impl Client {
     /// Fetches `token` from several holders at once: from each holder that is free; what is late, wrong or lost comes from another. Holders are
-    /// added as they are found; all must be connections of this `worker` ([`super::ConnectOptions::worker`]).
+    /// added as they are found; all must be connections of one worker, [`GatherOptions::worker`].
     ///
     /// # Errors
     /// [`ClientError::Refused`] for a set whose shards did not give its payload before.
     pub fn gather(
         &self,
         token: impl Into<AnyToken>,
-        want: Want,
-        worker: usize,
+        options: GatherOptions,
     ) -> Result<(Gathering, Holders), ClientError> {
+        let GatherOptions { want, worker } = options;
         let token = token.into();
         if let AnyToken::Set(set) = token
             && self.0.is_bad(&set)
@@ -115,7 +163,7 @@ impl Client {
 }
 
 impl Gathering {
-    /// What comes next; none when everything has come.
+    /// What comes next; none when everything has come. May be dropped and called again: nothing is lost.
     ///
     /// # Errors
     /// [`ClientError::Refused`] when it cannot be had from these holders: its text says what each of them did.
@@ -133,9 +181,9 @@ impl Gathering {
             }
             Some(GatherEvent::Shard { shard, blob, piece }) => {
                 self.taken(&piece);
-                Gathered::Shard(shard, blob, piece)
+                Gathered::Shard { shard, blob, piece }
             }
-            Some(GatherEvent::Stripes { start, count, lanes }) => Gathered::Stripes(start, count, lanes),
+            Some(GatherEvent::Stripes { start, count, lanes }) => Gathered::Stripes { start, count, lanes },
             end => {
                 self.over = true;
                 return match end {

@@ -6,29 +6,46 @@
 //!
 //! ```
 //! # mod loopback { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/loopback/mod.rs")); }
-//! # let gateway = loopback::Gateway::start();
-//! # let (networks, config, address) = (gateway.client_networks(), gateway.client_config(), gateway.address());
+//! use stoq::client::{Client, Prepared};
+//!
+//! # let there = loopback::Gateway::start();
+//! # let ((certificate, key), gateway_id, address) = (there.client_files(), there.id, there.address());
 //! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
-//! use stoq::client::{Client, ConnectOptions, FetchOptions, Kept, Prepared, PutOptions};
+//! let client = Client::builder().identity_files(certificate, key).trust_node(gateway_id).start()?;
+//! let gateway = client.connect(address).await?;
+//! let payload = Prepared::bytes("hello");
+//! gateway.put(&payload).await?; // It is checked and durable there.
+//! let back = gateway.fetch(payload.token).await?.bytes(1 << 20).await?; // Every byte is checked.
+//! assert_eq!(back, "hello");
+//! # Ok::<_, stoq::client::ClientError>(())
+//! # })?;
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
 //!
-//! let client = Client::start(networks, &config)?;
-//! let gateway = client.connect(address, ConnectOptions::default()).await?;
+//! An address is a [`std::net::SocketAddr`] or a text such as `"gateway.example.org:4433"`. What is fetched is a reader, too ([`Fetch`]), or
+//! comes piece by piece, with offsets and proofs ([`Peer::pieces`]); each call has a form with options:
 //!
-//! // The gateway has checked it against its token and has it on disk when this returns.
+//! ```
+//! # mod loopback { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/loopback/mod.rs")); }
+//! # let there = loopback::Gateway::start();
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! use stoq::client::{FetchOptions, Kept, Prepared, PutOptions};
+//! use stoq::token::Ranges;
+//! use tokio::io::AsyncReadExt;
+//!
+//! # let client = there.client_builder().start()?;
+//! # let gateway = client.connect(there.address()).await?;
 //! let payload = Prepared::bytes(vec![7; 100_000]);
-//! let kept = gateway.put(&payload, PutOptions::default(), |_sent| {}).await?;
+//! let an_hour = PutOptions { lease_s: 3600, ..PutOptions::default() };
+//! let kept = gateway.put_with(&payload, an_hour, |sent| println!("{sent} bytes sent")).await?;
 //! assert_eq!(kept, Kept::Now);
 //!
-//! // Every piece has been checked against the token before it is handed on.
-//! let mut fetch = gateway.fetch(payload.token, FetchOptions::default()).await?;
-//! assert_eq!(fetch.length(), 100_000);
-//! let mut bytes = 0;
-//! while let Some(piece) = fetch.next().await {
-//!     bytes += piece?.data.len();
-//! }
-//! assert_eq!(bytes, 100_000);
-//! client.stop();
-//! # Ok::<_, stoq::client::ClientError>(())
+//! // Ranges are whole groups of 16 KiB.
+//! let end = FetchOptions { ranges: Ranges::covering(90_000..100_000)?, ..FetchOptions::default() };
+//! let mut last = String::new();
+//! gateway.fetch_with(payload.token, end).await?.read_to_string(&mut last).await?;
+//! assert_eq!(last.len(), 100_000 - 5 * 16_384);
+//! # Ok::<_, Box<dyn std::error::Error>>(())
 //! # })?;
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
@@ -37,22 +54,28 @@
 //!
 //! ```
 //! # mod loopback { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/loopback/mod.rs")); }
-//! # let gateway = loopback::Gateway::start();
-//! # let (networks, config, address) = (gateway.client_networks(), gateway.client_config(), gateway.address());
+//! # let there = loopback::Gateway::start();
 //! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
-//! # use stoq::client::{Client, ConnectOptions};
+//! # let client = there.client_builder().start()?;
+//! # let gateway = client.connect(there.address()).await?;
 //! # const ECHO: u64 = 1;
-//! let client = Client::start(networks, &config)?;
-//! let gateway = client.connect(address, ConnectOptions::default()).await?;
 //! gateway.send_message(ECHO, "is anybody there?".into()).await?;
 //! let answer = gateway.message().await?;
 //! assert_eq!((answer.queue, &answer.payload[..]), (ECHO, &b"is anybody there?"[..]));
-//! # client.stop();
 //! # Ok::<_, stoq::client::ClientError>(())
 //! # })?;
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! # What is dropped
+//!
+//! A future that is dropped ends what it asks for: a connection that is still being made is given up, a request is canceled at the
+//! peer. A [`Fetch`], [`Pieces`] or [`Gathering`] that is dropped does the same. The last [`Peer`] of a connection closes it, and the last
+//! [`Client`] with the last `Peer` stops the workers, which takes up to 300 ms on the dropping thread; [`Client::stop`] does so at once.
+//!
+//! Errors are [`ClientError`]: each variant is a reason that a program can tell apart, and its text says what to do.
 
+mod builder;
 mod call;
 mod dial;
 mod dispatch;
@@ -63,17 +86,20 @@ mod input;
 mod payload;
 mod peer;
 mod prepare;
+mod read;
 
 #[cfg(test)]
 mod tests;
 
+pub use builder::ClientBuilder;
 pub use error::ClientError;
-pub use fetch::{Description, Fetch, FetchOptions, Piece};
-pub use gathering::{Gathered, Gathering, Holders};
+pub use fetch::{Description, Piece, PieceOptions, Pieces};
+pub use gathering::{GatherOptions, Gathered, Gathering, HolderOptions, Holders};
 pub use input::{Input, InputError, was_closed};
 pub use payload::{Prepared, Source};
-pub use peer::{Kept, Message, Peer, PutOptions};
+pub use peer::{AskOptions, Kept, Message, Peer, PutOptions};
 pub use prepare::{PrepareOptions, Sharding};
+pub use read::{Fetch, FetchOptions};
 
 pub use crate::gather::{HolderReport, HolderState, Want};
 pub use crate::hop::{Route, RouteError};
@@ -96,7 +122,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
-/// The queue on which gateways take PUTs unless told otherwise.
+/// The queue on which gateways take PUTs unless [`ClientBuilder::put_queue`] or [`PutOptions::queue`] names another.
 pub const PUT_QUEUE: u64 = 0;
 
 /// How to connect.
@@ -105,8 +131,8 @@ pub struct ConnectOptions {
     /// How long the peer may take.
     pub timeout: Duration,
     /// Return at once where an earlier connection of this client to the same peer left a session, and send the first requests
-    /// with the first flight of packets, which somebody may replay. Needs [`crate::tls::ClientTls::early_data`], and a peer that
-    /// takes early data.
+    /// with the first flight of packets, which somebody may replay. Needs [`ClientBuilder::early_data`], and a peer that takes early
+    /// data.
     ///
     /// A peer takes small FETCHes and LOCATEs so. What it refuses as too early has had no effect and is asked once more by the
     /// client itself. Messages are not: send them after the first answer. [`Peer::node`] is not known on such a connection, and so
@@ -170,6 +196,8 @@ struct Shared {
     workers: Vec<(mpsc::UnboundedSender<Call>, Waker)>,
     connects: AtomicUsize,
     requests: AtomicU64,
+    /// Where PUTs go that name no queue.
+    put_queue: u64,
     /// Sets whose shards did not give their payload, the last ones.
     bad_sets: Mutex<VecDeque<SetToken>>,
 }
@@ -227,11 +255,24 @@ impl Shared {
 }
 
 impl Client {
-    /// Starts one worker for each of `networks`, of which there must be one at least.
+    /// The settings of a client, to be started.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    /// Starts one worker for each of `networks`, of which there must be one at least: for programs that have made the configuration of a
+    /// node by themselves. [`Client::builder`] is for all others.
     ///
     /// # Errors
-    /// When threads cannot be started, or there is no network.
+    /// [`ClientError::Start`] when threads cannot be started, or there is no network.
     pub fn start<N>(networks: Vec<N>, config: &NodeConfig) -> Result<Self, ClientError>
+    where
+        N: Network + Send + 'static,
+    {
+        Self::on(networks, config, PUT_QUEUE)
+    }
+
+    fn on<N>(networks: Vec<N>, config: &NodeConfig, put_queue: u64) -> Result<Self, ClientError>
     where
         N: Network + Send + 'static,
     {
@@ -257,6 +298,7 @@ impl Client {
             node: Mutex::new(Some(node)),
             connects: AtomicUsize::new(0),
             requests: AtomicU64::new(0),
+            put_queue,
             bad_sets: Mutex::default(),
         })))
     }
@@ -271,14 +313,27 @@ impl Client {
         &self.0.statuses
     }
 
-    /// Connects: to an address, or to a name, whose addresses of both families are raced (RFC 8305). Connections take the workers in turn.
+    /// Connects within ten seconds: to an address, or to a name, whose addresses of both families are raced (RFC 8305). Connections take
+    /// the workers in turn.
     ///
     /// A name is asked of the system's resolver, on a thread of its own. Whom to trust it does not say: that is [`crate::tls::Trust`]'s.
     ///
     /// # Errors
+    /// Those of [`Client::connect_with`].
+    pub async fn connect(&self, to: impl Into<Target>) -> Result<Peer, ClientError> {
+        self.connect_with(to, ConnectOptions::default()).await
+    }
+
+    /// The same with options. A future that is dropped gives the connection up, also where it is up already.
+    ///
+    /// # Errors
     /// [`ClientError::Connect`] with the reason, [`ClientError::Timeout`], [`ClientError::Stopped`]; [`ClientError::Address`] and
     /// [`ClientError::Resolve`] for what is no address here.
-    pub async fn connect(&self, to: impl Into<Target>, options: ConnectOptions) -> Result<Peer, ClientError> {
+    pub async fn connect_with(
+        &self,
+        to: impl Into<Target>,
+        options: ConnectOptions,
+    ) -> Result<Peer, ClientError> {
         let to = to.into().0?;
         if to.has_zone() && self.0.network.kind != NetworkKind::KernelUdp {
             return Err(ResolveError::Zone(to).into());
@@ -310,7 +365,8 @@ impl Client {
         }
     }
 
-    /// Closes every connection and ends every thread. Blocks for up to 300 ms, until the peers have been told.
+    /// Closes every connection and ends every thread of all clones: calls in flight, and those made later, end with
+    /// [`ClientError::Stopped`] or [`ClientError::Lost`]. Blocks for up to 300 ms, until the peers have been told.
     pub fn stop(&self) {
         let node = self.0.node.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(node) = node {
@@ -319,7 +375,7 @@ impl Client {
     }
 }
 
-/// A call of [`Client::connect`] that nobody has waited for to the end: its connection must not stay.
+/// A call of [`Client::connect_with`] that nobody has waited for to the end: its connection must not stay.
 struct Dialing<'a> {
     shared: &'a Shared,
     answer: oneshot::Receiver<Result<Up, DialError>>,

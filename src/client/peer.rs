@@ -1,9 +1,10 @@
 //! The task's side of a connection.
 
 use super::call::{Answer, Batch, Call, PutAnswer, Room, Up};
-use super::fetch::{Description, Fetch, FetchOptions};
+use super::fetch::{Description, PieceOptions, Pieces};
 use super::payload::{Prepared, Source};
-use super::{ClientError, PUT_QUEUE, Shared};
+use super::read::{Fetch, FetchOptions};
+use super::{ClientError, Shared};
 use crate::hop::Route;
 use crate::limits::{CLIENT_BATCHES_LEN, CLIENT_MESSAGES_BYTES, CLIENT_REQUESTS_LEN, MESSAGE_BYTES_MAX};
 use crate::queue::{Ask, ConnectionId, Credit, RequestId};
@@ -23,15 +24,20 @@ const LEASE_S: u64 = 30 * 24 * 3600;
 /// A connection to a gateway. Clones are the same connection; it is closed when the last of them, and the last request on it,
 /// is dropped.
 ///
-/// Any number of tasks may use it at once. At most [`CLIENT_REQUESTS_LEN`] requests are in flight; more wait their turn.
+/// Any number of tasks may use it at once. At most [`CLIENT_REQUESTS_LEN`] requests are in flight; more wait their turn. Each request has a
+/// short form to the peer itself and a form with options: [`Peer::put`] and [`Peer::put_with`]. A future that is dropped before it is
+/// ready ends its request: the peer is told, and keeps nothing of a PUT that is not whole.
+///
+/// Every request may end with [`ClientError::Lost`] when the connection is lost, and with [`ClientError::Stopped`] when the client is
+/// stopped.
 #[derive(Clone, Debug)]
 pub struct Peer(Arc<Link>);
 
 /// How to put; the default is the whole payload to the peer itself, for thirty days.
 #[derive(Clone, Debug)]
 pub struct PutOptions {
-    /// Which of the gateway's queues takes it.
-    pub queue: u64,
+    /// Which of the gateway's queues takes it; none: [`ClientBuilder::put_queue`](super::ClientBuilder::put_queue).
+    pub queue: Option<u64>,
     /// How long to keep it, seconds.
     pub lease_s: u64,
     /// What set it is; without one, what [`Prepared::descriptor`] says.
@@ -44,8 +50,15 @@ pub struct PutOptions {
 
 impl Default for PutOptions {
     fn default() -> Self {
-        Self { queue: PUT_QUEUE, lease_s: LEASE_S, descriptor: None, lanes: None, route: None }
+        Self { queue: None, lease_s: LEASE_S, descriptor: None, lanes: None, route: None }
     }
+}
+
+/// How to ask; the default is the peer itself.
+#[derive(Clone, Debug, Default)]
+pub struct AskOptions {
+    /// By which gateways: the last of them is asked.
+    pub route: Option<Route>,
 }
 
 /// How a PUT ended well.
@@ -191,9 +204,17 @@ impl Peer {
         self.0.remote
     }
 
+    /// Puts a payload, and returns once the gateway has checked and durably kept it, for thirty days: [`Peer::put_with`] says more.
+    ///
+    /// # Errors
+    /// Those of [`Peer::put_with`].
+    pub async fn put(&self, payload: &Prepared) -> Result<Kept, ClientError> {
+        self.put_with(payload, PutOptions::default(), |_sent| {}).await
+    }
+
     /// Puts a payload, or lanes of it, and returns once the gateway has checked and durably kept it. `progress` hears how many
     /// payload bytes have been given to the connection, 0 first, unless the gateway has them already. Dropping the future ends the
-    /// request.
+    /// request: nothing of it is kept, unless the gateway had confirmed it already.
     ///
     /// A file is read by the task itself, 1 MiB at a time, and only as fast as the connection takes it: from a slow disk, give
     /// it a thread that may block.
@@ -204,14 +225,18 @@ impl Peer {
     /// is then hashed once more, to tell who erred. A file that is deleted, or replaced by another of its name, is put as it was opened.
     ///
     /// # Errors
-    /// What the gateway refuses, a lost connection, a file that cannot be read or changed, a descriptor of another payload.
-    pub async fn put(
+    /// [`ClientError::Refused`] for what the gateway refuses; [`ClientError::File`], [`ClientError::Changed`] and
+    /// [`ClientError::ChangedSince`] for a file that cannot be read or changed; [`ClientError::OtherDescriptor`],
+    /// [`ClientError::NoParity`] and [`ClientError::Ranges`] for a set that the payload does not have; [`ClientError::WrongReceipt`] for a
+    /// gateway that confirms another payload; [`ClientError::Route`].
+    pub async fn put_with(
         &self,
         payload: &Prepared,
         options: PutOptions,
         mut progress: impl FnMut(u64),
     ) -> Result<Kept, ClientError> {
         let PutOptions { queue, lease_s, descriptor, lanes, route } = options;
+        let queue = queue.unwrap_or(self.0.shared.put_queue);
         let descriptor = descriptor.map_or_else(|| payload.descriptor(), Ok)?;
         let mut source = Source::new(payload, &descriptor, lanes)?;
         let put = match lanes {
@@ -261,31 +286,61 @@ impl Peer {
         }
     }
 
-    /// Asks for a payload, or lanes of one; returns once the peer has said that it has it.
+    /// Asks for a payload; returns once the peer has said that it has it. What comes is a reader of checked bytes, in order.
     ///
     /// # Errors
-    /// What the peer refuses, a lost connection, a route that cannot be.
-    pub async fn fetch(
+    /// [`ClientError::Refused`] for what the peer refuses: with [`ErrorCode::NotFound`] where it does not have the payload.
+    pub async fn fetch(&self, token: impl Into<AnyToken>) -> Result<Fetch, ClientError> {
+        self.fetch_with(token, FetchOptions::default()).await
+    }
+
+    /// The same of parts of a payload, or by other gateways.
+    ///
+    /// # Errors
+    /// Those of [`Peer::fetch`], and [`ClientError::Route`].
+    pub async fn fetch_with(
         &self,
         token: impl Into<AnyToken>,
         options: FetchOptions,
     ) -> Result<Fetch, ClientError> {
-        Fetch::start(&self.0, token.into(), options, false).await
+        Fetch::start(&self.0, token.into(), options).await
+    }
+
+    /// Asks for a payload piece by piece, each with its offset and its proofs; or for lanes of a set, whose shards come in any order.
+    /// Returns once the peer has said that it has it.
+    ///
+    /// # Errors
+    /// Those of [`Peer::fetch_with`].
+    pub async fn pieces(
+        &self,
+        token: impl Into<AnyToken>,
+        options: PieceOptions,
+    ) -> Result<Pieces, ClientError> {
+        Pieces::start(&self.0, token.into(), options, false).await
     }
 
     /// Asks what a payload or a set is, without its bytes.
     ///
     /// # Errors
-    /// What the peer refuses, a lost connection, a route that cannot be.
-    pub async fn describe(
+    /// Those of [`Peer::fetch`].
+    pub async fn describe(&self, token: impl Into<AnyToken>) -> Result<Description, ClientError> {
+        self.describe_with(token, AskOptions::default()).await
+    }
+
+    /// The same by other gateways.
+    ///
+    /// # Errors
+    /// Those of [`Peer::fetch_with`].
+    pub async fn describe_with(
         &self,
         token: impl Into<AnyToken>,
-        route: Option<Route>,
+        options: AskOptions,
     ) -> Result<Description, ClientError> {
-        let options = FetchOptions { route, ..FetchOptions::default() };
-        let mut fetch = Fetch::start(&self.0, token.into(), options, true).await?;
-        match fetch.next().await {
-            None => Ok(Description { length: fetch.length(), descriptor: fetch.descriptor().copied() }),
+        let AskOptions { route } = options;
+        let options = PieceOptions { route, ..PieceOptions::default() };
+        let mut pieces = Pieces::start(&self.0, token.into(), options, true).await?;
+        match pieces.next().await {
+            None => Ok(Description { length: pieces.length(), descriptor: pieces.descriptor().copied() }),
             Some(Err(error)) => Err(error),
             Some(Ok(_)) => Err(self.0.lost()),
         }
@@ -294,25 +349,41 @@ impl Peer {
     /// Asks who holds a payload or a set, to the peer's knowledge.
     ///
     /// # Errors
-    /// What the peer refuses, a lost connection, a route that cannot be.
-    pub async fn locate(
+    /// [`ClientError::Refused`] for what the peer refuses.
+    pub async fn locate(&self, token: impl Into<AnyToken>) -> Result<Vec<Holder>, ClientError> {
+        self.locate_with(token, AskOptions::default()).await
+    }
+
+    /// The same of another gateway.
+    ///
+    /// # Errors
+    /// Those of [`Peer::locate`], and [`ClientError::Route`].
+    pub async fn locate_with(
         &self,
         token: impl Into<AnyToken>,
-        route: Option<&Route>,
+        options: AskOptions,
     ) -> Result<Vec<Holder>, ClientError> {
-        let hop = self.0.hop(route)?;
+        let hop = self.0.hop(options.route.as_ref())?;
         let mut request = Asked::new(&self.0).await;
         let (reply, answer) = oneshot::channel();
         request.ask(Ask::by(hop, Locate { token: token.into() }), Answer::Holders(reply));
         request.answer(answer).await
     }
 
-    /// Asks the peer to fetch something elsewhere and hold it; returns once it does.
+    /// Asks the peer to fetch something elsewhere and hold it; returns once it does. Dropping the future takes the wish back.
     ///
     /// # Errors
-    /// What the peer refuses, a lost connection, a route that cannot be.
-    pub async fn mirror(&self, mirror: Mirror, route: Option<&Route>) -> Result<Done, ClientError> {
-        let hop = self.0.hop(route)?;
+    /// [`ClientError::Refused`] for what the peer refuses or cannot fetch.
+    pub async fn mirror(&self, mirror: Mirror) -> Result<Done, ClientError> {
+        self.mirror_with(mirror, AskOptions::default()).await
+    }
+
+    /// The same of another gateway.
+    ///
+    /// # Errors
+    /// Those of [`Peer::mirror`], and [`ClientError::Route`].
+    pub async fn mirror_with(&self, mirror: Mirror, options: AskOptions) -> Result<Done, ClientError> {
+        let hop = self.0.hop(options.route.as_ref())?;
         let mut request = Asked::new(&self.0).await;
         let (reply, answer) = oneshot::channel();
         request.ask(Ask::by(hop, mirror), Answer::Done(reply));
@@ -320,7 +391,7 @@ impl Peer {
     }
 
     /// Sends a message to one of the peer's queues. Messages to one queue arrive in the order in which they were sent. Returns
-    /// when it is on its way, not when it has arrived; waits while 8 MiB of them are.
+    /// when it is on its way, not when it has arrived; waits while 8 MiB of them are. A future that is dropped has sent nothing.
     ///
     /// # Errors
     /// [`ClientError::MessageTooLong`], a lost connection.
@@ -354,7 +425,7 @@ impl Peer {
         Ok(place)
     }
 
-    /// The next message or datagram from the peer. Each goes to one caller.
+    /// The next message or datagram from the peer. Each goes to one caller. May be dropped and called again: no message is lost.
     ///
     /// Messages wait for a caller, up to 1,024 of them or 8 MiB a connection. Past that the worker takes nothing more from any of its
     /// connections until one is taken: who may be sent messages must take them.
@@ -379,7 +450,7 @@ impl Peer {
         }
     }
 
-    /// Closes the connection of every clone now. What is in flight fails.
+    /// Closes the connection of every clone now, without waiting. What is in flight fails with [`ClientError::Lost`].
     pub fn close(&self) {
         self.0.call(Call::Disconnect { connection: self.0.connection });
     }

@@ -43,6 +43,18 @@ impl Trust {
         }
     }
 
+    /// The same from a PEM text in memory; the path only appears in messages.
+    ///
+    /// # Errors
+    /// A text without a certificate, or with one that cannot be read.
+    pub fn from_pem(
+        path: &Path,
+        authorities_pem: &[u8],
+        pins: impl IntoIterator<Item = NodeId>,
+    ) -> Result<Self, TlsError> {
+        Self::with_roots(path, &pem::certificates(path, authorities_pem)?, pins)
+    }
+
     /// Trusts the keys with these node IDs, whatever their certificates' issuers.
     pub fn pinned(pins: impl IntoIterator<Item = NodeId>) -> Result<Self, TlsError> {
         Self::with_roots(Path::new(""), &[], pins)
@@ -75,6 +87,14 @@ impl Trust {
             return Err(TlsError::NothingTrusted);
         }
         Ok(Self { anchors, pins, judged: Arc::default() })
+    }
+
+    /// This trust with the authorities and the pins of `other` added to its own.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.anchors.extend(other.anchors);
+        self.pins.extend(other.pins);
+        self
     }
 
     /// Certificates that this trust and its clones have judged: one a full handshake whose peer shows one, none where a session

@@ -5,7 +5,7 @@
 #[allow(dead_code, reason = "no test uses all of it")]
 pub(crate) struct Gateway {
     pub(crate) node: stoq::node::Node,
-    client: stoq::tls::Identity,
+    client: stoq::tls::NewIdentity,
     pub(crate) id: stoq::tls::NodeId,
     pub(crate) store: tempfile::TempDir,
 }
@@ -23,10 +23,12 @@ impl Gateway {
         use stoq::seed::{MemoryTier, Seed, SeedParts, Store, StoreConfig};
         use stoq::tls::{ClientAuth, ServerTls, Trust, server_config};
 
-        let (identity, client) = (new_identity("gateway"), new_identity("client"));
+        let (identity, client) = (new_identity("gateway").identity, new_identity("client"));
         let id = identity.node_id();
-        let trust = ClientAuth::Required(Trust::pinned([client.node_id()]).unwrap());
+        let trust = ClientAuth::Required(Trust::pinned([client.identity.node_id()]).unwrap());
         let directory = tempfile::TempDir::new().unwrap();
+        std::fs::write(directory.path().join("client.pem"), &client.certificate_pem).unwrap();
+        write_private(&directory.path().join("client.key"), &client.key_pem);
         let store = std::sync::Arc::new(Store::open(directory.path(), StoreConfig::default()).unwrap());
         let memory = std::sync::Arc::new(std::sync::Mutex::new(MemoryTier::new(4 << 20, false)));
         let hosted =
@@ -65,25 +67,37 @@ impl Gateway {
         self.node.networks()[0].local[0]
     }
 
-    pub(crate) fn client_networks(&self) -> Vec<stoq::datagram::kernel::KernelUdp> {
-        vec![network()]
+    /// The files of the client's certificate and key, which lie beside the store's own.
+    pub(crate) fn client_files(&self) -> (std::path::PathBuf, std::path::PathBuf) {
+        (self.store.path().join("client.pem"), self.store.path().join("client.key"))
     }
 
-    pub(crate) fn client_config(&self) -> stoq::node::NodeConfig {
-        use stoq::tls::{ClientTls, Trust, client_config};
-        let trust = Trust::pinned([self.id]).unwrap();
-        let tls = ClientTls { early_data: true, ..ClientTls::new(Some(self.client.clone()), trust) };
-        stoq::node::NodeConfig {
-            client: Some(client_config(&tls).unwrap()),
-            quic: quic(),
-            ..Default::default()
-        }
+    /// The texts of both.
+    pub(crate) fn client_pem(&self) -> (&str, &str) {
+        (&self.client.certificate_pem, &self.client.key_pem)
+    }
+
+    /// A client that this gateway lets in and that trusts it, on the loopback interface.
+    pub(crate) fn client_builder(&self) -> stoq::client::ClientBuilder {
+        stoq::Client::builder()
+            .identity(self.client.identity.clone())
+            .trust_node(self.id)
+            .early_data(true)
+            .listen(["127.0.0.1:0".parse().unwrap()])
+            .quic(quic())
     }
 }
 
-fn new_identity(name: &str) -> stoq::tls::Identity {
+fn write_private(path: &std::path::Path, text: &str) {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).open(path).unwrap().write_all(text.as_bytes()).unwrap();
+}
+
+fn new_identity(name: &str) -> stoq::tls::NewIdentity {
     let algorithm = stoq::tls::FalconAlgorithm::default();
-    stoq::tls::Identity::generate(algorithm, name, &[], 1).unwrap().identity
+    stoq::tls::Identity::generate(algorithm, name, &[], 1).unwrap()
 }
 
 fn network() -> stoq::datagram::kernel::KernelUdp {

@@ -7,7 +7,7 @@ use anyhow::Context;
 use indicatif::ProgressBar;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use stoq::client::{HolderReport, HolderState, Peer, Route, Want};
+use stoq::client::{GatherOptions, HolderOptions, HolderReport, HolderState, Peer, Route, Want};
 use stoq::gathered_file::{GatherSummary, GatheredFile};
 use stoq::token::AnyToken;
 
@@ -38,17 +38,18 @@ pub(crate) async fn run(
         AnyToken::Content(_) => Want::Payload,
         AnyToken::Set(_) => Want::AnyLanes,
     };
-    let (mut gathering, holders) = online.client.gather(token, want, GATHERING_WORKER)?;
+    let (mut gathering, holders) =
+        online.client.gather(token, GatherOptions { want, worker: GATHERING_WORKER })?;
     let unreached = Arc::new(Mutex::new(Vec::new()));
     if named.is_empty() {
-        holders.add(&online.connect_gateway().await?, route.as_ref(), None)?;
+        holders.add_with(&online.connect_gateway().await?, at(route))?;
     }
     for (named, text) in named.into_iter().zip(from) {
         let (dialer, holders) = (online.dialer(), holders.clone());
         let (unreached, text) = (unreached.clone(), text.clone());
         tokio::spawn(async move {
             let added = match reach(&dialer, named).await {
-                Ok((peer, route)) => holders.add(&peer, route.as_ref(), None).map_err(anyhow::Error::from),
+                Ok((peer, route)) => holders.add_with(&peer, at(route)).map_err(anyhow::Error::from),
                 Err(error) => Err(error),
             };
             if let Err(error) = added {
@@ -73,6 +74,10 @@ pub(crate) async fn run(
     let summary = file.finish(&gathering, |read| bar.set_position(read)).await?;
     let checking = started.elapsed().saturating_sub(elapsed);
     Ok(Outcome { summary, elapsed, checking, given: gathering.report(), unreached })
+}
+
+fn at(route: Option<Route>) -> HolderOptions {
+    HolderOptions { route, ..HolderOptions::default() }
 }
 
 async fn reach(dialer: &Dialer, named: Named) -> anyhow::Result<(Peer, Option<Route>)> {

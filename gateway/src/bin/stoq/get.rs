@@ -181,16 +181,16 @@ async fn to_stream(
     bar: &ProgressBar,
 ) -> anyhow::Result<Outcome> {
     let started = Instant::now();
-    let mut fetch = peer.fetch(token, FetchOptions { route, ..FetchOptions::default() }).await?;
+    let mut fetch = peer.fetch_with(token, FetchOptions { route, ..FetchOptions::default() }).await?;
     let stream = Stream::start(out)?;
     let (mut have, length) = (0, fetch.length());
     show(bar, have, length);
     let mut came = Ok(());
-    while let Some(piece) = fetch.next().await {
-        match piece {
-            Ok(piece) => {
-                have += piece.data.len() as u64;
-                if !stream.write(piece.data).await {
+    while let Some(chunk) = fetch.chunk().await {
+        match chunk {
+            Ok(chunk) => {
+                have += chunk.len() as u64;
+                if !stream.write(chunk).await {
                     break;
                 }
                 show(bar, have, length);

@@ -3,6 +3,7 @@
 use crate::output;
 use crate::route::RouteArgs;
 use crate::session::Options;
+use stoq::client::AskOptions;
 use stoq::record::{Coverage, Holder};
 use stoq::token::AnyToken;
 use stoq_gateway::durations;
@@ -21,7 +22,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let online = args.options.open()?.start()?;
     let route = args.route.route(&online.gateways)?;
     let (holders, gateway) = online.run(async |peer| {
-        let holders = peer.locate(args.token, route.as_ref()).await?;
+        let holders = peer.locate_with(args.token, AskOptions { route }).await?;
         Ok((holders, peer.node()))
     })?;
     if args.options.json {

@@ -4,7 +4,7 @@ use crate::output::{self, Usage};
 use crate::route::Named;
 use crate::session::{Online, Options};
 use anyhow::Context;
-use stoq::client::{Peer, Route};
+use stoq::client::{AskOptions, Peer, Route};
 use stoq::names::GatewayAddress;
 use stoq::record::Mirror;
 use stoq::shard::Lanes;
@@ -57,7 +57,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let (done, on) = online.block_on(async {
         let (peer, route) = connect(&online, &way).await?;
         let on = route.as_ref().map_or(peer.node(), |route| route.nodes().last().copied());
-        Ok((peer.mirror(mirror, route.as_ref()).await?, on))
+        Ok((peer.mirror_with(mirror, AskOptions { route }).await?, on))
     })?;
     if args.options.json {
         let result = serde_json::json!({

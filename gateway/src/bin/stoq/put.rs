@@ -63,7 +63,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let hashed = hashing.elapsed();
     let set = args.shards.map(|_| payload.descriptor()).transpose()?;
     let options = PutOptions {
-        queue: args.queue,
+        queue: Some(args.queue),
         lease_s: args.lease.0,
         lanes: set.map(|set| args.lanes.unwrap_or(set.lanes())),
         route,
@@ -74,7 +74,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         let bar = progress(args.options.quiet || args.options.json, "put", payload.length);
         let stored_by = options.route.as_ref().map_or(peer.node(), |route| route.nodes().last().copied());
         let started = Instant::now();
-        let kept = peer.put(&payload, options, |bytes| bar.set_position(bytes)).await?;
+        let kept = peer.put_with(&payload, options, |bytes| bar.set_position(bytes)).await?;
         let elapsed = started.elapsed();
         bar.finish_and_clear();
         Ok(Sent { kept, elapsed, stored_by })

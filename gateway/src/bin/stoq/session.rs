@@ -242,7 +242,7 @@ impl Dialer {
     pub(crate) async fn connect(&self, remote: &GatewayAddress) -> Result<Peer, ClientError> {
         let worker = Some(GATHERING_WORKER);
         let options = ConnectOptions { timeout: self.timeout, worker, ..ConnectOptions::default() };
-        self.client.connect(remote, options).await
+        self.client.connect_with(remote, options).await
     }
 
     /// Connects to the gateway.

@@ -1,0 +1,447 @@
+//! How a client is made: its identity, the gateways that it trusts, its network, its workers.
+
+use super::{Client, ClientError, PUT_QUEUE};
+use crate::datagram::Network;
+use crate::datagram::kernel::{BindError, KernelUdp, KernelUdpConfig};
+use crate::limits::WORKERS_MAX;
+use crate::node::{NodeConfig, ThreadSetup};
+use crate::quic::transport::{Congestion, QuicConfig};
+use crate::tls::{ClientTls, Identity, NodeId, TlsError, TlsPolicy, Trust, client_config};
+use crate::worker::Idle;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+/// The settings of a [`Client`], made by [`Client::builder`]. All have defaults but the trust: a client trusts no gateway that it
+/// was not told to.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use stoq::client::Client;
+/// use stoq::quic::transport::Congestion;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let client = Client::builder()
+///     .identity_files("client.pem", "client.key")
+///     .trust_ca_file("ca.pem")
+///     .workers(4)
+///     .listen(["192.0.2.7:0".parse()?, "[2001:db8::7]:0".parse()?])
+///     .congestion(Congestion::Bbr)
+///     .idle_timeout(Duration::from_secs(10))
+///     .start()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// What is wrong with a setting, such as a file that cannot be read, is told by [`ClientBuilder::start`]: the first fault if there
+/// are several. A builder that is dropped has opened nothing.
+#[derive(Debug)]
+#[must_use = "a builder does nothing until it is started"]
+pub struct ClientBuilder {
+    tls: Tls,
+    /// The first fault of a setting.
+    fault: Option<TlsError>,
+    listen: Vec<SocketAddr>,
+    socket_buffer_bytes: usize,
+    workers: usize,
+    node: Threads,
+    quic: QuicConfig,
+    put_queue: u64,
+}
+
+#[derive(Debug)]
+struct Tls {
+    identity: Option<Identity>,
+    trust: Option<Trust>,
+    server_name: Option<String>,
+    policy: TlsPolicy,
+    early_data: bool,
+}
+
+struct Threads {
+    cores: Vec<usize>,
+    idle: Idle,
+    setup: Option<ThreadSetup>,
+}
+
+impl std::fmt::Debug for Threads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Threads")
+            .field("cores", &self.cores)
+            .field("idle", &self.idle)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for ClientBuilder {
+    /// No identity, no trust; one worker; any free port of both families; [`QuicConfig::default`]; no early data.
+    fn default() -> Self {
+        let tls = Tls {
+            identity: None,
+            trust: None,
+            server_name: None,
+            policy: TlsPolicy::default(),
+            early_data: false,
+        };
+        Self {
+            tls,
+            fault: None,
+            listen: vec![(Ipv4Addr::UNSPECIFIED, 0).into(), (Ipv6Addr::UNSPECIFIED, 0).into()],
+            socket_buffer_bytes: KernelUdpConfig::default().buffer_bytes,
+            workers: 1,
+            node: Threads { cores: Vec::new(), idle: Idle::Adaptive, setup: None },
+            quic: QuicConfig::default(),
+            put_queue: PUT_QUEUE,
+        }
+    }
+}
+
+/// The identity, for gateways that ask for one. Most do.
+impl ClientBuilder {
+    /// The identity in a PEM file of certificates, the client's own first, and the PEM file of its key. Both are read now.
+    pub fn identity_files(mut self, certificate: impl AsRef<Path>, key: impl AsRef<Path>) -> Self {
+        let identity = Identity::load(certificate.as_ref(), key.as_ref());
+        self.tls.identity = self.sound(identity);
+        self
+    }
+
+    /// The same from PEM texts in memory.
+    pub fn identity_pem(mut self, certificate: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Self {
+        let (at, key_at) = (Path::new("(certificate in memory)"), Path::new("(key in memory)"));
+        let identity = Identity::from_pem(at, certificate.as_ref(), key_at, key.as_ref());
+        self.tls.identity = self.sound(identity);
+        self
+    }
+
+    /// An identity that the program has.
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.tls.identity = Some(identity);
+        self
+    }
+}
+
+/// The gateways that are trusted. Each call adds to those before: nodes to nodes, authorities to authorities. Where there are both, a
+/// gateway must have one of the nodes' keys **and** a certificate of one of the authorities ([`Trust`]).
+impl ClientBuilder {
+    /// Trusts the gateway whose key has this node ID.
+    pub fn trust_node(self, node: NodeId) -> Self {
+        self.trust_nodes([node])
+    }
+
+    /// Trusts the gateways whose keys have these node IDs.
+    pub fn trust_nodes(self, nodes: impl IntoIterator<Item = NodeId>) -> Self {
+        let trust = Trust::pinned(nodes);
+        self.trust_sound(trust)
+    }
+
+    /// Trusts gateways with certificates of the authorities in this PEM file, which is read now.
+    pub fn trust_ca_file(self, file: impl AsRef<Path>) -> Self {
+        let trust = Trust::load(Some(file.as_ref()), []);
+        self.trust_sound(trust)
+    }
+
+    /// The same from a PEM text in memory.
+    pub fn trust_ca_pem(self, authorities: impl AsRef<[u8]>) -> Self {
+        let trust = Trust::from_pem(Path::new("(CA certificates in memory)"), authorities.as_ref(), []);
+        self.trust_sound(trust)
+    }
+
+    /// Trusts what the program has put together.
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.tls.trust = Some(match self.tls.trust.take() {
+            Some(before) => before.and(trust),
+            None => trust,
+        });
+        self
+    }
+
+    /// The DNS name or IP address that a gateway's certificate must carry, too. Without it names are compared with nothing: the name
+    /// that is connected to is no proof of anything.
+    pub fn server_name(mut self, name: impl Into<String>) -> Self {
+        self.tls.server_name = Some(name.into());
+        self
+    }
+
+    /// What is asked of handshakes; without it Falcon and X25519MLKEM768 alone.
+    pub fn tls_policy(mut self, policy: TlsPolicy) -> Self {
+        self.tls.policy = policy;
+        self
+    }
+
+    /// Lets [`ConnectOptions::early`](super::ConnectOptions::early) send requests in the first flight of a resumed session, which
+    /// somebody may replay. Off without it.
+    pub fn early_data(mut self, allowed: bool) -> Self {
+        self.tls.early_data = allowed;
+        self
+    }
+
+    fn trust_sound(mut self, trust: Result<Trust, TlsError>) -> Self {
+        match self.sound(trust) {
+            Some(trust) => self.trust(trust),
+            None => self,
+        }
+    }
+
+    /// Keeps the first fault for [`ClientBuilder::start`].
+    fn sound<T>(&mut self, result: Result<T, TlsError>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(fault) => {
+                self.fault.get_or_insert(fault);
+                None
+            }
+        }
+    }
+}
+
+/// The network and the threads.
+impl ClientBuilder {
+    /// Local addresses of the kernel's sockets; port 0 is any free one. Without it any free port of both families. An unspecified
+    /// address (`0.0.0.0`, `[::]`) whose family this host does not have is left out where another address remains.
+    pub fn listen(mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        self.listen = addresses.into_iter().collect();
+        self
+    }
+
+    /// Bytes asked for the send buffer and for the receive buffer of each socket of the kernel; 16 MiB without it. The kernel bounds them by
+    /// `net.core.wmem_max` and `net.core.rmem_max`.
+    pub fn socket_buffer_bytes(mut self, bytes: usize) -> Self {
+        self.socket_buffer_bytes = bytes;
+        self
+    }
+
+    /// Workers of [`ClientBuilder::start`]: threads, each with sockets of its own, at most [`WORKERS_MAX`]. Connections take them in turn.
+    /// One without it, which carries any number of connections.
+    pub fn workers(mut self, count: usize) -> Self {
+        self.workers = count;
+        self
+    }
+
+    /// The core of each worker, in their order; workers past the end float, as all do without it.
+    pub fn cores(mut self, cores: impl IntoIterator<Item = usize>) -> Self {
+        self.node.cores = cores.into_iter().collect();
+        self
+    }
+
+    /// What idle workers do; [`Idle::Adaptive`] without it.
+    pub fn idle(mut self, idle: Idle) -> Self {
+        self.node.idle = idle;
+        self
+    }
+
+    /// Runs on each worker's thread before its loop: DPDK threads register so.
+    pub fn thread_setup(mut self, setup: ThreadSetup) -> Self {
+        self.node.setup = Some(setup);
+        self
+    }
+
+    /// The queue on which gateways take PUTs that name none; [`PUT_QUEUE`] without it.
+    pub fn put_queue(mut self, queue: u64) -> Self {
+        self.put_queue = queue;
+        self
+    }
+}
+
+/// QUIC.
+impl ClientBuilder {
+    /// All that can be set of QUIC at once. What the calls below set stands in it too; the last call counts.
+    pub fn quic(mut self, quic: QuicConfig) -> Self {
+        self.quic = quic;
+        self
+    }
+
+    /// The congestion controller; CUBIC without it.
+    pub fn congestion(mut self, congestion: Congestion) -> Self {
+        self.quic.congestion = congestion;
+        self
+    }
+
+    /// A connection on which nothing comes for this time is lost; 30 s without it. The shorter time of both peers counts. Zero is no bound
+    /// from this side.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.quic.idle_timeout_ms = whole_ms(timeout);
+        self
+    }
+
+    /// Sends a PING on a connection that is quiet for this time; 5 s without it. Zero is never.
+    pub fn keep_alive(mut self, interval: Duration) -> Self {
+        self.quic.keep_alive_ms = whole_ms(interval);
+        self
+    }
+
+    /// UDP payload that is assumed to pass before the path's MTU is found, bytes; 1,200 without it, which passes everywhere. 0 is what
+    /// the local device carries.
+    pub fn initial_mtu(mut self, bytes: u16) -> Self {
+        self.quic.initial_mtu = bytes;
+        self
+    }
+
+    /// Whether larger packets are tried, up to what the local device carries (RFC 8899); on without it.
+    pub fn mtu_discovery(mut self, on: bool) -> Self {
+        self.quic.mtu_discovery = on;
+        self
+    }
+}
+
+/// Milliseconds, rounded up: no time becomes zero, which means another thing.
+fn whole_ms(time: Duration) -> u32 {
+    time.as_nanos().div_ceil(1_000_000).try_into().unwrap_or(u32::MAX)
+}
+
+/// The start.
+impl ClientBuilder {
+    /// Opens the kernel's UDP sockets and starts the workers. Reads no file and waits for no peer.
+    ///
+    /// # Errors
+    /// [`ClientError::Tls`] for the first setting of identity or trust that is wrong, or where nobody is trusted; [`ClientError::Bind`]
+    /// for an address that cannot be bound; [`ClientError::Start`] where there is no worker, or the system gives no thread.
+    pub fn start(self) -> Result<Client, ClientError> {
+        let config = KernelUdpConfig {
+            reuse_port: self.workers > 1,
+            buffer_bytes: self.socket_buffer_bytes,
+            ..KernelUdpConfig::default()
+        };
+        let listen = self.listen.clone();
+        let workers = self.workers;
+        // What is wrong with the settings is told before a socket is opened.
+        self.start_with(move || {
+            if !(1..=WORKERS_MAX).contains(&workers) {
+                let text = format!("a client has 1 to {WORKERS_MAX} workers, not {workers}");
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, text).into());
+            }
+            let bind = |_| KernelUdp::bind(&listen, config).map_err(not_bound);
+            (0..workers).map(bind).collect()
+        })
+    }
+
+    /// Starts a worker on each of `networks`, which the caller has opened: the queues of a DPDK port, for one. They decide on the number of
+    /// workers, and [`ClientBuilder::listen`], [`ClientBuilder::socket_buffer_bytes`] and [`ClientBuilder::workers`] count for nothing.
+    ///
+    /// # Errors
+    /// Those of [`ClientBuilder::start`] but [`ClientError::Bind`].
+    pub fn start_on<N: Network + Send + 'static>(self, networks: Vec<N>) -> Result<Client, ClientError> {
+        self.start_with(|| Ok(networks))
+    }
+
+    fn start_with<N: Network + Send + 'static>(
+        self,
+        networks: impl FnOnce() -> Result<Vec<N>, ClientError>,
+    ) -> Result<Client, ClientError> {
+        let put_queue = self.put_queue;
+        let config = self.node_config()?;
+        Client::on(networks()?, &config, put_queue)
+    }
+
+    /// The settings as those of a node, for a program that runs applications of its own beside its connections
+    /// ([`Node::start`](crate::node::Node::start)).
+    ///
+    /// # Errors
+    /// [`ClientError::Tls`] as [`ClientBuilder::start`].
+    pub fn node_config(self) -> Result<NodeConfig, ClientError> {
+        let Self { tls, fault, node, quic, .. } = self;
+        if let Some(fault) = fault {
+            return Err(fault.into());
+        }
+        let trust = tls.trust.ok_or(TlsError::NothingTrusted)?;
+        let restart_secret = tls.identity.as_ref().and_then(Identity::restart_secret).cloned();
+        let client = ClientTls {
+            server_name: tls.server_name,
+            policy: tls.policy,
+            early_data: tls.early_data,
+            ..ClientTls::new(tls.identity, trust)
+        };
+        Ok(NodeConfig {
+            client: Some(client_config(&client)?),
+            restart_secret,
+            quic,
+            idle: node.idle,
+            cores: node.cores,
+            thread_setup: node.setup,
+            ..NodeConfig::default()
+        })
+    }
+}
+
+fn not_bound(error: io::Error) -> ClientError {
+    error.downcast::<BindError>().map_or_else(ClientError::Start, ClientError::Bind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_time_becomes_zero() {
+        let rows = [(0, 0), (1, 1), (1_000_000, 1), (1_000_001, 2), (u64::MAX, u32::MAX)];
+        for (ns, ms) in rows {
+            assert_eq!(whole_ms(Duration::from_nanos(ns)), ms, "{ns} ns");
+        }
+    }
+
+    #[test]
+    fn the_first_fault_is_told_before_anything_is_opened() {
+        let missing = || Client::builder().identity_files("/none/first.pem", "/none/first.key");
+        let nothing = || -> Result<Vec<KernelUdp>, ClientError> { panic!("opened") };
+        let faults = [
+            (missing().trust_ca_file("/none/second.pem"), "/none/first.pem"),
+            (Client::builder().trust_ca_file("/none/second.pem"), "/none/second.pem"),
+            (Client::builder().trust_ca_pem("no PEM"), "(CA certificates in memory)"),
+            (Client::builder().identity_pem("no PEM", "no PEM"), "(certificate in memory)"),
+            (Client::builder().trust_node(NodeId([1; 32])).server_name("no name"), "\"no name\""),
+            (Client::builder(), "nobody is trusted"),
+        ];
+        for (builder, says) in faults {
+            let error = builder.start_with(nothing).unwrap_err();
+            assert!(matches!(error, ClientError::Tls(_)) && error.to_string().contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn trust_adds_up() {
+        let nodes = [NodeId([1; 32]), NodeId([2; 32]), NodeId([3; 32])];
+        let builder = Client::builder().trust_node(nodes[0]).trust_nodes(nodes[1..].iter().copied());
+        assert_eq!(builder.tls.trust.unwrap().pins().collect::<Vec<_>>(), nodes);
+    }
+
+    #[test]
+    fn settings_reach_the_node() {
+        let config = Client::builder()
+            .trust_node(NodeId([1; 32]))
+            .congestion(Congestion::Bbr)
+            .idle_timeout(Duration::from_secs(3))
+            .keep_alive(Duration::from_micros(1_500))
+            .initial_mtu(1_400)
+            .mtu_discovery(false)
+            .cores([5, 6])
+            .idle(Idle::Spin)
+            .node_config()
+            .unwrap();
+        let quic = QuicConfig {
+            congestion: Congestion::Bbr,
+            idle_timeout_ms: 3_000,
+            keep_alive_ms: 2,
+            initial_mtu: 1_400,
+            mtu_discovery: false,
+            ..QuicConfig::default()
+        };
+        assert_eq!((config.quic, config.cores), (quic, vec![5, 6]));
+        assert!(matches!(config.idle, Idle::Spin) && config.client.is_some() && config.server.is_none());
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_bound_is_told_with_its_fix() {
+        let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let at = taken.local_addr().unwrap();
+        let builder = || Client::builder().trust_node(NodeId([1; 32])).listen([at]);
+        let error = builder().start().unwrap_err();
+        assert!(matches!(&error, ClientError::Bind(error) if error.address == at), "{error}");
+        for workers in [0, WORKERS_MAX + 1] {
+            let error = builder().workers(workers).start().unwrap_err();
+            assert!(
+                matches!(&error, ClientError::Start(_)) && error.to_string().contains("1 to 1024"),
+                "{error}"
+            );
+        }
+    }
+}
