@@ -170,6 +170,19 @@ fn the_gateways_example_shows_every_option_and_no_other() {
     }
 }
 
+#[test]
+fn every_commented_option_of_an_example_can_be_uncommented_as_it_stands() {
+    for name in ["gateway.toml", "gateway-kernel.toml", "client.toml"] {
+        let text = std::fs::read_to_string(configs().join(name)).unwrap();
+        let is_key = |key: &str| key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        let commented = text.lines().filter_map(|line| line.strip_prefix("# "));
+        for line in commented.filter(|line| line.split_once(" = ").is_some_and(|(key, _)| is_key(key))) {
+            let parsed = line.parse::<toml::Table>();
+            assert!(parsed.is_ok(), "{name}: {line}: {}", parsed.unwrap_err());
+        }
+    }
+}
+
 /// Every number that the gateway's example shows, with its key and the rest of its line.
 fn numbers_shown() -> Vec<(String, toml::Value, String)> {
     let text = std::fs::read_to_string(configs().join("gateway.toml")).unwrap();

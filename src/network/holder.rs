@@ -1,10 +1,10 @@
-//! Which process has a port or a file's lock, as far as this user may see: for messages that name it.
+//! Which process has a port, a Unix socket or a file's lock, as far as this user may see: for messages that name it.
 
 use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A process that has what is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +51,31 @@ pub fn of_lock(file: &Path) -> Vec<Holder> {
         if found { pid.parse().ok() } else { None }
     });
     held.map(Holder::of).collect()
+}
+
+/// Processes that serve a Unix socket at this path.
+pub fn of_unix(path: &Path) -> Vec<Holder> {
+    let (Ok(wanted), Some(name)) = (fs::canonicalize(path), path.file_name()) else { return Vec::new() };
+    // proc_pid_net(5): Num RefCount Protocol Flags Type St Inode Path, the path as its process gave it to bind.
+    let text = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let bound = text.lines().skip(1).filter_map(|line| {
+        let mut rest = line;
+        for _ in 0..6 {
+            rest = rest.trim_start().split_once(' ')?.1;
+        }
+        let (inode, bound) = rest.trim_start().split_once(' ')?;
+        let (inode, bound) = (inode.parse::<u64>().ok()?, Path::new(bound));
+        (bound.file_name() == Some(name)).then(|| (inode, bound.to_owned()))
+    });
+    let bound: Vec<_> = bound.collect();
+    let serves = |pid: u32| {
+        let directory = PathBuf::from(format!("/proc/{pid}/cwd"));
+        bound.iter().any(|(inode, bound)| {
+            has_socket(pid, &[*inode])
+                && fs::canonicalize(directory.join(bound)).is_ok_and(|bound| bound == wanted)
+        })
+    };
+    processes().filter(|&pid| serves(pid)).map(Holder::of).collect()
 }
 
 fn of_socket(tables: &[&str], address: SocketAddr) -> Vec<Holder> {
@@ -112,6 +137,7 @@ mod tests {
     use super::*;
     use std::fs::File;
     use std::net::{TcpListener, UdpSocket};
+    use std::os::unix::net::UnixListener;
 
     #[test]
     fn the_process_that_has_a_port_or_a_lock_is_found() {
@@ -133,6 +159,12 @@ mod tests {
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         assert!(is_own(of_tcp(tcp.local_addr().unwrap())));
         let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a socket");
+        let unix = UnixListener::bind(&path).unwrap();
+        assert!(is_own(of_unix(&path)));
+        assert!(!is_own(of_unix(&directory.path().join("another"))));
+        drop(unix);
+        assert!(!is_own(of_unix(&path)));
         let path = directory.path().join("lock");
         let file = File::create(&path).unwrap();
         assert!(!is_own(of_lock(&path)));

@@ -302,6 +302,11 @@ impl Clock {
         self.running
     }
 
+    /// The uptime of the newest look, seconds.
+    pub(super) fn seen_up_s(&self) -> u64 {
+        self.seen.up_s
+    }
+
     pub(super) fn is_doubted(&self) -> bool {
         self.doubt.is_some()
     }

@@ -26,7 +26,9 @@ impl Store {
         let (turn, first, moment, due) = {
             let mut clock = store.clock();
             let first = !clock.is_running();
-            let trusted = (first || clock.is_doubted()) && store.is_vouched(at);
+            // A word that is not needed is taken too, so that no later doubt meets an old one.
+            let trusted =
+                (first || clock.is_doubted() || clock.seen_up_s() != at.up_s) && store.is_vouched(at);
             let (turn, shifts) = clock.look(at, holds, trusted);
             // Before anybody learns of the time by which they would be over.
             let mut index = store.index();

@@ -113,6 +113,20 @@ fn an_operator_ends_the_doubt_at_once_and_leases_count_from_when_they_were_grant
 }
 
 #[test]
+fn an_operators_word_for_a_clock_that_is_believed_is_taken_and_does_not_stay_for_a_later_doubt() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let word = dir.path().join("trust-clock");
+    store.moment(right(10));
+    assert!(store.clock_state().believed);
+    Store::vouch_for_clock(dir.path(), right(10).unix_s).unwrap();
+    store.moment(right(11));
+    assert!(store.clock_state().believed && !word.exists());
+    store.moment(dead(12));
+    assert!(!store.clock_state().believed, "no word is left for this clock");
+}
+
+#[test]
 fn a_lease_that_is_written_after_the_clock_was_set_is_as_long_as_it_was_promised() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);

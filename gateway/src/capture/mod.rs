@@ -100,7 +100,10 @@ pub fn can_listen(path: &Path) -> anyhow::Result<()> {
 fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     match std::fs::symlink_metadata(path) {
         Ok(there) if !there.file_type().is_socket() => bail!("is there already and is no socket"),
-        Ok(_) if UnixStream::connect(path).is_ok() => bail!("another gateway serves captures there"),
+        Ok(_) if UnixStream::connect(path).is_ok() => {
+            let error = "another gateway serves captures there";
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, error).into());
+        }
         // What a gateway that was killed left.
         Ok(_) => std::fs::remove_file(path)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -121,17 +124,18 @@ fn serve(
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let filter = match read_wanted(&stream) {
-        Ok((filter, sample)) => {
+        Ok((filter, wanted)) => {
             discard(tap);
-            tap.set_sample(sample);
+            tap.set_sample(wanted.sample);
+            tracing::info!(filter = wanted.filter, sample = wanted.sample, "capture begins");
             filter
         }
         Err(error) => {
-            stream.write_all(format!("{error:#}\n").as_bytes())?;
+            // `stoq-gateway check` connects, says nothing and goes: the answer to it is lost.
+            let _ = stream.write_all(format!("{error:#}\n").as_bytes());
             return Ok(());
         }
     };
-    tracing::info!(?filter, "capture begins");
     let dropped_before = tap.dropped();
     stream.set_read_timeout(Some(GATHER))?;
     listener.set_nonblocking(true)?;
@@ -251,12 +255,12 @@ impl Drop for Blocking<'_> {
     }
 }
 
-fn read_wanted(stream: &UnixStream) -> anyhow::Result<(Filter, u32)> {
+fn read_wanted(stream: &UnixStream) -> anyhow::Result<(Filter, Wanted)> {
     let mut line = String::new();
     BufReader::new(stream.take(WANTED_BYTES_MAX)).read_line(&mut line).context("no request came")?;
     let wanted: Wanted = serde_json::from_str(&line).context("no request")?;
     ensure!(wanted.sample > 0, "sample takes every N-th frame; give at least 1");
-    Ok((wanted.filter.parse()?, wanted.sample))
+    Ok((wanted.filter.parse()?, wanted))
 }
 
 /// How a recording ends.

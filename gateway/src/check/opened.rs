@@ -172,9 +172,14 @@ pub(super) fn watching(config: &GatewayConfig, file: &Path, findings: &mut Findi
     if let Some(socket) = &config.capture.socket {
         match capture::can_listen(socket) {
             Ok(()) => findings.ok("capture", format!("can listen on {}", socket.display())),
+            Err(error) if kind(&error) == Some(io::ErrorKind::AddrInUse) => {
+                let found = format!("capture.socket {} is in use", socket.display());
+                let fix = "give each gateway a socket of its own";
+                in_use("capture", &found, &holder::of_unix(socket), file, fix, findings);
+            }
             Err(error) => {
                 let found = format!("capture.socket {}: {error:#}", socket.display());
-                let fix = "a gateway that runs already has it; otherwise name a path in a directory that is there, with no file of that name";
+                let fix = "name a path in a directory that is there, with no file of that name";
                 findings.push("capture", Level::Failed, found, Some(fix.into()));
             }
         }
