@@ -92,31 +92,31 @@ counters! {
     /// ARP, NDP, ICMP and ICMPv6 packets answered or learned from.
     NeighborPackets = "neighbor_packets",
     /// Echo requests answered, of both families.
-    EchoReplies = "echo_replies",
+    IcmpEchoReplies = "icmp_echo_replies",
     /// Connections whose handshake was completed.
     ConnectionsOpened = "connections_opened",
     /// Connections that ended, for any reason.
     ConnectionsClosed = "connections_closed",
     /// Handshakes that a peer began and that were completed without early data, full or resumed.
-    HandshakesInCompleted = "handshakes_in_completed",
+    HandshakesServerCompleted = "handshakes_server_completed",
     /// Handshakes that a peer began and that were completed with early data (0-RTT).
-    HandshakesInEarly = "handshakes_in_early",
+    HandshakesServerEarly = "handshakes_server_early",
     /// Handshakes that a peer began and that failed.
-    HandshakesInFailed = "handshakes_in_failed",
+    HandshakesServerFailed = "handshakes_server_failed",
     /// Handshakes begun here and completed without early data, full or resumed.
-    HandshakesOutCompleted = "handshakes_out_completed",
+    HandshakesClientCompleted = "handshakes_client_completed",
     /// Handshakes begun here and completed with early data (0-RTT).
-    HandshakesOutEarly = "handshakes_out_early",
+    HandshakesClientEarly = "handshakes_client_early",
     /// Handshakes begun here that failed.
-    HandshakesOutFailed = "handshakes_out_failed",
+    HandshakesClientFailed = "handshakes_client_failed",
     /// Retry packets sent: attempts that had to prove their address first.
-    RetriesSent = "retries_sent",
+    QuicRetriesSent = "quic_retries_sent",
     /// Stateless resets sent: answers to packets of connections that an earlier life of this node had.
-    ResetsSent = "resets_sent",
+    QuicStatelessResetsSent = "quic_stateless_resets_sent",
     /// Connections that a peer's stateless reset ended: its node was started anew.
-    ResetsReceived = "resets_received",
+    QuicStatelessResetsReceived = "quic_stateless_resets_received",
     /// CONNECTION_CLOSE packets sent again, since the peer had not answered the one before.
-    ClosesRepeated = "closes_repeated",
+    QuicClosesRepeated = "quic_closes_repeated",
     /// QUIC packets sent on connections, as last surveyed.
     QuicPacketsSent = "quic_sent_packets",
     /// QUIC packets deemed lost, as last surveyed.
@@ -126,7 +126,7 @@ counters! {
     /// Times congestion made a connection slow down, as last surveyed.
     QuicCongestionEvents = "quic_congestion_events",
     /// ACK frames received on connections, as last surveyed.
-    QuicAcks = "quic_acks",
+    QuicAckFramesReceived = "quic_ack_frames_received",
     /// Peers' PUTs answered with DONE.
     RequestsPutOk = "requests_put_ok",
     /// Peers' PUTs answered with ERROR.
@@ -162,7 +162,7 @@ counters! {
     /// 16 KiB groups that did not match their token.
     BadProofs = "bad_proofs",
     /// Connections whose early data the peer took.
-    EarlyAccepted = "early_accepted",
+    QuicEarlyDataAccepted = "quic_early_data_accepted",
     /// Requests forwarded to another gateway.
     HopsForwarded = "hops_forwarded",
     /// Requests refused for what their HOP record asks.

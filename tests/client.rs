@@ -363,7 +363,7 @@ async fn what_is_refused_as_too_early_is_asked_again() {
     let payload = Prepared::bytes("put in early data");
     assert_eq!(peer.put(&payload).await.unwrap(), Kept::Now);
     assert_eq!(get(&peer, token).await.unwrap(), "early");
-    assert_eq!(site.counted("early_accepted"), 1);
+    assert_eq!(site.counted("quic_early_data_accepted"), 1);
 }
 
 /// Answers LOCATE and MIRROR, and lets a PUT wait for ever.

@@ -88,7 +88,7 @@ impl Conn {
             return;
         }
         network.send(now, counters, &close.transmit, &close.contents);
-        counters.add(Counter::ClosesRepeated, 1);
+        counters.add(Counter::QuicClosesRepeated, 1);
         close.repeats += 1;
         self.schedule_close(now);
     }

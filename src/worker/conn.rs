@@ -103,7 +103,7 @@ impl Conn {
     /// Why the connection was lost, in words.
     fn reason(&self, reason: &ConnectionError, cx: &Context<'_>) -> String {
         if let ConnectionError::Reset = reason {
-            cx.counters.add(Counter::ResetsReceived, 1);
+            cx.counters.add(Counter::QuicStatelessResetsReceived, 1);
             return "the peer does not know this connection: it was started anew (stateless reset)".into();
         }
         tls::explain(reason).map_or_else(|| reason.to_string(), |refusal| refusal.to_string())
@@ -113,8 +113,8 @@ impl Conn {
     fn tell_end(&mut self, text: &str, cx: &mut Context<'_>) -> Option<Change> {
         if !self.connected {
             let failed = match self.quic.side() {
-                Side::Client => Counter::HandshakesOutFailed,
-                Side::Server => Counter::HandshakesInFailed,
+                Side::Client => Counter::HandshakesClientFailed,
+                Side::Server => Counter::HandshakesServerFailed,
             };
             cx.counters.add(failed, 1);
         }
@@ -175,7 +175,7 @@ impl Conn {
         self.session.established(node);
         if self.announced {
             if self.quic.accepted_0rtt() {
-                cx.counters.add(Counter::EarlyAccepted, 1);
+                cx.counters.add(Counter::QuicEarlyDataAccepted, 1);
             } else {
                 self.session.early_refused(&mut self.quic, cx);
             }
@@ -201,10 +201,10 @@ impl Conn {
     /// Which kind of handshake was completed.
     fn handshake(&self) -> Counter {
         match self.quic.side() {
-            Side::Client if self.quic.accepted_0rtt() => Counter::HandshakesOutEarly,
-            Side::Client => Counter::HandshakesOutCompleted,
-            Side::Server if self.quic.has_0rtt() => Counter::HandshakesInEarly,
-            Side::Server => Counter::HandshakesInCompleted,
+            Side::Client if self.quic.accepted_0rtt() => Counter::HandshakesClientEarly,
+            Side::Client => Counter::HandshakesClientCompleted,
+            Side::Server if self.quic.has_0rtt() => Counter::HandshakesServerEarly,
+            Side::Server => Counter::HandshakesServerCompleted,
         }
     }
 

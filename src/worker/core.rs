@@ -87,7 +87,8 @@ impl Core {
             Some(DatagramEvent::Response(transmit)) => {
                 let counters = &self.status.counters;
                 counters.add(Counter::DropNoConnection, 1);
-                counters.add(Counter::ResetsSent, u64::from(admission::is_short(&self.send_buf)));
+                counters
+                    .add(Counter::QuicStatelessResetsSent, u64::from(admission::is_short(&self.send_buf)));
                 self.respond(transmit);
             }
             None => self.status.counters.add(Counter::DropNoConnection, u64::from(!kept)),
@@ -141,7 +142,7 @@ impl Core {
             if self.incoming.len() >= INCOMING_RETRY_LEN && incoming.may_retry() {
                 match self.endpoint.retry(incoming, &mut self.send_buf) {
                     Ok(transmit) => {
-                        self.status.counters.add(Counter::RetriesSent, 1);
+                        self.status.counters.add(Counter::QuicRetriesSent, 1);
                         self.respond(transmit);
                     }
                     Err(error) => self.endpoint.ignore(error.into_incoming()),
@@ -161,7 +162,7 @@ impl Core {
                     self.insert(now, handle, quic, Origin::Peer);
                 }
                 Err(error) => {
-                    self.status.counters.add(Counter::HandshakesInFailed, 1);
+                    self.status.counters.add(Counter::HandshakesServerFailed, 1);
                     tracing::debug!(cause = %error.cause, "handshake refused");
                     if let Some(transmit) = error.response {
                         self.respond(transmit);

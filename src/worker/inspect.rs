@@ -132,7 +132,7 @@ impl Conn {
             (Counter::QuicPacketsLost, now.lost_packets, before.lost_packets),
             (Counter::QuicBytesLost, now.lost_bytes, before.lost_bytes),
             (Counter::QuicCongestionEvents, now.congestion_events, before.congestion_events),
-            (Counter::QuicAcks, now.acks, before.acks),
+            (Counter::QuicAckFramesReceived, now.acks, before.acks),
         ] {
             counters.add(counter, now.saturating_sub(before));
         }

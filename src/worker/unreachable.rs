@@ -18,7 +18,7 @@ impl Core {
             let of =
                 matches!(conn.origin, Origin::Application { app: a, tag: t, .. } if (a, t) == (app, tag));
             if of && !conn.connected && !conn.announced {
-                self.status.counters.add(Counter::HandshakesOutFailed, 1);
+                self.status.counters.add(Counter::HandshakesClientFailed, 1);
                 conn.quic.close(now, ErrorCode::None.into(), Bytes::new());
                 self.run_queues.touched(conn, slot);
                 return;

@@ -58,7 +58,7 @@ fn small_questions_are_answered_a_round_trip_early() {
     assert_eq!(end(&mut world, &peer, fetch), End::Complete);
     assert!(joined(&world.caller(&peer).request(fetch).pieces) == bytes);
     assert!(world.now - begun < Duration::from_millis(350));
-    assert_eq!(world.clients[0].count(Counter::EarlyAccepted), 1);
+    assert_eq!(world.clients[0].count(Counter::QuicEarlyDataAccepted), 1);
     // From then on it is a connection like any other.
     world.put(&peer, b"and more");
     world.echo(&peer, b"and more");
@@ -86,7 +86,7 @@ fn what_a_replay_could_harm_is_too_early() {
     for request in allowed {
         assert_eq!(end(&mut world, &peer, request), End::Complete);
     }
-    assert_eq!(world.clients[0].count(Counter::EarlyAccepted), 1);
+    assert_eq!(world.clients[0].count(Counter::QuicEarlyDataAccepted), 1);
     // The same may be asked after the handshake.
     let again = world.caller(&peer).fetch(&peer, large, Ranges::all());
     assert_eq!(end(&mut world, &peer, again), End::Complete);
@@ -104,7 +104,7 @@ fn early_messages_come_only_to_queues_that_bear_a_replay() {
     world.caller(&peer).message(&peer, ECHO, b"not so");
     world.caller(&peer).datagram(&peer, ECHO, b"not so");
     world.pass(Duration::from_secs(1));
-    assert_eq!(world.clients[0].count(Counter::EarlyAccepted), 1);
+    assert_eq!(world.clients[0].count(Counter::QuicEarlyDataAccepted), 1);
     assert!(world.gateway.count(Counter::RecordsIn) >= before + 5, "SETTINGS and four messages");
     let echoed = world.caller(&peer).messages.iter().any(|(connection, ..)| *connection == peer.connection);
     assert!(!echoed, "no echo of what came early");
@@ -132,7 +132,7 @@ fn a_server_that_forgot_the_session_lets_everything_be_asked_again() {
     for request in [fetch, locate, put] {
         assert_eq!(end(&mut world, &peer, request), End::Failed(ErrorCode::TooEarly));
     }
-    assert_eq!(world.clients[0].count(Counter::EarlyAccepted), 0);
+    assert_eq!(world.clients[0].count(Counter::QuicEarlyDataAccepted), 0);
     let whole = world.get(&peer, *token, Ranges::all());
     assert!(joined(&whole) == *bytes);
     world.put(&peer, b"a payload");
@@ -145,7 +145,7 @@ fn without_a_session_an_early_connection_is_as_any_other() {
     let mut world = World::new(Setup::default());
     let peer = world.connect_early(0, gateway_v4());
     world.put(&peer, b"a payload");
-    assert_eq!(world.clients[0].count(Counter::EarlyAccepted), 0);
+    assert_eq!(world.clients[0].count(Counter::QuicEarlyDataAccepted), 0);
 }
 
 #[test]

@@ -133,7 +133,7 @@ fn a_close_that_is_lost_is_sent_again() {
         let (took, reason) = until_closed(&mut world, &peer, Duration::from_secs(29));
         assert!(reason.contains("shutting down"), "{reason}");
         assert!(took < Duration::from_millis(CLOSE_MS_MAX), "{took:?}");
-        assert_eq!(world.gateway.count(Counter::ClosesRepeated), repeats);
+        assert_eq!(world.gateway.count(Counter::QuicClosesRepeated), repeats);
     }
 }
 
@@ -143,8 +143,8 @@ fn a_close_that_is_answered_is_not_sent_again() {
     world.pass(Duration::from_secs(2));
     world.caller(&peer).disconnect(&peer);
     world.pass(Duration::from_secs(2));
-    assert_eq!(world.clients[0].count(Counter::ClosesRepeated), 0);
-    assert_eq!(world.gateway.count(Counter::ClosesRepeated), 0);
+    assert_eq!(world.clients[0].count(Counter::QuicClosesRepeated), 0);
+    assert_eq!(world.gateway.count(Counter::QuicClosesRepeated), 0);
 }
 
 #[test]
@@ -181,8 +181,9 @@ fn a_gateway_that_was_killed_tells_its_clients_within_a_round_trip() {
             // The new process asks for the client's MAC first.
             assert!(took <= Duration::from_millis(2), "two round trips: {took:?}");
         }
-        assert_eq!(world.gateway.count(Counter::ResetsSent), 2);
-        let received: u64 = world.clients.iter().map(|client| client.count(Counter::ResetsReceived)).sum();
+        assert_eq!(world.gateway.count(Counter::QuicStatelessResetsSent), 2);
+        let received: u64 =
+            world.clients.iter().map(|client| client.count(Counter::QuicStatelessResetsReceived)).sum();
         assert_eq!(received, 2);
         let again = world.connect(0, gateway_v4());
         world.echo(&again, b"and here we are again");

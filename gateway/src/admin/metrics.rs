@@ -20,7 +20,7 @@ const FAMILIES: &[(&str, &str, &[&str], &str)] = &[
     (
         "handshakes_",
         "stoq_quic_handshakes_total",
-        &["side", "result"],
+        &["role", "result"],
         "QUIC handshakes, by who began them and how they ended: completed without early data, early with it, failed.",
     ),
     (
@@ -152,21 +152,21 @@ fn histograms(source: &Source, out: &mut Exposition) {
         ),
         (
             |status| &status.counters.stages.turns,
-            "stoq_loop_seconds",
+            "stoq_turn_duration_seconds",
             (9, 27),
             1e-9,
             "How long turns of the loop took that moved something; one of 64 is measured.",
         ),
         (
             |status| &status.counters.rtts,
-            "stoq_quic_rtt_seconds",
+            "stoq_quic_smoothed_rtt_seconds",
             (5, 22),
             1e-6,
             "Smoothed round-trip times: one of each connection a second.",
         ),
         (
             |status| &status.counters.windows,
-            "stoq_quic_window_bytes",
+            "stoq_quic_congestion_window_bytes",
             (11, 28),
             1.0,
             "Congestion windows: one of each connection a second.",
@@ -367,10 +367,10 @@ mod tests {
         for (name, _) in &places {
             assert!(documented.contains(&format!("`{name}`")), "{name} is not in docs/admin.md");
         }
-        let (name, _, labels) = family(Counter::HandshakesInEarly);
+        let (name, _, labels) = family(Counter::HandshakesServerEarly);
         assert_eq!(
             (name.as_str(), labels),
-            ("stoq_quic_handshakes_total", vec![("side", "in"), ("result", "early")])
+            ("stoq_quic_handshakes_total", vec![("role", "server"), ("result", "early")])
         );
         let (name, _, labels) = family(Counter::DropNotQuic);
         assert_eq!((name.as_str(), labels), ("stoq_drops_total", vec![("reason", "not_quic")]));

@@ -73,8 +73,8 @@ fn what_happens_is_counted_and_shown() {
         let parts: Vec<_> = name.split('_').collect();
         let shown = match parts[..] {
             ["drop", ..] => samples(&all, "stoq_drops_total", &[("reason", &parts[1..].join("_"))]),
-            ["handshakes", side, result] => {
-                samples(&all, "stoq_quic_handshakes_total", &[("side", side), ("result", result)])
+            ["handshakes", role, result] => {
+                samples(&all, "stoq_quic_handshakes_total", &[("role", role), ("result", result)])
             }
             ["requests", kind, result] => {
                 samples(&all, "stoq_requests_total", &[("kind", kind), ("result", result)])
@@ -91,7 +91,7 @@ fn what_happens_is_counted_and_shown() {
         (1.0, 1.0, 1.0)
     );
     let handshakes =
-        |result| value(&all, "stoq_quic_handshakes_total", &[("side", "in"), ("result", result)]);
+        |result| value(&all, "stoq_quic_handshakes_total", &[("role", "server"), ("result", result)]);
     assert_eq!((handshakes("completed") + handshakes("early"), handshakes("failed")), (3.0, 0.0));
     assert_eq!(value(&all, "stoq_verified_bytes_total", &[]), 300_000.0);
     assert_eq!(value(&all, "stoq_store_entries", &[]), 1.0);

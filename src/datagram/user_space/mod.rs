@@ -303,7 +303,7 @@ impl Host {
             Control::EchoRequest { source_mac, addresses, echo } => {
                 // RFC 1122 §3.2.2.6, RFC 4443 §4.2: the reply carries all that the request did, or is not sent.
                 if self.replies.echo(source_mac, addresses, echo, self.mtu) {
-                    counters.add(Counter::EchoReplies, 1);
+                    counters.add(Counter::IcmpEchoReplies, 1);
                 } else {
                     counters.add(Counter::DropTooBig, 1);
                 }

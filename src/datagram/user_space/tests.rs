@@ -307,7 +307,7 @@ fn echo_requests_of_both_families_are_answered() {
         let reply = Echo::parse(&ip.addresses, body).unwrap();
         assert_eq!(reply, Echo { reply: true, ..request });
     }
-    assert_eq!(pair.b.count(Counter::EchoReplies), 2);
+    assert_eq!(pair.b.count(Counter::IcmpEchoReplies), 2);
 }
 
 #[test]
