@@ -178,7 +178,7 @@ impl Pair {
             stream_receive_window_bytes: 64 << 20,
             receive_window_bytes: 128 << 20,
             send_window_bytes: 64 << 20,
-            initial_window_bytes: 4 << 20,
+            initial_congestion_window_bytes: 4 << 20,
             initial_mtu: 0,
             mtu_discovery: false,
             ..QuicConfig::default()

@@ -98,8 +98,8 @@ fn median(mut round: impl FnMut() -> u64) -> f64 {
 fn network(nic: NullNic) -> UserSpace<NullNic> {
     let config = InterfaceConfig {
         addresses: vec!["10.77.0.1/24".parse().unwrap(), "fd00::1/64".parse().unwrap()],
-        gateway_v4: None,
-        gateway_v6: None,
+        next_hop_v4: None,
+        next_hop_v6: None,
         vlan: None,
         udp_port: 4433,
         udp_checksum: true,

@@ -52,7 +52,7 @@ kind = "dpdk"
 device = "net_af_packet0,iface=$near,blocksz=65536,framesz=2048,framecnt=2048,qdisc_bypass=1"
 addresses = ["10.79.0.1/24"]
 huge_pages = "none"
-memory_mb = 128
+memory_mib = 128
 $(identity_toml gateway client)
 [capture]
 socket = "capture.sock"

@@ -96,7 +96,7 @@ kind = "dpdk"
 device = "net_af_packet0,iface=port,blocksz=65536,framesz=2048,framecnt=2048,qdisc_bypass=1"
 addresses = ["10.78.0.${number[$name]}/24", "fd78::${number[$name]}/64"]
 huge_pages = "${STOQ_HUGE_PAGES:-preferred}"
-memory_mb = 64
+memory_mib = 64
 file_prefix = "$mesh-$name"
 [[application]]
 kind = "seed"

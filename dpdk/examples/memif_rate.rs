@@ -24,7 +24,7 @@ const BURST: usize = 64;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let seconds: u64 = env::args().nth(1).map_or(Ok(3), |arg| arg.parse())?;
-    let eal = Arc::new(Eal::init(&EalConfig { memory_mb: 256, ..EalConfig::default() })?);
+    let eal = Arc::new(Eal::init(&EalConfig { memory_mib: 256, ..EalConfig::default() })?);
     println!(
         "no wire (net_null), core 0, 64 bytes: {:.1} ns to receive one frame and send another",
         no_wire(&eal)?

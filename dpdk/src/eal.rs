@@ -64,7 +64,7 @@ pub struct EalConfig {
     /// Whether memory lies in huge pages.
     pub huge_pages: HugePages,
     /// Memory taken at start, MiB. Packet pools come out of it; in normal pages it cannot grow later.
-    pub memory_mb: usize,
+    pub memory_mib: usize,
     /// Names this process among those that use DPDK on the host.
     pub file_prefix: String,
     /// The core that DPDK's own control threads may use; `None` leaves them any core that the process may use.
@@ -84,7 +84,7 @@ impl Default for EalConfig {
     fn default() -> Self {
         Self {
             huge_pages: HugePages::default(),
-            memory_mb: 512,
+            memory_mib: 512,
             file_prefix: format!("stoq-{}", std::process::id()),
             main_core: None,
             pci_allow: Vec::new(),
@@ -130,7 +130,7 @@ impl Eal {
     /// [`DpdkError::AlreadyStarted`] in a process that has started it before, even if it was dropped since;
     /// [`DpdkError::NoHugePages`] when they are required and missing; [`DpdkError::Eal`] with DPDK's own reason.
     pub fn init(config: &EalConfig) -> Result<Self, DpdkError> {
-        let pages = choose_pages(config.huge_pages, config.memory_mb)?;
+        let pages = choose_pages(config.huge_pages, config.memory_mib)?;
         let args = arguments(config, pages)?;
         if STARTED.swap(true, Ordering::SeqCst) {
             return Err(DpdkError::AlreadyStarted);
@@ -204,16 +204,16 @@ impl Drop for RegisteredThread {
     }
 }
 
-fn choose_pages(wish: HugePages, memory_mb: usize) -> Result<Pages, DpdkError> {
-    let free_mb = hugepages::free_bytes() >> 20;
+fn choose_pages(wish: HugePages, memory_mib: usize) -> Result<Pages, DpdkError> {
+    let free_mib = hugepages::free_bytes() >> 20;
     match wish {
         HugePages::None => Ok(Pages::Normal),
-        _ if free_mb >= memory_mb.max(1) => Ok(Pages::Huge),
+        _ if free_mib >= memory_mib.max(1) => Ok(Pages::Huge),
         HugePages::Preferred => Ok(Pages::Normal),
         HugePages::Required => {
-            let page_mb = (hugepages::default_page_bytes().unwrap_or(2 << 20) >> 20).max(1);
-            let pages = hugepages::default_pages_total() + (memory_mb - free_mb).div_ceil(page_mb);
-            Err(DpdkError::NoHugePages { needed_mb: memory_mb, free_mb, pages })
+            let page_mib = (hugepages::default_page_bytes().unwrap_or(2 << 20) >> 20).max(1);
+            let pages = hugepages::default_pages_total() + (memory_mib - free_mib).div_ceil(page_mib);
+            Err(DpdkError::NoHugePages { needed_mib: memory_mib, free_mib, pages })
         }
     }
 }
@@ -233,7 +233,7 @@ fn arguments(config: &EalConfig, pages: Pages) -> Result<Vec<CString>, DpdkError
         format!("--lcores=0@({cores})"),
         format!("--log-level={}", config.log_level as u8),
         "-m".into(),
-        config.memory_mb.to_string(),
+        config.memory_mib.to_string(),
     ];
     match pages {
         Pages::Huge => args.push("--in-memory".into()),

@@ -14,15 +14,15 @@ pub enum DpdkError {
 
     /// Huge pages were required, and too few are free.
     #[error(
-        "DPDK needs {needed_mb} MiB of free huge pages, and {free_mb} MiB are: \
-         reserve them with `echo {pages} > /proc/sys/vm/nr_hugepages`, lower `memory_mb`, \
+        "DPDK needs {needed_mib} MiB of free huge pages, and {free_mib} MiB are: \
+         reserve them with `echo {pages} > /proc/sys/vm/nr_hugepages`, lower `memory_mib`, \
          or do without huge pages"
     )]
     NoHugePages {
         /// MiB asked for.
-        needed_mb: usize,
+        needed_mib: usize,
         /// MiB free in huge pages of all sizes.
-        free_mb: usize,
+        free_mib: usize,
         /// How many huge pages of the default size to reserve in all.
         pages: usize,
     },
@@ -155,7 +155,7 @@ pub enum DpdkError {
     /// DPDK's memory cannot hold a packet pool.
     #[error(
         "no memory for {mbufs} packet buffers of {room} bytes for queue {queue} of `{device}`: \
-         raise `memory_mb`, or lower the queues, descriptors or MTU"
+         raise `memory_mib`, or lower the queues, descriptors or MTU"
     )]
     NoMemory {
         /// The device's name.

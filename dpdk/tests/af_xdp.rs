@@ -116,7 +116,8 @@ fn cross(near: &mut QueuePair, far: &mut QueuePair, longest: usize) {
 }
 
 fn both_ways_on(huge_pages: HugePages) {
-    let eal = Arc::new(Eal::init(&EalConfig { huge_pages, memory_mb: 256, ..EalConfig::default() }).unwrap());
+    let eal =
+        Arc::new(Eal::init(&EalConfig { huge_pages, memory_mib: 256, ..EalConfig::default() }).unwrap());
     let (_near, mut near) = open(&eal, 0, "near", 1500).unwrap();
     let (_far, mut far) = open(&eal, 1, "far", 1500).unwrap();
     cross_under_load(&mut near[0], &mut far[0], 1514);
@@ -142,7 +143,7 @@ fn the_largest_mtu_crosses_and_a_larger_one_is_refused() {
         for end in ["near", "far"] {
             ip(&["link", "set", end, "mtu", "3498"]);
         }
-        let config = EalConfig { huge_pages: HugePages::None, memory_mb: 256, ..EalConfig::default() };
+        let config = EalConfig { huge_pages: HugePages::None, memory_mib: 256, ..EalConfig::default() };
         let eal = Arc::new(Eal::init(&config).unwrap());
         let Err(DpdkError::Mtu { max, .. }) = open(&eal, 0, "near", 4000) else {
             panic!("4000 is too large")

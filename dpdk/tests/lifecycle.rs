@@ -36,7 +36,7 @@ fn starting_keeps_the_callers_cores() {
     in_own_process("starting_keeps_the_callers_cores", || {
         let before = cores_allowed();
         let eal =
-            Eal::init(&EalConfig { main_core: Some(0), memory_mb: 64, ..EalConfig::default() }).unwrap();
+            Eal::init(&EalConfig { main_core: Some(0), memory_mib: 64, ..EalConfig::default() }).unwrap();
         assert_eq!(cores_allowed(), before);
         assert!(dpdk::tsc_hz(&eal) > 100_000_000);
     });
@@ -70,12 +70,12 @@ fn devices_that_cannot_be_opened_are_named_with_the_fix() {
 #[test]
 fn too_little_memory_is_named_with_the_fix() {
     in_own_process("too_little_memory_is_named_with_the_fix", || {
-        let config = EalConfig { huge_pages: HugePages::None, memory_mb: 64, ..EalConfig::default() };
+        let config = EalConfig { huge_pages: HugePages::None, memory_mib: 64, ..EalConfig::default() };
         let (eal, folder) = (Arc::new(Eal::init(&config).unwrap()), tempfile::tempdir().unwrap());
         let device = memif(folder.path(), "server", "");
         let greedy = PortConfig { device: device.clone(), rx_mbufs: Some(200_000), ..PortConfig::default() };
         let error = Port::open(&eal, &greedy).unwrap_err();
-        assert!(error.to_string().contains("memory_mb"), "{error}");
+        assert!(error.to_string().contains("memory_mib"), "{error}");
         open(&eal, &device).unwrap();
     });
 }
@@ -84,11 +84,11 @@ fn too_little_memory_is_named_with_the_fix() {
 fn huge_pages_that_are_not_there_are_named_with_the_fix() {
     in_own_process("huge_pages_that_are_not_there_are_named_with_the_fix", || {
         let config =
-            EalConfig { huge_pages: HugePages::Required, memory_mb: 1 << 30, ..EalConfig::default() };
+            EalConfig { huge_pages: HugePages::Required, memory_mib: 1 << 30, ..EalConfig::default() };
         let error = Eal::init(&config).unwrap_err().to_string();
         assert!(error.contains("/proc/sys/vm/nr_hugepages"), "{error}");
         // A refusal before EAL was asked leaves the one start unused.
-        let config = EalConfig { huge_pages: HugePages::None, memory_mb: 64, ..EalConfig::default() };
+        let config = EalConfig { huge_pages: HugePages::None, memory_mib: 64, ..EalConfig::default() };
         assert_eq!(Eal::init(&config).unwrap().pages(), Pages::Normal);
     });
 }
@@ -153,7 +153,7 @@ fn nothing_is_left_behind() {
     let prefix = format!("stoq-trace-{}", std::process::id());
     in_own_process("nothing_is_left_behind", || {
         let prefix = format!("stoq-trace-{}", std::process::id());
-        whole_life(&EalConfig { memory_mb: 128, file_prefix: prefix.clone(), ..EalConfig::default() });
+        whole_life(&EalConfig { memory_mib: 128, file_prefix: prefix.clone(), ..EalConfig::default() });
         assert_no_trace(&prefix);
     });
     assert_no_trace(&prefix);
@@ -166,7 +166,7 @@ fn an_ordinary_user_needs_no_huge_pages() {
         let prefix = format!("stoq-user-{}", std::process::id());
         let config = EalConfig {
             huge_pages: HugePages::None,
-            memory_mb: 96,
+            memory_mib: 96,
             file_prefix: prefix.clone(),
             ..EalConfig::default()
         };
@@ -179,7 +179,7 @@ fn an_ordinary_user_needs_no_huge_pages() {
 fn an_ordinary_user_may_prefer_huge_pages() {
     as_ordinary_user("an_ordinary_user_may_prefer_huge_pages", || {
         let prefix = format!("stoq-user-{}", std::process::id());
-        whole_life(&EalConfig { memory_mb: 96, file_prefix: prefix.clone(), ..EalConfig::default() });
+        whole_life(&EalConfig { memory_mib: 96, file_prefix: prefix.clone(), ..EalConfig::default() });
         assert_no_trace(&prefix);
     });
 }

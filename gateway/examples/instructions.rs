@@ -204,8 +204,8 @@ fn address(station: u8) -> SocketAddr {
 fn network(station: u8, incoming: SharedLine, outgoing: SharedLine) -> anyhow::Result<UserSpace<End>> {
     let interface = InterfaceConfig {
         addresses: vec![format!("{}/24", address(station).ip()).parse()?],
-        gateway_v4: None,
-        gateway_v6: None,
+        next_hop_v4: None,
+        next_hop_v6: None,
         vlan: None,
         udp_port: UDP_PORT,
         udp_checksum: true,
@@ -219,7 +219,7 @@ fn quic() -> QuicConfig {
         stream_receive_window_bytes: 64 << 20,
         receive_window_bytes: 128 << 20,
         send_window_bytes: 64 << 20,
-        initial_window_bytes: 4 << 20,
+        initial_congestion_window_bytes: 4 << 20,
         initial_mtu: 0,
         ..QuicConfig::default()
     }

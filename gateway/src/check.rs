@@ -47,8 +47,8 @@ pub fn run(config: &GatewayConfig, file: &Path) -> Vec<Finding> {
     certificates(config, &mut findings);
     cores(config, &mut findings);
     match machine::ensure_memory(&config.network, config.memory_tier_bytes()) {
-        Ok((wanted_mb, total_mb)) => {
-            findings.ok("memory", format!("{wanted_mb} MiB of {total_mb} MiB wanted"))
+        Ok((wanted_mib, total_mib)) => {
+            findings.ok("memory", format!("{wanted_mib} MiB of {total_mib} MiB wanted"))
         }
         Err(error) => {
             findings.push("memory", Level::Failed, error.to_string(), Some("make these keys smaller".into()));
@@ -196,19 +196,19 @@ fn huge_pages(dpdk: &DpdkConfig, findings: &mut Findings) {
     let level = if dpdk.huge_pages == HugePagesConfig::Required { Level::Failed } else { Level::Warning };
     let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let (free, page_kb) = (field(&info, "HugePages_Free:"), field(&info, "Hugepagesize:"));
-    let (free_mb, wanted_mb) = (free * page_kb / 1024, u64::from(dpdk.memory_mb));
-    if free_mb < wanted_mb {
-        let pages = (wanted_mb * 1024).div_ceil(page_kb.max(1));
+    let (free_mib, wanted_mib) = (free * page_kb / 1024, u64::from(dpdk.memory_mib));
+    if free_mib < wanted_mib {
+        let pages = (wanted_mib * 1024).div_ceil(page_kb.max(1));
         let reserved = field(&info, "HugePages_Total:");
         let fix = format!("echo {} > /proc/sys/vm/nr_hugepages", reserved + pages.saturating_sub(free));
         findings.push(
             "huge pages",
             level,
-            format!("{free_mb} MiB free of {wanted_mb} MiB wanted"),
+            format!("{free_mib} MiB free of {wanted_mib} MiB wanted"),
             Some(fix),
         );
     } else {
-        findings.ok("huge pages", format!("{free_mb} MiB free, {wanted_mb} MiB wanted"));
+        findings.ok("huge pages", format!("{free_mib} MiB free, {wanted_mib} MiB wanted"));
     }
 }
 

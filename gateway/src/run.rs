@@ -205,10 +205,10 @@ pub(super) fn renewable(
     let (server, identity) = tls::server(&config.tls, &config.identity, &config.trust, key_log.clone())?;
     let peer_gateway = config.gateway.iter();
     let resolver = Resolver::start().context("cannot start the thread that resolves names")?;
-    let (sample, bytes_max) = (config.qlog.sample, config.qlog.bytes_max);
+    let (sample, capacity_bytes) = (config.qlog.sample, config.qlog.capacity_bytes);
     let directory = config.qlog.directory.as_deref();
     let qlog = directory.map(|directory| {
-        Qlog::start(directory, sample, bytes_max)
+        Qlog::start(directory, sample, capacity_bytes)
             .with_context(|| format!("qlog.directory {}", directory.display()))
     });
     let node = NodeConfig {

@@ -35,7 +35,7 @@ mtu_discovery = false
 stream_receive_window_bytes = 67108864
 receive_window_bytes = 134217728
 send_window_bytes = 67108864
-initial_window_bytes = 4194304
+initial_congestion_window_bytes = 4194304
 TOML
     for who in relay holder1 holder2 holder3 holder4; do
         [ "$who" = "$1" ] || cat <<TOML

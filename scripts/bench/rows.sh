@@ -39,7 +39,7 @@ initial_mtu = $5
 stream_receive_window_bytes = 67108864
 receive_window_bytes = 134217728
 send_window_bytes = 67108864
-initial_window_bytes = 4194304
+initial_congestion_window_bytes = 4194304
 TOML
 }
 
@@ -51,7 +51,7 @@ device = "$1"
 addresses = ["$2/24"]
 mtu = $3
 udp_checksum = $UDP_CHECKSUM
-memory_mb = $DPDK_MB
+memory_mib = $DPDK_MB
 TOML
 }
 

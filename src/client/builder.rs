@@ -27,7 +27,7 @@ use std::time::Duration;
 ///     .trust_ca_file("ca.pem")
 ///     .workers(4)
 ///     .listen(["192.0.2.7:0".parse()?, "[2001:db8::7]:0".parse()?])
-///     .congestion(Congestion::Bbr)
+///     .congestion_control(Congestion::Bbr)
 ///     .idle_timeout(Duration::from_secs(10))
 ///     .start()?;
 /// # Ok(())
@@ -252,8 +252,8 @@ impl ClientBuilder {
     }
 
     /// The congestion controller; CUBIC without it.
-    pub fn congestion(mut self, congestion: Congestion) -> Self {
-        self.quic.congestion = congestion;
+    pub fn congestion_control(mut self, congestion: Congestion) -> Self {
+        self.quic.congestion_control = congestion;
         self
     }
 
@@ -408,7 +408,7 @@ mod tests {
     fn settings_reach_the_node() {
         let config = Client::builder()
             .trust_node(NodeId([1; 32]))
-            .congestion(Congestion::Bbr)
+            .congestion_control(Congestion::Bbr)
             .idle_timeout(Duration::from_secs(3))
             .keep_alive(Duration::from_micros(1_500))
             .initial_mtu(1_400)
@@ -418,7 +418,7 @@ mod tests {
             .node_config()
             .unwrap();
         let quic = QuicConfig {
-            congestion: Congestion::Bbr,
+            congestion_control: Congestion::Bbr,
             idle_timeout_ms: 3_000,
             keep_alive_ms: 2,
             initial_mtu: 1_400,

@@ -33,7 +33,7 @@ pub enum Obstacle {
     NoRoute,
     /// No network of this port has it, and there is no next hop for others.
     #[error(
-        "no route leads there: network.addresses has no network with this address, and there is no network.gateway_v4 or gateway_v6 for it"
+        "no route leads there: network.addresses has no network with this address, and there is no network.next_hop_v4 or next_hop_v6 for it"
     )]
     NoNextHop,
     /// A link-local address without an interface.

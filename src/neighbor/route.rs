@@ -37,8 +37,8 @@ pub enum RouteError {
 pub struct Routes {
     /// The link-local address comes last: it is no source for anything beyond the link.
     prefixes: Vec<Prefix>,
-    gateway_v4: Option<Ipv4Addr>,
-    gateway_v6: Option<Ipv6Addr>,
+    next_hop_v4: Option<Ipv4Addr>,
+    next_hop_v6: Option<Ipv6Addr>,
 }
 
 impl Routes {
@@ -47,8 +47,8 @@ impl Routes {
     pub fn new(
         mac: Mac,
         addresses: &[Prefix],
-        gateway_v4: Option<Ipv4Addr>,
-        gateway_v6: Option<Ipv6Addr>,
+        next_hop_v4: Option<Ipv4Addr>,
+        next_hop_v6: Option<Ipv6Addr>,
     ) -> Result<Self, RouteError> {
         if addresses.is_empty() {
             return Err(RouteError::NoAddress);
@@ -67,8 +67,8 @@ impl Routes {
         {
             prefixes.push(link_local);
         }
-        let routes = Self { prefixes, gateway_v4, gateway_v6 };
-        let gateways = [gateway_v4.map(IpAddr::V4), gateway_v6.map(IpAddr::V6)];
+        let routes = Self { prefixes, next_hop_v4, next_hop_v6 };
+        let gateways = [next_hop_v4.map(IpAddr::V4), next_hop_v6.map(IpAddr::V6)];
         match gateways.into_iter().flatten().find(|&gateway| !routes.is_neighbor(gateway)) {
             Some(gateway) => Err(RouteError::Gateway(gateway)),
             None => Ok(routes),
@@ -97,8 +97,8 @@ impl Routes {
             return None;
         } else {
             match destination {
-                IpAddr::V4(_) => self.gateway_v4.map(IpAddr::V4)?,
-                IpAddr::V6(_) => self.gateway_v6.map(IpAddr::V6)?,
+                IpAddr::V4(_) => self.next_hop_v4.map(IpAddr::V4)?,
+                IpAddr::V6(_) => self.next_hop_v6.map(IpAddr::V6)?,
             }
         };
         let source = match source {

@@ -35,9 +35,9 @@ pub struct DpdkConfig {
     #[serde(default = "default_udp_port")]
     pub udp_port: u16,
     /// Next hop for IPv4 destinations off the link.
-    pub gateway_v4: Option<Ipv4Addr>,
+    pub next_hop_v4: Option<Ipv4Addr>,
     /// Next hop for IPv6 destinations off the link.
-    pub gateway_v6: Option<Ipv6Addr>,
+    pub next_hop_v6: Option<Ipv6Addr>,
     /// 802.1Q VLAN of all frames.
     pub vlan: Option<u16>,
     /// Largest layer-3 packet, bytes.
@@ -64,8 +64,8 @@ pub struct DpdkConfig {
     #[serde(default)]
     pub huge_pages: HugePagesConfig,
     /// Memory for DPDK, MiB.
-    #[serde(default = "default_memory_mb")]
-    pub memory_mb: u32,
+    #[serde(default = "default_memory_mib")]
+    pub memory_mib: u32,
     /// Prefix of DPDK's runtime files; by default one of this process.
     pub file_prefix: Option<String>,
     /// More EAL arguments, for what has no key here.
@@ -127,7 +127,7 @@ fn default_mtu() -> u16 {
 fn default_descriptors() -> u16 {
     1024
 }
-fn default_memory_mb() -> u32 {
+fn default_memory_mib() -> u32 {
     256
 }
 

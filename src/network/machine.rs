@@ -5,11 +5,11 @@ use crate::limits::{STORE_BYTES_MAX, WORKERS_PER_CORE_MAX};
 
 /// More memory than the machine has.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{keys} asks for {wanted_mb} MiB, and this machine has {total_mb} MiB of memory; give less")]
+#[error("{keys} asks for {wanted_mib} MiB, and this machine has {total_mib} MiB of memory; give less")]
 pub struct MemoryError {
     keys: String,
-    wanted_mb: u64,
-    total_mb: u64,
+    wanted_mib: u64,
+    total_mib: u64,
 }
 
 /// Compares a network and its workers with the machine: its cores, and the memory of DPDK.
@@ -27,11 +27,11 @@ pub fn ensure_network(config: &NetworkConfig, workers: usize) -> Result<(), Open
 /// # Errors
 /// [`MemoryError`] when the machine has less.
 pub fn ensure_memory(config: &NetworkConfig, tier_bytes: u64) -> Result<(u64, u64), MemoryError> {
-    compare(config, tier_bytes, machine_mb())
+    compare(config, tier_bytes, machine_mib())
 }
 
-fn machine_mb() -> u64 {
-    total_mb(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default())
+fn machine_mib() -> u64 {
+    total_mib(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default())
 }
 
 /// More workers than the cores can run in turn.
@@ -55,27 +55,27 @@ pub fn ensure_cores(workers: usize) -> Result<(), CoresError> {
 }
 
 /// The machine's memory, MiB; without bound where the kernel does not tell.
-fn total_mb(info: &str) -> u64 {
+fn total_mib(info: &str) -> u64 {
     let line = info.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kib: Option<u64> = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
     kib.map_or(STORE_BYTES_MAX >> 20, |kib| kib / 1024)
 }
 
-fn compare(network: &NetworkConfig, tier_bytes: u64, total_mb: u64) -> Result<(u64, u64), MemoryError> {
+fn compare(network: &NetworkConfig, tier_bytes: u64, total_mib: u64) -> Result<(u64, u64), MemoryError> {
     let mut keys = Vec::new();
-    let mut wanted_mb = 0;
+    let mut wanted_mib = 0;
     if tier_bytes > 0 {
         keys.push(format!("application.memory_bytes = {tier_bytes}"));
-        wanted_mb += tier_bytes >> 20;
+        wanted_mib += tier_bytes >> 20;
     }
     if let NetworkConfig::Dpdk(dpdk) = network {
-        keys.push(format!("network.memory_mb = {}", dpdk.memory_mb));
-        wanted_mb += u64::from(dpdk.memory_mb);
+        keys.push(format!("network.memory_mib = {}", dpdk.memory_mib));
+        wanted_mib += u64::from(dpdk.memory_mib);
     }
-    if wanted_mb > total_mb {
-        return Err(MemoryError { keys: keys.join(" and "), wanted_mb, total_mb });
+    if wanted_mib > total_mib {
+        return Err(MemoryError { keys: keys.join(" and "), wanted_mib, total_mib });
     }
-    Ok((wanted_mb, total_mb))
+    Ok((wanted_mib, total_mib))
 }
 
 #[cfg(test)]
@@ -86,19 +86,19 @@ mod tests {
     #[test]
     fn more_memory_than_there_is_is_refused_with_the_keys_that_ask_for_it() {
         let network: DpdkConfig = serde_json::from_str(
-            "{\"device\": \"net_null0\", \"addresses\": [\"10.77.0.1/24\"], \"memory_mb\": 256}",
+            "{\"device\": \"net_null0\", \"addresses\": [\"10.77.0.1/24\"], \"memory_mib\": 256}",
         )
         .unwrap();
         let network = NetworkConfig::Dpdk(network);
-        let compare = |total_mb| compare(&network, 1 << 30, total_mb);
-        assert_eq!(compare(total_mb("MemTotal:  1310720 kB\n")), Ok((1280, 1280)));
+        let compare = |total_mib| compare(&network, 1 << 30, total_mib);
+        assert_eq!(compare(total_mib("MemTotal:  1310720 kB\n")), Ok((1280, 1280)));
         let error = compare(1279).unwrap_err().to_string();
         assert!(
-            error.contains("application.memory_bytes = 1073741824 and network.memory_mb = 256"),
+            error.contains("application.memory_bytes = 1073741824 and network.memory_mib = 256"),
             "{error}"
         );
         assert!(error.contains("1280 MiB") && error.contains("1279 MiB"), "{error}");
-        assert!(compare(total_mb("")).is_ok());
+        assert!(compare(total_mib("")).is_ok());
     }
 
     #[test]

@@ -87,7 +87,7 @@ pub(super) fn open<N: Nic>(
             HugePagesConfig::Preferred => HugePages::Preferred,
             HugePagesConfig::None => HugePages::None,
         },
-        memory_mb: config.memory_mb as usize,
+        memory_mib: config.memory_mib as usize,
         file_prefix: config.file_prefix.clone().unwrap_or_else(|| format!("stoq-{}", std::process::id())),
         pci_allow: if is_pci { vec![config.device.clone()] } else { Vec::new() },
         extra_args: config.eal_args.clone(),
@@ -133,8 +133,8 @@ pub(super) fn open<N: Nic>(
     );
     let interface = InterfaceConfig {
         addresses: config.addresses.clone(),
-        gateway_v4: config.gateway_v4,
-        gateway_v6: config.gateway_v6,
+        next_hop_v4: config.next_hop_v4,
+        next_hop_v6: config.next_hop_v6,
         vlan: config.vlan,
         udp_port: config.udp_port,
         udp_checksum: config.udp_checksum,

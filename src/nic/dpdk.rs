@@ -161,7 +161,7 @@ mod tests {
     // The one test of this binary that starts EAL, which can be done once a process.
     #[test]
     fn frames_cross_and_those_that_nobody_takes_are_dropped_and_counted() {
-        let eal = Arc::new(Eal::init(&EalConfig { memory_mb: 64, ..EalConfig::default() }).unwrap());
+        let eal = Arc::new(Eal::init(&EalConfig { memory_mib: 64, ..EalConfig::default() }).unwrap());
         let folder = tempfile::tempdir().unwrap();
         let open = |name, role| {
             let socket = folder.path().join("memif.sock");

@@ -159,7 +159,7 @@ fn write(runs: &Receiver<Run>, directory: &Path, mut left: u64) {
         full |= left < bytes.len() as u64;
         if full {
             if !open.is_empty() {
-                tracing::warn!(directory = %directory.display(), "qlog.bytes_max is reached; nothing more is logged");
+                tracing::warn!(directory = %directory.display(), "qlog.capacity_bytes is reached; nothing more is logged");
                 open.clear();
             }
             continue;

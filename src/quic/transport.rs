@@ -32,9 +32,9 @@ pub struct QuicConfig {
     /// Messages in QUIC datagrams that wait to be read, bytes; 0 takes none.
     pub datagram_receive_buffer_bytes: u32,
     /// Congestion control.
-    pub congestion: Congestion,
+    pub congestion_control: Congestion,
     /// Congestion window at the start, bytes; 0 for RFC 9002's ten packets.
-    pub initial_window_bytes: u32,
+    pub initial_congestion_window_bytes: u32,
     /// UDP payload assumed to pass before path MTU discovery, bytes: 1200 passes everywhere. `0` takes what the local
     /// device carries, for links whose other end carries the same.
     pub initial_mtu: u16,
@@ -63,8 +63,8 @@ impl Default for QuicConfig {
             receive_window_bytes: 64 << 20,
             send_window_bytes: 16 << 20,
             datagram_receive_buffer_bytes: 1 << 20,
-            congestion: Congestion::Cubic,
-            initial_window_bytes: 0,
+            congestion_control: Congestion::Cubic,
+            initial_congestion_window_bytes: 0,
             initial_mtu: UDP_PAYLOAD_BYTES_MIN,
             mtu_discovery: true,
         }
@@ -123,18 +123,18 @@ impl QuicConfig {
         let payload = u64::from(payload);
         // RFC 9002 §7.2: ten datagrams, limited to the larger of 14,720 bytes and two datagrams.
         let default = (10 * payload).min((2 * payload).max(INITIAL_WINDOW_BYTES));
-        default.max(self.initial_window_bytes.into())
+        default.max(self.initial_congestion_window_bytes.into())
     }
 
-    fn set_congestion(&self, transport: &mut TransportConfig, initial_window_bytes: u64) {
+    fn set_congestion(&self, transport: &mut TransportConfig, initial_congestion_window_bytes: u64) {
         macro_rules! controller {
             ($config:ident) => {{
                 let mut config = $config::default();
-                config.initial_window(initial_window_bytes);
+                config.initial_window(initial_congestion_window_bytes);
                 transport.congestion_controller_factory(Arc::new(Releasable(Arc::new(config))));
             }};
         }
-        match self.congestion {
+        match self.congestion_control {
             Congestion::Cubic => controller!(CubicConfig),
             Congestion::Newreno => controller!(NewRenoConfig),
             Congestion::Bbr => controller!(BbrConfig),

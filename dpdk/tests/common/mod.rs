@@ -59,7 +59,7 @@ fn run(command: &mut Command) {
 
 /// An environment in huge pages where there are any.
 pub(crate) fn eal() -> Arc<Eal> {
-    let config = EalConfig { memory_mb: 128, ..EalConfig::default() };
+    let config = EalConfig { memory_mib: 128, ..EalConfig::default() };
     Arc::new(Eal::init(&config).expect("DPDK starts"))
 }
 

@@ -161,7 +161,7 @@ pub(super) fn watching(config: &GatewayConfig, file: &Path, findings: &mut Findi
         }
     }
     if let Some(directory) = &config.qlog.directory {
-        match Qlog::start(directory, config.qlog.sample, config.qlog.bytes_max) {
+        match Qlog::start(directory, config.qlog.sample, config.qlog.capacity_bytes) {
             Ok(_) => findings.ok("qlog", format!("logs into {}", directory.display())),
             Err(error) => {
                 let fix = format!("mkdir -p {0} && chown $(id -u) {0}", directory.display());

@@ -64,12 +64,12 @@ pub struct QlogConfig {
     /// Log every `sample`-th connection of each worker.
     pub sample: u32,
     /// Bytes that the logs in the directory may have; then nothing more is logged.
-    pub bytes_max: u64,
+    pub capacity_bytes: u64,
 }
 
 impl Default for QlogConfig {
     fn default() -> Self {
-        Self { directory: None, sample: 1, bytes_max: 1 << 30 }
+        Self { directory: None, sample: 1, capacity_bytes: 1 << 30 }
     }
 }
 

@@ -25,6 +25,16 @@ enum Kind {
 const RENAMED: &[Renamed] = &[
     Renamed { old: "neighbor", kind: Kind::Any, new: "[[gateway]]" },
     Renamed { old: "hops.transit", kind: Kind::Only("neighbors"), new: "\"gateways\"" },
+    Renamed { old: "network.gateway_v4", kind: Kind::Any, new: "network.next_hop_v4" },
+    Renamed { old: "network.gateway_v6", kind: Kind::Any, new: "network.next_hop_v6" },
+    Renamed { old: "network.memory_mb", kind: Kind::Any, new: "network.memory_mib" },
+    Renamed { old: "quic.congestion", kind: Kind::Any, new: "quic.congestion_control" },
+    Renamed {
+        old: "quic.initial_window_bytes",
+        kind: Kind::Any,
+        new: "quic.initial_congestion_window_bytes",
+    },
+    Renamed { old: "qlog.bytes_max", kind: Kind::Any, new: "qlog.capacity_bytes" },
 ];
 
 /// The old keys of a client's file alone.

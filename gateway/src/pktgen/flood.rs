@@ -230,8 +230,8 @@ mod tests {
         let nic = link.add_station([2, 0, 0, 0, 0, host], 1).remove(0);
         let config = InterfaceConfig {
             addresses: vec![format!("10.77.0.{host}/24").parse().unwrap()],
-            gateway_v4: None,
-            gateway_v6: None,
+            next_hop_v4: None,
+            next_hop_v6: None,
             vlan: None,
             udp_port: 4433,
             udp_checksum: true,

@@ -60,7 +60,7 @@ pub const KEYS: &[Range] = &[
         "4 million buffers take 8 GiB",
     ),
     whole(
-        "network.memory_mb",
+        "network.memory_mib",
         (32, 1 << 20),
         "MiB",
         "the packet buffers of one queue do not fit",
@@ -113,7 +113,7 @@ pub const KEYS: &[Range] = &[
     )
     .or_zero_for("none"),
     whole(
-        "quic.initial_window_bytes",
+        "quic.initial_congestion_window_bytes",
         (12_000, WINDOW_BYTES_MAX),
         "bytes",
         "a handshake of ten packets would stall (RFC 9002 §7.2)",
@@ -186,7 +186,7 @@ pub const KEYS: &[Range] = &[
         "connections are counted in 32 bits",
     ),
     whole(
-        "qlog.bytes_max",
+        "qlog.capacity_bytes",
         (65_536, STORE_BYTES_MAX),
         "bytes",
         "the log of one connection does not fit",

@@ -80,9 +80,9 @@ fn everything_works_with_every_key_at_its_lower_border() {
     let seed = format!("lease_default_s = {0}\nlease_max_s = {0}\n", least("application.lease_max_s"));
     let more = format!(
         "[hops]\nconnections_max = 1\nbudget_max_bytes = {}\n[shutdown]\ndrain_ms = 0\n[log]\nlines_per_s = 1\n\
-         [qlog]\ndirectory = \"qlog\"\nbytes_max = {}\n",
+         [qlog]\ndirectory = \"qlog\"\ncapacity_bytes = {}\n",
         least("hops.budget_max_bytes"),
-        least("qlog.bytes_max")
+        least("qlog.capacity_bytes")
     );
     works(&quic(|range| whole(range).0), &seed, &more);
 }
@@ -97,13 +97,13 @@ fn everything_works_with_every_key_at_its_upper_border() {
     );
     let more = format!(
         "[hops]\nconnections_max = {}\nbudget_max_bytes = {}\n[shutdown]\ndrain_ms = {}\n[log]\nlines_per_s = {}\n\
-         [qlog]\ndirectory = \"qlog\"\nsample = {}\nbytes_max = {}\n[[application]]\nkind = \"echo\"\nqueues = [{}]\n",
+         [qlog]\ndirectory = \"qlog\"\nsample = {}\ncapacity_bytes = {}\n[[application]]\nkind = \"echo\"\nqueues = [{}]\n",
         most("hops.connections_max"),
         most("hops.budget_max_bytes"),
         most("shutdown.drain_ms"),
         most("log.lines_per_s"),
         most("qlog.sample"),
-        most("qlog.bytes_max"),
+        most("qlog.capacity_bytes"),
         most("application.queues"),
     );
     works(&quic(|range| whole(range).1), &seed, &more);
@@ -293,7 +293,7 @@ fn a_dpdk_port_works_with_each_of_its_keys_at_its_borders() {
         works_on_dpdk(&format!("{name} = {}", borders(name).0), "");
         works_on_dpdk(&format!("{name} = {}", borders(name).1), "");
     }
-    works_on_dpdk(&format!("memory_mb = {}", borders("memory_mb").0), "");
+    works_on_dpdk(&format!("memory_mib = {}", borders("memory_mib").0), "");
     works_on_dpdk("mbufs = 1536", "");
     works_on_dpdk(&format!("mtu = {}", borders("mtu").0), "initial_mtu = 0");
     let largest = format!("mtu = {}\nrx_descriptors = 64\ntx_descriptors = 64", borders("mtu").1);

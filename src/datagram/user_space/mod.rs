@@ -38,9 +38,9 @@ pub struct InterfaceConfig {
     /// the source of what goes beyond the link.
     pub addresses: Vec<Prefix>,
     /// Where IPv4 packets for other networks go; none: nowhere.
-    pub gateway_v4: Option<Ipv4Addr>,
+    pub next_hop_v4: Option<Ipv4Addr>,
     /// Where IPv6 packets for other networks go; none: nowhere. May be link-local.
-    pub gateway_v6: Option<Ipv6Addr>,
+    pub next_hop_v6: Option<Ipv6Addr>,
     /// The 802.1Q VLAN that everything sent is tagged with and everything received must be tagged with; none: untagged.
     pub vlan: Option<u16>,
     /// The UDP port, for both directions.
@@ -103,7 +103,7 @@ impl<N: Nic> UserSpace<N> {
         if mtu < 1280 {
             return Err(InterfaceError::Mtu(mtu));
         }
-        let routes = Routes::new(mac, &config.addresses, config.gateway_v4, config.gateway_v6)?;
+        let routes = Routes::new(mac, &config.addresses, config.next_hop_v4, config.next_hop_v6)?;
         let station = Station {
             mac,
             vlan: config.vlan,

@@ -62,8 +62,8 @@ impl Host {
 fn config(v4: &str, v6: &str) -> InterfaceConfig {
     InterfaceConfig {
         addresses: vec![v4.parse().unwrap(), v6.parse().unwrap()],
-        gateway_v4: None,
-        gateway_v6: None,
+        next_hop_v4: None,
+        next_hop_v6: None,
         vlan: None,
         udp_port: 4433,
         udp_checksum: true,
@@ -241,8 +241,8 @@ fn what_nothing_leads_to_and_what_is_too_big_is_dropped() {
 #[test]
 fn a_gateway_takes_what_is_beyond_the_link() {
     let a = InterfaceConfig {
-        gateway_v4: Some([10, 77, 0, 2].into()),
-        gateway_v6: Some(ndp::link_local(B)),
+        next_hop_v4: Some([10, 77, 0, 2].into()),
+        next_hop_v6: Some(ndp::link_local(B)),
         ..config_a()
     };
     let b = config("198.51.100.1/24", "2001:db8::1/64");

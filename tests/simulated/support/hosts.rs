@@ -95,8 +95,8 @@ fn station_on(link: &SimulatedLink, mac: Mac, number: u8, queues: usize, udp_che
         ([10, 77, 0, number].into(), [0xfd77, 0, 0, 0, 0, 0, 0, number.into()].into());
     let interface = InterfaceConfig {
         addresses: vec![format!("{v4}/24").parse().unwrap(), format!("{v6}/64").parse().unwrap()],
-        gateway_v4: None,
-        gateway_v6: None,
+        next_hop_v4: None,
+        next_hop_v6: None,
         vlan: None,
         udp_port: UDP_PORT,
         udp_checksum,
