@@ -12,7 +12,8 @@ use std::task::Poll;
 use std::time::Instant;
 use stoq::application::{Application, Placement};
 use stoq::client::{
-    Client, ClientError, FetchOptions, GatherOptions, Kept, Peer, PieceOptions, Prepared, PutOptions, Want,
+    Client, ClientError, CloseReason, FetchOptions, GatherOptions, Kept, Peer, PieceOptions, Prepared,
+    PutOptions, Want,
 };
 use stoq::datagram::NetworkKind;
 use stoq::node::{Host, Hosted};
@@ -175,8 +176,9 @@ async fn a_payload_that_ends_early_is_an_error_and_stays_one() {
     fetch.read_exact(&mut [0; 1_000]).await.unwrap();
     peer.close();
     let error = fetch.read_to_end(&mut Vec::new()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    assert!(matches!(error.downcast::<ClientError>(), Ok(ClientError::Lost { .. })));
+    assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
+    let lost = error.downcast::<ClientError>();
+    assert!(matches!(lost, Ok(ClientError::Lost { reason: CloseReason::Local, .. })), "{lost:?}");
     let again = fetch.read(&mut [0; 10]).await.unwrap_err().downcast::<ClientError>();
     assert!(matches!(again, Ok(ClientError::Failed)), "an end would mean all of it");
 }

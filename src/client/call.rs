@@ -1,9 +1,11 @@
 //! What tasks ask of the worker's side of a client, and the ends of the channels that it answers on.
 
+use super::error::DialFailure;
 use super::fetch::Piece;
 use crate::gather::{self, Gather, GatherSource, HolderReport};
 use crate::limits::{CLIENT_MESSAGES_BYTES, CLIENT_MESSAGES_LEN};
-use crate::queue::{AppPort, Ask, ConnectionId, Credit, RequestId};
+use crate::names::ResolveError;
+use crate::queue::{AppPort, Ask, CloseReason, ConnectionId, Credit, RequestId};
 use crate::record::{Done, ErrorRecord, Holder, OkRecord, Payload};
 use crate::tls::NodeId;
 use bytes::Bytes;
@@ -20,7 +22,7 @@ pub(super) enum Call {
     /// The resolver's answer for a dial.
     Resolved {
         dial: u64,
-        found: Result<Vec<SocketAddr>, String>,
+        found: Result<Vec<SocketAddr>, ResolveError>,
     },
     Ask {
         request: RequestId,
@@ -119,7 +121,9 @@ pub(super) enum DialError {
     Timeout,
     /// The resolver has not answered in time.
     Unresolved,
-    Failed(String),
+    Resolve(ResolveError),
+    /// Every address that was tried has failed.
+    Failed(Vec<DialFailure>),
 }
 
 /// A connection that is up.
@@ -129,7 +133,7 @@ pub(super) struct Up {
     pub(super) node: Option<NodeId>,
     pub(super) remote: SocketAddr,
     /// Why the connection ended, once it has.
-    pub(super) closed: watch::Receiver<Option<Arc<str>>>,
+    pub(super) closed: watch::Receiver<Option<CloseReason>>,
     pub(super) messages: mpsc::UnboundedReceiver<(u64, Payload)>,
     pub(super) room: Arc<Room>,
 }

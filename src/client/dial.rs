@@ -1,7 +1,10 @@
 //! Connections that are being made: to one address, or to those of a name, raced (RFC 8305).
 
 use super::call::{Dial, DialError};
+use super::error::DialFailure;
 use crate::limits::ATTEMPT_DELAY_MS;
+use crate::names::ResolveError;
+use crate::queue::CloseReason;
 use rustc_hash::FxHashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -23,7 +26,7 @@ struct Dialing {
     next: Option<Instant>,
     /// Attempts whose end is not known.
     open: usize,
-    failures: Vec<(SocketAddr, String)>,
+    failures: Vec<DialFailure>,
 }
 
 /// An attempt to be made.
@@ -40,11 +43,11 @@ impl Dials {
     }
 
     /// The resolver has answered.
-    pub(super) fn resolved(&mut self, id: u64, found: Result<Vec<SocketAddr>, String>) {
+    pub(super) fn resolved(&mut self, id: u64, found: Result<Vec<SocketAddr>, ResolveError>) {
         let Some(dialing) = self.dials.get_mut(&id) else { return };
         match found {
             Ok(remotes) => dialing.dial.remotes = Some(remotes.into()),
-            Err(reason) => self.end(id, DialError::Failed(reason)),
+            Err(error) => self.end(id, DialError::Resolve(error)),
         }
     }
 
@@ -64,23 +67,18 @@ impl Dials {
     }
 
     /// An attempt has failed: the next address has its turn at once (RFC 8305 §5).
-    pub(super) fn failed(&mut self, tag: u64, reason: String) {
-        let Some((id, remote)) = self.attempts.remove(&tag) else { return };
+    pub(super) fn failed(&mut self, tag: u64, reason: CloseReason) {
+        let Some((id, address)) = self.attempts.remove(&tag) else { return };
         let Some(dialing) = self.dials.get_mut(&id) else { return };
         dialing.open -= 1;
         dialing.next = None;
-        dialing.failures.push((remote, reason));
+        dialing.failures.push(DialFailure { address, reason });
         let more = dialing.dial.remotes.as_ref().is_some_and(|remotes| !remotes.is_empty());
         if dialing.open > 0 || more {
             return;
         }
-        let reason = match &mut dialing.failures[..] {
-            [(_, reason)] => std::mem::take(reason),
-            several => {
-                several.iter().map(|(at, reason)| format!("{at}: {reason}")).collect::<Vec<_>>().join("; ")
-            }
-        };
-        self.end(id, DialError::Failed(reason));
+        let failures = std::mem::take(&mut dialing.failures);
+        self.end(id, DialError::Failed(failures));
     }
 
     /// An attempt is up; gives its dial if it is the first. The others are abandoned.
@@ -173,11 +171,12 @@ mod tests {
         let (dial, mut answer) = dial(7, Some(2), now);
         dials.begin(dial);
         let first = dials.next_attempt(now).unwrap();
-        dials.failed(first.tag, "no route".into());
+        dials.failed(first.tag, CloseReason::TimedOut);
         let second = dials.next_attempt(now).unwrap();
-        dials.failed(second.tag, "refused".into());
-        let DialError::Failed(reason) = failure(&mut answer) else { panic!("both failed") };
-        assert_eq!(reason, "192.0.2.1:4433: no route; 192.0.2.2:4433: refused");
+        dials.failed(second.tag, CloseReason::Version);
+        let DialError::Failed(failures) = failure(&mut answer) else { panic!("both failed") };
+        let told: Vec<_> = failures.into_iter().map(|failure| (failure.address, failure.reason)).collect();
+        assert_eq!(told, [(at(1), CloseReason::TimedOut), (at(2), CloseReason::Version)]);
     }
 
     #[test]
@@ -189,9 +188,9 @@ mod tests {
         dials.begin(late);
         dials.begin(unknown);
         assert!(dials.next_attempt(now).is_none(), "nothing is known yet");
-        dials.resolved(2, Err("no such host".into()));
+        dials.resolved(2, Err(ResolveError::Interface("eth9".into())));
         assert!(
-            matches!(failure(&mut unknown_answer), DialError::Failed(reason) if reason == "no such host")
+            matches!(failure(&mut unknown_answer), DialError::Resolve(ResolveError::Interface(name)) if name == "eth9")
         );
         dials.expire(dials.poll_timeout().unwrap());
         assert!(matches!(failure(&mut late_answer), DialError::Unresolved));

@@ -9,8 +9,8 @@ use super::fetch::Piece;
 use crate::application::{Application, Outbox};
 use crate::limits::CLIENT_PIECES_LEN;
 use crate::queue::{
-    self, AppPort, Ask, Command, ConnectionCommand, ConnectionEvent, ConnectionId, Credit, Delivery, End,
-    Ending, RequestId,
+    self, AppPort, Ask, CloseReason, Command, ConnectionCommand, ConnectionEvent, ConnectionId, Credit,
+    Delivery, End, Ending, RequestId,
 };
 use crate::record::{Done, ErrorCode, ErrorRecord, OkRecord, Payload};
 use crate::tls::NodeId;
@@ -54,7 +54,7 @@ struct Connection {
     credit: Credit,
     /// Opened for early data: a request may be refused as too early.
     early: bool,
-    closed: watch::Sender<Option<Arc<str>>>,
+    closed: watch::Sender<Option<CloseReason>>,
     messages: mpsc::UnboundedSender<(u64, Payload)>,
     room: Arc<Room>,
     outbox: VecDeque<(u64, Bytes, OwnedSemaphorePermit)>,
@@ -249,7 +249,7 @@ impl Dispatch {
             ConnectionEvent::Closed { reason } => {
                 // The reason first: who sees a channel end looks for it.
                 if let Some(connection) = self.connections.remove(&id) {
-                    connection.closed.send_replace(Some(reason.into()));
+                    connection.closed.send_replace(Some(reason));
                 }
             }
             // A client has only connections that it asked for, and keeps no directory.

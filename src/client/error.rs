@@ -5,6 +5,7 @@ use crate::datagram::kernel::BindError;
 use crate::hop::RouteError;
 use crate::limits::MESSAGE_BYTES_MAX;
 use crate::names::{AddressError, ResolveError};
+use crate::queue::CloseReason;
 use crate::record::{ErrorCode, ErrorRecord, RecordError};
 use crate::shard::CoderError;
 use crate::tls::TlsError;
@@ -18,16 +19,24 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// No connection came up.
-    #[error("cannot connect to {remote}: {reason}")]
+    #[error("cannot connect to {remote}: {}", told(.failures))]
     Connect {
         /// Where to, as the caller wrote it.
         remote: String,
-        /// Why, and what to do.
-        reason: String,
+        /// Why, and what to do: at each address that was tried, in the order in which they failed.
+        failures: Vec<DialFailure>,
     },
     /// No connection came up within the time given.
     #[error("no answer from {remote} within {} s", .limit.as_secs_f32())]
     Timeout {
+        /// Where to, as the caller wrote it.
+        remote: String,
+        /// The time given.
+        limit: Duration,
+    },
+    /// The system's resolver has not answered within the time given.
+    #[error("cannot connect to {remote}: the resolver has not answered within {} s", .limit.as_secs_f32())]
+    Unresolved {
         /// Where to, as the caller wrote it.
         remote: String,
         /// The time given.
@@ -45,7 +54,7 @@ pub enum ClientError {
         /// The peer.
         remote: SocketAddr,
         /// Why.
-        reason: String,
+        reason: CloseReason,
     },
     /// The client was stopped.
     #[error("the client was stopped")]
@@ -163,13 +172,48 @@ pub enum ClientError {
     Start(io::Error),
 }
 
+/// Why one address did not become a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DialFailure {
+    /// The address.
+    pub address: SocketAddr,
+    /// Why, and what to do.
+    pub reason: CloseReason,
+}
+
+/// The reason alone where one address was tried.
+fn told(failures: &[DialFailure]) -> String {
+    match failures {
+        [DialFailure { reason, .. }] => reason.to_string(),
+        several => {
+            let each = several.iter().map(|DialFailure { address, reason }| format!("{address}: {reason}"));
+            each.collect::<Vec<_>>().join("; ")
+        }
+    }
+}
+
+impl ClientError {
+    /// Why the connection was lost, or why it did not come up at each address; none for other errors.
+    pub fn close_reasons(&self) -> impl Iterator<Item = &CloseReason> {
+        let (lost, failures) = match self {
+            Self::Lost { reason, .. } => (Some(reason), &[][..]),
+            Self::Connect { failures, .. } => (None, &failures[..]),
+            _ => (None, &[][..]),
+        };
+        lost.into_iter().chain(failures.iter().map(|failure| &failure.reason))
+    }
+}
+
 /// For readers: the [`ClientError`] is inside, and [`io::Error::downcast`] gives it back.
 impl From<ClientError> for io::Error {
     fn from(error: ClientError) -> Self {
         let kind = match &error {
+            ClientError::Lost { reason: CloseReason::TimedOut, .. } => io::ErrorKind::TimedOut,
+            ClientError::Lost { reason: CloseReason::Local, .. } | ClientError::Stopped => {
+                io::ErrorKind::ConnectionAborted
+            }
             ClientError::Lost { .. } => io::ErrorKind::ConnectionReset,
-            ClientError::Stopped => io::ErrorKind::ConnectionAborted,
-            ClientError::Timeout { .. } => io::ErrorKind::TimedOut,
+            ClientError::Timeout { .. } | ClientError::Unresolved { .. } => io::ErrorKind::TimedOut,
             ClientError::Refused(failure) => match failure.code {
                 ErrorCode::NotFound => io::ErrorKind::NotFound,
                 ErrorCode::NotAuthorized => io::ErrorKind::PermissionDenied,

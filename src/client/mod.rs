@@ -92,7 +92,7 @@ mod read;
 mod tests;
 
 pub use builder::ClientBuilder;
-pub use error::ClientError;
+pub use error::{ClientError, DialFailure};
 pub use fetch::{Description, Piece, PieceOptions, Pieces};
 pub use gathering::{GatherOptions, Gathered, Gathering, HolderOptions, Holders};
 pub use input::{Input, InputError, was_closed};
@@ -103,6 +103,7 @@ pub use read::{Fetch, FetchOptions};
 
 pub use crate::gather::{HolderReport, HolderState, Want};
 pub use crate::hop::{Route, RouteError};
+pub use crate::queue::CloseReason;
 
 use crate::application::Placement;
 use crate::datagram::{Network, NetworkInfo, NetworkKind};
@@ -228,7 +229,7 @@ impl Shared {
     fn resolve(&self, worker: usize, dial: u64, to: GatewayAddress) -> std::io::Result<()> {
         let Some((calls, waker)) = self.workers.get(worker).cloned() else { return Ok(()) };
         std::thread::Builder::new().name("stoq-names".into()).spawn(move || {
-            let found = to.resolve().map_err(|error| error.to_string());
+            let found = to.resolve();
             if calls.send(Call::Resolved { dial, found }).is_ok() {
                 waker.wake();
             }
@@ -327,8 +328,10 @@ impl Client {
     /// The same with options. A future that is dropped gives the connection up, also where it is up already.
     ///
     /// # Errors
-    /// [`ClientError::Connect`] with the reason, [`ClientError::Timeout`], [`ClientError::Stopped`]; [`ClientError::Address`] and
-    /// [`ClientError::Resolve`] for what is no address here.
+    /// [`ClientError::Connect`] with the reason at each address that was tried, [`ClientError::Timeout`], [`ClientError::Stopped`];
+    /// [`ClientError::Address`], [`ClientError::Resolve`] and [`ClientError::Unresolved`] where there is no address to try.
+    /// A gateway that refuses the client's certificate may end the connection later, with [`ClientError::Lost`]: see
+    /// [`CloseReason::Tls`].
     pub async fn connect_with(
         &self,
         to: impl Into<Target>,
@@ -356,11 +359,9 @@ impl Client {
         match (&mut dialing.answer).await {
             Ok(Ok(up)) => Ok(Peer::new(self.0.clone(), up)),
             Ok(Err(DialError::Timeout)) => Err(ClientError::Timeout { remote, limit: timeout }),
-            Ok(Err(DialError::Unresolved)) => {
-                let reason = format!("the resolver has not answered within {} s", timeout.as_secs_f32());
-                Err(ClientError::Connect { remote, reason })
-            }
-            Ok(Err(DialError::Failed(reason))) => Err(ClientError::Connect { remote, reason }),
+            Ok(Err(DialError::Unresolved)) => Err(ClientError::Unresolved { remote, limit: timeout }),
+            Ok(Err(DialError::Resolve(error))) => Err(error.into()),
+            Ok(Err(DialError::Failed(failures))) => Err(ClientError::Connect { remote, failures }),
             Err(_) => Err(ClientError::Stopped),
         }
     }

@@ -7,7 +7,7 @@ use super::read::{Fetch, FetchOptions};
 use super::{ClientError, Shared};
 use crate::hop::Route;
 use crate::limits::{CLIENT_BATCHES_LEN, CLIENT_MESSAGES_BYTES, CLIENT_REQUESTS_LEN, MESSAGE_BYTES_MAX};
-use crate::queue::{Ask, ConnectionId, Credit, RequestId};
+use crate::queue::{Ask, CloseReason, ConnectionId, Credit, RequestId};
 use crate::record::{Done, ErrorCode, ErrorRecord, Holder, Hop, Locate, Mirror, Payload, Put};
 use crate::shard::{Descriptor, Lanes};
 use crate::tls::NodeId;
@@ -86,7 +86,7 @@ pub(super) struct Link {
     connection: ConnectionId,
     node: Option<NodeId>,
     remote: SocketAddr,
-    closed: watch::Receiver<Option<Arc<str>>>,
+    closed: watch::Receiver<Option<CloseReason>>,
     messages: Mutex<mpsc::UnboundedReceiver<(u64, Payload)>>,
     room: Arc<Room>,
     /// Bytes of messages that may wait to be sent.
@@ -117,7 +117,7 @@ impl Link {
     /// Why a channel to the worker's side ended.
     pub(super) fn lost(&self) -> ClientError {
         match &*self.closed.borrow() {
-            Some(reason) => ClientError::Lost { remote: self.remote, reason: reason.as_ref().into() },
+            Some(reason) => ClientError::Lost { remote: self.remote, reason: reason.clone() },
             None => ClientError::Stopped,
         }
     }
@@ -442,12 +442,10 @@ impl Peer {
     }
 
     /// Waits for the end of the connection; gives the reason.
-    pub async fn closed(&self) -> String {
+    pub async fn closed(&self) -> CloseReason {
         let mut closed = self.0.closed.clone();
-        match closed.wait_for(Option::is_some).await {
-            Ok(reason) => reason.as_deref().unwrap_or_default().into(),
-            Err(_) => ClientError::Stopped.to_string(),
-        }
+        let reason = closed.wait_for(Option::is_some).await;
+        reason.ok().and_then(|reason| reason.clone()).unwrap_or(CloseReason::Stopped)
     }
 
     /// Closes the connection of every clone now, without waiting. What is in flight fails with [`ClientError::Lost`].

@@ -3,8 +3,8 @@ use super::dispatch::Dispatch;
 use crate::application::Application;
 use crate::limits::{CLIENT_MESSAGES_LEN, CLIENT_PIECES_LEN, COMMAND_RING_LEN};
 use crate::queue::{
-    self, AppPort, Ask, Asked, Command, ConnectionCommand, ConnectionEvent, ConnectionId, Credit, Delivery,
-    End, Ending, RequestId, Sleeper, WorkerPort, rings,
+    self, AppPort, Ask, Asked, CloseReason, Command, ConnectionCommand, ConnectionEvent, ConnectionId,
+    Credit, Delivery, End, Ending, RequestId, Sleeper, WorkerPort, rings,
 };
 use crate::record::{ErrorCode, ErrorRecord, Fetch, Locate, OkRecord, Payload, Put};
 use crate::shard::Descriptor;
@@ -315,9 +315,9 @@ fn the_end_of_a_connection_ends_every_channel_and_says_why_first() {
     let up = bench.connect(false);
     let mut heard = bench.fetch(1);
     bench.poll();
-    bench.worker.deliver(Delivery::Connection(LINK, ConnectionEvent::Closed { reason: "gone".into() }));
+    bench.worker.deliver(Delivery::Connection(LINK, ConnectionEvent::Closed { reason: CloseReason::Reset }));
     bench.poll();
-    assert_eq!(up.closed.borrow().as_deref(), Some("gone"));
+    assert_eq!(*up.closed.borrow(), Some(CloseReason::Reset));
     assert_eq!(heard.try_recv().unwrap_err(), TryRecvError::Disconnected);
     // A request that comes too late ends the same way.
     let mut late = bench.fetch(2);

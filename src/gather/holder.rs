@@ -2,7 +2,7 @@
 
 use crate::hop::Route;
 use crate::limits::{GATHER_STALLS_MAX, GATHER_STRIKES_MAX, GATHER_TRIES_MAX, GATHER_WAIT_MS};
-use crate::queue::ConnectionId;
+use crate::queue::{CloseReason, ConnectionId};
 use crate::record::{ErrorCode, ErrorRecord};
 use crate::shard::Lanes;
 use crate::tls::NodeId;
@@ -33,7 +33,7 @@ pub enum HolderState {
     /// It let requests stall, too often.
     Stalled,
     /// Its connection ended.
-    Gone(String),
+    Gone(CloseReason),
 }
 
 /// What a holder gave.

@@ -12,7 +12,7 @@ pub use holder::{GatherSource, HolderReport, HolderState};
 
 use crate::limits::GATHER_STALL_MS;
 use crate::queue::{
-    Answer, AppPort, Command, ConnectionEvent, ConnectionId, Delivery, End, Ending, RequestId,
+    Answer, AppPort, CloseReason, Command, ConnectionEvent, ConnectionId, Delivery, End, Ending, RequestId,
 };
 use crate::record::{ErrorCode, ErrorRecord};
 use crate::shard::{Blob, Descriptor, Lanes, ShardIndex};
@@ -235,10 +235,10 @@ impl Gather {
         self.unsent.extend(running.map(|request| Command::End(request, Ending::Cancel)));
     }
 
-    fn lost(&mut self, connection: ConnectionId, reason: &str) {
+    fn lost(&mut self, connection: ConnectionId, reason: &CloseReason) {
         for index in 0..self.holders.len() {
             if self.holders[index].source.connection == connection {
-                self.holders[index].leave(HolderState::Gone(reason.into()));
+                self.holders[index].leave(HolderState::Gone(reason.clone()));
                 self.drop_requests_of(index);
                 self.doubt(index);
             }

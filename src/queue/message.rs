@@ -1,6 +1,6 @@
 //! What travels: deliveries to applications, commands from them.
 
-use super::{ConnectionId, Credit, RequestId};
+use super::{CloseReason, ConnectionId, Credit, RequestId};
 use crate::record::{
     Done, ErrorCode, ErrorRecord, Fetch, Have, Holders, Hop, OkRecord, Payload, Request, Routed,
 };
@@ -21,7 +21,7 @@ pub enum Delivery {
         /// The tag of the [`Command::Connect`].
         tag: u64,
         /// Why, and what to do.
-        reason: String,
+        reason: CloseReason,
     },
     /// The peer asks something. [`Command::Answer`] or [`Command::End`] answers it.
     Asked(RequestId, Box<Asked>),
@@ -83,7 +83,7 @@ pub enum ConnectionEvent {
     /// It is gone; nothing more comes of its requests.
     Closed {
         /// Why.
-        reason: String,
+        reason: CloseReason,
     },
 }
 

@@ -4,10 +4,12 @@
 //! delivery ring makes the worker stop reading streams, so QUIC flow control stops the sender; a full command ring or
 //! spent credit makes the application wait. Nothing on either way is dropped.
 
+mod close;
 mod message;
 mod port;
 mod waking;
 
+pub use close::CloseReason;
 pub use message::{
     Answer, Ask, Asked, Command, ConnectionCommand, ConnectionEvent, Delivery, End, Ending, Forward,
 };

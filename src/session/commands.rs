@@ -8,7 +8,9 @@ use super::stream::{Role, Sending, Stream};
 use super::{Context, Session};
 use crate::counters::Counter;
 use crate::limits::REQUESTS_LEN_MAX;
-use crate::queue::{Answer, Command, ConnectionCommand, Credit, Delivery, End, Ending, RequestId};
+use crate::queue::{
+    Answer, CloseReason, Command, ConnectionCommand, Credit, Delivery, End, Ending, RequestId,
+};
 use crate::record::{ErrorCode, ErrorRecord, MessageHeader, Record, Request};
 use bytes::Bytes;
 use quinn_proto::{Connection, Dir, StreamId, VarInt};
@@ -73,7 +75,7 @@ impl Session {
     ) {
         match command {
             ConnectionCommand::Disconnect => {
-                self.closed("closed here", cx);
+                self.closed(&CloseReason::Local, cx);
                 conn.close(cx.now, ErrorCode::None.into(), Bytes::new());
             }
             ConnectionCommand::Message { queue, payload } => self.send_message(conn, app, queue, payload, cx),

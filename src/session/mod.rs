@@ -25,7 +25,7 @@ mod testing;
 use crate::counters::{Counter, Counters};
 use crate::hop::Hops;
 use crate::limits::{ANSWER_LINGER_MS, HAVE_BURST, HAVE_RATE_PER_S, HOPS_LEN_MAX, REQUESTS_LEN_MAX};
-use crate::queue::{Command, ConnectionEvent, ConnectionId, Credit, Delivery, WorkerPort};
+use crate::queue::{CloseReason, Command, ConnectionEvent, ConnectionId, Credit, Delivery, WorkerPort};
 use crate::record::{ErrorCode, ErrorRecord, Fetch, GoAway, RecordReader, RecordType, Settings};
 use crate::tls::NodeId;
 use crate::token_bucket::TokenBucket;
@@ -310,7 +310,7 @@ impl Session {
     }
 
     /// The connection is gone: every application that knew of it is told.
-    pub(crate) fn closed(&mut self, reason: &str, cx: &mut Context<'_>) {
+    pub(crate) fn closed(&mut self, reason: &CloseReason, cx: &mut Context<'_>) {
         if std::mem::replace(&mut self.closed_told, true) {
             return;
         }
@@ -322,7 +322,10 @@ impl Session {
             None => 0..cx.ports.len(),
         };
         for port in &mut cx.ports[told] {
-            port.deliver(Delivery::Connection(connection, ConnectionEvent::Closed { reason: reason.into() }));
+            port.deliver(Delivery::Connection(
+                connection,
+                ConnectionEvent::Closed { reason: reason.clone() },
+            ));
         }
     }
 

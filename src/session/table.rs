@@ -10,8 +10,9 @@ use super::stream::{End, Queued, Role, Sending, Stream};
 use super::{Context, Session};
 use crate::counters::Counter;
 use crate::limits::{STREAM_ERROR_WINDOW_S, STREAM_ERRORS_MAX};
-use crate::queue::{Credit, Delivery, RequestId};
+use crate::queue::{CloseReason, Credit, Delivery, RequestId};
 use crate::record::{ErrorCode, ErrorRecord};
+use crate::tls::shown;
 use bytes::Bytes;
 use quinn_proto::{Connection, Dir, StreamId, VarInt};
 use std::time::{Duration, Instant};
@@ -188,7 +189,8 @@ impl Session {
         }
         self.errors.push_back(cx.now);
         if fault.fatal || self.errors.len() >= STREAM_ERRORS_MAX {
-            self.closed(&format!("closed here: {}", fault.reason), cx);
+            let reason = CloseReason::Fault { code: fault.code, text: shown(&fault.reason) };
+            self.closed(&reason, cx);
             conn.close(cx.now, fault.code.into(), Bytes::from(fault.reason));
         }
     }

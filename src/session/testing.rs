@@ -8,7 +8,7 @@ use super::{Context, PeerState, Routes};
 use crate::counters::Counters;
 use crate::hop::{Hops, Policy, Transit};
 use crate::limits::DELIVERY_RING_LEN;
-use crate::queue::{AppPort, ConnectionId, Credit, Delivery, Sleeper, WorkerPort, rings};
+use crate::queue::{AppPort, CloseReason, ConnectionId, Credit, Delivery, Sleeper, WorkerPort, rings};
 use crate::record::{ErrorRecord, Hop, Record};
 use crate::session::control::Opening;
 use crate::tls::NodeId;
@@ -120,7 +120,7 @@ impl Bench {
     /// Fills the application's ring.
     pub(super) fn fill(&mut self) {
         for tag in 0..DELIVERY_RING_LEN as u64 {
-            self.ports[0].deliver(Delivery::ConnectFailed { tag, reason: String::new() });
+            self.ports[0].deliver(Delivery::ConnectFailed { tag, reason: CloseReason::Local });
         }
     }
 

@@ -36,6 +36,7 @@ pub use node_id::{NodeId, NodeIdError};
 pub use pem::PemError;
 pub use pem::read_plain;
 pub use provider::{CipherSuite, TlsPolicy, UnknownCipherSuite};
+pub(crate) use refusal::shown;
 pub use refusal::{RefusalReason, RefusedBy, TlsRefusal, explain};
 pub use trust::Trust;
 pub use x509::{CertificateSummary, FalconPublicKey, FalconSignature, IssueError, Pkcs8Error};

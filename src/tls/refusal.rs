@@ -127,10 +127,14 @@ pub fn explain(error: &ConnectionError) -> Option<TlsRefusal> {
 }
 
 fn classify(alert: u8, text: &str) -> RefusalReason {
-    by_text(text).or_else(|| by_alert(alert)).unwrap_or_else(|| RefusalReason::Other {
-        alert,
-        text: text.chars().filter(|c| !c.is_control()).take(FOREIGN_TEXT_LEN_MAX).collect(),
-    })
+    by_text(text)
+        .or_else(|| by_alert(alert))
+        .unwrap_or_else(|| RefusalReason::Other { alert, text: shown(text) })
+}
+
+/// What a peer wrote, as it is shown: without control characters, and not longer than a person reads.
+pub(crate) fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(FOREIGN_TEXT_LEN_MAX).collect()
 }
 
 /// Reads the texts of [`CertificateRefusal`] and of rustls.

@@ -5,7 +5,7 @@ use super::inspect::Counted;
 use crate::counters::Counter;
 use crate::datagram::Obstacle;
 use crate::limits::UNREACHABLE_AGREE_MS;
-use crate::queue::{ConnectionEvent, Delivery};
+use crate::queue::{CloseReason, ConnectionEvent, Delivery};
 use crate::quic::timers::Timer;
 use crate::record::ErrorCode;
 use crate::session::{Context, Session};
@@ -86,8 +86,10 @@ impl Conn {
             Event::Connected => return self.connected(cx),
             Event::ConnectionLost { reason } => {
                 self.lost = true;
-                let text = self.reason(&reason, cx);
-                return self.tell_end(&text, cx);
+                if reason == ConnectionError::Reset {
+                    cx.counters.add(Counter::QuicStatelessResetsReceived, 1);
+                }
+                return self.tell_end(&CloseReason::from(&reason), cx);
             }
             Event::Stream(event) => self.session.stream_event(&mut self.quic, event, cx),
             Event::DatagramReceived => {
@@ -100,17 +102,8 @@ impl Conn {
         None
     }
 
-    /// Why the connection was lost, in words.
-    fn reason(&self, reason: &ConnectionError, cx: &Context<'_>) -> String {
-        if let ConnectionError::Reset = reason {
-            cx.counters.add(Counter::QuicStatelessResetsReceived, 1);
-            return "the peer does not know this connection: it was started anew (stateless reset)".into();
-        }
-        tls::explain(reason).map_or_else(|| reason.to_string(), |refusal| refusal.to_string())
-    }
-
     /// Tells of its end, or that it never came up.
-    fn tell_end(&mut self, text: &str, cx: &mut Context<'_>) -> Option<Change> {
+    fn tell_end(&mut self, reason: &CloseReason, cx: &mut Context<'_>) -> Option<Change> {
         if !self.connected {
             let failed = match self.quic.side() {
                 Side::Client => Counter::HandshakesClientFailed,
@@ -120,13 +113,13 @@ impl Conn {
         }
         // What came in early data is known before its connection is.
         if self.announced || self.session.requests() > 0 {
-            self.session.closed(text, cx);
+            self.session.closed(reason, cx);
         } else if let Origin::Application { app, tag, .. } = self.origin {
-            cx.ports[app].deliver(Delivery::ConnectFailed { tag, reason: text.to_owned() });
+            cx.ports[app].deliver(Delivery::ConnectFailed { tag, reason: reason.clone() });
         }
         if let Origin::PeerGateway { index, node } = self.origin {
             let remote = self.quic.remote_address();
-            tracing::info!(%node, %remote, reason = text, "no connection to a peer gateway");
+            tracing::info!(%node, %remote, %reason, "no connection to a peer gateway");
             cx.counters.add(Counter::PeerGatewaysLost, 1);
             return Some(Change::PeerGatewayLost(index));
         }
@@ -150,7 +143,7 @@ impl Conn {
                 return None;
             }
         }
-        let change = self.tell_end(&obstacle.to_string(), cx);
+        let change = self.tell_end(&CloseReason::Unreachable(obstacle.clone()), cx);
         // Nobody hears of it.
         self.lost = true;
         self.quic.close(cx.now, ErrorCode::None.into(), Bytes::new());

@@ -10,7 +10,7 @@ use crate::limits::{
     BATCHES_PER_TURN_MAX, CONNECTIONS_LEN_MAX, HANDOVER_RING_LEN, HANDSHAKES_PER_TURN_MAX, INCOMING_LEN_MAX,
     INCOMING_RETRY_LEN, TX_SEGMENTS_LEN_MAX,
 };
-use crate::queue::{Command, ConnectionId, Delivery};
+use crate::queue::{CloseReason, Command, ConnectionId, Delivery};
 use crate::quic::admission;
 use crate::quic::timers::Timer;
 use crate::record::ErrorCode;
@@ -229,7 +229,7 @@ impl Core {
             match self.dial(now, remote, Origin::PeerGateway { index, node: self.gateways.node(index) }) {
                 Ok(slot) => self.gateways.dialed(index, slot),
                 Err(reason) => {
-                    tracing::warn!(%remote, reason, "a peer gateway cannot be dialed");
+                    tracing::warn!(%remote, %reason, "a peer gateway cannot be dialed");
                     self.gateways.failed(index, None, now);
                 }
             }
@@ -254,7 +254,7 @@ impl Core {
                 routes: &self.shared.routes,
                 counters: &self.status.counters,
             };
-            conn.session.closed("another peer gateway needs the place", &mut cx);
+            conn.session.closed(&CloseReason::Displaced, &mut cx);
             conn.quic.close(now, ErrorCode::None.into(), Bytes::new());
             self.run_queues.touched(conn, slot as usize);
         }
@@ -370,9 +370,9 @@ impl Core {
         }
     }
 
-    fn dial(&mut self, now: Instant, remote: SocketAddr, origin: Origin) -> Result<u32, String> {
+    fn dial(&mut self, now: Instant, remote: SocketAddr, origin: Origin) -> Result<u32, CloseReason> {
         let Some(config) = &self.client else {
-            return Err("this node has no client identity and opens no connections".into());
+            return Err(CloseReason::NoClient);
         };
         // IPv4 mapped into IPv6 is IPv4 on the wire, and answers come from there.
         let remote = match remote.ip().to_canonical() {
@@ -384,8 +384,7 @@ impl Core {
         if let Some(transport) = self.qlog.as_mut().and_then(|qlog| qlog.transport(remote, now)) {
             config.transport_config(transport);
         }
-        let dialed = self.endpoint.connect(now, config, remote, &name);
-        let (handle, quic) = dialed.map_err(|error| error.to_string())?;
+        let (handle, quic) = self.endpoint.connect(now, config, remote, &name)?;
         self.insert(now, handle, quic, origin);
         Ok(handle.0 as u32)
     }

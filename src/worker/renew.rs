@@ -3,7 +3,7 @@
 use super::Core;
 use super::conn::Origin;
 use super::shared::Renewal;
-use crate::queue::ConnectionId;
+use crate::queue::{CloseReason, ConnectionId};
 use crate::record::ErrorCode;
 use crate::session::Context;
 use bytes::Bytes;
@@ -82,7 +82,7 @@ impl Core {
                 counters: &self.status.counters,
             };
             if conn.announced {
-                conn.session.closed("no peer gateway of this one any more", &mut cx);
+                conn.session.closed(&CloseReason::Unlisted, &mut cx);
             }
             conn.quic.close(now, ErrorCode::None.into(), Bytes::new());
             self.run_queues.touched(conn, id.slot as usize);

@@ -111,12 +111,12 @@ impl Storm {
                     self.closing.push_back(connection);
                 }
                 Delivery::ConnectFailed { tag, reason } if self.running.remove(&tag).is_some() => {
-                    self.failed(reason);
+                    self.failed(reason.to_string());
                 }
                 Delivery::Connection(connection, ConnectionEvent::Closed { reason })
                     if self.up.remove(&connection).is_some() =>
                 {
-                    self.failed(reason);
+                    self.failed(reason.to_string());
                 }
                 _ => {}
             }

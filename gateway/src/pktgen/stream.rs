@@ -121,7 +121,7 @@ impl Stream {
                 }
                 Delivery::ConnectFailed { reason, .. }
                 | Delivery::Connection(_, ConnectionEvent::Closed { reason }) => {
-                    self.report.failure.get_or_insert(reason);
+                    self.report.failure.get_or_insert_with(|| reason.to_string());
                 }
                 _ => {}
             }

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 use stoq::limits::ATTEMPT_DELAY_MS;
-use stoq::queue::{AppPort, Command, ConnectionCommand, ConnectionEvent, ConnectionId, Credit, Delivery};
+use stoq::queue::{
+    AppPort, CloseReason, Command, ConnectionCommand, ConnectionEvent, ConnectionId, Credit, Delivery,
+};
 use stoq::tls::NodeId;
 
 /// Handshakes of one probe at once: more than a gateway takes without asking for proof of the address would only wait there.
@@ -123,11 +125,11 @@ impl Links {
                 }
             }
             Delivery::ConnectFailed { tag, reason } if tag & RACE != 0 => self.lost(*tag, reason),
-            Delivery::ConnectFailed { reason, .. } => self.fail(reason.clone()),
+            Delivery::ConnectFailed { reason, .. } => self.fail(reason.to_string()),
             Delivery::Connection(connection, ConnectionEvent::Closed { reason })
                 if self.up.iter().any(|up| up.connection == *connection) =>
             {
-                self.fail(reason.clone());
+                self.fail(reason.to_string());
             }
             _ => {}
         }
@@ -145,7 +147,7 @@ impl Links {
         true
     }
 
-    fn lost(&mut self, tag: u64, reason: &str) {
+    fn lost(&mut self, tag: u64, reason: &CloseReason) {
         if self.chosen.is_some() {
             return;
         }
@@ -240,7 +242,7 @@ mod tests {
         assert!(matches!(bench.worker.command(), Some(Command::On(LOST, ConnectionCommand::Disconnect))));
         bench
             .links
-            .heard(&Delivery::Connection(LOST, ConnectionEvent::Closed { reason: "closed here".into() }));
+            .heard(&Delivery::Connection(LOST, ConnectionEvent::Closed { reason: CloseReason::Local }));
         assert!(bench.heard.try_recv().is_err());
         bench.up(ConnectionId { slot: 3, ..WON }, rest);
         assert_eq!(bench.heard.try_recv(), Ok(Report::Connected));
@@ -250,12 +252,13 @@ mod tests {
     fn addresses_that_all_fail_are_all_told() {
         let now = Instant::now();
         let mut bench = bench(1);
-        for reason in ["no route", "refused"] {
+        for reason in [CloseReason::TimedOut, CloseReason::Version] {
             let (tag, _) = bench.dialed(now).unwrap();
-            bench.links.heard(&Delivery::ConnectFailed { tag, reason: reason.into() });
+            bench.links.heard(&Delivery::ConnectFailed { tag, reason });
         }
-        let told = "192.0.2.1:4433: no route; 192.0.2.2:4433: refused";
-        assert_eq!(bench.heard.try_recv(), Ok(Report::Failed(told.into())));
+        let told =
+            format!("192.0.2.1:4433: {}; 192.0.2.2:4433: {}", CloseReason::TimedOut, CloseReason::Version);
+        assert_eq!(bench.heard.try_recv(), Ok(Report::Failed(told)));
         assert_eq!(bench.dialed(now), None);
     }
 }

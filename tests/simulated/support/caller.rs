@@ -333,7 +333,7 @@ impl Caller {
     fn hear(&mut self, delivery: Delivery) {
         match delivery {
             Delivery::Connection(connection, event) => self.event(connection, event),
-            Delivery::ConnectFailed { tag, reason } => self.connect_failed.push((tag, reason)),
+            Delivery::ConnectFailed { tag, reason } => self.connect_failed.push((tag, reason.to_string())),
             Delivery::Asked(request, asked) => match asked.request {
                 // It takes whatever is put to it, and keeps it in memory.
                 record::Request::Put(_) => {
@@ -379,7 +379,7 @@ impl Caller {
                 self.messages.push((connection, queue, payload.to_bytes()));
             }
             ConnectionEvent::Closed { reason } => {
-                self.closed.push((connection, reason));
+                self.closed.push((connection, reason.to_string()));
                 self.sending.retain(|sending| sending.request.connection != connection);
                 self.sent.retain(|sent| sent.connection != connection);
                 self.unsent.retain(|(of, ..)| *of != connection);

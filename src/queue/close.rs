@@ -1,0 +1,243 @@
+//! Why a connection ended, or never came up.
+
+use crate::datagram::Obstacle;
+use crate::record::ErrorCode;
+use crate::tls::{TlsRefusal, explain, shown};
+use quinn_proto::{ConnectError, ConnectionError, TransportErrorCode};
+use std::net::SocketAddr;
+
+/// Why a connection ended, or never came up. Its text says what happened and, where something can be done, what to do.
+///
+/// What a peer writes is shown without control characters, 200 characters of it at most.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CloseReason {
+    /// TLS refused the other side, here or there; the reason is typed, too. A client's handshake is over before its gateway has judged
+    /// the client's certificate, so this may end a connection that was up.
+    #[error(transparent)]
+    Tls(TlsRefusal),
+    /// What is sent to the peer does not arrive.
+    #[error(transparent)]
+    Unreachable(Obstacle),
+    /// Nothing came from the peer for the idle timeout.
+    #[error("the peer has not answered for the idle timeout (timed out)")]
+    TimedOut,
+    /// The peer does not know the connection.
+    #[error("the peer does not know this connection: it was started anew (stateless reset)")]
+    Reset,
+    /// The peer's STOQ closed it.
+    #[error("closed by the peer ({}){}", named(*.number), after_colon(.text))]
+    Peer {
+        /// The number of the peer's error code: [`CloseReason::code`] names it.
+        number: u64,
+        /// What the peer says.
+        text: String,
+    },
+    /// The peer's QUIC ended it.
+    #[error("ended by the peer's QUIC ({code:?}){}", after_colon(.text))]
+    PeerQuic {
+        /// QUIC's error code (RFC 9000 §20.1).
+        code: TransportErrorCode,
+        /// What the peer says.
+        text: String,
+    },
+    /// The peer broke a rule of QUIC, and this side ended it.
+    #[error("the peer broke a rule of QUIC ({code:?}){}", after_colon(.text))]
+    Quic {
+        /// QUIC's error code (RFC 9000 §20.1).
+        code: TransportErrorCode,
+        /// Which rule.
+        text: String,
+    },
+    /// The peer speaks no version of QUIC that this side does.
+    #[error(
+        "the peer speaks another version of QUIC than this side; check the address and the peer's version"
+    )]
+    Version,
+    /// The peer broke the STOQ protocol, and this side closed it.
+    #[error("closed here ({code}): {text}")]
+    Fault {
+        /// What was wrong.
+        code: ErrorCode,
+        /// The same in words.
+        text: String,
+    },
+    /// This side's application closed it.
+    #[error("closed here")]
+    Local,
+    /// This side closed a connection to a peer gateway, since another needs its place.
+    #[error("another peer gateway needs the place")]
+    Displaced,
+    /// This side closed a connection to a gateway that is no peer gateway any more.
+    #[error("no peer gateway of this one any more")]
+    Unlisted,
+    /// This node was stopped.
+    #[error("this node was stopped")]
+    Stopped,
+    /// This node was made without what it needs to open connections.
+    #[error("this node has no client identity and opens no connections")]
+    NoClient,
+    /// No connection leads to such an address.
+    #[error("{0} is no address to connect to; give the gateway's address and port")]
+    Address(SocketAddr),
+    /// This side has no connection ID left.
+    #[error("no connection ID is left here; close other connections first")]
+    Exhausted,
+    /// QUIC opens no connection, for a reason that this node's own configuration excludes.
+    #[error("QUIC opens no connection here: {0}")]
+    Dial(String),
+}
+
+impl CloseReason {
+    /// The STOQ error code that the connection was closed with, by the peer or by this side; none for other ends, and for a number that
+    /// this version does not know.
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Peer { number, .. } => ErrorCode::from_u64(*number),
+            Self::Fault { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+}
+
+/// What QUIC says of a connection that was lost.
+impl From<&ConnectionError> for CloseReason {
+    fn from(error: &ConnectionError) -> Self {
+        if let Some(refusal) = explain(error) {
+            return Self::Tls(refusal);
+        }
+        let text = |bytes: &[u8]| shown(&String::from_utf8_lossy(bytes));
+        match error {
+            ConnectionError::VersionMismatch => Self::Version,
+            ConnectionError::TransportError(error) => {
+                Self::Quic { code: error.code, text: shown(&error.reason) }
+            }
+            ConnectionError::ConnectionClosed(close) => {
+                Self::PeerQuic { code: close.error_code, text: text(&close.reason) }
+            }
+            ConnectionError::ApplicationClosed(close) => {
+                Self::Peer { number: close.error_code.into_inner(), text: text(&close.reason) }
+            }
+            ConnectionError::Reset => Self::Reset,
+            ConnectionError::TimedOut => Self::TimedOut,
+            ConnectionError::LocallyClosed => Self::Local,
+            ConnectionError::CidsExhausted => Self::Exhausted,
+        }
+    }
+}
+
+/// What QUIC says of a connection that cannot be opened.
+impl From<ConnectError> for CloseReason {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::InvalidRemoteAddress(address) => Self::Address(address),
+            ConnectError::CidsExhausted => Self::Exhausted,
+            ConnectError::EndpointStopping => Self::Stopped,
+            ConnectError::NoDefaultClientConfig => Self::NoClient,
+            other => Self::Dial(other.to_string()),
+        }
+    }
+}
+
+fn named(number: u64) -> String {
+    ErrorCode::from_u64(number).map_or_else(|| format!("code {number}"), |code| code.name().into())
+}
+
+fn after_colon(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(": {text}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::{RefusalReason, RefusedBy};
+    use bytes::Bytes;
+    use quinn_proto::{ApplicationClose, ConnectionClose, TransportError, VarInt};
+
+    fn closed_by_peer(number: u32, reason: &'static str) -> ConnectionError {
+        let reason = Bytes::from_static(reason.as_bytes());
+        ConnectionError::ApplicationClosed(ApplicationClose { error_code: VarInt::from_u32(number), reason })
+    }
+
+    fn ended_by_peer(code: TransportErrorCode, reason: &'static [u8]) -> ConnectionError {
+        let reason = Bytes::from_static(reason);
+        ConnectionError::ConnectionClosed(ConnectionClose { error_code: code, frame_type: None, reason })
+    }
+
+    fn fault(code: TransportErrorCode, reason: &str) -> ConnectionError {
+        ConnectionError::TransportError(TransportError { code, frame: None, reason: reason.into() })
+    }
+
+    /// What QUIC says, what it is by type, and what its text says.
+    #[test]
+    fn every_end_of_a_connection_has_a_type_and_a_text() {
+        let refused = TransportErrorCode::CONNECTION_REFUSED;
+        let broken = TransportErrorCode::FRAME_ENCODING_ERROR;
+        let tls = |by, reason| CloseReason::Tls(TlsRefusal { by, reason });
+        let peer = |number, text: &str| CloseReason::Peer { number, text: text.into() };
+        let rows = [
+            (ConnectionError::VersionMismatch, CloseReason::Version, "another version of QUIC"),
+            (ConnectionError::Reset, CloseReason::Reset, "stateless reset"),
+            (ConnectionError::TimedOut, CloseReason::TimedOut, "timed out"),
+            (ConnectionError::LocallyClosed, CloseReason::Local, "closed here"),
+            (ConnectionError::CidsExhausted, CloseReason::Exhausted, "connection ID"),
+            (
+                closed_by_peer(0x0d, "shutting down"),
+                peer(0x0d, "shutting down"),
+                "(going away): shutting down",
+            ),
+            (closed_by_peer(0x0a, ""), peer(0x0a, ""), "closed by the peer (not authorized)"),
+            (closed_by_peer(0x7777, "a\u{1b}[31m\nb"), peer(0x7777, "a[31mb"), "(code 30583): a[31mb"),
+            (
+                ended_by_peer(refused, b"full\x07"),
+                CloseReason::PeerQuic { code: refused, text: "full".into() },
+                "(CONNECTION_REFUSED): full",
+            ),
+            (
+                fault(broken, "a frame is short"),
+                CloseReason::Quic { code: broken, text: "a frame is short".into() },
+                "(FRAME_ENCODING_ERROR): a frame is short",
+            ),
+            (
+                fault(TransportErrorCode::crypto(48), "invalid peer certificate: UnknownIssuer"),
+                tls(RefusedBy::Us, RefusalReason::UntrustedIssuer),
+                "not issued by a trusted authority",
+            ),
+            (
+                ended_by_peer(TransportErrorCode::crypto(116), b""),
+                tls(RefusedBy::Peer, RefusalReason::NoClientCertificate),
+                "certificate",
+            ),
+        ];
+        for (said, reason, text) in rows {
+            let found = CloseReason::from(&said);
+            assert_eq!(found, reason, "{said:?}");
+            let shown = found.to_string();
+            assert!(shown.contains(text) && !shown.chars().any(char::is_control), "{shown:?}");
+        }
+    }
+
+    #[test]
+    fn every_dial_that_cannot_be_has_a_type() {
+        let nowhere: SocketAddr = ([127, 0, 0, 1], 0).into();
+        let rows = [
+            (ConnectError::InvalidRemoteAddress(nowhere), CloseReason::Address(nowhere)),
+            (ConnectError::CidsExhausted, CloseReason::Exhausted),
+            (ConnectError::EndpointStopping, CloseReason::Stopped),
+            (ConnectError::NoDefaultClientConfig, CloseReason::NoClient),
+            (ConnectError::UnsupportedVersion, CloseReason::Dial("unsupported QUIC version".into())),
+        ];
+        for (said, reason) in rows {
+            assert_eq!(CloseReason::from(said), reason);
+        }
+    }
+
+    #[test]
+    fn both_sides_closes_have_a_code() {
+        let fault = CloseReason::Fault { code: ErrorCode::BadProof, text: "a hash differs".into() };
+        assert_eq!(fault.code(), Some(ErrorCode::BadProof));
+        assert_eq!(fault.to_string(), "closed here (bad proof): a hash differs");
+        assert_eq!(CloseReason::from(&closed_by_peer(0x0d, "")).code(), Some(ErrorCode::GoingAway));
+        assert_eq!(CloseReason::from(&closed_by_peer(0x7777, "")).code(), None);
+        assert_eq!(CloseReason::TimedOut.code(), None);
+    }
+}
