@@ -1,4 +1,4 @@
-//! What a worker counts: one array a worker, written by that worker alone, read by anyone.
+//! A worker's counters: one array a worker, written by that worker alone, read by any thread.
 //!
 //! Reasons are data: nothing is formatted, logged or allocated for one packet.
 
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
-        /// Everything a worker counts. The name is what metrics and `--json` results show.
+        /// Every counter of a worker. Metrics and `--json` results show the name.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(usize)]
         pub enum Counter { $($(#[doc = $doc])+ $variant,)+ }
@@ -22,7 +22,7 @@ macro_rules! counters {
                 match self { $(Counter::$variant => $name,)+ }
             }
 
-            /// What it counts, in a sentence or two.
+            /// Its meaning, in a sentence or two.
             pub fn help(self) -> &'static str {
                 match self { $(Counter::$variant => concat!($($doc),+).trim_start(),)+ }
             }
@@ -39,13 +39,13 @@ counters! {
     TxPackets = "tx_packets",
     /// Bytes of UDP payload given to the network.
     TxBytes = "tx_bytes",
-    /// Turns of the loop that moved nothing.
+    /// Turns of the loop that moved no packet, delivery or command.
     EmptyPolls = "empty_polls",
-    /// Turns of the loop that moved something.
+    /// Turns of the loop that moved at least one packet, delivery or command.
     BusyPolls = "busy_polls",
     /// Drop: shorter than its own headers say, or headers that contradict each other.
     DropMalformed = "drop_malformed",
-    /// Drop: an Ethernet type, IP protocol or ICMP kind that nothing here speaks.
+    /// Drop: an Ethernet type, IP protocol or ICMP kind that STOQ does not use.
     DropUnwanted = "drop_unwanted",
     /// Drop: addressed to another station or another IP address.
     DropForeign = "drop_foreign",
@@ -75,17 +75,19 @@ counters! {
     DropConnectionLimit = "drop_connection_limit",
     /// Drop: a UDP datagram that no QUIC version 1 packet can be.
     DropNotQuic = "drop_not_quic",
-    /// Drop: a UDP datagram that belongs to no connection and may begin none. Such a one may be answered, at a bounded rate.
+    /// Drop: a UDP datagram that belongs to no connection and may begin none. It may be answered, at a
+    /// bounded rate.
     DropNoConnection = "drop_no_connection",
     /// Drop: a QUIC datagram that holds no whole MESSAGE.
     DropDatagramMalformed = "drop_datagram_malformed",
-    /// Drop: a QUIC datagram whose message nobody takes, or not in early data, or whose token is false.
+    /// Drop: a QUIC datagram whose message no application takes, or not in early data, or whose token is
+    /// false.
     DropDatagramRefused = "drop_datagram_refused",
     /// Drop: a QUIC datagram whose application had no room.
     DropDatagramRingFull = "drop_datagram_ring_full",
-    /// Drop: a message to be sent as a QUIC datagram, larger than the path or the peer takes.
+    /// Drop: a message to send as a QUIC datagram, larger than the path or the peer takes.
     DropDatagramTooBig = "drop_datagram_too_big",
-    /// Datagrams that arrived here and were handed to the worker that owns their connection.
+    /// Datagrams for another worker's connection, handed to that worker.
     HandoversOut = "handovers_out",
     /// Datagrams that other workers handed to this one.
     HandoversIn = "handovers_in",
@@ -109,13 +111,13 @@ counters! {
     HandshakesClientEarly = "handshakes_client_early",
     /// Handshakes begun here that failed.
     HandshakesClientFailed = "handshakes_client_failed",
-    /// Retry packets sent: attempts that had to prove their address first.
+    /// Retry packets sent: clients had to prove their address first.
     QuicRetriesSent = "quic_retries_sent",
-    /// Stateless resets sent: answers to packets of connections that an earlier life of this node had.
+    /// Stateless resets sent: answers to packets of connections of an earlier process of this node.
     QuicStatelessResetsSent = "quic_stateless_resets_sent",
-    /// Connections that a peer's stateless reset ended: its node was started anew.
+    /// Connections that a peer's stateless reset ended: its node was restarted.
     QuicStatelessResetsReceived = "quic_stateless_resets_received",
-    /// CONNECTION_CLOSE packets sent again, since the peer had not answered the one before.
+    /// CONNECTION_CLOSE packets sent again because the peer had not answered.
     QuicClosesRepeated = "quic_closes_repeated",
     /// QUIC packets sent on connections, as last surveyed.
     QuicPacketsSent = "quic_sent_packets",
@@ -123,7 +125,7 @@ counters! {
     QuicPacketsLost = "quic_lost_packets",
     /// Bytes of QUIC packets deemed lost, as last surveyed.
     QuicBytesLost = "quic_lost_bytes",
-    /// Times congestion made a connection slow down, as last surveyed.
+    /// Times that congestion slowed a connection down, as last surveyed.
     QuicCongestionEvents = "quic_congestion_events",
     /// ACK frames received on connections, as last surveyed.
     QuicAckFramesReceived = "quic_ack_frames_received",
@@ -131,45 +133,46 @@ counters! {
     RequestsPutOk = "requests_put_ok",
     /// Peers' PUTs answered with ERROR.
     RequestsPutRefused = "requests_put_refused",
-    /// Peers' PUTs that their peers gave up, or whose connection ended first.
+    /// Peers' PUTs that their peers gave up, or whose connection ended early.
     RequestsPutAbandoned = "requests_put_abandoned",
     /// Peers' FETCHes answered whole.
     RequestsFetchOk = "requests_fetch_ok",
     /// Peers' FETCHes answered with ERROR, or cut short here.
     RequestsFetchRefused = "requests_fetch_refused",
-    /// Peers' FETCHes that their peers gave up, or whose connection ended first.
+    /// Peers' FETCHes that their peers gave up, or whose connection ended early.
     RequestsFetchAbandoned = "requests_fetch_abandoned",
     /// Peers' LOCATEs answered.
     RequestsLocateOk = "requests_locate_ok",
     /// Peers' LOCATEs answered with ERROR.
     RequestsLocateRefused = "requests_locate_refused",
-    /// Peers' LOCATEs that their peers gave up, or whose connection ended first.
+    /// Peers' LOCATEs that their peers gave up, or whose connection ended early.
     RequestsLocateAbandoned = "requests_locate_abandoned",
     /// Peers' MIRRORs answered with DONE.
     RequestsMirrorOk = "requests_mirror_ok",
     /// Peers' MIRRORs answered with ERROR.
     RequestsMirrorRefused = "requests_mirror_refused",
-    /// Peers' MIRRORs that their peers gave up, or whose connection ended first.
+    /// Peers' MIRRORs that their peers gave up, or whose connection ended early.
     RequestsMirrorAbandoned = "requests_mirror_abandoned",
     /// Records read from peers.
     RecordsIn = "records_in",
     /// Records written to peers.
     RecordsOut = "records_out",
-    /// Streams refused because what they carried broke the protocol.
+    /// Streams refused because their bytes broke the protocol.
     ProtocolErrors = "protocol_errors",
     /// Payload bytes checked against a token.
     VerifiedBytes = "verified_bytes",
     /// 16 KiB groups that did not match their token.
     BadProofs = "bad_proofs",
-    /// Connections whose early data the peer took.
+    /// Connections whose early data the peer accepted.
     QuicEarlyDataAccepted = "quic_early_data_accepted",
     /// Requests forwarded to another gateway.
     HopsForwarded = "hops_forwarded",
-    /// Requests refused for what their HOP record asks.
+    /// Requests refused because of their HOP record.
     HopsRefused = "hops_refused",
     /// FETCHes that joined an identical one in flight.
     HopsMerged = "hops_merged",
-    /// Payloads that passed and were not kept, though asked for: the cache could not follow, or had no room.
+    /// Forwarded payloads that were not cached though the request allowed it: the cache was too slow, or had
+    /// no room.
     CacheSkipped = "cache_skipped",
     /// Connections to peer gateways that came up.
     PeerGatewaysConnected = "peer_gateways_connected",
@@ -185,7 +188,7 @@ pub struct Counters {
     values: [AtomicU64; Counter::ALL.len()],
     /// Where the worker's time goes.
     pub stages: Stages,
-    /// Packets that a burst brought, of those that brought any.
+    /// Packets a burst, of bursts that were not empty.
     pub bursts: Histogram,
     /// Smoothed round-trip times, microseconds: one of each connection a second.
     pub rtts: Histogram,
@@ -213,7 +216,7 @@ impl Counters {
         cell.store(cell.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
-    /// The value now.
+    /// The current value.
     pub fn get(&self, counter: Counter) -> u64 {
         self.values[counter as usize].load(Relaxed)
     }

@@ -1,14 +1,16 @@
-//! A histogram whose buckets end at powers of two: one add tells where a value lies. Written by one thread, read by anyone.
+//! A histogram whose buckets end at powers of two: one add counts a value. Written by one thread, read by
+//! any.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Buckets: the last ends at 2^39, which is nine minutes of nanoseconds; what is above counts in no bucket but the sum and the count.
+/// Buckets: the last ends at 2^39, which is nine minutes in nanoseconds. Larger values count only in the sum
+/// and the count.
 const BUCKETS: usize = 40;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Histogram {
-    /// Values up to 2^i and above 2^(i-1); the last place holds what is above all.
+    /// Values up to 2^i and above 2^(i-1); the last place holds the larger ones.
     buckets: [AtomicU64; BUCKETS + 1],
     sum: AtomicU64,
 }
@@ -29,12 +31,13 @@ impl Histogram {
         self.sum.store(self.sum.load(Relaxed).wrapping_add(value), Relaxed);
     }
 
-    /// All values together.
+    /// The sum of all values.
     pub fn sum(&self) -> u64 {
         self.sum.load(Relaxed)
     }
 
-    /// For each exponent from `low` to `high`, how many values are at most two to its power; then how many there are at all.
+    /// For each exponent from `low` to `high`, the number of values that are at most two to its power; then
+    /// the number of all values.
     pub fn cumulative(&self, low: usize, high: usize) -> (Vec<u64>, u64) {
         let counts = self.buckets.each_ref().map(|cell| cell.load(Relaxed));
         let until = |exponent: usize| counts[..=exponent.min(BUCKETS - 1)].iter().sum();

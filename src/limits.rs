@@ -1,13 +1,13 @@
-//! Every bound by name. Units stand last in a name; relations between bounds are checked when this compiles.
+//! Every bound by name. Units stand last in a name; const assertions check the relations between bounds.
 
-/// Frames or datagrams asked of the network in one burst.
+/// Frames or datagrams requested from the network in one burst.
 pub const RX_BURST_LEN: usize = 64;
-/// Datagrams asked of one connection at a time, and the most a [`crate::datagram::Network::send`] is given.
+/// Datagrams requested from one connection at a time, and the most in a [`crate::datagram::Network::send`].
 pub const TX_SEGMENTS_LEN_MAX: usize = 64;
 /// Frames that wait for the device, a worker. Past it, connections are not polled for more.
 pub const TX_PENDING_LEN_MAX: usize = 1024;
-/// How long a device may take nothing of what waits, milliseconds: past it the frames are dropped, or a link that is down
-/// would hold connections for ever.
+/// How long a device may take no queued frame, milliseconds: then the frames are dropped, or a link that is
+/// down would hold connections forever.
 pub const TX_STALL_MS_MAX: u64 = 50;
 /// Largest UDP payload that a worker handles, bytes.
 pub const UDP_PAYLOAD_BYTES_MAX: usize = 65_527;
@@ -25,7 +25,7 @@ pub const NEIGHBOR_SOLICIT_INTERVAL_MS: u64 = 1000;
 pub const NEIGHBOR_REACHABLE_MS: u64 = 60_000;
 /// How long a neighbor that did not answer is not asked again, milliseconds.
 pub const NEIGHBOR_UNREACHABLE_MS: u64 = 3000;
-/// What workers tell each other of neighbors and have not taken yet, a worker.
+/// Claims about neighbors that a worker has not taken from the others yet.
 pub const NEIGHBOR_EXCHANGE_LEN_MAX: usize = 256;
 /// Destinations whose packet headers are kept prebuilt, a worker.
 pub const PATHS_LEN_MAX: usize = 16_384;
@@ -44,7 +44,7 @@ pub const RANGES_LEN_MAX: u64 = 256;
 pub const PAYLOAD_BYTES_MAX: u64 = 1 << 50;
 /// A shard, bytes (protocol §3).
 pub const SHARD_BYTES_MAX: u64 = 1 << 20;
-/// A shard where nobody chose, bytes (protocol §3).
+/// A shard where the user names no length, bytes (protocol §3).
 pub const SHARD_BYTES_DEFAULT: u64 = 64 * 1024;
 /// Data lanes of a set: k (protocol §3).
 pub const LANES_DATA_MAX: u64 = 64;
@@ -78,7 +78,7 @@ pub const UNVERIFIED_GROUPS_MAX: usize = 4;
 pub const GROUP_BYTES: usize = 16 * 1024;
 /// A block of the seed's memory tier, bytes: one huge page.
 pub const MEMORY_BLOCK_BYTES: usize = 2 << 20;
-/// Connections that a worker keeps to peer gateways where nobody chose.
+/// Connections that a worker keeps to peer gateways where the operator names no number.
 pub const PEER_GATEWAY_CONNECTIONS_DEFAULT: usize = 32;
 /// The first wait before a peer gateway that failed is dialed again, milliseconds. It doubles.
 pub const PEER_GATEWAY_BACKOFF_MS_MIN: u64 = 200;
@@ -86,80 +86,83 @@ pub const PEER_GATEWAY_BACKOFF_MS_MIN: u64 = 200;
 pub const PEER_GATEWAY_BACKOFF_MS_MAX: u64 = 30_000;
 /// How long a request to be forwarded waits for its peer gateway, milliseconds.
 pub const RELAY_REACH_MS: u64 = 3_000;
-/// How long an asker may take nothing of a relayed answer before it is sent away, milliseconds: what waits for it takes up
-/// the flow control of the connection between two gateways, which others share.
+/// How long an asker may take no bytes of a relayed answer before the relay drops it, milliseconds: waiting
+/// bytes use the flow control of the connection between two gateways, which other requests share.
 pub const RELAY_STALL_MS: u64 = 10_000;
-/// How long a FETCH that joined another is held back by it before it must ask for itself, milliseconds.
+/// How long a FETCH that joined another may be held back by it before it is sent on its own, milliseconds.
 pub const MERGE_STALL_MS: u64 = 1_000;
-/// Runs of passing bytes that wait for the cache; past it, what passes is not kept.
+/// Runs of forwarded bytes that wait for the cache; past it, the payload is not kept.
 pub const CACHE_QUEUE_LEN: usize = 256;
-/// What one request of a gathering asks for, about, bytes.
+/// The approximate size of one request of a gathering, bytes.
 pub const GATHER_WINDOW_BYTES: u64 = 4 << 20;
-/// Requests that one holder has at a time.
+/// Requests in flight to one holder.
 pub const GATHER_PIPELINE_LEN: usize = 3;
-/// Checked bytes that wait for the host of a gathering; past it nothing new is asked for.
+/// Checked bytes that wait for the host of a gathering; past it no new request is sent.
 pub const GATHER_AHEAD_BYTES: usize = 32 << 20;
-/// A request on which nothing came for so long has stalled, milliseconds.
+/// A request without an answer for this time has stalled, milliseconds.
 pub const GATHER_STALL_MS: u64 = 5_000;
-/// Stalls after which a holder is left.
+/// Stalls after which a holder is dropped.
 pub const GATHER_STALLS_MAX: u32 = 2;
-/// Times a holder may send what proves false (protocol §6: three strikes).
+/// Bad proofs that a holder may send (protocol §6: three strikes).
 pub const GATHER_STRIKES_MAX: u32 = 3;
-/// Times a holder that cannot answer now is asked.
+/// Attempts with a holder that is busy.
 pub const GATHER_TRIES_MAX: u32 = 8;
-/// The wait before it is asked again, if it names none, milliseconds.
+/// The wait before the next attempt, if the holder names none, milliseconds.
 pub const GATHER_WAIT_MS: u64 = 250;
 /// Changes to a store's holdings that it remembers in order.
 pub const STORE_CHANGES_LEN_MAX: usize = 4096;
 /// Sets with bad descriptors that a store remembers.
 pub const BAD_SETS_LEN_MAX: usize = 1024;
-/// Things that one peer gateway may say it holds.
+/// Holdings that one peer gateway may announce.
 pub const DIRECTORY_LEN_MAX: usize = 1 << 16;
-/// From one look for what to tell peer gateways to the next, milliseconds.
+/// Between two looks for holdings to announce to peer gateways, milliseconds.
 pub const ANNOUNCE_INTERVAL_MS: u64 = 100;
-/// From one look for leases that are over to the next, milliseconds.
+/// Between two looks for expired leases, milliseconds.
 pub const EXPIRY_INTERVAL_MS: u64 = 1_000;
-/// A lease with less time left than this counts as over for a holder that would renew it, seconds: renewing takes a moment.
+/// A lease with less time left than this counts as expired for a holder that would renew it, seconds:
+/// renewing takes a moment.
 pub const LEASE_MARGIN_S: u64 = 5;
-/// How far the wall clock may part from the machine's uptime, either way, before the store doubts it, seconds.
+/// How far the wall clock may differ from the machine's uptime, either way, before the store doubts it,
+/// seconds.
 pub const CLOCK_JUMP_S_MAX: u64 = 600;
-/// How long a wall clock that jumped must go steadily before leases end by it, seconds.
+/// How long a wall clock that jumped must run steadily before leases end by it, seconds.
 pub const CLOCK_STEADY_S: u64 = 3600;
-/// From one note of the time in the store to the next, seconds.
+/// Between two notes of the time in the store, seconds.
 pub const CLOCK_SAVE_S: u64 = 60;
-/// No wall clock that is right shows less, seconds since the Unix epoch: the begin of 2026.
+/// The earliest possible time of a correct wall clock, seconds since the Unix epoch: the start of 2026.
 pub const CLOCK_EARLIEST_S: u64 = 1_767_225_600;
-/// Damaged payloads whose outboards are made anew before the store opens, bytes of all together; the others follow while it runs.
+/// Damaged payloads whose outboards are made again before the store opens, bytes together; the others follow
+/// while it runs.
 pub const MEND_AT_START_BYTES_MAX: u64 = 256 << 20;
-/// Damaged things that a store names in its status.
+/// Damaged payloads that a store names in its status.
 pub const DAMAGE_LEN_MAX: usize = 64;
-/// What is read of a payload that is checked before another has its turn, bytes.
+/// Bytes read of one payload in a check before another payload has its turn.
 pub const CHECK_TURN_BYTES: usize = 4 << 20;
-/// What checks for which nobody waits read, bytes a second.
+/// The rate of background checks, bytes a second.
 pub const CHECK_BYTES_PER_S: u64 = 64 << 20;
-/// Checks for which nobody waits that may be due; past it, more are passed over.
+/// Background checks that may be due; past it, further ones are skipped.
 pub const CHECKS_LEN_MAX: usize = 64;
-/// How long something that was found whole is not checked again, seconds.
+/// How long a payload that was found intact is not checked again, seconds.
 pub const CHECK_FRESH_S: u64 = 600;
-/// Things that are known to have been found whole.
+/// Payloads remembered as found intact.
 pub const CHECKS_FRESH_LEN_MAX: usize = 4096;
-/// Checks that one peer may cause by saying that a proof was bad, at once.
+/// Checks that one peer may cause at once by reporting bad proofs.
 pub const HINTS_BURST: u32 = 4;
 /// The wait before it may cause another, seconds.
 pub const HINT_INTERVAL_S: u32 = 30;
-/// Answers that are over and whose tokens are remembered: their peers may still say that a proof was bad.
+/// Finished answers whose tokens are remembered: their peers may still report a bad proof.
 pub const SERVED_LEN_MAX: usize = 1024;
 /// Payloads that a worker mirrors at once.
 pub const MIRRORS_LEN_MAX: usize = 64;
-/// What a FETCH in early data may select, bytes (protocol §7).
+/// The most that a FETCH in early data may select, bytes (protocol §7).
 pub const EARLY_FETCH_BYTES_MAX: u64 = 64 * 1024;
 /// Stream errors within [`STREAM_ERROR_WINDOW_S`] that close the connection (protocol §8).
 pub const STREAM_ERRORS_MAX: usize = 3;
 /// The window of [`STREAM_ERRORS_MAX`], seconds.
 pub const STREAM_ERROR_WINDOW_S: u64 = 60;
 
-/// How long a node that leaves waits for a peer to close after the last answer that it acknowledged, milliseconds: what is acknowledged
-/// may still wait in the peer's buffers, and a close throws that away.
+/// How long a node that leaves waits for a peer to close after the last acknowledged answer, milliseconds:
+/// acknowledged bytes may still wait in the peer's buffers, and a close throws them away.
 pub const ANSWER_LINGER_MS: u64 = 5_000;
 
 /// Deliveries that wait for an application, a ring.
@@ -168,59 +171,65 @@ pub const DELIVERY_RING_LEN: usize = 1024;
 pub const COMMAND_RING_LEN: usize = 1024;
 /// Bytes that an application may have outstanding on one outgoing stream before it must wait.
 pub const OUTSTANDING_BYTES_MAX: usize = 8 << 20;
-/// Bytes that a relay holds of one direction of one stream: read, and not yet taken by QUIC on the other side.
+/// Bytes that a relay holds of one direction of one stream: read, and not yet taken by QUIC on the other
+/// side.
 pub const RELAY_WINDOW_BYTES: usize = 1 << 20;
-/// Requests that a client's connection has in flight; more wait their turn. Those that are over but whose streams have not
-/// ended count toward [`REQUESTS_LEN_MAX`] too.
+/// Requests that a client's connection has in flight; further ones wait their turn. Finished requests whose
+/// streams have not ended count toward [`REQUESTS_LEN_MAX`] too.
 pub const CLIENT_REQUESTS_LEN: usize = 128;
 /// Messages of one connection that wait for a client to take them.
 pub const CLIENT_MESSAGES_LEN: usize = 1024;
 /// Bytes of those messages, and of those that wait to be sent.
 pub const CLIENT_MESSAGES_BYTES: usize = 8 << 20;
-/// Pieces of an answer that a client's worker gathers, while more arrive, before it wakes the task that takes them.
+/// Pieces of an answer that a client's worker collects, while more arrive, before it wakes the task that
+/// takes them.
 pub const CLIENT_PIECES_LEN: usize = 16;
 /// A file's name where the file system does not say, bytes (POSIX NAME_MAX of Linux).
 pub const NAME_BYTES_MAX: usize = 255;
-/// The note beside a file that is being fetched, bytes: what is longer is none.
+/// The note beside a file that is being fetched, bytes: a longer one is invalid.
 pub const NOTE_BYTES_MAX: u64 = 4096;
-/// Read at a time from a fetched file that is checked before it gets its name, bytes. Signals are looked for between.
+/// Read size when a fetched file is checked before it gets its name, bytes. Signals are handled between
+/// reads.
 pub const PART_READ_BYTES: usize = 1 << 20;
-/// Times a file to be filled is looked for anew, because another get's was there and went.
+/// Attempts to open a part file that another get deletes meanwhile.
 pub const PART_TRIES_MAX: usize = 16;
-/// Pieces of a payload on its way to standard output or a pipe that wait for who reads there.
+/// Pieces of a payload that wait for the reader of standard output or a pipe.
 pub const STREAM_PIECES_LEN: usize = 8;
 /// Batches of a payload being put that wait for the worker.
 pub const CLIENT_BATCHES_LEN: usize = 8;
 /// Datagrams handed to a worker by the others that it has not taken yet.
 pub const HANDOVER_RING_LEN: usize = 1024;
-/// Frames copied by a tap that nobody has taken yet.
+/// Frames that a tap copied and no capture has taken yet.
 pub const CAPTURE_RING_LEN: usize = 4096;
-/// Lines of a TLS key log that nobody has taken yet.
+/// Lines of a TLS key log that no capture has taken yet.
 pub const CAPTURE_SECRETS_LEN: usize = 1024;
-/// Runs of qlog records that nobody has written yet.
+/// Runs of qlog records that are not written yet.
 pub const QLOG_QUEUE_LEN: usize = 1024;
-/// Bytes of records that a connection gathers before they are written.
+/// Bytes of records that a connection collects before they are written.
 pub const QLOG_RUN_BYTES: usize = 16 << 10;
 /// Files of qlog that are open at once.
 pub const QLOG_FILES_OPEN_MAX: usize = 256;
 /// Workers in one process: a connection ID names the worker in 16 bits.
 pub const WORKERS_MAX: usize = 1024;
-/// Workers for each core that the process may run on: with many more, each waits so long for a core that connections time out.
+/// Workers for each core that the process may run on: with many more, each waits long enough for a core that
+/// connections time out.
 pub const WORKERS_PER_CORE_MAX: usize = 8;
 /// Batches taken from one connection before the others have their turn.
 pub const BATCHES_PER_TURN_MAX: usize = 8;
 /// Chunks read from one stream before the others have their turn.
 pub const CHUNKS_PER_TURN_MAX: usize = 512;
-/// Destinations that a network has found unreachable and no worker has asked about yet; of more than that the timeouts tell.
+/// Unreachable destinations that a network has noticed and its worker has not polled; beyond it, timeouts
+/// tell.
 pub const UNREACHABLE_LEN_MAX: usize = 16;
-/// The same that a worker takes in one turn: for each it looks at all its connections.
+/// Those that a worker polls in one turn: for each it searches all its connections.
 pub const UNREACHABLE_LEN_PER_TURN_MAX: usize = 4;
-/// Destinations that a client's kernel sockets are connected to, to hear what ICMP says of them; of more, of the last ones.
+/// Destinations with a connected socket of a client, which receives ICMP errors about them; the newest ones.
 pub const PEERS_CONNECTED_MAX: usize = 16;
-/// How long ICMP is not listened to about a peer that has answered, seconds: its socket, which holds to one local address, is closed meanwhile.
+/// How long a peer that has answered gets no connected socket again, seconds: such a socket is bound to one
+/// local address.
 pub const PEER_ANSWERED_S: u64 = 60;
-/// How far apart two ICMP messages must be that end a handshake, milliseconds: more than the packets of one flight, less than the
-/// second before the first is sent again.
+/// The smallest distance of two ICMP messages that end a handshake, milliseconds: more than within the
+/// packets of one flight, less than the second before the first packet is sent again.
 pub const UNREACHABLE_AGREE_MS: u64 = 200;
 /// The UDP port of a gateway where none is named.
 pub const PORT_DEFAULT: u16 = 4433;
@@ -228,26 +237,27 @@ pub const PORT_DEFAULT: u16 = 4433;
 pub const ADDRESSES_LEN_MAX: usize = 16;
 /// RFC 8305 §5: how long one address of a name may take before the next is tried beside it, milliseconds.
 pub const ATTEMPT_DELAY_MS: u64 = 250;
-/// Handshakes begun in one turn: each costs a signature, hundreds of microseconds that established traffic waits.
+/// Handshakes begun in one turn: each costs a signature, hundreds of microseconds that established traffic
+/// waits.
 pub const HANDSHAKES_PER_TURN_MAX: usize = 1;
-/// Connection attempts that wait for their turn; past it they are dropped in silence.
+/// Connection attempts that wait for their turn; further ones are dropped silently.
 pub const INCOMING_LEN_MAX: usize = 256;
 /// With more attempts than this waiting, a client must prove its address first (RFC 9000 §8.1.2).
 pub const INCOMING_RETRY_LEN: usize = 64;
-/// From one stateless reset to the next, a worker, microseconds. A reset is shorter than what it answers (RFC 9000 §10.3), and a
-/// gateway that was killed owes one to each peer.
+/// Between two stateless resets of a worker, microseconds. A reset is shorter than the packet that it answers
+/// (RFC 9000 §10.3), and a restarted gateway owes one to each peer.
 pub const RESET_INTERVAL_US: u64 = 1_000;
-/// Times that a CONNECTION_CLOSE is sent again while the peer may not have it (RFC 9000 §10.2.1).
+/// Times that a CONNECTION_CLOSE is sent again without a sign of the peer (RFC 9000 §10.2.1).
 pub const CLOSE_REPEATS_MAX: u32 = 2;
-/// What a round trip may take longer than measured before a CONNECTION_CLOSE is sent again, milliseconds: RFC 9000 §18.2,
-/// max_ack_delay.
+/// The margin over the measured round trip before a CONNECTION_CLOSE is sent again, milliseconds: RFC 9000
+/// §18.2, max_ack_delay.
 pub const CLOSE_REPEAT_MS: u64 = 25;
-/// How long a node that ends goes on to close its connections, milliseconds: three round trips and a bit with far peers
-/// (RFC 9000 §10.2: three times the PTO).
+/// How long a node that ends keeps closing its connections, milliseconds: a little more than three round
+/// trips with far peers (RFC 9000 §10.2: three times the PTO).
 pub const CLOSE_MS_MAX: u64 = 1_000;
 /// Connections, a worker.
 pub const CONNECTIONS_LEN_MAX: usize = 65_536;
-/// Log lines that standard error has not taken yet. Past it they are lost, and counted.
+/// Log lines that standard error has not taken yet. Further ones are lost, and counted.
 pub const LOG_QUEUE_LINES_MAX: usize = 8192;
 /// The bytes of these lines.
 pub const LOG_QUEUE_BYTES_MAX: usize = 4 << 20;
@@ -255,19 +265,20 @@ pub const LOG_QUEUE_BYTES_MAX: usize = 4 << 20;
 pub const LOG_FLUSH_MS_MAX: u64 = 1000;
 /// From one survey of a worker's connections to the next, milliseconds.
 pub const SURVEY_INTERVAL_MS: u64 = 1_000;
-/// How long a peer may acknowledge nothing of what it must before its connection counts as unacknowledged, milliseconds.
+/// How long a peer may leave packets unacknowledged before its connection counts as unacknowledged,
+/// milliseconds.
 pub const UNACKNOWLEDGED_MS: u64 = 3_000;
-/// Seconds in which no peer acknowledges anything, though some should, after which the port counts as unheard.
+/// Seconds without any acknowledgment, though some are due, after which the port counts as unheard.
 pub const UNHEARD_S: u32 = 15;
-/// From one look at the kernel's interface under a port to the next, milliseconds.
+/// Between two looks at the kernel's interface under a port, milliseconds.
 pub const INTERFACE_INTERVAL_MS: u64 = 1_000;
-/// Connections that a survey looks at in one turn.
+/// Connections that a survey reads in one turn.
 pub const SURVEY_TURN_LEN: usize = 16;
-/// Connections that a worker shows to an inspection: they are written down in one turn.
+/// Connections that a worker reports to an inspection, in one turn.
 pub const INSPECTION_LEN_MAX: usize = 256;
-/// Connections to the admin endpoint at once, those whose handshake runs among them; more wait.
+/// Connections to the admin endpoint at once, including those in their handshake; further ones wait.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
-/// How long a connection to the admin endpoint may say nothing, seconds.
+/// How long a connection to the admin endpoint may be silent, seconds.
 pub const ADMIN_IDLE_S: u64 = 60;
 /// How long a TLS handshake with the admin endpoint may take, seconds.
 pub const ADMIN_HANDSHAKE_S: u64 = 5;
@@ -282,13 +293,13 @@ pub const WINDOW_BYTES_MIN: u64 = 64 * 1024;
 pub const WINDOW_BYTES_MAX: u64 = 1 << 30;
 /// The number of the last queue: a record carries it as a QUIC integer (protocol §2).
 pub const QUEUE_MAX: u64 = (1 << 62) - 1;
-/// The longest timeout or pause that an operator may ask for, seconds: a day.
+/// The longest timeout or pause in a configuration, seconds: a day.
 pub const SPAN_S_MAX: u64 = 24 * 3600;
 /// The longest lease, seconds: a hundred years.
 pub const LEASE_S_MAX: u64 = 100 * 365 * 24 * 3600;
 /// Round trips or handshakes whose times one run of a tool keeps.
 pub const TRIPS_LEN_MAX: u64 = 10_000_000;
-/// CPU cores that the kernel's set has room for (CPU_SETSIZE).
+/// CPU cores in the kernel's set (CPU_SETSIZE).
 pub const CORES_MAX: usize = 1024;
 /// The largest store, bytes.
 pub const STORE_BYTES_MAX: u64 = 1 << 60;
@@ -301,7 +312,7 @@ const _: () = {
     assert!(SHARD_BYTES_MAX.is_multiple_of(GROUP_BYTES as u64) && SHARD_BYTES_DEFAULT <= SHARD_BYTES_MAX);
     assert!(LANES_DATA_MAX + LANES_PARITY_MAX <= LANES_MAX);
     assert!(HOPS_LEN_MAX <= HOP_LIMIT_MAX as usize);
-    // 58 bytes are the longest holder: node ID, coverage, bitmap, expiry.
+    // The longest holder has 58 bytes: node ID, coverage, bitmap, expiry.
     assert!(HOLDERS_LEN_MAX as u64 * 58 + 8 <= CONTROL_RECORD_BYTES_MAX);
     assert!(INCOMING_RETRY_LEN < INCOMING_LEN_MAX);
     assert!(WORKERS_MAX <= u16::MAX as usize);

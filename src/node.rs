@@ -1,4 +1,5 @@
-//! A running STOQ: workers on their cores, applications on their rings. The gateway and the client are both made of it.
+//! A running STOQ: workers on their cores, applications on their rings. Both gateway and client consist of
+//! it.
 
 use crate::application::{Application, Placement};
 use crate::datagram::{Network, NetworkInfo};
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long an application's thread sleeps at most before it looks whether the node ends.
+/// The longest sleep of an application's thread before it checks whether the node ends.
 const APPLICATION_WAIT_MAX: Duration = Duration::from_millis(100);
 
 /// RFC 9000 §15: the one version that STOQ speaks.
@@ -31,7 +32,8 @@ const QUIC_V1: u32 = 1;
 /// Makes one instance of an application for each worker, by the worker's index.
 pub type MakeApplication = Box<dyn FnMut(usize) -> Box<dyn Application> + Send>;
 
-/// Runs on every worker's thread before its loop; what it returns is dropped there after the loop. DPDK threads register so.
+/// Runs on every worker's thread before its loop; its result is dropped there after the loop. DPDK threads
+/// register by it.
 pub type ThreadSetup = Arc<dyn Fn() -> Box<dyn Any> + Send + Sync>;
 
 /// One application of a node.
@@ -44,28 +46,28 @@ pub struct Hosted {
     pub store: bool,
     /// It takes messages in early data too, where they could be replayed.
     pub replay_safe: bool,
-    /// Payloads that are put to it come unchecked, as they are on the stream: for measuring what checking costs.
+    /// It gets the payloads of PUTs unchecked, as they are on the stream: to measure the cost of checking.
     pub unchecked: bool,
-    /// Who runs it.
+    /// Its host.
     pub host: Host,
 }
 
 impl Hosted {
-    /// One that takes these queues, and nothing that is asked of a store.
+    /// One that takes these queues, and no requests to a store.
     pub fn new(name: &str, queues: Vec<u64>, host: Host) -> Self {
         Self { name: name.into(), queues, store: false, replay_safe: false, unchecked: false, host }
     }
 }
 
-/// Who runs an application.
+/// The host of an application.
 pub enum Host {
-    /// The node does, on the worker's thread or on one of its own.
+    /// The node, on the worker's thread or on one of its own.
     Node(Placement, MakeApplication),
-    /// The caller does: it gets the ports, one a worker, from [`Node::take_ports`].
+    /// The caller: it gets the ports, one a worker, from [`Node::take_ports`].
     Caller,
 }
 
-/// What a node is made of, beside its networks and its applications.
+/// The parts of a node, apart from its networks and its applications.
 pub struct NodeConfig {
     /// To accept connections.
     pub server: Option<Arc<QuicServerConfig>>,
@@ -77,24 +79,25 @@ pub struct NodeConfig {
     pub peer_gateway_connections_max: usize,
     /// Forward requests by these rules; none: every HOP record is refused.
     pub hops: Option<Arc<Hops>>,
-    /// Keep payloads that pass and may be kept.
+    /// Keep forwarded payloads whose requests allow it.
     pub cache: Option<Cache>,
-    /// What makes the keys that outlive the process, from the identity; none: a peer of an earlier life hears nothing.
+    /// The identity's secret from which the keys that outlive the process derive; none: peers of an earlier
+    /// process get no reset.
     pub restart_secret: Option<RestartSecret>,
     /// How connections behave.
     pub quic: QuicConfig,
-    /// Log what QUIC does on some connections.
+    /// Log QUIC's events of some connections.
     pub qlog: Option<Qlog>,
-    /// What idle workers do.
+    /// How idle workers wait.
     pub idle: Idle,
     /// The core of each worker; workers past the end float.
     pub cores: Vec<usize>,
-    /// What each worker's thread does first.
+    /// Runs first on each worker's thread.
     pub thread_setup: Option<ThreadSetup>,
 }
 
 impl Default for NodeConfig {
-    /// Neither accepts nor opens connections, knows no peer gateway and forwards nothing.
+    /// Neither accepts nor opens connections, has no peer gateway and forwards no request.
     fn default() -> Self {
         Self {
             server: None,
@@ -198,7 +201,7 @@ impl Node {
         std::mem::take(&mut self.ports)
     }
 
-    /// What ends a sleep of each worker.
+    /// Each worker's waker.
     pub fn wakers(&self) -> &[Waker] {
         &self.wakers
     }
@@ -208,19 +211,19 @@ impl Node {
         &self.infos
     }
 
-    /// What each worker shows of itself.
+    /// Each worker's published status.
     pub fn statuses(&self) -> &[Arc<WorkerStatus>] {
         &self.statuses
     }
 
-    /// What the workers share.
+    /// The state that the workers share.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
-    /// Takes the TLS, the QUIC and the peer gateways of `config` for the connections that begin from now on; what else is in it counts at
-    /// the start alone. Connections that exist go on as they began, but for those to nodes that are no peer gateways any more: they are closed
-    /// once nothing runs on them.
+    /// Takes the TLS, the QUIC and the peer gateways of `config` for new connections; its other parts count
+    /// only at the start. Open connections go on as they began, except those to nodes that are no peer
+    /// gateways any more: they are closed once no request runs on them.
     pub fn renew(&self, config: &NodeConfig) {
         self.shared.renew(Renewal {
             quic: config.quic(self.device_mtu),
@@ -230,13 +233,14 @@ impl Node {
         self.wake();
     }
 
-    /// Stops taking connections and requests; returns when no request is in flight and the peers answered last have closed
-    /// or had time to read, or after `limit`.
+    /// Stops taking connections and requests. Returns when no request is in flight and the peers answered
+    /// last have closed or had time to read, or after `limit`.
     pub fn drain(&self, limit: Duration) {
         self.shared.drain();
         self.wake();
         let until = Instant::now() + limit;
-        // A worker counts its requests once it has seen the drain; two looks apart by a park make sure that it has.
+        // A worker counts its requests only after it has seen the drain: two quiet looks, a park apart,
+        // ensure that.
         let mut quiet = 0;
         while quiet < 2 && Instant::now() < until {
             std::thread::park_timeout(Duration::from_millis(20));
@@ -321,7 +325,7 @@ impl NodeConfig {
     }
 }
 
-/// Which application takes what, numbered as they stand in `hosted`.
+/// The application of each queue and request, numbered by their order in `hosted`.
 pub fn routes(hosted: &[Hosted]) -> Routes {
     let mut routes = Routes::default();
     for (index, app) in hosted.iter().enumerate() {

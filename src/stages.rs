@@ -1,6 +1,7 @@
-//! Where a worker's time goes: time by stage of the loop, from the core's cycle counter, in one turn of [`SAMPLE_TURNS`].
+//! A worker's time by stage of the loop, from the core's cycle counter, in one turn of [`SAMPLE_TURNS`].
 //!
-//! A turn that is not sampled pays one load and one branch a mark. Written by the worker alone, read by anyone.
+//! A turn that is not sampled pays one load and one branch a mark. Written by the worker alone, read by any
+//! thread.
 
 use crate::histogram::Histogram;
 use std::sync::atomic::Ordering::Relaxed;
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 /// One turn in this number is measured: the marks then cost well under 1 % of the whole.
 pub const SAMPLE_TURNS: u64 = 64;
 
-/// A stage of the loop. What calls into another stage is not charged for it.
+/// A stage of the loop. Time in a nested stage is not charged to the outer one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Stage {
@@ -17,7 +18,7 @@ pub enum Stage {
     Receive,
     /// Frames to fields.
     Parse,
-    /// Datagrams into connections: copied, decrypted, acknowledged, put together.
+    /// Datagrams into connections: copied, decrypted, acknowledged, reassembled.
     Quic,
     /// Stream bytes to records and checked groups.
     Records,
@@ -31,7 +32,7 @@ pub enum Stage {
     Frame,
     /// The device's burst out.
     Transmit,
-    /// Timers and whatever else is due.
+    /// Timers and everything else.
     Other,
 }
 
@@ -75,19 +76,19 @@ pub struct Stages {
     turn: AtomicU64,
     stage: AtomicUsize,
     since: AtomicU64,
-    /// Cycles of the sampled turn that runs.
+    /// Cycles of the current sampled turn.
     running: [AtomicU64; Stage::ALL.len()],
-    /// Cycles of all sampled turns that moved something.
+    /// Cycles of all sampled busy turns.
     total: [AtomicU64; Stage::ALL.len()],
     sampled: [AtomicU64; 3],
     /// How long those turns took, nanoseconds.
     pub turns: Histogram,
 }
 
-/// What was sampled so far.
+/// The samples so far.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Sampled {
-    /// Turns that moved something.
+    /// Busy turns.
     pub turns: u64,
     /// Packets received in them.
     pub rx_packets: u64,
@@ -125,7 +126,7 @@ fn add(cell: &AtomicU64, n: u64) {
 }
 
 impl Stages {
-    /// A turn begins.
+    /// Begins a turn.
     #[inline]
     pub(crate) fn begin(&self, stage: Stage) {
         let turn = self.turn.load(Relaxed);
@@ -143,7 +144,7 @@ impl Stages {
         self.sampling.store(true, Relaxed);
     }
 
-    /// From here on the time is this stage's.
+    /// Charges the time from here on to this stage.
     #[inline]
     pub(crate) fn enter(&self, stage: Stage) {
         if self.sampling.load(Relaxed) {
@@ -160,7 +161,7 @@ impl Stages {
         self.stage.store(stage as usize, Relaxed);
     }
 
-    /// The turn is over; it counts if it moved something.
+    /// Ends the turn; it counts if it was busy.
     #[inline]
     pub(crate) fn end(&self, worked: bool, packets: impl FnOnce() -> (u64, u64)) {
         if self.sampling.load(Relaxed) {
@@ -176,17 +177,17 @@ impl Stages {
         }
     }
 
-    /// Whether the turn that runs is measured.
+    /// Whether the current turn is measured.
     pub(crate) fn is_sampling(&self) -> bool {
         self.sampling.load(Relaxed)
     }
 
-    /// How long the worker has worked altogether, as the sampled turns let expect, nanoseconds.
+    /// The worker's total busy time, extrapolated from the sampled turns, nanoseconds.
     pub fn busy_ns(&self) -> u64 {
         self.turns.sum().saturating_mul(SAMPLE_TURNS)
     }
 
-    /// What was sampled so far.
+    /// The samples so far.
     pub fn sampled(&self) -> Sampled {
         let [turns, rx_packets, tx_packets] = self.sampled.each_ref().map(|cell| cell.load(Relaxed));
         let ns = self.total.each_ref().map(|cell| self.clock.delta_as_nanos(0, cell.load(Relaxed)));

@@ -1,4 +1,4 @@
-//! A bound on how often something may happen.
+//! A bound on the rate of an event.
 
 use std::time::{Duration, Instant};
 
@@ -17,12 +17,12 @@ impl TokenBucket {
         Self { each: Duration::from_secs(1) / per_s.max(1), burst, full_at: None }
     }
 
-    /// `burst` at once, then one in each such span.
+    /// `burst` at once, then one in each span.
     pub(crate) fn every(each: Duration, burst: u32) -> Self {
         Self { each, burst, full_at: None }
     }
 
-    /// Takes one; false if there is none left.
+    /// Takes one; false if none is left.
     pub(crate) fn take(&mut self, now: Instant) -> bool {
         let full_at = self.full_at.map_or(now, |at| at.max(now)) + self.each;
         let allowed = full_at - now <= self.each * self.burst;

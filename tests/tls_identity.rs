@@ -267,7 +267,7 @@ fn names_and_lifetimes_that_no_certificate_can_say_are_refused() {
 
 #[test]
 fn trust_in_nobody_and_in_damaged_bundles_is_refused() {
-    assert!(Trust::load(None, []).unwrap_err().to_string().contains("nobody is trusted"));
+    assert!(Trust::load(None, []).unwrap_err().to_string().contains("no peer is trusted"));
     let files = files();
     Trust::load(Some(&files.certificate), []).unwrap();
     assert_refused(Trust::load(Some(&files.key), []), &files.key, "give the certificate file");

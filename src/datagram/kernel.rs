@@ -24,16 +24,17 @@ mod tests;
 pub use bind::{BindError, KernelUdpConfig};
 use bind::{Bound, is_link_local};
 
-/// A received message: the most that the kernel joins into one, bytes.
+/// The longest message that the kernel joins, bytes.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
-/// The most that one send carries, bytes: an IPv4 packet without its headers.
+/// The longest message of one send, bytes: an IPv4 packet without its headers.
 const SEND_BYTES_MAX: usize = 65_507;
-/// The MTU taken for granted where the interface's is not known, bytes.
+/// The MTU assumed where the interface's is unknown, bytes.
 const MTU_DEFAULT: u16 = 1500;
 /// EMSGSIZE, on every system that quinn-udp knows.
 const TOO_BIG: i32 = Errno::MSGSIZE.raw_os_error();
 
-/// What the kernel granted, as it counts: on Linux twice what was asked, since its own bookkeeping is in it.
+/// The granted buffers, as the kernel counts: on Linux twice the requested size, since its own bookkeeping is
+/// included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketBuffers {
     /// The smallest send buffer of any socket, bytes.
@@ -44,22 +45,22 @@ pub struct SocketBuffers {
 
 /// One worker's UDP sockets.
 pub struct KernelUdp {
-    /// First those that are bound to the addresses of the configuration, then those that are connected.
+    /// First the sockets bound to configured addresses, then the connected ones.
     sockets: Vec<Bound>,
     config: KernelUdpConfig,
     /// How many are bound and not connected.
     bound_len: usize,
     /// Sockets connected so far.
     connected: usize,
-    /// Peers that answered, with the place of the socket that they answered to, and when it was noticed; the last ones.
+    /// Peers that answered recently: each with its socket's place, and when its answer was noticed.
     answered: VecDeque<((SocketAddr, usize), Instant)>,
-    /// One buffer for every message of a burst, one behind the other.
+    /// One buffer for all messages of a burst, one after another.
     inbox: Vec<u8>,
     metas: [RecvMeta; BATCH_SIZE],
-    /// What the kernel would not take yet.
+    /// Sends that the kernel has not taken yet.
     pending: VecDeque<PendingSend>,
     pending_datagrams: usize,
-    /// The socket that is asked first in the next burst.
+    /// The first socket to read in the next burst.
     turn: usize,
     buffers: SocketBuffers,
     missing: Vec<SocketAddr>,
@@ -77,22 +78,24 @@ struct PendingSend {
     sent: usize,
 }
 
-/// What became of a send.
+/// The outcome of a send.
 enum Sent {
     /// All of it was taken, or dropped for good.
     All,
-    /// The kernel's buffer is full; this many bytes went before.
+    /// The kernel's buffer is full; this many bytes were sent before.
     Part(usize),
 }
 
 impl KernelUdp {
-    /// Opens a socket on each of `addresses`. An IPv6 socket takes IPv6 only, but for one on `[::]` where no IPv4 address with the
-    /// same port is named beside it: that one takes both. On a host that lacks a family, an unspecified address of that family is
-    /// left out where another remains, and `[::]` alone is `0.0.0.0`: [`KernelUdp::missing`] tells.
+    /// Opens a socket on each of `addresses`. An IPv6 socket takes IPv6 only, with one exception: `[::]`
+    /// without an IPv4 address on the same port takes both. On a host that lacks a family, an unspecified
+    /// address of that family is left out where another remains, and `[::]` alone becomes `0.0.0.0`; see
+    /// [`KernelUdp::missing`].
     ///
     /// # Errors
     ///
-    /// What the kernel says, with the address and the fix in the text; [`io::ErrorKind::InvalidInput`] when there is no address.
+    /// The kernel's error, with the address and the fix in the text; [`io::ErrorKind::InvalidInput`] when
+    /// there is no address.
     pub fn bind(addresses: &[SocketAddr], config: KernelUdpConfig) -> io::Result<Self> {
         Self::of(bind::open_all(addresses, config, bind::make)?, config)
     }
@@ -122,7 +125,7 @@ impl KernelUdp {
         })
     }
 
-    /// What the kernel granted of the buffers asked for.
+    /// The buffers that the kernel granted.
     pub fn buffers(&self) -> SocketBuffers {
         self.buffers
     }
@@ -148,8 +151,9 @@ impl KernelUdp {
             .or_else(|| sockets().position(|bound| fits(bound) && any(bound)))
     }
 
-    /// The socket that is connected to `peer`: one that is there, or a new one on the address of that at `place`, instead of the oldest.
-    /// None where the peer has answered lately, or the kernel has no way to it: the send then says why.
+    /// The socket that is connected to `peer`: an open one, or a new one on the address of the socket at
+    /// `place`, replacing the oldest. None where the peer has answered lately, or where the kernel has no way
+    /// to it: the send then says why.
     fn connected(&mut self, now: Instant, place: usize, peer: SocketAddr) -> Option<usize> {
         let of_peer = Some((peer, place));
         let known = self.sockets[self.bound_len..].iter().position(|socket| socket.peer == of_peer);
@@ -171,10 +175,10 @@ impl KernelUdp {
         Some(self.sockets.len() - 1)
     }
 
-    /// Closes the sockets whose peers have answered and that are empty: a connected one stays with its local address though the
-    /// host takes another.
+    /// Closes sockets whose peers have answered and that are empty. The kernel keeps delivering to a
+    /// connected socket although the host takes another path, so it must not stay.
     fn close_answered(&mut self, now: Instant, empty: &[usize]) {
-        // What waits to be sent names its socket by its place.
+        // Waiting sends name their socket by its place.
         if !self.pending.is_empty() {
             return;
         }
@@ -238,9 +242,10 @@ impl Bound {
                     counters.add(Counter::TxBytes, part.len() as u64);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Part(at),
-                // The kernel cannot segment for this interface, and quinn-udp has taken note: again, one by one.
+                // The kernel cannot segment for this interface, and quinn-udp has noted it: send again, one
+                // by one.
                 Err(_) if count > 1 && self.state.max_gso_segments() < offload => continue,
-                // What a connected socket has heard fails the send that comes next; this one was not sent.
+                // An ICMP error of a connected socket fails its next send; this datagram was not sent.
                 Err(error) if again && self.hear(heard, &error) => {
                     again = false;
                     continue;
@@ -260,7 +265,8 @@ impl Bound {
         Sent::All
     }
 
-    /// Takes note of what a connected socket has heard of its peer; false where it is not connected, or this is something else.
+    /// Notes an ICMP error that a connected socket received about its peer. False for other sockets and
+    /// errors.
     fn hear(&self, heard: &mut Heard, error: &io::Error) -> bool {
         let (Some((peer, _)), Some(obstacle)) = (self.peer, errors::by_icmp(error)) else { return false };
         heard.add(peer, obstacle);
@@ -285,7 +291,7 @@ impl Bound {
         let messages = match self.state.recv((&self.socket).into(), &mut slices, metas) {
             Ok(messages) => messages,
             Err(error) => {
-                // A queued ICMP error shows up here once; what has arrived is there in the next turn.
+                // A queued ICMP error is reported here once; waiting datagrams are read in the next turn.
                 if error.kind() != io::ErrorKind::WouldBlock {
                     counters.add(Counter::DropSocketError, 1);
                     self.hear(heard, &error);
@@ -358,7 +364,7 @@ impl Network for KernelUdp {
             }
             return;
         };
-        // Not left to the kernel: quinn-udp takes its EINVAL for that of a kernel without segmentation, for good.
+        // Checked here: quinn-udp would take the kernel's EINVAL as a sign of missing segmentation, for good.
         if is_link_local(transmit.destination) && source.is_none() {
             counters.add(Counter::DropNoRoute, datagrams as u64);
             self.heard.add(transmit.destination, Obstacle::NoZone);
@@ -440,7 +446,7 @@ impl Network for KernelUdp {
             })
             .collect();
         let limit = Timespec::try_from(limit).ok();
-        // Woken early by a signal is woken: the worker looks and comes back.
+        // A wait that a signal ends is over: the worker looks and comes back.
         let _ = poll(&mut fds, limit.as_ref());
         true
     }
@@ -461,7 +467,7 @@ impl Network for KernelUdp {
     }
 }
 
-/// IPv4 as IPv4. IPv6 as it is: a link-local address is reachable only with its interface.
+/// IPv4-mapped addresses as IPv4. IPv6 unchanged: a link-local address is reachable only with its interface.
 fn canonical(address: SocketAddr) -> SocketAddr {
     match address.ip().to_canonical() {
         ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
@@ -469,8 +475,8 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// The MTU of the loopback interface when every socket is on it; otherwise Ethernet's, since nothing in the kernel's socket
-/// calls tells an unconnected socket's.
+/// The MTU of the loopback interface when every socket is on it. Otherwise Ethernet's: the kernel's socket
+/// calls do not tell an unconnected socket's MTU.
 fn mtu_of(sockets: &[Bound]) -> u16 {
     if !sockets.iter().all(|bound| bound.local.ip().is_loopback()) {
         return MTU_DEFAULT;

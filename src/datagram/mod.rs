@@ -1,6 +1,6 @@
-//! What QUIC needs of a network: batches of UDP datagrams in and out.
+//! A worker's view of a network: batches of UDP datagrams in and out.
 //!
-//! Two ways to have it: [`user_space`] (a device queue, our own wire and neighbors) and [`kernel`] (UDP sockets).
+//! There are two: [`user_space`] (a device queue, our own wire and neighbors) and [`kernel`] (UDP sockets).
 
 use crate::counters::Counters;
 use quinn_proto::{EcnCodepoint, Transmit};
@@ -18,9 +18,9 @@ pub use unreachable::{Obstacle, Unreachable};
 /// One received UDP datagram, borrowed from the network's own buffer.
 #[derive(Clone, Copy, Debug)]
 pub struct Datagram<'a> {
-    /// Who sent it.
+    /// Its sender.
     pub remote: SocketAddr,
-    /// The local address it came to, where the network knows.
+    /// The local address it was sent to, where the network knows.
     pub local_ip: Option<IpAddr>,
     /// The ECN bits of its IP header.
     pub ecn: Option<EcnCodepoint>,
@@ -37,7 +37,7 @@ pub struct NetworkInfo {
     pub driver: String,
     /// The device: a PCI address, vdev name or socket address.
     pub device: String,
-    /// Largest layer-3 packet, bytes. For kernel sockets, what path MTU discovery may reach.
+    /// Largest layer-3 packet, bytes. For kernel sockets, the limit of path MTU discovery.
     pub mtu: u16,
     /// Addresses that this network answers to.
     pub local: Vec<SocketAddr>,
@@ -68,27 +68,27 @@ impl fmt::Display for NetworkInfo {
 
 /// A worker's way to the network. Nothing blocks but [`Network::wait`].
 pub trait Network {
-    /// Takes one burst and shows each datagram to `deliver`. Whatever is no datagram for us (ARP, echo requests,
-    /// malformed frames) is answered or dropped under a counter here. Returns how many packets were taken from the
-    /// device, wanted or not: 0 means the queue was empty.
+    /// Takes one burst and shows each datagram to `deliver`. Other packets (ARP, echo requests, malformed
+    /// frames) are answered here, or dropped under a counter. Returns the number of packets taken from the
+    /// device: 0 means the queue was empty.
     fn receive(&mut self, now: Instant, counters: &Counters, deliver: impl FnMut(Datagram<'_>)) -> usize;
 
     /// Whether [`Network::send`] would take a batch of [`crate::limits::TX_SEGMENTS_LEN_MAX`] datagrams now.
     fn can_send(&self) -> bool;
 
-    /// Queues the datagrams of one batch: `contents` cut every `transmit.segment_size` bytes. Call it only while
-    /// [`Network::can_send`]; what cannot go out is dropped under a counter, as a wire would.
+    /// Queues the datagrams of one batch: `contents` cut every `transmit.segment_size` bytes. Call it only
+    /// while [`Network::can_send`]; a datagram that cannot be sent is dropped under a counter, as on a wire.
     fn send(&mut self, now: Instant, counters: &Counters, transmit: &Transmit, contents: &[u8]);
 
     /// Gives queued packets to the device. Returns how many are still queued.
     fn flush(&mut self, now: Instant, counters: &Counters) -> usize;
 
-    /// What was learned of destinations that cannot be reached, one at a time.
+    /// Destinations that turned out unreachable, one at a time.
     fn poll_unreachable(&mut self) -> Option<Unreachable> {
         None
     }
 
-    /// When [`Network::handle_timeout`] wants to be called next (neighbor resolution).
+    /// When [`Network::handle_timeout`] must be called next (neighbor resolution).
     fn poll_timeout(&self) -> Option<Instant>;
 
     /// Runs what is due at `now`.

@@ -1,19 +1,19 @@
-//! Destinations that what is sent does not reach, and why.
+//! Destinations that datagrams do not reach, and why.
 
 use crate::limits::UNREACHABLE_LEN_MAX;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-/// What a network has learned of a destination: what is sent there does not arrive.
+/// A destination that datagrams do not reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreachable {
-    /// Where to.
+    /// The destination.
     pub destination: SocketAddr,
     /// Why.
     pub obstacle: Obstacle,
 }
 
-/// Why what is sent to a destination does not arrive.
+/// Why datagrams do not reach a destination.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Obstacle {
     /// This network has no address of the destination's family.
@@ -61,21 +61,21 @@ pub enum Obstacle {
 }
 
 impl Obstacle {
-    /// Whether this host knows it of itself. What others say by ICMP proves nothing (RFC 9000 §21.5, RFC 8085 §5.2): anybody on the
-    /// way can say it, and a gateway that restarts has a closed port for a moment.
+    /// Whether this host knows it by itself. ICMP messages prove nothing (RFC 9000 §21.5, RFC 8085 §5.2):
+    /// anyone on the path can send one, and a gateway that restarts has a closed port for a moment.
     pub fn is_local(&self) -> bool {
         !matches!(self, Self::PortClosed | Self::Prohibited | Self::NoWay)
     }
 }
 
-/// What was heard and nobody has asked for yet.
+/// Obstacles that were noticed and not polled yet.
 #[derive(Debug, Default)]
 pub(crate) struct Heard(VecDeque<Unreachable>);
 
 impl Heard {
     pub(crate) fn add(&mut self, destination: SocketAddr, obstacle: Obstacle) {
         let unreachable = Unreachable { destination, obstacle };
-        // Said once is enough until it is taken; of more than that the handshakes' own timeouts tell.
+        // One report of an obstacle is enough. Beyond the bound, the handshakes' own timeouts tell.
         if self.0.len() < UNREACHABLE_LEN_MAX && !self.0.contains(&unreachable) {
             self.0.push_back(unreachable);
         }

@@ -1,7 +1,8 @@
-//! Hops: whether a gateway forwards a request, and to whom (protocol §5).
+//! Hops: whether a gateway forwards a request, and to which node (protocol §5).
 //!
-//! A HOP record names the route; [`decide`] judges it against this gateway's [`Policy`] and knows no stream, no clock and no
-//! table of peer gateways. [`NonceCache`] tells whether a request comes again. [`Hops`] is both, for all workers.
+//! A HOP record names the route; [`decide`] judges it against this gateway's [`Policy`] and knows no stream,
+//! no clock and no table of peer gateways. [`NonceCache`] recognizes repeated requests. [`Hops`] combines
+//! both, for all workers.
 
 mod nonces;
 mod route;
@@ -15,16 +16,16 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// For whom a gateway forwards requests.
+/// The peers for which a gateway forwards requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transit {
-    /// For nobody: it answers what ends here and forwards nothing.
+    /// For no peer: it answers requests that end here and forwards none.
     Nobody,
     /// For its configured peer gateways.
     Gateways,
-    /// For every peer that showed a certificate that this gateway trusts.
+    /// For every peer with a certificate that this gateway trusts.
     Authenticated,
-    /// For every peer that may connect, also one without a node ID.
+    /// For every peer that may connect, with or without a node ID.
     Anyone,
     /// For these nodes.
     Listed(BTreeSet<NodeId>),
@@ -42,70 +43,70 @@ impl Transit {
     }
 }
 
-/// What a gateway is and allows.
+/// A gateway's node ID and rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Its own node ID.
     pub own: NodeId,
-    /// For whom it forwards.
+    /// The peers for which it forwards.
     pub transit: Transit,
     /// The most bytes that one request may pass through it, both directions together; at least 1.
     pub budget_bytes_max: u64,
 }
 
 impl Policy {
-    /// Bytes that may pass here after this HOP record, both directions together: what the route has left, bounded by
-    /// the gateway's own limit.
+    /// Bytes that may pass here after this HOP record, both directions together: the rest of the route's
+    /// budget, bounded by the gateway's own limit.
     pub fn budget_bytes(&self, hop: &Hop) -> u64 {
         hop.budget_bytes.min(self.budget_bytes_max)
     }
 }
 
-/// What becomes of a request whose route is in order.
+/// The decision about a request whose route is in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// The route ends here: the request is for this node.
     Deliver,
-    /// The request goes on.
+    /// The request is forwarded.
     Forward {
-        /// The peer gateway that it goes to.
+        /// To this peer gateway.
         next: NodeId,
-        /// The record that stands before it there: cursor one further, hop_limit one less, budget bounded.
+        /// Its HOP record there: cursor advanced by one, hop_limit reduced by one, budget bounded.
         hop: Box<Hop>,
     },
 }
 
-/// Why a gateway refuses a route. The texts are what the asker reads.
+/// Why a gateway refuses a route. The asker reads the texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The route's cursor stands at another node.
-    #[error("the route's cursor does not stand at this gateway, {own}; give its own node ID at that place")]
+    /// The route's cursor points at another node.
+    #[error("the route's cursor does not point at this gateway, {own}; give its own node ID at that place")]
     NotMyHop {
         /// This gateway.
         own: NodeId,
     },
-    /// A node stands in the route twice.
+    /// A node occurs in the route twice.
     #[error("the route names {0} twice; name every gateway once")]
     Loop(NodeId),
-    /// Nobody may take the request any more.
+    /// No further gateway may take the request.
     #[error("hop_limit is used up; begin with at least the number of gateways in the route")]
     HopLimit,
-    /// No byte may pass any more.
+    /// No byte may pass.
     #[error("the route's byte budget is used up; begin with more than the request and its answer take")]
     Budget,
-    /// The nonce is known.
-    #[error("a request with this nonce was here before; draw a new nonce for each attempt")]
+    /// The nonce was used before.
+    #[error("a request with this nonce came before; draw a new nonce for each attempt")]
     Seen,
     /// The gateway does not forward for that peer.
     #[error("this gateway does not forward for this peer; have its operator allow it, or use another route")]
     NotAuthorized,
-    /// The next node is not a peer gateway that this gateway was given.
+    /// The next node is no configured peer gateway.
     #[error("{0} is no peer gateway of this one; use a route along configured peer gateways")]
     NoRoute(NodeId),
 }
 
 impl Refusal {
-    /// The error that the asker is told (protocol §9).
+    /// The error code for the asker (protocol §9).
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::NotMyHop { .. } => ErrorCode::NotMyHop,
@@ -118,8 +119,9 @@ impl Refusal {
     }
 }
 
-/// Judges a route (protocol §5, in its order). `previous` is the peer that the request came from, `None` if it showed no
-/// certificate; `peer_gateways` tells configured peer gateways; `nonce_seen` is what [`NonceCache::insert`] said.
+/// Judges a route (protocol §5, in its order). `previous` is the peer that sent the request, `None` without a
+/// certificate; `peer_gateways` tells configured peer gateways; `nonce_seen` is the result of
+/// [`NonceCache::insert`].
 ///
 /// # Errors
 /// The first rule that the route breaks.
@@ -154,14 +156,14 @@ pub fn decide(
     let hop = Hop {
         hop_limit,
         budget_bytes: policy.budget_bytes(hop),
-        // There is a node after the cursor, and a route is at most 8 long.
+        // The cursor is not at the last node, and a route is at most 8 long.
         cursor: hop.cursor.saturating_add(1),
         ..hop.clone()
     };
     Ok(Decision::Forward { next, hop: Box::new(hop) })
 }
 
-/// What all workers of a gateway share: its policy, its peer gateways and the nonces that came.
+/// The state that all workers of a gateway share: its policy, its peer gateways and the nonces seen.
 #[derive(Debug)]
 pub struct Hops {
     inner: Mutex<Inner>,
@@ -175,12 +177,12 @@ struct Inner {
 }
 
 impl Hops {
-    /// A gateway with these configured peer gateways, that has seen nothing.
+    /// A gateway with these configured peer gateways and no nonces.
     pub fn new(policy: Policy, peer_gateways: BTreeSet<NodeId>) -> Self {
         Self { inner: Mutex::new(Inner { policy, peer_gateways, nonces: NonceCache::new() }) }
     }
 
-    /// Goes by these rules from now on. What was seen stays seen.
+    /// Replaces the rules. Seen nonces stay seen.
     pub fn renew(&self, policy: Policy, peer_gateways: BTreeSet<NodeId>) {
         let mut inner = self.inner();
         (inner.policy, inner.peer_gateways) = (policy, peer_gateways);
@@ -191,17 +193,17 @@ impl Hops {
         self.inner().peer_gateways.contains(node)
     }
 
-    /// What the gateway allows.
+    /// The gateway's rules.
     pub fn policy(&self) -> Policy {
         self.inner().policy.clone()
     }
 
-    /// This node.
+    /// This node's ID.
     pub fn own(&self) -> NodeId {
         self.inner().policy.own
     }
 
-    /// Judges a route, as [`decide`] does, and remembers its nonce, whatever comes of it.
+    /// Judges a route, as [`decide`] does, and remembers its nonce, whatever the decision.
     ///
     /// # Errors
     /// The first rule that the route breaks.
@@ -212,12 +214,12 @@ impl Hops {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        // All of it holds at every step, so a worker that ended while it had the lock left it good.
+        // The state is valid at every step, so a worker that panicked with the lock left it valid.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The first node that stands in the route a second time. Routes are short: at most 28 comparisons.
+/// The first node that occurs a second time in the route. Routes are short: at most 28 comparisons.
 fn first_repeated(route: &[NodeId]) -> Option<NodeId> {
     route.iter().enumerate().find(|(at, node)| route[..*at].contains(node)).map(|(_, node)| *node)
 }

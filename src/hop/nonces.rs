@@ -1,4 +1,4 @@
-//! Which requests have been here.
+//! The nonces of requests that came before.
 
 use crate::limits::{NONCE_TTL_S, NONCES_LEN_MAX};
 use std::collections::{HashSet, VecDeque};
@@ -8,23 +8,24 @@ use std::time::{Duration, Instant};
 /// A HOP's nonce.
 type Nonce = [u8; 16];
 
-/// Nonces past their time that one insertion forgets. More than one, so that they go faster than they come; few, so that
-/// no request waits for a million of them.
+/// Expired nonces that one insertion forgets. More than one, so that they go faster than new ones come; few,
+/// so that no request waits for a million of them.
 const FORGOTTEN_A_TURN: usize = 2;
 
-/// Remembers the nonces of HOP records: each for [`NONCE_TTL_S`], at most [`NONCES_LEN_MAX`], of which the oldest goes
-/// first. One that is past its time is forgotten as others come.
+/// Remembers the nonces of HOP records: each for [`NONCE_TTL_S`], at most [`NONCES_LEN_MAX`], of which the
+/// oldest goes first. Insertions forget expired ones.
 ///
-/// Memory grows with the nonces held, to about 70 MB at the bound. Peers choose the nonces, so they are hashed with a key.
+/// Memory grows with the number of nonces, to about 70 MB at the bound. Peers choose the nonces, so they are
+/// hashed with a key.
 pub struct NonceCache {
     seen: HashSet<Nonce>,
-    /// In the order in which they came.
+    /// In order of arrival.
     order: VecDeque<(Instant, Nonce)>,
     len_max: usize,
 }
 
 impl NonceCache {
-    /// A cache that has seen nothing.
+    /// An empty cache.
     pub fn new() -> Self {
         Self::bounded(NONCES_LEN_MAX)
     }
@@ -33,7 +34,7 @@ impl NonceCache {
         Self { seen: HashSet::new(), order: VecDeque::new(), len_max }
     }
 
-    /// Notes a nonce; true if it was here before. One that is seen again does not become younger.
+    /// Notes a nonce; true if it was seen before. Seeing it again does not prolong its time.
     pub fn insert(&mut self, nonce: Nonce, now: Instant) -> bool {
         for _ in 0..FORGOTTEN_A_TURN {
             let Some((came, _)) = self.order.front() else { break };
@@ -77,7 +78,7 @@ impl Default for NonceCache {
 }
 
 impl fmt::Debug for NonceCache {
-    /// Tells how many there are, not which.
+    /// Shows their number, not the nonces.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NonceCache").field("len", &self.len()).finish_non_exhaustive()
     }
@@ -144,8 +145,8 @@ mod tests {
     }
 
     proptest! {
-        /// Against a plain list: what came within its time and within the last `len_max` is seen; nothing that never
-        /// came is.
+        /// Against a plain list: a nonce within its time and within the last `len_max` is seen; one that
+        /// never came is not.
         #[test]
         fn recent_nonces_are_seen_and_strangers_are_not(
             steps in proptest::collection::vec((0u32..20, 0u64..400), 1..100), len_max in 1usize..12,

@@ -1,11 +1,12 @@
-//! Routes: by which gateways a request goes.
+//! Routes: the gateways that a request passes.
 
 use crate::limits::HOPS_LEN_MAX;
 use crate::record::{Hop, varint};
 use crate::tls::NodeId;
 use smallvec::SmallVec;
 
-/// By which gateways a request goes, in order; the last one answers it. Each must be a peer gateway of the one before (protocol §5).
+/// The gateways that a request passes, in order; the last one answers it. Each must be a peer gateway of the
+/// one before (protocol §5).
 ///
 /// The connected gateway is the first: it is put in front where the route does not begin with it.
 ///
@@ -26,41 +27,40 @@ pub struct Route {
     budget_bytes: u64,
 }
 
-/// Why a route cannot be.
+/// Why a route is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
-    /// It names nobody.
+    /// It names no gateway.
     #[error("a route names at least one gateway")]
     Empty,
-    /// More gateways than the protocol allows, the connected one counted.
-    #[error("a route has at most {HOPS_LEN_MAX} gateways, the connected one counted, and this one has {0}")]
+    /// More gateways than the protocol allows, including the connected one.
+    #[error("a route has at most {HOPS_LEN_MAX} gateways, including the connected one; this one has {0}")]
     TooLong(usize),
-    /// A gateway stands in it twice.
+    /// A gateway occurs in it twice.
     #[error("the route visits {0} twice")]
     Twice(NodeId),
     /// The connected peer showed no certificate, so no route can begin with it.
-    #[error("the connected peer has no node ID, so nothing can be routed through it")]
+    #[error("the connected peer has no node ID, so no request can be routed through it")]
     Nameless,
 }
 
 impl Route {
-    /// By these gateways.
+    /// A route through these gateways.
     ///
-    /// # Errors
-    /// [`RouteError`] for none, too many, or one that stands there twice.
+    /// # Errors [`RouteError`] for no gateway, too many, or one that occurs twice.
     pub fn new(nodes: impl IntoIterator<Item = NodeId>) -> Result<Self, RouteError> {
         let nodes: SmallVec<_> = nodes.into_iter().collect();
         check(&nodes)?;
         Ok(Self { nodes, cache: false, budget_bytes: varint::MAX })
     }
 
-    /// Lets the gateways on the way answer from what they keep, and keep what passes.
+    /// Lets the gateways on the route answer from their stores, and keep the answers that they forward.
     #[must_use]
     pub fn with_cache(self, cache: bool) -> Self {
         Self { cache, ..self }
     }
 
-    /// Bounds the bytes that the request and its answer may have together; no bound by default. At most 2^62 - 1.
+    /// Bounds the bytes of the request and its answer together; no bound by default. At most 2^62 - 1.
     #[must_use]
     pub fn with_budget(self, budget_bytes: u64) -> Self {
         Self { budget_bytes: budget_bytes.min(varint::MAX), ..self }
@@ -73,8 +73,8 @@ impl Route {
 
     /// The same route, beginning with `first`, the peer that the request is sent to.
     ///
-    /// # Errors
-    /// [`RouteError::Nameless`] if the peer showed no certificate; a route that cannot be any more.
+    /// # Errors [`RouteError::Nameless`] if the peer showed no certificate; another if the longer route is
+    /// refused.
     pub fn starting_at(&self, first: Option<NodeId>) -> Result<Self, RouteError> {
         let first = first.ok_or(RouteError::Nameless)?;
         let mut route = self.clone();
@@ -85,7 +85,7 @@ impl Route {
         Ok(route)
     }
 
-    /// The record for one request: each has a nonce of its own.
+    /// The record for one request, with a nonce of its own.
     pub fn hop(&self) -> Hop {
         Hop {
             cache: self.cache,

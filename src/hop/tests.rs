@@ -80,7 +80,7 @@ fn transit_is_for_whom_the_policy_names() {
         other => panic!("{other:?}"),
     };
     let listed = Transit::Listed([PEER].into());
-    // For an anonymous peer, a peer gateway, and a peer that is listed.
+    // For an anonymous peer, a peer gateway, and a listed peer.
     for (transit, expected) in [
         (Transit::Nobody, [false, false, false]),
         (Transit::Gateways, [false, true, false]),
@@ -106,7 +106,7 @@ fn a_request_that_comes_again_is_refused_whatever_became_of_it() {
     assert_eq!(hops.judge(&lost, None, now), Err(Refusal::Seen));
 }
 
-/// All rules broken at once, then mended one by one: the refusal is always the first that is left.
+/// All rules broken at once, then mended one by one: the refusal is always for the first broken rule.
 #[test]
 fn rules_are_asked_in_the_protocols_order() {
     let mut broken = Hop { hop_limit: 0, budget_bytes: 0, cursor: 1, ..hop(&[OWN, LAST, LAST]) };

@@ -1,13 +1,14 @@
-//! What workers of one interface tell each other of neighbors.
+//! How workers of one interface tell each other about neighbors.
 //!
-//! A device hands ARP and NDP packets to one queue, whichever worker asked: what one worker hears, all must know.
+//! A device hands ARP and NDP packets to one queue, whichever worker asked: so each worker tells all others.
 
 use super::Claim;
 use crate::limits::NEIGHBOR_EXCHANGE_LEN_MAX;
 use crossbeam_queue::ArrayQueue;
 use std::sync::Arc;
 
-/// One worker's end of the exchange. Nothing blocks; what a worker is too slow to take is forgotten, and asked for again.
+/// One worker's end of the exchange. Nothing blocks. A claim that finds an inbox full is lost, and that
+/// worker asks the neighbor itself.
 #[derive(Clone, Debug)]
 pub struct ExchangePort {
     inboxes: Arc<[ArrayQueue<Claim>]>,
@@ -25,13 +26,13 @@ impl ExchangePort {
     pub fn tell(&self, claim: Claim) {
         for (i, inbox) in self.inboxes.iter().enumerate() {
             if i != self.own {
-                // A full inbox: that worker hears of the neighbor when it asks itself.
+                // Its inbox is full: that worker asks the neighbor itself.
                 let _ = inbox.push(claim);
             }
         }
     }
 
-    /// What another worker told and this one has not taken yet.
+    /// A claim of another worker that this one has not taken yet.
     #[inline]
     pub fn take(&self) -> Option<Claim> {
         self.inboxes[self.own].pop()

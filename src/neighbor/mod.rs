@@ -1,6 +1,6 @@
 //! Next hop to station address, for both families: ARP (RFC 826) and neighbor discovery (RFC 4861) in a simple form.
 //!
-//! No I/O and no clock: packets go in by `handle_*`, [`Neighbors::poll_output`] says what to send.
+//! No I/O and no clock: packets go in by `handle_*`, [`Neighbors::poll_output`] gives the packets to send.
 //!
 //! ```text
 //!              answered                    60 s, or heard of unasked             used
@@ -10,8 +10,9 @@
 //! Unreachable ─ 3 s, used ─▶ Incomplete                                                 forgotten
 //! ```
 //!
-//! Packets flow in every state but the first and the last two: a neighbor that is asked again is used meanwhile. One of
-//! our own addresses on another host is not looked for (RFC 4862 §5.4): addresses are given, not chosen.
+//! Packets flow in every state except the first and the last two: a neighbor that is probed again stays in
+//! use. The claim of another host to one of our own addresses is ignored (RFC 4862 §5.4): addresses are
+//! given, not chosen.
 
 use crate::counters::{Counter, Counters};
 use crate::limits::{
@@ -40,32 +41,32 @@ const SOLICIT_INTERVAL: Duration = Duration::from_millis(NEIGHBOR_SOLICIT_INTERV
 const REACHABLE: Duration = Duration::from_millis(NEIGHBOR_REACHABLE_MS);
 const UNREACHABLE: Duration = Duration::from_millis(NEIGHBOR_UNREACHABLE_MS);
 
-/// A complete frame but for the station it goes to.
+/// A complete frame without its destination station.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Pending {
-    /// What the device is told of it.
+    /// The frame's kind for the device.
     pub kind: TxKind,
     /// The frame; the first six bytes are filled in when the neighbor is known.
     pub frame: Vec<u8>,
-    /// Bytes of UDP payload in it.
+    /// Bytes of its UDP payload.
     pub payload_len: usize,
 }
 
-/// What is to be sent.
+/// A packet to send.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Output {
     /// An ARP packet.
     Arp {
-        /// The station it goes to, or all.
+        /// Its destination station, or all stations.
         destination: Mac,
         /// The packet.
         arp: Arp,
     },
     /// A neighbor discovery message.
     Ndp {
-        /// The station or group it goes to.
+        /// Its destination station or group.
         destination: Mac,
-        /// From which of our addresses to whom.
+        /// From one of our addresses to its receiver.
         addresses: Addresses,
         /// The message.
         ndp: Ndp,
@@ -74,34 +75,34 @@ pub enum Output {
     Frame(Pending),
 }
 
-/// What [`Neighbors::lookup`] knows of a next hop.
+/// The state of a next hop, by [`Neighbors::lookup`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resolution {
-    /// Send there.
+    /// Send to this station.
     Known {
         /// The neighbor's station address.
         mac: Mac,
-        /// Look it up again from then on.
+        /// Look it up again from this instant on.
         recheck_at: Instant,
     },
-    /// Being asked for: [`Neighbors::enqueue`] the packet.
+    /// Being resolved: [`Neighbors::enqueue`] the packet.
     Resolving,
     /// It did not answer lately.
     Unreachable,
 }
 
-/// What a packet says of a neighbor.
+/// A packet's statement about a neighbor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
     /// The neighbor.
     pub address: IpAddr,
-    /// Its station address; an answer may leave it out when nothing changed.
+    /// Its station address; an answer may omit it when nothing changed.
     pub mac: Option<Mac>,
     /// It answers a question of this host: the neighbor hears us.
     pub solicited: bool,
-    /// It replaces what is known.
+    /// It replaces a known station address.
     pub overrides: bool,
-    /// It asks for one of our addresses: the neighbor is about to be written to.
+    /// It asks for one of our addresses: we are about to send to this neighbor.
     pub asks_us: bool,
 }
 
@@ -117,7 +118,7 @@ enum State {
 #[derive(Debug)]
 struct Entry {
     state: State,
-    /// When a packet of ours last looked it up; none when only heard of.
+    /// When a packet of ours last looked it up; none for a neighbor that was only heard.
     used_at: Option<Instant>,
 }
 
@@ -156,18 +157,18 @@ impl Neighbors {
         }
     }
 
-    /// The routes given.
+    /// The interface's routes.
     pub fn routes(&self) -> &Routes {
         &self.routes
     }
 
-    /// Changes whenever a [`Resolution::Known`] that was given out no longer holds.
+    /// Changes whenever an earlier [`Resolution::Known`] no longer holds.
     #[inline]
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// The station address of `next_hop`, which a packet is about to be sent to. Asks for it where needed.
+    /// The station address of `next_hop`, for a packet to send now. Asks for it where needed.
     pub fn lookup(&mut self, now: Instant, counters: &Counters, next_hop: IpAddr) -> Resolution {
         let Some(entry) = self.entries.get_mut(&next_hop) else {
             self.make_room(counters, true);
@@ -190,8 +191,8 @@ impl Neighbors {
         }
     }
 
-    /// Keeps a packet until `next_hop`, which [`Neighbors::lookup`] just called [`Resolution::Resolving`], has answered;
-    /// drops it under a counter when too much waits already.
+    /// Keeps a packet until `next_hop` has answered, after [`Neighbors::lookup`] gave
+    /// [`Resolution::Resolving`]. Drops it under a counter when too many bytes wait already.
     pub fn enqueue(&mut self, counters: &Counters, next_hop: IpAddr, packet: Pending) {
         let room = self.pending_bytes + packet.frame.len() <= NEIGHBOR_PENDING_BYTES_MAX;
         match self.entries.get_mut(&next_hop).map(|entry| &mut entry.state) {
@@ -203,8 +204,8 @@ impl Neighbors {
         }
     }
 
-    /// Learns from an ARP packet, and answers it when it asks for one of our addresses. Returns what other workers are to
-    /// be told.
+    /// Learns from an ARP packet, and answers it when it asks for one of our addresses. Returns the claim to
+    /// tell other workers.
     pub fn handle_arp(&mut self, now: Instant, counters: &Counters, arp: &Arp) -> Option<Claim> {
         let to_us = self.is_ours(IpAddr::V4(arp.target));
         if to_us && !arp.reply && is_unicast(arp.source_mac) {
@@ -227,8 +228,8 @@ impl Neighbors {
         self.handle_claim(now, counters, claim).then_some(claim)
     }
 
-    /// Learns from a neighbor discovery message that the station `source_mac` sent from `source`, and answers it when it
-    /// asks for one of our addresses. Returns what other workers are to be told.
+    /// Learns from a neighbor discovery message that the station `source_mac` sent from `source`, and answers
+    /// it when it asks for one of our addresses. Returns the claim to tell other workers.
     pub fn handle_ndp(
         &mut self,
         now: Instant,
@@ -260,8 +261,8 @@ impl Neighbors {
         self.handle_claim(now, counters, claim).then_some(claim)
     }
 
-    /// Learns what a packet said, here or at another worker. Returns whether it could be true at all: about another host
-    /// on our link, at a station.
+    /// Learns a claim, heard here or at another worker. Returns whether it is possible at all: about another
+    /// host on our link, at a station.
     pub fn handle_claim(&mut self, now: Instant, counters: &Counters, claim: Claim) -> bool {
         if !self.routes.is_neighbor(claim.address) || claim.mac.is_some_and(|mac| !is_unicast(mac)) {
             return false;
@@ -280,7 +281,7 @@ impl Neighbors {
         let Some(mac) = claim.mac.or(known) else { return true };
         let changed = known.is_some_and(|known| known != mac);
         if changed && !claim.overrides {
-            // RFC 4861 §7.2.5 I: somebody else claims the address too. Ask again.
+            // RFC 4861 §7.2.5 I: another station claims the address too. Ask again.
             if let State::Reachable { mac, .. } = entry.state {
                 entry.state = State::Stale { mac };
                 self.generation += 1;
@@ -303,19 +304,19 @@ impl Neighbors {
         true
     }
 
-    /// What is to be sent next, if anything.
+    /// The next packet to send, if any.
     #[inline]
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// When [`Neighbors::handle_timeout`] wants to be called.
+    /// When [`Neighbors::handle_timeout`] must be called.
     #[inline]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.next_timeout
     }
 
-    /// Asks again, and gives up on who has been asked often enough.
+    /// Asks again, and gives up on neighbors that did not answer often enough.
     pub fn handle_timeout(&mut self, now: Instant, counters: &Counters) {
         if self.next_timeout.is_none_or(|at| now < at) {
             return;
@@ -361,7 +362,7 @@ impl Neighbors {
                 self.forget(counters, pending);
                 return;
             }
-            // RFC 4861 §7.3.3: forgotten, so that the next packet asks everyone.
+            // RFC 4861 §7.3.3: forgotten, so that the next packet asks all stations.
             _ => {
                 self.entries.remove(&address);
                 self.generation += 1;
@@ -385,7 +386,7 @@ impl Neighbors {
         self.next_timeout = Some(self.next_timeout.map_or(at, |next| next.min(at)));
     }
 
-    /// Asks the station `to`, or everyone, where `address` is.
+    /// Asks the station `to`, or all stations, for `address`.
     fn solicit(&mut self, address: IpAddr, to: Option<Mac>) {
         match (address, self.routes.source_for(address, address)) {
             (IpAddr::V4(target), source) => {
@@ -406,7 +407,7 @@ impl Neighbors {
                     ndp: Ndp::Solicit { target, source_mac: Some(self.mac) },
                 });
             }
-            // Not reached: a next hop in IPv6 is on a link, and the link-local address always is.
+            // Unreachable: a next hop in IPv6 is on a link, and the link-local address always is.
             (IpAddr::V6(_), _) => {}
         }
     }
@@ -450,8 +451,9 @@ impl Neighbors {
         counters.add(Counter::DropNeighborUnreachable, pending.len() as u64);
     }
 
-    /// Makes room for one more neighbor. Those never written to go first, then, if `for_use`, the one that was written to
-    /// longest ago: who only speaks to us cannot push out whom we speak to. Returns whether there is room.
+    /// Makes room for one more neighbor. Neighbors that we never sent to go first. Then, if `for_use`, the
+    /// one least recently sent to goes: a station that only speaks to us cannot displace one that we speak
+    /// to. Returns whether there is room.
     fn make_room(&mut self, counters: &Counters, for_use: bool) -> bool {
         if self.entries.len() < NEIGHBORS_LEN_MAX {
             return true;

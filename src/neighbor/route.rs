@@ -35,14 +35,14 @@ pub enum RouteError {
 /// On-link prefixes and default gateways of one interface, both families.
 #[derive(Clone, Debug)]
 pub struct Routes {
-    /// The link-local address comes last: it is no source for anything beyond the link.
+    /// The link-local address comes last: it is no source for packets beyond the link.
     prefixes: Vec<Prefix>,
     next_hop_v4: Option<Ipv4Addr>,
     next_hop_v6: Option<Ipv6Addr>,
 }
 
 impl Routes {
-    /// The routes of the station `mac` with `addresses` and, for what is beyond their networks, gateways. The IPv6
+    /// The routes of the station `mac` with `addresses`, and with gateways for other networks. The IPv6
     /// link-local address is added.
     pub fn new(
         mac: Mac,
@@ -75,7 +75,7 @@ impl Routes {
         }
     }
 
-    /// Every address of the interface: those given, in their order, then the IPv6 link-local one.
+    /// Every address of the interface: the configured ones in their order, then the IPv6 link-local one.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.prefixes.iter().map(Prefix::address)
     }
@@ -88,8 +88,8 @@ impl Routes {
             && !self.prefixes.iter().any(|prefix| prefix.is_reserved(address))
     }
 
-    /// The way to `destination`, from `source` if that is given. None when nothing leads there, when it is no host's
-    /// address or our own, and when `source` is not ours or of the other family.
+    /// The way to `destination`, from `source` if that is given. None when no route leads there, when it is
+    /// no host's address or our own, and when `source` is not ours or of the other family.
     pub fn route(&self, destination: IpAddr, source: Option<IpAddr>) -> Option<Route> {
         let next_hop = if self.is_neighbor(destination) {
             destination

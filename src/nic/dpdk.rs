@@ -117,12 +117,13 @@ impl Nic for DpdkNic {
     }
 }
 
-/// Since when the device has taken nothing of what waits.
+/// Since when the device has taken no queued frame.
 #[derive(Debug, Default)]
 struct Stall(Option<Instant>);
 
 impl Stall {
-    /// Notes a flush that found `before` frames and left `left`. True once [`TX_STALL_MS_MAX`] passed without progress.
+    /// Notes a flush that found `before` frames and left `left`. Returns true once [`TX_STALL_MS_MAX`] passed
+    /// without progress.
     fn is_over_bound(&mut self, before: usize, left: usize, now: Instant) -> bool {
         if left < before {
             self.0 = None;

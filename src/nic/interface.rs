@@ -1,5 +1,6 @@
-//! The kernel's interface under a DPDK port, where there is one. net_af_packet and net_af_xdp report their link as up whatever the
-//! interface does; the kernel knows better. Nothing here is on the packet's way: a thread looks, and workers read one atomic.
+//! The kernel's interface under a DPDK port, where there is one. net_af_packet and net_af_xdp always report
+//! their link as up; the kernel knows better. None of this is on the packet's way: a thread reads the
+//! interface, and workers read one atomic.
 
 use rustix::net::netdevice::{index_to_name, name_to_index};
 use rustix::net::{AddressFamily, SocketType, socket};
@@ -15,33 +16,33 @@ use std::sync::{Mutex, PoisonError};
 /// netdevice(7): the interface is switched on.
 const IFF_UP: u32 = 1;
 
-/// What an interface can do for its port.
+/// Whether an interface can carry its port's frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InterfaceState {
     /// It is up and has a carrier, or the kernel does not say.
     Up,
-    /// It is up, and nothing is at the other end of its cable.
+    /// It is up, and its cable has no peer.
     NoCarrier,
     /// It is switched off.
     Down,
-    /// It was deleted, or moved to another network namespace. Another of its name does not take its place.
+    /// It was deleted, or moved to another network namespace. A new one of its name does not take its place.
     Gone,
 }
 
-/// How an interface was when it was looked at.
+/// An interface when it was last read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct InterfaceView {
     /// Its name now; the last one of an interface that is gone.
     pub name: String,
-    /// What it can do.
+    /// Its state.
     pub state: InterfaceState,
     /// Its largest layer-3 packet, bytes; none where the kernel does not say.
     pub mtu: Option<u32>,
 }
 
 impl InterfaceView {
-    /// What is wrong, and the mend; none while the interface is up.
+    /// The fault and its mend; none while the interface is up.
     pub fn fault(&self) -> Option<String> {
         let name = &self.name;
         match self.state {
@@ -57,7 +58,7 @@ impl InterfaceView {
     }
 }
 
-/// One interface, by the index that it had when its port was opened.
+/// One interface, by its index at the time its port was opened.
 pub struct Interface {
     socket: OwnedFd,
     index: u32,
@@ -82,10 +83,9 @@ pub fn interface_of(device: &str) -> Option<&str> {
 }
 
 impl Interface {
-    /// Finds an interface of this process' network namespace and looks at it.
+    /// Finds an interface of this process' network namespace and reads it.
     ///
-    /// # Errors
-    /// When there is none of this name.
+    /// # Errors When there is none of this name.
     pub fn find(name: &str) -> io::Result<Self> {
         let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
         let index = name_to_index(&socket, name)?;
@@ -95,18 +95,18 @@ impl Interface {
         Ok(found)
     }
 
-    /// Whether it was up when last looked at.
+    /// Whether it was up when last read.
     #[inline]
     pub fn is_up(&self) -> bool {
         self.up.load(Relaxed)
     }
 
-    /// How it was when last looked at.
+    /// The interface when it was last read.
     pub fn view(&self) -> InterfaceView {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Looks at it; gives what it was and what it is, if that is not the same.
+    /// Reads it again. Returns the old and the new view if they differ.
     pub fn look(&self) -> Option<(InterfaceView, InterfaceView)> {
         let before = self.view();
         let now = match index_to_name(&self.socket, self.index) {
@@ -119,7 +119,8 @@ impl Interface {
     }
 }
 
-/// What sysfs says of an interface. A sysfs of another network namespace says nothing: then it counts as up.
+/// Reads an interface from sysfs. A sysfs of another network namespace has no entry: then the interface
+/// counts as up.
 fn read(sysfs: &Path, name: &str, index: u32) -> InterfaceView {
     let file = |key: &str| {
         let text = fs::read_to_string(sysfs.join(name).join(key)).ok()?;

@@ -37,7 +37,7 @@ pub enum TxKind {
     },
 }
 
-/// What a device is and can do, as found when it was started.
+/// A device and its abilities, as found when it was started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NicInfo {
     /// The device's name: a PCI address or a vdev name.
@@ -54,7 +54,7 @@ pub struct NicInfo {
     pub rx_checksum: bool,
 }
 
-/// What a device does by itself, and where it is.
+/// A device's offloads and its place.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub struct Offloads {
     /// It checks IPv4 header and UDP checksums.
@@ -75,12 +75,13 @@ pub trait Nic {
     /// How many frames [`Nic::tx_frame`] would take now.
     fn tx_room(&self) -> usize;
 
-    /// Queues one frame of `len` bytes, written by `fill` straight into the packet buffer (whose old content is
-    /// unspecified: `fill` writes every byte). Returns false, and calls nothing, when no buffer is free, `tx_room`
-    /// is 0 or `len` is larger than the device takes; the caller counts the drop.
+    /// Queues one frame of `len` bytes, written by `fill` straight into the packet buffer (its old content is
+    /// unspecified: `fill` writes every byte). Returns false, without calling `fill`, when no buffer is free,
+    /// `tx_room` is 0 or `len` is larger than the device takes; the caller counts the drop.
     fn tx_frame(&mut self, kind: TxKind, len: usize, fill: impl FnOnce(&mut [u8])) -> bool;
 
-    /// Gives the device what is queued. Returns how many frames it has not taken yet; they stay queued, in order.
+    /// Gives queued frames to the device. Returns the number of frames that it has not taken yet; they stay
+    /// queued, in order.
     fn tx_flush(&mut self, now: Instant) -> usize;
 
     /// Frames given up since the last call: the device refused them, or took nothing for
@@ -89,7 +90,7 @@ pub trait Nic {
         0
     }
 
-    /// What the device is.
+    /// The device.
     fn info(&self) -> &NicInfo;
 
     /// Whether the link is up, as last seen by the device.

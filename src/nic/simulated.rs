@@ -1,6 +1,6 @@
 //! A simulated Ethernet link: stations around one switch, in one process, for tests.
 //!
-//! Time is whatever [`Instant`] the callers pass, so a test may jump to [`SimulatedLink::next_delivery`]; passing
+//! Time is the [`Instant`] that callers pass. A test may jump to [`SimulatedLink::next_delivery`]; passing
 //! [`Instant::now`] makes it a real-time link. The same seed, calls and instants give the same losses.
 
 use super::{Nic, NicInfo, RxChecksum, TxKind};
@@ -31,13 +31,13 @@ pub struct LinkConfig {
     pub duplication: f64,
     /// Probability of holding a frame back by up to [`LinkConfig::reordering_delay`], 0 to 1.
     pub reordering: f64,
-    /// The most that a held-back frame is late.
+    /// The longest delay of a held-back frame.
     pub reordering_delay: Duration,
     /// Probability of inverting one random bit of a frame, 0 to 1.
     pub corruption: f64,
     /// From one station to another.
     pub delay: Duration,
-    /// What a station can send, bits a second; none: without bound.
+    /// A station's rate of sending, bits a second; none: unbounded.
     pub bandwidth_bits_per_s: Option<u64>,
     /// Frames that a receive queue holds; more are lost, as on a device whose descriptors ran out.
     pub queue_len_max: usize,
@@ -63,14 +63,14 @@ impl Default for LinkConfig {
     }
 }
 
-/// What the link did so far, frames.
+/// Counts of the link, frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LinkStats {
     /// Put on the link by a station.
     pub sent: u64,
     /// Taken by a station's queue; a broadcast counts once for each.
     pub delivered: u64,
-    /// Lost by choice or while the link was down.
+    /// Lost by chance or while the link was down.
     pub lost: u64,
     /// Delivered twice.
     pub duplicated: u64,
@@ -89,7 +89,7 @@ pub type Steering = Box<dyn FnMut(&[u8], usize) -> usize + Send>;
 #[derive(Clone)]
 pub struct SimulatedLink(Arc<Mutex<Switch>>);
 
-/// When a frame arrives, its place among those of that instant, its station, and its bytes.
+/// Arrival, place among the frames of that instant, station, bytes.
 type InFlight = (Instant, u64, usize, Vec<u8>);
 
 struct Switch {
@@ -123,12 +123,14 @@ impl SimulatedLink {
         })))
     }
 
-    /// Plugs in a station with `queues` queues, and gives its queues. Frames are spread over them by a hash of addresses
-    /// and ports, like receive-side scaling; what is not IP goes to the first. It takes the place of a station that has its MAC.
+    /// Plugs in a station with `queues` queues, and gives its queues. Frames are spread over them by a hash
+    /// of addresses and ports, like receive-side scaling; frames without IP go to the first. It replaces a
+    /// station of the same MAC.
     pub fn add_station(&self, mac: Mac, queues: usize) -> Vec<SimulatedNic> {
         let mut switch = self.lock();
         let station = switch.stations.len();
-        // Nothing reaches the one whose place this takes: no frame is for a multicast address that is all zero but for its bit.
+        // The replaced station receives nothing: no frame is for a multicast address that is zero except for
+        // its group bit.
         for port in switch.stations.iter_mut().filter(|port| port.mac == mac) {
             port.mac = [1, 0, 0, 0, 0, 0];
         }
@@ -166,29 +168,29 @@ impl SimulatedLink {
         }
     }
 
-    /// Treats frames sent from now on differently. MTU, checksums and the seed stay as they were.
+    /// Treats later frames differently. MTU, checksums and the seed stay the same.
     pub fn reconfigure(&self, change: impl FnOnce(&mut LinkConfig)) {
         change(&mut self.lock().config);
     }
 
-    /// Takes the link down, or up again. While it is down, what is sent is lost.
+    /// Takes the link down, or up again. Frames sent while it is down are lost.
     pub fn set_up(&self, up: bool) {
         self.lock().up = up;
     }
 
-    /// When the next frame under way arrives; none when nothing is under way. Frames that arrived and wait in a queue are
-    /// not under way.
+    /// When the next frame in flight arrives; none when no frame is in flight. Frames that wait in a queue
+    /// have arrived.
     pub fn next_delivery(&self) -> Option<Instant> {
         self.lock().in_flight.peek().map(|Reverse((at, ..))| *at)
     }
 
-    /// What the link did so far.
+    /// Counts of the link.
     pub fn stats(&self) -> LinkStats {
         self.lock().stats
     }
 
     fn lock(&self) -> MutexGuard<'_, Switch> {
-        // A test that panicked elsewhere has its own report; the switch is usable between any two calls.
+        // A test that panicked elsewhere has its own report. The switch is usable between any two calls.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -209,7 +211,7 @@ impl Switch {
         let Some(&destination) = frame.first_chunk::<6>() else { return };
         let known = self.stations.iter().position(|port| port.mac == destination);
         for to in 0..self.stations.len() {
-            // A switch floods groups and stations it does not know.
+            // A switch floods frames to groups and to unknown stations.
             if to != from && known.is_none_or(|known| known == to) {
                 self.carry(sent_at, to, frame.clone());
             }
@@ -264,7 +266,7 @@ impl Switch {
     }
 }
 
-/// A queue by addresses and UDP ports; the first for what has none.
+/// A queue by addresses and UDP ports; the first for frames without them.
 fn spread(frame: &[u8], queues: usize) -> usize {
     let Ok((ethernet, payload)) = Ethernet::parse(frame) else { return 0 };
     let parsed = match ethernet.protocol {
@@ -319,7 +321,7 @@ impl Nic for SimulatedNic {
         if self.tx_room() == 0 || len > len_max {
             return false;
         }
-        // A pattern that shows where `fill` forgot a byte.
+        // A pattern that shows bytes that `fill` missed.
         let mut frame = vec![0xa5; len];
         fill(&mut frame);
         fill_checksums(kind, &mut frame);
@@ -344,7 +346,7 @@ impl Nic for SimulatedNic {
     }
 }
 
-/// Does what a device does with [`TxKind`].
+/// Does a device's work for [`TxKind`].
 fn fill_checksums(kind: TxKind, frame: &mut [u8]) {
     let udp_at = match kind {
         TxKind::Plain => return,

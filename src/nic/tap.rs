@@ -1,7 +1,8 @@
-//! A tap on a network device: copies of the frames that pass, all or a sample, for a capture.
+//! A tap on a network device: copies of passing frames, all or a sample, for a capture.
 //!
-//! Workers copy into a bounded ring and never wait for its reader: a copy that finds the ring full is dropped and counted. While nobody captures, a
-//! tapped device costs one relaxed load a burst; a device that may not be captured is not tapped at all.
+//! Workers copy into a bounded ring and never wait for its reader: a copy that finds the ring full is dropped
+//! and counted. Without a capture, a tapped device costs one relaxed load a burst; a device without the
+//! capture option is not tapped at all.
 
 use super::{Nic, NicInfo, RxChecksum, TxKind};
 use crate::limits::{CAPTURE_RING_LEN, CAPTURE_SECRETS_LEN};
@@ -19,11 +20,11 @@ pub struct Copied {
     pub queue: u16,
     /// Whether it was sent by this side.
     pub sent: bool,
-    /// All of it, from the Ethernet header on. What the device fills in itself (checksums) is not in it yet.
+    /// The whole frame, from the Ethernet header on. Checksums that the device fills in are not in it yet.
     pub frame: Box<[u8]>,
 }
 
-/// Where all queues of a device put what is captured.
+/// Where all queues of a device put their copies.
 #[derive(Debug)]
 pub struct Tap {
     /// Every `sample`-th frame is copied; 0: none.
@@ -55,12 +56,12 @@ impl Tap {
         self.frames.pop()
     }
 
-    /// Frames and secrets that found their ring full, since the start.
+    /// Frames and secrets that found their ring full.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Keeps a line of a TLS key log while somebody captures.
+    /// Keeps a line of a TLS key log during a capture.
     pub fn add_secret(&self, line: impl FnOnce() -> String) {
         if self.sample.load(Ordering::Relaxed) > 0 && self.secrets.push(line()).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -80,7 +81,7 @@ pub struct Tapped<N> {
     view: View,
 }
 
-/// What a queue knows of the tap for the turn.
+/// A queue's view of the tap for this turn.
 struct View {
     queue: u16,
     sample: u32,

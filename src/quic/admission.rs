@@ -1,14 +1,15 @@
-//! What a look at a datagram's first bytes tells before QUIC is asked, so that garbage costs neither a copy nor an allocation.
+//! Refuses datagrams by their first bytes, before QUIC, so that garbage costs neither a copy nor an
+//! allocation.
 //!
-//! A datagram that passes may still be nothing; one that does not pass cannot be anything. What stands in the way of more:
-//! the fixed bit may be cleared by peers that know us (RFC 9287), and a connection ID that nobody here issued may be a peer's
-//! stateless reset (RFC 9000 §10.3.1), which only QUIC can tell from noise.
+//! A refused datagram can be no packet; an accepted one may still be garbage. Two facts prevent a stricter
+//! check: peers that know us may clear the fixed bit (RFC 9287), and a connection ID that no worker here
+//! issued may be a peer's stateless reset (RFC 9000 §10.3.1), which only QUIC can tell from noise.
 
-/// The shortest datagram that means anything to this node, bytes: a stateless reset (RFC 9000 §10.3). A packet with a short
-/// header has 26 at least (connection ID 8, packet number 1, tag 16), one with a long header 25, and Version Negotiation 27
-/// (RFC 9000 §17.2.1 and §7.2: both connection IDs were this node's choice, of 8 bytes or more).
+/// The shortest useful datagram, bytes: a stateless reset (RFC 9000 §10.3). A packet with a short header has
+/// at least 26 (connection ID 8, packet number 1, tag 16), one with a long header 25, and Version Negotiation
+/// 27 (RFC 9000 §17.2.1 and §7.2: this node chose both connection IDs, of 8 bytes or more).
 const DATAGRAM_BYTES_MIN: usize = 21;
-/// RFC 9000 §14.1: what begins a connection has this many bytes.
+/// RFC 9000 §14.1: a datagram that begins a connection has at least this many bytes.
 const INITIAL_BYTES_MIN: usize = 1200;
 /// RFC 9000 §17.2: bits of the first byte.
 const LONG_HEADER: u8 = 0x80;
@@ -19,13 +20,13 @@ const LONG_TYPE_0RTT: u8 = 0x10;
 const VERSION_1: u32 = 1;
 const VERSION_NEGOTIATION: u32 = 0;
 
-/// Whether QUIC is to see this datagram.
+/// Whether QUIC must see this datagram.
 #[inline]
 pub fn may_be_quic(datagram: &[u8]) -> bool {
     if datagram.len() < DATAGRAM_BYTES_MIN {
         return false;
     }
-    // RFC 9000 §5.2.2: servers drop smaller packets of versions that they do not speak.
+    // RFC 9000 §5.2.2: servers drop smaller packets of unknown versions.
     datagram.len() >= INITIAL_BYTES_MIN
         || match version(datagram) {
             None | Some(VERSION_1 | VERSION_NEGOTIATION) => true,
@@ -33,14 +34,15 @@ pub fn may_be_quic(datagram: &[u8]) -> bool {
         }
 }
 
-/// Whether this datagram may be for a connection that was not accepted yet: Initial and 0-RTT packets come by the connection
-/// ID that a client chose.
+/// Whether this datagram may be for a connection that was not accepted yet: Initial and 0-RTT packets carry a
+/// connection ID that a client chose.
 #[inline]
 pub fn may_precede_acceptance(datagram: &[u8]) -> bool {
     version(datagram) == Some(VERSION_1) && datagram[0] & LONG_TYPE <= LONG_TYPE_0RTT
 }
 
-/// Whether a datagram begins with a short header. Outside connections QUIC sends such ones as stateless resets alone.
+/// Whether a datagram begins with a short header. Outside connections QUIC sends such datagrams only as
+/// stateless resets.
 pub fn is_short(datagram: &[u8]) -> bool {
     datagram.first().is_some_and(|first| first & LONG_HEADER == 0)
 }

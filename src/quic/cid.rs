@@ -1,8 +1,8 @@
-//! Connection IDs that name the worker which issued them.
+//! Connection IDs that name the worker that issued them.
 //!
-//! A connection ID is 8 bytes: 6 random ones, then the worker's index under a mask that SipHash makes of the random ones and
-//! of a key which all workers of the process share. Any worker can tell whose datagram it holds, and an observer cannot tell
-//! which connection IDs belong together (RFC 9000 §5.1).
+//! A connection ID is 8 bytes: 6 random ones, then the worker's index under a mask. SipHash makes the mask of
+//! the random bytes and of a key that all workers of the process share. Any worker can tell the owner of a
+//! datagram, and an observer cannot tell which connection IDs belong together (RFC 9000 §5.1).
 
 use crate::limits::WORKERS_MAX;
 use quinn_proto::{ConnectionId, ConnectionIdGenerator, InvalidCid};
@@ -26,7 +26,7 @@ impl std::fmt::Debug for CidKey {
 }
 
 impl CidKey {
-    /// This key.
+    /// This key as given.
     pub fn new(key: [u8; 16]) -> Self {
         Self(key)
     }
@@ -51,20 +51,21 @@ impl CidKey {
         cid
     }
 
-    /// The worker that issued this connection ID. For one that nobody here issued, any number.
+    /// The worker that issued this connection ID. For a foreign one, any number.
     fn worker(&self, cid: &[u8; CID_LEN]) -> u16 {
         let (nonce, masked) = cid.split_at(NONCE_LEN);
         u16::from_be_bytes([masked[0], masked[1]]) ^ self.mask(nonce)
     }
 
-    /// The worker, below `workers`, that must see this datagram; none when its own place is as good as any: connection IDs
-    /// that nobody here issued, such as the one that a client chose for its first packets.
+    /// The worker, below `workers`, that must see this datagram; none when any worker will do: for connection
+    /// IDs that no worker here issued, such as a client's choice for its first packets.
     pub fn owner(&self, datagram: &[u8], workers: usize) -> Option<u16> {
         let cid = match *datagram.first()? {
             // RFC 9000 §17.3: short header, then the destination connection ID without a length.
             first if first & 0x80 == 0 => datagram.get(1..1 + CID_LEN)?,
-            // RFC 9000 §17.2: Handshake packets, what servers send, and Initial packets once the server has answered carry a
-            // connection ID that their receiver issued. 0-RTT packets carry the client's choice.
+            // RFC 9000 §17.2: Handshake packets, a server's packets, and Initial packets after the server's
+            // answer carry a connection ID that their receiver issued. 0-RTT packets carry the client's
+            // choice.
             first if first & 0x30 != 0x10 && datagram.get(5) == Some(&(CID_LEN as u8)) => {
                 datagram.get(6..6 + CID_LEN)?
             }
@@ -98,11 +99,11 @@ impl ConnectionIdGenerator for WorkerCids {
         ConnectionId::new(&self.key.issue(self.worker, rand::rng().random()))
     }
 
-    /// Of the connection IDs that nobody here issued, one of 64 passes; of those that an earlier life of this node issued, each.
-    /// QUIC answers packets to what passes with a stateless reset.
+    /// One in 64 foreign connection IDs passes, and every one that an earlier process of this node issued.
+    /// QUIC answers packets that pass with a stateless reset.
     fn validate(&self, cid: &ConnectionId) -> Result<(), InvalidCid> {
         let cid = <&[u8; CID_LEN]>::try_from(&cid[..]).map_err(|_| InvalidCid)?;
-        // Not the workers there are: there may have been more of them.
+        // Not the number of workers: an earlier process may have had more.
         if usize::from(self.key.worker(cid)) < WORKERS_MAX { Ok(()) } else { Err(InvalidCid) }
     }
 

@@ -1,9 +1,11 @@
-//! The keys by which a node recognizes packets of its earlier life: a process that starts anew with the same identity on the same
-//! address answers them with stateless resets (RFC 9000 §10.3), so that peers learn at once that their connections are gone.
+//! The keys by which a node recognizes packets of its earlier processes: a process that starts with the same
+//! identity on the same address answers them with stateless resets (RFC 9000 §10.3), so that peers learn at
+//! once that their connections are gone.
 //!
-//! Both keys come of the identity's private key and of the node's own addresses. The addresses keep nodes apart that share an
-//! identity: with one key, a reset of either would end the other's connections (RFC 9000 §21.11). The keys of Retry and NEW_TOKEN
-//! tokens are not derived: a restart forgets which tokens were used, and a token that nobody can read costs one round trip.
+//! Both keys derive from the identity's private key and the node's own addresses. The addresses separate
+//! nodes that share an identity: with one key, a reset of either would end the other's connections (RFC 9000
+//! §21.11). The keys of Retry and NEW_TOKEN tokens are not derived: a restart forgets which tokens were used,
+//! and an unreadable token costs one round trip.
 
 use super::cid::CidKey;
 use aws_lc_rs::hmac;
@@ -18,7 +20,8 @@ const ROOT_CONTEXT: &str = "stoq 2026-11 identity private key -> restart secret"
 const RESET_CONTEXT: &str = "stoq 2026-11 restart secret -> stateless reset key";
 const CID_CONTEXT: &str = "stoq 2026-11 restart secret -> connection ID mask";
 
-/// What an identity's private key gives for [`NodeKeys`]; the private key cannot be had from it. Wiped when dropped.
+/// The secret from which [`NodeKeys`] derive; it does not reveal the identity's private key. Wiped when
+/// dropped.
 #[derive(Clone)]
 pub struct RestartSecret(Arc<Zeroizing<[u8; 32]>>);
 
@@ -46,7 +49,7 @@ impl RestartSecret {
 pub struct NodeKeys {
     /// Hides worker indices in connection IDs.
     pub cid: CidKey,
-    /// Makes stateless reset tokens of connection IDs.
+    /// Derives stateless reset tokens from connection IDs.
     pub reset: Arc<dyn HmacKey>,
 }
 
@@ -57,15 +60,15 @@ impl fmt::Debug for NodeKeys {
 }
 
 impl NodeKeys {
-    /// Keys of nobody's: the packets of an earlier life mean nothing.
+    /// Random keys: packets of an earlier process are not recognized.
     pub fn random() -> Self {
         let mut key = Zeroizing::new([0; 32]);
         rand::RngCore::fill_bytes(&mut rand::rng(), &mut *key);
         Self::of(CidKey::random(), &key)
     }
 
-    /// The keys of a node with this secret that sends from these addresses. The order of the addresses does not count. Link-local
-    /// ones do not either: they are made of the device's MAC, which may change from one start to the next.
+    /// The keys of a node with this secret that sends from these addresses, in any order. Link-local ones do
+    /// not count: they derive from the device's MAC, which may change from one start to the next.
     pub fn derived(secret: &RestartSecret, local: &[SocketAddr]) -> Self {
         let mut own: Vec<_> = local.iter().filter(|at| !is_link_local(at.ip())).map(encoded).collect();
         own.sort_unstable();

@@ -1,4 +1,4 @@
-//! QUIC, as quinn-proto's state machines speak it: one endpoint a worker.
+//! QUIC with quinn-proto's state machines: one endpoint a worker.
 
 pub mod admission;
 pub mod cid;

@@ -1,8 +1,9 @@
-//! qlog (draft-ietf-quic-qlog-main-schema) of sampled connections, a file each: packets sent, received and lost, and what
-//! congestion control makes of them.
+//! qlog (draft-ietf-quic-qlog-main-schema) of sampled connections, a file each: packets sent, received and
+//! lost, and the state of congestion control.
 //!
-//! A worker formats events where they happen and gives them, in runs, to a thread that writes files. It never waits: a run that finds the
-//! way full is dropped and counted. quinn-proto takes a log with the configuration of a connection, so one that exists cannot be logged.
+//! A worker formats events when they happen and gives them, in runs, to a thread that writes files. It never
+//! waits: a run that finds the channel full is dropped and counted. quinn-proto takes a log with the
+//! configuration of a connection, so an open connection cannot be logged.
 
 use super::transport::QuicConfig;
 use crate::limits::{QLOG_FILES_OPEN_MAX, QLOG_QUEUE_LEN, QLOG_RUN_BYTES, REQUESTS_LEN_MAX};
@@ -22,12 +23,12 @@ const SUFFIX: &str = "sqlog";
 /// Runs that were dropped since the process started, by any [`Qlog`].
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// Runs of records that found the way to the thread full, in this process.
+/// Runs of records that found the channel full, in this process.
 pub fn dropped() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
-/// RFC 7464 §2.2: stands before each record.
+/// RFC 7464 §2.2: precedes each record.
 const RECORD_SEPARATOR: u8 = 0x1e;
 
 /// Logs of connections, into one directory. Clones share the thread that writes.
@@ -40,7 +41,7 @@ pub struct Qlog {
 
 #[derive(Debug)]
 struct Shared {
-    /// In the names of files, so that those of another process or an earlier reload stay.
+    /// In the names of files, so that files of another process or an earlier reload stay.
     start_ms: u128,
     files: AtomicU64,
 }
@@ -54,7 +55,8 @@ struct Run {
 }
 
 impl Qlog {
-    /// Logs one of `sample` connections of each worker into `directory`, which is made if it is not there, until its logs have `bytes_max`.
+    /// Logs one of `sample` connections of each worker into `directory`, which is made if it is missing,
+    /// until its logs have `bytes_max`.
     ///
     /// # Errors
     /// When the directory cannot be made or read, or no thread can be started.
@@ -101,7 +103,7 @@ impl Sampler {
         Self { qlog, quic, device_mtu, passed: 0 }
     }
 
-    /// What the next connection is configured with, if it is one that is logged.
+    /// The configuration of the next connection, if it is logged.
     pub fn transport(&mut self, remote: SocketAddr, now: Instant) -> Option<Arc<TransportConfig>> {
         self.passed += 1;
         if self.passed < self.qlog.sample {
@@ -115,7 +117,7 @@ impl Sampler {
     }
 }
 
-/// Records of one connection, gathered to runs.
+/// Records of one connection, collected into runs.
 struct Records {
     qlog: Qlog,
     name: Arc<str>,
@@ -133,7 +135,7 @@ impl Records {
 
 impl Write for Records {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // Only whole records go: one that is dropped takes no other with it.
+        // Only whole records are sent: a dropped run damages no other.
         if bytes.first() == Some(&RECORD_SEPARATOR) && self.bytes.len() >= QLOG_RUN_BYTES {
             self.send(false);
         }
@@ -165,7 +167,7 @@ fn write(runs: &Receiver<Run>, directory: &Path, mut left: u64) {
             continue;
         }
         left -= bytes.len() as u64;
-        // A last run that was dropped leaves its file open.
+        // If its last run was dropped, a file is still open.
         if open.len() >= QLOG_FILES_OPEN_MAX {
             open.clear();
         }
@@ -193,7 +195,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    /// The files that are there once all who write are gone, with their texts.
+    /// The files that exist once all writers are gone, with their texts.
     fn texts(directory: &Path, count: usize, whole: impl Fn(&str) -> bool) -> Vec<String> {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
@@ -233,7 +235,7 @@ mod tests {
         let bound = 50 * record.len() as u64;
         let qlog = Qlog::start(directory.path(), 1, bound).unwrap();
         let mut records = Records { qlog: qlog.clone(), name: "a.sqlog".into(), bytes: Vec::new() };
-        // More than may be written, in runs that the queue has room for.
+        // More than the limit, in runs that fit the queue.
         for _ in 0..60 {
             records.write_all(&record[..1]).unwrap();
             records.write_all(&record[1..]).unwrap();
@@ -244,7 +246,7 @@ mod tests {
         let expected = (bound as usize / run) * run;
         assert!(expected > 0);
         texts(directory.path(), 1, |text| text.len() == expected);
-        // The next log counts the bytes that are there already.
+        // The next log counts the existing bytes.
         let next = Qlog::start(directory.path(), 1, expected as u64).unwrap();
         drop(Records { qlog: next.clone(), name: "b.sqlog".into(), bytes: record.clone() });
         drop(next);

@@ -1,7 +1,8 @@
-//! A congestion controller that holds nothing back once its connection is closed.
+//! A congestion controller that stops holding packets back when its connection is closed.
 //!
-//! quinn-proto lets a CONNECTION_CLOSE wait for the congestion window when stream data waits too, and a closed connection takes no
-//! more acknowledgments: on a full window the close never left. RFC 9002 §7 bounds what is ack-eliciting; a CONNECTION_CLOSE is not.
+//! quinn-proto lets a CONNECTION_CLOSE wait for the congestion window when stream data waits too, and a
+//! closed connection takes no more acknowledgments: on a full window the close would never leave. RFC 9002 §7
+//! bounds only ack-eliciting packets, and a CONNECTION_CLOSE is not ack-eliciting.
 
 use quinn_proto::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use quinn_proto::{Connection, RttEstimator};
@@ -25,7 +26,7 @@ struct Held {
     released: Arc<AtomicBool>,
 }
 
-/// Takes the congestion window away from a connection that is closed: all that it still sends is its CONNECTION_CLOSE.
+/// Removes the congestion window of a closed connection: it sends only its CONNECTION_CLOSE.
 pub fn release(connection: &Connection) {
     if let Ok(held) = connection.congestion_state().clone_box().into_any().downcast::<Held>() {
         held.released.store(true, Relaxed);

@@ -1,8 +1,8 @@
 //! Which connection is due: a heap with at most a few entries a connection, however often its deadline moves.
 //!
-//! A connection's deadline moves with almost every packet, mostly later. Only a deadline earlier than the one armed is
-//! pushed; an entry that fires too early is armed again for the true deadline. So a turn costs O(log n) for what is due and
-//! nothing for the rest.
+//! A connection's deadline moves with almost every packet, mostly later. Only a deadline earlier than the
+//! armed one is pushed; an entry that fires too early is armed again for the true deadline. So a turn costs
+//! O(log n) for due connections and nothing for the others.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -13,7 +13,7 @@ pub(crate) struct Timers {
     heap: BinaryHeap<Reverse<(Instant, u32)>>,
 }
 
-/// A connection's own part: the earliest entry in the heap and when it truly wants to be called.
+/// A connection's own part: the earliest entry in the heap, and its true deadline.
 #[derive(Debug, Default)]
 pub(crate) struct Timer {
     armed: Option<Instant>,
@@ -32,12 +32,12 @@ impl Timers {
         }
     }
 
-    /// When [`Timers::pop`] may have something.
+    /// When [`Timers::pop`] may have an entry.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// The slot of the next entry that has come, or none. Ask [`Timers::fire`] whether its connection is truly due.
+    /// The slot of the next expired entry, or none. Ask [`Timers::fire`] whether its connection is truly due.
     pub(crate) fn pop(&mut self, now: Instant) -> Option<(Instant, u32)> {
         let Reverse((at, _)) = self.heap.peek()?;
         if *at > now {

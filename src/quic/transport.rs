@@ -1,4 +1,4 @@
-//! What an operator may set of QUIC, and the quinn-proto configuration made of it.
+//! An operator's settings of QUIC, and the quinn-proto configuration made of them.
 
 use super::release::Releasable;
 use quinn_proto::congestion::{BbrConfig, CubicConfig, NewRenoConfig};
@@ -7,21 +7,22 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes of IP and UDP header: what is left of an MTU is the UDP payload.
+/// The IP and UDP headers, bytes: an MTU without them is the UDP payload.
 const IPV4_UDP_HEADER_BYTES: u16 = 28;
 const IPV6_UDP_HEADER_BYTES: u16 = 48;
-/// RFC 9002 §7.2: what ten datagrams at the start are limited to, bytes.
+/// RFC 9002 §7.2: the limit of the first ten datagrams, bytes.
 const INITIAL_WINDOW_BYTES: u64 = 14_720;
-/// RFC 9000 §14: every QUIC path carries UDP payloads of this many bytes.
+/// RFC 9000 §14: the UDP payload that every QUIC path carries, bytes.
 const UDP_PAYLOAD_BYTES_MIN: u16 = 1200;
 
 /// How connections behave.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QuicConfig {
-    /// A connection on which nothing came for so long is gone, milliseconds. The smaller value of both peers counts.
+    /// A connection that receives nothing for this time is gone, milliseconds. The smaller value of both
+    /// peers counts.
     pub idle_timeout_ms: u32,
-    /// Send a PING on connections that are quiet for so long, milliseconds; 0 never.
+    /// Send a PING on connections that are quiet for this time, milliseconds; 0 never.
     pub keep_alive_ms: u32,
     /// Flow control for one stream, bytes the peer may be ahead.
     pub stream_receive_window_bytes: u32,
@@ -35,14 +36,14 @@ pub struct QuicConfig {
     pub congestion_control: Congestion,
     /// Congestion window at the start, bytes; 0 for RFC 9002's ten packets.
     pub initial_congestion_window_bytes: u32,
-    /// UDP payload assumed to pass before path MTU discovery, bytes: 1200 passes everywhere. `0` takes what the local
-    /// device carries, for links whose other end carries the same.
+    /// UDP payload assumed to pass before path MTU discovery, bytes: 1200 passes everywhere. `0` takes the
+    /// local device's, for links whose other end carries the same.
     pub initial_mtu: u16,
-    /// Search for a larger path MTU, up to what the device carries (RFC 8899).
+    /// Search for a larger path MTU, up to the device's (RFC 8899).
     pub mtu_discovery: bool,
 }
 
-/// Congestion controllers that quinn-proto has.
+/// quinn-proto's congestion controllers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Congestion {
@@ -110,7 +111,7 @@ impl QuicConfig {
         device_mtu.saturating_sub(headers).max(UDP_PAYLOAD_BYTES_MIN)
     }
 
-    /// UDP payload assumed before path MTU discovery, where the device carries `largest`.
+    /// The UDP payload assumed before path MTU discovery, on a device that carries `largest`.
     fn first_payload(&self, largest: u16) -> u16 {
         match self.initial_mtu {
             0 => largest,

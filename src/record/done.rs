@@ -1,4 +1,4 @@
-//! DONE: the receiver has checked and, for PUT, durably kept what was sent.
+//! DONE: the receiver has checked the payload and, for PUT, keeps it durably.
 
 use super::{Record, RecordError, RecordType, finish, take_any_token, varint};
 use crate::token::{AnyToken, TOKEN_BYTES};
@@ -8,7 +8,7 @@ use crate::token::{AnyToken, TOKEN_BYTES};
 pub struct Done {
     /// Payload bytes that were checked.
     pub bytes: u64,
-    /// What they were checked against: the content token, or the set token of lanes.
+    /// The token that they match: the content token, or the set token of lanes.
     pub token: AnyToken,
 }
 

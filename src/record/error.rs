@@ -112,7 +112,7 @@ impl ErrorRecord {
         Self { code, retry_ms, reason }
     }
 
-    /// What a person should read, at most [`REASON_BYTES_MAX`] bytes.
+    /// The reason for people, at most [`REASON_BYTES_MAX`] bytes.
     pub fn reason(&self) -> &str {
         &self.reason
     }

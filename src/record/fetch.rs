@@ -15,22 +15,22 @@ use crate::token::{AnyToken, Ranges, RangesError, TOKEN_BYTES};
 /// has one form.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Fetch {
-    /// What is asked for.
+    /// The payload or set.
     pub token: AnyToken,
-    /// The most payload bytes that the asker will take; 0: no bound.
+    /// The most payload bytes that the asker takes; 0: no bound.
     pub bytes_max: u64,
     /// Which lanes, of a set only and at least one; `None`: the payload itself.
     pub lanes: Option<Lanes>,
-    /// The groups of the payload, or the stripes of the lanes, that are asked for.
+    /// The groups of the payload, or the stripes of the lanes.
     pub ranges: Ranges,
-    /// Only what it is: its length, and for a set its descriptor.
+    /// Ask for no bytes, only for the length and, for a set, the descriptor.
     pub describe: bool,
 }
 
 impl Fetch {
     /// Flag: ranges are in stripes, of the lanes of a bitmap.
     pub const FLAG_LANES: u8 = 0x01;
-    /// Flag: nothing of it, only what it is.
+    /// Flag: no bytes, only the length and the descriptor.
     pub const FLAG_DESCRIBE: u8 = 0x02;
 }
 

@@ -1,4 +1,4 @@
-//! GOAWAY: no new requests; what runs is finished.
+//! GOAWAY: no new requests; running ones are finished.
 
 use super::{Record, RecordError, RecordType, finish, varint};
 

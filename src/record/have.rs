@@ -1,4 +1,4 @@
-//! HAVE: what the sender holds, or no longer holds. It stands on CONTROL.
+//! HAVE: a holding of the sender, or its end. On CONTROL.
 
 use super::{
     Record, RecordError, RecordType, finish, lanes_need_a_set, take_any_token, take_some_lanes, take_u8,
@@ -10,7 +10,7 @@ use crate::token::{AnyToken, TOKEN_BYTES};
 /// How much of a payload or set a node holds: `coverage(8) [lane bitmap]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Coverage {
-    /// Nothing: HAVE withdraws what was said before.
+    /// Nothing: HAVE withdraws an earlier one.
     None,
     /// The whole payload; of a set, every lane.
     All,
@@ -53,10 +53,11 @@ impl Coverage {
 
 /// HAVE: `token(33) coverage(8) [lane bitmap] lease_s(i)`.
 ///
-/// A content token stands beside a set token, not behind it: who hears of a set cannot tell which payload it is of.
+/// A content token is announced beside a set token: a node that knows only the set token cannot tell which
+/// payload it is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Have {
-    /// What is held.
+    /// The payload or set held.
     pub token: AnyToken,
     /// How much of it; lanes only of a set.
     pub coverage: Coverage,

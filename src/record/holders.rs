@@ -4,21 +4,21 @@ use super::{Coverage, NODE_ID_BYTES, Record, RecordError, RecordType, finish, ta
 use crate::limits::HOLDERS_LEN_MAX;
 use crate::tls::NodeId;
 
-/// One node that holds what was asked for.
+/// One node that holds the located payload or set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// Which node.
+    /// The node.
     pub node: NodeId,
-    /// How much it holds; never nothing.
+    /// How much it holds; never [`Coverage::None`].
     pub coverage: Coverage,
-    /// How long it will hold it, seconds from now; 0: no end is known.
+    /// How long it still holds it, seconds; 0: no end is known.
     pub expires_s: u64,
 }
 
 /// HOLDERS: `n(i) { node_id(32) coverage(8) [lane bitmap] expires_s(i) }*`, in the answerer's order of preference.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holders {
-    /// At most [`HOLDERS_LEN_MAX`]; none if nobody is known.
+    /// At most [`HOLDERS_LEN_MAX`]; empty when no holder is known.
     pub holders: Vec<Holder>,
 }
 

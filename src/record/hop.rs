@@ -10,22 +10,22 @@ const NONCE_BYTES: usize = 16;
 /// HOP: `flags(8) hop_limit(8) nonce[16] budget(i) cursor(8) n(8) node_id(32)*n`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hop {
-    /// Gateways on the way may answer from what they keep, and keep what passes.
+    /// Gateways on the route may answer from their stores, and may keep the answer that they forward.
     pub cache: bool,
     /// How many more gateways may take it, this one included; at most [`HOP_LIMIT_MAX`].
     pub hop_limit: u8,
-    /// Drawn at random by the asker, once a request: by it a gateway knows a request that comes again.
+    /// Drawn at random by the asker, once a request: a gateway recognizes a repeated request by it.
     pub nonce: [u8; NONCE_BYTES],
     /// Bytes that may pass after this record, both directions together.
     pub budget_bytes: u64,
-    /// Which node of the route the record is for, less than the route's length.
+    /// The place in the route of the node that the record is for, less than the route's length.
     pub cursor: u8,
     /// The gateways in order, 1 to [`HOPS_LEN_MAX`]; the last one answers.
     pub route: SmallVec<[NodeId; HOPS_LEN_MAX]>,
 }
 
 impl Hop {
-    /// Flag: gateways on the way may answer from what they keep, and keep what passes.
+    /// Flag: gateways on the route may answer from their stores, and may keep the answer that they forward.
     pub const FLAG_CACHE: u8 = 0x01;
 }
 
@@ -95,7 +95,7 @@ mod tests {
     fn fields_stand_where_the_protocol_puts_them() {
         let hop = Hop::parse(&body(1, 16, 1, 8)).unwrap();
         assert_eq!((hop.cache, hop.hop_limit, hop.nonce, hop.budget_bytes), (true, 16, [5; 16], 9));
-        // The same node twice is for the gateway to judge.
+        // A node that occurs twice is judged by the gateway, not by the parser.
         assert_eq!((hop.cursor, &hop.route[..]), (1, &[NodeId([7; 32]); 8][..]));
     }
 

@@ -1,4 +1,4 @@
-//! LOCATE: a request to say who holds something. HOLDERS answers it.
+//! LOCATE: a request for the holders of a payload or set. HOLDERS answers it.
 
 use super::{Record, RecordError, RecordType, finish, take_any_token};
 use crate::token::{AnyToken, TOKEN_BYTES};
@@ -6,7 +6,7 @@ use crate::token::{AnyToken, TOKEN_BYTES};
 /// LOCATE: `token(33)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Locate {
-    /// What is looked for.
+    /// The payload or set.
     pub token: AnyToken,
 }
 

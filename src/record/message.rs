@@ -7,7 +7,7 @@ use crate::token::{TOKEN_BYTES, Token};
 /// The front of a MESSAGE's body: `queue(i) flags(8) [content_token(33) if flags&1]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageHeader {
-    /// The application queue it is for, at most 2^62 - 1.
+    /// The application's queue, at most 2^62 - 1.
     pub queue: u64,
     /// The payload's token, if the sender gave one. The payload's reader checks it.
     pub token: Option<Token>,
@@ -69,7 +69,7 @@ impl MessageHeader {
         varint::encoded_len(self.queue) + 1 + self.token.map_or(0, |_| TOKEN_BYTES)
     }
 
-    /// Appends all that stands before a payload of `payload_len` bytes: `type(i) length(i)` and the header.
+    /// Appends everything before a payload of `payload_len` bytes: `type(i) length(i)` and the header.
     pub fn emit_record_front(&self, payload_len: usize, out: &mut Vec<u8>) {
         RecordType::Message.emit_header((self.encoded_len() + payload_len) as u64, out);
         self.emit(out);

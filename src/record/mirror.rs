@@ -1,4 +1,4 @@
-//! MIRROR: a request to get something from other nodes and to hold it.
+//! MIRROR: a request to fetch a payload or lanes from other nodes and to hold them.
 
 use super::{
     NODE_ID_BYTES, Record, RecordError, RecordType, finish, lanes_need_a_set, take_any_token, take_lanes,
@@ -12,13 +12,14 @@ use crate::token::{AnyToken, TOKEN_BYTES};
 /// MIRROR: `token(33) bitmap lease_s(i) n(i) node_id(32)*n`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror {
-    /// What is to be held.
+    /// The payload or set to hold.
     pub token: AnyToken,
     /// Which lanes of a set; none for the whole payload.
     pub lanes: Lanes,
     /// How long to hold it, seconds; 0: as long as the holder likes.
     pub lease_s: u64,
-    /// Where it may be had, the best first; at most [`MIRROR_SOURCES_MAX`]. None: from whom the holder knows of.
+    /// Nodes to fetch it from, the best first; at most [`MIRROR_SOURCES_MAX`]. None: the holders that the
+    /// receiver knows.
     pub sources: Vec<NodeId>,
 }
 

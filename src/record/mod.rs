@@ -1,7 +1,7 @@
 //! STOQ records: `type(i) length(i) body` on QUIC streams and datagrams.
 //!
-//! One file a kind, one codec shape: [`Record::parse`] gives a value or a small error, [`Record::emit`] writes the body,
-//! [`Record::encoded_len`] tells how many bytes that is. After `parse` no accessor can panic.
+//! One file a kind, one codec shape: [`Record::parse`] gives a value or a small error, [`Record::emit`]
+//! writes the body, [`Record::encoded_len`] gives its length. After `parse` no accessor can panic.
 //! [`RecordReader`] cuts a stream's chunks into records without copying them.
 
 mod done;
@@ -53,11 +53,11 @@ const NODE_ID_BYTES: usize = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u64)]
 pub enum RecordType {
-    /// What a side offers and bounds; first on its CONTROL stream.
+    /// A side's roles and bounds; first on its CONTROL stream.
     Settings = 0x01,
-    /// What the sender holds, or no longer holds.
+    /// A holding of the sender, or its end.
     Have = 0x03,
-    /// No new requests; what runs is finished.
+    /// No new requests; running ones are finished.
     GoAway = 0x05,
     /// An application message; the payload is the rest of the body.
     Message = 0x07,
@@ -67,21 +67,21 @@ pub enum RecordType {
     Put = 0x0b,
     /// A request for ranges of a payload.
     Fetch = 0x0d,
-    /// A request to get a payload elsewhere and hold it.
+    /// A request to fetch a payload elsewhere and hold it.
     Mirror = 0x0f,
-    /// A request to say who holds something.
+    /// A request for the holders of a payload or set.
     Locate = 0x11,
-    /// The request stands; for FETCH the verified encoding follows.
+    /// The request is accepted; for FETCH the verified encoding follows.
     Ok = 0x13,
-    /// Who holds what LOCATE asked for.
+    /// The holders that LOCATE asked for.
     Holders = 0x15,
-    /// The receiver has checked, and for PUT durably kept, what was sent.
+    /// The receiver has checked the payload and, for PUT, keeps it durably.
     Done = 0x17,
     /// The request failed.
     Error = 0x19,
 }
 
-/// What a type number means to this side.
+/// How a reader treats a record type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordKind {
     /// A record that this side speaks.
@@ -134,15 +134,14 @@ impl RecordType {
     }
 }
 
-/// The one codec shape. A body is what follows `type(i) length(i)`.
+/// The one codec shape. A body is the bytes after `type(i) length(i)`.
 pub trait Record: Sized {
     /// The number under which this kind travels.
     const TYPE: RecordType;
 
     /// Reads a whole body.
     ///
-    /// # Errors
-    /// What is wrong with the body; [`RecordError::code`] is what the peer is told.
+    /// # Errors The fault of the body; [`RecordError::code`] is its error code for the peer.
     fn parse(body: &[u8]) -> Result<Self, RecordError>;
 
     /// Appends the body to `out`: [`Record::encoded_len`] bytes.
@@ -185,9 +184,9 @@ pub enum RecordError {
     /// More of something than protocol §8 allows.
     #[error("more {what} than {max}")]
     TooMany {
-        /// What there is too much of.
+        /// The items that there are too many of.
         what: &'static str,
-        /// How much of it is allowed.
+        /// Their allowed number.
         max: u64,
     },
     /// A field whose value this record may not have.
@@ -214,7 +213,7 @@ pub enum RecordError {
 }
 
 impl RecordError {
-    /// The error that the peer is told (protocol §9).
+    /// The error code for the peer (protocol §9).
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::Truncated(_)
@@ -304,7 +303,7 @@ mod testing {
         any::<[u8; 32]>().prop_map(NodeId)
     }
 
-    /// Lanes, now and then none.
+    /// Lanes, sometimes none.
     pub(super) fn lanes() -> impl Strategy<Value = Lanes> {
         proptest::collection::vec(0u8..128, 0..12).prop_map(|lanes| lanes.into_iter().collect())
     }

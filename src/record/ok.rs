@@ -1,13 +1,13 @@
-//! OK: the request stands; for FETCH the verified encoding follows.
+//! OK: the request is accepted; for FETCH the verified encoding follows.
 
 use super::{Descriptor, Record, RecordError, RecordType, finish, take, varint};
 
 /// OK: `length(i) descriptor_len(i) [descriptor]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OkRecord {
-    /// The whole payload's length, bytes; for PUT, the length that will be kept.
+    /// The whole payload's length, bytes; for PUT, the length to keep.
     pub length_bytes: u64,
-    /// How the payload is cut, where the answer says.
+    /// How the payload is cut, where the answer carries it.
     pub descriptor: Option<Descriptor>,
 }
 

@@ -3,7 +3,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use smallvec::SmallVec;
 
-/// Bytes of a record as they arrived, in order, in as many chunks as the network made of them. No chunk is empty.
+/// Bytes of a record as received, in order, in the network's chunks. No chunk is empty.
 #[derive(Clone, Debug, Default)]
 pub struct Payload {
     chunks: SmallVec<[Bytes; 2]>,
@@ -57,7 +57,7 @@ impl Payload {
         }
     }
 
-    /// Copies the first bytes into `out`; gives how many there were.
+    /// Copies the first bytes into `out`; returns their number.
     pub(super) fn copy_prefix(&self, out: &mut [u8]) -> usize {
         let mut filled = 0;
         for chunk in &self.chunks {

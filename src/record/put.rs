@@ -7,13 +7,13 @@ use crate::token::RangesError;
 /// PUT: `queue(i) flags(8) lease_s(i) descriptor_len(i) descriptor [lane bitmap if LANES]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Put {
-    /// The application queue that is told of it, at most 2^62 - 1.
+    /// The application's queue, at most 2^62 - 1.
     pub queue: u64,
     /// How long to keep it, seconds; 0: as long as the holder likes.
     pub lease_s: u64,
-    /// What is put and how it is cut; uncoded for a plain payload.
+    /// The payload and how it is cut; uncoded for a plain payload.
     pub descriptor: Descriptor,
-    /// Which lanes are put, at least one and only such as the descriptor has; `None`: the payload itself.
+    /// Which lanes are put: at least one, all of them in the descriptor; `None`: the payload itself.
     pub lanes: Option<Lanes>,
 }
 

@@ -17,16 +17,17 @@ pub struct RecordHeader {
     pub body_len: usize,
 }
 
-/// Takes a stream's chunks as they come and gives its records as they are whole. Chunks are moved, never copied.
+/// Takes a stream's chunks as they arrive and gives each record when it is complete. Chunks are moved, never
+/// copied.
 ///
-/// Holds what was pushed and not yet taken; how much that may be is the stream's flow control window. The reader itself
-/// allocates nothing that a peer's numbers decide.
+/// Holds the chunks pushed and not yet taken; the stream's flow control window bounds them. No number from a
+/// peer makes the reader allocate.
 #[derive(Debug, Default)]
 pub struct RecordReader {
     chunks: VecDeque<Bytes>,
     buffered: usize,
     header: Option<RecordHeader>,
-    /// Bytes still to come of an unknown record that is skipped.
+    /// Bytes left of an unknown record that is skipped.
     skip: usize,
 }
 
@@ -50,12 +51,11 @@ impl RecordReader {
         self.buffered
     }
 
-    /// The next record's header, once it is there; the same until [`RecordReader::take_body`] takes the body. Unknown
-    /// even types are skipped on the way.
+    /// The next record's header, once it has arrived; the same one until [`RecordReader::take_body`] takes
+    /// the body. Unknown even types are skipped.
     ///
-    /// # Errors
-    /// [`RecordError::UnknownType`] for an unknown odd type, [`RecordError::TooLong`] for a length past the bound of its
-    /// kind, as soon as the header is read. The stream is of no use then.
+    /// # Errors [`RecordError::UnknownType`] for an unknown odd type, [`RecordError::TooLong`] for a length
+    /// past the bound of its kind, as soon as the header is read. The stream cannot be read further then.
     pub fn next_header(&mut self) -> Result<Option<RecordHeader>, RecordError> {
         if self.header.is_some() {
             return Ok(self.header);
@@ -89,7 +89,7 @@ impl RecordReader {
         }
     }
 
-    /// The body of the record whose header was read, once it is wholly there.
+    /// The body of the record whose header was read, once it has arrived whole.
     pub fn take_body(&mut self) -> Option<Payload> {
         let RecordHeader { body_len, .. } = self.header?;
         if self.buffered < body_len {
@@ -103,14 +103,14 @@ impl RecordReader {
         Some(body)
     }
 
-    /// The next raw bytes of the stream, at most `bytes_max`: the verified encoding that follows PUT and OK. Bytes of a
-    /// record whose header was read are left for [`RecordReader::take_body`].
+    /// The next raw bytes of the stream, at most `bytes_max`: the verified encoding that follows PUT and OK.
+    /// Bytes of a record whose header was read are left for [`RecordReader::take_body`].
     #[inline]
     pub fn take_raw(&mut self, bytes_max: usize) -> Option<Bytes> {
         if self.header.is_some() || self.skip > 0 { None } else { self.take_chunk(bytes_max) }
     }
 
-    /// Whether the stream may end here: nothing is left, and no record is cut short.
+    /// Whether the stream may end here: no bytes are left, and no record is cut short.
     pub fn is_at_record_border(&self) -> bool {
         self.header.is_none() && self.skip == 0 && self.buffered == 0
     }
@@ -126,7 +126,7 @@ impl RecordReader {
         Some(chunk)
     }
 
-    /// The type, the length and how many bytes they take, if they are there.
+    /// The type, the length and the size of both, if they have arrived.
     fn peek_header(&self) -> Option<(u64, u64, usize)> {
         let front = self.chunks.front()?;
         if let Some(header) = parse_header(front) {
@@ -218,10 +218,10 @@ mod tests {
         assert!(matches!(header(&[&[0x05][..], &longest].concat()), Err(RecordError::TooLong { .. })));
         assert!(matches!(header(&[&[0x22][..], &longest].concat()), Err(RecordError::TooLong { .. })));
         assert_eq!(header(&[0x21, 0x00]), Err(RecordError::UnknownType(0x21)));
-        // 64 KiB of control record, and one byte more.
+        // 64 KiB of a control record, and one byte more.
         assert!(header(&[0x05, 0x80, 0x01, 0x00, 0x00]).is_ok());
         assert!(header(&[0x05, 0x80, 0x01, 0x00, 0x01]).is_err());
-        // A message of 64 KiB has its header on top.
+        // A message of 64 KiB has its header in addition.
         assert!(header(&[0x07, 0x80, 0x01, 0x00, 0x2a]).is_ok());
         assert!(header(&[0x07, 0x80, 0x01, 0x00, 0x2b]).is_err());
     }

@@ -2,24 +2,23 @@
 
 use super::{Fetch, Hop, Locate, Mirror, Put, Record, RecordError, RecordType};
 
-/// What one side of a connection asks of the other: the record itself.
+/// A request to the peer: the record itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Keep a payload, or lanes of one. Its verified encoding follows the answer.
+    /// Keep a payload, or lanes of a set. Its verified encoding follows the answer.
     Put(Put),
-    /// Send ranges of a payload, or of lanes of one.
+    /// Send ranges of a payload, or of lanes of a set.
     Fetch(Fetch),
-    /// Say who holds something.
+    /// Name the holders of a payload or set.
     Locate(Locate),
-    /// Fetch something elsewhere and hold it.
+    /// Fetch a payload or lanes elsewhere and hold them.
     Mirror(Mirror),
 }
 
 impl Request {
     /// Reads the body of a record of this type; none for a record that is no request.
     ///
-    /// # Errors
-    /// What is wrong with the body.
+    /// # Errors The fault of the body.
     pub fn parse(record_type: RecordType, body: &[u8]) -> Option<Result<Self, RecordError>> {
         Some(match record_type {
             RecordType::Put => Put::parse(body).map(Self::Put),
@@ -30,7 +29,7 @@ impl Request {
         })
     }
 
-    /// The record that it is.
+    /// The type of its record.
     pub const fn record_type(&self) -> RecordType {
         match self {
             Self::Put(_) => Put::TYPE,
@@ -75,17 +74,18 @@ impl From<Mirror> for Request {
     }
 }
 
-/// A request with the route that it takes.
+/// A request with its route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Routed {
-    /// By which gateways; none: the peer itself answers.
+    /// The route; none: the peer itself answers.
     pub hop: Option<Box<Hop>>,
-    /// What is asked.
+    /// The request.
     pub request: Request,
 }
 
 impl Routed {
-    /// Appends what opens the request's stream to `out`: HOP where there is one, and the request. Returns the number of records.
+    /// Appends the records that open the request's stream to `out`: HOP where there is one, and the request.
+    /// Returns their number.
     pub fn emit_records(&self, out: &mut Vec<u8>) -> u64 {
         if let Some(hop) = &self.hop {
             hop.emit_record(out);

@@ -1,4 +1,4 @@
-//! SETTINGS: what a side offers and bounds; first on its CONTROL stream.
+//! SETTINGS: a side's roles and bounds; first on its CONTROL stream.
 
 use super::{Record, RecordError, RecordType, varint};
 use crate::limits::SETTINGS_LEN_MAX;
@@ -15,7 +15,7 @@ pub struct Settings {
     pub ranges_max: Option<u64>,
     /// The most requests that the sender takes at once on this connection.
     pub inflight_max: Option<u64>,
-    /// What the sender does, as bits: [`Settings::ROLE_SEED`], [`Settings::ROLE_ROUTE`].
+    /// The sender's roles, as bits: [`Settings::ROLE_SEED`], [`Settings::ROLE_ROUTE`].
     pub roles: Option<u64>,
 }
 

@@ -11,12 +11,13 @@ use std::os::unix::fs::FileExt;
 #[derive(Debug, thiserror::Error)]
 pub enum AssembleError {
     /// The file.
-    #[error("cannot write or read what was fetched: {0}")]
+    #[error("cannot write or read the fetched shards: {0}")]
     File(io::Error),
     /// Shards are missing, or are not the set's.
     #[error(transparent)]
     Coder(#[from] CoderError),
-    /// What was decoded is not the payload, though every shard matched its token: the set's parity was not made of it.
+    /// The decoded bytes are not the payload, though every shard matched its token: the set's parity belongs
+    /// to other data.
     #[error(
         "the set's shards do not give its payload: its parity was not made of it; use another set of this payload"
     )]
@@ -38,8 +39,8 @@ impl From<OutboardError> for AssembleError {
     }
 }
 
-/// Takes the checked shards of a set as they come, writes data shards to their places and, where one is missing, decodes it
-/// from the others. Holds the parity of stripes that are not decoded yet, and one stripe.
+/// Takes the checked shards of a set in any order, writes data shards to their places and, where one is
+/// missing, decodes it from the others. Holds the parity of stripes that are not decoded yet, and one stripe.
 #[derive(Debug)]
 pub struct Assembler {
     descriptor: Descriptor,
@@ -55,8 +56,7 @@ pub struct Assembler {
 impl Assembler {
     /// Into `file`, which must be open for reading and writing.
     ///
-    /// # Errors
-    /// [`AssembleError::File`] if it cannot be made as long as the payload.
+    /// # Errors [`AssembleError::File`] if the file cannot be made as long as the payload.
     pub fn new(descriptor: Descriptor, file: File) -> Result<Self, AssembleError> {
         file.set_len(descriptor.length_bytes())?;
         let decoder = StripeDecoder::new(&descriptor);
@@ -87,10 +87,10 @@ impl Assembler {
         Ok(())
     }
 
-    /// Of `count` stripes from `start` on, these lanes have come whole: decodes the data shards that have not.
+    /// Of `count` stripes from `start` on, exactly these lanes arrived whole: decodes the missing data
+    /// shards.
     ///
-    /// # Errors
-    /// [`AssembleError::Coder`] if they are too few, [`AssembleError::File`].
+    /// # Errors [`AssembleError::Coder`] if the lanes are too few, [`AssembleError::File`].
     pub fn stripes(&mut self, start: u64, count: u64, lanes: Lanes) -> Result<(), AssembleError> {
         let data = Lanes::first(self.descriptor.k().into());
         for stripe in start..start.saturating_add(count) {
@@ -133,10 +133,9 @@ impl Assembler {
         Ok(written?)
     }
 
-    /// All stripes are there: what was decoded is checked against the content token, by hashing the file once more.
+    /// After the last stripe: checks decoded bytes against the content token, by hashing the file once more.
     ///
-    /// # Errors
-    /// [`AssembleError::BadDescriptor`] if it does not match; [`AssembleError::File`].
+    /// # Errors [`AssembleError::BadDescriptor`] if it does not match; [`AssembleError::File`].
     pub fn finish(mut self) -> Result<File, AssembleError> {
         if self.decoded {
             self.file.seek(SeekFrom::Start(0))?;
@@ -153,7 +152,7 @@ impl Assembler {
         self.descriptor.set_token()
     }
 
-    /// Whether anything had to be decoded.
+    /// Whether any shard was decoded.
     pub fn decoded(&self) -> bool {
         self.decoded
     }
@@ -169,7 +168,7 @@ mod tests {
 
     const SHARD: u64 = 16 * 1024;
 
-    /// Fills an assembler with these lanes of a payload, as if they had come.
+    /// Fills an assembler with these lanes of a payload, as if they had arrived.
     fn assemble(
         set: Descriptor,
         payload: &[u8],
@@ -241,7 +240,7 @@ mod tests {
             let lanes: Lanes = order.iter().copied().filter(|&lane| lane < k + m).take(k.into()).collect();
             prop_assert!(assemble(set, &payload, &parity, lanes).unwrap() == payload);
             let too_few = lanes.without(Lanes::one(lanes.lowest().unwrap()));
-            // Lanes past the end of a short payload are known to be nothing.
+            // Lanes past the end of a short payload are known to be empty.
             let known: Lanes = (0..k).filter(|&lane| set.shard_len(lane, 0) == 0).collect();
             if set.stripes() > 0 && too_few.union(known).len() < u32::from(k) {
                 prop_assert!(assemble(set, &payload, &parity, too_few).is_err());

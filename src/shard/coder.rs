@@ -1,4 +1,4 @@
-//! Parity: made in one pass over a payload, and turned back into data shards, one stripe at a time.
+//! Parity: made in one pass over a payload, and decoded to data shards, one stripe at a time.
 
 use super::{Coding, Descriptor, Lanes};
 use crate::record::RecordError;
@@ -6,10 +6,10 @@ use crate::token::{Outboard, OutboardError, OutboardHasher, Token};
 use reed_solomon_simd::{ReedSolomonDecoder, ReedSolomonEncoder};
 use std::io::{self, Read, Write};
 
-/// Why nothing was coded.
+/// Why coding failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CoderError {
-    /// A length, k, m or shard length that no descriptor can say.
+    /// A length, k, m or shard length that no descriptor can carry.
     #[error(transparent)]
     Shape(#[from] RecordError),
     /// The payload could not be read whole, or is too long.
@@ -29,25 +29,25 @@ pub enum CoderError {
     /// A lane that the set does not have, or that was given twice.
     #[error("lane {0} is none of the set's, or was given twice")]
     Lane(u8),
-    /// A shard that is longer or shorter than it must be.
-    #[error("the shard of lane {lane} has {found} bytes and must have {expected}")]
+    /// A shard of the wrong length.
+    #[error("the shard of lane {lane} has {found} bytes; it must have {expected}")]
     ShardLength {
         /// The shard's lane.
         lane: u8,
-        /// Bytes that it must have.
+        /// The right length, bytes.
         expected: u64,
-        /// Bytes given.
+        /// The given length, bytes.
         found: u64,
     },
     /// Fewer shards than the stripe needs.
-    #[error("{found} shards of a stripe that needs {needed}")]
+    #[error("{found} shards of a stripe; restoring it needs {needed}")]
     TooFew {
         /// Shards given.
         found: u32,
-        /// Shards that any restoring takes.
+        /// Shards that restoring needs.
         needed: u32,
     },
-    /// What the engine refused.
+    /// The engine's error.
     #[error("erasure coding failed: {0}")]
     Engine(reed_solomon_simd::Error),
 }
@@ -69,16 +69,16 @@ pub struct Coded {
     pub parity: Option<Outboard>,
 }
 
-/// Reads `length` bytes once, cuts them into stripes of `k` shards of `shard_bytes` bytes, and writes the parity blob of `m`
-/// shards a stripe to `parity_out`, in order.
+/// Reads `length` bytes once, cuts them into stripes of `k` shards of `shard_bytes` bytes, and writes the
+/// parity blob of `m` shards a stripe to `parity_out`, in order.
 ///
-/// Memory, beside the reader's and the writer's: one shard; the engine's shards, the larger of `k` and `m` rounded up (64 MiB
-/// at most, 1 MiB at 16+4 with shards of 64 KiB); 9 MiB of the engine's tables; and the hash pairs, 64 bytes for every 16 KiB
-/// of payload and of parity. For 20 GiB that is 111 MiB at 16+4 with shards of 64 KiB (80 and 20 MiB of them hash pairs), and
-/// 234 MiB at 64+64 with shards of 1 MiB, which is the most with no more parity than payload.
+/// Memory in addition to the reader's and the writer's: one shard; the engine's shards, the larger of `k` and
+/// `m` rounded up (64 MiB at most, 1 MiB at 16+4 with shards of 64 KiB); 9 MiB of the engine's tables; and
+/// the hash pairs, 64 bytes for every 16 KiB of payload and of parity. For 20 GiB that is 111 MiB at 16+4
+/// with shards of 64 KiB (80 and 20 MiB of them hash pairs), and 234 MiB at 64+64 with shards of 1 MiB, the
+/// largest case with no more parity than payload.
 ///
-/// # Errors
-/// [`CoderError::Shape`] if no descriptor can say this; the reader's and the writer's errors.
+/// # Errors [`CoderError::Shape`] if no descriptor can carry the shape; the reader's and the writer's errors.
 pub fn encode(
     mut reader: impl Read,
     length: u64,
@@ -86,7 +86,7 @@ pub fn encode(
     (k, m): (u8, u8),
     mut parity_out: impl Write,
 ) -> Result<Coded, CoderError> {
-    // Bounds first, with a token in the place of those that are not known yet.
+    // Bounds first, with a placeholder for tokens that are not known yet.
     let nothing = Token::of(b"");
     let shape = Descriptor::new(nothing, length, shard_bytes, coding(k, m, nothing))?;
     let mut content = OutboardHasher::new(length)?;
@@ -121,7 +121,7 @@ pub fn encode(
     Ok(Coded { descriptor, content, parity: (m > 0).then_some(parity) })
 }
 
-/// The coding of `k` and `m`: one lane without parity is code 0.
+/// The coding of `k` and `m`: one lane without parity has code 0.
 fn coding(k: u8, m: u8, parity: Token) -> Coding {
     match (k, m) {
         (1, 0) => Coding::None,
@@ -129,13 +129,13 @@ fn coding(k: u8, m: u8, parity: Token) -> Coding {
     }
 }
 
-/// Turns any k shards of a stripe back into its data shards. Serves one stripe after another with the same memory, which is
-/// taken when parity is first needed: k plus m shards, each rounded up to a power of two (at most 128 MiB; 2 MiB at 16+4
-/// with shards of 64 KiB), and 9 MiB of the engine's tables.
+/// Decodes any k shards of a stripe to its data shards. Serves one stripe after another with the same memory,
+/// allocated when parity is first needed: k plus m shards, each number rounded up to a power of two (at most
+/// 128 MiB; 2 MiB at 16+4 with shards of 64 KiB), and 9 MiB of the engine's tables.
 pub struct StripeDecoder {
     descriptor: Descriptor,
     engine: Option<ReedSolomonDecoder>,
-    /// One shard, for those that are padded.
+    /// One shard, for short shards that need padding.
     padded: Vec<u8>,
 }
 
@@ -145,13 +145,13 @@ impl StripeDecoder {
         Self { descriptor: *descriptor, engine: None, padded: Vec::new() }
     }
 
-    /// Gives the missing data shards of `stripe` to `restored`, lane by lane, from the shards that are there: any k of the
-    /// k + m, each with its lane. Data shards past the payload's end count as there. The last data shard is as short as
-    /// it is stored. Shards must have been checked against their tokens: from a false one follow others, unseen.
+    /// Gives the missing data shards of `stripe` to `restored`, lane by lane, from the available shards: any
+    /// k of the k + m, each with its lane. Data shards past the payload's end count as available. The last
+    /// data shard is as short as it is stored. Shards must have been checked against their tokens: a false
+    /// shard silently yields false ones.
     ///
-    /// # Errors
-    /// [`CoderError::TooFew`] if more shards are needed; [`CoderError::Stripe`], [`CoderError::Lane`] and
-    /// [`CoderError::ShardLength`] for shards that are not the set's.
+    /// # Errors [`CoderError::TooFew`] if more shards are needed; [`CoderError::Stripe`],
+    /// [`CoderError::Lane`] and [`CoderError::ShardLength`] for shards that are not the set's.
     pub fn restore<'a>(
         &mut self,
         stripe: u64,

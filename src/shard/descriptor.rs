@@ -19,7 +19,7 @@ const CODE_REED_SOLOMON: u64 = 1;
 /// How a stripe of shards is protected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Coding {
-    /// Code 0: one lane, nothing added.
+    /// Code 0: one lane, no parity.
     None,
     /// Code 1: Reed-Solomon over GF(2^16).
     ReedSolomon {
@@ -40,7 +40,7 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
-    /// An uncoded payload of `length_bytes` bytes, cut at the default shard length. What a plain PUT carries.
+    /// An uncoded payload of `length_bytes` bytes, cut at the default shard length. A plain PUT carries it.
     ///
     /// # Errors
     /// [`RecordError::Descriptor`] if the payload is longer than [`PAYLOAD_BYTES_MAX`].
@@ -50,8 +50,7 @@ impl Descriptor {
 
     /// A descriptor whose bounds have been checked. `shard_bytes` is a multiple of 16 KiB, at most 1 MiB.
     ///
-    /// # Errors
-    /// [`RecordError::Descriptor`] names the bound that does not hold.
+    /// # Errors [`RecordError::Descriptor`] names the broken bound.
     pub fn new(
         content: Token,
         length_bytes: u64,
@@ -158,8 +157,7 @@ impl Descriptor {
         self.stripes() * u64::from(self.m()) * self.shard_bytes
     }
 
-    /// The shard to which a byte of a blob belongs. Nothing is checked: an offset past the blob's end gives a stripe past
-    /// the last.
+    /// The shard of a blob's byte. Unchecked: an offset past the blob's end gives a stripe past the last.
     pub fn shard_at(&self, blob: Blob, offset: u64) -> ShardIndex {
         let shard = offset / self.shard_bytes;
         let (first, width) = match blob {
@@ -170,8 +168,8 @@ impl Descriptor {
         ShardIndex { lane: first + lane, stripe: shard / u64::from(width) }
     }
 
-    /// Bytes of a shard as it is kept and sent: those of data shards end with the payload, so the last may be short and
-    /// those past it have none. 0 for a lane or stripe that the set does not have.
+    /// The length of a shard as stored and sent, bytes. Data shards end with the payload, so the last may be
+    /// short and later ones are empty. 0 for a lane or stripe that the set does not have.
     pub fn shard_len(&self, lane: u8, stripe: u64) -> u64 {
         if stripe >= self.stripes() || !self.lanes().contains(lane) {
             0
@@ -183,8 +181,8 @@ impl Descriptor {
         }
     }
 
-    /// What a PUT or FETCH of `lanes` of `stripes` carries: of the content first, of the parity then; a part of which no
-    /// byte is selected is left out. Data shards past the payload's end are not there, and the last may be short.
+    /// The parts that a PUT or FETCH of `lanes` of `stripes` carries: first the content's, then the parity's;
+    /// an empty part is left out. Data shards past the payload's end are absent, and the last may be short.
     ///
     /// # Errors
     /// [`RangesError::Lanes`] for a lane that the set does not have, [`RangesError::OutOfBounds`] for a run that ends past
@@ -203,7 +201,7 @@ impl Descriptor {
             .parity_token()
             .map(|token| (Blob::Parity, token, self.parity_length(), self.m(), parity_bits));
         for (blob, token, length, width, bits) in [Some(content), parity].into_iter().flatten() {
-            // Every group of a blob is said in the shortest way.
+            // A selection of every group has the shortest form.
             let selection = if bits.count_ones() == u32::from(width) && stripes.is_all() {
                 Selection::Ranges(Ranges::all())
             } else {
@@ -218,7 +216,7 @@ impl Descriptor {
         Ok(parts)
     }
 
-    /// `code`, `k`, `m` and the parity token, as they stand on the wire.
+    /// `code`, `k`, `m` and the parity token, as on the wire.
     fn code_fields(&self) -> (u64, u64, u64, Option<Token>) {
         match self.coding {
             Coding::None => (CODE_NONE, 1, 0, None),
@@ -231,7 +229,7 @@ impl Descriptor {
         }
     }
 
-    /// Reads a whole descriptor; nothing may follow it.
+    /// Reads a whole descriptor without trailing bytes.
     ///
     /// # Errors
     /// [`RecordError::Descriptor`] for anything that is not canonical, [`RecordError::Unsupported`] for a version or

@@ -1,4 +1,4 @@
-//! Which lanes of a set are meant.
+//! A selection of a set's lanes.
 
 use crate::limits::{LANES_DATA_MAX, LANES_MAX};
 use std::fmt;
@@ -9,8 +9,8 @@ const BITMAP_BYTES_MAX: usize = LANES_MAX as usize / 8;
 
 /// A set of lanes, 0 to 127; lane `i` is bit `i`. Lanes below k are data, those above parity.
 ///
-/// On the wire a bitmap: `len(8) bytes[len]`, lane `i` at bit `i % 8` (the least significant is 0) of byte `i / 8`, the last
-/// byte not 0; so a set has one form, and the empty set is one zero byte.
+/// On the wire a bitmap: `len(8) bytes[len]`, lane `i` at bit `i % 8` (the least significant is 0) of byte `i
+/// / 8`, the last byte not 0. A selection therefore has one form, and the empty selection is one zero byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Lanes(u128);
 
@@ -38,29 +38,29 @@ impl Lanes {
         self.0.count_ones()
     }
 
-    /// Whether this lane is among them.
+    /// Whether this lane is selected.
     pub const fn contains(self, lane: u8) -> bool {
         lane < 128 && self.0 >> lane & 1 == 1
     }
 
-    /// Whether all of `other` are among them.
+    /// Whether all of `other` are selected.
     pub const fn contains_all(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 
-    /// These and those.
+    /// The lanes of either.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Those of these that are also in `other`.
+    /// The lanes of both.
     #[must_use]
     pub const fn intersection(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
-    /// These without `other`.
+    /// The lanes that `other` does not have.
     #[must_use]
     pub const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)

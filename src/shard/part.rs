@@ -1,4 +1,4 @@
-//! What of a set's two blobs a request carries.
+//! The parts of a set's two blobs that a request carries.
 
 use crate::token::{Selection, Token};
 
@@ -11,7 +11,7 @@ pub enum Blob {
     Parity,
 }
 
-/// Some of one blob, as one verified encoding carries it.
+/// A selection of one blob: the contents of one verified encoding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
     /// Which blob.
@@ -20,9 +20,9 @@ pub struct Part {
     pub token: Token,
     /// The blob's length, bytes.
     pub length: u64,
-    /// Which of its groups.
+    /// The selected groups.
     pub selection: Selection,
-    /// Bytes selected, hashes not counted; never 0.
+    /// Selected bytes without hashes; never 0.
     pub bytes: u64,
 }
 

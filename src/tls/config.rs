@@ -1,4 +1,4 @@
-//! The configurations that quinn-proto takes.
+//! The TLS configurations for quinn-proto.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -20,12 +20,12 @@ use super::{Identity, TlsError, TlsPolicy, Trust};
 /// The application protocol, version 1 of STOQ's records.
 pub const ALPN: &[u8] = b"stoq/1";
 
-/// Sessions that a node remembers unless told otherwise.
+/// The default number of sessions that a node remembers.
 const SESSION_CACHE_LEN: usize = 4096;
 /// Tickets sent after a full handshake: a client that opens two connections at once resumes both.
 const TICKETS_LEN: usize = 2;
 
-/// What a listener asks of its clients.
+/// A listener's demand on its clients.
 #[derive(Clone, Debug)]
 pub enum ClientAuth {
     /// Every client presents a certificate that this trusts.
@@ -39,20 +39,20 @@ pub enum ClientAuth {
 /// The TLS side of a listener.
 #[derive(Clone, Debug)]
 pub struct ServerTls {
-    /// Who this node is.
+    /// This node's identity.
     pub identity: Identity,
-    /// A second, ECDSA or Ed25519 identity for clients that verify no Falcon. Needs
+    /// A second, ECDSA or Ed25519 identity for clients that do not verify Falcon. Needs
     /// [`TlsPolicy::allow_classical_peers`].
     pub classical_identity: Option<Identity>,
-    /// What is asked of clients.
+    /// The demand on clients.
     pub client_auth: ClientAuth,
-    /// What is asked of handshakes.
+    /// The policy for handshakes.
     pub policy: TlsPolicy,
     /// Sessions remembered for resumption, among all workers that share the configuration; 0 turns resumption off.
     pub session_cache_len: usize,
     /// Accept data in a resumed client's first flight, which an attacker can replay. Default false.
     pub early_data: bool,
-    /// Who is told the secrets of every connection: for captures. Default nobody.
+    /// Receives the secrets of every connection, for captures. Default none.
     pub key_log: Option<Arc<dyn KeyLog>>,
 }
 
@@ -74,20 +74,20 @@ impl ServerTls {
 /// The TLS side of a node that connects.
 #[derive(Clone, Debug)]
 pub struct ClientTls {
-    /// Who this node is, for servers that ask.
+    /// This node's identity, for servers that require one.
     pub identity: Option<Identity>,
     /// Which servers are trusted.
     pub trust: Trust,
-    /// A DNS name or IP address that the server's certificate must carry. Default none: STOQ knows no names, and any
-    /// certificate that [`ClientTls::trust`] accepts will do.
+    /// A DNS name or IP address that the server's certificate must carry. Default none: STOQ uses no names,
+    /// and any certificate that [`ClientTls::trust`] accepts is enough.
     pub server_name: Option<String>,
-    /// What is asked of handshakes.
+    /// The policy for handshakes.
     pub policy: TlsPolicy,
     /// Servers whose sessions are remembered for resumption; 0 turns resumption off.
     pub session_cache_len: usize,
     /// Send data in the first flight when resuming, which an attacker can replay. Default false.
     pub early_data: bool,
-    /// Who is told the secrets of every connection: for captures. Default nobody.
+    /// Receives the secrets of every connection, for captures. Default none.
     pub key_log: Option<Arc<dyn KeyLog>>,
 }
 
@@ -106,10 +106,10 @@ impl ClientTls {
     }
 }
 
-/// Builds what a listener gives [`quinn_proto::ServerConfig::with_crypto`]. All workers share it.
+/// Builds a listener's argument for [`quinn_proto::ServerConfig::with_crypto`]. All workers share it.
 ///
-/// A resumed session keeps the peer that its first handshake proved and is not judged again, so each call starts with
-/// an empty cache of sessions: a reload that takes trust away ends every session that was resumable.
+/// A resumed session keeps the peer that its first handshake proved, without a second judgment. So each call
+/// starts with an empty cache of sessions: a reload that takes trust away ends every resumable session.
 pub fn server_config(tls: &ServerTls) -> Result<Arc<QuicServerConfig>, TlsError> {
     check_policy(&tls.policy)?;
     if tls.classical_identity.is_some() && !tls.policy.allow_classical_peers {
@@ -148,7 +148,7 @@ pub fn server_config(tls: &ServerTls) -> Result<Arc<QuicServerConfig>, TlsError>
     Ok(Arc::new(QuicServerConfig::with_initial(Arc::new(config), initial).map_err(refused)?))
 }
 
-/// Builds what a node that connects gives [`quinn_proto::ClientConfig::new`]. All workers share it.
+/// Builds a connecting node's argument for [`quinn_proto::ClientConfig::new`]. All workers share it.
 ///
 /// Dial by address with [`super::connect_name`].
 pub fn client_config(tls: &ClientTls) -> Result<Arc<QuicClientConfig>, TlsError> {
@@ -215,7 +215,7 @@ fn refused(error: impl std::fmt::Display) -> TlsError {
     TlsError::Refused(error.to_string())
 }
 
-/// Chooses between a server's two identities by what the client verifies.
+/// Chooses between a server's two identities by the signatures that the client verifies.
 #[derive(Debug)]
 struct IdentityResolver {
     falcon: Identity,
@@ -226,7 +226,8 @@ impl ResolvesServerCert for IdentityResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let usable = |identity: &&Identity| identity.key().choose_scheme(hello.signature_schemes()).is_some();
         let chosen = Some(&self.falcon).filter(usable).or(self.classical.as_ref().filter(usable));
-        // With neither usable the Falcon chain makes rustls say exactly that: no signature scheme in common.
+        // If the client can verify neither, the Falcon chain makes rustls report exactly that: no common
+        // signature scheme.
         Some(chosen.unwrap_or(&self.falcon).certified().clone())
     }
 }

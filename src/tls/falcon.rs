@@ -1,8 +1,8 @@
 //! Falcon (round 3) signatures: the algorithms, their names on the wire, and keys that sign.
 //!
-//! Code points and object identifiers are those of the Open Quantum Safe provider for OpenSSL, so that its
-//! certificates and handshakes and ours understand each other. FIPS 206 (FN-DSA) is unpublished: when it is final it
-//! becomes one more variant here, with its own code point.
+//! Code points and object identifiers are those of the Open Quantum Safe provider for OpenSSL, so that both
+//! sides accept each other's certificates and handshakes. FIPS 206 (FN-DSA) is unpublished: when it is final
+//! it becomes one more variant here, with its own code point.
 
 use std::fmt;
 use std::str::FromStr;
@@ -28,10 +28,10 @@ pub enum FalconAlgorithm {
     FalconPadded512,
     /// Degree 1024, signatures padded to 1280 bytes. Signs and verifies.
     FalconPadded1024,
-    /// Degree 512, signatures of varying length. Verified only; longer than 666 bytes they are refused.
+    /// Degree 512, signatures of varying length. Only verified; signatures longer than 666 bytes are refused.
     Falcon512,
-    /// Degree 1024, signatures of varying length. Verified only; longer than 1280 bytes they are refused, which some
-    /// signers' rarely are (3 of 5000 that pqcrypto-falcon made; at degree 512 none of 20000).
+    /// Degree 1024, signatures of varying length. Only verified; signatures longer than 1280 bytes are
+    /// refused. Few are longer (3 of 5000 by pqcrypto-falcon; at degree 512 none of 20000).
     Falcon1024,
 }
 
@@ -40,7 +40,7 @@ impl FalconAlgorithm {
     pub const ALL: [Self; 4] =
         [Self::FalconPadded512, Self::FalconPadded1024, Self::Falcon512, Self::Falcon1024];
 
-    /// The name that the Open Quantum Safe provider gives it.
+    /// The Open Quantum Safe provider's name for it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::FalconPadded512 => "falconpadded512",
@@ -65,7 +65,7 @@ impl FalconAlgorithm {
         SignatureScheme::Unknown(self.code_point())
     }
 
-    /// The object identifier, of keys and of signatures alike.
+    /// The object identifier, both of keys and of signatures.
     pub const fn oid(self) -> ObjectIdentifier {
         ObjectIdentifier::new_unwrap(match self {
             Self::FalconPadded512 => "1.3.9999.3.16",
@@ -90,7 +90,7 @@ impl FalconAlgorithm {
         })
     }
 
-    /// Whether keys of this algorithm may sign. The forms of varying length are verified only.
+    /// Whether keys of this algorithm may sign. The forms of varying length are only verified.
     pub const fn signs(self) -> bool {
         matches!(self, Self::FalconPadded512 | Self::FalconPadded1024)
     }
@@ -112,7 +112,7 @@ impl FalconAlgorithm {
         sign_key_size(self.log_degree())
     }
 
-    /// A padded signature, and the longest unpadded one that is accepted, bytes.
+    /// A padded signature, and the longest accepted unpadded one, bytes.
     pub const fn signature_len_max(self) -> usize {
         signature_size(self.log_degree())
     }
@@ -123,8 +123,8 @@ impl FalconAlgorithm {
         if self.signs() {
             return signature.len() == padded_len && self.verify_padded(public_key, message, signature);
         }
-        // The last byte of Falcon's compressed form holds the last coefficient's terminating 1, so a zero there is
-        // padding that somebody added: refusing it keeps one encoding a signature.
+        // The last byte of Falcon's compressed form holds the last coefficient's terminating 1, so a zero
+        // there is added padding: refusing it keeps one encoding a signature.
         if signature.len() > padded_len || signature.last().is_none_or(|&last| last == 0) {
             return false;
         }
@@ -171,16 +171,16 @@ impl FromStr for FalconAlgorithm {
     }
 }
 
-/// What can be wrong with a Falcon key.
+/// Why a Falcon key is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FalconKeyError {
-    /// The algorithm is one that is verified only.
+    /// The algorithm is only verified.
     #[error("{0} keys are verified only; make a falconpadded512 or falconpadded1024 key")]
     VerifyOnly(FalconAlgorithm),
     /// The bytes are no secret key of the algorithm.
     #[error("this is no {0} secret key, or it is damaged")]
     Malformed(FalconAlgorithm),
-    /// The public key that came along belongs to another secret key.
+    /// The given public key belongs to another secret key.
     #[error("the public key beside the secret key belongs to another key")]
     Inconsistent,
     /// The operating system gave no random bytes.
@@ -190,10 +190,10 @@ pub enum FalconKeyError {
 
 /// A Falcon key pair that signs, cheap to clone and shared by all workers.
 ///
-/// Decoding a secret key costs about as much as signing with it, and signing needs a decoded key of its own. So decoded
-/// keys wait in a lock-free pool of one for each core: a signer takes one, or decodes another, and puts it back. The
-/// pool belongs to the key and not to a thread, hence a key that a reload has replaced is wiped with its last
-/// owner instead of lingering in every worker's thread-local memory.
+/// Decoding a secret key costs about as much as signing with it, and each signature needs a decoded key. So
+/// decoded keys wait in a lock-free pool with one for each core: a signer takes one, or decodes another, and
+/// puts it back. The pool belongs to the key and not to a thread. Hence a key that a reload has replaced is
+/// wiped with its last owner, and does not linger in every worker's thread-local memory.
 #[derive(Clone)]
 pub struct FalconKey(Arc<KeyPair>);
 
@@ -335,7 +335,7 @@ impl rustls::sign::SigningKey for FalconKey {
         Some(self.public_key_info())
     }
 
-    /// A notion of TLS 1.2 only, which has no name for Falcon.
+    /// A concept of TLS 1.2, which has no name for Falcon.
     fn algorithm(&self) -> rustls::SignatureAlgorithm {
         rustls::SignatureAlgorithm::Unknown(0xff)
     }
@@ -351,10 +351,10 @@ impl rustls::sign::Signer for FalconKey {
     }
 }
 
-/// The operating system's generator behind the interface that the Falcon engine wants.
+/// The operating system's generator behind the Falcon engine's interface.
 ///
-/// That interface cannot fail, so a failure is remembered and [`OsRng::finish`] reports it: nothing made of the
-/// missing bytes leaves this file.
+/// That interface cannot fail, so a failure is noted and [`OsRng::finish`] reports it: a signature or key
+/// from missing bytes never leaves this file.
 #[derive(Default)]
 struct OsRng {
     failed: bool,

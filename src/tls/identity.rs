@@ -19,7 +19,7 @@ use super::{
     CertificateSummary, FalconAlgorithm, FalconKey, IssueError, MalformedCertificate, NodeId, TlsError, pem,
 };
 
-/// A certificate chain with its key: who this node is.
+/// A node's certificate chain and its key.
 #[derive(Clone)]
 pub struct Identity {
     certified: Arc<CertifiedKey>,
@@ -45,7 +45,7 @@ pub struct NewRequest {
     pub request_pem: String,
     /// The private key, PKCS#8. It is wiped when dropped.
     pub key_pem: Zeroizing<String>,
-    /// The node's ID; it does not depend on who certifies it.
+    /// The node's ID; it does not depend on the certifying authority.
     pub node_id: NodeId,
 }
 
@@ -55,7 +55,7 @@ impl Identity {
         Self::from_pem(certificate, &pem::read(certificate)?, key, &pem::read_key(key)?)
     }
 
-    /// Reads an ECDSA or Ed25519 identity, which a server may hold beside its own for classical peers.
+    /// Reads an ECDSA or Ed25519 identity, a server's second one for classical peers.
     pub fn load_classical(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
         let chain = pem::certificates(certificate, &pem::read(certificate)?)?;
         let key_der = pem::private_key(key, &pem::read_key(key)?)?;
@@ -80,14 +80,14 @@ impl Identity {
     ) -> Result<Self, TlsError> {
         let chain = pem::certificates(certificate, certificate_pem)?;
         let falcon = falcon_key(key, key_pem)?;
-        // The same key has the same ID; another key, of whatever algorithm, has another.
+        // The same key has the same ID; keys of any other algorithm have others.
         if leaf_node_id(certificate, &chain)? != NodeId::from_public_key_info(&falcon.public_key_info()) {
             return Err(TlsError::KeyMismatch { key: key.into(), certificate: certificate.into() });
         }
         Ok(Self::from_falcon(chain, falcon))
     }
 
-    /// Puts a chain and a Falcon key together. The first certificate must be the key's.
+    /// Combines a chain and a Falcon key. The first certificate must be the key's.
     pub fn new(chain: Vec<CertificateDer<'static>>, key: FalconKey) -> Result<Self, TlsError> {
         let (certificate, key_path) = (Path::new("(certificate in memory)"), Path::new("(key in memory)"));
         if leaf_node_id(certificate, &chain)? != NodeId::from_public_key_info(&key.public_key_info()) {
@@ -104,7 +104,7 @@ impl Identity {
 
     /// Makes a key and a certificate that it signs for itself, valid from an hour ago for `days` days from now.
     ///
-    /// `alternative_names` are IP addresses and DNS names, for programs that compare them; STOQ does not.
+    /// `alternative_names` are IP addresses and DNS names, for other programs; STOQ does not compare them.
     pub fn generate(
         algorithm: FalconAlgorithm,
         common_name: &str,
@@ -132,8 +132,8 @@ impl Identity {
         Ok(NewRequest { request_pem, key_pem: key_pem(&key)?, node_id })
     }
 
-    /// Makes another certificate for a key that there is, as [`Identity::generate`] does for a new one: the node ID stays. Gives the
-    /// certificate in PEM.
+    /// Makes another certificate for an existing key, as [`Identity::generate`] does for a new one: the node
+    /// ID stays. Gives the certificate in PEM.
     pub fn renew(
         key: &Path,
         common_name: &str,
@@ -147,7 +147,7 @@ impl Identity {
         Ok((pem::encode(pem::CERTIFICATE, &certificate).map_err(IssueError::from)?, node_id))
     }
 
-    /// Makes a request for any authority to certify a key that there is. Gives the request in PEM.
+    /// Makes a request for any authority to certify an existing key. Gives the request in PEM.
     pub fn renewal_request(
         key: &Path,
         common_name: &str,
@@ -164,22 +164,22 @@ impl Identity {
         self.node_id
     }
 
-    /// What a node makes the keys of that outlive its process; none of a classical identity.
+    /// The secret from which a node derives keys that outlive its process; none of a classical identity.
     pub fn restart_secret(&self) -> Option<&RestartSecret> {
         self.restart.as_ref()
     }
 
-    /// The certificates that are sent to peers, this node's own first, without the authority's root.
+    /// The certificates sent to peers, this node's own first, without the authority's root.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.certified.cert
     }
 
-    /// What the certificates say that are sent to peers, this node's own first.
+    /// Summaries of the certificates sent to peers, this node's own first.
     pub fn summaries(&self) -> Result<Vec<CertificateSummary>, MalformedCertificate> {
         self.chain().iter().map(CertificateSummary::of).collect()
     }
 
-    /// What this node's own certificate says.
+    /// A summary of this node's own certificate.
     pub fn summary(&self) -> Result<CertificateSummary, MalformedCertificate> {
         let leaf = self.chain().first().ok_or_else(|| MalformedCertificate("no certificate".into()))?;
         CertificateSummary::of(leaf)
@@ -225,8 +225,8 @@ fn leaf_node_id(path: &Path, chain: &[CertificateDer<'_>]) -> Result<NodeId, Tls
     NodeId::from_certificate(leaf).map_err(malformed)
 }
 
-/// Drops what a peer must hold already: a root sent along is ignored, and costs 1.6 kB or more of the flight that a
-/// server may send before the client's address is validated.
+/// Drops certificates that a peer must hold already: a root is ignored by the peer, and costs 1.6 kB or more
+/// of the flight that a server may send before the client's address is validated.
 fn wire_chain(mut chain: Vec<CertificateDer<'static>>) -> Vec<CertificateDer<'static>> {
     let self_issued = |der: &CertificateDer<'_>| {
         Certificate::from_der(der)
@@ -243,7 +243,7 @@ pub fn write_public(path: &Path, public_pem: &str) -> Result<(), TlsError> {
     Ok(pem::write_new(path, public_pem, false)?)
 }
 
-/// Writes a private key, readable by its owner alone, and its certificate or request. Overwrites neither.
+/// Writes a private key, readable only by its owner, and its certificate or request. Overwrites neither.
 pub fn write_key_and(
     key: &Path,
     key_pem: &str,

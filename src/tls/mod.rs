@@ -1,4 +1,4 @@
-//! TLS 1.3 for QUIC: Falcon identities, what a node trusts, and the configurations that quinn-proto takes.
+//! TLS 1.3 for QUIC: Falcon identities, trust, and the configurations for quinn-proto.
 //!
 //! ```text
 //! PEM files ──▶ Identity ─┐
@@ -6,12 +6,12 @@
 //! CA file, pins ─▶ Trust ─┘         (rustls, aws-lc-rs, Falcon)
 //! ```
 //!
-//! STOQ knows no names: peers have addresses and node IDs. So a certificate is judged by who issued it, by its key's
-//! node ID, or by both; its names are compared with nothing unless [`ClientTls::server_name`] asks for it. STOQ
-//! issues no certificates but self-signed ones; any authority may sign its requests.
+//! STOQ uses no names: peers have addresses and node IDs. A certificate is judged by its issuer, by its key's
+//! node ID, or by both. Its names are compared only if [`ClientTls::server_name`] is set. STOQ issues only
+//! self-signed certificates; any authority may sign its requests.
 //!
-//! Under mutual authentication a client's handshake is complete before the server has judged the client's certificate
-//! (RFC 8446 §4.4.2): a refusal reaches the client as a close of a connection that was already open.
+//! With client certificates, a client's handshake is complete before the server has judged the client's
+//! certificate (RFC 8446 §4.4.2): a refusal reaches the client as a close of an open connection.
 
 mod config;
 mod falcon;
@@ -52,13 +52,13 @@ impl From<x509_cert::der::Error> for MalformedCertificate {
     }
 }
 
-/// Why an identity, a trust or a configuration cannot be had. Each text says what to do.
+/// Why an identity, a trust or a configuration cannot be made. Each text names the fix.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A PEM file is missing, open to others, damaged or of the wrong kind.
     #[error(transparent)]
     Pem(#[from] PemError),
-    /// A certificate or a request cannot be made as asked.
+    /// A certificate or a request cannot be made with these names or this lifetime.
     #[error(transparent)]
     Issue(#[from] IssueError),
     /// A certificate in a file cannot be read.
@@ -68,7 +68,7 @@ pub enum TlsError {
         path: PathBuf,
         /// Which certificate of the file, from 1.
         number: usize,
-        /// What is wrong with it.
+        /// The fault.
         r#source: MalformedCertificate,
     },
     /// A private key in a file cannot be used.
@@ -80,7 +80,7 @@ pub enum TlsError {
     Key {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         r#source: Pkcs8Error,
     },
     /// The key is not the certificate's.
@@ -95,7 +95,7 @@ pub enum TlsError {
         /// The certificate file.
         certificate: PathBuf,
     },
-    /// A Falcon identity was wanted and the file holds another.
+    /// A Falcon identity is needed; the file holds another.
     #[error(
         "{}: this is not Falcon; make an identity with `stoq identity new`, and give a classical certificate only as \
          the second one, for classical peers",
@@ -105,18 +105,18 @@ pub enum TlsError {
         /// The file.
         path: PathBuf,
     },
-    /// A classical identity was wanted and the file holds another.
+    /// A classical identity is needed; the file holds another.
     #[error("{}: no ECDSA or Ed25519 key; the second certificate, for classical peers, must have one", path.display())]
     NotClassical {
         /// The file.
         path: PathBuf,
     },
     /// Neither authorities nor pins were given.
-    #[error("nobody is trusted: give a CA file, a list of pinned node IDs, or both")]
+    #[error("no peer is trusted: give a CA file, a list of pinned node IDs, or both")]
     NothingTrusted,
-    /// A classical certificate was given though policy refuses the peers that it is for.
+    /// A classical certificate was given, but the policy refuses classical peers.
     #[error(
-        "a classical certificate is of no use while classical peers are refused; set allow_classical_peers"
+        "a classical certificate has no effect while classical peers are refused; set allow_classical_peers"
     )]
     UselessClassicalIdentity,
     /// The server name to check is neither a DNS name nor an IP address.
@@ -130,9 +130,9 @@ pub enum TlsError {
     Refused(String),
 }
 
-/// The node ID that the peer of a connection has proven, once the handshake has got that far.
+/// The node ID that the peer of a connection has proven in the handshake.
 ///
-/// `None` if it has not, or if the peer is a client that presented no certificate.
+/// `None` before that, or if the peer is a client without a certificate.
 pub fn peer_node_id(connection: &quinn_proto::Connection) -> Option<NodeId> {
     let identity = connection.crypto_session().peer_identity()?;
     let chain = identity.downcast::<Vec<CertificateDer<'static>>>().ok()?;
@@ -142,11 +142,11 @@ pub fn peer_node_id(connection: &quinn_proto::Connection) -> Option<NodeId> {
 /// Seeds this thread's random generator, which takes milliseconds the first time. A worker calls it before its loop.
 pub fn seed_random() {
     let mut byte = [0];
-    // A generator that fails now fails the handshakes too, and they say so.
+    // A generator that fails now also fails the handshakes, which report it.
     let _ = aws_lc_rs::rand::fill(&mut byte);
 }
 
-/// The server name to give [`quinn_proto::Endpoint::connect`] for a peer known by its address alone.
+/// The server name for [`quinn_proto::Endpoint::connect`] when the peer is known only by its address.
 ///
 /// An IP address is never sent to the server (RFC 6066 §3); it only keys the client's cache of sessions.
 pub fn connect_name(remote: SocketAddr) -> String {

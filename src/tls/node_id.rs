@@ -11,8 +11,8 @@ use super::MalformedCertificate;
 
 /// BLAKE3-256 of a certificate's SubjectPublicKeyInfo in DER.
 ///
-/// It names the key, so a renewed certificate for the same key keeps it. As text it is 52 lower-case characters of
-/// base32 (RFC 4648 §6, without padding), the only form that is accepted.
+/// It names the key, so a renewed certificate for the same key keeps it. As text it is 52 lower-case
+/// characters of base32 (RFC 4648 §6, without padding), the only accepted form.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub [u8; 32]);
 
@@ -27,8 +27,8 @@ impl NodeId {
 
     /// The ID of the key in a certificate.
     ///
-    /// The key is found by the same parser that the handshake's signature is checked with, so no certificate can show
-    /// one key here and another there.
+    /// The parser is the one that checks the handshake's signature, so no certificate can show one key here
+    /// and another there.
     pub fn from_certificate(certificate: &CertificateDer<'_>) -> Result<Self, MalformedCertificate> {
         let parsed = webpki::EndEntityCert::try_from(certificate)
             .map_err(|error| MalformedCertificate(error.to_string()))?;
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn the_text_form_is_base32_of_the_hash() {
         let id = NodeId::from_public_key_info(b"");
-        // BLAKE3 of nothing is af1349b9...1f3262.
+        // BLAKE3 of no bytes is af1349b9...1f3262.
         assert_eq!(id.to_string(), "v4jutopv7gq2nicajxvdnxgjjgn4wjojvxarfn6mtkj4vza7gjra");
         assert_eq!(id.to_string().len(), NodeId::TEXT_LEN);
     }

@@ -1,4 +1,4 @@
-//! PEM files: read with bounds, checked for who may read them, written without overwriting.
+//! PEM files: read with bounds, checked for permissions, written without overwriting.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -16,7 +16,7 @@ pub(super) const CERTIFICATE: &str = "CERTIFICATE";
 pub(super) const CERTIFICATE_REQUEST: &str = "CERTIFICATE REQUEST";
 pub(super) const PRIVATE_KEY: &str = "PRIVATE KEY";
 
-/// What can be wrong with a file of certificates or keys. Each text names the file and the fix.
+/// Why a file of certificates or keys is refused. Each text names the file and the fix.
 #[derive(Debug, thiserror::Error)]
 pub enum PemError {
     /// The file cannot be opened or read.
@@ -24,7 +24,7 @@ pub enum PemError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         r#source: io::Error,
     },
     /// The file is larger than any certificate bundle.
@@ -33,7 +33,7 @@ pub enum PemError {
         /// The file.
         path: PathBuf,
     },
-    /// Others than owner and group may use the key file, or the group may write it.
+    /// Users other than owner and group may use the key file, or the group may write it.
     #[error(
         "{0}: the private key is open to other users (mode {mode:04o}); run: chmod 600 {0}",
         path.display()
@@ -44,16 +44,16 @@ pub enum PemError {
         /// Its permission bits.
         mode: u32,
     },
-    /// The file holds no section of the kind wanted.
+    /// The file has no section of the needed kind.
     #[error("{}: has no section \"BEGIN {wanted}\"; there is {found}; {fix}", path.display())]
     WrongLabel {
         /// The file.
         path: PathBuf,
-        /// The label wanted.
+        /// The needed label.
         wanted: &'static str,
-        /// What is there instead.
+        /// The labels found.
         found: String,
-        /// What to do.
+        /// The fix.
         fix: &'static str,
     },
     /// The PEM text is damaged.
@@ -61,12 +61,12 @@ pub enum PemError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The damage.
         reason: String,
-        /// What to do.
+        /// The fix.
         fix: &'static str,
     },
-    /// The file to be written exists.
+    /// The file to write exists.
     #[error("{}: exists already and is not overwritten; move it away or choose another name", path.display())]
     Exists {
         /// The file.
@@ -77,26 +77,26 @@ pub enum PemError {
     Write {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         r#source: io::Error,
     },
 }
 
-/// Reads a file that anyone may read.
+/// Reads a public file.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, PemError> {
     let file = File::open(path).map_err(|source| PemError::Read { path: path.into(), source })?;
     read_bounded(path, file)
 }
 
-/// Reads a PEM file that anyone may read, as parsers want it: in UTF-8 without a byte order mark, lines without blanks around them.
+/// Reads a public PEM file in the form for parsers: UTF-8 without a byte order mark, lines without blanks
+/// around them.
 ///
-/// # Errors
-/// [`PemError`]: the file cannot be read, or is larger than a PEM file is.
+/// # Errors [`PemError`]: the file cannot be read, or is larger than a PEM file may be.
 pub fn read_plain(path: &Path) -> Result<Zeroizing<Vec<u8>>, PemError> {
     Ok(plain(&read(path)?))
 }
 
-/// Reads a private key file, unless its permissions let others than its owner's group read it.
+/// Reads a private key file, unless users other than its owner and group can read it.
 ///
 /// The group may read: Kubernetes (`fsGroup`) and systemd hand secrets to services that way.
 pub(super) fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, PemError> {
@@ -107,7 +107,7 @@ pub(super) fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, PemError> {
         let metadata = file.metadata().map_err(|source| PemError::Read { path: path.into(), source })?;
         let mode = metadata.permissions().mode() & 0o777;
         let bytes = read_bounded(path, file).map(Zeroizing::new)?;
-        // Of a file that holds no key at all, its mode is not what is wrong.
+        // If a file holds no key at all, its mode is not the fault.
         if mode & 0o027 != 0 && private_key(path, &bytes).is_ok() {
             return Err(PemError::KeyExposed { path: path.into(), mode });
         }
@@ -155,12 +155,12 @@ pub(super) fn private_key(path: &Path, pem: &[u8]) -> Result<Zeroizing<Vec<u8>>,
     Err(wrong_label(path, PRIVATE_KEY, pem, &text))
 }
 
-/// The text as parsers want it: in UTF-8 without the mark that editors put in front, lines without blanks around them. A text that was
-/// indented in a YAML file, or passed through Windows, is the same text.
+/// The text in the form for parsers: UTF-8 without the mark that editors put in front, lines without blanks
+/// around them. A text that was indented in a YAML file, or passed through Windows, is the same text.
 fn plain(pem: &[u8]) -> Zeroizing<Vec<u8>> {
     let wide = |parse: fn([u8; 2]) -> u16| {
         let units = pem[2..].chunks_exact(2).map(|pair| parse([pair[0], pair[1]]));
-        // Nothing of PEM lies outside ASCII.
+        // PEM is ASCII only.
         Zeroizing::new(units.map(|unit| u8::try_from(unit).unwrap_or(b'?')).collect::<Vec<u8>>())
     };
     let utf8 = match pem {
@@ -178,7 +178,8 @@ fn plain(pem: &[u8]) -> Zeroizing<Vec<u8>> {
     text
 }
 
-/// The mend for a file whose bytes are not those that were written. The key is the node: a new one is never the first thing to try.
+/// The mend for a damaged file. The key is the node's identity: making a new one is never the first
+/// suggestion.
 fn restore(wanted: &str) -> &'static str {
     if wanted == PRIVATE_KEY {
         "restore the key from where it was made or from its backup; a new key is a new node ID, which every peer that trusts \
@@ -189,7 +190,7 @@ fn restore(wanted: &str) -> &'static str {
 }
 
 fn damaged(path: &Path, wanted: &'static str, error: &pem::Error, text: &[u8]) -> PemError {
-    // As environment variables and JSON carry it.
+    // The form in environment variables and JSON.
     if text.windows(7).any(|part| part == b"-----\\n") {
         return PemError::Damaged {
             path: path.into(),

@@ -1,4 +1,4 @@
-//! The cryptography that rustls is given: aws-lc-rs, with Falcon signatures and a post-quantum key exchange.
+//! The cryptography for rustls: aws-lc-rs, with Falcon signatures and a post-quantum key exchange.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,12 +11,12 @@ use webpki::aws_lc_rs::{ECDSA_P256_SHA256, ECDSA_P384_SHA384, ED25519};
 
 use super::FalconAlgorithm;
 
-/// What this node asks of a handshake beyond identities.
+/// A node's policy for handshakes, apart from identities.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsPolicy {
     /// Refuse every key exchange but X25519MLKEM768. Default true.
     pub require_post_quantum: bool,
-    /// Let peers in that authenticate by ECDSA or Ed25519 instead of Falcon. Default false.
+    /// Accept peers that authenticate by ECDSA or Ed25519 instead of Falcon. Default false.
     pub allow_classical_peers: bool,
     /// Cipher suites, the preferred first. Default AES-128-GCM, AES-256-GCM, ChaCha20-Poly1305.
     pub cipher_suites: Vec<CipherSuite>,
@@ -54,7 +54,7 @@ impl CipherSuite {
     /// Every suite, in the default order.
     pub const ALL: [Self; 3] = [Self::Aes128Gcm, Self::Aes256Gcm, Self::ChaCha20Poly1305];
 
-    /// The name that configuration uses.
+    /// Its name in configuration files.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Aes128Gcm => "aes-128-gcm",
@@ -104,7 +104,8 @@ impl FromStr for CipherSuite {
 
 /// The provider that follows `policy`.
 pub(crate) fn crypto_provider(policy: &TlsPolicy) -> CryptoProvider {
-    // Hybrid first: a client that offers both sends both shares in one hello, so either choice takes one round trip.
+    // Hybrid first: a client that offers both sends both shares in one hello, so either choice takes one
+    // round trip.
     let kx_groups = if policy.require_post_quantum {
         vec![kx_group::X25519MLKEM768]
     } else {

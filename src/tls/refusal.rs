@@ -1,8 +1,9 @@
-//! Failed handshakes in words: what was wrong, who refused, and what to do about it.
+//! Failed handshakes in words: the fault, the side that refused, and the fix.
 //!
-//! rustls and quinn-proto keep two things of a handshake failure: the alert's number and rustls' text, which also
-//! travels to the peer in the CONNECTION_CLOSE frame. So that text names no file of this node, and [`explain`] reads
-//! both back into a reason. What a peer wrote only picks among reasons: it is never trusted further than that.
+//! rustls and quinn-proto keep two things of a handshake failure: the alert's number and rustls' text, which
+//! the CONNECTION_CLOSE frame carries to the peer too. So that text names no file of this node, and
+//! [`explain`] reads both back into a reason. A peer's text only selects one of the reasons; nothing else of
+//! it is trusted.
 
 use std::fmt;
 
@@ -10,7 +11,7 @@ use quinn_proto::ConnectionError;
 
 use super::NodeId;
 
-/// Text of a peer's that is shown, characters.
+/// The longest text of a peer that is shown, characters.
 const FOREIGN_TEXT_LEN_MAX: usize = 200;
 
 const NOT_PINNED: &str = "stoq: certificate's node ID is not pinned: ";
@@ -18,7 +19,8 @@ const CLASSICAL_KEY: &str = "stoq: certificate's key is not Falcon";
 const CLASSICAL_ISSUER: &str = "stoq: certificate chain is signed by an algorithm that is not accepted";
 const FORGED_CERTIFICATE: &str = "stoq: certificate's signature is not its issuer's";
 
-/// Why this node refused a certificate, where rustls has no word for it. Its text survives into quinn-proto's error.
+/// A refusal of this node's certificate check that rustls has no error for. Its text survives into
+/// quinn-proto's error.
 pub(super) enum CertificateRefusal {
     NotPinned(NodeId),
     ClassicalKey,
@@ -39,7 +41,7 @@ impl fmt::Display for CertificateRefusal {
     }
 }
 
-/// The same text, for rustls shows the errors of others in this form.
+/// The same text: rustls shows foreign errors in this form.
 impl fmt::Debug for CertificateRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -48,7 +50,7 @@ impl fmt::Debug for CertificateRefusal {
 
 impl std::error::Error for CertificateRefusal {}
 
-/// Who ended the handshake.
+/// The side that ended the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusedBy {
     /// This node refused the peer.
@@ -57,18 +59,18 @@ pub enum RefusedBy {
     Peer,
 }
 
-/// What was wrong with a handshake.
+/// The fault of a handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RefusalReason {
     /// The certificate leads to no trusted authority.
     UntrustedIssuer,
-    /// The certificate's key is not among those pinned; its node ID, where the text told it.
+    /// The certificate's key is not pinned; its node ID, where the text names it.
     NotPinned(Option<NodeId>),
     /// The certificate is past its last day.
     Expired,
     /// The certificate's first day is in the future.
     NotYetValid,
-    /// A certificate of the chain was altered, or signed by another key than its issuer's.
+    /// A certificate of the chain was altered, or signed by a key other than its issuer's.
     ForgedCertificate,
     /// The handshake's own signature does not match the certificate's key.
     BadHandshakeSignature,
@@ -78,7 +80,7 @@ pub enum RefusalReason {
     MalformedCertificate,
     /// The certificate is not meant for this side of a connection.
     WrongPurpose,
-    /// The certificate does not carry the name asked for.
+    /// The certificate does not carry the configured name.
     WrongName,
     /// The client presented no certificate where one is required.
     NoClientCertificate,
@@ -92,7 +94,7 @@ pub enum RefusalReason {
     NothingInCommon,
     /// The other side does not speak `stoq/1`.
     AlpnMismatch,
-    /// Something else: the alert's number and what was said with it.
+    /// Another alert: its number and its text.
     Other {
         /// The TLS alert (RFC 8446 §6).
         alert: u8,
@@ -101,16 +103,16 @@ pub enum RefusalReason {
     },
 }
 
-/// A handshake that TLS refused. Its text says what was wrong and what to do.
+/// A handshake that TLS refused. Its text names the fault and the fix.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct TlsRefusal {
-    /// Who refused.
+    /// The side that refused.
     pub by: RefusedBy,
-    /// Why.
+    /// The reason.
     pub reason: RefusalReason,
 }
 
-/// Tells why TLS refused a connection. `None` if it was not TLS that ended it.
+/// Tells why TLS refused a connection. `None` if the connection ended otherwise.
 pub fn explain(error: &ConnectionError) -> Option<TlsRefusal> {
     let (by, code, text) = match error {
         ConnectionError::TransportError(error) => {
@@ -164,7 +166,7 @@ fn by_text(text: &str) -> Option<RefusalReason> {
     known.into_iter().find(|(part, _)| text.contains(part)).map(|(_, reason)| reason)
 }
 
-/// The best that an alert alone can say (RFC 8446 §6.2), for peers that send no text.
+/// The reason that an alert alone gives (RFC 8446 §6.2), for peers that send no text.
 fn by_alert(alert: u8) -> Option<RefusalReason> {
     Some(match alert {
         40 | 71 => RefusalReason::NothingInCommon, // handshake_failure, insufficient_security
@@ -294,7 +296,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Every alert of RFC 8446 §6 that a failed handshake ends with is told apart when the peer sends no text.
+    /// Every alert of RFC 8446 §6 that ends a failed handshake is told apart when the peer sends no text.
     #[test]
     fn an_alert_without_text_still_says_something() {
         for alert in [40, 42, 43, 45, 48, 49, 51, 71, 116, 120] {

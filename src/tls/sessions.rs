@@ -1,4 +1,4 @@
-//! The sessions that a server lets its peers resume.
+//! A server's sessions that peers may resume.
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -7,10 +7,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use lru::LruCache;
 use rustls::server::StoresServerSessions;
 
-/// Sessions by their tickets, in memory, the least recently used dropped first; every call takes constant time.
+/// Sessions by their tickets, in memory, the least recently used dropped first; every call takes constant
+/// time.
 ///
-/// rustls brings one as well, [`rustls::server::ServerSessionMemoryCache`], which walks through all its keys for each session
-/// that is resumed: 6 % of a server's time at thousands a second.
+/// rustls' own cache, [`rustls::server::ServerSessionMemoryCache`], walks through all its keys for each
+/// resumed session: 6 % of a server's time at thousands a second.
 pub(super) struct SessionCache(Mutex<LruCache<Vec<u8>, Vec<u8>>>);
 
 impl SessionCache {
@@ -40,7 +41,7 @@ impl StoresServerSessions for SessionCache {
         self.sessions().get(key).cloned()
     }
 
-    /// A ticket is good for one connection (RFC 8446 §8.1), which is what keeps early data from being replayed.
+    /// A ticket is good for one connection (RFC 8446 §8.1): this prevents the replay of early data.
     fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
         self.sessions().pop(key)
     }

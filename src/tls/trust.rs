@@ -1,4 +1,4 @@
-//! Whom a node trusts, and the judgment of a peer's certificate.
+//! A node's trust, and the judgment of a peer's certificate.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -20,12 +20,13 @@ use x509_cert::spki::SubjectPublicKeyInfoRef;
 use super::refusal::CertificateRefusal;
 use super::{MalformedCertificate, NodeId, TlsError, pem};
 
-/// Whom a node trusts: the authorities of a CA bundle, pinned node IDs, or both, and then both must hold.
+/// The peers that a node trusts: those of a CA bundle's authorities, those with pinned node IDs, or, with
+/// both, those that satisfy both.
 ///
-/// With authorities a certificate must chain to one of them (RFC 5280 as rustls-webpki checks it: signatures, dates,
-/// constraints, extended key usage). With pins alone the key is what is trusted: its certificate must be within its
-/// dates, and who signed it does not matter. Either way the peer proves in the handshake that it holds the key.
-/// There is no revocation: a key is put out of use by removing its pin or its authority.
+/// With authorities a certificate must chain to one of them (RFC 5280 as rustls-webpki checks it: signatures,
+/// dates, constraints, extended key usage). With pins alone the key is trusted: its certificate must be
+/// within its dates, and its issuer does not matter. Either way the peer proves in the handshake that it
+/// holds the key. There is no revocation: removing its pin or its authority disables a key.
 #[derive(Clone, Debug)]
 pub struct Trust {
     anchors: Vec<TrustAnchor<'static>>,
@@ -60,7 +61,8 @@ impl Trust {
         Self::with_roots(Path::new(""), &[], pins)
     }
 
-    /// Trusts these authorities' certificates and, if there are pins, among what they issued only those.
+    /// Trusts these authorities' certificates and, with pins, only those of their certificates that are
+    /// pinned.
     pub fn new(
         roots: &[CertificateDer<'_>],
         pins: impl IntoIterator<Item = NodeId>,
@@ -97,8 +99,8 @@ impl Trust {
         self
     }
 
-    /// Certificates that this trust and its clones have judged: one a full handshake whose peer shows one, none where a session
-    /// is resumed.
+    /// Certificates that this trust and its clones have judged: one for each full handshake whose peer shows
+    /// one, none for a resumed session.
     pub fn judged(&self) -> u64 {
         self.judged.load(Ordering::Relaxed)
     }
@@ -114,7 +116,7 @@ impl Trust {
 pub(super) struct PeerVerifier {
     pub(super) trust: Trust,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
-    /// Whether keys other than Falcon's are let in.
+    /// Whether keys other than Falcon's are accepted.
     pub(super) allow_classical: bool,
     /// The name that a server's certificate must carry, if any.
     pub(super) server_name: Option<ServerName<'static>>,
@@ -182,7 +184,7 @@ fn check_dates(leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), Certifica
     Ok(())
 }
 
-/// rustls' own mapping is private; this one keeps apart what an operator must do different things about.
+/// rustls' own mapping is private; this one separates the errors that have different fixes.
 fn certificate_error(error: webpki::Error) -> Error {
     use webpki::Error as E;
     match error {
@@ -242,7 +244,8 @@ impl ServerCertVerifier for PeerVerifier {
 }
 
 impl ClientCertVerifier for PeerVerifier {
-    /// None: the names of authorities would take room in the first flight, and a node has one identity anyway.
+    /// None: the names of authorities would take room in the first flight, and a node has one identity
+    /// anyway.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }

@@ -1,4 +1,4 @@
-//! X.509: self-signed certificates, requests, what a certificate says, and PKCS#8 keys.
+//! X.509: self-signed certificates, requests, summaries of certificates, and PKCS#8 keys.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -27,7 +27,7 @@ use zeroize::Zeroizing;
 
 use super::{FalconAlgorithm, FalconKey, FalconKeyError, MalformedCertificate, NodeId, TlsError, pem};
 
-/// How far a new certificate's validity reaches back, for peers whose clocks are behind.
+/// How far a new certificate's validity reaches back, for peers whose clocks are late.
 const CLOCK_SKEW: Duration = Duration::from_secs(60 * 60);
 /// Common names, characters (RFC 5280, appendix A: ub-common-name).
 const COMMON_NAME_LEN_MAX: usize = 64;
@@ -38,7 +38,7 @@ const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 const SERVER_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
 const CLIENT_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.2");
 
-/// What can be wrong with the names or the lifetime that a certificate is asked for.
+/// Why a certificate cannot have these names or this lifetime.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
     /// The common name is empty or too long.
@@ -47,13 +47,13 @@ pub enum IssueError {
     /// A subject alternative name is neither an IP address nor a DNS name.
     #[error("{0:?} is neither an IP address nor a DNS name in ASCII")]
     AlternativeName(String),
-    /// The lifetime is zero or ends past what a certificate can say.
+    /// The lifetime is zero or ends past the last date of a certificate.
     #[error("a lifetime of {0} days cannot be written in a certificate; use 1 to 36500")]
     Lifetime(u32),
     /// The key cannot sign.
     #[error(transparent)]
     Key(#[from] FalconKeyError),
-    /// The certificate cannot be put together.
+    /// The certificate cannot be built.
     #[error("the certificate cannot be built: {0}")]
     Build(x509_cert::builder::Error),
 }
@@ -70,7 +70,7 @@ impl From<x509_cert::der::Error> for IssueError {
     }
 }
 
-/// Who a certificate is for.
+/// The subject of a certificate.
 pub(super) struct Subject {
     name: Name,
     alternatives: Vec<GeneralName>,
@@ -169,7 +169,7 @@ pub(super) fn request(key: &FalconKey, subject: Subject) -> Result<Vec<u8>, Issu
     Ok(builder.build::<_, FalconSignature>(key)?.to_der()?)
 }
 
-/// A Falcon signature as X.509 builders want it.
+/// A Falcon signature in the form for X.509 builders.
 pub struct FalconSignature(Vec<u8>);
 
 impl SignatureBitStringEncoding for FalconSignature {
@@ -178,7 +178,7 @@ impl SignatureBitStringEncoding for FalconSignature {
     }
 }
 
-/// A Falcon public key as X.509 builders want it.
+/// A Falcon public key in the form for X.509 builders.
 #[derive(Clone)]
 pub struct FalconPublicKey(Vec<u8>);
 
@@ -208,10 +208,10 @@ impl DynSignatureAlgorithmIdentifier for FalconKey {
     }
 }
 
-/// What a PKCS#8 document holds.
+/// The contents of a PKCS#8 document.
 pub(super) enum PrivateKey {
     Falcon(FalconKey),
-    /// A key of another algorithm, which is for aws-lc-rs to judge.
+    /// A key of another algorithm, which aws-lc-rs judges.
     Other,
 }
 
@@ -228,13 +228,13 @@ pub(super) fn private_key_from_pkcs8(der: &[u8]) -> Result<PrivateKey, Pkcs8Erro
     Ok(PrivateKey::Falcon(FalconKey::from_parts(algorithm, secret, Some(public))?))
 }
 
-/// What can be wrong with a PKCS#8 document.
+/// Why a PKCS#8 document is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Pkcs8Error {
     /// It is no PKCS#8.
     #[error("this is no PKCS#8 private key ({0})")]
     Malformed(String),
-    /// It is, but its Falcon key is not usable.
+    /// Its Falcon key is not usable.
     #[error(transparent)]
     Key(#[from] FalconKeyError),
 }
@@ -269,16 +269,16 @@ pub(super) fn private_key_to_pkcs8(key: &FalconKey) -> Result<Zeroizing<Vec<u8>>
     Ok(Zeroizing::new([&header.to_der()?[..], &body].concat()))
 }
 
-/// What a certificate says, for people.
+/// A certificate's contents, for people.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct CertificateSummary {
     /// The ID of the certificate's key.
     pub node_id: NodeId,
     /// The algorithm of the certificate's key: a Falcon algorithm's name, or an object identifier.
     pub algorithm: String,
-    /// Whose it is.
+    /// Its subject.
     pub subject: String,
-    /// Who signed it.
+    /// Its issuer.
     pub issuer: String,
     /// Valid from, in RFC 3339 form, UTC.
     pub not_before: String,
@@ -299,8 +299,7 @@ pub struct CertificateSummary {
 impl CertificateSummary {
     /// Reads the first certificate of a PEM file.
     ///
-    /// # Errors
-    /// A file that is missing or wrong, with the fix.
+    /// # Errors The file is missing or wrong; the text names the fix.
     pub fn load(path: &Path) -> Result<Self, TlsError> {
         let malformed = |source| TlsError::Certificate { path: path.into(), number: 1, source };
         let chain = pem::certificates(path, &pem::read(path)?)?;
@@ -335,8 +334,8 @@ impl CertificateSummary {
         })
     }
 
-    /// Why peers whose clocks say `now` refuse this certificate, and what to do; nothing while it is within its dates. Peers judge dates
-    /// whether they trust an authority or a node ID.
+    /// Why peers whose clocks say `now` refuse this certificate, and the fix; none while it is within its
+    /// dates. Peers judge dates whether they trust an authority or a node ID.
     pub fn out_of_dates(&self, now: SystemTime) -> Option<String> {
         const RENEW: &str = "have it issued again for the same key (`stoq identity renew` where it is self-signed), then reload";
         let now_s = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -390,8 +389,8 @@ fn name_text(name: &GeneralName) -> String {
 mod tests {
     use super::*;
 
-    /// The layout that the Open Quantum Safe provider writes and reads: version 0, the algorithm without parameters,
-    /// and an OCTET STRING within an OCTET STRING.
+    /// The layout of the Open Quantum Safe provider: version 0, the algorithm without parameters, and an
+    /// OCTET STRING within an OCTET STRING.
     #[test]
     fn pkcs8_has_the_layout_of_the_open_quantum_safe_provider() {
         let key = FalconKey::generate(FalconAlgorithm::FalconPadded512).unwrap();

@@ -7,10 +7,10 @@ use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 
-/// Groups are gathered in allocations of this many bytes: a burst of large packets takes few of them, and those of many payloads at
-/// once stay in the cache.
+/// Groups are collected in allocations of this size, bytes: a burst of large packets takes few of them, and
+/// those of many payloads at once stay in the cache.
 const ARENA_BYTES: usize = 1 << 18;
-/// Full arenas that are watched until their pieces were dropped, to be filled again: fresh memory costs page faults.
+/// Full arenas kept until their pieces are dropped, to be filled again: fresh memory costs page faults.
 const SPENT_ARENAS_LEN: usize = 3;
 /// The longest piece, bytes.
 const PIECE_BYTES_MAX: usize = ARENA_BYTES;
@@ -18,7 +18,7 @@ const PIECE_BYTES_MAX: usize = ARENA_BYTES;
 /// A checked hash pair and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proof {
-    /// Its number in pre-order: it stands at byte `64 * index` of the outboard.
+    /// Its number in pre-order: its place in the outboard is byte `64 * index`.
     pub index: u64,
     /// Left hash, right hash.
     pub pair: [u8; PAIR_BYTES],
@@ -27,7 +27,7 @@ pub struct Proof {
 /// Payload bytes that match the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedPiece {
-    /// Where in the payload they stand. A multiple of 16 KiB.
+    /// Its place in the payload, bytes. A multiple of 16 KiB.
     pub offset: u64,
     /// Whole groups, at most 256 KiB.
     pub data: Bytes,
@@ -35,13 +35,13 @@ pub struct VerifiedPiece {
     pub proofs: Vec<Proof>,
 }
 
-/// Why a verified encoding was refused. The decoder takes nothing more then.
+/// Why a verified encoding was refused. The decoder then takes no more bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
     /// A group or a hash pair that does not match the token.
     #[error("the bytes at payload offset {offset} do not match the token")]
     Proof {
-        /// The first payload byte that the bad group or pair stands for.
+        /// The first payload byte below the bad group or pair.
         offset: u64,
     },
     /// Bytes after the last group.
@@ -53,7 +53,7 @@ pub enum VerifyError {
 }
 
 impl VerifyError {
-    /// The error that the peer is told (protocol §9).
+    /// The error code for the peer (protocol §9).
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::Proof { .. } => ErrorCode::BadProof,
@@ -63,40 +63,39 @@ impl VerifyError {
     }
 }
 
-/// Takes the verified encoding of some groups of a payload in chunks of any size and gives the payload bytes that match
-/// the token, group by group.
+/// Takes the verified encoding of some groups of a payload in chunks of any size and gives the payload bytes
+/// that match the token, group by group.
 ///
-/// Each byte is copied once, into its group, and hashed there. Bytes that are not checked yet are never more than one
-/// group and one hash pair. Memory is allocated by what arrives, not by what `length` claims; the claim itself is proven
-/// once the last group has been checked, so by every whole payload.
+/// Each byte is copied once, into its group, and hashed there. At most one group and one hash pair are
+/// unchecked at a time. Memory grows with the bytes that arrive, not with the claimed `length`; the claim is
+/// proven when the last group has been checked, so by every whole payload.
 #[derive(Debug)]
 pub struct VerifiedDecoder {
     walk: Walk,
     next: Option<Step>,
-    /// No piece crosses a multiple of this, bytes.
+    /// No piece crosses a multiple of this number of bytes.
     cut_bytes: u64,
-    /// Hashes that a checked parent promised, the next one last.
+    /// Hashes from a checked parent, the next one last.
     promised: SmallVec<[[u8; 32]; 16]>,
     pair: [u8; PAIR_BYTES],
     pair_len: usize,
-    /// Checked groups of one run, then the group that is being filled.
+    /// Checked groups of one run, then the group being filled.
     arena: BytesMut,
     spent: SmallVec<[BytesMut; SPENT_ARENAS_LEN + 1]>,
     checked_len: usize,
     checked_offset: u64,
     proofs: Vec<Proof>,
     ready: VecDeque<VerifiedPiece>,
-    /// Payload bytes that are still to be checked.
+    /// Payload bytes not checked yet.
     left_bytes: u64,
     failed: Option<VerifyError>,
 }
 
 impl VerifiedDecoder {
-    /// A decoder for `selection` of the payload named `token`, said to be `length` bytes long.
+    /// A decoder for `selection` of the payload named `token`, whose claimed length is `length` bytes.
     ///
-    /// # Errors
-    /// [`VerifyError::Ranges`] if some of it lies outside the payload or the payload is too long; [`VerifyError::Proof`] if
-    /// `length` is 0 and `token` is not the token of nothing.
+    /// # Errors [`VerifyError::Ranges`] if some of the selection lies outside the payload or the payload is
+    /// too long; [`VerifyError::Proof`] if `length` is 0 and `token` is not the token of no bytes.
     pub fn new(token: Token, length: u64, selection: impl Into<Selection>) -> Result<Self, VerifyError> {
         let (walk, left_bytes) = Walk::new(selection.into(), length)?;
         let mut decoder = Self {
@@ -122,8 +121,8 @@ impl VerifiedDecoder {
         Ok(decoder)
     }
 
-    /// Ends pieces at multiples of `cut_bytes`, such as the borders of shards: a multiple of 16 KiB, not 0. To be said
-    /// before the first byte is pushed.
+    /// Ends pieces at multiples of `cut_bytes`, such as the borders of shards: a multiple of 16 KiB, not 0.
+    /// Call it before the first byte is pushed.
     #[must_use]
     pub fn with_cut(mut self, cut_bytes: u64) -> Self {
         self.cut_bytes = cut_bytes.max(1);
@@ -132,8 +131,7 @@ impl VerifiedDecoder {
 
     /// Takes the next bytes of the encoding and checks every hash pair and group that they complete.
     ///
-    /// # Errors
-    /// The first thing that does not match. What was checked before it can still be polled.
+    /// # Errors The first mismatch. Pieces checked before it can still be polled.
     pub fn push(&mut self, mut chunk: &[u8]) -> Result<(), VerifyError> {
         self.feed(&mut chunk)?;
         if chunk.is_empty() {
@@ -144,10 +142,10 @@ impl VerifiedDecoder {
         Err(error)
     }
 
-    /// Like [`VerifiedDecoder::push`], but takes no more than the encoding has: what follows it stays in `chunk`.
+    /// Like [`VerifiedDecoder::push`], but stops at the end of the encoding: the bytes behind it stay in
+    /// `chunk`.
     ///
-    /// # Errors
-    /// The first thing that does not match.
+    /// # Errors The first mismatch.
     pub fn feed(&mut self, chunk: &mut &[u8]) -> Result<(), VerifyError> {
         if let Some(error) = self.failed {
             return Err(error);
@@ -179,7 +177,7 @@ impl VerifiedDecoder {
             };
             if let Err(error) = step {
                 self.failed = Some(error);
-                // Nothing unchecked stays.
+                // Unchecked bytes are dropped.
                 self.arena.truncate(self.checked_len);
                 return Err(error);
             }
@@ -187,8 +185,8 @@ impl VerifiedDecoder {
         Ok(())
     }
 
-    /// The next run of checked groups. Polled once a chunk it gives group by group; polled once a burst it gives runs,
-    /// which cost less downstream.
+    /// The next run of checked groups. Polled after each chunk it gives single groups; polled once a burst it
+    /// gives runs, which cost less downstream.
     pub fn poll(&mut self) -> Option<VerifiedPiece> {
         if self.ready.is_empty() {
             self.cut();
@@ -196,12 +194,12 @@ impl VerifiedDecoder {
         self.ready.pop_front()
     }
 
-    /// Whether every byte asked for was checked. Pieces may still wait to be polled.
+    /// Whether every selected byte was checked. Pieces may still wait to be polled.
     pub fn is_complete(&self) -> bool {
         self.next.is_none() && self.failed.is_none()
     }
 
-    /// Payload bytes that are still to be checked.
+    /// Payload bytes not checked yet.
     pub fn left_bytes(&self) -> u64 {
         self.left_bytes
     }
@@ -261,7 +259,8 @@ impl VerifiedDecoder {
         }
     }
 
-    /// Goes on in an arena whose pieces were all dropped, or in a fresh one. The one in use has no room left.
+    /// Continues in an arena whose pieces were all dropped, or in a fresh one. The current one has no room
+    /// left.
     fn renew_arena(&mut self) {
         let bytes = usize::try_from(self.left_bytes).unwrap_or(usize::MAX).min(ARENA_BYTES);
         self.spent.push(std::mem::take(&mut self.arena));
@@ -272,7 +271,7 @@ impl VerifiedDecoder {
         }
     }
 
-    /// Makes a piece of what was checked.
+    /// Makes a piece of the checked groups.
     fn cut(&mut self) {
         if self.checked_len == 0 {
             return;
@@ -290,7 +289,7 @@ mod tests {
     use super::*;
     use crate::token::{Outboard, Piece, Ranges, VerifiedEncoder};
 
-    /// The most full arenas watched while a payload is decoded of which the last `kept` pieces are held.
+    /// The most full arenas kept while a payload is decoded whose last `kept` pieces are held.
     fn spent_arenas(kept: usize) -> usize {
         let data = vec![7; 8 << 20];
         let (token, outboard) = Outboard::build(&data[..], data.len() as u64).unwrap();
@@ -314,7 +313,7 @@ mod tests {
 
     #[test]
     fn memory_of_dropped_pieces_is_filled_again_and_what_waits_is_bounded() {
-        // The empty one that every decoder begins with, and the one whose last piece is not polled yet.
+        // The empty arena that every decoder begins with, and the one whose last piece is not polled yet.
         assert_eq!(spent_arenas(0), 2);
         assert_eq!(spent_arenas(usize::MAX), SPENT_ARENAS_LEN);
     }

@@ -5,16 +5,16 @@ use super::{Outboard, PAIR_BYTES, RangesError, Selection};
 use bytes::Bytes;
 use std::io;
 
-/// What stands next in a verified encoding.
+/// The next part of a verified encoding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
     /// Hash pairs, 64 bytes each.
     Proof(Bytes),
     /// Payload bytes, which the caller supplies.
     Data {
-        /// Where in the payload they begin.
+        /// Their place in the payload, bytes.
         offset: u64,
-        /// How many they are: one group, or two that stand side by side.
+        /// Their number: one group, or neighboring groups.
         len: usize,
     },
 }
@@ -34,8 +34,9 @@ impl Piece {
     }
 }
 
-/// Gives the pieces of the verified encoding of some groups of a payload, byte for byte bao-tree's mixed encoding without
-/// a length prefix. Does no I/O but what an [`Outboard`] in a file costs; never touches payload bytes.
+/// Gives the pieces of the verified encoding of some groups of a payload, byte for byte bao-tree's mixed
+/// encoding without a length prefix. Its only I/O is the reading of an [`Outboard`] in a file; it never
+/// touches payload bytes.
 #[derive(Debug)]
 pub struct VerifiedEncoder {
     walk: Walk,
@@ -46,25 +47,24 @@ pub struct VerifiedEncoder {
 impl VerifiedEncoder {
     /// The encoding of `selection` of the payload that `outboard` belongs to.
     ///
-    /// # Errors
-    /// [`RangesError::OutOfBounds`] if some of it lies outside the payload.
+    /// # Errors [`RangesError::OutOfBounds`] if some of the selection lies outside the payload.
     pub fn new(outboard: Outboard, selection: impl Into<Selection>) -> Result<Self, RangesError> {
         let (mut walk, _) = Walk::new(selection.into(), outboard.length())?;
         let next = walk.next();
         Ok(Self { walk, next, outboard })
     }
 
-    /// Appends the next pieces to `out`, up to `bytes_max` bytes but at least one hash pair or group; gives how many
-    /// bytes were appended, 0 at the end. Neighboring pairs are one piece, and so are neighboring groups.
+    /// Appends the next pieces to `out`, up to `bytes_max` bytes but at least one hash pair or group. Returns
+    /// the number of bytes appended, 0 at the end. Neighboring pairs are one piece, and so are neighboring
+    /// groups.
     ///
-    /// # Errors
-    /// The outboard's. The encoder is of no use then.
+    /// # Errors The outboard's. The encoder cannot be used then.
     pub fn next_batch(&mut self, bytes_max: usize, out: &mut Vec<Piece>) -> io::Result<usize> {
         let mut total = 0;
         loop {
             let left = bytes_max.saturating_sub(total);
             let piece = match self.next {
-                // A payload of no bytes is one empty group, of which nothing is written.
+                // A payload of no bytes is one empty group, which is not written.
                 Some(Step::Group { len: 0, .. }) => {
                     self.next = self.walk.next();
                     continue;
@@ -82,7 +82,8 @@ impl VerifiedEncoder {
         }
     }
 
-    /// The pairs from number `start` on that follow each other both here and in the outboard; the first whatever `bytes_max` is.
+    /// The pairs from number `start` on that follow each other both here and in the outboard; at least the
+    /// first, whatever `bytes_max` is.
     fn proof_run(&mut self, start: u64, bytes_max: usize) -> io::Result<Piece> {
         let mut count = 1;
         self.next = self.walk.next();
@@ -96,7 +97,8 @@ impl VerifiedEncoder {
         Ok(Piece::Proof(self.outboard.pairs(start, count)?))
     }
 
-    /// The groups from `offset` on that follow each other both here and in the payload; the first whatever `bytes_max` is.
+    /// The groups from `offset` on that follow each other both here and in the payload; at least the first,
+    /// whatever `bytes_max` is.
     fn data_run(&mut self, offset: u64, bytes_max: usize) -> Piece {
         let mut run_len = 0;
         while let Some(Step::Group { offset: next, len, .. }) = self.next

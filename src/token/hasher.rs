@@ -1,20 +1,20 @@
-//! Hashes a payload as it comes.
+//! Hashes a payload piece by piece.
 
 use super::walk::{Step, Walk};
 use super::{Outboard, OutboardError, PAIR_BYTES, Ranges, Token, hash_pair, hash_subtree, outboard_bytes};
 
-/// Takes a payload's bytes in pieces of any size and gives its token and outboard. Takes 64 bytes of memory for every
-/// 16 KiB, and one group besides.
+/// Takes a payload's bytes in pieces of any size and gives its token and outboard. Uses 64 bytes of memory
+/// for every 16 KiB, and one group in addition.
 #[derive(Debug)]
 pub struct OutboardHasher {
     length: u64,
     walk: Walk,
-    /// The group that is being filled.
+    /// The group being filled.
     next: Option<Group>,
     group: Vec<u8>,
-    /// Pairs in pre-order; those of subtrees that are not whole yet are zero.
+    /// Pairs in pre-order; those of incomplete subtrees are zero.
     pairs: Vec<u8>,
-    /// The subtrees that are not whole yet, the innermost last.
+    /// The incomplete subtrees, the innermost last.
     open: Vec<Subtree>,
     root: Option<[u8; 32]>,
 }
@@ -28,7 +28,7 @@ struct Group {
 
 #[derive(Debug)]
 struct Subtree {
-    /// Where its pair stands.
+    /// The place of its pair.
     at: usize,
     is_root: bool,
     left: Option<[u8; 32]>,
@@ -43,7 +43,8 @@ impl OutboardHasher {
         let (walk, _) =
             Walk::new(Ranges::all().into(), length).map_err(|_| OutboardError::TooLong(length))?;
         let mut pairs = Vec::new();
-        // A vector that doubles would hold up to twice as much. Where so much is not to be had, it doubles.
+        // A vector that doubles would hold up to twice this size. Where the exact size cannot be reserved, it
+        // doubles.
         let _ = pairs.try_reserve_exact(usize::try_from(outboard_bytes(length)).unwrap_or(usize::MAX));
         let (next, root) = (None, None);
         let mut hasher = Self { length, walk, next, group: Vec::new(), pairs, open: Vec::new(), root };
@@ -56,8 +57,7 @@ impl OutboardHasher {
 
     /// Takes the payload's next bytes.
     ///
-    /// # Errors
-    /// [`OutboardError::Length`] if there are more than the payload has.
+    /// # Errors [`OutboardError::Length`] past the payload's length.
     pub fn update(&mut self, mut bytes: &[u8]) -> Result<(), OutboardError> {
         while !bytes.is_empty() {
             let Some(Group { offset, len, is_root }) = self.next else {
@@ -115,7 +115,7 @@ impl OutboardHasher {
             match step {
                 Step::Pair { is_root, .. } => {
                     self.open.push(Subtree { at: self.pairs.len(), is_root, left: None });
-                    // Its place is before its children's: pre-order.
+                    // A pair's place is before its children's: pre-order.
                     self.pairs.resize(self.pairs.len() + PAIR_BYTES, 0);
                 }
                 Step::Group { offset, len, is_root } => {

@@ -1,8 +1,8 @@
 //! Content tokens, and the verified encoding that checks any range of a payload against its token as it arrives.
 //!
-//! A token is the root of BLAKE3's own tree over the payload. The tree is cut at groups of 16 KiB: the pairs of hashes
-//! above that are the [`Outboard`]; pairs and groups in tree order are the verified encoding (bao-tree's mixed encoding
-//! without a length prefix).
+//! A token is the root of BLAKE3's own tree over the payload. The tree is cut at groups of 16 KiB: the pairs
+//! of hashes above them are the [`Outboard`]; pairs and groups in tree order are the verified encoding
+//! (bao-tree's mixed encoding without a length prefix).
 
 mod decoder;
 mod encoder;
@@ -38,13 +38,13 @@ const TEXT_PREFIX: &str = "b3:";
 /// One hash pair, bytes.
 pub(crate) const PAIR_BYTES: usize = 64;
 
-/// Groups of a payload; one of no bytes has one, which is empty.
+/// Groups of a payload; a payload of no bytes has one, an empty one.
 const fn groups_of(length: u64) -> u64 {
     let groups = length.div_ceil(GROUP_BYTES_U64);
     if groups == 0 { 1 } else { groups }
 }
 
-/// Groups in the left part of a subtree of `groups`, more than one: the largest power of two that leaves something over
+/// Groups in the left part of a subtree of `groups`, more than one: the largest power of two below `groups`
 /// (BLAKE3 paper §2.1).
 const fn left_groups(groups: u64) -> u64 {
     1 << (u64::BITS - 1 - (groups - 1).leading_zeros())
@@ -79,8 +79,8 @@ fn split_pair(pair: &[u8; 64]) -> [[u8; 32]; 2] {
     [left, right]
 }
 
-/// A content token: the BLAKE3-256 root of a payload. On the wire `0x01 | root`; as text `b3:` and 64 hex digits, which
-/// are what `b3sum` prints.
+/// A content token: the BLAKE3-256 root of a payload. On the wire `0x01 | root`; as text `b3:` and 64 hex
+/// digits, the digits that `b3sum` prints.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Token([u8; 32]);
 
@@ -166,7 +166,7 @@ impl<'de> serde::Deserialize<'de> for Token {
     }
 }
 
-/// Why something is no token.
+/// Why bytes or a text are no token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// Not the text form.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// Payload read at once while hashing, bytes: whole groups, and small enough for a core's second cache.
 const WINDOW_BYTES: usize = 1 << 18;
 
-/// Bytes of outboard that a payload of `length` bytes has: 64 for every group but one.
+/// The size of the outboard of a payload of `length` bytes: 64 for every group but one.
 pub fn outboard_bytes(length: u64) -> u64 {
     (groups_of(length) - 1) * PAIR_BYTES as u64
 }
@@ -31,7 +31,8 @@ enum Pairs {
 }
 
 impl Outboard {
-    /// Reads `length` bytes and hashes them. Takes 64 bytes of memory for every 16 KiB read, and 256 KiB besides.
+    /// Reads `length` bytes and hashes them. Uses 64 bytes of memory for every 16 KiB read, and 256 KiB in
+    /// addition.
     ///
     /// # Errors
     /// [`OutboardError::TooLong`] past [`PAYLOAD_BYTES_MAX`]; [`OutboardError::Io`] if the reader fails or ends early.
@@ -57,10 +58,10 @@ impl Outboard {
         Ok(Self { length, pairs: Pairs::Memory(pairs) })
     }
 
-    /// Pairs in a file, read as they are needed.
+    /// Pairs in a file, read when they are needed.
     ///
-    /// # Errors
-    /// [`OutboardError::Size`] if the file has not [`outboard_bytes`], [`OutboardError::Io`] if it cannot be asked.
+    /// # Errors [`OutboardError::Size`] if the file has another size than [`outboard_bytes`],
+    /// [`OutboardError::Io`] if its size cannot be read.
     pub fn from_file(length: u64, file: File) -> Result<Self, OutboardError> {
         check_size(length, file.metadata()?.len())?;
         Ok(Self { length, pairs: Pairs::File(Arc::new(file)) })
@@ -109,7 +110,7 @@ fn check_size(length: u64, found: u64) -> Result<(), OutboardError> {
     if found == expected { Ok(()) } else { Err(OutboardError::Size { expected, found }) }
 }
 
-/// Gathers the proofs of a whole payload as it is decoded, in memory: 64 bytes for every 16 KiB that arrived.
+/// Collects the proofs of a whole payload while it is decoded, in memory: 64 bytes for every 16 KiB.
 #[derive(Debug)]
 pub struct OutboardBuilder {
     length: u64,
@@ -117,15 +118,14 @@ pub struct OutboardBuilder {
 }
 
 impl OutboardBuilder {
-    /// For a payload of `length` bytes. Allocates as proofs come, not by what `length` claims.
+    /// For a payload of `length` bytes. Allocates for each proof, not for the claimed `length`.
     pub fn new(length: u64) -> Self {
         Self { length, pairs: Vec::new() }
     }
 
     /// Takes the proofs of the decoder's next piece.
     ///
-    /// # Errors
-    /// [`OutboardError::OutOfOrder`] if one does not follow the one before: not the whole payload was asked for.
+    /// # Errors [`OutboardError::OutOfOrder`] if a proof is skipped: the selection is not the whole payload.
     pub fn push(&mut self, proofs: &[Proof]) -> Result<(), OutboardError> {
         for proof in proofs {
             if proof.index != (self.pairs.len() / PAIR_BYTES) as u64 {
@@ -145,26 +145,26 @@ impl OutboardBuilder {
     }
 }
 
-/// Why there is no outboard.
+/// Why an outboard cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum OutboardError {
-    /// Past [`PAYLOAD_BYTES_MAX`].
+    /// The payload is longer than [`PAYLOAD_BYTES_MAX`].
     #[error("a payload of {0} bytes is longer than the {PAYLOAD_BYTES_MAX} that the protocol allows")]
     TooLong(u64),
-    /// Not the size that the payload's length gives.
+    /// The size does not fit the payload's length.
     #[error(
         "the outboard has {found} bytes and its payload needs {expected}: it is of another payload, or cut short"
     )]
     Size {
-        /// Bytes that the payload's length gives.
+        /// The size that the payload's length gives, bytes.
         expected: u64,
-        /// Bytes found.
+        /// The size found, bytes.
         found: u64,
     },
-    /// More or fewer bytes than the payload was said to have.
-    #[error("the payload has not the {expected} bytes that it was said to have")]
+    /// More or fewer bytes than the stated length.
+    #[error("the payload does not have the stated {expected} bytes")]
     Length {
-        /// Bytes said.
+        /// The stated length, bytes.
         expected: u64,
     },
     /// Proofs with a gap between them.

@@ -1,4 +1,4 @@
-//! Which 16 KiB groups of a payload are meant.
+//! A selection of a payload's groups by ranges.
 
 use super::{GROUP_BYTES_U64, groups_of};
 use crate::limits::{PAYLOAD_BYTES_MAX, RANGES_LEN_MAX};
@@ -8,8 +8,8 @@ use std::ops::Range;
 /// Groups of the longest payload.
 const GROUPS_MAX: u64 = PAYLOAD_BYTES_MAX / GROUP_BYTES_U64;
 
-/// Runs of 16 KiB groups: in order, none empty, none touching the next, at most [`RANGES_LEN_MAX`]. No run at all means
-/// the whole payload, as on the wire.
+/// Runs of 16 KiB groups: in order, none empty, none touching the next, at most [`RANGES_LEN_MAX`]. No runs
+/// select the whole payload, as on the wire.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Ranges {
     runs: SmallVec<[Range<u64>; 1]>,
@@ -37,8 +37,7 @@ impl Ranges {
 
     /// Appends `groups` groups that begin `gap` groups after the end of the last run, or at group `gap` if there is none.
     ///
-    /// # Errors
-    /// [`RangesError`] names the rule that would be broken; the ranges are then unchanged.
+    /// # Errors [`RangesError`] names the broken rule; the ranges are then unchanged.
     pub fn push_run(&mut self, gap: u64, groups: u64) -> Result<(), RangesError> {
         if groups == 0 {
             return Err(RangesError::Empty);
@@ -58,7 +57,7 @@ impl Ranges {
         Ok(())
     }
 
-    /// Whether the whole payload is meant.
+    /// Whether they select the whole payload.
     pub fn is_all(&self) -> bool {
         self.runs.is_empty()
     }
@@ -68,7 +67,7 @@ impl Ranges {
         self.runs.len()
     }
 
-    /// Whether there is no run: the whole payload, not nothing.
+    /// Whether there is no run: this selects the whole payload.
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
@@ -97,7 +96,7 @@ impl Ranges {
             return Err(RangesError::OutOfBounds);
         }
         let Some(last) = self.runs.last() else { return Ok(length) };
-        // A payload of no bytes has one group, which is empty.
+        // A payload of no bytes has one group, an empty one.
         if last.end > groups_of(length) {
             return Err(RangesError::OutOfBounds);
         }
@@ -105,7 +104,7 @@ impl Ranges {
         Ok(self.runs.iter().map(|run| clip(run.end) - clip(run.start)).sum())
     }
 
-    /// Whether one of `groups` is meant. Takes time by the logarithm of the runs.
+    /// Whether one of `groups` is selected. Takes time logarithmic in the runs.
     pub fn intersects(&self, groups: Range<u64>) -> bool {
         if self.runs.is_empty() || groups.is_empty() {
             return !groups.is_empty();
@@ -114,7 +113,7 @@ impl Ranges {
         self.runs.get(next).is_some_and(|run| run.start < groups.end)
     }
 
-    /// The runs, where all is said as `0..end`.
+    /// The runs, where the whole payload is `0..end`.
     pub(crate) fn runs_of(&self, end: u64) -> impl Iterator<Item = Range<u64>> + '_ {
         let all = self.is_all().then_some(0..end);
         all.into_iter().chain(self.iter())

@@ -1,4 +1,4 @@
-//! Which groups of a payload a verified encoding carries.
+//! The groups that a verified encoding carries.
 
 use super::{GROUP_BYTES_U64, Ranges, RangesError};
 use crate::limits::{LANES_DATA_MAX, PAYLOAD_BYTES_MAX, SHARD_BYTES_MAX};
@@ -14,7 +14,7 @@ pub enum Selection {
 }
 
 impl Selection {
-    /// Whether one of `groups` is selected. Takes time by the logarithm of the runs.
+    /// Whether one of `groups` is selected. Takes time logarithmic in the runs.
     pub fn intersects(&self, groups: Range<u64>) -> bool {
         match self {
             Self::Ranges(ranges) => ranges.intersects(groups),

@@ -51,7 +51,7 @@ impl fmt::Debug for SetToken {
     }
 }
 
-/// What FETCH, LOCATE, MIRROR and HAVE name: a payload, or a payload with its sharding.
+/// The name in a FETCH, LOCATE, MIRROR or HAVE: a payload, or a payload with its sharding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum AnyToken {
     /// A payload.

@@ -2,7 +2,7 @@
 
 use super::{GROUP_BYTES_U64, RangesError, Selection, groups_of, left_groups};
 
-/// What stands next in a verified encoding.
+/// The next part of a verified encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// The hash pair above a subtree.
@@ -30,8 +30,8 @@ struct Subtree {
     index: u64,
 }
 
-/// Walks a payload's tree in pre-order, past every subtree of which nothing is selected. Holds one subtree a level, so at
-/// most 37, however many groups are selected.
+/// Walks a payload's tree in pre-order and skips every subtree without selected groups. Holds one subtree a
+/// level, so at most 37, for any number of selected groups.
 #[derive(Debug)]
 pub(super) struct Walk {
     selection: Selection,
@@ -42,7 +42,7 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    /// The walk over a payload of `length` bytes, and how many bytes it will come by.
+    /// The walk over a payload of `length` bytes, and the number of selected bytes.
     ///
     /// # Errors
     /// [`Selection::selected_bytes`]'s.

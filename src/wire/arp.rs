@@ -10,15 +10,15 @@ pub const PACKET_BYTES: usize = 28;
 /// An ARP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arp {
-    /// An answer, not a question.
+    /// An answer (operation 2), not a question.
     pub reply: bool,
-    /// Who sends it.
+    /// The sender's station address.
     pub source_mac: Mac,
     /// The sender's address; 0.0.0.0 in a probe (RFC 5227 §2.1).
     pub source: Ipv4Addr,
-    /// Who is asked, in answers; zero in questions.
+    /// The target's station address in answers; zero in questions.
     pub target_mac: Mac,
-    /// The address asked for, or the address of who is answered.
+    /// The address in question; in an answer, the address of its receiver.
     pub target: Ipv4Addr,
 }
 

@@ -1,6 +1,6 @@
 //! The Internet checksum (RFC 1071): a one's-complement sum of 16-bit words.
 
-/// A one's-complement sum under way. Add pieces in any order; each but the last must have an even length.
+/// A one's-complement sum in progress. Add pieces in any order; each but the last must have an even length.
 ///
 /// RFC 1071 §2(B): the sum does not depend on byte order, so words are added as they lie in memory and swapped once,
 /// in [`Sum::fold`].
@@ -65,7 +65,7 @@ impl Sum {
         !self.fold()
     }
 
-    /// The checksum to write in a UDP header, where 0 would say that there is none (RFC 768).
+    /// The checksum to write in a UDP header, where 0 means that there is none (RFC 768).
     #[inline]
     pub fn udp_checksum(self) -> u16 {
         match self.checksum() {

@@ -5,9 +5,9 @@ use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol};
 
 /// An untagged header, bytes.
 pub const HEADER_BYTES: usize = 14;
-/// What an 802.1Q tag adds, bytes.
+/// The length of an 802.1Q tag, bytes.
 pub const VLAN_TAG_BYTES: usize = 4;
-/// The station address that every station takes.
+/// The address of all stations.
 pub const BROADCAST: Mac = [0xff; 6];
 
 /// The EtherType of an 802.1Q tag (IEEE 802.1Q §9.5).
@@ -22,14 +22,16 @@ pub struct Ethernet {
     pub destination: Mac,
     /// The station that sent it.
     pub source: Mac,
-    /// The 802.1Q VLAN identifier, if it is tagged. A tag that carries only a priority (identifier 0) counts as none.
+    /// The 802.1Q VLAN identifier, if the frame is tagged. A tag that carries only a priority (identifier 0)
+    /// counts as none.
     pub vlan: Option<u16>,
-    /// What the payload is.
+    /// The payload's protocol.
     pub protocol: EthernetProtocol,
 }
 
 impl Ethernet {
-    /// Splits `frame` into its header and what follows, padding included. [`WireError::Malformed`] when it is too short.
+    /// Splits `frame` into its header and its payload, padding included. [`WireError::Malformed`] when it is
+    /// too short.
     #[inline]
     pub fn parse(frame: &[u8]) -> Result<(Self, &[u8]), WireError> {
         let view = EthernetFrame::new_checked(frame).map_err(|_| WireError::Malformed)?;

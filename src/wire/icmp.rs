@@ -11,7 +11,7 @@ use smoltcp::wire::{
 /// An echo's header, bytes.
 pub const HEADER_BYTES: usize = 8;
 
-/// An echo request or reply. Both families have the same layout but for the type and the checksum.
+/// An echo request or reply. Both families have the same layout, except for type and checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Echo<'a> {
     /// A reply, not a request.
@@ -20,7 +20,7 @@ pub struct Echo<'a> {
     pub identifier: u16,
     /// Counts its requests.
     pub sequence: u16,
-    /// Comes back as it went.
+    /// Bytes that the reply repeats.
     pub data: &'a [u8],
 }
 
@@ -94,7 +94,7 @@ pub(super) fn verify(addresses: &Addresses, bytes: &[u8]) -> Result<(), WireErro
     if message_sum(addresses, bytes).holds() { Ok(()) } else { Err(WireError::Checksum) }
 }
 
-/// Fills in the checksum of a message that is complete otherwise.
+/// Fills in the checksum of an otherwise complete message.
 pub(super) fn fill_checksum(addresses: &Addresses, message: &mut [u8]) {
     message[2..4].fill(0);
     let checksum = message_sum(addresses, message).checksum();

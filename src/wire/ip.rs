@@ -15,22 +15,22 @@ pub const V6_HEADER_BYTES: usize = 40;
 pub enum Addresses {
     /// Both IPv4.
     V4 {
-        /// Who sends.
+        /// The sender.
         source: Ipv4Addr,
-        /// Who is to receive.
+        /// The receiver.
         destination: Ipv4Addr,
     },
     /// Both IPv6.
     V6 {
-        /// Who sends.
+        /// The sender.
         source: Ipv6Addr,
-        /// Who is to receive.
+        /// The receiver.
         destination: Ipv6Addr,
     },
 }
 
 impl Addresses {
-    /// The pair, or none when the families differ.
+    /// The pair; none when the families differ.
     pub fn new(source: IpAddr, destination: IpAddr) -> Option<Self> {
         match (source, destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => Some(Self::V4 { source, destination }),
@@ -39,7 +39,7 @@ impl Addresses {
         }
     }
 
-    /// Who sends.
+    /// The sender.
     #[inline]
     pub fn source(&self) -> IpAddr {
         match *self {
@@ -48,7 +48,7 @@ impl Addresses {
         }
     }
 
-    /// Who is to receive.
+    /// The receiver.
     #[inline]
     pub fn destination(&self) -> IpAddr {
         match *self {
@@ -65,7 +65,8 @@ impl Addresses {
         }
     }
 
-    /// The sum over the pseudo-header but for the length (RFC 768, RFC 8200 §8.1): [`Sum::word`] adds that.
+    /// The sum over the pseudo-header without the length (RFC 768, RFC 8200 §8.1): [`Sum::word`] adds the
+    /// length.
     #[inline]
     pub fn pseudo_sum(&self, protocol: IpProtocol) -> Sum {
         let sum = match self {
@@ -80,12 +81,12 @@ impl Addresses {
     }
 }
 
-/// The fields of an IP header that matter here, of either family.
+/// The fields of an IP header that STOQ uses, of either family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ip {
     /// Source and destination.
     pub addresses: Addresses,
-    /// What the payload is.
+    /// The payload's protocol.
     pub protocol: IpProtocol,
     /// Routers that may still forward it (IPv4: time to live).
     pub hop_limit: u8,
@@ -105,10 +106,10 @@ impl Ip {
         Self { addresses, protocol, hop_limit: HOP_LIMIT, ecn: 0 }
     }
 
-    /// Splits an IPv4 packet into header and payload. Options are passed over, Ethernet padding is cut off.
+    /// Splits an IPv4 packet into header and payload. Options are skipped, Ethernet padding is cut off.
     ///
-    /// Fails with [`WireError::Malformed`], [`WireError::Fragment`], or [`WireError::Checksum`] when `verify` asks for
-    /// the header checksum.
+    /// Fails with [`WireError::Malformed`], with [`WireError::Fragment`], or with [`WireError::Checksum`]
+    /// when `verify` requests the header checksum.
     #[inline]
     pub fn parse_v4(bytes: &[u8], verify: bool) -> Result<(Self, &[u8]), WireError> {
         let view = Ipv4Packet::new_checked(bytes).map_err(|_| WireError::Malformed)?;
@@ -121,7 +122,8 @@ impl Ip {
         if view.more_frags() || view.frag_offset() != 0 {
             return Err(WireError::Fragment);
         }
-        // As one number: an address that is looked at octet by octet is put together in memory again, for every packet.
+        // As one number: comparing octet by octet would put the address together in memory again, for every
+        // packet.
         let source = view.src_addr().to_bits();
         if is_never_a_source(source) {
             return Err(WireError::Malformed);
@@ -136,8 +138,8 @@ impl Ip {
         Ok((header, view.payload()))
     }
 
-    /// Splits an IPv6 packet into header and payload; Ethernet padding is cut off. Extension headers are left to the
-    /// caller, as a protocol that it does not want, but for the fragment header: [`WireError::Fragment`].
+    /// Splits an IPv6 packet into header and payload; Ethernet padding is cut off. The fragment header fails
+    /// with [`WireError::Fragment`]. Other extension headers are left to the caller, as an unknown protocol.
     #[inline]
     pub fn parse_v6(bytes: &[u8]) -> Result<(Self, &[u8]), WireError> {
         let view = Ipv6Packet::new_checked(bytes).map_err(|_| WireError::Malformed)?;

@@ -1,8 +1,8 @@
 //! Frames: bytes in, fields out, and back.
 //!
-//! [`Station::parse`] says what a received frame is to this host: a datagram, something for [`crate::neighbor`], an echo
-//! request, or nothing, and then why. Formats are `smoltcp::wire`'s; the checksum and the UDP headers, which every packet
-//! pays for, are our own.
+//! [`Station::parse`] classifies a received frame: a datagram, something for [`crate::neighbor`], an echo
+//! request, or a reason to drop it. Formats are `smoltcp::wire`'s; the checksum and the UDP headers, which
+//! every packet pays for, are our own.
 
 use crate::counters::Counter;
 use crate::nic::RxChecksum;
@@ -30,7 +30,7 @@ mod tests;
 /// A station address.
 pub type Mac = [u8; 6];
 
-/// The hop limit or time to live of what this host sends (RFC 1700).
+/// The hop limit or time to live of packets from this host (RFC 1700).
 pub const HOP_LIMIT: u8 = 64;
 
 /// Whether `mac` names one station: no group, and not all zero.
@@ -44,7 +44,7 @@ pub enum WireError {
     /// Shorter than its own headers say, or headers that contradict each other.
     #[error("malformed frame")]
     Malformed,
-    /// A protocol or message that nothing here speaks.
+    /// A protocol or message that STOQ does not use.
     #[error("unwanted protocol")]
     Unwanted,
     /// For another station, VLAN or IP address.
@@ -75,7 +75,7 @@ impl WireError {
     }
 }
 
-/// What this host answers to on its link.
+/// The addresses that this host answers to on its link.
 #[derive(Clone, Debug)]
 pub struct Station {
     /// Its station address.
@@ -88,30 +88,30 @@ pub struct Station {
     pub udp_port: u16,
 }
 
-/// A frame that means something to this host and is no datagram for it.
+/// A frame for this host that is no datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control<'a> {
-    /// An ARP packet about any host: neighbors are learned from other hosts' packets too.
+    /// An ARP packet about any host: it teaches neighbors even when it is for another host.
     Arp {
-        /// Who sent the frame.
+        /// The frame's sender.
         source_mac: Mac,
         /// The packet.
         arp: Arp,
     },
     /// A neighbor discovery message.
     Ndp {
-        /// Who sent the frame.
+        /// The frame's sender.
         source_mac: Mac,
-        /// Who sent the message; unspecified in a probe for duplicates.
+        /// The message's sender; unspecified in a probe for duplicates.
         source: Ipv6Addr,
         /// The message.
         ndp: Ndp,
     },
     /// An echo request to one of our addresses.
     EchoRequest {
-        /// Who sent the frame.
+        /// The frame's sender.
         source_mac: Mac,
-        /// From whom, to which of our addresses.
+        /// Its sender, and our address that it is for.
         addresses: Addresses,
         /// The request.
         echo: Echo<'a>,
@@ -119,11 +119,12 @@ pub enum Control<'a> {
 }
 
 impl Station {
-    /// Shows a datagram's parts to `udp`: source, destination, ECN bits, payload. Returns what else `frame` is to this host, or why it
-    /// is nothing. `checksum` is what the device found: it vouches for the IPv4 header and UDP only, so the rest is verified here
-    /// whatever it says.
+    /// Shows a datagram's parts to `udp`: source, destination, ECN bits, payload. Returns any other kind of
+    /// frame for this host, or the reason to drop it. `checksum` is the device's verdict: it vouches for the
+    /// IPv4 header and UDP only, so other checksums are verified here in any case.
     ///
-    /// What is shown stays in registers; what is returned would be written to memory and read back, for every packet.
+    /// Arguments stay in registers; a returned datagram would be written to memory and read back, for every
+    /// packet.
     #[inline]
     pub fn parse<'a>(
         &self,
@@ -156,7 +157,7 @@ impl Station {
         }
     }
 
-    /// In each caller once, so that there each knows its family.
+    /// In each caller once, so that each caller knows its family.
     #[inline(always)]
     fn parse_packet<'a>(
         &self,
@@ -178,7 +179,7 @@ impl Station {
             return Err(WireError::Port);
         }
         let source = ip.addresses.source();
-        // Nothing answers to the unspecified address (RFC 4291 §2.5.2) or to port 0 (RFC 768).
+        // The unspecified address (RFC 4291 §2.5.2) and port 0 (RFC 768) never send.
         if ports.source_port == 0 || source.is_unspecified() {
             return Err(WireError::Malformed);
         }
@@ -203,7 +204,8 @@ impl Station {
                     return Err(WireError::Foreign);
                 }
                 match payload.first().copied().map(Icmpv6Message::from) {
-                    // An echo request to a group would have every host answer at once: only ours are answered.
+                    // An echo request to a group would make every host answer at once: only our own addresses
+                    // answer.
                     Some(Icmpv6Message::EchoRequest) if to_us && !source.is_unspecified() => {
                         echo_request(source_mac, addresses, payload)
                     }
@@ -225,7 +227,7 @@ impl Station {
         self.addresses.contains(&address)
     }
 
-    /// Whether this host is to take frames sent to `mac`: its own address, broadcast, and the groups of its addresses.
+    /// Whether this host takes frames for `mac`: its own address, broadcast, and the groups of its addresses.
     #[inline]
     fn takes(&self, mac: Mac) -> bool {
         mac == self.mac

@@ -14,7 +14,7 @@ pub const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 /// A neighbor discovery message of the two kinds that resolve addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ndp {
-    /// Who has `target`? RFC 4861 §4.3.
+    /// Which station has `target`? RFC 4861 §4.3.
     Solicit {
         /// The address asked for.
         target: Ipv6Addr,
@@ -31,7 +31,7 @@ pub enum Ndp {
         router: bool,
         /// It answers a solicitation.
         solicited: bool,
-        /// It replaces what is known.
+        /// It replaces a known station address.
         overrides: bool,
     },
 }

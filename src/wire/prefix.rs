@@ -19,20 +19,20 @@ pub enum PrefixError {
     /// No slash in it.
     #[error("`{0}` has no prefix length: write an address and a length, such as 10.77.0.1/24 or fd00::1/64")]
     NoLength(String),
-    /// What stands before the slash is no address.
+    /// The text before the slash is no address.
     #[error("`{text}` is no IP address: write one such as 10.77.0.1 or fd00::1 before the slash")]
     Address {
-        /// What stands there.
+        /// That text.
         text: String,
-        /// What is wrong with it.
+        /// The parser's reason.
         source: AddrParseError,
     },
-    /// What stands behind the slash is no number.
+    /// The text behind the slash is no number.
     #[error("`{text}` is no prefix length: write a number of bits behind the slash")]
     Length {
-        /// What stands there.
+        /// That text.
         text: String,
-        /// What is wrong with it.
+        /// The parser's reason.
         source: ParseIntError,
     },
     /// More bits than an address of that family has.
@@ -76,7 +76,7 @@ impl Prefix {
     }
 
     /// The prefix's length, bits.
-    // A prefix of length 0 is not an empty one.
+    // A prefix of length 0 is no empty prefix.
     #[allow(clippy::len_without_is_empty)]
     pub const fn len(&self) -> u8 {
         self.len

@@ -1,4 +1,4 @@
-//! Known frames in, fields out; whatever else in, an error out.
+//! Known frames in, fields out; random bytes in, an error out.
 
 use super::*;
 use crate::nic::TxKind;
@@ -12,7 +12,7 @@ const THEIRS: Mac = [0x02, 0, 0, 0, 0, 0x02];
 const V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
 
-/// What a frame is, a datagram's parts among it.
+/// A parsed frame, a datagram's parts included.
 #[derive(Debug, PartialEq, Eq)]
 enum Received<'a> {
     Udp { source: SocketAddr, destination: IpAddr, ecn: u8, payload: &'a [u8] },

@@ -9,15 +9,15 @@ use smoltcp::wire::{IpProtocol, UdpPacket};
 
 /// A UDP header, bytes.
 pub const HEADER_BYTES: usize = 8;
-/// The longest headers that go before a UDP payload: tagged Ethernet, IPv6, UDP.
+/// The longest headers before a UDP payload: tagged Ethernet, IPv6, UDP.
 const TEMPLATE_BYTES_MAX: usize = ETHERNET_BYTES + VLAN_TAG_BYTES + V6_HEADER_BYTES + HEADER_BYTES;
 
 /// The ports of a UDP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Udp {
-    /// Who sends.
+    /// The sender's port.
     pub source_port: u16,
-    /// Who is to receive.
+    /// The receiver's port.
     pub destination_port: u16,
 }
 
@@ -26,7 +26,7 @@ impl Udp {
     ///
     /// Fails with [`WireError::Malformed`], or with [`WireError::Checksum`] when `verify` asks for the checksum. No
     /// checksum at all is fine over IPv4 (RFC 768) and malformed over IPv6 (RFC 8200 §8.1).
-    // Where it is inlined the addresses need not be in memory to be lent.
+    // Inlined, because then the addresses need not be in memory.
     #[inline(always)]
     pub fn parse<'a>(
         addresses: &Addresses,
@@ -50,17 +50,17 @@ impl Udp {
     }
 }
 
-/// The headers of every datagram from one address and port to another, built once: what changes from datagram to
-/// datagram is lengths, ECN bits and checksums.
+/// The headers of every datagram from one address and port to another, built once. Only lengths, ECN bits and
+/// checksums change from datagram to datagram.
 #[derive(Clone, Debug)]
 pub struct UdpTemplate {
     bytes: [u8; TEMPLATE_BYTES_MAX],
     len: u8,
     l2_len: u8,
     v4: bool,
-    /// Over the IPv4 header but for its length and ECN bits.
+    /// Over the IPv4 header without its length and ECN bits.
     ip_sum: Sum,
-    /// Over the pseudo-header and the ports, but for both lengths.
+    /// Over the pseudo-header and the ports, without both lengths.
     udp_sum: Sum,
     /// Whether datagrams get a UDP checksum by software.
     fills_udp: bool,
@@ -96,27 +96,27 @@ impl UdpTemplate {
         }
     }
 
-    /// Leaves out the UDP checksum where the device does not fill it in, which IPv4 allows (RFC 768). IPv6 does not
-    /// (RFC 8200 §8.1): nothing changes there.
+    /// Omits the UDP checksum where the device does not fill it in, which IPv4 allows (RFC 768). IPv6 does
+    /// not (RFC 8200 §8.1): nothing changes there.
     #[must_use]
     pub fn without_udp_checksum(mut self) -> Self {
         self.fills_udp = !self.v4;
         self
     }
 
-    /// Bytes that come before the payload.
+    /// Bytes before the payload.
     #[inline]
     pub fn header_len(&self) -> usize {
         usize::from(self.len)
     }
 
-    /// Bytes that come before the IP header.
+    /// Bytes before the IP header.
     #[inline]
     pub fn l2_len(&self) -> usize {
         usize::from(self.l2_len)
     }
 
-    /// What the device is told of such a frame, by whether it fills in the checksums itself.
+    /// The frame's kind for the device; `offload` says whether the device fills in checksums.
     #[inline]
     pub fn kind(&self, offload: bool) -> TxKind {
         match (offload, self.v4) {
@@ -160,7 +160,7 @@ impl UdpTemplate {
         udp[6..8].copy_from_slice(&checksum.to_be_bytes());
     }
 
-    /// The folded pseudo-header sum with the length in it, as devices want it in the checksum field.
+    /// The folded pseudo-header sum with the length in it, as devices expect it in the checksum field.
     #[inline]
     fn pseudo_header_sum(&self, udp_len: u16) -> u16 {
         let ports = &self.bytes[self.header_len() - HEADER_BYTES..][..4];

@@ -136,7 +136,7 @@ impl Check<'_> {
 
     pub(super) fn trust(&self, trust: &TrustConfig, may_be_empty: bool) -> Result<(), ConfigError> {
         if trust.ca.is_none() && trust.node_ids.is_empty() && !may_be_empty {
-            let fix = "nobody is trusted; give `ca = \"ca.pem\"`, or `node_ids = [...]` as `stoq identity show` prints them";
+            let fix = "no peer is trusted; give `ca = \"ca.pem\"`, or `node_ids = [...]` as `stoq identity show` prints them";
             return Err(self.value("trust", fix));
         }
         Ok(())

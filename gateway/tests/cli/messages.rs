@@ -127,7 +127,7 @@ fn why_a_gateway_does_not_start_is_said_once_with_its_cause() {
     let other = "certificate = \"gateway.pem\"\nkey = \"client.key\"";
     refused(&|site| site.identity = other.into(), 1, &["client.key", "does not belong"]);
     refused(&|site| site.trust = "ca = \"file\"".into(), 1, &["file", "the file is empty"]);
-    refused(&|site| site.trust = String::new(), 2, &["nobody is trusted"]);
+    refused(&|site| site.trust = String::new(), 2, &["no peer is trusted"]);
     refused(&|site| site.store = "file/store".into(), 1, &["file/store", "Not a directory"]);
     refused(
         &|site| site.more += "[log]\nlevel = \"loud=loud\"\n",

@@ -1,4 +1,4 @@
-//! Sockets from addresses: which families each one takes, and what is opened on a host that has only one of them.
+//! Sockets from addresses: the families of each one, and the sockets of a host that has only one family.
 
 use quinn_udp::UdpSocketState;
 use rustix::io::Errno;
@@ -9,15 +9,16 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 /// How sockets are opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelUdpConfig {
-    /// Let other sockets, such as the other workers', be bound to the same addresses (SO_REUSEPORT): the kernel spreads
-    /// what arrives over them by a hash of addresses and ports.
+    /// Let other sockets, such as the other workers', bind the same addresses (SO_REUSEPORT): the kernel
+    /// spreads datagrams over them by a hash of addresses and ports.
     pub reuse_port: bool,
-    /// Bytes asked for each socket's send buffer and each one's receive buffer. The kernel grants what
-    /// `net.core.wmem_max` and `net.core.rmem_max` allow: [`super::KernelUdp::buffers`] tells.
+    /// Requested size of each socket's send buffer and receive buffer, bytes. The kernel grants up to
+    /// `net.core.wmem_max` and `net.core.rmem_max`; [`super::KernelUdp::buffers`] gives the granted sizes.
     pub buffer_bytes: usize,
-    /// Give a destination that has not answered a socket of its own on the same port, connected to it: the kernel tells such a socket what
-    /// ICMP says of its peer, so that a handshake with one that refuses ends early. At most [`crate::limits::PEERS_CONNECTED_MAX`] at once,
-    /// the last ones. For clients: a gateway answers thousands of addresses.
+    /// Give a destination that has not answered a socket of its own on the same port, connected to it. The
+    /// kernel tells such a socket about ICMP errors, so that a handshake with a closed port ends early. At
+    /// most [`crate::limits::PEERS_CONNECTED_MAX`] at once, the newest ones. For clients: a gateway answers
+    /// thousands of addresses.
     pub hear_errors: bool,
 }
 
@@ -27,26 +28,26 @@ impl Default for KernelUdpConfig {
     }
 }
 
-/// A socket and what it is for.
+/// A socket and its purpose.
 pub(super) struct Bound {
     pub(super) socket: UdpSocket,
     pub(super) state: UdpSocketState,
     pub(super) local: SocketAddr,
     /// Takes and sends IPv4 too, as IPv4-mapped addresses.
     pub(super) dual: bool,
-    /// The destination that it is connected to, and the place of the socket on whose address it is.
+    /// The connected destination, and the place of the bound socket whose address this one shares.
     pub(super) peer: Option<(SocketAddr, usize)>,
     /// Its peer has sent something.
     pub(super) answered: bool,
 }
 
-/// What was opened, and the unspecified addresses whose family this host does not have.
+/// The open sockets, and the unspecified addresses whose family this host lacks.
 pub(super) type Opened = (Vec<Bound>, Vec<SocketAddr>);
 
 /// Opens a socket on each of `addresses`; `make` makes sockets of a family.
 ///
-/// `[::]` takes IPv4 too, unless an IPv4 address with the same port is named beside it. An unspecified address of a family that the
-/// host does not have is left out where another remains; `[::]` alone is then `0.0.0.0`.
+/// `[::]` takes IPv4 too, unless an IPv4 address with the same port is listed. An unspecified address of a
+/// family that the host lacks is left out where another remains; `[::]` alone then becomes `0.0.0.0`.
 pub(super) fn open_all(
     addresses: &[SocketAddr],
     config: KernelUdpConfig,
@@ -86,7 +87,7 @@ pub(super) fn open_all(
     }
 }
 
-/// A socket of the kernel's.
+/// A socket of the kernel.
 pub(super) fn make(domain: Domain) -> io::Result<Socket> {
     Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))
 }
@@ -106,7 +107,7 @@ impl Bound {
             socket.set_reuse_port(true)?;
         }
         socket.bind(&address.into())?;
-        // From here on: a socket of ours may join, and one of another program that says nothing of the kind may not.
+        // From here on our own sockets may join; another program's may not, unless it sets the same option.
         socket.set_reuse_address(config.hear_errors)?;
         Self::of(socket, dual, config)
     }
@@ -140,19 +141,19 @@ impl Bound {
     fn of(socket: Socket, dual: bool, config: KernelUdpConfig) -> io::Result<Self> {
         let socket = UdpSocket::from(socket);
         let state = UdpSocketState::new((&socket).into())?;
-        // Refused or cut short is no failure: what was granted is read back.
+        // A refused or smaller buffer is no failure: the granted size is read back.
         let _ = state.set_send_buffer_size((&socket).into(), config.buffer_bytes);
         let _ = state.set_recv_buffer_size((&socket).into(), config.buffer_bytes);
         Ok(Self { local: socket.local_addr()?, socket, state, dual, peer: None, answered: false })
     }
 }
 
-/// Whether the host does not have this family at all, or has switched it off.
+/// Whether the host lacks this family, or has disabled it.
 fn is_no_family(error: &io::Error) -> bool {
     [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].iter().any(|no| error.raw_os_error() == Some(no.raw_os_error()))
 }
 
-/// The same error with the address and what to do.
+/// The same error with the address and the fix.
 fn explained(address: SocketAddr, error: &io::Error) -> io::Error {
     let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
     let fix = match error.raw_os_error().map(Errno::from_raw_os_error) {
@@ -182,9 +183,9 @@ fn explained(address: SocketAddr, error: &io::Error) -> io::Error {
 pub struct BindError {
     /// The address.
     pub address: SocketAddr,
-    /// What the kernel says.
+    /// The kernel's error.
     pub error: String,
-    /// What to do.
+    /// The fix.
     pub fix: String,
 }
 

@@ -1,11 +1,11 @@
-//! What the kernel says of destinations: of its own, and what it has heard by ICMP.
+//! The kernel's errors about destinations: its own, and those by ICMP.
 
 use crate::datagram::Obstacle;
 use rustix::io::Errno;
 use std::io;
 
-/// What an error of a socket that is not connected says of the destination; none where that is fine and the packet is not. Such a socket
-/// hears nothing of ICMP: all of it is this host's.
+/// The obstacle that an unconnected socket's error tells of; none where the error is about the packet. Such a
+/// socket receives no ICMP errors: its errors are this host's own.
 pub(super) fn by_send(error: &io::Error) -> Option<Obstacle> {
     Some(match Errno::from_raw_os_error(error.raw_os_error()?) {
         Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::NETDOWN => Obstacle::NoRoute,
@@ -15,7 +15,8 @@ pub(super) fn by_send(error: &io::Error) -> Option<Obstacle> {
     })
 }
 
-/// What a connected socket has heard of its peer by ICMP (udp(7); icmp(7) says which messages count): none where it is no such message.
+/// The obstacle that a connected socket's ICMP error tells of (udp(7); icmp(7) says which messages count);
+/// none for other errors.
 pub(super) fn by_icmp(error: &io::Error) -> Option<Obstacle> {
     Some(match Errno::from_raw_os_error(error.raw_os_error()?) {
         Errno::CONNREFUSED => Obstacle::PortClosed,

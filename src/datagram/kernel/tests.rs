@@ -172,11 +172,11 @@ fn a_host_with_one_family_opens_that_one_and_says_which_is_missing() {
             assert!(local.len() == 1 && local[0].to_string().starts_with(there), "{local:?}");
         }
     }
-    // The whole of [::] on a host without IPv6 is IPv4.
+    // [::] on a host without IPv6 is IPv4 alone.
     let alone = addresses(&["[::]:0"]);
     let network = KernelUdp::of(open_all(&alone, config, without(Domain::IPV6)).unwrap(), config).unwrap();
     assert!(network.info().local[0].is_ipv4() && network.missing() == alone);
-    // What is asked for by name is needed.
+    // An address that the configuration names is needed.
     let error =
         open_all(&addresses(&["127.0.0.1:0", "[::1]:0"]), config, without(Domain::IPV6)).err().unwrap();
     assert!(error.to_string().contains("[::1]:0") && error.to_string().contains("no IPv6"), "{error}");
@@ -197,7 +197,7 @@ fn both_wildcards_share_a_port_whichever_comes_first() {
     assert!(local(&mapped).is_ipv4());
 }
 
-/// What is heard of this destination within a long time.
+/// The obstacle reported for this destination within a long time.
 fn heard(network: &mut KernelUdp, to: SocketAddr) -> Obstacle {
     let counters = Counters::default();
     let give_up = Instant::now() + Duration::from_secs(60);
@@ -222,7 +222,7 @@ fn a_closed_port_is_heard_of_by_its_address_and_by_nothing_else() {
         let obstacle = heard(&mut dual, closed);
         assert!(matches!(obstacle, Obstacle::PortClosed), "{obstacle:?}");
         assert!(!obstacle.is_local());
-        // What was sent to others meanwhile arrives.
+        // Datagrams to other peers arrive meanwhile.
         dual.send(answer_to, &counters, &transmit(closed, None), b"lost");
         dual.send(answer_to, &counters, &transmit(local(&other), None), b"arrives");
         assert_eq!(receive(&mut other, &counters, 1)[0].3, b"arrives");
@@ -244,7 +244,7 @@ fn what_this_host_knows_of_itself_is_said_at_the_first_send() {
     assert!(obstacle == Obstacle::NoFamily { v6: false } && obstacle.to_string().contains("no IPv4"));
     let obstacle = heard(&mut v6, "[fe80::1]:4433".parse().unwrap());
     assert!(obstacle == Obstacle::NoZone && obstacle.to_string().contains("%eth0"));
-    // A socket of the loopback interface alone has no way to others.
+    // A socket on the loopback interface has no way to other networks.
     let obstacle = heard(&mut v4, "192.0.2.1:4433".parse().unwrap());
     assert!(obstacle.is_local(), "{obstacle:?}");
 }

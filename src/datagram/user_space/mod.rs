@@ -1,8 +1,8 @@
 //! UDP datagrams over a device queue: our own wire, neighbors and routes, and no kernel.
 //!
-//! A datagram sent costs one look at the last destination's headers, one copy into the packet buffer and one checksum; a
-//! datagram received is shown where the device put it. Everything else (ARP, NDP, echo) is written down while the burst
-//! lasts and sent after it, since the device is busy with the burst.
+//! Sending a datagram costs one look at the last destination's headers, one copy into the packet buffer and
+//! one checksum. A received datagram is shown in place. Other packets (ARP, NDP, echo) are noted during the
+//! burst and answered after it, since the device is busy with the burst.
 
 use super::{Datagram, Heard, Network, NetworkInfo, NetworkKind, Obstacle, Unreachable};
 use crate::counters::{Counter, Counters};
@@ -34,14 +34,14 @@ const VLAN_ID_MAX: u16 = 4094;
 /// How a device's interface is addressed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InterfaceConfig {
-    /// The interface's addresses with their networks' prefixes, of both families, at least one. The first of a family is
-    /// the source of what goes beyond the link.
+    /// The interface's addresses with their networks' prefixes, of both families, at least one. The first of
+    /// a family is the source of packets to other networks.
     pub addresses: Vec<Prefix>,
-    /// Where IPv4 packets for other networks go; none: nowhere.
+    /// The next hop of IPv4 packets to other networks; none: no other networks.
     pub next_hop_v4: Option<Ipv4Addr>,
-    /// Where IPv6 packets for other networks go; none: nowhere. May be link-local.
+    /// The next hop of IPv6 packets to other networks; none: no other networks. May be link-local.
     pub next_hop_v6: Option<Ipv6Addr>,
-    /// The 802.1Q VLAN that everything sent is tagged with and everything received must be tagged with; none: untagged.
+    /// The 802.1Q VLAN of all frames, sent and received; none: untagged.
     pub vlan: Option<u16>,
     /// The UDP port, for both directions.
     pub udp_port: u16,
@@ -55,7 +55,7 @@ pub enum InterfaceError {
     /// Addresses and gateways do not fit together.
     #[error(transparent)]
     Route(#[from] RouteError),
-    /// No such VLAN.
+    /// The VLAN identifier is out of range.
     #[error("{0} is no VLAN identifier: give one from 1 to 4094, or none for untagged frames")]
     Vlan(u16),
     /// Port 0.
@@ -75,7 +75,7 @@ pub struct UserSpace<N> {
     heard: Heard,
 }
 
-/// What a received frame meets: everything but the device and the way out.
+/// Everything of the network except the device and the paths.
 struct Host {
     station: Station,
     neighbors: Neighbors,
@@ -86,7 +86,7 @@ struct Host {
 }
 
 impl<N: Nic> UserSpace<N> {
-    /// The interface `config` on the device `nic`; `kind` is what [`Network::info`] says of it.
+    /// The interface `config` on the device `nic`; `kind` appears in [`Network::info`].
     ///
     /// # Errors
     ///
@@ -121,8 +121,8 @@ impl<N: Nic> UserSpace<N> {
         Ok(Self { nic, kind, host, paths: Paths::default(), heard: Heard::default() })
     }
 
-    /// Shares what is heard of neighbors with the workers of the device's other queues. Needed wherever a device has
-    /// more than one queue.
+    /// Shares claims about neighbors with the workers of the device's other queues. Needed wherever a device
+    /// has more than one queue.
     #[must_use]
     pub fn with_exchange(mut self, port: ExchangePort) -> Self {
         self.host.exchange = Some(port);
@@ -220,7 +220,7 @@ impl<N: Nic> UserSpace<N> {
         }
     }
 
-    /// Sends what ARP, NDP and echo gave rise to.
+    /// Sends the packets of ARP, NDP and echo.
     fn send_control(&mut self, counters: &Counters) {
         let Self { nic, host, .. } = self;
         while let Some(output) = host.neighbors.poll_output() {
@@ -254,7 +254,7 @@ impl<N: Nic> UserSpace<N> {
     }
 }
 
-/// Why nothing can be sent right now.
+/// Why a datagram cannot be sent right now.
 enum NoPath {
     NoRoute,
     Resolving { next_hop: IpAddr, template: Box<UdpTemplate> },
@@ -301,7 +301,8 @@ impl Host {
                 self.neighbors.handle_ndp(now, counters, source_mac, source, &ndp)
             }
             Control::EchoRequest { source_mac, addresses, echo } => {
-                // RFC 1122 §3.2.2.6, RFC 4443 §4.2: the reply carries all that the request did, or is not sent.
+                // RFC 1122 §3.2.2.6, RFC 4443 §4.2: the reply carries all of the request's data, or is not
+                // sent.
                 if self.replies.echo(source_mac, addresses, echo, self.mtu) {
                     counters.add(Counter::IcmpEchoReplies, 1);
                 } else {

@@ -7,20 +7,20 @@ use rustc_hash::FxHashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-/// Where to, and from which address if the caller chose one.
+/// The destination, and the source address if the caller chose one.
 type Key = (SocketAddr, Option<IpAddr>);
 
 /// The way to one destination.
 pub(super) struct Path {
     /// Its headers.
     pub(super) template: UdpTemplate,
-    /// The neighbor is to be looked up again from then on.
+    /// The neighbor must be looked up again from then on.
     pub(super) recheck_at: Instant,
-    /// The neighbors' generation that this was built in.
+    /// The generation of the neighbors when this was built.
     pub(super) generation: u64,
 }
 
-/// The ways in use. Bounded: past [`PATHS_LEN_MAX`], all are built anew as they are used.
+/// The paths in use. Bounded: past [`PATHS_LEN_MAX`], all are built anew as they are used.
 #[derive(Default)]
 pub(super) struct Paths {
     paths: Vec<Path>,
@@ -29,7 +29,7 @@ pub(super) struct Paths {
 }
 
 impl Paths {
-    /// Selects the way to `transmit`'s destination. Returns whether there is one that still holds.
+    /// Selects the path to `transmit`'s destination. Returns whether there is one that still holds.
     #[inline]
     pub(super) fn select(&mut self, transmit: &Transmit, now: Instant, generation: u64) -> bool {
         let key = key(transmit);
@@ -47,13 +47,13 @@ impl Paths {
         path.generation == generation && now < path.recheck_at
     }
 
-    /// The way that was selected or inserted last.
+    /// The path that was selected or inserted last.
     #[inline]
     pub(super) fn selected(&self) -> Option<&Path> {
         self.last.map(|(_, at)| &self.paths[at])
     }
 
-    /// Keeps and selects the way to `transmit`'s destination.
+    /// Keeps and selects the path to `transmit`'s destination.
     pub(super) fn insert(&mut self, transmit: &Transmit, path: Path) {
         let key = key(transmit);
         if let Some(&at) = self.index.get(&key) {

@@ -97,7 +97,7 @@ impl Pair {
         Self::new(LinkConfig::default(), &config_a(), &config_b())
     }
 
-    /// Turns both hosts until nothing is under way and nothing is due, at most `limit` later.
+    /// Turns both hosts until no frame is in flight and no timer is due, at most `limit` later.
     fn settle(&mut self, limit: Duration) {
         let end = self.now + limit;
         loop {
@@ -183,7 +183,7 @@ fn datagrams_of_both_families_arrive_byte_exact_with_their_ecn_bits() {
             assert_eq!(pair.b.received, expected, "{to}");
             assert_eq!(pair.a.count(Counter::TxBytes), 3005);
             assert_eq!(pair.b.count(Counter::RxBytes), 3005);
-            // The answer needs no question: who asked is known.
+            // The answer needs no question: the sender's address is known.
             pair.b.send(pair.now, from, b"back", None);
             assert!(pair.b.network.poll_timeout().is_some(), "probed while used");
             pair.settle_now();
@@ -347,7 +347,7 @@ fn fragments_wrong_checksums_and_closed_ports_are_counted_each_under_its_name() 
     let mut wrong = udp_frame(b"x");
     wrong[42] ^= 1;
     let mut port = udp_frame(b"x");
-    // One up in the port, one down in the checksum.
+    // One byte up in the port, one down in the checksum.
     port[37] += 1;
     let sum = u16::from_be_bytes([port[40], port[41]]) - 1;
     port[40..42].copy_from_slice(&sum.to_be_bytes());
