@@ -1,8 +1,9 @@
 //! A payload on its way into a file: never a file that looks whole before it is, and never a byte fetched twice.
 //!
-//! While it comes it is called `FILE.part`; beside it lies `FILE.part.json`, which says what it is part of. Bytes arrive in
-//! rising order and are written in that order, so the length of the part is how far it got. The part is locked while it is
-//! written; what has its name and is no part of the same payload is refused and not touched.
+//! Until it is complete it is called `FILE.part`; `FILE.part.json` beside it names its payload. Bytes arrive
+//! in rising order and are written in that order, so the length of the part is the progress. The part is
+//! locked while it is written. A file of its name that is no part of this payload is refused and left as it
+//! is.
 
 use crate::client::{ClientError, FetchOptions, Peer, Route};
 use crate::limits::GROUP_BYTES;
@@ -26,9 +27,8 @@ pub struct Download {
 impl Download {
     /// Opens the part of an earlier, interrupted download of the same payload, or a new one.
     ///
-    /// # Errors
-    /// When `output` exists already, when another process downloads to it, when its directory cannot be written, when what has the
-    /// part's name is no part of this payload.
+    /// # Errors When `output` exists already, when another process downloads to it, when its directory cannot
+    /// be written, when a file with the part's name is no part of this payload.
     pub fn open(output: &Path, token: Token) -> Result<Self, ClientError> {
         let mut part = PartFile::open(output, token.into(), Order::Rising)?;
         let length = part.noted_length();
@@ -42,16 +42,15 @@ impl Download {
         Ok(Self { part, token, length, have, resumed: have > 0 })
     }
 
-    /// Payload bytes that are there.
+    /// Payload bytes in the part.
     pub fn have(&self) -> u64 {
         self.have
     }
 
-    /// Fetches what is missing. `progress` hears how much there is, and of how much. The task itself writes the file, as the bytes
-    /// come. Dropping the future keeps what has arrived.
+    /// Fetches the missing bytes. `progress` gets the bytes so far and the length. The task itself writes the
+    /// file, piece by piece. Dropping the future keeps the pieces written.
     ///
-    /// # Errors
-    /// The fetch's own; what has arrived stays for the next attempt.
+    /// # Errors The fetch's own; the written pieces stay for the next attempt.
     pub async fn run(
         &mut self,
         peer: &Peer,
@@ -90,12 +89,11 @@ impl Download {
         Ok(())
     }
 
-    /// Reads the whole file back, hashes it, and gives it its name. `progress` hears how much was read. Dropping the future keeps the
-    /// part for the next attempt.
+    /// Reads the whole file back, hashes it, and gives it its name. `progress` gets the bytes read. Dropping
+    /// the future keeps the part for the next attempt.
     ///
-    /// # Errors
-    /// When bytes are missing; when the file is not the payload (it is removed; start again); when something has the name meanwhile
-    /// (nothing is replaced, and the part stays); the disk's own.
+    /// # Errors When bytes are missing; when the file is not the payload (it is removed; start again); when
+    /// another file has taken the name (it is not replaced, and the part stays); the disk's own.
     pub async fn finish(self, progress: impl FnMut(u64)) -> Result<u64, ClientError> {
         if self.length != Some(self.have) {
             let text = "bytes are missing; run the same command again";
@@ -126,7 +124,7 @@ impl Download {
     }
 }
 
-/// Of a part of this length, the bytes that are whole groups: a torn last one is fetched again.
+/// The bytes of a part of this length that are whole groups: a torn last group is fetched again.
 fn whole_groups(part: u64, length: u64) -> u64 {
     if part >= length { length } else { part - part % GROUP_BYTES as u64 }
 }

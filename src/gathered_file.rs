@@ -1,7 +1,8 @@
-//! A payload that comes from several holders at once, in any order, on its way into a file.
+//! A payload that arrives from several holders at once, in any order, on its way into a file.
 //!
-//! While it comes the file is called `FILE.part`, as a [`crate::download::Download`]'s is. It gets its name when every byte is
-//! there, proven and read back; otherwise it is removed. Unlike a download it begins anew each time.
+//! Until it is complete the file is called `FILE.part`, as a [`crate::download::Download`]'s is. It gets its
+//! name when every byte is there, proven and read back; otherwise it is removed. Unlike a download it begins
+//! anew each time.
 
 use crate::client::{ClientError, Gathered, Gathering};
 use crate::part_file::{Order, PartFile};
@@ -13,17 +14,17 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// A file that is being filled.
+/// A file being filled.
 #[derive(Debug)]
 pub struct GatheredFile {
     part: PartFile,
-    /// What the file must hash to, once that is known.
+    /// The token that the file must match, once it is known.
     content: Option<Token>,
     length: u64,
     assembler: Option<Assembler>,
 }
 
-/// What a gathering brought.
+/// The result of a gathering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GatherSummary {
     /// The payload's length, bytes.
@@ -33,18 +34,17 @@ pub struct GatherSummary {
 }
 
 impl GatheredFile {
-    /// Makes the file for what `token` names.
+    /// Makes the file for the payload of `token`.
     ///
-    /// # Errors
-    /// When `output` exists already, when another process writes to it, when its directory cannot be written, when what has the
-    /// part's name is no part that a gathering left.
+    /// # Errors When `output` exists already, when another process writes to it, when its directory cannot be
+    /// written, when a file with the part's name is no part of a gathering.
     pub fn open(output: &Path, token: AnyToken) -> Result<Self, ClientError> {
         let part = PartFile::open(output, token, Order::Any)?;
         Ok(Self { part, content: token.content(), length: 0, assembler: None })
     }
 
-    /// Takes everything that `gathering` brings, and decodes what is missing. `progress` hears how many bytes have come, and how
-    /// long the payload is.
+    /// Takes everything from `gathering`, and decodes missing shards. `progress` gets the bytes so far and
+    /// the payload's length.
     ///
     /// # Errors
     /// The gathering's own; shards that cannot be decoded; the disk's.
@@ -61,7 +61,7 @@ impl GatheredFile {
         Ok(())
     }
 
-    /// Takes what came; gives how many bytes that are.
+    /// Takes one event; gives its number of bytes.
     fn take(&mut self, gathered: Gathered) -> Result<u64, ClientError> {
         let mut bytes = 0;
         match gathered {
@@ -92,12 +92,12 @@ impl GatheredFile {
         Ok(bytes)
     }
 
-    /// Reads the whole file back, hashes it, and gives it its name. `checked` hears how much was read. Dropping the future removes
-    /// the file.
+    /// Reads the whole file back, hashes it, and gives it its name. `checked` gets the bytes read. Dropping
+    /// the future removes the file.
     ///
-    /// # Errors
-    /// A set whose shards do not give its payload, which `gathering`'s client then remembers; a file that is not the payload; when
-    /// something has the name meanwhile (nothing is replaced, and the part stays); the disk's.
+    /// # Errors A set whose shards do not give its payload, which `gathering`'s client then remembers; a file
+    /// that is not the payload; another file that has taken the name (it is not replaced, and the part
+    /// stays); the disk's.
     pub async fn finish(
         self,
         gathering: &Gathering,
@@ -111,7 +111,7 @@ impl GatheredFile {
             return Ok(GatherSummary { length, decoded });
         }
         match assembler {
-            // Every shard matched its token: they were not made of the payload.
+            // Every shard matched its token: the shards were not made of the payload.
             Some(assembler) if decoded => {
                 gathering.mark_bad(assembler.set_token());
                 Err(bad_descriptor())

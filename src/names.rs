@@ -1,7 +1,8 @@
-//! Where gateways are, as people write it: addresses, addresses of a link, and host names, which the system's resolver knows.
+//! The addresses of gateways as people write them: addresses, addresses of a link, and host names, which the
+//! system's resolver knows.
 //!
-//! A name says where to connect, and nothing else: whom to trust says the node ID or the authority. Who forges an answer of the resolver
-//! sends a client to a gateway that it refuses.
+//! A name only says where to connect; the node ID or the authority decides trust. A forged answer of the
+//! resolver sends a client to a gateway that it refuses.
 
 use crate::limits::{ADDRESSES_LEN_MAX, PORT_DEFAULT};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -11,8 +12,8 @@ use std::str::FromStr;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-/// Where a gateway is: `192.0.2.1:4433`, `[2001:db8::1]:4433`, `[fe80::1%eth0]:4433` or `gateway.example.org:4433`. Without a port,
-/// [`PORT_DEFAULT`].
+/// The address of a gateway: `192.0.2.1:4433`, `[2001:db8::1]:4433`, `[fe80::1%eth0]:4433` or
+/// `gateway.example.org:4433`. Without a port, [`PORT_DEFAULT`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatewayAddress {
     host: Host,
@@ -35,7 +36,7 @@ pub struct AddressError {
     why: String,
 }
 
-/// Why an address leads nowhere.
+/// Why an address cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {
     /// The system's resolver gives no address.
@@ -45,13 +46,13 @@ pub enum ResolveError {
     Resolver {
         /// The name.
         name: String,
-        /// What the resolver says.
+        /// The resolver's error.
         said: String,
     },
-    /// There is no such interface.
-    #[error("this host has no interface {0}; `ip link` lists those that there are")]
+    /// The interface does not exist.
+    #[error("this host has no interface {0}; `ip link` lists the interfaces")]
     Interface(String),
-    /// An interface of the kernel's, where the kernel is not on the way.
+    /// An interface of the kernel, on a network that is not the kernel's.
     #[error(
         "{0} names an interface of the kernel, and this network is not the kernel's; leave out what follows the %"
     )]
@@ -59,8 +60,8 @@ pub enum ResolveError {
 }
 
 impl GatewayAddress {
-    /// The addresses behind it, in the order in which they are to be tried: as the system's resolver sorts them (RFC 6724), the families in
-    /// turn (RFC 8305 §4). Blocks while the resolver asks.
+    /// Its addresses in the order of trying: as the system's resolver sorts them (RFC 6724), alternating
+    /// between families (RFC 8305 §4). Blocks while the resolver works.
     ///
     /// # Errors
     /// [`ResolveError`].
@@ -82,7 +83,7 @@ impl GatewayAddress {
         Ok(in_turn(found.collect()))
     }
 
-    /// Its address, where that is known without asking anybody.
+    /// Its address, where no resolver is needed.
     pub fn literal(&self) -> Option<SocketAddr> {
         match &self.host {
             Host::Ip(ip) => Some(SocketAddr::new(*ip, self.port)),
@@ -95,19 +96,19 @@ impl GatewayAddress {
         matches!(self.host, Host::Link(..))
     }
 
-    /// Whether the text can be nothing but an address: no single word, which may be the name of something else.
+    /// Whether the text can only be an address: a single word may be another kind of name.
     pub fn is_meant_by(text: &str) -> bool {
         text.contains([':', '.', '['])
     }
 }
 
-/// Whether there is such an interface, where this process is: /sys may show those of another network namespace.
+/// Whether this interface exists in this process' network namespace: /sys may show those of another.
 fn is_interface(name: &str) -> bool {
     let known = std::fs::read_to_string("/proc/net/dev").unwrap_or_default();
     known.lines().any(|line| line.split_once(':').is_some_and(|(known, _)| known.trim() == name))
 }
 
-/// The families in turn, beginning with that of the first; at most [`ADDRESSES_LEN_MAX`].
+/// The addresses, alternating between families from that of the first; at most [`ADDRESSES_LEN_MAX`].
 fn in_turn(found: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first = found.first().is_some_and(SocketAddr::is_ipv6);
     let (ours, theirs): (Vec<_>, Vec<_>) = found.into_iter().partition(|at| at.is_ipv6() == first);
@@ -171,7 +172,7 @@ impl FromStr for GatewayAddress {
     }
 }
 
-/// What stands in brackets.
+/// The text in brackets.
 fn ipv6(text: &str) -> Result<Host, String> {
     let (ip, zone) = text.split_once('%').map_or((text, None), |(ip, zone)| (ip, Some(zone)));
     let Ok(ip) = ip.parse::<Ipv6Addr>() else {
@@ -234,7 +235,8 @@ impl<'de> Deserialize<'de> for GatewayAddress {
     }
 }
 
-/// Where a peer gateway is: addresses, and names whose addresses a thread of their own asks for. Workers read what is known, and never wait.
+/// The places of a peer gateway: addresses, and names that a thread of their own resolves. Workers read the
+/// known addresses and never wait.
 #[derive(Clone, Debug, Default)]
 pub struct Places(Arc<Asked>);
 
@@ -245,7 +247,7 @@ struct Asked {
     resolver: Option<Resolver>,
 }
 
-/// The thread that asks the system's resolver; it ends with the last who may want it.
+/// The thread that calls the system's resolver; it ends with its last user.
 #[derive(Clone, Debug)]
 pub struct Resolver(Sender<Weak<Asked>>);
 
@@ -269,11 +271,11 @@ fn resolve_all(asked: &Receiver<Weak<Asked>>) {
             match written.resolve() {
                 Ok(addresses) => found.extend(addresses),
                 Err(error) => {
-                    tracing::warn!(address = %written, %error, "a peer gateway's address is not known")
+                    tracing::warn!(address = %written, %error, "a peer gateway's address cannot be resolved")
                 }
             }
         }
-        // What was known before is better than nothing.
+        // Addresses found earlier are better than none.
         if !found.is_empty() {
             *wanted.known.lock().unwrap_or_else(PoisonError::into_inner) = found;
         }
@@ -281,7 +283,7 @@ fn resolve_all(asked: &Receiver<Weak<Asked>>) {
 }
 
 impl Places {
-    /// What is written; `resolver` is asked for names at once, and again at each dial.
+    /// The addresses as written; `resolver` resolves names at once, and again at each dial.
     pub fn new(written: Vec<GatewayAddress>, resolver: &Resolver) -> Self {
         let known = written.iter().filter_map(GatewayAddress::literal).collect();
         let names = written.iter().any(|address| address.literal().is_none());
@@ -291,7 +293,7 @@ impl Places {
         places
     }
 
-    /// The addresses that are known now. Asks for those of names again, for the next time.
+    /// The known addresses. Has names resolved again, for the next dial.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.ask();
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner).clone()

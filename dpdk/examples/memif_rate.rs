@@ -1,8 +1,9 @@
 //! How many frames a second one core sends and another receives over memif, through this crate.
 //!
-//! `cargo run --release -p dpdk --example memif_rate [seconds]` pins the sender to core 0 and the receiver to core 1.
-//! The receiver reads the first bytes of each frame; the sender writes each frame whole. Before that, one core moves
-//! frames from and to a device without a wire, which leaves the cost of this crate and of DPDK's buffer pools.
+//! `cargo run --release -p dpdk --example memif_rate [seconds]` pins the sender to core 0 and the receiver to
+//! core 1. The receiver reads the first bytes of each frame; the sender writes each frame whole. Before that,
+//! one core moves frames from and to a device without a wire: this shows the cost of this crate and of DPDK's
+//! buffer pools.
 
 #![allow(clippy::print_stdout, reason = "it prints for the user who runs it by hand")]
 

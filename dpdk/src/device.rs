@@ -1,4 +1,4 @@
-//! What a configured device string names, and what must be true of its surroundings before DPDK opens it.
+//! A configured device string, and the preconditions of its device before DPDK opens it.
 
 use std::{
     fs, io,
@@ -8,10 +8,10 @@ use std::{
 
 use crate::error::DpdkError;
 
-/// The buffer that memif uses when it is not told, bytes.
+/// memif's default buffer size, bytes.
 const MEMIF_BSIZE_DEFAULT: u16 = 2048;
 
-/// A device as DPDK's hotplug takes it.
+/// A device in the form for DPDK's hotplug.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Device {
     /// A PCI address in full: `0000:00:04.0`.
@@ -20,19 +20,20 @@ pub(crate) enum Device {
     Virtual { name: String, args: String, memif: Option<Memif> },
 }
 
-/// The arguments of a memif device that matter here.
+/// The arguments of a memif device that this crate reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Memif {
     pub(crate) server: bool,
     /// The socket's path, unless it is abstract.
     pub(crate) socket: Option<PathBuf>,
-    /// Bytes in one shared buffer. Both ends copy whole frames at once only while their mbufs have just this room.
+    /// Bytes in one shared buffer. Both ends copy whole frames at once only while their mbufs have exactly
+    /// this room.
     pub(crate) bsize: u16,
 }
 
 impl Device {
-    /// Parses a PCI address or a vdev string. `frame_bytes` is the largest frame that must fit: a memif without a
-    /// `bsize=` of its own is given buffers of that size.
+    /// Parses a PCI address or a vdev string. `frame_bytes` is the largest frame that must fit: a memif
+    /// without a `bsize=` of its own gets buffers of that size.
     pub(crate) fn parse(text: &str, frame_bytes: u16) -> Result<Self, DpdkError> {
         if text.is_empty() || text.contains(|c: char| c == '\0' || c.is_whitespace()) {
             return Err(DpdkError::InvalidArgument(text.into()));
@@ -87,7 +88,7 @@ impl Device {
         }
     }
 
-    /// Whether net_af_xdp runs it.
+    /// Whether its driver is net_af_xdp.
     pub(crate) fn is_af_xdp(&self) -> bool {
         matches!(self, Self::Virtual { name, .. } if name.starts_with("net_af_xdp"))
     }
@@ -123,7 +124,7 @@ fn pci_address(text: &str) -> Option<String> {
     well_formed.then(|| format!("{domain}:{bus}:{device}.{function}").to_ascii_lowercase())
 }
 
-/// Why DPDK could not open a PCI device, as far as the kernel tells.
+/// Why DPDK could not open a PCI device, as far as sysfs shows.
 pub(crate) fn pci_error(address: &str, reason: String) -> DpdkError {
     let device = address.to_owned();
     let sysfs = Path::new("/sys/bus/pci/devices").join(address);
@@ -140,8 +141,8 @@ pub(crate) fn pci_error(address: &str, reason: String) -> DpdkError {
     }
 }
 
-/// Whether anything listens on a socket. A stream socket asks, which a memif listener (of packets) refuses without
-/// noticing it.
+/// Whether a process listens on a socket. The check connects a stream socket, which a memif listener (of
+/// packets) refuses without noticing it.
 fn listens(path: &Path) -> io::Result<bool> {
     const EPROTOTYPE: i32 = 91;
     match UnixStream::connect(path) {
@@ -154,7 +155,7 @@ fn listens(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Makes way for a memif listener: removes the socket that an earlier process left, never one that is in use.
+/// Prepares the path of a memif listener: removes the socket that an earlier process left, never one in use.
 pub(crate) fn clear_stale_socket(path: &Path) -> Result<(), DpdkError> {
     let unusable = |reason: String| DpdkError::SocketPath { path: path.into(), reason };
     let metadata = match fs::symlink_metadata(path) {
@@ -171,7 +172,7 @@ pub(crate) fn clear_stale_socket(path: &Path) -> Result<(), DpdkError> {
     }
 }
 
-/// A memif client connects once, when it starts: its server must be there before it.
+/// A memif client connects only once, when it starts: its server must listen before that.
 pub(crate) fn require_listener(path: &Path) -> Result<(), DpdkError> {
     match listens(path) {
         Ok(true) => Ok(()),

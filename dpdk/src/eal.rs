@@ -1,4 +1,4 @@
-//! DPDK's environment: memory, threads, and the one start and the one clean-up a process.
+//! DPDK's environment: memory, threads, and the one start and one clean-up of a process.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -33,7 +33,7 @@ pub enum HugePages {
     None,
 }
 
-/// What DPDK's memory lies in.
+/// The pages of DPDK's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pages {
     /// Huge pages.
@@ -50,9 +50,9 @@ pub enum LogLevel {
     Error = 4,
     /// And warnings.
     Warning = 5,
-    /// And what is worth noticing at start.
+    /// And notable events at start.
     Notice = 6,
-    /// And what each driver found.
+    /// And each driver's findings.
     Info = 7,
     /// Everything.
     Debug = 8,
@@ -65,14 +65,14 @@ pub struct EalConfig {
     pub huge_pages: HugePages,
     /// Memory taken at start, MiB. Packet pools come out of it; in normal pages it cannot grow later.
     pub memory_mib: usize,
-    /// Names this process among those that use DPDK on the host.
+    /// Distinguishes this process from others that use DPDK on the host.
     pub file_prefix: String,
-    /// The core that DPDK's own control threads may use; `None` leaves them any core that the process may use.
-    /// The calling thread's affinity is as before after the start.
+    /// The core that DPDK's own control threads may use; `None` leaves them any core that the process may
+    /// use. The start keeps the calling thread's affinity.
     pub main_core: Option<usize>,
-    /// PCI addresses that DPDK may drive. Without any, the PCI bus is not looked at.
+    /// PCI addresses that DPDK may drive. Without any, the PCI bus is not scanned.
     pub pci_allow: Vec<String>,
-    /// Virtual devices to make at the start. [`crate::Port::open`] makes those it is asked for by itself.
+    /// Virtual devices to make at the start. [`crate::Port::open`] makes those of its own ports.
     pub vdevs: Vec<String>,
     /// Further arguments to EAL, as on its command line.
     pub extra_args: Vec<String>,
@@ -95,7 +95,8 @@ impl Default for EalConfig {
     }
 }
 
-/// DPDK's environment, started. Cleaned up when this and everything made from it has been dropped.
+/// DPDK's environment, started. Cleaned up when this and all its ports, queues and registered threads have
+/// been dropped.
 #[derive(Debug)]
 pub struct Eal {
     pages: Pages,
@@ -106,7 +107,8 @@ pub struct Eal {
     _args: Vec<CString>,
 }
 
-/// What ports of this process hold. Its lock also serializes the control path, which DPDK does not do itself.
+/// The devices and sockets of this process' ports. Its lock also serializes the control path, which DPDK does
+/// not do itself.
 #[derive(Debug, Default)]
 pub(crate) struct Control {
     pub(crate) open: HashSet<String>,
@@ -120,10 +122,11 @@ pub fn log_writes_lost() -> u64 {
 }
 
 impl Eal {
-    /// Starts DPDK's environment. The caller's CPU affinity is kept; logs go to stderr, and are lost where nobody reads it.
+    /// Starts DPDK's environment. The caller's CPU affinity is kept. Logs go to stderr, and are lost while
+    /// its reader is too slow.
     ///
-    /// Memory is mapped without files: that needs no hugetlbfs mount and no privilege, and leaves nothing behind. What
-    /// it gives up is secondary DPDK processes, which nothing here uses.
+    /// Memory is mapped without files: that needs no hugetlbfs mount and no privilege, and leaves no file
+    /// behind. It excludes secondary DPDK processes, which STOQ does not use.
     ///
     /// # Errors
     ///
@@ -152,13 +155,14 @@ impl Eal {
         })
     }
 
-    /// What DPDK's memory lies in: tells whether [`HugePages::Preferred`] got its preference.
+    /// The pages of DPDK's memory: tells whether [`HugePages::Preferred`] found huge pages.
     pub fn pages(&self) -> Pages {
         self.pages
     }
 
-    /// Makes the calling thread known to DPDK until the guard is dropped, so that it has packet-pool caches of its
-    /// own: without, each allocation of packet buffers goes to the pool's shared ring. Queues work either way.
+    /// Registers the calling thread with DPDK until the guard is dropped, so that it has packet-pool caches
+    /// of its own. Without them, each allocation of packet buffers goes to the pool's shared ring. Queues
+    /// work either way.
     ///
     /// # Errors
     ///
@@ -180,14 +184,14 @@ impl Drop for Eal {
     fn drop(&mut self) {
         // SAFETY: every port, queue and registered thread holds an Arc of this, so none is left.
         unsafe { dpdk_sys::stoq_eal_cleanup() };
-        // EAL leaves its folder to the next process with the same prefix; this prefix is used once.
+        // EAL keeps its folder for the next process with the same prefix; this prefix is used once.
         if let Some(folder) = &self.runtime_dir {
             let _ = fs::remove_dir_all(folder);
         }
     }
 }
 
-/// A thread that DPDK knows, from [`Eal::register_thread`]. Stays on its thread.
+/// A thread registered with DPDK, from [`Eal::register_thread`]. Stays on its thread.
 #[derive(Debug)]
 pub struct RegisteredThread {
     by_us: bool,
@@ -229,7 +233,7 @@ fn arguments(config: &EalConfig, pages: Pages) -> Result<Vec<CString>, DpdkError
         "stoq".into(),
         "--no-telemetry".into(),
         format!("--file-prefix={prefix}"),
-        // One lcore that floats over these cores. Workers are threads of ours, registered as they start.
+        // One lcore that floats over these cores. Workers are our own threads, registered when they start.
         format!("--lcores=0@({cores})"),
         format!("--log-level={}", config.log_level as u8),
         "-m".into(),
@@ -237,7 +241,7 @@ fn arguments(config: &EalConfig, pages: Pages) -> Result<Vec<CString>, DpdkError
     ];
     match pages {
         Pages::Huge => args.push("--in-memory".into()),
-        // --no-huge implies the legacy memory mode, which knows no --in-memory.
+        // --no-huge implies the legacy memory mode, which excludes --in-memory.
         Pages::Normal => args.extend(["--no-huge".into(), "--no-shconf".into()]),
     }
     if config.pci_allow.is_empty() {
@@ -253,7 +257,7 @@ fn arguments(config: &EalConfig, pages: Pages) -> Result<Vec<CString>, DpdkError
         .collect()
 }
 
-/// The cores that this thread may run on, as a list like `0-3,8`. Core 0 may well not be among them in a container.
+/// The cores that this thread may run on, as a list like `0-3,8`. In a container, core 0 may be missing.
 fn allowed_cores() -> String {
     fs::read_to_string("/proc/thread-self/status")
         .ok()
@@ -263,7 +267,7 @@ fn allowed_cores() -> String {
         .unwrap_or_else(|| "0".into())
 }
 
-/// EAL's folder for this prefix, if it is one that may be removed whole.
+/// EAL's folder for this prefix, if it may be removed whole.
 fn runtime_dir(prefix: &str) -> Option<PathBuf> {
     // SAFETY: EAL is initialized; the string is EAL's own, valid until clean-up, and copied here.
     let folder = unsafe { CStr::from_ptr(dpdk_sys::stoq_eal_runtime_dir()) };

@@ -1,4 +1,4 @@
-//! What can go wrong between here and the device, and what to do about it.
+//! Errors of devices and of DPDK's environment, with their fixes.
 
 use std::{
     ffi::{CStr, c_int},
@@ -19,7 +19,7 @@ pub enum DpdkError {
          or do without huge pages"
     )]
     NoHugePages {
-        /// MiB asked for.
+        /// MiB needed.
         needed_mib: usize,
         /// MiB free in huge pages of all sizes.
         free_mib: usize,
@@ -27,11 +27,11 @@ pub enum DpdkError {
         pages: usize,
     },
 
-    /// A configured string cannot be given to DPDK.
-    #[error("`{0}` contains a zero byte or a blank where DPDK takes none")]
+    /// A configured string that DPDK cannot take.
+    #[error("`{0}` contains a zero byte, or a blank where DPDK allows none")]
     InvalidArgument(String),
 
-    /// A file prefix names a folder, so it cannot be any string.
+    /// A file prefix names a folder, so not every string is allowed.
     #[error("file prefix `{0}` must be made of letters, digits, `-`, `_` and `.`, and not begin with `.`")]
     InvalidFilePrefix(String),
 
@@ -44,7 +44,7 @@ pub enum DpdkError {
         reason: String,
     },
 
-    /// A thread could not be made known to DPDK.
+    /// A thread could not be registered with DPDK.
     #[error("DPDK cannot register another thread: {reason}. It knows at most 128 at a time")]
     RegisterThread {
         /// EAL's error.
@@ -52,20 +52,20 @@ pub enum DpdkError {
     },
 
     /// No PCI device has this address.
-    #[error("there is no PCI device {device}: `dpdk-devbind.py --status` lists those there are")]
+    #[error("there is no PCI device {device}: `dpdk-devbind.py --status` lists the devices")]
     NoSuchPciDevice {
         /// The address as configured.
         device: String,
     },
 
-    /// A PCI device that DPDK was not told of when it started.
+    /// A PCI device that is not in DPDK's allow-list.
     #[error("PCI device {device} is not in the allow-list that DPDK was started with: add it there")]
     NotAllowed {
         /// The address as configured.
         device: String,
     },
 
-    /// A PCI device that is bound to no driver, or to one that DPDK cannot work through.
+    /// A PCI device that is bound to no driver, or to one that DPDK cannot use.
     #[error(
         "PCI device {device} is bound to {driver}, which DPDK cannot use: \
          bind it with `dpdk-devbind.py --bind=vfio-pci {device}`"
@@ -105,23 +105,23 @@ pub enum DpdkError {
 
     /// More queue pairs than the device has, or none.
     #[error(
-        "device `{device}` has 1 to {max} queue pairs, and {asked} were asked for: set `queues` in that range"
+        "device `{device}` has 1 to {max} queue pairs, but {asked} are configured: set `queues` in that range"
     )]
     Queues {
         /// The device's name.
         device: String,
-        /// Queue pairs asked for.
+        /// Queue pairs configured.
         asked: u16,
-        /// Most that the device has.
+        /// The device's maximum.
         max: u16,
     },
 
     /// An MTU larger than the device takes.
-    #[error("device `{device}` takes an MTU of {min} to {max} bytes, and {asked} was asked for")]
+    #[error("device `{device}` takes an MTU of {min} to {max} bytes, but {asked} is configured")]
     Mtu {
         /// The device's name.
         device: String,
-        /// MTU asked for, bytes.
+        /// The configured MTU, bytes.
         asked: u16,
         /// Smallest, bytes.
         min: u16,
@@ -136,16 +136,16 @@ pub enum DpdkError {
         path: PathBuf,
     },
 
-    /// A file that is no socket lies where the memif socket should.
+    /// A file that is no socket is at the memif socket's path.
     #[error("{} exists and cannot be replaced by a memif socket: {reason}", path.display())]
     SocketPath {
         /// The socket's path.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
 
-    /// Nobody serves the memif socket that a client connects to.
+    /// No process serves the memif socket that a client connects to.
     #[error("nothing listens on memif socket {}: start the side with `role=server` first", path.display())]
     NoServer {
         /// The socket's path.
@@ -162,13 +162,13 @@ pub enum DpdkError {
         device: String,
         /// Which queue.
         queue: u16,
-        /// Buffers asked for.
+        /// Buffers needed.
         mbufs: u32,
         /// Bytes of room in each.
         room: u16,
     },
 
-    /// The driver failed at one of the steps between found and started.
+    /// The driver failed at a step of opening.
     #[error("device `{device}` failed to {step}: {reason}")]
     Port {
         /// The device's name.

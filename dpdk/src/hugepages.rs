@@ -1,10 +1,10 @@
-//! What the kernel says of its huge pages.
+//! The kernel's counts of huge pages.
 
 use std::{fs, path::Path};
 
 const SYSFS: &str = "/sys/kernel/mm/hugepages";
 
-/// Bytes in huge pages of all sizes that nobody uses or has reserved.
+/// Bytes in free huge pages of all sizes, without pages that are reserved.
 pub(crate) fn free_bytes() -> usize {
     free_bytes_in(Path::new(SYSFS))
 }

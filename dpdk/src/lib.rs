@@ -7,9 +7,9 @@
 //! SlabPool ──▶ SlabBlock ──▶ Bytes                    huge pages for what outlives a packet
 //! ```
 //!
-//! Ownership is the type. A received batch frees its mbufs once, when it is dropped. A queue may move to another
-//! thread but is never shared ([`Send`], not [`Sync`]). Ports close after their queues, and DPDK's environment is
-//! cleaned up after its ports, in whatever order the handles are dropped.
+//! Ownership is the type. A received batch frees its mbufs once, when it is dropped. A queue may move to
+//! another thread but is never shared ([`Send`], not [`Sync`]). Ports close after their queues, and DPDK's
+//! environment is cleaned up after its ports, in whatever order the handles are dropped.
 
 mod device;
 mod eal;
@@ -26,8 +26,8 @@ pub use port::{Port, PortConfig, PortInfo, PortStats, QueuePair};
 pub use queue::{BURST_LEN_MAX, Checksum, RxBatch, RxFrame, RxQueue, TxOffload, TxQueue};
 pub use slab::{Backing, SlabBlock, SlabPool, SlabStats};
 
-/// Cycles of the processor's time-stamp counter a second, as DPDK calibrated it. Needs a live [`Eal`].
+/// Cycles of the processor's time-stamp counter a second, by DPDK's calibration. Needs a live [`Eal`].
 pub fn tsc_hz(_eal: &Eal) -> u64 {
-    // SAFETY: EAL is initialized, as `_eal` proves; the function only reads what was calibrated then.
+    // SAFETY: EAL is initialized, as `_eal` proves; the function only reads a calibrated value.
     unsafe { dpdk_sys::stoq_tsc_hz() }
 }

@@ -7,12 +7,13 @@ use std::{
 
 /// Buffers that a registered thread keeps to itself, so that most bursts touch no shared ring.
 pub(crate) const CACHE_LEN: u32 = 256;
-/// The most that stays out of reach in a cache: DPDK flushes at half as much again.
+/// The most buffers that one cache withholds: DPDK flushes it at half as much again.
 pub(crate) const CACHE_LEN_MAX: u32 = CACHE_LEN + CACHE_LEN / 2;
 /// The most room in a buffer: its length, with DPDK's headroom of 128, is a 16-bit number.
 pub(crate) const ROOM_BYTES_MAX: u16 = u16::MAX - 128;
 
-/// A pool of mbufs, freed when dropped. Its owner drops it after everything that could hold a buffer of it.
+/// A pool of mbufs, freed when dropped. Its owner drops it after everything that could hold one of its
+/// buffers.
 #[derive(Debug)]
 pub(crate) struct Pool(NonNull<c_void>);
 
@@ -34,8 +35,8 @@ impl Pool {
         NonNull::new(pool).map(Self)
     }
 
-    /// As [`Pool::create`], with buffers that are a memory page each, all in one piece of memory: what net_af_xdp
-    /// registers with the kernel (the shim says why).
+    /// As [`Pool::create`], with buffers that are a memory page each, all in one piece of memory, as
+    /// net_af_xdp registers them with the kernel (the shim says why).
     pub(crate) fn create_paged(name: &str, mbufs: u32, numa_node: c_int) -> Option<Self> {
         let name = CString::new(name).ok()?;
         // SAFETY: the name is a C string, which DPDK copies; a null result is handled.

@@ -18,7 +18,7 @@ use crate::{
     queue::{BURST_LEN_MAX, PENDING_LEN_MAX, RxQueue, STASH_LEN, TxQueue},
 };
 
-/// Ethernet header and one VLAN tag: what a frame has beyond its MTU, bytes.
+/// Ethernet header and one VLAN tag: a frame's bytes beyond its MTU.
 const FRAME_OVERHEAD_BYTES: u16 = 14 + 4;
 /// RFC 791: every link takes 68 bytes.
 const MTU_MIN: u16 = 68;
@@ -26,15 +26,15 @@ const MTU_MAX: u16 = 63 * 1024 - FRAME_OVERHEAD_BYTES;
 /// Buffers that net_af_xdp keeps in a queue's fill ring, and at most in its completion ring
 /// (XSK_RING_PROD__DEFAULT_NUM_DESCS, XSK_RING_CONS__DEFAULT_NUM_DESCS).
 const AF_XDP_RING_LEN: u32 = 2048;
-/// What the kernel leaves of a buffer of net_af_xdp, a page of 4096 bytes, for a frame: without DPDK's headers (64 + 128
-/// bytes), its headroom (128) and the kernel's own (XDP_PACKET_HEADROOM, 256).
+/// The largest frame in a buffer of net_af_xdp, a page of 4096 bytes without DPDK's headers (64 + 128 bytes),
+/// its headroom (128) and the kernel's own (XDP_PACKET_HEADROOM, 256).
 const AF_XDP_FRAME_BYTES_MAX: u32 = 4096 - 64 - 128 - 128 - 256;
 /// Room that every driver takes, bytes.
 const ROOM_BYTES_MIN: u16 = 2048;
 
 const _: () = assert!((MTU_MAX + FRAME_OVERHEAD_BYTES).next_multiple_of(1024) <= ROOM_BYTES_MAX);
 
-/// What is asked of a port.
+/// The configuration of a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortConfig {
     /// A PCI address (`0000:00:04.0`), or a virtual device with its arguments
@@ -45,19 +45,19 @@ pub struct PortConfig {
     pub device: String,
     /// Queue pairs: one a worker.
     pub queues: u16,
-    /// Receive descriptors a queue; adjusted to what the device takes.
+    /// Receive descriptors a queue; adjusted to the device's limits.
     pub rx_descriptors: u16,
-    /// Transmit descriptors a queue; adjusted to what the device takes.
+    /// Transmit descriptors a queue; adjusted to the device's limits.
     pub tx_descriptors: u16,
     /// Largest layer-3 packet, bytes.
     pub mtu: u16,
-    /// Receive buffers a queue; `None`, or too few, gives what the descriptors and one burst need.
+    /// Receive buffers a queue; `None`, or too few, gives enough for the descriptors and one burst.
     pub rx_mbufs: Option<u32>,
     /// Frames that may wait for the device, a queue.
     pub tx_pending_len_max: usize,
-    /// Ask for IPv4 and UDP checksum offloads where the device has them.
+    /// Enable IPv4 and UDP checksum offloads where the device has them.
     pub checksum: bool,
-    /// Ask for RSS over UDP flows where the device has it and there are several queues.
+    /// Enable RSS over UDP flows where the device has it and there are several queues.
     pub rss: bool,
     /// Take frames for every station.
     pub promiscuous: bool,
@@ -80,7 +80,7 @@ impl Default for PortConfig {
     }
 }
 
-/// What a port is and what it granted.
+/// A port's device and its granted settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortInfo {
     /// The PCI address, or the virtual device's name.
@@ -103,7 +103,7 @@ pub struct PortInfo {
     pub rx_checksum: bool,
     /// The device fills in IPv4 header and UDP checksums.
     pub tx_checksum: bool,
-    /// The device spreads flows over its queues. Without, and with several queues, it is the peer that chooses.
+    /// The device spreads flows over its queues. Without it, and with several queues, the peer chooses.
     pub rss: bool,
 }
 
@@ -137,9 +137,9 @@ pub struct Port {
 /// One receive and one transmit queue of the same port, for one worker.
 #[derive(Debug)]
 pub struct QueuePair {
-    /// Where frames come from.
+    /// The receive queue.
     pub rx: RxQueue,
-    /// Where frames go to.
+    /// The transmit queue.
     pub tx: TxQueue,
     shared: Arc<OpenPort>,
 }
@@ -169,7 +169,7 @@ impl Port {
     ///
     /// # Errors
     ///
-    /// Every [`DpdkError`] that is about a device; nothing stays open then.
+    /// Every [`DpdkError`] about a device; no device stays open then.
     pub fn open(eal: &Arc<Eal>, config: &PortConfig) -> Result<(Self, Vec<QueuePair>), DpdkError> {
         if !(MTU_MIN..=MTU_MAX).contains(&config.mtu) {
             return Err(mtu_error(config, MTU_MAX.into()));
@@ -191,7 +191,7 @@ impl Port {
         Ok((Self { shared }, pairs))
     }
 
-    /// What the port is.
+    /// The port's device and settings.
     pub fn info(&self) -> &PortInfo {
         &self.shared.info
     }
@@ -220,18 +220,18 @@ impl Port {
     }
 }
 
-/// What a port and its queues share: the device, its buffers, and the duty to close it.
+/// The shared part of a port and its queues: the device, its buffers, and the duty to close it.
 #[derive(Debug)]
 pub(crate) struct OpenPort {
     pub(crate) id: u16,
     device: Device,
-    /// This process made the device, or woke it, so it takes it away again.
+    /// This process made the device, or woke it, and must remove it.
     hotplugged: bool,
     served_socket: Option<PathBuf>,
     info: PortInfo,
     /// Of queue `q`: receive at `2 q`, transmit at `2 q + 1`.
     pools: Vec<Pool>,
-    /// Drivers do not expect to be asked for counters or the link by two threads at once.
+    /// Drivers do not expect two threads to read counters or the link at once.
     status: Mutex<()>,
     link: AtomicBool,
     eal: Arc<Eal>,
@@ -285,7 +285,7 @@ impl OpenPort {
         let mut caps = dpdk_sys::PortCaps::default();
         // SAFETY: `caps` is a valid place for the result, and the port number is of a port that is attached.
         let code = unsafe { dpdk_sys::stoq_port_caps(self.id, &mut caps) };
-        self.check(code, "tell what it is")?;
+        self.check(code, "report its capabilities")?;
         if config.queues == 0 || config.queues > caps.queues_max {
             return Err(DpdkError::Queues {
                 device: self.device.name().into(),
@@ -296,7 +296,7 @@ impl OpenPort {
         if self.device.is_af_xdp() {
             caps.mtu_max = caps.mtu_max.min(AF_XDP_FRAME_BYTES_MAX - u32::from(FRAME_OVERHEAD_BYTES));
         }
-        // memif claims 1518-byte frames whatever its buffers are: there the buffers decide.
+        // memif claims 1518-byte frames whatever its buffers are: its buffers decide.
         let memif_bsize = self.device.memif().map(|memif| memif.bsize);
         if memif_bsize.is_none() && u32::from(config.mtu) > caps.mtu_max {
             return Err(mtu_error(config, caps.mtu_max));
@@ -315,7 +315,7 @@ impl OpenPort {
         let code = unsafe { dpdk_sys::stoq_port_configure(&mut setup) };
         self.check(code, "take its configuration")?;
 
-        // memif copies whole frames only into, and from, buffers of exactly its own size. Drivers of some NICs round
+        // memif copies whole frames only between buffers of exactly its own size. Drivers of some NICs round
         // buffers down to 1 KiB.
         let room = memif_bsize.map_or_else(
             || frame_bytes.next_multiple_of(1024).max(ROOM_BYTES_MIN),
@@ -360,8 +360,9 @@ impl OpenPort {
     ) -> Result<(), DpdkError> {
         let burst = BURST_LEN_MAX as u32;
         let af_xdp = self.device.is_af_xdp();
-        // net_af_xdp also sends from the receive buffers, into which it copies: they lie in its fill ring, its transmit
-        // ring, which is as long as the receive ring, and its completion ring, and must not run out for receiving.
+        // net_af_xdp also sends from the receive buffers, into which it copies. They are in its fill ring, in
+        // its transmit ring, which is as long as the receive ring, and in its completion ring, and must not
+        // run out for receiving.
         let own_rings = if af_xdp { 2 * AF_XDP_RING_LEN + u32::from(setup.rx_descriptors) } else { 0 };
         let rx_least = u32::from(setup.rx_descriptors) + own_rings + 2 * burst + CACHE_LEN_MAX;
         let rx_mbufs = rx_mbufs.unwrap_or(0).max(rx_least);
@@ -396,7 +397,7 @@ impl OpenPort {
         self.info.tx_checksum
     }
 
-    /// Never waits: while another thread asks the driver, this gives the last answer.
+    /// Never waits: while another thread calls the driver, this gives the last answer.
     fn link_up(&self) -> bool {
         if let Ok(_one_at_a_time) = self.status.try_lock() {
             // SAFETY: the port is open for as long as this lives.

@@ -10,15 +10,15 @@ use crate::{pool::Pool, port::OpenPort};
 pub const BURST_LEN_MAX: usize = 64;
 /// Transmit buffers taken from the pool at a time.
 pub(crate) const STASH_LEN: usize = 64;
-/// The most that a transmit queue can be told to keep pending.
+/// The largest number of pending frames in a transmit queue.
 pub(crate) const PENDING_LEN_MAX: usize = 16 * 1024;
-/// The largest chained frame that is put together, bytes: a longer one is shown empty.
+/// The longest chained frame that is reassembled, bytes: a longer one is shown empty.
 const CHAINED_BYTES_MAX: usize = u16::MAX as usize + 18;
 
 // The shim counts pending frames in 16 bits.
 const _: () = assert!(BURST_LEN_MAX <= PENDING_LEN_MAX && PENDING_LEN_MAX <= u16::MAX as usize);
 
-/// What the device said of a received frame's checksums.
+/// The device's verdict on a received frame's checksums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checksum {
     /// Nothing: software must check.
@@ -34,11 +34,11 @@ pub enum Checksum {
 pub struct RxFrame<'a> {
     /// The frame from its Ethernet header on, without the frame check sequence.
     pub data: &'a [u8],
-    /// What the device said of its checksums.
+    /// The device's verdict on its checksums.
     pub checksum: Checksum,
 }
 
-/// Checksums that the device fills in, where [`crate::PortInfo::tx_checksum`] says that it can.
+/// Checksums that the device fills in, where [`crate::PortInfo::tx_checksum`] allows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TxOffload {
     /// None: the frame is complete.
@@ -58,10 +58,10 @@ pub enum TxOffload {
 /// A receive queue. [`Send`], not [`Sync`]: one thread polls it.
 pub struct RxQueue {
     queue: u16,
-    /// What the last burst brought. A batch owns the front of it.
+    /// The mbufs of the last burst. A batch owns the front of it.
     mbufs: Box<[*mut c_void; BURST_LEN_MAX]>,
     frames: Box<[sys::RxFrame; BURST_LEN_MAX]>,
-    /// Where a chained frame is put together.
+    /// Where a chained frame is reassembled.
     scratch: Vec<u8>,
     port: Arc<OpenPort>,
 }
@@ -134,8 +134,8 @@ impl RxBatch<'_> {
         }
     }
 
-    /// The frame at `index`. A frame that arrived in several buffers is copied into one piece; one too long for that
-    /// is empty.
+    /// The frame at `index`. A frame in several buffers is copied into one piece; one too long for that is
+    /// empty.
     ///
     /// # Panics
     ///
@@ -168,7 +168,7 @@ impl RxBatch<'_> {
         // SAFETY: the batch owns the mbuf, `scratch` has room for `len` bytes, and the shim writes no more than that.
         let written =
             unsafe { sys::stoq_rx_copy(self.queue.mbufs[index], scratch.as_mut_ptr(), len as u32) } as usize;
-        // A chain that is shorter or longer than it says is not a frame.
+        // A chain with a wrong length is no frame.
         if written == len { &scratch[..len] } else { &[] }
     }
 }
@@ -194,13 +194,13 @@ pub struct TxQueue {
     stash: Box<[*mut c_void; STASH_LEN]>,
     stash_data: Box<[*mut u8; STASH_LEN]>,
     stash_len: usize,
-    /// Pending frames lie in `head..tail`, in one piece, because DPDK takes an array. The arrays are twice as long as
-    /// the bound, so that moving what is left to the front is rare.
+    /// Pending frames are in `head..tail`, in one piece, because DPDK takes an array. The arrays are twice as
+    /// long as the bound, so that the remaining frames seldom move to the front.
     mbufs: Box<[*mut c_void]>,
     frames: Box<[sys::TxFrame]>,
     head: usize,
     tail: usize,
-    /// Pending frames, from the head, that the driver has prepared already.
+    /// Pending frames, from the head, that the driver has already prepared.
     ready: u16,
     refused: u64,
     port: Arc<OpenPort>,
@@ -258,9 +258,9 @@ impl TxQueue {
         self.mbufs.len() / 2 - self.pending()
     }
 
-    /// Appends a frame of `len` bytes, which `fill` writes whole into a packet buffer with unspecified content.
-    /// Returns false, and calls nothing, if the frame is empty or too large, nothing more may wait, or no buffer is
-    /// free.
+    /// Appends a frame of `len` bytes, which `fill` writes whole into a packet buffer with unspecified
+    /// content. Returns false, without calling `fill`, if the frame is empty or too large, the queue of
+    /// pending frames is full, or no buffer is free.
     #[inline]
     pub fn frame(&mut self, offload: TxOffload, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
         if len == 0 || len > self.frame_bytes_max || self.room() == 0 {
@@ -294,7 +294,8 @@ impl TxQueue {
         true
     }
 
-    /// Offers the device everything that waits. Returns how many frames it has not taken; they keep their order.
+    /// Offers all pending frames to the device. Returns the number of frames that it has not taken; they keep
+    /// their order.
     #[inline]
     pub fn flush(&mut self) -> usize {
         while self.head < self.tail {
@@ -311,7 +312,7 @@ impl TxQueue {
             if self.ready > 0 || taken == len {
                 break;
             }
-            // Everything before it was taken, and the driver will never take this one.
+            // Every earlier frame was taken, and the driver will never take this one.
             self.drop_front(1);
             self.refused += 1;
         }
@@ -321,7 +322,7 @@ impl TxQueue {
         self.pending()
     }
 
-    /// Frees everything that waits. Returns how many frames that were.
+    /// Frees all pending frames. Returns their number.
     pub fn drop_pending(&mut self) -> usize {
         let dropped = self.pending();
         self.drop_front(dropped);
@@ -329,7 +330,7 @@ impl TxQueue {
         dropped
     }
 
-    /// Frames that the driver refused for good, and that were dropped, since the last call.
+    /// Frames that the driver refused for good since the last call. They were dropped.
     pub fn take_refused(&mut self) -> u64 {
         std::mem::take(&mut self.refused)
     }
@@ -344,7 +345,7 @@ impl TxQueue {
     #[cold]
     fn restock(&mut self) -> bool {
         let pool = self.pool().as_ptr();
-        // A pool that is nearly empty may still have one.
+        // A nearly empty pool may still have one.
         self.stash_len = [STASH_LEN, 1]
             .into_iter()
             .find(|&len| {

@@ -1,4 +1,4 @@
-//! Blocks of memory in huge pages, for what outlives a packet: stored payloads.
+//! Blocks of memory in huge pages, for data that outlives a packet: stored payloads.
 
 use std::{
     alloc::Layout,
@@ -16,27 +16,27 @@ use crate::hugepages;
 /// Where a pool's blocks come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backing {
-    /// Huge pages while there are free ones, normal pages after.
+    /// Huge pages while some are free, then normal pages.
     HugePagesPreferred,
     /// Normal pages.
     Normal,
 }
 
-/// What a pool consists of now.
+/// The blocks of a pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SlabStats {
     /// Blocks in huge pages.
     pub huge: usize,
     /// Blocks in normal pages.
     pub normal: usize,
-    /// Blocks that are out: taken, or frozen with a [`Bytes`] left.
+    /// Blocks in use: taken, or frozen with a [`Bytes`] left.
     pub taken: usize,
 }
 
 /// A bounded pool of blocks of one size. Clones are handles on the same pool.
 ///
-/// Nothing is allocated before it is taken, so that a pool made early does not eat the huge pages that DPDK takes at
-/// its start; nothing is returned to the system before the pool and all its blocks are gone.
+/// No block is allocated before it is taken, so that a pool made early does not use up the huge pages that
+/// DPDK takes at its start. Memory returns to the system only when the pool and all its blocks are gone.
 #[derive(Clone, Debug)]
 pub struct SlabPool {
     shared: Arc<Shared>,
@@ -63,8 +63,8 @@ impl Shared {
 }
 
 impl SlabPool {
-    /// A pool of up to `blocks_max` blocks of `block_bytes` each. A block smaller than the system's default huge page
-    /// lies in normal pages: it would waste the rest.
+    /// A pool of up to `blocks_max` blocks of `block_bytes` each. A block smaller than the system's default
+    /// huge page uses normal pages: it would waste the rest.
     pub fn new(blocks_max: usize, block_bytes: usize, backing: Backing) -> Self {
         let fits = |page: usize| page <= block_bytes;
         let huge =
@@ -73,7 +73,7 @@ impl SlabPool {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Takes a block, whose content is unspecified. `None` while `blocks_max` are out.
+    /// Takes a block, whose content is unspecified. `None` while `blocks_max` are in use.
     pub fn take(&self) -> Option<SlabBlock> {
         let mut state = self.shared.state();
         let memory = match state.free.pop() {
@@ -99,7 +99,7 @@ impl SlabPool {
         Some(SlabBlock { memory: Some(memory), shared: self.shared.clone() })
     }
 
-    /// How many blocks there are, by kind.
+    /// The number of blocks, by kind.
     pub fn stats(&self) -> SlabStats {
         self.shared.state().stats
     }
@@ -117,7 +117,7 @@ impl SlabPool {
 
 /// A block that its holder may write. Returns to its pool when dropped.
 pub struct SlabBlock {
-    /// Always there, until the drop takes it.
+    /// Present until the drop takes it.
     memory: Option<Memory>,
     shared: Arc<Shared>,
 }

@@ -14,11 +14,11 @@ use common::{pattern, send};
 use dpdk::{DpdkError, Eal, EalConfig, HugePages, Port, PortConfig, QueuePair};
 
 const CHILD: &str = "DPDK_TEST_CHILD";
-/// Frames sent each way: several times what both ports have buffers, hence a buffer that is lost once is missed.
+/// Frames sent each way: several times the buffers of both ports, hence a buffer that is lost once is missed.
 const FRAMES: usize = 30_000;
-/// Frames on their way at once: fewer than the receive ring holds.
+/// Frames in flight: fewer than the receive ring holds.
 const WINDOW: usize = 500;
-/// How long all of them may take, on a machine that does much else.
+/// The time for all of them, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// EtherType for local experiments (IEEE Std 802): the kernel sends none.
 const ETHER_TYPE: [u8; 2] = [0x88, 0xb5];
@@ -80,7 +80,7 @@ fn open(eal: &Arc<Eal>, number: u8, interface: &str, mtu: u16) -> Result<(Port, 
 
 /// Sends [`FRAMES`] frames each way at the same time. Each must arrive, in order and byte for byte.
 ///
-/// On a thread that DPDK does not know: without a cache of buffers, every buffer of the pools has its turn.
+/// On an unregistered thread: without a cache of buffers, every buffer of the pools has its turn.
 fn cross_under_load(near: &mut QueuePair, far: &mut QueuePair, longest: usize) {
     let crossed = thread::scope(|scope| scope.spawn(|| cross(near, far, longest)).join());
     assert!(crossed.is_ok(), "frames were lost");
@@ -123,7 +123,7 @@ fn both_ways_on(huge_pages: HugePages) {
     cross_under_load(&mut near[0], &mut far[0], 1514);
     let free = near[0].buffers_available();
     cross_under_load(&mut near[0], &mut far[0], 1514);
-    // What is in the rings differs by some bursts; a loss takes thousands.
+    // The rings' contents differ by some bursts; a loss takes thousands.
     assert!(near[0].buffers_available().0 + 1024 > free.0, "{free:?}, now {:?}", near[0].buffers_available());
 }
 

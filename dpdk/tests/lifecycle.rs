@@ -61,7 +61,7 @@ fn devices_that_cannot_be_opened_are_named_with_the_fix() {
         assert!(matches!(with(5000, 1500), Err(DpdkError::Queues { asked: 5000, max: 2.., .. })));
         assert!(matches!(with(1, 10), Err(DpdkError::Mtu { asked: 10, .. })));
         assert!(matches!(with(1, u16::MAX), Err(DpdkError::Mtu { .. })));
-        // Nothing of the failures stays.
+        // The failures leave no trace.
         let (_port, _pairs) = with(1, 1500).unwrap();
         assert!(matches!(with(1, 1500), Err(DpdkError::AlreadyOpen { .. })));
     });
@@ -87,7 +87,7 @@ fn huge_pages_that_are_not_there_are_named_with_the_fix() {
             EalConfig { huge_pages: HugePages::Required, memory_mib: 1 << 30, ..EalConfig::default() };
         let error = Eal::init(&config).unwrap_err().to_string();
         assert!(error.contains("/proc/sys/vm/nr_hugepages"), "{error}");
-        // A refusal before EAL was asked leaves the one start unused.
+        // A refusal before EAL's start leaves the one start unused.
         let config = EalConfig { huge_pages: HugePages::None, memory_mib: 64, ..EalConfig::default() };
         assert_eq!(Eal::init(&config).unwrap().pages(), Pages::Normal);
     });
@@ -105,7 +105,7 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
 
         let config = PortConfig { device, ..PortConfig::default() };
         let (port, pairs) = Port::open(&eal, &config).unwrap();
-        // A second port of this process on the same listener is no stranger.
+        // A second port of this process may share the listener.
         let sibling = format!("net_memif7,role=server,id=7,socket={},socket-abstract=no", socket.display());
         let second = Port::open(&eal, &PortConfig { device: sibling, ..PortConfig::default() }).unwrap();
         drop((port, pairs));
@@ -123,7 +123,7 @@ fn whole_life(config: &EalConfig) {
         let mut link = Link::open(&eal, folder.path(), "", &PortConfig::default());
         assert!(send(&mut link.client.1[0], &pattern(round, 777)));
         assert_eq!(cross(&mut link.client.1[0], &mut link.server.1[0], 1), [pattern(round, 777)]);
-        // Some left on every path at the close.
+        // Some frames are in every ring at the close.
         for frame in 0..200 {
             send(&mut link.client.1[0], &pattern(frame, 100));
             send(&mut link.server.1[0], &pattern(frame, 100));

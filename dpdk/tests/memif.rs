@@ -72,7 +72,7 @@ fn a_full_ring_keeps_order_and_loses_nothing() {
         let (server, client) = (&mut link.server.1[0], &mut link.client.1[0]);
         let buffers = client.buffers_available();
 
-        // Nobody receives: the ring of 128 fills, then the queue of 300.
+        // The peer does not receive: the ring of 128 fills, then the queue of 300.
         let mut sent = 0;
         wait_for("the ring to fill", || {
             while send(client, &pattern(sent, 64 + sent % 1400)) {
@@ -169,7 +169,7 @@ fn two_queues_work_from_two_threads() {
                 })
             })
             .collect();
-        // The port closes with the last queue, on whatever thread that is.
+        // The port closes with the last queue, on any thread.
         drop((servers, clients));
         drop(link);
         for worker in workers {
@@ -183,7 +183,7 @@ fn frames_cross_between_two_processes() {
     const SOCKET: &str = "DPDK_TEST_FOLDER";
     let name = "frames_cross_between_two_processes";
     let config = |device| PortConfig { device, ..PortConfig::default() };
-    // The client is a grandchild: the same test, told where the server is.
+    // The client is a grandchild: the same test, with the server's folder in a variable.
     if let Some(folder) = std::env::var_os(SOCKET) {
         let device = memif(folder.as_ref(), "client", "");
         let (port, mut pairs) = Port::open(&eal(), &config(device)).unwrap();

@@ -1,4 +1,4 @@
-//! One holder, and what it is like.
+//! One holder of a gathering.
 
 use crate::hop::Route;
 use crate::limits::{GATHER_STALLS_MAX, GATHER_STRIKES_MAX, GATHER_TRIES_MAX, GATHER_WAIT_MS};
@@ -8,46 +8,46 @@ use crate::shard::Lanes;
 use crate::tls::NodeId;
 use std::time::{Duration, Instant};
 
-/// Where to ask.
+/// A holder to ask.
 #[derive(Clone, Debug)]
 pub struct GatherSource {
-    /// The connection to ask by.
+    /// The connection for its requests.
     pub connection: ConnectionId,
     /// The node that holds it: at the end of the route, if there is one.
     pub node: Option<NodeId>,
-    /// By which gateways, if it is not the peer of the connection.
+    /// The route, if it is not the peer of the connection.
     pub route: Option<Route>,
-    /// The lanes it has; none: not known, so it is asked for any.
+    /// Its lanes; none: unknown, so requests name any lane.
     pub lanes: Option<Lanes>,
 }
 
-/// Whether a holder is still asked.
+/// Whether a gathering still uses a holder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HolderState {
-    /// It is.
+    /// It is used.
     Asked,
     /// It refused for good.
     Refused(ErrorRecord),
-    /// It sent what proves false, too often.
+    /// It sent too many bad proofs.
     Wrong(String),
-    /// It let requests stall, too often.
+    /// It stalled too often.
     Stalled,
     /// Its connection ended.
     Gone(CloseReason),
 }
 
-/// What a holder gave.
+/// A holder's part in a gathering.
 #[derive(Clone, Debug)]
 pub struct HolderReport {
     /// The node.
     pub node: Option<NodeId>,
-    /// Checked bytes that came from it.
+    /// Checked bytes from it.
     pub bytes: u64,
-    /// Requests that it was sent.
+    /// Requests to it.
     pub requests: u64,
-    /// Times it sent what proves false.
+    /// Its bad proofs.
     pub strikes: u32,
-    /// What became of it.
+    /// Its state at the end.
     pub state: HolderState,
 }
 
@@ -59,16 +59,16 @@ pub(super) struct Holder {
     pub(super) given_bytes: u64,
     strikes: u32,
     stalls: u32,
-    /// Times it said that it cannot now.
+    /// Its BUSY answers.
     tries: u32,
     waits_until: Option<Instant>,
     state: HolderState,
     last_reason: String,
-    /// Lanes that it said it has not.
+    /// Lanes that it does not have.
     lacking: Lanes,
-    /// What it says of a length that is not proven: that it is so, or not so.
+    /// Whether it confirms or denies an unproven length.
     pub(super) agrees: Option<bool>,
-    /// It lacked one of several lanes: it is asked for one at a time.
+    /// It lacked one of several lanes: requests name one lane at a time.
     pub(super) one_by_one: bool,
 }
 
@@ -117,17 +117,17 @@ impl Holder {
         self.waits_until.filter(|_| self.may_still_give())
     }
 
-    /// Whether it may be asked again, but not yet.
+    /// Whether it is busy and may be asked again later.
     pub(super) fn waits(&self) -> bool {
         self.waits_until().is_some()
     }
 
-    /// Ends a wait that is over.
+    /// Ends a wait whose time is over.
     pub(super) fn wake(&mut self, now: Instant) {
         self.waits_until = self.waits_until.filter(|at| *at > now);
     }
 
-    /// The lanes it may be asked for, of `all`.
+    /// The lanes to request from it, of `all`.
     pub(super) fn lanes(&self, all: Lanes) -> Lanes {
         self.source.lanes.map_or(all, |lanes| lanes.intersection(all))
     }
@@ -138,7 +138,7 @@ impl Holder {
         }
     }
 
-    /// It cannot now, and may be asked again.
+    /// It is busy, and may be asked again.
     pub(super) fn wait(&mut self, now: Instant, failure: &ErrorRecord) {
         self.tries += 1;
         self.last_reason = failure.reason().to_owned();
@@ -149,7 +149,7 @@ impl Holder {
         self.waits_until = Some(now + Duration::from_millis(wait_ms));
     }
 
-    /// It has not all of these lanes.
+    /// It does not have all of these lanes.
     pub(super) fn lacks(&mut self, lanes: Lanes, failure: &ErrorRecord) {
         if lanes.len() > 1 {
             self.one_by_one = true;
@@ -163,7 +163,7 @@ impl Holder {
         }
     }
 
-    /// Gives whether that was once too often.
+    /// Counts a bad proof. Returns whether that was the last one allowed.
     pub(super) fn strike(&mut self, reason: &str) -> bool {
         self.strikes += 1;
         if self.strikes >= GATHER_STRIKES_MAX {
@@ -172,7 +172,7 @@ impl Holder {
         self.strikes >= GATHER_STRIKES_MAX
     }
 
-    /// Gives whether that was once too often.
+    /// Counts a stall. Returns whether that was the last one allowed.
     pub(super) fn stall(&mut self) -> bool {
         self.stalls += 1;
         if self.stalls >= GATHER_STALLS_MAX {
@@ -181,15 +181,17 @@ impl Holder {
         self.stalls >= GATHER_STALLS_MAX
     }
 
-    /// What became of it, for people.
+    /// Its state, for people.
     pub(super) fn told(&self) -> String {
         let node = self.source.node.map_or_else(|| "a holder".into(), |node| node.to_string());
         let what = match &self.state {
             HolderState::Asked if !self.last_reason.is_empty() => self.last_reason.clone(),
-            HolderState::Asked if !self.lacking.is_empty() => format!("has not the lanes {}", self.lacking),
+            HolderState::Asked if !self.lacking.is_empty() => {
+                format!("does not have the lanes {}", self.lacking)
+            }
             HolderState::Asked => "asked".into(),
             HolderState::Refused(failure) => format!("{}: {}", failure.code.name(), failure.reason()),
-            HolderState::Wrong(reason) => format!("sent what proves false: {reason}"),
+            HolderState::Wrong(reason) => format!("sent a bad proof: {reason}"),
             HolderState::Stalled => "stalled".into(),
             HolderState::Gone(reason) => format!("gone: {reason}"),
         };

@@ -1,8 +1,8 @@
-//! Fetches one thing from several holders at once: window by window, from each holder that is free; a window that is
-//! late, wrong or lost is asked for elsewhere.
+//! Fetches one payload or set from several holders at once: window by window, from each holder that is free.
+//! A window that is late, wrong or lost is requested from another holder.
 //!
-//! Sans-I/O like everything below the loop: deliveries go in, commands and [`GatherEvent`]s come out, `now` is passed. It keeps no
-//! payload: checked pieces go straight to its host.
+//! Sans-I/O like everything below the loop: deliveries go in, commands and [`GatherEvent`]s come out, `now`
+//! is passed. It keeps no payload: checked pieces go straight to its host.
 
 mod holder;
 mod plan;
@@ -37,43 +37,43 @@ pub enum Want {
     Lanes(Lanes),
 }
 
-/// What came of it so far.
+/// An event of a gathering.
 #[derive(Debug)]
 pub enum GatherEvent {
-    /// What it is: the length in bytes, and for a set its descriptor; proven. First.
+    /// The proven length in bytes, and for a set its descriptor. First.
     Described {
         /// The payload's length, bytes.
         length: u64,
-        /// What the set is.
+        /// The set's descriptor.
         descriptor: Option<Box<Descriptor>>,
     },
-    /// Payload bytes, checked. The same may come twice, from two holders.
+    /// Checked payload bytes. The same bytes may come twice, from two holders.
     Piece(VerifiedPiece),
-    /// Bytes of a shard, checked. The same may come twice.
+    /// Checked bytes of a shard. The same bytes may come twice.
     Shard {
-        /// Which.
+        /// The shard.
         shard: ShardIndex,
         /// The blob that the piece's offset counts in.
         blob: Blob,
         /// The bytes.
         piece: VerifiedPiece,
     },
-    /// Of these stripes, these lanes have come whole: with [`Want::AnyLanes`], k of them or more.
+    /// Of these stripes, these lanes are complete: with [`Want::AnyLanes`], k of them or more.
     Stripes {
         /// The first stripe.
         start: u64,
-        /// How many.
+        /// The number of stripes.
         count: u64,
-        /// The lanes that are whole.
+        /// The complete lanes.
         lanes: Lanes,
     },
-    /// Everything has come.
+    /// Everything has arrived.
     Done,
-    /// It cannot be had from these holders.
+    /// These holders cannot supply it.
     Failed(ErrorRecord),
 }
 
-/// One thing on its way from several holders.
+/// One gathering.
 #[derive(Debug)]
 pub struct Gather {
     token: AnyToken,
@@ -82,14 +82,14 @@ pub struct Gather {
     requests: FxHashMap<RequestId, WindowRequest>,
     shape: Option<Shape>,
     windows: BTreeMap<u64, Window>,
-    /// Windows begun, in their order; the last one first.
+    /// Windows begun, in order; the last window first.
     begun: u64,
     finished: u64,
     /// Bytes in events that the host has not taken.
     ahead_bytes: usize,
     events: VecDeque<GatherEvent>,
     unsent: VecDeque<Command>,
-    /// More holders may come: it does not fail for want of them.
+    /// More holders may be added: a lack of holders is no failure yet.
     awaits_more: bool,
     over: bool,
 }
@@ -97,25 +97,25 @@ pub struct Gather {
 /// Some consecutive groups or stripes.
 #[derive(Debug, Default)]
 struct Window {
-    /// Lanes that are whole.
+    /// Complete lanes.
     got: Lanes,
-    /// Requests for it that run.
+    /// Its requests in flight.
     running: SmallVec<[RequestId; 2]>,
 }
 
-/// One request that runs.
+/// One request in flight.
 #[derive(Debug)]
 struct WindowRequest {
     holder: usize,
-    /// Which window; none: a description.
+    /// Its window; none: a description.
     window: Option<u64>,
     lanes: Lanes,
-    /// When the last byte of it came.
+    /// When its last byte arrived.
     progress: Instant,
 }
 
 impl Gather {
-    /// Of `token`, from `sources`; more can be added.
+    /// A gathering of `token` from `sources`; more can be added.
     pub fn new(token: AnyToken, want: Want, sources: Vec<GatherSource>) -> Self {
         Self {
             token,
@@ -134,17 +134,17 @@ impl Gather {
         }
     }
 
-    /// Whether more holders may come: until none may, it does not fail for want of them.
+    /// Whether more holders may be added: until then a lack of holders is no failure.
     pub fn set_awaits_more(&mut self, awaits_more: bool) {
         self.awaits_more = awaits_more;
     }
 
-    /// One more holder.
+    /// Adds a holder.
     pub fn add(&mut self, source: GatherSource) {
         self.holders.push(Holder::new(source));
     }
 
-    /// The lanes that are to be had, once the set is described.
+    /// The wanted lanes, once the set is described.
     pub fn lanes(&self) -> Lanes {
         match self.want {
             Want::Lanes(lanes) => lanes,
@@ -152,7 +152,7 @@ impl Gather {
         }
     }
 
-    /// Who gave what, in the order of the sources.
+    /// Each holder's part, in the order of the sources.
     pub fn report(&self) -> Vec<HolderReport> {
         self.holders.iter().map(Holder::given).collect()
     }
@@ -169,7 +169,7 @@ impl Gather {
         Some(event)
     }
 
-    /// Takes a delivery that is about a request of this gathering, or about a connection; gives others back.
+    /// Takes a delivery for a request of this gathering, or about a connection; gives others back.
     pub fn handle(&mut self, now: Instant, delivery: Delivery) -> Result<(), Delivery> {
         match delivery {
             Delivery::Connection(connection, ConnectionEvent::Closed { ref reason }) => {
@@ -213,7 +213,7 @@ impl Gather {
         worked
     }
 
-    /// When [`Gather::poll`] has something to do though nothing comes.
+    /// When [`Gather::poll`] has work even without a delivery.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.over {
             return None;
@@ -228,7 +228,7 @@ impl Gather {
         self.events.push_back(GatherEvent::Failed(failure));
     }
 
-    /// Gives up: cancels what runs.
+    /// Cancels all requests.
     pub fn cancel(&mut self) {
         self.over = true;
         let running = std::mem::take(&mut self.requests).into_keys();
@@ -245,12 +245,13 @@ impl Gather {
         }
     }
 
-    /// Who claims what is not proven.
+    /// The holder whose length is not proven.
     fn claimed_by(&self) -> Option<usize> {
         self.shape.as_ref()?.claimed_by
     }
 
-    /// This holder did not prove what it claims: another who says the same shall, or all begins anew.
+    /// This holder did not prove its length: another holder that says the same must, or the gathering begins
+    /// anew.
     fn doubt(&mut self, holder: usize) {
         let Some(shape) = self.shape.as_mut().filter(|shape| shape.claimed_by == Some(holder)) else {
             return;
@@ -269,7 +270,7 @@ impl Gather {
         self.holders.iter_mut().for_each(|holder| holder.agrees = None);
     }
 
-    /// The piece at the end has come: who said another length was wrong.
+    /// The last piece is checked: holders that denied the length were wrong.
     fn prove(&mut self) {
         if let Some(shape) = &mut self.shape {
             shape.claimed_by = None;
@@ -294,7 +295,8 @@ impl Gather {
         asked.progress = now;
         let (holder, describes) = (asked.holder, asked.window.is_none());
         match &self.shape {
-            // Two holders of one payload cannot differ in its length: one of them lies, and proofs tell which.
+            // Two holders of one payload cannot differ in its length: one of them is wrong, and proofs tell
+            // which.
             Some(shape) => {
                 let (agrees, claimed) = (shape.length == length, shape.claimed_by.is_some());
                 self.holders[holder].agrees = Some(agrees);
@@ -312,9 +314,9 @@ impl Gather {
                 if let (Want::Lanes(lanes), Some(set)) = (self.want, &set)
                     && !set.lanes().contains_all(lanes)
                 {
-                    // Its token has proven the descriptor: the fault is not the holder's.
+                    // The token has proven the descriptor: the holder is not at fault.
                     let reason =
-                        format!("lanes {lanes} are asked for, and the set has the lanes {}", set.lanes());
+                        format!("lanes {lanes} are requested, but the set has the lanes {}", set.lanes());
                     return self.give_up(ErrorRecord::new(ErrorCode::BadRange, 0, reason));
                 }
                 match Shape::new(self.want, length, set) {
@@ -357,7 +359,7 @@ impl Gather {
         if index + 1 == shape.windows && shape.claimed_by.is_some() {
             self.prove();
         }
-        // Others may still be on their way with the same: they need not.
+        // Other holders' requests for the same window are not needed.
         if let Some(window) = self.windows.remove(&index) {
             for running in window.running {
                 self.abandon(running);
@@ -365,7 +367,7 @@ impl Gather {
         }
     }
 
-    /// Gives up a request that is of no use any more.
+    /// Cancels a request that is not needed any more.
     fn abandon(&mut self, request: RequestId) {
         if let Some(asked) = self.requests.remove(&request) {
             self.holders[asked.holder].running -= 1;
@@ -402,7 +404,7 @@ impl Gather {
                 holder.wait(now, failure);
             }
             ErrorCode::NotFound if !asked.lanes.is_empty() => holder.lacks(asked.lanes, failure),
-            // The end of the payload may be where another claims that it is not.
+            // The payload may end where another holder denies it.
             ErrorCode::BadRange if anothers_claim => holder.agrees = Some(false),
             ErrorCode::BadProof | ErrorCode::BadDescriptor | ErrorCode::Malformed | ErrorCode::BadRange => {
                 let reason = failure.reason().to_owned();
@@ -421,7 +423,7 @@ impl Gather {
         }
     }
 
-    /// Leaves holders that let a request stall.
+    /// Drops holders that let a request stall.
     fn expire(&mut self, now: Instant) {
         let stall = Duration::from_millis(GATHER_STALL_MS);
         let stalled = self.requests.iter().filter(|(_, asked)| now.duration_since(asked.progress) >= stall);
@@ -438,7 +440,7 @@ impl Gather {
     fn why(&self) -> ErrorRecord {
         let told: Vec<_> = self.holders.iter().map(Holder::told).collect();
         if told.is_empty() {
-            return ErrorRecord::new(ErrorCode::UpstreamFailed, 0, "there is no holder to ask");
+            return ErrorRecord::new(ErrorCode::UpstreamFailed, 0, "there is no holder");
         }
         let not_found = self.holders.iter().all(Holder::has_not);
         let (code, what) = match (not_found, &self.shape) {

@@ -1,4 +1,4 @@
-//! Who is asked for what, and when it is over.
+//! Which holder gets which request, and when the gathering ends.
 
 use super::holder::Holder;
 use super::shape::Shape;
@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use std::time::Instant;
 
 impl Gather {
-    /// Gives every holder that is free something to do; ends when all is here or nothing more can come.
+    /// Gives every free holder a request. Ends when everything has arrived or cannot arrive.
     pub(super) fn plan(&mut self, now: Instant, numbers: &mut u64) {
         if self.shape.as_ref().is_some_and(|shape| self.finished == shape.windows) {
             self.over = true;
@@ -29,7 +29,7 @@ impl Gather {
                 }
             }
         }
-        // Nothing runs, and nobody has what could be asked for now or later.
+        // No request is in flight, and no holder has what is still missing.
         let host_is_behind = self.ahead_bytes >= GATHER_AHEAD_BYTES;
         let more = self.awaits_more || self.holders.iter().any(Holder::waits);
         if self.requests.is_empty() && !host_is_behind && !more {
@@ -41,7 +41,7 @@ impl Gather {
         }
     }
 
-    /// Asks one holder for the next thing that it can give.
+    /// Sends one holder the next request that it can answer.
     fn ask(&mut self, now: Instant, index: usize, numbers: &mut u64) {
         let Some(shape) = self.shape.clone() else {
             // One description is enough; another holder is asked while the first is slow.
@@ -59,7 +59,7 @@ impl Gather {
         }
     }
 
-    /// A window, and which of its lanes, that this holder should be asked for.
+    /// A window to request from this holder, and its lanes.
     fn choose(&mut self, shape: &Shape, index: usize) -> Option<(u64, Lanes)> {
         let claimed = shape.claimed_by.is_some();
         if claimed && self.holders[index].agrees == Some(false) {
@@ -86,7 +86,7 @@ impl Gather {
                 return None;
             }
         }
-        // Nothing is left to begin: what others are late with may be had here.
+        // All windows are begun: this holder may be faster with one that others are late with.
         if self.begun < shape.windows || self.holders[index].running > 0 {
             return None;
         }
@@ -94,12 +94,12 @@ impl Gather {
         waiting.into_iter().find_map(|window| Some((window, self.useful(shape, index, window, true)?)))
     }
 
-    /// Which lanes of a window this holder should give; for a payload, none of them, but the window. `again`: though somebody
-    /// is asked already.
+    /// The lanes of a window to request from this holder; for a payload, an empty selection. `again`:
+    /// although another holder has a request for it.
     fn useful(&self, shape: &Shape, index: usize, window: u64, again: bool) -> Option<Lanes> {
         let state = self.windows.get(&window)?;
         let mine = state.running.iter().any(|running| self.requests[running].holder == index);
-        // Who claims a length must prove it.
+        // A holder that claims a length must prove it.
         let others = shape.claimed_by.is_some_and(|claims| claims != index) && window + 1 == shape.windows;
         if mine || others || (again && state.running.len() >= 2) {
             return None;
@@ -119,7 +119,7 @@ impl Gather {
                 (here, u32::from(set.k()).saturating_sub(known.len()))
             }
         };
-        // Everybody who can should give a part.
+        // Every usable holder gets a part.
         let givers = self.holders.iter().filter(|holder| holder.may_still_give()).count().max(1) as u32;
         let share = match self.want {
             _ if self.holders[index].one_by_one => 1,

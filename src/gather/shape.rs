@@ -1,11 +1,11 @@
-//! How a thing is cut into windows.
+//! How a payload or set is cut into windows.
 
 use super::Want;
 use crate::limits::GATHER_WINDOW_BYTES;
 use crate::shard::{Descriptor, Lanes};
 use crate::token::GROUP_BYTES_U64;
 
-/// What a description tells: how the thing is cut into windows.
+/// A description's result: how the payload or set is cut into windows.
 #[derive(Clone, Debug)]
 pub(super) struct Shape {
     pub(super) length: u64,
@@ -14,12 +14,12 @@ pub(super) struct Shape {
     units: u64,
     units_a_window: u64,
     pub(super) windows: u64,
-    /// The holder who says so, while nothing proves the length: the piece at the payload's end will.
+    /// The holder that claims the length, until the piece at the payload's end proves it.
     pub(super) claimed_by: Option<usize>,
 }
 
 impl Shape {
-    /// The shape of what is wanted of a payload of `length` bytes; none: not of this description.
+    /// The windows of `want` of a payload of `length` bytes; none if the description does not allow it.
     pub(super) fn new(want: Want, length: u64, set: Option<Box<Descriptor>>) -> Option<Self> {
         let (units, units_a_window) = match (want, &set) {
             (Want::Payload, _) => {
@@ -36,13 +36,14 @@ impl Shape {
         Some(Self { length, descriptor: set, units, units_a_window, windows, claimed_by: None })
     }
 
-    /// The first unit of a window and how many it has.
+    /// The first unit of a window and its number of units.
     pub(super) fn span(&self, window: u64) -> (u64, u64) {
         let start = window * self.units_a_window;
         (start, self.units_a_window.min(self.units - start))
     }
 
-    /// Lanes that have no byte in these stripes: data lanes past the end of the payload, known to be nothing.
+    /// Lanes that have no byte in these stripes: data lanes past the end of the payload are known to be
+    /// empty.
     pub(super) fn absent(&self, start: u64, count: u64) -> Lanes {
         let Some(set) = self.descriptor.as_ref().filter(|_| count == 1 && start + 1 == self.units) else {
             return Lanes::NONE;
@@ -52,7 +53,7 @@ impl Shape {
         Lanes::first(set.k().into()).without(Lanes::first(present))
     }
 
-    /// Whether these lanes give the stripes back.
+    /// Whether these lanes restore the stripes.
     pub(super) fn enough(&self, got: Lanes, start: u64, count: u64) -> bool {
         let k = self.descriptor.as_ref().map_or(1, |set| u32::from(set.k()));
         got.union(self.absent(start, count)).len() >= k

@@ -1,11 +1,11 @@
-//! The way to the network.
+//! The configuration of a network.
 
 use crate::wire::prefix::Prefix;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The way to the network: exactly one kind.
+/// The network: exactly one kind.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum NetworkConfig {
@@ -25,8 +25,8 @@ impl Default for NetworkConfig {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DpdkConfig {
-    /// A PCI address (`0000:3b:00.0`) or a virtual device (`net_memif0,role=server,…`). `env:NAME` in the file takes it from
-    /// that environment variable: for who is told its device only when it starts.
+    /// A PCI address (`0000:3b:00.0`) or a virtual device (`net_memif0,role=server,…`). `env:NAME` in the
+    /// file takes it from that environment variable, where the device is known only at the start.
     #[serde(deserialize_with = "device")]
     pub device: String,
     /// Addresses of this port with their prefix lengths.
@@ -49,12 +49,12 @@ pub struct DpdkConfig {
     /// Transmit descriptors a queue.
     #[serde(default = "default_descriptors")]
     pub tx_descriptors: u16,
-    /// Receive buffers a queue; by default what the descriptors and one burst need.
+    /// Receive buffers a queue; by default enough for the descriptors and one burst.
     pub mbufs: Option<u32>,
     /// Take frames for every station: for devices that filter wrongly.
     #[serde(default)]
     pub promiscuous: bool,
-    /// Use the device's checksum and RSS offloads where it has them.
+    /// Use the device's checksum and RSS offloads.
     #[serde(default = "default_true")]
     pub offloads: bool,
     /// Give datagrams over IPv4 a UDP checksum where the device fills in none.
@@ -68,18 +68,18 @@ pub struct DpdkConfig {
     pub memory_mib: u32,
     /// Prefix of DPDK's runtime files; by default one of this process.
     pub file_prefix: Option<String>,
-    /// More EAL arguments, for what has no key here.
+    /// More EAL arguments, for options without a key here.
     #[serde(default)]
     pub eal_args: Vec<String>,
 }
 
-/// Whether DPDK lives in huge pages.
+/// Whether DPDK uses huge pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HugePagesConfig {
-    /// Do not start without.
+    /// Do not start without them.
     Required,
-    /// Use them where they are, normal pages where not.
+    /// Use them where there are some, normal pages otherwise.
     #[default]
     Preferred,
     /// Normal pages.
@@ -92,7 +92,7 @@ pub enum HugePagesConfig {
 pub struct KernelConfig {
     /// Local addresses. Port 0 takes any free one: for clients.
     pub listen: Vec<SocketAddr>,
-    /// Socket buffers asked for, each way, bytes. The kernel bounds them by net.core.rmem_max and wmem_max.
+    /// Requested socket buffers, each way, bytes. The kernel bounds them by net.core.rmem_max and wmem_max.
     pub buffer_bytes: usize,
 }
 

@@ -7,7 +7,7 @@ use crate::datagram::kernel::BindError;
 use crate::datagram::user_space::InterfaceError;
 use std::io;
 
-/// Why a network cannot be opened, and what to do about it.
+/// Why a network cannot be opened; the text names the fix.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// More workers than the machine's cores can run.
@@ -19,36 +19,36 @@ pub enum OpenError {
     /// Another program has the address.
     #[error("{error}: {holders}")]
     InUse {
-        /// The address, and what would mend it.
+        /// The address and the fix.
         error: BindError,
         /// The programs that this user may see.
         holders: String,
     },
-    /// What else the kernel says of a socket.
+    /// Another error of the kernel's sockets.
     #[error(transparent)]
     Kernel(io::Error),
     /// A DPDK port is configured, and this build has no DPDK.
     #[error("this build has no DPDK: build with the feature `dpdk`, or use `kind = \"kernel-udp\"`")]
     NoDpdk,
-    /// What DPDK refuses.
+    /// DPDK's error.
     #[cfg(feature = "dpdk")]
     #[error(transparent)]
     Dpdk(#[from] dpdk::DpdkError),
-    /// The port's addresses and its device do not go together.
+    /// The port's addresses and its device contradict each other.
     #[cfg(feature = "dpdk")]
     #[error("network: {0}")]
     Addresses(InterfaceError),
     /// The kernel has no interface of this name for the port.
     #[error(
-        "network.device: no interface {name} in this network namespace; `ip link` lists those there are: {error}"
+        "network.device: no interface {name} in this network namespace; `ip link` lists the interfaces: {error}"
     )]
     NoInterface {
         /// The name.
         name: String,
-        /// What the kernel says.
+        /// The kernel's error.
         error: io::Error,
     },
-    /// The kernel drops without telling what is larger than its interface takes.
+    /// The MTU of the interface is too small: the kernel silently drops larger packets.
     #[error(
         "interface {name} has an MTU of {mtu}, below network.mtu = {wanted}: \
          `ip link set {name} mtu {wanted}`, or set network.mtu = {mtu}"

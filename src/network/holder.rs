@@ -1,4 +1,4 @@
-//! Which process has a port, a Unix socket or a file's lock, as far as this user may see: for messages that name it.
+//! The process that holds a port, a Unix socket or a file's lock, as far as this user may see: for messages that name it.
 
 use std::fmt;
 use std::fs;
@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// A process that has what is wanted.
+/// A process that holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     /// Its number.
@@ -29,7 +29,7 @@ impl Holder {
     }
 }
 
-/// Processes with a UDP socket that stands in the way of one on `address`.
+/// Processes with a UDP socket that conflicts with one on `address`.
 pub fn of_udp(address: SocketAddr) -> Vec<Holder> {
     of_socket(&["udp", "udp6"], address)
 }

@@ -1,4 +1,4 @@
-//! Whether the machine has the memory and the cores that a configuration asks for.
+//! Whether the machine has the memory and the cores for a configuration.
 
 use super::{NetworkConfig, OpenError};
 use crate::limits::{STORE_BYTES_MAX, WORKERS_PER_CORE_MAX};
@@ -22,7 +22,8 @@ pub fn ensure_network(config: &NetworkConfig, workers: usize) -> Result<(), Open
     Ok(())
 }
 
-/// Compares what DPDK and a store's memory tier of `tier_bytes` may take with the machine's memory. Gives both, MiB.
+/// Compares the memory of DPDK and of a store's memory tier of `tier_bytes` with the machine's. Gives both,
+/// MiB.
 ///
 /// # Errors
 /// [`MemoryError`] when the machine has less.

@@ -1,4 +1,4 @@
-//! Opens the network that a configuration describes, whichever kind it is, and starts a node or a client on it.
+//! Opens the network of a configuration, of either kind, and starts a node or a client on it.
 
 mod config;
 mod error;
@@ -35,26 +35,27 @@ pub struct Opened {
 enum Queues {
     #[cfg(feature = "dpdk")]
     Dpdk(Vec<port::DpdkNetwork>),
-    /// With a tap on each: another type, so that those without one pay nothing for it.
+    /// With a tap on each: another type, so that networks without one pay nothing for it.
     #[cfg(feature = "dpdk")]
     Tapped(Vec<port::TappedNetwork>),
     Kernel(Vec<KernelUdp>),
 }
 
-/// What must outlive the queues.
+/// The parts that must outlive the queues.
 enum Device {
     #[cfg(feature = "dpdk")]
     Dpdk(port::OpenPort),
     Kernel,
 }
 
-/// Something that runs on a network; the device is closed after it has ended.
+/// A node or a client on a network; the device is closed after it has ended.
 pub struct Running<T> {
     inner: T,
     device: Arc<Device>,
 }
 
-/// A device, to be looked at by others than its workers. It is closed after the last of these has gone.
+/// A handle to read the device's state beside its workers. The device is closed after the last of these has
+/// gone.
 #[derive(Clone)]
 pub struct DeviceView(Arc<Device>);
 
@@ -77,7 +78,7 @@ impl DeviceView {
         }
     }
 
-    /// What it granted; none where the kernel has the device.
+    /// Its granted offloads; none where the kernel has the device.
     pub fn offloads(&self) -> Option<Offloads> {
         match &*self.0 {
             #[cfg(feature = "dpdk")]
@@ -107,9 +108,9 @@ impl<T> Running<T> {
     }
 }
 
-/// Code that drives a network queue itself, without a worker, whichever kind of network that is.
+/// Code that drives a network queue itself, without a worker, on either kind of network.
 pub trait Drive {
-    /// What it comes to.
+    /// The result.
     type Output;
 
     /// Does its work.
@@ -139,13 +140,12 @@ impl Drop for RunningClient {
 impl Opened {
     /// Opens a gateway's network with one queue for each of `workers`.
     ///
-    /// # Errors
-    /// What the device or the kernel refuses, with the fix.
+    /// # Errors The device's or the kernel's, with the fix.
     pub fn open(config: &NetworkConfig, workers: usize) -> Result<Self, OpenError> {
         Self::open_as(config, workers, false)
     }
 
-    /// The same for a client, which hears what the kernel and ICMP say of the gateways that it dials.
+    /// The same for a client, which learns what the kernel and ICMP report about the gateways that it dials.
     ///
     /// # Errors
     /// Those of [`Opened::open`].
@@ -200,7 +200,7 @@ impl Opened {
         matches!(self.queues, Queues::Kernel(_))
     }
 
-    /// What worker threads on this network do first.
+    /// Runs first on each worker's thread on this network.
     pub fn thread_setup(&self) -> Option<ThreadSetup> {
         match &self.device {
             #[cfg(feature = "dpdk")]
@@ -224,7 +224,8 @@ impl Opened {
         Ok(Running { inner, device: Arc::new(self.device) })
     }
 
-    /// Gives the first queue to `driver`, on this thread, and closes the network when that has ended. None without a queue.
+    /// Gives the first queue to `driver`, on this thread, and closes the network when it has ended. None
+    /// without a queue.
     pub fn drive<D: Drive>(self, driver: D) -> Option<D::Output> {
         let Self { queues, device } = self;
         let _guard: Option<Box<dyn Any>> = match &device {
@@ -259,14 +260,13 @@ impl Opened {
 
 /// Opens one worker's sockets.
 ///
-/// # Errors
-/// What the kernel refuses: [`crate::datagram::kernel::BindError`] inside.
+/// # Errors The kernel's: [`crate::datagram::kernel::BindError`] inside.
 pub fn bind(kernel: &KernelConfig, reuse_port: bool, hear_errors: bool) -> io::Result<KernelUdp> {
     let config = KernelUdpConfig { reuse_port, buffer_bytes: kernel.buffer_bytes, hear_errors };
     KernelUdp::bind(&kernel.listen, config)
 }
 
-/// Says once which family is not there. A client tells of it when it is asked to go there.
+/// Logs once that a family is missing. A client reports it only when it dials such an address.
 fn tell_missing(opened: &KernelUdp, worker: usize, is_client: bool) {
     for missing in opened.missing().iter().filter(|_| worker == 0 && !is_client) {
         let family = if missing.is_ipv4() { "IPv4" } else { "IPv6" };

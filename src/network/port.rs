@@ -43,7 +43,7 @@ impl OpenPort {
         self.interface.as_ref()
     }
 
-    /// What the device does by itself.
+    /// The device's offloads.
     pub(super) fn offloads(&self) -> Offloads {
         let info = self.port.info();
         Offloads {
@@ -70,10 +70,10 @@ impl OpenPort {
     }
 }
 
-/// Starts DPDK and opens the port, with one queue pair for each of `workers`; `nic` makes of each, by its number, what the network runs on.
+/// Starts DPDK and opens the port, with one queue pair for each of `workers`; `nic` makes each one's network
+/// device, by its number.
 ///
-/// # Errors
-/// What DPDK refuses, with the fix.
+/// # Errors DPDK's, with the fix.
 pub(super) fn open<N: Nic>(
     config: &DpdkConfig,
     workers: usize,
@@ -113,7 +113,7 @@ pub(super) fn open<N: Nic>(
         promiscuous: config.promiscuous,
     };
     let (port, pairs) = Port::open(&eal, &port)?;
-    // net_tap makes its interface itself.
+    // net_tap makes its own interface.
     let under = under.or_else(|| interface_of(&config.device).and_then(|name| Interface::find(name).ok()));
     if let Some(fault) = under.as_ref().and_then(|under| under.view().fault()) {
         tracing::warn!("{fault}");
@@ -154,10 +154,9 @@ pub(super) fn open<N: Nic>(
     Ok((OpenPort { port, eal, interface: under }, queues))
 }
 
-/// The kernel's interface that net_af_packet or net_af_xdp is to use; none for other devices.
+/// The kernel's interface that net_af_packet or net_af_xdp uses; none for other devices.
 ///
-/// # Errors
-/// When there is none of its name, or its MTU is below the port's: the kernel drops what is larger without telling.
+/// # Errors When it does not exist, or its MTU is below the port's: the kernel silently drops larger packets.
 fn require_interface(config: &DpdkConfig) -> Result<Option<Interface>, OpenError> {
     let Some(name) = interface_of(&config.device).filter(|_| config.device.starts_with("net_af_")) else {
         return Ok(None);

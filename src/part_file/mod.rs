@@ -1,14 +1,14 @@
-//! A file that is being filled: beside its output, under a name of its own, until it is whole.
+//! A file being filled: beside its output, under a name of its own, until it is whole.
 //!
-//! It is called `FILE.part`, and `FILE.part.json` says what it is a part of; where such names are too long, the beginning
-//! of the name and its hash stand for it. The rules:
+//! It is called `FILE.part`, and `FILE.part.json` names its payload; where such names are too long, the
+//! beginning of the name and its hash replace it. The rules:
 //!
 //! - It is made exclusively, opened through no symbolic link, and locked while it is written. A second get of one output is
 //!   refused.
-//! - One that is there is taken only if its note says that it is a part of the same thing, or if it is empty. Everything else
-//!   belongs to somebody else: it is refused by name and not touched.
+//! - An existing one is taken only if its note names the same token, or if it is empty. Any other file
+//!   belongs to another program: it is refused by name and left as it is.
 //! - It gets its name only after it was read back and hashed, and it replaces nothing.
-//! - Dropped before, it is removed, unless it was said to be kept.
+//! - Dropped before, it is removed, unless it is to be kept.
 
 mod note;
 mod place;
@@ -25,10 +25,10 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// In which order the bytes come.
+/// The order in which the bytes arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// Rising: the part's length says how far it got, and a later get goes on there.
+    /// Rising: the part's length is the progress, and a later get continues there.
     Rising,
     /// Any: a later get begins anew.
     Any,
@@ -41,7 +41,7 @@ pub(crate) struct PartFile {
     file: File,
     token: AnyToken,
     order: Order,
-    /// The length that the note names, where one of this get's is there.
+    /// The length in the note, where the note is of this payload.
     length: Option<u64>,
     note_is_mine: bool,
     keep: bool,
@@ -49,12 +49,11 @@ pub(crate) struct PartFile {
 }
 
 impl PartFile {
-    /// Makes the part of `output`, or takes the one that an earlier get of `token` left. Its bytes count only if they came in
-    /// rising order; otherwise they are gone.
+    /// Makes the part of `output`, or takes the one that an earlier get of `token` left. Its bytes count only
+    /// if they arrived in rising order; otherwise they are dropped.
     ///
-    /// # Errors
-    /// When `output` is there, when its directory cannot be written, when another get writes it, when what has the part's
-    /// name is no part of this.
+    /// # Errors When `output` exists, when its directory cannot be written, when another get writes it, when
+    /// a file with the part's name belongs to something else.
     pub(crate) fn open(output: &Path, token: AnyToken, order: Order) -> Result<Self, ClientError> {
         let place = Place::of(output)?;
         place.check_vacant()?;
@@ -62,17 +61,17 @@ impl PartFile {
             if let Some((file, made)) = take(&place)? {
                 let (length, note_is_mine, over) = (None, false, false);
                 let mut part = Self { place, file, token, order, length, note_is_mine, keep: !made, over };
-                // One that ended meanwhile gave its part the name.
+                // A get that ended meanwhile gave its part the name.
                 part.place.check_vacant()?;
                 part.recognize()?;
                 return Ok(part);
             }
         }
-        let text = "other gets of this output come and go; give another --output";
+        let text = "other gets of this output begin and end all the time; give another --output";
         Err(refused(&place.path(&place.part), text))
     }
 
-    /// Whether what is there belongs to this get: only then is anything changed.
+    /// Whether the existing file belongs to this get: only then is anything changed.
     fn recognize(&mut self) -> Result<(), ClientError> {
         let (part, note) = (self.path(), self.place.path(&self.place.note));
         let len = fstat(&self.file).map_err(|error| refused(&part, error.to_string()))?.st_size;
@@ -90,7 +89,7 @@ impl PartFile {
                 }
                 Found::Note(found)
             }
-            // An empty one was left before any byte came, or by a crash: nothing is lost with it.
+            // An empty one was left before any byte arrived, or by a crash: truncating it loses nothing.
             Found::Nothing | Found::Empty | Found::Note(_) if len == 0 => return Ok(()),
             found => found,
         };
@@ -107,11 +106,11 @@ impl PartFile {
                 self.place.output.display()
             ),
             Found::Foreign(what) => format!(
-                "it is no part that could be gone on with: {} is no note of one ({what}); move or remove both, or give another --output",
+                "it is no part that a get can continue: {} is no note of one ({what}); move or remove both, or give another --output",
                 note.display()
             ),
             Found::Nothing | Found::Empty => format!(
-                "it is no part that could be gone on with: {} does not say of what; move or remove it, or give another --output",
+                "it is no part that a get can continue: {} does not name its payload; move or remove it, or give another --output",
                 note.display()
             ),
         };
@@ -149,21 +148,22 @@ impl PartFile {
         Ok(())
     }
 
-    /// Whether it stays for a later get from here on.
+    /// Sets whether it stays for a later get.
     pub(crate) fn keep(&mut self, keep: bool) {
         self.keep = keep;
     }
 
-    /// The error of a write into it, with what is to be done.
+    /// The error of a write into it, with the fix.
     pub(crate) fn failed(&self, error: io::Error) -> ClientError {
         with_mend(&self.path(), error, self.keep)
     }
 
-    /// Reads it back and hashes it: whether it is the payload of `token`. `progress` hears how far that is. Dropping the future
-    /// gives it up.
+    /// Reads it back and hashes it: whether it is the payload of `token`. `progress` gets the bytes read.
+    /// Dropping the future ends the check.
     ///
-    /// The bytes were checked before they were written. But nothing keeps other processes from writing into a file, a resumed part
-    /// may have suffered in a crash, and disks err: reading back is the only check of what will have the name.
+    /// The bytes were checked before they were written. But other processes can write into the file, a
+    /// resumed part may have suffered in a crash, and disks err: only reading back checks the file that gets
+    /// the name.
     ///
     /// # Errors
     /// The disk's.
@@ -180,20 +180,21 @@ impl PartFile {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
-            // Signals are looked for between two polls.
+            // Signals are handled between two polls.
             tokio::task::yield_now().await;
         }
     }
 
     /// Makes it durable and gives it the output's name.
     ///
-    /// # Errors
-    /// When the name was taken meanwhile: nothing is replaced, and the part stays, with its path in the error. The disk's.
+    /// # Errors When the name was taken meanwhile: that file is not replaced, and the part stays, with its
+    /// path in the error. The disk's.
     pub(crate) fn give_name(mut self) -> Result<(), ClientError> {
         let part = self.path();
         self.keep = true;
         if let Err(error) = self.file.sync_all() {
-            // What the kernel could not write it may drop, and still give from its memory until then: no later look would tell.
+            // The kernel may drop pages that it could not write, and still serve them from memory until then:
+            // no later read would tell.
             return Err(self.discard(&format!("the disk did not take it ({error})")));
         }
         if !self.is_there() {
@@ -215,7 +216,7 @@ impl PartFile {
                 } else {
                     format!("the payload cannot get this name: {error}")
                 };
-                // Whole, it is nobody's part any more: no later get takes it.
+                // It is whole: no later get may take it as a part.
                 let _ = self.place.remove(&self.place.note);
                 let text = format!(
                     "{what}; every byte is there and checked, as {}: move it from there",
@@ -226,7 +227,7 @@ impl PartFile {
         }
     }
 
-    /// Removes it with its note: it is not the payload, and `why`. Gives the error for that.
+    /// Removes it with its note: it is not the payload, for the reason `why`. Gives the error for that.
     pub(crate) fn discard(mut self, why: &str) -> ClientError {
         self.over = true;
         let text = match self.remove() {
@@ -239,7 +240,7 @@ impl PartFile {
     }
 
     fn remove(&self) -> io::Result<()> {
-        // What has the name now may be another's.
+        // The name may lead to another program's file by now.
         if self.is_there() {
             self.place.remove(&self.place.part)?;
             if self.note_is_mine {
@@ -262,7 +263,8 @@ impl Drop for PartFile {
     }
 }
 
-/// Makes the part, or opens the one that is there, and locks it; also gives whether it was made. None if it went meanwhile.
+/// Makes the part, or opens an existing one, and locks it; also gives whether it was made. None if it was
+/// removed meanwhile.
 fn take(place: &Place) -> Result<Option<(File, bool)>, ClientError> {
     let path = place.path(&place.part);
     let failed = |error: Errno| refused(&path, cannot_make(error));
@@ -285,11 +287,11 @@ fn take(place: &Place) -> Result<Option<(File, bool)>, ClientError> {
             let text = "another get is writing it: wait until it ends, or give another --output";
             return Err(refused(&path, text));
         }
-        // A file system without locks: two gets find each other out when they read back what they wrote.
+        // A file system without locks: two gets notice each other when they read back their files.
         Err(TryLockError::Error(error)) if has_no_locks(&error) => {}
         Err(TryLockError::Error(error)) => return Err(file_error(&path, error)),
     }
-    // Who had the lock before may have renamed or removed it.
+    // The last owner of the lock may have renamed or removed it.
     if !is_at(place, &file).map_err(failed)? {
         return Ok(None);
     }
@@ -298,7 +300,7 @@ fn take(place: &Place) -> Result<Option<(File, bool)>, ClientError> {
     Ok(Some((file, made)))
 }
 
-/// Refuses what no get of this user's made.
+/// Refuses a file that no get of this user made.
 fn check_ours(place: &Place, path: &Path, stat: &Stat) -> Result<(), ClientError> {
     let what = match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile if stat.st_nlink > 1 => "has a second name, whose content would change with it",
@@ -310,8 +312,9 @@ fn check_ours(place: &Place, path: &Path, stat: &Stat) -> Result<(), ClientError
         FileType::Directory => "is a directory",
         _ => "is a device, a pipe or a socket",
     };
-    let text =
-        format!("{what}, and its name is needed while the payload comes; move it, or give another --output");
+    let text = format!(
+        "{what}, and its name is needed while the payload is fetched; move it, or give another --output"
+    );
     Err(refused(path, text))
 }
 
@@ -335,12 +338,12 @@ fn has_no_locks(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOLCK))
 }
 
-/// The error of a write, with what is to be done where the disk is full.
+/// The error of a write, with the fix where the disk is full.
 fn with_mend(path: &Path, error: io::Error, kept: bool) -> ClientError {
     let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
     let mend = match kept {
         _ if !full => return file_error(path, error),
-        true => "what has come is kept: make room, and run the same command again",
+        true => "the part is kept: make room, and run the same command again",
         false => "make room, or give another --output",
     };
     file_error(path, io::Error::new(error.kind(), format!("{error}; {mend}")))

@@ -1,4 +1,4 @@
-//! What a part says of itself: a small file beside it.
+//! A part's note: a small file beside it.
 
 use super::place::Place;
 use crate::limits::{NOTE_BYTES_MAX, PAYLOAD_BYTES_MAX};
@@ -8,26 +8,26 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 
-/// What a part belongs to.
+/// The payload of a part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Note {
-    /// The token that was asked for, as text.
+    /// The token of the get, as text.
     token: String,
     /// The payload's length, bytes.
     pub(super) length: u64,
-    /// Whether the bytes come in any order. If not, the part's length tells how far it got.
+    /// Whether the bytes arrive in any order. If not, the part's length is the progress.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) gathered: bool,
 }
 
-/// What is found under the note's name.
+/// The file under the note's name.
 #[derive(Debug)]
 pub(super) enum Found {
     Nothing,
-    /// A file of no bytes: what a crash leaves.
+    /// An empty file: a crash leaves it.
     Empty,
     Note(Note),
-    /// Something else, and what.
+    /// Another file, and its difference.
     Foreign(String),
 }
 
@@ -36,12 +36,12 @@ impl Note {
         Self { token: token.to_string(), length, gathered }
     }
 
-    /// The token; none if what stands there is none.
+    /// The token; none if the text is no token.
     pub(super) fn token(&self) -> Option<AnyToken> {
         self.token.parse().ok()
     }
 
-    /// Looks what is there.
+    /// Reads the file under the note's name.
     pub(super) fn find(place: &Place) -> Found {
         let foreign = |error: Errno| Found::Foreign(error.to_string());
         match place.stat(&place.note) {
@@ -68,14 +68,14 @@ impl Note {
         match serde_json::from_slice::<Self>(&text) {
             Ok(note) if note.token().is_none() => Found::Foreign("it names no token".into()),
             Ok(note) if note.length > PAYLOAD_BYTES_MAX => {
-                Found::Foreign("it names no length that can be".into())
+                Found::Foreign("it names no possible length".into())
             }
             Ok(note) => Found::Note(note),
             Err(error) => Found::Foreign(error.to_string()),
         }
     }
 
-    /// Writes it, durably, in place of one that was found. The part must be empty: between the two there is no note.
+    /// Writes it, durably, in place of an earlier one. The part must be empty: for a moment there is no note.
     pub(super) fn write(&self, place: &Place) -> io::Result<()> {
         place.remove(&place.note)?;
         let text = serde_json::to_vec(self)?;

@@ -1,7 +1,7 @@
 //! The directory of an output, and the names in it.
 //!
-//! Every call is relative to the directory as it was opened: a directory that is renamed meanwhile stays the same one, and
-//! only the last component of a path can be a symbolic link, which is never followed.
+//! Every call is relative to the directory as it was opened: a directory that is renamed meanwhile stays the
+//! same one, and only the last component of a path can be a symbolic link, which is never followed.
 
 use super::refused;
 use crate::client::ClientError;
@@ -15,10 +15,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// Hex digits of its hash that stand for a name too long to have something added to it.
+/// Hex digits of the hash of a name that is too long for a suffix.
 const HASH_DIGITS: usize = 16;
 
-/// Where an output will be.
+/// The place of an output.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) output: PathBuf,
@@ -29,7 +29,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Opens the directory of `output` and finds names for what is beside it until it is whole.
+    /// Opens the directory of `output` and chooses the names of its part and its note.
     pub(super) fn of(output: &Path) -> Result<Self, ClientError> {
         let text = output.as_os_str().as_bytes();
         let names_directory = text.ends_with(b"/") || text.ends_with(b"/.");
@@ -68,7 +68,7 @@ impl Place {
         self.output.with_file_name(name)
     }
 
-    /// What a name leads to; a symbolic link is what it is. None if there is nothing.
+    /// The file of a name; a symbolic link counts as itself. None if there is none.
     pub(super) fn stat(&self, name: &OsStr) -> Result<Option<Stat>, Errno> {
         match rustix::fs::statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat)),
@@ -77,7 +77,7 @@ impl Place {
         }
     }
 
-    /// Refuses an output that is there.
+    /// Refuses an existing output.
     pub(super) fn check_vacant(&self) -> Result<(), ClientError> {
         let output = &self.output;
         let stat = self.stat(&self.name).map_err(|error| refused(output, error.to_string()))?;
@@ -88,7 +88,7 @@ impl Place {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     let target = std::fs::read_link(output).unwrap_or_default();
                     format!(
-                        "is a symbolic link to {}, which is not there; give that file itself as --output",
+                        "is a symbolic link to {}, which does not exist; give that file itself as --output",
                         target.display()
                     )
                 }
@@ -97,7 +97,7 @@ impl Place {
             FileType::Directory => "is a directory; give a file in it".into(),
             FileType::RegularFile => "exists already; remove it, or give another --output".into(),
             FileType::BlockDevice => {
-                "is a block device, and what it holds would be lost; give a file, or write to it by \"-o -\""
+                "is a block device, and its contents would be lost; give a file, or write to it by \"-o -\""
                     .into()
             }
             FileType::Socket => {
@@ -114,7 +114,7 @@ impl Place {
         rustix::fs::openat(&self.directory, name, flags, Mode::from_raw_mode(0o666)).map(File::from)
     }
 
-    /// Makes `name`, which must not be there.
+    /// Makes `name`, which must not exist.
     pub(super) fn create(&self, name: &OsStr) -> Result<File, Errno> {
         self.open(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)
     }
@@ -126,22 +126,23 @@ impl Place {
         }
     }
 
-    /// Whether others may put files of theirs into the directory, as into /tmp.
+    /// Whether other users may make files in the directory, as in /tmp.
     pub(super) fn is_shared(&self) -> bool {
         rustix::fs::fstat(&self.directory).is_ok_and(|stat| stat.st_mode & 0o1002 == 0o1002)
     }
 
-    /// Gives the part the output's name, which nothing may have.
+    /// Gives the part the output's name, if the name is free.
     pub(super) fn give_name(&self) -> Result<(), Errno> {
         let (directory, flags) = (&self.directory, RenameFlags::NOREPLACE);
         match rustix::fs::renameat_with(directory, &self.part, directory, &self.name, flags) {
-            // The file system cannot (NFS, FUSE), or the kernel.
+            // The file system (NFS, FUSE) or the kernel does not support it.
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => self.give_name_by_link(),
             result => result,
         }
     }
 
-    /// The same where a rename may replace: a second name is refused where there is something, and the first one goes.
+    /// The same where renaming may replace: a second link is refused where a file exists, and then the first
+    /// one is removed.
     fn give_name_by_link(&self) -> Result<(), Errno> {
         let directory = &self.directory;
         match rustix::fs::linkat(directory, &self.part, directory, &self.name, AtFlags::empty()) {
@@ -153,7 +154,8 @@ impl Place {
         }
     }
 
-    /// The same where a file has one name only: an empty file is made under it, which nobody else can make then, and replaced.
+    /// The same where a file has only one name: an empty file is made exclusively under the name, and then
+    /// replaced.
     fn give_name_by_placeholder(&self) -> Result<(), Errno> {
         drop(self.create(&self.name)?);
         let directory = &self.directory;
@@ -162,17 +164,18 @@ impl Place {
         })
     }
 
-    /// Makes the names durable, as far as the file system can.
+    /// Makes the names durable, as far as the file system supports it.
     pub(super) fn sync(&self) {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         if let Ok(opened) = rustix::fs::openat(&self.directory, ".", flags, Mode::empty()) {
-            // A directory that cannot be synced, as on some network file systems, loses a name at most, and no byte.
+            // A directory that cannot be synced, as on some network file systems, loses at most a name, and
+            // no byte.
             let _ = rustix::fs::fsync(opened);
         }
     }
 }
 
-/// `name` and `suffix`; where that is longer than names may be, the beginning of `name`, its hash, and `suffix`.
+/// `name` and `suffix`; if that is too long, the beginning of `name`, its hash, and `suffix`.
 fn with_suffix(name: &OsStr, suffix: &str, name_max: usize) -> OsString {
     let mut whole = name.to_owned();
     if name.len() + suffix.len() > name_max {
@@ -218,7 +221,7 @@ mod tests {
             way(&place).unwrap();
             assert_eq!(std::fs::read(&place.output).unwrap(), b"whole");
             assert!(!directory.path().join("out.part").exists());
-            // A link that leads nowhere is there too.
+            // A dangling link counts as a file too.
             let (_directory, place) = self::place();
             std::os::unix::fs::symlink("nowhere", &place.output).unwrap();
             assert_eq!(way(&place), Err(Errno::EXIST));
@@ -235,7 +238,7 @@ mod tests {
             assert!(one.len() <= 255 && one != other, "{len}");
             assert!(one.to_str().is_some_and(|name| name.ends_with(".part.json")), "no character is cut");
         }
-        // The shortest that a file system in use has (eCryptfs).
+        // The shortest limit of a file system in use (eCryptfs).
         assert!(with_suffix(OsStr::new(&"n".repeat(143)), ".part.json", 143).len() <= 143);
     }
 }

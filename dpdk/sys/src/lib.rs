@@ -1,6 +1,6 @@
 //! The externs of `shim.c`, which wraps DPDK's inline functions and hides its structs.
 //!
-//! Everything here is raw: the crate `dpdk` is what to use. Functions that return `int` give zero or more for success
+//! Everything here is raw: use the crate `dpdk`. Functions that return `int` give zero or more for success
 //! and a negative `errno` otherwise, unless they say something else.
 
 use std::ffi::{c_char, c_int, c_void};
@@ -43,7 +43,7 @@ pub struct TxFrame {
     pub l2_len: u8,
 }
 
-/// What a port is, before it is configured.
+/// A port's capabilities, before it is configured.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PortCaps {
@@ -53,13 +53,14 @@ pub struct PortCaps {
     pub mac: [u8; 6],
     /// Most queue pairs.
     pub queues_max: u16,
-    /// Largest MTU that the driver says it takes.
+    /// The driver's largest MTU.
     pub mtu_max: u32,
     /// NUMA node, or -1.
     pub numa_node: i32,
 }
 
-/// What is asked of a port; `port_configure` writes back the descriptors and the last three fields: what was granted.
+/// The requested configuration of a port; `port_configure` writes back the granted descriptors and the last
+/// three fields.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PortSetup {
@@ -73,9 +74,9 @@ pub struct PortSetup {
     pub rx_descriptors: u16,
     /// Descriptors a transmit queue.
     pub tx_descriptors: u16,
-    /// Ask for checksum offloads where there are any.
+    /// Enable checksum offloads where there are any.
     pub want_checksum: u8,
-    /// Ask for RSS where there is any.
+    /// Enable RSS where there is any.
     pub want_rss: u8,
     /// Granted: the device checks IPv4 and UDP checksums.
     pub rx_checksum: u8,
@@ -135,9 +136,9 @@ unsafe extern "C" {
     pub fn stoq_device_remove(bus: *const c_char, name: *const c_char) -> c_int;
     /// `rte_eth_dev_get_port_by_name`.
     pub fn stoq_port_find(name: *const c_char, port: *mut u16) -> c_int;
-    /// Reads what a port is.
+    /// Reads a port's capabilities.
     pub fn stoq_port_caps(port: u16, caps: *mut PortCaps) -> c_int;
-    /// Configures a stopped port and writes what it granted.
+    /// Configures a stopped port and writes the granted settings.
     pub fn stoq_port_configure(setup: *mut PortSetup) -> c_int;
     /// Sets up one queue pair of a configured port.
     pub fn stoq_queue_setup(
@@ -169,7 +170,7 @@ unsafe extern "C" {
         cache: u32,
         numa_node: c_int,
     ) -> *mut c_void;
-    /// Frees a pool that nothing uses any more.
+    /// Frees an unused pool.
     pub fn stoq_pool_free(pool: *mut c_void);
     /// Buffers free in a pool, those in per-thread caches included.
     pub fn stoq_pool_available(pool: *mut c_void) -> u32;
@@ -187,7 +188,8 @@ unsafe extern "C" {
     pub fn stoq_free(mbufs: *mut *mut c_void, len: u32);
     /// Allocates `len` mbufs or none, and writes where each one's data begins.
     pub fn stoq_tx_alloc(pool: *mut c_void, mbufs: *mut *mut c_void, data: *mut *mut u8, len: u32) -> c_int;
-    /// Sends from the front of two arrays of length `len`; the device owns what it took. See `shim.c` for `ready`.
+    /// Sends from the front of two arrays of length `len`; the device owns the frames that it took. See
+    /// `shim.c` for `ready`.
     pub fn stoq_tx_burst(
         port: u16,
         queue: u16,

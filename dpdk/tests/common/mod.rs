@@ -1,4 +1,4 @@
-//! What the tests over real DPDK ports share.
+//! Helpers of the tests over real DPDK ports.
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
@@ -25,7 +25,7 @@ pub(crate) fn in_own_process(name: &str, scenario: impl FnOnce()) {
     run(Command::new(program).args([name, "--exact", "--nocapture"]));
 }
 
-/// As [`in_own_process`], as a user without privileges. Where the tests have none themselves it is just that.
+/// As [`in_own_process`], as a user without privileges. Without root it is just that.
 pub(crate) fn as_ordinary_user(name: &str, scenario: impl FnOnce()) {
     if env::var_os(CHILD).is_some() {
         return scenario();
@@ -33,7 +33,7 @@ pub(crate) fn as_ordinary_user(name: &str, scenario: impl FnOnce()) {
     // The build folder may not be readable by others.
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("scenario");
-    // Copied by another process: a fork of a test beside this one would keep a file open that is being written, and a
+    // Copied by another process: a fork of a parallel test would keep the new file open for writing, and a
     // program that is open for writing cannot be run.
     assert!(Command::new("cp").arg(env::current_exe().unwrap()).arg(&program).status().unwrap().success());
     fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
@@ -103,7 +103,7 @@ pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Bytes that tell a frame from every other.
+/// Bytes that differ from every other frame's.
 pub(crate) fn pattern(seed: usize, len: usize) -> Vec<u8> {
     let mut state = (seed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(len + 8);
@@ -132,7 +132,7 @@ pub(crate) fn cross(from: &mut QueuePair, to: &mut QueuePair, frames: usize) -> 
     got
 }
 
-/// Everything that arrives until `frames` have.
+/// The next `frames` frames.
 pub(crate) fn receive(pair: &mut QueuePair, frames: usize) -> Vec<Vec<u8>> {
     let mut got = Vec::new();
     wait_for("frames", || {

@@ -213,7 +213,7 @@ fn lanes_are_mirrored_located_and_gathered_until_too_few_holders_are_left() {
     mesh.kill("d");
     let mut get = mesh.get(&set, "two-lanes");
     let (_, stderr) = run(get.args(["--from", "b,c,d", "--timeout", "1"]), 1);
-    assert!(stderr.contains("too few holders") && stderr.contains("has not the lanes 2-5"), "{stderr}");
+    assert!(stderr.contains("too few holders") && stderr.contains("does not have the lanes 2-5"), "{stderr}");
     assert!(stderr.contains("c cannot be asked") && stderr.contains("d cannot be asked"), "{stderr}");
     assert!(stderr.contains(nodes().id("b")), "{stderr}");
     assert!(!mesh.path("two-lanes").exists());
@@ -335,7 +335,7 @@ fn lanes_that_a_set_has_not_are_refused_and_some_may_be_put_alone() {
     assert_eq!(stdout.lines().collect::<Vec<_>>(), [content, set], "as `stoq token --shards` prints them");
     assert_eq!(mesh.located(set, 1)[0].1, "lanes 1,4");
     let (_, stderr) = run(&mut mesh.get(set, "copy"), 1);
-    assert!(stderr.contains(nodes().id("a")) && stderr.contains("has not the lanes"), "{stderr}");
+    assert!(stderr.contains(nodes().id("a")) && stderr.contains("does not have the lanes"), "{stderr}");
     let mirror = ["mirror", set, "--on", "b", "--from", "a", "--lanes"];
     for (lanes, text) in [("6", "bad range"), ("0", "too few holders")] {
         let mut command = mesh.tool(mirror[0]);

@@ -347,7 +347,7 @@ fn outputs_that_are_no_new_files_are_refused_before_the_network() {
         ("/", "names a directory"),
         ("file", "exists already; remove it"),
         ("to-file", "exists already; remove it"),
-        ("to-nothing", "symbolic link to nowhere, which is not there"),
+        ("to-nothing", "symbolic link to nowhere, which does not exist"),
         ("file/copy", "file is no directory"),
         ("missing/copy", "there is no directory missing: make it"),
         ("socket", "is a socket"),

@@ -159,7 +159,7 @@ fn explained(address: SocketAddr, error: &io::Error) -> io::Error {
     let fix = match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::AFNOSUPPORT) => format!("this host has no {family}; leave the address out"),
         Some(Errno::ADDRNOTAVAIL) => {
-            "no interface of this host has it; `ip address` lists those that there are".to_owned()
+            "no interface of this host has it; `ip address` lists the addresses".to_owned()
         }
         Some(Errno::ADDRINUSE) => {
             format!("another program is on this port; `ss -ulpn sport = :{}` names it", address.port())

@@ -106,7 +106,7 @@ pub(crate) fn told(given: &HolderReport) -> String {
     let became = match &given.state {
         HolderState::Asked => String::new(),
         HolderState::Refused(failure) => format!(", then {}: {}", failure.code.name(), failure.reason()),
-        HolderState::Wrong(reason) => format!(", then was left: it sent what proves false ({reason})"),
+        HolderState::Wrong(reason) => format!(", then was dropped: it sent a bad proof ({reason})"),
         HolderState::Stalled => ", then was left: it stalled".into(),
         HolderState::Gone(reason) => format!(", then was gone: {reason}"),
     };
