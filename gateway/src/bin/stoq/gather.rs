@@ -100,20 +100,20 @@ async fn reach(dialer: &Dialer, named: Named) -> anyhow::Result<(Peer, Option<Ro
     Err(last)
 }
 
-/// Who gave what, for people.
+/// A holder's part, for people.
 pub(crate) fn told(given: &HolderReport) -> String {
     let node = given.node.map_or_else(|| "a gateway without a certificate".into(), |node| node.to_string());
     let became = match &given.state {
         HolderState::Asked => String::new(),
         HolderState::Refused(failure) => format!(", then {}: {}", failure.code.name(), failure.reason()),
         HolderState::Wrong(reason) => format!(", then was dropped: it sent a bad proof ({reason})"),
-        HolderState::Stalled => ", then was left: it stalled".into(),
+        HolderState::Stalled => ", then was dropped: it stalled".into(),
         HolderState::Gone(reason) => format!(", then was gone: {reason}"),
     };
     format!("{node} gave {} bytes in {} requests{became}", given.bytes, given.requests)
 }
 
-/// Who gave what, for programs.
+/// A holder's part, for programs.
 pub(crate) fn json(given: &HolderReport) -> serde_json::Value {
     let state = match &given.state {
         HolderState::Asked => "asked",
