@@ -134,7 +134,7 @@ impl Gateway {
             // A second signal ends the process while the drain goes on.
             scope.spawn(move || {
                 if arrived.any(|signal| signal != SIGHUP) {
-                    tracing::warn!("second signal: not waiting for what runs");
+                    tracing::warn!("second signal: not waiting for running requests");
                     logging::flush();
                     std::process::exit(130);
                 }

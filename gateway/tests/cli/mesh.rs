@@ -218,7 +218,7 @@ fn lanes_are_mirrored_located_and_gathered_until_too_few_holders_are_left() {
     assert!(stderr.contains(nodes().id("b")), "{stderr}");
     assert!(!mesh.path("two-lanes").exists());
     let (_, stderr) = run(mesh.get(&set, "none").args(["--from", "c,d", "--timeout", "1"]), 1);
-    assert!(stderr.contains("c cannot be asked") && stderr.contains("no holder to ask"), "{stderr}");
+    assert!(stderr.contains("c cannot be asked") && stderr.contains("there is no holder"), "{stderr}");
     // The first one has it still.
     run(&mut mesh.get(&set, "from-the-gateway"), 0);
     assert_same(&mesh.path("from-the-gateway"), &path);
