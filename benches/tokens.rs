@@ -6,7 +6,7 @@
 
 use std::hint::black_box;
 use std::time::Instant;
-use stoq::token::{Outboard, Piece, Ranges, Token, VerifiedDecoder, VerifiedEncoder};
+use stoq::token::{EncodedPiece, Outboard, Ranges, Token, VerifiedDecoder, VerifiedEncoder};
 
 const PAYLOAD_BYTES: usize = 256 << 20;
 const CHUNK_BYTES: usize = 1400;
@@ -30,8 +30,8 @@ fn encode(data: &[u8], outboard: &Outboard, mut write: impl FnMut(&[u8])) {
     while let Ok(1..) = encoder.next_batch(256 << 10, &mut pieces) {
         for piece in pieces.drain(..) {
             match piece {
-                Piece::Proof(pairs) => write(&pairs),
-                Piece::Data { offset, len } => write(&data[offset as usize..][..len]),
+                EncodedPiece::Proof(pairs) => write(&pairs),
+                EncodedPiece::Data { offset, len } => write(&data[offset as usize..][..len]),
             }
         }
     }

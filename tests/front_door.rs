@@ -19,7 +19,7 @@ use stoq::datagram::NetworkKind;
 use stoq::node::{Host, Hosted};
 use stoq::queue::{Answer, AppPort, Command, Credit, Delivery, Ending, RequestId};
 use stoq::record::{ErrorCode, OkRecord, Request};
-use stoq::token::{Outboard, Piece, Ranges, Token, VerifiedEncoder};
+use stoq::token::{EncodedPiece, Outboard, Ranges, Token, VerifiedEncoder};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt};
 
 fn noise(len: usize) -> Vec<u8> {
@@ -197,8 +197,8 @@ fn encoded(payload: &[u8]) -> VecDeque<Bytes> {
         encoder.next_batch(1 << 20, &mut pieces).unwrap();
     }
     let bytes = |piece| match piece {
-        Piece::Proof(hashes) => hashes,
-        Piece::Data { offset, len } => Bytes::copy_from_slice(&payload[offset as usize..][..len]),
+        EncodedPiece::Proof(hashes) => hashes,
+        EncodedPiece::Data { offset, len } => Bytes::copy_from_slice(&payload[offset as usize..][..len]),
     };
     pieces.into_iter().map(bytes).collect()
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use stoq::record::RecordError;
 use stoq::shard::{Blob, Coded, Coding, Descriptor, Lanes, encode};
-use stoq::token::{Outboard, Piece, Ranges, Selection, Token, VerifiedEncoder};
+use stoq::token::{EncodedPiece, Outboard, Ranges, Selection, Token, VerifiedEncoder};
 
 /// Encodings of at most this many bytes are given whole.
 const WHOLE_BYTES_MAX: usize = 1024;
@@ -103,8 +103,10 @@ fn encoding(selection: Selection, blob: &[u8], outboard: Outboard) -> Vec<u8> {
     while encoder.next_batch(usize::MAX, &mut pieces).unwrap() > 0 {
         for piece in pieces.drain(..) {
             match piece {
-                Piece::Proof(pairs) => bytes.extend_from_slice(&pairs),
-                Piece::Data { offset, len } => bytes.extend_from_slice(&blob[offset as usize..][..len]),
+                EncodedPiece::Proof(pairs) => bytes.extend_from_slice(&pairs),
+                EncodedPiece::Data { offset, len } => {
+                    bytes.extend_from_slice(&blob[offset as usize..][..len])
+                }
             }
         }
     }

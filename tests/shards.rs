@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use stoq::limits::GROUP_BYTES;
 use stoq::shard::{Blob, Coded, CoderError, Coding, Lanes, StripeDecoder, encode};
-use stoq::token::{Outboard, Piece, Ranges, Token, VerifiedDecoder, VerifiedEncoder};
+use stoq::token::{EncodedPiece, Outboard, Ranges, Token, VerifiedDecoder, VerifiedEncoder};
 
 /// Bytes that differ from shard to shard.
 fn payload(len: usize) -> Vec<u8> {
@@ -130,8 +130,8 @@ fn carry(blob: &[u8], outboard: &Outboard, part: &stoq::shard::Part, cut_bytes: 
     while encoder.next_batch(100_000, &mut pieces).unwrap() > 0 {
         for piece in pieces.drain(..) {
             match piece {
-                Piece::Proof(pairs) => decoder.push(&pairs).unwrap(),
-                Piece::Data { offset, len } => decoder.push(&blob[offset as usize..][..len]).unwrap(),
+                EncodedPiece::Proof(pairs) => decoder.push(&pairs).unwrap(),
+                EncodedPiece::Data { offset, len } => decoder.push(&blob[offset as usize..][..len]).unwrap(),
             }
         }
     }

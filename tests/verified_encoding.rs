@@ -5,8 +5,8 @@ use bao_tree::io::sync::encode_ranges;
 use bao_tree::{BlockSize, ChunkNum, ChunkRanges};
 use proptest::prelude::*;
 use stoq::token::{
-    LaneGroups, Outboard, OutboardBuilder, Piece, Ranges, RangesError, Selection, Token, VerifiedDecoder,
-    VerifiedEncoder, VerifiedPiece, VerifyError, outboard_bytes,
+    EncodedPiece, LaneGroups, Outboard, OutboardBuilder, Ranges, RangesError, Selection, Token,
+    VerifiedDecoder, VerifiedEncoder, VerifiedPiece, VerifyError, outboard_bytes,
 };
 
 const GROUP: usize = 16 * 1024;
@@ -58,15 +58,17 @@ fn encode(data: &[u8], outboard: &Outboard, selection: impl Into<Selection>, bat
     loop {
         let bytes = encoder.next_batch(batch_bytes, &mut pieces).unwrap();
         assert!(bytes <= batch_bytes || pieces.len() == 1);
-        assert_eq!(bytes, pieces.iter().map(Piece::len).sum::<usize>());
+        assert_eq!(bytes, pieces.iter().map(EncodedPiece::len).sum::<usize>());
         if bytes == 0 {
             assert!(encoder.is_complete());
             return encoded;
         }
         for piece in pieces.drain(..) {
             match piece {
-                Piece::Proof(pairs) => encoded.extend_from_slice(&pairs),
-                Piece::Data { offset, len } => encoded.extend_from_slice(&data[offset as usize..][..len]),
+                EncodedPiece::Proof(pairs) => encoded.extend_from_slice(&pairs),
+                EncodedPiece::Data { offset, len } => {
+                    encoded.extend_from_slice(&data[offset as usize..][..len])
+                }
             }
         }
     }

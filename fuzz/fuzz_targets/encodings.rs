@@ -16,7 +16,7 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use stoq::token::{LaneGroups, Outboard, Piece, Ranges, Selection, Token, VerifiedDecoder, VerifiedEncoder};
+use stoq::token::{LaneGroups, Outboard, EncodedPiece, Ranges, Selection, Token, VerifiedDecoder, VerifiedEncoder};
 
 /// Five groups and a little: a tree of three levels that is not even.
 const PAYLOAD_BYTES_MAX: usize = 5 * 16_384 + 1_000;
@@ -50,8 +50,8 @@ fn encoded(payload: &[u8], outboard: Outboard, selection: &Selection) -> Option<
     while encoder.next_batch(usize::MAX, &mut pieces).expect("the outboard is in memory") > 0 {
         for piece in pieces.drain(..) {
             match piece {
-                Piece::Proof(pairs) => out.extend_from_slice(&pairs),
-                Piece::Data { offset, len } => out.extend_from_slice(&payload[offset as usize..][..len]),
+                EncodedPiece::Proof(pairs) => out.extend_from_slice(&pairs),
+                EncodedPiece::Data { offset, len } => out.extend_from_slice(&payload[offset as usize..][..len]),
             }
         }
     }

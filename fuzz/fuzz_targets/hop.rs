@@ -6,7 +6,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use stoq::hop::{Decision, Policy, Refusal, Transit, decide};
+use stoq::hop::{Decision, Policy, HopRefusal, Transit, decide};
 use stoq::record::{Hop, Record};
 use stoq::tls::NodeId;
 
@@ -37,7 +37,7 @@ fuzz_target!(|input: &[u8]| {
         let there = Policy { own: next, transit: Transit::Anyone, budget_bytes_max: u64::MAX };
         match decide(&forwarded, Some(own), &there, |_| true, false) {
             Ok(_) => {}
-            Err(refusal) => assert_eq!(refusal, Refusal::HopLimit),
+            Err(refusal) => assert_eq!(refusal, HopRefusal::HopLimit),
         }
     }
 });

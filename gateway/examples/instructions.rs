@@ -38,7 +38,7 @@ use stoq::shard::Descriptor;
 use stoq::tls::{
     ClientAuth, ClientTls, FalconAlgorithm, Identity, ServerTls, Trust, client_config, server_config,
 };
-use stoq::token::{Outboard, Piece, Ranges, Token, VerifiedDecoder, VerifiedEncoder};
+use stoq::token::{EncodedPiece, Outboard, Ranges, Token, VerifiedDecoder, VerifiedEncoder};
 use stoq::worker::{Idle, Shared, Worker, WorkerStatus};
 use stoq_gateway::probe::{Blast, Pull, Pulled, Width};
 use tempfile::TempDir;
@@ -237,8 +237,8 @@ fn encode(payload: &[u8], outboard: Outboard) -> anyhow::Result<Vec<Bytes>> {
     while !encoder.is_complete() {
         encoder.next_batch(256 << 10, &mut batch)?;
         encoded.extend(batch.drain(..).map(|piece| match piece {
-            Piece::Proof(hashes) => hashes,
-            Piece::Data { offset, len } => Bytes::copy_from_slice(&payload[offset as usize..][..len]),
+            EncodedPiece::Proof(hashes) => hashes,
+            EncodedPiece::Data { offset, len } => Bytes::copy_from_slice(&payload[offset as usize..][..len]),
         }));
     }
     Ok(encoded)

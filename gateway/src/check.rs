@@ -18,7 +18,7 @@ use stoq::nic::interface::{Interface, InterfaceState, interface_of};
 /// How good a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Level {
+pub enum Severity {
     /// As it should be.
     Ok,
     /// It will run, but not as well as it could.
@@ -33,7 +33,7 @@ pub struct Finding {
     /// What was looked at.
     pub check: &'static str,
     /// How good it is.
-    pub level: Level,
+    pub level: Severity,
     /// What was found.
     pub found: String,
     /// The command or the change that mends it.
@@ -51,7 +51,12 @@ pub fn run(config: &GatewayConfig, file: &Path) -> Vec<Finding> {
             findings.ok("memory", format!("{wanted_mib} MiB of {total_mib} MiB wanted"))
         }
         Err(error) => {
-            findings.push("memory", Level::Failed, error.to_string(), Some("make these keys smaller".into()));
+            findings.push(
+                "memory",
+                Severity::Failed,
+                error.to_string(),
+                Some("make these keys smaller".into()),
+            );
         }
     }
     match &config.network {
@@ -79,43 +84,43 @@ pub fn run(config: &GatewayConfig, file: &Path) -> Vec<Finding> {
 /// # Errors
 /// Standard output is closed or full.
 pub fn report(findings: &[Finding], json: bool) -> Result<ExitCode, OutputError> {
-    let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok);
+    let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Severity::Ok);
     if json {
-        output::line(serde_json::json!({ "ready": worst < Level::Failed, "findings": findings }))?;
+        output::line(serde_json::json!({ "ready": worst < Severity::Failed, "findings": findings }))?;
     } else {
         for Finding { check, level, found, fix } in findings {
             let level = match level {
-                Level::Ok => "ok     ",
-                Level::Warning => "warning",
-                Level::Failed => "FAILED ",
+                Severity::Ok => "ok     ",
+                Severity::Warning => "warning",
+                Severity::Failed => "FAILED ",
             };
             output::line(format_args!("{level} {check}: {found}"))?;
             if let Some(fix) = fix {
                 output::line(format_args!("        mend it: {fix}"))?;
             }
         }
-        output::line(if worst < Level::Failed { "ready" } else { "not ready" })?;
+        output::line(if worst < Severity::Failed { "ready" } else { "not ready" })?;
     }
-    Ok(ExitCode::from(u8::from(worst == Level::Failed)))
+    Ok(ExitCode::from(u8::from(worst == Severity::Failed)))
 }
 
 #[derive(Default)]
 struct Findings(Vec<Finding>);
 
 impl Findings {
-    fn push(&mut self, check: &'static str, level: Level, found: impl Into<String>, fix: Option<String>) {
+    fn push(&mut self, check: &'static str, level: Severity, found: impl Into<String>, fix: Option<String>) {
         self.0.push(Finding { check, level, found: found.into(), fix });
     }
 
     fn ok(&mut self, check: &'static str, found: impl Into<String>) {
-        self.push(check, Level::Ok, found, None);
+        self.push(check, Severity::Ok, found, None);
     }
 
     fn add(&mut self, check: &'static str, good: bool, yes: &str, no: &str, fix: impl FnOnce() -> String) {
         if good {
             self.ok(check, yes);
         } else {
-            self.push(check, Level::Failed, no, Some(fix()));
+            self.push(check, Severity::Failed, no, Some(fix()));
         }
     }
 }
@@ -124,7 +129,7 @@ fn certificates(config: &GatewayConfig, findings: &mut Findings) {
     match tls::server(&config.tls, &config.identity, &config.trust, None) {
         Err(error) => {
             let fix = mend_identity(&config.identity);
-            findings.push("certificates", Level::Failed, error.to_string(), Some(fix));
+            findings.push("certificates", Severity::Failed, error.to_string(), Some(fix));
         }
         Ok((_, identity)) => match identity.summaries() {
             Ok(chain) => match out_of_dates(&chain, SystemTime::now()) {
@@ -135,12 +140,12 @@ fn certificates(config: &GatewayConfig, findings: &mut Findings) {
                 }
                 Some(why) => {
                     let fix = "as the line above says; the key stays, so the node ID does";
-                    findings.push("certificates", Level::Failed, why, Some(fix.into()));
+                    findings.push("certificates", Severity::Failed, why, Some(fix.into()));
                 }
             },
             Err(error) => {
                 let fix = "have the certificate issued again for the same key";
-                findings.push("certificates", Level::Failed, error.to_string(), Some(fix.into()));
+                findings.push("certificates", Severity::Failed, error.to_string(), Some(fix.into()));
             }
         },
     }
@@ -169,21 +174,31 @@ fn cores(config: &GatewayConfig, findings: &mut Findings) {
     let cores = &config.workers.cores;
     let missing: Vec<_> = cores.iter().filter(|core| !known.contains(core)).collect();
     if let Err(error) = machine::ensure_cores(config.workers.count.into()) {
-        findings.push("cores", Level::Failed, error.to_string(), Some("make workers.count smaller".into()));
+        findings.push(
+            "cores",
+            Severity::Failed,
+            error.to_string(),
+            Some("make workers.count smaller".into()),
+        );
     } else if !missing.is_empty() {
         let fix = format!("workers.cores: choose among {}", list(&known));
-        findings.push("cores", Level::Failed, format!("this process may not run on {missing:?}"), Some(fix));
+        findings.push(
+            "cores",
+            Severity::Failed,
+            format!("this process may not run on {missing:?}"),
+            Some(fix),
+        );
     } else if usize::from(config.workers.count) > known.len() {
         let found = format!("{} workers on {} cores", config.workers.count, known.len());
         findings.push(
             "cores",
-            Level::Warning,
+            Severity::Warning,
             found,
             Some(format!("workers.count: at most {}", known.len())),
         );
     } else if cores.is_empty() {
         let fix = format!("workers.cores: name {} of {}", config.workers.count, list(&known));
-        findings.push("cores", Level::Warning, "workers are not pinned", Some(fix));
+        findings.push("cores", Severity::Warning, "workers are not pinned", Some(fix));
     } else {
         findings.ok("cores", format!("workers on {cores:?} of {}", list(&known)));
     }
@@ -193,7 +208,8 @@ fn huge_pages(dpdk: &DpdkConfig, findings: &mut Findings) {
     if dpdk.huge_pages == HugePagesConfig::None {
         return findings.ok("huge pages", "not wanted");
     }
-    let level = if dpdk.huge_pages == HugePagesConfig::Required { Level::Failed } else { Level::Warning };
+    let level =
+        if dpdk.huge_pages == HugePagesConfig::Required { Severity::Failed } else { Severity::Warning };
     let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let (free, page_kb) = (field(&info, "HugePages_Free:"), field(&info, "Hugepagesize:"));
     let (free_mib, wanted_mib) = (free * page_kb / 1024, u64::from(dpdk.memory_mib));
@@ -244,23 +260,23 @@ fn device(dpdk: &DpdkConfig, findings: &mut Findings) {
 fn interface(name: &str, mtu: u16, findings: &mut Findings) {
     let Ok(interface) = Interface::find(name) else {
         let fix = "`ip link` lists the interfaces of this network namespace".into();
-        return findings.push("device", Level::Failed, format!("no interface {name}"), Some(fix));
+        return findings.push("device", Severity::Failed, format!("no interface {name}"), Some(fix));
     };
     let view = interface.view();
     if let Some(small) = view.mtu.filter(|&small| small < u32::from(mtu)) {
         let found = format!("interface {name} has an MTU of {small}, below network.mtu = {mtu}");
         let fix = format!("ip link set {name} mtu {mtu}  (or set network.mtu = {small})");
-        findings.push("device", Level::Failed, found, Some(fix));
+        findings.push("device", Severity::Failed, found, Some(fix));
     }
     match view.state {
         InterfaceState::Up => findings.ok("device", format!("interface {name}")),
         InterfaceState::Down => {
             let fix = format!("ip link set {name} up");
-            findings.push("device", Level::Warning, format!("interface {name} is down"), Some(fix));
+            findings.push("device", Severity::Warning, format!("interface {name} is down"), Some(fix));
         }
         InterfaceState::NoCarrier | InterfaceState::Gone => {
             let fix = "plug in its cable, or bring up its peer: the gateway is not ready before that".into();
-            findings.push("device", Level::Warning, format!("interface {name} has no carrier"), Some(fix));
+            findings.push("device", Severity::Warning, format!("interface {name} has no carrier"), Some(fix));
         }
     }
 }
@@ -269,7 +285,7 @@ fn pci_device(address: &str, findings: &mut Findings) {
     let path = Path::new("/sys/bus/pci/devices").join(address);
     if !path.is_dir() {
         let fix = "`dpdk-devbind.py --status-dev net` lists the addresses".into();
-        return findings.push("device", Level::Failed, format!("no PCI device {address}"), Some(fix));
+        return findings.push("device", Severity::Failed, format!("no PCI device {address}"), Some(fix));
     }
     let driver = fs::read_link(path.join("driver")).ok();
     let driver = driver.as_deref().and_then(Path::file_name).and_then(|name| name.to_str()).unwrap_or("none");

@@ -1,7 +1,7 @@
 //! The appliance: from a configuration to a running gateway, and to its orderly end.
 
 use crate::admin::{Admin, Facts, Parts, Source};
-use crate::capture::{Secrets, Server};
+use crate::capture::{CaptureServer, Secrets};
 use crate::config::{ApplicationConfig, GatewayConfig, SeedConfig};
 use crate::dates::{Dates, out_of_dates};
 use crate::logging;
@@ -42,7 +42,7 @@ pub struct Gateway {
     node: Running<Node>,
     live: Live,
     port_watch: PortWatch,
-    _capture: Option<Server>,
+    _capture: Option<CaptureServer>,
 }
 
 impl Gateway {
@@ -90,7 +90,7 @@ impl Gateway {
         let store = seeds.parts.map(|parts| parts.store);
         let device = node.networks().first().map_or("", |network| &network.device);
         let capture = config.capture.socket.as_deref().zip(tap);
-        let capture = capture.map(|(socket, tap)| Server::start(socket, device, tap)).transpose()?;
+        let capture = capture.map(|(socket, tap)| CaptureServer::start(socket, device, tap)).transpose()?;
         let port_watch = PortWatch::start(node.device(), node.statuses().to_vec())?;
         let live = Live::new(config, identity, dates, hops, store, admin, key_log);
         Ok(Self { node, live, port_watch, _capture: capture })

@@ -4,7 +4,7 @@ use super::ClientError;
 use super::input::Watch;
 use crate::record::RecordError;
 use crate::shard::{Blob, Descriptor, Lanes};
-use crate::token::{Outboard, Piece, Ranges, Selection, Token, VerifiedDecoder, VerifiedEncoder};
+use crate::token::{EncodedPiece, Outboard, Ranges, Selection, Token, VerifiedDecoder, VerifiedEncoder};
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use std::fs::File;
@@ -120,7 +120,7 @@ pub struct Source<P> {
     parts: Vec<Part>,
     /// The part that is read now.
     at: usize,
-    pieces: Vec<Piece>,
+    pieces: Vec<EncodedPiece>,
     window: Bytes,
     window_offset: u64,
     /// Payload bytes given out.
@@ -198,8 +198,8 @@ impl<P: Deref<Target = Prepared>> Source<P> {
             let mut batch = Vec::with_capacity(pieces.len());
             for piece in &pieces {
                 batch.push(match piece {
-                    Piece::Proof(hashes) => hashes.clone(),
-                    Piece::Data { offset, len } => self.read(*offset, *len)?,
+                    EncodedPiece::Proof(hashes) => hashes.clone(),
+                    EncodedPiece::Data { offset, len } => self.read(*offset, *len)?,
                 });
             }
             self.pieces = pieces;

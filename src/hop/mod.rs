@@ -78,7 +78,7 @@ pub enum Decision {
 
 /// Why a gateway refuses a route. The asker reads the texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum HopRefusal {
     /// The route's cursor points at another node.
     #[error("the route's cursor does not point at this gateway, {own}; give its own node ID at that place")]
     NotMyHop {
@@ -105,7 +105,7 @@ pub enum Refusal {
     NoRoute(NodeId),
 }
 
-impl Refusal {
+impl HopRefusal {
     /// The error code for the asker (protocol §9).
     pub const fn code(&self) -> ErrorCode {
         match self {
@@ -131,27 +131,27 @@ pub fn decide(
     policy: &Policy,
     peer_gateways: impl Fn(&NodeId) -> bool,
     nonce_seen: bool,
-) -> Result<Decision, Refusal> {
+) -> Result<Decision, HopRefusal> {
     let cursor = usize::from(hop.cursor);
     if hop.route.get(cursor) != Some(&policy.own) {
-        return Err(Refusal::NotMyHop { own: policy.own });
+        return Err(HopRefusal::NotMyHop { own: policy.own });
     }
     if let Some(twice) = first_repeated(&hop.route) {
-        return Err(Refusal::Loop(twice));
+        return Err(HopRefusal::Loop(twice));
     }
-    let Some(hop_limit) = hop.hop_limit.checked_sub(1) else { return Err(Refusal::HopLimit) };
+    let Some(hop_limit) = hop.hop_limit.checked_sub(1) else { return Err(HopRefusal::HopLimit) };
     if hop.budget_bytes == 0 {
-        return Err(Refusal::Budget);
+        return Err(HopRefusal::Budget);
     }
     if nonce_seen {
-        return Err(Refusal::Seen);
+        return Err(HopRefusal::Seen);
     }
     let Some(&next) = hop.route.get(cursor + 1) else { return Ok(Decision::Deliver) };
     if !policy.transit.allows(previous, &peer_gateways) {
-        return Err(Refusal::NotAuthorized);
+        return Err(HopRefusal::NotAuthorized);
     }
     if !peer_gateways(&next) {
-        return Err(Refusal::NoRoute(next));
+        return Err(HopRefusal::NoRoute(next));
     }
     let hop = Hop {
         hop_limit,
@@ -207,7 +207,7 @@ impl Hops {
     ///
     /// # Errors
     /// The first rule that the route breaks.
-    pub fn judge(&self, hop: &Hop, previous: Option<NodeId>, now: Instant) -> Result<Decision, Refusal> {
+    pub fn judge(&self, hop: &Hop, previous: Option<NodeId>, now: Instant) -> Result<Decision, HopRefusal> {
         let mut inner = self.inner();
         let nonce_seen = inner.nonces.insert(hop.nonce, now);
         decide(hop, previous, &inner.policy, |node| inner.peer_gateways.contains(node), nonce_seen)

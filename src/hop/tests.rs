@@ -25,7 +25,7 @@ fn policy(transit: Transit) -> Policy {
     Policy { own: OWN, transit, budget_bytes_max: 600 }
 }
 
-fn judged(hop: &Hop) -> Result<Decision, Refusal> {
+fn judged(hop: &Hop) -> Result<Decision, HopRefusal> {
     decide(hop, Some(PEER), &policy(Transit::Anyone), |node| *node == NEXT, false)
 }
 
@@ -55,7 +55,7 @@ fn each_rule_refuses_with_its_code() {
     assert_eq!(code(&Hop { cursor: 1, ..good.clone() }), ErrorCode::NotMyHop);
     assert_eq!(code(&Hop { cursor: 200, ..good.clone() }), ErrorCode::NotMyHop);
     assert_eq!(code(&hop(&[])), ErrorCode::NotMyHop);
-    assert_eq!(judged(&hop(&[OWN, NEXT, LAST, NEXT])), Err(Refusal::Loop(NEXT)));
+    assert_eq!(judged(&hop(&[OWN, NEXT, LAST, NEXT])), Err(HopRefusal::Loop(NEXT)));
     assert_eq!(code(&hop(&[OWN, OWN])), ErrorCode::Loop);
     assert_eq!(code(&Hop { hop_limit: 0, ..good.clone() }), ErrorCode::HopLimit);
     assert_eq!(code(&Hop { budget_bytes: 0, ..good.clone() }), ErrorCode::Budget);
@@ -76,7 +76,7 @@ fn transit_is_for_whom_the_policy_names() {
         false,
     ) {
         Ok(Decision::Forward { .. }) => true,
-        Err(Refusal::NotAuthorized) => false,
+        Err(HopRefusal::NotAuthorized) => false,
         other => panic!("{other:?}"),
     };
     let listed = Transit::Listed([PEER].into());
@@ -101,9 +101,9 @@ fn a_request_that_comes_again_is_refused_whatever_became_of_it() {
     let now = Instant::now();
     let (good, lost) = (hop(&[OWN, NEXT]), Hop { nonce: [8; 16], ..hop(&[OWN, LAST]) });
     assert!(hops.judge(&good, Some(PEER), now).is_ok());
-    assert_eq!(hops.judge(&good, None, now), Err(Refusal::Seen));
-    assert_eq!(hops.judge(&lost, None, now), Err(Refusal::NoRoute(LAST)));
-    assert_eq!(hops.judge(&lost, None, now), Err(Refusal::Seen));
+    assert_eq!(hops.judge(&good, None, now), Err(HopRefusal::Seen));
+    assert_eq!(hops.judge(&lost, None, now), Err(HopRefusal::NoRoute(LAST)));
+    assert_eq!(hops.judge(&lost, None, now), Err(HopRefusal::Seen));
 }
 
 /// All rules broken at once, then mended one by one: the refusal is always for the first broken rule.
@@ -116,24 +116,24 @@ fn rules_are_asked_in_the_protocols_order() {
     {
         refused.push(refusal);
         match refusal {
-            Refusal::NotMyHop { .. } => broken.cursor = 0,
-            Refusal::Loop(_) => broken.route.truncate(2),
-            Refusal::HopLimit => broken.hop_limit = 1,
-            Refusal::Budget => broken.budget_bytes = 1,
-            Refusal::Seen => nonce_seen = false,
-            Refusal::NotAuthorized => transit = Transit::Anyone,
-            Refusal::NoRoute(_) => broken.route[1] = NEXT,
+            HopRefusal::NotMyHop { .. } => broken.cursor = 0,
+            HopRefusal::Loop(_) => broken.route.truncate(2),
+            HopRefusal::HopLimit => broken.hop_limit = 1,
+            HopRefusal::Budget => broken.budget_bytes = 1,
+            HopRefusal::Seen => nonce_seen = false,
+            HopRefusal::NotAuthorized => transit = Transit::Anyone,
+            HopRefusal::NoRoute(_) => broken.route[1] = NEXT,
         }
     }
     let own = OWN;
     let order = [
-        Refusal::NotMyHop { own },
-        Refusal::Loop(LAST),
-        Refusal::HopLimit,
-        Refusal::Budget,
-        Refusal::Seen,
-        Refusal::NotAuthorized,
-        Refusal::NoRoute(LAST),
+        HopRefusal::NotMyHop { own },
+        HopRefusal::Loop(LAST),
+        HopRefusal::HopLimit,
+        HopRefusal::Budget,
+        HopRefusal::Seen,
+        HopRefusal::NotAuthorized,
+        HopRefusal::NoRoute(LAST),
     ];
     assert_eq!(refused, order);
     // The asker reads every text whole.
@@ -169,7 +169,7 @@ proptest! {
             prop_assert_eq!(end, Ok(Decision::Deliver));
             prop_assert_eq!(visited, route);
         } else {
-            prop_assert_eq!(end, Err(Refusal::HopLimit));
+            prop_assert_eq!(end, Err(HopRefusal::HopLimit));
             prop_assert_eq!(visited.len(), usize::from(hop_limit) + 1);
         }
     }

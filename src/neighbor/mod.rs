@@ -25,7 +25,7 @@ use crate::wire::ethernet::BROADCAST;
 use crate::wire::ip::Addresses;
 use crate::wire::ndp::{self, Ndp};
 use crate::wire::{Mac, is_unicast};
-use route::Routes;
+use route::IpRoutes;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -54,7 +54,7 @@ pub struct Pending {
 
 /// A packet to send.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Output {
+pub enum NeighborOutput {
     /// An ARP packet.
     Arp {
         /// Its destination station, or all stations.
@@ -135,9 +135,9 @@ impl Entry {
 #[derive(Debug)]
 pub struct Neighbors {
     mac: Mac,
-    routes: Routes,
+    routes: IpRoutes,
     entries: FxHashMap<IpAddr, Entry>,
-    outputs: VecDeque<Output>,
+    outputs: VecDeque<NeighborOutput>,
     pending_bytes: usize,
     next_timeout: Option<Instant>,
     generation: u64,
@@ -145,7 +145,7 @@ pub struct Neighbors {
 
 impl Neighbors {
     /// No neighbors yet, around the station `mac` with these routes.
-    pub fn new(mac: Mac, routes: Routes) -> Self {
+    pub fn new(mac: Mac, routes: IpRoutes) -> Self {
         Self {
             mac,
             routes,
@@ -158,7 +158,7 @@ impl Neighbors {
     }
 
     /// The interface's routes.
-    pub fn routes(&self) -> &Routes {
+    pub fn routes(&self) -> &IpRoutes {
         &self.routes
     }
 
@@ -216,7 +216,7 @@ impl Neighbors {
                 target_mac: arp.source_mac,
                 target: arp.source,
             };
-            self.outputs.push_back(Output::Arp { destination: arp.target_mac, arp });
+            self.outputs.push_back(NeighborOutput::Arp { destination: arp.target_mac, arp });
         }
         let claim = Claim {
             address: IpAddr::V4(arp.source),
@@ -306,7 +306,7 @@ impl Neighbors {
 
     /// The next packet to send, if any.
     #[inline]
-    pub fn poll_output(&mut self) -> Option<Output> {
+    pub fn poll_output(&mut self) -> Option<NeighborOutput> {
         self.outputs.pop_front()
     }
 
@@ -396,12 +396,12 @@ impl Neighbors {
                     _ => Ipv4Addr::UNSPECIFIED,
                 };
                 let arp = Arp { reply: false, source_mac: self.mac, source, target_mac: [0; 6], target };
-                self.outputs.push_back(Output::Arp { destination: to.unwrap_or(BROADCAST), arp });
+                self.outputs.push_back(NeighborOutput::Arp { destination: to.unwrap_or(BROADCAST), arp });
             }
             (IpAddr::V6(target), Some(IpAddr::V6(source))) => {
                 let group = ndp::solicited_node(target);
                 let destination = if to.is_some() { target } else { group };
-                self.outputs.push_back(Output::Ndp {
+                self.outputs.push_back(NeighborOutput::Ndp {
                     destination: to.unwrap_or(ndp::multicast_mac(group)),
                     addresses: Addresses::V6 { source, destination },
                     ndp: Ndp::Solicit { target, source_mac: Some(self.mac) },
@@ -419,7 +419,7 @@ impl Neighbors {
         if !probe && !is_unicast(mac) {
             return;
         }
-        self.outputs.push_back(Output::Ndp {
+        self.outputs.push_back(NeighborOutput::Ndp {
             destination: if probe { ndp::multicast_mac(to) } else { mac },
             addresses: Addresses::V6 { source: target, destination: to },
             ndp: Ndp::Advertise {
@@ -442,7 +442,7 @@ impl Neighbors {
             if let Some(destination) = packet.frame.first_chunk_mut() {
                 *destination = mac;
             }
-            self.outputs.push_back(Output::Frame(packet));
+            self.outputs.push_back(NeighborOutput::Frame(packet));
         }
     }
 

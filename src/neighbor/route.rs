@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The way to a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Route {
+pub struct IpRoute {
     /// The neighbor: the destination itself on a link of ours, a gateway beyond it.
     pub next_hop: IpAddr,
     /// The address to send from.
@@ -15,7 +15,7 @@ pub struct Route {
 
 /// Why an interface cannot route.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RouteError {
+pub enum IpRouteError {
     /// No address at all.
     #[error("the interface has no address: give at least one, such as 10.77.0.1/24")]
     NoAddress,
@@ -34,14 +34,14 @@ pub enum RouteError {
 
 /// On-link prefixes and default gateways of one interface, both families.
 #[derive(Clone, Debug)]
-pub struct Routes {
+pub struct IpRoutes {
     /// The link-local address comes last: it is no source for packets beyond the link.
     prefixes: Vec<Prefix>,
     next_hop_v4: Option<Ipv4Addr>,
     next_hop_v6: Option<Ipv6Addr>,
 }
 
-impl Routes {
+impl IpRoutes {
     /// The routes of the station `mac` with `addresses`, and with gateways for other networks. The IPv6
     /// link-local address is added.
     pub fn new(
@@ -49,16 +49,16 @@ impl Routes {
         addresses: &[Prefix],
         next_hop_v4: Option<Ipv4Addr>,
         next_hop_v6: Option<Ipv6Addr>,
-    ) -> Result<Self, RouteError> {
+    ) -> Result<Self, IpRouteError> {
         if addresses.is_empty() {
-            return Err(RouteError::NoAddress);
+            return Err(IpRouteError::NoAddress);
         }
         for (i, prefix) in addresses.iter().enumerate() {
             if addresses[..i].iter().any(|other| other.address() == prefix.address()) {
-                return Err(RouteError::Twice(prefix.address()));
+                return Err(IpRouteError::Twice(prefix.address()));
             }
             if prefix.is_reserved(prefix.address()) {
-                return Err(RouteError::Reserved(*prefix));
+                return Err(IpRouteError::Reserved(*prefix));
             }
         }
         let mut prefixes = addresses.to_vec();
@@ -70,7 +70,7 @@ impl Routes {
         let routes = Self { prefixes, next_hop_v4, next_hop_v6 };
         let gateways = [next_hop_v4.map(IpAddr::V4), next_hop_v6.map(IpAddr::V6)];
         match gateways.into_iter().flatten().find(|&gateway| !routes.is_neighbor(gateway)) {
-            Some(gateway) => Err(RouteError::Gateway(gateway)),
+            Some(gateway) => Err(IpRouteError::Gateway(gateway)),
             None => Ok(routes),
         }
     }
@@ -90,7 +90,7 @@ impl Routes {
 
     /// The way to `destination`, from `source` if that is given. None when no route leads there, when it is
     /// no host's address or our own, and when `source` is not ours or of the other family.
-    pub fn route(&self, destination: IpAddr, source: Option<IpAddr>) -> Option<Route> {
+    pub fn route(&self, destination: IpAddr, source: Option<IpAddr>) -> Option<IpRoute> {
         let next_hop = if self.is_neighbor(destination) {
             destination
         } else if self.prefixes.iter().any(|prefix| prefix.contains(destination)) || !is_beyond(destination) {
@@ -107,7 +107,7 @@ impl Routes {
             }
             None => self.source_for(destination, next_hop)?,
         };
-        Some(Route { next_hop, source })
+        Some(IpRoute { next_hop, source })
     }
 
     /// The address to send from to `destination` by way of `next_hop`: the one on the network of the next hop, else the
@@ -155,9 +155,9 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn routes() -> Routes {
+    fn routes() -> IpRoutes {
         let addresses = ["10.77.0.1/24", "192.0.2.1/31", "fd00::1/64"].map(|text| text.parse().unwrap());
-        Routes::new(MAC, &addresses, Some([10, 77, 0, 254].into()), Some("fe80::fe".parse().unwrap()))
+        IpRoutes::new(MAC, &addresses, Some([10, 77, 0, 254].into()), Some("fe80::fe".parse().unwrap()))
             .unwrap()
     }
 
@@ -201,8 +201,8 @@ mod tests {
     #[test]
     fn a_gateway_off_the_link_is_refused() {
         let address = ["10.77.0.1/24".parse().unwrap()];
-        let error = Routes::new(MAC, &address, Some([10, 78, 0, 1].into()), None).unwrap_err();
-        assert_eq!(error, RouteError::Gateway(ip("10.78.0.1")));
-        assert_eq!(Routes::new(MAC, &[], None, None).unwrap_err(), RouteError::NoAddress);
+        let error = IpRoutes::new(MAC, &address, Some([10, 78, 0, 1].into()), None).unwrap_err();
+        assert_eq!(error, IpRouteError::Gateway(ip("10.78.0.1")));
+        assert_eq!(IpRoutes::new(MAC, &[], None, None).unwrap_err(), IpRouteError::NoAddress);
     }
 }

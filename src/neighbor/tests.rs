@@ -15,7 +15,7 @@ struct Host {
 impl Host {
     fn new() -> Self {
         let addresses = ["10.77.0.1/16", "fd00::1/64"].map(|text| text.parse().unwrap());
-        let routes = Routes::new(OURS, &addresses, None, None).unwrap();
+        let routes = IpRoutes::new(OURS, &addresses, None, None).unwrap();
         Self { neighbors: Neighbors::new(OURS, routes), counters: Counters::default(), start: Instant::now() }
     }
 
@@ -45,7 +45,7 @@ impl Host {
         self.neighbors.handle_timeout(now, &self.counters);
     }
 
-    fn outputs(&mut self) -> Vec<Output> {
+    fn outputs(&mut self) -> Vec<NeighborOutput> {
         std::iter::from_fn(|| self.neighbors.poll_output()).collect()
     }
 }
@@ -72,9 +72,9 @@ fn a_neighbor_is_asked_for_once_and_its_packets_wait_for_the_answer() {
     assert_eq!(host.lookup(0, "10.77.0.2"), Resolution::Resolving);
     assert_eq!(host.lookup(1, "10.77.0.2"), Resolution::Resolving);
     host.neighbors.enqueue(&host.counters, ip("10.77.0.2"), packet(60));
-    assert!(matches!(host.outputs()[..], [Output::Arp { destination: BROADCAST, .. }]));
+    assert!(matches!(host.outputs()[..], [NeighborOutput::Arp { destination: BROADCAST, .. }]));
     host.claim(2, answer("10.77.0.2", THEIRS));
-    let [Output::Frame(sent)] = &host.outputs()[..] else { panic!("one frame") };
+    let [NeighborOutput::Frame(sent)] = &host.outputs()[..] else { panic!("one frame") };
     assert_eq!(sent.frame[..6], THEIRS);
     assert_eq!(host.mac(3, "10.77.0.2"), Some(THEIRS));
 }
@@ -106,7 +106,9 @@ fn an_old_neighbor_is_used_while_it_is_asked_again() {
     assert_eq!(host.mac(60_000, "fd00::2"), Some(THEIRS));
     assert!(host.outputs().is_empty());
     assert_eq!(host.mac(60_001, "fd00::2"), Some(THEIRS));
-    let [Output::Ndp { destination, addresses, .. }] = &host.outputs()[..] else { panic!("one question") };
+    let [NeighborOutput::Ndp { destination, addresses, .. }] = &host.outputs()[..] else {
+        panic!("one question")
+    };
     assert_eq!((*destination, addresses.destination()), (THEIRS, ip("fd00::2")));
     let before = host.neighbors.generation();
     host.claim(60_010, answer("fd00::2", THEIRS));

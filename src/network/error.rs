@@ -1,7 +1,7 @@
 //! Why a network cannot be opened.
 
-use super::holder;
 use super::machine::{CoresError, MemoryError};
+use super::process;
 use crate::datagram::kernel::BindError;
 #[cfg(feature = "dpdk")]
 use crate::datagram::user_space::InterfaceError;
@@ -70,7 +70,7 @@ impl OpenError {
             return Self::Kernel(error);
         }
         let bind = error.get_ref().and_then(|inner| inner.downcast_ref::<BindError>());
-        let holders = bind.map(|bind| holder::of_udp(bind.address)).unwrap_or_default();
+        let holders = bind.map(|bind| process::of_udp(bind.address)).unwrap_or_default();
         match bind {
             Some(bind) if !holders.is_empty() => {
                 let holders: Vec<_> = holders.iter().map(ToString::to_string).collect();

@@ -2,10 +2,10 @@
 
 mod config;
 mod error;
-pub mod holder;
 pub mod machine;
 #[cfg(feature = "dpdk")]
 mod port;
+pub mod process;
 
 pub use config::{DpdkConfig, HugePagesConfig, KernelConfig, NetworkConfig};
 pub use error::OpenError;

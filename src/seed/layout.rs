@@ -151,7 +151,7 @@ pub(super) fn lane_runs(
 mod tests {
     use super::*;
     use crate::shard::Coding;
-    use crate::token::{Outboard, Piece, VerifiedEncoder};
+    use crate::token::{EncodedPiece, Outboard, VerifiedEncoder};
     use proptest::prelude::*;
 
     #[test]
@@ -188,7 +188,7 @@ mod tests {
             let mut encoder = VerifiedEncoder::new(outboard, &part.selection).unwrap();
             let mut pieces = Vec::new();
             while encoder.next_batch(1 << 20, &mut pieces).unwrap() > 0 {}
-            let stored: u64 = pieces.iter().map(|piece: &Piece| piece.len() as u64).sum();
+            let stored: u64 = pieces.iter().map(|piece: &EncodedPiece| piece.len() as u64).sum();
             let accounted = lanes_bytes(&descriptor, lanes);
             prop_assert!(accounted >= stored, "{} < {}", accounted, stored);
             prop_assert!(accounted - part.bytes <= outboard_bytes(length));

@@ -5,7 +5,7 @@ use crate::limits::EARLY_FETCH_BYTES_MAX;
 use crate::queue::{AppPort, ConnectionId, Credit, RequestId};
 use crate::record::{ErrorCode, ErrorRecord, Fetch, OkRecord};
 use crate::shard::{Blob, Descriptor, Lanes};
-use crate::token::{AnyToken, Piece, Ranges, VerifiedEncoder};
+use crate::token::{AnyToken, EncodedPiece, Ranges, VerifiedEncoder};
 use bytes::Bytes;
 use smallvec::{SmallVec, smallvec};
 use std::collections::VecDeque;
@@ -165,8 +165,8 @@ struct Serving {
     token: AnyToken,
     credit: Credit,
     parts: VecDeque<(OpenPayload, VerifiedEncoder)>,
-    batch: Vec<Piece>,
-    pieces: VecDeque<Piece>,
+    batch: Vec<EncodedPiece>,
+    pieces: VecDeque<EncodedPiece>,
     /// Bytes that the ring or the credit did not take.
     unsent: Option<Bytes>,
 }
@@ -293,13 +293,14 @@ impl Serving {
             self.pieces.extend(self.batch.drain(..));
         }
         match (self.pieces.pop_front(), self.parts.front()) {
-            (Some(Piece::Proof(hashes)), _) => Ok(Some(hashes)),
-            (Some(Piece::Data { offset, len }), Some((held, _))) => {
+            (Some(EncodedPiece::Proof(hashes)), _) => Ok(Some(hashes)),
+            (Some(EncodedPiece::Data { offset, len }), Some((held, _))) => {
                 let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
                 // A read ends where its block of memory ends.
                 let bytes = memory.read(held, offset, len)?;
                 if bytes.len() < len {
-                    let rest = Piece::Data { offset: offset + bytes.len() as u64, len: len - bytes.len() };
+                    let rest =
+                        EncodedPiece::Data { offset: offset + bytes.len() as u64, len: len - bytes.len() };
                     self.pieces.push_front(rest);
                 }
                 Ok(Some(bytes))

@@ -2,7 +2,7 @@
 
 use super::open_payload::OpenPayload;
 use crate::token::{
-    Outboard, OutboardHasher, Piece, Selection, Token, VerifiedDecoder, VerifiedEncoder, VerifyError,
+    EncodedPiece, Outboard, OutboardHasher, Selection, Token, VerifiedDecoder, VerifiedEncoder, VerifyError,
 };
 use std::fs::File;
 use std::io;
@@ -23,7 +23,7 @@ pub(super) struct Verify {
     held: OpenPayload,
     encoder: VerifiedEncoder,
     decoder: VerifiedDecoder,
-    batch: Vec<Piece>,
+    batch: Vec<EncodedPiece>,
     buffer: Vec<u8>,
 }
 
@@ -50,8 +50,8 @@ impl Verify {
         };
         for piece in self.batch.drain(..) {
             let pushed = match piece {
-                Piece::Proof(pairs) => self.decoder.push(&pairs),
-                Piece::Data { offset, len } => {
+                EncodedPiece::Proof(pairs) => self.decoder.push(&pairs),
+                EncodedPiece::Data { offset, len } => {
                     self.buffer.resize(len, 0);
                     match self.held.read(offset, &mut self.buffer) {
                         Ok(()) => self.decoder.push(&self.buffer),

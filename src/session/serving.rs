@@ -6,7 +6,7 @@ use super::reading::Reading;
 use super::relayed::Relayed;
 use super::stream::{Reader, Readiness, Reads, Role, Step, unexpected};
 use crate::counters::Counter;
-use crate::hop::{Decision, Refusal};
+use crate::hop::{Decision, HopRefusal};
 use crate::queue::{Asked, Credit, Delivery, End};
 use crate::record::{ErrorCode, ErrorRecord, Hop, Payload, Put, Record, RecordType, Request};
 use crate::token::Ranges;
@@ -123,7 +123,7 @@ impl Serving {
             return Err(Fault::new(ErrorCode::NotAuthorized, "this node routes for nobody"));
         };
         let decision = hops.judge(hop, cx.peer.node, cx.cx.now);
-        let refused = |refusal: Refusal| {
+        let refused = |refusal: HopRefusal| {
             cx.cx.counters.add(Counter::HopsRefused, 1);
             Fault::new(refusal.code(), refusal.to_string())
         };

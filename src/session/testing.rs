@@ -12,7 +12,7 @@ use crate::queue::{AppPort, CloseReason, ConnectionId, Credit, Delivery, Sleeper
 use crate::record::{ErrorRecord, Hop, Record};
 use crate::session::control::Opening;
 use crate::tls::NodeId;
-use crate::token::{Outboard, Piece, Ranges, VerifiedEncoder};
+use crate::token::{EncodedPiece, Outboard, Ranges, VerifiedEncoder};
 use bytes::Bytes;
 use quinn_proto::{Dir, Side, StreamId};
 use std::sync::Arc;
@@ -145,8 +145,8 @@ pub(super) fn encoding(payload: &[u8]) -> Vec<Vec<u8>> {
     while !encoder.is_complete() {
         encoder.next_batch(1 << 20, &mut batch).unwrap();
         encoded.extend(batch.drain(..).map(|piece| match piece {
-            Piece::Proof(hashes) => hashes.to_vec(),
-            Piece::Data { offset, len } => payload[offset as usize..][..len].to_vec(),
+            EncodedPiece::Proof(hashes) => hashes.to_vec(),
+            EncodedPiece::Data { offset, len } => payload[offset as usize..][..len].to_vec(),
         }));
     }
     encoded

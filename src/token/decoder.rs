@@ -287,7 +287,7 @@ impl VerifiedDecoder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token::{Outboard, Piece, Ranges, VerifiedEncoder};
+    use crate::token::{EncodedPiece, Outboard, Ranges, VerifiedEncoder};
 
     /// The most full arenas kept while a payload is decoded whose last `kept` pieces are held.
     fn spent_arenas(kept: usize) -> usize {
@@ -299,8 +299,10 @@ mod tests {
         while encoder.next_batch(100_000, &mut pieces).unwrap() > 0 {
             for piece in pieces.drain(..) {
                 match piece {
-                    Piece::Proof(pairs) => decoder.push(&pairs).unwrap(),
-                    Piece::Data { offset, len } => decoder.push(&data[offset as usize..][..len]).unwrap(),
+                    EncodedPiece::Proof(pairs) => decoder.push(&pairs).unwrap(),
+                    EncodedPiece::Data { offset, len } => {
+                        decoder.push(&data[offset as usize..][..len]).unwrap()
+                    }
                 }
             }
             held.extend(std::iter::from_fn(|| decoder.poll()));

@@ -7,7 +7,7 @@ use std::io;
 
 /// The next part of a verified encoding.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Piece {
+pub enum EncodedPiece {
     /// Hash pairs, 64 bytes each.
     Proof(Bytes),
     /// Payload bytes, which the caller supplies.
@@ -19,7 +19,7 @@ pub enum Piece {
     },
 }
 
-impl Piece {
+impl EncodedPiece {
     /// Bytes of this piece.
     pub fn len(&self) -> usize {
         match self {
@@ -59,7 +59,7 @@ impl VerifiedEncoder {
     /// groups.
     ///
     /// # Errors The outboard's. The encoder cannot be used then.
-    pub fn next_batch(&mut self, bytes_max: usize, out: &mut Vec<Piece>) -> io::Result<usize> {
+    pub fn next_batch(&mut self, bytes_max: usize, out: &mut Vec<EncodedPiece>) -> io::Result<usize> {
         let mut total = 0;
         loop {
             let left = bytes_max.saturating_sub(total);
@@ -84,7 +84,7 @@ impl VerifiedEncoder {
 
     /// The pairs from number `start` on that follow each other both here and in the outboard; at least the
     /// first, whatever `bytes_max` is.
-    fn proof_run(&mut self, start: u64, bytes_max: usize) -> io::Result<Piece> {
+    fn proof_run(&mut self, start: u64, bytes_max: usize) -> io::Result<EncodedPiece> {
         let mut count = 1;
         self.next = self.walk.next();
         while let Some(Step::Pair { index, .. }) = self.next
@@ -94,12 +94,12 @@ impl VerifiedEncoder {
             count += 1;
             self.next = self.walk.next();
         }
-        Ok(Piece::Proof(self.outboard.pairs(start, count)?))
+        Ok(EncodedPiece::Proof(self.outboard.pairs(start, count)?))
     }
 
     /// The groups from `offset` on that follow each other both here and in the payload; at least the first,
     /// whatever `bytes_max` is.
-    fn data_run(&mut self, offset: u64, bytes_max: usize) -> Piece {
+    fn data_run(&mut self, offset: u64, bytes_max: usize) -> EncodedPiece {
         let mut run_len = 0;
         while let Some(Step::Group { offset: next, len, .. }) = self.next
             && (run_len == 0 || (run_len + len <= bytes_max && next == offset + run_len as u64))
@@ -107,7 +107,7 @@ impl VerifiedEncoder {
             run_len += len;
             self.next = self.walk.next();
         }
-        Piece::Data { offset, len: run_len }
+        EncodedPiece::Data { offset, len: run_len }
     }
 
     /// Whether every piece was given.

@@ -14,7 +14,7 @@ mod set;
 mod walk;
 
 pub use decoder::{Proof, VerifiedDecoder, VerifiedPiece, VerifyError};
-pub use encoder::{Piece, VerifiedEncoder};
+pub use encoder::{EncodedPiece, VerifiedEncoder};
 pub use hasher::OutboardHasher;
 pub use outboard::{Outboard, OutboardBuilder, OutboardError, outboard_bytes};
 pub use ranges::{Ranges, RangesError};

@@ -11,7 +11,7 @@ use std::process::Command;
 use stoq::record::ErrorCode;
 use stoq::seed::{Lease, MemoryTier, OpenPayload, Store, StoreConfig, StoreError};
 use stoq::token::{
-    Outboard, Piece, Ranges, Selection, Token, VerifiedDecoder, VerifiedEncoder, VerifiedPiece,
+    EncodedPiece, Outboard, Ranges, Selection, Token, VerifiedDecoder, VerifiedEncoder, VerifiedPiece,
 };
 use tempfile::TempDir;
 
@@ -37,8 +37,8 @@ fn pieces_of(data: &[u8], selection: &Selection) -> Vec<VerifiedPiece> {
     while encoder.next_batch(1 << 20, &mut batch).unwrap() > 0 {
         for piece in batch.drain(..) {
             match piece {
-                Piece::Proof(pairs) => decoder.push(&pairs).unwrap(),
-                Piece::Data { offset, len } => decoder.push(&data[offset as usize..][..len]).unwrap(),
+                EncodedPiece::Proof(pairs) => decoder.push(&pairs).unwrap(),
+                EncodedPiece::Data { offset, len } => decoder.push(&data[offset as usize..][..len]).unwrap(),
             }
         }
     }

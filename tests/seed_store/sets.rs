@@ -7,7 +7,7 @@ use stoq::record::ErrorCode;
 use stoq::seed::{Change, Coverage, Holding, Lease, MemoryTier, OpenSet, Store, StoreConfig, StoreError};
 use stoq::shard::{Blob, Coding, Descriptor, Lanes};
 use stoq::tls::NodeId;
-use stoq::token::{AnyToken, Piece, Ranges, Token, VerifiedDecoder, VerifiedEncoder};
+use stoq::token::{AnyToken, EncodedPiece, Ranges, Token, VerifiedDecoder, VerifiedEncoder};
 use tempfile::TempDir;
 
 const SHARD: usize = 32 * 1024;
@@ -73,8 +73,8 @@ impl Sharded {
             while encoder.next_batch(1 << 20, &mut batch).unwrap() > 0 {
                 for piece in batch.drain(..) {
                     match piece {
-                        Piece::Proof(pairs) => decoder.push(&pairs).unwrap(),
-                        Piece::Data { offset, len } => {
+                        EncodedPiece::Proof(pairs) => decoder.push(&pairs).unwrap(),
+                        EncodedPiece::Data { offset, len } => {
                             let mut read = vec![0; len];
                             held.read(offset, &mut read).unwrap();
                             decoder.push(&read).unwrap();

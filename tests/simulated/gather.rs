@@ -12,7 +12,7 @@ use stoq::gather::{GatherSource, HolderReport, HolderState, Want};
 use stoq::limits::GATHER_WINDOW_BYTES;
 use stoq::record::ErrorCode;
 use stoq::shard::{Blob, Descriptor, Lanes, encode};
-use stoq::token::{AnyToken, Outboard, Piece, Ranges, Token, VerifiedEncoder};
+use stoq::token::{AnyToken, EncodedPiece, Outboard, Ranges, Token, VerifiedEncoder};
 
 const WINDOW: usize = GATHER_WINDOW_BYTES as usize;
 
@@ -195,8 +195,8 @@ fn lanes_encoded(bytes: &[u8], parity: &[u8], set: &Descriptor, lanes: Lanes) ->
         while !encoder.is_complete() {
             encoder.next_batch(1 << 20, &mut batch).unwrap();
             encoded.extend(batch.drain(..).map(|piece| match piece {
-                Piece::Proof(hashes) => hashes,
-                Piece::Data { offset, len } => Bytes::copy_from_slice(&blob[offset as usize..][..len]),
+                EncodedPiece::Proof(hashes) => hashes,
+                EncodedPiece::Data { offset, len } => Bytes::copy_from_slice(&blob[offset as usize..][..len]),
             }));
         }
     }

@@ -22,10 +22,10 @@ pub(super) struct Status {
     not_ready: Vec<String>,
     draining: bool,
     certificate: Certificate,
-    ports: Vec<Port>,
-    workers: Vec<Worker>,
-    peer_gateways: Vec<PeerGateway>,
-    store: Option<Kept>,
+    ports: Vec<PortRow>,
+    workers: Vec<WorkerRow>,
+    peer_gateways: Vec<PeerGatewayRow>,
+    store: Option<StoreRow>,
 }
 
 #[derive(Debug, Serialize)]
@@ -43,7 +43,7 @@ struct Certificate {
 }
 
 #[derive(Debug, Serialize)]
-struct Port {
+struct PortRow {
     kind: NetworkKind,
     driver: String,
     device: String,
@@ -58,7 +58,7 @@ struct Port {
 }
 
 #[derive(Debug, Serialize)]
-struct Worker {
+struct WorkerRow {
     worker: usize,
     core: Option<usize>,
     numa_node: Option<usize>,
@@ -81,7 +81,7 @@ struct Rings {
 }
 
 #[derive(Debug, Serialize)]
-struct PeerGateway {
+struct PeerGatewayRow {
     node_id: NodeId,
     name: Option<String>,
     /// The workers whose connection to it is up.
@@ -89,7 +89,7 @@ struct PeerGateway {
 }
 
 #[derive(Debug, Serialize)]
-struct Kept {
+struct StoreRow {
     writable: bool,
     reason: Option<String>,
     capacity_bytes: Option<u64>,
@@ -135,9 +135,9 @@ impl Status {
 }
 
 /// Queues of one device are one port.
-fn ports(source: &Source) -> Vec<Port> {
+fn ports(source: &Source) -> Vec<PortRow> {
     let offloads = source.device.offloads();
-    let mut ports: Vec<Port> = Vec::new();
+    let mut ports: Vec<PortRow> = Vec::new();
     for (worker, network) in source.networks.iter().enumerate() {
         let link_up = source.statuses[worker].gauges.link_up.load(Relaxed);
         if let Some(port) = ports.iter_mut().find(|port| port.device == network.device) {
@@ -145,7 +145,7 @@ fn ports(source: &Source) -> Vec<Port> {
             port.link_up &= link_up;
             continue;
         }
-        ports.push(Port {
+        ports.push(PortRow {
             kind: network.kind,
             driver: network.driver.clone(),
             device: network.device.clone(),
@@ -160,11 +160,11 @@ fn ports(source: &Source) -> Vec<Port> {
     ports
 }
 
-fn worker(source: &Source, index: usize) -> Worker {
+fn worker(source: &Source, index: usize) -> WorkerRow {
     let status = &source.statuses[index];
     let core = source.cores.get(index).copied();
     let drops = Counter::ALL.iter().filter(|counter| counter.name().starts_with("drop_"));
-    Worker {
+    WorkerRow {
         worker: index,
         core,
         numa_node: core.and_then(numa_node),
@@ -189,18 +189,18 @@ fn numa_node(core: usize) -> Option<usize> {
     names.filter_map(|name| name.strip_prefix("node")?.parse().ok()).next()
 }
 
-fn peer_gateway(source: &Source, node_id: NodeId, name: &Option<String>) -> PeerGateway {
+fn peer_gateway(source: &Source, node_id: NodeId, name: &Option<String>) -> PeerGatewayRow {
     let is_up = |worker: &usize| {
         source.statuses[*worker].gauges.peer_gateways().iter().any(|&(n, up)| up && n == node_id)
     };
     let workers_up = (0..source.statuses.len()).filter(is_up).collect();
-    PeerGateway { node_id, name: name.clone(), workers_up }
+    PeerGatewayRow { node_id, name: name.clone(), workers_up }
 }
 
-fn kept(source: &Source) -> Option<Kept> {
+fn kept(source: &Source) -> Option<StoreRow> {
     let store = source.store.as_ref()?;
     let reason = source.writable().err();
-    Some(Kept {
+    Some(StoreRow {
         writable: reason.is_none(),
         reason,
         capacity_bytes: store.capacity_bytes(),

@@ -42,13 +42,13 @@ pub struct Wanted {
 }
 
 /// The gateway's side. Dropping it ends it.
-pub struct Server {
+pub struct CaptureServer {
     path: PathBuf,
     ending: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Server {
+impl CaptureServer {
     /// Serves the frames of `tap`, the tap of a device of this name, at `path`.
     ///
     /// # Errors
@@ -76,7 +76,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for CaptureServer {
     fn drop(&mut self) {
         self.ending.store(true, Ordering::Relaxed);
         // Ends its wait for somebody to connect.
@@ -91,7 +91,7 @@ impl Drop for Server {
 /// Whether a socket could be served at `path`; leaves nothing there.
 ///
 /// # Errors
-/// What [`Server::start`] would say.
+/// What [`CaptureServer::start`] would say.
 pub fn can_listen(path: &Path) -> anyhow::Result<()> {
     drop(listen(path)?);
     std::fs::remove_file(path).context("cannot be removed again")

@@ -20,7 +20,7 @@ struct Setup {
     directory: TempDir,
     tap: Arc<Tap>,
     nic: Tapped<SimulatedNic>,
-    server: Server,
+    server: CaptureServer,
 }
 
 impl Setup {
@@ -29,7 +29,8 @@ impl Setup {
         let tap = Arc::new(Tap::default());
         let nic = SimulatedLink::new(LinkConfig::default()).add_station([2; 6], 1).remove(0);
         let nic = Tapped::new(nic, tap.clone(), 0, Instant::now());
-        let server = Server::start(&directory.path().join("socket"), "net_test0", tap.clone()).unwrap();
+        let server =
+            CaptureServer::start(&directory.path().join("socket"), "net_test0", tap.clone()).unwrap();
         Self { directory, tap, nic, server }
     }
 
@@ -165,14 +166,14 @@ fn the_socket_is_its_owners_and_goes_with_the_gateway() {
     let setup = Setup::new();
     let socket = setup.socket();
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
-    let Err(error) = Server::start(&socket, "other", setup.tap.clone()) else { panic!("it is taken") };
+    let Err(error) = CaptureServer::start(&socket, "other", setup.tap.clone()) else { panic!("it is taken") };
     assert!(format!("{error:#}").contains("another gateway"));
     drop(setup.server);
     assert!(!socket.exists());
     // What a killed one left does not matter; what is no socket does.
     drop(UnixListener::bind(&socket).unwrap());
-    drop(Server::start(&socket, "other", setup.tap.clone()).unwrap());
+    drop(CaptureServer::start(&socket, "other", setup.tap.clone()).unwrap());
     std::fs::write(&socket, b"a file").unwrap();
-    assert!(Server::start(&socket, "other", setup.tap.clone()).is_err());
+    assert!(CaptureServer::start(&socket, "other", setup.tap.clone()).is_err());
     assert_eq!(std::fs::read(&socket).unwrap(), b"a file");
 }

@@ -1,13 +1,13 @@
 //! What `run` will open, opened by the same code and closed again: sockets, the store, the admin endpoint, qlog, captures.
 
-use super::{Findings, Level};
+use super::{Findings, Severity};
 use crate::capture;
 use crate::config::{GatewayConfig, SeedConfig};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use stoq::datagram::kernel::BindError;
-use stoq::network::holder::{self, Holder};
+use stoq::network::process::{self, Process};
 use stoq::network::{self, KernelConfig};
 use stoq::quic::qlog::Qlog;
 use stoq::seed::Store;
@@ -16,7 +16,7 @@ use stoq::seed::Store;
 fn in_use(
     check: &'static str,
     found: &str,
-    holders: &[Holder],
+    holders: &[Process],
     file: &Path,
     fix: &str,
     findings: &mut Findings,
@@ -24,17 +24,17 @@ fn in_use(
     if !holders.is_empty() && holders.iter().all(|holder| runs(holder, file)) {
         let found = format!("{found}: by {}, which is this gateway, and runs", holders[0]);
         let fix = "nothing to mend; `systemctl reload`, or a SIGHUP, has it take another configuration";
-        return findings.push(check, Level::Warning, found, Some(fix.into()));
+        return findings.push(check, Severity::Warning, found, Some(fix.into()));
     }
     let whose = match holders {
         [] => "by a program that this user may not see".to_owned(),
         some => format!("by {}", some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
     };
-    findings.push(check, Level::Failed, format!("{found} {whose}"), Some(fix.into()));
+    findings.push(check, Severity::Failed, format!("{found} {whose}"), Some(fix.into()));
 }
 
 /// Whether a process is a gateway that was started with this configuration file.
-fn runs(holder: &Holder, config: &Path) -> bool {
+fn runs(holder: &Process, config: &Path) -> bool {
     let Some((program, arguments)) = holder.command.split_first() else { return false };
     let is_gateway = Path::new(program).file_name().is_some_and(|name| name == "stoq-gateway");
     let given = arguments.iter().enumerate().find_map(|(at, argument)| match argument.as_str() {
@@ -69,21 +69,21 @@ pub(super) fn sockets(kernel: &KernelConfig, workers: usize, file: &Path, findin
             let missing: Vec<_> = missing.iter().map(ToString::to_string).collect();
             let found = format!("this host does not have the family of {}", missing.join(" "));
             let fix = "the gateway serves without it; leave the address out, or give the host that family";
-            findings.push("network", Level::Warning, found, Some(fix.into()));
+            findings.push("network", Severity::Warning, found, Some(fix.into()));
         }
         Err(error) => match error.get_ref().and_then(|inner| inner.downcast_ref::<BindError>()) {
             Some(bind) if error.kind() == io::ErrorKind::AddrInUse => {
                 let found = format!("UDP {} is in use", bind.address);
                 let fix = "stop that program, or change network.listen";
-                in_use("network", &found, &holder::of_udp(bind.address), file, fix, findings);
+                in_use("network", &found, &process::of_udp(bind.address), file, fix, findings);
             }
             Some(bind) => {
                 let found = format!("UDP {}: {}", bind.address, bind.error);
-                findings.push("network", Level::Failed, found, Some(bind.fix.clone()));
+                findings.push("network", Severity::Failed, found, Some(bind.fix.clone()));
             }
             None => findings.push(
                 "network",
-                Level::Failed,
+                Severity::Failed,
                 error.to_string(),
                 Some("change network.listen".into()),
             ),
@@ -95,7 +95,7 @@ pub(super) fn sockets(kernel: &KernelConfig, workers: usize, file: &Path, findin
         if limit < kernel.buffer_bytes {
             let found = format!("{key} is {limit}, below network.buffer_bytes = {}", kernel.buffer_bytes);
             let fix = format!("sysctl -w {key}={}", kernel.buffer_bytes);
-            findings.push("socket buffers", Level::Warning, found, Some(fix));
+            findings.push("socket buffers", Severity::Warning, found, Some(fix));
         }
     }
 }
@@ -109,18 +109,23 @@ pub(super) fn store(seed: &SeedConfig, file: &Path, findings: &mut Findings) {
         .and_then(|()| fs::remove_file(&probe));
     if let Err(error) = written {
         let fix = format!("mkdir -p {0} && chown $(id -u) {0}", directory.display());
-        return findings.push("store", Level::Failed, format!("{}: {error}", directory.display()), Some(fix));
+        return findings.push(
+            "store",
+            Severity::Failed,
+            format!("{}: {error}", directory.display()),
+            Some(fix),
+        );
     }
     match Store::is_in_use(directory) {
         Ok(None) => findings.ok("store", format!("{} can be written", directory.display())),
         Ok(Some(lock)) => {
             let found = format!("{} is in use", directory.display());
             let fix = "stop that program, or give each gateway a directory of its own";
-            in_use("store", &found, &holder::of_lock(&lock), file, fix, findings);
+            in_use("store", &found, &process::of_lock(&lock), file, fix, findings);
         }
         Err(error) => {
             let fix = format!("chown -R $(id -u) {}", directory.display());
-            findings.push("store", Level::Failed, error.to_string(), Some(fix));
+            findings.push("store", Severity::Failed, error.to_string(), Some(fix));
         }
     }
 }
@@ -136,7 +141,7 @@ pub(super) fn names(config: &GatewayConfig, findings: &mut Findings) {
             }
             Err(error) => {
                 let fix = "the gateway starts without it and asks again at each dial; mend the name or the resolver";
-                findings.push("peer gateway", Level::Warning, error.to_string(), Some(fix.into()));
+                findings.push("peer gateway", Severity::Warning, error.to_string(), Some(fix.into()));
             }
         }
     }
@@ -150,11 +155,11 @@ pub(super) fn watching(config: &GatewayConfig, file: &Path, findings: &mut Findi
             Err(error) if kind(&error) == Some(io::ErrorKind::AddrInUse) => {
                 let found = format!("TCP {} is in use", admin.listen);
                 let fix = "stop that program (`ss -tlpn` lists those that listen), or change admin.listen";
-                in_use("admin", &found, &holder::of_tcp(admin.listen), file, fix, findings);
+                in_use("admin", &found, &process::of_tcp(admin.listen), file, fix, findings);
             }
             Err(error) => findings.push(
                 "admin",
-                Level::Failed,
+                Severity::Failed,
                 format!("{error:#}"),
                 Some("mend what [admin] names, or leave the section out".into()),
             ),
@@ -165,7 +170,12 @@ pub(super) fn watching(config: &GatewayConfig, file: &Path, findings: &mut Findi
             Ok(_) => findings.ok("qlog", format!("logs into {}", directory.display())),
             Err(error) => {
                 let fix = format!("mkdir -p {0} && chown $(id -u) {0}", directory.display());
-                findings.push("qlog", Level::Failed, format!("{}: {error}", directory.display()), Some(fix));
+                findings.push(
+                    "qlog",
+                    Severity::Failed,
+                    format!("{}: {error}", directory.display()),
+                    Some(fix),
+                );
             }
         }
     }
@@ -175,12 +185,12 @@ pub(super) fn watching(config: &GatewayConfig, file: &Path, findings: &mut Findi
             Err(error) if kind(&error) == Some(io::ErrorKind::AddrInUse) => {
                 let found = format!("capture.socket {} is in use", socket.display());
                 let fix = "give each gateway a socket of its own";
-                in_use("capture", &found, &holder::of_unix(socket), file, fix, findings);
+                in_use("capture", &found, &process::of_unix(socket), file, fix, findings);
             }
             Err(error) => {
                 let found = format!("capture.socket {}: {error:#}", socket.display());
                 let fix = "name a path in a directory that is there, with no file of that name";
-                findings.push("capture", Level::Failed, found, Some(fix.into()));
+                findings.push("capture", Severity::Failed, found, Some(fix.into()));
             }
         }
     }
@@ -199,7 +209,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("gateway.toml");
         fs::write(&config, "").unwrap();
-        let holder = |command: &[&str]| Holder {
+        let holder = |command: &[&str]| Process {
             pid: std::process::id(),
             command: command.iter().map(|&part| part.to_owned()).collect(),
         };

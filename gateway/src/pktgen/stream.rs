@@ -16,7 +16,7 @@ const TURN_LEN_MAX: u64 = 64;
 ///
 /// Streams lose nothing: a path that is too slow shows as messages that flow control did not take, which are `refused`.
 #[derive(Debug)]
-pub struct Stream {
+pub struct MessageStream {
     plan: StreamPlan,
     message: Bytes,
     connections: Vec<Link>,
@@ -85,7 +85,7 @@ pub struct StreamReport {
     pub failure: Option<String>,
 }
 
-impl Stream {
+impl MessageStream {
     /// One by this plan.
     pub fn new(plan: StreamPlan, reports: Sender<StreamReport>) -> Self {
         Self {
@@ -188,7 +188,7 @@ impl Stream {
     }
 }
 
-impl Application for Stream {
+impl Application for MessageStream {
     fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool {
         let mut worked = self.hear(port);
         if self.reports.is_none() {

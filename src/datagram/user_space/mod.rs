@@ -8,8 +8,8 @@ use super::{Datagram, Heard, Network, NetworkInfo, NetworkKind, Obstacle, Unreac
 use crate::counters::{Counter, Counters};
 use crate::limits::TX_SEGMENTS_LEN_MAX;
 use crate::neighbor::exchange::ExchangePort;
-use crate::neighbor::route::{RouteError, Routes};
-use crate::neighbor::{Neighbors, Output, Pending, Resolution};
+use crate::neighbor::route::{IpRouteError, IpRoutes};
+use crate::neighbor::{NeighborOutput, Neighbors, Pending, Resolution};
 use crate::nic::{Nic, RxChecksum, TxKind};
 use crate::stages::Stage;
 use crate::wire::prefix::Prefix;
@@ -54,7 +54,7 @@ pub struct InterfaceConfig {
 pub enum InterfaceError {
     /// Addresses and gateways do not fit together.
     #[error(transparent)]
-    Route(#[from] RouteError),
+    IpRoute(#[from] IpRouteError),
     /// The VLAN identifier is out of range.
     #[error("{0} is no VLAN identifier: give one from 1 to 4094, or none for untagged frames")]
     Vlan(u16),
@@ -103,7 +103,7 @@ impl<N: Nic> UserSpace<N> {
         if mtu < 1280 {
             return Err(InterfaceError::Mtu(mtu));
         }
-        let routes = Routes::new(mac, &config.addresses, config.next_hop_v4, config.next_hop_v6)?;
+        let routes = IpRoutes::new(mac, &config.addresses, config.next_hop_v4, config.next_hop_v6)?;
         let station = Station {
             mac,
             vlan: config.vlan,
@@ -225,11 +225,11 @@ impl<N: Nic> UserSpace<N> {
         let Self { nic, host, .. } = self;
         while let Some(output) = host.neighbors.poll_output() {
             match output {
-                Output::Arp { destination, arp } => host.replies.arp(destination, &arp),
-                Output::Ndp { destination, addresses, ndp } => {
+                NeighborOutput::Arp { destination, arp } => host.replies.arp(destination, &arp),
+                NeighborOutput::Ndp { destination, addresses, ndp } => {
                     host.replies.ndp(destination, addresses, &ndp);
                 }
-                Output::Frame(Pending { kind, frame, payload_len }) => {
+                NeighborOutput::Frame(Pending { kind, frame, payload_len }) => {
                     if nic.tx_frame(kind, frame.len(), |out| out.copy_from_slice(&frame)) {
                         counters.add(Counter::TxPackets, 1);
                         counters.add(Counter::TxBytes, payload_len as u64);

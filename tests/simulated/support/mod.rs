@@ -30,7 +30,7 @@ use stoq::hop::Transit;
 use stoq::nic::simulated::{LinkConfig, SimulatedLink, SimulatedNic};
 use stoq::quic::transport::QuicConfig;
 use stoq::seed::{Clocks, Reading, Store, StoreConfig};
-use stoq::token::{Outboard, Piece, Ranges, Token, VerifiedEncoder};
+use stoq::token::{EncodedPiece, Outboard, Ranges, Token, VerifiedEncoder};
 use stoq::wire::Mac;
 use tempfile::TempDir;
 
@@ -498,8 +498,8 @@ pub(crate) fn encoding(payload: &[u8], ranges: &Ranges) -> Vec<Bytes> {
     while !encoder.is_complete() {
         encoder.next_batch(1 << 20, &mut batch).unwrap();
         encoded.extend(batch.drain(..).map(|piece| match piece {
-            Piece::Proof(hashes) => hashes,
-            Piece::Data { offset, len } => Bytes::copy_from_slice(&payload[offset as usize..][..len]),
+            EncodedPiece::Proof(hashes) => hashes,
+            EncodedPiece::Data { offset, len } => Bytes::copy_from_slice(&payload[offset as usize..][..len]),
         }));
     }
     encoded

@@ -10,7 +10,7 @@ use stoq::application::{Application, Placement};
 use stoq::network::{Opened, Running};
 use stoq::node::{Host, Hosted, Node, NodeConfig};
 use stoq::tls::client_config;
-use stoq_gateway::pktgen::{Storm, StormPlan, StormReport, Stream, StreamPlan, StreamReport};
+use stoq_gateway::pktgen::{MessageStream, Storm, StormPlan, StormReport, StreamPlan, StreamReport};
 use stoq_gateway::tls;
 
 /// What a run may take beyond its own time before it counts as hung.
@@ -114,8 +114,9 @@ pub(crate) fn goodput(setup: Setup, streaming: &Streaming) -> anyhow::Result<()>
     let (remote, rate_per_s, duration) = (setup.gateway, setup.rate / workers as f64, setup.duration(count));
     let plan =
         StreamPlan { remote, queue, message_bytes: size, connections, rate_per_s, count, duration, patience };
-    let make =
-        move |reports: Sender<StreamReport>| -> Box<dyn Application> { Box::new(Stream::new(plan, reports)) };
+    let make = move |reports: Sender<StreamReport>| -> Box<dyn Application> {
+        Box::new(MessageStream::new(plan, reports))
+    };
     let (network, reports) = run(&setup, client, make, duration + 2 * patience)?;
     if let Some(failure) = reports.iter().find_map(|report| report.failure.as_ref()) {
         anyhow::bail!("{remote}: {failure}");

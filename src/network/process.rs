@@ -8,20 +8,20 @@ use std::path::{Path, PathBuf};
 
 /// A process that holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holder {
+pub struct Process {
     /// Its number.
     pub pid: u32,
     /// Its command line.
     pub command: Vec<String>,
 }
 
-impl fmt::Display for Holder {
+impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "process {} (`{}`)", self.pid, self.command.join(" "))
     }
 }
 
-impl Holder {
+impl Process {
     fn of(pid: u32) -> Self {
         let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let command = command.split(|&byte| byte == 0).filter(|part| !part.is_empty());
@@ -30,17 +30,17 @@ impl Holder {
 }
 
 /// Processes with a UDP socket that conflicts with one on `address`.
-pub fn of_udp(address: SocketAddr) -> Vec<Holder> {
+pub fn of_udp(address: SocketAddr) -> Vec<Process> {
     of_socket(&["udp", "udp6"], address)
 }
 
 /// The same of TCP.
-pub fn of_tcp(address: SocketAddr) -> Vec<Holder> {
+pub fn of_tcp(address: SocketAddr) -> Vec<Process> {
     of_socket(&["tcp", "tcp6"], address)
 }
 
 /// Processes that have locked this file.
-pub fn of_lock(file: &Path) -> Vec<Holder> {
+pub fn of_lock(file: &Path) -> Vec<Process> {
     let Ok(inode) = fs::metadata(file).map(|file| file.ino()) else { return Vec::new() };
     // proc_locks(5): "1: FLOCK  ADVISORY  WRITE 1234 fe:01:5678 0 EOF"
     let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
@@ -50,11 +50,11 @@ pub fn of_lock(file: &Path) -> Vec<Holder> {
         let found = place.rsplit(':').next()?.parse::<u64>().ok()? == inode;
         if found { pid.parse().ok() } else { None }
     });
-    held.map(Holder::of).collect()
+    held.map(Process::of).collect()
 }
 
 /// Processes that serve a Unix socket at this path.
-pub fn of_unix(path: &Path) -> Vec<Holder> {
+pub fn of_unix(path: &Path) -> Vec<Process> {
     let (Ok(wanted), Some(name)) = (fs::canonicalize(path), path.file_name()) else { return Vec::new() };
     // proc_pid_net(5): Num RefCount Protocol Flags Type St Inode Path, the path as its process gave it to bind.
     let text = fs::read_to_string("/proc/net/unix").unwrap_or_default();
@@ -75,10 +75,10 @@ pub fn of_unix(path: &Path) -> Vec<Holder> {
                 && fs::canonicalize(directory.join(bound)).is_ok_and(|bound| bound == wanted)
         })
     };
-    processes().filter(|&pid| serves(pid)).map(Holder::of).collect()
+    processes().filter(|&pid| serves(pid)).map(Process::of).collect()
 }
 
-fn of_socket(tables: &[&str], address: SocketAddr) -> Vec<Holder> {
+fn of_socket(tables: &[&str], address: SocketAddr) -> Vec<Process> {
     let wanted = address.ip().to_canonical();
     let in_the_way = |local: SocketAddr| {
         let ip = local.ip().to_canonical();
@@ -95,7 +95,7 @@ fn of_socket(tables: &[&str], address: SocketAddr) -> Vec<Holder> {
             in_the_way(local).then_some(inode)
         }));
     }
-    let mut found: Vec<_> = processes().filter(|&pid| has_socket(pid, &inodes)).map(Holder::of).collect();
+    let mut found: Vec<_> = processes().filter(|&pid| has_socket(pid, &inodes)).map(Process::of).collect();
     found.sort_by_key(|holder| holder.pid);
     found
 }
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn the_process_that_has_a_port_or_a_lock_is_found() {
         let own = std::process::id();
-        let is_own = |found: Vec<Holder>| found.iter().any(|holder| holder.pid == own);
+        let is_own = |found: Vec<Process>| found.iter().any(|holder| holder.pid == own);
         for at in ["127.0.0.1:0", "[::1]:0"] {
             let udp = UdpSocket::bind(at).unwrap();
             let local = udp.local_addr().unwrap();
