@@ -127,8 +127,8 @@ counters! {
     QuicBytesLost = "quic_lost_bytes",
     /// Times that congestion slowed a connection down, as last surveyed.
     QuicCongestionEvents = "quic_congestion_events",
-    /// ACK frames received on connections, as last surveyed.
-    QuicAckFramesReceived = "quic_ack_frames_received",
+    /// ACK frames that acknowledged something new, as last surveyed.
+    QuicNewAcks = "quic_new_acks",
     /// Peers' PUTs answered with DONE.
     RequestsPutOk = "requests_put_ok",
     /// Peers' PUTs answered with ERROR.

@@ -33,7 +33,7 @@ impl PortWatch {
                 if let Some(interface) = device.interface() {
                     look(interface);
                 }
-                let acks = statuses.iter().map(|status| status.counters.get(Counter::QuicAckFramesReceived));
+                let acks = statuses.iter().map(|status| status.counters.get(Counter::QuicNewAcks));
                 let waiting = statuses.iter().map(|status| status.gauges.unacknowledged.load(Relaxed));
                 hearing.look(acks.sum(), waiting.sum());
             }

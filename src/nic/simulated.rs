@@ -107,6 +107,8 @@ struct Port {
     queues: Vec<VecDeque<Vec<u8>>>,
     steering: Steering,
     busy_until: Option<Instant>,
+    /// What it sends is lost.
+    muted: bool,
 }
 
 impl SimulatedLink {
@@ -139,6 +141,7 @@ impl SimulatedLink {
             queues: (0..queues).map(|_| VecDeque::new()).collect(),
             steering: Box::new(spread),
             busy_until: None,
+            muted: false,
         });
         let info = NicInfo {
             device: format!("station{station}"),
@@ -173,6 +176,13 @@ impl SimulatedLink {
         change(&mut self.lock().config);
     }
 
+    /// Loses all frames of the station `mac` from now on, though its device takes them; or stops losing them.
+    pub fn mute(&self, mac: Mac, muted: bool) {
+        if let Some(port) = self.lock().stations.iter_mut().find(|port| port.mac == mac) {
+            port.muted = muted;
+        }
+    }
+
     /// Takes the link down, or up again. Frames sent while it is down are lost.
     pub fn set_up(&self, up: bool) {
         self.lock().up = up;
@@ -198,6 +208,10 @@ impl SimulatedLink {
 impl Switch {
     fn send(&mut self, now: Instant, from: usize, frame: Vec<u8>) {
         self.stats.sent += 1;
+        if self.stations[from].muted {
+            self.stats.lost += 1;
+            return;
+        }
         let sent_at = match self.config.bandwidth_bits_per_s {
             None => now,
             Some(bits_per_s) => {

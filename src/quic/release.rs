@@ -3,6 +3,9 @@
 //! quinn-proto lets a CONNECTION_CLOSE wait for the congestion window when stream data waits too, and a
 //! closed connection takes no more acknowledgments: on a full window the close would never leave. RFC 9002 §7
 //! bounds only ack-eliciting packets, and a CONNECTION_CLOSE is not ack-eliciting.
+//!
+//! It also counts the ACK frames that acknowledge new packets. The statistics of quinn-proto count every ACK frame, and a
+//! peer that receives nothing repeats its last ACK in every packet it sends.
 
 use quinn_proto::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use quinn_proto::{Connection, RttEstimator};
@@ -16,7 +19,7 @@ pub(super) struct Releasable<F>(pub(super) Arc<F>);
 
 impl<F: ControllerFactory> ControllerFactory for Releasable<F> {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        Box::new(Held { inner: self.0.clone().build(now, current_mtu), released: Arc::default() })
+        Box::new(Held { inner: self.0.clone().build(now, current_mtu), released: Arc::default(), acks: 0 })
     }
 }
 
@@ -24,6 +27,13 @@ impl<F: ControllerFactory> ControllerFactory for Releasable<F> {
 struct Held {
     inner: Box<dyn Controller>,
     released: Arc<AtomicBool>,
+    /// ACK frames that acknowledged new packets.
+    acks: u64,
+}
+
+/// The ACK frames on the connection's path that acknowledged something new. A new path begins at 0. Allocates.
+pub fn acks(connection: &Connection) -> u64 {
+    connection.congestion_state().clone_box().into_any().downcast::<Held>().map_or(0, |held| held.acks)
 }
 
 /// Removes the congestion window of a closed connection: it sends only its CONNECTION_CLOSE.
@@ -49,6 +59,7 @@ impl Controller for Held {
         app_limited: bool,
         largest_packet_num_acked: Option<u64>,
     ) {
+        self.acks += 1;
         self.inner.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
     }
 
@@ -75,7 +86,7 @@ impl Controller for Held {
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
-        Box::new(Self { inner: self.inner.clone_box(), released: self.released.clone() })
+        Box::new(Self { inner: self.inner.clone_box(), released: self.released.clone(), acks: self.acks })
     }
 
     fn initial_window(&self) -> u64 {

@@ -5,6 +5,7 @@ use super::conn::{Conn, Origin};
 use super::{Core, Inspection};
 use crate::counters::{Counter, Counters};
 use crate::limits::{INSPECTION_LEN_MAX, SURVEY_INTERVAL_MS, SURVEY_TURN_LEN, UNACKNOWLEDGED_MS};
+use crate::quic::release;
 use crate::tls::{self, NodeId};
 use quinn_proto::{ConnectionStats, FrameStats, Side};
 use std::net::SocketAddr;
@@ -81,6 +82,8 @@ pub(super) struct Counted {
     lost_packets: u64,
     lost_bytes: u64,
     congestion_events: u64,
+    /// ACK frames that came, and those of them that acknowledged something new.
+    ack_frames: u64,
     acks: u64,
     /// Frames sent that a peer must acknowledge.
     eliciting: u64,
@@ -116,12 +119,14 @@ impl Conn {
     /// Adds what happened since the last time to the worker's counters.
     pub(super) fn count_path(&mut self, counters: &Counters) {
         let ConnectionStats { path, frame_tx, frame_rx, .. } = self.quic.stats();
+        let heard = frame_rx.acks != self.counted.ack_frames;
         let now = Counted {
             sent_packets: path.sent_packets,
             lost_packets: path.lost_packets,
             lost_bytes: path.lost_bytes,
             congestion_events: path.congestion_events,
-            acks: frame_rx.acks,
+            ack_frames: frame_rx.acks,
+            acks: if heard { release::acks(&self.quic) } else { self.counted.acks },
             eliciting: eliciting(&frame_tx),
             ..self.counted
         };
@@ -132,14 +137,14 @@ impl Conn {
             (Counter::QuicPacketsLost, now.lost_packets, before.lost_packets),
             (Counter::QuicBytesLost, now.lost_bytes, before.lost_bytes),
             (Counter::QuicCongestionEvents, now.congestion_events, before.congestion_events),
-            (Counter::QuicAckFramesReceived, now.acks, before.acks),
+            (Counter::QuicNewAcks, now.acks, before.acks),
         ] {
             counters.add(counter, now.saturating_sub(before));
         }
     }
 
-    /// Whether the peer has acknowledged nothing for [`UNACKNOWLEDGED_MS`] though there was something to acknowledge; `acks` is how
-    /// many ACK frames had come when this was asked before.
+    /// Whether the peer has acknowledged nothing for [`UNACKNOWLEDGED_MS`] though there was something to acknowledge; `acks` is
+    /// [`Counted::acks`] when this was asked before.
     fn is_unacknowledged(&mut self, acks: u64, now: Instant) -> bool {
         let counted = &mut self.counted;
         if counted.acks != acks {

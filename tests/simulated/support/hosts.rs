@@ -3,7 +3,8 @@
 use super::caller::Caller;
 use super::identities::{gateway_identity, gateway_node, identities, trust};
 use super::liar::Liar;
-use super::{DISCARD, ECHO, HELD, Network, SEED, Setup, UDP_PORT, UNCHECKED, gateway_address};
+use super::told::{Teller, Told};
+use super::{DISCARD, ECHO, HELD, SEED, Setup, Station, UDP_PORT, UNCHECKED, gateway_address};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -24,7 +25,9 @@ use stoq::worker::{Idle, PeerGateway, Shared, Worker, WorkerStatus};
 
 /// A station with its workers.
 pub(crate) struct Host {
-    pub(super) workers: Vec<Worker<Network>>,
+    pub(super) workers: Vec<Worker<Told>>,
+    /// Tells its first worker by ICMP what does not arrive.
+    pub(crate) icmp: Teller,
     /// The test's own application, on each worker.
     pub(crate) callers: Vec<Caller>,
     pub(crate) shared: Arc<Shared>,
@@ -74,6 +77,14 @@ impl Host {
         (0..self.workers.len()).map(|worker| self.connections_of(worker)).sum()
     }
 
+    /// Connections whose peers acknowledge nothing, as last surveyed.
+    pub(crate) fn unacknowledged(&self) -> usize {
+        let gauge = |status: &Arc<WorkerStatus>| {
+            status.gauges.unacknowledged.load(std::sync::atomic::Ordering::Relaxed)
+        };
+        self.statuses.iter().map(gauge).sum()
+    }
+
     /// Requests in flight, as a drain sees them.
     pub(crate) fn requests(&self) -> usize {
         self.statuses.iter().map(|status| status.requests()).sum()
@@ -86,11 +97,11 @@ impl Host {
 }
 
 /// The addresses and the MAC of the station with this number; the gateway is 1.
-pub(crate) fn station(link: &SimulatedLink, number: u8, queues: usize) -> Vec<Network> {
+pub(crate) fn station(link: &SimulatedLink, number: u8, queues: usize) -> Vec<Station> {
     station_on(link, [2, 0, 0, 0, 0, number], number, queues, true)
 }
 
-fn station_on(link: &SimulatedLink, mac: Mac, number: u8, queues: usize, udp_checksum: bool) -> Vec<Network> {
+fn station_on(link: &SimulatedLink, mac: Mac, number: u8, queues: usize, udp_checksum: bool) -> Vec<Station> {
     let (v4, v6): (IpAddr, IpAddr) =
         ([10, 77, 0, number].into(), [0xfd77, 0, 0, 0, 0, 0, 0, number.into()].into());
     let interface = InterfaceConfig {
@@ -191,19 +202,21 @@ pub(super) fn client(link: &SimulatedLink, setup: &Setup, index: usize) -> Host 
 }
 
 fn host(
-    stations: Vec<Network>,
+    stations: Vec<Station>,
     config: &NodeConfig,
     shared: Arc<Shared>,
     mtu: u16,
-    mut add: impl FnMut(&mut Worker<Network>, usize),
+    mut add: impl FnMut(&mut Worker<Told>, usize),
 ) -> Host {
     let (mut workers, mut callers, mut statuses) = (Vec::new(), Vec::new(), Vec::new());
-    for (index, network) in stations.into_iter().enumerate() {
+    let networks: Vec<_> = stations.into_iter().map(Told::new).collect();
+    let icmp = networks[0].teller.clone();
+    for (index, network) in networks.into_iter().enumerate() {
         let mut worker = Worker::new(index as u16, network, shared.clone(), config.quic(mtu), config.idle);
         add(&mut worker, index);
         callers.push(Caller::new(worker.add_port()));
         statuses.push(worker.status());
         workers.push(worker);
     }
-    Host { workers, callers, shared, statuses, dead: false }
+    Host { workers, icmp, callers, shared, statuses, dead: false }
 }

@@ -10,6 +10,7 @@ mod identities;
 pub(crate) mod liar;
 pub(crate) mod raw;
 pub(crate) mod tap;
+pub(crate) mod told;
 
 pub(crate) use hosts::{Host, station};
 pub(crate) use identities::{gateway_node, identities, route, trust};
@@ -34,7 +35,7 @@ use stoq::token::{EncodedPiece, Outboard, Ranges, Token, VerifiedEncoder};
 use stoq::wire::Mac;
 use tempfile::TempDir;
 
-pub(crate) type Network = UserSpace<SimulatedNic>;
+pub(crate) type Station = UserSpace<SimulatedNic>;
 
 /// Queues of the gateway's applications.
 pub(crate) const SEED: u64 = 0;

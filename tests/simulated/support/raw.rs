@@ -1,6 +1,6 @@
 //! A QUIC endpoint of the test's own, authenticated but bound to no protocol: it sends what it likes.
 
-use super::{Network, World, identities, station, trust};
+use super::{Station, World, identities, station, trust};
 use bytes::BytesMut;
 use quinn_proto::{
     ClientConfig, Connection, ConnectionError, ConnectionHandle, DatagramEvent, Dir, Endpoint,
@@ -18,7 +18,7 @@ use stoq::tls::{ClientTls, client_config, connect_name};
 
 /// One connection of it.
 pub(crate) struct RawPeer {
-    network: Network,
+    network: Station,
     counters: Counters,
     endpoint: Endpoint,
     handle: ConnectionHandle,
@@ -106,7 +106,7 @@ pub(crate) fn records(bytes: &[u8]) -> Vec<(RecordType, Vec<u8>)> {
 }
 
 impl RawPeer {
-    fn new(network: Network, now: Instant, remote: SocketAddr) -> Self {
+    fn new(network: Station, now: Instant, remote: SocketAddr) -> Self {
         let client = &identities()[1];
         let crypto = client_config(&ClientTls::new(Some(client.clone()), trust())).unwrap();
         let mut config = ClientConfig::new(crypto);

@@ -1,0 +1,70 @@
+//! A station's network that is also told by ICMP what does not arrive, as kernel sockets are.
+
+use super::Station;
+use quinn_proto::Transmit;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+use stoq::counters::Counters;
+use stoq::datagram::{Datagram, Network, NetworkInfo, Obstacle, Unreachable};
+
+/// What a test tells a host; clones tell the same host.
+#[derive(Clone, Default)]
+pub(crate) struct Teller(Arc<Mutex<VecDeque<Unreachable>>>);
+
+impl Teller {
+    pub(crate) fn tell(&self, destination: SocketAddr, obstacle: Obstacle) {
+        self.0.lock().unwrap().push_back(Unreachable { destination, obstacle });
+    }
+}
+
+/// The network of a simulated host.
+pub(crate) struct Told {
+    station: Station,
+    pub(super) teller: Teller,
+}
+
+impl Told {
+    pub(super) fn new(station: Station) -> Self {
+        Self { station, teller: Teller::default() }
+    }
+}
+
+impl Network for Told {
+    fn receive(&mut self, now: Instant, counters: &Counters, deliver: impl FnMut(Datagram<'_>)) -> usize {
+        self.station.receive(now, counters, deliver)
+    }
+
+    fn can_send(&self) -> bool {
+        self.station.can_send()
+    }
+
+    fn send(&mut self, now: Instant, counters: &Counters, transmit: &Transmit, contents: &[u8]) {
+        self.station.send(now, counters, transmit, contents);
+    }
+
+    fn flush(&mut self, now: Instant, counters: &Counters) -> usize {
+        self.station.flush(now, counters)
+    }
+
+    fn poll_unreachable(&mut self) -> Option<Unreachable> {
+        self.teller.0.lock().unwrap().pop_front().or_else(|| self.station.poll_unreachable())
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.station.poll_timeout()
+    }
+
+    fn handle_timeout(&mut self, now: Instant, counters: &Counters) {
+        self.station.handle_timeout(now, counters);
+    }
+
+    fn info(&self) -> NetworkInfo {
+        self.station.info()
+    }
+
+    fn link_up(&self) -> bool {
+        self.station.link_up()
+    }
+}
