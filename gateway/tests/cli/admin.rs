@@ -38,6 +38,35 @@ pub(crate) fn value(all: &[Sample], name: &str, labels: &[(&str, &str)]) -> f64 
     found[0].value
 }
 
+/// What the documents, the alerts, the dashboard and the page name is served.
+#[track_caller]
+fn assert_known(metrics: &str) {
+    // Of a DPDK port, of a store that is bounded, of a gateway with peer gateways.
+    let elsewhere =
+        ["stoq_port_", "stoq_capture_dropped_total", "stoq_store_capacity_bytes", "stoq_peer_gateway_up"];
+    let texts = [
+        include_str!("../../../docs/admin.md"),
+        include_str!("../../../configs/prometheus-alerts.yml"),
+        include_str!("../../../configs/grafana-dashboard.json"),
+        include_str!("../../src/admin/page.html"),
+    ];
+    let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
+    let mut seen = 0;
+    for name in texts.iter().flat_map(|text| text.split(|c| !is_name(c))) {
+        if !name.starts_with("stoq_")
+            || name.ends_with('_')
+            || elsewhere.iter().any(|other| name.starts_with(other))
+        {
+            continue;
+        }
+        let family = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+        let is_served = |name: &str| metrics.contains(&format!("# TYPE {name} "));
+        assert!(is_served(name) || family.is_some_and(is_served), "{name} is named and not served");
+        seen += 1;
+    }
+    assert!(seen > 100, "{seen} names");
+}
+
 #[test]
 fn what_happens_is_counted_and_shown() {
     let mut site = Site::new();
@@ -66,6 +95,7 @@ fn what_happens_is_counted_and_shown() {
             "{family} is documented"
         );
     }
+    assert_known(&text);
     // Every counter is there, under its own name or as a label of its family.
     for &counter in Counter::ALL {
         let name = counter.name();

@@ -63,6 +63,44 @@ fn a_gateway_with_an_expired_certificate_says_so_and_a_renewal_makes_it_ready() 
 }
 
 #[test]
+fn the_shipped_unit_starts_a_gateway_whose_certificate_has_expired() {
+    let mut site = Site::new();
+    drop(start(&mut site, b"19", b"20"));
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/stoq-gateway.service");
+    let unit = std::fs::read_to_string(unit).unwrap();
+    let config = site.path("gateway.toml");
+    let command = |line: &str| {
+        let mut words = line.split_whitespace();
+        assert_eq!(words.next(), Some("/usr/bin/stoq-gateway"), "{line}");
+        let mut command = stoq_gateway();
+        for word in words {
+            if word == "/etc/stoq/gateway.toml" {
+                command.arg(&config)
+            } else {
+                command.arg(word)
+            };
+        }
+        command
+    };
+    // systemd.service(5): a command that fails keeps the unit down, unless a dash stands before it.
+    let mut before = 0;
+    for line in unit.lines().filter_map(|line| line.strip_prefix("ExecStartPre=")) {
+        let (may_fail, line) = line.strip_prefix('-').map_or((false, line), |line| (true, line));
+        let output = command(line).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains("FAILED  certificates"), "it is in the journal: {said}");
+        assert!(may_fail || output.status.success(), "{line} keeps the unit down: {said}");
+        before += 1;
+    }
+    assert_eq!(before, 1);
+    let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+    let mut gateway = Process::spawn(&mut command(line));
+    assert!(gateway.wait_for_line("no peer accepts this gateway"), "{}", gateway.log());
+    gateway.signal(Signal::TERM);
+    assert!(gateway.end().success());
+}
+
+#[test]
 fn a_certificate_that_is_not_valid_yet_names_the_clock() {
     let mut site = Site::new();
     let (mut gateway, remote) = start(&mut site, b"48", b"49");

@@ -113,3 +113,38 @@ fn the_gateways_on_dpdk_start_on_another_device() {
         assert!(process.end().success());
     }
 }
+
+/// The words of `[a, "b"]`.
+fn words(list: &str) -> Vec<String> {
+    let inner = list.trim().strip_prefix('[').unwrap().split(']').next().unwrap();
+    inner.split(',').map(|word| word.trim().trim_matches('"').to_owned()).collect()
+}
+
+#[test]
+fn every_command_of_the_image_and_of_the_manifests_is_one_that_the_gateway_takes() {
+    let image = shipped("Dockerfile");
+    let of = |key: &str| words(image.lines().find_map(|line| line.strip_prefix(key)).unwrap());
+    let entry = of("ENTRYPOINT ");
+    let (_, health) = image.split_once("HEALTHCHECK").unwrap().1.split_once(" CMD ").unwrap();
+    let mut commands = vec![[entry.clone(), of("CMD ")].concat(), words(health)];
+    for name in
+        ["configs/compose.yaml", "configs/kubernetes/gateway.yaml", "configs/kubernetes/memif-sidecar.yaml"]
+    {
+        let text = shipped(name);
+        for line in text.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
+            if let Some((_, list)) = line.split_once("command: ") {
+                commands.push(words(list));
+            } else if let Some((_, list)) = line.split_once("args: ") {
+                commands.push([entry.clone(), words(list)].concat());
+            }
+        }
+    }
+    assert!(commands.len() >= 8, "{commands:?}");
+    for command in commands {
+        assert_eq!(command[0], "stoq-gateway");
+        // The parser reads all words before it prints the help: one that it does not know is refused.
+        let (help, _) = run(stoq_gateway().args(&command[1..]).arg("--help"), 0);
+        assert!(help.contains(&format!("Usage: stoq-gateway {}", command[1])), "{command:?}: {help}");
+    }
+    run(stoq_gateway().args(["health", "--nothing", "x", "--help"]), 2);
+}
