@@ -11,11 +11,11 @@ use stoq::datagram::Network as _;
 use stoq::limits::INCOMING_LEN_MAX;
 use stoq::tls::{ClientTls, client_config};
 use stoq_gateway::pktgen::{IMIX, Initials, Load, Mix};
-use support::{Network, Setup, World, gateway_v4, station, trust};
+use support::{Setup, Station, World, gateway_v4, station, trust};
 
 /// A host that floods the gateway.
 struct Flooder {
-    network: Network,
+    network: Station,
     counters: Counters,
     answers: u64,
 }

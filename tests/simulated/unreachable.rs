@@ -73,7 +73,7 @@ fn the_same_answer_to_the_next_flight_ends_the_handshake_with_its_words() {
         tell(&world, gateway_v4(), obstacle.clone());
         world.pass(Duration::from_millis(1));
         assert_eq!(failure(&world, tag), Some(&*obstacle.to_string()));
-        assert_eq!(world.clients[0].count(Counter::HandshakesOutFailed), 1);
+        assert_eq!(world.clients[0].count(Counter::HandshakesClientFailed), 1);
         world.run(Duration::from_secs(5), "nothing is left", |world| world.clients[0].connections() == 0);
     }
 }
