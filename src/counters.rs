@@ -55,7 +55,7 @@ counters! {
     DropChecksum = "drop_checksum",
     /// Drop: UDP to a port that nothing listens on.
     DropPort = "drop_port",
-    /// Drop: no next hop on a link or through a gateway for the destination.
+    /// Drop: no next hop on a link or through a router for the destination.
     DropNoRoute = "drop_no_route",
     /// Drop: the queue of packets that wait for a neighbor was full.
     DropNeighborQueueFull = "drop_neighbor_queue_full",

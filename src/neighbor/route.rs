@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// The way to a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IpRoute {
-    /// The neighbor: the destination itself on a link of ours, a gateway beyond it.
+    /// The neighbor: the destination itself on a link of ours, a router for what is beyond.
     pub next_hop: IpAddr,
     /// The address to send from.
     pub source: IpAddr,
@@ -19,11 +19,11 @@ pub enum IpRouteError {
     /// No address at all.
     #[error("the interface has no address: give at least one, such as 10.77.0.1/24")]
     NoAddress,
-    /// A gateway that no address of the interface shares a network with.
+    /// A router that no address of the interface shares a network with.
     #[error(
-        "gateway {0} is on no network of the interface: give an address in its network, or another gateway"
+        "the next hop {0} is on no network of the interface: give an address in its network, or another next hop"
     )]
-    Gateway(IpAddr),
+    NextHop(IpAddr),
     /// One address given twice.
     #[error("address {0} is given twice: remove one")]
     Twice(IpAddr),
@@ -32,7 +32,7 @@ pub enum IpRouteError {
     Reserved(Prefix),
 }
 
-/// On-link prefixes and default gateways of one interface, both families.
+/// On-link prefixes and default routers of one interface, both families.
 #[derive(Clone, Debug)]
 pub struct IpRoutes {
     /// The link-local address comes last: it is no source for packets beyond the link.
@@ -42,7 +42,7 @@ pub struct IpRoutes {
 }
 
 impl IpRoutes {
-    /// The routes of the station `mac` with `addresses`, and with gateways for other networks. The IPv6
+    /// The routes of the station `mac` with `addresses`, and with routers for other networks. The IPv6
     /// link-local address is added.
     pub fn new(
         mac: Mac,
@@ -68,9 +68,9 @@ impl IpRoutes {
             prefixes.push(link_local);
         }
         let routes = Self { prefixes, next_hop_v4, next_hop_v6 };
-        let gateways = [next_hop_v4.map(IpAddr::V4), next_hop_v6.map(IpAddr::V6)];
-        match gateways.into_iter().flatten().find(|&gateway| !routes.is_neighbor(gateway)) {
-            Some(gateway) => Err(IpRouteError::Gateway(gateway)),
+        let routers = [next_hop_v4.map(IpAddr::V4), next_hop_v6.map(IpAddr::V6)];
+        match routers.into_iter().flatten().find(|&router| !routes.is_neighbor(router)) {
+            Some(router) => Err(IpRouteError::NextHop(router)),
             None => Ok(routes),
         }
     }
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_destination_beyond_the_link_goes_to_the_gateway_from_a_global_address() {
+    fn a_destination_beyond_the_link_goes_to_the_router_from_a_global_address() {
         assert_eq!(way("198.51.100.1"), Some(("10.77.0.254".into(), "10.77.0.1".into())));
         assert_eq!(way("2001:db8::1"), Some(("fe80::fe".into(), "fd00::1".into())));
     }
@@ -199,10 +199,10 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_off_the_link_is_refused() {
+    fn a_router_off_the_link_is_refused() {
         let address = ["10.77.0.1/24".parse().unwrap()];
         let error = IpRoutes::new(MAC, &address, Some([10, 78, 0, 1].into()), None).unwrap_err();
-        assert_eq!(error, IpRouteError::Gateway(ip("10.78.0.1")));
+        assert_eq!(error, IpRouteError::NextHop(ip("10.78.0.1")));
         assert_eq!(IpRoutes::new(MAC, &[], None, None).unwrap_err(), IpRouteError::NoAddress);
     }
 }

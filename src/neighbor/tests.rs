@@ -137,7 +137,7 @@ fn a_neighbor_that_moves_to_another_station_is_followed() {
     host.lookup(0, "10.77.0.2");
     host.claim(0, answer("10.77.0.2", THEIRS));
     let before = host.neighbors.generation();
-    // A gratuitous announcement, as a gateway makes after failing over (RFC 5227 §3).
+    // A gratuitous announcement, as a router makes after failing over (RFC 5227 §3).
     let claim = Claim { asks_us: false, ..question("10.77.0.2", OTHER) };
     host.claim(1, claim);
     assert_eq!(host.mac(2, "10.77.0.2"), Some(OTHER));

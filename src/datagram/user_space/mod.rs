@@ -52,7 +52,7 @@ pub struct InterfaceConfig {
 /// Why an interface cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InterfaceError {
-    /// Addresses and gateways do not fit together.
+    /// Addresses and next hops do not fit together.
     #[error(transparent)]
     IpRoute(#[from] IpRouteError),
     /// The VLAN identifier is out of range.

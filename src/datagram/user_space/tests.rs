@@ -239,15 +239,15 @@ fn what_nothing_leads_to_and_what_is_too_big_is_dropped() {
 }
 
 #[test]
-fn a_gateway_takes_what_is_beyond_the_link() {
+fn a_router_takes_what_is_beyond_the_link() {
     let a = InterfaceConfig {
         next_hop_v4: Some([10, 77, 0, 2].into()),
         next_hop_v6: Some(ndp::link_local(B)),
         ..config_a()
     };
     let b = config("198.51.100.1/24", "2001:db8::1/64");
-    let gateway = InterfaceConfig { addresses: [b.addresses, config_b().addresses].concat(), ..config_b() };
-    let mut pair = Pair::new(LinkConfig::default(), &a, &gateway);
+    let router = InterfaceConfig { addresses: [b.addresses, config_b().addresses].concat(), ..config_b() };
+    let mut pair = Pair::new(LinkConfig::default(), &a, &router);
     pair.a.send(pair.now, "198.51.100.1:4433", b"v4", None);
     pair.a.send(pair.now, "[2001:db8::1]:4433", b"v6", None);
     pair.settle_now();
