@@ -5,7 +5,7 @@
 //! locked while it is written. A file of its name that is no part of this payload is refused and left as it
 //! is.
 
-use crate::client::{ClientError, FetchOptions, Peer, Route};
+use crate::client::{AskOptions, ClientError, FetchOptions, Peer};
 use crate::limits::GROUP_BYTES;
 use crate::part_file::{Order, PartFile};
 use crate::record::ErrorCode;
@@ -50,13 +50,23 @@ impl Download {
     /// Fetches the missing bytes. `progress` gets the bytes so far and the length. The task itself writes the
     /// file, piece by piece. Dropping the future keeps the pieces written.
     ///
-    /// # Errors The fetch's own; the written pieces stay for the next attempt.
-    pub async fn run(
+    /// # Errors
+    /// The fetch's own; the written pieces stay for the next attempt.
+    pub async fn run(&mut self, peer: &Peer, progress: impl FnMut(u64, u64)) -> Result<(), ClientError> {
+        self.run_with(peer, AskOptions::default(), progress).await
+    }
+
+    /// The same by other gateways.
+    ///
+    /// # Errors
+    /// Those of [`Download::run`], and [`ClientError::Route`].
+    pub async fn run_with(
         &mut self,
         peer: &Peer,
-        route: Option<Route>,
+        options: AskOptions,
         mut progress: impl FnMut(u64, u64),
     ) -> Result<(), ClientError> {
+        let AskOptions { route } = options;
         let ranges = match self.length {
             Some(length) if self.have == length => return Ok(()),
             Some(length) => Ranges::covering(self.have..length)?,

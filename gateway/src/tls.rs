@@ -1,10 +1,10 @@
 //! From configured files to TLS configurations.
 
-use crate::config::{ClientAuthConfig, IdentityConfig, TlsConfig, TrustConfig};
+use crate::config::{ClientAuthConfig, ClientConfig, IdentityConfig, TlsConfig, TrustConfig};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::KeyLog;
 use std::sync::Arc;
-use stoq::quic::keys::RestartSecret;
+use stoq::client::{Client, ClientBuilder};
 use stoq::tls::{
     CipherSuite, ClientAuth, ClientTls, Identity, ServerTls, TlsError, TlsPolicy, Trust, client_config,
     server_config,
@@ -78,13 +78,22 @@ pub fn client_tls(
     Ok(ClientTls { policy: policy(tls), early_data, ..ClientTls::new(identity, trusted(trust)?) })
 }
 
-/// What the node makes the keys of that outlive its process; none without an identity.
+/// The settings of a client, but for its network.
 ///
 /// # Errors
 /// A file that is missing or wrong, with the fix.
-pub fn restart_secret(identity: Option<&IdentityConfig>) -> Result<Option<RestartSecret>, TlsError> {
-    let identity = identity.map(load).transpose()?;
-    Ok(identity.and_then(|identity| identity.restart_secret().cloned()))
+pub fn client_builder(config: &ClientConfig) -> Result<ClientBuilder, TlsError> {
+    let builder = Client::builder()
+        .trust(trusted(&config.trust)?)
+        .tls_policy(policy(&config.tls))
+        .early_data(config.tls.early_data)
+        .quic(config.quic.clone())
+        .idle(config.workers.idle)
+        .cores(config.workers.cores.iter().copied());
+    Ok(match &config.identity {
+        Some(identity) => builder.identity(load(identity)?),
+        None => builder,
+    })
 }
 
 /// A certificate and its key.

@@ -261,18 +261,7 @@ impl Client {
         ClientBuilder::default()
     }
 
-    /// Starts one worker for each of `networks`, of which there must be one at least: for programs that have made the configuration of a
-    /// node by themselves. [`Client::builder`] is for all others.
-    ///
-    /// # Errors
-    /// [`ClientError::Start`] when threads cannot be started, or there is no network.
-    pub fn start<N>(networks: Vec<N>, config: &NodeConfig) -> Result<Self, ClientError>
-    where
-        N: Network + Send + 'static,
-    {
-        Self::on(networks, config, PUT_QUEUE)
-    }
-
+    /// Starts one worker for each of `networks`, of which there must be one at least.
     fn on<N>(networks: Vec<N>, config: &NodeConfig, put_queue: u64) -> Result<Self, ClientError>
     where
         N: Network + Send + 'static,

@@ -10,7 +10,7 @@ pub mod process;
 pub use config::{DpdkConfig, HugePagesConfig, KernelConfig, NetworkConfig};
 pub use error::OpenError;
 
-use crate::client::{Client, ClientError};
+use crate::client::{Client, ClientBuilder, ClientError};
 use crate::datagram::Network;
 use crate::datagram::kernel::{KernelUdp, KernelUdpConfig};
 use crate::nic::Offloads;
@@ -242,17 +242,21 @@ impl Opened {
         }
     }
 
-    /// Starts a client on it.
+    /// Starts a client on it, whose workers are those of this network.
     ///
     /// # Errors
-    /// When threads cannot be started.
-    pub fn start_client(self, config: &NodeConfig) -> Result<RunningClient, ClientError> {
+    /// Those of [`ClientBuilder::start_on`].
+    pub fn start_client(self, settings: ClientBuilder) -> Result<RunningClient, ClientError> {
+        let settings = match self.thread_setup() {
+            Some(setup) => settings.thread_setup(setup),
+            None => settings,
+        };
         let client = match self.queues {
             #[cfg(feature = "dpdk")]
-            Queues::Dpdk(queues) => Client::start(queues, config)?,
+            Queues::Dpdk(queues) => settings.start_on(queues)?,
             #[cfg(feature = "dpdk")]
-            Queues::Tapped(queues) => Client::start(queues, config)?,
-            Queues::Kernel(queues) => Client::start(queues, config)?,
+            Queues::Tapped(queues) => settings.start_on(queues)?,
+            Queues::Kernel(queues) => settings.start_on(queues)?,
         };
         Ok(RunningClient { client, _device: self.device })
     }

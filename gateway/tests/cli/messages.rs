@@ -137,6 +137,46 @@ fn why_a_gateway_does_not_start_is_said_once_with_its_cause() {
     refused(&|site| site.more += "[qlog]\ndirectory = \"file\"\n", 1, &["qlog.directory", "file"]);
 }
 
+#[test]
+fn why_a_client_does_not_connect_is_said_once_with_its_cause() {
+    let mut site = Site::new();
+    let _gateway = site.start();
+    let (path, token) = site.file("file", 10);
+    let ids = identities();
+    let (address, gateway) = (site.v4().to_string(), ids.gateway.as_str());
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let silent_at = silent.local_addr().unwrap().to_string();
+    // The address, the node ID that is trusted, whether the client has an identity, seconds, the code, what the message says.
+    #[expect(clippy::type_complexity, reason = "it is a table")]
+    let rows: &[(&str, &str, bool, &str, i32, &[&str])] = &[
+        (&address, &ids.stranger, true, "60", 1, &[&address, gateway, "not among the pinned"]),
+        (&address, gateway, false, "60", 1, &[&address, "requires a client certificate"]),
+        ("127.0.0.1:1", gateway, true, "60", 1, &["127.0.0.1:1", "nothing listens on this UDP port"]),
+        ("nowhere.invalid", gateway, true, "60", 1, &["the resolver has no address of nowhere.invalid"]),
+        ("[fe80::1%none0]", gateway, true, "60", 1, &["no interface none0"]),
+        (&silent_at, gateway, true, "0.2", 1, &["no answer from", &silent_at, "within 0.2 s"]),
+    ];
+    for tool in ["ping", "bench", "put", "locate"] {
+        for &(to, node, known, seconds, code, parts) in rows {
+            let mut command = stoq();
+            command.args([tool, "--gateway", to, "--node-id", node, "--timeout", seconds]);
+            if known {
+                command.arg("--cert").arg(ids.file("client.pem")).arg("--key").arg(ids.file("client.key"));
+            }
+            match tool {
+                "put" => command.arg(&path),
+                "locate" => command.arg(&token),
+                // It waits for a report of its own, and takes no --timeout for the connection.
+                "bench" => command.args(["--limit", "60"]),
+                _ => &mut command,
+            };
+            if tool != "bench" || seconds == "60" {
+                assert_said_once(&mut command, code, parts);
+            }
+        }
+    }
+}
+
 /// A library error says its cause in its own text and hands out no `source` then: who prints the chain would print it twice.
 #[test]
 fn no_error_hands_out_the_cause_that_its_text_says() {
@@ -154,11 +194,52 @@ fn no_error_hands_out_the_cause_that_its_text_says() {
             // The attribute, and the fields up to the next variant or the end.
             let variant = variant.split("\n}").next().unwrap_or_default();
             let (attribute, fields) = variant.split_once(")]").unwrap_or_default();
-            let hands_out =
-                fields.contains(" source:") || fields.contains("#[from]") || fields.contains("#[source]");
-            let says = ["{source", ".source", "{0"].iter().any(|it| attribute.contains(it));
-            assert!(!(hands_out && says), "{}: {attribute}\nwrite the field `r#source`", path.display());
+            assert!(
+                !says_its_source(attribute, fields),
+                "{}: {attribute}\nwrite the field `r#source`",
+                path.display()
+            );
         }
     }
     assert!(seen > 100, "the errors were found: {seen}");
+}
+
+/// Whether an error's text contains the field that it hands out as its source.
+fn says_its_source(attribute: &str, fields: &str) -> bool {
+    // The name of a field stands behind its attribute; one of a tuple has none.
+    let marked = fields.split(['#', '\n']).collect::<Vec<_>>();
+    let mut sources: Vec<&str> = Vec::new();
+    for (at, part) in marked.iter().enumerate() {
+        if part.starts_with("[from]") || part.starts_with("[source]") {
+            let rest = part.split_once(']').map_or("", |(_, rest)| rest).trim();
+            let field =
+                if rest.is_empty() { marked.get(at + 1).map_or("", |next| next.trim()) } else { rest };
+            sources
+                .push(field.split_once(": ").map_or("0", |(name, _)| name.trim().trim_start_matches("pub ")));
+        }
+    }
+    if fields.contains(" source:") {
+        sources.push("source");
+    }
+    sources.iter().any(|name| {
+        let shapes = [format!("{{{name}}}"), format!("{{{name}:"), format!("{{{name}."), format!(".{name}")];
+        shapes.iter().any(|shape| attribute.contains(shape.as_str()))
+    })
+}
+
+#[test]
+fn a_source_that_the_text_says_is_found_in_every_shape() {
+    for (attribute, fields, said) in [
+        ("\"{0}\"", "\n    A(#[from] io::Error),", true),
+        ("\"cannot: {0}\"", "\n    A(#[source] io::Error),", true),
+        ("\"{path}: {source}\"", "\n    A { path: String, source: io::Error },", true),
+        ("\"{path}: {error}\"", "\n    A {\n        #[source]\n        error: io::Error,\n    },", true),
+        ("\"{}\", .error", "\n    A { #[from] error: io::Error },", true),
+        ("transparent", "\n    A(#[from] io::Error),", false),
+        ("\"cannot: {0}\"", "\n    A(io::Error),", false),
+        ("\"{path}: {source}\"", "\n    A { path: String, r#source: io::Error },", false),
+        ("\"{path} is no file\"", "\n    A { path: String, source: io::Error },", false),
+    ] {
+        assert_eq!(says_its_source(attribute, fields), said, "{attribute} {fields}");
+    }
 }

@@ -9,7 +9,7 @@ use indicatif::ProgressBar;
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use stoq::client::{FetchOptions, Peer, Route};
+use stoq::client::{AskOptions, FetchOptions, Peer, Route};
 use stoq::download::Download;
 use stoq::gathered_file::GatheredFile;
 use stoq::token::{AnyToken, Token};
@@ -166,7 +166,7 @@ async fn to_file(
 ) -> anyhow::Result<Outcome> {
     let resumed_at = download.have();
     let started = Instant::now();
-    download.run(peer, route, |have, length| show(bar, have, length)).await?;
+    download.run_with(peer, AskOptions { route }, |have, length| show(bar, have, length)).await?;
     let elapsed = started.elapsed();
     show_check(bar);
     let length = download.finish(|read| bar.set_position(read)).await?;

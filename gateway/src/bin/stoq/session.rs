@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::task::Poll;
 use std::time::Duration;
-use stoq::client::{Client, ClientError, ConnectOptions, Peer};
+use stoq::client::{Client, ClientBuilder, ClientError, ConnectOptions, Peer};
 use stoq::names::{GatewayAddress, ResolveError};
 use stoq::network::{Opened, Running, RunningClient};
 use stoq::node::{Hosted, Node, NodeConfig};
@@ -60,7 +60,7 @@ pub(crate) struct Session {
     pub(crate) gateways: Gateways,
     pub(crate) cipher: CipherSuite,
     pub(crate) workers: usize,
-    node: NodeConfig,
+    settings: ClientBuilder,
     network: Opened,
 }
 
@@ -138,24 +138,14 @@ impl Options {
 
     fn open_with(&self, config: ClientConfig) -> anyhow::Result<Session> {
         logging::start(&config.log)?;
-        let client = tls::client(&config.tls, config.identity.as_ref(), &config.trust)?;
-        let restart_secret = tls::restart_secret(config.identity.as_ref())?;
+        let settings = tls::client_builder(&config)?;
         let timeout = Duration::try_from_secs_f64(self.timeout)
             .map_err(|_| Usage("--timeout takes seconds, such as 10".into()))?;
         let interrupt = Interrupt::listen()?;
         let network = Opened::open_client(&config.network, config.workers.count.into())?;
-        let node = NodeConfig {
-            client: Some(client),
-            restart_secret,
-            quic: config.quic.clone(),
-            idle: config.workers.idle,
-            cores: config.workers.cores.clone(),
-            thread_setup: network.thread_setup(),
-            ..NodeConfig::default()
-        };
         let (cipher, workers) = (config.tls.cipher, config.workers.count.into());
         let (remote, gateways) = (self.gateway.clone().or(config.connect), Gateways(config.gateway));
-        Ok(Session { remote, timeout, interrupt, gateways, cipher, workers, node, network })
+        Ok(Session { remote, timeout, interrupt, gateways, cipher, workers, settings, network })
     }
 
     fn config(&self) -> anyhow::Result<ClientConfig> {
@@ -215,14 +205,15 @@ impl Session {
 
     /// Starts the client.
     pub(crate) fn start(self) -> anyhow::Result<Online> {
-        let Self { remote, timeout, interrupt, gateways, cipher, workers, node, network } = self;
-        let client = network.start_client(&node)?;
+        let Self { remote, timeout, interrupt, gateways, cipher, workers, settings, network } = self;
+        let client = network.start_client(settings)?;
         Ok(Online { client, gateways, cipher, workers, remote, timeout, interrupt })
     }
 
     /// Starts a node whose applications do the work.
     pub(crate) fn start_node(self, hosted: Vec<Hosted>) -> anyhow::Result<Running<Node>> {
-        self.network.start_node(&self.node, hosted).context("cannot start the client")
+        let node = NodeConfig { thread_setup: self.network.thread_setup(), ..self.settings.node_config()? };
+        self.network.start_node(&node, hosted).context("cannot start the client")
     }
 }
 
