@@ -78,3 +78,8 @@ mod part_file;
 mod token_bucket;
 
 pub use client::Client;
+
+/// The example of the README, compiled with those of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
