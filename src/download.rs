@@ -27,7 +27,8 @@ pub struct Download {
 impl Download {
     /// Opens the part of an earlier, interrupted download of the same payload, or a new one.
     ///
-    /// # Errors When `output` exists already, when another process downloads to it, when its directory cannot
+    /// # Errors
+    /// When `output` exists already, when another process downloads to it, when its directory cannot
     /// be written, when a file with the part's name is no part of this payload.
     pub fn open(output: &Path, token: Token) -> Result<Self, ClientError> {
         let mut part = PartFile::open(output, token.into(), Order::Rising)?;
@@ -102,7 +103,8 @@ impl Download {
     /// Reads the whole file back, hashes it, and gives it its name. `progress` gets the bytes read. Dropping
     /// the future keeps the part for the next attempt.
     ///
-    /// # Errors When bytes are missing; when the file is not the payload (it is removed; start again); when
+    /// # Errors
+    /// When bytes are missing; when the file is not the payload (it is removed; start again); when
     /// another file has taken the name (it is not replaced, and the part stays); the disk's own.
     pub async fn finish(self, progress: impl FnMut(u64)) -> Result<u64, ClientError> {
         if self.length != Some(self.have) {

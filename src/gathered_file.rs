@@ -36,7 +36,8 @@ pub struct GatherSummary {
 impl GatheredFile {
     /// Makes the file for the payload of `token`.
     ///
-    /// # Errors When `output` exists already, when another process writes to it, when its directory cannot be
+    /// # Errors
+    /// When `output` exists already, when another process writes to it, when its directory cannot be
     /// written, when a file with the part's name is no part of a gathering.
     pub fn open(output: &Path, token: AnyToken) -> Result<Self, ClientError> {
         let part = PartFile::open(output, token, Order::Any)?;
@@ -95,7 +96,8 @@ impl GatheredFile {
     /// Reads the whole file back, hashes it, and gives it its name. `checked` gets the bytes read. Dropping
     /// the future removes the file.
     ///
-    /// # Errors A set whose shards do not give its payload, which `gathering`'s client then remembers; a file
+    /// # Errors
+    /// A set whose shards do not give its payload, which `gathering`'s client then remembers; a file
     /// that is not the payload; another file that has taken the name (it is not replaced, and the part
     /// stays); the disk's.
     pub async fn finish(

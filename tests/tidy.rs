@@ -319,6 +319,20 @@ fn the_architecture_is_one_page() {
     assert!(lines <= PAGE_LINES_MAX, "ARCHITECTURE.md has {lines} lines: details belong in docs/");
 }
 
+/// rustdoc makes a heading of the whole line.
+#[test]
+fn headings_of_documentation_stand_alone() {
+    for source in sources(&[".rs"]).iter().filter(|source| source.path != file!()) {
+        for (at, line) in source.lines() {
+            let code = line.trim_start();
+            for heading in ["# Errors", "# Panics", "# Safety"] {
+                let run_on = ["/// ", "//! "].iter().any(|doc| code.starts_with(&format!("{doc}{heading} ")));
+                assert!(!run_on, "{}:{at}: the text begins on the next line: {line}", source.path);
+            }
+        }
+    }
+}
+
 #[test]
 fn nothing_is_ignored_or_left_unfinished() {
     for source in sources(&[".rs"]).iter().filter(|source| source.path != file!()) {

@@ -47,7 +47,8 @@ pub enum RouteError {
 impl Route {
     /// A route through these gateways.
     ///
-    /// # Errors [`RouteError`] for no gateway, too many, or one that occurs twice.
+    /// # Errors
+    /// [`RouteError`] for no gateway, too many, or one that occurs twice.
     pub fn new(nodes: impl IntoIterator<Item = NodeId>) -> Result<Self, RouteError> {
         let nodes: SmallVec<_> = nodes.into_iter().collect();
         check(&nodes)?;
@@ -73,7 +74,8 @@ impl Route {
 
     /// The same route, beginning with `first`, the peer that the request is sent to.
     ///
-    /// # Errors [`RouteError::Nameless`] if the peer showed no certificate; another if the longer route is
+    /// # Errors
+    /// [`RouteError::Nameless`] if the peer showed no certificate; another if the longer route is
     /// refused.
     pub fn starting_at(&self, first: Option<NodeId>) -> Result<Self, RouteError> {
         let first = first.ok_or(RouteError::Nameless)?;

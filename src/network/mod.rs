@@ -140,7 +140,8 @@ impl Drop for RunningClient {
 impl Opened {
     /// Opens a gateway's network with one queue for each of `workers`.
     ///
-    /// # Errors The device's or the kernel's, with the fix.
+    /// # Errors
+    /// The device's or the kernel's, with the fix.
     pub fn open(config: &NetworkConfig, workers: usize) -> Result<Self, OpenError> {
         Self::open_as(config, workers, false)
     }
@@ -264,7 +265,8 @@ impl Opened {
 
 /// Opens one worker's sockets.
 ///
-/// # Errors The kernel's: [`crate::datagram::kernel::BindError`] inside.
+/// # Errors
+/// The kernel's: [`crate::datagram::kernel::BindError`] inside.
 pub fn bind(kernel: &KernelConfig, reuse_port: bool, hear_errors: bool) -> io::Result<KernelUdp> {
     let config = KernelUdpConfig { reuse_port, buffer_bytes: kernel.buffer_bytes, hear_errors };
     KernelUdp::bind(&kernel.listen, config)

@@ -73,7 +73,8 @@ impl OpenPort {
 /// Starts DPDK and opens the port, with one queue pair for each of `workers`; `nic` makes each one's network
 /// device, by its number.
 ///
-/// # Errors DPDK's, with the fix.
+/// # Errors
+/// DPDK's, with the fix.
 pub(super) fn open<N: Nic>(
     config: &DpdkConfig,
     workers: usize,
@@ -156,7 +157,8 @@ pub(super) fn open<N: Nic>(
 
 /// The kernel's interface that net_af_packet or net_af_xdp uses; none for other devices.
 ///
-/// # Errors When it does not exist, or its MTU is below the port's: the kernel silently drops larger packets.
+/// # Errors
+/// When it does not exist, or its MTU is below the port's: the kernel silently drops larger packets.
 fn require_interface(config: &DpdkConfig) -> Result<Option<Interface>, OpenError> {
     let Some(name) = interface_of(&config.device).filter(|_| config.device.starts_with("net_af_")) else {
         return Ok(None);

@@ -85,7 +85,8 @@ pub fn interface_of(device: &str) -> Option<&str> {
 impl Interface {
     /// Finds an interface of this process' network namespace and reads it.
     ///
-    /// # Errors When there is none of this name.
+    /// # Errors
+    /// When there is none of this name.
     pub fn find(name: &str) -> io::Result<Self> {
         let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
         let index = name_to_index(&socket, name)?;

@@ -52,7 +52,8 @@ impl PartFile {
     /// Makes the part of `output`, or takes the one that an earlier get of `token` left. Its bytes count only
     /// if they arrived in rising order; otherwise they are dropped.
     ///
-    /// # Errors When `output` exists, when its directory cannot be written, when another get writes it, when
+    /// # Errors
+    /// When `output` exists, when its directory cannot be written, when another get writes it, when
     /// a file with the part's name belongs to something else.
     pub(crate) fn open(output: &Path, token: AnyToken, order: Order) -> Result<Self, ClientError> {
         let place = Place::of(output)?;
@@ -187,7 +188,8 @@ impl PartFile {
 
     /// Makes it durable and gives it the output's name.
     ///
-    /// # Errors When the name was taken meanwhile: that file is not replaced, and the part stays, with its
+    /// # Errors
+    /// When the name was taken meanwhile: that file is not replaced, and the part stays, with its
     /// path in the error. The disk's.
     pub(crate) fn give_name(mut self) -> Result<(), ClientError> {
         let part = self.path();

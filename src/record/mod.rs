@@ -141,7 +141,8 @@ pub trait Record: Sized {
 
     /// Reads a whole body.
     ///
-    /// # Errors The fault of the body; [`RecordError::code`] is its error code for the peer.
+    /// # Errors
+    /// The fault of the body; [`RecordError::code`] is its error code for the peer.
     fn parse(body: &[u8]) -> Result<Self, RecordError>;
 
     /// Appends the body to `out`: [`Record::encoded_len`] bytes.

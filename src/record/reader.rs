@@ -54,7 +54,8 @@ impl RecordReader {
     /// The next record's header, once it has arrived; the same one until [`RecordReader::take_body`] takes
     /// the body. Unknown even types are skipped.
     ///
-    /// # Errors [`RecordError::UnknownType`] for an unknown odd type, [`RecordError::TooLong`] for a length
+    /// # Errors
+    /// [`RecordError::UnknownType`] for an unknown odd type, [`RecordError::TooLong`] for a length
     /// past the bound of its kind, as soon as the header is read. The stream cannot be read further then.
     pub fn next_header(&mut self) -> Result<Option<RecordHeader>, RecordError> {
         if self.header.is_some() {

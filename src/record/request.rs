@@ -18,7 +18,8 @@ pub enum Request {
 impl Request {
     /// Reads the body of a record of this type; none for a record that is no request.
     ///
-    /// # Errors The fault of the body.
+    /// # Errors
+    /// The fault of the body.
     pub fn parse(record_type: RecordType, body: &[u8]) -> Option<Result<Self, RecordError>> {
         Some(match record_type {
             RecordType::Put => Put::parse(body).map(Self::Put),

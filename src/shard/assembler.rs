@@ -56,7 +56,8 @@ pub struct Assembler {
 impl Assembler {
     /// Into `file`, which must be open for reading and writing.
     ///
-    /// # Errors [`AssembleError::File`] if the file cannot be made as long as the payload.
+    /// # Errors
+    /// [`AssembleError::File`] if the file cannot be made as long as the payload.
     pub fn new(descriptor: Descriptor, file: File) -> Result<Self, AssembleError> {
         file.set_len(descriptor.length_bytes())?;
         let decoder = StripeDecoder::new(&descriptor);
@@ -90,7 +91,8 @@ impl Assembler {
     /// Of `count` stripes from `start` on, exactly these lanes arrived whole: decodes the missing data
     /// shards.
     ///
-    /// # Errors [`AssembleError::Coder`] if the lanes are too few, [`AssembleError::File`].
+    /// # Errors
+    /// [`AssembleError::Coder`] if the lanes are too few, [`AssembleError::File`].
     pub fn stripes(&mut self, start: u64, count: u64, lanes: Lanes) -> Result<(), AssembleError> {
         let data = Lanes::first(self.descriptor.k().into());
         for stripe in start..start.saturating_add(count) {
@@ -135,7 +137,8 @@ impl Assembler {
 
     /// After the last stripe: checks decoded bytes against the content token, by hashing the file once more.
     ///
-    /// # Errors [`AssembleError::BadDescriptor`] if it does not match; [`AssembleError::File`].
+    /// # Errors
+    /// [`AssembleError::BadDescriptor`] if it does not match; [`AssembleError::File`].
     pub fn finish(mut self) -> Result<File, AssembleError> {
         if self.decoded {
             self.file.seek(SeekFrom::Start(0))?;

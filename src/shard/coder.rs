@@ -78,7 +78,8 @@ pub struct Coded {
 /// with shards of 64 KiB (80 and 20 MiB of them hash pairs), and 234 MiB at 64+64 with shards of 1 MiB, the
 /// largest case with no more parity than payload.
 ///
-/// # Errors [`CoderError::Shape`] if no descriptor can carry the shape; the reader's and the writer's errors.
+/// # Errors
+/// [`CoderError::Shape`] if no descriptor can carry the shape; the reader's and the writer's errors.
 pub fn encode(
     mut reader: impl Read,
     length: u64,
@@ -150,7 +151,8 @@ impl StripeDecoder {
     /// data shard is as short as it is stored. Shards must have been checked against their tokens: a false
     /// shard silently yields false ones.
     ///
-    /// # Errors [`CoderError::TooFew`] if more shards are needed; [`CoderError::Stripe`],
+    /// # Errors
+    /// [`CoderError::TooFew`] if more shards are needed; [`CoderError::Stripe`],
     /// [`CoderError::Lane`] and [`CoderError::ShardLength`] for shards that are not the set's.
     pub fn restore<'a>(
         &mut self,

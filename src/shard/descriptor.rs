@@ -50,7 +50,8 @@ impl Descriptor {
 
     /// A descriptor whose bounds have been checked. `shard_bytes` is a multiple of 16 KiB, at most 1 MiB.
     ///
-    /// # Errors [`RecordError::Descriptor`] names the broken bound.
+    /// # Errors
+    /// [`RecordError::Descriptor`] names the broken bound.
     pub fn new(
         content: Token,
         length_bytes: u64,

@@ -91,7 +91,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, PemError> {
 /// Reads a public PEM file in the form for parsers: UTF-8 without a byte order mark, lines without blanks
 /// around them.
 ///
-/// # Errors [`PemError`]: the file cannot be read, or is larger than a PEM file may be.
+/// # Errors
+/// [`PemError`]: the file cannot be read, or is larger than a PEM file may be.
 pub fn read_plain(path: &Path) -> Result<Zeroizing<Vec<u8>>, PemError> {
     Ok(plain(&read(path)?))
 }

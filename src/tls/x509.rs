@@ -299,7 +299,8 @@ pub struct CertificateSummary {
 impl CertificateSummary {
     /// Reads the first certificate of a PEM file.
     ///
-    /// # Errors The file is missing or wrong; the text names the fix.
+    /// # Errors
+    /// The file is missing or wrong; the text names the fix.
     pub fn load(path: &Path) -> Result<Self, TlsError> {
         let malformed = |source| TlsError::Certificate { path: path.into(), number: 1, source };
         let chain = pem::certificates(path, &pem::read(path)?)?;

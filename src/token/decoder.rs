@@ -94,7 +94,8 @@ pub struct VerifiedDecoder {
 impl VerifiedDecoder {
     /// A decoder for `selection` of the payload named `token`, whose claimed length is `length` bytes.
     ///
-    /// # Errors [`VerifyError::Ranges`] if some of the selection lies outside the payload or the payload is
+    /// # Errors
+    /// [`VerifyError::Ranges`] if some of the selection lies outside the payload or the payload is
     /// too long; [`VerifyError::Proof`] if `length` is 0 and `token` is not the token of no bytes.
     pub fn new(token: Token, length: u64, selection: impl Into<Selection>) -> Result<Self, VerifyError> {
         let (walk, left_bytes) = Walk::new(selection.into(), length)?;
@@ -131,7 +132,8 @@ impl VerifiedDecoder {
 
     /// Takes the next bytes of the encoding and checks every hash pair and group that they complete.
     ///
-    /// # Errors The first mismatch. Pieces checked before it can still be polled.
+    /// # Errors
+    /// The first mismatch. Pieces checked before it can still be polled.
     pub fn push(&mut self, mut chunk: &[u8]) -> Result<(), VerifyError> {
         self.feed(&mut chunk)?;
         if chunk.is_empty() {
@@ -145,7 +147,8 @@ impl VerifiedDecoder {
     /// Like [`VerifiedDecoder::push`], but stops at the end of the encoding: the bytes behind it stay in
     /// `chunk`.
     ///
-    /// # Errors The first mismatch.
+    /// # Errors
+    /// The first mismatch.
     pub fn feed(&mut self, chunk: &mut &[u8]) -> Result<(), VerifyError> {
         if let Some(error) = self.failed {
             return Err(error);

@@ -47,7 +47,8 @@ pub struct VerifiedEncoder {
 impl VerifiedEncoder {
     /// The encoding of `selection` of the payload that `outboard` belongs to.
     ///
-    /// # Errors [`RangesError::OutOfBounds`] if some of the selection lies outside the payload.
+    /// # Errors
+    /// [`RangesError::OutOfBounds`] if some of the selection lies outside the payload.
     pub fn new(outboard: Outboard, selection: impl Into<Selection>) -> Result<Self, RangesError> {
         let (mut walk, _) = Walk::new(selection.into(), outboard.length())?;
         let next = walk.next();
@@ -58,7 +59,8 @@ impl VerifiedEncoder {
     /// the number of bytes appended, 0 at the end. Neighboring pairs are one piece, and so are neighboring
     /// groups.
     ///
-    /// # Errors The outboard's. The encoder cannot be used then.
+    /// # Errors
+    /// The outboard's. The encoder cannot be used then.
     pub fn next_batch(&mut self, bytes_max: usize, out: &mut Vec<EncodedPiece>) -> io::Result<usize> {
         let mut total = 0;
         loop {

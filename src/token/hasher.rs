@@ -57,7 +57,8 @@ impl OutboardHasher {
 
     /// Takes the payload's next bytes.
     ///
-    /// # Errors [`OutboardError::Length`] past the payload's length.
+    /// # Errors
+    /// [`OutboardError::Length`] past the payload's length.
     pub fn update(&mut self, mut bytes: &[u8]) -> Result<(), OutboardError> {
         while !bytes.is_empty() {
             let Some(Group { offset, len, is_root }) = self.next else {

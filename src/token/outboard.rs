@@ -60,7 +60,8 @@ impl Outboard {
 
     /// Pairs in a file, read when they are needed.
     ///
-    /// # Errors [`OutboardError::Size`] if the file has another size than [`outboard_bytes`],
+    /// # Errors
+    /// [`OutboardError::Size`] if the file has another size than [`outboard_bytes`],
     /// [`OutboardError::Io`] if its size cannot be read.
     pub fn from_file(length: u64, file: File) -> Result<Self, OutboardError> {
         check_size(length, file.metadata()?.len())?;
@@ -125,7 +126,8 @@ impl OutboardBuilder {
 
     /// Takes the proofs of the decoder's next piece.
     ///
-    /// # Errors [`OutboardError::OutOfOrder`] if a proof is skipped: the selection is not the whole payload.
+    /// # Errors
+    /// [`OutboardError::OutOfOrder`] if a proof is skipped: the selection is not the whole payload.
     pub fn push(&mut self, proofs: &[Proof]) -> Result<(), OutboardError> {
         for proof in proofs {
             if proof.index != (self.pairs.len() / PAIR_BYTES) as u64 {

@@ -37,7 +37,8 @@ impl Ranges {
 
     /// Appends `groups` groups that begin `gap` groups after the end of the last run, or at group `gap` if there is none.
     ///
-    /// # Errors [`RangesError`] names the broken rule; the ranges are then unchanged.
+    /// # Errors
+    /// [`RangesError`] names the broken rule; the ranges are then unchanged.
     pub fn push_run(&mut self, gap: u64, groups: u64) -> Result<(), RangesError> {
         if groups == 0 {
             return Err(RangesError::Empty);
