@@ -11,7 +11,7 @@ use crate::quic::qlog::{Qlog, Sampler};
 use crate::quic::transport::QuicConfig;
 use crate::relay::Relay;
 use crate::seed::Cache;
-use crate::session::{Holds, Routes};
+use crate::session::{Holds, QueueRoutes};
 use crate::stages::{Sampled, Stage};
 use crate::tls;
 use crate::worker::{ByFamily, Idle, PeerGateway, Quic, Renewal, Shared, Worker, WorkerStatus};
@@ -138,7 +138,7 @@ impl Node {
     where
         N: Network + Send + 'static,
     {
-        let routes = Routes {
+        let routes = QueueRoutes {
             relay: config.hops.as_ref().map(|_| hosted.len()),
             hops: config.hops.clone(),
             cache: config.cache.clone().map(|cache| Arc::new(cache) as Arc<dyn Holds>),
@@ -326,8 +326,8 @@ impl NodeConfig {
 }
 
 /// The application of each queue and request, numbered by their order in `hosted`.
-pub fn routes(hosted: &[Hosted]) -> Routes {
-    let mut routes = Routes::default();
+pub fn routes(hosted: &[Hosted]) -> QueueRoutes {
+    let mut routes = QueueRoutes::default();
     for (index, app) in hosted.iter().enumerate() {
         routes.queues.extend(app.queues.iter().map(|&queue| (queue, index)));
         if app.replay_safe {

@@ -33,7 +33,7 @@ use stoq::queue::{
 use stoq::quic::transport::QuicConfig;
 use stoq::record::Put;
 use stoq::seed::{Lease, MemoryTier, Seed, SeedParts, Store, StoreConfig};
-use stoq::session::Routes;
+use stoq::session::QueueRoutes;
 use stoq::shard::Descriptor;
 use stoq::tls::{
     ClientAuth, ClientTls, FalconAlgorithm, Identity, ServerTls, Trust, client_config, server_config,
@@ -278,14 +278,14 @@ impl Pair {
         let tls = ServerTls::new(server, ClientAuth::Required(trust.clone()));
         let config = NodeConfig { server: Some(server_config(&tls)?), quic: quic(), ..NodeConfig::default() };
         let queues = [(QUEUE, 0)].into_iter().collect();
-        let shared = Shared::new(1, Routes { queues, store: Some(0), ..Routes::default() });
+        let shared = Shared::new(1, QueueRoutes { queues, store: Some(0), ..QueueRoutes::default() });
         let network_1 = network(1, there.clone(), back.clone())?;
         let mut server = Worker::new(0, network_1, shared, config.quic(MTU), Idle::Spin);
         server.add_inline(application);
 
         let tls = ClientTls::new(Some(client), trust);
         let config = NodeConfig { client: Some(client_config(&tls)?), quic: quic(), ..NodeConfig::default() };
-        let shared = Shared::new(1, Routes::default());
+        let shared = Shared::new(1, QueueRoutes::default());
         let mut client = Worker::new(0, network(2, back, there)?, shared, config.quic(MTU), Idle::Spin);
         client.add_inline(caller);
         let statuses = [server.status(), client.status()];

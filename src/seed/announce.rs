@@ -1,6 +1,6 @@
 //! Tells peer gateways what is held here, and what no longer is (protocol §6): all of it once, then what changes.
 
-use super::{Change, Holding, Store};
+use super::{Holding, HoldingChange, Store};
 use crate::limits::{ANNOUNCE_INTERVAL_MS, HAVE_BURST, HAVE_RATE_PER_S};
 use crate::queue::{AppPort, Command, ConnectionCommand, ConnectionId};
 use crate::record::{Coverage, Have};
@@ -78,8 +78,8 @@ impl Listener {
                 self.told = Some(changes.newest);
                 for change in changes.changes {
                     let have = match change {
-                        Change::Holds(holding) => have(&holding, now_s),
-                        Change::Gone(token) => Have { token, coverage: Coverage::None, lease_s: 0 },
+                        HoldingChange::Holds(holding) => have(&holding, now_s),
+                        HoldingChange::Gone(token) => Have { token, coverage: Coverage::None, lease_s: 0 },
                     };
                     // What waits of the same is out of date.
                     self.waiting.retain(|waiting| waiting.token != have.token);

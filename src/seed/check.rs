@@ -1,8 +1,8 @@
 //! One check: what is held is read and compared with its token. A payload whose outboard is wrong gets a new one; what is not what
 //! its token names is set aside (`damage`).
 
-use super::checks::{Done, Found, Suspect};
-use super::damage::Outcome;
+use super::checks::{CheckResult, Done, Suspect};
+use super::damage::DamageOutcome;
 use super::disk::{parent, remove_if_there, replace, sync_directory};
 use super::error::StoreError;
 use super::index::{Body, SetBody};
@@ -49,7 +49,7 @@ pub(super) struct Check {
     /// None before it began.
     stages: Option<VecDeque<Stage>>,
     reading: Option<Reading>,
-    worst: Found,
+    worst: CheckResult,
     pub(super) bytes: u64,
     /// Of the payload's file that is read.
     inode: Option<u64>,
@@ -67,7 +67,7 @@ impl Check {
             suspect: None,
             stages: None,
             reading: None,
-            worst: Found::Whole,
+            worst: CheckResult::Whole,
             bytes: 0,
             inode: None,
             unhurried: usize::from(!urgent),
@@ -91,20 +91,20 @@ impl Check {
     }
 
     /// Counts it; gives those who are to be told.
-    pub(super) fn end(self, store: &Inner, found: Found) -> Vec<Done> {
+    pub(super) fn end(self, store: &Inner, found: CheckResult) -> Vec<Done> {
         store.checks.due.fetch_sub(self.unhurried, Relaxed);
         if self.suspect.is_none() {
             {
                 let mut state = store.checks.state();
                 match found {
-                    Found::Whole => state.whole += 1,
-                    Found::Damaged => state.damaged += 1,
-                    Found::Unreadable => state.unreadable += 1,
-                    Found::Gone => {}
+                    CheckResult::Whole => state.whole += 1,
+                    CheckResult::Damaged => state.damaged += 1,
+                    CheckResult::Unreadable => state.unreadable += 1,
+                    CheckResult::Gone => {}
                 }
             }
             match found {
-                Found::Whole => store.checks.note_whole(self.token, self.now),
+                CheckResult::Whole => store.checks.note_whole(self.token, self.now),
                 _ => drop(store.checks.fresh().at.remove(&self.token)),
             }
         }
@@ -112,9 +112,9 @@ impl Check {
     }
 
     /// Reads a piece more. Gives what was found, once it is known.
-    pub(super) fn turn(&mut self, store: &Arc<Inner>) -> Option<Found> {
+    pub(super) fn turn(&mut self, store: &Arc<Inner>) -> Option<CheckResult> {
         if self.stages.is_none() {
-            let Some(stages) = self.begin(store) else { return Some(Found::Gone) };
+            let Some(stages) = self.begin(store) else { return Some(CheckResult::Gone) };
             self.stages = Some(stages);
         }
         let reading = match self.reading.take() {
@@ -258,7 +258,7 @@ impl Check {
         let one = store.change();
         let is_pending = store.pending().contains(&token);
         if !is_pending && store.index().get(&any).is_none() {
-            self.note(Found::Gone);
+            self.note(CheckResult::Gone);
             return;
         }
         let written = store.check_writable().and_then(|()| {
@@ -273,8 +273,8 @@ impl Check {
         if let Err(error) = written {
             // It is whole, and cannot be proven to peers.
             store.index().remove(&any);
-            store.damage().note(any, format!("{reason}; {error}"), Outcome::Left);
-            return self.note(Found::Damaged);
+            store.damage().note(any, format!("{reason}; {error}"), DamageOutcome::Left);
+            return self.note(CheckResult::Damaged);
         }
         // A lease says how long the payload is.
         let lease = store.index().get(&any).map(|entry| entry.lease);
@@ -295,14 +295,14 @@ impl Check {
         store.damage().note(
             any,
             format!("{reason}; its bytes are whole, and it has a new outboard"),
-            Outcome::Mended,
+            DamageOutcome::Mended,
         );
         drop(one);
     }
 
     /// It is not what its token names.
     fn bad(&mut self, store: &Inner, token: &AnyToken, reason: &str) {
-        self.note(Found::Damaged);
+        self.note(CheckResult::Damaged);
         let one = store.change();
         if let (Some(suspect), AnyToken::Content(payload)) = (&self.suspect, token) {
             if !store.pending().contains(payload) {
@@ -325,7 +325,7 @@ impl Check {
 
     /// Lanes in a set's own files are not what they should be; other lanes stay.
     fn bad_lanes(&mut self, store: &Inner, blob: Blob, reason: &str) {
-        self.note(Found::Damaged);
+        self.note(CheckResult::Damaged);
         let AnyToken::Set(token) = self.token else { return };
         let one = store.change();
         let Some(set) = store.index().set(&token) else { return };
@@ -360,18 +360,18 @@ impl Check {
         if error.kind() == io::ErrorKind::NotFound || is_damage(error) {
             return self.bad(store, &token, &format!("cannot be read: {error}"));
         }
-        self.note(Found::Unreadable);
+        self.note(CheckResult::Unreadable);
         store.damage().note(
             token,
             format!("cannot be read: {error}; look at the owner and the rights of its files"),
-            Outcome::Left,
+            DamageOutcome::Left,
         );
     }
 
-    fn note(&mut self, found: Found) {
+    fn note(&mut self, found: CheckResult) {
         self.worst = match (self.worst, found) {
-            (Found::Damaged, _) | (_, Found::Damaged) => Found::Damaged,
-            (Found::Unreadable, _) | (_, Found::Unreadable) => Found::Unreadable,
+            (CheckResult::Damaged, _) | (_, CheckResult::Damaged) => CheckResult::Damaged,
+            (CheckResult::Unreadable, _) | (_, CheckResult::Unreadable) => CheckResult::Unreadable,
             (_, found) => found,
         };
     }

@@ -1,7 +1,7 @@
 //! Requests that wait until what they ask for has been checked, and peers that say that a proof was bad.
 
 use super::app::Seed;
-use super::{Found, Store};
+use super::{CheckResult, Store};
 use crate::limits::{HINT_INTERVAL_S, HINTS_BURST, SERVED_LEN_MAX};
 use crate::queue::{AppPort, ConnectionId, Delivery, RequestId, Waker};
 use crate::record::{Put, Request};
@@ -19,8 +19,8 @@ const HINTERS_LEN_MAX: usize = 1024;
 
 /// The checks that one seed instance asked for.
 pub(super) struct Checking {
-    done: Sender<(AnyToken, Found)>,
-    results: Receiver<(AnyToken, Found)>,
+    done: Sender<(AnyToken, CheckResult)>,
+    results: Receiver<(AnyToken, CheckResult)>,
     waiting: Vec<(AnyToken, RequestId, Delivery)>,
     /// Who is at the other end of a connection.
     nodes: FxHashMap<ConnectionId, NodeId>,
@@ -117,7 +117,7 @@ impl Checking {
     }
 
     /// Something that was checked, and the requests that waited for it.
-    pub(super) fn poll(&mut self) -> Option<(AnyToken, Found, Vec<Delivery>)> {
+    pub(super) fn poll(&mut self) -> Option<(AnyToken, CheckResult, Vec<Delivery>)> {
         let (token, found) = self.results.try_recv().ok()?;
         let waited = self.waiting.extract_if(.., |(asked, ..)| *asked == token);
         Some((token, found, waited.map(|(.., delivery)| delivery).collect()))
@@ -166,11 +166,11 @@ impl Seed {
             if !deliveries.is_empty() {
                 match found {
                     // However long it took.
-                    Found::Whole => self.parts.store.note_whole(token, now),
-                    Found::Unreadable => {
+                    CheckResult::Whole => self.parts.store.note_whole(token, now),
+                    CheckResult::Unreadable => {
                         self.parts.store.give_up(&token, "it cannot be read, and was put again")
                     }
-                    Found::Damaged | Found::Gone => {}
+                    CheckResult::Damaged | CheckResult::Gone => {}
                 }
             }
             deliveries.into_iter().for_each(|delivery| self.deliver(now, port, delivery));

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 /// What a check found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum CheckResult {
     /// It is what its token names, or was made so again.
     Whole,
     /// It is not, or not all of it, and is no longer held so.
@@ -44,7 +44,7 @@ pub struct CheckState {
 }
 
 /// Told what was found.
-pub(super) type Done = Box<dyn FnOnce(AnyToken, Found) + Send>;
+pub(super) type Done = Box<dyn FnOnce(AnyToken, CheckResult) + Send>;
 
 /// A payload that was found without the outboard that it needs when the store was opened.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// One look at the machine's clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reading {
+pub struct ClockReading {
     /// The wall clock, seconds since the Unix epoch.
     pub unix_s: u64,
     /// The time since the machine booted, sleep included, seconds: nobody sets it.
@@ -26,7 +26,7 @@ pub struct Reading {
 
 /// The machine's clocks, or others in their place.
 #[derive(Clone)]
-pub struct Clocks(Arc<dyn Fn(Instant) -> Reading + Send + Sync>);
+pub struct Clocks(Arc<dyn Fn(Instant) -> ClockReading + Send + Sync>);
 
 impl Clocks {
     /// The machine's own.
@@ -34,17 +34,17 @@ impl Clocks {
         Self::new(|_| {
             let unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
             let up = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-            Reading { unix_s, up_s: u64::try_from(up.tv_sec).unwrap_or_default() }
+            ClockReading { unix_s, up_s: u64::try_from(up.tv_sec).unwrap_or_default() }
         })
     }
 
     /// Others: `read` is given the time of the worker's loop.
-    pub fn new(read: impl Fn(Instant) -> Reading + Send + Sync + 'static) -> Self {
+    pub fn new(read: impl Fn(Instant) -> ClockReading + Send + Sync + 'static) -> Self {
         Self(Arc::new(read))
     }
 
     /// What they show at `now`.
-    pub fn read(&self, now: Instant) -> Reading {
+    pub fn read(&self, now: Instant) -> ClockReading {
         (self.0)(now)
     }
 }
@@ -148,7 +148,7 @@ pub(super) struct Clock {
     doubt: Option<Doubt>,
     jumps: u64,
     /// What the newest look saw, and the uptime of the newest note, seconds.
-    seen: Reading,
+    seen: ClockReading,
     noted_up_s: u64,
 }
 
@@ -166,7 +166,7 @@ impl Clock {
             shifts,
             doubt: None,
             jumps: 0,
-            seen: Reading { unix_s: 0, up_s: 0 },
+            seen: ClockReading { unix_s: 0, up_s: 0 },
             noted_up_s: 0,
         }
     }
@@ -180,7 +180,7 @@ impl Clock {
     /// clock. Gives what changed, and the epochs whose leases end later from now on, with the seconds.
     pub(super) fn look(
         &mut self,
-        at: Reading,
+        at: ClockReading,
         holds: bool,
         trusted: bool,
     ) -> (Option<Turn>, Vec<(u32, u64)>) {
@@ -221,7 +221,7 @@ impl Clock {
         (turn, Vec::new())
     }
 
-    fn begin(&mut self, at: Reading, holds: bool) -> Option<Turn> {
+    fn begin(&mut self, at: ClockReading, holds: bool) -> Option<Turn> {
         let (unix_s, up_s) = (at.unix_s as i64, at.up_s as i64);
         let doubt = Doubt { since_up_s: at.up_s, ahead_s: 0, unproven: true };
         let Some(saved) = self.saved.take() else {
@@ -373,8 +373,8 @@ mod tests {
     /// The true time at the begin of the boot `a`.
     const START: i64 = CLOCK_EARLIEST_S as i64 + 300 * DAY;
 
-    fn at(up_s: u64, skew_s: i64) -> Reading {
-        Reading { unix_s: (START + up_s as i64 + skew_s).max(0) as u64, up_s }
+    fn at(up_s: u64, skew_s: i64) -> ClockReading {
+        ClockReading { unix_s: (START + up_s as i64 + skew_s).max(0) as u64, up_s }
     }
 
     fn first() -> Clock {
@@ -421,7 +421,7 @@ mod tests {
     #[test]
     fn a_dead_clock_is_never_believed_by_itself_and_its_leases_keep_their_span() {
         let mut clock = Clock::new(None, "a".into());
-        let dead = |up_s: u64| Reading { unix_s: up_s, up_s };
+        let dead = |up_s: u64| ClockReading { unix_s: up_s, up_s };
         clock.look(dead(10), false, false);
         clock.look(dead(10 + 2 * CLOCK_STEADY_S), false, false);
         assert!(!is_believed(&clock, 10 + 2 * CLOCK_STEADY_S));
@@ -481,7 +481,7 @@ mod tests {
     #[test]
     fn an_operator_is_believed_whatever_the_clock_shows() {
         let mut clock = first();
-        let early = Reading { unix_s: 1000, up_s: 20 };
+        let early = ClockReading { unix_s: 1000, up_s: 20 };
         clock.look(early, true, false);
         assert!(matches!(clock.look(early, true, true).0, Some(Turn::Believed(_))));
         assert_eq!(clock.moment(20).now_s, 1000);

@@ -19,7 +19,7 @@ pub(super) const DAMAGED: &str = "damaged";
 /// What became of something that was found damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum DamageOutcome {
     /// It was made whole again from what there was.
     Mended,
     /// Its files were moved to `damaged`; it is no longer held.
@@ -28,7 +28,7 @@ pub enum Outcome {
     Left,
 }
 
-impl Outcome {
+impl DamageOutcome {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Mended, Self::SetAside, Self::Left];
 
@@ -50,7 +50,7 @@ pub struct Damaged {
     /// What is wrong with it.
     pub reason: String,
     /// What became of it.
-    pub outcome: Outcome,
+    pub outcome: DamageOutcome,
 }
 
 /// The damage that a store knows of.
@@ -70,11 +70,11 @@ pub struct DamageState {
 
 impl DamageState {
     /// How many things came to this end since the start.
-    pub fn count(&self, outcome: Outcome) -> u64 {
+    pub fn count(&self, outcome: DamageOutcome) -> u64 {
         match outcome {
-            Outcome::Mended => self.mended,
-            Outcome::SetAside => self.set_aside,
-            Outcome::Left => self.left,
+            DamageOutcome::Mended => self.mended,
+            DamageOutcome::SetAside => self.set_aside,
+            DamageOutcome::Left => self.left,
         }
     }
 }
@@ -110,21 +110,21 @@ impl Damage {
     }
 
     /// Tells of something.
-    pub(super) fn note(&mut self, name: impl ToString, reason: impl Into<String>, outcome: Outcome) {
+    pub(super) fn note(&mut self, name: impl ToString, reason: impl Into<String>, outcome: DamageOutcome) {
         let damaged = Damaged { name: name.to_string(), reason: reason.into(), outcome };
         let Damaged { name, reason, .. } = &damaged;
         match outcome {
-            Outcome::Mended => tracing::warn!(%name, %reason, "damage in the store, made whole again"),
-            Outcome::SetAside => {
+            DamageOutcome::Mended => tracing::warn!(%name, %reason, "damage in the store, made whole again"),
+            DamageOutcome::SetAside => {
                 let path = self.dir.join(DAMAGED);
                 tracing::error!(%name, %reason, path = %path.display(), "damage in the store, set aside: put it again");
             }
-            Outcome::Left => tracing::error!(%name, %reason, "damage in the store, left where it is"),
+            DamageOutcome::Left => tracing::error!(%name, %reason, "damage in the store, left where it is"),
         }
         match outcome {
-            Outcome::Mended => self.state.mended += 1,
-            Outcome::SetAside => self.state.set_aside += 1,
-            Outcome::Left => self.state.left += 1,
+            DamageOutcome::Mended => self.state.mended += 1,
+            DamageOutcome::SetAside => self.state.set_aside += 1,
+            DamageOutcome::Left => self.state.left += 1,
         }
         if self.state.latest.len() == DAMAGE_LEN_MAX {
             self.state.latest.pop_front();
@@ -141,12 +141,12 @@ impl Damage {
     ) {
         let mut reason = reason.into();
         if !self.writable {
-            return self.note(name, reason + "; the store cannot be written", Outcome::Left);
+            return self.note(name, reason + "; the store cannot be written", DamageOutcome::Left);
         }
-        let mut outcome = Outcome::SetAside;
+        let mut outcome = DamageOutcome::SetAside;
         for path in paths {
             if let Err(error) = self.move_file(path) {
-                outcome = Outcome::Left;
+                outcome = DamageOutcome::Left;
                 reason = format!("{reason}; {error}");
             }
         }

@@ -23,7 +23,7 @@ pub struct Holding {
 
 /// What became of something that a store held or holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Change {
+pub enum HoldingChange {
     /// It is held, this much of it.
     Holds(Holding),
     /// It went.
@@ -32,11 +32,11 @@ pub enum Change {
 
 /// What changed since a moment that a sequence number names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Changes {
+pub struct HoldingChanges {
     /// The number to ask after next.
     pub newest: u64,
     /// Each thing that changed, once, as it is now.
-    pub changes: Vec<Change>,
+    pub changes: Vec<HoldingChange>,
     /// False if the moment is too long ago: begin anew with [`super::Store::holdings`].
     pub complete: bool,
 }
@@ -395,17 +395,21 @@ impl Index {
         Holding { token, coverage, expires_s: entry.lease.expires_s }
     }
 
-    pub(super) fn changes_after(&self, sequence: u64) -> Changes {
+    pub(super) fn changes_after(&self, sequence: u64) -> HoldingChanges {
         let newest = self.sequence;
         let count = newest.checked_sub(sequence).filter(|&count| count <= self.journal.len() as u64);
-        let Some(count) = count else { return Changes { newest, changes: Vec::new(), complete: false } };
+        let Some(count) = count else {
+            return HoldingChanges { newest, changes: Vec::new(), complete: false };
+        };
         let mut seen = FxHashSet::default();
         let changed = self.journal.iter().skip(self.journal.len() - count as usize);
         let changes = changed.filter(|token| seen.insert(**token)).map(|token| {
             let entry = self.entries.get(token);
-            entry.map_or(Change::Gone(*token), |entry| Change::Holds(self.holding(*token, entry)))
+            entry.map_or(HoldingChange::Gone(*token), |entry| {
+                HoldingChange::Holds(self.holding(*token, entry))
+            })
         });
-        Changes { newest, changes: changes.collect(), complete: true }
+        HoldingChanges { newest, changes: changes.collect(), complete: true }
     }
 
     /// Notes that something changed, and with a payload the sets that have it as a blob.

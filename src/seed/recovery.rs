@@ -5,7 +5,7 @@
 
 use super::checks::Suspect;
 use super::clock::Clock;
-use super::damage::{Damage, Outcome};
+use super::damage::{Damage, DamageOutcome};
 use super::disk::remove_if_there;
 use super::error::StoreError;
 use super::index::{Body, Index, SetBody};
@@ -140,7 +140,7 @@ impl Recovery<'_> {
         }
         for suspect in suspects.into_values() {
             let reason = suspect.reason + "; the store cannot be written";
-            self.damage.note(suspect.token, reason, Outcome::Left);
+            self.damage.note(suspect.token, reason, DamageOutcome::Left);
         }
         Vec::new()
     }
@@ -178,7 +178,7 @@ impl Recovery<'_> {
                 if error.kind() == io::ErrorKind::InvalidData {
                     self.damage.set_aside(token, reason, [file.path.as_path()]);
                 } else {
-                    self.damage.note(token, reason, Outcome::Left);
+                    self.damage.note(token, reason, DamageOutcome::Left);
                 }
                 (Lease::default(), None)
             }
@@ -200,7 +200,11 @@ impl Recovery<'_> {
         let bytes = match fs::read(&file.path) {
             Ok(bytes) => bytes,
             Err(error) => {
-                self.damage.note(token, format!("its descriptor cannot be read: {error}"), Outcome::Left);
+                self.damage.note(
+                    token,
+                    format!("its descriptor cannot be read: {error}"),
+                    DamageOutcome::Left,
+                );
                 return Ok(None);
             }
         };

@@ -18,10 +18,10 @@
 //! The lanes held of a set are those in its own files and those of its blobs that are held as payloads. So a blob that goes
 //! takes its lanes from every set, and a set that has no others goes with it.
 
-use super::checks::{CheckState, Checks, Found};
+use super::checks::{CheckResult, CheckState, Checks};
 use super::damage::{Damage, DamageState};
 use super::error::StoreError;
-use super::index::{Census, Changes, Holding, Index};
+use super::index::{Census, Holding, HoldingChanges, Index};
 use super::inner::Inner;
 use super::layout::{DATA, SETS};
 use super::lease::Lease;
@@ -294,7 +294,7 @@ impl Store {
         token: impl Into<AnyToken>,
         now: Instant,
         urgent: bool,
-        done: impl FnOnce(AnyToken, Found) + Send + 'static,
+        done: impl FnOnce(AnyToken, CheckResult) + Send + 'static,
     ) -> bool {
         self.inner.check(token.into(), now, urgent, Box::new(done))
     }
@@ -371,7 +371,7 @@ impl Store {
     }
 
     /// What changed after the moment of `sequence`.
-    pub fn changes_after(&self, sequence: u64) -> Changes {
+    pub fn changes_after(&self, sequence: u64) -> HoldingChanges {
         self.inner.index().changes_after(sequence)
     }
 

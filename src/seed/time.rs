@@ -1,6 +1,6 @@
 //! The store's time, durably; and an operator's word for the machine's clock.
 
-use super::clock::{Clock, ClockState, Moment, Reading, Saved, Turn, boot_id};
+use super::clock::{Clock, ClockReading, ClockState, Moment, Saved, Turn, boot_id};
 use super::disk::{remove_if_there, replace};
 use super::error::StoreError;
 use super::inner::Inner;
@@ -20,7 +20,7 @@ const TRUST: &str = "trust-clock";
 impl Store {
     /// What time it is for leases, by a look at the machine's clocks. The first look of a store, and one that changes
     /// something, writes the time down; others leave that to another thread, at most every [`crate::limits::CLOCK_SAVE_S`].
-    pub fn moment(&self, at: Reading) -> Moment {
+    pub fn moment(&self, at: ClockReading) -> Moment {
         let store = &self.inner;
         let holds = store.index().census().entries > 0;
         let (turn, first, moment, due) = {
@@ -99,7 +99,7 @@ impl Inner {
     }
 
     /// Whether an operator vouches for what the clock shows. The word counts once.
-    fn is_vouched(&self, at: Reading) -> bool {
+    fn is_vouched(&self, at: ClockReading) -> bool {
         let path = self.dir.join(TRUST);
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,

@@ -41,7 +41,7 @@ use stream::{Queued, Readiness, Stream};
 
 /// Which application takes what, the same on every worker.
 #[derive(Clone, Debug, Default)]
-pub struct Routes {
+pub struct QueueRoutes {
     /// Queue number to application.
     pub queues: FxHashMap<u64, usize>,
     /// Queues whose messages may come in early data, where they could be replayed.
@@ -54,11 +54,11 @@ pub struct Routes {
     pub relay: Option<usize>,
     /// The rules of forwarding; none: every HOP is refused.
     pub hops: Option<Arc<Hops>>,
-    /// Where a FETCH that allows it is answered instead of being forwarded; its store is that of [`Routes::store`].
+    /// Where a FETCH that allows it is answered instead of being forwarded; its store is that of [`QueueRoutes::store`].
     pub cache: Option<Arc<dyn Holds>>,
 }
 
-impl Routes {
+impl QueueRoutes {
     /// What this node does for its peers, as SETTINGS say it.
     fn roles(&self) -> u64 {
         let seed = if self.store.is_some() { Settings::ROLE_SEED } else { 0 };
@@ -68,7 +68,7 @@ impl Routes {
 
 /// Knows which FETCHes this node answers itself.
 pub trait Holds: fmt::Debug + Send + Sync {
-    /// Whether the application of [`Routes::store`] has all that this FETCH asks for.
+    /// Whether the application of [`QueueRoutes::store`] has all that this FETCH asks for.
     fn holds(&self, fetch: &Fetch) -> bool;
 }
 
@@ -76,14 +76,14 @@ pub trait Holds: fmt::Debug + Send + Sync {
 pub(crate) struct Context<'a> {
     pub(crate) now: Instant,
     pub(crate) ports: &'a mut [WorkerPort],
-    pub(crate) routes: &'a Routes,
+    pub(crate) routes: &'a QueueRoutes,
     pub(crate) counters: &'a Counters,
 }
 
 #[derive(Debug)]
 pub(crate) struct Session {
     id: ConnectionId,
-    /// The application that opened the connection takes all that comes on it; on the peer's connections [`Routes`] decide.
+    /// The application that opened the connection takes all that comes on it; on the peer's connections [`QueueRoutes`] decide.
     owner: Option<usize>,
     control_out: Option<StreamId>,
     peer: PeerState,
@@ -342,7 +342,7 @@ impl Session {
 }
 
 /// Which settings this node announces.
-fn own_settings(routes: &Routes) -> Settings {
+fn own_settings(routes: &QueueRoutes) -> Settings {
     Settings {
         record_bytes_max: Some(crate::limits::CONTROL_RECORD_BYTES_MAX),
         hops_max: routes.relay.map(|_| HOPS_LEN_MAX as u64),

@@ -4,7 +4,7 @@ use super::fault::Fault;
 use super::reading::Reading;
 use super::serving::Serving;
 use super::stream::{Role, Sending, Stream};
-use super::{Context, PeerState, Routes};
+use super::{Context, PeerState, QueueRoutes};
 use crate::counters::Counters;
 use crate::hop::{Hops, Policy, Transit};
 use crate::limits::DELIVERY_RING_LEN;
@@ -31,7 +31,7 @@ pub(super) struct Bench {
     pub(super) peer: PeerState,
     pub(super) leaving: bool,
     app: AppPort,
-    routes: Routes,
+    routes: QueueRoutes,
     counters: Counters,
     now: Instant,
 }
@@ -39,12 +39,12 @@ pub(super) struct Bench {
 impl Bench {
     pub(super) fn new() -> Self {
         let (app, worker) = rings(Sleeper::default().waker());
-        let routes = Routes {
+        let routes = QueueRoutes {
             queues: [(QUEUE, 0), (SAFE_QUEUE, 0), (UNCHECKED_QUEUE, 0)].into_iter().collect(),
             replay_safe: [SAFE_QUEUE].into_iter().collect(),
             unchecked: [UNCHECKED_QUEUE].into_iter().collect(),
             store: Some(0),
-            ..Routes::default()
+            ..QueueRoutes::default()
         };
         Self {
             ports: vec![worker],

@@ -13,7 +13,7 @@ pub const HEADER_BYTES: usize = 8;
 
 /// An echo request or reply. Both families have the same layout, except for type and checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Echo<'a> {
+pub struct IcmpEcho<'a> {
     /// A reply, not a request.
     pub reply: bool,
     /// Names the asking program.
@@ -24,7 +24,7 @@ pub struct Echo<'a> {
     pub data: &'a [u8],
 }
 
-impl<'a> Echo<'a> {
+impl<'a> IcmpEcho<'a> {
     /// Reads the payload of an IP packet of protocol ICMP or ICMPv6. Fails with [`WireError::Malformed`],
     /// [`WireError::Checksum`], or [`WireError::Unwanted`] when it is no echo.
     pub fn parse(addresses: &Addresses, bytes: &'a [u8]) -> Result<Self, WireError> {
@@ -70,7 +70,7 @@ impl<'a> Echo<'a> {
         HEADER_BYTES + self.data.len()
     }
 
-    /// Writes the message over the whole of `out`, which is [`Echo::encoded_len`] bytes.
+    /// Writes the message over the whole of `out`, which is [`IcmpEcho::encoded_len`] bytes.
     pub fn emit(&self, addresses: &Addresses, out: &mut [u8]) {
         let kind: u8 = match (addresses, self.reply) {
             (Addresses::V4 { .. }, false) => Icmpv4Message::EchoRequest.into(),

@@ -8,7 +8,7 @@ use crate::counters::Counter;
 use crate::nic::RxChecksum;
 use arp::Arp;
 use ethernet::Ethernet;
-use icmp::Echo;
+use icmp::IcmpEcho;
 use ip::{Addresses, Ip};
 use ndp::Ndp;
 use smoltcp::wire::{EthernetProtocol, Icmpv6Message, IpProtocol};
@@ -114,7 +114,7 @@ pub enum Control<'a> {
         /// Its sender, and our address that it is for.
         addresses: Addresses,
         /// The request.
-        echo: Echo<'a>,
+        echo: IcmpEcho<'a>,
     },
 }
 
@@ -250,7 +250,7 @@ impl Station {
 }
 
 fn echo_request(source_mac: Mac, addresses: Addresses, payload: &[u8]) -> Result<Control<'_>, WireError> {
-    let echo = Echo::parse(&addresses, payload)?;
+    let echo = IcmpEcho::parse(&addresses, payload)?;
     if echo.reply {
         return Err(WireError::Unwanted);
     }

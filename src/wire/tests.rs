@@ -142,7 +142,7 @@ fn an_arp_request_gives_its_fields() {
 #[test]
 fn an_echo_request_gives_its_fields() {
     let frame = bytes(ECHO_V4);
-    let echo = Echo { reply: false, identifier: 0x0102, sequence: 3, data: b"abcd" };
+    let echo = IcmpEcho { reply: false, identifier: 0x0102, sequence: 3, data: b"abcd" };
     let addresses = Addresses::V4 { source: Ipv4Addr::new(10, 77, 0, 2), destination: V4 };
     assert_eq!(
         station().receive(&frame, RxChecksum::Unknown),
@@ -281,7 +281,7 @@ proptest! {
             Addresses::V4 { source: V4, destination: V4 },
             Addresses::V6 { source: V6, destination: V6 },
         ] {
-            let _ = Echo::parse(&addresses, &frame);
+            let _ = IcmpEcho::parse(&addresses, &frame);
             let _ = Udp::parse(&addresses, &frame, false);
         }
     }
@@ -310,7 +310,7 @@ proptest! {
         icmp::fill_checksum(&addresses, &mut message);
         let ip = Ip { hop_limit: 255, ..Ip::outgoing(addresses, IpProtocol::Icmpv6) };
         let _ = Ndp::parse(&ip, &message);
-        let _ = Echo::parse(&addresses, &message);
+        let _ = IcmpEcho::parse(&addresses, &message);
     }
 
     #[test]
@@ -365,11 +365,11 @@ proptest! {
     ) {
         let v6 = Addresses::V6 { source: "fd00::2".parse().unwrap(), destination: V6 };
         let v4 = Addresses::V4 { source: Ipv4Addr::new(10, 77, 0, 2), destination: V4 };
-        let echo = Echo { reply, identifier: 1, sequence: 2, data: &data };
+        let echo = IcmpEcho { reply, identifier: 1, sequence: 2, data: &data };
         for addresses in [v4, v6] {
             let mut out = vec![0xee; echo.encoded_len()];
             echo.emit(&addresses, &mut out);
-            prop_assert_eq!(Echo::parse(&addresses, &out), Ok(echo));
+            prop_assert_eq!(IcmpEcho::parse(&addresses, &out), Ok(echo));
         }
         let target = Ipv6Addr::from(target);
         let (router, solicited, overrides) = flags;

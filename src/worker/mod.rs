@@ -153,7 +153,7 @@ impl<N: Network> Worker<N> {
     }
 
     /// Adds the next application, whose own thread takes the returned port. Applications are numbered in the order in which
-    /// they are added; [`crate::session::Routes`] names those numbers.
+    /// they are added; [`crate::session::QueueRoutes`] names those numbers.
     pub fn add_port(&mut self) -> AppPort {
         let (app, worker) = rings(self.core.sleeper.waker());
         self.core.ports.push(worker);

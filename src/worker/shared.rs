@@ -6,7 +6,7 @@ use crate::counters::Counters;
 use crate::limits::HANDOVER_RING_LEN;
 use crate::quic::keys::NodeKeys;
 use crate::quic::qlog::Sampler;
-use crate::session::Routes;
+use crate::session::QueueRoutes;
 use bytes::BytesMut;
 use crossbeam_queue::ArrayQueue;
 use quinn_proto::{ClientConfig, EcnCodepoint, EndpointConfig, ServerConfig};
@@ -33,7 +33,7 @@ pub struct Shared {
     /// The keys of connection IDs and stateless resets.
     pub keys: NodeKeys,
     /// Which application takes what.
-    pub routes: Routes,
+    pub routes: QueueRoutes,
     /// One ring a worker, for datagrams that landed elsewhere.
     pub(super) handovers: Vec<ArrayQueue<Handover>>,
     lifecycle: AtomicU8,
@@ -51,12 +51,12 @@ pub(super) const CLOSING: u8 = 2;
 
 impl Shared {
     /// For this many workers, with random keys.
-    pub fn new(workers: usize, routes: Routes) -> Arc<Self> {
+    pub fn new(workers: usize, routes: QueueRoutes) -> Arc<Self> {
         Self::with_keys(workers, routes, NodeKeys::random())
     }
 
     /// For this many workers, with these keys.
-    pub fn with_keys(workers: usize, routes: Routes, keys: NodeKeys) -> Arc<Self> {
+    pub fn with_keys(workers: usize, routes: QueueRoutes, keys: NodeKeys) -> Arc<Self> {
         Arc::new(Self {
             workers,
             keys,

@@ -3,7 +3,7 @@
 use super::{files, open, payload, put_as};
 use std::fs;
 use stoq::limits::{CLOCK_EARLIEST_S, CLOCK_STEADY_S};
-use stoq::seed::{Lease, Moment, Reading, Store};
+use stoq::seed::{ClockReading, Lease, Moment, Store};
 use stoq::token::Token;
 use tempfile::TempDir;
 
@@ -12,13 +12,13 @@ const DAY: u64 = 86_400;
 const BOOT: u64 = CLOCK_EARLIEST_S + 300 * DAY;
 
 /// What a right clock shows.
-fn right(up_s: u64) -> Reading {
-    Reading { unix_s: BOOT + up_s, up_s }
+fn right(up_s: u64) -> ClockReading {
+    ClockReading { unix_s: BOOT + up_s, up_s }
 }
 
 /// What a clock that was never set shows.
-fn dead(up_s: u64) -> Reading {
-    Reading { unix_s: up_s, up_s }
+fn dead(up_s: u64) -> ClockReading {
+    ClockReading { unix_s: up_s, up_s }
 }
 
 /// Puts something with a lease of this many hours from now.
@@ -44,7 +44,7 @@ fn in_another_boot(dir: &TempDir) -> Store {
 }
 
 /// Ends leases; gives how many things went.
-fn expire(store: &Store, at: Reading) -> usize {
+fn expire(store: &Store, at: ClockReading) -> usize {
     store.expire(store.moment(at).over_s).len()
 }
 
@@ -147,7 +147,7 @@ fn nothing_ends_after_a_jump_forwards_until_it_is_believed_or_undone() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
     let token = put_for_an_hour(&store, 100, store.moment(right(10)));
-    let ahead = |up_s: u64| Reading { unix_s: right(up_s).unix_s + 1000 * DAY, up_s };
+    let ahead = |up_s: u64| ClockReading { unix_s: right(up_s).unix_s + 1000 * DAY, up_s };
     assert_eq!(expire(&store, ahead(20)), 0);
     // Room is not made of it either.
     assert_eq!(store.over_s(), 0);
@@ -160,7 +160,7 @@ fn nothing_ends_after_a_jump_forwards_until_it_is_believed_or_undone() {
 fn a_store_of_the_future_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
-    let future = |up_s: u64| Reading { unix_s: right(up_s).unix_s + 1000 * DAY, up_s };
+    let future = |up_s: u64| ClockReading { unix_s: right(up_s).unix_s + 1000 * DAY, up_s };
     put_for_an_hour(&store, 100, store.moment(future(10)));
     drop(store);
     let store = in_another_boot(&dir);

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
-use stoq::seed::{Found, Lease, MemoryTier, Outcome, Store, StoreConfig, StoreError};
+use stoq::seed::{CheckResult, DamageOutcome, Lease, MemoryTier, Store, StoreConfig, StoreError};
 use stoq::shard::Lanes;
 use stoq::tls::NodeId;
 use stoq::token::{AnyToken, Token};
@@ -45,7 +45,7 @@ fn cut(path: &Path, len: u64) {
     fs::OpenOptions::new().write(true).open(path).unwrap().set_len(len).unwrap();
 }
 
-fn check(store: &Store, token: impl Into<AnyToken>) -> Found {
+fn check(store: &Store, token: impl Into<AnyToken>) -> CheckResult {
     let (send, receive) = channel();
     assert!(store.check(token, Instant::now(), true, move |_, found| send.send(found).unwrap()));
     receive.recv_timeout(PATIENCE).unwrap()
@@ -57,7 +57,7 @@ fn assert_whole(store: &Store, data: &[u8]) {
     let mut read = vec![0; data.len()];
     held.read(0, &mut read).unwrap();
     assert!(read == data);
-    assert_eq!(check(store, Token::of(data)), Found::Whole);
+    assert_eq!(check(store, Token::of(data)), CheckResult::Whole);
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn an_outboard_that_is_short_long_or_missing_is_made_again() {
         assert_eq!(fs::read(&outboard).unwrap(), before, "{name}");
         let damage = store.damage();
         assert_eq!((damage.mended, damage.set_aside, damage.files_set_aside), (1, 0, 0), "{name}");
-        assert_eq!(damage.latest[0].outcome, Outcome::Mended);
+        assert_eq!(damage.latest[0].outcome, DamageOutcome::Mended);
         assert!(damage.latest[0].name.contains(&Token::of(&data).hex()));
         drop(store);
         assert_eq!(open(&dir).damage().mended, 0, "once");
@@ -197,23 +197,23 @@ fn a_check_finds_what_has_changed_since_it_was_put() {
     let token = Token::of(&data);
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
-    assert_eq!(check(&store, token), Found::Gone);
+    assert_eq!(check(&store, token), CheckResult::Gone);
     let lease = Lease::until(Some(1 << 40), Some(ALICE));
     put_as(&store, &data, lease, 0).unwrap();
     assert_whole(&store, &data);
     // Its outboard alone.
     flip(&file(&dir, "obao"), 10_000);
-    assert_eq!(check(&store, token), Found::Whole);
+    assert_eq!(check(&store, token), CheckResult::Whole);
     assert_eq!(store.damage().mended, 1);
     fs::remove_file(file(&dir, "obao")).unwrap();
     assert!(matches!(store.get(&token), Err(StoreError::Damaged(_))));
-    assert_eq!(check(&store, token), Found::Whole);
+    assert_eq!(check(&store, token), CheckResult::Whole);
     assert_whole(&store, &data);
     // Its bytes.
     let open_still = store.get(&token).unwrap().unwrap();
     flip(&file(&dir, "blob"), 4_999_999);
     let (sequence, _) = store.holdings();
-    assert_eq!(check(&store, token), Found::Damaged);
+    assert_eq!(check(&store, token), CheckResult::Damaged);
     assert!(store.get(&token).unwrap().is_none() && store.usage_bytes() == 0);
     assert_eq!(store.changes_after(sequence).changes.len(), 1, "peer gateways are told");
     assert_eq!(set_aside(&dir).len(), 3);
@@ -248,8 +248,8 @@ fn two_at_once_and_one_that_is_put_meanwhile() {
     // Whichever comes first, a payload that has come again stays.
     put(&store, &both[0]).unwrap();
     let found = [(); 2].map(|()| receive.recv_timeout(PATIENCE).unwrap());
-    assert!(found.contains(&Found::Damaged), "{found:?}");
-    assert_eq!(check(&store, Token::of(&both[1])), Found::Gone);
+    assert!(found.contains(&CheckResult::Damaged), "{found:?}");
+    assert_eq!(check(&store, Token::of(&both[1])), CheckResult::Gone);
     if store.get(&Token::of(&both[0])).unwrap().is_none() {
         put(&store, &both[0]).unwrap();
     }
@@ -263,9 +263,9 @@ fn lanes_that_are_damaged_go_and_others_stay() {
     let set = sharded.descriptor.set_token();
     let store = open(&dir);
     sharded.put(&store, "0-1,4", Lease::default(), 0).unwrap();
-    assert_eq!(check(&store, set), Found::Whole);
+    assert_eq!(check(&store, set), CheckResult::Whole);
     flip(&file(&dir, "content"), 100);
-    assert_eq!(check(&store, set), Found::Damaged);
+    assert_eq!(check(&store, set), CheckResult::Damaged);
     sharded.check(&store, "4");
     assert_eq!(set_aside(&dir), [format!("{}.content", set.hex()), format!("{}.content.obao", set.hex())]);
     drop(store);
@@ -290,7 +290,7 @@ fn lanes_that_are_damaged_go_and_others_stay() {
         path.file_name().unwrap().to_str().unwrap() == format!("{}.blob", sharded.descriptor.content().hex())
     });
     flip(&content.unwrap(), 100);
-    assert_eq!(check(&store, set), Found::Damaged);
+    assert_eq!(check(&store, set), CheckResult::Damaged);
     sharded.check(&store, "4-5");
     sharded.put(&store, "0-3", Lease::default(), 0).unwrap();
     sharded.check(&store, "0-5");
@@ -323,7 +323,7 @@ fn a_short_payload_is_checked_when_it_comes_from_the_disk() {
     assert!(matches!(tier.read(&held, 0, 10), Err(StoreError::Damaged(_))));
     assert_eq!(tier.stats().blocks, 0);
     // Another file in its place is not taken for it.
-    assert_eq!(check(&store, held.token()), Found::Damaged);
+    assert_eq!(check(&store, held.token()), CheckResult::Damaged);
     let again = put(&store, &data).unwrap();
     assert_eq!(tier.read(&again, 99_990, 10).unwrap(), data[99_990..]);
 }

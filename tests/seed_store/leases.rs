@@ -5,7 +5,7 @@ use std::fs;
 use std::time::{Duration, SystemTime};
 use stoq::limits::BAD_SETS_LEN_MAX;
 use stoq::record::ErrorCode;
-use stoq::seed::{Change, Coverage, Holding, Lease, Store, StoreConfig, StoreError};
+use stoq::seed::{Coverage, Holding, HoldingChange, Lease, Store, StoreConfig, StoreError};
 use stoq::tls::NodeId;
 use stoq::token::{AnyToken, SetToken, Token};
 use tempfile::TempDir;
@@ -249,7 +249,8 @@ fn changes_are_told_in_order_and_from_a_moment_on() {
     let (start, holdings) = store.holdings();
     assert!(holdings.is_empty());
     let [one, two] = [1, 2].map(|number| AnyToken::from(numbered(number).1));
-    let holds = |token, expires_s| Change::Holds(Holding { token, coverage: Coverage::All, expires_s });
+    let holds =
+        |token, expires_s| HoldingChange::Holds(Holding { token, coverage: Coverage::All, expires_s });
     put_as(&store, &numbered(1).0, Lease::until(Some(100), None), 0).unwrap();
     put_as(&store, &numbered(2).0, Lease::until(Some(200), None), 0).unwrap();
     let first = store.changes_after(start);
@@ -258,9 +259,9 @@ fn changes_are_told_in_order_and_from_a_moment_on() {
     // As it is now, not as it was then; and nothing twice.
     store.extend(two, Lease::until(None, None)).unwrap();
     store.expire(100);
-    assert_eq!(store.changes_after(start).changes, [Change::Gone(one), holds(two, None)]);
+    assert_eq!(store.changes_after(start).changes, [HoldingChange::Gone(one), holds(two, None)]);
     let second = store.changes_after(first.newest);
-    assert_eq!(second.changes, [holds(two, None), Change::Gone(one)]);
+    assert_eq!(second.changes, [holds(two, None), HoldingChange::Gone(one)]);
     assert!(store.changes_after(second.newest).changes.is_empty());
     assert!(!store.changes_after(second.newest + 1).complete, "of another life of this store");
     let (newest, holdings) = store.holdings();

@@ -4,7 +4,9 @@ use super::{files, open, payload, pieces, pieces_of, put, put_as};
 use std::fs;
 use std::path::{Path, PathBuf};
 use stoq::record::ErrorCode;
-use stoq::seed::{Change, Coverage, Holding, Lease, MemoryTier, OpenSet, Store, StoreConfig, StoreError};
+use stoq::seed::{
+    Coverage, Holding, HoldingChange, Lease, MemoryTier, OpenSet, Store, StoreConfig, StoreError,
+};
 use stoq::shard::{Blob, Coding, Descriptor, Lanes};
 use stoq::tls::NodeId;
 use stoq::token::{AnyToken, EncodedPiece, Ranges, Token, VerifiedDecoder, VerifiedEncoder};
@@ -199,7 +201,10 @@ fn a_payload_that_is_held_gives_its_lanes_and_takes_them_with_it() {
     assert!(store.remove(content).unwrap());
     sharded.check(&store, "5");
     let left = Holding { token: set.into(), coverage: Coverage::Lanes(Lanes::one(5)), expires_s: None };
-    assert_eq!(store.changes_after(sequence).changes, [Change::Gone(content.into()), Change::Holds(left)]);
+    assert_eq!(
+        store.changes_after(sequence).changes,
+        [HoldingChange::Gone(content.into()), HoldingChange::Holds(left)]
+    );
     // And back.
     put(&store, &sharded.content).unwrap();
     sharded.check(&store, "0-3,5");
@@ -211,7 +216,7 @@ fn a_payload_that_is_held_gives_its_lanes_and_takes_them_with_it() {
     store.remove(content).unwrap();
     assert!(!sharded.is_held(&store));
     assert_eq!(
-        store.changes_after(sequence).changes.iter().filter(|c| matches!(c, Change::Gone(_))).count(),
+        store.changes_after(sequence).changes.iter().filter(|c| matches!(c, HoldingChange::Gone(_))).count(),
         2
     );
     assert_eq!((store.usage_bytes(), kinds(&dir).len()), (0, 0));

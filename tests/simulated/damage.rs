@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use stoq::record::ErrorCode;
-use stoq::seed::Found;
+use stoq::seed::CheckResult;
 use stoq::shard::Lanes;
 use stoq::token::{Ranges, Token};
 
@@ -145,7 +145,7 @@ fn hints_are_few_a_peer_and_never_for_what_was_checked_lately() {
     let token = world.put(&peer, &data);
     let (send, receive) = std::sync::mpsc::channel();
     world.store.check(token, world.now, true, move |_, found| send.send(found).unwrap());
-    assert_eq!(receive.recv_timeout(Duration::from_secs(60)).unwrap(), Found::Whole);
+    assert_eq!(receive.recv_timeout(Duration::from_secs(60)).unwrap(), CheckResult::Whole);
     let checked = world.store.checks().bytes;
     // The bytes on their way are whole; the peer says they are not.
     for _ in 0..20 {

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use stoq::counters::Counter;
 use stoq::histogram::Histogram;
 use stoq::quic::qlog;
-use stoq::seed::Outcome;
+use stoq::seed::DamageOutcome;
 use stoq::stages::{SAMPLE_TURNS, Stage};
 use stoq::worker::WorkerStatus;
 
@@ -314,7 +314,7 @@ fn store(source: &Source, out: &mut Exposition) {
     );
     let help = "Things found damaged on the disk, by what became of them.";
     out.family("stoq_store_damage_total", Kind::Counter, help);
-    for outcome in Outcome::ALL {
+    for outcome in DamageOutcome::ALL {
         out.sample(&[("outcome", &outcome.name())], damage.count(outcome));
     }
     let checks = store.checks();

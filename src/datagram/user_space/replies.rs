@@ -2,7 +2,7 @@
 
 use crate::wire::arp::Arp;
 use crate::wire::ethernet::Ethernet;
-use crate::wire::icmp::Echo;
+use crate::wire::icmp::IcmpEcho;
 use crate::wire::ip::{Addresses, Ip};
 use crate::wire::ndp::{NDP_HOP_LIMIT, Ndp};
 use crate::wire::{HOP_LIMIT, Mac};
@@ -38,7 +38,7 @@ impl Replies {
         &mut self,
         destination: Mac,
         addresses: Addresses,
-        request: Echo<'_>,
+        request: IcmpEcho<'_>,
         mtu: usize,
     ) -> bool {
         let (back, protocol) = match addresses {
@@ -49,7 +49,7 @@ impl Replies {
                 (Addresses::V6 { source: destination, destination: source }, IpProtocol::Icmpv6)
             }
         };
-        let reply = Echo { reply: true, ..request };
+        let reply = IcmpEcho { reply: true, ..request };
         let ip = Ip { hop_limit: HOP_LIMIT, ..Ip::outgoing(back, protocol) };
         if ip.encoded_len() + reply.encoded_len() > mtu {
             return false;

@@ -5,7 +5,7 @@ use crate::neighbor::exchange::exchange;
 use crate::nic::simulated::{LinkConfig, SimulatedLink, SimulatedNic};
 use crate::wire::checksum::Sum;
 use crate::wire::ethernet::Ethernet;
-use crate::wire::icmp::Echo;
+use crate::wire::icmp::IcmpEcho;
 use crate::wire::ip::Ip;
 use crate::wire::ndp::{self, Ndp};
 use proptest::prelude::*;
@@ -291,7 +291,7 @@ fn echo_requests_of_both_families_are_answered() {
             IpProtocol::Icmpv6,
         ),
     ] {
-        let request = Echo { reply: false, identifier: 7, sequence: 1, data: &[0x5a; 1000] };
+        let request = IcmpEcho { reply: false, identifier: 7, sequence: 1, data: &[0x5a; 1000] };
         let mut message = vec![0; request.encoded_len()];
         request.emit(&addresses, &mut message);
         probe.send(pair.now, &frame(addresses, protocol, 64, &message));
@@ -304,8 +304,8 @@ fn echo_requests_of_both_families_are_answered() {
             _ => Ip::parse_v6(packet).unwrap(),
         };
         assert_eq!(ip.addresses.source(), addresses.destination());
-        let reply = Echo::parse(&ip.addresses, body).unwrap();
-        assert_eq!(reply, Echo { reply: true, ..request });
+        let reply = IcmpEcho::parse(&ip.addresses, body).unwrap();
+        assert_eq!(reply, IcmpEcho { reply: true, ..request });
     }
     assert_eq!(pair.b.count(Counter::IcmpEchoReplies), 2);
 }
@@ -479,7 +479,7 @@ proptest! {
         let v4 = Addresses::V4 { source: [10, 77, 0, 3].into(), destination: [10, 77, 0, 2].into() };
         let v6 = Addresses::V6 { source: "fd00::3".parse().unwrap(), destination: target };
         let mut echo = [0; 40];
-        Echo { reply: false, identifier: 0, sequence: 0, data: &[1; 32] }.emit(&v4, &mut echo);
+        IcmpEcho { reply: false, identifier: 0, sequence: 0, data: &[1; 32] }.emit(&v4, &mut echo);
         let mut solicit = [0; 32];
         Ndp::Solicit { target, source_mac: Some(PROBE) }.emit(&v6, &mut solicit);
         for (kind, changes, fix) in frames {

@@ -18,7 +18,7 @@ use stoq::nic::simulated::SimulatedLink;
 use stoq::node::NodeConfig;
 use stoq::relay::Relay;
 use stoq::seed::{Cache, MemoryTier, Seed, SeedParts, Store};
-use stoq::session::{Holds, Routes};
+use stoq::session::{Holds, QueueRoutes};
 use stoq::tls::{ClientAuth, ClientTls, ServerTls, client_config, server_config};
 use stoq::wire::Mac;
 use stoq::worker::{Idle, PeerGateway, Shared, Worker, WorkerStatus};
@@ -139,7 +139,7 @@ pub(super) fn gateway(
         Policy { own: identity.node_id(), transit: setup.transit.clone(), budget_bytes_max: u64::MAX };
     let hops = Arc::new(Hops::new(policy, peer_gateways.iter().map(|&other| gateway_node(other)).collect()));
     let cache = setup.cache.then(|| Cache::start(store.clone()).unwrap());
-    let routes = Routes {
+    let routes = QueueRoutes {
         queues: [(SEED, 0), (ECHO, 1), (DISCARD, 2), (HELD, 3), (UNCHECKED, 2)].into_iter().collect(),
         replay_safe: [DISCARD].into_iter().collect(),
         unchecked: [UNCHECKED].into_iter().collect(),
@@ -194,7 +194,7 @@ pub(super) fn client(link: &SimulatedLink, setup: &Setup, index: usize) -> Host 
         idle: Idle::Spin,
         ..NodeConfig::default()
     };
-    let shared = Shared::new(setup.client_workers, Routes::default());
+    let shared = Shared::new(setup.client_workers, QueueRoutes::default());
     let number = 10 + index as u8;
     let mac = [2, 0, 0, 0, 0, number];
     let stations = station_on(link, mac, number, setup.client_workers, setup.udp_checksum);

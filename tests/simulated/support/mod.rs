@@ -30,7 +30,7 @@ use stoq::datagram::user_space::UserSpace;
 use stoq::hop::Transit;
 use stoq::nic::simulated::{LinkConfig, SimulatedLink, SimulatedNic};
 use stoq::quic::transport::QuicConfig;
-use stoq::seed::{Clocks, Reading, Store, StoreConfig};
+use stoq::seed::{ClockReading, Clocks, Store, StoreConfig};
 use stoq::token::{EncodedPiece, Outboard, Ranges, Token, VerifiedEncoder};
 use stoq::wire::Mac;
 use tempfile::TempDir;
@@ -151,7 +151,7 @@ impl WallClock {
         Clocks::new(move |now| {
             let since_s = now.saturating_duration_since(start).as_secs();
             let unix_s = Self::START_S + since_s as i64 + ahead_s.load(Relaxed);
-            Reading { unix_s: unix_s.max(0) as u64, up_s: Self::UP_S + since_s }
+            ClockReading { unix_s: unix_s.max(0) as u64, up_s: Self::UP_S + since_s }
         })
     }
 }
