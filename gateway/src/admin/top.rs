@@ -18,12 +18,12 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Columns of what `--once` prints.
+/// Columns of the output of `--once`.
 const ONCE_WIDTH: u16 = 120;
-/// The load from which on a worker is marked.
+/// The load from which a worker is highlighted.
 const LOAD_HIGH: f64 = 0.9;
 
-/// What `top` is told.
+/// The options of `stoq-gateway top`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// The gateway's admin endpoint.
@@ -32,13 +32,13 @@ pub struct Args {
     /// The authority's certificates, for https.
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// A file with the bearer token, where one is asked for.
+    /// A file with the bearer token, where one is needed.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// From one look to the next, seconds.
+    /// Seconds between two samples.
     #[arg(long, default_value_t = 1.0)]
     interval: f64,
-    /// Look twice, print what was seen, and end.
+    /// Take two samples, print the result, and end.
     #[arg(long)]
     once: bool,
 }
@@ -48,7 +48,7 @@ pub struct Args {
 /// # Errors
 /// The endpoint does not answer at the start, or there is no terminal to draw on.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    // The address of health or of figures means the same gateway.
+    // The URL of health or metrics means the same gateway.
     let path = path_of(&args.url);
     ensure!(
         ["", "/readyz", "/livez", "/status", "/metrics"].contains(&path),
@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         crate::output::line(printed(&Shown { before: &before, now: &now, wrong: None })?.trim_end())?;
         return Ok(());
     }
-    ensure!(std::io::stdout().is_terminal(), "standard output is no terminal: give --once");
+    ensure!(std::io::stdout().is_terminal(), "standard output is no terminal; give --once");
     let mut screen = Screen::enter()?;
     watch(&mut screen, &remote, pause, &mut before)
 }
@@ -82,7 +82,7 @@ fn watch(screen: &mut Screen, remote: &Remote, pause: Duration, before: &mut Loo
                 _ => {}
             }
         }
-        // A gateway that starts again is shown again.
+        // A gateway that restarts is shown again.
         match Look::take(remote) {
             Ok(look) => {
                 *before = std::mem::replace(&mut now, look);
@@ -98,7 +98,7 @@ fn is_end(code: KeyCode, modifiers: KeyModifiers) -> bool {
     matches!(code, KeyCode::Char('q') | KeyCode::Esc) || interrupted
 }
 
-/// What the endpoint said at one time.
+/// One sample of the endpoint.
 #[derive(Clone, Debug)]
 struct Look {
     at: Instant,
@@ -129,7 +129,7 @@ impl Look {
     }
 }
 
-/// Two looks at the same gateway, and what is wrong with asking, if something is.
+/// Two samples of one gateway, and the error of the last request, if it failed.
 pub(super) struct Shown<'a> {
     before: &'a Look,
     now: &'a Look,
@@ -173,7 +173,7 @@ impl Shown<'_> {
                 "  ".into(),
                 state,
             ]),
-            Line::from(format!("up {}, certificate for {}", span(up), span(certificate))).dim(),
+            Line::from(format!("up {}, certificate expires in: {}", span(up), span(certificate))).dim(),
         ]
     }
 
@@ -241,7 +241,7 @@ impl Shown<'_> {
         }
     }
 
-    /// Reasons that dropped anything, the busiest first.
+    /// Reasons with drops, the busiest first.
     fn drops(&self) -> Block {
         let reasons = self
             .now
@@ -262,7 +262,7 @@ impl Shown<'_> {
         found.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.total_cmp(&a.1)));
         let rows =
             found.iter().map(|(rate, total, name)| vec![(*name).to_owned(), scaled(*rate), scaled(*total)]);
-        Block::plain(vec!["drops", "a second", "in all"], rows.collect())
+        Block::plain(vec!["drops", "rate", "total"], rows.collect())
     }
 
     fn requests(&self) -> Block {
@@ -274,7 +274,7 @@ impl Shown<'_> {
             row.extend(ends);
             row
         });
-        Block::plain(vec!["requests", "a second", "ok", "refused", "abandoned"], rows.to_vec())
+        Block::plain(vec!["requests", "rate", "ok", "refused", "abandoned"], rows.to_vec())
     }
 
     fn store(&self) -> Block {
@@ -293,7 +293,7 @@ impl Shown<'_> {
             format!("{}B/s", scaled(self.rate("stoq_verified_bytes_total", &[]))),
         ];
         let marked = vec![store["writable"] != true];
-        let head = vec!["store", "used", "of", "entries", "leases", "in memory", "verified"];
+        let head = vec!["store", "used", "capacity", "entries", "leases", "in memory", "verified"];
         Block { head, rows: vec![row], marked }
     }
 }
@@ -302,7 +302,7 @@ impl Shown<'_> {
 struct Block {
     head: Vec<&'static str>,
     rows: Vec<Vec<String>>,
-    /// Rows that need somebody's eye.
+    /// Rows to highlight.
     marked: Vec<bool>,
 }
 
@@ -378,7 +378,7 @@ fn scaled(value: f64) -> String {
 
 fn span(seconds: i64) -> String {
     match seconds {
-        ..0 => "none: it is over".into(),
+        ..0 => "expired".into(),
         0..7_200 => format!("{} min", seconds / 60),
         7_200..172_800 => format!("{} h", seconds / 3_600),
         _ => format!("{} days", seconds / 86_400),
@@ -422,7 +422,7 @@ mod tests {
                 .join(" ")
         };
         assert_eq!(line("STOQ"), "STOQ 1.2.3 abc not ready: a; b");
-        assert_eq!(line("up "), "up 1 min, certificate for 10 days");
+        assert_eq!(line("up "), "up 1 min, certificate expires in: 10 days");
         assert_eq!(line("0 "), "0 any - 50 % 7 2.0 M 0 0 0 10 3");
         assert_eq!(line("1 "), "1 any - 95 % 7 0 0 0 0 0 3");
         assert_eq!(line("net_null0"), "net_null0 net_null down 1500 - - -");
@@ -432,7 +432,7 @@ mod tests {
         assert_eq!(line("put"), "put 0 3 0 0");
         let lost = printed(&Shown { before: &before, now: &now, wrong: Some("gone") }).unwrap();
         assert!(lost.contains("no answer: gone"));
-        // A gateway that began anew has counted less than before.
+        // A restarted gateway has lower counters than before.
         let restarted = look(at + Duration::from_secs(2), 10, 0);
         assert_eq!(
             Shown { before: &before, now: &restarted, wrong: None }.rate("stoq_rx_bytes_total", &[]),
