@@ -1,7 +1,7 @@
-//! Whether peers may still accept a gateway's certificates: looked at while it runs, and said in the log.
+//! Whether peers still accept a gateway's certificates: checked while it runs, and logged.
 //!
-//! A gateway starts and goes on with a certificate that is out of its dates, not ready: a reload with another one makes it ready
-//! without a restart, and a clock that is set right does so by itself.
+//! A gateway starts, and stays up, with a certificate outside its dates, but is not ready. A reload with
+//! another one makes it ready without a restart; so does setting a wrong clock.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,17 +9,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 use stoq::tls::CertificateSummary;
 
-/// From one look to the next.
+/// Between two looks.
 const LOOK: Duration = Duration::from_secs(10);
-/// How often the same is said again.
+/// How often the same line is repeated.
 const AGAIN: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long before its end a certificate is spoken of.
+/// How long before its end a certificate is reported.
 const SOON: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// Certificates, each once: the gateway's own and those that certify it.
+/// Certificates, each once: the gateway's own and its issuers'.
 type Chain = Arc<Mutex<Vec<CertificateSummary>>>;
 
-/// The thread that looks. It ends when this is dropped.
+/// The watching thread. It ends when this is dropped.
 pub struct Dates {
     chain: Chain,
     end: Option<Sender<()>>,
@@ -27,7 +27,7 @@ pub struct Dates {
 }
 
 impl Dates {
-    /// Looks at these certificates from now on, and says at once what is wrong with them.
+    /// Watches these certificates, and logs at once any fault of theirs.
     ///
     /// # Errors
     /// When the thread cannot be started.
@@ -46,7 +46,7 @@ impl Dates {
         Ok(Self { chain, end: Some(end), thread: Some(thread) })
     }
 
-    /// Looks at others from now on.
+    /// Watches other certificates from now on.
     pub fn set(&self, chain: Vec<CertificateSummary>) {
         *self.chain.lock().unwrap_or_else(PoisonError::into_inner) = chain;
     }
@@ -63,12 +63,12 @@ impl Drop for Dates {
     }
 }
 
-/// What is wrong with the dates of the first of these certificates that peers refuse at `now`.
+/// The fault in the dates of the first of these certificates that peers refuse at `now`.
 pub fn out_of_dates(chain: &[CertificateSummary], now: SystemTime) -> Option<String> {
     chain.iter().find_map(|certificate| certificate.out_of_dates(now))
 }
 
-/// What was said, and when.
+/// The last line, and when it was logged.
 #[derive(Default)]
 struct Log {
     said: Option<(Kind, Instant)>,
@@ -80,7 +80,7 @@ enum Kind {
     Ends,
 }
 
-/// What is to be said.
+/// A line to log.
 #[derive(Debug, PartialEq, Eq)]
 enum Line {
     Nothing,

@@ -21,7 +21,7 @@ impl FromStr for Seconds {
             let number: u64 = rest[..digits].parse().map_err(|_| refused())?;
             let mut after = rest[digits..].chars();
             let unit = match after.next() {
-                // Seconds need no unit where nothing else is said.
+                // Without any unit, the number is seconds.
                 None if rest.len() == text.len() => 1,
                 None => return Err(refused()),
                 Some(name) => UNITS.iter().find(|unit| unit.0 == name).ok_or_else(refused)?.1,

@@ -1,6 +1,6 @@
-//! Log lines on standard error, as text or JSON. Lines of one place in the code past `lines_per_s` a second are left out and
-//! counted: peers can trigger lines, and must not fill a disk with them. A thread of its own writes them: a reader that does not read
-//! loses lines and stops nothing.
+//! Log lines on standard error, as text or JSON. Lines of one place in the code past `lines_per_s` a second
+//! are left out and counted: peers can trigger lines, and must not fill a disk with them. A thread of its own
+//! writes them: if their reader is stuck, lines are lost and no other thread waits.
 
 mod writer;
 
@@ -28,7 +28,7 @@ use writer::Queue;
 /// The environment variable that overrides the configured level.
 const LEVEL_VARIABLE: &str = "STOQ_LOG";
 
-/// What changes the logging of this process while it runs.
+/// The handles that change this process' logging while it runs.
 static RUNNING: OnceLock<Running> = OnceLock::new();
 
 struct Running {
@@ -37,13 +37,12 @@ struct Running {
     queue: Queue,
 }
 
-/// A level that was read and can be put into effect.
+/// A parsed level, ready to be put into effect.
 pub struct Level(EnvFilter);
 
 /// Reads the level of a configuration.
 ///
-/// # Errors
-/// When it is none.
+/// # Errors When it is no level.
 pub fn level(config: &LogConfig) -> anyhow::Result<Level> {
     let level = std::env::var(LEVEL_VARIABLE).unwrap_or_else(|_| config.level.clone());
     let filter = EnvFilter::try_new(&level).map_err(|error| {
@@ -67,7 +66,7 @@ pub fn start(config: &LogConfig) -> anyhow::Result<()> {
     let lines = tracing_subscriber::fmt::layer()
         .with_ansi(stderr.is_terminal())
         .with_writer(queue.clone())
-        // It would panic where nobody reads standard error any more, and a thread of the gateway with it.
+        // Else it would panic when standard error is closed, together with a thread of the gateway.
         .log_internal_errors(false);
     let format = |json| Counted { limit: limit.clone(), json, inner: tracing_subscriber::fmt::format() };
     let lines = match config.format {
@@ -92,14 +91,16 @@ pub fn renew(level: Level, config: &LogConfig) {
     }
 }
 
-/// Waits until standard error has taken every log line, for [`LOG_FLUSH_MS_MAX`] at the most. Call it before the process ends.
+/// Waits until standard error has taken every log line, for at most [`LOG_FLUSH_MS_MAX`]. Call it before the
+/// process ends.
 pub fn flush() {
     if let Some(running) = RUNNING.get() {
         running.queue.flush(Duration::from_millis(LOG_FLUSH_MS_MAX));
     }
 }
 
-/// Has panics said in the log and not on standard error, where a reader that does not read would keep the process from its end.
+/// Logs panics instead of printing them on standard error, where a stuck reader would keep the process from
+/// its end.
 pub fn say_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
@@ -111,7 +112,7 @@ pub fn say_panics() {
     }));
 }
 
-/// Lines lost since the start, those of DPDK's own log among them, because standard error did not take them in time or at all.
+/// Lines lost since the start, including those of DPDK's own log, because standard error did not take them.
 pub fn lines_lost() -> u64 {
     let own = RUNNING.get().map_or(0, |running| running.queue.lost());
     #[cfg(feature = "dpdk")]
@@ -124,16 +125,16 @@ pub fn lines_left_out() -> u64 {
     RUNNING.get().map_or(0, |running| running.limit.left_out.load(Ordering::Relaxed))
 }
 
-/// How many lines each place in the code may say.
+/// The bound on each place's lines.
 struct Limit {
-    /// In a second; 0: as many as it likes.
+    /// A second; 0: unbounded.
     lines_per_s: AtomicU32,
     sites: Mutex<HashMap<Identifier, Site>>,
     /// Lines left out, all places together.
     left_out: AtomicU64,
 }
 
-/// One place that says lines.
+/// A place in the code that logs.
 struct Site {
     second: Instant,
     lines: u32,
@@ -175,13 +176,14 @@ struct Limited(Arc<Limit>);
 
 impl<S: Subscriber> Layer<S> for Limited {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
-        // Peers trigger nothing on these threads, and what the main thread says once a worker must not be cut.
+        // Peers trigger no lines on these threads, and the main thread's lines about a worker must not be
+        // left out.
         matches!(std::thread::current().name(), Some("main" | writer::THREAD))
             || self.0.admits(event.metadata().callsite(), Instant::now())
     }
 }
 
-/// A format that says how many lines were left out before the one that it writes.
+/// A format that puts the number of omitted lines before the next line.
 struct Counted<F> {
     limit: Arc<Limit>,
     json: bool,
@@ -210,7 +212,7 @@ where
         if left_out > 0 {
             let (level, target) = (event.metadata().level(), event.metadata().target());
             if self.json {
-                // Targets are paths of modules: nothing in them has to be escaped.
+                // Targets are paths of modules: they need no escaping.
                 write!(writer, "{{\"level\":\"{level}\",\"target\":\"{target}\",")?;
                 writeln!(
                     writer,

@@ -1,4 +1,4 @@
-//! Man pages and shell completions, made of the command lines themselves, so that neither can be out of date.
+//! Man pages and shell completions, generated from the command lines, so that they are never out of date.
 
 use clap::Command;
 use clap_complete::Shell;
@@ -6,21 +6,20 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The shells that completions are written for.
+/// The shells with completions.
 const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
 
-/// Where they go: `stoq generate DIRECTORY`, which packagers call and `--help` does not show.
+/// `stoq generate DIRECTORY`, for packagers; `--help` does not list it.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The directory that man pages and completions are written into; made if it is not there.
+    /// The directory for man pages and completions; made if it is missing.
     directory: PathBuf,
 }
 
 impl Args {
     /// Writes `man/*.1` and `completions/*` for this command.
     ///
-    /// # Errors
-    /// What the file system refuses.
+    /// # Errors The file system's.
     pub fn write(&self, command: Command) -> io::Result<()> {
         write(command, &self.directory)
     }
@@ -33,7 +32,7 @@ fn write(command: Command, directory: &Path) -> io::Result<()> {
     fs::create_dir_all(&completions)?;
     let command = crate::ranges::bounded(command);
     let name = command.get_name().to_owned();
-    // What `--help` does not show is no part of what is described.
+    // Parts that `--help` does not list are not described.
     let mut shown = Command::new(name.clone());
     shown = described(&command, shown);
     clap_mangen::generate_to(shown.clone(), &man)?;
@@ -43,7 +42,7 @@ fn write(command: Command, directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// `onto` with everything of `command` but hidden subcommands, which clap cannot take away again.
+/// `onto` with everything of `command` except hidden subcommands, which clap cannot remove.
 fn described(command: &Command, onto: Command) -> Command {
     let mut onto = onto.args(command.get_arguments().cloned());
     if let Some(about) = command.get_about() {

@@ -1,4 +1,4 @@
-//! What the executables print, and how they end where nobody takes it.
+//! The executables' output, and how they end when their output is closed.
 //!
 //! `println!` and `eprintln!` panic when their stream is closed or full, and a panic aborts a release build. So nothing else in this
 //! project prints (`clippy::print_stdout` and `clippy::print_stderr` are denied): a failure of standard output ends a tool as it ends
@@ -14,19 +14,19 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use stoq::client::was_closed;
 
-/// The exit code of a tool whose reader has gone: what a shell shows of a program that SIGPIPE ended.
+/// The exit code of a tool whose reader has gone: as shells report for a program that SIGPIPE ended.
 const READER_GONE: u8 = 141;
 
-/// What a pipe that is writable takes without blocking (`PIPE_BUF`), bytes.
+/// Bytes that a writable pipe takes without blocking (`PIPE_BUF`).
 const PIPE_BYTES: usize = 4096;
 
-/// Standard output does not take what a tool prints.
+/// Standard output does not take a tool's text.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
-    /// Its reader has gone. Not worth a word: `| head -1` has what it wanted.
+    /// Its reader has gone. No message: `| head -1` has its line.
     #[error("nobody reads standard output any more")]
     ReaderGone,
-    /// The disk is full, or what else the system says.
+    /// The disk is full, or another error of the system.
     #[error("standard output cannot be written: {0}; free the disk, or send it elsewhere")]
     Failed(io::Error),
 }
@@ -67,7 +67,8 @@ pub fn note(text: impl Display) {
     let _ = write_all(io::stderr().as_fd(), format!("{text}\n").as_bytes(), None);
 }
 
-/// Ends the process as a command line asks that gives no command: `--help` and `--version` with exit code 0, a wrong usage with 2.
+/// Ends the process for a command line without a command: `--help` and `--version` with exit code 0, wrong
+/// usage with 2.
 pub fn refuse(refused: &clap::Error, program: &str) -> ! {
     let printed = refused.print().and_then(|()| io::stdout().flush());
     let code = match (printed, refused.kind()) {
@@ -80,13 +81,13 @@ pub fn refuse(refused: &clap::Error, program: &str) -> ! {
     std::process::exit(code.into())
 }
 
-/// Says on standard error why `program` failed; gives its exit code, which is 1, or 141 where the reader of its output has gone:
-/// then there is nothing to say.
+/// Prints on standard error why `program` failed; returns its exit code: 1, or 141 without a message where
+/// the reader of its output has gone.
 pub fn failed(program: &str, error: &anyhow::Error) -> u8 {
     explain(program, error, None)
 }
 
-/// The same, for no longer than `limit`: a gateway must end, even where nobody reads why.
+/// The same, for at most `limit`: a gateway must end even when standard error is stuck.
 pub fn failed_within(program: &str, error: &anyhow::Error, limit: Duration) -> u8 {
     explain(program, error, Some(Instant::now() + limit))
 }
@@ -99,15 +100,15 @@ fn explain(program: &str, error: &anyhow::Error, deadline: Option<Instant>) -> u
     1
 }
 
-/// How a tool ends that printed and did nothing else.
+/// The end of a tool that only printed.
 pub fn exit(program: &str, printed: Result<ExitCode, OutputError>) -> ExitCode {
     printed.unwrap_or_else(|error| failed(program, &error.into()).into())
 }
 
-/// Writes all of it, to a descriptor that may have been made non-blocking by another process.
+/// Writes all of it, to a descriptor that another process may have made non-blocking.
 fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8], deadline: Option<Instant>) -> io::Result<()> {
     while !bytes.is_empty() {
-        // Where there is a deadline, nothing may block: a pipe with room takes this many bytes at once.
+        // With a deadline, no write may block: a pipe with room takes this many bytes at once.
         let len = if deadline.is_some() { bytes.len().min(PIPE_BYTES) } else { bytes.len() };
         if let Some(deadline) = deadline
             && !is_writable(to, Some(deadline))?
@@ -125,7 +126,7 @@ fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8], deadline: Option<Instant>) ->
     Ok(())
 }
 
-/// Waits until something can be written, or the reader has gone; false at the deadline.
+/// Waits until the descriptor can be written, or the reader has gone; false at the deadline.
 pub(crate) fn is_writable(to: BorrowedFd<'_>, deadline: Option<Instant>) -> io::Result<bool> {
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));

@@ -10,10 +10,10 @@ use stoq::tls::{
     server_config,
 };
 
-/// Who is told the secrets of connections.
+/// Receives the secrets of connections.
 pub type KeyLogger = Option<Arc<dyn KeyLog>>;
 
-/// What a listener needs, and who it is.
+/// A listener's TLS configuration, and its node ID.
 ///
 /// # Errors
 /// A file that is missing or wrong, with the fix.
@@ -39,7 +39,7 @@ pub fn server(
     Ok((server_config(&config)?, identity))
 }
 
-/// What a node that connects needs.
+/// A connecting node's TLS configuration.
 ///
 /// # Errors
 /// A file that is missing or wrong, with the fix.
@@ -51,7 +51,7 @@ pub fn client(
     client_with_key_log(tls, identity, trust, None)
 }
 
-/// The same, with somebody who is told the secrets of its connections.
+/// The same, with a receiver of its connections' secrets.
 ///
 /// # Errors
 /// A file that is missing or wrong, with the fix.
@@ -64,7 +64,7 @@ pub fn client_with_key_log(
     client_config(&ClientTls { key_log, ..client_tls(tls, identity, trust)? })
 }
 
-/// The same, to be changed before a configuration is made of it.
+/// The same, before a configuration is made of it.
 ///
 /// # Errors
 /// A file that is missing or wrong, with the fix.

@@ -1,7 +1,7 @@
-//! Watches the files that a configuration consists of, and raises SIGHUP when one of them has other contents.
+//! Watches the configuration's files, and raises SIGHUP when one of them changes.
 //!
-//! Directories are watched and contents are compared, so it does not matter how a file is replaced: written in place, renamed over, or by
-//! a link above it that leads elsewhere.
+//! Directories are watched and contents are compared, so every way of replacing a file works: writing in
+//! place, renaming over, or a link above it that leads elsewhere.
 
 use anyhow::Context;
 use notify::event::EventKind;
@@ -13,9 +13,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Files that belong together are replaced one after the other: how long nothing must change before they are read.
+/// Files that belong together are replaced one after the other: the time without a change before they are
+/// read.
 const QUIET: Duration = Duration::from_millis(300);
-/// How long changes may go on before they are read nevertheless.
+/// How long changes may go on before the files are read nevertheless.
 const QUIET_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// A running watch. Dropping it ends it.
@@ -34,10 +35,9 @@ struct Watched {
 }
 
 impl Watch {
-    /// Watches nothing yet.
+    /// A watch without files.
     ///
-    /// # Errors
-    /// When the kernel gives no watch, or no thread can be started.
+    /// # Errors When the kernel gives no watch, or no thread can be started.
     pub fn start() -> anyhow::Result<Self> {
         let (send, events) = channel();
         let on_event = move |event: notify::Result<notify::Event>| {
@@ -58,7 +58,7 @@ impl Watch {
         Ok(Self { watcher, directories: BTreeSet::new(), files })
     }
 
-    /// Watches these files and no others from now on. Directories that cannot be watched are logged.
+    /// Watches exactly these files from now on. Directories that cannot be watched are logged.
     pub fn follow(&mut self, files: Vec<PathBuf>) {
         let parent = |file: &PathBuf| match file.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
@@ -75,7 +75,7 @@ impl Watch {
         }
         self.directories = directories;
         let mut watched = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        // What is known of files that were watched already was seen before they were read: a change since then still counts.
+        // Known contents were read earlier: a later change still counts.
         if watched.files != files {
             watched.contents = Some(contents(&files));
             watched.files = files;
@@ -97,13 +97,13 @@ fn look(events: &Receiver<()>, files: &Files) {
         let now = Some(contents(&watched.files));
         if watched.contents != now {
             watched.contents = now;
-            // One way in: what an operator's signal does.
+            // By the operator's own way: a signal.
             let _ = signal_hook::low_level::raise(SIGHUP);
         }
     }
 }
 
-/// What the files hold. One that is missing or cannot be read counts as such.
+/// The files' contents. A file that is missing or cannot be read counts as such.
 fn contents(files: &[impl AsRef<Path>]) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     for file in files {

@@ -1,4 +1,5 @@
-//! `stoq-gateway health`: asks a running gateway whether it is well. For containers, which need no other program for it then.
+//! `stoq-gateway health`: asks a running gateway whether it is well. With it, containers need no other
+//! program for probes.
 
 use super::client::{Remote, path_of};
 use anyhow::{Context, bail};
@@ -7,8 +8,8 @@ use std::path::PathBuf;
 /// The options of `stoq-gateway health`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Where the gateway's `[admin] listen` answers. With `/livez` at its end: whether the gateway lives; otherwise, and with
-    /// `/readyz`: whether peers may come.
+    /// The address of the gateway's `[admin] listen`. A URL that ends in `/livez` asks whether the gateway is
+    /// alive; otherwise, and with `/readyz`, whether it is ready for peers.
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9464")]
     url: String,
     /// The authority's certificates, for an endpoint with TLS.
@@ -17,10 +18,9 @@ pub struct Args {
 }
 
 impl Args {
-    /// Asks. Good is status 200 and nothing else.
+    /// Sends the request. Only status 200 is good.
     ///
-    /// # Errors
-    /// A URL of something else than health, nobody answers, or what is not well.
+    /// # Errors A URL of another path, no answer, or a gateway that is not well.
     pub fn ask(&self) -> anyhow::Result<()> {
         let path = asked(&self.url)?;
         let (code, body) = Remote::new(&self.url, self.ca.as_deref(), None)?
@@ -38,7 +38,7 @@ impl Args {
 const READY: &str = "/readyz";
 const LIVE: &str = "/livez";
 
-/// The path that tells what a URL asks. Every other path would be answered by any gateway that runs, whether it is well or not.
+/// The path that a URL asks for. Any running gateway would answer other paths, well or not.
 fn asked(url: &str) -> anyhow::Result<&'static str> {
     match path_of(url) {
         "" | READY => Ok(READY),

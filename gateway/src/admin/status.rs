@@ -1,4 +1,4 @@
-//! `/status`: what this gateway is, and how each part of it does.
+//! `/status`: this gateway and the state of its parts.
 
 use super::source::{Source, unix_s};
 use serde::Serialize;
@@ -38,7 +38,7 @@ struct Certificate {
     subject: String,
     algorithm: String,
     not_after: String,
-    /// Seconds from now; negative once it is over.
+    /// Seconds from now; negative once it has expired.
     expires_in_s: i64,
 }
 
@@ -50,7 +50,7 @@ struct PortRow {
     mtu: u16,
     local: Vec<SocketAddr>,
     link_up: bool,
-    /// The kernel's interface under it; none where there is none.
+    /// The kernel's interface under it, if there is one.
     interface: Option<InterfaceView>,
     /// None where the kernel has the device.
     offloads: Option<Offloads>,
@@ -62,10 +62,10 @@ struct WorkerRow {
     worker: usize,
     core: Option<usize>,
     numa_node: Option<usize>,
-    /// The part of the last second that it worked, 0 to 1.
+    /// The busy share of the last second, 0 to 1.
     load: f64,
     connections: usize,
-    /// Of the connections, those whose peer acknowledges nothing of what it was sent.
+    /// Connections with unacknowledged packets whose peer sends no acknowledgments.
     unacknowledged: usize,
     link_up: bool,
     rings: Rings,
@@ -95,7 +95,7 @@ struct StoreRow {
     capacity_bytes: Option<u64>,
     #[serde(flatten)]
     census: Census,
-    /// Things that went since the start because their leases were over.
+    /// Payloads and sets removed since the start because their leases had expired.
     leases_ended: u64,
     clock: ClockState,
     checks: CheckState,
@@ -182,7 +182,7 @@ fn worker(source: &Source, index: usize) -> WorkerRow {
     }
 }
 
-/// The NUMA node that a core belongs to, where the kernel says so.
+/// The NUMA node of a core, where the kernel tells it.
 fn numa_node(core: usize) -> Option<usize> {
     let entries = std::fs::read_dir(format!("/sys/devices/system/cpu/cpu{core}")).ok()?;
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use stoq::histogram::Histogram;
 
-/// What `Content-Type` says of it.
+/// Its `Content-Type`.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The kind of a family of metrics.
@@ -12,20 +12,20 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub enum Kind {
     /// It only grows.
     Counter,
-    /// It is what it is now.
+    /// The current value.
     Gauge,
     /// Counts in buckets that only grow.
     Histogram,
 }
 
-/// An exposition that is being written. Samples follow their family.
+/// An exposition being written. Samples follow their family.
 #[derive(Debug, Default)]
 pub struct Exposition {
     text: String,
     name: String,
 }
 
-/// One line that was read.
+/// One parsed line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     /// The metric's name.
@@ -36,7 +36,7 @@ pub struct Sample {
     pub value: f64,
 }
 
-/// Labels, in the order in which they are written.
+/// Labels, in the order of writing.
 pub type Labels<'a> = &'a [(&'a str, &'a dyn Display)];
 
 impl Exposition {
@@ -100,7 +100,7 @@ impl Exposition {
     }
 }
 
-/// Reads an exposition; lines that are none are passed over.
+/// Reads an exposition; other lines are skipped.
 pub fn parse(text: &str) -> Vec<Sample> {
     text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect()
 }

@@ -19,7 +19,7 @@ use stoq_gateway::run::{Gateway, signals};
 use stoq_gateway::{capabilities, check, logging};
 use stoq_gateway::{manuals, output};
 
-/// The name under which it speaks on standard error.
+/// Its name on standard error.
 const PROGRAM: &str = "stoq-gateway";
 
 /// The STOQ gateway: takes, checks, keeps and serves payloads over post-quantum QUIC.
@@ -36,7 +36,7 @@ struct Cli {
 enum Command {
     /// Serve until SIGINT or SIGTERM; read the files again on SIGHUP.
     Run(Configured),
-    /// Look whether the machine and the configuration are ready, and name the command that mends what is not.
+    /// Check the machine and the configuration, and name the command that mends each fault.
     Check {
         #[command(flatten)]
         configured: Configured,
@@ -44,13 +44,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Capture frames of a running gateway's DPDK port into a pcapng file, until SIGINT or as long as is said.
+    /// Capture frames of a running gateway's DPDK port into a pcapng file, until SIGINT, --count or
+    /// --seconds.
     Capture(Capture),
     /// Watch a running gateway, here or elsewhere, by its admin endpoint: load, rates, drops, connections.
     Top(top::Args),
     /// Ask a running gateway whether it is ready: exit code 0 if it is, 1 if not. For containers.
     Health(health::Args),
-    /// Look after the seed store of a gateway, whether it runs or not.
+    /// Maintain the seed store of a gateway, whether it runs or not.
     #[command(subcommand)]
     Store(StoreCommand),
     /// Write man pages and shell completions, for packagers.
@@ -60,7 +61,8 @@ enum Command {
 
 #[derive(Subcommand)]
 enum StoreCommand {
-    /// Say that the clock of this machine is right now: after a jump, leases end by it at once and not after an hour of steadiness.
+    /// Declare that this machine's clock is right now: after a jump, leases end by it at once and not after
+    /// an hour of steadiness.
     TrustClock(Configured),
 }
 
@@ -69,7 +71,8 @@ struct Capture {
     /// The socket that the gateway's configuration names: [capture] socket.
     #[arg(long, value_name = "SOCKET")]
     socket: PathBuf,
-    /// Terms that must all hold: arp, ip, ip6, udp, icmp, icmp6, [src|dst] port N, [src|dst] host ADDRESS, with `not` before them or not.
+    /// Terms that must all hold: arp, ip, ip6, udp, icmp, icmp6, [src|dst] port N, [src|dst] host ADDRESS,
+    /// each with `not` before it or not.
     #[arg(long, value_name = "TERMS", default_value = "")]
     filter: String,
     /// Take every N-th frame of each queue.
@@ -81,7 +84,7 @@ struct Capture {
     /// End after this number of seconds.
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<u32>,
-    /// The pcapng file; it must not be there yet.
+    /// The pcapng file; it must not exist yet.
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
 }
@@ -176,7 +179,7 @@ fn capture(capture: &Capture) -> anyhow::Result<u64> {
     let file = file.with_context(|| capture.output.display().to_string())?;
     let until = Until { frames: capture.count, deadline, stopped };
     record(&capture.socket, &wanted, &until, BufWriter::new(file)).inspect_err(|_| {
-        // Without frames it is in the way of the next attempt.
+        // Without frames it would only block the next attempt.
         if std::fs::metadata(&capture.output).is_ok_and(|file| file.len() == 0) {
             let _ = std::fs::remove_file(&capture.output);
         }

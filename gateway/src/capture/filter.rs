@@ -1,9 +1,9 @@
-//! Which frames a capture takes: terms as pcap-filter(7) writes them, all of which must hold.
+//! Filters of captures: terms in pcap-filter(7)'s words, all of which must hold.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// Terms that must all hold; none: every frame is taken.
+/// Terms that must all hold; none: every frame matches.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter(Vec<Term>);
 
@@ -25,7 +25,7 @@ enum What {
     Host(Side, IpAddr),
 }
 
-/// Which end of a packet is meant.
+/// The end of a packet that a term is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {
     Source,
@@ -106,7 +106,7 @@ const ICMP: u8 = 1;
 const UDP: u8 = 17;
 const ICMP6: u8 = 58;
 
-/// What a frame's headers say, as far as they go.
+/// A frame's headers, as far as they go.
 #[derive(Default)]
 struct Seen {
     ethertype: u16,

@@ -1,4 +1,4 @@
-//! The blocks of a pcapng file (IETF draft-ietf-opsawg-pcapng), little-endian, that a capture is made of.
+//! The blocks of a pcapng file (IETF draft-ietf-opsawg-pcapng), little-endian, as captures use them.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ const STATISTICS: u32 = 5;
 /// An enhanced packet block: one frame.
 pub const PACKET: u32 = 6;
 const SECRETS: u32 = 10;
-/// "TLSK": lines as NSS writes them.
+/// "TLSK": lines in NSS' format.
 const TLS_KEY_LOG: u32 = 0x544c_534b;
 const ETHERNET: u16 = 1;
 /// Options.
@@ -20,7 +20,7 @@ const ISB_DROPPED: u16 = 5;
 /// Directions in [`EPB_FLAGS`].
 const INBOUND: u32 = 1;
 const OUTBOUND: u32 = 2;
-/// What every block has around its body: type, and length on both sides.
+/// The frame of every block's body: type, and length on both sides.
 pub const FRAME_LEN: usize = 12;
 
 /// Begins a file.
@@ -59,7 +59,7 @@ pub fn packet(out: &mut Vec<u8>, interface: u32, at: Duration, sent: bool, frame
     });
 }
 
-/// Lines of a TLS key log, for frames that come after.
+/// Lines of a TLS key log, for later frames.
 pub fn secrets(out: &mut Vec<u8>, lines: &str) {
     block(out, SECRETS, |out| {
         out.extend(TLS_KEY_LOG.to_le_bytes());
@@ -68,7 +68,7 @@ pub fn secrets(out: &mut Vec<u8>, lines: &str) {
     });
 }
 
-/// What was lost of an interface.
+/// An interface's losses.
 pub fn statistics(out: &mut Vec<u8>, interface: u32, at: Duration, dropped: u64) {
     block(out, STATISTICS, |out| {
         out.extend(interface.to_le_bytes());

@@ -29,7 +29,7 @@ impl ApplicationConfig {
     }
 }
 
-/// What sends every message back.
+/// The application that sends every message back.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EchoConfig {
@@ -43,7 +43,7 @@ pub struct EchoConfig {
     pub replay_safe: bool,
 }
 
-/// What counts and drops.
+/// The application that counts and drops.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiscardConfig {
@@ -55,13 +55,13 @@ pub struct DiscardConfig {
     /// Take messages in early data too, where they could be replayed.
     #[serde(default)]
     pub replay_safe: bool,
-    /// Check payloads that are put before they are dropped. Without it they are dropped as they come, which shows what
-    /// checking costs; nothing is kept either way.
+    /// Check the payloads of PUTs before they are dropped. Without it they are dropped unchecked, which shows
+    /// the cost of checking. No payload is kept either way.
     #[serde(default = "default_true")]
     pub verify: bool,
 }
 
-/// Where payloads are kept.
+/// The application that keeps payloads.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SeedConfig {
@@ -70,16 +70,16 @@ pub struct SeedConfig {
     /// On a thread of its own, since disks block; on the worker's only where the directory is in memory.
     #[serde(default = "default_seed_placement")]
     pub placement: Placement,
-    /// The directory; made if it is not there.
+    /// The directory; made if it is missing.
     pub directory: PathBuf,
-    /// Bytes it may hold; none leaves it to the disk.
+    /// Bytes that it may hold; none: the disk is the bound.
     pub capacity_bytes: Option<u64>,
-    /// Bytes that one peer may have kept here; none: all there are.
+    /// Bytes that it may keep for one peer; none: all there are.
     pub quota_bytes: Option<u64>,
-    /// How long to keep what a peer names no lease for, seconds; 0: without end.
+    /// The lease of payloads whose peer names none, seconds; 0: without end.
     #[serde(default)]
     pub lease_default_s: u64,
-    /// The longest lease given, seconds; 0: as long as is asked.
+    /// The longest lease, seconds; 0: as requested.
     #[serde(default)]
     pub lease_max_s: u64,
     /// Bytes of memory for hot payloads, in huge pages where they are reserved.

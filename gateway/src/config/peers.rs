@@ -1,4 +1,4 @@
-//! Who a node is, whom it trusts, whom it knows, and for whom it forwards.
+//! A node's identity, its trust, its peer gateways, and the peers for which it forwards.
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -12,11 +12,11 @@ use stoq::tls::{CipherSuite, NodeId};
 pub struct IdentityConfig {
     /// PEM: the certificate, then intermediates if its authority is not trusted directly.
     pub certificate: PathBuf,
-    /// PEM: the PKCS#8 private key, readable by its owner alone.
+    /// PEM: the PKCS#8 private key, readable only by its owner.
     pub key: PathBuf,
 }
 
-/// Whom a node trusts: at least one of the two; with both, both must hold.
+/// A node's trust: at least one of the two; with both, both must hold.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrustConfig {
@@ -37,7 +37,7 @@ pub enum ClientAuthConfig {
     Required,
     /// Checked when shown.
     Optional,
-    /// Never asked for.
+    /// Never requested.
     Off,
 }
 
@@ -45,11 +45,12 @@ pub enum ClientAuthConfig {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PeerGatewayConfig {
-    /// What people here call it, on the command line and in logs; the wire knows no names.
+    /// Its name on the command line and in logs; the wire knows no names.
     pub name: Option<String>,
-    /// Who it is.
+    /// Its node ID.
     pub node_id: NodeId,
-    /// Where it is, addresses of both families or names; tried in turn. A client gives none for a gateway that it reaches through others.
+    /// Its addresses, of both families, or names; tried in turn. A client gives none for a gateway that it
+    /// reaches through others.
     #[serde(default)]
     pub addresses: Vec<GatewayAddress>,
 }
@@ -58,14 +59,16 @@ pub struct PeerGatewayConfig {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HopsConfig {
-    /// For whom: `"nobody"`, `"gateways"`, `"authenticated"` (peers that showed a trusted certificate), `"anyone"`, or a list
-    /// of node IDs.
+    /// The peers: `"nobody"`, `"gateways"`, `"authenticated"` (peers with a trusted certificate), `"anyone"`,
+    /// or a list of node IDs.
     pub transit: TransitConfig,
-    /// The most bytes that one forwarded request may pass, both directions together; none: what the asker allows.
+    /// The most bytes that one forwarded request may pass, both directions together; none: the asker's budget
+    /// alone.
     pub budget_max_bytes: Option<u64>,
-    /// Keep payloads that pass and may be kept, in the seed store; by default where that has a `capacity_bytes`.
+    /// Keep forwarded payloads whose requests allow it, in the seed store; by default if that has a
+    /// `capacity_bytes`.
     pub cache: Option<bool>,
-    /// Connections that a worker keeps to peer gateways at once; the one used longest ago makes room.
+    /// Connections that a worker keeps to peer gateways at once; the one least recently used makes room.
     pub connections_max: usize,
 }
 
@@ -80,7 +83,7 @@ impl Default for HopsConfig {
     }
 }
 
-/// For whom a gateway forwards.
+/// The peers for which a gateway forwards.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(
     untagged,
@@ -108,7 +111,7 @@ pub enum TransitClass {
 }
 
 impl TransitConfig {
-    /// As the rules of hops have it.
+    /// As the policy of hops.
     pub fn transit(&self) -> Transit {
         match self {
             Self::Class(TransitClass::Nobody) => Transit::Nobody,
@@ -128,10 +131,10 @@ pub struct TlsConfig {
     pub require_post_quantum: bool,
     /// Accept certificates with classical (ECDSA, Ed25519) signatures.
     pub allow_classical_peers: bool,
-    /// Which AEAD is offered first.
+    /// The AEAD that is offered first.
     pub cipher: CipherSuite,
-    /// Take early data (0-RTT) of what does no harm when it is replayed: small FETCHes, LOCATE, messages for queues that are
-    /// marked `replay_safe`.
+    /// Take early data (0-RTT) for requests that are harmless when replayed: small FETCHes, LOCATE, messages
+    /// for queues that are marked `replay_safe`.
     pub early_data: bool,
 }
 

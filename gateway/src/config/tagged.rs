@@ -1,4 +1,4 @@
-//! Sections whose `kind` decides what else is in them: what serde derives for these forgets which key was wrong.
+//! Sections whose `kind` decides their other keys: serde's derived code for these loses the wrong key's name.
 
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};

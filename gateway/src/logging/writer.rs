@@ -1,10 +1,11 @@
-//! Log lines on their way to standard error: a bounded queue that nobody waits for, and a thread that does.
+//! Log lines on their way to standard error: a bounded queue, and a thread that writes. Only that thread
+//! waits.
 //!
-//! A reader that has stopped reading (a paused terminal, a full pipe, a log collector that hangs) stops that thread and nothing
-//! else. What the queue has no room for, and what cannot be written, is lost and counted.
+//! A stuck reader (a paused terminal, a full pipe, a log collector that hangs) stops only that thread. Lines
+//! that find the queue full, and lines that cannot be written, are lost and counted.
 //!
-//! tracing-appender has such a queue, but the end of its guard prints an error on standard error when the queue is full: with a reader
-//! that does not read, that end never comes. Nor does it count what could not be written.
+//! tracing-appender has such a queue, but its guard prints an error on standard error at the end when the
+//! queue is full: with a stuck reader it never returns. Nor does it count lines that could not be written.
 
 use crate::output::is_writable;
 use crossbeam_queue::ArrayQueue;
@@ -19,10 +20,10 @@ use std::time::Duration;
 use stoq::limits::{LOG_QUEUE_BYTES_MAX, LOG_QUEUE_LINES_MAX};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// The name of the thread that writes.
+/// The writing thread's name.
 pub(super) const THREAD: &str = "stoq-log";
 
-/// The way to the thread that writes.
+/// The handle on the writing thread.
 #[derive(Clone)]
 pub(super) struct Queue(Arc<Shared>);
 
@@ -38,7 +39,7 @@ struct Shared {
 }
 
 impl Queue {
-    /// Starts the thread that writes to `out`, which may be slow or never take anything. It ends with the process.
+    /// Starts the thread that writes to `out`, which may be slow or stuck. It ends with the process.
     ///
     /// # Errors
     /// When the thread cannot be started.
@@ -62,7 +63,7 @@ impl Queue {
         self.0.lost.load(Ordering::Relaxed)
     }
 
-    /// Waits until everything queued is written, for no longer than `limit`; whether it is.
+    /// Waits until everything queued is written, for at most `limit`; returns whether it is.
     pub(super) fn flush(&self, limit: Duration) -> bool {
         let pending = self.0.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.0.written.wait_timeout_while(pending, limit, |pending| *pending > 0);
@@ -83,7 +84,7 @@ impl Queue {
         }
     }
 
-    /// A line of this length is written or lost.
+    /// A line of this length was written or lost.
     fn settle(&self, len: usize) {
         self.0.bytes.fetch_sub(len, Ordering::Relaxed);
         let mut pending = self.0.pending.lock().unwrap_or_else(PoisonError::into_inner);
@@ -97,7 +98,7 @@ impl Queue {
         let (mut taken, mut torn, mut said) = (false, false, 0);
         loop {
             while let Some(line) = self.0.lines.pop() {
-                // A line that broke off must not swallow the head of the next.
+                // A torn line must not swallow the head of the next.
                 let head = if torn { write(&mut out, b"\n") } else { Ok(()) };
                 match head.and_then(|()| write(&mut out, &line)) {
                     Ok(()) => (taken, torn) = (true, false),
@@ -109,7 +110,7 @@ impl Queue {
                 self.settle(line.len());
             }
             let lost = self.lost();
-            // Once lines are taken again. Said while they are not, it would be lost as well.
+            // Logged when lines are taken again. Before that it would be lost as well.
             if taken && lost > said {
                 tracing::warn!(lost = lost - said, "log lines were lost: nobody took them in time");
                 said = lost;
@@ -132,7 +133,7 @@ fn write(out: &mut File, bytes: &[u8]) -> Result<(), NotWritten> {
         match rustix::io::write(&*out, rest) {
             Ok(written) if written > 0 => rest = &rest[written..],
             Err(Errno::INTR) => {}
-            // The descriptor is shared with who started this process, and may be non-blocking.
+            // The descriptor is shared with the process' parent, and may be non-blocking.
             Err(Errno::AGAIN) if is_writable(out.as_fd(), None).is_ok() => {}
             _ => return Err(NotWritten { partly: rest.len() < bytes.len() }),
         }

@@ -1,4 +1,4 @@
-//! What a flood is made of.
+//! The packets of a flood.
 
 use super::initial::{INITIAL_DATAGRAM_BYTES, Initials};
 use rand::RngCore;
@@ -6,14 +6,14 @@ use stoq::wire::ethernet::{HEADER_BYTES as ETHERNET_BYTES, VLAN_TAG_BYTES};
 use stoq::wire::ip::{V4_HEADER_BYTES, V6_HEADER_BYTES};
 use stoq::wire::udp::HEADER_BYTES as UDP_BYTES;
 
-/// The frame check sequence, bytes: sizes of frames count it (RFC 2544 §9), buffers do not hold it.
+/// The frame check sequence, bytes: sizes of frames include it (RFC 2544 §9), buffers do not.
 pub const FCS_BYTES: usize = 4;
 /// IMIX as most testers have it: of 48 frames, 28 of 64 bytes, 16 of 570 and 4 of 1518, spread evenly.
 pub const IMIX: [(usize, usize); 3] = [(7, 64), (4, 570), (1, 1518)];
 /// Random bytes that garbage is cut from. More than a cache holds would measure the generator's memory.
 const NOISE_BYTES: usize = 256 * 1024;
 
-/// Sizes of frames in the order in which they are sent.
+/// Sizes of frames in sending order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mix {
     /// Runs of equal datagrams: their number, and the UDP payload of each, bytes.
@@ -42,7 +42,7 @@ impl Mix {
         let ip = if ipv6 { V6_HEADER_BYTES } else { V4_HEADER_BYTES };
         let around = ETHERNET_BYTES + tag + FCS_BYTES;
         let headers = around + ip + UDP_BYTES;
-        // A flood of empty datagrams could not be told from silence.
+        // A flood of empty datagrams looks like silence.
         let (least, most) = (headers + 1, around + usize::from(mtu));
         let payload = |&(count, frame): &(usize, usize)| match frame {
             frame if frame < least => Err(LoadError::TooSmall(frame, least)),
@@ -53,7 +53,7 @@ impl Mix {
     }
 }
 
-/// Datagrams without end.
+/// Endless datagrams.
 #[derive(Debug)]
 pub enum Load {
     /// Random bytes.
@@ -64,14 +64,14 @@ pub enum Load {
     Replay(Vec<u8>),
 }
 
-/// Where garbage comes from.
+/// The source of garbage.
 #[derive(Debug)]
 pub struct Noise {
     bytes: Vec<u8>,
     at: usize,
     mix: Mix,
     run: usize,
-    /// Sent of this run.
+    /// Datagrams of this run already sent.
     sent: usize,
 }
 
@@ -88,7 +88,7 @@ impl Load {
         Self::Initials(initials, Vec::new())
     }
 
-    /// One first flight for ever.
+    /// One first flight forever.
     pub fn replay(initials: &Initials) -> Self {
         let mut flight = Vec::new();
         initials.emit_flight(&mut flight);
@@ -118,7 +118,7 @@ impl Noise {
         let count = want.min(count - self.sent).min(NOISE_BYTES / len).max(1);
         let bytes = count * len;
         if self.at + bytes > self.bytes.len() {
-            // Another beginning each time around, so that frames do not repeat as soon.
+            // Another beginning each time around, so that frames do not repeat soon.
             self.at = (self.at + 1) % len;
         }
         let from = self.at;

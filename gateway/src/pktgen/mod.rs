@@ -5,8 +5,8 @@
 //! Storm, Stream:   Pace ── how many are due ──▶ rings ──▶ Worker ──▶ Network    applications on a worker of the usual kind
 //! ```
 //!
-//! Everything says what was to be sent, what was offered and what was taken, apart (RFC 2285 §3.5: intended and offered
-//! load): what a generator failed to make is no loss of the gateway's.
+//! Reports separate intended, offered and accepted packets (RFC 2285 §3.5: intended and offered load): a
+//! packet that the generator failed to make is no loss of the gateway.
 
 mod flood;
 mod initial;

@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-/// How far behind its rate a generator may fall and still catch up. What a pause of the generator longer than this leaves
-/// undone is given up, so that no burst follows which nobody asked for.
+/// How far behind its rate a generator may fall and still catch up. After a longer pause of the generator the
+/// rest is given up, so that no unintended burst follows.
 const CATCH_UP: Duration = Duration::from_millis(1);
-/// Packets that may be caught up with at any rate: one burst.
+/// Packets that may always be caught up with: one burst.
 const CATCH_UP_LEN_MIN: u64 = 64;
 
-/// A token bucket in packets a second, filled by the clock alone: what is due depends on when it is asked, not on how often.
+/// A token bucket in packets a second, filled by the clock alone: the due packets depend on the time of the
+/// call, not on the number of calls.
 #[derive(Clone, Debug)]
 pub struct Pace {
     per_s: Option<f64>,
@@ -19,7 +20,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// `per_s` packets a second from `started` on; 0 for as many as can be.
+    /// `per_s` packets a second from `started` on; 0 for the highest possible rate.
     pub fn new(per_s: f64, started: Instant) -> Self {
         Self { per_s: (per_s > 0.0).then_some(per_s), started, spent: 0, given_up: 0 }
     }
@@ -44,7 +45,7 @@ impl Pace {
         self.spent += count;
     }
 
-    /// Gives up what cannot be caught up with any more. Returns how many packets that is.
+    /// Gives up packets that are too late to catch up with. Returns their number.
     pub fn give_up(&mut self, now: Instant) -> u64 {
         let (Some(per_s), Some(intended)) = (self.per_s, self.intended(now)) else { return 0 };
         let allowed = ((CATCH_UP.as_secs_f64() * per_s) as u64).max(CATCH_UP_LEN_MIN);
@@ -59,7 +60,7 @@ impl Pace {
         self.given_up
     }
 
-    /// When the next packet is due; none without a rate, for then it always is.
+    /// When the next packet is due; none without a rate, because then it always is.
     pub fn next(&self) -> Option<Instant> {
         self.per_s.map(|per_s| self.started + Duration::from_secs_f64((self.spent + 1) as f64 / per_s))
     }
@@ -81,7 +82,7 @@ mod tests {
         assert_eq!(pace.due(start + S, 64), 64);
         pace.made(64);
         assert_eq!(pace.due(start + S, u64::MAX), 936);
-        // More than was due, as when a flight has two datagrams: the next ones wait.
+        // More than was due, as with a flight of two datagrams: the next ones wait.
         pace.made(1000);
         assert_eq!(pace.due(start + S, u64::MAX), 0);
         assert_eq!(pace.due(start + 2 * S, u64::MAX), 936);
@@ -124,7 +125,7 @@ mod tests {
             }
             let intended = pace.intended(now).unwrap();
             prop_assert!(made + late <= intended);
-            // What is left is what may still be caught up with.
+            // The rest can still be caught up with.
             let allowed = ((per_s * CATCH_UP.as_secs_f64()) as u64).max(CATCH_UP_LEN_MIN);
             prop_assert!(intended - made - late <= allowed);
             prop_assert_eq!(late, pace.given_up());

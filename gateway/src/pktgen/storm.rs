@@ -13,17 +13,18 @@ use stoq::queue::{AppPort, Command, ConnectionCommand, ConnectionEvent, Connecti
 /// Deliveries and commands that one handshake has on the rings at a time, with some to spare.
 const ROOM: usize = 8;
 
-/// Opens connections at a rate, with a bound on how many are opening, and closes each when it is up. Reports once, at the end.
+/// Opens connections at a rate, with a bound on the opening ones, and closes each when it is up. Reports
+/// once, at the end.
 ///
-/// A client has a connection before its server has judged its certificate (RFC 8446 §4.4.2), and a close then would spare the
-/// server the rest of the handshake. So each connection asks a [`stoq::application::Discard`] for its count, which is nothing,
-/// and is complete when the answer has come.
+/// A client has a connection before its server has judged its certificate (RFC 8446 §4.4.2), and a close then
+/// would spare the server the rest of the handshake. So each connection requests the count of a
+/// [`stoq::application::Discard`], which is 0, and is complete when the answer has arrived.
 #[derive(Debug)]
 pub struct Storm {
     plan: StormPlan,
     pace: Option<Pace>,
     ended: Option<Instant>,
-    /// Asked for, not yet up.
+    /// Requested, not yet up.
     running: FxHashMap<u64, Instant>,
     /// Up, and not yet answered.
     up: FxHashMap<ConnectionId, Instant>,
@@ -33,29 +34,29 @@ pub struct Storm {
     reports: Option<Sender<StormReport>>,
 }
 
-/// What a storm is to be.
+/// The plan of a storm.
 #[derive(Clone, Copy, Debug)]
 pub struct StormPlan {
-    /// Where a discard application has [`StormPlan::queue`].
+    /// A gateway with a discard application on [`StormPlan::queue`].
     pub remote: SocketAddr,
-    /// Its queue.
+    /// That queue.
     pub queue: u64,
-    /// Handshakes a second; 0: as many as can be.
+    /// Handshakes a second; 0: the highest possible rate.
     pub rate_per_s: f64,
-    /// The most that are opening at one time.
+    /// The most that open at one time.
     pub concurrency: usize,
-    /// How many in all; none: as many as the time allows.
+    /// The number of handshakes; none: as many as the time allows.
     pub count: Option<u64>,
     /// How long it begins new ones.
     pub duration: Duration,
-    /// How much longer those may take that run then.
+    /// How much longer the running ones may then take.
     pub patience: Duration,
 }
 
-/// What came of a storm.
+/// The result of a storm.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StormReport {
-    /// Handshakes that the rate asked for; without a rate, those that were begun.
+    /// Handshakes at the planned rate; without a rate, those that were begun.
     pub intended: u64,
     /// Begun.
     pub begun: u64,
@@ -63,11 +64,11 @@ pub struct StormReport {
     pub completed: u64,
     /// Begun and refused or timed out.
     pub failed: u64,
-    /// Begun and still running when patience was over.
+    /// Begun and still running at the end.
     pub unfinished: u64,
-    /// Why the last one that failed did.
+    /// The last failure's reason.
     pub reason: Option<String>,
-    /// From the asking to the connection on this side.
+    /// From the request to the connection on this side.
     pub trips: Vec<Duration>,
     /// From the first handshake's beginning to the end of the last.
     pub elapsed: Duration,
@@ -139,7 +140,7 @@ impl Storm {
         self.asking.len() < before
     }
 
-    /// Handshakes that are not over.
+    /// Unfinished handshakes.
     fn unfinished(&self) -> usize {
         self.running.len() + self.up.len()
     }
@@ -187,7 +188,7 @@ impl Storm {
         {
             self.report.unfinished = self.unfinished() as u64;
             self.report.elapsed = now - pace.started();
-            // A receiver that is gone wants no report.
+            // A dropped receiver needs no report.
             let _ = reports.send(std::mem::take(&mut self.report));
         }
     }
@@ -197,7 +198,7 @@ impl Application for Storm {
     fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool {
         let mut worked = self.hear(now, port);
         if self.reports.is_some() && self.ended.is_none() {
-            // First what is due by now, or the last of them would count as not begun.
+            // First the due ones, or the last of them would count as not begun.
             worked |= self.begin(now, port);
         }
         if self.reports.is_some() {

@@ -11,8 +11,8 @@ use stoq::queue::{AppPort, Command, ConnectionEvent, ConnectionId, Credit, Deliv
 /// Messages made in one turn.
 const TURN_LEN_MAX: u64 = 64;
 
-/// Opens connections, then sends messages at a rate on each in turn to a [`stoq::application::Discard`], and asks it at the end
-/// what has arrived.
+/// Opens connections, then sends messages at a rate on each in turn to a [`stoq::application::Discard`], and
+/// requests its count at the end.
 ///
 /// Streams lose nothing: a path that is too slow shows as messages that flow control did not take, which are `refused`.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub struct MessageStream {
     message: Bytes,
     connections: Vec<Link>,
     asked: usize,
-    /// Whose turn it is.
+    /// The next connection's place.
     next: usize,
     begun: Option<Instant>,
     pace: Option<Pace>,
@@ -30,12 +30,12 @@ pub struct MessageStream {
     reports: Option<Sender<StreamReport>>,
 }
 
-/// What messages are to be sent.
+/// The plan of the messages.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamPlan {
-    /// Where a discard application has [`StreamPlan::queue`].
+    /// A gateway with a discard application on [`StreamPlan::queue`].
     pub remote: SocketAddr,
-    /// Its queue.
+    /// That queue.
     pub queue: u64,
     /// Bytes of each message.
     pub message_bytes: usize,
@@ -43,11 +43,12 @@ pub struct StreamPlan {
     pub connections: usize,
     /// Messages a second, all connections together; 0: as many as flow control takes.
     pub rate_per_s: f64,
-    /// How many in all; none: as many as the time allows.
+    /// The number of messages; none: as many as the time allows.
     pub count: Option<u64>,
-    /// How long they are sent, at the most.
+    /// The longest sending time.
     pub duration: Duration,
-    /// How long the connections may take to come up, and the far side to count what is on its way when the time is over.
+    /// How long the connections may take to come up, and the far side to count the messages in flight at the
+    /// end.
     pub patience: Duration,
 }
 
@@ -56,16 +57,16 @@ struct Link {
     id: ConnectionId,
     credit: Credit,
     counted: bool,
-    /// Asked for its count.
+    /// Its count is requested.
     asked: bool,
 }
 
-/// What came of the messages.
+/// The result.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StreamReport {
     /// Connections that came up.
     pub connections: u64,
-    /// Messages that the rate asked for; without a rate, those that were sent.
+    /// Messages at the planned rate; without a rate, those that were sent.
     pub intended: u64,
     /// Taken by the connections.
     pub sent: u64,
@@ -79,9 +80,9 @@ pub struct StreamReport {
     pub received_bytes: u64,
     /// From the first message to the end of the sending.
     pub elapsed: Duration,
-    /// From there to the last count: how long what was on its way took.
+    /// From there to the last count: the time of the messages in flight.
     pub drain: Duration,
-    /// Why it is not whole.
+    /// Why it is incomplete.
     pub failure: Option<String>,
 }
 
@@ -157,7 +158,7 @@ impl MessageStream {
         pace.made(sent);
         self.report.sent += sent;
         let given_up = pace.give_up(now);
-        // Only what every connection held back is the path's doing.
+        // Only messages that every connection held back are the path's fault.
         if full >= self.connections.len() {
             self.report.refused += given_up;
         } else {
@@ -166,7 +167,7 @@ impl MessageStream {
         sent > 0
     }
 
-    /// Asks each connection for what arrived by it: an empty message, after all others on the same stream.
+    /// Requests each connection's count: by an empty message, after all others on the same stream.
     fn ask(&mut self, port: &mut AppPort) -> bool {
         let mut worked = false;
         for link in self.connections.iter_mut().filter(|link| !link.asked) {
@@ -182,7 +183,7 @@ impl MessageStream {
             self.report.drain = now - ended;
         }
         if let Some(reports) = self.reports.take() {
-            // A receiver that is gone wants no report.
+            // A dropped receiver needs no report.
             let _ = reports.send(std::mem::take(&mut self.report));
         }
     }
@@ -207,7 +208,7 @@ impl Application for MessageStream {
             return worked;
         }
         if self.ended.is_none() {
-            // In the last turn too, or what is due by now would count as not sent.
+            // In the last turn too, or due messages would count as not sent.
             worked |= self.send(now, port);
             let started = self.pace.as_ref().map(Pace::started);
             let counted = self.plan.count == Some(self.report.sent);

@@ -152,7 +152,7 @@ pub const KEYS: &[Range] = &[
         "a payload would be gone before it is fetched",
         "a lease has at most a hundred years",
     )
-    .or_zero_for("as long as is asked"),
+    .or_zero_for("as requested"),
     whole(
         "application.memory_bytes",
         (MEMORY_BLOCK_BYTES as u64, 1 << 46),
@@ -199,10 +199,10 @@ pub fn key(name: &str) -> Option<&'static Range> {
     KEYS.iter().find(|range| range.name == name)
 }
 
-/// Checks every number of a file against its range. Keys without a range are left to the types of the configuration.
+/// Checks every number of a file against its range. The types of the configuration check keys without a
+/// range.
 ///
-/// # Errors
-/// The first key that is out of its range, and what would be right.
+/// # Errors The first key out of its range, and the right values.
 pub fn check_keys(file: &toml::Table) -> Result<(), (String, String)> {
     file.iter().try_for_each(|(name, value)| check(name, value))
 }

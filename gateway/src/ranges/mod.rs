@@ -1,4 +1,5 @@
-//! The range of every number that an operator may give: keys of the configuration files and options of the command lines.
+//! The range of every number that an operator may give: keys of the configuration files and options of the
+//! command lines.
 //!
 //! [`KEYS`] and [`OPTIONS`] are the only places that name a range. The check of the files, the parsers of the options, the texts of
 //! `--help`, the comments of `configs/gateway.toml` and the tests of the border values all read these two tables.
@@ -16,9 +17,9 @@ pub struct Range {
     pub name: &'static str,
     /// The smallest and the largest value.
     pub bounds: Bounds,
-    /// What the number counts, such as `bytes`.
+    /// The number's unit, such as `bytes`.
     pub unit: &'static str,
-    /// What 0 means, where 0 lies below the smallest value and is allowed nevertheless.
+    /// The meaning of 0, where 0 is below the smallest value and is allowed nevertheless.
     pub zero: Option<&'static str>,
     /// Why no smaller value is allowed.
     pub below: &'static str,
@@ -36,7 +37,7 @@ pub enum Bounds {
 }
 
 impl Range {
-    /// Whether a whole number lies in the range; otherwise what is wrong with it and what would be right.
+    /// Whether a whole number is in the range; otherwise the fault and the right values.
     ///
     /// # Errors
     /// The text for an operator, without the name of the key.
@@ -97,7 +98,7 @@ impl Range {
     }
 }
 
-/// The range as documentation and errors write it: `1000 to 86400000 milliseconds, or 0 for never`.
+/// The range as in documentation and errors: `1000 to 86400000 milliseconds, or 0 for never`.
 impl std::fmt::Display for Range {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.bounds {

@@ -22,7 +22,7 @@ const A_DAY: &str = "no command waits for more than a day";
 const QUEUE: &str = "a queue number has 62 bits (protocol §2)";
 const TRIPS: &str = "the time of each is kept in memory";
 
-/// The range of each numeric option. The row of a command counts for the commands below it.
+/// The range of each numeric option. The row of a command also applies to its subcommands.
 pub const OPTIONS: &[Range] = &[
     real("stoq --timeout", (0.01, DAY_S), "seconds", "no handshake is over by then", A_DAY),
     whole(
@@ -156,7 +156,7 @@ pub const OPTIONS: &[Range] = &[
     whole("stoq-pktgen goodput --queue", (0, QUEUE_MAX), "", "", QUEUE),
 ];
 
-/// Parses this process's arguments; a number out of its range ends the process with what would be right.
+/// Parses this process's arguments; a number out of its range ends the process with the right values.
 pub fn parse<C: Parser>() -> C {
     let mut command = bounded(C::command());
     let parsed = match command.try_get_matches_from_mut(std::env::args_os()) {

@@ -27,7 +27,7 @@ fn every_row_has_an_order_a_name_of_its_own_and_reasons() {
             "{range:?}"
         );
     }
-    // A file cannot say more than this.
+    // A file's numbers have this bound.
     assert!(KEYS.iter().all(|range| matches!(range.bounds, Bounds::Whole(_, max) if max <= i64::MAX as u64)));
 }
 

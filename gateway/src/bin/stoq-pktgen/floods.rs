@@ -11,7 +11,7 @@ use stoq_gateway::tls;
 
 #[derive(clap::Args)]
 pub(crate) struct Sizes {
-    /// Bytes of each frame, its check sequence among them; or `imix`: 28 of 64, 16 of 570 and 4 of 1518.
+    /// Bytes of each frame, including its check sequence; or `imix`: 28 of 64, 16 of 570 and 4 of 1518.
     #[arg(long, default_value = "64", value_name = "BYTES")]
     size: String,
     #[command(flatten)]
@@ -50,7 +50,7 @@ pub(crate) fn garbage(setup: Setup, sizes: &Sizes) -> anyhow::Result<()> {
 }
 
 pub(crate) fn initials(setup: Setup, counted: &Counted, replay: bool) -> anyhow::Result<()> {
-    // Signs nothing: a certificate is shown later in a handshake than any of these comes.
+    // Signs nothing: a client shows its certificate later in a handshake than any of these packets.
     let mut client = tls::client_tls(&setup.config.tls, None, &setup.config.trust)?;
     client.session_cache_len = 0;
     let initials = Initials::new(client_config(&client)?, &connect_name(setup.gateway))?;
@@ -72,7 +72,7 @@ fn flood(setup: Setup, mode: &'static str, size: &str, counted: &Counted, load: 
         interrupt: setup.interrupt.clone(),
     };
     let opened = Opened::open(&setup.config.network, 1)?;
-    // On a thread of its own, as a worker is: the environment below has put this one where it likes.
+    // On a thread of its own, as a worker: DPDK's start above has moved this one.
     let thread = std::thread::Builder::new().name("stoq-pktgen".into());
     let thread = thread.spawn(move || {
         if let Some(id) = core {

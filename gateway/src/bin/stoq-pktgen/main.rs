@@ -18,12 +18,13 @@ use stoq_gateway::config::{ClientConfig, ConfigError, load_client};
 use stoq_gateway::logging;
 use stoq_gateway::output::{self, OutputError};
 
-/// How long load is made where neither a time nor a count is given.
+/// The duration without --seconds and --count.
 const SECONDS_DEFAULT: Duration = Duration::from_secs(5);
 
 /// Floods a gateway's port, or storms it with handshakes, at a rate in packets a second.
 ///
-/// Point it at gateways of your own only. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted.
+/// Use it only against your own gateways. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130
+/// interrupted.
 #[derive(Parser)]
 #[command(name = "stoq-pktgen", version, propagate_version = true, arg_required_else_help = true)]
 struct Cli {
@@ -38,14 +39,14 @@ struct Options {
     /// Configuration file of a client (TOML); configs/client.toml shows every option.
     #[arg(long, short, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
-    /// The gateway's address, such as 192.0.2.1:4433, or its name, where the file names none; without a port, 4433. Of several addresses
-    /// of a name the first is taken.
+    /// The gateway's address, such as 192.0.2.1:4433, or its name, where the file names none; without a port,
+    /// 4433. Of several addresses of a name the first is used.
     #[arg(long, short = 'g', value_name = "HOST[:PORT]", global = true)]
     gateway: Option<GatewayAddress>,
-    /// Packets, handshakes or messages a second; 0 for as many as can be.
+    /// Packets, handshakes or messages a second; 0 for the highest possible rate.
     #[arg(long, default_value_t = 0.0, value_name = "PPS", global = true)]
     rate: f64,
-    /// How long; without it 5, or with --count as long as these take.
+    /// The duration; without it 5 seconds, or with --count as long as these take.
     #[arg(long, value_name = "SECONDS", global = true)]
     seconds: Option<f64>,
     /// Print one JSON object instead of text.
@@ -57,7 +58,7 @@ struct Options {
 enum Mode {
     /// UDP datagrams of random bytes to the gateway's port: no QUIC.
     Garbage(floods::Sizes),
-    /// First flights of QUIC clients, each to a connection of its own, which nobody completes.
+    /// First flights of QUIC clients, each to a connection of its own, never completed.
     Initials(floods::Counted),
     /// One such flight, again and again.
     Replay(floods::Counted),
@@ -70,7 +71,7 @@ enum Mode {
     Generate(stoq_gateway::manuals::Args),
 }
 
-/// The command line asks for something that cannot be.
+/// The command line contradicts itself.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Usage(String);
@@ -80,7 +81,7 @@ struct Usage(String);
 #[error("interrupted")]
 struct Interrupted;
 
-/// What every mode needs.
+/// The setup that every mode needs.
 struct Setup {
     config: ClientConfig,
     gateway: SocketAddr,
@@ -92,7 +93,7 @@ struct Setup {
 }
 
 impl Setup {
-    /// How long load is made, with this bound on its count.
+    /// The duration of the load, with this bound on its count.
     fn duration(&self, count: Option<u64>) -> Duration {
         let default = if count.is_some() { Duration::from_secs(SPAN_S_MAX) } else { SECONDS_DEFAULT };
         self.seconds.unwrap_or(default)
@@ -102,7 +103,7 @@ impl Setup {
         if self.interrupt.load(Ordering::Relaxed) { Err(Interrupted.into()) } else { Ok(()) }
     }
 
-    /// Prints what came of it, as one object or as the same in words.
+    /// Prints the result, as one object or as the same in words.
     fn print(&self, result: &serde_json::Value, text: &str) -> Result<(), OutputError> {
         let done = "the load was sent";
         if self.json { output::result(result, done) } else { output::result(text, done) }

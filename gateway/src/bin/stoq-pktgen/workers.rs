@@ -13,21 +13,21 @@ use stoq::tls::client_config;
 use stoq_gateway::pktgen::{MessageStream, Storm, StormPlan, StormReport, StreamPlan, StreamReport};
 use stoq_gateway::tls;
 
-/// What a run may take beyond its own time before it counts as hung.
+/// The time that a run may take beyond its own before it counts as hung.
 const GRACE: Duration = Duration::from_secs(40);
 
 #[derive(clap::Args)]
 pub(crate) struct Storming {
-    /// Handshakes that run at a time, each worker.
+    /// Handshakes in flight, each worker.
     #[arg(long, default_value_t = 32, value_name = "N")]
     concurrency: usize,
     /// The number of handshakes of each worker.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// Resume sessions where the gateway allows it: only the first handshakes are full ones then.
+    /// Resume sessions where the gateway allows it: then only the first handshakes are full ones.
     #[arg(long)]
     resume: bool,
-    /// How long those that run at the end may take.
+    /// How long the handshakes in flight may take at the end.
     #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
     patience: f64,
     /// The queue of the gateway's discard application.
@@ -46,7 +46,8 @@ pub(crate) struct Streaming {
     /// End after this number of messages, each worker.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// How long the connections may take to come up, and the gateway to count what is on its way at the end.
+    /// How long the connections may take to come up, and the gateway to count the messages in flight at the
+    /// end.
     #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
     patience: f64,
     /// The queue of the gateway's discard application.

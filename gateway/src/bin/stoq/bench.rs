@@ -27,14 +27,14 @@ pub(crate) struct Args {
     /// The queue of the gateway's discard application.
     #[arg(long, default_value_t = 2)]
     queue: u64,
-    /// Put payloads of --bytes in all to the discard application instead, which drops them: checked first, unless the gateway's
-    /// configuration says `verify = false`.
+    /// Put payloads of --bytes in all to the discard application instead, which drops them: checked first,
+    /// unless the gateway's configuration says `verify = false`.
     #[arg(long, conflicts_with = "get")]
     put: bool,
     /// Fetch this payload instead, on every stream, check every byte and drop it.
     #[arg(long, value_name = "TOKEN")]
     get: Option<AnyToken>,
-    /// With --get: read the answer without checking it, to see what checking costs.
+    /// With --get: read the answer without checking it, to see the cost of checking.
     #[arg(long, requires = "get")]
     unverified: bool,
     /// With --get: only the first 16 KiB, this number of times, one after the other: the time of each.
@@ -56,17 +56,17 @@ pub(crate) struct Args {
     options: Options,
 }
 
-/// What all workers together measured.
+/// The result of all workers together.
 struct Measured {
     bytes: u64,
     messages: u64,
     elapsed: Duration,
     trips: Vec<Duration>,
-    /// What the gateway says of what it did not keep.
+    /// The gateway's report about payloads that it did not keep.
     dropped: Option<String>,
     connections: usize,
     network: NetworkInfo,
-    /// Where the workers' time went, each.
+    /// Each worker's time by stage.
     stages: Vec<Sampled>,
 }
 
@@ -81,7 +81,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
-/// Starts a probe on each worker that has connections, and waits for what they report.
+/// Starts a probe on each worker that has connections, and waits for their reports.
 fn measure(
     args: &Args,
     session: Session,
@@ -197,7 +197,7 @@ fn put(args: &Args, session: Session) -> anyhow::Result<()> {
     )
 }
 
-/// Payloads fetched, and dropped as they come.
+/// Payloads fetched, and dropped on arrival.
 fn get(args: &Args, session: Session, token: AnyToken) -> anyhow::Result<()> {
     let (remotes, on) = (session.addresses()?, (session.workers, session.cipher.name()));
     let route = args.route.route(&session.gateways)?;

@@ -11,20 +11,20 @@ use stoq::client::{GatherOptions, HolderOptions, HolderReport, HolderState, Peer
 use stoq::gathered_file::{GatherSummary, GatheredFile};
 use stoq::token::AnyToken;
 
-/// What a gathering did.
+/// The result of a gathering.
 pub(crate) struct Outcome {
     pub(crate) summary: GatherSummary,
-    /// How long the bytes took.
+    /// The time of the transfer.
     pub(crate) elapsed: Duration,
-    /// How long reading them back took.
+    /// The time of reading back.
     pub(crate) checking: Duration,
     pub(crate) given: Vec<HolderReport>,
-    /// Gateways that could not be asked, and why.
+    /// Gateways that could not be reached, and why.
     pub(crate) unreached: Vec<(String, String)>,
 }
 
-/// Gets `token` from the gateways named `from`; from the connected one if there is none. The gateway that is connected first gives first;
-/// nobody waits for one that is dead.
+/// Gets `token` from the gateways named `from`; from the connected one if there is none. The first gateway
+/// that is connected gives first; a dead one delays no other.
 pub(crate) async fn run(
     online: &Online,
     token: AnyToken,

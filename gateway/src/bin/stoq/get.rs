@@ -14,7 +14,7 @@ use stoq::download::Download;
 use stoq::gathered_file::GatheredFile;
 use stoq::token::{AnyToken, Token};
 
-/// What is so even where standard output does not take the result.
+/// The state of the get when standard output does not take the result.
 const DONE: &str = "the payload is here, every byte checked";
 
 #[derive(clap::Args)]
@@ -26,8 +26,9 @@ pub(crate) struct Args {
     /// gateways, begins anew each time. "-", a pipe or a character device gets the bytes in order, each checked before it is written.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Ask these gateways at once, and leave those that are slow, wrong or gone: node IDs, names of [[gateway]] sections in the
-    /// configuration file, or addresses. One whose address is not known is asked through the connected gateway.
+    /// Fetch from these gateways at once, and drop those that are slow, wrong or gone: node IDs, names of
+    /// [[gateway]] sections in the configuration file, or addresses. A gateway without a known address is
+    /// reached through the connected gateway.
     #[arg(long, value_name = "GATEWAY,…", value_delimiter = ',', conflicts_with = "via")]
     from: Vec<String>,
     #[command(flatten)]
@@ -36,17 +37,17 @@ pub(crate) struct Args {
     options: Options,
 }
 
-/// What a get did.
+/// The result of a get.
 struct Outcome {
     length: u64,
     resumed_at: u64,
-    /// How long the bytes took.
+    /// The time of the transfer.
     elapsed: Duration,
-    /// How long reading them back took; none where there is no file.
+    /// The time of reading back; none where there is no file.
     checking: Option<Duration>,
 }
 
-/// Where the bytes go.
+/// The destination of the bytes.
 enum Target {
     File(Box<Download>),
     Stream(File),
@@ -66,7 +67,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         }
         _ => return gathered(args),
     };
-    // Before the network: what is wrong with the file is known at once.
+    // Before the network: faults of the file are reported at once.
     let target = match stream {
         Some(out) => Target::Stream(out),
         None => Target::File(Box::new(Download::open(&args.output, token)?)),
@@ -146,13 +147,13 @@ fn read_back(checking: Duration) -> String {
     format!(", read back in {:.3} s", checking.as_secs_f64())
 }
 
-/// Shows how much has come.
+/// Shows the bytes so far.
 pub(crate) fn show(bar: &ProgressBar, have: u64, length: u64) {
     bar.set_length(length);
     bar.set_position(have);
 }
 
-/// Shows from here on how much was read back.
+/// Shows the bytes read back.
 pub(crate) fn show_check(bar: &ProgressBar) {
     bar.reset();
     bar.set_message("check");
@@ -198,7 +199,7 @@ async fn to_stream(
             Err(error) => came = Err(error),
         }
     }
-    // What is checked gets there, also if no more comes.
+    // Checked bytes are written even if no more arrive.
     stream.finish().await?;
     came?;
     Ok(Outcome { length, resumed_at: 0, elapsed: started.elapsed(), checking: None })

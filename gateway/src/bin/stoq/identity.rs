@@ -15,9 +15,10 @@ pub(crate) struct Args {
 enum Command {
     /// Make a Falcon key with a self-signed certificate, or with a request for any authority to sign.
     New(New),
-    /// Make another certificate, or a request, for a key that is there: the node ID stays, so peers that trust it go on.
+    /// Make another certificate, or a request, for an existing key: the node ID stays, so peers keep their
+    /// trust.
     Renew(Renew),
-    /// Print what a certificate says: its node ID first.
+    /// Print the contents of a certificate: its node ID first.
     Show(Show),
 }
 
@@ -26,13 +27,13 @@ struct New {
     /// Where to write the certificate (PEM), or the request.
     #[arg(long, value_name = "FILE")]
     cert: PathBuf,
-    /// Where to write the key (PEM, PKCS#8), readable by you alone.
+    /// Where to write the key (PEM, PKCS#8), readable only by you.
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
-    /// The subject's common name: for people; nothing checks it.
+    /// The subject's common name: for people; it is never checked.
     #[arg(long, default_value = "stoq node")]
     name: String,
-    /// IP addresses and DNS names to put in: for other programs; STOQ does not check them.
+    /// IP addresses and DNS names to include: for other programs; STOQ does not check them.
     #[arg(long = "san", value_name = "NAME")]
     alternative_names: Vec<String>,
     /// falconpadded512 or falconpadded1024.
@@ -51,13 +52,13 @@ struct Renew {
     /// The key (PEM, PKCS#8).
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
-    /// Where to write the certificate (PEM), or the request; it must not be there yet.
+    /// Where to write the certificate (PEM), or the request; it must not exist yet.
     #[arg(long, value_name = "FILE")]
     cert: PathBuf,
-    /// The subject's common name: for people; nothing checks it.
+    /// The subject's common name: for people; it is never checked.
     #[arg(long, default_value = "stoq node")]
     name: String,
-    /// IP addresses and DNS names to put in: for other programs; STOQ does not check them.
+    /// IP addresses and DNS names to include: for other programs; STOQ does not check them.
     #[arg(long = "san", value_name = "NAME")]
     alternative_names: Vec<String>,
     /// Days until the certificate expires.

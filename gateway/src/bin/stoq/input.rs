@@ -1,4 +1,4 @@
-//! What is put or named: a file, or standard input.
+//! The input of a put or a token: a file, or standard input.
 
 use crate::shards::Shards;
 use std::io::IsTerminal;
@@ -21,11 +21,12 @@ pub(crate) fn options(shards: Option<Shards>, spool: Option<PathBuf>) -> Prepare
     PrepareOptions { sharding: shards.map(|shards| shards.0), spool }
 }
 
-/// Prepares `input` on a thread of its own, so that a signal is heard while a pipe's writer or a disk takes its time.
+/// Prepares `input` on a thread of its own, so that signals are handled while a pipe's writer or a disk is
+/// slow.
 pub(crate) async fn prepare(input: Input, options: PrepareOptions) -> anyhow::Result<Prepared> {
     let (tell, prepared) = oneshot::channel();
     let reader = std::thread::Builder::new().name("stoq-read".into());
-    // After a signal nobody waits for it.
+    // After a signal the result has no receiver.
     reader.spawn(move || drop(tell.send(input.prepare(&options))))?;
     Ok(prepared.await??)
 }

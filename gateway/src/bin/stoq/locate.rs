@@ -10,7 +10,7 @@ use stoq_gateway::durations;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// What to look for: b3: or set: and 64 hex digits.
+    /// The payload or set: b3: or set: and 64 hex digits.
     token: AnyToken,
     #[command(flatten)]
     route: RouteArgs,

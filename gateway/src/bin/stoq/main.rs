@@ -35,9 +35,9 @@ enum Command {
     Put(put::Args),
     /// Get a payload by its token, every byte checked against it.
     Get(get::Args),
-    /// Ask who holds a payload or a set.
+    /// List the holders of a payload or a set.
     Locate(locate::Args),
-    /// Have a gateway fetch something elsewhere and hold it.
+    /// Have a gateway fetch a payload or lanes elsewhere and hold them.
     Mirror(mirror::Args),
     /// Measure the round trip to a gateway's echo application.
     Ping(ping::Args),

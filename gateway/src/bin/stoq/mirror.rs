@@ -14,28 +14,29 @@ use stoq_gateway::durations::Seconds;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// What is to be held: b3: or set: and 64 hex digits.
+    /// The payload or set to hold: b3: or set: and 64 hex digits.
     token: AnyToken,
-    /// The gateway that is to hold it: a node ID, the name of a [[gateway]] section in the configuration file, or an address.
-    /// It is asked directly where its address is known, otherwise through the connected gateway.
+    /// The gateway that must hold it: a node ID, the name of a [[gateway]] section in the configuration file,
+    /// or an address. The request goes there directly where its address is known, otherwise through the
+    /// connected gateway.
     #[arg(long, value_name = "GATEWAY")]
     on: String,
     /// These lanes of a set, such as 0-3,9; without it the whole payload.
     #[arg(long)]
     lanes: Option<Lanes>,
-    /// How long to hold it: 90s, 45m, 12h, 30d. Without it, as long as the gateway likes.
+    /// How long to hold it: 90s, 45m, 12h, 30d. Without it, the gateway decides.
     #[arg(long, value_name = "TIME")]
     lease: Option<Seconds>,
-    /// Where it may be had, the best first: node IDs or names. Without it, from whom the gateway knows of.
+    /// Sources, the best first: node IDs or names. Without it, the holders that the gateway knows.
     #[arg(long, value_name = "GATEWAY,…", value_delimiter = ',')]
     from: Vec<String>,
     #[command(flatten)]
     options: Options,
 }
 
-/// How to get to the gateway that is to hold it.
+/// The way to the gateway that must hold it.
 enum Way {
-    /// By one of these addresses; its node ID, if that is what was asked for.
+    /// By one of these addresses; its node ID, if the command line names that.
     Direct(Vec<GatewayAddress>, Option<NodeId>),
     /// Through the connected gateway.
     Routed(GatewayAddress, NodeId),

@@ -1,4 +1,4 @@
-//! What the tools print, and how they end.
+//! The tools' output, and how they end.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
@@ -35,10 +35,10 @@ pub(crate) fn exit(result: anyhow::Result<()>) -> ExitCode {
     ExitCode::from(if error.is::<ConfigError>() || error.is::<Usage>() { 2 } else { code })
 }
 
-/// What a shell shows of a tool that SIGPIPE ended.
+/// The exit code that a shell shows for a tool that SIGPIPE ended.
 const READER_GONE: u8 = 141;
 
-/// Nobody reads the output any more: reason to end, and none to say so.
+/// The output's reader has gone: the tool ends silently.
 #[derive(Debug, thiserror::Error)]
 #[error("nobody reads the output any more")]
 pub(crate) struct ReaderGone;
@@ -48,7 +48,7 @@ pub(crate) struct ReaderGone;
 #[error("interrupted")]
 pub(crate) struct Interrupted;
 
-/// The command line asks for something that cannot be.
+/// The command line contradicts itself.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Usage(pub(crate) String);

@@ -53,7 +53,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     if let Some(queue) = args.load {
         let make = move |worker| -> Box<dyn Application> {
             let width = Width { connections: usize::from(worker == 0), streams: 1 };
-            // It ends with the process, so nobody hears its reports.
+            // It ends with the process; its reports have no receiver.
             let (reports, _) = channel();
             Box::new(Blast::new(loaded.clone(), queue, MESSAGE_BYTES_MAX as usize, u64::MAX, width, reports))
         };

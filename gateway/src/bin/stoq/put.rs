@@ -12,18 +12,19 @@ use stoq::shard::{Descriptor, Lanes};
 use stoq::tls::NodeId;
 use stoq_gateway::durations::Seconds;
 
-/// What is so even where standard output does not take the token.
+/// The state of the put when standard output does not take the token.
 const DONE: &str = "the put is done: the gateway has checked and keeps the payload";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// What to put: a file, a pipe, a block device, or "-" for standard input (a file of that name is ./-). What has no length of its
-    /// own is read to its end into a temporary file first. A put of a file that is written to meanwhile fails.
+    /// The input: a file, a pipe, a block device, or "-" for standard input (a file of that name is ./-).
+    /// Input without a length is first read to its end into a temporary file. A put fails if the file changes
+    /// meanwhile.
     file: PathBuf,
-    /// The gateway's queue that takes it.
+    /// The queue of the gateway's application.
     #[arg(long, default_value_t = PUT_QUEUE)]
     queue: u64,
-    /// How long the gateway is asked to keep it: 90s, 45m, 12h, 30d. A number alone is seconds.
+    /// The requested lease: 90s, 45m, 12h, 30d. A number alone is seconds.
     #[arg(long, default_value = "30d", value_name = "TIME")]
     lease: Seconds,
     /// Shard it: data+parity shards a stripe, such as 16+4, or 16+4@65536 with the length of a shard in bytes. Any 16 of the 20
@@ -44,7 +45,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    // What is wrong with the command line, the file or the gateway is known before anything is read: a pipe is read only once.
+    // Faults of the command line, the file or the gateway are reported before the input is read: a pipe can
+    // be read only once.
     let preparing = input::options(args.shards, args.spool);
     if let (Some(shards), Some(lanes)) = (args.shards, args.lanes)
         && !shards.lanes().contains_all(lanes)
@@ -107,7 +109,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How a put ended well.
+/// The result of a put.
 struct Sent {
     kept: Kept,
     elapsed: Duration,
@@ -115,7 +117,7 @@ struct Sent {
 }
 
 impl Sent {
-    /// What was there already did not cross: there is no rate to tell.
+    /// A payload that was held already was not sent: there is no rate.
     fn gbit_per_s(&self, payload: &Prepared) -> Option<f64> {
         (self.kept == Kept::Now).then(|| gbit_per_s(payload.length, self.elapsed))
     }

@@ -9,11 +9,11 @@ use stoq_gateway::config::PeerGatewayConfig;
 /// Options of the tools whose requests may be routed.
 #[derive(clap::Args)]
 pub(crate) struct RouteArgs {
-    /// Go by way of these gateways, in order; the last one answers. Node IDs, or names of [[gateway]] sections in the
-    /// configuration file. The connected gateway is put in front where it is not the first.
+    /// Route through these gateways, in order; the last one answers. Node IDs, or names of [[gateway]]
+    /// sections in the configuration file. The connected gateway is put in front where it is not the first.
     #[arg(long, value_name = "GATEWAY,…", value_delimiter = ',')]
     via: Vec<String>,
-    /// Let the gateways on the way answer from what they keep, and keep what passes.
+    /// Let the gateways on the way answer from their stores, and keep the payloads that they forward.
     #[arg(long, requires = "via")]
     cache: bool,
 }
@@ -29,20 +29,20 @@ impl RouteArgs {
     }
 }
 
-/// A gateway as it was named on the command line.
+/// A gateway on the command line.
 pub(crate) enum Named {
-    /// By one of these addresses; its node ID, if that is what was asked for.
+    /// By one of these addresses; its node ID, if the command line names that.
     At(Vec<GatewayAddress>, Option<NodeId>),
-    /// Its address is not known: through the connected gateway.
+    /// Without a known address: through the connected gateway.
     Through(NodeId),
 }
 
-/// The gateways that the configuration names.
+/// The configured gateways.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Gateways(pub(crate) Vec<PeerGatewayConfig>);
 
 impl Gateways {
-    /// A node ID, or the one of a name.
+    /// A node ID, or that of a name.
     pub(crate) fn node(&self, text: &str) -> Result<NodeId, Usage> {
         if let Some(known) = self.0.iter().find(|known| known.name.as_deref() == Some(text)) {
             return Ok(known.node_id);
@@ -57,7 +57,8 @@ impl Gateways {
         })
     }
 
-    /// Where a gateway is that was named on the command line: by the name or node ID that the configuration has, or by its own address.
+    /// The place of a gateway on the command line: by the configuration's name or node ID, or by its own
+    /// address.
     pub(crate) fn find(&self, text: &str) -> Result<Named, Usage> {
         let known = self.0.iter().any(|known| known.name.as_deref() == Some(text));
         if !known && GatewayAddress::is_meant_by(text) {
@@ -72,7 +73,7 @@ impl Gateways {
         })
     }
 
-    /// Where a node listens, as far as the configuration says.
+    /// A node's configured addresses.
     pub(crate) fn addresses(&self, node: NodeId) -> &[GatewayAddress] {
         self.0.iter().find(|known| known.node_id == node).map_or(&[], |known| &known.addresses)
     }

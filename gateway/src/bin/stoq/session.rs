@@ -1,4 +1,4 @@
-//! What every networked tool shares: options, configuration, a running client.
+//! The networked tools' common part: options, configuration, a running client.
 
 use crate::output::{Interrupted, Usage};
 use crate::route::Gateways;
@@ -35,7 +35,7 @@ pub(crate) struct Options {
     /// Trust the gateway with this node ID; may be given several times.
     #[arg(long = "node-id", value_name = "ID")]
     node_ids: Vec<NodeId>,
-    /// The client's own certificate (PEM), for gateways that ask for one.
+    /// The client's own certificate (PEM), for gateways that require one.
     #[arg(long, value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
     /// The key of --cert (PEM, PKCS#8).
@@ -75,7 +75,7 @@ pub(crate) struct Online {
     interrupt: Interrupt,
 }
 
-/// SIGINT or SIGTERM, for code that looks now and then and for code that waits.
+/// SIGINT or SIGTERM, for code that polls and for code that waits.
 #[derive(Clone)]
 pub(crate) struct Interrupt {
     pub(crate) flag: Arc<AtomicBool>,
@@ -83,7 +83,7 @@ pub(crate) struct Interrupt {
 }
 
 impl Interrupt {
-    /// From here on the first signal is told, and the second one ends the process at once.
+    /// From here on the first signal is noted, and the second one ends the process at once.
     fn listen() -> anyhow::Result<Self> {
         let flag = Arc::new(AtomicBool::new(false));
         let signals = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM];
@@ -111,7 +111,7 @@ impl Interrupt {
             Poll::Ready(result) => Poll::Ready(result),
             Poll::Pending => match signal.as_mut().poll(cx) {
                 Poll::Ready(Ok(_)) => Poll::Ready(Err(Interrupted.into())),
-                // Without anybody who tells of signals there are none.
+                // Without a signal thread there are no signals.
                 Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
             },
         })
@@ -131,7 +131,7 @@ impl Options {
         self.open_with(config)
     }
 
-    /// The same for a tool that may do without a gateway.
+    /// The same for a tool that may work without a gateway.
     pub(crate) fn open_anywhere(&self) -> anyhow::Result<Session> {
         self.open_with(self.config()?)
     }
@@ -184,7 +184,7 @@ impl Session {
         Ok(self.remote.clone().ok_or_else(no_gateway)?)
     }
 
-    /// The addresses of the gateway, in the order in which they are to be tried.
+    /// The addresses of the gateway, in the order of trying.
     pub(crate) fn addresses(&self) -> anyhow::Result<Vec<SocketAddr>> {
         let gateway = self.gateway()?;
         if let Some(address) = gateway.literal() {
@@ -193,7 +193,7 @@ impl Session {
         if gateway.has_zone() && !self.network.is_kernel() {
             return Err(ResolveError::Zone(gateway).into());
         }
-        // On a thread of its own: the system's resolver may block for longer than is wanted.
+        // On a thread of its own: the system's resolver may block for longer than --timeout.
         let (tell, told) = std::sync::mpsc::channel();
         let asked = gateway.clone();
         let thread = std::thread::Builder::new().name("stoq-names".into());
@@ -217,10 +217,10 @@ impl Session {
     }
 }
 
-/// The worker of every connection: what is gathered from several gateways comes by one.
+/// The worker of every connection: a gathering from several gateways needs a single one.
 pub(crate) const GATHERING_WORKER: usize = 0;
 
-/// What connects.
+/// The client that connects.
 #[derive(Clone)]
 pub(crate) struct Dialer {
     client: Client,
@@ -244,7 +244,7 @@ impl Dialer {
 }
 
 impl Online {
-    /// What connects, for tasks of their own.
+    /// The client that connects, for tasks of their own.
     pub(crate) fn dialer(&self) -> Dialer {
         Dialer { client: self.client.clone(), remote: self.remote.clone(), timeout: self.timeout }
     }

@@ -20,11 +20,11 @@ pub(crate) fn is_standard_output(output: &Path) -> bool {
     STANDARD_OUTPUT.iter().any(|name| output.as_os_str() == *name)
 }
 
-/// Opens an output that takes bytes in order and has no length: standard output, a pipe, a character device. None for everything
-/// else. Opening a pipe waits for its reader.
+/// Opens an output that takes bytes in order and has no length: standard output, a pipe, a character device.
+/// None for other files. Opening a pipe waits for its reader.
 pub(crate) fn open(output: &Path) -> anyhow::Result<Option<File>> {
     if is_standard_output(output) {
-        // A file of its own: the standard library's handle would look for line ends in every byte.
+        // A file of its own: the standard library's handle would search every byte for line ends.
         return Ok(Some(File::from(io::stdout().as_fd().try_clone_to_owned()?)));
     }
     let streams = std::fs::metadata(output).map(|there| there.file_type());
@@ -36,7 +36,7 @@ pub(crate) fn open(output: &Path) -> anyhow::Result<Option<File>> {
     Ok(Some(opened))
 }
 
-/// A thread that writes. What takes long to read there stops neither signals nor the connection.
+/// A writing thread. A slow reader stops neither signals nor the connection.
 pub(crate) struct Stream {
     pieces: mpsc::Sender<Bytes>,
     ended: oneshot::Receiver<io::Result<()>>,
@@ -58,7 +58,8 @@ impl Stream {
         Ok(Self { pieces, ended })
     }
 
-    /// Hands a piece to the thread, when it has room for it. False once it failed: [`Self::finish`] tells why.
+    /// Hands a piece to the thread, when it has room for it. False once the thread failed: [`Self::finish`]
+    /// tells why.
     pub(crate) async fn write(&self, piece: Bytes) -> bool {
         self.pieces.send(piece).await.is_ok()
     }
@@ -76,7 +77,7 @@ impl Stream {
     }
 }
 
-/// Writes all of it, also where the other processes that share a pipe made it one that does not block.
+/// Writes all of it, also to a pipe that other processes made non-blocking.
 fn write_all(mut out: &File, mut data: &[u8]) -> io::Result<()> {
     while !data.is_empty() {
         match out.write(data) {

@@ -7,10 +7,11 @@ use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// What to hash, read once to its end: a file, a pipe, a block device, or "-" for standard input (a file of that name is ./-).
+    /// The input, read once to its end: a file, a pipe, a block device, or "-" for standard input (a file of
+    /// that name is ./-).
     file: PathBuf,
-    /// Print the token of its set as well: how the file is cut and protected, data+parity shards a stripe, such as 16+4 or
-    /// 16+4@65536 with the length of a shard in bytes.
+    /// Print the token of its set as well: data+parity shards a stripe, such as 16+4 or 16+4@65536 with the
+    /// length of a shard in bytes.
     #[arg(long, value_name = "K+M[@BYTES]")]
     shards: Option<Shards>,
     /// With --shards, the directory for the temporary file into which a pipe is copied. Without it TMPDIR, or /tmp.
