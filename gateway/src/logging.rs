@@ -42,7 +42,9 @@ pub struct Level(EnvFilter);
 
 /// Reads the level of a configuration.
 ///
-/// # Errors When it is no level.
+/// # Errors
+///
+/// When it is no level.
 pub fn level(config: &LogConfig) -> anyhow::Result<Level> {
     let level = std::env::var(LEVEL_VARIABLE).unwrap_or_else(|_| config.level.clone());
     let filter = EnvFilter::try_new(&level).map_err(|error| {

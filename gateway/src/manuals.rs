@@ -19,7 +19,9 @@ pub struct Args {
 impl Args {
     /// Writes `man/*.1` and `completions/*` for this command.
     ///
-    /// # Errors The file system's.
+    /// # Errors
+    ///
+    /// The file system's.
     pub fn write(&self, command: Command) -> io::Result<()> {
         write(command, &self.directory)
     }

@@ -37,7 +37,9 @@ struct Watched {
 impl Watch {
     /// A watch without files.
     ///
-    /// # Errors When the kernel gives no watch, or no thread can be started.
+    /// # Errors
+    ///
+    /// When the kernel gives no watch, or no thread can be started.
     pub fn start() -> anyhow::Result<Self> {
         let (send, events) = channel();
         let on_event = move |event: notify::Result<notify::Event>| {

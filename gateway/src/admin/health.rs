@@ -20,7 +20,9 @@ pub struct Args {
 impl Args {
     /// Sends the request. Only status 200 is good.
     ///
-    /// # Errors A URL of another path, no answer, or a gateway that is not well.
+    /// # Errors
+    ///
+    /// A URL of another path, no answer, or a gateway that is not well.
     pub fn ask(&self) -> anyhow::Result<()> {
         let path = asked(&self.url)?;
         let (code, body) = Remote::new(&self.url, self.ca.as_deref(), None)?

@@ -202,7 +202,9 @@ pub fn key(name: &str) -> Option<&'static Range> {
 /// Checks every number of a file against its range. The types of the configuration check keys without a
 /// range.
 ///
-/// # Errors The first key out of its range, and the right values.
+/// # Errors
+///
+/// The first key out of its range, and the right values.
 pub fn check_keys(file: &toml::Table) -> Result<(), (String, String)> {
     file.iter().try_for_each(|(name, value)| check(name, value))
 }
