@@ -5,10 +5,10 @@
 
 #![allow(clippy::print_stdout, reason = "it prints for the user who runs it by hand")]
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use stoq::application::{Application, Placement};
+use stoq::application::{Application, Outbox, Placement, Received};
 use stoq::network::{KernelConfig, NetworkConfig, Opened};
 use stoq::node::{Host, Hosted, NodeConfig};
 use stoq::queue::{AppPort, ConnectionEvent, ConnectionId, Credit, Delivery};
@@ -20,32 +20,26 @@ const QUEUE: u64 = 7;
 #[derive(Default)]
 struct Uppercase {
     peers: HashMap<ConnectionId, Credit>,
-    /// An answer that the ring or the peer's credit did not take yet. While it waits nothing more is received: that stops
-    /// a peer that sends faster than it reads.
-    waiting: VecDeque<(ConnectionId, Vec<u8>)>,
+    /// An answer that the ring or the peer's credit did not take waits here. Nothing is received meanwhile: that stops a peer that sends
+    /// faster than it reads.
+    outbox: Outbox,
 }
 
 impl Application for Uppercase {
     fn poll(&mut self, _now: Instant, port: &mut AppPort) -> bool {
         let mut worked = false;
-        loop {
-            if let Some((connection, text)) = self.waiting.pop_front()
-                && let Some(credit) = self.peers.get(&connection)
-                && port.send_message(connection, credit, QUEUE, text.clone().into()).is_err()
-            {
-                self.waiting.push_front((connection, text));
-                return worked;
-            }
-            let Some(delivery) = port.receive() else { return worked };
+        while let Some(received) = self.outbox.receive(port) {
             worked = true;
-            let Delivery::Connection(connection, event) = delivery else { continue };
+            let Received::Other(Delivery::Connection(connection, event)) = received else { continue };
             match event {
                 ConnectionEvent::Connected { node, remote, credit, .. } => {
                     println!("{remote} is {}", node.map_or("nobody".into(), |id| id.to_string()));
                     self.peers.insert(connection, credit);
                 }
-                ConnectionEvent::Message { payload, .. } => {
-                    self.waiting.push_back((connection, payload.to_bytes().to_ascii_uppercase()));
+                ConnectionEvent::Message { payload, queue } => {
+                    let Some(credit) = self.peers.get(&connection) else { continue };
+                    let text = payload.to_bytes().to_ascii_uppercase();
+                    self.outbox.send_message(port, connection, credit, queue, text.into());
                 }
                 ConnectionEvent::Closed { .. } => {
                     self.peers.remove(&connection);
@@ -53,6 +47,7 @@ impl Application for Uppercase {
                 ConnectionEvent::Have { .. } => {}
             }
         }
+        worked
     }
 }
 

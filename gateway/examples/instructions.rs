@@ -21,14 +21,14 @@ use std::rc::Rc;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use stoq::application::{Application, Discard};
+use stoq::application::{Application, Discard, Outbox, Received};
 use stoq::counters::Counter;
 use stoq::datagram::NetworkKind;
 use stoq::datagram::user_space::{InterfaceConfig, UserSpace};
 use stoq::nic::{Nic, NicInfo, RxChecksum, TxKind};
 use stoq::node::NodeConfig;
 use stoq::queue::{
-    self, Answer, AppPort, Ask, Command, ConnectionEvent, Credit, Delivery, Ending, RequestId,
+    self, Answer, AppPort, Ask, Command, ConnectionEvent, ConnectionId, Credit, Delivery, Ending, RequestId,
 };
 use stoq::quic::transport::QuicConfig;
 use stoq::record::Put;
@@ -139,17 +139,18 @@ struct Push {
     descriptor: Descriptor,
     encoded: Vec<Bytes>,
     asked: bool,
+    outbox: Outbox,
     /// The put that runs: its number, its credit, the chunks that are sent; none of them before it is accepted.
     running: Option<(RequestId, Credit, Option<usize>)>,
 }
 
 impl Push {
-    fn ask(&mut self, request: RequestId, port: &mut AppPort) {
+    fn ask(&mut self, connection: ConnectionId, port: &mut AppPort) {
         let credit = Credit::default();
-        self.running = Some((request, credit.clone(), None));
         let put = Put { queue: QUEUE, lease_s: 60, descriptor: self.descriptor, lanes: None };
-        // A ring on which nothing runs has room.
-        drop(port.send(Command::Ask(request, Box::new(Ask::new(put).with_credit(credit)))));
+        let ask = Ask::new(put).with_credit(credit.clone());
+        let request = self.outbox.ask(port, connection, ask, ());
+        self.running = Some((request, credit, None));
     }
 }
 
@@ -158,17 +159,17 @@ impl Application for Push {
         let mut worked = false;
         if !self.asked {
             self.asked = true;
-            drop(port.send(Command::Connect { tag: 0, remote: self.remote, early: false }));
+            self.outbox.send(port, Command::Connect { tag: 0, remote: self.remote, early: false });
         }
-        while let Some(delivery) = port.receive() {
+        while let Some(Received::Own((), delivery) | Received::Other(delivery)) = self.outbox.receive(port) {
             worked = true;
             match (delivery, &mut self.running) {
                 (Delivery::Connection(connection, ConnectionEvent::Connected { .. }), _) => {
-                    self.ask(RequestId::local(connection, 1), port);
+                    self.ask(connection, port);
                 }
                 (Delivery::Answered(_, Answer::Ok(_)), Some((_, _, sent))) => *sent = Some(0),
                 (Delivery::Ended(request, queue::End::Failed(_)), _) => {
-                    self.ask(RequestId::local(request.connection, request.number + 1), port);
+                    self.ask(request.connection, port);
                 }
                 _ => {}
             }
@@ -317,7 +318,14 @@ fn main() -> anyhow::Result<()> {
             let descriptor = Descriptor::plain(token, PAYLOAD_BYTES as u64)?;
             (
                 Box::new(Discard::default()),
-                Box::new(Push { remote, descriptor, encoded, asked: false, running: None }),
+                Box::new(Push {
+                    remote,
+                    descriptor,
+                    encoded,
+                    asked: false,
+                    outbox: Outbox::default(),
+                    running: None,
+                }),
             )
         }
         "get" => {

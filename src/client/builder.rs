@@ -389,7 +389,7 @@ mod tests {
             (Client::builder().trust_ca_pem("no PEM"), "(CA certificates in memory)"),
             (Client::builder().identity_pem("no PEM", "no PEM"), "(certificate in memory)"),
             (Client::builder().trust_node(NodeId([1; 32])).server_name("no name"), "\"no name\""),
-            (Client::builder(), "nobody is trusted"),
+            (Client::builder(), "no peer is trusted"),
         ];
         for (builder, says) in faults {
             let error = builder.start_with(nothing).unwrap_err();

@@ -2,10 +2,11 @@
 
 use super::error::DialFailure;
 use super::fetch::Piece;
+use crate::application::Asker;
 use crate::gather::{self, Gather, GatherSource, HolderReport};
 use crate::limits::{CLIENT_MESSAGES_BYTES, CLIENT_MESSAGES_LEN};
 use crate::names::ResolveError;
-use crate::queue::{AppPort, Ask, CloseReason, ConnectionId, Credit, RequestId};
+use crate::queue::{Ask, CloseReason, ConnectionId, Credit};
 use crate::record::{Done, ErrorRecord, Holder, OkRecord, Payload};
 use crate::tls::NodeId;
 use bytes::Bytes;
@@ -25,13 +26,15 @@ pub(super) enum Call {
         found: Result<Vec<SocketAddr>, ResolveError>,
     },
     Ask {
-        request: RequestId,
+        connection: ConnectionId,
+        /// The task's name for the request, of this client alone.
+        ticket: u64,
         ask: Box<Ask>,
         answer: Answer,
     },
     /// The task has lost interest.
     Cancel {
-        request: RequestId,
+        ticket: u64,
     },
     Message {
         connection: ConnectionId,
@@ -76,13 +79,13 @@ pub(super) struct HostedGather {
 
 impl HostedGather {
     /// Goes on; false when it is over.
-    pub(super) fn poll(&mut self, now: Instant, port: &mut AppPort, numbers: &mut u64) -> (bool, bool) {
+    pub(super) fn poll<T: Clone>(&mut self, now: Instant, asker: &mut Asker<'_, T>) -> (bool, bool) {
         if self.events.is_closed() {
             self.gather.cancel();
-            self.gather.poll(now, port, numbers);
+            self.gather.poll(now, asker);
             return (true, false);
         }
-        let mut worked = self.gather.poll(now, port, numbers);
+        let mut worked = self.gather.poll(now, asker);
         while self.credit.has_room()
             && let Some(event) = self.gather.poll_event()
         {
@@ -93,7 +96,7 @@ impl HostedGather {
             }
             if over {
                 // The last cancellations go out before it ends.
-                self.gather.poll(now, port, numbers);
+                self.gather.poll(now, asker);
                 *self.report.lock().unwrap_or_else(PoisonError::into_inner) = self.gather.report();
             }
             let _ = self.events.send(event);

@@ -87,6 +87,7 @@ mod payload;
 mod peer;
 mod prepare;
 mod read;
+mod tasks;
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use super::read::{Fetch, FetchOptions};
 use super::{ClientError, Shared};
 use crate::hop::Route;
 use crate::limits::{CLIENT_BATCHES_LEN, CLIENT_MESSAGES_BYTES, CLIENT_REQUESTS_LEN, MESSAGE_BYTES_MAX};
-use crate::queue::{Ask, CloseReason, ConnectionId, Credit, RequestId};
+use crate::queue::{Ask, CloseReason, ConnectionId, Credit};
 use crate::record::{Done, ErrorCode, ErrorRecord, Holder, Hop, Locate, Mirror, Payload, Put};
 use crate::shard::{Descriptor, Lanes};
 use crate::tls::NodeId;
@@ -127,7 +127,8 @@ impl Link {
 #[derive(Debug)]
 pub(super) struct Asked {
     link: Arc<Link>,
-    request: RequestId,
+    /// What the worker's side knows it by.
+    ticket: u64,
     asked: bool,
     _slot: Option<OwnedSemaphorePermit>,
 }
@@ -137,13 +138,13 @@ impl Asked {
     pub(super) async fn new(link: &Arc<Link>) -> Self {
         // The semaphore is never closed.
         let slot = link.requests.clone().acquire_owned().await.ok();
-        let request = RequestId::local(link.connection, link.shared.next_request());
-        Self { link: link.clone(), request, asked: false, _slot: slot }
+        Self { link: link.clone(), ticket: link.shared.next_request(), asked: false, _slot: slot }
     }
 
     pub(super) fn ask(&mut self, ask: Ask, answer: Answer) {
         self.asked = true;
-        self.link.call(Call::Ask { request: self.request, ask: Box::new(ask), answer });
+        let (connection, ticket) = (self.link.connection, self.ticket);
+        self.link.call(Call::Ask { connection, ticket, ask: Box::new(ask), answer });
     }
 
     pub(super) fn link(&self) -> &Link {
@@ -169,7 +170,7 @@ impl Asked {
 impl Drop for Asked {
     fn drop(&mut self) {
         if self.asked {
-            self.link.call(Call::Cancel { request: self.request });
+            self.link.call(Call::Cancel { ticket: self.ticket });
         }
     }
 }

@@ -1,6 +1,7 @@
-use super::call::{Answer, Batch, Call, Dial, DialError, Event, FetchAnswer, PutAnswer, Up};
+use super::call::{Answer, Batch, Call, Dial, DialError, Event, FetchAnswer, HostedGather, PutAnswer, Up};
 use super::dispatch::Dispatch;
 use crate::application::Application;
+use crate::gather::{Gather, GatherEvent, GatherSource, Want};
 use crate::limits::{CLIENT_MESSAGES_LEN, CLIENT_PIECES_LEN, COMMAND_RING_LEN};
 use crate::queue::{
     self, AppPort, Ask, Asked, CloseReason, Command, ConnectionCommand, ConnectionEvent, ConnectionId,
@@ -12,6 +13,7 @@ use crate::token::{Ranges, Token, VerifiedPiece};
 use bytes::Bytes;
 use quinn_proto::Side;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
@@ -82,7 +84,7 @@ impl Bench {
         let fetch = Fetch { token, bytes_max: 0, lanes: None, ranges: Ranges::all(), describe: false };
         let ask = Box::new(Ask::new(fetch).with_credit(Credit::default()));
         let answer = Answer::Fetch(FetchAnswer { events, held: Vec::new(), listed: false });
-        self.call(Call::Ask { request: RequestId::local(LINK, n), ask, answer });
+        self.call(Call::Ask { connection: LINK, ticket: n, ask, answer });
         heard
     }
 
@@ -121,7 +123,7 @@ fn a_connection_that_nobody_waits_for_is_hung_up() {
 }
 
 #[test]
-fn too_early_is_asked_once_more_under_another_number() {
+fn too_early_is_asked_once_more_as_another_request() {
     let mut bench = Bench::new();
     let _up = bench.connect(true);
     let mut heard = bench.fetch(5);
@@ -141,7 +143,7 @@ fn too_early_is_asked_once_more_under_another_number() {
 }
 
 #[test]
-fn a_request_that_was_asked_again_is_canceled_by_its_present_number() {
+fn a_request_that_was_asked_again_is_canceled_as_it_is_now() {
     let mut bench = Bench::new();
     let _up = bench.connect(true);
     let _heard = bench.fetch(5);
@@ -150,12 +152,12 @@ fn a_request_that_was_asked_again_is_canceled_by_its_present_number() {
     bench.worker.deliver(Delivery::Ended(first, End::Failed(refusal(ErrorCode::TooEarly))));
     bench.poll();
     let Command::Ask(second, _) = bench.command() else { panic!("not asked again") };
-    bench.call(Call::Cancel { request: first });
+    bench.call(Call::Cancel { ticket: 5 });
     bench.poll();
     assert!(matches!(bench.command(), Command::End(request, Ending::Cancel) if request == second));
     // What still comes of it goes nowhere.
     bench.piece(second, 0);
-    bench.call(Call::Cancel { request: first });
+    bench.call(Call::Cancel { ticket: 5 });
     bench.poll();
     assert!(bench.worker.command().is_none());
 }
@@ -185,7 +187,7 @@ fn a_full_ring_holds_calls_back_and_loses_none() {
             asked.push(request);
         }
     }
-    assert_eq!(asked, (0..count).map(|n| RequestId::local(LINK, n)).collect::<Vec<_>>());
+    assert_eq!(asked, (1..=count).map(|n| RequestId::local(LINK, n)).collect::<Vec<_>>());
 }
 
 #[test]
@@ -255,16 +257,16 @@ struct Putting {
 fn put(bench: &mut Bench, n: u64) -> Putting {
     let (accept, accepted) = oneshot::channel();
     let (data, batches) = mpsc::channel(8);
-    let (credit, request) = (Credit::default(), RequestId::local(LINK, n));
+    let credit = Credit::default();
     let done = oneshot::channel().0;
     let descriptor = Descriptor::plain(Token::of(b""), 0).unwrap();
     let put = Put { queue: 0, lease_s: 0, descriptor, lanes: None };
     let ask = Box::new(Ask::new(put).with_credit(credit.clone()));
     let unsent = VecDeque::new();
     let answer = PutAnswer { accepted: Some(accept), done, data: batches, unsent, credit: credit.clone() };
-    bench.call(Call::Ask { request, ask, answer: Answer::Put(answer) });
+    bench.call(Call::Ask { connection: LINK, ticket: n, ask, answer: Answer::Put(answer) });
     bench.poll();
-    assert!(matches!(bench.command(), Command::Ask(..)));
+    let Command::Ask(request, _) = bench.command() else { panic!("no Ask") };
     Putting { accepted, data, credit, request }
 }
 
@@ -304,7 +306,7 @@ fn a_put_whose_task_gave_up_is_not_finished() {
     drop(putting.data);
     while bench.poll() {}
     assert!(bench.worker.command().is_none());
-    bench.call(Call::Cancel { request: putting.request });
+    bench.call(Call::Cancel { ticket: 1 });
     bench.poll();
     assert!(matches!(bench.command(), Command::End(_, Ending::Cancel)));
 }
@@ -326,10 +328,94 @@ fn the_end_of_a_connection_ends_every_channel_and_says_why_first() {
 }
 
 #[test]
+fn an_answer_that_comes_after_its_task_gave_up_or_twice_goes_nowhere() {
+    let mut bench = Bench::new();
+    let _up = bench.connect(false);
+    let (mut given_up, mut kept) = (bench.fetch(1), bench.fetch(2));
+    bench.poll();
+    let (Command::Ask(first, _), Command::Ask(second, _)) = (bench.command(), bench.command()) else {
+        panic!("not asked twice")
+    };
+    bench.call(Call::Cancel { ticket: 1 });
+    bench.poll();
+    assert!(matches!(bench.command(), Command::End(request, Ending::Cancel) if request == first));
+    bench.piece(first, 0);
+    bench.worker.deliver(Delivery::Ended(first, End::Checked));
+    // Of a request that nobody made.
+    bench.piece(RequestId::local(LINK, 77), 0);
+    for _ in 0..2 {
+        bench.worker.deliver(Delivery::Ended(second, End::Checked));
+    }
+    while bench.poll() {}
+    assert_eq!(given_up.try_recv().unwrap_err(), TryRecvError::Disconnected);
+    assert!(matches!(kept.try_recv().unwrap()[..], [Event::Complete]));
+    assert_eq!(kept.try_recv().unwrap_err(), TryRecvError::Disconnected);
+    // A second wish to cancel, and one that comes after the end.
+    bench.call(Call::Cancel { ticket: 1 });
+    bench.call(Call::Cancel { ticket: 2 });
+    bench.poll();
+    assert!(bench.worker.command().is_none());
+}
+
+fn gather(bench: &mut Bench, id: u64) -> mpsc::UnboundedReceiver<GatherEvent> {
+    let (events, heard) = mpsc::unbounded_channel();
+    let source = GatherSource { connection: LINK, node: None, route: None, lanes: None };
+    let gather = Gather::new(Token::of(b"").into(), Want::Payload, vec![source]);
+    let hosted = HostedGather { id, gather, events, credit: Credit::default(), report: Arc::default() };
+    bench.call(Call::Gather(Box::new(hosted)));
+    bench.poll();
+    heard
+}
+
+#[test]
+fn each_gathering_gets_the_answers_to_its_own_requests() {
+    let mut bench = Bench::new();
+    let _up = bench.connect(false);
+    let mut heard = [gather(&mut bench, 1), gather(&mut bench, 2)];
+    let (Command::Ask(_, _), Command::Ask(second, _)) = (bench.command(), bench.command()) else {
+        panic!("not asked twice")
+    };
+    bench.worker.deliver(Delivery::Ended(second, End::Failed(refusal(ErrorCode::NotFound))));
+    while bench.poll() {}
+    assert_eq!(heard[0].try_recv().unwrap_err(), TryRecvError::Empty);
+    assert!(matches!(heard[1].try_recv(), Ok(GatherEvent::Failed(_))));
+}
+
+#[test]
+fn a_gathering_that_is_ended_cancels_its_requests_and_hears_no_more() {
+    let mut bench = Bench::new();
+    let _up = bench.connect(false);
+    let mut heard = gather(&mut bench, 1);
+    let Command::Ask(request, _) = bench.command() else { panic!("no Ask") };
+    heard.close();
+    bench.call(Call::EndGather { id: 1 });
+    while bench.poll() {}
+    assert!(matches!(bench.command(), Command::End(ended, Ending::Cancel) if ended == request));
+    bench.worker.deliver(Delivery::Ended(request, End::Failed(refusal(ErrorCode::NotFound))));
+    bench.call(Call::EndGather { id: 1 });
+    while bench.poll() {}
+    assert!(bench.worker.command().is_none());
+    assert_eq!(heard.try_recv().unwrap_err(), TryRecvError::Disconnected);
+}
+
+#[test]
+fn a_gathering_hears_of_the_end_of_its_connection() {
+    let mut bench = Bench::new();
+    let _up = bench.connect(false);
+    let mut heard = gather(&mut bench, 1);
+    assert!(matches!(bench.command(), Command::Ask(..)));
+    bench.worker.deliver(Delivery::Connection(LINK, ConnectionEvent::Closed { reason: CloseReason::Reset }));
+    while bench.poll() {}
+    let Ok(GatherEvent::Failed(failure)) = heard.try_recv() else { panic!("it goes on") };
+    assert!(failure.reason().contains("gone"), "{failure:?}");
+    assert!(bench.worker.command().is_none(), "nothing is canceled on a connection that is gone");
+}
+
+#[test]
 fn a_client_serves_nobody() {
     let mut bench = Bench::new();
     let _up = bench.connect(false);
-    let request = RequestId { connection: LINK, number: 1 };
+    let request = RequestId::peer(LINK, 1);
     let what = Locate { token: Token::of(b"").into() }.into();
     let asked = Asked { request: what, node: None, early: false, credit: Credit::default() };
     bench.worker.deliver(Delivery::Asked(request, Box::new(asked)));

@@ -10,10 +10,9 @@ mod shape;
 
 pub use holder::{GatherSource, HolderReport, HolderState};
 
+use crate::application::Asker;
 use crate::limits::GATHER_STALL_MS;
-use crate::queue::{
-    Answer, AppPort, CloseReason, Command, ConnectionEvent, ConnectionId, Delivery, End, Ending, RequestId,
-};
+use crate::queue::{Answer, CloseReason, ConnectionId, Delivery, End, RequestId};
 use crate::record::{ErrorCode, ErrorRecord};
 use crate::shard::{Blob, Descriptor, Lanes, ShardIndex};
 use crate::token::{AnyToken, VerifiedPiece};
@@ -88,7 +87,8 @@ pub struct Gather {
     /// Bytes in events that the host has not taken.
     ahead_bytes: usize,
     events: VecDeque<GatherEvent>,
-    unsent: VecDeque<Command>,
+    /// Requests to be canceled.
+    given_up: Vec<RequestId>,
     /// More holders may be added: a lack of holders is no failure yet.
     awaits_more: bool,
     over: bool,
@@ -128,7 +128,7 @@ impl Gather {
             finished: 0,
             ahead_bytes: 0,
             events: VecDeque::new(),
-            unsent: VecDeque::new(),
+            given_up: Vec::new(),
             awaits_more: false,
             over: false,
         }
@@ -169,48 +169,38 @@ impl Gather {
         Some(event)
     }
 
-    /// Takes a delivery for a request of this gathering, or about a connection; gives others back.
-    pub fn handle(&mut self, now: Instant, delivery: Delivery) -> Result<(), Delivery> {
+    /// Takes a delivery for a request of this gathering. Of a canceled request it takes nothing.
+    pub fn handle(&mut self, now: Instant, delivery: Delivery) {
         match delivery {
-            Delivery::Connection(connection, ConnectionEvent::Closed { ref reason }) => {
-                self.lost(connection, reason);
-                return Err(delivery);
-            }
-            Delivery::Answered(request, Answer::Ok(ok)) if self.requests.contains_key(&request) => {
+            Delivery::Answered(request, Answer::Ok(ok)) => {
                 self.accepted(now, request, ok.length_bytes, ok.descriptor.map(Box::new));
             }
-            Delivery::Piece { request, shard, piece } if self.requests.contains_key(&request) => {
-                if self.credit(now, request, piece.data.len()) {
-                    self.events.push_back(match shard {
-                        Some((shard, blob)) => GatherEvent::Shard { shard, blob, piece },
-                        None => GatherEvent::Piece(piece),
-                    });
-                }
+            Delivery::Piece { request, shard, piece } if self.credit(now, request, piece.data.len()) => {
+                self.events.push_back(match shard {
+                    Some((shard, blob)) => GatherEvent::Shard { shard, blob, piece },
+                    None => GatherEvent::Piece(piece),
+                });
             }
-            Delivery::Ended(request, ref end) if self.requests.contains_key(&request) => match end {
-                End::Failed(failure) => self.failed(now, request, failure),
-                End::Checked | End::Raw => self.complete(request),
-            },
-            other => return Err(other),
+            Delivery::Ended(request, End::Failed(failure)) => self.failed(now, request, &failure),
+            Delivery::Ended(request, End::Checked | End::Raw) => self.complete(request),
+            // A FETCH has no other answers.
+            _ => {}
         }
-        Ok(())
     }
 
-    /// Asks for what can be asked for. `numbers` counts the host's requests. Returns whether anything was sent.
-    pub fn poll(&mut self, now: Instant, port: &mut AppPort, numbers: &mut u64) -> bool {
-        let mut worked = false;
+    /// Cancels what is of no use anymore, and asks for what can be asked for. Returns whether anything was sent.
+    pub fn poll<T: Clone>(&mut self, now: Instant, asker: &mut Asker<'_, T>) -> bool {
         if !self.over {
             self.expire(now);
-            self.plan(now, numbers);
+            self.cancel_given_up(asker);
+            self.plan(now, asker);
         }
-        while let Some(command) = self.unsent.pop_front() {
-            if let Err(command) = port.send(command) {
-                self.unsent.push_front(command);
-                break;
-            }
-            worked = true;
-        }
-        worked
+        self.cancel_given_up(asker);
+        asker.has_sent()
+    }
+
+    fn cancel_given_up<T: Clone>(&mut self, asker: &mut Asker<'_, T>) {
+        self.given_up.drain(..).for_each(|request| asker.cancel(request));
     }
 
     /// When [`Gather::poll`] has work even without a delivery.
@@ -228,14 +218,14 @@ impl Gather {
         self.events.push_back(GatherEvent::Failed(failure));
     }
 
-    /// Cancels all requests.
+    /// Ends it: the next [`Gather::poll`] cancels all requests.
     pub fn cancel(&mut self) {
         self.over = true;
-        let running = std::mem::take(&mut self.requests).into_keys();
-        self.unsent.extend(running.map(|request| Command::End(request, Ending::Cancel)));
+        self.given_up.extend(self.requests.drain().map(|(request, _)| request));
     }
 
-    fn lost(&mut self, connection: ConnectionId, reason: &CloseReason) {
+    /// A connection is gone, and with it the requests on it.
+    pub fn closed(&mut self, connection: ConnectionId, reason: &CloseReason) {
         for index in 0..self.holders.len() {
             if self.holders[index].source.connection == connection {
                 self.holders[index].leave(HolderState::Gone(reason.clone()));
@@ -374,7 +364,7 @@ impl Gather {
             if let Some(window) = asked.window.and_then(|index| self.windows.get_mut(&index)) {
                 window.running.retain(|running| *running != request);
             }
-            self.unsent.push_back(Command::End(request, Ending::Cancel));
+            self.given_up.push(request);
         }
     }
 

@@ -3,8 +3,9 @@
 use super::holder::Holder;
 use super::shape::Shape;
 use super::{Gather, GatherEvent, Want, Window, WindowRequest};
+use crate::application::Asker;
 use crate::limits::{GATHER_AHEAD_BYTES, GATHER_PIPELINE_LEN};
-use crate::queue::{Ask, Command, RequestId};
+use crate::queue::Ask;
 use crate::record::Fetch;
 use crate::shard::Lanes;
 use crate::token::Ranges;
@@ -13,7 +14,7 @@ use std::time::Instant;
 
 impl Gather {
     /// Gives every free holder a request. Ends when everything has arrived or cannot arrive.
-    pub(super) fn plan(&mut self, now: Instant, numbers: &mut u64) {
+    pub(super) fn plan<T: Clone>(&mut self, now: Instant, asker: &mut Asker<'_, T>) {
         if self.shape.as_ref().is_some_and(|shape| self.finished == shape.windows) {
             self.over = true;
             self.abandon_all();
@@ -25,7 +26,7 @@ impl Gather {
             for index in 0..self.holders.len() {
                 let holder = &self.holders[index];
                 if holder.is_free(now) && holder.running == depth {
-                    self.ask(now, index, numbers);
+                    self.ask(now, index, asker);
                 }
             }
         }
@@ -42,12 +43,12 @@ impl Gather {
     }
 
     /// Sends one holder the next request that it can answer.
-    fn ask(&mut self, now: Instant, index: usize, numbers: &mut u64) {
+    fn ask<T: Clone>(&mut self, now: Instant, index: usize, asker: &mut Asker<'_, T>) {
         let Some(shape) = self.shape.clone() else {
             // One description is enough; another holder is asked while the first is slow.
             let asked = self.requests.values().any(|asked| asked.window.is_none() && asked.holder == index);
             if !asked {
-                self.send(now, index, None, Lanes::NONE, Ranges::all(), numbers);
+                self.send(now, index, None, Lanes::NONE, Ranges::all(), asker);
             }
             return;
         };
@@ -55,7 +56,7 @@ impl Gather {
         let (start, count) = shape.span(window);
         let mut ranges = Ranges::all();
         if ranges.push_run(start, count).is_ok() {
-            self.send(now, index, Some(window), lanes, ranges, numbers);
+            self.send(now, index, Some(window), lanes, ranges, asker);
         }
     }
 
@@ -130,18 +131,16 @@ impl Gather {
         (!lanes.is_empty()).then_some(lanes)
     }
 
-    fn send(
+    fn send<T: Clone>(
         &mut self,
         now: Instant,
         index: usize,
         window: Option<u64>,
         lanes: Lanes,
         ranges: Ranges,
-        numbers: &mut u64,
+        asker: &mut Asker<'_, T>,
     ) {
-        *numbers += 1;
         let holder = &mut self.holders[index];
-        let request = RequestId::local(holder.source.connection, *numbers);
         holder.running += 1;
         holder.requests += 1;
         let hop = holder.source.route.as_ref().map(|route| Box::new(route.hop()));
@@ -149,7 +148,7 @@ impl Gather {
         let lanes_asked = (is_set && !lanes.is_empty()).then_some(lanes);
         let (describe, token) = (window.is_none(), self.token);
         let fetch = Fetch { token, bytes_max: 0, lanes: lanes_asked, ranges, describe };
-        self.unsent.push_back(Command::Ask(request, Box::new(Ask::by(hop, fetch))));
+        let request = asker.ask(holder.source.connection, Ask::by(hop, fetch));
         self.requests.insert(request, WindowRequest { holder: index, window, lanes, progress: now });
         if let Some(window) = window.and_then(|window| self.windows.get_mut(&window)) {
             window.running.push(request);

@@ -48,6 +48,27 @@ pub enum Delivery {
     Ended(RequestId, End),
 }
 
+impl Delivery {
+    /// The request that this is about.
+    pub fn request(&self) -> Option<RequestId> {
+        match self {
+            Self::Asked(request, _)
+            | Self::Forward(request, _)
+            | Self::Answered(request, _)
+            | Self::Piece { request, .. }
+            | Self::Raw(request, _)
+            | Self::Stopped(request, _)
+            | Self::Ended(request, _) => Some(*request),
+            Self::Connection(..) | Self::ConnectFailed { .. } => None,
+        }
+    }
+
+    /// Whether this is the last delivery of its request.
+    pub fn is_last(&self) -> bool {
+        matches!(self, Self::Ended(..) | Self::Answered(_, Answer::Done(_) | Answer::Holders(_)))
+    }
+}
+
 /// Something of a connection as a whole.
 #[derive(Debug)]
 pub enum ConnectionEvent {
@@ -160,10 +181,10 @@ pub enum Command {
     Reach(NodeId),
     /// Something with a connection as a whole.
     On(ConnectionId, ConnectionCommand),
-    /// Ask the peer something, under a [`RequestId::local`].
+    /// Ask the peer something: [`Outbox::ask`](crate::application::Outbox::ask).
     Ask(RequestId, Box<Ask>),
-    /// Open a stream for a request that is not read here, under a [`RequestId::local`]: [`Command::Bytes`] writes it,
-    /// [`Delivery::Raw`] is what comes back.
+    /// Open a stream for a request that is not read here: [`Outbox::open`](crate::application::Outbox::open). [`Command::Bytes`] writes
+    /// it, [`Delivery::Raw`] is what comes back.
     Open {
         /// The request.
         request: RequestId,

@@ -31,27 +31,41 @@ pub struct ConnectionId {
     pub generation: u32,
 }
 
-/// A request on a connection: one bidirectional stream.
+/// A request on a connection: one bidirectional stream. An application gets the IDs of its own requests from its
+/// [`Outbox`](crate::application::Outbox).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId {
     /// The connection.
     pub connection: ConnectionId,
-    /// The peer's requests carry their QUIC stream ID; an application numbers its own with [`RequestId::local`].
-    pub number: u64,
+    opener: Opener,
+    /// The QUIC stream ID of a peer's request; the application's count of its own requests.
+    number: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Opener {
+    Peer,
+    Application,
 }
 
 impl RequestId {
-    const LOCAL: u64 = 1 << 63;
+    /// The peer's request on this stream.
+    pub(crate) fn peer(connection: ConnectionId, stream: u64) -> Self {
+        Self { connection, opener: Opener::Peer, number: stream }
+    }
 
-    /// Names a request that this side opens. `n` is the application's own count, below 2^63, unique among its requests on the
-    /// connection.
-    pub fn local(connection: ConnectionId, n: u64) -> Self {
-        Self { connection, number: n | Self::LOCAL }
+    /// A request that this side opens: its application's `n`th.
+    pub(crate) fn local(connection: ConnectionId, n: u64) -> Self {
+        Self { connection, opener: Opener::Application, number: n }
     }
 
     /// Whether this side opened the request.
     pub fn is_local(self) -> bool {
-        self.number & Self::LOCAL != 0
+        self.opener == Opener::Application
+    }
+
+    pub(crate) fn number(self) -> u64 {
+        self.number
     }
 }
 

@@ -6,7 +6,7 @@
 
 mod flow;
 
-use crate::application::{Application, Outbox};
+use crate::application::{Application, Outbox, Received};
 use crate::counters::{Counter, Counters};
 use crate::limits::{MERGE_STALL_MS, RELAY_REACH_MS, RELAY_STALL_MS};
 use crate::queue::{
@@ -35,9 +35,8 @@ pub struct Relay {
     /// Connections to nodes that showed a certificate; where there are two, one that this side opened.
     routes: FxHashMap<NodeId, (ConnectionId, bool)>,
     flows: Slab<Flow>,
-    /// Requests of peers, and requests of our own, to their flows.
+    /// Requests of peers, to their flows.
     upstream: FxHashMap<RequestId, usize>,
-    downstream: FxHashMap<RequestId, usize>,
     /// FETCHes that others may join: no byte of their answer has passed.
     joinable: FxHashMap<FetchKey, usize>,
     /// Flows whose peer gateway is not connected yet.
@@ -46,9 +45,8 @@ pub struct Relay {
     merged: Vec<usize>,
     /// When to look again for askers that take nothing.
     look_at: Option<Instant>,
-    requests: u64,
-    /// Commands that found the ring full; nothing more is taken while one waits.
-    unsent: Outbox,
+    /// A request to the next gateway is its flow's. While a command waits, no delivery is taken.
+    outbox: Outbox<usize>,
 }
 
 impl Relay {
@@ -60,13 +58,11 @@ impl Relay {
             routes: FxHashMap::default(),
             flows: Slab::new(),
             upstream: FxHashMap::default(),
-            downstream: FxHashMap::default(),
             joinable: FxHashMap::default(),
             waiting: Vec::new(),
             merged: Vec::new(),
             look_at: None,
-            requests: 0,
-            unsent: Outbox::default(),
+            outbox: Outbox::default(),
         }
     }
 
@@ -75,13 +71,25 @@ impl Relay {
     }
 
     fn send(&mut self, port: &mut AppPort, command: Command) {
-        self.unsent.send(port, command);
+        self.outbox.send(port, command);
     }
 
     /// Sends bytes on, and takes the credit for them.
     fn send_raw(&mut self, port: &mut AppPort, request: RequestId, credit: &Credit, bytes: Payload) {
         credit.take(bytes.len());
         self.send(port, Command::Bytes(request, bytes));
+    }
+
+    /// Takes what comes of a flow's request to the next gateway.
+    fn answer(&mut self, now: Instant, port: &mut AppPort, flow: usize, delivery: Delivery) {
+        match delivery {
+            Delivery::Raw(_, bytes) => self.answered(now, port, flow, bytes),
+            Delivery::Ended(_, End::Failed(failure)) => self.answer_failed(port, flow, &failure),
+            Delivery::Ended(..) => self.answer_ended(port, flow),
+            Delivery::Stopped(_, code) => self.stopped(port, flow, code),
+            // The answer is not read here: it comes as bytes.
+            _ => {}
+        }
     }
 
     fn deliver(&mut self, now: Instant, port: &mut AppPort, delivery: Delivery) {
@@ -94,17 +102,12 @@ impl Relay {
                 _ => {}
             },
             Delivery::Forward(request, forward) => self.forward(now, port, request, *forward),
-            Delivery::Raw(request, bytes) if request.is_local() => self.answered(now, port, request, bytes),
             Delivery::Raw(request, bytes) => self.asked(port, request, bytes),
-            Delivery::Ended(request, End::Failed(failure)) if request.is_local() => {
-                self.answer_failed(port, request, &failure);
-            }
             Delivery::Ended(request, End::Failed(_)) => self.leave(port, request),
-            Delivery::Ended(request, _) if request.is_local() => self.answer_ended(port, request),
             Delivery::Ended(request, _) => self.request_ended(port, request),
-            Delivery::Stopped(request, code) => self.stopped(port, request, code),
-            // A relay asks and answers nothing of its own.
-            Delivery::ConnectFailed { .. }
+            // A relay asks and answers nothing of its own. An answer that a peer stops when it is whole is over here.
+            Delivery::Stopped(..)
+            | Delivery::ConnectFailed { .. }
             | Delivery::Asked(..)
             | Delivery::Answered(..)
             | Delivery::Piece { .. } => {}
@@ -190,15 +193,12 @@ impl Relay {
             self.waiting.push(key);
             return self.send(port, Command::Reach(node));
         };
-        self.requests += 1;
-        let request = RequestId::local(connection, self.requests);
-        flow.stage = Stage::Open(request);
         let (credit, pace) = (flow.onward.clone(), flow.members[0].answer.clone());
+        let request = self.outbox.open(port, connection, (credit.clone(), pace), key);
+        flow.stage = Stage::Open(request);
         let (head, ended) = (std::mem::take(&mut flow.head), flow.ended);
         let mut front = Vec::new();
         flow.hop.emit_record(&mut front);
-        self.downstream.insert(request, key);
-        self.send(port, Command::Open { request, credit: credit.clone(), pace });
         self.send_raw(port, request, &credit, Bytes::from(front).into());
         if !head.is_empty() {
             // Its credit was taken when it was held.
@@ -224,9 +224,8 @@ impl Relay {
     }
 
     /// Bytes of an answer: to everyone who waits for it.
-    fn answered(&mut self, now: Instant, port: &mut AppPort, down: RequestId, bytes: Payload) {
-        let Some(&key) = self.downstream.get(&down) else { return };
-        let flow = &mut self.flows[key];
+    fn answered(&mut self, now: Instant, port: &mut AppPort, key: usize, bytes: Payload) {
+        let Some(flow) = self.flows.get_mut(key) else { return };
         flow.progress = now;
         if let Some(key) = flow.key.take() {
             self.joinable.remove(&key);
@@ -246,7 +245,7 @@ impl Relay {
             } else {
                 member.answer.take(bytes.len());
                 let command = Command::Bytes(member.request, bytes.clone());
-                self.unsent.send(port, command);
+                self.outbox.send(port, command);
             }
         }
         for request in spent {
@@ -257,8 +256,8 @@ impl Relay {
         }
     }
 
-    fn answer_ended(&mut self, port: &mut AppPort, down: RequestId) {
-        let Some(flow) = self.end_flow(down) else { return };
+    fn answer_ended(&mut self, port: &mut AppPort, key: usize) {
+        let Some(flow) = self.remove_flow(key) else { return };
         if let Some(passing) = flow.passing {
             passing.finish();
         }
@@ -272,26 +271,21 @@ impl Relay {
         }
     }
 
-    fn answer_failed(&mut self, port: &mut AppPort, down: RequestId, failure: &ErrorRecord) {
-        let Some(flow) = self.end_flow(down) else { return };
+    fn answer_failed(&mut self, port: &mut AppPort, key: usize, failure: &ErrorRecord) {
+        let Some(flow) = self.remove_flow(key) else { return };
         for member in &flow.members {
             self.send(port, Command::refuse(member.request, failure.clone()));
         }
     }
 
     /// The next gateway wants no more of the request; the answer goes on.
-    fn stopped(&mut self, port: &mut AppPort, down: RequestId, code: ErrorCode) {
-        let Some(flow) = self.downstream.get(&down).and_then(|&key| self.flows.get(key)) else { return };
+    fn stopped(&mut self, port: &mut AppPort, key: usize, code: ErrorCode) {
+        let Some(flow) = self.flows.get(key) else { return };
         let request = flow.members[0].request;
         self.send(port, Command::Stop(request, code));
     }
 
-    /// Takes a flow out whose answer is over.
-    fn end_flow(&mut self, down: RequestId) -> Option<Flow> {
-        let key = self.downstream.remove(&down)?;
-        self.remove_flow(key)
-    }
-
+    /// Takes a flow out. Its request to the next gateway is over, or its caller cancels it.
     fn remove_flow(&mut self, key: usize) -> Option<Flow> {
         let flow = self.flows.try_remove(key)?;
         if let Some(key) = &flow.key {
@@ -327,8 +321,7 @@ impl Relay {
         let Some(first) = flow.members.first() else {
             self.remove_flow(key);
             if let Some(down) = down {
-                self.downstream.remove(&down);
-                self.send(port, Command::End(down, Ending::Cancel));
+                self.outbox.cancel(port, down);
             }
             return;
         };
@@ -371,11 +364,10 @@ impl Relay {
         for request in ups.copied().collect::<Vec<_>>() {
             self.leave(port, request);
         }
-        let downs = self.downstream.keys().filter(|request| request.connection == connection);
         let failure =
             ErrorRecord::new(ErrorCode::UpstreamFailed, 0, "the connection to the next gateway ended");
-        for request in downs.copied().collect::<Vec<_>>() {
-            self.answer_failed(port, request, &failure);
+        for (_, flow) in self.outbox.closed(connection) {
+            self.answer_failed(port, flow, &failure);
         }
     }
 
@@ -423,21 +415,20 @@ impl Relay {
         }
         !stalled.is_empty()
     }
-
-    fn send_unsent(&mut self, port: &mut AppPort) -> bool {
-        self.unsent.flush(port)
-    }
 }
 
 impl Application for Relay {
     fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool {
         let mut worked = false;
-        while self.send_unsent(port)
+        while self.outbox.flush(port)
             && port.room() >= COMMANDS_A_DELIVERY
-            && let Some(delivery) = port.receive()
+            && let Some(received) = self.outbox.receive(port)
         {
             worked = true;
-            self.deliver(now, port, delivery);
+            match received {
+                Received::Own(flow, delivery) => self.answer(now, port, flow, delivery),
+                Received::Other(delivery) => self.deliver(now, port, delivery),
+            }
         }
         if !self.waiting.is_empty() || !self.merged.is_empty() {
             worked |= self.give_up(now, port);

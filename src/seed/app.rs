@@ -11,11 +11,12 @@ use super::mirror::{Mirroring, Outcome};
 use super::serve::{Lookup, Refusal, Servings};
 use super::writing::Writing;
 use super::{Clocks, Lease, MemoryTier, Moment, Store, StoreError};
-use crate::application::{Application, Outbox};
+use crate::application::{Application, Outbox, Received};
 use crate::hop::Hops;
 use crate::limits::{EXPIRY_INTERVAL_MS, LEASE_MARGIN_S, MIRRORS_LEN_MAX};
 use crate::queue::{
-    Answer, AppPort, Asked, Command, ConnectionEvent, ConnectionId, Credit, Delivery, End, Ending, RequestId,
+    Answer, AppPort, Asked, CloseReason, Command, ConnectionEvent, ConnectionId, Credit, Delivery, End,
+    Ending, RequestId,
 };
 use crate::record::{
     Coverage, Done, ErrorCode, ErrorRecord, Fetch, Have, Holder, Holders, Locate, Mirror, Put, Request,
@@ -24,6 +25,7 @@ use crate::shard::{Coding, Descriptor, Lanes};
 use crate::tls::NodeId;
 use crate::token::AnyToken;
 use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -60,14 +62,13 @@ pub struct Seed {
     nodes: FxHashMap<NodeId, ConnectionId>,
     receiving: FxHashMap<RequestId, Writing>,
     pub(super) servings: Servings,
-    mirrors: Vec<Mirroring>,
+    /// By the MIRROR that asks for each; it owns the requests that the mirroring makes.
+    mirrors: BTreeMap<RequestId, Mirroring>,
     announcer: Announcer,
     pub(super) checking: Checking,
     expire_at: Option<Instant>,
-    /// Requests of its own so far.
-    numbers: u64,
-    /// Commands that found the ring full; nothing more is taken while one waits.
-    unsent: Outbox,
+    /// While a command waits in it, no delivery is taken.
+    outbox: Outbox<RequestId>,
     committer: Option<Committer>,
 }
 
@@ -80,12 +81,11 @@ impl Seed {
             nodes: FxHashMap::default(),
             receiving: FxHashMap::default(),
             servings: Servings::default(),
-            mirrors: Vec::new(),
+            mirrors: BTreeMap::new(),
             announcer: Announcer::default(),
             checking: Checking::default(),
             expire_at: None,
-            numbers: 0,
-            unsent: Outbox::default(),
+            outbox: Outbox::default(),
             committer: None,
         }
     }
@@ -100,11 +100,7 @@ impl Seed {
     }
 
     fn send(&mut self, port: &mut AppPort, command: Command) {
-        self.unsent.send(port, command);
-    }
-
-    fn send_unsent(&mut self, port: &mut AppPort) -> bool {
-        self.unsent.flush(port)
+        self.outbox.send(port, command);
     }
 
     fn refuse(&mut self, port: &mut AppPort, request: RequestId, code: ErrorCode, reason: impl Into<String>) {
@@ -118,13 +114,6 @@ impl Seed {
     }
 
     pub(super) fn deliver(&mut self, now: Instant, port: &mut AppPort, delivery: Delivery) {
-        let mut delivery = delivery;
-        for mirroring in &mut self.mirrors {
-            match mirroring.handle(now, delivery) {
-                Ok(()) => return,
-                Err(back) => delivery = back,
-            }
-        }
         if let Some((token, request)) = self.unchecked(now, &delivery) {
             let store = &self.parts.store;
             return self.checking.wait(store, now, port.waker(), token, (request, delivery));
@@ -172,7 +161,7 @@ impl Seed {
                 }
             }
             ConnectionEvent::Have { node, have } => self.heard(now, connection, node, &have),
-            ConnectionEvent::Closed { .. } => self.forget(now, port, connection),
+            ConnectionEvent::Closed { reason } => self.forget(now, port, connection, &reason),
             ConnectionEvent::Connected { node: None, .. } | ConnectionEvent::Message { .. } => {}
         }
     }
@@ -205,16 +194,20 @@ impl Seed {
     }
 
     /// Dropping a writer removes what it wrote.
-    fn forget(&mut self, now: Instant, port: &mut AppPort, connection: ConnectionId) {
+    fn forget(&mut self, now: Instant, port: &mut AppPort, connection: ConnectionId, reason: &CloseReason) {
         self.nodes.retain(|_, known| *known != connection);
         self.announcer.closed(connection);
         self.checking.closed(connection);
         self.directory().closed(connection);
         self.receiving.retain(|request, _| request.connection != connection);
         self.servings.forget(connection);
-        let gone = self.mirrors.iter().map(|mirroring| mirroring.request);
-        let gone: Vec<_> = gone.filter(|request| request.connection == connection).collect();
-        gone.into_iter().for_each(|request| self.abandon(now, port, request));
+        self.outbox.closed(connection);
+        let gone: Vec<_> =
+            self.mirrors.extract_if(.., |request, _| request.connection == connection).collect();
+        for (request, mut mirroring) in gone {
+            mirroring.cancel(now, &mut self.outbox.asker(port, request));
+        }
+        self.mirrors.values_mut().for_each(|mirroring| mirroring.closed(connection, reason));
     }
 
     /// A peer gave its request up.
@@ -222,8 +215,8 @@ impl Seed {
         self.receiving.remove(&request);
         self.checking.abandon(request);
         self.servings.remove(request);
-        if let Some(at) = self.mirrors.iter().position(|mirroring| mirroring.request == request) {
-            self.mirrors.swap_remove(at).cancel(now, port, &mut self.numbers);
+        if let Some(mut mirroring) = self.mirrors.remove(&request) {
+            mirroring.cancel(now, &mut self.outbox.asker(port, request));
         }
     }
 
@@ -331,7 +324,7 @@ impl Seed {
     }
 
     fn serve(&mut self, now: Instant, port: &mut AppPort) -> bool {
-        if !self.unsent.is_empty() {
+        if !self.outbox.is_empty() {
             return false;
         }
         let mut over = Vec::new();
@@ -423,7 +416,7 @@ impl Seed {
                 self.send(port, Command::Reach(node));
             }
         }
-        self.mirrors.push(Mirroring::new(request, mirror, lease, now));
+        self.mirrors.insert(request, Mirroring::new(mirror, lease, now));
     }
 
     /// The data lanes of a set that is held here; of anything else, what no lanes cover.
@@ -437,16 +430,16 @@ impl Seed {
         let over_s = self.moment(now).over_s;
         let mut worked = false;
         let mut ended = Vec::new();
-        for (at, mirroring) in self.mirrors.iter_mut().enumerate() {
-            let (did, outcome) =
-                mirroring.poll(now, over_s, port, &mut self.numbers, &self.nodes, &self.parts.store);
+        for (request, mirroring) in &mut self.mirrors {
+            let asker = &mut self.outbox.asker(port, *request);
+            let (did, outcome) = mirroring.poll(now, over_s, asker, &self.nodes, &self.parts.store);
             worked |= did;
             if !matches!(outcome, Outcome::Going) {
-                ended.push((at, outcome));
+                ended.push((*request, outcome));
             }
         }
-        for (at, outcome) in ended.into_iter().rev() {
-            let Mirroring { request, .. } = self.mirrors.swap_remove(at);
+        for (request, outcome) in ended {
+            self.mirrors.remove(&request);
             match outcome {
                 Outcome::Written(writing) => self.commit(now, port, request, *writing),
                 Outcome::Failed(failure) => self.send(port, Command::refuse(request, failure)),
@@ -475,17 +468,22 @@ impl Seed {
 impl Application for Seed {
     fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool {
         let mut worked = self.take_commits(port) | self.take_checks(now, port);
-        while self.send_unsent(port)
-            && let Some(delivery) = port.receive()
-        {
+        while let Some(received) = self.outbox.receive(port) {
             worked = true;
-            self.deliver(now, port, delivery);
+            match received {
+                Received::Own(mirror, delivery) => {
+                    if let Some(mirroring) = self.mirrors.get_mut(&mirror) {
+                        mirroring.handle(now, delivery);
+                    }
+                }
+                Received::Other(delivery) => self.deliver(now, port, delivery),
+            }
         }
         if !self.mirrors.is_empty() {
             worked |= self.poll_mirrors(now, port);
         }
         self.expire(now);
-        if self.unsent.is_empty() && self.announcer.is_due(now) {
+        if self.outbox.is_empty() && self.announcer.is_due(now) {
             let now_s = self.moment(now).now_s;
             worked |= self.announcer.poll(now, now_s, &self.parts.store, port);
         }
@@ -493,7 +491,7 @@ impl Application for Seed {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        let mirrors = self.mirrors.iter().filter_map(Mirroring::poll_timeout);
+        let mirrors = self.mirrors.values().filter_map(Mirroring::poll_timeout);
         mirrors.chain(self.expire_at).chain(self.announcer.poll_timeout()).min()
     }
 }

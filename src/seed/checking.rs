@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn a_peer_has_a_few_hints_and_then_one_in_a_while_whatever_connection_it_uses() {
         let connection = |slot| ConnectionId { worker: 0, slot, generation: 1 };
-        let request = |slot| RequestId { connection: connection(slot), number: 4 };
+        let request = |slot| RequestId::peer(connection(slot), 4);
         let (mut checking, now) = (Checking::default(), Instant::now());
         for (slot, node) in [(1, 1), (2, 1), (3, 2)] {
             checking.connected(connection(slot), NodeId([node; 32]));
@@ -203,8 +203,7 @@ mod tests {
 
     #[test]
     fn answers_that_are_over_are_remembered_up_to_a_bound() {
-        let request =
-            |number| RequestId { connection: ConnectionId { worker: 0, slot: 1, generation: 1 }, number };
+        let request = |number| RequestId::peer(ConnectionId { worker: 0, slot: 1, generation: 1 }, number);
         let token = |number: u64| AnyToken::from(crate::token::Token::of(&number.to_le_bytes()));
         let mut checking = Checking::default();
         for number in 0..=SERVED_LEN_MAX as u64 {

@@ -2,10 +2,12 @@
 
 use super::writing::Writing;
 use super::{Lease, Store, StoreError};
+use crate::application::Asker;
 use crate::gather::{Gather, GatherEvent, GatherSource, Want};
 use crate::limits::RELAY_REACH_MS;
-use crate::queue::{AppPort, ConnectionId, Delivery, RequestId};
+use crate::queue::{CloseReason, ConnectionId, Delivery};
 use crate::record::{ErrorCode, ErrorRecord, Mirror};
+use crate::shard::Descriptor;
 use crate::tls::NodeId;
 use crate::token::AnyToken;
 use rustc_hash::FxHashMap;
@@ -13,7 +15,6 @@ use std::time::{Duration, Instant};
 
 /// One thing that a peer asked this node to hold.
 pub(super) struct Mirroring {
-    pub(super) request: RequestId,
     mirror: Mirror,
     lease: Lease,
     stage: Stage,
@@ -40,16 +41,22 @@ pub(super) enum Outcome {
 }
 
 impl Mirroring {
-    pub(super) fn new(request: RequestId, mirror: Mirror, lease: Lease, now: Instant) -> Self {
+    pub(super) fn new(mirror: Mirror, lease: Lease, now: Instant) -> Self {
         let until = now + Duration::from_millis(RELAY_REACH_MS);
-        Self { request, mirror, lease, stage: Stage::Waiting { until } }
+        Self { mirror, lease, stage: Stage::Waiting { until } }
     }
 
-    /// Gives back what is not about it.
-    pub(super) fn handle(&mut self, now: Instant, delivery: Delivery) -> Result<(), Delivery> {
-        match &mut self.stage {
-            Stage::Running { gather, .. } => gather.handle(now, delivery),
-            Stage::Waiting { .. } => Err(delivery),
+    /// Takes a delivery about a request of this mirroring.
+    pub(super) fn handle(&mut self, now: Instant, delivery: Delivery) {
+        if let Stage::Running { gather, .. } = &mut self.stage {
+            gather.handle(now, delivery);
+        }
+    }
+
+    /// A connection is gone.
+    pub(super) fn closed(&mut self, connection: ConnectionId, reason: &CloseReason) {
+        if let Stage::Running { gather, .. } = &mut self.stage {
+            gather.closed(connection, reason);
         }
     }
 
@@ -61,20 +68,19 @@ impl Mirroring {
     }
 
     /// Gives up.
-    pub(super) fn cancel(&mut self, now: Instant, port: &mut AppPort, numbers: &mut u64) {
+    pub(super) fn cancel<T: Clone>(&mut self, now: Instant, asker: &mut Asker<'_, T>) {
         if let Stage::Running { gather, .. } = &mut self.stage {
             gather.cancel();
-            gather.poll(now, port, numbers);
+            gather.poll(now, asker);
         }
     }
 
     /// Goes on; `nodes` are the connections that there are.
-    pub(super) fn poll(
+    pub(super) fn poll<T: Clone>(
         &mut self,
         now: Instant,
         now_s: u64,
-        port: &mut AppPort,
-        numbers: &mut u64,
+        asker: &mut Asker<'_, T>,
         nodes: &FxHashMap<NodeId, ConnectionId>,
         store: &Store,
     ) -> (bool, Outcome) {
@@ -89,59 +95,72 @@ impl Mirroring {
                     "none of the sources can be reached from here; name peer gateways of this gateway";
                 return (true, Outcome::Failed(ErrorRecord::new(ErrorCode::NoRoute, 0, reason)));
             }
-            let source =
-                |(node, connection)| GatherSource { connection, node: Some(node), route: None, lanes: None };
-            let sources = sources.into_iter().map(source).collect();
-            let want = match self.mirror.token {
-                AnyToken::Content(_) => Want::Payload,
-                AnyToken::Set(_) if self.mirror.lanes.is_empty() => Want::AnyLanes,
-                AnyToken::Set(_) => Want::Lanes(self.mirror.lanes),
-            };
-            let gather = Box::new(Gather::new(self.mirror.token, want, sources));
-            self.stage = Stage::Running { gather, writing: None };
+            self.stage = Stage::Running { gather: Box::new(self.gather(sources)), writing: None };
         }
-        let Stage::Running { gather, writing } = &mut self.stage else { return (false, Outcome::Going) };
-        let mut worked = gather.poll(now, port, numbers);
+        let Self { mirror, lease, stage: Stage::Running { gather, writing } } = self else {
+            return (false, Outcome::Going);
+        };
+        let mut worked = gather.poll(now, asker);
         while let Some(event) = gather.poll_event() {
             worked = true;
             let written = match event {
                 GatherEvent::Described { length, descriptor } => {
-                    let begun = match (self.mirror.token, descriptor) {
-                        (AnyToken::Content(token), _) => {
-                            store.begin(token, length, self.lease, now_s).map(Writing::Payload)
-                        }
-                        (AnyToken::Set(_), Some(set)) => {
-                            let lanes = self.mirror.lanes;
-                            if lanes.is_empty() {
-                                Writing::assembled(store, *set, self.lease, now_s)
-                            } else {
-                                store.begin_set(*set, lanes, self.lease, now_s).map(Writing::set)
-                            }
-                        }
-                        // The gathering itself has found out that no set was described.
-                        (AnyToken::Set(_), None) => continue,
-                    };
-                    begun.map(|begun| *writing = Some(Box::new(begun)))
-                }
-                GatherEvent::Piece(piece) => writing.as_mut().map_or(Ok(()), |writing| writing.piece(&piece)),
-                GatherEvent::Shard { blob, piece, .. } => {
-                    writing.as_mut().map_or(Ok(()), |writing| writing.shard(blob, &piece))
-                }
-                GatherEvent::Stripes { start, count, lanes } => {
-                    writing.as_mut().map_or(Ok(()), |writing| writing.stripes(start, count, lanes))
+                    begin(mirror, *lease, store, now_s, length, descriptor).map(|begun| *writing = begun)
                 }
                 GatherEvent::Done => {
-                    let outcome = writing.take().map_or(Outcome::Going, Outcome::Written);
-                    return (true, outcome);
+                    return (true, writing.take().map_or(Outcome::Going, Outcome::Written));
                 }
                 GatherEvent::Failed(failure) => return (true, Outcome::Failed(failure)),
+                event => writing.as_mut().map_or(Ok(()), |writing| write(writing, &event)),
             };
             if let Err(error) = written {
                 gather.cancel();
-                gather.poll(now, port, numbers);
+                gather.poll(now, asker);
                 return (true, Outcome::Store(error));
             }
         }
         (worked, Outcome::Going)
+    }
+
+    fn gather(&self, sources: Vec<(NodeId, ConnectionId)>) -> Gather {
+        let source =
+            |(node, connection)| GatherSource { connection, node: Some(node), route: None, lanes: None };
+        let want = match self.mirror.token {
+            AnyToken::Content(_) => Want::Payload,
+            AnyToken::Set(_) if self.mirror.lanes.is_empty() => Want::AnyLanes,
+            AnyToken::Set(_) => Want::Lanes(self.mirror.lanes),
+        };
+        Gather::new(self.mirror.token, want, sources.into_iter().map(source).collect())
+    }
+}
+
+/// Begins to write what was described.
+fn begin(
+    mirror: &Mirror,
+    lease: Lease,
+    store: &Store,
+    now_s: u64,
+    length: u64,
+    descriptor: Option<Box<Descriptor>>,
+) -> Result<Option<Box<Writing>>, StoreError> {
+    let writing = match (mirror.token, descriptor) {
+        (AnyToken::Content(token), _) => Writing::Payload(store.begin(token, length, lease, now_s)?),
+        (AnyToken::Set(_), Some(set)) if mirror.lanes.is_empty() => {
+            Writing::assembled(store, *set, lease, now_s)?
+        }
+        (AnyToken::Set(_), Some(set)) => Writing::set(store.begin_set(*set, mirror.lanes, lease, now_s)?),
+        // The gathering itself has found out that no set was described.
+        (AnyToken::Set(_), None) => return Ok(None),
+    };
+    Ok(Some(Box::new(writing)))
+}
+
+/// Writes what has come.
+fn write(writing: &mut Writing, event: &GatherEvent) -> Result<(), StoreError> {
+    match event {
+        GatherEvent::Piece(piece) => writing.piece(piece),
+        GatherEvent::Shard { blob, piece, .. } => writing.shard(*blob, piece),
+        GatherEvent::Stripes { start, count, lanes } => writing.stripes(*start, *count, *lanes),
+        GatherEvent::Described { .. } | GatherEvent::Done | GatherEvent::Failed(_) => Ok(()),
     }
 }

@@ -202,7 +202,7 @@ impl Session {
             self.unopened.push_back((app, command));
             return;
         };
-        self.local.insert((app, request.number), id);
+        self.local.insert((app, request.number()), id);
         match command {
             Command::Ask(_, ask) => {
                 let mut out = Vec::new();
@@ -272,9 +272,9 @@ impl Session {
 
     fn stream_of(&self, app: usize, request: RequestId) -> Option<StreamId> {
         if request.is_local() {
-            return self.local.get(&(app, request.number)).copied();
+            return self.local.get(&(app, request.number())).copied();
         }
-        let id = StreamId::from(VarInt::from_u64(request.number).ok()?);
+        let id = StreamId::from(VarInt::from_u64(request.number()).ok()?);
         let stream = self.streams.get(&id)?;
         (stream.role.is_peer_request() && matches!(stream.send, Sending::Open(_))).then_some(id)
     }

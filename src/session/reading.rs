@@ -20,7 +20,7 @@ pub(super) struct Reading<'a, 'c> {
 
 impl Reading<'_, '_> {
     pub(super) fn peer_request(&self) -> RequestId {
-        RequestId { connection: self.connection, number: self.stream.into() }
+        RequestId::peer(self.connection, self.stream.into())
     }
 
     pub(super) fn queue(&self, queue: u64) -> Result<usize, Fault> {

@@ -167,7 +167,7 @@ impl Session {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.recv = None;
         if let Some((app, request)) = stream.role.local_request() {
-            self.local.remove(&(app, request.number));
+            self.local.remove(&(app, request.number()));
         }
         self.forget_if_over(id);
     }
@@ -212,7 +212,7 @@ impl Session {
             let what = if is_read { "the peer gave the request up" } else { "the peer gave the answer up" };
             if let (true, Some(app)) = (stream.role.is_closed(), stream.role.app()) {
                 // It was answered whole, and the peer may say why it does not take that.
-                let request = RequestId { connection: self.id, number: id.into() };
+                let request = RequestId::peer(self.id, id.into());
                 cx.ports[app].deliver(Delivery::Stopped(request, code));
             }
             self.tell(id, ErrorRecord::new(code, 0, what), cx);

@@ -4,14 +4,11 @@ use super::{Links, Remotes, Report, Width};
 use bytes::Bytes;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
-use stoq::application::Application;
+use stoq::application::{Application, Outbox, Received};
 use stoq::hop::{Route, RouteError};
-use stoq::queue::{AppPort, Ask, Command, Credit, Delivery, End, Ending, RequestId};
+use stoq::queue::{AppPort, Ask, Command, ConnectionId, Credit, Delivery, End, Ending};
 use stoq::record::{Fetch, Routed};
 use stoq::token::{AnyToken, Ranges};
-
-/// Commands that one request takes at most.
-const COMMANDS_A_REQUEST: usize = 3;
 
 /// What a [`Pull`] asks for.
 #[derive(Clone, Debug)]
@@ -35,6 +32,8 @@ pub struct Pull {
     width: Width,
     links: Links,
     streams: Vec<ProbeStream>,
+    /// A request is of the stream at this place.
+    outbox: Outbox<usize>,
     started: Option<Instant>,
     answers: u64,
     bytes: u64,
@@ -44,8 +43,8 @@ pub struct Pull {
 #[derive(Clone, Debug, Default)]
 struct ProbeStream {
     asked: u64,
-    /// The request that runs, and when it was made.
-    running: Option<(RequestId, Instant)>,
+    /// When the request that runs was made.
+    running: Option<Instant>,
 }
 
 impl Pull {
@@ -53,44 +52,33 @@ impl Pull {
     pub fn new(remotes: impl Into<Remotes>, pulled: Pulled, width: Width, reports: Sender<Report>) -> Self {
         let links = Links::new(remotes, width.connections, reports);
         let streams = vec![ProbeStream::default(); width.total_streams()];
-        Self { pulled, width, links, streams, started: None, answers: 0, bytes: 0 }
+        Self { pulled, width, links, streams, outbox: Outbox::default(), started: None, answers: 0, bytes: 0 }
     }
 
     /// Asks on every stream that has nothing running.
     fn ask(&mut self, now: Instant, port: &mut AppPort) -> Result<bool, RouteError> {
         let mut worked = false;
-        let count = self.streams.len() as u64;
         for index in 0..self.streams.len() {
             let stream = &mut self.streams[index];
             if stream.running.is_some() || stream.asked == self.pulled.times {
                 continue;
             }
-            if port.room() < COMMANDS_A_REQUEST {
+            if !self.outbox.flush(port) {
                 break;
             }
             let up = &self.links.up[index / self.width.streams];
-            let request = RequestId::local(up.connection, index as u64 + stream.asked * count);
             stream.asked += 1;
-            stream.running = Some((request, now));
+            stream.running = Some(now);
             let route = self.pulled.route.as_ref().map(|route| route.starting_at(up.node)).transpose()?;
-            // There is room for all of them.
-            for command in self.pulled.commands(request, route) {
-                let _ = port.send(command);
-            }
+            self.pulled.ask(port, &mut self.outbox, up.connection, route, index);
             self.started.get_or_insert(now);
             worked = true;
         }
         Ok(worked)
     }
 
-    fn answered(&mut self, request: RequestId) {
-        let is_its =
-            |stream: &&mut ProbeStream| stream.running.is_some_and(|(running, _)| running == request);
-        let Some((_, asked_at)) =
-            self.streams.iter_mut().find(is_its).and_then(|stream| stream.running.take())
-        else {
-            return;
-        };
+    fn answered(&mut self, index: usize) {
+        let Some(asked_at) = self.streams[index].running.take() else { return };
         self.links.report(Report::RoundTrip(asked_at.elapsed()));
         self.answers += 1;
         if let Some(started) = self.started
@@ -103,37 +91,48 @@ impl Pull {
 }
 
 impl Pulled {
-    fn commands(&self, request: RequestId, route: Option<Route>) -> Vec<Command> {
+    fn ask(
+        &self,
+        port: &mut AppPort,
+        outbox: &mut Outbox<usize>,
+        connection: ConnectionId,
+        route: Option<Route>,
+        index: usize,
+    ) {
         let hop = route.map(|route| Box::new(route.hop()));
         let Self { token, ranges, verified, .. } = self.clone();
         let fetch = Fetch { token, bytes_max: 0, lanes: None, ranges, describe: false };
         if verified {
-            return vec![Command::Ask(request, Box::new(Ask::by(hop, fetch)))];
+            outbox.ask(port, connection, Ask::by(hop, fetch), index);
+            return;
         }
         let mut front = Vec::new();
         Routed { hop, request: fetch.into() }.emit_records(&mut front);
-        let (credit, pace) = (Credit::default(), Credit::default());
-        vec![
-            Command::Open { request, credit, pace },
-            Command::Bytes(request, Bytes::from(front).into()),
-            Command::End(request, Ending::Finish),
-        ]
+        let request = outbox.open(port, connection, (Credit::default(), Credit::default()), index);
+        outbox.send(port, Command::Bytes(request, Bytes::from(front).into()));
+        outbox.send(port, Command::End(request, Ending::Finish));
     }
 }
 
 impl Application for Pull {
     fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool {
         let mut worked = self.links.dial(now, port);
-        while let Some(delivery) = port.receive() {
+        while let Some(received) = self.outbox.receive(port) {
             worked = true;
-            self.links.heard(&delivery);
+            let (index, delivery) = match received {
+                Received::Own(index, delivery) => (index, delivery),
+                Received::Other(delivery) => {
+                    self.links.heard(&delivery);
+                    continue;
+                }
+            };
             match delivery {
                 Delivery::Piece { piece, .. } => self.bytes += piece.data.len() as u64,
                 Delivery::Raw(_, bytes) => self.bytes += bytes.len() as u64,
                 Delivery::Ended(_, End::Failed(failure)) => {
                     self.links.fail(format!("{}: {}", failure.code.name(), failure.reason()));
                 }
-                Delivery::Ended(request, _) => self.answered(request),
+                Delivery::Ended(..) => self.answered(index),
                 _ => {}
             }
         }

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
-use stoq::application::Application;
+use stoq::application::{Application, Outbox, Received};
 use stoq::client::{ClientError, Prepared, Source};
 use stoq::hop::Route;
 use stoq::queue::{Answer, AppPort, Ask, Command, Credit, Delivery, End, Ending, RequestId};
@@ -20,6 +20,8 @@ pub struct Push {
     width: Width,
     links: Links,
     streams: Vec<ProbeStream>,
+    /// A request is of the stream at this place.
+    outbox: Outbox<usize>,
     started: Option<Instant>,
     answers: usize,
 }
@@ -53,7 +55,8 @@ impl Push {
         reports: Sender<Report>,
     ) -> Self {
         let links = Links::new(remotes, width.connections, reports);
-        Self { queue, payload, route, width, links, streams: Vec::new(), started: None, answers: 0 }
+        let (streams, outbox) = (Vec::new(), Outbox::default());
+        Self { queue, payload, route, width, links, streams, outbox, started: None, answers: 0 }
     }
 
     fn start(&mut self, now: Instant, port: &mut AppPort) -> Result<bool, ClientError> {
@@ -64,37 +67,28 @@ impl Push {
         while self.streams.len() < self.width.total_streams() && port.room() > 0 {
             let index = self.streams.len();
             let up = &self.links.up[index / self.width.streams];
-            let request = RequestId::local(up.connection, index as u64);
             let route = self.route.as_ref().map(|route| route.starting_at(up.node)).transpose()?;
             let hop = route.map(|route| Box::new(route.hop()));
             let credit = Credit::default();
             let descriptor = self.payload.descriptor()?;
             let put = Put { queue: self.queue, lease_s: 0, descriptor, lanes: None };
             let ask = Ask::by(hop, put).with_credit(credit.clone());
-            // There is room for it.
-            let _ = port.send(Command::Ask(request, Box::new(ask)));
+            let request = self.outbox.ask(port, up.connection, ask, index);
             self.streams.push(ProbeStream { request, credit, state: State::Asked, unsent: VecDeque::new() });
         }
         Ok(true)
     }
 
-    fn stream(&mut self, request: RequestId) -> Option<&mut ProbeStream> {
-        self.streams.iter_mut().find(|stream| stream.request == request)
-    }
-
-    fn heard(&mut self, delivery: Delivery) -> Result<(), ClientError> {
-        self.links.heard(&delivery);
+    fn answered(&mut self, index: usize, delivery: Delivery) -> Result<(), ClientError> {
         match delivery {
-            Delivery::Answered(request, Answer::Ok(_)) => {
+            Delivery::Answered(_, Answer::Ok(_)) => {
                 let payload = self.payload.clone();
                 let source = Source::new(payload, &self.payload.descriptor()?, None)?;
-                if let Some(stream) = self.stream(request) {
-                    stream.state = State::Sending(source);
-                }
+                self.streams[index].state = State::Sending(source);
             }
             // Nothing is kept: that is how the far side says that it has taken all of it.
-            Delivery::Ended(request, End::Failed(failure)) => {
-                let sent = self.stream(request).is_some_and(|stream| matches!(stream.state, State::Sent));
+            Delivery::Ended(_, End::Failed(failure)) => {
+                let sent = matches!(self.streams[index].state, State::Sent);
                 let reason = failure.reason().to_string();
                 if failure.code != ErrorCode::NotFound || !sent {
                     self.links.fail(format!("{}: {reason}", failure.code.name()));
@@ -121,9 +115,12 @@ impl Push {
 
     fn turn(&mut self, now: Instant, port: &mut AppPort) -> Result<bool, ClientError> {
         let mut worked = self.links.dial(now, port);
-        while let Some(delivery) = port.receive() {
+        while let Some(received) = self.outbox.receive(port) {
             worked = true;
-            self.heard(delivery)?;
+            match received {
+                Received::Own(index, delivery) => self.answered(index, delivery)?,
+                Received::Other(delivery) => self.links.heard(&delivery),
+            }
         }
         if self.links.is_ready() {
             worked |= self.start(now, port)?;

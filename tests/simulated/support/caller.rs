@@ -6,6 +6,7 @@ use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
+use stoq::application::{Outbox, Received};
 use stoq::queue::{
     self, Answer, AppPort, Ask, Command, ConnectionCommand, ConnectionEvent, ConnectionId, Credit, Delivery,
     Ending, RequestId,
@@ -68,6 +69,13 @@ struct Sending {
     accepted: bool,
 }
 
+/// Whose a request is.
+#[derive(Clone, Copy, Debug)]
+enum Owner {
+    Test,
+    Gathering,
+}
+
 pub(crate) struct Caller {
     port: AppPort,
     /// It takes no deliveries.
@@ -81,8 +89,8 @@ pub(crate) struct Caller {
     /// Puts that have been sent whole and not been answered.
     sent: Vec<RequestId>,
     unsent: VecDeque<(ConnectionId, Credit, u64, Bytes)>,
-    commands: VecDeque<Command>,
-    numbers: u64,
+    outbox: Outbox<Owner>,
+    tags: u64,
     /// What it gathers, if it does.
     pub(crate) gathering: Option<Gathering>,
     /// What its fetches wait for; the test that sets it gives back.
@@ -102,8 +110,8 @@ impl Caller {
             sending: Vec::new(),
             sent: Vec::new(),
             unsent: VecDeque::new(),
-            commands: VecDeque::new(),
-            numbers: 0,
+            outbox: Outbox::default(),
+            tags: 0,
             gathering: None,
             pace: None,
         }
@@ -142,39 +150,39 @@ impl Caller {
 
     /// Asks for a connection; gives its tag.
     pub(crate) fn connect(&mut self, remote: SocketAddr) -> u64 {
-        self.numbers += 1;
-        let tag = self.numbers;
-        self.commands.push_back(Command::Connect { tag, remote, early: false });
+        self.tags += 1;
+        let tag = self.tags;
+        self.send(Command::Connect { tag, remote, early: false });
         tag
     }
 
     /// Asks for a connection that may be spoken on before its handshake is over; gives its tag.
     pub(crate) fn connect_early(&mut self, remote: SocketAddr) -> u64 {
-        self.numbers += 1;
-        let tag = self.numbers;
-        self.commands.push_back(Command::Connect { tag, remote, early: true });
+        self.tags += 1;
+        let tag = self.tags;
+        self.send(Command::Connect { tag, remote, early: true });
         tag
     }
 
     /// Sends a message in a QUIC datagram.
     pub(crate) fn datagram(&mut self, peer: &Peer, queue: u64, payload: &[u8]) {
         let payload = Bytes::copy_from_slice(payload);
-        self.commands.push_back(Command::On(peer.connection, ConnectionCommand::Datagram { queue, payload }));
+        self.send(Command::On(peer.connection, ConnectionCommand::Datagram { queue, payload }));
     }
 
     pub(crate) fn disconnect(&mut self, peer: &Peer) {
-        self.commands.push_back(Command::On(peer.connection, ConnectionCommand::Disconnect));
+        self.send(Command::On(peer.connection, ConnectionCommand::Disconnect));
     }
 
     pub(crate) fn cancel(&mut self, request: RequestId) {
         self.sending.retain(|sending| sending.request != request);
         self.sent.retain(|sent| *sent != request);
-        self.commands.push_back(Command::End(request, Ending::Cancel));
+        self.outbox.cancel(&mut self.port, request);
     }
 
     /// Reads no more of an answer, for this reason.
     pub(crate) fn stop(&mut self, request: RequestId, code: ErrorCode) {
-        self.commands.push_back(Command::Stop(request, code));
+        self.send(Command::Stop(request, code));
     }
 
     pub(crate) fn message(&mut self, peer: &Peer, queue: u64, payload: &[u8]) {
@@ -214,23 +222,18 @@ impl Caller {
         lanes: Option<(Lanes, Descriptor)>,
         ranges: Ranges,
     ) -> RequestId {
-        let request = self.number(peer);
         let lanes = lanes.map(|(lanes, _)| lanes);
         let fetch = Fetch { token, bytes_max: 0, lanes, ranges, describe: false };
         let ask = Ask { credit: self.pace.clone(), ..Ask::by(hop.map(Box::new), fetch) };
-        self.commands.push_back(Command::Ask(request, Box::new(ask)));
-        request
+        self.ask(peer, ask)
     }
 
     pub(crate) fn locate(&mut self, peer: &Peer, token: AnyToken) -> RequestId {
-        let request = self.number(peer);
-        self.commands.push_back(Command::Ask(request, Box::new(Ask::new(Locate { token }))));
-        request
+        self.ask(peer, Ask::new(Locate { token }))
     }
 
     pub(crate) fn mirror(&mut self, peer: &Peer, mirror: Mirror) -> RequestId {
-        let request = self.number(peer);
-        self.commands.push_back(Command::Ask(request, Box::new(Ask::new(mirror))));
+        let request = self.ask(peer, Ask::new(mirror));
         self.sent.push(request);
         request
     }
@@ -254,17 +257,20 @@ impl Caller {
         lease_s: u64,
         encoded: Vec<Bytes>,
     ) -> RequestId {
-        let (request, credit) = (self.number(peer), Credit::default());
+        let credit = Credit::default();
         let put = Put { queue, lease_s, descriptor, lanes };
         let ask = Ask::by(hop.map(Box::new), put).with_credit(credit.clone());
-        self.commands.push_back(Command::Ask(request, Box::new(ask)));
+        let request = self.ask(peer, ask);
         self.sending.push(Sending { request, credit, chunks: encoded.into(), accepted: false });
         request
     }
 
-    fn number(&mut self, peer: &Peer) -> RequestId {
-        self.numbers += 1;
-        let request = RequestId::local(peer.connection, self.numbers);
+    fn send(&mut self, command: Command) {
+        self.outbox.send(&mut self.port, command);
+    }
+
+    fn ask(&mut self, peer: &Peer, ask: Ask) -> RequestId {
+        let request = self.outbox.ask(&mut self.port, peer.connection, ask, Owner::Test);
         self.requests.insert(request, Request::default());
         request
     }
@@ -276,26 +282,21 @@ impl Caller {
     pub(crate) fn poll(&mut self, now: Instant) -> bool {
         let mut worked = false;
         while !self.deaf
-            && let Some(delivery) = self.port.receive()
+            && let Some(received) = self.outbox.receive(&mut self.port)
         {
             worked = true;
-            let others = match &mut self.gathering {
-                Some(gathering) => gathering.handle(now, delivery).err(),
-                None => Some(delivery),
-            };
-            if let Some(delivery) = others {
-                self.hear(delivery);
+            match received {
+                Received::Own(Owner::Test, delivery) | Received::Other(delivery) => self.hear(delivery),
+                Received::Own(Owner::Gathering, delivery) => {
+                    self.gathering.as_mut().expect("it asked").handle(now, delivery);
+                }
             }
         }
         if let Some(gathering) = &mut self.gathering {
-            worked |= gathering.poll(now, &mut self.port, &mut self.numbers);
+            worked |= gathering.poll(now, &mut self.outbox.asker(&mut self.port, Owner::Gathering));
         }
-        while let Some(command) = self.commands.pop_front() {
-            if let Err(command) = self.port.send(command) {
-                self.commands.push_front(command);
-                return worked;
-            }
-            worked = true;
+        if !self.outbox.flush(&mut self.port) {
+            return worked;
         }
         while let Some((connection, credit, queue, payload)) = self.unsent.pop_front() {
             if let Err(payload) = self.port.send_message(connection, &credit, queue, payload) {
@@ -338,11 +339,11 @@ impl Caller {
                 // It takes whatever is put to it, and keeps it in memory.
                 record::Request::Put(_) => {
                     self.requests.insert(request, Request::default());
-                    self.commands.push_back(Command::accept(request));
+                    self.send(Command::accept(request));
                 }
                 record::Request::Fetch(_) => {
                     let failure = ErrorRecord::new(ErrorCode::NotFound, 0, "nothing is kept here");
-                    self.commands.push_back(Command::refuse(request, failure));
+                    self.send(Command::refuse(request, failure));
                 }
                 record::Request::Locate(_) | record::Request::Mirror(_) => {}
             },
@@ -379,6 +380,10 @@ impl Caller {
                 self.messages.push((connection, queue, payload.to_bytes()));
             }
             ConnectionEvent::Closed { reason } => {
+                self.outbox.closed(connection);
+                if let Some(gathering) = &mut self.gathering {
+                    gathering.closed(connection, &reason);
+                }
                 self.closed.push((connection, reason.to_string()));
                 self.sending.retain(|sending| sending.request.connection != connection);
                 self.sent.retain(|sent| sent.connection != connection);
@@ -399,7 +404,7 @@ impl Caller {
             let token = Token::from_slice(&[&[1][..], hasher.finalize().as_bytes()].concat()).unwrap();
             let bytes = self.requests[&request].bytes() as u64;
             let done = Done { bytes, token: token.into() };
-            self.commands.push_back(Command::Answer(request, Answer::Done(done)));
+            self.send(Command::Answer(request, Answer::Done(done)));
         }
     }
 

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::time::Instant;
+use stoq::application::Asker;
 use stoq::gather::{Gather, GatherEvent, GatherSource, HolderReport, Want};
-use stoq::queue::{AppPort, Delivery};
+use stoq::queue::{CloseReason, ConnectionId, Delivery};
 use stoq::record::ErrorCode;
 use stoq::shard::{Blob, Descriptor, Lanes, StripeDecoder};
 use stoq::token::AnyToken;
@@ -43,13 +44,16 @@ impl Gathering {
         self.gather.poll_timeout()
     }
 
-    #[expect(clippy::result_large_err, reason = "a delivery that is not ours goes back whole")]
-    pub(crate) fn handle(&mut self, now: Instant, delivery: Delivery) -> Result<(), Delivery> {
-        self.gather.handle(now, delivery)
+    pub(crate) fn handle(&mut self, now: Instant, delivery: Delivery) {
+        self.gather.handle(now, delivery);
     }
 
-    pub(crate) fn poll(&mut self, now: Instant, port: &mut AppPort, numbers: &mut u64) -> bool {
-        let mut worked = self.gather.poll(now, port, numbers);
+    pub(crate) fn closed(&mut self, connection: ConnectionId, reason: &CloseReason) {
+        self.gather.closed(connection, reason);
+    }
+
+    pub(crate) fn poll<T: Clone>(&mut self, now: Instant, asker: &mut Asker<'_, T>) -> bool {
+        let mut worked = self.gather.poll(now, asker);
         while let Some(event) = self.gather.poll_event() {
             worked = true;
             assert!(self.end.is_none(), "{event:?} after the end");

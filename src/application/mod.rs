@@ -1,10 +1,13 @@
-//! What sits at the end of the rings: an application, and the two that need no storage.
+//! What sits at the end of the rings: an application, its outbox, and the two applications that need no storage.
+
+mod outbox;
+
+pub use outbox::{Asker, Outbox, Received};
 
 use crate::queue::{AppPort, Command, ConnectionEvent, ConnectionId, Credit, Delivery, End, RequestId};
 use crate::record::{ErrorCode, ErrorRecord, Payload, Request};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
-use std::collections::VecDeque;
 use std::time::Instant;
 
 /// Something that takes deliveries and gives commands. One instance serves one worker.
@@ -14,8 +17,8 @@ use std::time::Instant;
 pub trait Application: Send {
     /// Does what there is to do without waiting: takes deliveries, sends commands. Returns whether it did anything.
     ///
-    /// What the port does not take (ring or credit spent) the application keeps, and tries again at its next poll. An
-    /// application that stops taking deliveries stops its senders: that is the way to push back.
+    /// What the port does not take (ring or credit spent) the application keeps, and tries again at its next poll: its [`Outbox`] does
+    /// both. An application that stops taking deliveries stops its senders: that is the way to push back.
     fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool;
 
     /// When [`Application::poll`] has something to do though nothing is delivered; none: not before.
@@ -34,80 +37,32 @@ pub enum Placement {
     Thread,
 }
 
-/// Commands on their way to a ring: in order, and kept while it is full. Who has one takes no deliveries until it is empty.
-#[derive(Debug, Default)]
-pub(crate) struct Outbox(VecDeque<Command>);
-
-impl Outbox {
-    /// Sends a command, after those that wait.
-    pub(crate) fn send(&mut self, port: &mut AppPort, command: Command) {
-        if !self.0.is_empty() {
-            self.0.push_back(command);
-        } else if let Err(command) = port.send(command) {
-            self.0.push_back(command);
-        }
-    }
-
-    /// Sends what waits. Returns whether nothing does any more.
-    pub(crate) fn flush(&mut self, port: &mut AppPort) -> bool {
-        while let Some(command) = self.0.pop_front() {
-            if let Err(command) = port.send(command) {
-                self.0.push_front(command);
-                return false;
-            }
-        }
-        true
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-/// The caller has made sure that the ring has room.
-fn refuse_put(port: &mut AppPort, request: RequestId, reason: &'static str) {
-    let failure = ErrorRecord::new(ErrorCode::NotFound, 0, reason);
-    let _ = port.send(Command::refuse(request, failure));
-}
-
-/// Peers, and the one answer that waits for room: what [`Echo`] and [`Discard`] have in common.
+/// What [`Echo`] and [`Discard`] have in common: they answer messages, and keep no payloads.
 #[derive(Debug, Default)]
 struct Answers<T> {
     peers: FxHashMap<ConnectionId, (Credit, T)>,
     /// Payloads that are put here are taken and checked, then refused; without it they are refused at once.
     takes_payloads: bool,
-    waiting: Option<(ConnectionId, u64, Bytes)>,
+    outbox: Outbox,
 }
 
 impl<T: Default> Answers<T> {
     /// Takes deliveries and sends what `answer` makes of each message, on the queue it came by.
     fn poll(&mut self, port: &mut AppPort, mut answer: impl FnMut(&mut T, Payload) -> Option<Bytes>) -> bool {
         let mut worked = false;
-        loop {
-            // Only one answer waits: until it is gone nothing more is taken, so the sender is stopped by flow control.
-            if let Some((connection, queue, payload)) = self.waiting.take()
-                && let Some((credit, _)) = self.peers.get(&connection)
-                && let Err(payload) = port.send_message(connection, credit, queue, payload)
-            {
-                self.waiting = Some((connection, queue, payload));
-                return worked;
-            }
-            // A refusal finds room: one delivery brings one command at the most.
-            if port.room() == 0 {
-                return worked;
-            }
-            let Some(delivery) = port.receive() else { return worked };
+        while let Some(received) = self.outbox.receive(port) {
             worked = true;
+            let Received::Other(delivery) = received else { continue };
             match delivery {
                 Delivery::Asked(request, asked) if matches!(asked.request, Request::Put(_)) => {
                     if self.takes_payloads {
-                        let _ = port.send(Command::accept(request));
+                        self.outbox.send(port, Command::accept(request));
                     } else {
-                        refuse_put(port, request, "the application on this queue keeps no payloads");
+                        self.refuse(port, request, "the application on this queue keeps no payloads");
                     }
                 }
-                Delivery::Ended(request, End::Checked) => refuse_put(port, request, CHECKED),
-                Delivery::Ended(request, End::Raw) => refuse_put(port, request, UNCHECKED),
+                Delivery::Ended(request, End::Checked) => self.refuse(port, request, CHECKED),
+                Delivery::Ended(request, End::Raw) => self.refuse(port, request, UNCHECKED),
                 Delivery::Connection(connection, ConnectionEvent::Connected { credit, .. }) => {
                     self.peers.insert(connection, (credit, T::default()));
                 }
@@ -115,12 +70,20 @@ impl<T: Default> Answers<T> {
                     self.peers.remove(&connection);
                 }
                 Delivery::Connection(connection, ConnectionEvent::Message { queue, payload }) => {
-                    let Some((_, peer)) = self.peers.get_mut(&connection) else { continue };
-                    self.waiting = answer(peer, payload).map(|payload| (connection, queue, payload));
+                    let Some((credit, peer)) = self.peers.get_mut(&connection) else { continue };
+                    if let Some(answer) = answer(peer, payload) {
+                        self.outbox.send_message(port, connection, credit, queue, answer);
+                    }
                 }
                 _ => {}
             }
         }
+        worked
+    }
+
+    fn refuse(&mut self, port: &mut AppPort, request: RequestId, reason: &'static str) {
+        let failure = ErrorRecord::new(ErrorCode::NotFound, 0, reason);
+        self.outbox.send(port, Command::refuse(request, failure));
     }
 }
 

@@ -1,0 +1,406 @@
+//! The way out of an application: its commands in order, and its requests by their owners.
+
+use crate::queue::{AppPort, Ask, Command, ConnectionId, Credit, Delivery, Ending, RequestId};
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
+
+/// The commands of an application on their way to the ring, in order and kept while the ring is full; and the requests that the
+/// application has made, each with its owner.
+///
+/// `T` names the owner of a request: a part of the application that wants the answers, such as one download of several. The outbox numbers
+/// the requests. [`Outbox::receive`] looks the owner of each answer up, until the last one has come.
+///
+/// An application that makes no requests has an `Outbox<()>`, the default:
+///
+/// ```
+/// use std::time::Instant;
+/// use stoq::application::{Application, Outbox, Received};
+/// use stoq::queue::{AppPort, Command, Delivery};
+/// use stoq::record::{ErrorCode, ErrorRecord};
+///
+/// /// Refuses every request.
+/// #[derive(Default)]
+/// struct Closed(Outbox);
+///
+/// impl Application for Closed {
+///     fn poll(&mut self, _now: Instant, port: &mut AppPort) -> bool {
+///         let mut worked = false;
+///         while let Some(received) = self.0.receive(port) {
+///             worked = true;
+///             if let Received::Other(Delivery::Asked(request, _)) = received {
+///                 let failure = ErrorRecord::new(ErrorCode::NotFound, 0, "nothing is kept here");
+///                 self.0.send(port, Command::refuse(request, failure));
+///             }
+///         }
+///         worked
+///     }
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Outbox<T = ()> {
+    waiting: VecDeque<Waiting>,
+    owners: FxHashMap<RequestId, T>,
+    /// Requests made so far.
+    made: u64,
+}
+
+/// What the port did not take yet.
+#[derive(Debug)]
+enum Waiting {
+    Command(Command),
+    Message(ConnectionId, Credit, u64, Bytes),
+}
+
+/// A delivery, and whose it is.
+#[derive(Debug)]
+pub enum Received<T> {
+    /// It is about a request of this owner.
+    Own(T, Delivery),
+    /// It is about a connection, or a request of the peer.
+    Other(Delivery),
+}
+
+impl<T> Default for Outbox<T> {
+    fn default() -> Self {
+        Self { waiting: VecDeque::new(), owners: FxHashMap::default(), made: 0 }
+    }
+}
+
+impl<T> Outbox<T> {
+    /// Sends a command, after those that wait.
+    pub fn send(&mut self, port: &mut AppPort, command: Command) {
+        if !self.waiting.is_empty() {
+            self.waiting.push_back(Waiting::Command(command));
+        } else if let Err(command) = port.send(command) {
+            self.waiting.push_back(Waiting::Command(command));
+        }
+    }
+
+    /// Sends a message, after the commands that wait. It waits for the credit of its connection, and all that is sent later waits with it: a
+    /// peer that does not read what it is sent stops the application from taking deliveries.
+    pub fn send_message(
+        &mut self,
+        port: &mut AppPort,
+        connection: ConnectionId,
+        credit: &Credit,
+        queue: u64,
+        payload: Bytes,
+    ) {
+        let unsent = match self.waiting.is_empty() {
+            true => port.send_message(connection, credit, queue, payload).err(),
+            false => Some(payload),
+        };
+        if let Some(payload) = unsent {
+            self.waiting.push_back(Waiting::Message(connection, credit.clone(), queue, payload));
+        }
+    }
+
+    /// Asks the peer of a connection something. The answers are `owner`'s.
+    pub fn ask(
+        &mut self,
+        port: &mut AppPort,
+        connection: ConnectionId,
+        ask: impl Into<Box<Ask>>,
+        owner: T,
+    ) -> RequestId {
+        let request = self.register(connection, owner);
+        self.send(port, Command::Ask(request, ask.into()));
+        request
+    }
+
+    /// Opens a stream for a request that is not read here. `credit` is for what is sent on it; the answer is read only while `pace` has room.
+    pub fn open(
+        &mut self,
+        port: &mut AppPort,
+        connection: ConnectionId,
+        (credit, pace): (Credit, Credit),
+        owner: T,
+    ) -> RequestId {
+        let request = self.register(connection, owner);
+        self.send(port, Command::Open { request, credit, pace });
+        request
+    }
+
+    fn register(&mut self, connection: ConnectionId, owner: T) -> RequestId {
+        self.made += 1;
+        let request = RequestId::local(connection, self.made);
+        self.owners.insert(request, owner);
+        request
+    }
+
+    /// Gives a request up. What still comes of it goes nowhere. Returns its owner, if it was not over.
+    pub fn cancel(&mut self, port: &mut AppPort, request: RequestId) -> Option<T> {
+        let owner = self.owners.remove(&request)?;
+        self.send(port, Command::End(request, Ending::Cancel));
+        Some(owner)
+    }
+
+    /// Ends the requests on a connection that is gone, and returns them: nothing more comes of them. To be called at
+    /// [`ConnectionEvent::Closed`](crate::queue::ConnectionEvent::Closed) by an application that makes requests.
+    pub fn closed(&mut self, connection: ConnectionId) -> Vec<(RequestId, T)> {
+        self.owners.extract_if(|request, _| request.connection == connection).collect()
+    }
+
+    /// The way out of one owner.
+    pub fn asker<'a>(&'a mut self, port: &'a mut AppPort, owner: T) -> Asker<'a, T> {
+        Asker { outbox: self, port, owner, has_sent: false }
+    }
+
+    /// Sends what waits. Returns whether nothing does anymore.
+    pub fn flush(&mut self, port: &mut AppPort) -> bool {
+        while let Some(waiting) = self.waiting.pop_front() {
+            let unsent = match waiting {
+                Waiting::Command(command) => port.send(command).err().map(Waiting::Command),
+                Waiting::Message(connection, credit, queue, payload) => port
+                    .send_message(connection, &credit, queue, payload)
+                    .err()
+                    .map(|payload| Waiting::Message(connection, credit, queue, payload)),
+            };
+            if let Some(unsent) = unsent {
+                self.waiting.push_front(unsent);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Whether no command waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// The next delivery, once all that waits is sent. An answer to a request that is over, or was given up, is dropped.
+    #[inline]
+    pub fn receive(&mut self, port: &mut AppPort) -> Option<Received<T>>
+    where
+        T: Clone,
+    {
+        while self.flush(port) {
+            let delivery = port.receive()?;
+            let Some(request) = delivery.request().filter(|request| request.is_local()) else {
+                return Some(Received::Other(delivery));
+            };
+            let owner = match delivery.is_last() {
+                true => self.owners.remove(&request),
+                false => self.owners.get(&request).cloned(),
+            };
+            if let Some(owner) = owner {
+                return Some(Received::Own(owner, delivery));
+            }
+        }
+        None
+    }
+}
+
+/// The way out of one owner: it asks in the owner's name.
+#[derive(Debug)]
+pub struct Asker<'a, T> {
+    outbox: &'a mut Outbox<T>,
+    port: &'a mut AppPort,
+    owner: T,
+    has_sent: bool,
+}
+
+impl<T: Clone> Asker<'_, T> {
+    /// [`Outbox::ask`].
+    pub fn ask(&mut self, connection: ConnectionId, ask: impl Into<Box<Ask>>) -> RequestId {
+        self.has_sent = true;
+        self.outbox.ask(self.port, connection, ask, self.owner.clone())
+    }
+
+    /// [`Outbox::cancel`]. Of a request that is over nothing is sent.
+    pub fn cancel(&mut self, request: RequestId) {
+        self.has_sent |= self.outbox.cancel(self.port, request).is_some();
+    }
+
+    /// Whether anything was sent.
+    pub fn has_sent(&self) -> bool {
+        self.has_sent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::COMMAND_RING_LEN;
+    use crate::queue::{Answer, ConnectionCommand, End, Sleeper, WorkerPort, rings};
+    use crate::record::{Done, Holders, Locate, OkRecord};
+    use crate::token::Token;
+
+    const HERE: ConnectionId = ConnectionId { worker: 0, slot: 1, generation: 1 };
+    const THERE: ConnectionId = ConnectionId { slot: 2, ..HERE };
+
+    struct Bench {
+        outbox: Outbox<&'static str>,
+        app: AppPort,
+        worker: WorkerPort,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let (app, worker) = rings(Sleeper::default().waker());
+            Self { outbox: Outbox::default(), app, worker }
+        }
+
+        fn ask(&mut self, connection: ConnectionId, owner: &'static str) -> RequestId {
+            let ask = Ask::new(Locate { token: Token::of(b"").into() });
+            self.outbox.ask(&mut self.app, connection, ask, owner)
+        }
+
+        fn cancel(&mut self, request: RequestId) -> Option<&'static str> {
+            self.outbox.cancel(&mut self.app, request)
+        }
+
+        fn ok(&mut self, request: RequestId) {
+            let ok = OkRecord { length_bytes: 0, descriptor: None };
+            self.worker.deliver(Delivery::Answered(request, Answer::Ok(ok)));
+        }
+
+        fn end(&mut self, request: RequestId) {
+            self.worker.deliver(Delivery::Ended(request, End::Checked));
+        }
+
+        /// Whose the next delivery is; "other" for none of an owner.
+        fn owner(&mut self) -> Option<&'static str> {
+            Some(match self.outbox.receive(&mut self.app)? {
+                Received::Own(owner, _) => owner,
+                Received::Other(_) => "other",
+            })
+        }
+
+        fn commands(&mut self) -> Vec<Command> {
+            std::iter::from_fn(|| self.worker.command()).collect()
+        }
+    }
+
+    #[test]
+    fn each_answer_goes_to_the_owner_of_its_request() {
+        let mut bench = Bench::new();
+        let (first, second) = (bench.ask(HERE, "first"), bench.ask(HERE, "second"));
+        let third = bench.ask(THERE, "first");
+        assert!(first != second && first != third, "each has a number of its own");
+        for request in [second, first, third] {
+            bench.ok(request);
+        }
+        let owners = [bench.owner(), bench.owner(), bench.owner(), bench.owner()];
+        assert_eq!(owners, [Some("second"), Some("first"), Some("first"), None]);
+        let asked: Vec<_> = bench.commands().iter().filter_map(Command::opens).collect();
+        assert_eq!(asked, [first, second, third]);
+    }
+
+    #[test]
+    fn nothing_comes_after_the_last_answer() {
+        let token = Token::of(b"").into();
+        let lasts = [
+            |request, token| Delivery::Answered(request, Answer::Done(Done { bytes: 0, token })),
+            |request, _| Delivery::Answered(request, Answer::Holders(Holders { holders: Vec::new() })),
+            |request, _| Delivery::Ended(request, End::Checked),
+        ];
+        for last in lasts {
+            let mut bench = Bench::new();
+            let request = bench.ask(HERE, "it");
+            bench.ok(request);
+            bench.worker.deliver(last(request, token));
+            bench.worker.deliver(last(request, token));
+            bench.ok(request);
+            assert_eq!([bench.owner(), bench.owner(), bench.owner()], [Some("it"), Some("it"), None]);
+            bench.commands();
+            assert_eq!(bench.cancel(request), None, "it is over");
+            assert!(bench.commands().is_empty());
+        }
+    }
+
+    #[test]
+    fn what_comes_of_a_canceled_request_is_dropped() {
+        let mut bench = Bench::new();
+        let (canceled, other) = (bench.ask(HERE, "canceled"), bench.ask(HERE, "other"));
+        bench.commands();
+        assert_eq!(bench.cancel(canceled), Some("canceled"));
+        assert_eq!(bench.cancel(canceled), None);
+        let commands = bench.commands();
+        assert!(matches!(commands[..], [Command::End(request, Ending::Cancel)] if request == canceled));
+        bench.ok(canceled);
+        bench.end(canceled);
+        bench.ok(other);
+        assert_eq!([bench.owner(), bench.owner()], [Some("other"), None]);
+    }
+
+    #[test]
+    fn an_answer_to_a_request_that_nobody_made_is_dropped_and_the_peers_requests_come() {
+        let mut bench = Bench::new();
+        let made = bench.ask(HERE, "it");
+        bench.ok(RequestId::local(HERE, made.number() + 1));
+        bench.ok(RequestId::local(THERE, made.number()));
+        // A stream of the peer's may have the number of a request that was made here.
+        bench.end(RequestId::peer(HERE, made.number()));
+        assert_eq!([bench.owner(), bench.owner()], [Some("other"), None]);
+        bench.ok(made);
+        assert_eq!(bench.owner(), Some("it"));
+    }
+
+    #[test]
+    fn the_end_of_a_connection_ends_its_requests_alone() {
+        let mut bench = Bench::new();
+        let (gone, open) = (bench.ask(HERE, "gone"), bench.ask(THERE, "open"));
+        assert_eq!(bench.outbox.closed(HERE), [(gone, "gone")]);
+        assert_eq!(bench.outbox.closed(HERE), []);
+        bench.end(gone);
+        bench.end(open);
+        assert_eq!([bench.owner(), bench.owner()], [Some("open"), None]);
+    }
+
+    #[test]
+    fn an_asker_asks_for_its_owner_and_sends_nothing_for_what_is_over() {
+        let mut bench = Bench::new();
+        let mut asker = bench.outbox.asker(&mut bench.app, "it");
+        assert!(!asker.has_sent());
+        let request = asker.ask(HERE, Ask::new(Locate { token: Token::of(b"").into() }));
+        assert!(asker.has_sent());
+        bench.end(request);
+        assert_eq!(bench.owner(), Some("it"));
+        let mut asker = bench.outbox.asker(&mut bench.app, "it");
+        asker.cancel(request);
+        assert!(!asker.has_sent());
+        assert_eq!(bench.commands().len(), 1);
+    }
+
+    #[test]
+    fn a_full_ring_keeps_the_order_and_stops_deliveries() {
+        let mut bench = Bench::new();
+        let made: Vec<_> = (0..COMMAND_RING_LEN + 2).map(|_| bench.ask(HERE, "it")).collect();
+        bench.cancel(made[0]);
+        bench.ok(made[1]);
+        assert!(!bench.outbox.is_empty());
+        assert_eq!(bench.owner(), None, "no delivery is taken while a command waits");
+        let mut asked: Vec<_> = bench.commands().iter().filter_map(Command::opens).collect();
+        assert_eq!(bench.owner(), Some("it"));
+        let rest = bench.commands();
+        asked.extend(rest.iter().filter_map(Command::opens));
+        assert_eq!(asked, made);
+        assert!(matches!(rest.last(), Some(Command::End(request, Ending::Cancel)) if *request == made[0]));
+    }
+
+    #[test]
+    fn a_message_waits_for_its_credit_and_holds_back_what_is_sent_later() {
+        let mut bench = Bench::new();
+        let credit = Credit::default();
+        credit.take(64 << 20);
+        bench.outbox.send_message(&mut bench.app, HERE, &credit, 7, Bytes::from_static(b"late"));
+        bench.ask(HERE, "it");
+        bench.end(RequestId::peer(HERE, 4));
+        assert_eq!(bench.owner(), None);
+        assert!(bench.commands().is_empty());
+        credit.give_back(64 << 20);
+        assert_eq!(bench.owner(), Some("other"));
+        let [Command::On(HERE, ConnectionCommand::Message { queue: 7, .. }), Command::Ask(..)] =
+            bench.commands()[..]
+        else {
+            panic!("not the message, then the request")
+        };
+        // The connection is gone: the message goes nowhere, and holds nothing back.
+        credit.end();
+        bench.outbox.send_message(&mut bench.app, HERE, &credit, 7, Bytes::new());
+        assert!(bench.outbox.is_empty());
+    }
+}

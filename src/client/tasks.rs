@@ -1,0 +1,248 @@
+//! The requests of a client's tasks on the worker's side: whom each answer goes to, and the bytes that are put.
+
+use super::call::{Answer, Batch, Event, FetchAnswer, PutAnswer};
+use super::dispatch::Owner;
+use super::fetch::Piece;
+use crate::application::Outbox;
+use crate::limits::CLIENT_PIECES_LEN;
+use crate::queue::{self, AppPort, Ask, Command, ConnectionId, Delivery, End, Ending, RequestId};
+use crate::record::{ErrorCode, ErrorRecord, OkRecord};
+use rustc_hash::FxHashMap;
+use std::collections::hash_map::Entry;
+use tokio::sync::mpsc::error::TryRecvError;
+
+/// Bytes of one PUT given to the worker before the next has its turn.
+const TURN_BYTES: usize = 1 << 20;
+
+/// Requests of tasks, by their tickets.
+#[derive(Default)]
+pub(super) struct Tasks {
+    requests: FxHashMap<u64, TaskRequest>,
+    /// PUTs that the peer has accepted and whose bytes are not all sent.
+    putting: Vec<u64>,
+    /// FETCHes that hold events back.
+    holding: Vec<u64>,
+}
+
+struct TaskRequest {
+    /// As the worker knows it.
+    id: RequestId,
+    answer: Answer,
+    /// To be asked once more if the peer says that it was too early.
+    again: Option<Box<Ask>>,
+}
+
+impl Tasks {
+    /// Asks for a task. `early`: the connection was opened for early data, in which a peer may refuse the request.
+    pub(super) fn ask(
+        &mut self,
+        port: &mut AppPort,
+        outbox: &mut Outbox<Owner>,
+        (connection, early): (ConnectionId, bool),
+        (ticket, ask): (u64, Box<Ask>),
+        answer: Answer,
+    ) {
+        let again = early.then(|| ask.clone());
+        let id = outbox.ask(port, connection, ask, Owner::Task(ticket));
+        self.requests.insert(ticket, TaskRequest { id, answer, again });
+    }
+
+    /// The task has lost interest.
+    pub(super) fn cancel(&mut self, port: &mut AppPort, outbox: &mut Outbox<Owner>, ticket: u64) {
+        if let Some(request) = self.requests.remove(&ticket) {
+            outbox.cancel(port, request.id);
+        }
+    }
+
+    /// The request's connection is gone: the task's channel ends without an answer.
+    pub(super) fn lost(&mut self, ticket: u64) {
+        self.requests.remove(&ticket);
+    }
+
+    /// Takes a delivery about a task's request.
+    pub(super) fn deliver(
+        &mut self,
+        port: &mut AppPort,
+        outbox: &mut Outbox<Owner>,
+        ticket: u64,
+        delivery: Delivery,
+    ) {
+        match delivery {
+            Delivery::Answered(_, queue::Answer::Ok(ok)) => self.accepted(ticket, ok),
+            Delivery::Piece { shard, piece, .. } => {
+                self.event(ticket, Event::Piece(Piece::new(shard, piece)))
+            }
+            Delivery::Ended(_, End::Failed(failure)) if failure.code == ErrorCode::TooEarly => {
+                self.too_early(port, outbox, ticket, failure);
+            }
+            Delivery::Ended(_, End::Failed(failure)) => self.failed(ticket, failure),
+            Delivery::Answered(_, queue::Answer::Done(done)) => match self.end(ticket) {
+                Some(Answer::Put(PutAnswer { done: reply, .. }) | Answer::Done(reply)) => {
+                    let _ = reply.send(Ok(done));
+                }
+                Some(Answer::Fetch(_) | Answer::Holders(_)) | None => {}
+            },
+            Delivery::Answered(_, queue::Answer::Holders(holders)) => {
+                if let Some(Answer::Holders(reply)) = self.end(ticket) {
+                    let _ = reply.send(Ok(holders.holders));
+                }
+            }
+            Delivery::Ended(_, End::Checked) => {
+                if let Some(Answer::Fetch(fetch)) = self.end(ticket) {
+                    fetch.end(Event::Complete);
+                }
+            }
+            // A client opens no stream that is not read here, and the others are about no request of its own.
+            Delivery::Ended(_, End::Raw)
+            | Delivery::Raw(..)
+            | Delivery::Stopped(..)
+            | Delivery::Asked(..)
+            | Delivery::Forward(..)
+            | Delivery::Connection(..)
+            | Delivery::ConnectFailed { .. } => {}
+        }
+    }
+
+    fn end(&mut self, ticket: u64) -> Option<Answer> {
+        self.requests.remove(&ticket).map(|request| request.answer)
+    }
+
+    fn accepted(&mut self, ticket: u64, ok: OkRecord) {
+        match self.requests.get_mut(&ticket).map(|request| &mut request.answer) {
+            Some(Answer::Put(put)) => {
+                let told = put.accepted.take().is_some_and(|accepted| accepted.send(()).is_ok());
+                self.putting.extend(told.then_some(ticket));
+            }
+            Some(Answer::Fetch(_)) => self.event(ticket, Event::Accepted(ok)),
+            Some(Answer::Holders(_) | Answer::Done(_)) | None => {}
+        }
+    }
+
+    fn event(&mut self, ticket: u64, event: Event) {
+        let Some(TaskRequest { answer: Answer::Fetch(fetch), .. }) = self.requests.get_mut(&ticket) else {
+            return;
+        };
+        fetch.held.push(event);
+        if fetch.held.len() >= CLIENT_PIECES_LEN {
+            fetch.flush();
+        }
+        if !std::mem::replace(&mut fetch.listed, true) {
+            self.holding.push(ticket);
+        }
+    }
+
+    /// Asks once more. Refused as too early, the request has had no effect, and the handshake is over once the refusal is here.
+    fn too_early(
+        &mut self,
+        port: &mut AppPort,
+        outbox: &mut Outbox<Owner>,
+        ticket: u64,
+        failure: ErrorRecord,
+    ) {
+        if let Some(request) = self.requests.get_mut(&ticket)
+            && let Some(ask) = request.again.take()
+        {
+            request.id = outbox.ask(port, request.id.connection, ask, Owner::Task(ticket));
+        } else {
+            self.failed(ticket, failure);
+        }
+    }
+
+    fn failed(&mut self, ticket: u64, failure: ErrorRecord) {
+        match self.end(ticket) {
+            Some(Answer::Fetch(fetch)) => fetch.end(Event::Failed(failure)),
+            Some(Answer::Put(PutAnswer { done: reply, .. }) | Answer::Done(reply)) => {
+                let _ = reply.send(Err(failure));
+            }
+            Some(Answer::Holders(reply)) => {
+                let _ = reply.send(Err(failure));
+            }
+            None => {}
+        }
+    }
+
+    /// Sends what is being put, as far as ring and credit go.
+    pub(super) fn put(&mut self, port: &mut AppPort, outbox: &mut Outbox<Owner>) -> bool {
+        let mut worked = false;
+        let requests = &mut self.requests;
+        self.putting.retain(|ticket| {
+            let Entry::Occupied(mut entry) = requests.entry(*ticket) else { return false };
+            let TaskRequest { id, answer: Answer::Put(put), .. } = entry.get_mut() else { return false };
+            match put.turn(*id, port) {
+                PutTurn::Blocked => true,
+                PutTurn::Sent => {
+                    worked = true;
+                    true
+                }
+                PutTurn::Over => {
+                    worked = true;
+                    outbox.send(port, Command::End(*id, Ending::Finish));
+                    false
+                }
+                PutTurn::GivenUp => false,
+            }
+        });
+        worked
+    }
+
+    /// Whether events are held back.
+    pub(super) fn is_holding(&self) -> bool {
+        !self.holding.is_empty()
+    }
+
+    /// Hands on the events that are held back.
+    pub(super) fn flush(&mut self) {
+        for ticket in std::mem::take(&mut self.holding) {
+            if let Some(TaskRequest { answer: Answer::Fetch(fetch), .. }) = self.requests.get_mut(&ticket) {
+                fetch.listed = false;
+                fetch.flush();
+            }
+        }
+    }
+}
+
+impl FetchAnswer {
+    /// Hands on what is held. A task that is gone has sent, or will send, [`Call::Cancel`](super::call::Call::Cancel).
+    fn flush(&mut self) {
+        if !self.held.is_empty() {
+            let _ = self.events.send(std::mem::take(&mut self.held));
+        }
+    }
+
+    fn end(mut self, event: Event) {
+        self.held.push(event);
+        self.flush();
+    }
+}
+
+enum PutTurn {
+    Sent,
+    /// The ring, the credit or the task has nothing for it now.
+    Blocked,
+    Over,
+    GivenUp,
+}
+
+impl PutAnswer {
+    fn turn(&mut self, request: RequestId, port: &mut AppPort) -> PutTurn {
+        let mut sent = 0;
+        while sent < TURN_BYTES {
+            let Some(bytes) = self.unsent.pop_front() else {
+                match self.data.try_recv() {
+                    Ok(Batch::Bytes(bytes)) => self.unsent = bytes.into(),
+                    Ok(Batch::End) => return PutTurn::Over,
+                    Err(TryRecvError::Disconnected) => return PutTurn::GivenUp,
+                    Err(TryRecvError::Empty) => break,
+                }
+                continue;
+            };
+            let len = bytes.len();
+            if let Err(bytes) = port.send_data(request, &self.credit, bytes) {
+                self.unsent.push_front(bytes);
+                break;
+            }
+            sent += len;
+        }
+        if sent > 0 { PutTurn::Sent } else { PutTurn::Blocked }
+    }
+}
