@@ -180,7 +180,7 @@ impl<P: Deref<Target = Prepared>> Source<P> {
         })
     }
 
-    /// The next bytes, about [`BATCH_BYTES`] of them; none when all have been given.
+    /// The next bytes, about 256 KiB of them; none when all have been given.
     ///
     /// # Errors
     /// When the file cannot be read, or was changed since it was prepared.

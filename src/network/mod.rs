@@ -160,7 +160,12 @@ impl Opened {
             NetworkConfig::KernelUdp(kernel) => {
                 let queues = (0..workers)
                     .map(|worker| {
-                        bind(kernel, workers > 1, is_client)
+                        let config = KernelUdpConfig {
+                            reuse_port: workers > 1,
+                            buffer_bytes: kernel.buffer_bytes,
+                            hear_errors: is_client,
+                        };
+                        KernelUdp::bind(&kernel.listen, config)
                             .inspect(|opened| tell_missing(opened, worker, is_client))
                     })
                     .collect::<io::Result<_>>()
@@ -261,15 +266,6 @@ impl Opened {
         };
         Ok(RunningClient { client, _device: self.device })
     }
-}
-
-/// Opens one worker's sockets.
-///
-/// # Errors
-/// The kernel's: [`crate::datagram::kernel::BindError`] inside.
-pub fn bind(kernel: &KernelConfig, reuse_port: bool, hear_errors: bool) -> io::Result<KernelUdp> {
-    let config = KernelUdpConfig { reuse_port, buffer_bytes: kernel.buffer_bytes, hear_errors };
-    KernelUdp::bind(&kernel.listen, config)
 }
 
 /// Logs once that a family is missing. A client reports it only when it dials such an address.

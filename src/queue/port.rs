@@ -151,7 +151,7 @@ impl WorkerPort {
         if self.held.is_empty() { self.deliveries.capacity() - self.deliveries.len() } else { 0 }
     }
 
-    /// Delivers, in order. Stream data comes only while [`WorkerPort::room`] allows; events may always come.
+    /// Delivers, in order. Stream data comes only while `WorkerPort::room` allows; events may always come.
     pub fn deliver(&mut self, delivery: Delivery) {
         self.touched = true;
         self.held.push_back(delivery);

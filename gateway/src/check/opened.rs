@@ -6,9 +6,9 @@ use crate::config::{GatewayConfig, SeedConfig};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use stoq::datagram::kernel::BindError;
+use stoq::datagram::kernel::{BindError, KernelUdp, KernelUdpConfig};
+use stoq::network::KernelConfig;
 use stoq::network::process::{self, Process};
-use stoq::network::{self, KernelConfig};
 use stoq::quic::qlog::Qlog;
 use stoq::seed::Store;
 
@@ -52,12 +52,13 @@ fn runs(holder: &Process, config: &Path) -> bool {
 /// Binds the sockets as `run` does. First without SO_REUSEPORT: beside the sockets of a running gateway these would take
 /// datagrams that are its own.
 pub(super) fn sockets(kernel: &KernelConfig, workers: usize, file: &Path, findings: &mut Findings) {
-    let opened = network::bind(kernel, false, false).and_then(|alone| {
+    let alone = KernelUdpConfig { reuse_port: false, buffer_bytes: kernel.buffer_bytes, hear_errors: false };
+    let shared = KernelUdpConfig { reuse_port: workers > 1, ..alone };
+    let opened = KernelUdp::bind(&kernel.listen, alone).and_then(|alone| {
         let missing = alone.missing().to_vec();
         drop(alone);
-        let all = (0..workers)
-            .map(|_| network::bind(kernel, workers > 1, false))
-            .collect::<io::Result<Vec<_>>>()?;
+        let all =
+            (0..workers).map(|_| KernelUdp::bind(&kernel.listen, shared)).collect::<io::Result<Vec<_>>>()?;
         drop(all);
         Ok(missing)
     });
