@@ -6,6 +6,7 @@
 
 // What people give and are shown.
 pub mod durations;
+pub mod events;
 pub mod output;
 
 pub mod ranges;

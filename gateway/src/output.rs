@@ -49,6 +49,16 @@ pub fn line(text: impl Display) -> Result<(), OutputError> {
     written.map_err(OutputError::from)
 }
 
+/// The same, for no longer than `limit`.
+///
+/// # Errors
+/// Standard output is closed or full, or nobody reads it.
+pub fn line_within(text: impl Display, limit: Duration) -> Result<(), OutputError> {
+    let deadline = Some(Instant::now() + limit);
+    let written = write_all(io::stdout().as_fd(), format!("{text}\n").as_bytes(), deadline);
+    written.map_err(OutputError::from)
+}
+
 /// Prints what work has given: a token, figures. Where standard output does not take it, standard error gets it, with what is
 /// `done` already, so that nothing has to be done again for it. The same where standard output was closed when the process started.
 ///

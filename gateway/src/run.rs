@@ -4,6 +4,7 @@ use crate::admin::{Admin, Facts, Parts, Source};
 use crate::capture::{CaptureServer, Secrets};
 use crate::config::{ApplicationConfig, GatewayConfig, SeedConfig};
 use crate::dates::{Dates, out_of_dates};
+use crate::events::{Ended, Up};
 use crate::logging;
 use crate::port_watch::PortWatch;
 use crate::reload::{self, Live};
@@ -42,6 +43,7 @@ pub struct Gateway {
     node: Running<Node>,
     live: Live,
     port_watch: PortWatch,
+    up: Option<Box<Up>>,
     _capture: Option<CaptureServer>,
 }
 
@@ -92,8 +94,24 @@ impl Gateway {
         let capture = config.capture.socket.as_deref().zip(tap);
         let capture = capture.map(|(socket, tap)| CaptureServer::start(socket, device, tap)).transpose()?;
         let port_watch = PortWatch::start(node.device(), node.statuses().to_vec())?;
+        let up = Up {
+            certificate_valid: !refused,
+            version: env!("CARGO_PKG_VERSION"),
+            node_id,
+            cipher: cipher.to_string(),
+            workers: node.networks().to_vec(),
+            offloads: node.device().offloads(),
+            huge_pages: node.device().huge_pages(),
+            admin: admin.as_ref().map(Admin::local),
+            capture: config.capture.socket.clone(),
+        };
         let live = Live::new(config, identity, dates, hops, store, admin, key_log);
-        Ok(Self { node, live, port_watch, _capture: capture })
+        Ok(Self { node, live, port_watch, up: Some(Box::new(up)), _capture: capture })
+    }
+
+    /// What it tells programs of itself, once.
+    pub fn up(&mut self) -> Option<Box<Up>> {
+        self.up.take()
     }
 
     /// The node.
@@ -107,8 +125,8 @@ impl Gateway {
     }
 
     /// Serves until one of the `signals` comes that end it, then finishes what runs; a second one cuts that short. Reads `file` and what
-    /// it names again on SIGHUP, and when they change if the configuration says so.
-    pub fn run(mut self, mut signals: Signals, file: &Path) {
+    /// it names again on SIGHUP, and when they change if the configuration says so. Gives what it counted.
+    pub fn run(mut self, mut signals: Signals, file: &Path) -> Ended {
         let mut watch =
             self.live.config().reload.watch.then(Watch::start).transpose().unwrap_or_else(|error| {
                 tracing::warn!(error = format!("{error:#}"), "changed files are not noticed; SIGHUP reloads");
@@ -139,13 +157,14 @@ impl Gateway {
                     std::process::exit(130);
                 }
             });
-            self.stop();
+            let ended = self.stop();
             handle.close();
-        });
+            ended
+        })
     }
 
-    /// Finishes what runs, closes every connection and the network.
-    pub fn stop(self) {
+    /// Finishes what runs, closes every connection and the network. Gives what was counted.
+    pub fn stop(self) -> Ended {
         self.node.drain(Duration::from_millis(self.live.config().shutdown.drain_ms));
         let stats = self.node.device_stats();
         if !stats.is_empty() {
@@ -154,8 +173,10 @@ impl Gateway {
         }
         // They look at the device, so they end before that is closed.
         drop((self.live, self.port_watch));
+        let statuses = self.node.statuses().to_vec();
         drop(self.node);
         tracing::info!("stopped");
+        Ended::of(statuses.iter().map(AsRef::as_ref))
     }
 }
 

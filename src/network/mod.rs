@@ -86,6 +86,15 @@ impl DeviceView {
             Device::Kernel => None,
         }
     }
+
+    /// Whether its packet buffers lie in huge pages; none where the kernel has the device.
+    pub fn huge_pages(&self) -> Option<bool> {
+        match &*self.0 {
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(port) => Some(port.huge_pages()),
+            Device::Kernel => None,
+        }
+    }
 }
 
 impl<T> Deref for Running<T> {

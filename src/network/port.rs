@@ -54,6 +54,11 @@ impl OpenPort {
         }
     }
 
+    /// Whether DPDK's memory lies in huge pages.
+    pub(super) fn huge_pages(&self) -> bool {
+        self.eal.pages() == Pages::Huge
+    }
+
     /// The port's statistics by DPDK's names.
     pub(super) fn stats(&self) -> Vec<(&'static str, u64)> {
         let stats = self.port.stats();

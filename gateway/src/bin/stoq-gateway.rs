@@ -15,6 +15,7 @@ use stoq::seed::Store;
 use stoq_gateway::admin::{health, top};
 use stoq_gateway::capture::{Until, Wanted, record};
 use stoq_gateway::config::load_gateway;
+use stoq_gateway::events::Event;
 use stoq_gateway::run::{Gateway, signals};
 use stoq_gateway::{capabilities, check, logging};
 use stoq_gateway::{manuals, output};
@@ -35,7 +36,13 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve until SIGINT or SIGTERM; read the files again on SIGHUP.
-    Run(Configured),
+    Run {
+        #[command(flatten)]
+        configured: Configured,
+        /// Print one JSON object a line: {"event":"up",…} once the gateway serves, {"event":"ended",…} when it has ended in order.
+        #[arg(long)]
+        json: bool,
+    },
     /// Check the machine and the configuration, and name the command that mends each fault.
     Check {
         #[command(flatten)]
@@ -87,6 +94,9 @@ struct Capture {
     /// The pcapng file; it must not exist yet.
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
+    /// Print one JSON object a line: {"event":"recording"} once frames are taken, {"event":"recorded","frames":N} at the end.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(clap::Args)]
@@ -103,8 +113,8 @@ fn main() -> ExitCode {
         return fail(&anyhow::Error::new(error).context("capabilities that were granted cannot be taken up"));
     }
     match command {
-        Command::Run(configured) => {
-            let ended = run(&configured);
+        Command::Run { configured, json } => {
+            let ended = run(&configured, json);
             logging::flush();
             match ended {
                 Ok(()) => ExitCode::SUCCESS,
@@ -112,11 +122,14 @@ fn main() -> ExitCode {
             }
         }
         Command::Capture(wanted) => match capture(&wanted) {
-            Ok(frames) => output::exit(
-                PROGRAM,
-                output::result(format_args!("{frames} frames"), "the capture is written")
-                    .map(|()| ExitCode::SUCCESS),
-            ),
+            Ok(frames) => {
+                let printed = if wanted.json {
+                    Event::Recorded { frames }.print()
+                } else {
+                    output::result(format_args!("{frames} frames"), "the capture is written")
+                };
+                output::exit(PROGRAM, printed.map(|()| ExitCode::SUCCESS))
+            }
             Err(error) => fail(&error),
         },
         Command::Check { configured, json } => match load_gateway(&configured.config) {
@@ -144,12 +157,21 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(configured: &Configured) -> anyhow::Result<()> {
+fn run(configured: &Configured, json: bool) -> anyhow::Result<()> {
     let config = load_gateway(&configured.config)?;
     logging::start(&config.log)?;
     logging::say_panics();
     let signals = signals()?;
-    Gateway::start(&config)?.run(signals, &configured.config);
+    let mut gateway = Gateway::start(&config)?;
+    // A program that waits for this line would wait without end: where nobody takes it, the gateway does not start.
+    if json && let Some(up) = gateway.up() {
+        Event::Up(up).print()?;
+    }
+    let ended = gateway.run(signals, &configured.config);
+    // A program that wanted the first line alone has closed its end.
+    if json && let Err(error) = Event::Ended(ended).print() {
+        tracing::debug!(%error, "nobody takes what was counted");
+    }
     Ok(())
 }
 
@@ -178,7 +200,8 @@ fn capture(capture: &Capture) -> anyhow::Result<u64> {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&capture.output);
     let file = file.with_context(|| capture.output.display().to_string())?;
     let until = Until { frames: capture.count, deadline, stopped };
-    record(&capture.socket, &wanted, &until, BufWriter::new(file)).inspect_err(|_| {
+    let begun = || if capture.json { Ok(Event::Recording.print()?) } else { Ok(()) };
+    record(&capture.socket, &wanted, &until, BufWriter::new(file), begun).inspect_err(|_| {
         // Without frames it would only block the next attempt.
         if std::fs::metadata(&capture.output).is_ok_and(|file| file.len() == 0) {
             let _ = std::fs::remove_file(&capture.output);

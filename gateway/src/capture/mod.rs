@@ -274,11 +274,18 @@ pub struct Until {
     pub stopped: Arc<AtomicBool>,
 }
 
-/// Records a capture of the gateway at `socket` into `out`, whole blocks only; gives the number of frames.
+/// Records a capture of the gateway at `socket` into `out`, whole blocks only; gives the number of frames. Calls `begun` once, when the
+/// gateway's first block is there: frames that pass from then on are in the capture.
 ///
 /// # Errors
-/// What the gateway refuses, a socket that nobody serves, an `out` that cannot be written.
-pub fn record(socket: &Path, wanted: &Wanted, until: &Until, mut out: impl Write) -> anyhow::Result<u64> {
+/// What the gateway refuses, a socket that nobody serves, an `out` that cannot be written, what `begun` fails with.
+pub fn record(
+    socket: &Path,
+    wanted: &Wanted,
+    until: &Until,
+    mut out: impl Write,
+    mut begun: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<u64> {
     wanted.filter.parse::<Filter>()?;
     let mut stream = UnixStream::connect(socket).with_context(|| {
         format!("{}: no gateway serves captures there; see [capture] socket", socket.display())
@@ -316,6 +323,9 @@ pub fn record(socket: &Path, wanted: &Wanted, until: &Until, mut out: impl Write
                 frames += u64::from(is_frame);
             }
             at += len;
+            if kind == pcapng::SECTION {
+                begun()?;
+            }
         }
         buffer.drain(..at);
     }

@@ -42,8 +42,12 @@ impl Setup {
     fn record(&self, filter: &str, until: Until) -> JoinHandle<anyhow::Result<(u64, Vec<u8>)>> {
         let (socket, wanted) = (self.socket(), Wanted { filter: filter.into(), sample: 1 });
         std::thread::spawn(move || {
-            let mut file = Vec::new();
-            let frames = record(&socket, &wanted, &until, &mut file)?;
+            let (mut file, mut begun) = (Vec::new(), 0);
+            let frames = record(&socket, &wanted, &until, &mut file, || {
+                begun += 1;
+                Ok(())
+            })?;
+            assert_eq!(begun, 1, "it says once that it begins");
             Ok((frames, file))
         })
     }

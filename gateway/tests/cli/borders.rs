@@ -270,8 +270,7 @@ fn works_on_dpdk(network: &str, quic: &str) {
                 [[application]]\nkind = \"echo\"\nqueues = [1]\n";
     let gateway = file("gateway", "server", "10.77.0.1", &ids.client, more);
     let client = file("client", "client", "10.77.0.2", &ids.gateway, "[log]\nlevel = \"error\"\n");
-    let mut process = Process::spawn(stoq_gateway().arg("run").arg("--config").arg(gateway));
-    assert!(process.wait_for_line("gateway ready"), "{network}: {}", process.log());
+    let _gateway = Process::serve(&gateway).unwrap_or_else(|log| panic!("{network}: {log}"));
     let tool = |name: &str| {
         let mut command = stoq();
         command.args([name, "--gateway", "10.77.0.1:4433"]).arg("--config").arg(&client);

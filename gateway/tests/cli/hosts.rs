@@ -27,8 +27,8 @@ fn in_namespace(directory: &Path, script: &str, code: i32) -> String {
 /// Starts the gateway of `gateway.toml`, runs `work`, ends it; the code is that of the work.
 fn while_serving(work: &str) -> String {
     format!(
-        "$gateway run --config gateway.toml 2> gateway.log & pid=$!\n\
-         until grep -q 'gateway ready' gateway.log; do kill -0 $pid || {{ cat gateway.log; exit 98; }}; sleep 0.02; done\n\
+        "rm -f told; mkfifo told; $gateway run --json --config gateway.toml > told 2> gateway.log & pid=$!\n\
+         read -r up < told || {{ cat gateway.log; exit 98; }}\n\
          ( {work} ); code=$?\ncat gateway.log; kill $pid; wait $pid; exit $code"
     )
 }

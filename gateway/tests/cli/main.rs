@@ -7,6 +7,7 @@ mod borders;
 mod certificates;
 mod crashes;
 mod damage;
+mod events;
 mod hosts;
 mod mesh;
 mod messages;

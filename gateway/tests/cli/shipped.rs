@@ -38,9 +38,7 @@ impl Machine {
     fn start(&self) -> Process {
         let (stdout, _) = run(stoq_gateway().args(["check", "--config"]).arg(&self.config), 0);
         assert!(stdout.trim_end().ends_with("ready"), "{stdout}");
-        let mut process = Process::spawn(stoq_gateway().args(["run", "--config"]).arg(&self.config));
-        assert!(process.wait_for_line("gateway ready"), "{}", process.log());
-        process
+        Process::serve(&self.config).unwrap()
     }
 }
 

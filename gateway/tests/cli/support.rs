@@ -1,7 +1,7 @@
 //! Gateways and clients as processes, in directories that go when the test ends.
 
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -197,8 +197,9 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     fn start(config: &Path) -> Result<Self, String> {
-        let mut process = Process::spawn(stoq_gateway().arg("run").arg("--config").arg(config));
-        if process.wait_for_line("gateway ready") { Ok(Self { process }) } else { Err(process.log()) }
+        let process = Process::serve(config)?;
+        assert_eq!(process.up["certificate_valid"], true);
+        Ok(Self { process })
     }
 }
 
@@ -207,22 +208,55 @@ pub(crate) struct Process {
     child: Child,
     lines: Receiver<String>,
     log: String,
+    /// The event `up` of a gateway, and the way of those that follow.
+    pub(crate) up: serde_json::Value,
+    events: Receiver<String>,
+}
+
+/// The lines of a stream, as they come.
+fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (send, lines) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            if send.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
 }
 
 impl Process {
     pub(crate) fn spawn(command: &mut Command) -> Self {
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let (send, lines) = channel();
-        std::thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
-                if send.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Self { child, lines, log: String::new() }
+        let lines = lines_of(child.stderr.take().unwrap());
+        Self { child, lines, log: String::new(), up: serde_json::Value::Null, events: channel().1 }
+    }
+
+    /// Starts a gateway and waits until it serves, or ends: gives what it logged then.
+    pub(crate) fn serve(config: &Path) -> Result<Self, String> {
+        let mut command = stoq_gateway();
+        command.args(["run", "--json", "--config"]).arg(config).stdin(Stdio::null());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let events = lines_of(child.stdout.take().unwrap());
+        let lines = lines_of(child.stderr.take().unwrap());
+        let mut process = Self { child, lines, log: String::new(), up: serde_json::Value::Null, events };
+        match process.event() {
+            Some(up) => process.up = up,
+            None => return Err(process.log()),
+        }
+        assert_eq!(process.up["event"], "up");
+        Ok(process)
+    }
+
+    /// The next event of a gateway; none when it ends without one.
+    pub(crate) fn event(&mut self) -> Option<serde_json::Value> {
+        match self.events.recv_timeout(PATIENCE) {
+            Ok(line) => Some(serde_json::from_str(&line).unwrap()),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("no event within {PATIENCE:?}:\n{}", self.log()),
+        }
     }
 
     /// With its standard error somewhere else.
@@ -230,7 +264,8 @@ impl Process {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
         // The command keeps its copy of the descriptor until it gets another.
         command.stderr(Stdio::null());
-        Self { child, lines: channel().1, log: String::new() }
+        let (lines, events) = (channel().1, channel().1);
+        Self { child, lines, log: String::new(), up: serde_json::Value::Null, events }
     }
 
     /// Waits for a line with this text; false when the process ends without one.

@@ -1,0 +1,78 @@
+//! What `run --json` tells programs.
+
+use crate::support::{Process, Site, identities, run, stoq_gateway, wait_until};
+use rustix::process::Signal;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+#[test]
+fn a_gateway_tells_that_it_serves_and_what_it_counted() {
+    let site = Site::new();
+    let mut gateway = Process::serve(&site.configure()).unwrap();
+    let up = gateway.up.clone();
+    assert_eq!(
+        (&up["certificate_valid"], up["node_id"].as_str()),
+        (&true.into(), Some(identities().gateway.as_str())),
+        "{up}"
+    );
+    assert_eq!(up["version"], env!("CARGO_PKG_VERSION"));
+    let network = &up["workers"][0];
+    assert_eq!(
+        (network["kind"].as_str(), network["driver"].as_str()),
+        (Some("kernel-udp"), Some("udp")),
+        "{up}"
+    );
+    assert_eq!(network["local"][0], site.v4().to_string(), "{up}");
+    for none in ["offloads", "huge_pages", "admin", "capture"] {
+        assert!(up[none].is_null(), "{none}: {up}");
+    }
+    // What is told is so: the first client that comes is served.
+    run(site.client("ping").args(["--count", "2", "--interval", "0"]), 0);
+    gateway.signal(Signal::TERM);
+    let ended = gateway.event().unwrap();
+    assert_eq!(ended["event"], "ended");
+    let counted = &ended["workers"][0];
+    assert!(counted["counters"]["rx_packets"].as_u64().unwrap() > 0, "{ended}");
+    assert!(counted["stages"]["ns"].is_object(), "{ended}");
+    assert!(gateway.event().is_none(), "nothing follows");
+    assert!(gateway.end().success());
+}
+
+#[test]
+fn the_admin_endpoint_is_told_with_the_port_that_it_got() {
+    let mut site = Site::new();
+    site.more += "[admin]\nlisten = \"127.0.0.1:0\"\n";
+    let gateway = Process::serve(&site.configure()).unwrap();
+    let admin = gateway.up["admin"].as_str().unwrap();
+    assert!(!admin.ends_with(":0"), "{admin}");
+    // Its worker has yet to look at the port.
+    let url = format!("http://{admin}");
+    wait_until("ready", || stoq_gateway().args(["health", "--url", &url]).output().unwrap().status.success());
+}
+
+#[test]
+fn a_reader_may_leave_after_the_first_event() {
+    let site = Site::new();
+    let mut command = stoq_gateway();
+    command.args(["run", "--json", "--config"]).arg(site.configure());
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut up = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut up).unwrap();
+    assert!(up.starts_with("{\"event\":\"up\","), "{up}");
+    let id = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(id, Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_gateway_whose_first_event_nobody_takes_does_not_serve() {
+    let site = Site::new();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = stoq_gateway();
+    command.args(["run", "--json", "--config"]).arg(site.configure());
+    let output = command.stdin(Stdio::null()).stdout(full).stderr(Stdio::piped()).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("standard output cannot be written"), "{said}");
+}
