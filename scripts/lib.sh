@@ -1,3 +1,6 @@
+# shellcheck shell=bash
+# Variables are read by the scripts that source this, and some are set by them.
+# shellcheck disable=SC2034,SC2154
 # Shell functions that the scripts share. Sourced, never run.
 
 # Behind the seconds since STOQ_CLOCK, where a run of many parts sets it.
@@ -5,19 +8,20 @@ say() { printf '\033[1m== %s%s\033[0m\n' "${STOQ_CLOCK:+[$((EPOCHSECONDS - STOQ_
 die() { printf 'stoq: %s\n' "$*" >&2; exit 1; }
 
 # What building and running need on Debian 12, beside Rust.
-BUILD_PACKAGES="gcc libc6-dev pkg-config libdpdk-dev"
+BUILD_PACKAGES=(gcc libc6-dev pkg-config libdpdk-dev)
 # What each script needs beside them; scripts/test.sh installs all of it before its first test.
-LAB_PACKAGES="iproute2 iputils-ping ethtool"
-CAPTURE_PACKAGES="$LAB_PACKAGES tshark python3"
-CONTAINER_PACKAGES="docker.io binutils ethtool iproute2 debootstrap"
-PACKAGE_PACKAGES="binutils dpkg-dev systemd debootstrap"
-ADMIN_PACKAGES="prometheus chromium python3 openssl curl"
-INSTALL_PACKAGES="python3-yaml systemd"
-INSTRUCTIONS_PACKAGES="valgrind python3 gcc libc6-dev"
-VECTORS_PACKAGES="python3 python3-venv"
-FUZZ_PACKAGES="gcc g++ libc6-dev"
-BENCH_PACKAGES="dpdk-dev iproute2 ethtool util-linux python3"
-PROFILE_PACKAGES="llvm-19"
+CHECK_PACKAGES=(shellcheck python3 python3-venv)
+LAB_PACKAGES=(python3 iproute2 iputils-ping ethtool)
+CAPTURE_PACKAGES=("${LAB_PACKAGES[@]}" tshark python3)
+CONTAINER_PACKAGES=(docker.io binutils ethtool iproute2 debootstrap)
+PACKAGE_PACKAGES=(binutils dpkg-dev systemd debootstrap)
+ADMIN_PACKAGES=(prometheus chromium python3 openssl)
+INSTALL_PACKAGES=(python3-yaml systemd)
+INSTRUCTIONS_PACKAGES=(valgrind python3 gcc libc6-dev)
+VECTORS_PACKAGES=(python3 python3-venv)
+FUZZ_PACKAGES=(gcc g++ libc6-dev)
+BENCH_PACKAGES=(dpdk-dev iproute2 ethtool util-linux python3)
+PROFILE_PACKAGES=(llvm-19)
 
 # Huge pages that must be free for each part, MiB. Parts run one after another, so a run of all tests needs the largest.
 HUGE_MB_TESTS=512       # DPDK ports of one test process
@@ -124,6 +128,7 @@ need_containers() {
 }
 
 need_rust() {
+    # shellcheck disable=SC1091 # rustup's file, where there is one
     command -v cargo >/dev/null || [ ! -f "$HOME/.cargo/env" ] || . "$HOME/.cargo/env"
     command -v cargo >/dev/null && return
     [ -z "${NEED_ONLY:-}" ] || { lack "Rust 1.95 or later" "see https://rustup.rs"; return; }
@@ -140,15 +145,22 @@ take_built() {
     built=${CARGO_TARGET_DIR:-target}/release
 }
 
+# harness NAME ARGUMENT...: becomes scripts/harness/NAME.py, on the executables that take_built leaves.
+harness() {
+    take_built
+    STOQ_BUILT=$built PYTHONPATH=scripts PYTHONDONTWRITEBYTECODE=1 exec python3 -m "harness.$1" "${@:2}"
+}
+
 # json KEY: the value of a top-level key of the JSON object on standard input.
 json() { sed -n "s/.*\"$1\":\"\{0,1\}\([^,\"}]*\).*/\1/p"; }
 
-# wait_for SECONDS TEXT FILE PID: until TEXT stands in FILE; fails when PID ends or the time is over.
-wait_for() {
-    local until=$((SECONDS + $1))
-    until grep -q "$2" "$3" 2>/dev/null; do
-        kill -0 "$4" 2>/dev/null || { cat "$3" >&2; die "the gateway ended before it was ready"; }
-        [ $SECONDS -lt $until ] || { cat "$3" >&2; die "no \"$2\" within $1 s"; }
+# wait_up PID EVENTS LOG: until the gateway of that process has told in EVENTS, its standard output by `run --json`, that it serves. It
+# also holds for other programs that tell {"event":"up"}. Fails when the process ends or the time is over.
+wait_up() {
+    local until=$((SECONDS + PATIENCE_S))
+    until grep -q '^{"event":"up"' "$2" 2>/dev/null; do
+        kill -0 "$1" 2>/dev/null || { cat "$3" >&2; die "the gateway ended before it was ready"; }
+        [ $SECONDS -lt $until ] || { cat "$3" >&2; die "the gateway does not serve within $PATIENCE_S s"; }
         sleep 0.1
     done
 }
@@ -193,6 +205,17 @@ cargo_tool() {
     cargo install --quiet --locked --root "$tools" "$@" "$name@$version"
 }
 cargo_fuzz() { cargo_tool cargo-fuzz 0.13.2; }
+# ruff_tool: leaves in $tool the path of the linter and formatter of Python: a wheel of the package index, put under the build directory.
+ruff_tool() {
+    local version=0.17.6 tools
+    tools=$(realpath -m "${CARGO_TARGET_DIR:-target}")/tools/ruff
+    tool=$tools/bin/ruff
+    [ "$("$tool" --version 2>/dev/null)" != "ruff $version" ] || return 0
+    say "fetching ruff"
+    python3 -m venv --clear "$tools"
+    "$tools/bin/pip" install --quiet --disable-pip-version-check "ruff==$version" ||
+        die "ruff $version cannot be had: check the network, or set PIP_INDEX_URL"
+}
 cargo_deb() { cargo_tool cargo-deb 3.8.0 --profile dev --no-default-features; }
 
 # debian_base TAR: the root of a small Debian 12 as a tar archive, made by debootstrap where it is not there yet.

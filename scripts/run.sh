@@ -12,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
-install $BUILD_PACKAGES
+install "${BUILD_PACKAGES[@]}"
 take_built
 stoq=$built/stoq gateway=$built/stoq-gateway
 
@@ -81,9 +81,9 @@ TOML
 
 fail() { printf 'the gateway said:\n%s\n' "$(tail -n 20 "$dir/gateway.log")" >&2; die "$1"; }
 say "starting the gateway on core $server_core; the client will be on core 0"
-"$gateway" run --config "$dir/gateway.toml" 2>"$dir/gateway.log" &
+"$gateway" run --json --config "$dir/gateway.toml" >"$dir/events" 2>"$dir/gateway.log" &
 pid=$!
-wait_for $PATIENCE_S "gateway ready" "$dir/gateway.log" $pid
+wait_up $pid "$dir/events" "$dir/gateway.log"
 
 say "putting $file"
 put=$("$stoq" put "$file" --config "$dir/client.toml" --json) || fail "the put failed"
@@ -93,10 +93,10 @@ get=$("$stoq" get "$token" -o "$dir/fetched" --config "$dir/client.toml" --json)
 
 here=$("$stoq" token "$file")
 there=$("$stoq" token "$dir/fetched")
-[ "$here" = "$there" ] && cmp -s "$file" "$dir/fetched" || die "what came back is not what was put"
+{ [ "$here" = "$there" ] && cmp -s "$file" "$dir/fetched"; } || die "what came back is not what was put"
 
 pages=normal
-grep -q 'pages=Huge' "$dir/gateway.log" && pages=huge
+[ "$(json huge_pages <"$dir/events")" != true ] || pages=huge
 printf '%s bytes, verified, over DPDK %s (memory shared by two processes on this host, no NIC), MTU %s, %s pages, 1 core a side, %s, put %.2f Gbit/s (store on %s, with fsync), get %.2f Gbit/s\n' \
     "$(json bytes <<<"$put")" "$(json driver <<<"$put")" "$(json mtu <<<"$put")" "$pages" "$(json cipher <<<"$put")" \
     "$(json gbit_per_s <<<"$put")" "$(stat -f -c %T "$dir")" "$(json gbit_per_s <<<"$get")"

@@ -1,3 +1,6 @@
+# shellcheck shell=bash
+# Variables are set by the script that sources this, and read by it.
+# shellcheck disable=SC2034,SC2154,SC2153
 # The rows of scripts/bench/run.sh that need more than one gateway: kernel UDP on loopback, packets of 1,472 bytes, one process a
 # gateway. Sourced, never run. Gateways are a relay and the holders 1 to 4. Where $mesh_relay_device names a DPDK device, the relay
 # has it at the far end of a veth pair, and everyone else is a kernel UDP socket at the near end.
@@ -13,8 +16,8 @@ mesh_address() { # WHO
         *) echo "10.78.0.2:$(mesh_port "$1")" ;;
     esac
 }
-# The namespace of everyone's sockets, as the command before a process.
-mesh_inside() { [ -z "$mesh_relay_device" ] || echo ip netns exec "$near"; }
+# Leaves in $inside the command before a process that puts it into the namespace of everyone's sockets.
+mesh_inside() { inside=(); [ -z "$mesh_relay_device" ] || inside=(ip netns exec "$near"); }
 
 mesh_config() { # WHO CORE
     local who idle=$STORE_IDLE
@@ -48,7 +51,7 @@ TOML
 }
 
 mesh_sockets() { # WHO
-    printf '[network]\nkind = "kernel-udp"\nlisten = ["%s"]\nbuffer_bytes = %d\n' "$(mesh_address "$1")" $SOCKET_BYTES
+    printf '[network]\nkind = "kernel-udp"\nlisten = ["%s"]\nbuffer_bytes = %d\n' "$(mesh_address "$1")" "$SOCKET_BYTES"
 }
 
 mesh_gateway() { # WHO CORE
@@ -61,9 +64,9 @@ mesh_gateway() { # WHO CORE
     { mesh_config "$1" "$2"
       "${network[@]}"
       gateway_applications "$shm/store-$1"; } >"$shm/$1.toml"
-    "${inside[@]}" taskset -c "$2" "$gateway" run --config "$shm/$1.toml" 2>"$shm/$1.log" &
+    "${inside[@]}" taskset -c "$2" "$gateway" run --json --config "$shm/$1.toml" >"$shm/$1.events" 2>"$shm/$1.log" &
     mesh_pids+=($!)
-    (wait_for $PATIENCE_S "gateway ready" "$shm/$1.log" $!)
+    (wait_up $! "$shm/$1.events" "$shm/$1.log")
 }
 
 # Starts these gateways, holders on the client's core, the relay alone on the other.
@@ -71,11 +74,12 @@ mesh_up() { # WHO...
     local who
     [ -f "$shm/holder4.id" ] || new_identities "$shm" relay holder1 holder2 holder3 holder4
     : >"$shm/gateway.log"
+    : >"$shm/events"
     { echo "connect = \"$(mesh_address "$1")\""
-      mesh_config client $CLIENT_CORE
+      mesh_config client "$CLIENT_CORE"
       mesh_sockets client; } >"$shm/client.toml"
     for who in "$@"; do
-        case $who in relay) mesh_gateway relay $GATEWAY_CORE ;; *) mesh_gateway "$who" "$MESH_CORE" ;; esac || return 1
+        case $who in relay) mesh_gateway relay "$GATEWAY_CORE" ;; *) mesh_gateway "$who" "$MESH_CORE" ;; esac || return 1
     done
 }
 
@@ -91,7 +95,11 @@ mesh_wire() {
     [ -z "$mesh_relay_device" ] || wire="kernel UDP on both sides of a relay on DPDK ${mesh_relay_device%%0,*}, veth, MTU 1500"
 }
 
-mesh_client() { client $(mesh_inside) taskset -c $CLIENT_CORE "$stoq" "$@" --config "$shm/client.toml" --json; }
+mesh_client() {
+    local inside
+    mesh_inside
+    client "${inside[@]}" taskset -c "$CLIENT_CORE" "$stoq" "$@" --config "$shm/client.toml" --json
+}
 
 # A payload at holder 1, fetched and dropped: from it, or by way of the relay.
 hop_row() { # direct | hop | the DPDK device of the relay, then the options of the bench
@@ -102,7 +110,7 @@ hop_row() { # direct | hop | the DPDK device of the relay, then the options of t
         *) mesh_relay_device=$way way=hop && veth checksummed ;;
     esac
     MESH_CORE=$CLIENT_CORE
-    mesh_up holder1 && { [ "$way" = direct ] || mesh_gateway relay $GATEWAY_CORE; } || return 1
+    mesh_up holder1 && { [ "$way" = direct ] || mesh_gateway relay "$GATEWAY_CORE"; } || return 1
     mesh_client put "$shm/payload" || return 1
     token=$(json token <"$shm/result.json")
     if [ "$way" = hop ]; then

@@ -22,6 +22,7 @@ import sys
 import time
 from pathlib import Path
 
+from harness import Failed, Gateway, say
 from ndr import Trial, search
 
 GATEWAY_MAC = "02:00:00:00:00:01"
@@ -57,50 +58,20 @@ SEARCHED = {
 }
 
 
-def say(text):
-    print(f"\033[1m== {text}\033[0m", file=sys.stderr)
-
-
-class Failed(Exception):
-    """A trial without a result."""
-
-
-class Gateway:
+def start_gateway(site, config="gateway.toml", within=()):
     """A gateway on its port, for one trial."""
+    pinned = [*within, "taskset", "-c", str(site.gateway_core)]
+    gateway = Gateway(site.directory / "stoq-gateway", site.directory / config, site.directory / "gateway.log", pinned)
+    try:
+        return gateway.serves(WAIT_S)
+    except BaseException:
+        gateway.kill()
+        raise
 
-    def __init__(self, site, config="gateway.toml", within=()):
-        self.log = site.directory / "gateway.log"
-        command = [*within, "taskset", "-c", str(site.gateway_core), site.directory / "stoq-gateway", "run", "--config",
-                   site.directory / config]
-        with open(self.log, "w") as log:
-            self.process = subprocess.Popen(command, stderr=log)
-        try:
-            until = time.monotonic() + WAIT_S
-            while "gateway ready" not in self.log.read_text():
-                if self.process.poll() is not None or time.monotonic() > until:
-                    raise Failed("the gateway does not start:\n" + self.log.read_text())
-                time.sleep(0.05)
-        except BaseException:
-            self.kill()
-            raise
 
-    def end(self):
-        """Ends it; its counters by their names."""
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            status = self.process.wait(WAIT_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise Failed("the gateway does not end") from None
-        counted = re.search(r'worker counted .*counters="([^"]*)"', self.log.read_text())
-        if status or not counted:
-            raise Failed(f"the gateway ended with status {status}")
-        return {name: int(value) for name, value in (field.split("=") for field in counted[1].split())}
-
-    def kill(self):
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
+def counters(gateway):
+    """Ends a gateway; its worker's counters by their names."""
+    return gateway.stop(WAIT_S)[0]["counters"]
 
 
 class Testpmd:
@@ -111,9 +82,23 @@ class Testpmd:
         device = f"net_memif0,role={role},id=0,socket={site.directory}/memif.sock,socket-abstract=no,rsize={site.rsize}{site.buffers}"
         device += f",mac={GATEWAY_MAC}" if role == "server" else ""
         # The main lcore shares the core: it only reads commands. Pages are shared by nobody, so no files of them are.
-        command = ["stdbuf", "-oL", "dpdk-testpmd", "--lcores", f"0@{core},1@{core}", "--no-pci", "--in-memory", "--file-prefix",
-                   f"stoq-testpmd-{role}-{os.getpid()}", f"--vdev={device}", "--", "-i", f"--forward-mode={mode}",
-                   "--total-num-mbufs=16384", *options]
+        command = [
+            "stdbuf",
+            "-oL",
+            "dpdk-testpmd",
+            "--lcores",
+            f"0@{core},1@{core}",
+            "--no-pci",
+            "--in-memory",
+            "--file-prefix",
+            f"stoq-testpmd-{role}-{os.getpid()}",
+            f"--vdev={device}",
+            "--",
+            "-i",
+            f"--forward-mode={mode}",
+            "--total-num-mbufs=16384",
+            *options,
+        ]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT)
         try:
@@ -124,14 +109,14 @@ class Testpmd:
 
     def wait(self, pattern):
         until = time.monotonic() + WAIT_S
-        while not (found := re.search(pattern, self.said, re.S)):
+        while not (found := re.search(pattern, self.said, re.DOTALL)):
             if not select.select([self.process.stdout], [], [], max(0, until - time.monotonic()))[0]:
                 raise Failed(f"testpmd does not say {pattern!r}:\n{self.said[-2000:]}")
             read = os.read(self.process.stdout.fileno(), 65536)
             if not read:
                 raise Failed(f"testpmd ended early:\n{self.said[-2000:]}")
             self.said += read.decode(errors="replace")
-        self.said = self.said[found.end():]
+        self.said = self.said[found.end() :]
         return found
 
     def order(self, command, pattern):
@@ -171,13 +156,14 @@ class Site:
     def __init__(self, arguments):
         self.directory, self.rsize, self.buffers = Path(arguments.dir), arguments.rsize, ""
         self.gateway_core, self.tester_core = 1, 0
-        self.out = open(arguments.out, "a")
+        self.out = Path(arguments.out)
         self.seconds, self.short, self.width = arguments.seconds, arguments.short, arguments.width
         self.rounds, self.died = arguments.rounds, 0
         self.profiles = Path(arguments.profiles)
 
     def record(self, line):
-        print(json.dumps(line), file=self.out, flush=True)
+        with self.out.open("a") as out:
+            print(json.dumps(line), file=out)
 
     def again(self, measure, *arguments):
         """Measures; again where the receiver died under it."""
@@ -192,10 +178,22 @@ class Site:
 
     def pktgen(self, mode, rate, seconds):
         config = "goodput.toml" if mode[0] == "goodput" else "client.toml"
-        command = ["taskset", "-c", str(self.tester_core), self.directory / "stoq-pktgen", "--config", self.directory / config,
-                   "--rate", f"{rate:.3f}", "--seconds", str(seconds), "--json", *mode]
+        command = [
+            "taskset",
+            "-c",
+            str(self.tester_core),
+            self.directory / "stoq-pktgen",
+            "--config",
+            self.directory / config,
+            "--rate",
+            f"{rate:.3f}",
+            "--seconds",
+            str(seconds),
+            "--json",
+            *mode,
+        ]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 90)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 90, check=False)
         except subprocess.TimeoutExpired:
             raise Failed("stoq-pktgen hangs") from None
         if done.returncode:
@@ -205,10 +203,10 @@ class Site:
     def trial(self, mode, rate, seconds):
         """One trial with a gateway of its own: what the generator said, and what the gateway counted."""
         (self.directory / "memif.sock").unlink(missing_ok=True)
-        gateway = Gateway(self)
+        gateway = start_gateway(self)
         try:
             said = self.pktgen(mode, rate, seconds)
-            counted = gateway.end()
+            counted = counters(gateway)
         finally:
             gateway.kill()
         return said, counted
@@ -262,8 +260,10 @@ def searched(site, row):
         said, counted = site.again(site.trial, mode, rate, seconds)
         result = Trial(rate, seconds, said["intended"], offered(said), received(said, counted))
         seen.append({"said": said, "drops": {k: v for k, v in counted.items() if k.startswith("drop_")}})
-        say(f"{row}: {rate:.0f} {unit}/s for {seconds:g} s: loss {result.loss:.4%}"
-            + ("" if result.reached(0.01) else f", only {result.offered} of {result.intended} offered"))
+        say(
+            f"{row}: {rate:.0f} {unit}/s for {seconds:g} s: loss {result.loss:.4%}"
+            + ("" if result.reached(0.01) else f", only {result.offered} of {result.intended} offered")
+        )
         return result
 
     found = search(trial, at_most * 1.2, seconds=site.seconds, short=site.short, width=site.width)
@@ -276,13 +276,17 @@ def searched(site, row):
 
 def drop_receiver(site):
     (site.directory / "memif.sock").unlink(missing_ok=True)
-    return Gateway(site)
+    return start_gateway(site)
 
 
 def ceiling(site):
     """The drop path beside testpmd's rxonly: the same transmitter at the same end of the same ring, in turn."""
-    options = [f"--txpkts={64 - FCS_BYTES}", f"--tx-ip={TESTER_IP},{GATEWAY_IP}", f"--tx-udp={PORT},{PORT}",
-               f"--eth-peer=0,{GATEWAY_MAC}"]
+    options = [
+        f"--txpkts={64 - FCS_BYTES}",
+        f"--tx-ip={TESTER_IP},{GATEWAY_IP}",
+        f"--tx-udp={PORT},{PORT}",
+        f"--eth-peer=0,{GATEWAY_MAC}",
+    ]
 
     def testpmd():
         (site.directory / "memif.sock").unlink(missing_ok=True)
@@ -296,7 +300,7 @@ def ceiling(site):
     def gateway():
         receiver = drop_receiver(site)
         try:
-            return testpmd_rate(site, receiver.end, "txonly", *options)
+            return testpmd_rate(site, lambda: counters(receiver), "txonly", *options)
         finally:
             receiver.kill()
 
@@ -307,8 +311,10 @@ def ceiling(site):
         if counted.get("drop_not_quic", 0) < 0.99 * pair["gateway"]["sent"]:
             raise Failed(f"the frames did not get as far as they should: {counted}")
         pair["ratio"] = pair["gateway"]["frames_per_s"] / pair["testpmd"]["frames_per_s"]
-        say(f"ceiling, round {turn + 1}: testpmd {pair['testpmd']['frames_per_s'] / 1e6:.3f}, "
-            f"gateway {pair['gateway']['frames_per_s'] / 1e6:.3f} M frames/s, ratio {pair['ratio']:.2f}")
+        say(
+            f"ceiling, round {turn + 1}: testpmd {pair['testpmd']['frames_per_s'] / 1e6:.3f}, "
+            f"gateway {pair['gateway']['frames_per_s'] / 1e6:.3f} M frames/s, ratio {pair['ratio']:.2f}"
+        )
         rounds.append(pair)
     result = {
         "row": "ceiling",
@@ -328,7 +334,9 @@ def flowgen(site):
     def measure():
         receiver = drop_receiver(site)
         try:
-            return testpmd_rate(site, receiver.end, "flowgen", f"--txpkts={64 - FCS_BYTES}", f"--eth-peer=0,{GATEWAY_MAC}")
+            return testpmd_rate(
+                site, lambda: counters(receiver), "flowgen", f"--txpkts={64 - FCS_BYTES}", f"--eth-peer=0,{GATEWAY_MAC}"
+            )
         finally:
             receiver.kill()
 
@@ -344,7 +352,9 @@ def veth():
     subprocess.run(["ip", "netns", "add", near], check=True)
     try:
         inside = ["ip", "-n", near, "link"]
-        subprocess.run(["ip", "netns", "exec", near, "sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6"], check=True)
+        subprocess.run(
+            ["ip", "netns", "exec", near, "sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6"], check=True
+        )
         subprocess.run([*inside, "add", near, "type", "veth", "peer", "name", far, "address", GATEWAY_MAC], check=True)
         for end in (near, far):
             subprocess.run([*inside, "set", end, "up", "mtu", "1500"], check=True)
@@ -396,15 +406,34 @@ def pktgen_dpdk(site):
         for profile in sorted(site.profiles.glob("*.lua")):
             if profile.name == "profile.lua":
                 continue
-            receiver = Gateway(site, "veth.toml", within)
+            receiver = start_gateway(site, "veth.toml", within)
             try:
-                command = [*within, executable, "--lcores", f"0@{site.tester_core},1@{site.tester_core}", "--no-pci", "--in-memory",
-                           "--file-prefix", f"stoq-pktgen-{os.getpid()}", f"--vdev=net_af_packet0,iface={near}", "--",
-                           "-m", "1.0", "-f", profile.name]
-                environment = {**os.environ, "STOQ_DST_MAC": GATEWAY_MAC, "STOQ_DST_IP": GATEWAY_IP,
-                               "STOQ_SRC_IP": f"{TESTER_IP}/24", "STOQ_SECONDS": f"{site.seconds:g}", "TERM": "dumb"}
+                command = [
+                    *within,
+                    executable,
+                    "--lcores",
+                    f"0@{site.tester_core},1@{site.tester_core}",
+                    "--no-pci",
+                    "--in-memory",
+                    "--file-prefix",
+                    f"stoq-pktgen-{os.getpid()}",
+                    f"--vdev=net_af_packet0,iface={near}",
+                    "--",
+                    "-m",
+                    "1.0",
+                    "-f",
+                    profile.name,
+                ]
+                environment = {
+                    **os.environ,
+                    "STOQ_DST_MAC": GATEWAY_MAC,
+                    "STOQ_DST_IP": GATEWAY_IP,
+                    "STOQ_SRC_IP": f"{TESTER_IP}/24",
+                    "STOQ_SECONDS": f"{site.seconds:g}",
+                    "TERM": "dumb",
+                }
                 said = conversation(command, site.profiles, environment, 7 * (site.seconds + 3) + 60)
-                lines.append({"profile": profile.name, "said": said, "receiver": receiver.end()})
+                lines.append({"profile": profile.name, "said": said, "receiver": counters(receiver)})
             except (subprocess.SubprocessError, OSError) as error:
                 raise Failed(f"pktgen: {error}") from error
             finally:
@@ -437,7 +466,10 @@ def table(site, results):
         if result["row"] == "flowgen":
             lines += [f"testpmd flowgen, every frame for another host: {result['frames_per_s']:,.0f} frames/s.", ""]
         if result["row"] == "pktgen-dpdk":
-            lines += ["| Pktgen-DPDK profile, all rates together, net_af_packet to net_af_packet over veth | sent | received by the gateway's port |", "|---|---:|---:|"]
+            lines += [
+                "| Pktgen-DPDK profile, all rates together, net_af_packet to net_af_packet over veth | sent | received by the gateway's port |",
+                "|---|---:|---:|",
+            ]
             for profile in result["profiles"]:
                 sent = sum(line["sent"] for line in profile["said"])
                 lines.append(f"| {profile['profile']} | {sent:,} | {profile['receiver'].get('rx_packets', 0):,} |")
@@ -450,16 +482,20 @@ def table(site, results):
             bound = "generator or ceiling" if result["pdr_generator_bound"] else "gateway or ring"
             if result["row"] in ("handshakes", "goodput"):
                 bound = "either side: each does as much"
-            lines.append(f"| {result['what']} | {rate(result['ndr'], unit)} | {rate(result['pdr'], unit)} | "
-                         f"{rate(result['unpaced_per_s'], unit)} | {bound} |")
+            lines.append(
+                f"| {result['what']} | {rate(result['ndr'], unit)} | {rate(result['pdr'], unit)} | "
+                f"{rate(result['unpaced_per_s'], unit)} | {bound} |"
+            )
         first = found[0]
         lines += [
             "",
-            f"Trials of {first['trial_seconds']:g} s, narrowing ones of {first['short_trial_seconds']:g} s; bounds within "
-            f"{first['width']:.0%}. Every rate held in a trial of full length. A single pause of the machine while a trial lasts "
-            "ends NDR: it is shown as it was. Loss of frames is what was offered to the ring less what the gateway's port "
-            "received: a ring in memory does not lose frames, it refuses them. Loss of handshakes is what was not completed in "
-            "time, loss of messages what flow control did not take.",
+            (
+                f"Trials of {first['trial_seconds']:g} s, narrowing ones of {first['short_trial_seconds']:g} s; bounds within "
+                f"{first['width']:.0%}. Every rate held in a trial of full length. A single pause of the machine while a trial lasts "
+                "ends NDR: it is shown as it was. Loss of frames is what was offered to the ring less what the gateway's port "
+                "received: a ring in memory does not lose frames, it refuses them. Loss of handshakes is what was not completed in "
+                "time, loss of messages what flow control did not take."
+            ),
             "",
         ]
     if site.died:

@@ -18,8 +18,9 @@ cd "$(dirname "$0")/../.."
 . scripts/lib.sh
 
 ALL="ceiling flowgen drop-64 drop-512 drop-1518 drop-imix initials replay handshakes goodput pktgen-dpdk"
-rows=${*:-$ALL}
-for row in $rows; do
+rows=("$@")
+[ $# -gt 0 ] || read -r -a rows <<<"$ALL"
+for row in "${rows[@]}"; do
     case " $ALL " in *" $row "*) ;; *) die "no row \"$row\"; rows: $ALL" ;; esac
 done
 RSIZE=${RSIZE:-10} ROUNDS=${ROUNDS:-5}
@@ -29,12 +30,12 @@ GATEWAY_MAC=02:00:00:00:00:01
 
 [ "$(id -u)" = 0 ] || die "the benchmarks need root: they make DPDK ports"
 [ "$(nproc)" -ge 2 ] || die "the benchmarks need two cores, one a side"
-install $BUILD_PACKAGES $BENCH_PACKAGES
+install "${BUILD_PACKAGES[@]}" "${BENCH_PACKAGES[@]}"
 take_built
 out=${OUT:-$built/pktgen.jsonl}
 
 shm=$(mktemp -d /dev/shm/stoq-pktgen.XXXXXX)
-python= reserved=
+python='' reserved=''
 cleanup() {
     trap - EXIT INT TERM
     [ -z "$python" ] || { kill "$python" 2>/dev/null && wait "$python" 2>/dev/null; } || true
@@ -67,12 +68,12 @@ sed 's/^send_window_bytes = .*/send_window_bytes = 1048576/' "$shm/client.toml" 
 
 mkdir -p "$(dirname "$out")"
 ROUNDS=$ROUNDS environment >"$out"
-python3 scripts/bench/pktgen.py --dir "$shm" --out "$out" --rsize "$RSIZE" --rounds "$ROUNDS" \
-    --profiles benches/pktgen --seconds "${SECONDS_FULL:-5}" --short "${SECONDS_SHORT:-1}" --width "${WIDTH:-0.05}" $rows &
+PYTHONPATH=scripts PYTHONDONTWRITEBYTECODE=1 python3 scripts/bench/pktgen.py --dir "$shm" --out "$out" --rsize "$RSIZE" --rounds "$ROUNDS" \
+    --profiles benches/pktgen --seconds "${SECONDS_FULL:-5}" --short "${SECONDS_SHORT:-1}" --width "${WIDTH:-0.05}" "${rows[@]}" &
 python=$!
 status=0
 wait $python || status=$?
 python=
 
 say "wrote $out"
-exit $status
+[ $status = 0 ]

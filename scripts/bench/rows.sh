@@ -1,3 +1,6 @@
+# shellcheck shell=bash
+# Variables are set by the script that sources this, and read by it.
+# shellcheck disable=SC2034,SC2154,SC2153
 # The rows of scripts/bench/run.sh: each puts up its wire, runs one gateway or server and one client, and leaves
 # $shm/result.json, $shm/usage.json, $gateway_usage and $conditions. Sourced, never run.
 
@@ -87,48 +90,48 @@ memif_device() { # ROLE RSIZE
 memif_configs() { # MTU IDLE RSIZE [STORE_DIRECTORY]
     local mtu=$1 idle=$2 rsize=$3
     shift 3
-    { stoq_config gateway client $GATEWAY_CORE "$idle" 0
+    { stoq_config gateway client "$GATEWAY_CORE" "$idle" 0
       dpdk_network "$(memif_device server "$rsize")" 10.77.0.1 "$mtu"
       gateway_applications "$@"; } >"$shm/gateway.toml"
     { echo 'connect = "10.77.0.1:4433"'
-      stoq_config client gateway $CLIENT_CORE "$idle" 0
+      stoq_config client gateway "$CLIENT_CORE" "$idle" 0
       dpdk_network "$(memif_device client "$rsize")" 10.77.0.2 "$mtu"; } >"$shm/client.toml"
 }
 
 # ---- processes
 
 start_gateway() { # [COMMAND BEFORE IT...]
-    "$@" taskset -c $GATEWAY_CORE "$gateway" run --config "$shm/gateway.toml" 2>"$shm/gateway.log" &
+    "$@" taskset -c "$GATEWAY_CORE" "$gateway" run --json --config "$shm/gateway.toml" >"$shm/events" 2>"$shm/gateway.log" &
     pid=$!
-    (wait_for $PATIENCE_S "gateway ready" "$shm/gateway.log" $pid)
+    (wait_up $pid "$shm/events" "$shm/gateway.log")
 }
 
 start_peer_server() { # PEER [OPTION...]
     local server=$shm/$1-peer
     shift
-    ip netns exec "$far" taskset -c $GATEWAY_CORE "$server" server --listen 10.78.0.1:4433 --cert "$shm/peer.pem" \
-        --socket-buffer $SOCKET_BYTES "$@" 2>"$shm/gateway.log" &
+    ip netns exec "$far" taskset -c "$GATEWAY_CORE" "$server" server --listen 10.78.0.1:4433 --cert "$shm/peer.pem" \
+        --socket-buffer "$SOCKET_BYTES" "$@" >"$shm/events" 2>"$shm/gateway.log" &
     pid=$!
-    (wait_for $PATIENCE_S "ready on" "$shm/gateway.log" $pid)
+    (wait_up $pid "$shm/events" "$shm/gateway.log")
 }
 
 # Runs a client on its core, its output to $shm/result.json. The time limit bounds a run that hangs.
 client() { # COMMAND...
     local status=0
     rm -f "$shm/result.json" "$shm/usage.json"
-    timeout $RUN_S_MAX python3 scripts/bench/measure.py "$shm/usage.json" "$@" >"$shm/result.json" 2>"$shm/client.log" &
+    timeout "$RUN_S_MAX" python3 scripts/bench/measure.py "$shm/usage.json" "$@" >"$shm/result.json" 2>"$shm/client.log" &
     client_pid=$!
     wait "$client_pid" || status=$?
     client_pid=
     return $status
 }
 
-stoq_client() { client taskset -c $CLIENT_CORE "$stoq" "$@" --config "$shm/client.toml" --json; }
+stoq_client() { client taskset -c "$CLIENT_CORE" "$stoq" "$@" --config "$shm/client.toml" --json; }
 peer_client() { # PEER [OPTION...]
     local near_end=$shm/$1-peer
     shift
-    client ip netns exec "$near" taskset -c $CLIENT_CORE "$near_end" client --connect 10.78.0.1:4433 \
-        --cert "$shm/peer.pem" --socket-buffer $SOCKET_BYTES --json "$@"
+    client ip netns exec "$near" taskset -c "$CLIENT_CORE" "$near_end" client --connect 10.78.0.1:4433 \
+        --cert "$shm/peer.pem" --socket-buffer "$SOCKET_BYTES" --json "$@"
 }
 
 # What the gateway took so far: resident memory at its peak, huge pages now, CPU seconds.
@@ -219,14 +222,14 @@ tune() { # MTU
 memif_message() { # MTU RSIZE [OPTION...]
     memif_configs "$1" spin "$2"
     shift 2
-    start_gateway && stoq_client bench --bytes "$BYTES" --limit $RUN_S_MAX "$@" && stop_gateway
+    start_gateway && stoq_client bench --bytes "$BYTES" --limit "$RUN_S_MAX" "$@" && stop_gateway
 }
 
 memif_wire() { # MTU
     printf 'DPDK net_memif, ring 2^%d, MTU %d, %s pages' "${rsizes[$1]}" "$1" "$(pages)"
 }
 
-pages() { if grep -q 'pages=Huge' "$shm/gateway.log"; then echo huge; else echo normal; fi; }
+pages() { if [ "$(json huge_pages <"$shm/events")" = true ]; then echo huge; else echo normal; fi; }
 
 # Rows of goodput over memif are named OPERATION-MTU[-cCONNECTIONS][-sSTREAMS]; their operations:
 #   message        messages, counted and dropped by the gateway
@@ -245,8 +248,8 @@ goodput_row() { # ROW
             ;;
         put | put-unchecked)
             memif_configs "$mtu" spin "${rsizes[$mtu]}"
-            [ "$operation" = put ] || rest+=(--queue $UNCHECKED_QUEUE)
-            start_gateway && stoq_client bench --put --bytes "$PAYLOAD" --limit $RUN_S_MAX "${rest[@]}" && stop_gateway || return 1
+            [ "$operation" = put ] || rest+=(--queue "$UNCHECKED_QUEUE")
+            start_gateway && stoq_client bench --put --bytes "$PAYLOAD" --limit "$RUN_S_MAX" "${rest[@]}" && stop_gateway || return 1
             payload="$PAYLOAD bytes from memory, $(json answer <"$shm/result.json" | sed 's/:.*//')"
             ;;
         get | get-unchecked)
@@ -260,7 +263,7 @@ goodput_row() { # ROW
             token=$(json token <"$shm/result.json")
             [ "$operation" = get ] || rest+=(--unverified)
             # The first brings the payload from the store into the gateway's memory, the second is what is measured.
-            stoq_client bench --get "$token" && stoq_client bench --get "$token" --limit $RUN_S_MAX "${rest[@]}" || return 1
+            stoq_client bench --get "$token" && stoq_client bench --get "$token" --limit "$RUN_S_MAX" "${rest[@]}" || return 1
             stop_gateway
             rm -rf "$shm/store" "$shm/part"
             payload="a payload of $each bytes in the gateway's memory, on each stream, dropped by the client"
@@ -272,14 +275,14 @@ goodput_row() { # ROW
 
 # quinn-proto in memory: no wire, one core, each side's calls timed alone.
 quic_row() { # MTU
-    client taskset -c $CLIENT_CORE "$shm/ceiling" --json || return 1
+    client taskset -c "$CLIENT_CORE" "$shm/ceiling" --json || return 1
     python3 scripts/bench/ceiling.py "$1" "$shm/result.json" || return 1
     wire="none: datagrams handed over in memory, MTU $1" idle=spin payload="one stream of bulk bytes; the slower side counts"
 }
 
 # The ring without QUIC.
 wire_row() { # MTU
-    client python3 scripts/bench/wire.py --dir "$shm" --mtu "$1" --rsize "${rsizes[$1]}" || return 1
+    client env PYTHONPATH=scripts PYTHONDONTWRITEBYTECODE=1 python3 scripts/bench/wire.py --dir "$shm" --mtu "$1" --rsize "${rsizes[$1]}" || return 1
     wire="DPDK net_memif, ring 2^${rsizes[$1]}, MTU $1, huge pages" idle=spin payload="full frames, testpmd txonly to rxonly"
 }
 
@@ -293,13 +296,13 @@ handshakes_row() { # 512 | 1024 | mutual | resumed
     esac
     [ -f "$shm/gateway1024.id" ] || "$stoq" identity new --algorithm falconpadded1024 --name gateway1024 \
         --cert "$shm/gateway1024.pem" --key "$shm/gateway1024.key" >"$shm/gateway1024.id"
-    { stoq_config $who client $GATEWAY_CORE spin 0 | sed "s/^node_ids = .*/client_auth = \"$auth\"\n$([ $auth = off ] || echo '&')/"
+    { stoq_config $who client "$GATEWAY_CORE" spin 0 | sed "s/^node_ids = .*/client_auth = \"$auth\"\n$([ $auth = off ] || echo '&')/"
       dpdk_network "$(memif_device server "${rsizes[1500]}")" 10.77.0.1 1500
       gateway_applications; } >"$shm/gateway.toml"
     { echo 'connect = "10.77.0.1:4433"'
-      stoq_config client $who $CLIENT_CORE spin 0 | { [ $auth = required ] && cat || sed '/^\[identity\]/,/^key/d'; }
+      stoq_config client $who "$CLIENT_CORE" spin 0 | if [ "$auth" = required ]; then cat; else sed '/^\[identity\]/,/^key/d'; fi
       dpdk_network "$(memif_device client "${rsizes[1500]}")" 10.77.0.2 1500; } >"$shm/client.toml"
-    start_gateway && client taskset -c $CLIENT_CORE "$pktgen" handshakes --concurrency 48 --seconds "$STORM_S" --json \
+    start_gateway && client taskset -c "$CLIENT_CORE" "$pktgen" handshakes --concurrency 48 --seconds "$STORM_S" --json \
         --config "$shm/client.toml" "${more[@]}" && stop_gateway || return 1
     wire=$(memif_wire 1500) idle=spin payload="$(json full <"$shm/result.json") of $(json completed <"$shm/result.json") in full; each answered by an application, then closed"
 }
@@ -314,7 +317,7 @@ ping_row() { # [OPTION...]
 # Each run has a new store: what is kept already would not cross again.
 put_row() { # DIRECTORY TEXT
     rm -rf "$1/store"
-    memif_configs 1500 $STORE_IDLE "${rsizes[1500]}" "$1/store"
+    memif_configs 1500 "$STORE_IDLE" "${rsizes[1500]}" "$1/store"
     start_gateway && stoq_client put "$shm/payload" && stop_gateway || return 1
     rm -rf "$1/store"
     wire=$(memif_wire 1500) idle=$STORE_IDLE payload="one file of $PAYLOAD bytes, store on $2 with fsync"
@@ -323,7 +326,7 @@ put_row() { # DIRECTORY TEXT
 get_row() {
     local token
     rm -rf "$shm/store"
-    memif_configs 1500 $STORE_IDLE "${rsizes[1500]}" "$shm/store"
+    memif_configs 1500 "$STORE_IDLE" "${rsizes[1500]}" "$shm/store"
     start_gateway && stoq_client put "$shm/payload" || return 1
     token=$(json token <"$shm/result.json")
     # The first brings the payload from the store into the gateway's memory, the second is what is measured.
@@ -337,12 +340,12 @@ get_row() {
 get_piped_row() {
     local token
     rm -rf "$shm/store"
-    memif_configs 1500 $STORE_IDLE "${rsizes[1500]}" "$shm/store"
+    memif_configs 1500 "$STORE_IDLE" "${rsizes[1500]}" "$shm/store"
     start_gateway && stoq_client put "$shm/payload" || return 1
     token=$(json token <"$shm/result.json")
     stoq_client get "$token" -o "$shm/got" && cmp "$shm/payload" "$shm/got" || return 1
     # The payload goes to standard output, the result to standard error, which is what is kept.
-    client taskset -c $CLIENT_CORE bash -c 'exec "$@" 2>&1 >/dev/null' - \
+    client taskset -c "$CLIENT_CORE" bash -c 'exec "$@" 2>&1 >/dev/null' - \
         "$stoq" get "$token" -o - --config "$shm/client.toml" --json || return 1
     # The log shares that stream.
     grep '^{' "$shm/result.json" >"$shm/alone.json" && mv "$shm/alone.json" "$shm/result.json"
@@ -352,39 +355,39 @@ get_piped_row() {
 }
 
 user_space_row() { # DEVICE
-    local before
+    local before=()
     veth checksummed
-    { stoq_config gateway client $GATEWAY_CORE spin 1472
+    { stoq_config gateway client "$GATEWAY_CORE" spin 1472
       dpdk_network "$1" 10.78.0.1 1500
       gateway_applications; } >"$shm/gateway.toml"
     { echo 'connect = "10.78.0.1:4433"'
-      stoq_config client gateway $CLIENT_CORE spin 1472
-      printf '[network]\nkind = "kernel-udp"\nlisten = ["0.0.0.0:0"]\nbuffer_bytes = %d\n' $SOCKET_BYTES
+      stoq_config client gateway "$CLIENT_CORE" spin 1472
+      printf '[network]\nkind = "kernel-udp"\nlisten = ["0.0.0.0:0"]\nbuffer_bytes = %d\n' "$SOCKET_BYTES"
     } >"$shm/client.toml"
     start_gateway ip netns exec "$far" || return 1
-    before=$(sent)
-    client ip netns exec "$near" taskset -c $CLIENT_CORE "$stoq" bench --bytes "$BYTES" --limit $RUN_S_MAX \
+    read -r -a before <<<"$(sent)"
+    client ip netns exec "$near" taskset -c "$CLIENT_CORE" "$stoq" bench --bytes "$BYTES" --limit "$RUN_S_MAX" \
         --config "$shm/client.toml" --json || return 1
-    crossed $before
+    crossed "${before[@]}"
     stop_gateway
     wire="kernel UDP, veth, DPDK ${1%%0,*}, MTU 1500, $(pages) pages; mean frame $wire_frame_bytes bytes"
     idle=spin payload="messages of $(json message_bytes <"$shm/result.json") bytes"
 }
 
 peer_row() { # PEER, super | packets, then the client's options
-    local peer=$1 mode=$2 before server=()
+    local peer=$1 mode=$2 before=() server=()
     shift 2
     veth "$mode"
     case $peer in
         quinn | s2n-quic) idle="tokio, sleeps in epoll" ;;
         # With larger windows these overflow the receiver's socket at times; tquic took half a minute over one such loss.
-        *) idle="a loop of ours, sleeps in poll" server=(--receive-window $LOOP_WINDOW_BYTES) ;;
+        *) idle="a loop of ours, sleeps in poll" server=(--receive-window "$LOOP_WINDOW_BYTES") ;;
     esac
     case " $* " in *" --busy "*) server+=(--busy) idle="tokio, never sleeps" ;; esac
     start_peer_server "$peer" "${server[@]}" || return 1
-    before=$(sent)
+    read -r -a before <<<"$(sent)"
     peer_client "$peer" "$@" || return 1
-    crossed $before
+    crossed "${before[@]}"
     stop_gateway
     case $mode in
         super) wire="kernel UDP over veth, GSO super-packets crossing whole" ;;
@@ -457,23 +460,30 @@ run_row() { # ROW; on failure nothing of it stays behind.
     return $status
 }
 
-# What the gateway's worker counted, as it says when it ends; drops are among it.
-counters() { sed -n 's/.*worker counted.*counters="\{0,1\}\([^"]*\).*/\1/p' "$shm/gateway.log" | tail -n 1; }
-
-# Where the gateway's worker spent its time, in the turns that were sampled.
-stages() { sed -n 's/.*worker sampled its stages \(.*\)/\1/p' "$shm/gateway.log" | tail -n 1 | tr -d '"'; }
+# A part of what the gateway's worker told at its end, as JSON: null of a peer, and of several gateways.
+told() { # PATTERN OF ITS VALUE
+    local found
+    found=$(sed -n "s/^{\"event\":\"ended\".*$1.*/\1/p" "$shm/events")
+    echo "${found:-null}"
+}
+# What it counted; drops are among it.
+counters() { told '"counters":\({[^}]*}\)'; }
+# Where it spent its time, in the turns that were sampled.
+stages() { told '"stages":\({[^{]*{[^}]*}}\)'; }
 
 # What the wire left to others: of a DPDK port what it said when it opened, of kernel sockets the segments of UDP.
 offloads() {
-    local said
-    said=$(sed -n 's/.*DPDK port open.* rx_checksum=\([a-z]*\) tx_checksum=\([a-z]*\) rss=\([a-z]*\).*/\1 \2 \3/p' "$shm/gateway.log" | tail -n 1)
+    local granted=() said
+    if [ -n "$(json rx_checksum <"$shm/events")" ]; then
+        for said in rx_checksum tx_checksum rss; do granted+=("$(json $said <"$shm/events")"); done
+    fi
+    said=${granted[*]}
     case $wire:$said in
         none* | DPDK*:) echo "none" ;;
         kernel*relay\ on\ DPDK*) echo "relay: none; sockets: UDP GSO, cut before they cross" ;;
         *DPDK*:false\ false\ false) [ "$UDP_CHECKSUM" = true ] && echo "none" || echo "none; UDP checksums left out" ;;
         *DPDK*:?*)
-            set -- $said
-            echo "receive checksum $1, transmit checksum $2, RSS $3"
+            echo "receive checksum ${granted[0]}, transmit checksum ${granted[1]}, RSS ${granted[2]}"
             ;;
         *whole*) echo "UDP GSO and GRO, checksums left out" ;;
         *cut*) echo "UDP GSO to the link, GRO $VETH_GRO behind it" ;;
@@ -483,7 +493,7 @@ offloads() {
 }
 
 record() { # ROW ROUND
-    printf '{"row":"%s","round":%d,"result":%s,"client":%s,"gateway":%s,"counters":"%s","stages":"%s","conditions":{"wire":"%s","idle":"%s","payload":"%s","cores":"gateway on %d, client on %d","offloads":"%s","build":"%s","wire_frames":%d}}\n' \
+    printf '{"row":"%s","round":%d,"result":%s,"client":%s,"gateway":%s,"counters":%s,"stages":%s,"conditions":{"wire":"%s","idle":"%s","payload":"%s","cores":"gateway on %d, client on %d","offloads":"%s","build":"%s","wire_frames":%d}}\n' \
         "$1" "$2" "$(cat "$shm/result.json")" "$(cat "$shm/usage.json")" "$gateway_usage" "$(counters)" "$(stages)" "$wire" "$idle" "$payload" \
-        $GATEWAY_CORE $CLIENT_CORE "$offloads" "$built_how" "$wire_frames" >>"$out"
+        "$GATEWAY_CORE" "$CLIENT_CORE" "$offloads" "$built_how" "$wire_frames" >>"$out"
 }

@@ -4,7 +4,21 @@ PLOTS is Markdown that stands in front of the tables, the others are files of wh
 
 import sys
 
-from results import CEILINGS, COSTS, GOODPUT, HANDSHAKES, LATENCY, MEMIF, MESH, NAMED, PEERS, TRIPS, VARIANTS, Run, median
+from results import (
+    CEILINGS,
+    COSTS,
+    GOODPUT,
+    HANDSHAKES,
+    LATENCY,
+    MEMIF,
+    MESH,
+    NAMED,
+    PEERS,
+    TRIPS,
+    VARIANTS,
+    Run,
+    median,
+)
 
 RATIOS = [
     (f"goodput: STOQ memif MTU 1500 / {peer} {text}", "message-1500", f"{peer}-{how}", "gbit_per_s")
@@ -20,7 +34,12 @@ RATIOS = [
     ("goodput: messages, 16 connections / 1", "message-1500-c16", "message-1500", "gbit_per_s"),
     ("goodput: messages, 256 connections / 1", "message-1500-c256", "message-1500", "gbit_per_s"),
     ("goodput: get through a relay / from the holder", "get-hop", "get-direct", "gbit_per_s"),
-    ("goodput: get through a relay on net_af_xdp / from the holder on loopback", "get-hop-xdp", "get-direct", "gbit_per_s"),
+    (
+        "goodput: get through a relay on net_af_xdp / from the holder on loopback",
+        "get-hop-xdp",
+        "get-direct",
+        "gbit_per_s",
+    ),
     ("goodput: four holders, one dead / all alive", "holders-dead", "holders-alive", "gbit_per_s"),
     ("round trip p50: STOQ memif / quinn", "ping", "quinn-ping", "p50_us"),
     ("round trip p50: STOQ memif / quinn never sleeping", "ping", "quinn-ping-busy", "p50_us"),
@@ -140,8 +159,8 @@ def sampled(line, side):
         parts = line["result"].get("stages") or []
         total = {key: sum(part[key] for part in parts) for key in ("turns", "rx_packets", "tx_packets")}
         return total | {stage: sum(part["ns"][stage] for part in parts) for stage in STAGES} if parts else None
-    said = dict(word.removeprefix("ns=").split("=") for word in (line.get("stages") or "").split() if "=" in word)
-    return {key: int(value) for key, value in said.items()} or None
+    told = line.get("stages")
+    return {key: value for key, value in (told | told["ns"]).items() if key != "ns"} if told else None
 
 
 def ceilings(run):
@@ -171,9 +190,7 @@ def stages(run):
             mixed = side == "gateway" and row.startswith("get")
             if mixed or not found or not all(packets) or (connections, streams) != (1, 1):
                 continue
-            cost = [
-                median(s[stage] / n for s, n in zip(found, packets, strict=True)) for stage in STAGES
-            ]
+            cost = [median(s[stage] / n for s, n in zip(found, packets, strict=True)) for stage in STAGES]
             way = "sends" if found[0]["tx_packets"] > found[0]["rx_packets"] else "receives"
             shape = [f"{name}, MTU {mtu}", f"{side} {way}"]
             rows.append([*shape, *(f"{ns:.0f}" for ns in cost), f"{sum(cost):.0f}"])
@@ -214,13 +231,17 @@ def variants(run):
     for row, base, name, key in VARIANTS:
         values, over = run.values(row, key), run.ratios(row, base, key)
         if values and over:
-            rows.append([f"{name} (`{row}`)", middle(values, 2), spread(values, 2), middle(over, 2), spread(over, 2), len(over)])
+            rows.append(
+                [f"{name} (`{row}`)", middle(values, 2), spread(values, 2), middle(over, 2), spread(over, 2), len(over)]
+            )
     text = (
         "Rows from above with one thing changed: the executables as `cargo build --release` makes them, without a profile; and no UDP "
         "checksums over IPv4 (`udp_checksum = false`), which the super-packet rows of the peers do without as well. The ratio is that of one "
         "round to the row above, then the median over the rounds."
     )
-    yield from section("Build, and checksums", text, ["what", "median", "spread", "ratio", "spread of it", "runs"], rows)
+    yield from section(
+        "Build, and checksums", text, ["what", "median", "spread", "ratio", "spread of it", "runs"], rows
+    )
 
 
 def resources(run):
@@ -263,7 +284,18 @@ def conditions(run):
     for row, name in NAMED:
         for line in list(run.rows.get(row, {}).values())[-1:]:
             c, result = line["conditions"], line["result"]
-            rows.append([f"{name} (`{row}`)", c["wire"], c["payload"], c["offloads"], c["build"], result["cipher"], c["idle"], c["cores"]])
+            rows.append(
+                [
+                    f"{name} (`{row}`)",
+                    c["wire"],
+                    c["payload"],
+                    c["offloads"],
+                    c["build"],
+                    result["cipher"],
+                    c["idle"],
+                    c["cores"],
+                ]
+            )
     text = (
         "Unless said otherwise: flow control 64 MiB a stream and 128 MiB a connection, 64 MiB send window (s2n-quic: 16 MiB), CUBIC from "
         "4 MiB, no path MTU search beyond the link's. STOQ: X25519MLKEM768, Falcon-512 certificates both ways, UDP payload of the MTU less "
@@ -273,7 +305,9 @@ def conditions(run):
         "flow control of 4 MiB a stream and 8 MiB a connection, the best of 4, 8 and 64 MiB over both wires, and without loss. "
         "The key exchange and the signatures cost the handshake, which is before the first byte. Kernel sockets have buffers of 16 MiB."
     )
-    yield from section("Conditions", text, ["what", "wire", "payload", "offloads", "build", "cipher", "idle", "cores"], rows, left=8)
+    yield from section(
+        "Conditions", text, ["what", "wire", "payload", "offloads", "build", "cipher", "idle", "cores"], rows, left=8
+    )
     tried = {}
     for t in run.tuning:
         tried.setdefault((t["mtu"], t["rsize"]), []).append(t["gbit_per_s"])
@@ -306,7 +340,21 @@ def main():
     run = Run.load(sys.argv[1])
     plots, coding_path, pktgen_path = [*sys.argv[2:], *[None] * 3][:3]
     print("# Benchmarks\n")
-    parts = (environment, memif, ceilings, stages, goodput, mesh, latency, handshakes, ratios, variants, resources, costs, conditions)
+    parts = (
+        environment,
+        memif,
+        ceilings,
+        stages,
+        goodput,
+        mesh,
+        latency,
+        handshakes,
+        ratios,
+        variants,
+        resources,
+        costs,
+        conditions,
+    )
     for part in parts:
         for line in part(run):
             print(line)
@@ -316,7 +364,9 @@ def main():
         if path:
             for line in part(path):
                 print(line)
-    print("Run it: `scripts/bench/run.sh`, or one row: `scripts/bench/run.sh message-1500`. Where the time goes: [profile.md](profile.md).")
+    print(
+        "Run it: `scripts/bench/run.sh`, or one row: `scripts/bench/run.sh message-1500`. Where the time goes: [profile.md](profile.md)."
+    )
 
 
 main()

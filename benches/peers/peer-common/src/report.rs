@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// What a server says once it takes connections; scripts wait for the first two words.
+/// What a server tells once it takes connections: the event for which scripts wait, as `stoq-gateway run --json` tells it.
 pub fn ready(listen: std::net::SocketAddr, buffers: [usize; 2]) {
-    eprintln!("ready on {listen}, socket buffers {} and {} bytes", buffers[0], buffers[1]);
+    println!("{}", json!({ "event": "up", "listen": listen, "socket_buffers_bytes": buffers }));
 }
 
 /// Goodput: the bytes that the server counted, over the time from the first send to its answer.

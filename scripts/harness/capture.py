@@ -1,0 +1,122 @@
+"""What scripts/capture.sh runs, once it has looked at the machine."""
+
+import json
+import shutil
+import signal
+import subprocess
+import urllib.request
+
+from harness import AF_PACKET, Scene, cable, dpdk, ensure, inside, main, random_file, run, say, seed
+
+AT = "10.79.0.1:4433"
+
+
+class Captures(Scene):
+    """The gateway's end of a veth pair here, the client's in a namespace."""
+
+    def __init__(self):
+        super().__init__("capture")
+
+    def build(self):
+        self.far_namespace, self.near, far = self.namespace(""), self.interface("n"), self.interface("f")
+        cable(self.near, far, None, self.far_namespace)
+        run("ip", "addr", "flush", "dev", self.near)
+        self.inside("ip", "addr", "add", "10.79.0.2/24", "dev", far)
+        self.identities("gateway", "client")
+        self.client_inside = self.client("gateway", inside(self.far_namespace), show=False)
+        self.file = random_file(self / "file", 300_000)
+
+    def inside(self, *command):
+        return run(*inside(self.far_namespace, *command))
+
+    def start(self, key_log):
+        shutil.rmtree(self / "store", ignore_errors=True)
+        port = dpdk(AF_PACKET.format(self.near), "10.79.0.1/24", huge_pages="none", memory_mib=128)
+        self.configure(
+            "gateway",
+            {
+                "network": port,
+                **self.who("gateway", "client"),
+                "capture": {"socket": "capture.sock", "key_log": key_log},
+                "admin": {"listen": "127.0.0.1:0"},
+                "application": [seed(memory_bytes=4 << 20)],
+            },
+        )
+        return self.gateway("gateway").serves()
+
+    def record(self, file, work, *options):
+        """Captures while `work` is done; gives the number of frames that the recorder says it has."""
+        file.unlink(missing_ok=True)
+        recorder = self.recorder(file, *options)
+        work()
+        return recorder.end("recorded", by=signal.SIGINT)["frames"]
+
+    def ping(self, count):
+        self.inside("ping", "-q", "-c", str(count), "-i", "0.2", "-W", "20", "10.79.0.1")
+
+
+def count(file, display_filter):
+    """How many frames tshark finds."""
+    command = ["tshark", "-n", "-r", file, "-d", "udp.port==4433,quic", "-Y", display_filter]
+    return len(run(*command, stderr=subprocess.DEVNULL).splitlines())
+
+
+def look_at_endpoint(admin):
+    """What the admin endpoint says of the port."""
+
+    def read(path):
+        with urllib.request.urlopen(f"http://{admin}{path}", timeout=10) as answer:
+            return answer.read().decode()
+
+    values = dict(line.rsplit(" ", 1) for line in read("/metrics").splitlines() if not line.startswith("#"))
+
+    def value(name):
+        return sum(float(value) for key, value in values.items() if key.split("{")[0] == name)
+
+    for name, least in ("rx_packets", 200), ("rx_bytes", 300_000), ("tx_packets", 10), ("tx_bytes", 1000):
+        ensure(value(f"stoq_port_{name}_total") > least, f"{name}: {values}")
+    ensure(value("stoq_port_mtu_bytes") == 1500, values)
+    ensure(value("stoq_link_up") == 1 and value("stoq_ready") == 1, values)
+    ensure("stoq_port_rx_missed_total" in str(values) and "stoq_capture_dropped_total" in values, values)
+    port = json.loads(read("/status"))["ports"][0]
+    is_so = (port["kind"], port["driver"], port["mtu"], port["link_up"]) == ("dpdk", "net_af_packet", 1500, True)
+    ensure(is_so and port["offloads"] is not None, port)
+
+
+def capture_of(it, key_log):
+    say(f"a put, captured with key_log = {key_log}")
+    gateway = it.start(key_log)
+    put, icmp = it / "put.pcapng", it / "icmp.pcapng"
+
+    def work():
+        it.ping(3)
+        it.client_inside("put", AT, it.file)
+
+    frames = it.record(put, work, "--filter", "udp port 4433")
+    found, quic, streams = count(put, "frame"), count(put, "quic"), count(put, "quic.stream.stream_id")
+    sent = count(put, "frame.packet_flags_direction == 2 && ip.src == 10.79.0.1")
+    wrong = count(put, "frame.packet_flags_direction == 1 && ip.src == 10.79.0.1")
+    say(f"{frames} frames; tshark finds {found}, {quic} of QUIC, {streams} with streams that it can read, {sent} sent")
+    ensure(frames > 200 and found == quic == frames, "frames are missing or too many")
+    ensure(sent > 0 and wrong == 0, "directions are wrong")
+    if key_log:
+        ensure(streams > 100, "the secrets open nothing")
+    else:
+        ensure(streams == 0, "secrets got out")
+    frames = it.record(icmp, lambda: it.ping(4), "--filter", "icmp and src host 10.79.0.2", "--count", "2")
+    ensure(frames == 2 and count(icmp, "icmp.type == 8") == 2, "not the frames that were asked for")
+    if not key_log:
+        look_at_endpoint(gateway.up["admin"])
+    gateway.stop()
+    ensure(not (it / "capture.sock").exists(), "the socket is left")
+
+
+def captures():
+    with Captures() as it:
+        it.build()
+        for key_log in (True, False):
+            capture_of(it, key_log)
+    say("captures passed")
+
+
+main(captures)
