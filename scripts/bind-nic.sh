@@ -67,7 +67,7 @@ address_of() {
         [[ $address =~ ^[0-9a-fA-F]{2}: ]] && address=0000:$address
         address=${address,,}
     fi
-    [[ $address =~ ^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$ ]] && [ -d "$sys/bus/pci/devices/$address" ] ||
+    { [[ $address =~ ^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$ ]] && [ -d "$sys/bus/pci/devices/$address" ]; } ||
         die "$1 is no interface of a PCI device and no PCI address here: see $(basename "$0") status"
     [[ $(cat "$sys/bus/pci/devices/$address/class") == 0x02* ]] || die "$address is no network device"
     echo "$address"
@@ -95,7 +95,7 @@ refusal() {
 status() {
     local at address interface reason
     for at in "$sys"/bus/pci/devices/*; do
-        [ -d "$at" ] && [[ $(cat "$at/class") == 0x02* ]] || continue
+        { [ -d "$at" ] && [[ $(cat "$at/class") == 0x02* ]]; } || continue
         address=$(basename "$at")
         interface=$(interfaces_of "$address" | tr '\n' ' ')
         reason=$(refusal "$address")
@@ -125,7 +125,7 @@ to() {
 }
 
 bind() {
-    local address reason other no_iommu= module=$sys/module/vfio/parameters/enable_unsafe_noiommu_mode
+    local address reason other no_iommu='' module=$sys/module/vfio/parameters/enable_unsafe_noiommu_mode
     [ $# -ge 1 ] || usage
     address=$(address_of "$1")
     shift
@@ -138,7 +138,7 @@ bind() {
         for other in "$sys/bus/pci/devices/$address/iommu_group/devices"/*; do
             other=$(basename "$other")
             # Bridges belong to the group and stay with the kernel.
-            [ "$other" != "$address" ] && [[ $(cat "$sys/bus/pci/devices/$other/class") != 0x06* ]] || continue
+            { [ "$other" != "$address" ] && [[ $(cat "$sys/bus/pci/devices/$other/class") != 0x06* ]]; } || continue
             case $(driver_of "$other") in
                 none | vfio-pci) ;;
                 *) die "$address shares its IOMMU group with $other on $(driver_of "$other"), which the kernel would lose: free that one first" ;;

@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
+install "${CHECK_PACKAGES[@]}"
 need_rust
 
 say "formatting"
@@ -13,7 +14,10 @@ cargo clippy --no-default-features --all-targets --locked --quiet -- -D warnings
 say "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 say "scripts"
-for script in scripts/*.sh scripts/bench/*.sh .ci/run; do bash -n "$script"; done
+shellcheck -x scripts/*.sh scripts/bench/*.sh .ci/run packaging/postinst packaging/postrm
+ruff_tool
+"$tool" check --no-cache --quiet
+"$tool" format --no-cache --quiet --check || die "Python is not as its formatter writes it: $tool format"
 say "the search of the benchmarks"
 (cd scripts/bench && PYTHONDONTWRITEBYTECODE=1 python3 -m unittest --quiet test_ndr)
 say "licenses, sources, duplicates"

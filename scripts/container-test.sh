@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 need_root "it starts a Docker engine and makes a network namespace"
 needed
-install $CONTAINER_PACKAGES
+install "${CONTAINER_PACKAGES[@]}"
 need_huge $HUGE_MB_CONTAINER "the container"
 need_namespaces
 need_containers
@@ -28,7 +28,7 @@ docker() { /usr/bin/docker --host "unix://$dir/docker.sock" "$@"; }
 cleanup() {
     if [ -n "$engine" ]; then
         docker ps -aq 2>/dev/null | xargs -r /usr/bin/docker --host "unix://$dir/docker.sock" rm -f >/dev/null 2>&1 || true
-        kill "$engine" 2>/dev/null && wait "$engine" 2>/dev/null || true
+        { kill "$engine" 2>/dev/null && wait "$engine" 2>/dev/null; } || true
     fi
     # The engine leaves the namespace of its host network mounted.
     umount "$dir"/exec/netns/* 2>/dev/null || true
@@ -48,7 +48,7 @@ dockerd --host "unix://$dir/docker.sock" --data-root "$dir/data" --exec-root "$d
 engine=$!
 until=$((SECONDS + PATIENCE_S))
 until docker version >/dev/null 2>&1; do
-    kill -0 "$engine" 2>/dev/null && [ $SECONDS -lt $until ] || { tail "$dir/docker.log" >&2; die "the Docker engine did not start"; }
+    { kill -0 "$engine" 2>/dev/null && [ $SECONDS -lt $until ]; } || { tail "$dir/docker.log" >&2; die "the Docker engine did not start"; }
     sleep 0.1
 done
 
@@ -91,7 +91,7 @@ TOML
 started() {
     local until=$((SECONDS + PATIENCE_S)) pid
     while docker logs "$1" >"$dir/$1.log" 2>&1 && [ "$(docker inspect "$1" --format '{{.State.Health.Status}}')" != healthy ]; do
-        [ "$(docker inspect "$1" --format '{{.State.Running}}')" = true ] && [ $SECONDS -lt $until ] ||
+        { [ "$(docker inspect "$1" --format '{{.State.Running}}')" = true ] && [ $SECONDS -lt $until ]; } ||
             { cat "$dir/$1.log" >&2; docker inspect "$1" --format '{{json .State.Health}}' >&2; die "the gateway in $1 is not healthy"; }
         sleep 0.1
     done

@@ -38,7 +38,7 @@ bytes_max() {
 }
 
 need_rust
-install $FUZZ_PACKAGES
+install "${FUZZ_PACKAGES[@]}"
 cargo_fuzz
 PATH="$(dirname "$tool"):$PATH"
 
@@ -51,7 +51,7 @@ cargo fuzz build "${options[@]}"
 # fuzz TARGET: one target for its time, or minimized.
 fuzz() {
     local target=$1 found=fuzz/corpus/$1 log limits
-    limits=(-max_len="$(bytes_max "$target")" -rss_limit_mb=$MEMORY_MB -timeout=$TIMEOUT_S)
+    limits=(-max_len="$(bytes_max "$target")" "-rss_limit_mb=$MEMORY_MB" "-timeout=$TIMEOUT_S")
     mkdir -p "$found"
     if [ -n "$minimize" ]; then
         say "$target: minimizing $(find "$found" -type f | wc -l) inputs"

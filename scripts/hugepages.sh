@@ -26,7 +26,7 @@ show() {
 }
 
 reserve() {
-    local mib=${1:-} size=2048 node= persist= at pages free before after
+    local mib=${1:-} size=2048 node='' persist='' at pages free before after
     number "$mib" MIB
     shift
     while [ $# -gt 0 ]; do

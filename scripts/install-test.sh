@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
-install $INSTALL_PACKAGES
+install "${INSTALL_PACKAGES[@]}"
 
 tree=$(mktemp -d)
 kernel=
@@ -152,7 +152,7 @@ say "the systemd unit"
 unset STOQ_ROOT
 # The checker wants the programs that a unit names: another that does nothing stands in for the gateway.
 sed "s,/usr/bin/stoq-gateway,/bin/true," packaging/stoq-gateway.service >"$tree/stoq-gateway.service"
-said=$(systemd-analyze verify --man=no "$tree/stoq-gateway.service" 2>&1) && [ -z "$said" ] || die "systemd-analyze verify: $said"
+{ said=$(systemd-analyze verify --man=no "$tree/stoq-gateway.service" 2>&1) && [ -z "$said" ]; } || die "systemd-analyze verify: $said"
 # Exposure in tenths: 9.6 of 10 is a unit without sandboxing.
 systemd-analyze security --offline=true --threshold=30 --no-pager "$tree/stoq-gateway.service" | tail -n 1
 say "the manifests"

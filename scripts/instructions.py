@@ -19,7 +19,10 @@ C_NAME = re.compile(r"[\w.]+")
 RUST_NAME = re.compile(r"main|_start|__?rust|__rdl_|__rg_|std|core")
 # Whose code the rest is, for --explain: the first that fits. Code that was inlined counts for whom it was inlined into.
 GROUPS = [
-    ("allocator", re.compile(r"^_*(int_)?(malloc|free|calloc|realloc|memalign)|malloc_consolidate|unlink_chunk|__rdl_|__rust_")),
+    (
+        "allocator",
+        re.compile(r"^_*(int_)?(malloc|free|calloc|realloc|memalign)|malloc_consolidate|unlink_chunk|__rdl_|__rust_"),
+    ),
     ("wire", re.compile(r"instructions::")),
     ("stoq", re.compile(r"stoq(_gateway)?::")),
     ("quinn-proto", re.compile(r"quinn_proto")),
@@ -146,7 +149,9 @@ def main():
     if missing:
         print(f"{', '.join(missing)}: not stored, or not measured. To store what was measured: {accept}")
     if worse:
-        print(f"{', '.join(worse)}: more than {LIMIT:.0%} more instructions a packet than stored. If that is meant: {accept}")
+        print(
+            f"{', '.join(worse)}: more than {LIMIT:.0%} more instructions a packet than stored. If that is meant: {accept}"
+        )
     return 1 if worse or missing else 0
 
 

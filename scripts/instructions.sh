@@ -25,7 +25,7 @@ case ${1:-} in
     --explain) explain=yes ;;
     *) die "no option is called $1: give --accept, --explain or none" ;;
 esac
-install $INSTRUCTIONS_PACKAGES
+install "${INSTRUCTIONS_PACKAGES[@]}"
 need_rust
 
 say "building"

@@ -1,6 +1,7 @@
 """Reads the manifests of configs/ and fails where one asks for less, or is allowed more, than the operations guide says."""
 
 import sys
+
 import yaml
 
 
@@ -30,7 +31,10 @@ def judge_pod(name, document):
         added = set(context["capabilities"].get("add", []))
         ensure(added <= {"IPC_LOCK", "SYS_NICE"}, f"{at}: adds {added}")
         # IPC_LOCK reaches the gateway by its file, which escalation must allow; who has none needs no escalation.
-        ensure(context["allowPrivilegeEscalation"] == ("IPC_LOCK" in added), f"{at}: escalation without need, or not with it")
+        ensure(
+            context["allowPrivilegeEscalation"] == ("IPC_LOCK" in added),
+            f"{at}: escalation without need, or not with it",
+        )
         resources = container["resources"]
         ensure("hugepages-2Mi" in resources["requests"], f"{at}: asks for no huge pages")
         ensure(resources["requests"] == resources["limits"], f"{at}: is not guaranteed what it asks for")

@@ -12,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
-bench= brief=
+bench='' brief=''
 case ${1:-} in
     "") ;;
     --bench) bench=1 ;;
@@ -20,7 +20,7 @@ case ${1:-} in
     *) die "unknown option \"$1\"; there are --bench and --brief" ;;
 esac
 [ "$(id -u)" = 0 ] || die "needs root: the work that is profiled makes DPDK ports"
-install $BUILD_PACKAGES
+install "${BUILD_PACKAGES[@]}"
 need_rust
 [ -z "$bench" ] || install cmake g++ libclang-dev
 
@@ -41,7 +41,7 @@ mkdir -p "$work/raw" "$optimized"
 # The tool of the compiler's own LLVM where rustup has it; an older one of Debian's reads what it needs as well.
 profdata=$(rustc --print sysroot)/lib/rustlib/$host/bin/llvm-profdata
 if [ ! -x "$profdata" ]; then
-    install $PROFILE_PACKAGES
+    install "${PROFILE_PACKAGES[@]}"
     profdata=llvm-profdata-19
 fi
 
@@ -70,9 +70,10 @@ else
 fi
 say "working"
 [ -z "$bench" ] || WORK="$WORK $BENCH_WORK"
+read -r -d '' -a work_rows <<<"$WORK" || true
 # One row that fails, by a machine too busy, leaves a profile of the others.
 STOQ_BUILT=$work/built OUT=$work/work.jsonl ROUNDS=1 RSIZE=10 BYTES=1000000000 PAYLOAD=536870912 TRIPS=10000 \
-    scripts/bench/run.sh $WORK >/dev/null || say "the profile is of the rows that did not fail"
+    scripts/bench/run.sh "${work_rows[@]}" >/dev/null || say "the profile is of the rows that did not fail"
 # Searches for a rate: a second each will do.
 STOQ_BUILT=$work/built OUT=$work/drops.jsonl SECONDS_FULL=1 SECONDS_SHORT=1 WIDTH=0.5 scripts/bench/pktgen.sh drop-64 initials >/dev/null ||
     say "the profile is without the drop path"

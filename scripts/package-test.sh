@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 need_root "it installs a package in a chroot"
 needed
-install $PACKAGE_PACKAGES
+install "${PACKAGE_PACKAGES[@]}"
 
 package=$(scripts/package.sh)
 dir=$(mktemp -d /tmp/stoq-package.XXXXXX)
@@ -33,7 +33,10 @@ say "installing $(basename "$package")"
 cp "$package" "$root/stoq.deb"
 inside apt-get update -qq
 inside apt-get install -y -qq --no-install-recommends /stoq.deb systemd man-db >"$dir/apt.log" 2>&1 || { tail -n 30 "$dir/apt.log" >&2; die "not installed"; }
-[ "$(inside dpkg-query -W -f '${Status}' stoq)" = "install ok installed" ] || die "dpkg does not call it installed"
+# dpkg-query fills its fields in itself.
+# shellcheck disable=SC2016
+status='${Status}' conffiles='${Conffiles}' version='${Version}'
+[ "$(inside dpkg-query -W -f "$status" stoq)" = "install ok installed" ] || die "dpkg does not call it installed"
 
 say "its files"
 for file in usr/bin/{stoq,stoq-gateway,stoq-pktgen} usr/sbin/{stoq-hugepages,stoq-bind-nic} etc/stoq/gateway.toml \
@@ -43,7 +46,7 @@ for file in usr/bin/{stoq,stoq-gateway,stoq-pktgen} usr/sbin/{stoq-hugepages,sto
 done
 [ "$(stat -c %a "$root/etc/stoq")" = 750 ] || die "/etc/stoq is open to everybody"
 [ "$(inside stat -c %U:%G /etc/stoq)" = root:stoq ] || die "/etc/stoq is not the group's"
-[ "$(inside dpkg-query -W -f '${Conffiles}' stoq | awk '{print $1}')" = /etc/stoq/gateway.toml ] || die "not a configuration file"
+[ "$(inside dpkg-query -W -f "$conffiles" stoq | awk '{print $1}')" = /etc/stoq/gateway.toml ] || die "not a configuration file"
 inside getent passwd stoq >/dev/null || die "no user stoq"
 [ "$(inside stat -c %U:%a /var/lib/stoq)" = stoq:750 ] || die "the store is not the gateway's own"
 
@@ -56,7 +59,7 @@ for program in stoq stoq-gateway stoq-pktgen; do
 done
 
 say "its programs"
-version=$(inside dpkg-query -W -f '${Version}' stoq)
+version=$(inside dpkg-query -W -f "$version" stoq)
 for program in stoq stoq-gateway stoq-pktgen; do
     [ "$(inside "$program" --version)" = "$program ${version%-*}" ] || die "$program says $(inside "$program" --version), not ${version%-*}"
 done
@@ -73,7 +76,7 @@ inside setpriv --reuid=stoq --regid=stoq --clear-groups stoq-gateway check --con
 grep -q 'built with DPDK' "$dir/check" || die "the package is without DPDK"
 
 say "its unit"
-said=$(inside systemd-analyze verify stoq-gateway.service 2>&1) && [ -z "$said" ] || die "systemd-analyze verify: $said"
+{ said=$(inside systemd-analyze verify stoq-gateway.service 2>&1) && [ -z "$said" ]; } || die "systemd-analyze verify: $said"
 [ ! -e "$root/etc/systemd/system/multi-user.target.wants/stoq-gateway.service" ] || die "the unit is enabled before there is an identity"
 
 say "removing it"

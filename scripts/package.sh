@@ -6,10 +6,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
-install $BUILD_PACKAGES $PACKAGE_PACKAGES
+install "${BUILD_PACKAGES[@]}" "${PACKAGE_PACKAGES[@]}"
 need_rust
 
-export CARGO_TARGET_DIR=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+CARGO_TARGET_DIR=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+export CARGO_TARGET_DIR
 take_built
 # cargo-deb takes executables from where cargo would have built them.
 stage=$CARGO_TARGET_DIR/package
@@ -23,5 +24,10 @@ for file in "$stage"/release/generated/completions/*.bash; do mv "$file" "${file
 
 cargo_deb
 say "the package"
-CARGO_TARGET_DIR=$stage "$tool" --package stoq-gateway --no-build --strip --quiet --output "$CARGO_TARGET_DIR/debian/" >&2
-ls -t "$CARGO_TARGET_DIR"/debian/stoq_*.deb | head -n 1
+debian=$CARGO_TARGET_DIR/debian
+CARGO_TARGET_DIR=$stage "$tool" --package stoq-gateway --no-build --strip --quiet --output "$debian/" >&2
+newest=''
+for package in "$debian"/stoq_*.deb; do
+    if [ -z "$newest" ] || [ "$package" -nt "$newest" ]; then newest=$package; fi
+done
+echo "$newest"

@@ -9,8 +9,9 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 export STOQ_CLOCK=$EPOCHSECONDS
 
-ALL_PACKAGES="$BUILD_PACKAGES $LAB_PACKAGES $CAPTURE_PACKAGES $CONTAINER_PACKAGES $PACKAGE_PACKAGES $ADMIN_PACKAGES $INSTALL_PACKAGES
-    $INSTRUCTIONS_PACKAGES $VECTORS_PACKAGES $FUZZ_PACKAGES $BENCH_PACKAGES $PROFILE_PACKAGES procps util-linux"
+ALL_PACKAGES=("${BUILD_PACKAGES[@]}" "${CHECK_PACKAGES[@]}" "${LAB_PACKAGES[@]}" "${CAPTURE_PACKAGES[@]}" "${CONTAINER_PACKAGES[@]}"
+    "${PACKAGE_PACKAGES[@]}" "${ADMIN_PACKAGES[@]}" "${INSTALL_PACKAGES[@]}" "${INSTRUCTIONS_PACKAGES[@]}" "${VECTORS_PACKAGES[@]}"
+    "${FUZZ_PACKAGES[@]}" "${BENCH_PACKAGES[@]}" "${PROFILE_PACKAGES[@]}" procps util-linux)
 
 # need: everything that any of the tests needs, whether it comes in a minute or in half an hour.
 need() {
@@ -30,7 +31,7 @@ case ${1:-} in
     --need)
         NEED_ONLY=1
         need
-        install $ALL_PACKAGES
+        install "${ALL_PACKAGES[@]}"
         needed
         say "nothing is missing"
         exit
@@ -39,14 +40,14 @@ case ${1:-} in
 esac
 NEED_ONLY=1 need
 needed
-install $ALL_PACKAGES
+install "${ALL_PACKAGES[@]}"
 # Once more, for what needs a package to be looked for.
 NEED_ONLY=1 need
 needed
 
 # What is built once from the beginning needs no traces for building it again, which are large.
 export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
-large=$(mktemp) fetched=$(mktemp -d) background=
+large=$(mktemp) fetched=$(mktemp -d) background=''
 export STOQ_BASE=$fetched/base.tar
 cleanup() {
     [ -z "$background" ] || { kill "$background" 2>/dev/null && wait "$background" 2>/dev/null; } || true
@@ -61,6 +62,7 @@ cargo fetch --locked --quiet
 cargo fetch --locked --quiet --manifest-path fuzz/Cargo.toml
 cargo_fuzz
 cargo_deb
+ruff_tool
 scripts/vectors.sh
 wait "$background"
 

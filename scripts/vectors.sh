@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
-install $VECTORS_PACKAGES
+install "${VECTORS_PACKAGES[@]}"
 
 say "the byte vectors, by an independent reader"
 environment=${CARGO_TARGET_DIR:-target}/vectors

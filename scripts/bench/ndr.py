@@ -46,7 +46,9 @@ class Goal:
     def learn(self, trial):
         held = trial.loss <= self.loss and trial.reached(self.tolerance)
         (self.held if held else self.failed).append(trial)
-        if not held and trial.rate <= max((short.rate for short in self.held if short.seconds < trial.seconds), default=0):
+        if not held and trial.rate <= max(
+            (short.rate for short in self.held if short.seconds < trial.seconds), default=0
+        ):
             self.length = max(self.length, trial.seconds)
 
     @property
@@ -78,7 +80,9 @@ class Goal:
         return all(not trial.reached(self.tolerance) for trial in self.failed if trial.rate == self.upper)
 
 
-def search(trial, ceiling, seconds=5.0, short=1.0, width=0.05, least=None, pdr_loss=0.005, tolerance=0.01, trials_max=60):
+def search(
+    trial, ceiling, seconds=5.0, short=1.0, width=0.05, least=None, pdr_loss=0.005, tolerance=0.01, trials_max=60
+):
     """Finds NDR and PDR below `ceiling`, the highest rate worth asking for.
 
     trial: measures; takes a rate and seconds, returns a Trial.

@@ -41,8 +41,10 @@ def bars(title, unit, rows, note):
     width = left + BARS
     scale = (BARS - 90) / most
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        'font-family="system-ui, sans-serif" font-size="12">',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+            'font-family="system-ui, sans-serif" font-size="12">'
+        ),
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
         f'<text x="12" y="24" font-size="16" font-weight="600">{escape(title)}</text>',
         f'<text x="12" y="42" fill="#666">{escape(unit)}. Bars: median; whiskers: lowest and highest round</text>',
@@ -55,8 +57,10 @@ def bars(title, unit, rows, note):
         out += [
             f'<text x="{left - 8}" y="{y + 12}" text-anchor="end">{escape(label)}</text>',
             f'<rect x="{left}" y="{y}" width="{middle * scale:.1f}" height="{BAR}" fill="{COLORS[color]}"/>',
-            f'<path d="M{low:.1f} {center}H{high:.1f}M{low:.1f} {y + 3}V{y + BAR - 3}M{high:.1f} {y + 3}V{y + BAR - 3}" '
-            'stroke="#111" fill="none"/>',
+            (
+                f'<path d="M{low:.1f} {center}H{high:.1f}M{low:.1f} {y + 3}V{y + BAR - 3}M{high:.1f} {y + 3}V{y + BAR - 3}" '
+                'stroke="#111" fill="none"/>'
+            ),
             f'<text x="{max(high, left + middle * scale) + 6:.1f}" y="{y + 12}">{middle:.2f}</text>',
         ]
     out += [f'<text x="12" y="{height - 10}" fill="#666">{escape(note)}</text>', "</svg>"]

@@ -10,9 +10,7 @@ OPERATIONS = [
     ("get", "get, checked and dropped"),
     ("get-unchecked", "get, dropped unchecked"),
 ]
-WIDTHS = [
-    (f"{'' if c == 1 else f'-c{c}'}{'' if s == 1 else f'-s{s}'}", c, s) for c in (1, 16, 256) for s in (1, 4)
-]
+WIDTHS = [(f"{'' if c == 1 else f'-c{c}'}{'' if s == 1 else f'-s{s}'}", c, s) for c in (1, 16, 256) for s in (1, 4)]
 # Row, operation, MTU, connections, streams.
 MEMIF = [
     (f"{operation}-{mtu}{width}", name, mtu, c, s)
@@ -39,8 +37,8 @@ COSTS = [
     *(f"{peer}-{how}" for peer in PEERS for how in ("gso", "packets")),
 ]
 CEILINGS = [
-    *((f"quic-{mtu}", f"quinn-proto in memory, no wire") for mtu in (1500, 9000)),
-    *((f"wire-{mtu}", f"testpmd on the same memif, no QUIC") for mtu in (1500, 9000)),
+    *((f"quic-{mtu}", "quinn-proto in memory, no wire") for mtu in (1500, 9000)),
+    *((f"wire-{mtu}", "testpmd on the same memif, no QUIC") for mtu in (1500, 9000)),
 ]
 MESH = [
     ("get-direct", "get from a holder"),

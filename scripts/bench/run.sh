@@ -65,7 +65,7 @@ UDP_CHECKSUM=${UDP_CHECKSUM:-true}
 
 [ "$(id -u)" = 0 ] || die "the benchmarks need root: they make network namespaces and DPDK ports"
 [ "$(nproc)" -ge 2 ] || die "the benchmarks need two cores, one a side"
-install $BUILD_PACKAGES $BENCH_PACKAGES
+install "${BUILD_PACKAGES[@]}" "${BENCH_PACKAGES[@]}"
 need_rust
 
 built=${STOQ_BUILT:-}
@@ -100,7 +100,7 @@ out=${OUT:-$plain/bench.jsonl}
 disk=$(mktemp -d "${TMPDIR:-/tmp}/stoq-bench.XXXXXX")
 shm=$(mktemp -d /dev/shm/stoq-bench.XXXXXX)
 near=stoq-bench-near-$$ far=stoq-bench-far-$$
-mesh_pids=() pid= client_pid= reserved= rmem_max= wmem_max=
+mesh_pids=() pid='' client_pid='' reserved='' rmem_max='' wmem_max=''
 
 end() { # PID: ends a process of ours, by force after ten seconds, and returns its status.
     local tries status=0

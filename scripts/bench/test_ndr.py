@@ -94,7 +94,7 @@ class Search(unittest.TestCase):
             self.assertLessEqual(len(search(trial, 1000, trials_max=40)["trials"]), 40)
 
     def test_what_cannot_be_searched_is_refused(self):
-        for wrong in [dict(ceiling=0), dict(ceiling=1, width=0), dict(ceiling=1, seconds=1, short=2)]:
+        for wrong in [{"ceiling": 0}, {"ceiling": 1, "width": 0}, {"ceiling": 1, "seconds": 1, "short": 2}]:
             with self.assertRaises(ValueError):
                 search(receiver(1), **wrong)
 

@@ -115,7 +115,16 @@ def parse_descriptor(data):
     refuse_if(code == 1 and (k, m) == (1, 0), BAD_DESCRIPTOR)
     stripes = -(-length // (k * shard_len))
     refuse_if(stripes * m * shard_len > 1 << 50, BAD_DESCRIPTOR)
-    return dict(content=content, length=length, shard_len=shard_len, code=code, k=k, m=m, parity=parity, stripes=stripes)
+    return {
+        "content": content,
+        "length": length,
+        "shard_len": shard_len,
+        "code": code,
+        "k": k,
+        "m": m,
+        "parity": parity,
+        "stripes": stripes,
+    }
 
 
 def emit_descriptor(d):
@@ -236,22 +245,27 @@ def in_runs(runs):
     return lambda number: not runs or any(start <= number < end for start, end in ends)
 
 
+def of_lanes(entry):
+    """Whether a group of the entry's blob is of its lanes and its stripes."""
+    shard_groups, in_stripes = entry["shard_len"] // GROUP, in_runs(entry["stripes"])
+    first, width = (0, entry["k"]) if entry["blob"] == "content" else (entry["k"], entry["m"])
+
+    def selected(group):
+        stripe, lane = divmod(group // shard_groups, width)
+        return first + lane in entry["lanes"] and in_stripes(stripe)
+
+    return selected
+
+
 def check_encodings(vectors):
     for entry in vectors["encodings"]:
         blob = payload(entry["seed"], entry["length"])
         if "ranges" in entry:
             selected = in_runs(entry["ranges"])
         else:
-            k, m, shard_groups = entry["k"], entry["m"], entry["shard_len"] // GROUP
-            in_stripes = in_runs(entry["stripes"])
-            first, width = (0, k) if entry["blob"] == "content" else (k, m)
             if entry["blob"] == "parity":
-                blob = b"".join(parity_blob(blob, entry["shard_len"], k, m))
-
-            def selected(group):
-                stripe, lane = divmod(group // shard_groups, width)
-                return first + lane in entry["lanes"] and in_stripes(stripe)
-
+                blob = b"".join(parity_blob(blob, entry["shard_len"], entry["k"], entry["m"]))
+            selected = of_lanes(entry)
         data = encoding(blob, selected)
         same(entry, "token", "b3:" + blake3(blob).hexdigest())
         same(entry, "token", "b3:" + packed(subtree_hash(blob, 0, True)).hex())
@@ -366,7 +380,12 @@ def check_parity(vectors):
             same(entry, key, content_text(descriptor[key]))
         same(entry, "set_token", set_text(emit_descriptor(descriptor)))
         found = [
-            dict(lane=k + number % m, stripe=number // m, blake3=blake3(shard).hexdigest(), first=shard[:64].hex())
+            {
+                "lane": k + number % m,
+                "stripe": number // m,
+                "blake3": blake3(shard).hexdigest(),
+                "first": shard[:64].hex(),
+            }
             for number, shard in enumerate(shards)
         ]
         same(entry, "shards", found)
