@@ -73,6 +73,7 @@ background=$!
 scripts/check.sh
 wait "$background"
 background=
+export STOQ_BUILT=${CARGO_TARGET_DIR:-target}/release
 
 say "tests"
 cargo test --workspace --locked
@@ -81,10 +82,10 @@ cargo test --no-default-features --locked
 say "instructions a packet"
 scripts/instructions.sh
 say "the main job, as root"
-STOQ_BUILT=${CARGO_TARGET_DIR:-target}/release scripts/run.sh
+scripts/run.sh
 say "the main job with 3 GiB"
 head -c 3221225472 /dev/urandom >"$large"
-STOQ_BUILT=${CARGO_TARGET_DIR:-target}/release scripts/run.sh "$large"
+scripts/run.sh "$large"
 rm -f "$large"
 say "the main job, as an ordinary user on normal pages"
 scripts/test-unprivileged.sh
@@ -97,7 +98,7 @@ scripts/fuzz.sh 60
 say "the mesh: four gateways, shards, hops, mirrors"
 scripts/mesh.sh
 say "the admin endpoint: Prometheus, top, the page"
-STOQ_BUILT=${CARGO_TARGET_DIR:-target}/release scripts/admin.sh
+scripts/admin.sh
 say "installing: huge pages, NICs, the unit, the manifests"
 scripts/install-test.sh
 say "the container"

@@ -74,7 +74,6 @@ mesh_up() { # WHO...
     local who
     [ -f "$shm/holder4.id" ] || new_identities "$shm" relay holder1 holder2 holder3 holder4
     : >"$shm/gateway.log"
-    : >"$shm/events"
     { echo "connect = \"$(mesh_address "$1")\""
       mesh_config client "$CLIENT_CORE"
       mesh_sockets client; } >"$shm/client.toml"

@@ -425,6 +425,7 @@ run_row() { # ROW; on failure nothing of it stays behind.
             ;;
     esac
     gateway_usage='{}' wire_frames=0 wire_frame_bytes=0
+    : >"$shm/events"
     case $1 in
         quic-*) quic_row "${1#quic-}" ;;
         wire-*) wire_row "${1#wire-}" ;;
