@@ -10,7 +10,7 @@
 # says what they do; packets are those with payload, in the steady stream. The worker without DPDK is counted: a wire in memory
 # stands for the device. Valgrind has no AVX-512, so encryption takes another path in it than on metal, and on another CPU may
 # take a third one. What chooses its path by the CPU is therefore left out of the sum that is compared, and shown beside it: aws-lc,
-# BLAKE3, libc's memcpy and its kin. A call of them more or a byte of them more shows there, not in the sum. System calls
+# BLAKE3, libc's memcpy and similar functions. A call of them more or a byte of them more shows there, not in the sum. System calls
 # and the kernel are in neither.
 set -euo pipefail
 cd "$(dirname "$0")/.."

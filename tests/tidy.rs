@@ -35,7 +35,17 @@ const LONG_FUNCTIONS: &[&str] = &[
 ];
 
 /// Words with which a sentence hides its subject.
-const BANNED: &[&str] = &["so many", "so much of", "whoever", "who asks", "is done so"];
+const BANNED: &[&str] = &[
+    "so many",
+    "so much of",
+    "whoever",
+    "who asks",
+    "is done so",
+    "what comes",
+    "somebody",
+    "affair",
+    "without a word",
+];
 
 /// Words in British spelling. The code's, the standards' and the documents' spelling is American.
 const BRITISH: &[&str] = &[

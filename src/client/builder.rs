@@ -170,7 +170,7 @@ impl ClientBuilder {
     }
 
     /// Lets [`ConnectOptions::early`](super::ConnectOptions::early) send requests in the first flight of a resumed session, which
-    /// somebody may replay. Off without it.
+    /// an observer may replay. Off without it.
     pub fn early_data(mut self, allowed: bool) -> Self {
         self.tls.early_data = allowed;
         self

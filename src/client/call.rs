@@ -174,7 +174,7 @@ pub(super) struct FetchAnswer {
     pub(super) listed: bool,
 }
 
-/// What comes of a FETCH. Their bytes are bounded by its credit.
+/// The deliveries of a FETCH. Their bytes are bounded by its credit.
 #[derive(Debug)]
 pub(super) enum Event {
     Accepted(OkRecord),

@@ -1,4 +1,4 @@
-//! The worker's side of a client: an application that carries the tasks' calls to the rings, and what comes back to the tasks.
+//! The worker's side of a client: an application that carries the tasks' calls to the rings, and the answers back to the tasks.
 //!
 //! It runs on the worker's own thread, one instance a worker, and never waits. Everything it keeps is bounded: requests by their
 //! number, fetched bytes by each request's credit, bytes to be put by a short channel each, messages by a room a connection.

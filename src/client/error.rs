@@ -86,7 +86,7 @@ pub enum ClientError {
         /// What it is, and what to do.
         error: InputError,
     },
-    /// Somebody wrote to the file before all of it was sent.
+    /// The file was written to before all of it was sent.
     #[error(
         "{path} changed while it was being sent; put it again when nobody writes to it, or put a copy: cat FILE | stoq put -"
     )]
@@ -94,7 +94,7 @@ pub enum ClientError {
         /// The file.
         path: String,
     },
-    /// Somebody wrote to the file after its bytes had been read, and before the peer said that it keeps them.
+    /// The file was written to after its bytes had been read, and before the peer said that it keeps them.
     #[error(
         "{path} changed while it was being sent; the gateway keeps what it was before, as {kept}. Put it again for what it is now"
     )]
@@ -104,7 +104,7 @@ pub enum ClientError {
         /// What the peer keeps.
         kept: AnyToken,
     },
-    /// Somebody wrote to the file while its token was made.
+    /// The file was written to while its token was made.
     #[error("{path} changed while it was being hashed; do it again when nobody writes to it")]
     ChangedHashing {
         /// The file.

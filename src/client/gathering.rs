@@ -10,7 +10,7 @@ use crate::token::{AnyToken, SetToken, VerifiedPiece};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 
-/// What comes of it.
+/// An event of a gathering.
 #[derive(Debug)]
 pub enum Gathered {
     /// What it is: first.
@@ -163,7 +163,7 @@ impl Client {
 }
 
 impl Gathering {
-    /// What comes next; none when everything has come. May be dropped and called again: nothing is lost.
+    /// The next event; none after the last. May be dropped and called again: nothing is lost.
     ///
     /// # Errors
     /// [`ClientError::Refused`] when it cannot be had from these holders: its text says what each of them did.

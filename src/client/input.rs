@@ -254,7 +254,7 @@ impl Read for Waiting {
     }
 }
 
-/// What the system says of a file when it is opened: another answer later means that somebody wrote to it. A write counts before its bytes
+/// What the system says of a file when it is opened: another answer later means that the file was written to. A write counts before its bytes
 /// can be read, except through a shared mapping, where the kernel may note it as late as it writes the page back.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Watch {
@@ -280,7 +280,7 @@ impl Watch {
         self.is_blind
     }
 
-    /// Whether somebody has written to the file.
+    /// Whether the file was written to.
     pub(super) fn has_changed(&self, file: &File) -> io::Result<bool> {
         let now = fstat(file)?;
         Ok((now.st_size as u64, (now.st_mtime as i64, now.st_mtime_nsec as i64))

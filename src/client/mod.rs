@@ -133,7 +133,7 @@ pub struct ConnectOptions {
     /// How long the peer may take.
     pub timeout: Duration,
     /// Return at once where an earlier connection of this client to the same peer left a session, and send the first requests
-    /// with the first flight of packets, which somebody may replay. Needs [`ClientBuilder::early_data`], and a peer that takes early
+    /// with the first flight of packets, which an observer may replay. Needs [`ClientBuilder::early_data`], and a peer that takes early
     /// data.
     ///
     /// A peer takes small FETCHes and LOCATEs so. What it refuses as too early has had no effect and is asked once more by the

@@ -47,7 +47,7 @@ pub(super) struct Stored {
 #[derive(Debug)]
 pub(super) enum Data {
     Memory(Bytes),
-    /// A file, and how to see that somebody writes to it; a temporary file without a name is nobody else's.
+    /// A file, and how to see that it is written to; a temporary file without a name is ours alone.
     File {
         file: File,
         path: String,
@@ -88,7 +88,7 @@ impl Prepared {
         self.content.data.name()
     }
 
-    /// Whether somebody has written to the file since it was hashed, as far as its size and its time tell.
+    /// Whether the file was written to since it was hashed, as far as its size and its time tell.
     pub(super) fn has_changed(&self) -> Result<bool, ClientError> {
         self.content.data.has_changed()
     }

@@ -220,7 +220,7 @@ impl Peer {
     /// A file is read by the task itself, 1 MiB at a time, and only as fast as the connection takes it: from a slow disk, give
     /// it a thread that may block.
     ///
-    /// A file that somebody writes to meanwhile is an error, also where all its bytes had been sent before: [`ClientError::Changed`],
+    /// A file that is written to meanwhile is an error, also where all its bytes had been sent before: [`ClientError::Changed`],
     /// [`ClientError::ChangedSince`]. Its size and its time of modification are looked at after each read, and its bytes checked before
     /// they are sent where these may not tell. A write that is seen by neither, through a shared mapping, is found by the gateway: the file
     /// is then hashed once more, to tell who erred. A file that is deleted, or replaced by another of its name, is put as it was opened.
@@ -287,7 +287,7 @@ impl Peer {
         }
     }
 
-    /// Asks for a payload; returns once the peer has said that it has it. What comes is a reader of checked bytes, in order.
+    /// Asks for a payload; returns once the peer has said that it has it. The result reads checked bytes, in order.
     ///
     /// # Errors
     /// [`ClientError::Refused`] for what the peer refuses: with [`ErrorCode::NotFound`] where it does not have the payload.

@@ -67,7 +67,7 @@ impl Input {
     /// Reads it to its end, hashes it, and cuts it into shards where `options` say so. Blocks on the disk, or on the writer of a pipe.
     ///
     /// # Errors
-    /// [`ClientError::File`] when it cannot be read, [`ClientError::Changed`] when somebody writes to it meanwhile,
+    /// [`ClientError::File`] when it cannot be read, [`ClientError::Changed`] when it is written to meanwhile,
     /// [`ClientError::Spool`] when a temporary file cannot be written, [`ClientError::Shape`] for shards that cannot be.
     pub fn prepare(self, options: &PrepareOptions) -> Result<Prepared, ClientError> {
         self.read(options, true)
@@ -139,7 +139,7 @@ impl Preparing<'_> {
         Ok(if read == 0 { InPlace::Hashed(Box::new(hashed)) } else { InPlace::Longer(past_end) })
     }
 
-    /// Copies what comes, up to its end, into a temporary file.
+    /// Copies the input, up to its end, into a temporary file.
     fn stream(&self, reader: &mut dyn Read) -> Result<Prepared, ClientError> {
         let mut spool = self.temporary(self.name)?;
         let (mut reader, mut window, mut length) = (reader, vec![0; WINDOW_BYTES], 0);

@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn both_directions_are_copied_while_somebody_captures() {
+    fn both_directions_are_copied_during_a_capture() {
         let tap = Arc::new(Tap::default());
         let (mut near, mut far) = pair(&tap);
         let now = Instant::now();

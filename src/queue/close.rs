@@ -6,19 +6,19 @@ use crate::tls::{TlsRefusal, explain, shown};
 use quinn_proto::{ConnectError, ConnectionError, TransportErrorCode};
 use std::net::SocketAddr;
 
-/// Why a connection ended, or never came up. Its text says what happened and, where something can be done, what to do.
+/// Why a connection ended, or never came up. Its text says what happened and, where possible, what to do.
 ///
-/// What a peer writes is shown without control characters, 200 characters of it at most.
+/// A peer's text is shown without control characters, at most 200 characters of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CloseReason {
-    /// TLS refused the other side, here or there; the reason is typed, too. A client's handshake is over before its gateway has judged
-    /// the client's certificate, so this may end a connection that was up.
+    /// TLS refused the other side, here or there; the reason is typed, too. A client's handshake is complete
+    /// before its gateway has judged the client's certificate, so this may end an open connection.
     #[error(transparent)]
     Tls(TlsRefusal),
     /// What is sent to the peer does not arrive.
     #[error(transparent)]
     Unreachable(Obstacle),
-    /// Nothing came from the peer for the idle timeout.
+    /// The peer was silent for the idle timeout.
     #[error("the peer has not answered for the idle timeout (timed out)")]
     TimedOut,
     /// The peer does not know the connection.
@@ -29,7 +29,7 @@ pub enum CloseReason {
     Peer {
         /// The number of the peer's error code: [`CloseReason::code`] names it.
         number: u64,
-        /// What the peer says.
+        /// The peer's text.
         text: String,
     },
     /// The peer's QUIC ended it.
@@ -37,7 +37,7 @@ pub enum CloseReason {
     PeerQuic {
         /// QUIC's error code (RFC 9000 §20.1).
         code: TransportErrorCode,
-        /// What the peer says.
+        /// The peer's text.
         text: String,
     },
     /// The peer broke a rule of QUIC, and this side ended it.
@@ -45,7 +45,7 @@ pub enum CloseReason {
     Quic {
         /// QUIC's error code (RFC 9000 §20.1).
         code: TransportErrorCode,
-        /// Which rule.
+        /// The rule.
         text: String,
     },
     /// The peer speaks no version of QUIC that this side does.
@@ -56,15 +56,15 @@ pub enum CloseReason {
     /// The peer broke the STOQ protocol, and this side closed it.
     #[error("closed here ({code}): {text}")]
     Fault {
-        /// What was wrong.
+        /// The fault.
         code: ErrorCode,
-        /// The same in words.
+        /// The fault in words.
         text: String,
     },
     /// This side's application closed it.
     #[error("closed here")]
     Local,
-    /// This side closed a connection to a peer gateway, since another needs its place.
+    /// This side closed a connection to a peer gateway to make room for another.
     #[error("another peer gateway needs the place")]
     Displaced,
     /// This side closed a connection to a gateway that is no peer gateway any more.
@@ -73,7 +73,7 @@ pub enum CloseReason {
     /// This node was stopped.
     #[error("this node was stopped")]
     Stopped,
-    /// This node was made without what it needs to open connections.
+    /// This node has no client configuration.
     #[error("this node has no client identity and opens no connections")]
     NoClient,
     /// No connection leads to such an address.
@@ -99,7 +99,7 @@ impl CloseReason {
     }
 }
 
-/// What QUIC says of a connection that was lost.
+/// The reason of a lost connection, from QUIC's error.
 impl From<&ConnectionError> for CloseReason {
     fn from(error: &ConnectionError) -> Self {
         if let Some(refusal) = explain(error) {
@@ -125,7 +125,7 @@ impl From<&ConnectionError> for CloseReason {
     }
 }
 
-/// What QUIC says of a connection that cannot be opened.
+/// The reason of a connection that cannot be opened, from QUIC's error.
 impl From<ConnectError> for CloseReason {
     fn from(error: ConnectError) -> Self {
         match error {

@@ -116,7 +116,7 @@ pub struct Asked {
     pub request: Request,
     /// The peer's node ID, if it showed a certificate.
     pub node: Option<NodeId>,
-    /// It came in early data, which somebody may have replayed (protocol §7).
+    /// It came in early data, which may be a replay (protocol §7).
     pub early: bool,
     /// Credit for the answer's data.
     pub credit: Credit,

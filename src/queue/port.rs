@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Deliveries that gather before a busy worker wakes their application.
+/// Deliveries to collect before a busy worker wakes their application.
 const WAKE_LEN: usize = 16;
 
 /// The application's ends of its two rings to one worker.
@@ -27,8 +27,8 @@ pub struct WorkerPort {
     deliveries: Arc<ArrayQueue<Delivery>>,
     commands: Arc<ArrayQueue<Command>>,
     application: Waker,
-    /// Events that found the ring full: at most a few for each open connection and request. While any wait, nothing is
-    /// read for this application.
+    /// Events that found the ring full: at most a few for each open connection and request. While any wait,
+    /// no stream is read for this application.
     held: VecDeque<Delivery>,
     /// Something changed for the application this turn.
     touched: bool,
@@ -64,7 +64,7 @@ pub fn rings(worker: Waker) -> (AppPort, WorkerPort) {
 impl AppPort {
     /// The next delivery, if one waits.
     pub fn receive(&mut self) -> Option<Delivery> {
-        // A look is cheaper than an attempt, which has a fence, and most looks find nothing.
+        // Checking is cheaper than an attempt, which has a fence, and most checks find the ring empty.
         if self.deliveries.is_empty() {
             return None;
         }
@@ -190,8 +190,8 @@ impl WorkerPort {
         !self.commands.is_empty()
     }
 
-    /// Wakes the application if anything changed for it. While the worker is busy, deliveries gather first: a wake and its two
-    /// context switches then serve many of them. The first turn without work sends the rest on their way.
+    /// Wakes the application if anything changed for it. While the worker is busy, deliveries are collected
+    /// first: a wake and its two context switches then serve many of them. The first idle turn wakes it.
     pub(crate) fn notify(&mut self, busy: bool) {
         if self.urgent || self.touched && (!busy || self.deliveries.len() >= WAKE_LEN) {
             (self.touched, self.urgent) = (false, false);

@@ -33,8 +33,8 @@ impl Sleeper {
         self.waker.clone()
     }
 
-    /// Sleeps up to `limit`, unless `ready` already holds or a wake comes. `ready` is asked after the flag is up, so that a
-    /// push between the last look and the sleep is never missed.
+    /// Sleeps up to `limit`, unless `ready` already holds or a wake comes. `ready` is called after the flag
+    /// is up, so that a push between the last check and the sleep is never missed.
     pub fn sleep(&self, limit: Duration, ready: impl Fn() -> bool) {
         self.waker.sleeping.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! One request on its way to another gateway, and everyone who waits for its answer.
+//! One forwarded request, and everyone who waits for its answer.
 
 use crate::queue::{Credit, RequestId};
 use crate::record::{Fetch, Hop, Payload};
@@ -7,7 +7,7 @@ use crate::tls::NodeId;
 use smallvec::SmallVec;
 use std::time::Instant;
 
-/// What makes two FETCHes the same: the record, the rest of the route and whether it may be kept on the way.
+/// The identity of a FETCH: the record, the rest of the route and whether gateways on the way may keep it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct FetchKey {
     pub(super) fetch: Fetch,
@@ -15,12 +15,12 @@ pub(super) struct FetchKey {
     pub(super) cache: bool,
 }
 
-/// One request on its way, and all who wait for its answer.
+/// One forwarded request, and the peers that wait for its answer.
 #[derive(Debug)]
 pub(super) struct Flow {
     pub(super) next: NodeId,
     pub(super) hop: Box<Hop>,
-    /// The first set the pace at which the answer is read.
+    /// The first one sets the pace at which the answer is read.
     pub(super) members: SmallVec<[Member; 1]>,
     /// Credit for what the first member sends on.
     pub(super) onward: Credit,
@@ -39,11 +39,11 @@ pub(super) struct Flow {
 pub(super) enum Stage {
     /// For a connection to its peer gateway.
     Waiting { until: Instant },
-    /// It is on its way under this number.
+    /// Forwarded under this number.
     Open(RequestId),
 }
 
-/// One peer who waits for an answer.
+/// A peer that waits for an answer.
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) request: RequestId,
@@ -61,12 +61,12 @@ impl Member {
 }
 
 impl Flow {
-    /// Whether the one who sets the pace takes nothing.
+    /// Whether the peer that sets the pace reads no bytes.
     pub(super) fn is_held_up(&self) -> bool {
         self.members.first().is_some_and(|member| !member.answer.has_relay_room())
     }
 
-    /// Holds bytes of the request until it can be sent on. They take credit, so no more is read than a window.
+    /// Holds bytes of the request until they can be forwarded. They take credit, so at most a window is read.
     pub(super) fn hold(&mut self, bytes: Payload) {
         self.onward.take(bytes.len());
         bytes.into_chunks().into_iter().for_each(|chunk| self.head.push(chunk));

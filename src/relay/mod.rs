@@ -74,7 +74,7 @@ impl Relay {
         self.outbox.send(port, command);
     }
 
-    /// Sends bytes on, and takes the credit for them.
+    /// Forwards bytes, and takes their credit.
     fn send_raw(&mut self, port: &mut AppPort, request: RequestId, credit: &Credit, bytes: Payload) {
         credit.take(bytes.len());
         self.send(port, Command::Bytes(request, bytes));

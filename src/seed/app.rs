@@ -108,7 +108,7 @@ impl Seed {
     }
 
     fn refuse_store(&mut self, port: &mut AppPort, request: RequestId, error: &StoreError) {
-        // The error's own text names paths, which are nobody else's affair.
+        // The error's own text names paths, which peers must not see.
         tracing::warn!(%error, "a payload cannot be kept or read");
         self.refuse(port, request, error.code(), error.for_peers());
     }

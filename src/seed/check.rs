@@ -42,7 +42,7 @@ enum Stage {
 pub(super) struct Check {
     pub(super) token: AnyToken,
     now: Instant,
-    /// Somebody waits for it.
+    /// A request waits for it.
     pub(super) urgent: bool,
     done: Vec<Done>,
     pub(super) suspect: Option<Suspect>,
@@ -80,7 +80,7 @@ impl Check {
         Self { suspect: Some(suspect), unhurried: 0, ..check }
     }
 
-    /// Somebody else asks for the same.
+    /// Another request needs the same check.
     pub(super) fn join(&mut self, now: Instant, urgent: bool, done: Done, store: &Weak<Inner>) {
         self.now = self.now.min(now);
         self.urgent |= urgent;

@@ -112,7 +112,7 @@ impl Checks {
 }
 
 impl Inner {
-    /// Has something checked; `done` is told what was found. Those that are urgent, since somebody waits, are read as fast as the disk
+    /// Has something checked; `done` is told what was found. Urgent ones, which a request waits for, are read as fast as the disk
     /// gives. False if too many others are due.
     pub(super) fn check(self: &Arc<Self>, token: AnyToken, now: Instant, urgent: bool, done: Done) -> bool {
         if !urgent && self.checks.due.fetch_add(1, Relaxed) >= CHECKS_LEN_MAX {
@@ -242,7 +242,7 @@ impl Thread {
         }
     }
 
-    /// Reads a piece of one of them. Those for which somebody waits come first.
+    /// Reads a piece of one of them. Those that a request waits for come first.
     fn turn(&mut self) {
         let Some(store) = self.store.upgrade() else { return self.running.clear() };
         let at = self.running.iter().position(|check| check.urgent).unwrap_or(0);

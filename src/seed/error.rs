@@ -146,7 +146,7 @@ impl StoreError {
         }
     }
 
-    /// The reason that the peer is told: without paths and figures, which are nobody else's affair.
+    /// The reason that the peer is told: without paths and figures, which peers must not see.
     pub(super) fn for_peers(&self) -> &'static str {
         match (self.code(), self) {
             (ErrorCode::Quota, Self::PeerQuota { .. }) => {

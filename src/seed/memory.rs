@@ -48,13 +48,13 @@ type Key = (Token, u64, u64);
 
 #[derive(Debug)]
 struct Block {
-    /// Shared with every [`Lent`] part of it, so that it can be told whether somebody still reads it.
+    /// Shared with every [`Lent`] part of it, so that it is known whether a reader is left.
     memory: Arc<blocks::Block>,
     len: usize,
     used: u64,
 }
 
-/// A part of a block that somebody reads.
+/// A part of a block that is being read.
 struct Lent {
     memory: Arc<blocks::Block>,
     part: Range<usize>,

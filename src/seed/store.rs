@@ -287,7 +287,7 @@ impl Store {
 
     /// Reads something that is held, on another thread, and compares it with its token; `done` is told there what was found. What is
     /// not what its token names is made so again or set aside, and a set loses the lanes in question. `now` is the time of the
-    /// worker's loop. Urgent is what somebody waits for; anything else is read at [`crate::limits::CHECK_BYTES_PER_S`], and false is
+    /// worker's loop. A check is urgent when a request waits for it; anything else is read at [`crate::limits::CHECK_BYTES_PER_S`], and false is
     /// given if too many such checks are due.
     pub fn check(
         &self,

@@ -15,14 +15,14 @@ use bytes::Bytes;
 pub(super) struct Asking {
     pub(super) app: usize,
     pub(super) request: RequestId,
-    /// The request goes by a route: the peer may only pass on what others write.
+    /// The request is routed: the peer may only forward other nodes' bytes.
     pub(super) routed: bool,
     /// The application knows how it ended.
     over: bool,
     expected: Expected,
 }
 
-/// What the answer may be.
+/// The possible answer.
 #[derive(Debug)]
 enum Expected {
     /// To PUT: OK, then DONE; or DONE alone.
@@ -40,7 +40,7 @@ struct Fetched {
     fetch: Fetch,
     /// Reading takes it for every payload byte.
     pace: Option<Credit>,
-    /// What follows OK.
+    /// The encoding after OK.
     body: Option<Body>,
 }
 
@@ -74,7 +74,7 @@ impl Asking {
 }
 
 impl Fetched {
-    /// What the answer's encoding must be, now that the peer has said what the payload is.
+    /// The expected encoding of the answer, now that OK has the payload's length.
     fn body_of(&self, ok: &OkRecord) -> Result<Body, Fault> {
         let Fetch { token, lanes, ranges, .. } = &self.fetch;
         let set = match *token {
@@ -172,7 +172,7 @@ impl Reader for Asking {
         let Fetched { body: Some(body), pace, .. } = &mut **fetched else { return };
         body.deliver(app, request, pace.as_ref(), cx);
         if body.becomes_complete() {
-            // The application has all of it: a fault after that is between the peer and this session.
+            // The application has all of it: a later fault is between the peer and this session.
             self.over = true;
             cx.deliver(app, Delivery::Ended(request, End::Checked));
         }
@@ -324,7 +324,7 @@ mod tests {
             panic!("{delivered:?}")
         };
         assert_eq!(piece.data, PAYLOAD);
-        // More than all is the peer's fault, and no longer the application's affair.
+        // A byte after the end is the peer's fault, but the application is not told.
         assert_eq!(bench.feed(&mut stream, b"more").unwrap_err().code, ErrorCode::Malformed);
         bench.fail(&mut stream, ErrorRecord::new(ErrorCode::Malformed, 0, "more"));
         assert!(bench.delivered().is_empty());

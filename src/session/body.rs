@@ -1,4 +1,4 @@
-//! Verified encodings as they come in: one for a payload, up to two, one after the other, for lanes of a set.
+//! Verified encodings on arrival: one for a payload, up to two, one after the other, for lanes of a set.
 
 use super::fault::Fault;
 use super::reading::Reading;
@@ -8,19 +8,19 @@ use crate::shard::{Blob, Descriptor, Lanes, ShardIndex};
 use crate::token::{Ranges, Token, VerifiedDecoder, VerifiedPiece, VerifyError};
 use std::collections::VecDeque;
 
-/// What follows PUT's or FETCH's OK on a stream.
+/// The bytes after PUT's or FETCH's OK on a stream.
 #[derive(Debug)]
 pub(super) struct Body {
-    /// What is still to come, the one that comes now first; the last one stays when it is complete.
+    /// The parts to come, the current one first; the last one stays when it is complete.
     parts: VecDeque<(Blob, VerifiedDecoder)>,
-    /// What tells a shard's place, if lanes come.
+    /// Tells a shard's place, for lanes.
     sharded: Option<Box<Descriptor>>,
     /// Pieces of parts that are complete.
     ready: VecDeque<(Blob, VerifiedPiece)>,
     complete_told: bool,
 }
 
-/// A checked piece, and which shard it is of, if lanes were asked for.
+/// A checked piece, and its shard, if lanes were requested.
 struct Checked {
     shard: Option<(ShardIndex, Blob)>,
     piece: VerifiedPiece,
@@ -63,7 +63,7 @@ impl Body {
         Ok(())
     }
 
-    /// Keeps what a complete part has checked, and goes on to the next.
+    /// Keeps a complete part's checked pieces, and begins the next part.
     fn drop_complete(&mut self) {
         while self.parts.len() > 1
             && let Some((blob, decoder)) = self.parts.front_mut()
@@ -75,17 +75,17 @@ impl Body {
         }
     }
 
-    /// Whether every byte has come and was checked. Pieces may still wait to be polled.
+    /// Whether every byte was checked. Pieces may still wait to be polled.
     pub(super) fn is_complete(&self) -> bool {
         self.parts.iter().all(|(_, decoder)| decoder.is_complete())
     }
 
-    /// The same, once: for the one who is told.
+    /// The same, but true only once: for the one delivery.
     pub(super) fn becomes_complete(&mut self) -> bool {
         self.is_complete() && !std::mem::replace(&mut self.complete_told, true)
     }
 
-    /// Delivers what has been checked. It takes `pace`, where there is one.
+    /// Delivers checked pieces. Takes `pace`, where there is one.
     pub(super) fn deliver(
         &mut self,
         app: usize,

@@ -25,7 +25,7 @@ impl Reader for Opening {
             RecordType::Settings if !cx.peer.control_seen => {
                 cx.peer.control_seen = true;
                 let mut control = Control;
-                // The first record decides about the stream; what is wrong in it ends the connection.
+                // The first record decides about the stream; a fault in it ends the connection.
                 control.on_record(kind, body, cx)?;
                 Ok(Some(Role::Control(control)))
             }
@@ -68,7 +68,7 @@ impl Reader for Control {
                     let reason = format!("more than {HAVE_RATE_PER_S} HAVE a second after {HAVE_BURST}");
                     return Err(Fault { fatal: true, ..Fault::new(ErrorCode::Limit, reason) });
                 }
-                // A peer without a certificate holds nothing that others could be sent to.
+                // A peer without a certificate has no node ID under which others could find its holdings.
                 if let (Some(node), Some(app)) = (cx.peer.node, cx.owner.or(cx.cx.routes.store)) {
                     let have = ConnectionEvent::Have { node, have };
                     cx.deliver(app, Delivery::Connection(cx.connection, have));

@@ -25,7 +25,8 @@ impl Fault {
         Self::new(ErrorCode::Malformed, reason)
     }
 
-    /// Whether it breaks the protocol. To ask for what is not here, or not now, or not by this way, breaks no rule.
+    /// Whether it breaks the protocol. Requests for payloads that are not here, or at the wrong time, or by
+    /// the wrong route, break no rule.
     pub(super) fn counts(&self) -> bool {
         use ErrorCode::{
             Budget, GoingAway, HopLimit, Loop, NoRoute, NotAuthorized, NotFound, NotMyHop, TooEarly,

@@ -1,4 +1,4 @@
-//! STOQ on one connection: which stream is what, the peer's records in, the applications' commands out.
+//! STOQ on one connection: the kinds of its streams, the peer's records in, the applications' records out.
 //!
 //! Sans-I/O: the worker hands in quinn-proto's events and the applications' commands; deliveries go to the rings and bytes to
 //! quinn-proto's streams. Reading stops where a ring is full; writing waits in a backlog that credit bounds.
@@ -39,40 +39,41 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stream::{Queued, Readiness, Stream};
 
-/// Which application takes what, the same on every worker.
+/// The application of each queue and request, the same on every worker.
 #[derive(Clone, Debug, Default)]
 pub struct QueueRoutes {
     /// Queue number to application.
     pub queues: FxHashMap<u64, usize>,
     /// Queues whose messages may come in early data, where they could be replayed.
     pub replay_safe: FxHashSet<u64>,
-    /// Queues whose PUTs are taken as they come: unchecked, as [`Delivery::Raw`].
+    /// Queues whose PUTs are delivered unchecked, as [`Delivery::Raw`].
     pub unchecked: FxHashSet<u64>,
-    /// The application that answers FETCH, LOCATE and MIRROR, and hears HAVE.
+    /// The application that answers FETCH, LOCATE and MIRROR, and gets HAVE.
     pub store: Option<usize>,
-    /// The application that forwards requests, and by which rules.
+    /// The application that forwards requests.
     pub relay: Option<usize>,
     /// The rules of forwarding; none: every HOP is refused.
     pub hops: Option<Arc<Hops>>,
-    /// Where a FETCH that allows it is answered instead of being forwarded; its store is that of [`QueueRoutes::store`].
+    /// Where a FETCH that allows it is answered instead of being forwarded; its store is that of
+    /// [`Routes::store`].
     pub cache: Option<Arc<dyn Holds>>,
 }
 
 impl QueueRoutes {
-    /// What this node does for its peers, as SETTINGS say it.
+    /// This node's roles, as in SETTINGS.
     fn roles(&self) -> u64 {
         let seed = if self.store.is_some() { Settings::ROLE_SEED } else { 0 };
         seed | if self.relay.is_some() { Settings::ROLE_ROUTE } else { 0 }
     }
 }
 
-/// Knows which FETCHes this node answers itself.
+/// Tells which FETCHes this node answers itself.
 pub trait Holds: fmt::Debug + Send + Sync {
-    /// Whether the application of [`QueueRoutes::store`] has all that this FETCH asks for.
+    /// Whether the application of [`Routes::store`] holds everything that this FETCH selects.
     fn holds(&self, fetch: &Fetch) -> bool;
 }
 
-/// What a session needs of its worker while it works.
+/// A session's view of its worker while it works.
 pub(crate) struct Context<'a> {
     pub(crate) now: Instant,
     pub(crate) ports: &'a mut [WorkerPort],
@@ -83,20 +84,21 @@ pub(crate) struct Context<'a> {
 #[derive(Debug)]
 pub(crate) struct Session {
     id: ConnectionId,
-    /// The application that opened the connection takes all that comes on it; on the peer's connections [`QueueRoutes`] decide.
+    /// The application that opened the connection gets all of its deliveries; on the peer's connections
+    /// [`Routes`] decide.
     owner: Option<usize>,
     control_out: Option<StreamId>,
     peer: PeerState,
-    /// Every stream of which something may still become.
+    /// Every stream that is not over.
     streams: FxHashMap<StreamId, Stream>,
-    /// Requests of ours whose answer is not over, by application and request number.
+    /// Our requests without a complete answer, by application and request number.
     local: FxHashMap<(usize, u64), StreamId>,
     /// One outgoing message stream a queue.
     messages: FxHashMap<u64, StreamId>,
     message_credit: Credit,
     /// When the peer last acknowledged an answer whole.
     answered_at: Option<Instant>,
-    /// Streams on which small chunks were gathered since the last flush; some may be named twice.
+    /// Streams on which small chunks were collected since the last flush; some may occur twice.
     unflushed: Vec<StreamId>,
     /// Streams that may have something to read: those that are [`Queued::Readable`].
     readable: VecDeque<StreamId>,
@@ -107,17 +109,17 @@ pub(crate) struct Session {
     errors: VecDeque<Instant>,
     /// The applications know that the connection is gone.
     closed_told: bool,
-    /// QUIC took bytes that an application may be waiting to follow.
+    /// QUIC took bytes whose credit an application may be waiting for.
     credit_returned: bool,
-    /// This side said GOAWAY.
+    /// This side has sent GOAWAY.
     leaving: bool,
-    /// The handshake is not over: what the peer sends now could be a replay.
+    /// The handshake is not complete: the peer's data could be a replay.
     early: bool,
     /// Requests that the peer opened so far.
     arrivals: i32,
 }
 
-/// What is known of the peer.
+/// The known state of the peer.
 #[derive(Debug)]
 pub(crate) struct PeerState {
     /// Its node ID, if it showed a certificate.
@@ -180,7 +182,7 @@ impl Session {
         self.local.len() + self.unopened_requests() + unanswered
     }
 
-    /// Whether the peer may not have read yet what it acknowledged.
+    /// Whether the peer may not have read acknowledged bytes yet.
     pub(crate) fn answered_lately(&self, now: Instant) -> bool {
         self.answered_at.is_some_and(|at| now < at + Duration::from_millis(ANSWER_LINGER_MS))
     }
@@ -199,7 +201,7 @@ impl Session {
         !self.paused.is_empty()
     }
 
-    /// Puts the paused streams in line again that may go on. Returns whether there is one.
+    /// Lines up the paused streams that may go on. Returns whether there is one.
     pub(crate) fn resume_paused(&mut self, ports: &[WorkerPort]) -> bool {
         let (streams, readable) = (&mut self.streams, &mut self.readable);
         self.paused.retain(|id| {
@@ -219,7 +221,7 @@ impl Session {
         std::mem::take(&mut self.credit_returned)
     }
 
-    /// Opens CONTROL and says SETTINGS: the first thing on a connection (protocol §4).
+    /// Opens CONTROL and sends SETTINGS: the first bytes on a connection (protocol §4).
     pub(crate) fn start(&mut self, conn: &mut Connection, cx: &Context<'_>) {
         let Some(id) = conn.streams().open(Dir::Uni) else {
             // A peer that allows no unidirectional stream cannot speak STOQ.
@@ -232,13 +234,13 @@ impl Session {
         self.write_record(conn, id, &own_settings(cx.routes), cx);
     }
 
-    /// The handshake is over, and proved this peer.
+    /// The handshake is complete, and proved this peer.
     pub(crate) fn established(&mut self, node: Option<NodeId>) {
         self.early = false;
         self.peer.node = node;
     }
 
-    /// The peer took no early data: every stream opened so far is gone. Its requests may be asked again.
+    /// The peer took no early data: every stream opened so far is void. Its requests may be sent again.
     pub(crate) fn early_refused(&mut self, conn: &mut Connection, cx: &mut Context<'_>) {
         let failure = ErrorRecord::new(ErrorCode::TooEarly, 0, "the peer took no early data; ask again");
         for id in self.streams.keys().copied().collect::<Vec<_>>() {
@@ -253,7 +255,7 @@ impl Session {
         self.start(conn, cx);
     }
 
-    /// Says GOAWAY: no new requests, finish what runs.
+    /// Sends GOAWAY: no new requests, finish the running ones.
     pub(crate) fn go_away(&mut self, conn: &mut Connection, retry_ms: u64, cx: &Context<'_>) {
         self.leaving = true;
         if let Some(id) = self.control_out {
@@ -309,7 +311,7 @@ impl Session {
         Reading { connection, stream, owner, peer: &mut self.peer, leaving, cx }
     }
 
-    /// The connection is gone: every application that knew of it is told.
+    /// The connection is gone: tells every application that knew of it.
     pub(crate) fn closed(&mut self, reason: &CloseReason, cx: &mut Context<'_>) {
         if std::mem::replace(&mut self.closed_told, true) {
             return;
@@ -341,7 +343,7 @@ impl Session {
     }
 }
 
-/// Which settings this node announces.
+/// The settings that this node announces.
 fn own_settings(routes: &QueueRoutes) -> Settings {
     Settings {
         record_bytes_max: Some(crate::limits::CONTROL_RECORD_BYTES_MAX),

@@ -1,4 +1,4 @@
-//! How the peer's requests ended, by kind: for the counters alone.
+//! How the peer's requests ended, by kind: only for the counters.
 
 use super::Session;
 use crate::counters::{Counter, Counters};
@@ -16,7 +16,7 @@ pub(super) enum Outcome {
     Abandoned,
 }
 
-/// The counter of such an outcome; none for a record that is no request.
+/// The counter of this outcome; none for a record that is no request.
 fn counter(kind: RecordType, outcome: Outcome) -> Option<Counter> {
     let [ok, refused, abandoned] = match kind {
         RecordType::Put => {

@@ -1,4 +1,5 @@
-//! A request, of the peer's or of ours, whose bytes are not read here: on its way to another gateway, or taken unchecked.
+//! A request, of either side, whose bytes are not parsed here: forwarded to another gateway, or taken
+//! unchecked.
 
 use super::fault::Fault;
 use super::reading::Reading;
@@ -9,28 +10,28 @@ use crate::record::{ErrorRecord, Fetch, Hop, Payload, Record, RecordReader, Reco
 use crate::tls::NodeId;
 use bytes::Bytes;
 
-/// Chunks of a relayed stream that travel together.
+/// Chunks of a relayed stream in one delivery.
 const RAW_CHUNKS_MAX: usize = 32;
 
 #[derive(Debug)]
 pub(super) struct Relayed {
     pub(super) app: usize,
     pub(super) request: RequestId,
-    /// Others may have written what is read.
+    /// The bytes read may come from other nodes.
     pub(super) routed: bool,
     /// The application has been told of its end, or has ended it.
     pub(super) over: bool,
     /// Its kind, until its outcome is counted.
     pub(super) counted: Option<RecordType>,
-    /// It is read only while this has room.
+    /// It is read only while this credit has room.
     pace: Credit,
-    /// Chunks that have not been delivered: one place in the rings then carries many.
+    /// Chunks that are not delivered yet: one place in the rings then carries many.
     gathered: Payload,
-    /// Until it is clear what is forwarded.
+    /// Present until the kind of request is known.
     front: Option<Box<Front>>,
 }
 
-/// A request that is to go on, until its first record says whether others ask the same, or this node has the answer.
+/// A request to forward, until its first record tells whether it joins an equal one, or is answered here.
 #[derive(Debug)]
 struct Front {
     next: NodeId,
@@ -68,7 +69,7 @@ impl Relayed {
         Self { routed, counted, ..Self::new(app, request, Credit::default()) }
     }
 
-    /// A request of the peer's that goes on to `next`.
+    /// A request of the peer to forward to `next`.
     pub(super) fn onward(
         app: usize,
         request: RequestId,
@@ -84,8 +85,8 @@ impl Relayed {
         self.pace = pace;
     }
 
-    /// Looks whether the first record says enough. A FETCH is read whole: this node may have the answer, or others ask the same.
-    /// Anything else the node judges that it is for.
+    /// Checks whether the first record is enough. A FETCH is read whole: this node may answer it, or it may
+    /// join an equal one. The last node of the route judges every other request.
     fn decide(&mut self, cx: &mut Reading<'_, '_>) -> Step {
         let Some(front) = &mut self.front else { return Ok(None) };
         let fetch = match front.reader.next_header()? {
@@ -135,7 +136,7 @@ impl Reader for Relayed {
     fn on_bytes(&mut self, bytes: Bytes, cx: &mut Reading<'_, '_>) -> Step {
         self.gathered.push(bytes.clone());
         if let Some(front) = &mut self.front {
-            // Records that are skipped may stand before the request: they wait under the stream's own bound.
+            // Skipped records may precede the request: they wait under the stream's own bound.
             self.pace.take(bytes.len());
             front.reader.push(bytes);
             return self.decide(cx);
@@ -162,7 +163,7 @@ impl Reader for Relayed {
     }
 
     fn fail(&mut self, failure: ErrorRecord, cx: &mut Reading<'_, '_>) {
-        // Before it is clear what is forwarded, the relay knows nothing of it.
+        // Until the kind of request is known, the relay has not been told of it.
         if self.front.is_none() && !std::mem::replace(&mut self.over, true) {
             cx.deliver(self.app, Delivery::Ended(self.request, End::Failed(failure)));
         }

@@ -1,4 +1,4 @@
-//! What waits to be written: a backlog a stream, bounded by its application's credit.
+//! Bytes to write: a backlog a stream, bounded by its application's credit.
 
 use super::outcomes::Outcome;
 use super::stream::{Sending, Stream};
@@ -13,8 +13,8 @@ use std::collections::VecDeque;
 /// Chunks offered to quinn-proto in one call.
 const CHUNKS_A_WRITE_MAX: usize = 16;
 
-/// Chunks up to this length are copied together before QUIC gets them, bytes. QUIC walks a list of all that was written and is
-/// not acknowledged for every packet, so a piece for each small message would cost more than everything else.
+/// Chunks up to this length are copied together before QUIC gets them, bytes. For every packet QUIC walks a
+/// list of all unacknowledged pieces, so a piece for each small message would cost more than everything else.
 const SMALL_BYTES: usize = 4 * 1024;
 /// As much is copied together, bytes.
 const GATHERED_BYTES: usize = 64 * 1024;
@@ -22,13 +22,14 @@ const GATHERED_BYTES: usize = 64 * 1024;
 /// One outgoing half of a stream.
 #[derive(Debug)]
 pub(super) struct Outbound {
-    /// What QUIC has not taken yet. Records of the session's own are few and small; data is bounded by the credit.
+    /// Bytes that QUIC has not taken yet. Records of the session's own are few and small; credit bounds the
+    /// data.
     backlog: VecDeque<Chunk>,
     /// Small chunks, together, that come after the backlog; how many bytes of it an application paid for.
     gathered: Vec<u8>,
     gathered_paid: usize,
     credit: Credit,
-    /// OK has been said: what follows is a verified encoding.
+    /// OK is written: a verified encoding follows.
     in_encoding: bool,
     finished: bool,
 }
@@ -52,8 +53,8 @@ impl Outbound {
         }
     }
 
-    /// Puts bytes behind those that wait. Returns whether QUIC should be given them now. Behind a backlog, QUIC has no room: it says when
-    /// it has (StreamEvent::Writable).
+    /// Puts bytes behind those that wait. Returns whether QUIC should get them now. Behind a backlog, QUIC
+    /// has no room: it tells when it has (StreamEvent::Writable).
     fn add(&mut self, bytes: Bytes, paid: bool) -> bool {
         let was_empty = self.backlog.is_empty();
         let paid = if paid { bytes.len() } else { 0 };
@@ -71,7 +72,7 @@ impl Outbound {
         was_empty
     }
 
-    /// Puts what was gathered at the end of the backlog.
+    /// Puts the collected chunks at the end of the backlog.
     fn end_gathering(&mut self) {
         if !self.gathered.is_empty() {
             let bytes = std::mem::take(&mut self.gathered).into();
@@ -114,7 +115,7 @@ impl Outbound {
 }
 
 impl Drop for Outbound {
-    /// What is never written still gives its credit back: the application must not wait for it.
+    /// Dropped bytes still give their credit back: the application must not wait for it.
     fn drop(&mut self) {
         let waiting: usize = self.backlog.iter().map(|chunk| chunk.paid).sum();
         self.credit.give_back(waiting + self.gathered_paid);
@@ -184,7 +185,7 @@ impl Session {
         }
     }
 
-    /// Gives QUIC what was gathered: the last thing before its packets are made.
+    /// Gives QUIC the collected chunks: the last step before its packets are made.
     pub(crate) fn flush(&mut self, conn: &mut Connection) {
         while let Some(id) = self.unflushed.pop() {
             if self.outbound(id).is_some_and(|outbound| outbound.backlog.is_empty()) {
@@ -201,14 +202,14 @@ impl Session {
         }
     }
 
-    /// From here on the peer reads a verified encoding: an ERROR would be taken for a part of it.
+    /// From here on the peer reads a verified encoding: an ERROR would be read as part of it.
     pub(super) fn begin_encoding(&mut self, id: StreamId) {
         if let Some(outbound) = self.outbound(id) {
             outbound.in_encoding = true;
         }
     }
 
-    /// Gives QUIC what it takes of a backlog.
+    /// Gives QUIC as much of a backlog as it takes.
     pub(super) fn pump(&mut self, conn: &mut Connection, id: StreamId) {
         let Some(outbound) = self.outbound(id) else { return };
         let (returned, over) = outbound.pump(&mut conn.send_stream(id));
@@ -242,7 +243,7 @@ impl Session {
         cx: &Context<'_>,
     ) {
         self.count_outcome(id, Outcome::Refused, cx.counters);
-        // Data that still waits is of no use; an ERROR after half an encoding would be read as part of it.
+        // Waiting data is dropped; an ERROR after half an encoding would be read as part of it.
         let Some(outbound) = self.outbound(id) else { return };
         if outbound.in_encoding {
             self.abort_out(conn, id, failure.code);

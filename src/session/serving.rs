@@ -1,4 +1,4 @@
-//! A request of the peer's: from its first record to the last byte that the peer sends.
+//! A request of the peer: from its first record to its last byte.
 
 use super::body::Body;
 use super::fault::Fault;
@@ -19,7 +19,7 @@ pub(super) struct Serving {
     early: bool,
     /// Credit for the answer.
     credit: Credit,
-    /// It began with a HOP: others may have written what follows.
+    /// It began with a HOP: the later bytes may come from other nodes.
     pub(super) routed: bool,
     /// The application has been told of its end, or has ended it.
     pub(super) over: bool,
@@ -29,16 +29,16 @@ pub(super) struct Serving {
 
 #[derive(Debug)]
 enum State {
-    /// The request has not come whole.
+    /// The request is incomplete.
     Opening,
     /// A PUT: its verified encoding follows once the application has taken it.
     Put { app: usize, body: Body, accepted: bool },
-    /// A request after which the peer has nothing more to say.
+    /// A request without further bytes of the peer.
     Asked { app: usize },
 }
 
 impl Serving {
-    /// A request of which nothing has come.
+    /// A request without any byte yet.
     pub(super) fn new(early: bool, credit: Credit) -> Self {
         Self { state: State::Opening, early, credit, routed: false, over: false, counted: None }
     }
@@ -51,7 +51,7 @@ impl Serving {
         Ok(other.unwrap_or(Role::Serving(serving)))
     }
 
-    /// Lets the bytes of a PUT come. False if no bytes follow the request.
+    /// Allows the bytes of a PUT. False if no bytes follow the request.
     pub(super) fn accept(&mut self) -> bool {
         match &mut self.state {
             State::Put { accepted, .. } => {
@@ -62,7 +62,7 @@ impl Serving {
         }
     }
 
-    /// Whether every byte of a PUT that was taken has come.
+    /// Whether every byte of an accepted PUT has arrived.
     pub(super) fn has_payload(&self) -> bool {
         matches!(&self.state, State::Put { body, accepted: true, .. } if body.is_complete())
     }
@@ -75,7 +75,7 @@ impl Serving {
         if cx.leaving {
             return Err(Fault::new(ErrorCode::GoingAway, "this node takes no new requests"));
         }
-        // Protocol §7: what could be replayed and is not harmless then.
+        // Protocol §7: requests that are not harmless when replayed.
         if self.early && !matches!(kind, RecordType::Fetch | RecordType::Locate) {
             return Err(Fault::new(ErrorCode::TooEarly, "not in early data: ask again after the handshake"));
         }
@@ -90,7 +90,7 @@ impl Serving {
         }
     }
 
-    /// Gives the application that it is for a request.
+    /// Gives a request to its application.
     fn take(&mut self, request: Request, cx: &mut Reading<'_, '_>) -> Step {
         let (app, role) = match &request {
             Request::Put(put) => {
@@ -115,7 +115,7 @@ impl Serving {
         Ok(role)
     }
 
-    /// Judges a HOP record: the request is for this node, goes on to another, or is refused (protocol §5).
+    /// Judges a HOP record: the request is for this node, is forwarded, or is refused (protocol §5).
     fn judge(&mut self, hop: &Hop, cx: &mut Reading<'_, '_>) -> Step {
         let hops = cx.cx.routes.hops.clone();
         let routing = hops.as_ref().zip(cx.cx.routes.relay).filter(|_| cx.owner.is_none());
@@ -138,7 +138,7 @@ impl Serving {
     }
 }
 
-/// The verified encoding that follows a PUT.
+/// The verified encoding after a PUT.
 fn body_of(put: &Put) -> Result<Body, Fault> {
     let all = Ranges::all();
     match put.lanes {
@@ -316,7 +316,7 @@ mod tests {
             panic!("{delivered:?}")
         };
         assert_eq!(piece.data, PAYLOAD);
-        // It is told once, and a reset after it tells nothing new of the bytes.
+        // The application is told once; a later reset adds nothing about the bytes.
         bench.settle(&mut stream);
         assert!(bench.delivered().is_empty());
     }

@@ -1,7 +1,8 @@
-//! One stream: what it is for, what is still to be read of it, what is still to be written on it.
+//! One stream: its role, the bytes left to read, the bytes left to write.
 //!
-//! Every stream has one slot in the session's table, and one role. A role says how far the peer's bytes are read and where they go;
-//! this file alone tells the roles apart. Wait lists follow from [`Stream::readiness`].
+//! Every stream has one slot in the session's table, and one role. A role decides how far the peer's bytes
+//! are read and where they go; this file alone tells the roles apart. Wait lists follow from
+//! [`Stream::readiness`].
 
 use super::asking::Asking;
 use super::control::{Control, Opening};
@@ -24,14 +25,14 @@ pub(super) const RING_ROOM_MIN: usize = 64;
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) role: Role,
-    /// The half that the peer writes; none once nothing more of it is read.
+    /// The half that the peer writes; none once it is not read any more.
     pub(super) recv: Option<RecordReader>,
     /// The half that this side writes.
     pub(super) send: Sending,
     pub(super) queued: Queued,
 }
 
-/// What a stream is for.
+/// The role of a stream.
 #[derive(Debug)]
 pub(super) enum Role {
     /// The peer's unidirectional stream before its first record.
@@ -46,22 +47,22 @@ pub(super) enum Role {
     Asking(Box<Asking>),
     /// A request, of either side, whose bytes are not read here.
     Relayed(Relayed),
-    /// This side's CONTROL or messages: nothing is read.
+    /// This side's CONTROL or messages: the peer writes nothing.
     Writing,
 }
 
 /// The half of a stream that this side writes.
 #[derive(Debug)]
 pub(super) enum Sending {
-    /// There is none, or nothing more becomes of it.
+    /// There is none, or it is over.
     Over,
-    /// Something may still be written.
+    /// More may be written.
     Open(Outbound),
     /// QUIC has all of it; the peer has not acknowledged all of it.
     Finished,
 }
 
-/// The wait list that a stream stands in.
+/// The wait list of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Queued {
     No,
@@ -71,10 +72,10 @@ pub(super) enum Queued {
     Paused,
 }
 
-/// Whether a stream is read on.
+/// Whether a stream is read further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Readiness {
-    /// It takes what arrives.
+    /// It takes the next bytes.
     Wants,
     /// The application must answer first.
     Blocked,
@@ -82,7 +83,7 @@ pub(super) enum Readiness {
     Paused,
     /// The application's ring has no room.
     Full,
-    /// Nothing more is read.
+    /// It is not read any more.
     Done,
 }
 
@@ -91,16 +92,16 @@ pub(super) enum Readiness {
 pub(super) enum Reads {
     /// As records.
     Records,
-    /// As they are.
+    /// Unparsed.
     Bytes,
-    /// Not now: a record that was read waits for room.
+    /// Not now: a parsed record waits for room.
     Nothing,
 }
 
 /// How a reading of a stream ended.
 #[derive(Debug)]
 pub(super) enum End {
-    /// Nothing more has arrived, or the application must answer first.
+    /// No more bytes have arrived, or the application must answer first.
     Blocked,
     /// The ring is full, or other streams have their turn first.
     Later,
@@ -110,23 +111,23 @@ pub(super) enum End {
     Finished,
     /// The peer has reset its half.
     Reset(VarInt),
-    /// The peer broke the protocol, or its bytes prove false.
+    /// The peer broke the protocol, or its bytes do not match their token.
     Fault(Fault),
 }
 
-/// What a record or bytes make of a role: another role, or none.
+/// The role after a record or bytes: another one, or the same (none).
 pub(super) type Step = Result<Option<Role>, Fault>;
 
-/// What every role says and does. The defaults are those of a stream whose peer has nothing to say.
+/// The interface of every role. The defaults are those of a stream that the peer does not write.
 pub(super) trait Reader {
-    /// The application that takes what comes, once that is known.
+    /// The application that takes its deliveries, once that is known.
     fn app(&self) -> Option<usize>;
 
     fn reads(&self) -> Reads {
         Reads::Records
     }
 
-    /// Whether the application and the consumer take more; the ring is asked elsewhere.
+    /// Whether the application and the consumer have room; the ring is checked elsewhere.
     fn readiness(&self) -> Readiness {
         Readiness::Wants
     }
@@ -134,12 +135,12 @@ pub(super) trait Reader {
     /// Takes a whole record.
     fn on_record(&mut self, kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> Step;
 
-    /// Takes bytes, where they are read as they are.
+    /// Takes unparsed bytes.
     fn on_bytes(&mut self, _bytes: Bytes, _cx: &mut Reading<'_, '_>) -> Step {
         Ok(None)
     }
 
-    /// Delivers what waited for room. Returns whether there was something.
+    /// Delivers what waited for room. Returns whether there was a delivery.
     fn resume(&mut self, _cx: &mut Reading<'_, '_>) -> bool {
         false
     }
@@ -147,14 +148,14 @@ pub(super) trait Reader {
     /// The peer has ended its half, with nothing left unread if `at_border`.
     fn on_end(&mut self, at_border: bool, cx: &mut Reading<'_, '_>) -> Result<(), Fault>;
 
-    /// After a reading: delivers what gathered.
+    /// After a reading: delivers the collected chunks.
     fn settle(&mut self, _cx: &mut Reading<'_, '_>) {}
 
     /// Tells the application, if it knows of this request and not of its end, that it is over.
     fn fail(&mut self, _failure: ErrorRecord, _cx: &mut Reading<'_, '_>) {}
 }
 
-/// Calls the same of whichever role it is.
+/// Calls the current role's method.
 macro_rules! of_role {
     ($role:expr, $reader:ident => $call:expr, writing => $none:expr) => {
         match $role {
@@ -170,7 +171,7 @@ macro_rules! of_role {
 }
 
 impl Role {
-    /// The application that takes what comes, once that is known.
+    /// The application that takes its deliveries, once that is known.
     pub(super) fn app(&self) -> Option<usize> {
         of_role!(self, role => role.app(), writing => None)
     }
@@ -184,7 +185,7 @@ impl Role {
         }
     }
 
-    /// The request of ours that is answered here, with the application that asked.
+    /// Our request that this stream answers, with its application.
     pub(super) fn local_request(&self) -> Option<(usize, RequestId)> {
         match self {
             Self::Asking(asking) => Some((asking.app, asking.request)),
@@ -193,7 +194,7 @@ impl Role {
         }
     }
 
-    /// Whether the peer may only have passed on what others wrote.
+    /// Whether the peer may only forward other nodes' bytes.
     pub(super) fn is_routed(&self) -> bool {
         match self {
             Self::Serving(serving) => serving.routed,
@@ -217,7 +218,8 @@ impl Role {
         }
     }
 
-    /// The application has ended the peer's request: it hears no more of it. A request of ours is not over with what is sent of it.
+    /// The application has ended the peer's request and gets no more deliveries of it. A request of ours is
+    /// not over when it is sent.
     pub(super) fn close(&mut self) {
         match self {
             Self::Serving(serving) => serving.over = true,
@@ -226,7 +228,7 @@ impl Role {
         }
     }
 
-    /// Whether [`Role::close`] was said of a request that is answered here.
+    /// Whether [`Role::close`] was called for a request that is answered here.
     pub(super) fn is_closed(&self) -> bool {
         matches!(self, Self::Serving(serving) if serving.over)
     }
@@ -238,18 +240,18 @@ impl Role {
 }
 
 impl Stream {
-    /// A stream of which the peer's half is read.
+    /// A stream whose peer's half is read.
     pub(super) fn new(role: Role, send: Sending) -> Self {
         Self { role, recv: Some(RecordReader::new()), send, queued: Queued::No }
     }
 
-    /// A stream that this side alone writes.
+    /// A stream that only this side writes.
     pub(super) fn writing(credit: Credit) -> Self {
         let send = Sending::Open(Outbound::new(credit));
         Self { role: Role::Writing, recv: None, send, queued: Queued::No }
     }
 
-    /// Whether nothing more becomes of it. An answer that the peer has not acknowledged holds a request of the peer's open.
+    /// Whether it is over. An answer that the peer has not acknowledged keeps a request of the peer open.
     pub(super) fn is_over(&self) -> bool {
         let unsent = match self.send {
             Sending::Over => false,
@@ -259,12 +261,12 @@ impl Stream {
         self.recv.is_none() && !unsent
     }
 
-    /// Whether it is a request of the peer's whose answer has not been acknowledged whole.
+    /// Whether it is a request of the peer whose answer has not been acknowledged whole.
     pub(super) fn is_unanswered(&self) -> bool {
         self.role.is_peer_request() && !matches!(self.send, Sending::Over)
     }
 
-    /// Whether it is read on. Everything that waits, waits for what this says.
+    /// Whether it is read further. All wait lists follow from this.
     pub(super) fn readiness(&self, ports: &[WorkerPort]) -> Readiness {
         if self.recv.is_none() {
             return Readiness::Done;
@@ -278,7 +280,8 @@ impl Stream {
         }
     }
 
-    /// Reads what has arrived and may be read. Returns how it ended, and whether anything was read.
+    /// Reads the bytes that have arrived and may be read. Returns how it ended, and whether any byte was
+    /// read.
     pub(super) fn read(
         &mut self,
         conn: &mut Connection,
@@ -288,7 +291,7 @@ impl Stream {
         let mut chunks_left = CHUNKS_PER_TURN_MAX;
         let mut recv = conn.recv_stream(id);
         let Ok(mut chunks) = recv.read(true) else {
-            // QUIC has closed what was not read to its end.
+            // QUIC has closed a half that was not read to its end.
             return (End::Reset(ErrorCode::Internal.into()), false);
         };
         let end = loop {
@@ -321,7 +324,7 @@ impl Stream {
         (end, chunks_left < CHUNKS_PER_TURN_MAX)
     }
 
-    /// Delivers what gathered in a reading, in as few runs as it can be.
+    /// Delivers the chunks collected in a reading, in as few deliveries as possible.
     pub(super) fn settle(&mut self, cx: &mut Reading<'_, '_>) {
         of_role!(&mut self.role, role => role.settle(cx), writing => {});
     }
@@ -341,13 +344,13 @@ impl Stream {
         drained.map_err(|fault| Fault { fatal: fault.fatal || self.role.is_control(), ..fault })
     }
 
-    /// Delivers what waited for room, and reads on in what came with it. Called once there is room.
+    /// Delivers what waited for room, and reads the bytes behind it. Called once there is room.
     pub(super) fn resume(&mut self, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
         let resumed = of_role!(&mut self.role, role => role.resume(cx), writing => false);
         if resumed { self.drain(cx) } else { Ok(()) }
     }
 
-    /// Reads on in what has been taken.
+    /// Parses the received bytes.
     fn drain(&mut self, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
         while let Some(reader) = &mut self.recv {
             let reads = of_role!(&self.role, role => role.reads(), writing => Reads::Nothing);
@@ -383,7 +386,7 @@ impl Stream {
     }
 }
 
-/// A known record where it may not stand (protocol §4).
+/// A known record in a wrong place (protocol §4).
 pub(super) fn unexpected(kind: RecordType, place: &str) -> Fault {
     Fault::malformed(&format!("{kind:?} {place}"))
 }

@@ -25,7 +25,7 @@ pub(super) const NODE: NodeId = NodeId([1; 32]);
 pub(super) const NEXT: NodeId = NodeId([2; 32]);
 const OWN: NodeId = NodeId([3; 32]);
 
-/// What a reading of a stream needs, with one application that takes everything.
+/// The surroundings of a stream that is read, with one application that takes everything.
 pub(super) struct Bench {
     pub(super) ports: Vec<WorkerPort>,
     pub(super) peer: PeerState,
@@ -57,7 +57,7 @@ impl Bench {
         }
     }
 
-    /// Lets everybody route through this node to [`NEXT`].
+    /// Lets every peer route through this node to [`NEXT`].
     pub(super) fn route(&mut self) {
         let policy = Policy { own: OWN, transit: Transit::Anyone, budget_bytes_max: u64::MAX };
         self.routes.hops = Some(Arc::new(Hops::new(policy, [NEXT].into_iter().collect())));
@@ -112,7 +112,7 @@ impl Bench {
         self.with(|cx| stream.role.fail(failure, cx));
     }
 
-    /// What the application has been given since the last call.
+    /// The application's deliveries since the last call.
     pub(super) fn delivered(&mut self) -> Vec<Delivery> {
         std::iter::from_fn(|| self.app.receive()).collect()
     }
@@ -124,7 +124,7 @@ impl Bench {
         }
     }
 
-    /// Takes what [`Bench::fill`] gave.
+    /// Takes the deliveries of [`Bench::fill`].
     pub(super) fn empty(&mut self) {
         assert_eq!(self.delivered().len(), DELIVERY_RING_LEN);
     }

@@ -1,5 +1,5 @@
-//! The connections that a gateway keeps to its peer gateways: dialed at start, again with backoff when they fail, and no more
-//! of them at once than allowed, the one used longest ago making room.
+//! The connections that a gateway keeps to its peer gateways: dialed at start, again with backoff when they
+//! fail, and at most the allowed number at once; the one least recently used makes room.
 
 use crate::limits::{PEER_GATEWAY_BACKOFF_MS_MAX, PEER_GATEWAY_BACKOFF_MS_MIN};
 use crate::names::Places;
@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 /// Another gateway that this one forwards to, mirrors from and tells of its holdings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerGateway {
-    /// Who it is; a connection that proves another is closed.
+    /// Its node ID; a connection that proves another is closed.
     pub node: NodeId,
-    /// Where it is, of either family; tried in turn.
+    /// Its addresses, of either family; tried in turn.
     pub addresses: Places,
 }
 
@@ -23,7 +23,7 @@ pub(super) struct PeerGateways {
     links: Vec<GatewayLink>,
     by_node: FxHashMap<NodeId, usize>,
     connections_max: usize,
-    /// When something is to be done; none: not before something changes.
+    /// When an action is due; none: not before something changes.
     due: Option<Instant>,
 }
 
@@ -33,14 +33,14 @@ struct GatewayLink {
     state: State,
     /// Failures since it was last up.
     failures: u32,
-    /// Which address is tried next.
+    /// The next address to try.
     address: usize,
     used: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// No connection, and none is needed.
+    /// No connection, and none needed.
     Idle,
     /// To be dialed from then on.
     Wanted { from: Instant },
@@ -60,8 +60,9 @@ impl PeerGateways {
         Self { links, by_node, connections_max, due: Some(now) }
     }
 
-    /// Takes other peer gateways on. Those that were peer gateways before keep their connections and their failures; gives the slots of
-    /// the connections that nobody needs any more. Their places change: [`PeerGateways::place`] tells the new ones.
+    /// Replaces the peer gateways. Those that were peer gateways before keep their connections and their
+    /// failures. Gives the slots of the connections that are not needed any more. Places change:
+    /// [`PeerGateways::place`] tells the new ones.
     pub(super) fn renew(
         &mut self,
         peer_gateways: Vec<PeerGateway>,
@@ -101,7 +102,7 @@ impl PeerGateways {
         gone
     }
 
-    /// Where this peer gateway stands.
+    /// The place of this peer gateway.
     pub(super) fn place(&self, node: &NodeId) -> Option<usize> {
         self.by_node.get(node).copied()
     }
@@ -125,7 +126,7 @@ impl PeerGateways {
         let known = link.peer_gateway.addresses.addresses();
         let Some(&address) = known.get(link.address % known.len().max(1)) else {
             if link.peer_gateway.addresses.has_names() {
-                // The resolver has not answered yet, or knows of none: later.
+                // The resolver has not answered yet, or found no address: later.
                 self.failed(index, None, now);
             } else {
                 link.state = State::Idle;
@@ -143,7 +144,7 @@ impl PeerGateways {
             .map(|link| (link.peer_gateway.node, matches!(link.state, State::Open { up: true, .. })))
     }
 
-    /// Whom this connection must prove to be.
+    /// The node ID that this connection must prove.
     pub(super) fn node(&self, index: usize) -> NodeId {
         self.links[index].peer_gateway.node
     }
@@ -163,7 +164,8 @@ impl PeerGateways {
         (link.failures, link.used) = (0, now);
     }
 
-    /// The connection in this slot failed or is gone; gives whether that was news. It is dialed again, later each time.
+    /// The connection in this slot failed or is gone; returns whether that was news. It is dialed again,
+    /// later each time.
     pub(super) fn failed(&mut self, index: usize, slot: Option<u32>, now: Instant) -> bool {
         let link = &mut self.links[index];
         if slot.is_some_and(|gone| !matches!(link.state, State::Open { slot, .. } if slot == gone)) {
@@ -182,8 +184,8 @@ impl PeerGateways {
         self.links[index].used = now;
     }
 
-    /// Wants a peer gateway that is not connected. Gives the slot of the connection that should be closed for it, if there are
-    /// too many: `is_idle` says whether nothing runs on one.
+    /// Wants a peer gateway that is not connected. Gives the slot of the connection to close for it, if there
+    /// are too many: `is_idle` tells whether no request runs on one.
     pub(super) fn reach(
         &mut self,
         node: &NodeId,

@@ -1,5 +1,5 @@
-//! What a worker says of itself to those who watch: figures that would cost too much for every packet, gathered once a second and
-//! a few connections a turn; and, when somebody asks, what its connections are doing.
+//! A worker's report about itself: figures that would cost too much for every packet, collected once a second
+//! and a few connections a turn; and, on request, the state of its connections.
 
 use super::conn::{Conn, Origin};
 use super::{Core, Inspection};
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What was so when the worker last looked, at most a second ago.
+/// The state when the worker last looked, at most a second ago.
 #[derive(Debug, Default)]
 pub struct Gauges {
     /// The network's link is up.
@@ -24,9 +24,9 @@ pub struct Gauges {
     pub commands: AtomicUsize,
     /// Connection attempts that wait for their turn.
     pub attempts: AtomicUsize,
-    /// Connections that have something to send and wait for the device.
+    /// Connections with something to send that wait for the device.
     pub senders: AtomicUsize,
-    /// Connections that sent what the peer is to acknowledge, and had no acknowledgment for [`UNACKNOWLEDGED_MS`].
+    /// Connections with unacknowledged packets that had no acknowledgment for [`UNACKNOWLEDGED_MS`].
     pub unacknowledged: AtomicUsize,
     peer_gateways: Mutex<Vec<(NodeId, bool)>>,
 }
@@ -38,7 +38,7 @@ impl Gauges {
     }
 }
 
-/// One connection, for somebody who looks for what is wrong.
+/// One connection, for troubleshooting.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct ConnectionView {
     /// The worker that has it.

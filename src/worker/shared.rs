@@ -21,11 +21,11 @@ use tokio::sync::oneshot;
 pub enum Idle {
     /// Polls on: lowest latency, a core at 100 %.
     Spin,
-    /// Polls on for a while, then yields, then sleeps in short bits.
+    /// Polls on for a while, then yields, then sleeps in short steps.
     Adaptive,
 }
 
-/// Everything all workers of a process share. Nothing in it is written on the packet's way.
+/// The state that all workers of a process share. On a packet's way, only the hand-over rings are written.
 #[derive(Debug)]
 pub struct Shared {
     /// How many workers there are.

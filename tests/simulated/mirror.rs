@@ -177,7 +177,7 @@ fn without_a_source_the_gateway_asks_whom_it_knows() {
     let unknown = Token::of(b"nobody has this");
     let end = mirror(&mut world, &peers[0], unknown, Lanes::NONE, &[]);
     assert_eq!(end, End::Failed(ErrorCode::NotFound));
-    // Somebody is named who has it not.
+    // A named source does not have it.
     let end = mirror(&mut world, &peers[0], unknown, Lanes::NONE, &[1]);
     assert_eq!(end, End::Failed(ErrorCode::NotFound));
     world.assert_free();

@@ -23,7 +23,7 @@ use tokio_rustls::server::TlsStream;
 
 const IDLE: Duration = Duration::from_secs(ADMIN_IDLE_S);
 
-/// What lets somebody in: read again at every reload.
+/// The keys to the endpoint: read again at every reload.
 pub struct Access {
     /// None: no TLS.
     tls: Option<TlsAcceptor>,

@@ -160,7 +160,7 @@ impl Source {
         self.watched.iter().enumerate().filter(move |(_, watched)| stuck(watched)).map(|(worker, _)| worker)
     }
 
-    /// Tries whether the store can be written, unless somebody does already. Blocks on the disk.
+    /// Tries whether the store can be written, unless a test is running. Blocks on the disk.
     pub(super) fn probe(&self) {
         let Some(store) = &self.store else { return };
         if self.probing.swap(true, Relaxed) {
@@ -171,7 +171,7 @@ impl Source {
         self.probing.store(false, Relaxed);
     }
 
-    /// What the memory before the store holds; what it held when last seen while somebody reads from the disk through it.
+    /// What the memory before the store holds; while a reader holds it for the disk, the last known contents.
     pub(super) fn memory(&self) -> Option<MemoryStats> {
         let memory = self.memory.as_ref()?;
         let mut seen = self.memory_seen.lock().unwrap_or_else(PoisonError::into_inner);

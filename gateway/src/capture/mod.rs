@@ -24,7 +24,7 @@ use stoq::nic::tap::Tap;
 const GATHER: Duration = Duration::from_millis(5);
 /// How long a line or a block may take to pass the socket.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The same for somebody who comes while another captures.
+/// The same for a client that connects during another's capture.
 const TURN_AWAY: Duration = Duration::from_millis(100);
 /// The longest request.
 const WANTED_BYTES_MAX: u64 = 4096;
@@ -79,7 +79,7 @@ impl CaptureServer {
 impl Drop for CaptureServer {
     fn drop(&mut self) {
         self.ending.store(true, Ordering::Relaxed);
-        // Ends its wait for somebody to connect.
+        // Ends its wait for a client.
         let woken = UnixStream::connect(&self.path).is_ok();
         if let Some(thread) = self.thread.take().filter(|_| woken) {
             let _ = thread.join();
@@ -145,7 +145,7 @@ fn serve(
         recording.add(tap);
         recording.pass(&mut stream)?;
         if let Ok((other, _)) = listener.accept() {
-            // Its own affair if it hears nothing.
+            // A client that does not read the answer loses it.
             let _ = turn_away(other);
         }
         if has_closed(&stream)? || ending.load(Ordering::Relaxed) {
@@ -233,12 +233,12 @@ impl Recording {
     }
 }
 
-/// Tells somebody that only one may capture, after reading what it says: what is closed unread takes the answer with it.
+/// Tells a client that only one may capture, after reading its request: closing a socket with unread bytes drops the answer.
 fn turn_away(mut other: UnixStream) -> io::Result<()> {
     other.set_read_timeout(Some(TURN_AWAY))?;
     other.set_write_timeout(Some(TURN_AWAY))?;
     let _ = read_wanted(&other);
-    other.write_all(b"somebody else captures; wait until that ends\n")
+    other.write_all(b"another capture is running; wait until it ends\n")
 }
 
 /// What nobody took is nobody else's.
@@ -344,7 +344,7 @@ fn next_block(bytes: &[u8]) -> anyhow::Result<Option<(u32, usize)>> {
     Ok((is_block && len >= pcapng::FRAME_LEN && bytes.len() >= len).then_some((kind, len)))
 }
 
-/// Keeps the TLS secrets of connections that begin while somebody captures.
+/// Keeps the TLS secrets of connections that begin during a capture.
 #[derive(Debug)]
 pub struct Secrets(pub Arc<Tap>);
 

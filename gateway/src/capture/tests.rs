@@ -153,7 +153,7 @@ fn a_second_capture_and_a_filter_that_is_none_are_refused() {
         std::thread::yield_now();
     }
     let second = setup.record("", Until::default()).join().unwrap().unwrap_err();
-    assert!(second.to_string().contains("somebody else"), "{second}");
+    assert!(second.to_string().contains("another capture"), "{second}");
     until.stopped.store(true, Ordering::Relaxed);
     first.join().unwrap().unwrap();
     let bad = setup.record("tcp", Until::default()).join().unwrap().unwrap_err();

@@ -80,7 +80,7 @@ impl Mesh {
         let gateways = sites.each_mut().map(|site| {
             let port = site.port;
             let gateway = site.start();
-            assert_eq!(site.port, port, "somebody else took a port that the peer gateways know");
+            assert_eq!(site.port, port, "another program took a port that the peer gateways know");
             gateway
         });
         let client = sites[0].path("client.toml");

@@ -372,7 +372,7 @@ fn outputs_that_are_no_new_files_are_refused_before_the_network() {
     .iter_mut()
     {
         let (_, stderr) = run(way, 2);
-        assert!(stderr.contains("comes in any order; give a file"), "{stderr}");
+        assert!(stderr.contains("writes in any order; give a file"), "{stderr}");
     }
 }
 

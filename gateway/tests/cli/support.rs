@@ -118,7 +118,7 @@ impl Site {
         loop {
             match Gateway::start(&self.configure()) {
                 Ok(gateway) => return gateway,
-                // Somebody else took the port meanwhile.
+                // Another program took the port meanwhile.
                 Err(log) if log.contains("another program") => self.port = free_port(),
                 Err(log) => panic!("the gateway does not start:\n{log}"),
             }

@@ -1,4 +1,4 @@
-//! Somebody on the wire, who keeps what goes to a station and sends it again.
+//! An observer on the wire, which keeps the frames to a station and sends them again.
 
 use super::World;
 use std::sync::{Arc, Mutex};

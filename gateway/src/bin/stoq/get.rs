@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// The token, as `stoq put` printed it: b3: and 64 hex digits of a payload, or set: and 64 of a sharded one.
     token: AnyToken,
     /// Where to write it; nothing that is there is replaced. Until every byte is there, read back and checked, it is called
-    /// FILE.part; run the same command again to go on where an interrupted one stopped. What comes as shards, or from several
+    /// FILE.part; run the same command again to go on where an interrupted one stopped. A get of shards, or from several
     /// gateways, begins anew each time. "-", a pipe or a character device gets the bytes in order, each checked before it is written.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
@@ -60,7 +60,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         AnyToken::Content(token) if args.from.is_empty() => token,
         _ if stream.is_some() => {
             let text = format!(
-                "-o {}: what comes from several gateways, or as shards, comes in any order; give a file",
+                "-o {}: a get from several gateways, or of shards, writes in any order; give a file",
                 args.output.display()
             );
             return Err(Usage(text).into());
