@@ -184,7 +184,7 @@ pub enum Command {
     /// Ask the peer something: [`Outbox::ask`](crate::application::Outbox::ask).
     Ask(RequestId, Box<Ask>),
     /// Open a stream for a request that is not read here: [`Outbox::open`](crate::application::Outbox::open). [`Command::Bytes`] writes
-    /// it, [`Delivery::Raw`] is what comes back.
+    /// it, [`Delivery::Raw`] brings its answer.
     Open {
         /// The request.
         request: RequestId,

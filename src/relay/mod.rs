@@ -80,7 +80,7 @@ impl Relay {
         self.send(port, Command::Bytes(request, bytes));
     }
 
-    /// Takes what comes of a flow's request to the next gateway.
+    /// Takes the deliveries of a flow's request to the next gateway.
     fn answer(&mut self, now: Instant, port: &mut AppPort, flow: usize, delivery: Delivery) {
         match delivery {
             Delivery::Raw(_, bytes) => self.answered(now, port, flow, bytes),

@@ -84,8 +84,7 @@ pub(crate) struct Context<'a> {
 #[derive(Debug)]
 pub(crate) struct Session {
     id: ConnectionId,
-    /// The application that opened the connection gets all of its deliveries; on the peer's connections
-    /// [`Routes`] decide.
+    /// The application that opened the connection; on the peer's connections [`QueueRoutes`] decide.
     owner: Option<usize>,
     control_out: Option<StreamId>,
     peer: PeerState,
