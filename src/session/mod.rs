@@ -55,7 +55,7 @@ pub struct QueueRoutes {
     /// The rules of forwarding; none: every HOP is refused.
     pub hops: Option<Arc<Hops>>,
     /// Where a FETCH that allows it is answered instead of being forwarded; its store is that of
-    /// [`Routes::store`].
+    /// [`QueueRoutes::store`].
     pub cache: Option<Arc<dyn Holds>>,
 }
 
@@ -69,7 +69,7 @@ impl QueueRoutes {
 
 /// Tells which FETCHes this node answers itself.
 pub trait Holds: fmt::Debug + Send + Sync {
-    /// Whether the application of [`Routes::store`] holds everything that this FETCH selects.
+    /// Whether the application of [`QueueRoutes::store`] holds everything that this FETCH selects.
     fn holds(&self, fetch: &Fetch) -> bool;
 }
 
