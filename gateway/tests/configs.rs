@@ -445,7 +445,7 @@ fn a_gateway_has_one_section_and_one_name() {
 #[test]
 fn values_of_the_wrong_type_or_name_are_refused_with_their_place() {
     for (text, part) in [
-        (format!("{GATEWAY}\n[quic]\ncongestion = \"reno\"\n"), "newreno"),
+        (format!("{GATEWAY}\n[quic]\ncongestion_control = \"reno\"\n"), "newreno"),
         (format!("{GATEWAY}\n[tls]\ncipher = \"rc4\"\n"), "aes-128-gcm"),
         (format!("{GATEWAY}\n[workers]\nidle = \"sleep\"\n"), "adaptive"),
         (format!("{GATEWAY}\n[quic]\nidle_timeout_ms = -1\n"), "idle_timeout_ms"),
