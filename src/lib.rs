@@ -33,49 +33,67 @@
 //!
 //! One that answers requests or messages writes an [`application::Application`] and hosts it on a [`node::Node`].
 //!
-//! The modules stand in packet order.
+//! The modules stand as a packet goes, and each imports only modules that stand above it: `tests/tidy` holds that.
 
 #![forbid(unsafe_code)]
 
-pub mod counters;
-pub mod histogram;
+// What every room counts in.
 pub mod limits;
+
+pub mod histogram;
+pub mod stages;
+
+pub mod counters;
+
+mod token_bucket;
+
 pub mod names;
 
-// The way of a packet.
-pub mod nic;
+// The way of a packet: frames, devices, datagrams, QUIC, records, streams, rings, applications.
 pub mod wire;
+
+pub mod nic;
 
 pub mod neighbor;
 
 pub mod datagram;
+
 pub mod quic;
-pub mod stages;
 pub mod tls;
 
-pub mod gather;
-pub mod hop;
-pub mod record;
-pub mod session;
-pub mod shard;
+pub mod error_code;
+pub mod varint;
+
 pub mod token;
 
+pub mod shard;
+
+pub mod record;
+
+pub mod hop;
 pub mod queue;
 
 pub mod application;
-pub mod relay;
+pub mod gather;
+pub mod session;
+
 pub mod seed;
 
+// The loop that a packet goes through, and what stands on it.
 pub mod worker;
 
-// Around it.
+pub mod relay;
+
+pub mod node;
+
 pub mod client;
+
+mod part_file;
+
 pub mod download;
 pub mod gathered_file;
+
 pub mod network;
-pub mod node;
-mod part_file;
-mod token_bucket;
 
 pub use client::Client;
 

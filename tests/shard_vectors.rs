@@ -7,7 +7,6 @@
 use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use stoq::record::RecordError;
 use stoq::shard::{Blob, Coded, Coding, Descriptor, Lanes, encode};
 use stoq::token::{EncodedPiece, Outboard, Ranges, Selection, Token, VerifiedEncoder};
 
@@ -93,7 +92,7 @@ fn descriptors_are_refused_so() {
         let bytes = HEXLOWER.decode(entry["hex"].as_str().unwrap().as_bytes()).unwrap();
         let error = Descriptor::parse(&bytes).expect_err("the descriptor is refused");
         // Codes are the protocol's to say, so they are not filled in.
-        assert_eq!(number(entry, "error"), RecordError::code(&error).number(), "{}", entry["name"]);
+        assert_eq!(number(entry, "error"), error.code().number(), "{}", entry["name"]);
     });
 }
 

@@ -1,13 +1,15 @@
 //! The STOQ appliance and its tools, around the library [`stoq`]: what runs beside the workers, never on the way of a packet.
 //!
-//! The executables `stoq`, `stoq-gateway` and `stoq-pktgen` stand in `src/bin`.
+//! The modules stand bottom up: each imports only modules that stand above it. The executables `stoq`, `stoq-gateway` and
+//! `stoq-pktgen` stand in `src/bin`.
 
 #![forbid(unsafe_code)]
 
 // What people give and are shown.
 pub mod durations;
-pub mod events;
 pub mod output;
+
+pub mod events;
 
 pub mod ranges;
 
@@ -18,17 +20,22 @@ pub mod manuals;
 pub mod capabilities;
 pub mod dates;
 pub mod logging;
+pub mod port_watch;
+pub mod reloads;
 pub mod tls;
 pub mod watch;
 
 pub mod capture;
-pub mod port_watch;
 
 pub mod admin;
 
 // The gateway that is made of all this.
 pub mod check;
+
+mod renewable;
+
 pub mod reload;
+
 pub mod run;
 
 // Load and measurements: applications of a client's node.

@@ -6,53 +6,18 @@
 use crate::admin::{Access, Admin};
 use crate::config::{GatewayConfig, load_gateway};
 use crate::dates::{Dates, out_of_dates};
+use crate::reloads::Reloads;
 use crate::tls::KeyLogger;
-use crate::{logging, run};
+use crate::{logging, renewable};
 use anyhow::{Context, bail};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 use stoq::hop::Hops;
 use stoq::node::Node;
 use stoq::seed::Store;
 use stoq::tls::Identity;
-
-/// The reloads of this process.
-pub static RELOADS: Reloads =
-    Reloads { reloads: AtomicU64::new(0), failures: AtomicU64::new(0), refused_last: AtomicBool::new(false) };
-
-/// Counts reloads.
-#[derive(Debug)]
-pub struct Reloads {
-    reloads: AtomicU64,
-    failures: AtomicU64,
-    refused_last: AtomicBool,
-}
-
-impl Reloads {
-    /// Configurations that were taken.
-    pub fn reloads(&self) -> u64 {
-        self.reloads.load(Ordering::Relaxed)
-    }
-
-    /// Configurations that were refused, and changed nothing.
-    pub fn failures(&self) -> u64 {
-        self.failures.load(Ordering::Relaxed)
-    }
-
-    /// Whether the configuration that was read last is the one that counts.
-    pub fn last_was_taken(&self) -> bool {
-        !self.refused_last.load(Ordering::Relaxed)
-    }
-
-    fn count(&self, taken: bool) {
-        let count = if taken { &self.reloads } else { &self.failures };
-        count.fetch_add(1, Ordering::Relaxed);
-        self.refused_last.store(!taken, Ordering::Relaxed);
-    }
-}
 
 /// Sections and keys that a reload changes; all others need a restart.
 const LIVE: &[&str] = &[
@@ -76,46 +41,42 @@ const LIVE: &[&str] = &[
 /// Keys of an application that a reload changes.
 const LIVE_OF_APPLICATION: &[&str] = &["capacity_bytes", "quota_bytes", "lease_default_s", "lease_max_s"];
 
+/// What of a gateway that runs a reload changes.
+pub struct Parts {
+    /// Who the gateway is.
+    pub identity: Identity,
+    /// Until when its certificates count.
+    pub dates: Dates,
+    /// The rules of forwarding.
+    pub hops: Arc<Hops>,
+    /// The seed store, if there is one.
+    pub store: Option<Arc<Store>>,
+    /// The admin endpoint, if there is one.
+    pub admin: Option<Admin>,
+    /// Takes the secrets of connections, where a capture may have them.
+    pub key_log: KeyLogger,
+    /// Counts the reloads.
+    pub reloads: Arc<Reloads>,
+}
+
 /// A configuration that runs, and what of it can change.
 pub struct Live {
     /// What it was started with: what needs a restart is still that.
     started: GatewayConfig,
     /// What was taken last: what needs none is that.
     running: GatewayConfig,
-    identity: Identity,
-    dates: Dates,
-    hops: Arc<Hops>,
-    store: Option<Arc<Store>>,
-    admin: Option<Admin>,
-    key_log: KeyLogger,
+    parts: Parts,
 }
 
 impl Live {
     /// A gateway that was started with `config`.
-    pub fn new(
-        config: &GatewayConfig,
-        identity: Identity,
-        dates: Dates,
-        hops: Arc<Hops>,
-        store: Option<Arc<Store>>,
-        admin: Option<Admin>,
-        key_log: KeyLogger,
-    ) -> Self {
-        Self {
-            started: config.clone(),
-            running: config.clone(),
-            identity,
-            dates,
-            hops,
-            store,
-            admin,
-            key_log,
-        }
+    pub fn new(config: &GatewayConfig, parts: Parts) -> Self {
+        Self { started: config.clone(), running: config.clone(), parts }
     }
 
     /// The admin endpoint, if there is one.
     pub fn admin(&self) -> Option<&Admin> {
-        self.admin.as_ref()
+        self.parts.admin.as_ref()
     }
 
     /// The configuration that counts, but for what needs a restart.
@@ -123,20 +84,21 @@ impl Live {
         &self.running
     }
 
-    /// Reads `file` and goes by it, or by nothing of it. Says in the log what became of it, and counts it in [`RELOADS`].
+    /// Reads `file` and goes by it, or by nothing of it. Says in the log what became of it, and counts it.
     pub fn reload(&mut self, node: &Node, file: &Path) {
         match self.take(node, file) {
             Ok(changed) => {
-                RELOADS.count(true);
+                self.parts.reloads.count(true);
                 for key in changed_keys(&self.started, &self.running).iter().filter(|key| !is_live(key)) {
                     tracing::warn!("{key} needs a restart; it stays as it was");
                 }
-                let until = self.identity.summary().map(|summary| summary.not_after).unwrap_or_default();
-                let (node_id, changed) = (self.identity.node_id(), changed.join(" "));
+                let until =
+                    self.parts.identity.summary().map(|summary| summary.not_after).unwrap_or_default();
+                let (node_id, changed) = (self.parts.identity.node_id(), changed.join(" "));
                 tracing::info!(changed, %node_id, certificate_until = until, "configuration reloaded");
             }
             Err(error) => {
-                RELOADS.count(false);
+                self.parts.reloads.count(false);
                 let error = format!("{error:#}");
                 tracing::error!(error, "configuration not reloaded; everything stays as it was");
             }
@@ -147,9 +109,9 @@ impl Live {
         // All that can fail.
         let config = load_gateway(file)?;
         let level = logging::level(&config.log)?;
-        let (renewed, identity) = run::renewable(&config, self.key_log.clone())?;
-        check_dates(&self.identity, &identity)?;
-        let facts = run::facts(&config, &identity)?;
+        let (renewed, identity) = renewable::node(&config, self.parts.key_log.clone())?;
+        check_dates(&self.parts.identity, &identity)?;
+        let facts = renewable::facts(&config, &identity)?;
         // Where it listens decides what must guard it, and that stays.
         let listen = self.started.admin.as_ref().map(|admin| admin.listen);
         let access = config.admin.as_ref().filter(|admin| Some(admin.listen) == listen);
@@ -161,14 +123,14 @@ impl Live {
             );
         }
         // Nothing from here on can.
-        let (policy, peer_gateways) = run::rules(&config, identity.node_id());
-        self.hops.renew(policy, peer_gateways);
-        if let (Some(store), Some(seed)) = (&self.store, seed) {
-            store.configure(run::kept(seed));
+        let (policy, peer_gateways) = renewable::rules(&config, identity.node_id());
+        self.parts.hops.renew(policy, peer_gateways);
+        if let (Some(store), Some(seed)) = (&self.parts.store, seed) {
+            store.configure(renewable::kept(seed));
         }
         node.renew(&renewed);
-        self.dates.set(facts.chain());
-        if let Some(admin) = &self.admin {
+        self.parts.dates.set(facts.chain());
+        if let Some(admin) = &self.parts.admin {
             admin.set_facts(facts);
             if let Some(access) = access {
                 admin.set_access(access);
@@ -177,10 +139,10 @@ impl Live {
         logging::renew(level, &config.log);
         let mut changed = changed_keys(&self.running, &config);
         changed.retain(|key| is_live(key));
-        if self.identity.chain() != identity.chain() {
+        if self.parts.identity.chain() != identity.chain() {
             changed.push("certificate".into());
         }
-        (self.running, self.identity) = (config, identity);
+        (self.running, self.parts.identity) = (config, identity);
         Ok(changed)
     }
 }

@@ -1,6 +1,6 @@
 //! The appliance: from a configuration to a running gateway, and to its orderly end.
 
-use crate::admin::{Admin, Facts, Parts, Source};
+use crate::admin::{Admin, Parts, Source};
 use crate::capture::{CaptureServer, Secrets};
 use crate::config::{ApplicationConfig, GatewayConfig, SeedConfig};
 use crate::dates::{Dates, out_of_dates};
@@ -8,26 +8,23 @@ use crate::events::{Ended, Up};
 use crate::logging;
 use crate::port_watch::PortWatch;
 use crate::reload::{self, Live};
-use crate::tls::{self, KeyLogger};
+use crate::reloads::Reloads;
+use crate::renewable;
+use crate::tls::KeyLogger;
 use crate::watch::Watch;
 use anyhow::Context;
-use quinn_proto::crypto::rustls::QuicClientConfig;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use stoq::application::{Application, Discard, Echo, Placement};
-use stoq::hop::{Hops, Policy};
-use stoq::names::{Places, Resolver};
+use stoq::hop::Hops;
 use stoq::network::{Opened, Running, machine};
 use stoq::nic::tap::Tap;
 use stoq::node::{Host, Hosted, MakeApplication, Node, NodeConfig};
-use stoq::quic::qlog::Qlog;
-use stoq::seed::{Cache, MemoryTier, Seed, SeedParts, Store, StoreConfig};
+use stoq::seed::{Cache, MemoryTier, Seed, SeedParts, Store};
 use stoq::tls::{Identity, NodeId};
-use stoq::worker::PeerGateway;
 
 /// The signals that end a gateway, and the one that has it read its files again. Take them before it starts: one that comes meanwhile
 /// then counts once it runs.
@@ -57,14 +54,14 @@ impl Gateway {
         let tap = config.capture.socket.is_some().then(Arc::<Tap>::default);
         let secrets = tap.clone().filter(|_| config.capture.key_log).map(Secrets);
         let key_log: KeyLogger = secrets.map(|secrets| Arc::new(secrets) as _);
-        let (renewable, identity) = renewable(config, key_log.clone())?;
+        let (renewed, identity) = renewable::node(config, key_log.clone())?;
         // The network first: DPDK takes its huge pages before the store does.
         let workers = config.workers.count.into();
         let opened = match &tap {
             Some(tap) => Opened::open_tapped(&config.network, workers, tap)?,
             None => Opened::open(&config.network, workers)?,
         };
-        let (policy, peer_gateways) = rules(config, identity.node_id());
+        let (policy, peer_gateways) = renewable::rules(config, identity.node_id());
         let hops = Arc::new(Hops::new(policy, peer_gateways));
         let seeds = Seeds::new(identity.node_id(), &hops, config)?;
         let hosted = config.application.iter().map(|app| seeds.hosted(app)).collect();
@@ -74,7 +71,7 @@ impl Gateway {
             idle: config.workers.idle,
             cores: config.workers.cores.clone(),
             thread_setup: opened.thread_setup(),
-            ..renewable
+            ..renewed
         };
         let node = opened.start_node(&node, hosted)?;
         for (worker, network) in node.networks().iter().enumerate() {
@@ -82,7 +79,8 @@ impl Gateway {
             let core = config.workers.cores.get(worker);
             tracing::info!(worker, core, %network, local = local.join(" "), "serving");
         }
-        let admin = admin(config, &node, &identity, &seeds, tap.clone())?;
+        let reloads = Arc::<Reloads>::default();
+        let admin = admin(config, &node, &identity, &seeds, tap.clone(), reloads.clone())?;
         let (node_id, cipher) = (identity.node_id(), config.tls.cipher);
         let chain = identity.summaries()?;
         let refused = out_of_dates(&chain, SystemTime::now()).is_some();
@@ -105,7 +103,7 @@ impl Gateway {
             admin: admin.as_ref().map(Admin::local),
             capture: config.capture.socket.clone(),
         };
-        let live = Live::new(config, identity, dates, hops, store, admin, key_log);
+        let live = Live::new(config, reload::Parts { identity, dates, hops, store, admin, key_log, reloads });
         Ok(Self { node, live, port_watch, up: Some(Box::new(up)), _capture: capture })
     }
 
@@ -180,29 +178,13 @@ impl Gateway {
     }
 }
 
-/// What the admin endpoint shows that may change while the gateway runs.
-///
-/// # Errors
-/// A certificate that cannot be read.
-pub fn facts(config: &GatewayConfig, identity: &Identity) -> anyhow::Result<Facts> {
-    Ok(Facts {
-        fingerprint: config.fingerprint.clone(),
-        certificate: identity.summary()?,
-        issuers: identity.summaries()?.split_off(1),
-        peer_gateways: config
-            .gateway
-            .iter()
-            .map(|peer_gateway| (peer_gateway.node_id, peer_gateway.name.clone()))
-            .collect(),
-    })
-}
-
 fn admin(
     config: &GatewayConfig,
     node: &Running<Node>,
     identity: &Identity,
     seeds: &Seeds,
     tap: Option<Arc<Tap>>,
+    reloads: Arc<Reloads>,
 ) -> anyhow::Result<Option<Admin>> {
     let Some(admin) = &config.admin else { return Ok(None) };
     let parts = Parts {
@@ -214,68 +196,9 @@ fn admin(
         store: seeds.parts.as_ref().map(|parts| parts.store.clone()),
         memory: seeds.parts.as_ref().map(|parts| parts.memory.clone()),
         tap,
+        reloads,
     };
-    Admin::start(admin, Source::new(parts, facts(config, identity)?)).map(Some)
-}
-
-/// What of a node a reload changes, and who the node is.
-pub(super) fn renewable(
-    config: &GatewayConfig,
-    key_log: KeyLogger,
-) -> anyhow::Result<(NodeConfig, Identity)> {
-    let (server, identity) = tls::server(&config.tls, &config.identity, &config.trust, key_log.clone())?;
-    let peer_gateway = config.gateway.iter();
-    let resolver = Resolver::start().context("cannot start the thread that resolves names")?;
-    let (sample, capacity_bytes) = (config.qlog.sample, config.qlog.capacity_bytes);
-    let directory = config.qlog.directory.as_deref();
-    let qlog = directory.map(|directory| {
-        Qlog::start(directory, sample, capacity_bytes)
-            .with_context(|| format!("qlog.directory {}", directory.display()))
-    });
-    let node = NodeConfig {
-        server: Some(server),
-        restart_secret: identity.restart_secret().cloned(),
-        client: client_tls(config, key_log)?,
-        peer_gateways: peer_gateway
-            .map(|peer_gateway| PeerGateway {
-                node: peer_gateway.node_id,
-                addresses: Places::new(peer_gateway.addresses.clone(), &resolver),
-            })
-            .collect(),
-        peer_gateway_connections_max: config.hops.connections_max,
-        quic: config.quic.clone(),
-        qlog: qlog.transpose()?,
-        ..NodeConfig::default()
-    };
-    Ok((node, identity))
-}
-
-/// For whom the gateway forwards, and to whom.
-pub(super) fn rules(config: &GatewayConfig, own: NodeId) -> (Policy, BTreeSet<NodeId>) {
-    let policy = Policy {
-        own,
-        transit: config.hops.transit.transit(),
-        budget_bytes_max: config.hops.budget_max_bytes.unwrap_or(u64::MAX),
-    };
-    (policy, config.gateway.iter().map(|peer_gateway| peer_gateway.node_id).collect())
-}
-
-/// How the store is kept.
-pub(super) fn kept(config: &SeedConfig) -> StoreConfig {
-    StoreConfig {
-        capacity_bytes: config.capacity_bytes,
-        quota_bytes: config.quota_bytes,
-        lease_default_s: config.lease_default_s,
-        lease_max_s: config.lease_max_s,
-    }
-}
-
-/// What the gateway shows when it connects to peer gateways; nothing without any.
-fn client_tls(config: &GatewayConfig, key_log: KeyLogger) -> anyhow::Result<Option<Arc<QuicClientConfig>>> {
-    if config.gateway.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(tls::client_with_key_log(&config.tls, Some(&config.identity), &config.trust, key_log)?))
+    Admin::start(admin, Source::new(parts, renewable::facts(config, identity)?)).map(Some)
 }
 
 /// The gateway's seed store, if it has one, shared by all who need it.
@@ -328,7 +251,7 @@ fn open_store(config: &SeedConfig, own: NodeId, hops: &Arc<Hops>) -> anyhow::Res
             "the seed store runs on the worker's thread: every wait for the disk stops the network"
         );
     }
-    let store = Arc::new(Store::open(&config.directory, kept(config))?);
+    let store = Arc::new(Store::open(&config.directory, renewable::kept(config))?);
     let memory = Arc::new(Mutex::new(MemoryTier::new(config.memory_bytes, true)));
     Ok(SeedParts { own: Some(own), hops: Some(hops.clone()), ..SeedParts::alone(store, memory) })
 }

@@ -1,6 +1,5 @@
 //! Why a call failed.
 
-use super::InputError;
 use crate::datagram::kernel::BindError;
 use crate::hop::RouteError;
 use crate::limits::MESSAGE_BYTES_MAX;
@@ -14,6 +13,31 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// Why something cannot be read as a payload, and what to do instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InputError {
+    /// A directory.
+    #[error("is a directory; give an archive of it by a pipe: tar -c DIRECTORY | stoq put -")]
+    Directory,
+    /// A socket in the file system, which cannot be opened.
+    #[error("is a socket; have a program that reads it write into a pipe: PROGRAM | stoq put -")]
+    Socket,
+    /// A character device other than /dev/null and a terminal.
+    #[error(
+        "is a character device, which has no end; give a part of it by a pipe: head -c BYTES DEVICE | stoq put -"
+    )]
+    CharacterDevice,
+    /// A block device of no size, such as a drive without a medium.
+    #[error("is a block device whose size the system does not tell; is there a medium in it?")]
+    BlockDevice,
+    /// A descriptor that was closed when the process started. Rust's runtime then opens /dev/null in its place, for reading and
+    /// writing, so that a closed descriptor cannot be told from /dev/null opened that way.
+    #[error(
+        "is closed, or /dev/null opened for writing too; a payload of no bytes is `stoq put - </dev/null`"
+    )]
+    Closed,
+}
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]

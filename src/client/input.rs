@@ -3,7 +3,7 @@
 //! The size that the system tells of a file is a claim: files under /proc have the size 0, those under /sys the size of a page, and a
 //! pipe has none. So every input is read to its end, and a claim is compared with that end.
 
-use super::ClientError;
+use super::{ClientError, InputError};
 use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::token::{OutboardError, Token};
 use rustix::event::{PollFd, PollFlags};
@@ -25,31 +25,6 @@ const STANDARD_INPUTS: [&str; 3] = ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"
 /// The coarsest step of a file's time of modification on file systems in use (FAT: two seconds). Two writes within one step leave the
 /// same time.
 const TIME_STEP: Duration = Duration::from_secs(2);
-
-/// Why something cannot be read as a payload, and what to do instead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InputError {
-    /// A directory.
-    #[error("is a directory; give an archive of it by a pipe: tar -c DIRECTORY | stoq put -")]
-    Directory,
-    /// A socket in the file system, which cannot be opened.
-    #[error("is a socket; have a program that reads it write into a pipe: PROGRAM | stoq put -")]
-    Socket,
-    /// A character device other than /dev/null and a terminal.
-    #[error(
-        "is a character device, which has no end; give a part of it by a pipe: head -c BYTES DEVICE | stoq put -"
-    )]
-    CharacterDevice,
-    /// A block device of no size, such as a drive without a medium.
-    #[error("is a block device whose size the system does not tell; is there a medium in it?")]
-    BlockDevice,
-    /// A descriptor that was closed when the process started. Rust's runtime then opens /dev/null in its place, for reading and
-    /// writing, so that a closed descriptor cannot be told from /dev/null opened that way.
-    #[error(
-        "is closed, or /dev/null opened for writing too; a payload of no bytes is `stoq put - </dev/null`"
-    )]
-    Closed,
-}
 
 /// Something that a payload is read from.
 ///

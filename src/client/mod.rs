@@ -93,10 +93,10 @@ mod tasks;
 mod tests;
 
 pub use builder::ClientBuilder;
-pub use error::{ClientError, DialFailure};
+pub use error::{ClientError, DialFailure, InputError};
 pub use fetch::{Description, Piece, PieceOptions, Pieces};
 pub use gathering::{GatherOptions, Gathered, Gathering, HolderOptions, Holders};
-pub use input::{Input, InputError, was_closed};
+pub use input::{Input, was_closed};
 pub use payload::{Prepared, Source};
 pub use peer::{AskOptions, Kept, Message, Peer, PutOptions};
 pub use prepare::{PrepareOptions, Sharding};

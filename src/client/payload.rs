@@ -72,7 +72,7 @@ impl Prepared {
     pub fn descriptor(&self) -> Result<Descriptor, ClientError> {
         match &self.coded {
             Some((_, descriptor)) => Ok(*descriptor),
-            None => Ok(Descriptor::plain(self.token, self.length)?),
+            None => Ok(Descriptor::plain(self.token, self.length).map_err(RecordError::from)?),
         }
     }
 

@@ -7,8 +7,10 @@
 mod holder;
 mod plan;
 mod shape;
+mod want;
 
 pub use holder::{GatherSource, HolderReport, HolderState};
+pub use want::Want;
 
 use crate::application::Asker;
 use crate::limits::GATHER_STALL_MS;
@@ -24,17 +26,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 const ANOTHER_LENGTH: &str = "says another length than is proven";
-
-/// What is to be had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Want {
-    /// The payload itself, from holders that have all of it.
-    Payload,
-    /// Shards of any k lanes, stripe by stripe: what the payload can be made of.
-    AnyLanes,
-    /// All shards of these lanes; of none: of the data lanes.
-    Lanes(Lanes),
-}
 
 /// An event of a gathering.
 #[derive(Debug)]

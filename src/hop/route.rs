@@ -1,8 +1,9 @@
 //! Routes: the gateways that a request passes.
 
 use crate::limits::HOPS_LEN_MAX;
-use crate::record::{Hop, varint};
+use crate::record::Hop;
 use crate::tls::NodeId;
+use crate::varint;
 use smallvec::SmallVec;
 
 /// The gateways that a request passes, in order; the last one answers it. Each must be a peer gateway of the

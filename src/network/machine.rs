@@ -1,6 +1,6 @@
 //! Whether the machine has the memory and the cores for a configuration.
 
-use super::{NetworkConfig, OpenError};
+use super::NetworkConfig;
 use crate::limits::{STORE_BYTES_MAX, WORKERS_PER_CORE_MAX};
 
 /// More memory than the machine has.
@@ -10,16 +10,6 @@ pub struct MemoryError {
     keys: String,
     wanted_mib: u64,
     total_mib: u64,
-}
-
-/// Compares a network and its workers with the machine: its cores, and the memory of DPDK.
-///
-/// # Errors
-/// [`CoresError`] or [`MemoryError`].
-pub fn ensure_network(config: &NetworkConfig, workers: usize) -> Result<(), OpenError> {
-    ensure_cores(workers)?;
-    ensure_memory(config, 0)?;
-    Ok(())
 }
 
 /// Compares the memory of DPDK and of a store's memory tier of `tier_bytes` with the machine's. Gives both,

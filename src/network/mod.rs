@@ -164,7 +164,7 @@ impl Opened {
     }
 
     fn open_as(config: &NetworkConfig, workers: usize, is_client: bool) -> Result<Self, OpenError> {
-        machine::ensure_network(config, workers)?;
+        ensure_machine(config, workers)?;
         match config {
             NetworkConfig::KernelUdp(kernel) => {
                 let queues = (0..workers)
@@ -197,7 +197,7 @@ impl Opened {
     /// Those of [`Opened::open`].
     #[cfg_attr(not(feature = "dpdk"), expect(unused_variables, reason = "kernel sockets have no tap"))]
     pub fn open_tapped(config: &NetworkConfig, workers: usize, tap: &Arc<Tap>) -> Result<Self, OpenError> {
-        machine::ensure_network(config, workers)?;
+        ensure_machine(config, workers)?;
         match config {
             #[cfg(feature = "dpdk")]
             NetworkConfig::Dpdk(dpdk) => {
@@ -275,6 +275,13 @@ impl Opened {
         };
         Ok(RunningClient { client, _device: self.device })
     }
+}
+
+/// Compares a network and its workers with the machine: its cores, and the memory of DPDK.
+fn ensure_machine(config: &NetworkConfig, workers: usize) -> Result<(), OpenError> {
+    machine::ensure_cores(workers)?;
+    machine::ensure_memory(config, 0)?;
+    Ok(())
 }
 
 /// Logs once that a family is missing. A client reports it only when it dials such an address.

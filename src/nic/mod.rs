@@ -2,40 +2,13 @@
 
 use std::time::Instant;
 
+pub use crate::wire::{RxChecksum, TxKind};
+
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
 pub mod interface;
 pub mod simulated;
 pub mod tap;
-
-/// What the device said of a received frame's checksums.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RxChecksum {
-    /// The device checked nothing: software must.
-    Unknown,
-    /// The device checked the IPv4 header and the UDP checksum, and both hold.
-    Good,
-    /// The device found one of them wrong.
-    Bad,
-}
-
-/// What the device must know of a frame to fill in checksums by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TxKind {
-    /// Complete as it is: ARP, ICMP, or checksums already filled in by software.
-    Plain,
-    /// UDP over IPv4 without options; `l2_len` bytes of Ethernet (and VLAN) header come first. The IPv4 header checksum
-    /// field is zero and the UDP checksum field holds the pseudo-header sum.
-    UdpV4 {
-        /// Bytes before the IP header.
-        l2_len: u8,
-    },
-    /// UDP over IPv6 without extension headers; the UDP checksum field holds the pseudo-header sum.
-    UdpV6 {
-        /// Bytes before the IP header.
-        l2_len: u8,
-    },
-}
 
 /// A device and its abilities, as found when it was started.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,12 +10,14 @@
 //! - It gets its name only after it was read back and hashed, and it replaces nothing.
 //! - Dropped before, it is removed, unless it is to be kept.
 
+mod error;
 mod note;
 mod place;
 
 use crate::client::ClientError;
 use crate::limits::{PART_READ_BYTES, PART_TRIES_MAX};
 use crate::token::{AnyToken, Token};
+use error::{file_error, refused};
 use note::{Found, Note};
 use place::Place;
 use rustix::fs::{FileType, OFlags, Stat, fstat};
@@ -349,12 +351,4 @@ fn with_mend(path: &Path, error: io::Error, kept: bool) -> ClientError {
         false => "make room, or give another --output",
     };
     file_error(path, io::Error::new(error.kind(), format!("{error}; {mend}")))
-}
-
-fn refused(path: &Path, text: impl Into<String>) -> ClientError {
-    file_error(path, io::Error::other(text.into()))
-}
-
-fn file_error(path: &Path, source: io::Error) -> ClientError {
-    ClientError::File { path: path.display().to_string(), source }
 }

@@ -3,7 +3,7 @@
 //! Every call is relative to the directory as it was opened: a directory that is renamed meanwhile stays the
 //! same one, and only the last component of a path can be a symbolic link, which is never followed.
 
-use super::refused;
+use super::error::refused;
 use crate::client::ClientError;
 use crate::limits::NAME_BYTES_MAX;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat};

@@ -20,10 +20,10 @@ mod put;
 mod reader;
 mod request;
 mod settings;
-pub mod varint;
 
+pub use crate::error_code::ErrorCode;
 pub use done::Done;
-pub use error::{ErrorCode, ErrorRecord};
+pub use error::ErrorRecord;
 pub use fetch::Fetch;
 pub use go_away::GoAway;
 pub use have::{Coverage, Have};
@@ -42,9 +42,10 @@ pub use settings::Settings;
 pub use crate::shard::{Coding, Descriptor};
 
 use crate::limits::{CONTROL_RECORD_BYTES_MAX, MESSAGE_BYTES_MAX, MESSAGE_HEADER_BYTES_MAX};
-use crate::shard::Lanes;
+use crate::shard::{DescriptorError, Lanes};
 use crate::tls::NodeId;
 use crate::token::{AnyToken, RangesError, TOKEN_BYTES, Token, TokenError};
+use crate::varint::{self, Truncated};
 
 /// A node ID on the wire, bytes.
 const NODE_ID_BYTES: usize = 32;
@@ -202,9 +203,9 @@ pub enum RecordError {
     /// A reason that is not UTF-8.
     #[error("reason is not UTF-8")]
     ReasonNotUtf8,
-    /// A descriptor that is not in its one canonical form (protocol §3).
-    #[error("bad descriptor: {0}")]
-    Descriptor(&'static str),
+    /// A descriptor that cannot be read.
+    #[error(transparent)]
+    Descriptor(DescriptorError),
     /// A token that cannot be read.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -225,9 +226,25 @@ impl RecordError {
             Self::UnknownType(_) => ErrorCode::UnknownRecord,
             Self::TooLong { .. } | Self::TooMany { .. } => ErrorCode::Limit,
             Self::Unsupported(_) | Self::Token(_) => ErrorCode::UnsupportedCode,
-            Self::Descriptor(_) => ErrorCode::BadDescriptor,
+            Self::Descriptor(error) => error.code(),
             Self::Ranges(RangesError::TooMany) => ErrorCode::Limit,
             Self::Ranges(_) => ErrorCode::BadRange,
+        }
+    }
+}
+
+impl From<Truncated> for RecordError {
+    fn from(Truncated(what): Truncated) -> Self {
+        Self::Truncated(what)
+    }
+}
+
+impl From<DescriptorError> for RecordError {
+    fn from(error: DescriptorError) -> Self {
+        match error {
+            DescriptorError::Truncated(what) => Self::Truncated(what),
+            DescriptorError::Trailing(bytes) => Self::Trailing(bytes),
+            other => Self::Descriptor(other),
         }
     }
 }
@@ -245,7 +262,7 @@ fn take_u8(body: &mut &[u8], what: &'static str) -> Result<u8, RecordError> {
 }
 
 /// Takes a 33-byte content token off `body`.
-pub(crate) fn take_token(body: &mut &[u8], what: &'static str) -> Result<Token, RecordError> {
+fn take_token(body: &mut &[u8], what: &'static str) -> Result<Token, RecordError> {
     Ok(Token::from_slice(take(body, TOKEN_BYTES, what)?)?)
 }
 
@@ -284,7 +301,7 @@ fn lanes_need_a_set(token: &AnyToken) -> Result<(), RecordError> {
 }
 
 /// Refuses bytes after the last field.
-pub(crate) fn finish(body: &[u8]) -> Result<(), RecordError> {
+fn finish(body: &[u8]) -> Result<(), RecordError> {
     if body.is_empty() { Ok(()) } else { Err(RecordError::Trailing(body.len())) }
 }
 

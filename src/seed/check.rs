@@ -1,13 +1,13 @@
 //! One check: what is held is read and compared with its token. A payload whose outboard is wrong gets a new one; what is not what
 //! its token names is set aside (`damage`).
 
-use super::checks::{CheckResult, Done, Suspect};
 use super::damage::DamageOutcome;
 use super::disk::{parent, remove_if_there, replace, sync_directory};
 use super::error::StoreError;
 use super::index::{Body, SetBody};
 use super::inner::Inner;
 use super::layout::{self, BLOB, OUTBOARD, SET};
+use super::lease::Lease;
 use super::open_payload::OpenPayload;
 use super::verify::{Read, Rehash, Verify};
 use crate::limits::{CHECK_TURN_BYTES, PAYLOAD_BYTES_MAX};
@@ -21,6 +21,33 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
+
+/// What a check found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckResult {
+    /// It is what its token names, or was made so again.
+    Whole,
+    /// It is not, or not all of it, and is no longer held so.
+    Damaged,
+    /// It is not held.
+    Gone,
+    /// The disk did not let it be read, for a reason that is no damage: rights, say. It stays as it is.
+    Unreadable,
+}
+
+/// Told what was found.
+pub(super) type Done = Box<dyn FnOnce(AnyToken, CheckResult) + Send>;
+
+/// A payload that was found without the outboard that it needs when the store was opened.
+#[derive(Debug)]
+pub(super) struct Suspect {
+    pub(super) token: Token,
+    pub(super) length: u64,
+    pub(super) lease: Lease,
+    pub(super) reason: String,
+    /// Sets of which nothing else is held.
+    pub(super) sets: Vec<(AnyToken, Lease, u64, SetBody)>,
+}
 
 /// What is read at the moment.
 #[derive(Debug)]

@@ -1,11 +1,9 @@
 //! A store's checks: on a thread of its own, several in turn, and at a bounded rate where nobody waits.
 
-use super::check::Check;
-use super::index::SetBody;
+use super::check::{Check, Done, Suspect};
 use super::inner::Inner;
-use super::lease::Lease;
 use crate::limits::{CHECK_BYTES_PER_S, CHECK_FRESH_S, CHECKS_FRESH_LEN_MAX, CHECKS_LEN_MAX};
-use crate::token::{AnyToken, Token};
+use crate::token::AnyToken;
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -14,19 +12,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel}
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-/// What a check found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CheckResult {
-    /// It is what its token names, or was made so again.
-    Whole,
-    /// It is not, or not all of it, and is no longer held so.
-    Damaged,
-    /// It is not held.
-    Gone,
-    /// The disk did not let it be read, for a reason that is no damage: rights, say. It stays as it is.
-    Unreadable,
-}
 
 /// Checks that a store made since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -41,20 +26,6 @@ pub struct CheckState {
     pub skipped: u64,
     /// Bytes that were read for them.
     pub bytes: u64,
-}
-
-/// Told what was found.
-pub(super) type Done = Box<dyn FnOnce(AnyToken, CheckResult) + Send>;
-
-/// A payload that was found without the outboard that it needs when the store was opened.
-#[derive(Debug)]
-pub(super) struct Suspect {
-    pub(super) token: Token,
-    pub(super) length: u64,
-    pub(super) lease: Lease,
-    pub(super) reason: String,
-    /// Sets of which nothing else is held.
-    pub(super) sets: Vec<(AnyToken, Lease, u64, SetBody)>,
 }
 
 enum Job {

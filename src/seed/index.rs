@@ -1,7 +1,7 @@
 //! What a store holds, in memory: who pays for it, when it goes, and what changed.
 
+use super::config::StoreConfig;
 use super::lease::Lease;
-use super::store::StoreConfig;
 use crate::limits::{BAD_SETS_LEN_MAX, STORE_CHANGES_LEN_MAX};
 use crate::record::Coverage;
 use crate::shard::{Descriptor, Lanes};

@@ -1,6 +1,6 @@
 //! How long something is kept, and for whom.
 
-use super::store::StoreConfig;
+use super::config::StoreConfig;
 use crate::tls::NodeId;
 use serde::{Deserialize, Serialize};
 use std::fs;

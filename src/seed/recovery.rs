@@ -3,7 +3,7 @@
 //! A crash leaves the files of what was being changed then, and a file under `tmp` whose name begins with its token: what has none is
 //! not a crash's. A file is never removed for being damaged.
 
-use super::checks::Suspect;
+use super::check::Suspect;
 use super::clock::Clock;
 use super::damage::{Damage, DamageOutcome};
 use super::disk::remove_if_there;

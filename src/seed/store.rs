@@ -18,16 +18,19 @@
 //! The lanes held of a set are those in its own files and those of its blobs that are held as payloads. So a blob that goes
 //! takes its lanes from every set, and a set that has no others goes with it.
 
-use super::checks::{CheckResult, CheckState, Checks};
+use super::check::CheckResult;
+use super::checks::{CheckState, Checks};
+use super::config::StoreConfig;
 use super::damage::{Damage, DamageState};
 use super::error::StoreError;
 use super::index::{Census, Holding, HoldingChanges, Index};
 use super::inner::Inner;
 use super::layout::{DATA, SETS};
 use super::lease::Lease;
+use super::lock::Lock;
 use super::open_payload::{OpenPayload, OpenSet};
 use super::writing::{PayloadWriter, SetWriter};
-use super::{recovery, time};
+use super::{recovery, saved_time};
 use crate::limits::MEND_AT_START_BYTES_MAX;
 use crate::shard::{Descriptor, Lanes};
 use crate::tls::NodeId;
@@ -39,19 +42,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
-
-/// How a store is kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StoreConfig {
-    /// The most that what is held may take, outboards included, bytes; `None`: as much as the disk has.
-    pub capacity_bytes: Option<u64>,
-    /// The most that is kept for one peer, bytes; `None`: as much as there is.
-    pub quota_bytes: Option<u64>,
-    /// The lease of what was put without one, seconds; 0: it has no end.
-    pub lease_default_s: u64,
-    /// The longest lease, seconds; 0: any is granted.
-    pub lease_max_s: u64,
-}
 
 /// A directory of payloads and sets, named by their tokens. Clones share it. Calls block on the disk; none reads a clock:
 /// `now_s` is seconds since the Unix epoch.
@@ -73,16 +63,6 @@ impl Drop for Opened {
 
 /// Locked by the process that has the store open for writing.
 const LOCK: &str = "lock";
-
-/// The store's lock. Let go by name: a process that forked meanwhile holds the same open file until it runs its program.
-#[derive(Debug)]
-pub(super) struct Lock(File);
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        let _ = self.0.unlock();
-    }
-}
 
 impl Store {
     /// Opens the store in `dir`, makes it if it is not there, and removes what a crash left half-written. A directory
@@ -120,7 +100,7 @@ impl Store {
         } else {
             FxHashSet::default()
         };
-        let clock = time::clock(&dir);
+        let clock = saved_time::clock(&dir);
         let suspects = recovery::Recovery {
             dir: &dir,
             index: &mut index,

@@ -1,7 +1,6 @@
 //! The store's time, durably; and an operator's word for the machine's clock.
 
-use super::clock::{Clock, ClockReading, ClockState, Moment, Saved, Turn, boot_id};
-use super::disk::{remove_if_there, replace};
+use super::clock::{ClockReading, ClockState, Moment, Turn};
 use super::error::StoreError;
 use super::inner::Inner;
 use super::store::Store;
@@ -10,10 +9,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::PoisonError;
 
-/// The file that keeps the latest time seen.
-const CLOCK: &str = "clock";
 /// The file in which an operator vouches for the clock: the time that is right, seconds since the Unix epoch.
 const TRUST: &str = "trust-clock";
 
@@ -82,22 +78,6 @@ impl Store {
 }
 
 impl Inner {
-    /// Writes the time down, if the store can be written.
-    pub(super) fn save_clock(&self) {
-        if self.read_only.is_some() {
-            return;
-        }
-        let _noting = self.noting.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(saved) = self.clock().saved() else { return };
-        let path = self.dir.join(CLOCK);
-        let bytes = serde_json::to_vec(&saved).unwrap_or_default();
-        // Beside it: what lies under `tmp` is payloads and sets on their way.
-        let new = path.with_added_extension("new");
-        if let Err(error) = remove_if_there(&new).and_then(|()| replace(&path, &new, &bytes)) {
-            tracing::warn!(%error, "the time cannot be written down in the store");
-        }
-    }
-
     /// Whether an operator vouches for what the clock shows. The word counts once.
     fn is_vouched(&self, at: ClockReading) -> bool {
         let path = self.dir.join(TRUST);
@@ -136,20 +116,4 @@ fn tell(turn: Turn) {
         Turn::Back => tracing::info!("the clock is back where it should be: leases end again"),
         Turn::Believed(by_s) => tracing::warn!(by_s, "the clock is believed: leases end again"),
     }
-}
-
-/// The clock of the store in `dir`. A note that cannot be read counts as none.
-pub(super) fn clock(dir: &Path) -> Clock {
-    let path = dir.join(CLOCK);
-    let saved = match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice::<Saved>(&bytes)
-            .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "the store's note of the time is none"))
-            .ok(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "the store's note of the time cannot be read");
-            None
-        }
-    };
-    Clock::new(saved, boot_id())
 }

@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn a_request_that_cannot_be_read_or_ends_early_is_refused_and_not_charged() {
         let mut odd = Vec::new();
-        crate::record::varint::write(0x7f, &mut odd);
+        crate::varint::write(0x7f, &mut odd);
         odd.push(0);
         let mut false_fetch = Vec::new();
         RecordType::Fetch.emit_header(1, &mut false_fetch);

@@ -1,7 +1,6 @@
 //! Parity: made in one pass over a payload, and decoded to data shards, one stripe at a time.
 
-use super::{Coding, Descriptor, Lanes};
-use crate::record::RecordError;
+use super::{Coding, Descriptor, DescriptorError, Lanes};
 use crate::token::{Outboard, OutboardError, OutboardHasher, Token};
 use reed_solomon_simd::{ReedSolomonDecoder, ReedSolomonEncoder};
 use std::io::{self, Read, Write};
@@ -11,7 +10,7 @@ use std::io::{self, Read, Write};
 pub enum CoderError {
     /// A length, k, m or shard length that no descriptor can carry.
     #[error(transparent)]
-    Shape(#[from] RecordError),
+    Shape(#[from] DescriptorError),
     /// The payload could not be read whole, or is too long.
     #[error(transparent)]
     Payload(#[from] OutboardError),

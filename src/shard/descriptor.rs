@@ -3,13 +3,14 @@
 //! It is hashed into set tokens, so it has one canonical encoding and no other form is accepted.
 
 use super::{Blob, Lanes, Part, ShardIndex};
+use crate::error_code::ErrorCode;
 use crate::limits::{
     LANES_DATA_MAX, LANES_PARITY_MAX, PAYLOAD_BYTES_MAX, SHARD_BYTES_DEFAULT, SHARD_BYTES_MAX,
 };
-use crate::record::{RecordError, finish, take_token, varint};
 use crate::token::{
-    GROUP_BYTES_U64, LaneGroups, Ranges, RangesError, Selection, SetToken, TOKEN_BYTES, Token,
+    GROUP_BYTES_U64, LaneGroups, Ranges, RangesError, Selection, SetToken, TOKEN_BYTES, Token, TokenError,
 };
+use crate::varint::{self, Truncated, VarintError};
 use smallvec::SmallVec;
 
 const VERSION: u64 = 1;
@@ -39,42 +40,89 @@ pub struct Descriptor {
     coding: Coding,
 }
 
+/// Why there is no such descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DescriptorError {
+    /// It ends inside a field.
+    #[error("descriptor ends inside {0}")]
+    Truncated(&'static str),
+    /// It goes on after its last field.
+    #[error("{0} bytes after the descriptor's last field")]
+    Trailing(usize),
+    /// It is not in its one canonical form (protocol §3).
+    #[error("bad descriptor: {0}")]
+    Form(&'static str),
+    /// A version or a code that this side does not know.
+    #[error("{0} not supported here")]
+    Unsupported(&'static str),
+    /// A token in it that cannot be read.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+}
+
+impl DescriptorError {
+    /// The error that the peer is told (protocol §9).
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Truncated(_) | Self::Trailing(_) => ErrorCode::Malformed,
+            Self::Form(_) => ErrorCode::BadDescriptor,
+            Self::Unsupported(_) | Self::Token(_) => ErrorCode::UnsupportedCode,
+        }
+    }
+}
+
+impl From<VarintError> for DescriptorError {
+    fn from(error: VarintError) -> Self {
+        match error {
+            VarintError::Truncated(Truncated(what)) => Self::Truncated(what),
+            VarintError::Long => Self::Form("an integer is not in its shortest form"),
+        }
+    }
+}
+
+/// Takes a content token off `body`.
+fn take_token(body: &mut &[u8], what: &'static str) -> Result<Token, DescriptorError> {
+    let (token, rest) = body.split_at_checked(TOKEN_BYTES).ok_or(DescriptorError::Truncated(what))?;
+    *body = rest;
+    Ok(Token::from_slice(token)?)
+}
+
 impl Descriptor {
     /// An uncoded payload of `length_bytes` bytes, cut at the default shard length. A plain PUT carries it.
     ///
     /// # Errors
-    /// [`RecordError::Descriptor`] if the payload is longer than [`PAYLOAD_BYTES_MAX`].
-    pub fn plain(content: Token, length_bytes: u64) -> Result<Self, RecordError> {
+    /// [`DescriptorError::Form`] if the payload is longer than [`PAYLOAD_BYTES_MAX`].
+    pub fn plain(content: Token, length_bytes: u64) -> Result<Self, DescriptorError> {
         Self::new(content, length_bytes, SHARD_BYTES_DEFAULT, Coding::None)
     }
 
     /// A descriptor whose bounds have been checked. `shard_bytes` is a multiple of 16 KiB, at most 1 MiB.
     ///
     /// # Errors
-    /// [`RecordError::Descriptor`] names the broken bound.
+    /// [`DescriptorError::Form`] names the broken bound.
     pub fn new(
         content: Token,
         length_bytes: u64,
         shard_bytes: u64,
         coding: Coding,
-    ) -> Result<Self, RecordError> {
+    ) -> Result<Self, DescriptorError> {
         if length_bytes > PAYLOAD_BYTES_MAX {
-            return Err(RecordError::Descriptor("the payload is longer than 2^50 bytes"));
+            return Err(DescriptorError::Form("the payload is longer than 2^50 bytes"));
         }
         if shard_bytes == 0 || shard_bytes > SHARD_BYTES_MAX || !shard_bytes.is_multiple_of(GROUP_BYTES_U64) {
-            return Err(RecordError::Descriptor("shard_len is no multiple of 16 KiB up to 1 MiB"));
+            return Err(DescriptorError::Form("shard_len is no multiple of 16 KiB up to 1 MiB"));
         }
         if let Coding::ReedSolomon { data_lanes, parity } = coding {
             if data_lanes == 0 || u64::from(data_lanes) > LANES_DATA_MAX {
-                return Err(RecordError::Descriptor("k is not 1 to 64"));
+                return Err(DescriptorError::Form("k is not 1 to 64"));
             }
             match parity {
                 Some((lanes, _)) if lanes == 0 || u64::from(lanes) > LANES_PARITY_MAX => {
-                    return Err(RecordError::Descriptor("m is not 1 to 64"));
+                    return Err(DescriptorError::Form("m is not 1 to 64"));
                 }
                 // One lane without parity has a code of its own: 0.
                 None if data_lanes == 1 => {
-                    return Err(RecordError::Descriptor("code 1 with k=1 and m=0 is code 0"));
+                    return Err(DescriptorError::Form("code 1 with k=1 and m=0 is code 0"));
                 }
                 _ => {}
             }
@@ -82,7 +130,7 @@ impl Descriptor {
         let descriptor = Self { content, length_bytes, shard_bytes, coding };
         // At most 2^36 stripes of 64 shards of 2^20 bytes: no overflow.
         if descriptor.parity_length() > PAYLOAD_BYTES_MAX {
-            return Err(RecordError::Descriptor("the parity blob is longer than 2^50 bytes"));
+            return Err(DescriptorError::Form("the parity blob is longer than 2^50 bytes"));
         }
         Ok(descriptor)
     }
@@ -233,12 +281,12 @@ impl Descriptor {
     /// Reads a whole descriptor without trailing bytes.
     ///
     /// # Errors
-    /// [`RecordError::Descriptor`] for anything that is not canonical, [`RecordError::Unsupported`] for a version or
+    /// [`DescriptorError::Form`] for anything that is not canonical, [`DescriptorError::Unsupported`] for a version or
     /// code that this side does not know.
-    pub fn parse(mut body: &[u8]) -> Result<Self, RecordError> {
+    pub fn parse(mut body: &[u8]) -> Result<Self, DescriptorError> {
         let body = &mut body;
         if varint::read_minimal(body, "descriptor version")? != VERSION {
-            return Err(RecordError::Unsupported("a descriptor version other than 1 is"));
+            return Err(DescriptorError::Unsupported("a descriptor version other than 1 is"));
         }
         let content = take_token(body, "content token")?;
         let length_bytes = varint::read_minimal(body, "payload length")?;
@@ -248,16 +296,18 @@ impl Descriptor {
         let m = varint::read_minimal(body, "m")?;
         let coding = match code {
             CODE_NONE if (k, m) == (1, 0) => Coding::None,
-            CODE_NONE => return Err(RecordError::Descriptor("code 0 has k=1 and m=0")),
+            CODE_NONE => return Err(DescriptorError::Form("code 0 has k=1 and m=0")),
             CODE_REED_SOLOMON => {
-                let data_lanes = u8::try_from(k).map_err(|_| RecordError::Descriptor("k is not 1 to 64"))?;
-                let lanes = u8::try_from(m).map_err(|_| RecordError::Descriptor("m is not 1 to 64"))?;
+                let data_lanes = u8::try_from(k).map_err(|_| DescriptorError::Form("k is not 1 to 64"))?;
+                let lanes = u8::try_from(m).map_err(|_| DescriptorError::Form("m is not 1 to 64"))?;
                 let parity = if m > 0 { Some((lanes, take_token(body, "parity token")?)) } else { None };
                 Coding::ReedSolomon { data_lanes, parity }
             }
-            _ => return Err(RecordError::Unsupported("an erasure code other than 0 and 1 is")),
+            _ => return Err(DescriptorError::Unsupported("an erasure code other than 0 and 1 is")),
         };
-        finish(body)?;
+        if !body.is_empty() {
+            return Err(DescriptorError::Trailing(body.len()));
+        }
         Self::new(content, length_bytes, shard_bytes, coding)
     }
 
@@ -335,7 +385,7 @@ mod tests {
         assert_eq!(Descriptor::parse(&longer_varint).unwrap_err().code(), ErrorCode::BadDescriptor);
         let mut trailing = plain.clone();
         trailing.push(0);
-        assert_eq!(Descriptor::parse(&trailing), Err(RecordError::Trailing(1)));
+        assert_eq!(Descriptor::parse(&trailing), Err(DescriptorError::Trailing(1)));
         let mut two_lanes_uncoded = plain.clone();
         let at = plain.len() - 2;
         two_lanes_uncoded[at] = 2;
@@ -348,7 +398,7 @@ mod tests {
         }
     }
 
-    fn coded(length_bytes: u64, shard_bytes: u64, k: u8, m: u8) -> Result<Descriptor, RecordError> {
+    fn coded(length_bytes: u64, shard_bytes: u64, k: u8, m: u8) -> Result<Descriptor, DescriptorError> {
         let coding = match (k, m) {
             (1, 0) => Coding::None,
             (_, 0) => Coding::ReedSolomon { data_lanes: k, parity: None },

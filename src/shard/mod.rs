@@ -8,6 +8,6 @@ mod part;
 
 pub use assembler::{AssembleError, Assembler};
 pub use coder::{Coded, CoderError, StripeDecoder, encode};
-pub use descriptor::{Coding, Descriptor};
+pub use descriptor::{Coding, Descriptor, DescriptorError};
 pub use lanes::Lanes;
 pub use part::{Blob, Part, ShardIndex};

@@ -2,7 +2,7 @@
 
 use super::walk::{Step, Walk};
 use super::{PAIR_BYTES, RangesError, Selection, Token, hash_pair, hash_subtree, split_pair};
-use crate::record::ErrorCode;
+use crate::error_code::ErrorCode;
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 use std::collections::VecDeque;

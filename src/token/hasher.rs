@@ -2,6 +2,10 @@
 
 use super::walk::{Step, Walk};
 use super::{Outboard, OutboardError, PAIR_BYTES, Ranges, Token, hash_pair, hash_subtree, outboard_bytes};
+use std::io::Read;
+
+/// Payload read at once while hashing, bytes: whole groups, and small enough for a core's second cache.
+const WINDOW_BYTES: usize = 1 << 18;
 
 /// Takes a payload's bytes in pieces of any size and gives its token and outboard. Uses 64 bytes of memory
 /// for every 16 KiB, and one group in addition.
@@ -32,6 +36,26 @@ struct Subtree {
     at: usize,
     is_root: bool,
     left: Option<[u8; 32]>,
+}
+
+impl Outboard {
+    /// Reads `length` bytes and hashes them. Uses 64 bytes of memory for every 16 KiB read, and 256 KiB in
+    /// addition.
+    ///
+    /// # Errors
+    /// [`OutboardError::TooLong`] past [`PAYLOAD_BYTES_MAX`]; [`OutboardError::Io`] if the reader fails or ends early.
+    pub fn build(mut reader: impl Read, length: u64) -> Result<(Token, Self), OutboardError> {
+        let mut hasher = OutboardHasher::new(length)?;
+        let mut window = vec![0; WINDOW_BYTES.min(usize::try_from(length).unwrap_or(usize::MAX))];
+        let mut left = length;
+        while left > 0 {
+            let len = left.min(WINDOW_BYTES as u64) as usize;
+            reader.read_exact(&mut window[..len])?;
+            hasher.update(&window[..len])?;
+            left -= len as u64;
+        }
+        hasher.finish()
+    }
 }
 
 impl OutboardHasher {

@@ -1,15 +1,12 @@
 //! The hash pairs above a payload's groups.
 
-use super::{OutboardHasher, PAIR_BYTES, Proof, Token, groups_of};
+use super::{PAIR_BYTES, Proof, groups_of};
 use crate::limits::PAYLOAD_BYTES_MAX;
 use bytes::Bytes;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-
-/// Payload read at once while hashing, bytes: whole groups, and small enough for a core's second cache.
-const WINDOW_BYTES: usize = 1 << 18;
 
 /// The size of the outboard of a payload of `length` bytes: 64 for every group but one.
 pub fn outboard_bytes(length: u64) -> u64 {
@@ -31,24 +28,6 @@ enum Pairs {
 }
 
 impl Outboard {
-    /// Reads `length` bytes and hashes them. Uses 64 bytes of memory for every 16 KiB read, and 256 KiB in
-    /// addition.
-    ///
-    /// # Errors
-    /// [`OutboardError::TooLong`] past [`PAYLOAD_BYTES_MAX`]; [`OutboardError::Io`] if the reader fails or ends early.
-    pub fn build(mut reader: impl Read, length: u64) -> Result<(Token, Self), OutboardError> {
-        let mut hasher = OutboardHasher::new(length)?;
-        let mut window = vec![0; WINDOW_BYTES.min(usize::try_from(length).unwrap_or(usize::MAX))];
-        let mut left = length;
-        while left > 0 {
-            let len = left.min(WINDOW_BYTES as u64) as usize;
-            reader.read_exact(&mut window[..len])?;
-            hasher.update(&window[..len])?;
-            left -= len as u64;
-        }
-        hasher.finish()
-    }
-
     /// Pairs in memory, for a payload of `length` bytes.
     ///
     /// # Errors

@@ -1,9 +1,12 @@
 //! IPv4 and IPv6 headers.
 
+use super::WireError;
 use super::checksum::Sum;
-use super::{HOP_LIMIT, WireError};
 use smoltcp::wire::{EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The hop limit or time to live of packets from this host (RFC 1700).
+pub const HOP_LIMIT: u8 = 64;
 
 /// An IPv4 header without options, bytes.
 pub const V4_HEADER_BYTES: usize = 20;

@@ -4,8 +4,6 @@
 //! request, or a reason to drop it. Formats are `smoltcp::wire`'s; the checksum and the UDP headers, which
 //! every packet pays for, are our own.
 
-use crate::counters::Counter;
-use crate::nic::RxChecksum;
 use arp::Arp;
 use ethernet::Ethernet;
 use icmp::IcmpEcho;
@@ -17,63 +15,23 @@ use udp::Udp;
 
 pub mod arp;
 pub mod checksum;
+mod error;
 pub mod ethernet;
 pub mod icmp;
 pub mod ip;
+mod mac;
 pub mod ndp;
+mod offload;
 pub mod prefix;
 pub mod udp;
 
+pub use error::WireError;
+pub use ip::HOP_LIMIT;
+pub use mac::{Mac, is_unicast};
+pub use offload::{RxChecksum, TxKind};
+
 #[cfg(test)]
 mod tests;
-
-/// A station address.
-pub type Mac = [u8; 6];
-
-/// The hop limit or time to live of packets from this host (RFC 1700).
-pub const HOP_LIMIT: u8 = 64;
-
-/// Whether `mac` names one station: no group, and not all zero.
-pub fn is_unicast(mac: Mac) -> bool {
-    mac[0] & 1 == 0 && mac != [0; 6]
-}
-
-/// Why a frame is dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WireError {
-    /// Shorter than its own headers say, or headers that contradict each other.
-    #[error("malformed frame")]
-    Malformed,
-    /// A protocol or message that STOQ does not use.
-    #[error("unwanted protocol")]
-    Unwanted,
-    /// For another station, VLAN or IP address.
-    #[error("addressed to another host")]
-    Foreign,
-    /// An IP fragment.
-    #[error("IP fragment")]
-    Fragment,
-    /// A checksum that does not hold.
-    #[error("wrong checksum")]
-    Checksum,
-    /// UDP to a port that nothing listens on.
-    #[error("UDP to a closed port")]
-    Port,
-}
-
-impl WireError {
-    /// The counter of frames dropped for this reason.
-    pub const fn counter(self) -> Counter {
-        match self {
-            Self::Malformed => Counter::DropMalformed,
-            Self::Unwanted => Counter::DropUnwanted,
-            Self::Foreign => Counter::DropForeign,
-            Self::Fragment => Counter::DropFragment,
-            Self::Checksum => Counter::DropChecksum,
-            Self::Port => Counter::DropPort,
-        }
-    }
-}
 
 /// The addresses that this host answers to on its link.
 #[derive(Clone, Debug)]

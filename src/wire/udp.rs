@@ -3,8 +3,7 @@
 use super::checksum::Sum;
 use super::ethernet::{Ethernet, HEADER_BYTES as ETHERNET_BYTES, VLAN_TAG_BYTES};
 use super::ip::{Addresses, Ip, V6_HEADER_BYTES};
-use super::{Mac, WireError};
-use crate::nic::TxKind;
+use super::{Mac, TxKind, WireError};
 use smoltcp::wire::{IpProtocol, UdpPacket};
 
 /// A UDP header, bytes.

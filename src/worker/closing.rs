@@ -3,7 +3,7 @@
 //! drops a closed connection after three PTOs, whether its CONNECTION_CLOSE was sent or not.
 
 use super::Core;
-use super::conn::Conn;
+use super::conn::{Conn, SentClose};
 use super::shared::CLOSING;
 use crate::counters::{Counter, Counters};
 use crate::datagram::Network;
@@ -13,15 +13,6 @@ use crate::record::ErrorCode;
 use bytes::Bytes;
 use quinn_proto::Transmit;
 use std::time::{Duration, Instant};
-
-/// The datagram that closed a connection.
-pub(super) struct SentClose {
-    transmit: Transmit,
-    contents: Vec<u8>,
-    /// When it is sent again.
-    due: Option<Instant>,
-    repeats: u32,
-}
 
 impl Conn {
     /// Nothing is left to be said: the peer closed as well, or the connection was lost.

@@ -1,7 +1,5 @@
 //! A connection as its worker holds it.
 
-use super::closing::SentClose;
-use super::inspect::Counted;
 use crate::counters::Counter;
 use crate::datagram::Obstacle;
 use crate::limits::UNREACHABLE_AGREE_MS;
@@ -11,7 +9,7 @@ use crate::record::ErrorCode;
 use crate::session::{Context, Session};
 use crate::tls::{self, NodeId};
 use bytes::Bytes;
-use quinn_proto::{Connection, ConnectionError, Event, Side};
+use quinn_proto::{Connection, ConnectionError, Event, Side, Transmit};
 use std::time::{Duration, Instant};
 
 /// Who wanted a connection.
@@ -47,6 +45,33 @@ impl Origin {
 pub(super) enum Change {
     PeerGatewayUp(usize),
     PeerGatewayLost(usize),
+}
+
+/// Of a connection's figures, what the worker's counters have already.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counted {
+    pub(super) sent_packets: u64,
+    pub(super) lost_packets: u64,
+    pub(super) lost_bytes: u64,
+    pub(super) congestion_events: u64,
+    /// ACK frames that came, and those of them that acknowledged something new.
+    pub(super) ack_frames: u64,
+    pub(super) acks: u64,
+    /// Frames sent that a peer must acknowledge.
+    pub(super) eliciting: u64,
+    /// Of those, how many had been sent when the last ACK frame came.
+    pub(super) eliciting_acked: u64,
+    /// When the first was seen that was sent since.
+    pub(super) waiting_since: Option<Instant>,
+}
+
+/// The datagram that closed a connection.
+pub(super) struct SentClose {
+    pub(super) transmit: Transmit,
+    pub(super) contents: Vec<u8>,
+    /// When it is sent again.
+    pub(super) due: Option<Instant>,
+    pub(super) repeats: u32,
 }
 
 /// One connection on its worker.

@@ -1,7 +1,7 @@
 //! The steps of a turn, in the order in which the loop names them.
 
+use super::conn::Counted;
 use super::conn::{Change, Conn, Origin};
-use super::inspect::Counted;
 use super::shared::{DRAINING, Handover};
 use super::{ARENA_BYTES, Core};
 use crate::counters::{Counter, Counters};

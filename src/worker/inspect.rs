@@ -1,97 +1,16 @@
 //! A worker's report about itself: figures that would cost too much for every packet, collected once a second
 //! and a few connections a turn; and, on request, the state of its connections.
 
-use super::conn::{Conn, Origin};
+use super::conn::{Conn, Counted, Origin};
+use super::view::ConnectionView;
 use super::{Core, Inspection};
 use crate::counters::{Counter, Counters};
 use crate::limits::{INSPECTION_LEN_MAX, SURVEY_INTERVAL_MS, SURVEY_TURN_LEN, UNACKNOWLEDGED_MS};
 use crate::quic::release;
-use crate::tls::{self, NodeId};
+use crate::tls;
 use quinn_proto::{ConnectionStats, FrameStats, Side};
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
-
-/// The state when the worker last looked, at most a second ago.
-#[derive(Debug, Default)]
-pub struct Gauges {
-    /// The network's link is up.
-    pub link_up: AtomicBool,
-    /// Deliveries that wait for applications, of all rings.
-    pub deliveries: AtomicUsize,
-    /// Commands that wait for the worker, of all rings.
-    pub commands: AtomicUsize,
-    /// Connection attempts that wait for their turn.
-    pub attempts: AtomicUsize,
-    /// Connections with something to send that wait for the device.
-    pub senders: AtomicUsize,
-    /// Connections with unacknowledged packets that had no acknowledgment for [`UNACKNOWLEDGED_MS`].
-    pub unacknowledged: AtomicUsize,
-    peer_gateways: Mutex<Vec<(NodeId, bool)>>,
-}
-
-impl Gauges {
-    /// Each peer gateway, and whether this worker's connection to it is up.
-    pub fn peer_gateways(&self) -> Vec<(NodeId, bool)> {
-        self.peer_gateways.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-/// One connection, for troubleshooting.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct ConnectionView {
-    /// The worker that has it.
-    pub worker: u16,
-    /// Its place in the worker's table.
-    pub slot: u32,
-    /// The peer's address.
-    pub remote: SocketAddr,
-    /// The peer's node ID, if it showed a certificate.
-    pub node: Option<NodeId>,
-    /// Whether it was opened here.
-    pub outgoing: bool,
-    /// Whether it leads to a peer gateway that this node dials.
-    pub peer_gateway: bool,
-    /// Whether its handshake is over.
-    pub established: bool,
-    /// Requests in flight, of both sides.
-    pub requests: usize,
-    /// Smoothed round-trip time, microseconds.
-    pub rtt_us: u64,
-    /// Congestion window, bytes.
-    pub window_bytes: u64,
-    /// UDP payload that the path carries, bytes.
-    pub mtu_bytes: u16,
-    /// QUIC packets sent.
-    pub sent_packets: u64,
-    /// Of those, deemed lost.
-    pub lost_packets: u64,
-    /// Times that congestion made it slow down.
-    pub congestion_events: u64,
-    /// Bytes of UDP payload sent.
-    pub sent_bytes: u64,
-    /// Bytes of UDP payload received.
-    pub received_bytes: u64,
-}
-
-/// Of a connection's figures, what the worker's counters have already.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Counted {
-    sent_packets: u64,
-    lost_packets: u64,
-    lost_bytes: u64,
-    congestion_events: u64,
-    /// ACK frames that came, and those of them that acknowledged something new.
-    ack_frames: u64,
-    acks: u64,
-    /// Frames sent that a peer must acknowledge.
-    eliciting: u64,
-    /// Of those, how many had been sent when the last ACK frame came.
-    eliciting_acked: u64,
-    /// When the first was seen that was sent since.
-    waiting_since: Option<Instant>,
-}
 
 /// How far a survey is.
 #[derive(Debug, Default)]

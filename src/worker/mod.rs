@@ -9,10 +9,11 @@ mod renew;
 mod run_queue;
 mod shared;
 mod unreachable;
+mod view;
 
 pub use gateways::PeerGateway;
-pub use inspect::{ConnectionView, Gauges};
 pub use shared::{ByFamily, Idle, Inspection, Quic, Renewal, Shared, WorkerStatus};
+pub use view::{ConnectionView, Gauges};
 
 use crate::application::Application;
 use crate::counters::Counter;

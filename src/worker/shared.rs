@@ -1,7 +1,7 @@
 //! What the workers of a process share, and what each shows of itself.
 
 use super::gateways::PeerGateway;
-use super::inspect::{ConnectionView, Gauges};
+use super::view::{ConnectionView, Gauges};
 use crate::counters::Counters;
 use crate::limits::HANDOVER_RING_LEN;
 use crate::quic::keys::NodeKeys;

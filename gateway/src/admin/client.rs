@@ -47,7 +47,7 @@ impl Remote {
             (Some(other), _) => bail!("{url}: `{other}` is not spoken here; give http or https"),
         };
         let (host, port) = host_and_port(authority).with_context(|| format!("{url}: {EXAMPLE}"))?;
-        Ok(Self { host, port, tls, token: token_file.map(super::token).transpose()? })
+        Ok(Self { host, port, tls, token: token_file.map(super::token::read).transpose()? })
     }
 
     /// Asks for `path`; gives the status code and the body.

@@ -40,7 +40,7 @@ impl Access {
     /// # Errors
     /// A file that is missing or wrong, with its name.
     pub fn read(config: &AdminConfig) -> anyhow::Result<Self> {
-        let token = config.token_file.as_deref().map(super::token).transpose()?;
+        let token = config.token_file.as_deref().map(super::token::read).transpose()?;
         Ok(Self { tls: tls(config)?, token: token.map(|token| blake3::hash(token.as_bytes())) })
     }
 

@@ -3,7 +3,6 @@
 use super::source::Source;
 use super::text::{Exposition, Kind};
 use crate::logging;
-use crate::reload::RELOADS;
 use std::fmt::Display;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
@@ -97,11 +96,11 @@ fn process(source: &Source, out: &mut Exposition) {
     let help =
         "When the first of the certificates that peers are sent expires, seconds since the Unix epoch.";
     out.single("stoq_certificate_expiry_timestamp_seconds", Kind::Gauge, help, facts.not_after_s());
-    let taken = u8::from(RELOADS.last_was_taken());
+    let taken = u8::from(source.reloads.last_was_taken());
     let help = "1 unless the last reload was refused: the gateway goes by the configuration before it.";
     out.single("stoq_config_last_reload_successful", Kind::Gauge, help, taken);
     out.family("stoq_config_reloads_total", Kind::Counter, "Reloads of the configuration, by result.");
-    for (result, value) in [("taken", RELOADS.reloads()), ("refused", RELOADS.failures())] {
+    for (result, value) in [("taken", source.reloads.reloads()), ("refused", source.reloads.failures())] {
         out.sample(&[("result", &result)], value);
     }
     let help = "Log lines left out because peers could cause too many of them.";

@@ -9,6 +9,7 @@ mod screen;
 mod source;
 mod status;
 pub mod text;
+mod token;
 pub mod top;
 
 pub use listener::Access;
@@ -28,11 +29,9 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use listener::{Current, Door};
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use stoq::limits::ADMIN_TOKEN_BYTES_MIN;
 use tokio::sync::oneshot;
 
 /// From one look at the workers' progress to the next.
@@ -143,23 +142,6 @@ fn bind(config: &AdminConfig) -> anyhow::Result<TcpListener> {
     TcpListener::bind(config.listen).with_context(|| {
         format!("admin.listen: cannot listen on {}; is another program on this port?", config.listen)
     })
-}
-
-/// Reads a bearer token.
-///
-/// # Errors
-/// A file that cannot be read, or a token too short to keep anybody out.
-pub(crate) fn token(path: &Path) -> anyhow::Result<String> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("admin.token_file: {} cannot be read", path.display()))?;
-    let token = text.trim();
-    anyhow::ensure!(
-        token.len() >= ADMIN_TOKEN_BYTES_MIN,
-        "admin.token_file: the token in {} is shorter than {ADMIN_TOKEN_BYTES_MIN} bytes; \
-         `openssl rand -hex 32` makes one",
-        path.display()
-    );
-    Ok(token.to_owned())
 }
 
 async fn watch(source: Arc<Source>) {

@@ -1,10 +1,9 @@
 //! The terminal while `top` draws on it: as it was before, however `top` ends.
 
-use super::top::Shown;
 use anyhow::Context;
-use ratatui::DefaultTerminal;
 use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::execute;
+use ratatui::{DefaultTerminal, Frame};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 use signal_hook::low_level::emulate_default_handler;
@@ -51,9 +50,9 @@ impl Screen {
         Ok(Self { terminal, drawing, signals: handle })
     }
 
-    pub(super) fn draw(&mut self, shown: &Shown<'_>) -> io::Result<()> {
+    pub(super) fn draw(&mut self, draw: impl FnOnce(&mut Frame<'_>)) -> io::Result<()> {
         let _drawing = self.drawing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.terminal.draw(|frame| shown.draw(frame)).map(drop)
+        self.terminal.draw(draw).map(drop)
     }
 }
 

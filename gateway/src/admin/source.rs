@@ -1,6 +1,7 @@
 //! What the endpoint answers from: handles on what the workers show, and what is only known over time.
 
 use crate::dates::out_of_dates;
+use crate::reloads::Reloads;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -51,6 +52,7 @@ pub struct Source {
     pub(super) device: DeviceView,
     pub(super) store: Option<Arc<Store>>,
     pub(super) tap: Option<Arc<Tap>>,
+    pub(super) reloads: Arc<Reloads>,
     memory: Option<Arc<Mutex<MemoryTier>>>,
     memory_seen: Mutex<MemoryStats>,
     pub(super) started: SystemTime,
@@ -90,12 +92,14 @@ pub struct Parts {
     pub memory: Option<Arc<Mutex<MemoryTier>>>,
     /// Where captures take frames from, where they may.
     pub tap: Option<Arc<Tap>>,
+    /// The reloads so far.
+    pub reloads: Arc<Reloads>,
 }
 
 impl Source {
     /// Of these parts.
     pub fn new(parts: Parts, facts: Facts) -> Self {
-        let Parts { shared, statuses, networks, cores, device, store, memory, tap } = parts;
+        let Parts { shared, statuses, networks, cores, device, store, memory, tap, reloads } = parts;
         let now = Instant::now();
         let watched = statuses.iter().map(|_| Watched {
             polls: AtomicU64::new(0),
@@ -113,6 +117,7 @@ impl Source {
             store,
             memory,
             tap,
+            reloads,
             memory_seen: Mutex::default(),
             started: SystemTime::now(),
             facts: RwLock::new(facts),

@@ -73,7 +73,8 @@ fn watch(screen: &mut Screen, remote: &Remote, pause: Duration, before: &mut Loo
     let mut now = before.clone();
     let mut wrong = None;
     loop {
-        screen.draw(&Shown { before, now: &now, wrong: wrong.as_deref() })?;
+        let shown = Shown { before, now: &now, wrong: wrong.as_deref() };
+        screen.draw(|frame| shown.draw(frame))?;
         let until = Instant::now() + pause;
         while event::poll(until.saturating_duration_since(Instant::now()))? {
             match event::read()? {

@@ -1,7 +1,7 @@
 //! The goodput of messages.
 
-use super::links::Up;
-use super::{Links, Remotes, Report, Width};
+use super::links::{Links, Remotes, Up};
+use super::report::{Report, Width};
 use bytes::Bytes;
 use std::sync::mpsc::Sender;
 use std::time::Instant;

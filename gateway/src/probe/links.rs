@@ -1,6 +1,6 @@
 //! The connections of one probe. Of several addresses the first that answers is taken for all of them (RFC 8305).
 
-use super::Report;
+use super::report::Report;
 use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};

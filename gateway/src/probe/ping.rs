@@ -1,6 +1,7 @@
 //! The round trip of a message.
 
-use super::{Links, Remotes, Report};
+use super::links::{Links, Remotes};
+use super::report::Report;
 use bytes::Bytes;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};

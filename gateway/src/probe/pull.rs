@@ -1,6 +1,7 @@
 //! The goodput of payloads that are fetched, and the time of a small fetch.
 
-use super::{Links, Remotes, Report, Width};
+use super::links::{Links, Remotes};
+use super::report::{Report, Width};
 use bytes::Bytes;
 use std::sync::mpsc::Sender;
 use std::time::Instant;

@@ -1,6 +1,7 @@
 //! The goodput of payloads that are put.
 
-use super::{Links, Remotes, Report, Width};
+use super::links::{Links, Remotes};
+use super::report::{Report, Width};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;

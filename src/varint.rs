@@ -3,10 +3,24 @@
 //! Record fields accept any of the four lengths, as RFC 9000 does; descriptors are hashed, so they accept only the
 //! shortest ([`read_minimal`]).
 
-use super::RecordError;
-
 /// The largest integer that can be written: 2^62 - 1.
 pub const MAX: u64 = (1 << 62) - 1;
+
+/// The bytes end inside an integer; it names the field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("ends inside {0}")]
+pub struct Truncated(pub &'static str);
+
+/// Why no integer in its shortest form was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VarintError {
+    /// The bytes end inside it.
+    #[error(transparent)]
+    Truncated(#[from] Truncated),
+    /// It is longer than it need be.
+    #[error("an integer is not in its shortest form")]
+    Long,
+}
 
 /// Bytes that [`write()`] needs for `value`.
 pub const fn encoded_len(value: u64) -> usize {
@@ -42,9 +56,9 @@ pub fn peek(bytes: &[u8]) -> Option<(u64, usize)> {
 /// Takes an integer of any length off `body`; `what` names the field.
 ///
 /// # Errors
-/// [`RecordError::Truncated`] if `body` ends inside the integer.
-pub fn read(body: &mut &[u8], what: &'static str) -> Result<u64, RecordError> {
-    let (value, len) = peek(body).ok_or(RecordError::Truncated(what))?;
+/// [`Truncated`] if `body` ends inside the integer.
+pub fn read(body: &mut &[u8], what: &'static str) -> Result<u64, Truncated> {
+    let (value, len) = peek(body).ok_or(Truncated(what))?;
     *body = &body[len..];
     Ok(value)
 }
@@ -52,12 +66,12 @@ pub fn read(body: &mut &[u8], what: &'static str) -> Result<u64, RecordError> {
 /// Takes an integer in its shortest form off `body`; `what` names the field.
 ///
 /// # Errors
-/// [`RecordError::Truncated`] if `body` ends inside it, [`RecordError::Descriptor`] if it is longer than it need be.
-pub fn read_minimal(body: &mut &[u8], what: &'static str) -> Result<u64, RecordError> {
+/// [`VarintError`]: `body` ends inside it, or it is longer than it need be.
+pub fn read_minimal(body: &mut &[u8], what: &'static str) -> Result<u64, VarintError> {
     let before = body.len();
     let value = read(body, what)?;
     if before - body.len() != encoded_len(value) {
-        return Err(RecordError::Descriptor("an integer is not in its shortest form"));
+        return Err(VarintError::Long);
     }
     Ok(value)
 }

@@ -1,0 +1,90 @@
+//! What of a configuration a reload puts into effect, made of it in the same way when the gateway starts and when it reloads.
+
+use crate::admin::Facts;
+use crate::config::{GatewayConfig, SeedConfig};
+use crate::tls::{self, KeyLogger};
+use anyhow::Context;
+use quinn_proto::crypto::rustls::QuicClientConfig;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use stoq::hop::Policy;
+use stoq::names::{Places, Resolver};
+use stoq::node::NodeConfig;
+use stoq::quic::qlog::Qlog;
+use stoq::seed::StoreConfig;
+use stoq::tls::{Identity, NodeId};
+use stoq::worker::PeerGateway;
+
+/// What the admin endpoint shows that may change while the gateway runs.
+///
+/// # Errors
+/// A certificate that cannot be read.
+pub(crate) fn facts(config: &GatewayConfig, identity: &Identity) -> anyhow::Result<Facts> {
+    Ok(Facts {
+        fingerprint: config.fingerprint.clone(),
+        certificate: identity.summary()?,
+        issuers: identity.summaries()?.split_off(1),
+        peer_gateways: config
+            .gateway
+            .iter()
+            .map(|peer_gateway| (peer_gateway.node_id, peer_gateway.name.clone()))
+            .collect(),
+    })
+}
+
+/// What of a node a reload changes, and who the node is.
+pub(crate) fn node(config: &GatewayConfig, key_log: KeyLogger) -> anyhow::Result<(NodeConfig, Identity)> {
+    let (server, identity) = tls::server(&config.tls, &config.identity, &config.trust, key_log.clone())?;
+    let peer_gateway = config.gateway.iter();
+    let resolver = Resolver::start().context("cannot start the thread that resolves names")?;
+    let (sample, capacity_bytes) = (config.qlog.sample, config.qlog.capacity_bytes);
+    let directory = config.qlog.directory.as_deref();
+    let qlog = directory.map(|directory| {
+        Qlog::start(directory, sample, capacity_bytes)
+            .with_context(|| format!("qlog.directory {}", directory.display()))
+    });
+    let node = NodeConfig {
+        server: Some(server),
+        restart_secret: identity.restart_secret().cloned(),
+        client: client_tls(config, key_log)?,
+        peer_gateways: peer_gateway
+            .map(|peer_gateway| PeerGateway {
+                node: peer_gateway.node_id,
+                addresses: Places::new(peer_gateway.addresses.clone(), &resolver),
+            })
+            .collect(),
+        peer_gateway_connections_max: config.hops.connections_max,
+        quic: config.quic.clone(),
+        qlog: qlog.transpose()?,
+        ..NodeConfig::default()
+    };
+    Ok((node, identity))
+}
+
+/// For whom the gateway forwards, and to whom.
+pub(crate) fn rules(config: &GatewayConfig, own: NodeId) -> (Policy, BTreeSet<NodeId>) {
+    let policy = Policy {
+        own,
+        transit: config.hops.transit.transit(),
+        budget_bytes_max: config.hops.budget_max_bytes.unwrap_or(u64::MAX),
+    };
+    (policy, config.gateway.iter().map(|peer_gateway| peer_gateway.node_id).collect())
+}
+
+/// How the store is kept.
+pub(crate) fn kept(config: &SeedConfig) -> StoreConfig {
+    StoreConfig {
+        capacity_bytes: config.capacity_bytes,
+        quota_bytes: config.quota_bytes,
+        lease_default_s: config.lease_default_s,
+        lease_max_s: config.lease_max_s,
+    }
+}
+
+/// What the gateway shows when it connects to peer gateways; nothing without any.
+fn client_tls(config: &GatewayConfig, key_log: KeyLogger) -> anyhow::Result<Option<Arc<QuicClientConfig>>> {
+    if config.gateway.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(tls::client_with_key_log(&config.tls, Some(&config.identity), &config.trust, key_log)?))
+}

@@ -1,0 +1,46 @@
+//! The latest time that a store has seen, in a file of its directory.
+
+use super::clock::{Clock, Saved, boot_id};
+use super::disk::{remove_if_there, replace};
+use super::inner::Inner;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::PoisonError;
+
+/// The file that keeps the latest time seen.
+const CLOCK: &str = "clock";
+
+impl Inner {
+    /// Writes the time down, if the store can be written.
+    pub(super) fn save_clock(&self) {
+        if self.read_only.is_some() {
+            return;
+        }
+        let _noting = self.noting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(saved) = self.clock().saved() else { return };
+        let path = self.dir.join(CLOCK);
+        let bytes = serde_json::to_vec(&saved).unwrap_or_default();
+        // Beside it: what lies under `tmp` is payloads and sets on their way.
+        let new = path.with_added_extension("new");
+        if let Err(error) = remove_if_there(&new).and_then(|()| replace(&path, &new, &bytes)) {
+            tracing::warn!(%error, "the time cannot be written down in the store");
+        }
+    }
+}
+
+/// The clock of the store in `dir`. A note that cannot be read counts as none.
+pub(super) fn clock(dir: &Path) -> Clock {
+    let path = dir.join(CLOCK);
+    let saved = match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice::<Saved>(&bytes)
+            .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "the store's note of the time is none"))
+            .ok(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "the store's note of the time cannot be read");
+            None
+        }
+    };
+    Clock::new(saved, boot_id())
+}
