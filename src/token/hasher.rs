@@ -43,7 +43,7 @@ impl Outboard {
     /// addition.
     ///
     /// # Errors
-    /// [`OutboardError::TooLong`] past [`PAYLOAD_BYTES_MAX`]; [`OutboardError::Io`] if the reader fails or ends early.
+    /// [`OutboardError::TooLong`] past [`crate::limits::PAYLOAD_BYTES_MAX`]; [`OutboardError::Io`] if the reader fails or ends early.
     pub fn build(mut reader: impl Read, length: u64) -> Result<(Token, Self), OutboardError> {
         let mut hasher = OutboardHasher::new(length)?;
         let mut window = vec![0; WINDOW_BYTES.min(usize::try_from(length).unwrap_or(usize::MAX))];
