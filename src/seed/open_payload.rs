@@ -87,6 +87,8 @@ impl OpenPayload {
     /// # Errors
     /// The disk's; [`io::ErrorKind::UnexpectedEof`] past the payload's end.
     pub fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        #[cfg(test)]
+        broken_disk::read(self.token)?;
         self.blob.read_exact_at(out, offset)
     }
 }
@@ -119,5 +121,100 @@ fn open_outboard(path: &Path, length: u64) -> Result<Outboard, OutboardError> {
         0 => Outboard::from_bytes(length, bytes::Bytes::new()),
         1..=OUTBOARD_IN_MEMORY_BYTES_MAX => Outboard::from_bytes(length, fs::read(path)?.into()),
         _ => Outboard::from_file(length, File::open(path)?),
+    }
+}
+
+/// A disk that cannot read some payloads, and what a check makes of it.
+#[cfg(test)]
+mod broken_disk {
+    use crate::seed::{CheckResult, DamageOutcome, Lease, Store, StoreConfig};
+    use crate::token::{EncodedPiece, Outboard, Ranges, Token, VerifiedDecoder, VerifiedEncoder};
+    use rustix::io::Errno;
+    use std::io;
+    use std::sync::Mutex;
+    use std::sync::mpsc::channel;
+    use std::time::{Duration, Instant};
+
+    static ERRORS: Mutex<Vec<(Token, Errno)>> = Mutex::new(Vec::new());
+
+    /// Fails for a payload that the disk cannot read.
+    pub(super) fn read(token: Token) -> io::Result<()> {
+        let errors = ERRORS.lock().unwrap();
+        errors.iter().find(|(of, _)| *of == token).map_or(Ok(()), |(_, error)| Err((*error).into()))
+    }
+
+    fn mend(token: Token) {
+        ERRORS.lock().unwrap().retain(|(of, _)| *of != token);
+    }
+
+    fn put(store: &Store, data: &[u8]) {
+        let length = data.len() as u64;
+        let (token, outboard) = Outboard::build(data, length).unwrap();
+        let mut encoder = VerifiedEncoder::new(outboard, Ranges::all()).unwrap();
+        let mut decoder = VerifiedDecoder::new(token, length, Ranges::all()).unwrap();
+        let mut writer = store.begin(token, length, Lease::default(), 0).unwrap();
+        let mut batch = Vec::new();
+        while encoder.next_batch(1 << 20, &mut batch).unwrap() > 0 {
+            for piece in batch.drain(..) {
+                match piece {
+                    EncodedPiece::Proof(pairs) => decoder.push(&pairs).unwrap(),
+                    EncodedPiece::Data { offset, len } => {
+                        decoder.push(&data[offset as usize..][..len]).unwrap()
+                    }
+                }
+            }
+        }
+        while let Some(piece) = decoder.poll() {
+            writer.write(&piece).unwrap();
+        }
+        writer.commit().unwrap();
+    }
+
+    fn check(store: &Store, token: Token) -> CheckResult {
+        let (send, receive) = channel();
+        assert!(store.check(token, Instant::now(), true, move |_, found| send.send(found).unwrap()));
+        receive.recv_timeout(Duration::from_secs(60)).unwrap()
+    }
+
+    /// A store that holds a payload whose reads fail from now on.
+    fn broken(seed: u8, error: Errno) -> (tempfile::TempDir, Store, Vec<u8>, Token) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreConfig::default()).unwrap();
+        let data = vec![seed; 100_000];
+        put(&store, &data);
+        let token = Token::of(&data);
+        assert_eq!(check(&store, token), CheckResult::Whole);
+        ERRORS.lock().unwrap().push((token, error));
+        (dir, store, data, token)
+    }
+
+    #[test]
+    fn what_the_disk_errs_on_is_set_aside_and_told_and_may_be_put_again() {
+        let (dir, store, data, token) = broken(1, Errno::IO);
+        assert_eq!(check(&store, token), CheckResult::Damaged);
+        let damage = store.damage();
+        assert_eq!((damage.set_aside, damage.left, damage.latest.len()), (1, 0, 1));
+        assert!(damage.latest[0].reason.contains("cannot be read: Input/output error"), "{damage:?}");
+        assert!(store.get(&token).unwrap().is_none());
+        assert_eq!(std::fs::read_dir(dir.path().join("damaged")).unwrap().count(), 3);
+        mend(token);
+        put(&store, &data);
+        assert_eq!(check(&store, token), CheckResult::Whole);
+    }
+
+    #[test]
+    fn what_this_process_may_not_read_stays_and_is_told_with_its_mend() {
+        for (seed, error) in [(2, Errno::ACCESS), (3, Errno::PERM)] {
+            let (dir, store, _, token) = broken(seed, error);
+            assert_eq!(check(&store, token), CheckResult::Unreadable);
+            let damage = store.damage();
+            assert_eq!((damage.set_aside, damage.left), (0, 1));
+            let told = &damage.latest[0];
+            assert_eq!(told.outcome, DamageOutcome::Left);
+            assert!(told.reason.contains("look at the owner and the rights"), "{told:?}");
+            assert!(!dir.path().join("damaged").exists());
+            mend(token);
+            assert_eq!(check(&store, token), CheckResult::Whole, "nothing was lost");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! What is damaged on the disk: found, made whole again or set aside, told.
 
 use super::sets::Sharded;
-use super::{GROUP, files, open, payload, pieces, put, put_as};
+use super::{GROUP, SmallDisk, files, open, payload, pieces, put, put_as};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
@@ -355,4 +355,33 @@ fn pieces_of_a_payload_that_is_looked_at_may_be_put_meanwhile() {
     writer.commit().unwrap();
     assert_whole(&store, &data);
     assert_eq!(store.usage_bytes(), 300_000 + 18 * 64);
+}
+
+#[test]
+#[allow(clippy::print_stderr, reason = "who runs it must see that it proved nothing")]
+fn damage_in_a_store_that_cannot_be_written_is_told_and_moves_nothing() {
+    let Some(disk) = SmallDisk::mount("4m") else {
+        eprintln!("skipped: no file system may be mounted here");
+        return;
+    };
+    let path = disk.dir.path();
+    let (good, bad) = (payload(60_000), payload(70_000));
+    let store = Store::open(path, StoreConfig::default()).unwrap();
+    put(&store, &good).unwrap();
+    put(&store, &bad).unwrap();
+    drop(store);
+    let blob = files(path).into_iter().find(|file| fs::read(file).unwrap() == bad).unwrap();
+    flip(&blob, 12_345);
+    let before = files(path);
+    let remounted = std::process::Command::new("mount").args(["-o", "remount,ro"]).arg(path).output();
+    assert!(remounted.unwrap().status.success());
+    let store = Store::open(path, StoreConfig::default()).unwrap();
+    assert!(store.is_read_only());
+    assert_eq!(check(&store, Token::of(&bad)), CheckResult::Damaged);
+    assert!(store.get(&Token::of(&bad)).unwrap().is_none(), "it is no longer served");
+    let damage = store.damage();
+    assert_eq!((damage.left, damage.set_aside, damage.mended), (1, 0, 0));
+    assert!(damage.latest[0].reason.contains("the store cannot be written"), "{damage:?}");
+    assert_eq!(files(path), before, "nothing is moved");
+    assert_whole(&store, &good);
 }

@@ -68,3 +68,35 @@ fn leave() {
     let _ = ratatui::try_restore();
     let _ = execute!(io::stdout(), Show);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    const CHILD: &str = "STOQ_TEST_PANIC_ON_THE_SCREEN";
+
+    /// Runs itself again on a terminal of its own, which script(1) makes, and panics there.
+    #[test]
+    fn a_panic_gives_the_terminal_back_before_it_is_told() {
+        if std::env::var_os(CHILD).is_some() {
+            let _screen = Screen::enter().unwrap();
+            panic!("in the middle of a picture");
+        }
+        let program = std::env::current_exe().unwrap();
+        let name = "admin::screen::tests::a_panic_gives_the_terminal_back_before_it_is_told";
+        let line = format!("{} --exact {name} --nocapture; stty -a", program.display());
+        let mut script = Command::new("script");
+        let script = script.args(["-qec", &line, "/dev/null"]).env(CHILD, "1").env("TERM", "xterm");
+        let output = script.output().expect("script(1), of Debian's package bsdutils");
+        let text = String::from_utf8_lossy(&output.stdout);
+        let at = |part: &str| text.find(part).unwrap_or_else(|| panic!("no {part:?} in {text:?}"));
+        let (entered, left) = (at("\x1b[?1049h"), at("\x1b[?1049l"));
+        let (shown, told) = (at("\x1b[?25h"), at("in the middle of a picture"));
+        assert!(entered < left && left < told && shown < told, "{text:?}");
+        let modes = &text[at("speed ")..];
+        for mode in ["icanon", "echo", "isig"] {
+            assert!(modes.split_whitespace().any(|word| word == mode), "{mode} in {modes:?}");
+        }
+    }
+}

@@ -40,7 +40,7 @@ struct Options {
     #[arg(long, short, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// The gateway's address, such as 192.0.2.1:4433, or its name, where the file names none; without a port,
-    /// 4433. Of several addresses of a name the first is used.
+    /// 4433. Of several addresses of a name, the first of a family of this network is used.
     #[arg(long, short = 'g', value_name = "HOST[:PORT]", global = true)]
     gateway: Option<GatewayAddress>,
     /// Packets, handshakes or messages a second; 0 for the highest possible rate.
@@ -122,7 +122,7 @@ impl Options {
             return Err(ResolveError::Zone(gateway).into());
         }
         let found = gateway.resolve()?;
-        let gateway = *found.first().with_context(|| format!("{gateway} has no address"))?;
+        let gateway = choose(&found, &config.network).with_context(|| format!("{gateway} has no address"))?;
         logging::start(&config.log)?;
         let interrupt = Arc::new(AtomicBool::new(false));
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
@@ -132,6 +132,15 @@ impl Options {
         }
         Ok(Setup { config, gateway, rate: self.rate, seconds, json: self.json, interrupt })
     }
+}
+
+/// The first of these addresses whose family the network has; the first of all if it has the family of none.
+fn choose(found: &[SocketAddr], network: &NetworkConfig) -> Option<SocketAddr> {
+    let has = |v6: bool| match network {
+        NetworkConfig::Dpdk(port) => port.addresses.iter().any(|prefix| prefix.address().is_ipv6() == v6),
+        NetworkConfig::KernelUdp(sockets) => sockets.listen.iter().any(|local| local.is_ipv6() == v6),
+    };
+    found.iter().find(|address| has(address.is_ipv6())).or(found.first()).copied()
 }
 
 fn usage(text: &str) -> anyhow::Error {
@@ -166,5 +175,21 @@ mod tests {
         let command = stoq_gateway::ranges::bounded(Cli::command());
         command.clone().debug_assert();
         assert_eq!(stoq_gateway::ranges::unbounded(&command), Vec::<String>::new());
+    }
+
+    #[test]
+    fn of_a_names_addresses_the_first_of_a_family_that_the_network_has_is_taken() {
+        let (v6, v4) = ("[2001:db8::1]:4433".parse().unwrap(), "192.0.2.1:4433".parse().unwrap());
+        let network = |listen: &[&str]| {
+            let listen = listen.iter().map(|address| address.parse().unwrap()).collect();
+            NetworkConfig::KernelUdp(stoq::network::KernelConfig {
+                listen,
+                ..stoq::network::KernelConfig::default()
+            })
+        };
+        assert_eq!(choose(&[v6, v4], &network(&["0.0.0.0:0"])), Some(v4));
+        assert_eq!(choose(&[v6, v4], &network(&["0.0.0.0:0", "[::]:0"])), Some(v6));
+        assert_eq!(choose(&[v6], &network(&["0.0.0.0:0"])), Some(v6), "its refusal names the family");
+        assert_eq!(choose(&[], &network(&["0.0.0.0:0"])), None);
     }
 }
