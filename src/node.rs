@@ -321,7 +321,8 @@ impl NodeConfig {
             })
         });
         let qlog = self.qlog.clone().map(|qlog| Sampler::new(qlog, self.quic.clone(), device_mtu));
-        Quic { endpoint, server, client, qlog }
+        let windows = self.quic.windows();
+        Quic { endpoint, server, client, qlog, windows }
     }
 }
 

@@ -37,8 +37,19 @@ pub struct LinkConfig {
     pub corruption: f64,
     /// From one station to another.
     pub delay: Duration,
+    /// Probability that a run of losses begins at a frame, 0 to 1.
+    pub burst: f64,
+    /// The mean length of such a run, frames; at least 1.
+    pub burst_len: f64,
     /// A station's rate of sending, bits a second; none: unbounded.
     pub bandwidth_bits_per_s: Option<u64>,
+    /// What waits for [`LinkConfig::bandwidth_bits_per_s`] at most, bytes of one station; frames that find no room are lost. None:
+    /// without bound.
+    pub buffer_bytes: Option<u64>,
+    /// Frames of ECN-capable packets that find more than this waiting are marked (RFC 3168), bytes; none: never.
+    pub mark_bytes: Option<u64>,
+    /// The largest layer-3 packet that arrives, bytes, where it is smaller than [`LinkConfig::mtu`]: larger ones are lost in silence.
+    pub path_mtu: Option<u16>,
     /// Frames that a receive queue holds; more are lost, as on a device whose descriptors ran out.
     pub queue_len_max: usize,
     /// Whether devices fill in checksums, as [`TxKind`] asks.
@@ -56,7 +67,12 @@ impl Default for LinkConfig {
             reordering_delay: Duration::from_millis(1),
             corruption: 0.0,
             delay: Duration::ZERO,
+            burst: 0.0,
+            burst_len: 1.0,
             bandwidth_bits_per_s: None,
+            buffer_bytes: None,
+            mark_bytes: None,
+            path_mtu: None,
             queue_len_max: 4096,
             tx_checksum: false,
         }
@@ -80,6 +96,12 @@ pub struct LinkStats {
     pub corrupted: u64,
     /// Lost because a receive queue was full.
     pub overflowed: u64,
+    /// Lost because a station's buffer was full.
+    pub tail_dropped: u64,
+    /// Lost because the path does not carry their size.
+    pub too_large: u64,
+    /// Marked as having met congestion.
+    pub marked: u64,
 }
 
 /// Chooses a queue for a received frame, from the frame and the station's number of queues.
@@ -93,6 +115,7 @@ pub struct SimulatedLink(Arc<Mutex<Switch>>);
 type InFlight = (Instant, u64, usize, Vec<u8>);
 
 struct Switch {
+    /// What new stations get.
     config: LinkConfig,
     up: bool,
     random: StdRng,
@@ -104,6 +127,9 @@ struct Switch {
 
 struct Port {
     mac: Mac,
+    /// How the link treats what this station sends.
+    config: LinkConfig,
+    in_burst: bool,
     queues: Vec<VecDeque<Vec<u8>>>,
     steering: Steering,
     busy_until: Option<Instant>,
@@ -136,8 +162,11 @@ impl SimulatedLink {
         for port in switch.stations.iter_mut().filter(|port| port.mac == mac) {
             port.mac = [1, 0, 0, 0, 0, 0];
         }
+        let config = switch.config.clone();
         switch.stations.push(Port {
             mac,
+            config,
+            in_burst: false,
             queues: (0..queues).map(|_| VecDeque::new()).collect(),
             steering: Box::new(spread),
             busy_until: None,
@@ -172,8 +201,17 @@ impl SimulatedLink {
     }
 
     /// Treats later frames differently. MTU, checksums and the seed stay the same.
-    pub fn reconfigure(&self, change: impl FnOnce(&mut LinkConfig)) {
-        change(&mut self.lock().config);
+    pub fn reconfigure(&self, change: impl Fn(&mut LinkConfig)) {
+        let mut switch = self.lock();
+        change(&mut switch.config);
+        switch.stations.iter_mut().for_each(|port| change(&mut port.config));
+    }
+
+    /// The same for the frames of one station: a link that is lopsided. Does nothing when there is no such station.
+    pub fn reconfigure_from(&self, mac: Mac, change: impl FnOnce(&mut LinkConfig)) {
+        if let Some(port) = self.lock().stations.iter_mut().find(|port| port.mac == mac) {
+            change(&mut port.config);
+        }
     }
 
     /// Loses all frames of the station `mac` from now on, though its device takes them; or stops losing them.
@@ -206,54 +244,87 @@ impl SimulatedLink {
 }
 
 impl Switch {
-    fn send(&mut self, now: Instant, from: usize, frame: Vec<u8>) {
+    fn send(&mut self, now: Instant, from: usize, mut frame: Vec<u8>) {
         self.stats.sent += 1;
         if self.stations[from].muted {
             self.stats.lost += 1;
             return;
         }
-        let sent_at = match self.config.bandwidth_bits_per_s {
-            None => now,
-            Some(bits_per_s) => {
-                let start = self.stations[from].busy_until.map_or(now, |busy| busy.max(now));
-                let nanos = frame.len() as u64 * 8 * 1_000_000_000 / bits_per_s.max(1);
-                let end = start + Duration::from_nanos(nanos);
-                self.stations[from].busy_until = Some(end);
-                end
-            }
-        };
+        let Some(sent_at) = self.pass_bottleneck(now, from, &mut frame) else { return };
         let Some(&destination) = frame.first_chunk::<6>() else { return };
         let known = self.stations.iter().position(|port| port.mac == destination);
         for to in 0..self.stations.len() {
             // A switch floods frames to groups and to unknown stations.
             if to != from && known.is_none_or(|known| known == to) {
-                self.carry(sent_at, to, frame.clone());
+                self.carry(sent_at, from, to, frame.clone());
             }
         }
     }
 
-    fn carry(&mut self, sent_at: Instant, to: usize, mut frame: Vec<u8>) {
-        if !self.up || self.chance(self.config.loss) {
+    /// When a frame has left its station; none when there is no room for it.
+    fn pass_bottleneck(&mut self, now: Instant, from: usize, frame: &mut [u8]) -> Option<Instant> {
+        let port = &mut self.stations[from];
+        let Some(bits_per_s) = port.config.bandwidth_bits_per_s.map(|rate| rate.max(1)) else {
+            return Some(now);
+        };
+        let start = port.busy_until.map_or(now, |busy| busy.max(now));
+        let waiting_bytes = ((start - now).as_nanos() * u128::from(bits_per_s) / 8_000_000_000)
+            .try_into()
+            .unwrap_or(u64::MAX);
+        if port.config.buffer_bytes.is_some_and(|bytes| waiting_bytes + frame.len() as u64 > bytes) {
+            self.stats.tail_dropped += 1;
+            return None;
+        }
+        if port.config.mark_bytes.is_some_and(|bytes| waiting_bytes > bytes) && mark_congestion(frame) {
+            self.stats.marked += 1;
+        }
+        let end = start + Duration::from_nanos(frame.len() as u64 * 8 * 1_000_000_000 / bits_per_s);
+        port.busy_until = Some(end);
+        Some(end)
+    }
+
+    /// Whether a frame is one of a run of losses.
+    fn bursts(&mut self, from: usize) -> bool {
+        let LinkConfig { burst, burst_len, .. } = self.stations[from].config;
+        if burst == 0.0 {
+            return false;
+        }
+        let in_burst = match self.stations[from].in_burst {
+            true => !self.chance(1.0 / burst_len.max(1.0)),
+            false => self.chance(burst),
+        };
+        self.stations[from].in_burst = in_burst;
+        in_burst
+    }
+
+    fn carry(&mut self, sent_at: Instant, from: usize, to: usize, mut frame: Vec<u8>) {
+        let LinkConfig { loss, corruption, duplication, path_mtu, .. } = self.stations[from].config;
+        if path_mtu.is_some_and(|mtu| frame.len() > usize::from(mtu) + HEADER_BYTES) {
+            self.stats.too_large += 1;
+            return;
+        }
+        if !self.up || self.bursts(from) || self.chance(loss) {
             self.stats.lost += 1;
             return;
         }
-        if self.chance(self.config.corruption) {
+        if self.chance(corruption) {
             self.stats.corrupted += 1;
             let bit = self.random.random_range(0..frame.len() * 8);
             frame[bit / 8] ^= 1 << (bit % 8);
         }
-        if self.chance(self.config.duplication) {
+        if self.chance(duplication) {
             self.stats.duplicated += 1;
-            self.schedule(sent_at, to, frame.clone());
+            self.schedule(sent_at, from, to, frame.clone());
         }
-        self.schedule(sent_at, to, frame);
+        self.schedule(sent_at, from, to, frame);
     }
 
-    fn schedule(&mut self, sent_at: Instant, to: usize, frame: Vec<u8>) {
-        let mut at = sent_at + self.config.delay;
-        if self.chance(self.config.reordering) {
+    fn schedule(&mut self, sent_at: Instant, from: usize, to: usize, frame: Vec<u8>) {
+        let LinkConfig { delay, reordering, reordering_delay, .. } = self.stations[from].config;
+        let mut at = sent_at + delay;
+        if self.chance(reordering) {
             self.stats.reordered += 1;
-            at += self.config.reordering_delay.mul_f64(self.random.random_range(0.0..=1.0));
+            at += reordering_delay.mul_f64(self.random.random_range(0.0..=1.0));
         }
         self.sequence += 1;
         self.in_flight.push(Reverse((at, self.sequence, to, frame)));
@@ -270,7 +341,7 @@ impl Switch {
             let last = port.queues.len() - 1;
             let queue = (port.steering)(&frame, last + 1).min(last);
             let queue = &mut port.queues[queue];
-            if queue.len() < self.config.queue_len_max {
+            if queue.len() < port.config.queue_len_max {
                 queue.push_back(frame);
                 self.stats.delivered += 1;
             } else {
@@ -278,6 +349,27 @@ impl Switch {
             }
         }
     }
+}
+
+/// Marks the IP packet of an untagged frame as having met congestion. Gives whether its sender is capable of ECN (RFC 3168 §5).
+fn mark_congestion(frame: &mut [u8]) -> bool {
+    const IPV4: &[u8] = &[0x08, 0];
+    const IPV6: &[u8] = &[0x86, 0xdd];
+    let kind = frame.get(12..14).unwrap_or_default();
+    let (is_v4, is_v6) = (kind == IPV4, kind == IPV6);
+    let Some(ip) = frame.get_mut(HEADER_BYTES..).filter(|ip| ip.len() >= 20) else { return false };
+    // The two bits are the last of IPv4's second byte, and stand in the upper half of IPv6's.
+    let bits = if is_v6 { 0b11 << 4 } else { 0b11 };
+    if !(is_v4 || is_v6) || ip[1] & bits == 0 {
+        return false;
+    }
+    ip[1] |= bits;
+    if is_v4 {
+        ip[10..12].fill(0);
+        let checksum = Sum::default().bytes(&ip[..20]).checksum();
+        ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+    }
+    true
 }
 
 /// A queue by addresses and UDP ports; the first for frames without them.
@@ -378,111 +470,4 @@ fn fill_checksums(kind: TxKind, frame: &mut [u8]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const A: Mac = [2, 0, 0, 0, 0, 1];
-    const B: Mac = [2, 0, 0, 0, 0, 2];
-
-    fn send(nic: &mut SimulatedNic, now: Instant, tag: u8) {
-        let fill = |frame: &mut [u8]| {
-            frame[..6].copy_from_slice(&B);
-            frame[6..12].copy_from_slice(&A);
-            frame[12..14].copy_from_slice(&[0x88, 0xb5]);
-            frame[14..].fill(tag);
-        };
-        assert!(nic.tx_frame(TxKind::Plain, 100, fill));
-        nic.tx_flush(now);
-    }
-
-    fn received(nic: &mut SimulatedNic, now: Instant) -> Vec<u8> {
-        let mut tags = Vec::new();
-        while nic.rx_burst(now, |frame, _| tags.push(frame[14])) > 0 {}
-        tags
-    }
-
-    fn run(config: LinkConfig) -> (Vec<u8>, LinkStats) {
-        let link = SimulatedLink::new(config);
-        let (mut a, mut b) = (link.add_station(A, 1).remove(0), link.add_station(B, 1).remove(0));
-        let start = Instant::now();
-        for tag in 0..200 {
-            send(&mut a, start, tag);
-        }
-        let mut tags = Vec::new();
-        while let Some(at) = link.next_delivery() {
-            tags.extend(received(&mut b, at));
-        }
-        (tags, link.stats())
-    }
-
-    #[test]
-    fn the_default_link_delivers_everything_in_order() {
-        assert_eq!(run(LinkConfig::default()).0, (0..200).collect::<Vec<u8>>());
-    }
-
-    #[test]
-    fn the_same_seed_makes_the_same_trouble() {
-        let trouble = || LinkConfig {
-            seed: 7,
-            loss: 0.1,
-            duplication: 0.1,
-            reordering: 0.3,
-            corruption: 0.1,
-            ..LinkConfig::default()
-        };
-        let (first, stats) = run(trouble());
-        assert_eq!((first, stats), run(trouble()));
-        assert!(stats.lost > 0 && stats.duplicated > 0 && stats.reordered > 0 && stats.corrupted > 0);
-        assert_ne!(stats, run(LinkConfig { seed: 8, ..trouble() }).1);
-    }
-
-    #[test]
-    fn a_frame_arrives_after_its_time_on_the_wire_and_the_delay() {
-        let link = SimulatedLink::new(LinkConfig {
-            delay: Duration::from_millis(5),
-            bandwidth_bits_per_s: Some(800_000),
-            ..LinkConfig::default()
-        });
-        let (mut a, mut b) = (link.add_station(A, 1).remove(0), link.add_station(B, 1).remove(0));
-        let start = Instant::now();
-        send(&mut a, start, 1);
-        send(&mut a, start, 2);
-        assert_eq!(link.next_delivery(), Some(start + Duration::from_millis(6)));
-        assert!(received(&mut b, start + Duration::from_millis(5)).is_empty());
-        assert_eq!(received(&mut b, start + Duration::from_millis(6)), [1]);
-        assert_eq!(received(&mut b, start + Duration::from_millis(7)), [2]);
-    }
-
-    #[test]
-    fn steering_chooses_the_queue() {
-        let link = SimulatedLink::new(LinkConfig::default());
-        let mut a = link.add_station(A, 1).remove(0);
-        let mut b = link.add_station(B, 4);
-        link.steer(B, |frame, _| usize::from(frame[14]));
-        let now = Instant::now();
-        for tag in [0, 3, 9] {
-            send(&mut a, now, tag);
-        }
-        assert_eq!(received(&mut b[0], now), [0]);
-        assert_eq!(received(&mut b[3], now), [3, 9]);
-    }
-
-    #[test]
-    fn nothing_passes_a_link_that_is_down() {
-        let link = SimulatedLink::new(LinkConfig::default());
-        let (mut a, mut b) = (link.add_station(A, 1).remove(0), link.add_station(B, 1).remove(0));
-        link.set_up(false);
-        assert!(!a.link_up());
-        send(&mut a, Instant::now(), 1);
-        assert!(received(&mut b, Instant::now()).is_empty());
-        assert_eq!(link.stats().lost, 1);
-    }
-
-    #[test]
-    fn a_frame_larger_than_the_link_takes_is_refused() {
-        let link = SimulatedLink::new(LinkConfig::default());
-        let mut a = link.add_station(A, 1).remove(0);
-        assert!(!a.tx_frame(TxKind::Plain, 1519, |_| unreachable!()));
-        assert!(a.tx_frame(TxKind::Plain, 1518, |frame| frame.fill(0)));
-    }
-}
+mod tests;

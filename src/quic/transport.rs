@@ -55,6 +55,15 @@ pub enum Congestion {
     Bbr,
 }
 
+/// The receive windows of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Windows {
+    /// Of the connection, bytes.
+    pub connection_bytes: u64,
+    /// Of each stream, bytes.
+    pub stream_bytes: u64,
+}
+
 impl Default for QuicConfig {
     fn default() -> Self {
         Self {
@@ -103,6 +112,14 @@ impl QuicConfig {
             .enable_segmentation_offload(true);
         self.set_congestion(&mut transport, self.first_window(self.first_payload(largest)));
         Arc::new(transport)
+    }
+
+    /// How far a peer may be ahead of the readers of its streams.
+    pub fn windows(&self) -> Windows {
+        Windows {
+            connection_bytes: self.receive_window_bytes.into(),
+            stream_bytes: self.stream_receive_window_bytes.into(),
+        }
     }
 
     /// The largest UDP payload that a device of this MTU carries in one family.

@@ -10,7 +10,9 @@ mod body;
 mod commands;
 mod control;
 mod fault;
+mod flow;
 mod messages;
+mod order;
 mod outcomes;
 mod reading;
 mod relayed;
@@ -26,10 +28,12 @@ use crate::counters::{Counter, Counters};
 use crate::hop::Hops;
 use crate::limits::{ANSWER_LINGER_MS, HAVE_BURST, HAVE_RATE_PER_S, HOPS_LEN_MAX, REQUESTS_LEN_MAX};
 use crate::queue::{CloseReason, Command, ConnectionEvent, ConnectionId, Credit, Delivery, WorkerPort};
+use crate::quic::transport::Windows;
 use crate::record::{ErrorCode, ErrorRecord, Fetch, GoAway, RecordReader, RecordType, Settings};
 use crate::tls::NodeId;
 use crate::token_bucket::TokenBucket;
 use bytes::Bytes;
+use flow::Flow;
 use quinn_proto::{Connection, Dir, StreamEvent, StreamId};
 use reading::Reading;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -88,6 +92,7 @@ pub(crate) struct Session {
     owner: Option<usize>,
     control_out: Option<StreamId>,
     peer: PeerState,
+    flow: Flow,
     /// Every stream that is not over.
     streams: FxHashMap<StreamId, Stream>,
     /// Our requests without a complete answer, by application and request number.
@@ -143,12 +148,13 @@ impl PeerState {
 }
 
 impl Session {
-    pub(crate) fn new(id: ConnectionId, owner: Option<usize>) -> Self {
+    pub(crate) fn new(id: ConnectionId, owner: Option<usize>, windows: Windows) -> Self {
         Self {
             id,
             owner,
             control_out: None,
             peer: PeerState::new(),
+            flow: Flow::new(windows),
             streams: FxHashMap::default(),
             local: FxHashMap::default(),
             messages: FxHashMap::default(),
@@ -245,6 +251,7 @@ impl Session {
         for id in self.streams.keys().copied().collect::<Vec<_>>() {
             self.fail(id, failure.clone(), cx);
         }
+        self.streams.keys().copied().collect::<Vec<_>>().into_iter().for_each(|id| self.release(id));
         self.streams.clear();
         self.local.clear();
         self.messages.clear();
@@ -269,7 +276,7 @@ impl Session {
                     self.accept(conn, id, dir);
                 }
             }
-            StreamEvent::Readable { id } => self.line_up(id),
+            StreamEvent::Readable { id } => self.arrived(conn, id, cx),
             StreamEvent::Writable { id } => self.pump(conn, id),
             StreamEvent::Stopped { id, error_code } => self.stopped(conn, id, error_code, cx),
             StreamEvent::Available { .. } => {
@@ -307,7 +314,7 @@ impl Session {
 
     fn reading<'s, 'c>(&'s mut self, stream: StreamId, cx: &'s mut Context<'c>) -> Reading<'s, 'c> {
         let (connection, owner, leaving) = (self.id, self.owner, self.leaving);
-        Reading { connection, stream, owner, peer: &mut self.peer, leaving, cx }
+        Reading { connection, stream, owner, peer: &mut self.peer, flow: &mut self.flow, leaving, cx }
     }
 
     /// The connection is gone: tells every application that knew of it.

@@ -1,6 +1,7 @@
 //! What a reading of one stream needs beside the stream itself.
 
 use super::fault::Fault;
+use super::flow::Flow;
 use super::{Context, PeerState};
 use crate::queue::{ConnectionId, Delivery, RequestId};
 use crate::record::ErrorCode;
@@ -13,6 +14,7 @@ pub(super) struct Reading<'a, 'c> {
     pub(super) stream: StreamId,
     pub(super) owner: Option<usize>,
     pub(super) peer: &'a mut PeerState,
+    pub(super) flow: &'a mut Flow,
     /// This side said GOAWAY.
     pub(super) leaving: bool,
     pub(super) cx: &'a mut Context<'c>,

@@ -187,6 +187,7 @@ impl Session {
 
     /// Gives QUIC the collected chunks: the last step before its packets are made.
     pub(crate) fn flush(&mut self, conn: &mut Connection) {
+        self.flow.charge(conn);
         while let Some(id) = self.unflushed.pop() {
             if self.outbound(id).is_some_and(|outbound| outbound.backlog.is_empty()) {
                 self.pump(conn, id);

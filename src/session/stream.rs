@@ -7,7 +7,9 @@
 use super::asking::Asking;
 use super::control::{Control, Opening};
 use super::fault::Fault;
+use super::flow::Flow;
 use super::messages::Messages;
+use super::order::Order;
 use super::reading::Reading;
 use super::relayed::Relayed;
 use super::send::Outbound;
@@ -17,16 +19,23 @@ use crate::limits::CHUNKS_PER_TURN_MAX;
 use crate::queue::{Credit, RequestId, WorkerPort};
 use crate::record::{ErrorCode, ErrorRecord, Payload, RecordReader, RecordType};
 use bytes::Bytes;
-use quinn_proto::{Connection, ReadError, StreamId, VarInt};
+use quinn_proto::{Chunks, Connection, ReadError, StreamId, VarInt};
 
 /// Ring places that one reading of a stream may need: a piece for every 256 KiB, and the events that end a request.
 pub(super) const RING_ROOM_MIN: usize = 64;
+
+/// Frames that may arrive while nothing is read, before they are looked at: quinn-proto bears as many gaps.
+const FRAMES_ASLEEP_MAX: usize = 1000;
 
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) role: Role,
     /// The half that the peer writes; none once it is not read any more.
     pub(super) recv: Option<RecordReader>,
+    /// How far the peer's half has been read, and what has arrived behind a gap.
+    pub(super) order: Order,
+    /// Frames that have arrived since the last reading.
+    pub(super) frames: usize,
     /// The half that this side writes.
     pub(super) send: Sending,
     pub(super) queued: Queued,
@@ -113,6 +122,16 @@ pub(super) enum End {
     Reset(VarInt),
     /// The peer broke the protocol, or its bytes do not match their token.
     Fault(Fault),
+}
+
+impl End {
+    /// What ended a reading.
+    fn of(stopped: ReadError) -> Self {
+        match stopped {
+            ReadError::Blocked => Self::Blocked,
+            ReadError::Reset(code) => Self::Reset(code),
+        }
+    }
 }
 
 /// The role after a record or bytes: another one, or the same (none).
@@ -242,13 +261,15 @@ impl Role {
 impl Stream {
     /// A stream whose peer's half is read.
     pub(super) fn new(role: Role, send: Sending) -> Self {
-        Self { role, recv: Some(RecordReader::new()), send, queued: Queued::No }
+        let order = Order::default();
+        Self { role, recv: Some(RecordReader::new()), order, frames: 1, send, queued: Queued::No }
     }
 
     /// A stream that only this side writes.
     pub(super) fn writing(credit: Credit) -> Self {
         let send = Sending::Open(Outbound::new(credit));
-        Self { role: Role::Writing, recv: None, send, queued: Queued::No }
+        let order = Order::default();
+        Self { role: Role::Writing, recv: None, order, frames: 0, send, queued: Queued::No }
     }
 
     /// Whether it is over. An answer that the peer has not acknowledged keeps a request of the peer open.
@@ -288,12 +309,48 @@ impl Stream {
         id: StreamId,
         cx: &mut Reading<'_, '_>,
     ) -> (End, bool) {
-        let mut chunks_left = CHUNKS_PER_TURN_MAX;
-        let mut recv = conn.recv_stream(id);
-        let Ok(mut chunks) = recv.read(true) else {
-            // QUIC has closed a half that was not read to its end.
-            return (End::Reset(ErrorCode::Internal.into()), false);
+        if cx.flow.has_gaps() {
+            self.order.take_apart();
+        }
+        let (end, worked) = self.read_arrived(conn, id, cx);
+        self.settle(cx);
+        if worked || !matches!(end, End::Blocked | End::Later | End::Paused) {
+            self.frames = 0;
+        } else if self.readiness(cx.cx.ports) != Readiness::Wants {
+            let held = self.hold(conn, id, cx.flow);
+            return (held.map_or_else(End::of, |()| end), false);
+        } else if std::mem::take(&mut self.frames) > 0 && !self.order.is_apart() {
+            // A frame that brought nothing to read is behind a gap.
+            cx.flow.found_gap();
+            return self.read(conn, id, cx);
+        }
+        (end, worked)
+    }
+
+    fn read_arrived(&mut self, conn: &mut Connection, id: StreamId, cx: &mut Reading<'_, '_>) -> (End, bool) {
+        let before = self.order.held_bytes();
+        let read = {
+            let mut recv = conn.recv_stream(id);
+            let mut chunks = match recv.read(!self.order.is_apart()) {
+                Ok(chunks) => Some(chunks),
+                Err(_) if self.order.is_complete() => None,
+                // QUIC has closed what was not read to its end.
+                Err(_) => return (End::Reset(ErrorCode::Internal.into()), false),
+            };
+            let read = self.read_chunks(&mut chunks, cx);
+            if let Some(chunks) = chunks {
+                let _ = chunks.finalize();
+            }
+            read
         };
+        cx.flow.holds(before, self.order.held_bytes());
+        cx.flow.charge(conn);
+        read
+    }
+
+    /// Reads what may be read, in order. `chunks` is none where QUIC has given every byte.
+    fn read_chunks(&mut self, chunks: &mut Option<Chunks<'_>>, cx: &mut Reading<'_, '_>) -> (End, bool) {
+        let mut chunks_left = CHUNKS_PER_TURN_MAX;
         let end = loop {
             match self.readiness(cx.cx.ports) {
                 Readiness::Wants if chunks_left > 0 => {}
@@ -307,21 +364,46 @@ impl Stream {
             if let Err(fault) = self.resume(cx) {
                 break End::Fault(fault);
             }
-            chunks_left -= 1;
-            match chunks.next(usize::MAX) {
-                Ok(Some(chunk)) => {
-                    if let Err(fault) = self.feed(chunk.bytes, cx) {
+            match self.order.next(chunks) {
+                Ok(Some(bytes)) => {
+                    chunks_left -= 1;
+                    if let Err(fault) = self.feed(bytes, cx) {
                         break End::Fault(fault);
                     }
                 }
                 Ok(None) => break self.end(cx).map_or_else(End::Fault, |()| End::Finished),
-                Err(ReadError::Blocked) => break End::Blocked,
-                Err(ReadError::Reset(code)) => break End::Reset(code),
+                Err(stopped) => break End::of(stopped),
             }
         };
-        let _ = chunks.finalize();
-        self.settle(cx);
         (end, chunks_left < CHUNKS_PER_TURN_MAX)
+    }
+
+    /// Takes what has arrived of a stream that waits for its consumer out of QUIC, where too many gaps may be among it.
+    pub(super) fn hold(
+        &mut self,
+        conn: &mut Connection,
+        id: StreamId,
+        flow: &mut Flow,
+    ) -> Result<(), ReadError> {
+        let may_have_gaps = flow.has_gaps() || self.order.is_apart() || self.frames >= FRAMES_ASLEEP_MAX;
+        if self.recv.is_none() || self.order.is_complete() || !may_have_gaps {
+            return Ok(());
+        }
+        self.frames = 0;
+        self.order.take_apart();
+        loop {
+            let before = self.order.held_bytes();
+            let mut recv = conn.recv_stream(id);
+            let Ok(mut chunks) = recv.read(false) else { return Ok(()) };
+            let more = self.order.hold(&mut chunks, flow.stream_window_bytes(), flow.part_bytes());
+            let _ = chunks.finalize();
+            // QUIC gives the peer credit for what is taken out: part by part, the window takes it back.
+            flow.holds(before, self.order.held_bytes());
+            flow.charge(conn);
+            if !more? {
+                return Ok(());
+            }
+        }
     }
 
     /// Delivers the chunks collected in a reading, in as few deliveries as possible.

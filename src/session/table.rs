@@ -14,7 +14,7 @@ use crate::queue::{CloseReason, Credit, Delivery, RequestId};
 use crate::record::{ErrorCode, ErrorRecord};
 use crate::tls::shown;
 use bytes::Bytes;
-use quinn_proto::{Connection, Dir, StreamId, VarInt};
+use quinn_proto::{Connection, Dir, ReadError, StreamId, VarInt};
 use std::time::{Duration, Instant};
 
 impl Session {
@@ -59,6 +59,30 @@ impl Session {
         }
     }
 
+    /// More of a stream has arrived.
+    pub(super) fn arrived(&mut self, conn: &mut Connection, id: StreamId, cx: &mut Context<'_>) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        stream.frames += 1;
+        if stream.queued != Queued::Paused {
+            return self.line_up(id);
+        }
+        match stream.hold(conn, id, &mut self.flow) {
+            Err(ReadError::Reset(_)) if stream.role.is_control() => {
+                self.fault(conn, id, Fault::control_reset(), cx);
+            }
+            Err(ReadError::Reset(code)) => self.reset(conn, id, code, cx),
+            Ok(()) | Err(ReadError::Blocked) => {}
+        }
+    }
+
+    /// What a stream holds is not read any more.
+    pub(super) fn release(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            self.flow.holds(stream.order.held_bytes(), 0);
+            stream.order.clear();
+        }
+    }
+
     /// Reads what may be read. Streams whose ring is full stay in line.
     pub(crate) fn read(&mut self, conn: &mut Connection, cx: &mut Context<'_>) -> bool {
         let mut worked = false;
@@ -80,7 +104,15 @@ impl Session {
         if stream.recv.is_none() {
             return false;
         }
-        let mut reading = Reading { connection, stream: id, owner, peer: &mut self.peer, leaving, cx };
+        let mut reading = Reading {
+            connection,
+            stream: id,
+            owner,
+            peer: &mut self.peer,
+            flow: &mut self.flow,
+            leaving,
+            cx,
+        };
         let (end, worked) = stream.read(conn, id, &mut reading);
         match end {
             End::Blocked => {}
@@ -151,7 +183,15 @@ impl Session {
     fn tell(&mut self, id: StreamId, failure: ErrorRecord, cx: &mut Context<'_>) {
         let (connection, owner, leaving) = (self.id, self.owner, self.leaving);
         if let Some(stream) = self.streams.get_mut(&id) {
-            let mut reading = Reading { connection, stream: id, owner, peer: &mut self.peer, leaving, cx };
+            let mut reading = Reading {
+                connection,
+                stream: id,
+                owner,
+                peer: &mut self.peer,
+                flow: &mut self.flow,
+                leaving,
+                cx,
+            };
             stream.role.fail(failure, &mut reading);
         }
     }
@@ -164,6 +204,7 @@ impl Session {
 
     /// Nothing more is read of a stream: a request of ours is over with its answer.
     pub(super) fn end_reading(&mut self, id: StreamId) {
+        self.release(id);
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.recv = None;
         if let Some((app, request)) = stream.role.local_request() {

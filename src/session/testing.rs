@@ -1,6 +1,7 @@
 //! One stream without a connection, for the tests of its roles.
 
 use super::fault::Fault;
+use super::flow::Flow;
 use super::reading::Reading;
 use super::serving::Serving;
 use super::stream::{Role, Sending, Stream};
@@ -9,6 +10,7 @@ use crate::counters::Counters;
 use crate::hop::{Hops, Policy, Transit};
 use crate::limits::DELIVERY_RING_LEN;
 use crate::queue::{AppPort, CloseReason, ConnectionId, Credit, Delivery, Sleeper, WorkerPort, rings};
+use crate::quic::transport::Windows;
 use crate::record::{ErrorRecord, Hop, Record};
 use crate::session::control::Opening;
 use crate::tls::NodeId;
@@ -87,6 +89,7 @@ impl Bench {
             stream: StreamId::new(Side::Client, Dir::Bi, 0),
             owner: None,
             peer: &mut self.peer,
+            flow: &mut Flow::new(Windows::default()),
             leaving: self.leaving,
             cx: &mut cx,
         })

@@ -186,7 +186,7 @@ impl Core {
         }
         self.generation = self.generation.wrapping_add(1);
         let id = ConnectionId { worker: self.index, slot: slot as u32, generation: self.generation };
-        let session = Session::new(id, origin.owner());
+        let session = Session::new(id, origin.owner(), self.windows);
         let mut conn = Conn {
             quic,
             session,

@@ -24,6 +24,7 @@ use crate::quic::cid::WorkerCids;
 use crate::quic::keys::NodeKeys;
 use crate::quic::qlog::Sampler;
 use crate::quic::timers::Timers;
+use crate::quic::transport::Windows;
 use crate::stages::Stage;
 use bytes::BytesMut;
 use conn::Conn;
@@ -68,6 +69,7 @@ struct Core {
     server: Option<ByFamily<Arc<ServerConfig>>>,
     client: Option<ByFamily<ClientConfig>>,
     qlog: Option<Sampler>,
+    windows: Windows,
     conns: Vec<Option<Conn>>,
     generation: u32,
     run_queues: RunQueues,
@@ -117,6 +119,7 @@ impl<N: Network> Worker<N> {
             server: quic.server,
             client: quic.client,
             qlog: quic.qlog,
+            windows: quic.windows,
             conns: Vec::new(),
             generation: 0,
             run_queues: RunQueues::default(),

@@ -34,6 +34,7 @@ impl Core {
         }
         self.client = renewal.quic.client.clone();
         self.qlog = renewal.quic.qlog.clone();
+        self.windows = renewal.quic.windows;
         let gone =
             self.gateways.renew(renewal.peer_gateways.clone(), renewal.peer_gateway_connections_max, now);
         for (slot, conn) in self.conns.iter_mut().enumerate() {

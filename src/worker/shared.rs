@@ -6,6 +6,7 @@ use crate::counters::Counters;
 use crate::limits::HANDOVER_RING_LEN;
 use crate::quic::keys::NodeKeys;
 use crate::quic::qlog::Sampler;
+use crate::quic::transport::Windows;
 use crate::session::QueueRoutes;
 use bytes::BytesMut;
 use crossbeam_queue::ArrayQueue;
@@ -183,6 +184,8 @@ pub struct Quic {
     pub client: Option<ByFamily<ClientConfig>>,
     /// Which connections are logged; none: none.
     pub qlog: Option<Sampler>,
+    /// How far a peer may be ahead of the readers of its streams, as the transport parameters of `server` and `client` say it.
+    pub windows: Windows,
 }
 
 /// One thing for IPv4 and one for IPv6: their headers leave different room for QUIC.

@@ -13,6 +13,7 @@ mod hostile;
 mod lifecycle;
 mod merging;
 mod mirror;
+mod oceans;
 mod passing;
 mod pressure;
 mod refusals;

@@ -204,6 +204,10 @@ fn functions(text: &str) -> Vec<(&str, usize)> {
         if !before.split_whitespace().all(is_modifier) {
             continue;
         }
+        // A declaration has no body.
+        if line.ends_with(';') {
+            continue;
+        }
         let ends = |line: &str| line.len() == indent + 1 && line.ends_with('}') && line.trim_start() == "}";
         if let Some(lines) = lines[start..].iter().position(|line| ends(line)) {
             found.push((name, lines + 1));
@@ -214,7 +218,7 @@ fn functions(text: &str) -> Vec<(&str, usize)> {
 
 #[test]
 fn functions_are_measured() {
-    let text = "fn one() {\n    two();\n}\n\nimpl A {\n    pub(super) async fn two<T>(&self) {\n        x\n    }\n}\n";
+    let text = "fn one() {\n    two();\n}\n\nimpl A {\n    pub(super) async fn two<T>(&self) {\n        x\n    }\n}\n\ntrait B {\n    fn three();\n}\n";
     assert_eq!(functions(text), [("one", 3), ("two", 3)]);
 }
 

@@ -84,6 +84,8 @@ pub(crate) struct Setup {
     pub(crate) udp_checksum: bool,
     /// What the gateways take for the time.
     pub(crate) clock: WallClock,
+    /// The least that the clock jumps: frames that arrive within it arrive together.
+    pub(crate) step: Duration,
 }
 
 impl Setup {
@@ -118,6 +120,7 @@ impl Default for Setup {
             device: 0,
             udp_checksum: true,
             clock: WallClock::default(),
+            step: Duration::from_nanos(1),
         }
     }
 }
@@ -170,6 +173,7 @@ pub(crate) struct World {
     /// All gateways' stores.
     pub(crate) stores: Vec<Arc<Store>>,
     directories: Vec<TempDir>,
+    step: Duration,
 }
 
 impl World {
@@ -187,7 +191,7 @@ impl World {
         let gateway = others.remove(0);
         let clients = (0..setup.clients).map(|index| client(&link, &setup, index)).collect();
         let (store, raw) = (stores[0].clone(), Vec::new());
-        Self { link, now, gateway, others, clients, raw, store, stores, directories }
+        Self { link, now, gateway, others, clients, raw, store, stores, directories, step: setup.step }
     }
 
     /// A world of one client on a perfect link, and its connection.
@@ -274,7 +278,7 @@ impl World {
                 std::thread::park_timeout(Duration::from_millis(1));
             }
             assert!(self.now < until, "{what}: not within {limit:?}\n{}", self.report());
-            self.now = next.min(until).max(self.now + Duration::from_nanos(1));
+            self.now = next.min(until).max(self.now + self.step);
         }
     }
 

@@ -1,0 +1,95 @@
+//! How far the peer may be ahead of the readers of its streams, on one connection.
+
+use crate::quic::transport::Windows;
+use quinn_proto::{Connection, VarInt};
+
+/// Parts of the connection's window: what is held changes QUIC's window by no less than one of them, and leaves one of them free.
+const PARTS: u64 = 32;
+
+/// What streams hold behind gaps, and what that leaves of the connection's window.
+#[derive(Debug)]
+pub(super) struct Flow {
+    windows: Windows,
+    has_gaps: bool,
+    held_bytes: usize,
+    /// What QUIC's window is smaller by than the configured one, bytes.
+    charged_bytes: u64,
+}
+
+impl Flow {
+    pub(super) fn new(windows: Windows) -> Self {
+        Self { windows, has_gaps: false, held_bytes: 0, charged_bytes: 0 }
+    }
+
+    /// Whether packets of this connection were lost or overtook each other.
+    pub(super) fn has_gaps(&self) -> bool {
+        self.has_gaps
+    }
+
+    pub(super) fn found_gap(&mut self) {
+        self.has_gaps = true;
+    }
+
+    pub(super) fn stream_window_bytes(&self) -> usize {
+        self.windows.stream_bytes.try_into().unwrap_or(usize::MAX)
+    }
+
+    /// What may be taken out of QUIC before the window is charged for it, bytes.
+    pub(super) fn part_bytes(&self) -> usize {
+        (self.windows.connection_bytes / PARTS).max(1).try_into().unwrap_or(usize::MAX)
+    }
+
+    /// A stream held `before` bytes and holds `after` now.
+    pub(super) fn holds(&mut self, before: usize, after: usize) {
+        self.held_bytes = self.held_bytes + after - before;
+    }
+
+    /// Makes QUIC's window smaller by what is held: QUIC has given credit for it when it was taken out of QUIC.
+    pub(super) fn charge(&mut self, conn: &mut Connection) {
+        if let Some(bytes) = self.window_bytes() {
+            conn.set_receive_window(VarInt::from_u64(bytes).unwrap_or(VarInt::MAX));
+        }
+    }
+
+    /// The connection's window, if it must change.
+    fn window_bytes(&mut self) -> Option<u64> {
+        let part = self.part_bytes() as u64;
+        let held = (self.held_bytes as u64).min(self.windows.connection_bytes.saturating_sub(part));
+        let changes = held.abs_diff(self.charged_bytes) >= part || (held == 0 && self.charged_bytes > 0);
+        changes.then(|| {
+            self.charged_bytes = held;
+            self.windows.connection_bytes - held
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow() -> Flow {
+        Flow::new(Windows { connection_bytes: 3200, stream_bytes: 800 })
+    }
+
+    #[test]
+    fn what_is_held_is_taken_out_of_the_window_part_by_part() {
+        let mut flow = flow();
+        flow.holds(0, 99);
+        assert_eq!(flow.window_bytes(), None);
+        flow.holds(99, 150);
+        assert_eq!(flow.window_bytes(), Some(3050));
+        flow.holds(0, 60);
+        assert_eq!(flow.window_bytes(), None);
+        flow.holds(150, 0);
+        flow.holds(60, 0);
+        assert_eq!(flow.window_bytes(), Some(3200));
+        assert_eq!(flow.window_bytes(), None);
+    }
+
+    #[test]
+    fn a_part_of_the_window_stays_free() {
+        let mut flow = flow();
+        flow.holds(0, 5000);
+        assert_eq!(flow.window_bytes(), Some(100));
+    }
+}

@@ -1,0 +1,234 @@
+//! The peer's bytes of a stream, in order.
+//!
+//! quinn-proto keeps what arrives behind a gap and closes the connection when one stream has more than about a thousand gaps. A long
+//! path loses that many packets at once. From the first gap of a connection on, its streams are read as their frames arrive and put
+//! in order here. What is held here is bounded in bytes: the session takes it out of the connection's receive window.
+
+use bytes::{Bytes, BytesMut};
+use quinn_proto::{Chunks, ReadError};
+use std::collections::BTreeMap;
+
+/// Adjoining bytes are held in one piece up to this length, bytes.
+const PIECE_BYTES_MAX: usize = 64 * 1024;
+
+/// Where reading of a stream stands.
+#[derive(Debug, Default)]
+pub(super) struct Order {
+    /// Bytes given on, from the stream's start.
+    next: u64,
+    /// What lies apart; none while the stream is read in order.
+    apart: Option<Box<Apart>>,
+}
+
+/// Bytes that arrived before bytes in front of them.
+#[derive(Debug, Default)]
+struct Apart {
+    /// By the offset of their first byte; none overlap.
+    pieces: BTreeMap<u64, BytesMut>,
+    bytes: usize,
+    /// The offset behind the last byte that was held.
+    end: u64,
+    /// QUIC has given every byte of the stream.
+    complete: bool,
+}
+
+impl Order {
+    /// Reads the stream as its frames arrive from now on.
+    pub(super) fn take_apart(&mut self) {
+        self.apart.get_or_insert_default();
+    }
+
+    /// Whether the stream is read as its frames arrive.
+    pub(super) fn is_apart(&self) -> bool {
+        self.apart.is_some()
+    }
+
+    /// Whether QUIC has given every byte of the stream: it knows the stream no more.
+    pub(super) fn is_complete(&self) -> bool {
+        self.apart.as_ref().is_some_and(|apart| apart.complete)
+    }
+
+    /// Bytes held here.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.apart.as_ref().map_or(0, |apart| apart.bytes)
+    }
+
+    /// Forgets what is held. Nothing more is read of the stream.
+    pub(super) fn clear(&mut self) {
+        if let Some(apart) = &mut self.apart {
+            apart.pieces.clear();
+            apart.bytes = 0;
+        }
+    }
+
+    /// The next bytes; none at the stream's end. `chunks` is none where [`Order::is_complete`].
+    pub(super) fn next(&mut self, chunks: &mut Option<Chunks<'_>>) -> Result<Option<Bytes>, ReadError> {
+        if let Some(bytes) = self.front() {
+            return Ok(Some(bytes));
+        }
+        let Some(chunks) = chunks else { return Ok(None) };
+        while let Some(chunk) = chunks.next(usize::MAX)? {
+            if let Some(bytes) = self.take(chunk.offset, chunk.bytes) {
+                return Ok(Some(bytes));
+            }
+        }
+        if let Some(apart) = &mut self.apart {
+            apart.complete = true;
+        }
+        Ok(self.front())
+    }
+
+    /// Takes from QUIC some `part_bytes` of what has arrived of a stream whose bytes cannot be given on now. Stops at `bytes_max` bytes
+    /// held where no gap follows: quinn-proto bounds those itself, by the stream's window. Gives whether there may be more to take.
+    pub(super) fn hold(
+        &mut self,
+        chunks: &mut Chunks<'_>,
+        bytes_max: usize,
+        part_bytes: usize,
+    ) -> Result<bool, ReadError> {
+        let Some(apart) = &mut self.apart else { return Ok(false) };
+        let enough = apart.bytes + part_bytes;
+        let mut adjoins = false;
+        while !(adjoins && apart.bytes >= bytes_max) {
+            if apart.bytes >= enough {
+                return Ok(true);
+            }
+            match chunks.next(usize::MAX) {
+                Ok(Some(chunk)) => {
+                    adjoins = chunk.offset == apart.end.max(self.next);
+                    apart.keep(chunk.offset, &chunk.bytes);
+                }
+                Ok(None) => {
+                    apart.complete = true;
+                    return Ok(false);
+                }
+                Err(ReadError::Blocked) => return Ok(false),
+                Err(reset) => return Err(reset),
+            }
+        }
+        Ok(false)
+    }
+
+    /// What is held of the next bytes.
+    fn front(&mut self) -> Option<Bytes> {
+        let apart = self.apart.as_mut()?;
+        let front = apart.pieces.first_entry().filter(|front| *front.key() == self.next)?;
+        let bytes = front.remove().freeze();
+        apart.bytes -= bytes.len();
+        self.next += bytes.len() as u64;
+        Some(bytes)
+    }
+
+    /// Gives bytes back that are the next ones, and holds others.
+    fn take(&mut self, offset: u64, bytes: Bytes) -> Option<Bytes> {
+        match &mut self.apart {
+            Some(apart) if offset != self.next => {
+                apart.keep(offset, &bytes);
+                None
+            }
+            _ => {
+                self.next = offset + bytes.len() as u64;
+                Some(bytes)
+            }
+        }
+    }
+}
+
+impl Apart {
+    /// Copies bytes in: a reference to them would keep the whole burst of packets that they arrived with.
+    fn keep(&mut self, offset: u64, bytes: &[u8]) {
+        let end = offset + bytes.len() as u64;
+        self.bytes += bytes.len();
+        self.end = self.end.max(end);
+        let before = self.pieces.range_mut(..offset).next_back();
+        match before {
+            Some((at, piece))
+                if at + piece.len() as u64 == offset && piece.len() + bytes.len() <= PIECE_BYTES_MAX =>
+            {
+                piece.extend_from_slice(bytes);
+            }
+            _ => drop(self.pieces.insert(offset, BytesMut::from(bytes))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Everything that can be given on now.
+    fn fronts(order: &mut Order) -> Vec<u8> {
+        std::iter::from_fn(|| order.front()).flatten().collect()
+    }
+
+    #[test]
+    fn bytes_in_order_are_passed_without_a_copy() {
+        for apart in [false, true] {
+            let mut order = Order::default();
+            if apart {
+                order.take_apart();
+            }
+            let bytes = Bytes::from_static(b"one after another");
+            let at = bytes.as_ptr();
+            assert_eq!(order.take(0, bytes).unwrap().as_ptr(), at);
+            assert_eq!(order.take(17, Bytes::from_static(b"!")).as_deref(), Some(&b"!"[..]));
+            assert_eq!(order.held_bytes(), 0);
+        }
+    }
+
+    #[test]
+    fn what_adjoins_is_held_in_one_piece() {
+        let mut order = Order::default();
+        order.take_apart();
+        for number in 1..=100 {
+            assert_eq!(order.take(number * 1000, vec![number as u8; 1000].into()), None);
+        }
+        assert_eq!(order.held_bytes(), 100_000);
+        assert_eq!(order.apart.as_ref().unwrap().pieces.len(), 2);
+        assert_eq!(order.take(0, vec![0; 1000].into()).unwrap().len(), 1000);
+        let rest = fronts(&mut order);
+        assert!(
+            rest.len() == 100_000
+                && rest.iter().enumerate().all(|(at, &byte)| usize::from(byte) == at / 1000 + 1)
+        );
+        assert_eq!(order.held_bytes(), 0);
+    }
+
+    #[test]
+    fn what_is_cleared_costs_nothing() {
+        let mut order = Order::default();
+        order.take_apart();
+        order.take(5, Bytes::from_static(b"behind a gap"));
+        order.clear();
+        assert_eq!((order.held_bytes(), order.front()), (0, None));
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_in_any_order_make_the_same_bytes(
+            lens in prop::collection::vec(1_usize..300, 1..80),
+            order_of in prop::collection::vec(any::<u32>(), 80),
+        ) {
+            let whole: Vec<u8> = (0..lens.iter().sum::<usize>()).map(|at| (at * 7 % 251) as u8).collect();
+            let mut pieces = Vec::new();
+            let mut at = 0;
+            for (len, &key) in lens.iter().zip(&order_of) {
+                pieces.push((key, at, whole[at..at + len].to_vec()));
+                at += len;
+            }
+            pieces.sort();
+            let mut order = Order::default();
+            order.take_apart();
+            let mut got = Vec::new();
+            let mut taken = 0;
+            for (_, at, bytes) in pieces {
+                taken += bytes.len();
+                got.extend(order.take(at as u64, bytes.into()).into_iter().flatten());
+                got.extend(fronts(&mut order));
+                prop_assert_eq!(order.held_bytes(), taken - got.len());
+            }
+            prop_assert_eq!(got, whole);
+        }
+    }
+}
