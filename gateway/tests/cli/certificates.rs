@@ -3,7 +3,6 @@
 use crate::support::{Process, Site, identities, run, stoq, stoq_gateway, wait_until};
 use data_encoding::BASE64;
 use rustix::process::Signal;
-use std::net::TcpListener;
 use std::path::Path;
 use stoq_gateway::admin::client::Remote;
 
@@ -26,11 +25,11 @@ fn start(site: &mut Site, not_before: &[u8; 2], not_after: &[u8; 2]) -> (Process
     std::fs::write(site.path("own.pem"), with_years(&ids.file("gateway.pem"), not_before, not_after))
         .unwrap();
     site.identity = "certificate = \"own.pem\"\nkey = \"own.key\"".into();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    site.more += &format!("[admin]\nlisten = \"127.0.0.1:{port}\"\n[reload]\nwatch = false\n");
+    site.more += "[admin]\nlisten = \"127.0.0.1:0\"\n[reload]\nwatch = false\n";
     let gateway = Process::serve(&site.configure()).unwrap();
     assert_eq!(gateway.up["certificate_valid"], false);
-    (gateway, Remote::new(&format!("127.0.0.1:{port}"), None, None).unwrap())
+    let remote = Remote::new(gateway.up["admin"].as_str().unwrap(), None, None).unwrap();
+    (gateway, remote)
 }
 
 #[test]
