@@ -21,6 +21,11 @@ impl Fault {
         Self { fatal: true, ..Self::malformed("CONTROL was reset") }
     }
 
+    /// The peer's streams hold more memory behind gaps than its windows explain.
+    pub(super) fn holds_too_much() -> Self {
+        Self { fatal: true, ..Self::new(ErrorCode::Limit, "too much is held behind gaps") }
+    }
+
     pub(super) fn malformed(reason: &str) -> Self {
         Self::new(ErrorCode::Malformed, reason)
     }

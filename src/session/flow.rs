@@ -3,8 +3,11 @@
 use crate::quic::transport::Windows;
 use quinn_proto::{Connection, VarInt};
 
-/// Parts of the connection's window: what is held changes QUIC's window by no less than one of them, and leaves one of them free.
+/// Parts of the connection's window: what is held changes QUIC's window by no less than one of them.
 const PARTS: u64 = 32;
+
+/// Held memory ends a connection past this multiple of its window. Packets of 1,200 bytes with a gap behind each stay far below it.
+const HELD_WINDOWS_MAX: u64 = 2;
 
 /// What streams hold behind gaps, and what that leaves of the connection's window.
 #[derive(Debug)]
@@ -44,6 +47,11 @@ impl Flow {
         self.held_bytes = self.held_bytes + after - before;
     }
 
+    /// Whether the peer makes this side hold more than its packets can need: it sends crumbs with gaps between them.
+    pub(super) fn is_exceeded(&self) -> bool {
+        self.held_bytes as u64 > HELD_WINDOWS_MAX * self.windows.connection_bytes
+    }
+
     /// Makes QUIC's window smaller by what is held: QUIC has given credit for it when it was taken out of QUIC.
     pub(super) fn charge(&mut self, conn: &mut Connection) {
         if let Some(bytes) = self.window_bytes() {
@@ -54,8 +62,10 @@ impl Flow {
     /// The connection's window, if it must change.
     fn window_bytes(&mut self) -> Option<u64> {
         let part = self.part_bytes() as u64;
-        let held = (self.held_bytes as u64).min(self.windows.connection_bytes.saturating_sub(part));
-        let changes = held.abs_diff(self.charged_bytes) >= part || (held == 0 && self.charged_bytes > 0);
+        let held = (self.held_bytes as u64).min(self.windows.connection_bytes);
+        let is_border = held == 0 || held == self.windows.connection_bytes;
+        let difference = held.abs_diff(self.charged_bytes);
+        let changes = difference >= part || (is_border && difference > 0);
         changes.then(|| {
             self.charged_bytes = held;
             self.windows.connection_bytes - held
@@ -87,9 +97,21 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_the_window_stays_free() {
+    fn more_than_twice_the_window_is_too_much() {
         let mut flow = flow();
-        flow.holds(0, 5000);
-        assert_eq!(flow.window_bytes(), Some(100));
+        flow.holds(0, 6400);
+        assert!(!flow.is_exceeded());
+        flow.holds(6400, 6401);
+        assert!(flow.is_exceeded());
+    }
+
+    #[test]
+    fn what_fills_the_window_leaves_nothing_of_it() {
+        let mut flow = flow();
+        flow.holds(0, 3150);
+        assert_eq!(flow.window_bytes(), Some(50));
+        flow.holds(3150, 5000);
+        assert_eq!(flow.window_bytes(), Some(0));
+        assert_eq!(flow.window_bytes(), None);
     }
 }

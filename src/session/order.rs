@@ -11,6 +11,12 @@ use std::collections::BTreeMap;
 /// Adjoining bytes are held in one piece up to this length, bytes.
 const PIECE_BYTES_MAX: usize = 64 * 1024;
 
+/// Bytes without a gap among them after which a stream that waits is not searched further for gaps.
+const RUN_BYTES: usize = 64 * 1024;
+
+/// Memory of a piece beside its bytes: its place in the tree and its allocation, bytes.
+const PIECE_COST_BYTES: usize = 128;
+
 /// Where reading of a stream stands.
 #[derive(Debug, Default)]
 pub(super) struct Order {
@@ -48,9 +54,9 @@ impl Order {
         self.apart.as_ref().is_some_and(|apart| apart.complete)
     }
 
-    /// Bytes held here.
+    /// Memory of what is held here, bytes.
     pub(super) fn held_bytes(&self) -> usize {
-        self.apart.as_ref().map_or(0, |apart| apart.bytes)
+        self.apart.as_ref().map_or(0, |apart| apart.bytes + apart.pieces.len() * PIECE_COST_BYTES)
     }
 
     /// Forgets what is held. Nothing more is read of the stream.
@@ -79,7 +85,8 @@ impl Order {
     }
 
     /// Takes from QUIC some `part_bytes` of what has arrived of a stream whose bytes cannot be given on now. Stops at `bytes_max` bytes
-    /// held where no gap follows: quinn-proto bounds those itself, by the stream's window. Gives whether there may be more to take.
+    /// held once a run without a gap follows: quinn-proto bounds those bytes itself, by the stream's window. Gives whether there may be
+    /// more to take.
     pub(super) fn hold(
         &mut self,
         chunks: &mut Chunks<'_>,
@@ -88,14 +95,15 @@ impl Order {
     ) -> Result<bool, ReadError> {
         let Some(apart) = &mut self.apart else { return Ok(false) };
         let enough = apart.bytes + part_bytes;
-        let mut adjoins = false;
-        while !(adjoins && apart.bytes >= bytes_max) {
+        let mut run_bytes = 0;
+        while run_bytes < RUN_BYTES || apart.bytes < bytes_max {
             if apart.bytes >= enough {
                 return Ok(true);
             }
             match chunks.next(usize::MAX) {
                 Ok(Some(chunk)) => {
-                    adjoins = chunk.offset == apart.end.max(self.next);
+                    let adjoins = chunk.offset == apart.end.max(self.next);
+                    run_bytes = if adjoins { run_bytes + chunk.bytes.len() } else { 0 };
                     apart.keep(chunk.offset, &chunk.bytes);
                 }
                 Ok(None) => {
@@ -184,8 +192,8 @@ mod tests {
         for number in 1..=100 {
             assert_eq!(order.take(number * 1000, vec![number as u8; 1000].into()), None);
         }
-        assert_eq!(order.held_bytes(), 100_000);
         assert_eq!(order.apart.as_ref().unwrap().pieces.len(), 2);
+        assert_eq!(order.held_bytes(), 100_000 + 2 * PIECE_COST_BYTES);
         assert_eq!(order.take(0, vec![0; 1000].into()).unwrap().len(), 1000);
         let rest = fronts(&mut order);
         assert!(
@@ -226,7 +234,8 @@ mod tests {
                 taken += bytes.len();
                 got.extend(order.take(at as u64, bytes.into()).into_iter().flatten());
                 got.extend(fronts(&mut order));
-                prop_assert_eq!(order.held_bytes(), taken - got.len());
+                let pieces = order.apart.as_ref().unwrap().pieces.len();
+                prop_assert_eq!(order.held_bytes(), taken - got.len() + pieces * PIECE_COST_BYTES);
             }
             prop_assert_eq!(got, whole);
         }

@@ -385,8 +385,11 @@ impl Stream {
         id: StreamId,
         flow: &mut Flow,
     ) -> Result<(), ReadError> {
-        let may_have_gaps = flow.has_gaps() || self.order.is_apart() || self.frames >= FRAMES_ASLEEP_MAX;
-        if self.recv.is_none() || self.order.is_complete() || !may_have_gaps {
+        // A stream that holds its window is looked at now and then, since a look takes at least one frame.
+        let has_room = self.order.held_bytes() < flow.stream_window_bytes();
+        let may_have_gaps = has_room && (flow.has_gaps() || self.order.is_apart());
+        let looks = may_have_gaps || self.frames >= FRAMES_ASLEEP_MAX;
+        if self.recv.is_none() || self.order.is_complete() || !looks {
             return Ok(());
         }
         self.frames = 0;

@@ -67,6 +67,7 @@ impl Session {
             return self.line_up(id);
         }
         match stream.hold(conn, id, &mut self.flow) {
+            _ if self.flow.is_exceeded() => self.fault(conn, id, Fault::holds_too_much(), cx),
             Err(ReadError::Reset(_)) if stream.role.is_control() => {
                 self.fault(conn, id, Fault::control_reset(), cx);
             }
@@ -113,7 +114,10 @@ impl Session {
             leaving,
             cx,
         };
-        let (end, worked) = stream.read(conn, id, &mut reading);
+        let (mut end, worked) = stream.read(conn, id, &mut reading);
+        if self.flow.is_exceeded() {
+            end = End::Fault(Fault::holds_too_much());
+        }
         match end {
             End::Blocked => {}
             End::Later => {

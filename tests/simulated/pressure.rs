@@ -18,7 +18,7 @@ fn an_application_that_stops_taking_deliveries_stops_its_sender_and_loses_nothin
         world.caller(&waiting).request(put).accepted.is_some()
     });
     world.held().deaf = true;
-    const MESSAGES: u32 = 12_000;
+    const MESSAGES: u32 = 30_000;
     let filler = payload(8000);
     for n in 0..MESSAGES {
         let message = [&n.to_be_bytes()[..], &filler].concat();
@@ -33,7 +33,7 @@ fn an_application_that_stops_taking_deliveries_stops_its_sender_and_loses_nothin
     assert!(world.gateway.count(Counter::RingStalls) > 0);
     let quic = QuicConfig::default();
     let taken = world.gateway.count(Counter::RxBytes);
-    // QUIC tells of its window in parts; a delivery brings a message of 8 KB or a group.
+    // QUIC tells of its window in parts. A delivery brings a message of 8 KB or a group.
     let bound = u64::from(quic.receive_window_bytes) * 9 / 8 + (DELIVERY_RING_LEN * GROUP_BYTES) as u64;
     assert!(taken < bound, "the gateway holds {taken} bytes, more than its windows and its ring");
     let unsent = world.caller(&peer).unsent() * filler.len() + world.caller(&peer).unsent_bytes();
