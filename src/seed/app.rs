@@ -5,23 +5,19 @@
 
 use super::announce::Announcer;
 use super::checking::Checking;
-use super::committer::Committer;
 use super::directory::Directory;
-use super::mirror::{Mirroring, Outcome};
+use super::mirror::Mirroring;
+use super::putting::Putting;
 use super::serve::{Lookup, Refusal, Servings};
-use super::writing::Writing;
 use super::{Clocks, Lease, MemoryTier, Moment, Store, StoreError};
 use crate::application::{Application, Outbox, Received};
 use crate::hop::Hops;
-use crate::limits::{EXPIRY_INTERVAL_MS, LEASE_MARGIN_S, MIRRORS_LEN_MAX};
+use crate::limits::{EXPIRY_INTERVAL_MS, LEASE_MARGIN_S};
 use crate::queue::{
     Answer, AppPort, Asked, CloseReason, Command, ConnectionEvent, ConnectionId, Credit, Delivery, End,
     Ending, RequestId,
 };
-use crate::record::{
-    Coverage, Done, ErrorCode, ErrorRecord, Fetch, Have, Holder, Holders, Locate, Mirror, Put, Request,
-};
-use crate::shard::{Coding, Descriptor, Lanes};
+use crate::record::{Coverage, ErrorCode, ErrorRecord, Fetch, Have, Holder, Holders, Locate, Put, Request};
 use crate::tls::NodeId;
 use crate::token::AnyToken;
 use rustc_hash::FxHashMap;
@@ -59,17 +55,16 @@ pub struct Seed {
     /// One of the instances of a node looks after leases and announcements.
     leads: bool,
     /// Connections to nodes that showed a certificate; where there are two, one that this side opened.
-    nodes: FxHashMap<NodeId, ConnectionId>,
-    receiving: FxHashMap<RequestId, Writing>,
+    pub(super) nodes: FxHashMap<NodeId, ConnectionId>,
+    pub(super) putting: Putting,
     pub(super) servings: Servings,
     /// By the MIRROR that asks for each; it owns the requests that the mirroring makes.
-    mirrors: BTreeMap<RequestId, Mirroring>,
+    pub(super) mirrors: BTreeMap<RequestId, Mirroring>,
     announcer: Announcer,
     pub(super) checking: Checking,
     expire_at: Option<Instant>,
     /// While a command waits in it, no delivery is taken.
-    outbox: Outbox<RequestId>,
-    committer: Option<Committer>,
+    pub(super) outbox: Outbox<RequestId>,
 }
 
 impl Seed {
@@ -79,19 +74,18 @@ impl Seed {
             parts,
             leads: worker == 0,
             nodes: FxHashMap::default(),
-            receiving: FxHashMap::default(),
+            putting: Putting::default(),
             servings: Servings::default(),
             mirrors: BTreeMap::new(),
             announcer: Announcer::default(),
             checking: Checking::default(),
             expire_at: None,
             outbox: Outbox::default(),
-            committer: None,
         }
     }
 
     /// What time it is for leases.
-    fn moment(&self, now: Instant) -> Moment {
+    pub(super) fn moment(&self, now: Instant) -> Moment {
         self.parts.store.moment(self.parts.clocks.read(now))
     }
 
@@ -99,15 +93,21 @@ impl Seed {
         self.parts.directory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn send(&mut self, port: &mut AppPort, command: Command) {
+    pub(super) fn send(&mut self, port: &mut AppPort, command: Command) {
         self.outbox.send(port, command);
     }
 
-    fn refuse(&mut self, port: &mut AppPort, request: RequestId, code: ErrorCode, reason: impl Into<String>) {
+    pub(super) fn refuse(
+        &mut self,
+        port: &mut AppPort,
+        request: RequestId,
+        code: ErrorCode,
+        reason: impl Into<String>,
+    ) {
         self.send(port, Command::refuse(request, ErrorRecord::new(code, 0, reason)));
     }
 
-    fn refuse_store(&mut self, port: &mut AppPort, request: RequestId, error: &StoreError) {
+    pub(super) fn refuse_store(&mut self, port: &mut AppPort, request: RequestId, error: &StoreError) {
         // The error's own text names paths, which peers must not see.
         tracing::warn!(%error, "a payload cannot be kept or read");
         self.refuse(port, request, error.code(), error.for_peers());
@@ -121,17 +121,9 @@ impl Seed {
         match delivery {
             Delivery::Asked(request, asked) => self.asked(now, port, request, *asked),
             Delivery::Piece { request, shard, piece } => {
-                let written = self.receiving.get_mut(&request).map(|writing| match shard {
-                    Some((_, blob)) => writing.shard(blob, &piece),
-                    None => writing.piece(&piece),
-                });
-                self.written(port, request, written);
+                self.received(port, request, shard.map(|(_, blob)| blob), &piece);
             }
-            Delivery::Ended(request, End::Checked) => {
-                if let Some(writing) = self.receiving.remove(&request) {
-                    self.commit(now, port, request, writing);
-                }
-            }
+            Delivery::Ended(request, End::Checked) => self.received_all(now, port, request),
             Delivery::Ended(request, end) => {
                 if matches!(&end, End::Failed(failure) if failure.code == ErrorCode::BadProof) {
                     self.hinted(now, port, request);
@@ -187,7 +179,7 @@ impl Seed {
     }
 
     /// What a peer's request is kept for.
-    fn lease(&self, now: Instant, node: Option<NodeId>, lease_s: u64) -> Lease {
+    pub(super) fn lease(&self, now: Instant, node: Option<NodeId>, lease_s: u64) -> Lease {
         let moment = self.moment(now);
         let expires_s = self.parts.store.config().expiry(lease_s, moment.now_s);
         Lease::until(expires_s, node).in_epoch(if expires_s.is_some() { moment.epoch } else { 0 })
@@ -199,7 +191,7 @@ impl Seed {
         self.announcer.closed(connection);
         self.checking.closed(connection);
         self.directory().closed(connection);
-        self.receiving.retain(|request, _| request.connection != connection);
+        self.putting.closed(connection);
         self.servings.forget(connection);
         self.outbox.closed(connection);
         let gone: Vec<_> =
@@ -212,94 +204,12 @@ impl Seed {
 
     /// A peer gave its request up.
     fn abandon(&mut self, now: Instant, port: &mut AppPort, request: RequestId) {
-        self.receiving.remove(&request);
+        self.putting.abandon(request);
         self.checking.abandon(request);
         self.servings.remove(request);
         if let Some(mut mirroring) = self.mirrors.remove(&request) {
             mirroring.cancel(now, &mut self.outbox.asker(port, request));
         }
-    }
-
-    fn put(
-        &mut self,
-        now: Instant,
-        port: &mut AppPort,
-        request: RequestId,
-        descriptor: Box<Descriptor>,
-        lease: Lease,
-    ) {
-        let (token, length) = (descriptor.content(), descriptor.length_bytes());
-        let over_s = self.moment(now).over_s;
-        if self.holding(&token.into(), over_s).is_some() {
-            // Durable already, and looked at anew: nothing needs to cross the wire again.
-            let held = Writing::Held(token.into(), length, Some(descriptor), lease);
-            return self.commit(now, port, request, held);
-        }
-        match self.parts.store.begin(token, length, lease, over_s) {
-            Ok(writer) if descriptor.coding() == Coding::None => {
-                self.accept(port, request, Writing::Payload(writer));
-            }
-            Ok(writer) => self.accept(port, request, Writing::Coded(writer, descriptor, lease)),
-            Err(error) => self.refuse_store(port, request, &error),
-        }
-    }
-
-    fn put_lanes(
-        &mut self,
-        now: Instant,
-        port: &mut AppPort,
-        request: RequestId,
-        descriptor: Descriptor,
-        lanes: Lanes,
-        lease: Lease,
-    ) {
-        let over_s = self.moment(now).over_s;
-        match self.parts.store.begin_set(descriptor, lanes, lease, over_s) {
-            Ok(writer) if writer.parts().next().is_none() => {
-                self.commit(now, port, request, Writing::set(writer));
-            }
-            Ok(writer) => self.accept(port, request, Writing::set(writer)),
-            Err(error) => self.refuse_store(port, request, &error),
-        }
-    }
-
-    fn accept(&mut self, port: &mut AppPort, request: RequestId, writing: Writing) {
-        self.receiving.insert(request, writing);
-        self.send(port, Command::accept(request));
-    }
-
-    fn written(&mut self, port: &mut AppPort, request: RequestId, written: Option<Result<(), StoreError>>) {
-        if let Some(Err(error)) = written {
-            self.receiving.remove(&request);
-            self.refuse_store(port, request, &error);
-        }
-    }
-
-    fn commit(&mut self, now: Instant, port: &mut AppPort, request: RequestId, writing: Writing) {
-        let over_s = self.moment(now).over_s;
-        let store = &self.parts.store;
-        let committer = self.committer.get_or_insert_with(|| Committer::start(store.clone(), port.waker()));
-        if let Err(lost) = committer.jobs.send((request, writing, over_s)) {
-            self.committer = None;
-            drop(lost);
-            self.refuse(port, request, ErrorCode::Internal, "the store's sync thread ended");
-        }
-    }
-
-    fn take_commits(&mut self, port: &mut AppPort) -> bool {
-        let mut worked = false;
-        while let Some((request, result)) =
-            self.committer.as_ref().and_then(|committer| committer.results.try_recv().ok())
-        {
-            worked = true;
-            match result {
-                Ok((token, bytes)) => {
-                    self.send(port, Command::Answer(request, Answer::Done(Done { bytes, token })))
-                }
-                Err(error) => self.refuse_store(port, request, &error),
-            }
-        }
-        worked
     }
 
     fn fetch(
@@ -345,19 +255,19 @@ impl Seed {
     }
 
     /// How much of something is held, and will be when its lease is made longer: one that is about to end may be over by then.
-    fn holding(&self, token: &AnyToken, over_s: u64) -> Option<Coverage> {
+    pub(super) fn holding(&self, token: &AnyToken, over_s: u64) -> Option<Coverage> {
         let holding = self.parts.store.holding(token)?;
         let lasts = holding.expires_s.is_none_or(|at| at > over_s.saturating_add(LEASE_MARGIN_S));
         lasts.then_some(holding.coverage)
     }
 
     /// This node's name, which another key changes while it runs.
-    fn own(&self) -> Option<NodeId> {
+    pub(super) fn own(&self) -> Option<NodeId> {
         self.parts.hops.as_ref().map(|hops| hops.own()).or(self.parts.own)
     }
 
     /// Who holds something: this node first, then its peer gateways.
-    fn holders(&mut self, now: Instant, token: &AnyToken) -> Vec<Holder> {
+    pub(super) fn holders(&mut self, now: Instant, token: &AnyToken) -> Vec<Holder> {
         let Moment { now_s, up_s, .. } = self.moment(now);
         let own = self.own().and_then(|node| {
             let holding = self.parts.store.holding(token)?;
@@ -374,80 +284,6 @@ impl Seed {
             let up_s = self.moment(now).up_s;
             self.directory().heard(connection, node, have, up_s);
         }
-    }
-
-    fn mirror(
-        &mut self,
-        now: Instant,
-        port: &mut AppPort,
-        request: RequestId,
-        node: Option<NodeId>,
-        mut mirror: Mirror,
-    ) {
-        if node.is_none() {
-            let reason = "only for peers that showed a certificate";
-            return self.refuse(port, request, ErrorCode::MirrorRefused, reason);
-        }
-        if self.mirrors.len() >= MIRRORS_LEN_MAX {
-            return self.refuse(port, request, ErrorCode::Busy, "too many mirrors are on their way");
-        }
-        let lease = self.lease(now, node, mirror.lease_s);
-        let over_s = self.moment(now).over_s;
-        let held = match self.holding(&mirror.token, over_s) {
-            Some(Coverage::All) => true,
-            Some(Coverage::Lanes(lanes)) if !mirror.lanes.is_empty() => lanes.contains_all(mirror.lanes),
-            Some(Coverage::Lanes(lanes)) => lanes.contains_all(self.data_lanes(&mirror.token)),
-            _ => false,
-        };
-        if held {
-            return self.commit(now, port, request, Writing::Held(mirror.token, 0, None, lease));
-        }
-        if mirror.sources.is_empty() {
-            let own = self.own();
-            let holders = self.holders(now, &mirror.token);
-            mirror.sources = holders.iter().map(|holder| holder.node).filter(|n| Some(*n) != own).collect();
-        }
-        if mirror.sources.is_empty() {
-            let reason = "no source is named, and no peer gateway is known to hold it";
-            return self.refuse(port, request, ErrorCode::NotFound, reason);
-        }
-        for node in mirror.sources.clone() {
-            if !self.nodes.contains_key(&node) {
-                self.send(port, Command::Reach(node));
-            }
-        }
-        self.mirrors.insert(request, Mirroring::new(mirror, lease, now));
-    }
-
-    /// The data lanes of a set that is held here; of anything else, what no lanes cover.
-    fn data_lanes(&self, token: &AnyToken) -> Lanes {
-        let AnyToken::Set(token) = token else { return Lanes::first(u128::BITS) };
-        let set = self.parts.store.get_set(token).ok().flatten();
-        set.map_or(Lanes::first(u128::BITS), |set| Lanes::first(set.descriptor.k().into()))
-    }
-
-    fn poll_mirrors(&mut self, now: Instant, port: &mut AppPort) -> bool {
-        let over_s = self.moment(now).over_s;
-        let mut worked = false;
-        let mut ended = Vec::new();
-        for (request, mirroring) in &mut self.mirrors {
-            let asker = &mut self.outbox.asker(port, *request);
-            let (did, outcome) = mirroring.poll(now, over_s, asker, &self.nodes, &self.parts.store);
-            worked |= did;
-            if !matches!(outcome, Outcome::Going) {
-                ended.push((*request, outcome));
-            }
-        }
-        for (request, outcome) in ended {
-            self.mirrors.remove(&request);
-            match outcome {
-                Outcome::Written(writing) => self.commit(now, port, request, *writing),
-                Outcome::Failed(failure) => self.send(port, Command::refuse(request, failure)),
-                Outcome::Store(error) => self.refuse_store(port, request, &error),
-                Outcome::Going => {}
-            }
-        }
-        worked
     }
 
     /// Ends leases that are over.

@@ -1,30 +1,80 @@
-//! The thread on which what was written is made durable.
+//! The thread on which what was written is made durable, so that one slow fsync stops neither other PUTs nor any FETCH.
 
 use super::Store;
 use super::writing::{Committed, Writing};
 use crate::queue::{RequestId, Waker};
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-/// The thread that syncs.
+/// The committing thread of one seed instance. It ends after its last job when this is dropped.
 pub(super) struct Committer {
-    pub(super) jobs: Sender<(RequestId, Writing, u64)>,
-    pub(super) results: Receiver<(RequestId, Committed)>,
+    jobs: Sender<Job>,
+    results: Receiver<(RequestId, Committed)>,
+}
+
+struct Job {
+    request: RequestId,
+    writing: Writing,
+    /// The time of day, s.
+    now_s: u64,
 }
 
 impl Committer {
-    pub(super) fn start(store: Arc<Store>, waker: Waker) -> Self {
-        let (jobs, incoming) = channel::<(RequestId, Writing, u64)>();
+    /// Starts the thread `stoq-commit`. It wakes `waker` after each job.
+    pub(super) fn start(store: Arc<Store>, waker: Waker) -> io::Result<Self> {
+        let (jobs, incoming) = channel::<Job>();
         let (done, results) = channel();
-        std::thread::spawn(move || {
-            for (request, writing, now_s) in incoming {
-                let result = writing.commit(&store, now_s);
-                if done.send((request, result)).is_err() {
+        let run = move || {
+            for Job { request, writing, now_s } in incoming {
+                if done.send((request, writing.commit(&store, now_s))).is_err() {
                     return;
                 }
                 waker.wake();
             }
-        });
-        Self { jobs, results }
+        };
+        std::thread::Builder::new().name("stoq-commit".into()).spawn(run)?;
+        Ok(Self { jobs, results })
+    }
+
+    /// Has this made durable for a request. False if the thread has ended: it is not.
+    pub(super) fn commit(&self, request: RequestId, writing: Writing, now_s: u64) -> bool {
+        self.jobs.send(Job { request, writing, now_s }).is_ok()
+    }
+
+    /// The next request whose job is over, and how it went.
+    pub(super) fn poll(&self) -> Option<(RequestId, Committed)> {
+        self.results.try_recv().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::{ConnectionId, Sleeper};
+    use crate::seed::{Lease, StoreConfig, StoreError};
+    use crate::token::Token;
+    use std::time::Duration;
+
+    #[test]
+    fn each_request_gets_what_became_of_its_own_job_in_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(directory.path(), StoreConfig::default()).unwrap());
+        let sleeper = Sleeper::default();
+        let committer = Committer::start(store.clone(), sleeper.waker()).unwrap();
+        let request = |number| RequestId::peer(ConnectionId { worker: 0, slot: 1, generation: 1 }, number);
+        let missing = Token::of(b"not kept");
+        let empty = store.begin(Token::of(b""), 0, Lease::default(), 0).unwrap();
+        assert!(committer.commit(request(0), Writing::Held(missing.into(), 0, None, Lease::default()), 0));
+        assert!(committer.commit(request(4), Writing::Payload(empty), 0));
+        let next = || loop {
+            if let Some(result) = committer.poll() {
+                return result;
+            }
+            sleeper.sleep(Duration::from_secs(60), || false);
+        };
+        assert!(matches!(next(), (of, Err(StoreError::Went(_))) if of == request(0)));
+        assert!(matches!(next(), (of, Ok((_, 0))) if of == request(4)));
+        assert!(store.get(&Token::of(b"")).unwrap().is_some());
     }
 }

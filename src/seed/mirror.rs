@@ -1,13 +1,14 @@
 //! MIRROR: fetches something from other nodes and holds it (protocol §6).
 
+use super::app::Seed;
 use super::writing::Writing;
 use super::{Lease, Store, StoreError};
 use crate::application::Asker;
 use crate::gather::{Gather, GatherEvent, GatherSource, Want};
-use crate::limits::RELAY_REACH_MS;
-use crate::queue::{CloseReason, ConnectionId, Delivery};
-use crate::record::{ErrorCode, ErrorRecord, Mirror};
-use crate::shard::Descriptor;
+use crate::limits::{MIRRORS_LEN_MAX, RELAY_REACH_MS};
+use crate::queue::{AppPort, CloseReason, Command, ConnectionId, Delivery, RequestId};
+use crate::record::{Coverage, ErrorCode, ErrorRecord, Mirror};
+use crate::shard::{Descriptor, Lanes};
 use crate::tls::NodeId;
 use crate::token::AnyToken;
 use rustc_hash::FxHashMap;
@@ -131,6 +132,84 @@ impl Mirroring {
             AnyToken::Set(_) => Want::Lanes(self.mirror.lanes),
         };
         Gather::new(self.mirror.token, want, sources.into_iter().map(source).collect())
+    }
+}
+
+impl Seed {
+    /// Takes a MIRROR: what is held already is committed at once, anything else fetched first.
+    pub(super) fn mirror(
+        &mut self,
+        now: Instant,
+        port: &mut AppPort,
+        request: RequestId,
+        node: Option<NodeId>,
+        mut mirror: Mirror,
+    ) {
+        if node.is_none() {
+            let reason = "only for peers that showed a certificate";
+            return self.refuse(port, request, ErrorCode::MirrorRefused, reason);
+        }
+        if self.mirrors.len() >= MIRRORS_LEN_MAX {
+            return self.refuse(port, request, ErrorCode::Busy, "too many mirrors are on their way");
+        }
+        let lease = self.lease(now, node, mirror.lease_s);
+        let over_s = self.moment(now).over_s;
+        let held = match self.holding(&mirror.token, over_s) {
+            Some(Coverage::All) => true,
+            Some(Coverage::Lanes(lanes)) if !mirror.lanes.is_empty() => lanes.contains_all(mirror.lanes),
+            Some(Coverage::Lanes(lanes)) => lanes.contains_all(self.data_lanes(&mirror.token)),
+            _ => false,
+        };
+        if held {
+            return self.commit(now, port, request, Writing::Held(mirror.token, 0, None, lease));
+        }
+        if mirror.sources.is_empty() {
+            let own = self.own();
+            let holders = self.holders(now, &mirror.token);
+            mirror.sources = holders.iter().map(|holder| holder.node).filter(|n| Some(*n) != own).collect();
+        }
+        if mirror.sources.is_empty() {
+            let reason = "no source is named, and no peer gateway is known to hold it";
+            return self.refuse(port, request, ErrorCode::NotFound, reason);
+        }
+        for node in mirror.sources.clone() {
+            if !self.nodes.contains_key(&node) {
+                self.send(port, Command::Reach(node));
+            }
+        }
+        self.mirrors.insert(request, Mirroring::new(mirror, lease, now));
+    }
+
+    /// The data lanes of a set that is held here; of anything else, what no lanes cover.
+    fn data_lanes(&self, token: &AnyToken) -> Lanes {
+        let AnyToken::Set(token) = token else { return Lanes::first(u128::BITS) };
+        let set = self.parts.store.get_set(token).ok().flatten();
+        set.map_or(Lanes::first(u128::BITS), |set| Lanes::first(set.descriptor.k().into()))
+    }
+
+    /// Goes on with every MIRROR.
+    pub(super) fn poll_mirrors(&mut self, now: Instant, port: &mut AppPort) -> bool {
+        let over_s = self.moment(now).over_s;
+        let mut worked = false;
+        let mut ended = Vec::new();
+        for (request, mirroring) in &mut self.mirrors {
+            let asker = &mut self.outbox.asker(port, *request);
+            let (did, outcome) = mirroring.poll(now, over_s, asker, &self.nodes, &self.parts.store);
+            worked |= did;
+            if !matches!(outcome, Outcome::Going) {
+                ended.push((*request, outcome));
+            }
+        }
+        for (request, outcome) in ended {
+            self.mirrors.remove(&request);
+            match outcome {
+                Outcome::Written(writing) => self.commit(now, port, request, *writing),
+                Outcome::Failed(failure) => self.send(port, Command::refuse(request, failure)),
+                Outcome::Store(error) => self.refuse_store(port, request, &error),
+                Outcome::Going => {}
+            }
+        }
+        worked
     }
 }
 

@@ -23,6 +23,7 @@ mod lock;
 pub mod memory;
 mod mirror;
 mod open_payload;
+mod putting;
 mod recovery;
 mod reservation;
 mod saved_time;

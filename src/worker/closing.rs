@@ -88,7 +88,7 @@ impl Conn {
 impl Core {
     /// Follows [`super::Shared::close`], once a turn.
     pub(super) fn close_down(&mut self, now: Instant) {
-        if !self.shared.is(CLOSING) {
+        if !self.desk.shared.is(CLOSING) {
             return;
         }
         let first = self.close_by.is_none();

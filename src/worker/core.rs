@@ -7,14 +7,13 @@ use super::{ARENA_BYTES, Core};
 use crate::counters::{Counter, Counters};
 use crate::datagram::{Datagram, Network};
 use crate::limits::{
-    BATCHES_PER_TURN_MAX, CONNECTIONS_LEN_MAX, HANDOVER_RING_LEN, HANDSHAKES_PER_TURN_MAX, INCOMING_LEN_MAX,
-    INCOMING_RETRY_LEN, TX_SEGMENTS_LEN_MAX,
+    CONNECTIONS_LEN_MAX, HANDOVER_RING_LEN, HANDSHAKES_PER_TURN_MAX, INCOMING_LEN_MAX, INCOMING_RETRY_LEN,
 };
 use crate::queue::{CloseReason, Command, ConnectionId, Delivery};
 use crate::quic::admission;
 use crate::quic::timers::Timer;
 use crate::record::ErrorCode;
-use crate::session::{Context, Session};
+use crate::session::Session;
 use crate::stages::Stage;
 use crate::tls::{self, NodeId};
 use bytes::{Bytes, BytesMut};
@@ -46,14 +45,14 @@ impl Core {
     #[inline(never)]
     fn datagram(&mut self, now: Instant, datagram: Datagram<'_>) {
         let Datagram { remote, local_ip, ecn, payload } = datagram;
-        if self.shared.workers > 1
-            && let Some(owner) = self.shared.keys.cid.owner(payload, self.shared.workers)
+        if self.desk.shared.workers > 1
+            && let Some(owner) = self.desk.shared.keys.cid.owner(payload, self.desk.shared.workers)
             && owner != self.index
         {
             let handover = Handover { remote, local_ip, ecn, payload: BytesMut::from(payload) };
-            let taken = self.shared.handovers[usize::from(owner)].push(handover).is_ok();
+            let taken = self.desk.shared.handovers[usize::from(owner)].push(handover).is_ok();
             let counter = if taken { Counter::HandoversOut } else { Counter::DropHandoverFull };
-            self.status.counters.add(counter, 1);
+            self.desk.status.counters.add(counter, 1);
             return;
         }
         // The one copy on the way in: packet buffer to arena.
@@ -85,13 +84,13 @@ impl Core {
             }
             Some(DatagramEvent::NewConnection(incoming)) => self.incoming(incoming),
             Some(DatagramEvent::Response(transmit)) => {
-                let counters = &self.status.counters;
+                let counters = &self.desk.status.counters;
                 counters.add(Counter::DropNoConnection, 1);
                 counters
                     .add(Counter::QuicStatelessResetsSent, u64::from(admission::is_short(&self.send_buf)));
                 self.respond(transmit);
             }
-            None => self.status.counters.add(Counter::DropNoConnection, u64::from(!kept)),
+            None => self.desk.status.counters.add(Counter::DropNoConnection, u64::from(!kept)),
         }
     }
 
@@ -99,7 +98,7 @@ impl Core {
         if self.responses.len() < INCOMING_LEN_MAX {
             self.responses.push_back((transmit, self.send_buf.clone()));
         } else {
-            self.status.counters.add(Counter::DropNoBuffer, 1);
+            self.desk.status.counters.add(Counter::DropNoBuffer, 1);
         }
     }
 
@@ -109,9 +108,9 @@ impl Core {
             let transmit = self.endpoint.refuse(incoming, &mut self.send_buf);
             self.respond(transmit);
         } else if self.incoming.len() >= INCOMING_LEN_MAX
-            || self.status.connections.load(Ordering::Relaxed) >= CONNECTIONS_LEN_MAX
+            || self.desk.status.connections.load(Ordering::Relaxed) >= CONNECTIONS_LEN_MAX
         {
-            self.status.counters.add(Counter::DropConnectionLimit, 1);
+            self.desk.status.counters.add(Counter::DropConnectionLimit, 1);
             self.endpoint.ignore(incoming);
         } else {
             self.incoming.push_back(incoming);
@@ -119,17 +118,17 @@ impl Core {
     }
 
     pub(super) fn take_handovers(&mut self, now: Instant) -> bool {
-        if self.shared.workers == 1 {
+        if self.desk.shared.workers == 1 {
             return false;
         }
         let mut taken = 0;
         while taken < HANDOVER_RING_LEN as u64
-            && let Some(handover) = self.shared.handovers[usize::from(self.index)].pop()
+            && let Some(handover) = self.desk.shared.handovers[usize::from(self.index)].pop()
         {
             taken += 1;
             self.feed(now, handover.remote, handover.local_ip, handover.ecn, handover.payload);
         }
-        self.status.counters.add(Counter::HandoversIn, taken);
+        self.desk.status.counters.add(Counter::HandoversIn, taken);
         taken > 0
     }
 
@@ -142,7 +141,7 @@ impl Core {
             if self.incoming.len() >= INCOMING_RETRY_LEN && incoming.may_retry() {
                 match self.endpoint.retry(incoming, &mut self.send_buf) {
                     Ok(transmit) => {
-                        self.status.counters.add(Counter::QuicRetriesSent, 1);
+                        self.desk.status.counters.add(Counter::QuicRetriesSent, 1);
                         self.respond(transmit);
                     }
                     Err(error) => self.endpoint.ignore(error.into_incoming()),
@@ -162,7 +161,7 @@ impl Core {
                     self.insert(now, handle, quic, Origin::Peer);
                 }
                 Err(error) => {
-                    self.status.counters.add(Counter::HandshakesServerFailed, 1);
+                    self.desk.status.counters.add(Counter::HandshakesServerFailed, 1);
                     tracing::debug!(cause = %error.cause, "handshake refused");
                     if let Some(transmit) = error.response {
                         self.respond(transmit);
@@ -207,14 +206,9 @@ impl Core {
             counted: Counted::default(),
         };
         self.run_queues.touched(&mut conn, slot);
-        self.status.connections.fetch_add(1, Ordering::Relaxed);
+        self.desk.status.connections.fetch_add(1, Ordering::Relaxed);
         let conn = self.conns[slot].insert(conn);
-        let mut cx = Context {
-            now,
-            ports: &mut self.ports,
-            routes: &self.shared.routes,
-            counters: &self.status.counters,
-        };
+        let mut cx = self.desk.cx(now);
         conn.begin_early(&mut cx);
         conn
     }
@@ -248,12 +242,7 @@ impl Core {
         };
         let Some(slot) = self.gateways.reach(node, now, is_idle) else { return };
         if let Some(Some(conn)) = self.conns.get_mut(slot as usize) {
-            let mut cx = Context {
-                now,
-                ports: &mut self.ports,
-                routes: &self.shared.routes,
-                counters: &self.status.counters,
-            };
+            let mut cx = self.desk.cx(now);
             conn.session.closed(&CloseReason::Displaced, &mut cx);
             conn.quic.close(now, ErrorCode::None.into(), Bytes::new());
             self.run_queues.touched(conn, slot as usize);
@@ -268,12 +257,7 @@ impl Core {
             let Some(slot) = self.run_queues.reading.pop_front() else { break };
             let Some(conn) = self.conns[slot as usize].as_mut() else { continue };
             conn.in_reading = false;
-            let mut cx = Context {
-                now,
-                ports: &mut self.ports,
-                routes: &self.shared.routes,
-                counters: &self.status.counters,
-            };
+            let mut cx = self.desk.cx(now);
             while let Some(event) = conn.quic.poll() {
                 worked = true;
                 match conn.event(event, &mut cx) {
@@ -310,7 +294,7 @@ impl Core {
                 self.paused.swap_remove(at);
                 continue;
             };
-            if conn.session.resume_paused(&self.ports) {
+            if conn.session.resume_paused(&self.desk.ports) {
                 self.run_queues.touched(conn, slot);
             }
             conn.paused = conn.session.is_paused();
@@ -330,8 +314,8 @@ impl Core {
 
     pub(super) fn take_commands(&mut self, now: Instant) -> bool {
         let mut worked = false;
-        for app in 0..self.ports.len() {
-            while let Some(command) = self.ports[app].command() {
+        for app in 0..self.desk.ports.len() {
+            while let Some(command) = self.desk.ports[app].command() {
                 worked = true;
                 self.command(now, app, command);
             }
@@ -351,12 +335,7 @@ impl Core {
         if conn.generation != id.generation {
             return;
         }
-        let mut cx = Context {
-            now,
-            ports: &mut self.ports,
-            routes: &self.shared.routes,
-            counters: &self.status.counters,
-        };
+        let mut cx = self.desk.cx(now);
         if let (Some(_), Some(index)) = (command.opens(), conn.origin.peer_gateway()) {
             self.gateways.used(index, now);
         }
@@ -366,7 +345,7 @@ impl Core {
 
     fn connect(&mut self, now: Instant, app: usize, tag: u64, remote: SocketAddr, early: bool) {
         if let Err(reason) = self.dial(now, remote, Origin::Application { app, tag, early }) {
-            self.ports[app].deliver(Delivery::ConnectFailed { tag, reason });
+            self.desk.ports[app].deliver(Delivery::ConnectFailed { tag, reason });
         }
     }
 
@@ -389,109 +368,9 @@ impl Core {
         Ok(handle.0 as u32)
     }
 
-    pub(super) fn transmit<N: Network>(
-        &mut self,
-        network: &mut N,
-        now: Instant,
-        counters: &Counters,
-    ) -> bool {
-        let mut worked = false;
-        while network.can_send()
-            && let Some((transmit, contents)) = self.responses.pop_front()
-        {
-            network.send(now, counters, &transmit, &contents[..transmit.size]);
-            worked = true;
-        }
-        for _ in 0..self.run_queues.sending.len() {
-            if !network.can_send() {
-                network.flush(now, counters);
-                if !network.can_send() {
-                    break;
-                }
-            }
-            let Some(slot) = self.run_queues.sending.pop_front() else { break };
-            worked |= self.transmit_one(network, now, slot, counters);
-        }
-        network.flush(now, counters);
-        worked
-    }
-
-    fn transmit_one<N: Network>(
-        &mut self,
-        network: &mut N,
-        now: Instant,
-        slot: u32,
-        counters: &Counters,
-    ) -> bool {
-        let Some(conn) = self.conns[slot as usize].as_mut() else { return false };
-        conn.in_sending = false;
-        conn.session.flush(&mut conn.quic);
-        conn.repeat_close(network, now, counters);
-        if conn.session.take_credit_returned() {
-            self.ports.iter_mut().for_each(|port| port.urgent = true);
-        }
-        let mut worked = false;
-        loop {
-            if conn.batches == BATCHES_PER_TURN_MAX {
-                conn.batches = 0;
-                self.run_queues.send(conn, slot as usize);
-                break;
-            }
-            if !network.can_send() {
-                self.run_queues.send_on(conn, slot as usize);
-                break;
-            }
-            conn.before_sending(self.close_by.is_some(), now);
-            self.send_buf.clear();
-            let Some(transmit) = conn.quic.poll_transmit(now, TX_SEGMENTS_LEN_MAX, &mut self.send_buf) else {
-                conn.batches = 0;
-                break;
-            };
-            worked = true;
-            conn.batches += 1;
-            counters.stages.enter(Stage::Frame);
-            network.send(now, counters, &transmit, &self.send_buf[..transmit.size]);
-            conn.sent(now, &transmit, &self.send_buf);
-            counters.stages.enter(Stage::Transmit);
-            network.flush(now, counters);
-            counters.stages.enter(Stage::Emit);
-        }
-        let mut drained = false;
-        while let Some(event) = conn.quic.poll_endpoint_events() {
-            drained |= event.is_drained();
-            if let Some(event) = self.endpoint.handle_event(ConnectionHandle(slot as usize), event) {
-                conn.quic.handle_event(event);
-                self.run_queues.touched(conn, slot as usize);
-            }
-        }
-        let due = conn.poll_timeout();
-        self.timers.set(slot, &mut conn.timer, due);
-        if drained {
-            conn.count_path(counters);
-            let path = conn.quic.stats().path;
-            tracing::debug!(
-                remote = %conn.quic.remote_address(),
-                rtt = ?path.rtt,
-                cwnd_bytes = path.cwnd,
-                mtu = path.current_mtu,
-                sent_packets = path.sent_packets,
-                lost_packets = path.lost_packets,
-                congestion_events = path.congestion_events,
-                "connection over"
-            );
-            if let Some(index) = conn.origin.peer_gateway() {
-                self.gateways.failed(index, Some(slot), now);
-            }
-            self.conns[slot as usize] = None;
-            self.status.connections.fetch_sub(1, Ordering::Relaxed);
-            counters.add(Counter::ConnectionsClosed, 1);
-        }
-        worked
-    }
-
     pub(super) fn run_timers<N: Network>(&mut self, network: &mut N, now: Instant) -> bool {
         if network.poll_timeout().is_some_and(|at| at <= now) {
-            network.handle_timeout(now, &self.status.counters);
+            network.handle_timeout(now, &self.desk.status.counters);
         }
         let mut worked = false;
         while let Some(entry) = self.timers.pop(now) {
@@ -508,19 +387,14 @@ impl Core {
 
     /// Follows [`super::Shared::drain`].
     pub(super) fn lifecycle(&mut self, now: Instant) {
-        if !self.shared.is(DRAINING) {
+        if !self.desk.shared.is(DRAINING) {
             return;
         }
         self.draining = true;
         let (mut requests, mut lingering) = (0, 0);
         for slot in 0..self.conns.len() {
             let Some(conn) = self.conns[slot].as_mut() else { continue };
-            let cx = Context {
-                now,
-                ports: &mut self.ports,
-                routes: &self.shared.routes,
-                counters: &self.status.counters,
-            };
+            let cx = self.desk.cx(now);
             requests += conn.session.requests();
             lingering += usize::from(!conn.quic.is_closed() && conn.session.answered_lately(now));
             if !conn.going_away {
@@ -529,12 +403,12 @@ impl Core {
                 self.run_queues.touched(conn, slot);
             }
         }
-        self.status.requests.store(requests, Ordering::Relaxed);
-        self.status.lingering.store(lingering, Ordering::Relaxed);
+        self.desk.status.requests.store(requests, Ordering::Relaxed);
+        self.desk.status.lingering.store(lingering, Ordering::Relaxed);
     }
 
     pub(super) fn notify(&mut self, busy: bool) {
-        for port in &mut self.ports {
+        for port in &mut self.desk.ports {
             port.push_held();
             port.notify(busy);
         }

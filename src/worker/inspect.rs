@@ -103,7 +103,7 @@ impl Conn {
 impl Core {
     /// Surveys a few connections, if it is time, and answers a pending inspection.
     pub(super) fn survey(&mut self, now: Instant, link_up: impl FnOnce() -> bool) {
-        if self.status.inspection.is_wanted() {
+        if self.desk.status.inspection.is_wanted() {
             self.inspect();
         }
         let Some(from) = self.survey.next else {
@@ -116,7 +116,7 @@ impl Core {
             return;
         };
         let to = (from + SURVEY_TURN_LEN).min(self.conns.len());
-        let counters = &self.status.counters;
+        let counters = &self.desk.status.counters;
         for conn in self.conns.get_mut(from..to).into_iter().flatten().flatten() {
             let acks = conn.counted.acks;
             conn.count_path(counters);
@@ -129,14 +129,14 @@ impl Core {
         }
         self.survey.next = (to < self.conns.len()).then_some(to);
         if self.survey.next.is_none() {
-            self.status.gauges.unacknowledged.store(self.survey.unacknowledged, Relaxed);
+            self.desk.status.gauges.unacknowledged.store(self.survey.unacknowledged, Relaxed);
         }
     }
 
     fn gauge(&self, link_up: bool) {
-        let gauges = &self.status.gauges;
+        let gauges = &self.desk.status.gauges;
         gauges.link_up.store(link_up, Relaxed);
-        let (deliveries, commands) = self.ports.iter().fold((0, 0), |(deliveries, commands), port| {
+        let (deliveries, commands) = self.desk.ports.iter().fold((0, 0), |(deliveries, commands), port| {
             let (waiting, asked) = port.depths();
             (deliveries + waiting, commands + asked)
         });
@@ -155,7 +155,7 @@ impl Core {
     fn inspect(&mut self) {
         let seen = self.conns.iter().enumerate().filter_map(|(slot, conn)| Some((slot, conn.as_ref()?)));
         let views = seen.take(INSPECTION_LEN_MAX).map(|(slot, conn)| conn.view(self.index, slot)).collect();
-        self.status.inspection.answer(views);
+        self.desk.status.inspection.answer(views);
     }
 }
 

@@ -8,6 +8,7 @@ mod inspect;
 mod renew;
 mod run_queue;
 mod shared;
+mod transmit;
 mod unreachable;
 mod view;
 
@@ -25,6 +26,7 @@ use crate::quic::keys::NodeKeys;
 use crate::quic::qlog::Sampler;
 use crate::quic::timers::Timers;
 use crate::quic::transport::Windows;
+use crate::session::Context;
 use crate::stages::Stage;
 use bytes::BytesMut;
 use conn::Conn;
@@ -60,11 +62,24 @@ pub struct Worker<N> {
     status: Arc<WorkerStatus>,
 }
 
+/// What a session needs of its worker for its applications: apart from the connections, so that one of them can be borrowed beside it.
+struct Desk {
+    shared: Arc<Shared>,
+    status: Arc<WorkerStatus>,
+    ports: Vec<WorkerPort>,
+}
+
+impl Desk {
+    fn cx(&mut self, now: Instant) -> Context<'_> {
+        let Self { shared, status, ports } = self;
+        Context { now, ports, routes: &shared.routes, counters: &status.counters }
+    }
+}
+
 /// All of a worker but its network, so that the network can hand datagrams in while it is borrowed.
 struct Core {
     index: u16,
-    shared: Arc<Shared>,
-    status: Arc<WorkerStatus>,
+    desk: Desk,
     endpoint: Endpoint,
     server: Option<ByFamily<Arc<ServerConfig>>>,
     client: Option<ByFamily<ClientConfig>>,
@@ -83,7 +98,6 @@ struct Core {
     /// The number of the last renewal that was taken.
     renewed: u32,
     incoming: VecDeque<Incoming>,
-    ports: Vec<WorkerPort>,
     inline: Vec<Inline>,
     arena: BytesMut,
     send_buf: Vec<u8>,
@@ -108,8 +122,7 @@ impl<N: Network> Worker<N> {
         endpoint.cid_generator(move || Box::new(WorkerCids::new(key.clone(), index)));
         let core = Core {
             index,
-            shared,
-            status: Arc::default(),
+            desk: Desk { shared, status: Arc::default(), ports: Vec::new() },
             endpoint: Endpoint::new(
                 Arc::new(endpoint),
                 quic.server.as_ref().map(|server| server.v4.clone()),
@@ -130,7 +143,6 @@ impl<N: Network> Worker<N> {
             leaving: Vec::new(),
             renewed: 0,
             incoming: VecDeque::new(),
-            ports: Vec::new(),
             inline: Vec::new(),
             arena: BytesMut::new(),
             send_buf: Vec::new(),
@@ -142,7 +154,7 @@ impl<N: Network> Worker<N> {
             close_by: None,
             closes_pending: 0,
         };
-        let status = core.status.clone();
+        let status = core.desk.status.clone();
         Self { network, core, status }
     }
 
@@ -160,7 +172,7 @@ impl<N: Network> Worker<N> {
     /// they are added; [`crate::session::QueueRoutes`] names those numbers.
     pub fn add_port(&mut self) -> AppPort {
         let (app, worker) = rings(self.core.sleeper.waker());
-        self.core.ports.push(worker);
+        self.core.desk.ports.push(worker);
         app
     }
 
@@ -172,7 +184,7 @@ impl<N: Network> Worker<N> {
 
     /// What others may see of this worker.
     pub fn status(&self) -> Arc<WorkerStatus> {
-        self.core.status.clone()
+        self.core.desk.status.clone()
     }
 
     /// Ends a sleep of this worker.
@@ -252,7 +264,7 @@ impl<N: Network> Worker<N> {
     fn ended(&mut self, now: Instant) -> bool {
         let Some(by) = self.core.close_by else { return false };
         let gone = self.core.closes_pending == 0;
-        (gone && self.network.flush(now, &self.core.status.counters) == 0) || now >= by
+        (gone && self.network.flush(now, &self.core.desk.status.counters) == 0) || now >= by
     }
 
     fn rest(&mut self, now: Instant) {
@@ -265,7 +277,7 @@ impl<N: Network> Worker<N> {
         } else {
             let due = self.poll_timeout().map_or(Duration::MAX, |at| at.saturating_duration_since(now));
             if !self.network.wait(due.min(IDLE_WAIT_MAX)) {
-                let ports = &self.core.ports;
+                let ports = &self.core.desk.ports;
                 self.core
                     .sleeper
                     .sleep(due.min(IDLE_SLEEP_MAX), || ports.iter().any(WorkerPort::has_commands));

@@ -5,7 +5,6 @@ use super::conn::Origin;
 use super::shared::Renewal;
 use crate::queue::{CloseReason, ConnectionId};
 use crate::record::ErrorCode;
-use crate::session::Context;
 use bytes::Bytes;
 use quinn_proto::ServerConfig;
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use std::time::Instant;
 impl Core {
     /// Takes what a reload brought, if it brought anything, and closes connections that nobody needs since an earlier one.
     pub(super) fn take_renewal(&mut self, now: Instant) {
-        if let Some(renewal) = self.shared.renewed(&mut self.renewed) {
+        if let Some(renewal) = self.desk.shared.renewed(&mut self.renewed) {
             self.renew(&renewal, now);
         }
         if !self.leaving.is_empty() {
@@ -48,12 +47,7 @@ impl Core {
             }
             // Nobody dials it again when it ends.
             conn.origin = Origin::Peer;
-            let cx = Context {
-                now,
-                ports: &mut self.ports,
-                routes: &self.shared.routes,
-                counters: &self.status.counters,
-            };
+            let cx = self.desk.cx(now);
             if !conn.going_away {
                 conn.going_away = true;
                 conn.session.go_away(&mut conn.quic, 0, &cx);
@@ -76,12 +70,7 @@ impl Core {
                 continue;
             }
             self.leaving.swap_remove(at);
-            let mut cx = Context {
-                now,
-                ports: &mut self.ports,
-                routes: &self.shared.routes,
-                counters: &self.status.counters,
-            };
+            let mut cx = self.desk.cx(now);
             if conn.announced {
                 conn.session.closed(&CloseReason::Unlisted, &mut cx);
             }

@@ -6,7 +6,6 @@ use crate::counters::Counter;
 use crate::datagram::Network;
 use crate::limits::UNREACHABLE_LEN_PER_TURN_MAX;
 use crate::record::ErrorCode;
-use crate::session::Context;
 use bytes::Bytes;
 use std::time::Instant;
 
@@ -18,7 +17,7 @@ impl Core {
             let of =
                 matches!(conn.origin, Origin::Application { app: a, tag: t, .. } if (a, t) == (app, tag));
             if of && !conn.connected && !conn.announced {
-                self.status.counters.add(Counter::HandshakesClientFailed, 1);
+                self.desk.status.counters.add(Counter::HandshakesClientFailed, 1);
                 conn.quic.close(now, ErrorCode::None.into(), Bytes::new());
                 self.run_queues.touched(conn, slot);
                 return;
@@ -41,12 +40,7 @@ impl Core {
                 {
                     continue;
                 }
-                let mut cx = Context {
-                    now,
-                    ports: &mut self.ports,
-                    routes: &self.shared.routes,
-                    counters: &self.status.counters,
-                };
+                let mut cx = self.desk.cx(now);
                 let Some(change) = conn.unreachable(&unreachable.obstacle, &mut cx) else { continue };
                 if let Some(Change::PeerGatewayLost(index)) = change {
                     self.gateways.failed(index, Some(slot as u32), now);

@@ -21,7 +21,6 @@ const PAGE_LINES_MAX: usize = 70;
 const LONG_FILES: &[&str] = &[
     "gateway/tests/cli/outputs.rs",
     "src/datagram/user_space/tests.rs",
-    "src/worker/core.rs",
     "tests/client.rs",
     "tests/seed_store/sets.rs",
     "tests/simulated/support/mod.rs",
@@ -33,7 +32,6 @@ const LONG_FUNCTIONS: &[&str] = &[
     "gateway/src/bin/stoq/ping.rs run",
     "gateway/tests/configs.rs a_value_that_cannot_work_is_refused_with_its_key_and_its_fix",
     "src/network/port.rs open",
-    "src/worker/core.rs transmit_one",
     "tests/record_vectors.rs written",
 ];
 

@@ -1,0 +1,147 @@
+//! What leaves: packets that QUIC made outside a connection, then the connections' own, each in its turn.
+
+use super::Core;
+use super::conn::Conn;
+use super::run_queue::RunQueues;
+use crate::counters::{Counter, Counters};
+use crate::datagram::Network;
+use crate::limits::{BATCHES_PER_TURN_MAX, TX_SEGMENTS_LEN_MAX};
+use crate::stages::Stage;
+use quinn_proto::ConnectionHandle;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+impl Core {
+    pub(super) fn transmit<N: Network>(
+        &mut self,
+        network: &mut N,
+        now: Instant,
+        counters: &Counters,
+    ) -> bool {
+        let mut worked = false;
+        while network.can_send()
+            && let Some((transmit, contents)) = self.responses.pop_front()
+        {
+            network.send(now, counters, &transmit, &contents[..transmit.size]);
+            worked = true;
+        }
+        for _ in 0..self.run_queues.sending.len() {
+            if !network.can_send() {
+                network.flush(now, counters);
+                if !network.can_send() {
+                    break;
+                }
+            }
+            let Some(slot) = self.run_queues.sending.pop_front() else { break };
+            worked |= self.transmit_one(network, now, slot, counters);
+        }
+        network.flush(now, counters);
+        worked
+    }
+
+    /// A connection's turn. Returns whether it sent anything.
+    fn transmit_one<N: Network>(
+        &mut self,
+        network: &mut N,
+        now: Instant,
+        slot: u32,
+        counters: &Counters,
+    ) -> bool {
+        let node_ends = self.close_by.is_some();
+        let Some(conn) = self.conns[slot as usize].as_mut() else { return false };
+        conn.in_sending = false;
+        conn.session.flush(&mut conn.quic);
+        conn.repeat_close(network, now, counters);
+        if conn.session.take_credit_returned() {
+            self.desk.ports.iter_mut().for_each(|port| port.urgent = true);
+        }
+        let turn = Turn { now, slot, node_ends, counters };
+        let worked = turn.send_batches(conn, network, &mut self.run_queues, &mut self.send_buf);
+        let mut drained = false;
+        while let Some(event) = conn.quic.poll_endpoint_events() {
+            drained |= event.is_drained();
+            if let Some(event) = self.endpoint.handle_event(ConnectionHandle(slot as usize), event) {
+                conn.quic.handle_event(event);
+                self.run_queues.touched(conn, slot as usize);
+            }
+        }
+        let due = conn.poll_timeout();
+        self.timers.set(slot, &mut conn.timer, due);
+        if drained {
+            self.remove(now, slot, counters);
+        }
+        worked
+    }
+
+    /// Forgets a connection that QUIC has nothing left to do for.
+    #[cold]
+    fn remove(&mut self, now: Instant, slot: u32, counters: &Counters) {
+        let Some(mut conn) = self.conns[slot as usize].take() else { return };
+        conn.count_path(counters);
+        let path = conn.quic.stats().path;
+        tracing::debug!(
+            remote = %conn.quic.remote_address(),
+            rtt = ?path.rtt,
+            cwnd_bytes = path.cwnd,
+            mtu = path.current_mtu,
+            sent_packets = path.sent_packets,
+            lost_packets = path.lost_packets,
+            congestion_events = path.congestion_events,
+            "connection over"
+        );
+        if let Some(index) = conn.origin.peer_gateway() {
+            self.gateways.failed(index, Some(slot), now);
+        }
+        self.desk.status.connections.fetch_sub(1, Ordering::Relaxed);
+        counters.add(Counter::ConnectionsClosed, 1);
+    }
+}
+
+/// One connection's turn to send.
+struct Turn<'a> {
+    now: Instant,
+    slot: u32,
+    /// The worker closes its connections.
+    node_ends: bool,
+    counters: &'a Counters,
+}
+
+impl Turn<'_> {
+    /// Sends what QUIC has, up to the turn's bound or a full device; then the connection waits for its next turn.
+    #[inline]
+    fn send_batches<N: Network>(
+        &self,
+        conn: &mut Conn,
+        network: &mut N,
+        run_queues: &mut RunQueues,
+        send_buf: &mut Vec<u8>,
+    ) -> bool {
+        let &Self { now, slot, node_ends, counters } = self;
+        let mut worked = false;
+        loop {
+            if conn.batches == BATCHES_PER_TURN_MAX {
+                conn.batches = 0;
+                run_queues.send(conn, slot as usize);
+                return worked;
+            }
+            if !network.can_send() {
+                run_queues.send_on(conn, slot as usize);
+                return worked;
+            }
+            conn.before_sending(node_ends, now);
+            send_buf.clear();
+            let Some(transmit) = conn.quic.poll_transmit(now, TX_SEGMENTS_LEN_MAX, send_buf) else {
+                conn.batches = 0;
+                return worked;
+            };
+            worked = true;
+            conn.batches += 1;
+            counters.stages.enter(Stage::Frame);
+            network.send(now, counters, &transmit, &send_buf[..transmit.size]);
+            conn.sent(now, &transmit, send_buf);
+            counters.stages.enter(Stage::Transmit);
+            network.flush(now, counters);
+            counters.stages.enter(Stage::Emit);
+        }
+    }
+}
