@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use stoq::application::{Application, Outbox, Placement, Received};
-use stoq::network::{KernelConfig, NetworkConfig, Opened};
-use stoq::node::{Host, Hosted, NodeConfig};
+use stoq::network::{KernelConfig, NetworkConfig, OpenNetwork};
+use stoq::node::{ApplicationHost, Hosted, NodeConfig};
 use stoq::queue::{AppPort, ConnectionEvent, ConnectionId, Credit, Delivery};
 use stoq::tls::{ClientAuth, Identity, ServerTls, Trust, server_config};
 
@@ -59,13 +59,13 @@ fn main() -> anyhow::Result<()> {
     let identity = Identity::load(Path::new(certificate), Path::new(key))?;
     let trust = Trust::pinned([client.parse()?])?;
     let network = KernelConfig { listen: vec!["127.0.0.1:4433".parse()?], ..KernelConfig::default() };
-    let opened = Opened::open(&NetworkConfig::KernelUdp(network), 1)?;
+    let opened = OpenNetwork::open(&NetworkConfig::KernelUdp(network), 1)?;
     let config = NodeConfig {
         server: Some(server_config(&ServerTls::new(identity, ClientAuth::Required(trust)))?),
         thread_setup: opened.thread_setup(),
         ..NodeConfig::default()
     };
-    let host = Host::Node(Placement::Worker, Box::new(|_worker| Box::new(Uppercase::default())));
+    let host = ApplicationHost::Node(Placement::Worker, Box::new(|_worker| Box::new(Uppercase::default())));
     let node = opened.start_node(&config, vec![Hosted::new("uppercase", vec![QUEUE], host)])?;
     println!("serving on {}", node.networks()[0]);
     loop {

@@ -7,7 +7,7 @@
 
 use crate::client::{AskOptions, ClientError, FetchOptions, Peer};
 use crate::limits::GROUP_BYTES;
-use crate::part_file::{Order, PartFile};
+use crate::part_file::{PartFile, WriteOrder};
 use crate::record::ErrorCode;
 use crate::token::{Ranges, Token};
 use std::io;
@@ -31,7 +31,7 @@ impl Download {
     /// When `output` exists already, when another process downloads to it, when its directory cannot
     /// be written, when a file with the part's name is no part of this payload.
     pub fn open(output: &Path, token: Token) -> Result<Self, ClientError> {
-        let mut part = PartFile::open(output, token.into(), Order::Rising)?;
+        let mut part = PartFile::open(output, token.into(), WriteOrder::Rising)?;
         let length = part.noted_length();
         let file = part.file();
         let have = match length {

@@ -5,7 +5,7 @@
 //! anew each time.
 
 use crate::client::{ClientError, Gathered, Gathering};
-use crate::part_file::{Order, PartFile};
+use crate::part_file::{PartFile, WriteOrder};
 use crate::record::{ErrorCode, ErrorRecord};
 use crate::shard::{AssembleError, Assembler};
 use crate::token::{AnyToken, Token};
@@ -40,7 +40,7 @@ impl GatheredFile {
     /// When `output` exists already, when another process writes to it, when its directory cannot be
     /// written, when a file with the part's name is no part of a gathering.
     pub fn open(output: &Path, token: AnyToken) -> Result<Self, ClientError> {
-        let part = PartFile::open(output, token, Order::Any)?;
+        let part = PartFile::open(output, token, WriteOrder::Any)?;
         Ok(Self { part, content: token.content(), length: 0, assembler: None })
     }
 

@@ -12,9 +12,9 @@ use crate::quic::transport::QuicConfig;
 use crate::relay::Relay;
 use crate::seed::Cache;
 use crate::session::{Holds, QueueRoutes};
-use crate::stages::{Sampled, Stage};
+use crate::stages::{LoopStage, Sampled};
 use crate::tls;
-use crate::worker::{ByFamily, Idle, PeerGateway, Quic, Renewal, Shared, Worker, WorkerStatus};
+use crate::worker::{ByFamily, Idle, NodeShared, PeerGateway, Quic, Renewal, Worker, WorkerStatus};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::{ClientConfig, EndpointConfig, ServerConfig};
 use std::any::Any;
@@ -49,18 +49,18 @@ pub struct Hosted {
     /// It gets the payloads of PUTs unchecked, as they are on the stream: to measure the cost of checking.
     pub unchecked: bool,
     /// Its host.
-    pub host: Host,
+    pub host: ApplicationHost,
 }
 
 impl Hosted {
     /// One that takes these queues, and no requests to a store.
-    pub fn new(name: &str, queues: Vec<u64>, host: Host) -> Self {
+    pub fn new(name: &str, queues: Vec<u64>, host: ApplicationHost) -> Self {
         Self { name: name.into(), queues, store: false, replay_safe: false, unchecked: false, host }
     }
 }
 
 /// The host of an application.
-pub enum Host {
+pub enum ApplicationHost {
     /// The node, on the worker's thread or on one of its own.
     Node(Placement, MakeApplication),
     /// The caller: it gets the ports, one a worker, from [`Node::take_ports`].
@@ -118,7 +118,7 @@ impl Default for NodeConfig {
 
 /// A running node. Dropping it closes every connection.
 pub struct Node {
-    shared: Arc<Shared>,
+    shared: Arc<NodeShared>,
     wakers: Vec<Waker>,
     statuses: Vec<Arc<WorkerStatus>>,
     infos: Vec<NetworkInfo>,
@@ -145,7 +145,7 @@ impl Node {
             ..routes(&hosted)
         };
         let infos: Vec<_> = networks.iter().map(Network::info).collect();
-        let shared = Shared::with_keys(networks.len(), routes, config.keys(&infos));
+        let shared = NodeShared::with_keys(networks.len(), routes, config.keys(&infos));
         let now = Instant::now();
         let mut node = Self {
             shared: shared.clone(),
@@ -185,13 +185,13 @@ impl Node {
 
     fn add<N: Network>(&mut self, worker: &mut Worker<N>, index: usize, app: &mut Hosted) -> io::Result<()> {
         match &mut app.host {
-            Host::Node(Placement::Worker, make) => worker.add_inline(make(index)),
-            Host::Node(Placement::Thread, make) => {
+            ApplicationHost::Node(Placement::Worker, make) => worker.add_inline(make(index)),
+            ApplicationHost::Node(Placement::Thread, make) => {
                 let (application, port, shared) = (make(index), worker.add_port(), self.shared.clone());
                 let thread = std::thread::Builder::new().name(format!("stoq-{}-{index}", app.name));
                 self.applications.push(thread.spawn(move || host(application, port, &shared))?);
             }
-            Host::Caller => self.ports.push(worker.add_port()),
+            ApplicationHost::Caller => self.ports.push(worker.add_port()),
         }
         Ok(())
     }
@@ -217,7 +217,7 @@ impl Node {
     }
 
     /// The state that the workers share.
-    pub fn shared(&self) -> &Arc<Shared> {
+    pub fn shared(&self) -> &Arc<NodeShared> {
         &self.shared
     }
 
@@ -271,7 +271,8 @@ impl Node {
             let counters: Vec<_> = counted.map(|(name, value)| format!("{name}={value}")).collect();
             tracing::info!(worker, counters = counters.join(" "), "worker counted");
             let sampled = status.counters.stages.sampled();
-            let ns: Vec<_> = Stage::ALL.iter().map(|&s| format!("{}={}", s.name(), sampled.ns(s))).collect();
+            let ns: Vec<_> =
+                LoopStage::ALL.iter().map(|&s| format!("{}={}", s.name(), sampled.ns(s))).collect();
             let Sampled { turns, rx_packets, tx_packets, .. } = sampled;
             let ns = ns.join(" ");
             tracing::info!(worker, turns, rx_packets, tx_packets, ns, "worker sampled its stages");
@@ -344,7 +345,7 @@ pub fn routes(hosted: &[Hosted]) -> QueueRoutes {
     routes
 }
 
-fn host(mut application: Box<dyn Application>, mut port: AppPort, shared: &Shared) {
+fn host(mut application: Box<dyn Application>, mut port: AppPort, shared: &NodeShared) {
     loop {
         let worked = application.poll(Instant::now(), &mut port);
         port.notify();

@@ -13,7 +13,7 @@ pub const SAMPLE_TURNS: u64 = 64;
 /// A stage of the loop. Time in a nested stage is not charged to the outer one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
-pub enum Stage {
+pub enum LoopStage {
     /// The device's burst, and its buffers given back.
     Receive,
     /// Frames to fields.
@@ -36,9 +36,9 @@ pub enum Stage {
     Other,
 }
 
-impl Stage {
+impl LoopStage {
     /// Every stage, in the order of a turn.
-    pub const ALL: [Stage; 10] = [
+    pub const ALL: [LoopStage; 10] = [
         Self::Receive,
         Self::Parse,
         Self::Quic,
@@ -77,9 +77,9 @@ pub struct Stages {
     stage: AtomicUsize,
     since: AtomicU64,
     /// Cycles of the current sampled turn.
-    running: [AtomicU64; Stage::ALL.len()],
+    running: [AtomicU64; LoopStage::ALL.len()],
     /// Cycles of all sampled busy turns.
-    total: [AtomicU64; Stage::ALL.len()],
+    total: [AtomicU64; LoopStage::ALL.len()],
     sampled: [AtomicU64; 3],
     /// How long those turns took, nanoseconds.
     pub turns: Histogram,
@@ -94,13 +94,13 @@ pub struct Sampled {
     pub rx_packets: u64,
     /// Packets sent in them.
     pub tx_packets: u64,
-    /// Nanoseconds in them, by stage in the order of [`Stage::ALL`].
+    /// Nanoseconds in them, by stage in the order of [`LoopStage::ALL`].
     #[serde(serialize_with = "by_name")]
-    pub ns: [u64; Stage::ALL.len()],
+    pub ns: [u64; LoopStage::ALL.len()],
 }
 
-fn by_name<S: serde::Serializer>(ns: &[u64; Stage::ALL.len()], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(Stage::ALL.iter().map(|stage| (stage.name(), ns[*stage as usize])))
+fn by_name<S: serde::Serializer>(ns: &[u64; LoopStage::ALL.len()], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(LoopStage::ALL.iter().map(|stage| (stage.name(), ns[*stage as usize])))
 }
 
 impl Default for Stages {
@@ -110,7 +110,7 @@ impl Default for Stages {
             clock: quanta::Clock::new(),
             sampling: AtomicBool::new(false),
             turn: zero(),
-            stage: AtomicUsize::new(Stage::Other as usize),
+            stage: AtomicUsize::new(LoopStage::Other as usize),
             since: zero(),
             running: std::array::from_fn(|_| zero()),
             total: std::array::from_fn(|_| zero()),
@@ -128,7 +128,7 @@ fn add(cell: &AtomicU64, n: u64) {
 impl Stages {
     /// Begins a turn.
     #[inline]
-    pub(crate) fn begin(&self, stage: Stage) {
+    pub(crate) fn begin(&self, stage: LoopStage) {
         let turn = self.turn.load(Relaxed);
         self.turn.store(turn.wrapping_add(1), Relaxed);
         if turn.is_multiple_of(SAMPLE_TURNS) {
@@ -137,7 +137,7 @@ impl Stages {
     }
 
     #[cold]
-    fn start(&self, stage: Stage) {
+    fn start(&self, stage: LoopStage) {
         self.running.iter().for_each(|cell| cell.store(0, Relaxed));
         self.stage.store(stage as usize, Relaxed);
         self.since.store(self.clock.raw(), Relaxed);
@@ -146,14 +146,14 @@ impl Stages {
 
     /// Charges the time from here on to this stage.
     #[inline]
-    pub(crate) fn enter(&self, stage: Stage) {
+    pub(crate) fn enter(&self, stage: LoopStage) {
         if self.sampling.load(Relaxed) {
             self.charge(stage);
         }
     }
 
     #[cold]
-    fn charge(&self, stage: Stage) {
+    fn charge(&self, stage: LoopStage) {
         let now = self.clock.raw();
         let left = self.stage.load(Relaxed);
         add(&self.running[left], now.saturating_sub(self.since.load(Relaxed)));
@@ -165,7 +165,7 @@ impl Stages {
     #[inline]
     pub(crate) fn end(&self, worked: bool, packets: impl FnOnce() -> (u64, u64)) {
         if self.sampling.load(Relaxed) {
-            self.charge(Stage::Other);
+            self.charge(LoopStage::Other);
             self.sampling.store(false, Relaxed);
             if worked {
                 let (rx, tx) = packets();
@@ -197,7 +197,7 @@ impl Stages {
 
 impl Sampled {
     /// Nanoseconds of a stage.
-    pub fn ns(&self, stage: Stage) -> u64 {
+    pub fn ns(&self, stage: LoopStage) -> u64 {
         self.ns[stage as usize]
     }
 }
@@ -215,24 +215,24 @@ mod tests {
     #[test]
     fn a_sampled_turn_charges_each_stage_its_own_time() {
         let stages = Stages::default();
-        stages.begin(Stage::Receive);
+        stages.begin(LoopStage::Receive);
         spin(Duration::from_millis(2));
-        stages.enter(Stage::Parse);
+        stages.enter(LoopStage::Parse);
         spin(Duration::from_millis(6));
-        stages.enter(Stage::Receive);
+        stages.enter(LoopStage::Receive);
         spin(Duration::from_millis(2));
         stages.end(true, || (3, 1));
         let sampled = stages.sampled();
         assert_eq!((sampled.turns, sampled.rx_packets, sampled.tx_packets), (1, 3, 1));
-        assert!(sampled.ns(Stage::Receive) >= 3_900_000 && sampled.ns(Stage::Parse) >= 5_900_000);
-        assert_eq!(sampled.ns(Stage::Emit), 0);
+        assert!(sampled.ns(LoopStage::Receive) >= 3_900_000 && sampled.ns(LoopStage::Parse) >= 5_900_000);
+        assert_eq!(sampled.ns(LoopStage::Emit), 0);
     }
 
     #[test]
     fn one_turn_of_many_is_sampled_and_idle_turns_count_nothing() {
         let stages = Stages::default();
         for turn in 0..10 * SAMPLE_TURNS {
-            stages.begin(Stage::Receive);
+            stages.begin(LoopStage::Receive);
             assert_eq!(stages.is_sampling(), turn % SAMPLE_TURNS == 0);
             stages.end(turn >= 5 * SAMPLE_TURNS, || (1, 0));
         }

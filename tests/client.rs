@@ -16,7 +16,7 @@ use stoq::application::{Application, Placement};
 use stoq::client::{
     Client, ClientError, ConnectOptions, FetchOptions, Kept, Peer, PieceOptions, Prepared, PutOptions, Route,
 };
-use stoq::node::{Host, Hosted};
+use stoq::node::{ApplicationHost, Hosted};
 use stoq::queue::{Answer, AppPort, Command, Delivery};
 use stoq::record::{Coverage, Done, ErrorCode, Holder, Holders, Mirror, Request};
 use stoq::shard::Lanes;
@@ -399,7 +399,7 @@ impl Application for Placer {
 }
 
 fn placer() -> Hosted {
-    let host = Host::Node(Placement::Worker, Box::new(|_| Box::new(Placer)));
+    let host = ApplicationHost::Node(Placement::Worker, Box::new(|_| Box::new(Placer)));
     Hosted { store: true, ..Hosted::new("placer", vec![9], host) }
 }
 

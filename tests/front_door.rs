@@ -16,7 +16,7 @@ use stoq::client::{
     PutOptions, Want,
 };
 use stoq::datagram::NetworkKind;
-use stoq::node::{Host, Hosted};
+use stoq::node::{ApplicationHost, Hosted};
 use stoq::queue::{Answer, AppPort, Command, Credit, Delivery, Ending, RequestId};
 use stoq::record::{ErrorCode, OkRecord, Request};
 use stoq::token::{EncodedPiece, Outboard, Ranges, Token, VerifiedEncoder};
@@ -242,7 +242,7 @@ async fn no_reader_gives_a_byte_that_is_not_the_tokens() {
     let lie = bytes.clone();
     let make =
         move |_| -> Box<dyn Application> { Box::new(Liar { payload: lie.clone(), answers: Vec::new() }) };
-    let host = Host::Node(Placement::Worker, Box::new(make));
+    let host = ApplicationHost::Node(Placement::Worker, Box::new(make));
     let liar = Hosted { store: true, ..Hosted::new("liar", Vec::new(), host) };
     let gateway = Gateway::start_with(1, vec![liar]);
     let peer = connected(&gateway).await;

@@ -39,7 +39,7 @@ use stoq::tls::{
     ClientAuth, ClientTls, FalconAlgorithm, Identity, ServerTls, Trust, client_config, server_config,
 };
 use stoq::token::{EncodedPiece, Outboard, Ranges, Token, VerifiedDecoder, VerifiedEncoder};
-use stoq::worker::{Idle, Shared, Worker, WorkerStatus};
+use stoq::worker::{Idle, NodeShared, Worker, WorkerStatus};
 use stoq_gateway::probe::{Blast, Pull, Pulled, Width};
 use tempfile::TempDir;
 
@@ -279,14 +279,14 @@ impl Pair {
         let tls = ServerTls::new(server, ClientAuth::Required(trust.clone()));
         let config = NodeConfig { server: Some(server_config(&tls)?), quic: quic(), ..NodeConfig::default() };
         let queues = [(QUEUE, 0)].into_iter().collect();
-        let shared = Shared::new(1, QueueRoutes { queues, store: Some(0), ..QueueRoutes::default() });
+        let shared = NodeShared::new(1, QueueRoutes { queues, store: Some(0), ..QueueRoutes::default() });
         let network_1 = network(1, there.clone(), back.clone())?;
         let mut server = Worker::new(0, network_1, shared, config.quic(MTU), Idle::Spin);
         server.add_inline(application);
 
         let tls = ClientTls::new(Some(client), trust);
         let config = NodeConfig { client: Some(client_config(&tls)?), quic: quic(), ..NodeConfig::default() };
-        let shared = Shared::new(1, QueueRoutes::default());
+        let shared = NodeShared::new(1, QueueRoutes::default());
         let mut client = Worker::new(0, network(2, back, there)?, shared, config.quic(MTU), Idle::Spin);
         client.add_inline(caller);
         let statuses = [server.status(), client.status()];

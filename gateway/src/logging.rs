@@ -29,9 +29,9 @@ use writer::Queue;
 const LEVEL_VARIABLE: &str = "STOQ_LOG";
 
 /// The handles that change this process' logging while it runs.
-static RUNNING: OnceLock<Running> = OnceLock::new();
+static RUNNING: OnceLock<LoggingHandles> = OnceLock::new();
 
-struct Running {
+struct LoggingHandles {
     level: reload::Handle<EnvFilter, Registry>,
     limit: Arc<Limit>,
     queue: Queue,
@@ -78,7 +78,7 @@ pub fn start(config: &LogConfig) -> anyhow::Result<()> {
     let registry = tracing_subscriber::registry().with(filter).with(Limited(limit.clone())).with(lines);
     // A second start in one process (tests) keeps the first.
     if registry.try_init().is_ok() {
-        let _ = RUNNING.set(Running { level: handle, limit, queue });
+        let _ = RUNNING.set(LoggingHandles { level: handle, limit, queue });
     }
     Ok(())
 }

@@ -42,7 +42,7 @@ const LIVE: &[&str] = &[
 const LIVE_OF_APPLICATION: &[&str] = &["capacity_bytes", "quota_bytes", "lease_default_s", "lease_max_s"];
 
 /// What of a gateway that runs a reload changes.
-pub struct Parts {
+pub struct ReloadParts {
     /// Who the gateway is.
     pub identity: Identity,
     /// Until when its certificates count.
@@ -65,12 +65,12 @@ pub struct Live {
     started: GatewayConfig,
     /// What was taken last: what needs none is that.
     running: GatewayConfig,
-    parts: Parts,
+    parts: ReloadParts,
 }
 
 impl Live {
     /// A gateway that was started with `config`.
-    pub fn new(config: &GatewayConfig, parts: Parts) -> Self {
+    pub fn new(config: &GatewayConfig, parts: ReloadParts) -> Self {
         Self { started: config.clone(), running: config.clone(), parts }
     }
 

@@ -1,6 +1,6 @@
 //! The appliance: from a configuration to a running gateway, and to its orderly end.
 
-use crate::admin::{Admin, Parts, Source};
+use crate::admin::{Admin, AdminParts, AdminSource};
 use crate::capture::{CaptureServer, Secrets};
 use crate::config::{ApplicationConfig, GatewayConfig, SeedConfig};
 use crate::dates::{Dates, out_of_dates};
@@ -20,9 +20,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use stoq::application::{Application, Discard, Echo, Placement};
 use stoq::hop::Hops;
-use stoq::network::{Opened, Running, machine};
+use stoq::network::{OpenNetwork, Running, machine};
 use stoq::nic::tap::Tap;
-use stoq::node::{Host, Hosted, MakeApplication, Node, NodeConfig};
+use stoq::node::{ApplicationHost, Hosted, MakeApplication, Node, NodeConfig};
 use stoq::seed::{Cache, MemoryTier, Seed, SeedParts, Store};
 use stoq::tls::{Identity, NodeId};
 
@@ -58,8 +58,8 @@ impl Gateway {
         // The network first: DPDK takes its huge pages before the store does.
         let workers = config.workers.count.into();
         let opened = match &tap {
-            Some(tap) => Opened::open_tapped(&config.network, workers, tap)?,
-            None => Opened::open(&config.network, workers)?,
+            Some(tap) => OpenNetwork::open_tapped(&config.network, workers, tap)?,
+            None => OpenNetwork::open(&config.network, workers)?,
         };
         let (policy, peer_gateways) = renewable::rules(config, identity.node_id());
         let hops = Arc::new(Hops::new(policy, peer_gateways));
@@ -103,7 +103,8 @@ impl Gateway {
             admin: admin.as_ref().map(Admin::local),
             capture: config.capture.socket.clone(),
         };
-        let live = Live::new(config, reload::Parts { identity, dates, hops, store, admin, key_log, reloads });
+        let live =
+            Live::new(config, reload::ReloadParts { identity, dates, hops, store, admin, key_log, reloads });
         Ok(Self { node, live, port_watch, up: Some(Box::new(up)), _capture: capture })
     }
 
@@ -187,7 +188,7 @@ fn admin(
     reloads: Arc<Reloads>,
 ) -> anyhow::Result<Option<Admin>> {
     let Some(admin) = &config.admin else { return Ok(None) };
-    let parts = Parts {
+    let parts = AdminParts {
         shared: node.shared().clone(),
         statuses: node.statuses().to_vec(),
         networks: node.networks().to_vec(),
@@ -198,7 +199,7 @@ fn admin(
         tap,
         reloads,
     };
-    Admin::start(admin, Source::new(parts, renewable::facts(config, identity)?)).map(Some)
+    Admin::start(admin, AdminSource::new(parts, renewable::facts(config, identity)?)).map(Some)
 }
 
 /// The gateway's seed store, if it has one, shared by all who need it.
@@ -228,17 +229,24 @@ impl Seeds {
         match (config, parts) {
             (ApplicationConfig::Echo(echo), _) => Hosted {
                 replay_safe: echo.replay_safe,
-                ..Hosted::new("echo", queues, Host::Node(echo.placement, boxed(Echo::default)))
+                ..Hosted::new("echo", queues, ApplicationHost::Node(echo.placement, boxed(Echo::default)))
             },
             (ApplicationConfig::Discard(discard), _) => Hosted {
                 replay_safe: discard.replay_safe,
                 unchecked: !discard.verify,
-                ..Hosted::new("discard", queues, Host::Node(discard.placement, boxed(Discard::default)))
+                ..Hosted::new(
+                    "discard",
+                    queues,
+                    ApplicationHost::Node(discard.placement, boxed(Discard::default)),
+                )
             },
             (ApplicationConfig::Seed(seed), Some(parts)) => {
                 let make: MakeApplication =
                     Box::new(move |worker| Box::new(Seed::new(parts.clone(), worker)));
-                Hosted { store: true, ..Hosted::new("seed", queues, Host::Node(seed.placement, make)) }
+                Hosted {
+                    store: true,
+                    ..Hosted::new("seed", queues, ApplicationHost::Node(seed.placement, make))
+                }
             }
             (ApplicationConfig::Seed(_), None) => unreachable!("its store was opened"),
         }

@@ -30,7 +30,7 @@ pub(super) enum Call {
         /// The task's name for the request, of this client alone.
         ticket: u64,
         ask: Box<Ask>,
-        answer: Answer,
+        answer: AnswerChannel,
     },
     /// The task has lost interest.
     Cancel {
@@ -115,7 +115,7 @@ pub(super) struct Dial {
     pub(super) remotes: Option<VecDeque<SocketAddr>>,
     pub(super) early: bool,
     pub(super) deadline: Instant,
-    pub(super) reply: oneshot::Sender<Result<Up, DialError>>,
+    pub(super) reply: oneshot::Sender<Result<ConnectionUp, DialError>>,
 }
 
 /// Why there is none.
@@ -131,7 +131,7 @@ pub(super) enum DialError {
 
 /// A connection that is up.
 #[derive(Debug)]
-pub(super) struct Up {
+pub(super) struct ConnectionUp {
     pub(super) connection: ConnectionId,
     pub(super) node: Option<NodeId>,
     pub(super) remote: SocketAddr,
@@ -142,7 +142,7 @@ pub(super) struct Up {
 }
 
 /// Where the answer to a request goes. A channel that ends without an answer means that the connection is gone.
-pub(super) enum Answer {
+pub(super) enum AnswerChannel {
     Put(PutAnswer),
     Fetch(FetchAnswer),
     Holders(oneshot::Sender<Result<Vec<Holder>, ErrorRecord>>),
@@ -167,16 +167,16 @@ pub(super) enum Batch {
 }
 
 pub(super) struct FetchAnswer {
-    pub(super) events: mpsc::UnboundedSender<Vec<Event>>,
+    pub(super) events: mpsc::UnboundedSender<Vec<FetchEvent>>,
     /// Events that gather: a wake of the task then serves many of them.
-    pub(super) held: Vec<Event>,
+    pub(super) held: Vec<FetchEvent>,
     /// Among those that the worker's side looks after.
     pub(super) listed: bool,
 }
 
 /// The deliveries of a FETCH. Their bytes are bounded by its credit.
 #[derive(Debug)]
-pub(super) enum Event {
+pub(super) enum FetchEvent {
     Accepted(OkRecord),
     Piece(Piece),
     Complete,

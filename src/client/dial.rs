@@ -127,10 +127,10 @@ impl Dials {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::call::Up;
+    use crate::client::call::ConnectionUp;
     use tokio::sync::oneshot;
 
-    type Answer = oneshot::Receiver<Result<Up, DialError>>;
+    type Answer = oneshot::Receiver<Result<ConnectionUp, DialError>>;
 
     fn dial(id: u64, remotes: Option<u8>, now: Instant) -> (Dial, Answer) {
         let (reply, answer) = oneshot::channel();

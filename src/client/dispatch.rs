@@ -3,7 +3,7 @@
 //! It runs on the worker's own thread, one instance a worker, and never waits. Everything it keeps is bounded: requests by their
 //! number, fetched bytes by each request's credit, bytes to be put by a short channel each, messages by a room a connection.
 
-use super::call::{Call, HostedGather, Room, Up};
+use super::call::{Call, ConnectionUp, HostedGather, Room};
 use super::dial::{Attempt, Dials};
 use super::tasks::Tasks;
 use crate::application::{Application, Outbox, Received};
@@ -229,7 +229,8 @@ impl Dispatch {
             outbox: VecDeque::new(),
         };
         self.connections.insert(id, connection);
-        if dial.reply.send(Ok(Up { connection: id, node, remote, closed, messages, room })).is_err() {
+        if dial.reply.send(Ok(ConnectionUp { connection: id, node, remote, closed, messages, room })).is_err()
+        {
             self.send(port, Command::On(id, ConnectionCommand::Disconnect));
         }
     }

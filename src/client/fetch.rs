@@ -1,8 +1,8 @@
 //! The task's side of a FETCH, piece by piece.
 
 use super::ClientError;
-use super::call::{Answer, Event, FetchAnswer};
-use super::peer::{Asked, Link};
+use super::call::{AnswerChannel, FetchAnswer, FetchEvent};
+use super::peer::{PeerLink, PendingRequest};
 use crate::hop::Route;
 use crate::queue::{Ask, Credit};
 use crate::record;
@@ -61,39 +61,39 @@ impl Piece {
 /// Pieces that nobody takes wait, up to 8 MiB; then the peer is stopped by flow control, and no other request with it.
 #[derive(Debug)]
 pub struct Pieces {
-    request: Asked,
+    request: PendingRequest,
     length: u64,
     descriptor: Option<Descriptor>,
     credit: Credit,
-    events: mpsc::UnboundedReceiver<Vec<Event>>,
-    batch: std::vec::IntoIter<Event>,
+    events: mpsc::UnboundedReceiver<Vec<FetchEvent>>,
+    batch: std::vec::IntoIter<FetchEvent>,
     over: bool,
 }
 
 impl Pieces {
     pub(super) async fn start(
-        link: &Arc<Link>,
+        link: &Arc<PeerLink>,
         token: AnyToken,
         options: PieceOptions,
         describe: bool,
     ) -> Result<Self, ClientError> {
         let PieceOptions { ranges, lanes, bytes_max, route } = options;
         let hop = link.hop(route.as_ref())?;
-        let mut request = Asked::new(link).await;
+        let mut request = PendingRequest::new(link).await;
         let credit = Credit::default();
         let (give, events) = mpsc::unbounded_channel();
         let fetch = record::Fetch { token, bytes_max, lanes, ranges, describe };
         let ask = Ask::by(hop, fetch).with_credit(credit.clone());
-        request.ask(ask, Answer::Fetch(FetchAnswer { events: give, held: Vec::new(), listed: false }));
+        request.ask(ask, AnswerChannel::Fetch(FetchAnswer { events: give, held: Vec::new(), listed: false }));
         let batch = Vec::new().into_iter();
         let mut fetch = Self { request, length: 0, descriptor: None, credit, events, batch, over: false };
         match fetch.event().await {
-            Some(Event::Accepted(ok)) => {
+            Some(FetchEvent::Accepted(ok)) => {
                 fetch.length = ok.length_bytes;
                 fetch.descriptor = ok.descriptor;
                 Ok(fetch)
             }
-            Some(Event::Failed(failure)) => {
+            Some(FetchEvent::Failed(failure)) => {
                 fetch.request.over();
                 Err(ClientError::Refused(failure))
             }
@@ -102,11 +102,11 @@ impl Pieces {
     }
 
     /// The next event; none when the connection is gone.
-    async fn event(&mut self) -> Option<Event> {
+    async fn event(&mut self) -> Option<FetchEvent> {
         poll_fn(|cx| self.poll_event(cx)).await
     }
 
-    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<FetchEvent>> {
         loop {
             if let Some(event) = self.batch.next() {
                 return Poll::Ready(Some(event));
@@ -142,14 +142,14 @@ impl Pieces {
             return Poll::Ready(None);
         }
         let end = match ready!(self.poll_event(cx)) {
-            Some(Event::Piece(piece)) => {
+            Some(FetchEvent::Piece(piece)) => {
                 if self.credit.give_back(piece.data.len()) {
                     self.request.link().wake();
                 }
                 return Poll::Ready(Some(Ok(piece)));
             }
-            Some(Event::Failed(failure)) => Some(Err(ClientError::Refused(failure))),
-            Some(Event::Complete | Event::Accepted(_)) => None,
+            Some(FetchEvent::Failed(failure)) => Some(Err(ClientError::Refused(failure))),
+            Some(FetchEvent::Complete | FetchEvent::Accepted(_)) => None,
             None => Some(Err(self.request.link().lost())),
         };
         self.over = true;

@@ -83,7 +83,7 @@ pub struct Gathering {
 
 /// Adds holders to a [`Gathering`], as their connections come up. While one of these is left, the gathering waits for more.
 #[derive(Clone, Debug)]
-pub struct Holders(Arc<Adding>);
+pub struct HolderAdder(Arc<Adding>);
 
 #[derive(Debug)]
 struct Adding {
@@ -99,7 +99,7 @@ impl Drop for Adding {
     }
 }
 
-impl Holders {
+impl HolderAdder {
     /// One more holder: the peer.
     ///
     /// # Errors
@@ -111,7 +111,7 @@ impl Holders {
     /// One more holder: the peer, or a gateway that is reached by it.
     ///
     /// # Errors
-    /// Those of [`Holders::add`], and [`ClientError::Route`].
+    /// Those of [`HolderAdder::add`], and [`ClientError::Route`].
     pub fn add_with(&self, peer: &Peer, options: HolderOptions) -> Result<(), ClientError> {
         let HolderOptions { route, lanes } = options;
         let Adding { shared, worker, id, peers } = &*self.0;
@@ -138,7 +138,7 @@ impl Client {
         &self,
         token: impl Into<AnyToken>,
         options: GatherOptions,
-    ) -> Result<(Gathering, Holders), ClientError> {
+    ) -> Result<(Gathering, HolderAdder), ClientError> {
         let GatherOptions { want, worker } = options;
         let token = token.into();
         if let AnyToken::Set(set) = token
@@ -158,7 +158,7 @@ impl Client {
         let shared = self.0.clone();
         let adding = Adding { shared: shared.clone(), worker, id, peers: Arc::clone(&peers) };
         let gathering = Gathering { shared, worker, id, events, credit, report, _peers: peers, over: false };
-        Ok((gathering, Holders(Arc::new(adding))))
+        Ok((gathering, HolderAdder(Arc::new(adding))))
     }
 }
 

@@ -44,7 +44,7 @@ pub struct Input {
 
 pub(super) enum From {
     /// Said to have this length, and read where it lies.
-    File { file: File, length: u64, watch: Watch },
+    File { file: File, length: u64, watch: FileStamp },
     /// To be opened when it is read: that waits for a writer.
     Fifo(PathBuf),
     /// Read once, to its end.
@@ -132,7 +132,7 @@ impl Input {
         } else {
             return Ok(Self { name, from: From::Stream(Box::new(Waiting(file))) });
         };
-        let watch = Watch::of(&known);
+        let watch = FileStamp::of(&known);
         Ok(Self { name, from: From::File { file, length, watch } })
     }
 
@@ -232,7 +232,7 @@ impl Read for Waiting {
 /// What the system says of a file when it is opened: another answer later means that the file was written to. A write counts before its bytes
 /// can be read, except through a shared mapping, where the kernel may note it as late as it writes the page back.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Watch {
+pub(super) struct FileStamp {
     size: u64,
     modified: (i64, i64),
     /// Whether a write may leave size and time as they are: soon after another write, and on a block device, whose node has the time of
@@ -240,7 +240,7 @@ pub(super) struct Watch {
     is_blind: bool,
 }
 
-impl Watch {
+impl FileStamp {
     fn of(known: &Metadata) -> Self {
         let age = known.modified().ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
         Self {

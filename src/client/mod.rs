@@ -22,7 +22,7 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! An address is a [`std::net::SocketAddr`] or a text such as `"gateway.example.org:4433"`. What is fetched is a reader, too ([`Fetch`]), or
+//! An address is a [`std::net::SocketAddr`] or a text such as `"gateway.example.org:4433"`. What is fetched is a reader, too ([`FetchReader`]), or
 //! comes piece by piece, with offsets and proofs ([`Peer::pieces`]); each call has a form with options:
 //!
 //! ```
@@ -70,7 +70,7 @@
 //! # What is dropped
 //!
 //! A future that is dropped ends what it asks for: a connection that is still being made is given up, a request is canceled at the
-//! peer. A [`Fetch`], [`Pieces`] or [`Gathering`] that is dropped does the same. The last [`Peer`] of a connection closes it, and the last
+//! peer. A [`FetchReader`], [`Pieces`] or [`Gathering`] that is dropped does the same. The last [`Peer`] of a connection closes it, and the last
 //! [`Client`] with the last `Peer` stops the workers, which takes up to 300 ms on the dropping thread; [`Client::stop`] does so at once.
 //!
 //! Errors are [`ClientError`]: each variant is a reason that a program can tell apart, and its text says what to do.
@@ -95,12 +95,12 @@ mod tests;
 pub use builder::ClientBuilder;
 pub use error::{ClientError, DialFailure, InputError};
 pub use fetch::{Description, Piece, PieceOptions, Pieces};
-pub use gathering::{GatherOptions, Gathered, Gathering, HolderOptions, Holders};
+pub use gathering::{GatherOptions, Gathered, Gathering, HolderAdder, HolderOptions};
 pub use input::{Input, was_closed};
-pub use payload::{Prepared, Source};
+pub use payload::{Prepared, PutSource};
 pub use peer::{AskOptions, Kept, Message, Peer, PutOptions};
 pub use prepare::{PrepareOptions, Sharding};
-pub use read::{Fetch, FetchOptions};
+pub use read::{FetchOptions, FetchReader};
 
 pub use crate::gather::{HolderReport, HolderState, Want};
 pub use crate::hop::{Route, RouteError};
@@ -110,11 +110,11 @@ use crate::application::Placement;
 use crate::datagram::{Network, NetworkInfo, NetworkKind};
 use crate::limits::BAD_SETS_LEN_MAX;
 use crate::names::{AddressError, GatewayAddress, ResolveError};
-use crate::node::{Host, Hosted, Node, NodeConfig};
+use crate::node::{ApplicationHost, Hosted, Node, NodeConfig};
 use crate::queue::Waker;
 use crate::token::SetToken;
 use crate::worker::WorkerStatus;
-use call::{Call, Dial, DialError, Up};
+use call::{Call, ConnectionUp, Dial, DialError};
 use dispatch::Dispatch;
 use std::collections::VecDeque;
 use std::fmt;
@@ -154,33 +154,33 @@ impl Default for ConnectOptions {
 
 /// Where to connect to: a [`SocketAddr`], a [`GatewayAddress`], or the text of either, such as `"gateway.example.org:4433"`.
 #[derive(Clone, Debug)]
-pub struct Target(Result<GatewayAddress, AddressError>);
+pub struct ConnectTarget(Result<GatewayAddress, AddressError>);
 
-impl From<GatewayAddress> for Target {
+impl From<GatewayAddress> for ConnectTarget {
     fn from(address: GatewayAddress) -> Self {
         Self(Ok(address))
     }
 }
 
-impl From<&GatewayAddress> for Target {
+impl From<&GatewayAddress> for ConnectTarget {
     fn from(address: &GatewayAddress) -> Self {
         Self(Ok(address.clone()))
     }
 }
 
-impl From<SocketAddr> for Target {
+impl From<SocketAddr> for ConnectTarget {
     fn from(address: SocketAddr) -> Self {
         Self(Ok(address.into()))
     }
 }
 
-impl From<&str> for Target {
+impl From<&str> for ConnectTarget {
     fn from(text: &str) -> Self {
         Self(text.parse())
     }
 }
 
-impl From<String> for Target {
+impl From<String> for ConnectTarget {
     fn from(text: String) -> Self {
         Self(text.parse())
     }
@@ -279,7 +279,7 @@ impl Client {
             let calls = receivers.get_mut(worker).and_then(Option::take);
             Box::new(Dispatch::new(calls.unwrap_or_else(|| mpsc::unbounded_channel().1)))
         };
-        let host = Host::Node(Placement::Worker, Box::new(make));
+        let host = ApplicationHost::Node(Placement::Worker, Box::new(make));
         let hosted = Hosted::new("client", Vec::new(), host);
         let node = Node::start(networks, config, vec![hosted])?;
         Ok(Self(Arc::new(Shared {
@@ -311,7 +311,7 @@ impl Client {
     ///
     /// # Errors
     /// Those of [`Client::connect_with`].
-    pub async fn connect(&self, to: impl Into<Target>) -> Result<Peer, ClientError> {
+    pub async fn connect(&self, to: impl Into<ConnectTarget>) -> Result<Peer, ClientError> {
         self.connect_with(to, ConnectOptions::default()).await
     }
 
@@ -324,7 +324,7 @@ impl Client {
     /// [`CloseReason::Tls`].
     pub async fn connect_with(
         &self,
-        to: impl Into<Target>,
+        to: impl Into<ConnectTarget>,
         options: ConnectOptions,
     ) -> Result<Peer, ClientError> {
         let to = to.into().0?;
@@ -369,13 +369,13 @@ impl Client {
 /// A call of [`Client::connect_with`] that nobody has waited for to the end: its connection must not stay.
 struct Dialing<'a> {
     shared: &'a Shared,
-    answer: oneshot::Receiver<Result<Up, DialError>>,
+    answer: oneshot::Receiver<Result<ConnectionUp, DialError>>,
 }
 
 impl Drop for Dialing<'_> {
     fn drop(&mut self) {
         self.answer.close();
-        if let Ok(Ok(Up { connection, .. })) = self.answer.try_recv() {
+        if let Ok(Ok(ConnectionUp { connection, .. })) = self.answer.try_recv() {
             self.shared.call(connection.worker.into(), Call::Disconnect { connection });
         }
     }

@@ -1,7 +1,7 @@
 //! What is put: a payload, hashed, with its tree at hand, and its verified encoding as it is sent.
 
 use super::ClientError;
-use super::input::Watch;
+use super::input::FileStamp;
 use crate::record::RecordError;
 use crate::shard::{Blob, Descriptor, Lanes};
 use crate::token::{EncodedPiece, Outboard, Ranges, Selection, Token, VerifiedDecoder, VerifiedEncoder};
@@ -51,7 +51,7 @@ pub(super) enum Data {
     File {
         file: File,
         path: String,
-        watch: Option<Watch>,
+        watch: Option<FileStamp>,
     },
 }
 
@@ -108,16 +108,16 @@ impl Prepared {
         Ok(Token::from_root(*hasher.finalize().as_bytes()) == self.token)
     }
 
-    /// The bytes of a blob that a [`Source`] was made of, which is here.
+    /// The bytes of a blob that a [`PutSource`] was made of, which is here.
     fn data(&self, blob: Blob) -> &Data {
         &self.stored(blob).unwrap_or(&self.content).data
     }
 }
 
 /// The verified encodings of parts of a payload's blobs, one after the other, read as they are sent: the bytes of a PUT.
-pub struct Source<P> {
+pub struct PutSource<P> {
     payload: P,
-    parts: Vec<Part>,
+    parts: Vec<EncodedPart>,
     /// The part that is read now.
     at: usize,
     pieces: Vec<EncodedPiece>,
@@ -127,7 +127,7 @@ pub struct Source<P> {
     pub(super) given: u64,
 }
 
-struct Part {
+struct EncodedPart {
     blob: Blob,
     encoder: VerifiedEncoder,
     /// Checks what is read of a file whose changes may not be seen, before it is sent.
@@ -136,7 +136,7 @@ struct Part {
     sequential: bool,
 }
 
-impl<P: Deref<Target = Prepared>> Source<P> {
+impl<P: Deref<Target = Prepared>> PutSource<P> {
     /// The payload whole, or lanes of the set that `descriptor` describes.
     ///
     /// # Errors
@@ -167,7 +167,7 @@ impl<P: Deref<Target = Prepared>> Source<P> {
             let check = check.transpose().map_err(|_| stored.data.changed())?;
             let encoder =
                 VerifiedEncoder::new(stored.outboard.clone(), selection).map_err(RecordError::from)?;
-            parts.push(Part { blob, encoder, check, sequential });
+            parts.push(EncodedPart { blob, encoder, check, sequential });
         }
         Ok(Self {
             payload,
@@ -221,7 +221,7 @@ impl<P: Deref<Target = Prepared>> Source<P> {
     }
 
     fn read(&mut self, offset: u64, len: usize) -> Result<Bytes, ClientError> {
-        let Part { blob, sequential, .. } = &self.parts[self.at];
+        let EncodedPart { blob, sequential, .. } = &self.parts[self.at];
         let data = self.payload.data(*blob);
         self.given += len as u64;
         if let Data::Memory(bytes) = data {
@@ -303,7 +303,7 @@ mod tests {
         bytes
     }
 
-    fn encoding(mut source: Source<&Prepared>) -> Vec<u8> {
+    fn encoding(mut source: PutSource<&Prepared>) -> Vec<u8> {
         let mut all = Vec::new();
         while let Some(batch) = source.next_batch().unwrap() {
             assert!(!batch.is_empty());
@@ -322,8 +322,8 @@ mod tests {
             let (on_disk, in_memory) = (Prepared::file(file.path()).unwrap(), Prepared::bytes(bytes.clone()));
             assert_eq!((on_disk.token, on_disk.length), (in_memory.token, in_memory.length));
             let descriptor = on_disk.descriptor().unwrap();
-            let encoded = encoding(Source::new(&on_disk, &descriptor, None).unwrap());
-            assert!(encoded == encoding(Source::new(&in_memory, &descriptor, None).unwrap()));
+            let encoded = encoding(PutSource::new(&on_disk, &descriptor, None).unwrap());
+            assert!(encoded == encoding(PutSource::new(&in_memory, &descriptor, None).unwrap()));
             let mut decoder = VerifiedDecoder::new(on_disk.token, len as u64, Ranges::all()).unwrap();
             decoder.push(&encoded).unwrap();
             assert!(decoder.is_complete());
@@ -342,7 +342,7 @@ mod tests {
         let coding = Coding::ReedSolomon { data_lanes: 4, parity: None };
         let set = Descriptor::new(payload.token, payload.length, 65_536, coding).unwrap();
         let lanes: Lanes = [0, 2].into_iter().collect();
-        let encoded = encoding(Source::new(&payload, &set, Some(lanes)).unwrap());
+        let encoded = encoding(PutSource::new(&payload, &set, Some(lanes)).unwrap());
         let part = set.parts(lanes, &Ranges::all()).unwrap().remove(0);
         let mut decoder = VerifiedDecoder::new(part.token, part.length, part.selection).unwrap();
         decoder.push(&encoded).unwrap();
@@ -357,13 +357,13 @@ mod tests {
     fn what_is_not_at_hand_is_refused() {
         let payload = Prepared::bytes(noise(100_000));
         let other = Descriptor::plain(Token::of(b"other"), 100_000).unwrap();
-        assert!(matches!(Source::new(&payload, &other, None), Err(ClientError::OtherDescriptor { .. })));
+        assert!(matches!(PutSource::new(&payload, &other, None), Err(ClientError::OtherDescriptor { .. })));
         let coding = Coding::ReedSolomon { data_lanes: 2, parity: Some((1, Token::of(b"parity"))) };
         let set = Descriptor::new(payload.token, payload.length, 16_384, coding).unwrap();
-        assert!(Source::new(&payload, &set, Some(Lanes::one(1))).is_ok());
-        let parity = Source::new(&payload, &set, Some(Lanes::one(2)));
+        assert!(PutSource::new(&payload, &set, Some(Lanes::one(1))).is_ok());
+        let parity = PutSource::new(&payload, &set, Some(Lanes::one(2)));
         assert!(matches!(parity, Err(ClientError::NoParity)));
-        assert!(matches!(Source::new(&payload, &set, Some(Lanes::one(3))), Err(ClientError::Ranges(_))));
+        assert!(matches!(PutSource::new(&payload, &set, Some(Lanes::one(3))), Err(ClientError::Ranges(_))));
     }
 
     #[test]
@@ -372,7 +372,7 @@ mod tests {
         file.write_all(&noise(200_000)).unwrap();
         let payload = Prepared::file(file.path()).unwrap();
         file.as_file().set_len(100_000).unwrap();
-        let mut source = Source::new(&payload, &payload.descriptor().unwrap(), None).unwrap();
+        let mut source = PutSource::new(&payload, &payload.descriptor().unwrap(), None).unwrap();
         assert!(matches!(source.next_batch(), Err(ClientError::Changed { .. })));
     }
 }

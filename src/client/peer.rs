@@ -1,9 +1,9 @@
 //! The task's side of a connection.
 
-use super::call::{Answer, Batch, Call, PutAnswer, Room, Up};
+use super::call::{AnswerChannel, Batch, Call, ConnectionUp, PutAnswer, Room};
 use super::fetch::{Description, PieceOptions, Pieces};
-use super::payload::{Prepared, Source};
-use super::read::{Fetch, FetchOptions};
+use super::payload::{Prepared, PutSource};
+use super::read::{FetchOptions, FetchReader};
 use super::{ClientError, Shared};
 use crate::hop::Route;
 use crate::limits::{CLIENT_BATCHES_LEN, CLIENT_MESSAGES_BYTES, CLIENT_REQUESTS_LEN, MESSAGE_BYTES_MAX};
@@ -31,7 +31,7 @@ const LEASE_S: u64 = 30 * 24 * 3600;
 /// Every request may end with [`ClientError::Lost`] when the connection is lost, and with [`ClientError::Stopped`] when the client is
 /// stopped.
 #[derive(Clone, Debug)]
-pub struct Peer(Arc<Link>);
+pub struct Peer(Arc<PeerLink>);
 
 /// How to put; the default is the whole payload to the peer itself, for thirty days.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ pub struct Message {
 
 /// What all clones of a [`Peer`] share.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct PeerLink {
     shared: Arc<Shared>,
     connection: ConnectionId,
     node: Option<NodeId>,
@@ -94,13 +94,13 @@ pub(super) struct Link {
     requests: Arc<Semaphore>,
 }
 
-impl Drop for Link {
+impl Drop for PeerLink {
     fn drop(&mut self) {
         self.call(Call::Disconnect { connection: self.connection });
     }
 }
 
-impl Link {
+impl PeerLink {
     pub(super) fn call(&self, call: Call) {
         self.shared.call(self.connection.worker.into(), call);
     }
@@ -123,31 +123,31 @@ impl Link {
     }
 }
 
-/// A request in flight. Dropped before it is [`Asked::over`], it is canceled.
+/// A request in flight. Dropped before it is [`PendingRequest::over`], it is canceled.
 #[derive(Debug)]
-pub(super) struct Asked {
-    link: Arc<Link>,
+pub(super) struct PendingRequest {
+    link: Arc<PeerLink>,
     /// What the worker's side knows it by.
     ticket: u64,
     asked: bool,
     _slot: Option<OwnedSemaphorePermit>,
 }
 
-impl Asked {
+impl PendingRequest {
     /// Waits for its turn.
-    pub(super) async fn new(link: &Arc<Link>) -> Self {
+    pub(super) async fn new(link: &Arc<PeerLink>) -> Self {
         // The semaphore is never closed.
         let slot = link.requests.clone().acquire_owned().await.ok();
         Self { link: link.clone(), ticket: link.shared.next_request(), asked: false, _slot: slot }
     }
 
-    pub(super) fn ask(&mut self, ask: Ask, answer: Answer) {
+    pub(super) fn ask(&mut self, ask: Ask, answer: AnswerChannel) {
         self.asked = true;
         let (connection, ticket) = (self.link.connection, self.ticket);
         self.link.call(Call::Ask { connection, ticket, ask: Box::new(ask), answer });
     }
 
-    pub(super) fn link(&self) -> &Link {
+    pub(super) fn link(&self) -> &PeerLink {
         &self.link
     }
 
@@ -167,7 +167,7 @@ impl Asked {
     }
 }
 
-impl Drop for Asked {
+impl Drop for PendingRequest {
     fn drop(&mut self) {
         if self.asked {
             self.link.call(Call::Cancel { ticket: self.ticket });
@@ -176,9 +176,9 @@ impl Drop for Asked {
 }
 
 impl Peer {
-    pub(super) fn new(shared: Arc<Shared>, up: Up) -> Self {
-        let Up { connection, node, remote, closed, messages, room } = up;
-        Self(Arc::new(Link {
+    pub(super) fn new(shared: Arc<Shared>, up: ConnectionUp) -> Self {
+        let ConnectionUp { connection, node, remote, closed, messages, room } = up;
+        Self(Arc::new(PeerLink {
             shared,
             connection,
             node,
@@ -239,20 +239,20 @@ impl Peer {
         let PutOptions { queue, lease_s, descriptor, lanes, route } = options;
         let queue = queue.unwrap_or(self.0.shared.put_queue);
         let descriptor = descriptor.map_or_else(|| payload.descriptor(), Ok)?;
-        let mut source = Source::new(payload, &descriptor, lanes)?;
+        let mut source = PutSource::new(payload, &descriptor, lanes)?;
         let put = match lanes {
             Some(_) => AnyToken::from(descriptor.set_token()),
             None => payload.token.into(),
         };
         let hop = self.0.hop(route.as_ref())?;
-        let mut request = Asked::new(&self.0).await;
+        let mut request = PendingRequest::new(&self.0).await;
         let (accept, accepted) = oneshot::channel();
         let (done, kept) = oneshot::channel();
         let (give, data) = mpsc::channel(CLIENT_BATCHES_LEN);
         let (credit, unsent) = (Credit::default(), VecDeque::new());
         let answer = PutAnswer { accepted: Some(accept), done, data, unsent, credit: credit.clone() };
         let ask = Ask::by(hop, Put { queue, lease_s, descriptor, lanes }).with_credit(credit);
-        request.ask(ask, Answer::Put(answer));
+        request.ask(ask, AnswerChannel::Put(answer));
         let accepted = accepted.await.is_ok();
         if accepted {
             progress(0);
@@ -291,7 +291,7 @@ impl Peer {
     ///
     /// # Errors
     /// [`ClientError::Refused`] for what the peer refuses: with [`ErrorCode::NotFound`] where it does not have the payload.
-    pub async fn fetch(&self, token: impl Into<AnyToken>) -> Result<Fetch, ClientError> {
+    pub async fn fetch(&self, token: impl Into<AnyToken>) -> Result<FetchReader, ClientError> {
         self.fetch_with(token, FetchOptions::default()).await
     }
 
@@ -303,8 +303,8 @@ impl Peer {
         &self,
         token: impl Into<AnyToken>,
         options: FetchOptions,
-    ) -> Result<Fetch, ClientError> {
-        Fetch::start(&self.0, token.into(), options).await
+    ) -> Result<FetchReader, ClientError> {
+        FetchReader::start(&self.0, token.into(), options).await
     }
 
     /// Asks for a payload piece by piece, each with its offset and its proofs; or for lanes of a set, whose shards come in any order.
@@ -365,9 +365,9 @@ impl Peer {
         options: AskOptions,
     ) -> Result<Vec<Holder>, ClientError> {
         let hop = self.0.hop(options.route.as_ref())?;
-        let mut request = Asked::new(&self.0).await;
+        let mut request = PendingRequest::new(&self.0).await;
         let (reply, answer) = oneshot::channel();
-        request.ask(Ask::by(hop, Locate { token: token.into() }), Answer::Holders(reply));
+        request.ask(Ask::by(hop, Locate { token: token.into() }), AnswerChannel::Holders(reply));
         request.answer(answer).await
     }
 
@@ -385,9 +385,9 @@ impl Peer {
     /// Those of [`Peer::mirror`], and [`ClientError::Route`].
     pub async fn mirror_with(&self, mirror: Mirror, options: AskOptions) -> Result<Done, ClientError> {
         let hop = self.0.hop(options.route.as_ref())?;
-        let mut request = Asked::new(&self.0).await;
+        let mut request = PendingRequest::new(&self.0).await;
         let (reply, answer) = oneshot::channel();
-        request.ask(Ask::by(hop, mirror), Answer::Done(reply));
+        request.ask(Ask::by(hop, mirror), AnswerChannel::Done(reply));
         request.answer(answer).await
     }
 

@@ -5,7 +5,7 @@
 //! true, is copied into a temporary file first: its spool.
 
 use super::ClientError;
-use super::input::{From, Input, WINDOW_BYTES, Watch, read_full};
+use super::input::{FileStamp, From, Input, WINDOW_BYTES, read_full};
 use super::payload::{Data, Prepared, Stored};
 use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::shard::{Coded, CoderError, Descriptor, encode};
@@ -108,7 +108,7 @@ impl Preparing<'_> {
         ClientError::File { path: self.name.into(), source }
     }
 
-    fn file(&self, mut file: File, length: u64, watch: Watch) -> Result<Prepared, ClientError> {
+    fn file(&self, mut file: File, length: u64, watch: FileStamp) -> Result<Prepared, ClientError> {
         let found = self.in_place(&mut file, length)?;
         if watch.has_changed(&file).map_err(|source| self.failed(source))? {
             return Err(ClientError::Changed { path: self.name.into() });

@@ -1,7 +1,7 @@
 //! A payload as it is fetched, in order: as a reader, as chunks, as bytes.
 
 use super::fetch::{PieceOptions, Pieces};
-use super::peer::Link;
+use super::peer::PeerLink;
 use super::{ClientError, Route};
 use crate::shard::Descriptor;
 use crate::token::{AnyToken, Ranges};
@@ -52,16 +52,16 @@ pub struct FetchOptions {
 /// A reader's errors are [`io::Error`]s with a [`ClientError`] inside, which `error.downcast::<ClientError>()` gives back. The end of
 /// the reader is the end of the payload: where the payload ends early, reading fails, and fails again when it is tried again.
 #[derive(Debug)]
-pub struct Fetch {
+pub struct FetchReader {
     pieces: Pieces,
     /// Of the piece that is being read.
     rest: Bytes,
     failed: bool,
 }
 
-impl Fetch {
+impl FetchReader {
     pub(super) async fn start(
-        link: &Arc<Link>,
+        link: &Arc<PeerLink>,
         token: AnyToken,
         options: FetchOptions,
     ) -> Result<Self, ClientError> {
@@ -97,7 +97,7 @@ impl Fetch {
     /// Everything that still comes, in one piece.
     ///
     /// # Errors
-    /// Those of [`Fetch::chunk`], and [`ClientError::TooLong`] as soon as more than `bytes_max` have come.
+    /// Those of [`FetchReader::chunk`], and [`ClientError::TooLong`] as soon as more than `bytes_max` have come.
     pub async fn bytes(mut self, bytes_max: u64) -> Result<Bytes, ClientError> {
         let mut whole = BytesMut::new();
         let mut only = Bytes::new();
@@ -136,7 +136,7 @@ impl Fetch {
     }
 }
 
-impl AsyncRead for Fetch {
+impl AsyncRead for FetchReader {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -149,7 +149,7 @@ impl AsyncRead for Fetch {
     }
 }
 
-impl AsyncBufRead for Fetch {
+impl AsyncBufRead for FetchReader {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
         ready!(this.poll_rest(cx))?;

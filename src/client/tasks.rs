@@ -1,6 +1,6 @@
 //! The requests of a client's tasks on the worker's side: whom each answer goes to, and the bytes that are put.
 
-use super::call::{Answer, Batch, Event, FetchAnswer, PutAnswer};
+use super::call::{AnswerChannel, Batch, FetchAnswer, FetchEvent, PutAnswer};
 use super::dispatch::Owner;
 use super::fetch::Piece;
 use crate::application::Outbox;
@@ -27,7 +27,7 @@ pub(super) struct Tasks {
 struct TaskRequest {
     /// As the worker knows it.
     id: RequestId,
-    answer: Answer,
+    answer: AnswerChannel,
     /// To be asked once more if the peer says that it was too early.
     again: Option<Box<Ask>>,
 }
@@ -40,7 +40,7 @@ impl Tasks {
         outbox: &mut Outbox<Owner>,
         (connection, early): (ConnectionId, bool),
         (ticket, ask): (u64, Box<Ask>),
-        answer: Answer,
+        answer: AnswerChannel,
     ) {
         let again = early.then(|| ask.clone());
         let id = outbox.ask(port, connection, ask, Owner::Task(ticket));
@@ -70,26 +70,26 @@ impl Tasks {
         match delivery {
             Delivery::Answered(_, queue::Answer::Ok(ok)) => self.accepted(ticket, ok),
             Delivery::Piece { shard, piece, .. } => {
-                self.event(ticket, Event::Piece(Piece::new(shard, piece)))
+                self.event(ticket, FetchEvent::Piece(Piece::new(shard, piece)))
             }
             Delivery::Ended(_, End::Failed(failure)) if failure.code == ErrorCode::TooEarly => {
                 self.too_early(port, outbox, ticket, failure);
             }
             Delivery::Ended(_, End::Failed(failure)) => self.failed(ticket, failure),
             Delivery::Answered(_, queue::Answer::Done(done)) => match self.end(ticket) {
-                Some(Answer::Put(PutAnswer { done: reply, .. }) | Answer::Done(reply)) => {
+                Some(AnswerChannel::Put(PutAnswer { done: reply, .. }) | AnswerChannel::Done(reply)) => {
                     let _ = reply.send(Ok(done));
                 }
-                Some(Answer::Fetch(_) | Answer::Holders(_)) | None => {}
+                Some(AnswerChannel::Fetch(_) | AnswerChannel::Holders(_)) | None => {}
             },
             Delivery::Answered(_, queue::Answer::Holders(holders)) => {
-                if let Some(Answer::Holders(reply)) = self.end(ticket) {
+                if let Some(AnswerChannel::Holders(reply)) = self.end(ticket) {
                     let _ = reply.send(Ok(holders.holders));
                 }
             }
             Delivery::Ended(_, End::Checked) => {
-                if let Some(Answer::Fetch(fetch)) = self.end(ticket) {
-                    fetch.end(Event::Complete);
+                if let Some(AnswerChannel::Fetch(fetch)) = self.end(ticket) {
+                    fetch.end(FetchEvent::Complete);
                 }
             }
             // A client opens no stream that is not read here, and the others are about no request of its own.
@@ -103,23 +103,24 @@ impl Tasks {
         }
     }
 
-    fn end(&mut self, ticket: u64) -> Option<Answer> {
+    fn end(&mut self, ticket: u64) -> Option<AnswerChannel> {
         self.requests.remove(&ticket).map(|request| request.answer)
     }
 
     fn accepted(&mut self, ticket: u64, ok: OkRecord) {
         match self.requests.get_mut(&ticket).map(|request| &mut request.answer) {
-            Some(Answer::Put(put)) => {
+            Some(AnswerChannel::Put(put)) => {
                 let told = put.accepted.take().is_some_and(|accepted| accepted.send(()).is_ok());
                 self.putting.extend(told.then_some(ticket));
             }
-            Some(Answer::Fetch(_)) => self.event(ticket, Event::Accepted(ok)),
-            Some(Answer::Holders(_) | Answer::Done(_)) | None => {}
+            Some(AnswerChannel::Fetch(_)) => self.event(ticket, FetchEvent::Accepted(ok)),
+            Some(AnswerChannel::Holders(_) | AnswerChannel::Done(_)) | None => {}
         }
     }
 
-    fn event(&mut self, ticket: u64, event: Event) {
-        let Some(TaskRequest { answer: Answer::Fetch(fetch), .. }) = self.requests.get_mut(&ticket) else {
+    fn event(&mut self, ticket: u64, event: FetchEvent) {
+        let Some(TaskRequest { answer: AnswerChannel::Fetch(fetch), .. }) = self.requests.get_mut(&ticket)
+        else {
             return;
         };
         fetch.held.push(event);
@@ -150,11 +151,11 @@ impl Tasks {
 
     fn failed(&mut self, ticket: u64, failure: ErrorRecord) {
         match self.end(ticket) {
-            Some(Answer::Fetch(fetch)) => fetch.end(Event::Failed(failure)),
-            Some(Answer::Put(PutAnswer { done: reply, .. }) | Answer::Done(reply)) => {
+            Some(AnswerChannel::Fetch(fetch)) => fetch.end(FetchEvent::Failed(failure)),
+            Some(AnswerChannel::Put(PutAnswer { done: reply, .. }) | AnswerChannel::Done(reply)) => {
                 let _ = reply.send(Err(failure));
             }
-            Some(Answer::Holders(reply)) => {
+            Some(AnswerChannel::Holders(reply)) => {
                 let _ = reply.send(Err(failure));
             }
             None => {}
@@ -167,7 +168,9 @@ impl Tasks {
         let requests = &mut self.requests;
         self.putting.retain(|ticket| {
             let Entry::Occupied(mut entry) = requests.entry(*ticket) else { return false };
-            let TaskRequest { id, answer: Answer::Put(put), .. } = entry.get_mut() else { return false };
+            let TaskRequest { id, answer: AnswerChannel::Put(put), .. } = entry.get_mut() else {
+                return false;
+            };
             match put.turn(*id, port) {
                 PutTurn::Blocked => true,
                 PutTurn::Sent => {
@@ -193,7 +196,9 @@ impl Tasks {
     /// Hands on the events that are held back.
     pub(super) fn flush(&mut self) {
         for ticket in std::mem::take(&mut self.holding) {
-            if let Some(TaskRequest { answer: Answer::Fetch(fetch), .. }) = self.requests.get_mut(&ticket) {
+            if let Some(TaskRequest { answer: AnswerChannel::Fetch(fetch), .. }) =
+                self.requests.get_mut(&ticket)
+            {
                 fetch.listed = false;
                 fetch.flush();
             }
@@ -209,7 +214,7 @@ impl FetchAnswer {
         }
     }
 
-    fn end(mut self, event: Event) {
+    fn end(mut self, event: FetchEvent) {
         self.held.push(event);
         self.flush();
     }

@@ -1,11 +1,14 @@
-use super::call::{Answer, Batch, Call, Dial, DialError, Event, FetchAnswer, HostedGather, PutAnswer, Up};
+use super::call::{
+    AnswerChannel, Batch, Call, ConnectionUp, Dial, DialError, FetchAnswer, FetchEvent, HostedGather,
+    PutAnswer,
+};
 use super::dispatch::Dispatch;
 use crate::application::Application;
 use crate::gather::{Gather, GatherEvent, GatherSource, Want};
 use crate::limits::{CLIENT_MESSAGES_LEN, CLIENT_PIECES_LEN, COMMAND_RING_LEN};
 use crate::queue::{
-    self, AppPort, Ask, Asked, CloseReason, Command, ConnectionCommand, ConnectionEvent, ConnectionId,
-    Credit, Delivery, End, Ending, RequestId, Sleeper, WorkerPort, rings,
+    self, AppPort, Ask, CloseReason, Command, ConnectionCommand, ConnectionEvent, ConnectionId, Credit,
+    Delivery, End, Ending, PeerRequest, RequestId, Sleeper, WorkerPort, rings,
 };
 use crate::record::{ErrorCode, ErrorRecord, Fetch, Locate, OkRecord, Payload, Put};
 use crate::shard::Descriptor;
@@ -49,7 +52,7 @@ impl Bench {
         self.worker.command().expect("a command")
     }
 
-    fn dial(&mut self, early: bool) -> oneshot::Receiver<Result<Up, DialError>> {
+    fn dial(&mut self, early: bool) -> oneshot::Receiver<Result<ConnectionUp, DialError>> {
         let (reply, answer) = oneshot::channel();
         let deadline = self.now + Duration::from_secs(1);
         let remotes = Some([([127, 0, 0, 1], 1).into()].into());
@@ -71,19 +74,19 @@ impl Bench {
         self.poll();
     }
 
-    fn connect(&mut self, early: bool) -> Up {
+    fn connect(&mut self, early: bool) -> ConnectionUp {
         let mut answer = self.dial(early);
         let Command::Connect { tag, .. } = self.command() else { panic!("no Connect") };
         self.come_up(tag);
         answer.try_recv().unwrap().unwrap()
     }
 
-    fn fetch(&mut self, n: u64) -> mpsc::UnboundedReceiver<Vec<Event>> {
+    fn fetch(&mut self, n: u64) -> mpsc::UnboundedReceiver<Vec<FetchEvent>> {
         let (events, heard) = mpsc::unbounded_channel();
         let token = Token::of(b"").into();
         let fetch = Fetch { token, bytes_max: 0, lanes: None, ranges: Ranges::all(), describe: false };
         let ask = Box::new(Ask::new(fetch).with_credit(Credit::default()));
-        let answer = Answer::Fetch(FetchAnswer { events, held: Vec::new(), listed: false });
+        let answer = AnswerChannel::Fetch(FetchAnswer { events, held: Vec::new(), listed: false });
         self.call(Call::Ask { connection: LINK, ticket: n, ask, answer });
         heard
     }
@@ -138,7 +141,7 @@ fn too_early_is_asked_once_more_as_another_request() {
     bench.worker.deliver(Delivery::Ended(second, End::Failed(refusal(ErrorCode::TooEarly))));
     bench.poll();
     let events = heard.try_recv().unwrap();
-    assert!(matches!(&events[..], [Event::Piece(_), Event::Failed(_)]), "{events:?}");
+    assert!(matches!(&events[..], [FetchEvent::Piece(_), FetchEvent::Failed(_)]), "{events:?}");
     assert!(bench.worker.command().is_none());
 }
 
@@ -171,7 +174,7 @@ fn without_early_data_too_early_is_an_answer() {
     let Command::Ask(request, _) = bench.command() else { panic!("no Ask") };
     bench.worker.deliver(Delivery::Ended(request, End::Failed(refusal(ErrorCode::TooEarly))));
     bench.poll();
-    assert!(matches!(heard.try_recv().unwrap()[..], [Event::Failed(_)]));
+    assert!(matches!(heard.try_recv().unwrap()[..], [FetchEvent::Failed(_)]));
 }
 
 #[test]
@@ -232,7 +235,7 @@ fn an_inbox_that_nobody_empties_stops_deliveries_and_not_calls() {
         bench.poll();
     }
     assert_eq!(queues, (0..CLIENT_MESSAGES_LEN as u64 + 2).collect::<Vec<_>>());
-    assert!(matches!(heard.try_recv().unwrap()[..], [Event::Complete]));
+    assert!(matches!(heard.try_recv().unwrap()[..], [FetchEvent::Complete]));
 }
 
 #[test]
@@ -264,7 +267,7 @@ fn put(bench: &mut Bench, n: u64) -> Putting {
     let ask = Box::new(Ask::new(put).with_credit(credit.clone()));
     let unsent = VecDeque::new();
     let answer = PutAnswer { accepted: Some(accept), done, data: batches, unsent, credit: credit.clone() };
-    bench.call(Call::Ask { connection: LINK, ticket: n, ask, answer: Answer::Put(answer) });
+    bench.call(Call::Ask { connection: LINK, ticket: n, ask, answer: AnswerChannel::Put(answer) });
     bench.poll();
     let Command::Ask(request, _) = bench.command() else { panic!("no Ask") };
     Putting { accepted, data, credit, request }
@@ -348,7 +351,7 @@ fn an_answer_that_comes_after_its_task_gave_up_or_twice_goes_nowhere() {
     }
     while bench.poll() {}
     assert_eq!(given_up.try_recv().unwrap_err(), TryRecvError::Disconnected);
-    assert!(matches!(kept.try_recv().unwrap()[..], [Event::Complete]));
+    assert!(matches!(kept.try_recv().unwrap()[..], [FetchEvent::Complete]));
     assert_eq!(kept.try_recv().unwrap_err(), TryRecvError::Disconnected);
     // A second wish to cancel, and one that comes after the end.
     bench.call(Call::Cancel { ticket: 1 });
@@ -417,7 +420,7 @@ fn a_client_serves_nobody() {
     let _up = bench.connect(false);
     let request = RequestId::peer(LINK, 1);
     let what = Locate { token: Token::of(b"").into() }.into();
-    let asked = Asked { request: what, node: None, early: false, credit: Credit::default() };
+    let asked = PeerRequest { request: what, node: None, early: false, credit: Credit::default() };
     bench.worker.deliver(Delivery::Asked(request, Box::new(asked)));
     bench.poll();
     let Command::End(_, Ending::Refuse(failure)) = bench.command() else { panic!("not refused") };

@@ -100,7 +100,7 @@ impl KernelUdp {
         Self::of(bind::open_all(addresses, config, bind::make)?, config)
     }
 
-    fn of((sockets, missing): bind::Opened, config: KernelUdpConfig) -> io::Result<Self> {
+    fn of((sockets, missing): bind::BoundSockets, config: KernelUdpConfig) -> io::Result<Self> {
         let mut buffers = SocketBuffers { send_bytes: usize::MAX, receive_bytes: usize::MAX };
         for bound in &sockets {
             let socket = SockRef::from(&bound.socket);

@@ -52,7 +52,7 @@ pub struct HolderReport {
 }
 
 #[derive(Debug)]
-pub(super) struct Holder {
+pub(super) struct GatherHolder {
     pub(super) source: GatherSource,
     pub(super) running: usize,
     pub(super) requests: u64,
@@ -72,7 +72,7 @@ pub(super) struct Holder {
     pub(super) one_by_one: bool,
 }
 
-impl Holder {
+impl GatherHolder {
     pub(super) fn new(source: GatherSource) -> Self {
         Self {
             source,

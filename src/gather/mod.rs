@@ -18,7 +18,7 @@ use crate::queue::{Answer, CloseReason, ConnectionId, Delivery, End, RequestId};
 use crate::record::{ErrorCode, ErrorRecord};
 use crate::shard::{Blob, Descriptor, Lanes, ShardIndex};
 use crate::token::{AnyToken, VerifiedPiece};
-use holder::Holder;
+use holder::GatherHolder;
 use rustc_hash::FxHashMap;
 use shape::Shape;
 use smallvec::SmallVec;
@@ -68,7 +68,7 @@ pub enum GatherEvent {
 pub struct Gather {
     token: AnyToken,
     want: Want,
-    holders: Vec<Holder>,
+    holders: Vec<GatherHolder>,
     requests: FxHashMap<RequestId, WindowRequest>,
     shape: Option<Shape>,
     windows: BTreeMap<u64, Window>,
@@ -111,7 +111,7 @@ impl Gather {
         Self {
             token,
             want,
-            holders: sources.into_iter().map(Holder::new).collect(),
+            holders: sources.into_iter().map(GatherHolder::new).collect(),
             requests: FxHashMap::default(),
             shape: None,
             windows: BTreeMap::new(),
@@ -132,7 +132,7 @@ impl Gather {
 
     /// Adds a holder.
     pub fn add(&mut self, source: GatherSource) {
-        self.holders.push(Holder::new(source));
+        self.holders.push(GatherHolder::new(source));
     }
 
     /// The wanted lanes, once the set is described.
@@ -145,7 +145,7 @@ impl Gather {
 
     /// Each holder's part, in the order of the sources.
     pub fn report(&self) -> Vec<HolderReport> {
-        self.holders.iter().map(Holder::given).collect()
+        self.holders.iter().map(GatherHolder::given).collect()
     }
 
     /// The next event.
@@ -201,7 +201,7 @@ impl Gather {
         }
         let stall = Duration::from_millis(GATHER_STALL_MS);
         let stalls = self.requests.values().map(|asked| asked.progress + stall);
-        stalls.chain(self.holders.iter().filter_map(Holder::waits_until)).min()
+        stalls.chain(self.holders.iter().filter_map(GatherHolder::waits_until)).min()
     }
 
     fn give_up(&mut self, failure: ErrorRecord) {
@@ -238,7 +238,7 @@ impl Gather {
             return;
         };
         self.holders[holder].agrees = None;
-        let agrees = |holder: &Holder| holder.agrees == Some(true) && holder.may_still_give();
+        let agrees = |holder: &GatherHolder| holder.agrees == Some(true) && holder.may_still_give();
         if let Some(other) = self.holders.iter().position(agrees) {
             shape.claimed_by = Some(other);
             return;
@@ -419,11 +419,11 @@ impl Gather {
     }
 
     fn why(&self) -> ErrorRecord {
-        let told: Vec<_> = self.holders.iter().map(Holder::told).collect();
+        let told: Vec<_> = self.holders.iter().map(GatherHolder::told).collect();
         if told.is_empty() {
             return ErrorRecord::new(ErrorCode::UpstreamFailed, 0, "there is no holder");
         }
-        let not_found = self.holders.iter().all(Holder::has_not);
+        let not_found = self.holders.iter().all(GatherHolder::has_not);
         let (code, what) = match (not_found, &self.shape) {
             (true, _) => (ErrorCode::NotFound, "none of the holders has it"),
             (_, None) => (ErrorCode::UpstreamFailed, "no holder answered"),

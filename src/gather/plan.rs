@@ -1,6 +1,6 @@
 //! Which holder gets which request, and when the gathering ends.
 
-use super::holder::Holder;
+use super::holder::GatherHolder;
 use super::shape::Shape;
 use super::{Gather, GatherEvent, Want, Window, WindowRequest};
 use crate::application::Asker;
@@ -32,7 +32,7 @@ impl Gather {
         }
         // No request is in flight, and no holder has what is still missing.
         let host_is_behind = self.ahead_bytes >= GATHER_AHEAD_BYTES;
-        let more = self.awaits_more || self.holders.iter().any(Holder::waits);
+        let more = self.awaits_more || self.holders.iter().any(GatherHolder::waits);
         if self.requests.is_empty() && !host_is_behind && !more {
             self.over = true;
             if self.claimed_by().is_some() {

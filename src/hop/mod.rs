@@ -166,11 +166,11 @@ pub fn decide(
 /// The state that all workers of a gateway share: its policy, its peer gateways and the nonces seen.
 #[derive(Debug)]
 pub struct Hops {
-    inner: Mutex<Inner>,
+    inner: Mutex<HopState>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct HopState {
     policy: Policy,
     peer_gateways: BTreeSet<NodeId>,
     nonces: NonceCache,
@@ -179,7 +179,7 @@ struct Inner {
 impl Hops {
     /// A gateway with these configured peer gateways and no nonces.
     pub fn new(policy: Policy, peer_gateways: BTreeSet<NodeId>) -> Self {
-        Self { inner: Mutex::new(Inner { policy, peer_gateways, nonces: NonceCache::new() }) }
+        Self { inner: Mutex::new(HopState { policy, peer_gateways, nonces: NonceCache::new() }) }
     }
 
     /// Replaces the rules. Seen nonces stay seen.
@@ -213,7 +213,7 @@ impl Hops {
         decide(hop, previous, &inner.policy, |node| inner.peer_gateways.contains(node), nonce_seen)
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn inner(&self) -> MutexGuard<'_, HopState> {
         // The state is valid at every step, so a worker that panicked with the lock left it valid.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

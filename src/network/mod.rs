@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// An open network, one queue a worker.
-pub struct Opened {
+pub struct OpenNetwork {
     queues: Queues,
     device: Device,
 }
@@ -146,7 +146,7 @@ impl Drop for RunningClient {
     }
 }
 
-impl Opened {
+impl OpenNetwork {
     /// Opens a gateway's network with one queue for each of `workers`.
     ///
     /// # Errors
@@ -158,7 +158,7 @@ impl Opened {
     /// The same for a client, which learns what the kernel and ICMP report about the gateways that it dials.
     ///
     /// # Errors
-    /// Those of [`Opened::open`].
+    /// Those of [`OpenNetwork::open`].
     pub fn open_client(config: &NetworkConfig, workers: usize) -> Result<Self, OpenError> {
         Self::open_as(config, workers, true)
     }
@@ -194,7 +194,7 @@ impl Opened {
     /// The same with a tap on every queue of a DPDK port. Kernel sockets have none.
     ///
     /// # Errors
-    /// Those of [`Opened::open`].
+    /// Those of [`OpenNetwork::open`].
     #[cfg_attr(not(feature = "dpdk"), expect(unused_variables, reason = "kernel sockets have no tap"))]
     pub fn open_tapped(config: &NetworkConfig, workers: usize, tap: &Arc<Tap>) -> Result<Self, OpenError> {
         ensure_machine(config, workers)?;

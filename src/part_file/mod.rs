@@ -18,7 +18,7 @@ use crate::client::ClientError;
 use crate::limits::{PART_READ_BYTES, PART_TRIES_MAX};
 use crate::token::{AnyToken, Token};
 use error::{file_error, refused};
-use note::{Found, Note};
+use note::{FoundNote, Note};
 use place::Place;
 use rustix::fs::{FileType, OFlags, Stat, fstat};
 use rustix::io::Errno;
@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 
 /// The order in which the bytes arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Order {
+pub(crate) enum WriteOrder {
     /// Rising: the part's length is the progress, and a later get continues there.
     Rising,
     /// Any: a later get begins anew.
@@ -42,7 +42,7 @@ pub(crate) struct PartFile {
     place: Place,
     file: File,
     token: AnyToken,
-    order: Order,
+    order: WriteOrder,
     /// The length in the note, where the note is of this payload.
     length: Option<u64>,
     note_is_mine: bool,
@@ -57,7 +57,7 @@ impl PartFile {
     /// # Errors
     /// When `output` exists, when its directory cannot be written, when another get writes it, when
     /// a file with the part's name belongs to something else.
-    pub(crate) fn open(output: &Path, token: AnyToken, order: Order) -> Result<Self, ClientError> {
+    pub(crate) fn open(output: &Path, token: AnyToken, order: WriteOrder) -> Result<Self, ClientError> {
         let place = Place::of(output)?;
         place.check_vacant()?;
         for _ in 0..PART_TRIES_MAX {
@@ -79,8 +79,8 @@ impl PartFile {
         let (part, note) = (self.path(), self.place.path(&self.place.note));
         let len = fstat(&self.file).map_err(|error| refused(&part, error.to_string()))?.st_size;
         let found = match Note::find(&self.place) {
-            Found::Note(found) if found.token() == Some(self.token) => {
-                if self.order == Order::Rising && !found.gathered {
+            FoundNote::Note(found) if found.token() == Some(self.token) => {
+                if self.order == WriteOrder::Rising && !found.gathered {
                     (self.length, self.note_is_mine, self.keep) = (Some(found.length), true, len > 0);
                     return Ok(());
                 }
@@ -90,29 +90,29 @@ impl PartFile {
                     (self.note_is_mine, self.keep) = (true, false);
                     return Ok(());
                 }
-                Found::Note(found)
+                FoundNote::Note(found)
             }
             // An empty one was left before any byte arrived, or by a crash: truncating it loses nothing.
-            Found::Nothing | Found::Empty | Found::Note(_) if len == 0 => return Ok(()),
+            FoundNote::Nothing | FoundNote::Empty | FoundNote::Note(_) if len == 0 => return Ok(()),
             found => found,
         };
         let text = match found {
-            Found::Foreign(what) if len == 0 => {
+            FoundNote::Foreign(what) if len == 0 => {
                 let text = format!(
                     "its name is needed for the note of a part, and it is none ({what}); move it, or give another --output"
                 );
                 return Err(refused(&note, text));
             }
-            Found::Note(found) => format!(
+            FoundNote::Note(found) => format!(
                 "an earlier get left it: `stoq get {} -o {}` goes on with it; otherwise remove it, or give another --output",
                 found.token().unwrap_or(self.token),
                 self.place.output.display()
             ),
-            Found::Foreign(what) => format!(
+            FoundNote::Foreign(what) => format!(
                 "it is no part that a get can continue: {} is no note of one ({what}); move or remove both, or give another --output",
                 note.display()
             ),
-            Found::Nothing | Found::Empty => format!(
+            FoundNote::Nothing | FoundNote::Empty => format!(
                 "it is no part that a get can continue: {} does not name its payload; move or remove it, or give another --output",
                 note.display()
             ),
@@ -145,7 +145,7 @@ impl PartFile {
     /// # Errors
     /// The disk's; the path is the note's.
     pub(crate) fn note(&mut self, length: u64) -> Result<(), ClientError> {
-        let note = Note::new(self.token, length, self.order == Order::Any);
+        let note = Note::new(self.token, length, self.order == WriteOrder::Any);
         note.write(&self.place).map_err(|error| with_mend(&self.note_path(), error, self.keep))?;
         (self.length, self.note_is_mine) = (Some(length), true);
         Ok(())

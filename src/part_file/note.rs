@@ -22,7 +22,7 @@ pub(super) struct Note {
 
 /// The file under the note's name.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum FoundNote {
     Nothing,
     /// An empty file: a crash leaves it.
     Empty,
@@ -42,14 +42,14 @@ impl Note {
     }
 
     /// Reads the file under the note's name.
-    pub(super) fn find(place: &Place) -> Found {
-        let foreign = |error: Errno| Found::Foreign(error.to_string());
+    pub(super) fn find(place: &Place) -> FoundNote {
+        let foreign = |error: Errno| FoundNote::Foreign(error.to_string());
         match place.stat(&place.note) {
-            Ok(None) => return Found::Nothing,
+            Ok(None) => return FoundNote::Nothing,
             Ok(Some(stat)) if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() => {
-                return Found::Foreign("it is no regular file".into());
+                return FoundNote::Foreign("it is no regular file".into());
             }
-            Ok(Some(stat)) if stat.st_size == 0 => return Found::Empty,
+            Ok(Some(stat)) if stat.st_size == 0 => return FoundNote::Empty,
             Ok(Some(_)) => {}
             Err(error) => return foreign(error),
         }
@@ -57,21 +57,21 @@ impl Note {
         match place.open(&place.note, OFlags::RDONLY) {
             Ok(file) => {
                 if let Err(error) = file.take(NOTE_BYTES_MAX + 1).read_to_end(&mut text) {
-                    return Found::Foreign(error.to_string());
+                    return FoundNote::Foreign(error.to_string());
                 }
             }
             Err(error) => return foreign(error),
         }
         if text.len() as u64 > NOTE_BYTES_MAX {
-            return Found::Foreign(format!("it has more than {NOTE_BYTES_MAX} bytes"));
+            return FoundNote::Foreign(format!("it has more than {NOTE_BYTES_MAX} bytes"));
         }
         match serde_json::from_slice::<Self>(&text) {
-            Ok(note) if note.token().is_none() => Found::Foreign("it names no token".into()),
+            Ok(note) if note.token().is_none() => FoundNote::Foreign("it names no token".into()),
             Ok(note) if note.length > PAYLOAD_BYTES_MAX => {
-                Found::Foreign("it names no possible length".into())
+                FoundNote::Foreign("it names no possible length".into())
             }
-            Ok(note) => Found::Note(note),
-            Err(error) => Found::Foreign(error.to_string()),
+            Ok(note) => FoundNote::Note(note),
+            Err(error) => FoundNote::Foreign(error.to_string()),
         }
     }
 

@@ -24,7 +24,7 @@ pub enum Delivery {
         reason: CloseReason,
     },
     /// The peer asks something. [`Command::Answer`] or [`Command::End`] answers it.
-    Asked(RequestId, Box<Asked>),
+    Asked(RequestId, Box<PeerRequest>),
     /// The peer's request is to be forwarded: its HOP record allows it. The bytes after that record follow as [`Delivery::Raw`].
     Forward(RequestId, Box<Forward>),
     /// The peer's answer to a request of ours. DONE and HOLDERS are the last delivery of their request.
@@ -111,7 +111,7 @@ pub enum ConnectionEvent {
 /// A request of the peer's. A PUT is taken with an OK, refused, or answered with DONE if its payload is held already. A FETCH
 /// is answered with an OK and [`Command::Bytes`], LOCATE with HOLDERS, MIRROR with DONE.
 #[derive(Debug)]
-pub struct Asked {
+pub struct PeerRequest {
     /// What it asks.
     pub request: Request,
     /// The peer's node ID, if it showed a certificate.

@@ -11,7 +11,7 @@ mod waking;
 
 pub use close::CloseReason;
 pub use message::{
-    Answer, Ask, Asked, Command, ConnectionCommand, ConnectionEvent, Delivery, End, Ending, Forward,
+    Answer, Ask, Command, ConnectionCommand, ConnectionEvent, Delivery, End, Ending, Forward, PeerRequest,
 };
 pub use port::{AppPort, WorkerPort, rings};
 pub use waking::{Sleeper, Waker};

@@ -24,7 +24,7 @@ pub(super) struct Flow {
     pub(super) members: SmallVec<[Member; 1]>,
     /// Credit for what the first member sends on.
     pub(super) onward: Credit,
-    pub(super) stage: Stage,
+    pub(super) stage: FlowStage,
     /// Bytes of the request that wait for the connection; their credit is taken.
     pub(super) head: Payload,
     /// The first member has ended its side.
@@ -36,7 +36,7 @@ pub(super) struct Flow {
 }
 
 #[derive(Debug)]
-pub(super) enum Stage {
+pub(super) enum FlowStage {
     /// For a connection to its peer gateway.
     Waiting { until: Instant },
     /// Forwarded under this number.

@@ -18,7 +18,7 @@ use crate::tls::NodeId;
 use crate::token::AnyToken;
 use crate::worker::WorkerStatus;
 use bytes::Bytes;
-use flow::{FetchKey, Flow, Member, Stage};
+use flow::{FetchKey, Flow, FlowStage, Member};
 use rustc_hash::FxHashMap;
 use slab::Slab;
 use smallvec::{SmallVec, smallvec};
@@ -127,11 +127,11 @@ impl Relay {
             return;
         }
         match &mut flow.stage {
-            Stage::Open(down) => {
+            FlowStage::Open(down) => {
                 let (down, credit) = (*down, flow.onward.clone());
                 self.send_raw(port, down, &credit, bytes);
             }
-            Stage::Waiting { .. } => flow.hold(bytes),
+            FlowStage::Waiting { .. } => flow.hold(bytes),
         }
     }
 
@@ -159,7 +159,7 @@ impl Relay {
             hop,
             members: smallvec![member],
             onward,
-            stage: Stage::Waiting { until: now },
+            stage: FlowStage::Waiting { until: now },
             head: Payload::new(),
             ended: false,
             key: key.clone(),
@@ -188,14 +188,14 @@ impl Relay {
     fn open(&mut self, now: Instant, port: &mut AppPort, key: usize) {
         let flow = &mut self.flows[key];
         let Some(&(connection, _)) = self.routes.get(&flow.next) else {
-            flow.stage = Stage::Waiting { until: now + Duration::from_millis(RELAY_REACH_MS) };
+            flow.stage = FlowStage::Waiting { until: now + Duration::from_millis(RELAY_REACH_MS) };
             let node = flow.next;
             self.waiting.push(key);
             return self.send(port, Command::Reach(node));
         };
         let (credit, pace) = (flow.onward.clone(), flow.members[0].answer.clone());
         let request = self.outbox.open(port, connection, (credit.clone(), pace), key);
-        flow.stage = Stage::Open(request);
+        flow.stage = FlowStage::Open(request);
         let (head, ended) = (std::mem::take(&mut flow.head), flow.ended);
         let mut front = Vec::new();
         flow.hop.emit_record(&mut front);
@@ -218,8 +218,8 @@ impl Relay {
         }
         flow.ended = true;
         match flow.stage {
-            Stage::Open(down) => self.send(port, Command::End(down, Ending::Finish)),
-            Stage::Waiting { .. } => {}
+            FlowStage::Open(down) => self.send(port, Command::End(down, Ending::Finish)),
+            FlowStage::Waiting { .. } => {}
         }
     }
 
@@ -315,7 +315,7 @@ impl Relay {
         let led = flow.members.first().is_some_and(|member| member.request == request);
         flow.members.retain(|member| member.request != request);
         let down = match flow.stage {
-            Stage::Open(down) => Some(down),
+            FlowStage::Open(down) => Some(down),
             _ => None,
         };
         let Some(first) = flow.members.first() else {
@@ -373,7 +373,7 @@ impl Relay {
 
     /// Refuses what has waited too long for its peer gateway, and sends away those that the pace of another holds back.
     fn give_up(&mut self, now: Instant, port: &mut AppPort) -> bool {
-        let overdue = |flow: &Flow| matches!(flow.stage, Stage::Waiting { until } if until <= now);
+        let overdue = |flow: &Flow| matches!(flow.stage, FlowStage::Waiting { until } if until <= now);
         let late: Vec<_> = self.waiting.iter().copied().filter(|&key| overdue(&self.flows[key])).collect();
         for &key in &late {
             let reason = format!("no connection to {} within {RELAY_REACH_MS} ms", self.flows[key].next);
@@ -441,7 +441,7 @@ impl Application for Relay {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let waiting = self.waiting.iter().filter_map(|&key| match self.flows[key].stage {
-            Stage::Waiting { until } => Some(until),
+            FlowStage::Waiting { until } => Some(until),
             _ => None,
         });
         let stalled = self.merged.iter().map(|&key| &self.flows[key]).filter_map(|flow| {

@@ -14,8 +14,8 @@ use crate::application::{Application, Outbox, Received};
 use crate::hop::Hops;
 use crate::limits::{EXPIRY_INTERVAL_MS, LEASE_MARGIN_S};
 use crate::queue::{
-    Answer, AppPort, Asked, CloseReason, Command, ConnectionEvent, ConnectionId, Credit, Delivery, End,
-    Ending, RequestId,
+    Answer, AppPort, CloseReason, Command, ConnectionEvent, ConnectionId, Credit, Delivery, End, Ending,
+    PeerRequest, RequestId,
 };
 use crate::record::{Coverage, ErrorCode, ErrorRecord, Fetch, Have, Holder, Holders, Locate, Put, Request};
 use crate::tls::NodeId;
@@ -159,8 +159,8 @@ impl Seed {
     }
 
     /// A peer's request, by its kind.
-    fn asked(&mut self, now: Instant, port: &mut AppPort, request: RequestId, asked: Asked) {
-        let Asked { request: what, node, early, credit } = asked;
+    fn asked(&mut self, now: Instant, port: &mut AppPort, request: RequestId, asked: PeerRequest) {
+        let PeerRequest { request: what, node, early, credit } = asked;
         match what {
             Request::Put(Put { descriptor, lanes, lease_s, .. }) => {
                 let lease = self.lease(now, node, lease_s);

@@ -13,7 +13,7 @@ use std::sync::{Arc, Weak};
 #[derive(Clone, Debug)]
 pub struct Cache {
     store: Arc<Store>,
-    events: SyncSender<Event>,
+    events: SyncSender<CacheEvent>,
     numbers: Arc<std::sync::atomic::AtomicU64>,
 }
 
@@ -21,14 +21,14 @@ pub struct Cache {
 #[derive(Debug)]
 pub struct Passing {
     number: u64,
-    events: SyncSender<Event>,
+    events: SyncSender<CacheEvent>,
     /// Whatever it is dropped by, and however full the channel is then, the keeper learns of it.
     alive: Arc<()>,
     whole: bool,
 }
 
 #[derive(Debug)]
-enum Event {
+enum CacheEvent {
     Begin {
         number: u64,
         token: Token,
@@ -61,7 +61,7 @@ impl Cache {
     pub fn begin(&self, token: Token) -> Passing {
         let number = self.numbers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let alive = Arc::new(());
-        let begun = Event::Begin { number, token, alive: Arc::downgrade(&alive) };
+        let begun = CacheEvent::Begin { number, token, alive: Arc::downgrade(&alive) };
         let whole = self.events.try_send(begun).is_ok();
         Passing { number, events: self.events.clone(), alive, whole }
     }
@@ -80,7 +80,7 @@ impl Holds for Cache {
 impl Passing {
     /// Hands on the next bytes of the answer. False if they cannot be taken in time: the payload is then not kept.
     pub fn push(&mut self, bytes: &Payload) -> bool {
-        let bytes = || Event::Bytes { number: self.number, bytes: bytes.clone() };
+        let bytes = || CacheEvent::Bytes { number: self.number, bytes: bytes.clone() };
         self.whole = self.whole && self.events.try_send(bytes()).is_ok();
         self.whole
     }
@@ -88,7 +88,7 @@ impl Passing {
     /// The answer is whole.
     pub fn finish(self) {
         if self.whole {
-            let _ = self.events.try_send(Event::End { number: self.number, _alive: self.alive });
+            let _ = self.events.try_send(CacheEvent::End { number: self.number, _alive: self.alive });
         }
     }
 }
@@ -96,11 +96,11 @@ impl Passing {
 /// The thread's state.
 struct Keeper {
     store: Arc<Store>,
-    passing: FxHashMap<u64, Kept>,
+    passing: FxHashMap<u64, PassingPayload>,
 }
 
 /// One payload on its way past.
-struct Kept {
+struct PassingPayload {
     token: Token,
     alive: Weak<()>,
     reader: RecordReader,
@@ -108,21 +108,21 @@ struct Kept {
 }
 
 impl Keeper {
-    fn run(mut self, incoming: &Receiver<Event>) {
+    fn run(mut self, incoming: &Receiver<CacheEvent>) {
         while let Some(event) = self.next(incoming) {
             match event {
-                Event::Begin { number, token, alive } => {
-                    let kept = Kept { token, alive, reader: RecordReader::new(), body: None };
+                CacheEvent::Begin { number, token, alive } => {
+                    let kept = PassingPayload { token, alive, reader: RecordReader::new(), body: None };
                     self.passing.insert(number, kept);
                 }
-                Event::Bytes { number, bytes } => {
+                CacheEvent::Bytes { number, bytes } => {
                     if let Some(kept) = self.passing.get_mut(&number)
                         && kept.take(&self.store, &bytes).is_none()
                     {
                         self.passing.remove(&number);
                     }
                 }
-                Event::End { number, .. } => {
+                CacheEvent::End { number, .. } => {
                     if let Some(kept) = self.passing.remove(&number) {
                         kept.commit();
                     }
@@ -132,7 +132,7 @@ impl Keeper {
     }
 
     /// The next event. Before it waits for one, it forgets what will not end.
-    fn next(&mut self, incoming: &Receiver<Event>) -> Option<Event> {
+    fn next(&mut self, incoming: &Receiver<CacheEvent>) -> Option<CacheEvent> {
         match incoming.try_recv() {
             Ok(event) => Some(event),
             Err(TryRecvError::Empty) => {
@@ -144,7 +144,7 @@ impl Keeper {
     }
 }
 
-impl Kept {
+impl PassingPayload {
     /// `None` once it is clear that nothing will come of it: an ERROR passed, the bytes are false, the store is full.
     fn take(&mut self, store: &Store, bytes: &Payload) -> Option<()> {
         for chunk in bytes {

@@ -4,7 +4,7 @@
 use super::damage::DamageOutcome;
 use super::disk::{parent, remove_if_there, replace, sync_directory};
 use super::error::StoreError;
-use super::index::{Body, SetBody};
+use super::index::{EntryBody, SetBody};
 use super::inner::Inner;
 use super::layout::{self, BLOB, OUTBOARD, SET};
 use super::lease::Lease;
@@ -36,7 +36,7 @@ pub enum CheckResult {
 }
 
 /// Told what was found.
-pub(super) type Done = Box<dyn FnOnce(AnyToken, CheckResult) + Send>;
+pub(super) type OnChecked = Box<dyn FnOnce(AnyToken, CheckResult) + Send>;
 
 /// A payload that was found without the outboard that it needs when the store was opened.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ pub(super) struct Suspect {
 
 /// What is read at the moment.
 #[derive(Debug)]
-enum Reading {
+enum CheckReading {
     Payload(Token, Box<Verify>),
     /// Its outboard is wrong, or it is.
     Hash(Token, Box<Rehash>, String),
@@ -71,11 +71,11 @@ pub(super) struct Check {
     now: Instant,
     /// A request waits for it.
     pub(super) urgent: bool,
-    done: Vec<Done>,
+    done: Vec<OnChecked>,
     pub(super) suspect: Option<Suspect>,
     /// None before it began.
     stages: Option<VecDeque<Stage>>,
-    reading: Option<Reading>,
+    reading: Option<CheckReading>,
     worst: CheckResult,
     pub(super) bytes: u64,
     /// Of the payload's file that is read.
@@ -85,7 +85,7 @@ pub(super) struct Check {
 }
 
 impl Check {
-    pub(super) fn new(token: AnyToken, now: Instant, urgent: bool, done: Done) -> Self {
+    pub(super) fn new(token: AnyToken, now: Instant, urgent: bool, done: OnChecked) -> Self {
         Self {
             token,
             now,
@@ -108,7 +108,7 @@ impl Check {
     }
 
     /// Another request needs the same check.
-    pub(super) fn join(&mut self, now: Instant, urgent: bool, done: Done, store: &Weak<Inner>) {
+    pub(super) fn join(&mut self, now: Instant, urgent: bool, done: OnChecked, store: &Weak<Inner>) {
         self.now = self.now.min(now);
         self.urgent |= urgent;
         self.done.push(done);
@@ -118,7 +118,7 @@ impl Check {
     }
 
     /// Counts it; gives those who are to be told.
-    pub(super) fn end(self, store: &Inner, found: CheckResult) -> Vec<Done> {
+    pub(super) fn end(self, store: &Inner, found: CheckResult) -> Vec<OnChecked> {
         store.checks.due.fetch_sub(self.unhurried, Relaxed);
         if self.suspect.is_none() {
             {
@@ -154,10 +154,10 @@ impl Check {
             }
         };
         match reading {
-            Reading::Payload(token, mut verify) => match verify.read(CHECK_TURN_BYTES) {
+            CheckReading::Payload(token, mut verify) => match verify.read(CHECK_TURN_BYTES) {
                 Ok(Read::More(read)) => {
                     self.bytes += read as u64;
-                    self.reading = Some(Reading::Payload(token, verify));
+                    self.reading = Some(CheckReading::Payload(token, verify));
                 }
                 Ok(Read::End(true)) => {}
                 Ok(Read::End(false)) => {
@@ -165,19 +165,19 @@ impl Check {
                 }
                 Err(error) => self.failed(store, token.into(), &error),
             },
-            Reading::Hash(token, rehash, reason) => match rehash.read(CHECK_TURN_BYTES) {
+            CheckReading::Hash(token, rehash, reason) => match rehash.read(CHECK_TURN_BYTES) {
                 Ok((Some(rehash), Read::More(read))) => {
                     self.bytes += read as u64;
-                    self.reading = Some(Reading::Hash(token, Box::new(rehash), reason));
+                    self.reading = Some(CheckReading::Hash(token, Box::new(rehash), reason));
                 }
                 Ok((_, Read::End(Some(outboard)))) => self.mended(store, token, &outboard, &reason),
                 Ok(_) => self.bad(store, &token.into(), &reason),
                 Err(error) => self.failed(store, token.into(), &error),
             },
-            Reading::Lanes(part, mut verify) => match verify.read(CHECK_TURN_BYTES) {
+            CheckReading::Lanes(part, mut verify) => match verify.read(CHECK_TURN_BYTES) {
                 Ok(Read::More(read)) => {
                     self.bytes += read as u64;
-                    self.reading = Some(Reading::Lanes(part, verify));
+                    self.reading = Some(CheckReading::Lanes(part, verify));
                 }
                 Ok(Read::End(true)) => {}
                 Ok(Read::End(false)) => {
@@ -198,17 +198,17 @@ impl Check {
         let index = store.index();
         match (self.token, index.get(&self.token)?.body) {
             (AnyToken::Content(token), _) => Some([Stage::Payload(token)].into()),
-            (AnyToken::Set(_), Body::Set(set)) => {
+            (AnyToken::Set(_), EntryBody::Set(set)) => {
                 let whole = index.whole_blobs(&set.descriptor).map(|(token, _)| Stage::Payload(token));
                 let own = layout::parts_of(&set.descriptor, set.own);
                 Some(whole.chain(own.into_iter().map(|part| Stage::Lanes(Box::new(part)))).collect())
             }
-            (AnyToken::Set(_), Body::Payload { .. }) => None,
+            (AnyToken::Set(_), EntryBody::Payload { .. }) => None,
         }
     }
 
     /// Opens what is to be read next; none if that tells enough.
-    fn open(&mut self, store: &Arc<Inner>, stage: Stage) -> Option<Reading> {
+    fn open(&mut self, store: &Arc<Inner>, stage: Stage) -> Option<CheckReading> {
         match stage {
             Stage::Payload(token) => {
                 let any = AnyToken::from(token);
@@ -216,8 +216,8 @@ impl Check {
                 let length = match &self.suspect {
                     Some(suspect) => suspect.length,
                     None => match store.index().get(&any)?.body {
-                        Body::Payload { length } => length,
-                        Body::Set(_) => return None,
+                        EntryBody::Payload { length } => length,
+                        EntryBody::Set(_) => return None,
                     },
                 };
                 if let Some(suspect) = &self.suspect {
@@ -227,7 +227,7 @@ impl Check {
                 }
                 match OpenPayload::open(token, 0, &store.file(&any, BLOB), &store.file(&any, OUTBOARD)) {
                     Ok(Some(held)) if held.length() == length => match Verify::new(held, Ranges::all()) {
-                        Ok(verify) => return Some(Reading::Payload(token, Box::new(verify))),
+                        Ok(verify) => return Some(CheckReading::Payload(token, Box::new(verify))),
                         Err(error) => self.bad(store, &any, &error.to_string()),
                     },
                     Ok(_) => self.rehash(store, token, "its outboard is missing or has the wrong size"),
@@ -242,7 +242,7 @@ impl Check {
                 match OpenPayload::open(part.token, 1, &paths.0, &paths.1) {
                     Ok(Some(held)) if held.length() == part.length => {
                         match Verify::new(held, part.selection.clone()) {
-                            Ok(verify) => return Some(Reading::Lanes(part, Box::new(verify))),
+                            Ok(verify) => return Some(CheckReading::Lanes(part, Box::new(verify))),
                             Err(error) => self.bad_lanes(store, part.blob, &error.to_string()),
                         }
                     }
@@ -268,7 +268,9 @@ impl Check {
                 self.bad(store, &any, "its file is too long")
             }
             Ok((metadata, file)) => match Rehash::new(token, file, metadata.len()) {
-                Ok(rehash) => self.reading = Some(Reading::Hash(token, Box::new(rehash), reason.to_owned())),
+                Ok(rehash) => {
+                    self.reading = Some(CheckReading::Hash(token, Box::new(rehash), reason.to_owned()))
+                }
                 Err(error) => self.failed(store, any, &error),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -311,11 +313,11 @@ impl Check {
         }
         {
             let mut index = store.index();
-            index.insert(any, lease, length + outboard_bytes(length), Body::Payload { length });
+            index.insert(any, lease, length + outboard_bytes(length), EntryBody::Payload { length });
             for (set, lease, bytes, body) in
                 self.suspect.iter_mut().flat_map(|suspect| suspect.sets.drain(..))
             {
-                index.insert(set, lease, bytes, Body::Set(body));
+                index.insert(set, lease, bytes, EntryBody::Set(body));
             }
         }
         store.pending().remove(&token);
@@ -379,7 +381,7 @@ impl Check {
         let lease = index.get(&self.token).map(|entry| entry.lease).unwrap_or_default();
         let generation = index.next_generation();
         let body = SetBody { own, generation, ..set };
-        index.insert(self.token, lease, layout::set_bytes(&set.descriptor, own), Body::Set(body));
+        index.insert(self.token, lease, layout::set_bytes(&set.descriptor, own), EntryBody::Set(body));
     }
 
     /// The disk does not give it.

@@ -1,6 +1,6 @@
 //! A store's checks: on a thread of its own, several in turn, and at a bounded rate where nobody waits.
 
-use super::check::{Check, Done, Suspect};
+use super::check::{Check, OnChecked, Suspect};
 use super::inner::Inner;
 use crate::limits::{CHECK_BYTES_PER_S, CHECK_FRESH_S, CHECKS_FRESH_LEN_MAX, CHECKS_LEN_MAX};
 use crate::token::AnyToken;
@@ -29,7 +29,7 @@ pub struct CheckState {
 }
 
 enum Job {
-    Check { token: AnyToken, now: Instant, urgent: bool, done: Done },
+    Check { token: AnyToken, now: Instant, urgent: bool, done: OnChecked },
     Mend(Box<Suspect>),
     Save,
 }
@@ -85,7 +85,13 @@ impl Checks {
 impl Inner {
     /// Has something checked; `done` is told what was found. Urgent ones, which a request waits for, are read as fast as the disk
     /// gives. False if too many others are due.
-    pub(super) fn check(self: &Arc<Self>, token: AnyToken, now: Instant, urgent: bool, done: Done) -> bool {
+    pub(super) fn check(
+        self: &Arc<Self>,
+        token: AnyToken,
+        now: Instant,
+        urgent: bool,
+        done: OnChecked,
+    ) -> bool {
         if !urgent && self.checks.due.fetch_add(1, Relaxed) >= CHECKS_LEN_MAX {
             self.checks.due.fetch_sub(1, Relaxed);
             self.checks.state().skipped += 1;

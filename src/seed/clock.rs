@@ -115,7 +115,7 @@ pub(super) struct Saved {
 
 /// What a look at the clock changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum ClockChange {
     /// The wall clock is so far ahead of the store's time: it is in doubt from now on.
     Jumped(i64),
     /// It has come back.
@@ -183,7 +183,7 @@ impl Clock {
         at: ClockReading,
         holds: bool,
         trusted: bool,
-    ) -> (Option<Turn>, Vec<(u32, u64)>) {
+    ) -> (Option<ClockChange>, Vec<(u32, u64)>) {
         let mut turn = None;
         self.seen = at;
         if !self.running {
@@ -199,29 +199,29 @@ impl Clock {
             None => {
                 self.doubt = Some(Doubt { since_up_s: at.up_s, ahead_s, unproven: false });
                 self.jumps += 1;
-                turn = Some(Turn::Jumped(ahead_s));
+                turn = Some(ClockChange::Jumped(ahead_s));
             }
             Some(doubt) if !doubt.unproven && possible && is_near(ahead_s, 0) => {
                 self.doubt = None;
                 self.base_s += ahead_s;
-                turn = Some(Turn::Back);
+                turn = Some(ClockChange::Back);
             }
             Some(doubt) if is_near(ahead_s, doubt.ahead_s) => doubt.ahead_s = ahead_s,
             Some(doubt) => {
                 *doubt = Doubt { since_up_s: at.up_s, ahead_s, ..*doubt };
                 self.jumps += 1;
-                turn = Some(Turn::Jumped(ahead_s));
+                turn = Some(ClockChange::Jumped(ahead_s));
             }
         }
         let steady = |doubt: &Doubt| possible && at.up_s.saturating_sub(doubt.since_up_s) >= CLOCK_STEADY_S;
         if self.doubt.as_ref().is_some_and(|doubt| trusted || steady(doubt)) {
             self.doubt = None;
-            return (Some(Turn::Believed(ahead_s)), self.step(ahead_s));
+            return (Some(ClockChange::Believed(ahead_s)), self.step(ahead_s));
         }
         (turn, Vec::new())
     }
 
-    fn begin(&mut self, at: ClockReading, holds: bool) -> Option<Turn> {
+    fn begin(&mut self, at: ClockReading, holds: bool) -> Option<ClockChange> {
         let (unix_s, up_s) = (at.unix_s as i64, at.up_s as i64);
         let doubt = Doubt { since_up_s: at.up_s, ahead_s: 0, unproven: true };
         let Some(saved) = self.saved.take() else {
@@ -248,7 +248,7 @@ impl Clock {
                 if off_s > CLOCK_JUMP_S_MAX {
                     self.doubt = Some(doubt);
                     self.jumps += 1;
-                    return Some(Turn::Jumped(off_s as i64));
+                    return Some(ClockChange::Jumped(off_s as i64));
                 }
                 return None;
             }
@@ -394,14 +394,14 @@ mod tests {
         assert_eq!(clock.moment(20).now_s, at(20, 0).unix_s + CLOCK_JUMP_S_MAX);
         for by_s in [30 * DAY, -30 * DAY] {
             let mut clock = first();
-            assert_eq!(clock.look(at(20, by_s), true, false), (Some(Turn::Jumped(by_s)), vec![]));
+            assert_eq!(clock.look(at(20, by_s), true, false), (Some(ClockChange::Jumped(by_s)), vec![]));
             let (granting, lasts) = (clock.moment(20).now_s, 20 + CLOCK_STEADY_S);
             assert_eq!((granting, clock.moment(20).over_s), (at(20, 0).unix_s, 0));
             assert_eq!(clock.look(at(lasts - 1, by_s), true, false).0, None);
             assert!(!is_believed(&clock, lasts - 1));
             let epoch = clock.moment(20).epoch;
             let shifts = if by_s > 0 { vec![(epoch, by_s as u64)] } else { vec![] };
-            assert_eq!(clock.look(at(lasts, by_s), true, false), (Some(Turn::Believed(by_s)), shifts));
+            assert_eq!(clock.look(at(lasts, by_s), true, false), (Some(ClockChange::Believed(by_s)), shifts));
             assert_eq!(clock.moment(lasts).over_s, at(lasts, by_s).unix_s);
         }
     }
@@ -410,10 +410,10 @@ mod tests {
     fn a_clock_that_comes_back_is_believed_at_once_and_one_that_moves_on_is_doubted_anew() {
         let mut clock = first();
         clock.look(at(20, DAY), true, false);
-        assert_eq!(clock.look(at(30, 2 * DAY), true, false).0, Some(Turn::Jumped(2 * DAY)));
+        assert_eq!(clock.look(at(30, 2 * DAY), true, false).0, Some(ClockChange::Jumped(2 * DAY)));
         clock.look(at(25 + CLOCK_STEADY_S, 2 * DAY), true, false);
         assert!(!is_believed(&clock, 25 + CLOCK_STEADY_S), "steady from the second jump on");
-        assert_eq!(clock.look(at(26 + CLOCK_STEADY_S, 5), true, false), (Some(Turn::Back), vec![]));
+        assert_eq!(clock.look(at(26 + CLOCK_STEADY_S, 5), true, false), (Some(ClockChange::Back), vec![]));
         assert!(is_believed(&clock, 26 + CLOCK_STEADY_S));
         assert_eq!(clock.state().jumps, 2);
     }
@@ -434,7 +434,7 @@ mod tests {
         assert_eq!(clock.moment(5).epoch, granted.epoch, "it is still not known when that was");
         clock.look(at(50, 0), true, false);
         let (turn, shifts) = clock.look(at(50 + CLOCK_STEADY_S, 0), true, false);
-        assert!(matches!(turn, Some(Turn::Believed(_))));
+        assert!(matches!(turn, Some(ClockChange::Believed(_))));
         // For the store no time passed between the two boots.
         let true_s = at(50 + CLOCK_STEADY_S, 0).unix_s;
         let span_s = 50 - 5 + CLOCK_STEADY_S;
@@ -450,14 +450,14 @@ mod tests {
         assert_eq!(clock.look(at(7210, 0), true, false).0, None);
         assert!(is_believed(&clock, 7210));
         let mut clock = Clock::new(Some(saved.clone()), "a".into());
-        assert_eq!(clock.look(at(7210, DAY), true, false).0, Some(Turn::Jumped(DAY)));
+        assert_eq!(clock.look(at(7210, DAY), true, false).0, Some(ClockChange::Jumped(DAY)));
         // Another boot: a short pause is none either; days are, and so is time that runs backwards.
         let mut clock = Clock::new(Some(saved.clone()), "b".into());
         clock.look(at(60, 0), true, false);
         assert!(is_believed(&clock, 60) && clock.moment(60).epoch == 2);
         for skew_s in [3 * DAY, -3 * DAY] {
             let mut clock = Clock::new(Some(saved.clone()), "b".into());
-            assert!(matches!(clock.look(at(60, skew_s), true, false).0, Some(Turn::Jumped(_))));
+            assert!(matches!(clock.look(at(60, skew_s), true, false).0, Some(ClockChange::Jumped(_))));
             assert!(!is_believed(&clock, 60));
             let now_s = clock.moment(60).now_s;
             assert_eq!(
@@ -483,7 +483,7 @@ mod tests {
         let mut clock = first();
         let early = ClockReading { unix_s: 1000, up_s: 20 };
         clock.look(early, true, false);
-        assert!(matches!(clock.look(early, true, true).0, Some(Turn::Believed(_))));
+        assert!(matches!(clock.look(early, true, true).0, Some(ClockChange::Believed(_))));
         assert_eq!(clock.moment(20).now_s, 1000);
     }
 

@@ -58,7 +58,7 @@ pub struct Census {
 
 /// An entry's kind.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Body {
+pub(super) enum EntryBody {
     /// A whole payload.
     Payload { length: u64 },
     /// Lanes of a set.
@@ -76,11 +76,11 @@ pub(super) struct SetBody {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Entry {
+pub(super) struct IndexEntry {
     pub(super) lease: Lease,
     /// What it takes of the capacity, bytes.
     pub(super) bytes: u64,
-    pub(super) body: Body,
+    pub(super) body: EntryBody,
     used: u64,
 }
 
@@ -95,7 +95,7 @@ pub(super) enum Shortage {
 #[derive(Debug)]
 pub(super) struct Index {
     config: StoreConfig,
-    entries: FxHashMap<AnyToken, Entry>,
+    entries: FxHashMap<AnyToken, IndexEntry>,
     /// Bytes of the entries, and of what is reserved for what is being written.
     usage_bytes: u64,
     /// Of those, what each owner pays for.
@@ -161,26 +161,26 @@ impl Index {
         self.owners.get(owner).copied().unwrap_or_default()
     }
 
-    pub(super) fn get(&self, token: &AnyToken) -> Option<&Entry> {
+    pub(super) fn get(&self, token: &AnyToken) -> Option<&IndexEntry> {
         self.entries.get(token)
     }
 
     pub(super) fn set(&self, token: &SetToken) -> Option<SetBody> {
         match self.entries.get(&AnyToken::Set(*token))?.body {
-            Body::Set(set) => Some(set),
-            Body::Payload { .. } => None,
+            EntryBody::Set(set) => Some(set),
+            EntryBody::Payload { .. } => None,
         }
     }
 
     /// Whether the payload is held whole.
     pub(super) fn has_payload(&self, token: &Token, length: u64) -> bool {
         let entry = self.entries.get(&AnyToken::Content(*token));
-        entry.is_some_and(|entry| matches!(entry.body, Body::Payload { length: held } if held == length))
+        entry.is_some_and(|entry| matches!(entry.body, EntryBody::Payload { length: held } if held == length))
     }
 
     pub(super) fn payloads(&self) -> impl Iterator<Item = (Token, u64)> + '_ {
         self.entries.iter().filter_map(|(token, entry)| match (token, entry.body) {
-            (AnyToken::Content(token), Body::Payload { length }) => Some((*token, length)),
+            (AnyToken::Content(token), EntryBody::Payload { length }) => Some((*token, length)),
             _ => None,
         })
     }
@@ -218,10 +218,10 @@ impl Index {
     }
 
     /// Puts an entry in, or in place of the one that is there.
-    pub(super) fn insert(&mut self, token: AnyToken, lease: Lease, bytes: u64, body: Body) {
+    pub(super) fn insert(&mut self, token: AnyToken, lease: Lease, bytes: u64, body: EntryBody) {
         self.take_out(&token);
         self.clock += 1;
-        let entry = Entry { lease, bytes, body, used: self.clock };
+        let entry = IndexEntry { lease, bytes, body, used: self.clock };
         self.usage_bytes = self.usage_bytes.saturating_add(bytes);
         if let Some(owner) = lease.payer() {
             let owned = self.owners.entry(owner).or_default();
@@ -234,7 +234,7 @@ impl Index {
         if let Some(expires_s) = lease.expires_s {
             self.expiries.insert((expires_s, token));
         }
-        if let (AnyToken::Set(set), Body::Set(body)) = (token, body) {
+        if let (AnyToken::Set(set), EntryBody::Set(body)) = (token, body) {
             for blob in blobs(&body.descriptor) {
                 self.sets_of.entry(blob).or_default().push(set);
             }
@@ -245,7 +245,7 @@ impl Index {
 
     /// Takes an entry out. Sets that have lost lanes by it are noted as changed; those in
     /// [`Index::emptied_sets`] are the caller's to remove.
-    pub(super) fn remove(&mut self, token: &AnyToken) -> Option<Entry> {
+    pub(super) fn remove(&mut self, token: &AnyToken) -> Option<IndexEntry> {
         let entry = self.take_out(token)?;
         self.note(*token);
         Some(entry)
@@ -253,7 +253,7 @@ impl Index {
 
     /// Gives an entry another lease.
     pub(super) fn set_lease(&mut self, token: &AnyToken, lease: Lease) {
-        if let Some(Entry { bytes, body, .. }) = self.entries.get(token).copied() {
+        if let Some(IndexEntry { bytes, body, .. }) = self.entries.get(token).copied() {
             self.insert(*token, lease, bytes, body);
         }
     }
@@ -274,7 +274,7 @@ impl Index {
         }
     }
 
-    fn take_out(&mut self, token: &AnyToken) -> Option<Entry> {
+    fn take_out(&mut self, token: &AnyToken) -> Option<IndexEntry> {
         let entry = self.entries.remove(token)?;
         self.release(entry.bytes, entry.lease.payer());
         if entry.lease.cached {
@@ -284,7 +284,7 @@ impl Index {
         if let Some(expires_s) = entry.lease.expires_s {
             self.expiries.remove(&(expires_s, *token));
         }
-        if let (AnyToken::Set(set), Body::Set(body)) = (token, entry.body) {
+        if let (AnyToken::Set(set), EntryBody::Set(body)) = (token, entry.body) {
             for blob in blobs(&body.descriptor) {
                 if let Some(sets) = self.sets_of.get_mut(&blob) {
                     sets.retain(|other| other != set);
@@ -358,7 +358,7 @@ impl Index {
         self.expired_until(now_s).map(|(token, _)| token).collect()
     }
 
-    fn expired_until(&self, now_s: u64) -> impl Iterator<Item = (AnyToken, &Entry)> {
+    fn expired_until(&self, now_s: u64) -> impl Iterator<Item = (AnyToken, &IndexEntry)> {
         let expired = self.expiries.iter().take_while(move |(expires_s, _)| *expires_s <= now_s);
         expired.filter_map(|(_, token)| Some((*token, self.entries.get(token)?)))
     }
@@ -384,10 +384,10 @@ impl Index {
         self.entries.get(token).map(|entry| self.holding(*token, entry))
     }
 
-    fn holding(&self, token: AnyToken, entry: &Entry) -> Holding {
+    fn holding(&self, token: AnyToken, entry: &IndexEntry) -> Holding {
         let coverage = match entry.body {
-            Body::Payload { .. } => Coverage::All,
-            Body::Set(set) => match self.lanes(&set.descriptor, set.own) {
+            EntryBody::Payload { .. } => Coverage::All,
+            EntryBody::Set(set) => match self.lanes(&set.descriptor, set.own) {
                 lanes if lanes == set.descriptor.lanes() => Coverage::All,
                 lanes => Coverage::Lanes(lanes),
             },
@@ -467,7 +467,7 @@ mod tests {
     fn changes_of_long_ago_are_forgotten() {
         let mut index = Index::new(StoreConfig::default());
         let token = AnyToken::from(Token::of(b"payload"));
-        index.insert(token, Lease::until(Some(1), None), 7, Body::Payload { length: 7 });
+        index.insert(token, Lease::until(Some(1), None), 7, EntryBody::Payload { length: 7 });
         let (start, _) = index.holdings();
         for second in 0..STORE_CHANGES_LEN_MAX as u64 {
             index.set_lease(&token, Lease::until(Some(2 + second), None));

@@ -5,7 +5,7 @@ use super::clock::Clock;
 use super::damage::Damage;
 use super::disk::{create, make_directory, parent, remove_if_there, replace, sync_directory};
 use super::error::StoreError;
-use super::index::{Body, Index};
+use super::index::{EntryBody, Index};
 use super::layout::{self, BLOB, DATA_KINDS, META, OUTBOARD, SET, SET_KINDS};
 use super::lease::{Lease, LeaseFile};
 use super::lock::Lock;
@@ -61,7 +61,7 @@ pub(super) type Changing<'a> = MutexGuard<'a, ()>;
 impl Inner {
     pub(super) fn get(&self, token: &Token) -> Result<Option<OpenPayload>, StoreError> {
         let any = AnyToken::from(*token);
-        let Some(Body::Payload { length }) = self.index().get(&any).map(|entry| entry.body) else {
+        let Some(EntryBody::Payload { length }) = self.index().get(&any).map(|entry| entry.body) else {
             return Ok(None);
         };
         let held = OpenPayload::open(*token, 0, &self.file(&any, BLOB), &self.file(&any, OUTBOARD))?;
@@ -125,8 +125,8 @@ impl Inner {
     pub(super) fn with_blobs(&self, token: &AnyToken) -> Option<Vec<AnyToken>> {
         let index = self.index();
         let mut tokens = match index.get(token)?.body {
-            Body::Payload { .. } => Vec::new(),
-            Body::Set(set) => index.whole_blobs(&set.descriptor).map(|(blob, _)| blob.into()).collect(),
+            EntryBody::Payload { .. } => Vec::new(),
+            EntryBody::Set(set) => index.whole_blobs(&set.descriptor).map(|(blob, _)| blob.into()).collect(),
         };
         tokens.push(*token);
         Some(tokens)
@@ -152,8 +152,8 @@ impl Inner {
         }
         self.check_writable()?;
         let length = match entry.body {
-            Body::Payload { length } => Some(length),
-            Body::Set(_) => None,
+            EntryBody::Payload { length } => Some(length),
+            EntryBody::Set(_) => None,
         };
         self.write_lease(token, lease, length)?;
         self.index().set_lease(token, lease);

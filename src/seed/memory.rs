@@ -49,14 +49,14 @@ type Key = (Token, u64, u64);
 #[derive(Debug)]
 struct Block {
     /// Shared with every [`Lent`] part of it, so that it is known whether a reader is left.
-    memory: Arc<blocks::Block>,
+    memory: Arc<blocks::PooledBlock>,
     len: usize,
     used: u64,
 }
 
 /// A part of a block that is being read.
 struct Lent {
-    memory: Arc<blocks::Block>,
+    memory: Arc<blocks::PooledBlock>,
     part: Range<usize>,
 }
 
@@ -146,7 +146,7 @@ impl MemoryTier {
     }
 
     /// A block to fill: a new one, or the one used longest ago that nobody reads.
-    fn free_block(&mut self) -> Option<blocks::Block> {
+    fn free_block(&mut self) -> Option<blocks::PooledBlock> {
         if let Some(block) = self.pool.take() {
             return Some(block);
         }
@@ -171,7 +171,7 @@ impl MemoryTier {
 mod blocks {
     use dpdk::{Backing, SlabPool};
 
-    pub(super) use dpdk::SlabBlock as Block;
+    pub(super) use dpdk::SlabBlock as PooledBlock;
 
     #[derive(Debug)]
     pub(super) struct Pool(SlabPool);
@@ -182,7 +182,7 @@ mod blocks {
             Self(SlabPool::new(blocks_max, block_bytes, backing))
         }
 
-        pub(super) fn take(&self) -> Option<Block> {
+        pub(super) fn take(&self) -> Option<PooledBlock> {
             self.0.take()
         }
 
@@ -216,7 +216,7 @@ mod blocks {
             Self { shared: Arc::new(Mutex::new(Shared { free: Vec::new(), left: blocks_max })), block_bytes }
         }
 
-        pub(super) fn take(&self) -> Option<Block> {
+        pub(super) fn take(&self) -> Option<PooledBlock> {
             let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
             let memory = match shared.free.pop() {
                 Some(memory) => memory,
@@ -225,7 +225,7 @@ mod blocks {
                     vec![0; self.block_bytes]
                 }
             };
-            Some(Block { memory, shared: self.shared.clone() })
+            Some(PooledBlock { memory, shared: self.shared.clone() })
         }
 
         pub(super) fn huge_blocks(&self) -> usize {
@@ -235,12 +235,12 @@ mod blocks {
 
     /// Goes back to its pool when dropped.
     #[derive(Debug)]
-    pub(super) struct Block {
+    pub(super) struct PooledBlock {
         memory: Vec<u8>,
         shared: Arc<Mutex<Shared>>,
     }
 
-    impl Deref for Block {
+    impl Deref for PooledBlock {
         type Target = [u8];
 
         fn deref(&self) -> &[u8] {
@@ -248,13 +248,13 @@ mod blocks {
         }
     }
 
-    impl DerefMut for Block {
+    impl DerefMut for PooledBlock {
         fn deref_mut(&mut self) -> &mut [u8] {
             &mut self.memory
         }
     }
 
-    impl Drop for Block {
+    impl Drop for PooledBlock {
         fn drop(&mut self) {
             let memory = std::mem::take(&mut self.memory);
             self.shared.lock().unwrap_or_else(PoisonError::into_inner).free.push(memory);

@@ -33,7 +33,7 @@ enum Stage {
 }
 
 /// How far it is.
-pub(super) enum Outcome {
+pub(super) enum MirrorOutcome {
     Going,
     /// All is written: to be made durable.
     Written(Box<Writing>),
@@ -84,22 +84,22 @@ impl Mirroring {
         asker: &mut Asker<'_, T>,
         nodes: &FxHashMap<NodeId, ConnectionId>,
         store: &Store,
-    ) -> (bool, Outcome) {
+    ) -> (bool, MirrorOutcome) {
         if let Stage::Waiting { until } = self.stage {
             let there = |node: &NodeId| nodes.get(node).map(|connection| (*node, *connection));
             let sources: Vec<_> = self.mirror.sources.iter().filter_map(there).collect();
             if sources.len() < self.mirror.sources.len() && now < until {
-                return (false, Outcome::Going);
+                return (false, MirrorOutcome::Going);
             }
             if sources.is_empty() {
                 let reason =
                     "none of the sources can be reached from here; name peer gateways of this gateway";
-                return (true, Outcome::Failed(ErrorRecord::new(ErrorCode::NoRoute, 0, reason)));
+                return (true, MirrorOutcome::Failed(ErrorRecord::new(ErrorCode::NoRoute, 0, reason)));
             }
             self.stage = Stage::Running { gather: Box::new(self.gather(sources)), writing: None };
         }
         let Self { mirror, lease, stage: Stage::Running { gather, writing } } = self else {
-            return (false, Outcome::Going);
+            return (false, MirrorOutcome::Going);
         };
         let mut worked = gather.poll(now, asker);
         while let Some(event) = gather.poll_event() {
@@ -109,18 +109,18 @@ impl Mirroring {
                     begin(mirror, *lease, store, now_s, length, descriptor).map(|begun| *writing = begun)
                 }
                 GatherEvent::Done => {
-                    return (true, writing.take().map_or(Outcome::Going, Outcome::Written));
+                    return (true, writing.take().map_or(MirrorOutcome::Going, MirrorOutcome::Written));
                 }
-                GatherEvent::Failed(failure) => return (true, Outcome::Failed(failure)),
+                GatherEvent::Failed(failure) => return (true, MirrorOutcome::Failed(failure)),
                 event => writing.as_mut().map_or(Ok(()), |writing| write(writing, &event)),
             };
             if let Err(error) = written {
                 gather.cancel();
                 gather.poll(now, asker);
-                return (true, Outcome::Store(error));
+                return (true, MirrorOutcome::Store(error));
             }
         }
-        (worked, Outcome::Going)
+        (worked, MirrorOutcome::Going)
     }
 
     fn gather(&self, sources: Vec<(NodeId, ConnectionId)>) -> Gather {
@@ -196,17 +196,17 @@ impl Seed {
             let asker = &mut self.outbox.asker(port, *request);
             let (did, outcome) = mirroring.poll(now, over_s, asker, &self.nodes, &self.parts.store);
             worked |= did;
-            if !matches!(outcome, Outcome::Going) {
+            if !matches!(outcome, MirrorOutcome::Going) {
                 ended.push((*request, outcome));
             }
         }
         for (request, outcome) in ended {
             self.mirrors.remove(&request);
             match outcome {
-                Outcome::Written(writing) => self.commit(now, port, request, *writing),
-                Outcome::Failed(failure) => self.send(port, Command::refuse(request, failure)),
-                Outcome::Store(error) => self.refuse_store(port, request, &error),
-                Outcome::Going => {}
+                MirrorOutcome::Written(writing) => self.commit(now, port, request, *writing),
+                MirrorOutcome::Failed(failure) => self.send(port, Command::refuse(request, failure)),
+                MirrorOutcome::Store(error) => self.refuse_store(port, request, &error),
+                MirrorOutcome::Going => {}
             }
         }
         worked

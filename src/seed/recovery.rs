@@ -8,7 +8,7 @@ use super::clock::Clock;
 use super::damage::{Damage, DamageOutcome};
 use super::disk::remove_if_there;
 use super::error::StoreError;
-use super::index::{Body, Index, SetBody};
+use super::index::{EntryBody, Index, SetBody};
 use super::layout::{self, BLOB, DATA, META, OUTBOARD, SET, SETS};
 use super::lease::{Lease, LeaseFile};
 use crate::limits::PAYLOAD_BYTES_MAX;
@@ -63,7 +63,7 @@ struct Entry {
     token: AnyToken,
     lease: Lease,
     bytes: u64,
-    body: Body,
+    body: EntryBody,
 }
 
 /// Empties `tmp`; gives the tokens, in hexadecimal digits, of what was being changed when the last process ended.
@@ -118,7 +118,7 @@ impl Recovery<'_> {
                 continue;
             }
             let bytes = blob.length + outboard_bytes(blob.length);
-            let body = Body::Payload { length: blob.length };
+            let body = EntryBody::Payload { length: blob.length };
             entries.push(Entry { used: blob.modified, token, lease, bytes, body });
         }
         insert(self.index, entries);
@@ -223,7 +223,7 @@ impl Recovery<'_> {
                 token: *token,
                 lease,
                 bytes,
-                body: Body::Set(body),
+                body: EntryBody::Set(body),
             }));
         }
         // It may be held once its payload has its outboard again.

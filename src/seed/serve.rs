@@ -23,7 +23,7 @@ pub(super) struct Lookup<'a> {
 }
 
 /// What it gets: the front of the answer, and what yields the rest.
-pub(super) struct Answer {
+pub(super) struct PreparedAnswer {
     pub(super) ok: OkRecord,
     parts: VecDeque<(OpenPayload, VerifiedEncoder)>,
 }
@@ -46,7 +46,7 @@ fn refuse<T>(code: ErrorCode, reason: impl Into<String>) -> Result<T, Refusal> {
 
 impl Lookup<'_> {
     /// Looks it up.
-    pub(super) fn find(&self, store: &Store) -> Result<Answer, Refusal> {
+    pub(super) fn find(&self, store: &Store) -> Result<PreparedAnswer, Refusal> {
         match self.fetch.token {
             AnyToken::Content(token) => match store.get(&token)? {
                 Some(held) => self.of_payload(held, None),
@@ -59,11 +59,11 @@ impl Lookup<'_> {
         }
     }
 
-    fn of_set(&self, set: OpenSet) -> Result<Answer, Refusal> {
+    fn of_set(&self, set: OpenSet) -> Result<PreparedAnswer, Refusal> {
         let descriptor = set.descriptor;
         let ok = OkRecord { length_bytes: descriptor.length_bytes(), descriptor: Some(descriptor) };
         if self.fetch.describe {
-            return Ok(Answer { ok, parts: VecDeque::new() });
+            return Ok(PreparedAnswer { ok, parts: VecDeque::new() });
         }
         let wanted = self.fetch.lanes.unwrap_or_else(|| Lanes::first(descriptor.k().into()));
         if !descriptor.lanes().contains_all(wanted) {
@@ -84,7 +84,7 @@ impl Lookup<'_> {
         self.of_parts(&set, ok, wanted)
     }
 
-    fn of_parts(&self, set: &OpenSet, ok: OkRecord, lanes: Lanes) -> Result<Answer, Refusal> {
+    fn of_parts(&self, set: &OpenSet, ok: OkRecord, lanes: Lanes) -> Result<PreparedAnswer, Refusal> {
         let stripes = if self.fetch.lanes.is_some() { self.fetch.ranges.clone() } else { Ranges::all() };
         let parts = match set.descriptor.parts(lanes, &stripes) {
             Ok(parts) => parts,
@@ -107,14 +107,18 @@ impl Lookup<'_> {
                 Err(error) => return refuse(ErrorCode::BadRange, error.to_string()),
             }
         }
-        Ok(Answer { ok, parts: encoders })
+        Ok(PreparedAnswer { ok, parts: encoders })
     }
 
-    fn of_payload(&self, held: OpenPayload, descriptor: Option<Descriptor>) -> Result<Answer, Refusal> {
+    fn of_payload(
+        &self,
+        held: OpenPayload,
+        descriptor: Option<Descriptor>,
+    ) -> Result<PreparedAnswer, Refusal> {
         let length = held.length();
         let ok = OkRecord { length_bytes: length, descriptor };
         if self.fetch.describe {
-            return Ok(Answer { ok, parts: VecDeque::new() });
+            return Ok(PreparedAnswer { ok, parts: VecDeque::new() });
         }
         let selected = self.fetch.ranges.selected_bytes(length);
         let encoder = selected.and_then(|selected| {
@@ -124,7 +128,7 @@ impl Lookup<'_> {
         match encoder {
             Ok((selected, encoder)) => {
                 self.check_bytes(selected)?;
-                Ok(Answer { ok, parts: [(held, encoder)].into() })
+                Ok(PreparedAnswer { ok, parts: [(held, encoder)].into() })
             }
             Err(error) => refuse(ErrorCode::BadRange, error.to_string()),
         }
@@ -153,14 +157,14 @@ impl Lookup<'_> {
 #[derive(Default)]
 pub(super) struct Servings {
     /// Peers in the order of their turns, each with its requests in the order in which they came.
-    peers: VecDeque<(ConnectionId, VecDeque<Serving>)>,
+    peers: VecDeque<(ConnectionId, VecDeque<OutgoingAnswer>)>,
 }
 
 /// An answer that ended: to which request, of what, and how.
 pub(super) type Over = (RequestId, AnyToken, Result<(), StoreError>);
 
 /// One answer on its way out.
-struct Serving {
+struct OutgoingAnswer {
     request: RequestId,
     token: AnyToken,
     credit: Credit,
@@ -172,8 +176,14 @@ struct Serving {
 }
 
 impl Servings {
-    pub(super) fn add(&mut self, request: RequestId, token: AnyToken, credit: Credit, answer: Answer) {
-        let serving = Serving {
+    pub(super) fn add(
+        &mut self,
+        request: RequestId,
+        token: AnyToken,
+        credit: Credit,
+        answer: PreparedAnswer,
+    ) {
+        let serving = OutgoingAnswer {
             request,
             token,
             credit,
@@ -227,7 +237,7 @@ impl Servings {
 }
 
 fn serve_peer(
-    requests: &mut VecDeque<Serving>,
+    requests: &mut VecDeque<OutgoingAnswer>,
     memory: &Mutex<MemoryTier>,
     port: &mut AppPort,
     over: &mut Vec<Over>,
@@ -258,7 +268,7 @@ fn serve_peer(
     sent > 0 || !ended.is_empty()
 }
 
-impl Serving {
+impl OutgoingAnswer {
     /// Sends up to about `bytes_max`; gives how many went, and whether that was all.
     fn turn(
         &mut self,

@@ -1,6 +1,6 @@
 //! The store's time, durably; and an operator's word for the machine's clock.
 
-use super::clock::{ClockReading, ClockState, Moment, Turn};
+use super::clock::{ClockChange, ClockReading, ClockState, Moment};
 use super::error::StoreError;
 use super::inner::Inner;
 use super::store::Store;
@@ -106,14 +106,14 @@ impl Inner {
     }
 }
 
-fn tell(turn: Turn) {
+fn tell(turn: ClockChange) {
     match turn {
-        Turn::Jumped(by_s) => tracing::warn!(
+        ClockChange::Jumped(by_s) => tracing::warn!(
             by_s,
             steady_s = CLOCK_STEADY_S,
             "the clock jumped: no lease ends until it was steady for so long, or `stoq-gateway store trust-clock` says that it is right"
         ),
-        Turn::Back => tracing::info!("the clock is back where it should be: leases end again"),
-        Turn::Believed(by_s) => tracing::warn!(by_s, "the clock is believed: leases end again"),
+        ClockChange::Back => tracing::info!("the clock is back where it should be: leases end again"),
+        ClockChange::Believed(by_s) => tracing::warn!(by_s, "the clock is believed: leases end again"),
     }
 }

@@ -3,7 +3,7 @@
 use super::body::Body;
 use super::fault::Fault;
 use super::reading::Reading;
-use super::stream::{Reader, Readiness, Reads, Step, unexpected};
+use super::stream::{NextRole, Reader, Readiness, Reads, unexpected};
 use crate::queue::{Answer, Ask, Credit, Delivery, End, RequestId};
 use crate::record::{
     Done, ErrorCode, ErrorRecord, Fetch, Holders, OkRecord, Payload, Record, RecordType, Request,
@@ -116,7 +116,7 @@ impl Reader for Asking {
         }
     }
 
-    fn on_record(&mut self, kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> Step {
+    fn on_record(&mut self, kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> NextRole {
         if self.over {
             return Err(unexpected(kind, "after the answer"));
         }
@@ -152,7 +152,7 @@ impl Reader for Asking {
         Ok(None)
     }
 
-    fn on_bytes(&mut self, bytes: Bytes, _cx: &mut Reading<'_, '_>) -> Step {
+    fn on_bytes(&mut self, bytes: Bytes, _cx: &mut Reading<'_, '_>) -> NextRole {
         match self.body() {
             Some(body) => body.push(&bytes).map(|()| None),
             None => Err(Fault::malformed("bytes before the answer")),

@@ -1,7 +1,7 @@
 //! What applications ask of a session.
 
 use super::asking::Asking;
-use super::outcomes::Outcome;
+use super::outcomes::RequestOutcome;
 use super::relayed::Relayed;
 use super::send::Outbound;
 use super::stream::{Role, Sending, Stream};
@@ -130,13 +130,13 @@ impl Session {
 
     /// Writes the record with which an answer ends well.
     fn write_last(&mut self, conn: &mut Connection, id: StreamId, record: &impl Record, cx: &Context<'_>) {
-        self.close_role(id, Outcome::Ok, cx);
+        self.close_role(id, RequestOutcome::Ok, cx);
         self.write_record(conn, id, record, cx);
         self.finish(conn, id);
     }
 
     /// The application has ended the peer's request: it hears no more of it.
-    fn close_role(&mut self, id: StreamId, outcome: Outcome, cx: &Context<'_>) {
+    fn close_role(&mut self, id: StreamId, outcome: RequestOutcome, cx: &Context<'_>) {
         self.count_outcome(id, outcome, cx.counters);
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.role.close();
@@ -155,20 +155,20 @@ impl Session {
         match ending {
             Ending::Finish => {
                 if let Some(id) = stream {
-                    self.close_role(id, Outcome::Ok, cx);
+                    self.close_role(id, RequestOutcome::Ok, cx);
                     self.finish(conn, id);
                 }
             }
             Ending::Refuse(failure) => {
                 if let Some(id) = stream {
-                    self.close_role(id, Outcome::Refused, cx);
+                    self.close_role(id, RequestOutcome::Refused, cx);
                     self.stop_reading(conn, id, failure.code);
                     self.refuse(conn, id, &failure, cx);
                 }
             }
             Ending::Cancel => {
                 if let Some(id) = stream {
-                    self.close_role(id, Outcome::Refused, cx);
+                    self.close_role(id, RequestOutcome::Refused, cx);
                     self.stop_reading(conn, id, ErrorCode::None);
                     self.abort_out(conn, id, ErrorCode::None);
                 }

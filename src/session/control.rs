@@ -3,7 +3,7 @@
 use super::fault::Fault;
 use super::messages::Messages;
 use super::reading::Reading;
-use super::stream::{Reader, Role, Step, unexpected};
+use super::stream::{NextRole, Reader, Role, unexpected};
 use crate::limits::{HAVE_BURST, HAVE_RATE_PER_S};
 use crate::queue::{ConnectionEvent, Delivery};
 use crate::record::{ErrorCode, GoAway, Have, Payload, Record, RecordError, RecordType, Settings};
@@ -20,7 +20,7 @@ impl Reader for Opening {
         None
     }
 
-    fn on_record(&mut self, kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> Step {
+    fn on_record(&mut self, kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> NextRole {
         match kind {
             RecordType::Settings if !cx.peer.control_seen => {
                 cx.peer.control_seen = true;
@@ -52,7 +52,7 @@ impl Reader for Control {
         None
     }
 
-    fn on_record(&mut self, kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> Step {
+    fn on_record(&mut self, kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> NextRole {
         let body = body.to_bytes();
         match kind {
             RecordType::Settings if cx.peer.settings.is_none() => {

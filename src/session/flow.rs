@@ -11,7 +11,7 @@ const HELD_WINDOWS_MAX: u64 = 2;
 
 /// What streams hold behind gaps, and what that leaves of the connection's window.
 #[derive(Debug)]
-pub(super) struct Flow {
+pub(super) struct FlowControl {
     windows: Windows,
     has_gaps: bool,
     held_bytes: usize,
@@ -19,7 +19,7 @@ pub(super) struct Flow {
     charged_bytes: u64,
 }
 
-impl Flow {
+impl FlowControl {
     pub(super) fn new(windows: Windows) -> Self {
         Self { windows, has_gaps: false, held_bytes: 0, charged_bytes: 0 }
     }
@@ -77,8 +77,8 @@ impl Flow {
 mod tests {
     use super::*;
 
-    fn flow() -> Flow {
-        Flow::new(Windows { connection_bytes: 3200, stream_bytes: 800 })
+    fn flow() -> FlowControl {
+        FlowControl::new(Windows { connection_bytes: 3200, stream_bytes: 800 })
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::fault::Fault;
 use super::reading::Reading;
-use super::stream::{RING_ROOM_MIN, Reader, Reads, Step, unexpected};
+use super::stream::{NextRole, RING_ROOM_MIN, Reader, Reads, unexpected};
 use crate::counters::Counter;
 use crate::queue::{ConnectionEvent, Delivery};
 use crate::record::{ErrorCode, MessageHeader, Payload, RecordType};
@@ -42,7 +42,7 @@ impl Reader for Messages {
         if self.waiting.is_some() { Reads::Nothing } else { Reads::Records }
     }
 
-    fn on_record(&mut self, kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> Step {
+    fn on_record(&mut self, kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> NextRole {
         if kind != RecordType::Message {
             return Err(unexpected(kind, "among messages"));
         }

@@ -33,7 +33,7 @@ use crate::record::{ErrorCode, ErrorRecord, Fetch, GoAway, RecordReader, RecordT
 use crate::tls::NodeId;
 use crate::token_bucket::TokenBucket;
 use bytes::Bytes;
-use flow::Flow;
+use flow::FlowControl;
 use quinn_proto::{Connection, Dir, StreamEvent, StreamId};
 use reading::Reading;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -92,7 +92,7 @@ pub(crate) struct Session {
     owner: Option<usize>,
     control_out: Option<StreamId>,
     peer: PeerState,
-    flow: Flow,
+    flow: FlowControl,
     /// Every stream that is not over.
     streams: FxHashMap<StreamId, Stream>,
     /// Our requests without a complete answer, by application and request number.
@@ -154,7 +154,7 @@ impl Session {
             owner,
             control_out: None,
             peer: PeerState::new(),
-            flow: Flow::new(windows),
+            flow: FlowControl::new(windows),
             streams: FxHashMap::default(),
             local: FxHashMap::default(),
             messages: FxHashMap::default(),

@@ -7,7 +7,7 @@ use quinn_proto::StreamId;
 
 /// How a peer's request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum RequestOutcome {
     /// It was answered.
     Ok,
     /// It was answered with ERROR, or its answer was cut short here.
@@ -17,7 +17,7 @@ pub(super) enum Outcome {
 }
 
 /// The counter of this outcome; none for a record that is no request.
-fn counter(kind: RecordType, outcome: Outcome) -> Option<Counter> {
+fn counter(kind: RecordType, outcome: RequestOutcome) -> Option<Counter> {
     let [ok, refused, abandoned] = match kind {
         RecordType::Put => {
             [Counter::RequestsPutOk, Counter::RequestsPutRefused, Counter::RequestsPutAbandoned]
@@ -34,15 +34,15 @@ fn counter(kind: RecordType, outcome: Outcome) -> Option<Counter> {
         _ => return None,
     };
     Some(match outcome {
-        Outcome::Ok => ok,
-        Outcome::Refused => refused,
-        Outcome::Abandoned => abandoned,
+        RequestOutcome::Ok => ok,
+        RequestOutcome::Refused => refused,
+        RequestOutcome::Abandoned => abandoned,
     })
 }
 
 impl Session {
     /// Counts how a peer's request ended. Ignores ids that are no open request.
-    pub(super) fn count_outcome(&mut self, id: StreamId, outcome: Outcome, counters: &Counters) {
+    pub(super) fn count_outcome(&mut self, id: StreamId, outcome: RequestOutcome, counters: &Counters) {
         let ended = self.streams.get_mut(&id).and_then(|stream| stream.role.take_counted());
         if let Some(counter) = ended.and_then(|kind| counter(kind, outcome)) {
             counters.add(counter, 1);
@@ -52,7 +52,7 @@ impl Session {
     /// Counts the requests that end with their connection.
     pub(super) fn count_abandoned(&mut self, counters: &Counters) {
         for kind in self.streams.values_mut().filter_map(|stream| stream.role.take_counted()) {
-            counter(kind, Outcome::Abandoned).into_iter().for_each(|counter| counters.add(counter, 1));
+            counter(kind, RequestOutcome::Abandoned).into_iter().for_each(|counter| counters.add(counter, 1));
         }
     }
 }

@@ -1,11 +1,11 @@
 //! What a reading of one stream needs beside the stream itself.
 
 use super::fault::Fault;
-use super::flow::Flow;
+use super::flow::FlowControl;
 use super::{Context, PeerState};
 use crate::queue::{ConnectionId, Delivery, RequestId};
 use crate::record::ErrorCode;
-use crate::stages::Stage;
+use crate::stages::LoopStage;
 use quinn_proto::StreamId;
 
 /// What a reading of one stream needs beside the stream itself.
@@ -14,7 +14,7 @@ pub(super) struct Reading<'a, 'c> {
     pub(super) stream: StreamId,
     pub(super) owner: Option<usize>,
     pub(super) peer: &'a mut PeerState,
-    pub(super) flow: &'a mut Flow,
+    pub(super) flow: &'a mut FlowControl,
     /// This side said GOAWAY.
     pub(super) leaving: bool,
     pub(super) cx: &'a mut Context<'c>,
@@ -37,8 +37,8 @@ impl Reading<'_, '_> {
     }
 
     pub(super) fn deliver(&mut self, app: usize, delivery: Delivery) {
-        self.cx.counters.stages.enter(Stage::Rings);
+        self.cx.counters.stages.enter(LoopStage::Rings);
         self.cx.ports[app].deliver(delivery);
-        self.cx.counters.stages.enter(Stage::Records);
+        self.cx.counters.stages.enter(LoopStage::Records);
     }
 }

@@ -4,7 +4,7 @@
 use super::fault::Fault;
 use super::reading::Reading;
 use super::serving::Serving;
-use super::stream::{Reader, Readiness, Reads, Step};
+use super::stream::{NextRole, Reader, Readiness, Reads};
 use crate::queue::{Credit, Delivery, End, Forward, RequestId};
 use crate::record::{ErrorRecord, Fetch, Hop, Payload, Record, RecordReader, RecordType};
 use crate::tls::NodeId;
@@ -87,7 +87,7 @@ impl Relayed {
 
     /// Checks whether the first record is enough. A FETCH is read whole: this node may answer it, or it may
     /// join an equal one. The last node of the route judges every other request.
-    fn decide(&mut self, cx: &mut Reading<'_, '_>) -> Step {
+    fn decide(&mut self, cx: &mut Reading<'_, '_>) -> NextRole {
         let Some(front) = &mut self.front else { return Ok(None) };
         let fetch = match front.reader.next_header()? {
             None => return Ok(None),
@@ -129,11 +129,11 @@ impl Reader for Relayed {
         if self.pace.has_relay_room() { Readiness::Wants } else { Readiness::Paused }
     }
 
-    fn on_record(&mut self, _kind: RecordType, _body: Payload, _cx: &mut Reading<'_, '_>) -> Step {
+    fn on_record(&mut self, _kind: RecordType, _body: Payload, _cx: &mut Reading<'_, '_>) -> NextRole {
         Err(Fault::malformed("a record in a stream that is not read here"))
     }
 
-    fn on_bytes(&mut self, bytes: Bytes, cx: &mut Reading<'_, '_>) -> Step {
+    fn on_bytes(&mut self, bytes: Bytes, cx: &mut Reading<'_, '_>) -> NextRole {
         self.gathered.push(bytes.clone());
         if let Some(front) = &mut self.front {
             // Skipped records may precede the request: they wait under the stream's own bound.

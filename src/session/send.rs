@@ -1,6 +1,6 @@
 //! Bytes to write: a backlog a stream, bounded by its application's credit.
 
-use super::outcomes::Outcome;
+use super::outcomes::RequestOutcome;
 use super::stream::{Sending, Stream};
 use super::{Context, Session};
 use crate::counters::Counter;
@@ -243,7 +243,7 @@ impl Session {
         failure: &ErrorRecord,
         cx: &Context<'_>,
     ) {
-        self.count_outcome(id, Outcome::Refused, cx.counters);
+        self.count_outcome(id, RequestOutcome::Refused, cx.counters);
         // Waiting data is dropped; an ERROR after half an encoding would be read as part of it.
         let Some(outbound) = self.outbound(id) else { return };
         if outbound.in_encoding {

@@ -4,10 +4,10 @@ use super::body::Body;
 use super::fault::Fault;
 use super::reading::Reading;
 use super::relayed::Relayed;
-use super::stream::{Reader, Readiness, Reads, Role, Step, unexpected};
+use super::stream::{NextRole, Reader, Readiness, Reads, Role, unexpected};
 use crate::counters::Counter;
 use crate::hop::{Decision, HopRefusal};
-use crate::queue::{Asked, Credit, Delivery, End};
+use crate::queue::{Credit, Delivery, End, PeerRequest};
 use crate::record::{ErrorCode, ErrorRecord, Hop, Payload, Put, Record, RecordType, Request};
 use crate::token::Ranges;
 use bytes::Bytes;
@@ -67,7 +67,7 @@ impl Serving {
         matches!(&self.state, State::Put { body, accepted: true, .. } if body.is_complete())
     }
 
-    fn open(&mut self, kind: RecordType, body: &[u8], cx: &mut Reading<'_, '_>) -> Step {
+    fn open(&mut self, kind: RecordType, body: &[u8], cx: &mut Reading<'_, '_>) -> NextRole {
         let is_hop = kind == RecordType::Hop;
         if !is_hop {
             self.counted = Some(kind);
@@ -91,7 +91,7 @@ impl Serving {
     }
 
     /// Gives a request to its application.
-    fn take(&mut self, request: Request, cx: &mut Reading<'_, '_>) -> Step {
+    fn take(&mut self, request: Request, cx: &mut Reading<'_, '_>) -> NextRole {
         let (app, role) = match &request {
             Request::Put(put) => {
                 let app = cx.queue(put.queue)?;
@@ -110,13 +110,14 @@ impl Serving {
                 (app, None)
             }
         };
-        let asked = Asked { request, node: cx.peer.node, early: self.early, credit: self.credit.clone() };
+        let asked =
+            PeerRequest { request, node: cx.peer.node, early: self.early, credit: self.credit.clone() };
         cx.deliver(app, Delivery::Asked(cx.peer_request(), Box::new(asked)));
         Ok(role)
     }
 
     /// Judges a HOP record: the request is for this node, is forwarded, or is refused (protocol §5).
-    fn judge(&mut self, hop: &Hop, cx: &mut Reading<'_, '_>) -> Step {
+    fn judge(&mut self, hop: &Hop, cx: &mut Reading<'_, '_>) -> NextRole {
         let hops = cx.cx.routes.hops.clone();
         let routing = hops.as_ref().zip(cx.cx.routes.relay).filter(|_| cx.owner.is_none());
         let Some((hops, app)) = routing else {
@@ -167,7 +168,7 @@ impl Reader for Serving {
         }
     }
 
-    fn on_record(&mut self, kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> Step {
+    fn on_record(&mut self, kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> NextRole {
         match self.state {
             State::Opening => self.open(kind, &body.to_bytes(), cx),
             State::Asked { .. } => Err(unexpected(kind, "after the request")),
@@ -175,7 +176,7 @@ impl Reader for Serving {
         }
     }
 
-    fn on_bytes(&mut self, bytes: Bytes, _cx: &mut Reading<'_, '_>) -> Step {
+    fn on_bytes(&mut self, bytes: Bytes, _cx: &mut Reading<'_, '_>) -> NextRole {
         match &mut self.state {
             State::Put { body, accepted: true, .. } => body.push(&bytes).map(|()| None),
             _ => Err(Fault::malformed("payload bytes before the answer to PUT")),

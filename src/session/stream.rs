@@ -7,7 +7,7 @@
 use super::asking::Asking;
 use super::control::{Control, Opening};
 use super::fault::Fault;
-use super::flow::Flow;
+use super::flow::FlowControl;
 use super::messages::Messages;
 use super::order::Order;
 use super::reading::Reading;
@@ -109,7 +109,7 @@ pub(super) enum Reads {
 
 /// How a reading of a stream ended.
 #[derive(Debug)]
-pub(super) enum End {
+pub(super) enum ReadEnd {
     /// No more bytes have arrived, or the application must answer first.
     Blocked,
     /// The ring is full, or other streams have their turn first.
@@ -124,7 +124,7 @@ pub(super) enum End {
     Fault(Fault),
 }
 
-impl End {
+impl ReadEnd {
     /// What ended a reading.
     fn of(stopped: ReadError) -> Self {
         match stopped {
@@ -135,7 +135,7 @@ impl End {
 }
 
 /// The role after a record or bytes: another one, or the same (none).
-pub(super) type Step = Result<Option<Role>, Fault>;
+pub(super) type NextRole = Result<Option<Role>, Fault>;
 
 /// The interface of every role. The defaults are those of a stream that the peer does not write.
 pub(super) trait Reader {
@@ -152,10 +152,10 @@ pub(super) trait Reader {
     }
 
     /// Takes a whole record.
-    fn on_record(&mut self, kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> Step;
+    fn on_record(&mut self, kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> NextRole;
 
     /// Takes unparsed bytes.
-    fn on_bytes(&mut self, _bytes: Bytes, _cx: &mut Reading<'_, '_>) -> Step {
+    fn on_bytes(&mut self, _bytes: Bytes, _cx: &mut Reading<'_, '_>) -> NextRole {
         Ok(None)
     }
 
@@ -308,17 +308,17 @@ impl Stream {
         conn: &mut Connection,
         id: StreamId,
         cx: &mut Reading<'_, '_>,
-    ) -> (End, bool) {
+    ) -> (ReadEnd, bool) {
         if cx.flow.has_gaps() {
             self.order.take_apart();
         }
         let (end, worked) = self.read_arrived(conn, id, cx);
         self.settle(cx);
-        if worked || !matches!(end, End::Blocked | End::Later | End::Paused) {
+        if worked || !matches!(end, ReadEnd::Blocked | ReadEnd::Later | ReadEnd::Paused) {
             self.frames = 0;
         } else if self.readiness(cx.cx.ports) != Readiness::Wants {
             let held = self.hold(conn, id, cx.flow);
-            return (held.map_or_else(End::of, |()| end), false);
+            return (held.map_or_else(ReadEnd::of, |()| end), false);
         } else if std::mem::take(&mut self.frames) > 0 && !self.order.is_apart() {
             // A frame that brought nothing to read is behind a gap.
             cx.flow.found_gap();
@@ -327,7 +327,12 @@ impl Stream {
         (end, worked)
     }
 
-    fn read_arrived(&mut self, conn: &mut Connection, id: StreamId, cx: &mut Reading<'_, '_>) -> (End, bool) {
+    fn read_arrived(
+        &mut self,
+        conn: &mut Connection,
+        id: StreamId,
+        cx: &mut Reading<'_, '_>,
+    ) -> (ReadEnd, bool) {
         let before = self.order.held_bytes();
         let read = {
             let mut recv = conn.recv_stream(id);
@@ -335,7 +340,7 @@ impl Stream {
                 Ok(chunks) => Some(chunks),
                 Err(_) if self.order.is_complete() => None,
                 // QUIC has closed what was not read to its end.
-                Err(_) => return (End::Reset(ErrorCode::Internal.into()), false),
+                Err(_) => return (ReadEnd::Reset(ErrorCode::Internal.into()), false),
             };
             let read = self.read_chunks(&mut chunks, cx);
             if let Some(chunks) = chunks {
@@ -349,30 +354,30 @@ impl Stream {
     }
 
     /// Reads what may be read, in order. `chunks` is none where QUIC has given every byte.
-    fn read_chunks(&mut self, chunks: &mut Option<Chunks<'_>>, cx: &mut Reading<'_, '_>) -> (End, bool) {
+    fn read_chunks(&mut self, chunks: &mut Option<Chunks<'_>>, cx: &mut Reading<'_, '_>) -> (ReadEnd, bool) {
         let mut chunks_left = CHUNKS_PER_TURN_MAX;
         let end = loop {
             match self.readiness(cx.cx.ports) {
                 Readiness::Wants if chunks_left > 0 => {}
                 Readiness::Wants | Readiness::Full => {
                     cx.cx.counters.add(Counter::RingStalls, u64::from(chunks_left > 0));
-                    break End::Later;
+                    break ReadEnd::Later;
                 }
-                Readiness::Paused => break End::Paused,
-                Readiness::Blocked | Readiness::Done => break End::Blocked,
+                Readiness::Paused => break ReadEnd::Paused,
+                Readiness::Blocked | Readiness::Done => break ReadEnd::Blocked,
             }
             if let Err(fault) = self.resume(cx) {
-                break End::Fault(fault);
+                break ReadEnd::Fault(fault);
             }
             match self.order.next(chunks) {
                 Ok(Some(bytes)) => {
                     chunks_left -= 1;
                     if let Err(fault) = self.feed(bytes, cx) {
-                        break End::Fault(fault);
+                        break ReadEnd::Fault(fault);
                     }
                 }
-                Ok(None) => break self.end(cx).map_or_else(End::Fault, |()| End::Finished),
-                Err(stopped) => break End::of(stopped),
+                Ok(None) => break self.end(cx).map_or_else(ReadEnd::Fault, |()| ReadEnd::Finished),
+                Err(stopped) => break ReadEnd::of(stopped),
             }
         };
         (end, chunks_left < CHUNKS_PER_TURN_MAX)
@@ -383,7 +388,7 @@ impl Stream {
         &mut self,
         conn: &mut Connection,
         id: StreamId,
-        flow: &mut Flow,
+        flow: &mut FlowControl,
     ) -> Result<(), ReadError> {
         // A stream that holds its window is looked at now and then, since a look takes at least one frame.
         let has_room = self.order.held_bytes() < flow.stream_window_bytes();

@@ -2,11 +2,11 @@
 
 use super::control::Opening;
 use super::fault::Fault;
-use super::outcomes::Outcome;
+use super::outcomes::RequestOutcome;
 use super::reading::Reading;
 use super::send::Outbound;
 use super::serving::Serving;
-use super::stream::{End, Queued, Role, Sending, Stream};
+use super::stream::{Queued, ReadEnd, Role, Sending, Stream};
 use super::{Context, Session};
 use crate::counters::Counter;
 use crate::limits::{STREAM_ERROR_WINDOW_S, STREAM_ERRORS_MAX};
@@ -116,22 +116,22 @@ impl Session {
         };
         let (mut end, worked) = stream.read(conn, id, &mut reading);
         if self.flow.is_exceeded() {
-            end = End::Fault(Fault::holds_too_much());
+            end = ReadEnd::Fault(Fault::holds_too_much());
         }
         match end {
-            End::Blocked => {}
-            End::Later => {
+            ReadEnd::Blocked => {}
+            ReadEnd::Later => {
                 stream.queued = Queued::Readable;
                 self.readable.push_back(id);
             }
-            End::Paused => {
+            ReadEnd::Paused => {
                 stream.queued = Queued::Paused;
                 self.paused.push(id);
             }
-            End::Finished => self.finished(conn, id),
-            End::Reset(_) if stream.role.is_control() => self.fault(conn, id, Fault::control_reset(), cx),
-            End::Reset(code) => self.reset(conn, id, code, cx),
-            End::Fault(fault) => self.fault(conn, id, fault, cx),
+            ReadEnd::Finished => self.finished(conn, id),
+            ReadEnd::Reset(_) if stream.role.is_control() => self.fault(conn, id, Fault::control_reset(), cx),
+            ReadEnd::Reset(code) => self.reset(conn, id, code, cx),
+            ReadEnd::Fault(fault) => self.fault(conn, id, fault, cx),
         }
         worked
     }
@@ -149,7 +149,7 @@ impl Session {
 
     /// The peer has reset its half of a stream.
     fn reset(&mut self, conn: &mut Connection, id: StreamId, code: VarInt, cx: &mut Context<'_>) {
-        self.count_outcome(id, Outcome::Abandoned, cx.counters);
+        self.count_outcome(id, RequestOutcome::Abandoned, cx.counters);
         let code = ErrorCode::from_u64(code.into_inner()).unwrap_or(ErrorCode::Internal);
         self.tell(id, ErrorRecord::new(code, 0, "the peer gave the stream up"), cx);
         self.end_reading(id);
@@ -248,7 +248,7 @@ impl Session {
         cx: &mut Context<'_>,
     ) {
         let code = ErrorCode::from_u64(code.into_inner()).unwrap_or(ErrorCode::Internal);
-        self.count_outcome(id, Outcome::Abandoned, cx.counters);
+        self.count_outcome(id, RequestOutcome::Abandoned, cx.counters);
         self.messages.retain(|_, stream| *stream != id);
         let Some(stream) = self.streams.get(&id) else { return };
         let is_read = stream.recv.is_some();

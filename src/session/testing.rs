@@ -1,7 +1,7 @@
 //! One stream without a connection, for the tests of its roles.
 
 use super::fault::Fault;
-use super::flow::Flow;
+use super::flow::FlowControl;
 use super::reading::Reading;
 use super::serving::Serving;
 use super::stream::{Role, Sending, Stream};
@@ -89,7 +89,7 @@ impl Bench {
             stream: StreamId::new(Side::Client, Dir::Bi, 0),
             owner: None,
             peer: &mut self.peer,
-            flow: &mut Flow::new(Windows::default()),
+            flow: &mut FlowControl::new(Windows::default()),
             leaving: self.leaving,
             cx: &mut cx,
         })

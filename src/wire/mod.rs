@@ -48,7 +48,7 @@ pub struct Station {
 
 /// A frame for this host that is no datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Control<'a> {
+pub enum ControlFrame<'a> {
     /// An ARP packet about any host: it teaches neighbors even when it is for another host.
     Arp {
         /// The frame's sender.
@@ -89,7 +89,7 @@ impl Station {
         frame: &'a [u8],
         checksum: RxChecksum,
         udp: impl FnOnce(SocketAddr, IpAddr, u8, &'a [u8]),
-    ) -> Result<Option<Control<'a>>, WireError> {
+    ) -> Result<Option<ControlFrame<'a>>, WireError> {
         let (ethernet, payload) = Ethernet::parse(frame)?;
         if ethernet.vlan != self.vlan || !self.takes(ethernet.destination) {
             return Err(WireError::Foreign);
@@ -109,7 +109,7 @@ impl Station {
                 self.parse_packet(ethernet.source, ip, payload, verify, udp)
             }
             EthernetProtocol::Arp => {
-                Ok(Some(Control::Arp { source_mac: ethernet.source, arp: Arp::parse(payload)? }))
+                Ok(Some(ControlFrame::Arp { source_mac: ethernet.source, arp: Arp::parse(payload)? }))
             }
             EthernetProtocol::Unknown(_) => Err(WireError::Unwanted),
         }
@@ -124,7 +124,7 @@ impl Station {
         payload: &'a [u8],
         verify: bool,
         udp: impl FnOnce(SocketAddr, IpAddr, u8, &'a [u8]),
-    ) -> Result<Option<Control<'a>>, WireError> {
+    ) -> Result<Option<ControlFrame<'a>>, WireError> {
         if ip.protocol != IpProtocol::Udp {
             return self.parse_control(source_mac, &ip, payload).map(Some);
         }
@@ -151,7 +151,7 @@ impl Station {
         source_mac: Mac,
         ip: &Ip,
         payload: &'a [u8],
-    ) -> Result<Control<'a>, WireError> {
+    ) -> Result<ControlFrame<'a>, WireError> {
         let addresses = ip.addresses;
         let to_us = self.has(addresses.destination());
         match (addresses, ip.protocol) {
@@ -168,7 +168,7 @@ impl Station {
                         echo_request(source_mac, addresses, payload)
                     }
                     Some(Icmpv6Message::NeighborSolicit | Icmpv6Message::NeighborAdvert) => {
-                        Ok(Control::Ndp { source_mac, source, ndp: Ndp::parse(ip, payload)? })
+                        Ok(ControlFrame::Ndp { source_mac, source, ndp: Ndp::parse(ip, payload)? })
                     }
                     Some(_) => Err(WireError::Unwanted),
                     None => Err(WireError::Malformed),
@@ -207,10 +207,14 @@ impl Station {
     }
 }
 
-fn echo_request(source_mac: Mac, addresses: Addresses, payload: &[u8]) -> Result<Control<'_>, WireError> {
+fn echo_request(
+    source_mac: Mac,
+    addresses: Addresses,
+    payload: &[u8],
+) -> Result<ControlFrame<'_>, WireError> {
     let echo = IcmpEcho::parse(&addresses, payload)?;
     if echo.reply {
         return Err(WireError::Unwanted);
     }
-    Ok(Control::EchoRequest { source_mac, addresses, echo })
+    Ok(ControlFrame::EchoRequest { source_mac, addresses, echo })
 }

@@ -16,7 +16,7 @@ const V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
 #[derive(Debug, PartialEq, Eq)]
 enum Received<'a> {
     Udp { source: SocketAddr, destination: IpAddr, ecn: u8, payload: &'a [u8] },
-    Control(Control<'a>),
+    Control(ControlFrame<'a>),
 }
 
 impl Station {
@@ -132,7 +132,7 @@ fn an_arp_request_gives_its_fields() {
     };
     assert_eq!(
         station().receive(&frame, RxChecksum::Unknown),
-        Ok(Received::Control(Control::Arp { source_mac: THEIRS, arp }))
+        Ok(Received::Control(ControlFrame::Arp { source_mac: THEIRS, arp }))
     );
     let mut again = [0; arp::PACKET_BYTES];
     arp.emit(&mut again);
@@ -146,7 +146,7 @@ fn an_echo_request_gives_its_fields() {
     let addresses = Addresses::V4 { source: Ipv4Addr::new(10, 77, 0, 2), destination: V4 };
     assert_eq!(
         station().receive(&frame, RxChecksum::Unknown),
-        Ok(Received::Control(Control::EchoRequest { source_mac: THEIRS, addresses, echo }))
+        Ok(Received::Control(ControlFrame::EchoRequest { source_mac: THEIRS, addresses, echo }))
     );
 }
 

@@ -86,7 +86,7 @@ impl Conn {
 }
 
 impl Core {
-    /// Follows [`super::Shared::close`], once a turn.
+    /// Follows [`super::NodeShared::close`], once a turn.
     pub(super) fn close_down(&mut self, now: Instant) {
         if !self.desk.shared.is(CLOSING) {
             return;

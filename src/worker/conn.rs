@@ -49,7 +49,7 @@ pub(super) enum Change {
 
 /// Of a connection's figures, what the worker's counters have already.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Counted {
+pub(super) struct CountedFigures {
     pub(super) sent_packets: u64,
     pub(super) lost_packets: u64,
     pub(super) lost_bytes: u64,
@@ -102,7 +102,7 @@ pub(super) struct Conn {
     /// When an ICMP message first said that its packets do not arrive.
     pub(super) refused: Option<Instant>,
     /// Of the path's figures, what the counters have already.
-    pub(super) counted: Counted,
+    pub(super) counted: CountedFigures,
 }
 
 impl Conn {

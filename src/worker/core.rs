@@ -1,6 +1,6 @@
 //! The steps of a turn, in the order in which the loop names them.
 
-use super::conn::Counted;
+use super::conn::CountedFigures;
 use super::conn::{Change, Conn, Origin};
 use super::shared::{DRAINING, Handover};
 use super::{ARENA_BYTES, Core};
@@ -14,7 +14,7 @@ use crate::quic::admission;
 use crate::quic::timers::Timer;
 use crate::record::ErrorCode;
 use crate::session::Session;
-use crate::stages::Stage;
+use crate::stages::LoopStage;
 use crate::tls::{self, NodeId};
 use bytes::{Bytes, BytesMut};
 use quinn_proto::{Connection, ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming, Transmit};
@@ -26,14 +26,14 @@ use std::time::Instant;
 impl Core {
     pub(super) fn receive<N: Network>(&mut self, network: &mut N, now: Instant, counters: &Counters) -> bool {
         let taken = network.receive(now, counters, |datagram| {
-            counters.stages.enter(Stage::Quic);
+            counters.stages.enter(LoopStage::Quic);
             // Before it costs a copy: garbage takes nothing but its time on the wire.
             if admission::may_be_quic(datagram.payload) {
                 self.datagram(now, datagram);
             } else {
                 counters.add(Counter::DropNotQuic, 1);
             }
-            counters.stages.enter(Stage::Receive);
+            counters.stages.enter(LoopStage::Receive);
         });
         if taken > 0 {
             counters.bursts.record(taken as u64);
@@ -203,7 +203,7 @@ impl Core {
             close: None,
             origin,
             refused: None,
-            counted: Counted::default(),
+            counted: CountedFigures::default(),
         };
         self.run_queues.touched(&mut conn, slot);
         self.desk.status.connections.fetch_add(1, Ordering::Relaxed);
@@ -268,13 +268,13 @@ impl Core {
                     None => {}
                 }
             }
-            cx.counters.stages.enter(Stage::Records);
+            cx.counters.stages.enter(LoopStage::Records);
             if conn.session.read(&mut conn.quic, &mut cx) {
                 worked = true;
                 // There may be room for the peer to be told of.
                 self.run_queues.send(conn, slot as usize);
             }
-            cx.counters.stages.enter(Stage::Quic);
+            cx.counters.stages.enter(LoopStage::Quic);
             if conn.session.wants_turn() {
                 self.run_queues.read(conn, slot as usize);
             }
@@ -385,7 +385,7 @@ impl Core {
         worked
     }
 
-    /// Follows [`super::Shared::drain`].
+    /// Follows [`super::NodeShared::drain`].
     pub(super) fn lifecycle(&mut self, now: Instant) {
         if !self.desk.shared.is(DRAINING) {
             return;

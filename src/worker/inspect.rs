@@ -1,7 +1,7 @@
 //! A worker's report about itself: figures that would cost too much for every packet, collected once a second
 //! and a few connections a turn; and, on request, the state of its connections.
 
-use super::conn::{Conn, Counted, Origin};
+use super::conn::{Conn, CountedFigures, Origin};
 use super::view::ConnectionView;
 use super::{Core, Inspection};
 use crate::counters::{Counter, Counters};
@@ -39,7 +39,7 @@ impl Conn {
     pub(super) fn count_path(&mut self, counters: &Counters) {
         let ConnectionStats { path, frame_tx, frame_rx, .. } = self.quic.stats();
         let heard = frame_rx.acks != self.counted.ack_frames;
-        let now = Counted {
+        let now = CountedFigures {
             sent_packets: path.sent_packets,
             lost_packets: path.lost_packets,
             lost_bytes: path.lost_bytes,
@@ -63,7 +63,7 @@ impl Conn {
     }
 
     /// Whether the peer has acknowledged nothing for [`UNACKNOWLEDGED_MS`] though there was something to acknowledge; `acks` is
-    /// [`Counted::acks`] when this was asked before.
+    /// [`CountedFigures::acks`] when this was asked before.
     fn is_unacknowledged(&mut self, acks: u64, now: Instant) -> bool {
         let counted = &mut self.counted;
         if counted.acks != acks {

@@ -13,7 +13,7 @@ mod unreachable;
 mod view;
 
 pub use gateways::PeerGateway;
-pub use shared::{ByFamily, Idle, Inspection, Quic, Renewal, Shared, WorkerStatus};
+pub use shared::{ByFamily, Idle, Inspection, NodeShared, Quic, Renewal, WorkerStatus};
 pub use view::{ConnectionView, Gauges};
 
 use crate::application::Application;
@@ -27,7 +27,7 @@ use crate::quic::qlog::Sampler;
 use crate::quic::timers::Timers;
 use crate::quic::transport::Windows;
 use crate::session::Context;
-use crate::stages::Stage;
+use crate::stages::LoopStage;
 use bytes::BytesMut;
 use conn::Conn;
 use gateways::PeerGateways;
@@ -64,7 +64,7 @@ pub struct Worker<N> {
 
 /// What a session needs of its worker for its applications: apart from the connections, so that one of them can be borrowed beside it.
 struct Desk {
-    shared: Arc<Shared>,
+    shared: Arc<NodeShared>,
     status: Arc<WorkerStatus>,
     ports: Vec<WorkerPort>,
 }
@@ -114,7 +114,7 @@ struct Core {
 
 impl<N: Network> Worker<N> {
     /// A worker with this index, on this network queue.
-    pub fn new(index: u16, network: N, shared: Arc<Shared>, quic: Quic, idle: Idle) -> Self {
+    pub fn new(index: u16, network: N, shared: Arc<NodeShared>, quic: Quic, idle: Idle) -> Self {
         let mut endpoint = quic.endpoint;
         let NodeKeys { cid: key, reset } = shared.keys.clone();
         endpoint.reset_key(reset);
@@ -192,7 +192,7 @@ impl<N: Network> Worker<N> {
         self.core.sleeper.waker()
     }
 
-    /// Runs until [`Shared::close`], then closes what is open and returns the network.
+    /// Runs until [`NodeShared::close`], then closes what is open and returns the network.
     pub fn run(mut self) -> N {
         loop {
             let now = Instant::now();
@@ -214,11 +214,11 @@ impl<N: Network> Worker<N> {
         let counters = &status.counters;
         let stages = &counters.stages;
         let packets = || (counters.get(Counter::RxPackets), counters.get(Counter::TxPackets));
-        stages.begin(Stage::Receive);
+        stages.begin(LoopStage::Receive);
         let before = if stages.is_sampling() { packets() } else { (0, 0) };
         // Receive, parse, feed QUIC.
         let mut worked = core.receive(network, now, counters);
-        stages.enter(Stage::Quic);
+        stages.enter(LoopStage::Quic);
         core.take_renewal(now);
         worked |= core.take_handovers(now);
         worked |= core.begin_handshakes(now);
@@ -226,14 +226,14 @@ impl<N: Network> Worker<N> {
         // Read records, route to the rings.
         worked |= core.read(now);
         // Drain applications.
-        stages.enter(Stage::Application);
+        stages.enter(LoopStage::Application);
         worked |= core.poll_inline(now);
-        stages.enter(Stage::Rings);
+        stages.enter(LoopStage::Rings);
         worked |= core.take_commands(now);
         // Poll QUIC, emit, transmit.
-        stages.enter(Stage::Emit);
+        stages.enter(LoopStage::Emit);
         worked |= core.transmit(network, now, counters);
-        stages.enter(Stage::Other);
+        stages.enter(LoopStage::Other);
         core.take_unreachable(network, now);
         worked |= core.run_timers(network, now);
         core.lifecycle(now);

@@ -28,7 +28,7 @@ pub enum Idle {
 
 /// The state that all workers of a process share. On a packet's way, only the hand-over rings are written.
 #[derive(Debug)]
-pub struct Shared {
+pub struct NodeShared {
     /// How many workers there are.
     pub workers: usize,
     /// The keys of connection IDs and stateless resets.
@@ -50,7 +50,7 @@ const RUNNING: u8 = 0;
 pub(super) const DRAINING: u8 = 1;
 pub(super) const CLOSING: u8 = 2;
 
-impl Shared {
+impl NodeShared {
     /// For this many workers, with random keys.
     pub fn new(workers: usize, routes: QueueRoutes) -> Arc<Self> {
         Self::with_keys(workers, routes, NodeKeys::random())
@@ -79,7 +79,7 @@ impl Shared {
         self.lifecycle.fetch_max(CLOSING, Ordering::AcqRel);
     }
 
-    /// Whether [`Shared::drain`] or [`Shared::close`] was called.
+    /// Whether [`NodeShared::drain`] or [`NodeShared::close`] was called.
     pub fn is_draining(&self) -> bool {
         self.is(DRAINING)
     }
@@ -107,7 +107,7 @@ impl Shared {
         renewal
     }
 
-    /// Whether [`Shared::close`] was called.
+    /// Whether [`NodeShared::close`] was called.
     pub fn is_closing(&self) -> bool {
         self.is(CLOSING)
     }

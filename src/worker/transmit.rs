@@ -6,7 +6,7 @@ use super::run_queue::RunQueues;
 use crate::counters::{Counter, Counters};
 use crate::datagram::Network;
 use crate::limits::{BATCHES_PER_TURN_MAX, TX_SEGMENTS_LEN_MAX};
-use crate::stages::Stage;
+use crate::stages::LoopStage;
 use quinn_proto::ConnectionHandle;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -136,12 +136,12 @@ impl Turn<'_> {
             };
             worked = true;
             conn.batches += 1;
-            counters.stages.enter(Stage::Frame);
+            counters.stages.enter(LoopStage::Frame);
             network.send(now, counters, &transmit, &send_buf[..transmit.size]);
             conn.sent(now, &transmit, send_buf);
-            counters.stages.enter(Stage::Transmit);
+            counters.stages.enter(LoopStage::Transmit);
             network.flush(now, counters);
-            counters.stages.enter(Stage::Emit);
+            counters.stages.enter(LoopStage::Emit);
         }
     }
 }

@@ -19,7 +19,7 @@ impl Gateway {
     /// On this number of workers, with more applications.
     pub(crate) fn start_with(workers: usize, more: Vec<stoq::node::Hosted>) -> Self {
         use stoq::application::{Application, Discard, Echo, Placement};
-        use stoq::node::{Host, Hosted};
+        use stoq::node::{ApplicationHost, Hosted};
         use stoq::seed::{MemoryTier, Seed, SeedParts, Store, StoreConfig};
         use stoq::tls::{ClientAuth, ServerTls, Trust, server_config};
 
@@ -36,12 +36,14 @@ impl Gateway {
         fn made<A: Application + 'static>(
             make: impl Fn() -> A + Send + 'static,
             placement: Placement,
-        ) -> Host {
-            Host::Node(placement, Box::new(move |_| Box::new(make())))
+        ) -> ApplicationHost {
+            ApplicationHost::Node(placement, Box::new(move |_| Box::new(make())))
         }
         let parts = SeedParts::alone(store, memory);
-        let seed =
-            Host::Node(Placement::Thread, Box::new(move |worker| Box::new(Seed::new(parts.clone(), worker))));
+        let seed = ApplicationHost::Node(
+            Placement::Thread,
+            Box::new(move |worker| Box::new(Seed::new(parts.clone(), worker))),
+        );
         let mut applications = vec![
             hosted("seed", 0, true, seed),
             hosted("echo", 1, false, made(Echo::default, Placement::Worker)),

@@ -4,6 +4,7 @@
 
 mod crates;
 mod imports;
+mod names;
 
 use std::collections::BTreeSet;
 use std::fs;

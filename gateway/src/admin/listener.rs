@@ -169,9 +169,9 @@ impl Guest {
     fn timed<T>(
         &mut self,
         cx: &mut Context<'_>,
-        poll: impl FnOnce(Pin<&mut dyn Stream>, &mut Context<'_>) -> Poll<io::Result<T>>,
+        poll: impl FnOnce(Pin<&mut dyn ByteStream>, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        let stream: Pin<&mut dyn Stream> = match &mut self.io {
+        let stream: Pin<&mut dyn ByteStream> = match &mut self.io {
             Io::Plain(stream) => Pin::new(stream),
             Io::Tls(stream) => Pin::new(stream),
         };
@@ -184,8 +184,8 @@ impl Guest {
     }
 }
 
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for T {}
 
 impl AsyncRead for Guest {
     fn poll_read(

@@ -1,7 +1,7 @@
 //! `/metrics`: every counter of every worker and what stands beside them, by Prometheus' conventions.
 
-use super::source::Source;
-use super::text::{Exposition, Kind};
+use super::source::AdminSource;
+use super::text::{Exposition, MetricKind};
 use crate::logging;
 use std::fmt::Display;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,7 +10,7 @@ use stoq::counters::Counter;
 use stoq::histogram::Histogram;
 use stoq::quic::qlog;
 use stoq::seed::DamageOutcome;
-use stoq::stages::{SAMPLE_TURNS, Stage};
+use stoq::stages::{LoopStage, SAMPLE_TURNS};
 use stoq::worker::WorkerStatus;
 
 /// Counters whose names begin alike are one family; what follows are its labels' values.
@@ -56,7 +56,7 @@ pub(super) fn family(counter: Counter) -> (String, &'static str, Vec<(&'static s
 }
 
 /// The whole exposition.
-pub(super) fn render(source: &Source) -> String {
+pub(super) fn render(source: &AdminSource) -> String {
     let mut out = Exposition::default();
     process(source, &mut out);
     counters(source, &mut out);
@@ -68,9 +68,9 @@ pub(super) fn render(source: &Source) -> String {
     out.finish()
 }
 
-fn process(source: &Source, out: &mut Exposition) {
+fn process(source: &AdminSource, out: &mut Exposition) {
     let facts = source.facts();
-    out.family("stoq_build_info", Kind::Gauge, "Always 1; the labels say what runs.");
+    out.family("stoq_build_info", MetricKind::Gauge, "Always 1; the labels say what runs.");
     let version = env!("CARGO_PKG_VERSION");
     out.sample(
         &[
@@ -83,46 +83,46 @@ fn process(source: &Source, out: &mut Exposition) {
     let started =
         source.started.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     let help = "When the gateway started, seconds since the Unix epoch.";
-    out.single("process_start_time_seconds", Kind::Gauge, help, started);
+    out.single("process_start_time_seconds", MetricKind::Gauge, help, started);
     let ready = u8::from(source.not_ready().is_empty());
-    out.single("stoq_ready", Kind::Gauge, "1 while peers may come: see /readyz.", ready);
+    out.single("stoq_ready", MetricKind::Gauge, "1 while peers may come: see /readyz.", ready);
     let draining = u8::from(source.shared.is_draining());
     out.single(
         "stoq_draining",
-        Kind::Gauge,
+        MetricKind::Gauge,
         "1 while the gateway finishes what runs and takes nothing new.",
         draining,
     );
     let help =
         "When the first of the certificates that peers are sent expires, seconds since the Unix epoch.";
-    out.single("stoq_certificate_expiry_timestamp_seconds", Kind::Gauge, help, facts.not_after_s());
+    out.single("stoq_certificate_expiry_timestamp_seconds", MetricKind::Gauge, help, facts.not_after_s());
     let taken = u8::from(source.reloads.last_was_taken());
     let help = "1 unless the last reload was refused: the gateway goes by the configuration before it.";
-    out.single("stoq_config_last_reload_successful", Kind::Gauge, help, taken);
-    out.family("stoq_config_reloads_total", Kind::Counter, "Reloads of the configuration, by result.");
+    out.single("stoq_config_last_reload_successful", MetricKind::Gauge, help, taken);
+    out.family("stoq_config_reloads_total", MetricKind::Counter, "Reloads of the configuration, by result.");
     for (result, value) in [("taken", source.reloads.reloads()), ("refused", source.reloads.failures())] {
         out.sample(&[("result", &result)], value);
     }
     let help = "Log lines left out because peers could cause too many of them.";
-    out.single("stoq_log_lines_suppressed_total", Kind::Counter, help, logging::lines_left_out());
+    out.single("stoq_log_lines_suppressed_total", MetricKind::Counter, help, logging::lines_left_out());
     let help = "Log lines lost because standard error did not take them.";
-    out.single("stoq_log_lines_lost_total", Kind::Counter, help, logging::lines_lost());
+    out.single("stoq_log_lines_lost_total", MetricKind::Counter, help, logging::lines_lost());
     let help = "Runs of qlog records that were dropped because the disk was slow.";
-    out.single("stoq_qlog_runs_dropped_total", Kind::Counter, help, qlog::dropped());
+    out.single("stoq_qlog_runs_dropped_total", MetricKind::Counter, help, qlog::dropped());
     if let Some(tap) = &source.tap {
         let help = "Frames and secrets that a capture missed because it was slow.";
-        out.single("stoq_capture_dropped_total", Kind::Counter, help, tap.dropped());
+        out.single("stoq_capture_dropped_total", MetricKind::Counter, help, tap.dropped());
     }
 }
 
-fn counters(source: &Source, out: &mut Exposition) {
+fn counters(source: &AdminSource, out: &mut Exposition) {
     let mut done: Vec<String> = Vec::new();
     for &counter in Counter::ALL {
         let (name, help, _) = family(counter);
         if done.contains(&name) {
             continue;
         }
-        out.family(&name, Kind::Counter, help);
+        out.family(&name, MetricKind::Counter, help);
         for (worker, status) in source.statuses.iter().enumerate() {
             for &counter in Counter::ALL {
                 let (of, _, pairs) = family(counter);
@@ -138,10 +138,10 @@ fn counters(source: &Source, out: &mut Exposition) {
 }
 
 /// A histogram of a worker, its name, the exponents of its buckets, its unit and its help.
-type Shown = (fn(&WorkerStatus) -> &Histogram, &'static str, (usize, usize), f64, &'static str);
+type HistogramRow = (fn(&WorkerStatus) -> &Histogram, &'static str, (usize, usize), f64, &'static str);
 
-fn histograms(source: &Source, out: &mut Exposition) {
-    let shown: [Shown; 4] = [
+fn histograms(source: &AdminSource, out: &mut Exposition) {
+    let shown: [HistogramRow; 4] = [
         (
             |status| &status.counters.bursts,
             "stoq_rx_burst_packets",
@@ -172,47 +172,47 @@ fn histograms(source: &Source, out: &mut Exposition) {
         ),
     ];
     for (of, name, range, unit, help) in shown {
-        out.family(name, Kind::Histogram, help);
+        out.family(name, MetricKind::Histogram, help);
         for (worker, status) in source.statuses.iter().enumerate() {
             out.histogram(&[("worker", &worker)], of(status), range, unit);
         }
     }
 }
 
-fn stages(source: &Source, out: &mut Exposition) {
+fn stages(source: &AdminSource, out: &mut Exposition) {
     let name = "stoq_worker_busy_seconds_total";
     out.family(
         name,
-        Kind::Counter,
+        MetricKind::Counter,
         "Time that the worker worked, estimated from the turns that are measured.",
     );
     for (worker, status) in source.statuses.iter().enumerate() {
         out.sample(&[("worker", &worker)], status.counters.stages.busy_ns() as f64 / 1e9);
     }
     let help = "The same by stage of the loop.";
-    out.family("stoq_worker_stage_seconds_total", Kind::Counter, help);
+    out.family("stoq_worker_stage_seconds_total", MetricKind::Counter, help);
     for (worker, status) in source.statuses.iter().enumerate() {
         let sampled = status.counters.stages.sampled();
-        for stage in Stage::ALL {
+        for stage in LoopStage::ALL {
             let ns = sampled.ns(stage).saturating_mul(SAMPLE_TURNS);
             out.sample(&[("worker", &worker), ("stage", &stage.name())], ns as f64 / 1e9);
         }
     }
 }
 
-fn gauges(source: &Source, out: &mut Exposition) {
-    out.family("stoq_connections", Kind::Gauge, "Connections now.");
+fn gauges(source: &AdminSource, out: &mut Exposition) {
+    out.family("stoq_connections", MetricKind::Gauge, "Connections now.");
     for (worker, status) in source.statuses.iter().enumerate() {
         out.sample(&[("worker", &worker)], status.connections.load(Relaxed));
     }
     let help = "Connections whose peer acknowledges nothing of what it was sent, as of the last second.";
-    out.family("stoq_connections_unacknowledged", Kind::Gauge, help);
+    out.family("stoq_connections_unacknowledged", MetricKind::Gauge, help);
     for (worker, status) in source.statuses.iter().enumerate() {
         out.sample(&[("worker", &worker)], status.gauges.unacknowledged.load(Relaxed));
     }
     let help = "What waits in the worker's rings and lines: deliveries for applications, commands and handovers for the worker, \
                 connection attempts, connections with something to send. As of the last second.";
-    out.family("stoq_ring_depth", Kind::Gauge, help);
+    out.family("stoq_ring_depth", MetricKind::Gauge, help);
     for (worker, status) in source.statuses.iter().enumerate() {
         let gauges = &status.gauges;
         for (ring, depth) in [
@@ -225,7 +225,7 @@ fn gauges(source: &Source, out: &mut Exposition) {
             out.sample(&[("worker", &worker), ("ring", &ring)], depth);
         }
     }
-    out.family("stoq_link_up", Kind::Gauge, "1 while the link of the worker's port is up.");
+    out.family("stoq_link_up", MetricKind::Gauge, "1 while the link of the worker's port is up.");
     for ((worker, status), network) in source.statuses.iter().enumerate().zip(&source.networks) {
         let labels: [(&str, &dyn Display); 3] =
             [("worker", &worker), ("device", &network.device), ("driver", &network.driver)];
@@ -237,7 +237,7 @@ fn gauges(source: &Source, out: &mut Exposition) {
     }
     out.family(
         "stoq_peer_gateway_up",
-        Kind::Gauge,
+        MetricKind::Gauge,
         "1 while the worker's connection to the peer gateway is up.",
     );
     for (worker, status) in source.statuses.iter().enumerate() {
@@ -261,24 +261,24 @@ const PORT: &[(&str, &str, &str)] = &[
     ("rx_nombuf", "stoq_port_rx_no_buffer_total", "Times that no buffer was free to receive into."),
 ];
 
-fn port(source: &Source, out: &mut Exposition) {
+fn port(source: &AdminSource, out: &mut Exposition) {
     let Some(network) = source.networks.first() else { return };
-    out.family("stoq_port_mtu_bytes", Kind::Gauge, "The largest layer-3 packet of the port.");
+    out.family("stoq_port_mtu_bytes", MetricKind::Gauge, "The largest layer-3 packet of the port.");
     out.sample(&[("device", &network.device)], network.mtu);
     let stats = source.device.stats();
     for (name, metric, help) in PORT {
         // Where the kernel has the device, it has these too.
         if let Some((_, value)) = stats.iter().find(|(known, _)| known == name) {
-            out.family(metric, Kind::Counter, help);
+            out.family(metric, MetricKind::Counter, help);
             out.sample(&[("device", &network.device)], value);
         }
     }
 }
 
-fn store(source: &Source, out: &mut Exposition) {
+fn store(source: &AdminSource, out: &mut Exposition) {
     let Some(store) = &source.store else { return };
     let census = store.census();
-    let mut gauge = |name: &str, help: &str, value: u64| out.single(name, Kind::Gauge, help, value);
+    let mut gauge = |name: &str, help: &str, value: u64| out.single(name, MetricKind::Gauge, help, value);
     let writable = u64::from(source.writable().is_ok());
     gauge("stoq_store_writable", "1 while the store can be written.", writable);
     let help =
@@ -300,7 +300,7 @@ fn store(source: &Source, out: &mut Exposition) {
     let damage = store.damage();
     let help = "Files in the store's directory damaged: look at them, then remove them.";
     gauge("stoq_store_damaged_files", help, damage.files_set_aside);
-    let mut counter = |name: &str, help: &str, value: u64| out.single(name, Kind::Counter, help, value);
+    let mut counter = |name: &str, help: &str, value: u64| out.single(name, MetricKind::Counter, help, value);
     counter(
         "stoq_store_clock_jumps_total",
         "Times that the clock jumped, at the start or later.",
@@ -312,14 +312,14 @@ fn store(source: &Source, out: &mut Exposition) {
         store.ended(),
     );
     let help = "Things found damaged on the disk, by what became of them.";
-    out.family("stoq_store_damage_total", Kind::Counter, help);
+    out.family("stoq_store_damage_total", MetricKind::Counter, help);
     for outcome in DamageOutcome::ALL {
         out.sample(&[("outcome", &outcome.name())], damage.count(outcome));
     }
     let checks = store.checks();
     out.family(
         "stoq_store_checks_total",
-        Kind::Counter,
+        MetricKind::Counter,
         "Checks of what is held against its token, by result.",
     );
     for (result, value) in [
@@ -330,17 +330,22 @@ fn store(source: &Source, out: &mut Exposition) {
     ] {
         out.sample(&[("result", &result)], value);
     }
-    out.single("stoq_store_checked_bytes_total", Kind::Counter, "Bytes read by these checks.", checks.bytes);
+    out.single(
+        "stoq_store_checked_bytes_total",
+        MetricKind::Counter,
+        "Bytes read by these checks.",
+        checks.bytes,
+    );
     memory(source, out);
 }
 
-fn memory(source: &Source, out: &mut Exposition) {
+fn memory(source: &AdminSource, out: &mut Exposition) {
     let Some(stats) = source.memory() else { return };
-    let mut gauge = |name: &str, help: &str, value: u64| out.single(name, Kind::Gauge, help, value);
+    let mut gauge = |name: &str, help: &str, value: u64| out.single(name, MetricKind::Gauge, help, value);
     gauge("stoq_store_memory_bytes", "Payload bytes held in memory.", stats.held_bytes);
     out.family(
         "stoq_store_memory_reads_total",
-        Kind::Counter,
+        MetricKind::Counter,
         "Reads of payloads, by whether memory had them.",
     );
     for (result, value) in [("hit", stats.hits), ("miss", stats.misses)] {

@@ -13,7 +13,7 @@ mod token;
 pub mod top;
 
 pub use listener::Access;
-pub use source::{Facts, Parts, Source};
+pub use source::{AdminParts, AdminSource, Facts};
 
 use crate::config::AdminConfig;
 use anyhow::Context;
@@ -46,7 +46,7 @@ const END_WAIT: Duration = Duration::from_secs(1);
 /// A running endpoint; it ends when dropped.
 pub struct Admin {
     local: SocketAddr,
-    source: Arc<Source>,
+    source: Arc<AdminSource>,
     access: Current,
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -55,7 +55,7 @@ pub struct Admin {
 /// What a request is answered from.
 #[derive(Clone)]
 struct Served {
-    source: Arc<Source>,
+    source: Arc<AdminSource>,
     access: Current,
 }
 
@@ -64,7 +64,7 @@ impl Admin {
     ///
     /// # Errors
     /// An address that cannot be had, a certificate, key or token that cannot be read.
-    pub fn start(config: &AdminConfig, source: Source) -> anyhow::Result<Self> {
+    pub fn start(config: &AdminConfig, source: AdminSource) -> anyhow::Result<Self> {
         let access = Access::read(config)?;
         let listener = bind(config)?;
         listener.set_nonblocking(true).context("admin: the socket")?;
@@ -144,7 +144,7 @@ fn bind(config: &AdminConfig) -> anyhow::Result<TcpListener> {
     })
 }
 
-async fn watch(source: Arc<Source>) {
+async fn watch(source: Arc<AdminSource>) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     for count in 0_u32.. {

@@ -12,7 +12,7 @@ use stoq::network::DeviceView;
 use stoq::nic::tap::Tap;
 use stoq::seed::{MemoryStats, MemoryTier, Store};
 use stoq::tls::{CertificateSummary, NodeId};
-use stoq::worker::{Shared, WorkerStatus};
+use stoq::worker::{NodeShared, WorkerStatus};
 
 /// What the last try to write to the store said counts for so long.
 const PROBE_AGE_MAX: Duration = Duration::from_secs(30);
@@ -44,8 +44,8 @@ impl Facts {
 }
 
 /// See the module.
-pub struct Source {
-    pub(super) shared: Arc<Shared>,
+pub struct AdminSource {
+    pub(super) shared: Arc<NodeShared>,
     pub(super) statuses: Vec<Arc<WorkerStatus>>,
     pub(super) networks: Vec<NetworkInfo>,
     pub(super) cores: Vec<usize>,
@@ -75,9 +75,9 @@ struct Watched {
 }
 
 /// The parts of a gateway that the endpoint shows.
-pub struct Parts {
+pub struct AdminParts {
     /// What the workers share.
-    pub shared: Arc<Shared>,
+    pub shared: Arc<NodeShared>,
     /// What each worker shows.
     pub statuses: Vec<Arc<WorkerStatus>>,
     /// The network of each worker.
@@ -96,10 +96,10 @@ pub struct Parts {
     pub reloads: Arc<Reloads>,
 }
 
-impl Source {
+impl AdminSource {
     /// Of these parts.
-    pub fn new(parts: Parts, facts: Facts) -> Self {
-        let Parts { shared, statuses, networks, cores, device, store, memory, tap, reloads } = parts;
+    pub fn new(parts: AdminParts, facts: Facts) -> Self {
+        let AdminParts { shared, statuses, networks, cores, device, store, memory, tap, reloads } = parts;
         let now = Instant::now();
         let watched = statuses.iter().map(|_| Watched {
             polls: AtomicU64::new(0),

@@ -1,6 +1,6 @@
 //! `/status`: this gateway and the state of its parts.
 
-use super::source::{Source, unix_s};
+use super::source::{AdminSource, unix_s};
 use serde::Serialize;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -104,7 +104,7 @@ struct StoreRow {
 }
 
 impl Status {
-    pub(super) fn of(source: &Source) -> Self {
+    pub(super) fn of(source: &AdminSource) -> Self {
         let facts = source.facts();
         let not_ready = source.not_ready();
         let certificate = &facts.certificate;
@@ -135,7 +135,7 @@ impl Status {
 }
 
 /// Queues of one device are one port.
-fn ports(source: &Source) -> Vec<PortRow> {
+fn ports(source: &AdminSource) -> Vec<PortRow> {
     let offloads = source.device.offloads();
     let mut ports: Vec<PortRow> = Vec::new();
     for (worker, network) in source.networks.iter().enumerate() {
@@ -160,7 +160,7 @@ fn ports(source: &Source) -> Vec<PortRow> {
     ports
 }
 
-fn worker(source: &Source, index: usize) -> WorkerRow {
+fn worker(source: &AdminSource, index: usize) -> WorkerRow {
     let status = &source.statuses[index];
     let core = source.cores.get(index).copied();
     let drops = Counter::ALL.iter().filter(|counter| counter.name().starts_with("drop_"));
@@ -189,7 +189,7 @@ fn numa_node(core: usize) -> Option<usize> {
     names.filter_map(|name| name.strip_prefix("node")?.parse().ok()).next()
 }
 
-fn peer_gateway(source: &Source, node_id: NodeId, name: &Option<String>) -> PeerGatewayRow {
+fn peer_gateway(source: &AdminSource, node_id: NodeId, name: &Option<String>) -> PeerGatewayRow {
     let is_up = |worker: &usize| {
         source.statuses[*worker].gauges.peer_gateways().iter().any(|&(n, up)| up && n == node_id)
     };
@@ -197,7 +197,7 @@ fn peer_gateway(source: &Source, node_id: NodeId, name: &Option<String>) -> Peer
     PeerGatewayRow { node_id, name: name.clone(), workers_up }
 }
 
-fn kept(source: &Source) -> Option<StoreRow> {
+fn kept(source: &AdminSource) -> Option<StoreRow> {
     let store = source.store.as_ref()?;
     let reason = source.writable().err();
     Some(StoreRow {

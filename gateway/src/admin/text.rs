@@ -9,7 +9,7 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The kind of a family of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// It only grows.
     Counter,
     /// The current value.
@@ -41,12 +41,12 @@ pub type Labels<'a> = &'a [(&'a str, &'a dyn Display)];
 
 impl Exposition {
     /// Begins a family.
-    pub fn family(&mut self, name: &str, kind: Kind, help: &str) {
+    pub fn family(&mut self, name: &str, kind: MetricKind, help: &str) {
         name.clone_into(&mut self.name);
         let kind = match kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
+            MetricKind::Counter => "counter",
+            MetricKind::Gauge => "gauge",
+            MetricKind::Histogram => "histogram",
         };
         let help = help.replace('\\', "\\\\").replace('\n', "\\n");
         // Writing to a string does not fail.
@@ -54,7 +54,7 @@ impl Exposition {
     }
 
     /// A family of one value without labels.
-    pub fn single(&mut self, name: &str, kind: Kind, help: &str, value: impl Display) {
+    pub fn single(&mut self, name: &str, kind: MetricKind, help: &str, value: impl Display) {
         self.family(name, kind, help);
         self.sample(&[], value);
     }
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn families_have_help_and_type_and_special_characters_are_escaped() {
         let mut out = Exposition::default();
-        out.family("stoq_a_total", Kind::Counter, "Back\\slash\nand line.");
+        out.family("stoq_a_total", MetricKind::Counter, "Back\\slash\nand line.");
         out.sample(&[], 3);
         out.sample(&[("who", &"a\"b\\c\nd"), ("n", &7)], 1.5);
         let text = out.finish();
@@ -155,7 +155,7 @@ mod tests {
         let values = Histogram::default();
         [1, 3, 1000].into_iter().for_each(|value| values.record(value));
         let mut out = Exposition::default();
-        out.family("t_seconds", Kind::Histogram, "Times.");
+        out.family("t_seconds", MetricKind::Histogram, "Times.");
         out.histogram(&[("w", &0)], &values, (0, 2), 1e-3);
         let samples = parse(&out.finish());
         let buckets: Vec<_> =
@@ -169,7 +169,7 @@ mod tests {
         #[test]
         fn what_is_written_is_read_back(value in any::<u32>(), label in "\\PC{0,12}[\\\\\"\n{},=]{0,4}") {
             let mut out = Exposition::default();
-            out.family("x", Kind::Gauge, "X.");
+            out.family("x", MetricKind::Gauge, "X.");
             out.sample(&[("one", &label), ("two", &"2")], value);
             let samples = parse(&out.finish());
             prop_assert_eq!(samples.len(), 1);

@@ -13,11 +13,11 @@ use stoq::tls::NodeId;
 const MBUFS_BESIDE_RX: u32 = 512;
 
 /// Values that cannot work, found in this file.
-pub(super) struct Check<'a> {
+pub(super) struct ConfigCheck<'a> {
     pub(super) file: &'a Path,
 }
 
-impl Check<'_> {
+impl ConfigCheck<'_> {
     pub(super) fn value(&self, key: impl Into<String>, fix: impl Into<String>) -> ConfigError {
         ConfigError::Value { file: self.file.display().to_string(), key: key.into(), fix: fix.into() }
     }

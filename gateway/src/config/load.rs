@@ -1,7 +1,7 @@
 //! Reads the files and checks them.
 
-use super::check::Check;
-use super::renamed::{Owner, check_names};
+use super::check::ConfigCheck;
+use super::renamed::{KeyOwner, check_names};
 use super::{
     ApplicationConfig, ClientAuthConfig, ClientConfig, ConfigError, GatewayConfig, IdentityConfig,
     TrustConfig,
@@ -16,7 +16,7 @@ use stoq::network::NetworkConfig;
 /// # Errors
 /// [`ConfigError`], naming the file, the key and the fix.
 pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
-    let (mut config, text): (GatewayConfig, _) = read(file, Owner::Gateway)?;
+    let (mut config, text): (GatewayConfig, _) = read(file, KeyOwner::Gateway)?;
     config.fingerprint = blake3::hash(text.as_bytes()).to_hex().to_string();
     let base = file.parent().unwrap_or(Path::new(""));
     config.identity.resolve(base);
@@ -33,7 +33,7 @@ pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
         let files = [&mut admin.certificate, &mut admin.key, &mut admin.token_file];
         files.into_iter().flatten().for_each(|path| resolve(base, path));
     }
-    let check = Check { file };
+    let check = ConfigCheck { file };
     check.admin(config.admin.as_ref())?;
     check.workers(&config.workers)?;
     check.network(&config.network)?;
@@ -60,13 +60,13 @@ pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
 /// # Errors
 /// [`ConfigError`], naming the file, the key and the fix.
 pub fn load_client(file: &Path) -> Result<ClientConfig, ConfigError> {
-    let (mut config, _): (ClientConfig, _) = read(file, Owner::Client)?;
+    let (mut config, _): (ClientConfig, _) = read(file, KeyOwner::Client)?;
     let base = file.parent().unwrap_or(Path::new(""));
     if let Some(identity) = &mut config.identity {
         identity.resolve(base);
     }
     config.trust.resolve(base);
-    let check = Check { file };
+    let check = ConfigCheck { file };
     check.workers(&config.workers)?;
     check.network(&config.network)?;
     check.quic(&config.quic, &config.network)?;
@@ -76,7 +76,7 @@ pub fn load_client(file: &Path) -> Result<ClientConfig, ConfigError> {
 }
 
 /// The file, read and as text.
-fn read<T: DeserializeOwned>(path: &Path, owner: Owner) -> Result<(T, String), ConfigError> {
+fn read<T: DeserializeOwned>(path: &Path, owner: KeyOwner) -> Result<(T, String), ConfigError> {
     let file = path.display().to_string();
     let text =
         std::fs::read_to_string(path).map_err(|source| ConfigError::Read { file: file.clone(), source })?;

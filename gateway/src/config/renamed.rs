@@ -42,13 +42,13 @@ const RENAMED_OF_CLIENTS: &[Renamed] = &[Renamed { old: "gateway", kind: Kind::T
 
 /// Whose file it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Owner {
+pub(super) enum KeyOwner {
     Gateway,
     Client,
 }
 
-fn renamed(owner: Owner) -> impl Iterator<Item = &'static Renamed> {
-    let of_clients = if owner == Owner::Client { RENAMED_OF_CLIENTS } else { &[] };
+fn renamed(owner: KeyOwner) -> impl Iterator<Item = &'static Renamed> {
+    let of_clients = if owner == KeyOwner::Client { RENAMED_OF_CLIENTS } else { &[] };
     RENAMED.iter().chain(of_clients)
 }
 
@@ -56,7 +56,7 @@ fn renamed(owner: Owner) -> impl Iterator<Item = &'static Renamed> {
 ///
 /// # Errors
 /// The first old key, and its new name.
-pub(super) fn check_names(file: &Table, owner: Owner) -> Result<(), (String, String)> {
+pub(super) fn check_names(file: &Table, owner: KeyOwner) -> Result<(), (String, String)> {
     match renamed(owner).find(|renamed| renamed.is_in(file, renamed.old)) {
         Some(Renamed { old, kind: Kind::Only(value), new }) => {
             Err(((*old).into(), format!("{value:?} has another name now; write {new}")))
@@ -104,12 +104,12 @@ mod tests {
         Table::from_iter([(name.to_owned(), value)])
     }
 
-    fn refusal(file: &Table, owner: Owner) -> String {
+    fn refusal(file: &Table, owner: KeyOwner) -> String {
         let mut written = tempfile::NamedTempFile::new().unwrap();
         written.write_all(file.to_string().as_bytes()).unwrap();
         match owner {
-            Owner::Gateway => load_gateway(written.path()).map(drop),
-            Owner::Client => load_client(written.path()).map(drop),
+            KeyOwner::Gateway => load_gateway(written.path()).map(drop),
+            KeyOwner::Client => load_client(written.path()).map(drop),
         }
         .expect_err("the file lacks every section that is needed")
         .to_string()
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn every_old_name_is_refused_with_the_new_one_by_the_readers_of_both_files() {
         let mut seen = 0;
-        for owner in [Owner::Gateway, Owner::Client] {
+        for owner in [KeyOwner::Gateway, KeyOwner::Client] {
             for entry in renamed(owner) {
                 let value = match entry.kind {
                     Kind::Any => Value::Integer(1),
@@ -142,14 +142,14 @@ mod tests {
         for example in
             [include_str!("../../../configs/gateway.toml"), include_str!("../../../configs/client.toml")]
         {
-            for owner in [Owner::Gateway, Owner::Client] {
+            for owner in [KeyOwner::Gateway, KeyOwner::Client] {
                 assert_eq!(check_names(&example.parse().unwrap(), owner), Ok(()));
             }
         }
         let gateways = Table::from_iter([("gateway".to_owned(), Value::Array(Vec::new()))]);
-        assert_eq!(check_names(&gateways, Owner::Client), Ok(()), "a section, not the address of before");
+        assert_eq!(check_names(&gateways, KeyOwner::Client), Ok(()), "a section, not the address of before");
         let transit = with("hops.transit", "gateways".into(), false);
-        assert_eq!(check_names(&transit, Owner::Gateway), Ok(()));
+        assert_eq!(check_names(&transit, KeyOwner::Gateway), Ok(()));
     }
 
     #[test]
@@ -158,7 +158,7 @@ mod tests {
             include_str!("../../../configs/gateway.toml"),
             include_str!("../../../configs/client.toml")
         );
-        for entry in renamed(Owner::Client) {
+        for entry in renamed(KeyOwner::Client) {
             let name = entry.new.rsplit('.').next().unwrap();
             let shown = |line: &str| {
                 let line = line.trim_start_matches("# ");

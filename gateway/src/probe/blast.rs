@@ -1,6 +1,6 @@
 //! The goodput of messages.
 
-use super::links::{Links, Remotes, Up};
+use super::links::{LinkUp, Links, Remotes};
 use super::report::{Report, Width};
 use bytes::Bytes;
 use std::sync::mpsc::Sender;
@@ -94,7 +94,7 @@ impl Blast {
 impl ProbeStream {
     /// Sends the next message, and after the last one an empty one: that asks the far side for its count, and comes after all
     /// others of the same stream.
-    fn send(&mut self, up: &Up, message: &Bytes, port: &mut AppPort) -> bool {
+    fn send(&mut self, up: &LinkUp, message: &Bytes, port: &mut AppPort) -> bool {
         if self.asked {
             return false;
         }

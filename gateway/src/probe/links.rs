@@ -33,7 +33,7 @@ impl From<Vec<SocketAddr>> for Remotes {
 
 /// A connection that is up.
 #[derive(Debug)]
-pub(super) struct Up {
+pub(super) struct LinkUp {
     pub(super) connection: ConnectionId,
     pub(super) node: Option<NodeId>,
     pub(super) credit: Credit,
@@ -54,7 +54,7 @@ pub(super) struct Links {
     unsent: Vec<Command>,
     wanted: usize,
     dialed: usize,
-    pub(super) up: Vec<Up>,
+    pub(super) up: Vec<LinkUp>,
     over: bool,
     reports: Sender<Report>,
 }
@@ -119,7 +119,7 @@ impl Links {
                 {
                     return self.unsent.push(Command::On(*connection, ConnectionCommand::Disconnect));
                 }
-                self.up.push(Up { connection: *connection, node: *node, credit: credit.clone() });
+                self.up.push(LinkUp { connection: *connection, node: *node, credit: credit.clone() });
                 if self.is_ready() {
                     self.report(Report::Connected);
                 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 use stoq::application::{Application, Outbox, Received};
-use stoq::client::{ClientError, Prepared, Source};
+use stoq::client::{ClientError, Prepared, PutSource};
 use stoq::hop::Route;
 use stoq::queue::{Answer, AppPort, Ask, Command, Credit, Delivery, End, Ending, RequestId};
 use stoq::record::{ErrorCode, Put};
@@ -40,7 +40,7 @@ enum State {
     /// The far side has not said whether it takes it.
     Asked,
     /// What is still to be read.
-    Sending(Source<Arc<Prepared>>),
+    Sending(PutSource<Arc<Prepared>>),
     /// All of it.
     Sent,
 }
@@ -84,7 +84,7 @@ impl Push {
         match delivery {
             Delivery::Answered(_, Answer::Ok(_)) => {
                 let payload = self.payload.clone();
-                let source = Source::new(payload, &self.payload.descriptor()?, None)?;
+                let source = PutSource::new(payload, &self.payload.descriptor()?, None)?;
                 self.streams[index].state = State::Sending(source);
             }
             // Nothing is kept: that is how the far side says that it has taken all of it.

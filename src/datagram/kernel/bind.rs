@@ -42,7 +42,7 @@ pub(super) struct Bound {
 }
 
 /// The open sockets, and the unspecified addresses whose family this host lacks.
-pub(super) type Opened = (Vec<Bound>, Vec<SocketAddr>);
+pub(super) type BoundSockets = (Vec<Bound>, Vec<SocketAddr>);
 
 /// Opens a socket on each of `addresses`; `make` makes sockets of a family.
 ///
@@ -52,7 +52,7 @@ pub(super) fn open_all(
     addresses: &[SocketAddr],
     config: KernelUdpConfig,
     make: impl Fn(Domain) -> io::Result<Socket>,
-) -> io::Result<Opened> {
+) -> io::Result<BoundSockets> {
     if addresses.is_empty() {
         let text = "no address to bind: give at least one, such as 0.0.0.0:4433";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));

@@ -11,10 +11,10 @@ use crate::neighbor::exchange::ExchangePort;
 use crate::neighbor::route::{IpRouteError, IpRoutes};
 use crate::neighbor::{NeighborOutput, Neighbors, Pending, Resolution};
 use crate::nic::{Nic, RxChecksum, TxKind};
-use crate::stages::Stage;
+use crate::stages::LoopStage;
 use crate::wire::prefix::Prefix;
 use crate::wire::udp::{Udp, UdpTemplate};
-use crate::wire::{Control, Mac, Station, ip::Addresses};
+use crate::wire::{ControlFrame, Mac, Station, ip::Addresses};
 use path::{Path, Paths};
 use quinn_proto::{EcnCodepoint, Transmit};
 use replies::Replies;
@@ -277,7 +277,7 @@ impl Host {
         checksum: RxChecksum,
         deliver: &mut impl FnMut(Datagram<'_>),
     ) {
-        counters.stages.enter(Stage::Parse);
+        counters.stages.enter(LoopStage::Parse);
         let shown = self.station.parse(frame, checksum, |remote, destination, ecn, payload| {
             counters.add(Counter::RxBytes, payload.len() as u64);
             let (local_ip, ecn) = (Some(destination), EcnCodepoint::from_bits(ecn));
@@ -289,18 +289,18 @@ impl Host {
             Err(error) => counters.add(error.counter(), 1),
         }
         // The consumer of a datagram has marked its own stages already.
-        counters.stages.enter(Stage::Receive);
+        counters.stages.enter(LoopStage::Receive);
     }
 
     #[cold]
-    fn handle_control(&mut self, now: Instant, counters: &Counters, control: Control<'_>) {
+    fn handle_control(&mut self, now: Instant, counters: &Counters, control: ControlFrame<'_>) {
         counters.add(Counter::NeighborPackets, 1);
         let claim = match control {
-            Control::Arp { arp, .. } => self.neighbors.handle_arp(now, counters, &arp),
-            Control::Ndp { source_mac, source, ndp } => {
+            ControlFrame::Arp { arp, .. } => self.neighbors.handle_arp(now, counters, &arp),
+            ControlFrame::Ndp { source_mac, source, ndp } => {
                 self.neighbors.handle_ndp(now, counters, source_mac, source, &ndp)
             }
-            Control::EchoRequest { source_mac, addresses, echo } => {
+            ControlFrame::EchoRequest { source_mac, addresses, echo } => {
                 // RFC 1122 §3.2.2.6, RFC 4443 §4.2: the reply carries all of the request's data, or is not
                 // sent.
                 if self.replies.echo(source_mac, addresses, echo, self.mtu) {

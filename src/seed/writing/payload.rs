@@ -4,7 +4,7 @@ use super::files::NewFiles;
 use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::seed::disk::{make_directory, parent, remove_if_there, rename, sync_directory};
 use crate::seed::error::StoreError;
-use crate::seed::index::Body;
+use crate::seed::index::EntryBody;
 use crate::seed::inner::Inner;
 use crate::seed::layout::{BLOB, META, OUTBOARD};
 use crate::seed::lease::Lease;
@@ -99,7 +99,7 @@ impl PayloadWriter {
         {
             let mut index = self.store.index();
             self.reserved.settle(&mut index);
-            index.insert(any, lease, length + outboard_bytes(length), Body::Payload { length });
+            index.insert(any, lease, length + outboard_bytes(length), EntryBody::Payload { length });
         }
         self.store.pending().remove(&self.token);
         self.store.damage().forget(&any);

@@ -5,7 +5,7 @@ use super::payload::PayloadWriter;
 use crate::limits::GROUP_BYTES;
 use crate::seed::disk::{link, make_directory, parent, remove_if_there, rename, sync_directory, write_error};
 use crate::seed::error::StoreError;
-use crate::seed::index::{Body, SetBody};
+use crate::seed::index::{EntryBody, SetBody};
 use crate::seed::inner::{Changing, Inner};
 use crate::seed::layout::{self, BLOB, OUTBOARD, SET};
 use crate::seed::lease::Lease;
@@ -263,9 +263,9 @@ impl SetWriter {
             let bytes = layout::set_bytes(&self.descriptor, own);
             for part in &promoted {
                 let bytes = part.length + outboard_bytes(part.length);
-                index.insert(part.token.into(), lease, bytes, Body::Payload { length: part.length });
+                index.insert(part.token.into(), lease, bytes, EntryBody::Payload { length: part.length });
             }
-            index.insert(any, lease, bytes, Body::Set(body));
+            index.insert(any, lease, bytes, EntryBody::Set(body));
         }
         for part in &promoted {
             let (kind, outboard_kind) = layout::lane_kinds(part.blob);

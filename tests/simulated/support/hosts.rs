@@ -21,22 +21,22 @@ use stoq::seed::{Cache, MemoryTier, Seed, SeedParts, Store};
 use stoq::session::{Holds, QueueRoutes};
 use stoq::tls::{ClientAuth, ClientTls, ServerTls, client_config, server_config};
 use stoq::wire::Mac;
-use stoq::worker::{Idle, PeerGateway, Shared, Worker, WorkerStatus};
+use stoq::worker::{Idle, NodeShared, PeerGateway, Worker, WorkerStatus};
 
 /// A station with its workers.
-pub(crate) struct Host {
+pub(crate) struct ApplicationHost {
     pub(super) workers: Vec<Worker<Told>>,
     /// Tells its first worker by ICMP what does not arrive.
     pub(crate) icmp: Teller,
     /// The test's own application, on each worker.
     pub(crate) callers: Vec<Caller>,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<NodeShared>,
     pub(super) statuses: Vec<Arc<WorkerStatus>>,
     /// Its process died: nobody turns its workers.
     pub(crate) dead: bool,
 }
 
-impl Host {
+impl ApplicationHost {
     pub(super) fn turn(&mut self, now: Instant) -> bool {
         if self.dead {
             return false;
@@ -125,7 +125,7 @@ pub(super) fn gateway(
     index: usize,
     store: &Arc<Store>,
     now: Instant,
-) -> Host {
+) -> ApplicationHost {
     let identity = gateway_identity(index);
     let tls =
         ServerTls { early_data: true, ..ServerTls::new(identity.clone(), ClientAuth::Required(trust())) };
@@ -166,7 +166,7 @@ pub(super) fn gateway(
     let number = index as u8 + 1;
     let mac = [2, 0, 0, 0, setup.device, number];
     let stations = station_on(link, mac, number, setup.gateway_workers, setup.udp_checksum);
-    let shared = Shared::with_keys(setup.gateway_workers, routes, config.keys(&[stations[0].info()]));
+    let shared = NodeShared::with_keys(setup.gateway_workers, routes, config.keys(&[stations[0].info()]));
     let mut host = host(stations, &config, shared, setup.link.mtu, |worker, at| {
         match setup.liars.iter().find(|(liar, ..)| *liar == index) {
             Some((_, lie, payload)) => worker.add_inline(Box::new(Liar::new(*lie, payload.clone()))),
@@ -186,7 +186,7 @@ pub(super) fn gateway(
     host
 }
 
-pub(super) fn client(link: &SimulatedLink, setup: &Setup, index: usize) -> Host {
+pub(super) fn client(link: &SimulatedLink, setup: &Setup, index: usize) -> ApplicationHost {
     let tls = ClientTls { early_data: true, ..ClientTls::new(Some(identities()[1].clone()), trust()) };
     let config = NodeConfig {
         client: Some(client_config(&tls).unwrap()),
@@ -194,7 +194,7 @@ pub(super) fn client(link: &SimulatedLink, setup: &Setup, index: usize) -> Host 
         idle: Idle::Spin,
         ..NodeConfig::default()
     };
-    let shared = Shared::new(setup.client_workers, QueueRoutes::default());
+    let shared = NodeShared::new(setup.client_workers, QueueRoutes::default());
     let number = 10 + index as u8;
     let mac = [2, 0, 0, 0, 0, number];
     let stations = station_on(link, mac, number, setup.client_workers, setup.udp_checksum);
@@ -204,10 +204,10 @@ pub(super) fn client(link: &SimulatedLink, setup: &Setup, index: usize) -> Host 
 fn host(
     stations: Vec<Station>,
     config: &NodeConfig,
-    shared: Arc<Shared>,
+    shared: Arc<NodeShared>,
     mtu: u16,
     mut add: impl FnMut(&mut Worker<Told>, usize),
-) -> Host {
+) -> ApplicationHost {
     let (mut workers, mut callers, mut statuses) = (Vec::new(), Vec::new(), Vec::new());
     let networks: Vec<_> = stations.into_iter().map(Told::new).collect();
     let icmp = networks[0].teller.clone();
@@ -218,5 +218,5 @@ fn host(
         statuses.push(worker.status());
         workers.push(worker);
     }
-    Host { workers, icmp, callers, shared, statuses, dead: false }
+    ApplicationHost { workers, icmp, callers, shared, statuses, dead: false }
 }

@@ -12,7 +12,7 @@ pub(crate) mod raw;
 pub(crate) mod tap;
 pub(crate) mod told;
 
-pub(crate) use hosts::{Host, station};
+pub(crate) use hosts::{ApplicationHost, station};
 pub(crate) use identities::{gateway_node, identities, route, trust};
 
 use bytes::Bytes;
@@ -163,10 +163,10 @@ impl WallClock {
 pub(crate) struct World {
     pub(crate) link: SimulatedLink,
     pub(crate) now: Instant,
-    pub(crate) gateway: Host,
+    pub(crate) gateway: ApplicationHost,
     /// The gateways beside the first.
-    pub(crate) others: Vec<Host>,
-    pub(crate) clients: Vec<Host>,
+    pub(crate) others: Vec<ApplicationHost>,
+    pub(crate) clients: Vec<ApplicationHost>,
     pub(crate) raw: Vec<RawPeer>,
     /// The first gateway's store.
     pub(crate) store: Arc<Store>,
@@ -223,8 +223,12 @@ impl World {
 
     /// When the next thing is due, if anything is.
     fn next(&self) -> Option<Instant> {
-        let hosts =
-            self.clients.iter().chain([&self.gateway]).chain(&self.others).filter_map(Host::poll_timeout);
+        let hosts = self
+            .clients
+            .iter()
+            .chain([&self.gateway])
+            .chain(&self.others)
+            .filter_map(ApplicationHost::poll_timeout);
         let raw = self.raw.iter().filter_map(RawPeer::poll_timeout);
         hosts.chain(raw).chain(self.link.next_delivery()).min()
     }
@@ -335,7 +339,7 @@ impl World {
     }
 
     /// A gateway, counted from 0.
-    pub(crate) fn gateway(&mut self, index: usize) -> &mut Host {
+    pub(crate) fn gateway(&mut self, index: usize) -> &mut ApplicationHost {
         if index == 0 { &mut self.gateway } else { &mut self.others[index - 1] }
     }
 

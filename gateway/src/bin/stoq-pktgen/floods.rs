@@ -1,11 +1,12 @@
 //! Datagrams without connections.
 
-use crate::{Setup, Usage, usage};
+use crate::{Setup, usage};
 use anyhow::Context;
 use stoq::datagram::NetworkInfo;
 use stoq::limits::TX_SEGMENTS_LEN_MAX;
-use stoq::network::{NetworkConfig, Opened};
+use stoq::network::{NetworkConfig, OpenNetwork};
 use stoq::tls::{client_config, connect_name};
+use stoq_gateway::output::Usage;
 use stoq_gateway::pktgen::{Flood, FloodReport, IMIX, Initials, Load, Mix};
 use stoq_gateway::tls;
 
@@ -15,11 +16,11 @@ pub(crate) struct Sizes {
     #[arg(long, default_value = "64", value_name = "BYTES")]
     size: String,
     #[command(flatten)]
-    counted: Counted,
+    counted: CountArgs,
 }
 
 #[derive(clap::Args)]
-pub(crate) struct Counted {
+pub(crate) struct CountArgs {
     /// End after this number of datagrams, at the end of a flight.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
@@ -49,7 +50,7 @@ pub(crate) fn garbage(setup: Setup, sizes: &Sizes) -> anyhow::Result<()> {
     flood(setup, "garbage", &sizes.size, &sizes.counted, Load::garbage(mix))
 }
 
-pub(crate) fn initials(setup: Setup, counted: &Counted, replay: bool) -> anyhow::Result<()> {
+pub(crate) fn initials(setup: Setup, counted: &CountArgs, replay: bool) -> anyhow::Result<()> {
     // Signs nothing: a client shows its certificate later in a handshake than any of these packets.
     let mut client = tls::client_tls(&setup.config.tls, None, &setup.config.trust)?;
     client.session_cache_len = 0;
@@ -61,7 +62,13 @@ pub(crate) fn initials(setup: Setup, counted: &Counted, replay: bool) -> anyhow:
     flood(setup, mode, "initial", counted, load)
 }
 
-fn flood(setup: Setup, mode: &'static str, size: &str, counted: &Counted, load: Load) -> anyhow::Result<()> {
+fn flood(
+    setup: Setup,
+    mode: &'static str,
+    size: &str,
+    counted: &CountArgs,
+    load: Load,
+) -> anyhow::Result<()> {
     let core = setup.config.workers.cores.first().copied();
     let flood = Flood {
         gateway: setup.gateway,
@@ -71,7 +78,7 @@ fn flood(setup: Setup, mode: &'static str, size: &str, counted: &Counted, load: 
         duration: setup.duration(counted.count),
         interrupt: setup.interrupt.clone(),
     };
-    let opened = Opened::open(&setup.config.network, 1)?;
+    let opened = OpenNetwork::open(&setup.config.network, 1)?;
     // On a thread of its own, as a worker: DPDK's start above has moved this one.
     let thread = std::thread::Builder::new().name("stoq-pktgen".into());
     let thread = thread.spawn(move || {

@@ -16,7 +16,7 @@ use stoq::names::{GatewayAddress, ResolveError};
 use stoq::network::NetworkConfig;
 use stoq_gateway::config::{ClientConfig, ConfigError, load_client};
 use stoq_gateway::logging;
-use stoq_gateway::output::{self, OutputError};
+use stoq_gateway::output::{self, Interrupted, OutputError, Usage};
 
 /// The duration without --seconds and --count.
 const SECONDS_DEFAULT: Duration = Duration::from_secs(5);
@@ -59,9 +59,9 @@ enum Mode {
     /// UDP datagrams of random bytes to the gateway's port: no QUIC.
     Garbage(floods::Sizes),
     /// First flights of QUIC clients, each to a connection of its own, never completed.
-    Initials(floods::Counted),
+    Initials(floods::CountArgs),
     /// One such flight, again and again.
-    Replay(floods::Counted),
+    Replay(floods::CountArgs),
     /// Complete handshakes, each of a new connection, which is closed when it is up.
     Handshakes(workers::Storming),
     /// Messages on many connections, to the queue of a discard application.
@@ -70,16 +70,6 @@ enum Mode {
     #[command(hide = true)]
     Generate(stoq_gateway::manuals::Args),
 }
-
-/// The command line contradicts itself.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Usage(String);
-
-/// A signal ended the work.
-#[derive(Debug, thiserror::Error)]
-#[error("interrupted")]
-struct Interrupted;
 
 /// The setup that every mode needs.
 struct Setup {

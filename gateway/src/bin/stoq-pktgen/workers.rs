@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 use stoq::application::{Application, Placement};
-use stoq::network::{Opened, Running};
-use stoq::node::{Host, Hosted, Node, NodeConfig};
+use stoq::network::{OpenNetwork, Running};
+use stoq::node::{ApplicationHost, Hosted, Node, NodeConfig};
 use stoq::tls::client_config;
 use stoq_gateway::pktgen::{MessageStream, Storm, StormPlan, StormReport, StreamPlan, StreamReport};
 use stoq_gateway::tls;
@@ -151,7 +151,7 @@ fn run<R: Send + 'static>(
     limit: Duration,
 ) -> anyhow::Result<(stoq::datagram::NetworkInfo, Vec<R>)> {
     let config = &setup.config;
-    let opened = Opened::open_client(&config.network, config.workers.count.into())?;
+    let opened = OpenNetwork::open_client(&config.network, config.workers.count.into())?;
     let node = NodeConfig {
         client: Some(client),
         quic: config.quic.clone(),
@@ -162,7 +162,7 @@ fn run<R: Send + 'static>(
     };
     let (reports, heard) = channel();
     let make = Box::new(move |_| make(reports.clone()));
-    let hosted = Hosted::new("pktgen", Vec::new(), Host::Node(Placement::Worker, make));
+    let hosted = Hosted::new("pktgen", Vec::new(), ApplicationHost::Node(Placement::Worker, make));
     let node = opened.start_node(&node, vec![hosted]).context("cannot start the workers")?;
     let reports = gather(setup, &node, &heard, Instant::now() + limit + GRACE)?;
     Ok((node.networks()[0].clone(), reports))

@@ -2,7 +2,7 @@
 
 use crate::output::{self, Usage, gbit_per_s};
 use crate::route::RouteArgs;
-use crate::session::{Options, Session};
+use crate::session::{ClientOptions, ClientSetup};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -11,7 +11,7 @@ use stoq::application::{Application, Placement};
 use stoq::client::Prepared;
 use stoq::datagram::NetworkInfo;
 use stoq::limits::MESSAGE_BYTES_MAX;
-use stoq::node::{Host, Hosted};
+use stoq::node::{ApplicationHost, Hosted};
 use stoq::stages::Sampled;
 use stoq::token::{AnyToken, Ranges};
 use stoq_gateway::probe::{Blast, Pull, Pulled, Push, Report, Width};
@@ -53,7 +53,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 120)]
     limit: u64,
     #[command(flatten)]
-    options: Options,
+    options: ClientOptions,
 }
 
 /// The result of all workers together.
@@ -84,7 +84,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
 /// Starts a probe on each worker that has connections, and waits for their reports.
 fn measure(
     args: &Args,
-    session: Session,
+    session: ClientSetup,
     make: impl Fn(Width, usize, &Sender<Report>) -> Probe + Send + 'static,
 ) -> anyhow::Result<Measured> {
     let (remote, workers) = (session.gateway()?, session.workers);
@@ -99,7 +99,7 @@ fn measure(
     let node = session.start_node(vec![Hosted::new(
         "bench",
         Vec::new(),
-        Host::Node(Placement::Worker, Box::new(make)),
+        ApplicationHost::Node(Placement::Worker, Box::new(make)),
     )])?;
     let network = node.networks()[0].clone();
     let (bytes, messages, elapsed, trips, dropped) = (0, 0, Duration::ZERO, Vec::new(), None);
@@ -170,7 +170,7 @@ impl Measured {
 }
 
 /// Payloads from memory to an application that drops them.
-fn put(args: &Args, session: Session) -> anyhow::Result<()> {
+fn put(args: &Args, session: ClientSetup) -> anyhow::Result<()> {
     let on = (session.workers, session.cipher.name());
     let streams = (if args.connections == 0 { on.0 } else { args.connections }) as u64 * args.streams;
     let len = usize::try_from(args.bytes / streams)?;
@@ -198,7 +198,7 @@ fn put(args: &Args, session: Session) -> anyhow::Result<()> {
 }
 
 /// Payloads fetched, and dropped on arrival.
-fn get(args: &Args, session: Session, token: AnyToken) -> anyhow::Result<()> {
+fn get(args: &Args, session: ClientSetup, token: AnyToken) -> anyhow::Result<()> {
     let (remotes, on) = (session.addresses()?, (session.workers, session.cipher.name()));
     let route = args.route.route(&session.gateways)?;
     let (ranges, times) = match args.trips {
@@ -226,7 +226,7 @@ fn get(args: &Args, session: Session, token: AnyToken) -> anyhow::Result<()> {
 }
 
 /// Messages, counted by the far side.
-fn messages(args: &Args, session: Session) -> anyhow::Result<()> {
+fn messages(args: &Args, session: ClientSetup) -> anyhow::Result<()> {
     if args.route.route(&session.gateways)?.is_some() {
         return Err(Usage(
             "--via: messages go to the connected gateway alone; --put and --get are routed".into(),

@@ -12,7 +12,7 @@ use stoq::gathered_file::{GatherSummary, GatheredFile};
 use stoq::token::AnyToken;
 
 /// The result of a gathering.
-pub(crate) struct Outcome {
+pub(crate) struct GatherOutcome {
     pub(crate) summary: GatherSummary,
     /// The time of the transfer.
     pub(crate) elapsed: Duration,
@@ -32,7 +32,7 @@ pub(crate) async fn run(
     route: Option<Route>,
     mut file: GatheredFile,
     bar: &ProgressBar,
-) -> anyhow::Result<Outcome> {
+) -> anyhow::Result<GatherOutcome> {
     let named = from.iter().map(|text| online.gateways.find(text)).collect::<Result<Vec<_>, _>>()?;
     let want = match token {
         AnyToken::Content(_) => Want::Payload,
@@ -73,7 +73,7 @@ pub(crate) async fn run(
     show_check(bar);
     let summary = file.finish(&gathering, |read| bar.set_position(read)).await?;
     let checking = started.elapsed().saturating_sub(elapsed);
-    Ok(Outcome { summary, elapsed, checking, given: gathering.report(), unreached })
+    Ok(GatherOutcome { summary, elapsed, checking, given: gathering.report(), unreached })
 }
 
 fn at(route: Option<Route>) -> HolderOptions {

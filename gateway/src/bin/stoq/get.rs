@@ -3,8 +3,8 @@
 use crate::gather;
 use crate::output::{self, Usage, gbit_per_s, progress};
 use crate::route::RouteArgs;
-use crate::session::Options;
-use crate::stream::{self, Stream};
+use crate::session::ClientOptions;
+use crate::stream::{self, OutputStream};
 use indicatif::ProgressBar;
 use std::fs::File;
 use std::path::PathBuf;
@@ -34,7 +34,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     route: RouteArgs,
     #[command(flatten)]
-    options: Options,
+    options: ClientOptions,
 }
 
 /// The result of a get.
@@ -118,7 +118,7 @@ fn gathered(args: Args) -> anyhow::Result<()> {
         bar.finish_and_clear();
         Ok(outcome)
     })?;
-    let gather::Outcome { summary, elapsed, checking, given, unreached } = outcome;
+    let gather::GatherOutcome { summary, elapsed, checking, given, unreached } = outcome;
     let rate = gbit_per_s(summary.length, elapsed);
     let (network, workers, cipher) = (online.client.network(), online.workers, online.cipher);
     if args.options.json {
@@ -183,7 +183,7 @@ async fn to_stream(
 ) -> anyhow::Result<Outcome> {
     let started = Instant::now();
     let mut fetch = peer.fetch_with(token, FetchOptions { route, ..FetchOptions::default() }).await?;
-    let stream = Stream::start(out)?;
+    let stream = OutputStream::start(out)?;
     let (mut have, length) = (0, fetch.length());
     show(bar, have, length);
     let mut came = Ok(());

@@ -2,7 +2,7 @@
 
 use crate::output;
 use crate::route::RouteArgs;
-use crate::session::Options;
+use crate::session::ClientOptions;
 use stoq::client::AskOptions;
 use stoq::record::{Coverage, Holder};
 use stoq::token::AnyToken;
@@ -15,7 +15,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     route: RouteArgs,
     #[command(flatten)]
-    options: Options,
+    options: ClientOptions,
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {

@@ -2,7 +2,7 @@
 
 use crate::output::{self, Usage};
 use crate::route::Named;
-use crate::session::{Online, Options};
+use crate::session::{ClientOptions, Online};
 use anyhow::Context;
 use stoq::client::{AskOptions, Peer, Route};
 use stoq::names::GatewayAddress;
@@ -31,7 +31,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "GATEWAY,…", value_delimiter = ',')]
     from: Vec<String>,
     #[command(flatten)]
-    options: Options,
+    options: ClientOptions,
 }
 
 /// The way to the gateway that must hold it.

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 use stoq_gateway::config::ConfigError;
-pub(crate) use stoq_gateway::output::{failed, line, note, result};
+pub(crate) use stoq_gateway::output::{Interrupted, Usage, failed, line, note, result};
 
 /// A progress bar on a terminal; nothing elsewhere.
 pub(crate) fn progress(quiet: bool, what: &'static str, bytes: u64) -> ProgressBar {
@@ -42,13 +42,3 @@ const READER_GONE: u8 = 141;
 #[derive(Debug, thiserror::Error)]
 #[error("nobody reads the output any more")]
 pub(crate) struct ReaderGone;
-
-/// A signal ended the work.
-#[derive(Debug, thiserror::Error)]
-#[error("interrupted")]
-pub(crate) struct Interrupted;
-
-/// The command line contradicts itself.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Usage(pub(crate) String);

@@ -1,13 +1,13 @@
 //! `stoq ping`.
 
 use crate::output;
-use crate::session::Options;
+use crate::session::ClientOptions;
 use bytes::Bytes;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 use stoq::application::{Application, Placement};
 use stoq::limits::MESSAGE_BYTES_MAX;
-use stoq::node::{Host, Hosted};
+use stoq::node::{ApplicationHost, Hosted};
 use stoq_gateway::probe::{Blast, Ping, Report, Width};
 
 /// Round trips kept out of the summary of a flood: caches and congestion windows warm up in them.
@@ -31,7 +31,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "QUEUE")]
     load: Option<u64>,
     #[command(flatten)]
-    options: Options,
+    options: ClientOptions,
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
@@ -48,7 +48,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         let count = if worker == 0 { count } else { 0 };
         Box::new(Ping::new(addresses.clone(), queue, payload.clone(), interval, count, reports.clone()))
     };
-    let host = Host::Node(Placement::Worker, Box::new(make));
+    let host = ApplicationHost::Node(Placement::Worker, Box::new(make));
     let mut hosted = vec![Hosted::new("ping", Vec::new(), host)];
     if let Some(queue) = args.load {
         let make = move |worker| -> Box<dyn Application> {
@@ -57,7 +57,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             let (reports, _) = channel();
             Box::new(Blast::new(loaded.clone(), queue, MESSAGE_BYTES_MAX as usize, u64::MAX, width, reports))
         };
-        hosted.push(Hosted::new("load", Vec::new(), Host::Node(Placement::Worker, Box::new(make))));
+        hosted.push(Hosted::new(
+            "load",
+            Vec::new(),
+            ApplicationHost::Node(Placement::Worker, Box::new(make)),
+        ));
     }
     let node = session.start_node(hosted)?;
     let network = node.networks()[0].clone();

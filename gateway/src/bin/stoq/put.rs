@@ -3,7 +3,7 @@
 use crate::input;
 use crate::output::{self, Usage, gbit_per_s, progress};
 use crate::route::RouteArgs;
-use crate::session::{Online, Options};
+use crate::session::{ClientOptions, Online};
 use crate::shards::Shards;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -41,7 +41,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     route: RouteArgs,
     #[command(flatten)]
-    options: Options,
+    options: ClientOptions,
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {

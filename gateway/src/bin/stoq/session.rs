@@ -13,7 +13,7 @@ use std::task::Poll;
 use std::time::Duration;
 use stoq::client::{Client, ClientBuilder, ClientError, ConnectOptions, Peer};
 use stoq::names::{GatewayAddress, ResolveError};
-use stoq::network::{Opened, Running, RunningClient};
+use stoq::network::{OpenNetwork, Running, RunningClient};
 use stoq::node::{Hosted, Node, NodeConfig};
 use stoq::tls::{CipherSuite, NodeId};
 use stoq_gateway::config::{ClientConfig, IdentityConfig, LogConfig, TrustConfig, load_client};
@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 /// Options of the tools that talk to a gateway.
 #[derive(clap::Args)]
-pub(crate) struct Options {
+pub(crate) struct ClientOptions {
     /// Configuration file (TOML); without one, kernel UDP sockets and the options below.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -53,7 +53,7 @@ pub(crate) struct Options {
 }
 
 /// A client's node, not yet started.
-pub(crate) struct Session {
+pub(crate) struct ClientSetup {
     remote: Option<GatewayAddress>,
     pub(crate) timeout: Duration,
     pub(crate) interrupt: Interrupt,
@@ -61,7 +61,7 @@ pub(crate) struct Session {
     pub(crate) cipher: CipherSuite,
     pub(crate) workers: usize,
     settings: ClientBuilder,
-    network: Opened,
+    network: OpenNetwork,
 }
 
 /// A client that runs.
@@ -123,29 +123,29 @@ fn no_gateway() -> Usage {
     Usage("no gateway: give --gateway HOST[:PORT], or `connect = \"…\"` in the configuration file".into())
 }
 
-impl Options {
+impl ClientOptions {
     /// Reads the configuration, opens the network and the identity.
-    pub(crate) fn open(&self) -> anyhow::Result<Session> {
+    pub(crate) fn open(&self) -> anyhow::Result<ClientSetup> {
         let config = self.config()?;
         self.gateway.as_ref().or(config.connect.as_ref()).ok_or_else(no_gateway)?;
         self.open_with(config)
     }
 
     /// The same for a tool that may work without a gateway.
-    pub(crate) fn open_anywhere(&self) -> anyhow::Result<Session> {
+    pub(crate) fn open_anywhere(&self) -> anyhow::Result<ClientSetup> {
         self.open_with(self.config()?)
     }
 
-    fn open_with(&self, config: ClientConfig) -> anyhow::Result<Session> {
+    fn open_with(&self, config: ClientConfig) -> anyhow::Result<ClientSetup> {
         logging::start(&config.log)?;
         let settings = tls::client_builder(&config)?;
         let timeout = Duration::try_from_secs_f64(self.timeout)
             .map_err(|_| Usage("--timeout takes seconds, such as 10".into()))?;
         let interrupt = Interrupt::listen()?;
-        let network = Opened::open_client(&config.network, config.workers.count.into())?;
+        let network = OpenNetwork::open_client(&config.network, config.workers.count.into())?;
         let (cipher, workers) = (config.tls.cipher, config.workers.count.into());
         let (remote, gateways) = (self.gateway.clone().or(config.connect), Gateways(config.gateway));
-        Ok(Session { remote, timeout, interrupt, gateways, cipher, workers, settings, network })
+        Ok(ClientSetup { remote, timeout, interrupt, gateways, cipher, workers, settings, network })
     }
 
     fn config(&self) -> anyhow::Result<ClientConfig> {
@@ -178,7 +178,7 @@ impl Options {
     }
 }
 
-impl Session {
+impl ClientSetup {
     /// The gateway to talk to.
     pub(crate) fn gateway(&self) -> anyhow::Result<GatewayAddress> {
         Ok(self.remote.clone().ok_or_else(no_gateway)?)

@@ -37,12 +37,12 @@ pub(crate) fn open(output: &Path) -> anyhow::Result<Option<File>> {
 }
 
 /// A writing thread. A slow reader stops neither signals nor the connection.
-pub(crate) struct Stream {
+pub(crate) struct OutputStream {
     pieces: mpsc::Sender<Bytes>,
     ended: oneshot::Receiver<io::Result<()>>,
 }
 
-impl Stream {
+impl OutputStream {
     pub(crate) fn start(out: File) -> anyhow::Result<Self> {
         let (pieces, mut waiting) = mpsc::channel::<Bytes>(STREAM_PIECES_LEN);
         let (end, ended) = oneshot::channel();
