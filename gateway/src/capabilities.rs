@@ -1,16 +1,16 @@
 //! Capabilities of a gateway that is not root.
 //!
-//! A container engine gives an ordinary user none of the capabilities that it grants the container: they reach a program only
-//! by its file's *permitted* set, and only as far as the container's bounding set goes. A file that carries them as permitted
-//! alone starts in a container without them too; what it was permitted it must then take up itself, here.
+//! In a container, a user other than root has none of the capabilities that the engine grants the container. A program gets them by the
+//! *permitted* set of its file, as far as the container's bounding set allows. A file with a permitted set and no effective set also
+//! starts in a container without these capabilities. The process must then make its permitted capabilities effective itself.
 
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use std::io;
 
-/// Takes up every capability that this process is permitted. Before other threads start: they inherit.
+/// Makes every permitted capability of this process effective. Call it before other threads start: they inherit the set.
 ///
 /// # Errors
-/// What the kernel refuses; a process that is permitted nothing is refused nothing.
+/// The kernel refuses. This cannot happen to a process without permitted capabilities.
 pub fn take_permitted() -> io::Result<()> {
     let mut sets = capabilities(None)?;
     if sets.effective != sets.permitted {
@@ -20,7 +20,7 @@ pub fn take_permitted() -> io::Result<()> {
     Ok(())
 }
 
-/// Whether this thread may open raw packet sockets: as root, or because it was given the capability.
+/// Whether this thread may open raw packet sockets: as root, or by the capability.
 pub fn may_use_raw_sockets() -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_RAW))
 }

@@ -1,4 +1,4 @@
-//! Preflight: is the machine ready for this configuration? Every finding that is not good names the command that mends it.
+//! Preflight: is the machine ready for this configuration? Every warning and failure names the command that fixes it.
 
 mod opened;
 
@@ -19,29 +19,29 @@ use stoq::nic::interface::{Interface, InterfaceState, interface_of};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// As it should be.
+    /// No fault.
     Ok,
-    /// It will run, but not as well as it could.
+    /// The gateway runs, but not as well as it could.
     Warning,
-    /// It will not run.
+    /// The gateway does not start.
     Failed,
 }
 
-/// One thing looked at.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What was looked at.
+    /// The subject of the check.
     pub check: &'static str,
-    /// How good it is.
+    /// How good the result is.
     pub level: Severity,
-    /// What was found.
+    /// The result in words.
     pub found: String,
-    /// The command or the change that mends it.
+    /// The command or the change that fixes it.
     pub fix: Option<String>,
 }
 
-/// Looks at everything that this configuration, read from `file`, needs. What `run` opens is opened and closed again; what this very gateway
-/// has open already, since it runs, is a warning.
+/// Checks everything that this configuration, read from `file`, needs. The checks open what the gateway will open, and close it again. A
+/// resource that this same gateway has open, because it is running, is a warning.
 pub fn run(config: &GatewayConfig, file: &Path) -> Vec<Finding> {
     let mut findings = Findings::default();
     certificates(config, &mut findings);
@@ -79,7 +79,7 @@ pub fn run(config: &GatewayConfig, file: &Path) -> Vec<Finding> {
     findings.0
 }
 
-/// Prints findings; the exit code is 1 if one of them failed.
+/// Prints findings; the exit code is 1 if a check failed.
 ///
 /// # Errors
 /// Standard output is closed or full.
@@ -96,7 +96,7 @@ pub fn report(findings: &[Finding], json: bool) -> Result<ExitCode, OutputError>
             };
             output::line(format_args!("{level} {check}: {found}"))?;
             if let Some(fix) = fix {
-                output::line(format_args!("        mend it: {fix}"))?;
+                output::line(format_args!("        fix: {fix}"))?;
             }
         }
         output::line(if worst < Severity::Failed { "ready" } else { "not ready" })?;
@@ -139,7 +139,7 @@ fn certificates(config: &GatewayConfig, findings: &mut Findings) {
                     findings.ok("certificates", format!("node id {}, until {until}", identity.node_id()));
                 }
                 Some(why) => {
-                    let fix = "as the line above says; the key stays, so the node ID does";
+                    let fix = "follow the line above; the key stays, and so does the node ID";
                     findings.push("certificates", Severity::Failed, why, Some(fix.into()));
                 }
             },
@@ -151,20 +151,20 @@ fn certificates(config: &GatewayConfig, findings: &mut Findings) {
     }
 }
 
-/// What makes an identity whole again. A new one is offered only where there is nothing of the old.
+/// The command that repairs an identity. A new identity is offered only where both files are missing.
 fn mend_identity(identity: &IdentityConfig) -> String {
     let (certificate, key) = (identity.certificate.display(), identity.key.display());
     match (identity.certificate.exists(), identity.key.exists()) {
         (false, false) => format!("stoq identity new --cert {certificate} --key {key}"),
         (false, true) => format!(
-            "put the certificate there that was issued for {key}, or make one of the same node ID: \
+            "restore the certificate that was issued for {key}, or make one with the same node ID: \
              stoq identity renew --key {key} --cert {certificate}"
         ),
         (true, false) => format!(
-            "restore {key} from where it was made or from its backup; a new key is a new node ID, which every peer that \
-             trusts this one would have to be told"
+            "restore {key} from the machine that made it, or from a backup; with a new key the gateway has a new node ID, and \
+             every peer that trusts the old one must be given the new one"
         ),
-        (true, true) => "as the line above says; keep the key, since another key is another node ID".into(),
+        (true, true) => "follow the line above; keep the key, since another key means another node ID".into(),
     }
 }
 
@@ -256,7 +256,7 @@ fn device(dpdk: &DpdkConfig, findings: &mut Findings) {
     }
 }
 
-/// The kernel's interface that a port is to use.
+/// Checks the kernel's interface that a port uses.
 fn interface(name: &str, mtu: u16, findings: &mut Findings) {
     let Ok(interface) = Interface::find(name) else {
         let fix = "`ip link` lists the interfaces of this network namespace".into();
@@ -275,7 +275,8 @@ fn interface(name: &str, mtu: u16, findings: &mut Findings) {
             findings.push("device", Severity::Warning, format!("interface {name} is down"), Some(fix));
         }
         InterfaceState::NoCarrier | InterfaceState::Gone => {
-            let fix = "plug in its cable, or bring up its peer: the gateway is not ready before that".into();
+            let fix =
+                "plug in its cable, or bring up its other end; until then the gateway is not ready".into();
             findings.push("device", Severity::Warning, format!("interface {name} has no carrier"), Some(fix));
         }
     }
@@ -289,7 +290,7 @@ fn pci_device(address: &str, findings: &mut Findings) {
     }
     let driver = fs::read_link(path.join("driver")).ok();
     let driver = driver.as_deref().and_then(Path::file_name).and_then(|name| name.to_str()).unwrap_or("none");
-    // mlx drivers stay bound to the kernel's driver and share the device.
+    // mlx devices stay bound to the kernel's driver, which shares them with DPDK.
     let bound = ["vfio-pci", "uio_pci_generic", "igb_uio", "mlx5_core", "mlx4_core"].contains(&driver);
     let (yes, no) =
         (format!("{address} on {driver}"), format!("{address} belongs to the kernel's driver {driver}"));

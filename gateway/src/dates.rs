@@ -1,7 +1,7 @@
-//! Whether peers still accept a gateway's certificates: checked while it runs, and logged.
+//! Checks, while a gateway runs, whether its certificates are within their dates, and logs when they are not.
 //!
-//! A gateway starts, and stays up, with a certificate outside its dates, but is not ready. A reload with
-//! another one makes it ready without a restart; so does setting a wrong clock.
+//! A gateway with a certificate outside its dates starts and stays up, but is not ready. A reload with another certificate makes it ready
+//! without a restart; so does the correction of a wrong clock.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 use stoq::tls::CertificateSummary;
 
-/// Between two looks.
+/// The time between two checks.
 const LOOK: Duration = Duration::from_secs(10);
 /// How often the same line is repeated.
 const AGAIN: Duration = Duration::from_secs(24 * 60 * 60);
@@ -19,7 +19,7 @@ const SOON: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Certificates, each once: the gateway's own and its issuers'.
 type Chain = Arc<Mutex<Vec<CertificateSummary>>>;
 
-/// The watching thread. It ends when this is dropped.
+/// The thread that checks. It ends when this is dropped.
 pub struct Dates {
     chain: Chain,
     end: Option<Sender<()>>,
@@ -27,10 +27,10 @@ pub struct Dates {
 }
 
 impl Dates {
-    /// Watches these certificates, and logs at once any fault of theirs.
+    /// Checks these certificates now and from now on. Their first faults are logged before it returns.
     ///
     /// # Errors
-    /// When the thread cannot be started.
+    /// The thread cannot be started.
     pub fn watch(chain: Vec<CertificateSummary>) -> std::io::Result<Self> {
         let mut log = Log::default();
         log.look(&chain, SystemTime::now(), Instant::now()).say();
@@ -46,7 +46,7 @@ impl Dates {
         Ok(Self { chain, end: Some(end), thread: Some(thread) })
     }
 
-    /// Watches other certificates from now on.
+    /// Checks these certificates instead from now on.
     pub fn set(&self, chain: Vec<CertificateSummary>) {
         *self.chain.lock().unwrap_or_else(PoisonError::into_inner) = chain;
     }
@@ -58,12 +58,12 @@ impl Drop for Dates {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the thread that looks at certificates panicked");
+            tracing::error!("the thread that checks certificates panicked");
         }
     }
 }
 
-/// The fault in the dates of the first of these certificates that peers refuse at `now`.
+/// Why peers refuse this chain at `now`: the fault of its first certificate outside its dates.
 pub fn out_of_dates(chain: &[CertificateSummary], now: SystemTime) -> Option<String> {
     chain.iter().find_map(|certificate| certificate.out_of_dates(now))
 }
@@ -134,7 +134,7 @@ mod tests {
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
     #[test]
-    fn a_certificate_is_spoken_of_before_its_end_after_it_and_once_a_day() {
+    fn a_certificate_is_logged_before_its_end_and_after_it_once_a_day() {
         let made = Identity::generate(FalconAlgorithm::FalconPadded512, "node", &[], 30).unwrap();
         let chain = made.identity.summaries().unwrap();
         let (now, at) = (SystemTime::now(), Instant::now());
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_stands_at_1970_is_named_and_its_mend_noticed() {
+    fn a_clock_at_1970_is_named_and_its_correction_is_logged_once() {
         let made = Identity::generate(FalconAlgorithm::FalconPadded512, "node", &[], 30).unwrap();
         let chain = made.identity.summaries().unwrap();
         let (boot, at) = (SystemTime::UNIX_EPOCH + Duration::from_secs(60), Instant::now());

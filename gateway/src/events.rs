@@ -1,6 +1,7 @@
-//! What `stoq-gateway run --json` and `capture --json` print for programs: one JSON object a line on standard output, its kind in `event`.
+//! Events that `stoq-gateway run --json` and `capture --json` print for programs: one JSON object a line on standard output, its kind in
+//! `event`.
 //!
-//! Fields are added to an event, and events to the list; neither is renamed nor removed. Log lines are for people and may change.
+//! Events and fields may be added. None is renamed or removed. Log lines are for people and may change.
 
 use crate::output::{self, OutputError};
 use serde::{Serialize, Serializer};
@@ -14,7 +15,7 @@ use stoq::stages::Sampled;
 use stoq::tls::NodeId;
 use stoq::worker::WorkerStatus;
 
-/// What happened.
+/// An event.
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
@@ -34,29 +35,29 @@ pub enum Event {
 /// A gateway that serves.
 #[derive(Serialize)]
 pub struct Up {
-    /// Whether today is within the dates of its certificates: otherwise no peer accepts it. The rest of what `/readyz` looks at may change
-    /// at any time, so it is not told here.
+    /// Whether its certificates are within their dates; otherwise no peer accepts it. The other conditions of `/readyz` may change at any
+    /// time, so they are not part of the event.
     pub certificate_valid: bool,
     /// The version of the executable.
     pub version: &'static str,
-    /// Who it is.
+    /// Its node ID.
     #[serde(serialize_with = "as_text")]
     pub node_id: NodeId,
     /// The cipher that new connections get.
     pub cipher: String,
     /// The network of each worker, with its addresses.
     pub workers: Vec<NetworkInfo>,
-    /// What the device does by itself; none where the kernel has it.
+    /// The device's offloads; none on kernel sockets.
     pub offloads: Option<Offloads>,
-    /// Whether the device's packet buffers lie in huge pages; none where the kernel has it.
+    /// Whether the device's packet buffers lie in huge pages; none on kernel sockets.
     pub huge_pages: Option<bool>,
-    /// Where the admin endpoint listens, if there is one.
+    /// The admin endpoint's address, if there is one.
     pub admin: Option<SocketAddr>,
-    /// Where captures are served, if they are.
+    /// The capture socket, if there is one.
     pub capture: Option<PathBuf>,
 }
 
-/// What a gateway counted until its end, by worker.
+/// The final counters of a gateway, by worker.
 #[derive(Serialize)]
 pub struct Ended {
     workers: Vec<Counted>,
@@ -66,7 +67,7 @@ pub struct Ended {
 struct Counted {
     #[serde(serialize_with = "as_map")]
     counters: Vec<(&'static str, u64)>,
-    /// Where the time went in the turns of its loop that were sampled.
+    /// The time of each stage in the sampled turns of the worker's loop.
     stages: Sampled,
 }
 
@@ -89,10 +90,10 @@ fn as_map<S: Serializer>(counters: &[(&'static str, u64)], serializer: S) -> Res
 }
 
 impl Event {
-    /// Prints it. Waits no longer than [`LOG_FLUSH_MS_MAX`] for a reader that takes nothing.
+    /// Prints the event. Fails after [`LOG_FLUSH_MS_MAX`].
     ///
     /// # Errors
-    /// Standard output is closed or full.
+    /// Standard output is closed or full, or its reader took too long.
     pub fn print(&self) -> Result<(), OutputError> {
         let text = serde_json::to_string(self).map_err(std::io::Error::from)?;
         output::line_within(text, Duration::from_millis(LOG_FLUSH_MS_MAX))

@@ -1,11 +1,12 @@
-//! The STOQ appliance and its tools, around the library [`stoq`]: what runs beside the workers, never on the way of a packet.
+//! The STOQ appliance and its tools, around the library [`stoq`]: this code runs beside the workers and never on
+//! a packet's way.
 //!
 //! The modules stand bottom up: each imports only modules that stand above it. The executables `stoq`, `stoq-gateway` and
 //! `stoq-pktgen` stand in `src/bin`.
 
 #![forbid(unsafe_code)]
 
-// What people give and are shown.
+// Values that people write, and text that they read.
 pub mod durations;
 pub mod output;
 
@@ -16,7 +17,7 @@ pub mod ranges;
 pub mod config;
 pub mod manuals;
 
-// A process, and what it looks at.
+// The process and its surroundings.
 pub mod capabilities;
 pub mod dates;
 pub mod logging;
@@ -29,7 +30,7 @@ pub mod capture;
 
 pub mod admin;
 
-// The gateway that is made of all this.
+// The gateway, made of the modules above.
 pub mod check;
 
 mod renewable;

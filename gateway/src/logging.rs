@@ -44,7 +44,7 @@ pub struct Level(EnvFilter);
 ///
 /// # Errors
 ///
-/// When it is no level.
+/// The text is no level.
 pub fn level(config: &LogConfig) -> anyhow::Result<Level> {
     let level = std::env::var(LEVEL_VARIABLE).unwrap_or_else(|_| config.level.clone());
     let filter = EnvFilter::try_new(&level).map_err(|error| {
@@ -58,7 +58,7 @@ pub fn level(config: &LogConfig) -> anyhow::Result<Level> {
 /// Starts logging for the process.
 ///
 /// # Errors
-/// When the level cannot be read, or no thread can be started.
+/// The level is none, or no thread can be started.
 pub fn start(config: &LogConfig) -> anyhow::Result<()> {
     let (filter, handle) = reload::Layer::new(level(config)?.0);
     let limit = Arc::new(Limit::new(config.lines_per_s));
@@ -68,7 +68,7 @@ pub fn start(config: &LogConfig) -> anyhow::Result<()> {
     let lines = tracing_subscriber::fmt::layer()
         .with_ansi(stderr.is_terminal())
         .with_writer(queue.clone())
-        // Else it would panic when standard error is closed, together with a thread of the gateway.
+        // Otherwise it panics, and a thread of the gateway with it, when standard error is closed.
         .log_internal_errors(false);
     let format = |json| Counted { limit: limit.clone(), json, inner: tracing_subscriber::fmt::format() };
     let lines = match config.format {
@@ -83,7 +83,7 @@ pub fn start(config: &LogConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Puts another level and another bound into effect.
+/// Replaces the level and the bound.
 pub fn renew(level: Level, config: &LogConfig) {
     if let Some(running) = RUNNING.get() {
         running.limit.lines_per_s.store(config.lines_per_s, Ordering::Relaxed);
@@ -108,7 +108,7 @@ pub fn say_panics() {
         let thread = std::thread::current();
         let (thread, place) = (thread.name().unwrap_or("unnamed"), panic.location().map(ToString::to_string));
         let trace = std::backtrace::Backtrace::capture();
-        let message = panic.payload_as_str().unwrap_or("of no text");
+        let message = panic.payload_as_str().unwrap_or("without a message");
         tracing::error!(thread, place, %trace, "panic: {message}");
         flush();
     }));
@@ -129,7 +129,7 @@ pub fn lines_left_out() -> u64 {
 
 /// The bound on each place's lines.
 struct Limit {
-    /// A second; 0: unbounded.
+    /// Lines a second; 0: no bound.
     lines_per_s: AtomicU32,
     sites: Mutex<HashMap<Identifier, Site>>,
     /// Lines left out, all places together.
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_says_too_much_is_cut_and_counted() {
+    fn lines_past_the_bound_are_left_out_and_counted() {
         let limit = Arc::new(Limit::new(3));
         let lines = Lines::default();
         let format =
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_bound_everything_is_said() {
+    fn without_a_bound_every_line_is_logged() {
         let limit = Limit::new(0);
         let site = Identifier(&SITE);
         assert!((0..1000).all(|_| limit.admits(site.clone(), Instant::now())));
@@ -297,7 +297,7 @@ mod tests {
         fn set_interest(&self, _: tracing::subscriber::Interest) {}
 
         fn metadata(&self) -> &tracing::Metadata<'_> {
-            unreachable!("nobody asks")
+            unreachable!("the limit reads no metadata")
         }
     }
 }

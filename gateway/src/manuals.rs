@@ -21,7 +21,7 @@ impl Args {
     ///
     /// # Errors
     ///
-    /// The file system's.
+    /// A file or directory cannot be written.
     pub fn write(&self, command: Command) -> io::Result<()> {
         write(command, &self.directory)
     }
@@ -34,7 +34,7 @@ fn write(command: Command, directory: &Path) -> io::Result<()> {
     fs::create_dir_all(&completions)?;
     let command = crate::ranges::bounded(command);
     let name = command.get_name().to_owned();
-    // Parts that `--help` does not list are not described.
+    // The pages describe no subcommand that `--help` does not list.
     let mut shown = Command::new(name.clone());
     shown = described(&command, shown);
     clap_mangen::generate_to(shown.clone(), &man)?;
@@ -65,7 +65,7 @@ mod tests {
     use clap::Arg;
 
     #[test]
-    fn pages_and_completions_describe_what_help_shows_and_nothing_else() {
+    fn pages_and_completions_describe_the_subcommands_that_help_shows_and_no_others() {
         let directory = tempfile::tempdir().unwrap();
         let command = Command::new("tool")
             .version("1.2.3")

@@ -1,8 +1,8 @@
 //! The executables' output, and how they end when their output is closed.
 //!
-//! `println!` and `eprintln!` panic when their stream is closed or full, and a panic aborts a release build. So nothing else in this
-//! project prints (`clippy::print_stdout` and `clippy::print_stderr` are denied): a failure of standard output ends a tool as it ends
-//! other tools, and a failure of standard error ends nothing.
+//! `println!` and `eprintln!` panic when their stream is closed or full, and a panic aborts a release build. Therefore this module alone
+//! prints (`clippy::print_stdout` and `clippy::print_stderr` are denied). A failure of standard output ends a tool with an exit code; a
+//! failure of standard error is ignored.
 
 use clap::error::ErrorKind;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,20 +14,20 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use stoq::client::was_closed;
 
-/// The exit code of a tool whose reader has gone: as shells report for a program that SIGPIPE ended.
+/// The exit code of a tool whose reader has gone: the code that shells report for a program that SIGPIPE ended.
 const READER_GONE: u8 = 141;
 
 /// Bytes that a writable pipe takes without blocking (`PIPE_BUF`).
 const PIPE_BYTES: usize = 4096;
 
-/// Standard output does not take a tool's text.
+/// Standard output cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
-    /// Its reader has gone. No message: `| head -1` has its line.
-    #[error("nobody reads standard output any more")]
+    /// Its reader has gone. The tool ends without a message: after `| head -1` the reader has its line.
+    #[error("the reader of standard output has closed it")]
     ReaderGone,
     /// The disk is full, or another error of the system.
-    #[error("standard output cannot be written: {0}; free the disk, or send it elsewhere")]
+    #[error("standard output cannot be written: {0}; free the disk, or redirect it")]
     Failed(io::Error),
 }
 
@@ -59,18 +59,18 @@ pub fn line(text: impl Display) -> Result<(), OutputError> {
     written.map_err(OutputError::from)
 }
 
-/// The same, for no longer than `limit`.
+/// Like [`line()`], but fails after `limit`.
 ///
 /// # Errors
-/// Standard output is closed or full, or nobody reads it.
+/// Standard output is closed or full, or its reader took too long.
 pub fn line_within(text: impl Display, limit: Duration) -> Result<(), OutputError> {
     let deadline = Some(Instant::now() + limit);
     let written = write_all(io::stdout().as_fd(), format!("{text}\n").as_bytes(), deadline);
     written.map_err(OutputError::from)
 }
 
-/// Prints what work has given: a token, figures. Where standard output does not take it, standard error gets it, with what is
-/// `done` already, so that nothing has to be done again for it. The same where standard output was closed when the process started.
+/// Prints the result of finished work, such as a token. Where standard output fails, or was closed when the process started, the result
+/// goes to standard error after `done`, which says what is finished: the work need not be repeated.
 ///
 /// # Errors
 /// Standard output is closed by its reader, or full.
@@ -82,13 +82,12 @@ pub fn result(text: impl Display, done: &str) -> Result<(), OutputError> {
     line(&text).inspect_err(|_| note(format_args!("{done}; standard output did not take this:\n{text}")))
 }
 
-/// Prints a line on standard error, if anybody takes it.
+/// Prints a line on standard error. A failure is ignored.
 pub fn note(text: impl Display) {
     let _ = write_all(io::stderr().as_fd(), format!("{text}\n").as_bytes(), None);
 }
 
-/// Ends the process for a command line without a command: `--help` and `--version` with exit code 0, wrong
-/// usage with 2.
+/// Prints clap's text and ends the process: `--help` and `--version` with exit code 0, wrong usage with 2.
 pub fn refuse(refused: &clap::Error, program: &str) -> ! {
     let printed = refused.print().and_then(|()| io::stdout().flush());
     let code = match (printed, refused.kind()) {
@@ -107,7 +106,7 @@ pub fn failed(program: &str, error: &anyhow::Error) -> u8 {
     explain(program, error, None)
 }
 
-/// The same, for at most `limit`: a gateway must end even when standard error is stuck.
+/// Like [`failed`], but gives up after `limit`: a gateway must end even when standard error is stuck.
 pub fn failed_within(program: &str, error: &anyhow::Error, limit: Duration) -> u8 {
     explain(program, error, Some(Instant::now() + limit))
 }
@@ -120,15 +119,15 @@ fn explain(program: &str, error: &anyhow::Error, deadline: Option<Instant>) -> u
     1
 }
 
-/// The end of a tool that only printed.
+/// The exit code of a tool that only prints.
 pub fn exit(program: &str, printed: Result<ExitCode, OutputError>) -> ExitCode {
     printed.unwrap_or_else(|error| failed(program, &error.into()).into())
 }
 
-/// Writes all of it, to a descriptor that another process may have made non-blocking.
+/// Writes all bytes. Another process may have made the descriptor non-blocking.
 fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8], deadline: Option<Instant>) -> io::Result<()> {
     while !bytes.is_empty() {
-        // With a deadline, no write may block: a pipe with room takes this many bytes at once.
+        // With a deadline, no write may block: a writable pipe takes PIPE_BYTES without blocking.
         let len = if deadline.is_some() { bytes.len().min(PIPE_BYTES) } else { bytes.len() };
         if let Some(deadline) = deadline
             && !is_writable(to, Some(deadline))?

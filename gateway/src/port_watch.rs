@@ -1,5 +1,5 @@
-//! Looks at the port of a running gateway once a second: at the kernel's interface under it, and at whether anybody hears what the
-//! gateway sends. A port may claim to send, and lose everything.
+//! Checks the port of a running gateway once a second: the kernel's interface under it, and whether any peer acknowledges packets. A port
+//! may report packets as sent and lose all of them.
 
 use anyhow::Context;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use stoq::network::DeviceView;
 use stoq::nic::interface::{Interface, InterfaceState, InterfaceView};
 use stoq::worker::WorkerStatus;
 
-/// A running watch; it ends when dropped.
+/// A running watch. Dropping it ends it.
 pub struct PortWatch {
     end: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -23,7 +23,7 @@ impl PortWatch {
     /// Watches this device, whose workers show these statuses.
     ///
     /// # Errors
-    /// When the thread cannot be started.
+    /// The thread cannot be started.
     pub fn start(device: DeviceView, statuses: Vec<Arc<WorkerStatus>>) -> anyhow::Result<Self> {
         let (end, ended) = channel();
         let mut hearing = Hearing::default();
@@ -65,7 +65,7 @@ fn look(interface: &Interface) {
         tracing::warn!(
             before = before.name,
             name,
-            "the port's interface has another name: network.device must name it before the next start"
+            "the port's interface has a new name; write it into network.device before the next start"
         );
     }
     if before.mtu != *mtu && mtu.is_some() {
@@ -78,18 +78,19 @@ fn look(interface: &Interface) {
     }
 }
 
-/// Whether any peer acknowledges what is sent.
+/// Finds out whether any peer acknowledges packets.
 #[derive(Debug, Default)]
 struct Hearing {
     acks: u64,
-    /// Looks since the last acknowledgment at which some connection waited for one.
+    /// Seconds since the last acknowledgment in which some connection waited for one.
     unheard: u32,
-    /// Looks since then at which none did.
+    /// The last consecutive seconds in which no connection waited for one.
     idle: u32,
 }
 
 impl Hearing {
-    /// Looks once a second; gives true when it says that nobody hears. Connections that give up and are tried again add up.
+    /// To be called once a second, with the acknowledgments so far and the connections that wait for one. Returns true when it logs that no
+    /// peer acknowledges. The seconds of a connection that gives up and of its next attempts add up.
     fn look(&mut self, acks: u64, waiting: usize) -> bool {
         if std::mem::replace(&mut self.acks, acks) != acks {
             if self.unheard >= UNHEARD_S {
@@ -125,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn silence_is_told_once_and_an_acknowledgment_ends_it() {
+    fn silence_is_logged_once_and_an_acknowledgment_ends_it() {
         let mut hearing = Hearing::default();
         assert!(!hearing.look(5, 3));
         let told = (0..100).filter(|_| hearing.look(5, 3)).count();
@@ -136,17 +137,17 @@ mod tests {
     }
 
     #[test]
-    fn connections_that_give_up_and_are_tried_again_add_up() {
+    fn silent_seconds_of_repeated_attempts_add_up() {
         let mut hearing = Hearing::default();
         let told = (0..60).filter(|second| hearing.look(0, usize::from(second % 10 > 3))).count();
         assert_eq!(told, 1);
     }
 
     #[test]
-    fn quiet_peers_and_a_peer_that_died_long_ago_are_no_silence() {
+    fn idle_connections_and_a_peer_that_dies_now_and_then_are_not_silence() {
         let mut hearing = Hearing::default();
         assert!((0..1000).all(|_| !hearing.look(9, 0)));
-        // One that dies now and then, and is forgotten in between.
+        // A peer that dies now and then, with idle time between.
         for _ in 0..10 {
             assert!((1..UNHEARD_S).all(|_| !hearing.look(9, 1)));
             assert!((0..UNHEARD_S).all(|_| !hearing.look(9, 0)));

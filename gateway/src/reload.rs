@@ -1,7 +1,7 @@
-//! Another configuration for a gateway that runs: all of it is read and checked before any of it counts, so a bad file changes nothing.
+//! Reloads the configuration of a running gateway. The whole file is read and checked before any of it takes effect, so a bad file
+//! changes nothing.
 //!
-//! What can change does so without a connection being dropped. What cannot is found by comparing every key of the file with what the gateway
-//! was started with, and named.
+//! A reload drops no connection. It compares every key with the configuration at the start; the log names changed keys that need a restart.
 
 use crate::admin::{Access, Admin};
 use crate::config::{GatewayConfig, load_gateway};
@@ -41,29 +41,29 @@ const LIVE: &[&str] = &[
 /// Keys of an application that a reload changes.
 const LIVE_OF_APPLICATION: &[&str] = &["capacity_bytes", "quota_bytes", "lease_default_s", "lease_max_s"];
 
-/// What of a gateway that runs a reload changes.
+/// The parts of a running gateway that a reload changes.
 pub struct ReloadParts {
-    /// Who the gateway is.
+    /// The gateway's certificates and key.
     pub identity: Identity,
-    /// Until when its certificates count.
+    /// Checks the dates of its certificates.
     pub dates: Dates,
-    /// The rules of forwarding.
+    /// The forwarding rules.
     pub hops: Arc<Hops>,
     /// The seed store, if there is one.
     pub store: Option<Arc<Store>>,
     /// The admin endpoint, if there is one.
     pub admin: Option<Admin>,
-    /// Takes the secrets of connections, where a capture may have them.
+    /// Receives TLS secrets, where captures may contain them.
     pub key_log: KeyLogger,
     /// Counts the reloads.
     pub reloads: Arc<Reloads>,
 }
 
-/// A configuration that runs, and what of it can change.
+/// The configuration of a running gateway, and the parts that a reload changes.
 pub struct Live {
-    /// What it was started with: what needs a restart is still that.
+    /// The configuration at the start: it holds for keys that need a restart.
     started: GatewayConfig,
-    /// What was taken last: what needs none is that.
+    /// The configuration of the last good reload: it holds for all other keys.
     running: GatewayConfig,
     parts: ReloadParts,
 }
@@ -79,18 +79,18 @@ impl Live {
         self.parts.admin.as_ref()
     }
 
-    /// The configuration that counts, but for what needs a restart.
+    /// The configuration of the last good reload. Keys that need a restart may differ from those in effect.
     pub fn config(&self) -> &GatewayConfig {
         &self.running
     }
 
-    /// Reads `file` and goes by it, or by nothing of it. Says in the log what became of it, and counts it.
+    /// Reads `file` and applies all of it or none of it. Logs and counts the outcome.
     pub fn reload(&mut self, node: &Node, file: &Path) {
         match self.take(node, file) {
             Ok(changed) => {
                 self.parts.reloads.count(true);
                 for key in changed_keys(&self.started, &self.running).iter().filter(|key| !is_live(key)) {
-                    tracing::warn!("{key} needs a restart; it stays as it was");
+                    tracing::warn!("{key} needs a restart; its old value stays in effect");
                 }
                 let until =
                     self.parts.identity.summary().map(|summary| summary.not_after).unwrap_or_default();
@@ -100,29 +100,27 @@ impl Live {
             Err(error) => {
                 self.parts.reloads.count(false);
                 let error = format!("{error:#}");
-                tracing::error!(error, "configuration not reloaded; everything stays as it was");
+                tracing::error!(error, "configuration not reloaded; the old one stays in effect");
             }
         }
     }
 
     fn take(&mut self, node: &Node, file: &Path) -> anyhow::Result<Vec<String>> {
-        // All that can fail.
+        // First everything that can fail.
         let config = load_gateway(file)?;
         let level = logging::level(&config.log)?;
         let (renewed, identity) = renewable::node(&config, self.parts.key_log.clone())?;
         check_dates(&self.parts.identity, &identity)?;
         let facts = renewable::facts(&config, &identity)?;
-        // Where it listens decides what must guard it, and that stays.
+        // The listen address decides which guards are required, and needs a restart: guards of another address do not take effect.
         let listen = self.started.admin.as_ref().map(|admin| admin.listen);
         let access = config.admin.as_ref().filter(|admin| Some(admin.listen) == listen);
         let access = access.map(Access::read).transpose()?;
         let seed = config.seed();
         if self.started.keeps_passing() && seed.is_some_and(|seed| seed.capacity_bytes.is_none()) {
-            bail!(
-                "the cache that runs needs a capacity_bytes; set one, or set hops.cache = false and restart"
-            );
+            bail!("the running cache needs a capacity_bytes; set one, or set hops.cache = false and restart");
         }
-        // Nothing from here on can.
+        // From here on nothing can fail.
         let (policy, peer_gateways) = renewable::rules(&config, identity.node_id());
         self.parts.hops.renew(policy, peer_gateways);
         if let (Some(store), Some(seed)) = (&self.parts.store, seed) {
@@ -156,8 +154,8 @@ pub fn files(file: &Path, config: &GatewayConfig) -> Vec<PathBuf> {
     [file.to_owned()].into_iter().chain(named.cloned()).collect()
 }
 
-/// Refuses a certificate that nobody would accept in place of one that may be accepted still. The one that runs may be past its end: then
-/// other things can change nevertheless.
+/// Refuses a new chain outside its dates, since no peer would accept it. An unchanged chain passes even after its end, so that other keys
+/// can still change.
 fn check_dates(running: &Identity, new: &Identity) -> anyhow::Result<()> {
     let chain = new.summaries().context("a certificate cannot be read")?;
     match out_of_dates(&chain, SystemTime::now()).filter(|_| running.chain() != new.chain()) {
@@ -170,7 +168,7 @@ fn check_dates(running: &Identity, new: &Identity) -> anyhow::Result<()> {
 fn changed_keys(old: &GatewayConfig, new: &GatewayConfig) -> Vec<String> {
     let value = |config: &GatewayConfig| {
         let mut value = serde_json::to_value(config).unwrap_or_default();
-        // As it counts: without the key, other keys decide.
+        // The value in effect: without the key, the store's capacity decides.
         value["hops"]["cache"] = config.keeps_passing().into();
         value
     };
@@ -250,7 +248,7 @@ directory = "store"
     }
 
     #[test]
-    fn what_changed_is_named_and_known_to_need_a_restart_or_not() {
+    fn each_changed_key_is_named_and_is_live_or_needs_a_restart() {
         let cases = [
             ("[workers]\ncount = 2\n", "workers.count", false),
             ("memory_bytes = 4194304\n", "application.0.memory_bytes", false),
@@ -271,13 +269,13 @@ directory = "store"
         }
         let other = config(|file| *file = file.replace("4433", "4434"));
         assert_eq!(changed_keys(&config(|_| ()), &other), ["network.listen"]);
-        // A capacity also turns the cache on, where no key says otherwise.
+        // A capacity also turns the cache on, unless `hops.cache` is set.
         let bounded = changed_keys(&config(|_| ()), &add("capacity_bytes = 1073741824\n"));
         assert_eq!(bounded, ["application.0.capacity_bytes", "hops.cache"]);
     }
 
     #[test]
-    fn another_kind_is_one_change() {
+    fn a_changed_kind_counts_as_one_change() {
         let dpdk = config(|file| {
             *file = file.replace("kernel-udp", "dpdk").replace(
                 "listen = [\"127.0.0.1:4433\"]",
@@ -307,7 +305,7 @@ directory = "store"
     }
 
     #[test]
-    fn every_key_that_is_said_to_change_is_a_key() {
+    fn every_live_key_exists() {
         let value = serde_json::to_value(add("[admin]\n")).unwrap();
         for live in LIVE {
             let place = live.split('.').try_fold(&value, |value, key| value.get(key));

@@ -11,17 +11,17 @@ pub struct Reloads {
 }
 
 impl Reloads {
-    /// Configurations that were taken.
+    /// Reloads that took effect.
     pub fn reloads(&self) -> u64 {
         self.reloads.load(Ordering::Relaxed)
     }
 
-    /// Configurations that were refused, and changed nothing.
+    /// Reloads that were refused, and changed nothing.
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
     }
 
-    /// Whether the configuration that was read last is the one that counts.
+    /// Whether the latest reload took effect. True before the first.
     pub fn last_was_taken(&self) -> bool {
         !self.refused_last.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! What of a configuration a reload puts into effect, made of it in the same way when the gateway starts and when it reloads.
+//! The parts of a configuration that a reload puts into effect. The start of a gateway and a reload make them by the same code.
 
 use crate::admin::Facts;
 use crate::config::{GatewayConfig, SeedConfig};
@@ -15,7 +15,7 @@ use stoq::seed::StoreConfig;
 use stoq::tls::{Identity, NodeId};
 use stoq::worker::PeerGateway;
 
-/// What the admin endpoint shows that may change while the gateway runs.
+/// The facts of the admin endpoint that a reload may change.
 ///
 /// # Errors
 /// A certificate that cannot be read.
@@ -32,7 +32,7 @@ pub(crate) fn facts(config: &GatewayConfig, identity: &Identity) -> anyhow::Resu
     })
 }
 
-/// What of a node a reload changes, and who the node is.
+/// The part of a node's configuration that a reload changes, and the node's identity.
 pub(crate) fn node(config: &GatewayConfig, key_log: KeyLogger) -> anyhow::Result<(NodeConfig, Identity)> {
     let (server, identity) = tls::server(&config.tls, &config.identity, &config.trust, key_log.clone())?;
     let peer_gateway = config.gateway.iter();
@@ -61,7 +61,7 @@ pub(crate) fn node(config: &GatewayConfig, key_log: KeyLogger) -> anyhow::Result
     Ok((node, identity))
 }
 
-/// For whom the gateway forwards, and to whom.
+/// The policy of forwarding, and the peer gateways to forward to.
 pub(crate) fn rules(config: &GatewayConfig, own: NodeId) -> (Policy, BTreeSet<NodeId>) {
     let policy = Policy {
         own,
@@ -71,7 +71,7 @@ pub(crate) fn rules(config: &GatewayConfig, own: NodeId) -> (Policy, BTreeSet<No
     (policy, config.gateway.iter().map(|peer_gateway| peer_gateway.node_id).collect())
 }
 
-/// How the store is kept.
+/// The store's bounds and leases.
 pub(crate) fn kept(config: &SeedConfig) -> StoreConfig {
     StoreConfig {
         capacity_bytes: config.capacity_bytes,
@@ -81,7 +81,7 @@ pub(crate) fn kept(config: &SeedConfig) -> StoreConfig {
     }
 }
 
-/// What the gateway shows when it connects to peer gateways; nothing without any.
+/// The TLS configuration of connections to peer gateways, if there are any.
 fn client_tls(config: &GatewayConfig, key_log: KeyLogger) -> anyhow::Result<Option<Arc<QuicClientConfig>>> {
     if config.gateway.is_empty() {
         return Ok(None);

@@ -26,11 +26,11 @@ use stoq::node::{ApplicationHost, Hosted, MakeApplication, Node, NodeConfig};
 use stoq::seed::{Cache, MemoryTier, Seed, SeedParts, Store};
 use stoq::tls::{Identity, NodeId};
 
-/// The signals that end a gateway, and the one that has it read its files again. Take them before it starts: one that comes meanwhile
-/// then counts once it runs.
+/// SIGINT and SIGTERM, which end a gateway, and SIGHUP, which makes it reload. Register them before the gateway starts: a signal that
+/// arrives during the start is then handled once the gateway runs.
 ///
 /// # Errors
-/// When signals cannot be taken.
+/// The kernel refuses a signal handler.
 pub fn signals() -> anyhow::Result<Signals> {
     Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot take signals")
 }
@@ -48,14 +48,14 @@ impl Gateway {
     /// Opens everything and starts serving.
     ///
     /// # Errors
-    /// Whatever cannot be opened, with the fix.
+    /// Names the first part that cannot be opened, and the fix.
     pub fn start(config: &GatewayConfig) -> anyhow::Result<Self> {
         machine::ensure_memory(&config.network, config.memory_tier_bytes())?;
         let tap = config.capture.socket.is_some().then(Arc::<Tap>::default);
         let secrets = tap.clone().filter(|_| config.capture.key_log).map(Secrets);
         let key_log: KeyLogger = secrets.map(|secrets| Arc::new(secrets) as _);
         let (renewed, identity) = renewable::node(config, key_log.clone())?;
-        // The network first: DPDK takes its huge pages before the store does.
+        // The network opens first: DPDK takes its huge pages before the store does.
         let workers = config.workers.count.into();
         let opened = match &tap {
             Some(tap) => OpenNetwork::open_tapped(&config.network, workers, tap)?,
@@ -86,7 +86,7 @@ impl Gateway {
         let refused = out_of_dates(&chain, SystemTime::now()).is_some();
         let state = if refused { "gateway up, and not ready" } else { "gateway ready" };
         tracing::info!(%node_id, %cipher, version = env!("CARGO_PKG_VERSION"), "{state}");
-        let dates = Dates::watch(chain).context("cannot start the thread that looks at certificates")?;
+        let dates = Dates::watch(chain).context("cannot start the thread that checks certificates")?;
         let store = seeds.parts.map(|parts| parts.store);
         let device = node.networks().first().map_or("", |network| &network.device);
         let capture = config.capture.socket.as_deref().zip(tap);
@@ -108,7 +108,7 @@ impl Gateway {
         Ok(Self { node, live, port_watch, up: Some(Box::new(up)), _capture: capture })
     }
 
-    /// What it tells programs of itself, once.
+    /// The event that tells programs that the gateway serves. Only the first call returns it.
     pub fn up(&mut self) -> Option<Box<Up>> {
         self.up.take()
     }
@@ -123,12 +123,15 @@ impl Gateway {
         self.live.admin()
     }
 
-    /// Serves until one of the `signals` comes that end it, then finishes what runs; a second one cuts that short. Reads `file` and what
-    /// it names again on SIGHUP, and when they change if the configuration says so. Gives what it counted.
+    /// Serves until SIGINT or SIGTERM, then drains running requests; a second such signal ends the process at once. Reloads `file` on
+    /// SIGHUP and, with `reload.watch`, when `file` or a file that it names changes. Returns the final counters.
     pub fn run(mut self, mut signals: Signals, file: &Path) -> Ended {
         let mut watch =
             self.live.config().reload.watch.then(Watch::start).transpose().unwrap_or_else(|error| {
-                tracing::warn!(error = format!("{error:#}"), "changed files are not noticed; SIGHUP reloads");
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "changed files cause no reload; send SIGHUP to reload"
+                );
                 None
             });
         let handle = signals.handle();
@@ -145,7 +148,7 @@ impl Gateway {
         drop(watch);
         tracing::info!(
             drain_ms = self.live.config().shutdown.drain_ms,
-            "stopping: no new requests; finishing what runs"
+            "stopping: no new requests; finishing running requests"
         );
         std::thread::scope(|scope| {
             // A second signal ends the process while the drain goes on.
@@ -162,7 +165,7 @@ impl Gateway {
         })
     }
 
-    /// Finishes what runs, closes every connection and the network. Gives what was counted.
+    /// Drains running requests, then closes every connection and the network. Returns the final counters.
     pub fn stop(self) -> Ended {
         self.node.drain(Duration::from_millis(self.live.config().shutdown.drain_ms));
         let stats = self.node.device_stats();
@@ -170,7 +173,7 @@ impl Gateway {
             let counts: Vec<_> = stats.iter().map(|(name, value)| format!("{name}={value}")).collect();
             tracing::info!(stats = counts.join(" "), "port counted");
         }
-        // They look at the device, so they end before that is closed.
+        // Both read the device, so they end before it closes.
         drop((self.live, self.port_watch));
         let statuses = self.node.statuses().to_vec();
         drop(self.node);
@@ -202,7 +205,7 @@ fn admin(
     Admin::start(admin, AdminSource::new(parts, renewable::facts(config, identity)?)).map(Some)
 }
 
-/// The gateway's seed store, if it has one, shared by all who need it.
+/// The gateway's seed store, if it has one: shared by the seed, the cache, the admin endpoint and reloads.
 struct Seeds {
     parts: Option<SeedParts>,
     cache: bool,

@@ -1,4 +1,4 @@
-//! From configured files to TLS configurations.
+//! Makes TLS configurations of the files that a configuration names.
 
 use crate::config::{ClientAuthConfig, ClientConfig, IdentityConfig, TlsConfig, TrustConfig};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -13,7 +13,7 @@ use stoq::tls::{
 /// Receives the secrets of connections.
 pub type KeyLogger = Option<Arc<dyn KeyLog>>;
 
-/// A listener's TLS configuration, and its node ID.
+/// A listener's TLS configuration, and its identity.
 ///
 /// # Errors
 /// A file that is missing or wrong, with the fix.
@@ -51,7 +51,7 @@ pub fn client(
     client_with_key_log(tls, identity, trust, None)
 }
 
-/// The same, with a receiver of its connections' secrets.
+/// Like [`client`], with a receiver of the connections' secrets.
 ///
 /// # Errors
 /// A file that is missing or wrong, with the fix.
@@ -64,7 +64,7 @@ pub fn client_with_key_log(
     client_config(&ClientTls { key_log, ..client_tls(tls, identity, trust)? })
 }
 
-/// The same, before a configuration is made of it.
+/// The settings of which [`client`] makes a configuration.
 ///
 /// # Errors
 /// A file that is missing or wrong, with the fix.
@@ -78,7 +78,7 @@ pub fn client_tls(
     Ok(ClientTls { policy: policy(tls), early_data, ..ClientTls::new(identity, trusted(trust)?) })
 }
 
-/// The settings of a client, but for its network.
+/// A client's settings, except for its network.
 ///
 /// # Errors
 /// A file that is missing or wrong, with the fix.

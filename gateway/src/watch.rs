@@ -1,7 +1,7 @@
 //! Watches the configuration's files, and raises SIGHUP when one of them changes.
 //!
-//! Directories are watched and contents are compared, so every way of replacing a file works: writing in
-//! place, renaming over, or a link above it that leads elsewhere.
+//! The watch covers directories and compares contents, so every way of replacing a file works: writing in place, renaming over it, or
+//! changing a symbolic link in its directory.
 
 use anyhow::Context;
 use notify::event::EventKind;
@@ -13,10 +13,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Files that belong together are replaced one after the other: the time without a change before they are
-/// read.
+/// The time without a change before the files are read: files that belong together are replaced one after another.
 const QUIET: Duration = Duration::from_millis(300);
-/// How long changes may go on before the files are read nevertheless.
+/// The longest time that further changes delay the reading.
 const QUIET_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// A running watch. Dropping it ends it.
@@ -39,11 +38,11 @@ impl Watch {
     ///
     /// # Errors
     ///
-    /// When the kernel gives no watch, or no thread can be started.
+    /// The kernel refuses a watch or a thread.
     pub fn start() -> anyhow::Result<Self> {
         let (send, events) = channel();
         let on_event = move |event: notify::Result<notify::Event>| {
-            // Reading the files is no change of them.
+            // Reading a file does not change it.
             if !event.is_ok_and(|event| matches!(event.kind, EventKind::Access(_))) {
                 let _ = send.send(());
             }
@@ -72,12 +71,12 @@ impl Watch {
         }
         for new in directories.difference(&self.directories) {
             if let Err(error) = self.watcher.watch(new, RecursiveMode::NonRecursive) {
-                tracing::warn!(directory = %new.display(), %error, "changes here are not noticed; SIGHUP reloads");
+                tracing::warn!(directory = %new.display(), %error, "changes in this directory cause no reload; send SIGHUP to reload");
             }
         }
         self.directories = directories;
         let mut watched = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        // Known contents were read earlier: a later change still counts.
+        // The same files keep their known contents: a change since they were read still raises the signal.
         if watched.files != files {
             watched.contents = Some(contents(&files));
             watched.files = files;
@@ -99,13 +98,13 @@ fn look(events: &Receiver<()>, files: &Files) {
         let now = Some(contents(&watched.files));
         if watched.contents != now {
             watched.contents = now;
-            // By the operator's own way: a signal.
+            // The same signal that an operator sends.
             let _ = signal_hook::low_level::raise(SIGHUP);
         }
     }
 }
 
-/// The files' contents. A file that is missing or cannot be read counts as such.
+/// A hash over the files' contents. An unreadable file differs from every readable one.
 fn contents(files: &[impl AsRef<Path>]) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     for file in files {

@@ -1,4 +1,4 @@
-//! The asking side: one GET at a time over HTTP or HTTPS, for `top`, `health` and tests.
+//! A client of the endpoint: one GET at a time over HTTP or HTTPS, for `top`, `health` and tests.
 
 use super::listener::chain;
 use anyhow::{Context, bail, ensure};
@@ -12,12 +12,12 @@ use std::time::Duration;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The longest answer, bytes: that of a gateway with the most workers is far below.
+/// The longest answer, bytes: far above the answer of a gateway with the most workers.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
-/// The port that `[admin] listen` has where nothing else is configured.
+/// The default port of `[admin] listen`.
 const PORT_DEFAULT: u16 = 9464;
-/// How an endpoint is given.
+/// The error for a URL without host and port.
 const EXAMPLE: &str =
     "no host and port; give one such as http://127.0.0.1:9464, gateway.example:9464 or [::1]:9464";
 
@@ -31,12 +31,12 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// The endpoint at `url`, such as `http://127.0.0.1:9464` or `127.0.0.1:9464`; a path is for health and `top` to judge. Without a scheme it is
-    /// HTTPS where there is a `ca`, and HTTP otherwise. HTTPS needs the certificates in `ca`; `token_file` holds the bearer token,
-    /// where one is asked for.
+    /// The endpoint at `url`, such as `http://127.0.0.1:9464` or `127.0.0.1:9464`. A path in `url` is not used here. Without a scheme it is
+    /// HTTPS where there is a `ca`, and HTTP otherwise. HTTPS needs the certificates in `ca`; `token_file` holds the bearer token, where
+    /// the endpoint requires one.
     ///
     /// # Errors
-    /// A URL of another kind, or a file that cannot be read.
+    /// A URL that is no such address, or a file that cannot be read.
     pub fn new(url: &str, ca: Option<&Path>, token_file: Option<&Path>) -> anyhow::Result<Self> {
         let (scheme, authority, _) = parts(url);
         let scheme = scheme.map(str::to_ascii_lowercase);
@@ -44,13 +44,13 @@ impl Remote {
             (Some("http"), _) | (None, None) => None,
             (Some("https") | None, Some(ca)) => Some(trusting(ca)?),
             (Some("https"), None) => bail!("{url}: give the authority's certificates with --ca"),
-            (Some(other), _) => bail!("{url}: `{other}` is not spoken here; give http or https"),
+            (Some(other), _) => bail!("{url}: the scheme `{other}` is not supported; give http or https"),
         };
         let (host, port) = host_and_port(authority).with_context(|| format!("{url}: {EXAMPLE}"))?;
         Ok(Self { host, port, tls, token: token_file.map(super::token::read).transpose()? })
     }
 
-    /// Asks for `path`; gives the status code and the body.
+    /// Requests `path`. Returns the status code and the body.
     ///
     /// # Errors
     /// The program at that address does not answer, or not in HTTP.
@@ -74,7 +74,7 @@ impl Remote {
         Ok((code, body.to_owned()))
     }
 
-    /// To the first of the host's addresses that answers.
+    /// Connects to the first of the host's addresses that answers.
     fn connect(&self) -> io::Result<TcpStream> {
         let mut failed = io::Error::new(io::ErrorKind::NotFound, "no such host");
         for address in (self.host.as_str(), self.port).to_socket_addrs()? {
@@ -89,7 +89,7 @@ impl Remote {
     fn exchange(&self, mut stream: impl Read + Write, path: &str) -> anyhow::Result<String> {
         let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
         ensure!(plain(path), "the path is not in visible ASCII");
-        // 1.0: the answer ends with the connection, and is not in chunks.
+        // HTTP/1.0: the answer ends with the connection, and is not in chunks.
         let mut request = format!("GET {path} HTTP/1.0\r\nHost: {}\r\n", self.host);
         if let Some(token) = &self.token {
             ensure!(plain(token), "the token is not in visible ASCII");
@@ -102,7 +102,7 @@ impl Remote {
     }
 }
 
-/// The path that a URL asks for, without the slash at its end and what follows `?` or `#`; empty where it asks for none.
+/// The path of a URL, without its query, its fragment and a slash at its end; empty where there is none.
 pub(super) fn path_of(url: &str) -> &str {
     let path = parts(url).2;
     path.split(['?', '#']).next().unwrap_or(path).trim_end_matches('/')
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_is_what_a_person_means() {
+    fn an_endpoint_is_read_from_a_url_or_from_a_host_and_port() {
         for (url, host, port, path) in [
             ("http://127.0.0.1:1234", "127.0.0.1", 1234, ""),
             ("http://127.0.0.1:1234/", "127.0.0.1", 1234, ""),

@@ -1,5 +1,4 @@
-//! `stoq-gateway health`: asks a running gateway whether it is well. With it, containers need no other
-//! program for probes.
+//! `stoq-gateway health`: asks a running gateway whether it is ready or alive. Containers then need no other program for health checks.
 
 use super::client::{Remote, path_of};
 use anyhow::{Context, bail};
@@ -18,11 +17,11 @@ pub struct Args {
 }
 
 impl Args {
-    /// Sends the request. Only status 200 is good.
+    /// Sends the request. Only status 200 is a success.
     ///
     /// # Errors
     ///
-    /// A URL of another path, no answer, or a gateway that is not well.
+    /// A URL with another path, no answer, or a gateway that is not ready or not alive.
     pub fn ask(&self) -> anyhow::Result<()> {
         let path = asked(&self.url)?;
         let (code, body) = Remote::new(&self.url, self.ca.as_deref(), None)?
@@ -40,13 +39,13 @@ impl Args {
 const READY: &str = "/readyz";
 const LIVE: &str = "/livez";
 
-/// The path that a URL asks for. Any running gateway would answer other paths, well or not.
+/// The path to request. Others are refused: a gateway answers them whether it is ready or not.
 fn asked(url: &str) -> anyhow::Result<&'static str> {
     match path_of(url) {
         "" | READY => Ok(READY),
         LIVE => Ok(LIVE),
         other => {
-            bail!("{url}: {other} does not tell whether a gateway is well; give {READY}, {LIVE} or no path")
+            bail!("{url}: {other} does not tell whether a gateway is ready; give {READY}, {LIVE} or no path")
         }
     }
 }

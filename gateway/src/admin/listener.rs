@@ -1,4 +1,4 @@
-//! The listener: TCP or TLS connections, a bounded number at once, none of them idle for long.
+//! The listener: TCP or TLS connections, a bounded number at once, each with an idle timeout.
 
 use crate::config::AdminConfig;
 use anyhow::Context as _;
@@ -23,15 +23,15 @@ use tokio_rustls::server::TlsStream;
 
 const IDLE: Duration = Duration::from_secs(ADMIN_IDLE_S);
 
-/// The keys to the endpoint: read again at every reload.
+/// The TLS configuration and the token of the endpoint. A reload reads both again.
 pub struct Access {
     /// None: no TLS.
     tls: Option<TlsAcceptor>,
-    /// Of the token, so that comparing takes the same time whatever is shown.
+    /// The hash of the token: the time of comparing hashes reveals nothing of the token.
     token: Option<blake3::Hash>,
 }
 
-/// The [`Access`] that counts now.
+/// The [`Access`] in effect.
 pub(super) type Current = Arc<RwLock<Access>>;
 
 impl Access {
@@ -49,12 +49,12 @@ impl Access {
         self.tls.is_some()
     }
 
-    /// Whether a token is asked for.
+    /// Whether a token is required.
     pub(super) fn asks(&self) -> bool {
         self.token.is_some()
     }
 
-    /// Whether who shows this bearer token, or none, may see figures.
+    /// Whether a request with this bearer token, or none, may read guarded paths.
     pub(super) fn admits(&self, shown: Option<&str>) -> bool {
         self.token.is_none_or(|token| shown.is_some_and(|shown| blake3::hash(shown.as_bytes()) == token))
     }
@@ -95,7 +95,7 @@ pub(super) struct Door {
 }
 
 impl Door {
-    /// Takes connections from `listener`, on the runtime that this is called on.
+    /// Accepts connections from `listener`, in a task of the current runtime.
     pub(super) fn open(listener: TcpListener, access: Current) -> io::Result<Self> {
         let local = listener.local_addr()?;
         let (send, ready) = mpsc::channel(ADMIN_CONNECTIONS_MAX);
@@ -128,7 +128,7 @@ async fn accept(listener: TcpListener, access: Current, ready: mpsc::Sender<(Gue
         let (stream, remote) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Out of file descriptors, say: asked again at once it would say the same.
+                // The process may be out of file descriptors: an immediate retry would fail as well.
                 tracing::warn!(%error, "the admin endpoint cannot take a connection");
                 sleep(Duration::from_secs(1)).await;
                 continue;
@@ -136,7 +136,7 @@ async fn accept(listener: TcpListener, access: Current, ready: mpsc::Sender<(Gue
         };
         let tls = access.read().unwrap_or_else(PoisonError::into_inner).tls.clone();
         let ready = ready.clone();
-        // A slow handshake keeps nobody else waiting.
+        // A slow handshake does not delay other connections.
         tokio::spawn(async move {
             let io = match tls {
                 None => Io::Plain(stream),
@@ -152,7 +152,7 @@ async fn accept(listener: TcpListener, access: Current, ready: mpsc::Sender<(Gue
     }
 }
 
-/// One connection; it ends when nothing moved for [`ADMIN_IDLE_S`].
+/// One connection. It ends after [`ADMIN_IDLE_S`] without progress.
 pub(super) struct Guest {
     io: Io,
     idle: Pin<Box<Sleep>>,
@@ -165,7 +165,7 @@ enum Io {
 }
 
 impl Guest {
-    /// Passes on what the stream says; while it has nothing, the time runs.
+    /// Polls the stream. Its progress restarts the idle timeout; a stream without progress fails at the end of it.
     fn timed<T>(
         &mut self,
         cx: &mut Context<'_>,

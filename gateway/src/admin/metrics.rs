@@ -1,4 +1,4 @@
-//! `/metrics`: every counter of every worker and what stands beside them, by Prometheus' conventions.
+//! `/metrics`: the counters and gauges of the workers, the process, the port and the store, by Prometheus' conventions.
 
 use super::source::AdminSource;
 use super::text::{Exposition, MetricKind};
@@ -13,30 +13,30 @@ use stoq::seed::DamageOutcome;
 use stoq::stages::{LoopStage, SAMPLE_TURNS};
 use stoq::worker::WorkerStatus;
 
-/// Counters whose names begin alike are one family; what follows are its labels' values.
+/// Counters with a common prefix are one family; the rest of a counter's name gives the values of its labels.
 const FAMILIES: &[(&str, &str, &[&str], &str)] = &[
     ("drop_", "stoq_drops_total", &["reason"], "Packets and datagrams dropped, by reason."),
     (
         "handshakes_",
         "stoq_quic_handshakes_total",
         &["role", "result"],
-        "QUIC handshakes, by who began them and how they ended: completed without early data, early with it, failed.",
+        "QUIC handshakes, by this node's role and by result: completed (without early data), early (with it), failed.",
     ),
     (
         "requests_",
         "stoq_requests_total",
         &["kind", "result"],
-        "Requests of peers answered here, by kind and how they ended: ok, refused, abandoned by the peer.",
+        "Requests of peers that this gateway answered, by kind and result: ok, refused, abandoned by the peer.",
     ),
     (
         "hops_",
         "stoq_hops_total",
         &["result"],
-        "Requests by a route: forwarded to another gateway, refused, or merged with one in flight.",
+        "Requests with a route: forwarded to another gateway, refused, or merged with one in flight.",
     ),
 ];
 
-/// The family that a counter belongs to, its help, and the labels that tell it from others of the family.
+/// The family of a counter, its help, and the counter's labels in the family.
 pub(super) fn family(counter: Counter) -> (String, &'static str, Vec<(&'static str, &'static str)>) {
     let name = counter.name();
     for (front, family, keys, help) in FAMILIES {
@@ -49,7 +49,7 @@ pub(super) fn family(counter: Counter) -> (String, &'static str, Vec<(&'static s
         }
     }
     if let Some(result) = name.strip_suffix("_polls") {
-        let help = "Turns of the loop: busy ones moved something, empty ones nothing.";
+        let help = "Turns of the worker's loop: busy turns did work, empty turns did none.";
         return ("stoq_polls_total".to_owned(), help, vec![("result", result)]);
     }
     (format!("stoq_{name}_total"), counter.help(), Vec::new())
@@ -70,7 +70,11 @@ pub(super) fn render(source: &AdminSource) -> String {
 
 fn process(source: &AdminSource, out: &mut Exposition) {
     let facts = source.facts();
-    out.family("stoq_build_info", MetricKind::Gauge, "Always 1; the labels say what runs.");
+    out.family(
+        "stoq_build_info",
+        MetricKind::Gauge,
+        "Always 1; the labels name the version, the node and its configuration.",
+    );
     let version = env!("CARGO_PKG_VERSION");
     out.sample(
         &[
@@ -85,25 +89,25 @@ fn process(source: &AdminSource, out: &mut Exposition) {
     let help = "When the gateway started, seconds since the Unix epoch.";
     out.single("process_start_time_seconds", MetricKind::Gauge, help, started);
     let ready = u8::from(source.not_ready().is_empty());
-    out.single("stoq_ready", MetricKind::Gauge, "1 while peers may come: see /readyz.", ready);
+    out.single("stoq_ready", MetricKind::Gauge, "1 while the gateway is ready: see /readyz.", ready);
     let draining = u8::from(source.shared.is_draining());
     out.single(
         "stoq_draining",
         MetricKind::Gauge,
-        "1 while the gateway finishes what runs and takes nothing new.",
+        "1 while the gateway finishes running requests and takes no new ones.",
         draining,
     );
     let help =
-        "When the first of the certificates that peers are sent expires, seconds since the Unix epoch.";
+        "When the first certificate of the chain that peers are sent expires, seconds since the Unix epoch.";
     out.single("stoq_certificate_expiry_timestamp_seconds", MetricKind::Gauge, help, facts.not_after_s());
     let taken = u8::from(source.reloads.last_was_taken());
-    let help = "1 unless the last reload was refused: the gateway goes by the configuration before it.";
+    let help = "1 unless the last reload was refused. Then the configuration before it stays in effect.";
     out.single("stoq_config_last_reload_successful", MetricKind::Gauge, help, taken);
     out.family("stoq_config_reloads_total", MetricKind::Counter, "Reloads of the configuration, by result.");
     for (result, value) in [("taken", source.reloads.reloads()), ("refused", source.reloads.failures())] {
         out.sample(&[("result", &result)], value);
     }
-    let help = "Log lines left out because peers could cause too many of them.";
+    let help = "Log lines left out by the bound log.lines_per_s.";
     out.single("stoq_log_lines_suppressed_total", MetricKind::Counter, help, logging::lines_left_out());
     let help = "Log lines lost because standard error did not take them.";
     out.single("stoq_log_lines_lost_total", MetricKind::Counter, help, logging::lines_lost());
@@ -147,28 +151,28 @@ fn histograms(source: &AdminSource, out: &mut Exposition) {
             "stoq_rx_burst_packets",
             (0, 6),
             1.0,
-            "Packets that a burst brought, of bursts that brought any.",
+            "Packets in a receive burst; empty bursts are left out.",
         ),
         (
             |status| &status.counters.stages.turns,
             "stoq_turn_duration_seconds",
             (9, 27),
             1e-9,
-            "How long turns of the loop took that moved something; one of 64 is measured.",
+            "Duration of busy turns of the worker's loop; one of 64 is measured.",
         ),
         (
             |status| &status.counters.rtts,
             "stoq_quic_smoothed_rtt_seconds",
             (5, 22),
             1e-6,
-            "Smoothed round-trip times: one of each connection a second.",
+            "Smoothed round-trip times: one sample a second of each connection.",
         ),
         (
             |status| &status.counters.windows,
             "stoq_quic_congestion_window_bytes",
             (11, 28),
             1.0,
-            "Congestion windows: one of each connection a second.",
+            "Congestion windows: one sample a second of each connection.",
         ),
     ];
     for (of, name, range, unit, help) in shown {
@@ -184,12 +188,12 @@ fn stages(source: &AdminSource, out: &mut Exposition) {
     out.family(
         name,
         MetricKind::Counter,
-        "Time that the worker worked, estimated from the turns that are measured.",
+        "Busy time of the worker, estimated from the turns that are measured.",
     );
     for (worker, status) in source.statuses.iter().enumerate() {
         out.sample(&[("worker", &worker)], status.counters.stages.busy_ns() as f64 / 1e9);
     }
-    let help = "The same by stage of the loop.";
+    let help = "Busy time of the worker by stage of its loop, estimated from the turns that are measured.";
     out.family("stoq_worker_stage_seconds_total", MetricKind::Counter, help);
     for (worker, status) in source.statuses.iter().enumerate() {
         let sampled = status.counters.stages.sampled();
@@ -201,17 +205,18 @@ fn stages(source: &AdminSource, out: &mut Exposition) {
 }
 
 fn gauges(source: &AdminSource, out: &mut Exposition) {
-    out.family("stoq_connections", MetricKind::Gauge, "Connections now.");
+    out.family("stoq_connections", MetricKind::Gauge, "Open connections.");
     for (worker, status) in source.statuses.iter().enumerate() {
         out.sample(&[("worker", &worker)], status.connections.load(Relaxed));
     }
-    let help = "Connections whose peer acknowledges nothing of what it was sent, as of the last second.";
+    let help =
+        "Connections with unacknowledged packets whose peer sends no acknowledgments, as of the last second.";
     out.family("stoq_connections_unacknowledged", MetricKind::Gauge, help);
     for (worker, status) in source.statuses.iter().enumerate() {
         out.sample(&[("worker", &worker)], status.gauges.unacknowledged.load(Relaxed));
     }
-    let help = "What waits in the worker's rings and lines: deliveries for applications, commands and handovers for the worker, \
-                connection attempts, connections with something to send. As of the last second.";
+    let help = "Entries in the worker's rings and queues: deliveries for applications, commands and hand-overs for the worker, \
+                connection attempts, connections with packets to send. As of the last second.";
     out.family("stoq_ring_depth", MetricKind::Gauge, help);
     for (worker, status) in source.statuses.iter().enumerate() {
         let gauges = &status.gauges;
@@ -249,7 +254,7 @@ fn gauges(source: &AdminSource, out: &mut Exposition) {
     }
 }
 
-/// A device's own statistics by DPDK's names, and by ours.
+/// A device's statistics: DPDK's name, the metric and its help.
 const PORT: &[(&str, &str, &str)] = &[
     ("ipackets", "stoq_port_rx_packets_total", "Frames that the device received."),
     ("opackets", "stoq_port_tx_packets_total", "Frames that the device sent."),
@@ -267,7 +272,7 @@ fn port(source: &AdminSource, out: &mut Exposition) {
     out.sample(&[("device", &network.device)], network.mtu);
     let stats = source.device.stats();
     for (name, metric, help) in PORT {
-        // Where the kernel has the device, it has these too.
+        // Kernel sockets have none of them: the kernel counts its devices itself.
         if let Some((_, value)) = stats.iter().find(|(known, _)| known == name) {
             out.family(metric, MetricKind::Counter, help);
             out.sample(&[("device", &network.device)], value);
@@ -281,16 +286,15 @@ fn store(source: &AdminSource, out: &mut Exposition) {
     let mut gauge = |name: &str, help: &str, value: u64| out.single(name, MetricKind::Gauge, help, value);
     let writable = u64::from(source.writable().is_ok());
     gauge("stoq_store_writable", "1 while the store can be written.", writable);
-    let help =
-        "Bytes that payloads, lanes and outboards take, with those reserved for what is being written.";
+    let help = "Bytes of payloads, lanes and outboards, and bytes reserved for running writes.";
     gauge("stoq_store_usage_bytes", help, census.usage_bytes);
     if let Some(capacity) = store.capacity_bytes() {
-        gauge("stoq_store_capacity_bytes", "The most that the usage may be.", capacity);
+        gauge("stoq_store_capacity_bytes", "The largest allowed usage.", capacity);
     }
-    gauge("stoq_store_entries", "Payloads and sets that are held.", census.entries);
-    gauge("stoq_store_leases", "Of the entries, those whose lease ends.", census.leases);
-    gauge("stoq_store_cached_entries", "Of the entries, those merely cached.", census.cached);
-    gauge("stoq_store_cached_bytes", "Bytes of those merely cached.", census.cached_bytes);
+    gauge("stoq_store_entries", "Payloads and sets in the store.", census.entries);
+    gauge("stoq_store_leases", "Entries whose lease ends.", census.leases);
+    gauge("stoq_store_cached_entries", "Entries that are only cached.", census.cached);
+    gauge("stoq_store_cached_bytes", "Bytes of entries that are only cached.", census.cached_bytes);
     let clock = store.clock_state();
     gauge(
         "stoq_store_clock_believed",
@@ -298,7 +302,7 @@ fn store(source: &AdminSource, out: &mut Exposition) {
         clock.believed.into(),
     );
     let damage = store.damage();
-    let help = "Files in the store's directory damaged: look at them, then remove them.";
+    let help = "Files in the store's directory `damaged`, for an operator to inspect and remove.";
     gauge("stoq_store_damaged_files", help, damage.files_set_aside);
     let mut counter = |name: &str, help: &str, value: u64| out.single(name, MetricKind::Counter, help, value);
     counter(
@@ -308,10 +312,10 @@ fn store(source: &AdminSource, out: &mut Exposition) {
     );
     counter(
         "stoq_store_leases_ended_total",
-        "Things that went because their leases were over.",
+        "Payloads and sets removed because their leases had expired.",
         store.ended(),
     );
-    let help = "Things found damaged on the disk, by what became of them.";
+    let help = "Damage found in the store, by outcome.";
     out.family("stoq_store_damage_total", MetricKind::Counter, help);
     for outcome in DamageOutcome::ALL {
         out.sample(&[("outcome", &outcome.name())], damage.count(outcome));
@@ -320,7 +324,7 @@ fn store(source: &AdminSource, out: &mut Exposition) {
     out.family(
         "stoq_store_checks_total",
         MetricKind::Counter,
-        "Checks of what is held against its token, by result.",
+        "Checks of payloads and sets against their tokens, by result.",
     );
     for (result, value) in [
         ("whole", checks.whole),
@@ -359,13 +363,16 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn every_counter_has_a_place_of_its_own_and_a_help() {
+    fn every_counter_has_its_own_documented_metric_and_a_help() {
         let mut places = HashSet::new();
         for &counter in Counter::ALL {
             let (name, help, labels) = family(counter);
             assert!(name.starts_with("stoq_") && name.ends_with("_total"), "{name}");
             assert!(help.ends_with('.') && help.len() > 10, "{name}: {help}");
-            assert!(places.insert((name, labels)), "{counter:?} is shown as another is");
+            assert!(
+                places.insert((name, labels)),
+                "{counter:?} has the metric and labels of another counter"
+            );
         }
         let documented = include_str!("../../../docs/admin.md");
         for (name, _) in &places {

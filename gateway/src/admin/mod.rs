@@ -1,5 +1,5 @@
-//! The admin endpoint: metrics, health and status over HTTP, for scrapers, probes and people. On a thread of its own: it reads
-//! what the workers show and never waits for them, nor they for it.
+//! The admin endpoint: metrics, health and status over HTTP, for scrapers, probes and people. It runs on a thread of its own and reads
+//! the workers' statuses. Workers never wait for it.
 
 pub mod client;
 pub mod health;
@@ -34,16 +34,16 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// From one look at the workers' progress to the next.
+/// The time between two samples of the workers' progress.
 const TICK: Duration = Duration::from_secs(1);
-/// Looks at the workers for one try whether the store can be written.
+/// Samples of the workers' progress between two write probes of the store.
 const TICKS_A_PROBE: u32 = 5;
 /// How long `/debug/connections` waits for the workers.
 const INSPECTION_WAIT: Duration = Duration::from_secs(2);
-/// How long the end waits for a disk that the store is tried on.
+/// How long the end waits for a running write probe.
 const END_WAIT: Duration = Duration::from_secs(1);
 
-/// A running endpoint; it ends when dropped.
+/// A running endpoint. Dropping it ends it.
 pub struct Admin {
     local: SocketAddr,
     source: Arc<AdminSource>,
@@ -52,7 +52,7 @@ pub struct Admin {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What a request is answered from.
+/// The state of the HTTP handlers.
 #[derive(Clone)]
 struct Served {
     source: Arc<AdminSource>,
@@ -60,10 +60,10 @@ struct Served {
 }
 
 impl Admin {
-    /// Listens, and serves what `source` shows.
+    /// Listens, and serves the data of `source`.
     ///
     /// # Errors
-    /// An address that cannot be had, a certificate, key or token that cannot be read.
+    /// The address cannot be bound, or a certificate, key or token cannot be read.
     pub fn start(config: &AdminConfig, source: AdminSource) -> anyhow::Result<Self> {
         let access = Access::read(config)?;
         let listener = bind(config)?;
@@ -102,17 +102,17 @@ impl Admin {
         Ok(Self { local, source, access, end: Some(end), thread: Some(thread) })
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub fn local(&self) -> SocketAddr {
         self.local
     }
 
-    /// Shows another configuration and certificate from now on.
+    /// Replaces the facts of configuration and certificates.
     pub fn set_facts(&self, facts: Facts) {
         self.source.set_facts(facts);
     }
 
-    /// Lets in by other keys from now on; who is in stays.
+    /// Replaces certificate, key and token; open connections stay.
     pub fn set_access(&self, access: Access) {
         *self.access.write().unwrap_or_else(PoisonError::into_inner) = access;
     }
@@ -152,7 +152,7 @@ async fn watch(source: Arc<AdminSource>) {
         source.tick();
         if count.is_multiple_of(TICKS_A_PROBE) && source.has_store() {
             let source = source.clone();
-            // One at a time: a disk that hangs is found by what the last try said growing old.
+            // One probe at a time. While the disk hangs, the result of the last probe expires.
             drop(tokio::task::spawn_blocking(move || source.probe()));
         }
     }
@@ -173,7 +173,7 @@ fn router(served: Served) -> Router {
         .with_state(served)
 }
 
-/// Nothing that this endpoint says is to be kept or guessed at.
+/// Forbids caches and content sniffing.
 async fn plain_headers(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -181,7 +181,7 @@ async fn plain_headers(mut response: Response) -> Response {
     response
 }
 
-/// Lets pass who shows the token. Health and the page itself, which has no figures, are open to probes and browsers.
+/// Requires the token. Health and the page itself, which has no figures, are not guarded.
 async fn guard(State(served): State<Served>, request: Request, next: Next) -> Response {
     let shown = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let shown = shown.and_then(|value| value.strip_prefix("Bearer "));
@@ -225,7 +225,7 @@ async fn connections(State(served): State<Served>) -> Response {
     let asked: Vec<_> = served.source.statuses.iter().map(|status| status.inspection.ask()).collect();
     let mut workers = Vec::new();
     for answer in asked {
-        // A worker that does not answer is shown as none.
+        // A worker that does not answer in time is shown as null.
         workers.push(tokio::time::timeout(INSPECTION_WAIT, answer).await.ok().and_then(Result::ok));
     }
     json(&workers)

@@ -1,4 +1,4 @@
-//! The terminal while `top` draws on it: as it was before, however `top` ends.
+//! The terminal while `top` draws on it. It is restored however `top` ends.
 
 use anyhow::Context;
 use ratatui::crossterm::cursor::Show;
@@ -10,36 +10,37 @@ use signal_hook::low_level::emulate_default_handler;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A terminal in raw mode on its other screen; dropping it gives it back.
+/// A terminal in raw mode on its alternate screen. Dropping it restores the terminal.
 pub(super) struct Screen {
     terminal: DefaultTerminal,
-    /// Held while something is drawn: a signal must not end the process between two halves of it.
+    /// Held while `top` draws: a signal must not end the process in the middle of a picture.
     drawing: Arc<Mutex<()>>,
     signals: Handle,
 }
 
 impl Screen {
-    /// Takes the terminal. From now on a signal, or a panic, gives it back before it ends the process.
+    /// Takes the terminal. From now on a signal or a panic restores it before the process ends.
     ///
     /// # Errors
-    /// There is no terminal, or signals cannot be taken.
+    /// There is no terminal, or the kernel refuses a signal handler.
     pub(super) fn enter() -> anyhow::Result<Self> {
-        let mut signals = Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM]).context("cannot take signals")?;
+        let mut signals =
+            Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM]).context("cannot register signal handlers")?;
         let (handle, drawing) = (signals.handle(), Arc::<Mutex<()>>::default());
         let drawn = drawing.clone();
         let thread = std::thread::Builder::new().name("stoq-signals".into());
         let thread = thread.spawn(move || {
             if let Some(signal) = signals.forever().next() {
-                // Never given back: nothing is drawn any more.
+                // Never released: nothing is drawn any more.
                 let _drawing = drawn.lock().unwrap_or_else(PoisonError::into_inner);
                 leave();
-                // As if nobody had taken it, so that the caller sees by which signal this ended.
+                // The signal's default action ends the process, so that its parent sees the signal.
                 let _ = emulate_default_handler(signal);
             }
         });
-        thread.context("cannot start the thread that takes signals")?;
+        thread.context("cannot start the thread that handles signals")?;
         let entering = drawing.lock().unwrap_or_else(PoisonError::into_inner);
-        // It has panics give the terminal back, all but the cursor.
+        // `try_init` installs a panic hook that restores the terminal, except for the cursor.
         let terminal = ratatui::try_init().context("the terminal")?;
         let then = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
@@ -63,7 +64,7 @@ impl Drop for Screen {
     }
 }
 
-/// Gives the terminal back. It may be gone: then nobody misses it.
+/// Restores the terminal. Errors are ignored: the terminal may be gone.
 fn leave() {
     let _ = ratatui::try_restore();
     let _ = execute!(io::stdout(), Show);
@@ -76,15 +77,15 @@ mod tests {
 
     const CHILD: &str = "STOQ_TEST_PANIC_ON_THE_SCREEN";
 
-    /// Runs itself again on a terminal of its own, which script(1) makes, and panics there.
+    /// The test runs itself again on a terminal of script(1), and panics there.
     #[test]
-    fn a_panic_gives_the_terminal_back_before_it_is_told() {
+    fn a_panic_restores_the_terminal_before_its_message() {
         if std::env::var_os(CHILD).is_some() {
             let _screen = Screen::enter().unwrap();
             panic!("in the middle of a picture");
         }
         let program = std::env::current_exe().unwrap();
-        let name = "admin::screen::tests::a_panic_gives_the_terminal_back_before_it_is_told";
+        let name = "admin::screen::tests::a_panic_restores_the_terminal_before_its_message";
         let line = format!("{} --exact {name} --nocapture; stty -a", program.display());
         let mut script = Command::new("script");
         let script = script.args(["-qec", &line, "/dev/null"]).env(CHILD, "1").env("TERM", "xterm");

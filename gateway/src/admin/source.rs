@@ -1,4 +1,4 @@
-//! What the endpoint answers from: handles on what the workers show, and what is only known over time.
+//! The data of the endpoint: handles on the workers' statuses, and values that need several samples.
 
 use crate::dates::out_of_dates;
 use crate::reloads::Reloads;
@@ -14,19 +14,19 @@ use stoq::seed::{MemoryStats, MemoryTier, Store};
 use stoq::tls::{CertificateSummary, NodeId};
 use stoq::worker::{NodeShared, WorkerStatus};
 
-/// What the last try to write to the store said counts for so long.
+/// How long the result of a write probe stays valid.
 const PROBE_AGE_MAX: Duration = Duration::from_secs(30);
 
-/// What a new configuration changes.
+/// Facts that a reload may change.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// BLAKE3 of the configuration file, hexadecimal.
     pub fingerprint: String,
     /// The certificate that peers see.
     pub certificate: CertificateSummary,
-    /// Those that certify it, as far as peers are sent them.
+    /// The certificates of its issuers that peers are sent.
     pub issuers: Vec<CertificateSummary>,
-    /// Peer gateways and what they are called here.
+    /// Peer gateways and their configured names.
     pub peer_gateways: Vec<(NodeId, Option<String>)>,
 }
 
@@ -36,14 +36,14 @@ impl Facts {
         [self.certificate.clone()].into_iter().chain(self.issuers.iter().cloned()).collect()
     }
 
-    /// When the first of them expires, seconds since the Unix epoch.
+    /// When the first certificate of the chain expires, seconds since the Unix epoch.
     pub(super) fn not_after_s(&self) -> u64 {
         let issuers = self.issuers.iter().map(|issuer| issuer.not_after_s);
         issuers.fold(self.certificate.not_after_s, u64::min)
     }
 }
 
-/// See the module.
+/// The data from which the endpoint answers.
 pub struct AdminSource {
     pub(super) shared: Arc<NodeShared>,
     pub(super) statuses: Vec<Arc<WorkerStatus>>,
@@ -62,42 +62,42 @@ pub struct AdminSource {
     probed: Mutex<(Instant, Result<(), String>)>,
 }
 
-/// What is known of a worker from one look to the next.
+/// A worker's progress between samples.
 #[derive(Debug)]
 struct Watched {
     polls: AtomicU64,
-    /// Looks since it last made a turn.
+    /// Samples since its last turn.
     still: AtomicU32,
-    /// Time of the last look, and how long it had worked by then.
+    /// The time of the last sample, and the worker's busy time by then, nanoseconds.
     looked: Mutex<(Instant, u64)>,
-    /// Of a million parts of the time between the last two looks, those in which it worked.
+    /// The busy share of the time between the last two samples, millionths.
     load: AtomicU64,
 }
 
 /// The parts of a gateway that the endpoint shows.
 pub struct AdminParts {
-    /// What the workers share.
+    /// State that the workers share.
     pub shared: Arc<NodeShared>,
-    /// What each worker shows.
+    /// The status of each worker.
     pub statuses: Vec<Arc<WorkerStatus>>,
     /// The network of each worker.
     pub networks: Vec<NetworkInfo>,
-    /// The core of each worker; workers past the end float.
+    /// The core of each worker; workers past the end are not pinned.
     pub cores: Vec<usize>,
     /// The device under the networks.
     pub device: DeviceView,
     /// The store, where there is one.
     pub store: Option<Arc<Store>>,
-    /// The memory before it.
+    /// The memory tier before the store.
     pub memory: Option<Arc<Mutex<MemoryTier>>>,
-    /// Where captures take frames from, where they may.
+    /// The source of captured frames, where captures are configured.
     pub tap: Option<Arc<Tap>>,
     /// The reloads so far.
     pub reloads: Arc<Reloads>,
 }
 
 impl AdminSource {
-    /// Of these parts.
+    /// Makes a source of these parts.
     pub fn new(parts: AdminParts, facts: Facts) -> Self {
         let AdminParts { shared, statuses, networks, cores, device, store, memory, tap, reloads } = parts;
         let now = Instant::now();
@@ -138,7 +138,7 @@ impl AdminSource {
         self.store.is_some()
     }
 
-    /// Looks how far the workers have come. Called once a second.
+    /// Samples the workers' progress. Called once a second.
     pub(super) fn tick(&self) {
         for (status, watched) in self.statuses.iter().zip(&self.watched) {
             let counters = &status.counters;
@@ -154,18 +154,18 @@ impl AdminSource {
         }
     }
 
-    /// The part of the last second that a worker worked, 0 to 1, as its sampled turns let expect.
+    /// The busy share of a worker's last second, 0 to 1, estimated from its sampled turns.
     pub(super) fn load(&self, worker: usize) -> f64 {
         self.watched.get(worker).map_or(0.0, |watched| watched.load.load(Relaxed) as f64 / 1e6)
     }
 
-    /// Workers that have made no turn for long.
+    /// Workers that have made no turn for [`WORKER_STUCK_S`] seconds.
     pub(super) fn stuck(&self) -> impl Iterator<Item = usize> + '_ {
         let stuck = |watched: &Watched| watched.still.load(Relaxed) >= WORKER_STUCK_S;
         self.watched.iter().enumerate().filter(move |(_, watched)| stuck(watched)).map(|(worker, _)| worker)
     }
 
-    /// Tries whether the store can be written, unless a test is running. Blocks on the disk.
+    /// Probes whether the store can be written, unless a probe is running. Blocks on the disk.
     pub(super) fn probe(&self) {
         let Some(store) = &self.store else { return };
         if self.probing.swap(true, Relaxed) {
@@ -176,7 +176,7 @@ impl AdminSource {
         self.probing.store(false, Relaxed);
     }
 
-    /// What the memory before the store holds; while a reader holds it for the disk, the last known contents.
+    /// Statistics of the memory tier; the last known ones while another thread has its lock.
     pub(super) fn memory(&self) -> Option<MemoryStats> {
         let memory = self.memory.as_ref()?;
         let mut seen = self.memory_seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -186,7 +186,7 @@ impl AdminSource {
         Some(*seen)
     }
 
-    /// Whether the store could be written when it was last tried.
+    /// The result of the last write probe. A success older than [`PROBE_AGE_MAX`] means that the disk does not answer.
     pub(super) fn writable(&self) -> Result<(), String> {
         if !self.has_store() {
             return Ok(());
@@ -198,7 +198,7 @@ impl AdminSource {
         }
     }
 
-    /// Everything for which peers should go elsewhere; nothing: this gateway is ready.
+    /// Every reason why this gateway is not ready; none if it is ready.
     pub(super) fn not_ready(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         if self.shared.is_draining() {

@@ -52,7 +52,7 @@ struct PortRow {
     link_up: bool,
     /// The kernel's interface under it, if there is one.
     interface: Option<InterfaceView>,
-    /// None where the kernel has the device.
+    /// None on kernel sockets.
     offloads: Option<Offloads>,
     workers: Vec<usize>,
 }
@@ -134,7 +134,7 @@ impl Status {
     }
 }
 
-/// Queues of one device are one port.
+/// The ports. Workers on queues of one device share a port.
 fn ports(source: &AdminSource) -> Vec<PortRow> {
     let offloads = source.device.offloads();
     let mut ports: Vec<PortRow> = Vec::new();
@@ -182,7 +182,7 @@ fn worker(source: &AdminSource, index: usize) -> WorkerRow {
     }
 }
 
-/// The NUMA node of a core, where the kernel tells it.
+/// The NUMA node of a core, if the kernel names one.
 fn numa_node(core: usize) -> Option<usize> {
     let entries = std::fs::read_dir(format!("/sys/devices/system/cpu/cpu{core}")).ok()?;
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());

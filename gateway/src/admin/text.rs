@@ -1,4 +1,4 @@
-//! Prometheus' text format, version 0.0.4: written for scrapers, read back by `top` and by tests.
+//! Prometheus' text format, version 0.0.4: written for scrapers, parsed by `top` and by tests.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
@@ -10,7 +10,7 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The kind of a family of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricKind {
-    /// It only grows.
+    /// A count that only grows.
     Counter,
     /// The current value.
     Gauge,
@@ -59,12 +59,12 @@ impl Exposition {
         self.sample(&[], value);
     }
 
-    /// One value of the family.
+    /// Adds one value to the family.
     pub fn sample(&mut self, labels: Labels<'_>, value: impl Display) {
         self.line("", labels, None, value);
     }
 
-    /// A histogram of the family: buckets at two to the power of each exponent from `low` to `high`, times `unit`.
+    /// Adds a histogram to the family: buckets at two to the power of each exponent from `low` to `high`, times `unit`.
     pub fn histogram(
         &mut self,
         labels: Labels<'_>,
@@ -167,7 +167,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(value in any::<u32>(), label in "\\PC{0,12}[\\\\\"\n{},=]{0,4}") {
+        fn a_sample_is_parsed_as_it_was_written(value in any::<u32>(), label in "\\PC{0,12}[\\\\\"\n{},=]{0,4}") {
             let mut out = Exposition::default();
             out.family("x", MetricKind::Gauge, "X.");
             out.sample(&[("one", &label), ("two", &"2")], value);
@@ -178,7 +178,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read_without_harm(text in "\\PC{0,60}") {
+        fn no_text_makes_the_parser_panic(text in "\\PC{0,60}") {
             parse(&text);
         }
     }

@@ -7,7 +7,7 @@ use stoq::limits::ADMIN_TOKEN_BYTES_MIN;
 /// Reads a bearer token.
 ///
 /// # Errors
-/// A file that cannot be read, or a token too short to keep anybody out.
+/// A file that cannot be read, or a token that is too short to be safe.
 pub(super) fn read(path: &Path) -> anyhow::Result<String> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("admin.token_file: {} cannot be read", path.display()))?;

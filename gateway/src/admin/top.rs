@@ -48,7 +48,7 @@ pub struct Args {
 /// # Errors
 /// The endpoint does not answer at the start, or there is no terminal to draw on.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    // The URL of health or metrics means the same gateway.
+    // The URLs of health, status and metrics name the same endpoint.
     let path = path_of(&args.url);
     ensure!(
         ["", "/readyz", "/livez", "/status", "/metrics"].contains(&path),
@@ -83,7 +83,7 @@ fn watch(screen: &mut Screen, remote: &Remote, pause: Duration, before: &mut Loo
                 _ => {}
             }
         }
-        // A gateway that restarts is shown again.
+        // The display goes on once a restarted gateway answers.
         match Look::take(remote) {
             Ok(look) => {
                 *before = std::mem::replace(&mut now, look);
@@ -337,7 +337,7 @@ impl Block {
     }
 }
 
-/// The same as on a terminal, as text.
+/// The contents of the terminal as text.
 fn printed(shown: &Shown<'_>) -> anyhow::Result<String> {
     let rows = |key: &str| array(&shown.now.status[key]).count() as u16;
     let height = 40 + rows("workers") + rows("ports");

@@ -36,8 +36,8 @@ enum Side {
 /// A text that is no filter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "no filter: {at:?}; give terms that must all hold, joined by `and` or not: arp, ip, ip6, udp, icmp, icmp6, \
-     [src|dst] port N, [src|dst] host ADDRESS, each with `not` before it or not"
+    "no filter: {at:?}; give terms that must all hold, with or without `and` between them: arp, ip, ip6, udp, icmp, icmp6, \
+     [src|dst] port N, [src|dst] host ADDRESS, each with or without `not` before it"
 )]
 pub struct FilterError {
     at: String,
@@ -88,7 +88,7 @@ impl FromStr for Filter {
 }
 
 impl Filter {
-    /// Whether all terms hold of this frame.
+    /// Whether this frame matches all terms.
     pub fn takes(&self, frame: &[u8]) -> bool {
         if self.0.is_empty() {
             return true;
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn terms_hold_or_not() {
+    fn each_term_matches_its_frames_and_no_others() {
         for frame in [udp(false), udp(true)] {
             for yes in [
                 "",

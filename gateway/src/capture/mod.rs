@@ -1,7 +1,7 @@
-//! Captures of a user-space port, by way of a socket that its owner alone may open: what the kernel's tools do not see.
+//! Captures the frames of a DPDK port, which the kernel's tools do not see, by way of a Unix socket that only its owner may open.
 //!
-//! A recorder sends one line of JSON ([`Wanted`]) and gets a pcapng file until it closes its sending side: frames of the tap that the
-//! filter takes and, only where the configuration allows it, the TLS secrets of connections that begin meanwhile. One capture at a time.
+//! A recorder sends one line of JSON ([`Wanted`]) and gets a pcapng file until it closes its sending side: frames of the tap that match the
+//! filter and, only where the configuration allows it, the TLS secrets of connections that begin meanwhile. One capture at a time.
 
 pub mod filter;
 pub mod pcapng;
@@ -31,7 +31,7 @@ const WANTED_BYTES_MAX: u64 = 4096;
 /// Frames written between two looks at the socket.
 const BATCH_LEN: usize = 1024;
 
-/// What a capture takes.
+/// A recorder's request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
@@ -41,7 +41,7 @@ pub struct Wanted {
     pub sample: u32,
 }
 
-/// The gateway's side. Dropping it ends it.
+/// The gateway's server of captures. Dropping it ends it.
 pub struct CaptureServer {
     path: PathBuf,
     ending: Arc<AtomicBool>,
@@ -52,7 +52,7 @@ impl CaptureServer {
     /// Serves the frames of `tap`, the tap of a device of this name, at `path`.
     ///
     /// # Errors
-    /// When the socket cannot be made, with its path.
+    /// The socket cannot be made. The error names its path.
     pub fn start(path: &Path, device: &str, tap: Arc<Tap>) -> anyhow::Result<Self> {
         let listener = listen(path).with_context(|| format!("capture.socket {}", path.display()))?;
         let ending = Arc::new(AtomicBool::new(false));
@@ -79,7 +79,7 @@ impl CaptureServer {
 impl Drop for CaptureServer {
     fn drop(&mut self) {
         self.ending.store(true, Ordering::Relaxed);
-        // Ends its wait for a client.
+        // A connection ends the server's wait for a client.
         let woken = UnixStream::connect(&self.path).is_ok();
         if let Some(thread) = self.thread.take().filter(|_| woken) {
             let _ = thread.join();
@@ -88,10 +88,10 @@ impl Drop for CaptureServer {
     }
 }
 
-/// Whether a socket could be served at `path`; leaves nothing there.
+/// Checks that a socket can be served at `path`, and leaves none there.
 ///
 /// # Errors
-/// What [`CaptureServer::start`] would say.
+/// Those of [`CaptureServer::start`], without the path.
 pub fn can_listen(path: &Path) -> anyhow::Result<()> {
     drop(listen(path)?);
     std::fs::remove_file(path).context("cannot be removed again")
@@ -99,17 +99,17 @@ pub fn can_listen(path: &Path) -> anyhow::Result<()> {
 
 fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     match std::fs::symlink_metadata(path) {
-        Ok(there) if !there.file_type().is_socket() => bail!("is there already and is no socket"),
+        Ok(there) if !there.file_type().is_socket() => bail!("exists already and is no socket"),
         Ok(_) if UnixStream::connect(path).is_ok() => {
             let error = "another gateway serves captures there";
             return Err(io::Error::new(io::ErrorKind::AddrInUse, error).into());
         }
-        // What a gateway that was killed left.
+        // A killed gateway left its socket.
         Ok(_) => std::fs::remove_file(path)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error.into()),
     }
-    let listener = UnixListener::bind(path).context("cannot be made; is there such a directory?")?;
+    let listener = UnixListener::bind(path).context("cannot be made; does its directory exist?")?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
@@ -131,7 +131,7 @@ fn serve(
             filter
         }
         Err(error) => {
-            // `stoq-gateway check` connects, says nothing and goes: the answer to it is lost.
+            // `stoq-gateway check` connects, sends nothing and closes: the answer is lost.
             let _ = stream.write_all(format!("{error:#}\n").as_bytes());
             return Ok(());
         }
@@ -180,9 +180,9 @@ struct Recording {
     filter: Filter,
     /// The same moment by both clocks.
     start: (Instant, Duration),
-    /// Blocks that have not passed the socket.
+    /// Blocks that are not written to the socket yet.
     out: Vec<u8>,
-    /// Frames that the filter took.
+    /// Frames that matched the filter.
     frames: u64,
 }
 
@@ -195,10 +195,10 @@ impl Recording {
         Self { filter, start: (Instant::now(), clock), out, frames: 0 }
     }
 
-    /// Adds at most [`BATCH_LEN`] frames of the ring and their secrets; gives the number of frames taken from the ring.
+    /// Adds at most [`BATCH_LEN`] frames of the ring and their secrets. Returns the number of frames taken from the ring.
     fn add(&mut self, tap: &Tap) -> usize {
-        // A frame's secret is told before the frame passes. A recorder that takes frames first and secrets second has the
-        // secrets of all these frames, and writes the secrets in front.
+        // The tap gets a secret before the frames that it decrypts. Frames are taken first and secrets second, so the secrets of all
+        // these frames are there. They are written in front of the frames.
         let copied: Vec<_> = std::iter::from_fn(|| tap.take()).take(BATCH_LEN).collect();
         let secrets: String = std::iter::from_fn(|| tap.take_secret()).collect();
         if !secrets.is_empty() {
@@ -207,7 +207,7 @@ impl Recording {
         let (start, clock) = self.start;
         for copied in &copied {
             if self.filter.takes(&copied.frame) {
-                // Frames of the turn in which the capture began are a little older than it.
+                // Frames of the turn in which the capture began are a little older than the capture.
                 let at = match copied.at.checked_duration_since(start) {
                     Some(since) => clock + since,
                     None => clock.saturating_sub(start.saturating_duration_since(copied.at)),
@@ -225,9 +225,9 @@ impl Recording {
         pcapng::statistics(&mut self.out, 0, clock + start.elapsed(), dropped);
     }
 
-    /// Passes what has been added.
+    /// Writes the added blocks to the socket.
     fn pass(&mut self, stream: &mut UnixStream) -> anyhow::Result<()> {
-        stream.write_all(&self.out).context("its reader is too slow or gone")?;
+        stream.write_all(&self.out).context("the recorder is too slow or gone")?;
         self.out.clear();
         Ok(())
     }
@@ -241,12 +241,12 @@ fn turn_away(mut other: UnixStream) -> io::Result<()> {
     other.write_all(b"another capture is running; wait until it ends\n")
 }
 
-/// What nobody took is nobody else's.
+/// Empties the tap: the next capture must not get frames and secrets of the last one.
 fn discard(tap: &Tap) {
     while tap.take().is_some() || tap.take_secret().is_some() {}
 }
 
-/// Makes a listener block again.
+/// Makes a listener block again when dropped.
 struct Blocking<'a>(&'a UnixListener);
 
 impl Drop for Blocking<'_> {
@@ -257,13 +257,13 @@ impl Drop for Blocking<'_> {
 
 fn read_wanted(stream: &UnixStream) -> anyhow::Result<(Filter, Wanted)> {
     let mut line = String::new();
-    BufReader::new(stream.take(WANTED_BYTES_MAX)).read_line(&mut line).context("no request came")?;
+    BufReader::new(stream.take(WANTED_BYTES_MAX)).read_line(&mut line).context("no request arrived")?;
     let wanted: Wanted = serde_json::from_str(&line).context("no request")?;
     ensure!(wanted.sample > 0, "sample takes every N-th frame; give at least 1");
     Ok((wanted.filter.parse()?, wanted))
 }
 
-/// How a recording ends.
+/// The end of a recording: the first of these conditions that is met.
 #[derive(Clone, Debug, Default)]
 pub struct Until {
     /// After this number of frames.
@@ -274,11 +274,11 @@ pub struct Until {
     pub stopped: Arc<AtomicBool>,
 }
 
-/// Records a capture of the gateway at `socket` into `out`, whole blocks only; gives the number of frames. Calls `begun` once, when the
-/// gateway's first block is there: frames that pass from then on are in the capture.
+/// Records a capture of the gateway at `socket` into `out`, whole blocks only. Returns the number of frames. Calls `begun` once, when the
+/// gateway's first block has arrived: frames that pass from then on are in the capture.
 ///
 /// # Errors
-/// What the gateway refuses, a socket that nobody serves, an `out` that cannot be written, what `begun` fails with.
+/// The gateway refuses, no gateway serves the socket, `out` cannot be written, or `begun` fails.
 pub fn record(
     socket: &Path,
     wanted: &Wanted,
@@ -334,17 +334,17 @@ pub fn record(
     Ok(frames)
 }
 
-/// The kind and the length of the block in front, once all of it is there. A gateway that refuses writes a line instead.
+/// The type and the length of the first block, once it is complete. A gateway that refuses sends a line of text instead.
 fn next_block(bytes: &[u8]) -> anyhow::Result<Option<(u32, usize)>> {
     let word = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     let (Some(kind), Some(len)) = (word(0), word(4)) else { return Ok(None) };
-    // Types of blocks are small; text is not.
+    // Block types are small numbers; the first bytes of a text are not.
     let is_block = kind == pcapng::SECTION || kind < 256;
     let len = len as usize;
     Ok((is_block && len >= pcapng::FRAME_LEN && bytes.len() >= len).then_some((kind, len)))
 }
 
-/// Keeps the TLS secrets of connections that begin during a capture.
+/// Gives a tap the TLS secrets of connections that begin during a capture.
 #[derive(Debug)]
 pub struct Secrets(pub Arc<Tap>);
 

@@ -20,7 +20,7 @@ const ISB_DROPPED: u16 = 5;
 /// Directions in [`EPB_FLAGS`].
 const INBOUND: u32 = 1;
 const OUTBOUND: u32 = 2;
-/// The frame of every block's body: type, and length on both sides.
+/// Bytes of a block beside its body: its type, and its length before and after the body.
 pub const FRAME_LEN: usize = 12;
 
 /// Begins a file.
@@ -29,7 +29,7 @@ pub fn section(out: &mut Vec<u8>) {
         out.extend(0x1a2b_3c4d_u32.to_le_bytes());
         out.extend(1_u16.to_le_bytes());
         out.extend(0_u16.to_le_bytes());
-        // Of unknown length.
+        // The section has no declared length.
         out.extend(u64::MAX.to_le_bytes());
     });
 }
@@ -38,7 +38,7 @@ pub fn section(out: &mut Vec<u8>) {
 pub fn interface(out: &mut Vec<u8>, name: &str) {
     block(out, INTERFACE, |out| {
         out.extend(u32::from(ETHERNET).to_le_bytes());
-        // Frames are whole.
+        // Snap length: no limit.
         out.extend(0_u32.to_le_bytes());
         option(out, IF_NAME, name.as_bytes());
         option(out, IF_TIME_RESOLUTION, &[9]);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_section_is_as_the_draft_has_it() {
+    fn a_section_has_the_bytes_of_the_draft() {
         let mut out = Vec::new();
         section(&mut out);
         let expected = "0a0d0d0a1c0000004d3c2b1a01000000ffffffffffffffff1c000000";

@@ -79,7 +79,7 @@ fn blocks(mut file: &[u8]) -> Vec<(u32, Vec<u8>)> {
 }
 
 #[test]
-fn a_capture_has_the_frames_that_the_filter_takes() {
+fn a_capture_has_the_frames_that_match_the_filter() {
     let mut setup = Setup::new();
     let recording = setup.record("udp port 4433", Until { frames: Some(20), ..Until::default() });
     setup.send_until_over(&recording);
@@ -102,12 +102,12 @@ fn a_capture_has_the_frames_that_the_filter_takes() {
 }
 
 #[test]
-fn a_capture_ends_when_it_is_told_and_the_next_can_begin() {
+fn a_capture_ends_when_it_is_stopped_and_the_next_can_begin() {
     let mut setup = Setup::new();
     for _ in 0..2 {
         let until = Until::default();
         let recording = setup.record("arp", until.clone());
-        // Nothing is taken, so only the flag ends it.
+        // No frame matches, so only the flag ends the capture.
         until.stopped.store(true, Ordering::Relaxed);
         setup.send_until_over(&recording);
         assert_eq!(recording.join().unwrap().unwrap().0, 0);
@@ -116,7 +116,7 @@ fn a_capture_ends_when_it_is_told_and_the_next_can_begin() {
 }
 
 #[test]
-fn a_capture_that_ends_has_the_frames_that_passed_before() {
+fn a_capture_has_all_frames_that_passed_before_its_end() {
     let mut setup = Setup::new();
     let until = Until::default();
     let recording = setup.record("udp port 4433", until.clone());
@@ -141,7 +141,7 @@ fn a_capture_that_ends_has_the_frames_that_passed_before() {
 }
 
 #[test]
-fn a_second_capture_and_a_filter_that_is_none_are_refused() {
+fn a_second_capture_and_an_invalid_filter_are_refused() {
     let setup = Setup::new();
     let until = Until::default();
     let first = setup.record("", until.clone());
@@ -166,7 +166,7 @@ fn a_second_capture_and_a_filter_that_is_none_are_refused() {
 }
 
 #[test]
-fn the_socket_is_its_owners_and_goes_with_the_gateway() {
+fn only_the_owner_may_open_the_socket_and_it_is_removed_with_the_gateway() {
     let setup = Setup::new();
     let socket = setup.socket();
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
@@ -174,7 +174,7 @@ fn the_socket_is_its_owners_and_goes_with_the_gateway() {
     assert!(format!("{error:#}").contains("another gateway"));
     drop(setup.server);
     assert!(!socket.exists());
-    // What a killed one left does not matter; what is no socket does.
+    // The socket of a killed gateway is replaced; a file of another kind is not.
     drop(UnixListener::bind(&socket).unwrap());
     drop(CaptureServer::start(&socket, "other", setup.tap.clone()).unwrap());
     std::fs::write(&socket, b"a file").unwrap();

@@ -1,4 +1,4 @@
-//! What `run` will open, opened by the same code and closed again: sockets, the store, the admin endpoint, qlog, captures.
+//! Opens what the gateway will open, by the same code, and closes it again: sockets, the store, the admin endpoint, qlog, captures.
 
 use super::{Findings, Severity};
 use crate::capture;
@@ -12,7 +12,7 @@ use stoq::network::process::{self, Process};
 use stoq::quic::qlog::Qlog;
 use stoq::seed::Store;
 
-/// What is in use: no fault if this very gateway has it, which runs already.
+/// Reports a resource in use: a warning if this same gateway has it, because it is running; else a failure.
 fn in_use(
     check: &'static str,
     found: &str,
@@ -22,8 +22,8 @@ fn in_use(
     findings: &mut Findings,
 ) {
     if !holders.is_empty() && holders.iter().all(|holder| runs(holder, file)) {
-        let found = format!("{found}: by {}, which is this gateway, and runs", holders[0]);
-        let fix = "nothing to mend; `systemctl reload`, or a SIGHUP, has it take another configuration";
+        let found = format!("{found} by {}, which is this gateway, already running", holders[0]);
+        let fix = "nothing to fix; `systemctl reload` or a SIGHUP reloads its configuration";
         return findings.push(check, Severity::Warning, found, Some(fix.into()));
     }
     let whose = match holders {
@@ -49,8 +49,8 @@ fn runs(holder: &Process, config: &Path) -> bool {
     is_gateway && given.is_some_and(same)
 }
 
-/// Binds the sockets as `run` does. First without SO_REUSEPORT: beside the sockets of a running gateway these would take
-/// datagrams that are its own.
+/// Binds the sockets as `run` does, first without SO_REUSEPORT: with it, they would bind beside a running gateway's and take some of its
+/// datagrams.
 pub(super) fn sockets(kernel: &KernelConfig, workers: usize, file: &Path, findings: &mut Findings) {
     let alone = KernelUdpConfig { reuse_port: false, buffer_bytes: kernel.buffer_bytes, hear_errors: false };
     let shared = KernelUdpConfig { reuse_port: workers > 1, ..alone };
@@ -101,7 +101,7 @@ pub(super) fn sockets(kernel: &KernelConfig, workers: usize, file: &Path, findin
     }
 }
 
-/// Whether the store's directory can be written and is nobody else's.
+/// Checks that the store's directory can be written, and that no other process has it.
 pub(super) fn store(seed: &SeedConfig, file: &Path, findings: &mut Findings) {
     let directory = &seed.directory;
     let probe = directory.join(".stoq-check");
@@ -131,7 +131,7 @@ pub(super) fn store(seed: &SeedConfig, file: &Path, findings: &mut Findings) {
     }
 }
 
-/// Whether the peer gateways' names lead anywhere. The gateway starts without, and asks again at each dial.
+/// Checks that the peer gateways' names resolve. The gateway starts without their addresses, and resolves again at each dial.
 pub(super) fn names(config: &GatewayConfig, findings: &mut Findings) {
     let written = config.gateway.iter().flat_map(|peer_gateway| &peer_gateway.addresses);
     for address in written.filter(|address| address.literal().is_none()) {
@@ -141,14 +141,14 @@ pub(super) fn names(config: &GatewayConfig, findings: &mut Findings) {
                 findings.ok("peer gateway", format!("{address} is {}", found.join(" ")));
             }
             Err(error) => {
-                let fix = "the gateway starts without it and asks again at each dial; mend the name or the resolver";
+                let fix = "the gateway starts without it and resolves it again at each dial; correct the name or the resolver";
                 findings.push("peer gateway", Severity::Warning, error.to_string(), Some(fix.into()));
             }
         }
     }
 }
 
-/// The admin endpoint, the directory of qlog, the socket of captures.
+/// Checks the admin endpoint, the directory of qlog and the socket of captures.
 pub(super) fn watching(config: &GatewayConfig, file: &Path, findings: &mut Findings) {
     if let Some(admin) = &config.admin {
         match crate::admin::check(admin) {
@@ -162,7 +162,7 @@ pub(super) fn watching(config: &GatewayConfig, file: &Path, findings: &mut Findi
                 "admin",
                 Severity::Failed,
                 format!("{error:#}"),
-                Some("mend what [admin] names, or leave the section out".into()),
+                Some("correct [admin], or leave the section out".into()),
             ),
         }
     }
@@ -190,7 +190,7 @@ pub(super) fn watching(config: &GatewayConfig, file: &Path, findings: &mut Findi
             }
             Err(error) => {
                 let found = format!("capture.socket {}: {error:#}", socket.display());
-                let fix = "name a path in a directory that is there, with no file of that name";
+                let fix = "name a path in an existing directory, at which there is no file";
                 findings.push("capture", Severity::Failed, found, Some(fix.into()));
             }
         }
@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gateway_is_known_by_the_file_that_it_was_started_with() {
+    fn a_gateway_is_recognized_by_its_configuration_file() {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("gateway.toml");
         fs::write(&config, "").unwrap();

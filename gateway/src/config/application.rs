@@ -74,7 +74,7 @@ pub struct SeedConfig {
     pub directory: PathBuf,
     /// Bytes that it may hold; none: the disk is the bound.
     pub capacity_bytes: Option<u64>,
-    /// Bytes that it may keep for one peer; none: all there are.
+    /// Bytes that it may keep for one peer; none: no bound.
     pub quota_bytes: Option<u64>,
     /// The lease of payloads whose peer names none, seconds; 0: without end.
     #[serde(default)]

@@ -1,4 +1,4 @@
-//! Values of the right type that cannot work.
+//! Finds values that have the right type and cannot work.
 
 use super::{
     AdminConfig, ApplicationConfig, ConfigError, GatewayConfig, NetworkConfig, PeerGatewayConfig, SeedConfig,
@@ -9,10 +9,10 @@ use std::path::Path;
 use stoq::quic::transport::QuicConfig;
 use stoq::tls::NodeId;
 
-/// Receive buffers that a queue needs beside one for each descriptor: two bursts, and what a thread's cache keeps out of reach.
+/// Receive buffers that a queue needs in addition to one for each descriptor: two bursts, and the buffers in a thread's cache.
 const MBUFS_BESIDE_RX: u32 = 512;
 
-/// Values that cannot work, found in this file.
+/// Checks the values of one file.
 pub(super) struct ConfigCheck<'a> {
     pub(super) file: &'a Path,
 }
@@ -50,7 +50,7 @@ impl ConfigCheck<'_> {
         if !admin.listen.ip().is_loopback() && !guarded && !admin.insecure {
             let fix = format!(
                 "{} can be reached by others: give certificate, key and token_file, or listen on 127.0.0.1; \
-                 `insecure = true` does without",
+                 `insecure = true` allows it without them",
                 admin.listen
             );
             return Err(self.value("admin.listen", fix));
@@ -83,13 +83,13 @@ impl ConfigCheck<'_> {
         }
     }
 
-    /// How the numbers of `[quic]` stand to each other and to the port.
+    /// Checks the numbers of `[quic]` against each other and against the port.
     pub(super) fn quic(&self, quic: &QuicConfig, network: &NetworkConfig) -> Result<(), ConfigError> {
         let (stream, whole) = (quic.stream_receive_window_bytes, quic.receive_window_bytes);
         if whole < stream {
             let fix = format!(
                 "{whole} is less than quic.stream_receive_window_bytes, {stream}: one stream would block all others; \
-                 give at least {stream}, or make the window of a stream smaller"
+                 give at least {stream}, or lower the other key"
             );
             return Err(self.value("quic.receive_window_bytes", fix));
         }
@@ -106,7 +106,7 @@ impl ConfigCheck<'_> {
             let most = quic.largest_payload(dpdk.mtu, false);
             if quic.initial_mtu > most {
                 let fix = format!(
-                    "{} is more than a port with network.mtu = {} carries, {most}; give at most that, or 0 for what it carries",
+                    "{} is more than a port with network.mtu = {} carries; give at most {most}, or 0 for the largest that it carries",
                     quic.initial_mtu, dpdk.mtu
                 );
                 return Err(self.value("quic.initial_mtu", fix));
@@ -115,7 +115,7 @@ impl ConfigCheck<'_> {
         Ok(())
     }
 
-    /// Addresses that exclude each other. Port 0 is another port each time.
+    /// Refuses addresses that conflict. Port 0 is a new port each time.
     fn listen(&self, listen: &[SocketAddr]) -> Result<(), ConfigError> {
         for (at, address) in listen.iter().enumerate().filter(|(_, address)| address.port() != 0) {
             let same = |ip: IpAddr| ip.to_canonical();
@@ -127,7 +127,7 @@ impl ConfigCheck<'_> {
             if let Some(other) = beside {
                 return Err(self.value(
                     "network.listen",
-                    format!("{other} and {address} are one port of one address; leave one out"),
+                    format!("{other} and {address} are the same port of the same address; leave one out"),
                 ));
             }
         }
@@ -164,8 +164,9 @@ impl ConfigCheck<'_> {
             // The command line takes names in lists, and beside addresses and node IDs.
             let taken = name.parse::<SocketAddr>().is_ok() || name.parse::<NodeId>().is_ok();
             if name.is_empty() || name.contains([',', ' ']) || taken {
-                let fix =
-                    format!("{name:?} cannot be told from something else; give one word, such as \"north\"");
+                let fix = format!(
+                    "{name:?} is empty, or reads as a list, an address or a node ID; give one word, such as \"north\""
+                );
                 return Err(self.value("gateway.name", fix));
             }
             if before.iter().any(|other| other.name.as_ref() == Some(name)) {

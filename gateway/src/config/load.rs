@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use stoq::network::NetworkConfig;
 
-/// Reads and checks the gateway's file. Relative paths in it are taken from where the file lies.
+/// Reads and checks the gateway's file. Relative paths in it start from its directory.
 ///
 /// # Errors
 /// [`ConfigError`], naming the file, the key and the fix.
@@ -55,7 +55,7 @@ pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
     Ok(config)
 }
 
-/// Reads and checks the client's file. Relative paths in it are taken from where the file lies.
+/// Reads and checks the client's file. Relative paths in it start from its directory.
 ///
 /// # Errors
 /// [`ConfigError`], naming the file, the key and the fix.
@@ -75,12 +75,12 @@ pub fn load_client(file: &Path) -> Result<ClientConfig, ConfigError> {
     Ok(config)
 }
 
-/// The file, read and as text.
+/// Reads a file. Returns its types and its text.
 fn read<T: DeserializeOwned>(path: &Path, owner: KeyOwner) -> Result<(T, String), ConfigError> {
     let file = path.display().to_string();
     let text =
         std::fs::read_to_string(path).map_err(|source| ConfigError::Read { file: file.clone(), source })?;
-    // Before the types: they say of an old name only that it is unknown, and of a number that is out of range what it was not.
+    // Names and ranges first: the errors of the types call an old name unknown, and do not say the range of a number.
     let check = |table| check_names(&table, owner).and_then(|()| ranges::check_keys(&table));
     if let Err((key, fix)) = text.parse().map_or(Ok(()), check) {
         return Err(ConfigError::Value { file, key, fix });

@@ -1,7 +1,7 @@
-//! Configuration files: TOML in, types out in which a wrong state cannot be written.
+//! Reads configuration files: TOML in, types out that cannot hold a wrong state.
 //!
 //! The gateway and the client share every section; each has its own top level. Unknown keys are refused, and every error names
-//! the file, the key and what would be right.
+//! the file, the key and the fix.
 
 mod application;
 mod check;
@@ -29,7 +29,7 @@ use stoq::quic::transport::QuicConfig;
 use stoq::worker::Idle;
 use tagged::{section, tagged};
 
-/// What can be wrong with a configuration file.
+/// A fault of a configuration file.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -47,7 +47,7 @@ pub enum ConfigError {
     Parse {
         /// The file.
         file: String,
-        /// Where and why, as the TOML reader says it.
+        /// The TOML reader's error, with the place in the file.
         r#source: Box<toml::de::Error>,
     },
     /// A value that cannot work.
@@ -57,7 +57,7 @@ pub enum ConfigError {
         file: String,
         /// The key, with its section.
         key: String,
-        /// What is wrong and what would be right.
+        /// What is wrong, and the fix.
         fix: String,
     },
 }
@@ -74,7 +74,7 @@ pub struct GatewayConfig {
     pub network: NetworkConfig,
     /// The gateway's own certificate and key.
     pub identity: IdentityConfig,
-    /// Whom it trusts.
+    /// The peers that it trusts.
     pub trust: TrustConfig,
     /// TLS policy.
     #[serde(default)]
@@ -82,33 +82,33 @@ pub struct GatewayConfig {
     /// How connections behave.
     #[serde(default)]
     pub quic: QuicConfig,
-    /// What serves requests and messages.
+    /// The applications, which serve requests and messages.
     #[serde(default)]
     pub application: Vec<ApplicationConfig>,
-    /// Other gateways: to forward to, to mirror from, to tell of what is kept here.
+    /// Other gateways: this one forwards to them, mirrors from them, and tells them its holdings.
     #[serde(default)]
     pub gateway: Vec<PeerGatewayConfig>,
-    /// For whom requests are forwarded, and how much.
+    /// The peers for which requests are forwarded, and the bounds.
     #[serde(default)]
     pub hops: HopsConfig,
     /// The admin endpoint; without this section there is none.
     pub admin: Option<AdminConfig>,
-    /// How it ends.
+    /// The end of a gateway.
     #[serde(default)]
     pub shutdown: ShutdownConfig,
-    /// When this file is read again.
+    /// What triggers a reload.
     #[serde(default)]
     pub reload: ReloadConfig,
     /// Logging.
     #[serde(default)]
     pub log: LogConfig,
-    /// Captures of a port that the kernel does not see.
+    /// Captures of a DPDK port, which the kernel does not see.
     #[serde(default)]
     pub capture: CaptureConfig,
-    /// Logs of what QUIC does.
+    /// Logs of QUIC connections.
     #[serde(default)]
     pub qlog: QlogConfig,
-    /// BLAKE3 of the file, hexadecimal: which configuration runs.
+    /// BLAKE3 of the file, hexadecimal.
     #[serde(skip)]
     pub fingerprint: String,
 }
@@ -127,7 +127,7 @@ impl GatewayConfig {
         self.seed().map_or(0, |seed| seed.memory_bytes)
     }
 
-    /// Whether payloads that pass are kept.
+    /// Whether forwarded payloads are kept.
     pub fn keeps_passing(&self) -> bool {
         let bounded = self.seed().is_some_and(|seed| seed.capacity_bytes.is_some());
         self.hops.cache.unwrap_or(bounded)
@@ -138,7 +138,7 @@ impl GatewayConfig {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClientConfig {
-    /// The gateway to talk to, where the command line names none.
+    /// The gateway to connect to, where the command line names none.
     pub connect: Option<GatewayAddress>,
     /// Gateways by name, for `--via` and `--on`.
     #[serde(default)]
@@ -151,7 +151,7 @@ pub struct ClientConfig {
     pub network: NetworkConfig,
     /// The client's own certificate and key, for gateways that ask for one.
     pub identity: Option<IdentityConfig>,
-    /// Whom it trusts.
+    /// The gateways that it trusts.
     pub trust: TrustConfig,
     /// TLS policy.
     #[serde(default)]
@@ -168,9 +168,9 @@ pub struct ClientConfig {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WorkersConfig {
-    /// How many: one a network queue.
+    /// Their number. Each has a network queue of its own.
     pub count: u16,
-    /// The core of each, in order; empty lets them float.
+    /// The core of each, in order; if empty, workers are not pinned.
     pub cores: Vec<usize>,
     /// What an idle worker does.
     pub idle: Idle,
@@ -182,7 +182,7 @@ impl Default for WorkersConfig {
     }
 }
 
-/// The way to the network, by its `kind`.
+/// Reads `[network]`, whose `kind` decides its keys.
 fn network<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NetworkConfig, D::Error> {
     let (kind, keys) = tagged(deserializer)?;
     match kind.as_str() {

@@ -1,4 +1,4 @@
-//! How a gateway is watched, logged, reloaded and ended.
+//! Sections for the operation of a gateway: admin endpoint, shutdown, reload, qlog, captures, logging.
 
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -8,15 +8,15 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminConfig {
-    /// Where it listens, TCP.
+    /// The TCP address on which it listens.
     pub listen: SocketAddr,
-    /// Its certificate, for HTTPS; of any kind that scrapers take.
+    /// Its certificate, for HTTPS; of any kind that scrapers accept.
     pub certificate: Option<PathBuf>,
     /// The key of that certificate.
     pub key: Option<PathBuf>,
-    /// A file with the bearer token that askers must show.
+    /// A file with the bearer token that HTTP requests must carry.
     pub token_file: Option<PathBuf>,
-    /// Listen on other addresses than loopback without TLS and token all the same.
+    /// Allow an address other than loopback without TLS and token.
     pub insecure: bool,
 }
 
@@ -27,7 +27,7 @@ impl Default for AdminConfig {
     }
 }
 
-/// How a gateway ends.
+/// The end of a gateway.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ShutdownConfig {
@@ -41,11 +41,11 @@ impl Default for ShutdownConfig {
     }
 }
 
-/// When the configuration is read again while the gateway runs; on SIGHUP it always is.
+/// What triggers a reload. SIGHUP always does.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReloadConfig {
-    /// When the file, the certificate, the key or the authorities' certificates have changed.
+    /// Reload when the file changes, or a certificate, key or token file that it names.
     pub watch: bool,
 }
 
@@ -59,11 +59,11 @@ impl Default for ReloadConfig {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QlogConfig {
-    /// Where a file for each logged connection goes; none: nothing is logged.
+    /// The directory for one file a logged connection; none: nothing is logged.
     pub directory: Option<PathBuf>,
     /// Log every `sample`-th connection of each worker.
     pub sample: u32,
-    /// Bytes that the logs in the directory may have; then nothing more is logged.
+    /// Bytes that the logs in the directory may have. When they have that many, nothing more is logged.
     pub capacity_bytes: u64,
 }
 
@@ -77,7 +77,7 @@ impl Default for QlogConfig {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CaptureConfig {
-    /// The Unix socket that `stoq-gateway capture` asks at; none: the port cannot be captured.
+    /// The Unix socket to which `stoq-gateway capture` connects; none: the port cannot be captured.
     pub socket: Option<PathBuf>,
     /// Put the TLS secrets of connections that begin during a capture into it: a reader of the capture can then decrypt these connections.
     pub key_log: bool,
@@ -91,8 +91,8 @@ pub struct LogConfig {
     pub level: String,
     /// How lines look.
     pub format: LogFormat,
-    /// Lines that one place in the code may say in a second, the main thread's aside; what is more is left out and counted.
-    /// 0: no bound.
+    /// Lines a second that one place in the code may log; further lines are left out and counted. Lines of the main thread are not
+    /// bounded. 0: no bound.
     pub lines_per_s: u32,
 }
 

@@ -16,7 +16,7 @@ pub struct IdentityConfig {
     pub key: PathBuf,
 }
 
-/// A node's trust: at least one of the two; with both, both must hold.
+/// A node's trust: authorities, node IDs or both. With both, a peer must satisfy both.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrustConfig {
@@ -24,7 +24,7 @@ pub struct TrustConfig {
     pub ca: Option<PathBuf>,
     /// Node IDs, as `stoq identity show` prints them.
     pub node_ids: Vec<NodeId>,
-    /// Gateway: whether clients must show a certificate.
+    /// For a gateway: whether clients must show a certificate.
     pub client_auth: ClientAuthConfig,
 }
 
@@ -32,12 +32,12 @@ pub struct TrustConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientAuthConfig {
-    /// No connection without a trusted one.
+    /// A client without a trusted certificate gets no connection.
     #[default]
     Required,
-    /// Checked when shown.
+    /// A certificate is checked when shown.
     Optional,
-    /// Never requested.
+    /// A certificate is never requested.
     Off,
 }
 
@@ -62,13 +62,11 @@ pub struct HopsConfig {
     /// The peers: `"nobody"`, `"gateways"`, `"authenticated"` (peers with a trusted certificate), `"anyone"`,
     /// or a list of node IDs.
     pub transit: TransitConfig,
-    /// The most bytes that one forwarded request may pass, both directions together; none: the asker's budget
-    /// alone.
+    /// The most bytes of one forwarded request, both directions together; none: the asker's budget alone.
     pub budget_max_bytes: Option<u64>,
-    /// Keep forwarded payloads whose requests allow it, in the seed store; by default if that has a
-    /// `capacity_bytes`.
+    /// Keep forwarded payloads whose requests allow it in the seed store. By default they are kept if the store has a `capacity_bytes`.
     pub cache: Option<bool>,
-    /// Connections that a worker keeps to peer gateways at once; the one least recently used makes room.
+    /// Connections to peer gateways that a worker keeps at once; a new one replaces the one least recently used.
     pub connections_max: usize,
 }
 
@@ -100,7 +98,7 @@ pub enum TransitConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TransitClass {
-    /// None.
+    /// No peer.
     Nobody,
     /// Configured peer gateways.
     Gateways,

@@ -1,4 +1,4 @@
-//! Keys that had another name before: an old name is refused with the new one.
+//! Keys that were renamed. The error for an old name gives the new one.
 
 use toml::{Table, Value};
 
@@ -6,18 +6,18 @@ use toml::{Table, Value};
 struct Renamed {
     /// The old key, with its section.
     old: &'static str,
-    /// What under the old key counts as the old key.
+    /// The values that mark the key as the old one.
     kind: Kind,
-    /// What to write instead.
+    /// The name to write instead.
     new: &'static str,
 }
 
 enum Kind {
     /// Any value.
     Any,
-    /// A string: another type under this key is another key.
+    /// A string: with a value of another type the key is in use today.
     Text,
-    /// This string: the value has the new name, and the key stays.
+    /// This string: the value was renamed, and the key stays.
     Only(&'static str),
 }
 
@@ -37,10 +37,10 @@ const RENAMED: &[Renamed] = &[
     Renamed { old: "qlog.bytes_max", kind: Kind::Any, new: "qlog.capacity_bytes" },
 ];
 
-/// The old keys of a client's file alone.
+/// Further old keys of a client's file.
 const RENAMED_OF_CLIENTS: &[Renamed] = &[Renamed { old: "gateway", kind: Kind::Text, new: "connect" }];
 
-/// Whose file it is.
+/// The reader of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KeyOwner {
     Gateway,
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_named_today_is_not_taken_for_an_old_name() {
+    fn names_of_today_are_not_refused_as_old_ones() {
         for example in
             [include_str!("../../../configs/gateway.toml"), include_str!("../../../configs/client.toml")]
         {

@@ -42,7 +42,7 @@ impl Queue {
     /// Starts the thread that writes to `out`, which may be slow or stuck. It ends with the process.
     ///
     /// # Errors
-    /// When the thread cannot be started.
+    /// The thread cannot be started.
     pub(super) fn start(out: File) -> io::Result<Self> {
         let parker = Parker::new();
         let shared = Arc::new(Shared {
@@ -110,9 +110,12 @@ impl Queue {
                 self.settle(line.len());
             }
             let lost = self.lost();
-            // Logged when lines are taken again. Before that it would be lost as well.
+            // Logged once standard error takes lines again. Before that this line would be lost as well.
             if taken && lost > said {
-                tracing::warn!(lost = lost - said, "log lines were lost: nobody took them in time");
+                tracing::warn!(
+                    lost = lost - said,
+                    "log lines were lost: standard error did not take them in time"
+                );
                 said = lost;
                 continue;
             }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use stoq::application::Application;
 use stoq::queue::{AppPort, ConnectionEvent, Delivery};
 
-/// Sends messages as fast as flow control lets it, to a [`stoq::application::Discard`] that counts them.
+/// Sends messages as fast as flow control allows, to a [`stoq::application::Discard`] that counts them.
 #[derive(Debug)]
 pub struct Blast {
     queue: u64,
@@ -24,7 +24,7 @@ pub struct Blast {
     counted: (u64, u64),
 }
 
-/// One stream of messages: those of a queue travel on one.
+/// One stream of messages. All messages for one queue travel on one stream.
 #[derive(Debug)]
 struct ProbeStream {
     up: usize,
@@ -34,8 +34,8 @@ struct ProbeStream {
 }
 
 impl Blast {
-    /// Sends `bytes` in all, in messages of `message_bytes`, to the discarding application on `queue`; with more streams than
-    /// one to as many queues from there on, which must be the same application's.
+    /// Sends `bytes` in all, in messages of `message_bytes`, to the discarding application on `queue`. Each stream of a connection has a
+    /// queue of its own, counted from `queue`; all must belong to that application.
     pub fn new(
         remotes: impl Into<Remotes>,
         queue: u64,
@@ -65,7 +65,7 @@ impl Blast {
         self.streams = (0..count).map(stream).collect();
     }
 
-    /// Streams take turns, a message each, until none can go on.
+    /// Sends one message a stream, in turn, until no stream can send.
     fn send(&mut self, port: &mut AppPort) -> bool {
         let (mut worked, mut idle) = (false, 0);
         while idle < self.streams.len() {
@@ -92,8 +92,8 @@ impl Blast {
 }
 
 impl ProbeStream {
-    /// Sends the next message, and after the last one an empty one: that asks the far side for its count, and comes after all
-    /// others of the same stream.
+    /// Sends the next message, and an empty one after the last. The empty message asks the peer for its count, and arrives after all others
+    /// of the stream.
     fn send(&mut self, up: &LinkUp, message: &Bytes, port: &mut AppPort) -> bool {
         if self.asked {
             return false;

@@ -1,4 +1,4 @@
-//! The connections of one probe. Of several addresses the first that answers is taken for all of them (RFC 8305).
+//! The connections of one probe. All of them use the first of its addresses that answers (RFC 8305).
 
 use super::report::Report;
 use std::net::SocketAddr;
@@ -10,12 +10,12 @@ use stoq::queue::{
 };
 use stoq::tls::NodeId;
 
-/// Handshakes of one probe at once: more than a gateway takes without asking for proof of the address would only wait there.
+/// Handshakes of one probe at once: fewer than make a gateway ask for proof of the address.
 const DIALS_AT_ONCE: usize = 16;
-/// Set in the tags of attempts while it is not known which address answers.
+/// Set in the tags of attempts that are made before an address has answered.
 const RACE: u64 = 1 << 32;
 
-/// Where a gateway is: one address, or those of its name in the order in which they are to be tried.
+/// A gateway's addresses, in the order in which they are tried.
 #[derive(Clone, Debug)]
 pub struct Remotes(Vec<SocketAddr>);
 
@@ -43,14 +43,15 @@ pub(super) struct LinkUp {
 #[derive(Debug)]
 pub(super) struct Links {
     remotes: Vec<SocketAddr>,
-    /// The one that answers.
+    /// The first address that answered, or the only one.
     chosen: Option<SocketAddr>,
-    /// Addresses tried so far, and when the next one is.
+    /// The number of addresses tried so far.
     tried: usize,
+    /// When the next address is due; none: now.
     next: Option<Instant>,
-    /// Why those that failed did.
+    /// The address and the reason of each failed attempt.
     failures: Vec<String>,
-    /// What ends the race for those that lost it.
+    /// Commands that end the other attempts, while the ring has no room for them.
     unsent: Vec<Command>,
     wanted: usize,
     dialed: usize,
@@ -135,7 +136,7 @@ impl Links {
         }
     }
 
-    /// Whether this attempt is the first that is up; the others are then given up.
+    /// Chooses the address of this attempt and ends the others. False if an address is chosen already.
     fn won(&mut self, tag: u64) -> bool {
         if self.chosen.is_some() {
             return false;
@@ -170,7 +171,7 @@ impl Links {
         self.report(Report::Failed(reason));
     }
 
-    /// A receiver that is gone wants no more reports.
+    /// Drops the report if its receiver has gone.
     pub(super) fn report(&self, report: Report) {
         let _ = self.reports.send(report);
     }
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_address_that_answers_is_taken_for_every_connection() {
+    fn every_connection_uses_the_first_address_that_answers() {
         let mut now = Instant::now();
         let mut bench = bench(2);
         let (slow, first) = bench.dialed(now).unwrap();
@@ -236,7 +237,7 @@ mod tests {
         assert!(matches!(bench.worker.command(), Some(Command::Abandon { tag }) if tag == slow));
         let (rest, at) = bench.dialed(now).unwrap();
         assert_eq!(at, 2);
-        // One that came up all the same is closed, and its end is no failure.
+        // Another attempt that connects nevertheless is closed, and its end is no failure.
         bench.up(LOST, slow);
         bench.links.dial(now, &mut bench.app);
         assert!(matches!(bench.worker.command(), Some(Command::On(LOST, ConnectionCommand::Disconnect))));
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_all_fail_are_all_told() {
+    fn a_failure_of_every_address_names_each_reason() {
         let now = Instant::now();
         let mut bench = bench(1);
         for reason in [CloseReason::TimedOut, CloseReason::Version] {

@@ -1,6 +1,6 @@
 //! Applications that measure a gateway from its client's side: the round trip of a small message, the goodput of messages, of
-//! payloads put and of payloads fetched, over one connection or many. They run on the worker's own thread, so that what they
-//! show is the transport and not the scheduler.
+//! payloads put and of payloads fetched, over one connection or many. They run on the worker's own thread, so that they measure the
+//! transport and not the scheduler.
 
 mod blast;
 mod links;

@@ -21,7 +21,7 @@ pub struct Ping {
 }
 
 impl Ping {
-    /// `count` round trips of `payload` to the echo application on `queue`, begun `interval` apart at the least.
+    /// Makes `count` round trips of `payload` to the echo application on `queue`. Waits at least `interval` after each echo.
     pub fn new(
         remotes: impl Into<Remotes>,
         queue: u64,

@@ -11,52 +11,52 @@ use stoq::queue::{AppPort, Ask, Command, ConnectionId, Credit, Delivery, End, En
 use stoq::record::{Fetch, Routed};
 use stoq::token::{AnyToken, Ranges};
 
-/// What a [`Pull`] asks for.
+/// The fetch that a [`Pull`] repeats.
 #[derive(Clone, Debug)]
 pub struct Pulled {
     /// The payload.
     pub token: AnyToken,
-    /// Which groups of it.
+    /// The groups of the payload.
     pub ranges: Ranges,
-    /// By which gateways, if not the peer alone.
+    /// The gateways on the way; none if the peer itself answers.
     pub route: Option<Route>,
-    /// Check every byte. Without it the answer is read as a relay reads it: what checking costs is the difference.
+    /// Check every byte. Without the check the answer is read as a relay reads it; the difference is the cost of checking.
     pub verified: bool,
-    /// How often on each stream, one after the other.
+    /// Fetches on each stream, one after another.
     pub times: u64,
 }
 
-/// Fetches, counts and drops. Reports a round trip for each answer, and all of them as goodput.
+/// Fetches a payload, counts its bytes and drops them. Reports the time of each answer, and the goodput of all answers at the end.
 #[derive(Debug)]
 pub struct Pull {
     pulled: Pulled,
     width: Width,
     links: Links,
     streams: Vec<ProbeStream>,
-    /// A request is of the stream at this place.
+    /// The owner of a request is the index of its stream.
     outbox: Outbox<usize>,
     started: Option<Instant>,
     answers: u64,
     bytes: u64,
 }
 
-/// Requests of which one runs at a time.
+/// A sequence of requests, of which one runs at a time.
 #[derive(Clone, Debug, Default)]
 struct ProbeStream {
     asked: u64,
-    /// When the request that runs was made.
+    /// When the running request was made.
     running: Option<Instant>,
 }
 
 impl Pull {
-    /// From this gateway.
+    /// Fetches from the gateway at `remotes`.
     pub fn new(remotes: impl Into<Remotes>, pulled: Pulled, width: Width, reports: Sender<Report>) -> Self {
         let links = Links::new(remotes, width.connections, reports);
         let streams = vec![ProbeStream::default(); width.total_streams()];
         Self { pulled, width, links, streams, outbox: Outbox::default(), started: None, answers: 0, bytes: 0 }
     }
 
-    /// Asks on every stream that has nothing running.
+    /// Makes the next request on every idle stream.
     fn ask(&mut self, now: Instant, port: &mut AppPort) -> Result<bool, RouteError> {
         let mut worked = false;
         for index in 0..self.streams.len() {

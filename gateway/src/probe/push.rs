@@ -13,7 +13,7 @@ use stoq::hop::Route;
 use stoq::queue::{Answer, AppPort, Ask, Command, Credit, Delivery, End, Ending, RequestId};
 use stoq::record::{ErrorCode, Put};
 
-/// Puts one payload on every stream, to a [`stoq::application::Discard`] that takes it and keeps nothing.
+/// Puts one payload on every stream, to a [`stoq::application::Discard`] that receives and drops it.
 pub struct Push {
     queue: u64,
     payload: Arc<Prepared>,
@@ -21,7 +21,7 @@ pub struct Push {
     width: Width,
     links: Links,
     streams: Vec<ProbeStream>,
-    /// A request is of the stream at this place.
+    /// The owner of a request is the index of its stream.
     outbox: Outbox<usize>,
     started: Option<Instant>,
     answers: usize,
@@ -35,18 +35,18 @@ struct ProbeStream {
     unsent: VecDeque<Bytes>,
 }
 
-/// How far a PUT is.
+/// The progress of a PUT.
 enum State {
-    /// The far side has not said whether it takes it.
+    /// The peer has not accepted the PUT yet.
     Asked,
-    /// What is still to be read.
+    /// The peer has accepted the PUT; the source has more to read.
     Sending(PutSource<Arc<Prepared>>),
-    /// All of it.
+    /// All bytes are handed to the ring.
     Sent,
 }
 
 impl Push {
-    /// Puts `payload` to the discarding application on `queue`, `width` times at once; by `route`, if not the peer itself has it.
+    /// Puts `payload` once on each stream of `width`, to the discarding application on `queue` of the peer, or of the last gateway of `route`.
     pub fn new(
         remotes: impl Into<Remotes>,
         queue: u64,
@@ -87,7 +87,7 @@ impl Push {
                 let source = PutSource::new(payload, &self.payload.descriptor()?, None)?;
                 self.streams[index].state = State::Sending(source);
             }
-            // Nothing is kept: that is how the far side says that it has taken all of it.
+            // A discarding application ends a PUT that it has received whole with "not found", since it keeps nothing.
             Delivery::Ended(_, End::Failed(failure)) => {
                 let sent = matches!(self.streams[index].state, State::Sent);
                 let reason = failure.reason().to_string();
@@ -106,8 +106,10 @@ impl Push {
                 }
             }
             Delivery::Answered(_, Answer::Done(_)) => {
-                self.links
-                    .fail(format!("queue {} keeps what is put: give a discard application's", self.queue));
+                self.links.fail(format!(
+                    "queue {} keeps payloads: give a queue of a discard application",
+                    self.queue
+                ));
             }
             _ => {}
         }
@@ -134,7 +136,7 @@ impl Push {
 }
 
 impl ProbeStream {
-    /// Sends what the ring and the credit take.
+    /// Sends as much as the ring and the credit allow.
     fn send(&mut self, port: &mut AppPort) -> Result<bool, ClientError> {
         let mut worked = false;
         while let State::Sending(source) = &mut self.state {

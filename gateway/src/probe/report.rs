@@ -1,4 +1,4 @@
-//! What a probe is told and what it reports.
+//! How wide a probe is, and what it reports.
 
 use std::time::Duration;
 
@@ -9,27 +9,27 @@ pub enum Report {
     Connected,
     /// One round trip.
     RoundTrip(Duration),
-    /// All bytes have arrived: at the far application, by its own count, or here.
+    /// All bytes have arrived: at the peer's application, by its own count, or at this node.
     Goodput {
         /// Payload bytes.
         bytes: u64,
         /// Messages, or requests.
         messages: u64,
-        /// From the first byte's sending, on whichever connection, to the last answer.
+        /// From the first request or message on any connection to the last answer.
         elapsed: Duration,
     },
-    /// What the far application says of a payload that it did not keep.
+    /// The words of the peer's application about a payload that it dropped.
     Dropped(String),
-    /// The probe is over before its end.
+    /// The probe ended early, for this reason.
     Failed(String),
 }
 
 /// How wide a probe is.
 #[derive(Clone, Copy, Debug)]
 pub struct Width {
-    /// Connections of this worker; with none the probe does nothing.
+    /// Connections of this worker; at 0 the probe does nothing.
     pub connections: usize,
-    /// Streams at once on each.
+    /// Concurrent streams on each connection.
     pub streams: usize,
 }
 
@@ -37,7 +37,7 @@ impl Width {
     /// One stream on one connection.
     pub const ONE: Self = Self { connections: 1, streams: 1 };
 
-    /// Streams on all connections.
+    /// Concurrent streams on all connections together.
     pub fn total_streams(self) -> usize {
         self.connections * self.streams
     }

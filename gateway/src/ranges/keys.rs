@@ -9,7 +9,7 @@ use toml::Value;
 
 const DAY_MS: u64 = SPAN_S_MAX * 1000;
 const A_DAY: &str = "nothing waits for more than a day";
-const SMALL_WINDOW: &str = "a message of 64 KiB and its record do not fit, and a peer would wait for ever";
+const SMALL_WINDOW: &str = "a message of 64 KiB and its record do not fit, and a peer would wait forever";
 const LARGE_WINDOW: &str = "a peer could fill the memory";
 const STORE: &str = "no file system holds more";
 
@@ -19,7 +19,7 @@ pub const KEYS: &[Range] = &[
         "workers.count",
         (1, WORKERS_MAX as u64),
         "workers",
-        "nobody would serve the network",
+        "no worker would serve the network",
         "a connection ID names its worker in 16 bits",
     ),
     whole(
@@ -27,7 +27,7 @@ pub const KEYS: &[Range] = &[
         (0, CORES_MAX as u64 - 1),
         "",
         "cores are counted from 0",
-        "the kernel's set of cores ends there",
+        "the kernel's sets of cores hold no more",
     ),
     whole("network.udp_port", (1, 65_535), "", "0 is no port", "a port has 16 bits"),
     whole("network.vlan", (1, 4094), "", "0 is no VLAN (IEEE 802.1Q)", "4095 is reserved (IEEE 802.1Q)"),
@@ -77,7 +77,7 @@ pub const KEYS: &[Range] = &[
         "quic.idle_timeout_ms",
         (1000, DAY_MS),
         "milliseconds",
-        "a peer that answers late would be taken for gone",
+        "a slow peer would lose its connection",
         A_DAY,
     )
     .or_zero_for("never"),
@@ -125,7 +125,7 @@ pub const KEYS: &[Range] = &[
         (1200, 65_527),
         "bytes",
         "QUIC needs 1200 (RFC 9000 §14)",
-        "a UDP payload ends there",
+        "a UDP payload is no larger",
     )
     .or_zero_for("what the port carries"),
     whole(
@@ -165,7 +165,7 @@ pub const KEYS: &[Range] = &[
         "hops.budget_max_bytes",
         (65_536, STORE_BYTES_MAX),
         "bytes",
-        "hardly a request would pass",
+        "hardly a request would fit",
         "no payload is larger",
     ),
     whole(
@@ -175,14 +175,14 @@ pub const KEYS: &[Range] = &[
         "no peer gateway would be reached",
         "a worker has no more connections",
     ),
-    whole("shutdown.drain_ms", (0, DAY_MS), "milliseconds", "time does not run backwards", A_DAY),
-    whole("log.lines_per_s", (1, 1_000_000), "lines", "nothing would be said", "0 sets no bound")
+    whole("shutdown.drain_ms", (0, DAY_MS), "milliseconds", "a time is not negative", A_DAY),
+    whole("log.lines_per_s", (1, 1_000_000), "lines", "nothing would be logged", "0 sets no bound")
         .or_zero_for("no bound"),
     whole(
         "qlog.sample",
         (1, u32::MAX as u64),
         "",
-        "one of 0 connections is none",
+        "no connection would be logged",
         "connections are counted in 32 bits",
     ),
     whole(
@@ -199,12 +199,11 @@ pub fn key(name: &str) -> Option<&'static Range> {
     KEYS.iter().find(|range| range.name == name)
 }
 
-/// Checks every number of a file against its range. The types of the configuration check keys without a
-/// range.
+/// Checks every number of a file against its range. Numbers without a range are left to the types of the configuration.
 ///
 /// # Errors
 ///
-/// The first key out of its range, and the right values.
+/// The first key out of its range, and the fix.
 pub fn check_keys(file: &toml::Table) -> Result<(), (String, String)> {
     file.iter().try_for_each(|(name, value)| check(name, value))
 }

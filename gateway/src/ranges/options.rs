@@ -21,29 +21,30 @@ const NOTHING: &str = "nothing would be done";
 const A_DAY: &str = "no command waits for more than a day";
 const QUEUE: &str = "a queue number has 62 bits (protocol §2)";
 const TRIPS: &str = "the time of each is kept in memory";
+const COUNTERS: &str = "the counters hold no more";
 
 /// The range of each numeric option. The row of a command also applies to its subcommands.
 pub const OPTIONS: &[Range] = &[
-    real("stoq --timeout", (0.01, DAY_S), "seconds", "no handshake is over by then", A_DAY),
+    real("stoq --timeout", (0.01, DAY_S), "seconds", "no handshake ends in less", A_DAY),
     whole(
         "stoq put --lease",
         (1, LEASE_S_MAX),
         "seconds",
-        "what is kept is kept for a while",
+        "a payload would not be kept",
         "a lease has at most a hundred years",
     )
-    .or_zero_for("as long as the gateway likes"),
+    .or_zero_for("the gateway's default"),
     whole(
         "stoq mirror --lease",
         (1, LEASE_S_MAX),
         "seconds",
-        "what is kept is kept for a while",
+        "a payload would not be kept",
         "a lease has at most a hundred years",
     )
-    .or_zero_for("as long as the gateway likes"),
+    .or_zero_for("the gateway's default"),
     whole("stoq put --queue", (0, QUEUE_MAX), "", "", QUEUE),
     whole("stoq ping --count", (1, TRIPS_LEN_MAX), "", NOTHING, TRIPS),
-    real("stoq ping --interval", (0.0, DAY_S), "seconds", "time does not run backwards", A_DAY),
+    real("stoq ping --interval", (0.0, DAY_S), "seconds", "a time is not negative", A_DAY),
     whole(
         "stoq ping --size",
         (0, MESSAGE_BYTES_MAX),
@@ -84,26 +85,26 @@ pub const OPTIONS: &[Range] = &[
         NOTHING,
         "a connection has no more requests at once (protocol §8)",
     ),
-    whole("stoq bench --limit", (1, SPAN_S_MAX), "seconds", "nothing is over by then", A_DAY),
+    whole("stoq bench --limit", (1, SPAN_S_MAX), "seconds", "no measurement ends in less", A_DAY),
     whole(
         "stoq identity new --days",
         (1, 36_500),
         "days",
-        "the certificate would have expired",
+        "the certificate would expire at once",
         "a certificate has at most a hundred years",
     ),
     whole(
         "stoq identity renew --days",
         (1, 36_500),
         "days",
-        "the certificate would have expired",
+        "the certificate would expire at once",
         "a certificate has at most a hundred years",
     ),
     whole(
         "stoq-gateway capture --sample",
         (1, u32::MAX as u64),
         "",
-        "one of 0 frames is none",
+        "no frame would be taken",
         "the gateway counts frames in 32 bits",
     ),
     whole("stoq-gateway capture --count", (1, u64::MAX), "frames", NOTHING, ""),
@@ -118,15 +119,21 @@ pub const OPTIONS: &[Range] = &[
         "stoq-gateway top --interval",
         (0.1, 3600.0),
         "seconds",
-        "a gateway is asked ten times a second at most",
-        "rates over more than an hour hide what happens",
+        "a gateway is sampled at most ten times a second",
+        "rates over more than an hour hide changes",
     ),
-    real("stoq-pktgen --rate", (1e-3, 1e9), "a second", "the first is never due", "no generator makes more")
-        .or_zero_for("as many as can be"),
+    real(
+        "stoq-pktgen --rate",
+        (1e-3, 1e9),
+        "a second",
+        "the first would not be due for hours",
+        "no generator makes more",
+    )
+    .or_zero_for("as many as possible"),
     real("stoq-pktgen --seconds", (1e-3, DAY_S), "seconds", NOTHING, A_DAY),
-    whole("stoq-pktgen garbage --count", (1, u64::MAX >> 1), "datagrams", NOTHING, "counters end there"),
-    whole("stoq-pktgen initials --count", (1, u64::MAX >> 1), "datagrams", NOTHING, "counters end there"),
-    whole("stoq-pktgen replay --count", (1, u64::MAX >> 1), "datagrams", NOTHING, "counters end there"),
+    whole("stoq-pktgen garbage --count", (1, u64::MAX >> 1), "datagrams", NOTHING, COUNTERS),
+    whole("stoq-pktgen initials --count", (1, u64::MAX >> 1), "datagrams", NOTHING, COUNTERS),
+    whole("stoq-pktgen replay --count", (1, u64::MAX >> 1), "datagrams", NOTHING, COUNTERS),
     whole("stoq-pktgen handshakes --count", (1, TRIPS_LEN_MAX), "handshakes", NOTHING, TRIPS),
     whole(
         "stoq-pktgen handshakes --concurrency",
@@ -135,9 +142,9 @@ pub const OPTIONS: &[Range] = &[
         NOTHING,
         "a worker has no more connections",
     ),
-    real("stoq-pktgen handshakes --patience", (0.0, DAY_S), "seconds", "time does not run backwards", A_DAY),
+    real("stoq-pktgen handshakes --patience", (0.0, DAY_S), "seconds", "a time is not negative", A_DAY),
     whole("stoq-pktgen handshakes --queue", (0, QUEUE_MAX), "", "", QUEUE),
-    whole("stoq-pktgen goodput --count", (1, u64::MAX >> 1), "messages", NOTHING, "counters end there"),
+    whole("stoq-pktgen goodput --count", (1, u64::MAX >> 1), "messages", NOTHING, COUNTERS),
     whole(
         "stoq-pktgen goodput --connections",
         (1, CONNECTIONS_LEN_MAX as u64),
@@ -152,7 +159,7 @@ pub const OPTIONS: &[Range] = &[
         "an empty message asks for the count",
         "a message has at most 64 KiB (protocol §8)",
     ),
-    real("stoq-pktgen goodput --patience", (0.0, DAY_S), "seconds", "time does not run backwards", A_DAY),
+    real("stoq-pktgen goodput --patience", (0.0, DAY_S), "seconds", "a time is not negative", A_DAY),
     whole("stoq-pktgen goodput --queue", (0, QUEUE_MAX), "", "", QUEUE),
 ];
 
@@ -224,7 +231,7 @@ enum Number {
 }
 
 impl Number {
-    /// The type of an option; none of one that is no number.
+    /// The type of an option; none if it is not numeric.
     fn of(arg: &Arg) -> Option<Self> {
         let found = arg.get_value_parser().type_id();
         let types = [

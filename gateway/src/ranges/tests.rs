@@ -5,12 +5,12 @@ fn refused(range: &Range, text: &str) -> String {
 }
 
 #[test]
-fn every_row_has_an_order_a_name_of_its_own_and_reasons() {
+fn every_row_has_ordered_bounds_a_unique_name_and_reasons() {
     let mut names: Vec<_> = KEYS.iter().chain(OPTIONS).map(|range| range.name).collect();
     let count = names.len();
     names.sort_unstable();
     names.dedup();
-    assert_eq!(names.len(), count, "a name stands twice");
+    assert_eq!(names.len(), count, "two rows have the same name");
     for range in KEYS.iter().chain(OPTIONS) {
         let (has_below, has_above) = match range.bounds {
             Bounds::Whole(min, max) => {
@@ -32,7 +32,7 @@ fn every_row_has_an_order_a_name_of_its_own_and_reasons() {
 }
 
 #[test]
-fn the_border_values_pass_and_their_neighbors_do_not() {
+fn border_values_pass_and_the_next_values_outside_do_not() {
     for range in KEYS.iter().chain(OPTIONS) {
         match range.bounds {
             Bounds::Whole(min, max) => {
@@ -58,11 +58,11 @@ fn the_border_values_pass_and_their_neighbors_do_not() {
 }
 
 #[test]
-fn an_error_names_the_value_the_reason_and_what_would_be_right() {
+fn an_error_names_the_value_the_reason_and_the_range() {
     let window = key("quic.stream_receive_window_bytes").unwrap();
     assert_eq!(
         refused(window, "1"),
-        "1 is too small: a message of 64 KiB and its record do not fit, and a peer would wait for ever; give 65536 to 1073741824 bytes"
+        "1 is too small: a message of 64 KiB and its record do not fit, and a peer would wait forever; give 65536 to 1073741824 bytes"
     );
     let idle = key("quic.idle_timeout_ms").unwrap();
     assert!(refused(idle, "999").ends_with("give 1000 to 86400000 milliseconds, or 0 for never"));

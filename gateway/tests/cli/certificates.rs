@@ -45,7 +45,7 @@ fn a_gateway_with_an_expired_certificate_says_so_and_a_renewal_makes_it_ready() 
     assert_eq!(code, 503);
     assert!(why.contains("has expired: it was valid until 2020-"), "{why}");
     let (report, _) = run(stoq_gateway().args(["check", "-c"]).arg(site.path("gateway.toml")), 1);
-    assert!(report.contains("FAILED  certificates") && report.contains("the node ID does"), "{report}");
+    assert!(report.contains("FAILED  certificates") && report.contains("so does the node ID"), "{report}");
     let (_, refused) = run(site.client("ping").args(["--count", "1"]), 1);
     assert!(refused.contains("expired"), "{refused}");
 

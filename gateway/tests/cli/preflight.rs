@@ -1,4 +1,4 @@
-//! `stoq-gateway check`: ready or not, and how to mend it.
+//! `stoq-gateway check`: reports faults and their fixes.
 
 use crate::support::{Site, identities, run, stoq_gateway};
 use serde_json::Value;
@@ -46,7 +46,7 @@ fn a_missing_certificate_is_named_with_the_command_that_makes_one() {
     let text = failed(&check(&config, 1), "certificates");
     assert!(text.contains("none.pem") && text.contains("stoq identity new"), "{text}");
     let (stdout, _) = run(stoq_gateway().args(["check", "--config"]).arg(&config), 1);
-    assert!(stdout.trim_end().ends_with("not ready") && stdout.contains("mend it"), "{stdout}");
+    assert!(stdout.trim_end().ends_with("not ready") && stdout.contains("        fix: "), "{stdout}");
 }
 
 #[test]
@@ -87,7 +87,9 @@ fn a_gateway_that_runs_already_is_no_fault_and_another_on_its_port_or_store_is()
         .as_array()
         .unwrap()
         .iter()
-        .filter(|finding| finding["found"].as_str().unwrap().contains("which is this gateway, and runs"))
+        .filter(|finding| {
+            finding["found"].as_str().unwrap().contains("which is this gateway, already running")
+        })
         .map(|finding| finding["check"].as_str().unwrap())
         .collect();
     assert_eq!(running, ["network", "store", "admin"], "{report}");

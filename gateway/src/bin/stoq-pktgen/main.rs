@@ -118,7 +118,7 @@ impl Options {
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
             signal_hook::flag::register_conditional_shutdown(signal, 130, interrupt.clone())
                 .and_then(|_| signal_hook::flag::register(signal, interrupt.clone()))
-                .context("cannot take signals")?;
+                .context("cannot register signal handlers")?;
         }
         Ok(Setup { config, gateway, rate: self.rate, seconds, json: self.json, interrupt })
     }
