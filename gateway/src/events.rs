@@ -21,6 +21,13 @@ use stoq::worker::WorkerStatus;
 pub enum Event {
     /// The gateway serves.
     Up(Box<Up>),
+    /// The gateway has read its files again and works by them.
+    Reloaded(Reloaded),
+    /// The gateway has read its files again and found a fault: everything stays as it was.
+    ReloadRefused {
+        /// The fault, as in the log.
+        error: String,
+    },
     /// The gateway has ended in order.
     Ended(Ended),
     /// The gateway sends the frames of a capture from now on.
@@ -55,6 +62,18 @@ pub struct Up {
     pub admin: Option<SocketAddr>,
     /// The capture socket, if there is one.
     pub capture: Option<PathBuf>,
+}
+
+/// What a reload changed.
+#[derive(Serialize)]
+pub struct Reloaded {
+    /// Keys of the configuration that have new values, as paths; `certificate` where its file has another one.
+    pub changed: Vec<String>,
+    /// Keys whose values differ from those at the start, and take effect at the next start.
+    pub needs_restart: Vec<String>,
+    /// The gateway's node ID, which changes with its key.
+    #[serde(serialize_with = "as_text")]
+    pub node_id: NodeId,
 }
 
 /// The final counters of a gateway, by worker.

@@ -6,6 +6,7 @@
 use crate::admin::{Access, Admin};
 use crate::config::{GatewayConfig, load_gateway};
 use crate::dates::{Dates, out_of_dates};
+use crate::events::{Event, Reloaded};
 use crate::reloads::Reloads;
 use crate::tls::KeyLogger;
 use crate::{logging, renewable};
@@ -84,23 +85,27 @@ impl Live {
         &self.running
     }
 
-    /// Reads `file` and applies all of it or none of it. Logs and counts the outcome.
-    pub fn reload(&mut self, node: &Node, file: &Path) {
+    /// Reads `file` and applies all of it or none of it. Logs and counts the outcome, and returns it as an event.
+    pub fn reload(&mut self, node: &Node, file: &Path) -> Event {
         match self.take(node, file) {
             Ok(changed) => {
                 self.parts.reloads.count(true);
-                for key in changed_keys(&self.started, &self.running).iter().filter(|key| !is_live(key)) {
+                let mut needs_restart = changed_keys(&self.started, &self.running);
+                needs_restart.retain(|key| !is_live(key));
+                for key in &needs_restart {
                     tracing::warn!("{key} needs a restart; its old value stays in effect");
                 }
                 let until =
                     self.parts.identity.summary().map(|summary| summary.not_after).unwrap_or_default();
-                let (node_id, changed) = (self.parts.identity.node_id(), changed.join(" "));
-                tracing::info!(changed, %node_id, certificate_until = until, "configuration reloaded");
+                let node_id = self.parts.identity.node_id();
+                tracing::info!(changed = changed.join(" "), %node_id, certificate_until = until, "configuration reloaded");
+                Event::Reloaded(Reloaded { changed, needs_restart, node_id })
             }
             Err(error) => {
                 self.parts.reloads.count(false);
                 let error = format!("{error:#}");
                 tracing::error!(error, "configuration not reloaded; the old one stays in effect");
+                Event::ReloadRefused { error }
             }
         }
     }

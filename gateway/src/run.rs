@@ -4,7 +4,7 @@ use crate::admin::{Admin, AdminParts, AdminSource};
 use crate::capture::{CaptureServer, Secrets};
 use crate::config::{ApplicationConfig, GatewayConfig, SeedConfig};
 use crate::dates::{Dates, out_of_dates};
-use crate::events::{Ended, Up};
+use crate::events::{Ended, Event, Up};
 use crate::logging;
 use crate::port_watch::PortWatch;
 use crate::reload::{self, Live};
@@ -124,8 +124,9 @@ impl Gateway {
     }
 
     /// Serves until SIGINT or SIGTERM, then drains running requests; a second such signal ends the process at once. Reloads `file` on
-    /// SIGHUP and, with `reload.watch`, when `file` or a file that it names changes. Returns the final counters.
-    pub fn run(mut self, mut signals: Signals, file: &Path) -> Ended {
+    /// SIGHUP and, with `reload.watch`, when `file` or a file that it names changes, and calls `tell` with the outcome. Returns the final
+    /// counters.
+    pub fn run(mut self, mut signals: Signals, file: &Path, mut tell: impl FnMut(&Event)) -> Ended {
         let mut watch =
             self.live.config().reload.watch.then(Watch::start).transpose().unwrap_or_else(|error| {
                 tracing::warn!(
@@ -143,7 +144,7 @@ impl Gateway {
             if arrived.next() != Some(SIGHUP) {
                 break;
             }
-            self.live.reload(&self.node, file);
+            tell(&self.live.reload(&self.node, file));
         }
         drop(watch);
         tracing::info!(

@@ -1,8 +1,7 @@
 """Networks, gateways and clients for whatever shows, tests or measures STOQ with its executables.
 
 A `Scene` holds what a script makes, and removes it when the script ends, however that comes about. Processes say that they are ready by
-an event, one JSON object a line on their standard output (`stoq-gateway run --json`): nothing here waits for the words of a log, but
-where the words are what is looked at (`Gateway.logged`).
+an event, one JSON object a line on their standard output (`stoq-gateway run --json`): nothing here waits for the words of a log.
 """
 
 import contextlib
@@ -161,10 +160,6 @@ class Gateway(Telling):
     def stop(self, patience_s=PATIENCE_S):
         """Ends it; gives what each worker counted."""
         return self.end("ended", patience_s=patience_s)["workers"]
-
-    def logged(self, text):
-        """Waits until its log has this text, which an operator shall find there."""
-        wait_until(f'"{text}" in the log', lambda: text in self.log.read_text())
 
 
 class Scene:

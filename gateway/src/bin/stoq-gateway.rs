@@ -39,7 +39,8 @@ enum Command {
     Run {
         #[command(flatten)]
         configured: Configured,
-        /// Print one JSON object a line: {"event":"up",…} once the gateway serves, {"event":"ended",…} when it has ended in order.
+        /// Print one JSON object a line: {"event":"up",…} once the gateway serves, {"event":"reloaded",…} or
+        /// {"event":"reload-refused",…} when it has read its files again, {"event":"ended",…} when it has ended in order.
         #[arg(long)]
         json: bool,
     },
@@ -167,11 +168,16 @@ fn run(configured: &Configured, json: bool) -> anyhow::Result<()> {
     if json && let Some(up) = gateway.up() {
         Event::Up(up).print()?;
     }
-    let ended = gateway.run(signals, &configured.config);
-    // A program that wanted the first line alone has closed its end.
-    if json && let Err(error) = Event::Ended(ended).print() {
-        tracing::debug!(%error, "nobody takes what was counted");
-    }
+    // A program that wanted the first line alone has closed its end. No line follows one that was not taken whole.
+    let mut is_read = json;
+    let mut tell = |event: &Event| {
+        if is_read && let Err(error) = event.print() {
+            tracing::debug!(%error, "standard output takes no more events");
+            is_read = false;
+        }
+    };
+    let ended = gateway.run(signals, &configured.config, &mut tell);
+    tell(&Event::Ended(ended));
     Ok(())
 }
 

@@ -313,10 +313,9 @@ fn a_reload_is_shown_and_changes_who_may_ask() {
     std::fs::copy(&cert, &first_cert).unwrap();
     std::fs::copy(&token, &first_token).unwrap();
     let mut gateway = site.start();
-    let mut reload = |site: &Site, line: &str| {
+    let mut reload = |site: &Site, kind: &str| {
         site.configure();
-        gateway.process.signal(Signal::HUP);
-        assert!(gateway.process.wait_for_line(line), "{}", gateway.process.log());
+        gateway.process.reload(kind)
     };
     let first = Remote::new(&url, Some(&first_cert), Some(&first_token)).unwrap();
     let reloads = |remote: &Remote| {
@@ -327,12 +326,12 @@ fn a_reload_is_shown_and_changes_who_may_ask() {
     assert_eq!(reloads(&first), (0.0, 0.0, 1.0));
 
     site.more = format!("{plain}[log]\nlevel = \"stoq=loud\"\n");
-    reload(&site, "configuration not reloaded");
+    reload(&site, "reload-refused");
     assert_eq!(reloads(&first), (0.0, 1.0, 0.0));
 
     site.more = format!("{plain}[log]\nlevel = \"info\"\n");
     write(&certify(), "the-second-of-the-tokens\n");
-    reload(&site, "configuration reloaded");
+    reload(&site, "reloaded");
     assert!(first.get("/metrics").is_err(), "the certificate is another");
     let late = Remote::new(&url, Some(&cert), Some(&first_token)).unwrap();
     assert_eq!(late.get("/metrics").unwrap().0, 401, "the token is another");
@@ -344,7 +343,8 @@ fn a_reload_is_shown_and_changes_who_may_ask() {
 
     // A bad token changes nothing, neither here nor elsewhere.
     std::fs::write(&token, "short").unwrap();
-    reload(&site, "admin.token_file");
+    let refused = reload(&site, "reload-refused");
+    assert!(refused["error"].as_str().unwrap().contains("admin.token_file"), "{refused}");
     std::fs::write(&token, "the-second-of-the-tokens\n").unwrap();
     assert_eq!(reloads(&second), (1.0, 2.0, 0.0));
 }

@@ -2,7 +2,6 @@
 
 use crate::support::{Process, Site, identities, run, stoq, stoq_gateway, wait_until};
 use data_encoding::BASE64;
-use rustix::process::Signal;
 use std::path::Path;
 use stoq_gateway::admin::client::Remote;
 
@@ -53,8 +52,7 @@ fn a_gateway_with_an_expired_certificate_says_so_and_a_renewal_makes_it_ready() 
     let renew = ["identity", "renew", "--key", "own.key", "--cert", "own.pem"];
     let (node_id, _) = run(stoq().args(renew).current_dir(site.directory.path()), 0);
     assert_eq!(node_id.trim(), identities().gateway, "the key is the node");
-    gateway.signal(Signal::HUP);
-    assert!(gateway.wait_for_line("configuration reloaded"), "{}", gateway.log());
+    gateway.reload("reloaded");
     wait_until("the gateway is ready", || remote.get("/readyz").unwrap().0 == 200);
     run(site.client("ping").args(["--count", "1"]), 0);
     let (_, there) = run(stoq().args(renew).current_dir(site.directory.path()), 1);
@@ -93,10 +91,9 @@ fn the_shipped_unit_starts_a_gateway_whose_certificate_has_expired() {
     }
     assert_eq!(before, 1);
     let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
-    let mut gateway = Process::spawn(&mut command(line));
-    assert!(gateway.wait_for_line("no peer accepts this gateway"), "{}", gateway.log());
-    gateway.signal(Signal::TERM);
-    assert!(gateway.end().success());
+    let mut gateway = Process::serve_by(&mut command(line)).unwrap();
+    assert_eq!(gateway.up["certificate_valid"], false);
+    gateway.stop();
 }
 
 #[test]

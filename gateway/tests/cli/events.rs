@@ -2,8 +2,10 @@
 
 use crate::support::{Process, Site, identities, run, stoq_gateway, wait_until};
 use rustix::process::Signal;
+use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
+use stoq_gateway::admin::client::Remote;
 
 #[test]
 fn a_gateway_tells_that_it_serves_and_what_it_counted() {
@@ -28,6 +30,14 @@ fn a_gateway_tells_that_it_serves_and_what_it_counted() {
     }
     // What is told is so: the first client that comes is served.
     run(site.client("ping").args(["--count", "2", "--interval", "0"]), 0);
+    let reloaded = gateway.reload("reloaded");
+    assert_eq!(
+        reloaded,
+        json!({"event": "reloaded", "changed": [], "needs_restart": [], "node_id": identities().gateway})
+    );
+    std::fs::write(site.path("gateway.toml"), "[network").unwrap();
+    let refused = gateway.reload("reload-refused");
+    assert!(refused["error"].as_str().unwrap().contains("gateway.toml"), "{refused}");
     gateway.signal(Signal::TERM);
     let ended = gateway.event().unwrap();
     assert_eq!(ended["event"], "ended");
@@ -52,15 +62,21 @@ fn the_admin_endpoint_is_told_with_the_port_that_it_got() {
 
 #[test]
 fn a_reader_may_leave_after_the_first_event() {
-    let site = Site::new();
+    let mut site = Site::new();
+    site.more += "[admin]\nlisten = \"127.0.0.1:0\"\n[reload]\nwatch = false\n";
     let mut command = stoq_gateway();
     command.args(["run", "--json", "--config"]).arg(site.configure());
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut up = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut up).unwrap();
-    assert!(up.starts_with("{\"event\":\"up\","), "{up}");
+    let up: Value = serde_json::from_str(&up).unwrap();
+    assert_eq!(up["event"], "up");
     let id = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(id, Signal::HUP).unwrap();
+    let remote = Remote::new(up["admin"].as_str().unwrap(), None, None).unwrap();
+    let taken = "stoq_config_reloads_total{result=\"taken\"} 1";
+    wait_until("the gateway reads its files again", || remote.get("/metrics").unwrap().1.contains(taken));
     rustix::process::kill_process(id, Signal::TERM).unwrap();
     assert!(child.wait().unwrap().success());
 }

@@ -1,6 +1,6 @@
 //! `stoq-pktgen` against a gateway, and what it refuses.
 
-use crate::support::{Gateway, Site, identities, run, wait_until};
+use crate::support::{Site, identities, run, wait_until};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -28,19 +28,6 @@ fn configure(site: &Site) -> PathBuf {
     path
 }
 
-/// What the gateway counted, once it has ended.
-fn counted(gateway: &mut Gateway, counter: &str) -> u64 {
-    let log = gateway.process.log();
-    let field = format!("{counter}=");
-    let found = log.split([' ', '"']).find_map(|word| word.strip_prefix(&field));
-    found.map_or(0, |value| value.parse().unwrap())
-}
-
-fn end(gateway: &mut Gateway) {
-    gateway.process.signal(rustix::process::Signal::TERM);
-    wait_until("the gateway ends", || !gateway.process.is_running());
-}
-
 #[test]
 fn garbage_is_counted_by_the_gateway_which_serves_on() {
     let mut site = Site::new();
@@ -54,9 +41,8 @@ fn garbage_is_counted_by_the_gateway_which_serves_on() {
     let count = |name: &str| result[name].as_u64().unwrap();
     assert_eq!((count("offered"), count("sent"), count("refused")), (150, 150, 0), "{result}");
     run(site.client("ping").args(["-c", "1"]), 0);
-    end(&mut gateway);
-    let dropped = counted(&mut gateway, "drop_not_quic");
-    assert_eq!(dropped, count("sent") + count("warm_up"), "{result}");
+    let counted = gateway.process.stop();
+    assert_eq!(counted["drop_not_quic"], count("sent") + count("warm_up"), "{result}");
 }
 
 #[test]
@@ -81,8 +67,7 @@ fn a_storm_of_so_many_handshakes_completes_as_many() {
         let full = result["full"].as_u64().unwrap();
         assert!(if resume { (1..=8).contains(&full) } else { full == 12 }, "{result}");
     }
-    end(&mut gateway);
-    assert_eq!(counted(&mut gateway, "connections_opened"), 24);
+    assert_eq!(gateway.process.stop()["connections_opened"], 24);
 }
 
 #[test]
@@ -118,8 +103,7 @@ fn initials_and_replays_are_answered_and_hold_no_more_than_attempts() {
         });
     }
     run(site.client("ping").args(["-c", "1"]), 0);
-    end(&mut gateway);
-    assert_eq!(counted(&mut gateway, "connections_opened"), 1, "the ping's");
+    assert_eq!(gateway.process.stop()["connections_opened"], 1, "the ping's");
 }
 
 #[test]

@@ -2,23 +2,24 @@
 
 use crate::support::{Gateway, Process, Site, identities, run, stoq, wait_until};
 use rustix::process::Signal;
+use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
 
 /// Large enough that a get of it is not over before something else is done.
 const LARGE: usize = 64 << 20;
 
-/// Writes the site's configuration as it is now, has the gateway read it, and waits for what it says of it.
-fn reload(site: &Site, gateway: &mut Gateway, line: &str) -> String {
-    let before = gateway.process.log().len();
+/// Writes the site's configuration as it is now and has the gateway read it, which must take it. Gives the event.
+fn taken(site: &Site, gateway: &mut Gateway) -> Value {
     site.configure();
-    gateway.process.signal(Signal::HUP);
-    assert!(gateway.process.wait_for_line(line));
-    gateway.process.log()[before..].to_owned()
+    gateway.process.reload("reloaded")
 }
 
-const TAKEN: &str = "configuration reloaded";
-const REFUSED: &str = "configuration not reloaded";
+/// The same, where the gateway must refuse it: gives the error.
+fn refused(site: &Site, gateway: &mut Gateway) -> String {
+    site.configure();
+    gateway.process.reload("reload-refused")["error"].as_str().unwrap().to_owned()
+}
 
 fn unwatched() -> Site {
     let mut site = Site::new();
@@ -53,10 +54,13 @@ fn a_transfer_goes_on_over_another_certificate_and_another_trust() {
     site.identity =
         format!("certificate = {:?}\nkey = {:?}", ids.file("stranger.pem"), ids.file("stranger.key"));
     site.trust = format!("node_ids = [\"{}\"]", ids.gateway);
-    let log = reload(&site, &mut gateway, TAKEN);
-    for part in ["trust.node_ids", "identity.certificate", "identity.key", &ids.stranger] {
-        assert!(log.contains(part), "{part}: {log}");
-    }
+    let told = taken(&site, &mut gateway);
+    assert_eq!(
+        told["changed"],
+        json!(["identity.certificate", "identity.key", "trust.node_ids", "certificate"]),
+        "{told}"
+    );
+    assert_eq!(told["node_id"], ids.stranger.as_str(), "{told}");
     let (small, _) = site.file("small", 10_000);
     run(client_as(&site, "put", "gateway", &ids.stranger).arg(&small), 0);
     let (_, stderr) = run(client_as(&site, "put", "client", &ids.stranger).arg(&small), 1);
@@ -77,17 +81,18 @@ fn limits_of_the_store_change() {
     let (path, _) = site.file("file", 200_000);
     run(site.client("put").arg(&path), 1);
     site.seed = "capacity_bytes = 1000000\nquota_bytes = 50000\n".into();
-    reload(&site, &mut gateway, TAKEN);
+    taken(&site, &mut gateway);
     let (_, stderr) = run(site.client("put").arg(&path), 1);
     assert!(stderr.contains("quota_bytes"), "{stderr}");
     site.seed = "capacity_bytes = 1000000\nquota_bytes = 500000\n".into();
-    let log = reload(&site, &mut gateway, TAKEN);
-    assert!(log.contains("application.0.quota_bytes") && !log.contains("restart"), "{log}");
+    let told = taken(&site, &mut gateway);
+    assert_eq!(told["changed"], json!(["application.0.quota_bytes"]), "{told}");
+    assert_eq!(told["needs_restart"], json!([]), "{told}");
     run(site.client("put").arg(&path), 0);
     // The cache that runs would have no bound.
     site.seed = String::new();
-    let log = reload(&site, &mut gateway, REFUSED);
-    assert!(log.contains("capacity_bytes"), "{log}");
+    let error = refused(&site, &mut gateway);
+    assert!(error.contains("capacity_bytes"), "{error}");
 }
 
 #[test]
@@ -100,25 +105,27 @@ fn a_bad_file_changes_nothing_and_says_so() {
     site.trust = format!("node_ids = [\"{}\"]", ids.stranger);
     site.identity =
         format!("certificate = {:?}\nkey = {:?}", ids.file("gateway.pem"), ids.file("client.key"));
-    let log = reload(&site, &mut gateway, REFUSED);
-    assert!(log.contains("does not belong") && log.contains("ERROR"), "{log}");
+    let error = refused(&site, &mut gateway);
+    assert!(error.contains("does not belong"), "{error}");
     site.identity = good.clone();
     site.trust = format!("{} and more", site.trust);
-    let log = reload(&site, &mut gateway, REFUSED);
-    assert!(log.contains("gateway.toml"), "{log}");
+    let error = refused(&site, &mut gateway);
+    assert!(error.contains("gateway.toml"), "{error}");
     site.trust = format!("ca = \"missing.pem\"\n{trust}");
-    let log = reload(&site, &mut gateway, REFUSED);
-    assert!(log.contains("missing.pem"), "{log}");
+    let error = refused(&site, &mut gateway);
+    assert!(error.contains("missing.pem"), "{error}");
     site.trust = trust;
     site.more += "[log]\nlevel = \"stoq=loud\"\n";
-    let log = reload(&site, &mut gateway, REFUSED);
-    assert!(log.contains("stoq=loud"), "{log}");
+    let error = refused(&site, &mut gateway);
+    assert!(error.contains("stoq=loud"), "{error}");
     // The client is trusted and the gateway is who it was.
     run(site.client("put").arg(&path), 0);
     site.more = site.more.replace("stoq=loud", "info,stoq=debug");
-    reload(&site, &mut gateway, TAKEN);
+    taken(&site, &mut gateway);
     run(site.client("put").arg(&path), 0);
-    assert!(gateway.process.wait_for_line("connection over"), "what is said from debug on");
+    wait_until("the log has lines of the new level", || gateway.process.log().contains(" DEBUG "));
+    let log = gateway.process.log();
+    assert_eq!(log.matches(" ERROR ").count(), 4, "an operator is told, too: {log}");
 }
 
 #[test]
@@ -130,14 +137,18 @@ fn what_needs_a_restart_is_named_and_the_rest_changes() {
     site.more += "[workers]\ncount = 2\n[hops]\ncache = false\n";
     let buffer = std::fs::read_to_string(site.path("gateway.toml")).unwrap();
     assert!(buffer.contains("buffer_bytes = 1048576"));
-    let log = reload(&site, &mut gateway, TAKEN);
-    assert!(log.contains("workers.count needs a restart") && !log.contains("hops.cache"), "{log}");
+    let told = taken(&site, &mut gateway);
+    assert_eq!(told["changed"], json!(["application.0.quota_bytes"]), "{told}");
+    assert_eq!(told["needs_restart"], json!(["workers.count"]), "{told}");
     run(site.client("put").arg(&path), 1);
     // Said again, since it is still so.
     site.seed.clear();
-    let log = reload(&site, &mut gateway, TAKEN);
-    assert!(log.contains("workers.count needs a restart"), "{log}");
+    let told = taken(&site, &mut gateway);
+    assert_eq!(told["needs_restart"], json!(["workers.count"]), "{told}");
     run(site.client("put").arg(&path), 0);
+    gateway.process.stop();
+    let log = gateway.process.log();
+    assert_eq!(log.matches("workers.count needs a restart").count(), 2, "an operator is told, too: {log}");
 }
 
 #[test]
@@ -156,11 +167,11 @@ fn peer_gateways_come_and_go() {
     assert!(get_via(&near, &token, "first", 1).contains("no peer gateway"), "nobody knows it yet");
     near.more =
         format!("{alone}[[gateway]]\nnode_id = \"{}\"\naddresses = [\"{}\"]\n", ids.stranger, far.v4());
-    reload(&near, &mut near_gateway, TAKEN);
+    taken(&near, &mut near_gateway);
     get_via(&near, &token, "second", 0);
     assert!(std::fs::read(near.path("second")).unwrap() == std::fs::read(&path).unwrap());
     near.more = alone;
-    reload(&near, &mut near_gateway, TAKEN);
+    taken(&near, &mut near_gateway);
     assert!(get_via(&near, &token, "third", 1).contains("no peer gateway"));
     for gateway in [&mut near_gateway, &mut far_gateway] {
         gateway.process.signal(Signal::TERM);
@@ -178,6 +189,17 @@ fn as_client() -> [String; 4] {
     let ids = identities();
     let path = |name: &str| ids.file(name).display().to_string();
     ["--cert".into(), path("client.pem"), "--key".into(), path("client.key")]
+}
+
+/// The next reload that the gateway does by itself and takes. It may refuse one before it, between the files of a pair.
+fn noticed(gateway: &mut Gateway) -> Value {
+    loop {
+        let event = gateway.process.event().expect("the gateway runs");
+        if event["event"] == "reloaded" {
+            return event;
+        }
+        assert_eq!(event["event"], "reload-refused", "{event}");
+    }
 }
 
 #[test]
@@ -200,12 +222,14 @@ fn replaced_files_are_noticed() {
     run(site.client("put").arg(&path), 0);
     copy("stranger.pem", &cert);
     copy("stranger.key", &key);
-    assert!(gateway.process.wait_for_line(&ids.stranger));
+    let told = noticed(&mut gateway);
+    assert_eq!(told["node_id"], ids.stranger.as_str(), "{told}");
     let mut put = site.anonymous("put");
     run(put.args(["--node-id", &ids.stranger]).args(as_client()).arg(&path), 0);
     site.more = "[log]\nlevel = \"info,stoq=debug\"\n".into();
     site.configure();
-    assert!(gateway.process.wait_for_line("changed=\"log.level"), "the file itself, written in place");
+    let told = noticed(&mut gateway);
+    assert_eq!(told["changed"][0], "log.level", "the file itself, written in place: {told}");
 }
 
 #[test]
@@ -218,8 +242,7 @@ fn log_lines_can_be_json() {
     let log = gateway.process.log();
     assert!(log.lines().count() > 3);
     for line in log.lines() {
-        let line: serde_json::Value =
-            serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        let line: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         assert!(line["level"].is_string() && line["fields"]["message"].is_string(), "{line}");
     }
     // Tools are not gateways: what they say stays text.
@@ -235,10 +258,10 @@ fn a_reload_turns_the_log_of_connections_on_and_off() {
     run(site.client("put").arg(&path), 0);
     let off = site.more.clone();
     site.more = format!("{off}[qlog]\ndirectory = \"qlog\"\n");
-    reload(&site, &mut gateway, TAKEN);
+    taken(&site, &mut gateway);
     run(site.client("get").arg(&token).arg("-o").arg(site.path("copy")), 0);
     site.more = off;
-    reload(&site, &mut gateway, TAKEN);
+    taken(&site, &mut gateway);
     run(site.client("get").arg(&token).arg("-o").arg(site.path("copy-2")), 0);
     let logs = || {
         let entries = std::fs::read_dir(site.path("qlog")).unwrap();
@@ -250,7 +273,7 @@ fn a_reload_turns_the_log_of_connections_on_and_off() {
     let logs = logs();
     assert_eq!(logs.len(), 1, "one connection was logged");
     for record in logs[0].split('\u{1e}').skip(1) {
-        serde_json::from_str::<serde_json::Value>(record).unwrap();
+        serde_json::from_str::<Value>(record).unwrap();
     }
     assert!(
         logs[0].contains("packet_received") && logs[0].contains("recovery:metrics_updated"),

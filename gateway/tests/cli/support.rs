@@ -236,9 +236,13 @@ impl Process {
 
     /// Starts a gateway and waits until it serves, or ends: gives what it logged then.
     pub(crate) fn serve(config: &Path) -> Result<Self, String> {
-        let mut command = stoq_gateway();
-        command.args(["run", "--json", "--config"]).arg(config).stdin(Stdio::null());
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::serve_by(stoq_gateway().args(["run", "--config"]).arg(config))
+    }
+
+    /// The same, by a command of one's own.
+    pub(crate) fn serve_by(command: &mut Command) -> Result<Self, String> {
+        command.arg("--json").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
         let events = lines_of(child.stdout.take().unwrap());
         let lines = lines_of(child.stderr.take().unwrap());
         let mut process = Self { child, lines, log: String::new(), up: serde_json::Value::Null, events };
@@ -259,6 +263,25 @@ impl Process {
         }
     }
 
+    /// Has a gateway read its files again; gives the event of it, which must be of this kind.
+    #[track_caller]
+    pub(crate) fn reload(&mut self, kind: &str) -> serde_json::Value {
+        self.signal(rustix::process::Signal::HUP);
+        let event = self.event().expect("the gateway runs");
+        assert_eq!(event["event"], kind, "{event}");
+        event
+    }
+
+    /// Ends a gateway in order; gives what its first worker counted, by name.
+    #[track_caller]
+    pub(crate) fn stop(&mut self) -> serde_json::Value {
+        self.signal(rustix::process::Signal::TERM);
+        let mut event = self.event().expect("the gateway ends in order");
+        assert_eq!(event["event"], "ended", "{event}");
+        assert!(self.end().success());
+        event["workers"][0]["counters"].take()
+    }
+
     /// With its standard error somewhere else.
     pub(crate) fn with_log(command: &mut Command, stderr: impl Into<Stdio>) -> Self {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
@@ -266,24 +289,6 @@ impl Process {
         command.stderr(Stdio::null());
         let (lines, events) = (channel().1, channel().1);
         Self { child, lines, log: String::new(), up: serde_json::Value::Null, events }
-    }
-
-    /// Waits for a line with this text; false when the process ends without one.
-    pub(crate) fn wait_for_line(&mut self, text: &str) -> bool {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) => {
-                    self.log += &line;
-                    self.log.push('\n');
-                    if line.contains(text) {
-                        return true;
-                    }
-                }
-                Err(RecvTimeoutError::Disconnected) => return false,
-                Err(RecvTimeoutError::Timeout) => panic!("no {text:?} within {PATIENCE:?}:\n{}", self.log),
-            }
-        }
     }
 
     /// Closes the reading end of its standard error.
@@ -309,10 +314,14 @@ impl Process {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and for the last line that it logged.
     #[track_caller]
     pub(crate) fn end(&mut self) -> ExitStatus {
         wait_until("a process ends", || !self.is_running());
+        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
+            self.log += &line;
+            self.log.push('\n');
+        }
         self.child.wait().unwrap()
     }
 }
