@@ -45,6 +45,7 @@ pub mod stages;
 
 pub mod counters;
 
+mod memory;
 mod token_bucket;
 
 pub mod names;

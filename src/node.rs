@@ -146,6 +146,7 @@ impl Node {
         };
         let infos: Vec<_> = networks.iter().map(Network::info).collect();
         let shared = NodeShared::with_keys(networks.len(), routes, config.keys(&infos));
+        shared.window_budget.set_total(config.quic.window_budget_bytes());
         let now = Instant::now();
         let mut node = Self {
             shared: shared.clone(),
@@ -225,6 +226,7 @@ impl Node {
     /// only at the start. Open connections go on as they began, except those to nodes that are no peer
     /// gateways any more: they are closed once no request runs on them.
     pub fn renew(&self, config: &NodeConfig) {
+        self.shared.window_budget.set_total(config.quic.window_budget_bytes());
         self.shared.renew(Renewal {
             quic: config.quic(self.device_mtu),
             peer_gateways: config.peer_gateways.clone(),

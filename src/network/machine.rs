@@ -1,7 +1,8 @@
 //! Whether the machine has the memory and the cores for a configuration.
 
 use super::NetworkConfig;
-use crate::limits::{STORE_BYTES_MAX, WORKERS_PER_CORE_MAX};
+use crate::limits::WORKERS_PER_CORE_MAX;
+use crate::memory;
 
 /// More memory than the machine has.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,11 +19,7 @@ pub struct MemoryError {
 /// # Errors
 /// [`MemoryError`] when the machine has less.
 pub fn ensure_memory(config: &NetworkConfig, tier_bytes: u64) -> Result<(u64, u64), MemoryError> {
-    compare(config, tier_bytes, machine_mib())
-}
-
-fn machine_mib() -> u64 {
-    total_mib(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default())
+    compare(config, tier_bytes, memory::of_machine() >> 20)
 }
 
 /// More workers than the cores can run in turn.
@@ -43,13 +40,6 @@ pub struct CoresError {
 pub fn ensure_cores(workers: usize) -> Result<(), CoresError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     if workers > cores * WORKERS_PER_CORE_MAX { Err(CoresError { workers, cores }) } else { Ok(()) }
-}
-
-/// The machine's memory, MiB; without bound where the kernel does not tell.
-fn total_mib(info: &str) -> u64 {
-    let line = info.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kib: Option<u64> = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
-    kib.map_or(STORE_BYTES_MAX >> 20, |kib| kib / 1024)
 }
 
 fn compare(network: &NetworkConfig, tier_bytes: u64, total_mib: u64) -> Result<(u64, u64), MemoryError> {
@@ -82,14 +72,13 @@ mod tests {
         .unwrap();
         let network = NetworkConfig::Dpdk(network);
         let compare = |total_mib| compare(&network, 1 << 30, total_mib);
-        assert_eq!(compare(total_mib("MemTotal:  1310720 kB\n")), Ok((1280, 1280)));
+        assert_eq!(compare(1280), Ok((1280, 1280)));
         let error = compare(1279).unwrap_err().to_string();
         assert!(
             error.contains("application.memory_bytes = 1073741824 and network.memory_mib = 256"),
             "{error}"
         );
         assert!(error.contains("1280 MiB") && error.contains("1279 MiB"), "{error}");
-        assert!(compare(total_mib("")).is_ok());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! QUIC with quinn-proto's state machines: one endpoint a worker.
 
 pub mod admission;
+pub mod budget;
 pub mod cid;
 pub mod keys;
 pub mod qlog;

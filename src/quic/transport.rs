@@ -1,6 +1,7 @@
 //! An operator's settings of QUIC, and the quinn-proto configuration made of them.
 
 use super::release::Releasable;
+use crate::memory;
 use quinn_proto::congestion::{BbrConfig, CubicConfig, NewRenoConfig};
 use quinn_proto::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use serde::{Deserialize, Serialize};
@@ -26,10 +27,17 @@ pub struct QuicConfig {
     pub keep_alive_ms: u32,
     /// Flow control for one stream, bytes the peer may be ahead.
     pub stream_receive_window_bytes: u32,
-    /// Flow control for a connection, bytes the peer may be ahead.
+    /// Flow control for a connection, bytes the peer may be ahead: at first, and at least.
     pub receive_window_bytes: u32,
-    /// Unacknowledged bytes kept for sending, a connection.
+    /// The same at most. A connection that uses its window up grows it, to four times what arrives in a round trip. Not more than
+    /// [`QuicConfig::receive_window_bytes`] keeps that window.
+    pub receive_window_max_bytes: u32,
+    /// Unacknowledged bytes kept for sending, a connection: at first, and at least.
     pub send_window_bytes: u32,
+    /// The same at most, as [`QuicConfig::receive_window_max_bytes`].
+    pub send_window_max_bytes: u32,
+    /// The windows of all connections of a process past their first size, bytes; 0 for a quarter of the machine's memory.
+    pub window_budget_bytes: u64,
     /// Messages in QUIC datagrams that wait to be read, bytes; 0 takes none.
     pub datagram_receive_buffer_bytes: u32,
     /// Congestion control.
@@ -55,13 +63,19 @@ pub enum Congestion {
     Bbr,
 }
 
-/// The receive windows of a connection.
+/// The windows of a connection, bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Windows {
-    /// Of the connection, bytes.
+    /// The connection's receive window at first, and at least.
     pub connection_bytes: u64,
-    /// Of each stream, bytes.
+    /// The same at most.
+    pub connection_max_bytes: u64,
+    /// The receive window of each stream.
     pub stream_bytes: u64,
+    /// The send window at first, and at least.
+    pub send_bytes: u64,
+    /// The same at most.
+    pub send_max_bytes: u64,
 }
 
 impl Default for QuicConfig {
@@ -71,7 +85,10 @@ impl Default for QuicConfig {
             keep_alive_ms: 5_000,
             stream_receive_window_bytes: 16 << 20,
             receive_window_bytes: 64 << 20,
+            receive_window_max_bytes: 640 << 20,
             send_window_bytes: 16 << 20,
+            send_window_max_bytes: 640 << 20,
+            window_budget_bytes: 0,
             datagram_receive_buffer_bytes: 1 << 20,
             congestion_control: Congestion::Cubic,
             initial_congestion_window_bytes: 0,
@@ -114,11 +131,22 @@ impl QuicConfig {
         Arc::new(transport)
     }
 
-    /// How far a peer may be ahead of the readers of its streams.
+    /// How far a peer may be ahead of the readers of its streams, and this side ahead of the peer's acknowledgments.
     pub fn windows(&self) -> Windows {
         Windows {
             connection_bytes: self.receive_window_bytes.into(),
+            connection_max_bytes: self.receive_window_max_bytes.max(self.receive_window_bytes).into(),
             stream_bytes: self.stream_receive_window_bytes.into(),
+            send_bytes: self.send_window_bytes.into(),
+            send_max_bytes: self.send_window_max_bytes.max(self.send_window_bytes).into(),
+        }
+    }
+
+    /// See [`QuicConfig::window_budget_bytes`]; 0 is resolved.
+    pub fn window_budget_bytes(&self) -> u64 {
+        match self.window_budget_bytes {
+            0 => memory::of_machine() / 4,
+            bytes => bytes,
         }
     }
 

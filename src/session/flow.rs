@@ -13,6 +13,8 @@ const HELD_WINDOWS_MAX: u64 = 2;
 #[derive(Debug)]
 pub(super) struct FlowControl {
     windows: Windows,
+    /// The largest window that the peer may still use.
+    promised_bytes: u64,
     has_gaps: bool,
     held_bytes: usize,
     /// What QUIC's window is smaller by than the configured one, bytes.
@@ -21,7 +23,8 @@ pub(super) struct FlowControl {
 
 impl FlowControl {
     pub(super) fn new(windows: Windows) -> Self {
-        Self { windows, has_gaps: false, held_bytes: 0, charged_bytes: 0 }
+        let promised_bytes = windows.connection_bytes;
+        Self { windows, promised_bytes, has_gaps: false, held_bytes: 0, charged_bytes: 0 }
     }
 
     /// Whether packets of this connection were lost or overtook each other.
@@ -37,6 +40,15 @@ impl FlowControl {
         self.windows.stream_bytes.try_into().unwrap_or(usize::MAX)
     }
 
+    /// The connection's window has this size from now on, less what is held. `promised_bytes` is what the peer may send before it learns
+    /// of a smaller window.
+    pub(super) fn set_window(&mut self, conn: &mut Connection, bytes: u64, promised_bytes: u64) {
+        self.windows.connection_bytes = bytes;
+        self.promised_bytes = promised_bytes;
+        self.charged_bytes = (self.held_bytes as u64).min(bytes);
+        conn.set_receive_window(VarInt::from_u64(bytes - self.charged_bytes).unwrap_or(VarInt::MAX));
+    }
+
     /// What may be taken out of QUIC before the window is charged for it, bytes.
     pub(super) fn part_bytes(&self) -> usize {
         (self.windows.connection_bytes / PARTS).max(1).try_into().unwrap_or(usize::MAX)
@@ -49,7 +61,7 @@ impl FlowControl {
 
     /// Whether the peer makes this side hold more than its packets can need: it sends crumbs with gaps between them.
     pub(super) fn is_exceeded(&self) -> bool {
-        self.held_bytes as u64 > HELD_WINDOWS_MAX * self.windows.connection_bytes
+        self.held_bytes as u64 > HELD_WINDOWS_MAX * self.promised_bytes
     }
 
     /// Makes QUIC's window smaller by what is held: QUIC has given credit for it when it was taken out of QUIC.
@@ -78,7 +90,7 @@ mod tests {
     use super::*;
 
     fn flow() -> FlowControl {
-        FlowControl::new(Windows { connection_bytes: 3200, stream_bytes: 800 })
+        FlowControl::new(Windows { connection_bytes: 3200, stream_bytes: 800, ..Windows::default() })
     }
 
     #[test]

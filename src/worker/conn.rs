@@ -1,5 +1,6 @@
 //! A connection as its worker holds it.
 
+use super::windows::Fitted;
 use crate::counters::Counter;
 use crate::datagram::Obstacle;
 use crate::limits::UNREACHABLE_AGREE_MS;
@@ -79,6 +80,7 @@ pub(super) struct Conn {
     pub(super) quic: Connection,
     pub(super) session: Session,
     pub(super) timer: Timer,
+    pub(super) fitted: Fitted,
     pub(super) generation: u32,
     /// In the line of those that are read.
     pub(super) in_reading: bool,

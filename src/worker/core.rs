@@ -3,6 +3,7 @@
 use super::conn::CountedFigures;
 use super::conn::{Change, Conn, Origin};
 use super::shared::{DRAINING, Handover};
+use super::windows::Fitted;
 use super::{ARENA_BYTES, Core};
 use crate::counters::{Counter, Counters};
 use crate::datagram::{Datagram, Network};
@@ -190,6 +191,7 @@ impl Core {
             quic,
             session,
             timer: Timer::default(),
+            fitted: Fitted::new(self.windows, &self.desk.shared.window_budget, now),
             generation: self.generation,
             in_reading: false,
             in_sending: false,

@@ -90,6 +90,8 @@ impl Conn {
             requests: self.session.requests(),
             rtt_us: stats.path.rtt.as_micros() as u64,
             window_bytes: stats.path.cwnd,
+            receive_window_bytes: self.fitted.receive_bytes(),
+            send_window_bytes: self.fitted.send_bytes(),
             mtu_bytes: stats.path.current_mtu,
             sent_packets: stats.path.sent_packets,
             lost_packets: stats.path.lost_packets,

@@ -11,6 +11,7 @@ mod shared;
 mod transmit;
 mod unreachable;
 mod view;
+mod windows;
 
 pub use gateways::PeerGateway;
 pub use shared::{ByFamily, Idle, Inspection, NodeShared, Quic, Renewal, WorkerStatus};

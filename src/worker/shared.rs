@@ -4,6 +4,7 @@ use super::gateways::PeerGateway;
 use super::view::{ConnectionView, Gauges};
 use crate::counters::Counters;
 use crate::limits::HANDOVER_RING_LEN;
+use crate::quic::budget::Budget;
 use crate::quic::keys::NodeKeys;
 use crate::quic::qlog::Sampler;
 use crate::quic::transport::Windows;
@@ -35,6 +36,8 @@ pub struct NodeShared {
     pub keys: NodeKeys,
     /// Which application takes what.
     pub routes: QueueRoutes,
+    /// What the windows of all connections may have past their first size. Without a total until it is set: windows keep their size.
+    pub window_budget: Budget,
     /// One ring a worker, for datagrams that landed elsewhere.
     pub(super) handovers: Vec<ArrayQueue<Handover>>,
     lifecycle: AtomicU8,
@@ -62,6 +65,7 @@ impl NodeShared {
             workers,
             keys,
             routes,
+            window_budget: Budget::default(),
             handovers: (0..workers).map(|_| ArrayQueue::new(HANDOVER_RING_LEN)).collect(),
             lifecycle: AtomicU8::new(RUNNING),
             renewals: AtomicU32::new(0),

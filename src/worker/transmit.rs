@@ -50,6 +50,7 @@ impl Core {
         let node_ends = self.close_by.is_some();
         let Some(conn) = self.conns[slot as usize].as_mut() else { return false };
         conn.in_sending = false;
+        conn.fit_windows(now);
         conn.session.flush(&mut conn.quic);
         conn.repeat_close(network, now, counters);
         if conn.session.take_credit_returned() {

@@ -53,6 +53,10 @@ pub struct ConnectionView {
     pub rtt_us: u64,
     /// Congestion window, bytes.
     pub window_bytes: u64,
+    /// What the peer may be ahead of its readers here, bytes.
+    pub receive_window_bytes: u64,
+    /// What may be sent without an acknowledgment, bytes; the peer's windows may allow less.
+    pub send_window_bytes: u64,
     /// UDP payload that the path carries, bytes.
     pub mtu_bytes: u16,
     /// QUIC packets sent.

@@ -20,3 +20,4 @@ mod refusals;
 mod steering;
 mod transfers;
 mod unreachable;
+mod windows;

@@ -205,6 +205,11 @@ fn stages(source: &AdminSource, out: &mut Exposition) {
 }
 
 fn gauges(source: &AdminSource, out: &mut Exposition) {
+    let budget = &source.shared.window_budget;
+    let help = "What the windows of all connections may have past their first size, bytes.";
+    out.single("stoq_window_budget_bytes", MetricKind::Gauge, help, budget.total_bytes());
+    let help = "What the windows of all connections have past their first size, bytes.";
+    out.single("stoq_window_budget_taken_bytes", MetricKind::Gauge, help, budget.taken_bytes());
     out.family("stoq_connections", MetricKind::Gauge, "Open connections.");
     for (worker, status) in source.statuses.iter().enumerate() {
         out.sample(&[("worker", &worker)], status.connections.load(Relaxed));

@@ -98,12 +98,36 @@ pub const KEYS: &[Range] = &[
         LARGE_WINDOW,
     ),
     whole(
+        "quic.receive_window_max_bytes",
+        (WINDOW_BYTES_MIN, WINDOW_BYTES_MAX),
+        "bytes",
+        SMALL_WINDOW,
+        LARGE_WINDOW,
+    )
+    .or_zero_for("windows that do not grow"),
+    whole(
         "quic.send_window_bytes",
         (WINDOW_BYTES_MIN, WINDOW_BYTES_MAX),
         "bytes",
         "a message of 64 KiB and its record do not fit, and it would never be sent",
         "a peer that acknowledges nothing could fill the memory",
     ),
+    whole(
+        "quic.send_window_max_bytes",
+        (WINDOW_BYTES_MIN, WINDOW_BYTES_MAX),
+        "bytes",
+        "a message of 64 KiB and its record do not fit, and it would never be sent",
+        "a peer that acknowledges nothing could fill the memory",
+    )
+    .or_zero_for("windows that do not grow"),
+    whole(
+        "quic.window_budget_bytes",
+        (WINDOW_BYTES_MIN, STORE_BYTES_MAX),
+        "bytes",
+        "no window could grow",
+        "no machine has this memory",
+    )
+    .or_zero_for("a quarter of the memory"),
     whole(
         "quic.datagram_receive_buffer_bytes",
         (1200, 1 << 30),

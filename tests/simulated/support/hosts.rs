@@ -167,6 +167,7 @@ pub(super) fn gateway(
     let mac = [2, 0, 0, 0, setup.device, number];
     let stations = station_on(link, mac, number, setup.gateway_workers, setup.udp_checksum);
     let shared = NodeShared::with_keys(setup.gateway_workers, routes, config.keys(&[stations[0].info()]));
+    shared.window_budget.set_total(setup.window_budget_bytes);
     let mut host = host(stations, &config, shared, setup.link.mtu, |worker, at| {
         match setup.liars.iter().find(|(liar, ..)| *liar == index) {
             Some((_, lie, payload)) => worker.add_inline(Box::new(Liar::new(*lie, payload.clone()))),
@@ -195,6 +196,7 @@ pub(super) fn client(link: &SimulatedLink, setup: &Setup, index: usize) -> Appli
         ..NodeConfig::default()
     };
     let shared = NodeShared::new(setup.client_workers, QueueRoutes::default());
+    shared.window_budget.set_total(setup.window_budget_bytes);
     let number = 10 + index as u8;
     let mac = [2, 0, 0, 0, 0, number];
     let stations = station_on(link, mac, number, setup.client_workers, setup.udp_checksum);

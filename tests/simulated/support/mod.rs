@@ -86,6 +86,8 @@ pub(crate) struct Setup {
     pub(crate) clock: WallClock,
     /// The least that the clock jumps: frames that arrive within it arrive together.
     pub(crate) step: Duration,
+    /// How far the windows of a process may grow in all, bytes.
+    pub(crate) window_budget_bytes: u64,
 }
 
 impl Setup {
@@ -121,6 +123,7 @@ impl Default for Setup {
             udp_checksum: true,
             clock: WallClock::default(),
             step: Duration::from_nanos(1),
+            window_budget_bytes: 0,
         }
     }
 }

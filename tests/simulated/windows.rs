@@ -1,0 +1,68 @@
+//! Windows that fit the path: a transfer is as fast as the path however small its windows were at first.
+
+use crate::support::caller::End;
+use crate::support::{SEED, Setup, World, gateway_v4, payload};
+use std::time::{Duration, Instant};
+use stoq::nic::simulated::LinkConfig;
+use stoq::quic::transport::QuicConfig;
+use stoq::token::{Ranges, Token};
+
+const FIRST_WINDOW_BYTES: u32 = 256 << 10;
+const PAYLOAD_BYTES: usize = 24 << 20;
+/// 200 Mbit/s over 100 ms: the first window allows a tenth of it.
+const DELAY: Duration = Duration::from_millis(50);
+const BITS_PER_S: u64 = 200_000_000;
+/// What the payload takes on the wire.
+const WIRE: Duration = Duration::from_millis(1_060);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Puts and gets one payload. Gives how long each took.
+fn transfers(window_budget_bytes: u64) -> [Duration; 2] {
+    let quic = QuicConfig {
+        receive_window_bytes: FIRST_WINDOW_BYTES,
+        send_window_bytes: FIRST_WINDOW_BYTES,
+        // The congestion window holds the product of rate and round trip from the start on.
+        initial_congestion_window_bytes: 3 << 20,
+        ..QuicConfig::default()
+    };
+    let step = Duration::from_micros(20);
+    let setup = Setup {
+        gateway_quic: quic.clone(),
+        client_quic: quic,
+        step,
+        window_budget_bytes,
+        ..Setup::default()
+    };
+    let mut world = World::new(setup);
+    let peer = world.connect(0, gateway_v4());
+    world.link.reconfigure(|link| {
+        *link = LinkConfig { mtu: link.mtu, delay: DELAY, ..LinkConfig::default() };
+        link.bandwidth_bits_per_s = Some(BITS_PER_S);
+    });
+    let bytes = payload(PAYLOAD_BYTES);
+    let token = Token::of(&bytes);
+    let mut times = Vec::new();
+    for is_get in [false, true] {
+        let begun: Instant = world.now;
+        let request = match is_get {
+            false => world.caller(&peer).put(&peer, SEED, &bytes),
+            true => world.caller(&peer).fetch(&peer, token, Ranges::all()),
+        };
+        world.run(PATIENCE, "a transfer", |world| world.caller(&peer).request(request).end.is_some());
+        let end = world.caller(&peer).request(request).end();
+        assert!(matches!(end, End::Done { .. } | End::Complete), "{end:?}");
+        times.push(world.now.duration_since(begun));
+    }
+    [times[0], times[1]]
+}
+
+#[test]
+fn a_transfer_outgrows_small_windows_and_without_a_budget_it_does_not() {
+    for time in transfers(1 << 30) {
+        assert!(time < 2 * WIRE, "{time:?} for what takes {WIRE:?} on the wire");
+    }
+    for time in transfers(0) {
+        // 256 KiB a round trip.
+        assert!(time > 8 * WIRE, "{time:?}: the windows grew without a budget");
+    }
+}
