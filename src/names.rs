@@ -1,8 +1,8 @@
-//! The addresses of gateways as people write them: addresses, addresses of a link, and host names, which the
-//! system's resolver knows.
+//! The addresses of gateways as people write them: IP addresses, link-local addresses with their interface, and host names for the
+//! system's resolver.
 //!
-//! A name only says where to connect; the node ID or the authority decides trust. A forged answer of the
-//! resolver sends a client to a gateway that it refuses.
+//! A name only says where to connect; the node ID or the authority decides on trust. A forged answer of the
+//! resolver leads a client to a gateway that it refuses.
 
 use crate::limits::{ADDRESSES_LEN_MAX, PORT_DEFAULT};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -23,12 +23,12 @@ pub struct GatewayAddress {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Host {
     Ip(IpAddr),
-    /// An address of a link, and the interface that leads there, by name or number.
+    /// A link-local address, and the interface that leads to it, by name or number.
     Link(Ipv6Addr, String),
     Name(String),
 }
 
-/// A text that is no address of a gateway.
+/// The error of a text that is no address of a gateway.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is no address of a gateway: {why}")]
 pub struct AddressError {
@@ -52,9 +52,9 @@ pub enum ResolveError {
     /// The interface does not exist.
     #[error("this host has no interface {0}; `ip link` lists the interfaces")]
     Interface(String),
-    /// An interface of the kernel, on a network that is not the kernel's.
+    /// The address names an interface of the kernel, and the network is not the kernel's.
     #[error(
-        "{0} names an interface of the kernel, and this network is not the kernel's; leave out what follows the %"
+        "{0} names an interface of the kernel, and this network is not the kernel's; leave out the % and the interface"
     )]
     Zone(GatewayAddress),
 }
@@ -64,7 +64,7 @@ impl GatewayAddress {
     /// between families (RFC 8305 §4). Blocks while the resolver works.
     ///
     /// # Errors
-    /// [`ResolveError`].
+    /// [`ResolveError`], if the interface does not exist or the resolver has no address.
     pub fn resolve(&self) -> Result<Vec<SocketAddr>, ResolveError> {
         let host = match &self.host {
             Host::Ip(ip) => return Ok(vec![SocketAddr::new(*ip, self.port)]),
@@ -83,7 +83,7 @@ impl GatewayAddress {
         Ok(in_turn(found.collect()))
     }
 
-    /// Its address, where no resolver is needed.
+    /// Its address, if no resolver is needed.
     pub fn literal(&self) -> Option<SocketAddr> {
         match &self.host {
             Host::Ip(ip) => Some(SocketAddr::new(*ip, self.port)),
@@ -155,7 +155,7 @@ impl FromStr for GatewayAddress {
             }
             None if text.matches(':').count() > 1 => {
                 return Err(error(format!(
-                    "an IPv6 address stands in brackets, so that its port can be told from it; write [{text}] or [{text}]:{PORT_DEFAULT}"
+                    "an IPv6 address stands in brackets, which separate it from its port; write [{text}] or [{text}]:{PORT_DEFAULT}"
                 )));
             }
             None => {
@@ -235,7 +235,7 @@ impl<'de> Deserialize<'de> for GatewayAddress {
     }
 }
 
-/// The places of a peer gateway: addresses, and names that a thread of their own resolves. Workers read the
+/// The places of a peer gateway: addresses, and names that a thread of its own resolves. Workers read the
 /// known addresses and never wait.
 #[derive(Clone, Debug, Default)]
 pub struct Places(Arc<Asked>);
@@ -247,7 +247,7 @@ struct Asked {
     resolver: Option<Resolver>,
 }
 
-/// The thread that calls the system's resolver; it ends with its last user.
+/// The thread that calls the system's resolver. It ends with its last user.
 #[derive(Clone, Debug)]
 pub struct Resolver(Sender<Weak<Asked>>);
 
@@ -255,7 +255,7 @@ impl Resolver {
     /// Starts the thread.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// The system's error if the thread cannot be started.
     pub fn start() -> std::io::Result<Self> {
         let (ask, asked) = channel();
         std::thread::Builder::new().name("stoq-names".into()).spawn(move || resolve_all(&asked))?;
@@ -283,7 +283,7 @@ fn resolve_all(asked: &Receiver<Weak<Asked>>) {
 }
 
 impl Places {
-    /// The addresses as written; `resolver` resolves names at once, and again at each dial.
+    /// The places written as `written`; `resolver` resolves names at once, and again at each dial.
     pub fn new(written: Vec<GatewayAddress>, resolver: &Resolver) -> Self {
         let known = written.iter().filter_map(GatewayAddress::literal).collect();
         let names = written.iter().any(|address| address.literal().is_none());
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn what_people_write_is_read_and_written_back() {
+    fn addresses_in_every_form_are_read_and_written_back() {
         for (text, back) in [
             ("192.0.2.1:4433", "192.0.2.1:4433"),
             ("192.0.2.1", "192.0.2.1:4433"),
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_told_with_what_would_be() {
+    fn a_text_that_is_no_address_is_refused_with_a_right_example() {
         for (text, why) in [
             ("", "letters"),
             ("2001:db8::1", "[2001:db8::1]:4433"),
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_resolved_by_the_system_and_what_it_says_is_told() {
+    fn names_are_resolved_by_the_system_and_its_error_is_reported() {
         let found = parsed("localhost:7").resolve().unwrap();
         assert!(
             !found.is_empty() && found.iter().all(|at| at.ip().is_loopback() && at.port() == 7),
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_gateways_names_become_addresses_without_anybody_waiting() {
+    fn a_peer_gateways_names_become_addresses_without_a_waiting_worker() {
         let resolver = Resolver::start().unwrap();
         let places = Places::new(vec![parsed("localhost:7"), parsed("nowhere.invalid")], &resolver);
         let give_up = std::time::Instant::now() + std::time::Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! How a client is made: its identity, the gateways that it trusts, its network, its workers.
+//! Makes a client: its identity, the gateways that it trusts, its network, its workers.
 
 use super::{Client, ClientError, PUT_QUEUE};
 use crate::datagram::Network;
@@ -13,8 +13,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-/// The settings of a [`Client`], made by [`Client::builder`]. All have defaults but the trust: a client trusts no gateway that it
-/// was not told to.
+/// The settings of a [`Client`], made by [`Client::builder`]. Every setting but the trust has a default: a client trusts only the
+/// gateways that it was told to trust.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -34,8 +34,8 @@ use std::time::Duration;
 /// # }
 /// ```
 ///
-/// What is wrong with a setting, such as a file that cannot be read, is told by [`ClientBuilder::start`]: the first fault if there
-/// are several. A builder that is dropped has opened nothing.
+/// [`ClientBuilder::start`] reports a wrong setting, such as a file that cannot be read; of several faults, the first. Until then a
+/// builder opens no socket.
 #[derive(Debug)]
 #[must_use = "a builder does nothing until it is started"]
 pub struct ClientBuilder {
@@ -106,7 +106,7 @@ impl ClientBuilder {
         self
     }
 
-    /// The same from PEM texts in memory.
+    /// Sets the identity from PEM texts in memory: the certificates, the client's own first, and the key.
     pub fn identity_pem(mut self, certificate: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Self {
         let (at, key_at) = (Path::new("(certificate in memory)"), Path::new("(key in memory)"));
         let identity = Identity::from_pem(at, certificate.as_ref(), key_at, key.as_ref());
@@ -114,15 +114,15 @@ impl ClientBuilder {
         self
     }
 
-    /// An identity that the program has.
+    /// Sets an identity that the program has loaded itself.
     pub fn identity(mut self, identity: Identity) -> Self {
         self.tls.identity = Some(identity);
         self
     }
 }
 
-/// The gateways that are trusted. Each call adds to those before: nodes to nodes, authorities to authorities. Where there are both, a
-/// gateway must have one of the nodes' keys **and** a certificate of one of the authorities ([`Trust`]).
+/// The gateways that are trusted. Each call adds nodes or authorities to those of earlier calls. If there are both, a gateway must have
+/// the key of one of the nodes **and** a certificate of one of the authorities ([`Trust`]).
 impl ClientBuilder {
     /// Trusts the gateway whose key has this node ID.
     pub fn trust_node(self, node: NodeId) -> Self {
@@ -141,13 +141,13 @@ impl ClientBuilder {
         self.trust_sound(trust)
     }
 
-    /// The same from a PEM text in memory.
+    /// Trusts gateways with certificates of the authorities in this PEM text.
     pub fn trust_ca_pem(self, authorities: impl AsRef<[u8]>) -> Self {
         let trust = Trust::from_pem(Path::new("(CA certificates in memory)"), authorities.as_ref(), []);
         self.trust_sound(trust)
     }
 
-    /// Trusts what the program has put together.
+    /// Adds a [`Trust`] that the program has made itself.
     pub fn trust(mut self, trust: Trust) -> Self {
         self.tls.trust = Some(match self.tls.trust.take() {
             Some(before) => before.and(trust),
@@ -156,21 +156,21 @@ impl ClientBuilder {
         self
     }
 
-    /// The DNS name or IP address that a gateway's certificate must carry, too. Without it names are compared with nothing: the name
-    /// that is connected to is no proof of anything.
+    /// The DNS name or IP address that a gateway's certificate must carry as well. Without this setting no name is checked: the name that
+    /// the program connects to proves nothing.
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.tls.server_name = Some(name.into());
         self
     }
 
-    /// What is asked of handshakes; without it Falcon and X25519MLKEM768 alone.
+    /// The cipher suites and key exchanges that handshakes may use. The default allows Falcon and X25519MLKEM768 alone.
     pub fn tls_policy(mut self, policy: TlsPolicy) -> Self {
         self.tls.policy = policy;
         self
     }
 
     /// Lets [`ConnectOptions::early`](super::ConnectOptions::early) send requests in the first flight of a resumed session, which
-    /// an observer may replay. Off without it.
+    /// an observer may replay. The default is off.
     pub fn early_data(mut self, allowed: bool) -> Self {
         self.tls.early_data = allowed;
         self
@@ -197,46 +197,46 @@ impl ClientBuilder {
 
 /// The network and the threads.
 impl ClientBuilder {
-    /// Local addresses of the kernel's sockets; port 0 is any free one. Without it any free port of both families. An unspecified
-    /// address (`0.0.0.0`, `[::]`) whose family this host does not have is left out where another address remains.
+    /// Local addresses of the kernel's sockets; port 0 is any free port. The default is any free port of both families. An unspecified
+    /// address (`0.0.0.0`, `[::]`) of a family that this host lacks is left out if another address remains.
     pub fn listen(mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
         self.listen = addresses.into_iter().collect();
         self
     }
 
-    /// Bytes asked for the send buffer and for the receive buffer of each socket of the kernel; 16 MiB without it. The kernel bounds them by
-    /// `net.core.wmem_max` and `net.core.rmem_max`.
+    /// Bytes asked for the send buffer and for the receive buffer of each socket of the kernel; the default is 16 MiB. The kernel bounds
+    /// them by `net.core.wmem_max` and `net.core.rmem_max`.
     pub fn socket_buffer_bytes(mut self, bytes: usize) -> Self {
         self.socket_buffer_bytes = bytes;
         self
     }
 
-    /// Workers of [`ClientBuilder::start`]: threads, each with sockets of its own, at most [`WORKERS_MAX`]. Connections take them in turn.
-    /// One without it, which carries any number of connections.
+    /// Workers of [`ClientBuilder::start`]: threads, each with sockets of its own, at most [`WORKERS_MAX`]. Connections take the workers
+    /// in turn. The default is one, which carries any number of connections.
     pub fn workers(mut self, count: usize) -> Self {
         self.workers = count;
         self
     }
 
-    /// The core of each worker, in their order; workers past the end float, as all do without it.
+    /// The core of each worker, in the order of the workers. Workers past the end of the list are pinned to no core; the default pins none.
     pub fn cores(mut self, cores: impl IntoIterator<Item = usize>) -> Self {
         self.node.cores = cores.into_iter().collect();
         self
     }
 
-    /// What idle workers do; [`Idle::Adaptive`] without it.
+    /// What idle workers do; the default is [`Idle::Adaptive`].
     pub fn idle(mut self, idle: Idle) -> Self {
         self.node.idle = idle;
         self
     }
 
-    /// Runs on each worker's thread before its loop: DPDK threads register so.
+    /// A function that each worker's thread runs before its loop. Threads register with DPDK by it.
     pub fn thread_setup(mut self, setup: ThreadSetup) -> Self {
         self.node.setup = Some(setup);
         self
     }
 
-    /// The queue on which gateways take PUTs that name none; [`PUT_QUEUE`] without it.
+    /// The queue on which gateways take PUTs that name no queue; the default is [`PUT_QUEUE`].
     pub fn put_queue(mut self, queue: u64) -> Self {
         self.put_queue = queue;
         self
@@ -245,46 +245,46 @@ impl ClientBuilder {
 
 /// QUIC.
 impl ClientBuilder {
-    /// All that can be set of QUIC at once. What the calls below set stands in it too; the last call counts.
+    /// Sets all of QUIC at once. The calls below set single values of it; the last call counts.
     pub fn quic(mut self, quic: QuicConfig) -> Self {
         self.quic = quic;
         self
     }
 
-    /// The congestion controller; CUBIC without it.
+    /// The congestion controller; the default is CUBIC.
     pub fn congestion_control(mut self, congestion: Congestion) -> Self {
         self.quic.congestion_control = congestion;
         self
     }
 
-    /// A connection on which nothing comes for this time is lost; 30 s without it. The shorter time of both peers counts. Zero is no bound
-    /// from this side.
+    /// A connection that receives nothing for this time is lost; the default is 30 s. The shorter time of both peers counts. Zero sets no
+    /// bound from this side.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.quic.idle_timeout_ms = whole_ms(timeout);
         self
     }
 
-    /// Sends a PING on a connection that is quiet for this time; 5 s without it. Zero is never.
+    /// Sends a PING on a connection that is quiet for this time; the default is 5 s. Zero sends none.
     pub fn keep_alive(mut self, interval: Duration) -> Self {
         self.quic.keep_alive_ms = whole_ms(interval);
         self
     }
 
-    /// UDP payload that is assumed to pass before the path's MTU is found, bytes; 1,200 without it, which passes everywhere. 0 is what
-    /// the local device carries.
+    /// The UDP payload, in bytes, that is assumed to pass until the path's MTU is found. The default is 1,200, which passes everywhere.
+    /// Zero assumes as much as the local device carries.
     pub fn initial_mtu(mut self, bytes: u16) -> Self {
         self.quic.initial_mtu = bytes;
         self
     }
 
-    /// Whether larger packets are tried, up to what the local device carries (RFC 8899); on without it.
+    /// Whether larger packets are tried, up to the size that the local device carries (RFC 8899); the default is on.
     pub fn mtu_discovery(mut self, on: bool) -> Self {
         self.quic.mtu_discovery = on;
         self
     }
 }
 
-/// Milliseconds, rounded up: no time becomes zero, which means another thing.
+/// Milliseconds, rounded up: a time above zero does not become zero, which means "off".
 fn whole_ms(time: Duration) -> u32 {
     time.as_nanos().div_ceil(1_000_000).try_into().unwrap_or(u32::MAX)
 }
@@ -294,8 +294,8 @@ impl ClientBuilder {
     /// Opens the kernel's UDP sockets and starts the workers. Reads no file and waits for no peer.
     ///
     /// # Errors
-    /// [`ClientError::Tls`] for the first setting of identity or trust that is wrong, or where nobody is trusted; [`ClientError::Bind`]
-    /// for an address that cannot be bound; [`ClientError::Start`] where there is no worker, or the system gives no thread.
+    /// [`ClientError::Tls`] for the first wrong setting of identity or trust, or if no gateway is trusted; [`ClientError::Bind`]
+    /// for an address that cannot be bound; [`ClientError::Start`] if `workers` is out of range, or the system gives no thread.
     pub fn start(self) -> Result<Client, ClientError> {
         let config = KernelUdpConfig {
             reuse_port: self.workers > 1,
@@ -304,7 +304,7 @@ impl ClientBuilder {
         };
         let listen = self.listen.clone();
         let workers = self.workers;
-        // What is wrong with the settings is told before a socket is opened.
+        // A wrong setting is reported before a socket is opened.
         self.start_with(move || {
             if !(1..=WORKERS_MAX).contains(&workers) {
                 let text = format!("a client has 1 to {WORKERS_MAX} workers, not {workers}");
@@ -315,11 +315,11 @@ impl ClientBuilder {
         })
     }
 
-    /// Starts a worker on each of `networks`, which the caller has opened: the queues of a DPDK port, for one. They decide on the number of
-    /// workers, and [`ClientBuilder::listen`], [`ClientBuilder::socket_buffer_bytes`] and [`ClientBuilder::workers`] count for nothing.
+    /// Starts a worker on each of `networks`, which the caller has opened: the queues of a DPDK port, for example. Their number is the
+    /// number of workers; [`ClientBuilder::listen`], [`ClientBuilder::socket_buffer_bytes`] and [`ClientBuilder::workers`] have no effect.
     ///
     /// # Errors
-    /// Those of [`ClientBuilder::start`] but [`ClientError::Bind`].
+    /// As for [`ClientBuilder::start`], except [`ClientError::Bind`].
     pub fn start_on<N: Network + Send + 'static>(self, networks: Vec<N>) -> Result<Client, ClientError> {
         self.start_with(|| Ok(networks))
     }

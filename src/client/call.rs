@@ -1,4 +1,4 @@
-//! What tasks ask of the worker's side of a client, and the ends of the channels that it answers on.
+//! The calls that tasks make to the worker's side of a client, and the channels on which it answers.
 
 use super::error::DialFailure;
 use super::fetch::Piece;
@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
-/// One thing asked of the worker's side.
+/// One call of a task to the worker's side.
 pub(super) enum Call {
     Connect(Dial),
     /// The resolver's answer for a dial.
@@ -27,12 +27,12 @@ pub(super) enum Call {
     },
     Ask {
         connection: ConnectionId,
-        /// The task's name for the request, of this client alone.
+        /// The task's number for the request, unique within this client.
         ticket: u64,
         ask: Box<Ask>,
         answer: AnswerChannel,
     },
-    /// The task has lost interest.
+    /// The task has dropped the request.
     Cancel {
         ticket: u64,
     },
@@ -40,7 +40,7 @@ pub(super) enum Call {
         connection: ConnectionId,
         queue: u64,
         payload: Bytes,
-        /// Its place among what waits to be sent.
+        /// Its share of the bytes that may wait to be sent.
         place: OwnedSemaphorePermit,
     },
     Datagram {
@@ -58,7 +58,7 @@ pub(super) enum Call {
         id: u64,
         source: Box<GatherSource>,
     },
-    /// No more holders come for a gathering.
+    /// The gathering gets no more holders.
     SealGather {
         id: u64,
     },
@@ -67,7 +67,7 @@ pub(super) enum Call {
     },
 }
 
-/// Something fetched from several holders, as the worker's side hosts it.
+/// A gathering as the worker's side hosts it.
 pub(super) struct HostedGather {
     pub(super) id: u64,
     pub(super) gather: Gather,
@@ -78,7 +78,7 @@ pub(super) struct HostedGather {
 }
 
 impl HostedGather {
-    /// Goes on; false when it is over.
+    /// Moves the gathering on. Returns whether there was work, and whether the gathering goes on.
     pub(super) fn poll<T: Clone>(&mut self, now: Instant, asker: &mut Asker<'_, T>) -> (bool, bool) {
         if self.events.is_closed() {
             self.gather.cancel();
@@ -95,7 +95,7 @@ impl HostedGather {
                 self.credit.take(piece.data.len());
             }
             if over {
-                // The last cancellations go out before it ends.
+                // Sends the last cancellations before the gathering ends.
                 self.gather.poll(now, asker);
                 *self.report.lock().unwrap_or_else(PoisonError::into_inner) = self.gather.report();
             }
@@ -108,28 +108,28 @@ impl HostedGather {
     }
 }
 
-/// A connection that is wanted.
+/// A connection that a task asks for.
 pub(super) struct Dial {
     pub(super) id: u64,
-    /// Addresses that were not tried yet, in order; none while the resolver is asked.
+    /// Addresses that were not tried yet, in order; `None` until the resolver has answered.
     pub(super) remotes: Option<VecDeque<SocketAddr>>,
     pub(super) early: bool,
     pub(super) deadline: Instant,
     pub(super) reply: oneshot::Sender<Result<ConnectionUp, DialError>>,
 }
 
-/// Why there is none.
+/// Why a dial gave no connection.
 #[derive(Debug)]
 pub(super) enum DialError {
     Timeout,
-    /// The resolver has not answered in time.
+    /// The resolver did not answer in time.
     Unresolved,
     Resolve(ResolveError),
-    /// Every address that was tried has failed.
+    /// Every address failed.
     Failed(Vec<DialFailure>),
 }
 
-/// A connection that is up.
+/// A connection that came up.
 #[derive(Debug)]
 pub(super) struct ConnectionUp {
     pub(super) connection: ConnectionId,
@@ -141,7 +141,7 @@ pub(super) struct ConnectionUp {
     pub(super) room: Arc<Room>,
 }
 
-/// Where the answer to a request goes. A channel that ends without an answer means that the connection is gone.
+/// Where the answer to a request goes. A channel that ends without an answer means that the connection is lost.
 pub(super) enum AnswerChannel {
     Put(PutAnswer),
     Fetch(FetchAnswer),
@@ -154,7 +154,7 @@ pub(super) struct PutAnswer {
     pub(super) accepted: Option<oneshot::Sender<()>>,
     pub(super) done: oneshot::Sender<Result<Done, ErrorRecord>>,
     pub(super) data: mpsc::Receiver<Batch>,
-    /// What the ring or the credit has not taken yet, in order.
+    /// Bytes that the ring or the credit did not take yet, in order.
     pub(super) unsent: VecDeque<Bytes>,
     pub(super) credit: Credit,
 }
@@ -162,19 +162,19 @@ pub(super) struct PutAnswer {
 /// Bytes of a payload on their way out.
 pub(super) enum Batch {
     Bytes(Vec<Bytes>),
-    /// All have been given. A channel that ends without it means that the task gave up.
+    /// The end of the payload. A channel that ends without it means that the task gave up.
     End,
 }
 
 pub(super) struct FetchAnswer {
     pub(super) events: mpsc::UnboundedSender<Vec<FetchEvent>>,
-    /// Events that gather: a wake of the task then serves many of them.
+    /// Events that are collected here, to wake the task once for many of them.
     pub(super) held: Vec<FetchEvent>,
-    /// Among those that the worker's side looks after.
+    /// Whether the request is in [`Tasks`](super::tasks::Tasks)' list of requests with held events.
     pub(super) listed: bool,
 }
 
-/// The deliveries of a FETCH. Their bytes are bounded by its credit.
+/// An event of a FETCH. The credit of the FETCH bounds the bytes of its events.
 #[derive(Debug)]
 pub(super) enum FetchEvent {
     Accepted(OkRecord),
@@ -183,7 +183,7 @@ pub(super) enum FetchEvent {
     Failed(ErrorRecord),
 }
 
-/// What waits in the inbox of one connection.
+/// The messages that wait in the inbox of one connection, counted.
 #[derive(Debug, Default)]
 pub(super) struct Room {
     messages: AtomicUsize,
@@ -201,7 +201,7 @@ impl Room {
         self.bytes.fetch_add(bytes, Ordering::AcqRel);
     }
 
-    /// Returns whether it was full: the worker may be waiting for it.
+    /// Returns whether the inbox was full: then the worker may wait for room.
     pub(super) fn give_back(&self, bytes: usize) -> bool {
         let was_full = self.is_full();
         self.messages.fetch_sub(1, Ordering::AcqRel);

@@ -1,4 +1,4 @@
-//! Connections that are being made: to one address, or to those of a name, raced (RFC 8305).
+//! Connections in the making: to one address, or raced to the addresses of a name (RFC 8305).
 
 use super::call::{Dial, DialError};
 use super::error::DialFailure;
@@ -9,27 +9,27 @@ use rustc_hash::FxHashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// All of one worker's.
+/// The dials of one worker.
 #[derive(Default)]
 pub(super) struct Dials {
     dials: FxHashMap<u64, Dialing>,
-    /// The dial that an attempt is of, and where it goes, by the attempt's tag.
+    /// The dial of each attempt, and the address that it tries, by the attempt's tag.
     attempts: FxHashMap<u64, (u64, SocketAddr)>,
     tags: u64,
-    /// Attempts that nobody needs any more.
+    /// Attempts that no dial needs any more.
     abandoned: Vec<u64>,
 }
 
 struct Dialing {
     dial: Dial,
-    /// When the next address is tried; none: at once.
+    /// When the next address is tried; `None`: at once.
     next: Option<Instant>,
-    /// Attempts whose end is not known.
+    /// Attempts without a result yet.
     open: usize,
     failures: Vec<DialFailure>,
 }
 
-/// An attempt to be made.
+/// A connection attempt for the worker to make.
 pub(super) struct Attempt {
     pub(super) tag: u64,
     pub(super) remote: SocketAddr,
@@ -42,7 +42,7 @@ impl Dials {
         self.dials.insert(dialing.dial.id, dialing);
     }
 
-    /// The resolver has answered.
+    /// Takes the resolver's answer.
     pub(super) fn resolved(&mut self, id: u64, found: Result<Vec<SocketAddr>, ResolveError>) {
         let Some(dialing) = self.dials.get_mut(&id) else { return };
         match found {
@@ -66,7 +66,7 @@ impl Dials {
         Some(Attempt { tag: self.tags, remote, early: dialing.dial.early })
     }
 
-    /// An attempt has failed: the next address has its turn at once (RFC 8305 §5).
+    /// Notes a failed attempt: the next address is tried at once (RFC 8305 §5).
     pub(super) fn failed(&mut self, tag: u64, reason: CloseReason) {
         let Some((id, address)) = self.attempts.remove(&tag) else { return };
         let Some(dialing) = self.dials.get_mut(&id) else { return };
@@ -81,7 +81,7 @@ impl Dials {
         self.end(id, DialError::Failed(failures));
     }
 
-    /// An attempt is up; gives its dial if it is the first. The others are abandoned.
+    /// Notes that an attempt came up. Returns its dial if it is the first, and abandons the others.
     pub(super) fn connected(&mut self, tag: u64) -> Option<Dial> {
         let (id, _) = self.attempts.remove(&tag)?;
         let dialing = self.dials.remove(&id)?;
@@ -89,12 +89,12 @@ impl Dials {
         Some(dialing.dial)
     }
 
-    /// An attempt that nobody needs any more; its end is not heard of.
+    /// The next attempt to abandon. Its end is not reported.
     pub(super) fn next_abandoned(&mut self) -> Option<u64> {
         self.abandoned.pop()
     }
 
-    /// Gives up what takes too long, or what its task does not wait for any more.
+    /// Ends dials that are past their deadline, or whose task has gone away.
     pub(super) fn expire(&mut self, now: Instant) {
         let over = |dialing: &Dialing| dialing.dial.deadline <= now || dialing.dial.reply.is_closed();
         while let Some(id) = self.dials.iter().find(|(_, dialing)| over(dialing)).map(|(&id, _)| id) {
@@ -210,7 +210,7 @@ mod tests {
         dials.expire(dials.poll_timeout().unwrap());
         assert!(matches!(failure(&mut answer), DialError::Timeout));
         assert_eq!(dials.next_abandoned(), Some(attempt.tag));
-        // A task that has gone away waits for nothing.
+        // A dial whose task has gone away ends at once.
         let (begun, answer) = dial(2, Some(1), now);
         dials.begin(begun);
         let attempt = dials.next_attempt(now).unwrap();

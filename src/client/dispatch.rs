@@ -1,7 +1,7 @@
 //! The worker's side of a client: an application that carries the tasks' calls to the rings, and the answers back to the tasks.
 //!
-//! It runs on the worker's own thread, one instance a worker, and never waits. Everything it keeps is bounded: requests by their
-//! number, fetched bytes by each request's credit, bytes to be put by a short channel each, messages by a room a connection.
+//! It runs on the worker's own thread, one instance for each worker, and never waits. Everything that it keeps is bounded: requests by
+//! their number, fetched bytes by each request's credit, bytes of a PUT by a short channel, messages by a [`Room`] for each connection.
 
 use super::call::{Call, ConnectionUp, HostedGather, Room};
 use super::dial::{Attempt, Dials};
@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
-/// Whose a request is.
+/// The owner of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Owner {
     /// The task that holds this ticket.
@@ -29,14 +29,14 @@ pub(super) enum Owner {
     Gather(u64),
 }
 
-/// See the module.
+/// The client's application on one worker.
 pub(super) struct Dispatch {
     calls: mpsc::UnboundedReceiver<Call>,
     dials: Dials,
     connections: FxHashMap<ConnectionId, Connection>,
-    /// While a command waits in it, nothing more is taken from either side.
+    /// While a command waits in it, no call and no delivery is taken.
     outbox: Outbox<Owner>,
-    /// A message that found its connection's inbox full: no delivery is taken until it fits.
+    /// A message that found its connection's inbox full. No delivery is taken until it fits.
     blocked: Option<(ConnectionId, u64, Payload)>,
     /// Connections with messages that wait to be sent.
     talking: Vec<ConnectionId>,
@@ -46,7 +46,7 @@ pub(super) struct Dispatch {
 
 struct Connection {
     credit: Credit,
-    /// Opened for early data: a request may be refused as too early.
+    /// Opened for early data: the peer may refuse a request as too early.
     early: bool,
     closed: watch::Sender<Option<CloseReason>>,
     messages: mpsc::UnboundedSender<(u64, Payload)>,
@@ -87,7 +87,7 @@ impl Dispatch {
         match call {
             Call::Connect(dial) => self.dials.begin(dial),
             Call::Resolved { dial, found } => self.dials.resolved(dial, found),
-            // On a connection that is gone the answer's channel ends here, and the task learns why.
+            // If the connection is gone, the answer's channel ends here, and the task learns why.
             Call::Ask { connection, ticket, ask, answer } => {
                 let Some(Connection { early, .. }) = self.connections.get(&connection) else { return };
                 self.tasks.ask(port, &mut self.outbox, (connection, *early), (ticket, ask), answer);
@@ -105,7 +105,7 @@ impl Dispatch {
                     let datagram = ConnectionCommand::Datagram { queue, payload };
                     self.send(port, Command::On(connection, datagram));
                 }
-                // The worker takes it, or drops it, in this turn.
+                // The worker sends or drops the datagram in this turn.
                 drop(place);
             }
             Call::Gather(hosted) => drop(self.gathers.insert(hosted.id, *hosted)),
@@ -119,7 +119,7 @@ impl Dispatch {
                     hosted.gather.set_awaits_more(false);
                 }
             }
-            // Its events have nobody to go to: that ends it.
+            // The canceled gathering is removed at its next poll: its events' channel is closed.
             Call::EndGather { id } => {
                 if let Some(hosted) = self.gathers.get_mut(&id) {
                     hosted.gather.cancel();
@@ -154,7 +154,7 @@ impl Dispatch {
         worked
     }
 
-    /// Returns whether no message waits for its inbox.
+    /// Retries the message that waits for its inbox. Returns whether no message waits now.
     fn unblock(&mut self) -> bool {
         if let Some((connection, queue, payload)) = self.blocked.take() {
             self.message(connection, queue, payload);
@@ -164,7 +164,7 @@ impl Dispatch {
 
     fn message(&mut self, id: ConnectionId, queue: u64, payload: Payload) {
         let Some(connection) = self.connections.get(&id) else { return };
-        // Nobody is left to take it.
+        // The task that took messages is gone.
         if connection.messages.is_closed() {
             return;
         }
@@ -184,7 +184,7 @@ impl Dispatch {
                 let failure = ErrorRecord::new(ErrorCode::NotAuthorized, 0, "a client serves no requests");
                 self.send(port, Command::refuse(request, failure));
             }
-            // What follows a request that was refused.
+            // Deliveries of a request that was refused.
             Delivery::Answered(..)
             | Delivery::Piece { .. }
             | Delivery::Ended(..)
@@ -200,7 +200,7 @@ impl Dispatch {
             }
             ConnectionEvent::Message { queue, payload } => self.message(id, queue, payload),
             ConnectionEvent::Closed { reason } => self.closed(id, &reason),
-            // A client has only connections that it asked for, and keeps no directory.
+            // A client has only connections that it opened, and keeps no directory of holdings.
             ConnectionEvent::Connected { tag: None, .. } | ConnectionEvent::Have { .. } => {}
         }
     }
@@ -214,7 +214,7 @@ impl Dispatch {
         credit: Credit,
     ) {
         let Some(dial) = self.dials.connected(tag) else {
-            // It came up after its time.
+            // The connection came up after the dial had ended.
             return self.send(port, Command::On(id, ConnectionCommand::Disconnect));
         };
         let (tell_closed, closed) = watch::channel(None);
@@ -236,7 +236,7 @@ impl Dispatch {
     }
 
     fn closed(&mut self, id: ConnectionId, reason: &CloseReason) {
-        // The reason first: a task that sees its channel end looks for it.
+        // The reason is stored first: a task that sees its channel end looks for it.
         let gone = self.connections.remove(&id);
         if let Some(connection) = &gone {
             connection.closed.send_replace(Some(reason.clone()));
@@ -246,7 +246,7 @@ impl Dispatch {
                 self.tasks.lost(ticket);
             }
         }
-        // A holder is gone, whether it was asked or not.
+        // Every gathering learns of it, also one that has no request on this connection.
         self.gathers.values_mut().for_each(|hosted| hosted.gather.closed(id, reason));
     }
 
@@ -278,7 +278,7 @@ impl Dispatch {
         worked
     }
 
-    /// Makes the attempts that are due, as far as the ring takes them, and ends those that nobody needs.
+    /// Makes the attempts that are due, as long as the ring has room, and ends abandoned ones.
     fn dial(&mut self, now: Instant, port: &mut AppPort) -> bool {
         self.dials.expire(now);
         let mut worked = false;
@@ -309,7 +309,7 @@ impl Application for Dispatch {
             worked |= self.poll_gathers(now, port);
         }
         worked |= self.dial(now, port);
-        // A turn that brought nothing ends a run: the tasks may have it.
+        // After a turn without deliveries, the tasks get the events held so far.
         if !delivered && self.tasks.is_holding() {
             self.tasks.flush();
             worked = true;

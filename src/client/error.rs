@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Why something cannot be read as a payload, and what to do instead.
+/// Why an input cannot be read as a payload, and what to do instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InputError {
     /// A directory.
@@ -31,8 +31,8 @@ pub enum InputError {
     /// A block device of no size, such as a drive without a medium.
     #[error("is a block device whose size the system does not tell; is there a medium in it?")]
     BlockDevice,
-    /// A descriptor that was closed when the process started. Rust's runtime then opens /dev/null in its place, for reading and
-    /// writing, so that a closed descriptor cannot be told from /dev/null opened that way.
+    /// A descriptor that was closed when the process started. Rust's runtime opens /dev/null in its place, for reading and
+    /// writing. A closed descriptor therefore looks like /dev/null opened for both.
     #[error(
         "is closed, or /dev/null opened for writing too; a payload of no bytes is `stoq put - </dev/null`"
     )]
@@ -45,23 +45,23 @@ pub enum ClientError {
     /// No connection came up.
     #[error("cannot connect to {remote}: {}", told(.failures))]
     Connect {
-        /// Where to, as the caller wrote it.
+        /// The address as the caller wrote it.
         remote: String,
-        /// Why, and what to do: at each address that was tried, in the order in which they failed.
+        /// The reason and the fix for each address that was tried, in the order in which they failed.
         failures: Vec<DialFailure>,
     },
     /// No connection came up within the time given.
     #[error("no answer from {remote} within {} s", .limit.as_secs_f32())]
     Timeout {
-        /// Where to, as the caller wrote it.
+        /// The address as the caller wrote it.
         remote: String,
         /// The time given.
         limit: Duration,
     },
-    /// The system's resolver has not answered within the time given.
+    /// The system's resolver did not answer within the time given.
     #[error("cannot connect to {remote}: the resolver has not answered within {} s", .limit.as_secs_f32())]
     Unresolved {
-        /// Where to, as the caller wrote it.
+        /// The address as the caller wrote it.
         remote: String,
         /// The time given.
         limit: Duration,
@@ -69,10 +69,10 @@ pub enum ClientError {
     /// The caller's text is no address of a gateway.
     #[error(transparent)]
     Address(#[from] AddressError),
-    /// The address leads nowhere on this client's network.
+    /// The address cannot be resolved, or leads nowhere on this client's network.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
-    /// The connection ended under the call, or before it.
+    /// The connection ended before the call or during it.
     #[error("the connection to {remote} ended: {reason}")]
     Lost {
         /// The peer.
@@ -83,106 +83,112 @@ pub enum ClientError {
     /// The client was stopped.
     #[error("the client was stopped")]
     Stopped,
-    /// The peer refused or gave up the request, or what it sent was false.
+    /// The peer refused the request or gave it up, or its bytes did not match the token.
     #[error("{}: {}", .0.code.name(), .0.reason())]
     Refused(ErrorRecord),
-    /// The peer keeps something else than what was put.
+    /// The peer confirms a token other than the one that was put.
     #[error("the gateway confirms {got} instead of {put}; do not rely on this copy")]
     WrongReceipt {
-        /// What was put.
+        /// The token that was put.
         put: AnyToken,
-        /// What the peer says it keeps.
+        /// The token that the peer confirms.
         got: AnyToken,
     },
-    /// A local file.
+    /// A local file failed.
     #[error("{path}: {source}")]
     File {
         /// The file.
         path: String,
-        /// Why.
+        /// The cause.
         r#source: io::Error,
     },
-    /// What cannot be read as a payload.
+    /// The input cannot be read as a payload.
     #[error("{path} {error}")]
     Input {
-        /// What was to be read.
+        /// The input's path or name.
         path: String,
         /// What it is, and what to do.
         error: InputError,
     },
-    /// The file was written to before all of it was sent.
+    /// The file was written to before all of its bytes were sent.
     #[error(
-        "{path} changed while it was being sent; put it again when nobody writes to it, or put a copy: cat FILE | stoq put -"
+        "{path} changed while it was being sent; put it again when no program writes to it, or put a copy: cat FILE | stoq put -"
     )]
     Changed {
         /// The file.
         path: String,
     },
-    /// The file was written to after its bytes had been read, and before the peer said that it keeps them.
+    /// The file was written to after its bytes were read, and before the peer confirmed them.
     #[error(
-        "{path} changed while it was being sent; the gateway keeps what it was before, as {kept}. Put it again for what it is now"
+        "{path} changed while it was being sent; the gateway keeps its earlier content, as {kept}. Put it again for its present content"
     )]
     ChangedSince {
         /// The file.
         path: String,
-        /// What the peer keeps.
+        /// The payload that the peer keeps.
         kept: AnyToken,
     },
     /// The file was written to while its token was made.
-    #[error("{path} changed while it was being hashed; do it again when nobody writes to it")]
+    #[error("{path} changed while it was being hashed; hash it again when no program writes to it")]
     ChangedHashing {
         /// The file.
         path: String,
     },
-    /// What the caller does with fetched bytes failed.
-    #[error("cannot keep what was fetched: {0}")]
+    /// The caller's function for fetched bytes failed.
+    #[error("cannot keep the fetched bytes: {0}")]
     Sink(io::Error),
-    /// A payload or message past its bound, or a descriptor that cannot be.
+    /// A payload or message is past its bound, or a descriptor is not valid.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// Ranges or lanes that the payload does not have.
+    /// The payload does not have these ranges or lanes.
     #[error(transparent)]
     Ranges(#[from] RangesError),
-    /// The descriptor given is not of the payload given.
-    #[error("the descriptor is of the payload {described}, and {put} is to be put")]
+    /// The descriptor describes another payload.
+    #[error("the descriptor is of the payload {described}, not of {put}, which is to be put")]
     OtherDescriptor {
         /// The descriptor's content token.
         described: Token,
-        /// The payload's.
+        /// The payload's content token.
         put: Token,
     },
-    /// Shards that cannot be.
+    /// The shard size or the numbers of lanes are not valid.
     #[error(transparent)]
     Shape(CoderError),
-    /// A temporary file, for what has no length or for parity.
+    /// A temporary file, for an input without a length or for parity, cannot be written.
     #[error(
         "cannot keep {what} in a temporary file in {}: {error}; name a directory with room by --spool DIR, or by TMPDIR",
         .directory.display()
     )]
     Spool {
-        /// What was to be kept.
+        /// The contents of the temporary file.
         what: String,
-        /// Where.
+        /// Its directory.
         directory: PathBuf,
-        /// Why not.
+        /// The cause.
         error: io::Error,
     },
-    /// Holders of one gathering on different workers.
-    #[error("what is gathered comes by one worker; connect all holders with the same `worker` option")]
+    /// Holders of one gathering belong to different workers.
+    #[error(
+        "the holders of a gathering belong to one worker; connect all of them with the same `worker` option"
+    )]
     OtherWorker,
-    /// Parity lanes are to be put, and their bytes are not at hand.
-    #[error("parity lanes are to be put, and the parity was not made")]
+    /// Parity lanes are to be put, and their parity was not computed.
+    #[error(
+        "parity lanes are to be put, and the parity was not computed; prepare the payload with its parity"
+    )]
     NoParity,
-    /// A route that cannot be.
+    /// The route is not valid.
     #[error(transparent)]
     Route(#[from] RouteError),
-    /// A message past its bound.
+    /// A message is past its bound.
     #[error("a message has at most {MESSAGE_BYTES_MAX} bytes, not {0}; put a payload instead")]
     MessageTooLong(usize),
-    /// More bytes than the caller wants in memory.
-    #[error("the answer has more than the {0} bytes allowed; raise the limit, or take it piece by piece")]
+    /// The answer has more bytes than the caller allows in memory.
+    #[error(
+        "the answer has more than the {0} bytes allowed; raise the limit, or take the payload piece by piece"
+    )]
     TooLong(u64),
-    /// The fetch that is read failed before.
+    /// A [`FetchReader`](super::FetchReader) is read again after it failed.
     #[error("this fetch has failed already; fetch the payload again")]
     Failed,
     /// The identity, the trust or another setting of TLS cannot be used.
@@ -191,21 +197,21 @@ pub enum ClientError {
     /// An address cannot be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// Threads cannot be started, or the system gives no random bytes.
+    /// Threads cannot be started, the number of workers is out of range, or the system gives no random bytes.
     #[error("cannot start: {0}")]
     Start(io::Error),
 }
 
-/// Why one address did not become a connection.
+/// Why one address gave no connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DialFailure {
     /// The address.
     pub address: SocketAddr,
-    /// Why, and what to do.
+    /// The reason and the fix.
     pub reason: CloseReason,
 }
 
-/// The reason alone where one address was tried.
+/// The reasons with their addresses; the reason alone if one address was tried.
 fn told(failures: &[DialFailure]) -> String {
     match failures {
         [DialFailure { reason, .. }] => reason.to_string(),
@@ -228,7 +234,7 @@ impl ClientError {
     }
 }
 
-/// For readers: the [`ClientError`] is inside, and [`io::Error::downcast`] gives it back.
+/// For readers: the [`ClientError`] is inside the [`io::Error`], and [`io::Error::downcast`] gives it back.
 impl From<ClientError> for io::Error {
     fn from(error: ClientError) -> Self {
         let kind = match &error {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::sync::mpsc;
 
-/// What to fetch of a payload or a set; the default is the whole payload from the peer itself.
+/// Which parts of a payload or a set to fetch; the default is the whole payload from the peer itself.
 #[derive(Clone, Debug, Default)]
 pub struct PieceOptions {
     /// Which 16 KiB groups of the payload; with `lanes`, which of their stripes.
@@ -23,23 +23,23 @@ pub struct PieceOptions {
     pub lanes: Option<Lanes>,
     /// Refuse an answer of more payload bytes than this; 0 for no bound.
     pub bytes_max: u64,
-    /// By which gateways.
+    /// The gateways on the way, the last of which answers; `None`: the peer itself.
     pub route: Option<Route>,
 }
 
-/// What a peer says of something that it holds.
+/// A peer's description of a payload or a set that it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Description {
-    /// The payload's length, bytes. Nothing proves it but the descriptor of a set; a payload's own, only its bytes.
+    /// The payload's length, bytes, as the peer claims it. Only a set's descriptor or the payload's bytes prove it.
     pub length: u64,
-    /// What the set is, where a set was asked about. It matches the set token.
+    /// The set's descriptor, if the token is a set token. It matches that token.
     pub descriptor: Option<Descriptor>,
 }
 
 /// Bytes that have been checked against the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// The shard, and the blob that it is a part of, where lanes were asked for.
+    /// The shard and its blob, if lanes were fetched.
     pub shard: Option<(ShardIndex, Blob)>,
     /// Where the bytes belong: in the payload, or in the shard's blob.
     pub offset: u64,
@@ -56,9 +56,9 @@ impl Piece {
     }
 }
 
-/// The pieces of an answer, on their way: [`Peer::pieces`](super::Peer::pieces). Dropping it ends the request.
+/// The pieces of an answer, as they arrive: [`Peer::pieces`](super::Peer::pieces). Dropping it ends the request.
 ///
-/// Pieces that nobody takes wait, up to 8 MiB; then the peer is stopped by flow control, and no other request with it.
+/// Pieces wait for their reader, up to 8 MiB. Then flow control stops this request at the peer, and no other.
 #[derive(Debug)]
 pub struct Pieces {
     request: PendingRequest,
@@ -101,7 +101,7 @@ impl Pieces {
         }
     }
 
-    /// The next event; none when the connection is gone.
+    /// The next event; `None` if the connection is lost.
     async fn event(&mut self) -> Option<FetchEvent> {
         poll_fn(|cx| self.poll_event(cx)).await
     }
@@ -118,21 +118,22 @@ impl Pieces {
         }
     }
 
-    /// The whole payload's length, bytes, as the peer says; what does not fit it is not let through.
+    /// The whole payload's length, bytes, as the peer claims it. An answer that does not fit this length fails.
     pub fn length(&self) -> u64 {
         self.length
     }
 
-    /// What the set is, where a set was asked for. It matches the set token.
+    /// The set's descriptor, if a set token was fetched. It matches that token.
     pub fn descriptor(&self) -> Option<&Descriptor> {
         self.descriptor.as_ref()
     }
 
-    /// The next checked bytes; none when all have been given. Those of a payload come in rising order, shards in any. May be
+    /// The next checked bytes; `None` after the last. Pieces of a payload arrive in rising order, shards in any order. The future may be
     /// dropped and called again: no piece is lost.
     ///
     /// # Errors
-    /// Bytes that do not match the token, what the peer gives up, a lost connection. Nothing comes after an error.
+    /// [`ClientError::Refused`] for bytes that do not match the token or a request that the peer gives up; [`ClientError::Lost`] or
+    /// [`ClientError::Stopped`]. After an error there are no more pieces.
     pub async fn next(&mut self) -> Option<Result<Piece, ClientError>> {
         poll_fn(|cx| self.poll_next(cx)).await
     }

@@ -1,4 +1,4 @@
-//! Fetching one thing from several holders at once.
+//! Fetches a payload or a set from several holders at once.
 
 use super::call::{Call, HostedGather};
 use super::{Client, ClientError, Peer, Route, Shared};
@@ -13,16 +13,16 @@ use tokio::sync::mpsc;
 /// An event of a gathering.
 #[derive(Debug)]
 pub enum Gathered {
-    /// What it is: first.
+    /// The description: always the first event.
     Described {
         /// The payload's length, bytes.
         length: u64,
-        /// What the set is, where a set was asked for.
+        /// The set's descriptor, if the token is a set token.
         descriptor: Option<Descriptor>,
     },
-    /// Checked bytes of the payload. Pieces come in any order, and some twice.
+    /// Checked bytes of the payload. Pieces arrive in any order, and some twice.
     Piece(VerifiedPiece),
-    /// Checked bytes of a shard. Shards come in any order, and some twice.
+    /// Checked bytes of a shard. Shards arrive in any order, and some twice.
     Shard {
         /// Which shard.
         shard: ShardIndex,
@@ -31,7 +31,7 @@ pub enum Gathered {
         /// The bytes, with their offset in the blob.
         piece: VerifiedPiece,
     },
-    /// Lanes of some stripes have come whole.
+    /// Lanes of some stripes are complete.
     Stripes {
         /// The first of the stripes.
         start: u64,
@@ -52,22 +52,22 @@ pub struct GatherOptions {
 }
 
 impl Default for GatherOptions {
-    /// The payload, by the first worker.
+    /// The whole payload, by the first worker.
     fn default() -> Self {
         Self { want: Want::Payload, worker: 0 }
     }
 }
 
-/// What is known of a holder; the default is nothing.
+/// What the program knows of a holder; the default is nothing.
 #[derive(Clone, Debug, Default)]
 pub struct HolderOptions {
-    /// The holder is at the end of this route, and not the peer itself.
+    /// The route to the holder, if it is not the peer itself.
     pub route: Option<Route>,
-    /// The lanes that it has; none: not known.
+    /// The lanes that it holds; `None`: not known.
     pub lanes: Option<Lanes>,
 }
 
-/// A payload or a set on its way from several holders. Dropping it gives it up.
+/// A payload or a set on its way from several holders. Dropping it ends the gathering.
 #[derive(Debug)]
 pub struct Gathering {
     shared: Arc<Shared>,
@@ -76,12 +76,12 @@ pub struct Gathering {
     events: mpsc::UnboundedReceiver<GatherEvent>,
     credit: Credit,
     report: Arc<Mutex<Vec<HolderReport>>>,
-    /// Connections in use stay open.
+    /// Keeps the holders' connections open.
     _peers: Arc<Mutex<Vec<Peer>>>,
     over: bool,
 }
 
-/// Adds holders to a [`Gathering`], as their connections come up. While one of these is left, the gathering waits for more.
+/// Adds holders to a [`Gathering`] as their connections come up. The gathering waits for more holders until the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct HolderAdder(Arc<Adding>);
 
@@ -100,7 +100,7 @@ impl Drop for Adding {
 }
 
 impl HolderAdder {
-    /// One more holder: the peer.
+    /// Adds the peer as a holder.
     ///
     /// # Errors
     /// [`ClientError::OtherWorker`] for a connection of another worker.
@@ -108,7 +108,7 @@ impl HolderAdder {
         self.add_with(peer, HolderOptions::default())
     }
 
-    /// One more holder: the peer, or a gateway that is reached by it.
+    /// Adds a holder: the peer, or the gateway at the end of `options.route`.
     ///
     /// # Errors
     /// Those of [`HolderAdder::add`], and [`ClientError::Route`].
@@ -129,11 +129,11 @@ impl HolderAdder {
 }
 
 impl Client {
-    /// Fetches `token` from several holders at once: from each holder that is free; what is late, wrong or lost comes from another. Holders are
-    /// added as they are found; all must be connections of one worker, [`GatherOptions::worker`].
+    /// Fetches `token` from several holders at once. A holder that is free gets the next part; a part that is late, wrong or lost is fetched
+    /// from another holder. Holders are added as they are found. All must be connections of one worker, [`GatherOptions::worker`].
     ///
     /// # Errors
-    /// [`ClientError::Refused`] for a set whose shards did not give its payload before.
+    /// [`ClientError::Refused`] for a set whose shards did not give its payload in an earlier gathering.
     pub fn gather(
         &self,
         token: impl Into<AnyToken>,
@@ -144,7 +144,7 @@ impl Client {
         if let AnyToken::Set(set) = token
             && self.0.is_bad(&set)
         {
-            let reason = "this set's shards did not give its payload before; use another set of it";
+            let reason = "this set's shards did not give its payload before; use another set of that payload";
             return Err(ClientError::Refused(ErrorRecord::new(ErrorCode::BadDescriptor, 0, reason)));
         }
         let (worker, id) = (worker % self.0.workers.len(), self.0.next_request());
@@ -163,10 +163,10 @@ impl Client {
 }
 
 impl Gathering {
-    /// The next event; none after the last. May be dropped and called again: nothing is lost.
+    /// The next event; `None` after the last. The future may be dropped and called again: no event is lost.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] when it cannot be had from these holders: its text says what each of them did.
+    /// [`ClientError::Refused`] if these holders cannot give the whole: its text says what each of them did.
     pub async fn next(&mut self) -> Option<Result<Gathered, ClientError>> {
         if self.over {
             return None;
@@ -202,12 +202,12 @@ impl Gathering {
         }
     }
 
-    /// What came is not what the set is for: it is remembered, and not gathered again by this client.
+    /// Marks a set whose shards did not give its payload. This client does not gather it again.
     pub(crate) fn mark_bad(&self, set: SetToken) {
         self.shared.mark_bad(set);
     }
 
-    /// Who gave what so far, in the order of the holders; complete once [`Gathering::next`] gave the end.
+    /// What each holder gave and did, in the order of the holders; complete once [`Gathering::next`] has given the end.
     pub fn report(&self) -> Vec<HolderReport> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -1,7 +1,7 @@
-//! Where a payload is read from: files, pipes, devices, standard input, any reader.
+//! The inputs of a payload: files, pipes, devices, standard input, any reader.
 //!
-//! The size that the system tells of a file is a claim: files under /proc have the size 0, those under /sys the size of a page, and a
-//! pipe has none. So every input is read to its end, and a claim is compared with that end.
+//! The size that the system reports for a file is only a claim: files under /proc have the size 0, those under /sys the size of a page,
+//! and a pipe has none. Every input is therefore read to its end, and a claim is compared with that end.
 
 use super::{ClientError, InputError};
 use crate::limits::PAYLOAD_BYTES_MAX;
@@ -19,19 +19,19 @@ use std::time::{Duration, SystemTime};
 /// Bytes read at a time while an input is hashed or copied.
 pub(super) const WINDOW_BYTES: usize = 1 << 18;
 
-/// Names of standard input in the file system. Opened anew, a socket fails, and /dev/null hides that the descriptor was closed.
+/// Names of standard input in the file system. To open one of them anew fails for a socket, and hides that the descriptor was closed.
 const STANDARD_INPUTS: [&str; 3] = ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
 
 /// The coarsest step of a file's time of modification on file systems in use (FAT: two seconds). Two writes within one step leave the
 /// same time.
 const TIME_STEP: Duration = Duration::from_secs(2);
 
-/// Something that a payload is read from.
+/// A source of a payload's bytes.
 ///
 /// ```
 /// use stoq::client::{Input, PrepareOptions, Prepared};
 ///
-/// // A pipe, say: it has no length until it has been read.
+// For example a pipe: its length is not known until it has been read.
 /// let input = Input::reader("a reader", &b"hello"[..]);
 /// let payload = input.prepare(&PrepareOptions::default())?;
 /// assert_eq!((payload.length, payload.token), (5, Prepared::bytes("hello").token));
@@ -43,11 +43,11 @@ pub struct Input {
 }
 
 pub(super) enum From {
-    /// Said to have this length, and read where it lies.
+    /// A file that claims this length, read in place.
     File { file: File, length: u64, watch: FileStamp },
-    /// To be opened when it is read: that waits for a writer.
+    /// A FIFO, opened when it is read: the opening waits for a writer.
     Fifo(PathBuf),
-    /// Read once, to its end.
+    /// A stream, read once, to its end.
     Stream(Box<dyn Read + Send>),
 }
 
@@ -58,18 +58,18 @@ impl fmt::Debug for Input {
 }
 
 impl Input {
-    /// Opens what `path` names: a file, a block device, a FIFO, a terminal, or what a descriptor under /dev/fd leads to. Does not wait
-    /// for a FIFO's writer; reading it does.
+    /// Opens the input that `path` names: a file, a block device, a FIFO, a terminal, or the target of a descriptor under /dev/fd. Does not
+    /// wait for a FIFO's writer; reading the input does.
     ///
     /// # Errors
-    /// [`ClientError::Input`] for what has no end, or is no file; [`ClientError::File`] when it cannot be opened.
+    /// [`ClientError::Input`] for an input that has no end or is no file; [`ClientError::File`] if it cannot be opened.
     pub fn open(path: &Path) -> Result<Self, ClientError> {
         if STANDARD_INPUTS.iter().any(|name| path == Path::new(name)) {
             return Self::stdin();
         }
         let name = path.display().to_string();
         let failed = |source| ClientError::File { path: name.clone(), source };
-        // Before it is opened: opening a device may do something, and opening a FIFO waits.
+        // The kind is checked before the file is opened: opening a device may have an effect, and opening a FIFO waits.
         let known = path.metadata().map_err(failed)?;
         let refused = |error| Err(ClientError::Input { path: name.clone(), error });
         match known.file_type() {
@@ -85,11 +85,10 @@ impl Input {
         Self::of(name, file)
     }
 
-    /// Standard input, from where it stands to its end.
+    /// Standard input, from its present position to its end.
     ///
     /// # Errors
-    /// [`ClientError::Input`] when it is closed, or is a device without an end; [`ClientError::File`] when the system knows nothing of
-    /// it.
+    /// [`ClientError::Input`] if it was closed, or is a device without an end; [`ClientError::File`] if the system cannot describe it.
     pub fn stdin() -> Result<Self, ClientError> {
         let name = "standard input";
         let failed = |source: io::Error| ClientError::File { path: name.into(), source };
@@ -101,12 +100,12 @@ impl Input {
         Self::of(name.into(), file)
     }
 
-    /// Any reader, under a name for messages.
+    /// Any reader, with the name that messages give it.
     pub fn reader(name: impl Into<String>, reader: impl Read + Send + 'static) -> Self {
         Self { name: name.into(), from: From::Stream(Box::new(reader)) }
     }
 
-    /// Whether it can be read only once, so that what goes wrong after that loses it.
+    /// Whether the input can be read only once. A failure after that loses its bytes.
     pub fn is_read_once(&self) -> bool {
         !matches!(self.from, From::File { .. })
     }
@@ -136,10 +135,11 @@ impl Input {
         Ok(Self { name, from: From::File { file, length, watch } })
     }
 
-    /// Reads it to its end and gives its token and its length in bytes. Keeps nothing, in memory or on disk.
+    /// Reads the input to its end; returns its token and its length in bytes. Keeps no bytes, in memory or on disk.
     ///
     /// # Errors
-    /// [`ClientError::File`] when it cannot be read, [`ClientError::ChangedHashing`] when it is written to meanwhile.
+    /// [`ClientError::File`] if it cannot be read, or is longer than the protocol allows; [`ClientError::ChangedHashing`] if it is
+    /// written to meanwhile.
     pub fn token(self) -> Result<(Token, u64), ClientError> {
         let Self { name, from } = self;
         let failed = |source| ClientError::File { path: name.clone(), source };
@@ -172,7 +172,7 @@ impl Input {
 }
 
 impl From {
-    /// The bytes from here to the end. Waits for a FIFO's writer.
+    /// A reader from the present position to the end. Waits for a FIFO's writer.
     pub(super) fn reader(self) -> io::Result<Box<dyn Read + Send>> {
         Ok(match self {
             Self::File { file, .. } => Box::new(file),
@@ -182,7 +182,7 @@ impl From {
     }
 }
 
-/// Fills `window` as far as there are bytes before the end; gives how many.
+/// Fills `window` unless the input ends before; returns the number of bytes read.
 pub(super) fn read_full(reader: &mut impl Read, window: &mut [u8]) -> io::Result<usize> {
     let mut len = 0;
     while len < window.len() {
@@ -204,13 +204,13 @@ fn is_null(known: &Metadata) -> bool {
     known.file_type().is_char_device() && device(known) == (1, 3)
 }
 
-/// A terminal by its numbers (Linux, Documentation/admin-guide/devices.txt): /dev/tty, or a pseudo-terminal. A serial line is none
-/// here: to open one may wait for a carrier.
+/// Whether a device number is a terminal's (Linux, Documentation/admin-guide/devices.txt): /dev/tty, or a pseudo-terminal. Serial lines
+/// are left out: to open one may wait for a carrier.
 fn is_terminal(known: &Metadata) -> bool {
     matches!(device(known), (5, 0) | (136..=143, _))
 }
 
-/// A file whose descriptor may be set not to block, as it is when another program shares it: waits for its bytes.
+/// A reader that waits for bytes also if the descriptor is set not to block. Another program that shares the descriptor may set that.
 struct Waiting(File);
 
 impl Read for Waiting {
@@ -229,14 +229,14 @@ impl Read for Waiting {
     }
 }
 
-/// What the system says of a file when it is opened: another answer later means that the file was written to. A write counts before its bytes
-/// can be read, except through a shared mapping, where the kernel may note it as late as it writes the page back.
+/// What the system reports of a file when it is opened. A different report later means that the file was written to. The kernel notes a
+/// write before its bytes can be read. A write through a shared mapping is noted as late as the kernel writes the page back.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FileStamp {
     size: u64,
     modified: (i64, i64),
-    /// Whether a write may leave size and time as they are: soon after another write, and on a block device, whose node has the time of
-    /// those alone who write by that node.
+    /// Whether a write may leave size and time unchanged: within a time step of an earlier write, and on a block device, whose node
+    /// shows only the writes made through that node.
     is_blind: bool,
 }
 
@@ -250,7 +250,7 @@ impl FileStamp {
         }
     }
 
-    /// Whether a change may go unseen here, so that the bytes themselves are to be checked.
+    /// Whether a write may go unseen here: then the bytes themselves must be checked.
     pub(super) fn is_blind(&self) -> bool {
         self.is_blind
     }
@@ -264,7 +264,7 @@ impl FileStamp {
 }
 
 /// Whether a descriptor was closed when the process started. Rust's runtime opens /dev/null in its place, for reading and writing; a
-/// shell's `>/dev/null` opens it for writing alone. Where another program has opened it both ways, nothing is lost by one line more.
+/// shell's `>/dev/null` opens it for writing alone. If another program has opened it for both, the answer is wrong, and costs no data.
 pub fn was_closed(descriptor: BorrowedFd<'_>) -> bool {
     let both_ways = fcntl_getfl(descriptor).is_ok_and(|flags| flags.contains(OFlags::RDWR));
     let is_null = |found: Stat| {

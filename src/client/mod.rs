@@ -1,8 +1,8 @@
-//! Connect, put, fetch, message: what the command line and other programs call.
+//! Connect, put, fetch, message: the calls of the command line and of other programs.
 //!
 //! A [`Client`] is a node whose one application carries calls between the tasks of a program and the workers. Its futures need no
-//! runtime of their own: tokio polls them, and so does any other executor. Handles are cheap to clone, and any number of tasks
-//! may use them at once; what one task does not take holds up no other.
+//! particular runtime: tokio or any other executor polls them. Handles are cheap to clone, and any number of tasks may use them at
+//! once; bytes that one task does not take hold up no other request.
 //!
 //! ```
 //! # mod loopback { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/loopback/mod.rs")); }
@@ -22,8 +22,8 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! An address is a [`std::net::SocketAddr`] or a text such as `"gateway.example.org:4433"`. What is fetched is a reader, too ([`FetchReader`]), or
-//! comes piece by piece, with offsets and proofs ([`Peer::pieces`]); each call has a form with options:
+//! An address is a [`std::net::SocketAddr`] or a text such as `"gateway.example.org:4433"`. A fetched payload is a reader ([`FetchReader`]), or
+//! arrives piece by piece, with offsets and proofs ([`Peer::pieces`]). Each call has a form with options:
 //!
 //! ```
 //! # mod loopback { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/loopback/mod.rs")); }
@@ -50,7 +50,7 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Messages go to the gateway's application queues, and what its applications send comes back:
+//! Messages go to the gateway's application queues, and its applications' messages come back:
 //!
 //! ```
 //! # mod loopback { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/loopback/mod.rs")); }
@@ -59,19 +59,19 @@
 //! # let client = there.client_builder().start()?;
 //! # let gateway = client.connect(there.address()).await?;
 //! # const ECHO: u64 = 1;
-//! gateway.send_message(ECHO, "is anybody there?".into()).await?;
+//! gateway.send_message(ECHO, "is the queue open?".into()).await?;
 //! let answer = gateway.message().await?;
-//! assert_eq!((answer.queue, &answer.payload[..]), (ECHO, &b"is anybody there?"[..]));
+//! assert_eq!((answer.queue, &answer.payload[..]), (ECHO, &b"is the queue open?"[..]));
 //! # Ok::<_, stoq::client::ClientError>(())
 //! # })?;
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # What is dropped
+//! # Dropping
 //!
-//! A future that is dropped ends what it asks for: a connection that is still being made is given up, a request is canceled at the
-//! peer. A [`FetchReader`], [`Pieces`] or [`Gathering`] that is dropped does the same. The last [`Peer`] of a connection closes it, and the last
-//! [`Client`] with the last `Peer` stops the workers, which takes up to 300 ms on the dropping thread; [`Client::stop`] does so at once.
+//! A future that is dropped ends its work: a connection in the making is given up, a request is canceled at the peer. A dropped
+//! [`FetchReader`], [`Pieces`] or [`Gathering`] ends in the same way. Dropping the last [`Peer`] of a connection closes it. Dropping the last
+//! [`Client`] and the last `Peer` stops the workers, which takes up to 300 ms on the dropping thread; [`Client::stop`] stops them at once.
 //!
 //! Errors are [`ClientError`]: each variant is a reason that a program can tell apart, and its text says what to do.
 
@@ -130,18 +130,16 @@ pub const PUT_QUEUE: u64 = 0;
 /// How to connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectOptions {
-    /// How long the peer may take.
+    /// The longest time that the connection may take to come up.
     pub timeout: Duration,
-    /// Return at once where an earlier connection of this client to the same peer left a session, and send the first requests
-    /// with the first flight of packets, which an observer may replay. Needs [`ClientBuilder::early_data`], and a peer that takes early
-    /// data.
+    /// Returns at once if an earlier connection of this client to the same peer left a session. The first requests then go with the
+    /// first flight of packets, which an observer may replay. Needs [`ClientBuilder::early_data`], and a peer that accepts early data.
     ///
-    /// A peer takes small FETCHes and LOCATEs so. What it refuses as too early has had no effect and is asked once more by the
-    /// client itself. Messages are not: send them after the first answer. [`Peer::node`] is not known on such a connection, and so
-    /// nothing can be routed by it.
+    /// A peer accepts small FETCHes and LOCATEs in early data. A request that it refuses as too early has had no effect; the client
+    /// sends it once more. Messages are not sent again: send them after the first answer. [`Peer::node`] is not known on such a
+    /// connection; nothing can be routed through it.
     pub early: bool,
-    /// The worker that the connection should belong to; none: the next one in turn. What is gathered from several holders comes
-    /// by one worker.
+    /// The worker that the connection belongs to; `None`: the next one in turn. All holders of a gathering belong to one worker.
     pub worker: Option<usize>,
 }
 
@@ -186,7 +184,7 @@ impl From<String> for ConnectTarget {
     }
 }
 
-/// A client. Clones are the same client; it stops when the last of them, and the last [`Peer`], is dropped.
+/// A client. Clones are handles of the same client; it stops when the last of them and the last [`Peer`] are dropped.
 #[derive(Clone, Debug)]
 pub struct Client(Arc<Shared>);
 
@@ -198,9 +196,9 @@ struct Shared {
     workers: Vec<(mpsc::UnboundedSender<Call>, Waker)>,
     connects: AtomicUsize,
     requests: AtomicU64,
-    /// Where PUTs go that name no queue.
+    /// The queue of PUTs that name no queue.
     put_queue: u64,
-    /// Sets whose shards did not give their payload, the last ones.
+    /// The last sets whose shards did not give their payload.
     bad_sets: Mutex<VecDeque<SetToken>>,
 }
 
@@ -211,7 +209,7 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    /// Gives a worker's side a call. One that has ended drops it, and with it the channels that the caller waits on.
+    /// Gives a call to a worker's side. If that side has ended, the call is dropped, and with it the channels that the caller waits on.
     fn call(&self, worker: usize, call: Call) {
         if let Some((calls, waker)) = self.workers.get(worker)
             && calls.send(call).is_ok()
@@ -226,7 +224,7 @@ impl Shared {
         }
     }
 
-    /// Has a thread ask the system's resolver, which may block for long, and tell the worker's side.
+    /// Starts a thread that asks the system's resolver, which may block for long, and gives the answer to the worker's side.
     fn resolve(&self, worker: usize, dial: u64, to: GatewayAddress) -> std::io::Result<()> {
         let Some((calls, waker)) = self.workers.get(worker).cloned() else { return Ok(()) };
         std::thread::Builder::new().name("stoq-names".into()).spawn(move || {
@@ -262,7 +260,7 @@ impl Client {
         ClientBuilder::default()
     }
 
-    /// Starts one worker for each of `networks`, of which there must be one at least.
+    /// Starts one worker for each of `networks`. An empty list is an error.
     fn on<N>(networks: Vec<N>, config: &NodeConfig, put_queue: u64) -> Result<Self, ClientError>
     where
         N: Network + Send + 'static,
@@ -294,12 +292,12 @@ impl Client {
         })))
     }
 
-    /// Which network this client is on.
+    /// The network that this client is on.
     pub fn network(&self) -> &NetworkInfo {
         &self.0.network
     }
 
-    /// What each worker shows of itself: its counters for one.
+    /// The status of each worker, its counters among it.
     pub fn statuses(&self) -> &[Arc<WorkerStatus>] {
         &self.0.statuses
     }
@@ -307,7 +305,8 @@ impl Client {
     /// Connects within ten seconds: to an address, or to a name, whose addresses of both families are raced (RFC 8305). Connections take
     /// the workers in turn.
     ///
-    /// A name is asked of the system's resolver, on a thread of its own. Whom to trust it does not say: that is [`crate::tls::Trust`]'s.
+    /// A name is looked up by the system's resolver, on a thread of its own. The resolver's answer decides on no trust:
+    /// [`crate::tls::Trust`] does.
     ///
     /// # Errors
     /// Those of [`Client::connect_with`].
@@ -315,11 +314,12 @@ impl Client {
         self.connect_with(to, ConnectOptions::default()).await
     }
 
-    /// The same with options. A future that is dropped gives the connection up, also where it is up already.
+    /// Connects with options. A future that is dropped gives the connection up, also if it has come up already.
     ///
     /// # Errors
     /// [`ClientError::Connect`] with the reason at each address that was tried, [`ClientError::Timeout`], [`ClientError::Stopped`];
-    /// [`ClientError::Address`], [`ClientError::Resolve`] and [`ClientError::Unresolved`] where there is no address to try.
+    /// [`ClientError::Address`], [`ClientError::Resolve`] and [`ClientError::Unresolved`] if there is no address to try;
+    /// [`ClientError::Start`] if no thread can be started for the resolver.
     /// A gateway that refuses the client's certificate may end the connection later, with [`ClientError::Lost`]: see
     /// [`CloseReason::Tls`].
     pub async fn connect_with(
@@ -335,7 +335,7 @@ impl Client {
         let next = || self.0.connects.fetch_add(1, Ordering::Relaxed);
         let worker = worker.unwrap_or_else(next) % self.0.workers.len();
         let now = Instant::now();
-        // A time that no clock reaches is no bound.
+        // A timeout past the clock's range sets no bound.
         let deadline = now.checked_add(timeout).unwrap_or(now + Duration::from_secs(u32::MAX.into()));
         let (reply, answer) = oneshot::channel();
         let (id, remotes) = (self.0.next_request(), to.literal().map(|remote| [remote].into()));
@@ -366,7 +366,7 @@ impl Client {
     }
 }
 
-/// A call of [`Client::connect_with`] that nobody has waited for to the end: its connection must not stay.
+/// A call of [`Client::connect_with`] in progress. If it is dropped before its end, its connection is closed.
 struct Dialing<'a> {
     shared: &'a Shared,
     answer: oneshot::Receiver<Result<ConnectionUp, DialError>>,

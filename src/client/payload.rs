@@ -1,4 +1,4 @@
-//! What is put: a payload, hashed, with its tree at hand, and its verified encoding as it is sent.
+//! A payload to be put, hashed, with its tree, and its verified encoding as it is sent.
 
 use super::ClientError;
 use super::input::FileStamp;
@@ -11,25 +11,25 @@ use std::fs::File;
 use std::io;
 use std::ops::Deref;
 
-/// Bytes of a file read at a time where they follow each other.
+/// Bytes of a file that are read at a time if the reads follow each other.
 const READ_BYTES: usize = 1 << 20;
-/// Bytes of an encoding that travel together.
+/// Bytes of an encoding that are sent as one batch.
 pub(super) const BATCH_BYTES: usize = 256 * 1024;
 
-/// A payload ready to be put: hashed, its tree at hand.
+/// A payload that is hashed and ready to be put.
 ///
 /// ```
 /// use stoq::client::Prepared;
 ///
 /// let payload = Prepared::bytes("hello");
 /// assert_eq!(payload.length, 5);
-/// // What b3sum prints.
+// The hash that b3sum prints.
 /// assert!(payload.token.to_string().starts_with("b3:ea8f163db38682925e4491c5e58d4bb3506ef8c14eb78a86e908c5624a67200f"));
 /// ```
 #[derive(Debug)]
 pub struct Prepared {
     pub(super) content: Stored,
-    /// Its parity and how it is sharded, if it is.
+    /// The parity and the descriptor, if the payload is sharded. The parity is `None` if it was not kept.
     pub(super) coded: Option<(Option<Stored>, Descriptor)>,
     /// Its token.
     pub token: Token,
@@ -47,7 +47,7 @@ pub(super) struct Stored {
 #[derive(Debug)]
 pub(super) enum Data {
     Memory(Bytes),
-    /// A file, and how to see that it is written to; a temporary file without a name is ours alone.
+    /// A file, and the means to see that it was written to. A temporary file without a name needs none: no other program can open it.
     File {
         file: File,
         path: String,
@@ -65,10 +65,10 @@ impl Prepared {
         Self { content: Stored { data: Data::Memory(payload), outboard }, coded: None, token, length }
     }
 
-    /// What a PUT says of it: how it is sharded, or, if it is not, one lane and no code.
+    /// The descriptor that a PUT sends: the payload's own if it is sharded, otherwise one lane and no code.
     ///
     /// # Errors
-    /// [`ClientError::Record`] when it is longer than the protocol allows.
+    /// [`ClientError::Record`] if the payload is longer than the protocol allows.
     pub fn descriptor(&self) -> Result<Descriptor, ClientError> {
         match &self.coded {
             Some((_, descriptor)) => Ok(*descriptor),
@@ -83,17 +83,17 @@ impl Prepared {
         }
     }
 
-    /// What messages call it.
+    /// The payload's name in messages.
     pub(super) fn name(&self) -> String {
         self.content.data.name()
     }
 
-    /// Whether the file was written to since it was hashed, as far as its size and its time tell.
+    /// Whether the file was written to since it was hashed, as far as its size and its time show.
     pub(super) fn has_changed(&self) -> Result<bool, ClientError> {
         self.content.data.has_changed()
     }
 
-    /// Whether the bytes that are read now have the token that they had: hashes all of a file once more. Blocks on the disk.
+    /// Whether the payload's bytes still have its token: hashes the whole file once more. Blocks on the disk.
     pub(super) fn is_still_true(&self) -> Result<bool, ClientError> {
         let (mut hasher, mut at) = (blake3::Hasher::new(), 0);
         while at < self.length {
@@ -108,13 +108,13 @@ impl Prepared {
         Ok(Token::from_root(*hasher.finalize().as_bytes()) == self.token)
     }
 
-    /// The bytes of a blob that a [`PutSource`] was made of, which is here.
+    /// The bytes of a blob that this payload has.
     fn data(&self, blob: Blob) -> &Data {
         &self.stored(blob).unwrap_or(&self.content).data
     }
 }
 
-/// The verified encodings of parts of a payload's blobs, one after the other, read as they are sent: the bytes of a PUT.
+/// The verified encodings of parts of a payload's blobs, one after the other, read as they are sent: the data of a PUT.
 pub struct PutSource<P> {
     payload: P,
     parts: Vec<EncodedPart>,
@@ -130,18 +130,19 @@ pub struct PutSource<P> {
 struct EncodedPart {
     blob: Blob,
     encoder: VerifiedEncoder,
-    /// Checks what is read of a file whose changes may not be seen, before it is sent.
+    /// Checks the bytes of a file whose changes may go unseen, before they are sent.
     check: Option<VerifiedDecoder>,
-    /// What is read next follows what was read: more of it may be read at a time.
+    /// Whether the next read follows the last one: then more is read at a time.
     sequential: bool,
 }
 
 impl<P: Deref<Target = Prepared>> PutSource<P> {
-    /// The payload whole, or lanes of the set that `descriptor` describes.
+    /// Encodes the whole payload, or lanes of the set that `descriptor` describes.
     ///
     /// # Errors
-    /// [`ClientError::OtherDescriptor`] where `descriptor` is another payload's, [`ClientError::NoParity`] where lanes of parity are wanted
-    /// that were not computed, and what is wrong with the lanes or the file.
+    /// [`ClientError::OtherDescriptor`] if `descriptor` is another payload's; [`ClientError::NoParity`] for lanes of parity that was not
+    /// computed; [`ClientError::Ranges`] for lanes that the set does not have; [`ClientError::Record`] for a selection that cannot be
+    /// encoded; [`ClientError::Changed`] for a file that no longer fits its token.
     pub fn new(payload: P, descriptor: &Descriptor, lanes: Option<Lanes>) -> Result<Self, ClientError> {
         if descriptor.content() != payload.token || descriptor.length_bytes() != payload.length {
             return Err(ClientError::OtherDescriptor { described: descriptor.content(), put: payload.token });
@@ -158,7 +159,7 @@ impl<P: Deref<Target = Prepared>> PutSource<P> {
             let stored = payload.stored(blob).ok_or(ClientError::NoParity)?;
             let sequential = matches!(selection, Selection::Ranges(_));
             let check = match &stored.data {
-                // Parity is in a temporary file: only the content can be blind.
+                // Parity is in a temporary file of our own: only the content can be blind.
                 data if data.is_blind() => {
                     Some(VerifiedDecoder::new(payload.token, payload.length, selection.clone()))
                 }
@@ -180,10 +181,10 @@ impl<P: Deref<Target = Prepared>> PutSource<P> {
         })
     }
 
-    /// The next bytes, about 256 KiB of them; none when all have been given.
+    /// The next bytes, about 256 KiB of them; `None` after the last.
     ///
     /// # Errors
-    /// When the file cannot be read, or was changed since it was prepared.
+    /// [`ClientError::File`] if the file cannot be read; [`ClientError::Changed`] if it was changed since it was prepared.
     pub fn next_batch(&mut self) -> Result<Option<Vec<Bytes>>, ClientError> {
         while let Some(part) = self.parts.get_mut(self.at) {
             part.encoder
@@ -231,7 +232,7 @@ impl<P: Deref<Target = Prepared>> PutSource<P> {
         if offset < self.window_offset || end > self.window_offset + self.window.len() as u64 {
             let wanted = if *sequential { READ_BYTES.max(len) } else { len };
             (self.window, self.window_offset) = (data.read(offset, len, wanted)?, offset);
-            // After it was read: a write counts before its bytes can be read. So a peer never gets bytes that are not the token's.
+            // Checked after the read: the kernel notes a write before its bytes can be read. A peer thus never gets bytes of another token.
             if data.has_changed()? {
                 return Err(data.changed());
             }
@@ -266,12 +267,12 @@ impl Data {
         }
     }
 
-    /// Whether it may change unseen.
+    /// Whether the bytes may change unseen.
     fn is_blind(&self) -> bool {
         matches!(self, Self::File { watch: Some(watch), .. } if watch.is_blind())
     }
 
-    /// Reads `wanted` bytes at `offset`, `needed` of them at the least.
+    /// Reads up to `wanted` bytes at `offset`, and at least `needed`.
     fn read(&self, offset: u64, needed: usize, wanted: usize) -> Result<Bytes, ClientError> {
         let file = match self {
             Self::Memory(bytes) => return Ok(bytes.slice(offset as usize..offset as usize + needed)),
@@ -354,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_at_hand_is_refused() {
+    fn a_descriptor_of_another_payload_and_lanes_that_it_lacks_are_refused() {
         let payload = Prepared::bytes(noise(100_000));
         let other = Descriptor::plain(Token::of(b"other"), 100_000).unwrap();
         assert!(matches!(PutSource::new(&payload, &other, None), Err(ClientError::OtherDescriptor { .. })));

@@ -18,33 +18,33 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
-/// Seconds that a peer is asked to keep what is put, unless told otherwise: thirty days.
+/// Seconds for which a peer is asked to keep a payload by default: thirty days.
 const LEASE_S: u64 = 30 * 24 * 3600;
 
-/// A connection to a gateway. Clones are the same connection; it is closed when the last of them, and the last request on it,
-/// is dropped.
+/// A connection to a gateway. Clones are handles of the same connection; it is closed when the last of them and the last request on it
+/// are dropped.
 ///
 /// Any number of tasks may use it at once. At most [`CLIENT_REQUESTS_LEN`] requests are in flight; more wait their turn. Each request has a
 /// short form to the peer itself and a form with options: [`Peer::put`] and [`Peer::put_with`]. A future that is dropped before it is
-/// ready ends its request: the peer is told, and keeps nothing of a PUT that is not whole.
+/// ready ends its request: the peer is told, and keeps nothing of an incomplete PUT.
 ///
-/// Every request may end with [`ClientError::Lost`] when the connection is lost, and with [`ClientError::Stopped`] when the client is
+/// Every request may end with [`ClientError::Lost`] if the connection is lost, and with [`ClientError::Stopped`] if the client is
 /// stopped.
 #[derive(Clone, Debug)]
 pub struct Peer(Arc<PeerLink>);
 
-/// How to put; the default is the whole payload to the peer itself, for thirty days.
+/// The options of a PUT; the default is the whole payload to the peer itself, for thirty days.
 #[derive(Clone, Debug)]
 pub struct PutOptions {
-    /// Which of the gateway's queues takes it; none: [`ClientBuilder::put_queue`](super::ClientBuilder::put_queue).
+    /// The gateway's queue; `None`: [`ClientBuilder::put_queue`](super::ClientBuilder::put_queue).
     pub queue: Option<u64>,
-    /// How long to keep it, seconds.
+    /// The lease, seconds.
     pub lease_s: u64,
-    /// What set it is; without one, what [`Prepared::descriptor`] says.
+    /// The descriptor of the set; `None`: [`Prepared::descriptor`].
     pub descriptor: Option<Descriptor>,
     /// These lanes of that set instead of the whole payload.
     pub lanes: Option<Lanes>,
-    /// By which gateways.
+    /// The gateways on the way, the last of which keeps the payload; `None`: the peer itself.
     pub route: Option<Route>,
 }
 
@@ -54,19 +54,19 @@ impl Default for PutOptions {
     }
 }
 
-/// How to ask; the default is the peer itself.
+/// The options of a request without further ones; the default asks the peer itself.
 #[derive(Clone, Debug, Default)]
 pub struct AskOptions {
-    /// By which gateways: the last of them is asked.
+    /// The gateways on the way, the last of which is asked; `None`: the peer itself.
     pub route: Option<Route>,
 }
 
-/// How a PUT ended well.
+/// How a PUT succeeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kept {
-    /// The payload crossed, was checked, and is durable.
+    /// The payload was sent, checked and kept durably.
     Now,
-    /// The gateway had it already, checked and durable: nothing crossed.
+    /// The gateway had the payload already, checked and durable; no bytes of it were sent.
     Already,
 }
 
@@ -123,18 +123,18 @@ impl PeerLink {
     }
 }
 
-/// A request in flight. Dropped before it is [`PendingRequest::over`], it is canceled.
+/// A request in flight. It is canceled if it is dropped before [`PendingRequest::over`].
 #[derive(Debug)]
 pub(super) struct PendingRequest {
     link: Arc<PeerLink>,
-    /// What the worker's side knows it by.
+    /// The request's number for the worker's side.
     ticket: u64,
     asked: bool,
     _slot: Option<OwnedSemaphorePermit>,
 }
 
 impl PendingRequest {
-    /// Waits for its turn.
+    /// Waits until the connection has a free request slot.
     pub(super) async fn new(link: &Arc<PeerLink>) -> Self {
         // The semaphore is never closed.
         let slot = link.requests.clone().acquire_owned().await.ok();
@@ -151,12 +151,12 @@ impl PendingRequest {
         &self.link
     }
 
-    /// There is nothing left to cancel.
+    /// Marks the request as over: dropping it cancels nothing.
     pub(super) fn over(&mut self) {
         self.asked = false;
     }
 
-    /// Waits for an answer that comes whole.
+    /// Waits for an answer that is a single record.
     async fn answer<T>(
         &mut self,
         reply: oneshot::Receiver<Result<T, ErrorRecord>>,
@@ -191,7 +191,7 @@ impl Peer {
         }))
     }
 
-    /// The peer's node ID, if it showed a certificate before the connection was given out: see [`super::ConnectOptions::early`].
+    /// The peer's node ID, if the peer showed a certificate before the connection was returned: see [`super::ConnectOptions::early`].
     pub fn node(&self) -> Option<NodeId> {
         self.0.node
     }
@@ -200,12 +200,12 @@ impl Peer {
         self.0.connection
     }
 
-    /// Its address.
+    /// The peer's address.
     pub fn remote(&self) -> SocketAddr {
         self.0.remote
     }
 
-    /// Puts a payload, and returns once the gateway has checked and durably kept it, for thirty days: [`Peer::put_with`] says more.
+    /// Puts a payload for thirty days; returns once the gateway has checked it and keeps it durably. See [`Peer::put_with`].
     ///
     /// # Errors
     /// Those of [`Peer::put_with`].
@@ -213,23 +213,25 @@ impl Peer {
         self.put_with(payload, PutOptions::default(), |_sent| {}).await
     }
 
-    /// Puts a payload, or lanes of it, and returns once the gateway has checked and durably kept it. `progress` hears how many
-    /// payload bytes have been given to the connection, 0 first, unless the gateway has them already. Dropping the future ends the
-    /// request: nothing of it is kept, unless the gateway had confirmed it already.
+    /// Puts a payload, or lanes of it; returns once the gateway has checked the bytes and keeps them durably. `progress` is called with
+    /// the payload bytes given to the connection so far, 0 first, unless the gateway has the payload already. Dropping the future ends the
+    /// request: the gateway keeps nothing of it, unless it had confirmed it already.
     ///
-    /// A file is read by the task itself, 1 MiB at a time, and only as fast as the connection takes it: from a slow disk, give
-    /// it a thread that may block.
+    /// The task itself reads the file, 1 MiB at a time, as fast as the connection takes the bytes. If the disk is slow, run the task on a
+    /// thread that may block.
     ///
-    /// A file that is written to meanwhile is an error, also where all its bytes had been sent before: [`ClientError::Changed`],
-    /// [`ClientError::ChangedSince`]. Its size and its time of modification are looked at after each read, and its bytes checked before
-    /// they are sent where these may not tell. A write that is seen by neither, through a shared mapping, is found by the gateway: the file
-    /// is then hashed once more, to tell who erred. A file that is deleted, or replaced by another of its name, is put as it was opened.
+    /// A file that is written to meanwhile is an error, also if all its bytes were sent before: [`ClientError::Changed`],
+    /// [`ClientError::ChangedSince`]. The file's size and time of modification are compared after each read. If these may miss a write,
+    /// the bytes are checked before they are sent. A write through a shared mapping may escape both; the gateway finds it, and the file
+    /// is then hashed once more to tell which side erred. A file that is deleted, or replaced by another of its name, is put as it was
+    /// when it was opened.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] for what the gateway refuses; [`ClientError::File`], [`ClientError::Changed`] and
-    /// [`ClientError::ChangedSince`] for a file that cannot be read or changed; [`ClientError::OtherDescriptor`],
-    /// [`ClientError::NoParity`] and [`ClientError::Ranges`] for a set that the payload does not have; [`ClientError::WrongReceipt`] for a
-    /// gateway that confirms another payload; [`ClientError::Route`].
+    /// [`ClientError::Refused`] for a request that the gateway refuses; [`ClientError::File`], [`ClientError::Changed`] and
+    /// [`ClientError::ChangedSince`] for a file that cannot be read or was changed; [`ClientError::OtherDescriptor`],
+    /// [`ClientError::NoParity`] and [`ClientError::Ranges`] for a set that the payload does not have; [`ClientError::Record`] for a
+    /// payload longer than the protocol allows; [`ClientError::WrongReceipt`] for a gateway that confirms another token;
+    /// [`ClientError::Route`] for a route that does not start at the peer.
     pub async fn put_with(
         &self,
         payload: &Prepared,
@@ -257,7 +259,7 @@ impl Peer {
         if accepted {
             progress(0);
         }
-        // Half of the channel at a time: the task then wakes once for many batches.
+        // Half of the channel at a time: the task wakes once for many batches.
         'sending: while accepted && let Ok(places) = give.reserve_many(CLIENT_BATCHES_LEN / 2).await {
             for place in places {
                 let batch = source.next_batch()?;
@@ -287,15 +289,15 @@ impl Peer {
         }
     }
 
-    /// Asks for a payload; returns once the peer has said that it has it. The result reads checked bytes, in order.
+    /// Asks for a payload; returns once the peer has confirmed that it holds the payload. The result reads checked bytes, in order.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] for what the peer refuses: with [`ErrorCode::NotFound`] where it does not have the payload.
+    /// [`ClientError::Refused`] for a request that the peer refuses: with [`ErrorCode::NotFound`] if it does not have the payload.
     pub async fn fetch(&self, token: impl Into<AnyToken>) -> Result<FetchReader, ClientError> {
         self.fetch_with(token, FetchOptions::default()).await
     }
 
-    /// The same of parts of a payload, or by other gateways.
+    /// Asks for a payload, for parts of it, or along a route.
     ///
     /// # Errors
     /// Those of [`Peer::fetch`], and [`ClientError::Route`].
@@ -307,8 +309,8 @@ impl Peer {
         FetchReader::start(&self.0, token.into(), options).await
     }
 
-    /// Asks for a payload piece by piece, each with its offset and its proofs; or for lanes of a set, whose shards come in any order.
-    /// Returns once the peer has said that it has it.
+    /// Asks for a payload piece by piece, each with its offset and its proofs; or for lanes of a set, whose shards arrive in any order.
+    /// Returns once the peer has confirmed that it holds them.
     ///
     /// # Errors
     /// Those of [`Peer::fetch_with`].
@@ -320,7 +322,7 @@ impl Peer {
         Pieces::start(&self.0, token.into(), options, false).await
     }
 
-    /// Asks what a payload or a set is, without its bytes.
+    /// Asks for the description of a payload or a set, without its bytes.
     ///
     /// # Errors
     /// Those of [`Peer::fetch`].
@@ -328,7 +330,7 @@ impl Peer {
         self.describe_with(token, AskOptions::default()).await
     }
 
-    /// The same by other gateways.
+    /// Asks for the description along a route.
     ///
     /// # Errors
     /// Those of [`Peer::fetch_with`].
@@ -347,15 +349,15 @@ impl Peer {
         }
     }
 
-    /// Asks who holds a payload or a set, to the peer's knowledge.
+    /// Asks the peer which holders of a payload or a set it knows.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] for what the peer refuses.
+    /// [`ClientError::Refused`] for a request that the peer refuses.
     pub async fn locate(&self, token: impl Into<AnyToken>) -> Result<Vec<Holder>, ClientError> {
         self.locate_with(token, AskOptions::default()).await
     }
 
-    /// The same of another gateway.
+    /// Asks the last gateway of a route which holders it knows.
     ///
     /// # Errors
     /// Those of [`Peer::locate`], and [`ClientError::Route`].
@@ -371,15 +373,16 @@ impl Peer {
         request.answer(answer).await
     }
 
-    /// Asks the peer to fetch something elsewhere and hold it; returns once it does. Dropping the future takes the wish back.
+    /// Asks the peer to fetch a payload or lanes from other nodes and to hold them; returns once it holds them. Dropping the future
+    /// cancels the request.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] for what the peer refuses or cannot fetch.
+    /// [`ClientError::Refused`] for a request that the peer refuses, or a payload that it cannot fetch.
     pub async fn mirror(&self, mirror: Mirror) -> Result<Done, ClientError> {
         self.mirror_with(mirror, AskOptions::default()).await
     }
 
-    /// The same of another gateway.
+    /// Asks the last gateway of a route to mirror.
     ///
     /// # Errors
     /// Those of [`Peer::mirror`], and [`ClientError::Route`].
@@ -392,28 +395,29 @@ impl Peer {
     }
 
     /// Sends a message to one of the peer's queues. Messages to one queue arrive in the order in which they were sent. Returns
-    /// when it is on its way, not when it has arrived; waits while 8 MiB of them are. A future that is dropped has sent nothing.
+    /// when the message is on its way, not when it has arrived; waits while 8 MiB of messages are on their way. A future that is dropped
+    /// before it is ready has sent nothing.
     ///
     /// # Errors
-    /// [`ClientError::MessageTooLong`], a lost connection.
+    /// [`ClientError::MessageTooLong`], [`ClientError::Lost`], [`ClientError::Stopped`].
     pub async fn send_message(&self, queue: u64, payload: Bytes) -> Result<(), ClientError> {
         let place = self.place(&payload).await?;
         self.0.call(Call::Message { connection: self.0.connection, queue, payload, place });
         Ok(())
     }
 
-    /// Sends a message in a QUIC datagram: it may be lost, overtake others, and is dropped where it is larger than the path
-    /// carries, about 1,200 bytes on an unknown one.
+    /// Sends a message in a QUIC datagram. The message may be lost or overtake others. It is dropped if it is larger than the path
+    /// carries: about 1,200 bytes on a path whose MTU is not known yet.
     ///
     /// # Errors
-    /// [`ClientError::MessageTooLong`], a lost connection.
+    /// [`ClientError::MessageTooLong`], [`ClientError::Lost`], [`ClientError::Stopped`].
     pub async fn send_datagram(&self, queue: u64, payload: Bytes) -> Result<(), ClientError> {
         let place = self.place(&payload).await?;
         self.0.call(Call::Datagram { connection: self.0.connection, queue, payload, place });
         Ok(())
     }
 
-    /// Room for a message among those that wait to be sent.
+    /// Waits for room for a message among those that wait to be sent.
     async fn place(&self, payload: &Bytes) -> Result<OwnedSemaphorePermit, ClientError> {
         if payload.len() as u64 > MESSAGE_BYTES_MAX {
             return Err(ClientError::MessageTooLong(payload.len()));
@@ -426,13 +430,13 @@ impl Peer {
         Ok(place)
     }
 
-    /// The next message or datagram from the peer. Each goes to one caller. May be dropped and called again: no message is lost.
+    /// The next message or datagram from the peer. Each goes to one caller. The future may be dropped and called again: no message is lost.
     ///
-    /// Messages wait for a caller, up to 1,024 of them or 8 MiB a connection. Past that the worker takes nothing more from any of its
-    /// connections until one is taken: who may be sent messages must take them.
+    /// Up to 1,024 messages or 8 MiB wait for each connection. Past that the worker delivers nothing on any of its connections until
+    /// a message is taken: a program whose peer sends messages must take them.
     ///
     /// # Errors
-    /// [`ClientError::Lost`] once the connection is gone and every message that came before has been taken.
+    /// [`ClientError::Lost`] or [`ClientError::Stopped`] once the connection is gone and every earlier message has been taken.
     pub async fn message(&self) -> Result<Message, ClientError> {
         let next = self.0.messages.lock().await.recv().await;
         let Some((queue, payload)) = next else { return Err(self.0.lost()) };
@@ -442,14 +446,14 @@ impl Peer {
         Ok(Message { queue, payload: payload.to_bytes() })
     }
 
-    /// Waits for the end of the connection; gives the reason.
+    /// Waits for the end of the connection; returns the reason.
     pub async fn closed(&self) -> CloseReason {
         let mut closed = self.0.closed.clone();
         let reason = closed.wait_for(Option::is_some).await;
         reason.ok().and_then(|reason| reason.clone()).unwrap_or(CloseReason::Stopped)
     }
 
-    /// Closes the connection of every clone now, without waiting. What is in flight fails with [`ClientError::Lost`].
+    /// Closes the connection of every clone, without waiting. Requests in flight fail with [`ClientError::Lost`].
     pub fn close(&self) {
         self.0.call(Call::Disconnect { connection: self.0.connection });
     }

@@ -1,8 +1,8 @@
-//! Makes a payload ready to be put: reads it once, hashes it, cuts it into shards.
+//! Makes a payload ready to be put: reads it once, hashes it and cuts it into shards.
 //!
-//! A verified encoding begins with hashes from the top of the tree, so the length of a payload is needed before its first byte is hashed,
-//! and its bytes are read again when they are sent. A file is read both times where it lies. What has no length, or has one that is not
-//! true, is copied into a temporary file first: its spool.
+//! A verified encoding begins with hashes from the top of the tree. The payload's length is therefore needed before its first byte is
+//! hashed, and its bytes are read again when they are sent. A file is read in place both times. An input without a length, or with a
+//! wrong one, is first copied into a temporary file, its spool.
 
 use super::ClientError;
 use super::input::{FileStamp, From, Input, WINDOW_BYTES, read_full};
@@ -14,17 +14,17 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// How a payload is made ready; the default is one lane, and temporary files where `TMPDIR` says, or in /tmp.
+/// How a payload is made ready; the default is one lane, and temporary files in `TMPDIR` or /tmp.
 #[derive(Clone, Debug, Default)]
 pub struct PrepareOptions {
-    /// How it is cut into shards, if it is.
+    /// The shards, if the payload is to be sharded.
     pub sharding: Option<Sharding>,
-    /// The directory for temporary files, which hold what has no length, and parity. They have no name, and are gone when the
-    /// [`Prepared`] is dropped, or the process ends in any way.
+    /// The directory for temporary files, which hold inputs without a length, and parity. They have no name, and are gone when the
+    /// [`Prepared`] is dropped or the process ends in any way.
     pub spool: Option<PathBuf>,
 }
 
-/// Stripes of a payload.
+/// The shape of a payload's stripes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sharding {
     /// The length of a shard, bytes: a multiple of 16 KiB, 1 MiB at most.
@@ -36,10 +36,10 @@ pub struct Sharding {
 }
 
 impl Sharding {
-    /// Refuses shards that no payload can have, before one is read.
+    /// Refuses shards that no payload can have, before any input is read.
     ///
     /// # Errors
-    /// [`ClientError::Shape`].
+    /// [`ClientError::Shape`] if the shard size or a number of shards is out of its range.
     pub fn check(&self) -> Result<(), ClientError> {
         let mut nothing = io::empty();
         let coded = encode(&mut nothing, 0, self.shard_bytes, (self.data, self.parity), io::sink());
@@ -54,29 +54,30 @@ struct Hashed {
     coded: Option<(Option<Stored>, Descriptor)>,
 }
 
-/// How reading a file where it lies ended.
+/// The outcome of reading a file in place.
 enum InPlace {
     Hashed(Box<Hashed>),
-    /// Its length is not what the system says: there are fewer bytes.
+    /// The file has fewer bytes than the system says.
     Shorter,
-    /// There are more. These have been read past the length.
+    /// The file has more bytes than the system says. These were read past that length.
     Longer(Vec<u8>),
 }
 
 impl Input {
-    /// Reads it to its end, hashes it, and cuts it into shards where `options` say so. Blocks on the disk, or on the writer of a pipe.
+    /// Reads the input to its end, hashes it, and cuts it into shards if `options` say so. Blocks on the disk, or on the writer of a pipe.
     ///
     /// # Errors
-    /// [`ClientError::File`] when it cannot be read, [`ClientError::Changed`] when it is written to meanwhile,
-    /// [`ClientError::Spool`] when a temporary file cannot be written, [`ClientError::Shape`] for shards that cannot be.
+    /// [`ClientError::File`] if the input cannot be read; [`ClientError::Changed`] if it is written to meanwhile;
+    /// [`ClientError::Spool`] if a temporary file cannot be written; [`ClientError::Shape`] for shards that no payload can have.
     pub fn prepare(self, options: &PrepareOptions) -> Result<Prepared, ClientError> {
         self.read(options, true)
     }
 
-    /// The descriptor of its set; what [`Input::prepare`] would keep of it is dropped.
+    /// The descriptor of the input's set. No temporary file for parity is made.
     ///
     /// # Errors
-    /// Those of [`Input::prepare`], and [`ClientError::Record`] for a payload longer than the protocol allows.
+    /// As for [`Input::prepare`], with [`ClientError::ChangedHashing`] in place of [`ClientError::Changed`]; and
+    /// [`ClientError::Record`] for a payload longer than the protocol allows.
     pub fn describe(self, options: &PrepareOptions) -> Result<Descriptor, ClientError> {
         match self.read(options, false) {
             Err(ClientError::Changed { path }) => Err(ClientError::ChangedHashing { path }),
@@ -118,7 +119,7 @@ impl Preparing<'_> {
                 let data = Data::File { file, path: self.name.into(), watch: Some(watch) };
                 return Ok(hashed.with(data, length));
             }
-            // Of no bytes, only those past them have been read: a file that cannot be read from its start again loses none.
+            // The claimed length was 0: all bytes read are in `read`. A file that cannot be read from its start again loses none.
             InPlace::Longer(read) if length == 0 => self.stream(&mut (&read[..]).chain(&file))?,
             InPlace::Longer(_) | InPlace::Shorter => {
                 file.seek(SeekFrom::Start(0)).map_err(|source| self.failed(source))?;
@@ -139,7 +140,7 @@ impl Preparing<'_> {
         Ok(if read == 0 { InPlace::Hashed(Box::new(hashed)) } else { InPlace::Longer(past_end) })
     }
 
-    /// Copies the input, up to its end, into a temporary file.
+    /// Copies the input, up to its end, into a temporary file, and hashes that.
     fn stream(&self, reader: &mut dyn Read) -> Result<Prepared, ClientError> {
         let mut spool = self.temporary(self.name)?;
         let (mut reader, mut window, mut length) = (reader, vec![0; WINDOW_BYTES], 0);
@@ -156,13 +157,13 @@ impl Preparing<'_> {
         }
         spool.rewind().map_err(|error| self.not_spooled(length, error))?;
         let hashed = self.hash(&mut spool, length)?;
-        // Nobody else can write to it.
+        // The file has no name: no other program can shorten it.
         let hashed = hashed.ok_or_else(|| self.not_spooled(length, io::ErrorKind::UnexpectedEof.into()))?;
         let path = format!("the temporary file with {}", self.name);
         Ok(hashed.with(Data::File { file: spool, path, watch: None }, length))
     }
 
-    /// Hashes `length` bytes, and makes their parity; nothing if there are fewer.
+    /// Hashes `length` bytes and computes their parity; `None` if there are fewer bytes.
     fn hash(&self, reader: &mut File, length: u64) -> Result<Option<Hashed>, ClientError> {
         let ended = |error: &OutboardError| matches!(error, OutboardError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof);
         let unread = |error| match error {
@@ -203,7 +204,7 @@ impl Preparing<'_> {
         self.options.spool.clone().unwrap_or_else(std::env::temp_dir)
     }
 
-    /// A file without a name, for what is called `what`.
+    /// Makes a file without a name. `what` names its contents in an error.
     fn temporary(&self, what: &str) -> Result<File, ClientError> {
         let directory = self.directory();
         tempfile::tempfile_in(&directory).map_err(|error| ClientError::Spool {
@@ -231,10 +232,10 @@ impl Hashed {
 }
 
 impl Prepared {
-    /// Hashes what `path` names, one lane of it: [`Input::open`] and [`Input::prepare`]. Blocks on the disk, or on the writer of a pipe.
+    /// Hashes the input that `path` names, as one lane: [`Input::open`] and [`Input::prepare`]. Blocks on the disk, or on the writer of a pipe.
     ///
     /// # Errors
-    /// Those of the two.
+    /// Those of [`Input::open`] and [`Input::prepare`].
     pub fn file(path: &Path) -> Result<Self, ClientError> {
         Input::open(path)?.prepare(&PrepareOptions::default())
     }
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_fails_is_told_by_its_name() {
+    fn a_stream_that_fails_is_reported_by_its_name() {
         struct Fails;
         impl Read for Fails {
             fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {

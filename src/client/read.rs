@@ -13,22 +13,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
 
-/// What to fetch of a payload; the default is all of it, from the peer itself.
+/// Which parts of a payload to fetch; the default is all of it, from the peer itself.
 #[derive(Clone, Debug, Default)]
 pub struct FetchOptions {
-    /// Which 16 KiB groups: what is read is the bytes of these groups, one after the other. [`Ranges::covering`] makes them of bytes.
+    /// Which 16 KiB groups. The reader gives the bytes of these groups, one group after the other. [`Ranges::covering`] makes ranges of
+    /// groups from ranges of bytes.
     pub ranges: Ranges,
     /// Refuse an answer of more payload bytes than this; 0 for no bound.
     pub bytes_max: u64,
-    /// By which gateways.
+    /// The gateways on the way, the last of which answers; `None`: the peer itself.
     pub route: Option<Route>,
 }
 
 /// A payload on its way, in rising order: [`Peer::fetch`](super::Peer::fetch). Dropping it ends the request.
 ///
-/// It is a reader ([`AsyncRead`] and [`AsyncBufRead`] of tokio, which need none of its runtime; `tokio_util::compat` makes those of
-/// `futures` of them), and gives no byte that was not checked against the token. What is not read waits, up to 8 MiB; then the peer is
-/// stopped by flow control, and no other request with it.
+/// It is a reader ([`AsyncRead`] and [`AsyncBufRead`] of tokio, which need no tokio runtime; `tokio_util::compat` converts it to a reader
+/// of `futures`), and gives no byte that was not checked against the token. Unread bytes wait, up to 8 MiB. Then flow control stops this
+/// request at the peer, and no other.
 ///
 /// ```
 /// # mod loopback { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/loopback/mod.rs")); }
@@ -50,11 +51,11 @@ pub struct FetchOptions {
 ///
 /// # Errors
 /// A reader's errors are [`io::Error`]s with a [`ClientError`] inside, which `error.downcast::<ClientError>()` gives back. The end of
-/// the reader is the end of the payload: where the payload ends early, reading fails, and fails again when it is tried again.
+/// the reader is the end of the payload: if the payload ends early, reading fails, and a further read fails again.
 #[derive(Debug)]
 pub struct FetchReader {
     pieces: Pieces,
-    /// Of the piece that is being read.
+    /// The unread rest of the current piece.
     rest: Bytes,
     failed: bool,
 }
@@ -71,22 +72,22 @@ impl FetchReader {
         Ok(Self { pieces, rest: Bytes::new(), failed: false })
     }
 
-    /// The whole payload's length, bytes, as the peer says. Bytes that do not fit it are an error.
+    /// The whole payload's length, bytes, as the peer claims it. An answer that does not fit this length fails.
     pub fn length(&self) -> u64 {
         self.pieces.length()
     }
 
-    /// What the set is, where a set was asked for. It matches the set token.
+    /// The set's descriptor, if a set token was fetched. It matches that token.
     pub fn descriptor(&self) -> Option<&Descriptor> {
         self.pieces.descriptor()
     }
 
-    /// The next bytes, as many as came together; none when all have been given. They are not copied. May be dropped and called again: no
-    /// byte is lost.
+    /// The next bytes, as many as arrived together; `None` after the last. They are not copied. The future may be dropped and called again:
+    /// no byte is lost.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] for what the peer gives up and for bytes that do not match the token, [`ClientError::Lost`] for a lost
-    /// connection, [`ClientError::Failed`] when it failed before.
+    /// [`ClientError::Refused`] for a request that the peer gives up and for bytes that do not match the token; [`ClientError::Lost`] or
+    /// [`ClientError::Stopped`] for a lost connection; [`ClientError::Failed`] if the fetch failed before.
     pub async fn chunk(&mut self) -> Option<Result<Bytes, ClientError>> {
         match poll_fn(|cx| self.poll_rest(cx)).await {
             Ok(()) => Some(std::mem::take(&mut self.rest)).filter(|chunk| !chunk.is_empty()).map(Ok),
@@ -94,10 +95,10 @@ impl FetchReader {
         }
     }
 
-    /// Everything that still comes, in one piece.
+    /// All remaining bytes at once.
     ///
     /// # Errors
-    /// Those of [`FetchReader::chunk`], and [`ClientError::TooLong`] as soon as more than `bytes_max` have come.
+    /// Those of [`FetchReader::chunk`], and [`ClientError::TooLong`] as soon as there are more than `bytes_max`.
     pub async fn bytes(mut self, bytes_max: u64) -> Result<Bytes, ClientError> {
         let mut whole = BytesMut::new();
         let mut only = Bytes::new();
@@ -116,9 +117,9 @@ impl FetchReader {
         Ok(if whole.is_empty() { only } else { whole.freeze() })
     }
 
-    /// Waits until there is something to read, or nothing more comes.
+    /// Waits until there are bytes to read, or the payload ends.
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
-        // The one piece of an empty payload is empty.
+        // An empty payload has one piece, which is empty.
         while self.rest.is_empty() {
             if self.failed {
                 return Poll::Ready(Err(ClientError::Failed));

@@ -1,4 +1,4 @@
-//! The requests of a client's tasks on the worker's side: whom each answer goes to, and the bytes that are put.
+//! The requests of a client's tasks on the worker's side: the channel of each answer, and the bytes of PUTs.
 
 use super::call::{AnswerChannel, Batch, FetchAnswer, FetchEvent, PutAnswer};
 use super::dispatch::Owner;
@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 use std::collections::hash_map::Entry;
 use tokio::sync::mpsc::error::TryRecvError;
 
-/// Bytes of one PUT given to the worker before the next has its turn.
+/// Bytes of one PUT that are given to the worker before the next PUT has its turn.
 const TURN_BYTES: usize = 1 << 20;
 
 /// Requests of tasks, by their tickets.
@@ -25,15 +25,15 @@ pub(super) struct Tasks {
 }
 
 struct TaskRequest {
-    /// As the worker knows it.
+    /// The worker's number for it.
     id: RequestId,
     answer: AnswerChannel,
-    /// To be asked once more if the peer says that it was too early.
+    /// A copy of the request, sent once more if the peer refuses it as too early.
     again: Option<Box<Ask>>,
 }
 
 impl Tasks {
-    /// Asks for a task. `early`: the connection was opened for early data, in which a peer may refuse the request.
+    /// Sends a task's request. `early`: the connection was opened for early data, in which a peer may refuse the request.
     pub(super) fn ask(
         &mut self,
         port: &mut AppPort,
@@ -47,7 +47,7 @@ impl Tasks {
         self.requests.insert(ticket, TaskRequest { id, answer, again });
     }
 
-    /// The task has lost interest.
+    /// Cancels the request: its task has dropped it.
     pub(super) fn cancel(&mut self, port: &mut AppPort, outbox: &mut Outbox<Owner>, ticket: u64) {
         if let Some(request) = self.requests.remove(&ticket) {
             outbox.cancel(port, request.id);
@@ -92,7 +92,7 @@ impl Tasks {
                     fetch.end(FetchEvent::Complete);
                 }
             }
-            // A client opens no stream that is not read here, and the others are about no request of its own.
+            // A client opens no stream that it does not read, and the other deliveries concern no request of its own.
             Delivery::Ended(_, End::Raw)
             | Delivery::Raw(..)
             | Delivery::Stopped(..)
@@ -132,7 +132,7 @@ impl Tasks {
         }
     }
 
-    /// Asks once more. Refused as too early, the request has had no effect, and the handshake is over once the refusal is here.
+    /// Sends the request once more. A request refused as too early has had no effect, and by the time of the refusal the handshake is over.
     fn too_early(
         &mut self,
         port: &mut AppPort,
@@ -162,7 +162,7 @@ impl Tasks {
         }
     }
 
-    /// Sends what is being put, as far as ring and credit go.
+    /// Sends bytes of PUTs, as long as ring and credit have room. Returns whether any were sent.
     pub(super) fn put(&mut self, port: &mut AppPort, outbox: &mut Outbox<Owner>) -> bool {
         let mut worked = false;
         let requests = &mut self.requests;
@@ -188,12 +188,12 @@ impl Tasks {
         worked
     }
 
-    /// Whether events are held back.
+    /// Whether any FETCH holds events back.
     pub(super) fn is_holding(&self) -> bool {
         !self.holding.is_empty()
     }
 
-    /// Hands on the events that are held back.
+    /// Hands on all held events.
     pub(super) fn flush(&mut self) {
         for ticket in std::mem::take(&mut self.holding) {
             if let Some(TaskRequest { answer: AnswerChannel::Fetch(fetch), .. }) =
@@ -207,7 +207,7 @@ impl Tasks {
 }
 
 impl FetchAnswer {
-    /// Hands on what is held. A task that is gone has sent, or will send, [`Call::Cancel`](super::call::Call::Cancel).
+    /// Hands on the held events. A task that is gone has sent, or will send, [`Call::Cancel`](super::call::Call::Cancel).
     fn flush(&mut self) {
         if !self.held.is_empty() {
             let _ = self.events.send(std::mem::take(&mut self.held));
@@ -222,7 +222,7 @@ impl FetchAnswer {
 
 enum PutTurn {
     Sent,
-    /// The ring, the credit or the task has nothing for it now.
+    /// The ring or the credit is full, or the task has given no bytes.
     Blocked,
     Over,
     GivenUp,

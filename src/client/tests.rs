@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 const LINK: ConnectionId = ConnectionId { worker: 0, slot: 3, generation: 1 };
 const OK: OkRecord = OkRecord { length_bytes: 0, descriptor: None };
 
-/// The worker's side alone, with a worker that does what the test says.
+/// The worker's side alone. The test plays the worker.
 struct Bench {
     dispatch: Dispatch,
     calls: mpsc::UnboundedSender<Call>,
@@ -102,7 +102,7 @@ fn refusal(code: ErrorCode) -> ErrorRecord {
 }
 
 #[test]
-fn a_dial_that_takes_too_long_is_told_and_hung_up_when_it_comes_up() {
+fn a_dial_past_its_deadline_is_a_timeout_and_is_closed_if_it_comes_up_later() {
     let mut bench = Bench::new();
     let mut answer = bench.dial(false);
     let Command::Connect { tag, .. } = bench.command() else { panic!("no Connect") };
@@ -117,7 +117,7 @@ fn a_dial_that_takes_too_long_is_told_and_hung_up_when_it_comes_up() {
 }
 
 #[test]
-fn a_connection_that_nobody_waits_for_is_hung_up() {
+fn a_connection_whose_task_has_gone_away_is_closed() {
     let mut bench = Bench::new();
     drop(bench.dial(false));
     let Command::Connect { tag, .. } = bench.command() else { panic!("no Connect") };
@@ -126,7 +126,7 @@ fn a_connection_that_nobody_waits_for_is_hung_up() {
 }
 
 #[test]
-fn too_early_is_asked_once_more_as_another_request() {
+fn a_request_refused_as_too_early_is_sent_once_more_under_another_number() {
     let mut bench = Bench::new();
     let _up = bench.connect(true);
     let mut heard = bench.fetch(5);
@@ -146,7 +146,7 @@ fn too_early_is_asked_once_more_as_another_request() {
 }
 
 #[test]
-fn a_request_that_was_asked_again_is_canceled_as_it_is_now() {
+fn canceling_a_request_that_was_sent_again_cancels_the_second_one() {
     let mut bench = Bench::new();
     let _up = bench.connect(true);
     let _heard = bench.fetch(5);
@@ -158,7 +158,7 @@ fn a_request_that_was_asked_again_is_canceled_as_it_is_now() {
     bench.call(Call::Cancel { ticket: 5 });
     bench.poll();
     assert!(matches!(bench.command(), Command::End(request, Ending::Cancel) if request == second));
-    // What still comes of it goes nowhere.
+    // Its later deliveries go nowhere.
     bench.piece(second, 0);
     bench.call(Call::Cancel { ticket: 5 });
     bench.poll();
@@ -166,7 +166,7 @@ fn a_request_that_was_asked_again_is_canceled_as_it_is_now() {
 }
 
 #[test]
-fn without_early_data_too_early_is_an_answer() {
+fn without_early_data_a_refusal_as_too_early_reaches_the_task() {
     let mut bench = Bench::new();
     let _up = bench.connect(false);
     let mut heard = bench.fetch(1);
@@ -194,7 +194,7 @@ fn a_full_ring_holds_calls_back_and_loses_none() {
 }
 
 #[test]
-fn pieces_gather_while_more_arrive_and_go_on_in_a_quiet_turn() {
+fn pieces_are_held_while_more_arrive_and_handed_on_in_a_quiet_turn() {
     let mut bench = Bench::new();
     let _up = bench.connect(false);
     let mut heard = bench.fetch(1);
@@ -212,7 +212,7 @@ fn pieces_gather_while_more_arrive_and_go_on_in_a_quiet_turn() {
 }
 
 #[test]
-fn an_inbox_that_nobody_empties_stops_deliveries_and_not_calls() {
+fn a_full_inbox_stops_deliveries_and_not_calls() {
     let mut bench = Bench::new();
     let mut up = bench.connect(false);
     for n in 0..CLIENT_MESSAGES_LEN as u64 + 2 {
@@ -239,7 +239,7 @@ fn an_inbox_that_nobody_empties_stops_deliveries_and_not_calls() {
 }
 
 #[test]
-fn nobody_left_to_take_messages_stops_nothing() {
+fn messages_of_a_dropped_inbox_stop_nothing() {
     let mut bench = Bench::new();
     let up = bench.connect(false);
     drop(up.messages);
@@ -344,7 +344,7 @@ fn an_answer_that_comes_after_its_task_gave_up_or_twice_goes_nowhere() {
     assert!(matches!(bench.command(), Command::End(request, Ending::Cancel) if request == first));
     bench.piece(first, 0);
     bench.worker.deliver(Delivery::Ended(first, End::Checked));
-    // Of a request that nobody made.
+    // A piece of a request that was never made.
     bench.piece(RequestId::local(LINK, 77), 0);
     for _ in 0..2 {
         bench.worker.deliver(Delivery::Ended(second, End::Checked));
@@ -353,7 +353,7 @@ fn an_answer_that_comes_after_its_task_gave_up_or_twice_goes_nowhere() {
     assert_eq!(given_up.try_recv().unwrap_err(), TryRecvError::Disconnected);
     assert!(matches!(kept.try_recv().unwrap()[..], [FetchEvent::Complete]));
     assert_eq!(kept.try_recv().unwrap_err(), TryRecvError::Disconnected);
-    // A second wish to cancel, and one that comes after the end.
+    // A second cancellation, and one after the end.
     bench.call(Call::Cancel { ticket: 1 });
     bench.call(Call::Cancel { ticket: 2 });
     bench.poll();
@@ -402,7 +402,7 @@ fn a_gathering_that_is_ended_cancels_its_requests_and_hears_no_more() {
 }
 
 #[test]
-fn a_gathering_hears_of_the_end_of_its_connection() {
+fn a_gathering_learns_of_the_end_of_its_connection() {
     let mut bench = Bench::new();
     let _up = bench.connect(false);
     let mut heard = gather(&mut bench, 1);
@@ -415,7 +415,7 @@ fn a_gathering_hears_of_the_end_of_its_connection() {
 }
 
 #[test]
-fn a_client_serves_nobody() {
+fn a_client_refuses_requests() {
     let mut bench = Bench::new();
     let _up = bench.connect(false);
     let request = RequestId::peer(LINK, 1);
