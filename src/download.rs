@@ -1,9 +1,8 @@
-//! A payload on its way into a file: never a file that looks whole before it is, and never a byte fetched twice.
+//! Downloads a payload into a file. The file has its name only when it is complete, and no byte is fetched twice.
 //!
-//! Until it is complete it is called `FILE.part`; `FILE.part.json` beside it names its payload. Bytes arrive
-//! in rising order and are written in that order, so the length of the part is the progress. The part is
-//! locked while it is written. A file of its name that is no part of this payload is refused and left as it
-//! is.
+//! Until it is complete the file is called `FILE.part`; `FILE.part.json` beside it names its payload. Bytes arrive and are written
+//! in rising order: the length of the part is the progress. The part is locked while it is written. A file with the part's name that
+//! is no part of this payload is refused and left as it is.
 
 use crate::client::{AskOptions, ClientError, FetchOptions, Peer};
 use crate::limits::GROUP_BYTES;
@@ -28,8 +27,8 @@ impl Download {
     /// Opens the part of an earlier, interrupted download of the same payload, or a new one.
     ///
     /// # Errors
-    /// When `output` exists already, when another process downloads to it, when its directory cannot
-    /// be written, when a file with the part's name is no part of this payload.
+    /// [`ClientError::File`], with the fix: `output` exists already, another process downloads to it, its directory cannot be
+    /// written, or a file with the part's name is no part of this payload.
     pub fn open(output: &Path, token: Token) -> Result<Self, ClientError> {
         let mut part = PartFile::open(output, token.into(), WriteOrder::Rising)?;
         let length = part.noted_length();
@@ -43,7 +42,7 @@ impl Download {
         Ok(Self { part, token, length, have, resumed: have > 0 })
     }
 
-    /// Payload bytes in the part.
+    /// Payload bytes in the part, as a number.
     pub fn have(&self) -> u64 {
         self.have
     }
@@ -52,12 +51,13 @@ impl Download {
     /// file, piece by piece. Dropping the future keeps the pieces written.
     ///
     /// # Errors
-    /// The fetch's own; the written pieces stay for the next attempt.
+    /// Those of [`Peer::fetch`] and of [`FetchReader::chunk`](crate::client::FetchReader::chunk); [`ClientError::File`] for the disk, or a length
+    /// other than an earlier gateway's. The written pieces stay for the next attempt.
     pub async fn run(&mut self, peer: &Peer, progress: impl FnMut(u64, u64)) -> Result<(), ClientError> {
         self.run_with(peer, AskOptions::default(), progress).await
     }
 
-    /// The same by other gateways.
+    /// Fetches the missing bytes along a route.
     ///
     /// # Errors
     /// Those of [`Download::run`], and [`ClientError::Route`].
@@ -100,12 +100,12 @@ impl Download {
         Ok(())
     }
 
-    /// Reads the whole file back, hashes it, and gives it its name. `progress` gets the bytes read. Dropping
-    /// the future keeps the part for the next attempt.
+    /// Reads the whole file back, hashes it, and gives it its name; returns the payload's length, bytes. `progress` gets the bytes read.
+    /// Dropping the future keeps the part for the next attempt.
     ///
     /// # Errors
-    /// When bytes are missing; when the file is not the payload (it is removed; start again); when
-    /// another file has taken the name (it is not replaced, and the part stays); the disk's own.
+    /// [`ClientError::File`], with the fix: bytes are missing; the file is not the payload (it is removed); another file has taken the
+    /// name (it is not replaced, and the part stays); the disk failed.
     pub async fn finish(self, progress: impl FnMut(u64)) -> Result<u64, ClientError> {
         if self.length != Some(self.have) {
             let text = "bytes are missing; run the same command again";
@@ -126,7 +126,7 @@ impl Download {
     fn another_length(&self, says: String) -> ClientError {
         let (part, note) = (self.part.path(), self.part.note_path());
         let text = format!(
-            "the gateway says {says}, and an earlier one said {} bytes: one of them is wrong. Ask another gateway, or remove {} and \
+            "the gateway says {says}, and an earlier one said {} bytes: one of the gateways is wrong. Ask another one, or remove {} and \
              {} to begin anew",
             self.length.unwrap_or_default(),
             part.display(),
@@ -136,7 +136,7 @@ impl Download {
     }
 }
 
-/// The bytes of a part of this length that are whole groups: a torn last group is fetched again.
+/// The bytes of a part of this length that are complete groups. An incomplete last group is fetched again.
 fn whole_groups(part: u64, length: u64) -> u64 {
     if part >= length { length } else { part - part % GROUP_BYTES as u64 }
 }

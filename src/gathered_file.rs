@@ -1,8 +1,7 @@
-//! A payload that arrives from several holders at once, in any order, on its way into a file.
+//! Gathers a payload, which arrives from several holders in any order, into a file.
 //!
-//! Until it is complete the file is called `FILE.part`, as a [`crate::download::Download`]'s is. It gets its
-//! name when every byte is there, proven and read back; otherwise it is removed. Unlike a download it begins
-//! anew each time.
+//! Until it is complete the file is called `FILE.part`, as a [`crate::download::Download`]'s is. It gets its name when every byte is
+//! there, proven and read back; otherwise it is removed. Unlike a download, it begins anew each time.
 
 use crate::client::{ClientError, Gathered, Gathering};
 use crate::part_file::{PartFile, WriteOrder};
@@ -14,11 +13,11 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// A file being filled.
+/// A file that a gathering fills.
 #[derive(Debug)]
 pub struct GatheredFile {
     part: PartFile,
-    /// The token that the file must match, once it is known.
+    /// The content token that the file must match; `None` until a set's descriptor is known.
     content: Option<Token>,
     length: u64,
     assembler: Option<Assembler>,
@@ -37,18 +36,19 @@ impl GatheredFile {
     /// Makes the file for the payload of `token`.
     ///
     /// # Errors
-    /// When `output` exists already, when another process writes to it, when its directory cannot be
-    /// written, when a file with the part's name is no part of a gathering.
+    /// [`ClientError::File`], with the fix: `output` exists already, another process writes to it, its directory cannot be
+    /// written, or a file with the part's name is no part of a gathering.
     pub fn open(output: &Path, token: AnyToken) -> Result<Self, ClientError> {
         let part = PartFile::open(output, token, WriteOrder::Any)?;
         Ok(Self { part, content: token.content(), length: 0, assembler: None })
     }
 
-    /// Takes everything from `gathering`, and decodes missing shards. `progress` gets the bytes so far and
-    /// the payload's length.
+    /// Writes everything that `gathering` gives, and decodes missing shards. `progress` gets the bytes so far and the payload's
+    /// length.
     ///
     /// # Errors
-    /// The gathering's own; shards that cannot be decoded; the disk's.
+    /// Those of [`Gathering::next`]; [`ClientError::Refused`] for a set whose shards do not give its payload; [`ClientError::Sink`] for
+    /// shards that cannot be decoded; [`ClientError::File`] for the disk.
     pub async fn run(
         &mut self,
         gathering: &mut Gathering,
@@ -62,7 +62,7 @@ impl GatheredFile {
         Ok(())
     }
 
-    /// Takes one event; gives its number of bytes.
+    /// Takes one event; returns its number of bytes.
     fn take(&mut self, gathered: Gathered) -> Result<u64, ClientError> {
         let mut bytes = 0;
         match gathered {
@@ -93,13 +93,11 @@ impl GatheredFile {
         Ok(bytes)
     }
 
-    /// Reads the whole file back, hashes it, and gives it its name. `checked` gets the bytes read. Dropping
-    /// the future removes the file.
+    /// Reads the whole file back, hashes it, and gives it its name. `checked` gets the bytes read. Dropping the future removes the file.
     ///
-    /// # Errors
-    /// A set whose shards do not give its payload, which `gathering`'s client then remembers; a file
-    /// that is not the payload; another file that has taken the name (it is not replaced, and the part
-    /// stays); the disk's.
+    /// [`ClientError::Refused`] for a set whose shards do not give its payload, which `gathering`'s client then remembers;
+    /// [`ClientError::Stopped`] if nothing was gathered; [`ClientError::File`] if the file is not the payload, if another file has taken
+    /// the name (it is not replaced, and the part stays), or if the disk failed.
     pub async fn finish(
         self,
         gathering: &Gathering,
@@ -113,7 +111,7 @@ impl GatheredFile {
             return Ok(GatherSummary { length, decoded });
         }
         match assembler {
-            // Every shard matched its token: the shards were not made of the payload.
+            // Every shard matched its token: the set's parity was not made from the payload.
             Some(assembler) if decoded => {
                 gathering.mark_bad(assembler.set_token());
                 Err(bad_descriptor())

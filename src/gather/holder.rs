@@ -8,23 +8,23 @@ use crate::shard::Lanes;
 use crate::tls::NodeId;
 use std::time::{Duration, Instant};
 
-/// A holder to ask.
+/// A holder that a gathering may send requests to.
 #[derive(Clone, Debug)]
 pub struct GatherSource {
     /// The connection for its requests.
     pub connection: ConnectionId,
-    /// The node that holds it: at the end of the route, if there is one.
+    /// The holder: the node at the end of the route, if there is one.
     pub node: Option<NodeId>,
-    /// The route, if it is not the peer of the connection.
+    /// The route to it; `None`: it is the peer of the connection.
     pub route: Option<Route>,
-    /// Its lanes; none: unknown, so requests name any lane.
+    /// Its lanes; `None`: unknown, and requests may name any lane.
     pub lanes: Option<Lanes>,
 }
 
 /// Whether a gathering still uses a holder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HolderState {
-    /// It is used.
+    /// The gathering uses it.
     Asked,
     /// It refused for good.
     Refused(ErrorRecord),
@@ -59,16 +59,16 @@ pub(super) struct GatherHolder {
     pub(super) given_bytes: u64,
     strikes: u32,
     stalls: u32,
-    /// Its BUSY answers.
+    /// The number of its BUSY answers.
     tries: u32,
     waits_until: Option<Instant>,
     state: HolderState,
     last_reason: String,
-    /// Lanes that it does not have.
+    /// Lanes that it answered NOT_FOUND for.
     lacking: Lanes,
-    /// Whether it confirms or denies an unproven length.
+    /// Whether its length agrees with the unproven one; `None`: not known.
     pub(super) agrees: Option<bool>,
-    /// It lacked one of several lanes: requests name one lane at a time.
+    /// Whether requests name one lane at a time: it lacked one of several lanes.
     pub(super) one_by_one: bool,
 }
 
@@ -117,7 +117,7 @@ impl GatherHolder {
         self.waits_until.filter(|_| self.may_still_give())
     }
 
-    /// Whether it is busy and may be asked again later.
+    /// Whether it was busy and will be asked again later.
     pub(super) fn waits(&self) -> bool {
         self.waits_until().is_some()
     }
@@ -138,7 +138,7 @@ impl GatherHolder {
         }
     }
 
-    /// It is busy, and may be asked again.
+    /// Notes that it is busy, and waits before the next request; the last try ends its use.
     pub(super) fn wait(&mut self, now: Instant, failure: &ErrorRecord) {
         self.tries += 1;
         self.last_reason = failure.reason().to_owned();
@@ -149,7 +149,7 @@ impl GatherHolder {
         self.waits_until = Some(now + Duration::from_millis(wait_ms));
     }
 
-    /// It does not have all of these lanes.
+    /// Notes that it does not have all of these lanes.
     pub(super) fn lacks(&mut self, lanes: Lanes, failure: &ErrorRecord) {
         if lanes.len() > 1 {
             self.one_by_one = true;
@@ -181,7 +181,7 @@ impl GatherHolder {
         self.stalls >= GATHER_STALLS_MAX
     }
 
-    /// Its state, for people.
+    /// Its state as text, for an error.
     pub(super) fn told(&self) -> String {
         let node = self.source.node.map_or_else(|| "a holder".into(), |node| node.to_string());
         let what = match &self.state {

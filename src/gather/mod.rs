@@ -30,16 +30,16 @@ const ANOTHER_LENGTH: &str = "says another length than is proven";
 /// An event of a gathering.
 #[derive(Debug)]
 pub enum GatherEvent {
-    /// The proven length in bytes, and for a set its descriptor. First.
+    /// The length and, for a set, the descriptor: always the first event. The length is proven.
     Described {
         /// The payload's length, bytes.
         length: u64,
         /// The set's descriptor.
         descriptor: Option<Box<Descriptor>>,
     },
-    /// Checked payload bytes. The same bytes may come twice, from two holders.
+    /// Checked payload bytes. Two holders may give the same bytes.
     Piece(VerifiedPiece),
-    /// Checked bytes of a shard. The same bytes may come twice.
+    /// Checked bytes of a shard. Two holders may give the same bytes.
     Shard {
         /// The shard.
         shard: ShardIndex,
@@ -48,7 +48,7 @@ pub enum GatherEvent {
         /// The bytes.
         piece: VerifiedPiece,
     },
-    /// Of these stripes, these lanes are complete: with [`Want::AnyLanes`], k of them or more.
+    /// These lanes of these stripes are complete: with [`Want::AnyLanes`], k of them or more.
     Stripes {
         /// The first stripe.
         start: u64,
@@ -59,7 +59,7 @@ pub enum GatherEvent {
     },
     /// Everything has arrived.
     Done,
-    /// These holders cannot supply it.
+    /// The holders cannot supply the rest.
     Failed(ErrorRecord),
 }
 
@@ -72,13 +72,13 @@ pub struct Gather {
     requests: FxHashMap<RequestId, WindowRequest>,
     shape: Option<Shape>,
     windows: BTreeMap<u64, Window>,
-    /// Windows begun, in order; the last window first.
+    /// The number of windows begun. The last window is begun first, the others in order.
     begun: u64,
     finished: u64,
     /// Bytes in events that the host has not taken.
     ahead_bytes: usize,
     events: VecDeque<GatherEvent>,
-    /// Requests to be canceled.
+    /// Requests to cancel.
     given_up: Vec<RequestId>,
     /// More holders may be added: a lack of holders is no failure yet.
     awaits_more: bool,
@@ -125,7 +125,7 @@ impl Gather {
         }
     }
 
-    /// Whether more holders may be added: until then a lack of holders is no failure.
+    /// Sets whether more holders may be added. While they may, a lack of holders is no failure.
     pub fn set_awaits_more(&mut self, awaits_more: bool) {
         self.awaits_more = awaits_more;
     }
@@ -135,7 +135,7 @@ impl Gather {
         self.holders.push(GatherHolder::new(source));
     }
 
-    /// The wanted lanes, once the set is described.
+    /// The wanted lanes, once the set is described; none if any k lanes or the payload are wanted.
     pub fn lanes(&self) -> Lanes {
         match self.want {
             Want::Lanes(lanes) => lanes,
@@ -143,12 +143,12 @@ impl Gather {
         }
     }
 
-    /// Each holder's part, in the order of the sources.
+    /// Each holder's part, in the order in which the holders were added.
     pub fn report(&self) -> Vec<HolderReport> {
         self.holders.iter().map(GatherHolder::given).collect()
     }
 
-    /// The next event.
+    /// The next event. `None` also while the length is unproven and the gathering goes on.
     pub fn poll_event(&mut self) -> Option<GatherEvent> {
         if self.claimed_by().is_some() && !self.over {
             return None;
@@ -160,7 +160,7 @@ impl Gather {
         Some(event)
     }
 
-    /// Takes a delivery for a request of this gathering. Of a canceled request it takes nothing.
+    /// Takes a delivery for a request of this gathering. Deliveries of canceled requests are ignored.
     pub fn handle(&mut self, now: Instant, delivery: Delivery) {
         match delivery {
             Delivery::Answered(request, Answer::Ok(ok)) => {
@@ -179,7 +179,7 @@ impl Gather {
         }
     }
 
-    /// Cancels what is of no use anymore, and asks for what can be asked for. Returns whether anything was sent.
+    /// Cancels requests that are no longer of use, and sends new ones. Returns whether any command was sent.
     pub fn poll<T: Clone>(&mut self, now: Instant, asker: &mut Asker<'_, T>) -> bool {
         if !self.over {
             self.expire(now);
@@ -209,13 +209,13 @@ impl Gather {
         self.events.push_back(GatherEvent::Failed(failure));
     }
 
-    /// Ends it: the next [`Gather::poll`] cancels all requests.
+    /// Ends the gathering: the next [`Gather::poll`] cancels all requests.
     pub fn cancel(&mut self) {
         self.over = true;
         self.given_up.extend(self.requests.drain().map(|(request, _)| request));
     }
 
-    /// A connection is gone, and with it the requests on it.
+    /// Notes that a connection ended, and with it the requests on it.
     pub fn closed(&mut self, connection: ConnectionId, reason: &CloseReason) {
         for index in 0..self.holders.len() {
             if self.holders[index].source.connection == connection {
@@ -231,7 +231,7 @@ impl Gather {
         self.shape.as_ref()?.claimed_by
     }
 
-    /// This holder did not prove its length: another holder that says the same must, or the gathering begins
+    /// Drops a claim of length that this holder did not prove. Another holder of the same claim must prove it, or the gathering begins
     /// anew.
     fn doubt(&mut self, holder: usize) {
         let Some(shape) = self.shape.as_mut().filter(|shape| shape.claimed_by == Some(holder)) else {
@@ -251,7 +251,7 @@ impl Gather {
         self.holders.iter_mut().for_each(|holder| holder.agrees = None);
     }
 
-    /// The last piece is checked: holders that denied the length were wrong.
+    /// Marks the length as proven: the last piece was checked. Holders that denied the length get a strike.
     fn prove(&mut self) {
         if let Some(shape) = &mut self.shape {
             shape.claimed_by = None;
@@ -276,8 +276,7 @@ impl Gather {
         asked.progress = now;
         let (holder, describes) = (asked.holder, asked.window.is_none());
         match &self.shape {
-            // Two holders of one payload cannot differ in its length: one of them is wrong, and proofs tell
-            // which.
+            // Two holders of one payload cannot differ in its length: one of them is wrong, and a proof shows which.
             Some(shape) => {
                 let (agrees, claimed) = (shape.length == length, shape.claimed_by.is_some());
                 self.holders[holder].agrees = Some(agrees);
@@ -295,20 +294,20 @@ impl Gather {
                 if let (Want::Lanes(lanes), Some(set)) = (self.want, &set)
                     && !set.lanes().contains_all(lanes)
                 {
-                    // The token has proven the descriptor: the holder is not at fault.
+                    // The token proves the descriptor: the holder is not at fault.
                     let reason =
                         format!("lanes {lanes} are requested, but the set has the lanes {}", set.lanes());
                     return self.give_up(ErrorRecord::new(ErrorCode::BadRange, 0, reason));
                 }
                 match Shape::new(self.want, length, set) {
                     Some(mut shape) => {
-                        // A descriptor has been checked against the set token; a length alone is a claim.
+                        // A descriptor was checked against the set token; a length alone is a claim.
                         shape.claimed_by = shape.descriptor.is_none().then_some(holder);
                         let (length, descriptor) = (shape.length, shape.descriptor.clone());
                         self.shape = Some(shape);
                         self.events.push_back(GatherEvent::Described { length, descriptor });
                     }
-                    None => self.strike(holder, "describes something else"),
+                    None => self.strike(holder, "describes another kind of payload or set"),
                 }
             }
         }
@@ -348,7 +347,7 @@ impl Gather {
         }
     }
 
-    /// Cancels a request that is not needed any more.
+    /// Cancels a request that is no longer needed.
     fn abandon(&mut self, request: RequestId) {
         if let Some(asked) = self.requests.remove(&request) {
             self.holders[asked.holder].running -= 1;
@@ -385,7 +384,7 @@ impl Gather {
                 holder.wait(now, failure);
             }
             ErrorCode::NotFound if !asked.lanes.is_empty() => holder.lacks(asked.lanes, failure),
-            // The payload may end where another holder denies it.
+            // The payload may end here: another holder's longer claim is not proven yet.
             ErrorCode::BadRange if anothers_claim => holder.agrees = Some(false),
             ErrorCode::BadProof | ErrorCode::BadDescriptor | ErrorCode::Malformed | ErrorCode::BadRange => {
                 let reason = failure.reason().to_owned();
@@ -404,7 +403,7 @@ impl Gather {
         }
     }
 
-    /// Drops holders that let a request stall.
+    /// Abandons requests that stalled. A holder with too many stalls is used no more.
     fn expire(&mut self, now: Instant) {
         let stall = Duration::from_millis(GATHER_STALL_MS);
         let stalled = self.requests.iter().filter(|(_, asked)| now.duration_since(asked.progress) >= stall);
@@ -425,7 +424,7 @@ impl Gather {
         }
         let not_found = self.holders.iter().all(GatherHolder::has_not);
         let (code, what) = match (not_found, &self.shape) {
-            (true, _) => (ErrorCode::NotFound, "none of the holders has it"),
+            (true, _) => (ErrorCode::NotFound, "none of the holders has the payload or its lanes"),
             (_, None) => (ErrorCode::UpstreamFailed, "no holder answered"),
             _ => (ErrorCode::UpstreamFailed, "too few holders are left"),
         };

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use std::time::Instant;
 
 impl Gather {
-    /// Gives every free holder a request. Ends when everything has arrived or cannot arrive.
+    /// Gives each free holder a request. Ends the gathering if everything has arrived, or the rest cannot.
     pub(super) fn plan<T: Clone>(&mut self, now: Instant, asker: &mut Asker<'_, T>) {
         if self.shape.as_ref().is_some_and(|shape| self.finished == shape.windows) {
             self.over = true;
@@ -45,7 +45,7 @@ impl Gather {
     /// Sends one holder the next request that it can answer.
     fn ask<T: Clone>(&mut self, now: Instant, index: usize, asker: &mut Asker<'_, T>) {
         let Some(shape) = self.shape.clone() else {
-            // One description is enough; another holder is asked while the first is slow.
+            // One description from each holder: a further holder is asked while the first is slow.
             let asked = self.requests.values().any(|asked| asked.window.is_none() && asked.holder == index);
             if !asked {
                 self.send(now, index, None, Lanes::NONE, Ranges::all(), asker);
@@ -60,7 +60,7 @@ impl Gather {
         }
     }
 
-    /// A window to request from this holder, and its lanes.
+    /// A window to request from this holder, and the lanes of it.
     fn choose(&mut self, shape: &Shape, index: usize) -> Option<(u64, Lanes)> {
         let claimed = shape.claimed_by.is_some();
         if claimed && self.holders[index].agrees == Some(false) {
@@ -87,7 +87,7 @@ impl Gather {
                 return None;
             }
         }
-        // All windows are begun: this holder may be faster with one that others are late with.
+        // All windows are begun: this holder may be faster than those that are late with a window.
         if self.begun < shape.windows || self.holders[index].running > 0 {
             return None;
         }
@@ -95,12 +95,12 @@ impl Gather {
         waiting.into_iter().find_map(|window| Some((window, self.useful(shape, index, window, true)?)))
     }
 
-    /// The lanes of a window to request from this holder; for a payload, an empty selection. `again`:
-    /// although another holder has a request for it.
+    /// The lanes of a window to request from this holder; for a payload, an empty selection. `again`: request them even if
+    /// another holder has a request for them.
     fn useful(&self, shape: &Shape, index: usize, window: u64, again: bool) -> Option<Lanes> {
         let state = self.windows.get(&window)?;
         let mine = state.running.iter().any(|running| self.requests[running].holder == index);
-        // A holder that claims a length must prove it.
+        // The holder that claims a length must prove it itself.
         let others = shape.claimed_by.is_some_and(|claims| claims != index) && window + 1 == shape.windows;
         if mine || others || (again && state.running.len() >= 2) {
             return None;

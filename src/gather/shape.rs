@@ -5,12 +5,12 @@ use crate::limits::GATHER_WINDOW_BYTES;
 use crate::shard::{Descriptor, Lanes};
 use crate::token::GROUP_BYTES_U64;
 
-/// A description's result: how the payload or set is cut into windows.
+/// The windows of a payload or set whose description is known.
 #[derive(Clone, Debug)]
 pub(super) struct Shape {
     pub(super) length: u64,
     pub(super) descriptor: Option<Box<Descriptor>>,
-    /// Groups, or stripes.
+    /// The number of groups, or of stripes.
     units: u64,
     units_a_window: u64,
     pub(super) windows: u64,
@@ -19,7 +19,7 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// The windows of `want` of a payload of `length` bytes; none if the description does not allow it.
+    /// The windows of `want` for a payload of `length` bytes; `None` if the description does not fit `want`.
     pub(super) fn new(want: Want, length: u64, set: Option<Box<Descriptor>>) -> Option<Self> {
         let (units, units_a_window) = match (want, &set) {
             (Want::Payload, _) => {
@@ -42,8 +42,7 @@ impl Shape {
         (start, self.units_a_window.min(self.units - start))
     }
 
-    /// Lanes that have no byte in these stripes: data lanes past the end of the payload are known to be
-    /// empty.
+    /// Lanes without a byte in these stripes: the data lanes past the end of the payload.
     pub(super) fn absent(&self, start: u64, count: u64) -> Lanes {
         let Some(set) = self.descriptor.as_ref().filter(|_| count == 1 && start + 1 == self.units) else {
             return Lanes::NONE;

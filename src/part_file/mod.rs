@@ -1,14 +1,14 @@
-//! A file being filled: beside its output, under a name of its own, until it is whole.
+//! A file that is being filled, under a temporary name beside its output.
 //!
-//! It is called `FILE.part`, and `FILE.part.json` names its payload; where such names are too long, the
-//! beginning of the name and its hash replace it. The rules:
+//! It is called `FILE.part`, and `FILE.part.json` names its payload. If such a name is too long, the beginning of the name and
+//! its hash replace it. The rules:
 //!
 //! - It is made exclusively, opened through no symbolic link, and locked while it is written. A second get of one output is
 //!   refused.
 //! - An existing one is taken only if its note names the same token, or if it is empty. Any other file
 //!   belongs to another program: it is refused by name and left as it is.
 //! - It gets its name only after it was read back and hashed, and it replaces nothing.
-//! - Dropped before, it is removed, unless it is to be kept.
+//! - If it is dropped before, it is removed, unless it is to be kept.
 
 mod error;
 mod note;
@@ -36,14 +36,14 @@ pub(crate) enum WriteOrder {
     Any,
 }
 
-/// The file.
+/// A part: the file that is being filled.
 #[derive(Debug)]
 pub(crate) struct PartFile {
     place: Place,
     file: File,
     token: AnyToken,
     order: WriteOrder,
-    /// The length in the note, where the note is of this payload.
+    /// The length in the note, if the note is of this payload.
     length: Option<u64>,
     note_is_mine: bool,
     keep: bool,
@@ -54,9 +54,8 @@ impl PartFile {
     /// Makes the part of `output`, or takes the one that an earlier get of `token` left. Its bytes count only
     /// if they arrived in rising order; otherwise they are dropped.
     ///
-    /// # Errors
-    /// When `output` exists, when its directory cannot be written, when another get writes it, when
-    /// a file with the part's name belongs to something else.
+    /// [`ClientError::File`], with the fix: `output` exists, its directory cannot be written, another get writes the part, or a file
+    /// with the part's name belongs to another program.
     pub(crate) fn open(output: &Path, token: AnyToken, order: WriteOrder) -> Result<Self, ClientError> {
         let place = Place::of(output)?;
         place.check_vacant()?;
@@ -74,7 +73,7 @@ impl PartFile {
         Err(refused(&place.path(&place.part), text))
     }
 
-    /// Whether the existing file belongs to this get: only then is anything changed.
+    /// Checks that the existing file belongs to this get. Only then is anything changed.
     fn recognize(&mut self) -> Result<(), ClientError> {
         let (part, note) = (self.path(), self.place.path(&self.place.note));
         let len = fstat(&self.file).map_err(|error| refused(&part, error.to_string()))?.st_size;
@@ -85,14 +84,14 @@ impl PartFile {
                     return Ok(());
                 }
                 if found.gathered || len == 0 {
-                    // It has holes, and only the get that made it knew where.
+                    // It has holes, and only the get that made it knew their places.
                     self.file.set_len(0).map_err(|error| self.failed(error))?;
                     (self.note_is_mine, self.keep) = (true, false);
                     return Ok(());
                 }
                 FoundNote::Note(found)
             }
-            // An empty one was left before any byte arrived, or by a crash: truncating it loses nothing.
+            // An empty part was left before any byte arrived, or by a crash: truncating it loses nothing.
             FoundNote::Nothing | FoundNote::Empty | FoundNote::Note(_) if len == 0 => return Ok(()),
             found => found,
         };
@@ -104,7 +103,7 @@ impl PartFile {
                 return Err(refused(&note, text));
             }
             FoundNote::Note(found) => format!(
-                "an earlier get left it: `stoq get {} -o {}` goes on with it; otherwise remove it, or give another --output",
+                "an earlier get left it: `stoq get {} -o {}` continues it; otherwise remove it, or give another --output",
                 found.token().unwrap_or(self.token),
                 self.place.output.display()
             ),
@@ -120,12 +119,12 @@ impl PartFile {
         Err(refused(&part, text))
     }
 
-    /// Its path.
+    /// The part's path.
     pub(crate) fn path(&self) -> PathBuf {
         self.place.path(&self.place.part)
     }
 
-    /// Its note's path.
+    /// The path of its note.
     pub(crate) fn note_path(&self) -> PathBuf {
         self.place.path(&self.place.note)
     }
@@ -135,7 +134,7 @@ impl PartFile {
         &self.file
     }
 
-    /// The payload's length as an earlier get of it noted, bytes.
+    /// The payload's length, bytes, from the note of an earlier get.
     pub(crate) fn noted_length(&self) -> Option<u64> {
         self.length
     }
@@ -143,7 +142,7 @@ impl PartFile {
     /// Notes the payload's length. The part must be empty.
     ///
     /// # Errors
-    /// The disk's; the path is the note's.
+    /// An error of the disk; the path is the note's.
     pub(crate) fn note(&mut self, length: u64) -> Result<(), ClientError> {
         let note = Note::new(self.token, length, self.order == WriteOrder::Any);
         note.write(&self.place).map_err(|error| with_mend(&self.note_path(), error, self.keep))?;
@@ -151,25 +150,24 @@ impl PartFile {
         Ok(())
     }
 
-    /// Sets whether it stays for a later get.
+    /// Sets whether the part stays for a later get.
     pub(crate) fn keep(&mut self, keep: bool) {
         self.keep = keep;
     }
 
-    /// The error of a write into it, with the fix.
+    /// The error of a write into the part, with the fix.
     pub(crate) fn failed(&self, error: io::Error) -> ClientError {
         with_mend(&self.path(), error, self.keep)
     }
 
-    /// Reads it back and hashes it: whether it is the payload of `token`. `progress` gets the bytes read.
+    /// Reads the part back and hashes it; returns whether it is the payload of `token`. `progress` gets the bytes read.
     /// Dropping the future ends the check.
     ///
-    /// The bytes were checked before they were written. But other processes can write into the file, a
-    /// resumed part may have suffered in a crash, and disks err: only reading back checks the file that gets
-    /// the name.
+    /// The bytes were checked before they were written. But other processes can write into the file, a crash may have damaged a
+    /// resumed part, and disks err. Only reading back checks the file that gets the name.
     ///
     /// # Errors
-    /// The disk's.
+    /// An error of the disk.
     pub(crate) async fn holds(&self, token: Token, mut progress: impl FnMut(u64)) -> io::Result<bool> {
         let (mut hasher, mut buffer, mut at) = (blake3::Hasher::new(), vec![0; PART_READ_BYTES], 0);
         loop {
@@ -188,17 +186,17 @@ impl PartFile {
         }
     }
 
-    /// Makes it durable and gives it the output's name.
+    /// Makes the part durable and gives it the output's name.
     ///
     /// # Errors
-    /// When the name was taken meanwhile: that file is not replaced, and the part stays, with its
-    /// path in the error. The disk's.
+    /// [`ClientError::File`], with the fix: the name was taken meanwhile (that file is not replaced, and the part stays under the path
+    /// in the error), the part was moved or removed, or the disk failed.
     pub(crate) fn give_name(mut self) -> Result<(), ClientError> {
         let part = self.path();
         self.keep = true;
         if let Err(error) = self.file.sync_all() {
-            // The kernel may drop pages that it could not write, and still serve them from memory until then:
-            // no later read would tell.
+            // The kernel may drop pages that it could not write, and serve them from memory until then. A later read would not
+            // show the loss.
             return Err(self.discard(&format!("the disk did not take it ({error})")));
         }
         if !self.is_there() {
@@ -220,7 +218,7 @@ impl PartFile {
                 } else {
                     format!("the payload cannot get this name: {error}")
                 };
-                // It is whole: no later get may take it as a part.
+                // The part is complete: no later get may take it for an incomplete one.
                 let _ = self.place.remove(&self.place.note);
                 let text = format!(
                     "{what}; every byte is there and checked, as {}: move it from there",
@@ -231,7 +229,7 @@ impl PartFile {
         }
     }
 
-    /// Removes it with its note: it is not the payload, for the reason `why`. Gives the error for that.
+    /// Removes the part and its note: it is not the payload, for the reason `why`. Returns the error that says so.
     pub(crate) fn discard(mut self, why: &str) -> ClientError {
         self.over = true;
         let text = match self.remove() {
@@ -244,7 +242,7 @@ impl PartFile {
     }
 
     fn remove(&self) -> io::Result<()> {
-        // The name may lead to another program's file by now.
+        // The name may belong to another program's file by now.
         if self.is_there() {
             self.place.remove(&self.place.part)?;
             if self.note_is_mine {
@@ -267,7 +265,7 @@ impl Drop for PartFile {
     }
 }
 
-/// Makes the part, or opens an existing one, and locks it; also gives whether it was made. None if it was
+/// Makes the part, or opens an existing one, and locks it. Returns the file, and whether it was made; `None` if the file was
 /// removed meanwhile.
 fn take(place: &Place) -> Result<Option<(File, bool)>, ClientError> {
     let path = place.path(&place.part);
@@ -291,11 +289,11 @@ fn take(place: &Place) -> Result<Option<(File, bool)>, ClientError> {
             let text = "another get is writing it: wait until it ends, or give another --output";
             return Err(refused(&path, text));
         }
-        // A file system without locks: two gets notice each other when they read back their files.
+        // A file system without locks: two gets of one output notice each other when they read their files back.
         Err(TryLockError::Error(error)) if has_no_locks(&error) => {}
         Err(TryLockError::Error(error)) => return Err(file_error(&path, error)),
     }
-    // The last owner of the lock may have renamed or removed it.
+    // The previous owner of the lock may have renamed or removed the file.
     if !is_at(place, &file).map_err(failed)? {
         return Ok(None);
     }
@@ -322,7 +320,7 @@ fn check_ours(place: &Place, path: &Path, stat: &Stat) -> Result<(), ClientError
     Err(refused(path, text))
 }
 
-/// Whether the part's name leads to this file.
+/// Whether the part's name belongs to this open file.
 fn is_at(place: &Place, file: &File) -> Result<bool, Errno> {
     let (named, opened) = (place.stat(&place.part)?, fstat(file)?);
     Ok(named.is_some_and(|named| (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)))
@@ -342,7 +340,7 @@ fn has_no_locks(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOLCK))
 }
 
-/// The error of a write, with the fix where the disk is full.
+/// The error of a write, with the fix if the disk is full.
 fn with_mend(path: &Path, error: io::Error, kept: bool) -> ClientError {
     let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
     let mend = match kept {

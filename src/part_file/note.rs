@@ -8,14 +8,14 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 
-/// The payload of a part.
+/// The note of a part: its payload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Note {
-    /// The token of the get, as text.
+    /// The token that the get named, as text.
     token: String,
     /// The payload's length, bytes.
     pub(super) length: u64,
-    /// Whether the bytes arrive in any order. If not, the part's length is the progress.
+    /// Whether the bytes arrive in any order. Otherwise the part's length is the progress.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) gathered: bool,
 }
@@ -24,10 +24,10 @@ pub(super) struct Note {
 #[derive(Debug)]
 pub(super) enum FoundNote {
     Nothing,
-    /// An empty file: a crash leaves it.
+    /// An empty file, as a crash leaves it.
     Empty,
     Note(Note),
-    /// Another file, and its difference.
+    /// Another file, and how it differs from a note.
     Foreign(String),
 }
 
@@ -75,7 +75,7 @@ impl Note {
         }
     }
 
-    /// Writes it, durably, in place of an earlier one. The part must be empty: for a moment there is no note.
+    /// Writes the note, durably, in place of an earlier one. The part must be empty: for a moment it has no note.
     pub(super) fn write(&self, place: &Place) -> io::Result<()> {
         place.remove(&place.note)?;
         let text = serde_json::to_vec(self)?;

@@ -1,7 +1,7 @@
 //! The directory of an output, and the names in it.
 //!
-//! Every call is relative to the directory as it was opened: a directory that is renamed meanwhile stays the
-//! same one, and only the last component of a path can be a symbolic link, which is never followed.
+//! Every call is relative to the opened directory. A directory that is renamed meanwhile stays the same one. Only the last
+//! component of a path can be a symbolic link, which is never followed.
 
 use super::error::refused;
 use crate::client::ClientError;
@@ -68,7 +68,7 @@ impl Place {
         self.output.with_file_name(name)
     }
 
-    /// The file of a name; a symbolic link counts as itself. None if there is none.
+    /// The file of a name, `None` if there is none. A symbolic link is not followed.
     pub(super) fn stat(&self, name: &OsStr) -> Result<Option<Stat>, Errno> {
         match rustix::fs::statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat)),
@@ -135,14 +135,14 @@ impl Place {
     pub(super) fn give_name(&self) -> Result<(), Errno> {
         let (directory, flags) = (&self.directory, RenameFlags::NOREPLACE);
         match rustix::fs::renameat_with(directory, &self.part, directory, &self.name, flags) {
-            // The file system (NFS, FUSE) or the kernel does not support it.
+            // The file system (NFS, FUSE) or the kernel does not support RENAME_NOREPLACE.
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => self.give_name_by_link(),
             result => result,
         }
     }
 
-    /// The same where renaming may replace: a second link is refused where a file exists, and then the first
-    /// one is removed.
+    /// Gives the name where renaming may replace a file: makes a second link, which fails if a file exists, and removes the first
+    /// one.
     fn give_name_by_link(&self) -> Result<(), Errno> {
         let directory = &self.directory;
         match rustix::fs::linkat(directory, &self.part, directory, &self.name, AtFlags::empty()) {
@@ -154,8 +154,7 @@ impl Place {
         }
     }
 
-    /// The same where a file has only one name: an empty file is made exclusively under the name, and then
-    /// replaced.
+    /// Gives the name where a file can have only one: makes an empty file exclusively under the name, and replaces it.
     fn give_name_by_placeholder(&self) -> Result<(), Errno> {
         drop(self.create(&self.name)?);
         let directory = &self.directory;
@@ -168,14 +167,13 @@ impl Place {
     pub(super) fn sync(&self) {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         if let Ok(opened) = rustix::fs::openat(&self.directory, ".", flags, Mode::empty()) {
-            // A directory that cannot be synced, as on some network file systems, loses at most a name, and
-            // no byte.
+            // Some network file systems cannot sync a directory. At most a name is lost then, and no byte.
             let _ = rustix::fs::fsync(opened);
         }
     }
 }
 
-/// `name` and `suffix`; if that is too long, the beginning of `name`, its hash, and `suffix`.
+/// `name` and `suffix`; if these are too long, the beginning of `name`, its hash, and `suffix`.
 fn with_suffix(name: &OsStr, suffix: &str, name_max: usize) -> OsString {
     let mut whole = name.to_owned();
     if name.len() + suffix.len() > name_max {
@@ -189,7 +187,7 @@ fn with_suffix(name: &OsStr, suffix: &str, name_max: usize) -> OsString {
     whole
 }
 
-/// At most `room` bytes of `name`; no character of UTF-8 is cut.
+/// At most `room` bytes of `name`; cuts no character of UTF-8.
 fn beginning(name: &[u8], room: usize) -> &[u8] {
     let mut end = room.min(name.len());
     while end > 0 && name.get(end).is_some_and(|byte| byte & 0xC0 == 0x80) {
@@ -210,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn no_way_of_giving_a_name_replaces_what_has_it() {
+    fn no_way_of_giving_a_name_replaces_an_existing_file() {
         for way in [Place::give_name, Place::give_name_by_link, Place::give_name_by_placeholder] {
             let (directory, place) = place();
             std::fs::write(&place.output, b"another's").unwrap();

@@ -1,4 +1,4 @@
-//! Tells peer gateways what is held here, and what no longer is (protocol §6): all of it once, then what changes.
+//! Announces the store's holdings to peer gateways (protocol §6): all of them once, then each change.
 
 use super::{Holding, HoldingChange, Store};
 use crate::limits::{ANNOUNCE_INTERVAL_MS, HAVE_BURST, HAVE_RATE_PER_S};
@@ -15,11 +15,11 @@ pub(super) struct Announcer {
     due: Option<Instant>,
 }
 
-/// One peer gateway that is told.
+/// One peer gateway that gets the announcements.
 #[derive(Debug)]
 struct Listener {
     connection: ConnectionId,
-    /// What it has been told up to; none: nothing yet.
+    /// The sequence number of the last change that it was told; `None`: it was told nothing yet.
     told: Option<u64>,
     waiting: VecDeque<Have>,
     rate: TokenBucket,
@@ -27,7 +27,7 @@ struct Listener {
 
 impl Announcer {
     pub(super) fn connected(&mut self, connection: ConnectionId, now: Instant) {
-        // Below what a peer allows, so that a clock that runs a little fast offends nobody.
+        // Half of the rate that a peer allows: a clock that runs a little fast never exceeds it.
         let rate = TokenBucket::new(HAVE_RATE_PER_S / 2, HAVE_BURST / 2);
         self.listeners.push(Listener { connection, told: None, waiting: VecDeque::new(), rate });
         self.due = Some(now);
@@ -41,12 +41,12 @@ impl Announcer {
         self.due.filter(|_| !self.listeners.is_empty())
     }
 
-    /// Whether it is time to look for what there is to tell.
+    /// Whether it is time to look for changes.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         !self.listeners.is_empty() && self.due.is_some_and(|due| due <= now)
     }
 
-    /// Tells what there is to tell. Returns whether anything was said.
+    /// Announces what changed. Returns whether any HAVE was sent.
     pub(super) fn poll(&mut self, now: Instant, now_s: u64, store: &Store, port: &mut AppPort) -> bool {
         if !self.is_due(now) {
             return false;
@@ -62,7 +62,7 @@ impl Announcer {
             {
                 said = true;
                 let connection = listener.connection;
-                // The ring has room: nobody else pushes to it.
+                // The ring has room, and only this application pushes to it.
                 let _ = port.send(Command::On(connection, ConnectionCommand::Have(have)));
             }
         }
@@ -81,7 +81,7 @@ impl Listener {
                         HoldingChange::Holds(holding) => have(&holding, now_s),
                         HoldingChange::Gone(token) => Have { token, coverage: Coverage::None, lease_s: 0 },
                     };
-                    // What waits of the same is out of date.
+                    // A HAVE of the same token that still waits is out of date.
                     self.waiting.retain(|waiting| waiting.token != have.token);
                     self.waiting.push_back(have);
                 }

@@ -1,7 +1,7 @@
-//! The seed application: keeps what is put and mirrored, serves what is fetched, tells who holds what.
+//! The seed application: keeps payloads that are put and mirrored, serves FETCHes, and tells which nodes hold what.
 //!
-//! One instance a worker; all share one store, one memory tier and one directory. Writing and reading happen on the
-//! application's own thread, syncing to disk on another, so that a slow fsync stops nobody.
+//! One instance runs for each worker; all share one store, one memory tier and one directory. Files are written and read on the
+//! application's own thread and synced on another: a slow fsync stops no other request.
 
 use super::announce::Announcer;
 use super::checking::Checking;
@@ -25,20 +25,20 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What the seed instances of all workers share.
+/// The parts that the seed instances of all workers share.
 #[derive(Clone, Debug)]
 pub struct SeedParts {
-    /// Where things are kept.
+    /// The store on disk.
     pub store: Arc<Store>,
-    /// What of them is in memory.
+    /// The memory tier: payload blocks in memory.
     pub memory: Arc<Mutex<MemoryTier>>,
-    /// Who else holds what.
+    /// The holdings of peer gateways.
     pub directory: Arc<Mutex<Directory>>,
-    /// This node, as it names itself among the holders; none: it does not.
+    /// This node's ID among the holders that LOCATE reports. `None`: the node is not reported, unless `hops` has its ID.
     pub own: Option<NodeId>,
-    /// Which nodes are peer gateways: what others say of their holdings is not noted.
+    /// The relay's hops, which tell which nodes are peer gateways. HAVEs of other nodes are ignored.
     pub hops: Option<Arc<Hops>>,
-    /// What time it is.
+    /// The clocks for leases.
     pub clocks: Clocks,
 }
 
@@ -52,13 +52,13 @@ impl SeedParts {
 /// The seed application.
 pub struct Seed {
     pub(super) parts: SeedParts,
-    /// One of the instances of a node looks after leases and announcements.
+    /// Whether this is the instance of a node that looks after leases and announcements.
     leads: bool,
-    /// Connections to nodes that showed a certificate; where there are two, one that this side opened.
+    /// Connections to nodes that showed a certificate. If a node has several, one to it as a peer gateway is preferred.
     pub(super) nodes: FxHashMap<NodeId, ConnectionId>,
     pub(super) putting: Putting,
     pub(super) servings: Servings,
-    /// By the MIRROR that asks for each; it owns the requests that the mirroring makes.
+    /// By the request number of each MIRROR, which owns the requests that its mirroring makes.
     pub(super) mirrors: BTreeMap<RequestId, Mirroring>,
     announcer: Announcer,
     pub(super) checking: Checking,
@@ -68,7 +68,7 @@ pub struct Seed {
 }
 
 impl Seed {
-    /// The instance of this worker.
+    /// The instance of worker number `worker`.
     pub fn new(parts: SeedParts, worker: usize) -> Self {
         Self {
             parts,
@@ -84,7 +84,7 @@ impl Seed {
         }
     }
 
-    /// What time it is for leases.
+    /// The store's time, for leases.
     pub(super) fn moment(&self, now: Instant) -> Moment {
         self.parts.store.moment(self.parts.clocks.read(now))
     }
@@ -132,7 +132,7 @@ impl Seed {
             }
             Delivery::Stopped(request, ErrorCode::BadProof) => self.hinted(now, port, request),
             Delivery::Connection(connection, event) => self.event(now, port, connection, event),
-            // A mirror's requests are the gathering's; a store forwards nothing.
+            // The answers to a mirroring's requests go to its gathering, and the store forwards no request.
             Delivery::ConnectFailed { .. }
             | Delivery::Answered(..)
             | Delivery::Forward(..)
@@ -158,7 +158,7 @@ impl Seed {
         }
     }
 
-    /// A peer's request, by its kind.
+    /// Takes a peer's request.
     fn asked(&mut self, now: Instant, port: &mut AppPort, request: RequestId, asked: PeerRequest) {
         let PeerRequest { request: what, node, early, credit } = asked;
         match what {
@@ -178,14 +178,14 @@ impl Seed {
         }
     }
 
-    /// What a peer's request is kept for.
+    /// The lease of a payload that a peer puts or mirrors.
     pub(super) fn lease(&self, now: Instant, node: Option<NodeId>, lease_s: u64) -> Lease {
         let moment = self.moment(now);
         let expires_s = self.parts.store.config().expiry(lease_s, moment.now_s);
         Lease::until(expires_s, node).in_epoch(if expires_s.is_some() { moment.epoch } else { 0 })
     }
 
-    /// Dropping a writer removes what it wrote.
+    /// Forgets a connection and everything that belongs to it. A dropped writer removes its files.
     fn forget(&mut self, now: Instant, port: &mut AppPort, connection: ConnectionId, reason: &CloseReason) {
         self.nodes.retain(|_, known| *known != connection);
         self.announcer.closed(connection);
@@ -202,7 +202,7 @@ impl Seed {
         self.mirrors.values_mut().for_each(|mirroring| mirroring.closed(connection, reason));
     }
 
-    /// A peer gave its request up.
+    /// Ends a request that the peer has given up.
     fn abandon(&mut self, now: Instant, port: &mut AppPort, request: RequestId) {
         self.putting.abandon(request);
         self.checking.abandon(request);
@@ -254,19 +254,19 @@ impl Seed {
         worked
     }
 
-    /// How much of something is held, and will be when its lease is made longer: one that is about to end may be over by then.
+    /// What the store holds of `token`. `None` also if its lease may end before it can be extended.
     pub(super) fn holding(&self, token: &AnyToken, over_s: u64) -> Option<Coverage> {
         let holding = self.parts.store.holding(token)?;
         let lasts = holding.expires_s.is_none_or(|at| at > over_s.saturating_add(LEASE_MARGIN_S));
         lasts.then_some(holding.coverage)
     }
 
-    /// This node's name, which another key changes while it runs.
+    /// This node's ID. A new key can change it while the node runs.
     pub(super) fn own(&self) -> Option<NodeId> {
         self.parts.hops.as_ref().map(|hops| hops.own()).or(self.parts.own)
     }
 
-    /// Who holds something: this node first, then its peer gateways.
+    /// The holders of `token`: this node first, then its peer gateways.
     pub(super) fn holders(&mut self, now: Instant, token: &AnyToken) -> Vec<Holder> {
         let Moment { now_s, up_s, .. } = self.moment(now);
         let own = self.own().and_then(|node| {
@@ -286,7 +286,7 @@ impl Seed {
         }
     }
 
-    /// Ends leases that are over.
+    /// Ends leases that are over, if it is time to look.
     fn expire(&mut self, now: Instant) {
         if !self.leads || self.expire_at.is_some_and(|at| at > now) {
             return;

@@ -1,4 +1,4 @@
-//! Keeps payloads that pass through this gateway: checked first, on a thread of its own, and only as fast as it can.
+//! Keeps payloads that pass through this gateway. A thread of its own checks them, only as fast as it can.
 
 use super::{Lease, PayloadWriter, Store};
 use crate::limits::CACHE_QUEUE_LEN;
@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Weak};
 
-/// Hands what passes to the thread that keeps it. Never waits for it.
+/// Gives passing answers to the thread that keeps them, without waiting for it.
 #[derive(Clone, Debug)]
 pub struct Cache {
     store: Arc<Store>,
@@ -17,13 +17,14 @@ pub struct Cache {
     numbers: Arc<std::sync::atomic::AtomicU64>,
 }
 
-/// One answer on its way past.
+/// One answer that passes through.
 #[derive(Debug)]
 pub struct Passing {
     number: u64,
     events: SyncSender<CacheEvent>,
-    /// Whatever it is dropped by, and however full the channel is then, the keeper learns of it.
+    /// Shows the keeper that the answer still passes, even if the channel is full when the answer ends.
     alive: Arc<()>,
+    /// Whether the channel took every byte so far.
     whole: bool,
 }
 
@@ -38,7 +39,7 @@ enum CacheEvent {
         number: u64,
         bytes: Payload,
     },
-    /// The answer is whole.
+    /// The answer has passed completely.
     End {
         number: u64,
         _alive: Arc<()>,
@@ -46,10 +47,10 @@ enum CacheEvent {
 }
 
 impl Cache {
-    /// Starts the thread that keeps what passes in `store`.
+    /// Starts the thread that keeps passing payloads in `store`.
     ///
     /// # Errors
-    /// When the thread cannot be started.
+    /// The system's error if the thread cannot be started.
     pub fn start(store: Arc<Store>) -> std::io::Result<Self> {
         let (events, incoming) = sync_channel(CACHE_QUEUE_LEN);
         let keeper = Keeper { store: store.clone(), passing: FxHashMap::default() };
@@ -78,14 +79,14 @@ impl Holds for Cache {
 }
 
 impl Passing {
-    /// Hands on the next bytes of the answer. False if they cannot be taken in time: the payload is then not kept.
+    /// Gives the next bytes of the answer to the keeper. False if the channel is full: the payload is then not kept.
     pub fn push(&mut self, bytes: &Payload) -> bool {
         let bytes = || CacheEvent::Bytes { number: self.number, bytes: bytes.clone() };
         self.whole = self.whole && self.events.try_send(bytes()).is_ok();
         self.whole
     }
 
-    /// The answer is whole.
+    /// Ends a complete answer: the keeper then keeps the payload.
     pub fn finish(self) {
         if self.whole {
             let _ = self.events.try_send(CacheEvent::End { number: self.number, _alive: self.alive });
@@ -99,7 +100,7 @@ struct Keeper {
     passing: FxHashMap<u64, PassingPayload>,
 }
 
-/// One payload on its way past.
+/// One payload that passes through.
 struct PassingPayload {
     token: Token,
     alive: Weak<()>,
@@ -131,7 +132,7 @@ impl Keeper {
         }
     }
 
-    /// The next event. Before it waits for one, it forgets what will not end.
+    /// The next event. Before it waits for one, it forgets answers that were dropped.
     fn next(&mut self, incoming: &Receiver<CacheEvent>) -> Option<CacheEvent> {
         match incoming.try_recv() {
             Ok(event) => Some(event),
@@ -145,7 +146,7 @@ impl Keeper {
 }
 
 impl PassingPayload {
-    /// `None` once it is clear that nothing will come of it: an ERROR passed, the bytes are false, the store is full.
+    /// Takes bytes of the answer. `None` once the payload cannot be kept: an ERROR passed, the bytes are wrong, or the store is full.
     fn take(&mut self, store: &Store, bytes: &Payload) -> Option<()> {
         for chunk in bytes {
             if self.body.is_none() {
@@ -189,7 +190,7 @@ impl PassingPayload {
             && decoder.is_complete()
             && let Err(error) = writer.commit()
         {
-            tracing::warn!(%error, "a payload that passed cannot be kept");
+            tracing::warn!(%error, "a payload that passed through cannot be kept");
         }
     }
 }

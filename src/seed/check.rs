@@ -1,5 +1,5 @@
-//! One check: what is held is read and compared with its token. A payload whose outboard is wrong gets a new one; what is not what
-//! its token names is set aside (`damage`).
+//! One check: a held payload or set is read and compared with its token. A payload whose outboard is wrong gets a new one; a damaged
+//! payload is set aside (`damage`).
 
 use super::damage::DamageOutcome;
 use super::disk::{parent, remove_if_there, replace, sync_directory};
@@ -22,43 +22,43 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-/// What a check found.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckResult {
-    /// It is what its token names, or was made so again.
+    /// The bytes match the token, if need be after a repair.
     Whole,
-    /// It is not, or not all of it, and is no longer held so.
+    /// Some or all bytes do not match; the damaged part is no longer held.
     Damaged,
-    /// It is not held.
+    /// The token is not held.
     Gone,
-    /// The disk did not let it be read, for a reason that is no damage: rights, say. It stays as it is.
+    /// The disk refused to read it for a reason other than damage, such as rights. It stays as it is.
     Unreadable,
 }
 
-/// Told what was found.
+/// Called with the result.
 pub(super) type OnChecked = Box<dyn FnOnce(AnyToken, CheckResult) + Send>;
 
-/// A payload that was found without the outboard that it needs when the store was opened.
+/// A payload whose outboard was found missing or wrong when the store was opened.
 #[derive(Debug)]
 pub(super) struct Suspect {
     pub(super) token: Token,
     pub(super) length: u64,
     pub(super) lease: Lease,
     pub(super) reason: String,
-    /// Sets of which nothing else is held.
+    /// The sets of which only this payload is held.
     pub(super) sets: Vec<(AnyToken, Lease, u64, SetBody)>,
 }
 
-/// What is read at the moment.
+/// A part of the check that is being read.
 #[derive(Debug)]
 enum CheckReading {
     Payload(Token, Box<Verify>),
-    /// Its outboard is wrong, or it is.
+    /// The payload is hashed: its outboard is wrong, or its bytes are.
     Hash(Token, Box<Rehash>, String),
     Lanes(Box<Part>, Box<Verify>),
 }
 
-/// What of something is to be read.
+/// A part of the check that is still to be read.
 #[derive(Debug)]
 enum Stage {
     Payload(Token),
@@ -69,18 +69,18 @@ enum Stage {
 pub(super) struct Check {
     pub(super) token: AnyToken,
     now: Instant,
-    /// A request waits for it.
+    /// Whether a request waits for it.
     pub(super) urgent: bool,
     done: Vec<OnChecked>,
     pub(super) suspect: Option<Suspect>,
-    /// None before it began.
+    /// `None` before it began.
     stages: Option<VecDeque<Stage>>,
     reading: Option<CheckReading>,
     worst: CheckResult,
     pub(super) bytes: u64,
-    /// Of the payload's file that is read.
+    /// The inode of the payload's file that is read.
     inode: Option<u64>,
-    /// How many of those for which nobody waits it stands for.
+    /// How many non-urgent requests for this check were counted as due.
     unhurried: usize,
 }
 
@@ -107,7 +107,7 @@ impl Check {
         Self { suspect: Some(suspect), unhurried: 0, ..check }
     }
 
-    /// Another request needs the same check.
+    /// Adds another request for the same check.
     pub(super) fn join(&mut self, now: Instant, urgent: bool, done: OnChecked, store: &Weak<Inner>) {
         self.now = self.now.min(now);
         self.urgent |= urgent;
@@ -117,7 +117,7 @@ impl Check {
         }
     }
 
-    /// Counts it; gives those who are to be told.
+    /// Counts the check; returns the callbacks for its result.
     pub(super) fn end(self, store: &Inner, found: CheckResult) -> Vec<OnChecked> {
         store.checks.due.fetch_sub(self.unhurried, Relaxed);
         if self.suspect.is_none() {
@@ -138,7 +138,7 @@ impl Check {
         self.done
     }
 
-    /// Reads a piece more. Gives what was found, once it is known.
+    /// Reads one piece more. Returns the result once it is known.
     pub(super) fn turn(&mut self, store: &Arc<Inner>) -> Option<CheckResult> {
         if self.stages.is_none() {
             let Some(stages) = self.begin(store) else { return Some(CheckResult::Gone) };
@@ -161,7 +161,7 @@ impl Check {
                 }
                 Ok(Read::End(true)) => {}
                 Ok(Read::End(false)) => {
-                    self.rehash(store, token, "its bytes or its outboard are not what they were")
+                    self.rehash(store, token, "its bytes or its outboard do not match its token")
                 }
                 Err(error) => self.failed(store, token.into(), &error),
             },
@@ -181,7 +181,7 @@ impl Check {
                 }
                 Ok(Read::End(true)) => {}
                 Ok(Read::End(false)) => {
-                    self.bad_lanes(store, part.blob, "its bytes or its outboard are not what they were")
+                    self.bad_lanes(store, part.blob, "their bytes or their outboard do not match the token")
                 }
                 Err(error) if is_damage(&error) => self.bad_lanes(store, part.blob, &error.to_string()),
                 Err(error) => self.failed(store, self.token, &error),
@@ -190,7 +190,7 @@ impl Check {
         None
     }
 
-    /// What is to be read; none if it is not held.
+    /// The parts to read; `None` if the token is not held.
     fn begin(&self, store: &Inner) -> Option<VecDeque<Stage>> {
         if let Some(suspect) = &self.suspect {
             return store.pending().contains(&suspect.token).then(|| [Stage::Payload(suspect.token)].into());
@@ -207,7 +207,7 @@ impl Check {
         }
     }
 
-    /// Opens what is to be read next; none if that tells enough.
+    /// Opens the next part; `None` if opening it gave its result already.
     fn open(&mut self, store: &Arc<Inner>, stage: Stage) -> Option<CheckReading> {
         match stage {
             Stage::Payload(token) => {
@@ -257,13 +257,13 @@ impl Check {
         }
     }
 
-    /// Hashes the payload alone: is it the outboard that is wrong?
+    /// Hashes the payload, to learn whether only its outboard is wrong.
     fn rehash(&mut self, store: &Arc<Inner>, token: Token, reason: &str) {
         let any = AnyToken::from(token);
         let path = store.file(&any, BLOB);
         let opened = File::open(&path).and_then(|file| Ok((file.metadata()?, file)));
         match opened {
-            Ok((metadata, _)) if !metadata.is_file() => self.bad(store, &any, "its file is none"),
+            Ok((metadata, _)) if !metadata.is_file() => self.bad(store, &any, "its file is no regular file"),
             Ok((metadata, _)) if metadata.len() > PAYLOAD_BYTES_MAX => {
                 self.bad(store, &any, "its file is too long")
             }
@@ -280,7 +280,7 @@ impl Check {
         }
     }
 
-    /// The payload is whole: it gets its outboard.
+    /// Writes a new outboard: the payload's bytes are correct.
     fn mended(&mut self, store: &Arc<Inner>, token: Token, outboard: &Outboard, reason: &str) {
         let any = AnyToken::from(token);
         let length = outboard.length();
@@ -300,12 +300,12 @@ impl Check {
             sync_directory(parent(&path))
         });
         if let Err(error) = written {
-            // It is whole, and cannot be proven to peers.
+            // The bytes are correct, but cannot be proven to peers.
             store.index().remove(&any);
             store.damage().note(any, format!("{reason}; {error}"), DamageOutcome::Left);
             return self.note(CheckResult::Damaged);
         }
-        // A lease says how long the payload is.
+        // A lease's file names the payload's length.
         let lease = store.index().get(&any).map(|entry| entry.lease);
         let lease = lease.or(self.suspect.as_ref().map(|suspect| suspect.lease)).unwrap_or_default();
         if let Err(error) = store.write_lease(&any, lease, Some(length)) {
@@ -329,7 +329,7 @@ impl Check {
         drop(one);
     }
 
-    /// It is not what its token names.
+    /// Sets a payload aside: its bytes do not match its token.
     fn bad(&mut self, store: &Inner, token: &AnyToken, reason: &str) {
         self.note(CheckResult::Damaged);
         let one = store.change();
@@ -347,12 +347,12 @@ impl Check {
         store.set_aside(&one, token, reason);
     }
 
-    /// Another file has come in the place of the one that was read.
+    /// Whether another file has replaced the one that was read.
     fn is_replaced(&self, store: &Inner, token: &AnyToken) -> bool {
         inode(&store.file(token, BLOB)) != self.inode
     }
 
-    /// Lanes in a set's own files are not what they should be; other lanes stay.
+    /// Drops the damaged lanes from a set's own files; its other lanes stay.
     fn bad_lanes(&mut self, store: &Inner, blob: Blob, reason: &str) {
         self.note(CheckResult::Damaged);
         let AnyToken::Set(token) = self.token else { return };
@@ -384,7 +384,7 @@ impl Check {
         index.insert(self.token, lease, layout::set_bytes(&set.descriptor, own), EntryBody::Set(body));
     }
 
-    /// The disk does not give it.
+    /// Notes that the disk failed to read it.
     fn failed(&mut self, store: &Inner, token: AnyToken, error: &io::Error) {
         if error.kind() == io::ErrorKind::NotFound || is_damage(error) {
             return self.bad(store, &token, &format!("cannot be read: {error}"));
@@ -410,9 +410,9 @@ fn inode(path: &Path) -> Option<u64> {
     fs::metadata(path).ok().map(|metadata| metadata.ino())
 }
 
-/// Whether an error says that what is on the disk is bad, and not that this process may or can not read it now.
+/// Whether an error means that the data on the disk is bad, and not that this process may not or cannot read it now.
 fn is_damage(error: &io::Error) -> bool {
-    // rustix names it; `ErrorKind` has no name for it.
+    // `ErrorKind` has no name for EIO.
     error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
         || matches!(error.kind(), io::ErrorKind::IsADirectory | io::ErrorKind::UnexpectedEof)
 }

@@ -1,4 +1,4 @@
-//! Requests that wait until what they ask for has been checked, and peers that say that a proof was bad.
+//! Requests that wait for a check of their payload, and peers that report a bad proof.
 
 use super::app::Seed;
 use super::{CheckResult, Store};
@@ -14,7 +14,7 @@ use std::sync::PoisonError;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-/// Peers whose hints are counted apart, at the most.
+/// The most peers whose hints are counted separately.
 const HINTERS_LEN_MAX: usize = 1024;
 
 /// The checks that one seed instance asked for.
@@ -22,11 +22,11 @@ pub(super) struct Checking {
     done: Sender<(AnyToken, CheckResult)>,
     results: Receiver<(AnyToken, CheckResult)>,
     waiting: Vec<(AnyToken, RequestId, Delivery)>,
-    /// Who is at the other end of a connection.
+    /// The node at the other end of each connection.
     nodes: FxHashMap<ConnectionId, NodeId>,
-    /// Answers that are over, the newest last.
+    /// Answers that have ended, the newest last.
     served: VecDeque<(RequestId, AnyToken)>,
-    /// Peers without a certificate are one.
+    /// The hints that each peer may still give. All peers without a certificate share one entry.
     hints: FxHashMap<Option<NodeId>, TokenBucket>,
 }
 
@@ -55,7 +55,7 @@ impl Checking {
         self.served.retain(|(request, _)| request.connection != connection);
     }
 
-    /// Has something checked, and holds the request back until then.
+    /// Checks `token`, and holds the request back until then.
     pub(super) fn wait(
         &mut self,
         store: &Store,
@@ -71,7 +71,7 @@ impl Checking {
         }
     }
 
-    /// Has something checked when there is time.
+    /// Checks `token` when there is time.
     pub(super) fn look_into(&self, store: &Store, now: Instant, waker: Waker, token: AnyToken) {
         if !store.is_fresh(token, now) {
             self.check(store, now, waker, token, false);
@@ -81,13 +81,13 @@ impl Checking {
     fn check(&self, store: &Store, now: Instant, waker: Waker, token: AnyToken, urgent: bool) {
         let done = self.done.clone();
         store.check(token, now, urgent, move |token, found| {
-            // Without a receiver the instance is gone.
+            // Sending fails only if this instance has ended.
             let _ = done.send((token, found));
             waker.wake();
         });
     }
 
-    /// An answer went out whole.
+    /// Remembers an answer that was sent completely.
     pub(super) fn served(&mut self, request: RequestId, token: AnyToken) {
         if self.served.len() == SERVED_LEN_MAX {
             self.served.pop_front();
@@ -95,13 +95,13 @@ impl Checking {
         self.served.push_back((request, token));
     }
 
-    /// What an answer that is over was of.
+    /// The token of an answer that has ended.
     pub(super) fn token_of(&self, request: RequestId) -> Option<AnyToken> {
         self.served.iter().rev().find(|(served, _)| *served == request).map(|(_, token)| *token)
     }
 
-    /// Whether this peer may cause another check by saying that a proof was bad. A liar costs a check now and then, of what was not
-    /// checked lately.
+    /// Whether this peer may cause another check by reporting a bad proof. A peer that lies can cause only a few checks, and none of a
+    /// payload that was checked lately.
     pub(super) fn takes_hint(&mut self, now: Instant, request: RequestId) -> bool {
         let peer = self.nodes.get(&request.connection).copied();
         if self.hints.len() >= HINTERS_LEN_MAX && !self.hints.contains_key(&peer) {
@@ -111,12 +111,12 @@ impl Checking {
         self.hints.entry(peer).or_insert_with(|| TokenBucket::every(each, HINTS_BURST)).take(now)
     }
 
-    /// A request was given up.
+    /// Forgets a request that was given up.
     pub(super) fn abandon(&mut self, request: RequestId) {
         self.waiting.retain(|(_, waiting, _)| *waiting != request);
     }
 
-    /// Something that was checked, and the requests that waited for it.
+    /// The next finished check, with the requests that waited for it.
     pub(super) fn poll(&mut self) -> Option<(AnyToken, CheckResult, Vec<Delivery>)> {
         let (token, found) = self.results.try_recv().ok()?;
         let waited = self.waiting.extract_if(.., |(asked, ..)| *asked == token);
@@ -125,7 +125,7 @@ impl Checking {
 }
 
 impl Seed {
-    /// What is held already of what a request would have kept, and was not checked lately.
+    /// The first token that the request would have kept, is held already, and was not checked lately.
     pub(super) fn unchecked(&self, now: Instant, delivery: &Delivery) -> Option<(AnyToken, RequestId)> {
         let Delivery::Asked(request, asked) = delivery else { return None };
         let tokens = match &asked.request {
@@ -143,29 +143,29 @@ impl Seed {
         tokens.into_iter().find(is_unchecked).map(|token| (token, *request))
     }
 
-    /// A peer says that a proof was bad.
+    /// Notes that a peer reports a bad proof in an answer.
     pub(super) fn hinted(&mut self, now: Instant, port: &AppPort, request: RequestId) {
         let token = self.servings.token_of(request).or_else(|| self.checking.token_of(request));
         if let Some(token) = token
             && self.checking.takes_hint(now, request)
         {
-            tracing::warn!(%token, "a peer says that what it got is not what its token names");
+            tracing::warn!(%token, "a peer reports a bad proof in an answer of this store");
             self.checking.look_into(&self.parts.store, now, port.waker(), token);
         }
     }
 
-    /// Goes on with what waited for checks.
+    /// Continues requests whose checks have ended.
     pub(super) fn take_checks(&mut self, now: Instant, port: &mut AppPort) -> bool {
         let mut worked = false;
         while let Some((token, found, deliveries)) = self.checking.poll() {
             worked = true;
             if let AnyToken::Content(token) = token {
-                // What memory has of it may be other than what the disk has.
+                // The blocks in memory may differ from the disk.
                 self.parts.memory.lock().unwrap_or_else(PoisonError::into_inner).forget(&token);
             }
             if !deliveries.is_empty() {
                 match found {
-                    // However long it took.
+                    // The check is fresh from now on, however long it took.
                     CheckResult::Whole => self.parts.store.note_whole(token, now),
                     CheckResult::Unreadable => {
                         self.parts.store.give_up(&token, "it cannot be read, and was put again")
@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peer_has_a_few_hints_and_then_one_in_a_while_whatever_connection_it_uses() {
+    fn a_peer_has_a_few_hints_and_then_one_an_interval_on_all_its_connections_together() {
         let connection = |slot| ConnectionId { worker: 0, slot, generation: 1 };
         let request = |slot| RequestId::peer(connection(slot), 4);
         let (mut checking, now) = (Checking::default(), Instant::now());
@@ -196,7 +196,7 @@ mod tests {
         assert!(checking.takes_hint(now, request(3)), "others have their own");
         let later = now + Duration::from_secs(HINT_INTERVAL_S.into());
         assert_eq!((0..100).filter(|_| checking.takes_hint(later, request(1))).count(), 1);
-        // Peers without a name share theirs.
+        // Peers without a certificate share one count.
         let taken = (10..100).filter(|slot| checking.takes_hint(now, request(*slot))).count();
         assert_eq!(taken, HINTS_BURST as usize);
     }

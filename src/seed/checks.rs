@@ -1,4 +1,4 @@
-//! A store's checks: on a thread of its own, several in turn, and at a bounded rate where nobody waits.
+//! A store's checks: on a thread of its own, several in turn, and at a bounded rate if no request waits.
 
 use super::check::{Check, OnChecked, Suspect};
 use super::inner::Inner;
@@ -16,15 +16,15 @@ use std::time::{Duration, Instant};
 /// Checks that a store made since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct CheckState {
-    /// Found whole.
+    /// Checks that found the bytes correct.
     pub whole: u64,
-    /// Found damaged.
+    /// Checks that found damage.
     pub damaged: u64,
-    /// Could not be read.
+    /// Checks that could not read.
     pub unreadable: u64,
-    /// Passed over, because too many were due.
+    /// Checks that were skipped because too many were due.
     pub skipped: u64,
-    /// Bytes that were read for them.
+    /// Bytes that checks have read.
     pub bytes: u64,
 }
 
@@ -34,20 +34,20 @@ enum Job {
     Save,
 }
 
-/// The thread, if it could be started, and what it is given jobs by.
+/// The channel of the thread's jobs, and the thread, if it could be started.
 type Started = (Sender<Job>, Option<JoinHandle<()>>);
 
 /// A store's checks.
 #[derive(Debug, Default)]
 pub(super) struct Checks {
     jobs: Mutex<Option<Started>>,
-    /// Those for which nobody waits.
+    /// The number of checks that are due and not urgent.
     pub(super) due: Arc<AtomicUsize>,
     state: Mutex<CheckState>,
     fresh: Mutex<Fresh>,
 }
 
-/// What was found whole lately, and when that was asked for.
+/// The tokens that a check found correct lately, and the time at which each check was asked for.
 #[derive(Debug, Default)]
 pub(super) struct Fresh {
     pub(super) at: FxHashMap<AnyToken, Instant>,
@@ -63,7 +63,7 @@ impl Checks {
         self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether it was found whole within [`CHECK_FRESH_S`] before `now`.
+    /// Whether a check found it correct within [`CHECK_FRESH_S`] before `now`.
     pub(super) fn is_fresh(&self, token: &AnyToken, now: Instant) -> bool {
         let at = self.fresh().at.get(token).copied();
         at.is_some_and(|at| now.saturating_duration_since(at) < Duration::from_secs(CHECK_FRESH_S))
@@ -83,8 +83,8 @@ impl Checks {
 }
 
 impl Inner {
-    /// Has something checked; `done` is told what was found. Urgent ones, which a request waits for, are read as fast as the disk
-    /// gives. False if too many others are due.
+    /// Has `token` checked; `done` gets the result. Urgent checks, for which a request waits, are read as fast as the disk
+    /// allows. False if too many others are due.
     pub(super) fn check(
         self: &Arc<Self>,
         token: AnyToken,
@@ -101,12 +101,12 @@ impl Inner {
         true
     }
 
-    /// Has a payload's outboard made anew.
+    /// Has a payload's outboard made anew on the thread.
     pub(super) fn mend_later(self: &Arc<Self>, suspect: Suspect) {
         self.give_job(Job::Mend(Box::new(suspect)));
     }
 
-    /// Has the time written down.
+    /// Has the store's time written to its file on the thread.
     pub(super) fn save_later(self: &Arc<Self>) {
         self.give_job(Job::Save);
     }
@@ -124,25 +124,25 @@ impl Inner {
             (sender, started.ok())
         });
         if sender.send(job).is_err() {
-            // Another is started for the next one.
+            // The next job starts another thread.
             *jobs = None;
             tracing::error!("the thread that checks the store ended");
         }
     }
 
-    /// Ends the thread; what it has not done is left.
+    /// Ends the thread. Jobs that it has not done are dropped.
     pub(super) fn end_checks(&self) {
         let jobs = self.checks.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((sender, Some(thread))) = jobs {
             drop(sender);
-            // Unless it is that thread which lets the store go.
+            // The thread itself may drop the last reference to the store.
             if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
                 tracing::error!("the thread that checks the store panicked");
             }
         }
     }
 
-    /// Makes the outboards of these payloads anew, as far as `bytes_max` go; gives those that are left.
+    /// Makes the outboards of these payloads anew, up to `bytes_max` bytes of payload; returns the payloads that are left.
     pub(super) fn mend_now(self: &Arc<Self>, suspects: Vec<Suspect>, bytes_max: u64) -> Vec<Suspect> {
         let mut left_bytes = bytes_max;
         let mut left = Vec::new();
@@ -163,7 +163,7 @@ impl Inner {
 struct Thread {
     store: Weak<Inner>,
     running: VecDeque<Check>,
-    /// When bytes may be read again for which nobody waits.
+    /// When non-urgent checks may read again.
     free_at: Option<Instant>,
 }
 
@@ -189,7 +189,7 @@ impl Thread {
         }
     }
 
-    /// How long nothing is to be read; none: until there is a job.
+    /// How long to wait before the next read; `None`: until there is a job.
     fn wait(&self) -> Option<Duration> {
         if self.running.is_empty() {
             return None;
@@ -219,7 +219,7 @@ impl Thread {
         }
     }
 
-    /// Reads a piece of one of them. Those that a request waits for come first.
+    /// Reads a piece of one check. Urgent checks go first.
     fn turn(&mut self) {
         let Some(store) = self.store.upgrade() else { return self.running.clear() };
         let at = self.running.iter().position(|check| check.urgent).unwrap_or(0);
@@ -237,7 +237,7 @@ impl Thread {
             None => self.running.push_back(check),
             Some(found) => {
                 let (token, told) = (check.token, check.end(&store, found));
-                // The receiver of the result may close the store.
+                // A callback may close the store.
                 drop(store);
                 told.into_iter().for_each(|done| done(token, found));
             }

@@ -1,12 +1,12 @@
-//! Whether the machine's clock can be believed, and by what time leases are granted and end.
+//! Whether the machine's clock can be trusted, and the time by which leases are granted and end.
 //!
-//! The store's time follows the wall clock while that moves as the machine's uptime does. When the two part by more than
-//! [`CLOCK_JUMP_S_MAX`] the clock is in doubt: the store's time goes on by the uptime alone, and no lease ends. The wall clock is
-//! believed again when it has come back, when it was steady for [`CLOCK_STEADY_S`], or when an operator says so.
+//! The store's time follows the wall clock while the wall clock moves as the machine's uptime does. When the two differ by more than
+//! [`CLOCK_JUMP_S_MAX`], the clock is in doubt: the store's time follows the uptime alone, and no lease ends. The wall clock is
+//! believed again when it has come back, when it was steady for [`CLOCK_STEADY_S`], or when an operator vouches for it.
 //!
-//! A lease is a span, and no step of a clock may shorten it. Leases are written as times of day, so each names the *epoch* in which it
-//! was granted: a stretch of one boot of the machine whose clock only ever moved forwards. When a step forwards is believed, leases of
-//! the epochs of this boot are shifted by it. The shift of an epoch stands in the store's file `clock`; files of leases stay as they are.
+//! A lease is a span of time, and no step of a clock may shorten it. Leases are written as times of day. Each therefore names the *epoch*
+//! in which it was granted: a part of one boot of the machine in which the clock only moved forward. When a step forward is believed,
+//! leases of the epochs of this boot are shifted by it. The store's file `clock` has the shift of an epoch; files of leases do not change.
 
 use crate::limits::{CLOCK_EARLIEST_S, CLOCK_JUMP_S_MAX, CLOCK_SAVE_S, CLOCK_STEADY_S};
 use serde::{Deserialize, Serialize};
@@ -15,21 +15,21 @@ use std::fs;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// One look at the machine's clocks.
+/// One reading of the machine's clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockReading {
     /// The wall clock, seconds since the Unix epoch.
     pub unix_s: u64,
-    /// The time since the machine booted, sleep included, seconds: nobody sets it.
+    /// The time since the machine booted, sleep included, seconds. It cannot be set.
     pub up_s: u64,
 }
 
-/// The machine's clocks, or others in their place.
+/// The machine's clocks, or a replacement.
 #[derive(Clone)]
 pub struct Clocks(Arc<dyn Fn(Instant) -> ClockReading + Send + Sync>);
 
 impl Clocks {
-    /// The machine's own.
+    /// The machine's own clocks.
     pub fn system() -> Self {
         Self::new(|_| {
             let unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -38,12 +38,12 @@ impl Clocks {
         })
     }
 
-    /// Others: `read` is given the time of the worker's loop.
+    /// Replacement clocks: `read` gets the time of the worker's loop.
     pub fn new(read: impl Fn(Instant) -> ClockReading + Send + Sync + 'static) -> Self {
         Self(Arc::new(read))
     }
 
-    /// What they show at `now`.
+    /// The reading at `now`.
     pub fn read(&self, now: Instant) -> ClockReading {
         (self.0)(now)
     }
@@ -61,18 +61,18 @@ impl std::fmt::Debug for Clocks {
     }
 }
 
-/// Which boot of the machine this is; empty where the system does not tell.
+/// The ID of the machine's boot; empty if the system does not tell it.
 pub(super) fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map_or_else(|_| String::new(), |id| id.trim().to_owned())
 }
 
-/// The time by which a store goes at one moment.
+/// A store's time at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moment {
-    /// Leases begin now, seconds since the Unix epoch.
+    /// The time from which new leases count, seconds since the Unix epoch.
     pub now_s: u64,
-    /// Leases that end at this time or before are over, seconds since the Unix epoch; 0 while the clock is in doubt: none is.
+    /// Leases that end at this time or before are over, seconds since the Unix epoch. It is 0 while the clock is in doubt: no lease is over.
     pub over_s: u64,
     /// The epoch of leases that are granted now.
     pub epoch: u32,
@@ -80,16 +80,16 @@ pub struct Moment {
     pub up_s: u64,
 }
 
-/// What a store shows of its clock.
+/// The state of a store's clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ClockState {
     /// Whether leases may end.
     pub believed: bool,
-    /// Jumps seen since the start, that against the time kept in the store among them.
+    /// Jumps seen since the start. A jump against the time kept in the store counts as well.
     pub jumps: u64,
     /// How far the wall clock is ahead of the store's time, seconds.
     pub ahead_s: i64,
-    /// Seconds of steadiness until the wall clock is believed; none while it is, or while it shows a time that cannot be.
+    /// Seconds until the wall clock is believed if it stays steady; `None` while it is believed, or while its time is impossible.
     pub believed_in_s: Option<u64>,
 }
 
@@ -99,46 +99,46 @@ pub struct ClockState {
 pub(super) struct Saved {
     /// The boot in which it was written.
     boot: String,
-    /// The uptime then, seconds.
+    /// The uptime when it was written, seconds.
     up_s: u64,
-    /// The store's time then, seconds since the Unix epoch: the latest that was seen.
+    /// The store's time when it was written, seconds since the Unix epoch.
     time_s: u64,
-    /// The epoch then.
+    /// The epoch when it was written.
     epoch: u32,
-    /// The clock was in doubt.
+    /// Whether the clock was in doubt.
     doubt: bool,
-    /// Earlier epochs of this boot, and the time of day at its begin by the clock of each.
+    /// Earlier epochs of this boot, each with the store's time at the boot's begin by the clock of that epoch, seconds since the Unix epoch.
     earlier: Vec<(u32, i64)>,
-    /// By how much the leases of an epoch end later than their files say, seconds.
+    /// The seconds by which the leases of an epoch end later than their files say.
     shifts: BTreeMap<u32, u64>,
 }
 
-/// What a look at the clock changed.
+/// A change that a reading of the clocks caused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClockChange {
-    /// The wall clock is so far ahead of the store's time: it is in doubt from now on.
+    /// The wall clock is this many seconds ahead of the store's time: it is in doubt from now on.
     Jumped(i64),
-    /// It has come back.
+    /// The wall clock has come back.
     Back,
-    /// It is believed, and the store's time moved by so much.
+    /// The wall clock is believed, and the store's time moved by this many seconds.
     Believed(i64),
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Doubt {
     since_up_s: u64,
-    /// How far the wall clock is ahead of the store's time.
+    /// How far the wall clock is ahead of the store's time, seconds.
     ahead_s: i64,
-    /// The store's time itself is no better than the wall clock.
+    /// Whether the store's time itself is no more certain than the wall clock.
     unproven: bool,
 }
 
-/// See the module. Reads no clock.
+/// A store's clock: see the module. It is given readings and takes none.
 #[derive(Debug)]
 pub(super) struct Clock {
     boot: String,
     saved: Option<Saved>,
-    /// Before the first look there is none.
+    /// Whether there was a reading.
     running: bool,
     /// The store's time at the begin of this boot, seconds since the Unix epoch.
     base_s: i64,
@@ -147,13 +147,13 @@ pub(super) struct Clock {
     shifts: BTreeMap<u32, u64>,
     doubt: Option<Doubt>,
     jumps: u64,
-    /// What the newest look saw, and the uptime of the newest note, seconds.
+    /// The newest reading, and the uptime at which the time was last written, seconds.
     seen: ClockReading,
     noted_up_s: u64,
 }
 
 impl Clock {
-    /// Of a store that kept `saved`, in the boot `boot`.
+    /// The clock of a store whose file says `saved`, in the boot `boot`.
     pub(super) fn new(saved: Option<Saved>, boot: String) -> Self {
         let shifts = saved.as_ref().map(|saved| saved.shifts.clone()).unwrap_or_default();
         Self {
@@ -171,13 +171,13 @@ impl Clock {
         }
     }
 
-    /// By how much leases of this epoch end later than their files say, seconds.
+    /// The seconds by which leases of this epoch end later than their files say.
     pub(super) fn shift_s(&self, epoch: u32) -> u64 {
         self.shifts.get(&epoch).copied().unwrap_or_default()
     }
 
-    /// Looks at the clocks; `holds` tells whether the store holds anything, `trusted` whether an operator vouches for the wall
-    /// clock. Gives what changed, and the epochs whose leases end later from now on, with the seconds.
+    /// Takes a reading; `holds`: whether the store holds anything; `trusted`: whether an operator vouches for the wall clock. Returns what
+    /// changed, and the epochs whose leases end later from now on, with the seconds.
     pub(super) fn look(
         &mut self,
         at: ClockReading,
@@ -192,7 +192,7 @@ impl Clock {
         }
         let ahead_s = at.unix_s as i64 - self.time_s(at.up_s);
         let is_near = |one: i64, other: i64| one.abs_diff(other) <= CLOCK_JUMP_S_MAX;
-        // Who has said that it is earlier still has been believed.
+        // An early time is possible only if the store's time is early itself: an operator has vouched for it.
         let possible = at.unix_s >= CLOCK_EARLIEST_S || self.time_s(at.up_s) < CLOCK_EARLIEST_S as i64;
         match &mut self.doubt {
             None if is_near(ahead_s, 0) && possible => self.base_s += ahead_s,
@@ -225,7 +225,7 @@ impl Clock {
         let (unix_s, up_s) = (at.unix_s as i64, at.up_s as i64);
         let doubt = Doubt { since_up_s: at.up_s, ahead_s: 0, unproven: true };
         let Some(saved) = self.saved.take() else {
-            // Nothing is known. A store that was kept by an earlier version may hold leases: it waits.
+            // There is no file. A store of an earlier version may hold leases: their ends wait.
             self.base_s = unix_s.max(CLOCK_EARLIEST_S as i64) - up_s;
             self.doubt = (holds || at.unix_s < CLOCK_EARLIEST_S).then_some(doubt);
             return None;
@@ -239,7 +239,7 @@ impl Clock {
             self.doubt = saved.doubt.then_some(doubt);
             return None;
         }
-        // While it was off, no time has passed for leases that were granted by a clock in doubt.
+        // Leases granted by a clock in doubt do not run while the machine is off.
         if !saved.doubt {
             self.epoch = self.epoch.saturating_add(1);
             if unix_s > saved.time_s as i64 {
@@ -258,12 +258,12 @@ impl Clock {
         None
     }
 
-    /// The store's time becomes the wall clock's.
+    /// Sets the store's time to the wall clock's.
     fn step(&mut self, by_s: i64) -> Vec<(u32, u64)> {
         let before_s = self.base_s;
         self.base_s += by_s;
         if by_s < 0 {
-            // Leases of before end when they did: later than was promised, by the clock that is believed now.
+            // Leases of earlier epochs keep their ends, which are later than promised by the clock that is believed now.
             self.earlier.push((self.epoch, before_s));
             self.epoch = self.epoch.saturating_add(1);
             return Vec::new();
@@ -280,7 +280,7 @@ impl Clock {
         for (epoch, by_s) in &shifted {
             *self.shifts.entry(*epoch).or_default() += by_s;
         }
-        // A lease that was granted and is not written yet is told by its epoch.
+        // A lease that was granted and is not written yet is recognized by its epoch.
         self.earlier.push((self.epoch, base_s));
         self.epoch = self.epoch.saturating_add(1);
         shifted
@@ -290,19 +290,19 @@ impl Clock {
         self.base_s + up_s as i64
     }
 
-    /// The store's time at an uptime that was looked at.
+    /// The store's time at the uptime of a reading.
     pub(super) fn moment(&self, up_s: u64) -> Moment {
         let now_s = self.time_s(up_s).max(0) as u64;
         let over_s = if self.doubt.is_some() { 0 } else { now_s };
         Moment { now_s, over_s, epoch: self.epoch, up_s }
     }
 
-    /// Whether it was looked at.
+    /// Whether there was a reading.
     pub(super) fn is_running(&self) -> bool {
         self.running
     }
 
-    /// The uptime of the newest look, seconds.
+    /// The uptime of the newest reading, seconds.
     pub(super) fn seen_up_s(&self) -> u64 {
         self.seen.up_s
     }
@@ -311,7 +311,7 @@ impl Clock {
         self.doubt.is_some()
     }
 
-    /// Whether the time is to be noted now; then it counts as noted.
+    /// Whether the time is to be written now. If so, it counts as written.
     pub(super) fn take_due(&mut self, up_s: u64, changed: bool) -> bool {
         let due = changed || up_s.saturating_sub(self.noted_up_s) >= CLOCK_SAVE_S;
         if due {
@@ -320,17 +320,17 @@ impl Clock {
         due
     }
 
-    /// How far the wall clock, while it is in doubt, is ahead of the store's time, seconds.
+    /// How far the wall clock is ahead of the store's time while it is in doubt, seconds.
     pub(super) fn ahead_s(&self) -> i64 {
         self.doubt.map_or(0, |doubt| doubt.ahead_s)
     }
 
-    /// Whether leases of this epoch were granted in this boot: they move with those that are granted now.
+    /// Whether leases of this epoch were granted in this boot: they shift with leases that are granted now.
     pub(super) fn is_of_this_boot(&self, epoch: u32) -> bool {
         epoch == self.epoch || self.earlier.iter().any(|(earlier, _)| *earlier == epoch)
     }
 
-    /// Leases that end at this time or before were over at the newest look; 0 if none was.
+    /// Leases that end at this time or before were over at the newest reading; 0 if none was.
     pub(super) fn over_s(&self) -> u64 {
         if self.running { self.moment(self.seen.up_s).over_s } else { 0 }
     }
@@ -347,7 +347,7 @@ impl Clock {
         }
     }
 
-    /// What the file is to say; nothing before the first look.
+    /// The contents of the file; `None` before the first reading.
     pub(super) fn saved(&self) -> Option<Saved> {
         self.running.then(|| self.save(self.seen.up_s))
     }
@@ -370,7 +370,7 @@ mod tests {
     use super::*;
 
     const DAY: i64 = 86_400;
-    /// The true time at the begin of the boot `a`.
+    /// The true time at the begin of the boot `a`, seconds since the Unix epoch.
     const START: i64 = CLOCK_EARLIEST_S as i64 + 300 * DAY;
 
     fn at(up_s: u64, skew_s: i64) -> ClockReading {
@@ -428,10 +428,10 @@ mod tests {
         assert_eq!(clock.state().believed_in_s, None);
         let granted = clock.moment(10_000);
         assert!(granted.now_s >= CLOCK_EARLIEST_S);
-        // The process ends and another comes in another boot, before anybody set the clock.
+        // The process ends. Another starts in another boot, before the clock is set.
         let mut clock = Clock::new(Some(clock.save(10_000)), "b".into());
         clock.look(dead(5), true, false);
-        assert_eq!(clock.moment(5).epoch, granted.epoch, "it is still not known when that was");
+        assert_eq!(clock.moment(5).epoch, granted.epoch, "the true time of the grant is still unknown");
         clock.look(at(50, 0), true, false);
         let (turn, shifts) = clock.look(at(50 + CLOCK_STEADY_S, 0), true, false);
         assert!(matches!(turn, Some(ClockChange::Believed(_))));
@@ -443,15 +443,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_tells_a_restart_from_a_jump() {
-        // The same boot: an hour's pause is no jump, and a clock that was set meanwhile is one.
+    fn the_saved_time_tells_a_restart_from_a_jump() {
+        // The same boot: a pause of an hour is no jump; a clock that was set meanwhile jumps.
         let saved = first().save(10);
         let mut clock = Clock::new(Some(saved.clone()), "a".into());
         assert_eq!(clock.look(at(7210, 0), true, false).0, None);
         assert!(is_believed(&clock, 7210));
         let mut clock = Clock::new(Some(saved.clone()), "a".into());
         assert_eq!(clock.look(at(7210, DAY), true, false).0, Some(ClockChange::Jumped(DAY)));
-        // Another boot: a short pause is none either; days are, and so is time that runs backwards.
+        // Another boot: a short pause is no jump; days are one, and so is time that runs backward.
         let mut clock = Clock::new(Some(saved.clone()), "b".into());
         clock.look(at(60, 0), true, false);
         assert!(is_believed(&clock, 60) && clock.moment(60).epoch == 2);
@@ -468,11 +468,11 @@ mod tests {
             clock.look(at(60 + CLOCK_STEADY_S, skew_s), true, false);
             assert!(is_believed(&clock, 60 + CLOCK_STEADY_S));
         }
-        // A store from before there was such a file.
+        // A store of a version without the file.
         let mut clock = Clock::new(None, "b".into());
         clock.look(at(60, 0), true, false);
         assert!(!is_believed(&clock, 60));
-        // Doubt outlasts the process.
+        // The doubt outlasts the process.
         let mut clock = Clock::new(Some(clock.save(60)), "b".into());
         clock.look(at(61, 0), true, false);
         assert!(!is_believed(&clock, 61));
@@ -488,11 +488,11 @@ mod tests {
     }
 
     #[test]
-    fn leases_of_before_a_step_back_are_shifted_by_what_a_later_step_is_beyond() {
+    fn leases_from_before_a_step_back_are_shifted_by_the_part_of_a_later_step_beyond_it() {
         let mut clock = first();
         clock.look(at(20, -DAY), true, true);
         assert_eq!(clock.moment(20).epoch, 2);
-        // Back to the truth and two days on: the first epoch's leases by two days, the second's by three.
+        // Back to the true time and two days on: the first epoch's leases shift by two days, the second's by three.
         let (_, mut shifts) = clock.look(at(30, 2 * DAY), true, true);
         shifts.sort_unstable();
         assert_eq!(shifts, [(1, 2 * DAY as u64), (2, 3 * DAY as u64)]);

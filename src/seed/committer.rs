@@ -1,4 +1,4 @@
-//! The thread on which what was written is made durable, so that one slow fsync stops neither other PUTs nor any FETCH.
+//! The thread that makes written files durable. One slow fsync then stops neither other PUTs nor any FETCH.
 
 use super::Store;
 use super::writing::{Committed, Writing};
@@ -16,7 +16,7 @@ pub(super) struct Committer {
 struct Job {
     request: RequestId,
     writing: Writing,
-    /// The time of day, s.
+    /// The store's time, seconds since the Unix epoch; 0 while the clock is in doubt.
     now_s: u64,
 }
 
@@ -37,12 +37,12 @@ impl Committer {
         Ok(Self { jobs, results })
     }
 
-    /// Has this made durable for a request. False if the thread has ended: it is not.
+    /// Has the thread make this durable for a request. False if the thread has ended: it is then not durable.
     pub(super) fn commit(&self, request: RequestId, writing: Writing, now_s: u64) -> bool {
         self.jobs.send(Job { request, writing, now_s }).is_ok()
     }
 
-    /// The next request whose job is over, and how it went.
+    /// The next request whose job has ended, and the result.
     pub(super) fn poll(&self) -> Option<(RequestId, Committed)> {
         self.results.try_recv().ok()
     }
@@ -57,7 +57,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn each_request_gets_what_became_of_its_own_job_in_order() {
+    fn each_request_gets_the_result_of_its_own_job_in_order() {
         let directory = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(directory.path(), StoreConfig::default()).unwrap());
         let sleeper = Sleeper::default();

@@ -1,14 +1,14 @@
-//! How a store is kept.
+//! The settings of a store.
 
-/// How a store is kept.
+/// The settings of a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoreConfig {
-    /// The most that what is held may take, outboards included, bytes; `None`: as much as the disk has.
+    /// The most bytes that everything held may take, outboards included; `None`: as many as the disk has.
     pub capacity_bytes: Option<u64>,
-    /// The most that is kept for one peer, bytes; `None`: as much as there is.
+    /// The most bytes that are kept for one peer; `None`: no bound of its own.
     pub quota_bytes: Option<u64>,
-    /// The lease of what was put without one, seconds; 0: it has no end.
+    /// The lease of a payload that is put without one, seconds; 0: it has no end.
     pub lease_default_s: u64,
-    /// The longest lease, seconds; 0: any is granted.
+    /// The longest lease that is granted, seconds; 0: any.
     pub lease_max_s: u64,
 }

@@ -1,6 +1,6 @@
-//! What is found damaged on the disk: made whole again or set aside, never deleted, and told.
+//! Damage found on the disk: it is mended or set aside, never deleted, and reported.
 //!
-//! What is set aside lies in the store's directory `damaged`, under the name that it had; a second one of that name gets a number.
+//! A file set aside lies in the store's directory `damaged` under its own name; if the name is taken, a number is added.
 
 use super::error::StoreError;
 use super::lease::Lease;
@@ -13,26 +13,26 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The directory of what is set aside.
+/// The directory of files set aside.
 pub(super) const DAMAGED: &str = "damaged";
 
-/// What became of something that was found damaged.
+/// The outcome of a find of damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DamageOutcome {
-    /// It was made whole again from what there was.
+    /// It was mended from the bytes that were there.
     Mended,
     /// Its files were moved to `damaged`; it is no longer held.
     SetAside,
-    /// It stays where it is: it could not be moved, or it can be used once its rights are mended.
+    /// It stays where it is: it could not be moved, or it can be used once its rights are corrected.
     Left,
 }
 
 impl DamageOutcome {
-    /// All of them.
+    /// All outcomes.
     pub const ALL: [Self; 3] = [Self::Mended, Self::SetAside, Self::Left];
 
-    /// As metrics name it.
+    /// The name in metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Mended => "mended",
@@ -42,14 +42,14 @@ impl DamageOutcome {
     }
 }
 
-/// One thing that was found damaged.
+/// One damaged payload, set or file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Damaged {
     /// Its token, or the name of a file that has none.
     pub name: String,
-    /// What is wrong with it.
+    /// The damage.
     pub reason: String,
-    /// What became of it.
+    /// The outcome.
     pub outcome: DamageOutcome,
 }
 
@@ -58,18 +58,18 @@ pub struct Damaged {
 pub struct DamageState {
     /// Files in the store's directory `damaged`, those of earlier runs among them.
     pub files_set_aside: u64,
-    /// Things found damaged since the start: made whole again.
+    /// Damage mended since the start.
     pub mended: u64,
-    /// Set aside.
+    /// Damage set aside since the start.
     pub set_aside: u64,
-    /// Left where they are.
+    /// Damage left in place since the start.
     pub left: u64,
-    /// The latest of them, at most [`DAMAGE_LEN_MAX`], the newest last.
+    /// The latest finds, at most [`DAMAGE_LEN_MAX`], the newest last.
     pub latest: VecDeque<Damaged>,
 }
 
 impl DamageState {
-    /// How many things came to this end since the start.
+    /// The number of finds with this outcome since the start.
     pub fn count(&self, outcome: DamageOutcome) -> u64 {
         match outcome {
             DamageOutcome::Mended => self.mended,
@@ -79,24 +79,24 @@ impl DamageState {
     }
 }
 
-/// A store's damage, and the moving of files.
+/// A store's damage. Moves damaged files.
 #[derive(Debug)]
 pub(super) struct Damage {
     dir: PathBuf,
     writable: bool,
     state: DamageState,
-    /// The leases of payloads that are not held for their damage: they hold again when the payloads come again.
+    /// The leases of payloads that are not held because they are damaged. A payload that is put again gets its lease back.
     leases: FxHashMap<AnyToken, Lease>,
 }
 
 impl Damage {
-    /// Of the store in `dir`.
+    /// The damage of the store in `dir`, as far as its directory shows.
     pub(super) fn of(dir: &Path, writable: bool) -> Self {
         let aside = fs::read_dir(dir.join(DAMAGED)).map_or(0, |entries| entries.flatten().count());
         let state = DamageState { files_set_aside: aside as u64, ..DamageState::default() };
         if aside > 0 {
             let path = dir.join(DAMAGED);
-            tracing::warn!(files = aside, path = %path.display(), "damaged files of earlier lie here: look at them, then remove them");
+            tracing::warn!(files = aside, path = %path.display(), "damaged files of earlier runs are here: examine them, then remove them");
         }
         Self { dir: dir.to_owned(), writable, state, leases: FxHashMap::default() }
     }
@@ -109,7 +109,7 @@ impl Damage {
         self.writable
     }
 
-    /// Tells of something.
+    /// Logs and counts a find.
     pub(super) fn note(&mut self, name: impl ToString, reason: impl Into<String>, outcome: DamageOutcome) {
         let damaged = Damaged { name: name.to_string(), reason: reason.into(), outcome };
         let Damaged { name, reason, .. } = &damaged;
@@ -132,7 +132,7 @@ impl Damage {
         self.state.latest.push_back(damaged);
     }
 
-    /// Moves these files to `damaged` and tells of it as one thing. Files that are not there are passed over.
+    /// Moves these files to `damaged` and reports them as one find. Missing files are skipped.
     pub(super) fn set_aside<'a>(
         &mut self,
         name: impl ToString,
@@ -174,19 +174,19 @@ impl Damage {
         Ok(())
     }
 
-    /// Remembers the lease of a payload that is not held for its damage.
+    /// Remembers the lease of a payload that is no longer held because it is damaged.
     pub(super) fn remember(&mut self, token: AnyToken, lease: Lease) {
         if self.leases.len() < CHECKS_FRESH_LEN_MAX {
             self.leases.insert(token, lease);
         }
     }
 
-    /// The lease that a payload had before it was found damaged.
+    /// The lease that a payload had when it was found damaged.
     pub(super) fn lease_of(&self, token: &AnyToken) -> Option<Lease> {
         self.leases.get(token).copied()
     }
 
-    /// The payload has come again, or its lease is over.
+    /// Forgets a remembered lease: the payload is held again.
     pub(super) fn forget(&mut self, token: &AnyToken) {
         self.leases.remove(token);
     }

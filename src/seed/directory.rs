@@ -1,4 +1,4 @@
-//! Who holds what, as the peer gateways say (protocol §6).
+//! The holdings of peer gateways, as they announce them (protocol §6).
 
 use crate::limits::{DIRECTORY_LEN_MAX, HOLDERS_LEN_MAX};
 use crate::queue::ConnectionId;
@@ -7,7 +7,7 @@ use crate::tls::NodeId;
 use crate::token::AnyToken;
 use rustc_hash::FxHashMap;
 
-/// What peer gateways hold, to this node's knowledge. What a node said ends with the connection that it said it by.
+/// The holdings of peer gateways that this node knows. A node's announcements count until the connection that carried them ends.
 #[derive(Debug, Default)]
 pub struct Directory {
     nodes: FxHashMap<NodeId, Told>,
@@ -20,7 +20,7 @@ struct Told {
 }
 
 impl Directory {
-    /// A node says what it holds, at `now_s`. Past [`DIRECTORY_LEN_MAX`] things of one node, more are not noted.
+    /// Notes a node's announcement at `now_s`, seconds. Past [`DIRECTORY_LEN_MAX`] holdings of one node, further ones are ignored.
     pub fn heard(&mut self, connection: ConnectionId, node: NodeId, have: &Have, now_s: u64) {
         let new = || Told { connection, holds: FxHashMap::default() };
         let told = self.nodes.entry(node).or_insert_with(new);
@@ -35,12 +35,12 @@ impl Directory {
         }
     }
 
-    /// A connection is gone, and what was said by it.
+    /// Forgets the announcements of a connection that has ended.
     pub fn closed(&mut self, connection: ConnectionId) {
         self.nodes.retain(|_, told| told.connection != connection);
     }
 
-    /// Who holds this at `now_s`, at most [`HOLDERS_LEN_MAX`].
+    /// The holders of `token` at `now_s`, seconds; at most [`HOLDERS_LEN_MAX`].
     pub fn holders(&self, token: &AnyToken, now_s: u64) -> Vec<Holder> {
         let held = self.nodes.iter().filter_map(|(node, told)| {
             let (coverage, expires_s) = *told.holds.get(token)?;
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_holds_until_it_is_withdrawn_expires_or_its_connection_ends() {
+    fn an_announcement_counts_until_it_is_withdrawn_expires_or_its_connection_ends() {
         let (mut directory, node) = (Directory::default(), NodeId([1; 32]));
         let (payload, set) = (Token::of(b"a"), SetToken::of(b"b"));
         let lanes = Coverage::Lanes(Lanes::one(2));
@@ -78,7 +78,7 @@ mod tests {
         assert_eq!(directory.holders(&set.into(), 1_000)[0].coverage, lanes);
         directory.heard(connection(1), node, &have(set, Coverage::None, 0), 100);
         assert_eq!(directory.holders(&set.into(), 100), []);
-        // A node that comes again says everything again.
+        // A node that connects again announces everything again.
         directory.heard(connection(2), node, &have(set, lanes, 0), 100);
         assert_eq!(directory.holders(&payload.into(), 100), []);
         directory.closed(connection(1));

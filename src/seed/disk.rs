@@ -1,4 +1,4 @@
-//! Files, as a store makes, moves and removes them.
+//! How a store makes, moves and removes files.
 
 use super::error::StoreError;
 use rustix::fs::{FallocateFlags, fallocate};
@@ -7,14 +7,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 
-/// Makes a file that is not there yet.
+/// Makes a file that must not exist yet.
 pub(super) fn create(path: &Path) -> Result<File, StoreError> {
     let opened = OpenOptions::new().read(true).write(true).create_new(true).open(path);
     opened.map_err(|error| write_error(path, 0, error))
 }
 
-/// Takes `len` bytes of disk, so that a full disk shows before anything is sent. Where the file system cannot, the file
-/// has holes and a full disk shows when they are filled.
+/// Allocates `len` bytes of disk: a full disk then shows before the first byte is sent. If the file system cannot allocate, the file
+/// has holes, and a full disk shows when they are filled.
 pub(super) fn allocate(file: &File, path: &Path, len: u64) -> Result<(), StoreError> {
     if len == 0 {
         return Ok(());
@@ -26,7 +26,7 @@ pub(super) fn allocate(file: &File, path: &Path, len: u64) -> Result<(), StoreEr
     }
 }
 
-/// Writes a small file, durably, under `temporary` and gives it its name. The name itself is durable once its directory
+/// Writes a small file durably under `temporary` and renames it to `path`. The new name is durable once its directory
 /// is synced.
 pub(super) fn replace(path: &Path, temporary: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let write = || {
@@ -44,7 +44,7 @@ pub(super) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
     fs::rename(from, to).map_err(|error| write_error(to, 0, error))
 }
 
-/// Gives a file a second name, in place of what has that name.
+/// Gives a file a second name, replacing a file of that name.
 pub(super) fn link(from: &Path, to: &Path) -> Result<(), StoreError> {
     remove_if_there(to)?;
     fs::hard_link(from, to).map_err(|error| write_error(to, 0, error))
@@ -57,7 +57,7 @@ pub(super) fn remove_if_there(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Makes the directory, durably, if it is not there.
+/// Makes the directory durably, if it is missing.
 pub(super) fn make_directory(directory: &Path) -> Result<(), StoreError> {
     match fs::create_dir(directory) {
         Ok(()) => sync_directory(parent(directory)),
@@ -82,7 +82,7 @@ pub(super) fn available_bytes(path: &Path) -> io::Result<u64> {
     Ok(rustix::fs::statvfs(path).map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize))?)
 }
 
-/// Says disk full and read-only in their own words.
+/// The error of a write, with its own variants for a full disk and a read-only one.
 pub(super) fn write_error(path: &Path, needed_bytes: u64, error: io::Error) -> StoreError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {

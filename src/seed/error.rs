@@ -1,4 +1,4 @@
-//! Why a store could not do it.
+//! Why a store could not do something.
 
 use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::record::ErrorCode;
@@ -8,7 +8,7 @@ use crate::token::{AnyToken, SetToken};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why the store could not do it. The text names the path and the remedy.
+/// Why a store could not do something. The text names the path and the fix.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The configured capacity is used up.
@@ -19,26 +19,26 @@ pub enum StoreError {
     Capacity {
         /// The store.
         path: PathBuf,
-        /// What was asked for, bytes.
+        /// The bytes asked for.
         needed_bytes: u64,
-        /// What is taken, bytes.
+        /// The bytes taken.
         usage_bytes: u64,
-        /// What may be taken, bytes.
+        /// The capacity, bytes.
         capacity_bytes: u64,
     },
-    /// What a peer may have kept is used up.
+    /// The quota of a peer is used up.
     #[error(
         "{owner} has {used_bytes} of {quota_bytes} bytes kept here and asks for {needed_bytes} more; \
-         wait for its leases to end, remove what it had kept, or raise the quota of a peer"
+         wait for its leases to end, remove its payloads, or raise the quota of a peer"
     )]
     PeerQuota {
         /// The peer.
         owner: NodeId,
-        /// What was asked for, bytes.
+        /// The bytes asked for.
         needed_bytes: u64,
-        /// What is kept for the peer, bytes.
+        /// The bytes kept for the peer.
         used_bytes: u64,
-        /// What may be kept for a peer, bytes.
+        /// The quota of a peer, bytes.
         quota_bytes: u64,
     },
     /// The file system is full.
@@ -49,37 +49,37 @@ pub enum StoreError {
     DiskFull {
         /// The store.
         path: PathBuf,
-        /// What was asked for, bytes.
+        /// The bytes asked for.
         needed_bytes: u64,
-        /// What the disk has, bytes.
+        /// The bytes free on the disk.
         available_bytes: u64,
     },
-    /// The store can only serve.
+    /// The store can be read only.
     #[error("{} cannot be written ({kind}): mount it for writing or give this user the right", path.display())]
     ReadOnly {
-        /// The store.
+        /// The path that cannot be written.
         path: PathBuf,
-        /// What the system said.
+        /// The kind of the system's error.
         kind: io::ErrorKind,
     },
-    /// Another process writes there.
+    /// Another process has the store open for writing.
     #[error("the store in {} is in use by another process; stop it or choose another directory", path.display())]
     InUse {
         /// The store.
         path: PathBuf,
     },
-    /// Past [`PAYLOAD_BYTES_MAX`].
+    /// The payload is longer than [`PAYLOAD_BYTES_MAX`].
     #[error("a payload of {0} bytes is longer than the {PAYLOAD_BYTES_MAX} that the protocol allows")]
     TooLong(u64),
-    /// A piece that is not of this payload.
+    /// A piece does not belong to the payload.
     #[error("a piece at offset {offset} lies outside its payload of {length} bytes")]
     Foreign {
-        /// Where the piece said it was.
+        /// The piece's offset, bytes.
         offset: u64,
-        /// The payload's length.
+        /// The payload's length, bytes.
         length: u64,
     },
-    /// A commit before every byte was written.
+    /// A commit before all bytes were written.
     #[error("only {written_bytes} of {length} bytes were written; nothing is kept")]
     Incomplete {
         /// Payload bytes written.
@@ -87,39 +87,39 @@ pub enum StoreError {
         /// The payload's length, bytes.
         length: u64,
     },
-    /// A set whose decoded bytes missed the content token.
+    /// The shards of a set do not give the payload of its content token.
     #[error("{0} has a bad descriptor: its shards do not give its payload back; shard the payload anew")]
     BadDescriptor(SetToken),
-    /// Lanes that a set does not have.
+    /// The set does not have these lanes.
     #[error("lanes `{lanes}` of a set that has {count}: name one at least, and none past the last")]
     NoSuchLanes {
-        /// What was asked for.
+        /// The lanes asked for.
         lanes: Lanes,
-        /// Lanes of the set.
+        /// The number of lanes of the set.
         count: u32,
     },
-    /// Lanes that were held went while others were written.
-    #[error("lanes {missing} of {token} went while others were written: put them again")]
+    /// Lanes that were held were removed while others were written.
+    #[error("lanes {missing} of {token} were removed while others were written: put them again")]
     LanesWent {
         /// The set.
         token: SetToken,
-        /// What went.
+        /// The lanes removed.
         missing: Lanes,
     },
-    /// Something that was held went before its lease was made longer.
-    #[error("{0} went before its lease could be made longer: put it again")]
+    /// A payload or set was removed before its lease was extended.
+    #[error("{0} was removed before its lease could be extended: put it again")]
     Went(AnyToken),
-    /// What is on the disk is not what the token names.
+    /// The bytes on the disk do not match the token.
     #[error("{0} is damaged on the disk: put it again")]
     Damaged(AnyToken),
     /// The disk failed.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The action.
         action: &'static str,
-        /// With what.
+        /// Its path.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         r#source: io::Error,
     },
 }
@@ -129,7 +129,7 @@ impl StoreError {
         Self::Io { action, path: path.to_owned(), source }
     }
 
-    /// The error that the peer is told (protocol §9). The text stays here: it names paths.
+    /// The error code for the peer (protocol §9). The text is not sent: it names paths.
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::Capacity { .. } | Self::PeerQuota { .. } | Self::DiskFull { .. } => ErrorCode::Quota,
@@ -146,7 +146,7 @@ impl StoreError {
         }
     }
 
-    /// The reason that the peer is told: without paths and figures, which peers must not see.
+    /// The reason for the peer: without paths and figures, which peers must not see.
     pub(super) fn for_peers(&self) -> &'static str {
         match (self.code(), self) {
             (ErrorCode::Quota, Self::PeerQuota { .. }) => {
@@ -161,8 +161,8 @@ impl StoreError {
             (ErrorCode::Limit, _) => "the payload is longer than the protocol allows",
             (ErrorCode::BadDescriptor, _) => "this set's shards do not give its payload",
             (ErrorCode::BadRange, _) => "the set has no such lanes",
-            (_, Self::Damaged(_)) => "what is kept of it here is damaged; put or mirror it again",
-            (ErrorCode::Busy, _) => "what was held of it went meanwhile; ask again",
+            (_, Self::Damaged(_)) => "the copy kept here is damaged; put or mirror it again",
+            (ErrorCode::Busy, _) => "it was removed meanwhile; ask again",
             _ => "the store cannot keep or read this payload now",
         }
     }

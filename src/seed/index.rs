@@ -1,4 +1,4 @@
-//! What a store holds, in memory: who pays for it, when it goes, and what changed.
+//! The index of a store's holdings, in memory: their owners, their leases, and the changes.
 
 use super::config::StoreConfig;
 use super::lease::Lease;
@@ -10,34 +10,34 @@ use crate::token::{AnyToken, SetToken, Token};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// One thing that a store holds.
+/// A payload or set that a store holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Holding {
-    /// Its name.
+    /// Its token.
     pub token: AnyToken,
-    /// How much of it.
+    /// How much of it is held.
     pub coverage: Coverage,
     /// When its lease ends, seconds since the Unix epoch; `None`: never.
     pub expires_s: Option<u64>,
 }
 
-/// What became of something that a store held or holds.
+/// A change of a store's holdings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HoldingChange {
     /// It is held, this much of it.
     Holds(Holding),
-    /// It went.
+    /// It is no longer held.
     Gone(AnyToken),
 }
 
-/// What changed since a moment that a sequence number names.
+/// The changes since a sequence number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HoldingChanges {
-    /// The number to ask after next.
+    /// The sequence number of the newest change, for the next call.
     pub newest: u64,
-    /// Each thing that changed, once, as it is now.
+    /// Each changed payload or set, once, in its present state.
     pub changes: Vec<HoldingChange>,
-    /// False if the moment is too long ago: begin anew with [`super::Store::holdings`].
+    /// False if the sequence number is too old: begin anew with [`super::Store::holdings`].
     pub complete: bool,
 }
 
@@ -46,13 +46,13 @@ pub struct HoldingChanges {
 pub struct Census {
     /// Payloads and sets.
     pub entries: u64,
-    /// Of them, those with a lease that ends.
+    /// Entries whose lease ends.
     pub leases: u64,
-    /// Of them, those merely cached.
+    /// Entries that are only cached.
     pub cached: u64,
-    /// Bytes of those merely cached.
+    /// Bytes of the cached entries.
     pub cached_bytes: u64,
-    /// Bytes of all, with what is reserved for what is being written.
+    /// Bytes of all entries, and those reserved for entries that are being written.
     pub usage_bytes: u64,
 }
 
@@ -65,20 +65,20 @@ pub(super) enum EntryBody {
     Set(SetBody),
 }
 
-/// What an entry of a set knows.
+/// The part of an entry that only sets have.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SetBody {
     pub(super) descriptor: Descriptor,
-    /// Lanes in the set's own files. Those of its blobs that are held whole come on top.
+    /// Lanes in the set's own files. The set also holds the lanes of those of its blobs that are held whole.
     pub(super) own: Lanes,
-    /// Another number each time the files change, never 0.
+    /// A number that changes each time the files change, never 0.
     pub(super) generation: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct IndexEntry {
     pub(super) lease: Lease,
-    /// What it takes of the capacity, bytes.
+    /// Its share of the capacity, bytes.
     pub(super) bytes: u64,
     pub(super) body: EntryBody,
     used: u64,
@@ -91,23 +91,23 @@ pub(super) enum Shortage {
     Quota { owner: NodeId, used_bytes: u64, quota_bytes: u64 },
 }
 
-/// See the module. Never touches the disk.
+/// See the module. It never touches the disk.
 #[derive(Debug)]
 pub(super) struct Index {
     config: StoreConfig,
     entries: FxHashMap<AnyToken, IndexEntry>,
-    /// Bytes of the entries, and of what is reserved for what is being written.
+    /// Bytes of the entries, and those reserved for entries that are being written.
     usage_bytes: u64,
-    /// Of those, what each owner pays for.
+    /// The part of these bytes that each owner pays for.
     owners: FxHashMap<NodeId, u64>,
     cached_bytes: u64,
     expiries: BTreeSet<(u64, AnyToken)>,
-    /// Cached entries by when they were last used.
+    /// Cached entries, by the time of their last use.
     uses: BTreeMap<u64, AnyToken>,
     clock: u64,
-    /// The sets that have this payload as one of their blobs.
+    /// The sets of which this payload is a blob.
     sets_of: FxHashMap<Token, Vec<SetToken>>,
-    /// What changed last; the newest has the number `sequence`.
+    /// The latest changes; the newest has the number `sequence`.
     journal: VecDeque<AnyToken>,
     sequence: u64,
     bad: FxHashSet<SetToken>,
@@ -127,7 +127,7 @@ impl Index {
             clock: 0,
             sets_of: FxHashMap::default(),
             journal: VecDeque::new(),
-            // What is found at the start has no place in the journal: a reader that asks after 0 must begin anew.
+            // Entries found at the start are not in the journal: a reader that asks for changes after 0 must begin anew.
             sequence: 1,
             bad: FxHashSet::default(),
             bad_order: VecDeque::new(),
@@ -156,7 +156,7 @@ impl Index {
         self.usage_bytes
     }
 
-    /// Bytes of which `owner` is the payer.
+    /// The bytes that `owner` pays for.
     pub(super) fn owned_bytes(&self, owner: &NodeId) -> u64 {
         self.owners.get(owner).copied().unwrap_or_default()
     }
@@ -198,12 +198,12 @@ impl Index {
             .map(|(token, _, lanes)| (token, lanes))
     }
 
-    /// The lanes that are held of a set whose own files have `own`.
+    /// The lanes held of a set whose own files have `own`.
     pub(super) fn lanes(&self, descriptor: &Descriptor, own: Lanes) -> Lanes {
         self.whole_blobs(descriptor).fold(own, |lanes, (_, more)| lanes.union(more))
     }
 
-    /// The sets that would go with a payload: those that have nothing else.
+    /// The sets that hold nothing but blobs of this payload: they are removed with it.
     pub(super) fn emptied_sets(&self, token: &Token) -> Vec<SetToken> {
         let sets = self.sets_of.get(token).into_iter().flatten();
         let empty = |token: &&SetToken| {
@@ -217,7 +217,7 @@ impl Index {
         self.clock
     }
 
-    /// Puts an entry in, or in place of the one that is there.
+    /// Inserts an entry, replacing an earlier one of the same token.
     pub(super) fn insert(&mut self, token: AnyToken, lease: Lease, bytes: u64, body: EntryBody) {
         self.take_out(&token);
         self.clock += 1;
@@ -243,22 +243,21 @@ impl Index {
         self.note(token);
     }
 
-    /// Takes an entry out. Sets that have lost lanes by it are noted as changed; those in
-    /// [`Index::emptied_sets`] are the caller's to remove.
+    /// Removes an entry. Sets that lose lanes by it are noted as changed. The caller removes those in [`Index::emptied_sets`].
     pub(super) fn remove(&mut self, token: &AnyToken) -> Option<IndexEntry> {
         let entry = self.take_out(token)?;
         self.note(*token);
         Some(entry)
     }
 
-    /// Gives an entry another lease.
+    /// Changes an entry's lease.
     pub(super) fn set_lease(&mut self, token: &AnyToken, lease: Lease) {
         if let Some(IndexEntry { bytes, body, .. }) = self.entries.get(token).copied() {
             self.insert(*token, lease, bytes, body);
         }
     }
 
-    /// Leases of this epoch end so much later from now on.
+    /// Shifts the ends of leases of this epoch by this many seconds.
     pub(super) fn shift(&mut self, epoch: u32, by_s: u64) {
         let of_epoch = |(_, token): &&(u64, AnyToken)| {
             self.entries.get(token).is_some_and(|entry| entry.lease.clock == epoch)
@@ -297,7 +296,7 @@ impl Index {
         Some(entry)
     }
 
-    /// Says that an entry is in use.
+    /// Notes that an entry was used.
     pub(super) fn touch(&mut self, token: &AnyToken) {
         let Some(entry) = self.entries.get_mut(token) else { return };
         self.clock += 1;
@@ -308,7 +307,7 @@ impl Index {
         entry.used = self.clock;
     }
 
-    /// Takes room for what is to be written, at `payer`'s expense.
+    /// Reserves room for an entry that is to be written, at `payer`'s expense.
     pub(super) fn reserve(&mut self, bytes: u64, payer: Option<NodeId>) -> Result<(), Shortage> {
         self.check_quota(bytes, payer)?;
         let capacity_bytes = self.config.capacity_bytes.unwrap_or(u64::MAX);
@@ -318,13 +317,13 @@ impl Index {
         };
         self.usage_bytes = usage_bytes;
         if let Some(owner) = payer {
-            // Not past the quota, so no overflow.
+            // At most the quota: no overflow.
             *self.owners.entry(owner).or_default() += bytes;
         }
         Ok(())
     }
 
-    /// Whether `payer` may have `bytes` more.
+    /// Checks whether `payer`'s quota has room for `bytes` more.
     pub(super) fn check_quota(&self, bytes: u64, payer: Option<NodeId>) -> Result<(), Shortage> {
         let Some(owner) = payer else { return Ok(()) };
         let quota_bytes = self.config.quota_bytes.unwrap_or(u64::MAX);
@@ -347,13 +346,13 @@ impl Index {
         }
     }
 
-    /// The entry whose lease ended first, if one has; of `owner`'s if that is said.
+    /// The entry whose lease ended first, if one has ended; only of `owner` if given.
     pub(super) fn first_expired(&self, now_s: u64, owner: Option<NodeId>) -> Option<AnyToken> {
         let mut expired = self.expired_until(now_s);
         expired.find(|(_, entry)| owner.is_none() || entry.lease.payer() == owner).map(|(token, _)| token)
     }
 
-    /// The entries whose lease has ended, the first to end first.
+    /// The entries whose leases have ended, in the order of their ends.
     pub(super) fn expired(&self, now_s: u64) -> Vec<AnyToken> {
         self.expired_until(now_s).map(|(token, _)| token).collect()
     }
@@ -363,13 +362,13 @@ impl Index {
         expired.filter_map(|(_, token)| Some((*token, self.entries.get(token)?)))
     }
 
-    /// The cached entry used longest ago, of those that take room.
+    /// The cached entry whose last use is the oldest, of those that take room.
     pub(super) fn first_cached(&self) -> Option<AnyToken> {
         let takes_room = |token: &&AnyToken| self.entries.get(token).is_some_and(|entry| entry.bytes > 0);
         self.uses.values().find(takes_room).copied()
     }
 
-    /// Bytes of what may go at `now_s`.
+    /// Bytes of the entries that may be removed at `now_s`: cached ones, and those whose leases have ended.
     pub(super) fn evictable_bytes(&self, now_s: u64) -> u64 {
         let kept = self.expired_until(now_s).filter(|(_, entry)| !entry.lease.cached);
         kept.fold(self.cached_bytes, |bytes, (_, entry)| bytes.saturating_add(entry.bytes))
@@ -412,7 +411,7 @@ impl Index {
         HoldingChanges { newest, changes: changes.collect(), complete: true }
     }
 
-    /// Notes that something changed, and with a payload the sets that have it as a blob.
+    /// Notes a change and, for a payload, of the sets of which it is a blob.
     fn note(&mut self, token: AnyToken) {
         self.push_change(token);
         if let AnyToken::Content(payload) = token {
@@ -430,7 +429,7 @@ impl Index {
         self.sequence += 1;
     }
 
-    /// Forgets how the index came to be what it is.
+    /// Clears the journal.
     pub(super) fn forget_changes(&mut self) {
         self.journal.clear();
     }
@@ -464,7 +463,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changes_of_long_ago_are_forgotten() {
+    fn changes_older_than_the_journal_are_forgotten() {
         let mut index = Index::new(StoreConfig::default());
         let token = AnyToken::from(Token::of(b"payload"));
         index.insert(token, Lease::until(Some(1), None), 7, EntryBody::Payload { length: 7 });

@@ -1,4 +1,4 @@
-//! What the store's parts share: files, index, and the two locks over them.
+//! The state that the store's parts share: files, index, and the two locks over them.
 
 use super::checks::Checks;
 use super::clock::Clock;
@@ -19,33 +19,33 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// How often a set is looked for again that changes while it is opened.
+/// How often a set is opened again if it changes while it is opened.
 const OPEN_TRIES_MAX: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) dir: PathBuf,
-    /// Why nothing can be written here, if that is so.
+    /// Why the store cannot be written; `None` if it can.
     pub(super) read_only: Option<io::ErrorKind>,
     pub(super) next_temporary: AtomicU64,
-    /// Renames and removals, with what they change in the index, one at a time. Taken before every other lock.
+    /// Held during renames and removals and the changes of the index that go with them. Taken before every other lock.
     pub(super) changes: Mutex<()>,
     /// Never held while the disk works.
     pub(super) index: Mutex<Index>,
     pub(super) clock: Mutex<Clock>,
-    /// Held while the time is written down, so that the newest stays.
+    /// Held while the time is written, so that the newest time stays.
     pub(super) noting: Mutex<()>,
     pub(super) damage: Mutex<Damage>,
-    /// Payloads whose files are there and that are neither held nor given up: they are being looked at.
+    /// Payloads whose files are there, but that are neither held nor given up: their outboards are being made.
     pub(super) pending: Mutex<FxHashSet<Token>>,
     pub(super) checks: Checks,
-    /// Things that went because their leases were over.
+    /// Payloads and sets removed because their leases were over.
     pub(super) ended: AtomicU64,
-    /// Locked as long as the store is open for writing.
+    /// The lock of the directory, as long as the store is open for writing.
     pub(super) _lock: Option<Lock>,
 }
 
-/// See [`Inner::mark`]. Dropped, it is removed.
+/// A file made by [`Inner::mark`]. Dropping it removes the file.
 #[derive(Debug)]
 pub(super) struct Mark(PathBuf);
 
@@ -55,7 +55,7 @@ impl Drop for Mark {
     }
 }
 
-/// Permission to change files that have their final names.
+/// Permission to change files that have their final names: the lock `changes` is held.
 pub(super) type Changing<'a> = MutexGuard<'a, ()>;
 
 impl Inner {
@@ -97,7 +97,7 @@ impl Inner {
             let parts = layout::parts_of(&descriptor, held.lanes);
             let same = self.index().set(token).is_some_and(|now| now.generation == set.generation);
             if same && !held.lanes.is_empty() && parts.iter().all(|part| held.blob(part.blob).is_some()) {
-                // A file of lanes that nobody claims is no part of it.
+                // A file of lanes that the set does not claim is no part of it.
                 let claims = |blob| parts.iter().any(|part| part.blob == blob);
                 held.content = held.content.filter(|_| claims(Blob::Content));
                 held.parity = held.parity.filter(|_| claims(Blob::Parity));
@@ -121,7 +121,7 @@ impl Inner {
         }
     }
 
-    /// A token and, if it is a set's, those of its blobs that are held whole, these first; `None` if it is not held.
+    /// A token, and before it those of its blobs that are held whole if it is a set; `None` if it is not held.
     pub(super) fn with_blobs(&self, token: &AnyToken) -> Option<Vec<AnyToken>> {
         let index = self.index();
         let mut tokens = match index.get(token)?.body {
@@ -132,7 +132,7 @@ impl Inner {
         Some(tokens)
     }
 
-    /// Gives what is held a longer lease, durably.
+    /// Extends the lease of a holding, durably.
     pub(super) fn extend(
         &self,
         one: &Changing<'_>,
@@ -142,7 +142,7 @@ impl Inner {
         self.join(one, token, self.granted(asked))
     }
 
-    /// The same, of a lease that is by the clock now.
+    /// Extends a lease; `asked` is by the clock of now.
     pub(super) fn join(&self, _one: &Changing<'_>, token: &AnyToken, asked: Lease) -> Result<(), StoreError> {
         let Some(entry) = self.index().get(token).copied() else { return Ok(()) };
         let lease = self.joined(entry.lease, asked);
@@ -160,7 +160,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Writes a lease, durably, and the length of a payload beside it. Its directory must be there.
+    /// Writes a lease, durably, and with it the length of a payload. The directory must exist.
     pub(super) fn write_lease(
         &self,
         token: &AnyToken,
@@ -172,20 +172,20 @@ impl Inner {
         self.write_small(token, META, &LeaseFile { lease, length }.to_bytes())
     }
 
-    /// A lease as it is by the clock now, if the clock was set since it was granted.
+    /// A lease by the clock of now, if the clock was set after the lease was granted.
     pub(super) fn granted(&self, asked: Lease) -> Lease {
         let shift_s = self.clock().shift_s(asked.clock);
         Lease { expires_s: asked.expires_s.map(|at| at.saturating_add(shift_s)), ..asked }
     }
 
-    /// What holds of `held` when `asked` is asked for as well, both by the clock now.
+    /// The lease that results when `asked` is added to `held`. All are by the clock of now.
     pub(super) fn joined(&self, held: Lease, asked: Lease) -> Lease {
         let clock = self.clock();
         let ahead_s = clock.ahead_s();
         if ahead_s <= 0 || clock.is_of_this_boot(held.clock) {
             return held.extended_by(asked);
         }
-        // The clock may be believed to be that far ahead: a lease of before does not move with it, and this one will.
+        // The clock may prove to be that far ahead. A lease of an earlier boot does not shift then, but this one does.
         let end = |lease: Lease, by_s: i64| lease.expires_s.map(|at| at.saturating_add_signed(by_s));
         let longer = held.extended_by(Lease { expires_s: end(asked, ahead_s), ..asked });
         if longer == held {
@@ -207,7 +207,7 @@ impl Inner {
         sync_directory(parent(&path))
     }
 
-    /// Removes what is held, and the sets that have nothing else; gives what went.
+    /// Removes a holding, and the sets that hold nothing else; returns the tokens removed.
     pub(super) fn remove(&self, _one: &Changing<'_>, token: &AnyToken) -> Result<Vec<AnyToken>, StoreError> {
         if self.index().get(token).is_none() {
             return Ok(Vec::new());
@@ -225,7 +225,7 @@ impl Inner {
         Ok(gone)
     }
 
-    /// Removes what has a lease that is over.
+    /// Removes a holding whose lease is over.
     pub(super) fn end_lease(
         &self,
         one: &Changing<'_>,
@@ -240,8 +240,8 @@ impl Inner {
         Ok(went)
     }
 
-    /// Removes the files of one thing, but for the one that makes it held: that gets a temporary name, which is given. As long as
-    /// that is there, whatever a crash leaves of the others is known to be what was being removed, and not to have been lost.
+    /// Removes the files of one holding, except the one that makes it held: that is renamed to a temporary name, which is returned. While
+    /// the temporary file exists, files that a crash left are known to be parts of a removal, not of a loss.
     fn remove_files(&self, token: &AnyToken) -> Result<PathBuf, StoreError> {
         let (held_by, kinds) = kinds(token);
         let mark = self.temporary(&layout::place(token).1).with_added_extension(held_by);
@@ -256,7 +256,7 @@ impl Inner {
         Ok(mark)
     }
 
-    /// Takes something that is damaged out of what is held, with the sets that have nothing else, and sets their files aside.
+    /// Drops a damaged holding, and the sets that hold nothing else, and sets their files aside.
     pub(super) fn set_aside(&self, _one: &Changing<'_>, token: &AnyToken, reason: &str) {
         let mut damaged = vec![*token];
         if let Some(entry) = self.index().remove(token) {
@@ -276,20 +276,20 @@ impl Inner {
         }
     }
 
-    /// Where a file of this kind is.
+    /// The path of a file of this kind.
     pub(super) fn file(&self, token: &AnyToken, kind: &str) -> PathBuf {
         let (directory, hex) = layout::place(token);
         self.dir.join(directory).join(&hex[..2]).join(format!("{hex}.{kind}"))
     }
 
-    /// A file that says, should the process end, that this thing was being changed, and that what is missing of it was not lost.
+    /// Makes a file that marks this token as being changed. If the process ends, missing files of the token are then not taken for lost.
     pub(super) fn mark(&self, token: &AnyToken) -> Result<Mark, StoreError> {
         let path = self.temporary(&layout::place(token).1).with_added_extension("mark");
         create(&path)?;
         Ok(Mark(path))
     }
 
-    /// A new name under `tmp`, without the kind.
+    /// A new path under `tmp`, without the kind.
     pub(super) fn temporary(&self, hex: &str) -> PathBuf {
         let number = self.next_temporary.fetch_add(1, Relaxed);
         self.dir.join("tmp").join(format!("{hex}.{number}"))
@@ -316,7 +316,7 @@ impl Inner {
     }
 }
 
-/// The kind of the file that makes something held, and the kinds of all its files, that one first.
+/// The kind of the file that makes a token held, and the kinds of all its files, that one first.
 fn kinds(token: &AnyToken) -> (&'static str, &'static [&'static str]) {
     match token {
         AnyToken::Content(_) => (BLOB, &DATA_KINDS[..]),

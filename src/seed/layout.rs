@@ -1,4 +1,4 @@
-//! Which file is what, and what lanes take.
+//! The names and kinds of a store's files, and the bytes that lanes take.
 
 use crate::limits::GROUP_BYTES;
 use crate::shard::{Blob, Descriptor, Lanes, Part};
@@ -26,10 +26,10 @@ pub(super) const fn lane_kinds(blob: Blob) -> (&'static str, &'static str) {
     }
 }
 
-/// Accounted for the two small files of a set, bytes: a block of most disks each.
+/// Bytes accounted for the two small files of a set: one block of most disks for each.
 const SET_FILES_BYTES: u64 = 2 * 4096;
 
-/// The directory and the hex digits that a token's files have.
+/// The directory and the hex digits of a token's files.
 pub(super) fn place(token: &AnyToken) -> (&'static str, String) {
     match token {
         AnyToken::Content(token) => (DATA, token.hex()),
@@ -37,7 +37,7 @@ pub(super) fn place(token: &AnyToken) -> (&'static str, String) {
     }
 }
 
-/// The token and the kind that the name of a file under `directory` says.
+/// The token and the kind in the name of a file under `directory`.
 pub(super) fn named<'a>(directory: &str, path: &'a Path) -> Option<(AnyToken, &'a str)> {
     let (hex, kind) = path.file_name()?.to_str()?.split_once('.')?;
     match directory {
@@ -61,7 +61,7 @@ pub(super) fn emit_set(descriptor: &Descriptor, own: Lanes) -> Vec<u8> {
     out
 }
 
-/// Reads a `.set` file; `None` if it is not this set's.
+/// Reads a `.set` file; `None` if it does not belong to this set.
 pub(super) fn parse_set(token: &SetToken, mut bytes: &[u8]) -> Option<(Descriptor, Lanes)> {
     let own = Lanes::take(&mut bytes)?;
     let descriptor = Descriptor::parse(bytes).ok()?;
@@ -69,10 +69,10 @@ pub(super) fn parse_set(token: &SetToken, mut bytes: &[u8]) -> Option<(Descripto
     ours.then_some((descriptor, own))
 }
 
-/// The parts that `lanes` of all stripes are.
+/// The parts of a set's blobs that `lanes` cover in all stripes.
 pub(super) fn parts_of(descriptor: &Descriptor, lanes: Lanes) -> SmallVec<[Part; 2]> {
     let lanes = lanes.intersection(descriptor.lanes());
-    // Neither can a lane be missing nor a stripe be past the last.
+    // No lane past the set's is named, and no stripe past the last: there is no error.
     descriptor.parts(lanes, &Ranges::all()).unwrap_or_default()
 }
 
@@ -93,18 +93,18 @@ pub(super) fn lanes_of(descriptor: &Descriptor, blob: Blob) -> Lanes {
     }
 }
 
-/// What a set with these lanes in its own files takes, bytes.
+/// The bytes that a set with these lanes in its own files takes.
 pub(super) fn set_bytes(descriptor: &Descriptor, own: Lanes) -> u64 {
     SET_FILES_BYTES + lanes_bytes(descriptor, own)
 }
 
-/// What lanes take in a set's own files: their shards and the hash pairs above them, bytes.
+/// The bytes that lanes take in a set's own files: their shards and the hash pairs above them.
 pub(super) fn lanes_bytes(descriptor: &Descriptor, lanes: Lanes) -> u64 {
     let parts = parts_of(descriptor, lanes);
     parts.iter().map(|part| part.bytes + pairs_bytes(descriptor, part, lanes)).sum()
 }
 
-/// The hash pairs above a part's groups, bytes: not fewer than there are, and never more for lanes together than apart.
+/// The hash pairs above a part's groups, bytes: an upper bound, which for several lanes together is never above the sum of their own.
 fn pairs_bytes(descriptor: &Descriptor, part: &Part, lanes: Lanes) -> u64 {
     let whole = outboard_bytes(part.length);
     if part.bytes == part.length {
@@ -112,10 +112,10 @@ fn pairs_bytes(descriptor: &Descriptor, part: &Part, lanes: Lanes) -> u64 {
     }
     let shard_groups = descriptor.shard_bytes() / GROUP_BYTES as u64;
     let groups = part.length.div_ceil(GROUP_BYTES as u64);
-    // Lanes past them have no bytes.
+    // Lanes past the last shard have no bytes.
     let shards = part.length.div_ceil(descriptor.shard_bytes());
     let (mut pairs, mut span) = (0u64, 2u64);
-    // Level by level: the pairs of a level span the same number of groups.
+    // Level by level: each pair of a level spans the same number of groups.
     while span / 2 < groups {
         let unaligned = u64::from(!shard_groups.is_multiple_of(span));
         let a_stripe: u64 = lane_runs(descriptor, part.blob, lanes)
@@ -128,7 +128,7 @@ fn pairs_bytes(descriptor: &Descriptor, part: &Part, lanes: Lanes) -> u64 {
     whole.min(pairs.saturating_mul(PAIR_BYTES as u64))
 }
 
-/// Neighboring lanes among those of one blob: the first one's place in a stripe and how many.
+/// Runs of neighboring lanes among those of one blob: the first lane's place in a stripe, and the number of lanes.
 pub(super) fn lane_runs(
     descriptor: &Descriptor,
     blob: Blob,
@@ -141,7 +141,7 @@ pub(super) fn lane_runs(
     std::iter::from_fn(move || {
         let start = left.trailing_zeros();
         let len = left.checked_shr(start)?.trailing_ones();
-        // Shifted twice: 64 lanes at once are past what one shift may do.
+        // Shifted in two steps: one shift by 64 is not defined.
         left &= u64::MAX.checked_shl(start + len).unwrap_or(0);
         Some((start.into(), len.into()))
     })
@@ -170,7 +170,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_accounted_is_not_less_than_what_is_stored(
+        fn lanes_store_no_more_bytes_than_they_are_accounted_for(
             groups in 1u64..200, short in 0u64..16_384, k in 2u8..=6, shard_groups in 1u64..=4, bits in 1u8..64,
         ) {
             let length = groups * 16_384 - short;
@@ -192,7 +192,7 @@ mod tests {
             let accounted = lanes_bytes(&descriptor, lanes);
             prop_assert!(accounted >= stored, "{} < {}", accounted, stored);
             prop_assert!(accounted - part.bytes <= outboard_bytes(length));
-            // Apart they take no less.
+            // Accounted separately, the lanes take no less.
             let apart: u64 = lanes.iter().map(|lane| lanes_bytes(&descriptor, Lanes::one(lane))).sum();
             prop_assert!(apart >= accounted, "{} < {}", apart, accounted);
         }

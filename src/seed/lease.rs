@@ -1,4 +1,4 @@
-//! How long something is kept, and for whom.
+//! How long a payload or set is kept, and for which peer.
 
 use super::config::StoreConfig;
 use crate::tls::NodeId;
@@ -7,32 +7,32 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-/// What a store keeps something for. On disk a file of JSON beside it, `<64 hex>.meta`: the keys `expires_s`, `owner` (the
-/// 52 characters of a node ID), `cached` and `clock`, and `length`, the payload's, bytes; none of them must be there. Without
-/// the file: kept without end for nobody.
+/// The lease of a payload or set. On disk it is a file of JSON beside it, `<64 hex>.meta`: the keys `expires_s`, `owner` (the
+/// 52 characters of a node ID), `cached` and `clock`, and the payload's length in bytes, `length`. Every key is optional. Without
+/// the file, the payload is kept without end and without an owner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     /// When the lease ends, seconds since the Unix epoch; `None`: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_s: Option<u64>,
-    /// Who asked for it, and so whose quota it takes; `None`: nobody's.
+    /// The node that asked for it, whose quota pays for it; `None`: no quota does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<NodeId>,
-    /// Kept only as long as there is room: what passed, not what was PUT or mirrored.
+    /// Kept only as long as there is room: a payload that passed through, and was neither put nor mirrored.
     #[serde(default, skip_serializing_if = "is_false")]
     pub cached: bool,
-    /// The epoch of the store's clock in which the lease was granted; 0: before there were epochs. The file's `expires_s` is by the
-    /// clock of that epoch.
+    /// The epoch of the store's clock in which the lease was granted; 0: granted by a version without epochs. The file's `expires_s` is by
+    /// the clock of that epoch.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub clock: u32,
 }
 
-/// What the file of a lease says.
+/// The contents of a lease's file.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct LeaseFile {
     #[serde(flatten)]
     pub(super) lease: Lease,
-    /// The payload's length, bytes; none for a set, and in files of earlier versions.
+    /// The payload's length, bytes; `None` for a set, and in files of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) length: Option<u64>,
 }
@@ -58,17 +58,17 @@ impl Lease {
         Self { expires_s, owner: None, cached: true, clock: 0 }
     }
 
-    /// Whether the lease has ended.
+    /// Whether the lease has ended at `now_s`, seconds since the Unix epoch.
     pub fn is_expired(&self, now_s: u64) -> bool {
         self.expires_s.is_some_and(|expires_s| expires_s <= now_s)
     }
 
-    /// Whose quota it takes.
+    /// The node whose quota pays for it.
     pub(super) fn payer(&self) -> Option<NodeId> {
         self.owner.filter(|_| !self.cached)
     }
 
-    /// What holds when this is asked for as well. No lease gets shorter; the node that asked for the longest one pays.
+    /// The lease that results when `asked` is added. No lease gets shorter; the node that asked for the longest one pays.
     #[must_use]
     pub fn extended_by(self, asked: Self) -> Self {
         let end = |lease: Self| lease.expires_s.unwrap_or(u64::MAX);
@@ -80,7 +80,7 @@ impl Lease {
         }
     }
 
-    /// The same, its lease granted in this epoch of the store's clock.
+    /// The same lease, granted in this epoch of the store's clock.
     #[must_use]
     pub const fn in_epoch(self, clock: u32) -> Self {
         Self { clock, ..self }
@@ -89,14 +89,14 @@ impl Lease {
 
 impl LeaseFile {
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        // Plain fields: there is nothing in them that JSON cannot say.
+        // These fields always serialize.
         serde_json::to_vec(self).unwrap_or_default()
     }
 
     /// Reads the file.
     ///
     /// # Errors
-    /// The disk's; [`io::ErrorKind::InvalidData`] for what is no lease.
+    /// An error of the disk; [`io::ErrorKind::InvalidData`] for a file that is no lease.
     pub(super) fn read(path: &Path) -> io::Result<Self> {
         serde_json::from_slice(&fs::read(path)?)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
@@ -104,7 +104,7 @@ impl LeaseFile {
 }
 
 impl StoreConfig {
-    /// When a lease of `lease_s` seconds ends that is asked for at `now_s`, seconds since the Unix epoch; 0 asks for the
+    /// The end of a lease of `lease_s` seconds that is asked for at `now_s`, seconds since the Unix epoch; 0 asks for the
     /// default. `None`: it has no end.
     pub fn expiry(&self, lease_s: u64, now_s: u64) -> Option<u64> {
         let asked = if lease_s == 0 { self.lease_default_s } else { lease_s };
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_says_what_it_must() {
+    fn a_lease_is_read_back_as_it_was_written_and_a_broken_file_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.meta");
         assert_eq!(LeaseFile::read(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
@@ -170,7 +170,7 @@ mod tests {
                 assert_eq!((read.lease, read.length), (lease, length));
             }
         }
-        // Of an earlier version.
+        // A file of an earlier version.
         fs::write(&path, b"{\"expires_s\":7}").unwrap();
         assert_eq!(LeaseFile::read(&path).unwrap().lease, Lease::until(Some(7), None));
         for broken in [&b""[..], b"{\"expires_s\":", b"[]"] {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-/// The store's lock. Let go by name: a process that forked meanwhile holds the same open file until it runs its program.
+/// The store's lock. It is unlocked explicitly: a forked process keeps the same file open until it runs its program.
 #[derive(Debug)]
 pub(super) struct Lock(pub(super) File);
 

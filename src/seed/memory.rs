@@ -1,4 +1,4 @@
-//! The blocks of held payloads that are asked for most, in memory.
+//! The memory tier: the most used blocks of held payloads, in memory.
 
 use super::error::StoreError;
 use super::open_payload::OpenPayload;
@@ -11,33 +11,33 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Blocks looked at, from the one used longest ago, for one that nobody reads any more.
+/// The most blocks, beginning with the least recently used, that are tried for one without a reader.
 const EVICTION_TRIES_MAX: usize = 64;
 
-/// What a [`MemoryTier`] has done and holds.
+/// The counts and contents of a [`MemoryTier`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct MemoryStats {
     /// Reads that found their block in memory.
     pub hits: u64,
     /// Reads that went to the disk.
     pub misses: u64,
-    /// Of the misses, those that no block was free for: read into memory of their own and not kept.
+    /// The misses for which no block was free: their bytes were read into memory of their own and not kept.
     pub unpooled: u64,
-    /// Payload bytes held.
+    /// Payload bytes in memory.
     pub held_bytes: u64,
-    /// Blocks that hold them.
+    /// Blocks in use.
     pub blocks: u64,
     /// Blocks of the pool in huge pages.
     pub huge_blocks: u64,
 }
 
-/// A cache of 2 MiB blocks of held payloads under a bound of bytes; the block used longest ago goes first. Reads are
-/// parts of a block, not copies. A payload shorter than a block takes a whole one.
+/// A cache of 2 MiB blocks of held payloads, bounded in bytes; the least recently used block is dropped first. Reads give
+/// parts of a block, not copies. A payload shorter than a block takes a whole block.
 #[derive(Debug)]
 pub struct MemoryTier {
     pool: Pool,
     blocks: FxHashMap<Key, Block>,
-    /// Keys by when they were last used.
+    /// Keys by the time of their last use.
     uses: BTreeMap<u64, Key>,
     clock: u64,
     stats: MemoryStats,
@@ -48,7 +48,7 @@ type Key = (Token, u64, u64);
 
 #[derive(Debug)]
 struct Block {
-    /// Shared with every [`Lent`] part of it, so that it is known whether a reader is left.
+    /// Shared with every [`Lent`] part of it: the count shows whether a reader is left.
     memory: Arc<blocks::PooledBlock>,
     len: usize,
     used: u64,
@@ -73,8 +73,8 @@ impl Block {
 }
 
 impl MemoryTier {
-    /// A cache of at most `budget_bytes`, rounded down to blocks; in huge pages where `prefer_huge` and the program
-    /// can. Below one block it keeps nothing and every read goes to the disk.
+    /// A cache of at most `budget_bytes`, rounded down to whole blocks; in huge pages if `prefer_huge` is set, the program has DPDK, and
+    /// huge pages are free. With less than one block it keeps nothing, and every read goes to the disk.
     pub fn new(budget_bytes: u64, prefer_huge: bool) -> Self {
         let blocks_max = usize::try_from(budget_bytes / MEMORY_BLOCK_BYTES as u64).unwrap_or(usize::MAX);
         Self {
@@ -86,11 +86,11 @@ impl MemoryTier {
         }
     }
 
-    /// The payload bytes from `offset` on: `len`, or fewer if the block or the payload ends before. None past the end.
+    /// The payload bytes from `offset` on: `len`, or fewer if the block or the payload ends before; empty past the end.
     ///
     /// # Errors
-    /// [`StoreError::Io`] if the block has to come from the disk and cannot; [`StoreError::Damaged`] if that block is a whole payload
-    /// and not what its token names.
+    /// [`StoreError::Io`] if the block must be read from the disk and cannot; [`StoreError::Damaged`] if that block is a whole payload
+    /// and does not match its token.
     pub fn read(&mut self, held: &OpenPayload, offset: u64, len: usize) -> Result<Bytes, StoreError> {
         let index = offset / MEMORY_BLOCK_BYTES as u64;
         let start = index * MEMORY_BLOCK_BYTES as u64;
@@ -118,7 +118,7 @@ impl MemoryTier {
             return Ok(bytes.into());
         };
         held.read(start, &mut memory[..block_len]).map_err(failed)?;
-        // One block is hashed in a fraction of the time that the disk took for it. A longer payload is checked by its reader.
+        // Hashing one block takes a fraction of the time of reading it. A longer payload is checked by its reader.
         if held.is_whole()
             && held.length() == block_len as u64
             && Token::of(&memory[..block_len]) != held.token()
@@ -133,19 +133,19 @@ impl MemoryTier {
         Ok(bytes)
     }
 
-    /// Drops the blocks of a payload that the store has forgotten.
+    /// Drops the blocks of a payload that the store no longer holds.
     pub fn forget(&mut self, token: &Token) {
         let keys: Vec<Key> = self.blocks.keys().filter(|key| key.0 == *token).copied().collect();
         keys.into_iter().for_each(|key| self.evict(key));
     }
 
-    /// What it has done and holds.
+    /// Its counts and contents.
     pub fn stats(&self) -> MemoryStats {
         let huge_blocks = self.pool.huge_blocks() as u64;
         MemoryStats { blocks: self.blocks.len() as u64, huge_blocks, ..self.stats }
     }
 
-    /// A block to fill: a new one, or the one used longest ago that nobody reads.
+    /// A block to fill: a new one, or the least recently used one without a reader.
     fn free_block(&mut self) -> Option<blocks::PooledBlock> {
         if let Some(block) = self.pool.take() {
             return Some(block);
@@ -166,7 +166,7 @@ impl MemoryTier {
     }
 }
 
-/// Where blocks come from: huge pages if DPDK is built in.
+/// The source of blocks: huge pages, by DPDK.
 #[cfg(feature = "dpdk")]
 mod blocks {
     use dpdk::{Backing, SlabPool};
@@ -192,7 +192,7 @@ mod blocks {
     }
 }
 
-/// Where blocks come from: the heap.
+/// The source of blocks: the heap.
 #[cfg(not(feature = "dpdk"))]
 mod blocks {
     use std::ops::{Deref, DerefMut};
@@ -207,7 +207,7 @@ mod blocks {
     #[derive(Debug)]
     struct Shared {
         free: Vec<Vec<u8>>,
-        /// Blocks that may still be made.
+        /// The number of blocks that may still be made.
         left: usize,
     }
 
@@ -233,7 +233,7 @@ mod blocks {
         }
     }
 
-    /// Goes back to its pool when dropped.
+    /// A block that goes back to its pool when dropped.
     #[derive(Debug)]
     pub(super) struct PooledBlock {
         memory: Vec<u8>,

@@ -1,4 +1,4 @@
-//! MIRROR: fetches something from other nodes and holds it (protocol §6).
+//! MIRROR: fetches a payload or lanes from other nodes and holds them (protocol §6).
 
 use super::app::Seed;
 use super::writing::Writing;
@@ -14,7 +14,7 @@ use crate::token::AnyToken;
 use rustc_hash::FxHashMap;
 use std::time::{Duration, Instant};
 
-/// One thing that a peer asked this node to hold.
+/// One MIRROR that this node carries out.
 pub(super) struct Mirroring {
     mirror: Mirror,
     lease: Lease,
@@ -22,7 +22,7 @@ pub(super) struct Mirroring {
 }
 
 enum Stage {
-    /// For connections to the sources, or some of them.
+    /// Waits for connections to the sources, or to some of them.
     Waiting {
         until: Instant,
     },
@@ -32,10 +32,10 @@ enum Stage {
     },
 }
 
-/// How far it is.
+/// The state of a mirroring after a turn.
 pub(super) enum MirrorOutcome {
     Going,
-    /// All is written: to be made durable.
+    /// Everything is written, and is to be made durable.
     Written(Box<Writing>),
     Failed(ErrorRecord),
     Store(StoreError),
@@ -54,7 +54,7 @@ impl Mirroring {
         }
     }
 
-    /// A connection is gone.
+    /// Notes that a connection has ended.
     pub(super) fn closed(&mut self, connection: ConnectionId, reason: &CloseReason) {
         if let Stage::Running { gather, .. } = &mut self.stage {
             gather.closed(connection, reason);
@@ -68,7 +68,7 @@ impl Mirroring {
         }
     }
 
-    /// Gives up.
+    /// Cancels the mirroring and its requests.
     pub(super) fn cancel<T: Clone>(&mut self, now: Instant, asker: &mut Asker<'_, T>) {
         if let Stage::Running { gather, .. } = &mut self.stage {
             gather.cancel();
@@ -76,7 +76,7 @@ impl Mirroring {
         }
     }
 
-    /// Goes on; `nodes` are the connections that there are.
+    /// Continues the mirroring; `nodes` are the present connections. Returns whether there was work.
     pub(super) fn poll<T: Clone>(
         &mut self,
         now: Instant,
@@ -136,7 +136,7 @@ impl Mirroring {
 }
 
 impl Seed {
-    /// Takes a MIRROR: what is held already is committed at once, anything else fetched first.
+    /// Takes a MIRROR. If everything is held already, only the lease is committed; otherwise the missing part is fetched first.
     pub(super) fn mirror(
         &mut self,
         now: Instant,
@@ -146,7 +146,7 @@ impl Seed {
         mut mirror: Mirror,
     ) {
         if node.is_none() {
-            let reason = "only for peers that showed a certificate";
+            let reason = "MIRROR needs a peer with a certificate; connect with an identity";
             return self.refuse(port, request, ErrorCode::MirrorRefused, reason);
         }
         if self.mirrors.len() >= MIRRORS_LEN_MAX {
@@ -180,14 +180,14 @@ impl Seed {
         self.mirrors.insert(request, Mirroring::new(mirror, lease, now));
     }
 
-    /// The data lanes of a set that is held here; of anything else, what no lanes cover.
+    /// The data lanes of a set that is held here; for any other token a selection that no holding contains.
     fn data_lanes(&self, token: &AnyToken) -> Lanes {
         let AnyToken::Set(token) = token else { return Lanes::first(u128::BITS) };
         let set = self.parts.store.get_set(token).ok().flatten();
         set.map_or(Lanes::first(u128::BITS), |set| Lanes::first(set.descriptor.k().into()))
     }
 
-    /// Goes on with every MIRROR.
+    /// Continues every mirroring.
     pub(super) fn poll_mirrors(&mut self, now: Instant, port: &mut AppPort) -> bool {
         let over_s = self.moment(now).over_s;
         let mut worked = false;
@@ -213,7 +213,7 @@ impl Seed {
     }
 }
 
-/// Begins to write what was described.
+/// Begins to write the described payload or set.
 fn begin(
     mirror: &Mirror,
     lease: Lease,
@@ -228,13 +228,13 @@ fn begin(
             Writing::assembled(store, *set, lease, now_s)?
         }
         (AnyToken::Set(_), Some(set)) => Writing::set(store.begin_set(*set, mirror.lanes, lease, now_s)?),
-        // The gathering itself has found out that no set was described.
+        // The gathering has failed already: no set was described.
         (AnyToken::Set(_), None) => return Ok(None),
     };
     Ok(Some(Box::new(writing)))
 }
 
-/// Writes what has come.
+/// Writes the bytes of an event.
 fn write(writing: &mut Writing, event: &GatherEvent) -> Result<(), StoreError> {
     match event {
         GatherEvent::Piece(piece) => writing.piece(piece),

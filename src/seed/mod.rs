@@ -1,5 +1,4 @@
-//! The seed's keeping: payloads and lanes of sets on disk ([`Store`]), and the blocks of them that are asked for most in
-//! memory ([`MemoryTier`]).
+//! The seed's storage: payloads and lanes of sets on disk ([`Store`]), and their most used blocks in memory ([`MemoryTier`]).
 
 mod announce;
 mod app;

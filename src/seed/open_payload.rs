@@ -1,4 +1,4 @@
-//! What is held, open for reading.
+//! Payloads and sets of the store, open for reading.
 
 use super::error::StoreError;
 use crate::limits::PAYLOAD_BYTES_MAX;
@@ -13,15 +13,15 @@ use std::sync::Arc;
 /// Outboards up to this size are read whole when a payload is opened, bytes.
 const OUTBOARD_IN_MEMORY_BYTES_MAX: u64 = 1 << 20;
 
-/// A payload, or a blob of a set, open for reading. Cheap to clone; stays readable when the store forgets it.
+/// A payload, or a blob of a set, open for reading. It is cheap to clone, and stays readable after the store has removed it.
 ///
-/// Of a set's blob that is not held whole only the shards of the lanes held are there, with the hash pairs above them: an
-/// encoder may be asked for those and no others.
+/// If a set's blob is not held whole, it has only the shards of the lanes held, and the hash pairs above them. An encoder may ask
+/// for those alone.
 #[derive(Clone, Debug)]
 pub struct OpenPayload {
     token: Token,
     length: u64,
-    /// Of the set's files, which grow; else the inode of the payload's file, which another may replace.
+    /// For a set's files, which grow, their generation; otherwise the inode of the payload's file, which another file may replace.
     generation: u64,
     whole: bool,
     blob: Arc<File>,
@@ -29,7 +29,7 @@ pub struct OpenPayload {
 }
 
 impl OpenPayload {
-    /// Opens a blob and its outboard; `None` if one is missing or is not what it should be. The `generation` of a whole payload is 0.
+    /// Opens a blob and its outboard; `None` if one is missing or has the wrong size. The `generation` of a whole payload is 0.
     pub(super) fn open(
         token: Token,
         generation: u64,
@@ -49,7 +49,7 @@ impl OpenPayload {
         let generation = if whole { metadata.ino() } else { generation };
         let outboard = match open_outboard(outboard_path, length) {
             Ok(outboard) => outboard,
-            // Two renames that a crash tore apart: the payload is not held.
+            // A crash between two renames: the payload is not held.
             Err(OutboardError::Size { .. } | OutboardError::TooLong(_)) => return Ok(None),
             Err(OutboardError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StoreError::io("read", outboard_path, io::Error::other(error))),
@@ -57,27 +57,27 @@ impl OpenPayload {
         Ok(Some(Self { token, length, generation, whole, blob: Arc::new(blob), outboard }))
     }
 
-    /// Its token.
+    /// The blob's token.
     pub fn token(&self) -> Token {
         self.token
     }
 
-    /// Its length, bytes.
+    /// The blob's length, bytes.
     pub fn length(&self) -> u64 {
         self.length
     }
 
-    /// Its hash pairs.
+    /// The blob's hash pairs.
     pub fn outboard(&self) -> &Outboard {
         &self.outboard
     }
 
-    /// Whether all of it is there.
+    /// Whether it is a whole payload.
     pub(super) fn is_whole(&self) -> bool {
         self.whole
     }
 
-    /// Tells what was read from what is read of another file in its place, or after more lanes have come.
+    /// A number that changes if another file replaces this one, or lanes are added to it.
     pub(super) fn generation(&self) -> u64 {
         self.generation
     }
@@ -85,7 +85,7 @@ impl OpenPayload {
     /// Fills `out` with the payload bytes from `offset` on.
     ///
     /// # Errors
-    /// The disk's; [`io::ErrorKind::UnexpectedEof`] past the payload's end.
+    /// An error of the disk; [`io::ErrorKind::UnexpectedEof`] past the payload's end.
     pub fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         #[cfg(test)]
         broken_disk::read(self.token)?;
@@ -96,13 +96,13 @@ impl OpenPayload {
 /// Lanes of a set, open for reading.
 #[derive(Clone, Debug)]
 pub struct OpenSet {
-    /// How its payload is cut.
+    /// The set's descriptor.
     pub descriptor: Descriptor,
-    /// The lanes that are held.
+    /// The lanes held.
     pub lanes: Lanes,
-    /// The payload, as far as `lanes` go; `None` if none of its bytes are held.
+    /// The payload's blob, as far as `lanes` cover it; `None` if none of its bytes are held.
     pub content: Option<OpenPayload>,
-    /// The parity blob, as far as `lanes` go; `None` if none of its bytes are held.
+    /// The parity blob, as far as `lanes` cover it; `None` if none of its bytes are held.
     pub parity: Option<OpenPayload>,
 }
 
@@ -124,7 +124,7 @@ fn open_outboard(path: &Path, length: u64) -> Result<Outboard, OutboardError> {
     }
 }
 
-/// A disk that cannot read some payloads, and what a check makes of it.
+/// A simulated disk that cannot read some payloads, and the results of checks on it.
 #[cfg(test)]
 mod broken_disk {
     use crate::seed::{CheckResult, DamageOutcome, Lease, Store, StoreConfig};
@@ -189,7 +189,7 @@ mod broken_disk {
     }
 
     #[test]
-    fn what_the_disk_errs_on_is_set_aside_and_told_and_may_be_put_again() {
+    fn a_payload_on_a_failing_disk_is_set_aside_and_reported_and_may_be_put_again() {
         let (dir, store, data, token) = broken(1, Errno::IO);
         assert_eq!(check(&store, token), CheckResult::Damaged);
         let damage = store.damage();
@@ -203,7 +203,7 @@ mod broken_disk {
     }
 
     #[test]
-    fn what_this_process_may_not_read_stays_and_is_told_with_its_mend() {
+    fn a_payload_that_this_process_may_not_read_stays_and_is_reported_with_the_fix() {
         for (seed, error) in [(2, Errno::ACCESS), (3, Errno::PERM)] {
             let (dir, store, _, token) = broken(seed, error);
             assert_eq!(check(&store, token), CheckResult::Unreadable);

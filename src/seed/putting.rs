@@ -1,4 +1,4 @@
-//! PUT: writes what peers send, and answers once it is durable.
+//! PUT: writes the payloads and lanes that peers send, and answers once they are durable.
 
 use super::Lease;
 use super::app::Seed;
@@ -14,14 +14,14 @@ use std::time::Instant;
 /// Payloads and lanes on their way from peers to the disk.
 #[derive(Default)]
 pub(super) struct Putting {
-    /// By their PUTs. A writer that is dropped removes what it wrote.
+    /// By the request numbers of their PUTs. A dropped writer removes its files.
     receiving: FxHashMap<RequestId, Writing>,
-    /// From the first commit on.
+    /// Started with the first commit.
     committer: Option<Committer>,
 }
 
 impl Putting {
-    /// A peer gave its request up.
+    /// Ends a request that its peer has given up.
     pub(super) fn abandon(&mut self, request: RequestId) {
         self.receiving.remove(&request);
     }
@@ -43,7 +43,7 @@ impl Seed {
         let (token, length) = (descriptor.content(), descriptor.length_bytes());
         let over_s = self.moment(now).over_s;
         if self.holding(&token.into(), over_s).is_some() {
-            // Durable already, and looked at anew: nothing needs to cross the wire again.
+            // It is durable, and a check has just confirmed it: no bytes need to be sent again.
             let held = Writing::Held(token.into(), length, Some(descriptor), lease);
             return self.commit(now, port, request, held);
         }
@@ -80,7 +80,7 @@ impl Seed {
         self.send(port, Command::accept(request));
     }
 
-    /// Bytes of a PUT; of any other request nothing is written.
+    /// Writes bytes of a PUT. Bytes of other requests are ignored.
     pub(super) fn received(
         &mut self,
         port: &mut AppPort,
@@ -98,7 +98,7 @@ impl Seed {
         }
     }
 
-    /// All bytes of a PUT have arrived.
+    /// Commits a PUT all of whose bytes have arrived.
     pub(super) fn received_all(&mut self, now: Instant, port: &mut AppPort, request: RequestId) {
         if let Some(writing) = self.putting.receiving.remove(&request) {
             self.commit(now, port, request, writing);

@@ -1,7 +1,7 @@
-//! Finds what a store holds when it is opened, removes what a crash left, and sets aside what is damaged.
+//! Finds a store's holdings when it is opened, removes what a crash left, and sets damaged files aside.
 //!
-//! A crash leaves the files of what was being changed then, and a file under `tmp` whose name begins with its token: what has none is
-//! not a crash's. A file is never removed for being damaged.
+//! A crash leaves files that were being changed, and with them a file under `tmp` whose name begins with the same token. Without such a
+//! file under `tmp`, incomplete files do not come from a crash. A file is never deleted for being damaged.
 
 use super::check::Suspect;
 use super::clock::Clock;
@@ -25,7 +25,7 @@ use std::time::SystemTime;
 #[derive(Debug, Default)]
 struct Found {
     files: Vec<File>,
-    /// Directories and the like that have the names of files.
+    /// Directories and special files under the names of files.
     odd: Vec<PathBuf>,
 }
 
@@ -34,7 +34,7 @@ struct File {
     kind: String,
     path: PathBuf,
     length: u64,
-    /// Two names of one file have the same.
+    /// The inode: two names of one file have the same.
     inode: u64,
     modified: SystemTime,
 }
@@ -57,7 +57,7 @@ impl Found {
     }
 }
 
-/// What is put into the index once all is known.
+/// An entry of the index to be. Entries are inserted once all are known.
 struct Entry {
     used: SystemTime,
     token: AnyToken,
@@ -66,7 +66,7 @@ struct Entry {
     body: EntryBody,
 }
 
-/// Empties `tmp`; gives the tokens, in hexadecimal digits, of what was being changed when the last process ended.
+/// Empties `tmp`; returns the tokens, in hexadecimal digits, that were being changed when the last process ended.
 pub(super) fn empty_temporary(dir: &Path, damage: &mut Damage) -> Result<FxHashSet<String>, StoreError> {
     let tmp = dir.join("tmp");
     let mut in_flight = FxHashSet::default();
@@ -85,7 +85,7 @@ pub(super) fn empty_temporary(dir: &Path, damage: &mut Damage) -> Result<FxHashS
     Ok(in_flight)
 }
 
-/// The looking through a store's files.
+/// The search of a store's files.
 pub(super) struct Recovery<'a> {
     pub(super) dir: &'a Path,
     pub(super) index: &'a mut Index,
@@ -95,8 +95,8 @@ pub(super) struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
-    /// Puts what is held into the index; what was written last counts as used last. Gives the payloads whose outboards must be made
-    /// anew before they are held.
+    /// Inserts the holdings into the index; the file written last counts as used last. Returns the payloads whose outboards must be
+    /// made anew before they are held.
     pub(super) fn fill(mut self) -> Result<Vec<Suspect>, StoreError> {
         let mut entries = Vec::new();
         let mut inodes = FxHashMap::default();
@@ -133,7 +133,7 @@ impl Recovery<'_> {
         Ok(self.suspects(suspects))
     }
 
-    /// Those that can be looked at.
+    /// The suspects to check; none in a store that cannot be written: they are reported instead.
     fn suspects(&mut self, suspects: FxHashMap<Token, Suspect>) -> Vec<Suspect> {
         if self.damage.is_writable() {
             return suspects.into_values().collect();
@@ -147,12 +147,12 @@ impl Recovery<'_> {
 
     fn set_odd_aside(&mut self, token: &AnyToken, found: &Found) {
         if !found.odd.is_empty() {
-            let reason = "something that is no file has the name of one";
+            let reason = "a directory or special file has the name of a file";
             self.damage.set_aside(token, reason, found.odd.iter().map(PathBuf::as_path));
         }
     }
 
-    /// The file that makes it held is missing: it was being written or removed, or it was lost.
+    /// Handles a token without the file that makes it held: it was being written or removed, or the file was lost.
     fn without_its_first(&mut self, token: &AnyToken, found: &Found, reason: &str) -> Result<(), StoreError> {
         if found.files.is_empty() {
             return Ok(());
@@ -164,8 +164,8 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Its lease, and how long it says that the payload is. What has a lease that cannot be read is kept without end: losing it would
-    /// be worse.
+    /// The lease, and the payload's length in its file. With a lease that cannot be read, the payload is kept without end, since removing
+    /// it would be worse.
     fn lease(&mut self, token: &AnyToken, found: &Found) -> (Lease, Option<u64>) {
         let Some(file) = found.file(META) else { return (Lease::default(), None) };
         match LeaseFile::read(&file.path) {
@@ -185,7 +185,7 @@ impl Recovery<'_> {
         }
     }
 
-    /// Reads the files of a set; none if nothing of it is held, or not yet.
+    /// Reads the files of a set; `None` if none of its lanes are held, or not yet.
     fn set(
         &mut self,
         inodes: &FxHashMap<AnyToken, u64>,
@@ -209,7 +209,7 @@ impl Recovery<'_> {
             }
         };
         let Some((descriptor, claimed)) = layout::parse_set(set, &bytes) else {
-            self.damage.set_aside(token, "its descriptor is not what it was", found.paths());
+            self.damage.set_aside(token, "its descriptor does not match the set token", found.paths());
             return Ok(None);
         };
         let mut body = SetBody { descriptor, own: claimed, generation: self.index.next_generation() };
@@ -226,7 +226,7 @@ impl Recovery<'_> {
                 body: EntryBody::Set(body),
             }));
         }
-        // It may be held once its payload has its outboard again.
+        // The set may be held once its payload has an outboard again.
         let blobs =
             [Blob::Content, Blob::Parity].into_iter().filter_map(|blob| layout::blob(&descriptor, blob));
         let blobs: Vec<_> = blobs.map(|(blob, _)| blob).collect();
@@ -238,12 +238,12 @@ impl Recovery<'_> {
         } else {
             let left = found.files.iter().filter(|file| file.kind == SET || file.kind == META);
             let paths = left.map(|file| file.path.as_path());
-            self.damage.set_aside(token, "nothing of it is held any more", paths);
+            self.damage.set_aside(token, "none of its lanes are held any more", paths);
         }
         Ok(None)
     }
 
-    /// Of the lanes that a set claims in its own files, those whose files are there. The others' files go, or are set aside.
+    /// The lanes that a set claims in its own files and whose files are there. Files of other lanes are removed or set aside.
     fn lanes(
         &mut self,
         inodes: &FxHashMap<AnyToken, u64>,
@@ -260,7 +260,7 @@ impl Recovery<'_> {
             let whole = layout::blob(descriptor, blob)
                 .is_some_and(|(payload, length)| self.index.has_payload(&payload, length));
             let Some(part) = parts.iter().find(|part| part.blob == blob) else {
-                // A crash came before or after the set claimed them; or they are what is left of lanes.
+                // A crash came before or after the set claimed them, or the set has lost these lanes.
                 if whole || is_in_flight {
                     if self.damage.is_writable() {
                         files().try_for_each(|file| remove_if_there(&file.path))?;
@@ -273,7 +273,7 @@ impl Recovery<'_> {
             };
             let lanes = layout::lanes_of(descriptor, blob).intersection(claimed);
             let inode = found.file(kind).map(|file| file.inode);
-            // A crash while the set's files became a payload: the payload is enough.
+            // A crash came while the set's files became a payload: the payload is enough.
             if inode.is_some() && inodes.get(&AnyToken::from(part.token)).copied() == inode {
                 own = own.without(lanes);
                 if self.damage.is_writable() {
@@ -292,14 +292,14 @@ impl Recovery<'_> {
         Ok(own)
     }
 
-    /// The files of every token two levels below `dir/directory`. What has another name is not ours: neither counted nor
-    /// touched.
+    /// The files of every token two levels below `dir/directory`. Files with other names do not belong to the store, and are
+    /// neither counted nor touched.
     fn find(&mut self, directory: &str) -> Result<FxHashMap<AnyToken, Found>, StoreError> {
         let mut found: FxHashMap<AnyToken, Found> = FxHashMap::default();
         let top = self.dir.join(directory);
         let level = match fs::read_dir(&top) {
             Ok(level) => level,
-            // A store from before there were sets, on a disk that cannot be written.
+            // A store of a version without sets, on a disk that cannot be written.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
             Err(error) => return Err(StoreError::io("read", &top, error)),
         };
@@ -328,7 +328,7 @@ impl Recovery<'_> {
                         found.entry(token).or_default().files.push(file);
                     }
                     Ok(_) => found.entry(token).or_default().odd.push(path),
-                    // Forgotten meanwhile.
+                    // It was removed meanwhile.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(error) => return Err(StoreError::io("read", &path, error)),
                 }
@@ -338,7 +338,7 @@ impl Recovery<'_> {
     }
 }
 
-/// What is wrong with a payload's files, as far as sizes tell.
+/// The fault of a payload's files, as far as their sizes show it.
 fn wrong(token: &Token, blob: &File, found: &Found, length: Option<u64>) -> Option<String> {
     let is = blob.length;
     if let Some(length) = length.filter(|length| *length != is) {
@@ -358,7 +358,7 @@ fn wrong(token: &Token, blob: &File, found: &Found, length: Option<u64>) -> Opti
     Some(format!("its outboard has {has} of {pairs} bytes"))
 }
 
-/// Whether this is the place of a directory of the store.
+/// Whether a path is that of one of the store's directories.
 fn is_prefix(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str());
     name.is_some_and(|name| name.len() == 2 && name.bytes().all(|byte| byte.is_ascii_hexdigit()))

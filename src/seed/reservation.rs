@@ -1,4 +1,4 @@
-//! Room for what is to be written, and what goes to make it.
+//! Reserves room for payloads and lanes to be written, and removes others to make it.
 
 use super::disk::available_bytes;
 use super::error::StoreError;
@@ -9,7 +9,7 @@ use crate::tls::NodeId;
 use crate::token::AnyToken;
 use std::sync::Arc;
 
-/// Room in the store, given back when dropped.
+/// Room in the store. Dropping it gives the room back.
 #[derive(Debug)]
 pub(super) struct Reservation {
     store: Arc<Inner>,
@@ -33,8 +33,8 @@ impl Drop for Reservation {
 }
 
 impl Inner {
-    /// Takes `needed_bytes` of the capacity, and of its owner's quota, and looks whether the disk has them. What may go,
-    /// goes if that helps.
+    /// Reserves `needed_bytes` of the capacity and of the payer's quota, and checks that the disk has them free. Removes cached
+    /// payloads and those with ended leases, if that makes enough room.
     pub(super) fn reserve(
         self: &Arc<Self>,
         needed_bytes: u64,
@@ -60,7 +60,7 @@ impl Inner {
         }
     }
 
-    /// Looks whether the disk has `needed_bytes`; if not, lets go what may go, if that is enough.
+    /// Checks that the disk has `needed_bytes` free. If not, removes holdings that may go, if they are enough.
     fn find_disk(&self, needed_bytes: u64, now_s: u64) -> Result<(), StoreError> {
         let available =
             || available_bytes(&self.dir).map_err(|e| StoreError::io("look for room in", &self.dir, e));
@@ -88,7 +88,7 @@ impl Inner {
         went.map(drop)
     }
 
-    /// What goes first, if all that may go is at least `short_bytes`.
+    /// The first holding to remove, if all removable ones together take at least `short_bytes`.
     fn first_evictable(&self, short_bytes: u64, now_s: u64) -> Option<AnyToken> {
         let index = self.index();
         if index.evictable_bytes(now_s) < short_bytes {
@@ -108,7 +108,7 @@ impl Inner {
         }
     }
 
-    /// Whether the node that asks for this lease has the quota for it.
+    /// Checks the quota of the node that asks for this lease.
     pub(super) fn check_extension(&self, token: &AnyToken, asked: Lease) -> Result<(), StoreError> {
         let index = self.index();
         let Some(entry) = index.get(token) else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! The latest time that a store has seen, in a file of its directory.
+//! The store's time, kept in a file of its directory.
 
 use super::clock::{Clock, Saved, boot_id};
 use super::disk::{remove_if_there, replace};
@@ -8,11 +8,11 @@ use std::io;
 use std::path::Path;
 use std::sync::PoisonError;
 
-/// The file that keeps the latest time seen.
+/// The name of that file.
 const CLOCK: &str = "clock";
 
 impl Inner {
-    /// Writes the time down, if the store can be written.
+    /// Writes the time, if the store can be written.
     pub(super) fn save_clock(&self) {
         if self.read_only.is_some() {
             return;
@@ -21,24 +21,24 @@ impl Inner {
         let Some(saved) = self.clock().saved() else { return };
         let path = self.dir.join(CLOCK);
         let bytes = serde_json::to_vec(&saved).unwrap_or_default();
-        // Beside it: what lies under `tmp` is payloads and sets on their way.
+        // Beside the file: `tmp` is only for payloads and sets.
         let new = path.with_added_extension("new");
         if let Err(error) = remove_if_there(&new).and_then(|()| replace(&path, &new, &bytes)) {
-            tracing::warn!(%error, "the time cannot be written down in the store");
+            tracing::warn!(%error, "the time cannot be written to the store's file `clock`");
         }
     }
 }
 
-/// The clock of the store in `dir`. A note that cannot be read counts as none.
+/// The clock of the store in `dir`. A file that cannot be read counts as missing.
 pub(super) fn clock(dir: &Path) -> Clock {
     let path = dir.join(CLOCK);
     let saved = match fs::read(&path) {
         Ok(bytes) => serde_json::from_slice::<Saved>(&bytes)
-            .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "the store's note of the time is none"))
+            .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "the store's file of the time is not valid"))
             .ok(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "the store's note of the time cannot be read");
+            tracing::warn!(path = %path.display(), %error, "the store's file of the time cannot be read");
             None
         }
     };

@@ -1,4 +1,4 @@
-//! Answers FETCH: to one peer in the order of its requests, between peers in turn.
+//! Answers FETCHes: one peer's in the order of its requests, and peers in turn.
 
 use super::{MemoryTier, OpenPayload, OpenSet, Store, StoreError};
 use crate::limits::EARLY_FETCH_BYTES_MAX;
@@ -12,23 +12,23 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-/// Bytes given to one peer before the next has its turn.
+/// Bytes that are given to one peer before the next has its turn.
 const TURN_BYTES: usize = 256 * 1024;
 
-/// A FETCH that is looked up in a store.
+/// A FETCH to be looked up in a store.
 pub(super) struct Lookup<'a> {
     pub(super) fetch: &'a Fetch,
-    /// It came in early data.
+    /// Whether it arrived in early data.
     pub(super) early: bool,
 }
 
-/// What it gets: the front of the answer, and what yields the rest.
+/// The answer to a FETCH: its OK record, and the encoders of its bytes.
 pub(super) struct PreparedAnswer {
     pub(super) ok: OkRecord,
     parts: VecDeque<(OpenPayload, VerifiedEncoder)>,
 }
 
-/// Why it gets nothing.
+/// Why a FETCH is refused.
 pub(super) enum Refusal {
     Failure(ErrorRecord),
     Store(StoreError),
@@ -45,7 +45,7 @@ fn refuse<T>(code: ErrorCode, reason: impl Into<String>) -> Result<T, Refusal> {
 }
 
 impl Lookup<'_> {
-    /// Looks it up.
+    /// Looks up the payload or lanes.
     pub(super) fn find(&self, store: &Store) -> Result<PreparedAnswer, Refusal> {
         match self.fetch.token {
             AnyToken::Content(token) => match store.get(&token)? {
@@ -77,7 +77,7 @@ impl Lookup<'_> {
         if self.fetch.lanes.is_none() {
             return match set.content {
                 Some(content) => self.of_payload(content, Some(descriptor)),
-                // A payload of no bytes.
+                // A set whose payload is empty.
                 None => self.of_parts(&set, ok, wanted),
             };
         }
@@ -137,15 +137,15 @@ impl Lookup<'_> {
     fn check_bytes(&self, selected: u64) -> Result<(), Refusal> {
         if self.fetch.bytes_max > 0 && selected > self.fetch.bytes_max {
             let reason = format!(
-                "the answer has {selected} payload bytes, more than the {} asked for at most",
+                "the answer has {selected} payload bytes, more than the {} that the request allows",
                 self.fetch.bytes_max
             );
             return refuse(ErrorCode::Limit, reason);
         }
-        // Protocol §7: a replayed question must not cost much.
+        // Protocol §7: a replayed request must not cost much.
         if self.early && selected > EARLY_FETCH_BYTES_MAX {
             let reason = format!(
-                "early data may ask for {EARLY_FETCH_BYTES_MAX} bytes; ask again after the handshake"
+                "early data may ask for at most {EARLY_FETCH_BYTES_MAX} bytes; ask again after the handshake"
             );
             return refuse(ErrorCode::TooEarly, reason);
         }
@@ -153,17 +153,17 @@ impl Lookup<'_> {
     }
 }
 
-/// All answers on their way out.
+/// All answers that are being sent.
 #[derive(Default)]
 pub(super) struct Servings {
-    /// Peers in the order of their turns, each with its requests in the order in which they came.
+    /// Peers in the order of their turns, each with its requests in the order of their arrival.
     peers: VecDeque<(ConnectionId, VecDeque<OutgoingAnswer>)>,
 }
 
-/// An answer that ended: to which request, of what, and how.
+/// An answer that has ended: its request, its token and its result.
 pub(super) type Over = (RequestId, AnyToken, Result<(), StoreError>);
 
-/// One answer on its way out.
+/// One answer that is being sent.
 struct OutgoingAnswer {
     request: RequestId,
     token: AnyToken,
@@ -198,7 +198,7 @@ impl Servings {
         }
     }
 
-    /// What a request that is being answered asked for.
+    /// The token of a request that is being answered.
     pub(super) fn token_of(&self, request: RequestId) -> Option<AnyToken> {
         let mut servings = self.peers.iter().flat_map(|(_, requests)| requests);
         servings.find(|serving| serving.request == request).map(|serving| serving.token)
@@ -214,7 +214,7 @@ impl Servings {
         self.peers.retain(|(peer, _)| *peer != connection);
     }
 
-    /// Gives every peer a turn. Returns whether any byte went out; those that ended go to `over`.
+    /// Gives every peer a turn. Returns whether there was work; ended answers are appended to `over`.
     pub(super) fn serve(
         &mut self,
         memory: &Mutex<MemoryTier>,
@@ -269,7 +269,7 @@ fn serve_peer(
 }
 
 impl OutgoingAnswer {
-    /// Sends up to about `bytes_max`; gives how many went, and whether that was all.
+    /// Sends up to about `bytes_max`; returns the number of bytes sent, and whether the answer is complete.
     fn turn(
         &mut self,
         bytes_max: usize,

@@ -1,7 +1,7 @@
-//! What is kept on disk, each whole or not at all.
+//! The payloads and sets on disk. Each file is complete or absent.
 //!
 //! ```text
-//! <dir>/lock                      held by the process that writes here
+//! <dir>/lock                      locked by the process that writes here
 //! <dir>/data/<ab>/<64 hex>.meta   the payload's lease, see `Lease`
 //! <dir>/data/<ab>/<64 hex>.obao   hash pairs in pre-order; absent if the payload is one group
 //! <dir>/data/<ab>/<64 hex>.blob   the payload; it is held once this file is there
@@ -9,14 +9,14 @@
 //! <dir>/sets/<ab>/<64 hex>.content, .content.obao, .parity, .parity.obao
 //!                                 lanes of a blob that is not held whole, at their places, with holes between them
 //! <dir>/sets/<ab>/<64 hex>.set    bitmap of the lanes in these files, then the descriptor; the set is held once it is there
-//! <dir>/tmp/                      what is being written or removed; emptied when the store is opened
-//! <dir>/damaged/                  what was found damaged, under the names that it had; never emptied here
-//! <dir>/clock                     the latest time seen, see `clock`
-//! <dir>/trust-clock               an operator's word for the machine's clock, until it was taken
+//! <dir>/tmp/                      files being written or removed; emptied when the store is opened
+//! <dir>/damaged/                  damaged files, under their old names; the store never empties it
+//! <dir>/clock                     the store's time, see `clock`
+//! <dir>/trust-clock               an operator's word for the machine's clock, until the store has taken it
 //! ```
 //!
-//! The lanes held of a set are those in its own files and those of its blobs that are held as payloads. So a blob that goes
-//! takes its lanes from every set, and a set that has no others goes with it.
+//! A set holds the lanes in its own files, and those of its blobs that are held as payloads. A payload that is removed
+//! therefore takes its lanes from every set, and a set without other lanes is removed with it.
 
 use super::check::CheckResult;
 use super::checks::{CheckState, Checks};
@@ -43,15 +43,15 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-/// A directory of payloads and sets, named by their tokens. Clones share it. Calls block on the disk; none reads a clock:
-/// `now_s` is seconds since the Unix epoch.
+/// A directory of payloads and sets, named by their tokens. Clones share it. Calls block on the disk. No call reads a clock:
+/// `now_s` is the store's time, seconds since the Unix epoch ([`Store::moment`]).
 #[derive(Clone, Debug)]
 pub struct Store {
     pub(super) inner: Arc<Inner>,
     _open: Arc<Opened>,
 }
 
-/// Ends the store's thread with the last [`Store`], so that another process may open the directory then.
+/// Ends the store's thread with the last [`Store`]: another process may then open the directory.
 #[derive(Debug)]
 struct Opened(Arc<Inner>);
 
@@ -61,21 +61,22 @@ impl Drop for Opened {
     }
 }
 
-/// Locked by the process that has the store open for writing.
+/// The file that the process locks which has the store open for writing.
 const LOCK: &str = "lock";
 
 impl Store {
-    /// Opens the store in `dir`, makes it if it is not there, and removes what a crash left half-written. A directory
-    /// that cannot be written serves what it holds; [`Store::begin`] then says why it cannot take more. What is damaged is made
-    /// whole again or set aside: see [`Store::damage`].
+    /// Opens the store in `dir`, makes it if it is missing, and removes files that a crash left incomplete. A directory
+    /// that cannot be written serves its holdings; [`Store::begin`] then returns the reason why it takes no more. Damage is mended or
+    /// set aside: see [`Store::damage`].
     ///
     /// # Errors
-    /// [`StoreError::InUse`] if another process writes there, [`StoreError::Io`] if the directory cannot be made or read.
+    /// [`StoreError::InUse`] if another process has it open for writing, [`StoreError::Io`] if the directory cannot be made or read.
     pub fn open(dir: impl Into<PathBuf>, config: StoreConfig) -> Result<Self, StoreError> {
         Self::open_mending(dir, config, MEND_AT_START_BYTES_MAX)
     }
 
-    /// Opens as [`Store::open`] does, with outboards made anew before it returns, for payloads of at most this many bytes together.
+    /// Opens as [`Store::open`] does. Before it returns, it makes outboards anew for payloads of at most `bytes_max` bytes together; further
+    /// ones are made on the thread of the checks.
     ///
     /// # Errors
     /// Those of [`Store::open`].
@@ -131,10 +132,10 @@ impl Store {
         Ok(Self { _open: Arc::new(Opened(inner.clone())), inner })
     }
 
-    /// Whether another process has the store in `dir` open for writing; gives the file that it has locked. Changes nothing there.
+    /// Whether another process has the store in `dir` open for writing; returns the file that it has locked. Changes nothing there.
     ///
     /// # Errors
-    /// [`StoreError::Io`] if that cannot be found out.
+    /// [`StoreError::Io`] if the lock cannot be tested.
     pub fn is_in_use(dir: &Path) -> Result<Option<PathBuf>, StoreError> {
         let path = dir.join(LOCK);
         match File::open(&path).map(|file| file.try_lock_shared()) {
@@ -146,12 +147,12 @@ impl Store {
         }
     }
 
-    /// Begins to write the payload `token` of `length` bytes; room for it is taken at once. What has expired makes room,
-    /// then what is merely cached, the one used longest ago first.
+    /// Begins to write the payload `token` of `length` bytes, and reserves room for it. If room is short, holdings whose leases
+    /// have ended are removed, then cached ones, the least recently used first.
     ///
     /// # Errors
-    /// [`StoreError::Capacity`] or [`StoreError::DiskFull`] if there is no room, [`StoreError::PeerQuota`] if its owner
-    /// has none left, [`StoreError::ReadOnly`] if the store cannot be written, [`StoreError::TooLong`] past
+    /// [`StoreError::Capacity`] or [`StoreError::DiskFull`] if there is no room, [`StoreError::PeerQuota`] if the owner's quota
+    /// has none, [`StoreError::ReadOnly`] if the store cannot be written, [`StoreError::TooLong`] past
     /// [`crate::limits::PAYLOAD_BYTES_MAX`], [`StoreError::Io`] if the disk fails.
     pub fn begin(
         &self,
@@ -163,8 +164,8 @@ impl Store {
         PayloadWriter::begin(self.inner.clone(), token, length, lease, now_s)
     }
 
-    /// Begins to write those of `lanes` of a set that are not held; room for them is taken at once, as in
-    /// [`Store::begin`]. [`SetWriter::parts`] says what is to be written.
+    /// Begins to write those of `lanes` of a set that are not held, and reserves room for them as [`Store::begin`] does.
+    /// [`SetWriter::parts`] lists the parts to write.
     ///
     /// # Errors
     /// Those of [`Store::begin`]; [`StoreError::BadDescriptor`] after [`Store::mark_bad`], [`StoreError::NoSuchLanes`].
@@ -178,15 +179,15 @@ impl Store {
         SetWriter::begin(self.inner.clone(), descriptor, lanes, lease, now_s)
     }
 
-    /// The payload `token`, if it is held whole. It is then in use: see [`Store::touch`].
+    /// Opens the payload `token`, if it is held whole. Counts as a use: see [`Store::touch`].
     ///
     /// # Errors
-    /// [`StoreError::Io`] if its files are there and cannot be opened, [`StoreError::Damaged`] if they are not what they should be.
+    /// [`StoreError::Io`] if its files are there and cannot be opened, [`StoreError::Damaged`] if they are missing or have the wrong size.
     pub fn get(&self, token: &Token) -> Result<Option<OpenPayload>, StoreError> {
         self.found(*token, || self.inner.get(token))
     }
 
-    /// What `open` gives. If that is nothing although the thing is held, and not merely because it changes just now, it is damaged.
+    /// The result of `open`. If `open` finds nothing of a token that is held, and not merely changing just now, the token is damaged.
     fn found<T>(
         &self,
         token: impl Into<AnyToken>,
@@ -206,24 +207,24 @@ impl Store {
         }
     }
 
-    /// The lanes that are held of a set, if any are. They are then in use: see [`Store::touch`].
+    /// Opens the lanes that are held of a set, if any are. Counts as a use: see [`Store::touch`].
     ///
     /// # Errors
-    /// [`StoreError::Io`] if its files are there and cannot be opened, [`StoreError::Damaged`] if they are not what they should be.
+    /// [`StoreError::Io`] if its files are there and cannot be opened, [`StoreError::Damaged`] if they are missing or have the wrong size.
     pub fn get_set(&self, token: &SetToken) -> Result<Option<OpenSet>, StoreError> {
         self.found(*token, || self.inner.get_set(token))
     }
 
-    /// Says that something is in use, so that other things that are merely cached go first.
+    /// Notes a use: cached holdings that were used longer ago are removed first.
     pub fn touch(&self, token: impl Into<AnyToken>) {
         self.inner.touch(&token.into());
     }
 
-    /// Makes the lease of something that is held the longer of its own and `keep`'s, durably; what was cached is kept from
-    /// now on if `keep` says so. With a set go its blobs that are held whole. Gives whether it is held.
+    /// Extends the lease of a holding, durably, to the longer of its own and `lease`. A cached holding is kept from now on
+    /// if `lease` is no cached one. A set's blobs that are held whole are extended with it. Returns whether the token is held.
     ///
     /// # Errors
-    /// [`StoreError::PeerQuota`] if the new owner has no room left, [`StoreError::ReadOnly`] if something would change in
+    /// [`StoreError::PeerQuota`] if the new owner's quota has no room, [`StoreError::ReadOnly`] if a lease would change in
     /// a store that cannot be written, [`StoreError::Io`] if the disk fails.
     pub fn extend(&self, token: impl Into<AnyToken>, lease: Lease) -> Result<bool, StoreError> {
         let token = token.into();
@@ -234,7 +235,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Removes what has expired at `now_s`; gives what went. What cannot be removed is logged and tried again next time.
+    /// Removes holdings whose leases are over at `now_s`; returns their tokens. A failure is logged and tried again at the next call.
     pub fn expire(&self, now_s: u64) -> Vec<AnyToken> {
         let mut gone = Vec::new();
         if self.is_read_only() {
@@ -243,32 +244,34 @@ impl Store {
         let expired = self.inner.index().expired(now_s);
         for token in expired {
             let one = self.inner.change();
-            // It may have got a longer lease meanwhile.
+            // Its lease may have been extended meanwhile.
             if !self.lease(token).is_some_and(|lease| lease.is_expired(now_s)) {
                 continue;
             }
             match self.inner.end_lease(&one, &token) {
                 Ok(went) => gone.extend(went),
-                Err(error) => tracing::warn!(%token, %error, "what has expired cannot be removed"),
+                Err(error) => {
+                    tracing::warn!(%token, %error, "a payload or set whose lease is over cannot be removed")
+                }
             }
         }
         gone
     }
 
-    /// How many things went because their leases were over, since the store was opened.
+    /// Payloads and sets removed because their leases were over, since the store was opened.
     pub fn ended(&self) -> u64 {
         self.inner.ended.load(Relaxed)
     }
 
-    /// The damage that it knows of.
+    /// The damage that the store knows of.
     pub fn damage(&self) -> DamageState {
         self.inner.damage().state()
     }
 
-    /// Reads something that is held, on another thread, and compares it with its token; `done` is told there what was found. What is
-    /// not what its token names is made so again or set aside, and a set loses the lanes in question. `now` is the time of the
-    /// worker's loop. A check is urgent when a request waits for it; anything else is read at [`crate::limits::CHECK_BYTES_PER_S`], and false is
-    /// given if too many such checks are due.
+    /// Reads a holding on another thread, and compares it with its token; `done` is called there with the result. A payload
+    /// that does not match is mended or set aside; a set loses its damaged lanes. `now` is the time of the worker's loop. A check is
+    /// `urgent` when a request waits for it. Others read at most [`crate::limits::CHECK_BYTES_PER_S`]; false if too many of those
+    /// are due.
     pub fn check(
         &self,
         token: impl Into<AnyToken>,
@@ -279,29 +282,29 @@ impl Store {
         self.inner.check(token.into(), now, urgent, Box::new(done))
     }
 
-    /// Whether a check found it whole within [`crate::limits::CHECK_FRESH_S`] before `now`.
+    /// Whether a check found the token's bytes correct within [`crate::limits::CHECK_FRESH_S`] before `now`.
     pub fn is_fresh(&self, token: impl Into<AnyToken>, now: Instant) -> bool {
         self.inner.checks.is_fresh(&token.into(), now)
     }
 
-    /// Something was found whole: the requests that waited for that go on at `now`.
+    /// Notes a successful check as of `now`, at which the requests that waited for it continue.
     pub(super) fn note_whole(&self, token: AnyToken, now: Instant) {
         self.inner.checks.note_whole(token, now);
     }
 
-    /// Takes something that cannot be used out of what is held, and sets its files aside.
+    /// Drops a holding that cannot be used, and sets its files aside.
     pub(super) fn give_up(&self, token: &AnyToken, reason: &str) {
         let one = self.inner.change();
         self.inner.set_aside(&one, token, reason);
     }
 
-    /// How many checks there were.
+    /// The checks so far.
     pub fn checks(&self) -> CheckState {
         *self.inner.checks.state()
     }
 
-    /// Forgets a payload or a set, whatever its lease; gives whether it was held. A reader that has it open can go on reading it.
-    /// Sets lose the lanes that they had by a payload; blobs of a set that are held whole stay.
+    /// Removes a payload or a set, regardless of its lease; returns whether it was held. A reader that has it open can go on reading.
+    /// Sets lose the lanes that a removed payload gave them; blobs of a removed set that are held whole stay.
     ///
     /// # Errors
     /// [`StoreError::ReadOnly`] if the store cannot be written, [`StoreError::Io`] if the disk fails.
@@ -316,17 +319,17 @@ impl Store {
         self.inner.index().payloads().collect()
     }
 
-    /// Everything held, in no order, with the number from which [`Store::changes_after`] goes on.
+    /// All holdings, in no order, and the sequence number for [`Store::changes_after`].
     pub fn holdings(&self) -> (u64, Vec<Holding>) {
         self.inner.index().holdings()
     }
 
-    /// How much of something is held, if any of it is.
+    /// The holding of `token`, if there is one.
     pub fn holding(&self, token: &AnyToken) -> Option<Holding> {
         self.inner.index().holding_of(token)
     }
 
-    /// A file without a name, on the store's own disk.
+    /// Makes a file without a name, on the store's own disk.
     ///
     /// # Errors
     /// [`StoreError::ReadOnly`] if the store cannot be written, [`StoreError::Io`] if the disk fails.
@@ -336,7 +339,7 @@ impl Store {
         tempfile::tempfile_in(&directory).map_err(|error| StoreError::io("make a file in", &directory, error))
     }
 
-    /// Writes a little to a file without a name, so that it is known whether the store can be written now. Blocks on the disk.
+    /// Tests whether the store can be written now: writes 4 KiB to a file without a name. Blocks on the disk.
     ///
     /// # Errors
     /// [`StoreError::ReadOnly`] if the store cannot be written, [`StoreError::Io`] if the disk fails or is full.
@@ -345,65 +348,65 @@ impl Store {
         written.map_err(|error| StoreError::io("write a file in", &self.inner.dir.join("tmp"), error))
     }
 
-    /// How much is held, by kind.
+    /// The numbers of holdings, by kind.
     pub fn census(&self) -> Census {
         self.inner.index().census()
     }
 
-    /// What changed after the moment of `sequence`.
+    /// The changes after a sequence number.
     pub fn changes_after(&self, sequence: u64) -> HoldingChanges {
         self.inner.index().changes_after(sequence)
     }
 
-    /// The lease that something is held with, if it is held.
+    /// The lease of a holding.
     pub fn lease(&self, token: impl Into<AnyToken>) -> Option<Lease> {
         self.inner.index().get(&token.into()).map(|entry| entry.lease)
     }
 
-    /// Remembers that a set's decoded bytes missed the content token. The last
-    /// [`crate::limits::BAD_SETS_LEN_MAX`] are remembered, as long as the store is open.
+    /// Remembers that a set's shards did not give the payload of its content token. The last [`crate::limits::BAD_SETS_LEN_MAX`] sets
+    /// are remembered, as long as the store is open.
     pub fn mark_bad(&self, token: SetToken) {
         self.inner.index().mark_bad(token);
     }
 
-    /// Whether [`Store::mark_bad`] was said of this set.
+    /// Whether [`Store::mark_bad`] was called for this set.
     pub fn is_bad(&self, token: &SetToken) -> bool {
         self.inner.index().is_bad(token)
     }
 
-    /// How it is kept.
+    /// The store's settings.
     pub fn config(&self) -> StoreConfig {
         *self.inner.index().config()
     }
 
-    /// Keeps things so from now on. What is held stays, also where it is more than would be taken now; leases that were
-    /// given stay as they are.
+    /// Changes the store's settings. Holdings stay, even if they take more than the new settings allow; leases that were
+    /// granted stay as they are.
     pub fn configure(&self, config: StoreConfig) {
         self.inner.index().configure(config);
     }
 
-    /// Bytes that payloads, lanes and outboards take, with those reserved for what is being written.
+    /// Bytes that payloads, lanes and outboards take, and those reserved for ones that are being written.
     pub fn usage_bytes(&self) -> u64 {
         self.inner.index().usage_bytes()
     }
 
-    /// Of [`Store::usage_bytes`], what is kept for this peer.
+    /// The part of [`Store::usage_bytes`] that is kept for this peer.
     pub fn owned_bytes(&self, owner: &NodeId) -> u64 {
         self.inner.index().owned_bytes(owner)
     }
 
-    /// The most that [`Store::usage_bytes`] may be, if it is bounded.
+    /// The bound of [`Store::usage_bytes`], if there is one.
     pub fn capacity_bytes(&self) -> Option<u64> {
         self.config().capacity_bytes
     }
 
-    /// Whether the store can only serve.
+    /// Whether the store could not be written when it was opened.
     pub fn is_read_only(&self) -> bool {
         self.inner.read_only.is_some()
     }
 }
 
-/// Makes the directories and takes the lock.
+/// Makes the store's directories and takes its lock.
 fn prepare(dir: &Path) -> Result<Lock, StoreError> {
     for made in [DATA, SETS, "tmp"].map(|name| dir.join(name)) {
         fs::create_dir_all(&made).map_err(|e| StoreError::io("make the directory", &made, e))?;

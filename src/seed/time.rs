@@ -1,4 +1,4 @@
-//! The store's time, durably; and an operator's word for the machine's clock.
+//! The store's time, kept durably, and an operator's word for the machine's clock.
 
 use super::clock::{ClockChange, ClockReading, ClockState, Moment};
 use super::error::StoreError;
@@ -10,23 +10,23 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// The file in which an operator vouches for the clock: the time that is right, seconds since the Unix epoch.
+/// The file in which an operator vouches for the clock. It names the right time, seconds since the Unix epoch.
 const TRUST: &str = "trust-clock";
 
 impl Store {
-    /// What time it is for leases, by a look at the machine's clocks. The first look of a store, and one that changes
-    /// something, writes the time down; others leave that to another thread, at most every [`crate::limits::CLOCK_SAVE_S`].
+    /// The store's time, by a reading of the machine's clocks. The first reading, and one that changes the state of the clock,
+    /// write the time to its file. Later ones leave that to another thread, at most every [`crate::limits::CLOCK_SAVE_S`].
     pub fn moment(&self, at: ClockReading) -> Moment {
         let store = &self.inner;
         let holds = store.index().census().entries > 0;
         let (turn, first, moment, due) = {
             let mut clock = store.clock();
             let first = !clock.is_running();
-            // A word that is not needed is taken too, so that no later doubt meets an old one.
+            // A word that is not needed is taken as well: no later doubt may use an old word.
             let trusted =
                 (first || clock.is_doubted() || clock.seen_up_s() != at.up_s) && store.is_vouched(at);
             let (turn, shifts) = clock.look(at, holds, trusted);
-            // Before anybody learns of the time by which they would be over.
+            // Before another thread learns of the time by which they would be over.
             let mut index = store.index();
             shifts.into_iter().for_each(|(epoch, by_s)| index.shift(epoch, by_s));
             (turn, first, clock.moment(at.up_s), clock.take_due(at.up_s, turn.is_some()))
@@ -36,7 +36,7 @@ impl Store {
         } else if first && moment.over_s == 0 {
             tracing::warn!(
                 steady_s = CLOCK_STEADY_S,
-                "this store has no note of the time: no lease ends until the clock was steady for so long"
+                "this store has no note of the time: no lease ends until the clock has been steady for steady_s seconds"
             );
         }
         if first || turn.is_some() {
@@ -47,18 +47,18 @@ impl Store {
         moment
     }
 
-    /// What it knows of the clock, by the newest look.
+    /// The state of the clock at the newest reading.
     pub fn clock_state(&self) -> ClockState {
         self.inner.clock().state()
     }
 
-    /// Leases that end at this time or before were over at the newest look, seconds since the Unix epoch; 0 while none is.
+    /// Leases that end at this time or before were over at the newest reading, seconds since the Unix epoch; 0 while none is.
     pub fn over_s(&self) -> u64 {
         self.inner.clock().over_s()
     }
 
-    /// Vouches for a clock that shows `unix_s` now, in the store in `dir`, whether a process has it open or not: whichever looks next
-    /// takes the word, if its clock shows the same.
+    /// Vouches for a clock that shows `unix_s` now, in the store in `dir`. The store may be open or not. The next reading
+    /// takes the word, if it shows the same time to within [`CLOCK_JUMP_S_MAX`].
     ///
     /// # Errors
     /// [`StoreError::Io`] if the directory is no store or cannot be written.
@@ -70,7 +70,7 @@ impl Store {
         }
         let write = || {
             fs::write(&path, format!("{unix_s}\n"))?;
-            // The gateway's user must read what another user wrote.
+            // The gateway's user must be able to read a file that another user wrote.
             fs::set_permissions(&path, fs::Permissions::from_mode(0o644))
         };
         write().map_err(|source| StoreError::io("write", &path, source))
@@ -78,7 +78,7 @@ impl Store {
 }
 
 impl Inner {
-    /// Whether an operator vouches for what the clock shows. The word counts once.
+    /// Whether an operator vouches for this reading. A word counts once.
     fn is_vouched(&self, at: ClockReading) -> bool {
         let path = self.dir.join(TRUST);
         let text = match fs::read_to_string(&path) {
@@ -111,7 +111,7 @@ fn tell(turn: ClockChange) {
         ClockChange::Jumped(by_s) => tracing::warn!(
             by_s,
             steady_s = CLOCK_STEADY_S,
-            "the clock jumped: no lease ends until it was steady for so long, or `stoq-gateway store trust-clock` says that it is right"
+            "the clock jumped: no lease ends until it has been steady for steady_s seconds, or `stoq-gateway store trust-clock` says that it is right"
         ),
         ClockChange::Back => tracing::info!("the clock is back where it should be: leases end again"),
         ClockChange::Believed(by_s) => tracing::warn!(by_s, "the clock is believed: leases end again"),

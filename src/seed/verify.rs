@@ -1,4 +1,4 @@
-//! Reads what is held and compares it with its token, a piece at a time.
+//! Reads a held payload or set and compares it with its token, a piece at a time.
 
 use super::open_payload::OpenPayload;
 use crate::token::{
@@ -8,16 +8,16 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// How a piece of a reading ended.
+/// The result of reading one piece.
 #[derive(Debug)]
 pub(super) enum Read<T> {
-    /// There is more; this many bytes were read.
+    /// There is more to read; this many bytes were read.
     More(usize),
-    /// All was read.
+    /// Everything was read.
     End(T),
 }
 
-/// Checks a blob, or those of its groups that are there, with its outboard.
+/// Checks a blob, or the groups of it that are held, against its outboard.
 #[derive(Debug)]
 pub(super) struct Verify {
     held: OpenPayload,
@@ -28,7 +28,7 @@ pub(super) struct Verify {
 }
 
 impl Verify {
-    /// Of these groups of it.
+    /// Checks the selected groups of a blob.
     pub(super) fn new(held: OpenPayload, selection: impl Into<Selection>) -> Result<Self, VerifyError> {
         let selection = selection.into();
         let decoder = VerifiedDecoder::new(held.token(), held.length(), selection.clone())?;
@@ -37,14 +37,14 @@ impl Verify {
         Ok(Self { held, encoder, decoder, batch: Vec::new(), buffer: Vec::new() })
     }
 
-    /// Reads about `bytes_max` more. At the end tells whether all of it is what the token names.
+    /// Reads about `bytes_max` more. At the end returns whether all of it matches the token.
     ///
     /// # Errors
-    /// The disk's.
+    /// An error of the disk.
     pub(super) fn read(&mut self, bytes_max: usize) -> io::Result<Read<bool>> {
         let read = match self.encoder.next_batch(bytes_max, &mut self.batch) {
             Ok(read) => read,
-            // Cut short since it was opened.
+            // The file was cut after it was opened.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Read::End(false)),
             Err(error) => return Err(error),
         };
@@ -71,7 +71,7 @@ impl Verify {
     }
 }
 
-/// Hashes a payload's file, for its outboard.
+/// Hashes a payload's file to make its outboard.
 #[derive(Debug)]
 pub(super) struct Rehash {
     token: Token,
@@ -83,16 +83,16 @@ pub(super) struct Rehash {
 }
 
 impl Rehash {
-    /// Of a file of `length` bytes.
+    /// Hashes a file of `length` bytes.
     pub(super) fn new(token: Token, file: File, length: u64) -> io::Result<Self> {
         let hasher = OutboardHasher::new(length).map_err(io::Error::other)?;
         Ok(Self { token, file, length, offset: 0, hasher, buffer: Vec::new() })
     }
 
-    /// Reads about `bytes_max` more. At the end gives the outboard, if the file is what the token names.
+    /// Reads about `bytes_max` more. At the end returns the outboard, if the file matches the token.
     ///
     /// # Errors
-    /// The disk's.
+    /// An error of the disk.
     pub(super) fn read(mut self, bytes_max: usize) -> io::Result<(Option<Self>, Read<Option<Outboard>>)> {
         let len = (self.length - self.offset).min(bytes_max as u64) as usize;
         if len == 0 {

@@ -106,10 +106,10 @@ fn files_that_are_no_parts_of_the_payload_are_refused_and_not_touched() {
     fs::write(&part, vec![0; 50_000]).unwrap();
     fs::write(&note, &of_this).unwrap();
     let (_, stderr) = run(&mut gather(&site, &token, "copy"), 1);
-    assert!(stderr.contains(&format!("`stoq get {token} -o copy` goes on with it")), "{stderr}");
+    assert!(stderr.contains(&format!("`stoq get {token} -o copy` continues it")), "{stderr}");
     assert_eq!(fs::metadata(&part).unwrap().len(), 50_000);
     let (_, stderr) = run(&mut get(&site, &unknown(), "copy"), 1);
-    assert!(stderr.contains(&format!("`stoq get {token} -o copy` goes on with it")), "{stderr}");
+    assert!(stderr.contains(&format!("`stoq get {token} -o copy` continues it")), "{stderr}");
     assert_eq!(fs::metadata(&part).unwrap().len(), 50_000);
 }
 

@@ -1,4 +1,4 @@
-//! A blob and its outboard on their way into the store, under temporary names.
+//! A blob and its outboard while they are written into the store, under temporary names.
 
 use crate::seed::disk::{allocate, create, write_error};
 use crate::seed::error::StoreError;
@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Two files that take verified pieces in any order. Dropped, they are removed, unless they were renamed.
+/// Two files that take verified pieces in any order. Dropping them removes them, unless they were renamed.
 #[derive(Debug)]
 pub(super) struct NewFiles {
     length: u64,
@@ -20,16 +20,16 @@ pub(super) struct NewFiles {
     pub(super) blob: File,
     /// Absent if the payload is one group.
     pub(super) outboard: Option<File>,
-    /// What was written, as runs `start -> end` that do not touch. They count selected bytes alone, so that pieces that
-    /// come in order stay one run however many shards lie between them.
+    /// The bytes written, as runs `start -> end` that do not touch. Only selected bytes count: pieces that
+    /// arrive in order then stay one run, however many shards lie between them.
     written: BTreeMap<u64, u64>,
     /// Neighboring hash pairs, for one write.
     pairs: Vec<u8>,
 }
 
 impl NewFiles {
-    /// Files under the name `temporary` for what is selected of a blob of `length` bytes, at most
-    /// [`crate::limits::PAYLOAD_BYTES_MAX`]. All of it takes its room on the disk at once; a part leaves holes.
+    /// Makes files under the name `temporary` for a selection of a blob of `length` bytes, at most
+    /// [`crate::limits::PAYLOAD_BYTES_MAX`]. A whole blob takes its room on the disk at once; a part leaves holes.
     pub(super) fn create(
         temporary: &Path,
         length: u64,
@@ -41,7 +41,7 @@ impl NewFiles {
         let blob = create(&blob_path)?;
         let written = BTreeMap::new();
         let (outboard, pairs) = (None, Vec::new());
-        // From here on a drop removes the files.
+        // From here on, a drop removes the files.
         let mut files = Self {
             length,
             selection,
@@ -103,10 +103,10 @@ impl NewFiles {
         Ok(())
     }
 
-    /// Makes what was written durable, though not its names.
+    /// Makes the bytes written durable, but not their names.
     ///
     /// # Errors
-    /// [`StoreError::Incomplete`] if selected bytes are missing; the disk's.
+    /// [`StoreError::Incomplete`] if selected bytes are missing; an error of the disk.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         self.check_complete()?;
         self.blob.sync_all().map_err(|e| write_error(&self.blob_path, 0, e))?;
@@ -121,7 +121,7 @@ impl NewFiles {
         if written_bytes == length { Ok(()) } else { Err(StoreError::Incomplete { written_bytes, length }) }
     }
 
-    /// Writes hash pairs, neighbors at once.
+    /// Writes hash pairs, neighboring ones at once.
     fn write_pairs(&mut self, proofs: &[Proof]) -> Result<(), StoreError> {
         let Some(outboard) = &self.outboard else { return Ok(()) };
         for run in proofs.chunk_by(|a, b| a.index.checked_add(1) == Some(b.index)) {
@@ -135,7 +135,7 @@ impl NewFiles {
         Ok(())
     }
 
-    /// Adds `start..end` to what was written. Pieces that come in order stay one run.
+    /// Adds `start..end` to the bytes written. Pieces that arrive in order stay one run.
     fn note_written(&mut self, mut start: u64, mut end: u64) {
         while let Some((&run_start, &run_end)) = self.written.range(..=end).next_back()
             && run_end >= start
@@ -152,7 +152,7 @@ impl NewFiles {
 
 impl Drop for NewFiles {
     fn drop(&mut self) {
-        // After a rename there is nothing under these names. What cannot be removed goes when the store is next opened.
+        // After a rename nothing has these names. A file that cannot be removed is removed when the store is next opened.
         let _ = fs::remove_file(&self.blob_path);
         if self.outboard.is_some() {
             let _ = fs::remove_file(&self.outboard_path);

@@ -1,4 +1,4 @@
-//! What is on its way into the store: a payload, lanes of a set, or a payload that shards are put together to.
+//! Writes of the store: a payload, lanes of a set, or a payload that is restored from shards.
 
 mod files;
 mod payload;
@@ -16,31 +16,31 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Bytes copied at a time from where a payload was put together to where it is kept. Whole groups.
+/// Bytes that are copied at a time from a restored payload's file to the store. Whole groups.
 const COPY_BYTES: u64 = 1 << 20;
 
-/// What is held now and its payload bytes, or why it is not.
+/// The token now held and its payload bytes, or why it is not held.
 pub(in crate::seed) type Committed = Result<(AnyToken, u64), StoreError>;
 
-/// Something on its way into the store.
+/// A payload or set that is being written into the store.
 pub(in crate::seed) enum Writing {
     Payload(PayloadWriter),
     Set(Box<SetWriter>),
     /// A payload, and with it the data lanes of the set that it was put as.
     Coded(PayloadWriter, Box<Descriptor>, Lease),
-    /// A payload that is put together from the shards of any k lanes, in a file of its own, before it goes where it is kept.
+    /// A payload that is restored from the shards of any k lanes, in a file of its own, before it is copied into the store.
     Assembled {
         assembler: Box<Assembler>,
         writer: PayloadWriter,
         descriptor: Box<Descriptor>,
         lease: Lease,
     },
-    /// Held already: only its lease is made longer.
+    /// A holding that exists already: only its lease is extended.
     Held(AnyToken, u64, Option<Box<Descriptor>>, Lease),
 }
 
 impl Writing {
-    /// A payload that comes as shards of any lanes. While it comes it takes its room twice.
+    /// Begins a payload that arrives as shards of any lanes. Until it is committed it takes its room twice.
     pub(in crate::seed) fn assembled(
         store: &Store,
         descriptor: Descriptor,
@@ -73,8 +73,8 @@ impl Writing {
             Self::Set(writer) => {
                 let group = piece.offset / GROUP_BYTES_U64;
                 let Some(part) = writer.parts().find(|part| part.blob == blob) else { return Ok(()) };
-                // A piece lies within one shard. Lanes that are held already come with the others; they may bring hash
-                // pairs that others need.
+                // A piece lies within one shard. Lanes that are held already arrive with the others; they may bring hash
+                // pairs that the others need.
                 if part.selection.intersects(group..group + 1) {
                     return writer.write(blob, piece);
                 }
@@ -89,7 +89,7 @@ impl Writing {
         }
     }
 
-    /// Of these stripes, these lanes have come whole.
+    /// Notes that these lanes of these stripes are complete.
     pub(in crate::seed) fn stripes(
         &mut self,
         start: u64,
@@ -104,7 +104,7 @@ impl Writing {
         }
     }
 
-    /// Makes it durable. Gives what is then held, and its payload bytes.
+    /// Makes it durable. Returns the token that is then held, and its payload bytes.
     pub(in crate::seed) fn commit(self, store: &Store, now_s: u64) -> Committed {
         match self {
             Self::Payload(writer) => {
@@ -131,7 +131,7 @@ impl Writing {
             }
             Self::Held(token, bytes, descriptor, lease) => {
                 if !store.extend(token, lease)? {
-                    // It went between the look and the lease.
+                    // It was removed before its lease was extended.
                     return Err(StoreError::Went(token));
                 }
                 if let Some(descriptor) = descriptor {
@@ -143,7 +143,7 @@ impl Writing {
     }
 }
 
-/// Notes that a payload which is held is also the data lanes of a set.
+/// Notes that a held payload is also the data lanes of a set.
 fn note_set(store: &Store, descriptor: &Descriptor, lease: Lease, now_s: u64) -> Result<(), StoreError> {
     if descriptor.coding() != Coding::None {
         store.begin_set(*descriptor, Lanes::first(descriptor.k().into()), lease, now_s)?.commit()?;
@@ -151,9 +151,9 @@ fn note_set(store: &Store, descriptor: &Descriptor, lease: Lease, now_s: u64) ->
     Ok(())
 }
 
-/// Writes a file that is the payload to where it is kept, with its hash pairs.
+/// Copies the restored payload's file into the store, with its hash pairs.
 fn keep_file(mut file: File, descriptor: &Descriptor, mut writer: PayloadWriter) -> Result<(), StoreError> {
-    let failed = |error| StoreError::io("read", Path::new("what was put together"), error);
+    let failed = |error| StoreError::io("read", Path::new("a restored payload"), error);
     let length = descriptor.length_bytes();
     file.seek(SeekFrom::Start(0)).map_err(failed)?;
     let built = Outboard::build(&mut file, length).map_err(|error| failed(io::Error::other(error)))?;
@@ -178,9 +178,9 @@ fn keep_file(mut file: File, descriptor: &Descriptor, mut writer: PayloadWriter)
 fn assembling(descriptor: &Descriptor, error: AssembleError) -> StoreError {
     match error {
         AssembleError::BadDescriptor => StoreError::BadDescriptor(descriptor.set_token()),
-        AssembleError::File(error) => StoreError::io("put together", Path::new("a payload"), error),
+        AssembleError::File(error) => StoreError::io("restore", Path::new("a payload"), error),
         AssembleError::Coder(error) => {
-            StoreError::io("put together", Path::new("a payload"), io::Error::other(error))
+            StoreError::io("restore", Path::new("a payload"), io::Error::other(error))
         }
     }
 }

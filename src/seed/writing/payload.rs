@@ -1,4 +1,4 @@
-//! One payload on its way into the store.
+//! The write of one payload into the store.
 
 use super::files::NewFiles;
 use crate::limits::PAYLOAD_BYTES_MAX;
@@ -14,15 +14,15 @@ use crate::token::{AnyToken, Ranges, Token, VerifiedPiece, outboard_bytes};
 use std::io;
 use std::sync::Arc;
 
-/// Takes a payload's verified pieces in any order and keeps it once all are there. Dropped before
-/// [`PayloadWriter::commit`], it leaves nothing. May move to another thread; every call blocks on the disk.
+/// Takes a payload's verified pieces in any order and keeps the payload once all are there. Dropped before
+/// [`PayloadWriter::commit`], it leaves nothing. It may move to another thread; every call blocks on the disk.
 #[derive(Debug)]
 pub struct PayloadWriter {
     store: Arc<Inner>,
     token: Token,
     lease: Lease,
     files: NewFiles,
-    /// Room for payload and outboard, until they are kept.
+    /// The room for payload and outboard, until they are kept.
     reserved: Reservation,
 }
 
@@ -67,29 +67,29 @@ impl PayloadWriter {
         self.files.check_complete()
     }
 
-    /// Makes the payload durable, then visible: when this returns, a crash no longer loses it. If it was held already,
-    /// its lease is made the longer of the two.
+    /// Makes the payload durable, then visible: once this returns, a crash does not lose it. If it was held already,
+    /// it keeps the longer of the two leases.
     ///
     /// # Errors
-    /// [`StoreError::Incomplete`] if bytes are missing, [`StoreError::DiskFull`] or [`StoreError::Io`] if the disk
-    /// fails. Nothing is kept then.
+    /// [`StoreError::Incomplete`] if bytes are missing, [`StoreError::Foreign`] for an empty payload with another token than that of no
+    /// bytes, [`StoreError::DiskFull`] or [`StoreError::Io`] if the disk fails. The payload is then not kept, unless it was held before.
     pub fn commit(mut self) -> Result<OpenPayload, StoreError> {
         let length = self.files.length();
         if length == 0 && self.token != Token::of(b"") {
-            // No piece came that would have been checked.
+            // No piece arrived that could have been checked.
             return Err(StoreError::Foreign { offset: 0, length });
         }
         self.files.sync()?;
         let any = AnyToken::from(self.token);
         let one = self.store.change();
         let before = self.store.index().get(&any).copied();
-        // A payload that was set aside for its damage has the lease that it had.
+        // A payload that was set aside for its damage gets its earlier lease back.
         let lease = before.map(|entry| entry.lease).or_else(|| self.store.damage().lease_of(&any));
         let asked = self.store.granted(self.lease);
         let lease = lease.map_or(asked, |lease| self.store.joined(lease, asked));
         if let Err(error) = self.place(lease) {
             if before.is_none() && !self.store.pending().contains(&self.token) {
-                // Not known to be durable, so not kept. The blob first: without it the others are leftovers.
+                // Its durability is not known: it is not kept. The blob is removed first: without it the other files are leftovers.
                 for kind in [BLOB, OUTBOARD, META] {
                     remove_if_there(&self.store.file(&any, kind))?;
                 }
@@ -103,14 +103,14 @@ impl PayloadWriter {
         }
         self.store.pending().remove(&self.token);
         self.store.damage().forget(&any);
-        // Before anyone can take it away again.
+        // While the lock is held: no other thread can remove it before it is opened.
         let missing = || StoreError::io("open", &self.store.file(&any, BLOB), io::ErrorKind::NotFound.into());
         let held = self.store.get(&self.token)?.ok_or_else(missing);
         drop(one);
         held
     }
 
-    /// Gives the files their names: the lease durably first, the payload last.
+    /// Gives the files their names: first the lease, durably, last the payload.
     fn place(&self, lease: Lease) -> Result<(), StoreError> {
         let any = AnyToken::from(self.token);
         let blob = self.store.file(&any, BLOB);

@@ -1,4 +1,4 @@
-//! Lanes of a set on their way into the store.
+//! The write of lanes of a set into the store.
 
 use super::files::NewFiles;
 use super::payload::PayloadWriter;
@@ -20,28 +20,28 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Bytes copied at once from new files into those of a set that is held.
+/// Bytes that are copied at a time from new files into those of a held set.
 const COPY_BYTES: usize = 64 * GROUP_BYTES;
 /// How often a set may change while lanes are added to its files.
 const COMMIT_TRIES_MAX: usize = 8;
 
-/// Takes the verified pieces of some lanes of a set in any order and keeps them once all are there. Dropped before
-/// [`SetWriter::commit`], it leaves nothing. May move to another thread; every call blocks on the disk.
+/// Takes the verified pieces of some lanes of a set in any order and keeps the lanes once all pieces are there. Dropped before
+/// [`SetWriter::commit`], it leaves nothing. It may move to another thread; every call blocks on the disk.
 ///
-/// A blob of which all lanes are asked for and none is held is written, and held, as a payload. Other lanes go into files of
-/// the set's own. When those have come to hold a whole blob they become a payload too.
+/// If all lanes of a blob are asked for and none is held, the blob is written and held as a payload. Other lanes go into files of
+/// the set's own. When these files have come to hold a whole blob, it becomes a payload as well.
 #[derive(Debug)]
 pub struct SetWriter {
     store: Arc<Inner>,
     token: SetToken,
     descriptor: Descriptor,
-    /// Asked for.
+    /// The lanes asked for.
     lanes: Lanes,
-    /// Of those, the ones that go into the set's own files.
+    /// Those of them that go into the set's own files.
     own: Lanes,
     lease: Lease,
     parts: SmallVec<[NewPart; 2]>,
-    /// Room for the set's small files.
+    /// The room for the set's small files.
     reserved: Reservation,
 }
 
@@ -80,7 +80,7 @@ impl SetWriter {
             let blobs: SmallVec<[_; 2]> = index.whole_blobs(&descriptor).map(|(blob, _)| blob).collect();
             (set, held, blobs)
         };
-        // What is held comes under this lease as well.
+        // The blobs held already get this lease as well.
         blobs.iter().try_for_each(|blob| store.check_extension(&AnyToken::from(*blob), lease))?;
         store.check_extension(&token.into(), lease)?;
         let missing = lanes.without(held);
@@ -110,7 +110,7 @@ impl SetWriter {
         self.token
     }
 
-    /// What is to be written: of the lanes asked for, those that were not held. Nothing if all are.
+    /// The parts to write: those of the lanes asked for that were not held. None if all were.
     pub fn parts(&self) -> impl Iterator<Item = &Part> {
         self.parts.iter().map(|new| &new.part)
     }
@@ -139,12 +139,12 @@ impl SetWriter {
         }
     }
 
-    /// Makes the lanes durable, then visible: when this returns, a crash no longer loses them. Until then those that were
-    /// held before stay held. The lease is made the longer of this one and the one before.
+    /// Makes the lanes durable, then visible: once this returns, a crash does not lose them. Lanes that were held before stay
+    /// held meanwhile. The set keeps the longer of its lease and this one.
     ///
     /// # Errors
     /// [`StoreError::Incomplete`] if bytes are missing, [`StoreError::LanesWent`] if lanes that were held at the beginning
-    /// are not any more, [`StoreError::DiskFull`] or [`StoreError::Io`] if the disk fails. No lanes are added then; a blob
+    /// no longer are, [`StoreError::DiskFull`] or [`StoreError::Io`] if the disk fails. No lanes are added then; a blob
     /// that was written whole may be held as a payload.
     pub fn commit(mut self) -> Result<OpenSet, StoreError> {
         for new in &self.parts {
@@ -163,7 +163,7 @@ impl SetWriter {
         let store = self.store.clone();
         for _ in 0..COMMIT_TRIES_MAX {
             let before = store.index().set(&self.token);
-            // Without the lock: what is written and not claimed harms nobody, even if the set goes meanwhile.
+            // Without the lock: written bytes that no set claims do no harm, even if the set is removed meanwhile.
             for (part, files, _) in &new_lanes {
                 if claims(before.as_ref(), part.blob) {
                     self.copy_into_set(part, files)?;
@@ -178,7 +178,7 @@ impl SetWriter {
                 self.discard(before)?;
                 return Err(error);
             }
-            // Before anyone can take them away again.
+            // While the lock is held: no other thread can remove them before they are opened.
             let held = store.get_set(&self.token)?.ok_or_else(|| self.went(Lanes::NONE));
             drop(one);
             return held;
@@ -190,7 +190,7 @@ impl SetWriter {
         StoreError::LanesWent { token: self.token, missing: self.lanes.without(held) }
     }
 
-    /// Adds what was written to the set's own files, which stay where they are.
+    /// Copies the written bytes into the set's own files, which stay in place.
     fn copy_into_set(&self, part: &Part, files: &NewFiles) -> Result<(), StoreError> {
         let any = AnyToken::from(self.token);
         let (kind, outboard_kind) = layout::lane_kinds(part.blob);
@@ -206,7 +206,7 @@ impl SetWriter {
             .map_err(|e| write_error(&path, outboard_bytes(part.length), e))
     }
 
-    /// Claims the lanes. At every step the files that are there hold what the `.set` file on disk claims.
+    /// Claims the lanes. At every step the files hold the lanes that the `.set` file on disk claims.
     fn place(
         &mut self,
         one: &Changing<'_>,
@@ -251,7 +251,7 @@ impl SetWriter {
                 promoted.push(part);
             }
         }
-        // The names of the files that it claims are durable with the lease: they are in one directory.
+        // The lease is in the same directory: writing it makes the names of the claimed files durable.
         self.store.write_lease(&any, lease, None)?;
         // The commit point.
         self.store.write_small(&any, SET, &layout::emit_set(&self.descriptor, own))?;
@@ -275,8 +275,8 @@ impl SetWriter {
         Ok(())
     }
 
-    /// Removes what [`SetWriter::place`] left when it failed: files that the set did not claim before, and the whole set if it
-    /// was not held. Should the `.set` file on disk claim them already, it no longer will when the store is next opened.
+    /// Removes the files that a failed [`SetWriter::place`] left: those that the set did not claim before, and the whole set if it
+    /// was not held. If the `.set` file on disk claims them already, the next opening of the store corrects that.
     fn discard(&self, before: Option<SetBody>) -> Result<(), StoreError> {
         let any = AnyToken::from(self.token);
         if before.is_none() {
@@ -292,7 +292,7 @@ impl SetWriter {
         Ok(())
     }
 
-    /// Gives the set's files of a blob that is whole now a second name, as a payload. They keep the first one until the set
+    /// Gives the set's files of a complete blob a second name, as a payload. They keep the first name until the set
     /// no longer claims them.
     fn promote(&self, part: &Part, lease: Lease) -> Result<(), StoreError> {
         let (set, payload) = (AnyToken::from(self.token), AnyToken::from(part.token));
@@ -309,12 +309,12 @@ impl SetWriter {
     }
 }
 
-/// Whether the set's own files of this blob are there.
+/// Whether the set has own files of this blob.
 fn claims(set: Option<&SetBody>, blob: Blob) -> bool {
     set.is_some_and(|set| layout::parts_of(&set.descriptor, set.own).iter().any(|part| part.blob == blob))
 }
 
-/// Opens a file to add to it; `None` if it went meanwhile.
+/// Opens a file to add to it; `None` if it was removed meanwhile.
 fn open_to_add(path: &Path) -> Result<Option<File>, StoreError> {
     match OpenOptions::new().write(true).open(path) {
         Ok(file) => Ok(Some(file)),
@@ -323,7 +323,7 @@ fn open_to_add(path: &Path) -> Result<Option<File>, StoreError> {
     }
 }
 
-/// Copies the shards of `lanes` of one blob to the same places.
+/// Copies the shards of `lanes` of one blob to the same offsets.
 fn copy_lanes(descriptor: &Descriptor, part: &Part, lanes: Lanes, from: &File, to: &File) -> io::Result<()> {
     let shard_bytes = descriptor.shard_bytes();
     let width = layout::lanes_of(descriptor, part.blob).len();
@@ -348,7 +348,7 @@ fn copy_range(from: &File, to: &File, mut start: u64, end: u64, buffer: &mut [u8
     Ok(())
 }
 
-/// Copies the hash pairs that are there. A pair of zeros is a hole: no hash is zero.
+/// Copies the hash pairs that are not holes. A pair of zeros is a hole: no hash is zero.
 fn copy_pairs(from: &File, to: &File, length: u64) -> io::Result<()> {
     let mut buffer = vec![0; COPY_BYTES];
     let mut start = 0;
