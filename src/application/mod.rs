@@ -1,4 +1,4 @@
-//! What sits at the end of the rings: an application, its outbox, and the two applications that need no storage.
+//! Applications at the end of the rings: their trait, their outbox, and the two that need no storage.
 
 mod outbox;
 
@@ -10,18 +10,18 @@ use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use std::time::Instant;
 
-/// Something that takes deliveries and gives commands. One instance serves one worker.
+/// Code that takes deliveries and gives commands. One instance serves one worker.
 ///
 /// It runs on the worker's own thread ([`Placement::Worker`]: lowest latency, must never block) or on a thread of its own
-/// ([`Placement::Thread`]: may block, on disks for one).
+/// ([`Placement::Thread`]: may block, for example on a disk).
 pub trait Application: Send {
-    /// Does what there is to do without waiting: takes deliveries, sends commands. Returns whether it did anything.
+    /// Takes deliveries and sends commands, without waiting. Returns whether it did anything.
     ///
-    /// What the port does not take (ring or credit spent) the application keeps, and tries again at its next poll: its [`Outbox`] does
-    /// both. An application that stops taking deliveries stops its senders: that is the way to push back.
+    /// A command that the port does not take (ring or credit spent) is kept and tried again at the next poll: an [`Outbox`] does both. An
+    /// application that stops taking deliveries stops its senders.
     fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool;
 
-    /// When [`Application::poll`] has something to do though nothing is delivered; none: not before.
+    /// When [`Application::poll`] has work even without a delivery; `None`: not before one.
     fn poll_timeout(&self) -> Option<Instant> {
         None
     }
@@ -37,17 +37,17 @@ pub enum Placement {
     Thread,
 }
 
-/// What [`Echo`] and [`Discard`] have in common: they answer messages, and keep no payloads.
+/// The common part of [`Echo`] and [`Discard`]: they answer messages, and keep no payloads.
 #[derive(Debug, Default)]
 struct Answers<T> {
     peers: FxHashMap<ConnectionId, (Credit, T)>,
-    /// Payloads that are put here are taken and checked, then refused; without it they are refused at once.
+    /// Whether payloads put here are read and checked, and then refused. Otherwise they are refused at once.
     takes_payloads: bool,
     outbox: Outbox,
 }
 
 impl<T: Default> Answers<T> {
-    /// Takes deliveries and sends what `answer` makes of each message, on the queue it came by.
+    /// Takes deliveries, and sends the result of `answer` for each message on the message's queue.
     fn poll(&mut self, port: &mut AppPort, mut answer: impl FnMut(&mut T, Payload) -> Option<Bytes>) -> bool {
         let mut worked = false;
         while let Some(received) = self.outbox.receive(port) {
@@ -87,11 +87,11 @@ impl<T: Default> Answers<T> {
     }
 }
 
-/// What is said of a payload that was put to [`Discard`], as its node took it.
+/// The refusals of a payload put to [`Discard`], by whether the node checked it.
 const CHECKED: &str = "checked and dropped: the application on this queue keeps no payloads";
 const UNCHECKED: &str = "dropped unchecked: the application on this queue keeps no payloads";
 
-/// Sends every message back on the queue it came by (RFC 862 in spirit).
+/// Sends every message back on its queue (RFC 862 in spirit).
 #[derive(Debug, Default)]
 pub struct Echo(Answers<()>);
 
@@ -101,9 +101,9 @@ impl Application for Echo {
     }
 }
 
-/// Counts messages and drops them (RFC 863 in spirit). An empty message is answered with what was counted on its connection
-/// since the last empty one: bytes and messages, two big-endian 64-bit numbers. Payloads that are put are taken, checked where
-/// the node checks for its queues, and dropped; the answer is then 05, for nothing is kept. That makes it the far end of a benchmark.
+/// Counts messages and drops them (RFC 863 in spirit). An empty message is answered with the counts of its connection since the last
+/// empty one: bytes and messages, two big-endian 64-bit numbers. Payloads that are put are read, checked if the node checks payloads
+/// of the queue, and dropped. They are then refused with code 05, since nothing is kept. Benchmarks use it as the far end.
 #[derive(Debug)]
 pub struct Discard(Answers<Tally>);
 

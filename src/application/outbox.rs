@@ -1,15 +1,15 @@
-//! The way out of an application: its commands in order, and its requests by their owners.
+//! An application's outbox: its commands in order, and its requests by their owners.
 
 use crate::queue::{AppPort, Ask, Command, ConnectionId, Credit, Delivery, Ending, RequestId};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 
-/// The commands of an application on their way to the ring, in order and kept while the ring is full; and the requests that the
-/// application has made, each with its owner.
+/// The commands of an application, in order, kept while the ring is full; and the requests that the application has made, each with
+/// its owner.
 ///
-/// `T` names the owner of a request: a part of the application that wants the answers, such as one download of several. The outbox numbers
-/// the requests. [`Outbox::receive`] looks the owner of each answer up, until the last one has come.
+/// `T` names the owner of a request: the part of the application that wants the answers, such as one download of several. The outbox
+/// numbers the requests. [`Outbox::receive`] finds the owner of each answer, up to the last one.
 ///
 /// An application that makes no requests has an `Outbox<()>`, the default:
 ///
@@ -45,19 +45,19 @@ pub struct Outbox<T = ()> {
     made: u64,
 }
 
-/// What the port did not take yet.
+/// A command or message that the port did not take yet.
 #[derive(Debug)]
 enum Waiting {
     Command(Command),
     Message(ConnectionId, Credit, u64, Bytes),
 }
 
-/// A delivery, and whose it is.
+/// A delivery, with its owner if it has one.
 #[derive(Debug)]
 pub enum Received<T> {
-    /// It is about a request of this owner.
+    /// A delivery about a request of this owner.
     Own(T, Delivery),
-    /// It is about a connection, or a request of the peer.
+    /// A delivery about a connection, or about a request of the peer.
     Other(Delivery),
 }
 
@@ -77,8 +77,8 @@ impl<T> Outbox<T> {
         }
     }
 
-    /// Sends a message, after the commands that wait. It waits for the credit of its connection, and all that is sent later waits with it: a
-    /// peer that does not read what it is sent stops the application from taking deliveries.
+    /// Sends a message, after the commands that wait. It waits for the credit of its connection, and everything sent later waits behind it.
+    /// A peer that does not read its messages thereby stops the application from taking deliveries.
     pub fn send_message(
         &mut self,
         port: &mut AppPort,
@@ -96,7 +96,7 @@ impl<T> Outbox<T> {
         }
     }
 
-    /// Asks the peer of a connection something. The answers are `owner`'s.
+    /// Sends a request to the peer of a connection. Its answers go to `owner`.
     pub fn ask(
         &mut self,
         port: &mut AppPort,
@@ -109,7 +109,8 @@ impl<T> Outbox<T> {
         request
     }
 
-    /// Opens a stream for a request that is not read here. `credit` is for what is sent on it; the answer is read only while `pace` has room.
+    /// Opens a stream for a request whose bytes are not parsed here. `credit` is for the bytes sent on it; the answer is read only while
+    /// `pace` has room.
     pub fn open(
         &mut self,
         port: &mut AppPort,
@@ -129,25 +130,25 @@ impl<T> Outbox<T> {
         request
     }
 
-    /// Gives a request up. What still comes of it goes nowhere. Returns its owner, if it was not over.
+    /// Cancels a request. Later deliveries of it are dropped. Returns its owner, if it was not over.
     pub fn cancel(&mut self, port: &mut AppPort, request: RequestId) -> Option<T> {
         let owner = self.owners.remove(&request)?;
         self.send(port, Command::End(request, Ending::Cancel));
         Some(owner)
     }
 
-    /// Ends the requests on a connection that is gone, and returns them: nothing more comes of them. To be called at
-    /// [`ConnectionEvent::Closed`](crate::queue::ConnectionEvent::Closed) by an application that makes requests.
+    /// Ends the requests on a connection that has ended, and returns them: they get no more deliveries. An application that makes
+    /// requests calls this at [`ConnectionEvent::Closed`](crate::queue::ConnectionEvent::Closed).
     pub fn closed(&mut self, connection: ConnectionId) -> Vec<(RequestId, T)> {
         self.owners.extract_if(|request, _| request.connection == connection).collect()
     }
 
-    /// The way out of one owner.
+    /// The outbox for one owner.
     pub fn asker<'a>(&'a mut self, port: &'a mut AppPort, owner: T) -> Asker<'a, T> {
         Asker { outbox: self, port, owner, has_sent: false }
     }
 
-    /// Sends what waits. Returns whether nothing does anymore.
+    /// Sends the commands that wait. Returns whether none waits any more.
     pub fn flush(&mut self, port: &mut AppPort) -> bool {
         while let Some(waiting) = self.waiting.pop_front() {
             let unsent = match waiting {
@@ -170,7 +171,7 @@ impl<T> Outbox<T> {
         self.waiting.is_empty()
     }
 
-    /// The next delivery, once all that waits is sent. An answer to a request that is over, or was given up, is dropped.
+    /// The next delivery, once no command waits. An answer to a request that is over or canceled is dropped.
     #[inline]
     pub fn receive(&mut self, port: &mut AppPort) -> Option<Received<T>>
     where
@@ -193,7 +194,7 @@ impl<T> Outbox<T> {
     }
 }
 
-/// The way out of one owner: it asks in the owner's name.
+/// An outbox for one owner: its requests belong to that owner.
 #[derive(Debug)]
 pub struct Asker<'a, T> {
     outbox: &'a mut Outbox<T>,
@@ -203,18 +204,18 @@ pub struct Asker<'a, T> {
 }
 
 impl<T: Clone> Asker<'_, T> {
-    /// [`Outbox::ask`].
+    /// Sends a request as [`Outbox::ask`] does.
     pub fn ask(&mut self, connection: ConnectionId, ask: impl Into<Box<Ask>>) -> RequestId {
         self.has_sent = true;
         self.outbox.ask(self.port, connection, ask, self.owner.clone())
     }
 
-    /// [`Outbox::cancel`]. Of a request that is over nothing is sent.
+    /// Cancels a request as [`Outbox::cancel`] does. For a request that is over it sends nothing.
     pub fn cancel(&mut self, request: RequestId) {
         self.has_sent |= self.outbox.cancel(self.port, request).is_some();
     }
 
-    /// Whether anything was sent.
+    /// Whether any command was sent.
     pub fn has_sent(&self) -> bool {
         self.has_sent
     }
@@ -261,7 +262,7 @@ mod tests {
             self.worker.deliver(Delivery::Ended(request, End::Checked));
         }
 
-        /// Whose the next delivery is; "other" for none of an owner.
+        /// The owner of the next delivery; "other" if it has none.
         fn owner(&mut self) -> Option<&'static str> {
             Some(match self.outbox.receive(&mut self.app)? {
                 Received::Own(owner, _) => owner,
@@ -290,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_comes_after_the_last_answer() {
+    fn deliveries_after_the_last_answer_are_dropped() {
         let token = Token::of(b"").into();
         let lasts = [
             |request, token| Delivery::Answered(request, Answer::Done(Done { bytes: 0, token })),
@@ -312,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_of_a_canceled_request_is_dropped() {
+    fn deliveries_of_a_canceled_request_are_dropped() {
         let mut bench = Bench::new();
         let (canceled, other) = (bench.ask(HERE, "canceled"), bench.ask(HERE, "other"));
         bench.commands();
@@ -327,12 +328,12 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_to_a_request_that_nobody_made_is_dropped_and_the_peers_requests_come() {
+    fn an_answer_to_a_request_that_was_never_made_is_dropped_and_the_peers_requests_arrive() {
         let mut bench = Bench::new();
         let made = bench.ask(HERE, "it");
         bench.ok(RequestId::local(HERE, made.number() + 1));
         bench.ok(RequestId::local(THERE, made.number()));
-        // A stream of the peer's may have the number of a request that was made here.
+        // A stream of the peer's may have the same number as a request made here.
         bench.end(RequestId::peer(HERE, made.number()));
         assert_eq!([bench.owner(), bench.owner()], [Some("other"), None]);
         bench.ok(made);
@@ -351,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn an_asker_asks_for_its_owner_and_sends_nothing_for_what_is_over() {
+    fn an_asker_asks_for_its_owner_and_cancels_no_request_that_is_over() {
         let mut bench = Bench::new();
         let mut asker = bench.outbox.asker(&mut bench.app, "it");
         assert!(!asker.has_sent());
@@ -382,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_waits_for_its_credit_and_holds_back_what_is_sent_later() {
+    fn a_message_waits_for_its_credit_and_holds_back_later_commands() {
         let mut bench = Bench::new();
         let credit = Credit::default();
         credit.take(64 << 20);
@@ -398,7 +399,7 @@ mod tests {
         else {
             panic!("not the message, then the request")
         };
-        // The connection is gone: the message goes nowhere, and holds nothing back.
+        // The connection has ended: the message is dropped, and holds nothing back.
         credit.end();
         bench.outbox.send_message(&mut bench.app, HERE, &credit, 7, Bytes::new());
         assert!(bench.outbox.is_empty());

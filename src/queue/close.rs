@@ -1,4 +1,4 @@
-//! Why a connection ended, or never came up.
+//! The reason of a connection's end, or of its failure to come up.
 
 use crate::datagram::Obstacle;
 use crate::record::ErrorCode;
@@ -6,25 +6,25 @@ use crate::tls::{TlsRefusal, explain, shown};
 use quinn_proto::{ConnectError, ConnectionError, TransportErrorCode};
 use std::net::SocketAddr;
 
-/// Why a connection ended, or never came up. Its text says what happened and, where possible, what to do.
+/// Why a connection ended, or did not come up. The text says what happened and, where possible, what to do.
 ///
 /// A peer's text is shown without control characters, at most 200 characters of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CloseReason {
-    /// TLS refused the other side, here or there; the reason is typed, too. A client's handshake is complete
-    /// before its gateway has judged the client's certificate, so this may end an open connection.
+    /// TLS refused the peer, or the peer's TLS refused this side; the reason is typed as well. A client's handshake is complete
+    /// before its gateway has judged the client's certificate. This may therefore end an open connection.
     #[error(transparent)]
     Tls(TlsRefusal),
-    /// What is sent to the peer does not arrive.
+    /// Packets to the peer do not arrive.
     #[error(transparent)]
     Unreachable(Obstacle),
     /// The peer was silent for the idle timeout.
-    #[error("the peer has not answered for the idle timeout (timed out)")]
+    #[error("the peer has not answered within the idle timeout (timed out)")]
     TimedOut,
-    /// The peer does not know the connection.
+    /// The peer does not know the connection (RFC 9000 §10.3).
     #[error("the peer does not know this connection: it was started anew (stateless reset)")]
     Reset,
-    /// The peer's STOQ closed it.
+    /// The peer closed it with a STOQ error code.
     #[error("closed by the peer ({}){}", named(*.number), after_colon(.text))]
     Peer {
         /// The number of the peer's error code: [`CloseReason::code`] names it.
@@ -32,7 +32,7 @@ pub enum CloseReason {
         /// The peer's text.
         text: String,
     },
-    /// The peer's QUIC ended it.
+    /// The peer's QUIC closed it.
     #[error("ended by the peer's QUIC ({code:?}){}", after_colon(.text))]
     PeerQuic {
         /// QUIC's error code (RFC 9000 §20.1).
@@ -48,7 +48,7 @@ pub enum CloseReason {
         /// The rule.
         text: String,
     },
-    /// The peer speaks no version of QUIC that this side does.
+    /// The peer speaks none of the QUIC versions of this side.
     #[error(
         "the peer speaks another version of QUIC than this side; check the address and the peer's version"
     )]
@@ -61,14 +61,14 @@ pub enum CloseReason {
         /// The fault in words.
         text: String,
     },
-    /// This side's application closed it.
+    /// An application of this side closed it.
     #[error("closed here")]
     Local,
-    /// This side closed a connection to a peer gateway to make room for another.
-    #[error("another peer gateway needs the place")]
+    /// This side closed a connection to a peer gateway to make room for another one.
+    #[error("closed here to make room for another peer gateway")]
     Displaced,
-    /// This side closed a connection to a gateway that is no peer gateway any more.
-    #[error("no peer gateway of this one any more")]
+    /// This side closed a connection to a gateway that is no longer a peer gateway.
+    #[error("closed here: the peer is no longer a peer gateway of this one")]
     Unlisted,
     /// This node was stopped.
     #[error("this node was stopped")]
@@ -76,19 +76,19 @@ pub enum CloseReason {
     /// This node has no client configuration.
     #[error("this node has no client identity and opens no connections")]
     NoClient,
-    /// No connection leads to such an address.
+    /// The address cannot be connected to.
     #[error("{0} is no address to connect to; give the gateway's address and port")]
     Address(SocketAddr),
-    /// This side has no connection ID left.
+    /// QUIC has no unused connection ID here.
     #[error("no connection ID is left here; close other connections first")]
     Exhausted,
-    /// QUIC opens no connection, for a reason that this node's own configuration excludes.
+    /// QUIC refused to open a connection for another reason, which this node's configuration excludes.
     #[error("QUIC opens no connection here: {0}")]
     Dial(String),
 }
 
 impl CloseReason {
-    /// The STOQ error code that the connection was closed with, by the peer or by this side; none for other ends, and for a number that
+    /// The STOQ error code with which the peer or this side closed the connection; `None` for other ends, and for a number that
     /// this version does not know.
     pub fn code(&self) -> Option<ErrorCode> {
         match self {
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn every_dial_that_cannot_be_has_a_type() {
+    fn every_dial_that_quic_refuses_has_a_type() {
         let nowhere: SocketAddr = ([127, 0, 0, 1], 0).into();
         let rows = [
             (ConnectError::InvalidRemoteAddress(nowhere), CloseReason::Address(nowhere)),
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn both_sides_closes_have_a_code() {
+    fn a_close_of_either_side_has_a_code() {
         let fault = CloseReason::Fault { code: ErrorCode::BadProof, text: "a hash differs".into() };
         assert_eq!(fault.code(), Some(ErrorCode::BadProof));
         assert_eq!(fault.to_string(), "closed here (bad proof): a hash differs");

@@ -1,4 +1,4 @@
-//! What travels: deliveries to applications, commands from them.
+//! The contents of the rings: deliveries to applications, commands from them.
 
 use super::{CloseReason, ConnectionId, Credit, RequestId};
 use crate::record::{
@@ -11,40 +11,39 @@ use bytes::Bytes;
 use quinn_proto::Side;
 use std::net::SocketAddr;
 
-/// What a worker tells an application.
+/// A worker's report to an application.
 #[derive(Debug)]
 pub enum Delivery {
-    /// Something of a connection as a whole.
+    /// An event of a connection as a whole.
     Connection(ConnectionId, ConnectionEvent),
     /// A connection that this application asked for did not come up.
     ConnectFailed {
         /// The tag of the [`Command::Connect`].
         tag: u64,
-        /// Why, and what to do.
+        /// The reason and the fix.
         reason: CloseReason,
     },
-    /// The peer asks something. [`Command::Answer`] or [`Command::End`] answers it.
+    /// A request of the peer. [`Command::Answer`] or [`Command::End`] answers it.
     Asked(RequestId, Box<PeerRequest>),
-    /// The peer's request is to be forwarded: its HOP record allows it. The bytes after that record follow as [`Delivery::Raw`].
+    /// A request of the peer that its HOP record allows to forward. The bytes after that record follow as [`Delivery::Raw`].
     Forward(RequestId, Box<Forward>),
     /// The peer's answer to a request of ours. DONE and HOLDERS are the last delivery of their request.
     Answered(RequestId, Answer),
-    /// Bytes that have been checked against the request's token.
+    /// Bytes that were checked against the request's token.
     Piece {
         /// The request.
         request: RequestId,
-        /// Where lanes come: which shard, and the blob that it is a part of. The piece's offset counts in that blob. Shards come in
-        /// any order.
+        /// The shard and its blob, if the request names lanes. The piece's offset counts in that blob. Shards arrive in any order.
         shard: Option<(ShardIndex, Blob)>,
-        /// The bytes, where they belong, and the hashes that proved them.
+        /// The bytes, their offset, and the hashes that proved them.
         piece: VerifiedPiece,
     },
-    /// Bytes of a stream that is not read here, as they came.
+    /// Bytes of a stream that is not parsed here, as they arrived.
     Raw(RequestId, Payload),
-    /// The peer wants no more of what a relay sends it on a request of ours; or of an answer that is whole and that it has not
-    /// acknowledged.
+    /// The peer stops reading: the bytes that a relay sends it for a request of ours, or an answer that is complete and not
+    /// acknowledged yet.
     Stopped(RequestId, ErrorCode),
-    /// Nothing more comes of the request.
+    /// The last delivery of the request.
     Ended(RequestId, End),
 }
 
@@ -69,18 +68,18 @@ impl Delivery {
     }
 }
 
-/// Something of a connection as a whole.
+/// An event of a connection as a whole.
 #[derive(Debug)]
 pub enum ConnectionEvent {
-    /// It is up and authenticated.
+    /// The connection is up and authenticated.
     Connected {
-        /// The tag of the [`Command::Connect`] that asked for it; none for a connection that the peer opened.
+        /// The tag of the [`Command::Connect`] that asked for it; `None` for a connection that the peer opened.
         tag: Option<u64>,
         /// Which side this is.
         side: Side,
         /// The peer's node ID, if it showed a certificate.
         node: Option<NodeId>,
-        /// This side opened it to a configured peer gateway.
+        /// Whether this side opened it to a configured peer gateway.
         peer_gateway: bool,
         /// The peer's address.
         remote: SocketAddr,
@@ -89,197 +88,198 @@ pub enum ConnectionEvent {
     },
     /// A message.
     Message {
-        /// The queue it names.
+        /// The queue.
         queue: u64,
-        /// The payload, as it arrived: its token, if it named one, has been checked.
+        /// The payload, as it arrived. Its token, if the message has one, was checked.
         payload: Payload,
     },
-    /// A peer with a certificate says what it holds, or no longer holds.
+    /// A peer with a certificate announces a holding, or its end.
     Have {
         /// The peer.
         node: NodeId,
-        /// What.
+        /// The announcement.
         have: Have,
     },
-    /// It is gone; nothing more comes of its requests.
+    /// The connection has ended; its requests get no more deliveries.
     Closed {
-        /// Why.
+        /// The reason.
         reason: CloseReason,
     },
 }
 
-/// A request of the peer's. A PUT is taken with an OK, refused, or answered with DONE if its payload is held already. A FETCH
-/// is answered with an OK and [`Command::Bytes`], LOCATE with HOLDERS, MIRROR with DONE.
+/// A request of the peer. A PUT is accepted with OK, refused, or answered with DONE if its payload is held already. A FETCH
+/// is answered with OK and [`Command::Bytes`], LOCATE with HOLDERS, MIRROR with DONE.
 #[derive(Debug)]
 pub struct PeerRequest {
-    /// What it asks.
+    /// The request record.
     pub request: Request,
     /// The peer's node ID, if it showed a certificate.
     pub node: Option<NodeId>,
-    /// It came in early data, which may be a replay (protocol §7).
+    /// Whether it arrived in early data, which may be a replay (protocol §7).
     pub early: bool,
     /// Credit for the answer's data.
     pub credit: Credit,
 }
 
-/// A request of the peer's on its way to another gateway.
+/// A request of the peer that is forwarded to another gateway.
 #[derive(Debug)]
 pub struct Forward {
     /// The gateway to forward to.
     pub next: NodeId,
     /// The HOP record for it.
     pub hop: Box<Hop>,
-    /// What is asked, if it is a FETCH, whose answer may serve others as well; none: anything else.
+    /// The FETCH, whose answer other FETCHes may share; `None`: another request.
     pub fetch: Option<Fetch>,
     /// Credit for the answer, toward the peer.
     pub answer: Credit,
-    /// Credit for the bytes that the peer sends: the relay takes it and gives it back. Reading waits for it.
+    /// Credit for the bytes that the peer sends. The relay takes it and gives it back; reading waits for it.
     pub onward: Credit,
 }
 
-/// What answers a request, but for an ERROR.
+/// An answer to a request, other than ERROR.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// A PUT may send its bytes; the bytes of a FETCH follow. The descriptor of a set matches the set token.
+    /// A PUT may send its bytes; a FETCH's bytes follow. The descriptor of a set matches the set token.
     Ok(OkRecord),
-    /// Who holds what LOCATE named.
+    /// The holders that LOCATE asked for.
     Holders(Holders),
-    /// PUT or MIRROR: all of it is checked and durably held.
+    /// PUT or MIRROR: every byte is checked and durably held.
     Done(Done),
 }
 
-/// How the last of a request came.
+/// How a request ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Every byte of it has arrived and has been checked.
+    /// Every byte of it arrived and was checked.
     Checked,
-    /// Its stream, which is not read here, ended well.
+    /// Its stream, which is not parsed here, ended properly.
     Raw,
-    /// Without success: refused, reset, or its bytes did not match the token.
+    /// It failed: it was refused or reset, or its bytes did not match the token.
     Failed(ErrorRecord),
 }
 
-/// What an application tells a worker.
+/// An application's order to a worker.
 #[derive(Debug)]
 pub enum Command {
     /// Open a connection. Answered by [`ConnectionEvent::Connected`] or [`Delivery::ConnectFailed`].
     Connect {
-        /// Comes back in the answer.
+        /// A number that comes back in the answer.
         tag: u64,
         /// The peer's address.
         remote: SocketAddr,
-        /// Answer at once where an earlier session allows early data: what is asked before the handshake is over could be
-        /// replayed, and peers refuse most of it (protocol §7).
+        /// Answer at once if an earlier session allows early data. Requests sent before the handshake is over may be replayed, and peers
+        /// refuse most kinds (protocol §7).
         early: bool,
     },
-    /// Give up a connection that was asked for and is not up yet: nothing comes of it. One that is up stays, and is told of.
+    /// Give up a connection that was asked for and is not up yet: it gets no answer. A connection that is up already stays, and is
+    /// reported.
     Abandon {
-        /// The tag that it was asked for with.
+        /// Its tag.
         tag: u64,
     },
-    /// Have a connection to this configured peer gateway, now. [`ConnectionEvent::Connected`] comes once it is up, to every application.
+    /// Connect to this configured peer gateway now. Every application gets [`ConnectionEvent::Connected`] once the connection is up.
     Reach(NodeId),
-    /// Something with a connection as a whole.
+    /// An order for a connection as a whole.
     On(ConnectionId, ConnectionCommand),
-    /// Ask the peer something: [`Outbox::ask`](crate::application::Outbox::ask).
+    /// Send a request to the peer: [`Outbox::ask`](crate::application::Outbox::ask).
     Ask(RequestId, Box<Ask>),
-    /// Open a stream for a request that is not read here: [`Outbox::open`](crate::application::Outbox::open). [`Command::Bytes`] writes
-    /// it, [`Delivery::Raw`] brings its answer.
+    /// Open a stream for a request that is not parsed here: [`Outbox::open`](crate::application::Outbox::open). [`Command::Bytes`] writes
+    /// to it, [`Delivery::Raw`] brings its answer.
     Open {
         /// The request.
         request: RequestId,
-        /// Credit for what is sent on it.
+        /// Credit for the bytes sent on it.
         credit: Credit,
-        /// The answer is read only while this has room.
+        /// The answer is read only while this credit has room.
         pace: Credit,
     },
     /// Answer the peer's request.
     Answer(RequestId, Answer),
-    /// The next bytes of a verified encoding, or of a stream that is not read here. Their sender takes the credit:
+    /// The next bytes of a verified encoding, or of a stream that is not parsed here. Their sender takes the credit:
     /// [`send_data`](super::AppPort::send_data) does.
     Bytes(RequestId, Payload),
     /// End a request, or this side of it.
     End(RequestId, Ending),
-    /// Read the answer to a [`Command::Open`] while this has room, and no longer while the earlier credit has.
+    /// Read the answer to a [`Command::Open`] while this credit has room, in place of the earlier one.
     Pace(RequestId, Credit),
-    /// Read no more of what a peer sends on its request; its answer goes on.
+    /// Read no more of a peer's request; its answer goes on.
     Stop(RequestId, ErrorCode),
 }
 
-/// Something with a connection as a whole.
+/// An order for a connection as a whole.
 #[derive(Debug)]
 pub enum ConnectionCommand {
     /// Close it gracefully.
     Disconnect,
-    /// Send a message. Made by [`send_message`](super::AppPort::send_message), which minds the credit.
+    /// Send a message. [`send_message`](super::AppPort::send_message) makes this, and takes the credit.
     Message {
-        /// Which of the peer's queues.
+        /// The peer's queue.
         queue: u64,
-        /// At most [`crate::limits::MESSAGE_BYTES_MAX`].
+        /// The payload, at most [`crate::limits::MESSAGE_BYTES_MAX`] bytes.
         payload: Bytes,
     },
-    /// Send a message in a QUIC datagram: it may be lost, and is dropped where it is larger than the path carries.
+    /// Send a message in a QUIC datagram. It may be lost, and is dropped if it is larger than the path carries.
     Datagram {
-        /// Which of the peer's queues.
+        /// The peer's queue.
         queue: u64,
         /// The payload.
         payload: Bytes,
     },
-    /// Tell the peer what this node holds, or no longer holds.
+    /// Announce a holding of this node, or its end.
     Have(Have),
 }
 
 /// A request of ours.
 #[derive(Clone, Debug)]
 pub struct Ask {
-    /// What is asked, and by which gateways.
+    /// The request, and the gateways on its way.
     pub routed: Routed,
-    /// Of a PUT, credit for its data. Of a FETCH, reading takes credit for every payload byte and waits while it is spent; the
-    /// application gives it back with [`Credit::give_back`]. None: the ring alone bounds what waits.
+    /// For a PUT, credit for its data. For a FETCH, reading takes credit for every payload byte and waits while it is spent; the
+    /// application gives it back with [`Credit::give_back`]. `None`: only the ring bounds the bytes that wait.
     pub credit: Option<Credit>,
 }
 
 impl Ask {
-    /// Asks the peer itself.
+    /// A request to the peer itself.
     pub fn new(request: impl Into<Request>) -> Self {
         Self::by(None, request)
     }
 
-    /// Asks the last of these gateways.
+    /// A request to the last gateway of this hop's route; `None`: to the peer itself.
     pub fn by(hop: Option<Box<Hop>>, request: impl Into<Request>) -> Self {
         Self { routed: Routed { hop, request: request.into() }, credit: None }
     }
 
-    /// The same, with this credit.
+    /// The same request with this credit.
     #[must_use]
     pub fn with_credit(self, credit: Credit) -> Self {
         Self { credit: Some(credit), ..self }
     }
 }
 
-/// How a request, or this side of it, ends.
+/// How a request, or this side's half of it, ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// All bytes of this side are given.
+    /// This side has sent all of its bytes.
     Finish,
-    /// The peer's request is refused or abandoned.
+    /// The peer's request is refused, or given up here.
     Refuse(ErrorRecord),
-    /// A request of ours is given up.
+    /// A request of ours is canceled.
     Cancel,
 }
 
 impl Command {
-    /// Refuses the peer's request.
+    /// Refuses a peer's request.
     pub fn refuse(request: RequestId, failure: ErrorRecord) -> Self {
         Self::End(request, Ending::Refuse(failure))
     }
 
-    /// Takes the peer's PUT: its bytes may come.
+    /// Accepts a peer's PUT: its bytes may follow.
     pub fn accept(request: RequestId) -> Self {
         Self::Answer(request, Answer::Ok(OkRecord { length_bytes: 0, descriptor: None }))
     }
 
-    /// The connection that this is about; none for those that ask for one.
+    /// The connection that the command concerns; `None` for a command that asks for one.
     pub(crate) fn connection(&self) -> Option<ConnectionId> {
         match self {
             Self::Connect { .. } | Self::Abandon { .. } | Self::Reach(_) => None,
@@ -294,7 +294,7 @@ impl Command {
         }
     }
 
-    /// The request of ours that this opens.
+    /// The request of ours that the command opens.
     pub(crate) fn opens(&self) -> Option<RequestId> {
         match self {
             Self::Ask(request, _) | Self::Open { request, .. } => Some(*request),
@@ -302,7 +302,7 @@ impl Command {
         }
     }
 
-    /// The request of ours that this opens, or follows on its stream.
+    /// The request of ours that the command opens, or that it follows on the stream.
     pub(crate) fn of_local(&self) -> Option<RequestId> {
         match self {
             Self::Ask(request, _)

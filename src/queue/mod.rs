@@ -1,8 +1,8 @@
-//! The bounded lock-free rings between workers and applications, and what travels on them.
+//! The bounded lock-free rings between workers and applications, and their contents.
 //!
-//! An application has one pair of rings a worker: deliveries toward it, commands away from it. Both are bounded. A full
-//! delivery ring makes the worker stop reading streams, so QUIC flow control stops the sender; a full command ring or
-//! spent credit makes the application wait. Nothing on either way is dropped.
+//! An application has one pair of rings with each worker: deliveries toward it, commands away from it. Both are bounded. While a
+//! delivery ring is full, the worker stops reading streams, and QUIC flow control stops the sender. While a command ring is full or
+//! credit is spent, the application waits. Neither direction drops anything.
 
 mod close;
 mod message;
@@ -20,14 +20,14 @@ use crate::limits::{OUTSTANDING_BYTES_MAX, RELAY_WINDOW_BYTES};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, Ordering};
 
-/// A connection, by the worker that owns it. Never reused while the process lives, short of 2^32 reuses of a slot.
+/// A connection, by the worker that owns it. An ID is not reused while the process lives, short of 2^32 reuses of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId {
     /// The worker that owns the connection.
     pub worker: u16,
     /// Its place in that worker's table.
     pub slot: u32,
-    /// Tells this connection from earlier ones in the same place.
+    /// A number that differs from those of earlier connections in the same place.
     pub generation: u32,
 }
 
@@ -54,7 +54,7 @@ impl RequestId {
         Self { connection, opener: Opener::Peer, number: stream }
     }
 
-    /// A request that this side opens: its application's `n`th.
+    /// A request that this side opens: number `n` of its application.
     pub(crate) fn local(connection: ConnectionId, n: u64) -> Self {
         Self { connection, opener: Opener::Application, number: n }
     }
@@ -69,10 +69,10 @@ impl RequestId {
     }
 }
 
-/// How many bytes an application has outstanding on one way out: given to the worker, not yet taken by QUIC.
+/// The bytes that an application has outstanding in one direction: given to the worker, and not yet taken by QUIC.
 ///
-/// The application adds when it sends, the worker subtracts when QUIC has taken the bytes. It bounds what waits inside the
-/// worker for one slow peer, so that the command ring never has to stop for it.
+/// The application adds bytes when it sends them, and the worker subtracts them when QUIC has taken them. Credit bounds the bytes that
+/// wait inside the worker for one slow peer: the command ring never has to stop for it.
 #[derive(Clone, Debug, Default)]
 pub struct Credit(Arc<AtomicIsize>);
 
@@ -82,7 +82,7 @@ impl Credit {
         self.0.load(Ordering::Acquire) < OUTSTANDING_BYTES_MAX as isize
     }
 
-    /// Whether a relay may read on for this way out: the bound of what it holds of one stream.
+    /// Whether a relay may read on for this direction: its bound of the bytes held of one stream.
     pub(crate) fn has_relay_room(&self) -> bool {
         self.0.load(Ordering::Acquire) < RELAY_WINDOW_BYTES as isize
     }
@@ -91,14 +91,14 @@ impl Credit {
         self.0.fetch_add(bytes as isize, Ordering::AcqRel);
     }
 
-    /// Returns whether that made the first half free again: time to wake an application that waits for credit.
+    /// Subtracts bytes. Returns whether the first half is free again: time to wake an application that waits for credit.
     pub fn give_back(&self, bytes: usize) -> bool {
         const HALF: isize = OUTSTANDING_BYTES_MAX as isize / 2;
         let before = self.0.fetch_sub(bytes as isize, Ordering::AcqRel);
         before >= HALF && before - (bytes as isize) < HALF
     }
 
-    /// Its connection is gone: what is still sent goes nowhere, and nobody may wait for it to come back.
+    /// Ends the credit: its connection has ended. Later bytes are dropped, and no application may wait for their credit.
     pub(crate) fn end(&self) {
         self.0.store(isize::MIN / 2, Ordering::Release);
     }

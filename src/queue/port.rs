@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Deliveries to collect before a busy worker wakes their application.
+/// Deliveries that are collected before a busy worker wakes their application.
 const WAKE_LEN: usize = 16;
 
 /// The application's ends of its two rings to one worker.
@@ -21,18 +21,18 @@ pub struct AppPort {
     pushed: bool,
 }
 
-/// The worker's ends of the same rings. An application's tests play the worker with it.
+/// The worker's ends of the same rings. In an application's tests, the test plays the worker with it.
 #[derive(Debug)]
 pub struct WorkerPort {
     deliveries: Arc<ArrayQueue<Delivery>>,
     commands: Arc<ArrayQueue<Command>>,
     application: Waker,
-    /// Events that found the ring full: at most a few for each open connection and request. While any wait,
+    /// Deliveries that found the ring full: at most a few for each open connection and request. While any wait,
     /// no stream is read for this application.
     held: VecDeque<Delivery>,
-    /// Something changed for the application this turn.
+    /// Whether anything changed for the application in this turn.
     touched: bool,
-    /// The application may be waiting for it.
+    /// Whether the application may be waiting for the change.
     pub(crate) urgent: bool,
 }
 
@@ -64,7 +64,7 @@ pub fn rings(worker: Waker) -> (AppPort, WorkerPort) {
 impl AppPort {
     /// The next delivery, if one waits.
     pub fn receive(&mut self) -> Option<Delivery> {
-        // Checking is cheaper than an attempt, which has a fence, and most checks find the ring empty.
+        // A check is cheaper than an attempt, which has a fence, and most checks find the ring empty.
         if self.deliveries.is_empty() {
             return None;
         }
@@ -74,19 +74,25 @@ impl AppPort {
         delivery
     }
 
-    /// How many commands the ring takes now.
+    /// The number of commands that the ring takes now.
     pub fn room(&self) -> usize {
         self.commands.capacity() - self.commands.len()
     }
 
-    /// Gives the worker a command, or gives it back when the ring is full: keep it and try again at the next poll.
+    /// Gives the worker a command.
+    ///
+    /// # Errors
+    /// The command, if the ring is full: keep it and try again at the next poll.
     pub fn send(&mut self, command: Command) -> Result<(), Command> {
         self.commands.push(command)?;
         self.pushed = true;
         Ok(())
     }
 
-    /// Sends payload bytes of a request, or gives them back while the ring or the credit is spent.
+    /// Sends payload bytes of a request, and takes their credit.
+    ///
+    /// # Errors
+    /// The bytes, if the ring is full or the credit is spent.
     pub fn send_data(&mut self, request: RequestId, credit: &Credit, bytes: Bytes) -> Result<(), Bytes> {
         let len = bytes.len();
         if !credit.has_room() {
@@ -102,7 +108,10 @@ impl AppPort {
         })
     }
 
-    /// Sends a message, or gives it back while the ring or the credit is spent.
+    /// Sends a message, and takes its credit.
+    ///
+    /// # Errors
+    /// The payload, if the ring is full or the credit is spent.
     pub fn send_message(
         &mut self,
         connection: ConnectionId,
@@ -132,7 +141,7 @@ impl AppPort {
         }
     }
 
-    /// Sleeps until the worker has something, up to `limit`.
+    /// Sleeps until there is a delivery, at most for `limit`.
     pub fn wait(&mut self, limit: Duration) {
         self.notify();
         let deliveries = &self.deliveries;
@@ -146,19 +155,19 @@ impl AppPort {
 }
 
 impl WorkerPort {
-    /// How many deliveries the ring takes now. Only the worker pushes, so the room can only grow meanwhile.
+    /// The number of deliveries that the ring takes now. Only the worker pushes: the room can only grow meanwhile.
     pub(crate) fn room(&self) -> usize {
         if self.held.is_empty() { self.deliveries.capacity() - self.deliveries.len() } else { 0 }
     }
 
-    /// Delivers, in order. Stream data comes only while `WorkerPort::room` allows; events may always come.
+    /// Delivers, in order. Stream data is delivered only while `WorkerPort::room` allows it; events are always.
     pub fn deliver(&mut self, delivery: Delivery) {
         self.touched = true;
         self.held.push_back(delivery);
         self.push_held();
     }
 
-    /// Moves held events on. Returns whether the ring has room again.
+    /// Moves held deliveries to the ring. Returns whether the ring has room again.
     pub(crate) fn push_held(&mut self) -> bool {
         while let Some(delivery) = self.held.pop_front() {
             if let Err(delivery) = self.deliveries.push(delivery) {
@@ -181,7 +190,7 @@ impl WorkerPort {
         command
     }
 
-    /// Deliveries that wait for the application, and commands that wait for the worker.
+    /// The numbers of deliveries that wait for the application, and of commands that wait for the worker.
     pub(crate) fn depths(&self) -> (usize, usize) {
         (self.deliveries.len() + self.held.len(), self.commands.len())
     }
@@ -191,7 +200,7 @@ impl WorkerPort {
     }
 
     /// Wakes the application if anything changed for it. While the worker is busy, deliveries are collected
-    /// first: a wake and its two context switches then serve many of them. The first idle turn wakes it.
+    /// first: one wake, with its two context switches, then serves many of them. The first idle turn wakes it.
     pub(crate) fn notify(&mut self, busy: bool) {
         if self.urgent || self.touched && (!busy || self.deliveries.len() >= WAKE_LEN) {
             (self.touched, self.urgent) = (false, false);

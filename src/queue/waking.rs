@@ -1,11 +1,11 @@
-//! Sleeping without a lock, and being woken only if asleep.
+//! Sleep without a lock, and a wake that costs little if the thread does not sleep.
 
 use crossbeam_utils::sync::{Parker, Unparker};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
 
-/// Wakes a thread that sleeps on its rings; costs a fence when it does not sleep.
+/// Wakes a thread that sleeps on its rings; costs a fence if it does not sleep.
 #[derive(Clone, Debug)]
 pub struct Waker {
     sleeping: Arc<AtomicBool>,
@@ -33,8 +33,8 @@ impl Sleeper {
         self.waker.clone()
     }
 
-    /// Sleeps up to `limit`, unless `ready` already holds or a wake comes. `ready` is called after the flag
-    /// is up, so that a push between the last check and the sleep is never missed.
+    /// Sleeps for at most `limit`, unless `ready` holds already or a wake comes. `ready` is called after the flag
+    /// is set: no push between the last check and the sleep is missed.
     pub fn sleep(&self, limit: Duration, ready: impl Fn() -> bool) {
         self.waker.sleeping.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! One forwarded request, and everyone who waits for its answer.
+//! One forwarded request, and the peers that wait for its answer.
 
 use crate::queue::{Credit, RequestId};
 use crate::record::{Fetch, Hop, Payload};
@@ -7,7 +7,7 @@ use crate::tls::NodeId;
 use smallvec::SmallVec;
 use std::time::Instant;
 
-/// The identity of a FETCH: the record, the rest of the route and whether gateways on the way may keep it.
+/// The identity of a FETCH: the record, the rest of the route, and whether gateways on the way may keep the answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct FetchKey {
     pub(super) fetch: Fetch,
@@ -20,14 +20,14 @@ pub(super) struct FetchKey {
 pub(super) struct Flow {
     pub(super) next: NodeId,
     pub(super) hop: Box<Hop>,
-    /// The first one sets the pace at which the answer is read.
+    /// The peers that wait. The first one sets the pace at which the answer is read.
     pub(super) members: SmallVec<[Member; 1]>,
-    /// Credit for what the first member sends on.
+    /// Credit for the bytes of the request, which the first member sends.
     pub(super) onward: Credit,
     pub(super) stage: FlowStage,
     /// Bytes of the request that wait for the connection; their credit is taken.
     pub(super) head: Payload,
-    /// The first member has ended its side.
+    /// Whether the first member has ended its half.
     pub(super) ended: bool,
     pub(super) key: Option<FetchKey>,
     pub(super) passing: Option<Passing>,
@@ -37,9 +37,9 @@ pub(super) struct Flow {
 
 #[derive(Debug)]
 pub(super) enum FlowStage {
-    /// For a connection to its peer gateway.
+    /// It waits for a connection to its peer gateway.
     Waiting { until: Instant },
-    /// Forwarded under this number.
+    /// It is forwarded under this number.
     Open(RequestId),
 }
 
@@ -66,7 +66,7 @@ impl Flow {
         self.members.first().is_some_and(|member| !member.answer.has_relay_room())
     }
 
-    /// Holds bytes of the request until they can be forwarded. They take credit, so at most a window is read.
+    /// Holds bytes of the request until they can be forwarded. They take credit: at most a window of them is read.
     pub(super) fn hold(&mut self, bytes: Payload) {
         self.onward.take(bytes.len());
         bytes.into_chunks().into_iter().for_each(|chunk| self.head.push(chunk));

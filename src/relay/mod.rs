@@ -1,8 +1,7 @@
-//! Forwards requests to the next gateway of their route, as their bytes come (protocol §5).
+//! Forwards requests to the next gateway of their route, as their bytes arrive (protocol §5).
 //!
-//! It runs on the worker's thread: what is read from one connection is written to the other in the same turn. It reads no
-//! payload and keeps nothing but a bounded window of each stream: each side is read only while the other has room. FETCHes that
-//! are the same share one answer.
+//! It runs on the worker's thread: bytes read from one connection are written to the other in the same turn. It parses no payload
+//! and holds at most a bounded window of each stream: each side is read only while the other has room. Equal FETCHes share one answer.
 
 mod flow;
 
@@ -25,32 +24,32 @@ use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Ring places that one delivery may need.
+/// The ring places that one delivery may need.
 const COMMANDS_A_DELIVERY: usize = 8;
 
 /// The relay of one worker.
 pub struct Relay {
     status: Arc<WorkerStatus>,
     cache: Option<Cache>,
-    /// Connections to nodes that showed a certificate; where there are two, one that this side opened.
+    /// Connections to nodes that showed a certificate, each with whether this side opened it to a peer gateway: such a one is preferred.
     routes: FxHashMap<NodeId, (ConnectionId, bool)>,
     flows: Slab<Flow>,
-    /// Requests of peers, to their flows.
+    /// Requests of peers, with the flow of each.
     upstream: FxHashMap<RequestId, usize>,
-    /// FETCHes that others may join: no byte of their answer has passed.
+    /// FETCHes that equal ones may join: no byte of their answer has passed.
     joinable: FxHashMap<FetchKey, usize>,
     /// Flows whose peer gateway is not connected yet.
     waiting: Vec<usize>,
-    /// Flows that were joined.
+    /// Flows with more than one member.
     merged: Vec<usize>,
-    /// When to look again for askers that take nothing.
+    /// When to look for peers that read nothing.
     look_at: Option<Instant>,
-    /// A request to the next gateway is its flow's. While a command waits, no delivery is taken.
+    /// The owner of a request to the next gateway is its flow. While a command waits, no delivery is taken.
     outbox: Outbox<usize>,
 }
 
 impl Relay {
-    /// For a worker; with a cache, payloads that may be kept are.
+    /// The relay of a worker. With a cache, it keeps payloads whose routes allow it.
     pub fn new(status: Arc<WorkerStatus>, cache: Option<Cache>) -> Self {
         Self {
             status,
@@ -87,7 +86,7 @@ impl Relay {
             Delivery::Ended(_, End::Failed(failure)) => self.answer_failed(port, flow, &failure),
             Delivery::Ended(..) => self.answer_ended(port, flow),
             Delivery::Stopped(_, code) => self.stopped(port, flow, code),
-            // The answer is not read here: it comes as bytes.
+            // The answer is not parsed here: it arrives as bytes.
             _ => {}
         }
     }
@@ -105,7 +104,7 @@ impl Relay {
             Delivery::Raw(request, bytes) => self.asked(port, request, bytes),
             Delivery::Ended(request, End::Failed(_)) => self.leave(port, request),
             Delivery::Ended(request, _) => self.request_ended(port, request),
-            // A relay asks and answers nothing of its own. An answer that a peer stops when it is whole is over here.
+            // A relay makes and answers no requests of its own. A peer that stops a complete answer ends nothing here: its flow is over.
             Delivery::Stopped(..)
             | Delivery::ConnectFailed { .. }
             | Delivery::Asked(..)
@@ -114,7 +113,7 @@ impl Relay {
         }
     }
 
-    /// Bytes of a request.
+    /// Takes bytes of a request.
     fn asked(&mut self, port: &mut AppPort, request: RequestId, bytes: Payload) {
         let Some(&key) = self.upstream.get(&request) else { return };
         let flow = &mut self.flows[key];
@@ -122,7 +121,7 @@ impl Relay {
         if !member.spend(bytes.len()) {
             return self.expel(port, request, ErrorCode::Budget, "the budget of this route is spent");
         }
-        // Of one that joined, the FETCH was all.
+        // A member that joined has sent all of its request, a FETCH.
         if flow.members[0].request != request {
             return;
         }
@@ -135,7 +134,7 @@ impl Relay {
         }
     }
 
-    /// Sends a request on, or lets it wait for the answer to the same FETCH of another.
+    /// Forwards a request, or lets it wait for the answer to an equal FETCH.
     fn forward(&mut self, now: Instant, port: &mut AppPort, request: RequestId, forward: Forward) {
         let Forward { next, hop, fetch, answer, onward } = forward;
         let member = Member { request, answer, budget_left: hop.budget_bytes };
@@ -173,7 +172,7 @@ impl Relay {
         self.open(now, port, flow);
     }
 
-    /// Lets a FETCH wait for the answer to one that is on its way.
+    /// Lets a FETCH wait for the answer to one that was forwarded before.
     fn join(&mut self, member: Member, other: usize) {
         self.upstream.insert(member.request, other);
         let joined = &mut self.flows[other];
@@ -184,7 +183,7 @@ impl Relay {
         self.counters().add(Counter::HopsMerged, 1);
     }
 
-    /// Sends a request on, if there is a connection to send it by; has one made otherwise.
+    /// Forwards a request, if its next gateway is connected; otherwise asks for a connection.
     fn open(&mut self, now: Instant, port: &mut AppPort, key: usize) {
         let flow = &mut self.flows[key];
         let Some(&(connection, _)) = self.routes.get(&flow.next) else {
@@ -201,7 +200,7 @@ impl Relay {
         flow.hop.emit_record(&mut front);
         self.send_raw(port, request, &credit, Bytes::from(front).into());
         if !head.is_empty() {
-            // Its credit was taken when it was held.
+            // Its credit was taken when it was held, and is taken once more.
             credit.give_back(head.len());
             self.send_raw(port, request, &credit, head);
         }
@@ -223,7 +222,7 @@ impl Relay {
         }
     }
 
-    /// Bytes of an answer: to everyone who waits for it.
+    /// Passes bytes of an answer to every peer that waits for it.
     fn answered(&mut self, now: Instant, port: &mut AppPort, key: usize, bytes: Payload) {
         let Some(flow) = self.flows.get_mut(key) else { return };
         flow.progress = now;
@@ -263,7 +262,7 @@ impl Relay {
         }
         for (index, member) in flow.members.iter().enumerate() {
             let request = member.request;
-            // What is still to come of the request would go nowhere.
+            // Further bytes of the request would go nowhere.
             if index > 0 || !flow.ended {
                 self.send(port, Command::Stop(request, ErrorCode::None));
             }
@@ -278,14 +277,14 @@ impl Relay {
         }
     }
 
-    /// The next gateway wants no more of the request; the answer goes on.
+    /// The next gateway reads no more of the request; the answer goes on.
     fn stopped(&mut self, port: &mut AppPort, key: usize, code: ErrorCode) {
         let Some(flow) = self.flows.get(key) else { return };
         let request = flow.members[0].request;
         self.send(port, Command::Stop(request, code));
     }
 
-    /// Takes a flow out. Its request to the next gateway is over, or its caller cancels it.
+    /// Removes a flow. Its request to the next gateway is over, or its caller cancels it.
     fn remove_flow(&mut self, key: usize) -> Option<Flow> {
         let flow = self.flows.try_remove(key)?;
         if let Some(key) = &flow.key {
@@ -299,7 +298,7 @@ impl Relay {
         Some(flow)
     }
 
-    /// Refuses one who waits; the others go on.
+    /// Refuses one member's request; the others go on.
     fn expel(&mut self, port: &mut AppPort, request: RequestId, code: ErrorCode, reason: &str) {
         if code == ErrorCode::Budget {
             self.counters().add(Counter::HopsRefused, 1);
@@ -308,7 +307,7 @@ impl Relay {
         self.leave(port, request);
     }
 
-    /// One who waits is gone. With the last one the request is given up.
+    /// Removes a member. With the last one the request is given up.
     fn leave(&mut self, port: &mut AppPort, request: RequestId) {
         let Some(key) = self.upstream.remove(&request) else { return };
         let Some(flow) = self.flows.get_mut(key) else { return };
@@ -329,7 +328,7 @@ impl Relay {
             return;
         }
         let pace = first.answer.clone();
-        // Only a FETCH is joined, and of one that joined nothing follows.
+        // Only FETCHes are joined, and a member that joined sends no more bytes.
         let ended = std::mem::replace(&mut flow.ended, true);
         if let Some(down) = down {
             self.send(port, Command::Pace(down, pace));
@@ -371,7 +370,7 @@ impl Relay {
         }
     }
 
-    /// Refuses what has waited too long for its peer gateway, and sends away those that the pace of another holds back.
+    /// Refuses requests that have waited too long for their peer gateway, and members that the pace of another one holds back.
     fn give_up(&mut self, now: Instant, port: &mut AppPort) -> bool {
         let overdue = |flow: &Flow| matches!(flow.stage, FlowStage::Waiting { until } if until <= now);
         let late: Vec<_> = self.waiting.iter().copied().filter(|&key| overdue(&self.flows[key])).collect();
@@ -394,13 +393,18 @@ impl Relay {
             }
         }
         for &request in &held_back {
-            self.expel(port, request, ErrorCode::Busy, "held back by another asker; ask again");
+            self.expel(
+                port,
+                request,
+                ErrorCode::Busy,
+                "another asker of the same payload held this answer back; ask again",
+            );
         }
         self.merged.retain(|&key| self.flows.get(key).is_some_and(|flow| flow.members.len() > 1));
         !late.is_empty() || !held_back.is_empty()
     }
 
-    /// Sends away those who have taken nothing for long: what waits for them takes up the connection to the next gateway.
+    /// Refuses peers that have read nothing for long: their waiting bytes block the connection to the next gateway.
     fn end_stalled(&mut self, now: Instant, port: &mut AppPort) -> bool {
         let stall = Duration::from_millis(RELAY_STALL_MS);
         self.look_at = Some(now + stall / 10);
@@ -410,7 +414,7 @@ impl Relay {
             .filter(|(_, flow)| flow.is_held_up() && now.duration_since(flow.progress) >= stall);
         let stalled: Vec<_> = stalled.map(|(_, flow)| flow.members[0].request).collect();
         for &request in &stalled {
-            let reason = "nothing of the answer was taken for long, and others wait behind it; ask again";
+            let reason = "no byte of the answer was read for long, and others wait behind it; ask again";
             self.expel(port, request, ErrorCode::Busy, reason);
         }
         !stalled.is_empty()

@@ -15,9 +15,9 @@ use bytes::Bytes;
 pub(super) struct Asking {
     pub(super) app: usize,
     pub(super) request: RequestId,
-    /// The request is routed: the peer may only forward other nodes' bytes.
+    /// Whether the request is routed: the peer then forwards other nodes' bytes.
     pub(super) routed: bool,
-    /// The application knows how it ended.
+    /// Whether the application was told of its end.
     over: bool,
     expected: Expected,
 }
@@ -38,14 +38,14 @@ enum Expected {
 #[derive(Debug)]
 struct Fetched {
     fetch: Fetch,
-    /// Reading takes it for every payload byte.
+    /// Reading takes this credit for every payload byte.
     pace: Option<Credit>,
     /// The encoding after OK.
     body: Option<Body>,
 }
 
 impl Asking {
-    /// Of what was asked; gives credit for its data back too, where a PUT brings some.
+    /// Of a request; also returns the credit for its data, if it is a PUT that has some.
     pub(super) fn new(app: usize, request: RequestId, ask: Ask) -> (Self, Option<Credit>) {
         let Ask { routed, credit } = ask;
         let (expected, credit) = match routed.request {
@@ -66,7 +66,7 @@ impl Asking {
         }
     }
 
-    /// Delivers an answer with which the request ends, if it is the last.
+    /// Delivers an answer. Any but OK ends the request.
     fn answer(&mut self, answer: Answer, cx: &mut Reading<'_, '_>) {
         self.over = !matches!(answer, Answer::Ok(_));
         cx.deliver(self.app, Delivery::Answered(self.request, answer));
@@ -74,7 +74,7 @@ impl Asking {
 }
 
 impl Fetched {
-    /// The expected encoding of the answer, now that OK has the payload's length.
+    /// The encoding to expect, now that OK has named the payload's length.
     fn body_of(&self, ok: &OkRecord) -> Result<Body, Fault> {
         let Fetch { token, lanes, ranges, .. } = &self.fetch;
         let set = match *token {
@@ -86,7 +86,10 @@ impl Fetched {
         };
         // The set token proves the descriptor, and the descriptor the tokens of both blobs.
         let Some(found) = set.filter(|found| found.length_bytes() == ok.length_bytes) else {
-            return Err(Fault::new(ErrorCode::BadDescriptor, "the answer's descriptor is not the set's"));
+            return Err(Fault::new(
+                ErrorCode::BadDescriptor,
+                "the answer's descriptor does not match the set token",
+            ));
         };
         match lanes {
             Some(lanes) => Body::lanes(Box::new(found), *lanes, ranges),
@@ -172,7 +175,7 @@ impl Reader for Asking {
         let Fetched { body: Some(body), pace, .. } = &mut **fetched else { return };
         body.deliver(app, request, pace.as_ref(), cx);
         if body.becomes_complete() {
-            // The application has all of it: a later fault is between the peer and this session.
+            // The application has every byte: a later fault concerns only the peer and this session.
             self.over = true;
             cx.deliver(app, Delivery::Ended(request, End::Checked));
         }
@@ -194,7 +197,7 @@ mod tests {
     use crate::shard::{Descriptor, Lanes};
     use crate::token::{Ranges, Token};
 
-    const PAYLOAD: &[u8] = b"what is fetched";
+    const PAYLOAD: &[u8] = b"the payload";
 
     fn token() -> AnyToken {
         Token::of(PAYLOAD).into()
@@ -278,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_cannot_be_read_is_told_as_a_failure() {
+    fn an_answer_that_cannot_be_parsed_is_reported_as_a_failure() {
         let answers =
             [(0, RecordType::Done), (1, RecordType::Ok), (2, RecordType::Holders), (3, RecordType::Error)];
         for (at, kind) in answers {
@@ -296,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn ok_to_a_put_comes_once_and_done_after_it() {
+    fn a_put_takes_ok_once_and_then_done() {
         let mut bench = Bench::new();
         let [put, ..] = asks();
         let mut stream = asking(&bench, put.clone());
@@ -308,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fetch_is_checked_and_told_whole_once() {
+    fn a_fetch_is_checked_and_reported_complete_once() {
         let mut bench = Bench::new();
         let pace = Credit::default();
         let mut stream = asking(&bench, fetch(false).with_credit(pace.clone()));
@@ -384,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_ends_too_early_is_malformed_and_a_reset_is_told_once() {
+    fn an_answer_that_ends_too_early_is_malformed_and_a_reset_is_reported_once() {
         for ask in asks() {
             let mut bench = Bench::new();
             let mut stream = asking(&bench, ask);

@@ -1,4 +1,4 @@
-//! Verified encodings on arrival: one for a payload, up to two, one after the other, for lanes of a set.
+//! Verified encodings as they arrive: one for a payload; for lanes of a set up to two, one after the other.
 
 use super::fault::Fault;
 use super::reading::Reading;
@@ -11,9 +11,9 @@ use std::collections::VecDeque;
 /// The bytes after PUT's or FETCH's OK on a stream.
 #[derive(Debug)]
 pub(super) struct Body {
-    /// The parts to come, the current one first; the last one stays when it is complete.
+    /// The current part and those after it. The last one stays when it is complete.
     parts: VecDeque<(Blob, VerifiedDecoder)>,
-    /// Tells a shard's place, for lanes.
+    /// The descriptor, for lanes: it gives each shard's place.
     sharded: Option<Box<Descriptor>>,
     /// Pieces of parts that are complete.
     ready: VecDeque<(Blob, VerifiedPiece)>,
@@ -27,13 +27,13 @@ struct Checked {
 }
 
 impl Body {
-    /// Ranges of a payload.
+    /// The encoding of ranges of a payload.
     pub(super) fn payload(token: Token, length: u64, ranges: &Ranges) -> Result<Self, Fault> {
         let decoder = VerifiedDecoder::new(token, length, ranges.clone())?;
         Ok(Self::of([(Blob::Content, decoder)].into(), None))
     }
 
-    /// Stripes of lanes.
+    /// The encodings of stripes of lanes.
     pub(super) fn lanes(descriptor: Box<Descriptor>, lanes: Lanes, stripes: &Ranges) -> Result<Self, Fault> {
         let mut parts = VecDeque::new();
         for part in descriptor.parts(lanes, stripes).map_err(VerifyError::from)? {
@@ -80,12 +80,12 @@ impl Body {
         self.parts.iter().all(|(_, decoder)| decoder.is_complete())
     }
 
-    /// The same, but true only once: for the one delivery.
+    /// Whether every byte was checked; true only once, for one delivery.
     pub(super) fn becomes_complete(&mut self) -> bool {
         self.is_complete() && !std::mem::replace(&mut self.complete_told, true)
     }
 
-    /// Delivers checked pieces. Takes `pace`, where there is one.
+    /// Delivers checked pieces, and takes `pace` for their bytes if there is one.
     pub(super) fn deliver(
         &mut self,
         app: usize,

@@ -1,4 +1,4 @@
-//! What applications ask of a session.
+//! The commands of applications to a session.
 
 use super::asking::Asking;
 use super::outcomes::RequestOutcome;
@@ -16,7 +16,7 @@ use bytes::Bytes;
 use quinn_proto::{Connection, Dir, StreamId, VarInt};
 
 impl Session {
-    /// Carries out what an application asks.
+    /// Carries out a command.
     pub(crate) fn command(
         &mut self,
         conn: &mut Connection,
@@ -24,7 +24,7 @@ impl Session {
         command: Command,
         cx: &mut Context<'_>,
     ) {
-        // What follows a request that waits for the peer to allow another stream waits with it.
+        // A request may wait until the peer allows another stream. Its later commands then wait behind it.
         if !self.unopened.is_empty()
             && command.opens().is_none()
             && let Some(request) = command.of_local()
@@ -34,7 +34,7 @@ impl Session {
             return;
         }
         match command {
-            // The worker itself connects.
+            // The worker handles these.
             Command::Connect { .. } | Command::Abandon { .. } | Command::Reach(_) => {}
             Command::On(_, command) => self.on_connection(conn, app, command, cx),
             Command::Ask(request, _) | Command::Open { request, .. } => {
@@ -43,7 +43,7 @@ impl Session {
             Command::Answer(request, answer) => self.answer(conn, app, request, answer, cx),
             Command::Bytes(request, bytes) => {
                 if let Some(id) = self.stream_of(app, request) {
-                    // An ERROR after a byte of the answer would be read as a part of an encoding.
+                    // The peer would read an ERROR after a byte of the answer as part of the encoding.
                     if !request.is_local() {
                         self.begin_encoding(id);
                     }
@@ -120,7 +120,7 @@ impl Session {
                     stream.recv.is_some() && !whole
                 });
                 self.write_last(conn, id, &done, cx);
-                // A payload that was here already: its bytes need not come.
+                // The payload was held already: its bytes need not be sent.
                 if is_read {
                     self.stop_reading(conn, id, ErrorCode::None);
                 }
@@ -128,14 +128,14 @@ impl Session {
         }
     }
 
-    /// Writes the record with which an answer ends well.
+    /// Writes the last record of a successful answer.
     fn write_last(&mut self, conn: &mut Connection, id: StreamId, record: &impl Record, cx: &Context<'_>) {
         self.close_role(id, RequestOutcome::Ok, cx);
         self.write_record(conn, id, record, cx);
         self.finish(conn, id);
     }
 
-    /// The application has ended the peer's request: it hears no more of it.
+    /// Notes that the application has ended the peer's request: it gets no more deliveries of it.
     fn close_role(&mut self, id: StreamId, outcome: RequestOutcome, cx: &Context<'_>) {
         self.count_outcome(id, outcome, cx.counters);
         if let Some(stream) = self.streams.get_mut(&id) {
@@ -172,7 +172,7 @@ impl Session {
                     self.stop_reading(conn, id, ErrorCode::None);
                     self.abort_out(conn, id, ErrorCode::None);
                 }
-                // One that waits for the peer to allow another stream is never opened.
+                // A request that waits for the peer to allow another stream is never opened.
                 self.unopened.retain(|(of, command)| *of != app || command.of_local() != Some(request));
             }
         }
@@ -231,7 +231,7 @@ impl Session {
         MessageHeader { queue, token: None }.emit_record_front(payload.len(), &mut record);
         record.extend_from_slice(payload);
         cx.counters.add(Counter::RecordsOut, 1);
-        // With `drop` the oldest datagram that waits makes room: it is late already.
+        // With `drop`, the oldest waiting datagram makes room: it is late already.
         if conn.datagrams().send(record.into(), true).is_err() {
             cx.counters.add(Counter::DropDatagramTooBig, 1);
         }

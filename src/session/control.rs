@@ -11,7 +11,7 @@ use crate::record::{ErrorCode, GoAway, Have, Payload, Record, RecordError, Recor
 /// The peer's unidirectional stream before its first record.
 #[derive(Debug)]
 pub(super) struct Opening {
-    /// It began in early data.
+    /// Whether it began in early data.
     pub(super) early: bool,
 }
 
@@ -25,7 +25,7 @@ impl Reader for Opening {
             RecordType::Settings if !cx.peer.control_seen => {
                 cx.peer.control_seen = true;
                 let mut control = Control;
-                // The first record decides about the stream; a fault in it ends the connection.
+                // The first record decides on the stream's role. A fault in it ends the connection.
                 control.on_record(kind, body, cx)?;
                 Ok(Some(Role::Control(control)))
             }
@@ -39,7 +39,7 @@ impl Reader for Opening {
     }
 }
 
-/// The peer's CONTROL: SETTINGS once and first, then HAVE and GOAWAY.
+/// The peer's CONTROL stream: SETTINGS once and first, then HAVE and GOAWAY.
 #[derive(Debug)]
 pub(super) struct Control;
 

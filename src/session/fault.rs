@@ -8,7 +8,7 @@ use crate::token::VerifyError;
 pub(super) struct Fault {
     pub(super) code: ErrorCode,
     pub(super) reason: String,
-    /// The connection must end with it.
+    /// Whether the connection must end as well.
     pub(super) fatal: bool,
 }
 
@@ -30,8 +30,8 @@ impl Fault {
         Self::new(ErrorCode::Malformed, reason)
     }
 
-    /// Whether it breaks the protocol. Requests for payloads that are not here, or at the wrong time, or by
-    /// the wrong route, break no rule.
+    /// Whether it breaks the protocol. Requests for payloads that are not held, at the wrong time, or along the wrong route break
+    /// no rule.
     pub(super) fn counts(&self) -> bool {
         use ErrorCode::{
             Budget, GoingAway, HopLimit, Loop, NoRoute, NotAuthorized, NotFound, NotMyHop, TooEarly,

@@ -3,21 +3,21 @@
 use crate::quic::transport::Windows;
 use quinn_proto::{Connection, VarInt};
 
-/// Parts of the connection's window: what is held changes QUIC's window by no less than one of them.
+/// Parts of the connection's window: the bytes held change QUIC's window by at least one part at a time.
 const PARTS: u64 = 32;
 
 /// Held memory ends a connection past this multiple of its window. Packets of 1,200 bytes with a gap behind each stay far below it.
 const HELD_WINDOWS_MAX: u64 = 2;
 
-/// What streams hold behind gaps, and what that leaves of the connection's window.
+/// The bytes that streams hold behind gaps, and the rest of the connection's window.
 #[derive(Debug)]
 pub(super) struct FlowControl {
     windows: Windows,
-    /// The largest window that the peer may still use.
+    /// The largest window that the peer may still use, bytes.
     promised_bytes: u64,
     has_gaps: bool,
     held_bytes: usize,
-    /// What QUIC's window is smaller by than the configured one, bytes.
+    /// The bytes by which QUIC's window is smaller than the connection's.
     charged_bytes: u64,
 }
 
@@ -40,8 +40,8 @@ impl FlowControl {
         self.windows.stream_bytes.try_into().unwrap_or(usize::MAX)
     }
 
-    /// The connection's window has this size from now on, less what is held. `promised_bytes` is what the peer may send before it learns
-    /// of a smaller window.
+    /// Gives the connection's window another size; the bytes held are taken off. `promised_bytes` is the number of bytes that the peer may
+    /// send before it learns of a smaller window.
     pub(super) fn set_window(&mut self, conn: &mut Connection, bytes: u64, promised_bytes: u64) {
         self.windows.connection_bytes = bytes;
         self.promised_bytes = promised_bytes;
@@ -49,7 +49,7 @@ impl FlowControl {
         conn.set_receive_window(VarInt::from_u64(bytes - self.charged_bytes).unwrap_or(VarInt::MAX));
     }
 
-    /// What may be taken out of QUIC before the window is charged for it, bytes.
+    /// The bytes that may be taken out of QUIC before the window is charged for them.
     pub(super) fn part_bytes(&self) -> usize {
         (self.windows.connection_bytes / PARTS).max(1).try_into().unwrap_or(usize::MAX)
     }
@@ -64,7 +64,7 @@ impl FlowControl {
         self.held_bytes as u64 > HELD_WINDOWS_MAX * self.promised_bytes
     }
 
-    /// Makes QUIC's window smaller by what is held: QUIC has given credit for it when it was taken out of QUIC.
+    /// Makes QUIC's window smaller by the bytes held: QUIC gave credit for them when they were taken out of it.
     pub(super) fn charge(&mut self, conn: &mut Connection) {
         if let Some(bytes) = self.window_bytes() {
             conn.set_receive_window(VarInt::from_u64(bytes).unwrap_or(VarInt::MAX));
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_is_taken_out_of_the_window_part_by_part() {
+    fn held_bytes_are_taken_out_of_the_window_part_by_part() {
         let mut flow = flow();
         flow.holds(0, 99);
         assert_eq!(flow.window_bytes(), None);
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_twice_the_window_is_too_much() {
+    fn held_bytes_past_twice_the_window_exceed_it() {
         let mut flow = flow();
         flow.holds(0, 6400);
         assert!(!flow.is_exceeded());
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fills_the_window_leaves_nothing_of_it() {
+    fn held_bytes_that_fill_the_window_leave_it_empty() {
         let mut flow = flow();
         flow.holds(0, 3150);
         assert_eq!(flow.window_bytes(), Some(50));

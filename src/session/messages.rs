@@ -11,16 +11,16 @@ use crate::token::Token;
 /// A stream of messages.
 #[derive(Debug)]
 pub(super) struct Messages {
-    /// The application that took the last one: its ring decides whether more is read.
+    /// The application that took the last message: reading waits for room in its ring.
     app: usize,
-    /// The stream began in early data.
+    /// Whether the stream began in early data.
     early: bool,
-    /// The first message, when its application had no room for it.
+    /// The first message, if its application had no room for it.
     waiting: Option<Delivery>,
 }
 
 impl Messages {
-    /// The stream's first message: the application is known from it alone, and may have no room.
+    /// Takes the stream's first message. The application is known only from it, and may have no room.
     pub(super) fn begin(early: bool, payload: Payload, cx: &mut Reading<'_, '_>) -> Result<Self, Fault> {
         let (app, message) = message(payload, early, cx)?;
         let mut begun = Self { app, early, waiting: None };
@@ -63,7 +63,7 @@ impl Reader for Messages {
     }
 }
 
-/// A MESSAGE, from a stream or a datagram: the application that takes it, and its delivery.
+/// Reads a MESSAGE of a stream or a datagram; returns the application that takes it, and its delivery.
 pub(super) fn message(
     mut payload: Payload,
     early: bool,
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_come_in_order_however_they_are_cut() {
+    fn messages_arrive_in_order_however_they_are_cut() {
         let mut bench = Bench::new();
         let mut stream = bench.uni(false);
         let all = [one(QUEUE, None, b"first"), one(QUEUE, Some(Token::of(b"second")), b"second")].concat();
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_message_without_room_waits_and_what_came_with_it_follows() {
+    fn a_first_message_without_room_waits_and_those_behind_it_follow() {
         let mut bench = Bench::new();
         let mut stream = bench.uni(false);
         bench.fill();

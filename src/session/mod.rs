@@ -1,7 +1,7 @@
 //! STOQ on one connection: the kinds of its streams, the peer's records in, the applications' records out.
 //!
-//! Sans-I/O: the worker hands in quinn-proto's events and the applications' commands; deliveries go to the rings and bytes to
-//! quinn-proto's streams. Reading stops where a ring is full; writing waits in a backlog that credit bounds.
+//! Sans-I/O: the worker passes in quinn-proto's events and the applications' commands; deliveries go to the rings and bytes to
+//! quinn-proto's streams. Reading stops while a ring is full; bytes to write wait in a backlog that credit bounds.
 //!
 //! A session has one table of streams (`stream.rs`): each is read and written in its slot, by its role.
 
@@ -48,7 +48,7 @@ use stream::{Queued, Readiness, Stream};
 pub struct QueueRoutes {
     /// Queue number to application.
     pub queues: FxHashMap<u64, usize>,
-    /// Queues whose messages may come in early data, where they could be replayed.
+    /// Queues that take messages in early data, which could be replayed.
     pub replay_safe: FxHashSet<u64>,
     /// Queues whose PUTs are delivered unchecked, as [`Delivery::Raw`].
     pub unchecked: FxHashSet<u64>,
@@ -56,10 +56,10 @@ pub struct QueueRoutes {
     pub store: Option<usize>,
     /// The application that forwards requests.
     pub relay: Option<usize>,
-    /// The rules of forwarding; none: every HOP is refused.
+    /// The rules of forwarding; `None`: every HOP is refused.
     pub hops: Option<Arc<Hops>>,
-    /// Where a FETCH that allows it is answered instead of being forwarded; its store is that of
-    /// [`QueueRoutes::store`].
+    /// Decides whether a FETCH that allows it is answered here instead of being forwarded. The application of
+    /// [`QueueRoutes::store`] then answers.
     pub cache: Option<Arc<dyn Holds>>,
 }
 
@@ -88,36 +88,36 @@ pub(crate) struct Context<'a> {
 #[derive(Debug)]
 pub(crate) struct Session {
     id: ConnectionId,
-    /// The application that opened the connection; on the peer's connections [`QueueRoutes`] decide.
+    /// The application that opened the connection, and gets all of its deliveries. On the peer's connections [`QueueRoutes`] decides.
     owner: Option<usize>,
     control_out: Option<StreamId>,
     peer: PeerState,
     flow: FlowControl,
-    /// Every stream that is not over.
+    /// Every stream that has not ended.
     streams: FxHashMap<StreamId, Stream>,
     /// Our requests without a complete answer, by application and request number.
     local: FxHashMap<(usize, u64), StreamId>,
-    /// One outgoing message stream a queue.
+    /// The outgoing message stream of each queue.
     messages: FxHashMap<u64, StreamId>,
     message_credit: Credit,
-    /// When the peer last acknowledged an answer whole.
+    /// When the peer last acknowledged a complete answer.
     answered_at: Option<Instant>,
     /// Streams on which small chunks were collected since the last flush; some may occur twice.
     unflushed: Vec<StreamId>,
-    /// Streams that may have something to read: those that are [`Queued::Readable`].
+    /// Streams that may have bytes to read: those that are [`Queued::Readable`].
     readable: VecDeque<StreamId>,
     /// Streams paused until their consumer has room: those that are [`Queued::Paused`].
     paused: Vec<StreamId>,
     /// Commands that wait for the peer to allow another stream.
     unopened: VecDeque<(usize, Command)>,
     errors: VecDeque<Instant>,
-    /// The applications know that the connection is gone.
+    /// Whether the applications were told of the connection's end.
     closed_told: bool,
-    /// QUIC took bytes whose credit an application may be waiting for.
+    /// Whether QUIC took bytes for whose credit an application may wait.
     credit_returned: bool,
-    /// This side has sent GOAWAY.
+    /// Whether this side has sent GOAWAY.
     leaving: bool,
-    /// The handshake is not complete: the peer's data could be a replay.
+    /// Whether the handshake is incomplete: the peer's data may then be a replay.
     early: bool,
     /// Requests that the peer opened so far.
     arrivals: i32,
@@ -131,7 +131,7 @@ pub(crate) struct PeerState {
     control_seen: bool,
     settings: Option<Settings>,
     going_away: bool,
-    /// How many HAVE it may still send (protocol §8).
+    /// The HAVEs that it may still send (protocol §8).
     haves: TokenBucket,
 }
 
@@ -186,7 +186,7 @@ impl Session {
         self.message_credit.clone()
     }
 
-    /// Requests in flight, of both sides.
+    /// The number of requests in flight, of both sides.
     pub(crate) fn requests(&self) -> usize {
         let unanswered = self.streams.values().filter(|stream| stream.is_unanswered()).count();
         self.local.len() + self.unopened_requests() + unanswered
@@ -201,7 +201,7 @@ impl Session {
         self.unopened.iter().filter(|(_, command)| command.opens().is_some()).count()
     }
 
-    /// Whether reading waits for a ring to get room, or for the next turn.
+    /// Whether a stream waits to be read, in the next turn or once a ring has room.
     pub(crate) fn wants_turn(&self) -> bool {
         !self.readable.is_empty()
     }
@@ -211,7 +211,7 @@ impl Session {
         !self.paused.is_empty()
     }
 
-    /// Lines up the paused streams that may go on. Returns whether there is one.
+    /// Puts the paused streams that may go on in line. Returns whether any stream is in line.
     pub(crate) fn resume_paused(&mut self, ports: &[WorkerPort]) -> bool {
         let (streams, readable) = (&mut self.streams, &mut self.readable);
         self.paused.retain(|id| {
@@ -226,7 +226,7 @@ impl Session {
         !self.readable.is_empty()
     }
 
-    /// Whether credit came back since the last call: applications that sleep for it must be woken.
+    /// Whether credit was returned since the last call: applications that sleep until then must be woken.
     pub(crate) fn take_credit_returned(&mut self) -> bool {
         std::mem::take(&mut self.credit_returned)
     }
@@ -244,13 +244,13 @@ impl Session {
         self.write_record(conn, id, &own_settings(cx.routes), cx);
     }
 
-    /// The handshake is complete, and proved this peer.
+    /// Notes that the handshake is complete, and the node ID that it proved.
     pub(crate) fn established(&mut self, node: Option<NodeId>) {
         self.early = false;
         self.peer.node = node;
     }
 
-    /// The peer took no early data: every stream opened so far is void. Its requests may be sent again.
+    /// The peer refused early data: every stream opened so far is void. The requests may be sent again.
     pub(crate) fn early_refused(&mut self, conn: &mut Connection, cx: &mut Context<'_>) {
         let failure = ErrorRecord::new(ErrorCode::TooEarly, 0, "the peer took no early data; ask again");
         for id in self.streams.keys().copied().collect::<Vec<_>>() {
@@ -266,7 +266,7 @@ impl Session {
         self.start(conn, cx);
     }
 
-    /// Sends GOAWAY: no new requests, finish the running ones.
+    /// Sends GOAWAY: no new requests, running ones are finished.
     pub(crate) fn go_away(&mut self, conn: &mut Connection, retry_ms: u64, cx: &Context<'_>) {
         self.leaving = true;
         if let Some(id) = self.control_out {
@@ -295,7 +295,7 @@ impl Session {
         }
     }
 
-    /// Takes a QUIC datagram: one MESSAGE, or it is dropped under its counter.
+    /// Takes a QUIC datagram: one MESSAGE. Otherwise it is dropped under its counter.
     pub(crate) fn datagram(&mut self, datagram: Bytes, cx: &mut Context<'_>) {
         let mut reader = RecordReader::new();
         reader.push(datagram);
@@ -322,7 +322,7 @@ impl Session {
         Reading { connection, stream, owner, peer: &mut self.peer, flow: &mut self.flow, leaving, cx }
     }
 
-    /// The connection is gone: tells every application that knew of it.
+    /// Tells every application that knows the connection of its end.
     pub(crate) fn closed(&mut self, reason: &CloseReason, cx: &mut Context<'_>) {
         if std::mem::replace(&mut self.closed_told, true) {
             return;
@@ -342,7 +342,7 @@ impl Session {
         }
     }
 
-    /// Tells the applications of a connection that came up.
+    /// Tells the applications of a connection that has come up.
     pub(crate) fn connected(&self, delivery: impl Fn() -> Delivery, cx: &mut Context<'_>) {
         let told = match self.owner {
             Some(app) => app..app + 1,

@@ -16,7 +16,7 @@ pub(super) enum RequestOutcome {
     Abandoned,
 }
 
-/// The counter of this outcome; none for a record that is no request.
+/// The counter of this outcome; `None` for a record that is no request.
 fn counter(kind: RecordType, outcome: RequestOutcome) -> Option<Counter> {
     let [ok, refused, abandoned] = match kind {
         RecordType::Put => {

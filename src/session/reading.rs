@@ -1,4 +1,4 @@
-//! What a reading of one stream needs beside the stream itself.
+//! The session's state that reading one stream needs.
 
 use super::fault::Fault;
 use super::flow::FlowControl;
@@ -8,14 +8,14 @@ use crate::record::ErrorCode;
 use crate::stages::LoopStage;
 use quinn_proto::StreamId;
 
-/// What a reading of one stream needs beside the stream itself.
+/// The session's state that reading one stream needs, beside the stream itself.
 pub(super) struct Reading<'a, 'c> {
     pub(super) connection: ConnectionId,
     pub(super) stream: StreamId,
     pub(super) owner: Option<usize>,
     pub(super) peer: &'a mut PeerState,
     pub(super) flow: &'a mut FlowControl,
-    /// This side said GOAWAY.
+    /// Whether this side has sent GOAWAY.
     pub(super) leaving: bool,
     pub(super) cx: &'a mut Context<'c>,
 }
@@ -32,7 +32,7 @@ impl Reading<'_, '_> {
     }
 
     pub(super) fn store(&self) -> Result<usize, Fault> {
-        let nothing = || Fault::new(ErrorCode::NotFound, "nothing keeps payloads here");
+        let nothing = || Fault::new(ErrorCode::NotFound, "no application keeps payloads here");
         self.owner.or(self.cx.routes.store).ok_or_else(nothing)
     }
 

@@ -1,5 +1,4 @@
-//! A request, of either side, whose bytes are not parsed here: forwarded to another gateway, or taken
-//! unchecked.
+//! A request of either side whose bytes are not parsed here: it is forwarded to another gateway, or its payload is taken unchecked.
 
 use super::fault::Fault;
 use super::reading::Reading;
@@ -17,21 +16,21 @@ const RAW_CHUNKS_MAX: usize = 32;
 pub(super) struct Relayed {
     pub(super) app: usize,
     pub(super) request: RequestId,
-    /// The bytes read may come from other nodes.
+    /// Whether the bytes read may come from other nodes.
     pub(super) routed: bool,
-    /// The application has been told of its end, or has ended it.
+    /// Whether the application was told of its end, or has ended it.
     pub(super) over: bool,
     /// Its kind, until its outcome is counted.
     pub(super) counted: Option<RecordType>,
     /// It is read only while this credit has room.
     pace: Credit,
-    /// Chunks that are not delivered yet: one place in the rings then carries many.
+    /// Chunks that are not delivered yet. One delivery then carries many of them.
     gathered: Payload,
-    /// Present until the kind of request is known.
+    /// The front of a request to forward, until the kind of request is known.
     front: Option<Box<Front>>,
 }
 
-/// A request to forward, until its first record tells whether it joins an equal one, or is answered here.
+/// The front of a request to forward. Its first record tells whether it joins an equal one, or is answered here.
 #[derive(Debug)]
 struct Front {
     next: NodeId,
@@ -59,7 +58,7 @@ impl Relayed {
         Self { routed: false, ..Self::new(app, request, pace) }
     }
 
-    /// A PUT of the peer's whose payload is taken unchecked.
+    /// A PUT of the peer whose payload is taken unchecked.
     pub(super) fn unchecked(
         app: usize,
         request: RequestId,
@@ -85,7 +84,7 @@ impl Relayed {
         self.pace = pace;
     }
 
-    /// Checks whether the first record is enough. A FETCH is read whole: this node may answer it, or it may
+    /// Decides on the request once enough of its first record has arrived. A FETCH is read completely: this node may answer it, or it may
     /// join an equal one. The last node of the route judges every other request.
     fn decide(&mut self, cx: &mut Reading<'_, '_>) -> NextRole {
         let Some(front) = &mut self.front else { return Ok(None) };
@@ -136,7 +135,7 @@ impl Reader for Relayed {
     fn on_bytes(&mut self, bytes: Bytes, cx: &mut Reading<'_, '_>) -> NextRole {
         self.gathered.push(bytes.clone());
         if let Some(front) = &mut self.front {
-            // Skipped records may precede the request: they wait under the stream's own bound.
+            // Skipped records may precede the request: they wait within the stream's own bound.
             self.pace.take(bytes.len());
             front.reader.push(bytes);
             return self.decide(cx);
@@ -163,7 +162,7 @@ impl Reader for Relayed {
     }
 
     fn fail(&mut self, failure: ErrorRecord, cx: &mut Reading<'_, '_>) {
-        // Until the kind of request is known, the relay has not been told of it.
+        // The relay knows the request only once its kind is known.
         if self.front.is_none() && !std::mem::replace(&mut self.over, true) {
             cx.deliver(self.app, Delivery::Ended(self.request, End::Failed(failure)));
         }
@@ -188,7 +187,7 @@ mod tests {
         bench.route();
         let mut stream = bench.bi(false);
         bench.feed(&mut stream, &record(&hop())).unwrap();
-        assert!(bench.delivered().is_empty(), "what is asked has not come");
+        assert!(bench.delivered().is_empty(), "the request has not arrived");
         stream
     }
 
@@ -215,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn another_request_goes_on_as_soon_as_its_type_is_known() {
+    fn another_request_is_forwarded_as_soon_as_its_type_is_known() {
         let mut bench = Bench::new();
         let mut stream = routed(&mut bench);
         let bytes = record(&Locate { token: Token::of(b"payload").into() });
@@ -272,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_read_while_its_consumer_has_room_and_any_bytes_pass() {
+    fn a_relayed_stream_is_read_while_its_consumer_has_room_and_any_bytes_pass() {
         let mut bench = Bench::new();
         let pace = Credit::default();
         let request = RequestId::local(bench.connection(), 1);
@@ -292,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_of_ours_whose_bytes_are_all_sent_still_tells_how_it_ends() {
+    fn a_request_of_ours_whose_bytes_are_all_sent_still_reports_its_end() {
         let mut bench = Bench::new();
         let request = RequestId::local(bench.connection(), 1);
         let mut stream =
@@ -303,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_travel_together_and_an_end_is_told_once() {
+    fn chunks_are_delivered_together_and_an_end_is_reported_once() {
         let mut bench = Bench::new();
         let request = RequestId::local(bench.connection(), 1);
         let mut stream =

@@ -1,4 +1,4 @@
-//! Bytes to write: a backlog a stream, bounded by its application's credit.
+//! Bytes to write: a backlog for each stream, bounded by its application's credit.
 
 use super::outcomes::RequestOutcome;
 use super::stream::{Sending, Stream};
@@ -13,23 +13,22 @@ use std::collections::VecDeque;
 /// Chunks offered to quinn-proto in one call.
 const CHUNKS_A_WRITE_MAX: usize = 16;
 
-/// Chunks up to this length are copied together before QUIC gets them, bytes. For every packet QUIC walks a
-/// list of all unacknowledged pieces, so a piece for each small message would cost more than everything else.
+/// Chunks up to this length are copied together before QUIC gets them, bytes. QUIC walks a list of all unacknowledged chunks for
+/// every packet. A chunk for each small message would cost more than everything else.
 const SMALL_BYTES: usize = 4 * 1024;
-/// As much is copied together, bytes.
+/// The most bytes that are copied together.
 const GATHERED_BYTES: usize = 64 * 1024;
 
 /// One outgoing half of a stream.
 #[derive(Debug)]
 pub(super) struct Outbound {
-    /// Bytes that QUIC has not taken yet. Records of the session's own are few and small; credit bounds the
-    /// data.
+    /// Bytes that QUIC has not taken yet. The session's own records are few and small; credit bounds the data.
     backlog: VecDeque<Chunk>,
-    /// Small chunks, together, that come after the backlog; how many bytes of it an application paid for.
+    /// Small chunks, copied together, that follow the backlog; and the number of their bytes that an application paid for.
     gathered: Vec<u8>,
     gathered_paid: usize,
     credit: Credit,
-    /// OK is written: a verified encoding follows.
+    /// Whether OK is written: a verified encoding follows.
     in_encoding: bool,
     finished: bool,
 }
@@ -37,7 +36,7 @@ pub(super) struct Outbound {
 #[derive(Debug)]
 struct Chunk {
     bytes: Bytes,
-    /// How many of the bytes an application paid for with credit.
+    /// The number of the bytes that an application paid for with credit.
     paid: usize,
 }
 
@@ -53,8 +52,8 @@ impl Outbound {
         }
     }
 
-    /// Puts bytes behind those that wait. Returns whether QUIC should get them now. Behind a backlog, QUIC
-    /// has no room: it tells when it has (StreamEvent::Writable).
+    /// Appends bytes. Returns whether QUIC should get them now. While there is a backlog, QUIC has no room, and reports when it has
+    /// (StreamEvent::Writable).
     fn add(&mut self, bytes: Bytes, paid: bool) -> bool {
         let was_empty = self.backlog.is_empty();
         let paid = if paid { bytes.len() } else { 0 };
@@ -72,7 +71,7 @@ impl Outbound {
         was_empty
     }
 
-    /// Puts the collected chunks at the end of the backlog.
+    /// Appends the collected chunks to the backlog.
     fn end_gathering(&mut self) {
         if !self.gathered.is_empty() {
             let bytes = std::mem::take(&mut self.gathered).into();
@@ -80,7 +79,8 @@ impl Outbound {
         }
     }
 
-    /// Gives QUIC what it takes. Returns whether an application that waits for credit is to be woken, and whether the half is over.
+    /// Gives QUIC as many bytes as it takes. Returns whether an application that waits for credit is to be woken, and whether the half has
+    /// ended.
     fn pump(&mut self, stream: &mut SendStream<'_>) -> (bool, bool) {
         self.end_gathering();
         let mut returned = false;
@@ -115,7 +115,7 @@ impl Outbound {
 }
 
 impl Drop for Outbound {
-    /// Dropped bytes still give their credit back: the application must not wait for it.
+    /// Dropped bytes give their credit back as well: the application must not wait for it.
     fn drop(&mut self) {
         let waiting: usize = self.backlog.iter().map(|chunk| chunk.paid).sum();
         self.credit.give_back(waiting + self.gathered_paid);
@@ -154,7 +154,7 @@ impl Session {
         self.enqueue(conn, id, bytes, true, |_| {});
     }
 
-    /// The same, behind a few bytes of the session's own.
+    /// Writes data that an application paid for, behind a few bytes of the session's own.
     pub(super) fn write_behind(
         &mut self,
         conn: &mut Connection,
@@ -185,7 +185,7 @@ impl Session {
         }
     }
 
-    /// Gives QUIC the collected chunks: the last step before its packets are made.
+    /// Gives QUIC the collected chunks: the last step before QUIC makes packets.
     pub(crate) fn flush(&mut self, conn: &mut Connection) {
         self.flow.charge(conn);
         while let Some(id) = self.unflushed.pop() {
@@ -203,7 +203,7 @@ impl Session {
         }
     }
 
-    /// From here on the peer reads a verified encoding: an ERROR would be read as part of it.
+    /// Notes that the peer reads a verified encoding from here on: it would read an ERROR as part of it.
     pub(super) fn begin_encoding(&mut self, id: StreamId) {
         if let Some(outbound) = self.outbound(id) {
             outbound.in_encoding = true;
@@ -227,7 +227,7 @@ impl Session {
         self.forget_if_over(id);
     }
 
-    /// Abandons an outgoing half.
+    /// Resets an outgoing half.
     pub(super) fn abort_out(&mut self, conn: &mut Connection, id: StreamId, code: ErrorCode) {
         if self.outbound(id).is_some() {
             let _ = conn.send_stream(id).reset(code.into());
@@ -244,7 +244,7 @@ impl Session {
         cx: &Context<'_>,
     ) {
         self.count_outcome(id, RequestOutcome::Refused, cx.counters);
-        // Waiting data is dropped; an ERROR after half an encoding would be read as part of it.
+        // Waiting data is dropped. After a part of an encoding, the peer would read an ERROR as part of it.
         let Some(outbound) = self.outbound(id) else { return };
         if outbound.in_encoding {
             self.abort_out(conn, id, failure.code);

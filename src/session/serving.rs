@@ -15,13 +15,13 @@ use bytes::Bytes;
 #[derive(Debug)]
 pub(super) struct Serving {
     state: State,
-    /// It came in early data.
+    /// Whether it arrived in early data.
     early: bool,
     /// Credit for the answer.
     credit: Credit,
-    /// It began with a HOP: the later bytes may come from other nodes.
+    /// Whether it began with a HOP: later bytes may then come from other nodes.
     pub(super) routed: bool,
-    /// The application has been told of its end, or has ended it.
+    /// Whether the application was told of its end, or has ended it.
     pub(super) over: bool,
     /// Its kind, until its outcome is counted.
     pub(super) counted: Option<RecordType>,
@@ -31,9 +31,9 @@ pub(super) struct Serving {
 enum State {
     /// The request is incomplete.
     Opening,
-    /// A PUT: its verified encoding follows once the application has taken it.
+    /// A PUT: its verified encoding follows once the application has accepted it.
     Put { app: usize, body: Body, accepted: bool },
-    /// A request without further bytes of the peer.
+    /// A request after which the peer sends no bytes.
     Asked { app: usize },
 }
 
@@ -43,7 +43,7 @@ impl Serving {
         Self { state: State::Opening, early, credit, routed: false, over: false, counted: None }
     }
 
-    /// A request that is answered here, whatever its route.
+    /// A request that is answered here, although its route goes on.
     pub(super) fn of(request: Request, credit: Credit, cx: &mut Reading<'_, '_>) -> Result<Role, Fault> {
         let mut serving = Self { routed: true, ..Self::new(false, credit) };
         serving.counted = Some(request.record_type());
@@ -51,7 +51,7 @@ impl Serving {
         Ok(other.unwrap_or(Role::Serving(serving)))
     }
 
-    /// Allows the bytes of a PUT. False if no bytes follow the request.
+    /// Accepts a PUT: its bytes may follow. False if the request has no bytes.
     pub(super) fn accept(&mut self) -> bool {
         match &mut self.state {
             State::Put { accepted, .. } => {
@@ -75,7 +75,7 @@ impl Serving {
         if cx.leaving {
             return Err(Fault::new(ErrorCode::GoingAway, "this node takes no new requests"));
         }
-        // Protocol §7: requests that are not harmless when replayed.
+        // Protocol §7: a replay of these requests would do harm.
         if self.early && !matches!(kind, RecordType::Fetch | RecordType::Locate) {
             return Err(Fault::new(ErrorCode::TooEarly, "not in early data: ask again after the handshake"));
         }
@@ -121,7 +121,7 @@ impl Serving {
         let hops = cx.cx.routes.hops.clone();
         let routing = hops.as_ref().zip(cx.cx.routes.relay).filter(|_| cx.owner.is_none());
         let Some((hops, app)) = routing else {
-            return Err(Fault::new(ErrorCode::NotAuthorized, "this node routes for nobody"));
+            return Err(Fault::new(ErrorCode::NotAuthorized, "this node forwards no requests"));
         };
         let decision = hops.judge(hop, cx.peer.node, cx.cx.now);
         let refused = |refusal: HopRefusal| {
@@ -219,7 +219,7 @@ mod tests {
     use crate::shard::{Descriptor, Lanes};
     use crate::token::Token;
 
-    const PAYLOAD: &[u8] = b"what is put";
+    const PAYLOAD: &[u8] = b"the payload";
 
     fn put(queue: u64) -> Vec<u8> {
         let descriptor = Descriptor::plain(Token::of(PAYLOAD), PAYLOAD.len() as u64).unwrap();
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_put_is_read_once_it_is_taken_and_ends_checked() {
+    fn a_put_is_read_once_it_is_accepted_and_ends_checked() {
         let mut bench = Bench::new();
         let mut stream = bench.bi(false);
         bench.feed(&mut stream, &put(QUEUE)).unwrap();
@@ -317,13 +317,13 @@ mod tests {
             panic!("{delivered:?}")
         };
         assert_eq!(piece.data, PAYLOAD);
-        // The application is told once; a later reset adds nothing about the bytes.
+        // The application is told once: settling again adds nothing.
         bench.settle(&mut stream);
         assert!(bench.delivered().is_empty());
     }
 
     #[test]
-    fn bytes_before_ok_bytes_too_many_and_false_bytes_end_a_put() {
+    fn bytes_before_ok_too_many_bytes_and_false_bytes_end_a_put() {
         let mut bench = Bench::new();
         let mut stream = bench.bi(false);
         let early = [put(QUEUE), encoding(PAYLOAD).concat()].concat();
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_put_to_an_unchecked_queue_is_not_read_here_and_one_to_no_queue_is_refused() {
+    fn a_put_to_an_unchecked_queue_is_not_parsed_here_and_one_to_an_unknown_queue_is_refused() {
         let mut bench = Bench::new();
         let mut stream = bench.bi(false);
         bench.feed(&mut stream, &put(UNCHECKED_QUEUE)).unwrap();
@@ -363,12 +363,12 @@ mod tests {
     }
 
     #[test]
-    fn the_application_hears_of_one_end_alone_and_of_none_before_the_request() {
+    fn the_application_is_told_of_one_end_and_of_none_before_the_request() {
         let failure = ErrorRecord::new(ErrorCode::None, 0, "given up");
         let mut bench = Bench::new();
         let mut stream = bench.bi(false);
         bench.fail(&mut stream, failure.clone());
-        assert!(bench.delivered().is_empty(), "nobody knows of it");
+        assert!(bench.delivered().is_empty(), "no application knows of it");
         let mut stream = bench.bi(false);
         bench.feed(&mut stream, &fetch()).unwrap();
         bench.delivered();

@@ -30,7 +30,7 @@ const FRAMES_ASLEEP_MAX: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) role: Role,
-    /// The half that the peer writes; none once it is not read any more.
+    /// The half that the peer writes; `None` once it is no longer read.
     pub(super) recv: Option<RecordReader>,
     /// How far the peer's half has been read, and what has arrived behind a gap.
     pub(super) order: Order,
@@ -50,24 +50,24 @@ pub(super) enum Role {
     Control(Control),
     /// The peer's messages.
     Messages(Messages),
-    /// A request of the peer's.
+    /// A request of the peer.
     Serving(Serving),
     /// A request of ours.
     Asking(Box<Asking>),
-    /// A request, of either side, whose bytes are not read here.
+    /// A request of either side whose bytes are not parsed here.
     Relayed(Relayed),
-    /// This side's CONTROL or messages: the peer writes nothing.
+    /// This side's CONTROL stream or messages: the peer writes nothing.
     Writing,
 }
 
 /// The half of a stream that this side writes.
 #[derive(Debug)]
 pub(super) enum Sending {
-    /// There is none, or it is over.
+    /// There is no such half, or it has ended.
     Over,
     /// More may be written.
     Open(Outbound),
-    /// QUIC has all of it; the peer has not acknowledged all of it.
+    /// QUIC has every byte; the peer has not acknowledged all of them.
     Finished,
 }
 
@@ -75,9 +75,9 @@ pub(super) enum Sending {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Queued {
     No,
-    /// For its turn to be read.
+    /// Waits for its turn to be read.
     Readable,
-    /// For room at the consumer of its bytes.
+    /// Waits for room at the consumer of its bytes.
     Paused,
 }
 
@@ -92,7 +92,7 @@ pub(super) enum Readiness {
     Paused,
     /// The application's ring has no room.
     Full,
-    /// It is not read any more.
+    /// It is no longer read.
     Done,
 }
 
@@ -134,24 +134,24 @@ impl ReadEnd {
     }
 }
 
-/// The role after a record or bytes: another one, or the same (none).
+/// The role after a record or bytes: a new one, or `None` if it stays.
 pub(super) type NextRole = Result<Option<Role>, Fault>;
 
-/// The interface of every role. The defaults are those of a stream that the peer does not write.
+/// The methods of every role that the peer writes to. The defaults suit a role that parses records only.
 pub(super) trait Reader {
-    /// The application that takes its deliveries, once that is known.
+    /// The application that takes its deliveries, once it is known.
     fn app(&self) -> Option<usize>;
 
     fn reads(&self) -> Reads {
         Reads::Records
     }
 
-    /// Whether the application and the consumer have room; the ring is checked elsewhere.
+    /// Whether the application and the consumer have room; the caller checks the ring.
     fn readiness(&self) -> Readiness {
         Readiness::Wants
     }
 
-    /// Takes a whole record.
+    /// Takes a complete record.
     fn on_record(&mut self, kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> NextRole;
 
     /// Takes unparsed bytes.
@@ -159,18 +159,18 @@ pub(super) trait Reader {
         Ok(None)
     }
 
-    /// Delivers what waited for room. Returns whether there was a delivery.
+    /// Delivers a record that waited for room. Returns whether there was one.
     fn resume(&mut self, _cx: &mut Reading<'_, '_>) -> bool {
         false
     }
 
-    /// The peer has ended its half, with nothing left unread if `at_border`.
+    /// Notes that the peer has ended its half, between two records if `at_border`.
     fn on_end(&mut self, at_border: bool, cx: &mut Reading<'_, '_>) -> Result<(), Fault>;
 
     /// After a reading: delivers the collected chunks.
     fn settle(&mut self, _cx: &mut Reading<'_, '_>) {}
 
-    /// Tells the application, if it knows of this request and not of its end, that it is over.
+    /// Tells the application of the request's end, if it knows the request and not its end.
     fn fail(&mut self, _failure: ErrorRecord, _cx: &mut Reading<'_, '_>) {}
 }
 
@@ -190,7 +190,7 @@ macro_rules! of_role {
 }
 
 impl Role {
-    /// The application that takes its deliveries, once that is known.
+    /// The application that takes its deliveries, once it is known.
     pub(super) fn app(&self) -> Option<usize> {
         of_role!(self, role => role.app(), writing => None)
     }
@@ -223,12 +223,12 @@ impl Role {
         }
     }
 
-    /// The peer's CONTROL stream: any fault on it ends the connection.
+    /// Whether this is the peer's CONTROL stream: any fault on it ends the connection.
     pub(super) fn is_control(&self) -> bool {
         matches!(self, Self::Control(_))
     }
 
-    /// The kind of the peer's request, once: for the counter of its outcome.
+    /// The kind of the peer's request, only once: for the counter of its outcome.
     pub(super) fn take_counted(&mut self) -> Option<RecordType> {
         match self {
             Self::Serving(serving) => serving.counted.take(),
@@ -237,8 +237,8 @@ impl Role {
         }
     }
 
-    /// The application has ended the peer's request and gets no more deliveries of it. A request of ours is
-    /// not over when it is sent.
+    /// Notes that the application has ended the peer's request: it gets no more deliveries of it. A request of ours goes on after it is
+    /// sent.
     pub(super) fn close(&mut self) {
         match self {
             Self::Serving(serving) => serving.over = true,
@@ -272,7 +272,7 @@ impl Stream {
         Self { role: Role::Writing, recv: None, order, frames: 0, send, queued: Queued::No }
     }
 
-    /// Whether it is over. An answer that the peer has not acknowledged keeps a request of the peer open.
+    /// Whether it has ended. A request of the peer goes on until the peer has acknowledged the answer.
     pub(super) fn is_over(&self) -> bool {
         let unsent = match self.send {
             Sending::Over => false,
@@ -282,7 +282,7 @@ impl Stream {
         self.recv.is_none() && !unsent
     }
 
-    /// Whether it is a request of the peer whose answer has not been acknowledged whole.
+    /// Whether it is a request of the peer whose answer was not acknowledged completely.
     pub(super) fn is_unanswered(&self) -> bool {
         self.role.is_peer_request() && !matches!(self.send, Sending::Over)
     }
@@ -434,7 +434,7 @@ impl Stream {
         drained.map_err(|fault| Fault { fatal: fault.fatal || self.role.is_control(), ..fault })
     }
 
-    /// Delivers what waited for room, and reads the bytes behind it. Called once there is room.
+    /// Delivers a record that waited for room, and reads the bytes behind it. Called once there is room.
     pub(super) fn resume(&mut self, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
         let resumed = of_role!(&mut self.role, role => role.resume(cx), writing => false);
         if resumed { self.drain(cx) } else { Ok(()) }
@@ -469,7 +469,7 @@ impl Stream {
         }
     }
 
-    /// The peer has ended its half.
+    /// Notes that the peer has ended its half.
     pub(super) fn end(&mut self, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
         let at_border = self.recv.as_ref().is_none_or(RecordReader::is_at_record_border);
         of_role!(&mut self.role, role => role.on_end(at_border, cx), writing => Ok(()))

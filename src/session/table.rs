@@ -1,4 +1,4 @@
-//! What becomes of the streams of a session: they are accepted, read in their turn, and end.
+//! The lives of a session's streams: they are accepted, read in their turn, and end.
 
 use super::control::Opening;
 use super::fault::Fault;
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 impl Session {
     pub(super) fn accept(&mut self, conn: &mut Connection, id: StreamId, dir: Dir) {
-        // A client that is through with its handshake is no replay, and neither is what it sent before.
+        // A client whose handshake is complete is no replay, nor are its earlier bytes. A client takes no early data.
         let early = self.early && conn.side().is_server();
         let stream = match dir {
             Dir::Uni => Stream::new(Role::Opening(Opening { early }), Sending::Over),
@@ -36,7 +36,7 @@ impl Session {
         self.line_up(id);
     }
 
-    /// The peer has acknowledged a half whole.
+    /// Notes that the peer has acknowledged every byte of a half.
     pub(super) fn acknowledged(&mut self, id: StreamId, now: Instant) {
         if let Some(stream) = self.streams.get_mut(&id)
             && matches!(stream.send, Sending::Finished)
@@ -49,7 +49,7 @@ impl Session {
         }
     }
 
-    /// Has a stream read at the next turn. Each stands in one line once, however often more of it arrives.
+    /// Puts a stream in line for the next turn. It is in one line at most, however often more of it arrives.
     pub(super) fn line_up(&mut self, id: StreamId) {
         if let Some(stream) = self.streams.get_mut(&id)
             && stream.queued == Queued::No
@@ -59,7 +59,7 @@ impl Session {
         }
     }
 
-    /// More of a stream has arrived.
+    /// Notes that more of a stream has arrived.
     pub(super) fn arrived(&mut self, conn: &mut Connection, id: StreamId, cx: &mut Context<'_>) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.frames += 1;
@@ -76,7 +76,7 @@ impl Session {
         }
     }
 
-    /// What a stream holds is not read any more.
+    /// Drops the bytes that a stream holds: they are no longer read.
     pub(super) fn release(&mut self, id: StreamId) {
         if let Some(stream) = self.streams.get_mut(&id) {
             self.flow.holds(stream.order.held_bytes(), 0);
@@ -84,11 +84,11 @@ impl Session {
         }
     }
 
-    /// Reads what may be read. Streams whose ring is full stay in line.
+    /// Reads the streams in line. Streams whose ring is full stay in line.
     pub(crate) fn read(&mut self, conn: &mut Connection, cx: &mut Context<'_>) -> bool {
         let mut worked = false;
         for _ in 0..self.readable.len() {
-            // Applications have heard the last of a closed connection: nothing on it would ever be taken back.
+            // The applications were told of the connection's end: credit for its bytes would never be given back.
             if self.closed_told {
                 self.readable.clear();
             }
@@ -136,18 +136,18 @@ impl Session {
         worked
     }
 
-    /// The peer has ended its half of a stream, in its right place.
+    /// Ends a stream after the peer has ended its half properly.
     fn finished(&mut self, conn: &mut Connection, id: StreamId) {
         let Some(stream) = self.streams.get(&id) else { return };
         let is_ours = stream.role.local_request().is_some();
         self.end_reading(id);
-        // An answer that is whole ends a request of ours, though not all of it may have been sent.
+        // A complete answer ends a request of ours, even if not all of it was sent.
         if is_ours {
             self.abort_out(conn, id, ErrorCode::None);
         }
     }
 
-    /// The peer has reset its half of a stream.
+    /// Ends a stream whose peer's half was reset.
     fn reset(&mut self, conn: &mut Connection, id: StreamId, code: VarInt, cx: &mut Context<'_>) {
         self.count_outcome(id, RequestOutcome::Abandoned, cx.counters);
         let code = ErrorCode::from_u64(code.into_inner()).unwrap_or(ErrorCode::Internal);
@@ -156,7 +156,7 @@ impl Session {
         self.abort_out(conn, id, ErrorCode::None);
     }
 
-    /// Ends a stream on which the peer broke the protocol or sent bytes that prove false.
+    /// Ends a stream on which the peer broke the protocol or sent wrong bytes.
     fn fault(&mut self, conn: &mut Connection, id: StreamId, fault: Fault, cx: &mut Context<'_>) {
         cx.counters.add(Counter::ProtocolErrors, 1);
         let Some(stream) = self.streams.get(&id) else { return };
@@ -169,13 +169,13 @@ impl Session {
         } else {
             self.abort_out(conn, id, fault.code);
         }
-        // Protocol §8: a peer that passes on what others wrote is not charged for it.
+        // Protocol §8: a peer that forwards other nodes' bytes is not charged for them.
         if !is_routed {
             self.count_error(conn, fault, cx);
         }
     }
 
-    /// Ends a request for what was found wrong here.
+    /// Ends a request for a fault found here.
     pub(super) fn fail(&mut self, id: StreamId, failure: ErrorRecord, cx: &mut Context<'_>) {
         if failure.code == ErrorCode::BadProof {
             cx.counters.add(Counter::BadProofs, 1);
@@ -183,7 +183,7 @@ impl Session {
         self.tell(id, failure, cx);
     }
 
-    /// Tells the application of a request that it is over. The reason may be the peer's own.
+    /// Tells the application of a request's end. The reason may be the peer's own.
     fn tell(&mut self, id: StreamId, failure: ErrorRecord, cx: &mut Context<'_>) {
         let (connection, owner, leaving) = (self.id, self.owner, self.leaving);
         if let Some(stream) = self.streams.get_mut(&id) {
@@ -206,7 +206,7 @@ impl Session {
         self.end_reading(id);
     }
 
-    /// Nothing more is read of a stream: a request of ours is over with its answer.
+    /// Ends the reading of a stream. A request of ours ends with its answer.
     pub(super) fn end_reading(&mut self, id: StreamId) {
         self.release(id);
         let Some(stream) = self.streams.get_mut(&id) else { return };
@@ -253,10 +253,10 @@ impl Session {
         let Some(stream) = self.streams.get(&id) else { return };
         let is_read = stream.recv.is_some();
         if stream.role.is_peer_request() {
-            // A peer that stops the answer has lost interest: the application is told.
+            // A peer that stops the answer no longer wants it: the application is told.
             let what = if is_read { "the peer gave the request up" } else { "the peer gave the answer up" };
             if let (true, Some(app)) = (stream.role.is_closed(), stream.role.app()) {
-                // It was answered whole, and the peer may say why it does not take that.
+                // The complete answer was sent. The peer's code may say why it rejects the answer.
                 let request = RequestId::peer(self.id, id.into());
                 cx.ports[app].deliver(Delivery::Stopped(request, code));
             }
@@ -265,7 +265,7 @@ impl Session {
                 self.stop_reading(conn, id, code);
             }
         } else if let (Role::Relayed(relayed), true) = (&stream.role, is_read) {
-            // An ERROR may still be on its way: the answer is read on.
+            // An ERROR may still arrive: the answer is read on.
             cx.ports[relayed.app].deliver(Delivery::Stopped(relayed.request, code));
         }
         self.abort_out(conn, id, code);

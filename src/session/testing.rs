@@ -27,7 +27,7 @@ pub(super) const NODE: NodeId = NodeId([1; 32]);
 pub(super) const NEXT: NodeId = NodeId([2; 32]);
 const OWN: NodeId = NodeId([3; 32]);
 
-/// The surroundings of a stream that is read, with one application that takes everything.
+/// The surroundings of a stream that is read, with one application that takes all deliveries.
 pub(super) struct Bench {
     pub(super) ports: Vec<WorkerPort>,
     pub(super) peer: PeerState,
@@ -70,12 +70,12 @@ impl Bench {
         ConnectionId { worker: 0, slot: 0, generation: 1 }
     }
 
-    /// A unidirectional stream of the peer's.
+    /// A unidirectional stream of the peer.
     pub(super) fn uni(&self, early: bool) -> Stream {
         Stream::new(Role::Opening(Opening { early }), Sending::Over)
     }
 
-    /// A bidirectional stream of the peer's.
+    /// A bidirectional stream of the peer.
     pub(super) fn bi(&self, early: bool) -> Stream {
         Stream::new(Role::Serving(Serving::new(early, Credit::default())), Sending::Over)
     }
@@ -133,7 +133,7 @@ impl Bench {
     }
 }
 
-/// A whole record.
+/// A complete record.
 pub(super) fn record(record: &impl Record) -> Vec<u8> {
     let mut out = Vec::new();
     record.emit_record(&mut out);
@@ -155,7 +155,7 @@ pub(super) fn encoding(payload: &[u8]) -> Vec<Vec<u8>> {
     encoded
 }
 
-/// From [`OWN`] on to [`NEXT`].
+/// A hop from [`OWN`] to [`NEXT`].
 pub(super) fn hop() -> Hop {
     Hop {
         cache: false,

@@ -1,6 +1,6 @@
-//! How connections end from here. A CONNECTION_CLOSE is sent again until the peer answers it, a bounded number of times: one that is
-//! lost costs the peer its whole idle timeout. A node that ends closes each connection when the device has room for the packet: QUIC
-//! drops a closed connection after three PTOs, whether its CONNECTION_CLOSE was sent or not.
+//! How this side ends connections. A CONNECTION_CLOSE is repeated a bounded number of times until the peer answers it: if it is
+//! lost, the peer waits for its whole idle timeout. A node that ends closes each connection when the device has room for the packet:
+//! QUIC drops a closed connection after three PTOs, whether its CONNECTION_CLOSE was sent or not.
 
 use super::Core;
 use super::conn::{Conn, SentClose};
@@ -15,13 +15,13 @@ use quinn_proto::Transmit;
 use std::time::{Duration, Instant};
 
 impl Conn {
-    /// Nothing is left to be said: the peer closed as well, or the connection was lost.
+    /// Whether nothing is left to send: the peer closed as well, or the connection was lost.
     pub(super) fn is_over(&self) -> bool {
         self.lost || self.quic.is_drained() || self.quic.stats().frame_rx.connection_close > 0
     }
 
-    /// Called when the device has room for a packet of this connection: closes it if this node ends, and lets a CONNECTION_CLOSE out
-    /// whatever the congestion window is.
+    /// Called when the device has room for a packet of this connection. Closes the connection if this node ends, and sends a
+    /// CONNECTION_CLOSE even if the congestion window is full.
     #[inline]
     pub(super) fn before_sending(&mut self, node_ends: bool, now: Instant) {
         if node_ends && !self.quic.is_closed() {
@@ -32,7 +32,7 @@ impl Conn {
         }
     }
 
-    /// Notes a datagram of this connection that was sent: what a closed connection sends is its CONNECTION_CLOSE.
+    /// Notes a datagram of this connection that was sent. A closed connection sends only its CONNECTION_CLOSE.
     #[inline]
     pub(super) fn sent(&mut self, now: Instant, transmit: &Transmit, contents: &[u8]) {
         if self.quic.is_closed() {
@@ -58,15 +58,15 @@ impl Conn {
         }
     }
 
-    /// When something is due: QUIC's own timers, or a CONNECTION_CLOSE to be sent again.
+    /// When a timer of QUIC or the next repetition of a CONNECTION_CLOSE is due.
     pub(super) fn poll_timeout(&mut self) -> Option<Instant> {
         let close = self.close.as_ref().and_then(|close| close.due);
         [self.quic.poll_timeout(), close].into_iter().flatten().min()
     }
 
-    /// Sends the CONNECTION_CLOSE again if that is due. RFC 9000 §10.2.1: the packet may be the same.
+    /// Repeats the CONNECTION_CLOSE if it is due. RFC 9000 §10.2.1: the packet may be the same.
     pub(super) fn repeat_close<N: Network>(&mut self, network: &mut N, now: Instant, counters: &Counters) {
-        // None but a few connections come past this.
+        // Most connections return here.
         if self.close.as_ref().and_then(|close| close.due).is_none_or(|due| due > now) {
             return;
         }
@@ -86,7 +86,7 @@ impl Conn {
 }
 
 impl Core {
-    /// Follows [`super::NodeShared::close`], once a turn.
+    /// Closes the connections after [`super::NodeShared::close`]; called once a turn.
     pub(super) fn close_down(&mut self, now: Instant) {
         if !self.desk.shared.is(CLOSING) {
             return;

@@ -13,19 +13,19 @@ use bytes::Bytes;
 use quinn_proto::{Connection, ConnectionError, Event, Side, Transmit};
 use std::time::{Duration, Instant};
 
-/// Who wanted a connection.
+/// The reason for a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Origin {
     /// The peer opened it.
     Peer,
-    /// An application asked for it: it alone hears of it.
+    /// An application asked for it, and gets its deliveries alone.
     Application { app: usize, tag: u64, early: bool },
-    /// It leads to a peer gateway, which must be this node.
+    /// It leads to a peer gateway, which must prove this node ID.
     PeerGateway { index: usize, node: NodeId },
 }
 
 impl Origin {
-    /// The application that takes all that comes on it.
+    /// The application that gets all of its deliveries.
     pub(super) fn owner(self) -> Option<usize> {
         match self {
             Self::Application { app, .. } => Some(app),
@@ -33,7 +33,7 @@ impl Origin {
         }
     }
 
-    /// The peer gateway's place among the peer gateways.
+    /// The index of its peer gateway.
     pub(super) fn peer_gateway(self) -> Option<usize> {
         match self {
             Self::PeerGateway { index, .. } => Some(index),
@@ -42,27 +42,27 @@ impl Origin {
     }
 }
 
-/// What an event changed for the peer gateways.
+/// A change for the peer gateways that an event caused.
 pub(super) enum Change {
     PeerGatewayUp(usize),
     PeerGatewayLost(usize),
 }
 
-/// Of a connection's figures, what the worker's counters have already.
+/// The figures of a connection that the worker's counters contain already.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct CountedFigures {
     pub(super) sent_packets: u64,
     pub(super) lost_packets: u64,
     pub(super) lost_bytes: u64,
     pub(super) congestion_events: u64,
-    /// ACK frames that came, and those of them that acknowledged something new.
+    /// ACK frames received, and those of them that acknowledged something new.
     pub(super) ack_frames: u64,
     pub(super) acks: u64,
-    /// Frames sent that a peer must acknowledge.
+    /// Ack-eliciting frames sent.
     pub(super) eliciting: u64,
-    /// Of those, how many had been sent when the last ACK frame came.
+    /// The ack-eliciting frames that had been sent when the last new acknowledgment arrived.
     pub(super) eliciting_acked: u64,
-    /// When the first was seen that was sent since.
+    /// When the first ack-eliciting frame after that was noticed.
     pub(super) waiting_since: Option<Instant>,
 }
 
@@ -82,28 +82,28 @@ pub(super) struct Conn {
     pub(super) timer: Timer,
     pub(super) fitted: Fitted,
     pub(super) generation: u32,
-    /// In the line of those that are read.
+    /// Whether it is in the line of those that are read.
     pub(super) in_reading: bool,
-    /// In the line of those that send.
+    /// Whether it is in the line of those that send.
     pub(super) in_sending: bool,
-    /// Batches sent in its turn so far.
+    /// Batches sent in its present turn.
     pub(super) batches: usize,
-    /// In the list of connections with paused streams.
+    /// Whether it is in the list of connections with paused streams.
     pub(super) paused: bool,
     pub(super) connected: bool,
-    /// The applications know of it: before the handshake is over, where early data goes.
+    /// Whether the applications know it. With early data they do before the handshake is complete.
     pub(super) announced: bool,
     pub(super) going_away: bool,
-    /// The peer ended it, or it was lost.
+    /// Whether the peer ended it, or it was lost.
     pub(super) lost: bool,
-    /// Its congestion window holds back nothing any more.
+    /// Whether its congestion window no longer holds back packets.
     pub(super) released: bool,
-    /// What closed it from here.
+    /// The datagram with which this side closed it.
     pub(super) close: Option<SentClose>,
     pub(super) origin: Origin,
-    /// When an ICMP message first said that its packets do not arrive.
+    /// When an ICMP message first reported that its packets do not arrive.
     pub(super) refused: Option<Instant>,
-    /// Of the path's figures, what the counters have already.
+    /// The figures of the path that the counters contain already.
     pub(super) counted: CountedFigures,
 }
 
@@ -129,7 +129,7 @@ impl Conn {
         None
     }
 
-    /// Tells of its end, or that it never came up.
+    /// Tells the applications of its end, or that it did not come up.
     fn tell_end(&mut self, reason: &CloseReason, cx: &mut Context<'_>) -> Option<Change> {
         if !self.connected {
             let failed = match self.quic.side() {
@@ -138,7 +138,7 @@ impl Conn {
             };
             cx.counters.add(failed, 1);
         }
-        // What came in early data is known before its connection is.
+        // Requests in early data are known before their connection is announced.
         if self.announced || self.session.requests() > 0 {
             self.session.closed(reason, cx);
         } else if let Origin::Application { app, tag, .. } = self.origin {
@@ -153,9 +153,9 @@ impl Conn {
         None
     }
 
-    /// Ends a handshake whose packets do not arrive. What this host knows of itself ends it at once. An ICMP message, which anybody on the
-    /// way may forge and a gateway that restarts causes, ends it when the next flight gets one too. An established connection is never
-    /// ended so (RFC 9000 §14.2.1, §21.5). Gives whether it is over, and what that changes.
+    /// Ends a handshake whose packets do not arrive. A local obstacle ends it at once. An ICMP message ends it only if the next flight
+    /// gets one as well: any host on the path may forge one, and a gateway that restarts causes one. An established connection never
+    /// ends in this way (RFC 9000 §14.2.1, §21.5). Returns `Some` if the handshake has ended, with the change for the peer gateways.
     pub(super) fn unreachable(
         &mut self,
         obstacle: &Obstacle,
@@ -171,13 +171,13 @@ impl Conn {
             }
         }
         let change = self.tell_end(&CloseReason::Unreachable(obstacle.clone()), cx);
-        // Nobody hears of it.
+        // The applications were told: no event of QUIC may tell them again.
         self.lost = true;
         self.quic.close(cx.now, ErrorCode::None.into(), Bytes::new());
         Some(change)
     }
 
-    /// Speaks before the handshake is over, if the application wants it and an earlier session allows it.
+    /// Starts the session before the handshake is complete, if the application wants it and an earlier session allows it.
     pub(super) fn begin_early(&mut self, cx: &mut Context<'_>) {
         if let Origin::Application { early: true, .. } = self.origin
             && self.quic.has_0rtt()
@@ -218,7 +218,7 @@ impl Conn {
         }
     }
 
-    /// Which kind of handshake was completed.
+    /// The counter of a completed handshake of this kind.
     fn handshake(&self) -> Counter {
         match self.quic.side() {
             Side::Client if self.quic.accepted_0rtt() => Counter::HandshakesClientEarly,
@@ -236,7 +236,7 @@ impl Conn {
             Origin::Application { tag, .. } => Some(tag),
             _ => None,
         };
-        // Holdings are told on the connections that this side opened to peer gateways, so once to each.
+        // Holdings are announced on connections that this side opened to peer gateways: once to each.
         let peer_gateway = matches!(self.origin, Origin::PeerGateway { .. }) && side == Side::Client;
         let delivery = || {
             let credit = credit.clone();

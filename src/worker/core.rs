@@ -28,7 +28,7 @@ impl Core {
     pub(super) fn receive<N: Network>(&mut self, network: &mut N, now: Instant, counters: &Counters) -> bool {
         let taken = network.receive(now, counters, |datagram| {
             counters.stages.enter(LoopStage::Quic);
-            // Before it costs a copy: garbage takes nothing but its time on the wire.
+            // Before the copy: a datagram that cannot be QUIC costs only its time on the wire.
             if admission::may_be_quic(datagram.payload) {
                 self.datagram(now, datagram);
             } else {
@@ -42,7 +42,7 @@ impl Core {
         taken > 0
     }
 
-    // Apart from what is dropped before it.
+    // Out of line: the path of rejected datagrams in `receive` stays small.
     #[inline(never)]
     fn datagram(&mut self, now: Instant, datagram: Datagram<'_>) {
         let Datagram { remote, local_ip, ecn, payload } = datagram;
@@ -56,7 +56,7 @@ impl Core {
             self.desk.status.counters.add(counter, 1);
             return;
         }
-        // The one copy on the way in: packet buffer to arena.
+        // The only copy of received bytes: from the packet buffer to the arena.
         if self.arena.capacity() < payload.len() {
             self.arena.reserve(ARENA_BYTES.max(payload.len()));
         }
@@ -74,7 +74,7 @@ impl Core {
         data: BytesMut,
     ) {
         self.send_buf.clear();
-        // QUIC buffers datagrams for an attempt that waits for its turn, and does not report it.
+        // QUIC buffers datagrams for an attempt that waits for its turn, and does not report this.
         let kept = !self.incoming.is_empty() && admission::may_precede_acceptance(&data);
         match self.endpoint.handle(now, remote, local_ip, ecn, data, &mut self.send_buf) {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
@@ -215,7 +215,7 @@ impl Core {
         conn
     }
 
-    /// Dials the peer gateways that are due.
+    /// Dials the peer gateways whose time has come.
     pub(super) fn dial_peer_gateways(&mut self, now: Instant) -> bool {
         let mut worked = false;
         while !self.draining
@@ -251,7 +251,7 @@ impl Core {
         }
     }
 
-    /// Takes what QUIC has for us: events, then what streams hold.
+    /// Takes QUIC's events, then the bytes of its streams.
     pub(super) fn read(&mut self, now: Instant) -> bool {
         let mut worked = false;
         self.resume_paused();
@@ -273,7 +273,7 @@ impl Core {
             cx.counters.stages.enter(LoopStage::Records);
             if conn.session.read(&mut conn.quic, &mut cx) {
                 worked = true;
-                // There may be room for the peer to be told of.
+                // Bytes that were read may give the peer new flow control credit.
                 self.run_queues.send(conn, slot as usize);
             }
             cx.counters.stages.enter(LoopStage::Quic);
@@ -287,8 +287,8 @@ impl Core {
         worked
     }
 
-    /// Puts paused streams in line again whose consumer has room. Costs nothing while none is paused, and does not keep an idle worker
-    /// awake: a consumer that takes a lot at once wakes it.
+    /// Puts paused streams whose consumer has room in line again. Costs nothing while no stream is paused. An idle worker may sleep
+    /// meanwhile: a consumer that frees half of its credit wakes it.
     fn resume_paused(&mut self) {
         for at in (0..self.paused.len()).rev() {
             let slot = self.paused[at] as usize;
@@ -355,7 +355,7 @@ impl Core {
         let Some(config) = &self.client else {
             return Err(CloseReason::NoClient);
         };
-        // IPv4 mapped into IPv6 is IPv4 on the wire, and answers come from there.
+        // An IPv4 address mapped into IPv6 is IPv4 on the wire, and the answers come from the IPv4 address.
         let remote = match remote.ip().to_canonical() {
             ip @ IpAddr::V4(_) => SocketAddr::new(ip, remote.port()),
             IpAddr::V6(_) => remote,
@@ -387,7 +387,7 @@ impl Core {
         worked
     }
 
-    /// Follows [`super::NodeShared::drain`].
+    /// Drains after [`super::NodeShared::drain`]; called once a turn.
     pub(super) fn lifecycle(&mut self, now: Instant) {
         if !self.desk.shared.is(DRAINING) {
             return;

@@ -1,5 +1,5 @@
-//! The connections that a gateway keeps to its peer gateways: dialed at start, again with backoff when they
-//! fail, and at most the allowed number at once; the one least recently used makes room.
+//! The connections of a gateway to its peer gateways. They are dialed at the start, and again with backoff after a failure. At most
+//! the allowed number exists at once; the least recently used one makes room.
 
 use crate::limits::{PEER_GATEWAY_BACKOFF_MS_MAX, PEER_GATEWAY_BACKOFF_MS_MIN};
 use crate::names::Places;
@@ -23,7 +23,7 @@ pub(super) struct PeerGateways {
     links: Vec<GatewayLink>,
     by_node: FxHashMap<NodeId, usize>,
     connections_max: usize,
-    /// When an action is due; none: not before something changes.
+    /// When an action is due; `None`: not before a change.
     due: Option<Instant>,
 }
 
@@ -40,16 +40,16 @@ struct GatewayLink {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// No connection, and none needed.
+    /// There is no connection, and none is needed.
     Idle,
-    /// To be dialed from then on.
+    /// It is to be dialed from this time on.
     Wanted { from: Instant },
-    /// In this place of the worker's table, with the handshake over or not.
+    /// It has the connection in this slot of the worker's table; `up`: its handshake is complete.
     Open { slot: u32, up: bool },
 }
 
 impl PeerGateways {
-    /// Wants the first `connections_max` of `peer_gateways` from `now` on.
+    /// Connects to the first `connections_max` of `peer_gateways` from `now` on.
     pub(super) fn new(peer_gateways: Vec<PeerGateway>, connections_max: usize, now: Instant) -> Self {
         let by_node = peer_gateways.iter().enumerate().map(|(index, n)| (n.node, index)).collect();
         let link = |(index, peer_gateway)| {
@@ -60,9 +60,8 @@ impl PeerGateways {
         Self { links, by_node, connections_max, due: Some(now) }
     }
 
-    /// Replaces the peer gateways. Those that were peer gateways before keep their connections and their
-    /// failures. Gives the slots of the connections that are not needed any more. Places change:
-    /// [`PeerGateways::place`] tells the new ones.
+    /// Replaces the peer gateways. Those that stay keep their connections and their failures. Returns the slots of the connections that
+    /// are no longer needed. Indices change: [`PeerGateways::place`] gives the new ones.
     pub(super) fn renew(
         &mut self,
         peer_gateways: Vec<PeerGateway>,
@@ -74,7 +73,7 @@ impl PeerGateways {
             let known = before.by_node.get(&link.peer_gateway.node).map(|&index| &mut before.links[index]);
             if let Some(known) = known {
                 let known_state = std::mem::replace(&mut known.state, State::Idle);
-                // Where the addresses are others, nothing speaks against trying them at once.
+                // With new addresses there is no reason to wait for the backoff.
                 let moved = known.peer_gateway.addresses != link.peer_gateway.addresses;
                 link.state = match known_state {
                     State::Wanted { .. } if moved => State::Wanted { from: now },
@@ -102,17 +101,17 @@ impl PeerGateways {
         gone
     }
 
-    /// The place of this peer gateway.
+    /// The index of this peer gateway.
     pub(super) fn place(&self, node: &NodeId) -> Option<usize> {
         self.by_node.get(node).copied()
     }
 
-    /// When [`PeerGateways::next`] has something.
+    /// When [`PeerGateways::next`] may have a peer gateway to dial.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.due
     }
 
-    /// A peer gateway to dial now, and where; [`PeerGateways::dialed`] or [`PeerGateways::failed`] must follow.
+    /// A peer gateway to dial now, and its address. The caller then calls [`PeerGateways::dialed`] or [`PeerGateways::failed`].
     pub(super) fn next(&mut self, now: Instant) -> Option<(usize, SocketAddr)> {
         if self.due.is_none_or(|due| due > now) {
             return None;
@@ -126,7 +125,7 @@ impl PeerGateways {
         let known = link.peer_gateway.addresses.addresses();
         let Some(&address) = known.get(link.address % known.len().max(1)) else {
             if link.peer_gateway.addresses.has_names() {
-                // The resolver has not answered yet, or found no address: later.
+                // The resolver has not answered yet, or found no address: it is tried again later.
                 self.failed(index, None, now);
             } else {
                 link.state = State::Idle;
@@ -149,13 +148,13 @@ impl PeerGateways {
         self.links[index].peer_gateway.node
     }
 
-    /// A connection is being made in this slot.
+    /// Notes that a connection in this slot is being opened.
     pub(super) fn dialed(&mut self, index: usize, slot: u32) {
         self.links[index].state = State::Open { slot, up: false };
         self.set_due();
     }
 
-    /// It is up.
+    /// Notes that its connection is up.
     pub(super) fn up(&mut self, index: usize, now: Instant) {
         let link = &mut self.links[index];
         if let State::Open { up, .. } = &mut link.state {
@@ -164,8 +163,8 @@ impl PeerGateways {
         (link.failures, link.used) = (0, now);
     }
 
-    /// The connection in this slot failed or is gone; returns whether that was news. It is dialed again,
-    /// later each time.
+    /// Notes that the connection in this slot failed or ended; returns whether that was news. It is dialed again, with a longer wait
+    /// each time.
     pub(super) fn failed(&mut self, index: usize, slot: Option<u32>, now: Instant) -> bool {
         let link = &mut self.links[index];
         if slot.is_some_and(|gone| !matches!(link.state, State::Open { slot, .. } if slot == gone)) {
@@ -179,13 +178,13 @@ impl PeerGateways {
         true
     }
 
-    /// A request goes to it.
+    /// Notes that a request goes to it.
     pub(super) fn used(&mut self, index: usize, now: Instant) {
         self.links[index].used = now;
     }
 
-    /// Wants a peer gateway that is not connected. Gives the slot of the connection to close for it, if there
-    /// are too many: `is_idle` tells whether no request runs on one.
+    /// Has a peer gateway dialed that is not connected. Returns the slot of the connection to close for it, if there
+    /// are too many. `is_idle` tells whether a connection has no requests in flight.
     pub(super) fn reach(
         &mut self,
         node: &NodeId,
@@ -243,7 +242,7 @@ mod tests {
             tried.push(address.is_ipv4());
             links.dialed(index, 7);
             assert!(links.failed(index, Some(7), now));
-            assert!(!links.failed(index, Some(7), now), "told once");
+            assert!(!links.failed(index, Some(7), now), "reported once");
             waits.push((links.poll_timeout().unwrap() - now).as_millis() as u64);
             assert_eq!(links.next(now), None);
             now = links.poll_timeout().unwrap();
@@ -254,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn the_idle_connection_used_longest_ago_makes_room() {
+    fn the_least_recently_used_idle_connection_makes_room() {
         let now = Instant::now();
         let mut links = PeerGateways::new(peer_gateways(3), 2, now);
         for slot in 0..2 {
@@ -272,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn other_peer_gateways_leave_the_connections_of_those_that_stay() {
+    fn a_change_of_peer_gateways_keeps_the_connections_of_those_that_stay() {
         let now = Instant::now();
         let mut links = PeerGateways::new(peer_gateways(3), 8, now);
         for slot in 10..13 {
@@ -280,7 +279,7 @@ mod tests {
             links.dialed(index, slot);
             links.up(index, now);
         }
-        // The first goes, the others change places, a new one comes.
+        // The first one goes, the others change their order, a new one is added.
         let mut others: Vec<_> = peer_gateways(4).into_iter().skip(1).collect();
         others.reverse();
         assert_eq!(links.renew(others.clone(), 8, now), [10]);

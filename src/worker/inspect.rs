@@ -1,5 +1,5 @@
-//! A worker's report about itself: figures that would cost too much for every packet, collected once a second
-//! and a few connections a turn; and, on request, the state of its connections.
+//! A worker's figures about itself that would cost too much for every packet. A survey collects them once a second, a few connections
+//! in each turn. An inspection gives the state of the connections on request.
 
 use super::conn::{Conn, CountedFigures, Origin};
 use super::view::ConnectionView;
@@ -12,14 +12,14 @@ use quinn_proto::{ConnectionStats, FrameStats, Side};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-/// How far a survey is.
+/// The progress of a survey.
 #[derive(Debug, Default)]
 pub(super) struct Survey {
-    /// When the next one begins; at once where there was none.
+    /// When the next survey begins; `None`: at once.
     due: Option<Instant>,
-    /// The slot that is looked at next, while one runs.
+    /// The slot that is surveyed next, while a survey runs.
     next: Option<usize>,
-    /// Connections without acknowledgment among those that it has looked at.
+    /// The surveyed connections without acknowledgments.
     unacknowledged: usize,
 }
 
@@ -35,7 +35,7 @@ fn eliciting(sent: &FrameStats) -> u64 {
 }
 
 impl Conn {
-    /// Adds what happened since the last time to the worker's counters.
+    /// Adds to the worker's counters the connection's figures since the last call.
     pub(super) fn count_path(&mut self, counters: &Counters) {
         let ConnectionStats { path, frame_tx, frame_rx, .. } = self.quic.stats();
         let heard = frame_rx.acks != self.counted.ack_frames;
@@ -50,7 +50,7 @@ impl Conn {
             ..self.counted
         };
         let before = std::mem::replace(&mut self.counted, now);
-        // A path that is left takes its figures along, so they may fall.
+        // A path that is left takes its figures along: they may fall.
         for (counter, now, before) in [
             (Counter::QuicPacketsSent, now.sent_packets, before.sent_packets),
             (Counter::QuicPacketsLost, now.lost_packets, before.lost_packets),
@@ -62,8 +62,8 @@ impl Conn {
         }
     }
 
-    /// Whether the peer has acknowledged nothing for [`UNACKNOWLEDGED_MS`] though there was something to acknowledge; `acks` is
-    /// [`CountedFigures::acks`] when this was asked before.
+    /// Whether the peer has acknowledged nothing for [`UNACKNOWLEDGED_MS`], although there was something to acknowledge; `acks` is the
+    /// value of [`CountedFigures::acks`] at the last call.
     fn is_unacknowledged(&mut self, acks: u64, now: Instant) -> bool {
         let counted = &mut self.counted;
         if counted.acks != acks {
@@ -146,7 +146,7 @@ impl Core {
         gauges.commands.store(commands, Relaxed);
         gauges.attempts.store(self.incoming.len(), Relaxed);
         gauges.senders.store(self.run_queues.sending.len(), Relaxed);
-        // A reader that holds the lock sees the peer gateways of the last survey.
+        // If a reader holds the lock, it sees the peer gateways of an earlier survey.
         if let Ok(mut peer_gateways) = gauges.peer_gateways.try_lock() {
             peer_gateways.clear();
             peer_gateways.extend(self.gateways.states());
@@ -167,7 +167,7 @@ impl Inspection {
     }
 
     fn answer(&self, views: Vec<ConnectionView>) {
-        // The inspector holds the lock for a moment only: the next turn answers.
+        // The inspector holds the lock only for a moment: the next turn answers.
         if let Ok(mut asker) = self.asker.try_lock() {
             self.wanted.store(false, Relaxed);
             if let Some(asker) = asker.take() {

@@ -1,4 +1,4 @@
-//! The loop: one thread, one network queue, and everything that belongs to them. Nothing else knows the whole order.
+//! The loop: one thread, one network queue, and everything that belongs to them. Only this file knows the whole order of a turn.
 
 mod closing;
 mod conn;
@@ -39,14 +39,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Received bytes are cut from one arena of this size, reused when all that was cut has been dropped. Bytes.
+/// Received bytes are cut from one arena of this size, bytes. It is used again once all of its cuts are dropped.
 const ARENA_BYTES: usize = 256 * 1024;
 /// Turns without work before an adaptive worker yields its core, and before it sleeps.
 const IDLE_YIELD_TURNS: u32 = 32;
 const IDLE_SLEEP_TURNS: u32 = 2_000;
 /// The longest sleep of an adaptive worker whose network cannot wake it.
 const IDLE_SLEEP_MAX: Duration = Duration::from_micros(100);
-/// The longest wait on a network that can.
+/// The longest wait of an adaptive worker on a network that can wake it.
 const IDLE_WAIT_MAX: Duration = Duration::from_micros(500);
 
 /// An application that runs on the worker's own thread, with its ends of the rings.
@@ -59,11 +59,11 @@ struct Inline {
 pub struct Worker<N> {
     network: N,
     core: Core,
-    /// The core's own, to be had while the core is borrowed.
+    /// The core's own status, at hand while the core is borrowed.
     status: Arc<WorkerStatus>,
 }
 
-/// What a session needs of its worker for its applications: apart from the connections, so that one of them can be borrowed beside it.
+/// The part of a worker that its sessions need. It is apart from the connections, one of which is borrowed at the same time.
 struct Desk {
     shared: Arc<NodeShared>,
     status: Arc<WorkerStatus>,
@@ -77,7 +77,7 @@ impl Desk {
     }
 }
 
-/// All of a worker but its network, so that the network can hand datagrams in while it is borrowed.
+/// All of a worker but its network: the network is borrowed while it passes in datagrams.
 struct Core {
     index: u16,
     desk: Desk,
@@ -94,22 +94,22 @@ struct Core {
     timers: Timers,
     gateways: PeerGateways,
     survey: Survey,
-    /// Connections to nodes that are no peer gateways any more: closed once nothing runs on them.
+    /// Connections to nodes that are no longer peer gateways. They are closed once no request runs on them.
     leaving: Vec<ConnectionId>,
-    /// The number of the last renewal that was taken.
+    /// The number of the last renewal taken.
     renewed: u32,
     incoming: VecDeque<Incoming>,
     inline: Vec<Inline>,
     arena: BytesMut,
     send_buf: Vec<u8>,
-    /// Packets that QUIC made outside a connection: Retry, version negotiation, stateless reset, refusals.
+    /// Packets that QUIC made for no connection: Retry, version negotiation, stateless reset, refusals.
     responses: VecDeque<(Transmit, Vec<u8>)>,
     sleeper: Sleeper,
     idle: Idle,
     idle_turns: u32,
     draining: bool,
     close_by: Option<Instant>,
-    /// While this worker closes: connections whose peers may not know it yet.
+    /// The connections whose peers may not know yet that they are closed, while this worker closes.
     closes_pending: usize,
 }
 
@@ -169,8 +169,8 @@ impl<N: Network> Worker<N> {
         self.core.gateways = PeerGateways::new(peer_gateways, connections_max, now);
     }
 
-    /// Adds the next application, whose own thread takes the returned port. Applications are numbered in the order in which
-    /// they are added; [`crate::session::QueueRoutes`] names those numbers.
+    /// Adds the next application, whose own thread uses the returned port. Applications are numbered in the order in which
+    /// they are added; [`crate::session::QueueRoutes`] names these numbers.
     pub fn add_port(&mut self) -> AppPort {
         let (app, worker) = rings(self.core.sleeper.waker());
         self.core.desk.ports.push(worker);
@@ -183,7 +183,7 @@ impl<N: Network> Worker<N> {
         self.core.inline.push(Inline { application, port });
     }
 
-    /// What others may see of this worker.
+    /// The status that this worker shows to other threads.
     pub fn status(&self) -> Arc<WorkerStatus> {
         self.core.desk.status.clone()
     }
@@ -193,7 +193,7 @@ impl<N: Network> Worker<N> {
         self.core.sleeper.waker()
     }
 
-    /// Runs until [`NodeShared::close`], then closes what is open and returns the network.
+    /// Runs until [`NodeShared::close`], then closes every connection and returns the network.
     pub fn run(mut self) -> N {
         loop {
             let now = Instant::now();
@@ -209,7 +209,7 @@ impl<N: Network> Worker<N> {
         }
     }
 
-    /// One turn at `now`. Returns whether anything moved.
+    /// One turn at `now`. Returns whether there was work.
     pub fn turn(&mut self, now: Instant) -> bool {
         let Self { network, core, status } = self;
         let counters = &status.counters;
@@ -250,14 +250,14 @@ impl<N: Network> Worker<N> {
         worked
     }
 
-    /// When [`Worker::turn`] has something to do though nothing arrives.
+    /// When [`Worker::turn`] has work even if nothing arrives.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let inline = self.core.inline.iter().filter_map(|inline| inline.application.poll_timeout());
         let others = [self.core.timers.next(), self.network.poll_timeout(), self.core.gateways_timeout()];
         inline.chain(others.into_iter().flatten()).min()
     }
 
-    /// The network, for those who drive it themselves.
+    /// The network, for a program that drives it itself.
     pub fn network(&mut self) -> &mut N {
         &mut self.network
     }

@@ -1,4 +1,4 @@
-//! What a reload changes on a worker: TLS and transport of connections to come, and the peer gateways.
+//! The changes that a reload makes on a worker: TLS and transport of new connections, and the peer gateways.
 
 use super::Core;
 use super::conn::Origin;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 impl Core {
-    /// Takes what a reload brought, if it brought anything, and closes connections that nobody needs since an earlier one.
+    /// Takes a new renewal, if there is one, and closes connections that are no longer needed since an earlier one.
     pub(super) fn take_renewal(&mut self, now: Instant) {
         if let Some(renewal) = self.desk.shared.renewed(&mut self.renewed) {
             self.renew(&renewal, now);
@@ -23,7 +23,7 @@ impl Core {
 
     fn renew(&mut self, renewal: &Renewal, now: Instant) {
         if let (Some(old), Some(new)) = (&self.server, &renewal.quic.server) {
-            // The tokens of Retry packets that are on their way stay good: the key that made them stays.
+            // The old key stays: tokens of Retry packets on their way remain valid.
             self.server = Some(old.zip(new, |old, new| {
                 let mut config = ServerConfig::clone(old);
                 (config.transport, config.crypto) = (new.transport.clone(), new.crypto.clone());
@@ -45,7 +45,7 @@ impl Core {
                 *index = place;
                 continue;
             }
-            // Nobody dials it again when it ends.
+            // It is not dialed again after its end.
             conn.origin = Origin::Peer;
             let cx = self.desk.cx(now);
             if !conn.going_away {

@@ -1,12 +1,12 @@
-//! Which connections a worker serves next.
+//! The connections that a worker serves next.
 
 use super::conn::Conn;
 use std::collections::VecDeque;
 
-/// Who is served next: connections with something new to read, and connections that may have something to send.
+/// The connections to serve next: those with something new to read, and those that may have something to send.
 ///
-/// They are two queues because many connections may have more to send than the device takes: reading looks at those alone that
-/// something happened to, however many wait to send.
+/// They are two queues because many connections may have more to send than the device takes. Reading visits only connections
+/// to which something happened, regardless of how many wait to send.
 #[derive(Default)]
 pub(super) struct RunQueues {
     pub(super) reading: VecDeque<u32>,
@@ -14,7 +14,7 @@ pub(super) struct RunQueues {
 }
 
 impl RunQueues {
-    /// Something happened to this connection.
+    /// Puts a connection to which something happened in both lines.
     pub(super) fn touched(&mut self, conn: &mut Conn, slot: usize) {
         self.read(conn, slot);
         self.send(conn, slot);
@@ -32,8 +32,8 @@ impl RunQueues {
         }
     }
 
-    /// The device was full before this connection's turn was over: it goes on where it was, so that what belongs together
-    /// arrives together.
+    /// Puts a connection first in line: the device was full before its turn was over. The rest of its batch then arrives right after
+    /// the front.
     pub(super) fn send_on(&mut self, conn: &mut Conn, slot: usize) {
         if !std::mem::replace(&mut conn.in_sending, true) {
             self.sending.push_front(slot as u32);

@@ -1,4 +1,4 @@
-//! What the workers of a process share, and what each shows of itself.
+//! The state that the workers of a process share, and the status that each shows.
 
 use super::gateways::PeerGateway;
 use super::view::{ConnectionView, Gauges};
@@ -17,36 +17,36 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
-/// What a worker does when there is nothing to do.
+/// What an idle worker does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Idle {
-    /// Polls on: lowest latency, a core at 100 %.
+    /// Polls on: lowest latency, with a core at 100 %.
     Spin,
-    /// Polls on for a while, then yields, then sleeps in short steps.
+    /// Polls for a while, then yields, then sleeps in short steps.
     Adaptive,
 }
 
 /// The state that all workers of a process share. On a packet's way, only the hand-over rings are written.
 #[derive(Debug)]
 pub struct NodeShared {
-    /// How many workers there are.
+    /// The number of workers.
     pub workers: usize,
     /// The keys of connection IDs and stateless resets.
     pub keys: NodeKeys,
-    /// Which application takes what.
+    /// The application of each queue and request.
     pub routes: QueueRoutes,
-    /// What the windows of all connections may have past their first size. Without a total until it is set: windows keep their size.
+    /// The bytes that the windows of all connections may have beyond their first sizes. It is 0 until it is set: windows keep their sizes.
     pub window_budget: Budget,
-    /// One ring a worker, for datagrams that landed elsewhere.
+    /// One ring for each worker, for datagrams of its connections that another worker received.
     pub(super) handovers: Vec<ArrayQueue<Handover>>,
     lifecycle: AtomicU8,
-    /// The number of the last renewal; each worker compares it with its own once a turn.
+    /// The number of the last renewal. Each worker compares it with its own once a turn.
     renewals: AtomicU32,
     renewal: Mutex<Numbered>,
 }
 
-/// A renewal with its number, from 1; 0 before the first.
+/// A renewal with its number, which counts from 1; 0: there was none.
 type Numbered = (u32, Option<Arc<Renewal>>);
 
 const RUNNING: u8 = 0;
@@ -54,12 +54,12 @@ pub(super) const DRAINING: u8 = 1;
 pub(super) const CLOSING: u8 = 2;
 
 impl NodeShared {
-    /// For this many workers, with random keys.
+    /// The shared state of this many workers, with random keys.
     pub fn new(workers: usize, routes: QueueRoutes) -> Arc<Self> {
         Self::with_keys(workers, routes, NodeKeys::random())
     }
 
-    /// For this many workers, with these keys.
+    /// The shared state of this many workers, with these keys.
     pub fn with_keys(workers: usize, routes: QueueRoutes, keys: NodeKeys) -> Arc<Self> {
         Arc::new(Self {
             workers,
@@ -73,12 +73,12 @@ impl NodeShared {
         })
     }
 
-    /// Asks the workers to finish what runs: no new connections, GOAWAY to the peers.
+    /// Asks the workers to drain: they accept no new connections and send GOAWAY to their peers.
     pub fn drain(&self) {
         self.lifecycle.fetch_max(DRAINING, Ordering::AcqRel);
     }
 
-    /// Asks the workers to close every connection and end.
+    /// Asks the workers to close every connection and to end.
     pub fn close(&self) {
         self.lifecycle.fetch_max(CLOSING, Ordering::AcqRel);
     }
@@ -88,12 +88,12 @@ impl NodeShared {
         self.is(DRAINING)
     }
 
-    /// Datagrams that other workers handed to this one and that it has not taken yet.
+    /// The number of datagrams handed over to this worker that it has not taken yet.
     pub fn handovers_waiting(&self, worker: usize) -> usize {
         self.handovers.get(worker).map_or(0, ArrayQueue::len)
     }
 
-    /// Gives every worker other peer gateways, and other TLS and transport for the connections that begin from now on.
+    /// Gives every worker new peer gateways, and new TLS and transport settings for connections that begin from now on.
     pub fn renew(&self, renewal: Renewal) {
         let mut slot = self.renewal.lock().unwrap_or_else(PoisonError::into_inner);
         let number = slot.0.wrapping_add(1);
@@ -101,7 +101,7 @@ impl NodeShared {
         self.renewals.store(number, Ordering::Release);
     }
 
-    /// The newest renewal, if `seen` is not its number; for the price of one relaxed load where it is.
+    /// The newest renewal, if its number is not `seen`; otherwise the call costs one relaxed load.
     pub(super) fn renewed(&self, seen: &mut u32) -> Option<Arc<Renewal>> {
         if self.renewals.load(Ordering::Relaxed) == *seen {
             return None;
@@ -121,7 +121,7 @@ impl NodeShared {
     }
 }
 
-/// A datagram on its way to the worker that owns its connection.
+/// A datagram that is handed over to the worker of its connection.
 #[derive(Debug)]
 pub(super) struct Handover {
     pub(super) remote: SocketAddr,
@@ -130,34 +130,34 @@ pub(super) struct Handover {
     pub(super) payload: BytesMut,
 }
 
-/// What the rest of the process may see of a worker.
+/// The status of a worker, for other threads of the process.
 #[derive(Debug, Default)]
 pub struct WorkerStatus {
     /// Its counters.
     pub counters: Counters,
     /// Connections now.
     pub connections: AtomicUsize,
-    /// What it looks at once a second.
+    /// Figures that a survey collects once a second.
     pub gauges: Gauges,
-    /// Shows its connections to the admin endpoint.
+    /// Inspections of its connections, for the admin endpoint.
     pub inspection: Inspection,
-    /// Requests in flight when last looked at: once a drain began, each turn.
+    /// Requests in flight, counted each turn once a drain has begun.
     pub(super) requests: AtomicUsize,
-    /// Connections whose peers may not have read the last answer yet, in the same way.
+    /// Connections whose peers may not have read the last answer yet, counted in the same way.
     pub(super) lingering: AtomicUsize,
 }
 
-/// One who wants to see a worker's connections, and the worker's answer.
+/// A request to see a worker's connections, and the way of its answer.
 #[derive(Debug, Default)]
 pub struct Inspection {
-    /// Looked at each turn; the lock only when this is so.
+    /// Read each turn; the lock is taken only if it is set.
     pub(super) wanted: AtomicBool,
     pub(super) asker: Mutex<Option<oneshot::Sender<Vec<ConnectionView>>>>,
 }
 
 impl Inspection {
-    /// Asks the worker for its first [`crate::limits::INSPECTION_LEN_MAX`] connections; it answers in one of its next turns. Who
-    /// asked before and has no answer yet gets none.
+    /// Asks the worker for its first [`crate::limits::INSPECTION_LEN_MAX`] connections; it answers in one of its next turns. An earlier
+    /// call that has no answer yet gets none.
     pub fn ask(&self) -> oneshot::Receiver<Vec<ConnectionView>> {
         let (asker, answer) = oneshot::channel();
         *self.asker.lock().unwrap_or_else(PoisonError::into_inner) = Some(asker);
@@ -166,33 +166,33 @@ impl Inspection {
     }
 }
 
-/// What a reload gives the workers.
+/// The settings that a reload gives to the workers.
 #[derive(Debug)]
 pub struct Renewal {
-    /// TLS and transport of connections that begin from now on; those that exist keep theirs.
+    /// TLS and transport of connections that begin from now on; existing ones keep theirs.
     pub quic: Quic,
-    /// The peer gateways. Connections to those that stay peer gateways stay.
+    /// The peer gateways. Connections to those that stay are kept.
     pub peer_gateways: Vec<PeerGateway>,
-    /// Connections to peer gateways that a worker keeps at once.
+    /// The most connections to peer gateways that a worker keeps at once.
     pub peer_gateway_connections_max: usize,
 }
 
-/// What a worker's QUIC is made of.
+/// The QUIC settings of a worker.
 #[derive(Clone, Debug)]
 pub struct Quic {
-    /// For connections of both directions.
+    /// The settings of connections in both directions.
     pub endpoint: EndpointConfig,
-    /// To accept connections; none on a pure client.
+    /// The settings to accept connections; `None` on a pure client.
     pub server: Option<ByFamily<Arc<ServerConfig>>>,
-    /// To open connections; none on a pure server.
+    /// The settings to open connections; `None` on a pure server.
     pub client: Option<ByFamily<ClientConfig>>,
-    /// Which connections are logged; none: none.
+    /// The choice of connections that are logged; `None`: no connection is.
     pub qlog: Option<Sampler>,
-    /// How far a peer may be ahead of the readers of its streams, as the transport parameters of `server` and `client` say it.
+    /// How far a peer may be ahead of the readers of its streams. These are the values in the transport parameters of `server` and `client`.
     pub windows: Windows,
 }
 
-/// One thing for IPv4 and one for IPv6: their headers leave different room for QUIC.
+/// A value for IPv4 and one for IPv6: their headers leave different room for QUIC.
 #[derive(Clone, Debug)]
 pub struct ByFamily<T> {
     pub(super) v4: T,
@@ -200,34 +200,34 @@ pub struct ByFamily<T> {
 }
 
 impl<T> ByFamily<T> {
-    /// Makes both; `make` is told whether it is for IPv6.
+    /// Makes both values; the argument of `make` tells whether it is for IPv6.
     pub fn new(make: impl Fn(bool) -> T) -> Self {
         Self { v4: make(false), v6: make(true) }
     }
 
-    /// Makes another pair of this one.
+    /// Makes another pair from this one.
     pub fn map<U>(&self, make: impl Fn(&T) -> U) -> ByFamily<U> {
         ByFamily { v4: make(&self.v4), v6: make(&self.v6) }
     }
 
-    /// Makes a pair of this one and another.
+    /// Makes a pair from this one and another.
     pub fn zip<U, V>(&self, other: &ByFamily<U>, make: impl Fn(&T, &U) -> V) -> ByFamily<V> {
         ByFamily { v4: make(&self.v4, &other.v4), v6: make(&self.v6, &other.v6) }
     }
 
-    /// The one for this address. An IPv4 address mapped into IPv6 is IPv4 on the wire.
+    /// The value for this address. An IPv4 address mapped into IPv6 is IPv4 on the wire.
     pub fn of(&self, address: SocketAddr) -> &T {
         if address.ip().to_canonical().is_ipv4() { &self.v4 } else { &self.v6 }
     }
 }
 
 impl WorkerStatus {
-    /// Requests in flight while draining.
+    /// Requests in flight while the worker drains.
     pub fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Connections that a drain still waits for: answered in the last [`crate::limits::ANSWER_LINGER_MS`], and not closed by the peer.
+    /// Connections for which a drain still waits: answered in the last [`crate::limits::ANSWER_LINGER_MS`], and not closed.
     pub fn lingering(&self) -> usize {
         self.lingering.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! What leaves: packets that QUIC made outside a connection, then the connections' own, each in its turn.
+//! Transmission: first packets that QUIC made for no connection, then those of the connections, each in its turn.
 
 use super::Core;
 use super::conn::Conn;
@@ -74,7 +74,7 @@ impl Core {
         worked
     }
 
-    /// Forgets a connection that QUIC has nothing left to do for.
+    /// Removes a connection for which QUIC has nothing left to do.
     #[cold]
     fn remove(&mut self, now: Instant, slot: u32, counters: &Counters) {
         let Some(mut conn) = self.conns[slot as usize].take() else { return };
@@ -102,13 +102,13 @@ impl Core {
 struct Turn<'a> {
     now: Instant,
     slot: u32,
-    /// The worker closes its connections.
+    /// Whether the worker closes its connections.
     node_ends: bool,
     counters: &'a Counters,
 }
 
 impl Turn<'_> {
-    /// Sends what QUIC has, up to the turn's bound or a full device; then the connection waits for its next turn.
+    /// Sends QUIC's packets, up to the turn's bound or until the device is full; then the connection waits for its next turn.
     #[inline]
     fn send_batches<N: Network>(
         &self,

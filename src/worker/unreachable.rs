@@ -1,4 +1,4 @@
-//! Handshakes that end early: their packets do not arrive, or nobody waits for them.
+//! Handshakes that end early: their packets do not arrive, or their application has given them up.
 
 use super::Core;
 use super::conn::{Change, Origin};
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use std::time::Instant;
 
 impl Core {
-    /// Ends a handshake that its application does not wait for any more.
+    /// Ends a handshake that its application has given up.
     pub(super) fn abandon(&mut self, now: Instant, app: usize, tag: u64) {
         for (slot, conn) in self.conns.iter_mut().enumerate() {
             let Some(conn) = conn else { continue };

@@ -1,14 +1,14 @@
-//! A worker's figures for those who watch it.
+//! A worker's figures, for operators.
 
 use crate::tls::NodeId;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Mutex, PoisonError};
 
-/// The state when the worker last looked, at most a second ago.
+/// The figures of the worker's last survey, at most a second old.
 #[derive(Debug, Default)]
 pub struct Gauges {
-    /// The network's link is up.
+    /// Whether the network's link is up.
     pub link_up: AtomicBool,
     /// Deliveries that wait for applications, of all rings.
     pub deliveries: AtomicUsize,
@@ -33,7 +33,7 @@ impl Gauges {
 /// One connection, for troubleshooting.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct ConnectionView {
-    /// The worker that has it.
+    /// The worker that owns it.
     pub worker: u16,
     /// Its place in the worker's table.
     pub slot: u32,
@@ -53,17 +53,17 @@ pub struct ConnectionView {
     pub rtt_us: u64,
     /// Congestion window, bytes.
     pub window_bytes: u64,
-    /// What the peer may be ahead of its readers here, bytes.
+    /// How far the peer may be ahead of its readers here, bytes.
     pub receive_window_bytes: u64,
-    /// What may be sent without an acknowledgment, bytes; the peer's windows may allow less.
+    /// The bytes that may be sent without an acknowledgment; the peer's windows may allow less.
     pub send_window_bytes: u64,
     /// UDP payload that the path carries, bytes.
     pub mtu_bytes: u16,
     /// QUIC packets sent.
     pub sent_packets: u64,
-    /// Of those, deemed lost.
+    /// The sent packets that are taken for lost.
     pub lost_packets: u64,
-    /// Times that congestion made it slow down.
+    /// The number of times that congestion made it slow down.
     pub congestion_events: u64,
     /// Bytes of UDP payload sent.
     pub sent_bytes: u64,

@@ -1,9 +1,9 @@
 //! The windows of a connection, fitted to its path while it runs.
 //!
-//! A window must hold what moves in a round trip, and what waits behind a loss until that is mended. Neither is known before the
-//! connection runs. A window starts small and becomes four times what moved in the last round trip: a connection that uses its window
-//! up multiplies it each round trip, and one that does not use it keeps it. What windows have past their first size comes out of one
-//! budget a process.
+//! A window must hold the bytes that move in a round trip, and those that wait behind a loss until the loss is mended. Neither number is
+//! known before the connection runs. A window starts small and becomes four times the bytes that moved in the last round trip: a
+//! connection that uses its window up multiplies it each round trip, and one that does not use it keeps it. The sizes of windows beyond
+//! their first ones come out of one budget a process.
 
 use super::conn::Conn;
 use crate::limits::{WINDOW_QUIET_MS, WINDOW_ROUND_MS_MIN, WINDOW_TRIPS_LEN};
@@ -12,15 +12,15 @@ use crate::quic::transport::Windows;
 use quinn_proto::Connection;
 use std::time::{Duration, Instant};
 
-/// What a round trip is taken for where it is shorter: over less time, the counts of bytes say little.
+/// A shorter round trip counts as this long: over less time, the counts of bytes say little.
 const ROUND_MIN: Duration = Duration::from_millis(WINDOW_ROUND_MS_MIN);
 
-/// Windows of one connection, both ways.
+/// The windows of one connection, in both directions.
 #[derive(Debug)]
 pub(super) struct Fitted {
     receive: Window,
     send: Window,
-    /// The last look at both, and the next.
+    /// The times of the last look at both, and of the next.
     looked: Instant,
     due: Instant,
 }
@@ -31,11 +31,11 @@ struct Window {
     min_bytes: u64,
     max_bytes: u64,
     bytes: u64,
-    /// What a peer may still use of a window that was larger, bytes.
+    /// The bytes that the peer may still use of an earlier, larger window.
     debt_bytes: u64,
     /// Bytes that had moved by the last look.
     moved_bytes: u64,
-    /// When it was last needed as large as it is.
+    /// The time at which its present size was last needed.
     needed: Instant,
     share: Share,
 }
@@ -46,8 +46,8 @@ impl Window {
         Self { min_bytes, max_bytes, bytes: min_bytes, debt_bytes: 0, moved_bytes: 0, needed: now, share }
     }
 
-    /// Fits it to the bytes that have moved so far, `moved_bytes`, over a time of `elapsed` since the last look. Gives whether its size
-    /// changed. `binds` tells whether a smaller window leaves the peer what it has.
+    /// Fits it to `moved_bytes`, the bytes that have moved so far; `elapsed` is the time since the last look. Returns whether its size
+    /// changed. `binds`: the peer may use all of a window that becomes smaller.
     fn fit(&mut self, now: Instant, moved_bytes: u64, elapsed: Duration, rtt: Duration, binds: bool) -> bool {
         let moved = moved_bytes.saturating_sub(self.moved_bytes);
         self.moved_bytes = moved_bytes;
@@ -95,7 +95,7 @@ impl Fitted {
         now >= self.due
     }
 
-    /// Looks at what moved. Gives whether the receive window and the send window changed.
+    /// Fits both to the bytes that moved. Returns whether the receive window and the send window changed.
     fn look(&mut self, now: Instant, quic: &Connection) -> (bool, bool) {
         let stats = quic.stats();
         let elapsed = now.saturating_duration_since(self.looked).max(ROUND_MIN);
@@ -126,7 +126,7 @@ impl Conn {
         }
         if sent {
             self.quic.set_send_window(self.fitted.send_bytes());
-            // Streams that wait for the send window hear of room at the next acknowledgment.
+            // Streams that wait for the send window learn of its room at the next acknowledgment.
         }
     }
 }
@@ -150,7 +150,7 @@ mod tests {
             Self { window: Window::new(MIB, 64 * MIB, budget, now), now, moved: 0 }
         }
 
-        /// A round trip in which this moves.
+        /// A round trip in which this many bytes move; returns the window after it.
         fn round(&mut self, bytes: u64) -> u64 {
             self.now += RTT;
             self.moved += bytes;
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_that_is_used_up_grows_to_its_bound_and_one_that_is_not_stays() {
+    fn a_window_that_is_used_up_grows_to_its_bound_and_an_idle_one_stays() {
         let mut path = Path::new(&Budget::new(1 << 40));
         assert_eq!(path.round(0), MIB);
         assert_eq!(path.round(MIB / 5), MIB);
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_shrinks_after_it_was_not_needed_for_a_while() {
+    fn a_window_that_was_not_needed_for_a_while_shrinks() {
         let budget = Budget::new(1 << 40);
         let mut path = Path::new(&budget);
         path.round(8 * MIB);
