@@ -291,11 +291,11 @@ pub const WORKER_STUCK_S: u32 = 10;
 pub const WINDOW_BYTES_MIN: u64 = 64 * 1024;
 /// The largest of them, bytes.
 pub const WINDOW_BYTES_MAX: u64 = 1 << 30;
-/// A window holds what moves in this many round trips: one on its way, one until a loss is known, one until it is mended, and one to grow.
+/// A window holds the bytes of this many round trips: one on its way, one until a loss is known, one until it is mended, one to grow.
 pub const WINDOW_TRIPS_LEN: u32 = 4;
 /// The shortest time between two looks at the windows of a connection, milliseconds.
 pub const WINDOW_ROUND_MS_MIN: u64 = 10;
-/// A window that was not needed as large as it is for this time becomes smaller, milliseconds.
+/// A window whose size was not needed for this time becomes smaller, milliseconds.
 pub const WINDOW_QUIET_MS: u64 = 10_000;
 /// The number of the last queue: a record carries it as a QUIC integer (protocol §2).
 pub const QUEUE_MAX: u64 = (1 << 62) - 1;

@@ -1,5 +1,4 @@
-//! A running STOQ: workers on their cores, applications on their rings. Both gateway and client consist of
-//! it.
+//! A running STOQ: workers on their cores, applications on their rings. Gateways and clients are both nodes.
 
 use crate::application::{Application, Placement};
 use crate::datagram::{Network, NetworkInfo};
@@ -42,18 +41,18 @@ pub struct Hosted {
     pub name: String,
     /// The queue numbers whose messages and PUTs it takes.
     pub queues: Vec<u64>,
-    /// It answers FETCH, LOCATE and MIRROR.
+    /// Whether it answers FETCH, LOCATE and MIRROR.
     pub store: bool,
-    /// It takes messages in early data too, where they could be replayed.
+    /// Whether it takes messages in early data, where they could be replayed.
     pub replay_safe: bool,
-    /// It gets the payloads of PUTs unchecked, as they are on the stream: to measure the cost of checking.
+    /// Whether it gets the payloads of PUTs unchecked, as they are on the stream. This is for measuring the cost of checking.
     pub unchecked: bool,
     /// Its host.
     pub host: ApplicationHost,
 }
 
 impl Hosted {
-    /// One that takes these queues, and no requests to a store.
+    /// An application that takes these queues, and no requests to a store.
     pub fn new(name: &str, queues: Vec<u64>, host: ApplicationHost) -> Self {
         Self { name: name.into(), queues, store: false, replay_safe: false, unchecked: false, host }
     }
@@ -63,26 +62,26 @@ impl Hosted {
 pub enum ApplicationHost {
     /// The node, on the worker's thread or on one of its own.
     Node(Placement, MakeApplication),
-    /// The caller: it gets the ports, one a worker, from [`Node::take_ports`].
+    /// The caller: it gets the ports, one for each worker, from [`Node::take_ports`].
     Caller,
 }
 
 /// The parts of a node, apart from its networks and its applications.
 pub struct NodeConfig {
-    /// To accept connections.
+    /// To accept connections; `None`: it accepts none.
     pub server: Option<Arc<QuicServerConfig>>,
-    /// To open connections.
+    /// To open connections; `None`: it opens none.
     pub client: Option<Arc<QuicClientConfig>>,
     /// Other gateways; connections to them are kept.
     pub peer_gateways: Vec<PeerGateway>,
-    /// Connections to peer gateways that a worker keeps at once.
+    /// The most connections to peer gateways that a worker keeps at once.
     pub peer_gateway_connections_max: usize,
-    /// Forward requests by these rules; none: every HOP record is refused.
+    /// The rules of forwarding; `None`: every HOP record is refused.
     pub hops: Option<Arc<Hops>>,
-    /// Keep forwarded payloads whose requests allow it.
+    /// The cache for forwarded payloads whose requests allow it; `None`: none is kept.
     pub cache: Option<Cache>,
-    /// The identity's secret from which the keys that outlive the process derive; none: peers of an earlier
-    /// process get no reset.
+    /// The identity's secret, from which the keys that outlive the process derive; `None`: peers of an earlier
+    /// process get no stateless reset.
     pub restart_secret: Option<RestartSecret>,
     /// How connections behave.
     pub quic: QuicConfig,
@@ -90,9 +89,9 @@ pub struct NodeConfig {
     pub qlog: Option<Qlog>,
     /// How idle workers wait.
     pub idle: Idle,
-    /// The core of each worker; workers past the end float.
+    /// The core of each worker; workers past the end are pinned to none.
     pub cores: Vec<usize>,
-    /// Runs first on each worker's thread.
+    /// A function that each worker's thread runs first.
     pub thread_setup: Option<ThreadSetup>,
 }
 
@@ -130,10 +129,10 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts one worker a network queue, and the applications.
+    /// Starts one worker on each network, and the applications.
     ///
     /// # Errors
-    /// When a thread cannot be started.
+    /// The system's error if a thread cannot be started.
     pub fn start<N>(networks: Vec<N>, config: &NodeConfig, mut hosted: Vec<Hosted>) -> io::Result<Self>
     where
         N: Network + Send + 'static,
@@ -197,7 +196,7 @@ impl Node {
         Ok(())
     }
 
-    /// The ports of the application that the caller runs, one a worker, in the order of the workers. Empty the second time.
+    /// The ports of the applications that the caller runs, one for each worker, in the order of the workers. Empty at a second call.
     pub fn take_ports(&mut self) -> Vec<AppPort> {
         std::mem::take(&mut self.ports)
     }
@@ -223,8 +222,8 @@ impl Node {
     }
 
     /// Takes the TLS, the QUIC and the peer gateways of `config` for new connections; its other parts count
-    /// only at the start. Open connections go on as they began, except those to nodes that are no peer
-    /// gateways any more: they are closed once no request runs on them.
+    /// only at the start. Open connections go on as they began, except those to nodes that are no longer peer
+    /// gateways: they are closed once no request runs on them.
     pub fn renew(&self, config: &NodeConfig) {
         self.shared.window_budget.set_total(config.quic.window_budget_bytes());
         self.shared.renew(Renewal {
@@ -235,14 +234,13 @@ impl Node {
         self.wake();
     }
 
-    /// Stops taking connections and requests. Returns when no request is in flight and the peers answered
+    /// Stops accepting connections and requests. Returns when no request is in flight and the peers answered
     /// last have closed or had time to read, or after `limit`.
     pub fn drain(&self, limit: Duration) {
         self.shared.drain();
         self.wake();
         let until = Instant::now() + limit;
-        // A worker counts its requests only after it has seen the drain: two quiet looks, a park apart,
-        // ensure that.
+        // A worker counts its requests only after it has seen the drain. Two quiet looks in a row, a park apart, ensure that.
         let mut quiet = 0;
         while quiet < 2 && Instant::now() < until {
             std::thread::park_timeout(Duration::from_millis(20));

@@ -26,7 +26,7 @@ pub(crate) struct Memif {
     pub(crate) server: bool,
     /// The socket's path, unless it is abstract.
     pub(crate) socket: Option<PathBuf>,
-    /// Bytes in one shared buffer. Both ends copy whole frames at once only while their mbufs have exactly
+    /// Bytes of one shared buffer. Both ends copy whole frames at once only if their mbufs have exactly
     /// this room.
     pub(crate) bsize: u16,
 }
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_socket_with_a_path_is_looked_after() {
+    fn only_a_socket_with_a_path_is_checked() {
         let socket = |text| Device::parse(text, 1518).unwrap().memif().unwrap().socket.clone();
         assert_eq!(socket("net_memif0,socket=/tmp/x"), None);
         assert_eq!(socket("net_memif0,socket=/tmp/x,socket-abstract=no"), Some("/tmp/x".into()));

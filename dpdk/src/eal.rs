@@ -26,7 +26,7 @@ static STARTED: AtomicBool = AtomicBool::new(false);
 pub enum HugePages {
     /// Refuse to start without them.
     Required,
-    /// Use them where enough are free, normal pages otherwise.
+    /// Use them if enough are free, and normal pages otherwise.
     #[default]
     Preferred,
     /// Normal pages: slower, and no physical device can be driven from them without an IOMMU.
@@ -48,11 +48,11 @@ pub enum LogLevel {
     /// Errors only.
     #[default]
     Error = 4,
-    /// And warnings.
+    /// Warnings as well.
     Warning = 5,
-    /// And notable events at start.
+    /// Notable events at the start as well.
     Notice = 6,
-    /// And each driver's findings.
+    /// Each driver's findings as well.
     Info = 7,
     /// Everything.
     Debug = 8,
@@ -108,7 +108,7 @@ pub struct Eal {
 }
 
 /// The devices and sockets of this process' ports. Its lock also serializes the control path, which DPDK does
-/// not do itself.
+/// not do by itself.
 #[derive(Debug, Default)]
 pub(crate) struct Control {
     pub(crate) open: HashSet<String>,
@@ -131,7 +131,7 @@ impl Eal {
     /// # Errors
     ///
     /// [`DpdkError::AlreadyStarted`] in a process that has started it before, even if it was dropped since;
-    /// [`DpdkError::NoHugePages`] when they are required and missing; [`DpdkError::Eal`] with DPDK's own reason.
+    /// [`DpdkError::NoHugePages`] if they are required and missing; [`DpdkError::Eal`] with DPDK's own reason.
     pub fn init(config: &EalConfig) -> Result<Self, DpdkError> {
         let pages = choose_pages(config.huge_pages, config.memory_mib)?;
         let args = arguments(config, pages)?;
@@ -155,18 +155,18 @@ impl Eal {
         })
     }
 
-    /// The pages of DPDK's memory: tells whether [`HugePages::Preferred`] found huge pages.
+    /// The pages of DPDK's memory. They tell whether [`HugePages::Preferred`] found huge pages.
     pub fn pages(&self) -> Pages {
         self.pages
     }
 
-    /// Registers the calling thread with DPDK until the guard is dropped, so that it has packet-pool caches
+    /// Registers the calling thread with DPDK until the guard is dropped. The thread then has packet-pool caches
     /// of its own. Without them, each allocation of packet buffers goes to the pool's shared ring. Queues
     /// work either way.
     ///
     /// # Errors
     ///
-    /// [`DpdkError::RegisterThread`] when DPDK has no place for another thread.
+    /// [`DpdkError::RegisterThread`] if DPDK has no place for another thread.
     pub fn register_thread(self: &Arc<Self>) -> Result<RegisteredThread, DpdkError> {
         // SAFETY: EAL is initialized, as `self` proves.
         match unsafe { dpdk_sys::stoq_thread_register() } {
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pci_bus_is_only_looked_at_when_asked() {
+    fn the_pci_bus_is_only_scanned_for_listed_devices() {
         let mut config = EalConfig::default();
         assert!(strings(&config, Pages::Huge).contains(&"--no-pci".into()));
         config.pci_allow.push("0000:00:04.0".into());
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_is_free_is_refused_with_the_fix() {
+    fn more_memory_than_is_free_is_refused_with_the_fix() {
         let error = choose_pages(HugePages::Required, 1 << 30).unwrap_err();
         assert!(error.to_string().contains("/proc/sys/vm/nr_hugepages"), "{error}");
         assert_eq!(choose_pages(HugePages::Preferred, 1 << 30).unwrap(), Pages::Normal);

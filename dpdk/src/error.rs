@@ -23,7 +23,7 @@ pub enum DpdkError {
         needed_mib: usize,
         /// MiB free in huge pages of all sizes.
         free_mib: usize,
-        /// How many huge pages of the default size to reserve in all.
+        /// The number of huge pages of the default size to reserve in all.
         pages: usize,
     },
 
@@ -31,7 +31,7 @@ pub enum DpdkError {
     #[error("`{0}` contains a zero byte, or a blank where DPDK allows none")]
     InvalidArgument(String),
 
-    /// A file prefix names a folder, so not every string is allowed.
+    /// A file prefix names a folder: not every string is allowed.
     #[error("file prefix `{0}` must be made of letters, digits, `-`, `_` and `.`, and not begin with `.`")]
     InvalidFilePrefix(String),
 
@@ -160,7 +160,7 @@ pub enum DpdkError {
     NoMemory {
         /// The device's name.
         device: String,
-        /// Which queue.
+        /// The queue.
         queue: u16,
         /// Buffers needed.
         mbufs: u32,

@@ -5,7 +5,7 @@
 //!                      │            │
 //!                   RxBatch     frames written in place, pending until the device takes them
 //! SlabPool ──▶ SlabBlock ──▶ Bytes                    huge pages for what outlives a packet
-//! ```
+//! SlabPool ──▶ SlabBlock ──▶ Bytes                    huge pages for data that outlives a packet
 //!
 //! Ownership is the type. A received batch frees its mbufs once, when it is dropped. A queue may move to
 //! another thread but is never shared ([`Send`], not [`Sync`]). Ports close after their queues, and DPDK's
@@ -26,7 +26,7 @@ pub use port::{Port, PortConfig, PortInfo, PortStats, QueuePair};
 pub use queue::{BURST_LEN_MAX, Checksum, RxBatch, RxFrame, RxQueue, TxOffload, TxQueue};
 pub use slab::{Backing, SlabBlock, SlabPool, SlabStats};
 
-/// Cycles of the processor's time-stamp counter a second, by DPDK's calibration. Needs a live [`Eal`].
+/// Cycles of the processor's time-stamp counter in a second, by DPDK's calibration. Needs a live [`Eal`].
 pub fn tsc_hz(_eal: &Eal) -> u64 {
     // SAFETY: EAL is initialized, as `_eal` proves; the function only reads a calibrated value.
     unsafe { dpdk_sys::stoq_tsc_hz() }

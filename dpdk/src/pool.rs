@@ -5,7 +5,7 @@ use std::{
     ptr::NonNull,
 };
 
-/// Buffers that a registered thread keeps to itself, so that most bursts touch no shared ring.
+/// Buffers that a registered thread keeps for itself: most bursts then touch no shared ring.
 pub(crate) const CACHE_LEN: u32 = 256;
 /// The most buffers that one cache withholds: DPDK flushes it at half as much again.
 pub(crate) const CACHE_LEN_MAX: u32 = CACHE_LEN + CACHE_LEN / 2;
@@ -23,7 +23,7 @@ unsafe impl Send for Pool {}
 unsafe impl Sync for Pool {}
 
 impl Pool {
-    /// A pool of `mbufs` buffers with `room` bytes each; `None` when memory is short or the name is taken. EAL must be
+    /// A pool of `mbufs` buffers with `room` bytes each; `None` if memory is short or the name is taken. EAL must be
     /// up, and stay up for as long as the pool lives.
     pub(crate) fn create(name: &str, mbufs: u32, room: u16, numa_node: c_int) -> Option<Self> {
         let name = CString::new(name).ok()?;
@@ -35,8 +35,8 @@ impl Pool {
         NonNull::new(pool).map(Self)
     }
 
-    /// As [`Pool::create`], with buffers that are a memory page each, all in one piece of memory, as
-    /// net_af_xdp registers them with the kernel (the shim says why).
+    /// As [`Pool::create`], with buffers of one memory page each, all in one piece of memory, as
+    /// net_af_xdp registers them with the kernel (the shim gives the reason).
     pub(crate) fn create_paged(name: &str, mbufs: u32, numa_node: c_int) -> Option<Self> {
         let name = CString::new(name).ok()?;
         // SAFETY: the name is a C string, which DPDK copies; a null result is handled.

@@ -1,4 +1,4 @@
-//! One Ethernet port: opened, started, and closed when its last queue is gone.
+//! One Ethernet port: opened, started, and closed when its last queue is dropped.
 
 use std::{
     collections::hash_map::Entry,
@@ -43,21 +43,21 @@ pub struct PortConfig {
     /// Both ends of a memif must have the same `bsize`, hence the same MTU unless both give one, and the peer is
     /// trusted: the driver believes the lengths that the peer writes into shared memory.
     pub device: String,
-    /// Queue pairs: one a worker.
+    /// Queue pairs: one for each worker.
     pub queues: u16,
-    /// Receive descriptors a queue; adjusted to the device's limits.
+    /// Receive descriptors of a queue; adjusted to the device's limits.
     pub rx_descriptors: u16,
-    /// Transmit descriptors a queue; adjusted to the device's limits.
+    /// Transmit descriptors of a queue; adjusted to the device's limits.
     pub tx_descriptors: u16,
     /// Largest layer-3 packet, bytes.
     pub mtu: u16,
-    /// Receive buffers a queue; `None`, or too few, gives enough for the descriptors and one burst.
+    /// Receive buffers of a queue; `None`, or too few, gives enough for the descriptors and one burst.
     pub rx_mbufs: Option<u32>,
-    /// Frames that may wait for the device, a queue.
+    /// Frames of a queue that may wait for the device.
     pub tx_pending_len_max: usize,
-    /// Enable IPv4 and UDP checksum offloads where the device has them.
+    /// Enable IPv4 and UDP checksum offloads if the device has them.
     pub checksum: bool,
-    /// Enable RSS over UDP flows where the device has it and there are several queues.
+    /// Enable RSS over UDP flows if the device has it and there are several queues.
     pub rss: bool,
     /// Take frames for every station.
     pub promiscuous: bool,
@@ -91,19 +91,19 @@ pub struct PortInfo {
     pub mac: [u8; 6],
     /// Largest layer-3 packet, bytes.
     pub mtu: u16,
-    /// The NUMA node that the device is attached to, where there is one.
+    /// The NUMA node that the device is attached to, if there is one.
     pub numa_node: Option<u32>,
     /// Queue pairs.
     pub queues: u16,
-    /// Receive descriptors a queue, as adjusted.
+    /// Receive descriptors of a queue, as adjusted.
     pub rx_descriptors: u16,
-    /// Transmit descriptors a queue, as adjusted.
+    /// Transmit descriptors of a queue, as adjusted.
     pub tx_descriptors: u16,
-    /// The device checks IPv4 header and UDP checksums.
+    /// Whether the device checks IPv4 header and UDP checksums.
     pub rx_checksum: bool,
-    /// The device fills in IPv4 header and UDP checksums.
+    /// Whether the device fills in IPv4 header and UDP checksums.
     pub tx_checksum: bool,
-    /// The device spreads flows over its queues. Without it, and with several queues, the peer chooses.
+    /// Whether the device spreads flows over its queues. Without RSS, and with several queues, the peer chooses the queue.
     pub rss: bool,
 }
 
@@ -124,11 +124,11 @@ pub struct PortStats {
     pub ierrors: u64,
     /// Frames that failed to be sent.
     pub oerrors: u64,
-    /// Times no buffer was free to receive into.
+    /// The number of times that no buffer was free to receive into.
     pub rx_nombuf: u64,
 }
 
-/// A started port. It stops and closes when this and every queue of it has been dropped.
+/// A started port. It stops and closes when this handle and all of its queues have been dropped.
 #[derive(Debug)]
 pub struct Port {
     shared: Arc<OpenPort>,
@@ -169,7 +169,7 @@ impl Port {
     ///
     /// # Errors
     ///
-    /// Every [`DpdkError`] about a device; no device stays open then.
+    /// A [`DpdkError`] about the device; no device stays open then.
     pub fn open(eal: &Arc<Eal>, config: &PortConfig) -> Result<(Self, Vec<QueuePair>), DpdkError> {
         if !(MTU_MIN..=MTU_MAX).contains(&config.mtu) {
             return Err(mtu_error(config, MTU_MAX.into()));
@@ -201,7 +201,7 @@ impl Port {
         self.shared.link_up()
     }
 
-    /// The port's own counters; zeros where the driver has none.
+    /// The port's own counters; zeros if the driver has none.
     pub fn stats(&self) -> PortStats {
         let mut s = dpdk_sys::PortStats::default();
         let _one_at_a_time = self.shared.status.lock();
@@ -225,11 +225,11 @@ impl Port {
 pub(crate) struct OpenPort {
     pub(crate) id: u16,
     device: Device,
-    /// This process made the device, or woke it, and must remove it.
+    /// Whether this process made the device, or woke it, and must remove it.
     hotplugged: bool,
     served_socket: Option<PathBuf>,
     info: PortInfo,
-    /// Of queue `q`: receive at `2 q`, transmit at `2 q + 1`.
+    /// Of queue `q`: the receive pool at `2 q`, the transmit pool at `2 q + 1`.
     pools: Vec<Pool>,
     /// Drivers do not expect two threads to read counters or the link at once.
     status: Mutex<()>,

@@ -1,4 +1,4 @@
-//! The data path: bursts in, bursts out. One call into DPDK a burst, none a frame.
+//! The data path: bursts in, bursts out. One call into DPDK for each burst, none for each frame.
 
 use std::{ffi::c_void, fmt, ptr, slice, sync::Arc};
 
@@ -21,9 +21,9 @@ const _: () = assert!(BURST_LEN_MAX <= PENDING_LEN_MAX && PENDING_LEN_MAX <= u16
 /// The device's verdict on a received frame's checksums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checksum {
-    /// Nothing: software must check.
+    /// No verdict: software must check.
     Unknown,
-    /// The IP header's and UDP's were checked, and hold.
+    /// The IP header's checksum and UDP's were checked, and match.
     Good,
     /// One of them is wrong.
     Bad,
@@ -38,7 +38,7 @@ pub struct RxFrame<'a> {
     pub checksum: Checksum,
 }
 
-/// Checksums that the device fills in, where [`crate::PortInfo::tx_checksum`] allows it.
+/// Checksums that the device fills in, if [`crate::PortInfo::tx_checksum`] allows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TxOffload {
     /// None: the frame is complete.
@@ -252,7 +252,7 @@ impl TxQueue {
         self.tail - self.head
     }
 
-    /// How many more frames may wait.
+    /// The number of further frames that may wait.
     #[inline]
     pub fn room(&self) -> usize {
         self.mbufs.len() / 2 - self.pending()
@@ -345,7 +345,7 @@ impl TxQueue {
     #[cold]
     fn restock(&mut self) -> bool {
         let pool = self.pool().as_ptr();
-        // A nearly empty pool may still have one.
+        // A nearly empty pool may still have one buffer.
         self.stash_len = [STASH_LEN, 1]
             .into_iter()
             .find(|&len| {

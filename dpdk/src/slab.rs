@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use crate::hugepages;
 
-/// Where a pool's blocks come from.
+/// The memory of a pool's blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backing {
     /// Huge pages while some are free, then normal pages.
@@ -35,7 +35,7 @@ pub struct SlabStats {
 
 /// A bounded pool of blocks of one size. Clones are handles on the same pool.
 ///
-/// No block is allocated before it is taken, so that a pool made early does not use up the huge pages that
+/// No block is allocated before it is taken: a pool that is made early does not use up the huge pages that
 /// DPDK takes at its start. Memory returns to the system only when the pool and all its blocks are gone.
 #[derive(Clone, Debug)]
 pub struct SlabPool {
@@ -115,7 +115,7 @@ impl SlabPool {
     }
 }
 
-/// A block that its holder may write. Returns to its pool when dropped.
+/// A block that its holder may write. It returns to its pool when dropped.
 pub struct SlabBlock {
     /// Present until the drop takes it.
     memory: Option<Memory>,

@@ -28,7 +28,7 @@ use bind::{Bound, is_link_local};
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 /// The longest message of one send, bytes: an IPv4 packet without its headers.
 const SEND_BYTES_MAX: usize = 65_507;
-/// The MTU assumed where the interface's is unknown, bytes.
+/// The MTU assumed if the interface's is unknown, bytes.
 const MTU_DEFAULT: u16 = 1500;
 /// EMSGSIZE, on every system that quinn-udp knows.
 const TOO_BIG: i32 = Errno::MSGSIZE.raw_os_error();
@@ -50,9 +50,9 @@ pub struct KernelUdp {
     config: KernelUdpConfig,
     /// How many are bound and not connected.
     bound_len: usize,
-    /// Sockets connected so far.
+    /// The number of sockets connected so far.
     connected: usize,
-    /// Peers that answered recently: each with its socket's place, and when its answer was noticed.
+    /// Peers that answered recently, each with the index of its bound socket and the time at which its answer was noticed.
     answered: VecDeque<((SocketAddr, usize), Instant)>,
     /// One buffer for all messages of a burst, one after another.
     inbox: Vec<u8>,
@@ -80,7 +80,7 @@ struct PendingSend {
 
 /// The outcome of a send.
 enum Sent {
-    /// All of it was taken, or dropped for good.
+    /// Every byte was sent, or dropped for good.
     All,
     /// The kernel's buffer is full; this many bytes were sent before.
     Part(usize),
@@ -130,17 +130,17 @@ impl KernelUdp {
         self.buffers
     }
 
-    /// The unspecified addresses that were left out, since this host does not have their family.
+    /// The unspecified addresses that were left out, because this host does not have their family.
     pub fn missing(&self) -> &[SocketAddr] {
         &self.missing
     }
 
-    /// Datagrams that one system call can send; 1 where the kernel or the interface does not segment.
+    /// Datagrams that one system call can send; 1 if the kernel or the interface does not segment.
     pub fn segments_len_max(&self) -> usize {
         self.sockets.iter().map(|bound| bound.state.max_gso_segments()).min().unwrap_or(1)
     }
 
-    /// The socket to send from: bound to `source`, else to any address, of the destination's family.
+    /// The socket to send from: bound to `source`, or else to any address, of the destination's family.
     fn choose(&self, destination: IpAddr, source: Option<IpAddr>) -> Option<usize> {
         let fits = |bound: &Bound| bound.local.is_ipv4() == destination.is_ipv4() || bound.dual;
         let exact = |bound: &Bound| source.is_some_and(|source| bound.local.ip() == source);
@@ -152,8 +152,8 @@ impl KernelUdp {
     }
 
     /// The socket that is connected to `peer`: an open one, or a new one on the address of the socket at
-    /// `place`, replacing the oldest. None where the peer has answered lately, or where the kernel has no way
-    /// to it: the send then says why.
+    /// `place`, replacing the oldest. `None` if the peer has answered lately, or if the kernel has no way
+    /// to it: the send then reports the reason.
     fn connected(&mut self, now: Instant, place: usize, peer: SocketAddr) -> Option<usize> {
         let of_peer = Some((peer, place));
         let known = self.sockets[self.bound_len..].iter().position(|socket| socket.peer == of_peer);
@@ -178,7 +178,7 @@ impl KernelUdp {
     /// Closes sockets whose peers have answered and that are empty. The kernel keeps delivering to a
     /// connected socket although the host takes another path, so it must not stay.
     fn close_answered(&mut self, now: Instant, empty: &[usize]) {
-        // Waiting sends name their socket by its place.
+        // A waiting send names its socket by its index.
         if !self.pending.is_empty() {
             return;
         }
@@ -273,7 +273,7 @@ impl Bound {
         true
     }
 
-    /// Takes one burst. Returns how many datagrams it held.
+    /// Takes one burst. Returns the number of datagrams in it.
     fn receive(
         &self,
         inbox: &mut [u8],
@@ -364,7 +364,7 @@ impl Network for KernelUdp {
             }
             return;
         };
-        // Checked here: quinn-udp would take the kernel's EINVAL as a sign of missing segmentation, for good.
+        // Checked here: quinn-udp would take the kernel's EINVAL for missing segmentation, for good.
         if is_link_local(transmit.destination) && source.is_none() {
             counters.add(Counter::DropNoRoute, datagrams as u64);
             self.heard.add(transmit.destination, Obstacle::NoZone);
@@ -446,7 +446,7 @@ impl Network for KernelUdp {
             })
             .collect();
         let limit = Timespec::try_from(limit).ok();
-        // A wait that a signal ends is over: the worker looks and comes back.
+        // A signal may end the wait early: the worker checks for datagrams and waits again.
         let _ = poll(&mut fds, limit.as_ref());
         true
     }
@@ -475,8 +475,8 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// The MTU of the loopback interface when every socket is on it. Otherwise Ethernet's: the kernel's socket
-/// calls do not tell an unconnected socket's MTU.
+/// The MTU of the loopback interface if every socket is on it. Otherwise Ethernet's: the kernel's socket
+/// calls do not report the MTU of an unconnected socket.
 fn mtu_of(sockets: &[Bound]) -> u16 {
     if !sockets.iter().all(|bound| bound.local.ip().is_loopback()) {
         return MTU_DEFAULT;

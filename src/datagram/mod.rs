@@ -1,6 +1,6 @@
-//! A worker's view of a network: batches of UDP datagrams in and out.
+//! A worker's view of a network: batches of received and sent UDP datagrams.
 //!
-//! There are two: [`user_space`] (a device queue, our own wire and neighbors) and [`kernel`] (UDP sockets).
+//! There are two networks: [`user_space`] (a device queue, with our own wire format and neighbors) and [`kernel`] (UDP sockets).
 
 use crate::counters::Counters;
 use quinn_proto::{EcnCodepoint, Transmit};
@@ -20,7 +20,7 @@ pub use unreachable::{Obstacle, Unreachable};
 pub struct Datagram<'a> {
     /// Its sender.
     pub remote: SocketAddr,
-    /// The local address it was sent to, where the network knows.
+    /// The local address that it was sent to, if the network knows it.
     pub local_ip: Option<IpAddr>,
     /// The ECN bits of its IP header.
     pub ecn: Option<EcnCodepoint>,
@@ -28,7 +28,7 @@ pub struct Datagram<'a> {
     pub payload: &'a [u8],
 }
 
-/// Which network a program is on. Shown at start, in status output and in `--json` results.
+/// The network that a program is on. Shown at start, in status output and in `--json` results.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct NetworkInfo {
     /// `dpdk`, `kernel-udp` or `simulated`.
@@ -66,7 +66,7 @@ impl fmt::Display for NetworkInfo {
     }
 }
 
-/// A worker's way to the network. Nothing blocks but [`Network::wait`].
+/// A worker's access to the network. Only [`Network::wait`] may block.
 pub trait Network {
     /// Takes one burst and shows each datagram to `deliver`. Other packets (ARP, echo requests, malformed
     /// frames) are answered here, or dropped under a counter. Returns the number of packets taken from the
@@ -80,7 +80,7 @@ pub trait Network {
     /// while [`Network::can_send`]; a datagram that cannot be sent is dropped under a counter, as on a wire.
     fn send(&mut self, now: Instant, counters: &Counters, transmit: &Transmit, contents: &[u8]);
 
-    /// Gives queued packets to the device. Returns how many are still queued.
+    /// Gives queued packets to the device. Returns the number of packets still queued.
     fn flush(&mut self, now: Instant, counters: &Counters) -> usize;
 
     /// Destinations that turned out unreachable, one at a time.
@@ -91,17 +91,17 @@ pub trait Network {
     /// When [`Network::handle_timeout`] must be called next (neighbor resolution).
     fn poll_timeout(&self) -> Option<Instant>;
 
-    /// Runs what is due at `now`.
+    /// Runs the timers that are due at `now`.
     fn handle_timeout(&mut self, now: Instant, counters: &Counters);
 
-    /// Waits until a packet may have arrived or `limit` has passed, where the network can tell; returns at once where it
-    /// cannot (the worker then falls back on its own short parks). Returns whether it could wait.
+    /// Waits until a packet may have arrived or `limit` has passed, if the network can wait; otherwise returns at once, and the worker
+    /// sleeps in short steps. Returns whether the network could wait.
     fn wait(&mut self, limit: Duration) -> bool {
         let _ = limit;
         false
     }
 
-    /// Which network this is.
+    /// The description of this network.
     fn info(&self) -> NetworkInfo;
 
     /// Whether the link is up.

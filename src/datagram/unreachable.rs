@@ -1,4 +1,4 @@
-//! Destinations that datagrams do not reach, and why.
+//! Destinations that datagrams do not reach, and the reasons.
 
 use crate::limits::UNREACHABLE_LEN_MAX;
 use std::collections::VecDeque;
@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 pub struct Unreachable {
     /// The destination.
     pub destination: SocketAddr,
-    /// Why.
+    /// The reason.
     pub obstacle: Obstacle,
 }
 
@@ -31,7 +31,7 @@ pub enum Obstacle {
         "no route leads there (network is unreachable); `ip route get` with this address shows what the kernel would do"
     )]
     NoRoute,
-    /// No network of this port has it, and there is no next hop for others.
+    /// The destination is on no network of this port, and there is no next hop for others.
     #[error(
         "no route leads there: network.addresses has no network with this address, and there is no network.next_hop_v4 or next_hop_v6 for it"
     )]
@@ -39,12 +39,12 @@ pub enum Obstacle {
     /// A link-local address without an interface.
     #[error("a link-local address needs the interface that leads there, such as [fe80::1%eth0]:4433")]
     NoZone,
-    /// This host's own rules forbid it.
+    /// This host's firewall forbids it.
     #[error(
         "this host's firewall does not let it out (operation not permitted); `nft list ruleset` shows its rules"
     )]
     Forbidden,
-    /// The kernel refuses it for another reason.
+    /// The kernel refuses the destination for another reason.
     #[error("the kernel does not send there: {0}")]
     Local(String),
     /// ICMP: nothing listens on this port.
@@ -55,14 +55,14 @@ pub enum Obstacle {
     /// ICMP: forbidden.
     #[error("a firewall refuses it (administratively prohibited); let UDP to this port pass")]
     Prohibited,
-    /// ICMP: the host takes no UDP.
+    /// ICMP: the host accepts no UDP.
     #[error("the host takes no UDP (protocol unreachable); is the address right?")]
     NoWay,
 }
 
 impl Obstacle {
-    /// Whether this host knows it by itself. ICMP messages prove nothing (RFC 9000 §21.5, RFC 8085 §5.2):
-    /// anyone on the path can send one, and a gateway that restarts has a closed port for a moment.
+    /// Whether this host finds the obstacle by itself. ICMP messages prove nothing (RFC 9000 §21.5, RFC 8085 §5.2):
+    /// any host on the path can send one, and a gateway that restarts has a closed port for a moment.
     pub fn is_local(&self) -> bool {
         !matches!(self, Self::PortClosed | Self::Prohibited | Self::NoWay)
     }
@@ -75,7 +75,7 @@ pub(crate) struct Heard(VecDeque<Unreachable>);
 impl Heard {
     pub(crate) fn add(&mut self, destination: SocketAddr, obstacle: Obstacle) {
         let unreachable = Unreachable { destination, obstacle };
-        // One report of an obstacle is enough. Beyond the bound, the handshakes' own timeouts tell.
+        // One report of an obstacle is enough. Past the bound, the handshakes' own timeouts report it.
         if self.0.len() < UNREACHABLE_LEN_MAX && !self.0.contains(&unreachable) {
             self.0.push_back(unreachable);
         }

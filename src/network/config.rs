@@ -26,7 +26,7 @@ impl Default for NetworkConfig {
 #[serde(deny_unknown_fields)]
 pub struct DpdkConfig {
     /// A PCI address (`0000:3b:00.0`) or a virtual device (`net_memif0,role=server,…`). `env:NAME` in the
-    /// file takes it from that environment variable, where the device is known only at the start.
+    /// file takes it from that environment variable, for a device that is known only at the start.
     #[serde(deserialize_with = "device")]
     pub device: String,
     /// Addresses of this port with their prefix lengths.
@@ -43,13 +43,13 @@ pub struct DpdkConfig {
     /// Largest layer-3 packet, bytes.
     #[serde(default = "default_mtu")]
     pub mtu: u16,
-    /// Receive descriptors a queue.
+    /// Receive descriptors of a queue.
     #[serde(default = "default_descriptors")]
     pub rx_descriptors: u16,
-    /// Transmit descriptors a queue.
+    /// Transmit descriptors of a queue.
     #[serde(default = "default_descriptors")]
     pub tx_descriptors: u16,
-    /// Receive buffers a queue; by default enough for the descriptors and one burst.
+    /// Receive buffers of a queue; by default enough for the descriptors and one burst.
     pub mbufs: Option<u32>,
     /// Take frames for every station: for devices that filter wrongly.
     #[serde(default)]
@@ -57,7 +57,7 @@ pub struct DpdkConfig {
     /// Use the device's checksum and RSS offloads.
     #[serde(default = "default_true")]
     pub offloads: bool,
-    /// Give datagrams over IPv4 a UDP checksum where the device fills in none.
+    /// Give datagrams over IPv4 a UDP checksum if the device fills in none.
     #[serde(default = "default_true")]
     pub udp_checksum: bool,
     /// Huge pages: `required`, `preferred` or `none`.
@@ -79,7 +79,7 @@ pub struct DpdkConfig {
 pub enum HugePagesConfig {
     /// Do not start without them.
     Required,
-    /// Use them where there are some, normal pages otherwise.
+    /// Use them if there are some, and normal pages otherwise.
     #[default]
     Preferred,
     /// Normal pages.

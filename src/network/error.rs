@@ -16,7 +16,7 @@ pub enum OpenError {
     /// More memory than the machine has.
     #[error(transparent)]
     Memory(#[from] MemoryError),
-    /// Another program has the address.
+    /// Another program uses the address.
     #[error("{error}: {holders}")]
     InUse {
         /// The address and the fix.
@@ -64,7 +64,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// An error of the kernel's sockets, with the program that has the address, where this user may see it.
+    /// An error of the kernel's sockets, with the program that uses the address, if this user may see it.
     pub(super) fn kernel(error: io::Error) -> Self {
         if error.kind() != io::ErrorKind::AddrInUse {
             return Self::Kernel(error);

@@ -13,11 +13,11 @@ pub struct MemoryError {
     total_mib: u64,
 }
 
-/// Compares the memory of DPDK and of a store's memory tier of `tier_bytes` with the machine's. Gives both,
-/// MiB.
+/// Compares the memory of DPDK and of a store's memory tier of `tier_bytes` with the machine's. Returns the memory
+/// asked for and the machine's, MiB.
 ///
 /// # Errors
-/// [`MemoryError`] when the machine has less.
+/// [`MemoryError`] if the machine has less.
 pub fn ensure_memory(config: &NetworkConfig, tier_bytes: u64) -> Result<(u64, u64), MemoryError> {
     compare(config, tier_bytes, memory::of_machine() >> 20)
 }
@@ -36,7 +36,7 @@ pub struct CoresError {
 /// Compares the workers with the cores that this process may run on.
 ///
 /// # Errors
-/// [`CoresError`] when there are more than [`WORKERS_PER_CORE_MAX`] workers for each core.
+/// [`CoresError`] if there are more than [`WORKERS_PER_CORE_MAX`] workers for each core.
 pub fn ensure_cores(workers: usize) -> Result<(), CoresError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     if workers > cores * WORKERS_PER_CORE_MAX { Err(CoresError { workers, cores }) } else { Ok(()) }
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_memory_than_there_is_is_refused_with_the_keys_that_ask_for_it() {
+    fn more_memory_than_the_machine_has_is_refused_with_the_keys_that_ask_for_it() {
         let network: DpdkConfig = serde_json::from_str(
             "{\"device\": \"net_null0\", \"addresses\": [\"10.77.0.1/24\"], \"memory_mib\": 256}",
         )

@@ -26,7 +26,7 @@ use std::sync::Arc;
 #[cfg(feature = "dpdk")]
 use std::time::Instant;
 
-/// An open network, one queue a worker.
+/// An open network, with one queue for each worker.
 pub struct OpenNetwork {
     queues: Queues,
     device: Device,
@@ -35,7 +35,7 @@ pub struct OpenNetwork {
 enum Queues {
     #[cfg(feature = "dpdk")]
     Dpdk(Vec<port::DpdkNetwork>),
-    /// With a tap on each: another type, so that networks without one pay nothing for it.
+    /// With a tap on each queue. This is a type of its own: networks without a tap pay nothing for one.
     #[cfg(feature = "dpdk")]
     Tapped(Vec<port::TappedNetwork>),
     Kernel(Vec<KernelUdp>),
@@ -54,13 +54,12 @@ pub struct Running<T> {
     device: Arc<Device>,
 }
 
-/// A handle to read the device's state beside its workers. The device is closed after the last of these has
-/// gone.
+/// A handle to read the device's state beside its workers. The device is closed after the last handle is dropped.
 #[derive(Clone)]
 pub struct DeviceView(Arc<Device>);
 
 impl DeviceView {
-    /// Its own statistics, by name; empty where the kernel keeps them.
+    /// The device's own statistics, by name; empty if the kernel keeps them.
     pub fn stats(&self) -> Vec<(&'static str, u64)> {
         match &*self.0 {
             #[cfg(feature = "dpdk")]
@@ -69,7 +68,7 @@ impl DeviceView {
         }
     }
 
-    /// The kernel's interface under a DPDK port, where there is one.
+    /// The kernel's interface under a DPDK port, if there is one.
     pub fn interface(&self) -> Option<&Interface> {
         match &*self.0 {
             #[cfg(feature = "dpdk")]
@@ -78,7 +77,7 @@ impl DeviceView {
         }
     }
 
-    /// Its granted offloads; none where the kernel has the device.
+    /// The device's granted offloads; `None` if the kernel has the device.
     pub fn offloads(&self) -> Option<Offloads> {
         match &*self.0 {
             #[cfg(feature = "dpdk")]
@@ -87,7 +86,7 @@ impl DeviceView {
         }
     }
 
-    /// Whether its packet buffers lie in huge pages; none where the kernel has the device.
+    /// Whether the device's packet buffers lie in huge pages; `None` if the kernel has the device.
     pub fn huge_pages(&self) -> Option<bool> {
         match &*self.0 {
             #[cfg(feature = "dpdk")]
@@ -106,7 +105,7 @@ impl<T> Deref for Running<T> {
 }
 
 impl<T> Running<T> {
-    /// The device's own statistics, by name; empty where the kernel keeps them.
+    /// The device's own statistics, by name; empty if the kernel keeps them.
     pub fn device_stats(&self) -> Vec<(&'static str, u64)> {
         self.device().stats()
     }
@@ -150,12 +149,12 @@ impl OpenNetwork {
     /// Opens a gateway's network with one queue for each of `workers`.
     ///
     /// # Errors
-    /// The device's or the kernel's, with the fix.
+    /// [`OpenError`], with the fix.
     pub fn open(config: &NetworkConfig, workers: usize) -> Result<Self, OpenError> {
         Self::open_as(config, workers, false)
     }
 
-    /// The same for a client, which learns what the kernel and ICMP report about the gateways that it dials.
+    /// Opens a client's network, which learns what the kernel and ICMP report about the gateways that it dials.
     ///
     /// # Errors
     /// Those of [`OpenNetwork::open`].
@@ -191,7 +190,7 @@ impl OpenNetwork {
         }
     }
 
-    /// The same with a tap on every queue of a DPDK port. Kernel sockets have none.
+    /// Opens a gateway's network with a tap on every queue of a DPDK port. Kernel sockets have none.
     ///
     /// # Errors
     /// Those of [`OpenNetwork::open`].
@@ -210,12 +209,12 @@ impl OpenNetwork {
         }
     }
 
-    /// Whether it is the kernel's.
+    /// Whether the network is the kernel's.
     pub fn is_kernel(&self) -> bool {
         matches!(self.queues, Queues::Kernel(_))
     }
 
-    /// Runs first on each worker's thread on this network.
+    /// The function that each worker's thread on this network must run first.
     pub fn thread_setup(&self) -> Option<ThreadSetup> {
         match &self.device {
             #[cfg(feature = "dpdk")]
@@ -224,10 +223,10 @@ impl OpenNetwork {
         }
     }
 
-    /// Starts a node on it.
+    /// Starts a node on the network.
     ///
     /// # Errors
-    /// When threads cannot be started.
+    /// The system's error if a thread cannot be started.
     pub fn start_node(self, config: &NodeConfig, hosted: Vec<Hosted>) -> io::Result<Running<Node>> {
         let inner = match self.queues {
             #[cfg(feature = "dpdk")]
@@ -239,8 +238,8 @@ impl OpenNetwork {
         Ok(Running { inner, device: Arc::new(self.device) })
     }
 
-    /// Gives the first queue to `driver`, on this thread, and closes the network when it has ended. None
-    /// without a queue.
+    /// Gives the first queue to `driver`, on this thread, and closes the network when the driver has ended. `None` if there is no
+    /// queue.
     pub fn drive<D: Drive>(self, driver: D) -> Option<D::Output> {
         let Self { queues, device } = self;
         let _guard: Option<Box<dyn Any>> = match &device {
@@ -257,7 +256,7 @@ impl OpenNetwork {
         }
     }
 
-    /// Starts a client on it, whose workers are those of this network.
+    /// Starts a client on the network, with one worker for each of its queues.
     ///
     /// # Errors
     /// Those of [`ClientBuilder::start_on`].

@@ -15,10 +15,10 @@ use std::sync::Arc;
 
 /// One worker's network on a DPDK port.
 pub(super) type DpdkNetwork = UserSpace<DpdkNic>;
-/// The same with a tap on it.
+/// One worker's network on a DPDK port, with a tap on it.
 pub(super) type TappedNetwork = UserSpace<Tapped<DpdkNic>>;
 
-/// A port that is open, and the DPDK environment under it.
+/// An open port, and the DPDK environment under it.
 pub(super) struct OpenPort {
     port: Port,
     eal: Arc<Eal>,
@@ -26,7 +26,7 @@ pub(super) struct OpenPort {
 }
 
 impl OpenPort {
-    /// Registers worker threads with DPDK, so that they have caches of packet buffers.
+    /// Registers worker threads with DPDK: they then have caches of packet buffers.
     pub(super) fn thread_setup(&self) -> ThreadSetup {
         let eal = self.eal.clone();
         Arc::new(move || match eal.register_thread() {
@@ -38,7 +38,7 @@ impl OpenPort {
         })
     }
 
-    /// The kernel's interface under the port, where there is one.
+    /// The kernel's interface under the port, if there is one.
     pub(super) fn interface(&self) -> Option<&Arc<Interface>> {
         self.interface.as_ref()
     }
@@ -75,11 +75,10 @@ impl OpenPort {
     }
 }
 
-/// Starts DPDK and opens the port, with one queue pair for each of `workers`; `nic` makes each one's network
-/// device, by its number.
+/// Starts DPDK and opens the port, with one queue pair for each of `workers`; `nic` makes the network device of each, by its number.
 ///
 /// # Errors
-/// DPDK's, with the fix.
+/// [`OpenError`], with the fix.
 pub(super) fn open<N: Nic>(
     config: &DpdkConfig,
     workers: usize,
@@ -152,7 +151,7 @@ pub(super) fn open<N: Nic>(
         .map(|(index, (pair, exchange))| {
             let device = DpdkNic::new(pair).with_interface(under.clone());
             let queue = UserSpace::new(nic(device, index), &interface, NetworkKind::Dpdk)?;
-            // An ARP reply may land on another queue than the one that asked.
+            // An ARP reply may arrive on another queue than that of the request.
             Ok(if workers > 1 { queue.with_exchange(exchange) } else { queue })
         })
         .collect::<Result<_, InterfaceError>>()
@@ -160,10 +159,10 @@ pub(super) fn open<N: Nic>(
     Ok((OpenPort { port, eal, interface: under }, queues))
 }
 
-/// The kernel's interface that net_af_packet or net_af_xdp uses; none for other devices.
+/// The kernel's interface that net_af_packet or net_af_xdp uses; `None` for other devices.
 ///
 /// # Errors
-/// When it does not exist, or its MTU is below the port's: the kernel silently drops larger packets.
+/// [`OpenError`] if the interface does not exist, or its MTU is below the port's: the kernel silently drops larger packets.
 fn require_interface(config: &DpdkConfig) -> Result<Option<Interface>, OpenError> {
     let Some(name) = interface_of(&config.device).filter(|_| config.device.starts_with("net_af_")) else {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! The process that holds a port, a Unix socket or a file's lock, as far as this user may see: for messages that name it.
+//! The process that holds a port, a Unix socket or a file's lock, as far as this user may see it. Messages name it.
 
 use std::fmt;
 use std::fs;
@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// A process that holds it.
+/// A process that holds a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
     /// Its number.
@@ -34,7 +34,7 @@ pub fn of_udp(address: SocketAddr) -> Vec<Process> {
     of_socket(&["udp", "udp6"], address)
 }
 
-/// The same of TCP.
+/// Processes with a TCP socket that conflicts with one on `address`.
 pub fn of_tcp(address: SocketAddr) -> Vec<Process> {
     of_socket(&["tcp", "tcp6"], address)
 }

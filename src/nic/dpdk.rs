@@ -43,7 +43,7 @@ impl DpdkNic {
         Self { pair, info, stall: Stall::default(), drops: 0, link_up, link_polled: None, interface: None }
     }
 
-    /// Takes the link to be up only while the kernel's interface under the port is.
+    /// Takes the link to be up only while the kernel's interface under the port is up.
     pub fn with_interface(mut self, interface: Option<Arc<Interface>>) -> Self {
         self.interface = interface;
         self
@@ -117,12 +117,12 @@ impl Nic for DpdkNic {
     }
 }
 
-/// Since when the device has taken no queued frame.
+/// The time since which the device has taken no queued frame.
 #[derive(Debug, Default)]
 struct Stall(Option<Instant>);
 
 impl Stall {
-    /// Notes a flush that found `before` frames and left `left`. Returns true once [`TX_STALL_MS_MAX`] passed
+    /// Notes a flush that found `before` frames and left `left`. Returns true once [`TX_STALL_MS_MAX`] has passed
     /// without progress.
     fn is_over_bound(&mut self, before: usize, left: usize, now: Instant) -> bool {
         if left < before {
@@ -159,9 +159,9 @@ mod tests {
         assert!(!stall.is_over_bound(4, 4, start + 2 * BOUND), "counted from the next flush");
     }
 
-    // The one test of this binary that starts EAL, which can be done once a process.
+    // The only test of this binary that starts EAL, which a process can do only once.
     #[test]
-    fn frames_cross_and_those_that_nobody_takes_are_dropped_and_counted() {
+    fn frames_cross_and_those_that_no_peer_takes_are_dropped_and_counted() {
         let eal = Arc::new(Eal::init(&EalConfig { memory_mib: 64, ..EalConfig::default() }).unwrap());
         let folder = tempfile::tempdir().unwrap();
         let open = |name, role| {
@@ -187,7 +187,7 @@ mod tests {
         let mut got = Vec::new();
         while got.is_empty() {
             assert!(Instant::now() < deadline, "nothing arrived");
-            // Far enough apart for the link to be asked, near enough for nothing to be dropped.
+            // Far enough apart for a look at the link, near enough for no frame to be dropped.
             let now = Instant::now();
             server.rx_burst(now, |_, _| panic!("the client sends nothing"));
             client.rx_burst(now, |frame, checksum| got.push((frame.to_vec(), checksum)));

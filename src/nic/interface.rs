@@ -1,5 +1,5 @@
-//! The kernel's interface under a DPDK port, where there is one. net_af_packet and net_af_xdp always report
-//! their link as up; the kernel knows better. None of this is on the packet's way: a thread reads the
+//! The kernel's interface under a DPDK port, if there is one. net_af_packet and net_af_xdp always report
+//! their link as up; only the kernel knows its state. None of this is on the packet's way: a thread reads the
 //! interface, and workers read one atomic.
 
 use rustix::net::netdevice::{index_to_name, name_to_index};
@@ -20,7 +20,7 @@ const IFF_UP: u32 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InterfaceState {
-    /// It is up and has a carrier, or the kernel does not say.
+    /// It is up and has a carrier, or the kernel does not tell.
     Up,
     /// It is up, and its cable has no peer.
     NoCarrier,
@@ -37,12 +37,12 @@ pub struct InterfaceView {
     pub name: String,
     /// Its state.
     pub state: InterfaceState,
-    /// Its largest layer-3 packet, bytes; none where the kernel does not say.
+    /// Its largest layer-3 packet, bytes; `None` if the kernel does not tell.
     pub mtu: Option<u32>,
 }
 
 impl InterfaceView {
-    /// The fault and its mend; none while the interface is up.
+    /// The fault and its fix; `None` while the interface is up.
     pub fn fault(&self) -> Option<String> {
         let name = &self.name;
         match self.state {
@@ -86,7 +86,7 @@ impl Interface {
     /// Finds an interface of this process' network namespace and reads it.
     ///
     /// # Errors
-    /// When there is none of this name.
+    /// The kernel's error if there is no interface of this name.
     pub fn find(name: &str) -> io::Result<Self> {
         let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
         let index = name_to_index(&socket, name)?;
@@ -96,7 +96,7 @@ impl Interface {
         Ok(found)
     }
 
-    /// Whether it was up when last read.
+    /// Whether it was up when it was last read.
     #[inline]
     pub fn is_up(&self) -> bool {
         self.up.load(Relaxed)
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_and_carrier_decide() {
+    fn flags_and_carrier_decide_the_state() {
         let sysfs = tempfile::tempdir().unwrap();
         let at = sysfs.path().join("eth1");
         fs::create_dir(&at).unwrap();
@@ -181,11 +181,11 @@ mod tests {
         // The kernel refuses to tell the carrier of an interface that is down.
         fs::remove_file(at.join("carrier")).unwrap();
         assert_eq!(read(sysfs.path(), "eth1", 7).state, InterfaceState::Down);
-        assert_eq!(read(sysfs.path(), "eth1", 8).mtu, None, "it is another's");
+        assert_eq!(read(sysfs.path(), "eth1", 8).mtu, None, "the index is another interface's");
     }
 
     #[test]
-    fn each_fault_is_named_and_being_up_is_none() {
+    fn each_fault_is_named_and_an_interface_that_is_up_has_none() {
         let fault = |state| InterfaceView { name: "eth1".into(), state, mtu: None }.fault();
         assert_eq!(fault(InterfaceState::Up), None);
         for state in [InterfaceState::NoCarrier, InterfaceState::Down, InterfaceState::Gone] {

@@ -21,35 +21,35 @@ pub struct NicInfo {
     pub mtu: u16,
     /// The station address.
     pub mac: [u8; 6],
-    /// The device fills in IPv4 header and UDP checksums when [`TxKind`] asks.
+    /// Whether the device fills in IPv4 header and UDP checksums as [`TxKind`] asks.
     pub tx_checksum: bool,
-    /// The device checks IPv4 header and UDP checksums.
+    /// Whether the device checks IPv4 header and UDP checksums.
     pub rx_checksum: bool,
 }
 
 /// A device's offloads and its place.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub struct Offloads {
-    /// It checks IPv4 header and UDP checksums.
+    /// Whether it checks IPv4 header and UDP checksums.
     pub rx_checksum: bool,
-    /// It fills in IPv4 header and UDP checksums.
+    /// Whether it fills in IPv4 header and UDP checksums.
     pub tx_checksum: bool,
-    /// It spreads flows over its queues.
+    /// Whether it spreads flows over its queues.
     pub rss: bool,
-    /// The NUMA node that it is attached to, where there is one.
+    /// The NUMA node that it is attached to, if there is one.
     pub numa_node: Option<u32>,
 }
 
 /// One queue pair, owned by one worker. Bursts only; nothing blocks.
 pub trait Nic {
-    /// Takes up to [`crate::limits::RX_BURST_LEN`] frames and shows each to `frame`. Returns how many.
+    /// Takes up to [`crate::limits::RX_BURST_LEN`] frames and shows each to `frame`. Returns their number.
     fn rx_burst(&mut self, now: Instant, frame: impl FnMut(&[u8], RxChecksum)) -> usize;
 
-    /// How many frames [`Nic::tx_frame`] would take now.
+    /// The number of frames that [`Nic::tx_frame`] would take now.
     fn tx_room(&self) -> usize;
 
-    /// Queues one frame of `len` bytes, written by `fill` straight into the packet buffer (its old content is
-    /// unspecified: `fill` writes every byte). Returns false, without calling `fill`, when no buffer is free,
+    /// Queues one frame of `len` bytes, which `fill` writes straight into the packet buffer. The buffer's old content is
+    /// unspecified: `fill` writes every byte. Returns false, without calling `fill`, if no buffer is free,
     /// `tx_room` is 0 or `len` is larger than the device takes; the caller counts the drop.
     fn tx_frame(&mut self, kind: TxKind, len: usize, fill: impl FnOnce(&mut [u8])) -> bool;
 
@@ -57,15 +57,15 @@ pub trait Nic {
     /// queued, in order.
     fn tx_flush(&mut self, now: Instant) -> usize;
 
-    /// Frames given up since the last call: the device refused them, or took nothing for
+    /// The frames given up since the last call: the device refused them, or took none for
     /// [`crate::limits::TX_STALL_MS_MAX`]. The caller counts them.
     fn take_drops(&mut self) -> u64 {
         0
     }
 
-    /// The device.
+    /// The device's description.
     fn info(&self) -> &NicInfo;
 
-    /// Whether the link is up, as last seen by the device.
+    /// Whether the link was up when the device last looked.
     fn link_up(&self) -> bool;
 }

@@ -115,7 +115,7 @@ pub struct SimulatedLink(Arc<Mutex<Switch>>);
 type InFlight = (Instant, u64, usize, Vec<u8>);
 
 struct Switch {
-    /// What new stations get.
+    /// The configuration of new stations.
     config: LinkConfig,
     up: bool,
     random: StdRng,
@@ -127,13 +127,13 @@ struct Switch {
 
 struct Port {
     mac: Mac,
-    /// How the link treats what this station sends.
+    /// How the link treats the frames that this station sends.
     config: LinkConfig,
     in_burst: bool,
     queues: Vec<VecDeque<Vec<u8>>>,
     steering: Steering,
     busy_until: Option<Instant>,
-    /// What it sends is lost.
+    /// Whether the frames that it sends are lost.
     muted: bool,
 }
 

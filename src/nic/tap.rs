@@ -1,8 +1,8 @@
 //! A tap on a network device: copies of passing frames, all or a sample, for a capture.
 //!
 //! Workers copy into a bounded ring and never wait for its reader: a copy that finds the ring full is dropped
-//! and counted. Without a capture, a tapped device costs one relaxed load a burst; a device without the
-//! capture option is not tapped at all.
+//! and counted. Without a capture, a tapped device costs one relaxed load for each burst. Without the
+//! capture option a device is not tapped at all.
 
 use super::{Nic, NicInfo, RxChecksum, TxKind};
 use crate::limits::{CAPTURE_RING_LEN, CAPTURE_SECRETS_LEN};
@@ -20,11 +20,11 @@ pub struct Copied {
     pub queue: u16,
     /// Whether it was sent by this side.
     pub sent: bool,
-    /// The whole frame, from the Ethernet header on. Checksums that the device fills in are not in it yet.
+    /// The whole frame, from the Ethernet header on. Checksums that the device fills in are still missing.
     pub frame: Box<[u8]>,
 }
 
-/// Where all queues of a device put their copies.
+/// The place where all queues of a device put their copies.
 #[derive(Debug)]
 pub struct Tap {
     /// Every `sample`-th frame is copied; 0: none.
@@ -56,7 +56,7 @@ impl Tap {
         self.frames.pop()
     }
 
-    /// Frames and secrets that found their ring full.
+    /// The number of frames and secrets that found their ring full.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
@@ -187,7 +187,7 @@ mod tests {
         let now = Instant::now();
         near.rx_burst(now, |_, _| ());
         send(&mut near, 0, now);
-        assert!(tap.take().is_none(), "nobody captures");
+        assert!(tap.take().is_none(), "there is no capture yet");
         tap.set_sample(1);
         assert_eq!(near.rx_burst(now, |_, _| ()), 0);
         send(&mut near, 1, now);
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn one_of_so_many_is_copied_and_a_full_ring_is_counted() {
+    fn one_of_every_three_frames_is_copied_and_a_full_ring_is_counted() {
         let tap = Arc::new(Tap::default());
         let (mut near, _far) = pair(&tap);
         let now = Instant::now();

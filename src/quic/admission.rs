@@ -1,4 +1,4 @@
-//! Refuses datagrams by their first bytes, before QUIC, so that garbage costs neither a copy nor an
+//! Refuses datagrams by their first bytes, before QUIC: garbage then costs neither a copy nor an
 //! allocation.
 //!
 //! A refused datagram can be no packet; an accepted one may still be garbage. Two facts prevent a stricter
@@ -47,7 +47,7 @@ pub fn is_short(datagram: &[u8]) -> bool {
     datagram.first().is_some_and(|first| first & LONG_HEADER == 0)
 }
 
-/// The version in a long header; none in a short one.
+/// The version in a long header; `None` for a short one.
 #[inline]
 fn version(datagram: &[u8]) -> Option<u32> {
     match datagram {
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_peer_may_send_passes() {
+    fn datagrams_that_a_peer_may_send_pass() {
         // A short header, a stateless reset, and both with the fixed bit cleared (RFC 9287).
         for first in [0x40, 0x7f, 0x00, 0x3f] {
             assert!(may_be_quic(&[&[first][..], &[7; 20]].concat()));
@@ -77,14 +77,11 @@ mod tests {
             assert!(may_be_quic(&long(first, VERSION_1, 40)));
             assert!(may_be_quic(&long(first, VERSION_NEGOTIATION, 27)));
         }
-        assert!(
-            may_be_quic(&long(0xc0, 0x0a0a_0a0a, 1200)),
-            "it is answered with the versions that are spoken"
-        );
+        assert!(may_be_quic(&long(0xc0, 0x0a0a_0a0a, 1200)), "the answer lists the versions of this side");
     }
 
     #[test]
-    fn what_nobody_can_mean_does_not() {
+    fn datagrams_that_no_peer_sends_are_refused() {
         for len in 0..DATAGRAM_BYTES_MIN {
             assert!(!may_be_quic(&vec![0x40; len]));
         }
@@ -92,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn initial_and_0rtt_packets_come_before_a_connection_is_accepted() {
+    fn initial_and_0rtt_packets_may_precede_the_acceptance_of_a_connection() {
         let early = |first| may_precede_acceptance(&long(first, VERSION_1, 30));
         assert_eq!([0xc0, 0xd0, 0xe0, 0xf0, 0x40].map(early), [true, true, false, false, false]);
         assert!(!may_precede_acceptance(&[]) && !may_precede_acceptance(&long(0xc0, 2, 30)));

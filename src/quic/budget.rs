@@ -1,9 +1,9 @@
-//! The memory that the windows of all connections may promise past their first size.
+//! The memory that the windows of all connections may promise beyond their first sizes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// A growing window gets at most this part of what is left, so that the last bytes are not one connection's.
+/// A growing window gets at most one part in this many of the remaining budget: no single connection takes the last bytes.
 const PART: u64 = 2;
 
 /// One budget a process. Clones are the same budget.
@@ -24,7 +24,7 @@ impl Budget {
         budget
     }
 
-    /// Changes its size, bytes. What is taken already stays taken.
+    /// Changes its size, bytes. Bytes already taken stay taken.
     pub fn set_total(&self, total_bytes: u64) {
         self.0.total_bytes.store(total_bytes, Relaxed);
     }
@@ -34,15 +34,15 @@ impl Budget {
         self.0.total_bytes.load(Relaxed)
     }
 
-    /// What the windows of all connections promise now, bytes.
+    /// The bytes that the windows of all connections promise now beyond their first sizes.
     pub fn taken_bytes(&self) -> u64 {
         self.0.taken_bytes.load(Relaxed)
     }
 
-    /// Takes up to `bytes`. Gives how many were taken.
+    /// Takes up to `bytes`; returns the number of bytes taken.
     fn take(&self, bytes: u64) -> u64 {
         let mut taken = 0;
-        // No memory is ordered by these counts: only the counts themselves must be right.
+        // These counts order no other memory: only the counts themselves must be right.
         let _ = self.0.taken_bytes.fetch_update(Relaxed, Relaxed, |before| {
             taken = bytes.min(self.total_bytes().saturating_sub(before) / PART);
             Some(before + taken)
@@ -55,7 +55,7 @@ impl Budget {
     }
 }
 
-/// The part of a [`Budget`] that one connection has. Dropping it gives it back.
+/// One connection's part of a [`Budget`]. Its drop gives it back.
 #[derive(Debug)]
 pub(crate) struct Share {
     budget: Budget,
@@ -67,7 +67,7 @@ impl Share {
         Self { budget: budget.clone(), bytes: 0 }
     }
 
-    /// Makes the share as large as `bytes`, or as large as the budget allows. Gives its size.
+    /// Makes the share as large as `bytes`, or as large as the budget allows; returns its size, bytes.
     pub(crate) fn resize(&mut self, bytes: u64) -> u64 {
         if bytes < self.bytes {
             self.budget.give_back(self.bytes - bytes);
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_grow_as_far_as_half_of_what_is_left_and_come_back() {
+    fn a_share_grows_by_at_most_half_of_the_rest_and_is_given_back() {
         let budget = Budget::new(1000);
         let mut first = Share::of(&budget);
         let mut second = Share::of(&budget);
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_made_smaller_than_what_is_taken_gives_nothing() {
+    fn a_budget_smaller_than_the_bytes_taken_gives_nothing() {
         let budget = Budget::new(1000);
         let mut share = Share::of(&budget);
         share.resize(400);

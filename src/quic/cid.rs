@@ -26,7 +26,7 @@ impl std::fmt::Debug for CidKey {
 }
 
 impl CidKey {
-    /// This key as given.
+    /// A given key.
     pub fn new(key: [u8; 16]) -> Self {
         Self(key)
     }
@@ -57,7 +57,7 @@ impl CidKey {
         u16::from_be_bytes([masked[0], masked[1]]) ^ self.mask(nonce)
     }
 
-    /// The worker, below `workers`, that must see this datagram; none when any worker will do: for connection
+    /// The worker, below `workers`, that must see this datagram. `None` if any worker will do: for connection
     /// IDs that no worker here issued, such as a client's choice for its first packets.
     pub fn owner(&self, datagram: &[u8], workers: usize) -> Option<u16> {
         let cid = match *datagram.first()? {
@@ -84,7 +84,7 @@ pub struct WorkerCids {
 }
 
 impl WorkerCids {
-    /// For the worker of this index.
+    /// The connection IDs of the worker of this index.
     ///
     /// # Panics
     /// When `worker` is not below [`WORKERS_MAX`].
@@ -103,7 +103,7 @@ impl ConnectionIdGenerator for WorkerCids {
     /// QUIC answers packets that pass with a stateless reset.
     fn validate(&self, cid: &ConnectionId) -> Result<(), InvalidCid> {
         let cid = <&[u8; CID_LEN]>::try_from(&cid[..]).map_err(|_| InvalidCid)?;
-        // Not the number of workers: an earlier process may have had more.
+        // The number of workers is not the bound: an earlier process may have had more.
         if usize::from(self.key.worker(cid)) < WORKERS_MAX { Ok(()) } else { Err(InvalidCid) }
     }
 
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_this_key_issued_is_valid_and_little_else() {
+    fn connection_ids_of_this_key_are_valid_and_few_others_are() {
         let cids = |key: &CidKey, worker| WorkerCids::new(key.clone(), worker);
         let key = CidKey::random();
         let mut last = cids(&key, WORKERS_MAX as u16 - 1);

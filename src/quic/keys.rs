@@ -1,5 +1,5 @@
-//! The keys by which a node recognizes packets of its earlier processes: a process that starts with the same
-//! identity on the same address answers them with stateless resets (RFC 9000 §10.3), so that peers learn at
+//! The keys by which a node recognizes packets of its earlier processes. A process that starts with the same
+//! identity on the same address answers them with stateless resets (RFC 9000 §10.3): peers then learn at
 //! once that their connections are gone.
 //!
 //! Both keys derive from the identity's private key and the node's own addresses. The addresses separate
@@ -67,7 +67,7 @@ impl NodeKeys {
         Self::of(CidKey::random(), &key)
     }
 
-    /// The keys of a node with this secret that sends from these addresses, in any order. Link-local ones do
+    /// The keys of a node with this secret that sends from these addresses, in any order. Link-local addresses do
     /// not count: they derive from the device's MAC, which may change from one start to the next.
     pub fn derived(secret: &RestartSecret, local: &[SocketAddr]) -> Self {
         let mut own: Vec<_> = local.iter().filter(|at| !is_link_local(at.ip())).map(encoded).collect();
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn another_identity_or_another_address_has_others() {
+    fn another_identity_or_another_address_has_other_keys() {
         let secret = RestartSecret::of(b"a private key");
         let here = addresses(&["192.0.2.1:4433"]);
         let keys = [
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn the_private_key_and_what_comes_of_it_do_not_show() {
+    fn debug_output_shows_neither_the_private_key_nor_a_key_derived_from_it() {
         let secret = RestartSecret::of(b"a private key");
         assert_eq!(
             format!("{secret:?} {:?}", NodeKeys::derived(&secret, &[])),

@@ -1,4 +1,4 @@
-//! QUIC with quinn-proto's state machines: one endpoint a worker.
+//! QUIC with quinn-proto's state machines: one endpoint for each worker.
 
 pub mod admission;
 pub mod budget;

@@ -1,9 +1,9 @@
-//! qlog (draft-ietf-quic-qlog-main-schema) of sampled connections, a file each: packets sent, received and
+//! qlog (draft-ietf-quic-qlog-main-schema) of sampled connections, one file for each: packets sent, received and
 //! lost, and the state of congestion control.
 //!
 //! A worker formats events when they happen and gives them, in runs, to a thread that writes files. It never
-//! waits: a run that finds the channel full is dropped and counted. quinn-proto takes a log with the
-//! configuration of a connection, so an open connection cannot be logged.
+//! waits: a run that finds the channel full is dropped and counted. quinn-proto takes a log only with the
+//! configuration of a new connection: an open connection cannot be logged.
 
 use super::transport::QuicConfig;
 use crate::limits::{QLOG_FILES_OPEN_MAX, QLOG_QUEUE_LEN, QLOG_RUN_BYTES, REQUESTS_LEN_MAX};
@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// The ending of such a file: JSON text sequences (RFC 7464).
+/// The extension of a log's file: JSON text sequences (RFC 7464).
 const SUFFIX: &str = "sqlog";
 /// Runs that were dropped since the process started, by any [`Qlog`].
 static DROPPED: AtomicU64 = AtomicU64::new(0);
@@ -41,12 +41,12 @@ pub struct Qlog {
 
 #[derive(Debug)]
 struct Shared {
-    /// In the names of files, so that files of another process or an earlier reload stay.
+    /// A part of the files' names: files of another process or an earlier reload stay.
     start_ms: u128,
     files: AtomicU64,
 }
 
-/// Whole records for the end of a file.
+/// Complete records for the end of a file.
 #[derive(Debug)]
 struct Run {
     name: Arc<str>,
@@ -59,7 +59,7 @@ impl Qlog {
     /// until its logs have `bytes_max`.
     ///
     /// # Errors
-    /// When the directory cannot be made or read, or no thread can be started.
+    /// The system's error if the directory cannot be made or read, or no thread can be started.
     pub fn start(directory: &Path, sample: u32, bytes_max: u64) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
         let mut used = 0;
@@ -88,7 +88,7 @@ impl Qlog {
     }
 }
 
-/// Which connections of a worker are logged.
+/// The choice of a worker's connections that are logged.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     qlog: Qlog,
@@ -98,12 +98,12 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// For connections with this configuration over a device of this MTU (layer-3 bytes).
+    /// The sampler for connections with this configuration over a device of this MTU (layer-3 bytes).
     pub fn new(qlog: Qlog, quic: QuicConfig, device_mtu: u16) -> Self {
         Self { qlog, quic, device_mtu, passed: 0 }
     }
 
-    /// The configuration of the next connection, if it is logged.
+    /// The configuration of the next connection, if that connection is logged.
     pub fn transport(&mut self, remote: SocketAddr, now: Instant) -> Option<Arc<TransportConfig>> {
         self.passed += 1;
         if self.passed < self.qlog.sample {
@@ -135,7 +135,7 @@ impl Records {
 
 impl Write for Records {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // Only whole records are sent: a dropped run damages no other.
+        // Only complete records are sent: a dropped run damages no other.
         if bytes.first() == Some(&RECORD_SEPARATOR) && self.bytes.len() >= QLOG_RUN_BYTES {
             self.send(false);
         }
@@ -195,7 +195,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    /// The files that exist once all writers are gone, with their texts.
+    /// The texts of the files that exist once all writers are gone.
     fn texts(directory: &Path, count: usize, whole: impl Fn(&str) -> bool) -> Vec<String> {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn one_of_so_many_connections_has_a_log() {
+    fn one_of_every_three_connections_has_a_log() {
         let directory = tempfile::TempDir::new().unwrap();
         let qlog = Qlog::start(&directory.path().join("logs"), 3, 1 << 20).unwrap();
         let mut sampler = Sampler::new(qlog, QuicConfig::default(), 1500);

@@ -113,6 +113,6 @@ mod tests {
         let Ok(held) = controller.clone_box().into_any().downcast::<Held>() else { panic!("another kind") };
         held.released.store(true, Relaxed);
         assert_eq!((controller.window(), clone.window()), (u64::MAX, u64::MAX));
-        assert_eq!(controller.metrics().congestion_window, window, "what it learned is shown");
+        assert_eq!(controller.metrics().congestion_window, window, "its own window is still shown");
     }
 }

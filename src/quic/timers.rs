@@ -1,7 +1,7 @@
-//! Which connection is due: a heap with at most a few entries a connection, however often its deadline moves.
+//! The connections whose timers are due: a heap with at most a few entries for each connection, however often its deadline moves.
 //!
 //! A connection's deadline moves with almost every packet, mostly later. Only a deadline earlier than the
-//! armed one is pushed; an entry that fires too early is armed again for the true deadline. So a turn costs
+//! armed one is pushed; an entry that fires too early is armed again for the true deadline. A turn thus costs
 //! O(log n) for due connections and nothing for the others.
 
 use std::cmp::Reverse;
@@ -37,7 +37,7 @@ impl Timers {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// The slot of the next expired entry, or none. Ask [`Timers::fire`] whether its connection is truly due.
+    /// The next expired entry, if there is one. [`Timers::fire`] tells whether its connection is really due.
     pub(crate) fn pop(&mut self, now: Instant) -> Option<(Instant, u32)> {
         let Reverse((at, _)) = self.heap.peek()?;
         if *at > now {
@@ -46,7 +46,7 @@ impl Timers {
         self.heap.pop().map(|Reverse(entry)| entry)
     }
 
-    /// Whether the connection whose entry `at` was popped is due now. Arms it again when it is not.
+    /// Whether the connection whose entry `at` was popped is due now. Arms it again if it is not.
     pub(crate) fn fire(&mut self, (at, slot): (Instant, u32), timer: &mut Timer, now: Instant) -> bool {
         if timer.armed != Some(at) {
             // An older, later entry, or one of an earlier connection in this slot.

@@ -1,4 +1,4 @@
-//! An operator's settings of QUIC, and the quinn-proto configuration made of them.
+//! An operator's settings of QUIC, and the quinn-proto configuration made from them.
 
 use super::release::Releasable;
 use crate::memory;
@@ -20,7 +20,7 @@ const UDP_PAYLOAD_BYTES_MIN: u16 = 1200;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QuicConfig {
-    /// A connection that receives nothing for this time is gone, milliseconds. The smaller value of both
+    /// A connection that receives nothing for this time is lost, milliseconds; 0: no bound from this side. The smaller value of both
     /// peers counts.
     pub idle_timeout_ms: u32,
     /// Send a PING on connections that are quiet for this time, milliseconds; 0 never.
@@ -29,12 +29,12 @@ pub struct QuicConfig {
     pub stream_receive_window_bytes: u32,
     /// Flow control for a connection, bytes the peer may be ahead: at first, and at least.
     pub receive_window_bytes: u32,
-    /// The same at most. A connection that uses its window up grows it, to four times what arrives in a round trip. Not more than
-    /// [`QuicConfig::receive_window_bytes`] keeps that window.
+    /// The largest receive window of a connection, bytes. A connection that uses its window up gets a larger one, up to four times the bytes
+    /// that arrive in a round trip. A value no larger than [`QuicConfig::receive_window_bytes`] keeps that window.
     pub receive_window_max_bytes: u32,
-    /// Unacknowledged bytes kept for sending, a connection: at first, and at least.
+    /// Unacknowledged bytes of a connection that are kept for sending: at first, and at least.
     pub send_window_bytes: u32,
-    /// The same at most, as [`QuicConfig::receive_window_max_bytes`].
+    /// The largest send window of a connection, bytes: it grows like [`QuicConfig::receive_window_max_bytes`] says of the receive window.
     pub send_window_max_bytes: u32,
     /// The windows of all connections of a process past their first size, bytes; 0 for a quarter of the machine's memory.
     pub window_budget_bytes: u64,
@@ -68,13 +68,13 @@ pub enum Congestion {
 pub struct Windows {
     /// The connection's receive window at first, and at least.
     pub connection_bytes: u64,
-    /// The same at most.
+    /// The largest receive window of the connection.
     pub connection_max_bytes: u64,
     /// The receive window of each stream.
     pub stream_bytes: u64,
     /// The send window at first, and at least.
     pub send_bytes: u64,
-    /// The same at most.
+    /// The largest send window.
     pub send_max_bytes: u64,
 }
 
@@ -150,13 +150,13 @@ impl QuicConfig {
         }
     }
 
-    /// The largest UDP payload that a device of this MTU carries in one family.
+    /// The largest UDP payload that a device of this MTU carries in one family, bytes.
     pub fn largest_payload(&self, device_mtu: u16, ipv6: bool) -> u16 {
         let headers = if ipv6 { IPV6_UDP_HEADER_BYTES } else { IPV4_UDP_HEADER_BYTES };
         device_mtu.saturating_sub(headers).max(UDP_PAYLOAD_BYTES_MIN)
     }
 
-    /// The UDP payload assumed before path MTU discovery, on a device that carries `largest`.
+    /// The UDP payload assumed before path MTU discovery, on a device that carries `largest`, bytes.
     fn first_payload(&self, largest: u16) -> u16 {
         match self.initial_mtu {
             0 => largest,

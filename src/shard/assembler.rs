@@ -1,4 +1,4 @@
-//! A payload put together in a file from the shards of any k lanes.
+//! Restores a payload in a file from the shards of any k lanes.
 
 use super::{Blob, CoderError, Descriptor, Lanes, ShardIndex, StripeDecoder};
 use crate::token::{Outboard, OutboardError, SetToken, VerifiedPiece};
@@ -7,10 +7,10 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
-/// Why a payload cannot be put together.
+/// Why a payload cannot be restored.
 #[derive(Debug, thiserror::Error)]
 pub enum AssembleError {
-    /// The file.
+    /// The file cannot be written or read.
     #[error("cannot write or read the fetched shards: {0}")]
     File(io::Error),
     /// Shards are missing, or are not the set's.
@@ -19,7 +19,7 @@ pub enum AssembleError {
     /// The decoded bytes are not the payload, though every shard matched its token: the set's parity belongs
     /// to other data.
     #[error(
-        "the set's shards do not give its payload: its parity was not made of it; use another set of this payload"
+        "the set's shards do not give its payload: its parity was not made from the payload; use another set of this payload"
     )]
     BadDescriptor,
 }
@@ -39,8 +39,8 @@ impl From<OutboardError> for AssembleError {
     }
 }
 
-/// Takes the checked shards of a set in any order, writes data shards to their places and, where one is
-/// missing, decodes it from the others. Holds the parity of stripes that are not decoded yet, and one stripe.
+/// Takes the checked shards of a set in any order, and writes data shards to their places. Decodes missing data shards from the
+/// others. Holds the parity of stripes that are not decoded yet, and one stripe.
 #[derive(Debug)]
 pub struct Assembler {
     descriptor: Descriptor,
@@ -54,7 +54,7 @@ pub struct Assembler {
 }
 
 impl Assembler {
-    /// Into `file`, which must be open for reading and writing.
+    /// An assembler into `file`, which must be open for reading and writing.
     ///
     /// # Errors
     /// [`AssembleError::File`] if the file cannot be made as long as the payload.
@@ -68,7 +68,7 @@ impl Assembler {
     /// Takes a checked part of a shard.
     ///
     /// # Errors
-    /// [`AssembleError::File`].
+    /// [`AssembleError::File`] if the file cannot be written.
     pub fn shard(
         &mut self,
         shard: ShardIndex,
@@ -88,11 +88,11 @@ impl Assembler {
         Ok(())
     }
 
-    /// Of `count` stripes from `start` on, exactly these lanes arrived whole: decodes the missing data
+    /// Notes that of `count` stripes from `start` on exactly these lanes are complete, and decodes their missing data
     /// shards.
     ///
     /// # Errors
-    /// [`AssembleError::Coder`] if the lanes are too few, [`AssembleError::File`].
+    /// [`AssembleError::Coder`] if the lanes are too few, [`AssembleError::File`] if the file cannot be read or written.
     pub fn stripes(&mut self, start: u64, count: u64, lanes: Lanes) -> Result<(), AssembleError> {
         let data = Lanes::first(self.descriptor.k().into());
         for stripe in start..start.saturating_add(count) {
@@ -135,10 +135,10 @@ impl Assembler {
         Ok(written?)
     }
 
-    /// After the last stripe: checks decoded bytes against the content token, by hashing the file once more.
+    /// Ends after the last stripe. If bytes were decoded, checks the payload against the content token by hashing the file once more.
     ///
     /// # Errors
-    /// [`AssembleError::BadDescriptor`] if it does not match; [`AssembleError::File`].
+    /// [`AssembleError::BadDescriptor`] if it does not match, [`AssembleError::File`] if the file cannot be read.
     pub fn finish(mut self) -> Result<File, AssembleError> {
         if self.decoded {
             self.file.seek(SeekFrom::Start(0))?;
@@ -150,7 +150,7 @@ impl Assembler {
         Ok(self.file)
     }
 
-    /// The set.
+    /// The set's token.
     pub fn set_token(&self) -> SetToken {
         self.descriptor.set_token()
     }
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_whose_parity_is_of_another_payload_is_found_out() {
+    fn a_set_whose_parity_is_of_another_payload_is_a_bad_descriptor() {
         let (set, payload, mut parity) = coded(300_000, 2, 2);
         parity[100] ^= 1;
         // The descriptor's maker named this parity: every shard matches its token.

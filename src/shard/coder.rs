@@ -11,7 +11,7 @@ pub enum CoderError {
     /// A length, k, m or shard length that no descriptor can carry.
     #[error(transparent)]
     Shape(#[from] DescriptorError),
-    /// The payload could not be read whole, or is too long.
+    /// The payload could not be read completely, or is too long.
     #[error(transparent)]
     Payload(#[from] OutboardError),
     /// Parity could not be written.
@@ -22,7 +22,7 @@ pub enum CoderError {
     Stripe {
         /// The stripe asked for.
         stripe: u64,
-        /// Stripes of the set.
+        /// The number of the set's stripes.
         stripes: u64,
     },
     /// A lane that the set does not have, or that was given twice.
@@ -69,7 +69,7 @@ pub struct Coded {
 }
 
 /// Reads `length` bytes once, cuts them into stripes of `k` shards of `shard_bytes` bytes, and writes the
-/// parity blob of `m` shards a stripe to `parity_out`, in order.
+/// parity blob, `m` shards for each stripe, to `parity_out`, in order.
 ///
 /// Memory in addition to the reader's and the writer's: one shard; the engine's shards, the larger of `k` and
 /// `m` rounded up (64 MiB at most, 1 MiB at 16+4 with shards of 64 KiB); 9 MiB of the engine's tables; and
@@ -140,7 +140,7 @@ pub struct StripeDecoder {
 }
 
 impl StripeDecoder {
-    /// For the stripes of this set.
+    /// A decoder for the stripes of this set.
     pub fn new(descriptor: &Descriptor) -> Self {
         Self { descriptor: *descriptor, engine: None, padded: Vec::new() }
     }

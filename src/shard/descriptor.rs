@@ -1,6 +1,6 @@
-//! The shard descriptor: a payload and how it is cut (protocol §3).
+//! The shard descriptor: a payload and its sharding (protocol §3).
 //!
-//! It is hashed into set tokens, so it has one canonical encoding and no other form is accepted.
+//! Set tokens are hashes of it. It therefore has one canonical encoding, and no other form is accepted.
 
 use super::{Blob, Lanes, Part, ShardIndex};
 use crate::error_code::ErrorCode;
@@ -24,9 +24,9 @@ pub enum Coding {
     None,
     /// Code 1: Reed-Solomon over GF(2^16).
     ReedSolomon {
-        /// Data shards a stripe, 1 to 64.
+        /// Data shards of a stripe, 1 to 64.
         data_lanes: u8,
-        /// Parity shards a stripe and the parity blob's token, if there is parity; 1 to 64.
+        /// Parity shards of a stripe, 1 to 64, and the parity blob's token; `None` without parity.
         parity: Option<(u8, Token)>,
     },
 }
@@ -40,7 +40,7 @@ pub struct Descriptor {
     coding: Coding,
 }
 
-/// Why there is no such descriptor.
+/// Why a descriptor is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DescriptorError {
     /// It ends inside a field.
@@ -61,7 +61,7 @@ pub enum DescriptorError {
 }
 
 impl DescriptorError {
-    /// The error that the peer is told (protocol §9).
+    /// The error code for the peer (protocol §9).
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::Truncated(_) | Self::Trailing(_) => ErrorCode::Malformed,
@@ -155,14 +155,14 @@ impl Descriptor {
         self.coding
     }
 
-    /// The name of the payload together with how it is cut.
+    /// The set token: it names the payload together with this descriptor.
     pub fn set_token(&self) -> SetToken {
         let mut descriptor = Vec::with_capacity(self.encoded_len());
         self.emit(&mut descriptor);
         SetToken::of(&descriptor)
     }
 
-    /// Data shards a stripe, 1 to 64.
+    /// Data shards of a stripe, 1 to 64.
     pub fn k(&self) -> u8 {
         match self.coding {
             Coding::None => 1,
@@ -170,7 +170,7 @@ impl Descriptor {
         }
     }
 
-    /// Parity shards a stripe, 0 to 64.
+    /// Parity shards of a stripe, 0 to 64.
     pub fn m(&self) -> u8 {
         match self.coding {
             Coding::ReedSolomon { parity: Some((lanes, _)), .. } => lanes,
@@ -196,7 +196,7 @@ impl Descriptor {
         u64::from(self.k()) * self.shard_bytes
     }
 
-    /// Stripes, the last of which may be short; 0 for a payload of no bytes.
+    /// The number of stripes, the last of which may be short; 0 for a payload of no bytes.
     pub fn stripes(&self) -> u64 {
         self.length_bytes.div_ceil(self.stripe_bytes())
     }
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_has_no_parts() {
+    fn a_payload_of_no_bytes_has_no_parts() {
         let empty = coded(0, 16_384, 4, 2).unwrap();
         assert_eq!((empty.stripes(), empty.parity_length()), (0, 0));
         assert!(empty.parts(empty.lanes(), &Ranges::all()).unwrap().is_empty());

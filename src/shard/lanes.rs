@@ -33,7 +33,7 @@ impl Lanes {
         self.0 == 0
     }
 
-    /// How many lanes.
+    /// The number of lanes.
     pub const fn len(self) -> u32 {
         self.0.count_ones()
     }
@@ -48,13 +48,13 @@ impl Lanes {
         self.0 & other.0 == other.0
     }
 
-    /// The lanes of either.
+    /// The lanes of either selection.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// The lanes of both.
+    /// The lanes of both selections.
     #[must_use]
     pub const fn intersection(self, other: Self) -> Self {
         Self(self.0 & other.0)
@@ -152,7 +152,7 @@ impl fmt::Display for Lanes {
     }
 }
 
-/// A text that names no lanes.
+/// The error of a text that names no lanes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("lanes are numbers from 0 to 127 and runs of them, such as `0-3,5`; got {got:?}")]
 pub struct LanesError {

@@ -1,4 +1,4 @@
-//! Shards: how a payload is cut into stripes and lanes, and the erasure coding that protects it against the loss of holders.
+//! Shards: the cutting of a payload into stripes and lanes, and the erasure coding that protects it against the loss of holders.
 
 mod assembler;
 mod coder;

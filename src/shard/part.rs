@@ -14,7 +14,7 @@ pub enum Blob {
 /// A selection of one blob: the contents of one verified encoding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// Which blob.
+    /// The blob.
     pub blob: Blob,
     /// The blob's token.
     pub token: Token,

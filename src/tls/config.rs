@@ -25,12 +25,12 @@ const SESSION_CACHE_LEN: usize = 4096;
 /// Tickets sent after a full handshake: a client that opens two connections at once resumes both.
 const TICKETS_LEN: usize = 2;
 
-/// A listener's demand on its clients.
+/// A listener's demand on its clients' certificates.
 #[derive(Clone, Debug)]
 pub enum ClientAuth {
-    /// Every client presents a certificate that this trusts.
+    /// Every client presents a certificate that this trust accepts.
     Required(Trust),
-    /// A client may present none; if it presents one, this must trust it.
+    /// A client may present no certificate; one that it presents must be accepted by this trust.
     Optional(Trust),
     /// Clients are not asked.
     Off,
@@ -76,7 +76,7 @@ impl ServerTls {
 pub struct ClientTls {
     /// This node's identity, for servers that require one.
     pub identity: Option<Identity>,
-    /// Which servers are trusted.
+    /// The trust in servers.
     pub trust: Trust,
     /// A DNS name or IP address that the server's certificate must carry. Default none: STOQ uses no names,
     /// and any certificate that [`ClientTls::trust`] accepts is enough.
@@ -108,8 +108,8 @@ impl ClientTls {
 
 /// Builds a listener's argument for [`quinn_proto::ServerConfig::with_crypto`]. All workers share it.
 ///
-/// A resumed session keeps the peer that its first handshake proved, without a second judgment. So each call
-/// starts with an empty cache of sessions: a reload that takes trust away ends every resumable session.
+/// A resumed session keeps the peer that its first handshake proved, and is not judged again. Each call therefore
+/// starts with an empty cache of sessions: a reload that withdraws trust ends every resumable session.
 pub fn server_config(tls: &ServerTls) -> Result<Arc<QuicServerConfig>, TlsError> {
     check_policy(&tls.policy)?;
     if tls.classical_identity.is_some() && !tls.policy.allow_classical_peers {
@@ -150,7 +150,7 @@ pub fn server_config(tls: &ServerTls) -> Result<Arc<QuicServerConfig>, TlsError>
 
 /// Builds a connecting node's argument for [`quinn_proto::ClientConfig::new`]. All workers share it.
 ///
-/// Dial by address with [`super::connect_name`].
+/// Connections by address use [`super::connect_name`] as their server name.
 pub fn client_config(tls: &ClientTls) -> Result<Arc<QuicClientConfig>, TlsError> {
     check_policy(&tls.policy)?;
     let server_name = match &tls.server_name {
@@ -226,7 +226,7 @@ impl ResolvesServerCert for IdentityResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let usable = |identity: &&Identity| identity.key().choose_scheme(hello.signature_schemes()).is_some();
         let chosen = Some(&self.falcon).filter(usable).or(self.classical.as_ref().filter(usable));
-        // If the client can verify neither, the Falcon chain makes rustls report exactly that: no common
+        // If the client can verify neither, the Falcon chain makes rustls report that there is no common
         // signature scheme.
         Some(chosen.unwrap_or(&self.falcon).certified().clone())
     }

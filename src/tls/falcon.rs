@@ -190,10 +190,10 @@ pub enum FalconKeyError {
 
 /// A Falcon key pair that signs, cheap to clone and shared by all workers.
 ///
-/// Decoding a secret key costs about as much as signing with it, and each signature needs a decoded key. So
-/// decoded keys wait in a lock-free pool with one for each core: a signer takes one, or decodes another, and
-/// puts it back. The pool belongs to the key and not to a thread. Hence a key that a reload has replaced is
-/// wiped with its last owner, and does not linger in every worker's thread-local memory.
+/// Decoding a secret key costs about as much as signing with it, and each signature needs a decoded key. Decoded
+/// keys therefore wait in a lock-free pool with one for each core. A signer takes one, or decodes another, and
+/// puts it back. The pool belongs to the key and not to a thread: a key that a reload has replaced is
+/// wiped with its last owner, and does not stay in every worker's thread-local memory.
 #[derive(Clone)]
 pub struct FalconKey(Arc<KeyPair>);
 
@@ -353,8 +353,8 @@ impl rustls::sign::Signer for FalconKey {
 
 /// The operating system's generator behind the Falcon engine's interface.
 ///
-/// That interface cannot fail, so a failure is noted and [`OsRng::finish`] reports it: a signature or key
-/// from missing bytes never leaves this file.
+/// That interface cannot fail. A failure is noted, and [`OsRng::finish`] reports it: a signature or key
+/// made from missing bytes never leaves this file.
 #[derive(Default)]
 struct OsRng {
     failed: bool,

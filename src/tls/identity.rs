@@ -164,7 +164,7 @@ impl Identity {
         self.node_id
     }
 
-    /// The secret from which a node derives keys that outlive its process; none of a classical identity.
+    /// The secret from which a node derives keys that outlive its process; `None` for a classical identity.
     pub fn restart_secret(&self) -> Option<&RestartSecret> {
         self.restart.as_ref()
     }
@@ -225,7 +225,7 @@ fn leaf_node_id(path: &Path, chain: &[CertificateDer<'_>]) -> Result<NodeId, Tls
     NodeId::from_certificate(leaf).map_err(malformed)
 }
 
-/// Drops certificates that a peer must hold already: a root is ignored by the peer, and costs 1.6 kB or more
+/// Drops certificates that a peer must hold already. A peer ignores a root, and the root costs 1.6 kB or more
 /// of the flight that a server may send before the client's address is validated.
 fn wire_chain(mut chain: Vec<CertificateDer<'static>>) -> Vec<CertificateDer<'static>> {
     let self_issued = |der: &CertificateDer<'_>| {

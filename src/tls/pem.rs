@@ -179,7 +179,7 @@ fn plain(pem: &[u8]) -> Zeroizing<Vec<u8>> {
     text
 }
 
-/// The mend for a damaged file. The key is the node's identity: making a new one is never the first
+/// The fix for a damaged file. The key is the node's identity: making a new one is never the first
 /// suggestion.
 fn restore(wanted: &str) -> &'static str {
     if wanted == PRIVATE_KEY {
@@ -205,7 +205,7 @@ fn damaged(path: &Path, wanted: &'static str, error: &pem::Error, text: &[u8]) -
         }
         pem::Error::IllegalSectionStart { .. } => "a BEGIN line does not end in five dashes".into(),
         pem::Error::Base64Decode(_) => {
-            "what stands between BEGIN and END is no base64; it was changed, or is encrypted".into()
+            "the text between BEGIN and END is no base64; it was changed, or is encrypted".into()
         }
         other => other.to_string(),
     };

@@ -1,9 +1,8 @@
 //! Failed handshakes in words: the fault, the side that refused, and the fix.
 //!
-//! rustls and quinn-proto keep two things of a handshake failure: the alert's number and rustls' text, which
-//! the CONNECTION_CLOSE frame carries to the peer too. So that text names no file of this node, and
-//! [`explain`] reads both back into a reason. A peer's text only selects one of the reasons; nothing else of
-//! it is trusted.
+//! Of a failed handshake, rustls and quinn-proto keep the alert's number and rustls' text, which the CONNECTION_CLOSE frame carries
+//! to the peer as well. The text therefore names no file of this node. [`explain`] reads number and text back into a reason. A peer's
+//! text only selects one of the reasons; nothing else of it is trusted.
 
 use std::fmt;
 
@@ -90,7 +89,7 @@ pub enum RefusalReason {
     NoCommonSignature,
     /// No cipher suite in common.
     NoCommonCipherSuite,
-    /// No parameters in common; the alert does not tell which.
+    /// No parameters in common; the alert does not say which.
     NothingInCommon,
     /// The other side does not speak `stoq/1`.
     AlpnMismatch,
@@ -134,7 +133,7 @@ fn classify(alert: u8, text: &str) -> RefusalReason {
         .unwrap_or_else(|| RefusalReason::Other { alert, text: shown(text) })
 }
 
-/// What a peer wrote, as it is shown: without control characters, and not longer than a person reads.
+/// A peer's text as it is shown: without control characters, and bounded in length.
 pub(crate) fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(FOREIGN_TEXT_LEN_MAX).collect()
 }
@@ -199,9 +198,9 @@ fn fmt_ours(reason: &RefusalReason, f: &mut fmt::Formatter<'_>) -> fmt::Result {
              node ID"
         }
         R::NotPinned(Some(id)) => {
-            return write!(f, "the peer's node ID {id} is not among the pinned; pin it if this is the peer you mean");
+            return write!(f, "the peer's node ID {id} is not among the pinned; pin it if this is the intended peer");
         }
-        R::NotPinned(None) => "the peer's node ID is not among the pinned; pin it if this is the peer you mean",
+        R::NotPinned(None) => "the peer's node ID is not among the pinned; pin it if this is the intended peer",
         R::Expired => "the peer's certificate has expired; the peer must renew it (or this node's clock is wrong)",
         R::NotYetValid => "the peer's certificate is not valid yet; compare the clocks of both nodes",
         R::ForgedCertificate => {
@@ -209,7 +208,7 @@ fn fmt_ours(reason: &RefusalReason, f: &mut fmt::Formatter<'_>) -> fmt::Result {
              another CA has the same name: have it issued again"
         }
         R::BadHandshakeSignature => {
-            "the peer's handshake signature does not match its certificate; the peer holds another key, or someone is \
+            "the peer's handshake signature does not match its certificate; the peer holds another key, or an attacker is \
              altering the handshake"
         }
         R::ClassicalCertificate => {
@@ -296,9 +295,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Every alert of RFC 8446 §6 that ends a failed handshake is told apart when the peer sends no text.
+    /// Every alert of RFC 8446 §6 that ends a failed handshake gives a reason of its own, even without a text.
     #[test]
-    fn an_alert_without_text_still_says_something() {
+    fn an_alert_without_text_still_gives_a_reason() {
         for alert in [40, 42, 43, 45, 48, 49, 51, 71, 116, 120] {
             assert!(!matches!(classify(alert, ""), RefusalReason::Other { .. }));
         }
@@ -307,7 +306,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_a_peer_writes_is_read_without_panic(alert: u8, text in ".{0,300}") {
+        fn any_text_of_a_peer_is_read_without_panic(alert: u8, text in ".{0,300}") {
             for text in [format!("{NOT_PINNED}{text}"), text] {
                 let reason = classify(alert, &text);
                 for by in [RefusedBy::Us, RefusedBy::Peer] {

@@ -20,8 +20,8 @@ use x509_cert::spki::SubjectPublicKeyInfoRef;
 use super::refusal::CertificateRefusal;
 use super::{MalformedCertificate, NodeId, TlsError, pem};
 
-/// The peers that a node trusts: those of a CA bundle's authorities, those with pinned node IDs, or, with
-/// both, those that satisfy both.
+/// The peers that a node trusts: those of a CA bundle's authorities, those with pinned node IDs, or, if there are both, the
+/// peers that satisfy both.
 ///
 /// With authorities a certificate must chain to one of them (RFC 5280 as rustls-webpki checks it: signatures,
 /// dates, constraints, extended key usage). With pins alone the key is trusted: its certificate must be
@@ -44,7 +44,7 @@ impl Trust {
         }
     }
 
-    /// The same from a PEM text in memory; the path only appears in messages.
+    /// Reads the authorities' certificates from a PEM text in memory, and adds the pins; the path only appears in messages.
     ///
     /// # Errors
     /// A text without a certificate, or with one that cannot be read.
@@ -100,7 +100,7 @@ impl Trust {
     }
 
     /// Certificates that this trust and its clones have judged: one for each full handshake whose peer shows
-    /// one, none for a resumed session.
+    /// one, and none for a resumed session.
     pub fn judged(&self) -> u64 {
         self.judged.load(Ordering::Relaxed)
     }
@@ -244,8 +244,7 @@ impl ServerCertVerifier for PeerVerifier {
 }
 
 impl ClientCertVerifier for PeerVerifier {
-    /// None: the names of authorities would take room in the first flight, and a node has one identity
-    /// anyway.
+    /// No names of authorities: they would take room in the first flight, and a node has only one identity.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }

@@ -335,7 +335,7 @@ impl CertificateSummary {
         })
     }
 
-    /// Why peers whose clocks say `now` refuse this certificate, and the fix; none while it is within its
+    /// Why peers whose clocks say `now` refuse this certificate, and the fix; `None` while it is within its
     /// dates. Peers judge dates whether they trust an authority or a node ID.
     pub fn out_of_dates(&self, now: SystemTime) -> Option<String> {
         const RENEW: &str = "have it issued again for the same key (`stoq identity renew` where it is self-signed), then reload";

@@ -31,7 +31,7 @@ pub struct VerifiedPiece {
     pub offset: u64,
     /// Whole groups, at most 256 KiB.
     pub data: Bytes,
-    /// Hash pairs checked since the piece before, in pre-order.
+    /// Hash pairs checked since the previous piece, in pre-order.
     pub proofs: Vec<Proof>,
 }
 
@@ -67,8 +67,8 @@ impl VerifyError {
 /// that match the token, group by group.
 ///
 /// Each byte is copied once, into its group, and hashed there. At most one group and one hash pair are
-/// unchecked at a time. Memory grows with the bytes that arrive, not with the claimed `length`; the claim is
-/// proven when the last group has been checked, so by every whole payload.
+/// unchecked at a time. Memory grows with the bytes that arrive, not with the claimed `length`. The check of
+/// the last group proves that length, and so does every complete payload.
 #[derive(Debug)]
 pub struct VerifiedDecoder {
     walk: Walk,
@@ -188,7 +188,7 @@ impl VerifiedDecoder {
         Ok(())
     }
 
-    /// The next run of checked groups. Polled after each chunk it gives single groups; polled once a burst it
+    /// The next run of checked groups. A poll after each chunk gives single groups. A poll after each burst
     /// gives runs, which cost less downstream.
     pub fn poll(&mut self) -> Option<VerifiedPiece> {
         if self.ready.is_empty() {
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_dropped_pieces_is_filled_again_and_what_waits_is_bounded() {
+    fn memory_of_dropped_pieces_is_filled_again_and_the_memory_of_held_ones_is_bounded() {
         // The empty arena that every decoder begins with, and the one whose last piece is not polled yet.
         assert_eq!(spent_arenas(0), 2);
         assert_eq!(spent_arenas(usize::MAX), SPENT_ARENAS_LEN);

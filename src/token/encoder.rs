@@ -60,7 +60,7 @@ impl VerifiedEncoder {
     /// groups.
     ///
     /// # Errors
-    /// The outboard's. The encoder cannot be used then.
+    /// The outboard's error. The encoder cannot be used after it.
     pub fn next_batch(&mut self, bytes_max: usize, out: &mut Vec<EncodedPiece>) -> io::Result<usize> {
         let mut total = 0;
         loop {

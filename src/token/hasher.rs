@@ -59,7 +59,7 @@ impl Outboard {
 }
 
 impl OutboardHasher {
-    /// For a payload of `length` bytes.
+    /// A hasher for a payload of `length` bytes.
     ///
     /// # Errors
     /// [`OutboardError::TooLong`] past 2^50 bytes.
@@ -67,8 +67,8 @@ impl OutboardHasher {
         let (walk, _) =
             Walk::new(Ranges::all().into(), length).map_err(|_| OutboardError::TooLong(length))?;
         let mut pairs = Vec::new();
-        // A vector that doubles would hold up to twice this size. Where the exact size cannot be reserved, it
-        // doubles.
+        // A vector that doubles would hold up to twice this size. It doubles only if the exact size cannot be
+        // reserved.
         let _ = pairs.try_reserve_exact(usize::try_from(outboard_bytes(length)).unwrap_or(usize::MAX));
         let (next, root) = (None, None);
         let mut hasher = Self { length, walk, next, group: Vec::new(), pairs, open: Vec::new(), root };
@@ -114,7 +114,7 @@ impl OutboardHasher {
         Ok((Token::from_root(root), Outboard::from_bytes(self.length, self.pairs.into())?))
     }
 
-    /// Hashes a whole group, and the pairs of the subtrees that it completes.
+    /// Hashes a complete group, and the pairs of the subtrees that it completes.
     fn close(&mut self, offset: u64, group: &[u8], is_root: bool) {
         let mut hash = hash_subtree(offset, group, is_root);
         while let Some(subtree) = self.open.last_mut() {

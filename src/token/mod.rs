@@ -179,7 +179,7 @@ pub enum TokenError {
     Length(usize),
     /// An algorithm other than 0x01.
     #[error(
-        "token algorithm {0:#04x} is not supported here; 0x01 (content) is, and 0x02 (set) where a set is meant"
+        "token algorithm {0:#04x} is not supported here; 0x01 (content) is, and 0x02 (set) where a set token is allowed"
     )]
     Algorithm(u8),
 }
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn other_texts_are_refused_with_the_remedy() {
+    fn other_texts_are_refused_with_the_right_form() {
         for text in
             ["", "b3:", &EMPTY[3..], &EMPTY[..66], "b3:zz", &format!("{EMPTY}0"), &EMPTY.replace('f', "g")]
         {

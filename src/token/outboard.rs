@@ -98,7 +98,7 @@ pub struct OutboardBuilder {
 }
 
 impl OutboardBuilder {
-    /// For a payload of `length` bytes. Allocates for each proof, not for the claimed `length`.
+    /// A builder for a payload of `length` bytes. Allocates for each proof, not for the claimed `length`.
     pub fn new(length: u64) -> Self {
         Self { length, pairs: Vec::new() }
     }
@@ -134,7 +134,7 @@ pub enum OutboardError {
     TooLong(u64),
     /// The size does not fit the payload's length.
     #[error(
-        "the outboard has {found} bytes and its payload needs {expected}: it is of another payload, or cut short"
+        "the outboard has {found} bytes and its payload needs {expected}: it belongs to another payload, or is cut short"
     )]
     Size {
         /// The size that the payload's length gives, bytes.

@@ -58,12 +58,12 @@ impl Ranges {
         Ok(())
     }
 
-    /// Whether they select the whole payload.
+    /// Whether the ranges select the whole payload.
     pub fn is_all(&self) -> bool {
         self.runs.is_empty()
     }
 
-    /// Runs; 0 for the whole payload.
+    /// The number of runs; 0 for the whole payload.
     pub fn len(&self) -> usize {
         self.runs.len()
     }
@@ -73,12 +73,12 @@ impl Ranges {
         self.runs.is_empty()
     }
 
-    /// The runs as half-open ranges of groups; none for the whole payload.
+    /// The runs as half-open ranges of groups; no run for the whole payload.
     pub fn iter(&self) -> impl Iterator<Item = Range<u64>> + '_ {
         self.runs.iter().cloned()
     }
 
-    /// The runs as the wire has them: the gap from the end of the one before, and the length, in groups.
+    /// The runs as on the wire: the gap from the end of the previous run, and the length, both in groups.
     pub fn gap_runs(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.runs.iter().scan(0, |last_end, run| {
             let gap = run.start - *last_end;
@@ -114,7 +114,7 @@ impl Ranges {
         self.runs.get(next).is_some_and(|run| run.start < groups.end)
     }
 
-    /// The runs, where the whole payload is `0..end`.
+    /// The runs, with the whole payload as `0..end`.
     pub(crate) fn runs_of(&self, end: u64) -> impl Iterator<Item = Range<u64>> + '_ {
         let all = self.is_all().then_some(0..end);
         all.into_iter().chain(self.iter())
@@ -127,7 +127,7 @@ pub enum RangesError {
     /// A run of no groups.
     #[error("a range is empty")]
     Empty,
-    /// A run that begins where the one before ended.
+    /// A run that begins where the previous one ended.
     #[error("two ranges touch; they are one")]
     Touching,
     /// Past the payload.
@@ -179,7 +179,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn runs_are_found_by_what_they_touch(
+        fn runs_are_found_by_the_groups_that_they_touch(
             runs in proptest::collection::vec((0u64..5, 1u64..5), 0..5),
             (start, len) in (0u64..40, 0u64..9),
         ) {

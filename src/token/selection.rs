@@ -59,11 +59,11 @@ impl From<&Selection> for Selection {
     }
 }
 
-/// Some of the shards of some stripes of a blob. A lane is one shard of every stripe, so its runs may be 2^35: they are
+/// Some of the shards of some stripes of a blob. A lane is one shard of every stripe, so there may be 2^35 runs: they are
 /// computed and never listed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LaneGroups {
-    /// Shards of this blob a stripe.
+    /// The blob's shards in a stripe.
     width: u8,
     /// Shard `i` of a stripe is bit `i`.
     lanes: u64,
@@ -86,7 +86,7 @@ impl LaneGroups {
         if fits { Ok(Self { width, lanes, shard_groups, stripes }) } else { Err(RangesError::Lanes) }
     }
 
-    /// Groups a stripe.
+    /// The number of groups in a stripe.
     fn stripe_groups(&self) -> u64 {
         u64::from(self.width) * self.shard_groups
     }

@@ -10,7 +10,7 @@ const TEXT_PREFIX: &str = "set:";
 /// BLAKE3's context string of set tokens (protocol §2).
 const CONTEXT: &str = "STOQ 1 shard set";
 
-/// A set token: names a payload together with how it is sharded. On the wire `0x02 |` BLAKE3 derive_key of the
+/// A set token: names a payload together with its sharding. On the wire `0x02 |` BLAKE3 derive_key of the
 /// descriptor; as text `set:` and 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SetToken([u8; 32]);
@@ -51,12 +51,12 @@ impl fmt::Debug for SetToken {
     }
 }
 
-/// The name in a FETCH, LOCATE, MIRROR or HAVE: a payload, or a payload with its sharding.
+/// The token in a FETCH, LOCATE, MIRROR or HAVE: of a payload, or of a payload with its sharding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum AnyToken {
     /// A payload.
     Content(Token),
-    /// A payload and how it is sharded.
+    /// A payload with its sharding.
     Set(SetToken),
 }
 
@@ -83,7 +83,7 @@ impl AnyToken {
         }
     }
 
-    /// The content token, if it is one.
+    /// The content token, if this is one.
     pub fn content(&self) -> Option<Token> {
         match self {
             Self::Content(token) => Some(*token),

@@ -12,9 +12,9 @@ pub(super) enum Step {
         /// The first payload byte below it.
         offset: u64,
         is_root: bool,
-        /// Whether something of its left part follows.
+        /// Whether selected groups of its left part follow.
         left: bool,
-        /// Whether something of its right part follows.
+        /// Whether selected groups of its right part follow.
         right: bool,
     },
     /// The bytes of one group.
@@ -30,14 +30,14 @@ struct Subtree {
     index: u64,
 }
 
-/// Walks a payload's tree in pre-order and skips every subtree without selected groups. Holds one subtree a
-/// level, so at most 37, for any number of selected groups.
+/// Walks a payload's tree in pre-order and skips every subtree without selected groups. Holds one subtree for each
+/// level, at most 37, for any number of selected groups.
 #[derive(Debug)]
 pub(super) struct Walk {
     selection: Selection,
     length: u64,
     groups: u64,
-    /// The next one last.
+    /// The subtrees to walk; the next one is last.
     stack: Vec<Subtree>,
 }
 
@@ -45,7 +45,7 @@ impl Walk {
     /// The walk over a payload of `length` bytes, and the number of selected bytes.
     ///
     /// # Errors
-    /// [`Selection::selected_bytes`]'s.
+    /// Those of [`Selection::selected_bytes`].
     pub(super) fn new(selection: Selection, length: u64) -> Result<(Self, u64), RangesError> {
         let bytes = selection.selected_bytes(length)?;
         let groups = groups_of(length);

@@ -33,11 +33,11 @@ pub(super) struct Bound {
     pub(super) socket: UdpSocket,
     pub(super) state: UdpSocketState,
     pub(super) local: SocketAddr,
-    /// Takes and sends IPv4 too, as IPv4-mapped addresses.
+    /// Whether it takes and sends IPv4 as well, as IPv4-mapped addresses.
     pub(super) dual: bool,
     /// The connected destination, and the place of the bound socket whose address this one shares.
     pub(super) peer: Option<(SocketAddr, usize)>,
-    /// Its peer has sent something.
+    /// Whether its peer has sent a datagram.
     pub(super) answered: bool,
 }
 
@@ -47,7 +47,7 @@ pub(super) type BoundSockets = (Vec<Bound>, Vec<SocketAddr>);
 /// Opens a socket on each of `addresses`; `make` makes sockets of a family.
 ///
 /// `[::]` takes IPv4 too, unless an IPv4 address with the same port is listed. An unspecified address of a
-/// family that the host lacks is left out where another remains; `[::]` alone then becomes `0.0.0.0`.
+/// family that the host lacks is left out if another address remains; `[::]` alone then becomes `0.0.0.0`.
 pub(super) fn open_all(
     addresses: &[SocketAddr],
     config: KernelUdpConfig,
@@ -107,7 +107,7 @@ impl Bound {
             socket.set_reuse_port(true)?;
         }
         socket.bind(&address.into())?;
-        // From here on our own sockets may join; another program's may not, unless it sets the same option.
+        // From here on, sockets of this program may share the address; those of another program only if they set the same option.
         socket.set_reuse_address(config.hear_errors)?;
         Self::of(socket, dual, config)
     }
@@ -177,7 +177,7 @@ fn explained(address: SocketAddr, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), BindError { address, error: error.to_string(), fix })
 }
 
-/// An address that cannot be bound: what the errors of [`super::KernelUdp::bind`] hold.
+/// An address that cannot be bound. The errors of [`super::KernelUdp::bind`] contain it.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("cannot bind UDP {address}: {error}; {fix}")]
 pub struct BindError {

@@ -1,10 +1,10 @@
-//! The kernel's errors about destinations: its own, and those by ICMP.
+//! The kernel's errors about destinations: its own, and those reported by ICMP.
 
 use crate::datagram::Obstacle;
 use rustix::io::Errno;
 use std::io;
 
-/// The obstacle that an unconnected socket's error tells of; none where the error is about the packet. Such a
+/// The obstacle that an unconnected socket's error shows; `None` if the error is about the packet. Such a
 /// socket receives no ICMP errors: its errors are this host's own.
 pub(super) fn by_send(error: &io::Error) -> Option<Obstacle> {
     Some(match Errno::from_raw_os_error(error.raw_os_error()?) {
@@ -15,8 +15,7 @@ pub(super) fn by_send(error: &io::Error) -> Option<Obstacle> {
     })
 }
 
-/// The obstacle that a connected socket's ICMP error tells of (udp(7); icmp(7) says which messages count);
-/// none for other errors.
+/// The obstacle that a connected socket's ICMP error shows (udp(7); icmp(7) lists the messages); `None` for other errors.
 pub(super) fn by_icmp(error: &io::Error) -> Option<Obstacle> {
     Some(match Errno::from_raw_os_error(error.raw_os_error()?) {
         Errno::CONNREFUSED => Obstacle::PortClosed,

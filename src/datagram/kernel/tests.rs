@@ -114,7 +114,7 @@ fn a_datagram_larger_than_the_interface_takes_is_dropped_and_counted() {
 }
 
 #[test]
-fn what_waits_for_the_kernel_is_bounded() {
+fn sends_that_wait_for_the_kernel_are_bounded() {
     let mut network = bind("127.0.0.1:0");
     let counters = Counters::default();
     let destination = local(&network);
@@ -138,7 +138,7 @@ fn what_waits_for_the_kernel_is_bounded() {
 }
 
 #[test]
-fn waiting_ends_at_its_limit_when_nothing_comes() {
+fn waiting_ends_at_its_limit_when_no_datagram_arrives() {
     let mut network = bind("127.0.0.1:0");
     let start = Instant::now();
     assert!(network.wait(Duration::from_millis(20)));
@@ -159,7 +159,7 @@ fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
 }
 
 #[test]
-fn a_host_with_one_family_opens_that_one_and_says_which_is_missing() {
+fn a_host_with_one_family_opens_that_one_and_reports_the_missing_one() {
     let config = KernelUdpConfig::default();
     for (family, there, missing) in [(Domain::IPV6, "0.0.0.0", "[::]:0"), (Domain::IPV4, "[::]", "0.0.0.0:0")]
     {
@@ -176,7 +176,7 @@ fn a_host_with_one_family_opens_that_one_and_says_which_is_missing() {
     let alone = addresses(&["[::]:0"]);
     let network = KernelUdp::of(open_all(&alone, config, without(Domain::IPV6)).unwrap(), config).unwrap();
     assert!(network.info().local[0].is_ipv4() && network.missing() == alone);
-    // An address that the configuration names is needed.
+    // An address that the configuration names must be bound.
     let error =
         open_all(&addresses(&["127.0.0.1:0", "[::1]:0"]), config, without(Domain::IPV6)).err().unwrap();
     assert!(error.to_string().contains("[::1]:0") && error.to_string().contains("no IPv6"), "{error}");
@@ -209,12 +209,12 @@ fn heard(network: &mut KernelUdp, to: SocketAddr) -> Obstacle {
             assert_eq!(unreachable.destination, to);
             return unreachable.obstacle;
         }
-        assert!(Instant::now() < give_up, "nothing is heard of {to}");
+        assert!(Instant::now() < give_up, "no error is reported for {to}");
     }
 }
 
 #[test]
-fn a_closed_port_is_heard_of_by_its_address_and_by_nothing_else() {
+fn a_closed_port_is_reported_for_its_own_address_alone() {
     let (mut dual, counters) = (bind("[::]:0"), Counters::default());
     let (mut other, answer_to) = (bind("127.0.0.1:0"), Instant::now());
     for ip in ["127.0.0.1", "::1"] {
@@ -232,11 +232,11 @@ fn a_closed_port_is_heard_of_by_its_address_and_by_nothing_else() {
     let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     gateway.send(answer_to, &counters, &transmit(closed, None), b"question");
     gateway.receive(answer_to, &counters, |_| {});
-    assert_eq!(gateway.poll_unreachable(), None, "a gateway does not ask for it");
+    assert_eq!(gateway.poll_unreachable(), None, "a gateway does not ask for errors");
 }
 
 #[test]
-fn what_this_host_knows_of_itself_is_said_at_the_first_send() {
+fn a_local_obstacle_is_reported_at_the_first_send() {
     let (mut v4, mut v6) = (bind("127.0.0.1:0"), bind("[::1]:0"));
     let obstacle = heard(&mut v4, "[2001:db8::1]:4433".parse().unwrap());
     assert!(obstacle == Obstacle::NoFamily { v6: true } && obstacle.is_local());

@@ -1,4 +1,4 @@
-//! UDP datagrams over a device queue: our own wire, neighbors and routes, and no kernel.
+//! UDP datagrams over a device queue, with our own wire format, neighbors and routes, and without the kernel.
 //!
 //! Sending a datagram costs one look at the last destination's headers, one copy into the packet buffer and
 //! one checksum. A received datagram is shown in place. Other packets (ARP, NDP, echo) are noted during the
@@ -37,15 +37,15 @@ pub struct InterfaceConfig {
     /// The interface's addresses with their networks' prefixes, of both families, at least one. The first of
     /// a family is the source of packets to other networks.
     pub addresses: Vec<Prefix>,
-    /// The next hop of IPv4 packets to other networks; none: no other networks.
+    /// The next hop of IPv4 packets to other networks; `None`: other networks cannot be reached.
     pub next_hop_v4: Option<Ipv4Addr>,
-    /// The next hop of IPv6 packets to other networks; none: no other networks. May be link-local.
+    /// The next hop of IPv6 packets to other networks; `None`: other networks cannot be reached. It may be link-local.
     pub next_hop_v6: Option<Ipv6Addr>,
-    /// The 802.1Q VLAN of all frames, sent and received; none: untagged.
+    /// The 802.1Q VLAN of all frames, sent and received; `None`: untagged.
     pub vlan: Option<u16>,
     /// The UDP port, for both directions.
     pub udp_port: u16,
-    /// Whether datagrams over IPv4 get a UDP checksum where the device fills in none; those over IPv6 always do.
+    /// Whether datagrams over IPv4 get a UDP checksum if the device fills in none; those over IPv6 always do.
     pub udp_checksum: bool,
 }
 
@@ -121,8 +121,7 @@ impl<N: Nic> UserSpace<N> {
         Ok(Self { nic, kind, host, paths: Paths::default(), heard: Heard::default() })
     }
 
-    /// Shares claims about neighbors with the workers of the device's other queues. Needed wherever a device
-    /// has more than one queue.
+    /// Shares claims about neighbors with the workers of the device's other queues. A device with more than one queue needs this.
     #[must_use]
     pub fn with_exchange(mut self, port: ExchangePort) -> Self {
         self.host.exchange = Some(port);

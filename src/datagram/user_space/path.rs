@@ -1,4 +1,4 @@
-//! Prebuilt headers by destination: the last one used first, then a map.
+//! Prebuilt headers by destination: the last destination first, then a map.
 
 use crate::limits::PATHS_LEN_MAX;
 use crate::wire::udp::UdpTemplate;
@@ -10,17 +10,17 @@ use std::time::Instant;
 /// The destination, and the source address if the caller chose one.
 type Key = (SocketAddr, Option<IpAddr>);
 
-/// The way to one destination.
+/// The path to one destination.
 pub(super) struct Path {
     /// Its headers.
     pub(super) template: UdpTemplate,
-    /// The neighbor must be looked up again from then on.
+    /// The time from which the neighbor must be looked up again.
     pub(super) recheck_at: Instant,
-    /// The generation of the neighbors when this was built.
+    /// The neighbors' generation when this path was built.
     pub(super) generation: u64,
 }
 
-/// The paths in use. Bounded: past [`PATHS_LEN_MAX`], all are built anew as they are used.
+/// The paths in use, bounded: past [`PATHS_LEN_MAX`], all are dropped and built again as they are used.
 #[derive(Default)]
 pub(super) struct Paths {
     paths: Vec<Path>,
@@ -29,7 +29,7 @@ pub(super) struct Paths {
 }
 
 impl Paths {
-    /// Selects the path to `transmit`'s destination. Returns whether there is one that still holds.
+    /// Selects the path to `transmit`'s destination. Returns whether there is one that is still valid.
     #[inline]
     pub(super) fn select(&mut self, transmit: &Transmit, now: Instant, generation: u64) -> bool {
         let key = key(transmit);

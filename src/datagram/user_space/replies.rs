@@ -8,7 +8,7 @@ use crate::wire::ndp::{NDP_HOP_LIMIT, Ndp};
 use crate::wire::{HOP_LIMIT, Mac};
 use smoltcp::wire::{EthernetProtocol, IpProtocol};
 
-/// Frames one after another in one reused buffer. A burst adds at most one a frame.
+/// Frames one after another in one reused buffer. Each frame of a burst adds at most one.
 pub(super) struct Replies {
     mac: Mac,
     vlan: Option<u16>,

@@ -193,7 +193,7 @@ fn datagrams_of_both_families_arrive_byte_exact_with_their_ecn_bits() {
 }
 
 #[test]
-fn a_vlan_keeps_its_members_among_themselves() {
+fn a_vlan_separates_its_members_from_other_stations() {
     let member = |config: InterfaceConfig| InterfaceConfig { vlan: Some(7), ..config };
     let mut pair = Pair::new(LinkConfig::default(), &member(config_a()), &member(config_b()));
     pair.a.send(pair.now, "10.77.0.2:4433", &[1; 1472], None);
@@ -221,7 +221,7 @@ fn packets_to_a_silent_neighbor_are_counted_after_the_retries() {
 }
 
 #[test]
-fn what_nothing_leads_to_and_what_is_too_big_is_dropped() {
+fn datagrams_without_a_route_and_datagrams_that_are_too_big_are_dropped() {
     let mut pair = Pair::plain();
     pair.a.send(pair.now, "198.51.100.1:4433", b"x", None);
     pair.a.send(pair.now, "[2001:db8::1]:4433", b"x", None);
@@ -239,7 +239,7 @@ fn what_nothing_leads_to_and_what_is_too_big_is_dropped() {
 }
 
 #[test]
-fn a_router_takes_what_is_beyond_the_link() {
+fn packets_to_other_networks_go_to_the_router() {
     let a = InterfaceConfig {
         next_hop_v4: Some([10, 77, 0, 2].into()),
         next_hop_v6: Some(ndp::link_local(B)),
@@ -336,7 +336,7 @@ fn a_probe_for_duplicates_of_our_address_is_answered_to_all_nodes() {
 }
 
 #[test]
-fn fragments_wrong_checksums_and_closed_ports_are_counted_each_under_its_name() {
+fn fragments_wrong_checksums_and_closed_ports_are_counted_each_under_its_own_counter() {
     let mut pair = Pair::plain();
     let mut probe = Probe::new(&pair.link);
     let mut fragment = udp_frame(b"x");
@@ -409,7 +409,7 @@ fn without_udp_checksums_a_corrupting_link_is_noticed_over_ipv6_alone() {
 }
 
 #[test]
-fn a_worker_whose_answer_goes_to_another_queue_hears_of_it() {
+fn a_worker_learns_of_a_neighbor_whose_answer_arrives_on_another_queue() {
     let link = SimulatedLink::new(LinkConfig::default());
     let nics = link.add_station(A, 2);
     let mut peer = Host::new(link.add_station(B, 1).remove(0), &config_b());
@@ -434,7 +434,7 @@ fn a_worker_whose_answer_goes_to_another_queue_hears_of_it() {
 }
 
 #[test]
-fn a_peer_that_moves_to_another_station_is_written_to_there() {
+fn a_peer_that_moves_to_another_station_gets_its_packets_there() {
     let mut pair = Pair::plain();
     let mut probe = Probe::new(&pair.link);
     pair.a.send(pair.now, "10.77.0.2:4433", b"before", None);
@@ -510,7 +510,7 @@ proptest! {
 }
 
 #[test]
-fn what_is_wrong_with_an_interface_is_said() {
+fn the_error_of_a_wrong_interface_names_its_fault() {
     let link = SimulatedLink::new(LinkConfig::default());
     let refuse = |config: InterfaceConfig| {
         let nic = link.add_station(A, 1).remove(0);

@@ -1,4 +1,4 @@
-//! What the simulated link does to frames.
+//! Tests of the simulated link.
 
 use super::*;
 
@@ -42,7 +42,7 @@ fn the_default_link_delivers_everything_in_order() {
 }
 
 #[test]
-fn the_same_seed_makes_the_same_trouble() {
+fn the_same_seed_gives_the_same_losses() {
     let trouble = || LinkConfig {
         seed: 7,
         loss: 0.1,
@@ -119,7 +119,7 @@ fn ecn(bits: u8) -> Vec<u8> {
 }
 
 #[test]
-fn a_full_buffer_drops_what_comes_last_and_nothing_else() {
+fn a_full_buffer_drops_the_last_frames_and_no_others() {
     // 100 bytes take 1 ms.
     let link = SimulatedLink::new(LinkConfig {
         bandwidth_bits_per_s: Some(800_000),
@@ -139,7 +139,7 @@ fn a_full_buffer_drops_what_comes_last_and_nothing_else() {
 }
 
 #[test]
-fn losses_come_in_runs() {
+fn losses_occur_in_runs() {
     let config = LinkConfig { burst: 0.01, burst_len: 30.0, ..LinkConfig::default() };
     let link = SimulatedLink::new(config);
     let (mut a, mut b) = (link.add_station(A, 1).remove(0), link.add_station(B, 1).remove(0));
@@ -155,7 +155,7 @@ fn losses_come_in_runs() {
 }
 
 #[test]
-fn a_path_that_carries_less_than_its_devices_loses_what_is_larger() {
+fn a_path_with_a_smaller_mtu_than_its_devices_loses_larger_frames() {
     let link = SimulatedLink::new(LinkConfig { path_mtu: Some(80), ..LinkConfig::default() });
     let (mut a, mut b) = (link.add_station(A, 1).remove(0), link.add_station(B, 1).remove(0));
     send(&mut a, Instant::now(), 1);
@@ -183,7 +183,7 @@ fn one_way_may_be_worse_than_the_other() {
 }
 
 #[test]
-fn a_queue_marks_what_is_capable_of_ecn() {
+fn a_queue_marks_packets_that_are_capable_of_ecn() {
     let link = SimulatedLink::new(LinkConfig {
         bandwidth_bits_per_s: Some(800_000),
         mark_bytes: Some(150),
