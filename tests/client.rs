@@ -24,7 +24,7 @@ use stoq::tls::NodeId;
 use stoq::token::{Ranges, Token};
 
 const ECHO: u64 = 1;
-/// How long anything here may take.
+/// The longest wait of a test.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A gateway and a client connected to it.
@@ -69,7 +69,7 @@ async fn get(peer: &Peer, token: Token) -> Result<Bytes, ClientError> {
     peer.fetch(token).await?.bytes(u64::MAX).await
 }
 
-/// Looks again, at every turn of the runtime's clock, until it is so.
+/// Checks, at every turn of the runtime's clock, until the condition holds.
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
@@ -86,7 +86,7 @@ fn refused<T: std::fmt::Debug>(result: Result<T, ClientError>) -> ErrorCode {
 }
 
 #[tokio::test]
-async fn what_is_put_is_got_whole_and_in_ranges() {
+async fn a_payload_that_is_put_is_fetched_whole_and_in_ranges() {
     let site = Site::new();
     let peer = site.peer().await;
     assert_eq!((peer.node(), peer.remote()), (Some(site.gateway.id), site.gateway.address()));
@@ -125,10 +125,10 @@ async fn what_is_put_is_got_whole_and_in_ranges() {
 }
 
 #[tokio::test]
-async fn what_the_peer_refuses_is_told_with_its_code() {
+async fn a_refusal_of_the_peer_has_its_code() {
     let site = Site::new();
     let peer = site.peer().await;
-    assert_eq!(refused(get(&peer, Token::of(b"nobody has this")).await), ErrorCode::NotFound);
+    assert_eq!(refused(get(&peer, Token::of(b"held by no node")).await), ErrorCode::NotFound);
     let token = put(&peer, &noise("bounded", 100_000)).await;
     let bounded = FetchOptions { bytes_max: 99_999, ..Default::default() };
     assert_eq!(refused(peer.fetch_with(token, bounded).await), ErrorCode::Limit);
@@ -141,7 +141,7 @@ async fn what_the_peer_refuses_is_told_with_its_code() {
     assert_eq!(
         refused(peer.fetch_with(token, FetchOptions { route, ..Default::default() }).await),
         ErrorCode::NotAuthorized,
-        "this gateway routes for nobody"
+        "this gateway forwards no requests"
     );
     let queue = PutOptions { queue: Some(77), ..Default::default() };
     assert_eq!(refused(peer.put_with(&Prepared::bytes("x"), queue, |_| {}).await), ErrorCode::NotFound);
@@ -219,12 +219,12 @@ async fn a_consumer_that_does_not_read_holds_up_no_other() {
     let other = put(&peer, &small).await;
     let mut slow = peer.fetch(token).await.unwrap();
     let mut got = slow.chunk().await.unwrap().unwrap().to_vec();
-    // What waits for it is bounded, however long the others take.
+    // The bytes that wait for it are bounded, however long the others take.
     for _ in 0..50 {
         assert!(get(&peer, other).await.unwrap() == small);
     }
     let waiting = site.counted("verified_bytes") - 50 * small.len() as u64;
-    assert!((1 << 20..24 << 20).contains(&waiting), "{waiting} bytes of the slow one have come");
+    assert!((1 << 20..24 << 20).contains(&waiting), "{waiting} bytes of the slow one have arrived");
     while let Some(chunk) = slow.chunk().await {
         got.extend_from_slice(&chunk.unwrap());
     }
@@ -249,7 +249,7 @@ async fn messages_and_datagrams_come_back_from_an_echo() {
         assert_eq!(message.payload.len(), 4 + (n as usize * 37) % 20_000);
     }
     sending.await.unwrap();
-    // The echo answers a datagram with a message. Datagrams may be lost, so one is sent until an answer comes.
+    // The echo answers a datagram with a message. Datagrams may be lost: they are sent until an answer arrives.
     let answer = async {
         loop {
             peer.send_datagram(ECHO, "datagram".into()).await.unwrap();
@@ -266,7 +266,7 @@ async fn messages_and_datagrams_come_back_from_an_echo() {
 }
 
 #[tokio::test]
-async fn more_messages_than_wait_come_once_they_are_taken() {
+async fn messages_past_the_inbox_bound_arrive_once_earlier_ones_are_taken() {
     let site = Site::new();
     let peer = site.peer().await;
     for n in 0..2_500u32 {
@@ -278,7 +278,7 @@ async fn more_messages_than_wait_come_once_they_are_taken() {
 }
 
 #[tokio::test]
-async fn a_lost_connection_ends_what_runs_on_it_with_a_reason() {
+async fn a_lost_connection_ends_its_requests_with_a_reason() {
     let site = Site::new();
     let peer = site.peer().await;
     let token = put(&peer, &noise("lost", 32 << 20)).await;
@@ -296,7 +296,10 @@ async fn a_lost_connection_ends_what_runs_on_it_with_a_reason() {
         }
     };
     assert!(matches!(end, Some(Err(ClientError::Lost { .. }))), "{end:?}");
-    assert!(matches!(fetch.chunk().await, Some(Err(ClientError::Failed))), "an end would mean all of it");
+    assert!(
+        matches!(fetch.chunk().await, Some(Err(ClientError::Failed))),
+        "an end would mean the whole payload"
+    );
     assert!(matches!(get(&peer, token).await, Err(ClientError::Lost { .. })));
     assert!(matches!(peer.send_message(ECHO, "x".into()).await, Err(ClientError::Lost { .. })));
     assert!(matches!(peer.message().await, Err(ClientError::Lost { .. })));
@@ -306,7 +309,7 @@ async fn a_lost_connection_ends_what_runs_on_it_with_a_reason() {
 }
 
 #[tokio::test]
-async fn a_peer_that_does_not_answer_or_is_another_is_told() {
+async fn a_silent_peer_and_a_peer_with_another_identity_are_errors() {
     let site = Site::new();
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let options = ConnectOptions { timeout: Duration::from_millis(100), ..Default::default() };
@@ -327,11 +330,11 @@ async fn a_connection_ends_with_its_last_handle() {
     let token = put(&peer, &noise("handle", 100_000)).await;
     let fetch = peer.fetch(token).await.unwrap();
     drop(peer);
-    // The request is a handle too.
+    // The request keeps the connection open as well.
     assert_eq!(fetch.bytes(u64::MAX).await.unwrap().len(), 100_000);
     let closed = || connections() == 0 && site.client.statuses()[0].connections.load(Ordering::Relaxed) == 0;
     until("the connection is closed", closed).await;
-    // Asked for, and not waited for: if it comes up at all, it goes.
+    // The connection is asked for, and the call is dropped: if the connection comes up, it is closed.
     let mut connecting = Box::pin(site.client.connect(site.gateway.address()));
     assert!(poll_fn(|cx| Poll::Ready(connecting.as_mut().poll(cx).is_pending())).await);
     drop(connecting);
@@ -354,7 +357,7 @@ async fn workers_take_connections_in_turn() {
 }
 
 #[tokio::test]
-async fn what_is_refused_as_too_early_is_asked_again() {
+async fn a_request_refused_as_too_early_is_sent_again() {
     let site = Site::new();
     let token = put(&site.peer().await, b"early").await;
     let early = ConnectOptions { early: true, ..Default::default() };
@@ -367,7 +370,7 @@ async fn what_is_refused_as_too_early_is_asked_again() {
     assert_eq!(site.counted("quic_early_data_accepted"), 1);
 }
 
-/// Answers LOCATE and MIRROR, and lets a PUT wait for ever.
+/// Answers LOCATE and MIRROR, and leaves a PUT without an answer.
 struct Placer;
 
 const HOLDER: NodeId = NodeId([3; 32]);
@@ -404,7 +407,7 @@ fn placer() -> Hosted {
 }
 
 #[tokio::test]
-async fn holders_are_told_and_mirrors_asked_for() {
+async fn locate_returns_the_holders_and_mirror_its_result() {
     let site = Site::of(Gateway::start_with(1, vec![placer()]));
     let peer = site.peer().await;
     let token = Token::of(b"somewhere");
@@ -434,7 +437,7 @@ async fn requests_past_the_bound_wait_their_turn_and_may_be_dropped() {
     assert_eq!(peer.locate(payload.token).await.unwrap().len(), 1);
 }
 
-/// A file of these bytes whose time of modification is long past, so that a look at it tells of every write.
+/// A file of these bytes whose time of modification is long past: its time then shows every write.
 fn old_file(bytes: &[u8]) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();
@@ -442,7 +445,7 @@ fn old_file(bytes: &[u8]) -> tempfile::NamedTempFile {
     file
 }
 
-/// Writes into the file's last group, and leaves its time of modification as it was: as a write through a shared mapping may.
+/// Writes into the file's last group, and restores its time of modification, as a write through a shared mapping may leave it.
 fn write_unseen(file: &File) {
     let known = file.metadata().unwrap();
     file.write_all_at(b"another", known.len() - 7).unwrap();
@@ -479,15 +482,15 @@ async fn a_file_that_is_written_to_is_never_sent_as_something_else() {
         change(file.as_file());
         assert!(is_changed(put(&payload).await));
     }
-    // A fresh file, whose time may not tell: its bytes are checked before they are sent.
+    // A fresh file, whose time may not show the write: its bytes are checked before they are sent.
     let file = old_file(&bytes);
     file.as_file().set_modified(SystemTime::now()).unwrap();
     let payload = Prepared::file(file.path()).unwrap();
     write_unseen(file.as_file());
     assert!(is_changed(put(&payload).await));
-    assert_eq!(bad_proofs(), 0, "nothing false was sent");
+    assert_eq!(bad_proofs(), 0, "no wrong byte was sent");
 
-    // Written to unseen: the gateway finds it, and the client finds out that it was the file.
+    // A write that is not seen: the gateway finds it, and the client finds that the file was at fault.
     let file = old_file(&bytes);
     let payload = Prepared::file(file.path()).unwrap();
     write_unseen(file.as_file());
@@ -497,7 +500,7 @@ async fn a_file_that_is_written_to_is_never_sent_as_something_else() {
 }
 
 #[tokio::test]
-async fn a_file_that_grows_after_it_was_sent_is_told_with_what_is_kept() {
+async fn a_file_that_grows_after_it_was_sent_is_an_error_that_names_the_kept_payload() {
     let site = Site::new();
     let peer = site.peer().await;
     let bytes = noise("growing", 300_000);
@@ -514,7 +517,7 @@ async fn a_file_that_grows_after_it_was_sent_is_told_with_what_is_kept() {
         "{result:?}"
     );
     assert!(get(&peer, payload.token).await.unwrap() == bytes);
-    // The same where the gateway has it already.
+    // The same if the gateway has the payload already.
     let result = peer.put_with(&payload, PutOptions::default(), |_| panic!("nothing crosses")).await;
     assert!(matches!(result, Err(ClientError::ChangedSince { .. })), "{result:?}");
 }

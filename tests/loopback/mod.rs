@@ -1,5 +1,5 @@
 // A gateway in this process, on the kernel's sockets of the loopback interface. The client's tests and the examples of its
-// documentation share it, so it names everything in full.
+// documentation include this file: it names everything in full.
 
 /// A gateway with a store on queue 0, an echo on 1 and a discard on 2, and one client that it trusts.
 #[allow(dead_code, reason = "no test uses all of it")]
@@ -16,7 +16,7 @@ impl Gateway {
         Self::start_with(1, Vec::new())
     }
 
-    /// On this number of workers, with more applications.
+    /// Starts it on this number of workers, with more applications.
     pub(crate) fn start_with(workers: usize, more: Vec<stoq::node::Hosted>) -> Self {
         use stoq::application::{Application, Discard, Echo, Placement};
         use stoq::node::{ApplicationHost, Hosted};
@@ -49,7 +49,7 @@ impl Gateway {
             hosted("echo", 1, false, made(Echo::default, Placement::Worker)),
             hosted("discard", 2, false, made(Discard::default, Placement::Worker)),
         ];
-        // The first store is the one that is asked.
+        // The first store answers FETCH, LOCATE and MIRROR: these applications go before the seed.
         for more in more {
             applications.insert(0, more);
         }
@@ -69,17 +69,17 @@ impl Gateway {
         self.node.networks()[0].local[0]
     }
 
-    /// The files of the client's certificate and key, which lie beside the store's own.
+    /// The files of the client's certificate and key. They lie beside the store's own.
     pub(crate) fn client_files(&self) -> (std::path::PathBuf, std::path::PathBuf) {
         (self.store.path().join("client.pem"), self.store.path().join("client.key"))
     }
 
-    /// The texts of both.
+    /// The texts of the client's certificate and key.
     pub(crate) fn client_pem(&self) -> (&str, &str) {
         (&self.client.certificate_pem, &self.client.key_pem)
     }
 
-    /// A client that this gateway lets in and that trusts it, on the loopback interface.
+    /// A client that this gateway trusts and that trusts it, on the loopback interface.
     pub(crate) fn client_builder(&self) -> stoq::client::ClientBuilder {
         stoq::Client::builder()
             .identity(self.client.identity.clone())
@@ -111,7 +111,7 @@ fn network() -> stoq::datagram::kernel::KernelUdp {
     stoq::datagram::kernel::KernelUdp::bind(&["127.0.0.1:0".parse().unwrap()], config).unwrap()
 }
 
-/// The loss of a connection is noticed soon.
+/// QUIC settings with which the loss of a connection is noticed soon.
 fn quic() -> stoq::quic::transport::QuicConfig {
     stoq::quic::transport::QuicConfig { idle_timeout_ms: 2_000, keep_alive_ms: 500, ..Default::default() }
 }

@@ -11,17 +11,17 @@ const DAY: u64 = 86_400;
 /// The true time when the machine booted.
 const BOOT: u64 = CLOCK_EARLIEST_S + 300 * DAY;
 
-/// What a right clock shows.
+/// The reading of a right clock.
 fn right(up_s: u64) -> ClockReading {
     ClockReading { unix_s: BOOT + up_s, up_s }
 }
 
-/// What a clock that was never set shows.
+/// The reading of a clock that was never set.
 fn dead(up_s: u64) -> ClockReading {
     ClockReading { unix_s: up_s, up_s }
 }
 
-/// Puts something with a lease of this many hours from now.
+/// Puts a payload with a lease of this many hours from now.
 fn put_for(hours: u64, store: &Store, len: usize, at: Moment) -> Token {
     let data = payload(len);
     let lease = Lease::until(Some(at.now_s + hours * 3600), None).in_epoch(at.epoch);
@@ -33,7 +33,7 @@ fn put_for_an_hour(store: &Store, len: usize, at: Moment) -> Token {
     put_for(1, store, len, at)
 }
 
-/// The store as another boot of the machine finds it.
+/// The store as it is opened in another boot of the machine.
 fn in_another_boot(dir: &TempDir) -> Store {
     let path = dir.path().join("clock");
     let text = fs::read_to_string(&path).unwrap();
@@ -43,7 +43,7 @@ fn in_another_boot(dir: &TempDir) -> Store {
     open(dir)
 }
 
-/// Ends leases; gives how many things went.
+/// Ends leases; returns the number of payloads removed.
 fn expire(store: &Store, at: ClockReading) -> usize {
     store.expire(store.moment(at).over_s).len()
 }
@@ -53,24 +53,24 @@ fn a_lease_of_a_dead_clock_keeps_its_span_when_the_clock_is_set_right() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
     let token = put_for_an_hour(&store, 100, store.moment(dead(10)));
-    // An hour is over by the machine's uptime, but nothing ends by this clock.
+    // An hour has passed by the machine's uptime, but no lease ends while the clock is in doubt.
     assert_eq!(expire(&store, dead(5000)), 0);
-    // It is set right, and goes steadily.
+    // The clock is set right, and runs steadily.
     let late = put_for(2, &store, 200, store.moment(dead(5_900)));
     assert_eq!(expire(&store, right(6_000)), 0);
     assert_eq!(expire(&store, right(6_000 + CLOCK_STEADY_S - 1)), 0);
     assert!(!store.clock_state().believed);
     let believed = right(6_000 + CLOCK_STEADY_S);
-    assert_eq!(expire(&store, believed), 1, "the hour of the first is over");
+    assert_eq!(expire(&store, believed), 1, "the first lease, of an hour, is over");
     assert!(store.lease(token).is_none());
     let ends_s = right(5_900 + 7200).unix_s;
     assert_eq!((store.lease(late).unwrap().expires_s, store.ended()), (Some(ends_s), 1));
-    // The next process knows the same, in this boot and in another.
+    // The next process has the same ends, in this boot and in another.
     drop(store);
     assert_eq!(open(&dir).lease(late).unwrap().expires_s, Some(ends_s));
     let store = in_another_boot(&dir);
     assert_eq!(store.lease(late).unwrap().expires_s, Some(ends_s));
-    // And it does not add up when the lease is written anew.
+    // The shift is not added again when the lease is written anew.
     assert!(store.extend(late, Lease::until(Some(ends_s + 1), None)).unwrap());
     drop(store);
     assert_eq!(open(&dir).lease(late).unwrap().expires_s, Some(ends_s + 1));
@@ -82,19 +82,19 @@ fn a_restart_after_the_clock_was_set_right_deletes_nothing() {
     let store = open(&dir);
     let token = put_for(2, &store, 100, store.moment(dead(10)));
     drop(store);
-    // Before anybody set the clock, the machine boots again; then it is set.
+    // The machine boots again before the clock is set.
     let store = in_another_boot(&dir);
     for at in [dead(20), right(30), right(30 + CLOCK_STEADY_S)] {
         assert_eq!(expire(&store, at), 0, "{at:?}");
     }
     assert!(store.clock_state().believed);
-    // Two hours after the second boot: of the time between the boots the store knows nothing.
+    // Two hours after the second boot: the store does not know the time between the boots.
     let ends_s = right(20 + 7200).unix_s;
     assert_eq!(store.lease(token).unwrap().expires_s, Some(ends_s));
 }
 
 #[test]
-fn an_operator_ends_the_doubt_at_once_and_leases_count_from_when_they_were_granted() {
+fn an_operator_ends_the_doubt_at_once_and_leases_count_from_their_grant() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
     let token = put_for_an_hour(&store, 100, store.moment(dead(10)));
@@ -105,7 +105,7 @@ fn an_operator_ends_the_doubt_at_once_and_leases_count_from_when_they_were_grant
     assert_eq!(expire(&store, right(30)), 0);
     assert!(store.clock_state().believed && !dir.path().join("trust-clock").exists());
     assert_eq!(store.lease(token).unwrap().expires_s, Some(right(10 + 3600).unix_s));
-    // What was granted before the clock was set and is written after it.
+    // The lease counts from its grant, before the clock was set.
     assert_eq!(expire(&store, right(3609)), 0);
     assert_eq!(expire(&store, right(3610)), 1);
     let error = Store::vouch_for_clock(&dir.path().join("nothing"), 7).unwrap_err();
@@ -143,13 +143,13 @@ fn a_lease_that_is_written_after_the_clock_was_set_is_as_long_as_it_was_promised
 }
 
 #[test]
-fn nothing_ends_after_a_jump_forwards_until_it_is_believed_or_undone() {
+fn no_lease_ends_after_a_jump_forward_until_it_is_believed_or_undone() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
     let token = put_for_an_hour(&store, 100, store.moment(right(10)));
     let ahead = |up_s: u64| ClockReading { unix_s: right(up_s).unix_s + 1000 * DAY, up_s };
     assert_eq!(expire(&store, ahead(20)), 0);
-    // Room is not made of it either.
+    // No room is made by it either.
     assert_eq!(store.over_s(), 0);
     assert_eq!(expire(&store, right(3609)), 0, "the clock is back");
     assert!(store.lease(token).is_some());
@@ -157,7 +157,7 @@ fn nothing_ends_after_a_jump_forwards_until_it_is_believed_or_undone() {
 }
 
 #[test]
-fn a_store_of_the_future_goes_on() {
+fn a_store_with_a_time_in_the_future_keeps_its_leases() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
     let future = |up_s: u64| ClockReading { unix_s: right(up_s).unix_s + 1000 * DAY, up_s };
@@ -168,12 +168,12 @@ fn a_store_of_the_future_goes_on() {
     let token = put_for_an_hour(&store, 200, store.moment(right(20)));
     assert_eq!(expire(&store, right(10 + CLOCK_STEADY_S)), 0);
     assert!(store.clock_state().believed);
-    // It is kept no shorter than was promised by the clock of then.
+    // The lease is no shorter than was promised by the earlier clock.
     assert!(store.lease(token).unwrap().expires_s.unwrap() >= right(20 + 3600).unix_s);
 }
 
 #[test]
-fn a_store_without_a_note_of_the_time_or_with_a_broken_one_waits_first() {
+fn a_store_without_a_saved_time_or_with_a_broken_one_ends_no_lease_at_first() {
     let dir = tempfile::tempdir().unwrap();
     put_for_an_hour(&open(&dir), 100, Moment { now_s: BOOT - DAY, ..Moment::default() });
     assert!(!files(dir.path()).contains(&dir.path().join("clock")));

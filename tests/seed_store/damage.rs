@@ -1,4 +1,4 @@
-//! What is damaged on the disk: found, made whole again or set aside, told.
+//! Damage on the disk: it is found, mended or set aside, and reported.
 
 use super::sets::Sharded;
 use super::{GROUP, SmallDisk, files, open, payload, pieces, put, put_as};
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 const PATIENCE: Duration = Duration::from_secs(60);
 const ALICE: NodeId = NodeId([1; 32]);
 
-/// The file of this kind; there is one.
+/// The only file of this kind.
 fn file(dir: &TempDir, kind: &str) -> PathBuf {
     let is_kind = |path: &PathBuf| {
         let name = path.file_name().unwrap().to_str().unwrap();
@@ -34,7 +34,7 @@ fn set_aside(dir: &TempDir) -> Vec<String> {
     names
 }
 
-/// Turns a byte over.
+/// Inverts one bit of a byte.
 fn flip(path: &Path, at: usize) {
     let mut bytes = fs::read(path).unwrap();
     bytes[at] ^= 1;
@@ -91,7 +91,7 @@ fn an_outboard_that_is_short_long_or_missing_is_made_again() {
 }
 
 #[test]
-fn a_large_one_is_made_again_after_the_start_with_the_set_that_relies_on_it() {
+fn a_large_outboard_is_made_again_after_the_start_with_the_set_that_relies_on_it() {
     let dir = tempfile::tempdir().unwrap();
     let sharded = Sharded::new();
     let store = open(&dir);
@@ -109,7 +109,7 @@ fn a_large_one_is_made_again_after_the_start_with_the_set_that_relies_on_it() {
 }
 
 #[test]
-fn what_cannot_be_used_is_set_aside_and_never_deleted() {
+fn files_that_cannot_be_used_are_set_aside_and_never_deleted() {
     let data = payload(100_000);
     let hex = Token::of(&data).hex();
     let [blob, obao, meta] = ["blob", "obao", "meta"].map(|kind| format!("{hex}.{kind}"));
@@ -121,7 +121,7 @@ fn what_cannot_be_used_is_set_aside_and_never_deleted() {
         ("the payload is empty", |dir| cut(&file(dir, "blob"), 0), &all),
         ("the payload is missing", |dir| fs::remove_file(file(dir, "blob")).unwrap(), &all[1..]),
         (
-            "neither is what it was",
+            "neither file is what it was",
             |dir| {
                 flip(&file(dir, "blob"), 50_000);
                 cut(&file(dir, "obao"), 0);
@@ -151,7 +151,7 @@ fn what_cannot_be_used_is_set_aside_and_never_deleted() {
             "{name}: {damage:?}"
         );
         assert!(damage.latest[0].name.contains(&hex), "{name}: {damage:?}");
-        // It can be put again, is whole then, and nothing more is found at the next start.
+        // The payload can be put again, is then complete, and the next start finds no more damage.
         put(&store, &data).unwrap();
         assert_whole(&store, &data);
         drop(store);
@@ -159,7 +159,7 @@ fn what_cannot_be_used_is_set_aside_and_never_deleted() {
         assert_whole(&store, &data);
         let damage = store.damage();
         assert_eq!((damage.set_aside, damage.files_set_aside as usize), (0, names.len()), "{name}");
-        // A second one of the same name gets a number.
+        // A second file of the same name gets a number.
         drop(store);
         cut(&file(&dir, "blob"), 7);
         drop(open(&dir));
@@ -192,7 +192,7 @@ fn a_small_payload_is_known_by_its_length_and_a_broken_lease_keeps_it_without_en
 }
 
 #[test]
-fn a_check_finds_what_has_changed_since_it_was_put() {
+fn a_check_finds_bytes_that_have_changed_since_they_were_put() {
     let data = payload(5_000_000);
     let token = Token::of(&data);
     let dir = tempfile::tempdir().unwrap();
@@ -201,7 +201,7 @@ fn a_check_finds_what_has_changed_since_it_was_put() {
     let lease = Lease::until(Some(1 << 40), Some(ALICE));
     put_as(&store, &data, lease, 0).unwrap();
     assert_whole(&store, &data);
-    // Its outboard alone.
+    // Only its outboard is damaged.
     flip(&file(&dir, "obao"), 10_000);
     assert_eq!(check(&store, token), CheckResult::Whole);
     assert_eq!(store.damage().mended, 1);
@@ -209,7 +209,7 @@ fn a_check_finds_what_has_changed_since_it_was_put() {
     assert!(matches!(store.get(&token), Err(StoreError::Damaged(_))));
     assert_eq!(check(&store, token), CheckResult::Whole);
     assert_whole(&store, &data);
-    // Its bytes.
+    // Its bytes are damaged.
     let open_still = store.get(&token).unwrap().unwrap();
     flip(&file(&dir, "blob"), 4_999_999);
     let (sequence, _) = store.holdings();
@@ -218,7 +218,7 @@ fn a_check_finds_what_has_changed_since_it_was_put() {
     assert_eq!(store.changes_after(sequence).changes.len(), 1, "peer gateways are told");
     assert_eq!(set_aside(&dir).len(), 3);
     open_still.read(0, &mut [0; 100]).unwrap();
-    // It comes again, and has the lease that it had if that is longer.
+    // It is put again, and keeps its earlier lease if that is longer.
     put_as(&store, &data, Lease::until(Some(7), None), 0).unwrap();
     assert_eq!(store.lease(token), Some(lease));
     assert_whole(&store, &data);
@@ -228,7 +228,7 @@ fn a_check_finds_what_has_changed_since_it_was_put() {
 }
 
 #[test]
-fn two_at_once_and_one_that_is_put_meanwhile() {
+fn two_checks_at_once_leave_a_payload_that_is_put_meanwhile() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
     let both = [payload(3_000_000), payload(3_000_001)];
@@ -245,7 +245,7 @@ fn two_at_once_and_one_that_is_put_meanwhile() {
             store.check(Token::of(data), Instant::now(), true, move |_, found| send.send(found).unwrap())
         );
     }
-    // Whichever comes first, a payload that has come again stays.
+    // Whichever is first, a payload that is put again stays.
     put(&store, &both[0]).unwrap();
     let found = [(); 2].map(|()| receive.recv_timeout(PATIENCE).unwrap());
     assert!(found.contains(&CheckResult::Damaged), "{found:?}");
@@ -257,7 +257,7 @@ fn two_at_once_and_one_that_is_put_meanwhile() {
 }
 
 #[test]
-fn lanes_that_are_damaged_go_and_others_stay() {
+fn damaged_lanes_are_set_aside_and_others_stay() {
     let dir = tempfile::tempdir().unwrap();
     let sharded = Sharded::new();
     let set = sharded.descriptor.set_token();
@@ -273,7 +273,7 @@ fn lanes_that_are_damaged_go_and_others_stay() {
     sharded.check(&store, "4");
     sharded.put(&store, "0-1", Lease::default(), 0).unwrap();
     sharded.check(&store, "0-1,4");
-    // At the start, by sizes.
+    // At the start, damage is found by sizes.
     drop(store);
     cut(&file(&dir, "parity.obao"), 64);
     let store = open(&dir);
@@ -285,7 +285,7 @@ fn lanes_that_are_damaged_go_and_others_stay() {
     assert_eq!(files(&dir.path().join("sets")), [""; 0].map(PathBuf::from));
     sharded.put(&store, "0-5", Lease::default(), 0).unwrap();
     sharded.check(&store, "0-5");
-    // Its payload, which is its lanes.
+    // Its payload, which gives its lanes, is damaged.
     let content = files(&dir.path().join("data")).into_iter().find(|path| {
         path.file_name().unwrap().to_str().unwrap() == format!("{}.blob", sharded.descriptor.content().hex())
     });
@@ -309,7 +309,7 @@ fn lanes_that_are_damaged_go_and_others_stay() {
 }
 
 #[test]
-fn a_short_payload_is_checked_when_it_comes_from_the_disk() {
+fn a_short_payload_is_checked_when_it_is_read_from_the_disk() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
     let data = payload(100_000);
@@ -317,19 +317,19 @@ fn a_short_payload_is_checked_when_it_comes_from_the_disk() {
     let mut tier = MemoryTier::new(4 << 20, false);
     assert_eq!(tier.read(&held, 0, 10).unwrap(), data[..10]);
     flip(&file(&dir, "blob"), 99_999);
-    // What memory has is what it was.
+    // The memory tier still has the old bytes.
     assert_eq!(tier.read(&held, 99_990, 10).unwrap(), data[99_990..]);
     tier.forget(&held.token());
     assert!(matches!(tier.read(&held, 0, 10), Err(StoreError::Damaged(_))));
     assert_eq!(tier.stats().blocks, 0);
-    // Another file in its place is not taken for it.
+    // Another file in its place is not taken for the old one.
     assert_eq!(check(&store, held.token()), CheckResult::Damaged);
     let again = put(&store, &data).unwrap();
     assert_eq!(tier.read(&again, 99_990, 10).unwrap(), data[99_990..]);
 }
 
 #[test]
-fn strangers_in_the_directory_stop_nothing() {
+fn foreign_files_in_the_directory_stop_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let data = payload(100_000);
     put(&open(&dir), &data).unwrap();
@@ -344,7 +344,7 @@ fn strangers_in_the_directory_stop_nothing() {
 }
 
 #[test]
-fn pieces_of_a_payload_that_is_looked_at_may_be_put_meanwhile() {
+fn a_payload_that_is_being_checked_may_be_put_meanwhile() {
     let dir = tempfile::tempdir().unwrap();
     let data = payload(300_000);
     put(&open(&dir), &data).unwrap();
@@ -358,8 +358,8 @@ fn pieces_of_a_payload_that_is_looked_at_may_be_put_meanwhile() {
 }
 
 #[test]
-#[allow(clippy::print_stderr, reason = "who runs it must see that it proved nothing")]
-fn damage_in_a_store_that_cannot_be_written_is_told_and_moves_nothing() {
+#[allow(clippy::print_stderr, reason = "the output must show that the test proved nothing")]
+fn damage_in_a_store_that_cannot_be_written_is_reported_and_moves_nothing() {
     let Some(disk) = SmallDisk::mount("4m") else {
         eprintln!("skipped: no file system may be mounted here");
         return;

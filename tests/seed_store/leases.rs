@@ -1,4 +1,4 @@
-//! Leases, quotas, and what goes when room is short.
+//! Leases, quotas, and the payloads that are removed when room is short.
 
 use super::{files, open, payload, put, put_as};
 use std::fs;
@@ -31,13 +31,13 @@ fn bounded(dir: &TempDir, capacity_bytes: u64) -> Store {
 
 fn is_held(store: &Store, token: Token) -> bool {
     let indexed = store.lease(token).is_some();
-    // Not by `get`, which counts as use.
+    // Not by `get`, which counts as a use.
     assert_eq!(store.list().iter().any(|(held, _)| *held == token), indexed);
     indexed
 }
 
 #[test]
-fn what_has_expired_goes_when_it_is_looked_for_and_not_before() {
+fn a_payload_whose_lease_is_over_is_removed_by_expire_and_not_before() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
     for (number, expires_s) in [(1, Some(100)), (2, Some(200)), (3, None)] {
@@ -51,7 +51,7 @@ fn what_has_expired_goes_when_it_is_looked_for_and_not_before() {
     assert_eq!(store.usage_bytes(), 2 * STORED);
     assert_eq!(store.expire(u64::MAX), [AnyToken::from(numbered(2).1)]);
     assert_eq!(store.list(), [(numbered(3).1, 100_000)]);
-    // Its lock, and the payload's three files.
+    // The store's lock, and the payload's three files.
     assert_eq!(files(dir.path()).len(), 4);
 }
 
@@ -80,7 +80,7 @@ fn leases_owners_and_kinds_outlast_the_process() {
 }
 
 #[test]
-fn a_payload_of_an_older_store_is_kept_without_end_for_nobody() {
+fn a_payload_of_an_older_store_is_kept_without_end_and_without_an_owner() {
     let dir = tempfile::tempdir().unwrap();
     put_as(&open(&dir), &numbered(1).0, Lease::until(Some(5), Some(ALICE)), 0).unwrap();
     let meta = files(dir.path()).into_iter().find(|path| path.extension().is_some_and(|e| e == "meta"));
@@ -111,7 +111,7 @@ fn a_crash_before_the_payload_has_its_name_leaves_no_lease() {
         assert_eq!(store.owned_bytes(&ALICE), if there == 3 { STORED } else { 0 });
         assert_eq!(files(&dir.path().join("data")).len(), if there == 3 { 3 } else { 0 });
     }
-    // A lease that was torn keeps its payload.
+    // A lease whose file is incomplete keeps its payload.
     fs::write(of("meta"), b"{\"expires_s\":5,\"own").unwrap();
     let store = open(&dir);
     assert_eq!(store.lease(token), Some(Lease::default()));
@@ -136,7 +136,7 @@ fn putting_again_lengthens_a_lease_and_never_shortens_it() {
     ] {
         assert!(store.extend(token, asked).unwrap());
         assert_eq!(store.lease(token), Some(then));
-        // The same by a whole PUT.
+        // A whole PUT has the same effect.
         put_as(&store, &data, asked, 0).unwrap();
         assert_eq!(store.lease(token), Some(then));
     }
@@ -147,7 +147,7 @@ fn putting_again_lengthens_a_lease_and_never_shortens_it() {
 }
 
 #[test]
-fn what_is_cached_goes_by_when_it_was_last_used() {
+fn the_least_recently_used_cached_payload_is_removed_first() {
     let dir = tempfile::tempdir().unwrap();
     let store = bounded(&dir, 3 * STORED);
     for number in 1..=3 {
@@ -158,7 +158,7 @@ fn what_is_cached_goes_by_when_it_was_last_used() {
     let open_still = store.get(&numbered(3).1).unwrap().unwrap();
     store.touch(numbered(1).1);
     store.touch(numbered(2).1);
-    // By now 3 was used longest ago.
+    // By now payload 3 is the least recently used.
     put(&store, &numbered(4).0).unwrap();
     assert_eq!([1, 2, 3, 4].map(|n| is_held(&store, numbered(n).1)), [true, true, false, true]);
     open_still.read(0, &mut [0; 100_000]).unwrap();
@@ -168,7 +168,7 @@ fn what_is_cached_goes_by_when_it_was_last_used() {
 }
 
 #[test]
-fn after_a_start_what_was_written_last_counts_as_used_last() {
+fn after_a_start_the_payload_written_last_counts_as_used_last() {
     let dir = tempfile::tempdir().unwrap();
     let store = bounded(&dir, 3 * STORED);
     for number in [1, 2, 3] {
@@ -189,17 +189,17 @@ fn after_a_start_what_was_written_last_counts_as_used_last() {
 }
 
 #[test]
-fn what_has_a_lease_stays_however_short_room_is() {
+fn a_payload_with_a_lease_stays_however_short_room_is() {
     let dir = tempfile::tempdir().unwrap();
     let store = bounded(&dir, 3 * STORED);
     put_as(&store, &numbered(1).0, Lease::until(Some(100), None), 0).unwrap();
     put_as(&store, &numbered(2).0, Lease::default(), 0).unwrap();
     put_as(&store, &numbered(3).0, Lease::cached(None), 0).unwrap();
-    // Two more are asked for and one could go: then none does.
+    // The request needs the room of two payloads, and only one may go: none is removed.
     let error = store.begin(Token::of(b"long"), 2 * 100_000, Lease::cached(None), 99).unwrap_err();
     assert!(matches!(error, StoreError::Capacity { .. }), "{error}");
     assert!(is_held(&store, numbered(3).1));
-    // Once the lease is over, what has expired goes first, and what is cached only if that is not enough.
+    // Once a lease is over, its payload is removed first, and a cached one only if that is not enough.
     put_as(&store, &numbered(4).0, Lease::default(), 100).unwrap();
     assert_eq!([1, 2, 3, 4].map(|n| is_held(&store, numbered(n).1)), [false, true, true, true]);
     put_as(&store, &numbered(5).0, Lease::default(), 100).unwrap();
@@ -216,36 +216,36 @@ fn a_peer_has_a_quota_of_its_own() {
     let store = Store::open(dir.path(), config).unwrap();
     let leased = |expires_s, owner| Lease::until(Some(expires_s), Some(owner));
     put_as(&store, &numbered(1).0, leased(100, ALICE), 0).unwrap();
-    // What is being written counts.
+    // A payload that is being written counts.
     let writing = store.begin(numbered(2).1, 100_000, leased(200, ALICE), 0).unwrap();
     let error = store.begin(numbered(3).1, 100_000, leased(200, ALICE), 0).unwrap_err();
     assert!(matches!(error, StoreError::PeerQuota { owner: ALICE, .. }), "{error}");
     assert_eq!(error.code(), ErrorCode::Quota);
     assert!(error.to_string().contains("wait for its leases to end"), "{error}");
-    // Other peers, nobody's and cached payloads have room.
+    // Other peers' payloads, those without an owner, and cached ones have room.
     for (number, lease) in [(3, leased(200, BOB)), (4, Lease::default()), (5, Lease::cached(None))] {
         put_as(&store, &numbered(number).0, lease, 0).unwrap();
     }
     drop(writing);
     assert_eq!(store.owned_bytes(&ALICE), STORED);
     put_as(&store, &numbered(2).0, leased(200, ALICE), 0).unwrap();
-    // Neither by a longer lease of another's payload nor by having a cached one kept is there a way around it.
+    // Extending another peer's lease or a cached payload is no way around the quota.
     for number in [3, 5] {
         let error = store.extend(numbered(number).1, leased(300, ALICE)).unwrap_err();
         assert!(matches!(error, StoreError::PeerQuota { .. }), "{error}");
     }
-    assert!(store.extend(numbered(3).1, leased(150, ALICE)).unwrap(), "what it asks for is granted already");
-    // What has expired makes room, of this peer's.
+    assert!(store.extend(numbered(3).1, leased(150, ALICE)).unwrap(), "the lease is long enough already");
+    // Leases of this peer that are over make room.
     put_as(&store, &numbered(6).0, leased(300, ALICE), 100).unwrap();
     assert!(!is_held(&store, numbered(1).1) && is_held(&store, numbered(3).1));
     assert_eq!(store.owned_bytes(&ALICE), 2 * STORED);
 }
 
 #[test]
-fn changes_are_told_in_order_and_from_a_moment_on() {
+fn changes_are_listed_in_order_after_a_sequence_number() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
-    assert!(!store.changes_after(0).complete, "what was there at the start is in no journal");
+    assert!(!store.changes_after(0).complete, "holdings of the start are in no journal");
     let (start, holdings) = store.holdings();
     assert!(holdings.is_empty());
     let [one, two] = [1, 2].map(|number| AnyToken::from(numbered(number).1));
@@ -256,14 +256,14 @@ fn changes_are_told_in_order_and_from_a_moment_on() {
     let first = store.changes_after(start);
     assert_eq!(first.changes, [holds(one, Some(100)), holds(two, Some(200))]);
     assert!(first.complete);
-    // As it is now, not as it was then; and nothing twice.
+    // Each change shows the present state, and none is listed twice.
     store.extend(two, Lease::until(None, None)).unwrap();
     store.expire(100);
     assert_eq!(store.changes_after(start).changes, [HoldingChange::Gone(one), holds(two, None)]);
     let second = store.changes_after(first.newest);
     assert_eq!(second.changes, [holds(two, None), HoldingChange::Gone(one)]);
     assert!(store.changes_after(second.newest).changes.is_empty());
-    assert!(!store.changes_after(second.newest + 1).complete, "of another life of this store");
+    assert!(!store.changes_after(second.newest + 1).complete, "the number is another process's");
     let (newest, holdings) = store.holdings();
     assert_eq!(newest, second.newest);
     assert_eq!(holdings, [Holding { token: two, coverage: Coverage::All, expires_s: None }]);

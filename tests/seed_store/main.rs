@@ -24,7 +24,7 @@ fn payload(len: usize) -> Vec<u8> {
     bytes
 }
 
-/// What a receiver of `data` hands to the store.
+/// The verified pieces that a receiver of `data` gives to the store.
 fn pieces(data: &[u8]) -> Vec<VerifiedPiece> {
     pieces_of(data, &Ranges::all().into())
 }
@@ -66,7 +66,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
-/// A file system of its own, where the test may mount one.
+/// A file system of its own, if the test may mount one.
 struct SmallDisk {
     dir: TempDir,
 }
@@ -112,7 +112,7 @@ fn payloads_of_every_size_are_kept_and_found_again() {
         assert_eq!(held.outboard().as_bytes(), outboard.as_bytes());
         assert!(held.read(1, &mut vec![0; len.max(1)]).is_err());
     }
-    assert!(store.get(&Token::of(b"nobody put this")).unwrap().is_none());
+    assert!(store.get(&Token::of(b"never put")).unwrap().is_none());
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn a_crash_leaves_the_whole_payload_or_nothing() {
     let (blob_bytes, obao_bytes) = (fs::read(&blob).unwrap(), fs::read(&obao).unwrap());
     let tmp = dir.path().join("tmp");
 
-    // While it was written, and between the two renames: the blob has a temporary name, which begins with its token, until the last.
+    // A crash while the files are written, or between the two renames. Until the second one, the blob has a temporary name.
     let written = tmp.join(format!("{}.0.blob", token.hex()));
     let outboard_written = tmp.join(format!("{}.0.obao", token.hex()));
     for leftovers in [&[&written, &outboard_written][..], &[&obao, &written]] {
@@ -157,7 +157,7 @@ fn a_crash_leaves_the_whole_payload_or_nothing() {
         assert_eq!((store.usage_bytes(), store.list().len()), (0, 0));
         assert_eq!(files(dir.path()), [dir.path().join("lock")]);
     }
-    // After both.
+    // A crash after both renames.
     fs::write(&obao, &obao_bytes).unwrap();
     fs::write(&blob, &blob_bytes).unwrap();
     assert!(open(&dir).get(&token).unwrap().is_some());
@@ -177,7 +177,7 @@ fn a_payload_with_a_hole_is_not_kept() {
     assert!(matches!(writer.commit(), Err(StoreError::Incomplete { .. })));
     assert!(store.get(&Token::of(&data)).unwrap().is_none());
 
-    // In any order, it is.
+    // In any order, a complete payload is kept.
     let mut writer = store.begin(Token::of(&data), data.len() as u64, Lease::default(), 0).unwrap();
     pieces.iter().rev().for_each(|piece| writer.write(piece).unwrap());
     assert_eq!(writer.written_bytes(), data.len() as u64);
@@ -207,7 +207,7 @@ fn two_writers_of_one_payload_both_succeed_and_it_counts_once() {
 }
 
 #[test]
-fn what_is_open_stays_readable_when_the_store_forgets_it() {
+fn an_open_payload_stays_readable_after_the_store_has_removed_it() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
     let data = payload(40_000);
@@ -220,7 +220,7 @@ fn what_is_open_stays_readable_when_the_store_forgets_it() {
 }
 
 #[test]
-fn a_full_capacity_is_said_before_anything_is_written() {
+fn a_full_capacity_is_an_error_before_anything_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let store =
         Store::open(dir.path(), StoreConfig { capacity_bytes: Some(150_000), ..StoreConfig::default() })
@@ -235,10 +235,10 @@ fn a_full_capacity_is_said_before_anything_is_written() {
 }
 
 #[test]
-fn a_full_disk_is_said_before_anything_is_written() {
+fn a_full_disk_is_an_error_before_anything_is_written() {
     let disk = SmallDisk::mount("1m");
     let dir = tempfile::tempdir().unwrap();
-    // Where no file system may be mounted, one payload is longer than any disk.
+    // If no file system may be mounted, one payload is longer than any disk.
     let (path, length) = match &disk {
         Some(disk) => (disk.dir.path(), 2 << 20),
         None => (dir.path(), 1 << 50),
@@ -251,7 +251,7 @@ fn a_full_disk_is_said_before_anything_is_written() {
     assert_eq!(files(path), [path.join("lock")]);
     assert_eq!(store.usage_bytes(), 0);
     if disk.is_some() {
-        // Two that would each fit, and not together.
+        // Each of the two would fit alone, but not both.
         let _first = store.begin(Token::of(b"a"), 600_000, Lease::default(), 0).unwrap();
         assert!(matches!(
             store.begin(Token::of(b"b"), 600_000, Lease::default(), 0),
@@ -262,8 +262,8 @@ fn a_full_disk_is_said_before_anything_is_written() {
 }
 
 #[test]
-#[allow(clippy::print_stderr, reason = "who runs it must see that it proved nothing")]
-fn a_read_only_store_serves_and_says_why_it_cannot_keep() {
+#[allow(clippy::print_stderr, reason = "the output must show that the test proved nothing")]
+fn a_read_only_store_serves_and_returns_the_reason_why_it_keeps_nothing() {
     let Some(disk) = SmallDisk::mount("1m") else {
         eprintln!("skipped: no file system may be mounted here");
         return;
@@ -306,7 +306,7 @@ fn a_directory_that_cannot_be_made_is_named() {
 }
 
 #[test]
-fn the_memory_tier_serves_what_the_disk_has() {
+fn the_memory_tier_gives_the_bytes_of_the_disk() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
     let data = payload(2 * BLOCK + 12_345);
@@ -329,7 +329,7 @@ fn the_memory_tier_serves_what_the_disk_has() {
 }
 
 #[test]
-fn the_block_used_longest_ago_goes_first_and_what_is_read_stays() {
+fn the_least_recently_used_block_is_dropped_first_and_blocks_with_readers_stay() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir);
     let data = payload(4 * BLOCK);
@@ -344,7 +344,11 @@ fn the_block_used_longest_ago_goes_first_and_what_is_read_stays() {
     read(1);
     let (zero, _) = read(0);
     let (_, stats) = read(2);
-    assert_eq!((stats.hits, stats.misses, stats.blocks), (1, 3, 2), "block 1 went, though 0 is older");
+    assert_eq!(
+        (stats.hits, stats.misses, stats.blocks),
+        (1, 3, 2),
+        "block 1 was dropped, although 0 is older"
+    );
     let (_two, _) = read(2);
     let (three, stats) = read(3);
     assert_eq!((stats.unpooled, stats.blocks), (1, 2), "both blocks are being read");

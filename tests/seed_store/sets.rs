@@ -15,7 +15,7 @@ use tempfile::TempDir;
 const SHARD: usize = 32 * 1024;
 const ALICE: NodeId = NodeId([1; 32]);
 
-/// A payload in lanes 0 to 3 and what stands in for its parity, lanes 4 and 5: the store does not look into it.
+/// A payload in lanes 0 to 3, and bytes in place of its parity in lanes 4 and 5: the store does not examine them.
 pub(super) struct Sharded {
     pub(super) content: Vec<u8>,
     pub(super) parity: Vec<u8>,
@@ -57,7 +57,7 @@ impl Sharded {
         writer.commit()
     }
 
-    /// Encodes what is held and has it checked as a receiver would.
+    /// Encodes the lanes held and checks them as a receiver would.
     pub(super) fn check(&self, store: &Store, lanes: &str) {
         let lanes: Lanes = lanes.parse().unwrap();
         let held = store.get_set(&self.descriptor.set_token()).unwrap().unwrap();
@@ -104,7 +104,7 @@ fn kinds(dir: &TempDir) -> Vec<String> {
 }
 
 #[test]
-fn some_lanes_are_held_and_more_come_to_them() {
+fn some_lanes_are_held_and_more_join_them() {
     let dir = tempfile::tempdir().unwrap();
     let sharded = Sharded::new();
     let store = open(&dir);
@@ -114,7 +114,7 @@ fn some_lanes_are_held_and_more_come_to_them() {
     }
     assert!(store.get(&sharded.descriptor.content()).unwrap().is_none(), "it is not held whole");
     let usage_bytes = store.usage_bytes();
-    // Three of four lanes and one of two: far less than both blobs.
+    // Three of four lanes and one of two: much less than both blobs.
     let stored = sharded.content.len() - 4 * SHARD + 5 * SHARD;
     assert!((stored as u64..stored as u64 + 30_000).contains(&usage_bytes), "{usage_bytes} for {stored}");
     drop(store);
@@ -133,7 +133,7 @@ fn files_of_lanes_have_holes() {
     let content = files(dir.path()).into_iter().find(|path| path.extension().is_some_and(|e| e == "content"));
     let metadata = fs::metadata(content.unwrap()).unwrap();
     assert_eq!(metadata.len(), Sharded::new().content.len() as u64);
-    // Five shards of lane 1, the last 5000 bytes, with room for the file system's own ways.
+    // Five shards of lane 1, the last of 5000 bytes, with room for the file system's own needs.
     assert!(metadata.blocks() * 512 < 6 * SHARD as u64, "{}", metadata.blocks());
 }
 
@@ -154,12 +154,12 @@ fn a_blob_put_whole_is_a_payload() {
 }
 
 #[test]
-fn lanes_that_come_to_be_a_whole_blob_become_a_payload() {
+fn lanes_that_complete_a_blob_become_a_payload() {
     let dir = tempfile::tempdir().unwrap();
     let sharded = Sharded::new();
     let store = open(&dir);
     sharded.put(&store, "0-1,4", Lease::until(Some(100), Some(ALICE)), 0).unwrap();
-    // Someone reads while it happens.
+    // A reader has the set open meanwhile.
     let before = store.get_set(&sharded.descriptor.set_token()).unwrap().unwrap();
     sharded.put(&store, "2-3,5", Lease::cached(None), 0).unwrap();
     sharded.check(&store, "0-5");
@@ -181,7 +181,7 @@ fn lanes_that_come_to_be_a_whole_blob_become_a_payload() {
 }
 
 #[test]
-fn a_payload_that_is_held_gives_its_lanes_and_takes_them_with_it() {
+fn a_held_payload_gives_a_set_its_lanes_and_takes_them_away_when_removed() {
     let dir = tempfile::tempdir().unwrap();
     let sharded = Sharded::new();
     let store = open(&dir);
@@ -190,7 +190,7 @@ fn a_payload_that_is_held_gives_its_lanes_and_takes_them_with_it() {
     let writer = store
         .begin_set(sharded.descriptor, "1-2".parse().unwrap(), Lease::until(Some(100), None), 0)
         .unwrap();
-    assert_eq!(writer.parts().count(), 0, "nothing needs to come");
+    assert_eq!(writer.parts().count(), 0, "nothing is to be written");
     writer.commit().unwrap();
     sharded.check(&store, "0-3");
     assert_eq!(store.lease(content), Some(Lease::until(Some(100), None)), "the set relies on it");
@@ -205,10 +205,10 @@ fn a_payload_that_is_held_gives_its_lanes_and_takes_them_with_it() {
         store.changes_after(sequence).changes,
         [HoldingChange::Gone(content.into()), HoldingChange::Holds(left)]
     );
-    // And back.
+    // The payload is put again.
     put(&store, &sharded.content).unwrap();
     sharded.check(&store, "0-3,5");
-    // A set goes without its payload; a payload takes the set that has nothing else.
+    // A set is removed without its payload; a payload takes with it a set that has no other lanes.
     store.remove(set).unwrap();
     assert!(!sharded.is_held(&store) && store.get(&content).unwrap().is_some());
     sharded.put(&store, "0", Lease::default(), 0).unwrap();
@@ -240,7 +240,7 @@ fn sets_expire_and_make_room_like_payloads() {
     let store = Store::open(dir.path(), config).unwrap();
     sharded.put(&store, "0", Lease::cached(None), 0).unwrap();
     assert!(store.begin(Token::of(b"long"), 950_000, Lease::default(), 0).is_ok());
-    assert!(!sharded.is_held(&store), "it made room");
+    assert!(!sharded.is_held(&store), "the set was removed to make room");
     sharded.put(&store, "0", Lease::default(), 0).unwrap();
     assert!(matches!(
         store.begin(Token::of(b"long"), 950_000, Lease::default(), 0),
@@ -264,7 +264,7 @@ fn a_peer_pays_for_its_lanes() {
 }
 
 #[test]
-fn a_writer_of_lanes_that_is_dropped_or_incomplete_leaves_what_was() {
+fn a_dropped_or_incomplete_writer_of_lanes_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let sharded = Sharded::new();
     let store = open(&dir);
@@ -288,7 +288,7 @@ fn a_writer_of_lanes_that_is_dropped_or_incomplete_leaves_what_was() {
         assert_eq!(sharded.is_held(&store), before.is_some());
     }
     sharded.check(&store, "1,4");
-    // A piece of another lane, though of the same payload.
+    // A piece of another lane of the same payload.
     let mut writer = store.begin_set(sharded.descriptor, Lanes::one(0), Lease::default(), 0).unwrap();
     let all = pieces(&sharded.content);
     assert!(matches!(writer.write(Blob::Content, &all[0]), Err(StoreError::Foreign { .. })));
@@ -321,7 +321,7 @@ fn writers_of_one_set_at_once_add_up() {
 }
 
 #[test]
-fn lanes_that_went_meanwhile_are_not_claimed() {
+fn lanes_that_were_removed_meanwhile_are_not_claimed() {
     let dir = tempfile::tempdir().unwrap();
     let sharded = Sharded::new();
     let store = open(&dir);
@@ -362,7 +362,7 @@ fn short_payloads_leave_lanes_without_bytes() {
             Descriptor::new(Token::of(&content), content.len() as u64, SHARD as u64, coding).unwrap();
         let parity = Vec::new();
         let sharded = Sharded { content, parity, descriptor };
-        // The last lane has no byte of any of them.
+        // The last lane has no byte of any of these payloads.
         sharded.put(&store, "3", Lease::default(), 0).unwrap();
         sharded.check(&store, "3");
         sharded.put(&store, "0-1", Lease::default(), 0).unwrap();
@@ -384,7 +384,7 @@ fn threads_that_put_read_and_remove_at_once_agree_in_the_end() {
             scope.spawn(move || {
                 for round in 0..12 {
                     match sharded.put(store, lanes, Lease::until(Some(round), Some(ALICE)), 0) {
-                        // What another thread took away meanwhile is said, and nothing else goes wrong.
+                        // Lanes that another thread removed meanwhile are an error, and there is no other error.
                         Ok(_) | Err(StoreError::LanesWent { .. }) => {}
                         Err(error) => panic!("{error}"),
                     }
@@ -428,8 +428,8 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Opens what a crash leaves when of the files of `after` that `before` has not, or has otherwise, those of the first
-/// `done` steps of `steps` are in place.
+/// Opens the store that a crash leaves between the states `before` and `after`: of the files that differ, those of the first `done`
+/// steps of `steps` are in place.
 fn crashed(before: &Path, after: &Path, steps: &[&[&str]], done: usize) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     copy(before, dir.path());
@@ -442,7 +442,7 @@ fn crashed(before: &Path, after: &Path, steps: &[&[&str]], done: usize) -> TempD
             fs::create_dir_all(dir.path().join(under).parent().unwrap()).unwrap();
             fs::copy(&path, dir.path().join(under)).unwrap();
         }
-        // What was being changed is named under `tmp`.
+        // A file under `tmp` names the token that was being changed.
         if let Some((hex, _)) = name.split_once('.') {
             fs::write(dir.path().join("tmp").join(format!("{hex}.0.mark")), b"").unwrap();
         }
@@ -472,7 +472,7 @@ fn a_crash_at_any_step_leaves_the_old_lanes_or_the_new() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(&dir);
         let mut so_far = Vec::new();
-        // The same lanes one after the other, so that they are all in the set's own files while they can be.
+        // The lanes are put one after the other: they are all in the set's own files as long as possible.
         for lane in lanes.parse::<Lanes>().into_iter().flat_map(Lanes::iter) {
             sharded.put(&store, &lane.to_string(), Lease::until(Some(100), None), 0).unwrap();
             so_far.push(lane);
@@ -508,7 +508,7 @@ fn a_crash_at_any_step_leaves_the_old_lanes_or_the_new() {
             if is_whole {
                 assert!(!kinds(&dir).contains(&"content".to_owned()), "the payload is enough: {done}");
             }
-            // And what follows works.
+            // Later writes work.
             sharded.put(&store, "5", Lease::default(), 0).unwrap();
             drop(store);
             let store = open(&dir);
@@ -520,7 +520,7 @@ fn a_crash_at_any_step_leaves_the_old_lanes_or_the_new() {
 }
 
 #[test]
-fn the_memory_tier_tells_lanes_of_now_from_lanes_of_then() {
+fn the_memory_tier_gives_no_bytes_from_before_lanes_were_added() {
     let dir = tempfile::tempdir().unwrap();
     let sharded = Sharded::new();
     let store = open(&dir);

@@ -1,4 +1,4 @@
-//! What is refused before QUIC, held against QUIC itself.
+//! Datagrams that are refused before QUIC, compared with QUIC's own judgment.
 
 use crate::support::identities;
 use bytes::BytesMut;
@@ -12,9 +12,9 @@ use stoq::quic::transport::QuicConfig;
 use stoq::tls::{ClientAuth, ServerTls, server_config};
 
 proptest! {
-    /// QUIC itself is the oracle: it answers nothing of what is refused before it.
+    /// QUIC itself is the oracle: it answers none of the datagrams refused before it.
     #[test]
-    fn quic_would_have_ignored_what_is_refused(
+    fn quic_would_have_ignored_every_refused_datagram(
         datagram in proptest::collection::vec(any::<u8>(), 0..1300), as_long: bool,
     ) {
         let mut datagram = datagram;

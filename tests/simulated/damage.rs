@@ -12,7 +12,7 @@ use stoq::seed::CheckResult;
 use stoq::shard::Lanes;
 use stoq::token::{Ranges, Token};
 
-/// Turns over a byte of the only payload that is kept.
+/// Inverts a bit of the only payload that is kept.
 fn flip(world: &World, at: usize) {
     let is_blob = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "blob");
     let path = world.kept().into_iter().find(is_blob).unwrap();
@@ -21,7 +21,7 @@ fn flip(world: &World, at: usize) {
     fs::write(path, bytes).unwrap();
 }
 
-/// Waits until something was set aside: checks run on a thread of their own, in real time.
+/// Waits until a payload was set aside: checks run on a thread of their own, in real time.
 #[track_caller]
 fn set_aside(world: &mut World) {
     let begun = Instant::now();
@@ -33,14 +33,14 @@ fn set_aside(world: &mut World) {
 }
 
 #[test]
-fn a_put_of_what_is_damaged_is_taken_anew() {
+fn a_put_of_a_damaged_payload_is_accepted_anew() {
     let (mut world, peer) = World::connected();
     let data = payload(3_000_000);
     let token = world.put(&peer, &data);
     flip(&world, 2_999_999);
     world.put(&peer, &data);
     assert_eq!((world.store.checks().damaged, world.store.damage().set_aside), (1, 1));
-    // It is whole, and known to be so for a while: the next is answered at once.
+    // It was checked just now: the next PUTs are answered at once.
     world.put(&peer, &data);
     world.put(&peer, &data);
     assert_eq!(world.store.checks().whole, 1);
@@ -50,7 +50,7 @@ fn a_put_of_what_is_damaged_is_taken_anew() {
 }
 
 #[test]
-fn a_peer_that_finds_a_proof_bad_has_the_payload_checked() {
+fn a_bad_proof_that_a_peer_reports_has_the_payload_checked() {
     let (mut world, peer) = World::connected();
     let data = payload(12_000_000);
     let token = world.put(&peer, &data);
@@ -139,7 +139,7 @@ fn a_put_under_a_dead_clock_is_kept_for_its_lease_when_the_clock_is_set_right() 
 }
 
 #[test]
-fn hints_are_few_a_peer_and_never_for_what_was_checked_lately() {
+fn hints_of_a_peer_are_few_and_cause_no_check_of_a_payload_checked_lately() {
     let (mut world, peer) = World::connected();
     let data = payload(12_000_000);
     let token = world.put(&peer, &data);
@@ -147,7 +147,7 @@ fn hints_are_few_a_peer_and_never_for_what_was_checked_lately() {
     world.store.check(token, world.now, true, move |_, found| send.send(found).unwrap());
     assert_eq!(receive.recv_timeout(Duration::from_secs(60)).unwrap(), CheckResult::Whole);
     let checked = world.store.checks().bytes;
-    // The bytes on their way are whole; the peer says they are not.
+    // The bytes are correct; the peer reports a bad proof all the same.
     for _ in 0..20 {
         let request = world.caller(&peer).fetch(&peer, token, Ranges::all());
         world.pass(Duration::from_millis(2));

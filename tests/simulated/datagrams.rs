@@ -30,7 +30,7 @@ fn a_datagram_goes_either_way() {
 }
 
 #[test]
-fn what_no_datagram_carries_is_dropped_by_its_sender() {
+fn a_message_larger_than_a_datagram_is_dropped_by_its_sender() {
     let (mut world, peer) = World::connected();
     world.caller(&peer).datagram(&peer, HELD, &payload(2000));
     world.caller(&peer).datagram(&peer, HELD, &payload(1000));
@@ -41,7 +41,7 @@ fn what_no_datagram_carries_is_dropped_by_its_sender() {
 }
 
 #[test]
-fn what_is_no_message_is_dropped_and_the_connection_goes_on() {
+fn a_datagram_that_is_no_message_is_dropped_and_the_connection_goes_on() {
     let (mut world, peer) = World::connected();
     let raw = world.raw(gateway_v4());
     world.say_settings(raw);
@@ -69,9 +69,9 @@ fn what_is_no_message_is_dropped_and_the_connection_goes_on() {
 }
 
 #[test]
-fn what_nobody_takes_or_proves_false_is_dropped() {
+fn a_datagram_for_no_queue_or_with_a_false_token_is_dropped() {
     let (mut world, peer) = World::connected();
-    world.caller(&peer).datagram(&peer, NOBODY, b"to nobody");
+    world.caller(&peer).datagram(&peer, NOBODY, b"to no queue");
     world.pass(Duration::from_millis(100));
     assert_eq!(world.gateway.count(Counter::DropDatagramRefused), 1);
     let raw = world.raw(gateway_v4());
@@ -86,7 +86,7 @@ fn what_nobody_takes_or_proves_false_is_dropped() {
     assert_eq!(world.gateway.count(Counter::DropDatagramRefused), 6);
     assert_eq!(world.gateway.count(Counter::BadProofs), 5);
     assert!(world.held().messages.is_empty());
-    assert!(world.raw_mut(raw).lost.is_none(), "a datagram that errs is dropped and no more");
+    assert!(world.raw_mut(raw).lost.is_none(), "a wrong datagram is dropped and has no other effect");
     world.echo(&peer, b"still here");
 }
 
@@ -105,12 +105,12 @@ fn a_full_ring_drops_datagrams_and_nothing_else() {
     world.held().deaf = false;
     world.pass(Duration::from_millis(100));
     assert_eq!(world.held().messages.len() as u64 + dropped, 1500);
-    // Others have their own rings.
+    // Other applications have their own rings.
     world.echo(&peer, b"still here");
 }
 
 #[test]
-fn datagrams_may_be_lost_and_what_comes_is_whole() {
+fn datagrams_may_be_lost_and_those_that_arrive_are_whole() {
     let link = LinkConfig {
         seed: 3,
         loss: 0.1,
@@ -145,7 +145,7 @@ fn datagrams_may_be_lost_and_what_comes_is_whole() {
 }
 
 #[test]
-fn an_echo_comes_back_to_a_datagram() {
+fn a_datagram_is_echoed_as_a_message() {
     let (mut world, peer) = World::connected();
     world.caller(&peer).datagram(&peer, ECHO, b"hallo");
     world.pass(Duration::from_millis(100));

@@ -1,4 +1,4 @@
-//! A port that loses what its gateway sends, though the device takes it: it shows, and so does its mend.
+//! A port that loses its gateway's packets, although the device takes them: the fault shows, and so does its end.
 
 use crate::support::{GATEWAY_MAC, Setup, World, gateway_v4, gateway_v6, payload};
 use std::time::Duration;
@@ -6,11 +6,11 @@ use stoq::counters::Counter;
 use stoq::limits::{SURVEY_INTERVAL_MS, UNACKNOWLEDGED_MS};
 use stoq::token::Ranges;
 
-/// Longer than a connection without acknowledgment stays unnoticed.
+/// Longer than a connection without acknowledgments stays unnoticed.
 const NOTICED: Duration = Duration::from_millis(UNACKNOWLEDGED_MS + 3 * SURVEY_INTERVAL_MS);
 
 #[test]
-fn a_port_that_loses_what_is_sent_shows_though_its_peers_go_on_to_speak() {
+fn a_port_that_loses_sent_packets_shows_although_its_peers_still_send() {
     let mut world = World::new(Setup { clients: 2, ..Setup::default() });
     let peers = [world.connect(0, gateway_v4()), world.connect(1, gateway_v6())];
     let token = world.put(&peers[0], &payload(100_000));
@@ -27,7 +27,7 @@ fn a_port_that_loses_what_is_sent_shows_though_its_peers_go_on_to_speak() {
     world.pass(Duration::from_secs(2));
     let acks = world.gateway.count(Counter::QuicNewAcks);
     world.pass(NOTICED);
-    // The peers go on to ask, and repeat in each packet what they have acknowledged before.
+    // The peers still send requests, and repeat their last acknowledgment in each packet.
     assert!(world.gateway.count(Counter::RxPackets) > received + 4, "the peers speak");
     assert_eq!(world.gateway.unacknowledged(), 2);
     assert_eq!(world.gateway.count(Counter::QuicNewAcks), acks, "nothing new is acknowledged");
@@ -43,7 +43,7 @@ fn a_port_that_loses_what_is_sent_shows_though_its_peers_go_on_to_speak() {
 }
 
 #[test]
-fn handshakes_that_nobody_completes_count_as_unacknowledged() {
+fn handshakes_that_no_peer_completes_count_as_unacknowledged() {
     let (mut world, peer) = World::connected();
     // The client knows the gateway's station from then on: no ARP is lost.
     world.caller(&peer).disconnect(&peer);

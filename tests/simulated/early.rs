@@ -18,7 +18,7 @@ fn met(lengths: &[usize]) -> (World, Vec<(Token, Vec<u8>)>) {
     let (mut world, peer) = World::connected();
     let payloads: Vec<_> = lengths.iter().map(|&len| payload(len)).collect();
     let payloads = payloads.into_iter().map(|bytes| (world.put(&peer, &bytes), bytes)).collect();
-    // The session comes after the handshake.
+    // The session's tickets arrive after the handshake.
     world.echo(&peer, b"met");
     world.caller(&peer).disconnect(&peer);
     world.pass(Duration::from_secs(1));
@@ -37,7 +37,7 @@ fn mirror(token: Token) -> Mirror {
 }
 
 #[test]
-fn small_questions_are_answered_a_round_trip_early() {
+fn small_requests_are_answered_a_round_trip_early() {
     let link = LinkConfig { delay: Duration::from_millis(50), ..LinkConfig::default() };
     let mut world = World::new(Setup { link, ..Setup::default() });
     let peer = world.connect(0, gateway_v4());
@@ -47,7 +47,7 @@ fn small_questions_are_answered_a_round_trip_early() {
     world.pass(Duration::from_secs(1));
     let begun = world.now;
     let peer = world.connect_early(0, gateway_v4());
-    assert_eq!(world.now, begun, "nothing is waited for");
+    assert_eq!(world.now, begun, "the client waits for nothing");
     let locate = world.caller(&peer).locate(&peer, token.into());
     let fetch = world.caller(&peer).fetch(&peer, token, Ranges::all());
     let here = Holder { node: gateway_node(0), coverage: Coverage::All, expires_s: 60 };
@@ -59,13 +59,13 @@ fn small_questions_are_answered_a_round_trip_early() {
     assert!(joined(&world.caller(&peer).request(fetch).pieces) == bytes);
     assert!(world.now - begun < Duration::from_millis(350));
     assert_eq!(world.clients[0].count(Counter::QuicEarlyDataAccepted), 1);
-    // From then on it is a connection like any other.
+    // From here on it is a connection like any other.
     world.put(&peer, b"and more");
     world.echo(&peer, b"and more");
 }
 
 #[test]
-fn what_a_replay_could_harm_is_too_early() {
+fn requests_whose_replay_would_do_harm_are_too_early() {
     let (mut world, payloads) = met(&[70_000, 100]);
     let (large, small) = (payloads[0].0, payloads[1].0);
     let peer = world.connect_early(0, gateway_v4());
@@ -87,7 +87,7 @@ fn what_a_replay_could_harm_is_too_early() {
         assert_eq!(end(&mut world, &peer, request), End::Complete);
     }
     assert_eq!(world.clients[0].count(Counter::QuicEarlyDataAccepted), 1);
-    // The same may be asked after the handshake.
+    // The same requests may be sent after the handshake.
     let again = world.caller(&peer).fetch(&peer, large, Ranges::all());
     assert_eq!(end(&mut world, &peer, again), End::Complete);
     world.put(&peer, b"a payload");
@@ -95,7 +95,7 @@ fn what_a_replay_could_harm_is_too_early() {
 }
 
 #[test]
-fn early_messages_come_only_to_queues_that_bear_a_replay() {
+fn early_messages_reach_only_queues_that_allow_a_replay() {
     let (mut world, _) = met(&[]);
     let peer = world.connect_early(0, gateway_v4());
     let before = world.gateway.count(Counter::RecordsIn);
@@ -107,22 +107,22 @@ fn early_messages_come_only_to_queues_that_bear_a_replay() {
     assert_eq!(world.clients[0].count(Counter::QuicEarlyDataAccepted), 1);
     assert!(world.gateway.count(Counter::RecordsIn) >= before + 5, "SETTINGS and four messages");
     let echoed = world.caller(&peer).messages.iter().any(|(connection, ..)| *connection == peer.connection);
-    assert!(!echoed, "no echo of what came early");
+    assert!(!echoed, "the early message is not echoed");
     assert_eq!(world.gateway.count(Counter::DropDatagramRefused), 1);
     assert_eq!(world.gateway.count(Counter::ProtocolErrors), 1);
-    // It broke no rule that closes connections: the client could not know the queue.
+    // It broke no rule that closes connections: the client could not know the queue's setting.
     world.echo(&peer, b"now");
 }
 
 #[test]
-fn a_server_that_forgot_the_session_lets_everything_be_asked_again() {
+fn a_gateway_that_forgot_the_session_answers_too_early_and_requests_may_be_sent_again() {
     let (mut world, peer) = World::connected();
     let (token, bytes) = (&Token::of(&payload(30_000)), &payload(30_000));
     let put = world.caller(&peer).put_by(&peer, route(&[0]).hop(), bytes, 0);
     world.finish(&peer, put);
     world.caller(&peer).disconnect(&peer);
     world.pass(Duration::from_secs(1));
-    // Another process with the same identity: it keeps no sessions of the first.
+    // Another process with the same identity keeps no sessions of the first one.
     world.restart_gateway();
     let peer = world.connect_early(0, gateway_v4());
     let caller = world.caller(&peer);
@@ -141,7 +141,7 @@ fn a_server_that_forgot_the_session_lets_everything_be_asked_again() {
 }
 
 #[test]
-fn without_a_session_an_early_connection_is_as_any_other() {
+fn without_a_session_an_early_connection_is_like_any_other() {
     let mut world = World::new(Setup::default());
     let peer = world.connect_early(0, gateway_v4());
     world.put(&peer, b"a payload");
@@ -149,14 +149,14 @@ fn without_a_session_an_early_connection_is_as_any_other() {
 }
 
 #[test]
-fn a_flight_that_is_sent_again_moves_nothing_but_an_answer_to_its_first_sender() {
+fn a_replayed_flight_causes_no_more_than_an_answer_to_its_first_sender() {
     let (mut world, payloads) = met(&[1000]);
     let tap = Tap::on(&world, GATEWAY_MAC);
     let peer = world.connect_early(0, gateway_v4());
     let fetch = world.caller(&peer).fetch(&peer, payloads[0].0, Ranges::all());
     let put = world.caller(&peer).put(&peer, SEED, b"a payload");
     world.caller(&peer).message(&peer, ECHO, b"not so");
-    // What leaves before anything came back.
+    // The packets that leave before the first answer.
     world.run(Duration::from_secs(1), "the first flight arrives", |world| {
         world.gateway.count(Counter::RecordsIn) > 0
     });

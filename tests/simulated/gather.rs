@@ -1,4 +1,4 @@
-//! One thing from several holders at once.
+//! One payload or set gathered from several holders at once.
 
 use crate::passing::slow;
 use crate::support::caller::{End, Peer};
@@ -16,7 +16,7 @@ use stoq::token::{AnyToken, EncodedPiece, Outboard, Ranges, Token, VerifiedEncod
 
 const WINDOW: usize = GATHER_WINDOW_BYTES as usize;
 
-/// Gateways that do not know each other, and a client of all of them.
+/// Gateways without peer gateways, and a client connected to all of them.
 fn holders(count: usize, liars: Vec<(usize, Lie, Bytes)>) -> (World, Vec<Peer>) {
     let mut world = World::new(Setup { gateways: count, liars, link: slow(), ..Setup::default() });
     let peers = (0..count).map(|index| world.connect(0, gateway_address(index))).collect();
@@ -38,7 +38,7 @@ fn begin(world: &mut World, peers: &[Peer], token: AnyToken, want: Want) {
     world.caller(&peers[0]).gathering = Some(Gathering::new(token, want, sources));
 }
 
-/// Runs to its end; gives that, and who gave what.
+/// Runs the gathering to its end; returns its result and each holder's part.
 #[track_caller]
 fn end(world: &mut World, peer: &Peer) -> (Result<(), ErrorCode>, Vec<HolderReport>) {
     world.run(Duration::from_secs(120), "a gathering", |world| gathering(world, peer).end.is_some());
@@ -66,7 +66,7 @@ fn every_good_holder_gives_a_part() {
 }
 
 #[test]
-fn payloads_of_every_length_come_whole() {
+fn payloads_of_every_length_are_gathered() {
     let (mut world, peers) = holders(2, Vec::new());
     for len in [0, 1, 16_384, 16_385, WINDOW, WINDOW + 1] {
         let bytes = payload(len);
@@ -81,7 +81,7 @@ fn payloads_of_every_length_come_whole() {
 }
 
 #[test]
-fn one_who_lies_is_found_out_and_the_payload_comes_whole() {
+fn a_holder_that_lies_is_detected_and_the_payload_is_gathered() {
     let bytes = payload(WINDOW + 100_000);
     for lie in [
         Lie::FlippedBit,
@@ -94,7 +94,7 @@ fn one_who_lies_is_found_out_and_the_payload_comes_whole() {
         Lie::Half,
         Lie::CutShort,
     ] {
-        // The liar answers first: it is the one that is asked first.
+        // The liar is asked first.
         let (mut world, peers) = holders(2, vec![(0, lie, Bytes::from(bytes.clone()))]);
         put(&mut world, &peers[1], 1, &bytes);
         begin(&mut world, &peers, Token::of(&bytes).into(), Want::Payload);
@@ -104,10 +104,10 @@ fn one_who_lies_is_found_out_and_the_payload_comes_whole() {
         assert_eq!(report[1].state, HolderState::Asked, "{lie:?}");
         assert_eq!(report[1].strikes, 0, "{lie:?}: the honest one is not charged");
         match lie {
-            // All that it gave was right.
+            // Every byte that it gave was right.
             Lie::Endless => assert_eq!(report[0].strikes, 0),
             Lie::Silent | Lie::Half => assert!(report[0].bytes < bytes.len() as u64, "{report:?}"),
-            // Three strikes, or its connection is closed for as many errors.
+            // Three strikes, or its connection is closed after as many errors.
             _ => assert!(report[0].strikes > 0, "{lie:?} {report:?}"),
         }
         world.assert_free();
@@ -115,7 +115,7 @@ fn one_who_lies_is_found_out_and_the_payload_comes_whole() {
 }
 
 #[test]
-fn three_strikes_and_out() {
+fn the_third_strike_ends_a_holders_use() {
     let bytes = payload(6 * WINDOW);
     let (mut world, peers) = holders(2, vec![(0, Lie::FlippedBit, Bytes::from(bytes.clone()))]);
     put(&mut world, &peers[1], 1, &bytes);
@@ -130,7 +130,7 @@ fn three_strikes_and_out() {
 }
 
 #[test]
-fn one_who_dies_midway_is_replaced() {
+fn a_holder_that_dies_midway_is_replaced() {
     let (mut world, peers) = holders(3, Vec::new());
     let bytes = payload(4 * WINDOW);
     for (index, peer) in peers.iter().enumerate() {
@@ -149,7 +149,7 @@ fn one_who_dies_midway_is_replaced() {
 }
 
 #[test]
-fn where_all_are_bad_the_failure_has_a_name() {
+fn if_every_holder_is_bad_the_failure_names_the_reason() {
     let bytes = payload(100_000);
     for (lie, code) in [
         (Lie::FlippedBit, ErrorCode::UpstreamFailed),
@@ -161,11 +161,7 @@ fn where_all_are_bad_the_failure_has_a_name() {
         let (mut world, peers) = holders(2, liars);
         begin(&mut world, &peers, Token::of(&bytes).into(), Want::Payload);
         assert_eq!(end(&mut world, &peers[0]).0, Err(code), "{lie:?}");
-        assert_eq!(
-            gathering(&mut world, &peers[0]).length,
-            None,
-            "{lie:?}: nothing is told that is not proven"
-        );
+        assert_eq!(gathering(&mut world, &peers[0]).length, None, "{lie:?}: no unproven length is reported");
         world.assert_free();
     }
     let (mut world, peers) = holders(2, Vec::new());
@@ -177,7 +173,7 @@ fn where_all_are_bad_the_failure_has_a_name() {
     assert_eq!(end(&mut world, &peers[0]).0, Err(ErrorCode::UpstreamFailed));
 }
 
-/// The set that a payload is cut into, and its parity.
+/// The set of a payload, and its parity.
 pub(crate) fn set(bytes: &[u8], shard_bytes: u64, (k, m): (u8, u8)) -> (Descriptor, Vec<u8>) {
     let mut parity = Vec::new();
     let coded = encode(bytes, bytes.len() as u64, shard_bytes, (k, m), &mut parity).unwrap();
@@ -225,7 +221,7 @@ pub(crate) fn lanes(of: &[u8]) -> Lanes {
 }
 
 #[test]
-fn any_lanes_that_are_enough_give_the_payload_back() {
+fn any_k_lanes_restore_the_payload() {
     let (mut world, peers) = holders(3, Vec::new());
     for len in [0, 1, 65_536, 4 * 65_536, 4 * 65_536 + 1, 3_000_000] {
         let bytes = payload(len);
@@ -233,7 +229,7 @@ fn any_lanes_that_are_enough_give_the_payload_back() {
         for (peer, held) in peers.iter().zip([[0, 3], [1, 4], [2, 5]]) {
             put_lanes(&mut world, peer, &bytes, &parity, &set, lanes(&held));
         }
-        // The gathering knows which holder has which lanes, or finds out.
+        // The gathering knows which holder has which lanes, or learns it.
         for known in [true, false] {
             let held = [[0, 3], [1, 4], [2, 5]].map(|held| known.then(|| lanes(&held)));
             let sources = peers.iter().zip(held).map(|(peer, held)| source(peer, held)).collect();
@@ -249,10 +245,10 @@ fn any_lanes_that_are_enough_give_the_payload_back() {
 }
 
 #[test]
-fn as_many_lanes_as_there_is_parity_may_be_gone() {
+fn as_many_lanes_as_there_are_parity_lanes_may_be_gone() {
     let bytes = payload(2_000_000);
     let (set, parity) = set(&bytes, 65_536, (4, 2));
-    // Four gateways: two with a lane each, two with two each. One of the first, one of each, one of the second.
+    // Four gateways: two with one lane each, two with two each. Lost are one of the first two, both of them, one of the last two, or one of each.
     let spread: [&[u8]; 4] = [&[0], &[4], &[1, 2], &[3, 5]];
     for (gone, enough) in [(vec![0], true), (vec![0, 1], true), (vec![2], true), (vec![0, 2], false)] {
         let (mut world, peers) = holders(4, Vec::new());
@@ -280,7 +276,7 @@ fn as_many_lanes_as_there_is_parity_may_be_gone() {
 }
 
 #[test]
-fn lanes_that_are_named_come_and_no_others() {
+fn named_lanes_are_fetched_and_no_others() {
     let (mut world, peers) = holders(2, Vec::new());
     let bytes = payload(1_000_000);
     let (set, parity) = set(&bytes, 65_536, (4, 2));
@@ -291,18 +287,18 @@ fn lanes_that_are_named_come_and_no_others() {
     assert_eq!(end(&mut world, &peers[0]).0, Ok(()));
     let verified = world.clients[0].count(Counter::VerifiedBytes) - before;
     assert!(verified <= 2 * 65_536 * set.stripes(), "{verified} bytes of two lanes");
-    // All of the data lanes.
+    // All data lanes.
     begin(&mut world, &peers, set.set_token().into(), Want::Lanes(Lanes::NONE));
     assert_eq!(end(&mut world, &peers[0]).0, Ok(()));
     assert!(gathering(&mut world, &peers[0]).restored() == bytes);
-    // One that nobody has, of those that the set has not.
+    // A lane that the set does not have.
     begin(&mut world, &peers, set.set_token().into(), Want::Lanes(lanes(&[6])));
     assert!(end(&mut world, &peers[0]).0.is_err());
     world.assert_free();
 }
 
 #[test]
-fn a_holder_at_the_end_of_a_route_gives_as_others_do() {
+fn a_holder_at_the_end_of_a_route_gives_like_any_other() {
     let setup = Setup { link: slow(), ..Setup::line(3) };
     let mut world = World::new(setup);
     let peer = world.connect(0, gateway_address(0));

@@ -45,7 +45,7 @@ fn a_payload_goes_to_the_end_of_a_line_of_four_and_back() {
 }
 
 #[test]
-fn a_route_of_the_peer_alone_is_as_no_route() {
+fn a_route_of_the_peer_alone_is_like_no_route() {
     let mut world = World::new(Setup::line(2));
     let peer = world.connect(0, gateway_v4());
     let token = put_by(&mut world, &peer, &[0], b"here");
@@ -54,7 +54,7 @@ fn a_route_of_the_peer_alone_is_as_no_route() {
 }
 
 #[test]
-fn what_a_route_breaks_is_refused_by_name_and_the_connection_goes_on() {
+fn a_route_that_breaks_a_rule_is_refused_by_name_and_the_connection_goes_on() {
     let mut world = World::new(Setup::line(3));
     let peer = world.connect(0, gateway_v4());
     let token = put_by(&mut world, &peer, &[0, 1], b"abc");
@@ -84,7 +84,7 @@ fn what_a_route_breaks_is_refused_by_name_and_the_connection_goes_on() {
 }
 
 #[test]
-fn a_spent_budget_ends_the_answer_where_it_is_spent() {
+fn a_spent_budget_ends_the_answer() {
     let mut world = World::new(Setup::line(2));
     let peer = world.connect(0, gateway_v4());
     let bytes = payload(1_000_000);
@@ -144,13 +144,13 @@ fn a_closed_way_around_a_ring_is_a_loop() {
     let request = fetch_by(&mut world, &peer, hop, token);
     world.finish(&peer, request);
     assert_eq!(world.caller(&peer).request(request).end(), End::Failed(ErrorCode::Loop));
-    assert_eq!(world.counts(Counter::HopsForwarded), before, "the first gateway sees it");
+    assert_eq!(world.counts(Counter::HopsForwarded), before, "the first gateway refuses it");
     assert_eq!(world.gateway.count(Counter::HopsRefused), 1);
     world.assert_free();
 }
 
 #[test]
-fn a_nonce_is_known_from_any_peer_and_whatever_became_of_it() {
+fn a_nonce_is_recognized_from_any_peer_and_after_any_outcome() {
     let mut world = World::new(Setup { clients: 2, ..Setup::line(2) });
     let (one, two) = (world.connect(0, gateway_v4()), world.connect(1, gateway_v4()));
     let token = put_by(&mut world, &one, &[0, 1], b"abc");
@@ -169,7 +169,7 @@ fn a_nonce_is_known_from_any_peer_and_whatever_became_of_it() {
 }
 
 #[test]
-fn a_gateway_forwards_for_those_that_its_owner_names() {
+fn a_gateway_forwards_for_the_peers_that_its_transit_allows() {
     let client = identities()[1].node_id();
     for (transit, allowed) in [
         (Transit::Nobody, false),
@@ -182,7 +182,7 @@ fn a_gateway_forwards_for_those_that_its_owner_names() {
         let text = format!("{transit:?}");
         let mut world = World::new(Setup { transit, ..Setup::line(2) });
         let peer = world.connect(0, gateway_v4());
-        // What ends here needs no right of transit.
+        // A request that ends here needs no right of transit.
         put_by(&mut world, &peer, &[0], b"abc");
         let request = fetch_by(&mut world, &peer, route(&[0, 1]).hop(), Token::of(b"abc"));
         world.finish(&peer, request);
@@ -211,7 +211,7 @@ fn a_budget_counts_the_request_and_is_each_gateways_own() {
 }
 
 #[test]
-fn what_is_held_at_the_end_of_a_route_is_not_sent_again() {
+fn a_payload_held_at_the_end_of_a_route_is_not_sent_again() {
     let mut world = World::new(Setup::line(4));
     let peer = world.connect(0, gateway_v4());
     let bytes = payload(6_000_000);
@@ -228,7 +228,7 @@ fn a_request_that_its_asker_never_ends_holds_no_stream_between_gateways() {
     let mut world = World::new(Setup::line(2));
     let peer = world.connect(0, gateway_v4());
     let token = put_by(&mut world, &peer, &[0, 1], b"abc");
-    // More than the gateways allow each other at once.
+    // More streams than the gateways allow each other at once.
     let raw = world.raw(gateway_v4());
     world.say_settings(raw);
     for _ in 0..300 {

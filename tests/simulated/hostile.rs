@@ -1,4 +1,4 @@
-//! A peer that is who it says it is, and sends what it likes.
+//! A peer with a trusted identity that sends arbitrary bytes.
 
 use crate::support::raw::{Raw, records};
 use crate::support::{ECHO, NOBODY, SEED, World, encoding, gateway_v4, joined, payload};
@@ -29,7 +29,7 @@ fn put(bytes: &[u8]) -> Vec<u8> {
     record(&Put { queue: SEED, lease_s: 60, descriptor, lanes: None })
 }
 
-/// A gateway with an honest client, and a hostile one that has said SETTINGS.
+/// A gateway with an honest client, and a hostile one that has sent SETTINGS.
 fn besieged() -> (World, crate::support::caller::Peer, Raw, StreamId) {
     let (mut world, peer) = World::connected();
     let raw = world.raw(gateway_v4());
@@ -38,7 +38,7 @@ fn besieged() -> (World, crate::support::caller::Peer, Raw, StreamId) {
     (world, peer, raw, control)
 }
 
-/// The gateway serves its honest client as if nothing had been.
+/// The gateway serves its honest client as if nothing had happened.
 fn assert_serves(world: &mut World, peer: &crate::support::caller::Peer) {
     world.echo(peer, b"an honest message");
     let bytes = payload(70_000);
@@ -102,14 +102,14 @@ fn records_of_the_wrong_kind_for_their_stream_are_malformed() {
 }
 
 #[test]
-fn a_length_past_the_bound_is_refused_before_the_body_comes() {
+fn a_length_past_the_bound_is_refused_before_the_body_arrives() {
     let mut header = Vec::new();
     RecordType::Message.emit_header(1 << 40, &mut header);
     refused_on_uni(&header, false, ErrorCode::Limit);
     let mut header = Vec::new();
     RecordType::Fetch.emit_header(65 * 1024, &mut header);
     refused_on_bi(&header, false, ErrorCode::Limit);
-    // Past the bound of a payload, though the record itself may be as long.
+    // Past the bound of a payload, although the record itself may be that long.
     refused_on_uni(&message(ECHO, &vec![0; 65_537]), false, ErrorCode::Limit);
 }
 
@@ -152,7 +152,7 @@ fn unknown_even_records_are_skipped_wherever_they_stand() {
     let request = [&skipped[..], &record(&fetch)].concat();
     let id = world.raw_mut(raw).send(Dir::Bi, &request, true);
     assert_eq!(world.error_on(raw, id).code, ErrorCode::NotFound);
-    // CONTROL of the gateway and its echoes.
+    // The gateway's CONTROL stream and its echoes.
     world.pass(Duration::from_millis(100));
     let echoed: Vec<_> = world.raw_mut(raw).received.values().flat_map(|bytes| records(bytes)).collect();
     let echoed: Vec<_> =
@@ -163,12 +163,12 @@ fn unknown_even_records_are_skipped_wherever_they_stand() {
 }
 
 #[test]
-fn a_message_to_a_queue_that_nobody_serves_is_stopped_as_not_found() {
+fn a_message_to_a_queue_without_an_application_is_stopped_as_not_found() {
     refused_on_uni(&message(NOBODY, b"hello?"), false, ErrorCode::NotFound);
 }
 
 #[test]
-fn a_message_that_is_not_what_its_token_says_is_a_bad_proof() {
+fn a_message_that_does_not_match_its_token_is_a_bad_proof() {
     let mut bytes = Vec::new();
     let header = MessageHeader { queue: ECHO, token: Some(Token::of(b"another")) };
     header.emit_record_front(5, &mut bytes);
@@ -177,7 +177,7 @@ fn a_message_that_is_not_what_its_token_says_is_a_bad_proof() {
 }
 
 #[test]
-fn fetches_of_what_is_not_there_are_answered_with_their_errors() {
+fn fetches_of_missing_payloads_and_ranges_are_answered_with_their_errors() {
     let (mut world, peer) = World::connected();
     let token = world.put(&peer, &payload(50_000));
     let raw = world.raw(gateway_v4());
@@ -262,7 +262,7 @@ fn the_third_stream_error_within_a_minute_closes_the_connection() {
 }
 
 #[test]
-fn a_put_in_the_same_flight_as_what_closes_the_connection_leaves_nothing() {
+fn a_put_in_the_same_flight_as_the_fault_that_closes_the_connection_leaves_nothing() {
     let (mut world, peer, raw, _) = besieged();
     for _ in 0..3 {
         world.raw_mut(raw).send(Dir::Bi, &[0x21, 0], false);
@@ -278,17 +278,17 @@ fn a_put_in_the_same_flight_as_what_closes_the_connection_leaves_nothing() {
 }
 
 #[test]
-fn a_peer_that_asks_for_echoes_and_reads_none_stops_the_echo_only_while_it_lasts() {
+fn a_peer_that_reads_no_echoes_stops_the_echo_only_while_it_is_connected() {
     let (mut world, peer, raw, _) = besieged();
     world.raw_mut(raw).deaf = true;
     let many: Vec<u8> = std::iter::repeat_n(message(ECHO, &payload(65_000)), 800).flatten().collect();
     world.raw_mut(raw).send(Dir::Uni, &many, false);
     world.pass(Duration::from_secs(1));
-    // Backpressure is the application's: the echo waits for the peer that does not read, and nobody else does.
+    // Backpressure is the application's: the echo waits for the peer that does not read, and no other application does.
     let bytes = payload(70_000);
     let token = world.put(&peer, &bytes);
     assert_eq!(joined(&world.get(&peer, token, Ranges::all())), bytes);
-    // When it is gone, so is what waited for it.
+    // When the peer is gone, the echo no longer waits for it.
     world.raw.remove(raw.0);
     world.run(Duration::from_secs(60), "it is forgotten", |world| world.gateway.connections() == 1);
     assert_serves(&mut world, &peer);
@@ -309,7 +309,7 @@ proptest! {
             if world.raw_mut(raw).lost.is_some() {
                 break;
             }
-            // Some begin as they should and go wrong later.
+            // Some streams begin properly and go wrong later.
             let front = match (start, bi) {
                 (0, _) => Vec::new(),
                 (1, true) => put(&payload(30_000)),
@@ -322,7 +322,7 @@ proptest! {
             world.pass(Duration::from_millis(3));
         }
         assert_serves(&mut world, &peer);
-        // Whatever it left open ends with its connection.
+        // Everything that the peer left open ends with its connection.
         world.raw.remove(raw.0);
         world.run(Duration::from_secs(60), "it is forgotten", |world| world.gateway.connections() == 1);
         world.pass(Duration::from_millis(10));

@@ -1,4 +1,4 @@
-//! How connections live and end: drains, closes, idle timeouts, keep-alive, and the path MTU they find.
+//! How connections live and end: drains, closes, idle timeouts, keep-alive, and path MTU discovery.
 
 use crate::support::caller::{End, Peer};
 use crate::support::{Setup, World, gateway_v4, gateway_v6, joined, payload};
@@ -10,7 +10,7 @@ use stoq::quic::transport::QuicConfig;
 use stoq::record::ErrorCode;
 use stoq::token::{Ranges, Token};
 
-/// A slow link, so that a get is still running when something else happens.
+/// A slow link: a GET still runs when something else happens.
 fn slow() -> (World, Peer, Token, Vec<u8>) {
     let mut world = World::new(Setup::default());
     let peer = world.connect(0, gateway_v4());
@@ -21,7 +21,7 @@ fn slow() -> (World, Peer, Token, Vec<u8>) {
 }
 
 #[test]
-fn a_draining_gateway_finishes_what_runs_and_takes_nothing_new() {
+fn a_draining_gateway_finishes_running_requests_and_takes_no_new_ones() {
     let (mut world, peer, token, bytes) = slow();
     let running = world.caller(&peer).fetch(&peer, token, Ranges::all());
     let waiting = peer.clone();
@@ -31,7 +31,7 @@ fn a_draining_gateway_finishes_what_runs_and_takes_nothing_new() {
     world.gateway.shared.drain();
     world.pass(Duration::from_millis(200));
     let have = world.caller(&peer).request(running).bytes();
-    assert!(have < bytes.len(), "the get is still running, so the test shows something");
+    assert!(have < bytes.len(), "the get is still running: otherwise the test shows nothing");
     assert_eq!(world.gateway.requests(), 1, "the drain waits for the get");
 
     let refused = world.caller(&peer).fetch(&peer, token, Ranges::all());
@@ -72,9 +72,13 @@ fn a_drain_waits_for_the_peers_answered_last_to_read_and_close() {
     assert_eq!((world.gateway.requests(), world.gateway.lingering()), (0, 2), "acknowledged is not read");
     world.caller(&peer).disconnect(&peer);
     world.pass(Duration::from_millis(200));
-    assert_eq!(world.gateway.lingering(), 1, "who closed has read");
+    assert_eq!(world.gateway.lingering(), 1, "a peer that has closed has read");
     world.pass(Duration::from_millis(ANSWER_LINGER_MS));
-    assert_eq!(world.gateway.lingering(), 0, "who does not close is not waited for without end");
+    assert_eq!(
+        world.gateway.lingering(),
+        0,
+        "the drain does not wait without end for a peer that does not close"
+    );
     assert_eq!(world.caller(&silent).closed(&silent), None);
 }
 
@@ -99,7 +103,7 @@ fn a_put_that_runs_when_a_drain_begins_is_confirmed() {
 fn a_closing_gateway_tells_its_clients() {
     let mut world = World::new(Setup { clients: 2, ..Setup::default() });
     let peers = [world.connect(0, gateway_v4()), world.connect(1, gateway_v6())];
-    // Handshakes are confirmed: a close before that could not say why (RFC 9000 §10.2.3).
+    // The handshakes are confirmed: an earlier close could not give its reason (RFC 9000 §10.2.3).
     world.pass(Duration::from_millis(100));
     world.gateway.shared.close();
     let waiting = peers.clone();
@@ -114,7 +118,7 @@ fn a_closing_gateway_tells_its_clients() {
     assert_eq!(world.gateway.count(Counter::ConnectionsClosed), 2);
 }
 
-/// Virtual time until the client knows that its connection is over, and why.
+/// The virtual time until the client learns of its connection's end, and the reason.
 fn until_closed(world: &mut World, peer: &Peer, limit: Duration) -> (Duration, String) {
     let (begun, waiting) = (world.now, peer.clone());
     world.run(limit, "the client hears of it", |world| world.caller(&waiting).closed(&waiting).is_some());
@@ -153,7 +157,7 @@ fn a_close_on_a_full_link_reaches_every_client() {
     let peers: Vec<_> = (0..8).map(|client| world.connect(client, gateway_v4())).collect();
     let bytes = payload(8 << 20);
     let token = world.put(&peers[0], &bytes);
-    // What waits in the device takes longer than a closed connection lives.
+    // The bytes that wait in the device take longer than a closed connection lives.
     world.link.reconfigure(|link| link.bandwidth_bits_per_s = Some(10_000_000));
     for peer in &peers {
         world.caller(peer).fetch(peer, token, Ranges::all());
@@ -168,7 +172,7 @@ fn a_close_on_a_full_link_reaches_every_client() {
 
 #[test]
 fn a_gateway_that_was_killed_tells_its_clients_within_a_round_trip() {
-    // With fewer workers than before, too.
+    // A process with another number of workers does so as well.
     for (before, after) in [(1, 1), (2, 1), (1, 2)] {
         let mut world = World::new(Setup { gateway_workers: before, clients: 2, ..Setup::default() });
         let peers = [world.connect(0, gateway_v4()), world.connect(1, gateway_v6())];
@@ -178,7 +182,7 @@ fn a_gateway_that_was_killed_tells_its_clients_within_a_round_trip() {
             world.caller(peer).message(peer, crate::support::ECHO, b"who are you?");
             let (took, reason) = until_closed(&mut world, peer, Duration::from_secs(29));
             assert!(reason.contains("stateless reset"), "{reason}");
-            // The new process asks for the client's MAC first.
+            // The new process first asks for the client's MAC.
             assert!(took <= Duration::from_millis(2), "two round trips: {took:?}");
         }
         assert_eq!(world.gateway.count(Counter::QuicStatelessResetsSent), 2);
@@ -191,7 +195,7 @@ fn a_gateway_that_was_killed_tells_its_clients_within_a_round_trip() {
 }
 
 #[test]
-fn a_killed_gateway_whose_clients_say_nothing_tells_them_at_their_keep_alive() {
+fn silent_clients_learn_of_a_killed_gateway_at_their_keep_alive() {
     let (mut world, peer) = World::connected();
     world.pass(Duration::from_secs(2));
     world.kill_and_restart_gateway(1);
@@ -224,7 +228,7 @@ fn without_keep_alive_an_idle_connection_ends_after_its_timeout_and_not_before()
     let quic = QuicConfig { keep_alive_ms: 0, idle_timeout_ms: 7_000, ..QuicConfig::default() };
     let mut world = World::new(Setup { gateway_quic: quic.clone(), client_quic: quic, ..Setup::default() });
     let peer = world.connect(0, gateway_v4());
-    // Discovery of the path MTU is over.
+    // Path MTU discovery is over.
     world.pass(Duration::from_secs(3));
     world.echo(&peer, b"the last word");
     world.pass(Duration::from_millis(6_800));
@@ -235,7 +239,7 @@ fn without_keep_alive_an_idle_connection_ends_after_its_timeout_and_not_before()
     assert_eq!(world.held().closed.len(), 1);
 }
 
-/// The average UDP payload of a large transfer's packets, bytes, by the family and the MTU of the link.
+/// The average UDP payload of a large transfer's packets, bytes, for a link of this MTU and the family of `remote`.
 fn datagram_bytes(mtu: u16, quic: QuicConfig, remote: std::net::SocketAddr) -> u64 {
     let link = LinkConfig { mtu, delay: Duration::from_micros(500), ..LinkConfig::default() };
     let mut world =
@@ -254,7 +258,7 @@ fn datagram_bytes(mtu: u16, quic: QuicConfig, remote: std::net::SocketAddr) -> u
 }
 
 #[test]
-fn path_mtu_discovery_raises_datagrams_to_what_the_link_carries() {
+fn path_mtu_discovery_raises_datagrams_to_the_size_that_the_link_carries() {
     let quic = QuicConfig::default();
     // IP and UDP headers: 28 bytes with IPv4, 48 with IPv6.
     for (remote, headers) in [(gateway_v4(), 28), (gateway_v6(), 48)] {

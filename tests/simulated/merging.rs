@@ -1,4 +1,4 @@
-//! FETCHes that are the same, and payloads that are kept on the way.
+//! Equal FETCHes, and payloads that gateways on the way keep.
 
 use crate::hops::{fetch_by, put_by};
 use crate::passing::slow;
@@ -40,7 +40,7 @@ fn assert_complete(world: &mut World, peer: &Peer, request: RequestId, bytes: &[
 }
 
 #[test]
-fn the_same_question_of_many_crosses_once() {
+fn an_equal_fetch_of_several_clients_crosses_once() {
     let bytes = payload(300_000);
     let (mut world, peers, token) = crowd(5, &bytes, QuicConfig::default());
     let before = world.gateway(1).count(Counter::TxBytes);
@@ -55,7 +55,7 @@ fn the_same_question_of_many_crosses_once() {
 }
 
 #[test]
-fn what_differs_is_not_merged() {
+fn fetches_that_differ_are_not_merged() {
     let bytes = payload(100_000);
     let (mut world, peers, token) = crowd(4, &bytes, QuicConfig::default());
     let mut some = Ranges::all();
@@ -78,7 +78,7 @@ fn what_differs_is_not_merged() {
 }
 
 #[test]
-fn an_error_reaches_all_who_wait_for_it() {
+fn an_error_reaches_every_asker_that_waits_for_the_answer() {
     let (mut world, peers, _) = crowd(3, b"abc", QuicConfig::default());
     let requests = ask_all(&mut world, &peers, Token::of(b"nothing of the kind"));
     for (peer, request) in peers.iter().zip(requests) {
@@ -90,7 +90,7 @@ fn an_error_reaches_all_who_wait_for_it() {
 }
 
 #[test]
-fn each_of_those_who_share_an_answer_has_a_budget_of_its_own() {
+fn each_asker_that_shares_an_answer_has_its_own_budget() {
     let bytes = payload(300_000);
     let (mut world, peers, token) = crowd(3, &bytes, QuicConfig::default());
     let small = Hop { budget_bytes: 100_000, ..route(&[0, 1]).hop() };
@@ -104,7 +104,7 @@ fn each_of_those_who_share_an_answer_has_a_budget_of_its_own() {
     world.assert_free();
 }
 
-/// What an asker takes before it hears nothing any more.
+/// Windows of a client that soon receives no more.
 fn narrow() -> QuicConfig {
     QuicConfig {
         stream_receive_window_bytes: 256 << 10,
@@ -115,18 +115,18 @@ fn narrow() -> QuicConfig {
 }
 
 #[test]
-fn those_whom_the_first_asker_holds_back_are_sent_away_to_ask_again() {
+fn askers_that_the_first_one_holds_back_are_refused_as_busy_and_may_ask_again() {
     let bytes = payload(12_000_000);
-    // What waits for the first takes a part of what may be under way between the gateways, not all of it.
+    // The bytes that wait for the first asker take a part of the window between the gateways, not all of it.
     let gateway_quic = QuicConfig { receive_window_bytes: 4 << 20, ..narrow() };
     let setup = Setup { gateway_quic, client_quic: narrow(), link: slow(), clients: 2, ..Setup::line(2) };
     let (mut world, peers, token) = crowd_of(setup, &bytes);
-    // The first takes 8 MiB and no more: the rest waits in the gateway.
+    // The first asker reads 8 MiB and no more: the rest waits in the gateway.
     let pace = Credit::default();
     world.caller(&peers[0]).pace = Some(pace.clone());
     let before = world.gateway.count(Counter::HopsForwarded);
     let first = fetch_by(&mut world, &peers[0], route(&[0, 1]).hop(), token);
-    // Which of two packets of one moment comes first is not said.
+    // The order of two packets of one moment is not defined.
     world.run(Duration::from_secs(5), "the first has asked", |world| {
         world.gateway.count(Counter::HopsForwarded) > before
     });
@@ -170,7 +170,7 @@ fn when_the_first_asker_leaves_the_others_go_on() {
 }
 
 #[test]
-fn with_the_last_asker_the_question_is_withdrawn() {
+fn when_the_last_asker_leaves_the_request_is_canceled() {
     let bytes = payload(6_000_000);
     let setup = Setup { gateway_quic: narrow(), link: slow(), clients: 2, ..Setup::line(2) };
     let (mut world, peers, token) = crowd_of(setup, &bytes);
@@ -188,7 +188,7 @@ fn with_the_last_asker_the_question_is_withdrawn() {
 }
 
 #[test]
-fn the_nearest_holder_answers_where_that_is_allowed() {
+fn the_nearest_holder_answers_if_the_route_allows_it() {
     let mut world = World::new(Setup { cache: true, ..Setup::line(3) });
     let peer = world.connect(0, gateway_v4());
     let bytes = payload(700_000);
@@ -203,14 +203,14 @@ fn the_nearest_holder_answers_where_that_is_allowed() {
     let request = fetch_by(&mut world, &peer, cached(), token);
     assert_complete(&mut world, &peer, request, &bytes);
     assert_eq!(world.counts(Counter::HopsForwarded)[1], before[1], "the first gateway answered");
-    // A range of it too.
+    // The same holds for a range of the payload.
     let mut some = Ranges::all();
     some.push_run(3, 2).unwrap();
     let request = world.caller(&peer).fetch_by(&peer, Some(cached()), token.into(), None, some);
     world.finish(&peer, request);
     assert_eq!(world.caller(&peer).request(request).bytes(), 32_768);
     assert_eq!(world.counts(Counter::HopsForwarded)[1], before[1]);
-    // Without the flag it goes to the end of its route.
+    // Without the flag the request goes to the end of its route.
     let request = fetch_by(&mut world, &peer, route(&[0, 1, 2]).hop(), token);
     assert_complete(&mut world, &peer, request, &bytes);
     assert_eq!(world.counts(Counter::HopsForwarded)[1], before[1] + 1);
@@ -218,7 +218,7 @@ fn the_nearest_holder_answers_where_that_is_allowed() {
 }
 
 #[test]
-fn nothing_is_kept_without_the_flag_nor_of_a_part() {
+fn a_gateway_keeps_nothing_without_the_flag_nor_a_part_of_a_payload() {
     let mut world = World::new(Setup { cache: true, ..Setup::line(2) });
     let peer = world.connect(0, gateway_v4());
     let bytes = payload(100_000);
@@ -230,7 +230,7 @@ fn nothing_is_kept_without_the_flag_nor_of_a_part() {
     let hop = route(&[0, 1]).with_cache(true).hop();
     let request = world.caller(&peer).fetch_by(&peer, Some(hop), token.into(), None, some);
     world.finish(&peer, request);
-    // What is kept after them shows that the cache is through with them.
+    // A payload that is kept after them shows that the cache has handled them.
     let other = put_by(&mut world, &peer, &[0, 1], b"another");
     let request = fetch_by(&mut world, &peer, route(&[0, 1]).with_cache(true).hop(), other);
     assert_complete(&mut world, &peer, request, b"another");
@@ -260,7 +260,7 @@ fn a_false_answer_is_not_kept() {
 }
 
 #[test]
-fn an_asker_that_takes_nothing_is_sent_away_so_that_others_are_not_held_up() {
+fn an_asker_that_reads_nothing_is_refused_as_busy_and_holds_up_no_other() {
     let bytes = payload(16_000_000);
     let setup = Setup {
         link: slow(),
@@ -273,7 +273,7 @@ fn an_asker_that_takes_nothing_is_sent_away_so_that_others_are_not_held_up() {
     world.caller(&peers[0]).pace = Some(pace.clone());
     let stalled = fetch_by(&mut world, &peers[0], route(&[0, 1]).hop(), token);
     world.pass(Duration::from_secs(20));
-    // It hears of it when it reads again.
+    // It learns of the refusal when it reads again.
     pace.give_back(1 << 40);
     world.finish(&peers[0], stalled);
     assert_eq!(world.caller(&peers[0]).request(stalled).end(), End::Failed(ErrorCode::Busy));

@@ -1,4 +1,4 @@
-//! Who holds what, and what is fetched elsewhere to be held here.
+//! LOCATE and MIRROR: the holders of a payload, and payloads that are fetched from other nodes.
 
 use crate::gather::{lanes, put_lanes, set};
 use crate::hops::put_by;
@@ -14,13 +14,13 @@ use stoq::seed::StoreConfig;
 use stoq::shard::{Coding, Descriptor, Lanes};
 use stoq::token::{AnyToken, Ranges, Token};
 
-/// A gateway between two others, and a client of each.
+/// A gateway with two peer gateways, and a client of each of the three.
 fn three(liars: Vec<(usize, Lie, Bytes)>, store: StoreConfig) -> (World, Vec<Peer>) {
     let peer_gateways = vec![(0, 1), (0, 2)];
     let mut world =
         World::new(Setup { gateways: 3, peer_gateways, liars, store, link: slow(), ..Setup::default() });
     let peers = (0..3).map(|index| world.connect(0, gateway_address(index))).collect();
-    // The peer gateways find each other.
+    // The peer gateways connect.
     world.pass(Duration::from_secs(1));
     (world, peers)
 }
@@ -39,7 +39,7 @@ fn locate(world: &mut World, peer: &Peer, token: impl Into<AnyToken>) -> Vec<Hol
     }
 }
 
-/// The gateways that are said to hold it, by number.
+/// The gateways that are reported as holders, by number.
 #[track_caller]
 fn located(world: &mut World, peer: &Peer, token: impl Into<AnyToken>) -> Vec<usize> {
     let holders = locate(world, peer, token);
@@ -81,7 +81,7 @@ fn done(token: impl Into<AnyToken>, bytes: usize) -> End {
 }
 
 #[test]
-fn what_is_held_is_known_to_peer_gateways_until_it_is_gone() {
+fn a_holding_is_known_to_peer_gateways_until_it_is_removed() {
     let (mut world, peers) = good();
     let token = put_by(&mut world, &peers[1], &[1], b"abc");
     assert_eq!(located(&mut world, &peers[1], token), [1]);
@@ -112,7 +112,7 @@ fn a_lease_that_ends_is_withdrawn_everywhere() {
 }
 
 #[test]
-fn a_peer_gateway_that_comes_again_tells_everything_again() {
+fn a_peer_gateway_that_connects_again_announces_everything_again() {
     let (mut world, peers) = good();
     let tokens: Vec<_> =
         (0..20).map(|n| put_by(&mut world, &peers[1], &[1], format!("{n}").as_bytes())).collect();
@@ -121,7 +121,7 @@ fn a_peer_gateway_that_comes_again_tells_everything_again() {
     world.gateway(1).dead = true;
     world.pass(Duration::from_secs(40));
     let here = world.connect(0, gateway_address(0));
-    assert_eq!(located(&mut world, &here, tokens[0]), [0; 0], "who is gone holds nothing");
+    assert_eq!(located(&mut world, &here, tokens[0]), [0; 0], "a gateway that is gone holds nothing");
     world.gateway(1).dead = false;
     world.pass(Duration::from_secs(60));
     for token in tokens {
@@ -130,7 +130,7 @@ fn a_peer_gateway_that_comes_again_tells_everything_again() {
 }
 
 #[test]
-fn thousands_of_holdings_are_told_at_the_rate_that_is_allowed() {
+fn hundreds_of_holdings_are_announced_at_the_allowed_rate() {
     let (mut world, peers) = good();
     let tokens: Vec<_> = (0..700u32)
         .map(|n| {
@@ -153,7 +153,7 @@ fn thousands_of_holdings_are_told_at_the_rate_that_is_allowed() {
 }
 
 #[test]
-fn a_payload_is_fetched_from_the_source_that_is_named_and_held() {
+fn a_mirror_fetches_the_payload_from_the_named_source_and_holds_it() {
     let (mut world, peers) = good();
     let bytes = payload(1_000_000);
     let token = put_by(&mut world, &peers[1], &[1], &bytes);
@@ -162,19 +162,19 @@ fn a_payload_is_fetched_from_the_source_that_is_named_and_held() {
     world.pass(Duration::from_secs(1));
     assert_eq!(located(&mut world, &peers[0], token), [0, 1]);
     assert_eq!(located(&mut world, &peers[2], token), [0], "it is announced where it is held now");
-    // Once more: it is here.
+    // A second MIRROR: the payload is held already.
     assert_eq!(mirror(&mut world, &peers[0], token, Lanes::NONE, &[1]), done(token, 0));
     world.assert_free();
 }
 
 #[test]
-fn without_a_source_the_gateway_asks_whom_it_knows() {
+fn without_a_source_the_gateway_asks_the_holders_that_it_knows() {
     let (mut world, peers) = good();
     let bytes = payload(200_000);
     let token = put_by(&mut world, &peers[2], &[2], &bytes);
     world.pass(Duration::from_secs(1));
     assert_eq!(mirror(&mut world, &peers[0], token, Lanes::NONE, &[]), done(token, bytes.len()));
-    let unknown = Token::of(b"nobody has this");
+    let unknown = Token::of(b"held by no gateway");
     let end = mirror(&mut world, &peers[0], unknown, Lanes::NONE, &[]);
     assert_eq!(end, End::Failed(ErrorCode::NotFound));
     // A named source does not have it.
@@ -189,14 +189,14 @@ fn a_source_that_is_no_peer_gateway_is_no_route() {
     let token = put_by(&mut world, &peers[2], &[2], b"abc");
     let end = mirror(&mut world, &peers[1], token, Lanes::NONE, &[2]);
     assert_eq!(end, End::Failed(ErrorCode::NoRoute));
-    // With one that is, the other is passed over.
+    // With a source that is a peer gateway, the other one is skipped.
     let token = put_by(&mut world, &peers[0], &[0], b"abcd");
     assert_eq!(mirror(&mut world, &peers[1], token, Lanes::NONE, &[2, 0]), done(token, 4));
     world.assert_free();
 }
 
 #[test]
-fn lanes_are_mirrored_from_those_who_have_them() {
+fn lanes_are_mirrored_from_their_holders() {
     let (mut world, peers) = good();
     let bytes = payload(1_500_000);
     let (set, parity) = set(&bytes, 65_536, (4, 2));
@@ -212,7 +212,7 @@ fn lanes_are_mirrored_from_those_who_have_them() {
     let held = world.stores[0].holding(&token.into()).unwrap();
     assert_eq!(held.coverage, Coverage::Lanes(wanted));
     assert_eq!(mirror(&mut world, &peers[0], token, lanes(&[3, 5]), &[]), done(token, 0));
-    // The whole of it: its data lanes, and with them the payload.
+    // The whole set: its data lanes, and with them the payload.
     let end = mirror(&mut world, &peers[0], token, Lanes::NONE, &[1, 2]);
     assert!(matches!(end, End::Done { .. }), "{end:?}");
     let request = world.caller(&peers[0]).fetch_by(
@@ -251,7 +251,7 @@ fn a_mirror_is_held_for_its_lease() {
     assert_eq!(mirror_for(&mut world, &peers[0], token, Lanes::NONE, &[1], 30), done(token, 3));
     world.pass(Duration::from_secs(5));
     assert_eq!(located(&mut world, &peers[2], token), [0]);
-    // It is asked for longer, and held for longer.
+    // A longer lease is asked for and granted.
     assert_eq!(mirror_for(&mut world, &peers[0], token, Lanes::NONE, &[1], 60), done(token, 0));
     world.pass(Duration::from_secs(40));
     assert_eq!(located(&mut world, &peers[2], token), [0]);
@@ -262,7 +262,7 @@ fn a_mirror_is_held_for_its_lease() {
 }
 
 #[test]
-fn a_mirror_is_bounded_by_the_quota_of_who_asks() {
+fn a_mirror_is_bounded_by_the_quota_of_its_asker() {
     let store = StoreConfig { quota_bytes: Some(1_000_000), ..StoreConfig::default() };
     let (mut world, peers) = three(Vec::new(), store);
     let first = put_by(&mut world, &peers[1], &[1], &payload(600_000));
@@ -337,7 +337,7 @@ fn a_payload_is_mirrored_from_the_lanes_that_are_left() {
     let (mut world, peers) = good();
     let bytes = payload(1_500_000);
     let (set, parity) = set(&bytes, 65_536, (4, 2));
-    // Data lanes 1 and 2 are nowhere.
+    // No gateway holds the data lanes 1 and 2.
     put_lanes(&mut world, &peers[1], &bytes, &parity, &set, lanes(&[0, 4]));
     put_lanes(&mut world, &peers[2], &bytes, &parity, &set, lanes(&[3, 5]));
     let end = mirror(&mut world, &peers[0], set.set_token(), Lanes::NONE, &[1, 2]);

@@ -90,14 +90,14 @@ fn slow_start_that_overflows_the_buffer_ends_no_messages() {
 
 #[test]
 fn a_flight_full_of_gaps_ends_no_stream_whose_consumer_sleeps() {
-    // All that the windows allow leaves in one flight.
+    // Everything that the windows allow leaves in one flight.
     let client_quic = QuicConfig { initial_congestion_window_bytes: 64 << 20, ..QuicConfig::default() };
     let step = Duration::from_micros(10);
     let mut world = World::new(Setup { client_quic, step, ..Setup::default() });
     let peer = world.connect(0, gateway_v4());
     world.held().deaf = true;
     let bytes = payload(PAYLOAD_BYTES);
-    // The first ones fill the ring, so that nothing is read when the others arrive.
+    // The first messages fill the ring: nothing is read when the others arrive.
     let small = vec![&b"small"[..]; DELIVERY_RING_LEN];
     for message in &small {
         world.caller(&peer).message(&peer, HELD, message);
@@ -113,7 +113,7 @@ fn a_flight_full_of_gaps_ends_no_stream_whose_consumer_sleeps() {
     world.pass(Duration::from_secs(4));
     assert_eq!(world.caller(&peer).closed(&peer), None);
     assert!(world.link.stats().lost > 2048 && world.gateway.count(Counter::RingStalls) > 0);
-    // The sender fills the connection's window, of which QUIC tells in parts, and no more.
+    // The sender fills the connection's window, which QUIC updates in parts, and no more.
     let quic = QuicConfig::default();
     let bound = u64::from(quic.receive_window_bytes) * 9 / 8;
     let taken = world.gateway.count(Counter::RxBytes);
@@ -134,7 +134,7 @@ fn draw(random: &mut StdRng) -> LinkConfig {
     let bits_per_s = 10_f64.powf(random.random_range(7.7..9.3)) as u64;
     let delay = Duration::from_secs_f64(10_f64.powf(random.random_range(-3.0..-1.0)));
     let mut way = path(bits_per_s, delay, 10_f64.powf(random.random_range(-1.3..0.3)));
-    // A path whose buffer does not hold a burst of ten packets is none.
+    // A path whose buffer does not hold a burst of ten packets is not realistic.
     way.buffer_bytes = way.buffer_bytes.map(|bytes| bytes.max(30_000));
     way.seed = random.random();
     if random.random_bool(0.5) {
@@ -157,7 +157,7 @@ fn paths_of_every_kind_end_no_connection() {
     for seed in FIRST_SEED..FIRST_SEED + PATHS {
         let mut random = StdRng::seed_from_u64(seed);
         let way = draw(&mut random);
-        // What fails prints its path.
+        // A failing test shows its path.
         println!("seed {seed}: {way:?}");
         let (mut world, peer) = over(way);
         let bytes = payload(random.random_range(1..6 << 20));

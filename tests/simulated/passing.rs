@@ -1,4 +1,4 @@
-//! What passes through gateways when the link, the asker or the holder does not do well.
+//! Requests through gateways when the link, the asker or the holder fails or is slow.
 
 use crate::hops::{fetch_by, put_by};
 use crate::support::caller::End;
@@ -14,7 +14,7 @@ use stoq::quic::transport::QuicConfig;
 use stoq::record::ErrorCode;
 use stoq::token::{Ranges, Token};
 
-/// A link on which everything goes wrong now and then.
+/// A link with some of every fault.
 fn rough(seed: u64) -> LinkConfig {
     LinkConfig {
         seed,
@@ -125,7 +125,7 @@ fn a_gateway_that_dies_while_it_answers_is_upstream_failed_for_the_asker() {
     }
 }
 
-/// Windows small enough to see who holds what.
+/// Windows that are small enough to show which node holds bytes.
 fn narrow() -> QuicConfig {
     QuicConfig {
         stream_receive_window_bytes: 256 << 10,
@@ -150,8 +150,8 @@ fn a_slow_asker_stops_the_sender_at_the_other_end() {
     let stopped = world.counts(Counter::TxBytes);
     world.pass(Duration::from_secs(5));
     let later = world.counts(Counter::TxBytes);
-    // What can be under way beside what the asker took: for each of the two gateways between its window, what QUIC holds for
-    // sending, and what QUIC holds that was not read; and the same of the asker. A tenth is headers.
+    // Bytes that can be on the way beside those that the asker took: for each of the two gateways between, its window, the bytes that QUIC
+    // holds for sending, and those that QUIC has received unread; and the same for the asker. A tenth is headers.
     let taken = world.caller(&peer).request(request).bytes() as u64;
     let sent = (later[2] - before[2]) * 10 / 11;
     let bound = 2 * (RELAY_WINDOW_BYTES as u64 + (512 << 10) + (512 << 10)) + (512 << 10);
@@ -175,7 +175,7 @@ fn a_slow_receiver_stops_a_put_at_its_source() {
     world.run(Duration::from_secs(20), "it is taken", |world| {
         world.caller(&peer).request(request).accepted.is_some()
     });
-    // The way on is cut; the connection lives for a while.
+    // The way on is cut; its connection lives for a while.
     world.gateway(1).dead = true;
     let before = world.counts(Counter::RxBytes)[0];
     world.pass(Duration::from_secs(10));
@@ -191,7 +191,7 @@ fn a_slow_receiver_stops_a_put_at_its_source() {
 }
 
 #[test]
-fn what_a_far_holder_says_falsely_is_found_by_the_asker_and_no_peer_gateway_is_charged() {
+fn lies_of_a_far_holder_are_found_by_the_asker_and_no_peer_gateway_is_charged() {
     let bytes = payload(400_000);
     let cases = [
         (Lie::FlippedBit, ErrorCode::BadProof),
@@ -212,7 +212,7 @@ fn what_a_far_holder_says_falsely_is_found_by_the_asker_and_no_peer_gateway_is_c
             let got = joined(&request.pieces);
             assert!(got == bytes[..got.len()], "{lie:?}: bytes that are not the payload's");
             match lie {
-                // It has all of it; the rest is refused.
+                // The asker has every byte; the rest is refused.
                 Lie::Endless => assert_eq!((request.end(), got.len()), (End::Complete, bytes.len())),
                 _ => assert_eq!(request.end(), End::Failed(code), "{lie:?}"),
             }
@@ -223,11 +223,11 @@ fn what_a_far_holder_says_falsely_is_found_by_the_asker_and_no_peer_gateway_is_c
 }
 
 #[test]
-fn requests_that_wait_for_a_stream_keep_what_follows_them() {
+fn requests_that_wait_for_a_stream_keep_their_later_commands() {
     let mut world = World::new(Setup { clients: 2, ..Setup::line(2) });
     let peers = [world.connect(0, gateway_v4()), world.connect(1, gateway_v4())];
     let token = put_by(&mut world, &peers[0], &[0, 1], &payload(16_384 * 400));
-    // Together more than the gateways allow each other at once: all are answered, or refused as busy.
+    // Together more than the gateways allow each other at once: each is answered, or refused as busy.
     let mut requests = Vec::new();
     for group in 0..400 {
         let peer = &peers[group % 2];

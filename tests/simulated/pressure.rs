@@ -1,4 +1,4 @@
-//! Slow applications, slow peers and peers that vanish: senders wait, memory stays bounded, nothing is lost or left.
+//! Slow applications, slow peers and peers that vanish: senders wait, memory stays bounded, nothing is lost or left behind.
 
 use crate::support::caller::End;
 use crate::support::{HELD, SEED, Setup, World, gateway_v4, joined, payload};
@@ -29,11 +29,11 @@ fn an_application_that_stops_taking_deliveries_stops_its_sender_and_loses_nothin
     world.pass(Duration::from_secs(4));
     // Only keep-alives move while the application sleeps.
     let trickle = world.gateway.count(Counter::RxBytes) - received;
-    assert!(trickle < 100_000, "{trickle} bytes came in while nobody took any");
+    assert!(trickle < 100_000, "{trickle} bytes came in while no application took any");
     assert!(world.gateway.count(Counter::RingStalls) > 0);
     let quic = QuicConfig::default();
     let taken = world.gateway.count(Counter::RxBytes);
-    // QUIC tells of its window in parts. A delivery brings a message of 8 KB or a group.
+    // QUIC updates its window in parts. A delivery brings a message of 8 KB or a group.
     let bound = u64::from(quic.receive_window_bytes) * 9 / 8 + (DELIVERY_RING_LEN * GROUP_BYTES) as u64;
     assert!(taken < bound, "the gateway holds {taken} bytes, more than its windows and its ring");
     let unsent = world.caller(&peer).unsent() * filler.len() + world.caller(&peer).unsent_bytes();
@@ -64,7 +64,7 @@ fn a_deaf_application_does_not_stop_the_others() {
     let (mut world, peer) = World::connected();
     world.held().deaf = true;
     for _ in 0..3000 {
-        world.caller(&peer).message(&peer, HELD, b"nobody listens");
+        world.caller(&peer).message(&peer, HELD, b"not taken yet");
     }
     world.pass(Duration::from_secs(1));
     world.echo(&peer, b"the echo listens");
@@ -74,7 +74,7 @@ fn a_deaf_application_does_not_stop_the_others() {
 }
 
 #[test]
-fn a_client_that_takes_nothing_stops_the_seed_for_itself_alone() {
+fn a_client_that_reads_nothing_stops_the_seed_only_for_itself() {
     let mut world = World::new(Setup { clients: 2, ..Setup::default() });
     let (slow, quick) = (world.connect(0, gateway_v4()), world.connect(1, gateway_v4()));
     let bytes = payload(40 << 20);
@@ -106,7 +106,7 @@ fn half_way() -> World {
 }
 
 fn assert_forgotten(world: &mut World) {
-    assert_eq!(world.gateway.connections(), 1, "nothing was heard of its end");
+    assert_eq!(world.gateway.connections(), 1, "the gateway does not know of the end yet");
     world.run(Duration::from_secs(12), "the connection is forgotten", |world| {
         world.gateway.connections() == 0
     });

@@ -1,4 +1,4 @@
-//! What the gateway refuses, how it says so, and that nothing of it stays.
+//! Requests that the gateway refuses, its answers, and that nothing of them stays.
 
 use crate::support::caller::{End, Peer};
 use crate::support::{DISCARD, NOBODY, SEED, Setup, World, encoding, gateway_v4, joined, payload};
@@ -16,7 +16,7 @@ fn ended(world: &mut World, peer: &Peer, request: RequestId) -> End {
     world.caller(peer).request(request).end()
 }
 
-/// Puts bytes that do not prove to be what their token says.
+/// Puts bytes that do not match their token.
 fn put_falsely(world: &mut World, peer: &Peer) -> End {
     let bytes = payload(100_000);
     let encoded = encoding(&bytes, &Ranges::all());
@@ -25,14 +25,14 @@ fn put_falsely(world: &mut World, peer: &Peer) -> End {
 }
 
 fn assert_nothing_kept(world: &mut World) {
-    // The seed removes what it wrote when it hears of the failure.
+    // The seed removes its files when it learns of the failure.
     world.pass(Duration::from_millis(10));
     assert_eq!((world.kept(), world.temporary()), (vec![], vec![]));
     assert_eq!(world.store.usage_bytes(), 0);
 }
 
 #[test]
-fn a_payload_that_is_not_what_its_token_says_is_refused_and_not_kept() {
+fn a_payload_that_does_not_match_its_token_is_refused_and_not_kept() {
     let (mut world, peer) = World::connected();
     assert_eq!(put_falsely(&mut world, &peer), End::Failed(ErrorCode::BadProof));
     assert_nothing_kept(&mut world);
@@ -103,7 +103,7 @@ fn the_third_false_payload_within_a_minute_closes_the_connection() {
     let waiting = peer.clone();
     world.run(Duration::from_secs(2), "the end", |world| world.caller(&waiting).closed(&waiting).is_some());
     let reason = world.caller(&peer).closed(&peer).unwrap().to_owned();
-    assert!(reason.contains("token") || reason.contains("proof"), "the reason is told: {reason}");
+    assert!(reason.contains("token") || reason.contains("proof"), "the reason is given: {reason}");
     assert_nothing_kept(&mut world);
     world.echo(&other, b"others are not touched");
     world.run(Duration::from_secs(5), "it is forgotten", |world| world.gateway.connections() == 1);
@@ -121,13 +121,13 @@ fn stream_errors_more_than_a_minute_apart_do_not_add_up() {
 }
 
 #[test]
-fn a_disk_without_room_is_told_from_a_capacity_without_room() {
+fn the_refusals_of_a_full_disk_and_of_a_full_capacity_differ() {
     let (mut world, peer) = World::connected();
     let start = encoding(&payload(100_000), &Ranges::all());
     let request = world.caller(&peer).put_as(&peer, SEED, Token::of(b"longer than any disk"), 1 << 50, start);
     assert_eq!(ended(&mut world, &peer, request), End::Failed(ErrorCode::Quota));
     let failure = world.caller(&peer).request(request).failure.clone().unwrap();
-    assert!(failure.reason().contains("disk"), "what its owner is to do is told: {}", failure.reason());
+    assert!(failure.reason().contains("disk"), "the fix for its owner is given: {}", failure.reason());
     assert!(!failure.reason().contains('/'), "no path is told to peers: {}", failure.reason());
     assert_nothing_kept(&mut world);
 }
@@ -146,7 +146,7 @@ fn a_store_without_room_says_quota_and_goes_on() {
     let failure = world.caller(&peer).request(request).failure.clone().unwrap();
     assert!(!failure.reason().contains('/'), "no path is told to peers: {}", failure.reason());
     assert!(world.temporary().is_empty());
-    // A refusal is no stream error: it may happen any number of times.
+    // A refusal is no stream error: any number of them is allowed.
     for _ in 0..5 {
         let request = world.caller(&peer).put(&peer, SEED, &large);
         assert_eq!(ended(&mut world, &peer, request), End::Failed(ErrorCode::Quota));
@@ -161,7 +161,7 @@ fn a_store_without_room_says_quota_and_goes_on() {
 fn an_unknown_token_is_not_found_and_ranges_past_the_end_are_bad() {
     let (mut world, peer) = World::connected();
     for _ in 0..5 {
-        let request = world.caller(&peer).fetch(&peer, Token::of(b"nobody put this"), Ranges::all());
+        let request = world.caller(&peer).fetch(&peer, Token::of(b"never put"), Ranges::all());
         assert_eq!(ended(&mut world, &peer, request), End::Failed(ErrorCode::NotFound));
     }
     let token = world.put(&peer, &payload(50_000));
@@ -172,7 +172,7 @@ fn an_unknown_token_is_not_found_and_ranges_past_the_end_are_bad() {
 }
 
 #[test]
-fn a_put_to_a_queue_that_nobody_serves_is_not_found() {
+fn a_put_to_a_queue_without_an_application_is_not_found() {
     let (mut world, peer) = World::connected();
     let request = world.caller(&peer).put(&peer, NOBODY, &payload(1000));
     assert_eq!(ended(&mut world, &peer, request), End::Failed(ErrorCode::NotFound));

@@ -1,4 +1,4 @@
-//! Several workers: whichever queue a datagram lands on, its connection has one owner, and everything works.
+//! Several workers: on whichever queue a datagram lands, its connection has one owner, and everything works.
 
 use crate::support::caller::Peer;
 use crate::support::{GATEWAY_MAC, Setup, World, gateway_v4, gateway_v6, joined, payload};
@@ -12,7 +12,7 @@ fn setup() -> Setup {
     Setup { link, gateway_workers: 2, client_workers: 2, ..Setup::default() }
 }
 
-/// What the UDP payload begins with, if it is one.
+/// The first byte of a frame's UDP payload, if it has one.
 fn first_byte(frame: &[u8]) -> Option<u8> {
     match frame.get(12..14)? {
         [0x08, 0x00] => frame.get(14 + 20 + 8).copied(),
@@ -75,9 +75,9 @@ fn a_flow_that_moves_from_queue_to_queue_keeps_its_connections() {
 }
 
 #[test]
-fn a_client_of_two_workers_finds_its_answers_whichever_queue_they_come_by() {
+fn a_client_of_two_workers_gets_its_answers_on_whichever_queue_they_arrive() {
     let mut world = World::new(setup());
-    // Both connections of the client share one address and port, so the switch cannot tell their datagrams apart.
+    // Both connections of the client share one address and port: the switch cannot tell their datagrams apart.
     let peers = [world.connect_from(0, 0, gateway_v4()), world.connect_from(0, 1, gateway_v6())];
     world.link.steer([2, 0, 0, 0, 0, 10], |_, _| 1);
     for (peer, len) in peers.iter().zip([300_000, 300_001]) {

@@ -1,4 +1,4 @@
-//! Payloads and messages that arrive whole: on perfect links and on bad ones, of every awkward size.
+//! Payloads and messages arrive complete: on perfect links and on bad ones, in every awkward size.
 
 use crate::support::caller::End;
 use crate::support::{ECHO, SEED, Setup, World, gateway_v4, gateway_v6, joined, payload};
@@ -41,13 +41,13 @@ fn payloads_of_every_awkward_size_are_put_and_got() {
 
 #[test]
 fn loss_reordering_duplication_and_corruption_cost_time_and_no_byte() {
-    // Without UDP checksums QUIC alone refuses what is damaged.
+    // Without UDP checksums only QUIC refuses damaged packets.
     for (seed, remote, udp_checksum) in
         [(1, gateway_v4(), true), (2, gateway_v6(), true), (3, gateway_v4(), false)]
     {
         let link = LinkConfig { seed, delay: Duration::from_millis(1), loss: 0.02, ..LinkConfig::default() };
         let mut world = World::new(Setup { link, udp_checksum, ..Setup::default() });
-        // Neighbors are learned by packets without checksums, so bits are inverted from here on.
+        // Neighbors are learned by packets without checksums: bits are inverted only from here on.
         let peer = world.connect(0, remote);
         world.link.reconfigure(|link| {
             link.reordering = 0.05;
@@ -69,7 +69,7 @@ fn loss_reordering_duplication_and_corruption_cost_time_and_no_byte() {
         let dropped: u64 =
             drops.iter().map(|&drop| world.gateway.count(drop) + world.clients[0].count(drop)).sum();
         assert!(dropped > 0, "corruption was seen and counted");
-        assert_eq!(world.gateway.count(Counter::BadProofs), 0, "no wrong bit came as far as a proof");
+        assert_eq!(world.gateway.count(Counter::BadProofs), 0, "no wrong bit reached a proof");
     }
 }
 
@@ -97,7 +97,7 @@ fn messages_of_every_size_come_back_from_the_echo_in_order() {
 #[test]
 fn small_and_large_messages_keep_their_order() {
     let (mut world, peer) = World::connected();
-    // Up to 4 KiB they are gathered on their way to QUIC; larger ones are not.
+    // Messages up to 4 KiB are copied together before QUIC gets them; larger ones are not.
     let sizes = [1, 300, 3600, 4096, 20_000, 64, 65_000];
     let sent: Vec<Vec<u8>> = (0..350).map(|n| payload(sizes[n % sizes.len()] + n)).collect();
     for message in &sent {
@@ -111,7 +111,7 @@ fn small_and_large_messages_keep_their_order() {
 }
 
 #[test]
-fn the_discarding_application_counts_what_it_dropped() {
+fn the_discarding_application_counts_the_messages_that_it_dropped() {
     let (mut world, peer) = World::connected();
     for len in [1, 1000, 65_536] {
         world.caller(&peer).message(&peer, crate::support::DISCARD, &payload(len));
@@ -125,7 +125,7 @@ fn the_discarding_application_counts_what_it_dropped() {
 }
 
 #[test]
-fn what_is_put_to_the_discarding_application_is_checked_unless_its_queue_says_otherwise() {
+fn a_put_to_the_discarding_application_is_checked_unless_its_queue_is_unchecked() {
     let (mut world, peer) = World::connected();
     let bytes = payload(700_000);
     for (queue, checked) in [(crate::support::DISCARD, bytes.len() as u64), (crate::support::UNCHECKED, 0)] {
@@ -179,7 +179,7 @@ fn fetches_of_one_peer_are_answered_in_their_order() {
         all.iter().any(|&request| world.caller(&waiting).request(request).end.is_some())
     });
     let have: Vec<_> = requests.iter().map(|&request| world.caller(&peer).request(request).bytes()).collect();
-    assert_eq!(have[0], bytes.len(), "the first that came is the first that is done: {have:?}");
+    assert_eq!(have[0], bytes.len(), "the first request is finished first: {have:?}");
     assert!(have[2..].iter().sum::<usize>() < bytes.len(), "{have:?}");
     for request in requests {
         world.finish(&peer, request);

@@ -1,4 +1,4 @@
-//! Handshakes that end early because what they send does not arrive: at once by what the host knows of itself, by ICMP only when a
+//! Handshakes that end early because their packets do not arrive. A local obstacle ends them at once, ICMP only if a
 //! second flight meets the same answer (RFC 9000 §21.5, RFC 8085 §5.2).
 
 use crate::support::{GATEWAY_MAC, World, gateway_v4, gateway_v6};
@@ -11,7 +11,7 @@ use stoq::limits::UNREACHABLE_AGREE_MS;
 /// Less than the time until the first flight is sent again.
 const AGREED: Duration = Duration::from_millis(UNREACHABLE_AGREE_MS);
 
-/// A client that knows the gateway's station, and begins a handshake that the gateway cannot answer; its tag.
+/// A client that knows the gateway's station, and the tag of a handshake that it has begun and that the gateway cannot answer.
 fn begun() -> (World, u64) {
     let (mut world, peer) = World::connected();
     world.caller(&peer).disconnect(&peer);
@@ -50,7 +50,7 @@ fn one_icmp_message_ends_nothing_and_the_handshake_completes_when_the_gateway_is
 }
 
 #[test]
-fn icmp_about_one_flight_ends_nothing_however_often_it_comes() {
+fn icmp_about_one_flight_ends_nothing_however_often_it_arrives() {
     let (mut world, tag) = begun();
     let first = world.now;
     for step in 0..10 {
@@ -63,7 +63,7 @@ fn icmp_about_one_flight_ends_nothing_however_often_it_comes() {
 }
 
 #[test]
-fn the_same_answer_to_the_next_flight_ends_the_handshake_with_its_words() {
+fn the_same_answer_to_the_next_flight_ends_the_handshake_with_its_text() {
     for obstacle in [Obstacle::PortClosed, Obstacle::Prohibited, Obstacle::NoWay] {
         let (mut world, tag) = begun();
         tell(&world, gateway_v4(), obstacle.clone());
@@ -79,7 +79,7 @@ fn the_same_answer_to_the_next_flight_ends_the_handshake_with_its_words() {
 }
 
 #[test]
-fn what_the_host_knows_of_itself_ends_a_handshake_at_once() {
+fn a_local_obstacle_ends_a_handshake_at_once() {
     for obstacle in [Obstacle::NoRoute, Obstacle::Forbidden, Obstacle::Local("no buffer".into())] {
         let (mut world, tag) = begun();
         tell(&world, gateway_v4(), obstacle.clone());
@@ -89,7 +89,7 @@ fn what_the_host_knows_of_itself_ends_a_handshake_at_once() {
 }
 
 #[test]
-fn what_is_said_of_another_destination_ends_nothing() {
+fn a_report_about_another_destination_ends_nothing() {
     let (mut world, tag) = begun();
     let mut port = gateway_v4();
     port.set_port(port.port() + 1);
@@ -101,7 +101,7 @@ fn what_is_said_of_another_destination_ends_nothing() {
 }
 
 #[test]
-fn nothing_that_is_said_ends_a_connection_that_is_up() {
+fn no_report_ends_an_established_connection() {
     let (mut world, peer) = World::connected();
     for obstacle in [Obstacle::PortClosed, Obstacle::NoRoute, Obstacle::Prohibited] {
         for _ in 0..3 {

@@ -1,4 +1,4 @@
-//! Windows that fit the path: a transfer is as fast as the path however small its windows were at first.
+//! Windows that fit the path: a transfer is as fast as its path, however small its first windows were.
 
 use crate::support::caller::End;
 use crate::support::{SEED, Setup, World, gateway_v4, payload};
@@ -12,11 +12,11 @@ const PAYLOAD_BYTES: usize = 24 << 20;
 /// 200 Mbit/s over 100 ms: the first window allows a tenth of it.
 const DELAY: Duration = Duration::from_millis(50);
 const BITS_PER_S: u64 = 200_000_000;
-/// What the payload takes on the wire.
+/// The time that the payload takes on the wire.
 const WIRE: Duration = Duration::from_millis(1_060);
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Puts and gets one payload. Gives how long each took.
+/// Puts and gets one payload; returns the times that both took.
 fn transfers(window_budget_bytes: u64) -> [Duration; 2] {
     let quic = QuicConfig {
         receive_window_bytes: FIRST_WINDOW_BYTES,
@@ -57,9 +57,9 @@ fn transfers(window_budget_bytes: u64) -> [Duration; 2] {
 }
 
 #[test]
-fn a_transfer_outgrows_small_windows_and_without_a_budget_it_does_not() {
+fn a_transfer_outgrows_small_windows_only_within_the_budget() {
     for time in transfers(1 << 30) {
-        assert!(time < 2 * WIRE, "{time:?} for what takes {WIRE:?} on the wire");
+        assert!(time < 2 * WIRE, "{time:?} for a payload that takes {WIRE:?} on the wire");
     }
     for time in transfers(0) {
         // 256 KiB a round trip.

@@ -1,4 +1,4 @@
-//! An application that the test itself is: it notes what it hears and sends what the test wants, minding credit.
+//! The test's own application: it records its deliveries and sends the test's commands within their credit.
 
 use super::gathering::Gathering;
 use super::{SEED, encoding};
@@ -16,10 +16,10 @@ use stoq::shard::{Descriptor, Lanes};
 use stoq::tls::NodeId;
 use stoq::token::{AnyToken, Ranges, Token};
 
-/// A connection, as its application knows it.
+/// A connection, as its application sees it.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
-    /// Which client; 0 until [`super::World::connect`] sets it.
+    /// The number of the client; 0 until [`super::World::connect`] sets it.
     pub(crate) host: usize,
     pub(crate) connection: ConnectionId,
     pub(crate) node: Option<NodeId>,
@@ -41,7 +41,7 @@ pub(crate) enum End {
     Failed(ErrorCode),
 }
 
-/// What was heard of one request.
+/// The deliveries of one request.
 #[derive(Debug, Default)]
 pub(crate) struct Request {
     pub(crate) accepted: Option<u64>,
@@ -56,7 +56,7 @@ impl Request {
         self.end.clone().expect("the request is not over")
     }
 
-    /// Payload bytes that have come.
+    /// Payload bytes that have arrived.
     pub(crate) fn bytes(&self) -> usize {
         self.pieces.iter().map(|(_, bytes)| bytes.len()).sum()
     }
@@ -69,7 +69,7 @@ struct Sending {
     accepted: bool,
 }
 
-/// Whose a request is.
+/// The owner of a request.
 #[derive(Clone, Copy, Debug)]
 enum Owner {
     Test,
@@ -78,7 +78,7 @@ enum Owner {
 
 pub(crate) struct Caller {
     port: AppPort,
-    /// It takes no deliveries.
+    /// Whether it takes no deliveries.
     pub(crate) deaf: bool,
     pub(crate) peers: Vec<Peer>,
     pub(crate) connect_failed: Vec<(u64, String)>,
@@ -86,14 +86,14 @@ pub(crate) struct Caller {
     pub(crate) messages: Vec<(ConnectionId, u64, Bytes)>,
     pub(crate) requests: HashMap<RequestId, Request>,
     sending: Vec<Sending>,
-    /// Puts that have been sent whole and not been answered.
+    /// PUTs that are sent completely and MIRRORs, without an answer yet.
     sent: Vec<RequestId>,
     unsent: VecDeque<(ConnectionId, Credit, u64, Bytes)>,
     outbox: Outbox<Owner>,
     tags: u64,
-    /// What it gathers, if it does.
+    /// The gathering that it hosts, if any.
     pub(crate) gathering: Option<Gathering>,
-    /// What its fetches wait for; the test that sets it gives back.
+    /// The credit for which its fetches wait; the test that sets it gives it back.
     pub(crate) pace: Option<Credit>,
 }
 
@@ -142,13 +142,13 @@ impl Caller {
         self.sending.iter().flat_map(|sending| &sending.chunks).map(Bytes::len).sum()
     }
 
-    /// Whether a put has not been answered, though nothing of it is on its way: what is there already is confirmed before it is
+    /// Whether a PUT or MIRROR waits for its answer with nothing on its way: a payload that is held already is confirmed before it is
     /// accepted, by the same thread.
     pub(crate) fn awaits_confirmation(&self) -> bool {
         !self.sent.is_empty() || self.sending.iter().any(|sending| !sending.accepted)
     }
 
-    /// Asks for a connection; gives its tag.
+    /// Asks for a connection; returns its tag.
     pub(crate) fn connect(&mut self, remote: SocketAddr) -> u64 {
         self.tags += 1;
         let tag = self.tags;
@@ -156,7 +156,7 @@ impl Caller {
         tag
     }
 
-    /// Asks for a connection that may be spoken on before its handshake is over; gives its tag.
+    /// Asks for a connection that may carry early data; returns its tag.
     pub(crate) fn connect_early(&mut self, remote: SocketAddr) -> u64 {
         self.tags += 1;
         let tag = self.tags;
@@ -180,7 +180,7 @@ impl Caller {
         self.outbox.cancel(&mut self.port, request);
     }
 
-    /// Reads no more of an answer, for this reason.
+    /// Stops the reading of an answer with this code.
     pub(crate) fn stop(&mut self, request: RequestId, code: ErrorCode) {
         self.send(Command::Stop(request, code));
     }
@@ -196,7 +196,7 @@ impl Caller {
         self.put_as(peer, queue, Token::of(payload), payload.len() as u64, encoded)
     }
 
-    /// Begins to put whatever this encoding is under whatever token this is.
+    /// Begins to put any encoding under any token.
     pub(crate) fn put_as(
         &mut self,
         peer: &Peer,
@@ -213,7 +213,7 @@ impl Caller {
         self.fetch_by(peer, None, token.into(), None, ranges)
     }
 
-    /// Fetches ranges of a payload, or stripes of lanes, by a route.
+    /// Fetches ranges of a payload, or stripes of lanes, along a route.
     pub(crate) fn fetch_by(
         &mut self,
         peer: &Peer,
@@ -238,14 +238,14 @@ impl Caller {
         request
     }
 
-    /// Puts a whole payload by a route.
+    /// Puts a whole payload along a route.
     pub(crate) fn put_by(&mut self, peer: &Peer, hop: Hop, payload: &[u8], lease_s: u64) -> RequestId {
         let descriptor = Descriptor::plain(Token::of(payload), payload.len() as u64).unwrap();
         let encoded = encoding(payload, &Ranges::all());
         self.put_with(peer, Some(hop), SEED, descriptor, None, lease_s, encoded)
     }
 
-    /// Puts whatever bytes under whatever descriptor.
+    /// Puts any bytes under any descriptor.
     #[expect(clippy::too_many_arguments, reason = "a PUT has as many fields")]
     pub(crate) fn put_with(
         &mut self,
@@ -321,7 +321,7 @@ impl Caller {
                 }
                 worked = true;
             }
-            // A full ring: the end is sent next time.
+            // It is not accepted yet, or the ring is full: the end is sent later.
             if !sending.accepted || port.send(Command::End(sending.request, Ending::Finish)).is_err() {
                 return true;
             }
@@ -336,7 +336,7 @@ impl Caller {
             Delivery::Connection(connection, event) => self.event(connection, event),
             Delivery::ConnectFailed { tag, reason } => self.connect_failed.push((tag, reason.to_string())),
             Delivery::Asked(request, asked) => match asked.request {
-                // It takes whatever is put to it, and keeps it in memory.
+                // It accepts every PUT, and keeps the payload in memory.
                 record::Request::Put(_) => {
                     self.requests.insert(request, Request::default());
                     self.send(Command::accept(request));

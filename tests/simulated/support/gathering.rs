@@ -1,4 +1,4 @@
-//! A gathering that the test's own application hosts, and its outcome.
+//! A gathering that the test's own application hosts, and its result.
 
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ pub(crate) struct Gathering {
     /// Checked bytes of both blobs, by offset.
     content: BTreeMap<u64, Bytes>,
     parity: BTreeMap<u64, Bytes>,
-    /// Lanes that are said to be whole, by stripe.
+    /// Lanes that are reported as complete, by stripe.
     stripes: BTreeMap<u64, Lanes>,
     pub(crate) end: Option<Result<(), ErrorCode>>,
 }
@@ -78,13 +78,13 @@ impl Gathering {
                 GatherEvent::Failed(failure) => self.end = Some(Err(failure.code)),
             }
             if self.length.is_none() {
-                assert!(self.content.is_empty(), "bytes come before what they are of");
+                assert!(self.content.is_empty(), "bytes arrive before the description");
             }
         }
         worked
     }
 
-    /// The payload, if all of it came.
+    /// The payload, if all of it has arrived.
     #[track_caller]
     pub(crate) fn payload(&self) -> Vec<u8> {
         let length = self.length.expect("a description") as usize;
@@ -93,7 +93,7 @@ impl Gathering {
         whole.expect("no gaps")
     }
 
-    /// The payload, restored stripe by stripe from what lanes came.
+    /// The payload, restored stripe by stripe from the lanes that arrived.
     #[track_caller]
     pub(crate) fn restored(&self) -> Vec<u8> {
         let set = self.descriptor.expect("a set");
@@ -109,7 +109,7 @@ impl Gathering {
                     None => (&self.content, (stripe * k + u64::from(lane)) * shard_bytes),
                     Some(parity) => (&self.parity, (stripe * u64::from(set.m()) + parity) * shard_bytes),
                 };
-                shards.push((lane, filled(blob, offset, len).expect("a lane that is said to be whole")));
+                shards.push((lane, filled(blob, offset, len).expect("a lane that is reported as complete")));
             }
             // Lanes past the end of the payload have no bytes.
             let mut put = |lane: u8, shard: &[u8]| {

@@ -26,13 +26,13 @@ use stoq::worker::{Idle, NodeShared, PeerGateway, Worker, WorkerStatus};
 /// A station with its workers.
 pub(crate) struct ApplicationHost {
     pub(super) workers: Vec<Worker<Told>>,
-    /// Tells its first worker by ICMP what does not arrive.
+    /// Reports unreachable destinations to its first worker, as ICMP does.
     pub(crate) icmp: Teller,
     /// The test's own application, on each worker.
     pub(crate) callers: Vec<Caller>,
     pub(crate) shared: Arc<NodeShared>,
     pub(super) statuses: Vec<Arc<WorkerStatus>>,
-    /// Its process died: nobody turns its workers.
+    /// Whether its process has died: its workers are not turned.
     pub(crate) dead: bool,
 }
 
@@ -90,7 +90,7 @@ impl ApplicationHost {
         self.statuses.iter().map(|status| status.requests()).sum()
     }
 
-    /// Connections for which a drain waits though nothing is asked on them.
+    /// Connections for which a drain waits although no request runs on them.
     pub(crate) fn lingering(&self) -> usize {
         self.statuses.iter().map(|status| status.lingering()).sum()
     }

@@ -1,13 +1,13 @@
-//! Who is who, and who trusts whom.
+//! The identities of the nodes, and their trust.
 
 use std::sync::OnceLock;
 use stoq::hop::Route;
 use stoq::tls::{FalconAlgorithm, Identity, NodeId, Trust};
 
-/// Gateways that a world may have.
+/// The most gateways of a world.
 const GATEWAYS_MAX: usize = 4;
 
-/// The first gateway's identity, the clients' one, then the other gateways': making them costs more than a scenario.
+/// The identities of the first gateway, of the clients, and of the other gateways, made once: making them costs more than a scenario.
 pub(crate) fn identities() -> &'static [Identity; 1 + GATEWAYS_MAX] {
     static MADE: OnceLock<[Identity; 1 + GATEWAYS_MAX]> = OnceLock::new();
     MADE.get_or_init(|| {
@@ -26,12 +26,12 @@ pub(crate) fn gateway_node(index: usize) -> NodeId {
     gateway_identity(index).node_id()
 }
 
-/// A route by these gateways, counted from 0.
+/// A route through these gateways, counted from 0.
 pub(crate) fn route(gateways: &[usize]) -> Route {
     Route::new(gateways.iter().map(|&gateway| gateway_node(gateway))).unwrap()
 }
 
-/// Everyone trusts everyone.
+/// The trust of every node in every other.
 pub(crate) fn trust() -> Trust {
     Trust::pinned(identities().iter().map(Identity::node_id)).unwrap()
 }

@@ -1,4 +1,4 @@
-//! A store that does not keep its word: the application of a gateway that answers FETCH falsely.
+//! A store that lies: the application of a gateway that answers FETCH falsely.
 
 use super::encoding;
 use bytes::Bytes;
@@ -10,23 +10,23 @@ use stoq::record::{ErrorCode, ErrorRecord, OkRecord, Request};
 use stoq::shard::Descriptor;
 use stoq::token::Ranges;
 
-/// What is wrong with its answers.
+/// The fault of its answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lie {
     /// One bit of every encoding is inverted.
     FlippedBit,
-    /// The groups after those that were asked for.
+    /// The groups after those asked for.
     WrongRange,
-    /// The payload is said to be longer than it is, or shorter.
+    /// OK claims a longer payload than there is, or a shorter one.
     Longer,
     Shorter,
-    /// Nothing of it is said to be there.
+    /// OK claims a payload of no bytes.
     Empty,
-    /// A descriptor of something else.
+    /// A descriptor of another payload.
     WrongDescriptor,
-    /// After the right bytes come others, without end.
+    /// Other bytes follow the right ones, without end.
     Endless,
-    /// Never an answer.
+    /// No answer, except to a request for a description.
     Silent,
     /// Half of the bytes, then nothing.
     Half,
@@ -34,7 +34,7 @@ pub(crate) enum Lie {
     CutShort,
 }
 
-/// The application; it has the payload that it lies about.
+/// The application. It has the payload about which it lies.
 pub(crate) struct Liar {
     lie: Lie,
     payload: Bytes,

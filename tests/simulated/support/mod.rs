@@ -1,7 +1,7 @@
 //! A gateway and its clients around one simulated switch, and the clock that drives them.
 //!
-//! Everyone is turned at `now` until nothing moves; then `now` jumps to the next thing that is due. Only the seed's sync
-//! thread runs in real time: [`PATIENCE`] bounds how long is waited for it.
+//! Every host is turned at `now` until none has work; then `now` jumps to the next due time. Only the seed's threads run
+//! in real time: [`PATIENCE`] bounds the wait for them.
 
 pub(crate) mod caller;
 pub(crate) mod gathering;
@@ -41,26 +41,26 @@ pub(crate) type Station = UserSpace<SimulatedNic>;
 pub(crate) const SEED: u64 = 0;
 pub(crate) const ECHO: u64 = 1;
 pub(crate) const DISCARD: u64 = 2;
-/// The same application's, and nothing that is put to it is checked.
+/// A queue of the discarding application whose payloads are not checked.
 pub(crate) const UNCHECKED: u64 = 4;
 /// The application whose rings the test itself holds: [`World::held`].
 pub(crate) const HELD: u64 = 3;
-/// Nobody's queue.
+/// A queue without an application.
 pub(crate) const NOBODY: u64 = 99;
 
-/// How long the seed's sync thread may take, in real time, before the virtual clock goes on without it. Where a confirmation cannot
-/// come, a test waits this long.
+/// How long the seed's sync thread may take, in real time, before the virtual clock goes on without it. If a confirmation cannot
+/// arrive, a test waits this long.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(5);
-/// How long what must happen in real time may take before a test fails.
+/// How long an event in real time may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Times that the clock may jump in one [`World::run`].
+/// The most jumps of the clock in one [`World::run`].
 const STEPS_MAX: usize = 400_000;
 
 pub(crate) const GATEWAY_MAC: Mac = [2, 0, 0, 0, 0, 1];
 pub(crate) const UDP_PORT: u16 = 4433;
 
-/// What a world is made of.
+/// The parts of a world.
 pub(crate) struct Setup {
     pub(crate) link: LinkConfig,
     pub(crate) gateway_quic: QuicConfig,
@@ -71,20 +71,20 @@ pub(crate) struct Setup {
     pub(crate) store: StoreConfig,
     /// Gateways; the first is [`World::gateway`].
     pub(crate) gateways: usize,
-    /// Which gateways keep connections to which, both ways; counted from 0.
+    /// The pairs of gateways that are peer gateways of each other, counted from 0.
     pub(crate) peer_gateways: Vec<(usize, usize)>,
     pub(crate) transit: Transit,
-    /// Gateways keep what passes and may be kept.
+    /// Whether gateways keep passing payloads whose routes allow it.
     pub(crate) cache: bool,
     /// Gateways whose store lies about this payload.
     pub(crate) liars: Vec<(usize, Lie, Bytes)>,
-    /// Which device the gateways have: part of its MAC.
+    /// The gateways' device: a part of their MAC.
     pub(crate) device: u8,
-    /// Gateways and clients give datagrams over IPv4 a UDP checksum.
+    /// Whether gateways and clients give datagrams over IPv4 a UDP checksum.
     pub(crate) udp_checksum: bool,
-    /// What the gateways take for the time.
+    /// The gateways' wall clock.
     pub(crate) clock: WallClock,
-    /// The least that the clock jumps: frames that arrive within it arrive together.
+    /// The smallest jump of the clock: frames that arrive within it arrive together.
     pub(crate) step: Duration,
     /// How far the windows of a process may grow in all, bytes.
     pub(crate) window_budget_bytes: u64,
@@ -128,7 +128,7 @@ impl Default for Setup {
     }
 }
 
-/// A wall clock that goes with the virtual time and may be set.
+/// A wall clock that follows the virtual time and may be set.
 #[derive(Clone)]
 pub(crate) struct WallClock {
     start: Instant,
@@ -144,10 +144,10 @@ impl Default for WallClock {
 impl WallClock {
     /// The first time that it shows, seconds since the Unix epoch.
     const START_S: i64 = 2_000_000_000;
-    /// The uptime then, seconds.
+    /// The uptime at that moment, seconds.
     const UP_S: u64 = 1000;
 
-    /// Sets it so far ahead of what it would show.
+    /// Sets the clock this many seconds ahead.
     pub(crate) fn set_ahead(&self, seconds: i64) {
         self.ahead_s.store(seconds, Relaxed);
     }
@@ -162,7 +162,7 @@ impl WallClock {
     }
 }
 
-/// A gateway, its clients, and who else is on the switch.
+/// A gateway, its clients, and the other stations of the switch.
 pub(crate) struct World {
     pub(crate) link: SimulatedLink,
     pub(crate) now: Instant,
@@ -204,7 +204,7 @@ impl World {
         (world, peer)
     }
 
-    /// Turns everyone until nothing moves.
+    /// Turns every host until none has work.
     fn settle(&mut self) {
         let (mut rounds, mut quiet) = (0, 0);
         while quiet < 2 {
@@ -224,7 +224,7 @@ impl World {
         }
     }
 
-    /// When the next thing is due, if anything is.
+    /// The next due time, if there is one.
     fn next(&self) -> Option<Instant> {
         let hosts = self
             .clients
@@ -236,7 +236,7 @@ impl World {
         hosts.chain(raw).chain(self.link.next_delivery()).min()
     }
 
-    /// Gives the seed's sync thread its time before the clock makes a long jump while the confirmation of a put is due.
+    /// Gives the seed's sync thread time before the clock makes a long jump while the confirmation of a PUT is due.
     fn wait_for_commits(&mut self) {
         let begun = Instant::now();
         let is_long =
@@ -254,7 +254,7 @@ impl World {
         self.clients.iter().flat_map(|client| &client.callers).any(Caller::awaits_confirmation)
     }
 
-    /// Waits, in real time, until nothing is being written any more.
+    /// Waits, in real time, until no file is being written.
     #[track_caller]
     pub(crate) fn store_at_rest(&mut self) {
         let begun = Instant::now();
@@ -280,7 +280,7 @@ impl World {
                 return;
             }
             let next = self.next().unwrap_or(until);
-            // What is announced now and then cuts the long jumps short: the sync thread needs its time all the same.
+            // Announcements cut long jumps short: the sync thread needs its time all the same.
             if self.awaits_confirmation() && next > self.now + Duration::from_millis(50) {
                 std::thread::park_timeout(Duration::from_millis(1));
             }
@@ -295,7 +295,7 @@ impl World {
         self.run(span + Duration::from_millis(1), "time passes", |world| world.now >= until);
     }
 
-    /// Connects worker by worker, in turn.
+    /// Connects from a client's first worker.
     #[track_caller]
     pub(crate) fn connect(&mut self, client: usize, remote: SocketAddr) -> Peer {
         self.connect_from(client, 0, remote)
@@ -316,7 +316,7 @@ impl World {
         peer
     }
 
-    /// Connects as [`World::connect`] does, by an earlier session: not waiting for the handshake where that allows it.
+    /// Connects with early data if an earlier session allows it: then the handshake is not waited for.
     #[track_caller]
     pub(crate) fn connect_early(&mut self, client: usize, remote: SocketAddr) -> Peer {
         let tag = self.clients[client].callers[0].connect_early(remote);
@@ -328,14 +328,14 @@ impl World {
         peer
     }
 
-    /// Another process takes the place of the first gateway, on another device, when everyone has forgotten the old one.
+    /// Replaces the first gateway by another process on another device, and waits until every peer has forgotten the old one.
     pub(crate) fn restart_gateway(&mut self) {
         let setup = Setup { device: 1, ..Setup::default() };
         self.gateway = gateway(&self.link, &setup, 0, &self.store, self.now);
         self.pass(Duration::from_secs(70));
     }
 
-    /// The first gateway's process is killed, and another takes its place at once, with the same identity on the same device.
+    /// Kills the first gateway's process and replaces it at once, with the same identity on the same device.
     pub(crate) fn kill_and_restart_gateway(&mut self, workers: usize) {
         let setup = Setup { gateway_workers: workers, ..Setup::default() };
         self.gateway = gateway(&self.link, &setup, 0, &self.store, self.now);
@@ -351,7 +351,7 @@ impl World {
         [&self.gateway].into_iter().chain(&self.others).map(|gateway| gateway.count(counter)).collect()
     }
 
-    /// Waits, in real time, until this holds: for what a thread of a gateway's own does.
+    /// Waits, in real time, until this holds: for the work of a gateway's own threads.
     #[track_caller]
     pub(crate) fn wait(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
         let begun = Instant::now();
@@ -362,7 +362,7 @@ impl World {
         }
     }
 
-    /// Nothing is left of any request at any gateway that lives. Gateways drain for that: the last thing of a test.
+    /// Checks that no living gateway has a request left. Gateways drain for it: it is the last call of a test.
     #[track_caller]
     pub(crate) fn assert_free(&mut self) {
         for index in 0..self.stores.len() {
@@ -400,7 +400,7 @@ impl World {
         token
     }
 
-    /// Gets ranges of a payload whole: every piece, in the order of its offset.
+    /// Fetches ranges of a payload: every piece, in the order of its offset.
     #[track_caller]
     pub(crate) fn get(&mut self, peer: &Peer, token: Token, ranges: Ranges) -> Vec<(u64, Bytes)> {
         let request = self.caller(peer).fetch(peer, token, ranges);
@@ -441,7 +441,7 @@ impl World {
         files(&self.directories[0].path().join("tmp"))
     }
 
-    /// How many files of payloads this process has open: one for each that is being served.
+    /// The number of payload files that this process has open: one for each that is being served.
     pub(crate) fn open_payloads(&self) -> usize {
         self.open_in(0, "data")
     }
@@ -453,7 +453,7 @@ impl World {
             .count()
     }
 
-    /// What to know when a scenario does not come to its end.
+    /// A report for a scenario that does not come to its end.
     pub(crate) fn report(&self) -> String {
         let mut text = format!("link: {:?}\n", self.link.stats());
         for (name, host) in [("gateway", &self.gateway)]
@@ -517,13 +517,13 @@ pub(crate) fn encoding(payload: &[u8], ranges: &Ranges) -> Vec<Bytes> {
     encoded
 }
 
-/// Pieces, put together; they must lie one after another.
+/// The bytes of pieces, which must follow each other.
 #[track_caller]
 pub(crate) fn joined(pieces: &[(u64, Bytes)]) -> Vec<u8> {
     let mut whole = Vec::new();
     let start = pieces.first().map_or(0, |(offset, _)| *offset);
     for (offset, bytes) in pieces {
-        assert_eq!(*offset, start + whole.len() as u64, "pieces come in order, without gaps");
+        assert_eq!(*offset, start + whole.len() as u64, "pieces are in order, without gaps");
         whole.extend_from_slice(bytes);
     }
     whole

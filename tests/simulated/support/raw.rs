@@ -1,4 +1,4 @@
-//! A QUIC endpoint of the test's own, authenticated but bound to no protocol: it sends what it likes.
+//! A QUIC endpoint of the test's own. It is authenticated and follows no protocol: it sends any bytes.
 
 use super::{Station, World, identities, station, trust};
 use bytes::BytesMut;
@@ -16,7 +16,7 @@ use stoq::quic::transport::QuicConfig;
 use stoq::record::{ErrorRecord, Record, RecordReader, RecordType, Settings};
 use stoq::tls::{ClientTls, client_config, connect_name};
 
-/// One connection of it.
+/// One connection of the endpoint.
 pub(crate) struct RawPeer {
     network: Station,
     counters: Counters,
@@ -25,11 +25,11 @@ pub(crate) struct RawPeer {
     pub(crate) quic: Connection,
     pub(crate) connected: bool,
     pub(crate) lost: Option<ConnectionError>,
-    /// STOP_SENDING that came, by stream.
+    /// Received STOP_SENDING codes, by stream.
     pub(crate) stopped: HashMap<StreamId, u64>,
-    /// What came on each stream.
+    /// Received bytes, by stream.
     pub(crate) received: HashMap<StreamId, Vec<u8>>,
-    /// It reads no stream, so it gives no credit.
+    /// Whether it reads no stream, and so gives no credit.
     pub(crate) deaf: bool,
     /// Streams that the gateway has ended.
     pub(crate) finished: Vec<StreamId>,
@@ -38,7 +38,7 @@ pub(crate) struct RawPeer {
     next: Option<Instant>,
 }
 
-/// Which raw peer of a world.
+/// The number of a raw peer of a world.
 #[derive(Clone, Copy)]
 pub(crate) struct Raw(pub usize);
 
@@ -57,21 +57,21 @@ impl World {
         &mut self.raw[raw.0]
     }
 
-    /// Opens CONTROL and says SETTINGS, as one must first.
+    /// Opens CONTROL and sends SETTINGS, which must be first.
     pub(crate) fn say_settings(&mut self, raw: Raw) -> StreamId {
         let mut settings = Vec::new();
         Settings::default().emit_record(&mut settings);
         self.raw_mut(raw).send(Dir::Uni, &settings, false)
     }
 
-    /// Waits until the gateway has stopped this stream; gives the code.
+    /// Waits until the gateway has stopped this stream; returns the code.
     #[track_caller]
     pub(crate) fn stop_code(&mut self, raw: Raw, id: StreamId) -> u64 {
         self.run(Duration::from_secs(2), "STOP_SENDING", |world| world.raw[raw.0].stopped.contains_key(&id));
         self.raw[raw.0].stopped[&id]
     }
 
-    /// Waits until the gateway has ended its half of this stream; gives the ERROR record that stands there.
+    /// Waits until the gateway has ended its half of this stream; returns its ERROR record.
     #[track_caller]
     pub(crate) fn error_on(&mut self, raw: Raw, id: StreamId) -> ErrorRecord {
         self.run(Duration::from_secs(2), "an answer", |world| world.raw[raw.0].finished.contains(&id));
@@ -81,7 +81,7 @@ impl World {
         ErrorRecord::parse(body).unwrap()
     }
 
-    /// Waits until the connection is gone; gives the code of the gateway's CONNECTION_CLOSE.
+    /// Waits until the connection is lost; returns the code of the gateway's CONNECTION_CLOSE.
     #[track_caller]
     pub(crate) fn close_code(&mut self, raw: Raw) -> u64 {
         self.run(Duration::from_secs(5), "CONNECTION_CLOSE", |world| world.raw[raw.0].lost.is_some());
@@ -92,7 +92,7 @@ impl World {
     }
 }
 
-/// The records that these bytes are.
+/// The records in these bytes.
 #[track_caller]
 pub(crate) fn records(bytes: &[u8]) -> Vec<(RecordType, Vec<u8>)> {
     let mut reader = RecordReader::new();

@@ -1,16 +1,16 @@
-//! An observer on the wire, which keeps the frames to a station and sends them again.
+//! An observer on the wire, which keeps the frames to a station and can send them again.
 
 use super::World;
 use std::sync::{Arc, Mutex};
 use stoq::nic::{Nic, TxKind};
 use stoq::wire::Mac;
 
-/// Frames that went by.
+/// The frames that passed.
 #[derive(Clone, Default)]
 pub(crate) struct Tap(Arc<Mutex<Vec<Vec<u8>>>>);
 
 impl Tap {
-    /// Keeps what goes to this station of one queue from now on.
+    /// Keeps the frames to this station, which has one queue, from now on.
     pub(crate) fn on(world: &World, mac: Mac) -> Self {
         let tap = Self::default();
         let frames = tap.0.clone();
@@ -21,13 +21,13 @@ impl Tap {
         tap
     }
 
-    /// What it has so far; it goes on with nothing.
+    /// Takes the frames kept so far.
     pub(crate) fn take(&self) -> Vec<Vec<u8>> {
         std::mem::take(&mut self.0.lock().unwrap())
     }
 }
 
-/// Puts frames on the wire as they were.
+/// Puts frames on the wire, unchanged.
 pub(crate) fn replay(world: &World, frames: &[Vec<u8>]) {
     let mut nic = world.link.add_station([2, 0, 0, 0, 0, 200], 1).remove(0);
     for frame in frames {

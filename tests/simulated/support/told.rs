@@ -1,4 +1,4 @@
-//! A station's network that is also told by ICMP what does not arrive, as kernel sockets are.
+//! A station's network to which a test also reports unreachable destinations, as ICMP does to kernel sockets.
 
 use super::Station;
 use quinn_proto::Transmit;
@@ -9,7 +9,7 @@ use std::time::Instant;
 use stoq::counters::Counters;
 use stoq::datagram::{Datagram, Network, NetworkInfo, Obstacle, Unreachable};
 
-/// What a test tells a host; clones tell the same host.
+/// A test's reports to a host; clones report to the same host.
 #[derive(Clone, Default)]
 pub(crate) struct Teller(Arc<Mutex<VecDeque<Unreachable>>>);
 
