@@ -11,4 +11,4 @@ cd "$(dirname "$0")/.."
 # Debian's packages would start a Prometheus of their own where there is systemd: only its programs are wanted.
 install "${ADMIN_PACKAGES[@]}"
 [ -n "${STOQ_BUILT:-}" ] || install "${BUILD_PACKAGES[@]}"
-harness admin "$@"
+harness harness/admin.py "$@"

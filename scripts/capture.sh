@@ -10,4 +10,4 @@ needed
 install "${BUILD_PACKAGES[@]}" "${CAPTURE_PACKAGES[@]}"
 need_namespaces
 needed
-harness capture
+harness harness/capture.py

@@ -11,4 +11,4 @@ needed
 install "${BUILD_PACKAGES[@]}" "${LAB_PACKAGES[@]}"
 need_namespaces
 needed
-harness lab
+harness harness/lab.py

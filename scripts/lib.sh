@@ -145,10 +145,14 @@ take_built() {
     built=${CARGO_TARGET_DIR:-target}/release
 }
 
-# harness NAME ARGUMENT...: becomes scripts/harness/NAME.py, on the executables that take_built leaves.
+# become FILE ARGUMENT...: becomes the Python program scripts/FILE, which may use scripts/harness.
+become() { PYTHONPATH=scripts PYTHONDONTWRITEBYTECODE=1 exec python3 "scripts/$1" "${@:2}"; }
+
+# harness FILE ARGUMENT...: the same, on the executables that take_built leaves.
 harness() {
     take_built
-    STOQ_BUILT=$built PYTHONPATH=scripts PYTHONDONTWRITEBYTECODE=1 exec python3 -m "harness.$1" "${@:2}"
+    export STOQ_BUILT=$built
+    become "$@"
 }
 
 # json KEY: the value of a top-level key of the JSON object on standard input.

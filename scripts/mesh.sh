@@ -16,4 +16,4 @@ needed
 install "${BUILD_PACKAGES[@]}" "${LAB_PACKAGES[@]}"
 need_namespaces
 needed
-harness mesh "$@"
+harness harness/mesh.py "$@"

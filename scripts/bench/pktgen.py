@@ -1,37 +1,42 @@
-#!/usr/bin/env python3
-"""Trials against a gateway's port, and the searches made of them: what scripts/bench/pktgen.sh runs, after it has set the scene.
+"""What scripts/bench/pktgen.sh runs: trials against a gateway's port, and the searches made of them. pktgen.py [ROW...]
 
-    pktgen.py --dir DIR --out FILE [ROW...]
-
-DIR holds gateway.toml, client.toml, goodput.toml and the executables. One gateway is started for each trial, since it says its
-counters when it ends. JSON lines go to FILE, a section of Markdown to standard output.
+One gateway is started for each trial, since it says its counters when it ends. JSON lines go to a file, a section of Markdown to standard output.
 """
 
-import argparse
-import contextlib
 import json
 import os
 import pty
 import re
 import select
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from harness import Failed, Gateway, say
+from harness import Failed, cable, ensure, inside, main, run, say
 from ndr import Trial, search
+from scene import (
+    CLIENT,
+    CLIENT_CORE,
+    DPDK_MIB,
+    GATEWAY,
+    GATEWAY_CORE,
+    PORT,
+    QUIC,
+    Bench,
+    environment,
+    how_built,
+    pinned,
+)
+from testpmd import GATEWAY_MAC, WAIT_S, exchange, transmit
 
-GATEWAY_MAC = "02:00:00:00:00:01"
-GATEWAY_IP, TESTER_IP, PORT = "10.77.0.1", "10.77.0.2", 4433
 #: The frame check sequence, bytes: sizes of frames count it, a memory ring does not carry it.
 FCS_BYTES = 4
 #: How often a trial is tried whose receiver died: memif's driver may touch a ring that the other side has just taken away.
 TRIES = 3
-WAIT_S = 20
+PROFILES = Path("benches/pktgen")
 
 ROWS = {
     "ceiling": "drop path beside testpmd rxonly, frames of 64 bytes",
@@ -58,118 +63,50 @@ SEARCHED = {
 }
 
 
-def start_gateway(site, config="gateway.toml", within=()):
-    """A gateway on its port, for one trial."""
-    pinned = [*within, "taskset", "-c", str(site.gateway_core)]
-    gateway = Gateway(site.directory / "stoq-gateway", site.directory / config, site.directory / "gateway.log", pinned)
-    try:
-        return gateway.serves(WAIT_S)
-    except BaseException:
-        gateway.kill()
-        raise
+class Site(Bench):
+    """A gateway at one end of memif, and load at the other."""
 
+    def __init__(self):
+        setting = os.environ.get
+        super().__init__("pktgen", setting("OUT") or f"{setting('STOQ_BUILT')}/pktgen.jsonl")
+        self.rsize, self.rounds = int(setting("RSIZE", "10")), int(setting("ROUNDS", "5"))
+        self.seconds, self.short = float(setting("SECONDS_FULL", "5")), float(setting("SECONDS_SHORT", "1"))
+        self.width, self.died = float(setting("WIDTH", "0.05")), 0
 
-def counters(gateway):
-    """Ends a gateway; its worker's counters by their names."""
-    return gateway.stop(WAIT_S)[0]["counters"]
+    def __enter__(self):
+        super().__enter__()
+        # Two processes' DPDK; testpmd takes less.
+        self.reserve(2 * DPDK_MIB)
+        self.identities("gateway", "client")
+        # testpmd asks for no station address.
+        gateway = {"network": self.port(f"{self.ring('server', self.rsize)},mac={GATEWAY_MAC}", GATEWAY, 1500)}
+        client = {"log": {"level": "warn"}}
+        # What a client may have on its way at the end of a trial is small beside the trial: the rest is refused, and counted as that.
+        self.over_memif(
+            1500,
+            "spin",
+            self.rsize,
+            gateway,
+            {**client, "quic": {**QUIC, "initial_mtu": 0, "send_window_bytes": 1 << 20}},
+        )
+        (self / "client.toml").rename(self / "goodput.toml")
+        self.over_memif(1500, "spin", self.rsize, gateway, client)
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        self.out.write_text("")
+        self.record(environment(how_built(self.built), self.rounds))
+        return self
 
-
-class Testpmd:
-    """DPDK's own forwarder, on one end of the ring."""
-
-    def __init__(self, site, role, core, mode, *options):
-        self.mode, self.said = mode, ""
-        device = f"net_memif0,role={role},id=0,socket={site.directory}/memif.sock,socket-abstract=no,rsize={site.rsize}{site.buffers}"
-        device += f",mac={GATEWAY_MAC}" if role == "server" else ""
-        # The main lcore shares the core: it only reads commands. Pages are shared by nobody, so no files of them are.
-        command = [
-            "stdbuf",
-            "-oL",
-            "dpdk-testpmd",
-            "--lcores",
-            f"0@{core},1@{core}",
-            "--no-pci",
-            "--in-memory",
-            "--file-prefix",
-            f"stoq-testpmd-{role}-{os.getpid()}",
-            f"--vdev={device}",
-            "--",
-            "-i",
-            f"--forward-mode={mode}",
-            "--total-num-mbufs=16384",
-            *options,
-        ]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT)
-        try:
-            self.wait(r"testpmd> ")
-        except BaseException:
-            self.kill()
-            raise
-
-    def wait(self, pattern):
-        until = time.monotonic() + WAIT_S
-        while not (found := re.search(pattern, self.said, re.DOTALL)):
-            if not select.select([self.process.stdout], [], [], max(0, until - time.monotonic()))[0]:
-                raise Failed(f"testpmd does not say {pattern!r}:\n{self.said[-2000:]}")
-            read = os.read(self.process.stdout.fileno(), 65536)
-            if not read:
-                raise Failed(f"testpmd ended early:\n{self.said[-2000:]}")
-            self.said += read.decode(errors="replace")
-        self.said = self.said[found.end() :]
-        return found
-
-    def order(self, command, pattern):
-        try:
-            self.process.stdin.write(command.encode() + b"\n")
-            self.process.stdin.flush()
-        except BrokenPipeError as error:
-            raise Failed("testpmd ended early") from error
-        return self.wait(pattern)
-
-    def start(self):
-        self.order("start", rf"{self.mode} packet forwarding.*?nb forwarding ports=\d+")
-
-    def stop(self):
-        """Stops forwarding: frames received, sent, and not taken by the device."""
-        self.order("stop", r"statistics for port 0")
-        counts = self.wait(r"RX-packets: (\d+).*?TX-packets: (\d+)\s+TX-dropped: (\d+)")
-        return [int(count) for count in counts.groups()]
-
-    def link(self):
-        """Waits until the other end is there."""
-        until = time.monotonic() + WAIT_S
-        while self.order("show port info 0", r"Link status: (\w+)")[1] != "up":
-            if time.monotonic() > until:
-                raise Failed("the ring stays down")
-            time.sleep(0.1)
-
-    def kill(self):
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        self.process.stdin.close()
-        self.process.stdout.close()
-
-
-class Site:
-    def __init__(self, arguments):
-        self.directory, self.rsize, self.buffers = Path(arguments.dir), arguments.rsize, ""
-        self.gateway_core, self.tester_core = 1, 0
-        self.out = Path(arguments.out)
-        self.seconds, self.short, self.width = arguments.seconds, arguments.short, arguments.width
-        self.rounds, self.died = arguments.rounds, 0
-        self.profiles = Path(arguments.profiles)
-
-    def record(self, line):
-        with self.out.open("a") as out:
-            print(json.dumps(line), file=out)
+    def serve(self, config="gateway", within=()):
+        """A gateway on its port, for one trial."""
+        (self / "memif.sock").unlink(missing_ok=True)
+        return self.gateway(config, [*within, *pinned(GATEWAY_CORE)]).serves(WAIT_S)
 
     def again(self, measure, *arguments):
         """Measures; again where the receiver died under it."""
         for left in reversed(range(TRIES)):
             try:
-                return measure(*arguments)
+                with self.scope():
+                    return measure(*arguments)
             except Failed as error:
                 self.died += 1
                 say(f"no result: {error}")
@@ -177,21 +114,9 @@ class Site:
                     raise
 
     def pktgen(self, mode, rate, seconds):
-        config = "goodput.toml" if mode[0] == "goodput" else "client.toml"
-        command = [
-            "taskset",
-            "-c",
-            str(self.tester_core),
-            self.directory / "stoq-pktgen",
-            "--config",
-            self.directory / config,
-            "--rate",
-            f"{rate:.3f}",
-            "--seconds",
-            str(seconds),
-            "--json",
-            *mode,
-        ]
+        config = self / ("goodput.toml" if mode[0] == "goodput" else "client.toml")
+        load = ["--config", config, "--rate", f"{rate:.3f}", "--seconds", str(seconds), "--json", *mode]
+        command = [*pinned(CLIENT_CORE), self.built / "stoq-pktgen", *load]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 90, check=False)
         except subprocess.TimeoutExpired:
@@ -202,32 +127,14 @@ class Site:
 
     def trial(self, mode, rate, seconds):
         """One trial with a gateway of its own: what the generator said, and what the gateway counted."""
-        (self.directory / "memif.sock").unlink(missing_ok=True)
-        gateway = start_gateway(self)
-        try:
-            said = self.pktgen(mode, rate, seconds)
-            counted = counters(gateway)
-        finally:
-            gateway.kill()
-        return said, counted
+        gateway = self.serve()
+        said = self.pktgen(mode, rate, seconds)
+        return said, counters(gateway)
 
 
-def testpmd_rate(site, receiver, transmitter, *options):
-    """Frames a second that testpmd's transmitter gets rid of, with a receiver at the other end of the ring."""
-    sender = Testpmd(site, "client", site.tester_core, transmitter, *options)
-    try:
-        sender.link()
-        sender.start()
-        started = time.monotonic()
-        time.sleep(site.seconds)
-        _, sent, refused = sender.stop()
-        elapsed = time.monotonic() - started
-        # What is in the ring is read before the ring goes away, and with it the receiver's counters.
-        time.sleep(0.3)
-        counted = receiver()
-    finally:
-        sender.kill()
-    return {"frames_per_s": sent / elapsed, "sent": sent, "refused": refused, "seconds": elapsed, "receiver": counted}
+def counters(gateway):
+    """Ends a gateway; its worker's counters by their names."""
+    return gateway.stop(WAIT_S)[0]["counters"]
 
 
 def received(said, counted):
@@ -274,35 +181,22 @@ def searched(site, row):
     return result
 
 
-def drop_receiver(site):
-    (site.directory / "memif.sock").unlink(missing_ok=True)
-    return start_gateway(site)
-
-
 def ceiling(site):
     """The drop path beside testpmd's rxonly: the same transmitter at the same end of the same ring, in turn."""
     options = [
         f"--txpkts={64 - FCS_BYTES}",
-        f"--tx-ip={TESTER_IP},{GATEWAY_IP}",
+        f"--tx-ip={CLIENT},{GATEWAY}",
         f"--tx-udp={PORT},{PORT}",
         f"--eth-peer=0,{GATEWAY_MAC}",
     ]
 
     def testpmd():
-        (site.directory / "memif.sock").unlink(missing_ok=True)
-        receiver = Testpmd(site, "server", site.gateway_core, "rxonly")
-        try:
-            receiver.start()
-            return testpmd_rate(site, lambda: {"rx_packets": receiver.stop()[0]}, "txonly", *options)
-        finally:
-            receiver.kill()
+        return exchange(site, site.rsize, site.seconds, "txonly", *options)
 
     def gateway():
-        receiver = drop_receiver(site)
-        try:
-            return testpmd_rate(site, lambda: counters(receiver), "txonly", *options)
-        finally:
-            receiver.kill()
+        receiver = site.serve()
+        # Its worker empties the ring before it ends.
+        return transmit(site, site.rsize, site.seconds, lambda _: counters(receiver), "txonly", *options)
 
     rounds = []
     for turn in range(site.rounds):
@@ -332,35 +226,13 @@ def flowgen(site):
     """testpmd's flowgen, whose flows go to addresses of 198.18.0.0/15: what a port drops that are for others."""
 
     def measure():
-        receiver = drop_receiver(site)
-        try:
-            return testpmd_rate(
-                site, lambda: counters(receiver), "flowgen", f"--txpkts={64 - FCS_BYTES}", f"--eth-peer=0,{GATEWAY_MAC}"
-            )
-        finally:
-            receiver.kill()
+        receiver = site.serve()
+        options = [f"--txpkts={64 - FCS_BYTES}", f"--eth-peer=0,{GATEWAY_MAC}"]
+        return transmit(site, site.rsize, site.seconds, lambda _: counters(receiver), "flowgen", *options)
 
     result = {"row": "flowgen", "what": ROWS["flowgen"], **site.again(measure)}
     site.record(result)
     return result
-
-
-@contextlib.contextmanager
-def veth():
-    """A veth pair in a namespace of its own, named as its tester's end; yields the names of both ends."""
-    near, far = f"pk{os.getpid()}n", f"pk{os.getpid()}f"
-    subprocess.run(["ip", "netns", "add", near], check=True)
-    try:
-        inside = ["ip", "-n", near, "link"]
-        subprocess.run(
-            ["ip", "netns", "exec", near, "sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6"], check=True
-        )
-        subprocess.run([*inside, "add", near, "type", "veth", "peer", "name", far, "address", GATEWAY_MAC], check=True)
-        for end in (near, far):
-            subprocess.run([*inside, "set", end, "up", "mtu", "1500"], check=True)
-        yield near, far
-    finally:
-        subprocess.run(["ip", "netns", "delete", near], check=True)
 
 
 def conversation(command, directory, environment, limit_s):
@@ -396,48 +268,34 @@ def pktgen_dpdk(site):
     if executable is None:
         say("there is no pktgen: its profiles are not run (https://github.com/pktgen/Pktgen-DPDK)")
         return None
-    lines = []
     # It insists on setting the MTU, which memif cannot.
-    with veth() as (near, far):
-        config = (site.directory / "gateway.toml").read_text()
-        config = re.sub(r'"net_memif0[^"]*"', f'"net_af_packet0,iface={far}"', config)
-        (site.directory / "veth.toml").write_text(config)
-        within = ["ip", "netns", "exec", near]
-        for profile in sorted(site.profiles.glob("*.lua")):
-            if profile.name == "profile.lua":
-                continue
-            receiver = start_gateway(site, "veth.toml", within)
+    place = site.namespace("veth", ipv6=False)
+    cable("near", "far", place, place)
+    run("ip", "-n", place, "link", "set", "far", "address", GATEWAY_MAC)
+    port = {"network": site.port("net_af_packet0,iface=far", GATEWAY, 1500)}
+    site.configure("veth", {**site.side("gateway", "client", GATEWAY_CORE, "spin", 0), **site.hosts(), **port})
+    device = ["--no-pci", "--in-memory", "--file-prefix", site.name, "--vdev=net_af_packet0,iface=near"]
+    cores = ["--lcores", f"0@{CLIENT_CORE},1@{CLIENT_CORE}"]
+    environment = {
+        **os.environ,
+        "STOQ_DST_MAC": GATEWAY_MAC,
+        "STOQ_DST_IP": GATEWAY,
+        "STOQ_SRC_IP": f"{CLIENT}/24",
+        "STOQ_SECONDS": f"{site.seconds:g}",
+        "TERM": "dumb",
+    }
+    lines = []
+    for profile in sorted(PROFILES.glob("*.lua")):
+        if profile.name == "profile.lua":
+            continue
+        with site.scope():
+            receiver = site.serve("veth", inside(place))
+            command = [*inside(place), executable, *cores, *device, "--", "-m", "1.0", "-f", profile.name]
             try:
-                command = [
-                    *within,
-                    executable,
-                    "--lcores",
-                    f"0@{site.tester_core},1@{site.tester_core}",
-                    "--no-pci",
-                    "--in-memory",
-                    "--file-prefix",
-                    f"stoq-pktgen-{os.getpid()}",
-                    f"--vdev=net_af_packet0,iface={near}",
-                    "--",
-                    "-m",
-                    "1.0",
-                    "-f",
-                    profile.name,
-                ]
-                environment = {
-                    **os.environ,
-                    "STOQ_DST_MAC": GATEWAY_MAC,
-                    "STOQ_DST_IP": GATEWAY_IP,
-                    "STOQ_SRC_IP": f"{TESTER_IP}/24",
-                    "STOQ_SECONDS": f"{site.seconds:g}",
-                    "TERM": "dumb",
-                }
-                said = conversation(command, site.profiles, environment, 7 * (site.seconds + 3) + 60)
-                lines.append({"profile": profile.name, "said": said, "receiver": counters(receiver)})
+                said = conversation(command, PROFILES, environment, 7 * (site.seconds + 3) + 60)
             except (subprocess.SubprocessError, OSError) as error:
                 raise Failed(f"pktgen: {error}") from error
-            finally:
-                receiver.kill()
+            lines.append({"profile": profile.name, "said": said, "receiver": counters(receiver)})
     result = {"row": "pktgen-dpdk", "what": ROWS["pktgen-dpdk"], "profiles": lines}
     site.record(result)
     return result
@@ -505,33 +363,25 @@ def table(site, results):
     return "\n".join(lines)
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--dir", required=True)
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--profiles", default="benches/pktgen")
-    parser.add_argument("--rsize", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=5)
-    parser.add_argument("--short", type=float, default=1)
-    parser.add_argument("--width", type=float, default=0.05)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("rows", nargs="*", choices=[[], *ROWS])
-    arguments = parser.parse_args()
-    site = Site(arguments)
+def pktgen():
+    rows = sys.argv[1:] or list(ROWS)
+    for row in rows:
+        ensure(row in ROWS, f'no row "{row}"; rows: {" ".join(ROWS)}')
     results, failed = [], []
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    for row in arguments.rows or list(ROWS):
-        try:
+    with Site() as site:
+        for row in rows:
             single = {"ceiling": ceiling, "flowgen": flowgen, "pktgen-dpdk": pktgen_dpdk}.get(row)
-            result = single(site) if single else searched(site, row)
-            results += [] if result is None else [result]
-        except Failed as error:
-            say(f"{row} failed: {error}")
-            failed.append(row)
-    print(table(site, results))
-    if failed:
-        sys.exit(f"rows that failed: {' '.join(failed)}")
+            try:
+                with site.scope():
+                    result = single(site) if single else searched(site, row)
+                results += [] if result is None else [result]
+            except Failed as error:
+                say(f"{row} failed: {error}")
+                failed.append(row)
+        print(table(site, results))
+        say(f"wrote {site.out}")
+    ensure(not failed, f"rows that failed: {' '.join(failed)}")
 
 
 if __name__ == "__main__":
-    main()
+    main(pktgen)

@@ -60,14 +60,14 @@ def run(*command, **options):
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, **options).stdout
 
 
-def wait_until(what, is_so, every_s=0.1):
+def wait_until(what, is_so, every_s=0.1, patience_s=PATIENCE_S):
     """Looks again and again until it is so; gives what `is_so` gave. An OSError is a no."""
-    until = time.monotonic() + PATIENCE_S
+    until = time.monotonic() + patience_s
     while True:
         with contextlib.suppress(OSError):
             if found := is_so():
                 return found
-        ensure(time.monotonic() < until, f"not within {PATIENCE_S} s: {what}")
+        ensure(time.monotonic() < until, f"not within {patience_s} s: {what}")
         time.sleep(every_s)
 
 
@@ -75,9 +75,11 @@ def wait_until(what, is_so, every_s=0.1):
 
 
 def toml(sections):
-    """A configuration as text: plain values first, then a section for each dict, and one for each dict of a list."""
+    """A configuration as text: plain values first, then a section for each dict, and one for each dict of a list. None leaves a key out."""
     plain, tables = [], []
     for key, value in sections.items():
+        if value is None:
+            continue
         if isinstance(value, dict):
             tables.append(f"[{key}]\n{toml(value)}")
         elif isinstance(value, list) and value and isinstance(value[0], dict):
@@ -165,16 +167,14 @@ class Gateway(Telling):
 class Scene:
     """A directory, namespaces and processes, gone when the script is over. Names bear its process ID, so that two do not meet."""
 
-    def __init__(self, name):
-        self.name = f"stoq-{name}-{os.getpid()}"
+    def __init__(self, name, at=None):
+        self.name, self.at = f"stoq-{name}-{os.getpid()}", at
         self.stack = contextlib.ExitStack()
-        built = Path(os.environ["STOQ_BUILT"]).resolve()
-        self.stoq_executable, self.gateway_executable = built / "stoq", built / "stoq-gateway"
+        self.built = Path(os.environ["STOQ_BUILT"]).resolve()
         self.ids = {}
 
     def __enter__(self):
-        self.directory = Path(tempfile.mkdtemp(prefix=f"{self.name}."))
-        self.stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
+        self.directory = self.new_directory(self.at)
         return self
 
     def __exit__(self, *_):
@@ -183,13 +183,39 @@ class Scene:
     def __truediv__(self, name):
         return self.directory / name
 
+    @contextlib.contextmanager
+    def scope(self):
+        """What is made within it is removed at its end."""
+        outer, self.stack = self.stack, contextlib.ExitStack()
+        try:
+            with self.stack:
+                yield
+        finally:
+            self.stack = outer
+
+    def new_directory(self, at=None):
+        """A directory of its own, in `at` or where temporary files are."""
+        made = Path(tempfile.mkdtemp(prefix=f"{self.name}.", dir=at))
+        self.stack.callback(shutil.rmtree, made, ignore_errors=True)
+        return made
+
+    @property
+    def stoq_executable(self):
+        return self.built / "stoq"
+
+    @property
+    def gateway_executable(self):
+        return self.built / "stoq-gateway"
+
     # ---- networks
 
-    def namespace(self, name):
-        """A network namespace; what hangs on it goes with it."""
+    def namespace(self, name, ipv6=True):
+        """A network namespace; what hangs on it goes with it. Without IPv6 its interfaces send nothing by themselves."""
         full = f"{self.name}-{name}" if name else self.name
         run("ip", "netns", "add", full)
         self.stack.callback(subprocess.run, ["ip", "netns", "delete", full], check=False)
+        if not ipv6:
+            run(*inside(full), "sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6")
         run("ip", "-n", full, "link", "set", "lo", "up")
         return full
 
@@ -202,9 +228,10 @@ class Scene:
 
     # ---- who is who
 
-    def identities(self, *names):
+    def identities(self, *names, algorithm=None):
         for name in names:
             made = ["--cert", self / f"{name}.pem", "--key", self / f"{name}.key"]
+            made += ["--algorithm", algorithm] if algorithm else []
             self.ids[name] = run(self.stoq_executable, "identity", "new", "--name", name, *made).strip()
 
     def who(self, name, *trusted):
@@ -269,16 +296,19 @@ def inside(namespace, *command):
     return ["ip", "netns", "exec", namespace, *command]
 
 
-def cable(near, far, near_namespace=None, far_namespace=None):
-    """A veth pair with both ends up. The kernel leaves checksums and segmentation to the NIC behind a veth; a user-space port needs both done."""
+#: The kernel leaves checksums and segmentation to the NIC behind a veth; a user-space port needs both done.
+ON_THE_CABLE = [word for what in ("tx-udp-segmentation", "tx", "rx", "tso", "gso", "gro") for word in (what, "off")]
+
+
+def cable(near, far, near_namespace=None, far_namespace=None, features=ON_THE_CABLE):
+    """A veth pair with both ends up, and with these features of ethtool."""
     ends = [(near, near_namespace), (far, far_namespace)]
     place = ["netns", far_namespace] if far_namespace else []
     first = ["-n", near_namespace] if near_namespace else []
     run("ip", *first, "link", "add", near, "type", "veth", "peer", "name", far, *place)
     for end, namespace in ends:
         within = inside(namespace) if namespace else []
-        off = [word for what in ("tx", "rx", "tso", "gso", "gro") for word in (what, "off")]
-        run(*within, "ethtool", "-K", end, *off)
+        run(*within, "ethtool", "-K", end, *features)
         run(*within, "ip", "link", "set", end, "up")
 
 
