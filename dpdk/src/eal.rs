@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn normal_pages_are_asked_for_by_name() {
+    fn normal_pages_are_requested_explicitly() {
         let config = EalConfig::default();
         assert!(strings(&config, Pages::Normal).contains(&"--no-huge".into()));
         assert!(!strings(&config, Pages::Huge).contains(&"--no-huge".into()));

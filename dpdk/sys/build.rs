@@ -25,7 +25,7 @@ fn main() {
     build.compile("stoq_dpdk");
 }
 
-/// What pkg-config asks of the compiler beside include paths: `-include rte_config.h`, without which DPDK's headers
+/// The flags of pkg-config beside include paths: `-include rte_config.h`, without which DPDK's headers
 /// have another layout, and the instruction set that its inline functions need (never the build machine's own).
 fn other_cflags() -> Vec<String> {
     let program = env::var_os("PKG_CONFIG").unwrap_or_else(|| "pkg-config".into());

@@ -51,7 +51,7 @@ struct stoq_tx_frame {
 #define STOQ_TX_UDP_V4 1
 #define STOQ_TX_UDP_V6 2
 
-/* What a port is, before it is configured. */
+/* The capabilities of a port, before it is configured. */
 struct stoq_port_caps {
 	char driver[32];
 	uint8_t mac[6];
@@ -60,7 +60,7 @@ struct stoq_port_caps {
 	int32_t numa_node;
 };
 
-/* What is asked of a port, and in the second part what it granted. */
+/* The requested settings of a port; the second part holds the granted ones. */
 struct stoq_port_setup {
 	uint16_t port;
 	uint16_t queues;
@@ -89,7 +89,7 @@ _Static_assert(sizeof(struct stoq_port_stats) == 64, "port_stats");
 static uint64_t log_writes_lost;
 
 /*
- * Any thread may log, a worker's among them, and standard error may be a pipe that nobody reads. So a line that would have to wait is
+ * Any thread may log, also a worker's, and standard error may be a pipe that is not read. A line that would have to wait is therefore
  * lost, and counted. A pipe that is writable takes PIPE_BUF bytes at once.
  */
 static ssize_t write_log(void *cookie, const char *text, size_t len)
@@ -228,7 +228,7 @@ int stoq_port_configure(struct stoq_port_setup *setup)
 		uint64_t udp = RTE_ETH_RSS_NONFRAG_IPV4_UDP | RTE_ETH_RSS_NONFRAG_IPV6_UDP;
 
 		conf.rx_adv_conf.rss_conf.rss_hf = info.flow_type_rss_offloads & udp;
-		/* A device that cannot hash ports spreads by addresses: worse than ports, better than one queue. */
+		/* A device that cannot hash ports spreads flows by addresses: worse than by ports, and better than one queue. */
 		if (conf.rx_adv_conf.rss_conf.rss_hf == 0)
 			conf.rx_adv_conf.rss_conf.rss_hf =
 				info.flow_type_rss_offloads & (RTE_ETH_RSS_IPV4 | RTE_ETH_RSS_IPV6);
@@ -399,9 +399,9 @@ failed:
 /*
  * net_af_xdp hands the kernel one run of memory: from the pool's first object on, as many bytes as it has objects times
  * their size. A pool as DPDK lays it out has gaps, because no object may cross a page, and lies in several pieces on
- * normal pages: its last objects are outside that run. The kernel drops what is sent from them and never gives them
- * back, and nothing counts that. Here each object is a page of its own, hence nothing has gaps and nothing crosses a
- * page, which zero copy needs too; and all of them are one piece.
+ * normal pages: its last objects are outside that run. The kernel drops frames that are sent from these objects, never
+ * returns them, and counts neither. Here each object is a page of its own, so there are no gaps and no object crosses a
+ * page, which zero copy needs too; and all objects lie in one piece.
  */
 void *stoq_pool_create_paged(const char *name, uint32_t mbufs, uint32_t cache, int numa_node)
 {
@@ -462,7 +462,7 @@ static uint32_t rx_checksum_flags(const struct rte_mbuf *m)
 	if (l4 == RTE_MBUF_F_RX_L4_CKSUM_UNKNOWN)
 		return 0;
 	if (ip == RTE_MBUF_F_RX_IP_CKSUM_UNKNOWN) {
-		/* IPv6 has no header checksum, so some devices say nothing of it. */
+		/* IPv6 has no header checksum, so some devices set no flag for it. */
 		const uint8_t *eth = rte_pktmbuf_mtod(m, const uint8_t *);
 
 		if (m->data_len < RTE_ETHER_HDR_LEN || eth[12] != 0x86 || eth[13] != 0xdd)

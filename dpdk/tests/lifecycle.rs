@@ -1,4 +1,4 @@
-//! Starting and stopping: clear errors, and nothing left behind.
+//! Starting and stopping: clear errors, and no files left behind.
 
 mod common;
 
@@ -81,8 +81,8 @@ fn too_little_memory_is_named_with_the_fix() {
 }
 
 #[test]
-fn huge_pages_that_are_not_there_are_named_with_the_fix() {
-    in_own_process("huge_pages_that_are_not_there_are_named_with_the_fix", || {
+fn missing_huge_pages_are_named_with_the_fix() {
+    in_own_process("missing_huge_pages_are_named_with_the_fix", || {
         let config =
             EalConfig { huge_pages: HugePages::Required, memory_mib: 1 << 30, ..EalConfig::default() };
         let error = Eal::init(&config).unwrap_err().to_string();
@@ -149,9 +149,9 @@ fn assert_no_trace(prefix: &str) {
 }
 
 #[test]
-fn nothing_is_left_behind() {
+fn no_file_is_left_behind() {
     let prefix = format!("stoq-trace-{}", std::process::id());
-    in_own_process("nothing_is_left_behind", || {
+    in_own_process("no_file_is_left_behind", || {
         let prefix = format!("stoq-trace-{}", std::process::id());
         whole_life(&EalConfig { memory_mib: 128, file_prefix: prefix.clone(), ..EalConfig::default() });
         assert_no_trace(&prefix);

@@ -106,8 +106,8 @@ fn a_full_ring_keeps_order_and_loses_nothing() {
 }
 
 #[test]
-fn frames_that_nobody_takes_can_be_dropped() {
-    in_own_process("frames_that_nobody_takes_can_be_dropped", || {
+fn frames_that_the_peer_does_not_take_can_be_dropped() {
+    in_own_process("frames_that_the_peer_does_not_take_can_be_dropped", || {
         let (eal, folder) = (eal(), tempfile::tempdir().unwrap());
         let device = memif(folder.path(), "server", "");
         let (port, mut pairs) = Port::open(&eal, &PortConfig { device, ..PortConfig::default() }).unwrap();
@@ -125,8 +125,8 @@ fn frames_that_nobody_takes_can_be_dropped() {
 }
 
 #[test]
-fn a_fill_that_panics_costs_nothing() {
-    in_own_process("a_fill_that_panics_costs_nothing", || {
+fn a_fill_that_panics_loses_no_buffer() {
+    in_own_process("a_fill_that_panics_loses_no_buffer", || {
         let (eal, folder) = (eal(), tempfile::tempdir().unwrap());
         let mut link = Link::open(&eal, folder.path(), "", &PortConfig::default());
         let (server, client) = (&mut link.server.1[0], &mut link.client.1[0]);

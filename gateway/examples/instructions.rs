@@ -2,12 +2,12 @@
 //!
 //! `instructions PATH SIDE` moves packets of MTU 1500 one way, under virtual time, with the windows of the benchmarks. PATH is
 //! `message` (64 KiB messages, dropped), `small` (the same of 256 bytes), `put` (a payload, checked and dropped) or `get` (a
-//! payload out of the memory tier, checked and dropped). SIDE is whose turns go through [`counted_turn`], the one function in
-//! which callgrind counts: `transmit` is who has the bytes, `receive` who gets them. Applications run on their workers, so what
-//! they do is in it.
+//! payload out of the memory tier, checked and dropped). SIDE is the side whose turns go through [`counted_turn`], the one function
+//! in which callgrind counts: `transmit` sends the bytes, `receive` receives them. Applications run on their workers, so the count
+//! contains their work.
 //!
-//! The handshake and the first packets go by uncounted: what is counted is a steady stream. The wire copies a frame into a
-//! buffer and out again, as a device without offloads would; both checksums are software's.
+//! The handshake and the first packets are not counted: the count is that of a steady stream. The wire copies a frame into a
+//! buffer and out again, as a device without offloads would; software computes both checksums.
 
 #![allow(clippy::print_stdout, reason = "it prints for the user who runs it by hand")]
 
@@ -43,9 +43,9 @@ use stoq::worker::{Idle, NodeShared, Worker, WorkerStatus};
 use stoq_gateway::probe::{Blast, Pull, Pulled, Width};
 use tempfile::TempDir;
 
-/// Packets that go by before counting begins: the handshake, and a payload that is not in the memory tier yet.
+/// Packets before the count begins: the handshake, and a payload that is not in the memory tier yet.
 const WARM_PACKETS: u64 = 8_000;
-/// Small messages come to QUIC faster than they leave, until its send window is full.
+/// The same for small messages, which enter QUIC faster than they leave until its send window is full.
 const WARM_SMALL_PACKETS: u64 = 32_000;
 /// Packets that are counted.
 const COUNTED_PACKETS: u64 = 8_000;
@@ -55,14 +55,14 @@ const SMALL_MESSAGE_BYTES: usize = 256;
 /// Frames that the wire holds one way, and how often both sides have a turn.
 const WIRE_LEN: usize = 1024;
 const TURN: Duration = Duration::from_micros(20);
-/// Virtual time in which all of it is over, many times.
+/// Turns after which a run is given up: many times the turns that one takes.
 const TURNS_MAX: u32 = 1_000_000;
 const MTU: u16 = 1500;
 const UDP_PORT: u16 = 4433;
 /// The one queue that the server's application takes.
 const QUEUE: u64 = 0;
 
-/// One direction: frames under way, and buffers to be used again.
+/// One direction of the wire: frames in flight, and buffers for reuse.
 #[derive(Default)]
 struct Line {
     frames: VecDeque<Vec<u8>>,
@@ -133,14 +133,14 @@ impl Nic for End {
     }
 }
 
-/// Puts a payload again and again; who takes it drops it and refuses it at the end.
+/// Puts a payload again and again. The server drops its bytes and refuses it at the end.
 struct Push {
     remote: SocketAddr,
     descriptor: Descriptor,
     encoded: Vec<Bytes>,
     asked: bool,
     outbox: Outbox,
-    /// The put that runs: its number, its credit, the chunks that are sent; none of them before it is accepted.
+    /// The running put: its request, its credit, and the chunks sent so far (none before the server accepts).
     running: Option<(RequestId, Credit, Option<usize>)>,
 }
 
@@ -192,7 +192,7 @@ impl Application for Push {
 
 type Side = Worker<UserSpace<End>>;
 
-/// What callgrind counts in. Not inlined, and the only code of its form, so that it keeps a name of its own.
+/// The function in which callgrind counts. It is not inlined, and no other function has the same code, so that it keeps its name.
 #[inline(never)]
 fn counted_turn(worker: &mut Side, now: Instant) -> bool {
     black_box(worker.turn(black_box(now)))
@@ -261,7 +261,7 @@ fn seed(directory: &TempDir, token: Token, encoded: &[Bytes]) -> anyhow::Result<
     Ok(Seed::new(SeedParts::alone(store, memory), 0))
 }
 
-/// Server and client, ready for their first turn, with what each shows of itself.
+/// Server and client, ready for their first turn, with their statuses.
 struct Pair {
     server: Side,
     client: Side,
@@ -369,7 +369,7 @@ fn main() -> anyhow::Result<()> {
     };
     let before = run(false, if path == "small" { WARM_SMALL_PACKETS } else { WARM_PACKETS })?;
     let after = run(true, before + COUNTED_PACKETS)?;
-    // Nothing may be lost or refused: the path would be another one.
+    // A run with losses or refusals would count another path.
     for status in &statuses {
         for (name, value) in status.counters.snapshot() {
             let fault = name.starts_with("drop_") || name == "protocol_errors" || name == "bad_proofs";

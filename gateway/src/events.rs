@@ -21,11 +21,11 @@ use stoq::worker::WorkerStatus;
 pub enum Event {
     /// The gateway serves.
     Up(Box<Up>),
-    /// The gateway has read its files again and works by them.
+    /// A reload took effect.
     Reloaded(Reloaded),
-    /// The gateway has read its files again and found a fault: everything stays as it was.
+    /// A reload was refused. The configuration before it stays in effect.
     ReloadRefused {
-        /// The fault, as in the log.
+        /// The reason, as in the log.
         error: String,
     },
     /// The gateway has ended in order.
@@ -64,7 +64,7 @@ pub struct Up {
     pub capture: Option<PathBuf>,
 }
 
-/// What a reload changed.
+/// The outcome of a reload.
 #[derive(Serialize)]
 pub struct Reloaded {
     /// Keys of the configuration that have new values, as paths; `certificate` where its file has another one.

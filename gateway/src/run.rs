@@ -32,7 +32,7 @@ use stoq::tls::{Identity, NodeId};
 /// # Errors
 /// The kernel refuses a signal handler.
 pub fn signals() -> anyhow::Result<Signals> {
-    Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot take signals")
+    Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot register signal handlers")
 }
 
 /// A gateway that serves.

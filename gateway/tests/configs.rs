@@ -1,4 +1,4 @@
-//! The example configurations: they load, they show every option, and what is wrong in a file is told with its fix.
+//! The example configurations load and show every option, and faults of a file are reported with their fix.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ fn configs() -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../configs")).into()
 }
 
-/// What loading this text as a gateway's or a client's file says.
+/// Loads this text as a gateway's or a client's file.
 fn load(text: &str, gateway: bool) -> Result<(), ConfigError> {
     let file = tempfile::Builder::new().prefix("stoq-config").suffix(".toml").tempfile().unwrap();
     std::fs::write(file.path(), text).unwrap();
@@ -62,7 +62,7 @@ fn allowed(text: &str, gateway: bool) -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
-/// The keys that a file shows, commented ones too, by section; sections of several kinds by `section kind`.
+/// The keys that a file shows, also in comments, by section; a section of several kinds is `section kind`.
 fn shown(text: &str) -> BTreeMap<String, BTreeSet<String>> {
     let mut sections = BTreeMap::<String, BTreeSet<String>>::new();
     let mut section = String::new();
@@ -127,13 +127,13 @@ fn the_gateways_of_the_package_and_of_the_manifests_load() {
             .map(|line| format!("{}\n", line.trim_start()))
             .collect();
         assert!(block.contains(device) && block.contains("[admin]"), "{name}: {block}");
-        // No test has the variable that the plugin sets.
+        // The plugin sets a variable that a test does not have.
         load(&block.replace("env:PCIDEVICE_EXAMPLE_COM_STOQ_VF", "0000:3b:02.0"), true).unwrap();
     }
 }
 
 #[test]
-fn a_device_that_an_unset_variable_should_name_is_refused_with_its_name() {
+fn a_device_of_an_unset_variable_is_refused_with_the_variables_name() {
     let error = load(&DPDK.replace("net_null0", "env:STOQ_NO_SUCH_VARIABLE"), true).unwrap_err();
     assert!(error.to_string().contains("STOQ_NO_SUCH_VARIABLE"), "{error}");
 }
@@ -208,7 +208,7 @@ fn numbers_shown() -> Vec<(String, toml::Value, String)> {
 
 #[test]
 fn every_number_of_the_example_has_a_range_that_is_written_beside_it() {
-    // Another test holds that the example shows every key, so that no number is without a range.
+    // Another test checks that the example shows every key, so no number lacks a range.
     let shown = numbers_shown();
     for (name, _, comment) in &shown {
         let range = key(name).unwrap_or_else(|| panic!("{name} has no row in stoq_gateway::ranges::KEYS"));
@@ -222,7 +222,7 @@ fn every_number_of_the_example_has_a_range_that_is_written_beside_it() {
     assert_eq!(ranges.difference(&shown).collect::<Vec<_>>(), Vec::<&String>::new(), "ranges of no key");
 }
 
-/// A file with one number, of a gateway.
+/// A gateway's file with this number.
 fn with_number(name: &str, value: &str) -> String {
     let (section, key) = name.split_once('.').unwrap();
     let value = if ["cores", "queues"].contains(&key) { format!("[{value}]") } else { value.to_owned() };
@@ -239,7 +239,7 @@ fn with_number(name: &str, value: &str) -> String {
                 "{GATEWAY}[[application]]\nkind = \"seed\"\nqueues = [0]\ndirectory = \"d\"\n{key} = {value}\n"
             )
         }
-        // What stands in a relation to the key is moved out of its way.
+        // Keys that are checked against this one must not forbid its borders.
         "quic" if key == "idle_timeout_ms" => {
             format!("{GATEWAY}[quic]\nkeep_alive_ms = 0\n{key} = {value}\n")
         }
@@ -257,13 +257,13 @@ fn with_number(name: &str, value: &str) -> String {
 }
 
 #[test]
-fn the_border_values_of_every_key_load_and_what_lies_beyond_is_refused_with_its_range() {
+fn the_border_values_of_every_key_load_and_values_beyond_are_refused_with_the_range() {
     for range in KEYS {
         let Bounds::Whole(min, max) = range.bounds else { panic!("{range:?}: no key has fractions") };
         let file = |value: &dyn ToString| with_number(range.name, &value.to_string());
         let good = [Some(min), Some(max), range.zero.map(|_| 0)];
         for value in good.into_iter().flatten() {
-            // A relation between two keys may refuse it; the range does not.
+            // Another key may forbid the value; the range does not.
             if let Err(error) = load(&file(&value), true) {
                 let relation = ["network.mbufs", "network.rx_descriptors"].contains(&range.name)
                     || (range.name == "workers.cores" && value > 0);
@@ -286,7 +286,7 @@ fn the_border_values_of_every_key_load_and_what_lies_beyond_is_refused_with_its_
                 "{error}"
             );
         }
-        // More than TOML has.
+        // Larger than any number of TOML.
         let error = refusal(&file(&"99999999999999999999"), true);
         assert!(error.contains("99999999999999999999"), "{error}");
     }
@@ -307,7 +307,7 @@ fn a_client_refuses_unknown_keys_in_every_section() {
     let peer_gateway = format!("{CLIENT}[[gateway]]\nnode_id = \"{}\"\nzzz = 1\n", "a".repeat(52));
     let text = std::fs::read_to_string(configs().join("client.toml")).unwrap();
     assert_eq!(shown(&text)["gateway"], allowed(&peer_gateway, false));
-    // What belongs to a gateway only.
+    // Sections that only a gateway has.
     for section in ["[shutdown]\ndrain_ms = 1\n", "[[application]]\nkind = \"echo\"\nqueues = [1]\n"] {
         assert!(refusal(&format!("{CLIENT}{section}"), false).contains("unknown field"));
     }
@@ -465,7 +465,7 @@ fn values_of_the_wrong_type_or_name_are_refused_with_their_place() {
 }
 
 #[test]
-fn an_address_of_a_gateway_that_cannot_be_is_told_with_what_would_be() {
+fn an_impossible_gateway_address_is_refused_with_the_right_form() {
     for (written, part) in [
         ("2001:db8::1", "[2001:db8::1]"),
         ("https://a.example", "1 to 65535"),
@@ -478,7 +478,7 @@ fn an_address_of_a_gateway_that_cannot_be_is_told_with_what_would_be() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_named_with_what_to_do() {
+fn a_missing_file_is_named_with_the_fix() {
     for error in [
         load_gateway(Path::new("/nowhere/g.toml")).map(drop),
         load_client(Path::new("/nowhere/g.toml")).map(drop),
@@ -489,7 +489,7 @@ fn a_file_that_is_not_there_is_named_with_what_to_do() {
 }
 
 #[test]
-fn relative_paths_are_taken_from_where_the_file_lies() {
+fn relative_paths_start_from_the_files_directory() {
     let config = load_gateway(&configs().join("gateway-kernel.toml")).unwrap();
     assert_eq!(config.identity.certificate, configs().join("gateway.pem"));
     assert_eq!(config.identity.key, configs().join("gateway.key"));

@@ -1,4 +1,4 @@
-//! Floods against a gateway that serves: what is dropped is counted, what is held is bounded, and honest clients are served.
+//! Floods against a serving gateway: every drop is counted, the gateway's state is bounded, and honest clients are served.
 
 #[allow(dead_code, unused_imports, reason = "the library's tests use the rest")]
 #[path = "../../tests/simulated/support/mod.rs"]
@@ -78,13 +78,13 @@ fn garbage_is_dropped_under_named_counters_and_the_gateway_serves_on() {
         world.gateway.count(Counter::DropNotQuic) + world.gateway.count(Counter::DropNoConnection) - 1000;
     assert_eq!(dropped, 1008, "{}", world.report());
     assert_eq!(world.gateway.connections(), 1);
-    // Version Negotiation answers what is as large as an Initial packet; stateless resets come now and then.
+    // Garbage as large as an Initial packet gets Version Negotiation; some other garbage gets a stateless reset.
     assert!(flooder.answers < 200, "{} answers to 1008 datagrams", flooder.answers);
     assert_serves(&mut world, &peer);
 }
 
 #[test]
-fn a_replayed_flight_is_one_attempt_however_often_it_comes() {
+fn a_repeated_flight_counts_as_one_attempt() {
     let (mut world, peer) = World::connected();
     let mut flooder = Flooder::new(&world);
     flooder.flood(&mut world, &mut Load::replay(&initials()), 2000, 16);

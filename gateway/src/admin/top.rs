@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn two_looks_give_rates_by_worker_and_what_is_wrong() {
+    fn two_samples_give_rates_by_worker_and_the_faults() {
         let at = Instant::now();
         let (before, now) = (look(at, 1_000, 10), look(at + Duration::from_secs(2), 501_000, 30));
         let text = printed(&Shown { before: &before, now: &now, wrong: None }).unwrap();

@@ -20,7 +20,7 @@ use stoq_gateway::run::{Gateway, signals};
 use stoq_gateway::{capabilities, check, logging};
 use stoq_gateway::{manuals, output};
 
-/// Its name on standard error.
+/// The program's name on standard error.
 const PROGRAM: &str = "stoq-gateway";
 
 /// The STOQ gateway: takes, checks, keeps and serves payloads over post-quantum QUIC.
@@ -35,7 +35,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve until SIGINT or SIGTERM; read the files again on SIGHUP.
+    /// Serve until SIGINT or SIGTERM; reload the configuration on SIGHUP.
     Run {
         #[command(flatten)]
         configured: Configured,
@@ -44,7 +44,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Check the machine and the configuration, and name the command that mends each fault.
+    /// Check the machine and the configuration, and name the command that fixes each fault.
     Check {
         #[command(flatten)]
         configured: Configured,
@@ -55,7 +55,7 @@ enum Command {
     /// Capture frames of a running gateway's DPDK port into a pcapng file, until SIGINT, --count or
     /// --seconds.
     Capture(Capture),
-    /// Watch a running gateway, here or elsewhere, by its admin endpoint: load, rates, drops, connections.
+    /// Watch a running gateway, local or remote, by its admin endpoint: load, rates, drops, connections.
     Top(top::Args),
     /// Ask a running gateway whether it is ready: exit code 0 if it is, 1 if not. For containers.
     Health(health::Args),
@@ -69,8 +69,8 @@ enum Command {
 
 #[derive(Subcommand)]
 enum StoreCommand {
-    /// Declare that this machine's clock is right now: after a jump, leases end by it at once and not after
-    /// an hour of steadiness.
+    /// Declare that this machine's clock is right now. After a clock jump, leases then end by the clock at once, and not only after it
+    /// has run steadily for an hour.
     TrustClock(Configured),
 }
 
@@ -80,7 +80,7 @@ struct Capture {
     #[arg(long, value_name = "SOCKET")]
     socket: PathBuf,
     /// Terms that must all hold: arp, ip, ip6, udp, icmp, icmp6, [src|dst] port N, [src|dst] host ADDRESS,
-    /// each with `not` before it or not.
+    /// each with or without `not` before it.
     #[arg(long, value_name = "TERMS", default_value = "")]
     filter: String,
     /// Take every N-th frame of each queue.
@@ -109,9 +109,9 @@ struct Configured {
 
 fn main() -> ExitCode {
     let command = stoq_gateway::ranges::parse::<Cli>().command;
-    // While this is the only thread.
+    // Now, while this is the only thread.
     if let Err(error) = capabilities::take_permitted() {
-        return fail(&anyhow::Error::new(error).context("capabilities that were granted cannot be taken up"));
+        return fail(&anyhow::Error::new(error).context("cannot make the granted capabilities effective"));
     }
     match command {
         Command::Run { configured, json } => {
@@ -164,11 +164,11 @@ fn run(configured: &Configured, json: bool) -> anyhow::Result<()> {
     logging::say_panics();
     let signals = signals()?;
     let mut gateway = Gateway::start(&config)?;
-    // A program that waits for this line would wait without end: where nobody takes it, the gateway does not start.
+    // A program waits for this line. If it cannot be printed, the gateway ends, so that the program does not wait forever.
     if json && let Some(up) = gateway.up() {
         Event::Up(up).print()?;
     }
-    // A program that wanted the first line alone has closed its end. No line follows one that was not taken whole.
+    // A program that needs the first line alone may have closed its end. After a line that was not written whole, no other follows.
     let mut is_read = json;
     let mut tell = |event: &Event| {
         if is_read && let Err(error) = event.print() {
@@ -184,7 +184,7 @@ fn run(configured: &Configured, json: bool) -> anyhow::Result<()> {
 fn trust_clock(configured: &Configured) -> anyhow::Result<()> {
     let config = load_gateway(&configured.config)?;
     let seed =
-        config.seed().context("this gateway keeps nothing: its configuration has no seed application")?;
+        config.seed().context("this gateway has no store: its configuration has no seed application")?;
     let unix_s = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .context("the clock is before 1970: set it first")?
@@ -202,13 +202,13 @@ fn capture(capture: &Capture) -> anyhow::Result<u64> {
     }
     let deadline = capture.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds.into()));
     let wanted = Wanted { filter: capture.filter.clone(), sample: capture.sample };
-    // It may hold secrets.
+    // A capture may hold TLS secrets.
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&capture.output);
     let file = file.with_context(|| capture.output.display().to_string())?;
     let until = Until { frames: capture.count, deadline, stopped };
     let begun = || if capture.json { Ok(Event::Recording.print()?) } else { Ok(()) };
     record(&capture.socket, &wanted, &until, BufWriter::new(file), begun).inspect_err(|_| {
-        // Without frames it would only block the next attempt.
+        // An empty file would only block the next attempt.
         if std::fs::metadata(&capture.output).is_ok_and(|file| file.len() == 0) {
             let _ = std::fs::remove_file(&capture.output);
         }

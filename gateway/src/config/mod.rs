@@ -172,7 +172,7 @@ pub struct WorkersConfig {
     pub count: u16,
     /// The core of each, in order; if empty, workers are not pinned.
     pub cores: Vec<usize>,
-    /// What an idle worker does.
+    /// How an idle worker waits.
     pub idle: Idle,
 }
 

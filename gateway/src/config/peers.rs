@@ -59,7 +59,7 @@ pub struct PeerGatewayConfig {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HopsConfig {
-    /// The peers: `"nobody"`, `"gateways"`, `"authenticated"` (peers with a trusted certificate), `"anyone"`,
+    /// The peers for which it forwards: `"nobody"`, `"gateways"`, `"authenticated"` (peers with a trusted certificate), `"anyone"`,
     /// or a list of node IDs.
     pub transit: TransitConfig,
     /// The most bytes of one forwarded request, both directions together; none: the asker's budget alone.

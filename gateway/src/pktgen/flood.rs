@@ -1,4 +1,4 @@
-//! Datagrams at a rate, straight into a network queue: no worker, no connection, one thread that spins on the clock.
+//! Sends datagrams at a rate, straight into a network queue: without a worker and connections, on one thread that spins on the clock.
 
 use super::{Load, Pace};
 use quinn_proto::Transmit;
@@ -14,55 +14,55 @@ use stoq::network::Drive;
 
 /// How long the link may take to come up, and the gateway to answer ARP or NDP.
 const RESOLVE: Duration = Duration::from_secs(10);
-/// How long what the device holds when the time is over may take to leave it.
+/// How long, at the end of the flood, the device may take to send the frames that it holds.
 const LINGER: Duration = Duration::from_millis(40);
-/// From then to the end: answers come, and the far side of a ring in memory reads what is in it (RFC 2544 §26.1 waits, too).
+/// The wait after that: answers arrive, and the reader of a ring in memory empties it (RFC 2544 §26.1 waits as well).
 const SETTLE: Duration = Duration::from_millis(250);
 /// RFC 9000 §17.2: bits of the first byte.
 const LONG_HEADER: u8 = 0x80;
 
-/// A flood to be.
+/// The plan of a flood.
 #[derive(Debug)]
 pub struct Flood {
-    /// Where to.
+    /// The destination.
     pub gateway: SocketAddr,
-    /// Of what.
+    /// The datagrams.
     pub load: Load,
     /// Datagrams a second; 0 for as many as the device takes.
     pub rate_pps: f64,
-    /// How many datagrams, rounded up to whole flights; none: as many as the time allows.
+    /// The number of datagrams, rounded up to whole flights; none: as many as the time allows.
     pub count: Option<u64>,
-    /// How long, at the most.
+    /// The longest duration.
     pub duration: Duration,
     /// Ends it early.
     pub interrupt: Arc<AtomicBool>,
 }
 
-/// What came of a flood. Counts are of datagrams, one a frame; `offered` = `sent` + `refused`, and `intended` is that and `late`,
-/// but for what the last moment left.
+/// The result of a flood. Counts are of datagrams, one a frame. `offered` = `sent` + `refused`. `intended` = `offered` + `late`, and
+/// datagrams that became due at the last moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct FloodReport {
-    /// What the rate asked for; without a rate, what was offered.
+    /// Datagrams due at the rate; without a rate, those that were offered.
     pub intended: u64,
     /// Offered to the device in time.
     pub offered: u64,
     /// Taken by the device.
     pub sent: u64,
-    /// Offered, and not taken in time: the device, or what reads its ring, was too slow.
+    /// Offered, and not taken in time: the device, or the reader of its ring, was too slow.
     pub refused: u64,
     /// Never made in time: this generator was too slow, or was not running.
     pub late: u64,
-    /// Sent before the time began, to find the gateway's station. Not in `sent`.
+    /// Sent before the flood, to find the gateway's station. Not in `sent`.
     pub warm_up: u64,
     /// Datagrams that came back: Retry, Initial and Handshake packets, Version Negotiation.
     pub answers: u64,
-    /// Datagrams that came back with a short header: stateless resets, and what a server says before a handshake is over.
+    /// Datagrams that came back with a short header: stateless resets, and packets that a server sends before a handshake is complete.
     pub answers_short: u64,
-    /// From the first moment to the last.
+    /// The duration.
     pub seconds: f64,
 }
 
-/// Why there was no flood.
+/// Why no flood could be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum FloodError {
     /// The device is down.
@@ -76,7 +76,7 @@ pub enum FloodError {
     Refused(usize),
 }
 
-/// Which network it was, and what came of it.
+/// Gives the network and the result.
 impl Drive for Flood {
     type Output = (NetworkInfo, Result<FloodReport, FloodError>);
 
@@ -108,7 +108,7 @@ impl<'a, N: Network> Flooding<'a, N> {
         let (mut now, mut given, mut stuck) = (started, 0, 0);
         let count = self.flood.count.unwrap_or(u64::MAX);
         while now < end && given < count && !self.flood.interrupt.load(Ordering::Relaxed) {
-            // While the device is full nothing more is made: a queue here would hide what it does not take.
+            // While the device is full, no datagrams are made: a queue here would hide that the device does not take them.
             if stuck == 0 {
                 self.report.late += pace.give_up(now);
                 let due = pace.due(now, (count - given).min(TX_SEGMENTS_LEN_MAX as u64));
@@ -124,7 +124,7 @@ impl<'a, N: Network> Flooding<'a, N> {
             now = Instant::now();
         }
         self.report.seconds = (now - started).as_secs_f64();
-        // What a pause over the end has cost.
+        // A pause at the end makes datagrams late, too.
         let left = pace.give_up(now);
         *(if stuck == 0 { &mut self.report.late } else { &mut self.report.refused }) += left;
         let intended = pace.intended(now);
@@ -147,7 +147,7 @@ impl<'a, N: Network> Flooding<'a, N> {
         Ok(self.report)
     }
 
-    /// Waits for the link and for the gateway's station, by one datagram of the load.
+    /// Waits for the link, and finds the gateway's station by one datagram of the load.
     fn resolve(&mut self) -> Result<(), FloodError> {
         let deadline = Instant::now() + RESOLVE;
         let mut now = Instant::now();
@@ -190,7 +190,7 @@ impl<'a, N: Network> Flooding<'a, N> {
         (bytes.len() / segment) as u64
     }
 
-    /// Takes what came, gives the device what waits. Returns how many frames it has not taken.
+    /// Receives datagrams, and gives waiting frames to the device. Returns the number of frames that the device has not taken.
     fn turn(&mut self, now: Instant) -> usize {
         let (report, counters) = (&mut self.report, &self.counters);
         self.network.receive(now, counters, |datagram| match datagram.payload.first() {
@@ -203,7 +203,7 @@ impl<'a, N: Network> Flooding<'a, N> {
         self.network.flush(now, counters)
     }
 
-    /// What was given to the network and never left it.
+    /// Datagrams that were given to the network and never left it.
     fn lost(&self) -> u64 {
         const LOST: [Counter; 7] = [
             Counter::DropNoRoute,
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_so_many_datagrams_offers_as_many() {
+    fn a_flood_with_a_count_offers_exactly_that_number_of_datagrams() {
         for (rate_pps, count) in [(0.0, 1000), (1e6, 1), (1e6, 130)] {
             let (report, seen) = flooded(Flood { count: Some(count), ..flood(rate_pps, 60_000) });
             assert_eq!((report.offered, report.sent + report.warm_up), (count, seen), "{report:?}");
@@ -258,7 +258,7 @@ mod tests {
         }
     }
 
-    /// Floods another host on a real-time link; gives the report, and how many datagrams that host saw.
+    /// Floods another host on a real-time link. Returns the report, and the number of datagrams that the host received.
     fn flooded(flood: Flood) -> (FloodReport, u64) {
         let link = SimulatedLink::new(LinkConfig { queue_len_max: 1 << 20, ..LinkConfig::default() });
         let (mut near, mut far) = (station(&link, 2), station(&link, 1));
@@ -285,24 +285,24 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_at_a_rate_sends_what_the_rate_says_and_counts_all_of_it() {
+    fn a_flood_at_a_rate_sends_at_that_rate_and_counts_every_datagram() {
         let (report, seen) = flooded(flood(20_000.0, 200));
         assert_eq!(report.sent + report.warm_up, seen);
         assert_eq!((report.offered, report.refused, report.warm_up), (report.sent, 0, 1));
         assert!(report.intended >= 4000 && report.intended >= report.sent + report.late);
-        // A burst is what may be left for the moment after the last.
+        // At most one burst may have become due at the last moment.
         assert!(report.intended - report.sent - report.late <= 64, "{report:?}");
     }
 
     #[test]
-    fn a_flood_without_a_rate_sends_all_it_can() {
+    fn a_flood_without_a_rate_sends_as_much_as_the_device_takes() {
         let (report, seen) = flooded(flood(0.0, 50));
         assert_eq!((report.sent + 1, report.late, report.intended), (seen, 0, report.offered));
         assert!(report.sent > 0);
     }
 
     #[test]
-    fn a_gateway_that_is_not_there_is_no_flood() {
+    fn an_absent_gateway_is_an_error_and_not_a_flood() {
         let link = SimulatedLink::new(LinkConfig::default());
         let result = Flooding::new(flood(1000.0, 50), &mut station(&link, 2)).run();
         assert!(matches!(result, Err(FloodError::Unreachable(_))), "{result:?}");

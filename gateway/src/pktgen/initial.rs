@@ -1,4 +1,4 @@
-//! First flights of QUIC clients that never come back.
+//! First flights of QUIC clients that never continue the handshake.
 
 use bytes::BufMut;
 use quinn_proto::crypto::rustls::QuicClientConfig;
@@ -9,14 +9,14 @@ use rand::{Rng, RngCore};
 use std::sync::Arc;
 use stoq::quic::cid::CID_LEN;
 
-/// Every datagram of a flight, bytes of UDP payload: what RFC 9000 §14.1 asks of the first ones, and no more.
+/// UDP payload of every datagram of a flight, bytes: the minimum that RFC 9000 §14.1 requires of Initial packets.
 pub const INITIAL_DATAGRAM_BYTES: usize = 1200;
 
 /// RFC 9000 §17.2: long header, fixed bit, type Initial, a packet number of four bytes.
 const FIRST_BYTE: u8 = 0xc3;
 const PACKET_NUMBER_BYTES: usize = 4;
 const VERSION_1: u32 = 1;
-/// RFC 9001 §5.3: what protection adds.
+/// RFC 9001 §5.3: the tag that packet protection adds.
 const TAG_BYTES: usize = 16;
 /// First byte, version, two connection IDs with their lengths, no token, length.
 const HEADER_BYTES: usize = 1 + 4 + 2 * (1 + CID_LEN) + 1 + 2;
@@ -37,13 +37,13 @@ pub enum InitialError {
     /// The TLS configuration makes no ClientHello.
     #[error("no ClientHello can be made of this TLS configuration: {0}")]
     Hello(String),
-    /// A ClientHello that is too long to be cut into frames as here.
-    #[error("the ClientHello has {0} bytes, more than an Initial flight carries here")]
+    /// The ClientHello is too long for CRYPTO frames with offsets of two bytes.
+    #[error("the ClientHello has {0} bytes, more than a flight of Initial packets carries")]
     TooLong(usize),
 }
 
-/// Makes first flights around one ClientHello: each under connection IDs of its own, so each begins a connection. The hello's
-/// key share is real, so a gateway that accepts one does all the work of a handshake for a client that is not there.
+/// Makes first flights of one ClientHello. Each has a destination connection ID of its own, so each begins a connection. The hello's
+/// key share is real, so a gateway that accepts a flight does all the work of a handshake for an absent client.
 pub struct Initials {
     session: Box<dyn Session>,
     source: [u8; CID_LEN],
@@ -57,13 +57,13 @@ impl std::fmt::Debug for Initials {
 }
 
 impl Initials {
-    /// For a client with this TLS configuration that dials `server_name`.
+    /// Makes the flights of a client with this TLS configuration that connects to `server_name`.
     ///
     /// # Errors
     /// See [`InitialError`].
     pub fn new(tls: Arc<QuicClientConfig>, server_name: &str) -> Result<Self, InitialError> {
         let source: [u8; CID_LEN] = rand::rng().random();
-        // RFC 9000 §7.3: the hello says by which connection ID its client goes, so all flights go by the same.
+        // RFC 9000 §7.3: the hello names its client's connection ID, so all flights have the same source connection ID.
         let parameters = [&[INITIAL_SOURCE_CID, CID_LEN as u8], &source[..]].concat();
         let parameters = TransportParameters::read(Side::Server, &mut &parameters[..])
             .map_err(|error| InitialError::Hello(error.to_string()))?;
@@ -180,10 +180,10 @@ mod tests {
             assert!(connection.is_handshaking());
             server.buffer.clear();
             let answer = connection.poll_transmit(server.now, 8, &mut server.buffer).expect("an answer");
-            // RFC 9000 §8.1: as much as an unproven address may be sent. Less would be an acknowledgment alone.
+            // A shorter answer would be an acknowledgment alone (RFC 9000 §8.1 allows three times what was received).
             assert!(answer.size > INITIAL_DATAGRAM_BYTES, "{} bytes", answer.size);
         }
-        // Again: it continues what is there.
+        // A repeated flight continues its connection.
         let mut out = Vec::new();
         initials.emit_flight(&mut out);
         for _ in 0..5 {

@@ -8,9 +8,9 @@ use stoq::wire::udp::HEADER_BYTES as UDP_BYTES;
 
 /// The frame check sequence, bytes: sizes of frames include it (RFC 2544 §9), buffers do not.
 pub const FCS_BYTES: usize = 4;
-/// IMIX as most testers have it: of 48 frames, 28 of 64 bytes, 16 of 570 and 4 of 1518, spread evenly.
+/// IMIX as most testers define it: of 48 frames, 28 of 64 bytes, 16 of 570 and 4 of 1518, spread evenly.
 pub const IMIX: [(usize, usize); 3] = [(7, 64), (4, 570), (1, 1518)];
-/// Random bytes that garbage is cut from. More than a cache holds would measure the generator's memory.
+/// Bytes of random data from which garbage is cut. More than a cache holds would measure the generator's memory.
 const NOISE_BYTES: usize = 256 * 1024;
 
 /// Sizes of frames in sending order.
@@ -42,7 +42,7 @@ impl Mix {
         let ip = if ipv6 { V6_HEADER_BYTES } else { V4_HEADER_BYTES };
         let around = ETHERNET_BYTES + tag + FCS_BYTES;
         let headers = around + ip + UDP_BYTES;
-        // A flood of empty datagrams looks like silence.
+        // At least one byte: a flood of empty datagrams would look like silence.
         let (least, most) = (headers + 1, around + usize::from(mtu));
         let payload = |&(count, frame): &(usize, usize)| match frame {
             frame if frame < least => Err(LoadError::TooSmall(frame, least)),
@@ -53,7 +53,7 @@ impl Mix {
     }
 }
 
-/// Endless datagrams.
+/// An endless supply of datagrams.
 #[derive(Debug)]
 pub enum Load {
     /// Random bytes.
@@ -88,15 +88,15 @@ impl Load {
         Self::Initials(initials, Vec::new())
     }
 
-    /// One first flight forever.
+    /// One first flight, repeated.
     pub fn replay(initials: &Initials) -> Self {
         let mut flight = Vec::new();
         initials.emit_flight(&mut flight);
         Self::Replay(flight)
     }
 
-    /// The next datagrams, one after another, and the length of each; about `want` of them, which is 1 or more: fewer where the
-    /// size changes, and never less than a whole flight.
+    /// The next datagrams, one after another, and the length of each. There are about `want` of them, which is at least 1: fewer where
+    /// the size changes, and always whole flights.
     pub fn next(&mut self, want: usize) -> (&[u8], usize) {
         match self {
             Self::Garbage(noise) => noise.next(want),
@@ -118,7 +118,7 @@ impl Noise {
         let count = want.min(count - self.sent).min(NOISE_BYTES / len).max(1);
         let bytes = count * len;
         if self.at + bytes > self.bytes.len() {
-            // Another beginning each time around, so that frames do not repeat soon.
+            // Each round begins at another offset, so that frames do not repeat soon.
             self.at = (self.at + 1) % len;
         }
         let from = self.at;

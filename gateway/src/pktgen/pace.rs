@@ -1,4 +1,4 @@
-//! How many packets are due, by the clock.
+//! Computes by the clock how many packets are due.
 
 use std::time::{Duration, Instant};
 
@@ -74,7 +74,7 @@ mod tests {
     const S: Duration = Duration::from_secs(1);
 
     #[test]
-    fn as_many_are_due_as_the_rate_says() {
+    fn the_rate_and_the_clock_decide_how_many_are_due() {
         let start = Instant::now();
         let mut pace = Pace::new(1000.0, start);
         assert_eq!(pace.due(start, u64::MAX), 0);
@@ -82,7 +82,7 @@ mod tests {
         assert_eq!(pace.due(start + S, 64), 64);
         pace.made(64);
         assert_eq!(pace.due(start + S, u64::MAX), 936);
-        // More than was due, as with a flight of two datagrams: the next ones wait.
+        // More than was due, as with flights of two datagrams: the next ones wait.
         pace.made(1000);
         assert_eq!(pace.due(start + S, u64::MAX), 0);
         assert_eq!(pace.due(start + 2 * S, u64::MAX), 936);
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_pause_only_a_little_is_caught_up_with() {
+    fn after_a_pause_all_but_a_few_packets_are_given_up() {
         let start = Instant::now();
         let mut pace = Pace::new(1_000_000.0, start);
         assert_eq!(pace.give_up(start + CATCH_UP), 0);
@@ -111,7 +111,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_made_and_given_up_is_what_was_intended(
+        fn every_intended_packet_is_made_or_given_up_or_can_be_caught_up_with(
             per_s in 1.0f64..5e6, steps in proptest::collection::vec((1u64..5_000_000, 0u64..200), 1..200),
         ) {
             let start = Instant::now();

@@ -1,4 +1,4 @@
-//! Handshakes, one connection each, closed as soon as both sides have it.
+//! Handshakes: each opens a connection, which is closed as soon as both sides have it.
 
 use super::Pace;
 use bytes::Bytes;
@@ -16,8 +16,8 @@ const ROOM: usize = 8;
 /// Opens connections at a rate, with a bound on the opening ones, and closes each when it is up. Reports
 /// once, at the end.
 ///
-/// A client has a connection before its server has judged its certificate (RFC 8446 §4.4.2), and a close then
-/// would spare the server the rest of the handshake. So each connection requests the count of a
+/// A client has a connection before its server has verified its certificate (RFC 8446 §4.4.2), and a close then
+/// would spare the server the rest of the handshake. Therefore each connection requests the count of a
 /// [`stoq::application::Discard`], which is 0, and is complete when the answer has arrived.
 #[derive(Debug)]
 pub struct Storm {
@@ -47,9 +47,9 @@ pub struct StormPlan {
     pub concurrency: usize,
     /// The number of handshakes; none: as many as the time allows.
     pub count: Option<u64>,
-    /// How long it begins new ones.
+    /// How long new handshakes are begun.
     pub duration: Duration,
-    /// How much longer the running ones may then take.
+    /// How much longer running handshakes may then take.
     pub patience: Duration,
 }
 
@@ -60,7 +60,7 @@ pub struct StormReport {
     pub intended: u64,
     /// Begun.
     pub begun: u64,
-    /// Begun and completed: each side has judged the other, and the server's application has answered.
+    /// Begun and completed: each side has verified the other, and the server's application has answered.
     pub completed: u64,
     /// Begun and refused or timed out.
     pub failed: u64,
@@ -75,7 +75,7 @@ pub struct StormReport {
 }
 
 impl Storm {
-    /// One by this plan.
+    /// Makes a storm of this plan.
     pub fn new(plan: StormPlan, reports: Sender<StormReport>) -> Self {
         Self {
             plan,
@@ -163,7 +163,7 @@ impl Storm {
         let due = pace.due(now, left.min(free as u64));
         for _ in 0..due {
             let tag = self.report.begun;
-            // There is room.
+            // The ring has room for `free` commands.
             if port.send(Command::Connect { tag, remote: self.plan.remote, early: false }).is_err() {
                 break;
             }
@@ -198,7 +198,7 @@ impl Application for Storm {
     fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool {
         let mut worked = self.hear(now, port);
         if self.reports.is_some() && self.ended.is_none() {
-            // First the due ones, or the last of them would count as not begun.
+            // Due handshakes begin before the end is noted, or the last of them would count as not begun.
             worked |= self.begin(now, port);
         }
         if self.reports.is_some() {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use stoq::application::Application;
 use stoq::queue::{AppPort, Command, ConnectionEvent, ConnectionId, Credit, Delivery};
 
-/// Messages made in one turn.
+/// The most messages made in one turn.
 const TURN_LEN_MAX: u64 = 64;
 
 /// Opens connections, then sends messages at a rate on each in turn to a [`stoq::application::Discard`], and
@@ -21,7 +21,7 @@ pub struct MessageStream {
     message: Bytes,
     connections: Vec<Link>,
     asked: usize,
-    /// The next connection's place.
+    /// The index of the connection that sends next.
     next: usize,
     begun: Option<Instant>,
     pace: Option<Pace>,
@@ -47,8 +47,7 @@ pub struct StreamPlan {
     pub count: Option<u64>,
     /// The longest sending time.
     pub duration: Duration,
-    /// How long the connections may take to come up, and the far side to count the messages in flight at the
-    /// end.
+    /// How long the connections may take to come up, and the gateway to count the messages in flight at the end.
     pub patience: Duration,
 }
 
@@ -61,7 +60,7 @@ struct Link {
     asked: bool,
 }
 
-/// The result.
+/// The result of the messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StreamReport {
     /// Connections that came up.
@@ -74,20 +73,20 @@ pub struct StreamReport {
     pub refused: u64,
     /// Never made in time: this side was too slow.
     pub late: u64,
-    /// Counted by the far side.
+    /// Counted by the gateway's application.
     pub received: u64,
-    /// Their bytes.
+    /// Bytes of these messages.
     pub received_bytes: u64,
     /// From the first message to the end of the sending.
     pub elapsed: Duration,
-    /// From there to the last count: the time of the messages in flight.
+    /// From the end of the sending to the last count: the time of the messages in flight.
     pub drain: Duration,
-    /// Why it is incomplete.
+    /// Why the result is incomplete.
     pub failure: Option<String>,
 }
 
 impl MessageStream {
-    /// One by this plan.
+    /// Sends messages by this plan.
     pub fn new(plan: StreamPlan, reports: Sender<StreamReport>) -> Self {
         Self {
             plan,
@@ -158,7 +157,7 @@ impl MessageStream {
         pace.made(sent);
         self.report.sent += sent;
         let given_up = pace.give_up(now);
-        // Only messages that every connection held back are the path's fault.
+        // Messages are refused only if every connection held them back.
         if full >= self.connections.len() {
             self.report.refused += given_up;
         } else {
@@ -167,7 +166,7 @@ impl MessageStream {
         sent > 0
     }
 
-    /// Requests each connection's count: by an empty message, after all others on the same stream.
+    /// Requests each connection's count by an empty message, which arrives after all others on the stream.
     fn ask(&mut self, port: &mut AppPort) -> bool {
         let mut worked = false;
         for link in self.connections.iter_mut().filter(|link| !link.asked) {
@@ -208,7 +207,7 @@ impl Application for MessageStream {
             return worked;
         }
         if self.ended.is_none() {
-            // In the last turn too, or due messages would count as not sent.
+            // The last turn sends as well, or its due messages would count as not sent.
             worked |= self.send(now, port);
             let started = self.pace.as_ref().map(Pace::started);
             let counted = self.plan.count == Some(self.report.sent);
@@ -225,7 +224,7 @@ impl Application for MessageStream {
         if self.connections.iter().all(|link| link.counted) {
             self.finish(now);
         } else if now >= ended + self.plan.patience {
-            self.report.failure = Some("the far side did not count in time".into());
+            self.report.failure = Some("the gateway did not count the messages in time".into());
         }
         worked
     }

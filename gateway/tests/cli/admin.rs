@@ -1,4 +1,4 @@
-//! The admin endpoint of a real gateway: metrics, health, status, and who is kept out.
+//! The admin endpoint of a real gateway: metrics, health, status, and its guards.
 
 use crate::support::{Gateway, Site, identities, run, stoq_gateway, wait_until};
 use rustix::process::Signal;
@@ -12,7 +12,7 @@ use stoq_gateway::admin::text::{Sample, parse};
 
 /// A gateway with this admin section beside `listen`, and its endpoint's URL without the scheme.
 pub(crate) fn start(site: &mut Site, admin: &str) -> (Gateway, String) {
-    // Nobody else is told of a port that was free a moment ago; a collision is found by the gateway not starting.
+    // Another program may take this free port. Then the gateway does not start, and the test fails.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     site.more += &format!("[admin]\nlisten = \"127.0.0.1:{port}\"\n{admin}\n");
     (site.start(), format!("127.0.0.1:{port}"))
@@ -38,10 +38,10 @@ pub(crate) fn value(all: &[Sample], name: &str, labels: &[(&str, &str)]) -> f64 
     found[0].value
 }
 
-/// What the documents, the alerts, the dashboard and the page name is served.
+/// Asserts that every metric named by the documents, the alerts, the dashboard and the page is served.
 #[track_caller]
 fn assert_known(metrics: &str) {
-    // Of a DPDK port, of a store that is bounded, of a gateway with peer gateways.
+    // Metrics of DPDK ports, of bounded stores and of gateways with peer gateways: this gateway has none of them.
     let elsewhere =
         ["stoq_port_", "stoq_capture_dropped_total", "stoq_store_capacity_bytes", "stoq_peer_gateway_up"];
     let texts = [
@@ -68,7 +68,7 @@ fn assert_known(metrics: &str) {
 }
 
 #[test]
-fn what_happens_is_counted_and_shown() {
+fn the_metrics_count_what_clients_did() {
     let mut site = Site::new();
     let (_gateway, at) = start(&mut site, "");
     let remote = Remote::new(&format!("http://{at}"), None, None).unwrap();
@@ -77,7 +77,7 @@ fn what_happens_is_counted_and_shown() {
     run(site.client("get").arg(&token).arg("-o").arg(site.path("back")), 0);
     run(site.client("get").arg(format!("b3:{}", "0".repeat(64))).arg("-o").arg(site.path("none")), 1);
     let mut all = Vec::new();
-    // The workers look at their connections once a second, and count what they did at their end.
+    // Workers add a connection's packets to the counters once a second, and at its end.
     wait_until("connections are counted", || {
         all = parse(&get(&remote, "/metrics"));
         value(&all, "stoq_quic_sent_packets_total", &[]) > 10.0 && value(&all, "stoq_link_up", &[]) == 1.0
@@ -132,7 +132,7 @@ fn what_happens_is_counted_and_shown() {
 }
 
 #[test]
-fn status_says_what_runs_and_connections_are_shown() {
+fn status_shows_the_parts_of_the_gateway_and_its_connections() {
     let mut site = Site::new();
     let (_gateway, at) = start(&mut site, "");
     let remote = Remote::new(&format!("http://{at}"), None, None).unwrap();
@@ -179,7 +179,7 @@ fn status_says_what_runs_and_connections_are_shown() {
 }
 
 #[test]
-fn a_gateway_that_drains_is_alive_and_not_ready() {
+fn a_draining_gateway_is_alive_and_not_ready() {
     let mut site = Site::new();
     site.more = "[shutdown]\ndrain_ms = 30000\n".into();
     let (mut gateway, at) = start(&mut site, "");
@@ -197,7 +197,7 @@ fn a_gateway_that_drains_is_alive_and_not_ready() {
     assert!(figures.contains("/readyz"), "any gateway that runs gives these: {figures}");
     let (file, token) = site.file("payload", 32 << 20);
     run(site.client("put").arg(&file), 0);
-    // Nobody reads what is fetched: the request is in flight for as long as the test wants it to be.
+    // The test does not read the fetched bytes yet, so the request stays in flight.
     let mut get_payload = site.client("get");
     get_payload
         .arg(&token)
@@ -226,14 +226,14 @@ fn a_gateway_that_drains_is_alive_and_not_ready() {
     let mut fetched = Vec::new();
     fetching.stdout.take().unwrap().read_to_end(&mut fetched).unwrap();
     assert!(fetching.wait().unwrap().success());
-    assert_eq!(format!("b3:{}", blake3::hash(&fetched).to_hex()), token, "what runs is finished");
+    assert_eq!(format!("b3:{}", blake3::hash(&fetched).to_hex()), token, "the running request is finished");
     assert!(gateway.process.end().success());
-    assert!(remote.get("/livez").is_err(), "the endpoint went with the gateway");
+    assert!(remote.get("/livez").is_err(), "the endpoint ended with the gateway");
     assert!(health("/livez", 1).contains("does the gateway run"));
 }
 
 #[test]
-fn without_the_token_there_are_no_figures() {
+fn without_the_token_guarded_paths_are_refused() {
     let mut site = Site::new();
     let certified = rcgen::generate_simple_self_signed(["localhost".into(), "127.0.0.1".into()]).unwrap();
     let (cert, key) = (site.path("admin.pem"), site.path("admin.key"));
@@ -253,7 +253,7 @@ fn without_the_token_there_are_no_figures() {
         assert_eq!(code, 401, "{path}");
         assert!(!body.contains("stoq"), "{body}");
     }
-    // Probes and browsers carry none; these tell nothing but health.
+    // Probes and browsers send no token. These paths show health alone.
     for path in ["/livez", "/"] {
         assert_eq!(remote(None).get(path).unwrap().0, 200, "{path}");
     }
@@ -279,7 +279,7 @@ fn peer_gateways_are_shown_by_their_names() {
     let (_gateway, at) = start(&mut site, "");
     let remote = Remote::new(&format!("http://{at}"), None, None).unwrap();
     let labels = [("name", "far"), ("node_id", id.as_str())];
-    // Workers look at their peer gateways once a second.
+    // Workers sample their peer gateways once a second.
     let is = |expected: f64| {
         let all = parse(&get(&remote, "/metrics"));
         samples(&all, "stoq_peer_gateway_up", &labels).iter().any(|sample| sample.value == expected)
@@ -294,7 +294,7 @@ fn peer_gateways_are_shown_by_their_names() {
 }
 
 #[test]
-fn a_reload_is_shown_and_changes_who_may_ask() {
+fn a_reload_is_shown_and_changes_certificate_and_token() {
     let mut site = Site::new();
     site.more = "[reload]\nwatch = false\n".into();
     let certify = || rcgen::generate_simple_self_signed(["127.0.0.1".into()]).unwrap();
@@ -332,16 +332,16 @@ fn a_reload_is_shown_and_changes_who_may_ask() {
     site.more = format!("{plain}[log]\nlevel = \"info\"\n");
     write(&certify(), "the-second-of-the-tokens\n");
     reload(&site, "reloaded");
-    assert!(first.get("/metrics").is_err(), "the certificate is another");
+    assert!(first.get("/metrics").is_err(), "the certificate has changed");
     let late = Remote::new(&url, Some(&cert), Some(&first_token)).unwrap();
-    assert_eq!(late.get("/metrics").unwrap().0, 401, "the token is another");
+    assert_eq!(late.get("/metrics").unwrap().0, 401, "the token has changed");
     let second = Remote::new(&url, Some(&cert), Some(&token)).unwrap();
     assert_eq!(reloads(&second), (1.0, 1.0, 1.0));
     let status: Value = serde_json::from_str(&get(&second, "/status")).unwrap();
     let file = std::fs::read(site.path("gateway.toml")).unwrap();
     assert_eq!(status["configuration"]["blake3"], blake3::hash(&file).to_hex().to_string());
 
-    // A bad token changes nothing, neither here nor elsewhere.
+    // A bad token file changes nothing at all.
     std::fs::write(&token, "short").unwrap();
     let refused = reload(&site, "reload-refused");
     assert!(refused["error"].as_str().unwrap().contains("admin.token_file"), "{refused}");
@@ -350,7 +350,7 @@ fn a_reload_is_shown_and_changes_who_may_ask() {
 }
 
 #[test]
-fn what_would_leave_the_endpoint_open_is_refused() {
+fn an_unguarded_or_broken_endpoint_is_refused() {
     let mut site = Site::new();
     let front = site.more.clone();
     let mut refusal = |admin: &str, code: i32| {

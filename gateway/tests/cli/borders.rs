@@ -1,4 +1,4 @@
-//! The border values of every number, on the executables: what lies beyond is refused by name, and with the values themselves put, get,
+//! The border values of every number, on the executables: values beyond them are refused by name, and with the border values put, get,
 //! ping and messages work.
 
 use crate::support::{Site, identities, json, run, stoq, stoq_gateway, wait_until};
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use stoq_gateway::ranges::{Bounds, KEYS, OPTIONS, Range, key};
 
-/// The keys of `[quic]` and how they are named there.
+/// The ranges of `[quic]` and their keys.
 fn quic_keys() -> impl Iterator<Item = (&'static str, &'static Range)> {
     KEYS.iter().filter_map(|range| range.name.strip_prefix("quic.").map(|key| (key, range)))
 }
@@ -19,12 +19,12 @@ fn whole(range: &Range) -> (u64, u64) {
     }
 }
 
-/// `[quic]` with every key at the value that `pick` chooses; relations between keys are kept.
+/// `[quic]` with every key at the value that `pick` chooses, except where another key forbids the value.
 fn quic(pick: impl Fn(&Range) -> u64) -> String {
     let mut text = "[quic]\n".to_owned();
     for (key, range) in quic_keys() {
         let value = match key {
-            // It must be below the idle timeout.
+            // Keep-alive must be below the idle timeout.
             "keep_alive_ms" if pick(range) == whole(range).1 => 1000,
             _ => pick(range),
         };
@@ -33,7 +33,7 @@ fn quic(pick: impl Fn(&Range) -> u64) -> String {
     text
 }
 
-/// A client's file that leads to this gateway, with these more lines.
+/// A client's file for this gateway, with these additional lines.
 fn client(site: &Site, more: &str) -> PathBuf {
     let ids = identities();
     let text = format!(
@@ -61,7 +61,7 @@ fn works(quic: &str, seed: &str, more: &str) {
         command.arg(name).arg("--config").arg(&config).current_dir(site.directory.path());
         command
     };
-    // More than every window at its border has.
+    // More than the smallest windows hold.
     let (file, token) = site.file("border", 300_000);
     let put = json(tool("put").arg(&file));
     assert_eq!(put["bytes"], 300_000, "{quic}");
@@ -76,7 +76,7 @@ fn works(quic: &str, seed: &str, more: &str) {
 #[test]
 fn everything_works_with_every_key_at_its_lower_border() {
     let least = |name: &str| whole(key(name).unwrap()).0;
-    // The store must take the payload: its own borders are tried below.
+    // The store's capacity stays above the payload: another test tries its borders.
     let seed = format!("lease_default_s = {0}\nlease_max_s = {0}\n", least("application.lease_max_s"));
     let more = format!(
         "[hops]\nconnections_max = 1\nbudget_max_bytes = {}\n[shutdown]\ndrain_ms = 0\n[log]\nlines_per_s = 1\n\
@@ -120,7 +120,7 @@ fn everything_works_with_each_key_of_quic_alone_at_its_borders() {
     for (key, range) in quic_keys() {
         let (min, max) = whole(range);
         for value in [min, max] {
-            // What stands in a relation to the key is moved out of its way.
+            // Keys that are checked against this one must not forbid its borders.
             let beside = match key {
                 "idle_timeout_ms" => "keep_alive_ms = 200\n",
                 "keep_alive_ms" => "idle_timeout_ms = 0\n",
@@ -134,7 +134,7 @@ fn everything_works_with_each_key_of_quic_alone_at_its_borders() {
 }
 
 #[test]
-fn a_store_takes_what_its_smallest_bounds_hold_and_refuses_more() {
+fn a_store_at_its_smallest_bounds_takes_what_fits_and_refuses_more() {
     let least = whole(key("application.capacity_bytes").unwrap()).0;
     let mut site = Site::new();
     site.seed = format!("capacity_bytes = {least}\nquota_bytes = {least}\n");
@@ -197,7 +197,7 @@ fn beyond_its_borders_every_option_is_refused_with_its_range() {
         let refused = |value: &str, what: &str| {
             let mut words = words.clone();
             let mut command = program(words.next().unwrap());
-            // An option of all commands is tried at one of them.
+            // An option of all commands is tried with one command.
             let first: Vec<_> = match words.clone().next() {
                 None if path == "stoq-pktgen" => vec!["replay"],
                 None => vec!["ping"],
@@ -237,7 +237,7 @@ fn the_smallest_counts_and_sizes_of_the_tools_work() {
     run(site.client("bench").args(["--bytes", "1", "--connections", "3"]), 0);
     run(site.client("bench").args(["--put", "--bytes", "1"]), 0);
     run(site.client("bench").args(["--get", &token, "--trips", "1"]), 0);
-    // No application has this queue, so nobody answers: the number itself passes.
+    // No application has this queue, so there is no answer: the number itself is valid.
     let (_, stderr) =
         run(site.client("ping").args(["-c", "1", "--timeout", "1", "--queue", "4611686018427387903"]), 1);
     assert!(stderr.contains("no answer") || stderr.contains("queue"), "{stderr}");
@@ -247,7 +247,7 @@ fn the_smallest_counts_and_sizes_of_the_tools_work() {
     });
 }
 
-/// A gateway and a client, each on a DPDK port, joined by memif; these lines stand in `[network]` and in `[quic]` of both.
+/// A gateway and a client, each on a DPDK port, joined by memif. Both have these lines in `[network]` and `[quic]`.
 #[cfg(feature = "dpdk")]
 fn works_on_dpdk(network: &str, quic: &str) {
     use crate::support::Process;

@@ -1,11 +1,11 @@
-//! Certificates out of their dates, and identities that are damaged or in part gone.
+//! Certificates outside their dates, and damaged or incomplete identities.
 
 use crate::support::{Process, Site, identities, run, stoq, stoq_gateway, wait_until};
 use data_encoding::BASE64;
 use std::path::Path;
 use stoq_gateway::admin::client::Remote;
 
-/// The certificate of this file with other years in its dates. Its signature is not right any more; a node does not judge its own.
+/// The certificate of this file with other years in its dates. Its signature is invalid then; a node does not verify its own.
 fn with_years(pem: &Path, not_before: &[u8; 2], not_after: &[u8; 2]) -> String {
     let text = std::fs::read_to_string(pem).unwrap();
     let lines: String = text.lines().filter(|line| !line.starts_with('-')).collect();
@@ -32,7 +32,7 @@ fn start(site: &mut Site, not_before: &[u8; 2], not_after: &[u8; 2]) -> (Process
 }
 
 #[test]
-fn a_gateway_with_an_expired_certificate_says_so_and_a_renewal_makes_it_ready() {
+fn a_gateway_with_an_expired_certificate_reports_it_and_a_renewal_makes_it_ready() {
     let mut site = Site::new();
     let (mut gateway, remote) = start(&mut site, b"19", b"20");
     let log = gateway.log();
@@ -79,7 +79,7 @@ fn the_shipped_unit_starts_a_gateway_whose_certificate_has_expired() {
         }
         command
     };
-    // systemd.service(5): a command that fails keeps the unit down, unless a dash stands before it.
+    // systemd.service(5): a failed command keeps the unit down, unless a dash precedes it.
     let mut before = 0;
     for line in unit.lines().filter_map(|line| line.strip_prefix("ExecStartPre=")) {
         let (may_fail, line) = line.strip_prefix('-').map_or((false, line), |line| (true, line));
@@ -108,7 +108,7 @@ fn a_certificate_that_is_not_valid_yet_names_the_clock() {
 }
 
 #[test]
-fn a_new_identity_is_offered_only_where_there_is_nothing_of_the_old() {
+fn a_new_identity_is_offered_only_if_both_files_are_missing() {
     let ids = identities();
     let fix = |cert: Option<&str>, key: Option<&str>| {
         let mut site = Site::new();

@@ -1,4 +1,4 @@
-//! Processes that are stopped, killed and restarted in the middle of things.
+//! Processes that are stopped, killed and restarted in the middle of a transfer.
 
 use crate::support::{Process, Site, identities, json, run, wait_until};
 use rustix::process::Signal;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use stoq_gateway::admin::client::Remote;
 
-/// Large enough to be caught in the middle.
+/// Bytes of a file large enough to be stopped in the middle of its transfer.
 const LARGE: usize = 48 << 20;
 
 fn len(path: &Path) -> u64 {
@@ -32,12 +32,12 @@ fn get_half_way(site: &mut Site) -> (crate::support::Gateway, Process, PathBuf, 
 }
 
 #[test]
-fn an_interrupted_get_leaves_a_part_and_goes_on_where_it_stopped() {
+fn an_interrupted_get_leaves_a_part_and_continues_where_it_stopped() {
     let mut site = Site::new();
     let (gateway, mut client, path, copy, token) = get_half_way(&mut site);
     client.signal(Signal::INT);
     assert_eq!(client.end().code(), Some(130), "{}", client.log());
-    assert!(!copy.exists(), "nothing looks whole");
+    assert!(!copy.exists(), "there is no finished file");
     let have = len(&part_of(&copy));
     assert!(have > 1 << 20 && have < LARGE as u64);
     gateway.process.signal(Signal::CONT);
@@ -48,12 +48,12 @@ fn an_interrupted_get_leaves_a_part_and_goes_on_where_it_stopped() {
 }
 
 #[test]
-fn a_killed_get_goes_on_where_it_stopped() {
+fn a_killed_get_continues_where_it_stopped() {
     let mut site = Site::new();
     let (gateway, mut client, path, copy, token) = get_half_way(&mut site);
     client.signal(Signal::KILL);
     client.end();
-    assert!(!copy.exists(), "nothing looks whole");
+    assert!(!copy.exists(), "there is no finished file");
     gateway.process.signal(Signal::CONT);
     let got = json(site.client("get").arg(&token).arg("-o").arg(&copy));
     assert!(got["resumed_at"].as_u64().unwrap() > 0);
@@ -61,7 +61,7 @@ fn a_killed_get_goes_on_where_it_stopped() {
 }
 
 #[test]
-fn a_part_that_was_damaged_is_noticed_and_got_anew() {
+fn a_damaged_part_is_noticed_and_fetched_again() {
     let mut site = Site::new();
     let (gateway, mut client, path, copy, token) = get_half_way(&mut site);
     client.signal(Signal::INT);
@@ -91,7 +91,7 @@ fn put_half_way(site: &mut Site) -> (crate::support::Gateway, Process, PathBuf, 
 }
 
 #[test]
-fn a_gateway_killed_in_the_middle_of_a_put_keeps_nothing_half() {
+fn a_gateway_killed_in_the_middle_of_a_put_keeps_no_part_of_it() {
     let mut site = Site::new();
     let (mut gateway, client, path, token) = put_half_way(&mut site);
     gateway.process.signal(Signal::KILL);
@@ -99,7 +99,7 @@ fn a_gateway_killed_in_the_middle_of_a_put_keeps_nothing_half() {
     drop(client);
     assert!(site.kept().0.is_empty());
     let _gateway = site.start();
-    assert_eq!(site.kept(), (vec![], vec![]), "what was half-written is gone");
+    assert_eq!(site.kept(), (vec![], vec![]), "the incomplete payload is removed");
     let copy = site.path("copy");
     let (_, stderr) = run(site.client("get").arg(&token).arg("-o").arg(&copy), 1);
     assert!(stderr.contains("not found"), "{stderr}");
@@ -110,9 +110,9 @@ fn a_gateway_killed_in_the_middle_of_a_put_keeps_nothing_half() {
 }
 
 #[test]
-fn the_peers_of_a_killed_gateway_hear_of_it_from_the_next_one() {
+fn a_restarted_gateway_resets_the_connections_of_the_killed_one() {
     let mut site = Site::new();
-    // Nothing but a reset may tell the client.
+    // Only a reset may end the client's connection.
     let config = site.path("client.toml");
     std::fs::write(
         &config,
@@ -161,7 +161,7 @@ fn an_interrupted_put_ends_with_130_and_leaves_nothing_at_the_gateway() {
 }
 
 #[test]
-fn a_terminated_gateway_finishes_what_runs_and_ends_with_zero() {
+fn a_terminated_gateway_finishes_running_requests_and_ends_with_zero() {
     let mut site = Site::new();
     site.more = "[shutdown]\ndrain_ms = 60000\n".into();
     let mut gateway = site.start();
@@ -199,7 +199,7 @@ fn a_gateway_keeps_its_payloads_over_a_restart() {
     let mut gateway = site.start();
     let (path, token) = site.file("file", 3_000_000);
     run(site.client("put").arg(&path), 0);
-    // Confirmed means durable: not even an orderly end is needed.
+    // A confirmed put is durable: the gateway is killed, without an orderly end.
     gateway.process.signal(Signal::KILL);
     gateway.process.end();
     let _gateway = site.start();
@@ -209,13 +209,13 @@ fn a_gateway_keeps_its_payloads_over_a_restart() {
 }
 
 #[test]
-fn a_gateway_whose_log_nobody_reads_any_more_serves_and_ends_in_order() {
+fn a_gateway_whose_log_reader_has_gone_serves_and_ends_in_order() {
     let mut site = Site::new();
     let mut gateway = site.start();
     gateway.process.stop_listening();
     let (path, token) = site.file("file", 300_000);
     run(site.client("put").arg(&path), 0);
-    // A refused client is something to log.
+    // A refused client causes a log line.
     let stranger = identities().stranger.clone();
     run(site.anonymous("put").args(["--node-id", &stranger]).arg(&path), 1);
     run(site.client("get").arg(&token).arg("-o").arg(site.path("copy")), 0);

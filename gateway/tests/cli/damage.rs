@@ -1,4 +1,4 @@
-//! Payloads that are damaged on the disk of a real gateway, and its clock.
+//! Damaged payloads on the disk of a real gateway, and its clock.
 
 use crate::admin::{get, start, value};
 use crate::support::{Site, run, stoq_gateway, wait_until};
@@ -20,14 +20,14 @@ fn flip(path: &PathBuf, at: usize) {
 }
 
 #[test]
-fn damage_at_rest_is_found_told_and_mended_by_a_put() {
+fn damage_at_rest_is_found_reported_and_repaired_by_a_put() {
     let mut site = Site::new();
     let (_gateway, at) = start(&mut site, "");
     let remote = Remote::new(&format!("http://{at}"), None, None).unwrap();
     let (file, token) = site.file("file", 8 << 20);
     run(site.client("put").arg(&file), 0);
     flip(&kept(&site, "blob"), 3 << 20);
-    // Who gets it finds out, and by that the gateway.
+    // The client of a get finds the damage, and so the gateway learns of it.
     let (_, error) = run(site.client("get").arg(&token).arg("-o").arg(site.path("copy")), 1);
     assert!(error.contains("bad proof"), "{error}");
     wait_until("it is set aside", || site.kept().0.is_empty());
@@ -49,7 +49,7 @@ fn damage_at_rest_is_found_told_and_mended_by_a_put() {
     assert_eq!(value(&all, "stoq_store_damage_total", &[("outcome", "set_aside")]), 1.0);
     assert_eq!(value(&all, "stoq_store_checks_total", &[("result", "damaged")]), 1.0);
     assert_eq!(value(&all, "stoq_store_damaged_files", &[]), 3.0);
-    // Without a get in between the put finds out.
+    // Without a get in between, the put finds the damage.
     for round in 0..2 {
         run(site.client("put").arg(&file), 0);
         let copy = site.path(&format!("copy{round}"));
@@ -63,7 +63,7 @@ fn damage_at_rest_is_found_told_and_mended_by_a_put() {
 }
 
 #[test]
-fn a_restart_mends_an_outboard_and_names_what_it_set_aside() {
+fn a_restart_restores_an_outboard_and_names_the_files_set_aside() {
     let mut site = Site::new();
     let mut gateway = site.start();
     let (file, token) = site.file("file", 3_000_000);

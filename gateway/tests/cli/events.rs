@@ -1,4 +1,4 @@
-//! What `run --json` tells programs.
+//! The events of `run --json`.
 
 use crate::support::{Process, Site, identities, run, stoq_gateway, wait_until};
 use rustix::process::Signal;
@@ -8,7 +8,7 @@ use std::process::Stdio;
 use stoq_gateway::admin::client::Remote;
 
 #[test]
-fn a_gateway_tells_that_it_serves_and_what_it_counted() {
+fn the_events_tell_that_a_gateway_serves_and_its_final_counters() {
     let site = Site::new();
     let mut gateway = Process::serve(&site.configure()).unwrap();
     let up = gateway.up.clone();
@@ -28,7 +28,7 @@ fn a_gateway_tells_that_it_serves_and_what_it_counted() {
     for none in ["offloads", "huge_pages", "admin", "capture"] {
         assert!(up[none].is_null(), "{none}: {up}");
     }
-    // What is told is so: the first client that comes is served.
+    // The event is true: the first client is served.
     run(site.client("ping").args(["--count", "2", "--interval", "0"]), 0);
     let reloaded = gateway.reload("reloaded");
     assert_eq!(
@@ -49,13 +49,13 @@ fn a_gateway_tells_that_it_serves_and_what_it_counted() {
 }
 
 #[test]
-fn the_admin_endpoint_is_told_with_the_port_that_it_got() {
+fn the_event_names_the_port_of_the_admin_endpoint() {
     let mut site = Site::new();
     site.more += "[admin]\nlisten = \"127.0.0.1:0\"\n";
     let gateway = Process::serve(&site.configure()).unwrap();
     let admin = gateway.up["admin"].as_str().unwrap();
     assert!(!admin.ends_with(":0"), "{admin}");
-    // Its worker has yet to look at the port.
+    // The worker may not have looked at the port yet.
     let url = format!("http://{admin}");
     wait_until("ready", || stoq_gateway().args(["health", "--url", &url]).output().unwrap().status.success());
 }
@@ -82,7 +82,7 @@ fn a_reader_may_leave_after_the_first_event() {
 }
 
 #[test]
-fn a_gateway_whose_first_event_nobody_takes_does_not_serve() {
+fn a_gateway_that_cannot_print_its_first_event_does_not_serve() {
     let site = Site::new();
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
     let mut command = stoq_gateway();

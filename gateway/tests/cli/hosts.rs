@@ -1,10 +1,10 @@
-//! Hosts that lack something: a family, a route. Each is a network namespace of an ordinary user.
+//! Hosts without an address family or a route. Each is a network namespace of an ordinary user.
 
 use crate::support::{Site, identities, run};
 use std::path::Path;
 use std::process::Command;
 
-/// Runs a shell script in a network namespace that has nothing but a loopback interface, with the executables as `$stoq` and
+/// Runs a shell script in a network namespace with a loopback interface alone, with the executables as `$stoq` and
 /// `$gateway`, and with `$trusted` as the options of a client.
 #[track_caller]
 fn in_namespace(directory: &Path, script: &str, code: i32) -> String {
@@ -43,7 +43,7 @@ fn listen(site: &Site, addresses: &str) {
 }
 
 #[test]
-fn a_host_without_ipv6_serves_and_asks_by_ipv4() {
+fn a_host_without_ipv6_serves_and_connects_by_ipv4() {
     let site = Site::new();
     for addresses in ["[\"0.0.0.0:4433\", \"[::]:4433\"]", "[\"[::]:4433\"]"] {
         listen(&site, addresses);
@@ -54,7 +54,7 @@ fn a_host_without_ipv6_serves_and_asks_by_ipv4() {
 }
 
 #[test]
-fn a_host_without_ipv4_serves_and_asks_by_ipv6() {
+fn a_host_without_ipv4_serves_and_connects_by_ipv6() {
     let site = Site::new();
     listen(&site, "[\"0.0.0.0:4433\", \"[::]:4433\"]");
     let no_ipv4 = "ip -4 address flush dev lo || exit 97\n";
@@ -63,7 +63,7 @@ fn a_host_without_ipv4_serves_and_asks_by_ipv6() {
 }
 
 #[test]
-fn no_route_is_told_at_once() {
+fn a_missing_route_is_reported_at_once() {
     let site = Site::new();
     for (address, family) in [("192.0.2.1", "192.0.2.1:4433"), ("[2001:db8::1]", "[2001:db8::1]:4433")] {
         let said = in_namespace(site.directory.path(), &format!("$stoq ping -g {address} $trusted"), 1);
@@ -72,7 +72,7 @@ fn no_route_is_told_at_once() {
 }
 
 #[test]
-fn a_route_that_prohibits_is_told_as_a_prohibition() {
+fn a_prohibiting_route_is_reported_as_a_firewall() {
     let site = Site::new();
     let script = "ip link add near type veth peer name far && ip link set near up && ip link set far up && ip address add 192.0.2.2/24 dev near || exit 97\n\
                   ip route add prohibit 198.51.100.1 || exit 97\n$stoq ping -g 198.51.100.1 $trusted";
@@ -81,7 +81,7 @@ fn a_route_that_prohibits_is_told_as_a_prohibition() {
 }
 
 #[test]
-fn a_link_local_address_is_reached_by_its_interface() {
+fn a_link_local_address_is_reached_through_its_interface() {
     let site = Site::new();
     listen(&site, "[\"[::]:4433\"]");
     let link = "ip link add near type veth peer name far && ip link set near up && ip link set far up || exit 97\n\

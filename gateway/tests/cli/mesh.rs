@@ -1,4 +1,4 @@
-//! Four gateways that know each other: shards put at one, lanes mirrored to others, gathered from the gateways that are left.
+//! Four peer gateways: shards are put at one, lanes are mirrored to others, and a set is gathered from the gateways that are left.
 
 use crate::support::{Gateway, Process, Site, identities, json, make_identity, run, stoq, wait_until};
 use rustix::process::Signal;
@@ -11,7 +11,8 @@ use tempfile::TempDir;
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
-/// How long a get may wait for a dead gateway, and how soon it must be over without waiting: far apart, for busy machines.
+/// The timeout of a connection to a dead gateway, and the bound within which a get must end without that wait. They are far apart, for
+/// busy machines.
 const DEAD_GATEWAY_S: &str = "3600";
 const NO_TIMEOUT_WAITED_FOR: Duration = Duration::from_secs(600);
 
@@ -57,7 +58,7 @@ impl Mesh {
         Self::start_with("")
     }
 
-    /// With more lines in the section of every gateway's seed.
+    /// Starts them with these additional lines in the section of every gateway's seed.
     fn start_with(seed: &str) -> Self {
         let (nodes, ids) = (nodes(), identities());
         let mut sites = NAMES.map(|_| Site::new());
@@ -119,7 +120,7 @@ impl Mesh {
         gateway.process.end();
     }
 
-    /// Puts a file at the first as 4+2 shards; gives its path and both tokens.
+    /// Puts a file at the first gateway as 4+2 shards. Returns its path and both tokens.
     fn put_shards(&self, len: usize) -> (PathBuf, String, String) {
         let (path, token) = self.sites[0].file("file", len);
         let put = json(self.tool("put").arg(&path).args(["--shards", "4+2@16384"]));
@@ -129,7 +130,7 @@ impl Mesh {
         (path, token, put["set"].as_str().unwrap().to_owned())
     }
 
-    /// Has these gateways hold two lanes each.
+    /// Mirrors two lanes to each of these gateways.
     fn mirror_lanes(&self, set: &str) {
         for (name, lanes) in [("b", "0,1"), ("c", "2,3"), ("d", "4,5")] {
             let mut mirror = self.tool("mirror");
@@ -142,7 +143,7 @@ impl Mesh {
         }
     }
 
-    /// What the first gateway knows, once it knows of `count` holders: node IDs and coverage.
+    /// The node IDs and coverage of the holders that the first gateway knows, once it knows `count`.
     fn located(&self, token: &str, count: usize) -> Vec<(String, String)> {
         let mut holders = Vec::new();
         wait_until("the peer gateways have told what they hold", || {
@@ -190,7 +191,7 @@ fn lanes_are_mirrored_located_and_gathered_until_too_few_holders_are_left() {
     for (name, lanes) in [("b", "lanes 0-1"), ("c", "lanes 2-3"), ("d", "lanes 4-5")] {
         assert!(holders.contains(&(nodes().id(name).to_owned(), lanes.to_owned())), "{name}: {holders:?}");
     }
-    // A holder of lanes alone does not say that it has the payload.
+    // A holder of lanes alone does not announce the payload.
     assert_eq!(mesh.located(&token, 1)[0].0, nodes().id("a"));
 
     let got = json(mesh.get(&set, "all").args(["--from", "b,c,d"]));
@@ -219,13 +220,13 @@ fn lanes_are_mirrored_located_and_gathered_until_too_few_holders_are_left() {
     assert!(!mesh.path("two-lanes").exists());
     let (_, stderr) = run(mesh.get(&set, "none").args(["--from", "c,d", "--timeout", "1"]), 1);
     assert!(stderr.contains("c cannot be asked") && stderr.contains("there is no holder"), "{stderr}");
-    // The first one has it still.
+    // The first gateway still has the payload.
     run(&mut mesh.get(&set, "from-the-gateway"), 0);
     assert_same(&mesh.path("from-the-gateway"), &path);
 }
 
 #[test]
-fn a_holder_killed_in_the_middle_is_done_without() {
+fn a_get_survives_the_death_of_a_holder_in_the_middle() {
     let mut mesh = Mesh::start();
     let (path, token) = mesh.sites[0].file("file", 48 << 20);
     for address in [mesh.sites[1].v4(), mesh.sites[2].v4()] {
@@ -243,9 +244,9 @@ fn a_holder_killed_in_the_middle_is_done_without() {
 }
 
 #[test]
-fn a_payload_comes_from_two_gateways_and_from_the_way_side() {
+fn a_payload_is_fetched_from_two_gateways_and_from_a_cache_on_the_route() {
     let mesh = Mesh::start();
-    // Long enough that neither holder is through with it before the other has begun.
+    // Large enough that neither holder gives all of it before the other has begun.
     let (path, token) = mesh.sites[0].file("file", 60_000_000);
     for address in [mesh.sites[1].v4(), mesh.sites[2].v4()] {
         run(mesh.tool("put").arg(&path).args(["--gateway", &address.to_string()]), 0);
@@ -254,11 +255,11 @@ fn a_payload_comes_from_two_gateways_and_from_the_way_side() {
     assert_same(&mesh.path("copy"), &path);
     assert_eq!((&got["bytes"], &got["decoded"]), (&60_000_000.into(), &false.into()), "{got}");
     assert!(bytes_of(&got, "b") > 0 && bytes_of(&got, "c") > 0, "{got}");
-    // One that has it not leaves it to the others.
+    // A gateway without the payload leaves it to the others.
     run(mesh.get(&token, "second").args(["--from", "d,b"]), 0);
     assert_same(&mesh.path("second"), &path);
 
-    // By way of two gateways to the holder; without the flag none of them keeps it.
+    // The route leads over two gateways to the holder. Without the flag neither keeps the payload.
     json(mesh.get(&token, "routed").args(["--via", "a,d,c"]));
     assert_same(&mesh.path("routed"), &path);
     assert!(mesh.sites[0].kept().0.is_empty() && mesh.sites[3].kept().0.is_empty());
@@ -284,7 +285,7 @@ fn a_payload_is_mirrored_from_lanes_of_which_some_are_parity() {
 }
 
 #[test]
-fn what_a_lease_is_over_for_is_gone_here_and_at_the_peer_gateways() {
+fn a_payload_with_an_expired_lease_is_removed_and_withdrawn_at_the_peer_gateways() {
     let mesh = Mesh::start();
     let (path, token) = mesh.sites[1].file("file", 100_000);
     let far = mesh.sites[1].v4().to_string();
@@ -302,14 +303,14 @@ fn what_a_lease_is_over_for_is_gone_here_and_at_the_peer_gateways() {
 }
 
 #[test]
-fn a_peer_past_its_quota_is_told_what_to_do() {
+fn a_put_beyond_the_quota_is_refused_with_the_fix() {
     let mut mesh = Mesh::start_with("quota_bytes = 500000\n");
     let (small, _) = mesh.sites[0].file("small", 400_000);
     let (large, _) = mesh.sites[0].file("large", 200_000);
     run(mesh.tool("put").arg(&small), 0);
     let (_, stderr) = run(mesh.tool("put").arg(&large), 1);
     assert!(stderr.contains("quota") && stderr.contains("raise quota_bytes"), "{stderr}");
-    // The owner is told whose it is and how much.
+    // The operator's log names the peer and the bytes.
     let log = mesh.gateways[0].process.log();
     assert!(
         log.contains(&identities().client) && log.contains("500000") && log.contains("raise the quota"),
@@ -318,7 +319,7 @@ fn a_peer_past_its_quota_is_told_what_to_do() {
 }
 
 #[test]
-fn lanes_that_a_set_has_not_are_refused_and_some_may_be_put_alone() {
+fn lanes_outside_the_set_are_refused_and_some_lanes_may_be_put_alone() {
     let mesh = Mesh::start();
     let (path, token) = mesh.sites[0].file("file", 500_000);
     let sharded = ["--shards", "4+2@16384"];
@@ -342,7 +343,7 @@ fn lanes_that_a_set_has_not_are_refused_and_some_may_be_put_alone() {
         let (_, stderr) = run(command.args(&mirror[1..]).arg(lanes), 1);
         assert!(stderr.contains(text), "{lanes}: {stderr}");
     }
-    // With its data lanes the whole payload is held: there is nothing to ask anybody for.
+    // With all data lanes the gateway holds the whole payload, and fetches nothing.
     run(mesh.tool("put").arg(&path).args(sharded).args(["--lanes", "0-3"]), 0);
     let mirrored = json(mesh.tool("mirror").args([set, "--on", "a", "--lease", "1h"]));
     assert_eq!(mirrored["bytes"], 0, "{mirrored}");

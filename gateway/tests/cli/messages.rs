@@ -1,4 +1,4 @@
-//! Errors as people read them: each says its cause, and says it once.
+//! The errors of the executables: each contains its cause, once.
 
 use crate::support::{Site, free_port, identities, stoq, stoq_gateway};
 use std::net::{TcpListener, UdpSocket};
@@ -21,7 +21,7 @@ fn assert_said_once(command: &mut Command, code: i32, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "{command:?} does not say {part:?}: {text}");
     }
-    // The line of the gateway's own log is not the message.
+    // Lines of the gateway's log are not part of the message.
     let message: String =
         text.lines().skip_while(|line| !line.starts_with("stoq")).collect::<Vec<_>>().join("\n");
     assert!(!message.is_empty(), "{text}");
@@ -38,7 +38,7 @@ fn a_phrase_that_stands_twice_is_found() {
 }
 
 #[test]
-fn what_is_wrong_with_a_file_is_said_once_with_its_cause() {
+fn a_fault_of_a_file_is_reported_once_with_its_cause() {
     let site = Site::new();
     let ids = identities();
     for name in ["client.pem", "client.key"] {
@@ -90,7 +90,7 @@ fn what_is_wrong_with_a_file_is_said_once_with_its_cause() {
 }
 
 #[test]
-fn why_a_gateway_does_not_start_is_said_once_with_its_cause() {
+fn a_failed_start_is_reported_once_with_its_cause() {
     let ids = identities();
     let refused = |change: &dyn Fn(&mut Site), code: i32, parts: &[&str]| {
         let mut site = Site::new();
@@ -138,7 +138,7 @@ fn why_a_gateway_does_not_start_is_said_once_with_its_cause() {
 }
 
 #[test]
-fn why_a_client_does_not_connect_is_said_once_with_its_cause() {
+fn a_failed_connection_is_reported_once_with_its_cause() {
     let mut site = Site::new();
     let _gateway = site.start();
     let (path, token) = site.file("file", 10);
@@ -146,7 +146,7 @@ fn why_a_client_does_not_connect_is_said_once_with_its_cause() {
     let (address, gateway) = (site.v4().to_string(), ids.gateway.as_str());
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let silent_at = silent.local_addr().unwrap().to_string();
-    // The address, the node ID that is trusted, whether the client has an identity, seconds, the code, what the message says.
+    // The address, the trusted node ID, whether the client has an identity, the timeout, the exit code, parts of the message.
     #[expect(clippy::type_complexity, reason = "it is a table")]
     let rows: &[(&str, &str, bool, &str, i32, &[&str])] = &[
         (&address, &ids.stranger, true, "60", 1, &[&address, gateway, "not among the pinned"]),
@@ -166,7 +166,7 @@ fn why_a_client_does_not_connect_is_said_once_with_its_cause() {
             match tool {
                 "put" => command.arg(&path),
                 "locate" => command.arg(&token),
-                // It waits for a report of its own, and takes no --timeout for the connection.
+                // `bench` waits for a report, not for --timeout.
                 "bench" => command.args(["--limit", "60"]),
                 _ => &mut command,
             };
@@ -177,9 +177,9 @@ fn why_a_client_does_not_connect_is_said_once_with_its_cause() {
     }
 }
 
-/// A library error says its cause in its own text and hands out no `source` then: who prints the chain would print it twice.
+/// A library error contains its cause's text and then has no `source`: a printed chain would contain that text twice.
 #[test]
-fn no_error_hands_out_the_cause_that_its_text_says() {
+fn no_error_has_a_source_that_its_text_contains() {
     let mut files = vec!["src".into(), "../src".into(), "../dpdk/src".into()];
     let mut seen = 0;
     while let Some(path) = files.pop() {
@@ -204,9 +204,9 @@ fn no_error_hands_out_the_cause_that_its_text_says() {
     assert!(seen > 100, "the errors were found: {seen}");
 }
 
-/// Whether an error's text contains the field that it hands out as its source.
+/// Whether an error's text contains the field that is its source.
 fn says_its_source(attribute: &str, fields: &str) -> bool {
-    // The name of a field stands behind its attribute; one of a tuple has none.
+    // A field's name follows its attribute; a tuple's field has no name.
     let marked = fields.split(['#', '\n']).collect::<Vec<_>>();
     let mut sources: Vec<&str> = Vec::new();
     for (at, part) in marked.iter().enumerate() {
@@ -228,7 +228,7 @@ fn says_its_source(attribute: &str, fields: &str) -> bool {
 }
 
 #[test]
-fn a_source_that_the_text_says_is_found_in_every_shape() {
+fn a_source_that_the_text_contains_is_found_in_every_shape_of_error() {
     for (attribute, fields, said) in [
         ("\"{0}\"", "\n    A(#[from] io::Error),", true),
         ("\"cannot: {0}\"", "\n    A(#[source] io::Error),", true),

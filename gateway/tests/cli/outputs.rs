@@ -1,4 +1,4 @@
-//! Where a get writes: what is there already, what appears meanwhile, who else writes, what is no file.
+//! The output of a get: existing files, files that appear meanwhile, other writers, and outputs that are no files.
 
 use crate::support::{Gateway, Process, Site, json, run, stoq, wait_until};
 use rustix::process::Signal;
@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Large enough to be caught in the middle.
+/// Bytes of a file large enough to be stopped in the middle of its transfer.
 const LARGE: usize = 48 << 20;
 
 /// A token that no gateway has.
@@ -22,7 +22,7 @@ fn get(site: &Site, token: &str, output: impl AsRef<Path>) -> Command {
     get
 }
 
-/// The same payload from the same gateway, as if there were several.
+/// A get of the same payload from the same gateway, by way of `--from`.
 fn gather(site: &Site, token: &str, output: impl AsRef<Path>) -> Command {
     let mut gather = get(site, token, output);
     gather.args(["--from", &site.v4().to_string()]);
@@ -43,7 +43,7 @@ fn same(one: &Path, other: &Path) -> bool {
     fs::read(one).unwrap() == fs::read(other).unwrap()
 }
 
-/// What lies in the site's directory under a name that begins so.
+/// The files of the site's directory whose names begin with `prefix`.
 fn named(site: &Site, prefix: &str) -> Vec<String> {
     let entries = fs::read_dir(site.directory.path()).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -52,14 +52,14 @@ fn named(site: &Site, prefix: &str) -> Vec<String> {
     names
 }
 
-/// A get of a large file in the middle of it: the gateway stopped, the client running.
+/// A get of a large file, half way: the gateway is stopped, the client runs.
 fn half_way(site: &mut Site, way: fn(&Site, &str, &str) -> Command) -> (Gateway, Process, PathBuf, String) {
     site.more = String::new();
     let gateway = site.start();
     let (path, token) = put(site, "large", LARGE);
     let client = Process::spawn(&mut way(site, &token, "copy"));
     let part = site.path("copy.part");
-    // Blocks and not the length: what is gathered begins with its end.
+    // Blocks and not the length: a gathering writes the end first.
     let blocks = |part: &Path| {
         use std::os::unix::fs::MetadataExt;
         fs::metadata(part).map_or(0, |part| part.blocks())
@@ -94,7 +94,7 @@ fn files_that_are_no_parts_of_the_payload_are_refused_and_not_touched() {
             assert!(!site.path("copy").exists());
             text.inspect(|_| fs::remove_file(&note).unwrap());
         }
-        // A note that is another's where there is no part.
+        // The note of another payload, without a part.
         fs::remove_file(&part).unwrap();
         fs::write(&note, b"precious").unwrap();
         let (_, stderr) = run(&mut way(&site, &token, "copy"), 1);
@@ -102,7 +102,7 @@ fn files_that_are_no_parts_of_the_payload_are_refused_and_not_touched() {
         assert_eq!(named(&site, "copy"), ["copy.part.json"]);
         fs::remove_file(&note).unwrap();
     }
-    // What one gateway began, several do not begin anew.
+    // A get from several gateways does not discard the part of a get from one.
     fs::write(&part, vec![0; 50_000]).unwrap();
     fs::write(&note, &of_this).unwrap();
     let (_, stderr) = run(&mut gather(&site, &token, "copy"), 1);
@@ -114,7 +114,7 @@ fn files_that_are_no_parts_of_the_payload_are_refused_and_not_touched() {
 }
 
 #[test]
-fn what_has_the_name_of_a_part_and_is_no_file_of_its_own_is_refused() {
+fn a_part_name_that_is_a_link_a_directory_or_a_pipe_is_refused() {
     let mut site = Site::new();
     let _gateway = site.start();
     let (path, token) = put(&site, "file", 100_000);
@@ -142,7 +142,7 @@ fn what_has_the_name_of_a_part_and_is_no_file_of_its_own_is_refused() {
         let (_, stderr) = run(&mut way(&site, &token, "copy"), 1);
         assert!(stderr.contains("a pipe"), "{stderr}");
         fs::remove_file(&part).unwrap();
-        // A file of nothing can be taken.
+        // An empty file is taken as the part.
         fs::write(&part, b"").unwrap();
         run(&mut way(&site, &token, "copy"), 0);
         assert!(same(&site.path("copy"), &path));
@@ -160,7 +160,7 @@ fn a_get_that_fails_before_any_byte_leaves_nothing() {
     for way in WAYS {
         let (_, stderr) = run(&mut way(&site, &unknown(), "copy"), 1);
         assert!(stderr.contains("not found"), "{stderr}");
-        // An earlier release left files of another name and of no bytes.
+        // An earlier release left empty files of another name.
         fs::write(site.path("copy.gathering"), b"precious").unwrap();
         run(&mut way(&site, &unknown(), "copy"), 1);
         assert_eq!(fs::read(site.path("copy.gathering")).unwrap(), b"precious");
@@ -188,7 +188,7 @@ fn a_second_get_of_one_output_is_refused_while_the_first_one_runs() {
 }
 
 #[test]
-fn of_gets_of_one_output_at_one_moment_one_wins_and_its_file_is_whole() {
+fn of_concurrent_gets_of_one_output_one_wins_and_its_file_is_whole() {
     let mut site = Site::new();
     let _gateway = site.start();
     let files = [put(&site, "one", 3_000_000), put(&site, "two", 2_000_000)];
@@ -222,7 +222,7 @@ fn of_gets_of_one_output_at_one_moment_one_wins_and_its_file_is_whole() {
 }
 
 #[test]
-fn an_output_that_appears_meanwhile_is_not_replaced_and_the_payload_is_kept() {
+fn an_output_that_appears_during_a_get_is_not_replaced_and_the_payload_is_kept() {
     for way in WAYS {
         let mut site = Site::new();
         let (gateway, mut client, path, token) = half_way(&mut site, way);
@@ -234,7 +234,7 @@ fn an_output_that_appears_meanwhile_is_not_replaced_and_the_payload_is_kept() {
         assert_eq!(fs::read(site.path("copy")).unwrap(), b"precious");
         assert!(same(&site.path("copy.part"), &path));
         assert_eq!(named(&site, "copy"), ["copy", "copy.part"]);
-        // It is the user's now: no later get takes it.
+        // The file belongs to the user now: no later get takes it.
         fs::remove_file(site.path("copy")).unwrap();
         run(&mut way(&site, &token, "copy"), 1);
         assert!(same(&site.path("copy.part"), &path));
@@ -242,13 +242,13 @@ fn an_output_that_appears_meanwhile_is_not_replaced_and_the_payload_is_kept() {
 }
 
 #[test]
-fn what_another_process_writes_into_the_part_is_found_out_before_it_gets_its_name() {
+fn bytes_of_another_process_in_the_part_are_found_before_the_part_is_renamed() {
     for way in WAYS {
         let mut site = Site::new();
         let (gateway, mut client, path, token) = half_way(&mut site, way);
         use std::os::unix::fs::FileExt;
         let part = fs::OpenOptions::new().write(true).open(site.path("copy.part")).unwrap();
-        // Past the payload's end: nothing that comes can lie over it.
+        // Past the payload's end: the transfer does not overwrite it.
         part.write_all_at(b"stray", LARGE as u64).unwrap();
         gateway.process.signal(Signal::CONT);
         assert_eq!(client.end().code(), Some(1));
@@ -264,7 +264,7 @@ fn what_another_process_writes_into_the_part_is_found_out_before_it_gets_its_nam
 }
 
 #[test]
-fn a_part_that_is_moved_away_is_not_named_and_nothing_else_is() {
+fn a_part_that_is_moved_away_is_not_renamed_and_its_replacement_is_not_either() {
     let mut site = Site::new();
     let (gateway, mut client, path, _) = half_way(&mut site, WAYS[0]);
     fs::rename(site.path("copy.part"), site.path("moved")).unwrap();
@@ -286,7 +286,7 @@ fn an_interrupted_gathering_leaves_nothing_and_a_killed_one_begins_anew() {
         let left = if code.is_none() { vec!["copy.part", "copy.part.json"] } else { vec![] };
         assert_eq!(named(&site, "copy"), left);
         gateway.process.signal(Signal::CONT);
-        // The plain way knows that such a part has holes.
+        // A get from one gateway knows that such a part has holes.
         for way in if code.is_none() { [WAYS[0], WAYS[0]] } else { [WAYS[1], WAYS[1]] } {
             let _ = fs::remove_file(site.path("copy"));
             run(&mut way(&site, &token, "copy"), 0);
@@ -297,7 +297,7 @@ fn an_interrupted_gathering_leaves_nothing_and_a_killed_one_begins_anew() {
 }
 
 #[test]
-fn a_part_of_an_earlier_release_goes_on_and_one_too_long_is_cut() {
+fn a_part_of_an_earlier_release_is_continued_and_one_too_long_is_cut() {
     let mut site = Site::new();
     let _gateway = site.start();
     let (path, token) = put(&site, "file", 100_000);
@@ -314,7 +314,7 @@ fn a_part_of_an_earlier_release_goes_on_and_one_too_long_is_cut() {
         assert_eq!(named(&site, "copy"), ["copy"]);
         fs::remove_file(site.path("copy")).unwrap();
     }
-    // The length that an earlier gateway said is not what this one says.
+    // An earlier gateway named another length than this one.
     for length in [99_000, 200_000_000] {
         fs::write(site.path("copy.part"), &whole[..40_000]).unwrap();
         fs::write(site.path("copy.part.json"), format!("{{\"token\":\"{token}\",\"length\":{length}}}"))
@@ -327,7 +327,7 @@ fn a_part_of_an_earlier_release_goes_on_and_one_too_long_is_cut() {
 
 #[test]
 fn outputs_that_are_no_new_files_are_refused_before_the_network() {
-    // No gateway runs: whatever reaches the network says so.
+    // No gateway runs: a get that reaches the network fails with another error.
     let site = Site::new();
     fs::create_dir(site.path("directory")).unwrap();
     fs::write(site.path("file"), b"precious").unwrap();
@@ -377,7 +377,7 @@ fn outputs_that_are_no_new_files_are_refused_before_the_network() {
 }
 
 #[test]
-fn names_of_every_length_that_a_name_may_have_are_written() {
+fn outputs_with_names_of_every_allowed_length_are_written() {
     let mut site = Site::new();
     let _gateway = site.start();
     let (path, token) = put(&site, "file", 100_000);
@@ -393,7 +393,7 @@ fn names_of_every_length_that_a_name_may_have_are_written() {
 }
 
 #[test]
-fn payloads_of_no_bytes_and_the_modes_of_files_are_as_they_should_be() {
+fn empty_payloads_are_written_and_files_have_the_mode_of_the_umask() {
     let mut site = Site::new();
     let _gateway = site.start();
     let (path, token) = put(&site, "empty", 0);
@@ -403,7 +403,7 @@ fn payloads_of_no_bytes_and_the_modes_of_files_are_as_they_should_be() {
         let name = format!("copy{n}");
         run(&mut way(&site, &token, &name), 0);
         assert!(same(&site.path(&name), &path));
-        assert_eq!(mode(&name), mode("plain"), "what the umask says");
+        assert_eq!(mode(&name), mode("plain"), "the mode of the umask");
         assert_eq!(named(&site, "copy").len(), n + 1);
     }
 }
@@ -443,14 +443,14 @@ fn devices_and_pipes_take_the_bytes_in_order() {
 }
 
 #[test]
-fn a_pipe_that_does_not_block_takes_everything() {
+fn a_non_blocking_pipe_gets_every_byte() {
     let mut site = Site::new();
     let _gateway = site.start();
     let (path, token) = put(&site, "file", 3_000_000);
     let (mut read, write) = io::pipe().unwrap();
     rustix::io::ioctl_fionbio(&write, true).unwrap();
     let mut client = get(&site, &token, "-").stdout(write).stderr(Stdio::null()).spawn().unwrap();
-    // Nothing is read before the pipe is full: 64 KiB where nobody said another size.
+    // The test does not read before the pipe is full, which is 64 KiB by default.
     let full = 65_536;
     wait_until("the pipe is full", || rustix::io::ioctl_fionread(&read).unwrap() >= full);
     let mut got = Vec::new();
@@ -460,17 +460,17 @@ fn a_pipe_that_does_not_block_takes_everything() {
 }
 
 #[test]
-fn a_reader_that_goes_or_does_not_read_does_not_hold_a_get() {
+fn a_get_ends_when_its_reader_goes_and_at_a_signal_when_it_does_not_read() {
     let mut site = Site::new();
     site.more = String::new();
     let _gateway = site.start();
     let (_, token) = put(&site, "file", 3_000_000);
-    // It reads a little and goes, as `head` does.
+    // This reader reads a little and goes, like `head`.
     let mut client = get(&site, &token, "-").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     client.stdout.take().unwrap().read_exact(&mut [0; 1000]).unwrap();
     let ended = client.wait_with_output().unwrap();
     assert_eq!((ended.status.code(), &ended.stderr[..]), (Some(141), &b""[..]));
-    // It is there and does not read: a signal ends the get.
+    // This reader stays and does not read: a signal ends the get.
     let (read, write) = io::pipe().unwrap();
     let mut client = get(&site, &token, "-").stdout(write).stderr(Stdio::null()).spawn().unwrap();
     wait_until("some of it is in the pipe", || rustix::io::ioctl_fionread(&read).unwrap() > 0);
@@ -481,9 +481,9 @@ fn a_reader_that_goes_or_does_not_read_does_not_hold_a_get() {
 }
 
 #[test]
-fn a_get_that_cannot_write_its_directory_says_so_before_the_network() {
+fn an_unwritable_directory_is_reported_before_the_network() {
     if rustix::process::geteuid().is_root() {
-        // Root may write everywhere but here.
+        // Root may write in every directory, but not in /proc.
         let (_, stderr) = run(
             stoq().args([
                 "get",

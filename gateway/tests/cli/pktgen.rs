@@ -1,4 +1,4 @@
-//! `stoq-pktgen` against a gateway, and what it refuses.
+//! `stoq-pktgen` against a gateway, and the options that it refuses.
 
 use crate::support::{Site, identities, run, wait_until};
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ fn json(command: &mut Command) -> serde_json::Value {
     serde_json::from_str(&run(command.arg("--json"), 0).0).unwrap()
 }
 
-/// A client's file that leads to this gateway.
+/// A client's file for this gateway.
 fn configure(site: &Site) -> PathBuf {
     let ids = identities();
     let text = format!(
@@ -29,11 +29,11 @@ fn configure(site: &Site) -> PathBuf {
 }
 
 #[test]
-fn garbage_is_counted_by_the_gateway_which_serves_on() {
+fn a_gateway_counts_garbage_and_serves_on() {
     let mut site = Site::new();
     let mut gateway = site.start();
     let config = configure(&site);
-    // As many as the kernel's buffer holds, however late the gateway reads it.
+    // No more than the kernel's buffer holds, however late the gateway reads.
     let mut flood = stoq_pktgen();
     flood.args(["--rate", "20000"]).arg("--config").arg(&config);
     let result = json(flood.args(["garbage", "--size", "64", "--count", "150"]));
@@ -46,7 +46,7 @@ fn garbage_is_counted_by_the_gateway_which_serves_on() {
 }
 
 #[test]
-fn a_storm_of_so_many_handshakes_completes_as_many() {
+fn a_storm_with_a_count_completes_that_number_of_handshakes() {
     let mut site = Site::new();
     let mut gateway = site.start();
     let config = configure(&site);
@@ -63,7 +63,7 @@ fn a_storm_of_so_many_handshakes_completes_as_many() {
             "{result}"
         );
         assert!(result["p99_us"].as_f64() >= result["p50_us"].as_f64());
-        // The first ones have no session yet that they could resume.
+        // The first handshakes have no session to resume.
         let full = result["full"].as_u64().unwrap();
         assert!(if resume { (1..=8).contains(&full) } else { full == 12 }, "{result}");
     }
@@ -71,7 +71,7 @@ fn a_storm_of_so_many_handshakes_completes_as_many() {
 }
 
 #[test]
-fn goodput_counts_what_the_far_side_counted() {
+fn goodput_reports_the_count_of_the_gateway() {
     let mut site = Site::new();
     let _gateway = site.start();
     let config = configure(&site);
@@ -92,7 +92,7 @@ fn initials_and_replays_are_answered_and_hold_no_more_than_attempts() {
     let mut gateway = site.start();
     let config = configure(&site);
     for mode in ["initials", "replay"] {
-        // A flood does not wait for a gateway that answers late: the next one hears it.
+        // A flood does not wait for a late answer; the next flood receives it.
         wait_until("an Initial is answered", || {
             let mut flood = stoq_pktgen();
             flood.args([mode, "--rate", "500", "--count", "20"]);
@@ -107,7 +107,7 @@ fn initials_and_replays_are_answered_and_hold_no_more_than_attempts() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_with_the_option_to_change() {
+fn impossible_loads_are_refused_with_the_option_to_change() {
     let site = Site::new();
     let config = configure(&site);
     let with = |args: &[&str]| run(stoq_pktgen().args(args).arg("--config").arg(&config), 2).1;
@@ -131,7 +131,7 @@ fn what_cannot_be_is_refused_with_the_option_to_change() {
 }
 
 #[test]
-fn a_gateway_that_is_not_there_is_no_result() {
+fn an_absent_gateway_is_an_error_without_a_result() {
     let site = Site::new();
     let config = configure(&site);
     let mut storm = stoq_pktgen();

@@ -13,7 +13,7 @@ fn check(config: &Path, code: i32) -> Value {
     for finding in report["findings"].as_array().unwrap() {
         assert!(finding["check"].is_string() && finding["found"].is_string());
         let is_ok = finding["level"] == "ok";
-        assert!(is_ok || finding["fix"].is_string(), "what is not good has its fix: {finding}");
+        assert!(is_ok || finding["fix"].is_string(), "every fault has a fix: {finding}");
     }
     report
 }
@@ -28,13 +28,13 @@ fn failed(report: &Value, name: &str) -> String {
 }
 
 #[test]
-fn a_machine_that_is_ready_is_said_to_be() {
+fn a_ready_machine_is_reported_as_ready() {
     let mut site = Site::new();
     let config = site.configure();
     check(&config, 0);
     let (stdout, _) = run(stoq_gateway().args(["check", "--config"]).arg(&config), 0);
     assert!(stdout.trim_end().ends_with("ready") && !stdout.contains("not ready"), "{stdout}");
-    // What is ready starts.
+    // A gateway that is reported as ready starts.
     drop(site.start());
 }
 
@@ -59,7 +59,7 @@ fn a_store_that_cannot_be_written_is_named_with_its_fix() {
 }
 
 #[test]
-fn a_core_that_is_not_there_is_named_with_those_that_are() {
+fn a_missing_core_is_named_with_the_cores_of_the_machine() {
     let mut site = Site::new();
     site.more = "[workers]\ncores = [1023]\n".into();
     let text = failed(&check(&site.configure(), 1), "cores");
@@ -76,7 +76,7 @@ fn a_port_in_use_is_found() {
 }
 
 #[test]
-fn a_gateway_that_runs_already_is_no_fault_and_another_on_its_port_or_store_is() {
+fn a_running_gateway_is_a_warning_and_another_on_its_port_or_store_a_failure() {
     let mut site = Site::new();
     let admin = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     site.more += &format!("[admin]\nlisten = \"{admin}\"\n");
@@ -93,7 +93,7 @@ fn a_gateway_that_runs_already_is_no_fault_and_another_on_its_port_or_store_is()
         .map(|finding| finding["check"].as_str().unwrap())
         .collect();
     assert_eq!(running, ["network", "store", "admin"], "{report}");
-    // It was asked, and still serves.
+    // The check did not disturb the running gateway.
     run(site.client("ping").args(["--count", "1"]), 0);
     let copy = site.path("copy.toml");
     std::fs::copy(&config, &copy).unwrap();
@@ -104,7 +104,7 @@ fn a_gateway_that_runs_already_is_no_fault_and_another_on_its_port_or_store_is()
 }
 
 #[test]
-fn addresses_that_cannot_be_bound_are_found_as_run_would_find_them() {
+fn addresses_that_run_cannot_bind_are_found() {
     let site = Site::new();
     let listen = |addresses: &str| {
         let text = std::fs::read_to_string(site.configure()).unwrap();
@@ -124,7 +124,7 @@ fn addresses_that_cannot_be_bound_are_found_as_run_would_find_them() {
 }
 
 #[test]
-fn an_admin_endpoint_that_cannot_be_had_is_found() {
+fn an_admin_address_that_cannot_be_bound_is_found() {
     let mut site = Site::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = taken.local_addr().unwrap();
@@ -134,11 +134,11 @@ fn an_admin_endpoint_that_cannot_be_had_is_found() {
 }
 
 #[test]
-fn a_device_that_is_not_there_is_found() {
+fn a_missing_device_is_found() {
     let site = Site::new();
     let ids = identities();
     let config = site.path("dpdk.toml");
-    // By way of the environment, as an orchestrator tells a container its device.
+    // The environment names the device, as an orchestrator does for a container.
     let text = format!(
         "[network]\nkind = \"dpdk\"\ndevice = \"env:STOQ_TEST_DEVICE\"\naddresses = [\"10.77.0.1/24\"]\nhuge_pages = \"none\"\n\
          [identity]\ncertificate = {:?}\nkey = {:?}\n[trust]\nnode_ids = [\"{}\"]\n",

@@ -1,4 +1,4 @@
-//! What goes wrong, and the message that says what to do.
+//! Faults, and the messages that name the fix.
 
 use crate::support::{Process, Site, identities, run, stoq, stoq_gateway, wait_until};
 use std::net::{SocketAddr, UdpSocket};
@@ -17,7 +17,7 @@ fn a_gateway_that_is_not_the_pinned_one_is_refused() {
 }
 
 #[test]
-fn a_client_with_a_certificate_that_nobody_trusts_is_refused() {
+fn a_client_with_an_untrusted_certificate_is_refused() {
     let mut site = Site::new();
     let _gateway = site.start();
     let (path, _) = site.file("file", 10);
@@ -66,20 +66,20 @@ fn a_gateway_that_does_not_answer_is_a_timeout_with_its_address() {
 }
 
 #[test]
-fn a_closed_port_is_told_as_such_without_waiting_for_the_time_that_was_given() {
+fn a_closed_port_is_reported_without_waiting_for_the_timeout() {
     let site = Site::new();
     for gateway in [site.v4(), site.v6()] {
-        // Who waits for this time fails by the words.
+        // A client that waited for this timeout would print another error.
         let (_, stderr) = run(site.client_of(gateway, "ping").args(["--timeout", "3600"]), 1);
         assert!(stderr.contains("nothing listens") && stderr.contains(&gateway.to_string()), "{stderr}");
     }
 }
 
 #[test]
-fn a_gateway_that_says_nothing_yet_is_waited_for() {
+fn a_client_waits_for_a_gateway_that_is_not_answering_yet() {
     let mut site = Site::new();
     let gateway = site.start();
-    // Its port stays open, and nobody takes what arrives there.
+    // The stopped gateway's port stays open, and its datagrams are not read.
     gateway.process.signal(rustix::process::Signal::STOP);
     let mut client = Process::spawn(site.client("ping").args(["--count", "1", "--timeout", "3600"]));
     wait_until("the client's first packet waits at the port", || has_datagrams(site.v4()));
@@ -102,7 +102,7 @@ fn has_datagrams(address: SocketAddr) -> bool {
 }
 
 #[test]
-fn a_gateways_address_is_taken_in_every_form() {
+fn a_gateways_address_is_accepted_in_every_form() {
     let mut site = Site::new();
     let _gateway = site.start();
     for address in ["[::ffff:127.0.0.1]", "localhost", "127.0.0.1", "[::1]"] {
@@ -112,7 +112,7 @@ fn a_gateways_address_is_taken_in_every_form() {
         ping.args(["--node-id", &ids.gateway]).arg("--cert").arg(ids.file("client.pem"));
         run(ping.arg("--key").arg(ids.file("client.key")), 0);
     }
-    // The name of a host leads there; who answers there is judged by the node ID.
+    // The name of a host gives the address alone; the node ID decides about trust.
     let ids = identities();
     let mut ping = stoq();
     ping.args(["ping", "--gateway", &format!("localhost:{}", site.port), "--node-id", &ids.stranger]);
@@ -122,7 +122,7 @@ fn a_gateways_address_is_taken_in_every_form() {
 }
 
 #[test]
-fn an_address_that_leads_nowhere_is_told_with_what_the_system_says() {
+fn an_unreachable_address_is_reported_with_the_systems_error() {
     for (address, part) in [
         ("nowhere.invalid:4433", "the resolver has no address of nowhere.invalid"),
         ("[fe80::1]:4433", "%eth0"),
@@ -138,7 +138,7 @@ fn an_address_that_leads_nowhere_is_told_with_what_the_system_says() {
 }
 
 #[test]
-fn files_that_are_not_there_or_there_already_are_named() {
+fn missing_files_and_existing_outputs_are_named() {
     let mut site = Site::new();
     let _gateway = site.start();
     let (_, stderr) = run(site.client("put").arg("/nowhere/file"), 1);
@@ -194,7 +194,7 @@ fn a_key_file_that_is_missing_or_open_to_others_is_refused() {
 }
 
 #[test]
-fn a_port_in_use_is_refused_with_its_address_and_the_program_that_has_it() {
+fn a_port_in_use_is_refused_with_its_address_and_its_owner() {
     let site = Site::new();
     let _taken = UdpSocket::bind(site.v4()).unwrap();
     let (_, stderr) = run(stoq_gateway().arg("run").arg("--config").arg(site.configure()), 1);

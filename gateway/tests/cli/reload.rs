@@ -1,4 +1,4 @@
-//! Another configuration for a gateway that runs: what changes, what does not, and what goes on meanwhile.
+//! Reloads of a running gateway: the keys that change, the keys that do not, and transfers that continue.
 
 use crate::support::{Gateway, Process, Site, identities, run, stoq, wait_until};
 use rustix::process::Signal;
@@ -6,16 +6,16 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
 
-/// Large enough that a get of it is not over before something else is done.
+/// Bytes of a file whose get takes longer than a reload.
 const LARGE: usize = 64 << 20;
 
-/// Writes the site's configuration as it is now and has the gateway read it, which must take it. Gives the event.
+/// Writes the site's configuration and makes the gateway reload it, which must succeed. Returns the event.
 fn taken(site: &Site, gateway: &mut Gateway) -> Value {
     site.configure();
     gateway.process.reload("reloaded")
 }
 
-/// The same, where the gateway must refuse it: gives the error.
+/// Like [`taken`], for a configuration that the gateway must refuse. Returns the error.
 fn refused(site: &Site, gateway: &mut Gateway) -> String {
     site.configure();
     gateway.process.reload("reload-refused")["error"].as_str().unwrap().to_owned()
@@ -37,7 +37,7 @@ fn client_as(site: &Site, tool: &str, who: &str, gateway: &str) -> Command {
 }
 
 #[test]
-fn a_transfer_goes_on_over_another_certificate_and_another_trust() {
+fn a_transfer_continues_over_a_change_of_certificate_and_trust() {
     let mut site = unwatched();
     let ids = identities();
     let mut gateway = site.start();
@@ -50,7 +50,7 @@ fn a_transfer_goes_on_over_another_certificate_and_another_trust() {
     client.signal(Signal::STOP);
     assert!(!copy.exists(), "the transfer was over too early for this test");
 
-    // The gateway becomes another node, and lets in nobody but whom it was itself before.
+    // The gateway becomes another node, and trusts only the node that it was before.
     site.identity =
         format!("certificate = {:?}\nkey = {:?}", ids.file("stranger.pem"), ids.file("stranger.key"));
     site.trust = format!("node_ids = [\"{}\"]", ids.gateway);
@@ -74,7 +74,7 @@ fn a_transfer_goes_on_over_another_certificate_and_another_trust() {
 }
 
 #[test]
-fn limits_of_the_store_change() {
+fn a_reload_changes_the_limits_of_the_store() {
     let mut site = unwatched();
     site.seed = "capacity_bytes = 100000\n".into();
     let mut gateway = site.start();
@@ -89,14 +89,14 @@ fn limits_of_the_store_change() {
     assert_eq!(told["changed"], json!(["application.0.quota_bytes"]), "{told}");
     assert_eq!(told["needs_restart"], json!([]), "{told}");
     run(site.client("put").arg(&path), 0);
-    // The cache that runs would have no bound.
+    // The running cache would have no bound.
     site.seed = String::new();
     let error = refused(&site, &mut gateway);
     assert!(error.contains("capacity_bytes"), "{error}");
 }
 
 #[test]
-fn a_bad_file_changes_nothing_and_says_so() {
+fn a_bad_file_changes_nothing_and_is_reported() {
     let mut site = unwatched();
     let ids = identities();
     let mut gateway = site.start();
@@ -118,7 +118,7 @@ fn a_bad_file_changes_nothing_and_says_so() {
     site.more += "[log]\nlevel = \"stoq=loud\"\n";
     let error = refused(&site, &mut gateway);
     assert!(error.contains("stoq=loud"), "{error}");
-    // The client is trusted and the gateway is who it was.
+    // The client is still trusted, and the gateway is the same node.
     run(site.client("put").arg(&path), 0);
     site.more = site.more.replace("stoq=loud", "info,stoq=debug");
     taken(&site, &mut gateway);
@@ -129,7 +129,7 @@ fn a_bad_file_changes_nothing_and_says_so() {
 }
 
 #[test]
-fn what_needs_a_restart_is_named_and_the_rest_changes() {
+fn keys_that_need_a_restart_are_named_and_the_others_change() {
     let mut site = unwatched();
     let mut gateway = site.start();
     let (path, _) = site.file("file", 20_000);
@@ -141,7 +141,7 @@ fn what_needs_a_restart_is_named_and_the_rest_changes() {
     assert_eq!(told["changed"], json!(["application.0.quota_bytes"]), "{told}");
     assert_eq!(told["needs_restart"], json!(["workers.count"]), "{told}");
     run(site.client("put").arg(&path), 1);
-    // Said again, since it is still so.
+    // Logged again, since the restart is still needed.
     site.seed.clear();
     let told = taken(&site, &mut gateway);
     assert_eq!(told["needs_restart"], json!(["workers.count"]), "{told}");
@@ -152,7 +152,7 @@ fn what_needs_a_restart_is_named_and_the_rest_changes() {
 }
 
 #[test]
-fn peer_gateways_come_and_go() {
+fn a_reload_adds_and_removes_peer_gateways() {
     let ids = identities();
     let (mut near, mut far) = (unwatched(), unwatched());
     far.identity =
@@ -179,7 +179,7 @@ fn peer_gateways_come_and_go() {
     }
 }
 
-/// Gets by way of the other gateway; gives what is said.
+/// Gets by way of the other gateway. Returns standard error.
 fn get_via(site: &Site, token: &str, copy: &str, code: i32) -> String {
     let mut command = site.client("get");
     run(command.args([token, "--via", &identities().stranger]).arg("-o").arg(site.path(copy)), code).1
@@ -208,7 +208,7 @@ fn replaced_files_are_noticed() {
     let ids = identities();
     let copy = |name: &str, to: &Path| {
         let new = to.with_extension("new");
-        // The permissions go with it.
+        // A copy keeps the permissions.
         std::fs::copy(ids.file(name), &new).unwrap();
         std::fs::rename(new, to).unwrap();
     };
@@ -245,7 +245,7 @@ fn log_lines_can_be_json() {
         let line: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         assert!(line["level"].is_string() && line["fields"]["message"].is_string(), "{line}");
     }
-    // Tools are not gateways: what they say stays text.
+    // The client's tools print text all the same.
     let (_, stderr) = run(stoq().args(["get", "b3:short", "-o", "x"]), 2);
     assert!(!stderr.contains('{'), "{stderr}");
 }
@@ -268,7 +268,7 @@ fn a_reload_turns_the_log_of_connections_on_and_off() {
         let texts = entries.map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap());
         texts.collect::<Vec<_>>()
     };
-    // The rest of it is written once the connection is gone.
+    // The rest of the log is written once the connection has ended.
     wait_until("the log is whole", || logs().iter().any(|log| log.matches("packet_sent").count() > 100));
     let logs = logs();
     assert_eq!(logs.len(), 1, "one connection was logged");

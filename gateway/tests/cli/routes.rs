@@ -1,11 +1,11 @@
-//! Requests that go through one gateway to another, and what gateways are told to hold.
+//! Requests that one gateway forwards to another, and mirroring.
 
 use crate::support::{Gateway, Site, identities, json, run, stoq};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Two gateways that know each other, and a client that knows both by name and is connected to the first.
+/// Two peer gateways, and a client that knows both by name and is connected to the first.
 struct Pair {
     near: Site,
     far: Site,
@@ -14,7 +14,7 @@ struct Pair {
 }
 
 impl Pair {
-    /// The client knows the far one's address, or not.
+    /// Starts them. `far_is_near`: the client knows the address of the far gateway.
     fn start(far_is_near: bool) -> Self {
         let ids = identities();
         let (mut near, mut far) = (Site::new(), Site::new());
@@ -22,7 +22,7 @@ impl Pair {
             format!("certificate = {:?}\nkey = {:?}", ids.file("stranger.pem"), ids.file("stranger.key"));
         near.trust = format!("node_ids = [\"{}\", \"{}\"]", ids.client, ids.stranger);
         far.trust = format!("node_ids = [\"{}\", \"{}\"]", ids.client, ids.gateway);
-        // By name, of whichever family answers.
+        // By name: the family that answers is used.
         let peer_gateway = |id: &str, site: &Site| {
             format!("[[gateway]]\nnode_id = \"{id}\"\naddresses = [\"localhost:{}\"]\n", site.port)
         };
@@ -62,7 +62,7 @@ fn a_payload_is_put_and_got_through_a_gateway() {
     let (path, token) = pair.near.file("file", 3_000_000);
     let put = json(pair.client("put").arg(&path).args(["--via", "far", "--lease", "1d12h"]));
     assert_eq!((&put["token"], &put["gateway"]), (&token.as_str().into(), &ids.stranger.as_str().into()));
-    assert!(pair.near.kept().0.is_empty() && !pair.far.kept().0.is_empty(), "the far one alone keeps it");
+    assert!(pair.near.kept().0.is_empty() && !pair.far.kept().0.is_empty(), "only the far gateway keeps it");
     let (_, stderr) = run(pair.client("get").arg(&token).args(["-o", "missing"]), 1);
     assert!(stderr.contains("not found"), "{stderr}");
     let copy = pair.near.path("copy");
@@ -91,11 +91,11 @@ fn holders_are_listed_with_what_they_hold_and_for_how_long() {
     assert!(stdout.contains(&ids.stranger) && stdout.contains("all"), "{stdout}");
     let unknown = format!("b3:{}", "0".repeat(64));
     let (stdout, stderr) = run(pair.client("locate").arg(&unknown), 0);
-    assert!(stdout.is_empty() && stderr.contains("nobody holds it"), "{stderr}");
+    assert!(stdout.is_empty() && stderr.contains("knows no holder"), "{stderr}");
 }
 
 #[test]
-fn a_gateway_is_told_to_hold_what_another_has() {
+fn a_gateway_mirrors_a_payload_of_another() {
     for far_is_near in [true, false] {
         let pair = Pair::start(far_is_near);
         let ids = identities();
@@ -114,7 +114,7 @@ fn a_gateway_is_told_to_hold_what_another_has() {
 }
 
 #[test]
-fn gateways_that_nobody_knows_and_routes_that_cannot_be_are_told() {
+fn unknown_gateways_and_impossible_routes_are_reported() {
     let site = Site::new();
     let unknown = format!("b3:{}", "0".repeat(64));
     for (arguments, text) in [

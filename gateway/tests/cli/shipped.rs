@@ -1,5 +1,5 @@
-//! Every shipped configuration, started by the commands of the documentation. What differs from the file: node IDs, which are each
-//! machine's own; ports, so that tests may run beside each other; the store's directory; for DPDK, the device and its memory.
+//! Every shipped configuration, started by the commands of the documentation. The tests change node IDs, which are each machine's own;
+//! ports, so that tests may run beside each other; the store's directory; and for DPDK the device and its memory.
 
 use crate::support::{Process, Site, identities, make_identity, run, stoq, stoq_gateway};
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ impl Machine {
         Self { site, config, node_id }
     }
 
-    /// Looks and starts, as the documentation says.
+    /// Checks and starts, as the documentation says.
     fn start(&self) -> Process {
         let (stdout, _) = run(stoq_gateway().args(["check", "--config"]).arg(&self.config), 0);
         assert!(stdout.trim_end().ends_with("ready"), "{stdout}");
@@ -80,7 +80,7 @@ fn the_clients_file_reaches_a_gateway() {
     run(stoq().args(["ping", "--count", "1", "--config"]).arg(directory.join("client.toml")), 0);
 }
 
-/// A NIC or a shared memory of another process is what no test has: the device is a memif socket of the test's own, on normal pages.
+/// A test has no NIC and no memif peer: the device is a memif socket of the test's own, on normal pages.
 #[cfg(feature = "dpdk")]
 #[test]
 fn the_gateways_on_dpdk_start_on_another_device() {
@@ -119,7 +119,7 @@ fn words(list: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_command_of_the_image_and_of_the_manifests_is_one_that_the_gateway_takes() {
+fn the_gateway_accepts_every_command_of_the_image_and_of_the_manifests() {
     let image = shipped("Dockerfile");
     let of = |key: &str| words(image.lines().find_map(|line| line.strip_prefix(key)).unwrap());
     let entry = of("ENTRYPOINT ");
@@ -140,7 +140,7 @@ fn every_command_of_the_image_and_of_the_manifests_is_one_that_the_gateway_takes
     assert!(commands.len() >= 8, "{commands:?}");
     for command in commands {
         assert_eq!(command[0], "stoq-gateway");
-        // The parser reads all words before it prints the help: one that it does not know is refused.
+        // The parser reads all words before it prints the help, and refuses an unknown one.
         let (help, _) = run(stoq_gateway().args(&command[1..]).arg("--help"), 0);
         assert!(help.contains(&format!("Usage: stoq-gateway {}", command[1])), "{command:?}: {help}");
     }

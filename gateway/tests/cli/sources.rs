@@ -1,4 +1,4 @@
-//! What is put that is no plain file, and files that change while they are put.
+//! Inputs of a put that are no plain files, and files that change during a put.
 
 use crate::support::{Site, run, stoq};
 use std::fs::{File, OpenOptions};
@@ -10,13 +10,13 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Runs a command with these bytes on a pipe as its standard input; gives its standard output and its standard error.
+/// Runs a command with these bytes on a pipe as its standard input; returns its standard output and its standard error.
 #[track_caller]
 fn fed(command: &mut Command, bytes: &[u8], code: i32) -> (String, String) {
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (mut pipe, bytes) = (child.stdin.take().unwrap(), bytes.to_vec());
-    // A command that refuses its input closes the pipe.
+    // A command that refuses its input may close the pipe early.
     let feeder = std::thread::spawn(move || drop(pipe.write_all(&bytes)));
     let told = ended(child, code);
     feeder.join().unwrap();
@@ -46,12 +46,12 @@ fn is_empty(directory: &Path) -> bool {
 }
 
 #[test]
-fn what_comes_by_a_pipe_is_put_to_its_end() {
+fn a_pipe_is_put_to_its_end() {
     let mut site = Site::new();
     let _gateway = site.start();
     let spool = site.path("spool");
     std::fs::create_dir(&spool).unwrap();
-    // Past a pipe's and a window's size, and not whole groups.
+    // Longer than a pipe and a window hold, and not a multiple of a group.
     for (n, name) in ["-", "/dev/stdin", "/dev/fd/0"].into_iter().enumerate() {
         let (path, token) = site.file(&format!("file{n}"), 1_000_000 + n);
         let bytes = std::fs::read(&path).unwrap();
@@ -70,7 +70,7 @@ fn what_comes_by_a_pipe_is_put_to_its_end() {
 }
 
 #[test]
-fn a_pipe_is_sharded_as_its_bytes_in_a_file_are() {
+fn the_bytes_of_a_pipe_make_the_same_set_as_a_file() {
     let mut site = Site::new();
     let _gateway = site.start();
     let (path, token) = site.file("file", 500_001);
@@ -85,7 +85,7 @@ fn a_pipe_is_sharded_as_its_bytes_in_a_file_are() {
 }
 
 #[test]
-fn a_fifo_is_read_when_its_writer_comes_and_given_up_at_a_signal() {
+fn a_fifo_is_read_when_it_gets_a_writer_and_given_up_at_a_signal() {
     let mut site = Site::new();
     let _gateway = site.start();
     let (path, token) = site.file("file", 300_000);
@@ -100,18 +100,18 @@ fn a_fifo_is_read_when_its_writer_comes_and_given_up_at_a_signal() {
     assert_eq!(ended(put, 0).0.trim(), token);
     let put = start();
     let id = rustix::process::Pid::from_child(&put);
-    // A shell's background jobs ignore SIGINT until they say otherwise.
+    // SIGTERM, because background jobs of a shell ignore SIGINT by default.
     rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
-    // Before its first line the signal ends it; after that it says so.
+    // Before `stoq` handles signals, SIGTERM ends it; after that, it exits with 130.
     let status = put.wait_with_output().unwrap().status;
     assert!(status.code() == Some(130) || status.signal() == Some(15), "{status}");
 }
 
 #[test]
-fn files_whose_size_is_not_true_are_read_to_their_end() {
+fn files_with_a_wrong_size_are_read_to_their_end() {
     let mut site = Site::new();
     let _gateway = site.start();
-    // Of no bytes, it is said, and of a page.
+    // The kernel gives the sizes 0 and 4096 for these.
     for name in ["/proc/version", "/sys/devices/system/cpu/possible"] {
         let bytes = std::fs::read(name).unwrap();
         assert_ne!(std::fs::metadata(name).unwrap().len(), bytes.len() as u64, "{name}");
@@ -138,7 +138,7 @@ fn nothing_is_put_where_there_is_nothing() {
 }
 
 #[test]
-fn a_file_on_standard_input_is_put_from_where_it_stands() {
+fn a_file_on_standard_input_is_put_from_its_current_offset() {
     let mut site = Site::new();
     let _gateway = site.start();
     let (path, token) = site.file("file", 100_000);
@@ -147,13 +147,13 @@ fn a_file_on_standard_input_is_put_from_where_it_stands() {
     let mut rest = File::open(&path).unwrap();
     rest.seek(SeekFrom::Start(10)).unwrap();
     assert_eq!(with_stdin(site.client("put").arg("-"), rest, 0).0.trim(), token_of(&bytes[10..]));
-    // A file of that name is another matter.
+    // `./-` is a file of that name.
     std::fs::write(site.path("-"), &bytes[20..]).unwrap();
     assert_eq!(run(site.client("put").arg("./-"), 0).0.trim(), token_of(&bytes[20..]));
 }
 
 #[test]
-fn what_has_no_end_or_is_no_file_is_refused_by_name() {
+fn endless_inputs_and_inputs_that_are_no_files_are_refused_by_name() {
     let mut site = Site::new();
     let _gateway = site.start();
     let (directory, socket, link) = (site.path("directory"), site.path("socket"), site.path("link"));
@@ -196,14 +196,14 @@ fn with_tool(tool: &str) -> Command {
 }
 
 #[test]
-fn a_spool_without_room_is_named_with_the_mend_and_nothing_is_left() {
+fn a_full_spool_is_named_with_the_fix_and_no_file_is_left() {
     let mut site = Site::new();
     let _gateway = site.start();
     let spool = site.path("spool");
     std::fs::create_dir(&spool).unwrap();
     let (path, _) = site.file("file", 2_000_000);
     let bytes = std::fs::read(&path).unwrap();
-    // A limit on the length of files, whose signal is ignored, stands in for a full disk.
+    // A limit on file lengths, whose signal is ignored, makes writes fail as on a full disk.
     let put = site.client("put");
     let mut limited = Command::new("sh");
     limited.args(["-c", "trap '' XFSZ; ulimit -f 1000; exec \"$0\" \"$@\""]).arg(put.get_program());
@@ -223,7 +223,7 @@ fn a_spool_without_room_is_named_with_the_mend_and_nothing_is_left() {
 fn a_pipe_is_not_read_before_the_gateway_has_answered() {
     let site = Site::new();
     let (path, _) = site.file("file", 10);
-    // A file at the front of the pipe: what is left of it is what was not read.
+    // Standard input is a file here, so that its offset shows whether it was read.
     let mut input = File::open(&path).unwrap();
     input.seek(SeekFrom::Start(1)).unwrap();
     let left = input.try_clone().unwrap();
@@ -238,7 +238,7 @@ fn a_pipe_is_not_read_before_the_gateway_has_answered() {
 }
 
 #[test]
-fn a_file_that_grows_while_it_is_put_is_not_put_as_its_beginning() {
+fn a_put_of_a_file_that_grows_meanwhile_fails() {
     let mut site = Site::new();
     let _gateway = site.start();
     let (path, _) = site.file("log", 1_000_000);
@@ -251,7 +251,7 @@ fn a_file_that_grows_while_it_is_put_is_not_put_as_its_beginning() {
                 std::thread::park_timeout(Duration::from_millis(1));
             }
         });
-        // A put during which the writer did not get to write is a good one: another will be.
+        // A put succeeds if the writer did not write during it; a later one fails.
         let deadline = Instant::now() + Duration::from_secs(60);
         let (mut put, mut named) = (false, false);
         while !(put && named) && Instant::now() < deadline {

@@ -1,4 +1,4 @@
-//! Standard output and standard error that are closed, full, or read by nobody.
+//! Standard output and standard error that are closed, full or not read.
 
 use crate::support::{Process, Site, identities, run, stoq, stoq_gateway, wait_until};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -19,7 +19,7 @@ fn closed() -> PipeWriter {
     pipe().unwrap().1
 }
 
-/// A pipe that takes not one byte more.
+/// A full pipe.
 fn filled() -> (PipeReader, PipeWriter) {
     let (reader, mut writer) = pipe().unwrap();
     let flags = fcntl_getfl(&writer).unwrap();
@@ -31,7 +31,7 @@ fn filled() -> (PipeReader, PipeWriter) {
     (reader, writer)
 }
 
-/// Runs it to its end; what it says on standard error.
+/// Runs a command to its end. Returns its standard error.
 #[track_caller]
 fn ended(command: &mut Command, stdout: impl Into<Stdio>, code: i32) -> String {
     let Output { status, stderr, .. } = command
@@ -49,7 +49,7 @@ fn ended(command: &mut Command, stdout: impl Into<Stdio>, code: i32) -> String {
 }
 
 #[test]
-fn tools_end_where_nobody_takes_what_they_print() {
+fn tools_end_when_their_output_is_closed_or_full() {
     let mut site = Site::new();
     let _gateway = site.start();
     let ids = identities();
@@ -79,7 +79,7 @@ fn tools_end_where_nobody_takes_what_they_print() {
         let text = ended(&mut command, full(), 1);
         assert!(text.contains("No space left on device"), "{command:?}: {text}");
     }
-    // Standard error that nobody takes changes nothing.
+    // Standard error that cannot be written changes nothing.
     for stderr in [Stdio::from(full()), closed().into()] {
         let mut command = stoq();
         let status =
@@ -102,7 +102,7 @@ fn the_token_of_a_put_is_not_lost_with_standard_output() {
         assert!(text.contains(&token) && text.contains("the put is done"), "{text}");
         run(site.client("get").arg(&token).arg("-o").arg(site.path(&format!("{name}.back"))), 0);
     }
-    // Closed before the tool starts.
+    // Standard output is closed before the tool starts.
     let (file, token) = site.file("e", 1000);
     let mut put = site.client("put");
     put.arg(&file);
@@ -112,7 +112,7 @@ fn the_token_of_a_put_is_not_lost_with_standard_output() {
     assert!(text.contains(&token) && text.contains("the put is done"), "{text}");
 }
 
-/// A gateway that writes its log there, and its admin endpoint.
+/// A gateway with `log` as its standard error, and its admin endpoint.
 fn start(site: &mut Site, log: impl Into<Stdio>) -> (Process, Remote) {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     site.more +=
@@ -131,7 +131,7 @@ fn lost(remote: &Remote) -> u64 {
 }
 
 #[test]
-fn a_log_that_nobody_reads_stops_neither_the_data_path_nor_the_end() {
+fn a_stuck_log_reader_stops_neither_the_data_path_nor_the_end() {
     let mut site = Site::new();
     let (mut reader, writer) = filled();
     let (mut gateway, remote) = start(&mut site, writer);
@@ -139,7 +139,7 @@ fn a_log_that_nobody_reads_stops_neither_the_data_path_nor_the_end() {
     while lost(&remote) == 0 {
         run(site.client("ping").args(["--count", "100", "--interval", "0", "--quiet"]), 0);
         tries += 1;
-        assert!(tries < 1000, "nothing is ever lost");
+        assert!(tries < 1000, "no line is lost");
     }
     let (file, token) = site.file("file", 1_000_000);
     run(site.client("put").arg(&file), 0);
@@ -152,7 +152,7 @@ fn a_log_that_nobody_reads_stops_neither_the_data_path_nor_the_end() {
 }
 
 #[test]
-fn what_was_lost_is_said_once_the_log_is_read_again() {
+fn lost_lines_are_reported_once_the_log_is_read_again() {
     let mut site = Site::new();
     let (mut reader, writer) = filled();
     let (mut gateway, remote) = start(&mut site, writer);
@@ -173,7 +173,7 @@ fn what_was_lost_is_said_once_the_log_is_read_again() {
 }
 
 #[test]
-fn a_log_on_a_full_disk_stops_nothing() {
+fn a_log_on_a_full_disk_does_not_stop_the_gateway() {
     let mut site = Site::new();
     let (mut gateway, remote) = start(&mut site, full());
     run(site.client("ping").args(["--count", "10", "--interval", "0"]), 0);
@@ -183,7 +183,7 @@ fn a_log_on_a_full_disk_stops_nothing() {
 }
 
 #[test]
-fn a_gateway_that_cannot_start_ends_where_nobody_reads_why() {
+fn a_gateway_that_cannot_start_ends_even_if_its_error_is_not_read() {
     let site = Site::new();
     let _taken = std::net::UdpSocket::bind(site.v4()).unwrap();
     let (_reader, writer) = filled();
@@ -192,15 +192,15 @@ fn a_gateway_that_cannot_start_ends_where_nobody_reads_why() {
     assert_eq!(gateway.end().code(), Some(1));
 }
 
-/// `script` gives a terminal; the shell in it tells how `top` left it.
+/// `script` makes a terminal; the shell in it prints the state in which `top` left it.
 #[test]
-fn a_signal_that_ends_top_leaves_the_terminal_as_it_was() {
+fn a_signal_that_ends_top_restores_the_terminal() {
     let mut site = Site::new();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     site.more += &format!("[admin]\nlisten = \"127.0.0.1:{port}\"\n");
     let _gateway = site.start();
     for (signal, code) in [("TERM", 143), ("HUP", 129), ("INT", 130), ("QUIT", 131)] {
-        // The shell waits until top has the terminal in raw mode, and sends the signal to nobody but top.
+        // The shell waits until top has the terminal in raw mode, and sends the signal to top alone.
         let inner = format!(
             "ulimit -c 0; stty -a > before; \
              (until stty -a < /dev/tty | grep -q -e '-icanon'; do :; done; kill -{signal} $(cat pid)) & \
@@ -216,7 +216,7 @@ fn a_signal_that_ends_top_leaves_the_terminal_as_it_was() {
         assert_eq!(read("after"), read("before"), "{signal}");
         let drawn = read("typescript");
         for (entered, left) in [("\x1b[?1049h", "\x1b[?1049l"), ("\x1b[?25l", "\x1b[?25h")] {
-            // The signal may come between the raw mode and the other screen.
+            // The signal may arrive after the raw mode and before the alternate screen.
             let (entered, left) = (drawn.rfind(entered), drawn.rfind(left));
             assert!(left >= entered, "{signal}: {drawn:?}");
         }

@@ -1,4 +1,4 @@
-//! Gateways and clients as processes, in directories that go when the test ends.
+//! Gateways and clients as processes, in directories that are removed at the end of a test.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
@@ -10,10 +10,10 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// How long a process may take to do what it must.
+/// How long a test waits for a process.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Identities for all tests: making them costs more than a scenario.
+/// Identities for all tests: to make them takes longer than a test.
 pub(crate) struct Identities {
     directory: TempDir,
     pub(crate) gateway: String,
@@ -31,7 +31,7 @@ pub(crate) fn identities() -> &'static Identities {
     })
 }
 
-/// Makes `NAME.pem` and `NAME.key`; gives the node ID.
+/// Makes `NAME.pem` and `NAME.key`. Returns the node ID.
 pub(crate) fn make_identity(directory: &Path, name: &str) -> String {
     let (cert, key) = (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
     run(stoq().args(["identity", "new", "--cert"]).arg(cert).arg("--key").arg(key), 0).0.trim().to_owned()
@@ -51,15 +51,15 @@ pub(crate) fn stoq_gateway() -> Command {
     Command::new(env!("CARGO_BIN_EXE_stoq-gateway"))
 }
 
-/// What a gateway is configured with; every part may be replaced.
+/// The configuration of a gateway. A test may replace every part.
 pub(crate) struct Site {
     pub(crate) directory: TempDir,
     pub(crate) port: u16,
     pub(crate) trust: String,
     pub(crate) identity: String,
-    /// More lines of the seed's section.
+    /// Additional lines of the seed's section.
     pub(crate) seed: String,
-    /// More lines at the end.
+    /// Additional lines at the end.
     pub(crate) more: String,
     pub(crate) store: PathBuf,
 }
@@ -95,7 +95,7 @@ impl Site {
         SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), self.port)
     }
 
-    /// Writes the configuration; gives its path.
+    /// Writes the configuration. Returns its path.
     pub(crate) fn configure(&self) -> PathBuf {
         let Self { port, trust, identity, seed, more, store, .. } = self;
         let mut text =
@@ -118,7 +118,7 @@ impl Site {
         loop {
             match Gateway::start(&self.configure()) {
                 Ok(gateway) => return gateway,
-                // Another program took the port meanwhile.
+                // Another program has taken the port meanwhile.
                 Err(log) if log.contains("another program") => self.port = free_port(),
                 Err(log) => panic!("the gateway does not start:\n{log}"),
             }
@@ -130,7 +130,7 @@ impl Site {
         self.client_of(self.v4(), tool)
     }
 
-    /// The same, by this address of the gateway.
+    /// Like [`Self::client`], by this address of the gateway.
     pub(crate) fn client_of(&self, gateway: SocketAddr, tool: &str) -> Command {
         let ids = identities();
         let mut command = self.anonymous_of(gateway, tool);
@@ -155,7 +155,7 @@ impl Site {
         (files(&self.store.join("data")), files(&self.store.join("tmp")))
     }
 
-    /// A file of these many bytes; gives its path and its token.
+    /// Writes a file of this length. Returns its path and its token.
     pub(crate) fn file(&self, name: &str, len: usize) -> (PathBuf, String) {
         let (path, mut bytes) = (self.path(name), vec![0; len]);
         blake3::Hasher::new().update(name.as_bytes()).finalize_xof().fill(&mut bytes);
@@ -176,7 +176,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// A port that is free on both families, and was not given out before.
+/// A port that is free on both families, and that no earlier call returned.
 pub(crate) fn free_port() -> u16 {
     static GIVEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
     let mut given = GIVEN.lock().unwrap();
@@ -190,7 +190,7 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
-/// A running gateway; killed when dropped.
+/// A running gateway. Killed when dropped.
 pub(crate) struct Gateway {
     pub(crate) process: Process,
 }
@@ -203,17 +203,17 @@ impl Gateway {
     }
 }
 
-/// A process whose standard error is read as it comes; killed when dropped.
+/// A process whose standard error is read while it runs. Killed when dropped.
 pub(crate) struct Process {
     child: Child,
     lines: Receiver<String>,
     log: String,
-    /// The event `up` of a gateway, and the way of those that follow.
+    /// The event `up` of a gateway, and the receiver of later ones.
     pub(crate) up: serde_json::Value,
     events: Receiver<String>,
 }
 
-/// The lines of a stream, as they come.
+/// Receives the lines of a stream as they arrive.
 fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {
     let (send, lines) = channel();
     std::thread::spawn(move || {
@@ -234,12 +234,12 @@ impl Process {
         Self { child, lines, log: String::new(), up: serde_json::Value::Null, events: channel().1 }
     }
 
-    /// Starts a gateway and waits until it serves, or ends: gives what it logged then.
+    /// Starts a gateway and waits until it serves. If it ends instead, its log is the error.
     pub(crate) fn serve(config: &Path) -> Result<Self, String> {
         Self::serve_by(stoq_gateway().args(["run", "--config"]).arg(config))
     }
 
-    /// The same, by a command of one's own.
+    /// Like [`Self::serve`], by this command.
     pub(crate) fn serve_by(command: &mut Command) -> Result<Self, String> {
         command.arg("--json").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -254,7 +254,7 @@ impl Process {
         Ok(process)
     }
 
-    /// The next event of a gateway; none when it ends without one.
+    /// The next event of a gateway; none if it ends without one.
     pub(crate) fn event(&mut self) -> Option<serde_json::Value> {
         match self.events.recv_timeout(PATIENCE) {
             Ok(line) => Some(serde_json::from_str(&line).unwrap()),
@@ -263,7 +263,7 @@ impl Process {
         }
     }
 
-    /// Has a gateway read its files again; gives the event of it, which must be of this kind.
+    /// Makes a gateway reload its files. Returns the event, which must be of this kind.
     #[track_caller]
     pub(crate) fn reload(&mut self, kind: &str) -> serde_json::Value {
         self.signal(rustix::process::Signal::HUP);
@@ -272,7 +272,7 @@ impl Process {
         event
     }
 
-    /// Ends a gateway in order; gives what its first worker counted, by name.
+    /// Ends a gateway in order. Returns the counters of its first worker, by name.
     #[track_caller]
     pub(crate) fn stop(&mut self) -> serde_json::Value {
         self.signal(rustix::process::Signal::TERM);
@@ -282,10 +282,10 @@ impl Process {
         event["workers"][0]["counters"].take()
     }
 
-    /// With its standard error somewhere else.
+    /// Starts a process with this standard error.
     pub(crate) fn with_log(command: &mut Command, stderr: impl Into<Stdio>) -> Self {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
-        // The command keeps its copy of the descriptor until it gets another.
+        // The command keeps its copy of the descriptor until it is given another one.
         command.stderr(Stdio::null());
         let (lines, events) = (channel().1, channel().1);
         Self { child, lines, log: String::new(), up: serde_json::Value::Null, events }
@@ -296,7 +296,7 @@ impl Process {
         self.lines = channel().1;
     }
 
-    /// Everything it said so far.
+    /// Its standard error so far.
     pub(crate) fn log(&mut self) -> String {
         while let Ok(line) = self.lines.recv_timeout(Duration::from_millis(100)) {
             self.log += &line;
@@ -333,7 +333,7 @@ impl Drop for Process {
     }
 }
 
-/// Looks again and again until it is so.
+/// Waits until the condition is true, and looks again and again.
 #[track_caller]
 pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
@@ -343,7 +343,7 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Runs a command to its end and checks its exit code; gives what it said on both streams.
+/// Runs a command to its end and checks its exit code. Returns its standard output and standard error.
 #[track_caller]
 pub(crate) fn run(command: &mut Command, code: i32) -> (String, String) {
     let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().unwrap();
@@ -352,7 +352,7 @@ pub(crate) fn run(command: &mut Command, code: i32) -> (String, String) {
     (stdout, stderr)
 }
 
-/// Runs a tool with `--json` and gives its object.
+/// Runs a tool with `--json` and returns its object.
 #[track_caller]
 pub(crate) fn json(command: &mut Command) -> serde_json::Value {
     let (stdout, _) = run(command.arg("--json"), 0);

@@ -1,4 +1,4 @@
-//! What the tools do and print when all is well.
+//! The results and the output of the tools, without faults.
 
 use crate::support::{Site, identities, json, run, stoq, stoq_gateway};
 use serde_json::Value;
@@ -97,7 +97,7 @@ fn ping_measures_round_trips() {
 }
 
 #[test]
-fn bench_counts_what_the_gateway_took() {
+fn bench_reports_the_count_of_the_gateway() {
     let mut site = Site::new();
     let _gateway = site.start();
     let result = json(site.client("bench").args(["--bytes", "3000001", "--size", "10000"]));
@@ -138,7 +138,7 @@ fn bench_spreads_its_load_over_connections_and_streams() {
 }
 
 #[test]
-fn two_workers_on_either_side_serve_too() {
+fn two_workers_on_either_side_serve() {
     let mut site = Site::new();
     site.more += "[workers]\ncount = 2\n";
     let _gateway = site.start();
@@ -199,7 +199,7 @@ fn identities_are_made_once_and_shown() {
 }
 
 #[test]
-fn wrong_usage_ends_with_two_and_help_with_none() {
+fn wrong_usage_ends_with_code_2_and_help_with_0() {
     for arguments in
         [&["frobnicate"][..], &["get", "b3:short", "-o", "x"], &["put"], &["put", "x", "--timeout"]]
     {

@@ -51,7 +51,7 @@ pub(crate) fn garbage(setup: Setup, sizes: &Sizes) -> anyhow::Result<()> {
 }
 
 pub(crate) fn initials(setup: Setup, counted: &CountArgs, replay: bool) -> anyhow::Result<()> {
-    // Signs nothing: a client shows its certificate later in a handshake than any of these packets.
+    // Without an identity: a client shows its certificate later in a handshake than in any of these packets.
     let mut client = tls::client_tls(&setup.config.tls, None, &setup.config.trust)?;
     client.session_cache_len = 0;
     let initials = Initials::new(client_config(&client)?, &connect_name(setup.gateway))?;
@@ -79,7 +79,7 @@ fn flood(
         interrupt: setup.interrupt.clone(),
     };
     let opened = OpenNetwork::open(&setup.config.network, 1)?;
-    // On a thread of its own, as a worker: DPDK's start above has moved this one.
+    // On a thread of its own, like a worker: DPDK has pinned this one when it started above.
     let thread = std::thread::Builder::new().name("stoq-pktgen".into());
     let thread = thread.spawn(move || {
         if let Some(id) = core {

@@ -60,7 +60,7 @@ enum Mode {
     Garbage(floods::Sizes),
     /// First flights of QUIC clients, each to a connection of its own, never completed.
     Initials(floods::CountArgs),
-    /// One such flight, again and again.
+    /// One first flight of a QUIC client, repeated.
     Replay(floods::CountArgs),
     /// Complete handshakes, each of a new connection, which is closed when it is up.
     Handshakes(workers::Storming),
@@ -93,7 +93,7 @@ impl Setup {
         if self.interrupt.load(Ordering::Relaxed) { Err(Interrupted.into()) } else { Ok(()) }
     }
 
-    /// Prints the result, as one object or as the same in words.
+    /// Prints the result, as one JSON object or as text.
     fn print(&self, result: &serde_json::Value, text: &str) -> Result<(), OutputError> {
         let done = "the load was sent";
         if self.json { output::result(result, done) } else { output::result(text, done) }
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_names_addresses_the_first_of_a_family_that_the_network_has_is_taken() {
+    fn the_first_address_of_a_family_that_the_network_has_is_used() {
         let (v6, v4) = ("[2001:db8::1]:4433".parse().unwrap(), "192.0.2.1:4433".parse().unwrap());
         let network = |listen: &[&str]| {
             let listen = listen.iter().map(|address| address.parse().unwrap()).collect();

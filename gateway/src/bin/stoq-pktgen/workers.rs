@@ -181,7 +181,7 @@ fn gather<R>(
             Err(RecvTimeoutError::Disconnected) => anyhow::bail!("a worker ended early"),
             Err(RecvTimeoutError::Timeout) => {
                 setup.ensure_not_interrupted()?;
-                anyhow::ensure!(Instant::now() < deadline, "not over in time");
+                anyhow::ensure!(Instant::now() < deadline, "the workers did not report in time");
             }
         }
     }

@@ -27,24 +27,24 @@ pub(crate) struct Args {
     /// The queue of the gateway's discard application.
     #[arg(long, default_value_t = 2)]
     queue: u64,
-    /// Put payloads of --bytes in all to the discard application instead, which drops them: checked first,
-    /// unless the gateway's configuration says `verify = false`.
+    /// Instead put payloads of --bytes in all to the discard application, which checks and drops them. With `verify = false` in the
+    /// gateway's configuration it drops them unchecked.
     #[arg(long, conflicts_with = "get")]
     put: bool,
-    /// Fetch this payload instead, on every stream, check every byte and drop it.
+    /// Instead fetch this payload on every stream, check every byte and drop it.
     #[arg(long, value_name = "TOKEN")]
     get: Option<AnyToken>,
-    /// With --get: read the answer without checking it, to see the cost of checking.
+    /// With --get: do not check the answer, to see the cost of checking.
     #[arg(long, requires = "get")]
     unverified: bool,
-    /// With --get: only the first 16 KiB, this number of times, one after the other: the time of each.
+    /// With --get: fetch only the first 16 KiB, this number of times one after another, and print their times.
     #[arg(long, requires = "get", value_name = "TIMES")]
     trips: Option<u64>,
     /// Connections, spread over the workers; 0 is one a worker.
     #[arg(long, default_value_t = 0)]
     connections: usize,
-    /// Streams at once on each connection: messages go to as many queues, from --queue on, which must be one discard
-    /// application's.
+    /// Streams at once on each connection. The messages of each stream go to a queue of its own, counted from --queue; all must belong
+    /// to one discard application.
     #[arg(long, default_value_t = 1)]
     streams: u64,
     #[command(flatten)]
@@ -62,7 +62,7 @@ struct Measured {
     messages: u64,
     elapsed: Duration,
     trips: Vec<Duration>,
-    /// The gateway's report about payloads that it did not keep.
+    /// The gateway's words about payloads that it dropped.
     dropped: Option<String>,
     connections: usize,
     network: NetworkInfo,
@@ -119,10 +119,10 @@ fn measure(
             Ok(Report::Dropped(how)) => measured.dropped = Some(how),
             Ok(Report::Failed(reason)) => anyhow::bail!("{remote}: {reason}"),
             Ok(Report::Connected) => {}
-            Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the probe ended"),
+            Err(RecvTimeoutError::Disconnected) => anyhow::bail!("a worker ended early"),
             Err(RecvTimeoutError::Timeout) => {
                 anyhow::ensure!(!interrupt.load(Ordering::Relaxed), "interrupted");
-                anyhow::ensure!(Instant::now() < deadline, "not over within {} s", args.limit);
+                anyhow::ensure!(Instant::now() < deadline, "no result within {} s", args.limit);
             }
         }
     }
@@ -138,7 +138,7 @@ impl Measured {
         self.trips.get((last * quantile) as usize).map_or(0.0, |trip| trip.as_nanos() as f64 / 1e3)
     }
 
-    /// Prints it: as JSON with what is particular to the operation, or as one line.
+    /// Prints the result: one line of text, or JSON with the operation's own fields.
     fn print(
         &self,
         args: &Args,
@@ -225,7 +225,7 @@ fn get(args: &Args, session: ClientSetup, token: AnyToken) -> anyhow::Result<()>
     measured.print(args, on, operation, particular, &text)
 }
 
-/// Messages, counted by the far side.
+/// Messages, counted by the gateway's application.
 fn messages(args: &Args, session: ClientSetup) -> anyhow::Result<()> {
     if args.route.route(&session.gateways)?.is_some() {
         return Err(Usage(

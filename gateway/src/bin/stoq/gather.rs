@@ -23,8 +23,8 @@ pub(crate) struct GatherOutcome {
     pub(crate) unreached: Vec<(String, String)>,
 }
 
-/// Gets `token` from the gateways named `from`; from the connected one if there is none. The first gateway
-/// that is connected gives first; a dead one delays no other.
+/// Gets `token` from the gateways named `from`; from the connected one if there is none. Each gateway is used as soon as it is
+/// connected, so an unreachable one delays no other.
 pub(crate) async fn run(
     online: &Online,
     token: AnyToken,
@@ -63,7 +63,7 @@ pub(crate) async fn run(
     let elapsed = started.elapsed();
     let unreached = unreached.lock().unwrap_or_else(PoisonError::into_inner).clone();
     came.with_context(|| match &unreached[..] {
-        [] => "not every byte could be had".into(),
+        [] => "not every byte could be fetched".into(),
         some => some
             .iter()
             .map(|(text, why)| format!("{text} cannot be asked: {why}"))
@@ -100,7 +100,7 @@ async fn reach(dialer: &Dialer, named: Named) -> anyhow::Result<(Peer, Option<Ro
     Err(last)
 }
 
-/// A holder's part, for people.
+/// A holder's share of a gathering, as text.
 pub(crate) fn told(given: &HolderReport) -> String {
     let node = given.node.map_or_else(|| "a gateway without a certificate".into(), |node| node.to_string());
     let became = match &given.state {
@@ -113,7 +113,7 @@ pub(crate) fn told(given: &HolderReport) -> String {
     format!("{node} gave {} bytes in {} requests{became}", given.bytes, given.requests)
 }
 
-/// A holder's part, for programs.
+/// A holder's share of a gathering, as JSON.
 pub(crate) fn json(given: &HolderReport) -> serde_json::Value {
     let state = match &given.state {
         HolderState::Asked => "asked",

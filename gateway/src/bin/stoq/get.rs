@@ -21,9 +21,9 @@ const DONE: &str = "the payload is here, every byte checked";
 pub(crate) struct Args {
     /// The token, as `stoq put` printed it: b3: and 64 hex digits of a payload, or set: and 64 of a sharded one.
     token: AnyToken,
-    /// Where to write it; nothing that is there is replaced. Until every byte is there, read back and checked, it is called
-    /// FILE.part; run the same command again to go on where an interrupted one stopped. A get of shards, or from several
-    /// gateways, begins anew each time. "-", a pipe or a character device gets the bytes in order, each checked before it is written.
+    /// The file to write; an existing file is not replaced. Until every byte is written, read back and checked, it is called FILE.part.
+    /// To continue an interrupted get, run the same command again; a get of shards, or from several gateways, begins anew. "-", a pipe
+    /// or a character device gets the bytes in order, each checked before it is written.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// Fetch from these gateways at once, and drop those that are slow, wrong or gone: node IDs, names of
@@ -43,7 +43,7 @@ struct Outcome {
     resumed_at: u64,
     /// The time of the transfer.
     elapsed: Duration,
-    /// The time of reading back; none where there is no file.
+    /// The time of reading back; none without a file.
     checking: Option<Duration>,
 }
 

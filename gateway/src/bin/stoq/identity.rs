@@ -15,10 +15,9 @@ pub(crate) struct Args {
 enum Command {
     /// Make a Falcon key with a self-signed certificate, or with a request for any authority to sign.
     New(New),
-    /// Make another certificate, or a request, for an existing key: the node ID stays, so peers keep their
-    /// trust.
+    /// Make another certificate, or a request, for an existing key: the node ID stays, so peers still trust it.
     Renew(Renew),
-    /// Print the contents of a certificate: its node ID first.
+    /// Print the contents of a certificate, its node ID first.
     Show(Show),
 }
 

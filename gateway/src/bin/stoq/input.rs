@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use stoq::client::{ClientError, Input, PrepareOptions, Prepared};
 use tokio::sync::oneshot;
 
-/// Opens FILE; "-" is standard input. A terminal there is read as `cat` reads one, up to Ctrl-D, after saying so.
+/// Opens FILE; "-" is standard input. A terminal is read up to Ctrl-D, as by `cat`, after a note that says so.
 pub(crate) fn open(file: &Path, quiet: bool) -> Result<Input, ClientError> {
     if file.as_os_str() != "-" {
         return Input::open(file);

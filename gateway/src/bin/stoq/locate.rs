@@ -38,7 +38,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         return Ok(());
     }
     if holders.is_empty() {
-        output::note("nobody holds it, to this gateway's knowledge");
+        output::note("this gateway knows no holder of it");
         return Ok(());
     }
     output::line(format_args!("{:52}  {:16}  EXPIRES", "NODE", "COVERAGE"))?;

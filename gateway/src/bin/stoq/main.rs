@@ -31,17 +31,17 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Put a file, or the bytes of a pipe, on a gateway; returns when the gateway has checked and durably kept it.
+    /// Put a file, or the bytes of a pipe, on a gateway. Ends when the gateway has checked the payload and keeps it durably.
     Put(put::Args),
-    /// Get a payload by its token, every byte checked against it.
+    /// Get a payload by its token. Every byte is checked against the token.
     Get(get::Args),
     /// List the holders of a payload or a set.
     Locate(locate::Args),
-    /// Have a gateway fetch a payload or lanes elsewhere and hold them.
+    /// Make a gateway fetch a payload or lanes from others and hold them.
     Mirror(mirror::Args),
     /// Measure the round trip to a gateway's echo application.
     Ping(ping::Args),
-    /// Measure message goodput to a gateway's discard application.
+    /// Measure the goodput of messages, puts or gets, without disks.
     Bench(bench::Args),
     /// Make or show identities: keys, certificates, node IDs.
     Identity(identity::Args),

@@ -1,4 +1,4 @@
-//! The tools' output, and how they end.
+//! The tools' output and exit codes.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
@@ -22,7 +22,7 @@ pub(crate) fn gbit_per_s(bytes: u64, elapsed: Duration) -> f64 {
     bytes as f64 * 8.0 / elapsed.as_secs_f64().max(1e-9) / 1e9
 }
 
-/// Ends the process's work: the error's text on standard error, its kind in the exit code.
+/// Prints an error on standard error. Returns the exit code of its kind.
 pub(crate) fn exit(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     if error.is::<ReaderGone>() {
@@ -40,5 +40,5 @@ const READER_GONE: u8 = 141;
 
 /// The output's reader has gone: the tool ends silently.
 #[derive(Debug, thiserror::Error)]
-#[error("nobody reads the output any more")]
+#[error("the reader of the output has closed it")]
 pub(crate) struct ReaderGone;

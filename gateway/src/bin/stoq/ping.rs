@@ -10,7 +10,7 @@ use stoq::limits::MESSAGE_BYTES_MAX;
 use stoq::node::{ApplicationHost, Hosted};
 use stoq_gateway::probe::{Blast, Ping, Report, Width};
 
-/// Round trips kept out of the summary of a flood: caches and congestion windows warm up in them.
+/// Round trips at the start of a long measurement that its summary leaves out: caches and congestion windows warm up in them.
 const WARM_UP: usize = 1000;
 
 #[derive(clap::Args)]
@@ -18,7 +18,7 @@ pub(crate) struct Args {
     /// Round trips.
     #[arg(long, short = 'c', default_value_t = 5)]
     count: u64,
-    /// Seconds between them; 0 begins each when the one before is over.
+    /// Seconds between round trips; at 0 each begins when the one before has ended.
     #[arg(long, short, default_value_t = 1.0, value_name = "SECONDS")]
     interval: f64,
     /// Message size.
@@ -27,7 +27,7 @@ pub(crate) struct Args {
     /// The queue of the gateway's echo application.
     #[arg(long, default_value_t = 1)]
     queue: u64,
-    /// Meanwhile keep the discard application on this queue busy, over a connection of its own: the round trip under load.
+    /// Measure under load: meanwhile send messages to the discard application on this queue, over another connection.
     #[arg(long, value_name = "QUEUE")]
     load: Option<u64>,
     #[command(flatten)]
@@ -53,7 +53,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     if let Some(queue) = args.load {
         let make = move |worker| -> Box<dyn Application> {
             let width = Width { connections: usize::from(worker == 0), streams: 1 };
-            // It ends with the process; its reports have no receiver.
+            // The load ends with the process; its reports have no receiver.
             let (reports, _) = channel();
             Box::new(Blast::new(loaded.clone(), queue, MESSAGE_BYTES_MAX as usize, u64::MAX, width, reports))
         };

@@ -27,15 +27,15 @@ pub(crate) struct Args {
     /// The requested lease: 90s, 45m, 12h, 30d. A number alone is seconds.
     #[arg(long, default_value = "30d", value_name = "TIME")]
     lease: Seconds,
-    /// Shard it: data+parity shards a stripe, such as 16+4, or 16+4@65536 with the length of a shard in bytes. Any 16 of the 20
-    /// lanes then give the file back. Prints the set's token too.
+    /// Put it as shards: data+parity shards a stripe, such as 16+4, or 16+4@65536 with the length of a shard in bytes. Any 16 of the 20
+    /// lanes then restore the file. Prints the set's token as well.
     #[arg(long, value_name = "K+M[@BYTES]")]
     shards: Option<Shards>,
     /// Put only these lanes, such as 0-3,17; without it all of them.
     #[arg(long, requires = "shards")]
     lanes: Option<Lanes>,
-    /// The directory for temporary files: the bytes of a pipe, and the parity of --shards. They have no name, and are gone however
-    /// the command ends. Without it TMPDIR, or /tmp.
+    /// The directory for temporary files: the bytes of a pipe, and the parity of --shards. They have no name, and vanish however the
+    /// command ends [default: TMPDIR, or /tmp].
     #[arg(long, value_name = "DIR")]
     spool: Option<PathBuf>,
     #[command(flatten)]

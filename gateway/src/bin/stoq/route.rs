@@ -42,7 +42,7 @@ pub(crate) enum Named {
 pub(crate) struct Gateways(pub(crate) Vec<PeerGatewayConfig>);
 
 impl Gateways {
-    /// A node ID, or that of a name.
+    /// The node ID that this text is, or whose configured name it is.
     pub(crate) fn node(&self, text: &str) -> Result<NodeId, Usage> {
         if let Some(known) = self.0.iter().find(|known| known.name.as_deref() == Some(text)) {
             return Ok(known.node_id);
@@ -51,14 +51,13 @@ impl Gateways {
             let names: Vec<_> = self.0.iter().filter_map(|known| known.name.as_deref()).collect();
             let known = if names.is_empty() { "none".into() } else { names.join(", ") };
             Usage(format!(
-                "{text:?} is neither a node ID nor a name in a [[gateway]] section (there: {known}): {error}; where the name of a host is \
-                 taken, write it with its port, such as {text}:4433"
+                "{text:?} is neither a node ID nor a name in a [[gateway]] section (names: {known}): {error}; an option that takes addresses \
+                 takes the name of a host with its port, such as {text}:4433"
             ))
         })
     }
 
-    /// The place of a gateway on the command line: by the configuration's name or node ID, or by its own
-    /// address.
+    /// Finds a gateway by its configured name, its node ID or its address.
     pub(crate) fn find(&self, text: &str) -> Result<Named, Usage> {
         let known = self.0.iter().any(|known| known.name.as_deref() == Some(text));
         if !known && GatewayAddress::is_meant_by(text) {
@@ -105,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_nobody_has_is_told_with_those_that_are_there() {
+    fn an_unknown_name_is_refused_with_the_known_ones() {
         let error = gateways().node("west").unwrap_err().to_string();
         assert!(error.contains("west") && error.contains("north, south"), "{error}");
         let twice = RouteArgs { via: vec!["north".into(), "north".into()], cache: false };

@@ -20,7 +20,7 @@ use stoq_gateway::config::{ClientConfig, IdentityConfig, LogConfig, TrustConfig,
 use stoq_gateway::{logging, tls};
 use tokio::sync::watch;
 
-/// Options of the tools that talk to a gateway.
+/// Options of the tools that connect to a gateway.
 #[derive(clap::Args)]
 pub(crate) struct ClientOptions {
     /// Configuration file (TOML); without one, kernel UDP sockets and the options below.
@@ -131,7 +131,7 @@ impl ClientOptions {
         self.open_with(config)
     }
 
-    /// The same for a tool that may work without a gateway.
+    /// Like [`Self::open`], for a tool that may work without a connected gateway.
     pub(crate) fn open_anywhere(&self) -> anyhow::Result<ClientSetup> {
         self.open_with(self.config()?)
     }
@@ -179,7 +179,7 @@ impl ClientOptions {
 }
 
 impl ClientSetup {
-    /// The gateway to talk to.
+    /// The gateway to connect to.
     pub(crate) fn gateway(&self) -> anyhow::Result<GatewayAddress> {
         Ok(self.remote.clone().ok_or_else(no_gateway)?)
     }
@@ -259,7 +259,7 @@ impl Online {
         self.dialer().connect_gateway().await
     }
 
-    /// Runs `work` on this thread until it ends or a signal comes.
+    /// Runs `work` on this thread until it ends or a signal arrives.
     pub(crate) fn block_on<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
         let runtime = tokio::runtime::Builder::new_current_thread().build().context("cannot start")?;
         runtime.block_on(self.interrupt.or(work))

@@ -1,4 +1,4 @@
-//! How a file is sharded, as people write it.
+//! The value of `--shards`.
 
 use std::str::FromStr;
 use stoq::client::Sharding;

@@ -36,7 +36,7 @@ pub(crate) fn open(output: &Path) -> anyhow::Result<Option<File>> {
     Ok(Some(opened))
 }
 
-/// A writing thread. A slow reader stops neither signals nor the connection.
+/// A thread that writes the output: a slow reader then blocks neither signals nor the connection.
 pub(crate) struct OutputStream {
     pieces: mpsc::Sender<Bytes>,
     ended: oneshot::Receiver<io::Result<()>>,
@@ -77,7 +77,7 @@ impl OutputStream {
     }
 }
 
-/// Writes all of it, also to a pipe that other processes made non-blocking.
+/// Writes all bytes. Another process may have made a pipe non-blocking.
 fn write_all(mut out: &File, mut data: &[u8]) -> io::Result<()> {
     while !data.is_empty() {
         match out.write(data) {
