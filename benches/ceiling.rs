@@ -185,7 +185,7 @@ impl Pair {
         };
         let config = NodeConfig {
             server: Some(server_config(&ServerTls::new(server, ClientAuth::Required(trust.clone())))?),
-            client: Some(client_config(&ClientTls::new(Some(client), trust))?),
+            client: Some(client_config(&ClientTls { identity: Some(client), ..ClientTls::new(trust) })?),
             quic,
             ..NodeConfig::default()
         };

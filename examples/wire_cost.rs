@@ -12,6 +12,7 @@ use stoq::counters::Counters;
 use stoq::datagram::user_space::{InterfaceConfig, UserSpace};
 use stoq::datagram::{Network, NetworkKind};
 use stoq::nic::{Nic, NicInfo, RxChecksum, TxKind};
+use stoq::wire::ChecksumBy;
 use stoq::wire::arp::Arp;
 use stoq::wire::checksum::Sum;
 use stoq::wire::ethernet::{BROADCAST, Ethernet};
@@ -161,7 +162,7 @@ fn receive_cost(rx_checksum: RxChecksum, v6: bool) -> f64 {
     let ports = Udp { source_port: 9, destination_port: 4433 };
     let template = UdpTemplate::new(THEIRS, OURS, None, addresses, ports);
     let mut frame = vec![0; template.header_len() + PAYLOAD_BYTES];
-    template.emit(2, &[0x5a; PAYLOAD_BYTES], false, &mut frame);
+    template.emit(2, &[0x5a; PAYLOAD_BYTES], ChecksumBy::Software, &mut frame);
     let counters = Counters::default();
     let now = Instant::now();
     let mut network = network(NullNic::new(false, vec![frame; BUFFERS_LEN], rx_checksum));

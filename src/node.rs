@@ -13,6 +13,7 @@ use crate::seed::Cache;
 use crate::session::{Holds, QueueRoutes};
 use crate::stages::{LoopStage, Sampled};
 use crate::tls;
+use crate::wire::IpFamily;
 use crate::worker::{ByFamily, Idle, NodeShared, PeerGateway, Quic, Renewal, Worker, WorkerStatus};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::{ClientConfig, EndpointConfig, ServerConfig};
@@ -299,12 +300,12 @@ impl NodeConfig {
     pub fn quic(&self, device_mtu: u16) -> Quic {
         let mut endpoint = EndpointConfig::default();
         endpoint.supported_versions(vec![QUIC_V1]);
-        let largest = self.quic.largest_payload(device_mtu, false);
+        let largest = self.quic.largest_payload(device_mtu, IpFamily::V4);
         if let Err(error) = endpoint.max_udp_payload_size(largest) {
             tracing::warn!(%error, largest, "the device's MTU does not bound what peers may send");
         }
         let transports =
-            ByFamily::new(|v6| self.quic.transport(device_mtu, v6, crate::limits::REQUESTS_LEN_MAX));
+            ByFamily::new(|family| self.quic.transport(device_mtu, family, crate::limits::REQUESTS_LEN_MAX));
         let server = self.server.clone().map(|crypto| {
             // One configuration under both, so that all connections share its token key.
             let shared = ServerConfig::with_crypto(crypto);

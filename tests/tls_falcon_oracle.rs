@@ -5,12 +5,16 @@ use std::sync::LazyLock;
 use pqcrypto_falcon::{falcon512, falcon1024, falconpadded512, falconpadded1024};
 use pqcrypto_traits::sign::{DetachedSignature as _, PublicKey as _, SecretKey as _};
 use proptest::prelude::*;
-use stoq::tls::{FalconAlgorithm, FalconKey};
+use stoq::tls::{FalconAlgorithm, FalconKey, SignedMessage};
 
 const SIGNATURES: usize = 60;
 
 fn message(i: usize) -> Vec<u8> {
     format!("message {i} ").repeat(i % 7).into_bytes()
+}
+
+fn verifies(algorithm: FalconAlgorithm, public: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    algorithm.verify(public, SignedMessage { message, signature })
 }
 
 macro_rules! cross_check {
@@ -25,11 +29,11 @@ macro_rules! cross_check {
                 let signature = signature.as_bytes();
                 // The engine holds signatures to the padded length; the oracle's unpadded ones may rarely be longer.
                 let readable = signature.len() <= algorithm.signature_len_max();
-                assert_eq!(algorithm.verify(their_public.as_bytes(), &message, signature), readable);
-                assert!(!algorithm.verify(their_public.as_bytes(), b"another message", signature));
+                assert_eq!(verifies(algorithm, their_public.as_bytes(), &message, signature), readable);
+                assert!(!verifies(algorithm, their_public.as_bytes(), b"another message", signature));
                 if !algorithm.signs() {
                     let padded = [signature, &[0]].concat();
-                    assert!(!algorithm.verify(their_public.as_bytes(), &message, &padded));
+                    assert!(!verifies(algorithm, their_public.as_bytes(), &message, &padded));
                 }
             }
             if !algorithm.signs() {
@@ -106,14 +110,14 @@ proptest! {
         tail in proptest::collection::vec(any::<u8>(), 1..40),
     ) {
         let (algorithm, public, signature) = &SAMPLES[sample];
-        prop_assert!(algorithm.verify(public, MESSAGE, signature));
-        prop_assert!(!algorithm.verify(public, MESSAGE, &flip(signature, bit)));
-        prop_assert!(!algorithm.verify(public, &flip(MESSAGE, bit), signature));
-        prop_assert!(!algorithm.verify(&flip(public, bit), MESSAGE, signature));
-        prop_assert!(!algorithm.verify(public, MESSAGE, &signature[..cut % signature.len()]));
-        prop_assert!(!algorithm.verify(public, MESSAGE, &[&signature[..], &tail].concat()));
-        prop_assert!(!algorithm.verify(public, MESSAGE, &[&signature[..], &vec![0; tail.len()]].concat()));
-        prop_assert!(!algorithm.verify(&public[..cut % public.len()], MESSAGE, signature));
+        prop_assert!(verifies(*algorithm, public, MESSAGE, signature));
+        prop_assert!(!verifies(*algorithm, public, MESSAGE, &flip(signature, bit)));
+        prop_assert!(!verifies(*algorithm, public, &flip(MESSAGE, bit), signature));
+        prop_assert!(!verifies(*algorithm, &flip(public, bit), MESSAGE, signature));
+        prop_assert!(!verifies(*algorithm, public, MESSAGE, &signature[..cut % signature.len()]));
+        prop_assert!(!verifies(*algorithm, public, MESSAGE, &[&signature[..], &tail].concat()));
+        prop_assert!(!verifies(*algorithm, public, MESSAGE, &[&signature[..], &vec![0; tail.len()]].concat()));
+        prop_assert!(!verifies(*algorithm, &public[..cut % public.len()], MESSAGE, signature));
     }
 
     #[test]
@@ -123,8 +127,8 @@ proptest! {
         signature in proptest::collection::vec(any::<u8>(), 0..1400),
     ) {
         let (algorithm, public, _) = &SAMPLES[sample];
-        prop_assert!(!algorithm.verify(&key, MESSAGE, &signature));
-        prop_assert!(!algorithm.verify(public, MESSAGE, &signature));
+        prop_assert!(!verifies(*algorithm, &key, MESSAGE, &signature));
+        prop_assert!(!verifies(*algorithm, public, MESSAGE, &signature));
         prop_assert!(FalconKey::from_parts(*algorithm, &key, None).is_err());
     }
 }

@@ -10,8 +10,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, SubjectPublic
 use rustls::sign::{CertifiedKey, Signer, SigningKey, SingleCertAndKey};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use stoq::tls::{
-    ALPN, CipherSuite, ClientAuth, ClientTls, FalconAlgorithm, FalconKey, Identity, ServerTls, Trust,
-    client_config, server_config,
+    ALPN, CipherSuite, ClientAuth, ClientTls, FalconAlgorithm, FalconKey, Identity, PemText, ServerTls,
+    Trust, client_config, server_config,
 };
 use tls_support::authority::{Authority, Lifetime, flip_signature, self_signed};
 use tls_support::wire::{Outcome, Pair};
@@ -33,7 +33,7 @@ fn connect(client: &ClientTls, server: &ServerTls) -> Outcome {
 /// A client and a server that know each other by one authority, under mutual authentication.
 fn acquainted() -> (Authority, ClientTls, ServerTls) {
     let ca = Authority::new("root", FALCON);
-    let client = ClientTls::new(Some(ca.issue("client")), trusting(&ca));
+    let client = ClientTls { identity: Some(ca.issue("client")), ..ClientTls::new(trusting(&ca)) };
     let server = ServerTls::new(ca.issue("server"), ClientAuth::Required(trusting(&ca)));
     (ca, client, server)
 }
@@ -62,7 +62,7 @@ fn mutual_authentication_tells_both_sides_who_the_other_is() {
 fn self_signed_identities_know_each_other_by_pins() {
     let [one, two] = ["one", "two"].map(|name| Identity::generate(FALCON, name, &[], 30).unwrap().identity);
     let pin = |identity: &Identity| Trust::pinned([identity.node_id()]).unwrap();
-    let client = ClientTls::new(Some(one.clone()), pin(&two));
+    let client = ClientTls { identity: Some(one.clone()), ..ClientTls::new(pin(&two)) };
     let server = ServerTls::new(two.clone(), ClientAuth::Required(pin(&one)));
     let outcome = connect(&client, &server);
     assert_open(&outcome);
@@ -72,7 +72,7 @@ fn self_signed_identities_know_each_other_by_pins() {
 #[test]
 fn a_self_signed_identity_serves_as_its_own_authority() {
     let identity = Identity::generate(FALCON, "alone", &[], 30).unwrap().identity;
-    let client = ClientTls::new(None, Trust::new(identity.chain(), []).unwrap());
+    let client = ClientTls::new(Trust::new(identity.chain(), []).unwrap());
     assert_open(&connect(&client, &ServerTls::new(identity, ClientAuth::Off)));
 }
 
@@ -99,7 +99,7 @@ fn clients_are_asked_as_the_listener_says() {
 fn degree_1024_and_every_cipher_suite_connect() {
     let ca = Authority::new("root", FalconAlgorithm::FalconPadded1024);
     for suite in CipherSuite::ALL {
-        let mut client = ClientTls::new(None, trusting(&ca));
+        let mut client = ClientTls::new(trusting(&ca));
         client.policy.cipher_suites = vec![suite];
         assert_open(&connect(&client, &ServerTls::new(ca.issue("server"), ClientAuth::Off)));
     }
@@ -184,7 +184,7 @@ fn a_certificate_whose_signature_was_altered_is_refused() {
 fn a_handshake_signature_that_was_altered_is_refused() {
     let key = FalconKey::generate(FALCON).unwrap();
     let chain = vec![self_signed("server", &key)];
-    let client = ClientTls::new(None, Trust::new(&chain, []).unwrap());
+    let client = ClientTls::new(Trust::new(&chain, []).unwrap());
     let server = custom_server(chain, Arc::new(Liar { key: Arc::new(key), alter: true }), KX_HYBRID, ALPN);
     let outcome = Pair::new(client_config(&client).unwrap(), server).connect();
     assert_says(&outcome.client.refusal(), "handshake signature does not match its certificate");
@@ -255,7 +255,7 @@ fn a_server_name_is_checked_only_when_asked_for() {
 #[test]
 fn a_classical_certificate_is_refused() {
     let (chain, key) = classical_key();
-    let client = ClientTls::new(None, Trust::new(&chain, []).unwrap());
+    let client = ClientTls::new(Trust::new(&chain, []).unwrap());
     // The server sends it even though the client has offered no such signature.
     let server = custom_server(chain, Arc::new(Liar { key, alter: false }), KX_HYBRID, ALPN);
     let outcome = Pair::new(client_config(&client).unwrap(), server).connect();
@@ -271,10 +271,8 @@ fn a_second_certificate_serves_classical_peers_where_policy_lets_them_in() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     stoq::tls::write_key_and(
-        &path("key.pem"),
-        &issued.signing_key.serialize_pem(),
-        &path("certificate.pem"),
-        &issued.cert.pem(),
+        PemText { path: &path("key.pem"), text: issued.signing_key.serialize_pem().as_bytes() },
+        PemText { path: &path("certificate.pem"), text: issued.cert.pem().as_bytes() },
     )
     .unwrap();
     let classical = Identity::load_classical(&path("certificate.pem"), &path("key.pem")).unwrap();
@@ -336,7 +334,7 @@ fn falcon_512_chains_fit_the_first_flight_and_a_falcon_1024_intermediate_does_no
         let intermediate = root.intermediate("intermediate");
         let issuer = if with_intermediate { &intermediate } else { &root };
         let server = ServerTls::new(issuer.issue("server"), ClientAuth::Off);
-        let outcome = connect(&ClientTls::new(None, trusting(&root)), &server);
+        let outcome = connect(&ClientTls::new(trusting(&root)), &server);
         assert_open(&outcome);
         outcome.client.connected_rtts.unwrap()
     };

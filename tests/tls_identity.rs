@@ -7,7 +7,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use stoq::tls::{CertificateSummary, FalconAlgorithm, Identity, NewIdentity, Trust, write_key_and};
+use stoq::tls::{
+    CertificateSummary, FalconAlgorithm, Identity, NewIdentity, PemText, SignedMessage, Trust, TrustFiles,
+    write_key_and,
+};
 use tempfile::TempDir;
 use tls_support::authority::Authority;
 use x509_cert::der::{DecodePem, Encode};
@@ -22,12 +25,16 @@ struct Files {
     new: NewIdentity,
 }
 
+fn text<'a>(path: &'a Path, text: &'a (impl AsRef<[u8]> + ?Sized)) -> PemText<'a> {
+    PemText { path, text: text.as_ref() }
+}
+
 fn files() -> Files {
     let directory = tempfile::tempdir().unwrap();
     let (certificate, key) = (directory.path().join("node.crt"), directory.path().join("node.key"));
     let names = ["192.0.2.1".to_owned(), "2001:db8::1".into(), "node.example".into()];
     let new = Identity::generate(FALCON, "node \"one\", +1", &names, 30).unwrap();
-    write_key_and(&key, &new.key_pem, &certificate, &new.certificate_pem).unwrap();
+    write_key_and(text(&key, &*new.key_pem), text(&certificate, &new.certificate_pem)).unwrap();
     Files { _directory: directory, certificate, key, new }
 }
 
@@ -66,11 +73,15 @@ fn existing_files_are_not_overwritten() {
     let files = files();
     let before = fs::read(&files.key).unwrap();
     let elsewhere = files.key.with_file_name("other.crt");
-    assert_refused(write_key_and(&files.key, "x", &elsewhere, "y"), &files.key, "not overwritten");
+    assert_refused(
+        write_key_and(text(&files.key, "x"), text(&elsewhere, "y")),
+        &files.key,
+        "not overwritten",
+    );
     assert!(!elsewhere.exists());
     let new_key = files.key.with_file_name("other.key");
     assert_refused(
-        write_key_and(&new_key, "x", &files.certificate, "y"),
+        write_key_and(text(&new_key, "x"), text(&files.certificate, "y")),
         &files.certificate,
         "not overwritten",
     );
@@ -193,7 +204,7 @@ fn a_key_is_certified_again_under_the_same_node_id() {
     let (pem, node_id) = Identity::renew(&files.key, "again", &[], 3).unwrap();
     assert_eq!(node_id, before.node_id());
     let key = fs::read(&files.key).unwrap();
-    let after = Identity::from_pem(&files.certificate, pem.as_bytes(), &files.key, &key).unwrap();
+    let after = Identity::from_pem(text(&files.certificate, &pem), text(&files.key, &key)).unwrap();
     assert_eq!((after.node_id(), after.summary().unwrap().subject), (node_id, "CN=again".into()));
     let (pem, node_id) = Identity::renewal_request(&files.key, "again", &[]).unwrap();
     assert!(pem.starts_with("-----BEGIN CERTIFICATE REQUEST-----") && node_id == before.node_id());
@@ -249,7 +260,7 @@ fn a_request_is_signed_by_the_key_that_it_is_for() {
     let parsed = CertReq::from_pem(&request.request_pem).unwrap();
     let info = parsed.info.to_der().unwrap();
     let public = parsed.info.public_key.subject_public_key.raw_bytes();
-    assert!(FALCON.verify(public, &info, parsed.signature.raw_bytes()));
+    assert!(FALCON.verify(public, SignedMessage { message: &info, signature: parsed.signature.raw_bytes() }));
     assert_eq!(parsed.algorithm.oid, FALCON.oid());
     let key_info = parsed.info.public_key.to_der().unwrap();
     assert_eq!(stoq::tls::NodeId::from_public_key_info(&key_info), request.node_id);
@@ -267,16 +278,21 @@ fn names_and_lifetimes_that_no_certificate_can_say_are_refused() {
 
 #[test]
 fn trust_in_nobody_and_in_damaged_bundles_is_refused() {
-    assert!(Trust::load(None, []).unwrap_err().to_string().contains("no peer is trusted"));
+    let authorities = |file| TrustFiles { ca: Some(file), ..TrustFiles::default() };
+    assert!(Trust::load(&TrustFiles::default()).unwrap_err().to_string().contains("no peer is trusted"));
     let files = files();
-    Trust::load(Some(&files.certificate), []).unwrap();
-    assert_refused(Trust::load(Some(&files.key), []), &files.key, "give the certificate file");
+    Trust::load(&authorities(&files.certificate)).unwrap();
+    assert_refused(Trust::load(&authorities(&files.key)), &files.key, "give the certificate file");
     let text = format!(
         "{}-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
         files.new.certificate_pem
     );
     fs::write(&files.certificate, text).unwrap();
-    assert_refused(Trust::load(Some(&files.certificate), []), &files.certificate, "certificate 2: malformed");
+    assert_refused(
+        Trust::load(&authorities(&files.certificate)),
+        &files.certificate,
+        "certificate 2: malformed",
+    );
 }
 
 proptest! {
@@ -289,7 +305,7 @@ proptest! {
         with: u8,
     ) {
         let path = Path::new("random");
-        prop_assert!(Identity::from_pem(path, &bytes, path, &bytes).is_err());
+        prop_assert!(Identity::from_pem(text(path, &bytes), text(path, &bytes)).is_err());
         prop_assert!(CertificateSummary::of(&bytes.clone().into()).is_err());
         prop_assert!(Trust::new(&[bytes.into()], []).is_err());
 
@@ -300,8 +316,8 @@ proptest! {
         let (in_key, in_certificate) = (at % key.len(), at % certificate.len());
         key[in_key] = with;
         certificate[in_certificate] = with;
-        let _ = Identity::from_pem(path, NEW.certificate_pem.as_bytes(), path, &key);
-        let _ = Identity::from_pem(path, &certificate, path, NEW.key_pem.as_bytes());
+        let _ = Identity::from_pem(text(path, &NEW.certificate_pem), text(path, &key));
+        let _ = Identity::from_pem(text(path, &certificate), text(path, &*NEW.key_pem));
         let mut der = NEW.identity.chain()[0].to_vec();
         let in_der = at % der.len();
         der[in_der] = with;

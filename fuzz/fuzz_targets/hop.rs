@@ -6,7 +6,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use stoq::hop::{Decision, Policy, HopRefusal, Transit, decide};
+use stoq::hop::{Decision, HopRefusal, RouteNonce, Policy, Transit, decide};
 use stoq::record::{Hop, Record};
 use stoq::tls::NodeId;
 
@@ -23,7 +23,8 @@ fuzz_target!(|input: &[u8]| {
     };
     let policy = Policy { own, transit, budget_bytes_max: u64::from(budget).max(1) };
     let peer_gateways = |node: &NodeId| node.0[0] & peer_gateway_mask == 0;
-    let decided = decide(&hop, previous, &policy, peer_gateways, forwards & 8 != 0);
+    let nonce = if forwards & 8 == 0 { RouteNonce::New } else { RouteNonce::Seen };
+    let decided = decide(&hop, previous, &policy, peer_gateways, nonce);
     if let Ok(Decision::Forward { next, hop: forwarded }) = decided {
         assert!(peer_gateways(&next) && next != own);
         assert_eq!(forwarded.cursor, hop.cursor + 1);
@@ -35,7 +36,7 @@ fuzz_target!(|input: &[u8]| {
         forwarded.emit(&mut written);
         assert_eq!(Hop::parse(&written).as_ref(), Ok(&*forwarded));
         let there = Policy { own: next, transit: Transit::Anyone, budget_bytes_max: u64::MAX };
-        match decide(&forwarded, Some(own), &there, |_| true, false) {
+        match decide(&forwarded, Some(own), &there, |_| true, RouteNonce::New) {
             Ok(_) => {}
             Err(refusal) => assert_eq!(refusal, HopRefusal::HopLimit),
         }

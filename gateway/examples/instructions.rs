@@ -32,7 +32,7 @@ use stoq::queue::{
 };
 use stoq::quic::transport::QuicConfig;
 use stoq::record::Put;
-use stoq::seed::{Lease, MemoryTier, Seed, SeedParts, Store, StoreConfig};
+use stoq::seed::{Lease, MemoryPages, MemoryTier, Seed, SeedParts, Store, StoreConfig};
 use stoq::session::QueueRoutes;
 use stoq::shard::Descriptor;
 use stoq::tls::{
@@ -257,7 +257,7 @@ fn seed(directory: &TempDir, token: Token, encoded: &[Bytes]) -> anyhow::Result<
         }
     }
     writer.commit()?;
-    let memory = Arc::new(Mutex::new(MemoryTier::new(2 * PAYLOAD_BYTES as u64, false)));
+    let memory = Arc::new(Mutex::new(MemoryTier::new(2 * PAYLOAD_BYTES as u64, MemoryPages::Ordinary)));
     Ok(Seed::new(SeedParts::alone(store, memory), 0))
 }
 
@@ -284,7 +284,7 @@ impl Pair {
         let mut server = Worker::new(0, network_1, shared, config.quic(MTU), Idle::Spin);
         server.add_inline(application);
 
-        let tls = ClientTls::new(Some(client), trust);
+        let tls = ClientTls { identity: Some(client), ..ClientTls::new(trust) };
         let config = NodeConfig { client: Some(client_config(&tls)?), quic: quic(), ..NodeConfig::default() };
         let shared = NodeShared::new(1, QueueRoutes::default());
         let mut client = Worker::new(0, network(2, back, there)?, shared, config.quic(MTU), Idle::Spin);

@@ -23,7 +23,7 @@ use stoq::hop::Hops;
 use stoq::network::{OpenNetwork, Running, machine};
 use stoq::nic::tap::Tap;
 use stoq::node::{ApplicationHost, Hosted, MakeApplication, Node, NodeConfig};
-use stoq::seed::{Cache, MemoryTier, Seed, SeedParts, Store};
+use stoq::seed::{Cache, MemoryPages, MemoryTier, Seed, SeedParts, Store};
 use stoq::tls::{Identity, NodeId};
 
 /// SIGINT and SIGTERM, which end a gateway, and SIGHUP, which makes it reload. Register them before the gateway starts: a signal that
@@ -264,6 +264,6 @@ fn open_store(config: &SeedConfig, own: NodeId, hops: &Arc<Hops>) -> anyhow::Res
         );
     }
     let store = Arc::new(Store::open(&config.directory, renewable::kept(config))?);
-    let memory = Arc::new(Mutex::new(MemoryTier::new(config.memory_bytes, true)));
+    let memory = Arc::new(Mutex::new(MemoryTier::new(config.memory_bytes, MemoryPages::HugePreferred)));
     Ok(SeedParts { own: Some(own), hops: Some(hops.clone()), ..SeedParts::alone(store, memory) })
 }

@@ -6,8 +6,8 @@ use rustls::KeyLog;
 use std::sync::Arc;
 use stoq::client::{Client, ClientBuilder};
 use stoq::tls::{
-    CipherSuite, ClientAuth, ClientTls, Identity, ServerTls, TlsError, TlsPolicy, Trust, client_config,
-    server_config,
+    CipherSuite, ClientAuth, ClientTls, Identity, ServerTls, TlsError, TlsPolicy, Trust, TrustFiles,
+    client_config, server_config,
 };
 
 /// Receives the secrets of connections.
@@ -75,7 +75,7 @@ pub fn client_tls(
 ) -> Result<ClientTls, TlsError> {
     let identity = identity.map(load).transpose()?;
     let early_data = tls.early_data;
-    Ok(ClientTls { policy: policy(tls), early_data, ..ClientTls::new(identity, trusted(trust)?) })
+    Ok(ClientTls { identity, policy: policy(tls), early_data, ..ClientTls::new(trusted(trust)?) })
 }
 
 /// A client's settings, except for its network.
@@ -105,7 +105,7 @@ pub fn load(identity: &IdentityConfig) -> Result<Identity, TlsError> {
 }
 
 fn trusted(trust: &TrustConfig) -> Result<Trust, TlsError> {
-    Trust::load(trust.ca.as_deref(), trust.node_ids.iter().copied())
+    Trust::load(&TrustFiles { ca: trust.ca.as_deref(), node_ids: &trust.node_ids })
 }
 
 /// The configured AEAD first, the others after it.

@@ -50,7 +50,7 @@ impl Flooder {
 }
 
 fn initials() -> Initials {
-    Initials::new(client_config(&ClientTls::new(None, trust())).unwrap(), "10.77.0.1").unwrap()
+    Initials::new(client_config(&ClientTls::new(trust())).unwrap(), "10.77.0.1").unwrap()
 }
 
 fn assert_serves(world: &mut World, peer: &support::caller::Peer) {

@@ -6,7 +6,9 @@ use crate::datagram::kernel::{BindError, KernelUdp, KernelUdpConfig};
 use crate::limits::WORKERS_MAX;
 use crate::node::{NodeConfig, ThreadSetup};
 use crate::quic::transport::{Congestion, QuicConfig};
-use crate::tls::{ClientTls, Identity, NodeId, TlsError, TlsPolicy, Trust, client_config};
+use crate::tls::{
+    ClientTls, Identity, NodeId, PemText, TlsError, TlsPolicy, Trust, TrustFiles, client_config,
+};
 use crate::worker::Idle;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -108,8 +110,9 @@ impl ClientBuilder {
 
     /// Sets the identity from PEM texts in memory: the certificates, the client's own first, and the key.
     pub fn identity_pem(mut self, certificate: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Self {
-        let (at, key_at) = (Path::new("(certificate in memory)"), Path::new("(key in memory)"));
-        let identity = Identity::from_pem(at, certificate.as_ref(), key_at, key.as_ref());
+        let certificate = PemText { path: Path::new("(certificate in memory)"), text: certificate.as_ref() };
+        let key = PemText { path: Path::new("(key in memory)"), text: key.as_ref() };
+        let identity = Identity::from_pem(certificate, key);
         self.tls.identity = self.sound(identity);
         self
     }
@@ -137,7 +140,7 @@ impl ClientBuilder {
 
     /// Trusts gateways with certificates of the authorities in this PEM file, which is read now.
     pub fn trust_ca_file(self, file: impl AsRef<Path>) -> Self {
-        let trust = Trust::load(Some(file.as_ref()), []);
+        let trust = Trust::load(&TrustFiles { ca: Some(file.as_ref()), ..TrustFiles::default() });
         self.trust_sound(trust)
     }
 
@@ -349,7 +352,8 @@ impl ClientBuilder {
             server_name: tls.server_name,
             policy: tls.policy,
             early_data: tls.early_data,
-            ..ClientTls::new(tls.identity, trust)
+            identity: tls.identity,
+            ..ClientTls::new(trust)
         };
         Ok(NodeConfig {
             client: Some(client_config(&client)?),

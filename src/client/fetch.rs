@@ -83,7 +83,7 @@ impl Pieces {
         let credit = Credit::default();
         let (give, events) = mpsc::unbounded_channel();
         let fetch = record::Fetch { token, bytes_max, lanes, ranges, describe };
-        let ask = Ask::by(hop, fetch).with_credit(credit.clone());
+        let ask = Ask::new(fetch).by(hop).with_credit(credit.clone());
         request.ask(ask, AnswerChannel::Fetch(FetchAnswer { events: give, held: Vec::new(), listed: false }));
         let batch = Vec::new().into_iter();
         let mut fetch = Self { request, length: 0, descriptor: None, credit, events, batch, over: false };

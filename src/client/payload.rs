@@ -2,8 +2,8 @@
 
 use super::ClientError;
 use super::input::FileStamp;
-use crate::record::RecordError;
-use crate::shard::{Blob, Descriptor, Lanes};
+use crate::record::{Put, RecordError};
+use crate::shard::{Blob, Descriptor};
 use crate::token::{EncodedPiece, Outboard, Ranges, Selection, Token, VerifiedDecoder, VerifiedEncoder};
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
@@ -137,20 +137,21 @@ struct EncodedPart {
 }
 
 impl<P: Deref<Target = Prepared>> PutSource<P> {
-    /// Encodes the whole payload, or lanes of the set that `descriptor` describes.
+    /// Encodes the bytes that follow `put`: the whole payload, or lanes of the set that its descriptor describes.
     ///
     /// # Errors
-    /// [`ClientError::OtherDescriptor`] if `descriptor` is another payload's; [`ClientError::NoParity`] for lanes of parity that was not
+    /// [`ClientError::OtherDescriptor`] if the descriptor is another payload's; [`ClientError::NoParity`] for lanes of parity that was not
     /// computed; [`ClientError::Ranges`] for lanes that the set does not have; [`ClientError::Record`] for a selection that cannot be
     /// encoded; [`ClientError::Changed`] for a file that no longer fits its token.
-    pub fn new(payload: P, descriptor: &Descriptor, lanes: Option<Lanes>) -> Result<Self, ClientError> {
+    pub fn new(payload: P, put: &Put) -> Result<Self, ClientError> {
+        let Put { descriptor, lanes, .. } = put;
         if descriptor.content() != payload.token || descriptor.length_bytes() != payload.length {
             return Err(ClientError::OtherDescriptor { described: descriptor.content(), put: payload.token });
         }
         let selected: Vec<(Blob, Selection)> = match lanes {
             None => vec![(Blob::Content, Ranges::all().into())],
             Some(lanes) => {
-                let parts = descriptor.parts(lanes, &Ranges::all())?;
+                let parts = descriptor.parts(*lanes, &Ranges::all())?;
                 parts.into_iter().map(|part| (part.blob, part.selection)).collect()
             }
         };
@@ -294,7 +295,7 @@ impl Data {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::Coding;
+    use crate::shard::{Coding, Lanes};
     use crate::token::VerifiedDecoder;
     use std::io::Write;
 
@@ -302,6 +303,10 @@ mod tests {
         let mut bytes = vec![0; len];
         blake3::Hasher::new().update(b"payload").finalize_xof().fill(&mut bytes);
         bytes
+    }
+
+    fn put(descriptor: &Descriptor, lanes: Option<Lanes>) -> Put {
+        Put { queue: 0, lease_s: 0, descriptor: *descriptor, lanes }
     }
 
     fn encoding(mut source: PutSource<&Prepared>) -> Vec<u8> {
@@ -323,8 +328,8 @@ mod tests {
             let (on_disk, in_memory) = (Prepared::file(file.path()).unwrap(), Prepared::bytes(bytes.clone()));
             assert_eq!((on_disk.token, on_disk.length), (in_memory.token, in_memory.length));
             let descriptor = on_disk.descriptor().unwrap();
-            let encoded = encoding(PutSource::new(&on_disk, &descriptor, None).unwrap());
-            assert!(encoded == encoding(PutSource::new(&in_memory, &descriptor, None).unwrap()));
+            let encoded = encoding(PutSource::new(&on_disk, &put(&descriptor, None)).unwrap());
+            assert!(encoded == encoding(PutSource::new(&in_memory, &put(&descriptor, None)).unwrap()));
             let mut decoder = VerifiedDecoder::new(on_disk.token, len as u64, Ranges::all()).unwrap();
             decoder.push(&encoded).unwrap();
             assert!(decoder.is_complete());
@@ -343,7 +348,7 @@ mod tests {
         let coding = Coding::ReedSolomon { data_lanes: 4, parity: None };
         let set = Descriptor::new(payload.token, payload.length, 65_536, coding).unwrap();
         let lanes: Lanes = [0, 2].into_iter().collect();
-        let encoded = encoding(PutSource::new(&payload, &set, Some(lanes)).unwrap());
+        let encoded = encoding(PutSource::new(&payload, &put(&set, Some(lanes))).unwrap());
         let part = set.parts(lanes, &Ranges::all()).unwrap().remove(0);
         let mut decoder = VerifiedDecoder::new(part.token, part.length, part.selection).unwrap();
         decoder.push(&encoded).unwrap();
@@ -358,13 +363,19 @@ mod tests {
     fn a_descriptor_of_another_payload_and_lanes_that_it_lacks_are_refused() {
         let payload = Prepared::bytes(noise(100_000));
         let other = Descriptor::plain(Token::of(b"other"), 100_000).unwrap();
-        assert!(matches!(PutSource::new(&payload, &other, None), Err(ClientError::OtherDescriptor { .. })));
+        assert!(matches!(
+            PutSource::new(&payload, &put(&other, None)),
+            Err(ClientError::OtherDescriptor { .. })
+        ));
         let coding = Coding::ReedSolomon { data_lanes: 2, parity: Some((1, Token::of(b"parity"))) };
         let set = Descriptor::new(payload.token, payload.length, 16_384, coding).unwrap();
-        assert!(PutSource::new(&payload, &set, Some(Lanes::one(1))).is_ok());
-        let parity = PutSource::new(&payload, &set, Some(Lanes::one(2)));
+        assert!(PutSource::new(&payload, &put(&set, Some(Lanes::one(1)))).is_ok());
+        let parity = PutSource::new(&payload, &put(&set, Some(Lanes::one(2))));
         assert!(matches!(parity, Err(ClientError::NoParity)));
-        assert!(matches!(PutSource::new(&payload, &set, Some(Lanes::one(3))), Err(ClientError::Ranges(_))));
+        assert!(matches!(
+            PutSource::new(&payload, &put(&set, Some(Lanes::one(3)))),
+            Err(ClientError::Ranges(_))
+        ));
     }
 
     #[test]
@@ -373,7 +384,7 @@ mod tests {
         file.write_all(&noise(200_000)).unwrap();
         let payload = Prepared::file(file.path()).unwrap();
         file.as_file().set_len(100_000).unwrap();
-        let mut source = PutSource::new(&payload, &payload.descriptor().unwrap(), None).unwrap();
+        let mut source = PutSource::new(&payload, &put(&payload.descriptor().unwrap(), None)).unwrap();
         assert!(matches!(source.next_batch(), Err(ClientError::Changed { .. })));
     }
 }

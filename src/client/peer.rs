@@ -241,8 +241,9 @@ impl Peer {
         let PutOptions { queue, lease_s, descriptor, lanes, route } = options;
         let queue = queue.unwrap_or(self.0.shared.put_queue);
         let descriptor = descriptor.map_or_else(|| payload.descriptor(), Ok)?;
-        let mut source = PutSource::new(payload, &descriptor, lanes)?;
-        let put = match lanes {
+        let put = Put { queue, lease_s, descriptor, lanes };
+        let mut source = PutSource::new(payload, &put)?;
+        let token = match lanes {
             Some(_) => AnyToken::from(descriptor.set_token()),
             None => payload.token.into(),
         };
@@ -253,7 +254,7 @@ impl Peer {
         let (give, data) = mpsc::channel(CLIENT_BATCHES_LEN);
         let (credit, unsent) = (Credit::default(), VecDeque::new());
         let answer = PutAnswer { accepted: Some(accept), done, data, unsent, credit: credit.clone() };
-        let ask = Ask::by(hop, Put { queue, lease_s, descriptor, lanes }).with_credit(credit);
+        let ask = Ask::new(put).by(hop).with_credit(credit);
         request.ask(ask, AnswerChannel::Put(answer));
         let accepted = accepted.await.is_ok();
         if accepted {
@@ -279,11 +280,11 @@ impl Peer {
             return Err(ClientError::Changed { path: payload.name() });
         }
         let done = answer?;
-        if done.token == put && payload.has_changed()? {
-            return Err(ClientError::ChangedSince { path: payload.name(), kept: put });
+        if done.token == token && payload.has_changed()? {
+            return Err(ClientError::ChangedSince { path: payload.name(), kept: token });
         }
         match done.token {
-            token if token != put => Err(ClientError::WrongReceipt { put, got: token }),
+            got if got != token => Err(ClientError::WrongReceipt { put: token, got }),
             _ if accepted => Ok(Kept::Now),
             _ => Ok(Kept::Already),
         }
@@ -369,7 +370,7 @@ impl Peer {
         let hop = self.0.hop(options.route.as_ref())?;
         let mut request = PendingRequest::new(&self.0).await;
         let (reply, answer) = oneshot::channel();
-        request.ask(Ask::by(hop, Locate { token: token.into() }), AnswerChannel::Holders(reply));
+        request.ask(Ask::new(Locate { token: token.into() }).by(hop), AnswerChannel::Holders(reply));
         request.answer(answer).await
     }
 
@@ -390,7 +391,7 @@ impl Peer {
         let hop = self.0.hop(options.route.as_ref())?;
         let mut request = PendingRequest::new(&self.0).await;
         let (reply, answer) = oneshot::channel();
-        request.ask(Ask::by(hop, mirror), AnswerChannel::Done(reply));
+        request.ask(Ask::new(mirror).by(hop), AnswerChannel::Done(reply));
         request.answer(answer).await
     }
 

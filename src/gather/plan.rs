@@ -148,7 +148,7 @@ impl Gather {
         let lanes_asked = (is_set && !lanes.is_empty()).then_some(lanes);
         let (describe, token) = (window.is_none(), self.token);
         let fetch = Fetch { token, bytes_max: 0, lanes: lanes_asked, ranges, describe };
-        let request = asker.ask(holder.source.connection, Ask::by(hop, fetch));
+        let request = asker.ask(holder.source.connection, Ask::new(fetch).by(hop));
         self.requests.insert(request, WindowRequest { holder: index, window, lanes, progress: now });
         if let Some(window) = window.and_then(|window| self.windows.get_mut(&window)) {
             window.running.push(request);

@@ -119,9 +119,17 @@ impl HopRefusal {
     }
 }
 
+/// Whether a route's nonce came before: what [`NonceCache::insert`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteNonce {
+    /// For the first time.
+    New,
+    /// The route came before: a loop or a replay.
+    Seen,
+}
+
 /// Judges a route (protocol §5, in its order). `previous` is the peer that sent the request, `None` without a
-/// certificate; `peer_gateways` tells configured peer gateways; `nonce_seen` is the result of
-/// [`NonceCache::insert`].
+/// certificate; `peer_gateways` tells configured peer gateways.
 ///
 /// # Errors
 /// The first rule that the route breaks.
@@ -130,7 +138,7 @@ pub fn decide(
     previous: Option<NodeId>,
     policy: &Policy,
     peer_gateways: impl Fn(&NodeId) -> bool,
-    nonce_seen: bool,
+    nonce: RouteNonce,
 ) -> Result<Decision, HopRefusal> {
     let cursor = usize::from(hop.cursor);
     if hop.route.get(cursor) != Some(&policy.own) {
@@ -143,7 +151,7 @@ pub fn decide(
     if hop.budget_bytes == 0 {
         return Err(HopRefusal::Budget);
     }
-    if nonce_seen {
+    if nonce == RouteNonce::Seen {
         return Err(HopRefusal::Seen);
     }
     let Some(&next) = hop.route.get(cursor + 1) else { return Ok(Decision::Deliver) };
@@ -209,8 +217,8 @@ impl Hops {
     /// The first rule that the route breaks.
     pub fn judge(&self, hop: &Hop, previous: Option<NodeId>, now: Instant) -> Result<Decision, HopRefusal> {
         let mut inner = self.inner();
-        let nonce_seen = inner.nonces.insert(hop.nonce, now);
-        decide(hop, previous, &inner.policy, |node| inner.peer_gateways.contains(node), nonce_seen)
+        let nonce = if inner.nonces.insert(hop.nonce, now) { RouteNonce::Seen } else { RouteNonce::New };
+        decide(hop, previous, &inner.policy, |node| inner.peer_gateways.contains(node), nonce)
     }
 
     fn inner(&self) -> MutexGuard<'_, HopState> {

@@ -26,7 +26,7 @@ fn policy(transit: Transit) -> Policy {
 }
 
 fn judged(hop: &Hop) -> Result<Decision, HopRefusal> {
-    decide(hop, Some(PEER), &policy(Transit::Anyone), |node| *node == NEXT, false)
+    decide(hop, Some(PEER), &policy(Transit::Anyone), |node| *node == NEXT, RouteNonce::New)
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn forwarding_rewrites_cursor_hop_limit_and_budget_and_nothing_else() {
 fn the_last_of_a_route_needs_no_right_of_transit() {
     let last = Hop { cursor: 2, hop_limit: 1, ..hop(&[NEXT, LAST, OWN]) };
     for previous in [None, Some(PEER)] {
-        let decided = decide(&last, previous, &policy(Transit::Nobody), |_| false, false);
+        let decided = decide(&last, previous, &policy(Transit::Nobody), |_| false, RouteNonce::New);
         assert_eq!(decided, Ok(Decision::Deliver));
     }
 }
@@ -60,7 +60,7 @@ fn each_rule_refuses_with_its_code() {
     assert_eq!(code(&Hop { hop_limit: 0, ..good.clone() }), ErrorCode::HopLimit);
     assert_eq!(code(&Hop { budget_bytes: 0, ..good.clone() }), ErrorCode::Budget);
     assert_eq!(code(&hop(&[OWN, LAST])), ErrorCode::NoRoute);
-    let seen = decide(&good, Some(PEER), &policy(Transit::Anyone), |_| true, true);
+    let seen = decide(&good, Some(PEER), &policy(Transit::Anyone), |_| true, RouteNonce::Seen);
     assert_eq!(seen.unwrap_err().code(), ErrorCode::Loop);
 }
 
@@ -73,7 +73,7 @@ fn transit_is_for_whom_the_policy_names() {
         previous,
         &policy(transit.clone()),
         peer_gateways,
-        false,
+        RouteNonce::New,
     ) {
         Ok(Decision::Forward { .. }) => true,
         Err(HopRefusal::NotAuthorized) => false,
@@ -110,17 +110,16 @@ fn a_request_that_comes_again_is_refused_whatever_became_of_it() {
 #[test]
 fn rules_are_asked_in_the_protocols_order() {
     let mut broken = Hop { hop_limit: 0, budget_bytes: 0, cursor: 1, ..hop(&[OWN, LAST, LAST]) };
-    let (mut nonce_seen, mut transit) = (true, Transit::Nobody);
+    let (mut nonce, mut transit) = (RouteNonce::Seen, Transit::Nobody);
     let mut refused = Vec::new();
-    while let Err(refusal) = decide(&broken, None, &policy(transit.clone()), |node| *node == NEXT, nonce_seen)
-    {
+    while let Err(refusal) = decide(&broken, None, &policy(transit.clone()), |node| *node == NEXT, nonce) {
         refused.push(refusal);
         match refusal {
             HopRefusal::NotMyHop { .. } => broken.cursor = 0,
             HopRefusal::Loop(_) => broken.route.truncate(2),
             HopRefusal::HopLimit => broken.hop_limit = 1,
             HopRefusal::Budget => broken.budget_bytes = 1,
-            HopRefusal::Seen => nonce_seen = false,
+            HopRefusal::Seen => nonce = RouteNonce::New,
             HopRefusal::NotAuthorized => transit = Transit::Anyone,
             HopRefusal::NoRoute(_) => broken.route[1] = NEXT,
         }
@@ -156,7 +155,7 @@ proptest! {
             visited.push(at);
             let budget_bytes_max = budgets[visited.len() - 1];
             let policy = Policy { own: at, transit: Transit::Anyone, budget_bytes_max };
-            match decide(&hop, Some(previous), &policy, |_| true, false) {
+            match decide(&hop, Some(previous), &policy, |_| true, RouteNonce::New) {
                 Ok(Decision::Forward { next, hop: forwarded }) => {
                     prop_assert!(forwarded.budget_bytes <= hop.budget_bytes.min(budget_bytes_max));
                     prop_assert_eq!(forwarded.route.get(usize::from(forwarded.cursor)), Some(&next));
@@ -184,7 +183,7 @@ proptest! {
         let (hop_limit, cursor) = (hop_limit % 20, cursor % 14);
         let route = route.into_iter().map(|byte| NodeId([byte; 32])).collect();
         let hop = Hop { cache, hop_limit, nonce, budget_bytes, cursor, route };
-        let decided = decide(&hop, Some(PEER), &policy(Transit::Anyone), |_| true, nonce_seen);
+        let decided = decide(&hop, Some(PEER), &policy(Transit::Anyone), |_| true, if nonce_seen { RouteNonce::Seen } else { RouteNonce::New });
         if let Ok(Decision::Forward { hop: forwarded, .. }) = decided {
             let mut body = Vec::new();
             forwarded.emit(&mut body);

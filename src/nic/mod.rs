@@ -1,5 +1,6 @@
 //! Frames in and out of one queue pair of a network device, without the kernel.
 
+use crate::wire::ChecksumBy;
 use std::time::Instant;
 
 pub use crate::wire::{RxChecksum, TxKind};
@@ -25,6 +26,14 @@ pub struct NicInfo {
     pub tx_checksum: bool,
     /// Whether the device checks IPv4 header and UDP checksums.
     pub rx_checksum: bool,
+}
+
+impl NicInfo {
+    /// What fills in the checksums of frames that are sent.
+    #[inline]
+    pub fn tx_checksum_by(&self) -> ChecksumBy {
+        if self.tx_checksum { ChecksumBy::Device } else { ChecksumBy::Software }
+    }
 }
 
 /// A device's offloads and its place.

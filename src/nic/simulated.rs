@@ -5,6 +5,7 @@
 
 use super::{Nic, NicInfo, RxChecksum, TxKind};
 use crate::limits::{RX_BURST_LEN, TX_PENDING_LEN_MAX};
+use crate::wire::ChecksumBy;
 use crate::wire::ethernet::{Ethernet, HEADER_BYTES, VLAN_TAG_BYTES};
 use crate::wire::ip::Ip;
 use crate::wire::{Mac, checksum::Sum};
@@ -214,8 +215,17 @@ impl SimulatedLink {
         }
     }
 
-    /// Loses all frames of the station `mac` from now on, though its device takes them; or stops losing them.
-    pub fn mute(&self, mac: Mac, muted: bool) {
+    /// Loses all frames of the station `mac` from now on, though its device takes them.
+    pub fn mute(&self, mac: Mac) {
+        self.set_muted(mac, true);
+    }
+
+    /// Stops losing the frames of the station `mac`.
+    pub fn unmute(&self, mac: Mac) {
+        self.set_muted(mac, false);
+    }
+
+    fn set_muted(&self, mac: Mac, muted: bool) {
         if let Some(port) = self.lock().stations.iter_mut().find(|port| port.mac == mac) {
             port.muted = muted;
         }
@@ -376,7 +386,7 @@ fn mark_congestion(frame: &mut [u8]) -> bool {
 fn spread(frame: &[u8], queues: usize) -> usize {
     let Ok((ethernet, payload)) = Ethernet::parse(frame) else { return 0 };
     let parsed = match ethernet.protocol {
-        EthernetProtocol::Ipv4 => Ip::parse_v4(payload, false),
+        EthernetProtocol::Ipv4 => Ip::parse_v4(payload, ChecksumBy::Device),
         EthernetProtocol::Ipv6 => Ip::parse_v6(payload),
         _ => return 0,
     };

@@ -242,12 +242,14 @@ pub struct Ask {
 impl Ask {
     /// A request to the peer itself.
     pub fn new(request: impl Into<Request>) -> Self {
-        Self::by(None, request)
+        Self { routed: Routed { hop: None, request: request.into() }, credit: None }
     }
 
-    /// A request to the last gateway of this hop's route; `None`: to the peer itself.
-    pub fn by(hop: Option<Box<Hop>>, request: impl Into<Request>) -> Self {
-        Self { routed: Routed { hop, request: request.into() }, credit: None }
+    /// The same request to the last gateway of this hop's route; `None`: to the peer itself.
+    #[must_use]
+    pub fn by(mut self, hop: Option<Box<Hop>>) -> Self {
+        self.routed.hop = hop;
+        self
     }
 
     /// The same request with this credit.

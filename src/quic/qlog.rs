@@ -7,6 +7,7 @@
 
 use super::transport::QuicConfig;
 use crate::limits::{QLOG_FILES_OPEN_MAX, QLOG_QUEUE_LEN, QLOG_RUN_BYTES, REQUESTS_LEN_MAX};
+use crate::wire::IpFamily;
 use quinn_proto::{QlogStream, TransportConfig};
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -110,8 +111,7 @@ impl Sampler {
             return None;
         }
         self.passed = 0;
-        let v6 = remote.ip().to_canonical().is_ipv6();
-        let mut transport = self.quic.transport(self.device_mtu, v6, REQUESTS_LEN_MAX);
+        let mut transport = self.quic.transport(self.device_mtu, IpFamily::of(remote.ip()), REQUESTS_LEN_MAX);
         Arc::get_mut(&mut transport)?.qlog_stream(self.qlog.stream(remote, now));
         Some(transport)
     }

@@ -2,6 +2,7 @@
 
 use super::release::Releasable;
 use crate::memory;
+use crate::wire::IpFamily;
 use quinn_proto::congestion::{BbrConfig, CubicConfig, NewRenoConfig};
 use quinn_proto::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use serde::{Deserialize, Serialize};
@@ -100,8 +101,8 @@ impl Default for QuicConfig {
 
 impl QuicConfig {
     /// The quinn-proto configuration for connections of one family over a device of this MTU (layer-3 bytes).
-    pub fn transport(&self, device_mtu: u16, ipv6: bool, max_requests: u64) -> Arc<TransportConfig> {
-        let largest = self.largest_payload(device_mtu, ipv6);
+    pub fn transport(&self, device_mtu: u16, family: IpFamily, max_requests: u64) -> Arc<TransportConfig> {
+        let largest = self.largest_payload(device_mtu, family);
         let mut transport = TransportConfig::default();
         transport
             .max_idle_timeout(match self.idle_timeout_ms {
@@ -151,8 +152,11 @@ impl QuicConfig {
     }
 
     /// The largest UDP payload that a device of this MTU carries in one family, bytes.
-    pub fn largest_payload(&self, device_mtu: u16, ipv6: bool) -> u16 {
-        let headers = if ipv6 { IPV6_UDP_HEADER_BYTES } else { IPV4_UDP_HEADER_BYTES };
+    pub fn largest_payload(&self, device_mtu: u16, family: IpFamily) -> u16 {
+        let headers = match family {
+            IpFamily::V4 => IPV4_UDP_HEADER_BYTES,
+            IpFamily::V6 => IPV6_UDP_HEADER_BYTES,
+        };
         device_mtu.saturating_sub(headers).max(UDP_PAYLOAD_BYTES_MIN)
     }
 

@@ -1,6 +1,7 @@
 //! Requests that wait for a check of their payload, and peers that report a bad proof.
 
 use super::app::Seed;
+use super::checks::Urgency;
 use super::{CheckResult, Store};
 use crate::limits::{HINT_INTERVAL_S, HINTS_BURST, SERVED_LEN_MAX};
 use crate::queue::{AppPort, ConnectionId, Delivery, RequestId, Waker};
@@ -67,20 +68,20 @@ impl Checking {
         let is_asked = self.waiting.iter().any(|(asked, ..)| *asked == token);
         self.waiting.push((token, request, delivery));
         if !is_asked {
-            self.check(store, now, waker, token, true);
+            self.check(store, now, waker, token, Urgency::RequestWaits);
         }
     }
 
     /// Checks `token` when there is time.
     pub(super) fn look_into(&self, store: &Store, now: Instant, waker: Waker, token: AnyToken) {
         if !store.is_fresh(token, now) {
-            self.check(store, now, waker, token, false);
+            self.check(store, now, waker, token, Urgency::Background);
         }
     }
 
-    fn check(&self, store: &Store, now: Instant, waker: Waker, token: AnyToken, urgent: bool) {
+    fn check(&self, store: &Store, now: Instant, waker: Waker, token: AnyToken, urgency: Urgency) {
         let done = self.done.clone();
-        store.check(token, now, urgent, move |token, found| {
+        store.check(token, now, urgency, move |token, found| {
             // Sending fails only if this instance has ended.
             let _ = done.send((token, found));
             waker.wake();

@@ -82,6 +82,15 @@ impl Checks {
     }
 }
 
+/// How soon a check is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// A request waits for it: it is read as fast as the disk gives.
+    RequestWaits,
+    /// Nothing waits for it.
+    Background,
+}
+
 impl Inner {
     /// Has `token` checked; `done` gets the result. Urgent checks, for which a request waits, are read as fast as the disk
     /// allows. False if too many others are due.
@@ -89,9 +98,10 @@ impl Inner {
         self: &Arc<Self>,
         token: AnyToken,
         now: Instant,
-        urgent: bool,
+        urgency: Urgency,
         done: OnChecked,
     ) -> bool {
+        let urgent = urgency == Urgency::RequestWaits;
         if !urgent && self.checks.due.fetch_add(1, Relaxed) >= CHECKS_LEN_MAX {
             self.checks.due.fetch_sub(1, Relaxed);
             self.checks.state().skipped += 1;

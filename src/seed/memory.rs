@@ -31,6 +31,15 @@ pub struct MemoryStats {
     pub huge_blocks: u64,
 }
 
+/// The memory of a [`MemoryTier`]'s blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryPages {
+    /// Huge pages if the program has DPDK and huge pages are free; ordinary memory otherwise.
+    HugePreferred,
+    /// Ordinary memory.
+    Ordinary,
+}
+
 /// A cache of 2 MiB blocks of held payloads, bounded in bytes; the least recently used block is dropped first. Reads give
 /// parts of a block, not copies. A payload shorter than a block takes a whole block.
 #[derive(Debug)]
@@ -73,12 +82,12 @@ impl Block {
 }
 
 impl MemoryTier {
-    /// A cache of at most `budget_bytes`, rounded down to whole blocks; in huge pages if `prefer_huge` is set, the program has DPDK, and
-    /// huge pages are free. With less than one block it keeps nothing, and every read goes to the disk.
-    pub fn new(budget_bytes: u64, prefer_huge: bool) -> Self {
+    /// A cache of at most `budget_bytes`, rounded down to whole blocks. With less than one block it keeps nothing, and every read goes
+    /// to the disk.
+    pub fn new(budget_bytes: u64, pages: MemoryPages) -> Self {
         let blocks_max = usize::try_from(budget_bytes / MEMORY_BLOCK_BYTES as u64).unwrap_or(usize::MAX);
         Self {
-            pool: Pool::new(blocks_max, MEMORY_BLOCK_BYTES, prefer_huge),
+            pool: Pool::new(blocks_max, MEMORY_BLOCK_BYTES, pages),
             blocks: FxHashMap::default(),
             uses: BTreeMap::new(),
             clock: 0,
@@ -169,6 +178,7 @@ impl MemoryTier {
 /// The source of blocks: huge pages, by DPDK.
 #[cfg(feature = "dpdk")]
 mod blocks {
+    use super::MemoryPages;
     use dpdk::{Backing, SlabPool};
 
     pub(super) use dpdk::SlabBlock as PooledBlock;
@@ -177,8 +187,11 @@ mod blocks {
     pub(super) struct Pool(SlabPool);
 
     impl Pool {
-        pub(super) fn new(blocks_max: usize, block_bytes: usize, prefer_huge: bool) -> Self {
-            let backing = if prefer_huge { Backing::HugePagesPreferred } else { Backing::Normal };
+        pub(super) fn new(blocks_max: usize, block_bytes: usize, pages: MemoryPages) -> Self {
+            let backing = match pages {
+                MemoryPages::HugePreferred => Backing::HugePagesPreferred,
+                MemoryPages::Ordinary => Backing::Normal,
+            };
             Self(SlabPool::new(blocks_max, block_bytes, backing))
         }
 
@@ -195,6 +208,7 @@ mod blocks {
 /// The source of blocks: the heap.
 #[cfg(not(feature = "dpdk"))]
 mod blocks {
+    use super::MemoryPages;
     use std::ops::{Deref, DerefMut};
     use std::sync::{Arc, Mutex, PoisonError};
 
@@ -212,7 +226,7 @@ mod blocks {
     }
 
     impl Pool {
-        pub(super) fn new(blocks_max: usize, block_bytes: usize, _prefer_huge: bool) -> Self {
+        pub(super) fn new(blocks_max: usize, block_bytes: usize, _pages: MemoryPages) -> Self {
             Self { shared: Arc::new(Mutex::new(Shared { free: Vec::new(), left: blocks_max })), block_bytes }
         }
 

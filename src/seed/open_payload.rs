@@ -127,7 +127,7 @@ fn open_outboard(path: &Path, length: u64) -> Result<Outboard, OutboardError> {
 /// A simulated disk that cannot read some payloads, and the results of checks on it.
 #[cfg(test)]
 mod broken_disk {
-    use crate::seed::{CheckResult, DamageOutcome, Lease, Store, StoreConfig};
+    use crate::seed::{CheckResult, DamageOutcome, Lease, Store, StoreConfig, Urgency};
     use crate::token::{EncodedPiece, Outboard, Ranges, Token, VerifiedDecoder, VerifiedEncoder};
     use rustix::io::Errno;
     use std::io;
@@ -172,7 +172,11 @@ mod broken_disk {
 
     fn check(store: &Store, token: Token) -> CheckResult {
         let (send, receive) = channel();
-        assert!(store.check(token, Instant::now(), true, move |_, found| send.send(found).unwrap()));
+        assert!(
+            store.check(token, Instant::now(), Urgency::RequestWaits, move |_, found| send
+                .send(found)
+                .unwrap())
+        );
         receive.recv_timeout(Duration::from_secs(60)).unwrap()
     }
 

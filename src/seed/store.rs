@@ -19,7 +19,7 @@
 //! therefore takes its lanes from every set, and a set without other lanes is removed with it.
 
 use super::check::CheckResult;
-use super::checks::{CheckState, Checks};
+use super::checks::{CheckState, Checks, Urgency};
 use super::config::StoreConfig;
 use super::damage::{Damage, DamageState};
 use super::error::StoreError;
@@ -269,17 +269,16 @@ impl Store {
     }
 
     /// Reads a holding on another thread, and compares it with its token; `done` is called there with the result. A payload
-    /// that does not match is mended or set aside; a set loses its damaged lanes. `now` is the time of the worker's loop. A check is
-    /// `urgent` when a request waits for it. Others read at most [`crate::limits::CHECK_BYTES_PER_S`]; false if too many of those
-    /// are due.
+    /// that does not match is mended or set aside; a set loses its damaged lanes. `now` is the time of the worker's loop. A check that no
+    /// request waits for reads at most [`crate::limits::CHECK_BYTES_PER_S`]; false if too many of those are due.
     pub fn check(
         &self,
         token: impl Into<AnyToken>,
         now: Instant,
-        urgent: bool,
+        urgency: Urgency,
         done: impl FnOnce(AnyToken, CheckResult) + Send + 'static,
     ) -> bool {
-        self.inner.check(token.into(), now, urgent, Box::new(done))
+        self.inner.check(token.into(), now, urgency, Box::new(done))
     }
 
     /// Whether a check found the token's bytes correct within [`crate::limits::CHECK_FRESH_S`] before `now`.

@@ -92,10 +92,10 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
-    /// The defaults: Falcon and X25519MLKEM768 only, no name check, resumption on, no early data.
-    pub fn new(identity: Option<Identity>, trust: Trust) -> Self {
+    /// The defaults: no identity, Falcon and X25519MLKEM768 only, no name check, resumption on, no early data.
+    pub fn new(trust: Trust) -> Self {
         Self {
-            identity,
+            identity: None,
             trust,
             server_name: None,
             policy: TlsPolicy::default(),

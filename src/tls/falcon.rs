@@ -35,6 +35,15 @@ pub enum FalconAlgorithm {
     Falcon1024,
 }
 
+/// A message and what is said to be its Falcon signature.
+#[derive(Clone, Copy, Debug)]
+pub struct SignedMessage<'a> {
+    /// What was signed.
+    pub message: &'a [u8],
+    /// The signature's bytes.
+    pub signature: &'a [u8],
+}
+
 impl FalconAlgorithm {
     /// Every algorithm, the preferred first.
     pub const ALL: [Self; 4] =
@@ -117,8 +126,9 @@ impl FalconAlgorithm {
         signature_size(self.log_degree())
     }
 
-    /// Whether `signature` over `message` was made by the owner of `public_key`. False for anything malformed.
-    pub fn verify(self, public_key: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    /// Whether the owner of `public_key` signed the message. False for anything malformed.
+    pub fn verify(self, public_key: &[u8], signed: SignedMessage<'_>) -> bool {
+        let SignedMessage { message, signature } = signed;
         let padded_len = self.signature_len_max();
         if self.signs() {
             return signature.len() == padded_len && self.verify_padded(public_key, message, signature);
@@ -420,7 +430,7 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         for (i, signature) in signatures.iter().enumerate() {
-            assert!(key.algorithm().verify(key.public_key(), b"once", signature));
+            assert!(key.algorithm().verify(key.public_key(), SignedMessage { message: b"once", signature }));
             assert!(!signatures[..i].contains(signature));
         }
     }

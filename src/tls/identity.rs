@@ -16,7 +16,8 @@ use crate::quic::keys::RestartSecret;
 
 use super::x509::{self, PrivateKey, Subject};
 use super::{
-    CertificateSummary, FalconAlgorithm, FalconKey, IssueError, MalformedCertificate, NodeId, TlsError, pem,
+    CertificateSummary, FalconAlgorithm, FalconKey, IssueError, MalformedCertificate, NodeId, PemText,
+    TlsError, pem,
 };
 
 /// A node's certificate chain and its key.
@@ -52,7 +53,11 @@ pub struct NewRequest {
 impl Identity {
     /// Reads a Falcon identity: a PEM file of certificates, the node's own first, and the PEM file of its key.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        Self::from_pem(certificate, &pem::read(certificate)?, key, &pem::read_key(key)?)
+        let (certificate_text, key_text) = (pem::read(certificate)?, pem::read_key(key)?);
+        Self::from_pem(
+            PemText { path: certificate, text: &certificate_text },
+            PemText { path: key, text: &key_text },
+        )
     }
 
     /// Reads an ECDSA or Ed25519 identity, a server's second one for classical peers.
@@ -72,14 +77,10 @@ impl Identity {
     }
 
     /// As [`Identity::load`], from texts in memory; the paths only appear in messages.
-    pub fn from_pem(
-        certificate: &Path,
-        certificate_pem: &[u8],
-        key: &Path,
-        key_pem: &[u8],
-    ) -> Result<Self, TlsError> {
-        let chain = pem::certificates(certificate, certificate_pem)?;
-        let falcon = falcon_key(key, key_pem)?;
+    pub fn from_pem(certificate: PemText<'_>, key: PemText<'_>) -> Result<Self, TlsError> {
+        let chain = pem::certificates(certificate.path, certificate.text)?;
+        let falcon = falcon_key(key.path, key.text)?;
+        let (certificate, key) = (certificate.path, key.path);
         // The same key has the same ID; keys of any other algorithm have others.
         if leaf_node_id(certificate, &chain)? != NodeId::from_public_key_info(&falcon.public_key_info()) {
             return Err(TlsError::KeyMismatch { key: key.into(), certificate: certificate.into() });
@@ -240,20 +241,15 @@ fn wire_chain(mut chain: Vec<CertificateDer<'static>>) -> Vec<CertificateDer<'st
 
 /// Writes a certificate or a request. Does not overwrite.
 pub fn write_public(path: &Path, public_pem: &str) -> Result<(), TlsError> {
-    Ok(pem::write_new(path, public_pem, false)?)
+    Ok(pem::write_new(path, public_pem.as_bytes(), false)?)
 }
 
 /// Writes a private key, readable only by its owner, and its certificate or request. Overwrites neither.
-pub fn write_key_and(
-    key: &Path,
-    key_pem: &str,
-    certificate_or_request: &Path,
-    public_pem: &str,
-) -> Result<(), TlsError> {
-    pem::write_new(key, key_pem, true)?;
-    pem::write_new(certificate_or_request, public_pem, false).inspect_err(|_| {
+pub fn write_key_and(key: PemText<'_>, certificate_or_request: PemText<'_>) -> Result<(), TlsError> {
+    pem::write_new(key.path, key.text, true)?;
+    pem::write_new(certificate_or_request.path, certificate_or_request.text, false).inspect_err(|_| {
         // A key without its certificate is of no use, and would be in the way of the next attempt.
-        let _ = std::fs::remove_file(key);
+        let _ = std::fs::remove_file(key.path);
     })?;
     Ok(())
 }

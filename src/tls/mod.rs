@@ -30,15 +30,16 @@ use std::path::PathBuf;
 use rustls::pki_types::CertificateDer;
 
 pub use config::{ALPN, ClientAuth, ClientTls, ServerTls, client_config, server_config};
-pub use falcon::{FalconAlgorithm, FalconKey, FalconKeyError, UnknownAlgorithm};
+pub use falcon::{FalconAlgorithm, FalconKey, FalconKeyError, SignedMessage, UnknownAlgorithm};
 pub use identity::{Identity, NewIdentity, NewRequest, write_key_and, write_public};
 pub use node_id::{NodeId, NodeIdError};
 pub use pem::PemError;
+pub use pem::PemText;
 pub use pem::read_plain;
 pub use provider::{CipherSuite, TlsPolicy, UnknownCipherSuite};
 pub(crate) use refusal::shown;
 pub use refusal::{RefusalReason, RefusedBy, TlsRefusal, explain};
-pub use trust::Trust;
+pub use trust::{Trust, TrustFiles};
 pub use x509::{CertificateSummary, FalconPublicKey, FalconSignature, IssueError, Pkcs8Error};
 
 /// A certificate that cannot be read.

@@ -16,6 +16,15 @@ pub(super) const CERTIFICATE: &str = "CERTIFICATE";
 pub(super) const CERTIFICATE_REQUEST: &str = "CERTIFICATE REQUEST";
 pub(super) const PRIVATE_KEY: &str = "PRIVATE KEY";
 
+/// A PEM text, and the path of its file, which messages name.
+#[derive(Clone, Copy)]
+pub struct PemText<'a> {
+    /// The file's path.
+    pub path: &'a Path,
+    /// The text.
+    pub text: &'a [u8],
+}
+
 /// Why a file of certificates or keys is refused. Each text names the file and the fix.
 #[derive(Debug, thiserror::Error)]
 pub enum PemError {
@@ -262,7 +271,7 @@ pub(super) fn encode(label: &'static str, der: &[u8]) -> Result<String, x509_cer
 }
 
 /// Writes a new file, for its owner alone if it is private. Never overwrites.
-pub(super) fn write_new(path: &Path, text: &str, private: bool) -> Result<(), PemError> {
+pub(super) fn write_new(path: &Path, text: &[u8], private: bool) -> Result<(), PemError> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
@@ -272,7 +281,7 @@ pub(super) fn write_new(path: &Path, text: &str, private: bool) -> Result<(), Pe
     }
     let write = || {
         let mut file = options.open(path)?;
-        file.write_all(text.as_bytes())?;
+        file.write_all(text)?;
         file.sync_all()
     };
     write().map_err(|source| match source.kind() {

@@ -1,5 +1,6 @@
 //! The cryptography for rustls: aws-lc-rs, with Falcon signatures and a post-quantum key exchange.
 
+use super::falcon::SignedMessage;
 use std::fmt;
 use std::str::FromStr;
 
@@ -138,7 +139,11 @@ impl SignatureVerificationAlgorithm for FalconVerification {
         message: &[u8],
         signature: &[u8],
     ) -> Result<(), InvalidSignature> {
-        if self.0.verify(public_key, message, signature) { Ok(()) } else { Err(InvalidSignature) }
+        if self.0.verify(public_key, SignedMessage { message, signature }) {
+            Ok(())
+        } else {
+            Err(InvalidSignature)
+        }
     }
 
     fn public_key_alg_id(&self) -> AlgorithmIdentifier {

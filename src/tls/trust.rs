@@ -35,10 +35,20 @@ pub struct Trust {
     judged: Arc<AtomicU64>,
 }
 
+/// What [`Trust::load`] reads: at least one of both.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TrustFiles<'a> {
+    /// A PEM file of authorities' certificates.
+    pub ca: Option<&'a Path>,
+    /// Pinned node IDs.
+    pub node_ids: &'a [NodeId],
+}
+
 impl Trust {
     /// Reads the authorities' certificates from a PEM file, if one is given, and adds the pins.
-    pub fn load(ca_file: Option<&Path>, pins: impl IntoIterator<Item = NodeId>) -> Result<Self, TlsError> {
-        match ca_file {
+    pub fn load(files: &TrustFiles<'_>) -> Result<Self, TlsError> {
+        let pins = files.node_ids.iter().copied();
+        match files.ca {
             Some(path) => Self::with_roots(path, &pem::certificates(path, &pem::read(path)?)?, pins),
             None => Self::with_roots(Path::new(""), &[], pins),
         }

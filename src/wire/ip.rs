@@ -1,7 +1,7 @@
 //! IPv4 and IPv6 headers.
 
-use super::WireError;
 use super::checksum::Sum;
+use super::{ChecksumBy, WireError};
 use smoltcp::wire::{EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,6 +12,22 @@ pub const HOP_LIMIT: u8 = 64;
 pub const V4_HEADER_BYTES: usize = 20;
 /// An IPv6 header without extensions, bytes.
 pub const V6_HEADER_BYTES: usize = 40;
+
+/// A version of IP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IpFamily {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl IpFamily {
+    /// The family of `address` on the wire: an IPv4 address mapped into IPv6 is IPv4.
+    pub fn of(address: IpAddr) -> Self {
+        if address.to_canonical().is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
 
 /// Source and destination, of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,14 +128,16 @@ impl Ip {
     /// Splits an IPv4 packet into header and payload. Options are skipped, Ethernet padding is cut off.
     ///
     /// Fails with [`WireError::Malformed`], with [`WireError::Fragment`], or with [`WireError::Checksum`]
-    /// when `verify` requests the header checksum.
+    /// when software checks the header checksum.
     #[inline]
-    pub fn parse_v4(bytes: &[u8], verify: bool) -> Result<(Self, &[u8]), WireError> {
+    pub fn parse_v4(bytes: &[u8], checked: ChecksumBy) -> Result<(Self, &[u8]), WireError> {
         let view = Ipv4Packet::new_checked(bytes).map_err(|_| WireError::Malformed)?;
         if view.version() != 4 {
             return Err(WireError::Malformed);
         }
-        if verify && !Sum::default().bytes(&bytes[..usize::from(view.header_len())]).holds() {
+        if checked == ChecksumBy::Software
+            && !Sum::default().bytes(&bytes[..usize::from(view.header_len())]).holds()
+        {
             return Err(WireError::Checksum);
         }
         if view.more_frags() || view.frag_offset() != 0 {

@@ -26,9 +26,9 @@ pub mod prefix;
 pub mod udp;
 
 pub use error::WireError;
-pub use ip::HOP_LIMIT;
+pub use ip::{HOP_LIMIT, IpFamily};
 pub use mac::{Mac, is_unicast};
-pub use offload::{RxChecksum, TxKind};
+pub use offload::{ChecksumBy, RxChecksum, TxKind};
 
 #[cfg(test)]
 mod tests;
@@ -94,19 +94,19 @@ impl Station {
         if ethernet.vlan != self.vlan || !self.takes(ethernet.destination) {
             return Err(WireError::Foreign);
         }
-        let verify = match checksum {
-            RxChecksum::Unknown => true,
-            RxChecksum::Good => false,
+        let checked = match checksum {
+            RxChecksum::Unknown => ChecksumBy::Software,
+            RxChecksum::Good => ChecksumBy::Device,
             RxChecksum::Bad => return Err(WireError::Checksum),
         };
         match ethernet.protocol {
             EthernetProtocol::Ipv4 => {
-                let (ip, payload) = Ip::parse_v4(payload, verify)?;
-                self.parse_packet(ethernet.source, ip, payload, verify, udp)
+                let (ip, payload) = Ip::parse_v4(payload, checked)?;
+                self.parse_packet(ethernet.source, ip, payload, checked, udp)
             }
             EthernetProtocol::Ipv6 => {
                 let (ip, payload) = Ip::parse_v6(payload)?;
-                self.parse_packet(ethernet.source, ip, payload, verify, udp)
+                self.parse_packet(ethernet.source, ip, payload, checked, udp)
             }
             EthernetProtocol::Arp => {
                 Ok(Some(ControlFrame::Arp { source_mac: ethernet.source, arp: Arp::parse(payload)? }))
@@ -122,7 +122,7 @@ impl Station {
         source_mac: Mac,
         ip: Ip,
         payload: &'a [u8],
-        verify: bool,
+        checked: ChecksumBy,
         udp: impl FnOnce(SocketAddr, IpAddr, u8, &'a [u8]),
     ) -> Result<Option<ControlFrame<'a>>, WireError> {
         if ip.protocol != IpProtocol::Udp {
@@ -132,7 +132,7 @@ impl Station {
         if !self.has(destination) {
             return Err(WireError::Foreign);
         }
-        let (ports, payload) = Udp::parse(&ip.addresses, payload, verify)?;
+        let (ports, payload) = Udp::parse(&ip.addresses, payload, checked)?;
         if ports.destination_port != self.udp_port {
             return Err(WireError::Port);
         }

@@ -11,6 +11,15 @@ pub enum RxChecksum {
     Bad,
 }
 
+/// What checks the IPv4 header checksum and the UDP checksum of a received packet, or fills them in for a sent one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChecksumBy {
+    /// This code.
+    Software,
+    /// The device: it has checked a received packet, and fills in the checksums of a sent one.
+    Device,
+}
+
 /// What the device must know of a frame to fill in checksums by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TxKind {

@@ -282,7 +282,7 @@ proptest! {
             Addresses::V6 { source: V6, destination: V6 },
         ] {
             let _ = IcmpEcho::parse(&addresses, &frame);
-            let _ = Udp::parse(&addresses, &frame, false);
+            let _ = Udp::parse(&addresses, &frame, ChecksumBy::Device);
         }
     }
 
@@ -321,7 +321,7 @@ proptest! {
         let template = UdpTemplate::new(THEIRS, OURS, vlan, addresses, ports);
         let template = if left_out { template.without_udp_checksum() } else { template };
         let mut frame = vec![0xee; template.header_len() + payload.len()];
-        template.emit(ecn, &payload, false, &mut frame);
+        template.emit(ecn, &payload, ChecksumBy::Software, &mut frame);
         let host = Station {
             mac: OURS, vlan, addresses: vec![addresses.destination()], udp_port: ports.destination_port,
         };
@@ -334,7 +334,7 @@ proptest! {
         );
         let (ethernet, _) = Ethernet::parse(&frame).unwrap();
         prop_assert_eq!(ethernet.source, THEIRS);
-        prop_assert_eq!(template.kind(false), TxKind::Plain);
+        prop_assert_eq!(template.kind(ChecksumBy::Software), TxKind::Plain);
         let checksum = &frame[template.header_len() - 2..template.header_len()];
         prop_assert_eq!(checksum == [0, 0], left_out && matches!(addresses, Addresses::V4 { .. }));
     }
@@ -345,14 +345,14 @@ proptest! {
     ) {
         let template = UdpTemplate::new(THEIRS, OURS, None, addresses, ports);
         let mut frame = vec![0xee; template.header_len() + payload.len()];
-        template.emit(1, &payload, true, &mut frame);
+        template.emit(1, &payload, ChecksumBy::Device, &mut frame);
         let udp_at = template.header_len() - udp::HEADER_BYTES;
         let udp_len = (frame.len() - udp_at) as u16;
         let found = u16::from_be_bytes([frame[udp_at + 6], frame[udp_at + 7]]);
         let expected = addresses.pseudo_sum(IpProtocol::Udp).word(udp_len).fold();
         // Zero and 0xffff are the same number in one's complement.
         prop_assert_eq!(found % 0xffff, expected % 0xffff);
-        if let TxKind::UdpV4 { l2_len } = template.kind(true) {
+        if let TxKind::UdpV4 { l2_len } = template.kind(ChecksumBy::Device) {
             let at = usize::from(l2_len) + 10;
             prop_assert_eq!(&frame[at..at + 2], &[0, 0]);
         }

@@ -3,7 +3,7 @@
 use super::checksum::Sum;
 use super::ethernet::{Ethernet, HEADER_BYTES as ETHERNET_BYTES, VLAN_TAG_BYTES};
 use super::ip::{Addresses, Ip, V6_HEADER_BYTES};
-use super::{Mac, TxKind, WireError};
+use super::{ChecksumBy, Mac, TxKind, WireError};
 use smoltcp::wire::{IpProtocol, UdpPacket};
 
 /// A UDP header, bytes.
@@ -23,21 +23,21 @@ pub struct Udp {
 impl Udp {
     /// Splits the payload of an IP packet into ports and UDP payload.
     ///
-    /// Fails with [`WireError::Malformed`], or with [`WireError::Checksum`] when `verify` asks for the checksum. No
+    /// Fails with [`WireError::Malformed`], or with [`WireError::Checksum`] when software checks the checksum. No
     /// checksum at all is fine over IPv4 (RFC 768) and malformed over IPv6 (RFC 8200 §8.1).
     // Inlined, because then the addresses need not be in memory.
     #[inline(always)]
     pub fn parse<'a>(
         addresses: &Addresses,
         bytes: &'a [u8],
-        verify: bool,
+        checked: ChecksumBy,
     ) -> Result<(Self, &'a [u8]), WireError> {
         let view = UdpPacket::new_checked(bytes).map_err(|_| WireError::Malformed)?;
         if view.checksum() == 0 {
             if matches!(addresses, Addresses::V6 { .. }) {
                 return Err(WireError::Malformed);
             }
-        } else if verify {
+        } else if checked == ChecksumBy::Software {
             let len = view.len();
             let sum = addresses.pseudo_sum(IpProtocol::Udp).word(len).bytes(&bytes[..usize::from(len)]);
             if !sum.holds() {
@@ -115,20 +115,21 @@ impl UdpTemplate {
         usize::from(self.l2_len)
     }
 
-    /// The frame's kind for the device; `offload` says whether the device fills in checksums.
+    /// The frame's kind for the device.
     #[inline]
-    pub fn kind(&self, offload: bool) -> TxKind {
-        match (offload, self.v4) {
-            (false, _) => TxKind::Plain,
-            (true, true) => TxKind::UdpV4 { l2_len: self.l2_len },
-            (true, false) => TxKind::UdpV6 { l2_len: self.l2_len },
+    pub fn kind(&self, filled: ChecksumBy) -> TxKind {
+        match (filled, self.v4) {
+            (ChecksumBy::Software, _) => TxKind::Plain,
+            (ChecksumBy::Device, true) => TxKind::UdpV4 { l2_len: self.l2_len },
+            (ChecksumBy::Device, false) => TxKind::UdpV6 { l2_len: self.l2_len },
         }
     }
 
     /// Writes headers and `payload` over the whole of `frame`, whose length is [`UdpTemplate::header_len`] plus the
-    /// payload's. With `offload`, checksums are left as [`TxKind`] says the device wants them.
+    /// payload's. Checksums that the device fills in are left as [`TxKind`] says the device wants them.
     #[inline]
-    pub fn emit(&self, ecn: u8, payload: &[u8], offload: bool, frame: &mut [u8]) {
+    pub fn emit(&self, ecn: u8, payload: &[u8], filled: ChecksumBy, frame: &mut [u8]) {
+        let offload = filled == ChecksumBy::Device;
         let (header, body) = frame.split_at_mut(self.header_len());
         header.copy_from_slice(&self.bytes[..header.len()]);
         body.copy_from_slice(payload);

@@ -9,6 +9,7 @@ use crate::quic::keys::NodeKeys;
 use crate::quic::qlog::Sampler;
 use crate::quic::transport::Windows;
 use crate::session::QueueRoutes;
+use crate::wire::IpFamily;
 use bytes::BytesMut;
 use crossbeam_queue::ArrayQueue;
 use quinn_proto::{ClientConfig, EcnCodepoint, EndpointConfig, ServerConfig};
@@ -200,9 +201,9 @@ pub struct ByFamily<T> {
 }
 
 impl<T> ByFamily<T> {
-    /// Makes both values; the argument of `make` tells whether it is for IPv6.
-    pub fn new(make: impl Fn(bool) -> T) -> Self {
-        Self { v4: make(false), v6: make(true) }
+    /// Makes both values, each for its family.
+    pub fn new(make: impl Fn(IpFamily) -> T) -> Self {
+        Self { v4: make(IpFamily::V4), v6: make(IpFamily::V6) }
     }
 
     /// Makes another pair from this one.
@@ -217,7 +218,10 @@ impl<T> ByFamily<T> {
 
     /// The value for this address. An IPv4 address mapped into IPv6 is IPv4 on the wire.
     pub fn of(&self, address: SocketAddr) -> &T {
-        if address.ip().to_canonical().is_ipv4() { &self.v4 } else { &self.v6 }
+        match IpFamily::of(address.ip()) {
+            IpFamily::V4 => &self.v4,
+            IpFamily::V6 => &self.v6,
+        }
     }
 }
 

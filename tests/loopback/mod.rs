@@ -20,7 +20,7 @@ impl Gateway {
     pub(crate) fn start_with(workers: usize, more: Vec<stoq::node::Hosted>) -> Self {
         use stoq::application::{Application, Discard, Echo, Placement};
         use stoq::node::{ApplicationHost, Hosted};
-        use stoq::seed::{MemoryTier, Seed, SeedParts, Store, StoreConfig};
+        use stoq::seed::{MemoryPages, MemoryTier, Seed, SeedParts, Store, StoreConfig};
         use stoq::tls::{ClientAuth, ServerTls, Trust, server_config};
 
         let (identity, client) = (new_identity("gateway").identity, new_identity("client"));
@@ -30,7 +30,8 @@ impl Gateway {
         std::fs::write(directory.path().join("client.pem"), &client.certificate_pem).unwrap();
         write_private(&directory.path().join("client.key"), &client.key_pem);
         let store = std::sync::Arc::new(Store::open(directory.path(), StoreConfig::default()).unwrap());
-        let memory = std::sync::Arc::new(std::sync::Mutex::new(MemoryTier::new(4 << 20, false)));
+        let memory =
+            std::sync::Arc::new(std::sync::Mutex::new(MemoryTier::new(4 << 20, MemoryPages::Ordinary)));
         let hosted =
             |name: &str, queue, store, host| Hosted { store, ..Hosted::new(name, vec![queue], host) };
         fn made<A: Application + 'static>(

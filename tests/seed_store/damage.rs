@@ -6,7 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
-use stoq::seed::{CheckResult, DamageOutcome, Lease, MemoryTier, Store, StoreConfig, StoreError};
+use stoq::seed::{
+    CheckResult, DamageOutcome, Lease, MemoryPages, MemoryTier, Store, StoreConfig, StoreError, Urgency,
+};
 use stoq::shard::Lanes;
 use stoq::tls::NodeId;
 use stoq::token::{AnyToken, Token};
@@ -47,7 +49,9 @@ fn cut(path: &Path, len: u64) {
 
 fn check(store: &Store, token: impl Into<AnyToken>) -> CheckResult {
     let (send, receive) = channel();
-    assert!(store.check(token, Instant::now(), true, move |_, found| send.send(found).unwrap()));
+    assert!(
+        store.check(token, Instant::now(), Urgency::RequestWaits, move |_, found| send.send(found).unwrap())
+    );
     receive.recv_timeout(PATIENCE).unwrap()
 }
 
@@ -241,9 +245,9 @@ fn two_checks_at_once_leave_a_payload_that_is_put_meanwhile() {
     let (send, receive) = channel();
     for data in &both {
         let send = send.clone();
-        assert!(
-            store.check(Token::of(data), Instant::now(), true, move |_, found| send.send(found).unwrap())
-        );
+        assert!(store.check(Token::of(data), Instant::now(), Urgency::RequestWaits, move |_, found| {
+            send.send(found).unwrap()
+        }));
     }
     // Whichever is first, a payload that is put again stays.
     put(&store, &both[0]).unwrap();
@@ -314,7 +318,7 @@ fn a_short_payload_is_checked_when_it_is_read_from_the_disk() {
     let store = open(&dir);
     let data = payload(100_000);
     let held = put(&store, &data).unwrap();
-    let mut tier = MemoryTier::new(4 << 20, false);
+    let mut tier = MemoryTier::new(4 << 20, MemoryPages::Ordinary);
     assert_eq!(tier.read(&held, 0, 10).unwrap(), data[..10]);
     flip(&file(&dir, "blob"), 99_999);
     // The memory tier still has the old bytes.

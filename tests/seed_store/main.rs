@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use stoq::record::ErrorCode;
-use stoq::seed::{Lease, MemoryTier, OpenPayload, Store, StoreConfig, StoreError};
+use stoq::seed::{Lease, MemoryPages, MemoryTier, OpenPayload, Store, StoreConfig, StoreError};
 use stoq::token::{
     EncodedPiece, Outboard, Ranges, Selection, Token, VerifiedDecoder, VerifiedEncoder, VerifiedPiece,
 };
@@ -311,7 +311,7 @@ fn the_memory_tier_gives_the_bytes_of_the_disk() {
     let store = open(&dir);
     let data = payload(2 * BLOCK + 12_345);
     let held = put(&store, &data).unwrap();
-    let mut tier = MemoryTier::new(3 * BLOCK as u64, false);
+    let mut tier = MemoryTier::new(3 * BLOCK as u64, MemoryPages::Ordinary);
     for (offset, len) in
         [(0, 32_768), (BLOCK - 16_384, 16_384), (BLOCK, 100), (2 * BLOCK + 16_384, 1), (7, 99)]
     {
@@ -334,7 +334,7 @@ fn the_least_recently_used_block_is_dropped_first_and_blocks_with_readers_stay()
     let store = open(&dir);
     let data = payload(4 * BLOCK);
     let held = put(&store, &data).unwrap();
-    let mut tier = MemoryTier::new(2 * BLOCK as u64, false);
+    let mut tier = MemoryTier::new(2 * BLOCK as u64, MemoryPages::Ordinary);
     let mut read = |block: usize| {
         let bytes = tier.read(&held, (block * BLOCK) as u64, 1000).unwrap();
         assert_eq!(bytes, data[block * BLOCK..][..1000]);
@@ -362,7 +362,7 @@ fn a_tier_without_memory_still_serves() {
     let dir = tempfile::tempdir().unwrap();
     let data = payload(70_000);
     let held = put(&open(&dir), &data).unwrap();
-    let mut tier = MemoryTier::new(0, true);
+    let mut tier = MemoryTier::new(0, MemoryPages::HugePreferred);
     assert_eq!(tier.read(&held, 16_384, 16_384).unwrap(), data[16_384..32_768]);
     assert_eq!((tier.stats().unpooled, tier.stats().blocks), (1, 0));
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use stoq::record::ErrorCode;
 use stoq::seed::{
-    Coverage, Holding, HoldingChange, Lease, MemoryTier, OpenSet, Store, StoreConfig, StoreError,
+    Coverage, Holding, HoldingChange, Lease, MemoryPages, MemoryTier, OpenSet, Store, StoreConfig, StoreError,
 };
 use stoq::shard::{Blob, Coding, Descriptor, Lanes};
 use stoq::tls::NodeId;
@@ -524,7 +524,7 @@ fn the_memory_tier_gives_no_bytes_from_before_lanes_were_added() {
     let dir = tempfile::tempdir().unwrap();
     let sharded = Sharded::new();
     let store = open(&dir);
-    let mut tier = MemoryTier::new(8 << 20, false);
+    let mut tier = MemoryTier::new(8 << 20, MemoryPages::Ordinary);
     let mut read = |shard: usize| {
         let held = store.get_set(&sharded.descriptor.set_token()).unwrap().unwrap();
         tier.read(&held.content.unwrap(), (shard * SHARD) as u64, SHARD).unwrap()

@@ -10,6 +10,7 @@ use std::time::Instant;
 use stoq::quic::admission::may_be_quic;
 use stoq::quic::transport::QuicConfig;
 use stoq::tls::{ClientAuth, ServerTls, server_config};
+use stoq::wire::IpFamily;
 
 proptest! {
     /// QUIC itself is the oracle: it answers none of the datagrams refused before it.
@@ -24,7 +25,7 @@ proptest! {
         prop_assume!(!may_be_quic(&datagram));
         let tls = ServerTls::new(identities()[0].clone(), ClientAuth::Off);
         let mut config = ServerConfig::with_crypto(server_config(&tls).unwrap());
-        config.transport_config(QuicConfig::default().transport(1500, false, 256));
+        config.transport_config(QuicConfig::default().transport(1500, IpFamily::V4, 256));
         let mut quic = EndpointConfig::default();
         quic.supported_versions(vec![1]);
         let mut endpoint = Endpoint::new(Arc::new(quic), Some(Arc::new(config)), true, None);

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use stoq::record::ErrorCode;
-use stoq::seed::CheckResult;
+use stoq::seed::{CheckResult, Urgency};
 use stoq::shard::Lanes;
 use stoq::token::{Ranges, Token};
 
@@ -144,7 +144,7 @@ fn hints_of_a_peer_are_few_and_cause_no_check_of_a_payload_checked_lately() {
     let data = payload(12_000_000);
     let token = world.put(&peer, &data);
     let (send, receive) = std::sync::mpsc::channel();
-    world.store.check(token, world.now, true, move |_, found| send.send(found).unwrap());
+    world.store.check(token, world.now, Urgency::RequestWaits, move |_, found| send.send(found).unwrap());
     assert_eq!(receive.recv_timeout(Duration::from_secs(60)).unwrap(), CheckResult::Whole);
     let checked = world.store.checks().bytes;
     // The bytes are correct; the peer reports a bad proof all the same.

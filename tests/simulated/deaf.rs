@@ -19,7 +19,7 @@ fn a_port_that_loses_sent_packets_shows_although_its_peers_still_send() {
     assert!(heard > 0);
     assert_eq!(world.gateway.unacknowledged(), 0, "quiet connections acknowledge all there is");
 
-    world.link.mute(GATEWAY_MAC, true);
+    world.link.mute(GATEWAY_MAC);
     for peer in &peers {
         world.caller(peer).fetch(peer, token, Ranges::all());
     }
@@ -32,7 +32,7 @@ fn a_port_that_loses_sent_packets_shows_although_its_peers_still_send() {
     assert_eq!(world.gateway.unacknowledged(), 2);
     assert_eq!(world.gateway.count(Counter::QuicNewAcks), acks, "nothing new is acknowledged");
 
-    world.link.mute(GATEWAY_MAC, false);
+    world.link.unmute(GATEWAY_MAC);
     world.run(Duration::from_secs(20), "the peers are heard again", |world| {
         world.gateway.unacknowledged() == 0
     });
@@ -48,7 +48,7 @@ fn handshakes_that_no_peer_completes_count_as_unacknowledged() {
     // The client knows the gateway's station from then on: no ARP is lost.
     world.caller(&peer).disconnect(&peer);
     world.run(Duration::from_secs(5), "it is closed", |world| world.gateway.connections() == 0);
-    world.link.mute(GATEWAY_MAC, true);
+    world.link.mute(GATEWAY_MAC);
     let tag = world.clients[0].callers[0].connect(gateway_v4());
     world.run(Duration::from_secs(10), "the handshake shows", |world| world.gateway.unacknowledged() == 1);
     assert!(world.clients[0].callers[0].peer(tag).is_none());

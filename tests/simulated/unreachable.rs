@@ -16,7 +16,7 @@ fn begun() -> (World, u64) {
     let (mut world, peer) = World::connected();
     world.caller(&peer).disconnect(&peer);
     world.run(Duration::from_secs(5), "it is closed", |world| world.gateway.connections() == 0);
-    world.link.mute(GATEWAY_MAC, true);
+    world.link.mute(GATEWAY_MAC);
     let tag = world.clients[0].callers[0].connect(gateway_v4());
     world.pass(Duration::from_millis(1));
     (world, tag)
@@ -44,7 +44,7 @@ fn one_icmp_message_ends_nothing_and_the_handshake_completes_when_the_gateway_is
     tell(&world, gateway_v4(), Obstacle::PortClosed);
     world.pass(Duration::from_millis(500));
     assert_eq!(failure(&world, tag), None);
-    world.link.mute(GATEWAY_MAC, false);
+    world.link.unmute(GATEWAY_MAC);
     world
         .run(Duration::from_secs(10), "it connects", |world| world.clients[0].callers[0].peer(tag).is_some());
 }

@@ -5,6 +5,7 @@
 mod crates;
 mod imports;
 mod names;
+mod parameters;
 
 use std::collections::BTreeSet;
 use std::fs;

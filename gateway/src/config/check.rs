@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use stoq::quic::transport::QuicConfig;
 use stoq::tls::NodeId;
+use stoq::wire::IpFamily;
 
 /// Receive buffers that a queue needs in addition to one for each descriptor: two bursts, and the buffers in a thread's cache.
 const MBUFS_BESIDE_RX: u32 = 512;
@@ -103,7 +104,7 @@ impl ConfigCheck<'_> {
             return Err(self.value("quic.keep_alive_ms", fix));
         }
         if let NetworkConfig::Dpdk(dpdk) = network {
-            let most = quic.largest_payload(dpdk.mtu, false);
+            let most = quic.largest_payload(dpdk.mtu, IpFamily::V4);
             if quic.initial_mtu > most {
                 let fix = format!(
                     "{} is more than a port with network.mtu = {} carries; give at most {most}, or 0 for the largest that it carries",

@@ -126,6 +126,7 @@ mod tests {
     use stoq::tls::{
         ClientAuth, ClientTls, FalconAlgorithm, Identity, ServerTls, Trust, client_config, server_config,
     };
+    use stoq::wire::IpFamily;
 
     struct Server {
         endpoint: Endpoint,
@@ -138,7 +139,7 @@ mod tests {
         fn new(identity: Identity) -> Self {
             let tls = server_config(&ServerTls::new(identity, ClientAuth::Off)).unwrap();
             let mut config = ServerConfig::with_crypto(tls);
-            config.transport_config(QuicConfig::default().transport(1500, false, 256));
+            config.transport_config(QuicConfig::default().transport(1500, IpFamily::V4, 256));
             let endpoint =
                 Endpoint::new(Arc::new(EndpointConfig::default()), Some(Arc::new(config)), true, None);
             Self { endpoint, now: Instant::now(), connections: Vec::new(), buffer: Vec::new() }
@@ -166,7 +167,7 @@ mod tests {
         let identity =
             Identity::generate(FalconAlgorithm::FalconPadded512, "gateway", &[], 1).unwrap().identity;
         let trust = Trust::pinned([identity.node_id()]).unwrap();
-        let client = client_config(&ClientTls::new(None, trust)).unwrap();
+        let client = client_config(&ClientTls::new(trust)).unwrap();
         let initials = Initials::new(client, "192.0.2.2").unwrap();
         assert_eq!(initials.flight_len(), 2, "X25519MLKEM768's share does not fit one datagram");
         let mut server = Server::new(identity);

@@ -104,7 +104,7 @@ impl Pulled {
         let Self { token, ranges, verified, .. } = self.clone();
         let fetch = Fetch { token, bytes_max: 0, lanes: None, ranges, describe: false };
         if verified {
-            outbox.ask(port, connection, Ask::by(hop, fetch), index);
+            outbox.ask(port, connection, Ask::new(fetch).by(hop), index);
             return;
         }
         let mut front = Vec::new();

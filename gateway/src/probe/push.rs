@@ -71,20 +71,22 @@ impl Push {
             let route = self.route.as_ref().map(|route| route.starting_at(up.node)).transpose()?;
             let hop = route.map(|route| Box::new(route.hop()));
             let credit = Credit::default();
-            let descriptor = self.payload.descriptor()?;
-            let put = Put { queue: self.queue, lease_s: 0, descriptor, lanes: None };
-            let ask = Ask::by(hop, put).with_credit(credit.clone());
+            let ask = Ask::new(self.put()?).by(hop).with_credit(credit.clone());
             let request = self.outbox.ask(port, up.connection, ask, index);
             self.streams.push(ProbeStream { request, credit, state: State::Asked, unsent: VecDeque::new() });
         }
         Ok(true)
     }
 
+    fn put(&self) -> Result<Put, ClientError> {
+        Ok(Put { queue: self.queue, lease_s: 0, descriptor: self.payload.descriptor()?, lanes: None })
+    }
+
     fn answered(&mut self, index: usize, delivery: Delivery) -> Result<(), ClientError> {
         match delivery {
             Delivery::Answered(_, Answer::Ok(_)) => {
                 let payload = self.payload.clone();
-                let source = PutSource::new(payload, &self.payload.descriptor()?, None)?;
+                let source = PutSource::new(payload, &self.put()?)?;
                 self.streams[index].state = State::Sending(source);
             }
             // A discarding application ends a PUT that it has received whole with "not found", since it keeps nothing.

@@ -174,8 +174,8 @@ impl<N: Nic> UserSpace<N> {
     fn send_now(&mut self, counters: &Counters, ecn: u8, segments: Chunks<'_, u8>) {
         let Self { nic, host, paths, .. } = self;
         let Some(Path { template, .. }) = paths.selected() else { return };
-        let offload = nic.info().tx_checksum;
-        let (kind, header_len) = (template.kind(offload), template.header_len());
+        let filled = nic.info().tx_checksum_by();
+        let (kind, header_len) = (template.kind(filled), template.header_len());
         let payload_len_max = host.payload_len_max(template);
         let (mut packets, mut bytes) = (0, 0);
         for segment in segments {
@@ -184,7 +184,7 @@ impl<N: Nic> UserSpace<N> {
                 continue;
             }
             let len = header_len + segment.len();
-            if nic.tx_frame(kind, len, |frame| template.emit(ecn, segment, offload, frame)) {
+            if nic.tx_frame(kind, len, |frame| template.emit(ecn, segment, filled, frame)) {
                 packets += 1;
                 bytes += segment.len() as u64;
             } else {
@@ -205,7 +205,7 @@ impl<N: Nic> UserSpace<N> {
         template: &UdpTemplate,
     ) {
         let Self { nic, host, .. } = self;
-        let offload = nic.info().tx_checksum;
+        let filled = nic.info().tx_checksum_by();
         let payload_len_max = host.payload_len_max(template);
         for segment in segments {
             if segment.len() > payload_len_max {
@@ -213,8 +213,8 @@ impl<N: Nic> UserSpace<N> {
                 continue;
             }
             let mut frame = vec![0; template.header_len() + segment.len()];
-            template.emit(ecn, segment, offload, &mut frame);
-            let packet = Pending { kind: template.kind(offload), frame, payload_len: segment.len() };
+            template.emit(ecn, segment, filled, &mut frame);
+            let packet = Pending { kind: template.kind(filled), frame, payload_len: segment.len() };
             host.neighbors.enqueue(counters, next_hop, packet);
         }
     }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::neighbor::exchange::exchange;
 use crate::nic::simulated::{LinkConfig, SimulatedLink, SimulatedNic};
+use crate::wire::ChecksumBy;
 use crate::wire::checksum::Sum;
 use crate::wire::ethernet::Ethernet;
 use crate::wire::icmp::IcmpEcho;
@@ -155,7 +156,7 @@ fn udp_frame(payload: &[u8]) -> Vec<u8> {
     let template =
         UdpTemplate::new(PROBE, B, None, addresses, Udp { source_port: 9, destination_port: 4433 });
     let mut frame = vec![0; template.header_len() + payload.len()];
-    template.emit(0, payload, false, &mut frame);
+    template.emit(0, payload, ChecksumBy::Software, &mut frame);
     frame
 }
 
@@ -300,7 +301,7 @@ fn echo_requests_of_both_families_are_answered() {
         let (ethernet, packet) = Ethernet::parse(&frames[0]).unwrap();
         assert_eq!((ethernet.destination, ethernet.source), (PROBE, B));
         let (ip, body) = match ethernet.protocol {
-            EthernetProtocol::Ipv4 => Ip::parse_v4(packet, true).unwrap(),
+            EthernetProtocol::Ipv4 => Ip::parse_v4(packet, ChecksumBy::Software).unwrap(),
             _ => Ip::parse_v6(packet).unwrap(),
         };
         assert_eq!(ip.addresses.source(), addresses.destination());

@@ -224,7 +224,7 @@ impl Caller {
     ) -> RequestId {
         let lanes = lanes.map(|(lanes, _)| lanes);
         let fetch = Fetch { token, bytes_max: 0, lanes, ranges, describe: false };
-        let ask = Ask { credit: self.pace.clone(), ..Ask::by(hop.map(Box::new), fetch) };
+        let ask = Ask { credit: self.pace.clone(), ..Ask::new(fetch).by(hop.map(Box::new)) };
         self.ask(peer, ask)
     }
 
@@ -259,7 +259,7 @@ impl Caller {
     ) -> RequestId {
         let credit = Credit::default();
         let put = Put { queue, lease_s, descriptor, lanes };
-        let ask = Ask::by(hop.map(Box::new), put).with_credit(credit.clone());
+        let ask = Ask::new(put).by(hop.map(Box::new)).with_credit(credit.clone());
         let request = self.ask(peer, ask);
         self.sending.push(Sending { request, credit, chunks: encoded.into(), accepted: false });
         request

@@ -17,7 +17,7 @@ use stoq::neighbor::exchange::exchange;
 use stoq::nic::simulated::SimulatedLink;
 use stoq::node::NodeConfig;
 use stoq::relay::Relay;
-use stoq::seed::{Cache, MemoryTier, Seed, SeedParts, Store};
+use stoq::seed::{Cache, MemoryPages, MemoryTier, Seed, SeedParts, Store};
 use stoq::session::{Holds, QueueRoutes};
 use stoq::tls::{ClientAuth, ClientTls, ServerTls, client_config, server_config};
 use stoq::wire::Mac;
@@ -150,13 +150,16 @@ pub(super) fn gateway(
     };
     let config = NodeConfig {
         server: Some(server_config(&tls).unwrap()),
-        client: Some(client_config(&ClientTls::new(Some(identity.clone()), trust())).unwrap()),
+        client: Some(
+            client_config(&ClientTls { identity: Some(identity.clone()), ..ClientTls::new(trust()) })
+                .unwrap(),
+        ),
         restart_secret: identity.restart_secret().cloned(),
         quic: setup.gateway_quic.clone(),
         idle: Idle::Spin,
         ..NodeConfig::default()
     };
-    let memory = Arc::new(Mutex::new(MemoryTier::new(8 << 20, false)));
+    let memory = Arc::new(Mutex::new(MemoryTier::new(8 << 20, MemoryPages::Ordinary)));
     let parts = SeedParts {
         own: Some(identity.node_id()),
         hops: Some(hops),
@@ -188,7 +191,8 @@ pub(super) fn gateway(
 }
 
 pub(super) fn client(link: &SimulatedLink, setup: &Setup, index: usize) -> ApplicationHost {
-    let tls = ClientTls { early_data: true, ..ClientTls::new(Some(identities()[1].clone()), trust()) };
+    let tls =
+        ClientTls { early_data: true, identity: Some(identities()[1].clone()), ..ClientTls::new(trust()) };
     let config = NodeConfig {
         client: Some(client_config(&tls).unwrap()),
         quic: setup.client_quic.clone(),

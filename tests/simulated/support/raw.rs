@@ -15,6 +15,7 @@ use stoq::datagram::Network as _;
 use stoq::quic::transport::QuicConfig;
 use stoq::record::{ErrorRecord, Record, RecordReader, RecordType, Settings};
 use stoq::tls::{ClientTls, client_config, connect_name};
+use stoq::wire::IpFamily;
 
 /// One connection of the endpoint.
 pub(crate) struct RawPeer {
@@ -108,9 +109,10 @@ pub(crate) fn records(bytes: &[u8]) -> Vec<(RecordType, Vec<u8>)> {
 impl RawPeer {
     fn new(network: Station, now: Instant, remote: SocketAddr) -> Self {
         let client = &identities()[1];
-        let crypto = client_config(&ClientTls::new(Some(client.clone()), trust())).unwrap();
+        let crypto =
+            client_config(&ClientTls { identity: Some(client.clone()), ..ClientTls::new(trust()) }).unwrap();
         let mut config = ClientConfig::new(crypto);
-        config.transport_config(QuicConfig::default().transport(1500, true, 256));
+        config.transport_config(QuicConfig::default().transport(1500, IpFamily::V6, 256));
         let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, true, None);
         let (handle, quic) = endpoint.connect(now, config, remote, &connect_name(remote)).unwrap();
         Self {

@@ -2,8 +2,8 @@
 
 use crate::output;
 use clap::Subcommand;
-use std::path::PathBuf;
-use stoq::tls::{CertificateSummary, FalconAlgorithm, Identity, write_key_and, write_public};
+use std::path::{Path, PathBuf};
+use stoq::tls::{CertificateSummary, FalconAlgorithm, Identity, PemText, write_key_and, write_public};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -88,14 +88,18 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
+fn text<'a>(path: &'a Path, text: &'a str) -> PemText<'a> {
+    PemText { path, text: text.as_bytes() }
+}
+
 fn make(new: &New) -> anyhow::Result<()> {
     let node_id = if new.request {
         let request = Identity::request(new.algorithm, &new.name, &new.alternative_names)?;
-        write_key_and(&new.key, &request.key_pem, &new.cert, &request.request_pem)?;
+        write_key_and(text(&new.key, &request.key_pem), text(&new.cert, &request.request_pem))?;
         request.node_id
     } else {
         let made = Identity::generate(new.algorithm, &new.name, &new.alternative_names, new.days)?;
-        write_key_and(&new.key, &made.key_pem, &new.cert, &made.certificate_pem)?;
+        write_key_and(text(&new.key, &made.key_pem), text(&new.cert, &made.certificate_pem))?;
         made.identity.node_id()
     };
     output::result(node_id, "the identity is made")?;
