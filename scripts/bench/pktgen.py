@@ -45,7 +45,7 @@ ROWS = {
     "drop-512": "drop path: garbage, frames of 512 bytes",
     "drop-1518": "drop path: garbage, frames of 1518 bytes",
     "drop-imix": "drop path: garbage, IMIX (28×64, 16×570, 4×1518)",
-    "initials": "handshake path: Initials that nobody completes",
+    "initials": "handshake path: Initials that are never completed",
     "replay": "handshake path: one Initial flight, replayed",
     "handshakes": "handshake path: full handshakes, mutual Falcon-512",
     "goodput": "goodput path: messages of 1024 bytes on 16 connections",
@@ -349,10 +349,10 @@ def table(site, results):
             "",
             (
                 f"Trials of {first['trial_seconds']:g} s, narrowing ones of {first['short_trial_seconds']:g} s; bounds within "
-                f"{first['width']:.0%}. Every rate held in a trial of full length. A single pause of the machine while a trial lasts "
-                "ends NDR: it is shown as it was. Loss of frames is what was offered to the ring less what the gateway's port "
-                "received: a ring in memory does not lose frames, it refuses them. Loss of handshakes is what was not completed in "
-                "time, loss of messages what flow control did not take."
+                f"{first['width']:.0%}. Every rate held in a trial of full length. A single pause of the machine during a "
+                "trial counts as loss and lowers NDR; the figures are not corrected for it. Lost frames are those offered to the "
+                "ring less those that the gateway's port received: a ring in memory refuses frames and loses none. Lost handshakes "
+                "are those not completed in time, lost messages those that flow control did not take."
             ),
             "",
         ]

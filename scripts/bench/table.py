@@ -94,8 +94,9 @@ def environment(run):
     )
     yield ""
     yield (
-        "**No physical NIC.** memif is memory shared by two processes on one host, veth is two ends of the kernel. What "
-        "stands here is the cost of the software on one core a side, not the speed of a wire. Compare within one run only."
+        "**No physical NIC.** memif is memory shared by two processes on one host, veth is two ends of the kernel. The "
+        "figures are the cost of the software on one core a side, not the speed of a wire. Compare figures of one "
+        "run only."
     )
     yield ""
 
@@ -113,8 +114,8 @@ def memif(run):
 def goodput(run):
     rows = list(figures(run, GOODPUT))
     text = (
-        "Payload bytes over the time from the first byte sent to the answer that they are there, as the far end counted "
-        "them. Gbit/s, one connection."
+        "Payload bytes, as the receiver counted them, over the time from the first byte sent to the receiver's answer. "
+        "Gbit/s, one connection."
     )
     yield from section("Goodput, end to end", text, ["what", "median", "best", "spread", "runs"], rows)
 
@@ -122,9 +123,9 @@ def goodput(run):
 def mesh(run):
     rows = list(figures(run, MESH))
     text = (
-        "Packets of 1,472 bytes over kernel UDP on loopback, or on both sides of a relay on net_af_xdp behind a veth: what several "
-        "gateways do on two cores, one process each, so no figure of a wire. The relay has a core of its own; the others share "
-        "one. Gbit/s."
+        "Packets of 1,472 bytes over kernel UDP on loopback, or on both sides of a relay on net_af_xdp behind a veth: several "
+        "gateways that share two cores, one process each. These are no figures of a wire. The relay has a core of "
+        "its own; the others share one. Gbit/s."
     )
     yield from section("Through gateways, and from several", text, ["what", "median", "best", "spread", "runs"], rows)
     rows = []
@@ -132,7 +133,7 @@ def mesh(run):
         p50 = run.values(row, "p50_us")
         if p50:
             rows.append([name, middle(p50, 1), middle(run.values(row, "p99_us"), 1), spread(p50, 1), len(p50)])
-    text = "One fetch of 16 KiB after the other, on the same wire: microseconds, medians over the runs; the spread is that of p50."
+    text = "Fetches of 16 KiB one after another, on the same wire: microseconds, medians over the runs; the spread is that of p50."
     yield from section(None, text, ["what", "p50", "p99", "spread", "runs"], rows)
 
 
@@ -145,7 +146,8 @@ def latency(run):
             rows.append([name, middle(p50, 1), *tails, f"{min(p50):.1f}", spread(p50, 1), len(p50)])
     text = (
         "Microseconds, medians over the runs; best and spread are those of p50. STOQ's workers poll and never sleep. quinn "
-        "stands here twice: as its runtime is, waking from epoll for each packet, and with a runtime that never sleeps."
+        "has two rows: with its runtime as it is, which wakes from epoll for each packet, and with a runtime that "
+        "never sleeps."
     )
     yield from section("Round trips of 64 bytes", text, ["what", "p50", "p99", "p99.9", "best", "spread", "runs"], rows)
 
@@ -173,9 +175,10 @@ def ceilings(run):
             efficiency = median(goodput) / lower
             rows.append(["**messages over the lower of both**", mtu, f"{efficiency:.2f}", "", "", len(goodput)])
     text = (
-        "What nothing above it can pass: the state machine and its encryption with our settings and no wire, the slower side of "
-        "the two; and full frames from `dpdk-testpmd` txonly to rxonly over the same memif ring. Gbit/s of payload: of a frame, "
-        "what a full packet of ours carries in it. The last line is our median over the lower median."
+        "Two upper bounds of messages: quinn-proto and its encryption in memory with the same settings, the slower "
+        "side of the two; and full frames from `dpdk-testpmd` txonly to rxonly over the same memif ring. Gbit/s of "
+        "payload; a frame counts as the payload of a full STOQ packet. The last line is the median of messages over "
+        "the lower of these medians."
     )
     yield from section("Ceilings", text, ["what", "MTU", "median", "best", "spread", "runs"], rows)
 
@@ -198,8 +201,8 @@ def stages(run):
         "Nanoseconds a packet of the direction that carries the payload, medians over the runs, from the core's cycle counter at "
         "the borders of stages in one busy turn of 64. `quic` is decryption, acknowledgment and reassembly with the copy out "
         "of the device's buffer; `emit` builds and seals; `frame` copies into the device's buffer; `transmit` is the driver's "
-        "burst, for memif its copy into the other process. A PUT's payload comes from memory, a message from the cache. A GET's "
-        "gateway is left out: it has taken the payload before, and its stages are of both."
+        "burst, for memif its copy into the other process. A PUT's payload comes from memory, a message from the cache. The "
+        "gateway of a GET is left out: its stages also contain the put of the payload before."
     )
     yield from section("Cost a packet by stage", text, ["what", "side", *STAGES, "sum"], rows, left=2)
 
@@ -209,9 +212,9 @@ def handshakes(run):
     for line, (row, _) in zip(rows, [named for named in HANDSHAKES if run.rows.get(named[0])], strict=True):
         line.insert(-1, middle(run.values(row, "p50_us"), 0))
     text = (
-        "X25519MLKEM768, memif, 48 at a time, as many as can be, one core a side: completed means that an application has answered "
-        "on the connection, which is then closed. The slower core decides: the server's signs, and where clients show a "
-        "certificate theirs does too."
+        "X25519MLKEM768, memif, 48 at a time, without a rate limit, one core a side. A handshake is completed when an "
+        "application has answered on the connection, which is then closed. The slower core bounds the rate: the "
+        "server's core signs, and so does the client's where clients show a certificate."
     )
     yield from section("Handshakes a second", text, ["what", "median", "best", "spread", "p50 us", "runs"], rows)
 
@@ -222,7 +225,7 @@ def ratios(run):
         values = run.ratios(over, under, key)
         if values:
             rows.append([name, middle(values, 2), spread(values, 2)])
-    text = "Of the two figures of one round, then the median over the rounds."
+    text = "Each ratio is of two figures of one round; the table has the median over the rounds."
     yield from section("Ratios", text, ["what", "median", "spread"], rows)
 
 
@@ -235,9 +238,9 @@ def variants(run):
                 [f"{name} (`{row}`)", middle(values, 2), spread(values, 2), middle(over, 2), spread(over, 2), len(over)]
             )
     text = (
-        "Rows from above with one thing changed: the executables as `cargo build --release` makes them, without a profile; and no UDP "
-        "checksums over IPv4 (`udp_checksum = false`), which the super-packet rows of the peers do without as well. The ratio is that of one "
-        "round to the row above, then the median over the rounds."
+        "Rows from above with one change: the executables as `cargo build --release` makes them, without a profile; or "
+        "no UDP checksums over IPv4 (`udp_checksum = false`), which the super-packet rows of the peers leave out as "
+        "well. The ratio is to the unchanged row of the same round; the table has the median over the rounds."
     )
     yield from section(
         "Build, and checksums", text, ["what", "median", "spread", "ratio", "spread of it", "runs"], rows
@@ -254,9 +257,9 @@ def resources(run):
                 peak, huge, cpu = (max(u[key] for u in used) for key in ("peak_kib", "huge_kib", "cpu_s"))
                 rows.append([name, far, mib(peak), mib(huge), f"{cpu:.1f}"])
     text = (
-        "The largest of all runs. Resident memory at its peak (VmHWM), MiB; huge pages stand beside it because the kernel "
-        "does not count them in it. CPU seconds are of the whole process, from start to end; with idle policy `spin` they "
-        "say how long it ran, not how much it did."
+        "The largest of all runs. Resident memory at its peak (VmHWM), MiB; huge pages have their own column, because "
+        "the kernel does not count them as resident. CPU seconds are of the whole process, from start to end; with "
+        "idle policy `spin` they show how long it ran, not how much work it did."
     )
     yield from section("Memory and CPU time", text, ["what", "side", "resident", "huge pages", "CPU s"], rows, left=2)
 
@@ -273,8 +276,9 @@ def costs(run):
             near, far = zip(*spent)
             rows.append([name, middle(near, 3), middle(far, 3), middle([sum(both) for both in spent], 3), len(spent)])
     text = (
-        "CPU seconds a gigabyte of payload (10^9 bytes), medians over the runs. The whole process is counted, its start and the "
-        "handshake with it, so the fewer bytes the higher. STOQ's workers poll, so theirs is how long they ran."
+        "CPU seconds a gigabyte of payload (10^9 bytes), medians over the runs. The whole process is counted, with its "
+        "start and the handshake, so rows with fewer bytes have higher figures. STOQ's workers poll, so their CPU "
+        "time is the time that they ran."
     )
     yield from section("CPU time a gigabyte", text, ["what", "sender", "receiver", "both", "runs"], rows)
 
@@ -299,11 +303,12 @@ def conditions(run):
     text = (
         "Unless said otherwise: flow control 64 MiB a stream and 128 MiB a connection, 64 MiB send window (s2n-quic: 16 MiB), CUBIC from "
         "4 MiB, no path MTU search beyond the link's. STOQ: X25519MLKEM768, Falcon-512 certificates both ways, UDP payload of the MTU less "
-        "28 bytes: 1472 at MTU 1500. Where a DPDK port offloads nothing, checksums are software's. The peers: X25519 (s2n-quic with s2n-tls: P-256), a self-signed ECDSA certificate, UDP "
-        "payload of 1472 bytes, one thread. quinn and s2n-quic use GSO and GRO as they do by themselves, ten packets a send; "
-        "quiche and tquic bring no sockets and stand on a loop of our own that sends up to 44 packets at once, pacing off, with "
+        "28 bytes: 1472 at MTU 1500. Where a DPDK port offloads nothing, software computes the checksums. The peers: X25519 (s2n-quic with s2n-tls: P-256), a self-signed ECDSA certificate, UDP "
+        "payload of 1472 bytes, one thread. quinn and s2n-quic use GSO and GRO by default, ten packets a send; quiche "
+        "and tquic have no sockets of their own and run on an event loop of this project that sends up to 44 packets "
+        "at once, pacing off, with "
         "flow control of 4 MiB a stream and 8 MiB a connection, the best of 4, 8 and 64 MiB over both wires, and without loss. "
-        "The key exchange and the signatures cost the handshake, which is before the first byte. Kernel sockets have buffers of 16 MiB."
+        "The key exchange and the signatures are part of the handshake, which ends before the first byte is sent. Kernel sockets have buffers of 16 MiB."
     )
     yield from section(
         "Conditions", text, ["what", "wire", "payload", "offloads", "build", "cipher", "idle", "cores"], rows, left=8
@@ -329,8 +334,8 @@ def coding(path):
 def pktgen(path):
     yield "## Load in packets a second\n"
     yield (
-        "`scripts/bench/pktgen.sh`: what a gateway's port takes of garbage, Initials, handshakes and messages, over memif; "
-        "[pktgen.md](pktgen.md) says what each row is.\n"
+        "`scripts/bench/pktgen.sh`: the rates of garbage, Initials, handshakes and messages that a gateway's port "
+        "takes, over memif. [pktgen.md](pktgen.md) explains each row.\n"
     )
     with open(path) as file:
         yield file.read().rstrip() + "\n"
