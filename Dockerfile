@@ -1,4 +1,4 @@
-# The gateway in a container: no root, no shell, no privileges needed. docs/operations.md says how to run it.
+# The gateway in a container: it needs no root, no shell and no privileges. docs/operations.md tells how to run it.
 #
 #   docker build -t stoq .
 #
@@ -7,9 +7,9 @@
 ARG BASE_IMAGE=debian:bookworm-slim
 ARG BUILD_IMAGE=rust:1.95-bookworm
 
-# What every runtime image has: DPDK's libraries, its drivers of NICs, a user, and what is run.
+# The base of every runtime image: DPDK's libraries, its drivers of NICs, a user, and the command.
 FROM ${BASE_IMAGE} AS base
-# DPDK loads drivers when it starts, so nothing links them. More of them: apt-cache search librte-net
+# DPDK loads drivers when it starts; the executables do not link them. More drivers: apt-cache search librte-net
 ARG DRIVERS="librte-net-af-packet23 librte-net-af-xdp23 librte-net-bnxt23 librte-net-e1000-23 librte-net-ena23 librte-net-i40e23 librte-net-iavf23 librte-net-ice23 librte-net-igc23 librte-net-ixgbe23 librte-net-memif23 librte-net-mlx5-23 librte-net-virtio23 librte-net-vmxnet3-23"
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
@@ -20,7 +20,7 @@ RUN apt-get update \
     && install -d -o stoq -g stoq -m 0750 /etc/stoq /var/lib/stoq /run/stoq
 VOLUME /var/lib/stoq
 EXPOSE 4433/udp
-# Needs `[admin] listen = "127.0.0.1:9464"`. Whether it lives: a gateway may wait for its link, and is not to be restarted for that.
+# Needs `[admin] listen = "127.0.0.1:9464"`. The check is for /livez: a gateway that waits for its link must not be restarted.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["stoq-gateway", "health", "--url", "http://127.0.0.1:9464/livez"]
 ENTRYPOINT ["stoq-gateway"]
 CMD ["run", "--config", "/etc/stoq/gateway.toml"]
@@ -34,7 +34,7 @@ RUN cargo build --release --locked --bins \
 
 FROM base AS runtime
 COPY --from=build /out/bin/ /usr/local/bin/
-# An engine gives a user that is not root none of the container's capabilities but by the file that it starts. As permitted alone they
-# stop nothing where the container lacks them; the gateway takes up what is there.
+# A user other than root has the container's capabilities only by the file that it starts. As *permitted* capabilities alone they do not
+# keep the file from starting where the container lacks them; the gateway makes those that it has effective.
 RUN setcap cap_ipc_lock,cap_net_admin,cap_net_raw=p /usr/local/bin/stoq-gateway
 USER 10001:10001

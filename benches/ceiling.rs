@@ -1,9 +1,9 @@
-//! The ceiling: what QUIC and its encryption cost with nothing around them, so what a worker could reach at the most.
+//! The ceiling: the cost of QUIC and its encryption alone, and so the highest rate that a worker could reach.
 //!
 //! Two quinn-proto endpoints in one thread, with this project's TLS (Falcon-512, X25519MLKEM768, AES-128-GCM) and its transport
 //! configuration under the windows of `scripts/bench`: one unidirectional stream, no session, no records, no wire. Each side is
-//! timed around its own calls, in the batches that a worker makes; carrying datagrams from one to the other is not timed. What
-//! one core a side could reach is the payload over the slower side's time. Both sides share one core's caches here, so this is
+//! timed around its own calls, in the batches that a worker makes; carrying datagrams from one to the other is not timed. The
+//! payload over the slower side's time is the rate that one core a side could reach. Both sides share one core's caches here, so this is
 //! a little less than two cores would give.
 //!
 //! `cargo bench --bench ceiling` prints a table, `-- --json` one JSON object; figures are the median of the runs and the best.
@@ -34,22 +34,22 @@ use stoq::tls::{
 
 const MTUS: [u16; 2] = [1500, 9000];
 const RUNS: usize = 7;
-/// Sent before a run's timing begins, and timed, bytes of stream.
+/// Bytes of stream that are sent before the timing begins, and bytes that are timed.
 const WARM_BYTES: u64 = 32 << 20;
 const RUN_BYTES: u64 = 512 << 20;
-/// What is offered to the stream at once.
+/// Bytes offered to the stream at once.
 const CHUNK_BYTES: usize = 64 << 10;
 const CHUNKS_A_WRITE: usize = 16;
-/// Steps of both sides in which a handshake is over, many times.
+/// A bound on the steps of a handshake, far above the steps that one takes.
 const HANDSHAKE_STEPS_MAX: usize = 1_000;
-/// Turns in a row without a packet, after which something is wrong.
+/// Consecutive turns without a packet after which a run fails.
 const QUIET_TURNS_MAX: u32 = 10_000_000;
 /// AEAD alone: packets a run, in buffers that lie apart as a batch's do.
 const AEAD_PACKETS: usize = 1 << 17;
-/// In front of what is encrypted: the first byte, a connection ID of 8, a packet number of 3.
+/// The header in front of the encrypted part: the first byte, a connection ID of 8, a packet number of 3.
 const HEADER_BYTES: usize = 12;
 
-/// One side: an endpoint, its connection, what came for it, and the time that its calls took.
+/// One side: an endpoint, its connection, its received datagrams, and the time of its calls.
 struct Side {
     endpoint: Endpoint,
     connection: Option<(ConnectionHandle, Connection)>,
@@ -78,7 +78,7 @@ impl Side {
         }
     }
 
-    /// Feeds QUIC all that came.
+    /// Feeds all received datagrams to QUIC.
     fn receive(&mut self, now: Instant) -> anyhow::Result<()> {
         while let Some(datagram) = self.inbox.pop_front() {
             self.batch.clear();
@@ -98,7 +98,7 @@ impl Side {
         Ok(())
     }
 
-    /// What is due, and the events; says which stream the peer opened.
+    /// Handles timeouts and events. Returns the stream that the peer opened.
     fn events(&mut self, now: Instant) -> anyhow::Result<Option<StreamId>> {
         let Some((handle, connection)) = self.connection.as_mut() else { return Ok(None) };
         if connection.poll_timeout().is_some_and(|at| at <= now) {
@@ -128,7 +128,7 @@ impl Side {
         connection.poll_transmit(now, TX_SEGMENTS_LEN_MAX, &mut self.batch)
     }
 
-    /// Hands a batch over: the copy that a wire makes.
+    /// Copies a batch to the other side, as a wire does.
     fn deliver(&mut self, transmit: &Transmit, to: &mut Self) {
         let contents = &self.batch[..transmit.size];
         for datagram in contents.chunks(transmit.segment_size.unwrap_or(transmit.size)) {
@@ -141,7 +141,7 @@ impl Side {
         }
     }
 
-    /// All there is to do in a handshake.
+    /// Does everything that is due in a handshake.
     fn step(&mut self, now: Instant, other: &mut Self) -> anyhow::Result<()> {
         self.receive(now)?;
         self.events(now)?;
@@ -213,7 +213,7 @@ impl Pair {
         Ok(pair)
     }
 
-    /// One turn of the sender and one of the receiver. Says whether a packet went either way.
+    /// One turn of the sender and one of the receiver. Returns whether a packet went either way.
     fn turn(&mut self) -> anyhow::Result<bool> {
         let mut moved = false;
         let began = Instant::now();
@@ -245,7 +245,7 @@ impl Pair {
         Ok(moved)
     }
 
-    /// Fills the stream as far as it takes.
+    /// Fills the stream as far as flow control allows.
     fn offer(&mut self) -> anyhow::Result<()> {
         let connection = &mut self.sender.connection.as_mut().context("no connection")?.1;
         loop {
@@ -258,7 +258,7 @@ impl Pair {
         }
     }
 
-    /// Reads and drops what is there.
+    /// Reads and drops the received bytes.
     fn read(&mut self) -> anyhow::Result<()> {
         let Some(id) = self.incoming else { return Ok(()) };
         let connection = &mut self.receiver.connection.as_mut().context("no connection")?.1;
@@ -286,7 +286,7 @@ impl Pair {
     }
 }
 
-/// What one run found.
+/// The result of one run.
 #[derive(Clone, Copy)]
 struct Run {
     sender_ns: f64,
@@ -361,7 +361,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Everything about one MTU, as JSON; times in nanoseconds a packet.
+/// All results for one MTU, as JSON; times in nanoseconds a packet.
 fn measure(mtu: u16) -> anyhow::Result<Value> {
     let mut runs = Vec::new();
     let mut lost = 0;

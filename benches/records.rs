@@ -1,7 +1,7 @@
 //! The record reader on one core: a stream of MESSAGE records of 64 KiB that arrives in chunks of 1,400 bytes.
 //!
 //! `cargo bench --bench records` prints nanoseconds a chunk, the best of five runs over 256 MiB in memory; chunks are
-//! slices of one buffer, so their allocation is not in it.
+//! slices of one buffer, so the figure does not contain their allocation.
 
 #![allow(clippy::print_stdout, reason = "it prints for the user who runs it by hand")]
 

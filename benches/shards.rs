@@ -1,7 +1,7 @@
 //! Erasure coding on one core: make parity of a payload, and turn stripes with lost data shards back.
 //!
 //! `cargo bench --bench shards` prints GB/s (10^9 bytes of payload a second), the best of five runs over 256 MiB in memory
-//! with shards of 64 KiB. "encode" is parity alone; "encode and hash" is what `put` does, with both tokens and outboards.
+//! with shards of 64 KiB. "encode" is parity alone; "encode and hash" is the work of `put`, with both tokens and outboards.
 //! "decode" restores as many data shards of every stripe as there is parity for, "decode 1" a single one. The first line
 //! is one run over 4 GiB from a generator and the most memory that the process had by then.
 
@@ -33,7 +33,7 @@ fn measure(name: &str, mut run: impl FnMut()) {
     report(name, PAYLOAD_BYTES as u64, best);
 }
 
-/// A counter's bytes without end.
+/// An endless stream of a counter's bytes.
 struct Generator(u64);
 
 impl Read for Generator {
@@ -46,7 +46,7 @@ impl Read for Generator {
     }
 }
 
-/// The most memory that this process ever had, MiB.
+/// The peak memory of this process, MiB.
 fn peak_mib() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -1,4 +1,4 @@
-//! A client of one's own under tokio: puts a file, gets it back from two tasks at once, and says what came.
+//! A client under tokio: puts a file, gets it back by two tasks at once, and prints the bytes that arrived.
 //!
 //!     cargo run -p stoq --example client -- CERTIFICATE KEY GATEWAY_NODE_ID GATEWAY_ADDRESS FILE
 
@@ -9,7 +9,7 @@ use std::path::Path;
 use stoq::client::{Client, FetchOptions, Kept, Peer, Prepared};
 use stoq::token::{Ranges, Token};
 
-/// Fetches these bytes of a payload; gives how many came, whole groups of 16 KiB.
+/// Fetches these bytes of a payload, as whole groups of 16 KiB. Returns their number.
 async fn fetch(gateway: Peer, token: Token, bytes: Range<u64>) -> anyhow::Result<u64> {
     let options = FetchOptions { ranges: Ranges::covering(bytes)?, ..FetchOptions::default() };
     let mut fetch = gateway.fetch_with(token, options).await?;

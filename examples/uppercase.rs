@@ -1,4 +1,4 @@
-//! An application of one's own in a gateway of one's own: it answers every message in upper case.
+//! A gateway with an application that answers every message in upper case.
 //!
 //!     cargo run -p stoq --example uppercase -- CERTIFICATE KEY CLIENT_NODE_ID
 //!     stoq ping --queue 7 --gateway 127.0.0.1:4433 ...
@@ -20,8 +20,8 @@ const QUEUE: u64 = 7;
 #[derive(Default)]
 struct Uppercase {
     peers: HashMap<ConnectionId, Credit>,
-    /// An answer that the ring or the peer's credit did not take waits here. Nothing is received meanwhile: that stops a peer that sends
-    /// faster than it reads.
+    /// An answer for which the ring or the peer's credit has no room. The application receives no message meanwhile, which stops a peer
+    /// that sends faster than it reads.
     outbox: Outbox,
 }
 

@@ -1,4 +1,4 @@
-//! What the checksum, building a datagram and parsing one cost, in nanoseconds, on a device that does nothing.
+//! The cost of the checksum, of building a datagram and of parsing one, in nanoseconds, on a device that does nothing.
 //!
 //! `cargo run --release -p stoq --example wire_cost`. Payloads of 1472 bytes, batches of 64, 256 packet buffers. One core; a
 //! median of 31 rounds. Compare within one run only.
@@ -27,7 +27,7 @@ const BATCHES_A_ROUND: usize = 500;
 const OURS: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const THEIRS: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
-/// Takes every frame, and receives what it was given over and over.
+/// A device that takes every frame, and receives the same frames again and again.
 struct NullNic {
     info: NicInfo,
     buffers: Vec<[u8; 2048]>,

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The admin endpoint as operators use it: a gateway over kernel sockets with traffic, a real Prometheus that scrapes it over TLS with a
-# token, the rules and the dashboard asked against what was scraped, `top`, and the status page in a headless Chromium.
+# Tests the admin endpoint as operators use it: a gateway over kernel sockets with traffic, a real Prometheus that scrapes it over TLS with
+# a token, the rules and the dashboard's queries against the scraped samples, `top`, and the status page in a headless Chromium.
 #
 #   scripts/admin.sh [SCREENSHOT.png]
 #
@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
-# Debian's packages would start a Prometheus of their own where there is systemd: only its programs are wanted.
+# Debian's package would start a Prometheus of its own under systemd: only its programs are unpacked.
 install "${ADMIN_PACKAGES[@]}"
 [ -n "${STOQ_BUILT:-}" ] || install "${BUILD_PACKAGES[@]}"
 harness harness/admin.py "$@"

@@ -5,11 +5,11 @@
 #   bind-nic.sh bind DEVICE [--no-iommu]          DEVICE is a PCI address (0000:3b:00.0) or an interface (eth1); to vfio-pci
 #   bind-nic.sh unbind DEVICE                     back to the kernel's own driver
 #
-# bind refuses the interface that the default route goes by, whether by itself or under a bond, a bridge or a VLAN; an interface that is
-# up; a device whose IOMMU group holds others that the kernel uses; one whose DPDK driver works beside the kernel's (mlx4, mlx5), which
-# is not to be bound at all. Without an IOMMU a device can write to all memory: --no-iommu says that this is meant.
-# With driverctl the binding outlives a reboot, without it lasts until the next one. Needs root but for status. STOQ_ROOT is put
-# before /sys and /proc, for tests; nothing but the files there is touched then.
+# bind refuses the interface of the default route, also under a bond, a bridge or a VLAN; an interface that is up; a device whose IOMMU
+# group holds devices that the kernel uses; and a device whose DPDK driver works beside the kernel's (mlx4, mlx5), which must not be bound.
+# Without an IOMMU a device can write to all memory: --no-iommu accepts this. With driverctl the binding outlives a reboot, without it the
+# binding lasts until the next one. bind and unbind need root. For tests, STOQ_ROOT is put before /sys and /proc: then only files there
+# are touched.
 set -euo pipefail
 root=${STOQ_ROOT:-}
 sys=$root/sys
@@ -18,7 +18,7 @@ usage() { sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2; }
 
 driver_of() { basename "$(readlink "$sys/bus/pci/devices/$1/driver" 2>/dev/null || echo none)"; }
 
-# The PCI address that an interface rests on: of a virtio interface, that of the device around it.
+# The PCI address under an interface; for virtio, that of the device around it.
 pci_of() {
     readlink -f "$sys/class/net/$1/device" 2>/dev/null | tr / '\n' | grep -xE '[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]' | tail -n 1
 }
@@ -29,7 +29,7 @@ interfaces_of() {
     done
 }
 
-# Interfaces that a default route of either family goes by.
+# The interfaces of the default routes of both families.
 default_interfaces() {
     {
         awk 'NR > 1 && $2 == "00000000" && $8 == "00000000" { print $1 }' "$root/proc/net/route" 2>/dev/null
@@ -37,7 +37,7 @@ default_interfaces() {
     } | sort -u
 }
 
-# above INTERFACE: it and all that stands on it: bonds, bridges, VLANs, and what stands on those.
+# above INTERFACE: it, and the bonds, bridges and VLANs on it, and so on.
 above() {
     local at
     echo "$1"
@@ -48,7 +48,7 @@ above() {
     done
 }
 
-# carries_default INTERFACE: names the interface of the default route that rests on it.
+# carries_default INTERFACE: names the interface of a default route that is above it.
 carries_default() {
     local name
     for name in $(above "$1"); do
@@ -104,13 +104,13 @@ status() {
     done
 }
 
-# to ADDRESS DRIVER: the kernel is told which driver this device is for, and asked to look for one anew. An empty DRIVER is its own.
+# to ADDRESS DRIVER: overrides the device's driver, and makes the kernel probe it again. An empty DRIVER is the device's own.
 to() {
     local device=$sys/bus/pci/devices/$1 until
     if [ -z "$root" ] && command -v driverctl >/dev/null; then
         if [ -n "$2" ]; then driverctl set-override "$1" "$2"; else driverctl unset-override "$1"; fi
     else
-        # A line's end alone takes the override away.
+        # An empty line removes the override.
         echo "$2" >"$device/driver_override" || die "cannot bind: run this as root"
         [ ! -e "$device/driver" ] || echo "$1" >"$device/driver/unbind"
         echo "$1" >"$sys/bus/pci/drivers_probe"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Captures of a user-space port, read by tshark: the gateway on a DPDK port (net_af_packet), the client on kernel UDP sockets in a
-# network namespace, a veth pair between them; and what the admin endpoint says of such a port. Needs root. STOQ_BUILT names a
-# directory of executables; without it they are built.
+# Tests captures of a DPDK port, read by tshark: the gateway on net_af_packet, the client on kernel UDP sockets in a network namespace, a
+# veth pair between them. Also tests the admin endpoint's view of such a port. Needs root. STOQ_BUILT names a directory of executables;
+# without it they are built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What every commit passes: formatting, lints, documentation, licenses, house rules. Runs no tests.
+# The checks that every commit passes: formatting, lints, documentation, licenses, house rules. Runs no tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -23,7 +23,7 @@ say "the search of the benchmarks"
 say "licenses, sources, duplicates"
 if command -v cargo-deny >/dev/null; then
     cargo deny --locked check bans licenses sources
-    # The advisory database lies on the network; a machine that cannot reach it says so and goes on.
+    # The advisory database is on the network. Without it the check continues with a note.
     cargo deny --locked check advisories || {
         [ -n "${STOQ_OFFLINE:-}" ] && say "advisories not checked: the database cannot be reached"
     }

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Builds every fuzz target and runs each for a while. Fails on the first input that breaks a target, and says how to run
-# it again. What was found stays in fuzz/corpus and is where the next run begins.
+# Builds every fuzz target and runs each for a while. Fails on the first input that breaks a target, and prints how to run
+# it again. New inputs are kept in fuzz/corpus, where the next run begins.
 #
 # Usage: scripts/fuzz.sh [SECONDS] [TARGET...]      60 seconds each, all targets
-#        scripts/fuzz.sh --minimize [TARGET...]     leaves in fuzz/corpus what covers something of its own
+#        scripts/fuzz.sh --minimize [TARGET...]     keeps in fuzz/corpus only inputs with coverage of their own
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -28,7 +28,7 @@ for target in "${targets[@]}"; do
     [ -f "fuzz/fuzz_targets/$target.rs" ] || die "no fuzz target is called $target; see fuzz/fuzz_targets"
 done
 
-# The longest input that is tried, bytes: what a target reads, not more.
+# The longest input, bytes: as much as a target reads.
 bytes_max() {
     case $1 in
         descriptors) echo 128 ;;
@@ -42,8 +42,8 @@ install "${FUZZ_PACKAGES[@]}"
 cargo_fuzz
 PATH="$(dirname "$tool"):$PATH"
 
-# Without a sanitizer stable Rust builds it, and the code has nothing unsafe of its own to sanitize. Debug assertions and
-# overflow checks are on. The code is the one that is shipped, not one under cfg(fuzzing).
+# Stable Rust builds without a sanitizer, and this code has no unsafe parts to sanitize. Debug assertions and overflow checks are on. The
+# code is the shipped code, not code under cfg(fuzzing).
 options=(--sanitizer none --no-cfg-fuzzing --target-dir "${CARGO_TARGET_DIR:-$PWD/target}/fuzz")
 say "building the targets"
 cargo fuzz build "${options[@]}"
@@ -72,7 +72,7 @@ fuzz() {
     rm -f "$log"
 }
 
-# As many at a time as there are cores: one target keeps one core busy.
+# One target keeps one core busy, so as many targets run at a time as there are cores.
 failed=()
 at=0
 while [ $at -lt ${#targets[@]} ]; do

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Reserves huge pages for a gateway, and says what there is.
+# Reserves huge pages for a gateway, and lists them.
 #
-#   hugepages.sh                                 what is reserved and free, a line for each size and NUMA node
+#   hugepages.sh                                 lists reserved and free pages, a line for each size and NUMA node
 #   hugepages.sh reserve MIB [--size KIB] [--node N] [--persist]
 #
-# reserve makes sure that MIB MiB of huge pages are free, of those of KIB KiB (2048; 1048576 for pages of 1 GiB), on node N where one
-# is named. What is reserved already stays; what the kernel cannot find is an error, and nothing that was there before is lost.
+# reserve makes sure that MIB MiB of huge pages of KIB KiB (2048; 1048576 for pages of 1 GiB) are free, on node N where one is named.
+# Reserved pages stay reserved. If the kernel cannot find enough pages, that is an error, and the earlier reservation is kept.
 # --persist reserves them at every boot as well (2048 KiB, by sysctl.d; larger ones belong on the kernel's command line, which is shown).
 # Needs root to reserve. STOQ_ROOT is put before /sys, /proc and /etc, for tests.
 set -euo pipefail

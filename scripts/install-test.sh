@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What installs a gateway, without touching this machine: huge pages and NICs against a tree of files that looks like /sys and /proc,
-# the systemd unit by systemd's own checker, and what the manifests of Compose and Kubernetes ask for. Needs no root.
+# Tests the installation of a gateway without touching this machine: huge pages and NICs against a tree of files that looks like /sys and
+# /proc, the systemd unit with systemd's checker, and the demands of the manifests of Compose and Kubernetes. Needs no root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -15,7 +15,7 @@ cleanup() {
 trap cleanup EXIT
 export STOQ_ROOT=$tree
 
-# refuses TEXT COMMAND...: it must fail, and say TEXT.
+# refuses TEXT COMMAND...: the command must fail and print TEXT.
 refuses() {
     local text=$1 said
     shift
@@ -44,7 +44,7 @@ holds "$node/nr_hugepages" 11
 refuses 'no huge pages of 2048 KiB on node 7' scripts/hugepages.sh reserve 9 --node 7
 refuses 'hugepagesz=1048576K hugepages=4' scripts/hugepages.sh reserve 4096 --size 1048576 --persist
 refuses 'takes a number' scripts/hugepages.sh reserve much
-# A kernel that has no more: what is written stays 300.
+# A kernel without more pages: the count stays 300 whatever is written.
 rm "$pages/nr_hugepages"
 mkfifo "$pages/nr_hugepages"
 (
@@ -93,7 +93,7 @@ nic 0000:06:00.0 ice 6 eth5
 nic 0000:06:00.1 ice 6 eth6
 nic 0000:07:00.0 e1000e "" eth7
 nic 0000:08:00.0 igc 8 eth8
-# eth0 is of bond0, and the default route goes by a VLAN on that; eth2 has that of IPv6; eth8 is under bridge br0, which is nobody's.
+# eth0 is in bond0, and the default route is on a VLAN of bond0; eth2 has the IPv6 default route; eth8 is under bridge br0, which has none.
 mkdir -p "$tree"/sys/class/net/{bond0,bond0.7,br0,lo}
 ln -s ../bond0 "$tree/sys/class/net/eth0/upper_bond0"
 ln -s ../bond0.7 "$tree/sys/class/net/bond0/upper_bond0.7"
@@ -122,7 +122,7 @@ for device in 0000:01:00.0 0000:03:00.0 0000:06:00.0; do holds "$devices/$device
 grep -qx '0000:02:00.0  driver ixgbe  interface eth1   numa 1  may be bound' "$tree/said" || die "status: $(cat "$tree/said")"
 grep -q '^0000:03:00.0 .*carries the default route' "$tree/said" || die "status hides the default route: $(cat "$tree/said")"
 
-# The kernel's part: what is probed gets the driver that it is overridden to, or its own.
+# Stands in for the kernel: a probed device gets its overriding driver, or its own.
 mkdir -p "$tree/sys/bus/pci/drivers/vfio-pci"
 (
     while read -r address <"$tree/sys/bus/pci/drivers_probe"; do
@@ -137,7 +137,7 @@ holds "$devices/0000:02:00.0/driver_override" vfio-pci
 holds "$tree/sys/bus/pci/drivers/ixgbe/unbind" 0000:02:00.0
 "$bind" bind 0000:02:00.0 >"$tree/said"
 grep -q already "$tree/said"
-# Without an IOMMU, where that is meant and the kernel has it; a bridge in the group above would be none of anybody's business.
+# Without an IOMMU, where --no-iommu is given and the kernel supports it.
 echo 0 >"$tree/sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
 "$bind" bind eth7 --no-iommu >/dev/null
 holds "$tree/sys/module/vfio/parameters/enable_unsafe_noiommu_mode" 1
@@ -150,7 +150,7 @@ holds "$devices/0000:02:00.0/driver_override" ''
 
 say "the systemd unit"
 unset STOQ_ROOT
-# The checker wants the programs that a unit names: another that does nothing stands in for the gateway.
+# The checker needs the programs of the unit: a program that does nothing stands in for the gateway.
 sed "s,/usr/bin/stoq-gateway,/bin/true," packaging/stoq-gateway.service >"$tree/stoq-gateway.service"
 { said=$(systemd-analyze verify --man=no "$tree/stoq-gateway.service" 2>&1) && [ -z "$said" ]; } || die "systemd-analyze verify: $said"
 # Exposure in tenths: 9.6 of 10 is a unit without sandboxing.

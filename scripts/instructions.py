@@ -17,7 +17,7 @@ MEMORY = re.compile(r"_*(mem|bcmp|str)\w*")
 # The C and assembler code in the program is aws-lc's. Its functions have names without a path, Rust's have one.
 C_NAME = re.compile(r"[\w.]+")
 RUST_NAME = re.compile(r"main|_start|__?rust|__rdl_|__rg_|std|core")
-# Whose code the rest is, for --explain: the first that fits. Code that was inlined counts for whom it was inlined into.
+# The owners of the remaining code, for --explain: the first match counts. Inlined code counts for the function that contains it.
 GROUPS = [
     (
         "allocator",

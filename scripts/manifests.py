@@ -30,7 +30,7 @@ def judge_pod(name, document):
         ensure(context["capabilities"]["drop"] == ["ALL"], f"{at}: keeps capabilities")
         added = set(context["capabilities"].get("add", []))
         ensure(added <= {"IPC_LOCK", "SYS_NICE"}, f"{at}: adds {added}")
-        # IPC_LOCK reaches the gateway by its file, which escalation must allow; who has none needs no escalation.
+        # The gateway gets IPC_LOCK by its file, which needs privilege escalation; without IPC_LOCK it needs none.
         ensure(
             context["allowPrivilegeEscalation"] == ("IPC_LOCK" in added),
             f"{at}: escalation without need, or not with it",

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The mesh: four gateways, each in user space on a DPDK port of its own (net_af_packet), joined by a bridge; a client on kernel
 # UDP sockets. A file is sharded and put at one gateway, its lanes are mirrored to the others, one of them is killed, the file
-# is gathered from those that are left, and fetched by way of one gateway that keeps what passes. Every step says what it did.
+# is gathered from those that are left, and fetched through a gateway that caches it. Every step prints its result.
 #
 #   scripts/mesh.sh [FILE]
 #

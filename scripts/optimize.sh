@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Builds the executables with a profile of their own work, which makes them up to a sixth faster (docs/profile.md): an
-# instrumented build, a few minutes of that work, and a build that knows where it went. Prints the directory of what it made.
+# Builds the executables with a profile of their own work, which makes them up to a sixth faster (docs/profile.md): an instrumented build, a
+# few minutes of work, and a build by the profile of that work. Prints the directory of the executables.
 #
 #   scripts/optimize.sh            stoq, stoq-gateway and stoq-pktgen
-#   scripts/optimize.sh --brief    the same from a few rows, by which tests see that it works: not the fastest
-#   scripts/optimize.sh --bench    what scripts/bench/run.sh measures beside them as well: the ceiling and the peers, in the same way
+#   scripts/optimize.sh --brief    the same from a few rows, for tests of this script: not the fastest executables
+#   scripts/optimize.sh --bench    also the ceiling and the peers of scripts/bench/run.sh, built in the same way
 #
 # Into target/optimized. Needs root, as benchmarks do, and a quarter of an hour. The work is rows of scripts/bench/run.sh. A package of it:
 #   STOQ_BUILT=target/optimized scripts/package.sh
@@ -24,7 +24,7 @@ install "${BUILD_PACKAGES[@]}"
 need_rust
 [ -z "$bench" ] || install cmake g++ libclang-dev
 
-# Memory that is sent and received, small and large; many connections; handshakes; round trips; the store; a relay; lanes.
+# The work: small and large transfers from memory; many connections; handshakes; round trips; the store; a relay; lanes.
 WORK="message-1500 put-1500 get-1500 message-1500-c16 put-1500-c16-s4 get-1500-c16-s4 message-1500-c256 put-1500-c256 get-1500-c256
     message-9000 put-9000 get-9000 ping handshakes-512 handshakes-mutual handshakes-resumed put-tmpfs get-hot get-hop holders-dead"
 BENCH_WORK="quic-1500 quic-9000 quinn-gso quinn-packets s2n-quic-gso s2n-quic-packets quiche-gso quiche-packets tquic-gso tquic-packets quinn-ping"
@@ -38,7 +38,7 @@ work=$target/profiling
 rm -rf "$work/raw" "$work/built"
 mkdir -p "$work/raw" "$optimized"
 
-# The tool of the compiler's own LLVM where rustup has it; an older one of Debian's reads what it needs as well.
+# The tool of the compiler's own LLVM, if rustup has it. An older one of Debian reads the needed part of the profiles as well.
 profdata=$(rustc --print sysroot)/lib/rustlib/$host/bin/llvm-profdata
 if [ ! -x "$profdata" ]; then
     install "${PROFILE_PACKAGES[@]}"
@@ -48,7 +48,7 @@ fi
 build() { # RUSTC-FLAG DIRECTORY: both workspaces' executables, built with that flag, to the directory.
     local ceiling
     mkdir -p "$2"
-    # With --target the flags are not for build scripts and macros.
+    # With --target the flags do not apply to build scripts and macros.
     RUSTFLAGS=$1 cargo build --release --locked --quiet --target "$host" --target-dir "$work/stoq" --bins
     cp "$work/stoq/$host/release"/{stoq,stoq-gateway,stoq-pktgen} "$2/"
     [ -n "$bench" ] || return 0
@@ -61,7 +61,7 @@ build() { # RUSTC-FLAG DIRECTORY: both workspaces' executables, built with that 
 
 say "building with instruments"
 instrumented() { build "-Cprofile-generate=$work/raw" "$work/built"; }
-# Counters are put in before the link, so what the link optimizes matters only for how fast the work is.
+# Counters are inserted before the link, so link-time optimization only affects the speed of the work.
 if [ -n "$brief" ]; then
     WORK=$BRIEF_WORK
     CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 instrumented
@@ -71,13 +71,13 @@ fi
 say "working"
 [ -z "$bench" ] || WORK="$WORK $BENCH_WORK"
 read -r -d '' -a work_rows <<<"$WORK" || true
-# One row that fails, by a machine too busy, leaves a profile of the others.
+# If a row fails on a busy machine, the profile is of the other rows.
 STOQ_BUILT=$work/built OUT=$work/work.jsonl ROUNDS=1 RSIZE=10 BYTES=1000000000 PAYLOAD=536870912 TRIPS=10000 \
     scripts/bench/run.sh "${work_rows[@]}" >/dev/null || say "the profile is of the rows that did not fail"
-# Searches for a rate: a second each will do.
+# The searches for a rate: a second a trial is enough.
 STOQ_BUILT=$work/built OUT=$work/drops.jsonl SECONDS_FULL=1 SECONDS_SHORT=1 WIDTH=0.5 scripts/bench/pktgen.sh drop-64 initials >/dev/null ||
     say "the profile is without the drop path"
-# A process that ended by force may have left half a file.
+# A killed process may have left an incomplete file.
 "$profdata" merge --failure-mode=all --output "$work/profile.profdata" "$work/raw"/*.profraw
 say "building with the profile"
 build "-Cprofile-use=$work/profile.profdata" "$optimized"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The package: builds it, installs it with dpkg in a Debian of its own, looks at its files, starts its programs, has systemd judge its unit,
-# removes and purges it, and looks at what is left. Needs root, for that Debian's chroot.
+# Tests the package: builds it, installs it with dpkg in a Debian of its own, checks its files, starts its programs, verifies its unit with
+# systemd, removes and purges it, and checks that no other file is left. Needs root, for that Debian's chroot.
 #
 # STOQ_BASE names a tar archive of a Debian root to use; without it debootstrap makes one. STOQ_BUILT: see scripts/package.sh.
 set -euo pipefail
@@ -25,7 +25,7 @@ tar -C "$root" -xf "$base"
 cp /etc/resolv.conf "$root/etc/"
 mount -t proc proc "$root/proc"
 inside() { chroot "$root" env DEBIAN_FRONTEND=noninteractive LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"; }
-# Nothing in a chroot may start services.
+# No package may start services in the chroot.
 printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
 chmod +x "$root/usr/sbin/policy-rc.d"
 

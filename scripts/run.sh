@@ -4,10 +4,10 @@
 #
 #   scripts/run.sh [FILE]
 #
-# Without FILE, 256 MiB of this machine's own programs and libraries. As root with huge pages where there are some, as an
-# ordinary user too where the kernel lets it have them, on normal pages where not. STOQ_MTU sets the MTU (1500), STOQ_HUGE_PAGES
-# whether huge pages are used ("preferred"; "required", "none"), STOQ_DIR where files are kept meanwhile (a new directory), STOQ_BUILT
-# a directory of executables to run instead of a new build.
+# Without FILE, 256 MiB of this machine's own programs and libraries are put. Huge pages are used where they are free and the kernel allows
+# them to this user, else normal pages. STOQ_MTU sets the MTU (1500); STOQ_HUGE_PAGES sets whether huge pages are used ("preferred";
+# "required", "none"); STOQ_DIR names the directory of temporary files; STOQ_BUILT names a directory of executables to run instead of a new
+# build.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -31,7 +31,7 @@ file=${1:-}
 if [ -z "$file" ]; then
     file=$dir/programs.tar
     say "taking 256 MiB of this machine's programs and libraries as the file"
-    # tar ends by SIGPIPE when head has enough.
+    # SIGPIPE ends tar when head has read enough.
     (tar -cf - /usr/bin /usr/lib /usr/share "$built" 2>/dev/null || true) | head -c 268435456 >"$file"
 fi
 [ -f "$file" ] || die "$file is no file"

@@ -2,8 +2,8 @@
 # Every test, from a fresh Debian 12 machine, as root: DPDK ports, the lab with the kernel on the other side, the container, the package.
 # A green run has run everything.
 #
-#   scripts/test.sh           looks for all that the tests need, says at once what is missing, and runs them
-#   scripts/test.sh --need    looks only; installs and reserves nothing but huge pages
+#   scripts/test.sh           checks the needs of all tests, lists at once what is missing, and runs the tests
+#   scripts/test.sh --need    only checks; installs nothing, and reserves only huge pages
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -13,7 +13,7 @@ ALL_PACKAGES=("${BUILD_PACKAGES[@]}" "${CHECK_PACKAGES[@]}" "${LAB_PACKAGES[@]}"
     "${PACKAGE_PACKAGES[@]}" "${ADMIN_PACKAGES[@]}" "${INSTALL_PACKAGES[@]}" "${INSTRUCTIONS_PACKAGES[@]}" "${VECTORS_PACKAGES[@]}"
     "${FUZZ_PACKAGES[@]}" "${BENCH_PACKAGES[@]}" "${PROFILE_PACKAGES[@]}" procps util-linux)
 
-# need: everything that any of the tests needs, whether it comes in a minute or in half an hour.
+# need: checks everything that any test needs, before the first test runs.
 need() {
     need_root "the tests make huge pages, network namespaces and DPDK ports"
     need_rust
@@ -41,11 +41,11 @@ esac
 NEED_ONLY=1 need
 needed
 install "${ALL_PACKAGES[@]}"
-# Once more, for what needs a package to be looked for.
+# Again, for needs that can be checked only with a package installed.
 NEED_ONLY=1 need
 needed
 
-# What is built once from the beginning needs no traces for building it again, which are large.
+# This build is made once, so it needs no incremental state, which is large.
 export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
 large=$(mktemp) fetched=$(mktemp -d) background=''
 export STOQ_BASE=$fetched/base.tar
@@ -66,7 +66,7 @@ ruff_tool
 scripts/vectors.sh
 wait "$background"
 
-# Beside the checks, which run no test: a link keeps one core busy for minutes.
+# In parallel with the checks, which run no test: a link keeps one core busy for minutes.
 say "building for release, beside the checks"
 cargo build --release --locked --quiet &
 background=$!

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Reads the byte vectors of the protocol with tests/vectors/read.py, which shares no code with the library. It wants Python's
-# blake3 package: taken from the package index once, into an environment under target/.
+# Reads the byte vectors of the protocol with tests/vectors/read.py, which shares no code with the library. It needs Python's
+# package blake3, which is fetched from the package index once, into an environment under target/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh

@@ -1,8 +1,8 @@
--- What every profile here does: Pktgen-DPDK sends frames of one size to a gateway's port, at rising shares of the line rate,
--- and says what it sent and what came back at each. Whatever arrives is garbage to the gateway, which drops it and counts it
--- (drop_not_quic, drop_no_connection): compare with the counters that it says when it ends.
+-- The common part of all profiles: Pktgen-DPDK sends frames of one size to a gateway's port, at rising shares of the line rate,
+-- and prints the frames sent and received at each rate. The frames are garbage to the gateway, which drops and counts them
+-- (drop_not_quic, drop_no_connection): compare with the counters that the gateway prints when it ends.
 --
--- Pktgen-DPDK is not in Debian. Run with its version 24.03, on DPDK 22.11. It ends only when it is told to: at "profile ended".
+-- Pktgen-DPDK is not in Debian. Run with its version 24.03, on DPDK 22.11. It does not end by itself: end it at "profile ended".
 --
 -- Set by environment: STOQ_DST_MAC and STOQ_DST_IP of the gateway, STOQ_SRC_MAC, STOQ_SRC_IP with its prefix length, STOQ_SECONDS of
 -- each rate.
@@ -49,7 +49,7 @@ function M.frame(size)
 	}
 end
 
--- Sends at every rate in turn; `name` stands in what is printed.
+-- Sends at every rate in turn; the output contains `name`.
 function M.run(port, name)
 	local index = tonumber(port)
 	for _, rate in ipairs(M.rates) do
@@ -58,7 +58,7 @@ function M.run(port, name)
 		pktgen.start(port)
 		pktgen.delay(seconds * 1000)
 		pktgen.stop(port)
-		-- RFC 2544 section 26.1: what is on its way has time to arrive.
+		-- RFC 2544 section 26.1: frames in flight have time to arrive.
 		pktgen.delay(2000)
 		local counts = pktgen.portStats(port, "port")[index]
 		print(string.format(

@@ -4,18 +4,18 @@ use clap::{Args, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// The two sides of a peer that moves bulk bytes and does no more.
+/// The two sides of a peer that only moves bulk bytes.
 #[derive(Subcommand)]
 pub enum Command {
     /// Count the bytes of unidirectional streams.
     Server(ServerArgs),
-    /// Send bytes and print how fast that was.
+    /// Send bytes and print the rate.
     Client(ClientArgs),
 }
 
 #[derive(Args)]
 pub struct ServerArgs {
-    /// Where to listen.
+    /// The address to listen on.
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
     /// Where to write the certificate made at start (PEM), for the client to trust.
@@ -43,7 +43,7 @@ pub struct ClientArgs {
     pub tuning: Tuning,
 }
 
-/// What both sides set alike.
+/// Settings that are equal on both sides.
 #[derive(Args, Clone, Copy)]
 pub struct Tuning {
     /// UDP payload of a full packet, bytes; the search for a larger one is off where the stack allows.
@@ -52,7 +52,7 @@ pub struct Tuning {
     /// Congestion window at the start, bytes.
     #[arg(long, default_value_t = 4 << 20)]
     pub initial_window: u32,
-    /// Bytes that may come on one stream before the receiver has to say more; twice that on a connection.
+    /// Flow control window of one stream, bytes; a connection has twice that.
     #[arg(long, default_value_t = 64 << 20)]
     pub receive_window: u32,
     /// Socket buffers, each way, bytes; net.core.rmem_max and wmem_max bound them.
@@ -71,7 +71,7 @@ impl Tuning {
         2 * self.stream_window()
     }
 
-    /// The initial window in packets, for stacks that count so.
+    /// The initial window in packets, for stacks that count packets.
     pub fn initial_window_packets(&self) -> usize {
         self.initial_window as usize / usize::from(self.mtu.max(1))
     }

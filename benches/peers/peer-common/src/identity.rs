@@ -1,4 +1,4 @@
-//! The server's certificate: made at its start, trusted by name of its file.
+//! The server's certificate: made at its start, and trusted by a client that is given its file.
 
 use anyhow::Context;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ impl Identity {
         write(certificate, &self.certificate)
     }
 
-    /// Writes the key beside the certificate's file, for stacks that load it from nowhere else; says where.
+    /// Writes the key beside the certificate's file, for stacks that only load it from a file. Returns its path.
     pub fn write_key(&self, certificate: &Path) -> anyhow::Result<PathBuf> {
         let path = certificate.with_extension("key");
         write(&path, &self.key)?;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// What a server tells once it takes connections: the event for which scripts wait, as `stoq-gateway run --json` tells it.
+/// The event that a server prints once it accepts connections, like `stoq-gateway run --json`. Scripts wait for it.
 pub fn ready(listen: std::net::SocketAddr, buffers: [usize; 2]) {
     println!("{}", json!({ "event": "up", "listen": listen, "socket_buffers_bytes": buffers }));
 }
@@ -11,7 +11,7 @@ pub fn ready(listen: std::net::SocketAddr, buffers: [usize; 2]) {
 /// Goodput: the bytes that the server counted, over the time from the first send to its answer.
 ///
 /// # Errors
-/// When the server counted something else than was sent.
+/// The server counted another number of bytes than was sent.
 pub fn bulk(sent: u64, counted: u64, elapsed: Duration) -> anyhow::Result<Value> {
     anyhow::ensure!(counted == sent, "the server counted {counted} bytes of {sent}");
     let seconds = elapsed.as_secs_f64();
@@ -19,7 +19,7 @@ pub fn bulk(sent: u64, counted: u64, elapsed: Duration) -> anyhow::Result<Value>
     Ok(json!({ "operation": "bulk", "bytes": counted, "seconds": seconds, "gbit_per_s": rate }))
 }
 
-/// Prints a result with what is said of every run beside it.
+/// Prints a result with the fields that every run has.
 pub fn print(mut result: Value, common: Value, as_json: bool) {
     if let (Value::Object(result), Value::Object(common)) = (&mut result, common) {
         result.extend(common);

@@ -1,4 +1,4 @@
-//! A kernel UDP socket for stacks that bring none: whole bursts out by GSO, whole bursts in by GRO.
+//! A kernel UDP socket for stacks without one: sends whole bursts by GSO, receives whole bursts by GRO.
 
 use crate::cli::Tuning;
 use anyhow::Context;
@@ -19,10 +19,10 @@ pub const BURST_PACKETS_MAX: usize = 64;
 /// The largest UDP payload that GRO hands up.
 const RECEIVE_BYTES_MAX: usize = u16::MAX as usize;
 
-/// A non-blocking socket with buffers of `size` bytes each way, and what it got: receive, then send.
+/// A non-blocking socket with buffers of `size` bytes each way, and the sizes that it got: receive, then send.
 ///
 /// # Errors
-/// When the address is not to be had.
+/// The address cannot be bound.
 pub fn bind(address: SocketAddr, size: usize) -> anyhow::Result<(UdpSocket, [usize; 2])> {
     let socket = socket2::Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
     socket.set_recv_buffer_size(size)?;
@@ -44,7 +44,7 @@ pub fn any_for(remote: SocketAddr) -> SocketAddr {
 
 fn buffers(socket: &UdpSocket) -> io::Result<[usize; 2]> {
     let socket = SockRef::from(socket);
-    // The kernel keeps twice what is asked for, for its own bookkeeping, and reports that.
+    // The kernel doubles the requested size for its own bookkeeping, and reports the double.
     Ok([socket.recv_buffer_size()? / 2, socket.send_buffer_size()? / 2])
 }
 
@@ -59,7 +59,7 @@ pub struct Socket {
     pub send_calls: u64,
 }
 
-/// Where received datagrams stand until they are read.
+/// The buffers of received datagrams.
 pub struct Inbox(Vec<u8>);
 
 impl Default for Inbox {
@@ -70,7 +70,7 @@ impl Default for Inbox {
 
 impl Socket {
     /// # Errors
-    /// When the address is not to be had.
+    /// The address cannot be bound.
     pub fn new(address: SocketAddr, tuning: Tuning) -> anyhow::Result<Self> {
         let (socket, buffers) = bind(address, tuning.socket_buffer)?;
         let state = UdpSocketState::new((&socket).into())?;
@@ -78,10 +78,10 @@ impl Socket {
         Ok(Self { socket, state, local, buffers, datagrams_sent: 0, send_calls: 0 })
     }
 
-    /// Gives each datagram that one call of the kernel has brought to `take`; whether there were any.
+    /// Passes each datagram of one system call to `take`. Returns whether there were any.
     ///
     /// # Errors
-    /// What the kernel says, but for having nothing.
+    /// The kernel's, except for an empty socket.
     pub fn receive(
         &self,
         inbox: &mut Inbox,
@@ -108,7 +108,7 @@ impl Socket {
     /// socket's buffer is full.
     ///
     /// # Errors
-    /// What the kernel says, but for a full buffer.
+    /// The kernel's, except for a full buffer.
     pub fn send(&mut self, to: SocketAddr, pieces: &[IoSlice<'_>], segment: usize) -> io::Result<()> {
         let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
         let size = u16::try_from(segment).map_err(io::Error::other)?;
@@ -129,10 +129,10 @@ impl Socket {
         Ok(())
     }
 
-    /// Sleeps until there is something to receive, or for as long as said.
+    /// Sleeps until a datagram can be received, or until the timeout.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's.
     pub fn wait_readable(&self, timeout: Option<Duration>) -> io::Result<()> {
         self.wait(PollFlags::POLLIN, timeout)
     }

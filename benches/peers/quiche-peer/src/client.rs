@@ -1,4 +1,4 @@
-//! The near end: sends and measures.
+//! The client: sends and measures.
 
 use crate::setup::{self, Burst, COUNT_STREAM, Connection, DATA_STREAM, Shared};
 use bytes::Bytes;
@@ -57,7 +57,7 @@ impl Client {
         Ok(Self { connection, socket, inbox: Inbox::default(), burst: Burst::default() })
     }
 
-    /// Sends the bytes; how many the server says there were.
+    /// Sends the bytes. Returns the server's count.
     fn bulk(&mut self, bytes: u64) -> anyhow::Result<u64> {
         let chunk = Bytes::from(vec![7; CHUNK_BYTES]);
         let mut left = bytes;
@@ -88,7 +88,7 @@ impl Client {
         Ok(u64::from_be_bytes(answer))
     }
 
-    /// One turn of the loop: sends, receives, and sleeps when there was nothing of either and `may_sleep`.
+    /// One turn of the loop: sends, receives, and sleeps when there was neither and `may_sleep`.
     fn turn(&mut self, may_sleep: bool) -> anyhow::Result<()> {
         let more = self.burst.send(&mut self.connection, &mut self.socket)?;
         let (connection, to) = (&mut self.connection, self.socket.local);

@@ -1,4 +1,4 @@
-//! The far end: counts and discards.
+//! The server: counts and discards.
 
 use crate::setup::{self, Burst, COUNT_STREAM, Connection, Shared};
 use peer_common::cli::ServerArgs;
@@ -9,7 +9,7 @@ use quiche::{ConnectionId, Header, RecvInfo, Type};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-/// A connection and what came on its stream so far.
+/// A connection and the bytes of its stream so far.
 struct Served {
     connection: Connection,
     total: u64,
@@ -25,7 +25,7 @@ pub(crate) fn run(args: ServerArgs) -> anyhow::Result<()> {
     config.load_priv_key_from_pem_file(&key.to_string_lossy())?;
     report::ready(args.listen, socket.buffers);
     let (mut inbox, mut burst) = (Inbox::default(), Burst::default());
-    // By address: nobody moves here.
+    // By address: no peer migrates here.
     let mut served: HashMap<SocketAddr, Served> = HashMap::new();
     loop {
         let local = socket.local;
@@ -77,7 +77,7 @@ fn accepted(
 }
 
 impl Served {
-    /// Takes in order what there is, discards it, and answers with how many bytes there were once the stream has ended.
+    /// Reads the bytes in order, discards them, and answers with their number once the stream has ended.
     fn count(&mut self) -> quiche::Result<()> {
         while let Some(stream) = self.connection.stream_readable_next() {
             loop {

@@ -1,4 +1,4 @@
-//! How connections behave, and how their packets leave.
+//! The settings of connections, and the sending of their packets.
 
 use bytes::Bytes;
 use peer_common::cli::Tuning;
@@ -18,7 +18,7 @@ const IDLE_TIMEOUT_MS: u64 = 30_000;
 
 pub(crate) type Connection = quiche::Connection<Shared>;
 
-/// Stream data in shared buffers: what is sent is not copied before it is sealed.
+/// Stream data in shared buffers: it is not copied before it is encrypted.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shared;
 
@@ -68,7 +68,7 @@ impl Default for Burst {
 }
 
 impl Burst {
-    /// Sends what the connection has to send, up to a few bursts; whether there may be more.
+    /// Sends the connection's packets, up to a few bursts. Returns whether there may be more.
     pub(crate) fn send(&mut self, connection: &mut Connection, socket: &mut Socket) -> anyhow::Result<bool> {
         for _ in 0..BURSTS_MAX {
             let Some((to, filled, segment)) = self.fill(connection)? else { return Ok(false) };
@@ -77,7 +77,7 @@ impl Burst {
         Ok(true)
     }
 
-    /// Where the burst goes, its bytes, and those of one packet. Nothing when there is nothing to send.
+    /// The destination of the burst, its bytes, and the bytes of one packet; none if there is nothing to send.
     fn fill(&mut self, connection: &mut Connection) -> anyhow::Result<Option<(SocketAddr, usize, usize)>> {
         let full = connection.max_send_udp_payload_size();
         let (mut filled, mut segment, mut to) = (0, 0, None);

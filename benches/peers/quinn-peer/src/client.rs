@@ -1,4 +1,4 @@
-//! The near end: sends and measures.
+//! The client: sends and measures.
 
 use crate::{Client, setup};
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Round trips kept out of the summary: caches and windows warm up in them.
+/// Round trips that the summary leaves out: caches and windows warm up in them.
 const WARM_UP: usize = 1000;
 
 pub(crate) async fn run(client: Client) -> anyhow::Result<()> {

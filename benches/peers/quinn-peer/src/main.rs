@@ -1,4 +1,4 @@
-//! quinn over kernel UDP sockets, as fast as its own settings make it: the peer that STOQ's figures stand beside.
+//! quinn over kernel UDP sockets, as fast as its own settings make it: the peer with which STOQ is compared.
 //!
 //! `quinn-peer server` takes connections until it is ended. `quinn-peer client` sends bytes on one unidirectional stream and
 //! waits for the count that the server answers with, or, with `--round-trips`, sends a small message back and forth on one
@@ -22,7 +22,7 @@ struct Cli {
 enum Command {
     /// Count the bytes of unidirectional streams; send back those of bidirectional ones.
     Server(Server),
-    /// Send bytes, or messages back and forth, and print how fast that was.
+    /// Send bytes, or messages back and forth, and print the rate or the times.
     Client(Client),
 }
 
@@ -50,7 +50,7 @@ struct Client {
 
 #[derive(clap::Args, Clone, Copy)]
 struct Sleep {
-    /// Never sleep: ask the socket again and again, as a poll-mode driver does.
+    /// Never sleep: poll the socket, like a poll-mode driver.
     #[arg(long)]
     busy: bool,
 }

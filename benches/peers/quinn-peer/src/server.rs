@@ -1,4 +1,4 @@
-//! The far end: counts and discards, or sends back.
+//! The server: counts and discards, or sends back.
 
 use crate::setup;
 use bytes::Bytes;
@@ -48,7 +48,7 @@ async fn serve(connection: Connection) {
     }
 }
 
-/// Reads to the end in order, discards, and answers with how many bytes there were.
+/// Reads the stream to its end in order, discards the bytes, and answers with their number.
 async fn count(connection: &Connection, mut stream: RecvStream) -> anyhow::Result<()> {
     let mut pieces = [const { Bytes::new() }; PIECES_MAX];
     let mut total = 0u64;

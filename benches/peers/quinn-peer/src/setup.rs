@@ -29,7 +29,7 @@ pub(crate) fn endpoint(
     Ok((endpoint, buffers))
 }
 
-/// How connections behave.
+/// The settings of connections.
 pub(crate) fn transport(tuning: Tuning) -> anyhow::Result<Arc<TransportConfig>> {
     let mut cubic = CubicConfig::default();
     cubic.initial_window(tuning.initial_window.into());

@@ -1,4 +1,4 @@
-//! The near end: sends and measures.
+//! The client: sends and measures.
 
 use crate::setup::{self, Counters};
 use anyhow::Context;

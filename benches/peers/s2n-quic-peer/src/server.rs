@@ -1,4 +1,4 @@
-//! The far end: counts and discards.
+//! The server: counts and discards.
 
 use crate::setup;
 use bytes::Bytes;
@@ -43,7 +43,7 @@ async fn serve(connection: Connection) {
     }
 }
 
-/// Reads to the end in order, discards, and answers with how many bytes there were.
+/// Reads the stream to its end in order, discards the bytes, and answers with their number.
 async fn count(mut handle: Handle, mut stream: ReceiveStream) -> anyhow::Result<()> {
     let mut pieces = [const { Bytes::new() }; PIECES_MAX];
     let mut total = 0u64;

@@ -1,4 +1,4 @@
-//! The socket, how connections behave, and what is counted of them.
+//! The socket, and the settings and counters of connections.
 
 use peer_common::cli::Tuning;
 use peer_common::socket;
@@ -16,7 +16,7 @@ const SEND_BUFFER_BYTES: u32 = 16 << 20;
 const HEADER_BYTES_V4: u16 = 28;
 const HEADER_BYTES_V6: u16 = 48;
 
-/// The socket with the buffers it got: receive, then send. GSO and GRO are on by themselves.
+/// The socket with the buffers it got: receive, then send. GSO and GRO are on by default.
 pub(crate) fn io(address: SocketAddr, tuning: Tuning) -> anyhow::Result<(Io, [usize; 2])> {
     let (socket, buffers) = socket::bind(address, tuning.socket_buffer)?;
     let mtu = tuning.mtu + if address.is_ipv4() { HEADER_BYTES_V4 } else { HEADER_BYTES_V6 };
@@ -29,7 +29,7 @@ pub(crate) fn io(address: SocketAddr, tuning: Tuning) -> anyhow::Result<(Io, [us
     Ok((io, buffers))
 }
 
-/// How connections behave.
+/// The settings of connections.
 pub(crate) fn limits(tuning: Tuning) -> anyhow::Result<Limits> {
     let limits = Limits::new()
         .with_data_window(tuning.connection_window())?
@@ -42,7 +42,7 @@ pub(crate) fn congestion(tuning: Tuning) -> Cubic {
     cubic::Builder::default().with_initial_congestion_window(tuning.initial_window).build()
 }
 
-/// What a connection turned out to be, and what it sent.
+/// Counters of a connection, with its cipher and key exchange.
 #[derive(Clone, Default)]
 pub(crate) struct Counters(Arc<Counted>);
 

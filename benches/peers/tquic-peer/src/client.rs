@@ -1,4 +1,4 @@
-//! The near end: sends and measures.
+//! The client: sends and measures.
 
 use crate::setup::{self, Driver};
 use bytes::Bytes;
@@ -52,7 +52,7 @@ pub(crate) fn run(args: ClientArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the loop learns of the connection.
+/// The state of the connection that the loop reads.
 #[derive(Default)]
 struct Progress {
     started: Option<Instant>,

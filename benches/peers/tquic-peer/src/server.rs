@@ -1,4 +1,4 @@
-//! The far end: counts and discards.
+//! The server: counts and discards.
 
 use crate::setup::{self, Driver};
 use bytes::Bytes;
@@ -27,7 +27,7 @@ pub(crate) fn run(args: ServerArgs) -> anyhow::Result<()> {
     }
 }
 
-/// Reads streams in order, discards their bytes, and answers with how many bytes there were once a stream has ended.
+/// Reads streams in order, discards their bytes, and answers with their number once a stream has ended.
 struct Counter {
     /// By connection.
     totals: HashMap<Option<u64>, u64>,

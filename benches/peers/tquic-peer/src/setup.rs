@@ -1,4 +1,4 @@
-//! How connections behave, how their packets leave, and the loop that drives them.
+//! The settings of connections, the sending of their packets, and the loop that drives them.
 
 use peer_common::cli::Tuning;
 use peer_common::socket::{BURST_BYTES_MAX, BURST_PACKETS_MAX, Inbox, Socket};
@@ -18,7 +18,7 @@ pub(crate) fn config(tuning: Tuning, mut tls: TlsConfig) -> tquic::Result<Config
     let mut config = Config::new()?;
     config.set_tls_config(tls);
     config.set_max_idle_timeout(IDLE_TIMEOUT_MS);
-    // Without this search tquic sends 1200 bytes a packet whatever else is said; with it, it ends at the MTU at once.
+    // Without this search tquic always sends 1200 bytes a packet; with it, the size reaches the MTU at once.
     config.enable_dplpmtud(true);
     config.set_recv_udp_payload_size(tuning.mtu);
     config.set_send_udp_payload_size(tuning.mtu.into());
