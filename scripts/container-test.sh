@@ -119,7 +119,7 @@ configure "net_memif0,role=server,id=0,socket=/run/stoq/memif.sock,socket-abstra
 docker run "${common[@]}" --name memif --network none --security-opt no-new-privileges stoq >/dev/null
 started memif
 [ "$(awk '/^CapEff/{print $2}' "/proc/$(docker inspect memif --format '{{.State.Pid}}')/status")" = 0000000000000000 ] ||
-    die "the gateway has capabilities that nobody gave it"
+    die "the gateway has capabilities that its container lacks"
 # It lives, and is not ready: a memif link is up only while a client is there.
 ! docker exec memif stoq-gateway health 2>"$dir/health" || die "ready without a link"
 grep -q 'not ready: ' "$dir/health" || { cat "$dir/health" >&2; die "not the answer that was expected"; }
@@ -138,8 +138,8 @@ TOML
 token=$("$stoq" put "$dir/file" --config "$dir/client.toml")
 "$stoq" get "$token" -o "$dir/got-memif" --config "$dir/client.toml"
 cmp "$dir/file" "$dir/got-memif"
-# Nothing answers there: no gateway to be well.
-! docker exec memif stoq-gateway health --url http://127.0.0.1:1/readyz 2>/dev/null || die "ready where nobody answers"
+# No gateway is there, so health must fail.
+! docker exec memif stoq-gateway health --url http://127.0.0.1:1/readyz 2>/dev/null || die "ready without a gateway"
 ended memif
 
 say "net_af_packet: the gateway in a container with one end of a cable, the client on kernel sockets at the other"

@@ -3,13 +3,13 @@
 # shellcheck disable=SC2034,SC2154
 # Shell functions that the scripts share. Sourced, never run.
 
-# Behind the seconds since STOQ_CLOCK, where a run of many parts sets it.
+# Printed after the seconds since STOQ_CLOCK, where a run of several parts sets it.
 say() { printf '\033[1m== %s%s\033[0m\n' "${STOQ_CLOCK:+[$((EPOCHSECONDS - STOQ_CLOCK)) s] }" "$*" >&2; }
 die() { printf 'stoq: %s\n' "$*" >&2; exit 1; }
 
-# What building and running need on Debian 12, beside Rust.
+# Packages of Debian 12 for building and running, beside Rust.
 BUILD_PACKAGES=(gcc libc6-dev pkg-config libdpdk-dev)
-# What each script needs beside them; scripts/test.sh installs all of it before its first test.
+# Further packages of each script; scripts/test.sh installs all of them before its first test.
 CHECK_PACKAGES=(shellcheck python3 python3-venv)
 LAB_PACKAGES=(python3 iproute2 iputils-ping ethtool)
 CAPTURE_PACKAGES=("${LAB_PACKAGES[@]}" tshark python3)
@@ -27,17 +27,17 @@ PROFILE_PACKAGES=(llvm-19)
 HUGE_MB_TESTS=512       # DPDK ports of one test process
 HUGE_MB_CONTAINER=768   # the gateway's 256 and its store's 128, the client's 256, and a reserve
 HUGE_MB_ALL=$((HUGE_MB_TESTS > HUGE_MB_CONTAINER ? HUGE_MB_TESTS : HUGE_MB_CONTAINER))
-# What the main job takes where there is enough: a gateway 256 for DPDK and up to 512 for its store, the client 256.
+# Huge pages that the main job uses where enough are free, MiB: the gateway 256 for DPDK and up to 512 for its store, the client 256.
 HUGE_MB_RUN=1024
 # Disk and memory for a run of all tests, MiB: what the builds and the largest test, which takes three times 3 GiB, hold at once; the
 # links of a release build, two at a time.
 DISK_MB_ALL=14000
 MEMORY_MB_ALL=6000
 
-# How long a script waits for what must happen, seconds: a hang ends, a busy machine does not fail.
+# How long a script waits for an event, seconds: long enough for a busy machine, and a hang ends.
 PATIENCE_S=180
 
-# install PACKAGE...: installs what is missing, as root or by sudo; an ordinary user is told the command.
+# install PACKAGE...: installs missing packages, as root or by sudo; prints the command for an ordinary user.
 install() {
     local missing=()
     local package
@@ -45,7 +45,7 @@ install() {
         dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
     done
     [ ${#missing[@]} -eq 0 ] && return
-    # A dry run of the tests' look at the machine: said, not done.
+    # `scripts/test.sh --need` only lists.
     if [ -n "${NEED_ONLY:-}" ]; then
         lack "the packages ${missing[*]}" "apt-get install ${missing[*]}"
         return
@@ -60,7 +60,7 @@ install() {
     fi
 }
 
-# What is missing, each with the command that mends it: need_* functions note it, `needed` ends with all of it at once.
+# The missing things, each with the command that fixes it: need_* functions note them, `needed` fails with all of them at once.
 lacking=()
 lack() { lacking+=("$1"$'\n'"    $2"); } # WHAT MEND
 needed() {
@@ -114,14 +114,14 @@ need_namespaces() {
     ip netns delete $name 2>/dev/null || true
 }
 
-# need_socket FAMILY NAME: that the kernel has raw sockets of a family, by its number in linux/socket.h.
+# need_socket FAMILY NAME: the kernel must have raw sockets of a family, by its number in linux/socket.h.
 need_socket() {
     command -v python3 >/dev/null || return 0 # its package is missing, which is said
     python3 -c 'import socket, sys; socket.socket(int(sys.argv[1]), socket.SOCK_RAW, 0).close()' "$1" 2>/dev/null ||
         lack "sockets of $2" "a kernel with CONFIG_XDP_SOCKETS and CONFIG_PACKET, and CAP_NET_RAW"
 }
 
-# need_containers: what a Docker engine of its own wants of the kernel.
+# need_containers: the kernel's features that a Docker engine needs.
 need_containers() {
     mountpoint -q /sys/fs/cgroup || lack "control groups" "mount -t cgroup2 none /sys/fs/cgroup"
     unshare --mount --pid --fork true 2>/dev/null || lack "mount and PID namespaces" "run as root; in a container: CAP_SYS_ADMIN"
@@ -158,8 +158,8 @@ harness() {
 # json KEY: the value of a top-level key of the JSON object on standard input.
 json() { sed -n "s/.*\"$1\":\"\{0,1\}\([^,\"}]*\).*/\1/p"; }
 
-# wait_up PID EVENTS LOG: until the gateway of that process has told in EVENTS, its standard output by `run --json`, that it serves. It
-# also holds for other programs that tell {"event":"up"}. Fails when the process ends or the time is over.
+# wait_up PID EVENTS LOG: waits until the gateway of that process serves, by its standard output EVENTS of `run --json`. Works for every program that
+# prints {"event":"up"}. Fails when the process ends or the time is over.
 wait_up() {
     local until=$((SECONDS + PATIENCE_S))
     until grep -q '^{"event":"up"' "$2" 2>/dev/null; do
@@ -182,10 +182,10 @@ identity_toml() {
     printf '[identity]\ncertificate = "%s.pem"\nkey = "%s.key"\n[trust]\nnode_ids = ["%s"]\n' "$1" "$1" "$(cat "$dir/$2.id")"
 }
 
-# free_huge_mb: MiB of huge pages that nobody uses.
+# free_huge_mb: MiB of free huge pages.
 free_huge_mb() { awk '/HugePages_Free/{n=$2} /Hugepagesize/{k=$2} END{print int(n*k/1024)}' /proc/meminfo; }
 
-# need_disk DIR MB WHAT ELSE: fails where the disk of DIR has less free than WHAT needs, and says what to do, such as ELSE.
+# need_disk DIR MB WHAT ELSE: fails where the disk of DIR has less free than WHAT needs, and prints ELSE as a fix.
 need_disk() {
     local free
     free=$(df -Pm "$1" | awk 'END { print $4 }')
@@ -222,7 +222,7 @@ ruff_tool() {
 }
 cargo_deb() { cargo_tool cargo-deb 3.8.0 --profile dev --no-default-features; }
 
-# debian_base TAR: the root of a small Debian 12 as a tar archive, made by debootstrap where it is not there yet.
+# debian_base TAR: the root of a small Debian 12 as a tar archive; debootstrap makes it if it is missing.
 debian_base() {
     [ ! -s "$1" ] || return 0
     install debootstrap

@@ -44,7 +44,7 @@ for file in usr/bin/{stoq,stoq-gateway,stoq-pktgen} usr/sbin/{stoq-hugepages,sto
     usr/share/zsh/vendor-completions/_stoq-gateway usr/share/fish/vendor_completions.d/stoq-pktgen.fish; do
     [ -s "$root/$file" ] || [ -s "$root/usr/$file" ] || die "no /$file"
 done
-[ "$(stat -c %a "$root/etc/stoq")" = 750 ] || die "/etc/stoq is open to everybody"
+[ "$(stat -c %a "$root/etc/stoq")" = 750 ] || die "/etc/stoq is open to other users"
 [ "$(inside stat -c %U:%G /etc/stoq)" = root:stoq ] || die "/etc/stoq is not the group's"
 [ "$(inside dpkg-query -W -f "$conffiles" stoq | awk '{print $1}')" = /etc/stoq/gateway.toml ] || die "not a configuration file"
 inside getent passwd stoq >/dev/null || die "no user stoq"

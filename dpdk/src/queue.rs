@@ -150,7 +150,7 @@ impl RxBatch<'_> {
         };
         let data = if frame.flags & sys::RX_CHAINED == 0 {
             // SAFETY: the shim gave the start and the length of an mbuf's data, never null; the mbuf is owned by this
-            // batch, which the slice borrows, and nobody writes to it.
+            // batch, which the slice borrows, and no other code writes to it.
             unsafe { slice::from_raw_parts(frame.data, frame.len as usize) }
         } else {
             self.join(index, frame.len as usize)

@@ -112,7 +112,7 @@ fn a_capture_ends_when_it_is_stopped_and_the_next_can_begin() {
         setup.send_until_over(&recording);
         assert_eq!(recording.join().unwrap().unwrap().0, 0);
     }
-    setup.tap.add_secret(|| unreachable!("nobody captures"));
+    setup.tap.add_secret(|| unreachable!("no capture runs"));
 }
 
 #[test]

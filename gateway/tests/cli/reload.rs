@@ -164,7 +164,10 @@ fn a_reload_adds_and_removes_peer_gateways() {
     let mut far_gateway = far.start();
     let (path, token) = near.file("file", 300_000);
     run(far.anonymous("put").args(["--node-id", &ids.stranger]).args(as_client()).arg(&path), 0);
-    assert!(get_via(&near, &token, "first", 1).contains("no peer gateway"), "nobody knows it yet");
+    assert!(
+        get_via(&near, &token, "first", 1).contains("no peer gateway"),
+        "the peer gateway is not configured yet"
+    );
     near.more =
         format!("{alone}[[gateway]]\nnode_id = \"{}\"\naddresses = [\"{}\"]\n", ids.stranger, far.v4());
     taken(&near, &mut near_gateway);
