@@ -138,6 +138,20 @@ fn bench_spreads_its_load_over_connections_and_streams() {
 }
 
 #[test]
+fn a_bench_without_a_discard_application_names_its_queue() {
+    let mut site = Site::new();
+    let _gateway = site.start();
+    let refusal = |more: &[&str]| {
+        let arguments = ["--bytes", "1000", "--queue", "9", "--limit", "1"];
+        run(site.client("bench").args(arguments).args(more), 1).1
+    };
+    let messages = refusal(&[]);
+    assert!(messages.contains("does the gateway have a discard application on queue 9?"), "{messages}");
+    let puts = refusal(&["--put"]);
+    assert!(puts.contains("no application takes queue 9"), "{puts}");
+}
+
+#[test]
 fn two_workers_on_either_side_serve() {
     let mut site = Site::new();
     site.more += "[workers]\ncount = 2\n";

@@ -122,7 +122,7 @@ fn measure(
             Err(RecvTimeoutError::Disconnected) => anyhow::bail!("a worker ended early"),
             Err(RecvTimeoutError::Timeout) => {
                 anyhow::ensure!(!interrupt.load(Ordering::Relaxed), "interrupted");
-                anyhow::ensure!(Instant::now() < deadline, "no result within {} s", args.limit);
+                anyhow::ensure!(Instant::now() < deadline, "no result within {} s{}", args.limit, hint(args));
             }
         }
     }
@@ -130,6 +130,14 @@ fn measure(
     drop(node);
     measured.trips.sort_unstable();
     Ok(measured)
+}
+
+/// A likely reason why there is no result.
+fn hint(args: &Args) -> String {
+    match args.get {
+        Some(_) => String::new(),
+        None => format!(": does the gateway have a discard application on queue {}?", args.queue),
+    }
 }
 
 impl Measured {
