@@ -3,19 +3,18 @@
 //! Time is the [`Instant`] that callers pass. A test may jump to [`SimulatedLink::next_delivery`]; passing
 //! [`Instant::now`] makes it a real-time link. The same seed, calls and instants give the same losses.
 
+mod flight;
+mod frame;
+
 use super::{Nic, NicInfo, RxChecksum, TxKind};
 use crate::limits::{RX_BURST_LEN, TX_PENDING_LEN_MAX};
-use crate::wire::ChecksumBy;
-use crate::wire::ethernet::{Ethernet, HEADER_BYTES, VLAN_TAG_BYTES};
-use crate::wire::ip::Ip;
-use crate::wire::{Mac, checksum::Sum};
+use crate::wire::Mac;
+use crate::wire::ethernet::{HEADER_BYTES, VLAN_TAG_BYTES};
+use flight::{Flight, InFlight};
+use frame::{fill_checksums, mark_congestion, spread};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use rustc_hash::FxHasher;
-use smoltcp::wire::{EthernetProtocol, IpProtocol};
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
-use std::hash::Hasher;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -47,6 +46,9 @@ pub struct LinkConfig {
     /// What waits for [`LinkConfig::bandwidth_bits_per_s`] at most, bytes of one station; frames that find no room are lost. None:
     /// without bound.
     pub buffer_bytes: Option<u64>,
+    /// What the medium needs for a frame beside its bytes, of [`LinkConfig::bandwidth_bits_per_s`] and [`LinkConfig::buffer_bytes`]: 24
+    /// bytes of preamble, checksum and gap on Ethernet (IEEE 802.3).
+    pub overhead_bytes: u64,
     /// Frames of ECN-capable packets that find more than this waiting are marked (RFC 3168), bytes; none: never.
     pub mark_bytes: Option<u64>,
     /// The largest layer-3 packet that arrives, bytes, where it is smaller than [`LinkConfig::mtu`]: larger ones are lost in silence.
@@ -72,6 +74,7 @@ impl Default for LinkConfig {
             burst_len: 1.0,
             bandwidth_bits_per_s: None,
             buffer_bytes: None,
+            overhead_bytes: 0,
             mark_bytes: None,
             path_mtu: None,
             queue_len_max: 4096,
@@ -112,16 +115,13 @@ pub type Steering = Box<dyn FnMut(&[u8], usize) -> usize + Send>;
 #[derive(Clone)]
 pub struct SimulatedLink(Arc<Mutex<Switch>>);
 
-/// Arrival, place among the frames of that instant, station, bytes.
-type InFlight = (Instant, u64, usize, Vec<u8>);
-
 struct Switch {
     /// The configuration of new stations.
     config: LinkConfig,
     up: bool,
     random: StdRng,
     stations: Vec<Port>,
-    in_flight: BinaryHeap<Reverse<InFlight>>,
+    in_flight: Flight,
     sequence: u64,
     stats: LinkStats,
 }
@@ -133,6 +133,8 @@ struct Port {
     in_burst: bool,
     queues: Vec<VecDeque<Vec<u8>>>,
     steering: Steering,
+    /// The station whose bottleneck its frames pass: itself, where it shares none.
+    bottleneck: usize,
     busy_until: Option<Instant>,
     /// Whether the frames that it sends are lost.
     muted: bool,
@@ -146,7 +148,7 @@ impl SimulatedLink {
             config,
             up: true,
             stations: Vec::new(),
-            in_flight: BinaryHeap::new(),
+            in_flight: Flight::default(),
             sequence: 0,
             stats: LinkStats::default(),
         })))
@@ -170,9 +172,11 @@ impl SimulatedLink {
             in_burst: false,
             queues: (0..queues).map(|_| VecDeque::new()).collect(),
             steering: Box::new(spread),
+            bottleneck: station,
             busy_until: None,
             muted: false,
         });
+        switch.in_flight.add_station();
         let info = NicInfo {
             device: format!("station{station}"),
             driver: "simulated".to_owned(),
@@ -215,6 +219,29 @@ impl SimulatedLink {
         }
     }
 
+    /// Lets the frames of the station `mac` wait in the buffer of the station `of` and leave at its rate. Does nothing when one of them
+    /// does not exist.
+    pub fn share_bottleneck(&self, mac: Mac, of: Mac) {
+        let mut switch = self.lock();
+        let Some(shared) = switch.stations.iter().position(|port| port.mac == of) else { return };
+        if let Some(port) = switch.stations.iter_mut().find(|port| port.mac == mac) {
+            port.bottleneck = shared;
+        }
+    }
+
+    /// What waits for the bandwidth of the station `mac`, bytes; 0 when there is no such station.
+    pub fn waiting_bytes(&self, mac: Mac, now: Instant) -> u64 {
+        self.lock().stations.iter().find(|port| port.mac == mac).map_or(0, |port| port.waiting_bytes(now))
+    }
+
+    /// Moves the frames that have arrived into their queues, and names each station that has some.
+    pub fn deliver(&self, now: Instant, mut waits: impl FnMut(Mac)) {
+        let mut switch = self.lock();
+        switch.deliver(now);
+        let filled = switch.stations.iter().filter(|port| port.queues.iter().any(|queue| !queue.is_empty()));
+        filled.for_each(|port| waits(port.mac));
+    }
+
     /// Loses all frames of the station `mac` from now on, though its device takes them.
     pub fn mute(&self, mac: Mac) {
         self.set_muted(mac, true);
@@ -239,7 +266,12 @@ impl SimulatedLink {
     /// When the next frame in flight arrives; none when no frame is in flight. Frames that wait in a queue
     /// have arrived.
     pub fn next_delivery(&self) -> Option<Instant> {
-        self.lock().in_flight.peek().map(|Reverse((at, ..))| *at)
+        self.lock().in_flight.next()
+    }
+
+    /// Frames in flight, bytes.
+    pub fn in_flight_bytes(&self) -> u64 {
+        self.lock().in_flight.bytes()
     }
 
     /// Counts of the link.
@@ -262,33 +294,34 @@ impl Switch {
         }
         let Some(sent_at) = self.pass_bottleneck(now, from, &mut frame) else { return };
         let Some(&destination) = frame.first_chunk::<6>() else { return };
-        let known = self.stations.iter().position(|port| port.mac == destination);
-        for to in 0..self.stations.len() {
+        match self.stations.iter().position(|port| port.mac == destination) {
+            Some(to) if to != from => self.carry(sent_at, from, to, frame),
+            Some(_) => {}
             // A switch floods frames to groups and to unknown stations.
-            if to != from && known.is_none_or(|known| known == to) {
-                self.carry(sent_at, from, to, frame.clone());
-            }
+            None => (0..self.stations.len())
+                .filter(|to| *to != from)
+                .for_each(|to| self.carry(sent_at, from, to, frame.clone())),
         }
     }
 
     /// When a frame has left its station; none when there is no room for it.
     fn pass_bottleneck(&mut self, now: Instant, from: usize, frame: &mut [u8]) -> Option<Instant> {
-        let port = &mut self.stations[from];
+        let bottleneck = self.stations[from].bottleneck;
+        let port = &mut self.stations[bottleneck];
         let Some(bits_per_s) = port.config.bandwidth_bits_per_s.map(|rate| rate.max(1)) else {
             return Some(now);
         };
-        let start = port.busy_until.map_or(now, |busy| busy.max(now));
-        let waiting_bytes = ((start - now).as_nanos() * u128::from(bits_per_s) / 8_000_000_000)
-            .try_into()
-            .unwrap_or(u64::MAX);
-        if port.config.buffer_bytes.is_some_and(|bytes| waiting_bytes + frame.len() as u64 > bytes) {
+        let waiting_bytes = port.waiting_bytes(now);
+        let wire_bytes = frame.len() as u64 + port.config.overhead_bytes;
+        if port.config.buffer_bytes.is_some_and(|bytes| waiting_bytes + wire_bytes > bytes) {
             self.stats.tail_dropped += 1;
             return None;
         }
         if port.config.mark_bytes.is_some_and(|bytes| waiting_bytes > bytes) && mark_congestion(frame) {
             self.stats.marked += 1;
         }
-        let end = start + Duration::from_nanos(frame.len() as u64 * 8 * 1_000_000_000 / bits_per_s);
+        let start = port.busy_until.map_or(now, |busy| busy.max(now));
+        let end = start + Duration::from_nanos(wire_bytes * 8 * 1_000_000_000 / bits_per_s);
         port.busy_until = Some(end);
         Some(end)
     }
@@ -332,12 +365,13 @@ impl Switch {
     fn schedule(&mut self, sent_at: Instant, from: usize, to: usize, frame: Vec<u8>) {
         let LinkConfig { delay, reordering, reordering_delay, .. } = self.stations[from].config;
         let mut at = sent_at + delay;
-        if self.chance(reordering) {
+        let held_back = self.chance(reordering);
+        if held_back {
             self.stats.reordered += 1;
             at += reordering_delay.mul_f64(self.random.random_range(0.0..=1.0));
         }
         self.sequence += 1;
-        self.in_flight.push(Reverse((at, self.sequence, to, frame)));
+        self.in_flight.push(from, InFlight { at, sequence: self.sequence, to, frame }, held_back);
     }
 
     fn chance(&mut self, probability: f64) -> bool {
@@ -345,8 +379,7 @@ impl Switch {
     }
 
     fn deliver(&mut self, now: Instant) {
-        while self.in_flight.peek().is_some_and(|Reverse((at, ..))| *at <= now) {
-            let Some(Reverse((_, _, to, frame))) = self.in_flight.pop() else { return };
+        while let Some(InFlight { to, frame, .. }) = self.in_flight.pop(now) {
             let port = &mut self.stations[to];
             let last = port.queues.len() - 1;
             let queue = (port.steering)(&frame, last + 1).min(last);
@@ -361,44 +394,15 @@ impl Switch {
     }
 }
 
-/// Marks the IP packet of an untagged frame as having met congestion. Gives whether its sender is capable of ECN (RFC 3168 §5).
-fn mark_congestion(frame: &mut [u8]) -> bool {
-    const IPV4: &[u8] = &[0x08, 0];
-    const IPV6: &[u8] = &[0x86, 0xdd];
-    let kind = frame.get(12..14).unwrap_or_default();
-    let (is_v4, is_v6) = (kind == IPV4, kind == IPV6);
-    let Some(ip) = frame.get_mut(HEADER_BYTES..).filter(|ip| ip.len() >= 20) else { return false };
-    // The two bits are the last of IPv4's second byte, and stand in the upper half of IPv6's.
-    let bits = if is_v6 { 0b11 << 4 } else { 0b11 };
-    if !(is_v4 || is_v6) || ip[1] & bits == 0 {
-        return false;
+impl Port {
+    /// What waits for its bandwidth, bytes.
+    fn waiting_bytes(&self, now: Instant) -> u64 {
+        let (Some(busy_until), Some(bits_per_s)) = (self.busy_until, self.config.bandwidth_bits_per_s) else {
+            return 0;
+        };
+        let waits = busy_until.saturating_duration_since(now);
+        (waits.as_nanos() * u128::from(bits_per_s.max(1)) / 8_000_000_000).try_into().unwrap_or(u64::MAX)
     }
-    ip[1] |= bits;
-    if is_v4 {
-        ip[10..12].fill(0);
-        let checksum = Sum::default().bytes(&ip[..20]).checksum();
-        ip[10..12].copy_from_slice(&checksum.to_be_bytes());
-    }
-    true
-}
-
-/// A queue by addresses and UDP ports; the first for frames without them.
-fn spread(frame: &[u8], queues: usize) -> usize {
-    let Ok((ethernet, payload)) = Ethernet::parse(frame) else { return 0 };
-    let parsed = match ethernet.protocol {
-        EthernetProtocol::Ipv4 => Ip::parse_v4(payload, ChecksumBy::Device),
-        EthernetProtocol::Ipv6 => Ip::parse_v6(payload),
-        _ => return 0,
-    };
-    let Ok((ip, payload)) = parsed else { return 0 };
-    let mut hasher = FxHasher::default();
-    std::hash::Hash::hash(&(ip.addresses.source(), ip.addresses.destination()), &mut hasher);
-    if ip.protocol == IpProtocol::Udp
-        && let Some(ports) = payload.first_chunk::<4>()
-    {
-        hasher.write(ports);
-    }
-    (hasher.finish() >> 32) as usize % queues
 }
 
 /// One queue of a station.
@@ -460,23 +464,6 @@ impl Nic for SimulatedNic {
     fn link_up(&self) -> bool {
         self.link.lock().up
     }
-}
-
-/// Does a device's work for [`TxKind`].
-fn fill_checksums(kind: TxKind, frame: &mut [u8]) {
-    let udp_at = match kind {
-        TxKind::Plain => return,
-        TxKind::UdpV4 { l2_len } => {
-            let ip = usize::from(l2_len);
-            let checksum = Sum::default().bytes(&frame[ip..ip + 20]).checksum();
-            frame[ip + 10..ip + 12].copy_from_slice(&checksum.to_be_bytes());
-            ip + 20
-        }
-        TxKind::UdpV6 { l2_len } => usize::from(l2_len) + 40,
-    };
-    // The pseudo-header sum stands in the field and is summed with the rest.
-    let checksum = Sum::default().bytes(&frame[udp_at..]).udp_checksum();
-    frame[udp_at + 6..udp_at + 8].copy_from_slice(&checksum.to_be_bytes());
 }
 
 #[cfg(test)]

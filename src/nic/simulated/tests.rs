@@ -1,6 +1,7 @@
 //! Tests of the simulated link.
 
 use super::*;
+use crate::wire::checksum::Sum;
 
 const A: Mac = [2, 0, 0, 0, 0, 1];
 const B: Mac = [2, 0, 0, 0, 0, 2];
@@ -200,4 +201,66 @@ fn a_queue_marks_packets_that_are_capable_of_ecn() {
     b.rx_burst(start + Duration::from_secs(1), |frame, _| got.push(frame.to_vec()));
     assert_eq!(got, [ecn(2), ecn(2), ecn(3), ecn(0)]);
     assert_eq!(link.stats().marked, 1);
+}
+
+#[test]
+fn a_held_back_frame_is_overtaken_by_later_ones_alone() {
+    let link = SimulatedLink::new(LinkConfig::default());
+    let (mut a, mut b) = (link.add_station(A, 1).remove(0), link.add_station(B, 1).remove(0));
+    let start = Instant::now();
+    send(&mut a, start, 1);
+    link.reconfigure(|link| link.reordering = 1.0);
+    send(&mut a, start, 2);
+    link.reconfigure(|link| link.reordering = 0.0);
+    send(&mut a, start, 3);
+    assert_eq!(received(&mut b, start), [1, 3]);
+    assert_eq!(received(&mut b, start + Duration::from_millis(1)), [2]);
+    // A delay that becomes shorter lets what is sent later arrive first.
+    link.reconfigure(|link| link.delay = Duration::from_millis(5));
+    send(&mut a, start, 4);
+    link.reconfigure(|link| link.delay = Duration::from_millis(2));
+    send(&mut a, start, 5);
+    assert_eq!(link.next_delivery(), Some(start + Duration::from_millis(2)));
+    assert_eq!(received(&mut b, start + Duration::from_millis(4)), [5]);
+    assert_eq!(received(&mut b, start + Duration::from_millis(5)), [4]);
+}
+
+#[test]
+fn stations_that_share_a_bottleneck_share_its_rate_and_its_buffer() {
+    // 100 bytes and 25 of overhead take 1 ms.
+    let link = SimulatedLink::new(LinkConfig {
+        bandwidth_bits_per_s: Some(1_000_000),
+        buffer_bytes: Some(500),
+        overhead_bytes: 25,
+        ..LinkConfig::default()
+    });
+    const C: Mac = [2, 0, 0, 0, 0, 3];
+    let mut nics: Vec<_> = [A, B, C].iter().map(|&mac| link.add_station(mac, 1).remove(0)).collect();
+    link.share_bottleneck(C, A);
+    let start = Instant::now();
+    for tag in 0..3 {
+        send(&mut nics[0], start, tag);
+        send(&mut nics[2], start, 10 + tag);
+    }
+    assert_eq!((link.stats().tail_dropped, link.waiting_bytes(A, start)), (2, 500));
+    assert_eq!(received(&mut nics[1], start + Duration::from_millis(3)), [0, 10, 1]);
+    assert_eq!(received(&mut nics[1], start + Duration::from_millis(4)), [11]);
+    assert_eq!(link.waiting_bytes(A, start + Duration::from_millis(4)), 0);
+}
+
+#[test]
+fn delivering_names_the_stations_that_have_frames() {
+    let link = SimulatedLink::new(LinkConfig { delay: Duration::from_millis(1), ..LinkConfig::default() });
+    let (mut a, mut b) = (link.add_station(A, 1).remove(0), link.add_station(B, 1).remove(0));
+    let start = Instant::now();
+    send(&mut a, start, 1);
+    let named = |now| {
+        let mut named = Vec::new();
+        link.deliver(now, |mac| named.push(mac));
+        named
+    };
+    assert!(named(start).is_empty());
+    assert_eq!(named(start + Duration::from_millis(1)), [B]);
+    assert_eq!(received(&mut b, start + Duration::from_millis(1)), [1]);
+    assert!(named(start + Duration::from_millis(1)).is_empty());
 }

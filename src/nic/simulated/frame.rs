@@ -1,0 +1,67 @@
+//! What a switch and a device do to the bytes of a frame.
+
+use crate::wire::ChecksumBy;
+use crate::wire::TxKind;
+use crate::wire::checksum::Sum;
+use crate::wire::ethernet::{Ethernet, HEADER_BYTES};
+use crate::wire::ip::Ip;
+use rustc_hash::FxHasher;
+use smoltcp::wire::{EthernetProtocol, IpProtocol};
+use std::hash::Hasher;
+
+/// Marks the IP packet of an untagged frame as having met congestion. Gives whether its sender is capable of ECN (RFC 3168 §5).
+pub(super) fn mark_congestion(frame: &mut [u8]) -> bool {
+    const IPV4: &[u8] = &[0x08, 0];
+    const IPV6: &[u8] = &[0x86, 0xdd];
+    let kind = frame.get(12..14).unwrap_or_default();
+    let (is_v4, is_v6) = (kind == IPV4, kind == IPV6);
+    let Some(ip) = frame.get_mut(HEADER_BYTES..).filter(|ip| ip.len() >= 20) else { return false };
+    // The two bits are the last of IPv4's second byte, and stand in the upper half of IPv6's.
+    let bits = if is_v6 { 0b11 << 4 } else { 0b11 };
+    if !(is_v4 || is_v6) || ip[1] & bits == 0 {
+        return false;
+    }
+    ip[1] |= bits;
+    if is_v4 {
+        ip[10..12].fill(0);
+        let checksum = Sum::default().bytes(&ip[..20]).checksum();
+        ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+    }
+    true
+}
+
+/// A queue by addresses and UDP ports; the first for frames without them.
+pub(super) fn spread(frame: &[u8], queues: usize) -> usize {
+    let Ok((ethernet, payload)) = Ethernet::parse(frame) else { return 0 };
+    let parsed = match ethernet.protocol {
+        EthernetProtocol::Ipv4 => Ip::parse_v4(payload, ChecksumBy::Device),
+        EthernetProtocol::Ipv6 => Ip::parse_v6(payload),
+        _ => return 0,
+    };
+    let Ok((ip, payload)) = parsed else { return 0 };
+    let mut hasher = FxHasher::default();
+    std::hash::Hash::hash(&(ip.addresses.source(), ip.addresses.destination()), &mut hasher);
+    if ip.protocol == IpProtocol::Udp
+        && let Some(ports) = payload.first_chunk::<4>()
+    {
+        hasher.write(ports);
+    }
+    (hasher.finish() >> 32) as usize % queues
+}
+
+/// Does a device's work for [`TxKind`].
+pub(super) fn fill_checksums(kind: TxKind, frame: &mut [u8]) {
+    let udp_at = match kind {
+        TxKind::Plain => return,
+        TxKind::UdpV4 { l2_len } => {
+            let ip = usize::from(l2_len);
+            let checksum = Sum::default().bytes(&frame[ip..ip + 20]).checksum();
+            frame[ip + 10..ip + 12].copy_from_slice(&checksum.to_be_bytes());
+            ip + 20
+        }
+        TxKind::UdpV6 { l2_len } => usize::from(l2_len) + 40,
+    };
+    // The pseudo-header sum stands in the field and is summed with the rest.
+    let checksum = Sum::default().bytes(&frame[udp_at..]).udp_checksum();
+    frame[udp_at + 6..udp_at + 8].copy_from_slice(&checksum.to_be_bytes());
+}
