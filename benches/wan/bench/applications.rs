@@ -193,8 +193,16 @@ impl Application for Serve {
 /// What a client does on its connection.
 enum Work {
     Message(Bytes),
-    Put(Content, Option<(RequestId, Credit, Option<Encoded>)>),
+    Put(Content, Option<Box<Putting>>),
     Get(Content),
+}
+
+/// A PUT that was asked.
+struct Putting {
+    request: RequestId,
+    credit: Credit,
+    /// None before the server takes it.
+    encoded: Option<Encoded>,
 }
 
 /// Connects, and transfers over one connection until the end of the run.
@@ -212,12 +220,13 @@ impl Client {
         self.up = Some((connection, credit));
         match &mut self.work {
             Work::Message(_) => {}
-            Work::Put(content, request) => {
+            Work::Put(content, putting) => {
                 let Ok(descriptor) = Descriptor::plain(content.token, content.length) else { return };
                 let credit = Credit::default();
                 let put = Put { queue: QUEUE, lease_s: 0, descriptor, lanes: None };
                 let ask = Ask::new(put).with_credit(credit.clone());
-                *request = Some((self.outbox.ask(port, connection, ask, ()), credit, None));
+                let request = self.outbox.ask(port, connection, ask, ());
+                *putting = Some(Box::new(Putting { request, credit, encoded: None }));
             }
             Work::Get(content) => {
                 let token = AnyToken::Content(content.token);
@@ -240,8 +249,8 @@ impl Client {
             Delivery::ConnectFailed { reason, .. } => self.meter.note(format!("not connected: {reason}")),
             Delivery::Piece { piece, .. } => self.meter.count(piece.data.len()),
             Delivery::Answered(_, Answer::Ok(_)) => {
-                if let Work::Put(content, Some((_, _, encoded))) = &mut self.work {
-                    *encoded = Encoded::new(content.clone(), Ranges::all()).ok();
+                if let Work::Put(content, Some(putting)) = &mut self.work {
+                    putting.encoded = Encoded::new(content.clone(), Ranges::all()).ok();
                 }
             }
             Delivery::Ended(_, End::Failed(failure)) => {
@@ -261,7 +270,10 @@ impl Client {
                     worked = true;
                 }
             }
-            Work::Put(_, Some((request, credit, Some(encoded)))) => {
+            Work::Put(_, Some(putting)) => {
+                let Putting { request, credit, encoded: Some(encoded) } = &mut **putting else {
+                    return false;
+                };
                 while let Some(bytes) = encoded.next() {
                     if let Err(bytes) = port.send_data(*request, credit, bytes) {
                         encoded.put_back(bytes);

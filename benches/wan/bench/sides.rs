@@ -19,7 +19,7 @@ use stoq::tls::{
     ClientAuth, ClientTls, FalconAlgorithm, Identity, ServerTls, Trust, client_config, server_config,
 };
 use stoq::wire::Mac;
-use stoq::worker::{Idle, Shared, Worker};
+use stoq::worker::{Idle, NodeShared, Worker};
 
 const UDP_PORT: u16 = 4433;
 /// Turns of a worker at one instant, after which the clock goes on all the same.
@@ -82,7 +82,7 @@ impl Pair {
         let application = applications::server(transfer, content, &meter);
         let server = side(link, stations[0], path.mtu, &config, routes, application)?;
 
-        let tls = ClientTls::new(Some(client), trust);
+        let tls = ClientTls { identity: Some(client), ..ClientTls::new(trust) };
         let config = NodeConfig { client: Some(client_config(&tls)?), quic, ..NodeConfig::default() };
         let application = applications::client(transfer, content, address(stations[0]), &meter);
         let client = side(link, stations[1], path.mtu, &config, QueueRoutes::default(), application)?;
@@ -141,7 +141,7 @@ fn side(
         udp_checksum: false,
     };
     let network = UserSpace::new(nic, &interface, NetworkKind::Simulated)?;
-    let mut worker = Worker::new(0, network, Shared::new(1, routes), config.quic(mtu), Idle::Spin);
+    let mut worker = Worker::new(0, network, NodeShared::new(1, routes), config.quic(mtu), Idle::Spin);
     worker.add_inline(application);
     Ok(Side { worker, mac, due: None })
 }

@@ -32,6 +32,9 @@ pub(super) fn mark_congestion(frame: &mut [u8]) -> bool {
 
 /// A queue by addresses and UDP ports; the first for frames without them.
 pub(super) fn spread(frame: &[u8], queues: usize) -> usize {
+    if queues == 1 {
+        return 0;
+    }
     let Ok((ethernet, payload)) = Ethernet::parse(frame) else { return 0 };
     let parsed = match ethernet.protocol {
         EthernetProtocol::Ipv4 => Ip::parse_v4(payload, ChecksumBy::Device),
