@@ -171,6 +171,9 @@ pub const DELIVERY_RING_LEN: usize = 1024;
 pub const COMMAND_RING_LEN: usize = 1024;
 /// Bytes that an application may have outstanding on one outgoing stream before it must wait.
 pub const OUTSTANDING_BYTES_MAX: usize = 8 << 20;
+/// Bytes of one stream that QUIC gets before the next stream that waits for its windows has its turn: some ranges of a gathering, so that
+/// these end in the order in which they were asked for.
+pub const SEND_TURN_BYTES: usize = 4 << 20;
 /// Bytes that a relay holds of one direction of one stream: read, and not yet taken by QUIC on the other
 /// side.
 pub const RELAY_WINDOW_BYTES: usize = 1 << 20;

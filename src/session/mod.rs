@@ -20,6 +20,7 @@ mod send;
 mod serving;
 mod stream;
 mod table;
+mod turns;
 
 #[cfg(test)]
 mod testing;
@@ -42,6 +43,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stream::{Queued, Readiness, Stream};
+use turns::Turns;
 
 /// The application of each queue and request, the same on every worker.
 #[derive(Clone, Debug, Default)]
@@ -104,6 +106,8 @@ pub(crate) struct Session {
     answered_at: Option<Instant>,
     /// Streams on which small chunks were collected since the last flush; some may occur twice.
     unflushed: Vec<StreamId>,
+    /// Streams with bytes that QUIC did not take.
+    turns: Turns,
     /// Streams that may have bytes to read: those that are [`Queued::Readable`].
     readable: VecDeque<StreamId>,
     /// Streams paused until their consumer has room: those that are [`Queued::Paused`].
@@ -161,6 +165,7 @@ impl Session {
             message_credit: Credit::default(),
             answered_at: None,
             unflushed: Vec::new(),
+            turns: Turns::default(),
             readable: VecDeque::new(),
             paused: Vec::new(),
             unopened: VecDeque::new(),
@@ -261,6 +266,7 @@ impl Session {
         self.local.clear();
         self.messages.clear();
         self.unflushed.clear();
+        self.turns.clear();
         self.readable.clear();
         self.paused.clear();
         self.start(conn, cx);
@@ -282,7 +288,7 @@ impl Session {
                 }
             }
             StreamEvent::Readable { id } => self.arrived(conn, id, cx),
-            StreamEvent::Writable { id } => self.pump(conn, id),
+            StreamEvent::Writable { id } => self.turns.writable(id),
             StreamEvent::Stopped { id, error_code } => self.stopped(conn, id, error_code, cx),
             StreamEvent::Available { .. } => {
                 for _ in 0..self.unopened.len() {

@@ -33,6 +33,25 @@ pub(super) struct Outbound {
     finished: bool,
 }
 
+/// What QUIC took of a backlog.
+struct Pumped {
+    /// An application that waits for credit is to be woken.
+    returned: bool,
+    taken_bytes: usize,
+    left: Left,
+}
+
+/// What is left of a backlog.
+enum Left {
+    Nothing,
+    /// Nothing, and the half is over.
+    Over,
+    /// Bytes that QUIC does not take now.
+    Blocked,
+    /// Bytes that QUIC may take.
+    TurnOver,
+}
+
 #[derive(Debug)]
 struct Chunk {
     bytes: Bytes,
@@ -52,8 +71,8 @@ impl Outbound {
         }
     }
 
-    /// Appends bytes. Returns whether QUIC should get them now. While there is a backlog, QUIC has no room, and reports when it has
-    /// (StreamEvent::Writable).
+    /// Appends bytes. Returns whether QUIC should get them now. A stream with a backlog has its place in the line
+    /// of [`Turns`](super::turns::Turns).
     fn add(&mut self, bytes: Bytes, paid: bool) -> bool {
         let was_empty = self.backlog.is_empty();
         let paid = if paid { bytes.len() } else { 0 };
@@ -79,18 +98,23 @@ impl Outbound {
         }
     }
 
-    /// Gives QUIC as many bytes as it takes. Returns whether an application that waits for credit is to be woken, and whether the half has
-    /// ended.
-    fn pump(&mut self, stream: &mut SendStream<'_>) -> (bool, bool) {
+    /// Gives QUIC as many bytes as it takes, up to about `bytes_max`.
+    fn pump(&mut self, stream: &mut SendStream<'_>, bytes_max: usize) -> Pumped {
         self.end_gathering();
-        let mut returned = false;
+        let (mut returned, mut taken_bytes) = (false, 0);
         while !self.backlog.is_empty() {
+            if taken_bytes >= bytes_max {
+                return Pumped { returned, taken_bytes, left: Left::TurnOver };
+            }
             let mut chunks: [Bytes; CHUNKS_A_WRITE_MAX] = std::array::from_fn(|i| {
                 self.backlog.get(i).map(|chunk| chunk.bytes.clone()).unwrap_or_default()
             });
             let count = self.backlog.len().min(CHUNKS_A_WRITE_MAX);
-            let Ok(written) = stream.write_chunks(&mut chunks[..count]) else { return (returned, false) };
+            let Ok(written) = stream.write_chunks(&mut chunks[..count]) else {
+                return Pumped { returned, taken_bytes, left: Left::Blocked };
+            };
             let mut left = written.bytes;
+            taken_bytes += left;
             while left > 0 {
                 let Some(front) = self.backlog.front_mut() else { break };
                 let taken = left.min(front.bytes.len());
@@ -109,8 +133,9 @@ impl Outbound {
         }
         if self.finished {
             let _ = stream.finish();
+            return Pumped { returned, taken_bytes, left: Left::Over };
         }
-        (returned, self.finished)
+        Pumped { returned, taken_bytes, left: Left::Nothing }
     }
 }
 
@@ -188,11 +213,14 @@ impl Session {
     /// Gives QUIC the collected chunks: the last step before QUIC makes packets.
     pub(crate) fn flush(&mut self, conn: &mut Connection) {
         self.flow.charge(conn);
-        while let Some(id) = self.unflushed.pop() {
+        for at in 0..self.unflushed.len() {
+            let id = self.unflushed[at];
             if self.outbound(id).is_some_and(|outbound| outbound.backlog.is_empty()) {
                 self.pump(conn, id);
             }
         }
+        self.unflushed.clear();
+        self.take_turns(conn);
     }
 
     /// Ends the stream once its backlog is written.
@@ -210,17 +238,49 @@ impl Session {
         }
     }
 
-    /// Gives QUIC as much of a backlog as it takes.
+    /// Gives QUIC as much of a backlog as it takes. Where other streams wait for QUIC, this one waits for its turn.
     pub(super) fn pump(&mut self, conn: &mut Connection, id: StreamId) {
-        let Some(outbound) = self.outbound(id) else { return };
-        let (returned, over) = outbound.pump(&mut conn.send_stream(id));
+        if !self.turns.is_empty() {
+            return self.turns.join(id, conn.side());
+        }
+        let Some(Pumped { returned, taken_bytes, left }) = self.pump_up_to(conn, id, usize::MAX) else {
+            return;
+        };
         self.credit_returned |= returned;
-        if over {
-            self.set_sending(id, Sending::Finished);
+        match left {
+            Left::Nothing => {}
+            Left::Over => self.set_sending(id, Sending::Finished),
+            Left::Blocked | Left::TurnOver => {
+                self.turns.join(id, conn.side());
+                self.turns.blocked(id, taken_bytes);
+            }
+        }
+    }
+
+    fn pump_up_to(&mut self, conn: &mut Connection, id: StreamId, bytes_max: usize) -> Option<Pumped> {
+        Some(self.outbound(id)?.pump(&mut conn.send_stream(id), bytes_max))
+    }
+
+    /// Gives QUIC bytes of the streams that wait, in their order.
+    fn take_turns(&mut self, conn: &mut Connection) {
+        while let Some((id, bytes_max)) = self.turns.next() {
+            let Some(Pumped { returned, taken_bytes, left }) = self.pump_up_to(conn, id, bytes_max) else {
+                self.turns.leave(id);
+                continue;
+            };
+            self.credit_returned |= returned;
+            match left {
+                Left::Nothing => self.turns.leave(id),
+                Left::Over => self.set_sending(id, Sending::Finished),
+                Left::TurnOver => self.turns.rotate(id),
+                Left::Blocked if self.turns.blocked(id, taken_bytes) => break,
+                Left::Blocked => {}
+            }
         }
     }
 
     fn set_sending(&mut self, id: StreamId, send: Sending) {
+        self.turns.leave(id);
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.send = send;
         }

@@ -16,6 +16,7 @@ mod mirror;
 mod oceans;
 mod passing;
 mod pressure;
+mod ranges;
 mod refusals;
 mod steering;
 mod transfers;

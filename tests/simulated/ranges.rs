@@ -1,0 +1,83 @@
+//! Payloads by ranges: many requests of one connection at once.
+
+use crate::support::caller::{End, Peer};
+use crate::support::{Setup, World, gateway_v4, joined, payload};
+use std::time::Duration;
+use stoq::limits::GROUP_BYTES;
+use stoq::nic::simulated::LinkConfig;
+use stoq::queue::RequestId;
+use stoq::quic::transport::QuicConfig;
+use stoq::token::{Ranges, Token};
+
+/// How long a transfer may take in virtual time.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// A path of this rate and round trip, with a buffer that holds what the windows allow.
+fn path(bits_per_s: u64, round_trip: Duration) -> LinkConfig {
+    LinkConfig {
+        delay: round_trip / 2,
+        bandwidth_bits_per_s: Some(bits_per_s),
+        queue_len_max: 1 << 20,
+        ..LinkConfig::default()
+    }
+}
+
+/// A payload that is kept at the other end of this path.
+fn kept_over(path: &LinkConfig, gateway_quic: QuicConfig, bytes: &[u8]) -> (World, Peer, Token) {
+    let step = Duration::from_micros(100);
+    let mut world = World::new(Setup { gateway_quic, step, ..Setup::default() });
+    let peer = world.connect(0, gateway_v4());
+    let token = world.put(&peer, bytes);
+    world.link.reconfigure(|link| *link = LinkConfig { mtu: link.mtu, ..path.clone() });
+    (world, peer, token)
+}
+
+/// Asks for a payload in ranges of this size, all at once.
+fn ask_in_ranges(world: &mut World, peer: &Peer, token: Token, len: usize, range: usize) -> Vec<RequestId> {
+    let starts = (0..len).step_by(range).map(|start| start as u64);
+    let ranges = starts.map(|start| Ranges::covering(start..start + range as u64).unwrap());
+    ranges.map(|ranges| world.caller(peer).fetch(peer, token, ranges)).collect()
+}
+
+#[test]
+fn of_many_requests_over_a_small_send_window_none_starves() {
+    const RANGE: usize = 8 * GROUP_BYTES;
+    let gateway_quic = QuicConfig { send_window_bytes: 1 << 20, ..QuicConfig::default() };
+    let bytes = payload(120 * RANGE);
+    let (mut world, peer, token) =
+        kept_over(&path(200_000_000, Duration::from_millis(50)), gateway_quic, &bytes);
+    let requests = ask_in_ranges(&mut world, &peer, token, bytes.len(), RANGE);
+    // Answers come in their order: the window holds eight of them.
+    world.run(PATIENCE, "all answers", |world| {
+        let caller = world.caller(&peer);
+        let whole = |request: &RequestId| caller.request(*request).end.is_some();
+        let first_open = requests.iter().position(|request| !whole(request)).unwrap_or(requests.len());
+        let last_begun = requests.iter().rposition(|request| caller.request(*request).bytes() > 0);
+        assert!(last_begun.is_none_or(|last| last <= first_open + 16), "{last_begun:?} before {first_open}");
+        first_open == requests.len()
+    });
+    let mut pieces = Vec::new();
+    for request in requests {
+        let request = world.caller(&peer).request(request);
+        assert_eq!(request.end(), End::Complete);
+        pieces.extend(request.pieces.iter().cloned());
+    }
+    assert!(joined(&pieces) == bytes);
+}
+
+#[test]
+fn a_long_answer_lets_later_ones_have_their_turn() {
+    let gateway_quic = QuicConfig { send_window_bytes: 1 << 20, ..QuicConfig::default() };
+    let bytes = payload(24 << 20);
+    let (mut world, peer, token) =
+        kept_over(&path(1_000_000_000, Duration::from_millis(5)), gateway_quic, &bytes);
+    let long = world.caller(&peer).fetch(&peer, token, Ranges::all());
+    world.pass(Duration::from_millis(50));
+    let short = Ranges::covering(0..1 << 20).unwrap();
+    let short = world.caller(&peer).fetch(&peer, token, short);
+    world.finish(&peer, short);
+    let come = world.caller(&peer).request(long).bytes();
+    assert!(come < 16 << 20, "the short answer waited for {come} bytes of the long one");
+    world.finish(&peer, long);
+    assert_eq!(world.caller(&peer).request(long).end(), End::Complete);
+}
