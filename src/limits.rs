@@ -93,13 +93,25 @@ pub const RELAY_STALL_MS: u64 = 10_000;
 pub const MERGE_STALL_MS: u64 = 1_000;
 /// Runs of forwarded bytes that wait for the cache; past it, the payload is not kept.
 pub const CACHE_QUEUE_LEN: usize = 256;
-/// The approximate size of one request of a gathering, bytes.
+/// The approximate size of one request of a gathering over a short path, bytes.
 pub const GATHER_WINDOW_BYTES: u64 = 4 << 20;
-/// Requests in flight to one holder.
-pub const GATHER_PIPELINE_LEN: usize = 3;
+/// The same over a path that has more than [`GATHER_FLIGHT_BYTES_MIN`] in flight, bytes: at least.
+pub const GATHER_RANGE_BYTES: u64 = 1 << 20;
+/// What a gathering keeps in flight to one holder, in products of rate and round trip: losses need two of them.
+pub const GATHER_FLIGHT_PRODUCTS: u64 = 3;
+/// What a gathering keeps in flight to one holder at least, bytes.
+pub const GATHER_FLIGHT_BYTES_MIN: u64 = 3 * GATHER_WINDOW_BYTES;
+/// The same at most, bytes: also what a payload that is read in order waits for and holds.
+pub const GATHER_FLIGHT_BYTES_MAX: u64 = 256 << 20;
+/// Requests of a gathering in flight to one holder.
+pub const GATHER_REQUESTS_MAX: usize = 120;
+/// The highest rate of a holder counts that was measured in this many round trips, or in as many before them.
+pub const GATHER_SPAN_ROUND_TRIPS: u32 = 4;
+/// The same, milliseconds: at least.
+pub const GATHER_SPAN_MS_MIN: u64 = 10;
 /// Checked bytes that wait for the host of a gathering; past it no new request is sent.
 pub const GATHER_AHEAD_BYTES: usize = 32 << 20;
-/// A request without an answer for this time has stalled, milliseconds.
+/// A holder that is asked and sends nothing for this time has stalled, milliseconds.
 pub const GATHER_STALL_MS: u64 = 5_000;
 /// Stalls after which a holder is dropped.
 pub const GATHER_STALLS_MAX: u32 = 2;
@@ -327,6 +339,8 @@ const _: () = {
     assert!(WORKERS_MAX <= u16::MAX as usize);
     assert!(REQUESTS_LEN_MAX <= COMMAND_RING_LEN as u64);
     assert!(CLIENT_REQUESTS_LEN as u64 * 2 <= REQUESTS_LEN_MAX);
+    assert!(CLIENT_REQUESTS_LEN + GATHER_REQUESTS_MAX <= REQUESTS_LEN_MAX as usize);
+    assert!(GATHER_RANGE_BYTES.is_multiple_of(GROUP_BYTES as u64));
     assert!(MESSAGE_BYTES_MAX as usize <= CLIENT_MESSAGES_BYTES);
     assert!(CLOCK_SAVE_S < CLOCK_JUMP_S_MAX && CLOCK_JUMP_S_MAX < CLOCK_STEADY_S);
 };

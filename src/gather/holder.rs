@@ -1,7 +1,10 @@
 //! One holder of a gathering.
 
+use super::path::PathMeter;
 use crate::hop::Route;
-use crate::limits::{GATHER_STALLS_MAX, GATHER_STRIKES_MAX, GATHER_TRIES_MAX, GATHER_WAIT_MS};
+use crate::limits::{
+    GATHER_STALL_MS, GATHER_STALLS_MAX, GATHER_STRIKES_MAX, GATHER_TRIES_MAX, GATHER_WAIT_MS,
+};
 use crate::queue::{CloseReason, ConnectionId};
 use crate::record::{ErrorCode, ErrorRecord};
 use crate::shard::Lanes;
@@ -55,6 +58,11 @@ pub struct HolderReport {
 pub(super) struct GatherHolder {
     pub(super) source: GatherSource,
     pub(super) running: usize,
+    /// The bytes that the running requests ask for.
+    pub(super) flight_bytes: u64,
+    pub(super) path: PathMeter,
+    /// When it last sent anything, or was asked though nothing was due from it.
+    pub(super) progress: Option<Instant>,
     pub(super) requests: u64,
     pub(super) given_bytes: u64,
     strikes: u32,
@@ -77,6 +85,9 @@ impl GatherHolder {
         Self {
             source,
             running: 0,
+            flight_bytes: 0,
+            path: PathMeter::default(),
+            progress: None,
             requests: 0,
             given_bytes: 0,
             strikes: 0,
@@ -111,6 +122,17 @@ impl GatherHolder {
 
     pub(super) fn is_free(&self, now: Instant) -> bool {
         self.may_still_give() && self.waits_until.is_none_or(|at| at <= now)
+    }
+
+    /// Whether it may be sent another request.
+    pub(super) fn has_room(&self) -> bool {
+        self.running < self.path.requests_max() && self.flight_bytes < self.path.flight_bytes()
+    }
+
+    /// When it has stalled, if it sends nothing until then. A request may wait at it while it answers others.
+    pub(super) fn stalls_at(&self) -> Option<Instant> {
+        let progress = self.progress.filter(|_| self.running > 0 && self.may_still_give())?;
+        Some(progress + Duration::from_millis(GATHER_STALL_MS))
     }
 
     pub(super) fn waits_until(&self) -> Option<Instant> {
@@ -172,13 +194,12 @@ impl GatherHolder {
         self.strikes >= GATHER_STRIKES_MAX
     }
 
-    /// Counts a stall. Returns whether that was the last one allowed.
-    pub(super) fn stall(&mut self) -> bool {
+    /// Counts a request that stalled.
+    pub(super) fn stall(&mut self) {
         self.stalls += 1;
         if self.stalls >= GATHER_STALLS_MAX {
             self.leave(HolderState::Stalled);
         }
-        self.stalls >= GATHER_STALLS_MAX
     }
 
     /// Its state as text, for an error.

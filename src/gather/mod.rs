@@ -1,29 +1,38 @@
 //! Fetches one payload or set from several holders at once: window by window, from each holder that is free.
 //! A window that is late, wrong or lost is requested from another holder.
 //!
+//! What is in flight to a holder follows from its path: by measured rate and round trip, between a floor and a ceiling (`path.rs`).
+//!
 //! Sans-I/O like everything below the loop: deliveries go in, commands and [`GatherEvent`]s come out, `now`
 //! is passed. It keeps no payload: checked pieces go straight to its host.
 
+mod answers;
 mod holder;
+mod in_order;
+mod path;
 mod plan;
 mod shape;
 mod want;
 
+#[cfg(test)]
+mod tests;
+
 pub use holder::{GatherSource, HolderReport, HolderState};
+pub use in_order::InOrder;
 pub use want::Want;
 
 use crate::application::Asker;
-use crate::limits::GATHER_STALL_MS;
 use crate::queue::{Answer, CloseReason, ConnectionId, Delivery, End, RequestId};
 use crate::record::{ErrorCode, ErrorRecord};
 use crate::shard::{Blob, Descriptor, Lanes, ShardIndex};
 use crate::token::{AnyToken, VerifiedPiece};
 use holder::GatherHolder;
+use in_order::Ordering;
 use rustc_hash::FxHashMap;
 use shape::Shape;
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const ANOTHER_LENGTH: &str = "says another length than is proven";
 
@@ -71,10 +80,18 @@ pub struct Gather {
     holders: Vec<GatherHolder>,
     requests: FxHashMap<RequestId, WindowRequest>,
     shape: Option<Shape>,
+    /// Windows that were begun and are not complete, by their first unit.
     windows: BTreeMap<u64, Window>,
-    /// The number of windows begun. The last window is begun first, the others in order.
+    /// The first unit after those begun in order.
     begun: u64,
+    /// Where units end that are begun in order: the last window is begun first. None: nothing was begun.
+    begin_until: Option<u64>,
+    /// Units in windows.
+    open: u64,
+    /// Units in complete windows.
     finished: u64,
+    /// One holder gives a payload in order.
+    in_order: Option<Ordering>,
     /// Bytes in events that the host has not taken.
     ahead_bytes: usize,
     events: VecDeque<GatherEvent>,
@@ -86,8 +103,10 @@ pub struct Gather {
 }
 
 /// Some consecutive groups or stripes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Window {
+    /// The number of its units.
+    count: u64,
     /// Complete lanes.
     got: Lanes,
     /// Its requests in flight.
@@ -101,8 +120,13 @@ struct WindowRequest {
     /// Its window; none: a description.
     window: Option<u64>,
     lanes: Lanes,
-    /// When its last byte arrived.
-    progress: Instant,
+    /// The bytes that it asks for.
+    bytes: u64,
+    asked: Instant,
+    /// What its holder had given then, bytes.
+    given_before_bytes: u64,
+    /// Anything came of it.
+    has_begun: bool,
 }
 
 impl Gather {
@@ -116,13 +140,29 @@ impl Gather {
             shape: None,
             windows: BTreeMap::new(),
             begun: 0,
+            begin_until: None,
+            open: 0,
             finished: 0,
+            in_order: None,
             ahead_bytes: 0,
             events: VecDeque::new(),
             given_up: Vec::new(),
             awaits_more: false,
             over: false,
         }
+    }
+
+    /// A gathering of a payload from one holder, whose pieces come in the order of their bytes, each once. The holder's claim of the length is
+    /// believed, as with one FETCH, and it is not given up when it stalls: the end of its connection ends it. What it refuses for good is the
+    /// failure of the gathering.
+    pub fn in_order(token: AnyToken, wanted: InOrder, source: GatherSource) -> Self {
+        let first = wanted.first();
+        let mut gather = Self::new(token, Want::Payload, vec![source]);
+        gather.begin(first.start, first.end - first.start);
+        gather.begun = first.end;
+        gather.begin_until = Some(first.end);
+        gather.in_order = Some(Ordering::new(wanted));
+        gather
     }
 
     /// Sets whether more holders may be added. While they may, a lack of holders is no failure.
@@ -155,7 +195,10 @@ impl Gather {
         }
         let event = self.events.pop_front()?;
         if let GatherEvent::Piece(piece) | GatherEvent::Shard { piece, .. } = &event {
-            self.ahead_bytes -= piece.data.len();
+            match &mut self.in_order {
+                Some(ordering) => ordering.take(piece.data.len()),
+                None => self.ahead_bytes -= piece.data.len(),
+            }
         }
         Some(event)
     }
@@ -167,13 +210,20 @@ impl Gather {
                 self.accepted(now, request, ok.length_bytes, ok.descriptor.map(Box::new));
             }
             Delivery::Piece { request, shard, piece } if self.credit(now, request, piece.data.len()) => {
-                self.events.push_back(match shard {
-                    Some((shard, blob)) => GatherEvent::Shard { shard, blob, piece },
-                    None => GatherEvent::Piece(piece),
-                });
+                match (&mut self.in_order, shard) {
+                    (Some(ordering), _) => {
+                        ordering.add(piece);
+                        let events = &mut self.events;
+                        events.extend(std::iter::from_fn(|| ordering.next()).map(GatherEvent::Piece));
+                    }
+                    (None, Some((shard, blob))) => {
+                        self.events.push_back(GatherEvent::Shard { shard, blob, piece });
+                    }
+                    (None, None) => self.events.push_back(GatherEvent::Piece(piece)),
+                }
             }
             Delivery::Ended(request, End::Failed(failure)) => self.failed(now, request, &failure),
-            Delivery::Ended(request, End::Checked | End::Raw) => self.complete(request),
+            Delivery::Ended(request, End::Checked | End::Raw) => self.complete(now, request),
             // A FETCH has no other answers.
             _ => {}
         }
@@ -199,9 +249,9 @@ impl Gather {
         if self.over {
             return None;
         }
-        let stall = Duration::from_millis(GATHER_STALL_MS);
-        let stalls = self.requests.values().map(|asked| asked.progress + stall);
-        stalls.chain(self.holders.iter().filter_map(GatherHolder::waits_until)).min()
+        let waits = self.holders.iter().filter_map(GatherHolder::waits_until);
+        let stalls = self.holders.iter().filter_map(GatherHolder::stalls_at);
+        waits.chain(stalls.filter(|_| self.in_order.is_none())).min()
     }
 
     fn give_up(&mut self, failure: ErrorRecord) {
@@ -226,134 +276,21 @@ impl Gather {
         }
     }
 
-    /// The holder whose length is not proven.
-    fn claimed_by(&self) -> Option<usize> {
-        self.shape.as_ref()?.claimed_by
-    }
-
-    /// Drops a claim of length that this holder did not prove. Another holder of the same claim must prove it, or the gathering begins
-    /// anew.
-    fn doubt(&mut self, holder: usize) {
-        let Some(shape) = self.shape.as_mut().filter(|shape| shape.claimed_by == Some(holder)) else {
-            return;
-        };
-        self.holders[holder].agrees = None;
-        let agrees = |holder: &GatherHolder| holder.agrees == Some(true) && holder.may_still_give();
-        if let Some(other) = self.holders.iter().position(agrees) {
-            shape.claimed_by = Some(other);
-            return;
+    /// Takes a request that is over out of those in flight.
+    fn remove(&mut self, request: RequestId) -> Option<WindowRequest> {
+        let asked = self.requests.remove(&request)?;
+        let holder = &mut self.holders[asked.holder];
+        holder.running -= 1;
+        holder.flight_bytes -= asked.bytes;
+        if let Some(window) = asked.window.and_then(|start| self.windows.get_mut(&start)) {
+            window.running.retain(|running| *running != request);
         }
-        self.shape = None;
-        self.events.clear();
-        (self.begun, self.finished, self.ahead_bytes) = (0, 0, 0);
-        self.abandon_all();
-        self.windows.clear();
-        self.holders.iter_mut().for_each(|holder| holder.agrees = None);
-    }
-
-    /// Marks the length as proven: the last piece was checked. Holders that denied the length get a strike.
-    fn prove(&mut self) {
-        if let Some(shape) = &mut self.shape {
-            shape.claimed_by = None;
-        }
-        for index in 0..self.holders.len() {
-            if self.holders[index].agrees == Some(false) {
-                self.strike(index, ANOTHER_LENGTH);
-            }
-        }
-    }
-
-    fn credit(&mut self, now: Instant, request: RequestId, bytes: usize) -> bool {
-        let Some(asked) = self.requests.get_mut(&request) else { return false };
-        asked.progress = now;
-        self.holders[asked.holder].given_bytes += bytes as u64;
-        self.ahead_bytes += bytes;
-        true
-    }
-
-    fn accepted(&mut self, now: Instant, request: RequestId, length: u64, set: Option<Box<Descriptor>>) {
-        let Some(asked) = self.requests.get_mut(&request) else { return };
-        asked.progress = now;
-        let (holder, describes) = (asked.holder, asked.window.is_none());
-        match &self.shape {
-            // Two holders of one payload cannot differ in its length: one of them is wrong, and a proof shows which.
-            Some(shape) => {
-                let (agrees, claimed) = (shape.length == length, shape.claimed_by.is_some());
-                self.holders[holder].agrees = Some(agrees);
-                if !agrees && !describes {
-                    self.abandon(request);
-                }
-                if !agrees && !claimed {
-                    self.strike(holder, ANOTHER_LENGTH);
-                }
-            }
-            None => {
-                if let (Want::Lanes(Lanes::NONE), Some(set)) = (self.want, &set) {
-                    self.want = Want::Lanes(Lanes::first(set.k().into()));
-                }
-                if let (Want::Lanes(lanes), Some(set)) = (self.want, &set)
-                    && !set.lanes().contains_all(lanes)
-                {
-                    // The token proves the descriptor: the holder is not at fault.
-                    let reason =
-                        format!("lanes {lanes} are requested, but the set has the lanes {}", set.lanes());
-                    return self.give_up(ErrorRecord::new(ErrorCode::BadRange, 0, reason));
-                }
-                match Shape::new(self.want, length, set) {
-                    Some(mut shape) => {
-                        // A descriptor was checked against the set token; a length alone is a claim.
-                        shape.claimed_by = shape.descriptor.is_none().then_some(holder);
-                        let (length, descriptor) = (shape.length, shape.descriptor.clone());
-                        self.shape = Some(shape);
-                        self.events.push_back(GatherEvent::Described { length, descriptor });
-                    }
-                    None => self.strike(holder, "describes another kind of payload or set"),
-                }
-            }
-        }
-    }
-
-    fn complete(&mut self, request: RequestId) {
-        let Some(asked) = self.requests.remove(&request) else { return };
-        self.holders[asked.holder].running -= 1;
-        let Some(index) = asked.window else { return };
-        let Some(window) = self.windows.get_mut(&index) else { return };
-        window.running.retain(|running| *running != request);
-        window.got = window.got.union(asked.lanes);
-        let got = window.got;
-        let Some(shape) = &self.shape else { return };
-        let (start, count) = shape.span(index);
-        let whole = match self.want {
-            Want::Payload => true,
-            Want::AnyLanes => shape.enough(got, start, count),
-            Want::Lanes(lanes) => got.contains_all(lanes),
-        };
-        if !whole {
-            return;
-        }
-        if self.want != Want::Payload {
-            let lanes = got.union(shape.absent(start, count));
-            self.events.push_back(GatherEvent::Stripes { start, count, lanes });
-        }
-        self.finished += 1;
-        if index + 1 == shape.windows && shape.claimed_by.is_some() {
-            self.prove();
-        }
-        // Other holders' requests for the same window are not needed.
-        if let Some(window) = self.windows.remove(&index) {
-            for running in window.running {
-                self.abandon(running);
-            }
-        }
+        Some(asked)
     }
 
     /// Cancels a request that is no longer needed.
     fn abandon(&mut self, request: RequestId) {
-        if let Some(asked) = self.requests.remove(&request) {
-            self.holders[asked.holder].running -= 1;
-            if let Some(window) = asked.window.and_then(|index| self.windows.get_mut(&index)) {
-                window.running.retain(|running| *running != request);
-            }
+        if self.remove(request).is_some() {
             self.given_up.push(request);
         }
     }
@@ -371,49 +308,21 @@ impl Gather {
         }
     }
 
-    fn failed(&mut self, now: Instant, request: RequestId, failure: &ErrorRecord) {
-        let Some(asked) = self.requests.remove(&request) else { return };
-        if let Some(window) = asked.window.and_then(|index| self.windows.get_mut(&index)) {
-            window.running.retain(|running| *running != request);
-        }
-        let anothers_claim = self.claimed_by().is_some_and(|claims| claims != asked.holder);
-        let holder = &mut self.holders[asked.holder];
-        holder.running -= 1;
-        match failure.code {
-            ErrorCode::Busy | ErrorCode::Budget | ErrorCode::UpstreamFailed | ErrorCode::None => {
-                holder.wait(now, failure);
-            }
-            ErrorCode::NotFound if !asked.lanes.is_empty() => holder.lacks(asked.lanes, failure),
-            // The payload may end here: another holder's longer claim is not proven yet.
-            ErrorCode::BadRange if anothers_claim => holder.agrees = Some(false),
-            ErrorCode::BadProof | ErrorCode::BadDescriptor | ErrorCode::Malformed | ErrorCode::BadRange => {
-                let reason = failure.reason().to_owned();
-                self.strike(asked.holder, &reason);
-            }
-            _ => holder.leave(HolderState::Refused(failure.clone())),
-        }
-        self.doubt(asked.holder);
-    }
-
-    /// Protocol §6: three strikes drop a sender.
-    fn strike(&mut self, index: usize, reason: &str) {
-        if self.holders[index].strike(reason) {
-            self.drop_requests_of(index);
-            self.doubt(index);
-        }
-    }
-
-    /// Abandons requests that stalled. A holder with too many stalls is used no more.
+    /// Gives up what stalled holders were asked, and drops those that stall too often.
     fn expire(&mut self, now: Instant) {
-        let stall = Duration::from_millis(GATHER_STALL_MS);
-        let stalled = self.requests.iter().filter(|(_, asked)| now.duration_since(asked.progress) >= stall);
-        let stalled: Vec<_> = stalled.map(|(request, asked)| (*request, asked.holder)).collect();
-        for (request, holder) in stalled {
-            self.abandon(request);
-            if self.holders[holder].stall() {
-                self.drop_requests_of(holder);
+        if self.in_order.is_some() {
+            return;
+        }
+        for index in 0..self.holders.len() {
+            if self.holders[index].stalls_at().is_none_or(|at| at > now) {
+                continue;
             }
-            self.doubt(holder);
+            let its = self.requests.iter().filter(|(_, asked)| asked.holder == index);
+            for request in its.map(|(request, _)| *request).collect::<Vec<_>>() {
+                self.abandon(request);
+                self.holders[index].stall();
+            }
+            self.doubt(index);
         }
     }
 

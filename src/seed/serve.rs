@@ -193,7 +193,12 @@ impl Servings {
             unsent: None,
         };
         match self.peers.iter_mut().find(|(peer, _)| *peer == request.connection) {
-            Some((_, requests)) => requests.push_back(serving),
+            // A request may come after later ones: a packet's border cuts it.
+            Some((_, requests)) => {
+                let before = |serving: &OutgoingAnswer| serving.request.number() < request.number();
+                let at = requests.iter().rposition(before).map_or(0, |at| at + 1);
+                requests.insert(at, serving);
+            }
             None => self.peers.push_back((request.connection, [serving].into())),
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! quinn-proto wakes the streams that its windows blocked in the reverse order in which they were blocked, and it wakes all of them for room that
 //! one of them fills. Written in that order, the oldest answer gets nothing while newer requests arrive. So streams with bytes left stand
-//! in a line: control records and messages first, then this side's requests, then answers, each in the order in which they came. A stream
-//! that has given QUIC [`SEND_TURN_BYTES`] goes to the end of its part of the line.
+//! in a line: control records and messages first, then this side's requests, then answers, each in the order in which the streams were
+//! opened. A stream that has given QUIC [`SEND_TURN_BYTES`] goes behind those that wait.
 
 use crate::limits::SEND_TURN_BYTES;
 use quinn_proto::{Dir, Side, StreamId};
@@ -16,8 +16,8 @@ pub(super) struct Turns {
     waiting: FxHashMap<StreamId, Waiting>,
     /// Those of them that may be tried, by their places.
     line: BTreeMap<Place, StreamId>,
-    /// Places given so far.
-    places: u64,
+    /// The last round in which a stream has a place.
+    round: u64,
 }
 
 #[derive(Debug)]
@@ -33,7 +33,10 @@ struct Waiting {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     part: Part,
-    number: u64,
+    /// A stream that had its turn goes into the next round; one that comes, into the last.
+    round: u64,
+    /// A request may come after later ones: a packet's border cuts it.
+    id: StreamId,
 }
 
 /// The parts of the line, the first one first: as with the priorities of streams in QUIC.
@@ -66,15 +69,10 @@ impl Turns {
     /// A stream has bytes for its turn.
     pub(super) fn join(&mut self, id: StreamId, side: Side) {
         if !self.waiting.contains_key(&id) {
-            let place = self.next_place(Part::of(id, side));
+            let place = Place { part: Part::of(id, side), round: self.round, id };
             self.waiting.insert(id, Waiting { place, is_writable: false, given_bytes: 0 });
             self.line.insert(place, id);
         }
-    }
-
-    fn next_place(&mut self, part: Part) -> Place {
-        self.places += 1;
-        Place { part, number: self.places }
     }
 
     /// QUIC says that it takes bytes of this stream.
@@ -103,7 +101,8 @@ impl Turns {
     pub(super) fn rotate(&mut self, id: StreamId) {
         let Some(waiting) = self.waiting.get(&id) else { return };
         self.line.remove(&waiting.place);
-        let place = self.next_place(waiting.place.part);
+        let place = Place { round: waiting.place.round + 1, ..waiting.place };
+        self.round = self.round.max(place.round);
         self.line.insert(place, id);
         self.waiting.insert(id, Waiting { place, is_writable: false, given_bytes: 0 });
     }
@@ -184,6 +183,19 @@ mod tests {
         assert_eq!(turns.next(), Some((answer(1), SEND_TURN_BYTES)));
         turns.rotate(answer(1));
         assert_eq!(turns.next(), Some((answer(0), SEND_TURN_BYTES)));
+    }
+
+    #[test]
+    fn one_that_comes_late_has_its_place_and_one_that_comes_new_goes_behind_those_that_had_a_turn() {
+        let mut turns = joined(&[answer(0), answer(2), answer(1)]);
+        turns.leave(answer(0));
+        assert_eq!(next(&turns), Some(answer(1)));
+        turns.rotate(answer(1));
+        turns.join(answer(3), SIDE);
+        for id in [2, 1, 3].map(answer) {
+            assert_eq!(next(&turns), Some(id));
+            turns.leave(id);
+        }
     }
 
     #[test]

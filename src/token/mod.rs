@@ -39,7 +39,7 @@ const TEXT_PREFIX: &str = "b3:";
 pub(crate) const PAIR_BYTES: usize = 64;
 
 /// Groups of a payload; a payload of no bytes has one, an empty one.
-const fn groups_of(length: u64) -> u64 {
+pub(crate) const fn groups_of(length: u64) -> u64 {
     let groups = length.div_ceil(GROUP_BYTES_U64);
     if groups == 0 { 1 } else { groups }
 }

@@ -1,8 +1,10 @@
 //! Payloads by ranges: many requests of one connection at once.
 
 use crate::support::caller::{End, Peer};
+use crate::support::gathering::Gathering;
 use crate::support::{Setup, World, gateway_v4, joined, payload};
 use std::time::Duration;
+use stoq::gather::{GatherSource, Want};
 use stoq::limits::GROUP_BYTES;
 use stoq::nic::simulated::LinkConfig;
 use stoq::queue::RequestId;
@@ -80,4 +82,26 @@ fn a_long_answer_lets_later_ones_have_their_turn() {
     assert!(come < 16 << 20, "the short answer waited for {come} bytes of the long one");
     world.finish(&peer, long);
     assert_eq!(world.caller(&peer).request(long).end(), End::Complete);
+}
+
+#[test]
+fn a_gathering_from_one_holder_fills_a_long_path() {
+    const RATE: u64 = 300_000_000;
+    let bytes = payload(48 << 20);
+    // What the product of rate and round trip needs is in one flight from the start: this is about the gathering.
+    let gateway_quic = QuicConfig { initial_congestion_window_bytes: 6 << 20, ..QuicConfig::default() };
+    let (mut world, peer, token) = kept_over(&path(RATE, Duration::from_millis(100)), gateway_quic, &bytes);
+    let source = GatherSource { connection: peer.connection, node: peer.node, route: None, lanes: None };
+    world.caller(&peer).gathering = Some(Gathering::new(token.into(), Want::Payload, vec![source]));
+    let begun = world.now;
+    world.run(PATIENCE, "a gathering", |world| {
+        world.caller(&peer).gathering.as_ref().is_some_and(|gathering| gathering.end.is_some())
+    });
+    let gathering = world.caller(&peer).gathering.take().unwrap();
+    assert_eq!(gathering.end, Some(Ok(())));
+    assert!(gathering.payload() == bytes);
+    // The description and the first range take a round trip each.
+    let took = world.now.duration_since(begun).saturating_sub(Duration::from_millis(300));
+    let of_link = bytes.len() as f64 * 8.0 / took.as_secs_f64() / RATE as f64;
+    assert!(of_link >= 0.9 * 1460.0 / 1538.0, "{of_link} of the link in {took:?}");
 }

@@ -1,0 +1,379 @@
+//! Gatherings without a world: holders that answer as a test says.
+
+use super::*;
+use crate::application::{Outbox, Received};
+use crate::limits::{GATHER_FLIGHT_BYTES_MIN, GATHER_STALL_MS, GATHER_WINDOW_BYTES};
+use crate::queue::{AppPort, Ask, Command, Sleeper, WorkerPort, rings};
+use crate::record::{Fetch, OkRecord, Request};
+use crate::token::{GROUP_BYTES_U64, Token};
+use bytes::Bytes;
+use std::ops::Range;
+use std::time::Duration;
+
+const MIB: u64 = 1 << 20;
+
+struct Bench {
+    gather: Gather,
+    outbox: Outbox<()>,
+    app: AppPort,
+    worker: WorkerPort,
+    begun: Instant,
+    now: Instant,
+    length: u64,
+    /// What was asked and is not answered, in its order.
+    asked: Vec<(RequestId, Fetch)>,
+    canceled: Vec<RequestId>,
+    /// Where the bytes lie that were handed on, and the end.
+    pieces: Vec<Range<u64>>,
+    end: Option<Result<(), ErrorCode>>,
+}
+
+fn connection(slot: u32) -> ConnectionId {
+    ConnectionId { worker: 0, slot, generation: 1 }
+}
+
+fn source(slot: u32) -> GatherSource {
+    GatherSource { connection: connection(slot), node: None, route: None, lanes: None }
+}
+
+fn token() -> AnyToken {
+    Token::of(b"").into()
+}
+
+impl Bench {
+    fn of(gather: Gather, length: u64) -> Self {
+        let (app, worker) = rings(Sleeper::default().waker());
+        let now = Instant::now();
+        Self {
+            gather,
+            outbox: Outbox::default(),
+            app,
+            worker,
+            begun: now,
+            now,
+            length,
+            asked: Vec::new(),
+            canceled: Vec::new(),
+            pieces: Vec::new(),
+            end: None,
+        }
+    }
+
+    fn in_order(length: u64) -> Self {
+        Self::of(Gather::in_order(token(), InOrder::default(), source(0)), length)
+    }
+
+    fn from_holders(holders: u32, length: u64) -> Self {
+        Self::of(Gather::new(token(), Want::Payload, (0..holders).map(source).collect()), length)
+    }
+
+    /// Lets the gathering ask, and notes what it asks; its events are not taken.
+    fn poll(&mut self) {
+        self.gather.poll(self.now, &mut self.outbox.asker(&mut self.app, ()));
+        while let Some(command) = self.worker.command() {
+            match command {
+                Command::Ask(request, ask) => {
+                    let Ask { routed, .. } = *ask;
+                    let Request::Fetch(fetch) = routed.request else { panic!("a gathering fetches") };
+                    self.asked.push((request, fetch));
+                }
+                Command::End(request, _) => {
+                    self.canceled.push(request);
+                    self.asked.retain(|(asked, _)| *asked != request);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// Takes all events.
+    fn take(&mut self) {
+        while let Some(event) = self.gather.poll_event() {
+            match event {
+                GatherEvent::Piece(piece) => {
+                    self.pieces.push(piece.offset..piece.offset + piece.data.len() as u64);
+                }
+                GatherEvent::Done => self.end = Some(Ok(())),
+                GatherEvent::Failed(failure) => self.end = Some(Err(failure.code)),
+                _ => {}
+            }
+        }
+    }
+
+    fn turn(&mut self) {
+        self.poll();
+        self.take();
+    }
+
+    fn pass(&mut self, millis: u64) {
+        self.now += Duration::from_millis(millis);
+    }
+
+    fn deliver(&mut self, delivery: Delivery) {
+        self.worker.deliver(delivery);
+        while let Some(received) = self.outbox.receive(&mut self.app) {
+            let Received::Own((), delivery) = received else { panic!("of no request") };
+            self.gather.handle(self.now, delivery);
+        }
+    }
+
+    /// The bytes that a FETCH asks for.
+    fn bytes_of(&self, fetch: &Fetch) -> Range<u64> {
+        let groups = fetch.ranges.iter().next().unwrap_or(0..0);
+        groups.start * GROUP_BYTES_U64..(groups.end * GROUP_BYTES_U64).min(self.length)
+    }
+
+    fn flight_bytes(&self) -> u64 {
+        let bytes = self.asked.iter().map(|(_, fetch)| self.bytes_of(fetch));
+        bytes.map(|bytes| bytes.end - bytes.start).sum()
+    }
+
+    /// Answers a request with OK, and its bytes or some of them.
+    fn answer_part(&mut self, request: RequestId, bytes: Range<u64>) {
+        let ok = OkRecord { length_bytes: self.length, descriptor: None };
+        self.deliver(Delivery::Answered(request, Answer::Ok(ok)));
+        let data = Bytes::from(vec![0; (bytes.end - bytes.start) as usize]);
+        let piece = VerifiedPiece { offset: bytes.start, data, proofs: Vec::new() };
+        self.deliver(Delivery::Piece { request, shard: None, piece });
+    }
+
+    /// Answers what was asked as number `at` of all that is open, whole.
+    fn answer(&mut self, at: usize) {
+        let (request, fetch) = self.asked.remove(at);
+        if fetch.describe {
+            let ok = OkRecord { length_bytes: self.length, descriptor: None };
+            self.deliver(Delivery::Answered(request, Answer::Ok(ok)));
+        } else {
+            let bytes = self.bytes_of(&fetch);
+            self.answer_part(request, bytes);
+        }
+        self.deliver(Delivery::Ended(request, End::Checked));
+    }
+
+    fn fail(&mut self, at: usize, code: ErrorCode) {
+        let (request, _) = self.asked.remove(at);
+        self.deliver(Delivery::Ended(request, End::Failed(ErrorRecord::new(code, 0, "no"))));
+    }
+
+    /// Runs over a path of this round trip and rate, in steps of a millisecond, until the end or for `millis`. Gives the most that was in
+    /// flight.
+    fn run(&mut self, round_trip_ms: u64, bytes_per_ms: u64, millis: u64) -> u64 {
+        let (mut due, mut most) = (VecDeque::new(), 0);
+        let mut budget = 0;
+        for at in 0..millis {
+            self.turn();
+            due.extend(self.asked.drain(..).map(|(request, fetch)| (at + round_trip_ms, request, fetch)));
+            let flight = due.iter().map(|(_, _, fetch)| self.bytes_of(fetch));
+            most = most.max(flight.map(|bytes| bytes.end - bytes.start).sum());
+            if self.end.is_some() {
+                break;
+            }
+            budget += bytes_per_ms;
+            while let Some((_, request, fetch)) = due.front().filter(|(from, ..)| *from <= at).cloned() {
+                let bytes = self.bytes_of(&fetch);
+                if bytes.end - bytes.start > budget {
+                    break;
+                }
+                budget -= bytes.end - bytes.start;
+                due.pop_front();
+                self.asked.insert(0, (request, fetch));
+                self.answer(0);
+            }
+            budget = budget.min((4 * MIB).max(bytes_per_ms));
+            self.pass(1);
+        }
+        most
+    }
+}
+
+/// In rising order, without a gap, from `start` to `end`.
+fn is_whole(pieces: &[Range<u64>], bytes: Range<u64>) -> bool {
+    let mut at = bytes.start;
+    pieces.iter().all(|piece| piece.start == std::mem::replace(&mut at, piece.end)) && at == bytes.end
+}
+
+#[test]
+fn a_short_path_has_three_windows_in_flight() {
+    let mut bench = Bench::in_order(200 * MIB);
+    assert_eq!(bench.run(1, 2 * MIB, 10_000), GATHER_FLIGHT_BYTES_MIN);
+    assert_eq!(bench.end, Some(Ok(())));
+    assert!(is_whole(&bench.pieces, 0..bench.length));
+    let mut bench = Bench::from_holders(1, 200 * MIB);
+    assert_eq!(bench.run(1, 2 * MIB, 10_000), GATHER_FLIGHT_BYTES_MIN);
+    assert_eq!(bench.end, Some(Ok(())));
+}
+
+#[test]
+fn a_long_path_has_what_it_needs_in_flight_and_no_more_than_the_ceiling() {
+    for gather in [Bench::in_order, |length| Bench::from_holders(1, length)] {
+        // 0.3 MiB a millisecond x 100 ms: 30 MiB a round trip.
+        let mut bench = gather(400 * MIB);
+        let most = bench.run(100, 3 * MIB / 10, 10_000);
+        assert_eq!(bench.end, Some(Ok(())));
+        assert!((60 * MIB..110 * MIB).contains(&most), "{} MiB in flight", most / MIB);
+        // All but the first round trips are full.
+        let millis = bench.now.duration_since(bench.begun).as_millis();
+        assert!(millis < 400 * 10 / 3 + 700, "{millis} ms");
+    }
+    let mut bench = Bench::in_order(3000 * MIB);
+    let most = bench.run(200, 4 * MIB, 2_000);
+    assert!((200 * MIB..=crate::limits::GATHER_FLIGHT_BYTES_MAX + 16 * MIB).contains(&most), "{most}");
+}
+
+#[test]
+fn ranges_in_any_order_are_handed_on_in_theirs_each_byte_once() {
+    let mut bench = Bench::in_order(64 * MIB + 7);
+    bench.turn();
+    bench.answer(0);
+    let mut seed = 1_usize;
+    while bench.end.is_none() {
+        bench.turn();
+        if !bench.asked.is_empty() {
+            seed = seed.wrapping_mul(31).wrapping_add(7);
+            bench.answer(seed % bench.asked.len());
+        }
+        bench.pass(1);
+    }
+    assert_eq!(bench.end, Some(Ok(())));
+    assert!(is_whole(&bench.pieces, 0..bench.length), "{:?}", bench.pieces);
+}
+
+#[test]
+fn a_consumer_that_takes_nothing_stops_the_requests() {
+    let mut bench = Bench::in_order(400 * MIB);
+    bench.poll();
+    bench.answer(0);
+    let mut asked_bytes = GATHER_WINDOW_BYTES;
+    for _ in 0..100 {
+        bench.poll();
+        asked_bytes += bench.flight_bytes();
+        while !bench.asked.is_empty() {
+            bench.answer(bench.asked.len() - 1);
+        }
+        bench.pass(1);
+    }
+    assert!(asked_bytes <= GATHER_FLIGHT_BYTES_MIN + GATHER_WINDOW_BYTES, "{asked_bytes}");
+    bench.take();
+    bench.poll();
+    assert!(!bench.asked.is_empty(), "it goes on once they are taken");
+}
+
+#[test]
+fn one_request_may_wait_as_long_as_its_holder_delivers_others() {
+    let mut bench = Bench::from_holders(2, 400 * MIB);
+    bench.turn();
+    bench.answer(0);
+    bench.turn();
+    let waiting = bench.asked[1].0;
+    assert_ne!(bench.asked[0].0.connection, waiting.connection, "each holder is asked in turn");
+    let others = |bench: &Bench| {
+        bench
+            .asked
+            .iter()
+            .position(|(request, _)| *request != waiting && request.connection == waiting.connection)
+    };
+    for _ in 0..3 {
+        bench.pass(GATHER_STALL_MS - 1);
+        // The other holder is not what this is about.
+        while let Some(at) = bench.asked.iter().position(|(asked, _)| asked.connection != waiting.connection)
+        {
+            bench.answer(at);
+        }
+        bench.answer(others(&bench).expect("others are asked of it"));
+        bench.turn();
+        assert!(!bench.canceled.contains(&waiting));
+    }
+    bench.pass(GATHER_STALL_MS);
+    bench.turn();
+    assert!(bench.canceled.contains(&waiting), "a holder that sends nothing has stalled");
+}
+
+#[test]
+fn a_holder_that_sends_nothing_is_dropped() {
+    let mut bench = Bench::from_holders(1, 400 * MIB);
+    for _ in 0..2 {
+        bench.turn();
+        assert_eq!(bench.asked.len(), 1);
+        assert_eq!(bench.gather.poll_timeout(), Some(bench.now + Duration::from_millis(GATHER_STALL_MS)));
+        bench.pass(GATHER_STALL_MS);
+    }
+    bench.turn();
+    assert_eq!(bench.end, Some(Err(ErrorCode::UpstreamFailed)));
+    // The only holder of a payload in order is waited for: its connection has a timeout of its own.
+    let mut bench = Bench::in_order(400 * MIB);
+    bench.turn();
+    bench.pass(10 * GATHER_STALL_MS);
+    bench.turn();
+    assert_eq!((bench.end, bench.asked.len(), bench.gather.poll_timeout()), (None, 1, None));
+}
+
+#[test]
+fn a_holder_that_is_busy_gets_fewer_requests_and_the_payload_comes_whole() {
+    let mut bench = Bench::in_order(64 * MIB);
+    bench.turn();
+    bench.answer(0);
+    bench.turn();
+    bench.turn();
+    assert_eq!(bench.asked.len(), 3);
+    bench.fail(2, ErrorCode::Busy);
+    bench.turn();
+    assert_eq!(bench.asked.len(), 2, "it answers others");
+    while bench.end.is_none() {
+        bench.answer(0);
+        bench.turn();
+        bench.pass(1);
+    }
+    assert_eq!(bench.end, Some(Ok(())));
+    assert!(is_whole(&bench.pieces, 0..bench.length));
+}
+
+#[test]
+fn what_the_one_holder_refuses_is_the_failure() {
+    for code in [ErrorCode::NotFound, ErrorCode::BadProof, ErrorCode::None, ErrorCode::GoingAway] {
+        let mut bench = Bench::in_order(64 * MIB);
+        bench.turn();
+        bench.answer(0);
+        bench.turn();
+        bench.fail(1, code);
+        bench.turn();
+        assert_eq!(bench.end, Some(Err(code)));
+        bench.turn();
+        assert!(bench.asked.is_empty(), "the others are canceled");
+    }
+}
+
+#[test]
+fn a_range_that_is_cut_short_and_asked_for_again_gives_no_byte_twice() {
+    let mut bench = Bench::from_holders(1, 64 * MIB);
+    bench.gather = Gather::in_order(token(), InOrder::default(), source(0));
+    bench.turn();
+    let (request, fetch) = bench.asked[0].clone();
+    let bytes = bench.bytes_of(&fetch);
+    bench.answer_part(request, bytes.start..bytes.start + MIB);
+    // Too many requests at once.
+    bench.fail(0, ErrorCode::Busy);
+    bench.pass(20 * crate::limits::GATHER_WAIT_MS);
+    while bench.end.is_none() {
+        bench.turn();
+        if !bench.asked.is_empty() {
+            bench.answer(0);
+        }
+    }
+    assert_eq!(bench.end, Some(Ok(())));
+    assert!(is_whole(&bench.pieces, 0..bench.length), "{:?}", bench.pieces);
+}
+
+#[test]
+fn a_part_of_a_payload_comes_from_where_it_begins() {
+    let groups = 1000..1000 + 20 * MIB / GROUP_BYTES_U64 + 1;
+    let wanted = InOrder { groups: Some(groups.clone()), bytes_max: 0 };
+    let length = groups.end * GROUP_BYTES_U64 - 3;
+    let mut bench = Bench::of(Gather::in_order(token(), wanted.clone(), source(0)), length);
+    bench.run(1, 2 * MIB, 1000);
+    assert_eq!(bench.end, Some(Ok(())));
+    assert!(is_whole(&bench.pieces, groups.start * GROUP_BYTES_U64..length), "{:?}", bench.pieces);
+    let bounded = InOrder { bytes_max: MIB, ..wanted };
+    let mut bench = Bench::of(Gather::in_order(token(), bounded, source(0)), length);
+    bench.run(1, 2 * MIB, 1000);
+    assert_eq!((bench.end, bench.pieces.len()), (Some(Err(ErrorCode::Limit)), 0));
+}
