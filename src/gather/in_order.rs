@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(drained(&mut ordering), [0..10, 10..20]);
         ordering.add(piece(5..15));
         ordering.add(piece(15..25));
-        assert_eq!(drained(&mut ordering), [20..25]);
+        assert_eq!(drained(&mut ordering).first(), Some(&(20..25)));
         assert_eq!(ordering.outstanding_bytes(1), GROUP_BYTES_U64);
         ordering.take(25);
         assert_eq!(ordering.outstanding_bytes(1), GROUP_BYTES_U64 - 25);
