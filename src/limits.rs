@@ -98,15 +98,15 @@ pub const GATHER_WINDOW_BYTES: u64 = 4 << 20;
 /// The same over a path that has more than [`GATHER_FLIGHT_BYTES_MIN`] in flight, bytes: at least.
 pub const GATHER_RANGE_BYTES: u64 = 1 << 20;
 /// What a gathering keeps in flight to one holder, in products of rate and round trip: losses need two of them.
-pub const GATHER_FLIGHT_PRODUCTS: u64 = 3;
+pub const GATHER_FLIGHT_PRODUCTS_LEN: u64 = 3;
 /// What a gathering keeps in flight to one holder at least, bytes.
 pub const GATHER_FLIGHT_BYTES_MIN: u64 = 3 * GATHER_WINDOW_BYTES;
 /// The same at most, bytes: also what a payload that is read in order waits for and holds.
 pub const GATHER_FLIGHT_BYTES_MAX: u64 = 256 << 20;
 /// Requests of a gathering in flight to one holder.
-pub const GATHER_REQUESTS_MAX: usize = 120;
+pub const GATHER_REQUESTS_LEN_MAX: usize = 120;
 /// The highest rate of a holder counts that was measured in this many round trips, or in as many before them.
-pub const GATHER_SPAN_ROUND_TRIPS: u32 = 4;
+pub const GATHER_SPAN_ROUND_TRIPS_LEN: u32 = 4;
 /// The same, milliseconds: at least.
 pub const GATHER_SPAN_MS_MIN: u64 = 10;
 /// Checked bytes that wait for the host of a gathering; past it no new request is sent.
@@ -339,7 +339,7 @@ const _: () = {
     assert!(WORKERS_MAX <= u16::MAX as usize);
     assert!(REQUESTS_LEN_MAX <= COMMAND_RING_LEN as u64);
     assert!(CLIENT_REQUESTS_LEN as u64 * 2 <= REQUESTS_LEN_MAX);
-    assert!(CLIENT_REQUESTS_LEN + GATHER_REQUESTS_MAX <= REQUESTS_LEN_MAX as usize);
+    assert!(CLIENT_REQUESTS_LEN + GATHER_REQUESTS_LEN_MAX <= REQUESTS_LEN_MAX as usize);
     assert!(GATHER_RANGE_BYTES.is_multiple_of(GROUP_BYTES as u64));
     assert!(MESSAGE_BYTES_MAX as usize <= CLIENT_MESSAGES_BYTES);
     assert!(CLOCK_SAVE_S < CLOCK_JUMP_S_MAX && CLOCK_JUMP_S_MAX < CLOCK_STEADY_S);

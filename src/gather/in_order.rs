@@ -44,7 +44,7 @@ impl InOrder {
 
 /// Checked pieces on their way into order.
 #[derive(Debug)]
-pub(super) struct Ordering {
+pub(super) struct OrderedPieces {
     pub(super) wanted: InOrder,
     /// Pieces behind a gap, by their offsets.
     held: BTreeMap<u64, VerifiedPiece>,
@@ -54,7 +54,7 @@ pub(super) struct Ordering {
     taken: u64,
 }
 
-impl Ordering {
+impl OrderedPieces {
     pub(super) fn new(wanted: InOrder) -> Self {
         let start = wanted.first().start * GROUP_BYTES_U64;
         Self { wanted, held: BTreeMap::new(), position: start, taken: start }
@@ -105,14 +105,14 @@ mod tests {
         VerifiedPiece { offset: bytes.start, data: Bytes::from(data), proofs: Vec::new() }
     }
 
-    fn drained(ordering: &mut Ordering) -> Vec<Range<u64>> {
+    fn drained(ordering: &mut OrderedPieces) -> Vec<Range<u64>> {
         let pieces = std::iter::from_fn(|| ordering.next());
         pieces.map(|piece| piece.offset..piece.offset + piece.data.len() as u64).collect()
     }
 
     #[test]
     fn what_comes_early_waits_and_what_comes_twice_is_dropped() {
-        let mut ordering = Ordering::new(InOrder::default());
+        let mut ordering = OrderedPieces::new(InOrder::default());
         ordering.add(piece(10..20));
         assert_eq!(drained(&mut ordering), []);
         ordering.add(piece(0..10));
@@ -144,7 +144,7 @@ mod tests {
         fn pieces_in_any_order_become_the_payload(
             pieces in proptest::collection::vec((0u64..200, 1u64..60), 0..40),
         ) {
-            let mut ordering = Ordering::new(InOrder::default());
+            let mut ordering = OrderedPieces::new(InOrder::default());
             let mut given = Vec::new();
             let whole = (0..5u64).map(|part| (part * 52, 52));
             for (start, len) in pieces.into_iter().chain(whole) {

@@ -27,7 +27,7 @@ use crate::record::{ErrorCode, ErrorRecord};
 use crate::shard::{Blob, Descriptor, Lanes, ShardIndex};
 use crate::token::{AnyToken, VerifiedPiece};
 use holder::GatherHolder;
-use in_order::Ordering;
+use in_order::OrderedPieces;
 use rustc_hash::FxHashMap;
 use shape::Shape;
 use smallvec::SmallVec;
@@ -91,7 +91,7 @@ pub struct Gather {
     /// Units in complete windows.
     finished: u64,
     /// One holder gives a payload in order.
-    in_order: Option<Ordering>,
+    in_order: Option<OrderedPieces>,
     /// Bytes in events that the host has not taken.
     ahead_bytes: usize,
     events: VecDeque<GatherEvent>,
@@ -161,7 +161,7 @@ impl Gather {
         gather.begin(first.start, first.end - first.start);
         gather.begun = first.end;
         gather.begin_until = Some(first.end);
-        gather.in_order = Some(Ordering::new(wanted));
+        gather.in_order = Some(OrderedPieces::new(wanted));
         gather
     }
 

@@ -1,8 +1,8 @@
-//! What the path to a holder needs in flight, by what comes over it.
+//! How many bytes the path to a holder needs in flight, measured by the answers that arrive over it.
 
 use crate::limits::{
-    GATHER_FLIGHT_BYTES_MAX, GATHER_FLIGHT_BYTES_MIN, GATHER_FLIGHT_PRODUCTS, GATHER_RANGE_BYTES,
-    GATHER_REQUESTS_MAX, GATHER_SPAN_MS_MIN, GATHER_SPAN_ROUND_TRIPS, GATHER_WINDOW_BYTES,
+    GATHER_FLIGHT_BYTES_MAX, GATHER_FLIGHT_BYTES_MIN, GATHER_FLIGHT_PRODUCTS_LEN, GATHER_RANGE_BYTES,
+    GATHER_REQUESTS_LEN_MAX, GATHER_SPAN_MS_MIN, GATHER_SPAN_ROUND_TRIPS_LEN, GATHER_WINDOW_BYTES,
 };
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ impl Default for PathMeter {
             round_trip: None,
             products_bytes: [0; 2],
             span_began: None,
-            requests_max: GATHER_REQUESTS_MAX,
+            requests_max: GATHER_REQUESTS_LEN_MAX,
             answered: 0,
         }
     }
@@ -40,15 +40,15 @@ impl PathMeter {
         self.round_trip = Some(self.round_trip.map_or(after, |shortest| shortest.min(after)));
     }
 
-    /// A request was answered whole, `after` it was sent. In this time so many bytes came from the holder: those of the requests in flight before
-    /// it, and its own.
+    /// A request was answered whole, `after` it was sent. In this time `came_bytes` came from the holder: those of the requests in flight
+    /// before it, and its own.
     pub(super) fn was_answered(&mut self, now: Instant, after: Duration, came_bytes: u64) {
         self.answered += 1;
-        if self.answered >= self.requests_max && self.requests_max < GATHER_REQUESTS_MAX {
+        if self.answered >= self.requests_max && self.requests_max < GATHER_REQUESTS_LEN_MAX {
             (self.requests_max, self.answered) = (self.requests_max + 1, 0);
         }
         let Some(round_trip) = self.round_trip.filter(|_| !after.is_zero()) else { return };
-        let span = (round_trip * GATHER_SPAN_ROUND_TRIPS).max(Duration::from_millis(GATHER_SPAN_MS_MIN));
+        let span = (round_trip * GATHER_SPAN_ROUND_TRIPS_LEN).max(Duration::from_millis(GATHER_SPAN_MS_MIN));
         if now.saturating_duration_since(*self.span_began.get_or_insert(now)) >= span {
             self.span_began = Some(now);
             self.products_bytes = [0, self.products_bytes[0]];
@@ -60,7 +60,7 @@ impl PathMeter {
     /// What should be in flight, bytes. While the rate grows, this grows before it, as slow start does.
     pub(super) fn flight_bytes(&self) -> u64 {
         let product = self.products_bytes.iter().max().copied().unwrap_or_default();
-        (GATHER_FLIGHT_PRODUCTS * product).clamp(GATHER_FLIGHT_BYTES_MIN, GATHER_FLIGHT_BYTES_MAX)
+        (GATHER_FLIGHT_PRODUCTS_LEN * product).clamp(GATHER_FLIGHT_BYTES_MIN, GATHER_FLIGHT_BYTES_MAX)
     }
 
     /// How long a range should be, bytes. On a short path few requests cost least. Where much is in flight, short ranges cost the holder
@@ -70,7 +70,7 @@ impl PathMeter {
         if flight_bytes == GATHER_FLIGHT_BYTES_MIN {
             return GATHER_WINDOW_BYTES;
         }
-        (flight_bytes / GATHER_REQUESTS_MAX as u64).next_power_of_two().max(GATHER_RANGE_BYTES)
+        (flight_bytes / GATHER_REQUESTS_LEN_MAX as u64).next_power_of_two().max(GATHER_RANGE_BYTES)
     }
 
     /// How many requests may be in flight.
@@ -138,7 +138,7 @@ mod tests {
     fn the_flight_has_a_ceiling_and_ranges_grow_so_that_few_requests_reach_it() {
         let (path, _) = over(Duration::from_millis(200), &[12_500_000_000; 4]);
         assert_eq!(path.flight_bytes(), GATHER_FLIGHT_BYTES_MAX);
-        assert!(GATHER_FLIGHT_BYTES_MAX.div_ceil(path.range_bytes()) <= GATHER_REQUESTS_MAX as u64);
+        assert!(GATHER_FLIGHT_BYTES_MAX.div_ceil(path.range_bytes()) <= GATHER_REQUESTS_LEN_MAX as u64);
     }
 
     #[test]
@@ -146,7 +146,7 @@ mod tests {
         let fast = [125_000_000; 4];
         let (path, flights) = over(Duration::from_millis(100), &[&fast[..], &[0, 0]].concat());
         assert!(is_about(path.flight_bytes(), 37_500_000), "{flights:?}");
-        let slow = [1_000_000; 2 * GATHER_SPAN_ROUND_TRIPS as usize + 1];
+        let slow = [1_000_000; 2 * GATHER_SPAN_ROUND_TRIPS_LEN as usize + 1];
         let (path, flights) = over(Duration::from_millis(100), &[&fast[..], &slow].concat());
         assert_eq!(path.flight_bytes(), GATHER_FLIGHT_BYTES_MIN, "{flights:?}");
     }
@@ -171,7 +171,7 @@ mod tests {
         answers(&mut path, 10);
         assert_eq!(path.requests_max(), 11);
         answers(&mut path, 100_000);
-        assert_eq!(path.requests_max(), GATHER_REQUESTS_MAX);
+        assert_eq!(path.requests_max(), GATHER_REQUESTS_LEN_MAX);
         path.was_refused(0);
         assert_eq!(path.requests_max(), 1);
     }

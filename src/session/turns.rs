@@ -13,16 +13,16 @@ use std::collections::BTreeMap;
 /// Streams with bytes that QUIC did not take.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
-    waiting: FxHashMap<StreamId, Waiting>,
+    waiting: FxHashMap<StreamId, WaitingStream>,
     /// Those of them that may be tried, by their places.
-    line: BTreeMap<Place, StreamId>,
+    line: BTreeMap<LinePlace, StreamId>,
     /// The last round in which a stream has a place.
     round: u64,
 }
 
 #[derive(Debug)]
-struct Waiting {
-    place: Place,
+struct WaitingStream {
+    place: LinePlace,
     /// QUIC said that it takes bytes of this stream, and the stream was not tried since.
     is_writable: bool,
     /// What the stream gave in its turn, bytes.
@@ -31,8 +31,8 @@ struct Waiting {
 
 /// A stream's place in the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    part: Part,
+struct LinePlace {
+    part: LinePart,
     /// A stream that had its turn goes into the next round; one that comes, into the last.
     round: u64,
     /// A request may come after later ones: a packet's border cuts it.
@@ -41,7 +41,7 @@ struct Place {
 
 /// The parts of the line, the first one first: as with the priorities of streams in QUIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Part {
+enum LinePart {
     /// Control records and messages.
     Records,
     /// What this side asks.
@@ -50,7 +50,7 @@ enum Part {
     Answers,
 }
 
-impl Part {
+impl LinePart {
     fn of(id: StreamId, side: Side) -> Self {
         match id.dir() {
             Dir::Uni => Self::Records,
@@ -69,8 +69,8 @@ impl Turns {
     /// A stream has bytes for its turn.
     pub(super) fn join(&mut self, id: StreamId, side: Side) {
         if !self.waiting.contains_key(&id) {
-            let place = Place { part: Part::of(id, side), round: self.round, id };
-            self.waiting.insert(id, Waiting { place, is_writable: false, given_bytes: 0 });
+            let place = LinePlace { part: LinePart::of(id, side), round: self.round, id };
+            self.waiting.insert(id, WaitingStream { place, is_writable: false, given_bytes: 0 });
             self.line.insert(place, id);
         }
     }
@@ -101,10 +101,10 @@ impl Turns {
     pub(super) fn rotate(&mut self, id: StreamId) {
         let Some(waiting) = self.waiting.get(&id) else { return };
         self.line.remove(&waiting.place);
-        let place = Place { round: waiting.place.round + 1, ..waiting.place };
+        let place = LinePlace { round: waiting.place.round + 1, ..waiting.place };
         self.round = self.round.max(place.round);
         self.line.insert(place, id);
-        self.waiting.insert(id, Waiting { place, is_writable: false, given_bytes: 0 });
+        self.waiting.insert(id, WaitingStream { place, is_writable: false, given_bytes: 0 });
     }
 
     /// QUIC took `taken_bytes` of the stream, and takes no more of it before it says so. The stream keeps its place. Returns whether QUIC takes
