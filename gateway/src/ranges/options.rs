@@ -126,7 +126,7 @@ pub const OPTIONS: &[Range] = &[
         "stoq-pktgen --rate",
         (1e-3, 1e9),
         "a second",
-        "the first would not be due for hours",
+        "the first would be due after more than 1000 seconds",
         "no generator makes more",
     )
     .or_zero_for("as many as possible"),
