@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pci_addresses_are_told_from_vdevs() {
+    fn pci_addresses_are_distinguished_from_vdevs() {
         assert_eq!(Device::parse("0000:3B:00.1", 1518).unwrap(), Device::Pci("0000:3b:00.1".into()));
         assert_eq!(Device::parse("3b:00.1", 1518).unwrap(), Device::Pci("0000:3b:00.1".into()));
         for text in ["net_memif0", "net_af_packet0,iface=eth0.100", "3b:00.9", "0:0:0:0.1"] {

@@ -266,13 +266,13 @@ mod tests {
     }
 
     #[test]
-    fn blocks_go_out_and_come_back() {
+    fn blocks_are_taken_and_returned() {
         let stats = round_trip(Backing::Normal);
         assert_eq!(stats, SlabStats { huge: 0, normal: 2, taken: 0 });
     }
 
     #[test]
-    fn huge_blocks_go_out_and_come_back() {
+    fn huge_blocks_are_taken_and_returned() {
         let stats = round_trip(Backing::HugePagesPreferred);
         assert_eq!(stats.huge + stats.normal, 2, "falls back where none are free");
     }

@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_filter_is_refused_with_its_place() {
+    fn a_text_that_is_no_filter_is_refused_with_its_faulty_word() {
         for text in ["tcp", "port", "port x", "host 10.0.0", "src udp", "not", "port 70000", "dst"] {
             assert!(text.parse::<Filter>().is_err(), "{text}");
         }

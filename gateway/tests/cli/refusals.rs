@@ -30,7 +30,7 @@ fn a_client_with_an_untrusted_certificate_is_refused() {
 }
 
 #[test]
-fn a_client_without_a_certificate_is_told_that_it_needs_one() {
+fn a_client_without_a_certificate_learns_that_the_gateway_requires_one() {
     let mut site = Site::new();
     let _gateway = site.start();
     let (path, _) = site.file("file", 10);
@@ -223,7 +223,7 @@ fn a_store_that_cannot_be_made_is_refused_with_its_path() {
 }
 
 #[test]
-fn a_store_without_room_refuses_the_put_and_goes_on() {
+fn a_store_without_room_refuses_the_put_and_serves_on() {
     let mut site = Site::new();
     site.seed = "capacity_bytes = 100000\n".into();
     let _gateway = site.start();

@@ -72,7 +72,7 @@ fn a_payload_is_put_and_got_through_a_gateway() {
 }
 
 #[test]
-fn holders_are_listed_with_what_they_hold_and_for_how_long() {
+fn holders_are_listed_with_their_coverage_and_lease() {
     let pair = Pair::start(false);
     let ids = identities();
     let (path, token) = pair.near.file("file", 100_000);
