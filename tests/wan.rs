@@ -43,14 +43,16 @@ fn a_short_path_without_losses_is_full_in_every_transfer() {
 }
 
 #[test]
-fn a_window_smaller_than_the_path_limits_and_is_named() {
-    let found = outcome(
-        "--rate 50M --rtt 40ms --quic send_window_bytes=65536 --warm 300ms --seconds 300ms",
-        Transfer::Message,
-    );
+fn a_window_that_stays_small_limits_and_is_named() {
+    let path = "--rate 50M --rtt 40ms --quic send_window_bytes=65536 --warm 600ms --seconds 300ms";
+    let found = outcome(&format!("{path} --quic send_window_max_bytes=65536"), Transfer::Message);
     // 65,536 bytes a round trip are 13 Mbit/s.
     assert!((0.1..0.35).contains(&found["of_link"].as_f64().unwrap()), "{found:#}");
     assert_eq!(found["limited_by"], "window", "{found:#}");
+    // One that may grow does.
+    let found = outcome(path, Transfer::Message);
+    assert!(found["of_link"].as_f64() > Some(0.9), "{found:#}");
+    assert_eq!(found["limited_by"], "link", "{found:#}");
 }
 
 #[test]

@@ -99,6 +99,10 @@ def environment(run):
         "run only."
     )
     yield ""
+    yield (
+        "**No delay.** [wan.md](wan.md) is about paths of milliseconds, with losses and small buffers, under virtual time."
+    )
+    yield ""
 
 
 def memif(run):

@@ -82,6 +82,8 @@ struct Running<'a> {
     views: Vec<Option<ConnectionView>>,
     /// Sums over the measured span: windows and round trips, and how often they were seen.
     windows: (u64, u64, u64),
+    /// Congestion windows moved in the measured span.
+    has_moved: bool,
     on_path_bytes: u64,
 }
 
@@ -117,6 +119,7 @@ impl<'a> Run<'a> {
             asked: Vec::new(),
             views: vec![None; pairs.len()],
             windows: (0, 0, 0),
+            has_moved: false,
             link,
             pairs,
             begun,
@@ -236,6 +239,8 @@ impl Running<'_> {
             if at >= self.path.warm {
                 let (windows, rtts, count) = &mut self.windows;
                 (*windows, *rtts, *count) = (*windows + view.window_bytes, *rtts + view.rtt_us, *count + 1);
+                let before = self.views[index].as_ref().map(|before| before.window_bytes);
+                self.has_moved |= *count > 1 && before.is_some_and(|before| before != view.window_bytes);
             }
             self.views[index] = Some(view);
         }
@@ -303,8 +308,20 @@ impl Running<'_> {
             real_s: self.begun.elapsed().as_secs_f64(),
             ..Outcome::default()
         };
-        outcome.limited_by = limit(&outcome, self.pairs.len()).into();
+        outcome.limited_by = self.limit(&outcome).into();
         outcome
+    }
+
+    /// What kept the connections from more. Flow control and the application are not told apart. A congestion window that is not used
+    /// up stays as it is (RFC 9002 §7.8).
+    fn limit(&self, outcome: &Outcome) -> &'static str {
+        let in_flight_mb = outcome.goodput_gbit_s / self.pairs.len() as f64 * outcome.rtt_ms / 8.0;
+        match () {
+            () if !outcome.failures.is_empty() => "failure",
+            () if outcome.of_link >= FULL => "link",
+            () if self.has_moved && in_flight_mb >= 0.6 * outcome.window_mb => "congestion",
+            () => "window",
+        }
     }
 
     /// From this instant until 0.9 of the link was reached, seconds.
@@ -328,17 +345,6 @@ enum Event {
     Begin,
     Disturb(Disturbance),
     Recover,
-}
-
-/// What kept the connections from more. Flow control and the application are not told apart.
-fn limit(outcome: &Outcome, flows: usize) -> &'static str {
-    let in_flight_mb = outcome.goodput_gbit_s / flows as f64 * outcome.rtt_ms / 8.0;
-    match () {
-        () if !outcome.failures.is_empty() => "failure",
-        () if outcome.of_link >= FULL => "link",
-        () if in_flight_mb >= 0.6 * outcome.window_mb => "congestion",
-        () => "window",
-    }
 }
 
 /// Memory of this process.

@@ -141,7 +141,10 @@ fn side(
         udp_checksum: false,
     };
     let network = UserSpace::new(nic, &interface, NetworkKind::Simulated)?;
-    let mut worker = Worker::new(0, network, NodeShared::new(1, routes), config.quic(mtu), Idle::Spin);
+    let shared = NodeShared::new(1, routes);
+    // As a node does that starts.
+    shared.window_budget.set_total(config.quic.window_budget_bytes());
+    let mut worker = Worker::new(0, network, shared, config.quic(mtu), Idle::Spin);
     worker.add_inline(application);
     Ok(Side { worker, mac, due: None })
 }
