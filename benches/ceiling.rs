@@ -179,7 +179,7 @@ impl Pair {
             receive_window_bytes: 128 << 20,
             send_window_bytes: 64 << 20,
             initial_congestion_window_bytes: 4 << 20,
-            initial_mtu: 0,
+            initial_udp_payload_bytes: 0,
             mtu_discovery: false,
             ..QuicConfig::default()
         };

@@ -131,7 +131,7 @@ device = "net_memif0,role=client,id=0,socket=$dir/run/memif.sock,socket-abstract
 addresses = ["10.79.0.2/24"]
 $(identity_toml client gateway)
 [quic]
-initial_mtu = 0
+initial_udp_payload_bytes = 0
 [log]
 level = "warn"
 TOML

@@ -62,7 +62,7 @@ mtu = $mtu
 huge_pages = "${STOQ_HUGE_PAGES:-preferred}"
 $(identity_toml "$1" "$2")
 [quic]
-initial_mtu = 0
+initial_udp_payload_bytes = 0
 TOML
 }
 { config gateway client server $server_core 10.77.0.1; cat <<TOML; } >"$dir/gateway.toml"

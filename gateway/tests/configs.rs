@@ -338,6 +338,7 @@ fn the_shortest_files_load() {
 fn a_value_that_cannot_work_is_refused_with_its_key_and_its_fix() {
     let workers = |text: &str| format!("{GATEWAY}\n[workers]\n{text}\n");
     let applications = |text: &str| format!("{GATEWAY}\n{text}\n");
+    let quic = |text: &str| applications(&format!("[quic]\n{text}"));
     let listen = |addresses: &str| GATEWAY.replace("[\"127.0.0.1:4433\"]", addresses);
     let dpdk = |from: &str, to: &str| DPDK.replace(from, to);
     let seed = "[[application]]\nkind = \"seed\"\nqueues = [7]\ndirectory = \"d\"\n";
@@ -385,13 +386,13 @@ fn a_value_that_cannot_work_is_refused_with_its_key_and_its_fix() {
         (applications("[hops]\nconnections_max = 0"), "hops.connections_max", "give 1 to"),
         (applications("[hops]\nbudget_max_bytes = 0"), "hops.budget_max_bytes", "give 65536 to"),
         (applications(&format!("{seed}[hops]\ncache = true")), "hops.cache", "capacity_bytes"),
+        (quic("receive_window_bytes = 16000000"), "quic.receive_window_bytes", "at least 16777216"),
+        (quic("idle_timeout_ms = 5000"), "quic.keep_alive_ms", "1666 or less"),
         (
-            applications("[quic]\nreceive_window_bytes = 16000000"),
-            "quic.receive_window_bytes",
-            "at least 16777216",
+            format!("{DPDK}[quic]\ninitial_udp_payload_bytes = 1473"),
+            "quic.initial_udp_payload_bytes",
+            "network.mtu = 1500",
         ),
-        (applications("[quic]\nidle_timeout_ms = 5000"), "quic.keep_alive_ms", "1666 or less"),
-        (format!("{DPDK}[quic]\ninitial_mtu = 1473"), "quic.initial_mtu", "network.mtu = 1500"),
         (dpdk("[identity]", "mbufs = 1535\n[identity]"), "network.mbufs", "at least 1536"),
         (
             applications(&format!("{seed}capacity_bytes = 20000\nquota_bytes = 20001")),
@@ -412,10 +413,9 @@ fn a_value_that_cannot_work_is_refused_with_its_key_and_its_fix() {
         assert!(error.contains(&format!("`{key}`")), "the key {key} is named: {error}");
         assert!(error.contains(fix), "{fix:?} stands in: {error}");
     }
-    let error = refusal("", false);
-    assert!(error.contains("trust"), "{error}");
-    let error = refusal("[trust]\n", false);
-    assert!(error.contains("`trust`") && error.contains("node_ids"), "{error}");
+    for (text, part) in [("", "trust"), ("[trust]\n", "`trust`"), ("[trust]\n", "node_ids")] {
+        assert!(refusal(text, false).contains(part), "{part}");
+    }
 }
 
 #[test]

@@ -87,7 +87,7 @@ class Site(Bench):
             "spin",
             self.rsize,
             gateway,
-            {**client, "quic": {**QUIC, "initial_mtu": 0, "send_window_bytes": 1 << 20}},
+            {**client, "quic": {**QUIC, "initial_udp_payload_bytes": 0, "send_window_bytes": 1 << 20}},
         )
         (self / "client.toml").rename(self / "goodput.toml")
         self.over_memif(1500, "spin", self.rsize, gateway, client)

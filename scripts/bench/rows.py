@@ -118,9 +118,9 @@ class Rows(Bench):
             "get-direct": lambda: self.hop(False),
             "get-hop": lambda: self.hop(True),
             "get-hop-xdp": lambda: self.hop(True, AF_XDP.format("far")),
-            "trips-direct": lambda: self.hop(False, None, "--trips", "20000"),
-            "trips-hop": lambda: self.hop(True, None, "--trips", "20000"),
-            "trips-hop-xdp": lambda: self.hop(True, AF_XDP.format("far"), "--trips", "20000"),
+            "trips-direct": lambda: self.hop(False, None, "--round-trips", "20000"),
+            "trips-hop": lambda: self.hop(True, None, "--round-trips", "20000"),
+            "trips-hop-xdp": lambda: self.hop(True, AF_XDP.format("far"), "--round-trips", "20000"),
             "holders-alive": lambda: self.holders(False),
             "holders-dead": lambda: self.holders(True),
         }
@@ -244,7 +244,7 @@ class Rows(Bench):
         return "none" if self.udp_checksum else "none; UDP checksums left out"
 
     def messages(self, *options, within=()):
-        return self.stoq("bench", "--bytes", self.bytes, "--limit", RUN_S_MAX, *options, within=within)
+        return self.stoq("bench", "--bytes", self.bytes, "--time-limit", RUN_S_MAX, *options, within=within)
 
     def goodput(self, operation, mtu, connections, streams):
         """message: messages, counted and dropped by the gateway. put: payloads from the client's memory, dropped by the gateway. get: payloads from
@@ -256,7 +256,7 @@ class Rows(Bench):
         elif operation in ("put", "put-unchecked"):
             queue = [] if operation == "put" else ["--queue", UNCHECKED_QUEUE]
             self.memif(mtu, "spin")
-            put = self.stoq("bench", "--put", "--bytes", self.payload_bytes, "--limit", RUN_S_MAX, *width, *queue)
+            put = self.stoq("bench", "--put", "--bytes", self.payload_bytes, "--time-limit", RUN_S_MAX, *width, *queue)
             payload = f"{self.payload_bytes} bytes from memory, {put['answer'].partition(':')[0]}"
         else:
             size = self.payload_bytes // connections // streams
@@ -267,7 +267,7 @@ class Rows(Bench):
             # The first brings the payload from the store into the gateway's memory, the second is what is measured.
             self.stoq("bench", "--get", token)
             unchecked = [] if operation == "get" else ["--unverified"]
-            self.stoq("bench", "--get", token, "--limit", RUN_S_MAX, *width, *unchecked)
+            self.stoq("bench", "--get", token, "--time-limit", RUN_S_MAX, *width, *unchecked)
             payload = f"a payload of {size} bytes in the gateway's memory, on each stream, dropped by the client"
         self.over(mtu, payload)
 

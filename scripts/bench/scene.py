@@ -184,7 +184,7 @@ class Bench(Scene):
 
     def side(self, name, peer, core, idle, initial_mtu):
         """What every configuration has."""
-        quic = {"initial_mtu": initial_mtu, **QUIC}
+        quic = {"initial_udp_payload_bytes": initial_mtu, **QUIC}
         return {"workers": {"cores": [core], "idle": idle}, **self.who(name, peer), "quic": quic}
 
     def port(self, device, address, mtu):

@@ -275,8 +275,8 @@ impl ClientBuilder {
 
     /// The UDP payload, in bytes, that is assumed to pass until the path's MTU is found. The default is 1,200, which passes everywhere.
     /// Zero assumes as much as the local device carries.
-    pub fn initial_mtu(mut self, bytes: u16) -> Self {
-        self.quic.initial_mtu = bytes;
+    pub fn initial_udp_payload(mut self, bytes: u16) -> Self {
+        self.quic.initial_udp_payload_bytes = bytes;
         self
     }
 
@@ -415,7 +415,7 @@ mod tests {
             .congestion_control(Congestion::Bbr)
             .idle_timeout(Duration::from_secs(3))
             .keep_alive(Duration::from_micros(1_500))
-            .initial_mtu(1_400)
+            .initial_udp_payload(1_400)
             .mtu_discovery(false)
             .cores([5, 6])
             .idle(Idle::Spin)
@@ -425,7 +425,7 @@ mod tests {
             congestion_control: Congestion::Bbr,
             idle_timeout_ms: 3_000,
             keep_alive_ms: 2,
-            initial_mtu: 1_400,
+            initial_udp_payload_bytes: 1_400,
             mtu_discovery: false,
             ..QuicConfig::default()
         };

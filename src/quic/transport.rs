@@ -47,7 +47,7 @@ pub struct QuicConfig {
     pub initial_congestion_window_bytes: u32,
     /// UDP payload assumed to pass before path MTU discovery, bytes: 1200 passes everywhere. `0` takes the
     /// local device's, for links whose other end carries the same.
-    pub initial_mtu: u16,
+    pub initial_udp_payload_bytes: u16,
     /// Search for a larger path MTU, up to the device's (RFC 8899).
     pub mtu_discovery: bool,
 }
@@ -93,7 +93,7 @@ impl Default for QuicConfig {
             datagram_receive_buffer_bytes: 1 << 20,
             congestion_control: Congestion::Cubic,
             initial_congestion_window_bytes: 0,
-            initial_mtu: UDP_PAYLOAD_BYTES_MIN,
+            initial_udp_payload_bytes: UDP_PAYLOAD_BYTES_MIN,
             mtu_discovery: true,
         }
     }
@@ -162,7 +162,7 @@ impl QuicConfig {
 
     /// The UDP payload assumed before path MTU discovery, on a device that carries `largest`, bytes.
     fn first_payload(&self, largest: u16) -> u16 {
-        match self.initial_mtu {
+        match self.initial_udp_payload_bytes {
             0 => largest,
             mtu => mtu.clamp(UDP_PAYLOAD_BYTES_MIN, largest),
         }

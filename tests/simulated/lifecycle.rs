@@ -274,7 +274,7 @@ fn without_discovery_datagrams_keep_the_size_they_began_with() {
     let quic = QuicConfig { mtu_discovery: false, ..QuicConfig::default() };
     let average = datagram_bytes(9000, quic.clone(), gateway_v4());
     assert!((1100..=1200).contains(&average), "{average} bytes");
-    let quic = QuicConfig { initial_mtu: 0, ..quic };
+    let quic = QuicConfig { initial_udp_payload_bytes: 0, ..quic };
     let average = datagram_bytes(9000, quic, gateway_v6());
     assert!((8000..=8952).contains(&average), "{average} bytes from the start");
 }

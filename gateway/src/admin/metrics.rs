@@ -222,17 +222,17 @@ fn gauges(source: &AdminSource, out: &mut Exposition) {
     }
     let help = "Entries in the worker's rings and queues: deliveries for applications, commands and hand-overs for the worker, \
                 connection attempts, connections with packets to send. As of the last second.";
-    out.family("stoq_ring_depth", MetricKind::Gauge, help);
+    out.family("stoq_ring_entries", MetricKind::Gauge, help);
     for (worker, status) in source.statuses.iter().enumerate() {
         let gauges = &status.gauges;
-        for (ring, depth) in [
+        for (ring, entries) in [
             ("deliveries", gauges.deliveries.load(Relaxed)),
             ("commands", gauges.commands.load(Relaxed)),
             ("handovers", source.shared.handovers_waiting(worker)),
             ("attempts", gauges.attempts.load(Relaxed)),
             ("senders", gauges.senders.load(Relaxed)),
         ] {
-            out.sample(&[("worker", &worker), ("ring", &ring)], depth);
+            out.sample(&[("worker", &worker), ("ring", &ring)], entries);
         }
     }
     out.family("stoq_link_up", MetricKind::Gauge, "1 while the link of the worker's port is up.");

@@ -105,12 +105,12 @@ impl ConfigCheck<'_> {
         }
         if let NetworkConfig::Dpdk(dpdk) = network {
             let most = quic.largest_payload(dpdk.mtu, IpFamily::V4);
-            if quic.initial_mtu > most {
+            if quic.initial_udp_payload_bytes > most {
                 let fix = format!(
                     "{} is more than a port with network.mtu = {} carries; give at most {most}, or 0 for the largest that it carries",
-                    quic.initial_mtu, dpdk.mtu
+                    quic.initial_udp_payload_bytes, dpdk.mtu
                 );
-                return Err(self.value("quic.initial_mtu", fix));
+                return Err(self.value("quic.initial_udp_payload_bytes", fix));
             }
         }
         Ok(())

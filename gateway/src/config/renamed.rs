@@ -34,6 +34,7 @@ const RENAMED: &[Renamed] = &[
         kind: Kind::Any,
         new: "quic.initial_congestion_window_bytes",
     },
+    Renamed { old: "quic.initial_mtu", kind: Kind::Any, new: "quic.initial_udp_payload_bytes" },
     Renamed { old: "qlog.bytes_max", kind: Kind::Any, new: "qlog.capacity_bytes" },
 ];
 

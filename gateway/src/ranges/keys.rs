@@ -145,7 +145,7 @@ pub const KEYS: &[Range] = &[
     )
     .or_zero_for("ten packets (RFC 9002)"),
     whole(
-        "quic.initial_mtu",
+        "quic.initial_udp_payload_bytes",
         (1200, 65_527),
         "bytes",
         "QUIC needs 1200 (RFC 9000 §14)",
@@ -218,7 +218,7 @@ pub const KEYS: &[Range] = &[
     ),
 ];
 
-/// The range of a key such as `quic.initial_mtu`.
+/// The range of a key such as `quic.initial_udp_payload_bytes`.
 pub fn key(name: &str) -> Option<&'static Range> {
     KEYS.iter().find(|range| range.name == name)
 }

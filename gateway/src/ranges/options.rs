@@ -69,7 +69,7 @@ pub const OPTIONS: &[Range] = &[
         "a message has at most 64 KiB (protocol §8)",
     ),
     whole("stoq bench --queue", (0, QUEUE_MAX), "", "", QUEUE),
-    whole("stoq bench --trips", (1, TRIPS_LEN_MAX), "", NOTHING, TRIPS),
+    whole("stoq bench --round-trips", (1, TRIPS_LEN_MAX), "", NOTHING, TRIPS),
     whole(
         "stoq bench --connections",
         (1, CONNECTIONS_LEN_MAX as u64),
@@ -85,7 +85,7 @@ pub const OPTIONS: &[Range] = &[
         NOTHING,
         "a connection has no more requests at once (protocol §8)",
     ),
-    whole("stoq bench --limit", (1, SPAN_S_MAX), "seconds", "no measurement ends in less", A_DAY),
+    whole("stoq bench --time-limit", (1, SPAN_S_MAX), "seconds", "no measurement ends in less", A_DAY),
     whole(
         "stoq identity new --days",
         (1, 36_500),

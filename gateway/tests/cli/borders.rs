@@ -233,10 +233,10 @@ fn the_smallest_counts_and_sizes_of_the_tools_work() {
     run(site.client("put").arg(&file).args(["--lease", "36500d"]), 0);
     run(site.client("ping").args(["-c", "1", "-i", "0", "--size", "0", "--timeout", "86400"]), 0);
     run(site.client("ping").args(["-c", "1", "-i", "86400"]), 0);
-    run(site.client("bench").args(["--bytes", "1", "--size", "1", "--limit", "86400"]), 0);
+    run(site.client("bench").args(["--bytes", "1", "--size", "1", "--time-limit", "86400"]), 0);
     run(site.client("bench").args(["--bytes", "1", "--connections", "3"]), 0);
     run(site.client("bench").args(["--put", "--bytes", "1"]), 0);
-    run(site.client("bench").args(["--get", &token, "--trips", "1"]), 0);
+    run(site.client("bench").args(["--get", &token, "--round-trips", "1"]), 0);
     // No application has this queue, so there is no answer: the number itself is valid.
     let (_, stderr) =
         run(site.client("ping").args(["-c", "1", "--timeout", "1", "--queue", "4611686018427387903"]), 1);
@@ -294,11 +294,11 @@ fn a_dpdk_port_works_with_each_of_its_keys_at_its_borders() {
     }
     works_on_dpdk(&format!("memory_mib = {}", borders("memory_mib").0), "");
     works_on_dpdk("mbufs = 1536", "");
-    works_on_dpdk(&format!("mtu = {}", borders("mtu").0), "initial_mtu = 0");
+    works_on_dpdk(&format!("mtu = {}", borders("mtu").0), "initial_udp_payload_bytes = 0");
     let largest = format!("mtu = {}\nrx_descriptors = 64\ntx_descriptors = 64", borders("mtu").1);
     works_on_dpdk(&largest, "");
     // Packets larger than the congestion window that quinn-proto begins with.
-    works_on_dpdk(&largest, "initial_mtu = 0");
+    works_on_dpdk(&largest, "initial_udp_payload_bytes = 0");
     works_on_dpdk(&format!("vlan = {}", borders("vlan").0), "");
     works_on_dpdk(&format!("vlan = {}", borders("vlan").1), "");
 }

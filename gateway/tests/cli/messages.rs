@@ -167,7 +167,7 @@ fn a_failed_connection_is_reported_once_with_its_cause() {
                 "put" => command.arg(&path),
                 "locate" => command.arg(&token),
                 // `bench` waits for a report, not for --timeout.
-                "bench" => command.args(["--limit", "60"]),
+                "bench" => command.args(["--time-limit", "60"]),
                 _ => &mut command,
             };
             if tool != "bench" || seconds == "60" {

@@ -127,7 +127,7 @@ fn bench_spreads_its_load_over_connections_and_streams() {
     let put = wide(&["--put", "--bytes", "4000000", "--queue", "4"]);
     assert!(put["answer"].as_str().unwrap().starts_with("dropped unchecked"), "{put}");
     assert_eq!(wide(&["--get", &token])["bytes"], 4_000_000);
-    assert_eq!(wide(&["--get", &token, "--trips", "3"])["round_trips"], 120);
+    assert_eq!(wide(&["--get", &token, "--round-trips", "3"])["round_trips"], 120);
     let (_, stderr) = run(site.client("bench").args(["--put", "--bytes", "1000", "--queue", "0"]), 1);
     assert!(stderr.contains("keeps payloads"), "{stderr}");
     let (_, stderr) = run(site.client("bench").args(["--put", "--bytes", "1000", "--queue", "1"]), 1);

@@ -38,8 +38,8 @@ pub(crate) struct Args {
     #[arg(long, requires = "get")]
     unverified: bool,
     /// With --get: fetch only the first 16 KiB, this number of times one after another, and print their times.
-    #[arg(long, requires = "get", value_name = "TIMES")]
-    trips: Option<u64>,
+    #[arg(long, requires = "get", value_name = "TIMES", alias = "trips")]
+    round_trips: Option<u64>,
     /// Connections, spread over the workers; 0 is one a worker.
     #[arg(long, default_value_t = 0)]
     connections: usize,
@@ -50,8 +50,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     route: RouteArgs,
     /// Give up after this number of seconds.
-    #[arg(long, default_value_t = 120)]
-    limit: u64,
+    #[arg(long, default_value_t = 120, value_name = "SECONDS", alias = "limit")]
+    time_limit: u64,
     #[command(flatten)]
     options: ClientOptions,
 }
@@ -105,7 +105,7 @@ fn measure(
     let (bytes, messages, elapsed, trips, dropped) = (0, 0, Duration::ZERO, Vec::new(), None);
     let mut measured =
         Measured { bytes, messages, elapsed, trips, dropped, connections, network, stages: Vec::new() };
-    let deadline = Instant::now() + Duration::from_secs(args.limit);
+    let deadline = Instant::now() + Duration::from_secs(args.time_limit);
     let mut over = 0;
     while over < workers.min(connections) {
         match heard.recv_timeout(Duration::from_millis(50)) {
@@ -122,7 +122,12 @@ fn measure(
             Err(RecvTimeoutError::Disconnected) => anyhow::bail!("a worker ended early"),
             Err(RecvTimeoutError::Timeout) => {
                 anyhow::ensure!(!interrupt.load(Ordering::Relaxed), "interrupted");
-                anyhow::ensure!(Instant::now() < deadline, "no result within {} s{}", args.limit, hint(args));
+                anyhow::ensure!(
+                    Instant::now() < deadline,
+                    "no result within {} s{}",
+                    args.time_limit,
+                    hint(args)
+                );
             }
         }
     }
@@ -209,7 +214,7 @@ fn put(args: &Args, session: ClientSetup) -> anyhow::Result<()> {
 fn get(args: &Args, session: ClientSetup, token: AnyToken) -> anyhow::Result<()> {
     let (remotes, on) = (session.addresses()?, (session.workers, session.cipher.name()));
     let route = args.route.route(&session.gateways)?;
-    let (ranges, times) = match args.trips {
+    let (ranges, times) = match args.round_trips {
         Some(times) => (Ranges::covering(0..1)?, times),
         None => (Ranges::all(), 1),
     };
@@ -220,11 +225,11 @@ fn get(args: &Args, session: ClientSetup, token: AnyToken) -> anyhow::Result<()>
     })?;
     let (count, p50, p99) = (measured.trips.len(), measured.us(0.5), measured.us(0.99));
     let checked = if verified { "every one checked" } else { "hashes included, none checked" };
-    let (operation, text) = match args.trips {
+    let (operation, text) = match args.round_trips {
         Some(_) => ("get-trips", format!("{count} fetches of 16 KiB: p50 {p50:.1}, p99 {p99:.1} us")),
         None => ("get-drop", format!("{} bytes fetched and dropped, {checked}", measured.bytes)),
     };
-    let particular = match args.trips {
+    let particular = match args.round_trips {
         Some(_) => serde_json::json!({
             "token": token.to_string(), "verified": verified, "round_trips": count, "p50_us": p50, "p99_us": p99,
         }),
