@@ -118,7 +118,7 @@ impl Download {
         let text = if self.resumed {
             "the part of an earlier attempt was damaged"
         } else {
-            "it does not hold what was written into it: another process wrote there too, or the disk errs"
+            "it does not hold the bytes written into it: another process wrote there too, or the disk errs"
         };
         Err(self.part.discard(text))
     }

@@ -1,10 +1,10 @@
-//! The error codes (protocol §9): what one side tells the other in an ERROR record, a stream reset or a close.
+//! The error codes (protocol §9): the codes of ERROR records, stream resets and connection closes.
 
 use std::fmt;
 
 macro_rules! error_codes {
     ($($(#[doc = $doc:literal])+ $variant:ident = $number:literal $name:literal,)+) => {
-        /// Every error that one side tells the other (protocol §9).
+        /// The errors that one side reports to the other (protocol §9).
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u64)]
         pub enum ErrorCode { $($(#[doc = $doc])+ $variant = $number,)+ }
@@ -37,7 +37,7 @@ error_codes! {
     Limit = 0x03 "limit",
     /// An odd record type that this side does not speak.
     UnknownRecord = 0x04 "unknown record",
-    /// Nobody here holds that token.
+    /// No application of this node holds the token's payload or set.
     NotFound = 0x05 "not found",
     /// Ranges outside the payload, empty or out of order.
     BadRange = 0x06 "bad range",
@@ -47,15 +47,15 @@ error_codes! {
     BadDescriptor = 0x08 "bad descriptor",
     /// A code, algorithm or flag that this side does not implement.
     UnsupportedCode = 0x09 "unsupported code",
-    /// Policy forbids it to this peer.
+    /// This node's policy forbids the request to this peer.
     NotAuthorized = 0x0a "not authorized",
-    /// Not in early data: it could be replayed.
+    /// The request is not allowed in early data, which may be replayed.
     TooEarly = 0x0b "too early",
-    /// Not now; try again after `retry_ms`.
+    /// The request cannot be served now; try again after `retry_ms`.
     Busy = 0x0c "busy",
-    /// This side is leaving; no new requests.
+    /// This side is shutting down and takes no new requests.
     GoingAway = 0x0d "going away",
-    /// No room, or none left for this peer.
+    /// There is no room, or none left for this peer.
     Quota = 0x0e "quota",
     /// The route visits a node twice.
     Loop = 0x10 "loop",
@@ -69,7 +69,7 @@ error_codes! {
     Budget = 0x14 "budget",
     /// A node further on failed.
     UpstreamFailed = 0x15 "upstream failed",
-    /// This node will not mirror that.
+    /// This node does not mirror the payload or set.
     MirrorRefused = 0x16 "mirror refused",
 }
 

@@ -117,7 +117,7 @@ impl GatheredFile {
                 Err(bad_descriptor())
             }
             _ => Err(part
-                .discard("it does not hold what was written into it: another process wrote there too, or the disk errs")),
+                .discard("it does not hold the bytes written into it: another process wrote there too, or the disk errs")),
         }
     }
 

@@ -33,11 +33,11 @@
 //!
 //! One that answers requests or messages writes an [`application::Application`] and hosts it on a [`node::Node`].
 //!
-//! The modules stand as a packet goes, and each imports only modules that stand above it: `tests/tidy` holds that.
+//! The modules are listed in the order in which a packet passes them. Each imports only modules above it: `tests/tidy` checks that.
 
 #![forbid(unsafe_code)]
 
-// What every room counts in.
+// Units, codes, counters and bounds that every module uses.
 pub mod limits;
 
 pub mod histogram;
@@ -80,7 +80,7 @@ pub mod session;
 
 pub mod seed;
 
-// The loop that a packet goes through, and what stands on it.
+// The loop that moves packets, and the modules built on it.
 pub mod worker;
 
 pub mod relay;

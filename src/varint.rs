@@ -14,10 +14,10 @@ pub struct Truncated(pub &'static str);
 /// Why no integer in its shortest form was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VarintError {
-    /// The bytes end inside it.
+    /// The bytes end inside the integer.
     #[error(transparent)]
     Truncated(#[from] Truncated),
-    /// It is longer than it need be.
+    /// The integer is longer than its shortest form.
     #[error("an integer is not in its shortest form")]
     Long,
 }
@@ -66,7 +66,7 @@ pub fn read(body: &mut &[u8], what: &'static str) -> Result<u64, Truncated> {
 /// Takes an integer in its shortest form off `body`; `what` names the field.
 ///
 /// # Errors
-/// [`VarintError`]: `body` ends inside it, or it is longer than it need be.
+/// [`VarintError`]: `body` ends inside the integer, or the integer is longer than its shortest form.
 pub fn read_minimal(body: &mut &[u8], what: &'static str) -> Result<u64, VarintError> {
     let before = body.len();
     let value = read(body, what)?;

@@ -4,7 +4,7 @@
 //! Eal ──▶ Port ──▶ QueuePair { RxQueue, TxQueue }     a queue keeps its port, a port keeps its Eal
 //!                      │            │
 //!                   RxBatch     frames written in place, pending until the device takes them
-//! SlabPool ──▶ SlabBlock ──▶ Bytes                    huge pages for what outlives a packet
+//! SlabPool ──▶ SlabBlock ──▶ Bytes                    huge pages for data that outlives a packet
 //! SlabPool ──▶ SlabBlock ──▶ Bytes                    huge pages for data that outlives a packet
 //!
 //! Ownership is the type. A received batch frees its mbufs once, when it is dropped. A queue may move to

@@ -301,7 +301,7 @@ impl TxQueue {
         while self.head < self.tail {
             let len = self.pending() as u16;
             // SAFETY: `head..tail` of both arrays are `len` mbufs that this queue owns and their descriptions, each
-            // length within its mbuf's room. What the call took belongs to the device after it, and `head` moves past.
+            // length within its mbuf's room. The frames that the call took belong to the device after it, and `head` moves past them.
             let taken = unsafe {
                 let (mbufs, frames) =
                     (self.mbufs.as_mut_ptr().add(self.head), self.frames.as_ptr().add(self.head));

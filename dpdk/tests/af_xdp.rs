@@ -14,7 +14,7 @@ use common::{pattern, send};
 use dpdk::{DpdkError, Eal, EalConfig, HugePages, Port, PortConfig, QueuePair};
 
 const CHILD: &str = "DPDK_TEST_CHILD";
-/// Frames sent each way: several times the buffers of both ports, hence a buffer that is lost once is missed.
+/// Frames sent each way: several times the buffers of both ports, hence the loss of a buffer in one of them is noticed.
 const FRAMES: usize = 30_000;
 /// Frames in flight: fewer than the receive ring holds.
 const WINDOW: usize = 500;
@@ -90,7 +90,7 @@ fn cross(near: &mut QueuePair, far: &mut QueuePair, longest: usize) {
     let (mut sent, mut got) = ([0; 2], [0; 2]);
     let deadline = Instant::now() + PATIENCE;
     while got != [FRAMES; 2] {
-        assert!(Instant::now() < deadline, "{got:?} of {FRAMES} frames came, {sent:?} were sent");
+        assert!(Instant::now() < deadline, "{got:?} of {FRAMES} frames arrived, {sent:?} were sent");
         for way in 0..2 {
             let (from, to) = if way == 0 { (&mut *near, &mut *far) } else { (&mut *far, &mut *near) };
             while sent[way] < FRAMES
@@ -128,13 +128,13 @@ fn both_ways_on(huge_pages: HugePages) {
 }
 
 #[test]
-fn nothing_is_lost_on_normal_pages() {
-    in_own_namespace("nothing_is_lost_on_normal_pages", "stoqn", || both_ways_on(HugePages::None));
+fn no_frame_is_lost_on_normal_pages() {
+    in_own_namespace("no_frame_is_lost_on_normal_pages", "stoqn", || both_ways_on(HugePages::None));
 }
 
 #[test]
-fn nothing_is_lost_on_huge_pages() {
-    in_own_namespace("nothing_is_lost_on_huge_pages", "stoqh", || both_ways_on(HugePages::Preferred));
+fn no_frame_is_lost_on_huge_pages() {
+    in_own_namespace("no_frame_is_lost_on_huge_pages", "stoqh", || both_ways_on(HugePages::Preferred));
 }
 
 #[test]

@@ -115,7 +115,7 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     });
 }
 
-/// Opens, uses and closes ports twice, and the environment after; returns where EAL had its folder.
+/// Opens, uses and closes ports twice, and the environment after; returns the place of EAL's folder.
 fn whole_life(config: &EalConfig) {
     let folder = tempfile::tempdir().unwrap();
     let eal = Arc::new(Eal::init(config).unwrap_or_else(|error| panic!("{error}")));

@@ -52,7 +52,7 @@ fn jumbo_frames_cross() {
 fn a_frame_in_several_buffers_arrives_in_one_piece() {
     in_own_process("a_frame_in_several_buffers_arrives_in_one_piece", || {
         let (eal, folder) = (eal(), tempfile::tempdir().unwrap());
-        // Buffers of 1 KiB in the shared memory: the driver cuts the frame, and chains what it receives.
+        // Buffers of 1 KiB in the shared memory: the driver cuts the frame, and chains the received parts.
         let mut link = Link::open(&eal, folder.path(), ",bsize=1024", &PortConfig::default());
         link.both_ways(|from, to| {
             for len in [60, 1024, 1025, 1514] {
@@ -111,7 +111,7 @@ fn frames_that_the_peer_does_not_take_can_be_dropped() {
         let (eal, folder) = (eal(), tempfile::tempdir().unwrap());
         let device = memif(folder.path(), "server", "");
         let (port, mut pairs) = Port::open(&eal, &PortConfig { device, ..PortConfig::default() }).unwrap();
-        assert!(!port.link_up() && !pairs[0].link_up(), "no client has come");
+        assert!(!port.link_up() && !pairs[0].link_up(), "no client is connected");
         let buffers = pairs[0].buffers_available();
         for round in 0..5 {
             while send(&mut pairs[0], &pattern(round, 100)) {}

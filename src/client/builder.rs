@@ -227,7 +227,7 @@ impl ClientBuilder {
         self
     }
 
-    /// What idle workers do; the default is [`Idle::Adaptive`].
+    /// The conduct of idle workers; the default is [`Idle::Adaptive`].
     pub fn idle(mut self, idle: Idle) -> Self {
         self.node.idle = idle;
         self

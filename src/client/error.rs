@@ -107,7 +107,7 @@ pub enum ClientError {
     Input {
         /// The input's path or name.
         path: String,
-        /// What it is, and what to do.
+        /// The fault, and its fix.
         error: InputError,
     },
     /// The file was written to before all of its bytes were sent.

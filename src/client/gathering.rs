@@ -42,7 +42,7 @@ pub enum Gathered {
     },
 }
 
-/// What to gather, and where.
+/// The part to gather, and the worker that gathers it.
 #[derive(Clone, Debug)]
 pub struct GatherOptions {
     /// The payload, or lanes of a set.
@@ -58,7 +58,7 @@ impl Default for GatherOptions {
     }
 }
 
-/// What the program knows of a holder; the default is nothing.
+/// The facts that the program knows of a holder; by default none.
 #[derive(Clone, Debug, Default)]
 pub struct HolderOptions {
     /// The route to the holder, if it is not the peer itself.
@@ -207,7 +207,7 @@ impl Gathering {
         self.shared.mark_bad(set);
     }
 
-    /// What each holder gave and did, in the order of the holders; complete once [`Gathering::next`] has given the end.
+    /// Each holder's bytes, errors and end, in the order of the holders; complete once [`Gathering::next`] has given the end.
     pub fn report(&self) -> Vec<HolderReport> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

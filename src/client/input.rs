@@ -229,7 +229,7 @@ impl Read for Waiting {
     }
 }
 
-/// What the system reports of a file when it is opened. A different report later means that the file was written to. The kernel notes a
+/// The system's report of a file when it is opened. A different report later means that the file was written to. The kernel notes a
 /// write before its bytes can be read. A write through a shared mapping is noted as late as the kernel writes the page back.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FileStamp {

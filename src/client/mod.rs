@@ -188,7 +188,7 @@ impl From<String> for ConnectTarget {
 #[derive(Clone, Debug)]
 pub struct Client(Arc<Shared>);
 
-/// What all clones share.
+/// The part that all clones of a [`Client`] share.
 struct Shared {
     node: Mutex<Option<Node>>,
     network: NetworkInfo,

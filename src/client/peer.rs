@@ -79,7 +79,7 @@ pub struct Message {
     pub payload: Bytes,
 }
 
-/// What all clones of a [`Peer`] share.
+/// The part that all clones of a [`Peer`] share.
 #[derive(Debug)]
 pub(super) struct PeerLink {
     shared: Arc<Shared>,

@@ -29,7 +29,7 @@ impl Gather {
                 break;
             }
         }
-        // No request is in flight, and no holder has what is still missing.
+        // No request is in flight, and no holder has the missing part.
         let host_is_behind = self.is_host_behind();
         let more = self.awaits_more || self.holders.iter().any(GatherHolder::waits);
         if self.requests.is_empty() && !host_is_behind && !more {

@@ -65,7 +65,7 @@ fn each_rule_refuses_with_its_code() {
 }
 
 #[test]
-fn transit_is_for_whom_the_policy_names() {
+fn transit_is_allowed_to_the_peers_that_the_policy_names() {
     let good = hop(&[OWN, NEXT]);
     let peer_gateways = |node: &NodeId| [NEXT, LAST].contains(node);
     let allowed = |transit: &Transit, previous| match decide(
@@ -96,7 +96,7 @@ fn transit_is_for_whom_the_policy_names() {
 }
 
 #[test]
-fn a_request_that_comes_again_is_refused_whatever_became_of_it() {
+fn a_repeated_request_is_refused_after_any_outcome_of_the_first() {
     let hops = Hops::new(policy(Transit::Anyone), [NEXT].into());
     let now = Instant::now();
     let (good, lost) = (hop(&[OWN, NEXT]), Hop { nonce: [8; 16], ..hop(&[OWN, LAST]) });
@@ -174,7 +174,7 @@ proptest! {
     }
 
     #[test]
-    fn any_hop_is_judged_and_what_is_forwarded_can_be_read(
+    fn any_hop_is_judged_and_a_forwarded_one_can_be_read(
         fields: (bool, u8, [u8; 16], u64, u8),
         route in proptest::collection::vec(0u8..6, 0..12),
         nonce_seen: bool,

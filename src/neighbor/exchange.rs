@@ -1,6 +1,6 @@
-//! How workers of one interface tell each other about neighbors.
+//! The exchange of claims about neighbors between the workers of one interface.
 //!
-//! A device hands ARP and NDP packets to one queue, whichever worker asked: so each worker tells all others.
+//! A device hands ARP and NDP packets to one queue, also those that another worker has asked for: each worker tells all others.
 
 use super::Claim;
 use crate::limits::NEIGHBOR_EXCHANGE_LEN_MAX;

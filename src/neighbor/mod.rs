@@ -118,7 +118,7 @@ enum State {
 #[derive(Debug)]
 struct Entry {
     state: State,
-    /// When a packet of ours last looked it up; none for a neighbor that was only heard.
+    /// The time at which a packet of ours last looked it up; `None` for a neighbor that was only heard.
     used_at: Option<Instant>,
 }
 

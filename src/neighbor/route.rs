@@ -1,4 +1,4 @@
-//! Which neighbor a packet goes to, and from which of our addresses.
+//! Routes: the neighbor to which a packet goes, and the address from which it is sent.
 
 use crate::wire::prefix::{Prefix, PrefixError};
 use crate::wire::{Mac, ndp};
@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// The way to a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IpRoute {
-    /// The neighbor: the destination itself on a link of ours, a router for what is beyond.
+    /// The neighbor: the destination itself if it is on a link of ours, otherwise a router.
     pub next_hop: IpAddr,
     /// The address to send from.
     pub source: IpAddr,
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_leads_to_groups_broadcast_and_ourselves() {
+    fn no_route_leads_to_groups_broadcast_or_own_addresses() {
         for destination in
             ["224.0.0.1", "255.255.255.255", "10.77.0.255", "10.77.0.1", "0.0.0.0", "ff02::1", "::"]
         {

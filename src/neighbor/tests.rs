@@ -1,4 +1,4 @@
-//! Neighbors come, stay, change and go.
+//! Neighbors are learned, kept, changed and forgotten.
 
 use super::*;
 
@@ -163,14 +163,14 @@ fn answers_to_no_question_create_nothing() {
 }
 
 #[test]
-fn who_asks_for_us_is_known_before_it_is_written_to() {
+fn a_neighbor_that_asks_for_us_is_known_before_the_first_packet_to_it() {
     let mut host = Host::new();
     host.claim(0, question("10.77.0.2", THEIRS));
     assert_eq!(host.mac(1, "10.77.0.2"), Some(THEIRS));
 }
 
 #[test]
-fn nothing_is_believed_about_ourselves_groups_and_hosts_off_the_link() {
+fn claims_about_own_addresses_groups_and_hosts_off_the_link_are_ignored() {
     let mut host = Host::new();
     for address in ["10.77.0.1", "fd00::1", "10.78.0.1", "224.0.0.1", "0.0.0.0", "::", "10.77.255.255"] {
         assert!(
@@ -183,7 +183,7 @@ fn nothing_is_believed_about_ourselves_groups_and_hosts_off_the_link() {
 }
 
 #[test]
-fn a_flood_of_questions_pushes_out_nobody_we_write_to() {
+fn a_flood_of_questions_displaces_no_neighbor_that_we_send_to() {
     let mut host = Host::new();
     host.lookup(0, "10.77.0.2");
     host.claim(0, answer("10.77.0.2", THEIRS));
@@ -222,7 +222,7 @@ fn packets_past_the_bounds_of_waiting_are_dropped() {
 }
 
 #[test]
-fn what_one_worker_hears_the_others_know() {
+fn a_claim_that_one_worker_hears_reaches_the_others() {
     let ports = exchange::exchange(3);
     let claim = answer("10.77.0.2", THEIRS);
     ports[0].tell(claim);

@@ -43,7 +43,7 @@ pub struct LinkConfig {
     pub burst_len: f64,
     /// A station's rate of sending, bits a second; none: unbounded.
     pub bandwidth_bits_per_s: Option<u64>,
-    /// What waits for [`LinkConfig::bandwidth_bits_per_s`] at most, bytes of one station; frames that find no room are lost. None:
+    /// The most bytes of one station that wait for [`LinkConfig::bandwidth_bits_per_s`]; frames that find no room are lost. None:
     /// without bound.
     pub buffer_bytes: Option<u64>,
     /// What the medium needs for a frame beside its bytes, of [`LinkConfig::bandwidth_bits_per_s`] and [`LinkConfig::buffer_bytes`]: 24

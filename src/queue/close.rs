@@ -167,7 +167,7 @@ mod tests {
         ConnectionError::TransportError(TransportError { code, frame: None, reason: reason.into() })
     }
 
-    /// What QUIC says, what it is by type, and what its text says.
+    /// QUIC's end of a connection, its type, and a part of its text.
     #[test]
     fn every_end_of_a_connection_has_a_type_and_a_text() {
         let refused = TransportErrorCode::CONNECTION_REFUSED;

@@ -6,7 +6,7 @@ use crate::limits::REASON_BYTES_MAX;
 /// ERROR: `code(i) retry_ms(i) reason(UTF-8, at most 256 bytes)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ErrorRecord {
-    /// What failed. A number that this version does not know is read as [`ErrorCode::Internal`].
+    /// The error. A number that this version does not know is read as [`ErrorCode::Internal`].
     pub code: ErrorCode,
     /// When to try again, milliseconds from now; 0: do not.
     pub retry_ms: u64,

@@ -72,7 +72,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn nobody_is_one_zero_byte() {
+    fn no_holders_are_one_zero_byte() {
         assert_eq!(testing::assert_round_trip(&Holders::default()), [0]);
     }
 

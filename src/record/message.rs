@@ -17,10 +17,10 @@ impl MessageHeader {
     /// Flag: a content token stands before the payload.
     pub const FLAG_TOKEN: u8 = 0x01;
 
-    /// Reads the header at the front of a body; gives it and its length in bytes. The payload is what follows.
+    /// Reads the header at the front of a body; gives it and its length in bytes. The payload is the rest of the body.
     ///
     /// # Errors
-    /// What is wrong with the header. `prefix` needs no more than [`MESSAGE_HEADER_BYTES_MAX`] bytes of the body.
+    /// The fault of the header. `prefix` needs no more than [`MESSAGE_HEADER_BYTES_MAX`] bytes of the body.
     pub fn parse(prefix: &[u8]) -> Result<(Self, usize), RecordError> {
         let mut rest = prefix;
         let queue = varint::read(&mut rest, "queue")?;
@@ -35,7 +35,7 @@ impl MessageHeader {
     /// Takes the header off a whole MESSAGE body and leaves the payload.
     ///
     /// # Errors
-    /// What is wrong with the header, or [`RecordError::TooLong`] if the payload is; `body` is then unchanged.
+    /// The fault of the header, or [`RecordError::TooLong`] if the payload is too long; `body` is then unchanged.
     pub fn take_from(body: &mut Payload) -> Result<Self, RecordError> {
         let mut front = [0; MESSAGE_HEADER_BYTES_MAX];
         let filled = body.copy_prefix(&mut front);
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_past_the_bound_is_refused_whatever_its_header_spares() {
+    fn a_payload_past_the_bound_is_refused_with_any_header() {
         let mut body = Payload::from(Bytes::from(vec![0; 2 + MESSAGE_BYTES_MAX as usize]));
         assert!(MessageHeader::take_from(&mut body).is_ok());
         let mut body = Payload::from(Bytes::from(vec![0; 3 + MESSAGE_BYTES_MAX as usize]));

@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_are_slices_of_what_arrived() {
+    fn bodies_are_slices_of_the_received_bytes() {
         let chunk = Bytes::from([vec![0x07, 0x04], b"\x00\x00hi".to_vec()].concat());
         let mut reader = RecordReader::new();
         reader.push(chunk.clone());

@@ -46,7 +46,7 @@ impl Announcer {
         !self.listeners.is_empty() && self.due.is_some_and(|due| due <= now)
     }
 
-    /// Announces what changed. Returns whether any HAVE was sent.
+    /// Announces the changes. Returns whether any HAVE was sent.
     pub(super) fn poll(&mut self, now: Instant, now_s: u64, store: &Store, port: &mut AppPort) -> bool {
         if !self.is_due(now) {
             return false;

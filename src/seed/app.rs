@@ -1,4 +1,4 @@
-//! The seed application: keeps payloads that are put and mirrored, serves FETCHes, and tells which nodes hold what.
+//! The seed application: keeps payloads that are put and mirrored, serves FETCHes, and answers LOCATE with the nodes that hold a payload.
 //!
 //! One instance runs for each worker; all share one store, one memory tier and one directory. Files are written and read on the
 //! application's own thread and synced on another: a slow fsync stops no other request.
@@ -254,7 +254,7 @@ impl Seed {
         worked
     }
 
-    /// What the store holds of `token`. `None` also if its lease may end before it can be extended.
+    /// The store's holding of `token`. `None` also if its lease may end before it can be extended.
     pub(super) fn holding(&self, token: &AnyToken, over_s: u64) -> Option<Coverage> {
         let holding = self.parts.store.holding(token)?;
         let lasts = holding.expires_s.is_none_or(|at| at > over_s.saturating_add(LEASE_MARGIN_S));

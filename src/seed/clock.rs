@@ -176,8 +176,8 @@ impl Clock {
         self.shifts.get(&epoch).copied().unwrap_or_default()
     }
 
-    /// Takes a reading; `holds`: whether the store holds anything; `trusted`: whether an operator vouches for the wall clock. Returns what
-    /// changed, and the epochs whose leases end later from now on, with the seconds.
+    /// Takes a reading; `holds`: whether the store holds anything; `trusted`: whether an operator vouches for the wall clock. Returns the
+    /// change, and the epochs whose leases end later from now on, with the seconds.
     pub(super) fn look(
         &mut self,
         at: ClockReading,

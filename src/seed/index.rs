@@ -334,7 +334,7 @@ impl Index {
         }
     }
 
-    /// Gives back what [`Index::reserve`] took.
+    /// Gives back the bytes that [`Index::reserve`] took.
     pub(super) fn release(&mut self, bytes: u64, payer: Option<NodeId>) {
         self.usage_bytes = self.usage_bytes.saturating_sub(bytes);
         let Some(owner) = payer else { return };

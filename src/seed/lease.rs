@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(held.extended_by(Lease::until(Some(11), b)), Lease::until(Some(11), b));
         assert_eq!(held.extended_by(Lease::until(None, b)), Lease::until(None, b));
         assert_eq!(held.extended_by(Lease::cached(None)), held);
-        assert_eq!(Lease::cached(None).extended_by(held), held, "what was cached is kept from now on");
+        assert_eq!(Lease::cached(None).extended_by(held), held, "a cached payload is kept from now on");
         assert_eq!(Lease::default().extended_by(held), Lease::default());
     }
 

@@ -1,4 +1,4 @@
-//! Finds a store's holdings when it is opened, removes what a crash left, and sets damaged files aside.
+//! Finds a store's holdings when it is opened, removes the leftovers of a crash, and sets damaged files aside.
 //!
 //! A crash leaves files that were being changed, and with them a file under `tmp` whose name begins with the same token. Without such a
 //! file under `tmp`, incomplete files do not come from a crash. A file is never deleted for being damaged.
@@ -174,7 +174,8 @@ impl Recovery<'_> {
                 (Lease { expires_s: lease.expires_s.map(|at| at.saturating_add(shift_s)), ..lease }, length)
             }
             Err(error) => {
-                let reason = format!("its lease cannot be read: {error}; it is kept without end, for nobody");
+                let reason =
+                    format!("its lease cannot be read: {error}; it is kept without end and without an owner");
                 if error.kind() == io::ErrorKind::InvalidData {
                     self.damage.set_aside(token, reason, [file.path.as_path()]);
                 } else {

@@ -89,7 +89,7 @@ impl Store {
         let (lock, read_only) = match prepare(&dir) {
             Ok(lock) => (Some(lock), None),
             Err(StoreError::Io { source, path, .. }) if is_read_only(&source) && dir.join(DATA).is_dir() => {
-                tracing::warn!(path = %path.display(), error = %source, "the store cannot be written: it serves what it holds");
+                tracing::warn!(path = %path.display(), error = %source, "the store cannot be written: it only serves the payloads that it holds");
                 (None, Some(source.kind()))
             }
             Err(error) => return Err(error),

@@ -1,8 +1,8 @@
 //! The peer's bytes of a stream, in order.
 //!
-//! quinn-proto keeps what arrives behind a gap and closes the connection when one stream has more than about a thousand gaps. A long
-//! path loses that many packets at once. From the first gap of a connection on, its streams are read as their frames arrive and put
-//! in order here. What is held here is bounded in bytes: the session takes it out of the connection's receive window.
+//! quinn-proto keeps bytes that arrive behind a gap, and closes the connection when one stream has more than about a thousand gaps. A
+//! long path may lose that many packets at once. From the first gap of a connection on, its streams are read as their frames arrive and
+//! put in order here. The bytes held here are bounded: the session takes them out of the connection's receive window.
 
 use bytes::{Bytes, BytesMut};
 use quinn_proto::{Chunks, ReadError};
@@ -17,12 +17,12 @@ const RUN_BYTES: usize = 64 * 1024;
 /// Memory of a piece beside its bytes: its place in the tree and its allocation, bytes.
 const PIECE_COST_BYTES: usize = 128;
 
-/// Where reading of a stream stands.
+/// How far a stream is read, and the bytes held behind its gaps.
 #[derive(Debug, Default)]
 pub(super) struct Order {
     /// Bytes given on, from the stream's start.
     next: u64,
-    /// What lies apart; none while the stream is read in order.
+    /// The bytes behind a gap; `None` while the stream is read in order.
     apart: Option<Box<Apart>>,
 }
 
@@ -34,7 +34,7 @@ struct Apart {
     bytes: usize,
     /// The offset behind the last byte that was held.
     end: u64,
-    /// QUIC has given every byte of the stream.
+    /// Whether QUIC has given every byte of the stream.
     complete: bool,
 }
 
@@ -49,17 +49,17 @@ impl Order {
         self.apart.is_some()
     }
 
-    /// Whether QUIC has given every byte of the stream: it knows the stream no more.
+    /// Whether QUIC has given every byte of the stream, and no longer knows the stream.
     pub(super) fn is_complete(&self) -> bool {
         self.apart.as_ref().is_some_and(|apart| apart.complete)
     }
 
-    /// Memory of what is held here, bytes.
+    /// The memory of the bytes held here, bytes.
     pub(super) fn held_bytes(&self) -> usize {
         self.apart.as_ref().map_or(0, |apart| apart.bytes + apart.pieces.len() * PIECE_COST_BYTES)
     }
 
-    /// Forgets what is held. Nothing more is read of the stream.
+    /// Drops the bytes held. The stream is not read any further.
     pub(super) fn clear(&mut self) {
         if let Some(apart) = &mut self.apart {
             apart.pieces.clear();
@@ -67,7 +67,7 @@ impl Order {
         }
     }
 
-    /// The next bytes; none at the stream's end. `chunks` is none where [`Order::is_complete`].
+    /// The next bytes; `None` at the stream's end. `chunks` is `None` if [`Order::is_complete`].
     pub(super) fn next(&mut self, chunks: &mut Option<Chunks<'_>>) -> Result<Option<Bytes>, ReadError> {
         if let Some(bytes) = self.front() {
             return Ok(Some(bytes));
@@ -84,9 +84,9 @@ impl Order {
         Ok(self.front())
     }
 
-    /// Takes from QUIC some `part_bytes` of what has arrived of a stream whose bytes cannot be given on now. Stops at `bytes_max` bytes
-    /// held once a run without a gap follows: quinn-proto bounds those bytes itself, by the stream's window. Gives whether there may be
-    /// more to take.
+    /// Takes about `part_bytes` bytes out of QUIC, of a stream whose bytes cannot be given on now. Stops once `bytes_max` bytes are held and
+    /// a run without a gap follows: quinn-proto bounds those bytes itself, by the stream's window. Returns whether there may be more to
+    /// take.
     pub(super) fn hold(
         &mut self,
         chunks: &mut Chunks<'_>,
@@ -117,7 +117,7 @@ impl Order {
         Ok(false)
     }
 
-    /// What is held of the next bytes.
+    /// The next bytes, if they are held.
     fn front(&mut self) -> Option<Bytes> {
         let apart = self.apart.as_mut()?;
         let front = apart.pieces.first_entry().filter(|front| *front.key() == self.next)?;
@@ -127,7 +127,7 @@ impl Order {
         Some(bytes)
     }
 
-    /// Gives bytes back that are the next ones, and holds others.
+    /// Returns bytes that are the next ones, and holds others.
     fn take(&mut self, offset: u64, bytes: Bytes) -> Option<Bytes> {
         match &mut self.apart {
             Some(apart) if offset != self.next => {
@@ -143,7 +143,7 @@ impl Order {
 }
 
 impl Apart {
-    /// Copies bytes in: a reference to them would keep the whole burst of packets that they arrived with.
+    /// Copies bytes in: a reference to them would keep the whole burst of packets in which they arrived.
     fn keep(&mut self, offset: u64, bytes: &[u8]) {
         let end = offset + bytes.len() as u64;
         self.bytes += bytes.len();
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Everything that can be given on now.
+    /// All bytes that can be given on now.
     fn fronts(order: &mut Order) -> Vec<u8> {
         std::iter::from_fn(|| order.front()).flatten().collect()
     }
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_adjoins_is_held_in_one_piece() {
+    fn adjoining_bytes_are_held_in_one_piece() {
         let mut order = Order::default();
         order.take_apart();
         for number in 1..=100 {
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cleared_costs_nothing() {
+    fn cleared_bytes_cost_nothing() {
         let mut order = Order::default();
         order.take_apart();
         order.take(5, Bytes::from_static(b"behind a gap"));

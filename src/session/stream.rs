@@ -32,7 +32,7 @@ pub(super) struct Stream {
     pub(super) role: Role,
     /// The half that the peer writes; `None` once it is no longer read.
     pub(super) recv: Option<RecordReader>,
-    /// How far the peer's half has been read, and what has arrived behind a gap.
+    /// How far the peer's half has been read, and the bytes that have arrived behind a gap.
     pub(super) order: Order,
     /// Frames that have arrived since the last reading.
     pub(super) frames: usize,
@@ -125,7 +125,7 @@ pub(super) enum ReadEnd {
 }
 
 impl ReadEnd {
-    /// What ended a reading.
+    /// The reason why a reading ended.
     fn of(stopped: ReadError) -> Self {
         match stopped {
             ReadError::Blocked => Self::Blocked,
@@ -339,7 +339,7 @@ impl Stream {
             let mut chunks = match recv.read(!self.order.is_apart()) {
                 Ok(chunks) => Some(chunks),
                 Err(_) if self.order.is_complete() => None,
-                // QUIC has closed what was not read to its end.
+                // QUIC has closed the stream before it was read to its end.
                 Err(_) => return (ReadEnd::Reset(ErrorCode::Internal.into()), false),
             };
             let read = self.read_chunks(&mut chunks, cx);
@@ -353,7 +353,7 @@ impl Stream {
         read
     }
 
-    /// Reads what may be read, in order. `chunks` is none where QUIC has given every byte.
+    /// Reads the bytes that may be read, in order. `chunks` is `None` if QUIC has given every byte.
     fn read_chunks(&mut self, chunks: &mut Option<Chunks<'_>>, cx: &mut Reading<'_, '_>) -> (ReadEnd, bool) {
         let mut chunks_left = CHUNKS_PER_TURN_MAX;
         let end = loop {
@@ -383,14 +383,14 @@ impl Stream {
         (end, chunks_left < CHUNKS_PER_TURN_MAX)
     }
 
-    /// Takes what has arrived of a stream that waits for its consumer out of QUIC, where too many gaps may be among it.
+    /// Takes the bytes of a stream that waits for its consumer out of QUIC if there may be too many gaps between them.
     pub(super) fn hold(
         &mut self,
         conn: &mut Connection,
         id: StreamId,
         flow: &mut FlowControl,
     ) -> Result<(), ReadError> {
-        // A stream that holds its window is looked at now and then, since a look takes at least one frame.
+        // A stream that holds a whole window is examined only now and then: each time takes at least one frame.
         let has_room = self.order.held_bytes() < flow.stream_window_bytes();
         let may_have_gaps = has_room && (flow.has_gaps() || self.order.is_apart());
         let looks = may_have_gaps || self.frames >= FRAMES_ASLEEP_MAX;
@@ -405,7 +405,7 @@ impl Stream {
             let Ok(mut chunks) = recv.read(false) else { return Ok(()) };
             let more = self.order.hold(&mut chunks, flow.stream_window_bytes(), flow.part_bytes());
             let _ = chunks.finalize();
-            // QUIC gives the peer credit for what is taken out: part by part, the window takes it back.
+            // QUIC gives the peer credit for the bytes taken out: part by part, the window takes it back.
             flow.holds(before, self.order.held_bytes());
             flow.charge(conn);
             if !more? {

@@ -192,7 +192,7 @@ mod tests {
     const EMPTY: &str = "b3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
 
     #[test]
-    fn the_text_is_what_b3sum_prints() {
+    fn the_text_equals_the_output_of_b3sum() {
         let token = Token::of(b"");
         assert_eq!(token.to_string(), EMPTY);
         assert_eq!(EMPTY.parse(), Ok(token));

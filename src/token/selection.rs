@@ -179,7 +179,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn lanes_select_what_listing_them_selects(
+        fn lanes_select_the_same_groups_as_their_list(
             (width, shard_groups) in (1u8..=6, 1u64..=4),
             lane_bits: u64,
             runs in proptest::collection::vec((0u64..4, 1u64..3), 0..4),

@@ -1,6 +1,6 @@
-//! What a device does with checksums, and what it must know for that.
+//! The checksum work that a device does, and the facts that it needs for it.
 
-/// What the device said of a received frame's checksums.
+/// The device's judgment of a received frame's checksums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RxChecksum {
     /// The device checked nothing: software must.
@@ -11,7 +11,7 @@ pub enum RxChecksum {
     Bad,
 }
 
-/// What checks the IPv4 header checksum and the UDP checksum of a received packet, or fills them in for a sent one.
+/// The side that checks the IPv4 header checksum and the UDP checksum of a received packet, or fills them in for a sent one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChecksumBy {
     /// This code.
@@ -20,7 +20,7 @@ pub enum ChecksumBy {
     Device,
 }
 
-/// What the device must know of a frame to fill in checksums by itself.
+/// The facts of a frame that the device needs to fill in its checksums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TxKind {
     /// Complete as it is: ARP, ICMP, or checksums already filled in by software.

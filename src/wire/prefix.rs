@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_prefix_is_said() {
+    fn the_error_of_a_wrong_prefix_names_its_fault() {
         let error = |text: &str| text.parse::<Prefix>().unwrap_err().to_string();
         assert!(error("10.77.0.1").contains("no prefix length"));
         assert!(error("10.77.0/24").contains("`10.77.0` is no IP address"));

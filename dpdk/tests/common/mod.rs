@@ -25,7 +25,7 @@ pub(crate) fn in_own_process(name: &str, scenario: impl FnOnce()) {
     run(Command::new(program).args([name, "--exact", "--nocapture"]));
 }
 
-/// As [`in_own_process`], as a user without privileges. Without root it is just that.
+/// Like [`in_own_process`], as a user without privileges. If the test does not run as root, there is no difference.
 pub(crate) fn as_ordinary_user(name: &str, scenario: impl FnOnce()) {
     if env::var_os(CHILD).is_some() {
         return scenario();
@@ -57,7 +57,7 @@ fn run(command: &mut Command) {
     );
 }
 
-/// An environment in huge pages where there are any.
+/// An environment in huge pages if there are any.
 pub(crate) fn eal() -> Arc<Eal> {
     let config = EalConfig { memory_mib: 128, ..EalConfig::default() };
     Arc::new(Eal::init(&config).expect("DPDK starts"))
