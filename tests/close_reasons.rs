@@ -1,5 +1,5 @@
-//! How a connection ends, or does not come up, told by type: a client on the loopback interface against peers that refuse, close, fall
-//! silent, or are none.
+//! The ends of connections and failed connects, each with its type: a client on the loopback interface against peers that refuse, close
+//! or fall silent, and against ports without a peer.
 
 mod loopback;
 
@@ -17,14 +17,14 @@ use stoq::names::ResolveError;
 use stoq::record::ErrorCode;
 use stoq::tls::{NodeId, RefusalReason, RefusedBy, TlsRefusal};
 
-/// How long anything here may take.
+/// The most time that any step of these tests may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn with_patience<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, what).await.expect("it is not over in time")
+    tokio::time::timeout(PATIENCE, what).await.expect("the step takes too long")
 }
 
-/// How it ends: before it is up, or right after. A client's handshake is over before its certificate is judged.
+/// The reason why the connection ends, before it is up or right after: a client's handshake is over before its certificate is judged.
 async fn end_of(builder: ClientBuilder, address: SocketAddr) -> CloseReason {
     let client = builder.start().unwrap();
     let options = ConnectOptions { timeout: PATIENCE, ..ConnectOptions::default() };
@@ -138,7 +138,7 @@ async fn each_end_of_an_open_connection_has_its_type() {
     assert_eq!(with_patience(peer.closed()).await, CloseReason::TimedOut);
 
     let peer = client.connect(gateway.address()).await.unwrap();
-    // An answer tells that the gateway, too, is through with the handshake: before it, QUIC hides the reason (RFC 9000 §10.2.3).
+    // An answer shows that the gateway has completed the handshake as well: before it, QUIC hides the reason (RFC 9000 §10.2.3).
     with_patience(peer.describe(stoq::token::Token::of(b"x"))).await.unwrap_err();
     let stopping = tokio::task::spawn_blocking(move || drop(gateway));
     let reason = with_patience(peer.closed()).await;
@@ -190,7 +190,7 @@ impl Wire {
 }
 
 #[tokio::test]
-async fn what_is_no_address_and_what_has_none_are_told_apart() {
+async fn a_text_that_is_no_address_and_a_name_without_one_are_different_errors() {
     let gateway = Gateway::start();
     let client = gateway.client_builder().start().unwrap();
     let no_address = client.connect("two words").await.unwrap_err();

@@ -1,4 +1,4 @@
-//! The client as a program meets it: made by its builder, its payloads read as readers.
+//! The client as a program uses it: made by its builder, with payloads that are readers.
 
 mod loopback;
 
@@ -39,7 +39,7 @@ async fn put(peer: &Peer, bytes: &[u8]) -> Token {
 }
 
 #[tokio::test]
-async fn an_identity_comes_from_files_or_from_memory_and_the_network_by_itself() {
+async fn an_identity_is_read_from_files_or_memory_and_the_network_is_found_by_default() {
     let gateway = Gateway::start();
     let ((certificate, key), (certificate_pem, key_pem)) = (gateway.client_files(), gateway.client_pem());
     let builders = [
@@ -52,7 +52,7 @@ async fn an_identity_comes_from_files_or_from_memory_and_the_network_by_itself()
         assert!(client.network().local.iter().any(|local| local.is_ipv4()), "{:?}", client.network());
         let peer = client.connect(gateway.address().to_string()).await.unwrap();
         assert_eq!(peer.node(), Some(gateway.id));
-        // Handles keep the client; it ends with the last of them.
+        // Handles keep the client: it ends with the last one.
         drop(client);
         peer.put(&Prepared::bytes("kept")).await.unwrap();
     }
@@ -84,7 +84,7 @@ async fn a_payload_is_read_in_order_by_every_kind_of_reader() {
         let mut copied = Vec::new();
         assert_eq!(tokio::io::copy_buf(&mut buffered, &mut copied).await.unwrap(), buffered.length());
         assert!(copied == bytes);
-        // Chunks go on where a reader has stopped, and a reader where chunks have.
+        // Chunks continue where a reader has stopped, and a reader where chunks have stopped.
         let mut mixed = peer.fetch(token).await.unwrap();
         let mut got = Vec::new();
         let mut some = [0; 1_000];
@@ -140,18 +140,18 @@ async fn a_reader_that_waits_stops_the_peer_and_loses_nothing_when_a_read_is_dro
     let mut slow = peer.fetch(token).await.unwrap();
     let mut first = [0; 7];
     slow.read_exact(&mut first).await.unwrap();
-    // While it waits, others are served: all that comes meanwhile is bounded.
+    // While it waits, other requests are served, and the bytes that arrive for it are bounded.
     let other = put(&peer, b"another").await;
     for _ in 0..50 {
         peer.fetch(other).await.unwrap().bytes(7).await.unwrap();
     }
     let counters = client.statuses()[0].counters.snapshot();
     let come: u64 = counters.filter(|(name, _)| *name == "verified_bytes").map(|(_, value)| value).sum();
-    assert!((1..24 << 20).contains(&come), "{come} bytes have come");
+    assert!((1..24 << 20).contains(&come), "{come} bytes have arrived");
     let mut got = first.to_vec();
     let mut some = vec![0; 100_000];
     loop {
-        // A read that is dropped before it is ready has taken nothing.
+        // A read that is dropped before it is ready takes no byte.
         poll_fn(|cx| {
             if let Poll::Ready(Some(chunk)) = pin!(slow.chunk()).poll(cx) {
                 got.extend_from_slice(&chunk.unwrap());
@@ -180,10 +180,10 @@ async fn a_payload_that_ends_early_is_an_error_and_stays_one() {
     let lost = error.downcast::<ClientError>();
     assert!(matches!(lost, Ok(ClientError::Lost { reason: CloseReason::Local, .. })), "{lost:?}");
     let again = fetch.read(&mut [0; 10]).await.unwrap_err().downcast::<ClientError>();
-    assert!(matches!(again, Ok(ClientError::Failed)), "an end would mean all of it");
+    assert!(matches!(again, Ok(ClientError::Failed)), "an end would mean the whole payload");
 }
 
-/// Answers every FETCH with this payload, whose last group was altered on the way.
+/// Answers every FETCH with this payload, with its last group altered.
 struct Liar {
     payload: Vec<u8>,
     answers: Vec<(RequestId, Credit, VecDeque<Bytes>)>,
@@ -237,7 +237,7 @@ impl Application for Liar {
 }
 
 #[tokio::test]
-async fn no_reader_gives_a_byte_that_is_not_the_tokens() {
+async fn no_reader_gives_a_byte_that_does_not_match_the_token() {
     let bytes = noise(200_000);
     let lie = bytes.clone();
     let make =
@@ -255,10 +255,10 @@ async fn no_reader_gives_a_byte_that_is_not_the_tokens() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_has_its_own_kind_of_error() {
+async fn a_missing_payload_has_its_own_kind_of_error() {
     let gateway = Gateway::start();
     let peer = connected(&gateway).await;
-    let token = Token::of(b"nobody has this");
+    let token = Token::of(b"held by no node");
     let error = std::io::Error::from(peer.fetch(token).await.unwrap_err());
     assert_eq!(error.kind(), ErrorKind::NotFound);
     let refused =

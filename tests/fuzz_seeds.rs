@@ -1,4 +1,4 @@
-//! The inputs that fuzzing begins with, `fuzz/seeds/<target>/`, follow from the byte vectors. After a change of the vectors
+//! The first inputs of fuzzing, `fuzz/seeds/<target>/`, are made from the byte vectors. After a change of the vectors
 //! `STOQ_WRITE_SEEDS=1 cargo test --no-default-features --test fuzz_seeds` writes them anew.
 
 use data_encoding::HEXLOWER;
@@ -28,7 +28,7 @@ fn vectors() -> Vec<(String, Vec<u8>)> {
         .collect()
 }
 
-/// The body of a vector: its header is two bytes, or three where the length takes two.
+/// The body of a vector: its header is two bytes, or three if the length takes two.
 fn body(record: &[u8]) -> &[u8] {
     &record[if record[1] < 0x40 { 2 } else { 3 }..]
 }
@@ -104,5 +104,5 @@ fn the_seeds_of_fuzzing_are_those_of_the_vectors() {
             fs::write(path, bytes).unwrap();
         }
     }
-    assert!(stored(&directory) == seeds, "stale; write them anew with STOQ_WRITE_SEEDS=1");
+    assert!(stored(&directory) == seeds, "the seeds are stale; write them anew with STOQ_WRITE_SEEDS=1");
 }

@@ -33,7 +33,7 @@ struct Refused {
 }
 
 fn vectors() -> Vectors {
-    serde_json::from_str(include_str!("vectors/records.json")).expect("the vectors are in form")
+    serde_json::from_str(include_str!("vectors/records.json")).expect("the vectors are well-formed")
 }
 
 fn abc() -> Token {
@@ -205,7 +205,7 @@ fn rewritten(bytes: &[u8]) -> Result<Vec<u8>, ErrorCode> {
 }
 
 #[test]
-fn records_are_written_and_read_as_the_vectors_say() {
+fn records_are_written_and_read_like_the_vectors() {
     for Vector { name, hex } in vectors().records {
         let bytes = HEXLOWER.decode(hex.as_bytes()).unwrap();
         assert_eq!(HEXLOWER.encode(&written(&name)), hex, "{name}");
@@ -214,7 +214,7 @@ fn records_are_written_and_read_as_the_vectors_say() {
 }
 
 #[test]
-fn refused_records_give_the_error_that_the_vectors_say() {
+fn refused_records_give_the_error_of_the_vectors() {
     for Refused { name, hex, error } in vectors().refused {
         let bytes = HEXLOWER.decode(hex.as_bytes()).unwrap();
         assert_eq!(rewritten(&bytes).map_err(ErrorCode::number), Err(error), "{name}");

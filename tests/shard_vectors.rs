@@ -1,7 +1,6 @@
 //! The byte vectors of descriptors, verified encodings and parity: `tests/vectors/{descriptors,encodings,parity}.json`.
 //!
-//! What an entry says of its case (lengths, lanes, ranges, a seed) is written by hand; what follows from it (bytes, hashes)
-//! is filled in by `STOQ_WRITE_VECTORS=1 cargo test --test shard_vectors` and compared by every other run.
+//! The case of an entry (lengths, lanes, ranges, a seed) is written by hand; its results (bytes, hashes) are filled in by `STOQ_WRITE_VECTORS=1 cargo test --test shard_vectors` and compared by every other run.
 //! `tests/vectors/read.py` reads the same files with code of its own.
 
 use data_encoding::HEXLOWER;
@@ -27,7 +26,7 @@ fn hash(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
 }
 
-/// Compares the entries of `list` in `file` with what `fill` makes of them, or writes that down.
+/// Compares the entries of `list` in `file` with the results of `fill`, or writes these results to the file.
 fn check(file: &str, list: &str, fill: impl Fn(&mut Value)) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(file);
     let text = std::fs::read_to_string(&path).expect("the vectors can be read");
@@ -46,11 +45,13 @@ fn check(file: &str, list: &str, fill: impl Fn(&mut Value)) {
     }
 }
 
-/// `[[gap, len], ...]`; none is all.
+/// `[[gap, len], ...]`; no value: the whole payload.
 fn runs(value: &Value) -> Ranges {
     let mut ranges = Ranges::all();
     for run in value.as_array().expect("runs are a list") {
-        ranges.push_run(run[0].as_u64().unwrap(), run[1].as_u64().unwrap()).expect("the runs are in form");
+        ranges
+            .push_run(run[0].as_u64().unwrap(), run[1].as_u64().unwrap())
+            .expect("the runs are well-formed");
     }
     ranges
 }
@@ -63,7 +64,7 @@ fn coded(entry: &Value, data: &[u8]) -> (Coded, Vec<u8>) {
 }
 
 #[test]
-fn descriptors_are_written_so() {
+fn descriptors_are_written_like_the_vectors() {
     check("descriptors.json", "descriptors", |entry| {
         let token = |key: &str| entry[key].as_str().map(|text| text.parse::<Token>().expect("a token"));
         let coding = match number(entry, "code") {
@@ -87,11 +88,11 @@ fn descriptors_are_written_so() {
 }
 
 #[test]
-fn descriptors_are_refused_so() {
+fn descriptors_are_refused_with_the_errors_of_the_vectors() {
     check("descriptors.json", "refused", |entry| {
         let bytes = HEXLOWER.decode(entry["hex"].as_str().unwrap().as_bytes()).unwrap();
         let error = Descriptor::parse(&bytes).expect_err("the descriptor is refused");
-        // Codes are the protocol's to say, so they are not filled in.
+        // The protocol defines the codes: they are not filled in.
         assert_eq!(number(entry, "error"), error.code().number(), "{}", entry["name"]);
     });
 }
@@ -113,7 +114,7 @@ fn encoding(selection: Selection, blob: &[u8], outboard: Outboard) -> Vec<u8> {
 }
 
 #[test]
-fn encodings_are_written_so() {
+fn encodings_are_written_like_the_vectors() {
     check("encodings.json", "encodings", |entry| {
         let data = payload(entry);
         let (token, bytes) = if entry["ranges"].is_array() {
@@ -142,7 +143,7 @@ fn encodings_are_written_so() {
 }
 
 #[test]
-fn parity_is_made_so() {
+fn parity_is_computed_like_the_vectors() {
     check("parity.json", "sets", |entry| {
         let (coded, parity) = coded(entry, &payload(entry));
         let set = &coded.descriptor;

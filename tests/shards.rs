@@ -1,4 +1,4 @@
-//! Sets: coding, lanes and the byte vectors of both.
+//! Sets: coding and lanes.
 
 use proptest::prelude::*;
 use stoq::limits::GROUP_BYTES;
@@ -30,7 +30,7 @@ fn shard<'a>(coded: &Coded, data: &'a [u8], parity: &'a [u8], lane: u8, stripe: 
     &blob[start..][..set.shard_len(lane, stripe) as usize]
 }
 
-/// What these lanes give of the payload.
+/// The payload that is restored from these lanes.
 fn restore(coded: &Coded, data: &[u8], parity: &[u8], lanes: Lanes) -> Result<Vec<u8>, CoderError> {
     let set = &coded.descriptor;
     let mut decoder = StripeDecoder::new(set);
@@ -58,7 +58,7 @@ fn parity_of_one_lane_is_the_sum_of_the_data() {
 }
 
 #[test]
-fn a_payload_of_nothing_has_parity_of_nothing() {
+fn an_empty_payload_has_empty_parity() {
     let (empty, parity) = coded(b"", GROUP_BYTES as u64, 4, 2);
     assert!(parity.is_empty());
     assert_eq!(empty.descriptor.parity_token(), Some(Token::of(b"")));
@@ -106,7 +106,7 @@ fn shards_that_are_not_the_sets_are_refused() {
     ));
     assert!(matches!(refused(1, &[(1, &[0; 11])]), CoderError::ShardLength { expected: 10, found: 11, .. }));
     assert!(matches!(refused(2, &[]), CoderError::Stripe { stripe: 2, stripes: 2 }));
-    // Two of the last stripe's data shards are past the payload's end, so one of two and one parity shard do.
+    // Two of the last stripe's data shards are past the payload's end: one of the other two and one parity shard suffice.
     let mut restored = Vec::new();
     decoder.restore(1, [at(1, 1), at(4, 1)], |lane, shard| restored.push((lane, shard.to_vec()))).unwrap();
     assert_eq!(restored, [(0, data[4 * GROUP_BYTES..5 * GROUP_BYTES].to_vec())]);
@@ -142,7 +142,7 @@ fn carry(blob: &[u8], outboard: &Outboard, part: &stoq::shard::Part, cut_bytes: 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
     #[test]
-    fn any_k_lanes_give_the_payload_back(
+    fn any_k_lanes_restore_the_payload(
         (k, m) in (1u8..=9, 0u8..=9),
         shard_groups in 1u64..=2,
         length in 0usize..600_000,

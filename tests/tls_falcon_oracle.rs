@@ -27,7 +27,7 @@ macro_rules! cross_check {
                 let message = message(i);
                 let signature = $oracle::detached_sign(&message, &their_secret);
                 let signature = signature.as_bytes();
-                // The engine holds signatures to the padded length; the oracle's unpadded ones may rarely be longer.
+                // The engine accepts signatures up to the padded length; the oracle's unpadded ones are longer in rare cases.
                 let readable = signature.len() <= algorithm.signature_len_max();
                 assert_eq!(verifies(algorithm, their_public.as_bytes(), &message, signature), readable);
                 assert!(!verifies(algorithm, their_public.as_bytes(), b"another message", signature));
@@ -72,7 +72,7 @@ static SAMPLES: LazyLock<[Sample; 4]> = LazyLock::new(|| {
     };
     let (public_512, secret_512) = falcon512::keypair();
     let (public_1024, secret_1024) = falcon1024::keypair();
-    // Until one is short enough to be accepted, which nearly every one is.
+    // Until a signature is short enough to be accepted: nearly every one is.
     let readable = |algorithm: FalconAlgorithm, public: &[u8], sign: &dyn Fn() -> Vec<u8>| {
         let mut signatures = std::iter::repeat_with(sign);
         let signature = signatures.find(|signature| signature.len() <= algorithm.signature_len_max());

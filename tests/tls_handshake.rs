@@ -1,4 +1,4 @@
-//! Handshakes between real quinn-proto endpoints in memory: who is let in, who is not, and what both are told.
+//! Handshakes between real quinn-proto endpoints in memory: the peers that are admitted, those that are refused, and the errors of both.
 
 mod tls_support;
 
@@ -50,7 +50,7 @@ fn assert_says(refusal: &str, part: &str) {
 }
 
 #[test]
-fn mutual_authentication_tells_both_sides_who_the_other_is() {
+fn mutual_authentication_shows_both_sides_the_others_identity() {
     let (_, client, server) = acquainted();
     let outcome = connect(&client, &server);
     assert_open(&outcome);
@@ -77,7 +77,7 @@ fn a_self_signed_identity_serves_as_its_own_authority() {
 }
 
 #[test]
-fn clients_are_asked_as_the_listener_says() {
+fn the_listeners_setting_decides_whether_a_client_needs_a_certificate() {
     let (ca, mut client, mut server) = acquainted();
     server.client_auth = ClientAuth::Optional(trusting(&ca));
     let named = connect(&client, &server);
@@ -215,7 +215,7 @@ fn a_server_without_post_quantum_key_exchange_is_refused() {
     let classical = custom_server(chain, key, KX_CLASSICAL, ALPN);
     let outcome = Pair::new(client_config(&client).unwrap(), classical.clone()).connect();
     assert_says(&outcome.client.refusal(), "one side requires X25519MLKEM768 and the other lacks it");
-    // Permitted, the key exchange succeeds and the handshake goes on to the server's wrong key.
+    // If it is permitted, the key exchange succeeds, and the handshake fails at the server's wrong key.
     client.policy.require_post_quantum = false;
     let outcome = Pair::new(client_config(&client).unwrap(), classical).connect();
     assert_says(&outcome.client.refusal(), "handshake signature does not match");
@@ -228,7 +228,7 @@ fn a_client_without_a_certificate_is_refused_where_one_is_required() {
     let outcome = connect(&client, &server);
     assert_says(&outcome.server.refusal(), "the peer presented no certificate");
     assert_says(&outcome.client.refusal(), "the peer requires a client certificate");
-    // The client's handshake was complete before the server judged it.
+    // The client's handshake was complete before the server judged its certificate.
     assert!(outcome.client.connected_rtts.is_some());
 }
 
@@ -264,7 +264,7 @@ fn a_classical_certificate_is_refused() {
 }
 
 #[test]
-fn a_second_certificate_serves_classical_peers_where_policy_lets_them_in() {
+fn a_second_certificate_serves_classical_peers_if_the_policy_admits_them() {
     let (ca, falcon_client, mut server) = acquainted();
     server.client_auth = ClientAuth::Off;
     let issued = rcgen::generate_simple_self_signed(["server.example".to_owned()]).unwrap();
@@ -344,7 +344,7 @@ fn falcon_512_chains_fit_the_first_flight_and_a_falcon_1024_intermediate_does_no
     assert!(rtts(FalconAlgorithm::FalconPadded1024, true) > 1.0);
 }
 
-// What follows builds peers that STOQ would not: with other key exchanges, protocols, certificates and signatures.
+// Peers that STOQ itself never builds: with other key exchanges, protocols, certificates and signatures.
 
 type KeyExchange = &'static dyn rustls::crypto::SupportedKxGroup;
 static KX_HYBRID: KeyExchange = rustls::crypto::aws_lc_rs::kx_group::X25519MLKEM768;
@@ -370,7 +370,7 @@ fn custom_server(
     Arc::new(QuicServerConfig::try_from(config).unwrap())
 }
 
-/// A client that verifies nothing but says that it verifies these signatures.
+/// A client that verifies nothing and claims that it verifies these signatures.
 fn custom_client(schemes: &[SignatureScheme], kx: KeyExchange, alpn: &[u8]) -> Arc<QuicClientConfig> {
     let mut config = rustls::ClientConfig::builder_with_provider(provider(kx))
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -427,7 +427,7 @@ fn classical_key() -> (Vec<CertificateDer<'static>>, Arc<dyn SigningKey>) {
     (vec![issued.cert.der().clone()], key)
 }
 
-/// Signs whatever the peer offered, and wrongly if told to.
+/// Signs with any scheme that the peer offers; wrongly if it is set to.
 #[derive(Debug)]
 struct Liar {
     key: Arc<dyn SigningKey>,

@@ -1,4 +1,4 @@
-//! Identities and trust from files: what is read, what is refused, and whether the message names file and fix.
+//! Identities and trust from files: the files that are read, those that are refused, and whether the message names file and fix.
 
 mod tls_support;
 
@@ -56,7 +56,7 @@ fn an_identity_is_written_for_its_owner_alone_and_read_back() {
 }
 
 #[test]
-fn a_summary_says_what_the_certificate_says() {
+fn a_summary_has_the_fields_of_the_certificate() {
     let files = files();
     let summary = files.new.identity.summary().unwrap();
     assert_eq!(summary.node_id, files.new.identity.node_id());
@@ -129,7 +129,7 @@ fn missing_and_mistaken_files_are_named_with_the_fix() {
 }
 
 #[test]
-fn a_pem_text_is_the_same_however_it_came() {
+fn a_pem_text_is_read_the_same_in_every_encoding_and_layout() {
     let files = files();
     let loaded = Identity::load(&files.certificate, &files.key).unwrap();
     type Way = (&'static str, fn(&str) -> Vec<u8>);
@@ -188,7 +188,7 @@ fn a_message_never_contradicts_itself_and_never_begins_with_a_new_identity() {
             "{error}"
         );
     }
-    // What is wrong with a certificate that is given as the key is not who may read it.
+    // The fault of a certificate that is given as the key is not its permissions.
     fs::set_permissions(&files.certificate, fs::Permissions::from_mode(0o644)).unwrap();
     assert_refused(
         Identity::load(&files.certificate, &files.certificate),
@@ -267,7 +267,7 @@ fn a_request_is_signed_by_the_key_that_it_is_for() {
 }
 
 #[test]
-fn names_and_lifetimes_that_no_certificate_can_say_are_refused() {
+fn names_and_lifetimes_that_no_certificate_can_carry_are_refused() {
     assert!(Identity::generate(FALCON, "", &[], 30).is_err());
     assert!(Identity::generate(FALCON, &"x".repeat(65), &[], 30).is_err());
     assert!(Identity::generate(FALCON, "node", &["not a name".into()], 30).is_err());
@@ -277,7 +277,7 @@ fn names_and_lifetimes_that_no_certificate_can_say_are_refused() {
 }
 
 #[test]
-fn trust_in_nobody_and_in_damaged_bundles_is_refused() {
+fn empty_trust_and_damaged_bundles_are_refused() {
     let authorities = |file| TrustFiles { ca: Some(file), ..TrustFiles::default() };
     assert!(Trust::load(&TrustFiles::default()).unwrap_err().to_string().contains("no peer is trusted"));
     let files = files();

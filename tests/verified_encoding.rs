@@ -44,7 +44,7 @@ fn groups_of(selection: &Selection, len: usize) -> Vec<u64> {
     (0..len.div_ceil(GROUP).max(1) as u64).filter(|&group| selection.intersects(group..group + 1)).collect()
 }
 
-/// The same groups as bao-tree says them, in chunks of 1 KiB.
+/// The same groups in bao-tree's form, in chunks of 1 KiB.
 fn chunk_ranges(groups: &[u64]) -> ChunkRanges {
     groups.iter().fold(ChunkRanges::empty(), |ranges, group| {
         ranges | ChunkRanges::from(ChunkNum(group * 16)..ChunkNum((group + 1) * 16))
@@ -152,7 +152,7 @@ fn a_flipped_bit_anywhere_is_refused() {
         let error = decode(&mut decoder, &bad, 1400).unwrap_err();
         assert!(matches!(error, VerifyError::Proof { .. }), "byte {byte}");
         assert!(!decoder.is_complete());
-        assert_eq!(decoder.push(&encoded), Err(error), "a decoder that failed takes nothing more");
+        assert_eq!(decoder.push(&encoded), Err(error), "a decoder that failed takes no more bytes");
         for piece in std::iter::from_fn(|| decoder.poll()) {
             assert_eq!(piece.data, data[piece.offset as usize..][..piece.data.len()]);
         }
@@ -189,7 +189,7 @@ fn a_false_length_is_refused_with_the_last_group() {
 }
 
 #[test]
-fn the_longest_payload_is_spoken_of_without_allocating_for_it() {
+fn the_longest_payload_is_described_without_allocating_for_it() {
     const LONGEST: u64 = 1 << 50;
     let token = Token::from_root([7; 32]);
     let mut last = Ranges::all();

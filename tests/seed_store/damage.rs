@@ -125,7 +125,7 @@ fn files_that_cannot_be_used_are_set_aside_and_never_deleted() {
         ("the payload is empty", |dir| cut(&file(dir, "blob"), 0), &all),
         ("the payload is missing", |dir| fs::remove_file(file(dir, "blob")).unwrap(), &all[1..]),
         (
-            "neither file is what it was",
+            "both files are damaged",
             |dir| {
                 flip(&file(dir, "blob"), 50_000);
                 cut(&file(dir, "obao"), 0);

@@ -20,7 +20,7 @@ use x509_cert::time::{Time, Validity};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// When a certificate is valid, seen from now.
+/// The time in which a certificate is valid, relative to now.
 #[derive(Clone, Copy)]
 pub enum Lifetime {
     Current,
@@ -58,7 +58,7 @@ impl Authority {
         self.issue_with(name, Lifetime::Current, |der| der)
     }
 
-    /// A node's identity, valid when `lifetime` says, its certificate passed through `alter`.
+    /// A node's identity, valid in `lifetime`; its certificate is passed through `alter`.
     pub fn issue_with(
         &self,
         name: &str,

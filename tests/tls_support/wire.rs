@@ -18,28 +18,28 @@ const ONE_WAY: Duration = Duration::from_millis(25);
 /// UDP payload of every packet: the smallest that QUIC allows (RFC 9000 §14).
 const MTU: u16 = 1200;
 
-/// How a connection between the two went.
+/// The outcome of a connection between the two.
 #[derive(Default)]
 pub struct Outcome {
     pub client: Side,
     pub server: Side,
 }
 
-/// How it went for one end.
+/// The outcome for one end.
 #[derive(Default)]
 pub struct Side {
-    /// Virtual time from the first packet until this end called the handshake complete, in round trips.
+    /// Virtual time from the first packet until the handshake was complete at this end, round trips.
     pub connected_rtts: Option<f64>,
     pub lost: Option<ConnectionError>,
     pub peer: Option<NodeId>,
-    /// Bytes of UDP payload that this end sent.
+    /// The UDP payload bytes that this end sent.
     pub sent_bytes: usize,
     /// Whether this end's session allowed it to send early data.
     pub early_data: bool,
 }
 
 impl Side {
-    /// Why TLS refused, in this end's words.
+    /// The reason of TLS's refusal, in this end's text.
     pub fn refusal(&self) -> String {
         let lost = self.lost.as_ref().expect("this end keeps the connection");
         explain(lost).unwrap_or_else(|| panic!("no TLS refusal: {lost}")).to_string()
@@ -84,7 +84,7 @@ impl End {
         vec![]
     }
 
-    /// Lets the connection work until it has nothing more to do at `now`; gives what it sends.
+    /// Lets the connection work until it has no more work at `now`; returns the datagrams that it sends.
     fn work(&mut self, now: Instant, rtts: f64) -> Vec<Vec<u8>> {
         let Some((handle, connection)) = &mut self.connection else { return vec![] };
         if connection.poll_timeout().is_some_and(|at| at <= now) {
@@ -129,7 +129,7 @@ impl Pair {
         client.transport_config(transport.clone());
         let mut server = ServerConfig::with_crypto(server);
         server.transport_config(transport);
-        // No NEW_TOKEN: every connection meets the limit on what is sent before validation.
+        // No NEW_TOKEN: every connection meets the limit on bytes sent before validation.
         let mut tokens = ValidationTokenConfig::default();
         tokens.sent(0);
         server.validation_token_config(tokens);
