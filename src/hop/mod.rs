@@ -119,17 +119,17 @@ impl HopRefusal {
     }
 }
 
-/// Whether a route's nonce came before: what [`NonceCache::insert`] says.
+/// Whether a route's nonce was seen before: the result of [`NonceCache::insert`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouteNonce {
-    /// For the first time.
+    /// The nonce is seen for the first time.
     New,
-    /// The route came before: a loop or a replay.
+    /// The nonce was seen before: a loop or a replay.
     Seen,
 }
 
 /// Judges a route (protocol §5, in its order). `previous` is the peer that sent the request, `None` without a
-/// certificate; `peer_gateways` tells configured peer gateways.
+/// certificate; `peer_gateways` recognizes configured peer gateways.
 ///
 /// # Errors
 /// The first rule that the route breaks.

@@ -29,7 +29,7 @@ pub struct NicInfo {
 }
 
 impl NicInfo {
-    /// What fills in the checksums of frames that are sent.
+    /// The side that fills in the checksums of sent frames.
     #[inline]
     pub fn tx_checksum_by(&self) -> ChecksumBy {
         if self.tx_checksum { ChecksumBy::Device } else { ChecksumBy::Software }

@@ -82,12 +82,12 @@ impl Checks {
     }
 }
 
-/// How soon a check is wanted.
+/// The urgency of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Urgency {
-    /// A request waits for it: it is read as fast as the disk gives.
+    /// A request waits for the check: it reads as fast as the disk allows.
     RequestWaits,
-    /// Nothing waits for it.
+    /// No request waits for the check.
     Background,
 }
 

@@ -35,10 +35,10 @@ pub enum FalconAlgorithm {
     Falcon1024,
 }
 
-/// A message and what is said to be its Falcon signature.
+/// A message, and its Falcon signature as a peer claims it.
 #[derive(Clone, Copy, Debug)]
 pub struct SignedMessage<'a> {
-    /// What was signed.
+    /// The signed message.
     pub message: &'a [u8],
     /// The signature's bytes.
     pub signature: &'a [u8],

@@ -35,7 +35,7 @@ pub struct Trust {
     judged: Arc<AtomicU64>,
 }
 
-/// What [`Trust::load`] reads: at least one of both.
+/// The input of [`Trust::load`]: at least one certificate file or node ID.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TrustFiles<'a> {
     /// A PEM file of authorities' certificates.

@@ -201,7 +201,7 @@ pub struct ByFamily<T> {
 }
 
 impl<T> ByFamily<T> {
-    /// Makes both values, each for its family.
+    /// Makes both values, one for each family.
     pub fn new(make: impl Fn(IpFamily) -> T) -> Self {
         Self { v4: make(IpFamily::V4), v6: make(IpFamily::V6) }
     }

@@ -1,4 +1,4 @@
-//! What the library depends on: a program that embeds it builds what it needs, and no more.
+//! The library's dependencies: a program that embeds the library builds no crate that it does not need.
 
 use crate::root;
 use std::process::Command;
@@ -40,7 +40,7 @@ fn dependencies(features: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn the_library_needs_nothing_of_the_executables() {
+fn the_library_needs_no_crate_of_the_executables() {
     for features in [&[][..], &["--features", "dpdk"]] {
         let tree = dependencies(features);
         assert!(tree.iter().any(|name| name == "quinn-proto"), "the tree was read: {tree:?}");
@@ -51,7 +51,7 @@ fn the_library_needs_nothing_of_the_executables() {
 }
 
 #[test]
-fn the_library_needs_libdpdk_only_where_it_is_asked_to() {
+fn the_library_needs_libdpdk_only_with_its_feature() {
     let has_dpdk = |features: &[&str]| dependencies(features).iter().any(|name| name == "dpdk-sys");
     assert!(!has_dpdk(&[]));
     assert!(has_dpdk(&["--features", "dpdk"]));

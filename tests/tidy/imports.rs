@@ -1,9 +1,9 @@
-//! What imports what: rooms import only rooms above them in `lib.rs`, and no two files import each other.
+//! Imports: rooms import only rooms above them in `lib.rs`, and no two files import each other.
 
 use crate::{Source, sources};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Files that import each other because what they own is mutual, and why.
+/// Files that import each other because their types own each other, and the reasons.
 const MUTUAL: &[(&[&str], &str)] = &[
     (
         &[
@@ -107,7 +107,7 @@ impl Module {
         Self { inline: written_out(&rest), uses, code }
     }
 
-    /// The types that this file gives methods. What it imports of them is its own.
+    /// The types that get methods in this file. Their parts that the file imports are its own.
     fn implemented(&self) -> BTreeSet<&str> {
         let headers = self.code.lines().filter(|line| line.starts_with("impl") && !line.contains(" for "));
         let types = headers.filter_map(|line| {
@@ -166,7 +166,7 @@ fn written_out(code: &str) -> Vec<Vec<String>> {
     found
 }
 
-/// The module that defines what `path`, written in the module `from`, names; none where that is another crate's.
+/// The module that defines what `path`, written in the module `from`, names; `None` if it is in another crate.
 fn defines(
     modules: &BTreeMap<Vec<String>, Module>,
     from: &[String],
@@ -201,7 +201,7 @@ fn defines(
         }
         (at, names) = (child, &names[1..]);
     }
-    // What a room gives on is of the file that has it.
+    // A reexported item belongs to the file that declares it.
     if let (Some(name), Some(module)) = (names.first(), modules.get(&at))
         && hops_left > 0
     {
@@ -214,14 +214,14 @@ fn defines(
     modules.contains_key(&at).then_some(at)
 }
 
-/// What each module imports of the others of its crate.
+/// The imports of each module from the others of its crate.
 fn imports(modules: &BTreeMap<Vec<String>, Module>) -> BTreeMap<Vec<String>, BTreeSet<Vec<String>>> {
     let mut found: BTreeMap<Vec<String>, BTreeSet<Vec<String>>> = BTreeMap::new();
     for (path, module) in modules {
         let own = module.implemented();
         let used = module.uses.iter().map(|(given_on, used)| (*given_on, used));
         for (given_on, used) in used.chain(module.inline.iter().map(|used| (false, used))) {
-            // A parent that gives a child's things on does not use them.
+            // A parent that reexports a child's items does not use them.
             let child = [&path[..], &used[..1]].concat();
             if given_on && modules.contains_key(&child) || own.contains(used.last().unwrap().as_str()) {
                 continue;

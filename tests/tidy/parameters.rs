@@ -1,8 +1,8 @@
-//! The parameters of the library's public functions: a call says what each argument is.
+//! The parameters of the library's public functions: a call shows the meaning of each argument.
 
 use crate::{Source, sources};
 
-/// Parameters of one type in one function from which on a call no longer shows which is which.
+/// The most parameters of one type in one function: with more, a call does not show which is which.
 const ALIKE_MAX: usize = 2;
 
 /// The public functions of a file: the line of each, its name, and the types of its parameters without `self`.
@@ -27,7 +27,7 @@ fn public_functions(source: &Source) -> Vec<(usize, &str, Vec<&str>)> {
     found
 }
 
-/// The text from an opening bracket to the end of what it encloses, without the brackets at the end.
+/// The text from an opening bracket to the end of the enclosed text, without the brackets at the end.
 fn enclosed(text: &str) -> &str {
     let mut depth = 0;
     let mut before = ' ';
@@ -67,18 +67,18 @@ fn split(text: &str) -> Vec<&str> {
     parts
 }
 
-/// What is wrong with the parameters of a function, if anything is.
+/// The fault of a function's parameters, if there is one.
 fn fault(types: &[&str]) -> Option<String> {
-    // A setter is named by what its only argument turns on or off.
+    // The name of a setter names the thing that its only argument turns on or off.
     if types.len() > 1 && types.contains(&"bool") {
-        return Some("true and false do not say what they mean: take an enum or named fields".into());
+        return Some("true and false do not show their meaning: take an enum or named fields".into());
     }
     let alike = types.iter().find(|one| types.iter().filter(|other| other == one).count() > ALIKE_MAX)?;
     Some(format!("more than {ALIKE_MAX} parameters are {alike}: take named fields"))
 }
 
 #[test]
-fn arguments_say_what_they_are() {
+fn arguments_show_their_meaning() {
     let mut broken = Vec::new();
     let mut count = 0;
     for source in sources(&[".rs"]).iter().filter(|source| source.path.starts_with("src/")) {
