@@ -38,7 +38,7 @@ A path of one's own, or changes to the rows that --only names:
       --back-loss P          losses on the way back [0]
       --mtu BYTES            of devices and path [1500]
       --path-mtu BYTES       of the path, where it is smaller
-      --initial-mtu BYTES    [quic] initial_mtu [1200]
+      --initial-payload BYTES  [quic] initial_udp_payload_bytes [1200]
       --outage AT:TIME       nothing passes from then on for so long
       --hole AT:BYTES        from then on only packets up to this size pass
       --flows LIST           connections that share the path, each CONTROLLER@START or START: model@0s,cubic@1s
@@ -196,7 +196,7 @@ const CHANGES: &[&str] = &[
     "--back-loss",
     "--mtu",
     "--path-mtu",
-    "--initial-mtu",
+    "--initial-payload",
     "--outage",
     "--hole",
     "--flows",
@@ -228,7 +228,7 @@ fn change(path: &mut Path, name: &str, value: &str) -> anyhow::Result<()> {
         }
         "--mtu" => path.set_mtu(value.parse()?),
         "--path-mtu" => path.path_mtu = value.parse()?,
-        "--initial-mtu" => path.initial_mtu = Some(value.parse()?),
+        "--initial-payload" => path.initial_udp_payload_bytes = Some(value.parse()?),
         "--outage" => path.disturbance = Some((time(pair()?.0)?, Disturbance::Outage(time(pair()?.1)?))),
         "--hole" => path.disturbance = Some((time(pair()?.0)?, Disturbance::Hole(pair()?.1.parse()?))),
         "--flows" => path.flows = value.split(',').map(flow).collect::<anyhow::Result<_>>()?,

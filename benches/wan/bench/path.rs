@@ -105,8 +105,8 @@ pub(crate) struct Path {
     /// The devices' largest packet, and the path's, bytes.
     pub(crate) mtu: u16,
     pub(crate) path_mtu: u16,
-    /// [`stoq::quic::transport::QuicConfig::initial_mtu`]; none: the default.
-    pub(crate) initial_mtu: Option<u16>,
+    /// [`stoq::quic::transport::QuicConfig::initial_udp_payload_bytes`]; none: the default.
+    pub(crate) initial_udp_payload_bytes: Option<u16>,
     pub(crate) disturbance: Option<(Duration, Disturbance)>,
     pub(crate) flows: Vec<Flow>,
     /// What passes before measuring begins, and how long it takes.
@@ -129,7 +129,7 @@ impl Path {
             back_loss: 0.0,
             mtu: 1500,
             path_mtu: 1500,
-            initial_mtu: None,
+            initial_udp_payload_bytes: None,
             disturbance: None,
             flows: vec![Flow { start_s: 0.0, controller: None }],
             warm,

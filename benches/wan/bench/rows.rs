@@ -133,7 +133,7 @@ pub(crate) fn rows() -> Vec<Row> {
         rows.push(Row::flows(name, vec![ours, cubic], Aim::Each(0.3)));
     }
     rows.push(one("initial-mtu-0", 0.95, |path| {
-        (path.mtu, path.path_mtu, path.initial_mtu) = (9000, 1500, Some(0));
+        (path.mtu, path.path_mtu, path.initial_udp_payload_bytes) = (9000, 1500, Some(0));
         path.warm = Duration::from_secs(4);
     }));
     rows.push(one("mtu-hole", 0.90, |path| {

@@ -108,8 +108,8 @@ impl Pair {
 /// The configuration of a flow's two nodes. Unknown keys and values are refused as in a configuration file.
 pub(super) fn quic(path: &Path, keys: &QuicKeys, controller: Option<&str>) -> anyhow::Result<QuicConfig> {
     let mut keys = keys.clone();
-    if let Some(mtu) = path.initial_mtu {
-        keys.insert("initial_mtu".into(), mtu.into());
+    if let Some(mtu) = path.initial_udp_payload_bytes {
+        keys.insert("initial_udp_payload_bytes".into(), mtu.into());
     }
     if let Some(name) = controller {
         keys.insert("congestion_control".into(), name.into());

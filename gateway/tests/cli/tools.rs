@@ -142,7 +142,7 @@ fn a_bench_without_a_discard_application_names_its_queue() {
     let mut site = Site::new();
     let _gateway = site.start();
     let refusal = |more: &[&str]| {
-        let arguments = ["--bytes", "1000", "--queue", "9", "--limit", "1"];
+        let arguments = ["--bytes", "1000", "--queue", "9", "--time-limit", "1"];
         run(site.client("bench").args(arguments).args(more), 1).1
     };
     let messages = refusal(&[]);
