@@ -1,4 +1,4 @@
-//! The benchmark of long paths, `benches/wan`, over short ones: what it says is true, and what it does not know it refuses.
+//! The benchmark of long paths, `benches/wan`, over short ones: its results are true, and it refuses unknown settings.
 
 #[path = "../benches/wan/bench/mod.rs"]
 mod bench;
@@ -87,7 +87,7 @@ fn every_row_has_a_name_of_its_own_and_a_path_that_may_be() {
 }
 
 #[test]
-fn what_is_unknown_is_refused_with_words() {
+fn unknown_settings_are_refused_with_their_names() {
     assert!(refused("--controller warp").contains("unknown variant `warp`"));
     assert!(refused("--quic warp=1").contains("unknown field `warp`"));
     assert!(refused("--flows warp@0s").contains("unknown variant `warp`"));

@@ -7,7 +7,7 @@ use bytes::Buf;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// What is wanted of a payload in order.
+/// The part of a payload that is gathered in order, and its bound.
 #[derive(Clone, Debug, Default)]
 pub struct InOrder {
     /// The wanted groups; none: the whole payload, which is known to be longer than [`GATHER_WINDOW_BYTES`].
@@ -60,7 +60,7 @@ impl OrderedPieces {
         Self { wanted, held: BTreeMap::new(), position: start, taken: start }
     }
 
-    /// Takes a piece. What was there before is dropped: of a range that is asked for again, pieces may have other borders.
+    /// Takes a piece. Bytes that were there before are dropped: if a range is requested again, its pieces may have other borders.
     pub(super) fn add(&mut self, piece: VerifiedPiece) {
         let there = self.held.get(&piece.offset).map_or(0, |there| there.data.len());
         if piece.data.len() > there {

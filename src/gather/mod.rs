@@ -1,7 +1,7 @@
 //! Fetches one payload or set from several holders at once: window by window, from each holder that is free.
 //! A window that is late, wrong or lost is requested from another holder.
 //!
-//! What is in flight to a holder follows from its path: by measured rate and round trip, between a floor and a ceiling (`path.rs`).
+//! The bytes in flight to a holder follow from its path: by measured rate and round trip, between a floor and a ceiling (`path.rs`).
 //!
 //! Sans-I/O like everything below the loop: deliveries go in, commands and [`GatherEvent`]s come out, `now`
 //! is passed. It keeps no payload: checked pieces go straight to its host.
@@ -153,7 +153,7 @@ impl Gather {
     }
 
     /// A gathering of a payload from one holder, whose pieces come in the order of their bytes, each once. The holder's claim of the length is
-    /// believed, as with one FETCH, and it is not given up when it stalls: the end of its connection ends it. What it refuses for good is the
+    /// believed, as with one FETCH, and it is not given up when it stalls: the end of its connection ends it. Its refusal for good is the
     /// failure of the gathering.
     pub fn in_order(token: AnyToken, wanted: InOrder, source: GatherSource) -> Self {
         let first = wanted.first();

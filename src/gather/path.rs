@@ -63,8 +63,8 @@ impl PathMeter {
         (GATHER_FLIGHT_PRODUCTS_LEN * product).clamp(GATHER_FLIGHT_BYTES_MIN, GATHER_FLIGHT_BYTES_MAX)
     }
 
-    /// How long a range should be, bytes. On a short path few requests cost least. Where much is in flight, short ranges cost the holder
-    /// least: for each packet its QUIC walks through what is unacknowledged of the packet's stream.
+    /// The best length of a range, bytes. On a short path few requests cost least. If many bytes are in flight, short ranges cost the holder
+    /// least: for each packet its QUIC walks through the unacknowledged data of the packet's stream.
     pub(super) fn range_bytes(&self) -> u64 {
         let flight_bytes = self.flight_bytes();
         if flight_bytes == GATHER_FLIGHT_BYTES_MIN {

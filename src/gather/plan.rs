@@ -41,7 +41,7 @@ impl Gather {
         }
     }
 
-    /// Whether no new request is sent before the host takes what has come.
+    /// Whether no new request is sent before the host takes the events that wait.
     fn is_host_behind(&self) -> bool {
         match &self.in_order {
             Some(ordering) => ordering.outstanding_bytes(self.begun) >= self.flight_bytes(),
@@ -49,7 +49,7 @@ impl Gather {
         }
     }
 
-    /// What all holders together may have in flight, bytes.
+    /// The bytes that all holders together may have in flight.
     fn flight_bytes(&self) -> u64 {
         let usable = self.holders.iter().filter(|holder| holder.may_still_give());
         usable.map(|holder| holder.path.flight_bytes()).sum()

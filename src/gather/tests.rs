@@ -20,7 +20,7 @@ struct Bench {
     begun: Instant,
     now: Instant,
     length: u64,
-    /// What was asked and is not answered, in its order.
+    /// The requests without an answer, in their order.
     asked: Vec<(RequestId, Fetch)>,
     canceled: Vec<RequestId>,
     /// Where the bytes lie that were handed on, and the end.
@@ -67,7 +67,7 @@ impl Bench {
         Self::of(Gather::new(token(), Want::Payload, (0..holders).map(source).collect()), length)
     }
 
-    /// Lets the gathering ask, and notes what it asks; its events are not taken.
+    /// Lets the gathering send requests, and notes them; its events are not taken.
     fn poll(&mut self) {
         self.gather.poll(self.now, &mut self.outbox.asker(&mut self.app, ()));
         while let Some(command) = self.worker.command() {
@@ -137,7 +137,7 @@ impl Bench {
         self.deliver(Delivery::Piece { request, shard: None, piece });
     }
 
-    /// Answers what was asked as number `at` of all that is open, whole.
+    /// Answers the open request number `at` completely.
     fn answer(&mut self, at: usize) {
         let (request, fetch) = self.asked.remove(at);
         if fetch.describe {
@@ -204,7 +204,7 @@ fn a_short_path_has_three_windows_in_flight() {
 }
 
 #[test]
-fn a_long_path_has_what_it_needs_in_flight_and_no_more_than_the_ceiling() {
+fn a_long_path_is_filled_up_to_the_ceiling_and_no_further() {
     for gather in [Bench::in_order, |length| Bench::from_holders(1, length)] {
         // 0.3 MiB a millisecond x 100 ms: 30 MiB a round trip.
         let mut bench = gather(400 * MIB);

@@ -41,7 +41,7 @@ struct Pumped {
     left: Left,
 }
 
-/// What is left of a backlog.
+/// The rest of a backlog.
 enum Left {
     Nothing,
     /// Nothing, and the half is over.

@@ -44,9 +44,9 @@ struct LinePlace {
 enum LinePart {
     /// Control records and messages.
     Records,
-    /// What this side asks.
+    /// Requests of this side.
     Requests,
-    /// What it answers.
+    /// Answers to the peer's requests.
     Answers,
 }
 
