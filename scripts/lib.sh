@@ -13,7 +13,7 @@ BUILD_PACKAGES=(gcc libc6-dev pkg-config libdpdk-dev)
 CHECK_PACKAGES=(shellcheck python3 python3-venv)
 LAB_PACKAGES=(python3 iproute2 iputils-ping ethtool)
 CAPTURE_PACKAGES=("${LAB_PACKAGES[@]}" tshark python3)
-CONTAINER_PACKAGES=(docker.io binutils ethtool iproute2 debootstrap)
+CONTAINER_PACKAGES=(docker.io binutils ethtool iproute2 util-linux debootstrap python3)
 PACKAGE_PACKAGES=(binutils dpkg-dev systemd debootstrap)
 ADMIN_PACKAGES=(prometheus chromium python3 openssl)
 INSTALL_PACKAGES=(python3-yaml systemd)
@@ -33,9 +33,6 @@ HUGE_MB_RUN=1024
 # links of a release build, two at a time.
 DISK_MB_ALL=14000
 MEMORY_MB_ALL=6000
-
-# How long a script waits for an event, seconds: long enough for a busy machine, and a hang ends.
-PATIENCE_S=180
 
 # install PACKAGE...: installs missing packages, as root or by sudo; prints the command for an ordinary user.
 install() {
@@ -153,33 +150,6 @@ harness() {
     take_built
     export STOQ_BUILT=$built
     become "$@"
-}
-
-# json KEY: the value of a top-level key of the JSON object on standard input.
-json() { sed -n "s/.*\"$1\":\"\{0,1\}\([^,\"}]*\).*/\1/p"; }
-
-# wait_up PID EVENTS LOG: waits until the gateway of that process serves, by its standard output EVENTS of `run --json`. Works for every program that
-# prints {"event":"up"}. Fails when the process ends or the time is over.
-wait_up() {
-    local until=$((SECONDS + PATIENCE_S))
-    until grep -q '^{"event":"up"' "$2" 2>/dev/null; do
-        kill -0 "$1" 2>/dev/null || { cat "$3" >&2; die "the gateway ended before it was ready"; }
-        [ $SECONDS -lt $until ] || { cat "$3" >&2; die "the gateway does not serve within $PATIENCE_S s"; }
-        sleep 0.1
-    done
-}
-
-# new_identities DIR WHO...: DIR/WHO.pem, DIR/WHO.key and, in DIR/WHO.id, the node ID of each; made by $stoq.
-new_identities() {
-    local at=$1 who
-    shift
-    for who in "$@"; do "$stoq" identity new --name "$who" --cert "$at/$who.pem" --key "$at/$who.key" >"$at/$who.id"; done
-}
-
-# identity_toml WHO PEER: the sections by which WHO shows itself, with files beside its configuration, and trusts PEER, whose node
-# ID is in $dir.
-identity_toml() {
-    printf '[identity]\ncertificate = "%s.pem"\nkey = "%s.key"\n[trust]\nnode_ids = ["%s"]\n' "$1" "$1" "$(cat "$dir/$2.id")"
 }
 
 # free_huge_mb: MiB of free huge pages.
