@@ -240,7 +240,8 @@ impl Gather {
         asker.has_sent()
     }
 
-    fn cancel_given_up<T: Clone>(&mut self, asker: &mut Asker<'_, T>) {
+    /// Cancels the requests that were given up: [`Gather::poll`] does so too.
+    pub(crate) fn cancel_given_up<T: Clone>(&mut self, asker: &mut Asker<'_, T>) {
         self.given_up.drain(..).for_each(|request| asker.cancel(request));
     }
 

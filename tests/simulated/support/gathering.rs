@@ -25,8 +25,12 @@ pub(crate) struct Gathering {
 
 impl Gathering {
     pub(crate) fn new(token: AnyToken, want: Want, sources: Vec<GatherSource>) -> Self {
+        Self::of(Gather::new(token, want, sources))
+    }
+
+    pub(crate) fn of(gather: Gather) -> Self {
         Self {
-            gather: Gather::new(token, want, sources),
+            gather,
             length: None,
             descriptor: None,
             content: BTreeMap::new(),
