@@ -288,7 +288,8 @@ impl Running<'_> {
         let (windows, rtts, count) = self.windows;
         let recovers_from = path.disturbance.map(|(at, disturbance)| match disturbance {
             Disturbance::Outage(span) => at + span,
-            Disturbance::Hole(_) => at,
+            // What was on its way has arrived two round trips later.
+            Disturbance::Hole(_) => at + 2 * path.rtt,
         });
         let mut outcome = Outcome {
             of_link: total * 1e9 / full,
