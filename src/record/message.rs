@@ -70,8 +70,16 @@ impl MessageHeader {
     }
 
     /// Appends everything before a payload of `payload_len` bytes: `type(i) length(i)` and the header.
+    #[inline]
     pub fn emit_record_front(&self, payload_len: usize, out: &mut Vec<u8>) {
-        RecordType::Message.emit_header((self.encoded_len() + payload_len) as u64, out);
+        let body_len = (self.encoded_len() + payload_len) as u64;
+        // Most messages have a length of two bytes and a queue of one: their front is appended at once.
+        if let (0x40..=0x3fff, 0..=0x3f, None) = (body_len, self.queue, self.token) {
+            let [high, low] = (body_len as u16 | 0x4000).to_be_bytes();
+            out.extend_from_slice(&[RecordType::Message.number() as u8, high, low, self.queue as u8, 0]);
+            return;
+        }
+        RecordType::Message.emit_header(body_len, out);
         self.emit(out);
     }
 }
@@ -94,6 +102,24 @@ mod tests {
             assert_eq!(MessageHeader::take_from(&mut body), Ok(header));
             assert_eq!(body.to_bytes().as_ptr(), tail.slice(tail.len() - 3..).as_ptr());
             assert_eq!(&body.to_bytes()[..], b"xyz");
+        }
+    }
+
+    #[test]
+    fn the_front_of_a_record_is_its_type_its_length_and_the_header() {
+        for token in [None, Some(Token::of(b"xyz"))] {
+            for queue in [0, 0x3f, 0x40, 0x4000, 0x4000_0000, varint::MAX] {
+                for payload_len in [0, 60, 61, 62, 16_380, 16_384, 65_536] {
+                    let header = MessageHeader { queue, token };
+                    let mut front = b"before".to_vec();
+                    let mut expected = front.clone();
+                    header.emit_record_front(payload_len, &mut front);
+                    RecordType::Message
+                        .emit_header((header.encoded_len() + payload_len) as u64, &mut expected);
+                    header.emit(&mut expected);
+                    assert_eq!(front, expected);
+                }
+            }
         }
     }
 

@@ -36,7 +36,21 @@ impl Session {
         match command {
             // The worker handles these.
             Command::Connect { .. } | Command::Abandon { .. } | Command::Reach(_) => {}
-            Command::On(_, command) => self.on_connection(conn, app, command, cx),
+            Command::On(_, ConnectionCommand::Message { queue, payload }) => {
+                self.send_message(conn, app, queue, payload, cx);
+            }
+            Command::On(_, ConnectionCommand::Datagram { queue, payload }) => {
+                self.send_datagram(conn, queue, &payload, cx);
+            }
+            Command::On(_, ConnectionCommand::Have(have)) => {
+                if let Some(id) = self.control_out {
+                    self.write_record(conn, id, &have, cx);
+                }
+            }
+            Command::On(_, ConnectionCommand::Disconnect) => {
+                self.closed(&CloseReason::Local, cx);
+                conn.close(cx.now, ErrorCode::None.into(), Bytes::new());
+            }
             Command::Ask(request, _) | Command::Open { request, .. } => {
                 self.open(conn, app, request, command, cx);
             }
@@ -63,28 +77,6 @@ impl Session {
                 }
             }
             Command::End(request, ending) => self.end(conn, app, request, ending, cx),
-        }
-    }
-
-    fn on_connection(
-        &mut self,
-        conn: &mut Connection,
-        app: usize,
-        command: ConnectionCommand,
-        cx: &mut Context<'_>,
-    ) {
-        match command {
-            ConnectionCommand::Disconnect => {
-                self.closed(&CloseReason::Local, cx);
-                conn.close(cx.now, ErrorCode::None.into(), Bytes::new());
-            }
-            ConnectionCommand::Message { queue, payload } => self.send_message(conn, app, queue, payload, cx),
-            ConnectionCommand::Datagram { queue, payload } => self.send_datagram(conn, queue, &payload, cx),
-            ConnectionCommand::Have(have) => {
-                if let Some(id) = self.control_out {
-                    self.write_record(conn, id, &have, cx);
-                }
-            }
         }
     }
 

@@ -27,9 +27,12 @@ impl Reader for Opening {
                 let mut control = Control;
                 // The first record decides on the stream's role. A fault in it ends the connection.
                 control.on_record(kind, body, cx)?;
-                Ok(Some(Role::Control(control)))
+                Ok(Some(Box::new(Role::Control(control))))
             }
-            RecordType::Message => Messages::begin(self.early, body, cx).map(|it| Some(Role::Messages(it))),
+            RecordType::Message => {
+                let messages = Messages::begin(self.early, body, cx)?;
+                Ok(Some(Box::new(Role::Messages(messages))))
+            }
             _ => Err(unexpected(kind, "at the start of a unidirectional stream")),
         }
     }

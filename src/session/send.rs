@@ -73,29 +73,33 @@ impl Outbound {
 
     /// Appends bytes. Returns whether QUIC should get them now. A stream with a backlog has its place in the line
     /// of [`Turns`](super::turns::Turns).
+    #[inline]
     fn add(&mut self, bytes: Bytes, paid: bool) -> bool {
-        let was_empty = self.backlog.is_empty();
         let paid = if paid { bytes.len() } else { 0 };
         if bytes.len() > SMALL_BYTES {
-            self.end_gathering();
-            self.backlog.push_back(Chunk { bytes, paid });
-            return was_empty;
+            return self.add_large(Chunk { bytes, paid });
         }
         self.gathered.extend_from_slice(&bytes);
         self.gathered_paid += paid;
-        if self.gathered.len() < GATHERED_BYTES {
-            return false;
-        }
-        self.end_gathering();
+        self.gathered.len() >= GATHERED_BYTES && self.end_gathering()
+    }
+
+    /// The same, of a chunk that is not copied. Apart from the small ones, which are many.
+    #[inline(never)]
+    fn add_large(&mut self, chunk: Chunk) -> bool {
+        let was_empty = self.end_gathering();
+        self.backlog.push_back(chunk);
         was_empty
     }
 
-    /// Appends the collected chunks to the backlog.
-    fn end_gathering(&mut self) {
+    /// Appends the collected chunks to the backlog. Returns whether that was empty.
+    fn end_gathering(&mut self) -> bool {
+        let was_empty = self.backlog.is_empty();
         if !self.gathered.is_empty() {
             let bytes = std::mem::take(&mut self.gathered).into();
             self.backlog.push_back(Chunk { bytes, paid: std::mem::take(&mut self.gathered_paid) });
         }
+        was_empty
     }
 
     /// Gives QUIC as many bytes as it takes, up to about `bytes_max`.

@@ -44,11 +44,11 @@ impl Serving {
     }
 
     /// A request that is answered here, although its route goes on.
-    pub(super) fn of(request: Request, credit: Credit, cx: &mut Reading<'_, '_>) -> Result<Role, Fault> {
+    pub(super) fn of(request: Request, credit: Credit, cx: &mut Reading<'_, '_>) -> Result<Box<Role>, Fault> {
         let mut serving = Self { routed: true, ..Self::new(false, credit) };
         serving.counted = Some(request.record_type());
         let other = serving.take(request, cx)?;
-        Ok(other.unwrap_or(Role::Serving(serving)))
+        Ok(other.unwrap_or_else(|| Box::new(Role::Serving(serving))))
     }
 
     /// Accepts a PUT: its bytes may follow. False if the request has no bytes.
@@ -98,7 +98,7 @@ impl Serving {
                 if cx.cx.routes.unchecked.contains(&put.queue) {
                     let relayed =
                         Relayed::unchecked(app, cx.peer_request(), self.routed, self.counted.take());
-                    (app, Some(Role::Relayed(relayed)))
+                    (app, Some(Box::new(Role::Relayed(relayed))))
                 } else {
                     self.state = State::Put { app, body: body_of(put)?, accepted: false };
                     (app, None)
@@ -133,7 +133,7 @@ impl Serving {
             Decision::Forward { next, hop } => {
                 cx.cx.counters.add(Counter::HopsForwarded, 1);
                 let relayed = Relayed::onward(app, cx.peer_request(), next, hop, self.credit.clone());
-                Ok(Some(Role::Relayed(relayed)))
+                Ok(Some(Box::new(Role::Relayed(relayed))))
             }
         }
     }

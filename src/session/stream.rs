@@ -134,8 +134,8 @@ impl ReadEnd {
     }
 }
 
-/// The role after a record or bytes: a new one, or `None` if it stays.
-pub(super) type NextRole = Result<Option<Role>, Fault>;
+/// The role after a record or bytes: a new one, or `None` if it stays. It is boxed: every chunk of a stream moves the place for it.
+pub(super) type NextRole = Result<Option<Box<Role>>, Fault>;
 
 /// The methods of every role that the peer writes to. The defaults suit a role that parses records only.
 pub(super) trait Reader {
@@ -288,6 +288,7 @@ impl Stream {
     }
 
     /// Whether it is read further. All wait lists follow from this.
+    #[inline]
     pub(super) fn readiness(&self, ports: &[WorkerPort]) -> Readiness {
         if self.recv.is_none() {
             return Readiness::Done;
@@ -370,9 +371,10 @@ impl Stream {
                 break ReadEnd::Fault(fault);
             }
             match self.order.next(chunks) {
-                Ok(Some(bytes)) => {
+                Ok(Some(chunk)) => {
                     chunks_left -= 1;
-                    if let Err(fault) = self.feed(bytes, cx) {
+                    self.order.given(&chunk);
+                    if let Err(fault) = self.feed(chunk.bytes, cx) {
                         break ReadEnd::Fault(fault);
                     }
                 }
@@ -463,9 +465,9 @@ impl Stream {
         Ok(())
     }
 
-    fn take_on(&mut self, role: Option<Role>) {
+    fn take_on(&mut self, role: Option<Box<Role>>) {
         if let Some(role) = role {
-            self.role = role;
+            self.role = *role;
         }
     }
 

@@ -63,9 +63,20 @@ impl Session {
     pub(super) fn arrived(&mut self, conn: &mut Connection, id: StreamId, cx: &mut Context<'_>) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.frames += 1;
-        if stream.queued != Queued::Paused {
-            return self.line_up(id);
+        match stream.queued {
+            Queued::Readable => {}
+            Queued::No => {
+                stream.queued = Queued::Readable;
+                self.readable.push_back(id);
+            }
+            Queued::Paused => self.hold(conn, id, cx),
         }
+    }
+
+    /// More of a stream has arrived whose consumer has no room.
+    #[cold]
+    fn hold(&mut self, conn: &mut Connection, id: StreamId, cx: &mut Context<'_>) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
         match stream.hold(conn, id, &mut self.flow) {
             _ if self.flow.is_exceeded() => self.fault(conn, id, Fault::holds_too_much(), cx),
             Err(ReadError::Reset(_)) if stream.role.is_control() => {
