@@ -59,6 +59,11 @@ impl FlowControl {
         self.held_bytes = self.held_bytes + after - before;
     }
 
+    /// Memory of what is held, bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
     /// Whether the peer makes this side hold more than its packets can need: it sends crumbs with gaps between them.
     pub(super) fn is_exceeded(&self) -> bool {
         self.held_bytes as u64 > HELD_WINDOWS_MAX * self.promised_bytes

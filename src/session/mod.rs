@@ -191,6 +191,11 @@ impl Session {
         self.message_credit.clone()
     }
 
+    /// Memory of what streams hold behind gaps, bytes.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.flow.held_bytes()
+    }
+
     /// The number of requests in flight, of both sides.
     pub(crate) fn requests(&self) -> usize {
         let unanswered = self.streams.values().filter(|stream| stream.is_unanswered()).count();
@@ -270,6 +275,11 @@ impl Session {
         self.readable.clear();
         self.paused.clear();
         self.start(conn, cx);
+    }
+
+    /// Whether this side has sent GOAWAY.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving
     }
 
     /// Sends GOAWAY: no new requests, running ones are finished.

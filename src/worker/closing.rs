@@ -3,7 +3,8 @@
 //! QUIC drops a closed connection after three PTOs, whether its CONNECTION_CLOSE was sent or not.
 
 use super::Core;
-use super::conn::{Conn, SentClose};
+use super::conn::Conn;
+use super::phase::{Phase, SentClose};
 use super::shared::CLOSING;
 use crate::counters::{Counter, Counters};
 use crate::datagram::Network;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 impl Conn {
     /// Whether nothing is left to send: the peer closed as well, or the connection was lost.
     pub(super) fn is_over(&self) -> bool {
-        self.lost || self.quic.is_drained() || self.quic.stats().frame_rx.connection_close > 0
+        self.phase.is_over() || self.quic.is_drained() || self.quic.stats().frame_rx.connection_close > 0
     }
 
     /// Called when the device has room for a packet of this connection. Closes the connection if this node ends, and sends a
@@ -25,9 +26,18 @@ impl Conn {
     #[inline]
     pub(super) fn before_sending(&mut self, node_ends: bool, now: Instant) {
         if node_ends && !self.quic.is_closed() {
-            self.quic.close(now, ErrorCode::GoingAway.into(), Bytes::from_static(b"shutting down"));
+            self.close(now, ErrorCode::GoingAway, Bytes::from_static(b"shutting down"));
+        } else if self.quic.is_closed() && self.phase.close() {
+            // The session closed it.
+            release(&self.quic);
         }
-        if self.quic.is_closed() && !std::mem::replace(&mut self.released, true) {
+    }
+
+    /// Closes the connection from this side.
+    #[cold]
+    pub(super) fn close(&mut self, now: Instant, code: ErrorCode, reason: Bytes) {
+        self.quic.close(now, code.into(), reason);
+        if self.phase.close() {
             release(&self.quic);
         }
     }
@@ -42,46 +52,50 @@ impl Conn {
 
     #[cold]
     fn sent_close(&mut self, now: Instant, transmit: &Transmit, contents: &[u8]) {
-        if self.close.is_none() && !self.is_over() {
+        if self.is_over() {
+            return;
+        }
+        let due = self.next_close(0, now);
+        if let Phase::Closing { sent: sent @ None, .. } = &mut self.phase {
             let contents = contents[..transmit.size].to_vec();
             let &Transmit { destination, ecn, size, segment_size, src_ip } = transmit;
             let transmit = Transmit { destination, ecn, size, segment_size, src_ip };
-            self.close = Some(SentClose { transmit, contents, due: None, repeats: 0 });
-            self.schedule_close(now);
+            *sent = Some(Box::new(SentClose { transmit, contents, due, repeats: 0 }));
         }
     }
 
-    fn schedule_close(&mut self, now: Instant) {
+    /// When a CONNECTION_CLOSE that was repeated `repeats` times is due again.
+    fn next_close(&self, repeats: u32, now: Instant) -> Option<Instant> {
         let wait = self.quic.rtt() + Duration::from_millis(CLOSE_REPEAT_MS);
-        if let Some(close) = &mut self.close {
-            close.due = (close.repeats < CLOSE_REPEATS_MAX).then(|| now + wait);
-        }
+        (repeats < CLOSE_REPEATS_MAX).then(|| now + wait)
     }
 
     /// When a timer of QUIC or the next repetition of a CONNECTION_CLOSE is due.
     pub(super) fn poll_timeout(&mut self) -> Option<Instant> {
-        let close = self.close.as_ref().and_then(|close| close.due);
-        [self.quic.poll_timeout(), close].into_iter().flatten().min()
+        [self.quic.poll_timeout(), self.phase.close_due()].into_iter().flatten().min()
     }
 
     /// Repeats the CONNECTION_CLOSE if it is due. RFC 9000 §10.2.1: the packet may be the same.
     pub(super) fn repeat_close<N: Network>(&mut self, network: &mut N, now: Instant, counters: &Counters) {
         // Most connections return here.
-        if self.close.as_ref().and_then(|close| close.due).is_none_or(|due| due > now) {
+        if self.phase.close_due().is_none_or(|due| due > now) {
             return;
         }
-        let is_over = self.is_over();
-        let Some(close) = &mut self.close else { return };
-        if is_over {
-            close.due = None;
+        if self.is_over() {
+            self.phase.end();
         }
-        if is_over || !network.can_send() {
+        if !network.can_send() {
             return;
         }
+        let Some(close) = self.phase.sent_close() else { return };
         network.send(now, counters, &close.transmit, &close.contents);
         counters.add(Counter::QuicClosesRepeated, 1);
         close.repeats += 1;
-        self.schedule_close(now);
+        let repeats = close.repeats;
+        let due = self.next_close(repeats, now);
+        if let Some(close) = self.phase.sent_close() {
+            close.due = due;
+        }
     }
 }
 
@@ -94,11 +108,11 @@ impl Core {
         let first = self.close_by.is_none();
         self.close_by.get_or_insert(now + Duration::from_millis(CLOSE_MS_MAX));
         self.closes_pending = 0;
-        for (slot, conn) in self.conns.iter_mut().enumerate() {
-            let Some(conn) = conn else { continue };
+        for slot in self.connections.slots() {
+            let Some(mut conn) = self.connections.at(slot) else { continue };
             self.closes_pending += usize::from(!conn.is_over());
             if first {
-                self.run_queues.touched(conn, slot);
+                conn.touched();
             }
         }
     }

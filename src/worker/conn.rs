@@ -1,17 +1,19 @@
 //! A connection as its worker holds it.
 
+use super::phase::{Phase, PhaseEnd, Reached};
+use super::run_queue::LinePlaces;
 use super::windows::Fitted;
 use crate::counters::Counter;
 use crate::datagram::Obstacle;
-use crate::limits::UNREACHABLE_AGREE_MS;
 use crate::queue::{CloseReason, ConnectionEvent, Delivery};
+use crate::quic::release::release;
 use crate::quic::timers::Timer;
 use crate::record::ErrorCode;
 use crate::session::{Context, Session};
 use crate::tls::{self, NodeId};
 use bytes::Bytes;
-use quinn_proto::{Connection, ConnectionError, Event, Side, Transmit};
-use std::time::{Duration, Instant};
+use quinn_proto::{Connection, ConnectionError, Event, Side};
+use std::time::Instant;
 
 /// The reason for a connection.
 #[derive(Clone, Copy, Debug)]
@@ -66,57 +68,46 @@ pub(super) struct CountedFigures {
     pub(super) waiting_since: Option<Instant>,
 }
 
-/// The datagram that closed a connection.
-pub(super) struct SentClose {
-    pub(super) transmit: Transmit,
-    pub(super) contents: Vec<u8>,
-    /// When it is sent again.
-    pub(super) due: Option<Instant>,
-    pub(super) repeats: u32,
-}
-
 /// One connection on its worker.
 pub(super) struct Conn {
     pub(super) quic: Connection,
     pub(super) session: Session,
     pub(super) timer: Timer,
     pub(super) fitted: Fitted,
-    pub(super) generation: u32,
-    /// Whether it is in the line of those that are read.
-    pub(super) in_reading: bool,
-    /// Whether it is in the line of those that send.
-    pub(super) in_sending: bool,
+    pub(super) phase: Phase,
+    /// The queues of the worker in which it stands.
+    pub(super) places: LinePlaces,
     /// Batches sent in its present turn.
     pub(super) batches: usize,
-    /// Whether it is in the list of connections with paused streams.
-    pub(super) paused: bool,
-    pub(super) connected: bool,
-    /// Whether the applications know it. With early data they do before the handshake is complete.
-    pub(super) announced: bool,
-    pub(super) going_away: bool,
-    /// Whether the peer ended it, or it was lost.
-    pub(super) lost: bool,
-    /// Whether its congestion window no longer holds back packets.
-    pub(super) released: bool,
-    /// The datagram with which this side closed it.
-    pub(super) close: Option<SentClose>,
     pub(super) origin: Origin,
-    /// When an ICMP message first reported that its packets do not arrive.
-    pub(super) refused: Option<Instant>,
     /// The figures of the path that the counters contain already.
     pub(super) counted: CountedFigures,
 }
 
 impl Conn {
+    /// A connection whose handshake begins.
+    pub(super) fn new(quic: Connection, session: Session, origin: Origin, fitted: Fitted) -> Self {
+        Self {
+            quic,
+            session,
+            timer: Timer::default(),
+            phase: Phase::begin(),
+            places: LinePlaces::default(),
+            batches: 0,
+            origin,
+            fitted,
+            counted: CountedFigures::default(),
+        }
+    }
+
     pub(super) fn event(&mut self, event: Event, cx: &mut Context<'_>) -> Option<Change> {
         match event {
             Event::Connected => return self.connected(cx),
             Event::ConnectionLost { reason } => {
-                self.lost = true;
                 if reason == ConnectionError::Reset {
                     cx.counters.add(Counter::QuicStatelessResetsReceived, 1);
                 }
-                return self.tell_end(&CloseReason::from(&reason), cx);
+                return self.ended(&CloseReason::from(&reason), cx);
             }
             Event::Stream(event) => self.session.stream_event(&mut self.quic, event, cx),
             Event::DatagramReceived => {
@@ -129,9 +120,20 @@ impl Conn {
         None
     }
 
-    /// Tells the applications of its end, or that it did not come up.
-    fn tell_end(&mut self, reason: &CloseReason, cx: &mut Context<'_>) -> Option<Change> {
-        if !self.connected {
+    /// Ends the connection: tells the applications of its end, or that it did not come up.
+    fn ended(&mut self, reason: &CloseReason, cx: &mut Context<'_>) -> Option<Change> {
+        release(&self.quic);
+        let reached = match self.phase.end() {
+            PhaseEnd::Lost(reached) => reached,
+            // This side told most applications when it closed the connection; a session tells them once.
+            PhaseEnd::Closed(reached) => {
+                if reached.is_known() {
+                    self.session.closed(reason, cx);
+                }
+                return None;
+            }
+        };
+        if reached != Reached::Open {
             let failed = match self.quic.side() {
                 Side::Client => Counter::HandshakesClientFailed,
                 Side::Server => Counter::HandshakesServerFailed,
@@ -139,7 +141,7 @@ impl Conn {
             cx.counters.add(failed, 1);
         }
         // Requests in early data are known before their connection is announced.
-        if self.announced || self.session.requests() > 0 {
+        if reached.is_known() || self.session.requests() > 0 {
             self.session.closed(reason, cx);
         } else if let Origin::Application { app, tag, .. } = self.origin {
             cx.ports[app].deliver(Delivery::ConnectFailed { tag, reason: reason.clone() });
@@ -153,26 +155,21 @@ impl Conn {
         None
     }
 
-    /// Ends a handshake whose packets do not arrive. A local obstacle ends it at once. An ICMP message ends it only if the next flight
-    /// gets one as well: any host on the path may forge one, and a gateway that restarts causes one. An established connection never
-    /// ends in this way (RFC 9000 §14.2.1, §21.5). Returns `Some` if the handshake has ended, with the change for the peer gateways.
+    /// Ends a handshake of this side whose packets do not arrive, by the rule of [`Phase::refuses`]. Returns `Some` if the handshake has
+    /// ended, with the change for the peer gateways.
     pub(super) fn unreachable(
         &mut self,
         obstacle: &Obstacle,
         cx: &mut Context<'_>,
     ) -> Option<Option<Change>> {
-        if self.connected || self.quic.side() != Side::Client || self.quic.is_closed() {
+        if self.quic.side() != Side::Client || self.quic.is_closed() {
             return None;
         }
-        if !obstacle.is_local() {
-            let first = *self.refused.get_or_insert(cx.now);
-            if cx.now.saturating_duration_since(first) < Duration::from_millis(UNREACHABLE_AGREE_MS) {
-                return None;
-            }
+        if !self.phase.refuses(obstacle.is_local(), cx.now) {
+            return None;
         }
-        let change = self.tell_end(&CloseReason::Unreachable(obstacle.clone()), cx);
-        // The applications were told: no event of QUIC may tell them again.
-        self.lost = true;
+        // The applications are told, and the phase is the last one: no event of QUIC tells them again.
+        let change = self.ended(&CloseReason::Unreachable(obstacle.clone()), cx);
         self.quic.close(cx.now, ErrorCode::None.into(), Bytes::new());
         Some(change)
     }
@@ -182,18 +179,19 @@ impl Conn {
         if let Origin::Application { early: true, .. } = self.origin
             && self.quic.has_0rtt()
         {
+            self.phase.begin_early();
             self.session.start(&mut self.quic, cx);
             self.announce(tls::peer_node_id(&self.quic), cx);
         }
     }
 
     fn connected(&mut self, cx: &mut Context<'_>) -> Option<Change> {
-        self.connected = true;
         cx.counters.add(Counter::ConnectionsOpened, 1);
         cx.counters.add(self.handshake(), 1);
         let node = tls::peer_node_id(&self.quic);
         self.session.established(node);
-        if self.announced {
+        if self.phase.reached().is_known() {
+            self.phase.complete();
             if self.quic.accepted_0rtt() {
                 cx.counters.add(Counter::QuicEarlyDataAccepted, 1);
             } else {
@@ -205,17 +203,33 @@ impl Conn {
             if node != Some(expected) {
                 tracing::warn!(%expected, ?node, "a peer gateway's address leads to another node");
                 let reason = Bytes::from_static(b"not the node that was dialed");
-                self.quic.close(cx.now, ErrorCode::NotAuthorized.into(), reason);
+                self.close(cx.now, ErrorCode::NotAuthorized, reason);
                 return Some(Change::PeerGatewayLost(index));
             }
             cx.counters.add(Counter::PeerGatewaysConnected, 1);
         }
+        self.phase.complete();
         self.session.start(&mut self.quic, cx);
         self.announce(node, cx);
         match self.origin {
             Origin::PeerGateway { index, .. } => Some(Change::PeerGatewayUp(index)),
             _ => None,
         }
+    }
+
+    /// Gives QUIC the bytes that the session has collected.
+    #[inline]
+    pub(super) fn flush(&mut self) {
+        self.session.flush(&mut self.quic);
+    }
+
+    /// Sends GOAWAY once. Returns whether this call sent it.
+    pub(super) fn go_away(&mut self, cx: &Context<'_>) -> bool {
+        let is_new = !self.session.is_leaving();
+        if is_new {
+            self.session.go_away(&mut self.quic, 0, cx);
+        }
+        is_new
     }
 
     /// The counter of a completed handshake of this kind.
@@ -229,7 +243,6 @@ impl Conn {
     }
 
     fn announce(&mut self, node: Option<NodeId>, cx: &mut Context<'_>) {
-        self.announced = true;
         let (side, remote) = (self.quic.side(), self.quic.remote_address());
         let (connection, credit) = (self.session.id(), self.session.message_credit());
         let tag = match self.origin {

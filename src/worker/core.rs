@@ -1,6 +1,5 @@
 //! The steps of a turn, in the order in which the loop names them.
 
-use super::conn::CountedFigures;
 use super::conn::{Change, Conn, Origin};
 use super::shared::{DRAINING, Handover};
 use super::windows::Fitted;
@@ -10,9 +9,8 @@ use crate::datagram::{Datagram, Network};
 use crate::limits::{
     CONNECTIONS_LEN_MAX, HANDOVER_RING_LEN, HANDSHAKES_PER_TURN_MAX, INCOMING_LEN_MAX, INCOMING_RETRY_LEN,
 };
-use crate::queue::{CloseReason, Command, ConnectionId, Delivery};
+use crate::queue::{CloseReason, Command, Delivery};
 use crate::quic::admission;
-use crate::quic::timers::Timer;
 use crate::record::ErrorCode;
 use crate::session::Session;
 use crate::stages::LoopStage;
@@ -78,9 +76,9 @@ impl Core {
         let kept = !self.incoming.is_empty() && admission::may_precede_acceptance(&data);
         match self.endpoint.handle(now, remote, local_ip, ecn, data, &mut self.send_buf) {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
-                if let Some(Some(conn)) = self.conns.get_mut(handle.0) {
+                if let Some(mut conn) = self.connections.at(handle.0 as u32) {
                     conn.quic.handle_event(event);
-                    self.run_queues.touched(conn, handle.0);
+                    conn.touched();
                 }
             }
             Some(DatagramEvent::NewConnection(incoming)) => self.incoming(incoming),
@@ -158,9 +156,7 @@ impl Core {
                 Arc::make_mut(config).transport = transport;
             }
             match self.endpoint.accept(incoming, now, &mut self.send_buf, config) {
-                Ok((handle, quic)) => {
-                    self.insert(now, handle, quic, Origin::Peer);
-                }
+                Ok((handle, quic)) => self.insert(now, handle, quic, Origin::Peer),
                 Err(error) => {
                     self.desk.status.counters.add(Counter::HandshakesServerFailed, 1);
                     tracing::debug!(cause = %error.cause, "handshake refused");
@@ -173,46 +169,14 @@ impl Core {
         begun > 0
     }
 
-    fn insert(
-        &mut self,
-        now: Instant,
-        handle: ConnectionHandle,
-        quic: Connection,
-        origin: Origin,
-    ) -> &mut Conn {
-        let slot = handle.0;
-        if self.conns.len() <= slot {
-            self.conns.resize_with(slot + 1, || None);
-        }
-        self.generation = self.generation.wrapping_add(1);
-        let id = ConnectionId { worker: self.index, slot: slot as u32, generation: self.generation };
+    fn insert(&mut self, now: Instant, handle: ConnectionHandle, quic: Connection, origin: Origin) {
+        let id = self.connections.next_id(self.index, handle.0 as u32);
         let session = Session::new(id, origin.owner(), self.windows);
-        let mut conn = Conn {
-            quic,
-            session,
-            timer: Timer::default(),
-            fitted: Fitted::new(self.windows, &self.desk.shared.window_budget, now),
-            generation: self.generation,
-            in_reading: false,
-            in_sending: false,
-            batches: 0,
-            paused: false,
-            connected: false,
-            announced: false,
-            going_away: false,
-            lost: false,
-            released: false,
-            close: None,
-            origin,
-            refused: None,
-            counted: CountedFigures::default(),
-        };
-        self.run_queues.touched(&mut conn, slot);
-        self.desk.status.connections.fetch_add(1, Ordering::Relaxed);
-        let conn = self.conns[slot].insert(conn);
-        let mut cx = self.desk.cx(now);
-        conn.begin_early(&mut cx);
-        conn
+        let fitted = Fitted::new(self.windows, &self.desk.shared.window_budget, now);
+        let mut conn = self.connections.insert(Conn::new(quic, session, origin, fitted));
+        conn.touched();
+        conn.begin_early(&mut self.desk.cx(now));
+        self.desk.status.connections.store(self.connections.len(), Ordering::Relaxed);
     }
 
     /// Dials the peer gateways whose time has come.
@@ -238,16 +202,13 @@ impl Core {
     }
 
     fn reach(&mut self, now: Instant, node: &NodeId) {
-        let conns = &self.conns;
-        let is_idle = |slot: u32| {
-            conns.get(slot as usize).and_then(Option::as_ref).is_some_and(|conn| conn.session.requests() == 0)
-        };
+        let connections = &self.connections;
+        let is_idle = |slot: u32| connections.get(slot).is_some_and(|conn| conn.session.requests() == 0);
         let Some(slot) = self.gateways.reach(node, now, is_idle) else { return };
-        if let Some(Some(conn)) = self.conns.get_mut(slot as usize) {
-            let mut cx = self.desk.cx(now);
-            conn.session.closed(&CloseReason::Displaced, &mut cx);
-            conn.quic.close(now, ErrorCode::None.into(), Bytes::new());
-            self.run_queues.touched(conn, slot as usize);
+        if let Some(mut conn) = self.connections.at(slot) {
+            conn.session.closed(&CloseReason::Displaced, &mut self.desk.cx(now));
+            conn.close(now, ErrorCode::None, Bytes::new());
+            conn.touched();
         }
     }
 
@@ -255,11 +216,11 @@ impl Core {
     pub(super) fn read(&mut self, now: Instant) -> bool {
         let mut worked = false;
         self.resume_paused();
-        for _ in 0..self.run_queues.reading.len() {
-            let Some(slot) = self.run_queues.reading.pop_front() else { break };
-            let Some(conn) = self.conns[slot as usize].as_mut() else { continue };
-            conn.in_reading = false;
+        for _ in 0..self.connections.reading_len() {
+            let Some(slot) = self.connections.pop_reading() else { break };
+            let Some(mut entry) = self.connections.at(slot) else { continue };
             let mut cx = self.desk.cx(now);
+            let conn = &mut *entry;
             while let Some(event) = conn.quic.poll() {
                 worked = true;
                 match conn.event(event, &mut cx) {
@@ -271,17 +232,19 @@ impl Core {
                 }
             }
             cx.counters.stages.enter(LoopStage::Records);
-            if conn.session.read(&mut conn.quic, &mut cx) {
+            let has_read = conn.session.read(&mut conn.quic, &mut cx);
+            cx.counters.stages.enter(LoopStage::Quic);
+            let (wants_turn, is_paused) = (conn.session.wants_turn(), conn.session.is_paused());
+            if has_read {
                 worked = true;
                 // Bytes that were read may give the peer new flow control credit.
-                self.run_queues.send(conn, slot as usize);
+                entry.send_next();
             }
-            cx.counters.stages.enter(LoopStage::Quic);
-            if conn.session.wants_turn() {
-                self.run_queues.read(conn, slot as usize);
+            if wants_turn {
+                entry.read_next();
             }
-            if conn.session.is_paused() && !std::mem::replace(&mut conn.paused, true) {
-                self.paused.push(slot);
+            if is_paused {
+                entry.pause();
             }
         }
         worked
@@ -290,20 +253,12 @@ impl Core {
     /// Puts paused streams whose consumer has room in line again. Costs nothing while no stream is paused. An idle worker may sleep
     /// meanwhile: a consumer that frees half of its credit wakes it.
     fn resume_paused(&mut self) {
-        for at in (0..self.paused.len()).rev() {
-            let slot = self.paused[at] as usize;
-            let Some(Some(conn)) = self.conns.get_mut(slot) else {
-                self.paused.swap_remove(at);
-                continue;
-            };
+        self.connections.each_paused(|conn| {
             if conn.session.resume_paused(&self.desk.ports) {
-                self.run_queues.touched(conn, slot);
+                conn.touched();
             }
-            conn.paused = conn.session.is_paused();
-            if !conn.paused {
-                self.paused.swap_remove(at);
-            }
-        }
+            conn.session.is_paused()
+        });
     }
 
     pub(super) fn poll_inline(&mut self, now: Instant) -> bool {
@@ -333,16 +288,16 @@ impl Core {
             _ => {}
         }
         let Some(id) = command.connection() else { return };
-        let Some(Some(conn)) = self.conns.get_mut(id.slot as usize) else { return };
-        if conn.generation != id.generation {
-            return;
-        }
+        let Some(mut entry) = self.connections.of(id) else { return };
+        let conn = &mut *entry;
         let mut cx = self.desk.cx(now);
-        if let (Some(_), Some(index)) = (command.opens(), conn.origin.peer_gateway()) {
+        if let Some(index) = conn.origin.peer_gateway()
+            && command.opens().is_some()
+        {
             self.gateways.used(index, now);
         }
         conn.session.command(&mut conn.quic, app, command, &mut cx);
-        self.run_queues.touched(conn, id.slot as usize);
+        entry.touched();
     }
 
     fn connect(&mut self, now: Instant, app: usize, tag: u64, remote: SocketAddr, early: bool) {
@@ -375,14 +330,10 @@ impl Core {
             network.handle_timeout(now, &self.desk.status.counters);
         }
         let mut worked = false;
-        while let Some(entry) = self.timers.pop(now) {
-            let slot = entry.1;
-            let Some(Some(conn)) = self.conns.get_mut(slot as usize) else { continue };
-            if self.timers.fire(entry, &mut conn.timer, now) {
-                conn.quic.handle_timeout(now);
-                self.run_queues.touched(conn, slot as usize);
-                worked = true;
-            }
+        while let Some(mut conn) = self.connections.pop_due(now) {
+            conn.quic.handle_timeout(now);
+            conn.touched();
+            worked = true;
         }
         worked
     }
@@ -394,15 +345,12 @@ impl Core {
         }
         self.draining = true;
         let (mut requests, mut lingering) = (0, 0);
-        for slot in 0..self.conns.len() {
-            let Some(conn) = self.conns[slot].as_mut() else { continue };
-            let cx = self.desk.cx(now);
+        for slot in self.connections.slots() {
+            let Some(mut conn) = self.connections.at(slot) else { continue };
             requests += conn.session.requests();
             lingering += usize::from(!conn.quic.is_closed() && conn.session.answered_lately(now));
-            if !conn.going_away {
-                conn.going_away = true;
-                conn.session.go_away(&mut conn.quic, 0, &cx);
-                self.run_queues.touched(conn, slot);
+            if conn.go_away(&self.desk.cx(now)) {
+                conn.touched();
             }
         }
         self.desk.status.requests.store(requests, Ordering::Relaxed);

@@ -2,10 +2,12 @@
 //! in each turn. An inspection gives the state of the connections on request.
 
 use super::conn::{Conn, CountedFigures, Origin};
+use super::phase::Reached;
 use super::view::ConnectionView;
 use super::{Core, Inspection};
 use crate::counters::{Counter, Counters};
 use crate::limits::{INSPECTION_LEN_MAX, SURVEY_INTERVAL_MS, SURVEY_TURN_LEN, UNACKNOWLEDGED_MS};
+use crate::queue::ConnectionId;
 use crate::quic::release;
 use crate::tls;
 use quinn_proto::{ConnectionStats, FrameStats, Side};
@@ -18,7 +20,7 @@ pub(super) struct Survey {
     /// When the next survey begins; `None`: at once.
     due: Option<Instant>,
     /// The slot that is surveyed next, while a survey runs.
-    next: Option<usize>,
+    next: Option<u32>,
     /// The surveyed connections without acknowledgments.
     unacknowledged: usize,
 }
@@ -77,19 +79,21 @@ impl Conn {
         now.saturating_duration_since(since) >= Duration::from_millis(UNACKNOWLEDGED_MS)
     }
 
-    fn view(&self, worker: u16, slot: usize) -> ConnectionView {
+    fn view(&self) -> ConnectionView {
+        let ConnectionId { worker, slot, .. } = self.session.id();
         let stats = self.quic.stats();
         ConnectionView {
             worker,
-            slot: slot as u32,
+            slot,
             remote: self.quic.remote_address(),
             node: tls::peer_node_id(&self.quic),
             outgoing: self.quic.side() == Side::Client,
             peer_gateway: matches!(self.origin, Origin::PeerGateway { .. }),
-            established: self.connected,
+            established: self.phase.reached() == Reached::Open,
             requests: self.session.requests(),
             rtt_us: stats.path.rtt.as_micros() as u64,
             window_bytes: stats.path.cwnd,
+            held_bytes: self.session.held_bytes() as u64,
             receive_window_bytes: self.fitted.receive_bytes(),
             send_window_bytes: self.fitted.send_bytes(),
             mtu_bytes: stats.path.current_mtu,
@@ -117,19 +121,21 @@ impl Core {
             }
             return;
         };
-        let to = (from + SURVEY_TURN_LEN).min(self.conns.len());
+        let slots = self.connections.slots();
+        let to = (from + SURVEY_TURN_LEN as u32).min(slots.end);
         let counters = &self.desk.status.counters;
-        for conn in self.conns.get_mut(from..to).into_iter().flatten().flatten() {
+        for slot in from..to {
+            let Some(mut conn) = self.connections.at(slot) else { continue };
             let acks = conn.counted.acks;
             conn.count_path(counters);
             self.survey.unacknowledged += usize::from(conn.is_unacknowledged(acks, now));
-            if conn.connected && !conn.released {
+            if conn.phase.is_open() {
                 let path = conn.quic.stats().path;
                 counters.rtts.record(path.rtt.as_micros() as u64);
                 counters.windows.record(path.cwnd);
             }
         }
-        self.survey.next = (to < self.conns.len()).then_some(to);
+        self.survey.next = (to < slots.end).then_some(to);
         if self.survey.next.is_none() {
             self.desk.status.gauges.unacknowledged.store(self.survey.unacknowledged, Relaxed);
         }
@@ -145,7 +151,7 @@ impl Core {
         gauges.deliveries.store(deliveries, Relaxed);
         gauges.commands.store(commands, Relaxed);
         gauges.attempts.store(self.incoming.len(), Relaxed);
-        gauges.senders.store(self.run_queues.sending.len(), Relaxed);
+        gauges.senders.store(self.connections.sending_len(), Relaxed);
         // If a reader holds the lock, it sees the peer gateways of an earlier survey.
         if let Ok(mut peer_gateways) = gauges.peer_gateways.try_lock() {
             peer_gateways.clear();
@@ -155,8 +161,8 @@ impl Core {
 
     #[cold]
     fn inspect(&mut self) {
-        let seen = self.conns.iter().enumerate().filter_map(|(slot, conn)| Some((slot, conn.as_ref()?)));
-        let views = seen.take(INSPECTION_LEN_MAX).map(|(slot, conn)| conn.view(self.index, slot)).collect();
+        let seen = self.connections.slots().filter_map(|slot| self.connections.get(slot));
+        let views = seen.take(INSPECTION_LEN_MAX).map(Conn::view).collect();
         self.desk.status.inspection.answer(views);
     }
 }

@@ -2,9 +2,11 @@
 
 mod closing;
 mod conn;
+mod connections;
 mod core;
 mod gateways;
 mod inspect;
+mod phase;
 mod renew;
 mod run_queue;
 mod shared;
@@ -21,20 +23,18 @@ use crate::application::Application;
 use crate::counters::Counter;
 use crate::datagram::Network;
 use crate::limits::RESET_INTERVAL_US;
-use crate::queue::{AppPort, ConnectionId, Sleeper, Waker, WorkerPort, rings};
+use crate::queue::{AppPort, Sleeper, Waker, WorkerPort, rings};
 use crate::quic::cid::WorkerCids;
 use crate::quic::keys::NodeKeys;
 use crate::quic::qlog::Sampler;
-use crate::quic::timers::Timers;
 use crate::quic::transport::Windows;
 use crate::session::Context;
 use crate::stages::LoopStage;
 use bytes::BytesMut;
-use conn::Conn;
+use connections::Connections;
 use gateways::PeerGateways;
 use inspect::Survey;
 use quinn_proto::{ClientConfig, Endpoint, Incoming, ServerConfig, Transmit};
-use run_queue::RunQueues;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -86,16 +86,9 @@ struct Core {
     client: Option<ByFamily<ClientConfig>>,
     qlog: Option<Sampler>,
     windows: Windows,
-    conns: Vec<Option<Conn>>,
-    generation: u32,
-    run_queues: RunQueues,
-    /// Connections with paused streams.
-    paused: Vec<u32>,
-    timers: Timers,
+    connections: Connections,
     gateways: PeerGateways,
     survey: Survey,
-    /// Connections to nodes that are no longer peer gateways. They are closed once no request runs on them.
-    leaving: Vec<ConnectionId>,
     /// The number of the last renewal taken.
     renewed: u32,
     incoming: VecDeque<Incoming>,
@@ -134,14 +127,9 @@ impl<N: Network> Worker<N> {
             client: quic.client,
             qlog: quic.qlog,
             windows: quic.windows,
-            conns: Vec::new(),
-            generation: 0,
-            run_queues: RunQueues::default(),
-            paused: Vec::new(),
-            timers: Timers::default(),
+            connections: Connections::default(),
             gateways: PeerGateways::default(),
             survey: Survey::default(),
-            leaving: Vec::new(),
             renewed: 0,
             incoming: VecDeque::new(),
             inline: Vec::new(),
@@ -253,7 +241,8 @@ impl<N: Network> Worker<N> {
     /// When [`Worker::turn`] has work even if nothing arrives.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let inline = self.core.inline.iter().filter_map(|inline| inline.application.poll_timeout());
-        let others = [self.core.timers.next(), self.network.poll_timeout(), self.core.gateways_timeout()];
+        let others =
+            [self.core.connections.next_timeout(), self.network.poll_timeout(), self.core.gateways_timeout()];
         inline.chain(others.into_iter().flatten()).min()
     }
 
@@ -273,7 +262,7 @@ impl<N: Network> Worker<N> {
         core.idle_turns = core.idle_turns.saturating_add(1);
         if core.idle == Idle::Spin || core.idle_turns < IDLE_YIELD_TURNS {
             std::hint::spin_loop();
-        } else if core.idle_turns < IDLE_SLEEP_TURNS || !core.run_queues.is_empty() {
+        } else if core.idle_turns < IDLE_SLEEP_TURNS || !core.connections.is_idle() {
             std::thread::yield_now();
         } else {
             let due = self.poll_timeout().map_or(Duration::MAX, |at| at.saturating_duration_since(now));

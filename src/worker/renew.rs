@@ -3,7 +3,7 @@
 use super::Core;
 use super::conn::Origin;
 use super::shared::Renewal;
-use crate::queue::{CloseReason, ConnectionId};
+use crate::queue::CloseReason;
 use crate::record::ErrorCode;
 use bytes::Bytes;
 use quinn_proto::ServerConfig;
@@ -16,9 +16,7 @@ impl Core {
         if let Some(renewal) = self.desk.shared.renewed(&mut self.renewed) {
             self.renew(&renewal, now);
         }
-        if !self.leaving.is_empty() {
-            self.close_leaving(now);
-        }
+        self.close_leaving(now);
     }
 
     fn renew(&mut self, renewal: &Renewal, now: Instant) {
@@ -36,10 +34,10 @@ impl Core {
         self.windows = renewal.quic.windows;
         let gone =
             self.gateways.renew(renewal.peer_gateways.clone(), renewal.peer_gateway_connections_max, now);
-        for (slot, conn) in self.conns.iter_mut().enumerate() {
-            let Some(conn) = conn else { continue };
+        for slot in self.connections.slots() {
+            let Some(mut conn) = self.connections.at(slot) else { continue };
             let Origin::PeerGateway { index, node } = &mut conn.origin else { continue };
-            if !gone.contains(&(slot as u32))
+            if !gone.contains(&slot)
                 && let Some(place) = self.gateways.place(node)
             {
                 *index = place;
@@ -47,35 +45,24 @@ impl Core {
             }
             // It is not dialed again after its end.
             conn.origin = Origin::Peer;
-            let cx = self.desk.cx(now);
-            if !conn.going_away {
-                conn.going_away = true;
-                conn.session.go_away(&mut conn.quic, 0, &cx);
-            }
-            self.run_queues.touched(conn, slot);
-            let (worker, generation) = (self.index, conn.generation);
-            self.leaving.push(ConnectionId { worker, slot: slot as u32, generation });
+            conn.go_away(&self.desk.cx(now));
+            conn.touched();
+            let id = conn.session.id();
+            self.connections.leave(id);
         }
     }
 
     fn close_leaving(&mut self, now: Instant) {
-        for at in (0..self.leaving.len()).rev() {
-            let id = self.leaving[at];
-            let conn = self.conns.get_mut(id.slot as usize).and_then(Option::as_mut);
-            let Some(conn) = conn.filter(|conn| conn.generation == id.generation) else {
-                self.leaving.swap_remove(at);
-                continue;
-            };
+        self.connections.each_leaving(|conn| {
             if conn.session.requests() > 0 || conn.session.answered_lately(now) {
-                continue;
+                return true;
             }
-            self.leaving.swap_remove(at);
-            let mut cx = self.desk.cx(now);
-            if conn.announced {
-                conn.session.closed(&CloseReason::Unlisted, &mut cx);
+            if conn.phase.reached().is_known() {
+                conn.session.closed(&CloseReason::Unlisted, &mut self.desk.cx(now));
             }
-            conn.quic.close(now, ErrorCode::None.into(), Bytes::new());
-            self.run_queues.touched(conn, id.slot as usize);
-        }
+            conn.close(now, ErrorCode::None, Bytes::new());
+            conn.touched();
+            false
+        });
     }
 }

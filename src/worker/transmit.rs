@@ -1,8 +1,7 @@
 //! Transmission: first packets that QUIC made for no connection, then those of the connections, each in its turn.
 
 use super::Core;
-use super::conn::Conn;
-use super::run_queue::RunQueues;
+use super::connections::ConnEntry;
 use crate::counters::{Counter, Counters};
 use crate::datagram::Network;
 use crate::limits::{BATCHES_PER_TURN_MAX, TX_SEGMENTS_LEN_MAX};
@@ -25,14 +24,14 @@ impl Core {
             network.send(now, counters, &transmit, &contents[..transmit.size]);
             worked = true;
         }
-        for _ in 0..self.run_queues.sending.len() {
+        for _ in 0..self.connections.sending_len() {
             if !network.can_send() {
                 network.flush(now, counters);
                 if !network.can_send() {
                     break;
                 }
             }
-            let Some(slot) = self.run_queues.sending.pop_front() else { break };
+            let Some(slot) = self.connections.pop_sending() else { break };
             worked |= self.transmit_one(network, now, slot, counters);
         }
         network.flush(now, counters);
@@ -48,26 +47,25 @@ impl Core {
         counters: &Counters,
     ) -> bool {
         let node_ends = self.close_by.is_some();
-        let Some(conn) = self.conns[slot as usize].as_mut() else { return false };
-        conn.in_sending = false;
+        let Some(mut conn) = self.connections.at(slot) else { return false };
+        let conn = &mut conn;
         conn.fit_windows(now);
-        conn.session.flush(&mut conn.quic);
+        conn.flush();
         conn.repeat_close(network, now, counters);
         if conn.session.take_credit_returned() {
             self.desk.ports.iter_mut().for_each(|port| port.urgent = true);
         }
-        let turn = Turn { now, slot, node_ends, counters };
-        let worked = turn.send_batches(conn, network, &mut self.run_queues, &mut self.send_buf);
+        let turn = Turn { now, node_ends, counters };
+        let worked = turn.send_batches(conn, network, &mut self.send_buf);
         let mut drained = false;
         while let Some(event) = conn.quic.poll_endpoint_events() {
             drained |= event.is_drained();
             if let Some(event) = self.endpoint.handle_event(ConnectionHandle(slot as usize), event) {
                 conn.quic.handle_event(event);
-                self.run_queues.touched(conn, slot as usize);
+                conn.touched();
             }
         }
-        let due = conn.poll_timeout();
-        self.timers.set(slot, &mut conn.timer, due);
+        conn.set_timer();
         if drained {
             self.remove(now, slot, counters);
         }
@@ -77,7 +75,7 @@ impl Core {
     /// Removes a connection for which QUIC has nothing left to do.
     #[cold]
     fn remove(&mut self, now: Instant, slot: u32, counters: &Counters) {
-        let Some(mut conn) = self.conns[slot as usize].take() else { return };
+        let Some(mut conn) = self.connections.remove(slot) else { return };
         conn.count_path(counters);
         let path = conn.quic.stats().path;
         tracing::debug!(
@@ -93,7 +91,7 @@ impl Core {
         if let Some(index) = conn.origin.peer_gateway() {
             self.gateways.failed(index, Some(slot), now);
         }
-        self.desk.status.connections.fetch_sub(1, Ordering::Relaxed);
+        self.desk.status.connections.store(self.connections.len(), Ordering::Relaxed);
         counters.add(Counter::ConnectionsClosed, 1);
     }
 }
@@ -101,7 +99,6 @@ impl Core {
 /// One connection's turn to send.
 struct Turn<'a> {
     now: Instant,
-    slot: u32,
     /// Whether the worker closes its connections.
     node_ends: bool,
     counters: &'a Counters,
@@ -112,21 +109,20 @@ impl Turn<'_> {
     #[inline]
     fn send_batches<N: Network>(
         &self,
-        conn: &mut Conn,
+        conn: &mut ConnEntry<'_>,
         network: &mut N,
-        run_queues: &mut RunQueues,
         send_buf: &mut Vec<u8>,
     ) -> bool {
-        let &Self { now, slot, node_ends, counters } = self;
+        let &Self { now, node_ends, counters } = self;
         let mut worked = false;
         loop {
             if conn.batches == BATCHES_PER_TURN_MAX {
                 conn.batches = 0;
-                run_queues.send(conn, slot as usize);
+                conn.send_next();
                 return worked;
             }
             if !network.can_send() {
-                run_queues.send_on(conn, slot as usize);
+                conn.send_on();
                 return worked;
             }
             conn.before_sending(node_ends, now);

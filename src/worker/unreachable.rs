@@ -12,14 +12,14 @@ use std::time::Instant;
 impl Core {
     /// Ends a handshake that its application has given up.
     pub(super) fn abandon(&mut self, now: Instant, app: usize, tag: u64) {
-        for (slot, conn) in self.conns.iter_mut().enumerate() {
-            let Some(conn) = conn else { continue };
+        for slot in self.connections.slots() {
+            let Some(mut conn) = self.connections.at(slot) else { continue };
             let of =
                 matches!(conn.origin, Origin::Application { app: a, tag: t, .. } if (a, t) == (app, tag));
-            if of && !conn.connected && !conn.announced {
+            if of && conn.phase.is_handshaking() && !conn.phase.reached().is_known() {
                 self.desk.status.counters.add(Counter::HandshakesClientFailed, 1);
-                conn.quic.close(now, ErrorCode::None.into(), Bytes::new());
-                self.run_queues.touched(conn, slot);
+                conn.close(now, ErrorCode::None, Bytes::new());
+                conn.touched();
                 return;
             }
         }
@@ -32,8 +32,8 @@ impl Core {
             if self.client.is_none() {
                 continue;
             }
-            for slot in 0..self.conns.len() {
-                let Some(conn) = self.conns[slot].as_mut() else { continue };
+            for slot in self.connections.slots() {
+                let Some(mut conn) = self.connections.at(slot) else { continue };
                 let remote = conn.quic.remote_address();
                 if (remote.ip(), remote.port())
                     != (unreachable.destination.ip(), unreachable.destination.port())
@@ -43,9 +43,9 @@ impl Core {
                 let mut cx = self.desk.cx(now);
                 let Some(change) = conn.unreachable(&unreachable.obstacle, &mut cx) else { continue };
                 if let Some(Change::PeerGatewayLost(index)) = change {
-                    self.gateways.failed(index, Some(slot as u32), now);
+                    self.gateways.failed(index, Some(slot), now);
                 }
-                self.run_queues.touched(conn, slot);
+                conn.touched();
             }
         }
     }

@@ -53,6 +53,8 @@ pub struct ConnectionView {
     pub rtt_us: u64,
     /// Congestion window, bytes.
     pub window_bytes: u64,
+    /// Memory of the bytes behind gaps in the peer's streams, bytes.
+    pub held_bytes: u64,
     /// How far the peer may be ahead of its readers here, bytes.
     pub receive_window_bytes: u64,
     /// The bytes that may be sent without an acknowledgment; the peer's windows may allow less.
