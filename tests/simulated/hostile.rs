@@ -1,11 +1,13 @@
 //! A peer with a trusted identity that sends arbitrary bytes.
 
 use crate::support::raw::{Raw, records};
-use crate::support::{ECHO, NOBODY, SEED, World, encoding, gateway_v4, joined, payload};
+use crate::support::{ECHO, NOBODY, SEED, Setup, World, encoding, gateway_v4, joined, payload};
 use proptest::prelude::*;
 use quinn_proto::{Dir, StreamId};
 use std::time::Duration;
 use stoq::counters::Counter;
+use stoq::limits::WINDOW_BYTES_MIN;
+use stoq::quic::transport::QuicConfig;
 use stoq::record::{
     Descriptor, ErrorCode, ErrorRecord, Fetch, GoAway, MessageHeader, Put, Record, RecordType, Settings,
 };
@@ -292,6 +294,140 @@ fn a_peer_that_reads_no_echoes_stops_the_echo_only_while_it_is_connected() {
     world.raw.remove(raw.0);
     world.run(Duration::from_secs(60), "it is forgotten", |world| world.gateway.connections() == 1);
     assert_serves(&mut world, &peer);
+}
+
+/// The window of [`Crumbs`], bytes.
+const WINDOW: u64 = WINDOW_BYTES_MIN;
+/// Crumbs that arrive together.
+const CRUMBS_LEN: u64 = 32;
+
+/// A gateway with the smallest windows, its honest client, and a peer that sends crumbs: a few bytes in each packet, with one byte
+/// missing before them.
+struct Crumbs {
+    world: World,
+    peer: crate::support::caller::Peer,
+    raw: Raw,
+    streams: Vec<StreamId>,
+    crumb: Vec<u8>,
+    /// Crumbs sent so far.
+    sent: u64,
+    /// Bytes of all streams sent so far, with the missing ones.
+    sent_bytes: u64,
+}
+
+impl Crumbs {
+    /// The peer sends crumbs of this length on this many streams in turn.
+    fn new(streams: usize, crumb_bytes: usize) -> Self {
+        let window = WINDOW as u32;
+        let gateway_quic = QuicConfig {
+            stream_receive_window_bytes: window,
+            receive_window_bytes: window,
+            receive_window_max_bytes: window,
+            ..QuicConfig::default()
+        };
+        let mut world = World::new(Setup { gateway_quic, ..Setup::default() });
+        let peer = world.connect(0, gateway_v4());
+        // Its own congestion control does not hold it back.
+        let quic = QuicConfig {
+            initial_congestion_window_bytes: 4 << 20,
+            mtu_discovery: false,
+            ..QuicConfig::default()
+        };
+        let raw = world.raw_with(gateway_v4(), quic);
+        world.say_settings(raw);
+        let mut front = Vec::new();
+        MessageHeader { queue: ECHO, token: None }.emit_record_front(65_536, &mut front);
+        let streams: Vec<_> =
+            (0..streams).map(|_| world.raw_mut(raw).send(Dir::Uni, &front, false)).collect();
+        world.pass(Duration::from_millis(10));
+        world.raw_mut(raw).withdrawn = true;
+        let sent_bytes = (record(&Settings::default()).len() + streams.len() * front.len()) as u64;
+        Self { world, peer, raw, streams, crumb: vec![b'c'; crumb_bytes], sent: 0, sent_bytes }
+    }
+
+    /// Sends some crumbs. Returns the memory that the gateway counts for its connections, bytes.
+    #[track_caller]
+    fn send(&mut self) -> u64 {
+        let Self { world, raw, streams, crumb, sent, sent_bytes, .. } = self;
+        for id in streams.iter().cycle().take(CRUMBS_LEN as usize) {
+            let now = world.now;
+            world.raw_mut(*raw).crumb(now, *id, b"?", true);
+            world.raw_mut(*raw).crumb(now, *id, crumb, false);
+            *sent += 1;
+            *sent_bytes += 1 + crumb.len() as u64;
+        }
+        self.held()
+    }
+
+    fn held(&mut self) -> u64 {
+        self.world.pass(Duration::from_millis(1));
+        let connections = self.world.gateway.inspect();
+        self.world.pass(Duration::from_micros(1));
+        connections().iter().map(|connection| connection.held_bytes).sum()
+    }
+
+    fn is_ended(&self) -> bool {
+        self.world.gateway.count(Counter::ProtocolErrors) > 0
+    }
+}
+
+/// Crumbs are held at their true cost, and end their connection at twice its window. Others are served meanwhile.
+#[track_caller]
+fn crumbs_end_their_connection(streams: usize, crumb_bytes: usize) {
+    let mut crumbs = Crumbs::new(streams, crumb_bytes);
+    // In memory a crumb has at least its bytes, and a place with an offset, an address and a length.
+    let cost_min = crumb_bytes as u64 + 24;
+    let (mut held_max, mut is_served) = (0, false);
+    loop {
+        let held = crumbs.send();
+        assert!(held <= 2 * WINDOW, "{held} bytes are held");
+        if crumbs.is_ended() {
+            break;
+        }
+        assert!(held >= crumbs.sent * cost_min, "{} crumbs cost more than {held} bytes", crumbs.sent);
+        held_max = held_max.max(held);
+        if held > WINDOW && !is_served {
+            is_served = true;
+            assert_serves(&mut crumbs.world, &crumbs.peer);
+        }
+    }
+    assert!(is_served && held_max > WINDOW, "{held_max} bytes were held at the most");
+    let Crumbs { world, peer, raw, .. } = &mut crumbs;
+    world.raw_mut(*raw).withdrawn = false;
+    assert_eq!(world.close_code(*raw), ErrorCode::Limit.number());
+    assert_serves(world, peer);
+    world.run(Duration::from_secs(60), "it is forgotten", |world| world.gateway.connections() == 1);
+    assert_eq!(crumbs.held(), 0);
+}
+
+#[test]
+fn single_bytes_between_gaps_end_their_connection() {
+    crumbs_end_their_connection(1, 1);
+}
+
+#[test]
+fn single_bytes_between_gaps_on_many_streams_end_their_connection() {
+    crumbs_end_their_connection(16, 1);
+}
+
+#[test]
+fn crumbs_between_gaps_earn_no_credit() {
+    for streams in [1, 4] {
+        let mut crumbs = Crumbs::new(streams, 90);
+        while crumbs.send() < WINDOW * 3 / 2 {
+            assert!(!crumbs.is_ended());
+        }
+        let Crumbs { mut world, raw, sent_bytes, .. } = crumbs;
+        let now = world.now;
+        let raw = world.raw_mut(raw);
+        raw.listen(now);
+        let id = raw.quic.streams().open(Dir::Uni).unwrap();
+        let allowed =
+            sent_bytes + raw.quic.send_stream(id).write(&[0; 2 * WINDOW as usize]).unwrap_or(0) as u64;
+        // The window shrinks after a reading, and by no less than a thirty-second: the crumbs before that earn their credit.
+        let earned_max = WINDOW / 32 + CRUMBS_LEN * 90;
+        assert!((WINDOW..=WINDOW + earned_max).contains(&allowed), "it may send {allowed} bytes");
+    }
 }
 
 proptest! {

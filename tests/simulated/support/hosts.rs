@@ -21,7 +21,7 @@ use stoq::seed::{Cache, MemoryPages, MemoryTier, Seed, SeedParts, Store};
 use stoq::session::{Holds, QueueRoutes};
 use stoq::tls::{ClientAuth, ClientTls, ServerTls, client_config, server_config};
 use stoq::wire::Mac;
-use stoq::worker::{Idle, NodeShared, PeerGateway, Worker, WorkerStatus};
+use stoq::worker::{ConnectionView, Idle, NodeShared, PeerGateway, Worker, WorkerStatus};
 
 /// A station with its workers.
 pub(crate) struct ApplicationHost {
@@ -65,6 +65,12 @@ impl ApplicationHost {
     /// A counter of one worker.
     pub(crate) fn count_of(&self, worker: usize, counter: Counter) -> u64 {
         self.statuses[worker].counters.get(counter)
+    }
+
+    /// Has the first worker tell its connections: it answers in its next turn.
+    pub(crate) fn inspect(&self) -> impl FnOnce() -> Vec<ConnectionView> + use<> {
+        let mut answer = self.statuses[0].inspection.ask();
+        move || answer.try_recv().expect("the worker had a turn")
     }
 
     /// Open connections of one worker.

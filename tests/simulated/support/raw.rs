@@ -32,6 +32,8 @@ pub(crate) struct RawPeer {
     pub(crate) received: HashMap<StreamId, Vec<u8>>,
     /// Whether it reads no stream, and so gives no credit.
     pub(crate) deaf: bool,
+    /// Whether it takes no packet and sends none but by [`RawPeer::crumb`]: it hears of no loss and repeats nothing.
+    pub(crate) withdrawn: bool,
     /// Streams that the gateway has ended.
     pub(crate) finished: Vec<StreamId>,
     unsent: Vec<(StreamId, Vec<u8>, bool)>,
@@ -47,9 +49,15 @@ impl World {
     /// Plugs in a raw peer and connects it.
     #[track_caller]
     pub(crate) fn raw(&mut self, remote: SocketAddr) -> Raw {
+        self.raw_with(remote, QuicConfig::default())
+    }
+
+    /// The same, with this transport.
+    #[track_caller]
+    pub(crate) fn raw_with(&mut self, remote: SocketAddr, quic: QuicConfig) -> Raw {
         let index = self.raw.len();
         let network = station(&self.link, 100 + index as u8, 1).remove(0);
-        self.raw.push(RawPeer::new(network, self.now, remote));
+        self.raw.push(RawPeer::new(network, self.now, remote, &quic));
         self.run(Duration::from_secs(10), "a raw peer connects", |world| world.raw[index].connected);
         Raw(index)
     }
@@ -107,12 +115,12 @@ pub(crate) fn records(bytes: &[u8]) -> Vec<(RecordType, Vec<u8>)> {
 }
 
 impl RawPeer {
-    fn new(network: Station, now: Instant, remote: SocketAddr) -> Self {
+    fn new(network: Station, now: Instant, remote: SocketAddr, quic: &QuicConfig) -> Self {
         let client = &identities()[1];
         let crypto =
             client_config(&ClientTls { identity: Some(client.clone()), ..ClientTls::new(trust()) }).unwrap();
         let mut config = ClientConfig::new(crypto);
-        config.transport_config(QuicConfig::default().transport(1500, IpFamily::V6, 256));
+        config.transport_config(quic.transport(1500, IpFamily::V6, 256));
         let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, true, None);
         let (handle, quic) = endpoint.connect(now, config, remote, &connect_name(remote)).unwrap();
         Self {
@@ -126,6 +134,7 @@ impl RawPeer {
             stopped: HashMap::new(),
             received: HashMap::new(),
             deaf: false,
+            withdrawn: false,
             finished: Vec::new(),
             unsent: Vec::new(),
             next: None,
@@ -144,11 +153,35 @@ impl RawPeer {
         self.unsent.push((id, bytes.to_vec(), finish));
     }
 
+    /// Sends these bytes on a stream in a packet of their own, or loses that packet on the way. For one that is
+    /// [`RawPeer::withdrawn`]: what is lost stays lost.
+    pub(crate) fn crumb(&mut self, now: Instant, id: StreamId, bytes: &[u8], lost: bool) {
+        assert!(self.withdrawn);
+        assert_eq!(self.quic.send_stream(id).write(bytes), Ok(bytes.len()));
+        let mut buffer = Vec::new();
+        let transmit = self.quic.poll_transmit(now, 1, &mut buffer).expect("QUIC sends it at once");
+        if !lost {
+            self.network.send(now, &self.counters, &transmit, &buffer[..transmit.size]);
+            self.network.flush(now, &self.counters);
+        }
+    }
+
+    /// Takes the packets that have arrived, though it is [`RawPeer::withdrawn`].
+    pub(crate) fn listen(&mut self, now: Instant) {
+        assert!(self.receive(now), "packets have arrived");
+    }
+
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        if self.withdrawn {
+            return None;
+        }
         self.network.poll_timeout().into_iter().chain(self.next).min()
     }
 
     pub(crate) fn turn(&mut self, now: Instant) -> bool {
+        if self.withdrawn {
+            return false;
+        }
         let mut worked = self.receive(now);
         if self.quic.poll_timeout().is_some_and(|at| at <= now) {
             self.quic.handle_timeout(now);
