@@ -306,6 +306,11 @@ pub const WORKER_STUCK_S: u32 = 10;
 pub const WINDOW_BYTES_MIN: u64 = 64 * 1024;
 /// The largest of them, bytes.
 pub const WINDOW_BYTES_MAX: u64 = 1 << 30;
+/// A half of a stream that is longer is carried on by another stream, bytes. quinn-proto walks the unacknowledged chunks of a stream for each
+/// packet, and takes no stream with more than about a thousand gaps.
+pub const STREAM_PART_BYTES: u64 = 2 << 20;
+/// Unidirectional streams at once, of each side. With [`STREAM_PART_BYTES`], what one connection may have on its way.
+pub const STREAMS_UNI_LEN_MAX: u64 = 256;
 /// A window holds the bytes of this many round trips: one on its way, one until a loss is known, one until it is mended, one to grow.
 pub const WINDOW_TRIPS_LEN: u32 = 4;
 /// The shortest time between two looks at the windows of a connection, milliseconds.

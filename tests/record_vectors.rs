@@ -3,8 +3,8 @@
 use data_encoding::HEXLOWER;
 use serde::Deserialize;
 use stoq::record::{
-    Coding, Coverage, Descriptor, Done, ErrorCode, ErrorRecord, Fetch, GoAway, Have, Holder, Holders, Hop,
-    Locate, MessageHeader, Mirror, OkRecord, Put, Record, RecordReader, RecordType, Settings,
+    Coding, Continuation, Coverage, Descriptor, Done, ErrorCode, ErrorRecord, Fetch, GoAway, Have, Holder,
+    Holders, Hop, Locate, MessageHeader, Mirror, OkRecord, Put, Record, RecordReader, RecordType, Settings,
 };
 use stoq::shard::Lanes;
 use stoq::tls::NodeId;
@@ -80,10 +80,12 @@ fn written(name: &str) -> Vec<u8> {
             ranges_max: Some(256),
             inflight_max: Some(256),
             roles: Some(Settings::ROLE_SEED | Settings::ROLE_ROUTE),
+            continued: Some(1),
         }
         .emit_record(&mut out),
         "settings-empty" => Settings::default().emit_record(&mut out),
         "go-away" => GoAway { retry_ms: 5_000 }.emit_record(&mut out),
+        "continuation" => Continuation { stream: 70 }.emit_record(&mut out),
         "message" => {
             MessageHeader { queue: 7, token: None }.emit_record_front(5, &mut out);
             out.extend_from_slice(b"hello");
@@ -194,6 +196,7 @@ fn rewritten(bytes: &[u8]) -> Result<Vec<u8>, ErrorCode> {
         RecordType::Holders => again::<Holders>(&whole),
         RecordType::Done => again::<Done>(&whole),
         RecordType::Error => again::<ErrorRecord>(&whole),
+        RecordType::Continuation => again::<Continuation>(&whole),
         RecordType::Message => {
             let header = MessageHeader::take_from(&mut body).map_err(|e| e.code())?;
             let mut out = Vec::new();
@@ -257,6 +260,7 @@ fn parse_all(body: &[u8]) {
     one::<Holders>(body);
     one::<Done>(body);
     one::<ErrorRecord>(body);
+    one::<Continuation>(body);
     let _ = Descriptor::parse(body);
     let _ = MessageHeader::take_from(&mut bytes::Bytes::copy_from_slice(body).into());
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use std::fmt::Debug;
 use stoq::record::{
-    Done, ErrorCode, ErrorRecord, Fetch, GoAway, Have, Holders, Hop, Locate, MessageHeader, Mirror, OkRecord,
+    Continuation, Done, ErrorCode, ErrorRecord, Fetch, GoAway, Have, Holders, Hop, Locate, MessageHeader, Mirror, OkRecord,
     Payload, Put, Record, RecordReader, RecordType, Settings,
 };
 
@@ -80,6 +80,7 @@ fuzz_target!(|input: &[u8]| {
             RecordType::Holders => rewrite::<Holders>(&body),
             RecordType::Done => rewrite::<Done>(&body),
             RecordType::Error => rewrite::<ErrorRecord>(&body),
+            RecordType::Continuation => rewrite::<Continuation>(&body),
         }
     }
 });

@@ -1,6 +1,7 @@
 //! An operator's settings of QUIC, and the quinn-proto configuration made from them.
 
 use super::release::Releasable;
+use crate::limits::STREAMS_UNI_LEN_MAX;
 use crate::memory;
 use crate::wire::IpFamily;
 use quinn_proto::congestion::{BbrConfig, CubicConfig, NewRenoConfig};
@@ -117,6 +118,7 @@ impl QuicConfig {
             .receive_window(VarInt::from_u32(self.receive_window_bytes))
             .send_window(self.send_window_bytes.into())
             .max_concurrent_bidi_streams(VarInt::from_u64(max_requests).unwrap_or(VarInt::MAX))
+            .max_concurrent_uni_streams(VarInt::from_u64(STREAMS_UNI_LEN_MAX).unwrap_or(VarInt::MAX))
             .initial_mtu(self.first_payload(largest))
             .mtu_discovery_config(self.mtu_discovery.then(|| {
                 let mut discovery = MtuDiscoveryConfig::default();

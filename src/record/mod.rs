@@ -4,6 +4,7 @@
 //! writes the body, [`Record::encoded_len`] gives its length. After `parse` no accessor can panic.
 //! [`RecordReader`] cuts a stream's chunks into records without copying them.
 
+mod continuation;
 mod done;
 mod error;
 mod fetch;
@@ -22,6 +23,7 @@ mod request;
 mod settings;
 
 pub use crate::error_code::ErrorCode;
+pub use continuation::Continuation;
 pub use done::Done;
 pub use error::ErrorRecord;
 pub use fetch::Fetch;
@@ -80,6 +82,8 @@ pub enum RecordType {
     Done = 0x17,
     /// The request failed.
     Error = 0x19,
+    /// The stream carries on a half of another one.
+    Continuation = 0x1b,
 }
 
 /// How a reader treats a record type.
@@ -110,6 +114,7 @@ impl RecordType {
             0x15 => Self::Holders,
             0x17 => Self::Done,
             0x19 => Self::Error,
+            0x1b => Self::Continuation,
             n if n % 2 == 0 => return RecordKind::Skippable,
             _ => return RecordKind::Forbidden,
         })

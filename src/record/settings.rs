@@ -17,6 +17,8 @@ pub struct Settings {
     pub inflight_max: Option<u64>,
     /// The sender's roles, as bits: [`Settings::ROLE_SEED`], [`Settings::ROLE_ROUTE`].
     pub roles: Option<u64>,
+    /// 1: the sender takes halves of streams that are carried on by others.
+    pub continued: Option<u64>,
 }
 
 impl Settings {
@@ -30,6 +32,8 @@ impl Settings {
     pub const MAX_INFLIGHT: u64 = 0x04;
     /// The id of [`Settings::roles`].
     pub const ROLES: u64 = 0x05;
+    /// The id of [`Settings::continued`].
+    pub const CONTINUED: u64 = 0x06;
 
     /// Role: keeps payloads and serves them.
     pub const ROLE_SEED: u64 = 1;
@@ -43,6 +47,7 @@ impl Settings {
             Self::MAX_RANGES => &mut self.ranges_max,
             Self::MAX_INFLIGHT => &mut self.inflight_max,
             Self::ROLES => &mut self.roles,
+            Self::CONTINUED => &mut self.continued,
             _ => return None,
         })
     }
@@ -54,6 +59,7 @@ impl Settings {
             (Self::MAX_RANGES, self.ranges_max),
             (Self::MAX_INFLIGHT, self.inflight_max),
             (Self::ROLES, self.roles),
+            (Self::CONTINUED, self.continued),
         ]
         .into_iter()
         .filter_map(|(id, value)| value.map(|value| (id, value)))

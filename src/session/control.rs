@@ -1,12 +1,15 @@
 //! The peer's CONTROL stream, and the first record of every unidirectional stream.
 
+use super::chain::Following;
 use super::fault::Fault;
 use super::messages::Messages;
 use super::reading::Reading;
 use super::stream::{NextRole, Reader, Role, unexpected};
 use crate::limits::{HAVE_BURST, HAVE_RATE_PER_S};
 use crate::queue::{ConnectionEvent, Delivery};
-use crate::record::{ErrorCode, GoAway, Have, Payload, Record, RecordError, RecordType, Settings};
+use crate::record::{
+    Continuation, ErrorCode, GoAway, Have, Payload, Record, RecordError, RecordType, Settings,
+};
 
 /// The peer's unidirectional stream before its first record.
 #[derive(Debug)]
@@ -32,6 +35,10 @@ impl Reader for Opening {
             RecordType::Message => {
                 let messages = Messages::begin(self.early, body, cx)?;
                 Ok(Some(Box::new(Role::Messages(messages))))
+            }
+            RecordType::Continuation => {
+                let continuation = Continuation::parse(&body.to_bytes())?;
+                Ok(Some(Box::new(Role::Following(Following::new(continuation)?))))
             }
             _ => Err(unexpected(kind, "at the start of a unidirectional stream")),
         }

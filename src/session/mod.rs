@@ -7,6 +7,7 @@
 
 mod asking;
 mod body;
+mod chain;
 mod commands;
 mod control;
 mod fault;
@@ -34,6 +35,7 @@ use crate::record::{ErrorCode, ErrorRecord, Fetch, GoAway, RecordReader, RecordT
 use crate::tls::NodeId;
 use crate::token_bucket::TokenBucket;
 use bytes::Bytes;
+use chain::Chains;
 use flow::FlowControl;
 use quinn_proto::{Connection, Dir, StreamEvent, StreamId};
 use reading::Reading;
@@ -42,7 +44,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use stream::{Queued, Readiness, Stream};
+use stream::{Queued, Readiness, Sending, Stream};
 use turns::Turns;
 
 /// The application of each queue and request, the same on every worker.
@@ -106,6 +108,8 @@ pub(crate) struct Session {
     answered_at: Option<Instant>,
     /// Streams on which small chunks were collected since the last flush; some may occur twice.
     unflushed: Vec<StreamId>,
+    /// Streams that carry on others.
+    chains: Chains,
     /// Streams with bytes that QUIC did not take.
     turns: Turns,
     /// Streams that may have bytes to read: those that are [`Queued::Readable`].
@@ -165,6 +169,7 @@ impl Session {
             message_credit: Credit::default(),
             answered_at: None,
             unflushed: Vec::new(),
+            chains: Chains::default(),
             turns: Turns::default(),
             readable: VecDeque::new(),
             paused: Vec::new(),
@@ -250,7 +255,11 @@ impl Session {
             return;
         };
         self.control_out = Some(id);
-        self.streams.insert(id, Stream::writing(Credit::default()));
+        let mut control = Stream::writing(Credit::default());
+        if let Sending::Open(outbound) = &mut control.send {
+            outbound.write_undivided();
+        }
+        self.streams.insert(id, control);
         self.write_record(conn, id, &own_settings(cx.routes), cx);
     }
 
@@ -272,6 +281,7 @@ impl Session {
         self.messages.clear();
         self.unflushed.clear();
         self.turns.clear();
+        self.chains.clear();
         self.readable.clear();
         self.paused.clear();
         self.start(conn, cx);
@@ -298,9 +308,12 @@ impl Session {
                 }
             }
             StreamEvent::Readable { id } => self.arrived(conn, id, cx),
-            StreamEvent::Writable { id } => self.turns.writable(id),
-            StreamEvent::Stopped { id, error_code } => self.stopped(conn, id, error_code, cx),
+            StreamEvent::Writable { id } => self.turns.writable(self.chains.first_written(id)),
+            StreamEvent::Stopped { id, error_code } => {
+                self.stopped(conn, self.chains.first_written(id), error_code, cx);
+            }
             StreamEvent::Available { .. } => {
+                self.resume_parts(conn);
                 for _ in 0..self.unopened.len() {
                     if let Some((app, command)) = self.unopened.pop_front() {
                         self.command(conn, app, command, cx);
@@ -378,5 +391,6 @@ fn own_settings(routes: &QueueRoutes) -> Settings {
         ranges_max: Some(crate::limits::RANGES_LEN_MAX),
         inflight_max: Some(REQUESTS_LEN_MAX),
         roles: Some(routes.roles()),
+        continued: Some(1),
     }
 }

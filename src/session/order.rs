@@ -54,6 +54,11 @@ impl Order {
         self.apart.as_ref().is_some_and(|apart| apart.complete)
     }
 
+    /// The bytes given on, from the stream's start.
+    pub(super) fn offset(&self) -> u64 {
+        self.next
+    }
+
     /// The memory of the bytes held here, bytes.
     pub(super) fn held_bytes(&self) -> usize {
         self.apart.as_ref().map_or(0, |apart| apart.bytes + apart.pieces.len() * PIECE_COST_BYTES)

@@ -4,6 +4,7 @@ use super::outcomes::RequestOutcome;
 use super::stream::{Sending, Stream};
 use super::{Context, Session};
 use crate::counters::Counter;
+use crate::limits::STREAM_PART_BYTES;
 use crate::queue::Credit;
 use crate::record::{ErrorCode, ErrorRecord, Record};
 use bytes::Bytes;
@@ -31,6 +32,10 @@ pub(super) struct Outbound {
     /// Whether OK is written: a verified encoding follows.
     in_encoding: bool,
     finished: bool,
+    /// The QUIC stream that is written, where it is not the first of this half.
+    part: Option<StreamId>,
+    /// Bytes until that is full.
+    left_bytes: u64,
 }
 
 /// What QUIC took of a backlog.
@@ -50,6 +55,8 @@ enum Left {
     Blocked,
     /// Bytes that QUIC may take.
     TurnOver,
+    /// Bytes, or the end, for the next stream of this half.
+    PartFull,
 }
 
 #[derive(Debug)]
@@ -68,7 +75,41 @@ impl Outbound {
             credit,
             in_encoding: false,
             finished: false,
+            part: None,
+            left_bytes: STREAM_PART_BYTES,
         }
+    }
+
+    /// Writes the rest of this half on the same stream.
+    pub(super) fn write_undivided(&mut self) {
+        self.left_bytes = u64::MAX;
+    }
+
+    /// The QUIC stream that is written, of the half that began on `id`.
+    fn target(&self, id: StreamId) -> StreamId {
+        self.part.unwrap_or(id)
+    }
+
+    /// Goes on in another stream, which begins with these bytes.
+    pub(super) fn begin_part(&mut self, part: StreamId, front: Vec<u8>) {
+        self.left_bytes = STREAM_PART_BYTES + front.len() as u64;
+        self.backlog.push_front(Chunk { bytes: front.into(), paid: 0 });
+        self.part = Some(part);
+    }
+
+    /// The next chunks, as far as the stream's part goes.
+    fn offer(&self) -> ([Bytes; CHUNKS_A_WRITE_MAX], usize) {
+        let mut left = self.left_bytes;
+        let mut count = 0;
+        let chunks = std::array::from_fn(|at| {
+            let Some(chunk) = self.backlog.get(at).filter(|_| left > 0) else { return Bytes::new() };
+            count = at + 1;
+            let len = chunk.bytes.len();
+            let taken = usize::try_from(left).map_or(len, |left| left.min(len));
+            left -= taken as u64;
+            if taken == len { chunk.bytes.clone() } else { chunk.bytes.slice(..taken) }
+        });
+        (chunks, count)
     }
 
     /// Appends bytes. Returns whether QUIC should get them now. A stream with a backlog has its place in the line
@@ -110,15 +151,16 @@ impl Outbound {
             if taken_bytes >= bytes_max {
                 return Pumped { returned, taken_bytes, left: Left::TurnOver };
             }
-            let mut chunks: [Bytes; CHUNKS_A_WRITE_MAX] = std::array::from_fn(|i| {
-                self.backlog.get(i).map(|chunk| chunk.bytes.clone()).unwrap_or_default()
-            });
-            let count = self.backlog.len().min(CHUNKS_A_WRITE_MAX);
+            if self.left_bytes == 0 {
+                return Pumped { returned, taken_bytes, left: Left::PartFull };
+            }
+            let (mut chunks, count) = self.offer();
             let Ok(written) = stream.write_chunks(&mut chunks[..count]) else {
                 return Pumped { returned, taken_bytes, left: Left::Blocked };
             };
             let mut left = written.bytes;
             taken_bytes += left;
+            self.left_bytes -= left as u64;
             while left > 0 {
                 let Some(front) = self.backlog.front_mut() else { break };
                 let taken = left.min(front.bytes.len());
@@ -136,6 +178,9 @@ impl Outbound {
             }
         }
         if self.finished {
+            if self.left_bytes == 0 {
+                return Pumped { returned, taken_bytes, left: Left::PartFull };
+            }
             let _ = stream.finish();
             return Pumped { returned, taken_bytes, left: Left::Over };
         }
@@ -171,7 +216,7 @@ impl Session {
         self.enqueue(conn, id, bytes, false, |_| {});
     }
 
-    fn outbound(&mut self, id: StreamId) -> Option<&mut Outbound> {
+    pub(super) fn outbound(&mut self, id: StreamId) -> Option<&mut Outbound> {
         match self.streams.get_mut(&id).map(|stream| &mut stream.send) {
             Some(Sending::Open(outbound)) => Some(outbound),
             _ => None,
@@ -247,12 +292,11 @@ impl Session {
         if !self.turns.is_empty() {
             return self.turns.join(id, conn.side());
         }
-        let Some(Pumped { returned, taken_bytes, left }) = self.pump_up_to(conn, id, usize::MAX) else {
+        let Some((taken_bytes, left)) = self.pump_up_to(conn, id, usize::MAX) else {
             return;
         };
-        self.credit_returned |= returned;
         match left {
-            Left::Nothing => {}
+            Left::Nothing | Left::PartFull => {}
             Left::Over => self.set_sending(id, Sending::Finished),
             Left::Blocked | Left::TurnOver => {
                 self.turns.join(id, conn.side());
@@ -261,20 +305,32 @@ impl Session {
         }
     }
 
-    fn pump_up_to(&mut self, conn: &mut Connection, id: StreamId, bytes_max: usize) -> Option<Pumped> {
-        Some(self.outbound(id)?.pump(&mut conn.send_stream(id), bytes_max))
+    /// Gives QUIC up to about `bytes_max` of a backlog. Returns how many it took, and what is left; [`Left::PartFull`] where the rest waits for
+    /// another stream.
+    fn pump_up_to(&mut self, conn: &mut Connection, id: StreamId, bytes_max: usize) -> Option<(usize, Left)> {
+        let mut total_bytes = 0;
+        loop {
+            let outbound = self.outbound(id)?;
+            let target = outbound.target(id);
+            let Pumped { returned, taken_bytes, left } =
+                outbound.pump(&mut conn.send_stream(target), bytes_max.saturating_sub(total_bytes));
+            self.credit_returned |= returned;
+            total_bytes += taken_bytes;
+            if !matches!(left, Left::PartFull) || !self.begin_part(conn, id, target) {
+                return Some((total_bytes, left));
+            }
+        }
     }
 
     /// Gives QUIC bytes of the streams that wait, in their order.
     fn take_turns(&mut self, conn: &mut Connection) {
         while let Some((id, bytes_max)) = self.turns.next() {
-            let Some(Pumped { returned, taken_bytes, left }) = self.pump_up_to(conn, id, bytes_max) else {
+            let Some((taken_bytes, left)) = self.pump_up_to(conn, id, bytes_max) else {
                 self.turns.leave(id);
                 continue;
             };
-            self.credit_returned |= returned;
             match left {
-                Left::Nothing => self.turns.leave(id),
+                Left::Nothing | Left::PartFull => self.turns.leave(id),
                 Left::Over => self.set_sending(id, Sending::Finished),
                 Left::TurnOver => self.turns.rotate(id),
                 Left::Blocked if self.turns.blocked(id, taken_bytes) => break,
@@ -295,6 +351,7 @@ impl Session {
     pub(super) fn abort_out(&mut self, conn: &mut Connection, id: StreamId, code: ErrorCode) {
         if self.outbound(id).is_some() {
             let _ = conn.send_stream(id).reset(code.into());
+            self.chains.abandon(id).for_each(|part| drop(conn.send_stream(part).reset(code.into())));
         }
         self.set_sending(id, Sending::Over);
     }

@@ -5,6 +5,7 @@
 //! [`Stream::readiness`].
 
 use super::asking::Asking;
+use super::chain::{Following, Source};
 use super::control::{Control, Opening};
 use super::fault::Fault;
 use super::flow::FlowControl;
@@ -32,12 +33,16 @@ pub(super) struct Stream {
     pub(super) role: Role,
     /// The half that the peer writes; `None` once it is no longer read.
     pub(super) recv: Option<RecordReader>,
-    /// How far the peer's half has been read, and the bytes that have arrived behind a gap.
+    /// The QUIC stream that the peer's half is read from.
+    pub(super) source: Source,
+    /// How far that has been read, and the bytes that have arrived behind a gap.
     pub(super) order: Order,
     /// Frames that have arrived since the last reading.
     pub(super) frames: usize,
     /// The half that this side writes.
     pub(super) send: Sending,
+    /// QUIC streams of that half that the peer has not acknowledged whole.
+    pub(super) unacknowledged: u32,
     pub(super) queued: Queued,
 }
 
@@ -56,6 +61,8 @@ pub(super) enum Role {
     Asking(Box<Asking>),
     /// A request of either side whose bytes are not parsed here.
     Relayed(Relayed),
+    /// Carries on the peer's half of another stream, which has not ended yet.
+    Following(Following),
     /// This side's CONTROL stream or messages: the peer writes nothing.
     Writing,
 }
@@ -118,6 +125,8 @@ pub(super) enum ReadEnd {
     Paused,
     /// The peer has ended its half.
     Finished,
+    /// The peer carries its half on in another stream.
+    Continued,
     /// The peer has reset its half.
     Reset(VarInt),
     /// The peer broke the protocol, or its bytes do not match their token.
@@ -184,6 +193,7 @@ macro_rules! of_role {
             Role::Serving($reader) => $call,
             Role::Asking($reader) => $call,
             Role::Relayed($reader) => $call,
+            Role::Following($reader) => $call,
             Role::Writing => $none,
         }
     };
@@ -228,6 +238,11 @@ impl Role {
         matches!(self, Self::Control(_))
     }
 
+    /// Whether its peer's half may be longer than a part.
+    fn may_be_continued(&self) -> bool {
+        !matches!(self, Self::Opening(_) | Self::Control(_) | Self::Following(_) | Self::Writing)
+    }
+
     /// The kind of the peer's request, only once: for the counter of its outcome.
     pub(super) fn take_counted(&mut self) -> Option<RecordType> {
         match self {
@@ -262,14 +277,17 @@ impl Stream {
     /// A stream whose peer's half is read.
     pub(super) fn new(role: Role, send: Sending) -> Self {
         let order = Order::default();
-        Self { role, recv: Some(RecordReader::new()), order, frames: 1, send, queued: Queued::No }
+        let recv = Some(RecordReader::new());
+        let source = Source::default();
+        Self { role, recv, source, order, frames: 1, send, unacknowledged: 1, queued: Queued::No }
     }
 
     /// A stream that only this side writes.
     pub(super) fn writing(credit: Credit) -> Self {
         let send = Sending::Open(Outbound::new(credit));
         let order = Order::default();
-        Self { role: Role::Writing, recv: None, order, frames: 0, send, queued: Queued::No }
+        let (role, source) = (Role::Writing, Source::default());
+        Self { role, recv: None, source, order, frames: 0, send, unacknowledged: 1, queued: Queued::No }
     }
 
     /// Whether it has ended. A request of the peer goes on until the peer has acknowledged the answer.
@@ -292,6 +310,9 @@ impl Stream {
     pub(super) fn readiness(&self, ports: &[WorkerPort]) -> Readiness {
         if self.recv.is_none() {
             return Readiness::Done;
+        }
+        if self.source.is_ended() {
+            return Readiness::Blocked;
         }
         let readiness = of_role!(&self.role, role => role.readiness(), writing => Readiness::Done);
         // A stream whose application is not known yet brings one event, or a message that waits here.
@@ -336,7 +357,7 @@ impl Stream {
     ) -> (ReadEnd, bool) {
         let before = self.order.held_bytes();
         let read = {
-            let mut recv = conn.recv_stream(id);
+            let mut recv = conn.recv_stream(self.source.id(id));
             let mut chunks = match recv.read(!self.order.is_apart()) {
                 Ok(chunks) => Some(chunks),
                 Err(_) if self.order.is_complete() => None,
@@ -378,11 +399,17 @@ impl Stream {
                         break ReadEnd::Fault(fault);
                     }
                 }
+                Ok(None) if self.is_continued(cx) => break ReadEnd::Continued,
                 Ok(None) => break self.end(cx).map_or_else(ReadEnd::Fault, |()| ReadEnd::Finished),
                 Err(stopped) => break ReadEnd::of(stopped),
             }
         };
         (end, chunks_left < CHUNKS_PER_TURN_MAX)
+    }
+
+    /// Whether the peer carries its half on in another stream: it has ended this one at the bound of a part.
+    fn is_continued(&self, cx: &Reading<'_, '_>) -> bool {
+        self.source.is_full(self.order.offset()) && cx.peer.may_continue() && self.role.may_be_continued()
     }
 
     /// Takes the bytes of a stream that waits for its consumer out of QUIC if there may be too many gaps between them.
@@ -403,7 +430,7 @@ impl Stream {
         self.order.take_apart();
         loop {
             let before = self.order.held_bytes();
-            let mut recv = conn.recv_stream(id);
+            let mut recv = conn.recv_stream(self.source.id(id));
             let Ok(mut chunks) = recv.read(false) else { return Ok(()) };
             let more = self.order.hold(&mut chunks, flow.stream_window_bytes(), flow.part_bytes());
             let _ = chunks.finalize();

@@ -25,6 +25,7 @@ impl Session {
             Dir::Uni => Stream::new(Role::Opening(Opening { early }), Sending::Over),
             Dir::Bi => {
                 // Answers to one peer go out in the order of its requests.
+                self.chains.opened();
                 self.arrivals = self.arrivals.saturating_sub(1);
                 let _ = conn.send_stream(id).set_priority(self.arrivals);
                 let credit = Credit::default();
@@ -38,9 +39,10 @@ impl Session {
 
     /// Notes that the peer has acknowledged every byte of a half.
     pub(super) fn acknowledged(&mut self, id: StreamId, now: Instant) {
-        if let Some(stream) = self.streams.get_mut(&id)
-            && matches!(stream.send, Sending::Finished)
-        {
+        let id = self.chains.acknowledged(id);
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        stream.unacknowledged = stream.unacknowledged.saturating_sub(1);
+        if matches!(stream.send, Sending::Finished) && stream.unacknowledged == 0 {
             if stream.is_unanswered() {
                 self.answered_at = Some(now);
             }
@@ -61,7 +63,10 @@ impl Session {
 
     /// Notes that more of a stream has arrived.
     pub(super) fn arrived(&mut self, conn: &mut Connection, id: StreamId, cx: &mut Context<'_>) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            let first = self.chains.first_read(id);
+            return first.into_iter().for_each(|first| self.arrived(conn, first, cx));
+        };
         stream.frames += 1;
         match stream.queued {
             Queued::Readable => {}
@@ -106,6 +111,9 @@ impl Session {
             let Some(id) = self.readable.pop_front() else { break };
             worked |= self.read_stream(conn, id, cx);
         }
+        if self.chains.is_unsettled() {
+            self.settle_chains(conn, cx);
+        }
         worked
     }
 
@@ -130,7 +138,9 @@ impl Session {
             end = ReadEnd::Fault(Fault::holds_too_much());
         }
         match end {
+            ReadEnd::Blocked if matches!(stream.role, Role::Following(_)) => self.follow(conn, id, cx),
             ReadEnd::Blocked => {}
+            ReadEnd::Continued => self.continued(conn, id, cx),
             ReadEnd::Later => {
                 stream.queued = Queued::Readable;
                 self.readable.push_back(id);
@@ -148,10 +158,10 @@ impl Session {
     }
 
     /// Ends a stream after the peer has ended its half properly.
-    fn finished(&mut self, conn: &mut Connection, id: StreamId) {
+    pub(super) fn finished(&mut self, conn: &mut Connection, id: StreamId) {
         let Some(stream) = self.streams.get(&id) else { return };
         let is_ours = stream.role.local_request().is_some();
-        self.end_reading(id);
+        self.end_reading(conn, id);
         // A complete answer ends a request of ours, even if not all of it was sent.
         if is_ours {
             self.abort_out(conn, id, ErrorCode::None);
@@ -160,15 +170,16 @@ impl Session {
 
     /// Ends a stream whose peer's half was reset.
     fn reset(&mut self, conn: &mut Connection, id: StreamId, code: VarInt, cx: &mut Context<'_>) {
+        let id = self.first_of(id);
         self.count_outcome(id, RequestOutcome::Abandoned, cx.counters);
         let code = ErrorCode::from_u64(code.into_inner()).unwrap_or(ErrorCode::Internal);
         self.tell(id, ErrorRecord::new(code, 0, "the peer gave the stream up"), cx);
-        self.end_reading(id);
+        self.end_reading(conn, id);
         self.abort_out(conn, id, ErrorCode::None);
     }
 
     /// Ends a stream on which the peer broke the protocol or sent wrong bytes.
-    fn fault(&mut self, conn: &mut Connection, id: StreamId, fault: Fault, cx: &mut Context<'_>) {
+    pub(super) fn fault(&mut self, conn: &mut Connection, id: StreamId, fault: Fault, cx: &mut Context<'_>) {
         cx.counters.add(Counter::ProtocolErrors, 1);
         let Some(stream) = self.streams.get(&id) else { return };
         let (is_asked, is_routed) = (stream.role.is_peer_request(), stream.role.is_routed());
@@ -213,13 +224,16 @@ impl Session {
 
     /// Reads no more of a stream, and asks the peer to send no more.
     pub(super) fn stop_reading(&mut self, conn: &mut Connection, id: StreamId, code: ErrorCode) {
-        let _ = conn.recv_stream(id).stop(code.into());
-        self.end_reading(id);
+        if let Some(stream) = self.streams.get(&id) {
+            let _ = conn.recv_stream(stream.source.id(id)).stop(code.into());
+        }
+        self.end_reading(conn, id);
     }
 
     /// Ends the reading of a stream. A request of ours ends with its answer.
-    pub(super) fn end_reading(&mut self, id: StreamId) {
+    pub(super) fn end_reading(&mut self, conn: &mut Connection, id: StreamId) {
         self.release(id);
+        self.drop_followers(conn, id);
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.recv = None;
         if let Some((app, request)) = stream.role.local_request() {

@@ -3,6 +3,7 @@
 mod support;
 
 mod admission;
+mod chains;
 mod damage;
 mod datagrams;
 mod deaf;

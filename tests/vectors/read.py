@@ -488,7 +488,7 @@ def error(body):
 RECORDS = {
     0x01: settings, 0x03: have, 0x05: Body.varint, 0x07: message, 0x09: hop, 0x0B: put, 0x0D: fetch, 0x0F: mirror,
     0x11: lambda body: body.token([1, 2]), 0x13: ok, 0x15: holders,
-    0x17: lambda body: (body.varint(), body.token([1, 2])), 0x19: error,
+    0x17: lambda body: (body.varint(), body.token([1, 2])), 0x19: error, 0x1B: Body.varint,
 }  # fmt: skip
 
 
