@@ -134,6 +134,20 @@ impl Chains {
     }
 }
 
+impl Role {
+    /// Whether its peer's half may be longer than a part.
+    fn may_be_continued(&self) -> bool {
+        !matches!(self, Self::Opening(_) | Self::Control(_) | Self::Following(_) | Self::Writing)
+    }
+}
+
+impl Stream {
+    /// Whether the peer carries its half on in another stream: it has ended this one at the bound of a part.
+    pub(super) fn is_continued(&self, cx: &Reading<'_, '_>) -> bool {
+        self.source.is_full(self.order.offset()) && cx.peer.may_continue() && self.role.may_be_continued()
+    }
+}
+
 impl PeerState {
     /// Whether the peer may carry on its halves. Before its SETTINGS that is not known: it may.
     pub(super) fn may_continue(&self) -> bool {

@@ -238,11 +238,6 @@ impl Role {
         matches!(self, Self::Control(_))
     }
 
-    /// Whether its peer's half may be longer than a part.
-    fn may_be_continued(&self) -> bool {
-        !matches!(self, Self::Opening(_) | Self::Control(_) | Self::Following(_) | Self::Writing)
-    }
-
     /// The kind of the peer's request, only once: for the counter of its outcome.
     pub(super) fn take_counted(&mut self) -> Option<RecordType> {
         match self {
@@ -276,18 +271,14 @@ impl Role {
 impl Stream {
     /// A stream whose peer's half is read.
     pub(super) fn new(role: Role, send: Sending) -> Self {
-        let order = Order::default();
+        let (source, order) = (Source::default(), Order::default());
         let recv = Some(RecordReader::new());
-        let source = Source::default();
         Self { role, recv, source, order, frames: 1, send, unacknowledged: 1, queued: Queued::No }
     }
 
     /// A stream that only this side writes.
     pub(super) fn writing(credit: Credit) -> Self {
-        let send = Sending::Open(Outbound::new(credit));
-        let order = Order::default();
-        let (role, source) = (Role::Writing, Source::default());
-        Self { role, recv: None, source, order, frames: 0, send, unacknowledged: 1, queued: Queued::No }
+        Self { recv: None, frames: 0, ..Self::new(Role::Writing, Sending::Open(Outbound::new(credit))) }
     }
 
     /// Whether it has ended. A request of the peer goes on until the peer has acknowledged the answer.
@@ -405,11 +396,6 @@ impl Stream {
             }
         };
         (end, chunks_left < CHUNKS_PER_TURN_MAX)
-    }
-
-    /// Whether the peer carries its half on in another stream: it has ended this one at the bound of a part.
-    fn is_continued(&self, cx: &Reading<'_, '_>) -> bool {
-        self.source.is_full(self.order.offset()) && cx.peer.may_continue() && self.role.may_be_continued()
     }
 
     /// Takes the bytes of a stream that waits for its consumer out of QUIC if there may be too many gaps between them.

@@ -27,6 +27,7 @@ const MUTUAL: &[(&[&str], &str)] = &[
             "session",
             "session::asking",
             "session::body",
+            "session::chain",
             "session::control",
             "session::messages",
             "session::reading",
