@@ -11,6 +11,25 @@ pub const TX_PENDING_LEN_MAX: usize = 1024;
 pub const TX_STALL_MS_MAX: u64 = 50;
 /// Largest UDP payload that a worker handles, bytes.
 pub const UDP_PAYLOAD_BYTES_MAX: usize = 65_527;
+/// The largest packet threshold (RFC 9002 §6.1.1): quinn-proto takes a packet that comes more than 128 packets late for a duplicate.
+pub const PACKET_THRESHOLD_LEN_MAX: u32 = 128;
+/// The most packets that one acknowledgment is asked to cover.
+pub const PACKETS_PER_ACK_LEN_MAX: u32 = 64;
+/// The longest delay of an acknowledgment that a peer is asked for (draft-ietf-quic-ack-frequency §4), milliseconds. It ends the wait
+/// where the window holds fewer packets than an acknowledgment covers, so it is short.
+pub const ACK_DELAY_MS: u64 = 2;
+/// The lowest rate that an operator may give a connection, bits a second.
+pub const RATE_BITS_PER_S_MIN: u64 = 1_000_000;
+/// The highest such rate, bits a second.
+pub const RATE_BITS_PER_S_MAX: u64 = 1_000_000_000_000;
+/// Packets of one paced connection that leave at once.
+pub const PACING_BURST_LEN: usize = 16;
+/// The least span of such packets, microseconds: a turn of a worker. At high rates bursts are longer for it.
+pub const PACING_BURST_US: u64 = 20;
+/// The longest span of such packets, microseconds, and so what acknowledgments wait; two packets always leave together.
+pub const PACING_STEP_US: u64 = 1000;
+/// How late a worker may come to a burst and make up for it, microseconds: twice the longest sleep of an idle one.
+pub const PACING_LATE_US: u64 = 1000;
 /// Packets that wait for one neighbor to be resolved.
 pub const NEIGHBOR_PENDING_LEN_MAX: usize = 64;
 /// Neighbors remembered, a worker.
@@ -264,9 +283,9 @@ pub const INCOMING_RETRY_LEN: usize = 64;
 pub const RESET_INTERVAL_US: u64 = 1_000;
 /// Times that a CONNECTION_CLOSE is sent again without a sign of the peer (RFC 9000 §10.2.1).
 pub const CLOSE_REPEATS_MAX: u32 = 2;
-/// The margin over the measured round trip before a CONNECTION_CLOSE is sent again, milliseconds: RFC 9000
-/// §18.2, max_ack_delay.
-pub const CLOSE_REPEAT_MS: u64 = 25;
+/// The margin over the measured round trip before a CONNECTION_CLOSE is sent again, milliseconds: the delay of
+/// acknowledgments, and a turn. Two fit into the three PTOs after which QUIC forgets a closed connection (RFC 9000 §10.2).
+pub const CLOSE_REPEAT_MS: u64 = ACK_DELAY_MS + 1;
 /// How long a node that ends keeps closing its connections, milliseconds: a little more than three round
 /// trips with far peers (RFC 9000 §10.2: three times the PTO).
 pub const CLOSE_MS_MAX: u64 = 1_000;

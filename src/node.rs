@@ -7,7 +7,7 @@ use crate::limits::PEER_GATEWAY_CONNECTIONS_DEFAULT;
 use crate::queue::{AppPort, Waker};
 use crate::quic::keys::{NodeKeys, RestartSecret};
 use crate::quic::qlog::{Qlog, Sampler};
-use crate::quic::transport::QuicConfig;
+use crate::quic::transport::{QuicConfig, Transports};
 use crate::relay::Relay;
 use crate::seed::Cache;
 use crate::session::{Holds, QueueRoutes};
@@ -133,11 +133,15 @@ impl Node {
     /// Starts one worker on each network, and the applications.
     ///
     /// # Errors
-    /// The system's error if a thread cannot be started.
+    /// [`io::ErrorKind::InvalidInput`] if settings of QUIC do not go together; the system's error if a thread cannot be started.
     pub fn start<N>(networks: Vec<N>, config: &NodeConfig, mut hosted: Vec<Hosted>) -> io::Result<Self>
     where
         N: Network + Send + 'static,
     {
+        let peers = config.peer_gateways.iter().map(|peer| config.quic.with(&peer.control));
+        for quic in peers.chain([config.quic.clone()]) {
+            quic.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        }
         let routes = QueueRoutes {
             relay: config.hops.as_ref().map(|_| hosted.len()),
             hops: config.hops.clone(),
@@ -322,9 +326,10 @@ impl NodeConfig {
                 config
             })
         });
-        let qlog = self.qlog.clone().map(|qlog| Sampler::new(qlog, self.quic.clone(), device_mtu));
+        let makes = Transports::new(self.quic.clone(), device_mtu);
+        let qlog = self.qlog.clone().map(|qlog| Sampler::new(qlog, makes.clone()));
         let windows = self.quic.windows();
-        Quic { endpoint, server, client, qlog, windows }
+        Quic { endpoint, server, client, qlog, transports: makes, windows }
     }
 }
 

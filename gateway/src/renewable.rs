@@ -51,6 +51,7 @@ pub(crate) fn node(config: &GatewayConfig, key_log: KeyLogger) -> anyhow::Result
             .map(|peer_gateway| PeerGateway {
                 node: peer_gateway.node_id,
                 addresses: Places::new(peer_gateway.addresses.clone(), &resolver),
+                control: peer_gateway.control(),
             })
             .collect(),
         peer_gateway_connections_max: config.hops.connections_max,

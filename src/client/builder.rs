@@ -5,7 +5,8 @@ use crate::datagram::Network;
 use crate::datagram::kernel::{BindError, KernelUdp, KernelUdpConfig};
 use crate::limits::WORKERS_MAX;
 use crate::node::{NodeConfig, ThreadSetup};
-use crate::quic::transport::{Congestion, QuicConfig};
+use crate::quic::congestion::Congestion;
+use crate::quic::transport::QuicConfig;
 use crate::tls::{
     ClientTls, Identity, NodeId, PemText, TlsError, TlsPolicy, Trust, TrustFiles, client_config,
 };
@@ -21,7 +22,7 @@ use std::time::Duration;
 /// ```no_run
 /// use std::time::Duration;
 /// use stoq::client::Client;
-/// use stoq::quic::transport::Congestion;
+/// use stoq::quic::congestion::Congestion;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let client = Client::builder()
@@ -29,7 +30,7 @@ use std::time::Duration;
 ///     .trust_ca_file("ca.pem")
 ///     .workers(4)
 ///     .listen(["192.0.2.7:0".parse()?, "[2001:db8::7]:0".parse()?])
-///     .congestion_control(Congestion::Bbr)
+///     .congestion_control(Congestion::Newreno)
 ///     .idle_timeout(Duration::from_secs(10))
 ///     .start()?;
 /// # Ok(())
@@ -260,6 +261,13 @@ impl ClientBuilder {
         self
     }
 
+    /// The most that each connection sends, bits a second of Ethernet frames; no bound without it, or with 0. What
+    /// [`Congestion::Reserved`] sends at.
+    pub fn rate_bits_per_s(mut self, rate: u64) -> Self {
+        self.quic.rate_bits_per_s = rate;
+        self
+    }
+
     /// A connection that receives nothing for this time is lost; the default is 30 s. The shorter time of both peers counts. Zero sets no
     /// bound from this side.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
@@ -298,7 +306,8 @@ impl ClientBuilder {
     ///
     /// # Errors
     /// [`ClientError::Tls`] for the first wrong setting of identity or trust, or if no gateway is trusted; [`ClientError::Bind`]
-    /// for an address that cannot be bound; [`ClientError::Start`] if `workers` is out of range, or the system gives no thread.
+    /// for an address that cannot be bound; [`ClientError::Quic`] for settings of QUIC that do not go together;
+    /// [`ClientError::Start`] if `workers` is out of range, or the system gives no thread.
     pub fn start(self) -> Result<Client, ClientError> {
         let config = KernelUdpConfig {
             reuse_port: self.workers > 1,
@@ -340,13 +349,14 @@ impl ClientBuilder {
     /// ([`Node::start`](crate::node::Node::start)).
     ///
     /// # Errors
-    /// [`ClientError::Tls`] as [`ClientBuilder::start`].
+    /// [`ClientError::Tls`] and [`ClientError::Quic`] as [`ClientBuilder::start`].
     pub fn node_config(self) -> Result<NodeConfig, ClientError> {
         let Self { tls, fault, node, quic, .. } = self;
         if let Some(fault) = fault {
             return Err(fault.into());
         }
         let trust = tls.trust.ok_or(TlsError::NothingTrusted)?;
+        quic.check()?;
         let restart_secret = tls.identity.as_ref().and_then(Identity::restart_secret).cloned();
         let client = ClientTls {
             server_name: tls.server_name,
@@ -412,7 +422,8 @@ mod tests {
     fn settings_reach_the_node() {
         let config = Client::builder()
             .trust_node(NodeId([1; 32]))
-            .congestion_control(Congestion::Bbr)
+            .congestion_control(Congestion::Reserved)
+            .rate_bits_per_s(5_000_000)
             .idle_timeout(Duration::from_secs(3))
             .keep_alive(Duration::from_micros(1_500))
             .initial_udp_payload(1_400)
@@ -422,7 +433,8 @@ mod tests {
             .node_config()
             .unwrap();
         let quic = QuicConfig {
-            congestion_control: Congestion::Bbr,
+            congestion_control: Congestion::Reserved,
+            rate_bits_per_s: 5_000_000,
             idle_timeout_ms: 3_000,
             keep_alive_ms: 2,
             initial_udp_payload_bytes: 1_400,
@@ -431,6 +443,16 @@ mod tests {
         };
         assert_eq!((config.quic, config.cores), (quic, vec![5, 6]));
         assert!(matches!(config.idle, Idle::Spin) && config.client.is_some() && config.server.is_none());
+    }
+
+    #[test]
+    fn a_reserved_rate_that_is_not_given_is_asked_for() {
+        let builder = Client::builder().trust_node(NodeId([1; 32])).congestion_control(Congestion::Reserved);
+        let error = builder.node_config().err().unwrap();
+        assert!(
+            matches!(error, ClientError::Quic(_)) && error.to_string().contains("rate_bits_per_s"),
+            "{error}"
+        );
     }
 
     #[test]

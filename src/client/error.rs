@@ -5,6 +5,7 @@ use crate::hop::RouteError;
 use crate::limits::MESSAGE_BYTES_MAX;
 use crate::names::{AddressError, ResolveError};
 use crate::queue::CloseReason;
+use crate::quic::transport::QuicError;
 use crate::record::{ErrorCode, ErrorRecord, RecordError};
 use crate::shard::CoderError;
 use crate::tls::TlsError;
@@ -80,6 +81,9 @@ pub enum ClientError {
         /// Why.
         reason: CloseReason,
     },
+    /// Settings of QUIC that do not go together.
+    #[error(transparent)]
+    Quic(#[from] QuicError),
     /// The client was stopped.
     #[error("the client was stopped")]
     Stopped,

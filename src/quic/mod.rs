@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod budget;
 pub mod cid;
+pub mod congestion;
 pub mod keys;
 pub mod qlog;
 pub mod release;

@@ -5,9 +5,8 @@
 //! waits: a run that finds the channel full is dropped and counted. quinn-proto takes a log only with the
 //! configuration of a new connection: an open connection cannot be logged.
 
-use super::transport::QuicConfig;
-use crate::limits::{QLOG_FILES_OPEN_MAX, QLOG_QUEUE_LEN, QLOG_RUN_BYTES, REQUESTS_LEN_MAX};
-use crate::wire::IpFamily;
+use super::transport::{PeerControl, Transports};
+use crate::limits::{QLOG_FILES_OPEN_MAX, QLOG_QUEUE_LEN, QLOG_RUN_BYTES};
 use quinn_proto::{QlogStream, TransportConfig};
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -93,25 +92,29 @@ impl Qlog {
 #[derive(Clone, Debug)]
 pub struct Sampler {
     qlog: Qlog,
-    quic: QuicConfig,
-    device_mtu: u16,
+    transports: Transports,
     passed: u32,
 }
 
 impl Sampler {
-    /// The sampler for connections with this configuration over a device of this MTU (layer-3 bytes).
-    pub fn new(qlog: Qlog, quic: QuicConfig, device_mtu: u16) -> Self {
-        Self { qlog, quic, device_mtu, passed: 0 }
+    /// The sampler for connections with these configurations.
+    pub fn new(qlog: Qlog, transports: Transports) -> Self {
+        Self { qlog, transports, passed: 0 }
     }
 
     /// The configuration of the next connection, if that connection is logged.
-    pub fn transport(&mut self, remote: SocketAddr, now: Instant) -> Option<Arc<TransportConfig>> {
+    pub(crate) fn transport(
+        &mut self,
+        remote: SocketAddr,
+        control: &PeerControl,
+        now: Instant,
+    ) -> Option<Arc<TransportConfig>> {
         self.passed += 1;
         if self.passed < self.qlog.sample {
             return None;
         }
         self.passed = 0;
-        let mut transport = self.quic.transport(self.device_mtu, IpFamily::of(remote.ip()), REQUESTS_LEN_MAX);
+        let mut transport = self.transports.to(remote, control);
         Arc::get_mut(&mut transport)?.qlog_stream(self.qlog.stream(remote, now));
         Some(transport)
     }
@@ -193,6 +196,7 @@ fn append(path: &PathBuf) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quic::transport::QuicConfig;
     use std::time::Duration;
 
     /// The texts of the files that exist once all writers are gone.
@@ -215,9 +219,10 @@ mod tests {
     fn one_of_every_three_connections_has_a_log() {
         let directory = tempfile::TempDir::new().unwrap();
         let qlog = Qlog::start(&directory.path().join("logs"), 3, 1 << 20).unwrap();
-        let mut sampler = Sampler::new(qlog, QuicConfig::default(), 1500);
+        let mut sampler = Sampler::new(qlog, Transports::new(QuicConfig::default(), 1500));
         let remote = "10.0.0.1:5000".parse().unwrap();
-        let logged: Vec<_> = (0..7).map(|_| sampler.transport(remote, Instant::now())).collect();
+        let logged: Vec<_> =
+            (0..7).map(|_| sampler.transport(remote, &PeerControl::default(), Instant::now())).collect();
         assert_eq!(
             logged.iter().map(Option::is_some).collect::<Vec<_>>(),
             [false, false, true, false, false, true, false]

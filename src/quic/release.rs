@@ -4,9 +4,12 @@
 //! closed connection takes no more acknowledgments: on a full window the close would never leave. RFC 9002 §7
 //! bounds only ack-eliciting packets, and a CONNECTION_CLOSE is not ack-eliciting.
 //!
+//! It bounds the rate that the worker paces by ([`ControllerMetrics::pacing_rate`]) by the operator's, whatever the controller is.
+//!
 //! It also counts the ACK frames that acknowledge new packets. The statistics of quinn-proto count every ACK frame, and a
 //! peer that receives nothing repeats its last ACK in every packet it sends.
 
+use super::congestion::Factory;
 use quinn_proto::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use quinn_proto::{Connection, RttEstimator};
 use std::any::Any;
@@ -15,17 +18,23 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
 /// Makes the controllers of one kind.
-pub(super) struct Releasable<F>(pub(super) Arc<F>);
+pub(super) struct Releasable {
+    pub(super) factory: Factory,
+    /// The rate that is never exceeded, bits a second.
+    pub(super) rate_bits_per_s: Option<u64>,
+}
 
-impl<F: ControllerFactory> ControllerFactory for Releasable<F> {
+impl ControllerFactory for Releasable {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        Box::new(Held { inner: self.0.clone().build(now, current_mtu), released: Arc::default(), acks: 0 })
+        let inner = self.factory.clone().build(now, current_mtu);
+        Box::new(Held { inner, rate_bits_per_s: self.rate_bits_per_s, released: Arc::default(), acks: 0 })
     }
 }
 
 /// A controller and whether its connection was closed, which it shares with its clones.
 struct Held {
     inner: Box<dyn Controller>,
+    rate_bits_per_s: Option<u64>,
     released: Arc<AtomicBool>,
     /// ACK frames that acknowledged new packets.
     acks: u64,
@@ -82,11 +91,20 @@ impl Controller for Held {
     }
 
     fn metrics(&self) -> ControllerMetrics {
-        self.inner.metrics()
+        let mut metrics = self.inner.metrics();
+        if let Some(most) = self.rate_bits_per_s {
+            metrics.pacing_rate = Some(metrics.pacing_rate.map_or(most, |rate| rate.min(most)));
+        }
+        metrics
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
-        Box::new(Self { inner: self.inner.clone_box(), released: self.released.clone(), acks: self.acks })
+        Box::new(Self {
+            inner: self.inner.clone_box(),
+            rate_bits_per_s: self.rate_bits_per_s,
+            released: self.released.clone(),
+            acks: self.acks,
+        })
     }
 
     fn initial_window(&self) -> u64 {
@@ -101,11 +119,28 @@ impl Controller for Held {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quic::congestion::{Congestion, factory};
     use quinn_proto::congestion::CubicConfig;
+
+    fn releasable(rate_bits_per_s: Option<u64>) -> Arc<Releasable> {
+        Arc::new(Releasable { factory: Arc::new(CubicConfig::default()), rate_bits_per_s })
+    }
+
+    #[test]
+    fn the_operators_rate_bounds_the_controllers() {
+        let rate = |most| releasable(most).build(Instant::now(), 1200).metrics().pacing_rate;
+        assert_eq!((rate(None), rate(Some(5))), (None, Some(5)));
+        let reserved = factory(Congestion::Reserved, 12_000, 10_000_000);
+        let rate = |most| {
+            let factory = Releasable { factory: reserved.clone(), rate_bits_per_s: most };
+            Arc::new(factory).build(Instant::now(), 1200).metrics().pacing_rate
+        };
+        assert_eq!((rate(Some(5)), rate(Some(20_000_000))), (Some(5), Some(10_000_000)));
+    }
 
     #[test]
     fn a_release_is_seen_by_the_original_and_leaves_its_clone_no_window() {
-        let factory = Arc::new(Releasable(Arc::new(CubicConfig::default())));
+        let factory = releasable(None);
         let controller = factory.build(Instant::now(), 1200);
         let window = controller.window();
         assert_eq!(window, controller.initial_window());

@@ -1,12 +1,13 @@
 //! An operator's settings of QUIC, and the quinn-proto configuration made from them.
 
+use super::congestion::{Congestion, factory};
 use super::release::Releasable;
-use crate::limits::STREAMS_UNI_LEN_MAX;
+use crate::limits::{ACK_DELAY_MS, PACKET_THRESHOLD_LEN_MAX, REQUESTS_LEN_MAX, STREAMS_UNI_LEN_MAX};
 use crate::memory;
 use crate::wire::IpFamily;
-use quinn_proto::congestion::{BbrConfig, CubicConfig, NewRenoConfig};
-use quinn_proto::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn_proto::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,8 +45,17 @@ pub struct QuicConfig {
     pub datagram_receive_buffer_bytes: u32,
     /// Congestion control.
     pub congestion_control: Congestion,
+    /// The most that each connection sends, bits a second of Ethernet frames, whatever its congestion controller; 0 for no bound. What
+    /// [`Congestion::Reserved`] sends at.
+    pub rate_bits_per_s: u64,
     /// Congestion window at the start, bytes; 0 for RFC 9002's ten packets.
     pub initial_congestion_window_bytes: u32,
+    /// A packet is lost when one sent this many packets later was acknowledged (RFC 9002 §6.1.1), or when 9/8 of the round-trip time
+    /// have passed since it was sent and a later one was acknowledged (§6.1.2). At least 3.
+    pub packet_threshold: u32,
+    /// The peer acknowledges every this many packets, or after [`crate::limits::ACK_DELAY_MS`], if it has the extension
+    /// draft-ietf-quic-ack-frequency; otherwise every two (RFC 9000 §13.2.2). Never more than the first flight holds.
+    pub packets_per_ack: u32,
     /// UDP payload assumed to pass before path MTU discovery, bytes: 1200 passes everywhere. `0` takes the
     /// local device's, for links whose other end carries the same.
     pub initial_udp_payload_bytes: u16,
@@ -53,16 +63,43 @@ pub struct QuicConfig {
     pub mtu_discovery: bool,
 }
 
-/// quinn-proto's congestion controllers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Congestion {
-    /// RFC 9438.
-    Cubic,
-    /// RFC 9002 §7.
-    Newreno,
-    /// BBR; experimental in quinn-proto.
-    Bbr,
+/// How the connections to one peer differ from the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerControl {
+    /// [`QuicConfig::congestion_control`].
+    pub congestion_control: Option<Congestion>,
+    /// [`QuicConfig::rate_bits_per_s`].
+    pub rate_bits_per_s: Option<u64>,
+}
+
+/// Settings that do not go together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QuicError {
+    /// [`Congestion::Reserved`] without a rate.
+    #[error(
+        "congestion_control = \"reserved\" needs the rate that is reserved for each connection; give rate_bits_per_s, such as 1000000000 for \
+         1 Gbit/s, or another congestion control"
+    )]
+    NoRate,
+}
+
+/// Makes the configurations of connections over one device.
+#[derive(Clone, Debug)]
+pub struct Transports {
+    quic: QuicConfig,
+    device_mtu: u16,
+}
+
+impl Transports {
+    /// For connections with these settings over a device of this MTU (layer-3 bytes).
+    pub fn new(quic: QuicConfig, device_mtu: u16) -> Self {
+        Self { quic, device_mtu }
+    }
+
+    /// For a connection to this address.
+    pub(crate) fn to(&self, remote: SocketAddr, control: &PeerControl) -> Arc<TransportConfig> {
+        self.quic.with(control).transport(self.device_mtu, IpFamily::of(remote.ip()), REQUESTS_LEN_MAX)
+    }
 }
 
 /// The windows of a connection, bytes.
@@ -93,7 +130,10 @@ impl Default for QuicConfig {
             window_budget_bytes: 0,
             datagram_receive_buffer_bytes: 1 << 20,
             congestion_control: Congestion::Cubic,
+            rate_bits_per_s: 0,
             initial_congestion_window_bytes: 0,
+            packet_threshold: PACKET_THRESHOLD_LEN_MAX,
+            packets_per_ack: 10,
             initial_udp_payload_bytes: UDP_PAYLOAD_BYTES_MIN,
             mtu_discovery: true,
         }
@@ -130,7 +170,9 @@ impl QuicConfig {
                 bytes => Some(bytes as usize),
             })
             .enable_segmentation_offload(true);
-        self.set_congestion(&mut transport, self.first_window(self.first_payload(largest)));
+        let first_payload = self.first_payload(largest);
+        self.set_losses_and_acks(&mut transport, first_payload);
+        self.set_congestion(&mut transport, self.first_window(first_payload));
         Arc::new(transport)
     }
 
@@ -175,21 +217,48 @@ impl QuicConfig {
         let payload = u64::from(payload);
         // RFC 9002 §7.2: ten datagrams, limited to the larger of 14,720 bytes and two datagrams.
         let default = (10 * payload).min((2 * payload).max(INITIAL_WINDOW_BYTES));
-        default.max(self.initial_congestion_window_bytes.into())
+        // quinn-proto sends while less than the window is in flight: a byte more, and the last of the datagrams goes too.
+        (default + 1).max(self.initial_congestion_window_bytes.into())
+    }
+
+    /// When a packet counts as lost, and how often the peer acknowledges.
+    fn set_losses_and_acks(&self, transport: &mut TransportConfig, payload: u16) {
+        let threshold = self.packet_threshold.clamp(3, PACKET_THRESHOLD_LEN_MAX);
+        // An acknowledgment that waits for more packets than the first flight holds comes only after the delay.
+        let first_flight = self.first_window(payload) / u64::from(payload);
+        let packets = u64::from(self.packets_per_ack).clamp(2, first_flight.max(2));
+        let mut acks = AckFrequencyConfig::default();
+        // draft-ietf-quic-ack-frequency §4: how many packets a peer may receive without an immediate acknowledgment.
+        acks.ack_eliciting_threshold(VarInt::from_u32(packets as u32 - 1))
+            .max_ack_delay(Some(Duration::from_millis(ACK_DELAY_MS)))
+            // §6.2.1: one less than the packet threshold.
+            .reordering_threshold(VarInt::from_u32(threshold - 1));
+        transport.packet_threshold(threshold).ack_frequency_config(Some(acks));
     }
 
     fn set_congestion(&self, transport: &mut TransportConfig, initial_congestion_window_bytes: u64) {
-        macro_rules! controller {
-            ($config:ident) => {{
-                let mut config = $config::default();
-                config.initial_window(initial_congestion_window_bytes);
-                transport.congestion_controller_factory(Arc::new(Releasable(Arc::new(config))));
-            }};
-        }
+        let rate = self.rate_bits_per_s;
+        let factory = factory(self.congestion_control, initial_congestion_window_bytes, rate);
+        let rate_bits_per_s = (rate > 0).then_some(rate);
+        transport.congestion_controller_factory(Arc::new(Releasable { factory, rate_bits_per_s }));
+    }
+
+    /// The same with a peer's own settings.
+    pub fn with(&self, control: &PeerControl) -> Self {
+        let mut quic = self.clone();
+        quic.congestion_control = control.congestion_control.unwrap_or(quic.congestion_control);
+        quic.rate_bits_per_s = control.rate_bits_per_s.unwrap_or(quic.rate_bits_per_s);
+        quic
+    }
+
+    /// Checks settings against each other.
+    ///
+    /// # Errors
+    /// A pair that cannot work, and what to write instead.
+    pub fn check(&self) -> Result<(), QuicError> {
         match self.congestion_control {
-            Congestion::Cubic => controller!(CubicConfig),
-            Congestion::Newreno => controller!(NewRenoConfig),
-            Congestion::Bbr => controller!(BbrConfig),
+            Congestion::Reserved if self.rate_bits_per_s == 0 => Err(QuicError::NoRate),
+            _ => Ok(()),
         }
     }
 }

@@ -70,9 +70,9 @@ impl Conn {
         (repeats < CLOSE_REPEATS_MAX).then(|| now + wait)
     }
 
-    /// When a timer of QUIC or the next repetition of a CONNECTION_CLOSE is due.
+    /// When a timer of QUIC, the next paced burst or the next repetition of a CONNECTION_CLOSE is due.
     pub(super) fn poll_timeout(&mut self) -> Option<Instant> {
-        [self.quic.poll_timeout(), self.phase.close_due()].into_iter().flatten().min()
+        [self.quic.poll_timeout(), self.phase.close_due(), self.pace.due()].into_iter().flatten().min()
     }
 
     /// Repeats the CONNECTION_CLOSE if it is due. RFC 9000 §10.2.1: the packet may be the same.

@@ -1,5 +1,6 @@
 //! A connection as its worker holds it.
 
+use super::pacing::ConnectionPace;
 use super::phase::{Phase, PhaseEnd, Reached};
 use super::run_queue::LinePlaces;
 use super::windows::Fitted;
@@ -77,6 +78,8 @@ pub(super) struct Conn {
     pub(super) phase: Phase,
     /// The queues of the worker in which it stands.
     pub(super) places: LinePlaces,
+    /// When its next packets leave, if it has a rate.
+    pub(super) pace: ConnectionPace,
     /// Batches sent in its present turn.
     pub(super) batches: usize,
     pub(super) origin: Origin,
@@ -93,6 +96,7 @@ impl Conn {
             timer: Timer::default(),
             phase: Phase::begin(),
             places: LinePlaces::default(),
+            pace: ConnectionPace::default(),
             batches: 0,
             origin,
             fitted,

@@ -11,6 +11,7 @@ use crate::limits::{
 };
 use crate::queue::{CloseReason, Command, Delivery};
 use crate::quic::admission;
+use crate::quic::transport::PeerControl;
 use crate::record::ErrorCode;
 use crate::session::Session;
 use crate::stages::LoopStage;
@@ -151,7 +152,7 @@ impl Core {
             let remote = incoming.remote_address();
             let mut config = self.server.as_ref().map(|server| server.of(remote).clone());
             if let (Some(qlog), Some(config)) = (&mut self.qlog, &mut config)
-                && let Some(transport) = qlog.transport(remote, now)
+                && let Some(transport) = qlog.transport(remote, &PeerControl::default(), now)
             {
                 Arc::make_mut(config).transport = transport;
             }
@@ -317,7 +318,11 @@ impl Core {
         };
         let name = tls::connect_name(remote);
         let mut config = config.of(remote).clone();
-        if let Some(transport) = self.qlog.as_mut().and_then(|qlog| qlog.transport(remote, now)) {
+        let control =
+            origin.peer_gateway().map_or(PeerControl::default(), |index| self.gateways.control(index));
+        let logged = self.qlog.as_mut().and_then(|qlog| qlog.transport(remote, &control, now));
+        let differs = control != PeerControl::default();
+        if let Some(transport) = logged.or_else(|| differs.then(|| self.transports.to(remote, &control))) {
             config.transport_config(transport);
         }
         let (handle, quic) = self.endpoint.connect(now, config, remote, &name)?;

@@ -3,6 +3,7 @@
 
 use crate::limits::{PEER_GATEWAY_BACKOFF_MS_MAX, PEER_GATEWAY_BACKOFF_MS_MIN};
 use crate::names::Places;
+use crate::quic::transport::PeerControl;
 use crate::tls::NodeId;
 use rustc_hash::FxHashMap;
 use std::net::SocketAddr;
@@ -15,6 +16,8 @@ pub struct PeerGateway {
     pub node: NodeId,
     /// Its addresses, of either family; tried in turn.
     pub addresses: Places,
+    /// How connections to it differ from the others.
+    pub control: PeerControl,
 }
 
 /// One worker's connections to peer gateways.
@@ -148,6 +151,11 @@ impl PeerGateways {
         self.links[index].peer_gateway.node
     }
 
+    /// How the connection to a peer gateway differs from the others.
+    pub(super) fn control(&self, index: usize) -> PeerControl {
+        self.links[index].peer_gateway.control
+    }
+
     /// Notes that a connection in this slot is being opened.
     pub(super) fn dialed(&mut self, index: usize, slot: u32) {
         self.links[index].state = State::Open { slot, up: false };
@@ -227,7 +235,11 @@ mod tests {
     fn peer_gateways(count: u8) -> Vec<PeerGateway> {
         let addresses = ["10.0.0.1:1", "[fd00::1]:1"].map(|text| text.parse().unwrap()).to_vec();
         (0..count)
-            .map(|n| PeerGateway { node: NodeId([n; 32]), addresses: addresses.clone().into() })
+            .map(|n| PeerGateway {
+                node: NodeId([n; 32]),
+                addresses: addresses.clone().into(),
+                control: PeerControl::default(),
+            })
             .collect()
     }
 

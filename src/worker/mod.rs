@@ -6,6 +6,7 @@ mod connections;
 mod core;
 mod gateways;
 mod inspect;
+mod pacing;
 mod phase;
 mod renew;
 mod run_queue;
@@ -27,7 +28,7 @@ use crate::queue::{AppPort, Sleeper, Waker, WorkerPort, rings};
 use crate::quic::cid::WorkerCids;
 use crate::quic::keys::NodeKeys;
 use crate::quic::qlog::Sampler;
-use crate::quic::transport::Windows;
+use crate::quic::transport::{Transports, Windows};
 use crate::session::Context;
 use crate::stages::LoopStage;
 use bytes::BytesMut;
@@ -85,6 +86,7 @@ struct Core {
     server: Option<ByFamily<Arc<ServerConfig>>>,
     client: Option<ByFamily<ClientConfig>>,
     qlog: Option<Sampler>,
+    transports: Transports,
     windows: Windows,
     connections: Connections,
     gateways: PeerGateways,
@@ -126,6 +128,7 @@ impl<N: Network> Worker<N> {
             server: quic.server,
             client: quic.client,
             qlog: quic.qlog,
+            transports: quic.transports,
             windows: quic.windows,
             connections: Connections::default(),
             gateways: PeerGateways::default(),

@@ -31,6 +31,7 @@ impl Core {
         }
         self.client = renewal.quic.client.clone();
         self.qlog = renewal.quic.qlog.clone();
+        self.transports = renewal.quic.transports.clone();
         self.windows = renewal.quic.windows;
         let gone =
             self.gateways.renew(renewal.peer_gateways.clone(), renewal.peer_gateway_connections_max, now);

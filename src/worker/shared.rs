@@ -7,7 +7,7 @@ use crate::limits::HANDOVER_RING_LEN;
 use crate::quic::budget::Budget;
 use crate::quic::keys::NodeKeys;
 use crate::quic::qlog::Sampler;
-use crate::quic::transport::Windows;
+use crate::quic::transport::{Transports, Windows};
 use crate::session::QueueRoutes;
 use crate::wire::IpFamily;
 use bytes::BytesMut;
@@ -189,6 +189,8 @@ pub struct Quic {
     pub client: Option<ByFamily<ClientConfig>>,
     /// The choice of connections that are logged; `None`: no connection is.
     pub qlog: Option<Sampler>,
+    /// The settings of connections that differ from the others.
+    pub transports: Transports,
     /// How far a peer may be ahead of the readers of its streams. These are the values in the transport parameters of `server` and `client`.
     pub windows: Windows,
 }

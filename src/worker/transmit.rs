@@ -105,7 +105,8 @@ struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    /// Sends QUIC's packets, up to the turn's bound or until the device is full; then the connection waits for its next turn.
+    /// Sends QUIC's packets, up to the turn's bound, the connection's rate or until the device is full; then the connection waits for its next
+    /// turn.
     #[inline]
     fn send_batches<N: Network>(
         &self,
@@ -115,6 +116,7 @@ impl Turn<'_> {
     ) -> bool {
         let &Self { now, node_ends, counters } = self;
         let mut worked = false;
+        let paced = conn.paced();
         loop {
             if conn.batches == BATCHES_PER_TURN_MAX {
                 conn.batches = 0;
@@ -126,9 +128,15 @@ impl Turn<'_> {
                 return worked;
             }
             conn.before_sending(node_ends, now);
-            send_buf.clear();
-            let Some(transmit) = conn.quic.poll_transmit(now, TX_SEGMENTS_LEN_MAX, send_buf) else {
+            let packets = conn.paced_packets(paced, now, TX_SEGMENTS_LEN_MAX);
+            if packets == 0 {
                 conn.batches = 0;
+                return worked;
+            }
+            send_buf.clear();
+            let Some(transmit) = conn.quic.poll_transmit(now, packets, send_buf) else {
+                conn.batches = 0;
+                conn.pace.rest();
                 return worked;
             };
             worked = true;
@@ -136,6 +144,7 @@ impl Turn<'_> {
             counters.stages.enter(LoopStage::Frame);
             network.send(now, counters, &transmit, &send_buf[..transmit.size]);
             conn.sent(now, &transmit, send_buf);
+            conn.paced_sent(paced, &transmit);
             counters.stages.enter(LoopStage::Transmit);
             network.flush(now, counters);
             counters.stages.enter(LoopStage::Emit);

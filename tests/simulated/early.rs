@@ -57,7 +57,9 @@ fn small_requests_are_answered_a_round_trip_early() {
     assert!(world.now - begun < Duration::from_millis(150), "one round trip is 100 ms");
     assert_eq!(end(&mut world, &peer, fetch), End::Complete);
     assert!(joined(&world.caller(&peer).request(fetch).pieces) == bytes);
-    assert!(world.now - begun < Duration::from_millis(350));
+    // With an acknowledgment for each second packet the window grows a little sooner; a round trip later it would be over 500 ms.
+    let took = world.now - begun;
+    assert!(took < Duration::from_millis(450), "{took:?}");
     assert_eq!(world.clients[0].count(Counter::QuicEarlyDataAccepted), 1);
     // From here on it is a connection like any other.
     world.put(&peer, b"and more");

@@ -127,7 +127,7 @@ fn until_closed(world: &mut World, peer: &Peer, limit: Duration) -> (Duration, S
 
 #[test]
 fn a_close_that_is_lost_is_sent_again() {
-    for (lost, repeats) in [(Duration::from_micros(1), 1), (Duration::from_millis(30), 2)] {
+    for (lost, repeats) in [(Duration::from_micros(1), 1), (Duration::from_millis(6), 2)] {
         let (mut world, peer) = World::connected();
         world.pass(Duration::from_secs(2));
         world.gateway.shared.close();

@@ -4,6 +4,7 @@ mod support;
 
 mod admission;
 mod chains;
+mod congestion;
 mod damage;
 mod datagrams;
 mod deaf;

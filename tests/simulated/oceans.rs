@@ -8,9 +8,12 @@ use std::time::Duration;
 use stoq::counters::Counter;
 use stoq::limits::DELIVERY_RING_LEN;
 use stoq::nic::simulated::LinkConfig;
+use stoq::quic::congestion::Congestion;
 use stoq::quic::transport::QuicConfig;
 use stoq::token::{Ranges, Token};
 
+/// The controller whose slow start doubles until packets are lost.
+const DOUBLING: Congestion = Congestion::Newreno;
 /// Enough to overflow the buffer in slow start, bytes.
 const PAYLOAD_BYTES: usize = 40 << 20;
 /// How long a transfer may take in virtual time.
@@ -29,7 +32,15 @@ fn path(bits_per_s: u64, delay: Duration, products: f64) -> LinkConfig {
 
 /// A world whose link becomes this path once its one client is connected.
 fn over(path: LinkConfig) -> (World, Peer) {
-    let mut world = World::new(Setup { step: Duration::from_micros(10), ..Setup::default() });
+    over_with(path, QuicConfig::default().congestion_control)
+}
+
+/// The same, where both ends have this congestion control.
+fn over_with(path: LinkConfig, congestion_control: Congestion) -> (World, Peer) {
+    let quic = QuicConfig { congestion_control, ..QuicConfig::default() };
+    let step = Duration::from_micros(10);
+    let mut world =
+        World::new(Setup { gateway_quic: quic.clone(), client_quic: quic, step, ..Setup::default() });
     let peer = world.connect(0, gateway_v4());
     world.link.reconfigure(|link| *link = LinkConfig { mtu: link.mtu, ..path.clone() });
     (world, peer)
@@ -74,7 +85,7 @@ fn ends(world: &mut World, peer: &Peer, request: stoq::queue::RequestId) {
 
 #[test]
 fn slow_start_that_overflows_the_buffer_ends_no_put_and_no_get() {
-    let (mut world, peer) = over(path(1_000_000_000, Duration::from_millis(25), 1.0));
+    let (mut world, peer) = over_with(path(1_000_000_000, Duration::from_millis(25), 1.0), DOUBLING);
     let bytes = payload(PAYLOAD_BYTES);
     let token = put(&mut world, &peer, &bytes);
     assert!(world.link.stats().tail_dropped > 1024, "{:?}", world.link.stats());
@@ -83,7 +94,7 @@ fn slow_start_that_overflows_the_buffer_ends_no_put_and_no_get() {
 
 #[test]
 fn slow_start_that_overflows_the_buffer_ends_no_messages() {
-    let (mut world, peer) = over(path(1_000_000_000, Duration::from_millis(25), 1.0));
+    let (mut world, peer) = over_with(path(1_000_000_000, Duration::from_millis(25), 1.0), DOUBLING);
     send_messages(&mut world, &peer, &payload(PAYLOAD_BYTES));
     assert!(world.link.stats().tail_dropped > 1024, "{:?}", world.link.stats());
 }

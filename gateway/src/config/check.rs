@@ -1,12 +1,13 @@
 //! Finds values that have the right type and cannot work.
 
+use super::renamed::KeyOwner;
 use super::{
     AdminConfig, ApplicationConfig, ConfigError, GatewayConfig, NetworkConfig, PeerGatewayConfig, SeedConfig,
     TrustConfig, WorkersConfig,
 };
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use stoq::quic::transport::QuicConfig;
+use stoq::quic::transport::{PeerControl, QuicConfig};
 use stoq::tls::NodeId;
 use stoq::wire::IpFamily;
 
@@ -103,6 +104,7 @@ impl ConfigCheck<'_> {
             );
             return Err(self.value("quic.keep_alive_ms", fix));
         }
+        quic.check().map_err(|error| self.value("quic.rate_bits_per_s", error.to_string()))?;
         if let NetworkConfig::Dpdk(dpdk) = network {
             let most = quic.largest_payload(dpdk.mtu, IpFamily::V4);
             if quic.initial_udp_payload_bytes > most {
@@ -112,6 +114,27 @@ impl ConfigCheck<'_> {
                 );
                 return Err(self.value("quic.initial_udp_payload_bytes", fix));
             }
+        }
+        Ok(())
+    }
+
+    /// How the connections to peer gateways are controlled.
+    pub(super) fn controls(
+        &self,
+        peer_gateways: &[PeerGatewayConfig],
+        quic: &QuicConfig,
+        owner: KeyOwner,
+    ) -> Result<(), ConfigError> {
+        for peer_gateway in peer_gateways {
+            let own = peer_gateway.control();
+            if owner == KeyOwner::Client && own != PeerControl::default() {
+                let key =
+                    if own.rate_bits_per_s.is_some() { "rate_bits_per_s" } else { "congestion_control" };
+                let fix = format!("a client has it for all of its connections; write it as quic.{key}");
+                return Err(self.value(format!("gateway.{key}"), fix));
+            }
+            let checked = quic.with(&own).check();
+            checked.map_err(|error| self.value("gateway.rate_bits_per_s", error.to_string()))?;
         }
         Ok(())
     }

@@ -40,6 +40,7 @@ pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
     check.quic(&config.quic, &config.network)?;
     check.applications(&config.application)?;
     check.peer_gateways(&config.gateway, true)?;
+    check.controls(&config.gateway, &config.quic, KeyOwner::Gateway)?;
     // Peer gateways are connected to, so they must be trusted.
     check.trust(
         &config.trust,
@@ -72,6 +73,7 @@ pub fn load_client(file: &Path) -> Result<ClientConfig, ConfigError> {
     check.quic(&config.quic, &config.network)?;
     check.trust(&config.trust, false)?;
     check.peer_gateways(&config.gateway, false)?;
+    check.controls(&config.gateway, &config.quic, KeyOwner::Client)?;
     Ok(config)
 }
 

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use stoq::hop::Transit;
 use stoq::names::GatewayAddress;
+use stoq::quic::congestion::Congestion;
+use stoq::quic::transport::PeerControl;
 use stoq::tls::{CipherSuite, NodeId};
 
 /// A certificate and its key.
@@ -53,6 +55,17 @@ pub struct PeerGatewayConfig {
     /// reaches through others.
     #[serde(default)]
     pub addresses: Vec<GatewayAddress>,
+    /// Of a gateway's file: the congestion control of the connections to it; none: `quic.congestion_control`.
+    pub congestion_control: Option<Congestion>,
+    /// Of a gateway's file: the most that a connection to it sends, bits a second; none: `quic.rate_bits_per_s`; 0: no bound.
+    pub rate_bits_per_s: Option<u64>,
+}
+
+impl PeerGatewayConfig {
+    /// How connections to it differ from the others.
+    pub fn control(&self) -> PeerControl {
+        PeerControl { congestion_control: self.congestion_control, rate_bits_per_s: self.rate_bits_per_s }
+    }
 }
 
 /// Forwarding of requests (protocol §5).

@@ -2,7 +2,8 @@
 
 use super::{Range, whole};
 use stoq::limits::{
-    CONNECTIONS_LEN_MAX, CORES_MAX, LEASE_S_MAX, MEMORY_BLOCK_BYTES, SPAN_S_MAX, STORE_BYTES_MAX,
+    CONNECTIONS_LEN_MAX, CORES_MAX, LEASE_S_MAX, MEMORY_BLOCK_BYTES, PACKET_THRESHOLD_LEN_MAX,
+    PACKETS_PER_ACK_LEN_MAX, RATE_BITS_PER_S_MAX, RATE_BITS_PER_S_MIN, SPAN_S_MAX, STORE_BYTES_MAX,
     WINDOW_BYTES_MAX, WINDOW_BYTES_MIN, WORKERS_MAX,
 };
 use toml::Value;
@@ -145,6 +146,28 @@ pub const KEYS: &[Range] = &[
     )
     .or_zero_for("ten packets (RFC 9002)"),
     whole(
+        "quic.rate_bits_per_s",
+        (RATE_BITS_PER_S_MIN, RATE_BITS_PER_S_MAX),
+        "bits a second",
+        "acknowledgments alone need more",
+        "no port is faster",
+    )
+    .or_zero_for("no bound"),
+    whole(
+        "quic.packet_threshold",
+        (3, PACKET_THRESHOLD_LEN_MAX as u64),
+        "packets",
+        "RFC 9002 §6.1.1 has 3 as the least",
+        "a packet that comes later is taken for a duplicate",
+    ),
+    whole(
+        "quic.packets_per_ack",
+        (2, PACKETS_PER_ACK_LEN_MAX as u64),
+        "packets",
+        "2 is what QUIC has without the extension (RFC 9000 §13.2.2)",
+        "a sender would learn of losses too late",
+    ),
+    whole(
         "quic.initial_udp_payload_bytes",
         (1200, 65_527),
         "bytes",
@@ -152,6 +175,14 @@ pub const KEYS: &[Range] = &[
         "a UDP payload is no larger",
     )
     .or_zero_for("what the port carries"),
+    whole(
+        "gateway.rate_bits_per_s",
+        (RATE_BITS_PER_S_MIN, RATE_BITS_PER_S_MAX),
+        "bits a second",
+        "acknowledgments alone need more",
+        "no port is faster",
+    )
+    .or_zero_for("no bound"),
     whole(
         "application.queues",
         (0, i64::MAX as u64 >> 1),

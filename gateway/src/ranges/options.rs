@@ -12,8 +12,8 @@ use std::fmt::Display;
 use std::marker::PhantomData;
 use std::str::FromStr;
 use stoq::limits::{
-    CONNECTIONS_LEN_MAX, LEASE_S_MAX, MESSAGE_BYTES_MAX, PAYLOAD_BYTES_MAX, QUEUE_MAX, REQUESTS_LEN_MAX,
-    SPAN_S_MAX, TRIPS_LEN_MAX,
+    CONNECTIONS_LEN_MAX, LEASE_S_MAX, MESSAGE_BYTES_MAX, PAYLOAD_BYTES_MAX, QUEUE_MAX, RATE_BITS_PER_S_MAX,
+    RATE_BITS_PER_S_MIN, REQUESTS_LEN_MAX, SPAN_S_MAX, TRIPS_LEN_MAX,
 };
 
 const DAY_S: f64 = SPAN_S_MAX as f64;
@@ -25,6 +25,14 @@ const COUNTERS: &str = "the counters hold no more";
 
 /// The range of each numeric option. The row of a command also applies to its subcommands.
 pub const OPTIONS: &[Range] = &[
+    whole(
+        "stoq --rate",
+        (RATE_BITS_PER_S_MIN, RATE_BITS_PER_S_MAX),
+        "bits a second",
+        "acknowledgments alone need more",
+        "no port is faster",
+    )
+    .or_zero_for("no bound"),
     real("stoq --timeout", (0.01, DAY_S), "seconds", "no handshake ends in less", A_DAY),
     whole(
         "stoq put --lease",

@@ -141,8 +141,8 @@ pub(super) fn gateway(
         _ => None,
     };
     let peer_gateways: Vec<usize> = setup.peer_gateways.iter().filter_map(other).collect();
-    let policy =
-        Policy { own: identity.node_id(), transit: setup.transit.clone(), budget_bytes_max: u64::MAX };
+    let own = identity.node_id();
+    let policy = Policy { own, transit: setup.transit.clone(), budget_bytes_max: u64::MAX };
     let hops = Arc::new(Hops::new(policy, peer_gateways.iter().map(|&other| gateway_node(other)).collect()));
     let cache = setup.cache.then(|| Cache::start(store.clone()).unwrap());
     let routes = QueueRoutes {
@@ -172,9 +172,8 @@ pub(super) fn gateway(
         clocks: setup.clock.clocks(),
         ..SeedParts::alone(store.clone(), memory)
     };
-    let number = index as u8 + 1;
-    let mac = [2, 0, 0, 0, setup.device, number];
-    let stations = station_on(link, mac, number, setup.gateway_workers, setup.udp_checksum);
+    let mac = [2, 0, 0, 0, setup.device, index as u8 + 1];
+    let stations = station_on(link, mac, mac[5], setup.gateway_workers, setup.udp_checksum);
     let shared = NodeShared::with_keys(setup.gateway_workers, routes, config.keys(&[stations[0].info()]));
     shared.window_budget.set_total(setup.window_budget_bytes);
     let mut host = host(stations, &config, shared, setup.link.mtu, |worker, at| {
@@ -190,6 +189,7 @@ pub(super) fn gateway(
         let others = peer_gateways.iter().map(|&other| PeerGateway {
             node: gateway_node(other),
             addresses: vec![gateway_address(other)].into(),
+            control: setup.peer_control,
         });
         worker.set_peer_gateways(others.collect(), 8, now);
     }

@@ -29,7 +29,7 @@ use stoq::counters::Counter;
 use stoq::datagram::user_space::UserSpace;
 use stoq::hop::Transit;
 use stoq::nic::simulated::{LinkConfig, SimulatedLink, SimulatedNic};
-use stoq::quic::transport::QuicConfig;
+use stoq::quic::transport::{PeerControl, QuicConfig};
 use stoq::seed::{ClockReading, Clocks, Store, StoreConfig};
 use stoq::token::{EncodedPiece, Outboard, Ranges, Token, VerifiedEncoder};
 use stoq::wire::Mac;
@@ -73,6 +73,8 @@ pub(crate) struct Setup {
     pub(crate) gateways: usize,
     /// The pairs of gateways that are peer gateways of each other, counted from 0.
     pub(crate) peer_gateways: Vec<(usize, usize)>,
+    /// How their connections differ from the others.
+    pub(crate) peer_control: PeerControl,
     pub(crate) transit: Transit,
     /// Whether gateways keep passing payloads whose routes allow it.
     pub(crate) cache: bool,
@@ -116,6 +118,7 @@ impl Default for Setup {
             store: StoreConfig::default(),
             gateways: 1,
             peer_gateways: Vec::new(),
+            peer_control: PeerControl::default(),
             transit: Transit::Authenticated,
             cache: false,
             liars: Vec::new(),

@@ -86,6 +86,8 @@ mod tests {
         let peer_gateway = |name: &str, id| PeerGatewayConfig {
             name: Some(name.into()),
             node_id: NodeId([id; 32]),
+            congestion_control: None,
+            rate_bits_per_s: None,
             addresses: vec![format!("192.0.2.{id}").parse().unwrap()],
         };
         Gateways(vec![peer_gateway("north", 1), peer_gateway("south", 2)])

@@ -15,6 +15,8 @@ use stoq::client::{Client, ClientBuilder, ClientError, ConnectOptions, Peer};
 use stoq::names::{GatewayAddress, ResolveError};
 use stoq::network::{OpenNetwork, Running, RunningClient};
 use stoq::node::{Hosted, Node, NodeConfig};
+use stoq::quic::congestion::Congestion;
+use stoq::quic::transport::QuicError;
 use stoq::tls::{CipherSuite, NodeId};
 use stoq_gateway::config::{ClientConfig, IdentityConfig, LogConfig, TrustConfig, load_client};
 use stoq_gateway::{logging, tls};
@@ -41,6 +43,12 @@ pub(crate) struct ClientOptions {
     /// The key of --cert (PEM, PKCS#8).
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
+    /// How fast to send: "model", "cubic", "newreno", or "reserved", which sends at --rate.
+    #[arg(long, value_name = "NAME")]
+    congestion_control: Option<Congestion>,
+    /// The most to send, bits a second; 0 for no bound.
+    #[arg(long, value_name = "BITS")]
+    rate: Option<u64>,
     /// Seconds to wait for the connection.
     #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
     timeout: f64,
@@ -166,9 +174,19 @@ impl ClientOptions {
         if let (Some(certificate), Some(key)) = (&self.cert, &self.key) {
             config.identity = Some(IdentityConfig { certificate: certificate.clone(), key: key.clone() });
         }
+        if let Some(congestion) = self.congestion_control {
+            config.quic.congestion_control = congestion;
+        }
+        if let Some(rate) = self.rate {
+            config.quic.rate_bits_per_s = rate;
+        }
         if self.ca.is_some() || !self.node_ids.is_empty() {
             config.trust.ca.clone_from(&self.ca);
             config.trust.node_ids.clone_from(&self.node_ids);
+        }
+        if config.quic.check() == Err(QuicError::NoRate) {
+            let text = "--congestion-control reserved needs the rate that is reserved: give --rate BITS, such as 1000000000 for 1 Gbit/s";
+            return Err(Usage(text.into()).into());
         }
         if config.trust.ca.is_none() && config.trust.node_ids.is_empty() {
             let text = "no gateway is trusted: give --ca FILE, or --node-id ID as `stoq identity show` prints it there";

@@ -1,0 +1,76 @@
+//! Refused values of configuration files, each with its fix: pairs of keys, addresses, and files that are missing.
+
+use std::path::Path;
+use stoq_gateway::config::{load_client, load_gateway};
+
+const NODE: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+/// A gateway's file.
+fn gateway(rest: &str) -> String {
+    format!(
+        "[network]\nkind = \"kernel-udp\"\nlisten = [\"127.0.0.1:4433\"]\n[identity]\ncertificate = \"c\"\nkey = \"k\"\n\
+         [trust]\nnode_ids = [\"{NODE}\"]\n{rest}"
+    )
+}
+
+/// A client's file.
+fn client(rest: &str) -> String {
+    format!("[trust]\nca = \"ca.pem\"\n{rest}")
+}
+
+/// The fault of this file; none: it loads.
+fn fault(text: &str, of_gateway: bool) -> Option<String> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    let loaded =
+        if of_gateway { load_gateway(file.path()).map(drop) } else { load_client(file.path()).map(drop) };
+    loaded.err().map(|error| error.to_string())
+}
+
+#[test]
+fn a_congestion_control_that_cannot_work_is_refused_with_the_right_keys() {
+    let peer = |keys: &str| {
+        gateway(&format!("[[gateway]]\nnode_id = \"{NODE}\"\naddresses = [\"10.0.0.1:4433\"]\n{keys}"))
+    };
+    let reserved = "congestion_control = \"reserved\"\n";
+    let with_rate = "congestion_control = \"reserved\"\nrate_bits_per_s = 1000000000\n";
+    let of_client = format!("[[gateway]]\nnode_id = \"{NODE}\"\nrate_bits_per_s = 1000000\n");
+    for (text, of_gateway, parts) in [
+        (gateway("[quic]\ncongestion_control = \"bbr\"\n"), true, ["bbr", "write \"model\""]),
+        (gateway(&format!("[quic]\n{reserved}")), true, ["quic.rate_bits_per_s", "give rate"]),
+        (client(&format!("[quic]\n{reserved}")), false, ["quic.rate_bits_per_s", "give rate"]),
+        (peer(reserved), true, ["gateway.rate_bits_per_s", "give rate"]),
+        (client(&of_client), false, ["gateway.rate_bits_per_s", "write it as quic.rate_bits_per_s"]),
+    ] {
+        let error = fault(&text, of_gateway).expect("this file is wrong");
+        assert!(parts.iter().all(|part| error.contains(part)), "{parts:?} stand in: {error}");
+    }
+    assert_eq!(fault(&gateway(&format!("[quic]\n{with_rate}")), true), None);
+    assert_eq!(fault(&client(&format!("[quic]\n{with_rate}")), false), None);
+    assert_eq!(fault(&peer(with_rate), true), None);
+}
+
+#[test]
+fn an_impossible_gateway_address_is_refused_with_the_right_form() {
+    for (written, part) in [
+        ("2001:db8::1", "[2001:db8::1]"),
+        ("https://a.example", "1 to 65535"),
+        ("10.0.0.1:0", "1 to 65535"),
+        ("", "letters"),
+    ] {
+        let error =
+            fault(&format!("connect = \"{written}\"\n{}", client("")), false).expect("this address is wrong");
+        assert!(error.contains("gateway") && error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn a_missing_file_is_named_with_the_fix() {
+    for error in [
+        load_gateway(Path::new("/nowhere/g.toml")).map(drop),
+        load_client(Path::new("/nowhere/g.toml")).map(drop),
+    ] {
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("/nowhere/g.toml") && error.contains("--config"), "{error}");
+    }
+}

@@ -1,0 +1,455 @@
+//! A model of the path, rate and delay, after BBRv3 (draft-ietf-ccwg-bbr). It differs where STOQ's paths ask for it:
+//!
+//! - Loss of less than 2 % of a round changes nothing. BBRv3 lowers its short-term bounds by every loss.
+//! - Startup ends as soon as the round trips grow, so that it overflows no buffer of half a product of rate and delay.
+//! - Cycles are counted in round trips, so that flows beside each other become equal soon.
+
+use super::algorithm::{CongestionAlgorithm, MinRtt};
+use super::delivery::{Deliveries, DeliverySample};
+use std::time::{Duration, Instant};
+
+/// The draft's §2.4 to §2.6, or chosen for what the module's description says.
+const LOSS_MAX: f64 = 0.02;
+const LOSS_EVENTS_MIN: u32 = 6;
+const BETA: f64 = 0.7;
+const HEADROOM: f64 = 0.9;
+const STARTUP_GAIN: f64 = 2.77;
+const DRAIN_GAIN: f64 = 0.5;
+const UP_GAIN: f64 = 1.25;
+const DOWN_GAIN: f64 = 0.9;
+const WINDOW_GAIN: f64 = 1.3;
+const PROBE_RTT_GAIN: f64 = 0.5;
+const PACING_MARGIN: f64 = 0.99;
+const FULL_GROWTH: f64 = 1.25;
+const UP_GROWTH: f64 = 1.08;
+const FULL_ROUNDS: u32 = 3;
+const PROBE_RTT_SPAN: Duration = Duration::from_millis(200);
+/// Rounds in which acknowledgments that run ahead are remembered.
+const AHEAD_ROUNDS: u64 = 10;
+/// Rounds of a cycle that only cruise, the least and how many more at most.
+const CRUISE_ROUNDS: u64 = 6;
+const CRUISE_ROUNDS_MORE: u64 = 8;
+const CRUISE_AFTER_LOSS: u64 = 3;
+/// A cycle is no shorter, and no longer: round trips inside a machine or a rack tell less than they are many.
+const CRUISE_MIN: Duration = Duration::from_millis(50);
+const CRUISE_MAX: Duration = Duration::from_secs(3);
+/// The rise of round trips that ends startup: their part, and the least rise that counts.
+const RISE_DIVISOR: u32 = 8;
+/// The rise at which a cruise gives way, as a part of the round trip.
+const QUEUED_DIVISOR: u32 = 4;
+const RISE_MIN: Duration = Duration::from_millis(2);
+/// Acknowledgments in a row that must agree on the rise.
+const RISE_SAMPLES: u32 = 6;
+/// The window holds what is sent in this time, even where round trips are shorter: workers take turns, and sleep.
+const TURN: Duration = Duration::from_micros(500);
+/// Packets that the window holds beside that: what one acknowledgment covers, and bursts.
+const SLACK_PACKETS: u64 = 32;
+const WINDOW_PACKETS_MIN: u64 = 4;
+/// No bound makes the window smaller than two acknowledgments cover.
+const BOUND_PACKETS_MIN: u64 = 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Startup,
+    Drain,
+    Down,
+    Cruise,
+    /// Fills the pipe, before more is tried.
+    Refill,
+    Up,
+    ProbeRtt,
+}
+
+/// What happened in the round that goes on.
+#[derive(Clone, Copy, Debug, Default)]
+struct Round {
+    acked: u64,
+    lost: u64,
+    loss_events: u32,
+    marked: bool,
+    rate: f64,
+    in_flight: u64,
+    rtt: Option<Duration>,
+}
+
+impl Round {
+    fn is_congested(&self) -> bool {
+        let loss = self.lost as f64 > LOSS_MAX * (self.lost + self.acked) as f64;
+        self.marked || loss && self.loss_events >= LOSS_EVENTS_MIN
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Model {
+    mode: Mode,
+    mode_began: Option<Instant>,
+    mode_round: u64,
+    mtu: u64,
+    initial_window: u64,
+    window: u64,
+    deliveries: Deliveries,
+    min_rtt: MinRtt,
+    /// The greatest rate of this cycle and of the one before, bytes a second.
+    max_rate: [f64; 2],
+    /// Bounds of the time since the last probe, and of all times.
+    rate_low: f64,
+    in_flight_low: f64,
+    in_flight_high: f64,
+    round: Round,
+    rounds: u64,
+    /// The round ends when a packet is acknowledged that was sent after this much was delivered, bytes.
+    round_end: u64,
+    full_rate: f64,
+    full_rounds: u32,
+    /// Acknowledgments in a row whose round trips had grown.
+    risen: u32,
+    /// The path was found to be full.
+    is_full: bool,
+    probe_rtt_until: Option<Instant>,
+    ahead: Ahead,
+    /// After persistent congestion the window grows from its least, until it is what the model says.
+    restoring: bool,
+    cruise_rounds: u64,
+    /// The last probe ended with losses: the next waits longer, so that others have time.
+    overflowed: bool,
+    random: u64,
+}
+
+impl Model {
+    /// `seed` makes the cycles of flows different.
+    pub(super) fn new(initial_window: u64, mtu: u16, seed: u64) -> Self {
+        Self {
+            mode: Mode::Startup,
+            mode_began: None,
+            mode_round: 0,
+            mtu: mtu.into(),
+            initial_window,
+            window: initial_window,
+            deliveries: Deliveries::default(),
+            min_rtt: MinRtt::default(),
+            max_rate: [0.0; 2],
+            rate_low: f64::INFINITY,
+            in_flight_low: f64::INFINITY,
+            in_flight_high: f64::INFINITY,
+            round: Round::default(),
+            rounds: 0,
+            round_end: 0,
+            full_rate: 0.0,
+            full_rounds: 0,
+            risen: 0,
+            is_full: false,
+            probe_rtt_until: None,
+            ahead: Ahead::default(),
+            restoring: false,
+            cruise_rounds: 0,
+            overflowed: false,
+            random: seed,
+        }
+    }
+
+    fn max_rate(&self) -> f64 {
+        self.max_rate[0].max(self.max_rate[1])
+    }
+
+    /// Bytes a second.
+    fn rate(&self) -> f64 {
+        self.max_rate().min(self.rate_low)
+    }
+
+    fn min_rtt(&self) -> Duration {
+        self.min_rtt.get().unwrap_or(Duration::ZERO)
+    }
+
+    /// The product of rate and delay, bytes.
+    fn product(&self) -> f64 {
+        self.rate() * self.min_rtt().as_secs_f64()
+    }
+
+    fn enter(&mut self, mode: Mode, now: Instant) {
+        self.mode = mode;
+        (self.mode_began, self.mode_round) = (Some(now), self.rounds);
+        match mode {
+            Mode::Refill => {
+                (self.rate_low, self.in_flight_low) = (f64::INFINITY, f64::INFINITY);
+                (self.full_rate, self.full_rounds) = (0.0, 0);
+            }
+            // A cycle in which the application sent less than the path carries forgets nothing.
+            Mode::Down if self.max_rate[1] > 0.0 => self.max_rate = [self.max_rate[1], 0.0],
+            Mode::Up => self.full_rate = self.max_rate(),
+            Mode::Cruise => {
+                self.random = self
+                    .random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                self.cruise_rounds = CRUISE_ROUNDS + (self.random >> 33) % CRUISE_ROUNDS_MORE;
+                if self.overflowed {
+                    self.cruise_rounds *= CRUISE_AFTER_LOSS;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether all packets of a round have waited.
+    fn is_queued(&self, round: &Round) -> bool {
+        let base = self.min_rtt();
+        round.rtt.is_some_and(|rtt| rtt > base + (base / QUEUED_DIVISOR).max(RISE_MIN))
+    }
+
+    fn in_mode(&self, now: Instant) -> Duration {
+        self.mode_began.map_or(Duration::ZERO, |began| now.saturating_duration_since(began))
+    }
+
+    fn rounds_in_mode(&self) -> u64 {
+        self.rounds - self.mode_round
+    }
+
+    /// Whether the rate has stopped growing; asked at the end of a round.
+    fn has_filled(&mut self, rate: f64) -> bool {
+        if rate >= self.full_rate * FULL_GROWTH {
+            (self.full_rate, self.full_rounds) = (rate, 0);
+        } else {
+            self.full_rounds += 1;
+        }
+        self.full_rounds >= FULL_ROUNDS
+    }
+
+    fn learn(&mut self, sample: &DeliverySample) {
+        if sample.rate > 0.0 && (!sample.app_limited || sample.rate >= self.max_rate()) {
+            self.max_rate[1] = self.max_rate[1].max(sample.rate);
+        }
+        let round = &mut self.round;
+        round.acked += sample.acked;
+        round.rate = round.rate.max(sample.rate);
+        round.in_flight = round.in_flight.max(sample.in_flight);
+        round.rtt = Some(round.rtt.map_or(sample.rtt, |least| least.min(sample.rtt)));
+    }
+
+    /// Less than there was before, for as long as nothing is probed (draft §5.5.10.3).
+    fn lower_bounds(&mut self, round: &Round) {
+        let rate = self.rate();
+        self.rate_low = round.rate.max(BETA * rate);
+        let in_flight = self.in_flight_low.min(self.window as f64);
+        self.in_flight_low = (round.in_flight as f64).max(BETA * in_flight);
+    }
+
+    fn step(&mut self, now: Instant, sample: &DeliverySample, in_flight: u64, ended: Option<&Round>) {
+        match self.mode {
+            Mode::Startup => {
+                let round = *ended.unwrap_or(&self.round);
+                self.step_startup(now, &round, sample, ended.is_some());
+            }
+            Mode::Drain => {
+                if in_flight as f64 <= self.product() || self.rounds_in_mode() > 4 {
+                    self.enter(Mode::Cruise, now);
+                }
+            }
+            Mode::Down => {
+                let target = (HEADROOM * self.in_flight_high).min(self.product());
+                if in_flight as f64 <= target || self.rounds_in_mode() > 4 {
+                    self.enter(Mode::Cruise, now);
+                }
+            }
+            Mode::Cruise => {
+                let span = self.in_mode(now);
+                if self.rounds_in_mode() >= self.cruise_rounds && span >= CRUISE_MIN || span >= CRUISE_MAX {
+                    self.enter(Mode::Refill, now);
+                }
+            }
+            Mode::Refill => {
+                if self.rounds_in_mode() >= 1 {
+                    self.enter(Mode::Up, now);
+                }
+            }
+            Mode::Up => self.step_up(now, sample, ended),
+            Mode::ProbeRtt => {
+                let until = *self.probe_rtt_until.get_or_insert(now + PROBE_RTT_SPAN.max(self.min_rtt()));
+                if now >= until {
+                    self.probe_rtt_until = None;
+                    self.enter(if self.is_full { Mode::Cruise } else { Mode::Startup }, now);
+                }
+            }
+        }
+    }
+
+    fn step_startup(&mut self, now: Instant, round: &Round, sample: &DeliverySample, has_ended: bool) {
+        let base = self.min_rtt();
+        let long = sample.rtt >= base + (base / RISE_DIVISOR).max(RISE_MIN);
+        self.risen = if long { self.risen + 1 } else { 0 };
+        let queued = self.risen >= RISE_SAMPLES;
+        let congested = has_ended && round.is_congested();
+        let filled = has_ended && !sample.app_limited && self.has_filled(self.max_rate());
+        if filled || queued || congested {
+            if congested {
+                self.in_flight_high = self.product().max(round.in_flight as f64 * BETA);
+            }
+            self.is_full = true;
+            self.enter(Mode::Drain, now);
+        }
+    }
+
+    fn step_up(&mut self, now: Instant, sample: &DeliverySample, ended: Option<&Round>) {
+        if self.round.is_congested() || ended.is_some_and(Round::is_congested) {
+            self.in_flight_high = (sample.in_flight as f64).max(BETA * self.product());
+            self.overflowed = true;
+            // What was lost is answered.
+            self.round = Round::default();
+            self.enter(Mode::Down, now);
+            return;
+        }
+        if ended.is_some() && sample.in_flight as f64 >= self.in_flight_high * 0.95 {
+            self.in_flight_high *= UP_GAIN;
+        }
+        if ended.is_some() && self.rounds_in_mode() >= 2 {
+            let rate = self.max_rate();
+            if rate < self.full_rate * UP_GROWTH {
+                self.overflowed = false;
+                self.enter(Mode::Down, now);
+            }
+            self.full_rate = rate;
+        }
+    }
+
+    fn probe_rtt(&mut self, now: Instant, rtt: Duration) {
+        if self.min_rtt.is_old(now) && self.mode != Mode::ProbeRtt {
+            // The next samples decide.
+            self.min_rtt.replace(now, rtt);
+            self.probe_rtt_until = None;
+            if self.is_full {
+                self.enter(Mode::ProbeRtt, now);
+            }
+        }
+    }
+
+    fn set_window(&mut self, acked: u64) {
+        let rtt = self.min_rtt().max(TURN).as_secs_f64();
+        let slack = (self.ahead.bytes() + SLACK_PACKETS * self.mtu) as f64;
+        let gain = match self.mode {
+            Mode::ProbeRtt => PROBE_RTT_GAIN,
+            Mode::Startup => STARTUP_GAIN,
+            Mode::Up => WINDOW_GAIN + 0.25,
+            _ => WINDOW_GAIN,
+        };
+        let rate = if self.mode == Mode::Startup { self.max_rate() } else { self.rate() };
+        let mut target = gain * rate * rtt + slack;
+        let bound = match self.mode {
+            Mode::Startup => f64::INFINITY,
+            Mode::Up | Mode::Refill => self.in_flight_high,
+            _ => (HEADROOM * self.in_flight_high).min(self.in_flight_low),
+        };
+        target = target.min(bound.max((BOUND_PACKETS_MIN * self.mtu) as f64));
+        if !self.is_full {
+            target = target.max(self.initial_window as f64);
+        }
+        let target = (target as u64).max(WINDOW_PACKETS_MIN * self.mtu);
+        if self.restoring || !self.is_full {
+            self.window = (self.window + acked).min(target).max(self.window.min(target));
+            self.restoring &= self.window < target;
+        } else {
+            self.window = target;
+        }
+    }
+}
+
+impl CongestionAlgorithm for Model {
+    fn on_sent(&mut self, now: Instant, bytes: u64) {
+        self.deliveries.on_sent(now, bytes);
+    }
+
+    fn on_acked(&mut self, _now: Instant, sent: Instant, bytes: u64) {
+        self.deliveries.on_acked(sent, bytes);
+    }
+
+    fn on_ack_end(&mut self, now: Instant, in_flight: u64, app_limited: bool) {
+        let min_rtt = self.min_rtt();
+        let Some(sample) = self.deliveries.sample(now, in_flight, app_limited, min_rtt) else { return };
+        self.probe_rtt(now, sample.rtt);
+        self.min_rtt.sample(now, sample.rtt);
+        self.learn(&sample);
+        let mut ended = None;
+        if sample.delivered_before >= self.round_end {
+            self.round_end = self.deliveries.delivered();
+            self.rounds += 1;
+            let round = std::mem::take(&mut self.round);
+            let probing = matches!(self.mode, Mode::Startup | Mode::Up | Mode::Refill);
+            if round.is_congested() && !probing {
+                self.lower_bounds(&round);
+            }
+            if self.mode == Mode::Cruise && self.is_queued(&round) {
+                self.rate_low = self.rate_low.min(self.rate()).min(round.rate.max(0.9 * self.rate()));
+            }
+            ended = Some(round);
+        }
+        self.ahead.note(now, sample.acked, self.max_rate(), self.rounds);
+        self.step(now, &sample, in_flight, ended.as_ref());
+        self.set_window(sample.acked);
+    }
+
+    fn on_lost(&mut self, _now: Instant, sent: Instant, bytes: u64, persistent: bool) {
+        self.round.lost += bytes;
+        self.round.loss_events += 1;
+        self.round.in_flight = self.round.in_flight.max(self.deliveries.in_flight_at(sent));
+        if persistent {
+            self.window = WINDOW_PACKETS_MIN * self.mtu;
+            self.restoring = true;
+        }
+    }
+
+    fn on_marked(&mut self, _now: Instant, _sent: Instant) {
+        self.round.marked = true;
+    }
+
+    fn on_mtu(&mut self, mtu: u16) {
+        self.mtu = mtu.into();
+    }
+
+    fn window(&self) -> u64 {
+        self.window
+    }
+
+    fn pacing_bytes_per_s(&self) -> Option<f64> {
+        let rtt = self.min_rtt.get()?;
+        let gain = match self.mode {
+            Mode::Startup => STARTUP_GAIN,
+            Mode::Drain => DRAIN_GAIN,
+            Mode::Up => UP_GAIN,
+            Mode::Down => DOWN_GAIN,
+            _ => 1.0,
+        };
+        let rate = if self.mode == Mode::Startup {
+            self.max_rate().max(self.initial_window as f64 / rtt.as_secs_f64())
+        } else {
+            self.rate()
+        };
+        (rate > 0.0).then_some(gain * rate * PACING_MARGIN)
+    }
+}
+
+/// How far acknowledgments run ahead of the rate: room for bursts of them (draft §5.5.9).
+#[derive(Clone, Copy, Debug, Default)]
+struct Ahead {
+    began: Option<Instant>,
+    acked: u64,
+    /// The most of these rounds, and of those before.
+    most: [u64; 2],
+    round: u64,
+}
+
+impl Ahead {
+    fn note(&mut self, now: Instant, acked: u64, rate: f64, round: u64) {
+        let span = self.began.map_or(0.0, |began| now.saturating_duration_since(began).as_secs_f64());
+        let mut expected = rate * span;
+        if self.began.is_none() || self.acked as f64 <= expected {
+            (self.began, self.acked, expected) = (Some(now), 0, 0.0);
+        }
+        self.acked += acked;
+        if round >= self.round + AHEAD_ROUNDS / 2 {
+            (self.most, self.round) = ([self.most[1], 0], round);
+        }
+        self.most[1] = self.most[1].max((self.acked as f64 - expected).max(0.0) as u64);
+    }
+
+    fn bytes(&self) -> u64 {
+        self.most[0].max(self.most[1])
+    }
+}

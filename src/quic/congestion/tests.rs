@@ -1,0 +1,195 @@
+//! The controllers over simulated bottlenecks.
+
+use super::cubic::Cubic;
+use super::model::Model;
+use super::reserved::Reserved;
+use super::testing::{Flow, PACKET_BYTES, Path, Simulation};
+use super::*;
+use std::time::Duration;
+
+const INITIAL_WINDOW: u64 = 12_001;
+
+fn model(seed: u64) -> Flow {
+    Flow::new(Model::new(INITIAL_WINDOW, PACKET_BYTES as u16, seed))
+}
+
+fn cubic() -> Flow {
+    Flow::new(Cubic::new(INITIAL_WINDOW, PACKET_BYTES as u16))
+}
+
+fn reserved(bits_per_s: u64) -> Flow {
+    Flow::new(Reserved::new(bits_per_s, INITIAL_WINDOW, PACKET_BYTES as u16))
+}
+
+fn seconds(s: f64) -> Duration {
+    Duration::from_secs_f64(s)
+}
+
+/// The shares of the path's rate that the flows have between two times.
+fn shares(simulation: &mut Simulation, path: &Path, from: f64, to: f64) -> Vec<f64> {
+    simulation.run(seconds(from));
+    let before: Vec<_> = simulation.flows.iter().map(|flow| flow.delivered).collect();
+    simulation.run(seconds(to));
+    let payload = PACKET_BYTES as f64 / (PACKET_BYTES + 42) as f64;
+    let carried = path.bits_per_s as f64 / 8.0 * (to - from) * payload;
+    simulation
+        .flows
+        .iter()
+        .zip(before)
+        .map(|(flow, before)| (flow.delivered - before) as f64 / carried)
+        .collect()
+}
+
+/// The share of one flow between two times.
+fn share(path: &Path, flow: Flow, from: f64, to: f64) -> f64 {
+    shares(&mut Simulation::new(path.clone(), vec![flow]), path, from, to)[0]
+}
+
+fn jain(shares: &[f64]) -> f64 {
+    let (sum, squares) = shares.iter().fold((0.0, 0.0), |(sum, squares), x| (sum + x, squares + x * x));
+    sum * sum / squares / shares.len() as f64
+}
+
+/// 200 Mbit/s, a round trip of 50 ms, and a buffer of this many products of them.
+fn path(products: f64, loss: f64) -> Path {
+    Path { bits_per_s: 200_000_000, buffer_bytes: (1_250_000.0 * products) as u64, loss, ..Path::default() }
+}
+
+#[test]
+fn model_fills_a_path_whatever_is_lost_by_chance() {
+    for (loss, least) in [(0.0, 0.97), (0.001, 0.97), (0.01, 0.92)] {
+        let got = share(&path(1.0, loss), model(1), 1.5, 5.0);
+        assert!(got > least, "{got} at {loss}");
+    }
+    // CUBIC takes each for a full path.
+    assert!(share(&path(1.0, 0.01), cubic(), 1.5, 5.0) < 0.1);
+}
+
+#[test]
+fn model_needs_no_large_buffer_and_leaves_one_empty() {
+    for products in [0.1, 0.3] {
+        let got = share(&path(products, 0.0), model(2), 2.0, 6.0);
+        assert!(got > 0.93, "{got} with {products}");
+    }
+    let path = path(2.0, 0.0);
+    let mut simulation = Simulation::new(path.clone(), vec![model(3)]);
+    shares(&mut simulation, &path, 0.0, 2.0);
+    simulation.mean_queue();
+    simulation.run(seconds(6.0));
+    let queue = simulation.mean_queue() / 1_250_000.0;
+    assert!(queue < 0.25, "{queue} of a product waits");
+}
+
+#[test]
+fn model_starts_without_losing_half_a_buffer() {
+    let path = path(1.0, 0.0);
+    let mut simulation = Simulation::new(path.clone(), vec![model(4)]);
+    simulation.run(seconds(2.0));
+    let buffer = path.buffer_bytes / PACKET_BYTES;
+    assert!(simulation.dropped < buffer / 2, "{} of a buffer of {buffer}", simulation.dropped);
+    assert!(shares(&mut simulation, &path, 2.0, 3.0)[0] > 0.97);
+}
+
+#[test]
+fn models_share_a_path() {
+    for (flows, least) in [(2_u64, 0.95), (4, 0.8)] {
+        let path = path(1.0, 0.0);
+        let start = |index| model(index + 5).starting(seconds(index as f64));
+        let mut simulation = Simulation::new(path.clone(), (0..flows).map(start).collect());
+        let shares = shares(&mut simulation, &path, flows as f64 + 9.0, flows as f64 + 19.0);
+        assert!(jain(&shares) > least, "{shares:?}");
+        assert!(shares.iter().sum::<f64>() > 0.95, "{shares:?}");
+    }
+}
+
+#[test]
+fn model_and_cubic_leave_each_other_a_part() {
+    for model_first in [true, false] {
+        let path = path(1.0, 0.0);
+        let later = |flow: Flow| flow.starting(seconds(2.0));
+        let flows = if model_first { vec![model(6), later(cubic())] } else { vec![cubic(), later(model(6))] };
+        let shares = shares(&mut Simulation::new(path.clone(), flows), &path, 12.0, 22.0);
+        assert!(shares.iter().all(|share| *share > 0.15), "model first: {model_first}: {shares:?}");
+    }
+}
+
+#[test]
+fn an_outage_is_over_when_it_is_over() {
+    let outage = Some((seconds(3.0), seconds(5.0)));
+    let path = Path { outage, ..path(1.0, 0.0) };
+    for (name, flow) in [("model", model(7)), ("reserved", reserved(190_000_000))] {
+        let got = share(&path, flow, 6.5, 8.0);
+        assert!(got > 0.85, "{name}: {got}");
+    }
+}
+
+#[test]
+fn marks_are_answered() {
+    let marking = Path { mark_bytes: Some(250_000), ..path(1.0, 0.0) };
+    for (name, flow) in [("model", model(8)), ("cubic", cubic())] {
+        let mut simulation = Simulation::new(marking.clone(), vec![flow]);
+        simulation.run(seconds(2.0));
+        let (dropped, _) = (simulation.dropped, simulation.mean_queue());
+        let got = shares(&mut simulation, &marking, 2.0, 6.0)[0];
+        assert_eq!(simulation.dropped, dropped, "{name}: marks keep the queue from overflowing");
+        assert!(simulation.mean_queue() < 400_000.0 && got > 0.85, "{name}: {got}");
+    }
+}
+
+#[test]
+fn reserved_sends_at_its_rate_and_never_above_it() {
+    for loss in [0.0, 0.01, 0.05] {
+        let path = path(1.0, loss);
+        let rate = 100_000_000;
+        let mut simulation = Simulation::new(path.clone(), vec![reserved(rate)]);
+        simulation.run(seconds(1.0));
+        for window in 0..20 {
+            let before = simulation.carried;
+            simulation.run(seconds(1.0 + f64::from(window + 1) * 0.1));
+            let sent = (simulation.carried - before) * 8;
+            // The simulation paces payload; frames have 42 bytes more.
+            let share = sent as f64 * PACKET_BYTES as f64 / (PACKET_BYTES + 42) as f64 / (rate as f64 * 0.1);
+            assert!((0.9..1.03).contains(&share), "{share} at {loss}");
+        }
+        assert_eq!(simulation.dropped, 0);
+    }
+    // A rate that the path does not have: it comes down to what arrives, and no further.
+    let path = path(0.5, 0.0);
+    let mut simulation = Simulation::new(path.clone(), vec![reserved(400_000_000)]);
+    let got = shares(&mut simulation, &path, 3.0, 6.0)[0];
+    let lost = simulation.flows[0].lost * PACKET_BYTES;
+    assert!(got > 0.9 && lost < simulation.flows[0].delivered / 5, "{got}, {lost} lost");
+}
+
+#[test]
+fn cubic_leaves_slow_start_before_the_buffer_overflows() {
+    let deep = path(3.0, 0.0);
+    let mut simulation = Simulation::new(deep.clone(), vec![cubic()]);
+    simulation.run(seconds(1.5));
+    assert_eq!(simulation.dropped, 0, "HyStart++ ended it");
+    assert!(shares(&mut simulation, &deep, 1.5, 4.0)[0] > 0.97);
+    // After a loss seven tenths remain, and what was had comes back (RFC 9438 §4).
+    let got = share(&path(1.0, 0.0), cubic(), 10.0, 20.0);
+    assert!(got > 0.95, "{got}");
+}
+
+#[test]
+fn names_are_read_and_others_refused_with_what_to_write() {
+    for name in ["model", "cubic", "newreno", "reserved"] {
+        assert_eq!(name.parse::<Congestion>().unwrap().name(), name);
+    }
+    assert!("bbr".parse::<Congestion>().unwrap_err().to_string().contains("write \"model\""));
+    let unknown = "reno".parse::<Congestion>().unwrap_err().to_string();
+    assert!(unknown.contains("\"reno\"") && unknown.contains("\"newreno\""), "{unknown}");
+}
+
+#[test]
+fn every_factory_makes_a_controller_with_the_window_and_the_rate_that_were_given() {
+    for (_, congestion) in Congestion::NAMES {
+        let controller = factory(congestion, INITIAL_WINDOW, 50_000_000).build(Instant::now(), 1200);
+        assert_eq!((controller.window(), controller.initial_window()), (INITIAL_WINDOW, INITIAL_WINDOW));
+        let paced = (congestion == Congestion::Reserved).then_some(50_000_000);
+        assert_eq!(controller.metrics().pacing_rate, paced, "{congestion:?}");
+        assert_eq!(controller.clone_box().window(), INITIAL_WINDOW);
+    }
+}

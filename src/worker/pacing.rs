@@ -1,0 +1,199 @@
+//! When a connection's next packets leave. quinn-proto paces at 5/4 of the window a round trip, in bursts of up to 256 packets; what has
+//! a rate, of its controller or of its operator, is held to it here, in bursts that a small buffer on the way holds.
+
+use super::conn::Conn;
+use crate::limits::{PACING_BURST_LEN, PACING_BURST_US, PACING_LATE_US, PACING_STEP_US};
+use quinn_proto::Transmit;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// What an Ethernet frame has around the payload of UDP, bytes: its own header, and those of IP and UDP.
+const HEADERS_V4_BYTES: usize = 14 + 20 + 8;
+const HEADERS_V6_BYTES: usize = 14 + 40 + 8;
+
+/// A bucket of tokens, as times instead of tokens.
+#[derive(Debug, Default)]
+pub(super) struct ConnectionPace {
+    /// From then on, what was sent is paid for.
+    paid: Option<Instant>,
+    /// When the next burst leaves, if one waits for that.
+    due: Option<Instant>,
+}
+
+/// How a rate spends its time.
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    bytes_per_s: f64,
+    frame_bytes: usize,
+}
+
+impl Rate {
+    fn span(self, bytes: usize) -> Duration {
+        Duration::from_secs_f64(bytes as f64 / self.bytes_per_s)
+    }
+
+    fn packets(self, span: Duration) -> usize {
+        // Half a byte more: a span that was made of packets holds them all.
+        ((span.as_secs_f64() * self.bytes_per_s + 0.5) / self.frame_bytes as f64) as usize
+    }
+
+    /// What leaves at once: as many packets as a step has, [`PACING_BURST_LEN`] at most; more where the rate is so high that they are
+    /// over in less than a turn of the worker.
+    fn burst(self) -> Duration {
+        let most = self.span(PACING_BURST_LEN * self.frame_bytes).max(Duration::from_micros(PACING_BURST_US));
+        most.min(Duration::from_micros(PACING_STEP_US)).max(self.span(2 * self.frame_bytes))
+    }
+}
+
+impl ConnectionPace {
+    /// How many packets may leave now; 0: none before [`ConnectionPace::due`].
+    fn allowed(&mut self, now: Instant, rate: Rate) -> usize {
+        let late = match self.due {
+            Some(due) if now < due => return 0,
+            // A worker that comes late to a burst makes up for it. A connection that had nothing to send has saved nothing.
+            Some(_) => Duration::from_micros(PACING_LATE_US),
+            None => Duration::ZERO,
+        };
+        let paid = self.paid.map_or(now, |paid| paid.max(now - late));
+        self.paid = Some(paid);
+        let span = (now + rate.burst()).saturating_duration_since(paid);
+        let packets = rate.packets(span);
+        if packets == 0 {
+            self.due = Some(paid);
+        }
+        packets
+    }
+
+    /// The connection has nothing to send now.
+    pub(super) fn rest(&mut self) {
+        self.due = None;
+    }
+
+    /// Packets of this many bytes in all left.
+    fn sent(&mut self, bytes: usize, rate: Rate) {
+        self.paid = self.paid.map(|paid| paid + rate.span(bytes));
+    }
+
+    /// When the next burst leaves, if one waits.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+}
+
+/// Bytes of Ethernet frames that carry these datagrams.
+fn frame_bytes(transmit: &Transmit) -> usize {
+    let segment = transmit.segment_size.unwrap_or(transmit.size).max(1);
+    transmit.size + transmit.size.div_ceil(segment) * headers(transmit.destination)
+}
+
+fn headers(remote: SocketAddr) -> usize {
+    if remote.ip().to_canonical().is_ipv4() { HEADERS_V4_BYTES } else { HEADERS_V6_BYTES }
+}
+
+/// A connection's rate in one of its turns.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Paced(Option<Rate>);
+
+impl Conn {
+    /// The rate of its controller, or of its operator if that is lower.
+    #[inline]
+    pub(super) fn paced(&self) -> Paced {
+        Paced(self.quic.congestion_state().metrics().pacing_rate.map(|bits_per_s| Rate {
+            bytes_per_s: (bits_per_s as f64 / 8.0).max(1.0),
+            frame_bytes: usize::from(self.quic.current_mtu()) + headers(self.quic.remote_address()),
+        }))
+    }
+
+    /// Packets that may leave now, `most` at most; 0: not before [`ConnectionPace::due`].
+    #[inline]
+    pub(super) fn paced_packets(&mut self, paced: Paced, now: Instant, most: usize) -> usize {
+        match paced.0 {
+            // A closed connection sends its CONNECTION_CLOSE, and nothing waits for that.
+            Some(rate) if !self.quic.is_closed() => self.pace.allowed(now, rate).min(most),
+            _ => most,
+        }
+    }
+
+    /// Notes datagrams that left.
+    #[inline]
+    pub(super) fn paced_sent(&mut self, paced: Paced, transmit: &Transmit) {
+        if let Some(rate) = paced.0 {
+            self.pace.sent(frame_bytes(transmit), rate);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: Rate = Rate { bytes_per_s: 125_000_000.0, frame_bytes: 1514 };
+
+    fn at(start: Instant, us: u64) -> Instant {
+        start + Duration::from_micros(us)
+    }
+
+    /// Sends all that may leave at this time. Gives the packets.
+    fn send(pace: &mut ConnectionPace, now: Instant, rate: Rate) -> usize {
+        let mut sent = 0;
+        loop {
+            let packets = pace.allowed(now, rate);
+            if packets == 0 {
+                return sent;
+            }
+            pace.sent(packets * rate.frame_bytes, rate);
+            sent += packets;
+        }
+    }
+
+    #[test]
+    fn bursts_are_of_sixteen_packets_and_no_longer_than_a_step() {
+        let (mut pace, start) = (ConnectionPace::default(), Instant::now());
+        assert_eq!(send(&mut pace, start, RATE), 16);
+        let due = pace.due().unwrap();
+        assert_eq!(due - start, RATE.span(16 * 1514));
+        assert_eq!(send(&mut pace, due - Duration::from_nanos(1), RATE), 0, "nothing before its time");
+        assert_eq!(send(&mut pace, due, RATE), 16);
+        // 10 Mbit/s: two packets are more than a step has.
+        let slow = Rate { bytes_per_s: 1_250_000.0, ..RATE };
+        assert_eq!(send(&mut ConnectionPace::default(), start, slow), 2);
+        // 100 Gbit/s: sixteen packets are over in 2 us.
+        let fast = Rate { bytes_per_s: 12.5e9, ..RATE };
+        assert_eq!(send(&mut ConnectionPace::default(), start, fast), 165);
+    }
+
+    #[test]
+    fn a_worker_that_comes_half_a_millisecond_late_loses_no_rate() {
+        let (mut pace, start) = (ConnectionPace::default(), Instant::now());
+        let mut sent = 0;
+        let turns = 2000;
+        for turn in 0..turns {
+            sent += send(&mut pace, at(start, turn * 500), RATE);
+        }
+        let carried = RATE.packets(Duration::from_micros(turns * 500)) as f64;
+        assert!((0.99..1.01).contains(&(sent as f64 / carried)), "{sent} of {carried} packets");
+        // One that comes later still has no more than it may make up for.
+        let late = send(&mut pace, at(start, turns * 500 + 1_000_000), RATE);
+        assert!(late <= RATE.packets(Duration::from_micros(PACING_LATE_US)) + 17, "{late} packets");
+    }
+
+    #[test]
+    fn a_connection_that_had_nothing_to_send_begins_with_one_burst() {
+        let (mut pace, start) = (ConnectionPace::default(), Instant::now());
+        send(&mut pace, start, RATE);
+        pace.rest();
+        assert_eq!(pace.due(), None);
+        assert_eq!(send(&mut pace, at(start, 1_000_000), RATE), 16);
+    }
+
+    #[test]
+    fn headers_are_paid_for() {
+        let destination = "10.0.0.1:1".parse().unwrap();
+        let transmit =
+            |size, segment_size| Transmit { destination, ecn: None, size, segment_size, src_ip: None };
+        assert_eq!(frame_bytes(&transmit(1000, None)), 1042);
+        assert_eq!(frame_bytes(&transmit(2500, Some(1000))), 2500 + 3 * 42);
+        assert_eq!(headers("[::ffff:10.0.0.1]:1".parse().unwrap()), 42);
+        assert_eq!(headers("[fd77::1]:1".parse().unwrap()), 62);
+    }
+}
