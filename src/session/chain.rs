@@ -12,6 +12,10 @@ use crate::limits::STREAM_PART_BYTES;
 use crate::record::{Continuation, ErrorCode, Payload, Record, RecordType};
 use quinn_proto::{Connection, Dir, StreamId, VarInt};
 use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
+
+/// Stopped halves whose next streams are awaited.
+const STOPPED_LEN_MAX: usize = 16;
 
 /// The QUIC stream that a peer's half is read from.
 #[derive(Clone, Copy, Debug, Default)]
@@ -90,6 +94,8 @@ pub(super) struct Chains {
     reading: FxHashMap<StreamId, StreamId>,
     /// Streams of this side's that the peer has not acknowledged whole, and the first stream of each one's half.
     writing: FxHashMap<StreamId, StreamId>,
+    /// Streams whose halves were stopped before the next stream of the half was here, and the code that it is stopped with.
+    stopped: VecDeque<(StreamId, ErrorCode)>,
     /// Halves of the peer's that ended at the bound of a part before its SETTINGS arrived.
     unsettled: Vec<StreamId>,
     /// Halves of this side's that wait for the peer's SETTINGS, or for another stream.
@@ -112,6 +118,20 @@ impl Chains {
     /// The peer has acknowledged a stream of this side's whole. Gives the first stream of its half.
     pub(super) fn acknowledged(&mut self, id: StreamId) -> StreamId {
         if self.writing.is_empty() { id } else { self.writing.remove(&id).unwrap_or(id) }
+    }
+
+    /// The code for the stream that carries on this one.
+    fn take_stopped(&mut self, previous: StreamId) -> ErrorCode {
+        let found = self.stopped.iter().position(|(stream, _)| *stream == previous);
+        found.and_then(|at| self.stopped.remove(at)).map_or(ErrorCode::None, |(_, code)| code)
+    }
+
+    fn keep_stopped(&mut self, stream: StreamId, code: ErrorCode) {
+        // Three faults in a minute close a connection: the oldest ones are needed no more.
+        if self.stopped.len() == STOPPED_LEN_MAX {
+            self.stopped.pop_front();
+        }
+        self.stopped.push_back((stream, code));
     }
 
     /// Whether a half waits for the peer's SETTINGS, or for another stream.
@@ -271,7 +291,10 @@ impl Session {
                 self.chains.following.insert(previous, part);
             }
             // Nothing more is read of it.
-            _ => self.stop_reading(conn, part, ErrorCode::None),
+            _ => {
+                let code = self.chains.take_stopped(previous);
+                self.stop_reading(conn, part, code);
+            }
         }
     }
 
@@ -299,12 +322,14 @@ impl Session {
     }
 
     /// No more is read of a half: neither of the streams that carry it on.
-    pub(super) fn drop_followers(&mut self, conn: &mut Connection, id: StreamId) {
+    pub(super) fn drop_followers(&mut self, conn: &mut Connection, id: StreamId, code: ErrorCode) {
         let Some(stream) = self.streams.get(&id) else { return };
         let source = stream.source.id(id);
         self.chains.reading.remove(&source);
-        if let Some(part) = self.chains.following.remove(&source) {
-            self.stop_reading(conn, part, ErrorCode::None);
+        match self.chains.following.remove(&source) {
+            Some(part) => self.stop_reading(conn, part, code),
+            None if code != ErrorCode::None => self.chains.keep_stopped(source, code),
+            None => {}
         }
     }
 

@@ -28,6 +28,8 @@ pub(super) struct Outbound {
     /// Small chunks, copied together, that follow the backlog; and the number of their bytes that an application paid for.
     gathered: Vec<u8>,
     gathered_paid: usize,
+    /// The length of the last chunk that was made of small ones: the next one's memory is had at once.
+    gathered_last: usize,
     credit: Credit,
     /// Whether OK is written: a verified encoding follows.
     in_encoding: bool,
@@ -72,6 +74,7 @@ impl Outbound {
             backlog: VecDeque::new(),
             gathered: Vec::new(),
             gathered_paid: 0,
+            gathered_last: 0,
             credit,
             in_encoding: false,
             finished: false,
@@ -137,6 +140,7 @@ impl Outbound {
     fn end_gathering(&mut self) -> bool {
         let was_empty = self.backlog.is_empty();
         if !self.gathered.is_empty() {
+            self.gathered_last = self.gathered.len();
             let bytes = std::mem::take(&mut self.gathered).into();
             self.backlog.push_back(Chunk { bytes, paid: std::mem::take(&mut self.gathered_paid) });
         }
@@ -249,6 +253,9 @@ impl Session {
     ) {
         let Some(Stream { send: Sending::Open(outbound), .. }) = self.streams.get_mut(&id) else { return };
         let is_listed = !outbound.gathered.is_empty();
+        if !is_listed && bytes.len() <= SMALL_BYTES {
+            outbound.gathered.reserve(outbound.gathered_last);
+        }
         front(&mut outbound.gathered);
         let is_due = outbound.add(bytes, paid);
         if !is_listed && !outbound.gathered.is_empty() {

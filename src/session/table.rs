@@ -161,7 +161,7 @@ impl Session {
     pub(super) fn finished(&mut self, conn: &mut Connection, id: StreamId) {
         let Some(stream) = self.streams.get(&id) else { return };
         let is_ours = stream.role.local_request().is_some();
-        self.end_reading(conn, id);
+        self.end_reading(conn, id, ErrorCode::None);
         // A complete answer ends a request of ours, even if not all of it was sent.
         if is_ours {
             self.abort_out(conn, id, ErrorCode::None);
@@ -174,7 +174,7 @@ impl Session {
         self.count_outcome(id, RequestOutcome::Abandoned, cx.counters);
         let code = ErrorCode::from_u64(code.into_inner()).unwrap_or(ErrorCode::Internal);
         self.tell(id, ErrorRecord::new(code, 0, "the peer gave the stream up"), cx);
-        self.end_reading(conn, id);
+        self.end_reading(conn, id, ErrorCode::None);
         self.abort_out(conn, id, ErrorCode::None);
     }
 
@@ -227,13 +227,13 @@ impl Session {
         if let Some(stream) = self.streams.get(&id) {
             let _ = conn.recv_stream(stream.source.id(id)).stop(code.into());
         }
-        self.end_reading(conn, id);
+        self.end_reading(conn, id, code);
     }
 
     /// Ends the reading of a stream. A request of ours ends with its answer.
-    pub(super) fn end_reading(&mut self, conn: &mut Connection, id: StreamId) {
+    pub(super) fn end_reading(&mut self, conn: &mut Connection, id: StreamId, code: ErrorCode) {
         self.release(id);
-        self.drop_followers(conn, id);
+        self.drop_followers(conn, id, code);
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.recv = None;
         if let Some((app, request)) = stream.role.local_request() {

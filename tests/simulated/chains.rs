@@ -87,6 +87,22 @@ fn a_request_that_is_given_up_leaves_none_of_its_streams() {
     world.assert_free();
 }
 
+#[test]
+fn a_holder_hears_of_a_bad_proof_in_a_part_that_has_arrived_whole() {
+    let (mut world, raw) = with_settings(Some(1));
+    let bytes = payload(3 * PART);
+    let (request, mut encoding) = put(&bytes);
+    let id = accepted(&mut world, raw, &request);
+    encoding[PART / 2] ^= 1;
+    let (first, rest) = encoding.split_at(PART - request.len());
+    world.raw_mut(raw).send_on(id, first, true);
+    world.run(Duration::from_secs(5), "the fault", |world| world.gateway.count(Counter::BadProofs) == 1);
+    world.pass(Duration::from_millis(100));
+    let next = [&record(&Continuation { stream: id.into() })[..], rest].concat();
+    let next = world.raw_mut(raw).send(Dir::Uni, &next, false);
+    assert_eq!(world.stop_code(raw, next), ErrorCode::BadProof.number());
+}
+
 fn record(record: &impl Record) -> Vec<u8> {
     let mut out = Vec::new();
     record.emit_record(&mut out);
@@ -218,7 +234,7 @@ fn a_continuation_of_what_cannot_be_continued_is_stopped() {
         world.error_on(raw, id);
         id
     };
-    refused(over, ErrorCode::None);
+    refused(over, ErrorCode::NotFound);
 }
 
 #[test]
