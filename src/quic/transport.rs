@@ -227,12 +227,13 @@ impl QuicConfig {
         // An acknowledgment that waits for more packets than the first flight holds comes only after the delay.
         let first_flight = self.first_window(payload) / u64::from(payload);
         let packets = u64::from(self.packets_per_ack).clamp(2, first_flight.max(2));
+        // §6.2.1: a peer that acknowledges before packets can be deemed lost need not look for missing ones, which costs it time for each packet.
+        let reordering = if packets < u64::from(threshold) { 0 } else { threshold - 1 };
         let mut acks = AckFrequencyConfig::default();
         // draft-ietf-quic-ack-frequency §4: how many packets a peer may receive without an immediate acknowledgment.
         acks.ack_eliciting_threshold(VarInt::from_u32(packets as u32 - 1))
             .max_ack_delay(Some(Duration::from_millis(ACK_DELAY_MS)))
-            // §6.2.1: one less than the packet threshold.
-            .reordering_threshold(VarInt::from_u32(threshold - 1));
+            .reordering_threshold(VarInt::from_u32(reordering));
         transport.packet_threshold(threshold).ack_frequency_config(Some(acks));
     }
 

@@ -6,7 +6,7 @@
 
 use super::fault::Fault;
 use super::reading::Reading;
-use super::stream::{NextRole, Reader, Readiness, Reads, Role, Sending, Stream};
+use super::stream::{FRAMES_ASLEEP_MAX, NextRole, Reader, Readiness, Reads, Role, Sending, Stream};
 use super::{Context, PeerState, Session};
 use crate::limits::STREAM_PART_BYTES;
 use crate::record::{Continuation, ErrorCode, Payload, Record, RecordType};
@@ -154,7 +154,16 @@ impl Chains {
     }
 }
 
+/// Frames of a part that waits for its turn, before they are looked at: more than a part has in packets of 1,200 bytes. Of these, half are gaps
+/// at most, which quinn-proto bears.
+const FRAMES_FOLLOWING_MAX: usize = 1800;
+
 impl Role {
+    /// Frames that may arrive of a stream that is not read, before they are looked at.
+    pub(super) fn frames_asleep_max(&self) -> usize {
+        if matches!(self, Self::Following(_)) { FRAMES_FOLLOWING_MAX } else { FRAMES_ASLEEP_MAX }
+    }
+
     /// Whether its peer's half may be longer than a part.
     fn may_be_continued(&self) -> bool {
         !matches!(self, Self::Opening(_) | Self::Control(_) | Self::Following(_) | Self::Writing)

@@ -26,7 +26,7 @@ use quinn_proto::{Chunks, Connection, ReadError, StreamId, VarInt};
 pub(super) const RING_ROOM_MIN: usize = 64;
 
 /// Frames that may arrive while nothing is read, before they are looked at: quinn-proto bears as many gaps.
-const FRAMES_ASLEEP_MAX: usize = 1000;
+pub(super) const FRAMES_ASLEEP_MAX: usize = 1000;
 
 #[derive(Debug)]
 pub(super) struct Stream {
@@ -408,7 +408,7 @@ impl Stream {
         // A stream that holds a whole window is examined only now and then: each time takes at least one frame.
         let has_room = self.order.held_bytes() < flow.stream_window_bytes();
         let may_have_gaps = has_room && (flow.has_gaps() || self.order.is_apart());
-        let looks = may_have_gaps || self.frames >= FRAMES_ASLEEP_MAX;
+        let looks = may_have_gaps || self.frames >= self.role.frames_asleep_max();
         if self.recv.is_none() || self.order.is_complete() || !looks {
             return Ok(());
         }
