@@ -88,9 +88,9 @@ fn every_row_has_a_name_of_its_own_and_a_path_that_may_be() {
 
 #[test]
 fn unknown_settings_are_refused_with_their_names() {
-    assert!(refused("--controller warp").contains("unknown variant `warp`"));
+    assert!(refused("--controller warp").contains("no congestion controller is called \"warp\""));
     assert!(refused("--quic warp=1").contains("unknown field `warp`"));
-    assert!(refused("--flows warp@0s").contains("unknown variant `warp`"));
+    assert!(refused("--flows warp@0s").contains("no congestion controller is called \"warp\""));
     assert!(refused("--only warp").contains("there is no row warp: see --list"));
     assert!(refused("--warp 1").contains("there is no option --warp: see --help"));
     assert!(refused("--loss 2").contains("a probability is 0 to 1"));

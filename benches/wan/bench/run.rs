@@ -317,9 +317,13 @@ impl Running<'_> {
     /// up stays as it is (RFC 9002 §7.8).
     fn limit(&self, outcome: &Outcome) -> &'static str {
         let in_flight_mb = outcome.goodput_gbit_s / self.pairs.len() as f64 * outcome.rtt_ms / 8.0;
+        // The receiver's own send window stays as it was at first: the sender's is the larger one.
+        let views = self.views.iter().flatten();
+        let send_window_mb = views.map(|view| view.send_window_bytes).max().unwrap_or(u64::MAX) as f64 / 1e6;
         match () {
             () if !outcome.failures.is_empty() => "failure",
             () if outcome.of_link >= FULL => "link",
+            () if in_flight_mb >= 0.6 * send_window_mb => "window",
             () if self.has_moved && in_flight_mb >= 0.6 * outcome.window_mb => "congestion",
             () => "window",
         }
