@@ -25,6 +25,13 @@ pub struct FetchOptions {
     pub route: Option<Route>,
 }
 
+impl From<FetchOptions> for PieceOptions {
+    fn from(options: FetchOptions) -> Self {
+        let FetchOptions { ranges, bytes_max, route } = options;
+        Self { ranges, lanes: None, bytes_max, route }
+    }
+}
+
 /// A payload on its way, in rising order: [`Peer::fetch`](super::Peer::fetch). Dropping it ends the request.
 ///
 /// It is a reader ([`AsyncRead`] and [`AsyncBufRead`] of tokio, which need no tokio runtime; `tokio_util::compat` converts it to a reader
@@ -66,9 +73,7 @@ impl FetchReader {
         token: AnyToken,
         options: FetchOptions,
     ) -> Result<Self, ClientError> {
-        let FetchOptions { ranges, bytes_max, route } = options;
-        let options = PieceOptions { ranges, lanes: None, bytes_max, route };
-        let pieces = Pieces::start(link, token, options, false).await?;
+        let pieces = Pieces::start(link, token, options.into(), false).await?;
         Ok(Self { pieces, rest: Bytes::new(), failed: false })
     }
 
@@ -77,9 +82,7 @@ impl FetchReader {
         token: AnyToken,
         options: FetchOptions,
     ) -> Result<Self, ClientError> {
-        let FetchOptions { ranges, bytes_max, route } = options;
-        let options = PieceOptions { ranges, lanes: None, bytes_max, route };
-        let pieces = Pieces::start_in_order(link, token, options).await?;
+        let pieces = Pieces::start_in_order(link, token, options.into()).await?;
         Ok(Self { pieces, rest: Bytes::new(), failed: false })
     }
 

@@ -100,6 +100,8 @@ pub(super) struct Chains {
     unsettled: Vec<StreamId>,
     /// Halves of this side's that wait for the peer's SETTINGS, or for another stream.
     blocked: Vec<StreamId>,
+    /// The peer's SETTINGS are here, and the halves that waited for them go on.
+    is_settled: bool,
     /// Bidirectional streams that the peer has opened.
     opened: u64,
 }
@@ -132,11 +134,6 @@ impl Chains {
             self.stopped.pop_front();
         }
         self.stopped.push_back((stream, code));
-    }
-
-    /// Whether a half waits for the peer's SETTINGS, or for another stream.
-    pub(super) fn is_unsettled(&self) -> bool {
-        !self.unsettled.is_empty() || !self.blocked.is_empty()
     }
 
     /// The peer has opened a bidirectional stream.
@@ -227,14 +224,13 @@ impl Session {
         }
     }
 
-    /// The peer's SETTINGS are here: whether it carries on its halves is known.
+    /// Once the peer's SETTINGS are here, it is known whether it carries on its halves: the halves that waited for that go on.
     pub(super) fn settle_chains(&mut self, conn: &mut Connection, cx: &mut Context<'_>) {
-        if self.peer.settings.is_none() {
+        if self.chains.is_settled || self.peer.settings.is_none() {
             return;
         }
-        if !self.chains.blocked.is_empty() {
-            self.resume_parts(conn);
-        }
+        self.chains.is_settled = true;
+        self.resume_parts(conn);
         if self.peer.may_continue() {
             self.chains.unsettled.clear();
         }
@@ -333,6 +329,12 @@ impl Session {
     /// No more is read of a half: neither of the streams that carry it on.
     pub(super) fn drop_followers(&mut self, conn: &mut Connection, id: StreamId, code: ErrorCode) {
         let Some(stream) = self.streams.get(&id) else { return };
+        // A stream that ends while it waits gives its place up: the half that it waits for may never begin.
+        if let Role::Following(Following { previous, .. }) = stream.role
+            && self.chains.following.get(&previous) == Some(&id)
+        {
+            self.chains.following.remove(&previous);
+        }
         let source = stream.source.id(id);
         self.chains.reading.remove(&source);
         match self.chains.following.remove(&source) {

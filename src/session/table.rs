@@ -111,9 +111,7 @@ impl Session {
             let Some(id) = self.readable.pop_front() else { break };
             worked |= self.read_stream(conn, id, cx);
         }
-        if self.chains.is_unsettled() {
-            self.settle_chains(conn, cx);
-        }
+        self.settle_chains(conn, cx);
         worked
     }
 

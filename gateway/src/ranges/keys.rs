@@ -14,6 +14,22 @@ const SMALL_WINDOW: &str = "a message of 64 KiB and its record do not fit, and a
 const LARGE_WINDOW: &str = "a peer could fill the memory";
 const STORE: &str = "no file system holds more";
 
+const fn receive_window(name: &'static str) -> Range {
+    whole(name, (WINDOW_BYTES_MIN, WINDOW_BYTES_MAX), "bytes", SMALL_WINDOW, LARGE_WINDOW)
+}
+
+const fn send_window(name: &'static str) -> Range {
+    let small = "a message of 64 KiB and its record do not fit, and it would never be sent";
+    let large = "a peer that acknowledges nothing could fill the memory";
+    whole(name, (WINDOW_BYTES_MIN, WINDOW_BYTES_MAX), "bytes", small, large)
+}
+
+const fn rate(name: &'static str) -> Range {
+    let (small, large) = ("acknowledgments alone need more", "no port is faster");
+    whole(name, (RATE_BITS_PER_S_MIN, RATE_BITS_PER_S_MAX), "bits a second", small, large)
+        .or_zero_for("no bound")
+}
+
 /// The range of each numeric key, by its section and name.
 pub const KEYS: &[Range] = &[
     whole(
@@ -84,43 +100,11 @@ pub const KEYS: &[Range] = &[
     .or_zero_for("never"),
     whole("quic.keep_alive_ms", (100, DAY_MS), "milliseconds", "PINGs would fill the link", A_DAY)
         .or_zero_for("never"),
-    whole(
-        "quic.stream_receive_window_bytes",
-        (WINDOW_BYTES_MIN, WINDOW_BYTES_MAX),
-        "bytes",
-        SMALL_WINDOW,
-        LARGE_WINDOW,
-    ),
-    whole(
-        "quic.receive_window_bytes",
-        (WINDOW_BYTES_MIN, WINDOW_BYTES_MAX),
-        "bytes",
-        SMALL_WINDOW,
-        LARGE_WINDOW,
-    ),
-    whole(
-        "quic.receive_window_max_bytes",
-        (WINDOW_BYTES_MIN, WINDOW_BYTES_MAX),
-        "bytes",
-        SMALL_WINDOW,
-        LARGE_WINDOW,
-    )
-    .or_zero_for("windows that do not grow"),
-    whole(
-        "quic.send_window_bytes",
-        (WINDOW_BYTES_MIN, WINDOW_BYTES_MAX),
-        "bytes",
-        "a message of 64 KiB and its record do not fit, and it would never be sent",
-        "a peer that acknowledges nothing could fill the memory",
-    ),
-    whole(
-        "quic.send_window_max_bytes",
-        (WINDOW_BYTES_MIN, WINDOW_BYTES_MAX),
-        "bytes",
-        "a message of 64 KiB and its record do not fit, and it would never be sent",
-        "a peer that acknowledges nothing could fill the memory",
-    )
-    .or_zero_for("windows that do not grow"),
+    receive_window("quic.stream_receive_window_bytes"),
+    receive_window("quic.receive_window_bytes"),
+    receive_window("quic.receive_window_max_bytes").or_zero_for("windows that do not grow"),
+    send_window("quic.send_window_bytes"),
+    send_window("quic.send_window_max_bytes").or_zero_for("windows that do not grow"),
     whole(
         "quic.window_budget_bytes",
         (WINDOW_BYTES_MIN, STORE_BYTES_MAX),
@@ -145,14 +129,7 @@ pub const KEYS: &[Range] = &[
         "the first flight would flood any path",
     )
     .or_zero_for("ten packets (RFC 9002)"),
-    whole(
-        "quic.rate_bits_per_s",
-        (RATE_BITS_PER_S_MIN, RATE_BITS_PER_S_MAX),
-        "bits a second",
-        "acknowledgments alone need more",
-        "no port is faster",
-    )
-    .or_zero_for("no bound"),
+    rate("quic.rate_bits_per_s"),
     whole(
         "quic.packet_threshold",
         (3, PACKET_THRESHOLD_LEN_MAX as u64),
@@ -175,14 +152,7 @@ pub const KEYS: &[Range] = &[
         "a UDP payload is no larger",
     )
     .or_zero_for("what the port carries"),
-    whole(
-        "gateway.rate_bits_per_s",
-        (RATE_BITS_PER_S_MIN, RATE_BITS_PER_S_MAX),
-        "bits a second",
-        "acknowledgments alone need more",
-        "no port is faster",
-    )
-    .or_zero_for("no bound"),
+    rate("gateway.rate_bits_per_s"),
     whole(
         "application.queues",
         (0, i64::MAX as u64 >> 1),
