@@ -124,8 +124,10 @@ grep -q '^0000:03:00.0 .*carries the default route' "$tree/said" || die "status 
 
 # Stands in for the kernel: a probed device gets its overriding driver, or its own.
 mkdir -p "$tree/sys/bus/pci/drivers/vfio-pci"
+# Open for both: between two writers, no end is read, and no writer finds the pipe without a reader.
+exec 7<>"$tree/sys/bus/pci/drivers_probe"
 (
-    while read -r address <"$tree/sys/bus/pci/drivers_probe"; do
+    while read -r address <&7; do
         driver=$(cat "$devices/$address/driver_override")
         ln -sfn "$tree/sys/bus/pci/drivers/${driver:-ixgbe}" "$devices/$address/driver"
     done
