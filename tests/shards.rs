@@ -1,16 +1,12 @@
 //! Sets: coding and lanes.
 
+mod data;
+
+use data::payload;
 use proptest::prelude::*;
 use stoq::limits::GROUP_BYTES;
 use stoq::shard::{Blob, Coded, CoderError, Coding, Lanes, StripeDecoder, encode};
 use stoq::token::{EncodedPiece, Outboard, Ranges, Token, VerifiedDecoder, VerifiedEncoder};
-
-/// Bytes that differ from shard to shard.
-fn payload(len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    blake3::Hasher::new().update(&len.to_le_bytes()).finalize_xof().fill(&mut bytes);
-    bytes
-}
 
 fn coded(data: &[u8], shard_bytes: u64, k: u8, m: u8) -> (Coded, Vec<u8>) {
     let mut parity = Vec::new();

@@ -1,8 +1,11 @@
 //! The verified encoding against bao-tree's own.
 
+mod data;
+
 use bao_tree::io::outboard::PreOrderMemOutboard;
 use bao_tree::io::sync::encode_ranges;
 use bao_tree::{BlockSize, ChunkNum, ChunkRanges};
+use data::payload;
 use proptest::prelude::*;
 use stoq::token::{
     EncodedPiece, LaneGroups, Outboard, OutboardBuilder, Ranges, RangesError, Selection, Token,
@@ -24,13 +27,6 @@ const LENGTHS: [usize; 12] = [
     (1 << 20) + 5,
     (2 << 20) + GROUP + 1,
 ];
-
-/// Bytes that differ from group to group.
-fn payload(len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    blake3::Hasher::new().update(&len.to_le_bytes()).finalize_xof().fill(&mut bytes);
-    bytes
-}
 
 fn oracle(data: &[u8], ranges: &ChunkRanges) -> (Vec<u8>, PreOrderMemOutboard) {
     let outboard = PreOrderMemOutboard::create(data, BlockSize::from_chunk_log(4));

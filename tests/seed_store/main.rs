@@ -2,9 +2,12 @@
 
 mod clock;
 mod damage;
+#[path = "../data/mod.rs"]
+mod data;
 mod leases;
 mod sets;
 
+use data::payload;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,12 +20,6 @@ use tempfile::TempDir;
 
 const GROUP: usize = 16 * 1024;
 const BLOCK: usize = 2 << 20;
-
-fn payload(len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    blake3::Hasher::new().update(&len.to_le_bytes()).finalize_xof().fill(&mut bytes);
-    bytes
-}
 
 /// The verified pieces that a receiver of `data` gives to the store.
 fn pieces(data: &[u8]) -> Vec<VerifiedPiece> {

@@ -1,7 +1,7 @@
 //! The border values of every number, on the executables: values beyond them are refused by name, and with the border values put, get,
 //! ping and messages work.
 
-use crate::support::{Site, identities, json, run, stoq, stoq_gateway, wait_until};
+use crate::support::{Site, json, run, stoq, stoq_gateway, wait_until};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
@@ -33,29 +33,13 @@ fn quic(pick: impl Fn(&Range) -> u64) -> String {
     text
 }
 
-/// A client's file for this gateway, with these additional lines.
-fn client(site: &Site, more: &str) -> PathBuf {
-    let ids = identities();
-    let text = format!(
-        "connect = \"{}\"\n[network]\nkind = \"kernel-udp\"\nlisten = [\"127.0.0.1:0\"]\n[identity]\ncertificate = {:?}\nkey = {:?}\n\
-         [trust]\nnode_ids = [\"{}\"]\n[log]\nlevel = \"warn\"\n{more}",
-        site.v4(),
-        ids.file("client.pem"),
-        ids.file("client.key"),
-        ids.gateway
-    );
-    let path = site.path("client.toml");
-    std::fs::write(&path, text).unwrap();
-    path
-}
-
 /// Runs every kind of request against a gateway with these values on both sides.
 fn works(quic: &str, seed: &str, more: &str) {
     let mut site = Site::new();
     site.seed = seed.to_owned();
     site.more = format!("{quic}{more}");
     let _gateway = site.start();
-    let config = client(&site, quic);
+    let config = site.client_file(quic);
     let tool = |name: &str| {
         let mut command = stoq();
         command.arg(name).arg("--config").arg(&config).current_dir(site.directory.path());
@@ -154,7 +138,7 @@ fn windows_of_0_and_1_are_refused_by_check_and_run_and_the_client() {
             let quic = format!("[quic]\n{key} = {value}\n");
             site.more.clone_from(&quic);
             let config = site.configure();
-            let client = client(&site, &quic);
+            let client = site.client_file(&quic);
             let refused = |command: &mut Command, config: &PathBuf| {
                 let (_, stderr) = run(command.arg("--config").arg(config), 2);
                 assert!(stderr.contains(&format!("key `quic.{key}`: {value} is too small")), "{stderr}");
@@ -251,7 +235,7 @@ fn the_smallest_counts_and_sizes_of_the_tools_work() {
 #[cfg(feature = "dpdk")]
 fn works_on_dpdk(network: &str, quic: &str) {
     use crate::support::Process;
-    let (site, ids) = (Site::new(), identities());
+    let (site, ids) = (Site::new(), crate::support::identities());
     let file = |name: &str, role: &str, address: &str, peer: &str, more: &str| {
         let socket = site.path("memif.sock");
         let text = format!(

@@ -1,5 +1,7 @@
 //! The real executables over the kernel's sockets on the loopback interface.
 
+#[path = "../../../tests/data/mod.rs"]
+mod data;
 mod support;
 
 mod admin;

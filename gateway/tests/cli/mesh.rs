@@ -310,6 +310,7 @@ fn a_put_beyond_the_quota_is_refused_with_the_fix() {
     run(mesh.tool("put").arg(&small), 0);
     let (_, stderr) = run(mesh.tool("put").arg(&large), 1);
     assert!(stderr.contains("quota") && stderr.contains("raise quota_bytes"), "{stderr}");
+    mesh.gateways[0].process.stop();
     // The operator's log names the peer and the bytes.
     let log = mesh.gateways[0].process.log();
     assert!(

@@ -1,38 +1,17 @@
 //! `stoq-pktgen` against a gateway, and the options that it refuses.
 
-use crate::support::{Site, identities, run, wait_until};
-use std::path::PathBuf;
+use crate::support::{Site, json, run, wait_until};
 use std::process::Command;
 
 fn stoq_pktgen() -> Command {
     Command::new(env!("CARGO_BIN_EXE_stoq-pktgen"))
 }
 
-fn json(command: &mut Command) -> serde_json::Value {
-    serde_json::from_str(&run(command.arg("--json"), 0).0).unwrap()
-}
-
-/// A client's file for this gateway.
-fn configure(site: &Site) -> PathBuf {
-    let ids = identities();
-    let text = format!(
-        "connect = \"{}\"\n[network]\nkind = \"kernel-udp\"\nlisten = [\"127.0.0.1:0\"]\nbuffer_bytes = 1048576\n\
-         [identity]\ncertificate = {:?}\nkey = {:?}\n[trust]\nnode_ids = [\"{}\"]\n[log]\nlevel = \"warn\"\n",
-        site.v4(),
-        ids.file("client.pem"),
-        ids.file("client.key"),
-        ids.gateway
-    );
-    let path = site.path("client.toml");
-    std::fs::write(&path, text).unwrap();
-    path
-}
-
 #[test]
 fn a_gateway_counts_garbage_and_serves_on() {
     let mut site = Site::new();
     let mut gateway = site.start();
-    let config = configure(&site);
+    let config = site.client_file("");
     // No more than the kernel's buffer holds, however late the gateway reads.
     let mut flood = stoq_pktgen();
     flood.args(["--rate", "20000"]).arg("--config").arg(&config);
@@ -49,7 +28,7 @@ fn a_gateway_counts_garbage_and_serves_on() {
 fn a_storm_with_a_count_completes_that_number_of_handshakes() {
     let mut site = Site::new();
     let mut gateway = site.start();
-    let config = configure(&site);
+    let config = site.client_file("");
     for resume in [false, true] {
         let mut storm = stoq_pktgen();
         storm.args(["handshakes", "--count", "12", "--concurrency", "4", "--patience", "60"]);
@@ -74,7 +53,7 @@ fn a_storm_with_a_count_completes_that_number_of_handshakes() {
 fn goodput_reports_the_count_of_the_gateway() {
     let mut site = Site::new();
     let _gateway = site.start();
-    let config = configure(&site);
+    let config = site.client_file("");
     let mut goodput = stoq_pktgen();
     goodput.args(["goodput", "--connections", "3", "--size", "500", "--rate", "2000", "--count", "1000"]);
     goodput.args(["--patience", "60"]);
@@ -90,7 +69,7 @@ fn goodput_reports_the_count_of_the_gateway() {
 fn initials_and_replays_are_answered_and_hold_no_more_than_attempts() {
     let mut site = Site::new();
     let mut gateway = site.start();
-    let config = configure(&site);
+    let config = site.client_file("");
     for mode in ["initials", "replay"] {
         // A flood does not wait for a late answer; the next flood receives it.
         wait_until("an Initial is answered", || {
@@ -109,7 +88,7 @@ fn initials_and_replays_are_answered_and_hold_no_more_than_attempts() {
 #[test]
 fn impossible_loads_are_refused_with_the_option_to_change() {
     let site = Site::new();
-    let config = configure(&site);
+    let config = site.client_file("");
     let with = |args: &[&str]| run(stoq_pktgen().args(args).arg("--config").arg(&config), 2).1;
     for (args, text) in [
         (&["garbage", "--size", "40"][..], "--size: a frame of 40 bytes has no room"),
@@ -133,7 +112,7 @@ fn impossible_loads_are_refused_with_the_option_to_change() {
 #[test]
 fn an_absent_gateway_is_an_error_without_a_result() {
     let site = Site::new();
-    let config = configure(&site);
+    let config = site.client_file("");
     let mut storm = stoq_pktgen();
     storm.args(["handshakes", "--count", "1", "--patience", "0.3"]);
     let (_, stderr) = run(storm.arg("--config").arg(&config), 1);

@@ -1,5 +1,6 @@
 //! Gateways and clients as processes, in directories that are removed at the end of a test.
 
+use crate::data::files;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -150,6 +151,22 @@ impl Site {
         command
     }
 
+    /// Writes a client's file that leads to this gateway, with more sections; gives its path.
+    pub(crate) fn client_file(&self, more: &str) -> PathBuf {
+        let ids = identities();
+        let text = format!(
+            "connect = \"{}\"\n[network]\nkind = \"kernel-udp\"\nlisten = [\"127.0.0.1:0\"]\nbuffer_bytes = 1048576\n\
+             [identity]\ncertificate = {:?}\nkey = {:?}\n[trust]\nnode_ids = [\"{}\"]\n[log]\nlevel = \"warn\"\n{more}",
+            self.v4(),
+            ids.file("client.pem"),
+            ids.file("client.key"),
+            ids.gateway
+        );
+        let path = self.path("client.toml");
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
     /// Files that the store keeps, and files that it is writing.
     pub(crate) fn kept(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
         (files(&self.store.join("data")), files(&self.store.join("tmp")))
@@ -162,18 +179,6 @@ impl Site {
         std::fs::write(&path, &bytes).unwrap();
         (path, format!("b3:{}", blake3::hash(&bytes).to_hex()))
     }
-}
-
-fn files(directory: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        if entry.path().is_dir() {
-            found.extend(files(&entry.path()));
-        } else {
-            found.push(entry.path());
-        }
-    }
-    found
 }
 
 /// A port that is free on both families, and that no earlier call returned.
@@ -248,7 +253,10 @@ impl Process {
         let mut process = Self { child, lines, log: String::new(), up: serde_json::Value::Null, events };
         match process.event() {
             Some(up) => process.up = up,
-            None => return Err(process.log()),
+            None => {
+                process.end();
+                return Err(process.log());
+            }
         }
         assert_eq!(process.up["event"], "up");
         Ok(process)
@@ -296,9 +304,9 @@ impl Process {
         self.lines = channel().1;
     }
 
-    /// Its standard error so far.
+    /// Its standard error so far: all of it once the process has ended.
     pub(crate) fn log(&mut self) -> String {
-        while let Ok(line) = self.lines.recv_timeout(Duration::from_millis(100)) {
+        while let Ok(line) = self.lines.try_recv() {
             self.log += &line;
             self.log.push('\n');
         }

@@ -156,17 +156,7 @@ fn two_workers_on_either_side_serve() {
     let mut site = Site::new();
     site.more += "[workers]\ncount = 2\n";
     let _gateway = site.start();
-    let ids = identities();
-    let config = site.path("client.toml");
-    let text = format!(
-        "connect = \"{}\"\n[workers]\ncount = 2\n[identity]\ncertificate = {:?}\nkey = {:?}\n[trust]\nnode_ids = [\"{}\"]\n\
-         [network]\nkind = \"kernel-udp\"\nlisten = [\"127.0.0.1:0\"]\n",
-        site.v4(),
-        ids.file("client.pem"),
-        ids.file("client.key"),
-        ids.gateway
-    );
-    std::fs::write(&config, text).unwrap();
+    let config = site.client_file("[workers]\ncount = 2\n");
     let (path, token) = site.file("file", 500_000);
     for n in 0..4 {
         run(stoq().arg("put").arg("--config").arg(&config).arg(&path), 0);

@@ -4,6 +4,8 @@
 //! in real time: [`PATIENCE`] bounds the wait for them.
 
 pub(crate) mod caller;
+#[path = "../../data/mod.rs"]
+mod data;
 pub(crate) mod gathering;
 mod hosts;
 mod identities;
@@ -12,11 +14,13 @@ pub(crate) mod raw;
 pub(crate) mod tap;
 pub(crate) mod told;
 
+pub(crate) use data::payload;
 pub(crate) use hosts::{ApplicationHost, station};
 pub(crate) use identities::{gateway_node, identities, route, trust};
 
 use bytes::Bytes;
 use caller::{Caller, Peer};
+use data::files;
 use hosts::{client, gateway};
 use liar::Lie;
 use raw::RawPeer;
@@ -473,18 +477,6 @@ impl World {
     }
 }
 
-fn files(directory: &std::path::Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        if entry.path().is_dir() {
-            found.extend(files(&entry.path()));
-        } else {
-            found.push(entry.path());
-        }
-    }
-    found
-}
-
 pub(crate) fn gateway_v4() -> SocketAddr {
     gateway_address(0)
 }
@@ -496,13 +488,6 @@ pub(crate) fn gateway_address(index: usize) -> SocketAddr {
 
 pub(crate) fn gateway_v6() -> SocketAddr {
     SocketAddr::new("fd77::1".parse().unwrap(), UDP_PORT)
-}
-
-/// Bytes that differ everywhere.
-pub(crate) fn payload(len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    blake3::Hasher::new().update(&(len as u64).to_le_bytes()).finalize_xof().fill(&mut bytes);
-    bytes
 }
 
 /// The verified encoding of these ranges of a payload.
