@@ -3,6 +3,7 @@
 //! Reasons are data: nothing is formatted, logged or allocated for one packet.
 
 use crate::histogram::Histogram;
+use crate::send_limit::LimitTotals;
 use crate::stages::Stages;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -194,6 +195,8 @@ pub struct Counters {
     pub rtts: Histogram,
     /// Congestion windows, bytes: one of each connection a second.
     pub windows: Histogram,
+    /// How long each reason kept connections from sending more, up to a second late.
+    pub limits: LimitTotals,
 }
 
 impl Default for Counters {
@@ -204,6 +207,7 @@ impl Default for Counters {
             bursts: Histogram::default(),
             rtts: Histogram::default(),
             windows: Histogram::default(),
+            limits: LimitTotals::default(),
         }
     }
 }

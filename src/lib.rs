@@ -41,6 +41,7 @@
 pub mod limits;
 
 pub mod histogram;
+pub mod send_limit;
 pub mod stages;
 
 pub mod counters;

@@ -1,5 +1,5 @@
 //! qlog (draft-ietf-quic-qlog-main-schema) of sampled connections, one file for each: packets sent, received and
-//! lost, and the state of congestion control.
+//! lost, the state of congestion control, and STOQ's own event `stoq:send_limit_updated`: what keeps the connection from sending more.
 //!
 //! A worker formats events when they happen and gives them, in runs, to a thread that writes files. It never
 //! waits: a run that finds the channel full is dropped and counted. quinn-proto takes a log only with the
@@ -7,6 +7,7 @@
 
 use super::transport::{PeerControl, Transports};
 use crate::limits::{QLOG_FILES_OPEN_MAX, QLOG_QUEUE_LEN, QLOG_RUN_BYTES};
+use crate::send_limit::SendLimit;
 use quinn_proto::{QlogStream, TransportConfig};
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -78,13 +79,13 @@ impl Qlog {
         Ok(Self { sample: sample.max(1), runs, shared })
     }
 
-    fn stream(&self, remote: SocketAddr, now: Instant) -> Option<QlogStream> {
+    fn stream(&self, remote: SocketAddr, now: Instant) -> Option<(QlogStream, Track)> {
         let number = self.shared.files.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{}-{number}.{SUFFIX}", self.shared.start_ms);
-        let records = Records { qlog: self.clone(), name: name.into(), bytes: Vec::new() };
+        let name: Arc<str> = format!("{}-{number}.{SUFFIX}", self.shared.start_ms).into();
+        let records = || Records { qlog: self.clone(), name: name.clone(), bytes: Vec::new() };
         let mut config = quinn_proto::QlogConfig::default();
-        config.writer(Box::new(records)).title(Some(remote.to_string())).start_time(now);
-        config.into_stream()
+        config.writer(Box::new(records())).title(Some(remote.to_string())).start_time(now);
+        Some((config.into_stream()?, Track { records: records(), start: now }))
     }
 }
 
@@ -108,15 +109,36 @@ impl Sampler {
         remote: SocketAddr,
         control: &PeerControl,
         now: Instant,
-    ) -> Option<Arc<TransportConfig>> {
+    ) -> Option<(Arc<TransportConfig>, Track)> {
         self.passed += 1;
         if self.passed < self.qlog.sample {
             return None;
         }
         self.passed = 0;
         let mut transport = self.transports.to(remote, control);
-        Arc::get_mut(&mut transport)?.qlog_stream(self.qlog.stream(remote, now));
-        Some(transport)
+        let (stream, track) = self.qlog.stream(remote, now)?;
+        Arc::get_mut(&mut transport)?.qlog_stream(Some(stream));
+        Some((transport, track))
+    }
+}
+
+/// STOQ's own events of one connection, in the file of quinn-proto's. They are collected apart, and stand in the file later than
+/// those of their time.
+pub(crate) struct Track {
+    records: Records,
+    start: Instant,
+}
+
+impl Track {
+    /// Another reason keeps the connection from sending more.
+    pub(crate) fn send_limit(&mut self, now: Instant, old: SendLimit, new: SendLimit) {
+        let time_ms = now.saturating_duration_since(self.start).as_secs_f64() * 1e3;
+        let (old, new) = (old.name(), new.name());
+        let record = format!(
+            "\u{1e}{{\"time\":{time_ms:.3},\"name\":\"stoq:send_limit_updated\",\"data\":{{\"old\":\"{old}\",\"new\":\"{new}\"}}}}\n"
+        );
+        // A write of records never fails: what finds no room is counted.
+        let _ = self.records.write_all(record.as_bytes());
     }
 }
 
@@ -227,9 +249,22 @@ mod tests {
             logged.iter().map(Option::is_some).collect::<Vec<_>>(),
             [false, false, true, false, false, true, false]
         );
+        let mut logged: Vec<_> = logged.into_iter().flatten().collect();
+        for (_, track) in &mut logged {
+            track.send_limit(
+                track.start + Duration::from_millis(1500),
+                SendLimit::Application,
+                SendLimit::Peer,
+            );
+        }
         drop(logged);
-        for text in texts(&directory.path().join("logs"), 2, |text| text.ends_with('\n')) {
+        let whole = |text: &str| text.ends_with('\n') && text.lines().count() >= 2;
+        for text in texts(&directory.path().join("logs"), 2, whole) {
             assert!(text.starts_with('\u{1e}') && text.contains("10.0.0.1:5000"), "{text}");
+            let records = text.split('\u{1e}').skip(1).map(serde_json::from_str::<serde_json::Value>);
+            let own = records.map(Result::unwrap).find(|record| record["name"] == "stoq:send_limit_updated");
+            let own = own.expect("the event is there");
+            assert_eq!((own["time"].as_f64(), own["data"]["new"].as_str()), (Some(1500.0), Some("peer")));
         }
     }
 

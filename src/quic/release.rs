@@ -8,13 +8,16 @@
 //!
 //! It also counts the ACK frames that acknowledge new packets. The statistics of quinn-proto count every ACK frame, and a
 //! peer that receives nothing repeats its last ACK in every packet it sends.
+//!
+//! And it notes what quinn-proto tells a controller alone: what is in flight, and whether anything but the application held the sender
+//! back. The worker shows by them what limits a connection.
 
 use super::congestion::Factory;
 use quinn_proto::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use quinn_proto::{Connection, RttEstimator};
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 /// Makes the controllers of one kind.
@@ -27,33 +30,94 @@ pub(super) struct Releasable {
 impl ControllerFactory for Releasable {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         let inner = self.factory.clone().build(now, current_mtu);
-        Box::new(Held { inner, rate_bits_per_s: self.rate_bits_per_s, released: Arc::default(), acks: 0 })
+        Box::new(Held { inner, rate_bits_per_s: self.rate_bits_per_s, noted: Arc::default() })
     }
 }
 
-/// A controller and whether its connection was closed, which it shares with its clones.
+/// A sent datagram of this size or less is taken for a bare acknowledgment, which is not in flight (RFC 9002 §2), bytes.
+const BARE_ACK_BYTES_MAX: u64 = 128;
+
+/// A controller and what it notes of its path, which it shares with its clones.
 struct Held {
     inner: Box<dyn Controller>,
     rate_bits_per_s: Option<u64>,
-    released: Arc<AtomicBool>,
-    /// ACK frames that acknowledged new packets.
-    acks: u64,
+    noted: Arc<Noted>,
 }
 
-/// The ACK frames on the connection's path that acknowledged something new. A new path begins at 0. Allocates.
-pub fn acks(connection: &Connection) -> u64 {
-    connection.congestion_state().clone_box().into_any().downcast::<Held>().map_or(0, |held| held.acks)
+/// The worker's thread alone writes: plain loads and stores, never a locked instruction.
+#[derive(Debug, Default)]
+struct Noted {
+    /// Whether the connection was closed.
+    released: AtomicBool,
+    /// ACK frames that acknowledged new packets.
+    acks: AtomicU64,
+    /// Bytes in flight: exact at each acknowledgment, and what was sent since.
+    in_flight_bytes: AtomicU64,
+    /// Whether QUIC was asked for packets, and had no more, since the last acknowledgment.
+    is_asked: AtomicBool,
+    /// Whether congestion control or pacing was the reason at the last acknowledgment after that.
+    was_held_back: AtomicBool,
+}
+
+impl Noted {
+    fn set_in_flight(&self, change: impl FnOnce(u64) -> u64) {
+        self.in_flight_bytes.store(change(self.in_flight_bytes.load(Relaxed)), Relaxed);
+    }
+}
+
+/// What the controller of a connection's path notes.
+#[derive(Clone, Debug)]
+pub(crate) struct SenderNotes(Arc<Noted>);
+
+impl SenderNotes {
+    /// Of the connection's present path. Allocates.
+    pub(crate) fn of(connection: &Connection) -> Option<Self> {
+        let held = connection.congestion_state().clone_box().into_any().downcast::<Held>().ok()?;
+        Some(Self(held.noted.clone()))
+    }
+
+    /// The ACK frames on the path that acknowledged something new.
+    pub(crate) fn acks(&self) -> u64 {
+        self.0.acks.load(Relaxed)
+    }
+
+    /// What is in flight, about, bytes.
+    #[inline]
+    pub(crate) fn in_flight_bytes(&self) -> u64 {
+        self.0.in_flight_bytes.load(Relaxed)
+    }
+
+    /// QUIC was asked for packets, and has no more.
+    #[inline]
+    pub(crate) fn rest(&self) {
+        self.0.is_asked.store(true, Relaxed);
+    }
+
+    /// QUIC may have more packets: it was not asked.
+    #[inline]
+    pub(crate) fn rest_unasked(&self) {
+        self.0.is_asked.store(false, Relaxed);
+    }
+
+    /// Whether the last acknowledgment after a [`SenderNotes::rest`] told that congestion control or QUIC's pacer held packets back.
+    #[inline]
+    pub(crate) fn was_held_back(&self) -> bool {
+        self.0.was_held_back.load(Relaxed)
+    }
 }
 
 /// Removes the congestion window of a closed connection: it sends only its CONNECTION_CLOSE.
 pub fn release(connection: &Connection) {
     if let Ok(held) = connection.congestion_state().clone_box().into_any().downcast::<Held>() {
-        held.released.store(true, Relaxed);
+        held.noted.released.store(true, Relaxed);
     }
 }
 
 impl Controller for Held {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        if bytes > BARE_ACK_BYTES_MAX {
+            self.noted.set_in_flight(|before| before + bytes);
+        }
         self.inner.on_sent(now, bytes, last_packet_number);
     }
 
@@ -68,7 +132,13 @@ impl Controller for Held {
         app_limited: bool,
         largest_packet_num_acked: Option<u64>,
     ) {
-        self.acks += 1;
+        let noted = &self.noted;
+        noted.acks.store(noted.acks.load(Relaxed) + 1, Relaxed);
+        noted.in_flight_bytes.store(in_flight, Relaxed);
+        if noted.is_asked.load(Relaxed) {
+            noted.is_asked.store(false, Relaxed);
+            noted.was_held_back.store(!app_limited, Relaxed);
+        }
         self.inner.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
     }
 
@@ -79,6 +149,7 @@ impl Controller for Held {
         is_persistent_congestion: bool,
         lost_bytes: u64,
     ) {
+        self.noted.set_in_flight(|before| before.saturating_sub(lost_bytes));
         self.inner.on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
     }
 
@@ -87,7 +158,7 @@ impl Controller for Held {
     }
 
     fn window(&self) -> u64 {
-        if self.released.load(Relaxed) { u64::MAX } else { self.inner.window() }
+        if self.noted.released.load(Relaxed) { u64::MAX } else { self.inner.window() }
     }
 
     fn metrics(&self) -> ControllerMetrics {
@@ -102,8 +173,7 @@ impl Controller for Held {
         Box::new(Self {
             inner: self.inner.clone_box(),
             rate_bits_per_s: self.rate_bits_per_s,
-            released: self.released.clone(),
-            acks: self.acks,
+            noted: self.noted.clone(),
         })
     }
 
@@ -146,7 +216,7 @@ mod tests {
         assert_eq!(window, controller.initial_window());
         let clone = controller.clone_box();
         let Ok(held) = controller.clone_box().into_any().downcast::<Held>() else { panic!("another kind") };
-        held.released.store(true, Relaxed);
+        held.noted.released.store(true, Relaxed);
         assert_eq!((controller.window(), clone.window()), (u64::MAX, u64::MAX));
         assert_eq!(controller.metrics().congestion_window, window, "its own window is still shown");
     }

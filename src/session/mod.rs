@@ -123,6 +123,8 @@ pub(crate) struct Session {
     closed_told: bool,
     /// Whether QUIC took bytes for whose credit an application may wait.
     credit_returned: bool,
+    /// Bytes of streams that QUIC has taken.
+    given_bytes: u64,
     /// Whether this side has sent GOAWAY.
     leaving: bool,
     /// Whether the handshake is incomplete: the peer's data may then be a replay.
@@ -177,6 +179,7 @@ impl Session {
             errors: VecDeque::new(),
             closed_told: false,
             credit_returned: false,
+            given_bytes: 0,
             leaving: false,
             early: true,
             arrivals: 0,
@@ -244,6 +247,21 @@ impl Session {
     /// Whether credit was returned since the last call: applications that sleep until then must be woken.
     pub(crate) fn take_credit_returned(&mut self) -> bool {
         std::mem::take(&mut self.credit_returned)
+    }
+
+    /// Bytes of streams that QUIC has taken so far.
+    pub(crate) fn given_bytes(&self) -> u64 {
+        self.given_bytes
+    }
+
+    /// Whether streams have bytes that QUIC does not take.
+    pub(crate) fn waits_for_quic(&self) -> bool {
+        !self.turns.is_empty()
+    }
+
+    /// Whether a request waits until the peer allows another stream.
+    pub(crate) fn waits_for_streams(&self) -> bool {
+        !self.unopened.is_empty()
     }
 
     /// Opens CONTROL and sends SETTINGS: the first bytes on a connection (protocol §4).

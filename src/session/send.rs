@@ -323,6 +323,7 @@ impl Session {
                 outbound.pump(&mut conn.send_stream(target), bytes_max.saturating_sub(total_bytes));
             self.credit_returned |= returned;
             total_bytes += taken_bytes;
+            self.given_bytes += taken_bytes as u64;
             if !matches!(left, Left::PartFull) || !self.begin_part(conn, id, target) {
                 return Some((total_bytes, left));
             }

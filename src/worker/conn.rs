@@ -1,5 +1,6 @@
 //! A connection as its worker holds it.
 
+use super::limited::LimitWatch;
 use super::pacing::ConnectionPace;
 use super::phase::{Phase, PhaseEnd, Reached};
 use super::run_queue::LinePlaces;
@@ -80,6 +81,8 @@ pub(super) struct Conn {
     pub(super) places: LinePlaces,
     /// When its next packets leave, if it has a rate.
     pub(super) pace: ConnectionPace,
+    /// What keeps it from sending more.
+    pub(super) limited: LimitWatch,
     /// Batches sent in its present turn.
     pub(super) batches: usize,
     pub(super) origin: Origin,
@@ -89,7 +92,13 @@ pub(super) struct Conn {
 
 impl Conn {
     /// A connection whose handshake begins.
-    pub(super) fn new(quic: Connection, session: Session, origin: Origin, fitted: Fitted) -> Self {
+    pub(super) fn new(
+        quic: Connection,
+        session: Session,
+        origin: Origin,
+        fitted: Fitted,
+        limited: LimitWatch,
+    ) -> Self {
         Self {
             quic,
             session,
@@ -97,6 +106,7 @@ impl Conn {
             phase: Phase::begin(),
             places: LinePlaces::default(),
             pace: ConnectionPace::default(),
+            limited,
             batches: 0,
             origin,
             fitted,

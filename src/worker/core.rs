@@ -1,6 +1,7 @@
 //! The steps of a turn, in the order in which the loop names them.
 
 use super::conn::{Change, Conn, Origin};
+use super::limited::LimitWatch;
 use super::shared::{DRAINING, Handover};
 use super::windows::Fitted;
 use super::{ARENA_BYTES, Core};
@@ -11,6 +12,7 @@ use crate::limits::{
 };
 use crate::queue::{CloseReason, Command, Delivery};
 use crate::quic::admission;
+use crate::quic::qlog::Track;
 use crate::quic::transport::PeerControl;
 use crate::record::ErrorCode;
 use crate::session::Session;
@@ -151,13 +153,15 @@ impl Core {
             begun += 1;
             let remote = incoming.remote_address();
             let mut config = self.server.as_ref().map(|server| server.of(remote).clone());
+            let mut track = None;
             if let (Some(qlog), Some(config)) = (&mut self.qlog, &mut config)
-                && let Some(transport) = qlog.transport(remote, &PeerControl::default(), now)
+                && let Some((transport, log)) = qlog.transport(remote, &PeerControl::default(), now)
             {
                 Arc::make_mut(config).transport = transport;
+                track = Some(log);
             }
             match self.endpoint.accept(incoming, now, &mut self.send_buf, config) {
-                Ok((handle, quic)) => self.insert(now, handle, quic, Origin::Peer),
+                Ok((handle, quic)) => self.insert(now, handle, quic, (Origin::Peer, track)),
                 Err(error) => {
                     self.desk.status.counters.add(Counter::HandshakesServerFailed, 1);
                     tracing::debug!(cause = %error.cause, "handshake refused");
@@ -170,11 +174,18 @@ impl Core {
         begun > 0
     }
 
-    fn insert(&mut self, now: Instant, handle: ConnectionHandle, quic: Connection, origin: Origin) {
+    fn insert(
+        &mut self,
+        now: Instant,
+        handle: ConnectionHandle,
+        quic: Connection,
+        (origin, track): (Origin, Option<Track>),
+    ) {
         let id = self.connections.next_id(self.index, handle.0 as u32);
         let session = Session::new(id, origin.owner(), self.windows);
         let fitted = Fitted::new(self.windows, &self.desk.shared.window_budget, now);
-        let mut conn = self.connections.insert(Conn::new(quic, session, origin, fitted));
+        let limited = LimitWatch::new(&quic, now, track);
+        let mut conn = self.connections.insert(Conn::new(quic, session, origin, fitted, limited));
         conn.touched();
         conn.begin_early(&mut self.desk.cx(now));
         self.desk.status.connections.store(self.connections.len(), Ordering::Relaxed);
@@ -321,12 +332,13 @@ impl Core {
         let control =
             origin.peer_gateway().map_or(PeerControl::default(), |index| self.gateways.control(index));
         let logged = self.qlog.as_mut().and_then(|qlog| qlog.transport(remote, &control, now));
+        let (logged, track) = logged.unzip();
         let differs = control != PeerControl::default();
         if let Some(transport) = logged.or_else(|| differs.then(|| self.transports.to(remote, &control))) {
             config.transport_config(transport);
         }
         let (handle, quic) = self.endpoint.connect(now, config, remote, &name)?;
-        self.insert(now, handle, quic, origin);
+        self.insert(now, handle, quic, (origin, track));
         Ok(handle.0 as u32)
     }
 

@@ -8,7 +8,7 @@ use super::{Core, Inspection};
 use crate::counters::{Counter, Counters};
 use crate::limits::{INSPECTION_LEN_MAX, SURVEY_INTERVAL_MS, SURVEY_TURN_LEN, UNACKNOWLEDGED_MS};
 use crate::queue::ConnectionId;
-use crate::quic::release;
+use crate::quic::release::SenderNotes;
 use crate::tls;
 use quinn_proto::{ConnectionStats, FrameStats, Side};
 use std::sync::atomic::Ordering::Relaxed;
@@ -41,16 +41,20 @@ impl Conn {
     pub(super) fn count_path(&mut self, counters: &Counters) {
         let ConnectionStats { path, frame_tx, frame_rx, .. } = self.quic.stats();
         let heard = frame_rx.acks != self.counted.ack_frames;
+        let sender = heard.then(|| SenderNotes::of(&self.quic)).flatten();
         let now = CountedFigures {
             sent_packets: path.sent_packets,
             lost_packets: path.lost_packets,
             lost_bytes: path.lost_bytes,
             congestion_events: path.congestion_events,
             ack_frames: frame_rx.acks,
-            acks: if heard { release::acks(&self.quic) } else { self.counted.acks },
+            acks: sender.as_ref().map_or(self.counted.acks, SenderNotes::acks),
             eliciting: eliciting(&frame_tx),
             ..self.counted
         };
+        if sender.is_some() {
+            self.limited.follow(sender);
+        }
         let before = std::mem::replace(&mut self.counted, now);
         // A path that is left takes its figures along: they may fall.
         for (counter, now, before) in [
@@ -79,7 +83,7 @@ impl Conn {
         now.saturating_duration_since(since) >= Duration::from_millis(UNACKNOWLEDGED_MS)
     }
 
-    fn view(&self) -> ConnectionView {
+    fn view(&self, now: Instant) -> ConnectionView {
         let ConnectionId { worker, slot, .. } = self.session.id();
         let stats = self.quic.stats();
         ConnectionView {
@@ -102,6 +106,8 @@ impl Conn {
             congestion_events: stats.path.congestion_events,
             sent_bytes: stats.udp_tx.bytes,
             received_bytes: stats.udp_rx.bytes,
+            limit: self.limited.limit(),
+            limited_s: self.limited.times(now),
         }
     }
 }
@@ -110,7 +116,7 @@ impl Core {
     /// Surveys a few connections, if it is time, and answers a pending inspection.
     pub(super) fn survey(&mut self, now: Instant, link_up: impl FnOnce() -> bool) {
         if self.desk.status.inspection.is_wanted() {
-            self.inspect();
+            self.inspect(now);
         }
         let Some(from) = self.survey.next else {
             if self.survey.due.is_none_or(|due| due <= now) {
@@ -128,6 +134,7 @@ impl Core {
             let Some(mut conn) = self.connections.at(slot) else { continue };
             let acks = conn.counted.acks;
             conn.count_path(counters);
+            conn.count_limits(now, counters);
             self.survey.unacknowledged += usize::from(conn.is_unacknowledged(acks, now));
             if conn.phase.is_open() {
                 let path = conn.quic.stats().path;
@@ -160,9 +167,9 @@ impl Core {
     }
 
     #[cold]
-    fn inspect(&mut self) {
+    fn inspect(&mut self, now: Instant) {
         let seen = self.connections.slots().filter_map(|slot| self.connections.get(slot));
-        let views = seen.take(INSPECTION_LEN_MAX).map(Conn::view).collect();
+        let views = seen.take(INSPECTION_LEN_MAX).map(|conn| conn.view(now)).collect();
         self.desk.status.inspection.answer(views);
     }
 }

@@ -6,6 +6,7 @@ mod connections;
 mod core;
 mod gateways;
 mod inspect;
+mod limited;
 mod pacing;
 mod phase;
 mod renew;

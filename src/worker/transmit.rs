@@ -5,6 +5,7 @@ use super::connections::ConnEntry;
 use crate::counters::{Counter, Counters};
 use crate::datagram::Network;
 use crate::limits::{BATCHES_PER_TURN_MAX, TX_SEGMENTS_LEN_MAX};
+use crate::send_limit::SendLimit;
 use crate::stages::LoopStage;
 use quinn_proto::ConnectionHandle;
 use std::sync::atomic::Ordering;
@@ -77,6 +78,7 @@ impl Core {
     fn remove(&mut self, now: Instant, slot: u32, counters: &Counters) {
         let Some(mut conn) = self.connections.remove(slot) else { return };
         conn.count_path(counters);
+        conn.count_limits(now, counters);
         let path = conn.quic.stats().path;
         tracing::debug!(
             remote = %conn.quic.remote_address(),
@@ -121,22 +123,26 @@ impl Turn<'_> {
             if conn.batches == BATCHES_PER_TURN_MAX {
                 conn.batches = 0;
                 conn.send_next();
+                conn.limited_by(now, SendLimit::Worker);
                 return worked;
             }
             if !network.can_send() {
                 conn.send_on();
+                conn.limited_by(now, SendLimit::Device);
                 return worked;
             }
             conn.before_sending(node_ends, now);
             let packets = conn.paced_packets(paced, now, TX_SEGMENTS_LEN_MAX);
             if packets == 0 {
                 conn.batches = 0;
+                conn.limited_by(now, SendLimit::Pacing);
                 return worked;
             }
             send_buf.clear();
             let Some(transmit) = conn.quic.poll_transmit(now, packets, send_buf) else {
                 conn.batches = 0;
                 conn.pace.rest();
+                conn.limited_by_quic(now);
                 return worked;
             };
             worked = true;

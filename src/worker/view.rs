@@ -1,5 +1,6 @@
 //! A worker's figures, for operators.
 
+use crate::send_limit::{LimitTimes, SendLimit};
 use crate::tls::NodeId;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -71,4 +72,8 @@ pub struct ConnectionView {
     pub sent_bytes: u64,
     /// Bytes of UDP payload received.
     pub received_bytes: u64,
+    /// What keeps it from sending more now.
+    pub limit: SendLimit,
+    /// The time that each limit did since the connection began; as JSON in seconds.
+    pub limited_s: LimitTimes,
 }

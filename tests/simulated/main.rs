@@ -13,6 +13,7 @@ mod gather;
 mod hops;
 mod hostile;
 mod lifecycle;
+mod limits;
 mod merging;
 mod mirror;
 mod oceans;

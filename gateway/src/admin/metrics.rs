@@ -10,6 +10,7 @@ use stoq::counters::Counter;
 use stoq::histogram::Histogram;
 use stoq::quic::qlog;
 use stoq::seed::DamageOutcome;
+use stoq::send_limit::SendLimit;
 use stoq::stages::{LoopStage, SAMPLE_TURNS};
 use stoq::worker::WorkerStatus;
 
@@ -62,6 +63,7 @@ pub(super) fn render(source: &AdminSource) -> String {
     counters(source, &mut out);
     histograms(source, &mut out);
     stages(source, &mut out);
+    limits(source, &mut out);
     gauges(source, &mut out);
     port(source, &mut out);
     store(source, &mut out);
@@ -200,6 +202,18 @@ fn stages(source: &AdminSource, out: &mut Exposition) {
         for stage in LoopStage::ALL {
             let ns = sampled.ns(stage).saturating_mul(SAMPLE_TURNS);
             out.sample(&[("worker", &worker), ("stage", &stage.name())], ns as f64 / 1e9);
+        }
+    }
+}
+
+fn limits(source: &AdminSource, out: &mut Exposition) {
+    let help =
+        "Time that connections could not send more, by what kept them from it, of all connections together.";
+    out.family("stoq_quic_limited_seconds_total", MetricKind::Counter, help);
+    for (worker, status) in source.statuses.iter().enumerate() {
+        let times = status.counters.limits.times();
+        for limit in SendLimit::ALL {
+            out.sample(&[("worker", &worker), ("limit", &limit.name())], times.of(limit).as_secs_f64());
         }
     }
 }

@@ -9,6 +9,7 @@ use stoq::datagram::NetworkKind;
 use stoq::nic::Offloads;
 use stoq::nic::interface::{Interface, InterfaceView};
 use stoq::seed::{Census, CheckState, ClockState, DamageState, MemoryStats};
+use stoq::send_limit::LimitTimes;
 use stoq::tls::NodeId;
 
 /// The object that `/status` gives.
@@ -70,6 +71,8 @@ struct WorkerRow {
     link_up: bool,
     rings: Rings,
     drops: u64,
+    /// How long each limit kept connections from sending more, seconds.
+    limited_s: LimitTimes,
 }
 
 #[derive(Debug, Serialize)]
@@ -179,6 +182,7 @@ fn worker(source: &AdminSource, index: usize) -> WorkerRow {
             attempts: status.gauges.attempts.load(Relaxed),
         },
         drops: drops.map(|&counter| status.counters.get(counter)).sum(),
+        limited_s: status.counters.limits.times(),
     }
 }
 

@@ -3,6 +3,7 @@
 //! transport and not the scheduler.
 
 mod blast;
+pub mod inspect;
 mod links;
 mod ping;
 mod pull;

@@ -149,6 +149,7 @@ fn status_shows_the_parts_of_the_gateway_and_its_connections() {
     assert_eq!((&port["kind"], &port["link_up"]), (&"kernel-udp".into(), &Value::Bool(true)));
     assert!(port["mtu"].as_u64().unwrap() >= 1280 && port["offloads"].is_null());
     let worker = &status["workers"][0];
+    assert!(worker["limited_s"]["application"].is_number(), "{worker}");
     assert_eq!((worker["worker"].as_u64(), worker["connections"].as_u64()), (Some(0), Some(0)));
     assert!((0.0..=1.0).contains(&worker["load"].as_f64().unwrap()));
     assert_eq!(

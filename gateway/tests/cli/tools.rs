@@ -106,6 +106,10 @@ fn bench_reports_the_count_of_the_gateway() {
     let stages = &result["stages"][0];
     assert!(stages["turns"].as_u64().unwrap() > 0 && stages["ns"]["emit"].as_u64().unwrap() > 0, "{stages}");
     assert_network(&result);
+    let spent: f64 = result["limited_s"].as_object().unwrap().values().filter_map(|time| time.as_f64()).sum();
+    assert!(spent >= result["seconds"].as_f64().unwrap(), "{result}");
+    let (text, _) = run(site.client("bench").args(["--bytes", "3000001"]), 0);
+    assert!(text.contains("; limited by "), "{text}");
 }
 
 #[test]

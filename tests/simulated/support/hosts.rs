@@ -18,6 +18,7 @@ use stoq::nic::simulated::SimulatedLink;
 use stoq::node::NodeConfig;
 use stoq::relay::Relay;
 use stoq::seed::{Cache, MemoryPages, MemoryTier, Seed, SeedParts, Store};
+use stoq::send_limit::LimitTimes;
 use stoq::session::{Holds, QueueRoutes};
 use stoq::tls::{ClientAuth, ClientTls, ServerTls, client_config, server_config};
 use stoq::wire::Mac;
@@ -71,6 +72,11 @@ impl ApplicationHost {
     pub(crate) fn inspect(&self) -> impl FnOnce() -> Vec<ConnectionView> + use<> {
         let mut answer = self.statuses[0].inspection.ask();
         move || answer.try_recv().expect("the worker had a turn")
+    }
+
+    /// The time that each limit had on the connections of the first worker.
+    pub(crate) fn limited(&self) -> LimitTimes {
+        self.statuses[0].counters.limits.times()
     }
 
     /// Open connections of one worker.

@@ -12,9 +12,10 @@ use stoq::client::Prepared;
 use stoq::datagram::NetworkInfo;
 use stoq::limits::MESSAGE_BYTES_MAX;
 use stoq::node::{ApplicationHost, Hosted};
+use stoq::send_limit::LimitTimes;
 use stoq::stages::Sampled;
 use stoq::token::{AnyToken, Ranges};
-use stoq_gateway::probe::{Blast, Pull, Pulled, Push, Report, Width};
+use stoq_gateway::probe::{Blast, Pull, Pulled, Push, Report, Width, inspect};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -68,6 +69,8 @@ struct Measured {
     network: NetworkInfo,
     /// Each worker's time by stage.
     stages: Vec<Sampled>,
+    /// How long each limit kept the client's connections from sending more.
+    limited: LimitTimes,
 }
 
 type Probe = Box<dyn Application>;
@@ -103,8 +106,17 @@ fn measure(
     )])?;
     let network = node.networks()[0].clone();
     let (bytes, messages, elapsed, trips, dropped) = (0, 0, Duration::ZERO, Vec::new(), None);
-    let mut measured =
-        Measured { bytes, messages, elapsed, trips, dropped, connections, network, stages: Vec::new() };
+    let mut measured = Measured {
+        bytes,
+        messages,
+        elapsed,
+        trips,
+        dropped,
+        connections,
+        network,
+        stages: Vec::new(),
+        limited: LimitTimes::default(),
+    };
     let deadline = Instant::now() + Duration::from_secs(args.time_limit);
     let mut over = 0;
     while over < workers.min(connections) {
@@ -132,6 +144,7 @@ fn measure(
         }
     }
     measured.stages = node.statuses().iter().map(|status| status.counters.stages.sampled()).collect();
+    measured.limited = inspect::limited(&inspect::connections(node.statuses()));
     drop(node);
     measured.trips.sort_unstable();
     Ok(measured)
@@ -151,6 +164,14 @@ impl Measured {
         self.trips.get((last * quantile) as usize).map_or(0.0, |trip| trip.as_nanos() as f64 / 1e3)
     }
 
+    /// What limited the client's sending. A client that fetches sends next to nothing: what limits the gateway is shown there.
+    fn limits_in_words(&self, args: &Args) -> String {
+        match args.get {
+            Some(_) => String::new(),
+            None => format!("; limited by {}", inspect::in_words(&self.limited)),
+        }
+    }
+
     /// Prints the result: one line of text, or JSON with the operation's own fields.
     fn print(
         &self,
@@ -164,8 +185,9 @@ impl Measured {
         if !args.options.json {
             let (n, m) = (self.connections, args.streams);
             let text = format!(
-                "{text}: {rate:.2} Gbit/s; {n} connection(s) of {m} stream(s), {}, {workers} worker(s), {cipher}",
-                self.network
+                "{text}: {rate:.2} Gbit/s; {n} connection(s) of {m} stream(s), {}, {workers} worker(s), {cipher}{}",
+                self.network,
+                self.limits_in_words(args)
             );
             return Ok(output::result(text, "the goodput was measured")?);
         }
@@ -173,7 +195,7 @@ impl Measured {
             "operation": operation, "bytes": self.bytes, "seconds": self.elapsed.as_secs_f64(), "gbit_per_s": rate,
             "connections": self.connections, "streams": args.streams, "network": self.network, "workers": workers,
             "cipher": cipher, "version": env!("CARGO_PKG_VERSION"),
-            "stages": self.stages,
+            "stages": self.stages, "limited_s": self.limited,
         });
         if let (Some(result), serde_json::Value::Object(more)) = (result.as_object_mut(), particular) {
             result.extend(more);
