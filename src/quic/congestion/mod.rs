@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The congestion controllers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,15 +122,42 @@ struct Make<F>(u64, F);
 
 impl<A: CongestionAlgorithm, F: Fn(u64, u16) -> A + Send + Sync> ControllerFactory for Make<F> {
     fn build(self: Arc<Self>, _now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        Box::new(Driven { algorithm: (self.1)(self.0, current_mtu), initial_window: self.0 })
+        Box::new(Driven::new((self.1)(self.0, current_mtu), self.0))
     }
 }
+
+/// A window differs by fewer bytes than these for [`Driven::changed`].
+const MORE_BYTES: u64 = 16;
 
 /// An algorithm as quinn-proto drives it.
 #[derive(Clone)]
 struct Driven<A> {
     algorithm: A,
     initial_window: u64,
+    rtt: Duration,
+    /// The round-trip time that quinn-proto's pacer reckons with.
+    paced_rtt: Duration,
+    /// Bytes more of the window, a few: quinn-proto's pacer looks at the round-trip time only when the window changes. A window that fits from
+    /// the start would leave it with the bursts of a path of 333 ms.
+    more: u64,
+    /// The algorithm's window and these, bytes: quinn-proto asks twice a packet.
+    window: u64,
+}
+
+impl<A: CongestionAlgorithm> Driven<A> {
+    fn new(algorithm: A, initial_window: u64) -> Self {
+        let window = algorithm.window();
+        Self { algorithm, initial_window, rtt: Duration::ZERO, paced_rtt: Duration::ZERO, more: 0, window }
+    }
+
+    /// Takes over the algorithm's window, and another one when the round-trip time has become another by an eighth.
+    fn changed(&mut self) {
+        if self.rtt.abs_diff(self.paced_rtt) > self.paced_rtt / 8 {
+            self.paced_rtt = self.rtt;
+            self.more = (self.more + 1) % MORE_BYTES;
+        }
+        self.window = self.algorithm.window() + self.more;
+    }
 }
 
 impl<A: CongestionAlgorithm> Controller for Driven<A> {
@@ -138,12 +165,14 @@ impl<A: CongestionAlgorithm> Controller for Driven<A> {
         self.algorithm.on_sent(now, bytes);
     }
 
-    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, _app_limited: bool, _rtt: &RttEstimator) {
+    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, _app_limited: bool, rtt: &RttEstimator) {
+        self.rtt = rtt.get();
         self.algorithm.on_acked(now, sent, bytes);
     }
 
     fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, _largest: Option<u64>) {
         self.algorithm.on_ack_end(now, in_flight, app_limited);
+        self.changed();
     }
 
     fn on_congestion_event(&mut self, now: Instant, sent: Instant, persistent: bool, lost_bytes: u64) {
@@ -152,19 +181,21 @@ impl<A: CongestionAlgorithm> Controller for Driven<A> {
             0 => self.algorithm.on_marked(now, sent),
             bytes => self.algorithm.on_lost(now, sent, bytes, persistent),
         }
+        self.changed();
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
         self.algorithm.on_mtu(new_mtu);
+        self.changed();
     }
 
     fn window(&self) -> u64 {
-        self.algorithm.window()
+        self.window
     }
 
     fn metrics(&self) -> ControllerMetrics {
         let mut metrics = ControllerMetrics::default();
-        metrics.congestion_window = self.algorithm.window();
+        metrics.congestion_window = self.window;
         metrics.ssthresh = self.algorithm.slow_start_threshold();
         metrics.pacing_rate = self.algorithm.pacing_bytes_per_s().map(|rate| (rate * 8.0) as u64);
         metrics
