@@ -257,3 +257,17 @@ fn a_put_given_up_half_way_leaves_nothing() {
     assert!(world.store.get(&Token::of(&bytes)).unwrap().is_none());
     world.echo(&peer, b"still there");
 }
+
+#[test]
+fn a_small_payload_takes_three_round_trips_and_a_half_of_a_cold_long_path() {
+    // RFC 9002's first window of ten packets, doubled twice; what is paced takes a third of a round trip.
+    let link = LinkConfig { delay: Duration::from_millis(50), ..LinkConfig::default() };
+    let mut world = World::new(Setup { link, step: Duration::from_micros(20), ..Setup::default() });
+    let putting = world.connect(0, gateway_v4());
+    let token = world.put(&putting, &payload(60 << 10));
+    let peer = world.connect(0, gateway_v4());
+    let begun = world.now;
+    assert_eq!(joined(&world.get(&peer, token, Ranges::all())), payload(60 << 10));
+    let took = world.now - begun;
+    assert!(took <= Duration::from_millis(350), "{took:?}");
+}
