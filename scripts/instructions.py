@@ -12,6 +12,8 @@ import re
 import sys
 
 LIMIT = 0.05
+#: What a packet may cost on a path that holds 125 MB, of what it costs on one without delay.
+LONG_LIMITS = {"message": 1.4, "put": 1.4, "get": 1.2}
 APART = ["aws-lc", "blake3", "memory", "random"]
 MEMORY = re.compile(r"_*(mem|bcmp|str)\w*")
 # The C and assembler code in the program is aws-lc's. Its functions have names without a path, Rust's have one.
@@ -118,7 +120,7 @@ def main():
         with open(stored_path, encoding="utf-8") as file:
             stored = json.load(file)
     now, worse, better = {}, [], []
-    print(f"{'path':<18} {'stored':>9} {'now':>9} {'change':>8}   apart: " + ", ".join(APART))
+    print(f"{'path':<22} {'stored':>9} {'now':>9} {'change':>8}   apart: " + ", ".join(APART))
     for item in measured:
         name, packets, path = item.split(":", 2)
         counted, apart = sorted_out(functions(path))
@@ -131,9 +133,18 @@ def main():
         if before and change < -LIMIT:
             better.append(name)
         shown = ", ".join(f"{cost / int(packets):.0f}" for cost in apart.values())
-        print(f"{name:<18} {before if before else '-':>9} {a_packet:>9} {change:>+8.1%}   {shown}")
+        print(f"{name:<22} {before if before else '-':>9} {a_packet:>9} {change:>+8.1%}   {shown}")
         if os.environ.get("EXPLAIN"):
             explain(name, int(packets), counted)
+    grown = []
+    for name, a_packet in now.items():
+        if name.endswith("-long"):
+            ratio, limit = a_packet / now[name.removesuffix("-long")], LONG_LIMITS[name.split("-", 1)[0]]
+            print(f"{name}: {ratio:.2f} of a packet without delay; {limit} at most")
+            grown += [name] if ratio > limit else []
+    if grown:
+        print(f"{', '.join(grown)}: a packet costs too much more where many bytes are in flight")
+        return 1
     if action == "accept":
         with open(stored_path, "w", encoding="utf-8") as file:
             json.dump({"toolchain": toolchain, "instructions_a_packet": now}, file, indent=2)

@@ -1,10 +1,13 @@
 //! Two workers and a wire between them, for counting instructions: `scripts/instructions.sh` runs it under callgrind.
 //!
-//! `instructions PATH SIDE` moves packets of MTU 1500 one way, under virtual time, with the windows of the benchmarks. PATH is
+//! `instructions PATH SIDE [WIRE]` moves packets of MTU 1500 one way, under virtual time, with the windows of the benchmarks. PATH is
 //! `message` (64 KiB messages, dropped), `small` (the same of 256 bytes), `put` (a payload, checked and dropped) or `get` (a
 //! payload out of the memory tier, checked and dropped). SIDE is the side whose turns go through [`counted_turn`], the one function
 //! in which callgrind counts: `transmit` sends the bytes, `receive` receives them. Applications run on their workers, so the count
 //! contains their work.
+//!
+//! WIRE is `short`, a wire without delay, or `long`: 10 Gbit/s with a round trip of 100 ms. Its windows hold what is in flight, 125 MB, from the
+//! start.
 //!
 //! The handshake and the first packets are not counted: the count is that of a steady stream. The wire copies a frame into a
 //! buffer and out again, as a device without offloads would; software computes both checksums.
@@ -49,12 +52,24 @@ const WARM_PACKETS: u64 = 8_000;
 const WARM_SMALL_PACKETS: u64 = 32_000;
 /// Packets that are counted.
 const COUNTED_PACKETS: u64 = 8_000;
+/// The same where the path has delay: three times what it holds.
+const WARM_LONG_PACKETS: u64 = 250_000;
 const PAYLOAD_BYTES: usize = 8 << 20;
+/// One that lasts for [`WARM_LONG_PACKETS`] and [`COUNTED_PACKETS`].
+const PAYLOAD_LONG_BYTES: usize = 512 << 20;
+/// Frames on their way to the receiver when such a path is full: half of a round trip.
+const IN_FLIGHT_LONG_LEN: usize = 38_000;
+/// Payloads that are got at once over a path with delay: three times what it holds.
+const GETS_LONG: usize = 48;
 const MESSAGE_BYTES: usize = 64 << 10;
 const SMALL_MESSAGE_BYTES: usize = 256;
-/// Frames that the wire holds one way, and how often both sides have a turn.
-const WIRE_LEN: usize = 1024;
+/// Frames that the device holds, and how often both sides have a turn.
+const DEVICE_LEN: usize = 1024;
 const TURN: Duration = Duration::from_micros(20);
+/// The same of a path with delay: the frames that 10 Gbit/s carry in a turn, and as many as a worker takes in a turn.
+const DEVICE_LONG_LEN: usize = 64;
+const TURN_LONG: Duration = Duration::from_micros(79);
+const DELAY_LONG: Duration = Duration::from_millis(50);
 /// Turns after which a run is given up: many times the turns that one takes.
 const TURNS_MAX: u32 = 1_000_000;
 const MTU: u16 = 1500;
@@ -62,11 +77,71 @@ const UDP_PORT: u16 = 4433;
 /// The one queue that the server's application takes.
 const QUEUE: u64 = 0;
 
-/// One direction of the wire: frames in flight, and buffers for reuse.
-#[derive(Default)]
+/// What is between the two workers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Wire {
+    /// No delay. A frame that the other side has not taken occupies the device.
+    Short,
+    /// 10 Gbit/s with a round trip of 100 ms.
+    Long,
+}
+
+impl Wire {
+    fn turn(self) -> Duration {
+        if self == Self::Short { TURN } else { TURN_LONG }
+    }
+
+    fn warm_packets(self, path: &str) -> u64 {
+        match self {
+            Self::Long => WARM_LONG_PACKETS,
+            Self::Short if path == "small" => WARM_SMALL_PACKETS,
+            Self::Short => WARM_PACKETS,
+        }
+    }
+
+    /// The windows of `scripts/bench`, or those that the path has once they have grown.
+    fn quic(self) -> QuicConfig {
+        let window = if self == Self::Short { 64 << 20 } else { 512 << 20 };
+        QuicConfig {
+            stream_receive_window_bytes: 64 << 20,
+            receive_window_bytes: 2 * window,
+            send_window_bytes: window,
+            initial_congestion_window_bytes: if self == Self::Short { 4 << 20 } else { 512 << 20 },
+            initial_udp_payload_bytes: 0,
+            ..QuicConfig::default()
+        }
+    }
+}
+
+/// One direction of the wire: frames in flight with the times when they arrive, and buffers for reuse.
 struct Line {
-    frames: VecDeque<Vec<u8>>,
+    wire: Wire,
+    frames: VecDeque<(Instant, Vec<u8>)>,
     free: Vec<Vec<u8>>,
+    now: Instant,
+    /// Frames sent in this turn.
+    sent: usize,
+}
+
+impl Line {
+    fn new(wire: Wire, now: Instant) -> SharedLine {
+        Rc::new(RefCell::new(Self { wire, frames: VecDeque::new(), free: Vec::new(), now, sent: 0 }))
+    }
+
+    fn begin_turn(&mut self, now: Instant) {
+        (self.now, self.sent) = (now, 0);
+    }
+
+    fn room(&self) -> usize {
+        match self.wire {
+            Wire::Short => DEVICE_LEN - self.frames.len(),
+            Wire::Long => DEVICE_LONG_LEN - self.sent,
+        }
+    }
+
+    fn delay(&self) -> Duration {
+        if self.wire == Wire::Short { Duration::ZERO } else { DELAY_LONG }
+    }
 }
 
 type SharedLine = Rc<RefCell<Line>>;
@@ -95,28 +170,33 @@ impl End {
 impl Nic for End {
     fn rx_burst(&mut self, _now: Instant, mut frame: impl FnMut(&[u8], RxChecksum)) -> usize {
         let mut line = self.incoming.borrow_mut();
-        let count = line.frames.len().min(stoq::limits::RX_BURST_LEN);
-        for _ in 0..count {
-            let Some(bytes) = line.frames.pop_front() else { break };
+        let mut count = 0;
+        while count < stoq::limits::RX_BURST_LEN
+            && line.frames.front().is_some_and(|(arrives, _)| *arrives <= line.now)
+        {
+            let Some((_, bytes)) = line.frames.pop_front() else { break };
             frame(&bytes, RxChecksum::Unknown);
             line.free.push(bytes);
+            count += 1;
         }
         count
     }
 
     fn tx_room(&self) -> usize {
-        WIRE_LEN - self.outgoing.borrow().frames.len()
+        self.outgoing.borrow().room()
     }
 
     fn tx_frame(&mut self, _kind: TxKind, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
         let mut line = self.outgoing.borrow_mut();
-        if line.frames.len() == WIRE_LEN {
+        if line.room() == 0 {
             return false;
         }
         let mut frame = line.free.pop().unwrap_or_default();
         frame.resize(len, 0);
         fill(&mut frame);
-        line.frames.push_back(frame);
+        let arrives = line.now + line.delay();
+        line.frames.push_back((arrives, frame));
+        line.sent += 1;
         true
     }
 
@@ -214,20 +294,8 @@ fn network(station: u8, incoming: SharedLine, outgoing: SharedLine) -> anyhow::R
     Ok(UserSpace::new(End::new(station, incoming, outgoing), &interface, NetworkKind::Simulated)?)
 }
 
-/// The windows of `scripts/bench`.
-fn quic() -> QuicConfig {
-    QuicConfig {
-        stream_receive_window_bytes: 64 << 20,
-        receive_window_bytes: 128 << 20,
-        send_window_bytes: 64 << 20,
-        initial_congestion_window_bytes: 4 << 20,
-        initial_udp_payload_bytes: 0,
-        ..QuicConfig::default()
-    }
-}
-
-fn payload() -> Vec<u8> {
-    let mut bytes = vec![0; PAYLOAD_BYTES];
+fn payload(len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
     blake3::Hasher::new().finalize_xof().fill(&mut bytes);
     bytes
 }
@@ -265,19 +333,27 @@ fn seed(directory: &TempDir, token: Token, encoded: &[Bytes]) -> anyhow::Result<
 struct Pair {
     server: Side,
     client: Side,
+    lines: [SharedLine; 2],
     statuses: [Arc<WorkerStatus>; 2],
 }
 
 impl Pair {
-    fn new(application: Box<dyn Application>, caller: Box<dyn Application>) -> anyhow::Result<Self> {
+    fn new(
+        wire: Wire,
+        application: Box<dyn Application>,
+        caller: Box<dyn Application>,
+    ) -> anyhow::Result<Self> {
         let identity = |name| {
             Identity::generate(FalconAlgorithm::FalconPadded512, name, &[], 1).map(|made| made.identity)
         };
         let (server, client) = (identity("server")?, identity("client")?);
         let trust = Trust::pinned([server.node_id(), client.node_id()])?;
-        let (there, back) = (SharedLine::default(), SharedLine::default());
+        let now = Instant::now();
+        let (there, back) = (Line::new(wire, now), Line::new(wire, now));
+        let quic = wire.quic();
         let tls = ServerTls::new(server, ClientAuth::Required(trust.clone()));
-        let config = NodeConfig { server: Some(server_config(&tls)?), quic: quic(), ..NodeConfig::default() };
+        let config =
+            NodeConfig { server: Some(server_config(&tls)?), quic: quic.clone(), ..NodeConfig::default() };
         let queues = [(QUEUE, 0)].into_iter().collect();
         let shared = NodeShared::new(1, QueueRoutes { queues, store: Some(0), ..QueueRoutes::default() });
         let network_1 = network(1, there.clone(), back.clone())?;
@@ -285,37 +361,45 @@ impl Pair {
         server.add_inline(application);
 
         let tls = ClientTls { identity: Some(client), ..ClientTls::new(trust) };
-        let config = NodeConfig { client: Some(client_config(&tls)?), quic: quic(), ..NodeConfig::default() };
+        let config =
+            NodeConfig { client: Some(client_config(&tls)?), quic: quic.clone(), ..NodeConfig::default() };
         let shared = NodeShared::new(1, QueueRoutes::default());
-        let mut client = Worker::new(0, network(2, back, there)?, shared, config.quic(MTU), Idle::Spin);
+        let mut client =
+            Worker::new(0, network(2, back.clone(), there.clone())?, shared, config.quic(MTU), Idle::Spin);
         client.add_inline(caller);
         let statuses = [server.status(), client.status()];
-        Ok(Self { server, client, statuses })
+        Ok(Self { server, client, lines: [there, back], statuses })
     }
 }
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let [path, side] = &arguments[..] else {
-        println!(
-            "instructions (message | small | put | get) (transmit | receive): see scripts/instructions.sh"
-        );
-        return Ok(());
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (path, side, wire) = match arguments[..] {
+        [path, side] | [path, side, "short"] => (path, side, Wire::Short),
+        [path, side, "long"] => (path, side, Wire::Long),
+        _ => {
+            println!(
+                "instructions (message | small | put | get) (transmit | receive) [short | long]: see scripts/instructions.sh"
+            );
+            return Ok(());
+        }
     };
-    let payload = payload();
-    let (token, outboard) = Outboard::build(&payload[..], PAYLOAD_BYTES as u64)?;
+    let payload_bytes = if (path, wire) == ("put", Wire::Long) { PAYLOAD_LONG_BYTES } else { PAYLOAD_BYTES };
+    let payload = payload(payload_bytes);
+    let (token, outboard) = Outboard::build(&payload[..], payload_bytes as u64)?;
     let encoded = encode(&payload, outboard)?;
     let directory = TempDir::new()?;
     let (reports, _heard) = channel();
     let remote = address(1);
-    let (application, caller): (Box<dyn Application>, Box<dyn Application>) = match path.as_str() {
+    let (application, caller): (Box<dyn Application>, Box<dyn Application>) = match path {
         "message" | "small" => {
             let message_bytes = if path == "small" { SMALL_MESSAGE_BYTES } else { MESSAGE_BYTES };
             let blast = Blast::new(remote, QUEUE, message_bytes, 1 << 40, Width::ONE, reports);
             (Box::new(Discard::default()), Box::new(blast))
         }
         "put" => {
-            let descriptor = Descriptor::plain(token, PAYLOAD_BYTES as u64)?;
+            let descriptor = Descriptor::plain(token, payload_bytes as u64)?;
             (
                 Box::new(Discard::default()),
                 Box::new(Push {
@@ -330,17 +414,19 @@ fn main() -> anyhow::Result<()> {
         }
         "get" => {
             let ranges = Ranges::all();
+            let width =
+                if wire == Wire::Short { Width::ONE } else { Width { streams: GETS_LONG, ..Width::ONE } };
             let pulled = Pulled { token: token.into(), ranges, route: None, verified: true, times: 1 << 40 };
             (
                 Box::new(seed(&directory, token, &encoded)?),
-                Box::new(Pull::new(remote, pulled, Width::ONE, reports)),
+                Box::new(Pull::new(remote, pulled, width, reports)),
             )
         }
         other => bail!("no path is called {other:?}"),
     };
-    let Pair { mut server, mut client, statuses } = Pair::new(application, caller)?;
+    let Pair { mut server, mut client, lines, statuses } = Pair::new(wire, application, caller)?;
     let client_transmits = path != "get";
-    let count_client = match side.as_str() {
+    let count_client = match side {
         "transmit" => client_transmits,
         "receive" => !client_transmits,
         other => bail!("no side is called {other:?}"),
@@ -353,7 +439,8 @@ fn main() -> anyhow::Result<()> {
     let mut run = |count: bool, until: u64| -> anyhow::Result<u64> {
         while receiver.counters.get(Counter::RxPackets) < until {
             turns.next().context("the packets never come")?;
-            now += TURN;
+            now += wire.turn();
+            lines.iter().for_each(|line| line.borrow_mut().begin_turn(now));
             if count && count_client {
                 counted_turn(&mut client, now)
             } else {
@@ -367,8 +454,13 @@ fn main() -> anyhow::Result<()> {
         }
         Ok(receiver.counters.get(Counter::RxPackets))
     };
-    let before = run(false, if path == "small" { WARM_SMALL_PACKETS } else { WARM_PACKETS })?;
+    let before = run(false, wire.warm_packets(path))?;
     let after = run(true, before + COUNTED_PACKETS)?;
+    let in_flight = lines.iter().map(|line| line.borrow().frames.len()).sum::<usize>();
+    anyhow::ensure!(
+        wire == Wire::Short || in_flight >= IN_FLIGHT_LONG_LEN,
+        "{in_flight} frames are in flight: the path is not full"
+    );
     // A run with losses or refusals would count another path.
     for status in &statuses {
         for (name, value) in status.counters.snapshot() {

@@ -26,7 +26,7 @@ class Testpmd:
         device = bench.ring(role, rsize) + (f",mac={GATEWAY_MAC}" if role == "server" else "")
         # memif claims frames of 1518 bytes whatever its buffers are; the buffers decide.
         device += f",bsize={buffer_bytes}" if buffer_bytes else ""
-        # The main lcore shares the core: it only reads commands. Pages are shared by nobody, so no files of them are.
+        # The main lcore shares the core: it only reads commands. No other process shares the pages, so they have no files.
         command = [
             "stdbuf",
             "-oL",

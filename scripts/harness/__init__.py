@@ -226,7 +226,7 @@ class Scene:
         self.stack.callback(subprocess.run, ["ip", "link", "delete", full], **gone)
         return full
 
-    # ---- who is who
+    # ---- identities
 
     def identities(self, *names, algorithm=None):
         for name in names:

@@ -184,7 +184,7 @@ def filled_in(expression):
 
 
 def free_udp_port():
-    """A port that nobody has now: the configuration names it to both workers."""
+    """A port that no socket has now: the configuration names it to both workers."""
     with socket.socket(type=socket.SOCK_DGRAM) as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]

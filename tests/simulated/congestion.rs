@@ -205,8 +205,11 @@ fn marks_keep_a_queue_from_overflowing() {
 fn a_first_window_that_fits_the_path_leaves_in_the_bursts_of_its_round_trip() {
     // A wire of a machine: no bandwidth bounds it, and the window at the start never has to grow.
     let path = LinkConfig { delay: Duration::from_micros(20), ..LinkConfig::default() };
-    let quic =
-        QuicConfig { initial_congestion_window_bytes: 4 << 20, mtu_discovery: false, ..QuicConfig::default() };
+    let quic = QuicConfig {
+        initial_congestion_window_bytes: 4 << 20,
+        mtu_discovery: false,
+        ..QuicConfig::default()
+    };
     let (mut world, peer) = over(path, &quic);
     let took = send(&mut world, &peer, 512 << 10);
     // The bursts of a round trip of 333 ms are of 25 KB, one a turn of 10 us.
