@@ -6,7 +6,7 @@
 
 use crate::client::{AskOptions, ClientError, FetchOptions, Peer};
 use crate::limits::GROUP_BYTES;
-use crate::part_file::{PartFile, WriteOrder};
+use crate::part_file::{NOT_AS_WRITTEN, PartFile, WriteOrder};
 use crate::record::ErrorCode;
 use crate::token::{Ranges, Token};
 use std::io;
@@ -115,18 +115,14 @@ impl Download {
             self.part.give_name()?;
             return Ok(self.have);
         }
-        let text = if self.resumed {
-            "the part of an earlier attempt was damaged"
-        } else {
-            "it does not hold the bytes written into it: another process wrote there too, or the disk errs"
-        };
+        let text = if self.resumed { "the part of an earlier attempt was damaged" } else { NOT_AS_WRITTEN };
         Err(self.part.discard(text))
     }
 
     fn another_length(&self, says: String) -> ClientError {
         let (part, note) = (self.part.path(), self.part.note_path());
         let text = format!(
-            "the gateway says {says}, and an earlier one said {} bytes: one of the gateways is wrong. Ask another one, or remove {} and \
+            "the gateway says {says}, and an earlier one said {} bytes: one of the gateways is wrong; ask another one, or remove {} and \
              {} to begin anew",
             self.length.unwrap_or_default(),
             part.display(),

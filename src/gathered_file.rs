@@ -4,7 +4,7 @@
 //! there, proven and read back; otherwise it is removed. Unlike a download, it begins anew each time.
 
 use crate::client::{ClientError, Gathered, Gathering};
-use crate::part_file::{PartFile, WriteOrder};
+use crate::part_file::{NOT_AS_WRITTEN, PartFile, WriteOrder};
 use crate::record::{ErrorCode, ErrorRecord};
 use crate::shard::{AssembleError, Assembler};
 use crate::token::{AnyToken, Token};
@@ -116,8 +116,7 @@ impl GatheredFile {
                 gathering.mark_bad(assembler.set_token());
                 Err(bad_descriptor())
             }
-            _ => Err(part
-                .discard("it does not hold the bytes written into it: another process wrote there too, or the disk errs")),
+            _ => Err(part.discard(NOT_AS_WRITTEN)),
         }
     }
 

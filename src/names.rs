@@ -150,7 +150,11 @@ impl FromStr for GatewayAddress {
                 match after.strip_prefix(':') {
                     Some(port) => (host, Some(port), true),
                     None if after.is_empty() => (host, None, true),
-                    None => return Err(error("a colon and the port follow the bracket".into())),
+                    None => {
+                        return Err(error(
+                            "a colon and the port follow the bracket, such as [2001:db8::1]:4433".into(),
+                        ));
+                    }
                 }
             }
             None if text.matches(':').count() > 1 => {

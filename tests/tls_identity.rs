@@ -291,7 +291,7 @@ fn empty_trust_and_damaged_bundles_are_refused() {
     assert_refused(
         Trust::load(&authorities(&files.certificate)),
         &files.certificate,
-        "certificate 2: malformed",
+        "certificate number 2: malformed certificate (trailing data (signed data))",
     );
 }
 

@@ -28,7 +28,7 @@ pub enum DpdkError {
     },
 
     /// A configured string that DPDK cannot take.
-    #[error("`{0}` contains a zero byte, or a blank where DPDK allows none")]
+    #[error("`{0}` contains a zero byte, or a blank where DPDK allows none: leave it out")]
     InvalidArgument(String),
 
     /// A file prefix names a folder: not every string is allowed.
@@ -37,7 +37,7 @@ pub enum DpdkError {
 
     /// EAL refused to start.
     #[error(
-        "DPDK did not start: {reason}. Its own log above says more (raise the log level if it is silent)"
+        "DPDK did not start: {reason}; its own log above says more (raise the log level if it is silent)"
     )]
     Eal {
         /// EAL's error.
@@ -45,7 +45,9 @@ pub enum DpdkError {
     },
 
     /// A thread could not be registered with DPDK.
-    #[error("DPDK cannot register another thread: {reason}. It knows at most 128 at a time")]
+    #[error(
+        "DPDK cannot register another thread: {reason}; give fewer workers, since it knows at most 128 threads"
+    )]
     RegisterThread {
         /// EAL's error.
         reason: String,
@@ -79,7 +81,7 @@ pub enum DpdkError {
 
     /// The driver refused the device or its arguments.
     #[error(
-        "cannot open device `{device}`: {reason}. Check the driver's name, that its plug-in (librte_net_*.so) is \
+        "cannot open device `{device}`: {reason}; check the driver's name, that its plug-in (librte_net_*.so) is \
          installed, and its arguments"
     )]
     Probe {
@@ -90,7 +92,7 @@ pub enum DpdkError {
     },
 
     /// The device was found, but it is no Ethernet port.
-    #[error("device `{device}` has no Ethernet port")]
+    #[error("device `{device}` has no Ethernet port: give another device")]
     NoPort {
         /// The device as configured.
         device: String,
@@ -117,7 +119,9 @@ pub enum DpdkError {
     },
 
     /// An MTU larger than the device takes.
-    #[error("device `{device}` takes an MTU of {min} to {max} bytes, but {asked} is configured")]
+    #[error(
+        "device `{device}` takes an MTU of {min} to {max} bytes, but {asked} is configured: set `mtu` in that range"
+    )]
     Mtu {
         /// The device's name.
         device: String,
@@ -137,7 +141,7 @@ pub enum DpdkError {
     },
 
     /// A file that is no socket is at the memif socket's path.
-    #[error("{} exists and cannot be replaced by a memif socket: {reason}", path.display())]
+    #[error("{} exists and cannot be replaced by a memif socket ({reason}): configure another socket", path.display())]
     SocketPath {
         /// The socket's path.
         path: PathBuf,
@@ -169,7 +173,7 @@ pub enum DpdkError {
     },
 
     /// The driver failed at a step of opening.
-    #[error("device `{device}` failed to {step}: {reason}")]
+    #[error("device `{device}` did not {step}: {reason}")]
     Port {
         /// The device's name.
         device: String,

@@ -8,6 +8,7 @@
 
 // Values that people write, and text that they read.
 pub mod durations;
+pub mod faults;
 pub mod output;
 
 pub mod events;

@@ -5,6 +5,7 @@
 mod writer;
 
 use crate::config::{LogConfig, LogFormat};
+use crate::faults::{Usage, started};
 use anyhow::Context as _;
 use std::collections::HashMap;
 use std::fmt;
@@ -46,11 +47,13 @@ pub struct Level(EnvFilter);
 ///
 /// The text is no level.
 pub fn level(config: &LogConfig) -> anyhow::Result<Level> {
-    let level = std::env::var(LEVEL_VARIABLE).unwrap_or_else(|_| config.level.clone());
+    let of_environment = std::env::var(LEVEL_VARIABLE).ok();
+    let origin = if of_environment.is_some() { LEVEL_VARIABLE } else { "log.level" };
+    let level = of_environment.unwrap_or_else(|| config.level.clone());
     let filter = EnvFilter::try_new(&level).map_err(|error| {
-        anyhow::anyhow!(
-            "log level `{level}`: {error}; use error, warn, info, debug or trace, or module=level"
-        )
+        Usage(format!(
+            "{origin}: `{level}` is no log level ({error}); use error, warn, info, debug or trace, or module=level"
+        ))
     })?;
     Ok(Level(filter))
 }
@@ -63,8 +66,8 @@ pub fn start(config: &LogConfig) -> anyhow::Result<()> {
     let (filter, handle) = reload::Layer::new(level(config)?.0);
     let limit = Arc::new(Limit::new(config.lines_per_s));
     let stderr = std::io::stderr();
-    let out = stderr.as_fd().try_clone_to_owned().context("log: standard error")?;
-    let queue = Queue::start(File::from(out)).context("log: the thread that writes it")?;
+    let out = stderr.as_fd().try_clone_to_owned().context("log: standard error cannot be used")?;
+    let queue = started("writes the log", Queue::start(File::from(out)))?;
     let lines = tracing_subscriber::fmt::layer()
         .with_ansi(stderr.is_terminal())
         .with_writer(queue.clone())

@@ -31,16 +31,6 @@ pub enum OutputError {
     Failed(io::Error),
 }
 
-/// A signal ended a tool's work.
-#[derive(Debug, thiserror::Error)]
-#[error("interrupted")]
-pub struct Interrupted;
-
-/// A tool's command line contradicts itself, with the fix.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Usage(pub String);
-
 impl From<io::Error> for OutputError {
     fn from(error: io::Error) -> Self {
         match error.kind() {

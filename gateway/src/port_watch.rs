@@ -1,7 +1,7 @@
 //! Checks the port of a running gateway once a second: the kernel's interface under it, and whether any peer acknowledges packets. A port
 //! may report packets as sent and lose all of them.
 
-use anyhow::Context;
+use crate::faults::started;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -39,10 +39,7 @@ impl PortWatch {
             }
         };
         let thread = std::thread::Builder::new().name("stoq-port".into()).spawn(watch);
-        Ok(Self {
-            end: Some(end),
-            thread: Some(thread.context("cannot start the thread that watches the port")?),
-        })
+        Ok(Self { end: Some(end), thread: Some(started("watches the port", thread)?) })
     }
 }
 

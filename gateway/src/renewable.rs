@@ -2,6 +2,7 @@
 
 use crate::admin::Facts;
 use crate::config::{GatewayConfig, SeedConfig};
+use crate::faults::started;
 use crate::tls::{self, KeyLogger};
 use anyhow::Context;
 use quinn_proto::crypto::rustls::QuicClientConfig;
@@ -36,12 +37,12 @@ pub(crate) fn facts(config: &GatewayConfig, identity: &Identity) -> anyhow::Resu
 pub(crate) fn node(config: &GatewayConfig, key_log: KeyLogger) -> anyhow::Result<(NodeConfig, Identity)> {
     let (server, identity) = tls::server(&config.tls, &config.identity, &config.trust, key_log.clone())?;
     let peer_gateway = config.gateway.iter();
-    let resolver = Resolver::start().context("cannot start the thread that resolves names")?;
+    let resolver = started("resolves names", Resolver::start())?;
     let (sample, capacity_bytes) = (config.qlog.sample, config.qlog.capacity_bytes);
     let directory = config.qlog.directory.as_deref();
     let qlog = directory.map(|directory| {
         Qlog::start(directory, sample, capacity_bytes)
-            .with_context(|| format!("qlog.directory {}", directory.display()))
+            .with_context(|| format!("qlog.directory: {} cannot be used", directory.display()))
     });
     let node = NodeConfig {
         server: Some(server),

@@ -5,6 +5,7 @@ use crate::capture::{CaptureServer, Secrets};
 use crate::config::{ApplicationConfig, GatewayConfig, SeedConfig};
 use crate::dates::{Dates, out_of_dates};
 use crate::events::{Ended, Event, Up};
+use crate::faults::{SignalError, started};
 use crate::logging;
 use crate::port_watch::PortWatch;
 use crate::reload::{self, Live};
@@ -12,7 +13,6 @@ use crate::reloads::Reloads;
 use crate::renewable;
 use crate::tls::KeyLogger;
 use crate::watch::Watch;
-use anyhow::Context;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::path::Path;
@@ -32,7 +32,7 @@ use stoq::tls::{Identity, NodeId};
 /// # Errors
 /// The kernel refuses a signal handler.
 pub fn signals() -> anyhow::Result<Signals> {
-    Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot register signal handlers")
+    Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|error| SignalError(error).into())
 }
 
 /// A gateway that serves.
@@ -86,7 +86,7 @@ impl Gateway {
         let refused = out_of_dates(&chain, SystemTime::now()).is_some();
         let state = if refused { "gateway up, and not ready" } else { "gateway ready" };
         tracing::info!(%node_id, %cipher, version = env!("CARGO_PKG_VERSION"), "{state}");
-        let dates = Dates::watch(chain).context("cannot start the thread that checks certificates")?;
+        let dates = started("checks certificates", Dates::watch(chain))?;
         let store = seeds.parts.map(|parts| parts.store);
         let device = node.networks().first().map_or("", |network| &network.device);
         let capture = config.capture.socket.as_deref().zip(tap);
@@ -221,7 +221,7 @@ impl Seeds {
 
     fn cache(&self) -> anyhow::Result<Option<Cache>> {
         let store = self.parts.as_ref().filter(|_| self.cache).map(|parts| parts.store.clone());
-        store.map(Cache::start).transpose().context("cannot start the cache's thread")
+        Ok(started("keeps forwarded payloads", store.map(Cache::start).transpose())?)
     }
 
     fn hosted(&self, config: &ApplicationConfig) -> Hosted {

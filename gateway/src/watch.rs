@@ -3,6 +3,7 @@
 //! The watch covers directories and compares contents, so every way of replacing a file works: writing in place, renaming over it, or
 //! changing a symbolic link in its directory.
 
+use crate::faults::started;
 use anyhow::Context;
 use notify::event::EventKind;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
@@ -53,9 +54,7 @@ impl Watch {
         let files = Files::default();
         let looked_at = files.clone();
         let thread = std::thread::Builder::new().name("stoq-watch".into());
-        thread
-            .spawn(move || look(&events, &looked_at))
-            .context("cannot start the thread that watches files")?;
+        started("watches files", thread.spawn(move || look(&events, &looked_at)))?;
         Ok(Self { watcher, directories: BTreeSet::new(), files })
     }
 

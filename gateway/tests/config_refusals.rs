@@ -36,7 +36,11 @@ fn a_congestion_control_that_cannot_work_is_refused_with_the_right_keys() {
     let with_rate = "congestion_control = \"reserved\"\nrate_bits_per_s = 1000000000\n";
     let of_client = format!("[[gateway]]\nnode_id = \"{NODE}\"\nrate_bits_per_s = 1000000\n");
     for (text, of_gateway, parts) in [
-        (gateway("[quic]\ncongestion_control = \"bbr\"\n"), true, ["bbr", "write \"model\""]),
+        (
+            gateway("[quic]\ncongestion_control = \"bbr\"\n"),
+            true,
+            ["loses a third of what it sends", "write \"model\""],
+        ),
         (gateway(&format!("[quic]\n{reserved}")), true, ["quic.rate_bits_per_s", "give rate"]),
         (client(&format!("[quic]\n{reserved}")), false, ["quic.rate_bits_per_s", "give rate"]),
         (peer(reserved), true, ["gateway.rate_bits_per_s", "give rate"]),
@@ -51,16 +55,48 @@ fn a_congestion_control_that_cannot_work_is_refused_with_the_right_keys() {
 }
 
 #[test]
+fn a_gateway_has_one_section_and_one_name() {
+    let peer =
+        |name: &str, id: &str| format!("[[gateway]]\nname = \"{name}\"\nnode_id = \"{}\"\n", id.repeat(52));
+    let both = |first: String, second: String| client(&format!("{first}{second}"));
+    let nameless = peer("south", "q").replace("name = \"south\"\n", "");
+    assert_eq!(fault(&both(peer("north", "a"), nameless), false), None);
+    for (text, key, fix) in [
+        (both(peer("north", "a"), peer("south", "a")), "gateway.node_id", "name every peer gateway once"),
+        (
+            both(peer("north", "a"), peer("north", "q")),
+            "gateway.name",
+            "two peer gateways have the same name",
+        ),
+        (both(peer("", "a"), String::new()), "gateway.name", "or reads as a list, an address"),
+        (both(peer("a,b", "a"), String::new()), "gateway.name", "or reads as a list, an address"),
+        (both(peer("10.0.0.1:1", "a"), String::new()), "gateway.name", "or reads as a list, an address"),
+    ] {
+        let error = fault(&text, false).expect("this file is wrong");
+        assert!(error.contains(&format!("`{key}`")) && error.contains(fix), "{error}");
+    }
+    let error = fault(&client("[[gateway]]\nname = \"north\"\n"), false).expect("it has no node ID");
+    assert!(error.contains("node_id"), "{error}");
+}
+
+#[test]
 fn an_impossible_gateway_address_is_refused_with_the_right_form() {
     for (written, part) in [
-        ("2001:db8::1", "[2001:db8::1]"),
-        ("https://a.example", "1 to 65535"),
-        ("10.0.0.1:0", "1 to 65535"),
-        ("", "letters"),
+        ("2001:db8::1", "an IPv6 address stands in brackets"),
+        ("[2001:db8::1", "the bracket is not closed"),
+        ("[2001:db8::1]x", "a colon and the port follow the bracket"),
+        ("[10.0.0.1]:1", "brackets hold an IPv6 address"),
+        ("[fe80::1%]:1", "the interface is missing after the %"),
+        ("[2001:db8::1%eth0]:1", "an interface belongs to link-local addresses"),
+        ("gäte.example", "a host name is written in its ASCII form"),
+        ("1.2.3", "an IPv4 address has four numbers"),
+        ("https://a.example", "a port is 1 to 65535"),
+        ("10.0.0.1:0", "a port is 1 to 65535"),
+        ("", "a host name has letters"),
     ] {
         let error =
             fault(&format!("connect = \"{written}\"\n{}", client("")), false).expect("this address is wrong");
-        assert!(error.contains("gateway") && error.contains(part), "{error}");
+        assert!(error.contains("is no address of a gateway: ") && error.contains(part), "{error}");
     }
 }
 

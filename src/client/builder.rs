@@ -319,7 +319,9 @@ impl ClientBuilder {
         // A wrong setting is reported before a socket is opened.
         self.start_with(move || {
             if !(1..=WORKERS_MAX).contains(&workers) {
-                let text = format!("a client has 1 to {WORKERS_MAX} workers, not {workers}");
+                let text = format!(
+                    "a client has 1 to {WORKERS_MAX} workers; give a number in that range, not {workers}"
+                );
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, text).into());
             }
             let bind = |_| KernelUdp::bind(&listen, config).map_err(not_bound);

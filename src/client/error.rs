@@ -52,7 +52,7 @@ pub enum ClientError {
         failures: Vec<DialFailure>,
     },
     /// No connection came up within the time given.
-    #[error("no answer from {remote} within {} s", .limit.as_secs_f32())]
+    #[error("no answer from {remote} within {} s: does the gateway run there, and does the path carry UDP?", .limit.as_secs_f32())]
     Timeout {
         /// The address as the caller wrote it.
         remote: String,
@@ -60,7 +60,7 @@ pub enum ClientError {
         limit: Duration,
     },
     /// The system's resolver did not answer within the time given.
-    #[error("cannot connect to {remote}: the resolver has not answered within {} s", .limit.as_secs_f32())]
+    #[error("the resolver has given no address of {remote} within {} s; check /etc/resolv.conf, or give the address itself", .limit.as_secs_f32())]
     Unresolved {
         /// The address as the caller wrote it.
         remote: String,
@@ -124,7 +124,7 @@ pub enum ClientError {
     },
     /// The file was written to after its bytes were read, and before the peer confirmed them.
     #[error(
-        "{path} changed while it was being sent; the gateway keeps its earlier content, as {kept}. Put it again for its present content"
+        "{path} changed while it was being sent; the gateway keeps its earlier content, as {kept}; put it again for its present content"
     )]
     ChangedSince {
         /// The file.

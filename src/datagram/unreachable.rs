@@ -33,7 +33,7 @@ pub enum Obstacle {
     NoRoute,
     /// The destination is on no network of this port, and there is no next hop for others.
     #[error(
-        "no route leads there: network.addresses has no network with this address, and there is no network.next_hop_v4 or next_hop_v6 for it"
+        "no route leads there: network.addresses has no network with this address, and there is no network.next_hop_v4 or next_hop_v6 for it; add one of them"
     )]
     NoNextHop,
     /// A link-local address without an interface.

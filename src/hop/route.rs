@@ -35,13 +35,17 @@ pub enum RouteError {
     #[error("a route names at least one gateway")]
     Empty,
     /// More gateways than the protocol allows, including the connected one.
-    #[error("a route has at most {HOPS_LEN_MAX} gateways, including the connected one; this one has {0}")]
+    #[error(
+        "a route has at most {HOPS_LEN_MAX} gateways, including the connected one; this one has {0}; leave some out"
+    )]
     TooLong(usize),
     /// A gateway occurs in it twice.
-    #[error("the route visits {0} twice")]
+    #[error("the route visits {0} twice; name it once")]
     Twice(NodeId),
     /// The connected peer showed no certificate, so no route can begin with it.
-    #[error("the connected peer has no node ID, so no request can be routed through it")]
+    #[error(
+        "the connected peer has no node ID, so no request can be routed through it; give that gateway a certificate"
+    )]
     Nameless,
 }
 

@@ -25,7 +25,7 @@ pub fn ensure_memory(config: &NetworkConfig, tier_bytes: u64) -> Result<(u64, u6
 /// More workers than the cores can run in turn.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "workers.count = {workers} is too large for the {cores} cores that this process may run on: connections would time out while \
+    "workers.count = {workers} overloads the {cores} cores that this process may run on: connections would time out while \
      their workers wait; give at most {}", cores * WORKERS_PER_CORE_MAX
 )]
 pub struct CoresError {

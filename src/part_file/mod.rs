@@ -326,10 +326,17 @@ fn is_at(place: &Place, file: &File) -> Result<bool, Errno> {
     Ok(named.is_some_and(|named| (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)))
 }
 
+/// The reason for discarding a part that was written and read back here.
+pub(crate) const NOT_AS_WRITTEN: &str =
+    "it does not hold the bytes written into it: another process wrote there too, or the disk errs";
+
+/// The fix of a full disk.
+const MAKE_ROOM: &str = "make room, or give another --output";
+
 fn cannot_make(error: Errno) -> String {
     let what = match error {
         Errno::ACCESS | Errno::PERM | Errno::ROFS => "give an --output in a directory that you may write to",
-        Errno::NOSPC | Errno::DQUOT => "make room, or give another --output",
+        Errno::NOSPC | Errno::DQUOT => MAKE_ROOM,
         Errno::NAMETOOLONG => "give a shorter --output",
         _ => "give another --output",
     };
@@ -346,7 +353,7 @@ fn with_mend(path: &Path, error: io::Error, kept: bool) -> ClientError {
     let mend = match kept {
         _ if !full => return file_error(path, error),
         true => "the part is kept: make room, and run the same command again",
-        false => "make room, or give another --output",
+        false => MAKE_ROOM,
     };
     file_error(path, io::Error::new(error.kind(), format!("{error}; {mend}")))
 }

@@ -82,9 +82,11 @@ impl Place {
         let output = &self.output;
         let stat = self.stat(&self.name).map_err(|error| refused(output, error.to_string()))?;
         let Some(stat) = stat else { return Ok(()) };
+        const IS_DIRECTORY: &str = "is a directory; give a file in it";
+        const EXISTS: &str = "exists already; remove it, or give another --output";
         let text = match FileType::from_raw_mode(stat.st_mode) {
             FileType::Symlink => match std::fs::metadata(output) {
-                Ok(target) if target.is_dir() => "is a directory; give a file in it".into(),
+                Ok(target) if target.is_dir() => IS_DIRECTORY.into(),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     let target = std::fs::read_link(output).unwrap_or_default();
                     format!(
@@ -92,10 +94,10 @@ impl Place {
                         target.display()
                     )
                 }
-                _ => "exists already; remove it, or give another --output".into(),
+                _ => EXISTS.into(),
             },
-            FileType::Directory => "is a directory; give a file in it".into(),
-            FileType::RegularFile => "exists already; remove it, or give another --output".into(),
+            FileType::Directory => IS_DIRECTORY.into(),
+            FileType::RegularFile => EXISTS.into(),
             FileType::BlockDevice => {
                 "is a block device, and its contents would be lost; give a file, or write to it by \"-o -\""
                     .into()

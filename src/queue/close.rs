@@ -19,10 +19,12 @@ pub enum CloseReason {
     #[error(transparent)]
     Unreachable(Obstacle),
     /// The peer was silent for the idle timeout.
-    #[error("the peer has not answered within the idle timeout (timed out)")]
+    #[error(
+        "the peer has not answered within the idle timeout (timed out); does it run, and does the path carry UDP?"
+    )]
     TimedOut,
     /// The peer does not know the connection (RFC 9000 §10.3).
-    #[error("the peer does not know this connection: it was started anew (stateless reset)")]
+    #[error("the peer does not know this connection: it was started anew (stateless reset); try again")]
     Reset,
     /// The peer closed it with a STOQ error code.
     #[error("closed by the peer ({}){}", named(*.number), after_colon(.text))]
@@ -33,7 +35,7 @@ pub enum CloseReason {
         text: String,
     },
     /// The peer's QUIC closed it.
-    #[error("ended by the peer's QUIC ({code:?}){}", after_colon(.text))]
+    #[error("ended by the peer's QUIC ({}){}", quic_name(*.code), after_colon(.text))]
     PeerQuic {
         /// QUIC's error code (RFC 9000 §20.1).
         code: TransportErrorCode,
@@ -41,7 +43,7 @@ pub enum CloseReason {
         text: String,
     },
     /// The peer broke a rule of QUIC, and this side ended it.
-    #[error("the peer broke a rule of QUIC ({code:?}){}", after_colon(.text))]
+    #[error("the peer broke a rule of QUIC ({}){}", quic_name(*.code), after_colon(.text))]
     Quic {
         /// QUIC's error code (RFC 9000 §20.1).
         code: TransportErrorCode,
@@ -142,6 +144,32 @@ fn named(number: u64) -> String {
     ErrorCode::from_u64(number).map_or_else(|| format!("code {number}"), |code| code.name().into())
 }
 
+/// The name of a code of QUIC (RFC 9000 §20.1); the number of one that has none.
+fn quic_name(code: TransportErrorCode) -> String {
+    const NAMES: [&str; 17] = [
+        "NO_ERROR",
+        "INTERNAL_ERROR",
+        "CONNECTION_REFUSED",
+        "FLOW_CONTROL_ERROR",
+        "STREAM_LIMIT_ERROR",
+        "STREAM_STATE_ERROR",
+        "FINAL_SIZE_ERROR",
+        "FRAME_ENCODING_ERROR",
+        "TRANSPORT_PARAMETER_ERROR",
+        "CONNECTION_ID_LIMIT_ERROR",
+        "PROTOCOL_VIOLATION",
+        "INVALID_TOKEN",
+        "APPLICATION_ERROR",
+        "CRYPTO_BUFFER_EXCEEDED",
+        "KEY_UPDATE_ERROR",
+        "AEAD_LIMIT_REACHED",
+        "NO_VIABLE_PATH",
+    ];
+    let number = u64::from(code);
+    let name = usize::try_from(number).ok().and_then(|number| NAMES.get(number));
+    name.map_or_else(|| format!("QUIC code {number:#x}"), |name| (*name).into())
+}
+
 fn after_colon(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!(": {text}") }
 }
@@ -177,7 +205,7 @@ mod tests {
         let rows = [
             (ConnectionError::VersionMismatch, CloseReason::Version, "another version of QUIC"),
             (ConnectionError::Reset, CloseReason::Reset, "stateless reset"),
-            (ConnectionError::TimedOut, CloseReason::TimedOut, "timed out"),
+            (ConnectionError::TimedOut, CloseReason::TimedOut, "within the idle timeout (timed out)"),
             (ConnectionError::LocallyClosed, CloseReason::Local, "closed here"),
             (ConnectionError::CidsExhausted, CloseReason::Exhausted, "connection ID"),
             (
@@ -190,7 +218,7 @@ mod tests {
             (
                 ended_by_peer(refused, b"full\x07"),
                 CloseReason::PeerQuic { code: refused, text: "full".into() },
-                "(CONNECTION_REFUSED): full",
+                "ended by the peer's QUIC (CONNECTION_REFUSED): full",
             ),
             (
                 fault(broken, "a frame is short"),
@@ -229,6 +257,19 @@ mod tests {
         for (said, reason) in rows {
             assert_eq!(CloseReason::from(said), reason);
         }
+    }
+
+    #[test]
+    fn a_code_of_quic_is_shown_by_its_name_and_another_by_its_number() {
+        for code in [
+            TransportErrorCode::NO_ERROR,
+            TransportErrorCode::STREAM_LIMIT_ERROR,
+            TransportErrorCode::PROTOCOL_VIOLATION,
+            TransportErrorCode::NO_VIABLE_PATH,
+        ] {
+            assert_eq!(quic_name(code), format!("{code:?}"), "quinn-proto has the same names");
+        }
+        assert_eq!(quic_name(TransportErrorCode::crypto(80)), "QUIC code 0x150");
     }
 
     #[test]

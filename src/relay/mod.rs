@@ -119,7 +119,7 @@ impl Relay {
         let flow = &mut self.flows[key];
         let Some(member) = flow.members.iter_mut().find(|member| member.request == request) else { return };
         if !member.spend(bytes.len()) {
-            return self.expel(port, request, ErrorCode::Budget, "the budget of this route is spent");
+            return self.expel_spent(port, request);
         }
         // A member that joined has sent all of its request, a FETCH.
         if flow.members[0].request != request {
@@ -248,11 +248,16 @@ impl Relay {
             }
         }
         for request in spent {
-            self.expel(port, request, ErrorCode::Budget, "the budget of this route is spent");
+            self.expel_spent(port, request);
         }
         for request in late {
             self.expel(port, request, ErrorCode::Busy, "too slow for an answer that others share; ask again");
         }
+    }
+
+    /// Ends a request whose route has no byte budget left.
+    fn expel_spent(&mut self, port: &mut AppPort, request: RequestId) {
+        self.expel(port, request, ErrorCode::Budget, "the budget of this route is spent");
     }
 
     fn answer_ended(&mut self, port: &mut AppPort, key: usize) {
@@ -363,8 +368,7 @@ impl Relay {
         for request in ups.copied().collect::<Vec<_>>() {
             self.leave(port, request);
         }
-        let failure =
-            ErrorRecord::new(ErrorCode::UpstreamFailed, 0, "the connection to the next gateway ended");
+        let failure = ErrorRecord::new(ErrorCode::UpstreamFailed, 0, "the next gateway's connection ended");
         for (_, flow) in self.outbox.closed(connection) {
             self.answer_failed(port, flow, &failure);
         }

@@ -69,7 +69,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// The payload is longer than [`PAYLOAD_BYTES_MAX`].
-    #[error("a payload of {0} bytes is longer than the {PAYLOAD_BYTES_MAX} that the protocol allows")]
+    #[error("the store takes no payload of {0} bytes: the protocol allows {PAYLOAD_BYTES_MAX}")]
     TooLong(u64),
     /// A piece does not belong to the payload.
     #[error("a piece at offset {offset} lies outside its payload of {length} bytes")]
@@ -113,7 +113,7 @@ pub enum StoreError {
     #[error("{0} is damaged on the disk: put it again")]
     Damaged(AnyToken),
     /// The disk failed.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("the seed store cannot {action} {}: {source}", path.display())]
     Io {
         /// The action.
         action: &'static str,

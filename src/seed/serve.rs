@@ -44,17 +44,21 @@ fn refuse<T>(code: ErrorCode, reason: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal::Failure(ErrorRecord::new(code, 0, reason)))
 }
 
+fn not_kept<T>(token: AnyToken) -> Result<T, Refusal> {
+    refuse(ErrorCode::NotFound, format!("{token} is not kept here"))
+}
+
 impl Lookup<'_> {
     /// Looks up the payload or lanes.
     pub(super) fn find(&self, store: &Store) -> Result<PreparedAnswer, Refusal> {
         match self.fetch.token {
             AnyToken::Content(token) => match store.get(&token)? {
                 Some(held) => self.of_payload(held, None),
-                None => refuse(ErrorCode::NotFound, format!("{token} is not kept here")),
+                None => not_kept(token.into()),
             },
             AnyToken::Set(token) => match store.get_set(&token)? {
                 Some(set) => self.of_set(set),
-                None => refuse(ErrorCode::NotFound, format!("{token} is not kept here")),
+                None => not_kept(token.into()),
             },
         }
     }

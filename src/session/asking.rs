@@ -166,7 +166,7 @@ impl Reader for Asking {
         if self.over || self.body().is_some_and(|body| body.is_complete()) {
             return Ok(());
         }
-        Err(Fault::malformed("the stream ends before its payload or its answer"))
+        Err(Fault::malformed("the answer ends before it is whole"))
     }
 
     fn settle(&mut self, cx: &mut Reading<'_, '_>) {

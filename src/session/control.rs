@@ -45,7 +45,7 @@ impl Reader for Opening {
     }
 
     fn on_end(&mut self, at_border: bool, _cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
-        if at_border { Ok(()) } else { Err(Fault::malformed("the stream ends inside a record")) }
+        if at_border { Ok(()) } else { Err(Fault::malformed("CONTROL ends inside a record")) }
     }
 }
 

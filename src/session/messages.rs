@@ -59,7 +59,7 @@ impl Reader for Messages {
     }
 
     fn on_end(&mut self, at_border: bool, _cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
-        if at_border { Ok(()) } else { Err(Fault::malformed("the stream ends inside a record")) }
+        if at_border { Ok(()) } else { Err(Fault::malformed("a stream of messages ends inside a record")) }
     }
 }
 

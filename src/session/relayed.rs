@@ -148,7 +148,7 @@ impl Reader for Relayed {
 
     fn on_end(&mut self, _at_border: bool, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
         if self.front.is_some() {
-            return Err(Fault::malformed("the stream ends before its request"));
+            return Err(Fault::malformed("the stream ends before the request of its HOP"));
         }
         self.settle(cx);
         cx.deliver(self.app, Delivery::Ended(self.request, End::Raw));

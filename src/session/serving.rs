@@ -188,7 +188,7 @@ impl Reader for Serving {
             State::Opening => Err(Fault::malformed("the stream ends before its request")),
             State::Asked { .. } => Ok(()),
             State::Put { body, .. } if body.is_complete() => Ok(()),
-            State::Put { .. } => Err(Fault::malformed("the stream ends before its payload or its answer")),
+            State::Put { .. } => Err(Fault::malformed("the PUT ends before its payload is whole")),
         }
     }
 

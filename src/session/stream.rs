@@ -493,5 +493,7 @@ impl Stream {
 
 /// A known record in a wrong place (protocol §4).
 pub(super) fn unexpected(kind: RecordType, place: &str) -> Fault {
-    Fault::malformed(&format!("{kind:?} {place}"))
+    // The protocol writes the names of its records in capitals.
+    let name = format!("{kind:?}").to_uppercase();
+    Fault::malformed(&format!("{name} {place}"))
 }

@@ -15,7 +15,7 @@ pub enum CoderError {
     #[error(transparent)]
     Payload(#[from] OutboardError),
     /// Parity could not be written.
-    #[error("writing parity failed: {0}")]
+    #[error("the parity cannot be written: {0}")]
     Write(io::Error),
     /// A stripe past the set's last.
     #[error("stripe {stripe} of a set that has {stripes}")]
@@ -47,7 +47,7 @@ pub enum CoderError {
         needed: u32,
     },
     /// The engine's error.
-    #[error("erasure coding failed: {0}")]
+    #[error("the erasure code does not restore the shards: {0}")]
     Engine(reed_solomon_simd::Error),
 }
 

@@ -53,12 +53,15 @@ pub enum DescriptorError {
     #[error("bad descriptor: {0}")]
     Form(&'static str),
     /// A version or a code that this side does not know.
-    #[error("{0} not supported here")]
+    #[error("{0} not supported in a descriptor")]
     Unsupported(&'static str),
     /// A token in it that cannot be read.
     #[error(transparent)]
     Token(#[from] TokenError),
 }
+
+const BAD_K: DescriptorError = DescriptorError::Form("k is not 1 to 64");
+const BAD_M: DescriptorError = DescriptorError::Form("m is not 1 to 64");
 
 impl DescriptorError {
     /// The error code for the peer (protocol §9).
@@ -75,7 +78,7 @@ impl From<VarintError> for DescriptorError {
     fn from(error: VarintError) -> Self {
         match error {
             VarintError::Truncated(Truncated(what)) => Self::Truncated(what),
-            VarintError::Long => Self::Form("an integer is not in its shortest form"),
+            VarintError::Long => Self::Form("an integer of it is not in its shortest form"),
         }
     }
 }
@@ -114,11 +117,11 @@ impl Descriptor {
         }
         if let Coding::ReedSolomon { data_lanes, parity } = coding {
             if data_lanes == 0 || u64::from(data_lanes) > LANES_DATA_MAX {
-                return Err(DescriptorError::Form("k is not 1 to 64"));
+                return Err(BAD_K);
             }
             match parity {
                 Some((lanes, _)) if lanes == 0 || u64::from(lanes) > LANES_PARITY_MAX => {
-                    return Err(DescriptorError::Form("m is not 1 to 64"));
+                    return Err(BAD_M);
                 }
                 // One lane without parity has a code of its own: 0.
                 None if data_lanes == 1 => {
@@ -298,8 +301,8 @@ impl Descriptor {
             CODE_NONE if (k, m) == (1, 0) => Coding::None,
             CODE_NONE => return Err(DescriptorError::Form("code 0 has k=1 and m=0")),
             CODE_REED_SOLOMON => {
-                let data_lanes = u8::try_from(k).map_err(|_| DescriptorError::Form("k is not 1 to 64"))?;
-                let lanes = u8::try_from(m).map_err(|_| DescriptorError::Form("m is not 1 to 64"))?;
+                let data_lanes = u8::try_from(k).map_err(|_| BAD_K)?;
+                let lanes = u8::try_from(m).map_err(|_| BAD_M)?;
                 let parity = if m > 0 { Some((lanes, take_token(body, "parity token")?)) } else { None };
                 Coding::ReedSolomon { data_lanes, parity }
             }

@@ -182,7 +182,7 @@ impl Identity {
 
     /// A summary of this node's own certificate.
     pub fn summary(&self) -> Result<CertificateSummary, MalformedCertificate> {
-        let leaf = self.chain().first().ok_or_else(|| MalformedCertificate("no certificate".into()))?;
+        let leaf = self.chain().first().ok_or_else(|| MalformedCertificate::missing())?;
         CertificateSummary::of(leaf)
     }
 
@@ -222,7 +222,7 @@ fn key_pem(key: &FalconKey) -> Result<Zeroizing<String>, TlsError> {
 
 fn leaf_node_id(path: &Path, chain: &[CertificateDer<'_>]) -> Result<NodeId, TlsError> {
     let malformed = |source| TlsError::Certificate { path: path.into(), number: 1, source };
-    let leaf = chain.first().ok_or_else(|| malformed(MalformedCertificate("no certificate".into())))?;
+    let leaf = chain.first().ok_or_else(|| malformed(MalformedCertificate::missing()))?;
     NodeId::from_certificate(leaf).map_err(malformed)
 }
 

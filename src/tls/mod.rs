@@ -47,6 +47,20 @@ pub use x509::{CertificateSummary, FalconPublicKey, FalconSignature, IssueError,
 #[error("malformed certificate ({0})")]
 pub struct MalformedCertificate(String);
 
+impl MalformedCertificate {
+    /// Of a chain without certificates.
+    fn missing() -> Self {
+        MalformedCertificate("no certificate".into())
+    }
+}
+
+/// webpki shows an error as its name in Rust.
+impl From<webpki::Error> for MalformedCertificate {
+    fn from(error: webpki::Error) -> Self {
+        Self(refusal::in_words(&error.to_string()))
+    }
+}
+
 impl From<x509_cert::der::Error> for MalformedCertificate {
     fn from(error: x509_cert::der::Error) -> Self {
         Self(error.to_string())
@@ -63,7 +77,7 @@ pub enum TlsError {
     #[error(transparent)]
     Issue(#[from] IssueError),
     /// A certificate in a file cannot be read.
-    #[error("{}: certificate {number}: {source}; have it issued again", path.display())]
+    #[error("{}: certificate number {number}: {source}; have it issued again", path.display())]
     Certificate {
         /// The file.
         path: PathBuf,

@@ -31,7 +31,7 @@ impl NodeId {
     /// and another there.
     pub fn from_certificate(certificate: &CertificateDer<'_>) -> Result<Self, MalformedCertificate> {
         let parsed = webpki::EndEntityCert::try_from(certificate)
-            .map_err(|error| MalformedCertificate(error.to_string()))?;
+            .map_err(|error| MalformedCertificate::from(error))?;
         Ok(Self::from_public_key_info(&parsed.subject_public_key_info()))
     }
 }

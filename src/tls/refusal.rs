@@ -17,6 +17,7 @@ const NOT_PINNED: &str = "stoq: certificate's node ID is not pinned: ";
 const CLASSICAL_KEY: &str = "stoq: certificate's key is not Falcon";
 const CLASSICAL_ISSUER: &str = "stoq: certificate chain is signed by an algorithm that is not accepted";
 const FORGED_CERTIFICATE: &str = "stoq: certificate's signature is not its issuer's";
+const INVALID_CERTIFICATE: &str = "stoq: certificate is invalid: ";
 
 /// A refusal of this node's certificate check that rustls has no error for. Its text survives into
 /// quinn-proto's error.
@@ -35,7 +36,7 @@ impl fmt::Display for CertificateRefusal {
             Self::ClassicalKey => f.write_str(CLASSICAL_KEY),
             Self::ClassicalIssuer => f.write_str(CLASSICAL_ISSUER),
             Self::ForgedCertificate => f.write_str(FORGED_CERTIFICATE),
-            Self::Invalid(error) => write!(f, "stoq: certificate is invalid: {error:?}"),
+            Self::Invalid(error) => write!(f, "{INVALID_CERTIFICATE}{error:?}"),
         }
     }
 }
@@ -77,6 +78,8 @@ pub enum RefusalReason {
     ClassicalCertificate,
     /// The certificate cannot be read.
     MalformedCertificate,
+    /// A certificate of the chain breaks a rule of X.509; the fault in words.
+    InvalidCertificate(String),
     /// The certificate is not meant for this side of a connection.
     WrongPurpose,
     /// The certificate does not carry the configured name.
@@ -138,11 +141,29 @@ pub(crate) fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(FOREIGN_TEXT_LEN_MAX).collect()
 }
 
+/// A name in Rust's spelling, such as `TrailingData(SignedData)`, as words: `trailing data (signed data)`.
+pub(super) fn in_words(name: &str) -> String {
+    let mut words = String::new();
+    let mut before = ' ';
+    for letter in name.chars() {
+        if before.is_ascii_lowercase() && (letter.is_ascii_uppercase() || letter == '(') {
+            words.push(' ');
+        }
+        words.push(letter.to_ascii_lowercase());
+        before = letter;
+    }
+    words
+}
+
 /// Reads the texts of [`CertificateRefusal`] and of rustls.
 fn by_text(text: &str) -> Option<RefusalReason> {
     use RefusalReason as R;
     if let Some((_, id)) = text.split_once(NOT_PINNED) {
         return Some(R::NotPinned(id.get(..NodeId::TEXT_LEN).and_then(|id| id.parse().ok())));
+    }
+    if let Some((_, fault)) = text.split_once(INVALID_CERTIFICATE) {
+        let name: String = fault.chars().take_while(char::is_ascii_alphanumeric).collect();
+        return Some(R::InvalidCertificate(in_words(&name)));
     }
     let known: [(&str, RefusalReason); 16] = [
         (CLASSICAL_KEY, R::ClassicalCertificate),
@@ -190,6 +211,9 @@ impl fmt::Display for TlsRefusal {
     }
 }
 
+/// The same for both sides.
+const NO_STOQ: &str = "the peer does not speak stoq/1; check the address and the peer's version";
+
 fn fmt_ours(reason: &RefusalReason, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     use RefusalReason as R;
     f.write_str(match reason {
@@ -200,7 +224,7 @@ fn fmt_ours(reason: &RefusalReason, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         R::NotPinned(Some(id)) => {
             return write!(f, "the peer's node ID {id} is not among the pinned; pin it if this is the intended peer");
         }
-        R::NotPinned(None) => "the peer's node ID is not among the pinned; pin it if this is the intended peer",
+        R::NotPinned(None) => "the peer's node ID cannot be told, and is not pinned; pin it if this is the intended peer",
         R::Expired => "the peer's certificate has expired; the peer must renew it (or this node's clock is wrong)",
         R::NotYetValid => "the peer's certificate is not valid yet; compare the clocks of both nodes",
         R::ForgedCertificate => {
@@ -216,6 +240,9 @@ fn fmt_ours(reason: &RefusalReason, f: &mut fmt::Formatter<'_>) -> fmt::Result {
              allow_classical_peers"
         }
         R::MalformedCertificate => "the peer's certificate cannot be read; the peer must have it issued again",
+        R::InvalidCertificate(fault) => {
+            return write!(f, "the peer's certificate, or its issuer's, breaks a rule of X.509 ({fault}); the peer must have it issued again");
+        }
         R::WrongPurpose => {
             "the peer's certificate is not meant for its side of a connection; issue it with extended key usage \
              serverAuth and clientAuth, or with none"
@@ -235,7 +262,7 @@ fn fmt_ours(reason: &RefusalReason, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         }
         R::NoCommonCipherSuite => "the peer offers none of this node's cipher suites; allow one of its own here",
         R::NothingInCommon => "the peer and this node have no TLS parameters in common",
-        R::AlpnMismatch => "the peer does not speak stoq/1; check the address and the peer's version",
+        R::AlpnMismatch => NO_STOQ,
         R::Other { alert, text } => return write!(f, "the handshake failed here (alert {alert}): {text}"),
     })
 }
@@ -265,6 +292,9 @@ fn fmt_theirs(reason: &RefusalReason, f: &mut fmt::Formatter<'_>) -> fmt::Result
             "the peer accepts Falcon only, and this node's certificate or its issuer's is not; use a Falcon identity"
         }
         R::MalformedCertificate => "the peer cannot read this node's certificate; have it issued again",
+        R::InvalidCertificate(fault) => {
+            return write!(f, "the peer finds that this node's certificate, or its issuer's, breaks a rule of X.509 ({fault}); have it issued again");
+        }
         R::WrongPurpose => {
             "the peer finds this node's certificate not meant for this side of a connection; issue it with \
              extended key usage serverAuth and clientAuth, or with none"
@@ -285,7 +315,7 @@ fn fmt_theirs(reason: &RefusalReason, f: &mut fmt::Formatter<'_>) -> fmt::Result
         R::NothingInCommon => {
             "the peer found no common ground: no X25519MLKEM768, no Falcon, or no cipher suite on one of the sides"
         }
-        R::AlpnMismatch => "the peer does not speak stoq/1; check the address and the peer's version",
+        R::AlpnMismatch => NO_STOQ,
         R::Other { alert, text } => return write!(f, "the peer ended the handshake (alert {alert}): {text}"),
     })
 }
@@ -302,6 +332,97 @@ mod tests {
             assert!(!matches!(classify(alert, ""), RefusalReason::Other { .. }));
         }
         assert_eq!(classify(80, "a\nb"), RefusalReason::Other { alert: 80, text: "ab".into() });
+    }
+
+    /// Each reason, with a part of its text on this side, and where the peer refuses.
+    fn reasons() -> Vec<(RefusalReason, &'static str, &'static str)> {
+        use RefusalReason as R;
+        let id = NodeId([7; 32]);
+        let other = R::Other { alert: 80, text: "a\u{e9}".into() };
+        vec![
+            (
+                R::UntrustedIssuer,
+                "was not issued by a trusted authority",
+                "does not trust the authority of this node's",
+            ),
+            (R::NotPinned(None), "cannot be told, and is not pinned", "does not let this node in"),
+            (R::NotPinned(Some(id)), "is not among the pinned", "has not pinned this node's ID"),
+            (R::Expired, "the peer's certificate has expired", "finds this node's certificate expired"),
+            (
+                R::NotYetValid,
+                "the peer's certificate is not valid yet",
+                "finds this node's certificate not valid yet",
+            ),
+            (
+                R::ForgedCertificate,
+                "a certificate of the peer's chain carries",
+                "finds a signature in this node's",
+            ),
+            (
+                R::BadHandshakeSignature,
+                "the peer holds another key",
+                "could not verify this node's handshake",
+            ),
+            (
+                R::ClassicalCertificate,
+                "give the peer a Falcon identity, or set",
+                "the peer accepts Falcon only",
+            ),
+            (
+                R::MalformedCertificate,
+                "the peer's certificate cannot be read",
+                "cannot read this node's certificate",
+            ),
+            (
+                R::InvalidCertificate("ca used as end entity".into()),
+                "the peer's certificate, or its issuer's, breaks a rule of X.509 (ca used as end entity)",
+                "that this node's certificate, or its issuer's, breaks a rule of X.509 (ca used as end entity)",
+            ),
+            (R::WrongPurpose, "is not meant for its side", "finds this node's certificate not meant"),
+            (R::WrongName, "does not carry the server name", "does not carry the name that the peer"),
+            (R::NoClientCertificate, "presented no certificate", "requires a client certificate"),
+            (
+                R::NoCommonKeyExchange,
+                "the peer offers no X25519MLKEM768",
+                "accepts none of this node's key exchanges",
+            ),
+            (
+                R::NoCommonSignature,
+                "verifies no signature that this node",
+                "has no certificate that this node verifies",
+            ),
+            (
+                R::NoCommonCipherSuite,
+                "offers none of this node's cipher suites",
+                "accepts none of this node's cipher suites",
+            ),
+            (R::NothingInCommon, "have no TLS parameters in common", "found no common ground"),
+            (R::AlpnMismatch, "does not speak stoq/1", "does not speak stoq/1"),
+            (
+                other,
+                "the handshake failed here (alert 80): a\u{e9}",
+                "the peer ended the handshake (alert 80): a\u{e9}",
+            ),
+        ]
+    }
+
+    #[test]
+    fn every_refusal_names_the_fault_on_either_side() {
+        for (reason, ours, theirs) in reasons() {
+            for (by, part) in [(RefusedBy::Us, ours), (RefusedBy::Peer, theirs)] {
+                let said = TlsRefusal { by, reason: reason.clone() }.to_string();
+                assert!(said.contains(part), "{reason:?}: {said}");
+            }
+        }
+    }
+
+    /// rustls wraps the words of a refusal in the text of a debugger.
+    #[test]
+    fn a_broken_rule_is_told_by_its_name_alone() {
+        let text =
+            "invalid peer certificate: Other(OtherError(stoq: certificate is invalid: CaUsedAsEndEntity))";
+        assert_eq!(in_words("TrailingData(SignedData)"), "trailing data (signed data)");
+        assert_eq!(classify(46, text), RefusalReason::InvalidCertificate("ca used as end entity".into()));
     }
 
     proptest! {

@@ -90,7 +90,7 @@ impl Trust {
             Err(error) => Err(TlsError::Certificate {
                 path: path.into(),
                 number: i + 1,
-                source: MalformedCertificate(error.to_string()),
+                source: MalformedCertificate::from(error),
             }),
         };
         let anchors = roots.iter().enumerate().map(anchor).collect::<Result<Vec<_>, _>>()?;

@@ -304,7 +304,7 @@ impl CertificateSummary {
     pub fn load(path: &Path) -> Result<Self, TlsError> {
         let malformed = |source| TlsError::Certificate { path: path.into(), number: 1, source };
         let chain = pem::certificates(path, &pem::read(path)?)?;
-        let leaf = chain.first().ok_or_else(|| malformed(MalformedCertificate("no certificate".into())))?;
+        let leaf = chain.first().ok_or_else(|| malformed(MalformedCertificate::missing()))?;
         Self::of(leaf).map_err(malformed)
     }
 

@@ -130,7 +130,9 @@ impl OutboardBuilder {
 #[derive(Debug, thiserror::Error)]
 pub enum OutboardError {
     /// The payload is longer than [`PAYLOAD_BYTES_MAX`].
-    #[error("a payload of {0} bytes is longer than the {PAYLOAD_BYTES_MAX} that the protocol allows")]
+    #[error(
+        "a payload of {0} bytes is longer than the {PAYLOAD_BYTES_MAX} that the protocol allows; put it in parts"
+    )]
     TooLong(u64),
     /// The size does not fit the payload's length.
     #[error(
@@ -152,7 +154,7 @@ pub enum OutboardError {
     #[error("proofs are out of order: an outboard is built from a whole payload")]
     OutOfOrder,
     /// Reading failed.
-    #[error("reading failed: {0}")]
+    #[error("the payload cannot be read: {0}")]
     Io(io::Error),
 }
 

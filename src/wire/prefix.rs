@@ -36,7 +36,7 @@ pub enum PrefixError {
         source: ParseIntError,
     },
     /// More bits than an address of that family has.
-    #[error("a prefix of {len} bits is too long: {address} has {max} bits")]
+    #[error("a prefix of {len} bits is too long: {address} has {max} bits; write that or less")]
     TooLong {
         /// The address.
         address: IpAddr,

@@ -1,7 +1,7 @@
 //! A client of the endpoint: one GET at a time over HTTP or HTTPS, for `top`, `health` and tests.
 
 use super::listener::chain;
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::io::{self, Read, Write};
@@ -47,7 +47,12 @@ impl Remote {
             (Some(other), _) => bail!("{url}: the scheme `{other}` is not supported; give http or https"),
         };
         let (host, port) = host_and_port(authority).with_context(|| format!("{url}: {EXAMPLE}"))?;
-        Ok(Self { host, port, tls, token: token_file.map(super::token::read).transpose()? })
+        let token = token_file.map(|file| super::token::read(file, "--token-file")).transpose()?;
+        ensure!(
+            token.as_deref().is_none_or(is_visible),
+            "--token-file: the token has blanks, or bytes that HTTP does not carry; give the gateway's"
+        );
+        Ok(Self { host, port, tls, token })
     }
 
     /// Requests `path`. Returns the status code and the body.
@@ -55,8 +60,20 @@ impl Remote {
     /// # Errors
     /// The program at that address does not answer, or not in HTTP.
     pub fn get(&self, path: &str) -> anyhow::Result<(u16, String)> {
-        let asked = || format!("{}:{}", self.host, self.port);
-        let stream = self.connect().with_context(asked)?;
+        let (status, body) = self.exchanged(path).map_err(|error| {
+            let (host, port) = (&self.host, self.port);
+            anyhow!("{host}:{port}: {error:#}; does the gateway run, and is this its `[admin] listen`?")
+        })?;
+        Ok((status, body))
+    }
+
+    /// Whether it shows a token.
+    pub(super) fn has_token(&self) -> bool {
+        self.token.is_some()
+    }
+
+    fn exchanged(&self, path: &str) -> anyhow::Result<(u16, String)> {
+        let stream = self.connect()?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let answer = match &self.tls {
@@ -67,11 +84,12 @@ impl Remote {
                 self.exchange(StreamOwned::new(client, stream), path)
             }
         };
-        let answer = answer.with_context(asked)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
-        let status = head.strip_prefix("HTTP/1.").and_then(|status| status.split(' ').nth(1));
-        let code = status.and_then(|code| code.parse().ok()).context("no HTTP answer")?;
-        Ok((code, body.to_owned()))
+        let answer = answer?;
+        let parsed = answer.split_once("\r\n\r\n").and_then(|(head, body)| {
+            let code = head.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()?;
+            Some((code, body.to_owned()))
+        });
+        parsed.context("the answer is not HTTP")
     }
 
     /// Connects to the first of the host's addresses that answers.
@@ -87,12 +105,9 @@ impl Remote {
     }
 
     fn exchange(&self, mut stream: impl Read + Write, path: &str) -> anyhow::Result<String> {
-        let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
-        ensure!(plain(path), "the path is not in visible ASCII");
         // HTTP/1.0: the answer ends with the connection, and is not in chunks.
         let mut request = format!("GET {path} HTTP/1.0\r\nHost: {}\r\n", self.host);
         if let Some(token) = &self.token {
-            ensure!(plain(token), "the token is not in visible ASCII");
             request += &format!("Authorization: Bearer {token}\r\n");
         }
         stream.write_all((request + "\r\n").as_bytes())?;
@@ -100,6 +115,10 @@ impl Remote {
         stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
         Ok(answer)
     }
+}
+
+fn is_visible(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// The path of a URL, without its query, its fragment and a slash at its end; empty where there is none.
@@ -132,7 +151,9 @@ fn host_and_port(authority: &str) -> Option<(String, u16)> {
 fn trusting(ca: &Path) -> anyhow::Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
     for certificate in chain(ca)? {
-        roots.add(certificate).with_context(|| format!("{} is no authority", ca.display()))?;
+        roots
+            .add(certificate)
+            .with_context(|| format!("{} has a certificate that is no authority's", ca.display()))?;
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;

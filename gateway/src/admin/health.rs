@@ -1,7 +1,7 @@
 //! `stoq-gateway health`: asks a running gateway whether it is ready or alive. Containers then need no other program for health checks.
 
 use super::client::{Remote, path_of};
-use anyhow::{Context, bail};
+use anyhow::bail;
 use std::path::PathBuf;
 
 /// The options of `stoq-gateway health`.
@@ -24,14 +24,15 @@ impl Args {
     /// A URL with another path, no answer, or a gateway that is not ready or not alive.
     pub fn ask(&self) -> anyhow::Result<()> {
         let path = asked(&self.url)?;
-        let (code, body) = Remote::new(&self.url, self.ca.as_deref(), None)?
-            .get(path)
-            .context("does the gateway run, and is this its `[admin] listen`?")?;
+        let (code, body) = Remote::new(&self.url, self.ca.as_deref(), None)?.get(path)?;
         let body = body.lines().collect::<Vec<_>>().join("; ");
         match code {
             200 => Ok(()),
-            503 => bail!("not {}: {body}", if path == LIVE { "alive" } else { "ready" }),
-            _ => bail!("status {code}: {body}; is this the `[admin] listen` of a gateway?"),
+            503 => bail!("the gateway is not {}: {body}", if path == LIVE { "alive" } else { "ready" }),
+            _ => bail!(
+                "{}: {path} gives status {code}: {body}; is this a gateway's `[admin] listen`?",
+                self.url
+            ),
         }
     }
 }

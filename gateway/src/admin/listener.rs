@@ -1,7 +1,7 @@
 //! The listener: TCP or TLS connections, a bounded number at once, each with an idle timeout.
 
 use crate::config::AdminConfig;
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -40,7 +40,8 @@ impl Access {
     /// # Errors
     /// A file that is missing or wrong, with its name.
     pub fn read(config: &AdminConfig) -> anyhow::Result<Self> {
-        let token = config.token_file.as_deref().map(super::token::read).transpose()?;
+        let token = config.token_file.as_deref();
+        let token = token.map(|file| super::token::read(file, "admin.token_file")).transpose()?;
         Ok(Self { tls: tls(config)?, token: token.map(|token| blake3::hash(token.as_bytes())) })
     }
 
@@ -68,10 +69,13 @@ fn tls(config: &AdminConfig) -> anyhow::Result<Option<TlsAcceptor>> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut tls = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .context("admin: TLS")?
+        .context("admin: the versions of TLS are refused")?
         .with_no_client_auth()
         .with_single_cert(chain, key)
-        .context("admin.certificate and admin.key do not make a TLS server")?;
+        .map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => anyhow!("admin.key does not belong to admin.certificate; give that certificate's own key"),
+            _ => anyhow!("admin.key is no RSA, ECDSA or Ed25519 key; make one for this endpoint, since browsers take no Falcon"),
+        })?;
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Some(TlsAcceptor::from(Arc::new(tls))))
 }
@@ -81,7 +85,7 @@ fn tls(config: &AdminConfig) -> anyhow::Result<Option<TlsAcceptor>> {
 /// # Errors
 /// A file that is missing or wrong, with its name.
 pub(super) fn chain(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let wrong = || format!("admin: {} holds no certificates in PEM", path.display());
+    let wrong = || format!("{} holds no certificates in PEM", path.display());
     let chain: Vec<_> =
         CertificateDer::pem_slice_iter(&read_plain(path)?).collect::<Result<_, _>>().with_context(wrong)?;
     anyhow::ensure!(!chain.is_empty(), wrong());

@@ -16,6 +16,7 @@ pub use listener::Access;
 pub use source::{AdminParts, AdminSource, Facts};
 
 use crate::config::AdminConfig;
+use crate::faults::started;
 use anyhow::Context;
 use axum::Router;
 use axum::extract::{Request, State};
@@ -67,14 +68,14 @@ impl Admin {
     pub fn start(config: &AdminConfig, source: AdminSource) -> anyhow::Result<Self> {
         let access = Access::read(config)?;
         let listener = bind(config)?;
-        listener.set_nonblocking(true).context("admin: the socket")?;
-        let local = listener.local_addr().context("admin: the socket")?;
+        let local = listener.set_nonblocking(true).and_then(|()| listener.local_addr());
+        let local = local.context("admin.listen: the socket cannot be used")?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
             .max_blocking_threads(1)
             .build()
-            .context("admin: the runtime")?;
+            .context("admin: the runtime cannot be started")?;
         let source = Arc::new(source);
         source.probe();
         source.tick();
@@ -97,7 +98,7 @@ impl Admin {
             }
             runtime.shutdown_timeout(END_WAIT);
         });
-        let thread = thread.context("admin: the thread")?;
+        let thread = started("serves the admin endpoint", thread)?;
         tracing::info!(listen = %local, tls, token, "admin endpoint up");
         Ok(Self { local, source, access, end: Some(end), thread: Some(thread) })
     }
@@ -139,8 +140,12 @@ pub fn check(config: &AdminConfig) -> anyhow::Result<()> {
 }
 
 fn bind(config: &AdminConfig) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(config.listen).with_context(|| {
-        format!("admin.listen: cannot listen on {}; is another program on this port?", config.listen)
+    TcpListener::bind(config.listen).map_err(|error| {
+        let text = format!(
+            "admin.listen: cannot listen on {} ({error}); is another program on this port?",
+            config.listen
+        );
+        std::io::Error::new(error.kind(), text).into()
     })
 }
 

@@ -1,5 +1,6 @@
 //! The terminal while `top` draws on it. It is restored however `top` ends.
 
+use crate::faults::{SignalError, started};
 use anyhow::Context;
 use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::execute;
@@ -24,8 +25,7 @@ impl Screen {
     /// # Errors
     /// There is no terminal, or the kernel refuses a signal handler.
     pub(super) fn enter() -> anyhow::Result<Self> {
-        let mut signals =
-            Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM]).context("cannot register signal handlers")?;
+        let mut signals = Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM]).map_err(SignalError)?;
         let (handle, drawing) = (signals.handle(), Arc::<Mutex<()>>::default());
         let drawn = drawing.clone();
         let thread = std::thread::Builder::new().name("stoq-signals".into());
@@ -38,10 +38,10 @@ impl Screen {
                 let _ = emulate_default_handler(signal);
             }
         });
-        thread.context("cannot start the thread that handles signals")?;
+        started("handles signals", thread)?;
         let entering = drawing.lock().unwrap_or_else(PoisonError::into_inner);
         // `try_init` installs a panic hook that restores the terminal, except for the cursor.
-        let terminal = ratatui::try_init().context("the terminal")?;
+        let terminal = ratatui::try_init().context("the terminal cannot be drawn on; --once needs none")?;
         let then = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             leave();

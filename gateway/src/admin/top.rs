@@ -4,7 +4,7 @@
 use super::client::{Remote, path_of};
 use super::screen::Screen;
 use super::text::{Sample, parse};
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use ratatui::Frame;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
@@ -111,10 +111,16 @@ impl Look {
     fn take(remote: &Remote) -> anyhow::Result<Self> {
         let get = |path| match remote.get(path)? {
             (200, body) => Ok(body),
-            (401, _) => Err(anyhow::anyhow!("a token is needed: give --token-file")),
-            (code, _) => Err(anyhow::anyhow!("{path} gives {code}")),
+            (401, _) if remote.has_token() => {
+                Err(anyhow!("the token of --token-file is another than the gateway's; give that"))
+            }
+            (401, _) => Err(anyhow!("a token is needed: give --token-file")),
+            (code, _) => Err(anyhow!(
+                "{path} gives status {code}: give the `[admin] listen` of a gateway of this version"
+            )),
         };
-        let status = serde_json::from_str(&get("/status")?).context("/status is no JSON")?;
+        let status = serde_json::from_str(&get("/status")?)
+            .context("/status is no JSON, as that of a gateway's `[admin] listen` is")?;
         Ok(Self { at: Instant::now(), status, samples: parse(&get("/metrics")?) })
     }
 

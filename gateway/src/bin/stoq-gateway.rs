@@ -1,6 +1,6 @@
 //! `stoq-gateway`: the appliance.
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::{CommandFactory, Parser, Subcommand};
 use std::fs::OpenOptions;
 use std::io::BufWriter;
@@ -13,9 +13,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use stoq::limits::LOG_FLUSH_MS_MAX;
 use stoq::seed::Store;
 use stoq_gateway::admin::{health, top};
+use stoq_gateway::capture::filter::Filter;
 use stoq_gateway::capture::{Until, Wanted, record};
-use stoq_gateway::config::load_gateway;
+use stoq_gateway::config::{ConfigError, load_gateway};
 use stoq_gateway::events::Event;
+use stoq_gateway::faults::{SignalError, Usage};
 use stoq_gateway::run::{Gateway, signals};
 use stoq_gateway::{capabilities, check, logging};
 use stoq_gateway::{manuals, output};
@@ -183,11 +185,12 @@ fn run(configured: &Configured, json: bool) -> anyhow::Result<()> {
 
 fn trust_clock(configured: &Configured) -> anyhow::Result<()> {
     let config = load_gateway(&configured.config)?;
-    let seed =
-        config.seed().context("this gateway has no store: its configuration has no seed application")?;
+    let seed = config.seed().context(
+        "this gateway has no store: its configuration has no seed application; give the file of one that has",
+    )?;
     let unix_s = SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .context("the clock is before 1970: set it first")?
+        .map_err(|_| anyhow!("the clock is before 1970: set it first"))?
         .as_secs();
     Store::vouch_for_clock(&seed.directory, unix_s)?;
     let text = format!("noted in {}: the clock is right", seed.directory.display());
@@ -198,13 +201,16 @@ fn trust_clock(configured: &Configured) -> anyhow::Result<()> {
 fn capture(capture: &Capture) -> anyhow::Result<u64> {
     let stopped = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, stopped.clone())?;
+        signal_hook::flag::register(signal, stopped.clone()).map_err(SignalError)?;
     }
     let deadline = capture.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds.into()));
+    capture.filter.parse::<Filter>().map_err(|error| Usage(error.to_string()))?;
     let wanted = Wanted { filter: capture.filter.clone(), sample: capture.sample };
     // A capture may hold TLS secrets.
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&capture.output);
-    let file = file.with_context(|| capture.output.display().to_string())?;
+    let file = file.map_err(|error| {
+        anyhow!("{}: cannot be made ({error}); give --output a new file", capture.output.display())
+    })?;
     let until = Until { frames: capture.count, deadline, stopped };
     let begun = || if capture.json { Ok(Event::Recording.print()?) } else { Ok(()) };
     record(&capture.socket, &wanted, &until, BufWriter::new(file), begun).inspect_err(|_| {
@@ -217,7 +223,7 @@ fn capture(capture: &Capture) -> anyhow::Result<u64> {
 
 fn fail(error: &anyhow::Error) -> ExitCode {
     let code = output::failed_within(PROGRAM, error, Duration::from_millis(LOG_FLUSH_MS_MAX));
-    ExitCode::from(if error.is::<stoq_gateway::config::ConfigError>() { 2 } else { code })
+    ExitCode::from(if error.is::<ConfigError>() || error.is::<Usage>() { 2 } else { code })
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@
 pub mod filter;
 pub mod pcapng;
 
-use anyhow::{Context, bail, ensure};
+use crate::faults::started;
+use anyhow::{Context, anyhow, bail, ensure};
 use filter::Filter;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -54,7 +55,7 @@ impl CaptureServer {
     /// # Errors
     /// The socket cannot be made. The error names its path.
     pub fn start(path: &Path, device: &str, tap: Arc<Tap>) -> anyhow::Result<Self> {
-        let listener = listen(path).with_context(|| format!("capture.socket {}", path.display()))?;
+        let listener = listen(path).with_context(|| format!("capture.socket: {}", path.display()))?;
         let ending = Arc::new(AtomicBool::new(false));
         let (ended, device) = (ending.clone(), device.to_owned());
         let thread = std::thread::Builder::new().name("stoq-capture".into());
@@ -71,7 +72,7 @@ impl CaptureServer {
                 discard(&tap);
             }
         });
-        let thread = Some(thread.context("cannot start the thread that serves captures")?);
+        let thread = Some(started("serves captures", thread)?);
         Ok(Self { path: path.to_owned(), ending, thread })
     }
 }
@@ -94,22 +95,29 @@ impl Drop for CaptureServer {
 /// Those of [`CaptureServer::start`], without the path.
 pub fn can_listen(path: &Path) -> anyhow::Result<()> {
     drop(listen(path)?);
-    std::fs::remove_file(path).context("cannot be removed again")
+    std::fs::remove_file(path).map_err(|error| anyhow!("cannot be removed again: {error}"))
 }
 
 fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     match std::fs::symlink_metadata(path) {
-        Ok(there) if !there.file_type().is_socket() => bail!("exists already and is no socket"),
+        Ok(there) if !there.file_type().is_socket() => {
+            bail!("exists already and is no socket; name another path")
+        }
         Ok(_) if UnixStream::connect(path).is_ok() => {
-            let error = "another gateway serves captures there";
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, error).into());
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "another gateway serves captures there; name another path",
+            )
+            .into());
         }
         // A killed gateway left its socket.
         Ok(_) => std::fs::remove_file(path)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error.into()),
     }
-    let listener = UnixListener::bind(path).context("cannot be made; does its directory exist?")?;
+    let listener = UnixListener::bind(path).map_err(|error| {
+        anyhow!("cannot be made ({error}); does its directory exist, and may this user write there?")
+    })?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
@@ -227,7 +235,7 @@ impl Recording {
 
     /// Writes the added blocks to the socket.
     fn pass(&mut self, stream: &mut UnixStream) -> anyhow::Result<()> {
-        stream.write_all(&self.out).context("the recorder is too slow or gone")?;
+        stream.write_all(&self.out).context("the recorder is slow or gone")?;
         self.out.clear();
         Ok(())
     }
@@ -257,8 +265,10 @@ impl Drop for Blocking<'_> {
 
 fn read_wanted(stream: &UnixStream) -> anyhow::Result<(Filter, Wanted)> {
     let mut line = String::new();
-    BufReader::new(stream.take(WANTED_BYTES_MAX)).read_line(&mut line).context("no request arrived")?;
-    let wanted: Wanted = serde_json::from_str(&line).context("no request")?;
+    BufReader::new(stream.take(WANTED_BYTES_MAX))
+        .read_line(&mut line)
+        .context("the recorder sent no request")?;
+    let wanted: Wanted = serde_json::from_str(&line).context("the recorder's request cannot be read")?;
     ensure!(wanted.sample > 0, "sample takes every N-th frame; give at least 1");
     Ok((wanted.filter.parse()?, wanted))
 }
@@ -287,8 +297,8 @@ pub fn record(
     mut begun: impl FnMut() -> anyhow::Result<()>,
 ) -> anyhow::Result<u64> {
     wanted.filter.parse::<Filter>()?;
-    let mut stream = UnixStream::connect(socket).with_context(|| {
-        format!("{}: no gateway serves captures there; see [capture] socket", socket.display())
+    let mut stream = UnixStream::connect(socket).map_err(|error| {
+        anyhow!("{}: no gateway serves captures there ({error}); see [capture] socket", socket.display())
     })?;
     let mut line = serde_json::to_vec(wanted)?;
     line.push(b'\n');

@@ -45,8 +45,10 @@ impl ConfigCheck<'_> {
         let tls = match (&admin.certificate, &admin.key) {
             (Some(_), Some(_)) => true,
             (None, None) => false,
-            (Some(_), None) => return Err(self.value("admin.key", "a certificate needs its key")),
-            (None, Some(_)) => return Err(self.value("admin.certificate", "a key needs its certificate")),
+            (Some(_), None) => return Err(self.value("admin.key", "a certificate needs its key: give both")),
+            (None, Some(_)) => {
+                return Err(self.value("admin.certificate", "a key needs its certificate: give both"));
+            }
         };
         let guarded = tls && admin.token_file.is_some();
         if !admin.listen.ip().is_loopback() && !guarded && !admin.insecure {
@@ -194,7 +196,7 @@ impl ConfigCheck<'_> {
                 return Err(self.value("gateway.name", fix));
             }
             if before.iter().any(|other| other.name.as_ref() == Some(name)) {
-                return Err(self.value("gateway.name", "two peer gateways have the same name"));
+                return Err(self.value("gateway.name", "two peer gateways have the same name; rename one"));
             }
         }
         Ok(())
@@ -236,16 +238,19 @@ impl ConfigCheck<'_> {
             stores += usize::from(matches!(application, ApplicationConfig::Seed(_)));
             for queue in application.queues() {
                 if seen.contains(queue) {
-                    return Err(self
-                        .value("application.queues", format!("queue {queue} belongs to two applications")));
+                    return Err(self.value(
+                        "application.queues",
+                        format!("queue {queue} belongs to two applications; remove it from one"),
+                    ));
                 }
                 seen.push(*queue);
             }
         }
         if stores > 1 {
-            return Err(
-                self.value("application", "two applications of kind \"seed\"; a gateway has one store")
-            );
+            return Err(self.value(
+                "application",
+                "two applications of kind \"seed\", and a gateway has one store; remove one",
+            ));
         }
         Ok(())
     }

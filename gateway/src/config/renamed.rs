@@ -60,7 +60,7 @@ fn renamed(owner: KeyOwner) -> impl Iterator<Item = &'static Renamed> {
 pub(super) fn check_names(file: &Table, owner: KeyOwner) -> Result<(), (String, String)> {
     match renamed(owner).find(|renamed| renamed.is_in(file, renamed.old)) {
         Some(Renamed { old, kind: Kind::Only(value), new }) => {
-            Err(((*old).into(), format!("{value:?} has another name now; write {new}")))
+            Err(((*old).into(), format!("{value:?} is called otherwise now; write {new}")))
         }
         Some(Renamed { old, new, .. }) => {
             Err(((*old).into(), format!("it has another name now; write `{new}` instead of `{old}`")))
@@ -130,7 +130,11 @@ mod tests {
                     let error = refusal(&with(entry.old, value.clone(), in_arrays), owner);
                     let key = format!("key `{}`: ", entry.old);
                     assert!(error.contains(&key) && error.contains(entry.new), "{error}");
-                    assert!(error.contains("has another name now"), "{error}");
+                    let said = match entry.kind {
+                        Kind::Only(_) => "is called otherwise now; write",
+                        Kind::Any | Kind::Text => "it has another name now; write",
+                    };
+                    assert!(error.contains(said), "{error}");
                 }
                 seen += 1;
             }

@@ -72,7 +72,7 @@ pub enum FloodError {
     #[error("{0} did not answer ARP or NDP: are both sides on one network?")]
     Unreachable(SocketAddr),
     /// The device takes nothing of this size.
-    #[error("the device takes no datagram of {0} bytes")]
+    #[error("the device takes no datagram of {0} bytes: give a smaller --size, or raise its MTU")]
     Refused(usize),
 }
 

@@ -20,4 +20,4 @@ pub use initial::{INITIAL_DATAGRAM_BYTES, InitialError, Initials};
 pub use load::{FCS_BYTES, IMIX, Load, LoadError, Mix};
 pub use pace::Pace;
 pub use storm::{Storm, StormPlan, StormReport};
-pub use stream::{MessageStream, StreamPlan, StreamReport};
+pub use stream::{MessageStream, StreamError, StreamPlan, StreamReport};

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 use stoq::application::Application;
+use stoq::client::{ClientError, CloseReason, DialFailure};
 use stoq::queue::{AppPort, Command, ConnectionCommand, ConnectionEvent, ConnectionId, Credit, Delivery};
 
 /// Deliveries and commands that one handshake has on the rings at a time, with some to spare.
@@ -54,7 +55,7 @@ pub struct StormPlan {
 }
 
 /// The result of a storm.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct StormReport {
     /// Handshakes at the planned rate; without a rate, those that were begun.
     pub intended: u64,
@@ -66,8 +67,8 @@ pub struct StormReport {
     pub failed: u64,
     /// Begun and still running at the end.
     pub unfinished: u64,
-    /// The last failure's reason.
-    pub reason: Option<String>,
+    /// The last failure.
+    pub failure: Option<ClientError>,
     /// From the request to the connection on this side.
     pub trips: Vec<Duration>,
     /// From the first handshake's beginning to the end of the last.
@@ -112,12 +113,12 @@ impl Storm {
                     self.closing.push_back(connection);
                 }
                 Delivery::ConnectFailed { tag, reason } if self.running.remove(&tag).is_some() => {
-                    self.failed(reason.to_string());
+                    self.failed(Self::unconnected(self.plan.remote, reason));
                 }
                 Delivery::Connection(connection, ConnectionEvent::Closed { reason })
                     if self.up.remove(&connection).is_some() =>
                 {
-                    self.failed(reason.to_string());
+                    self.failed(ClientError::Lost { remote: self.plan.remote, reason });
                 }
                 _ => {}
             }
@@ -125,9 +126,13 @@ impl Storm {
         worked
     }
 
-    fn failed(&mut self, reason: String) {
+    fn unconnected(address: SocketAddr, reason: CloseReason) -> ClientError {
+        ClientError::Connect { remote: address.to_string(), failures: vec![DialFailure { address, reason }] }
+    }
+
+    fn failed(&mut self, failure: ClientError) {
         self.report.failed += 1;
-        self.report.reason = Some(reason);
+        self.report.failure = Some(failure);
     }
 
     fn ask(&mut self, port: &mut AppPort) -> bool {

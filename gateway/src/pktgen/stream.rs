@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 use stoq::application::Application;
+use stoq::client::{ClientError, DialFailure};
 use stoq::queue::{AppPort, Command, ConnectionEvent, ConnectionId, Credit, Delivery};
 
 /// The most messages made in one turn.
@@ -60,8 +61,38 @@ struct Link {
     asked: bool,
 }
 
+/// Why the result of the messages is incomplete.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// A connection was refused or lost.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Some connections came up too late.
+    #[error("{came} of {wanted} connections to {remote} came up within {} s; give fewer --connections, or a longer --patience", .patience.as_secs_f32())]
+    Late {
+        /// Connections that came up.
+        came: usize,
+        /// The planned connections.
+        wanted: usize,
+        /// The gateway.
+        remote: SocketAddr,
+        /// The time given.
+        patience: Duration,
+    },
+    /// The gateway's application has not counted the messages in time.
+    #[error("{remote} did not count the messages within {} s: does the gateway have a discard application on queue {queue}?", .patience.as_secs_f32())]
+    Uncounted {
+        /// The gateway.
+        remote: SocketAddr,
+        /// The queue.
+        queue: u64,
+        /// The time given.
+        patience: Duration,
+    },
+}
+
 /// The result of the messages.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct StreamReport {
     /// Connections that came up.
     pub connections: u64,
@@ -82,7 +113,7 @@ pub struct StreamReport {
     /// From the end of the sending to the last count: the time of the messages in flight.
     pub drain: Duration,
     /// Why the result is incomplete.
-    pub failure: Option<String>,
+    pub failure: Option<StreamError>,
 }
 
 impl MessageStream {
@@ -119,14 +150,23 @@ impl MessageStream {
                         self.report.received += count as u64;
                     }
                 }
-                Delivery::ConnectFailed { reason, .. }
-                | Delivery::Connection(_, ConnectionEvent::Closed { reason }) => {
-                    self.report.failure.get_or_insert_with(|| reason.to_string());
+                Delivery::ConnectFailed { reason, .. } => {
+                    let (address, remote) = (self.plan.remote, self.plan.remote.to_string());
+                    let failures = vec![DialFailure { address, reason }];
+                    self.fail(ClientError::Connect { remote, failures });
+                }
+                Delivery::Connection(_, ConnectionEvent::Closed { reason }) => {
+                    self.fail(ClientError::Lost { remote: self.plan.remote, reason });
                 }
                 _ => {}
             }
         }
         worked
+    }
+
+    /// Notes the first failure.
+    fn fail(&mut self, failure: impl Into<StreamError>) {
+        self.report.failure.get_or_insert_with(|| failure.into());
     }
 
     fn connect(&mut self, port: &mut AppPort) -> bool {
@@ -202,7 +242,9 @@ impl Application for MessageStream {
         if self.connections.len() < self.plan.connections {
             worked |= self.connect(port);
             if now >= begun + self.plan.patience {
-                self.report.failure = Some("not every connection came up in time".into());
+                let (came, StreamPlan { remote, patience, connections: wanted, .. }) =
+                    (self.connections.len(), self.plan);
+                self.fail(StreamError::Late { came, wanted, remote, patience });
             }
             return worked;
         }
@@ -224,7 +266,8 @@ impl Application for MessageStream {
         if self.connections.iter().all(|link| link.counted) {
             self.finish(now);
         } else if now >= ended + self.plan.patience {
-            self.report.failure = Some("the gateway did not count the messages in time".into());
+            let StreamPlan { remote, queue, patience, .. } = self.plan;
+            self.fail(StreamError::Uncounted { remote, queue, patience });
         }
         worked
     }

@@ -1,13 +1,13 @@
 //! The connections of one probe. All of them use the first of its addresses that answers (RFC 8305).
 
-use super::report::Report;
+use super::report::{ProbeError, Report};
 use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
+use stoq::client::{ClientError, CloseReason, DialFailure};
 use stoq::limits::ATTEMPT_DELAY_MS;
-use stoq::queue::{
-    AppPort, CloseReason, Command, ConnectionCommand, ConnectionEvent, ConnectionId, Credit, Delivery,
-};
+use stoq::names::GatewayAddress;
+use stoq::queue::{AppPort, Command, ConnectionCommand, ConnectionEvent, ConnectionId, Credit, Delivery};
 use stoq::tls::NodeId;
 
 /// Handshakes of one probe at once: fewer than make a gateway ask for proof of the address.
@@ -17,17 +17,22 @@ const RACE: u64 = 1 << 32;
 
 /// A gateway's addresses, in the order in which they are tried.
 #[derive(Clone, Debug)]
-pub struct Remotes(Vec<SocketAddr>);
+pub struct Remotes {
+    /// The gateway as the user wrote it.
+    name: String,
+    addresses: Vec<SocketAddr>,
+}
 
-impl From<SocketAddr> for Remotes {
-    fn from(address: SocketAddr) -> Self {
-        Self(vec![address])
+impl Remotes {
+    /// The addresses of a gateway, in the order in which they are tried.
+    pub fn new(gateway: &GatewayAddress, addresses: Vec<SocketAddr>) -> Self {
+        Self { name: gateway.to_string(), addresses }
     }
 }
 
-impl From<Vec<SocketAddr>> for Remotes {
-    fn from(addresses: Vec<SocketAddr>) -> Self {
-        Self(addresses)
+impl From<SocketAddr> for Remotes {
+    fn from(address: SocketAddr) -> Self {
+        Self { name: address.to_string(), addresses: vec![address] }
     }
 }
 
@@ -42,15 +47,15 @@ pub(super) struct LinkUp {
 /// The connections of one probe, dialed a few at a time.
 #[derive(Debug)]
 pub(super) struct Links {
-    remotes: Vec<SocketAddr>,
+    remotes: Remotes,
     /// The first address that answered, or the only one.
     chosen: Option<SocketAddr>,
     /// The number of addresses tried so far.
     tried: usize,
     /// When the next address is due; none: now.
     next: Option<Instant>,
-    /// The address and the reason of each failed attempt.
-    failures: Vec<String>,
+    /// Every failed attempt.
+    failures: Vec<DialFailure>,
     /// Commands that end the other attempts, while the ring has no room for them.
     unsent: Vec<Command>,
     wanted: usize,
@@ -62,9 +67,9 @@ pub(super) struct Links {
 
 impl Links {
     pub(super) fn new(remotes: impl Into<Remotes>, wanted: usize, reports: Sender<Report>) -> Self {
-        let Remotes(remotes) = remotes.into();
+        let remotes = remotes.into();
         Self {
-            chosen: if remotes.len() == 1 { remotes.first().copied() } else { None },
+            chosen: if let [only] = remotes.addresses[..] { Some(only) } else { None },
             remotes,
             tried: 0,
             next: None,
@@ -102,7 +107,7 @@ impl Links {
     /// Tries the next address when it is due.
     fn race(&mut self, now: Instant, port: &mut AppPort) -> bool {
         let due = self.wanted > 0 && !self.over && self.next.is_none_or(|at| at <= now);
-        let Some(&remote) = self.remotes.get(self.tried).filter(|_| due) else { return false };
+        let Some(&remote) = self.remotes.addresses.get(self.tried).filter(|_| due) else { return false };
         let tag = RACE | self.tried as u64;
         if port.send(Command::Connect { tag, remote, early: false }).is_err() {
             return false;
@@ -121,16 +126,25 @@ impl Links {
                     return self.unsent.push(Command::On(*connection, ConnectionCommand::Disconnect));
                 }
                 self.up.push(LinkUp { connection: *connection, node: *node, credit: credit.clone() });
+                if self.up.len() == 1 {
+                    self.report(Report::Reached);
+                }
                 if self.is_ready() {
                     self.report(Report::Connected);
                 }
             }
             Delivery::ConnectFailed { tag, reason } if tag & RACE != 0 => self.lost(*tag, reason),
-            Delivery::ConnectFailed { reason, .. } => self.fail(reason.to_string()),
+            Delivery::ConnectFailed { reason, .. } => {
+                let failed = self.chosen.map(|address| DialFailure { address, reason: reason.clone() });
+                self.failures.extend(failed);
+                self.unconnected();
+            }
             Delivery::Connection(connection, ConnectionEvent::Closed { reason })
                 if self.up.iter().any(|up| up.connection == *connection) =>
             {
-                self.fail(reason.to_string());
+                if let Some(remote) = self.chosen {
+                    self.fail(ClientError::Lost { remote, reason: reason.clone() });
+                }
             }
             _ => {}
         }
@@ -141,7 +155,7 @@ impl Links {
         if self.chosen.is_some() {
             return false;
         }
-        self.chosen = self.remotes.get((tag & !RACE) as usize).copied();
+        self.chosen = self.remotes.addresses.get((tag & !RACE) as usize).copied();
         self.dialed = 1;
         let others = (0..self.tried as u64).map(|at| RACE | at).filter(|&other| other != tag);
         self.unsent.extend(others.map(|tag| Command::Abandon { tag }));
@@ -153,12 +167,18 @@ impl Links {
             return;
         }
         self.next = None;
-        if let Some(remote) = self.remotes.get((tag & !RACE) as usize) {
-            self.failures.push(format!("{remote}: {reason}"));
+        if let Some(&address) = self.remotes.addresses.get((tag & !RACE) as usize) {
+            self.failures.push(DialFailure { address, reason: reason.clone() });
         }
-        if self.failures.len() == self.remotes.len() {
-            self.fail(self.failures.join("; "));
+        if self.failures.len() == self.remotes.addresses.len() {
+            self.unconnected();
         }
+    }
+
+    /// No connection came up.
+    fn unconnected(&mut self) {
+        let (remote, failures) = (self.remotes.name.clone(), std::mem::take(&mut self.failures));
+        self.fail(ClientError::Connect { remote, failures });
     }
 
     /// Every connection is up, and none was lost.
@@ -166,9 +186,9 @@ impl Links {
         !self.over && self.wanted > 0 && self.up.len() == self.wanted
     }
 
-    pub(super) fn fail(&mut self, reason: String) {
+    pub(super) fn fail(&mut self, error: impl Into<ProbeError>) {
         self.over = true;
-        self.report(Report::Failed(reason));
+        self.report(Report::Failed(error.into()));
     }
 
     /// Drops the report if its receiver has gone.
@@ -196,7 +216,8 @@ mod tests {
 
     fn bench(wanted: usize) -> Bench {
         let (reports, heard) = channel();
-        let remotes: Vec<_> = (1..=2).map(|host| SocketAddr::from(([192, 0, 2, host], 4433))).collect();
+        let addresses = (1..=2).map(|host| SocketAddr::from(([192, 0, 2, host], 4433))).collect();
+        let remotes = Remotes::new(&"gateway.example".parse().unwrap(), addresses);
         let (app, worker) = rings(Sleeper::default().waker());
         Bench { links: Links::new(remotes, wanted, reports), app, worker, heard }
     }
@@ -244,9 +265,10 @@ mod tests {
         bench
             .links
             .heard(&Delivery::Connection(LOST, ConnectionEvent::Closed { reason: CloseReason::Local }));
+        assert!(matches!(bench.heard.try_recv(), Ok(Report::Reached)));
         assert!(bench.heard.try_recv().is_err());
         bench.up(ConnectionId { slot: 3, ..WON }, rest);
-        assert_eq!(bench.heard.try_recv(), Ok(Report::Connected));
+        assert!(matches!(bench.heard.try_recv(), Ok(Report::Connected)));
     }
 
     #[test]
@@ -257,9 +279,13 @@ mod tests {
             let (tag, _) = bench.dialed(now).unwrap();
             bench.links.heard(&Delivery::ConnectFailed { tag, reason });
         }
-        let told =
-            format!("192.0.2.1:4433: {}; 192.0.2.2:4433: {}", CloseReason::TimedOut, CloseReason::Version);
-        assert_eq!(bench.heard.try_recv(), Ok(Report::Failed(told)));
+        let Ok(Report::Failed(error)) = bench.heard.try_recv() else { panic!("no failure is reported") };
+        let told = format!(
+            "cannot connect to gateway.example:4433: 192.0.2.1:4433: {}; 192.0.2.2:4433: {}",
+            CloseReason::TimedOut,
+            CloseReason::Version
+        );
+        assert_eq!(error.to_string(), told);
         assert_eq!(bench.dialed(now), None);
     }
 }

@@ -15,4 +15,4 @@ pub use links::Remotes;
 pub use ping::Ping;
 pub use pull::{Pull, Pulled};
 pub use push::Push;
-pub use report::{Report, Width};
+pub use report::{ProbeError, Report, Width};

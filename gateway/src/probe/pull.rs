@@ -6,6 +6,7 @@ use bytes::Bytes;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 use stoq::application::{Application, Outbox, Received};
+use stoq::client::ClientError;
 use stoq::hop::{Route, RouteError};
 use stoq::queue::{AppPort, Ask, Command, ConnectionId, Credit, Delivery, End, Ending};
 use stoq::record::{Fetch, Routed};
@@ -131,7 +132,7 @@ impl Application for Pull {
                 Delivery::Piece { piece, .. } => self.bytes += piece.data.len() as u64,
                 Delivery::Raw(_, bytes) => self.bytes += bytes.len() as u64,
                 Delivery::Ended(_, End::Failed(failure)) => {
-                    self.links.fail(format!("{}: {}", failure.code.name(), failure.reason()));
+                    self.links.fail(ClientError::Refused(failure));
                 }
                 Delivery::Ended(..) => self.answered(index),
                 _ => {}
@@ -139,7 +140,7 @@ impl Application for Pull {
         }
         if self.links.is_ready() {
             worked |= self.ask(now, port).unwrap_or_else(|error| {
-                self.links.fail(error.to_string());
+                self.links.fail(error);
                 true
             });
         }

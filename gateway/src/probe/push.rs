@@ -1,7 +1,7 @@
 //! The goodput of payloads that are put.
 
 use super::links::{Links, Remotes};
-use super::report::{Report, Width};
+use super::report::{ProbeError, Report, Width};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -94,7 +94,7 @@ impl Push {
                 let sent = matches!(self.streams[index].state, State::Sent);
                 let reason = failure.reason().to_string();
                 if failure.code != ErrorCode::NotFound || !sent {
-                    self.links.fail(format!("{}: {reason}", failure.code.name()));
+                    self.links.fail(ClientError::Refused(failure));
                     return Ok(());
                 }
                 self.answers += 1;
@@ -108,10 +108,7 @@ impl Push {
                 }
             }
             Delivery::Answered(_, Answer::Done(_)) => {
-                self.links.fail(format!(
-                    "queue {} keeps payloads: give a queue of a discard application",
-                    self.queue
-                ));
+                self.links.fail(ProbeError::Keeps(self.queue));
             }
             _ => {}
         }
@@ -165,7 +162,7 @@ impl ProbeStream {
 impl Application for Push {
     fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool {
         self.turn(now, port).unwrap_or_else(|error| {
-            self.links.fail(error.to_string());
+            self.links.fail(error);
             true
         })
     }

@@ -1,10 +1,14 @@
 //! How wide a probe is, and what it reports.
 
 use std::time::Duration;
+use stoq::client::ClientError;
+use stoq::hop::RouteError;
 
 /// What a probe reports.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Report {
+    /// The first connection is up.
+    Reached,
     /// All connections are up.
     Connected,
     /// One round trip.
@@ -20,8 +24,25 @@ pub enum Report {
     },
     /// The words of the peer's application about a payload that it dropped.
     Dropped(String),
-    /// The probe ended early, for this reason.
-    Failed(String),
+    /// The probe ended early.
+    Failed(ProbeError),
+}
+
+/// Why a probe ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// The error of a client that makes the same connection or request.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// A payload was put to a queue whose application keeps it.
+    #[error("queue {0} keeps payloads: give a queue of a discard application")]
+    Keeps(u64),
+}
+
+impl From<RouteError> for ProbeError {
+    fn from(error: RouteError) -> Self {
+        ClientError::from(error).into()
+    }
 }
 
 /// How wide a probe is.

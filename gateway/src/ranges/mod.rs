@@ -61,7 +61,7 @@ impl Range {
             Bounds::Real(min, max) => (min, max),
         };
         if value.is_nan() {
-            Err(format!("{value} is no number; give {self}"))
+            Err(self.no_number(value))
         } else if value == 0.0 && self.zero.is_some() {
             Ok(())
         } else if value < min {
@@ -85,8 +85,12 @@ impl Range {
                 Err(self.too_large(text))
             }
             (_, Ok(real)) => self.check_real(real),
-            _ => Err(format!("{text:?} is no number; give {self}")),
+            _ => Err(self.no_number(format_args!("{text:?}"))),
         }
+    }
+
+    fn no_number(&self, shown: impl std::fmt::Display) -> String {
+        format!("{shown} is no number; give {self}")
     }
 
     fn too_small(&self, value: impl std::fmt::Display) -> String {

@@ -219,7 +219,7 @@ fn a_draining_gateway_is_alive_and_not_ready() {
     health("/livez", 0);
     for path in ["/readyz", "", "/"] {
         let text = health(path, 1);
-        assert!(text.contains("not ready: draining"), "{path:?}: {text}");
+        assert!(text.contains("the gateway is not ready: draining"), "{path:?}: {text}");
     }
     assert!(run(stoq_gateway().args(["health", "--url", &at]), 1).1.contains("draining"));
     let status: Value = serde_json::from_str(&get(&remote, "/status")).unwrap();

@@ -163,6 +163,7 @@ fn more_memory_than_the_machine_has_is_refused_by_check_and_run() {
     assert!(stdout.contains(&format!("FAILED  memory: application.memory_bytes = {most}")), "{stdout}");
     let (_, stderr) = run(stoq_gateway().arg("run").arg("--config").arg(&config), 1);
     assert!(stderr.contains(&format!("application.memory_bytes = {most} asks for")), "{stderr}");
+    assert!(stderr.contains("MiB of memory; give less"), "{stderr}");
 }
 
 #[test]

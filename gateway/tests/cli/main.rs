@@ -3,12 +3,14 @@
 #[path = "../../../tests/data/mod.rs"]
 mod data;
 mod support;
+mod wording;
 
 mod admin;
 mod borders;
 mod certificates;
 mod crashes;
 mod damage;
+mod errors;
 mod events;
 mod hosts;
 mod mesh;

@@ -89,6 +89,8 @@ fn files_that_are_no_parts_of_the_payload_are_refused_and_not_touched() {
             let (_, stderr) = run(&mut way(&site, &token, "copy"), 1);
             assert!(stderr.contains("copy.part: "), "{text:?}: {stderr}");
             assert!(stderr.contains("give another --output"), "{text:?}: {stderr}");
+            let why = ["an earlier get left it: ", "does not name its payload", "is no note of one"];
+            assert!(why.iter().any(|why| stderr.contains(why)), "{text:?}: {stderr}");
             assert_eq!(fs::read(&part).unwrap(), b"precious", "{text:?}");
             assert_eq!(fs::read(&note).ok(), text.map(|text| text.as_bytes().to_vec()));
             assert!(!site.path("copy").exists());
@@ -98,7 +100,7 @@ fn files_that_are_no_parts_of_the_payload_are_refused_and_not_touched() {
         fs::remove_file(&part).unwrap();
         fs::write(&note, b"precious").unwrap();
         let (_, stderr) = run(&mut way(&site, &token, "copy"), 1);
-        assert!(stderr.contains("copy.part.json: "), "{stderr}");
+        assert!(stderr.contains("copy.part.json: its name is needed for the note of a part"), "{stderr}");
         assert_eq!(named(&site, "copy"), ["copy.part.json"]);
         fs::remove_file(&note).unwrap();
     }
@@ -131,7 +133,7 @@ fn a_part_name_that_is_a_link_a_directory_or_a_pipe_is_refused() {
         }
         fs::hard_link(&precious, &part).unwrap();
         let (_, stderr) = run(&mut way(&site, &token, "copy"), 1);
-        assert!(stderr.contains("second name"), "{stderr}");
+        assert!(stderr.contains("second name") && stderr.contains("its name is needed while"), "{stderr}");
         assert!(fs::read(&precious).unwrap().is_empty() && !site.path("nowhere").exists());
         fs::remove_file(&part).unwrap();
         fs::create_dir(&part).unwrap();
@@ -230,7 +232,10 @@ fn an_output_that_appears_during_a_get_is_not_replaced_and_the_payload_is_kept()
         gateway.process.signal(Signal::CONT);
         assert_eq!(client.end().code(), Some(1));
         let log = client.log();
-        assert!(log.contains("copy: appeared") && log.contains("copy.part"), "{log}");
+        assert!(
+            log.contains("copy: appeared") && log.contains("every byte is there and checked, as copy.part"),
+            "{log}"
+        );
         assert_eq!(fs::read(site.path("copy")).unwrap(), b"precious");
         assert!(same(&site.path("copy.part"), &path));
         assert_eq!(named(&site, "copy"), ["copy", "copy.part"]);
@@ -254,7 +259,8 @@ fn bytes_of_another_process_in_the_part_are_found_before_the_part_is_renamed() {
         assert_eq!(client.end().code(), Some(1));
         let log = client.log();
         assert!(
-            log.contains("another process wrote there too") && log.contains("run the same command again"),
+            log.contains("another process wrote there too")
+                && log.contains("it has been removed: run the same command again"),
             "{log}"
         );
         assert_eq!(named(&site, "copy"), [""; 0]);
@@ -339,7 +345,7 @@ fn outputs_that_are_no_new_files_are_refused_before_the_network() {
     let cases = [
         ("directory", "is a directory; give a file in it"),
         ("to-directory", "is a directory; give a file in it"),
-        ("directory/", "names a directory"),
+        ("directory/", "names a directory; give a file in it"),
         ("new/", "names a directory"),
         ("new/.", "names a directory"),
         (".", "names a directory"),
@@ -348,9 +354,9 @@ fn outputs_that_are_no_new_files_are_refused_before_the_network() {
         ("file", "exists already; remove it"),
         ("to-file", "exists already; remove it"),
         ("to-nothing", "symbolic link to nowhere, which does not exist"),
-        ("file/copy", "file is no directory"),
+        ("file/copy", "file is no directory: give another"),
         ("missing/copy", "there is no directory missing: make it"),
-        ("socket", "is a socket"),
+        ("socket", "is a socket, which cannot be opened; give a file"),
         (&long, "256 bytes, and names in this directory have 255 at most"),
     ];
     for (output, text) in cases {
@@ -439,7 +445,7 @@ fn devices_and_pipes_take_the_bytes_in_order() {
         assert!(fs::read(site.path("redirected")).unwrap() == whole, "{output}");
     }
     let (_, stderr) = run(&mut get(&site, &token, "/dev/full"), 1);
-    assert!(stderr.contains("No space left"), "{stderr}");
+    assert!(stderr.contains("cannot keep the fetched bytes: No space left"), "{stderr}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Inputs of a put that are no plain files, and files that change during a put.
 
 use crate::support::{Site, run, stoq};
+use crate::wording::assert_well_said;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::net::UnixListener;
@@ -20,6 +21,7 @@ fn fed(command: &mut Command, bytes: &[u8], code: i32) -> (String, String) {
     let feeder = std::thread::spawn(move || drop(pipe.write_all(&bytes)));
     let told = ended(child, code);
     feeder.join().unwrap();
+    assert_well_said(command, code, &told.1);
     told
 }
 
@@ -34,7 +36,10 @@ fn ended(child: Child, code: i32) -> (String, String) {
 /// Runs a command with this standard input.
 #[track_caller]
 fn with_stdin(command: &mut Command, stdin: impl Into<Stdio>, code: i32) -> (String, String) {
-    ended(command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap(), code)
+    let child = command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let told = ended(child, code);
+    assert_well_said(command, code, &told.1);
+    told
 }
 
 fn token_of(bytes: &[u8]) -> String {
@@ -163,8 +168,8 @@ fn endless_inputs_and_inputs_that_are_no_files_are_refused_by_name() {
     let of = |tool: &str| if tool == "put" { site.client(tool) } else { with_tool(tool) };
     for tool in ["put", "token"] {
         for (path, what) in [
-            (directory.as_path(), "is a directory"),
-            (&socket, "is a socket"),
+            (directory.as_path(), "is a directory; give an archive of it"),
+            (&socket, "is a socket; have a program that reads it"),
             (&link, "is a socket"),
             (Path::new("/dev/zero"), "is a character device"),
             (Path::new("/dev/urandom"), "is a character device"),
@@ -181,7 +186,11 @@ fn endless_inputs_and_inputs_that_are_no_files_are_refused_by_name() {
             let mut closed = Command::new("sh");
             closed.args(["-c", "exec \"$0\" \"$@\" <&-"]).arg(whole.get_program()).args(whole.get_args());
             let (_, stderr) = run(closed.arg(name), 1);
-            assert!(stderr.contains("standard input is closed") && stderr.contains("</dev/null"), "{stderr}");
+            assert!(
+                stderr.contains("standard input is closed, or /dev/null opened for writing")
+                    && stderr.contains("</dev/null"),
+                "{stderr}"
+            );
         }
         let (_, stderr) = run(of(tool).arg("/proc/self/mem"), 1);
         assert!(stderr.contains("/proc/self/mem: Input/output error"), "{stderr}");
@@ -255,8 +264,12 @@ fn a_put_of_a_file_that_grows_meanwhile_fails() {
         let deadline = Instant::now() + Duration::from_secs(60);
         let (mut put, mut named) = (false, false);
         while !(put && named) && Instant::now() < deadline {
-            put |= fails(site.client("put").arg(&path), "log changed while it was being sent");
-            named |= fails(stoq().arg("token").arg(&path), "log changed while it was being hashed");
+            put |= fails(
+                site.client("put").arg(&path),
+                "log changed while it was being sent; put it again when no program",
+            );
+            named |=
+                fails(stoq().arg("token").arg(&path), "log changed while it was being hashed; hash it again");
         }
         ended.store(true, Ordering::Release);
         assert!(put && named, "put: {put}, token: {named}");

@@ -1,6 +1,7 @@
 //! Gateways and clients as processes, in directories that are removed at the end of a test.
 
 use crate::data::files;
+use crate::wording::assert_well_said;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -318,6 +319,14 @@ impl Process {
         rustix::process::kill_process(id, signal).unwrap();
     }
 
+    /// Whether it has a handler of its own for this signal.
+    pub(crate) fn handles(&self, signal: rustix::process::Signal) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = caught.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).unwrap_or(0);
+        caught & 1 << (signal.as_raw() - 1) != 0
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
@@ -351,12 +360,13 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Runs a command to its end and checks its exit code. Returns its standard output and standard error.
+/// Runs a command to its end. Checks its exit code, and the form of its error if it fails. Returns its standard output and standard error.
 #[track_caller]
 pub(crate) fn run(command: &mut Command, code: i32) -> (String, String) {
     let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().unwrap();
     let (stdout, stderr) = (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap());
     assert_eq!(status.code(), Some(code), "{command:?}\nout: {stdout}\nerr: {stderr}");
+    assert_well_said(command, code, &stderr);
     (stdout, stderr)
 }
 

@@ -6,7 +6,7 @@ use stoq::datagram::NetworkInfo;
 use stoq::limits::TX_SEGMENTS_LEN_MAX;
 use stoq::network::{NetworkConfig, OpenNetwork};
 use stoq::tls::{client_config, connect_name};
-use stoq_gateway::output::Usage;
+use stoq_gateway::faults::{Usage, started};
 use stoq_gateway::pktgen::{Flood, FloodReport, IMIX, Initials, Load, Mix};
 use stoq_gateway::tls;
 
@@ -87,8 +87,9 @@ fn flood(
         }
         opened.drive(flood)
     });
-    let driven = thread.context("cannot start a thread")?.join();
-    let (network, report) = driven.ok().flatten().context("the generator's thread ended early")?;
+    let driven = started("makes the load", thread)?.join();
+    let (network, report) =
+        driven.ok().flatten().context("the load ended early: its network has no queue")?;
     let report = report?;
     print(&setup, mode, size, &network, &report)?;
     setup.ensure_not_interrupted()

@@ -15,8 +15,9 @@ use stoq::limits::SPAN_S_MAX;
 use stoq::names::{GatewayAddress, ResolveError};
 use stoq::network::NetworkConfig;
 use stoq_gateway::config::{ClientConfig, ConfigError, load_client};
+use stoq_gateway::faults::{Interrupted, SignalError, Usage};
 use stoq_gateway::logging;
-use stoq_gateway::output::{self, Interrupted, OutputError, Usage};
+use stoq_gateway::output::{self, OutputError};
 
 /// The duration without --seconds and --count.
 const SECONDS_DEFAULT: Duration = Duration::from_secs(5);
@@ -105,9 +106,7 @@ impl Options {
         let Some(file) = &self.config else { return Err(usage("no configuration: give --config FILE")) };
         let seconds = self.seconds.map(Duration::from_secs_f64);
         let config = load_client(file)?;
-        let gateway = self.gateway.or(config.connect.clone()).ok_or_else(|| {
-            usage("no gateway: give --gateway HOST[:PORT], or `connect = \"…\"` in the configuration file")
-        })?;
+        let gateway = self.gateway.or(config.connect.clone()).ok_or_else(Usage::no_gateway)?;
         if gateway.has_zone() && matches!(config.network, NetworkConfig::Dpdk(_)) {
             return Err(ResolveError::Zone(gateway).into());
         }
@@ -118,7 +117,7 @@ impl Options {
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
             signal_hook::flag::register_conditional_shutdown(signal, 130, interrupt.clone())
                 .and_then(|_| signal_hook::flag::register(signal, interrupt.clone()))
-                .context("cannot register signal handlers")?;
+                .map_err(SignalError)?;
         }
         Ok(Setup { config, gateway, rate: self.rate, seconds, json: self.json, interrupt })
     }

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 use stoq::application::{Application, Placement};
+use stoq::client::ClientError;
 use stoq::network::{OpenNetwork, Running};
 use stoq::node::{ApplicationHost, Hosted, Node, NodeConfig};
 use stoq::tls::client_config;
+use stoq_gateway::faults::EndedEarly;
 use stoq_gateway::pktgen::{MessageStream, Storm, StormPlan, StormReport, StreamPlan, StreamReport};
 use stoq_gateway::tls;
 
@@ -71,7 +73,7 @@ pub(crate) fn handshakes(setup: Setup, storming: &Storming) -> anyhow::Result<()
         StormPlan { remote: gateway, queue, rate_per_s: share, concurrency, count, duration, patience };
     let make =
         move |reports: Sender<StormReport>| -> Box<dyn Application> { Box::new(Storm::new(plan, reports)) };
-    let (network, reports) = run(&setup, client, make, duration + patience)?;
+    let (network, mut reports) = run(&setup, client, make, duration + patience)?;
     let mut trips: Vec<_> = reports.iter().flat_map(|report| &report.trips).copied().collect();
     trips.sort_unstable();
     let at = |quantile: f64| match trips.len() {
@@ -85,11 +87,11 @@ pub(crate) fn handshakes(setup: Setup, storming: &Storming) -> anyhow::Result<()
     // A resumed handshake shows no certificate.
     let full = trust.judged();
     let per_s = completed as f64 / seconds.max(1e-9);
-    let reason = reports.iter().find_map(|report| report.reason.clone());
+    let failure = reports.iter_mut().find_map(|report| report.failure.take());
     let result = serde_json::json!({
         "mode": "handshakes", "rate_per_s": setup.rate, "concurrency": concurrency, "resume": resume, "full": full, "seconds": seconds,
         "intended": intended, "offered": begun, "completed": completed, "failed": failed, "unfinished": unfinished,
-        "failure": reason, "handshakes_per_s": per_s, "p50_us": at(0.5), "p99_us": at(0.99), "network": network,
+        "failure": failure.as_ref().map(ToString::to_string), "handshakes_per_s": per_s, "p50_us": at(0.5), "p99_us": at(0.99), "network": network,
         "workers": workers, "cipher": setup.config.tls.cipher.name(), "version": env!("CARGO_PKG_VERSION"),
     });
     let text = format!(
@@ -99,12 +101,11 @@ pub(crate) fn handshakes(setup: Setup, storming: &Storming) -> anyhow::Result<()
         at(0.99).unwrap_or_default()
     );
     setup.print(&result, &text)?;
-    anyhow::ensure!(
-        completed > 0 || begun == 0,
-        "no handshake was completed: {}",
-        reason.unwrap_or_default()
-    );
-    Ok(())
+    if completed > 0 || begun == 0 {
+        return Ok(());
+    }
+    let silent = || ClientError::Timeout { remote: gateway.to_string(), limit: patience };
+    Err(anyhow::Error::from(failure.unwrap_or_else(silent)).context("no handshake was completed"))
 }
 
 pub(crate) fn goodput(setup: Setup, streaming: &Streaming) -> anyhow::Result<()> {
@@ -118,9 +119,9 @@ pub(crate) fn goodput(setup: Setup, streaming: &Streaming) -> anyhow::Result<()>
     let make = move |reports: Sender<StreamReport>| -> Box<dyn Application> {
         Box::new(MessageStream::new(plan, reports))
     };
-    let (network, reports) = run(&setup, client, make, duration + 2 * patience)?;
-    if let Some(failure) = reports.iter().find_map(|report| report.failure.as_ref()) {
-        anyhow::bail!("{remote}: {failure}");
+    let (network, mut reports) = run(&setup, client, make, duration + 2 * patience)?;
+    if let Some(failure) = reports.iter_mut().find_map(|report| report.failure.take()) {
+        return Err(failure.into());
     }
     let sum = |of: fn(&StreamReport) -> u64| reports.iter().map(of).sum::<u64>();
     let (intended, sent) = (sum(|r| r.intended), sum(|r| r.sent));
@@ -178,10 +179,13 @@ fn gather<R>(
     while reports.len() < node.networks().len() {
         match heard.recv_timeout(Duration::from_millis(50)) {
             Ok(report) => reports.push(report),
-            Err(RecvTimeoutError::Disconnected) => anyhow::bail!("a worker ended early"),
+            Err(RecvTimeoutError::Disconnected) => return Err(EndedEarly.into()),
             Err(RecvTimeoutError::Timeout) => {
                 setup.ensure_not_interrupted()?;
-                anyhow::ensure!(Instant::now() < deadline, "the workers did not report in time");
+                anyhow::ensure!(
+                    Instant::now() < deadline,
+                    "the workers did not report in time: give them more cores, or a lower --rate"
+                );
             }
         }
     }

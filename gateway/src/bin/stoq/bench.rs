@@ -1,6 +1,6 @@
 //! `stoq bench`: goodput to and from a gateway, without disks.
 
-use crate::output::{self, Usage, gbit_per_s};
+use crate::output::{self, EndedEarly, Interrupted, Usage, gbit_per_s};
 use crate::route::RouteArgs;
 use crate::session::{ClientOptions, ClientSetup};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 use stoq::application::{Application, Placement};
-use stoq::client::Prepared;
+use stoq::client::{ClientError, Prepared};
 use stoq::datagram::NetworkInfo;
 use stoq::limits::MESSAGE_BYTES_MAX;
 use stoq::node::{ApplicationHost, Hosted};
@@ -90,7 +90,7 @@ fn measure(
     session: ClientSetup,
     make: impl Fn(Width, usize, &Sender<Report>) -> Probe + Send + 'static,
 ) -> anyhow::Result<Measured> {
-    let (remote, workers) = (session.gateway()?, session.workers);
+    let (remote, workers, timeout) = (session.gateway()?.to_string(), session.workers, session.timeout);
     let interrupt = session.interrupt.flag.clone();
     let connections = if args.connections == 0 { workers } else { args.connections };
     let (reports, heard) = channel();
@@ -117,8 +117,8 @@ fn measure(
         stages: Vec::new(),
         limited: LimitTimes::default(),
     };
-    let deadline = Instant::now() + Duration::from_secs(args.time_limit);
-    let mut over = 0;
+    let begun = Instant::now();
+    let (mut is_reached, mut over) = (false, 0);
     while over < workers.min(connections) {
         match heard.recv_timeout(Duration::from_millis(50)) {
             Ok(Report::Goodput { bytes, messages, elapsed }) => {
@@ -129,17 +129,19 @@ fn measure(
             }
             Ok(Report::RoundTrip(trip)) => measured.trips.push(trip),
             Ok(Report::Dropped(how)) => measured.dropped = Some(how),
-            Ok(Report::Failed(reason)) => anyhow::bail!("{remote}: {reason}"),
+            Ok(Report::Failed(error)) => return Err(error.into()),
+            Ok(Report::Reached) => is_reached = true,
             Ok(Report::Connected) => {}
-            Err(RecvTimeoutError::Disconnected) => anyhow::bail!("a worker ended early"),
+            Err(RecvTimeoutError::Disconnected) => return Err(EndedEarly.into()),
             Err(RecvTimeoutError::Timeout) => {
-                anyhow::ensure!(!interrupt.load(Ordering::Relaxed), "interrupted");
-                anyhow::ensure!(
-                    Instant::now() < deadline,
-                    "no result within {} s{}",
-                    args.time_limit,
-                    hint(args)
-                );
+                if interrupt.load(Ordering::Relaxed) {
+                    return Err(Interrupted.into());
+                }
+                if !is_reached && begun.elapsed() > timeout {
+                    return Err(ClientError::Timeout { remote, limit: timeout }.into());
+                }
+                let is_late = begun.elapsed() > Duration::from_secs(args.time_limit);
+                anyhow::ensure!(!is_late, "no result within {} s: {}", args.time_limit, hint(args));
             }
         }
     }
@@ -153,8 +155,8 @@ fn measure(
 /// A likely reason why there is no result.
 fn hint(args: &Args) -> String {
     match args.get {
-        Some(_) => String::new(),
-        None => format!(": does the gateway have a discard application on queue {}?", args.queue),
+        Some(_) => "give a longer --time-limit".into(),
+        None => format!("does the gateway have a discard application on queue {}?", args.queue),
     }
 }
 
@@ -217,7 +219,7 @@ fn put(args: &Args, session: ClientSetup) -> anyhow::Result<()> {
     })?;
     payload.resize(len, 0x5a);
     let payload = Arc::new(Prepared::bytes(payload));
-    let (remotes, queue, route) = (session.addresses()?, args.queue, args.route.route(&session.gateways)?);
+    let (remotes, queue, route) = (session.remotes()?, args.queue, args.route.route(&session.gateways)?);
     let measured = measure(args, session, move |width, _, reports| {
         Box::new(Push::new(remotes.clone(), queue, payload.clone(), route.clone(), width, reports.clone()))
     })?;
@@ -234,7 +236,7 @@ fn put(args: &Args, session: ClientSetup) -> anyhow::Result<()> {
 
 /// Payloads fetched, and dropped on arrival.
 fn get(args: &Args, session: ClientSetup, token: AnyToken) -> anyhow::Result<()> {
-    let (remotes, on) = (session.addresses()?, (session.workers, session.cipher.name()));
+    let (remotes, on) = (session.remotes()?, (session.workers, session.cipher.name()));
     let route = args.route.route(&session.gateways)?;
     let (ranges, times) = match args.round_trips {
         Some(times) => (Ranges::covering(0..1)?, times),
@@ -268,7 +270,7 @@ fn messages(args: &Args, session: ClientSetup) -> anyhow::Result<()> {
         )
         .into());
     }
-    let (remotes, on) = (session.addresses()?, (session.workers, session.cipher.name()));
+    let (remotes, on) = (session.remotes()?, (session.workers, session.cipher.name()));
     let (size, queue, bytes) = (args.size, args.queue, args.bytes);
     let measured = measure(args, session, move |width, streams, reports| {
         let share = bytes / streams as u64 * width.total_streams() as u64;
@@ -276,7 +278,11 @@ fn messages(args: &Args, session: ClientSetup) -> anyhow::Result<()> {
     })?;
     let streams = measured.connections as u64 * args.streams;
     let sent = bytes / streams * streams;
-    anyhow::ensure!(measured.bytes == sent, "the gateway counted {} bytes of {sent}", measured.bytes);
+    anyhow::ensure!(
+        measured.bytes == sent,
+        "the gateway counted {} bytes of {sent}; measure again, and report this if it stays",
+        measured.bytes
+    );
     let text = format!("{} bytes in {} messages, counted by the gateway", measured.bytes, measured.messages);
     let particular = serde_json::json!({ "messages": measured.messages, "message_bytes": size });
     measured.print(args, on, "message", particular, &text)

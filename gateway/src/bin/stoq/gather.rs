@@ -3,7 +3,7 @@
 use crate::get::{show, show_check};
 use crate::route::Named;
 use crate::session::{Dialer, GATHERING_WORKER, Online};
-use anyhow::Context;
+use anyhow::anyhow;
 use indicatif::ProgressBar;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -62,13 +62,9 @@ pub(crate) async fn run(
     let came = file.run(&mut gathering, |have, length| show(bar, have, length)).await;
     let elapsed = started.elapsed();
     let unreached = unreached.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    came.with_context(|| match &unreached[..] {
-        [] => "not every byte could be fetched".into(),
-        some => some
-            .iter()
-            .map(|(text, why)| format!("{text} cannot be asked: {why}"))
-            .collect::<Vec<_>>()
-            .join("; "),
+    came.map_err(|error| {
+        let unasked = unreached.iter().map(|(text, why)| format!("; {}", unasked(text, why)));
+        anyhow!("not every byte was fetched: {error}{}", unasked.collect::<String>())
     })?;
     show_check(bar);
     let summary = file.finish(&gathering, |read| bar.set_position(read)).await?;
@@ -89,15 +85,13 @@ async fn reach(dialer: &Dialer, named: Named) -> anyhow::Result<(Peer, Option<Ro
             return Ok((peer, if here { None } else { Some(Route::new([node])?) }));
         }
     };
-    let mut last = anyhow::anyhow!("it has no address");
-    for address in &addresses {
-        match dialer.connect(address).await {
-            Ok(peer) if node.is_none() || peer.node() == node => return Ok((peer, None)),
-            Ok(_) => last = anyhow::anyhow!("another node answers at {address}"),
-            Err(error) => last = error.into(),
-        }
-    }
-    Err(last)
+    Ok((dialer.connect_any(&addresses, node).await?, None))
+}
+
+/// Why a gateway could not be asked, with its name on the command line if the reason does not contain that.
+pub(crate) fn unasked(text: &str, why: &str) -> String {
+    let is_named = why.split_whitespace().any(|word| word.trim_end_matches(':') == text);
+    if is_named { why.into() } else { format!("{text} cannot be asked: {why}") }
 }
 
 /// A holder's share of a gathering, as text.

@@ -59,11 +59,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let token = match args.token {
         AnyToken::Content(token) if args.from.is_empty() => token,
         _ if stream.is_some() => {
-            let text = format!(
+            return Err(Usage(format!(
                 "-o {}: a get from several gateways, or of shards, writes in any order; give a file",
                 args.output.display()
-            );
-            return Err(Usage(text).into());
+            ))
+            .into());
         }
         _ => return gathered(args),
     };
@@ -139,7 +139,7 @@ fn gathered(args: Args) -> anyhow::Result<()> {
         read_back(checking),
     ));
     given.iter().for_each(|given| output::note(format_args!("  {}", gather::told(given))));
-    unreached.iter().for_each(|(text, why)| output::note(format_args!("  {text} could not be asked: {why}")));
+    unreached.iter().for_each(|(text, why)| output::note(format_args!("  {}", gather::unasked(text, why))));
     Ok(())
 }
 

@@ -1,9 +1,12 @@
 //! `stoq identity new | renew | show`.
 
-use crate::output;
+use crate::output::{self, Usage};
 use clap::Subcommand;
 use std::path::{Path, PathBuf};
-use stoq::tls::{CertificateSummary, FalconAlgorithm, Identity, PemText, write_key_and, write_public};
+use stoq::tls::{
+    CertificateSummary, FalconAlgorithm, FalconKeyError, Identity, IssueError, PemText, TlsError,
+    write_key_and, write_public,
+};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -92,13 +95,27 @@ fn text<'a>(path: &'a Path, text: &'a str) -> PemText<'a> {
     PemText { path, text: text.as_bytes() }
 }
 
+/// A name or an algorithm on the command line that no certificate has is wrong usage.
+fn usage(error: TlsError) -> anyhow::Error {
+    match &error {
+        TlsError::Issue(
+            IssueError::CommonName
+            | IssueError::AlternativeName(_)
+            | IssueError::Lifetime(_)
+            | IssueError::Key(FalconKeyError::VerifyOnly(_)),
+        ) => Usage(error.to_string()).into(),
+        _ => error.into(),
+    }
+}
+
 fn make(new: &New) -> anyhow::Result<()> {
     let node_id = if new.request {
-        let request = Identity::request(new.algorithm, &new.name, &new.alternative_names)?;
+        let request = Identity::request(new.algorithm, &new.name, &new.alternative_names).map_err(usage)?;
         write_key_and(text(&new.key, &request.key_pem), text(&new.cert, &request.request_pem))?;
         request.node_id
     } else {
-        let made = Identity::generate(new.algorithm, &new.name, &new.alternative_names, new.days)?;
+        let made =
+            Identity::generate(new.algorithm, &new.name, &new.alternative_names, new.days).map_err(usage)?;
         write_key_and(text(&new.key, &made.key_pem), text(&new.cert, &made.certificate_pem))?;
         made.identity.node_id()
     };
@@ -109,10 +126,11 @@ fn make(new: &New) -> anyhow::Result<()> {
 fn make_again(renew: &Renew) -> anyhow::Result<()> {
     let Renew { key, name, alternative_names, days, .. } = renew;
     let (pem, node_id) = if renew.request {
-        Identity::renewal_request(key, name, alternative_names)?
+        Identity::renewal_request(key, name, alternative_names)
     } else {
-        Identity::renew(key, name, alternative_names, *days)?
-    };
+        Identity::renew(key, name, alternative_names, *days)
+    }
+    .map_err(usage)?;
     write_public(&renew.cert, &pem)?;
     output::result(node_id, "the certificate or request is written")?;
     Ok(())

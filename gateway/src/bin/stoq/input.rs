@@ -4,6 +4,7 @@ use crate::shards::Shards;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use stoq::client::{ClientError, Input, PrepareOptions, Prepared};
+use stoq_gateway::faults::started;
 use tokio::sync::oneshot;
 
 /// Opens FILE; "-" is standard input. A terminal is read up to Ctrl-D, as by `cat`, after a note that says so.
@@ -27,6 +28,6 @@ pub(crate) async fn prepare(input: Input, options: PrepareOptions) -> anyhow::Re
     let (tell, prepared) = oneshot::channel();
     let reader = std::thread::Builder::new().name("stoq-read".into());
     // After a signal the result has no receiver.
-    reader.spawn(move || drop(tell.send(input.prepare(&options))))?;
+    started("reads the input", reader.spawn(move || drop(tell.send(input.prepare(&options)))))?;
     Ok(prepared.await??)
 }

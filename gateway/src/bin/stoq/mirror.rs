@@ -3,7 +3,6 @@
 use crate::output::{self, Usage};
 use crate::route::Named;
 use crate::session::{ClientOptions, Online};
-use anyhow::Context;
 use stoq::client::{AskOptions, Peer, Route};
 use stoq::names::GatewayAddress;
 use stoq::record::Mirror;
@@ -87,20 +86,6 @@ async fn connect(online: &Online, way: &Way) -> anyhow::Result<(Peer, Option<Rou
             let route = if here { None } else { Some(Route::new([*node])?) };
             Ok((peer, route))
         }
-        Way::Direct(addresses, node) => {
-            let mut last = None;
-            for address in addresses {
-                match online.connect(address).await {
-                    Ok(peer) if node.is_some() && peer.node() != *node => {
-                        let found =
-                            peer.node().map_or("a node without a certificate".into(), |id| id.to_string());
-                        last = Some(anyhow::anyhow!("{address} is {found}"));
-                    }
-                    Ok(peer) => return Ok((peer, None)),
-                    Err(error) => last = Some(error.into()),
-                }
-            }
-            Err(last.context("no address to connect to")?)
-        }
+        Way::Direct(addresses, node) => Ok((online.dialer().connect_any(addresses, *node).await?, None)),
     }
 }

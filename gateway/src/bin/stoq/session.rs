@@ -2,9 +2,8 @@
 
 use crate::output::{Interrupted, Usage};
 use crate::route::Gateways;
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,6 +18,8 @@ use stoq::quic::congestion::Congestion;
 use stoq::quic::transport::QuicError;
 use stoq::tls::{CipherSuite, NodeId};
 use stoq_gateway::config::{ClientConfig, IdentityConfig, LogConfig, TrustConfig, load_client};
+use stoq_gateway::faults::{SignalError, started};
+use stoq_gateway::probe::Remotes;
 use stoq_gateway::{logging, tls};
 use tokio::sync::watch;
 
@@ -96,17 +97,19 @@ impl Interrupt {
         let flag = Arc::new(AtomicBool::new(false));
         let signals = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM];
         for signal in signals {
-            signal_hook::flag::register_conditional_shutdown(signal, 130, flag.clone())?;
-            signal_hook::flag::register(signal, flag.clone())?;
+            signal_hook::flag::register_conditional_shutdown(signal, 130, flag.clone())
+                .and_then(|_| signal_hook::flag::register(signal, flag.clone()))
+                .map_err(SignalError)?;
         }
         let (tell, came) = watch::channel(false);
-        let mut arriving = signal_hook::iterator::Signals::new(signals)?;
+        let mut arriving = signal_hook::iterator::Signals::new(signals).map_err(SignalError)?;
         let waiter = std::thread::Builder::new().name("stoq-signals".into());
-        waiter.spawn(move || {
+        let waiting = waiter.spawn(move || {
             if arriving.forever().next().is_some() {
                 tell.send_replace(true);
             }
-        })?;
+        });
+        started("waits for signals", waiting)?;
         Ok(Self { flag, came })
     }
 
@@ -127,15 +130,11 @@ impl Interrupt {
     }
 }
 
-fn no_gateway() -> Usage {
-    Usage("no gateway: give --gateway HOST[:PORT], or `connect = \"…\"` in the configuration file".into())
-}
-
 impl ClientOptions {
     /// Reads the configuration, opens the network and the identity.
     pub(crate) fn open(&self) -> anyhow::Result<ClientSetup> {
         let config = self.config()?;
-        self.gateway.as_ref().or(config.connect.as_ref()).ok_or_else(no_gateway)?;
+        self.gateway.as_ref().or(config.connect.as_ref()).ok_or_else(Usage::no_gateway)?;
         self.open_with(config)
     }
 
@@ -185,12 +184,14 @@ impl ClientOptions {
             config.trust.node_ids.clone_from(&self.node_ids);
         }
         if config.quic.check() == Err(QuicError::NoRate) {
-            let text = "--congestion-control reserved needs the rate that is reserved: give --rate BITS, such as 1000000000 for 1 Gbit/s";
-            return Err(Usage(text.into()).into());
+            return Err(Usage(
+                "--congestion-control reserved needs the rate that is reserved: give --rate BITS, such as 1000000000 for 1 Gbit/s".into(),
+            ).into());
         }
         if config.trust.ca.is_none() && config.trust.node_ids.is_empty() {
-            let text = "no gateway is trusted: give --ca FILE, or --node-id ID as `stoq identity show` prints it there";
-            return Err(Usage(text.into()).into());
+            return Err(Usage(
+                "no gateway is trusted: give --ca FILE, or --node-id ID as `stoq identity show` prints it there".into(),
+            ).into());
         }
         Ok(config)
     }
@@ -199,14 +200,14 @@ impl ClientOptions {
 impl ClientSetup {
     /// The gateway to connect to.
     pub(crate) fn gateway(&self) -> anyhow::Result<GatewayAddress> {
-        Ok(self.remote.clone().ok_or_else(no_gateway)?)
+        Ok(self.remote.clone().ok_or_else(Usage::no_gateway)?)
     }
 
     /// The addresses of the gateway, in the order of trying.
-    pub(crate) fn addresses(&self) -> anyhow::Result<Vec<SocketAddr>> {
+    pub(crate) fn remotes(&self) -> anyhow::Result<Remotes> {
         let gateway = self.gateway()?;
         if let Some(address) = gateway.literal() {
-            return Ok(vec![address]);
+            return Ok(address.into());
         }
         if gateway.has_zone() && !self.network.is_kernel() {
             return Err(ResolveError::Zone(gateway).into());
@@ -215,10 +216,10 @@ impl ClientSetup {
         let (tell, told) = std::sync::mpsc::channel();
         let asked = gateway.clone();
         let thread = std::thread::Builder::new().name("stoq-names".into());
-        thread.spawn(move || tell.send(asked.resolve()))?;
-        let limit = self.timeout.as_secs_f32();
-        let found = told.recv_timeout(self.timeout);
-        Ok(found.with_context(|| format!("the resolver has no answer for {gateway} within {limit} s"))??)
+        started("asks the resolver", thread.spawn(move || tell.send(asked.resolve())))?;
+        let (remote, limit) = (gateway.to_string(), self.timeout);
+        let found = told.recv_timeout(limit).map_err(|_| ClientError::Unresolved { remote, limit })??;
+        Ok(Remotes::new(&gateway, found))
     }
 
     /// Starts the client.
@@ -254,9 +255,30 @@ impl Dialer {
         self.client.connect_with(remote, options).await
     }
 
+    /// Connects to the first of these addresses at which this node answers; any node, if none is given.
+    pub(crate) async fn connect_any(
+        &self,
+        addresses: &[GatewayAddress],
+        node: Option<NodeId>,
+    ) -> anyhow::Result<Peer> {
+        let mut last = None;
+        for address in addresses {
+            match self.connect(address).await {
+                Ok(peer) if node.is_none() || peer.node() == node => return Ok(peer),
+                Ok(peer) => {
+                    let found =
+                        peer.node().map_or("a node without a certificate".into(), |id| id.to_string());
+                    last = Some(anyhow!("{address} is {found}; correct its [[gateway]] section"));
+                }
+                Err(error) => last = Some(error.into()),
+            }
+        }
+        Err(last.unwrap_or_else(|| anyhow!("no address is known; give its [[gateway]] section one")))
+    }
+
     /// Connects to the gateway.
     pub(crate) async fn connect_gateway(&self) -> anyhow::Result<Peer> {
-        let remote = self.remote.as_ref().ok_or_else(no_gateway)?;
+        let remote = self.remote.as_ref().ok_or_else(Usage::no_gateway)?;
         Ok(self.connect(remote).await?)
     }
 }
@@ -279,13 +301,15 @@ impl Online {
 
     /// Runs `work` on this thread until it ends or a signal arrives.
     pub(crate) fn block_on<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().context("cannot start")?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .context("the tool's runtime cannot be started")?;
         runtime.block_on(self.interrupt.or(work))
     }
 
     /// Connects to the gateway and runs `work` with it.
     pub(crate) fn run<T>(&self, work: impl AsyncFnOnce(&Peer) -> anyhow::Result<T>) -> anyhow::Result<T> {
-        let remote = self.remote.as_ref().ok_or_else(no_gateway)?;
+        let remote = self.remote.as_ref().ok_or_else(Usage::no_gateway)?;
         self.block_on(async { work(&self.connect(remote).await?).await })
     }
 }

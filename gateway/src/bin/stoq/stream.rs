@@ -11,6 +11,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use stoq::client::ClientError;
 use stoq::limits::STREAM_PIECES_LEN;
+use stoq_gateway::faults::started;
 use tokio::sync::{mpsc, oneshot};
 
 /// Paths of standard output.
@@ -46,7 +47,7 @@ impl OutputStream {
     pub(crate) fn start(out: File) -> anyhow::Result<Self> {
         let (pieces, mut waiting) = mpsc::channel::<Bytes>(STREAM_PIECES_LEN);
         let (end, ended) = oneshot::channel();
-        std::thread::Builder::new().name("stoq-stream".into()).spawn(move || {
+        let thread = std::thread::Builder::new().name("stoq-stream".into()).spawn(move || {
             let mut written = Ok(());
             while written.is_ok()
                 && let Some(piece) = waiting.blocking_recv()
@@ -54,7 +55,8 @@ impl OutputStream {
                 written = write_all(&out, &piece);
             }
             let _ = end.send(written);
-        })?;
+        });
+        started("writes the output", thread)?;
         Ok(Self { pieces, ended })
     }
 
