@@ -182,7 +182,7 @@ impl Identity {
 
     /// A summary of this node's own certificate.
     pub fn summary(&self) -> Result<CertificateSummary, MalformedCertificate> {
-        let leaf = self.chain().first().ok_or_else(|| MalformedCertificate::missing())?;
+        let leaf = self.chain().first().ok_or_else(MalformedCertificate::missing)?;
         CertificateSummary::of(leaf)
     }
 

@@ -30,8 +30,7 @@ impl NodeId {
     /// The parser is the one that checks the handshake's signature, so no certificate can show one key here
     /// and another there.
     pub fn from_certificate(certificate: &CertificateDer<'_>) -> Result<Self, MalformedCertificate> {
-        let parsed = webpki::EndEntityCert::try_from(certificate)
-            .map_err(|error| MalformedCertificate::from(error))?;
+        let parsed = webpki::EndEntityCert::try_from(certificate).map_err(MalformedCertificate::from)?;
         Ok(Self::from_public_key_info(&parsed.subject_public_key_info()))
     }
 }

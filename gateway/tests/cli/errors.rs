@@ -151,6 +151,21 @@ fn a_configuration_that_cannot_work_is_refused_with_the_fix() {
     }
 }
 
+#[cfg(not(feature = "dpdk"))]
+#[test]
+fn a_build_without_dpdk_says_so() {
+    let site = Site::new();
+    let config = site.configure();
+    let text = std::fs::read_to_string(&config).unwrap();
+    let (network, rest) = text.split_once("[identity]").unwrap();
+    assert!(network.contains("kernel-udp"));
+    let port = "[network]\nkind = \"dpdk\"\ndevice = \"net_null0\"\naddresses = [\"10.77.0.1/24\"]\n";
+    std::fs::write(&config, format!("{port}[identity]{rest}")).unwrap();
+    let mut start = stoq_gateway();
+    start.arg("run").arg("--config").arg(&config);
+    said(&site, &mut start, 1, &["this build has no DPDK: build with the feature `dpdk`"]);
+}
+
 /// Answers each connection with these bytes, until the process ends.
 fn service(answer: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

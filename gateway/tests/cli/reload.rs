@@ -92,7 +92,7 @@ fn a_reload_changes_the_limits_of_the_store() {
     // The running cache would have no bound.
     site.seed = String::new();
     let error = refused(&site, &mut gateway);
-    assert!(error.contains("capacity_bytes"), "{error}");
+    assert!(error.contains("the running cache needs a capacity_bytes; set one"), "{error}");
 }
 
 #[test]
