@@ -258,6 +258,13 @@ fn a_payload_is_fetched_from_two_gateways_and_from_a_cache_on_the_route() {
     // A gateway without the payload leaves it to the others.
     run(mesh.get(&token, "second").args(["--from", "d,b"]), 0);
     assert_same(&mesh.path("second"), &path);
+    // Each connection is a holder.
+    let got = json(mesh.get(&token, "third").args(["--from", "b", "--connections", "3"]));
+    assert_same(&mesh.path("third"), &path);
+    let given: Vec<_> =
+        got["holders"].as_array().unwrap().iter().map(|held| held["bytes"].as_u64().unwrap()).collect();
+    assert_eq!((given.len(), given.iter().sum::<u64>()), (3, 60_000_000), "{got}");
+    assert!(given.iter().filter(|bytes| **bytes > 0).count() > 1, "{got}");
 
     // The route leads over two gateways to the holder. Without the flag neither keeps the payload.
     json(mesh.get(&token, "routed").args(["--via", "a,d,c"]));
@@ -265,6 +272,12 @@ fn a_payload_is_fetched_from_two_gateways_and_from_a_cache_on_the_route() {
     assert!(mesh.sites[0].kept().0.is_empty() && mesh.sites[3].kept().0.is_empty());
     json(mesh.get(&token, "cached").args(["--via", "a,d,c", "--cache"]));
     assert_same(&mesh.path("cached"), &path);
+    let got = json(mesh.get(&token, "fourth").args(["--connections", "2"]));
+    assert_same(&mesh.path("fourth"), &path);
+    assert_eq!(got["holders"].as_array().unwrap().len(), 2, "{got}");
+    let mut piped = mesh.tool("get");
+    let (_, stderr) = run(piped.args([&token, "-o", "-", "--connections", "2"]), 2);
+    assert!(stderr.contains("writes in any order; give a file"), "{stderr}");
     let holders = mesh.located(&token, 4);
     for (node, coverage) in NAMES.map(|name| (nodes().id(name).to_owned(), "all".to_owned())) {
         assert!(holders.contains(&(node, coverage)), "{holders:?}");

@@ -23,17 +23,26 @@ pub(crate) struct GatherOutcome {
     pub(crate) unreached: Vec<(String, String)>,
 }
 
-/// Gets `token` from the gateways named `from`; from the connected one if there is none. Each gateway is used as soon as it is
-/// connected, so an unreachable one delays no other.
+/// The gateways of a gathering.
+pub(crate) struct Sources<'a> {
+    /// Their names; none: the connected gateway.
+    pub(crate) gateways: &'a [String],
+    /// Connections to each.
+    pub(crate) connections: usize,
+    /// The route to the connected gateway's payload.
+    pub(crate) route: Option<Route>,
+}
+
+/// Gets `token`. Each connection is used as soon as it is up, so an unreachable gateway delays no other.
 pub(crate) async fn run(
     online: &Online,
     token: AnyToken,
-    from: &[String],
-    route: Option<Route>,
+    from: Sources<'_>,
     mut file: GatheredFile,
     bar: &ProgressBar,
 ) -> anyhow::Result<GatherOutcome> {
-    let named = from.iter().map(|text| online.gateways.find(text)).collect::<Result<Vec<_>, _>>()?;
+    let Sources { gateways, connections, route } = from;
+    let named = gateways.iter().map(|text| online.gateways.find(text)).collect::<Result<Vec<_>, _>>()?;
     let want = match token {
         AnyToken::Content(_) => Want::Payload,
         AnyToken::Set(_) => Want::AnyLanes,
@@ -41,17 +50,23 @@ pub(crate) async fn run(
     let (mut gathering, holders) =
         online.client.gather(token, GatherOptions { want, worker: GATHERING_WORKER })?;
     let unreached = Arc::new(Mutex::new(Vec::new()));
-    if named.is_empty() {
-        holders.add_with(&online.connect_gateway().await?, at(route))?;
+    let mut asked: Vec<_> =
+        named.into_iter().zip(gateways).map(|(named, text)| (Some(named), text.clone())).collect();
+    if asked.is_empty() {
+        holders.add_with(&online.connect_gateway().await?, at(route.clone()))?;
+        asked = vec![(None, "the gateway, once more,".into()); connections - 1];
+    } else {
+        asked = asked.into_iter().flat_map(|asked| std::iter::repeat_n(asked, connections)).collect();
     }
-    for (named, text) in named.into_iter().zip(from) {
+    for (named, text) in asked {
         let (dialer, holders) = (online.dialer(), holders.clone());
-        let (unreached, text) = (unreached.clone(), text.clone());
+        let (unreached, route) = (unreached.clone(), route.clone());
         tokio::spawn(async move {
-            let added = match reach(&dialer, named).await {
-                Ok((peer, route)) => holders.add_with(&peer, at(route)).map_err(anyhow::Error::from),
-                Err(error) => Err(error),
+            let reached = match named {
+                Some(named) => reach(&dialer, named).await,
+                None => dialer.connect_gateway().await.map(|peer| (peer, route)),
             };
+            let added = reached.and_then(|(peer, route)| Ok(holders.add_with(&peer, at(route))?));
             if let Err(error) = added {
                 unreached.lock().unwrap_or_else(PoisonError::into_inner).push((text, format!("{error:#}")));
             }

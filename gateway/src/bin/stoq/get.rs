@@ -14,6 +14,8 @@ use stoq::download::Download;
 use stoq::gathered_file::GatheredFile;
 use stoq::token::{AnyToken, Token};
 
+/// The most connections to each gateway.
+const CONNECTIONS_MAX: i64 = 64;
 /// The state of the get when standard output does not take the result.
 const DONE: &str = "the payload is here, every byte checked";
 
@@ -22,7 +24,7 @@ pub(crate) struct Args {
     /// The token, as `stoq put` printed it: b3: and 64 hex digits of a payload, or set: and 64 of a sharded one.
     token: AnyToken,
     /// The file to write; an existing file is not replaced. Until every byte is written, read back and checked, it is called FILE.part.
-    /// To continue an interrupted get, run the same command again; a get of shards, or from several gateways, begins anew. "-", a pipe
+    /// To continue an interrupted get, run the same command again; a get of shards, from several gateways or over several connections begins anew. "-", a pipe
     /// or a character device gets the bytes in order, each checked before it is written.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
@@ -31,6 +33,10 @@ pub(crate) struct Args {
     /// reached through the connected gateway.
     #[arg(long, value_name = "GATEWAY,…", value_delimiter = ',', conflicts_with = "via")]
     from: Vec<String>,
+    /// Connections to each gateway. Its workers share them, each at most what one core carries. A get over several connections writes in
+    /// any order and begins anew when it was interrupted
+    #[arg(long, value_name = "COUNT", default_value = "1", value_parser = clap::value_parser!(u8).range(1..=CONNECTIONS_MAX))]
+    connections: u8,
     #[command(flatten)]
     route: RouteArgs,
     #[command(flatten)]
@@ -57,10 +63,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let to_stdout = stream::is_standard_output(&args.output);
     let stream = stream::open(&args.output)?;
     let token = match args.token {
-        AnyToken::Content(token) if args.from.is_empty() => token,
+        AnyToken::Content(token) if args.from.is_empty() && args.connections == 1 => token,
         _ if stream.is_some() => {
             return Err(Usage(format!(
-                "-o {}: a get from several gateways, or of shards, writes in any order; give a file",
+                "-o {}: a get from several gateways, over several connections, or of shards, writes in any order; give a file",
                 args.output.display()
             ))
             .into());
@@ -114,7 +120,8 @@ fn gathered(args: Args) -> anyhow::Result<()> {
     let quiet = args.options.quiet || args.options.json;
     let outcome = online.block_on(async {
         let bar = progress(quiet, "get", 0);
-        let outcome = gather::run(&online, args.token, &args.from, route, file, &bar).await?;
+        let from = gather::Sources { gateways: &args.from, connections: args.connections.into(), route };
+        let outcome = gather::run(&online, args.token, from, file, &bar).await?;
         bar.finish_and_clear();
         Ok(outcome)
     })?;

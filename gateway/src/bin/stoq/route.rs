@@ -30,6 +30,7 @@ impl RouteArgs {
 }
 
 /// A gateway on the command line.
+#[derive(Clone)]
 pub(crate) enum Named {
     /// By one of these addresses; its node ID, if the command line names that.
     At(Vec<GatewayAddress>, Option<NodeId>),
