@@ -91,6 +91,10 @@ say "the main job, as an ordinary user on normal pages"
 scripts/test-unprivileged.sh
 say "the lab: the kernel on the other side"
 scripts/lab.sh
+say "a row of the benchmarks through a long path"
+# The tests have built the long path; at this rate it keeps up without optimization.
+cargo build --locked --quiet --example long_path
+LONG_PATH=${CARGO_TARGET_DIR:-target}/debug/examples/long_path ROUNDS=1 OUT=$fetched/wan.jsonl scripts/bench/run.sh wan-stoq-50M-10ms >/dev/null
 say "captures, read by tshark"
 scripts/capture.sh
 say "fuzzing, a minute a target"

@@ -99,13 +99,15 @@ class Run:
             return cls(file)
 
     def __init__(self, lines):
-        self.environment, self.tuning, self.rows = {}, [], {}
+        self.environment, self.tuning, self.rows, self.missing = {}, [], {}, {}
         for line in lines:
             line = json.loads(line)
             if "environment" in line:
                 self.environment = line["environment"]
             elif "tuning" in line:
                 self.tuning.append(line["tuning"])
+            elif "missing" in line:
+                self.missing.setdefault(line["missing"], []).append({"kind": line["kind"], "why": line["why"]})
             else:
                 self.rows.setdefault(line["row"], {})[line["round"]] = line
 
@@ -123,12 +125,12 @@ class Run:
         return min(median(values) for values in found) if all(found) else None
 
     def summary(self):
-        """Environment, and of every row its conditions and the figures of each round."""
-        keys = ["gbit_per_s", "handshakes_per_s", "p50_us", "p99_us", "p999_us"]
+        """Environment, of every row its conditions and the figures of each round, and why runs have none."""
+        keys = ["gbit_per_s", "cold_gbit_per_s", "handshakes_per_s", "p50_us", "p99_us", "p999_us"]
         rows = {}
         for row, rounds in self.rows.items():
             figures = {key: [line["result"].get(key) for line in rounds.values()] for key in keys}
             figures = {key: values for key, values in figures.items() if None not in values}
             conditions = list(rounds.values())[-1]["conditions"]
             rows[row] = {"conditions": conditions, **figures}
-        return {"environment": self.environment, "rows": rows}
+        return {"environment": self.environment, "rows": rows, "missing": self.missing}

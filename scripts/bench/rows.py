@@ -40,6 +40,8 @@ from scene import (
     usage,
 )
 from testpmd import wire
+from wan import Absent, Overrun, Wan
+from wan_rows import parse
 
 #: How long a storm of handshakes lasts, seconds.
 STORM_S = 4
@@ -93,7 +95,15 @@ class Rows(Bench):
             (self / log).write_text("")
         try:
             with self.scope():
-                self.measure(base if variant in ("plain", "unsummed") else row)
+                if parse(row):
+                    Wan(self, row, number).measure()
+                else:
+                    self.measure(base if variant in ("plain", "unsummed") else row)
+        except (Absent, Overrun) as reason:
+            # Neither a figure nor a fault: what is said of it goes with the figures.
+            kind = "absent" if isinstance(reason, Absent) else "thrown away"
+            say(f"{row} {kind}: {reason}")
+            self.record({"missing": row, "round": number, "kind": kind, "why": str(reason)})
         except FAILURES as failed:
             say(f"{row} failed: {failed}")
             self.failed.append(row)

@@ -1,4 +1,4 @@
-"""What scripts/bench/run.sh runs, once it has looked at the machine: run.py [--compare OLD.json] [ROW...]"""
+"""What scripts/bench/run.sh runs, once it has looked at the machine: run.py [--compare OLD.json] [ROW...], or run.py --wan"""
 
 import json
 import os
@@ -11,6 +11,8 @@ from harness import ensure, main, run, say
 from results import MEMIF, NAMED, PEERS, Run
 from rows import Rows
 from scene import CLIENT_CORE, DPDK_MIB, SOCKET_BYTES, environment, how_built, pinned
+from wan_rows import parse
+from wan_rows import rows as wan_rows
 
 #: All rows, those over memif by MTU and width: what is compared stands side by side in time.
 ALL = [row for row, *_ in sorted(MEMIF, key=lambda row: row[2:])]
@@ -18,12 +20,14 @@ ALL += [row for row, _ in NAMED if row not in ALL]
 #: Rows of names without an MTU that are measured over memif.
 PLAIN_MEMIF = ("ping", "ping-load", "put-tmpfs", "put-disk", "get-hot", "get-piped")
 DOCS = Path("docs/benchmarks")
+#: What the last run of all rows of long paths found.
+WAN = DOCS / "wan.json"
 
 
 def memif_mtu(row):
     """The MTU of memif in a row; none of another wire."""
     row = row.removeprefix("plain-").removeprefix("unsummed-")
-    if row.startswith("quic-"):
+    if row.startswith("quic-") or parse(row):
         return None
     if row in PLAIN_MEMIF or row.startswith("handshakes-"):
         return 1500
@@ -50,12 +54,20 @@ def executables(rows, is_all):
         told = cargo("build", "--release", "--bench", "ceiling", "--message-format=json").splitlines()
         made = [json.loads(line).get("executable") or "" for line in told]
         shutil.copy(next(path for path in made if "/ceiling-" in path), plain / "ceiling")
-    if any(row.startswith(tuple(PEERS)) for row in rows):
+    if any(row.removeprefix("wan-").startswith(tuple(PEERS)) for row in rows):
         target = plain.parent.resolve() / "peers"
         cargo("build", "--release", "--target-dir", target, "--manifest-path", "benches/peers/Cargo.toml")
         for peer in PEERS:
             shutil.copy(target / "release" / f"{peer}-peer", plain)
     return plain, plain
+
+
+def long_path(plain):
+    """The long path of the wan rows; LONG_PATH names one that is built already."""
+    if built := os.environ.get("LONG_PATH"):
+        return built
+    cargo("build", "--release", "--example", "long_path")
+    return plain / "examples" / "long_path"
 
 
 def tool(name, *arguments):
@@ -81,6 +93,9 @@ def publish(it):
     plots = tool("plot.py", it.out, DOCS).strip()
     text = tool("table.py", it.out, plots, it / "coding.txt", it / "pktgen.md")
     DOCS.with_suffix(".md").write_text(text)
+    # The rows of long paths are measured by themselves.
+    if WAN.exists():
+        tool("wan_docs.py", WAN, DOCS)
     say(f"wrote docs/benchmarks.md and {it.out}")
 
 
@@ -90,9 +105,13 @@ def bench():
         old = arguments[1] if arguments[1:] else ""
         ensure(Path(old).is_file(), "--compare takes the JSON of an earlier run, such as docs/benchmarks/run.json")
         arguments = arguments[2:]
-    rows = arguments or setting("ROWS", "").split() or ALL
+    is_wan = arguments == ["--wan"]
+    if is_wan:
+        arguments = []
+    rows = arguments or setting("ROWS", "").split() or (wan_rows() if is_wan else ALL)
     for row in rows:
-        ensure(row in ALL, f'no row "{row}"; rows: {" ".join(ALL)}')
+        ensure(row in ALL or parse(row), f'no row "{row}"; rows: {" ".join([*ALL, *wan_rows()])}')
+    ensure(not is_wan or all(map(parse, rows)), "--wan measures wan rows alone; ROWS names others")
     rounds, rsize = int(setting("ROUNDS", "5")), setting("RSIZE")
     sizes = [int(setting(*each)) for each in (("BYTES", "4000000000"), ("PAYLOAD", "1073741824"), ("TRIPS", "50000"))]
     built, plain = executables(rows, not arguments)
@@ -100,6 +119,8 @@ def bench():
     with Rows(setting("OUT") or plain / "bench.jsonl", *sizes) as it:
         if any(row.startswith("plain-") for row in rows):
             it.copied(plain, "plain")
+        if any(map(parse, rows)):
+            shutil.copy(long_path(plain), it.bin / "long_path")
         for bound in "rmem_max", "wmem_max":
             it.raised(Path("/proc/sys/net/core") / bound, SOCKET_BYTES)
         it.reserve(2 * DPDK_MIB + (it.memory_bytes >> 20))
@@ -116,8 +137,13 @@ def bench():
                 it.row(row, number)
         summary = it.out.with_suffix(".json")
         summary.write_text(json.dumps(Run.load(it.out).summary(), indent=1) + "\n")
-        if arguments:
-            print(tool("table.py", it.out), end="")
+        if is_wan:
+            DOCS.mkdir(exist_ok=True)
+            shutil.copy(summary, WAN)
+            tool("wan_docs.py", WAN, DOCS)
+            say(f"wrote docs/benchmarks.md, {WAN} and {it.out}")
+        elif arguments:
+            print(tool("table.py", it.out), tool("wan_docs.py", summary), sep="", end="")
             say(f"wrote {it.out} and {summary}")
         else:
             publish(it)

@@ -100,7 +100,8 @@ def environment(run):
     )
     yield ""
     yield (
-        "**No delay.** [wan.md](wan.md) is about paths of milliseconds, with losses and small buffers, under virtual time."
+        "**No delay**, but for the rows `wan-*`, which have a section of their own where they were measured. "
+        "[wan.md](wan.md) is about paths of milliseconds, with losses and small buffers, under virtual time."
     )
     yield ""
 

@@ -21,6 +21,9 @@ pub struct ServerArgs {
     /// Where to write the certificate made at start (PEM), for the client to trust.
     #[arg(long, value_name = "FILE", default_value = "peer.pem")]
     pub cert: PathBuf,
+    /// Print what has been received, at most once in this number of milliseconds.
+    #[arg(long, value_name = "MS")]
+    pub count_every_ms: Option<u64>,
     #[command(flatten)]
     pub tuning: Tuning,
 }

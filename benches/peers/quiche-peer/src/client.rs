@@ -9,12 +9,12 @@ use quiche::{ConnectionId, RecvInfo};
 use serde_json::json;
 use std::time::Instant;
 
-pub(crate) fn run(args: ClientArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: ClientArgs, bbr2: bool) -> anyhow::Result<()> {
     peer_common::identity::read(&args.cert)?;
-    let mut config = setup::config(args.tuning)?;
+    let mut config = setup::config(args.tuning, bbr2)?;
     config.verify_peer(true);
     config.load_verify_locations_from_file(&args.cert.to_string_lossy())?;
-    let mut client = Client::new(&args, config)?;
+    let mut client = Client::new(&args, config, bbr2)?;
     while !client.connection.is_established() {
         client.turn(true)?;
     }
@@ -42,7 +42,7 @@ struct Client {
 }
 
 impl Client {
-    fn new(args: &ClientArgs, mut config: quiche::Config) -> anyhow::Result<Self> {
+    fn new(args: &ClientArgs, mut config: quiche::Config, bbr2: bool) -> anyhow::Result<Self> {
         let socket = Socket::new(any_for(args.connect), args.tuning)?;
         let id = setup::connection_id();
         let id = ConnectionId::from_ref(&id);
@@ -54,7 +54,7 @@ impl Client {
             args.connect,
             &mut config,
         )?;
-        Ok(Self { connection, socket, inbox: Inbox::default(), burst: Burst::default() })
+        Ok(Self { connection, socket, inbox: Inbox::default(), burst: Burst::new(bbr2) })
     }
 
     /// Sends the bytes. Returns the server's count.
@@ -102,7 +102,8 @@ impl Client {
         result?;
         anyhow::ensure!(!self.connection.is_closed(), "closed: {:?}", self.connection.peer_error());
         if !received && !more && may_sleep {
-            self.socket.wait_readable(self.connection.timeout())?;
+            let timeouts = [self.connection.timeout(), self.burst.due_in()];
+            self.socket.wait_readable(timeouts.into_iter().flatten().min())?;
         }
         if self.connection.timeout().is_some_and(|left| left.is_zero()) {
             self.connection.on_timeout();

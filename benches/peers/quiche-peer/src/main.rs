@@ -13,13 +13,17 @@ use peer_common::cli::Command;
 #[derive(Parser)]
 #[command(version, about = "quiche over kernel UDP sockets, for comparison")]
 struct Cli {
+    /// Control congestion by BBR2 and pace by it; without it CUBIC, unpaced.
+    #[arg(long, global = true)]
+    bbr2: bool,
     #[command(subcommand)]
     command: Command,
 }
 
 fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
-        Command::Server(args) => server::run(args),
-        Command::Client(args) => client::run(args),
+    let Cli { bbr2, command } = Cli::parse();
+    match command {
+        Command::Server(args) => server::run(args, bbr2),
+        Command::Client(args) => client::run(args, bbr2),
     }
 }

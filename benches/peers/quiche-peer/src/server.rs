@@ -3,7 +3,7 @@
 use crate::setup::{self, Burst, COUNT_STREAM, Connection, Shared};
 use peer_common::cli::ServerArgs;
 use peer_common::identity::Identity;
-use peer_common::report;
+use peer_common::report::{self, Meter};
 use peer_common::socket::{Inbox, Socket};
 use quiche::{ConnectionId, Header, RecvInfo, Type};
 use std::collections::HashMap;
@@ -13,18 +13,20 @@ use std::net::SocketAddr;
 struct Served {
     connection: Connection,
     total: u64,
+    meter: Meter,
+    burst: Burst,
 }
 
-pub(crate) fn run(args: ServerArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: ServerArgs, bbr2: bool) -> anyhow::Result<()> {
     let identity = Identity::made()?;
     let key = identity.write_key(&args.cert)?;
-    let mut config = setup::config(args.tuning)?;
+    let mut config = setup::config(args.tuning, bbr2)?;
     let mut socket = Socket::new(args.listen, args.tuning)?;
     identity.write(&args.cert)?;
     config.load_cert_chain_from_pem_file(&args.cert.to_string_lossy())?;
     config.load_priv_key_from_pem_file(&key.to_string_lossy())?;
     report::ready(args.listen, socket.buffers);
-    let (mut inbox, mut burst) = (Inbox::default(), Burst::default());
+    let mut inbox = Inbox::default();
     // By address: no peer migrates here.
     let mut served: HashMap<SocketAddr, Served> = HashMap::new();
     loop {
@@ -33,7 +35,8 @@ pub(crate) fn run(args: ServerArgs) -> anyhow::Result<()> {
             if !served.contains_key(&from)
                 && let Some(connection) = accepted(datagram, local, from, &mut config)
             {
-                served.insert(from, Served { connection, total: 0 });
+                let meter = Meter::new(args.count_every_ms);
+                served.insert(from, Served { connection, total: 0, meter, burst: Burst::new(bbr2) });
             }
             if let Some(served) = served.get_mut(&from)
                 && let Err(error) = served.connection.recv(datagram, RecvInfo { from, to: local })
@@ -49,11 +52,12 @@ pub(crate) fn run(args: ServerArgs) -> anyhow::Result<()> {
             if served.connection.timeout().is_some_and(|left| left.is_zero()) {
                 served.connection.on_timeout();
             }
-            more |= burst.send(&mut served.connection, &mut socket)?;
+            more |= served.burst.send(&mut served.connection, &mut socket)?;
         }
         served.retain(|_, served| !served.connection.is_closed());
         if !received && !more {
-            socket.wait_readable(served.values().filter_map(|served| served.connection.timeout()).min())?;
+            let timeouts = served.values().flat_map(|one| [one.connection.timeout(), one.burst.due_in()]);
+            socket.wait_readable(timeouts.flatten().min())?;
         }
     }
 }
@@ -84,6 +88,7 @@ impl Served {
                 match self.connection.stream_discard(stream, usize::MAX) {
                     Ok((read, ended)) => {
                         self.total += read as u64;
+                        self.meter.add(read as u64);
                         if ended {
                             self.connection.stream_send(COUNT_STREAM, &self.total.to_be_bytes(), true)?;
                             break;

@@ -6,6 +6,7 @@ use peer_common::socket::{BURST_BYTES_MAX, BURST_PACKETS_MAX, Socket};
 use quiche::{BufFactory, Config, CongestionControlAlgorithm, Error};
 use std::io::IoSlice;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 /// The client's first unidirectional stream, which carries the bytes.
 pub(crate) const DATA_STREAM: u64 = 2;
@@ -35,7 +36,7 @@ impl BufFactory for Shared {
     }
 }
 
-pub(crate) fn config(tuning: Tuning) -> anyhow::Result<Config> {
+pub(crate) fn config(tuning: Tuning, bbr2: bool) -> anyhow::Result<Config> {
     let mut config = Config::new(quiche::PROTOCOL_VERSION)?;
     config.set_application_protos(&[peer_common::ALPN])?;
     config.set_curves_list(peer_common::KEY_EXCHANGE)?;
@@ -48,9 +49,12 @@ pub(crate) fn config(tuning: Tuning) -> anyhow::Result<Config> {
     config.set_initial_max_stream_data_uni(tuning.stream_window());
     config.set_max_stream_window(tuning.stream_window());
     config.set_initial_max_streams_uni(16);
-    config.set_cc_algorithm(CongestionControlAlgorithm::CUBIC);
+    config.set_cc_algorithm(match bbr2 {
+        true => CongestionControlAlgorithm::Bbr2Gcongestion,
+        false => CongestionControlAlgorithm::CUBIC,
+    });
     config.set_initial_congestion_window_packets(tuning.initial_window_packets());
-    config.enable_pacing(false);
+    config.enable_pacing(bbr2);
     Ok(config)
 }
 
@@ -58,38 +62,66 @@ pub(crate) fn connection_id() -> [u8; quiche::MAX_CONN_ID_LEN] {
     rand::random()
 }
 
-/// One burst of packets that leave with one call.
-pub(crate) struct Burst(Vec<u8>);
+/// One burst of packets that leave with one call, at the time that pacing gives it.
+pub(crate) struct Burst {
+    packets: Vec<u8>,
+    /// A burst that is filled and whose time has not come.
+    held: Option<Filled>,
+    paced: bool,
+}
 
-impl Default for Burst {
-    fn default() -> Self {
-        Self(vec![0; BURST_BYTES_MAX])
-    }
+#[derive(Clone, Copy)]
+struct Filled {
+    to: SocketAddr,
+    bytes: usize,
+    /// The bytes of one packet.
+    segment: usize,
+    at: Instant,
 }
 
 impl Burst {
-    /// Sends the connection's packets, up to a few bursts. Returns whether there may be more.
+    /// Bursts of a connection that paces, or of one that sends as much as its window allows.
+    pub(crate) fn new(paced: bool) -> Self {
+        Self { packets: vec![0; BURST_BYTES_MAX], held: None, paced }
+    }
+
+    /// Sends the connection's packets, up to a few bursts. Returns whether there may be more now.
     pub(crate) fn send(&mut self, connection: &mut Connection, socket: &mut Socket) -> anyhow::Result<bool> {
         for _ in 0..BURSTS_MAX {
-            let Some((to, filled, segment)) = self.fill(connection)? else { return Ok(false) };
-            socket.send(to, &[IoSlice::new(&self.0[..filled])], segment)?;
+            if self.held.is_none() {
+                self.held = self.fill(connection)?;
+            }
+            let Some(burst) = self.held else { return Ok(false) };
+            if self.paced && burst.at > Instant::now() {
+                return Ok(false);
+            }
+            socket.send(burst.to, &[IoSlice::new(&self.packets[..burst.bytes])], burst.segment)?;
+            self.held = None;
         }
         Ok(true)
     }
 
-    /// The destination of the burst, its bytes, and the bytes of one packet; none if there is nothing to send.
-    fn fill(&mut self, connection: &mut Connection) -> anyhow::Result<Option<(SocketAddr, usize, usize)>> {
+    /// How long the filled burst still waits; none where none waits.
+    pub(crate) fn due_in(&self) -> Option<Duration> {
+        self.held.map(|burst| burst.at.saturating_duration_since(Instant::now()))
+    }
+
+    /// A burst, as large as pacing allows at once; none if there is nothing to send. Its time is that of its first packet.
+    fn fill(&mut self, connection: &mut Connection) -> anyhow::Result<Option<Filled>> {
         let full = connection.max_send_udp_payload_size();
-        let (mut filled, mut segment, mut to) = (0, 0, None);
+        let most = if self.paced { connection.send_quantum().max(full) } else { BURST_BYTES_MAX };
+        let mut burst: Option<Filled> = None;
         for _ in 0..BURST_PACKETS_MAX {
-            let Some(room) = self.0.get_mut(filled..filled + full) else { break };
+            let filled = burst.map_or(0, |burst| burst.bytes);
+            let Some(room) = self.packets.get_mut(filled..filled + full) else { break };
             match connection.send(room) {
                 Ok((len, info)) => {
-                    filled += len;
-                    segment = segment.max(len);
-                    to = Some(info.to);
+                    let burst =
+                        burst.get_or_insert(Filled { to: info.to, bytes: 0, segment: 0, at: info.at });
+                    burst.bytes += len;
+                    burst.segment = burst.segment.max(len);
                     // Only the last of a burst may be shorter than the others.
-                    if len < full {
+                    if len < full || burst.bytes + full > most {
                         break;
                     }
                 }
@@ -97,6 +129,6 @@ impl Burst {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(to.map(|to| (to, filled, segment)))
+        Ok(burst)
     }
 }

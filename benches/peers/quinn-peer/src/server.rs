@@ -4,7 +4,7 @@ use crate::setup;
 use bytes::Bytes;
 use peer_common::cli::ServerArgs;
 use peer_common::identity::Identity;
-use peer_common::report;
+use peer_common::report::{self, Meter};
 use quinn::{Connection, RecvStream, SendStream, ServerConfig};
 use std::sync::Arc;
 
@@ -20,9 +20,10 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
     identity.write(&args.cert)?;
     report::ready(args.listen, buffers);
     while let Some(incoming) = endpoint.accept().await {
+        let meter = Meter::new(args.count_every_ms);
         tokio::spawn(async move {
             match incoming.await {
-                Ok(connection) => serve(connection).await,
+                Ok(connection) => serve(connection, meter).await,
                 Err(error) => eprintln!("no connection: {error}"),
             }
         });
@@ -30,11 +31,11 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn serve(connection: Connection) {
+async fn serve(connection: Connection, mut meter: Meter) {
     loop {
         let served = tokio::select! {
             stream = connection.accept_uni() => match stream {
-                Ok(stream) => count(&connection, stream).await,
+                Ok(stream) => count(&connection, stream, &mut meter).await,
                 Err(_) => return,
             },
             streams = connection.accept_bi() => match streams {
@@ -49,13 +50,15 @@ async fn serve(connection: Connection) {
 }
 
 /// Reads the stream to its end in order, discards the bytes, and answers with their number.
-async fn count(connection: &Connection, mut stream: RecvStream) -> anyhow::Result<()> {
+async fn count(connection: &Connection, mut stream: RecvStream, meter: &mut Meter) -> anyhow::Result<()> {
     let mut pieces = [const { Bytes::new() }; PIECES_MAX];
     let mut total = 0u64;
     while let Some(read) = stream.read_chunks(&mut pieces).await? {
+        let before = total;
         for piece in &mut pieces[..read] {
             total += std::mem::take(piece).len() as u64;
         }
+        meter.add(total - before);
     }
     let mut answer = connection.open_uni().await?;
     answer.write_all(&total.to_be_bytes()).await?;
