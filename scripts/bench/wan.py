@@ -24,8 +24,8 @@ HERE = Path(__file__).parent
 COLD_S, STEADY_S = 3.0, 4.0
 #: The receiver may tell the last byte a little later.
 AFTER_S = 0.2
-#: More frames late than this share of them, and the run is thrown away.
-LATE_SHARE_MAX = 0.001
+#: More frames over 1 ms late than this share of them, or one by more than this, and the run is thrown away.
+LATE_SHARE_MAX, LATE_US_MAX = 0.01, 10_000
 #: More bytes than any run can carry.
 BYTES = 512 << 20
 COUNT_EVERY_MS = 50
@@ -97,7 +97,7 @@ def kept_up(before, after):
         raise Overrun(
             f"the kernel dropped {counts['socket_dropped']} frames before the long path and {counts['refused']} behind it"
         )
-    if counts["late"] > LATE_SHARE_MAX * counts["released"]:
+    if counts["late"] > LATE_SHARE_MAX * counts["released"] or counts["late_us_max"] > LATE_US_MAX:
         raise Overrun(
             f"{counts['late']} of {counts['released']} frames were over 1 ms late, the longest by {counts['late_us_max'] / 1000:.1f} ms"
         )

@@ -111,7 +111,7 @@ def section(summary, pictures=()):
         "round-trip time each way, the named round-trip time, and losses by chance on the way of the payload. "
         f"`-reorder` holds {REORDERING:.0%} of the frames back, by up to {REORDERING_US // 1000} ms. The long path is a process in user space between "
         "two veth pairs whose offloads are off, in real-time priority; it uses the model of [wan.md](wan.md) under the machine's clock. A run during "
-        "which more than 0.1 % of the frames left it over 1 ms late, or the kernel dropped one before or behind it, is thrown away. "
+        "which more than 1 % of the frames left it over 1 ms late, or one by 10 ms, or the kernel dropped one before or behind it, is thrown away. "
         f"Of {RATE_MBIT} Mbit/s a QUIC payload can have {RATE_MBIT * PAYLOAD_BYTES / FRAME_BYTES:.0f}. Sender and receiver have a core each, which the "
         "long path shares. All are at their defaults, with ten packets of initial window, but for this: "
         f"{conditions(summary)}. Mbit/s of payload that the receiver had, medians."
