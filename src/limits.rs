@@ -18,6 +18,12 @@ pub const PACKETS_PER_ACK_LEN_MAX: u32 = 64;
 /// The longest delay of an acknowledgment that a peer is asked for (draft-ietf-quic-ack-frequency §4), milliseconds. It ends the wait
 /// where the window holds fewer packets than an acknowledgment covers, so it is short.
 pub const ACK_DELAY_MS: u64 = 2;
+/// How long a connection whose path stopped carrying large packets waits before it searches for a larger size again, milliseconds.
+pub const MTU_RETRY_MS: u64 = 1_000;
+/// The search for a path's MTU ends this part of what it searches below the largest size that passes.
+pub const MTU_STEPS: u16 = 32;
+/// The least difference that the search for a path's MTU looks for, bytes.
+pub const MTU_STEP_BYTES_MIN: u16 = 20;
 /// The lowest rate that an operator may give a connection, bits a second.
 pub const RATE_BITS_PER_S_MIN: u64 = 1_000_000;
 /// The highest such rate, bits a second.

@@ -282,7 +282,7 @@ impl ClientBuilder {
     }
 
     /// The UDP payload, in bytes, that is assumed to pass until the path's MTU is found. The default is 1,200, which passes everywhere.
-    /// Zero assumes as much as the local device carries.
+    /// Zero tries what the local device carries first, and assumes it where discovery is off.
     pub fn initial_udp_payload(mut self, bytes: u16) -> Self {
         self.quic.initial_udp_payload_bytes = bytes;
         self

@@ -4,6 +4,7 @@ pub mod admission;
 pub mod budget;
 pub mod cid;
 pub mod congestion;
+mod hole;
 pub mod keys;
 pub mod qlog;
 pub mod release;

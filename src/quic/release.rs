@@ -13,6 +13,7 @@
 //! back. The worker shows by them what limits a connection.
 
 use super::congestion::Factory;
+use super::hole::HoleProof;
 use quinn_proto::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use quinn_proto::{Connection, RttEstimator};
 use std::any::Any;
@@ -23,6 +24,8 @@ use std::time::Instant;
 /// Makes the controllers of one kind.
 pub(super) struct Releasable {
     pub(super) factory: Factory,
+    /// The UDP payload that every path carries, bytes.
+    pub(super) mtu_min: u16,
     /// The rate that is never exceeded, bits a second.
     pub(super) rate_bits_per_s: Option<u64>,
 }
@@ -30,6 +33,7 @@ pub(super) struct Releasable {
 impl ControllerFactory for Releasable {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         let inner = self.factory.clone().build(now, current_mtu);
+        let inner = Box::new(HoleProof::new(inner, current_mtu, self.mtu_min));
         Box::new(Held { inner, rate_bits_per_s: self.rate_bits_per_s, noted: Arc::default() })
     }
 }
@@ -193,7 +197,7 @@ mod tests {
     use quinn_proto::congestion::CubicConfig;
 
     fn releasable(rate_bits_per_s: Option<u64>) -> Arc<Releasable> {
-        Arc::new(Releasable { factory: Arc::new(CubicConfig::default()), rate_bits_per_s })
+        Arc::new(Releasable { factory: Arc::new(CubicConfig::default()), mtu_min: 1200, rate_bits_per_s })
     }
 
     #[test]
@@ -202,7 +206,7 @@ mod tests {
         assert_eq!((rate(None), rate(Some(5))), (None, Some(5)));
         let reserved = factory(Congestion::Reserved, 12_000, 10_000_000);
         let rate = |most| {
-            let factory = Releasable { factory: reserved.clone(), rate_bits_per_s: most };
+            let factory = Releasable { factory: reserved.clone(), mtu_min: 1200, rate_bits_per_s: most };
             Arc::new(factory).build(Instant::now(), 1200).metrics().pacing_rate
         };
         assert_eq!((rate(Some(5)), rate(Some(20_000_000))), (Some(5), Some(10_000_000)));

@@ -2,7 +2,10 @@
 
 use super::congestion::{Congestion, factory};
 use super::release::Releasable;
-use crate::limits::{ACK_DELAY_MS, PACKET_THRESHOLD_LEN_MAX, REQUESTS_LEN_MAX, STREAMS_UNI_LEN_MAX};
+use crate::limits::{
+    ACK_DELAY_MS, MTU_RETRY_MS, MTU_STEP_BYTES_MIN, MTU_STEPS, PACKET_THRESHOLD_LEN_MAX, REQUESTS_LEN_MAX,
+    STREAMS_UNI_LEN_MAX,
+};
 use crate::memory;
 use crate::wire::IpFamily;
 use quinn_proto::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
@@ -56,8 +59,10 @@ pub struct QuicConfig {
     /// The peer acknowledges every this many packets, or after [`crate::limits::ACK_DELAY_MS`], if it has the extension
     /// draft-ietf-quic-ack-frequency; otherwise every two (RFC 9000 §13.2.2). Never more than the first flight holds.
     pub packets_per_ack: u32,
-    /// UDP payload assumed to pass before path MTU discovery, bytes: 1200 passes everywhere. `0` takes the
-    /// local device's, for links whose other end carries the same.
+    /// UDP payload assumed to pass before path MTU discovery, bytes: 1200 passes everywhere. `0` is for paths that are thought to carry
+    /// what the local device carries: with [`QuicConfig::mtu_discovery`] a connection begins at 1200 and tries the device's size first,
+    /// which takes one round trip; if that does not pass, it tries half-way, and else stays at 1200. Without discovery `0` assumes the
+    /// device's size.
     pub initial_udp_payload_bytes: u16,
     /// Search for a larger path MTU, up to the device's (RFC 8899).
     pub mtu_discovery: bool,
@@ -160,19 +165,16 @@ impl QuicConfig {
             .max_concurrent_bidi_streams(VarInt::from_u64(max_requests).unwrap_or(VarInt::MAX))
             .max_concurrent_uni_streams(VarInt::from_u64(STREAMS_UNI_LEN_MAX).unwrap_or(VarInt::MAX))
             .initial_mtu(self.first_payload(largest))
-            .mtu_discovery_config(self.mtu_discovery.then(|| {
-                let mut discovery = MtuDiscoveryConfig::default();
-                discovery.upper_bound(largest);
-                discovery
-            }))
+            .min_mtu(UDP_PAYLOAD_BYTES_MIN)
+            .mtu_discovery_config(self.mtu_discovery.then(|| self.discovery(largest)))
             .datagram_receive_buffer_size(match self.datagram_receive_buffer_bytes {
                 0 => None,
                 bytes => Some(bytes as usize),
             })
             .enable_segmentation_offload(true);
-        let first_payload = self.first_payload(largest);
-        self.set_losses_and_acks(&mut transport, first_payload);
-        self.set_congestion(&mut transport, self.first_window(first_payload));
+        let payload = self.expected_payload(largest);
+        self.set_losses_and_acks(&mut transport, payload);
+        self.set_congestion(&mut transport, self.first_window(payload));
         Arc::new(transport)
     }
 
@@ -204,12 +206,39 @@ impl QuicConfig {
         device_mtu.saturating_sub(headers).max(UDP_PAYLOAD_BYTES_MIN)
     }
 
-    /// The UDP payload assumed before path MTU discovery, on a device that carries `largest`, bytes.
-    fn first_payload(&self, largest: u16) -> u16 {
+    /// The UDP payload that the path is thought to carry, on a device that carries `largest`, bytes.
+    fn expected_payload(&self, largest: u16) -> u16 {
         match self.initial_udp_payload_bytes {
             0 => largest,
             mtu => mtu.clamp(UDP_PAYLOAD_BYTES_MIN, largest),
         }
+    }
+
+    /// The UDP payload at the start, bytes. A handshake whose packets do not pass takes a probe timeout for each flight, the first of
+    /// which is a second: what discovery can find out soon is not risked.
+    fn first_payload(&self, largest: u16) -> u16 {
+        match self.initial_udp_payload_bytes {
+            0 if self.mtu_discovery => UDP_PAYLOAD_BYTES_MIN,
+            _ => self.expected_payload(largest),
+        }
+    }
+
+    /// The search for a larger size. quinn-proto probes the middle of what is left, until the next step is smaller than the minimum
+    /// change; then it probes the upper end, if that is not nearer than the minimum change.
+    fn discovery(&self, largest: u16) -> MtuDiscoveryConfig {
+        let range = largest - self.first_payload(largest);
+        let minimum_change = match self.initial_udp_payload_bytes {
+            // A little more than half of the range: the upper end is the first probe. If it fails, the middle is far enough below it to be
+            // the second, and the last.
+            0 => range / 2 + 1,
+            _ => (range / MTU_STEPS).max(MTU_STEP_BYTES_MIN),
+        };
+        let mut discovery = MtuDiscoveryConfig::default();
+        discovery
+            .upper_bound(largest)
+            .minimum_change(minimum_change)
+            .black_hole_cooldown(Duration::from_millis(MTU_RETRY_MS));
+        discovery
     }
 
     /// The congestion window at the start: never below RFC 9002's, since quinn-proto sends no packet larger than the window.
@@ -241,7 +270,8 @@ impl QuicConfig {
         let rate = self.rate_bits_per_s;
         let factory = factory(self.congestion_control, initial_congestion_window_bytes, rate);
         let rate_bits_per_s = (rate > 0).then_some(rate);
-        transport.congestion_controller_factory(Arc::new(Releasable { factory, rate_bits_per_s }));
+        let mtu_min = UDP_PAYLOAD_BYTES_MIN;
+        transport.congestion_controller_factory(Arc::new(Releasable { factory, mtu_min, rate_bits_per_s }));
     }
 
     /// The same with a peer's own settings.

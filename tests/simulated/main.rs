@@ -16,6 +16,7 @@ mod lifecycle;
 mod limits;
 mod merging;
 mod mirror;
+mod mtu;
 mod oceans;
 mod passing;
 mod pressure;
