@@ -11,17 +11,20 @@ use crate::token::AnyToken;
 use crate::token_bucket::TokenBucket;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
-use std::sync::PoisonError;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The most peers whose hints are counted separately.
 const HINTERS_LEN_MAX: usize = 1024;
 
+/// What was checked and found, and what counts the request that waits for it.
+type CheckEnd = (AnyToken, CheckResult, Option<Arc<()>>);
+
 /// The checks that one seed instance asked for.
 pub(super) struct Checking {
-    done: Sender<(AnyToken, CheckResult)>,
-    results: Receiver<(AnyToken, CheckResult)>,
+    done: Sender<CheckEnd>,
+    results: Receiver<CheckEnd>,
     waiting: Vec<(AnyToken, RequestId, Delivery)>,
     /// The node at the other end of each connection.
     nodes: FxHashMap<ConnectionId, NodeId>,
@@ -81,9 +84,10 @@ impl Checking {
 
     fn check(&self, store: &Store, now: Instant, waker: Waker, token: AnyToken, urgency: Urgency) {
         let done = self.done.clone();
+        let waits = (urgency == Urgency::RequestWaits).then(|| store.wait());
         store.check(token, now, urgency, move |token, found| {
             // Sending fails only if this instance has ended.
-            let _ = done.send((token, found));
+            let _ = done.send((token, found, waits));
             waker.wake();
         });
     }
@@ -119,7 +123,7 @@ impl Checking {
 
     /// The next finished check, with the requests that waited for it.
     pub(super) fn poll(&mut self) -> Option<(AnyToken, CheckResult, Vec<Delivery>)> {
-        let (token, found) = self.results.try_recv().ok()?;
+        let (token, found, _waits) = self.results.try_recv().ok()?;
         let waited = self.waiting.extract_if(.., |(asked, ..)| *asked == token);
         Some((token, found, waited.map(|(.., delivery)| delivery).collect()))
     }

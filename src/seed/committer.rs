@@ -9,15 +9,21 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// The committing thread of one seed instance. It ends after its last job when this is dropped.
 pub(super) struct Committer {
+    store: Arc<Store>,
     jobs: Sender<Job>,
-    results: Receiver<(RequestId, Committed)>,
+    results: Receiver<JobResult>,
 }
+
+/// The request, what came of it, and what counts it while it waits.
+type JobResult = (RequestId, Committed, Arc<()>);
 
 struct Job {
     request: RequestId,
     writing: Writing,
     /// The store's time, seconds since the Unix epoch; 0 while the clock is in doubt.
     now_s: u64,
+    /// Counts the request while it waits.
+    waits: Arc<()>,
 }
 
 impl Committer {
@@ -25,26 +31,27 @@ impl Committer {
     pub(super) fn start(store: Arc<Store>, waker: Waker) -> io::Result<Self> {
         let (jobs, incoming) = channel::<Job>();
         let (done, results) = channel();
+        let shared = store.clone();
         let run = move || {
-            for Job { request, writing, now_s } in incoming {
-                if done.send((request, writing.commit(&store, now_s))).is_err() {
+            for Job { request, writing, now_s, waits } in incoming {
+                if done.send((request, writing.commit(&shared, now_s), waits)).is_err() {
                     return;
                 }
                 waker.wake();
             }
         };
         std::thread::Builder::new().name("stoq-commit".into()).spawn(run)?;
-        Ok(Self { jobs, results })
+        Ok(Self { store, jobs, results })
     }
 
     /// Has the thread make this durable for a request. False if the thread has ended: it is then not durable.
     pub(super) fn commit(&self, request: RequestId, writing: Writing, now_s: u64) -> bool {
-        self.jobs.send(Job { request, writing, now_s }).is_ok()
+        self.jobs.send(Job { request, writing, now_s, waits: self.store.wait() }).is_ok()
     }
 
     /// The next request whose job has ended, and the result.
     pub(super) fn poll(&self) -> Option<(RequestId, Committed)> {
-        self.results.try_recv().ok()
+        self.results.try_recv().ok().map(|(request, committed, _waits)| (request, committed))
     }
 }
 
@@ -67,6 +74,7 @@ mod tests {
         let empty = store.begin(Token::of(b""), 0, Lease::default(), 0).unwrap();
         assert!(committer.commit(request(0), Writing::Held(missing.into(), 0, None, Lease::default()), 0));
         assert!(committer.commit(request(4), Writing::Payload(empty), 0));
+        assert_eq!(store.requests_waiting(), 2, "no result is taken yet");
         let next = || loop {
             if let Some(result) = committer.poll() {
                 return result;
@@ -75,6 +83,7 @@ mod tests {
         };
         assert!(matches!(next(), (of, Err(StoreError::Went(_))) if of == request(0)));
         assert!(matches!(next(), (of, Ok((_, 0))) if of == request(4)));
+        assert_eq!(store.requests_waiting(), 0);
         assert!(store.get(&Token::of(b"")).unwrap().is_some());
     }
 }

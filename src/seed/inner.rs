@@ -17,7 +17,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How often a set is opened again if it changes while it is opened.
 const OPEN_TRIES_MAX: usize = 8;
@@ -39,6 +39,8 @@ pub(super) struct Inner {
     /// Payloads whose files are there, but that are neither held nor given up: their outboards are being made.
     pub(super) pending: Mutex<FxHashSet<Token>>,
     pub(super) checks: Checks,
+    /// One clone for each job of a thread that a request waits for: [`super::Store::requests_waiting`].
+    pub(super) waits: Arc<()>,
     /// Payloads and sets removed because their leases were over.
     pub(super) ended: AtomicU64,
     /// The lock of the directory, as long as the store is open for writing.

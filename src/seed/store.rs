@@ -121,6 +121,7 @@ impl Store {
             damage: Mutex::new(damage),
             pending: Mutex::new(suspects.iter().map(|suspect| suspect.token).collect()),
             checks: Checks::default(),
+            waits: Arc::default(),
             ended: AtomicU64::new(0),
             _lock: lock,
         };
@@ -397,6 +398,17 @@ impl Store {
     /// The bound of [`Store::usage_bytes`], if there is one.
     pub fn capacity_bytes(&self) -> Option<u64> {
         self.config().capacity_bytes
+    }
+
+    /// Requests that wait for a thread of the store to make a payload durable or to check it, and those whose results the seed has not taken
+    /// yet. A simulated clock stands still meanwhile.
+    pub fn requests_waiting(&self) -> usize {
+        Arc::strong_count(&self.inner.waits) - 1
+    }
+
+    /// Counts a request among those that wait, until the value is dropped.
+    pub(super) fn wait(&self) -> Arc<()> {
+        self.inner.waits.clone()
     }
 
     /// Whether the store could not be written when it was opened.

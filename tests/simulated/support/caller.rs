@@ -86,8 +86,6 @@ pub(crate) struct Caller {
     pub(crate) messages: Vec<(ConnectionId, u64, Bytes)>,
     pub(crate) requests: HashMap<RequestId, Request>,
     sending: Vec<Sending>,
-    /// PUTs that are sent completely and MIRRORs, without an answer yet.
-    sent: Vec<RequestId>,
     unsent: VecDeque<(ConnectionId, Credit, u64, Bytes)>,
     outbox: Outbox<Owner>,
     tags: u64,
@@ -108,7 +106,6 @@ impl Caller {
             messages: Vec::new(),
             requests: HashMap::new(),
             sending: Vec::new(),
-            sent: Vec::new(),
             unsent: VecDeque::new(),
             outbox: Outbox::default(),
             tags: 0,
@@ -142,12 +139,6 @@ impl Caller {
         self.sending.iter().flat_map(|sending| &sending.chunks).map(Bytes::len).sum()
     }
 
-    /// Whether a PUT or MIRROR waits for its answer with nothing on its way: a payload that is held already is confirmed before it is
-    /// accepted, by the same thread.
-    pub(crate) fn awaits_confirmation(&self) -> bool {
-        !self.sent.is_empty() || self.sending.iter().any(|sending| !sending.accepted)
-    }
-
     /// Asks for a connection; returns its tag.
     pub(crate) fn connect(&mut self, remote: SocketAddr) -> u64 {
         self.tags += 1;
@@ -176,7 +167,6 @@ impl Caller {
 
     pub(crate) fn cancel(&mut self, request: RequestId) {
         self.sending.retain(|sending| sending.request != request);
-        self.sent.retain(|sent| *sent != request);
         self.outbox.cancel(&mut self.port, request);
     }
 
@@ -234,7 +224,6 @@ impl Caller {
 
     pub(crate) fn mirror(&mut self, peer: &Peer, mirror: Mirror) -> RequestId {
         let request = self.ask(peer, Ask::new(mirror));
-        self.sent.push(request);
         request
     }
 
@@ -310,7 +299,7 @@ impl Caller {
 
     fn send_data(&mut self) -> bool {
         let mut worked = false;
-        let (port, sent) = (&mut self.port, &mut self.sent);
+        let port = &mut self.port;
         self.sending.retain_mut(|sending| {
             while sending.accepted
                 && let Some(bytes) = sending.chunks.pop_front()
@@ -325,7 +314,6 @@ impl Caller {
             if !sending.accepted || port.send(Command::End(sending.request, Ending::Finish)).is_err() {
                 return true;
             }
-            sent.push(sending.request);
             false
         });
         worked
@@ -386,7 +374,6 @@ impl Caller {
                 }
                 self.closed.push((connection, reason.to_string()));
                 self.sending.retain(|sending| sending.request.connection != connection);
-                self.sent.retain(|sent| sent.connection != connection);
                 self.unsent.retain(|(of, ..)| *of != connection);
             }
             ConnectionEvent::Have { .. } => {}
@@ -410,7 +397,6 @@ impl Caller {
 
     fn end(&mut self, request: RequestId, end: End) {
         self.sending.retain(|sending| sending.request != request);
-        self.sent.retain(|sent| *sent != request);
         let heard = self.requests.entry(request).or_default();
         assert!(heard.end.is_none(), "{request:?} ends twice: {:?}, then {end:?}", heard.end);
         heard.end = Some(end);

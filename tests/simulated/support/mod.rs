@@ -1,7 +1,7 @@
 //! A gateway and its clients around one simulated switch, and the clock that drives them.
 //!
-//! Every host is turned at `now` until none has work; then `now` jumps to the next due time. Only the seed's threads run
-//! in real time: [`PATIENCE`] bounds the wait for them.
+//! Every host is turned at `now` until none has work; then `now` jumps to the next due time. Only the stores' threads run
+//! in real time: the clock stands still while a request waits for them, and [`PATIENCE`] bounds the wait.
 
 pub(crate) mod caller;
 #[path = "../../data/mod.rs"]
@@ -52,9 +52,6 @@ pub(crate) const HELD: u64 = 3;
 /// A queue without an application.
 pub(crate) const NOBODY: u64 = 99;
 
-/// How long the seed's sync thread may take, in real time, before the virtual clock goes on without it. If a confirmation cannot
-/// arrive, a test waits this long.
-const COMMIT_PATIENCE: Duration = Duration::from_secs(5);
 /// How long an event in real time may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -243,22 +240,15 @@ impl World {
         hosts.chain(raw).chain(self.link.next_delivery()).min()
     }
 
-    /// Gives the seed's sync thread time before the clock makes a long jump while the confirmation of a PUT is due.
-    fn wait_for_commits(&mut self) {
+    /// Lets the stores' threads finish what requests wait for: it takes no virtual time.
+    #[track_caller]
+    fn wait_for_stores(&mut self) {
         let begun = Instant::now();
-        let is_long =
-            |next: Option<Instant>, now| next.is_none_or(|at| at > now + Duration::from_millis(150));
-        while self.awaits_confirmation()
-            && is_long(self.next(), self.now)
-            && begun.elapsed() < COMMIT_PATIENCE
-        {
+        while self.stores.iter().any(|store| store.requests_waiting() > 0) {
+            assert!(begun.elapsed() < PATIENCE, "a store's thread does not answer\n{}", self.report());
             std::thread::park_timeout(Duration::from_micros(200));
             self.settle();
         }
-    }
-
-    fn awaits_confirmation(&self) -> bool {
-        self.clients.iter().flat_map(|client| &client.callers).any(Caller::awaits_confirmation)
     }
 
     /// Waits, in real time, until no file is being written.
@@ -282,15 +272,11 @@ impl World {
             if done(self) {
                 return;
             }
-            self.wait_for_commits();
+            self.wait_for_stores();
             if done(self) {
                 return;
             }
             let next = self.next().unwrap_or(until);
-            // Announcements cut long jumps short: the sync thread needs its time all the same.
-            if self.awaits_confirmation() && next > self.now + Duration::from_millis(50) {
-                std::thread::park_timeout(Duration::from_millis(1));
-            }
             assert!(self.now < until, "{what}: not within {limit:?}\n{}", self.report());
             self.now = next.min(until).max(self.now + self.step);
         }
