@@ -41,6 +41,8 @@ pub struct LinkConfig {
     pub burst: f64,
     /// The mean length of such a run, frames; at least 1.
     pub burst_len: f64,
+    /// The longest time of such a run, where few frames are sent; none: it ends by frames alone.
+    pub burst_time: Option<Duration>,
     /// A station's rate of sending, bits a second; none: unbounded.
     pub bandwidth_bits_per_s: Option<u64>,
     /// The most bytes of one station that wait for [`LinkConfig::bandwidth_bits_per_s`]; frames that find no room are lost. None:
@@ -72,6 +74,7 @@ impl Default for LinkConfig {
             delay: Duration::ZERO,
             burst: 0.0,
             burst_len: 1.0,
+            burst_time: None,
             bandwidth_bits_per_s: None,
             buffer_bytes: None,
             overhead_bytes: 0,
@@ -130,7 +133,8 @@ struct Port {
     mac: Mac,
     /// How the link treats the frames that this station sends.
     config: LinkConfig,
-    in_burst: bool,
+    /// When the run of losses began that goes on.
+    in_burst: Option<Instant>,
     queues: Vec<VecDeque<Vec<u8>>>,
     steering: Steering,
     /// The station whose bottleneck its frames pass: itself, where it shares none.
@@ -169,7 +173,7 @@ impl SimulatedLink {
         switch.stations.push(Port {
             mac,
             config,
-            in_burst: false,
+            in_burst: None,
             queues: (0..queues).map(|_| VecDeque::new()).collect(),
             steering: Box::new(spread),
             bottleneck: station,
@@ -327,17 +331,18 @@ impl Switch {
     }
 
     /// Whether a frame is one of a run of losses.
-    fn bursts(&mut self, from: usize) -> bool {
-        let LinkConfig { burst, burst_len, .. } = self.stations[from].config;
+    fn bursts(&mut self, now: Instant, from: usize) -> bool {
+        let LinkConfig { burst, burst_len, burst_time, .. } = self.stations[from].config;
         if burst == 0.0 {
             return false;
         }
-        let in_burst = match self.stations[from].in_burst {
-            true => !self.chance(1.0 / burst_len.max(1.0)),
-            false => self.chance(burst),
+        let goes_on = |began: &Instant| burst_time.is_none_or(|most| now < *began + most);
+        let began = match self.stations[from].in_burst.filter(goes_on) {
+            Some(began) => (!self.chance(1.0 / burst_len.max(1.0))).then_some(began),
+            None => self.chance(burst).then_some(now),
         };
-        self.stations[from].in_burst = in_burst;
-        in_burst
+        self.stations[from].in_burst = began;
+        began.is_some()
     }
 
     fn carry(&mut self, sent_at: Instant, from: usize, to: usize, mut frame: Vec<u8>) {
@@ -346,7 +351,7 @@ impl Switch {
             self.stats.too_large += 1;
             return;
         }
-        if !self.up || self.bursts(from) || self.chance(loss) {
+        if !self.up || self.bursts(sent_at, from) || self.chance(loss) {
             self.stats.lost += 1;
             return;
         }

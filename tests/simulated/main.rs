@@ -19,6 +19,7 @@ mod mirror;
 mod mtu;
 mod oceans;
 mod passing;
+mod paths;
 mod pressure;
 mod ranges;
 mod refusals;

@@ -2,8 +2,6 @@
 
 use crate::support::caller::{End, Peer};
 use crate::support::{DISCARD, HELD, SEED, Setup, World, gateway_v4, joined, payload};
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use std::time::Duration;
 use stoq::counters::Counter;
 use stoq::limits::DELIVERY_RING_LEN;
@@ -134,48 +132,6 @@ fn a_flight_full_of_gaps_ends_no_stream_whose_consumer_sleeps() {
     world.run(PATIENCE, "everything arrives", |world| world.held().messages.len() == all);
     let sent = small.iter().chain(&messages);
     assert!(world.held().messages.iter().zip(sent).all(|((_, _, got), sent)| got == sent));
-}
-
-/// How many paths a run draws.
-const PATHS: u64 = 24;
-const FIRST_SEED: u64 = 1;
-
-/// A path that may exist.
-fn draw(random: &mut StdRng) -> LinkConfig {
-    let bits_per_s = 10_f64.powf(random.random_range(7.7..9.3)) as u64;
-    let delay = Duration::from_secs_f64(10_f64.powf(random.random_range(-3.0..-1.0)));
-    let mut way = path(bits_per_s, delay, 10_f64.powf(random.random_range(-1.3..0.3)));
-    // A path whose buffer does not hold a burst of ten packets is not realistic.
-    way.buffer_bytes = way.buffer_bytes.map(|bytes| bytes.max(30_000));
-    way.seed = random.random();
-    if random.random_bool(0.5) {
-        way.loss = 10_f64.powf(random.random_range(-4.0..-1.3));
-    }
-    if random.random_bool(0.3) {
-        way.burst = 10_f64.powf(random.random_range(-4.5..-3.5));
-        way.burst_len = random.random_range(2.0..30.0);
-    }
-    if random.random_bool(0.5) {
-        way.reordering = random.random_range(0.0..0.05);
-        way.reordering_delay = delay.mul_f64(random.random_range(0.0..0.5));
-    }
-    way
-}
-
-#[test]
-#[allow(clippy::print_stdout, reason = "a test that fails shows its path")]
-fn paths_of_every_kind_end_no_connection() {
-    for seed in FIRST_SEED..FIRST_SEED + PATHS {
-        let mut random = StdRng::seed_from_u64(seed);
-        let way = draw(&mut random);
-        // A failing test shows its path.
-        println!("seed {seed}: {way:?}");
-        let (mut world, peer) = over(way);
-        let bytes = payload(random.random_range(1..6 << 20));
-        let token = put(&mut world, &peer, &bytes);
-        get(&mut world, &peer, token, &bytes);
-        send_messages(&mut world, &peer, &bytes[..bytes.len().min(1 << 20)]);
-    }
 }
 
 #[test]

@@ -156,6 +156,20 @@ fn losses_occur_in_runs() {
 }
 
 #[test]
+fn a_run_of_losses_ends_by_its_time_where_few_frames_are_sent() {
+    let burst_time = Some(Duration::from_millis(10));
+    let config = LinkConfig { burst: 1.0, burst_len: 1e9, burst_time, ..LinkConfig::default() };
+    let link = SimulatedLink::new(config);
+    let (mut a, start) = (link.add_station(A, 1).remove(0), Instant::now());
+    send(&mut a, start, 1);
+    link.reconfigure(|link| link.burst = f64::MIN_POSITIVE);
+    for (ms, lost) in [(9, 2), (10, 2), (11, 2)] {
+        send(&mut a, start + Duration::from_millis(ms), 1);
+        assert_eq!(link.stats().lost, lost, "after {ms} ms");
+    }
+}
+
+#[test]
 fn a_path_with_a_smaller_mtu_than_its_devices_loses_larger_frames() {
     let link = SimulatedLink::new(LinkConfig { path_mtu: Some(80), ..LinkConfig::default() });
     let (mut a, mut b) = (link.add_station(A, 1).remove(0), link.add_station(B, 1).remove(0));
