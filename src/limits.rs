@@ -21,7 +21,7 @@ pub const ACK_DELAY_MS: u64 = 2;
 /// How long a connection whose path stopped carrying large packets waits before it searches for a larger size again, milliseconds.
 pub const MTU_RETRY_MS: u64 = 1_000;
 /// The search for a path's MTU ends this part of what it searches below the largest size that passes.
-pub const MTU_STEPS: u16 = 32;
+pub const MTU_STEPS_LEN: u16 = 32;
 /// The least difference that the search for a path's MTU looks for, bytes.
 pub const MTU_STEP_BYTES_MIN: u16 = 20;
 /// The lowest rate that an operator may give a connection, bits a second.

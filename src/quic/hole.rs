@@ -17,11 +17,11 @@ pub(super) struct HoleProof {
     /// The size that every path carries.
     mtu_min: u16,
     /// The first loss since a packet larger than `mtu_min` arrived that was sent after it.
-    suspect: Option<Suspect>,
+    suspect: Option<SuspectLoss>,
     hole: Hole,
 }
 
-struct Suspect {
+struct SuspectLoss {
     /// When the loss was noticed.
     since: Instant,
     /// As the controller was until then.
@@ -77,14 +77,14 @@ impl Controller for HoleProof {
         }
         // A mark came from a packet that arrived.
         if lost_bytes > 0 && self.mtu > self.mtu_min && self.suspect.is_none() {
-            self.suspect = Some(Suspect { since: now, before: self.inner.clone_box() });
+            self.suspect = Some(SuspectLoss { since: now, before: self.inner.clone_box() });
         }
         self.inner.on_congestion_event(now, sent, persistent, lost_bytes);
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
         if new_mtu < self.mtu {
-            if let Some(Suspect { before, .. }) = self.suspect.take() {
+            if let Some(SuspectLoss { before, .. }) = self.suspect.take() {
                 self.inner = before;
             }
             self.hole = Hole::Noticed;
@@ -105,7 +105,7 @@ impl Controller for HoleProof {
         let suspect = self.suspect.as_ref();
         Box::new(Self {
             inner: self.inner.clone_box(),
-            suspect: suspect.map(|suspect| Suspect { before: suspect.before.clone_box(), ..*suspect }),
+            suspect: suspect.map(|suspect| SuspectLoss { before: suspect.before.clone_box(), ..*suspect }),
             ..*self
         })
     }

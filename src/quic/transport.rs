@@ -3,8 +3,8 @@
 use super::congestion::{Congestion, factory};
 use super::release::Releasable;
 use crate::limits::{
-    ACK_DELAY_MS, MTU_RETRY_MS, MTU_STEP_BYTES_MIN, MTU_STEPS, PACKET_THRESHOLD_LEN_MAX, REQUESTS_LEN_MAX,
-    STREAMS_UNI_LEN_MAX,
+    ACK_DELAY_MS, MTU_RETRY_MS, MTU_STEP_BYTES_MIN, MTU_STEPS_LEN, PACKET_THRESHOLD_LEN_MAX,
+    REQUESTS_LEN_MAX, STREAMS_UNI_LEN_MAX,
 };
 use crate::memory;
 use crate::wire::IpFamily;
@@ -231,7 +231,7 @@ impl QuicConfig {
             // A little more than half of the range: the upper end is the first probe. If it fails, the middle is far enough below it to be
             // the second, and the last.
             0 => range / 2 + 1,
-            _ => (range / MTU_STEPS).max(MTU_STEP_BYTES_MIN),
+            _ => (range / MTU_STEPS_LEN).max(MTU_STEP_BYTES_MIN),
         };
         let mut discovery = MtuDiscoveryConfig::default();
         discovery

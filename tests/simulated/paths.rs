@@ -101,7 +101,7 @@ fn quic(random: &mut StdRng, bits_per_s: f64) -> QuicConfig {
         quic.initial_congestion_window_bytes = between(random, 100e3, 8e6) as u32;
     }
     if congestion_control == Congestion::Reserved || random.random_bool(0.1) {
-        // Somebody may have promised more than the path carries.
+        // The operator may have promised more than the path carries.
         quic.rate_bits_per_s = (bits_per_s * random.random_range(0.3..1.2)) as u64;
     }
     quic

@@ -223,8 +223,7 @@ impl Caller {
     }
 
     pub(crate) fn mirror(&mut self, peer: &Peer, mirror: Mirror) -> RequestId {
-        let request = self.ask(peer, Ask::new(mirror));
-        request
+        self.ask(peer, Ask::new(mirror))
     }
 
     /// Puts a whole payload along a route.
