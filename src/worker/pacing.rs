@@ -1,8 +1,15 @@
 //! When a connection's next packets leave. quinn-proto paces at 5/4 of the window a round trip, in bursts of up to 256 packets; what has
 //! a rate, of its controller or of its operator, is held to it here, in bursts that a small buffer on the way holds.
+//!
+//! Packets that only acknowledge are small. They are not paced (RFC 9002 §7.7): the rate of a connection that receives is what it has sent
+//! itself, which is next to nothing, and an acknowledgment that waits for it is taken for a loss by the peer. Over long paths they are
+//! sent less often instead: their number is what a thin way back carries, and each costs both sides a packet.
 
 use super::conn::Conn;
-use crate::limits::{PACING_BURST_LEN, PACING_BURST_US, PACING_LATE_US, PACING_STEP_US};
+use crate::limits::{
+    ACK_GAP_DIVISOR_LEN, ACK_GAP_US_MAX, ACK_GAP_US_MIN, PACING_BURST_LEN, PACING_BURST_US, PACING_LATE_US,
+    PACING_STEP_US,
+};
 use quinn_proto::Transmit;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -18,6 +25,12 @@ pub(super) struct ConnectionPace {
     paid: Option<Instant>,
     /// When the next burst leaves, if one waits for that.
     due: Option<Instant>,
+    /// The last datagram only acknowledged, or was as small.
+    is_small: bool,
+    /// Nothing leaves before this time: what acknowledges next covers more packets for it.
+    quiet_until: Option<Instant>,
+    /// Something waits for that time.
+    is_waiting: bool,
 }
 
 /// How a rate spends its time.
@@ -64,9 +77,24 @@ impl ConnectionPace {
         packets
     }
 
-    /// The connection has nothing to send now.
-    pub(super) fn rest(&mut self) {
+    /// The connection has nothing to send now, and this round trip.
+    #[inline]
+    fn rest(&mut self, now: Instant, rtt: Duration) {
         self.due = None;
+        if std::mem::take(&mut self.is_small) {
+            let gap = (rtt / ACK_GAP_DIVISOR_LEN).min(Duration::from_micros(ACK_GAP_US_MAX));
+            self.quiet_until = (gap >= Duration::from_micros(ACK_GAP_US_MIN)).then(|| now + gap);
+        }
+    }
+
+    /// Whether the connection waits for its next acknowledgment to be worth a packet.
+    #[inline]
+    pub(super) fn is_quiet(&mut self, now: Instant) -> bool {
+        self.is_waiting = self.quiet_until.is_some_and(|until| now < until);
+        if !self.is_waiting {
+            self.quiet_until = None;
+        }
+        self.is_waiting
     }
 
     /// Packets of this many bytes in all left.
@@ -74,9 +102,9 @@ impl ConnectionPace {
         self.paid = self.paid.map(|paid| paid + rate.span(bytes));
     }
 
-    /// When the next burst leaves, if one waits.
+    /// When the next burst or acknowledgment leaves, if one waits.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.due
+        self.due.max(self.quiet_until.filter(|_| self.is_waiting))
     }
 }
 
@@ -117,9 +145,24 @@ impl Conn {
     /// Notes datagrams that left.
     #[inline]
     pub(super) fn paced_sent(&mut self, paced: Paced, transmit: &Transmit) {
-        if let Some(rate) = paced.0 {
+        self.pace.is_small = transmit.size < usize::from(self.quic.current_mtu()) / 2;
+        if let Some(rate) = paced.0.filter(|_| !self.pace.is_small) {
             self.pace.sent(frame_bytes(transmit), rate);
         }
+    }
+
+    /// It has nothing to send now.
+    #[inline]
+    pub(super) fn rest(&mut self, now: Instant) {
+        // A handshake waits for nothing.
+        let rtt = if self.quic.is_handshaking() { Duration::ZERO } else { self.quic.rtt() };
+        self.pace.rest(now, rtt);
+    }
+
+    /// Whether it waits for its next acknowledgment to be worth a packet.
+    #[inline]
+    pub(super) fn is_quiet(&mut self, now: Instant) -> bool {
+        self.pace.is_quiet(now) && !self.quic.is_closed()
     }
 }
 
@@ -181,9 +224,26 @@ mod tests {
     fn a_connection_that_had_nothing_to_send_begins_with_one_burst() {
         let (mut pace, start) = (ConnectionPace::default(), Instant::now());
         send(&mut pace, start, RATE);
-        pace.rest();
+        pace.rest(start, Duration::ZERO);
         assert_eq!(pace.due(), None);
         assert_eq!(send(&mut pace, at(start, 1_000_000), RATE), 16);
+    }
+
+    #[test]
+    fn acknowledgments_over_a_long_path_are_a_millisecond_apart_and_over_a_short_one_wait_for_nothing() {
+        let (mut pace, start) = (ConnectionPace::default(), Instant::now());
+        let rest = |pace: &mut ConnectionPace, is_small, rtt_us| {
+            pace.is_small = is_small;
+            pace.rest(start, Duration::from_micros(rtt_us));
+            pace.is_quiet(start)
+        };
+        assert!(!rest(&mut pace, false, 50_000), "what is large is no acknowledgment");
+        assert!(!rest(&mut pace, true, 1000));
+        assert_eq!(pace.due(), None);
+        assert!(rest(&mut pace, true, 50_000));
+        assert_eq!(pace.due(), Some(at(start, ACK_GAP_US_MAX)));
+        assert!(pace.is_quiet(at(start, ACK_GAP_US_MAX - 1)) && !pace.is_quiet(at(start, ACK_GAP_US_MAX)));
+        assert_eq!(pace.due(), None, "a time that is over is no timer's");
     }
 
     #[test]

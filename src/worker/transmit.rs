@@ -118,6 +118,9 @@ impl Turn<'_> {
     ) -> bool {
         let &Self { now, node_ends, counters } = self;
         let mut worked = false;
+        if conn.is_quiet(now) {
+            return worked;
+        }
         let paced = conn.paced();
         loop {
             if conn.batches == BATCHES_PER_TURN_MAX {
@@ -141,7 +144,7 @@ impl Turn<'_> {
             send_buf.clear();
             let Some(transmit) = conn.quic.poll_transmit(now, packets, send_buf) else {
                 conn.batches = 0;
-                conn.pace.rest();
+                conn.rest(now);
                 conn.limited_by_quic(now);
                 return worked;
             };

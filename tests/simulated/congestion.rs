@@ -99,6 +99,26 @@ fn a_thin_way_back_carries_the_acknowledgments() {
     assert!(few.mul_f64(1.5) < many, "{few:?} with few acknowledgments, {many:?} with many");
 }
 
+#[test]
+fn acknowledgments_wait_for_no_rate_and_over_a_long_path_for_each_other() {
+    // 1 Mbit/s carries less than a thousand of them a second, beside their headers.
+    let setup = Setup {
+        link: hundred_megabits(),
+        gateway_quic: QuicConfig { rate_bits_per_s: 1_000_000, ..QuicConfig::default() },
+        client_quic: QuicConfig { packets_per_ack: 2, ..QuicConfig::default() },
+        step: Duration::from_micros(10),
+        ..Setup::default()
+    };
+    let mut world = World::new(setup);
+    let peer = world.connect(0, gateway_v4());
+    send(&mut world, &peer, 1 << 20);
+    let before = world.gateway.count(Counter::TxPackets);
+    let took = send(&mut world, &peer, 4 << 20);
+    let a_second = (world.gateway.count(Counter::TxPackets) - before) as f64 / took.as_secs_f64();
+    // Two packets arrive each 0.25 ms; a round trip of 20 ms has 32 acknowledgments, and some that carry credit or wait less.
+    assert!((1200.0..2000.0).contains(&a_second), "{a_second} acknowledgments a second");
+}
+
 /// Bytes that the client's station has sent.
 fn sent_bytes(world: &World) -> u64 {
     world.clients[0].count(Counter::TxBytes)

@@ -35,16 +35,13 @@ pub(super) trait CongestionAlgorithm: Clone + Send + Sync + 'static {
     }
 }
 
-/// The shortest round trip of the last ten seconds or so.
+/// The shortest round trip of the last seconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct MinRtt {
     least: Option<(Duration, Instant)>,
 }
 
 impl MinRtt {
-    /// How long a shortest round trip counts.
-    pub(super) const LIFE: Duration = Duration::from_secs(10);
-
     /// Notes a round trip. One that is hardly longer than the shortest confirms it.
     pub(super) fn sample(&mut self, now: Instant, rtt: Duration) {
         let rtt = rtt.max(Duration::from_nanos(1));
@@ -63,9 +60,9 @@ impl MinRtt {
         self.least.map(|(rtt, _)| rtt)
     }
 
-    /// Whether the shortest was seen too long ago.
-    pub(super) fn is_old(&self, now: Instant) -> bool {
-        self.least.is_some_and(|(_, at)| now.saturating_duration_since(at) > Self::LIFE)
+    /// Whether the shortest was seen longer ago than this.
+    pub(super) fn is_older(&self, now: Instant, life: Duration) -> bool {
+        self.least.is_some_and(|(_, at)| now.saturating_duration_since(at) > life)
     }
 
     /// Takes another for the shortest, whatever it was before.

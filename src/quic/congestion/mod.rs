@@ -5,6 +5,7 @@ mod cubic;
 mod delivery;
 mod model;
 mod reserved;
+mod sharing;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

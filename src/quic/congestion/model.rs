@@ -3,17 +3,25 @@
 //! - Loss of less than 2 % of a round changes nothing. BBRv3 lowers its short-term bounds by every loss.
 //! - Startup ends as soon as the round trips grow, so that it overflows no buffer of half a product of rate and delay.
 //! - Cycles are counted in round trips, so that flows beside each other become equal soon.
+//! - Where a queue stays between probes, the rate follows the queue instead ([`Sharing`]).
 
 use super::algorithm::{CongestionAlgorithm, MinRtt};
 use super::delivery::{Deliveries, DeliverySample};
+use super::sharing::{QueueSeen, Sharing};
 use std::time::{Duration, Instant};
 
 /// The draft's §2.4 to §2.6, or chosen for what the module's description says.
 const LOSS_MAX: f64 = 0.02;
 const LOSS_EVENTS_MIN: u32 = 6;
 const BETA: f64 = 0.7;
+const BETA_IN_FLIGHT: f64 = 0.85;
 const HEADROOM: f64 = 0.9;
-const STARTUP_GAIN: f64 = 2.77;
+/// More than 2.77, with which a window that doubles each round fills the round evenly: a round that ends early shows a queue while the next
+/// one can still be stopped.
+const STARTUP_GAIN: f64 = 3.4;
+/// The same while the window is small: there it triples each round.
+const FAST_GAIN: f64 = 5.0;
+const FAST_PACKETS: u64 = 512;
 const DRAIN_GAIN: f64 = 0.5;
 const UP_GAIN: f64 = 1.25;
 const DOWN_GAIN: f64 = 0.9;
@@ -27,15 +35,17 @@ const PROBE_RTT_SPAN: Duration = Duration::from_millis(200);
 /// Rounds in which acknowledgments that run ahead are remembered.
 const AHEAD_ROUNDS: u64 = 10;
 /// Rounds of a cycle that only cruise, the least and how many more at most.
-const CRUISE_ROUNDS: u64 = 6;
-const CRUISE_ROUNDS_MORE: u64 = 8;
+const CRUISE_ROUNDS: u64 = 3;
+const CRUISE_ROUNDS_MORE: u64 = 4;
 const CRUISE_AFTER_LOSS: u64 = 3;
 /// A cycle is no shorter, and no longer: round trips inside a machine or a rack tell less than they are many.
 const CRUISE_MIN: Duration = Duration::from_millis(50);
 const CRUISE_MAX: Duration = Duration::from_secs(3);
 /// The rise of round trips that ends startup: their part, and the least rise that counts.
 const RISE_DIVISOR: u32 = 8;
-/// The rise at which a cruise gives way, as a part of the round trip.
+/// How long a shortest round trip counts.
+const MIN_RTT_LIFE: Duration = Duration::from_secs(5);
+/// The queue at which a cruise gives way, as a part of the round trip.
 const QUEUED_DIVISOR: u32 = 4;
 const RISE_MIN: Duration = Duration::from_millis(2);
 /// Acknowledgments in a row that must agree on the rise.
@@ -107,11 +117,14 @@ pub(super) struct Model {
     is_full: bool,
     probe_rtt_until: Option<Instant>,
     ahead: Ahead,
+    sharing: Sharing,
     /// After persistent congestion the window grows from its least, until it is what the model says.
     restoring: bool,
     cruise_rounds: u64,
     /// The last probe ended with losses: the next waits longer, so that others have time.
     overflowed: bool,
+    /// The round in which the last probe ended.
+    probed: u64,
     random: u64,
 }
 
@@ -140,9 +153,11 @@ impl Model {
             is_full: false,
             probe_rtt_until: None,
             ahead: Ahead::default(),
+            sharing: Sharing::default(),
             restoring: false,
             cruise_rounds: 0,
             overflowed: false,
+            probed: 0,
             random: seed,
         }
     }
@@ -153,7 +168,10 @@ impl Model {
 
     /// Bytes a second.
     fn rate(&self) -> f64 {
-        self.max_rate().min(self.rate_low)
+        // A shared rate grows by itself, and shows soon what the path carries.
+        let most =
+            self.sharing.rate().map_or(self.max_rate(), |shared| shared.min(self.max_rate() * UP_GAIN));
+        most.min(self.rate_low)
     }
 
     fn min_rtt(&self) -> Duration {
@@ -165,6 +183,16 @@ impl Model {
         self.rate() * self.min_rtt().as_secs_f64()
     }
 
+    /// What startup multiplies rate and window by.
+    fn startup_gain(&self) -> f64 {
+        if self.is_fast() { FAST_GAIN } else { STARTUP_GAIN }
+    }
+
+    /// The window triples each round: it is so small that no path suffers from it.
+    fn is_fast(&self) -> bool {
+        !self.is_full && self.window < FAST_PACKETS * self.mtu
+    }
+
     fn enter(&mut self, mode: Mode, now: Instant) {
         self.mode = mode;
         (self.mode_began, self.mode_round) = (Some(now), self.rounds);
@@ -174,7 +202,12 @@ impl Model {
                 (self.full_rate, self.full_rounds) = (0.0, 0);
             }
             // A cycle in which the application sent less than the path carries forgets nothing.
-            Mode::Down if self.max_rate[1] > 0.0 => self.max_rate = [self.max_rate[1], 0.0],
+            Mode::Down => {
+                self.probed = self.rounds;
+                if self.max_rate[1] > 0.0 {
+                    self.max_rate = [self.max_rate[1], 0.0];
+                }
+            }
             Mode::Up => self.full_rate = self.max_rate(),
             Mode::Cruise => {
                 self.random = self
@@ -190,10 +223,22 @@ impl Model {
         }
     }
 
-    /// Whether all packets of a round have waited.
-    fn is_queued(&self, round: &Round) -> bool {
-        let base = self.min_rtt();
-        round.rtt.is_some_and(|rtt| rtt > base + (base / QUEUED_DIVISOR).max(RISE_MIN))
+    /// Gives way to others, while packets of whole rounds wait.
+    fn share(&mut self, now: Instant, round: &Round) {
+        let min_rtt = self.min_rtt();
+        let Some(rtt) = round.rtt else { return };
+        let seen = QueueSeen {
+            wait: rtt.saturating_sub(min_rtt),
+            long: (min_rtt / QUEUED_DIVISOR).max(RISE_MIN),
+            min_rtt,
+            packet_bytes: self.mtu,
+        };
+        let had_shared = self.sharing.rate().is_some();
+        if let Some(rate) = self.sharing.on_round(now, &seen, self.rate()) {
+            self.max_rate = [rate; 2];
+        } else if !had_shared && self.sharing.rate().is_some() {
+            (self.rate_low, self.in_flight_low) = (f64::INFINITY, f64::INFINITY);
+        }
     }
 
     fn in_mode(&self, now: Instant) -> Duration {
@@ -250,6 +295,8 @@ impl Model {
                     self.enter(Mode::Cruise, now);
                 }
             }
+            // It learns of the path by its shared rate, without probes.
+            Mode::Cruise if self.sharing.rate().is_some() => {}
             Mode::Cruise => {
                 let span = self.in_mode(now);
                 if self.rounds_in_mode() >= self.cruise_rounds && span >= CRUISE_MIN || span >= CRUISE_MAX {
@@ -277,7 +324,7 @@ impl Model {
         let long = sample.rtt >= base + (base / RISE_DIVISOR).max(RISE_MIN);
         self.risen = if long { self.risen + 1 } else { 0 };
         let queued = self.risen >= RISE_SAMPLES;
-        let congested = has_ended && round.is_congested();
+        let congested = round.is_congested() && (has_ended || round.acked + round.lost >= self.window / 4);
         let filled = has_ended && !sample.app_limited && self.has_filled(self.max_rate());
         if filled || queued || congested {
             if congested {
@@ -311,7 +358,7 @@ impl Model {
     }
 
     fn probe_rtt(&mut self, now: Instant, rtt: Duration) {
-        if self.min_rtt.is_old(now) && self.mode != Mode::ProbeRtt {
+        if self.min_rtt.is_older(now, MIN_RTT_LIFE) && self.mode != Mode::ProbeRtt {
             // The next samples decide.
             self.min_rtt.replace(now, rtt);
             self.probe_rtt_until = None;
@@ -326,7 +373,7 @@ impl Model {
         let slack = (self.ahead.bytes() + SLACK_PACKETS * self.mtu) as f64;
         let gain = match self.mode {
             Mode::ProbeRtt => PROBE_RTT_GAIN,
-            Mode::Startup => STARTUP_GAIN,
+            Mode::Startup => self.startup_gain(),
             Mode::Up => WINDOW_GAIN + 0.25,
             _ => WINDOW_GAIN,
         };
@@ -343,7 +390,8 @@ impl Model {
         }
         let target = (target as u64).max(WINDOW_PACKETS_MIN * self.mtu);
         if self.restoring || !self.is_full {
-            self.window = (self.window + acked).min(target).max(self.window.min(target));
+            let growth = if self.is_fast() { 2 * acked } else { acked };
+            self.window = (self.window + growth).min(target).max(self.window.min(target));
             self.restoring &= self.window < target;
         } else {
             self.window = target;
@@ -372,11 +420,19 @@ impl CongestionAlgorithm for Model {
             self.rounds += 1;
             let round = std::mem::take(&mut self.round);
             let probing = matches!(self.mode, Mode::Startup | Mode::Up | Mode::Refill);
-            if round.is_congested() && !probing {
-                self.lower_bounds(&round);
+            match self.sharing.rate() {
+                Some(_) if round.loss_events > 0 || round.marked => self.sharing.on_losses(),
+                // Losses of a probe are noticed when it is over.
+                None if round.is_congested() && !probing && self.rounds <= self.probed + 3 => {
+                    self.in_flight_high =
+                        (self.product() / HEADROOM).max(BETA_IN_FLIGHT * round.in_flight as f64);
+                    self.overflowed = true;
+                }
+                None if round.is_congested() && !probing => self.lower_bounds(&round),
+                _ => {}
             }
-            if self.mode == Mode::Cruise && self.is_queued(&round) {
-                self.rate_low = self.rate_low.min(self.rate()).min(round.rate.max(0.9 * self.rate()));
+            if self.mode == Mode::Cruise {
+                self.share(now, &round);
             }
             ended = Some(round);
         }
@@ -410,7 +466,7 @@ impl CongestionAlgorithm for Model {
     fn pacing_bytes_per_s(&self) -> Option<f64> {
         let rtt = self.min_rtt.get()?;
         let gain = match self.mode {
-            Mode::Startup => STARTUP_GAIN,
+            Mode::Startup => self.startup_gain(),
             Mode::Drain => DRAIN_GAIN,
             Mode::Up => UP_GAIN,
             Mode::Down => DOWN_GAIN,

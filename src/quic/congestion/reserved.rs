@@ -16,6 +16,8 @@ const OUTAGE_LOSS: f64 = 0.5;
 const ROUND_PACKETS_MIN: u64 = 32;
 /// Beside one and a half round trips, the window holds what is sent while the peer and this worker sleep.
 const SLACK: Duration = Duration::from_millis(5);
+/// How long a shortest round trip counts.
+const MIN_RTT_LIFE: Duration = Duration::from_secs(10);
 /// Packets that the window holds beside that.
 const SLACK_PACKETS: u64 = 64;
 
@@ -87,7 +89,7 @@ impl CongestionAlgorithm for Reserved {
     fn on_ack_end(&mut self, now: Instant, _in_flight: u64, _app_limited: bool) {
         let Some(sent) = self.newest_sent.take() else { return };
         let rtt = now.saturating_duration_since(sent);
-        if self.min_rtt.is_old(now) {
+        if self.min_rtt.is_older(now, MIN_RTT_LIFE) {
             self.min_rtt.replace(now, rtt);
         }
         self.min_rtt.sample(now, rtt);

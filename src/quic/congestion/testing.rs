@@ -2,7 +2,7 @@
 
 use super::algorithm::CongestionAlgorithm;
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// UDP payload of each packet, and its frame, bytes.
@@ -92,9 +92,8 @@ pub(super) struct Flow {
     pub(super) lost: u64,
     next: u64,
     in_flight: u64,
-    /// Number, time of sending.
-    sent: VecDeque<(u64, Instant)>,
-    gone: BTreeSet<u64>,
+    /// Time of sending, and whether it is still in flight, of each packet from `next - sent.len()` on.
+    sent: VecDeque<(Instant, bool)>,
     largest_acked: u64,
     rtt: Duration,
     tokens: f64,
@@ -117,7 +116,6 @@ impl Flow {
             next: 1,
             in_flight: 0,
             sent: VecDeque::new(),
-            gone: BTreeSet::new(),
             largest_acked: 0,
             rtt: Duration::from_millis(333),
             tokens: 0.0,
@@ -138,7 +136,6 @@ impl Flow {
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
-    Arrives { flow: usize, number: u64, marked: bool },
     Acknowledge { flow: usize },
     Acked { flow: usize, numbers: Vec<u64>, marked: bool },
     Wake { flow: usize },
@@ -156,6 +153,8 @@ pub(super) struct Simulation {
     busy_until: Instant,
     in_burst: bool,
     random: u64,
+    /// What is on the path: when it arrives, its flow, its number, whether it was marked.
+    arriving: VecDeque<(Instant, usize, u64, bool)>,
     events: BinaryHeap<Reverse<(Instant, u64, Event)>>,
     sequence: u64,
     queue_sum: f64,
@@ -181,6 +180,7 @@ impl Simulation {
             now,
             busy_until: now,
             in_burst: false,
+            arriving: VecDeque::new(),
             events,
             sequence,
             queue_sum: 0.0,
@@ -191,12 +191,17 @@ impl Simulation {
     /// Runs until this long after the beginning.
     pub(super) fn run(&mut self, until: Duration) {
         let until = self.begun + until;
-        while let Some(Reverse((at, ..))) = self.events.peek()
-            && *at <= until
-        {
-            let Some(Reverse((at, _, event))) = self.events.pop() else { return };
+        loop {
+            let arrival = self.arriving.front().map(|(at, ..)| *at);
+            let event = self.events.peek().map(|Reverse((at, ..))| *at);
+            let Some(at) = arrival.into_iter().chain(event).min().filter(|at| *at <= until) else { return };
             self.now = at;
-            self.event(event);
+            if arrival == Some(at) {
+                let arrived = self.arriving.pop_front();
+                arrived.into_iter().for_each(|(_, flow, number, marked)| self.arrive(flow, number, marked));
+            } else if let Some(Reverse((.., event))) = self.events.pop() {
+                self.event(event);
+            }
         }
     }
 
@@ -218,26 +223,29 @@ impl Simulation {
         self.events.push(Reverse((at, self.sequence, event)));
     }
 
+    fn arrive(&mut self, flow: usize, number: u64, marked: bool) {
+        let receiver = &mut self.flows[flow];
+        receiver.delivered += PACKET_BYTES;
+        receiver.received.push(number);
+        receiver.marked |= marked;
+        if receiver.received.len() >= PACKETS_PER_ACK || marked {
+            self.acknowledge(flow);
+        } else if receiver.received.len() == 1 {
+            self.schedule(self.now + ACK_DELAY, Event::Acknowledge { flow });
+        }
+    }
+
     fn event(&mut self, event: Event) {
         match event {
-            Event::Arrives { flow, number, marked } => {
-                let receiver = &mut self.flows[flow];
-                receiver.delivered += PACKET_BYTES;
-                receiver.received.push(number);
-                receiver.marked |= marked;
-                if receiver.received.len() >= PACKETS_PER_ACK || marked {
-                    self.acknowledge(flow);
-                } else if receiver.received.len() == 1 {
-                    self.schedule(self.now + ACK_DELAY, Event::Acknowledge { flow });
-                }
-            }
             Event::Acknowledge { flow } => self.acknowledge(flow),
             Event::Acked { flow, numbers, marked } => self.acked(flow, &numbers, marked),
-            Event::Wake { flow } => {
+            // An earlier time replaced the other ones.
+            Event::Wake { flow } if self.flows[flow].wake.is_none_or(|wake| wake == self.now) => {
                 self.flows[flow].wake = None;
                 self.time_out(flow);
                 self.send(flow);
             }
+            Event::Wake { .. } => {}
         }
     }
 
@@ -253,14 +261,14 @@ impl Simulation {
         let (now, flow) = (self.now, &mut self.flows[index]);
         let mut newest = None;
         for number in numbers {
-            let at = flow.sent.binary_search_by_key(number, |(number, _)| *number);
-            if let Ok(at) = at
-                && flow.gone.insert(*number)
+            let first = flow.next - flow.sent.len() as u64;
+            if let Some(at) = number.checked_sub(first)
+                && let Some((sent, flying @ true)) = flow.sent.get_mut(at as usize)
             {
-                let sent = flow.sent[at].1;
-                flow.control.on_acked(now, sent, PACKET_BYTES);
+                *flying = false;
+                flow.control.on_acked(now, *sent, PACKET_BYTES);
                 flow.in_flight -= PACKET_BYTES;
-                newest = newest.max(Some(sent));
+                newest = newest.max(Some(*sent));
             }
             flow.largest_acked = flow.largest_acked.max(*number);
         }
@@ -282,19 +290,18 @@ impl Simulation {
         let (now, flow) = (self.now, &mut self.flows[index]);
         let delay = flow.rtt.mul_f64(1.125).max(Duration::from_millis(1));
         let (mut lost, mut last) = (0, now);
-        for at in 0.. {
-            let Some(&(number, sent)) = flow.sent.get(at) else { break };
+        let first = flow.next - flow.sent.len() as u64;
+        for (number, (sent, flying)) in (first..).zip(&mut flow.sent) {
+            let sent = *sent;
             let by_number = number + PACKET_THRESHOLD <= flow.largest_acked;
             if number >= flow.largest_acked || !(by_number || now - sent >= delay) {
                 break;
             }
-            if flow.gone.insert(number) {
+            if std::mem::take(flying) {
                 (lost, last) = (lost + 1, sent);
             }
         }
-        while let Some((number, _)) = flow.sent.front()
-            && flow.gone.remove(number)
-        {
+        while flow.sent.front().is_some_and(|(_, flying)| !flying) {
             flow.sent.pop_front();
         }
         if lost > 0 {
@@ -353,7 +360,7 @@ impl Simulation {
         let number = flow.next;
         flow.next += 1;
         flow.in_flight += PACKET_BYTES;
-        flow.sent.push_back((number, now));
+        flow.sent.push_back((now, true));
         flow.control.on_sent(now, PACKET_BYTES);
         let start = self.busy_until.max(now);
         let queue = (start - now).as_secs_f64() * self.path.bits_per_s as f64 / 8.0;
@@ -372,6 +379,6 @@ impl Simulation {
         if self.in_burst || out || self.chance(loss) {
             return;
         }
-        self.schedule(self.busy_until + self.path.delay, Event::Arrives { flow: index, number, marked });
+        self.arriving.push_back((self.busy_until + self.path.delay, index, number, marked));
     }
 }

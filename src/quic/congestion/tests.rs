@@ -81,23 +81,23 @@ fn model_needs_no_large_buffer_and_leaves_one_empty() {
 }
 
 #[test]
-fn model_starts_without_losing_half_a_buffer() {
+fn model_starts_without_losing_a_quarter_of_a_buffer() {
     let path = path(1.0, 0.0);
     let mut simulation = Simulation::new(path.clone(), vec![model(4)]);
     simulation.run(seconds(2.0));
     let buffer = path.buffer_bytes / PACKET_BYTES;
-    assert!(simulation.dropped < buffer / 2, "{} of a buffer of {buffer}", simulation.dropped);
+    assert!(simulation.dropped < buffer / 4, "{} of a buffer of {buffer}", simulation.dropped);
     assert!(shares(&mut simulation, &path, 2.0, 3.0)[0] > 0.97);
 }
 
 #[test]
 fn models_share_a_path() {
-    for (flows, least) in [(2_u64, 0.95), (4, 0.8)] {
+    for flows in [2_u64, 4, 8] {
         let path = path(1.0, 0.0);
         let start = |index| model(index + 5).starting(seconds(index as f64));
         let mut simulation = Simulation::new(path.clone(), (0..flows).map(start).collect());
         let shares = shares(&mut simulation, &path, flows as f64 + 9.0, flows as f64 + 19.0);
-        assert!(jain(&shares) > least, "{shares:?}");
+        assert!(jain(&shares) > 0.95, "{shares:?}");
         assert!(shares.iter().sum::<f64>() > 0.95, "{shares:?}");
     }
 }
@@ -106,11 +106,24 @@ fn models_share_a_path() {
 fn model_and_cubic_leave_each_other_a_part() {
     for model_first in [true, false] {
         let path = path(1.0, 0.0);
-        let later = |flow: Flow| flow.starting(seconds(2.0));
+        let later = |flow: Flow| flow.starting(seconds(1.0));
         let flows = if model_first { vec![model(6), later(cubic())] } else { vec![cubic(), later(model(6))] };
-        let shares = shares(&mut Simulation::new(path.clone(), flows), &path, 12.0, 22.0);
-        assert!(shares.iter().all(|share| *share > 0.15), "model first: {model_first}: {shares:?}");
+        let shares = shares(&mut Simulation::new(path.clone(), flows), &path, 11.0, 21.0);
+        assert!(shares.iter().all(|share| *share > 0.3), "model first: {model_first}: {shares:?}");
     }
+}
+
+#[test]
+fn probes_that_overflow_a_small_buffer_become_rare() {
+    // A buffer of 17 packets.
+    let path = path(0.02, 0.0);
+    let mut simulation = Simulation::new(path.clone(), vec![model(9)]);
+    simulation.run(seconds(2.0));
+    let dropped = simulation.dropped;
+    let got = shares(&mut simulation, &path, 2.0, 8.0)[0];
+    let sent = path.bits_per_s * 6 / 8 / PACKET_BYTES;
+    let dropped = simulation.dropped - dropped;
+    assert!(got > 0.9 && dropped < sent / 50, "{got}, {dropped} of {sent} dropped");
 }
 
 #[test]
