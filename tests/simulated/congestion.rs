@@ -83,8 +83,8 @@ fn frames_back(quic: &QuicConfig) -> u64 {
 fn acknowledgments_are_as_rare_as_was_asked() {
     let quic = |packets_per_ack| QuicConfig { packets_per_ack, ..QuicConfig::default() };
     let (few, many) = (frames_back(&quic(10)), frames_back(&quic(2)));
-    // An acknowledgment in ten packets, or in two; credit and the start come on top.
-    assert!(2 * few <= many, "{few} and {many} frames back for each hundred");
+    // An acknowledgment in ten packets; one in two, or in the 0.6 ms that they are apart here; credit and the start come on top.
+    assert!(3 * few <= 2 * many, "{few} and {many} frames back for each hundred");
 }
 
 #[test]

@@ -25,6 +25,8 @@ pub(super) struct DeliverySample {
     pub(super) acked: u64,
     /// The sender had less to send than the path carries.
     pub(super) app_limited: bool,
+    /// The sender has nothing to send now.
+    pub(super) is_idle: bool,
     /// Bytes that were in flight when the packet was sent, itself included.
     pub(super) in_flight: u64,
     /// Bytes delivered when the packet was sent.
@@ -107,6 +109,7 @@ impl Deliveries {
             rtt,
             acked,
             app_limited: record.app_limited,
+            is_idle: app_limited,
             in_flight: record.in_flight,
             delivered_before: record.delivered,
         })

@@ -322,7 +322,8 @@ impl Model {
     fn step_startup(&mut self, now: Instant, round: &Round, sample: &DeliverySample, has_ended: bool) {
         let base = self.min_rtt();
         let long = sample.rtt >= base + (base / RISE_DIVISOR).max(RISE_MIN);
-        self.risen = if long { self.risen + 1 } else { 0 };
+        // What a sender that has nothing more to send makes wait for itself is a burst of its own.
+        self.risen = if long && !sample.is_idle && !sample.app_limited { self.risen + 1 } else { 0 };
         let queued = self.risen >= RISE_SAMPLES;
         let congested = round.is_congested() && (has_ended || round.acked + round.lost >= self.window / 4);
         let filled = has_ended && !sample.app_limited && self.has_filled(self.max_rate());
