@@ -126,3 +126,35 @@ impl Deliveries {
         self.delivered
     }
 }
+
+/// Rounds in which acknowledgments that run ahead are remembered.
+const AHEAD_ROUNDS: u64 = 10;
+
+/// How far acknowledgments run ahead of the rate: room for bursts of them (draft §5.5.9).
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ahead {
+    began: Option<Instant>,
+    acked: u64,
+    /// The most of these rounds, and of those before.
+    most: [u64; 2],
+    round: u64,
+}
+
+impl Ahead {
+    pub(super) fn note(&mut self, now: Instant, acked: u64, rate: f64, round: u64) {
+        let span = self.began.map_or(0.0, |began| now.saturating_duration_since(began).as_secs_f64());
+        let mut expected = rate * span;
+        if self.began.is_none() || self.acked as f64 <= expected {
+            (self.began, self.acked, expected) = (Some(now), 0, 0.0);
+        }
+        self.acked += acked;
+        if round >= self.round + AHEAD_ROUNDS / 2 {
+            (self.most, self.round) = ([self.most[1], 0], round);
+        }
+        self.most[1] = self.most[1].max((self.acked as f64 - expected).max(0.0) as u64);
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.most[0].max(self.most[1])
+    }
+}

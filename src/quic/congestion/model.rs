@@ -6,7 +6,7 @@
 //! - Where a queue stays between probes, the rate follows the queue instead ([`Sharing`]).
 
 use super::algorithm::{CongestionAlgorithm, MinRtt};
-use super::delivery::{Deliveries, DeliverySample};
+use super::delivery::{Ahead, Deliveries, DeliverySample};
 use super::sharing::{QueueSeen, Sharing};
 use std::time::{Duration, Instant};
 
@@ -32,8 +32,6 @@ const FULL_GROWTH: f64 = 1.25;
 const UP_GROWTH: f64 = 1.08;
 const FULL_ROUNDS: u32 = 3;
 const PROBE_RTT_SPAN: Duration = Duration::from_millis(200);
-/// Rounds in which acknowledgments that run ahead are remembered.
-const AHEAD_ROUNDS: u64 = 10;
 /// Rounds of a cycle that only cruise, the least and how many more at most.
 const CRUISE_ROUNDS: u64 = 3;
 const CRUISE_ROUNDS_MORE: u64 = 4;
@@ -479,34 +477,5 @@ impl CongestionAlgorithm for Model {
             self.rate()
         };
         (rate > 0.0).then_some(gain * rate * PACING_MARGIN)
-    }
-}
-
-/// How far acknowledgments run ahead of the rate: room for bursts of them (draft §5.5.9).
-#[derive(Clone, Copy, Debug, Default)]
-struct Ahead {
-    began: Option<Instant>,
-    acked: u64,
-    /// The most of these rounds, and of those before.
-    most: [u64; 2],
-    round: u64,
-}
-
-impl Ahead {
-    fn note(&mut self, now: Instant, acked: u64, rate: f64, round: u64) {
-        let span = self.began.map_or(0.0, |began| now.saturating_duration_since(began).as_secs_f64());
-        let mut expected = rate * span;
-        if self.began.is_none() || self.acked as f64 <= expected {
-            (self.began, self.acked, expected) = (Some(now), 0, 0.0);
-        }
-        self.acked += acked;
-        if round >= self.round + AHEAD_ROUNDS / 2 {
-            (self.most, self.round) = ([self.most[1], 0], round);
-        }
-        self.most[1] = self.most[1].max((self.acked as f64 - expected).max(0.0) as u64);
-    }
-
-    fn bytes(&self) -> u64 {
-        self.most[0].max(self.most[1])
     }
 }
