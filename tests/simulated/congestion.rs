@@ -81,7 +81,8 @@ fn frames_back(quic: &QuicConfig) -> u64 {
 
 #[test]
 fn acknowledgments_are_as_rare_as_was_asked() {
-    let quic = |packets_per_ack| QuicConfig { packets_per_ack, ..QuicConfig::default() };
+    let congestion_control = Congestion::Model;
+    let quic = |packets_per_ack| QuicConfig { packets_per_ack, congestion_control, ..QuicConfig::default() };
     let (few, many) = (frames_back(&quic(10)), frames_back(&quic(2)));
     // An acknowledgment in ten packets; one in two, or in the 0.6 ms that they are apart here; credit and the start come on top.
     assert!(3 * few <= 2 * many, "{few} and {many} frames back for each hundred");
@@ -105,7 +106,11 @@ fn acknowledgments_wait_for_no_rate_and_over_a_long_path_for_each_other() {
     let setup = Setup {
         link: hundred_megabits(),
         gateway_quic: QuicConfig { rate_bits_per_s: 1_000_000, ..QuicConfig::default() },
-        client_quic: QuicConfig { packets_per_ack: 2, ..QuicConfig::default() },
+        client_quic: QuicConfig {
+            packets_per_ack: 2,
+            congestion_control: Congestion::Model,
+            ..QuicConfig::default()
+        },
         step: Duration::from_micros(10),
         ..Setup::default()
     };

@@ -8,6 +8,7 @@ use stoq::gather::{Gather, GatherSource, InOrder, Want};
 use stoq::limits::GROUP_BYTES;
 use stoq::nic::simulated::LinkConfig;
 use stoq::queue::RequestId;
+use stoq::quic::congestion::Congestion;
 use stoq::quic::transport::QuicConfig;
 use stoq::token::{Ranges, Token};
 
@@ -112,7 +113,8 @@ fn source(peer: &Peer) -> GatherSource {
 
 /// What the path's product needs goes in one flight from the start: these tests are about what is asked for.
 fn no_slow_start() -> QuicConfig {
-    QuicConfig { initial_congestion_window_bytes: 6 << 20, ..QuicConfig::default() }
+    let congestion_control = Congestion::Model;
+    QuicConfig { initial_congestion_window_bytes: 6 << 20, congestion_control, ..QuicConfig::default() }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use crate::support::caller::End;
 use crate::support::{SEED, Setup, World, gateway_v4, payload};
 use std::time::{Duration, Instant};
 use stoq::nic::simulated::LinkConfig;
+use stoq::quic::congestion::Congestion;
 use stoq::quic::transport::QuicConfig;
 use stoq::token::{Ranges, Token};
 
@@ -23,6 +24,7 @@ fn transfers(window_budget_bytes: u64) -> [Duration; 2] {
         send_window_bytes: FIRST_WINDOW_BYTES,
         // The congestion window holds the product of rate and round trip from the start on.
         initial_congestion_window_bytes: 3 << 20,
+        congestion_control: Congestion::Model,
         ..QuicConfig::default()
     };
     let step = Duration::from_micros(20);

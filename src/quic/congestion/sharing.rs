@@ -1,4 +1,4 @@
-//! What a model does beside other flows: where a queue stands though nobody probes, the rates of all flows are more than the path has.
+//! What a model does beside other flows: where a queue stands though no flow probes, the rates of all flows are more than the path has.
 //!
 //! Each flow then holds a rate of its own that it adjusts by the queue, which all of them see alike. While the queue is short, the
 //! rate grows by a number of packets a round that grows with the square root of the rate; while it is long, the rate shrinks by a share
@@ -24,7 +24,7 @@ const FORGOTTEN: f64 = 0.02;
 /// Rounds in a row with a long queue, after which a flow gives up nothing for a while.
 const CONTESTED_ROUNDS: u32 = 8;
 const STUBBORN_SPAN: Duration = Duration::from_secs(5);
-/// A queue of less than this share of a long one is none; after so many rounds of it, the flow is alone.
+/// A queue of less than this share of a long one is none; after this many rounds of it, the flow is alone.
 const CALM: f64 = 0.2;
 const CALM_ROUNDS: u32 = 6;
 
