@@ -198,7 +198,7 @@ class Wan:
         else:
             command = [*self.peer("server"), "--listen", f"{FAR}:{PORT}", "--count-every-ms", COUNT_EVERY_MS]
             cipher = "TLS_AES_128_GCM_SHA256"
-            note = f"{'BBR2, paced' if who == 'quiche' else 'CUBIC'}, flow control 64 MiB a stream"
+            note = f"{'BBR2, paced to 1 ms' if who == 'quiche' else 'CUBIC'}, flow control 64 MiB a stream"
         server = self.start("gateway", got, [*pinned(GATEWAY_CORE), *command], "far")
         wait_until("the server is up", lambda: server.poll() is not None or told(got))
         ensure(server.poll() is None, "the server ended before it was up")

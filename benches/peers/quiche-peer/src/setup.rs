@@ -62,66 +62,67 @@ pub(crate) fn connection_id() -> [u8; quiche::MAX_CONN_ID_LEN] {
     rand::random()
 }
 
-/// One burst of packets that leave with one call, at the time that pacing gives it.
+/// How far ahead of its time a paced packet may leave: what a sleeping loop can keep, and the bursts that it makes.
+const PACED_AHEAD: Duration = Duration::from_millis(1);
+
+/// One burst of packets that leave with one call.
 pub(crate) struct Burst {
     packets: Vec<u8>,
-    /// A burst that is filled and whose time has not come.
-    held: Option<Filled>,
     paced: bool,
-}
-
-#[derive(Clone, Copy)]
-struct Filled {
-    to: SocketAddr,
-    bytes: usize,
-    /// The bytes of one packet.
-    segment: usize,
-    at: Instant,
+    /// When pacing lets more packets leave, where it has held some back.
+    next: Option<Instant>,
 }
 
 impl Burst {
     /// Bursts of a connection that paces, or of one that sends as much as its window allows.
     pub(crate) fn new(paced: bool) -> Self {
-        Self { packets: vec![0; BURST_BYTES_MAX], held: None, paced }
+        Self { packets: vec![0; BURST_BYTES_MAX], paced, next: None }
     }
 
     /// Sends the connection's packets, up to a few bursts. Returns whether there may be more now.
     pub(crate) fn send(&mut self, connection: &mut Connection, socket: &mut Socket) -> anyhow::Result<bool> {
+        self.next = None;
         for _ in 0..BURSTS_MAX {
-            if self.held.is_none() {
-                self.held = self.fill(connection)?;
-            }
-            let Some(burst) = self.held else { return Ok(false) };
-            if self.paced && burst.at > Instant::now() {
-                return Ok(false);
-            }
-            socket.send(burst.to, &[IoSlice::new(&self.packets[..burst.bytes])], burst.segment)?;
-            self.held = None;
+            let Some((to, filled, segment)) = self.fill(connection)? else { return Ok(false) };
+            socket.send(to, &[IoSlice::new(&self.packets[..filled])], segment)?;
         }
         Ok(true)
     }
 
-    /// How long the filled burst still waits; none where none waits.
+    /// How long pacing holds packets back; none where it holds none back.
     pub(crate) fn due_in(&self) -> Option<Duration> {
-        self.held.map(|burst| burst.at.saturating_duration_since(Instant::now()))
+        self.next.map(|next| next.saturating_duration_since(Instant::now()))
     }
 
-    /// A burst, as large as pacing allows at once; none if there is nothing to send. Its time is that of its first packet.
-    fn fill(&mut self, connection: &mut Connection) -> anyhow::Result<Option<Filled>> {
+    /// Whether pacing lets a packet leave now.
+    fn is_due(&mut self, connection: &Connection) -> bool {
+        let now = Instant::now();
+        let release = connection.get_next_release_time().filter(|_| self.paced);
+        let Some(at) = release.and_then(|release| release.time(now)) else { return true };
+        if at <= now + PACED_AHEAD {
+            return true;
+        }
+        // Half of what may leave ahead is sent at once, not a packet a turn.
+        self.next = Some(at - PACED_AHEAD / 2);
+        false
+    }
+
+    /// The destination of the burst, its bytes, and the bytes of one packet; none if there is nothing to send.
+    fn fill(&mut self, connection: &mut Connection) -> anyhow::Result<Option<(SocketAddr, usize, usize)>> {
         let full = connection.max_send_udp_payload_size();
-        let most = if self.paced { connection.send_quantum().max(full) } else { BURST_BYTES_MAX };
-        let mut burst: Option<Filled> = None;
+        let (mut filled, mut segment, mut to) = (0, 0, None);
         for _ in 0..BURST_PACKETS_MAX {
-            let filled = burst.map_or(0, |burst| burst.bytes);
+            if !self.is_due(connection) {
+                break;
+            }
             let Some(room) = self.packets.get_mut(filled..filled + full) else { break };
             match connection.send(room) {
                 Ok((len, info)) => {
-                    let burst =
-                        burst.get_or_insert(Filled { to: info.to, bytes: 0, segment: 0, at: info.at });
-                    burst.bytes += len;
-                    burst.segment = burst.segment.max(len);
+                    filled += len;
+                    segment = segment.max(len);
+                    to = Some(info.to);
                     // Only the last of a burst may be shorter than the others.
-                    if len < full || burst.bytes + full > most {
+                    if len < full {
                         break;
                     }
                 }
@@ -129,6 +130,6 @@ impl Burst {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(burst)
+        Ok(to.map(|to| (to, filled, segment)))
     }
 }
