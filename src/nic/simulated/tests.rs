@@ -161,6 +161,7 @@ fn a_run_of_losses_ends_by_its_time_where_few_frames_are_sent() {
     let config = LinkConfig { burst: 1.0, burst_len: 1e9, burst_time, ..LinkConfig::default() };
     let link = SimulatedLink::new(config);
     let (mut a, start) = (link.add_station(A, 1).remove(0), Instant::now());
+    let _b = link.add_station(B, 1);
     send(&mut a, start, 1);
     link.reconfigure(|link| link.burst = f64::MIN_POSITIVE);
     for (ms, lost) in [(9, 2), (10, 2), (11, 2)] {
