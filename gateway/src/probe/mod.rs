@@ -5,6 +5,7 @@
 mod blast;
 pub mod inspect;
 mod links;
+pub mod path;
 mod ping;
 mod pull;
 mod push;

@@ -94,6 +94,10 @@ pub const OPTIONS: &[Range] = &[
         "a connection has no more requests at once (protocol §8)",
     ),
     whole("stoq bench --time-limit", (1, SPAN_S_MAX), "seconds", "no measurement ends in less", A_DAY),
+    whole("stoq path --echo", (0, QUEUE_MAX), "", "", QUEUE),
+    whole("stoq path --discard", (0, QUEUE_MAX), "", "", QUEUE),
+    whole("stoq path --bytes", (1, PAYLOAD_BYTES_MAX), "bytes", NOTHING, COUNTERS),
+    whole("stoq path --time-limit", (5, SPAN_S_MAX), "seconds", "the two ways have no time to fill", A_DAY),
     whole(
         "stoq identity new --days",
         (1, 36_500),

@@ -142,6 +142,39 @@ fn bench_spreads_its_load_over_connections_and_streams() {
 }
 
 #[test]
+fn a_path_is_measured_with_its_limits_and_what_to_set() {
+    let mut site = Site::new();
+    let _gateway = site.start();
+    let path = ["--time-limit", "5", "--bytes", "20000000"];
+    let result = json(site.client("path").args(path));
+    assert_eq!((&result["operation"], &result["forth"]["bytes"]), (&"path".into(), &20_000_000.into()));
+    for (of, key) in [("idle", "p50_us"), ("forth", "bits_per_s"), ("back", "bits_per_s")] {
+        assert!(result[of][key].as_f64().unwrap() > 0.0, "{result}");
+    }
+    assert!(result["udp_payload_bytes"].as_u64() >= Some(1200) && result["advice"].is_array(), "{result}");
+    assert!(result["forth"]["limited_s"]["congestion"].is_number(), "{result}");
+    let (text, stderr) = run(site.client("path").args(path), 0);
+    for word in ["delay ", "size ", "forth ", "limited by ", "back ", "unseen ", "set "] {
+        assert!(text.contains(word), "{text}");
+    }
+    assert!(text.lines().count() < 20 && stderr.contains("loading the way back"), "{text}{stderr}");
+}
+
+#[test]
+fn a_path_without_its_applications_names_the_fix() {
+    let mut site = Site::new();
+    let _gateway = site.start();
+    for (option, kind) in [("--echo", "echo"), ("--discard", "discard")] {
+        let short = ["--time-limit", "10", "--timeout", "2", option, "9"];
+        let (_, stderr) = run(site.client("path").args(short), 1);
+        assert!(stderr.contains(&format!("[[application]] kind = \"{kind}\", queues = [9]")), "{stderr}");
+        assert_eq!(stderr.matches("no answer from queue 9").count(), 1, "{stderr}");
+    }
+    let (_, stderr) = run(site.client("path").args(["--time-limit", "4"]), 2);
+    assert!(stderr.contains("--time-limit"), "{stderr}");
+}
+
+#[test]
 fn a_bench_without_a_discard_application_names_its_queue() {
     let mut site = Site::new();
     let _gateway = site.start();

@@ -8,6 +8,7 @@ mod input;
 mod locate;
 mod mirror;
 mod output;
+mod path;
 mod ping;
 mod put;
 mod route;
@@ -43,6 +44,8 @@ enum Command {
     Ping(ping::Args),
     /// Measure the goodput of messages, puts or gets, without disks.
     Bench(bench::Args),
+    /// Measure the path to a gateway: delay, rate and loss, what limits it, and what to set. Takes about a minute, and loads the path.
+    Path(path::Args),
     /// Make or show identities: keys, certificates, node IDs.
     Identity(identity::Args),
     /// Print the content token of a file, or of a pipe's bytes, without a network.
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Mirror(args) => mirror::run(args),
         Command::Ping(args) => ping::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Path(args) => path::run(args),
         Command::Identity(args) => identity::run(args),
         Command::Token(args) => token::run(args),
         Command::Generate(args) => args.write(Cli::command()).map_err(Into::into),

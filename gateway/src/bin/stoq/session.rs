@@ -15,7 +15,7 @@ use stoq::names::{GatewayAddress, ResolveError};
 use stoq::network::{OpenNetwork, Running, RunningClient};
 use stoq::node::{Hosted, Node, NodeConfig};
 use stoq::quic::congestion::Congestion;
-use stoq::quic::transport::QuicError;
+use stoq::quic::transport::{QuicConfig, QuicError};
 use stoq::tls::{CipherSuite, NodeId};
 use stoq_gateway::config::{ClientConfig, IdentityConfig, LogConfig, TrustConfig, load_client};
 use stoq_gateway::faults::{SignalError, started};
@@ -69,6 +69,7 @@ pub(crate) struct ClientSetup {
     pub(crate) gateways: Gateways,
     pub(crate) cipher: CipherSuite,
     pub(crate) workers: usize,
+    pub(crate) quic: QuicConfig,
     settings: ClientBuilder,
     network: OpenNetwork,
 }
@@ -138,6 +139,11 @@ impl ClientOptions {
         self.open_with(config)
     }
 
+    /// Whether nothing but the result is wanted.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet || self.json
+    }
+
     /// Like [`Self::open`], for a tool that may work without a connected gateway.
     pub(crate) fn open_anywhere(&self) -> anyhow::Result<ClientSetup> {
         self.open_with(self.config()?)
@@ -152,7 +158,8 @@ impl ClientOptions {
         let network = OpenNetwork::open_client(&config.network, config.workers.count.into())?;
         let (cipher, workers) = (config.tls.cipher, config.workers.count.into());
         let (remote, gateways) = (self.gateway.clone().or(config.connect), Gateways(config.gateway));
-        Ok(ClientSetup { remote, timeout, interrupt, gateways, cipher, workers, settings, network })
+        let quic = config.quic;
+        Ok(ClientSetup { remote, timeout, interrupt, gateways, cipher, workers, quic, settings, network })
     }
 
     fn config(&self) -> anyhow::Result<ClientConfig> {
@@ -224,7 +231,7 @@ impl ClientSetup {
 
     /// Starts the client.
     pub(crate) fn start(self) -> anyhow::Result<Online> {
-        let Self { remote, timeout, interrupt, gateways, cipher, workers, settings, network } = self;
+        let Self { remote, timeout, interrupt, gateways, cipher, workers, settings, network, .. } = self;
         let client = network.start_client(settings)?;
         Ok(Online { client, gateways, cipher, workers, remote, timeout, interrupt })
     }
