@@ -50,6 +50,7 @@ mod memory;
 mod token_bucket;
 
 pub mod names;
+pub mod peer_text;
 
 // The way of a packet: frames, devices, datagrams, QUIC, records, streams, rings, applications.
 pub mod wire;

@@ -18,7 +18,7 @@ use stoq::client::{
 };
 use stoq::node::{ApplicationHost, Hosted};
 use stoq::queue::{Answer, AppPort, Command, Delivery};
-use stoq::record::{Coverage, Done, ErrorCode, Holder, Holders, Mirror, Request};
+use stoq::record::{Coverage, Done, ErrorCode, ErrorRecord, Holder, Holders, Mirror, Request};
 use stoq::shard::Lanes;
 use stoq::tls::NodeId;
 use stoq::token::{Ranges, Token};
@@ -451,6 +451,52 @@ impl Application for Placer {
             port.send(command).unwrap();
         }
         worked
+    }
+}
+
+/// The reasons of a gateway that lies: a title, a clipboard, a success line, a turned direction of writing.
+const LIES: &str = "\u{1b}]0;owned\u{7}\u{1b}]52;c;cm0=\u{1b}\\\r\ndone, it is kept\n\u{9b}2J\u{202e}\u{2066}\u{200f}\u{2028}\u{200b}\u{7f}";
+
+/// Refuses every request with [`LIES`].
+struct Liar;
+
+impl Application for Liar {
+    fn poll(&mut self, _now: Instant, port: &mut AppPort) -> bool {
+        let mut worked = false;
+        while let Some(delivery) = port.receive() {
+            worked = true;
+            if let Delivery::Asked(request, _) = delivery {
+                let failure = ErrorRecord::new(ErrorCode::Busy, 0, LIES);
+                port.send(Command::refuse(request, failure)).unwrap();
+            }
+        }
+        worked
+    }
+}
+
+#[tokio::test]
+async fn a_lying_gateways_reasons_are_fit_to_be_printed() {
+    let host = ApplicationHost::Node(Placement::Worker, Box::new(|_| Box::new(Liar)));
+    let liar = Hosted { store: true, ..Hosted::new("liar", vec![9], host) };
+    let site = Site::of(Gateway::start_with(1, vec![liar]));
+    let peer = site.peer().await;
+    let payload = Prepared::bytes("refused");
+    let to_liar = PutOptions { queue: Some(9), ..Default::default() };
+    let mirror =
+        Mirror { token: payload.token.into(), lanes: Lanes::NONE, lease_s: 5, sources: vec![HOLDER] };
+    let errors = [
+        ("put", peer.put_with(&payload, to_liar, |_| {}).await.map(drop).unwrap_err()),
+        ("get", get(&peer, payload.token).await.map(drop).unwrap_err()),
+        ("describe", peer.describe(payload.token).await.map(drop).unwrap_err()),
+        ("locate", peer.locate(payload.token).await.map(drop).unwrap_err()),
+        ("mirror", peer.mirror(mirror).await.map(drop).unwrap_err()),
+    ];
+    for (call, error) in errors {
+        let ClientError::Refused(failure) = &error else { panic!("{call}: {error:?}") };
+        let shown = r"\u{1b}]0;owned\u{7}\u{1b}]52;c;cm0=\u{1b}\\u{d}\u{a}done, it is kept\u{a}\u{9b}2J\u{202e}\u{2066}\u{200f}\u{2028}\u{200b}\u{7f}";
+        assert_eq!(failure.reason(), shown, "{call}");
+        let hidden = |letter: char| letter.is_control() || !letter.is_ascii();
+        assert!(!format!("{error} {error:?}").contains(hidden), "{call}: {error}");
     }
 }
 

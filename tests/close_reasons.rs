@@ -71,7 +71,7 @@ async fn each_refusal_has_its_type() {
             "the gateway is leaving",
             draining.client_builder(),
             draining.address(),
-            CloseReason::PeerQuic { code: refused, text: String::new() },
+            CloseReason::PeerQuic { code: refused, text: "".into() },
         ),
         (
             "there is no IPv6 here",

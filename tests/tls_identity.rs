@@ -133,7 +133,8 @@ fn a_pem_text_is_read_the_same_in_every_encoding_and_layout() {
     let files = files();
     let loaded = Identity::load(&files.certificate, &files.key).unwrap();
     type Way = (&'static str, fn(&str) -> Vec<u8>);
-    let ways: [Way; 8] = [
+    let ways: [Way; 9] = [
+        ("OpenSSL's first label", |text| text.replace(" CERTIFICATE", " X509 CERTIFICATE").into()),
         ("byte order mark", |text| [b"\xef\xbb\xbf", text.as_bytes()].concat()),
         ("CRLF", |text| text.replace('\n', "\r\n").into()),
         ("CR", |text| text.replace('\n', "\r").into()),

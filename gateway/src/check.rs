@@ -154,7 +154,9 @@ fn certificates(config: &GatewayConfig, findings: &mut Findings) {
 /// The command that repairs an identity. A new identity is offered only where both files are missing.
 fn mend_identity(identity: &IdentityConfig) -> String {
     let (certificate, key) = (identity.certificate.display(), identity.key.display());
-    match (identity.certificate.exists(), identity.key.exists()) {
+    // A file that this user may not look for may exist.
+    let exists = |path: &Path| path.try_exists().unwrap_or(true);
+    match (exists(&identity.certificate), exists(&identity.key)) {
         (false, false) => format!("stoq identity new --cert {certificate} --key {key}"),
         (false, true) => format!(
             "restore the certificate that was issued for {key}, or make one with the same node ID: \

@@ -4,6 +4,7 @@
 //! prints (`clippy::print_stdout` and `clippy::print_stderr` are denied). A failure of standard output ends a tool with an exit code; a
 //! failure of standard error is ignored.
 
+use crate::faults::Usage;
 use clap::error::ErrorKind;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -79,6 +80,15 @@ pub fn note(text: impl Display) {
 
 /// Prints clap's text and ends the process: `--help` and `--version` with exit code 0, wrong usage with 2.
 pub fn refuse(refused: &clap::Error, program: &str) -> ! {
+    // Clap's text shows the wrong argument.
+    if refused.to_string().contains("PRIVATE KEY-----") {
+        failed(
+            program,
+            &Usage("an argument is a private key; put it into a file, and give the file's path".into())
+                .into(),
+        );
+        std::process::exit(2);
+    }
     let printed = refused.print().and_then(|()| io::stdout().flush());
     let code = match (printed, refused.kind()) {
         (Ok(()), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => 0,

@@ -1,14 +1,15 @@
 //! The reason of a connection's end, or of its failure to come up.
 
 use crate::datagram::Obstacle;
+use crate::peer_text::PeerText;
 use crate::record::ErrorCode;
-use crate::tls::{TlsRefusal, explain, shown};
+use crate::tls::{TlsRefusal, explain};
 use quinn_proto::{ConnectError, ConnectionError, TransportErrorCode};
 use std::net::SocketAddr;
 
 /// Why a connection ended, or did not come up. The text says what happened and, where possible, what to do.
 ///
-/// A peer's text is shown without control characters, at most 200 characters of it.
+/// A peer's text is a [`PeerText`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CloseReason {
     /// TLS refused the peer, or the peer's TLS refused this side; the reason is typed as well. A client's handshake is complete
@@ -32,7 +33,7 @@ pub enum CloseReason {
         /// The number of the peer's error code: [`CloseReason::code`] names it.
         number: u64,
         /// The peer's text.
-        text: String,
+        text: PeerText,
     },
     /// The peer's QUIC closed it.
     #[error("ended by the peer's QUIC ({}){}", quic_name(*.code), after_colon(.text))]
@@ -40,7 +41,7 @@ pub enum CloseReason {
         /// QUIC's error code (RFC 9000 §20.1).
         code: TransportErrorCode,
         /// The peer's text.
-        text: String,
+        text: PeerText,
     },
     /// The peer broke a rule of QUIC, and this side ended it.
     #[error("the peer broke a rule of QUIC ({}){}", quic_name(*.code), after_colon(.text))]
@@ -48,7 +49,7 @@ pub enum CloseReason {
         /// QUIC's error code (RFC 9000 §20.1).
         code: TransportErrorCode,
         /// The rule.
-        text: String,
+        text: PeerText,
     },
     /// The peer speaks none of the QUIC versions of this side.
     #[error(
@@ -61,7 +62,7 @@ pub enum CloseReason {
         /// The fault.
         code: ErrorCode,
         /// The fault in words.
-        text: String,
+        text: PeerText,
     },
     /// An application of this side closed it.
     #[error("closed here")]
@@ -107,11 +108,11 @@ impl From<&ConnectionError> for CloseReason {
         if let Some(refusal) = explain(error) {
             return Self::Tls(refusal);
         }
-        let text = |bytes: &[u8]| shown(&String::from_utf8_lossy(bytes));
+        let text = |bytes: &[u8]| PeerText::of_bytes(bytes);
         match error {
             ConnectionError::VersionMismatch => Self::Version,
             ConnectionError::TransportError(error) => {
-                Self::Quic { code: error.code, text: shown(&error.reason) }
+                Self::Quic { code: error.code, text: PeerText::from(&*error.reason) }
             }
             ConnectionError::ConnectionClosed(close) => {
                 Self::PeerQuic { code: close.error_code, text: text(&close.reason) }
@@ -214,11 +215,15 @@ mod tests {
                 "(going away): shutting down",
             ),
             (closed_by_peer(0x0a, ""), peer(0x0a, ""), "closed by the peer (not authorized)"),
-            (closed_by_peer(0x7777, "a\u{1b}[31m\nb"), peer(0x7777, "a[31mb"), "(code 30583): a[31mb"),
+            (
+                closed_by_peer(0x7777, "a\u{1b}[31m\nb"),
+                peer(0x7777, "a\u{1b}[31m\nb"),
+                r"(code 30583): a\u{1b}[31m\u{a}b",
+            ),
             (
                 ended_by_peer(refused, b"full\x07"),
-                CloseReason::PeerQuic { code: refused, text: "full".into() },
-                "ended by the peer's QUIC (CONNECTION_REFUSED): full",
+                CloseReason::PeerQuic { code: refused, text: "full\x07".into() },
+                "ended by the peer's QUIC (CONNECTION_REFUSED): full\\u{7}",
             ),
             (
                 fault(broken, "a frame is short"),

@@ -2,6 +2,7 @@
 
 use super::{ErrorCode, Record, RecordError, RecordType, varint};
 use crate::limits::REASON_BYTES_MAX;
+use crate::peer_text::PeerText;
 
 /// ERROR: `code(i) retry_ms(i) reason(UTF-8, at most 256 bytes)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +22,7 @@ impl ErrorRecord {
         Self { code, retry_ms, reason }
     }
 
-    /// The reason for people, at most [`REASON_BYTES_MAX`] bytes.
+    /// The reason for people, at most [`REASON_BYTES_MAX`] bytes. That of a record that was read is a [`PeerText`].
     pub fn reason(&self) -> &str {
         &self.reason
     }
@@ -38,7 +39,7 @@ impl Record for ErrorRecord {
         }
         let reason = std::str::from_utf8(body).map_err(|_| RecordError::ReasonNotUtf8)?;
         let code = ErrorCode::from_u64(code).unwrap_or(ErrorCode::Internal);
-        Ok(Self { code, retry_ms, reason: reason.to_owned() })
+        Ok(Self { code, retry_ms, reason: PeerText::cut(reason, REASON_BYTES_MAX).into_string() })
     }
 
     fn emit(&self, out: &mut Vec<u8>) {
@@ -62,6 +63,15 @@ mod tests {
         assert_eq!(error.reason().len(), 256);
         let error = ErrorRecord::new(ErrorCode::Busy, 5, format!("x{}", "é".repeat(200)));
         assert_eq!(error.reason().len(), 255);
+    }
+
+    #[test]
+    fn a_reason_that_acts_on_a_terminal_is_read_as_one_that_does_not() {
+        let mut body = vec![1, 0];
+        body.extend("\u{1b}]0;x\u{7}\nb3:".as_bytes());
+        assert_eq!(ErrorRecord::parse(&body).unwrap().reason(), "\\u{1b}]0;x\\u{7}\\u{a}b3:");
+        body.resize(2 + 256, 7);
+        assert!(ErrorRecord::parse(&body).unwrap().reason().len() <= REASON_BYTES_MAX);
     }
 
     #[test]

@@ -10,9 +10,9 @@ use super::stream::{Queued, ReadEnd, Role, Sending, Stream};
 use super::{Context, Session};
 use crate::counters::Counter;
 use crate::limits::{STREAM_ERROR_WINDOW_S, STREAM_ERRORS_MAX};
+use crate::peer_text::PeerText;
 use crate::queue::{CloseReason, Credit, Delivery, RequestId};
 use crate::record::{ErrorCode, ErrorRecord};
-use crate::tls::shown;
 use bytes::Bytes;
 use quinn_proto::{Connection, Dir, ReadError, StreamId, VarInt};
 use std::time::{Duration, Instant};
@@ -257,7 +257,7 @@ impl Session {
         }
         self.errors.push_back(cx.now);
         if fault.fatal || self.errors.len() >= STREAM_ERRORS_MAX {
-            let reason = CloseReason::Fault { code: fault.code, text: shown(&fault.reason) };
+            let reason = CloseReason::Fault { code: fault.code, text: PeerText::from(&*fault.reason) };
             self.closed(&reason, cx);
             conn.close(cx.now, fault.code.into(), Bytes::from(fault.reason));
         }

@@ -29,7 +29,6 @@ pub struct Identity {
 }
 
 /// A new identity, in memory and as the text of its files.
-#[derive(Debug)]
 pub struct NewIdentity {
     /// The identity itself.
     pub identity: Identity,
@@ -40,7 +39,6 @@ pub struct NewIdentity {
 }
 
 /// A new key with a request for an authority to certify it.
-#[derive(Debug)]
 pub struct NewRequest {
     /// The certificate request (PKCS#10).
     pub request_pem: String,
@@ -194,6 +192,20 @@ impl Identity {
     /// Chain and key, for rustls.
     pub(super) fn certified(&self) -> &Arc<CertifiedKey> {
         &self.certified
+    }
+}
+
+/// Without the key.
+impl fmt::Debug for NewIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.identity.fmt(f)
+    }
+}
+
+/// Without the key.
+impl fmt::Debug for NewRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewRequest").field("node_id", &self.node_id).finish_non_exhaustive()
     }
 }
 

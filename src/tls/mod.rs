@@ -35,9 +35,8 @@ pub use identity::{Identity, NewIdentity, NewRequest, write_key_and, write_publi
 pub use node_id::{NodeId, NodeIdError};
 pub use pem::PemError;
 pub use pem::PemText;
-pub use pem::read_plain;
+pub use pem::{read_any_key, read_certificates};
 pub use provider::{CipherSuite, TlsPolicy, UnknownCipherSuite};
-pub(crate) use refusal::shown;
 pub use refusal::{RefusalReason, RefusedBy, TlsRefusal, explain};
 pub use trust::{Trust, TrustFiles};
 pub use x509::{CertificateSummary, FalconPublicKey, FalconSignature, IssueError, Pkcs8Error};

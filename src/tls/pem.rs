@@ -1,11 +1,14 @@
 //! PEM files: read with bounds, checked for permissions, written without overwriting.
+//!
+//! A file may hold a key, whichever file was meant. No error therefore has a byte of a file's content: it names labels of its own list,
+//! and never the PEM reader's error, which quotes the text.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject, SectionKind};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_cert::der::pem::{LineEnding, encode_string};
 use zeroize::Zeroizing;
 
@@ -15,6 +18,28 @@ const PEM_FILE_BYTES_MAX: u64 = 4 << 20;
 pub(super) const CERTIFICATE: &str = "CERTIFICATE";
 pub(super) const CERTIFICATE_REQUEST: &str = "CERTIFICATE REQUEST";
 pub(super) const PRIVATE_KEY: &str = "PRIVATE KEY";
+
+/// The first part of a line that begins a section.
+const BEGIN: &str = "-----BEGIN ";
+
+/// The labels that errors name. Another label may be part of a key whose line ends were lost.
+const LABELS: [&str; 15] = [
+    CERTIFICATE,
+    CERTIFICATE_REQUEST,
+    PRIVATE_KEY,
+    "X509 CERTIFICATE",
+    "TRUSTED CERTIFICATE",
+    "NEW CERTIFICATE REQUEST",
+    "PUBLIC KEY",
+    "RSA PUBLIC KEY",
+    "EC PRIVATE KEY",
+    "EC PARAMETERS",
+    "RSA PRIVATE KEY",
+    "DSA PRIVATE KEY",
+    "ENCRYPTED PRIVATE KEY",
+    "OPENSSH PRIVATE KEY",
+    "X509 CRL",
+];
 
 /// A PEM text, and the path of its file, which messages name.
 #[derive(Clone, Copy)]
@@ -36,6 +61,11 @@ pub enum PemError {
         /// The system's error.
         r#source: io::Error,
     },
+    /// The path is a PEM text itself. The error does not show it.
+    #[error(
+        "a PEM text is given where the path of its file belongs; write the text into a file of mode 0600, and give its path"
+    )]
+    TextForPath,
     /// The file is larger than any certificate bundle.
     #[error("{}: larger than {PEM_FILE_BYTES_MAX} bytes; this is no PEM file of certificates or keys", path.display())]
     TooLarge {
@@ -93,24 +123,48 @@ pub enum PemError {
 
 /// Reads a public file.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, PemError> {
-    let file = File::open(path).map_err(|source| PemError::Read { path: path.into(), source })?;
-    read_bounded(path, file)
+    read_bounded(path, open(path)?)
 }
 
-/// Reads a public PEM file in the form for parsers: UTF-8 without a byte order mark, lines without blanks
-/// around them.
+/// The certificates of a PEM file, in its order, at least one.
 ///
 /// # Errors
-/// [`PemError`]: the file cannot be read, or is larger than a PEM file may be.
-pub fn read_plain(path: &Path) -> Result<Zeroizing<Vec<u8>>, PemError> {
-    Ok(plain(&read(path)?))
+/// [`PemError`]: the file cannot be read, is damaged, or has no certificate.
+pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemError> {
+    certificates(path, &read(path)?)
+}
+
+/// The first private key of a PEM file, in whichever of PEM's forms of keys.
+///
+/// # Errors
+/// [`PemError`]: the file cannot be read, is damaged, or has no private key.
+pub fn read_any_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
+    let pem = Zeroizing::new(read(path)?);
+    let text = plain(&pem);
+    // The fixes for a node's key speak of the node ID, which this key is not.
+    let other = "give a key of this endpoint, or make one with its certificate";
+    let fixed = |error| match error {
+        PemError::Damaged { path, reason, fix } if fix == restore(PRIVATE_KEY) => {
+            PemError::Damaged { path, reason, fix: other }
+        }
+        PemError::WrongLabel { path, wanted, found, fix } if fix == restore(PRIVATE_KEY) => {
+            PemError::WrongLabel { path, wanted, found, fix: other }
+        }
+        error => error,
+    };
+    let mut keys = PrivateKeyDer::pem_slice_iter(&text);
+    match keys.next() {
+        Some(Ok(key)) => Ok(key),
+        Some(Err(error)) => Err(fixed(damaged(path, PRIVATE_KEY, &error, &text))),
+        None => Err(fixed(wrong_label(path, PRIVATE_KEY, &pem, &text))),
+    }
 }
 
 /// Reads a private key file, unless users other than its owner and group can read it.
 ///
 /// The group may read: Kubernetes (`fsGroup`) and systemd hand secrets to services that way.
 pub(super) fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, PemError> {
-    let file = File::open(path).map_err(|source| PemError::Read { path: path.into(), source })?;
+    let file = open(path)?;
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
@@ -125,6 +179,13 @@ pub(super) fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, PemError> {
     }
     #[cfg(not(unix))]
     read_bounded(path, file).map(Zeroizing::new)
+}
+
+fn open(path: &Path) -> Result<File, PemError> {
+    File::open(path).map_err(|source| match path.to_string_lossy().contains(BEGIN.trim_end()) {
+        true => PemError::TextForPath,
+        false => PemError::Read { path: path.into(), source },
+    })
 }
 
 fn read_bounded(path: &Path, file: File) -> Result<Vec<u8>, PemError> {
@@ -182,7 +243,12 @@ fn plain(pem: &[u8]) -> Zeroizing<Vec<u8>> {
     // Room for the whole from the start: a buffer that grows leaves copies of a key behind.
     let mut text = Zeroizing::new(Vec::with_capacity(utf8.len() + 1));
     for line in utf8.split(|byte| matches!(byte, b'\n' | b'\r')) {
-        text.extend_from_slice(line.trim_ascii());
+        text.extend_from_slice(match line.trim_ascii() {
+            // The label of OpenSSL's first versions.
+            b"-----BEGIN X509 CERTIFICATE-----" => b"-----BEGIN CERTIFICATE-----",
+            b"-----END X509 CERTIFICATE-----" => b"-----END CERTIFICATE-----",
+            line => line,
+        });
         text.push(b'\n');
     }
     text
@@ -208,6 +274,13 @@ fn damaged(path: &Path, wanted: &'static str, error: &pem::Error, text: &[u8]) -
             fix: "write them as line ends: printf '%b' \"$(cat FILE)\" > NEW_FILE",
         };
     }
+    if has_no_line_ends(text) {
+        return PemError::Damaged {
+            path: path.into(),
+            reason: "it has no line ends: BEGIN and the bytes after it stand on one line".into(),
+            fix: "give each part a line of its own: grep -oE -e '-----[A-Z ]+-----|[A-Za-z0-9+/=]+' FILE > NEW_FILE",
+        };
+    }
     let reason = match error {
         pem::Error::MissingSectionEnd { .. } => {
             "a section has a BEGIN line and no END line; the file is cut short".into()
@@ -216,13 +289,21 @@ fn damaged(path: &Path, wanted: &'static str, error: &pem::Error, text: &[u8]) -
         pem::Error::Base64Decode(_) => {
             "the text between BEGIN and END is no base64; it was changed, or is encrypted".into()
         }
-        other => other.to_string(),
+        // Not the reader's own words, which quote the text.
+        _ => "it cannot be read as PEM".into(),
     };
     PemError::Damaged { path: path.into(), reason, fix: restore(wanted) }
 }
 
+/// Whether more than its label stands on the first line that begins a section.
+fn has_no_line_ends(text: &[u8]) -> bool {
+    let begins = |line: &&[u8]| line.starts_with(BEGIN.as_bytes());
+    let Some(line) = text.split(|byte| *byte == b'\n').find(begins) else { return false };
+    let after = &line[BEGIN.len()..];
+    after.windows(5).position(|part| part == b"-----").is_some_and(|end| end + 5 < after.len())
+}
+
 fn wrong_label(path: &Path, wanted: &'static str, pem: &[u8], text: &[u8]) -> PemError {
-    const BEGIN: &str = "-----BEGIN ";
     let text = Zeroizing::new(String::from_utf8_lossy(text).into_owned());
     let label = |line: &'_ str| Some(line.strip_prefix(BEGIN)?.strip_suffix("-----")?.to_owned());
     let labels: Vec<_> = text.lines().filter_map(label).collect();
@@ -255,8 +336,10 @@ fn wrong_label(path: &Path, wanted: &'static str, pem: &[u8], text: &[u8]) -> Pe
         _ if pem.is_empty() => restore(wanted),
         _ => "give the right file here",
     };
-    let shown =
-        |label: &String| format!("\"BEGIN {}\"", label.chars().take(64).collect::<String>().escape_debug());
+    let shown = |label: &String| match LABELS.contains(&label.as_str()) {
+        true => format!("\"BEGIN {label}\""),
+        false => "a section of another kind".into(),
+    };
     let found = match &labels[..] {
         [] if pem.is_empty() => "nothing, since the file is empty".into(),
         [] => "no PEM at all".into(),

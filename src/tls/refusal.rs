@@ -9,9 +9,7 @@ use std::fmt;
 use quinn_proto::ConnectionError;
 
 use super::NodeId;
-
-/// The longest text of a peer that is shown, characters.
-const FOREIGN_TEXT_LEN_MAX: usize = 200;
+use crate::peer_text::PeerText;
 
 const NOT_PINNED: &str = "stoq: certificate's node ID is not pinned: ";
 const CLASSICAL_KEY: &str = "stoq: certificate's key is not Falcon";
@@ -100,8 +98,8 @@ pub enum RefusalReason {
     Other {
         /// The TLS alert (RFC 8446 §6).
         alert: u8,
-        /// The text, without control characters.
-        text: String,
+        /// The text.
+        text: PeerText,
     },
 }
 
@@ -133,12 +131,7 @@ pub fn explain(error: &ConnectionError) -> Option<TlsRefusal> {
 fn classify(alert: u8, text: &str) -> RefusalReason {
     by_text(text)
         .or_else(|| by_alert(alert))
-        .unwrap_or_else(|| RefusalReason::Other { alert, text: shown(text) })
-}
-
-/// A peer's text as it is shown: without control characters, and bounded in length.
-pub(crate) fn shown(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(FOREIGN_TEXT_LEN_MAX).collect()
+        .unwrap_or_else(|| RefusalReason::Other { alert, text: PeerText::from(text) })
 }
 
 /// A name in Rust's spelling, such as `TrailingData(SignedData)`, as words: `trailing data (signed data)`.
@@ -331,7 +324,7 @@ mod tests {
         for alert in [40, 42, 43, 45, 48, 49, 51, 71, 116, 120] {
             assert!(!matches!(classify(alert, ""), RefusalReason::Other { .. }));
         }
-        assert_eq!(classify(80, "a\nb"), RefusalReason::Other { alert: 80, text: "ab".into() });
+        assert_eq!(classify(80, "a\nb"), RefusalReason::Other { alert: 80, text: "a\nb".into() });
     }
 
     /// Each reason, with a part of its text on this side, and where the peer refuses.

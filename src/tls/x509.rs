@@ -1,5 +1,6 @@
 //! X.509: self-signed certificates, requests, summaries of certificates, and PKCS#8 keys.
 
+use crate::peer_text::PeerText;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
@@ -318,8 +319,8 @@ impl CertificateSummary {
             node_id: NodeId::from_certificate(certificate)?,
             algorithm: FalconAlgorithm::from_oid(oid)
                 .map_or_else(|| oid.to_string(), |known| known.name().into()),
-            subject: body.subject().to_string(),
-            issuer: body.issuer().to_string(),
+            subject: PeerText::from(&*body.subject().to_string()).into_string(),
+            issuer: PeerText::from(&*body.issuer().to_string()).into_string(),
             not_before: body.validity().not_before.to_date_time().to_string(),
             not_after: body.validity().not_after.to_date_time().to_string(),
             not_before_s: body.validity().not_before.to_unix_duration().as_secs(),
@@ -375,13 +376,13 @@ impl fmt::Display for CertificateSummary {
 
 fn name_text(name: &GeneralName) -> String {
     match name {
-        GeneralName::DnsName(text) => text.as_str().escape_debug().to_string(),
+        GeneralName::DnsName(text) => PeerText::from(text.as_str()).into_string(),
         GeneralName::IpAddress(octets) => match *octets.as_bytes() {
             [a, b, c, d] => IpAddr::from([a, b, c, d]).to_string(),
             ref bytes => <[u8; 16]>::try_from(bytes)
                 .map_or_else(|_| "malformed IP address".into(), |v6| IpAddr::from(v6).to_string()),
         },
-        GeneralName::UniformResourceIdentifier(text) => text.as_str().escape_debug().to_string(),
+        GeneralName::UniformResourceIdentifier(text) => PeerText::from(text.as_str()).into_string(),
         _ => "a name of another kind".into(),
     }
 }

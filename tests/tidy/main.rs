@@ -183,6 +183,21 @@ fn files_fit_a_reader() {
     assert_only(LONG_FILES, &long.map(|source| source.path).collect(), &rule);
 }
 
+/// docs/security.md names the tests that hold each defense.
+#[test]
+fn the_tests_that_the_page_on_security_names_exist() {
+    let page = fs::read_to_string(root().join("docs/security.md")).unwrap();
+    let tests: String = sources(&[".rs"]).into_iter().map(|source| source.text).collect();
+    for section in page.split("\n## ").skip(1) {
+        let (_, named) = section.split_once("\n- Tests: ").expect("a section names its tests");
+        let names: Vec<_> = named.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "no test: {section}");
+        for name in names {
+            assert!(tests.contains(&format!("fn {name}(")), "docs/security.md: there is no test {name}");
+        }
+    }
+}
+
 #[test]
 fn functions_fit_a_screen() {
     let mut long = BTreeSet::new();

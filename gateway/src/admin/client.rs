@@ -1,14 +1,15 @@
 //! A client of the endpoint: one GET at a time over HTTP or HTTPS, for `top`, `health` and tests.
 
-use super::listener::chain;
 use anyhow::{Context, anyhow, bail, ensure};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use stoq::tls::read_certificates;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -22,12 +23,19 @@ const EXAMPLE: &str =
     "no host and port; give one such as http://127.0.0.1:9464, gateway.example:9464 or [::1]:9464";
 
 /// A gateway's admin endpoint.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Remote {
     host: String,
     port: u16,
     tls: Option<Arc<ClientConfig>>,
     token: Option<String>,
+}
+
+/// Without the token.
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remote").field("host", &self.host).field("port", &self.port).finish_non_exhaustive()
+    }
 }
 
 impl Remote {
@@ -150,7 +158,7 @@ fn host_and_port(authority: &str) -> Option<(String, u16)> {
 
 fn trusting(ca: &Path) -> anyhow::Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
-    for certificate in chain(ca)? {
+    for certificate in read_certificates(ca).context("--ca")? {
         roots
             .add(certificate)
             .with_context(|| format!("{} has a certificate that is no authority's", ca.display()))?;

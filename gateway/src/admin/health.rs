@@ -3,6 +3,7 @@
 use super::client::{Remote, path_of};
 use anyhow::bail;
 use std::path::PathBuf;
+use stoq::peer_text::PeerText;
 
 /// The options of `stoq-gateway health`.
 #[derive(Debug, clap::Args)]
@@ -25,7 +26,7 @@ impl Args {
     pub fn ask(&self) -> anyhow::Result<()> {
         let path = asked(&self.url)?;
         let (code, body) = Remote::new(&self.url, self.ca.as_deref(), None)?.get(path)?;
-        let body = body.lines().collect::<Vec<_>>().join("; ");
+        let body = PeerText::from(&*body.lines().collect::<Vec<_>>().join("; "));
         match code {
             200 => Ok(()),
             503 => bail!("the gateway is not {}: {body}", if path == LIVE { "alive" } else { "ready" }),

@@ -3,17 +3,14 @@
 use crate::config::AdminConfig;
 use anyhow::{Context as _, anyhow};
 use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use stoq::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_HANDSHAKE_S, ADMIN_IDLE_S};
-use stoq::tls::read_plain;
+use stoq::tls::{read_any_key, read_certificates};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -63,9 +60,8 @@ impl Access {
 
 fn tls(config: &AdminConfig) -> anyhow::Result<Option<TlsAcceptor>> {
     let (Some(certificate), Some(key)) = (&config.certificate, &config.key) else { return Ok(None) };
-    let chain = chain(certificate)?;
-    let key = PrivateKeyDer::from_pem_slice(&read_plain(key)?)
-        .with_context(|| format!("admin.key: {} is no private key in PEM", key.display()))?;
+    let chain = read_certificates(certificate).context("admin.certificate")?;
+    let key = read_any_key(key).context("admin.key")?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut tls = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -78,18 +74,6 @@ fn tls(config: &AdminConfig) -> anyhow::Result<Option<TlsAcceptor>> {
         })?;
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Some(TlsAcceptor::from(Arc::new(tls))))
-}
-
-/// The certificates of a PEM file.
-///
-/// # Errors
-/// A file that is missing or wrong, with its name.
-pub(super) fn chain(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let wrong = || format!("{} holds no certificates in PEM", path.display());
-    let chain: Vec<_> =
-        CertificateDer::pem_slice_iter(&read_plain(path)?).collect::<Result<_, _>>().with_context(wrong)?;
-    anyhow::ensure!(!chain.is_empty(), wrong());
-    Ok(chain)
 }
 
 /// Connections that are ready to be served.

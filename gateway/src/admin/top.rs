@@ -17,6 +17,7 @@ use serde_json::Value;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use stoq::peer_text::PeerText;
 
 /// Columns of the output of `--once`.
 const ONCE_WIDTH: u16 = 120;
@@ -99,6 +100,16 @@ fn is_end(code: KeyCode, modifiers: KeyModifiers) -> bool {
     matches!(code, KeyCode::Char('q') | KeyCode::Esc) || interrupted
 }
 
+/// Makes the strings of an answer fit to be printed.
+fn fit(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = PeerText::from(&**text).into_string(),
+        Value::Array(values) => values.iter_mut().for_each(fit),
+        Value::Object(values) => values.values_mut().for_each(fit),
+        _ => {}
+    }
+}
+
 /// One sample of the endpoint.
 #[derive(Clone, Debug)]
 struct Look {
@@ -119,9 +130,14 @@ impl Look {
                 "{path} gives status {code}: give the `[admin] listen` of a gateway of this version"
             )),
         };
-        let status = serde_json::from_str(&get("/status")?)
+        let mut status = serde_json::from_str(&get("/status")?)
             .context("/status is no JSON, as that of a gateway's `[admin] listen` is")?;
-        Ok(Self { at: Instant::now(), status, samples: parse(&get("/metrics")?) })
+        fit(&mut status);
+        let mut samples = parse(&get("/metrics")?);
+        for label in samples.iter_mut().flat_map(|sample| sample.labels.values_mut()) {
+            *label = PeerText::from(&**label).into_string();
+        }
+        Ok(Self { at: Instant::now(), status, samples })
     }
 
     fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {

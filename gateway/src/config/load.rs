@@ -11,6 +11,9 @@ use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use stoq::network::NetworkConfig;
 
+/// The longest key, letters, on a file's first line. A line of a secret in base64 is longer.
+const KEY_LEN_MAX: usize = 40;
+
 /// Reads and checks the gateway's file. Relative paths in it start from its directory.
 ///
 /// # Errors
@@ -82,6 +85,13 @@ fn read<T: DeserializeOwned>(path: &Path, owner: KeyOwner) -> Result<(T, String)
     let file = path.display().to_string();
     let text =
         std::fs::read_to_string(path).map_err(|source| ConfigError::Read { file: file.clone(), source })?;
+    // The errors of TOML and of paths show the text, which must not be a secret's.
+    if text.contains("-----BEGIN ") && text.contains("PRIVATE KEY-----") {
+        return Err(ConfigError::HoldsKey { file });
+    }
+    if !begins_as_toml(&text) {
+        return Err(ConfigError::NotToml { file });
+    }
     // Names and ranges first: the errors of the types call an old name unknown, and do not say the range of a number.
     let check = |table| check_names(&table, owner).and_then(|()| ranges::check_keys(&table));
     if let Err((key, fix)) = text.parse().map_or(Ok(()), check) {
@@ -91,6 +101,23 @@ fn read<T: DeserializeOwned>(path: &Path, owner: KeyOwner) -> Result<(T, String)
         Ok(parsed) => Ok((parsed, text)),
         Err(source) => Err(ConfigError::Parse { file, source: Box::new(source) }),
     }
+}
+
+/// Whether the first line with content, if there is one, is a section or `key = …`. Keys and tokens are neither.
+fn begins_as_toml(text: &str) -> bool {
+    let line = text
+        .trim_start_matches('\u{feff}')
+        .lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty() && !line.starts_with('#'));
+    line.is_none_or(|line| {
+        let is_key = |key: &str| {
+            let key = key.trim_end();
+            key.len() <= KEY_LEN_MAX
+                && key.chars().all(|letter| letter.is_ascii_alphanumeric() || "_-.\" ".contains(letter))
+        };
+        line.starts_with('[') || line.split_once('=').is_some_and(|(key, _)| is_key(key))
+    })
 }
 
 fn resolve(base: &Path, path: &mut PathBuf) {

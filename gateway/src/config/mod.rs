@@ -42,6 +42,22 @@ pub enum ConfigError {
         /// Why.
         r#source: std::io::Error,
     },
+    /// The file is a private key, or has one as a value.
+    #[error(
+        "{file}: holds a private key; a configuration names the files of keys, so put the key into a file and give its path"
+    )]
+    HoldsKey {
+        /// The file.
+        file: String,
+    },
+    /// The file begins with no TOML. The error does not show the text, which may be a secret.
+    #[error(
+        "{file}: its first line is neither a section, such as `[network]`, nor `key = value`; give a configuration file"
+    )]
+    NotToml {
+        /// The file.
+        file: String,
+    },
     /// The file is no TOML, has an unknown key, or a value of the wrong type.
     #[error("{file}: {}", .r#source.to_string().trim_end())]
     Parse {

@@ -141,8 +141,8 @@ fn a_configuration_that_cannot_work_is_refused_with_the_fix() {
     for (keys, part) in [
         (tls(&pairs[0].0, &pairs[1].1), "admin.key does not belong to admin.certificate"),
         (tls(&pem, &key), "admin.key is no RSA, ECDSA or Ed25519 key"),
-        (tls(&pem, &pem), "is no private key in PEM"),
-        (tls(&key, &key), "holds no certificates in PEM"),
+        (tls(&pem, &pem), "this is the certificate: give the key file here"),
+        (tls(&key, &key), "this is the key: give the certificate file here"),
         ("token_file = \"short\"".into(), "`openssl rand -hex 32` makes one"),
     ] {
         std::fs::write(&config, format!("{text}[admin]\nlisten = \"127.0.0.1:{}\"\n{keys}\n", free_port()))

@@ -21,6 +21,7 @@ mod preflight;
 mod refusals;
 mod reload;
 mod routes;
+mod secrets;
 mod shipped;
 mod sources;
 mod streams;
