@@ -471,7 +471,8 @@ fn values_of_the_wrong_type_or_name_are_refused_with_their_place() {
         (DPDK.replace("10.77.0.1/24", "224.0.0.1/24"), "cannot be a host's address"),
         (GATEWAY.replace("\"kernel-udp\"", "1"), "`kind` must be a string"),
         (format!("{GATEWAY}\n[[application]]\nkind = \"cache\"\nqueues = [1]\n"), "seed"),
-        ("not toml at all".to_owned(), "line 1"),
+        ("not toml at all".to_owned(), "its first line is neither a section"),
+        (format!("{GATEWAY}\nnot toml at all\n"), "parse error at line"),
     ] {
         let error = refusal(&text, true);
         assert!(error.contains(part), "{part:?} stands in: {error}");
