@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Counts the instructions that a packet costs, receiving and transmitting, and compares with benches/instructions.json: fails
 # where a path takes more than 5 % more than is stored there, or where a packet of a long path, 10 Gbit/s with a round trip of 100 ms,
-# takes more than 1.4 times (GET: 1.2 times) what it takes without delay.
+# takes more than 1.4 times (GET: 1.2 times) what it takes without delay, encryption included.
 #
 # Usage: scripts/instructions.sh            compares
 #        scripts/instructions.sh --accept   stores what it counts, for you to commit

@@ -70,6 +70,7 @@ key = "$1.key"
 node_ids = ["$(cat "$dir/$2.id")"]
 [quic]
 initial_udp_payload_bytes = 0
+mtu_discovery = false
 TOML
 }
 { config gateway client server $server_core 10.77.0.1; cat <<TOML; } >"$dir/gateway.toml"

@@ -108,6 +108,7 @@ impl Wire {
             send_window_bytes: window,
             initial_congestion_window_bytes: if self == Self::Short { 4 << 20 } else { 512 << 20 },
             initial_udp_payload_bytes: 0,
+            mtu_discovery: false,
             ..QuicConfig::default()
         }
     }

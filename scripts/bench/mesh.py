@@ -42,7 +42,7 @@ class Mesh:
             "workers": {"cores": [core], "idle": idle},
             "network": network,
             **self.rows.who(name, "client", *PORTS),
-            "quic": {"initial_udp_payload_bytes": 1472, "mtu_discovery": False, **QUIC},
+            "quic": {"initial_udp_payload_bytes": 1472, **QUIC},
             "gateway": others,
         }
         self.rows.configure(name, {**common, **more})

@@ -29,8 +29,11 @@ STORE_IDLE = "adaptive"
 SOCKET_BYTES = 16 << 20
 #: The queue of a discard application that checks nothing.
 UNCHECKED_QUEUE = 6
-#: The same for both sides of every row: the send and receive windows bound nothing.
+#: The same for both sides of every row: the send and receive windows bound nothing. The controller is the peers' too, and so is the size of packets, which is
+#: not searched.
 QUIC = {
+    "congestion_control": "cubic",
+    "mtu_discovery": False,
     "stream_receive_window_bytes": 64 << 20,
     "receive_window_bytes": 128 << 20,
     "send_window_bytes": 64 << 20,

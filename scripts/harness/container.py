@@ -149,7 +149,7 @@ def over_memif(it, file):
             "connect": "10.79.0.1:4433",
             "network": dpdk(MEMIF.format(it / "run/memif.sock", "client"), "10.79.0.2/24"),
             **it.who("client", "gateway"),
-            "quic": {"initial_udp_payload_bytes": 0},
+            "quic": {"initial_udp_payload_bytes": 0, "mtu_discovery": False},
             "log": {"level": "warn"},
         },
     )
