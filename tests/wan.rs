@@ -72,7 +72,8 @@ fn flows_share_one_bottleneck() {
     );
     let shares = found["shares_gbit_s"].as_array().unwrap();
     assert!(shares.len() == 2 && shares.iter().all(|share| share.as_f64() > Some(0.0)), "{found:#}");
-    assert!((0.9..1.02).contains(&found["of_link"].as_f64().unwrap()), "{found:#}");
+    // A message counts when it is whole: one of each flow, 5 % of the span, may have begun before it.
+    assert!((0.9..1.1).contains(&found["of_link"].as_f64().unwrap()), "{found:#}");
 }
 
 #[test]
