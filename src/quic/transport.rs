@@ -134,7 +134,7 @@ impl Default for QuicConfig {
             send_window_max_bytes: 640 << 20,
             window_budget_bytes: 0,
             datagram_receive_buffer_bytes: 1 << 20,
-            congestion_control: Congestion::Model,
+            congestion_control: Congestion::Cubic,
             rate_bits_per_s: 0,
             initial_congestion_window_bytes: 0,
             packet_threshold: PACKET_THRESHOLD_LEN_MAX,
