@@ -150,7 +150,8 @@ fn keys(report: &PathReport) -> Vec<(AdviceSide, &'static str)> {
 
 #[test]
 fn a_lossy_path_has_its_delay_size_rate_and_loss() {
-    let report = measured(hundred_megabits(0.001), None, &with(Congestion::Model), plan()).unwrap();
+    let quic = QuicConfig { rate_bits_per_s: 95_000_000, ..with(Congestion::Reserved) };
+    let report = measured(hundred_megabits(0.001), None, &quic, plan()).unwrap();
     assert!((50_000.0..51_000.0).contains(&report.idle.min_us), "{report:#?}");
     assert!(report.idle.count > 20 && report.idle.p50_us < 55_000.0, "{report:#?}");
     assert_eq!(report.udp_payload_bytes, 1472, "{report:#?}");
