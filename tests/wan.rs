@@ -66,10 +66,8 @@ fn losses_and_an_outage_are_seen() {
 
 #[test]
 fn flows_share_one_bottleneck() {
-    let found = outcome(
-        "--rate 20M --rtt 10ms --flows 0s,cubic@100ms --warm 1s --seconds 2s",
-        Transfer::Message,
-    );
+    let found =
+        outcome("--rate 20M --rtt 10ms --flows 0s,cubic@100ms --warm 1s --seconds 2s", Transfer::Message);
     let shares = found["shares_gbit_s"].as_array().unwrap();
     assert!(shares.len() == 2 && shares.iter().all(|share| share.as_f64() > Some(0.0)), "{found:#}");
     // A message counts when it is whole: one of each flow may have begun before the span.
