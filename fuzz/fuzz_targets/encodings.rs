@@ -16,7 +16,9 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use stoq::token::{LaneGroups, Outboard, EncodedPiece, Ranges, Selection, Token, VerifiedDecoder, VerifiedEncoder};
+use stoq::token::{
+    EncodedPiece, LaneGroups, Outboard, Ranges, Selection, Token, VerifiedDecoder, VerifiedEncoder,
+};
 
 /// Five groups and a little: a tree of three levels that is not even.
 const PAYLOAD_BYTES_MAX: usize = 5 * 16_384 + 1_000;
@@ -51,7 +53,9 @@ fn encoded(payload: &[u8], outboard: Outboard, selection: &Selection) -> Option<
         for piece in pieces.drain(..) {
             match piece {
                 EncodedPiece::Proof(pairs) => out.extend_from_slice(&pairs),
-                EncodedPiece::Data { offset, len } => out.extend_from_slice(&payload[offset as usize..][..len]),
+                EncodedPiece::Data { offset, len } => {
+                    out.extend_from_slice(&payload[offset as usize..][..len])
+                }
             }
         }
     }

@@ -6,12 +6,14 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use stoq::hop::{Decision, HopRefusal, RouteNonce, Policy, Transit, decide};
+use stoq::hop::{Decision, HopRefusal, Policy, RouteNonce, Transit, decide};
 use stoq::record::{Hop, Record};
 use stoq::tls::NodeId;
 
 fuzz_target!(|input: &[u8]| {
-    let Some((&[place, forwards, peer_gateway_mask, budget], body)) = input.split_first_chunk() else { return };
+    let Some((&[place, forwards, peer_gateway_mask, budget], body)) = input.split_first_chunk() else {
+        return;
+    };
     let Ok(hop) = Hop::parse(body) else { return };
     let own = *hop.route.get(usize::from(place)).unwrap_or(&NodeId([place; 32]));
     let previous = (forwards & 4 == 0).then_some(NodeId([forwards; 32]));
