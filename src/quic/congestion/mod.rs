@@ -123,18 +123,23 @@ struct Make<F>(u64, F);
 
 impl<A: CongestionAlgorithm, F: Fn(u64, u16) -> A + Send + Sync> ControllerFactory for Make<F> {
     fn build(self: Arc<Self>, _now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        Box::new(Driven::new((self.1)(self.0, current_mtu), self.0))
+        Box::new(Driven::new((self.1)(self.0, current_mtu), self.0, current_mtu))
     }
 }
 
 /// A window differs by fewer bytes than these for [`Driven::changed`].
 const MORE_BYTES: u64 = 16;
 
+/// The least window, in packets (RFC 9002 §7.2). quinn-proto sends nothing, not even acknowledgments where data waits, while one packet does
+/// not fit: over loopback the search of the path's MTU finds packets larger than a window at the start.
+const WINDOW_PACKETS_MIN: u64 = 2;
+
 /// An algorithm as quinn-proto drives it.
 #[derive(Clone)]
 struct Driven<A> {
     algorithm: A,
     initial_window: u64,
+    mtu: u64,
     rtt: Duration,
     /// The round-trip time that quinn-proto's pacer reckons with.
     paced_rtt: Duration,
@@ -146,9 +151,12 @@ struct Driven<A> {
 }
 
 impl<A: CongestionAlgorithm> Driven<A> {
-    fn new(algorithm: A, initial_window: u64) -> Self {
-        let window = algorithm.window();
-        Self { algorithm, initial_window, rtt: Duration::ZERO, paced_rtt: Duration::ZERO, more: 0, window }
+    fn new(algorithm: A, initial_window: u64, mtu: u16) -> Self {
+        let rtt = Duration::ZERO;
+        let mut driven =
+            Self { algorithm, initial_window, mtu: mtu.into(), rtt, paced_rtt: rtt, more: 0, window: 0 };
+        driven.changed();
+        driven
     }
 
     /// Takes over the algorithm's window, and another one when the round-trip time has become another by an eighth.
@@ -157,7 +165,7 @@ impl<A: CongestionAlgorithm> Driven<A> {
             self.paced_rtt = self.rtt;
             self.more = (self.more + 1) % MORE_BYTES;
         }
-        self.window = self.algorithm.window() + self.more;
+        self.window = self.algorithm.window().max(WINDOW_PACKETS_MIN * self.mtu) + self.more;
     }
 }
 
@@ -186,6 +194,7 @@ impl<A: CongestionAlgorithm> Controller for Driven<A> {
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.mtu = new_mtu.into();
         self.algorithm.on_mtu(new_mtu);
         self.changed();
     }

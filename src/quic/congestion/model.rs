@@ -390,7 +390,8 @@ impl Model {
         let target = (target as u64).max(WINDOW_PACKETS_MIN * self.mtu);
         if self.restoring || !self.is_full {
             let growth = if self.is_fast() { 2 * acked } else { acked };
-            self.window = (self.window + growth).min(target).max(self.window.min(target));
+            let least = self.window.max(WINDOW_PACKETS_MIN * self.mtu);
+            self.window = (self.window + growth).max(least).min(target);
             self.restoring &= self.window < target;
         } else {
             self.window = target;
@@ -456,6 +457,7 @@ impl CongestionAlgorithm for Model {
 
     fn on_mtu(&mut self, mtu: u16) {
         self.mtu = mtu.into();
+        self.window = self.window.max(WINDOW_PACKETS_MIN * self.mtu);
     }
 
     fn window(&self) -> u64 {

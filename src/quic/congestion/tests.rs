@@ -206,3 +206,19 @@ fn every_factory_makes_a_controller_with_the_window_and_the_rate_that_were_given
         assert_eq!(controller.clone_box().window(), INITIAL_WINDOW);
     }
 }
+
+#[test]
+fn no_window_is_smaller_than_two_packets_of_the_size_that_is_found() {
+    let (largest, now) = (65_507, Instant::now());
+    for (_, congestion) in Congestion::NAMES {
+        let mut controller = factory(congestion, INITIAL_WINDOW, 50_000_000).build(now, 1200);
+        controller.on_mtu_update(largest);
+        assert!(controller.window() >= 2 * u64::from(largest), "{congestion:?}: {}", controller.window());
+        controller.on_congestion_event(now + seconds(1.0), now, true, 12_000);
+        assert!(controller.window() >= 2 * u64::from(largest), "{congestion:?}: {}", controller.window());
+        // A port whose size is taken at the start.
+        let mut controller = factory(congestion, INITIAL_WINDOW, 50_000_000).build(now, largest);
+        controller.on_mtu_update(largest);
+        assert!(controller.window() >= 2 * u64::from(largest), "{congestion:?}: {}", controller.window());
+    }
+}
