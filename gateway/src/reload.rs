@@ -40,7 +40,8 @@ const LIVE: &[&str] = &[
 ];
 
 /// Keys of an application that a reload changes.
-const LIVE_OF_APPLICATION: &[&str] = &["capacity_bytes", "quota_bytes", "lease_default_s", "lease_max_s"];
+const LIVE_OF_APPLICATION: &[&str] =
+    &["capacity_bytes", "quota_bytes", "capacity_entries", "quota_entries", "lease_default_s", "lease_max_s"];
 
 /// The parts of a running gateway that a reload changes.
 pub struct ReloadParts {
@@ -258,6 +259,7 @@ directory = "store"
             ("[workers]\ncount = 2\n", "workers.count", false),
             ("memory_bytes = 4194304\n", "application.0.memory_bytes", false),
             ("quota_bytes = 1048576\n", "application.0.quota_bytes", true),
+            ("quota_entries = 100\n", "application.0.quota_entries", true),
             ("lease_max_s = 3600\n", "application.0.lease_max_s", true),
             ("[[application]]\nkind = \"echo\"\nqueues = [1]\n", "application", false),
             ("[log]\nlevel = \"debug\"\n", "log.level", true),

@@ -78,6 +78,8 @@ pub(crate) fn kept(config: &SeedConfig) -> StoreConfig {
     StoreConfig {
         capacity_bytes: config.capacity_bytes,
         quota_bytes: config.quota_bytes,
+        capacity_entries: Some(config.capacity_entries),
+        quota_entries: Some(config.quota_entries),
         lease_default_s: config.lease_default_s,
         lease_max_s: config.lease_max_s,
     }

@@ -110,6 +110,9 @@ impl Seed {
     pub(super) fn refuse_store(&mut self, port: &mut AppPort, request: RequestId, error: &StoreError) {
         // The error's own text names paths, which peers must not see.
         tracing::warn!(%error, "a payload cannot be kept or read");
+        if let Some(bound) = error.bound() {
+            self.parts.store.note_refused(bound);
+        }
         self.refuse(port, request, error.code(), error.for_peers());
     }
 
@@ -318,6 +321,9 @@ impl Application for Seed {
         if !self.mirrors.is_empty() {
             worked |= self.poll_mirrors(now, port);
         }
+        if self.outbox.is_empty() {
+            worked |= self.refuse_stalled(now, port);
+        }
         self.expire(now);
         if self.outbox.is_empty() && self.announcer.is_due(now) {
             let now_s = self.moment(now).now_s;
@@ -328,6 +334,7 @@ impl Application for Seed {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let mirrors = self.mirrors.values().filter_map(Mirroring::poll_timeout);
-        mirrors.chain(self.expire_at).chain(self.announcer.poll_timeout()).min()
+        let due = [self.expire_at, self.announcer.poll_timeout(), self.putting.poll_timeout()];
+        mirrors.chain(due.into_iter().flatten()).min()
     }
 }

@@ -12,7 +12,7 @@ use super::open_payload::OpenPayload;
 use super::verify::{Read, Rehash, Verify};
 use crate::limits::{CHECK_TURN_BYTES, PAYLOAD_BYTES_MAX};
 use crate::shard::{Blob, Part};
-use crate::token::{AnyToken, Outboard, Ranges, Token, outboard_bytes};
+use crate::token::{AnyToken, Outboard, Ranges, Token};
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
@@ -313,7 +313,8 @@ impl Check {
         }
         {
             let mut index = store.index();
-            index.insert(any, lease, length + outboard_bytes(length), EntryBody::Payload { length });
+            let bytes = index.blocks.payload(length);
+            index.insert(any, lease, bytes, EntryBody::Payload { length });
             for (set, lease, bytes, body) in
                 self.suspect.iter_mut().flat_map(|suspect| suspect.sets.drain(..))
             {
@@ -381,7 +382,8 @@ impl Check {
         let lease = index.get(&self.token).map(|entry| entry.lease).unwrap_or_default();
         let generation = index.next_generation();
         let body = SetBody { own, generation, ..set };
-        index.insert(self.token, lease, layout::set_bytes(&set.descriptor, own), EntryBody::Set(body));
+        let bytes = index.blocks.set(&set.descriptor, own);
+        index.insert(self.token, lease, bytes, EntryBody::Set(body));
     }
 
     /// Notes that the disk failed to read it.

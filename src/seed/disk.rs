@@ -1,8 +1,6 @@
 //! How a store makes, moves and removes files.
 
 use super::error::StoreError;
-use rustix::fs::{FallocateFlags, fallocate};
-use rustix::io::Errno;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
@@ -11,19 +9,6 @@ use std::path::Path;
 pub(super) fn create(path: &Path) -> Result<File, StoreError> {
     let opened = OpenOptions::new().read(true).write(true).create_new(true).open(path);
     opened.map_err(|error| write_error(path, 0, error))
-}
-
-/// Allocates `len` bytes of disk: a full disk then shows before the first byte is sent. If the file system cannot allocate, the file
-/// has holes, and a full disk shows when they are filled.
-pub(super) fn allocate(file: &File, path: &Path, len: u64) -> Result<(), StoreError> {
-    if len == 0 {
-        return Ok(());
-    }
-    match fallocate(file, FallocateFlags::empty(), 0, len) {
-        Ok(()) => Ok(()),
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(len).map_err(|e| write_error(path, len, e)),
-        Err(error) => Err(write_error(path, len, error.into())),
-    }
 }
 
 /// Writes a small file durably under `temporary` and renames it to `path`. The new name is durable once its directory
@@ -87,7 +72,12 @@ pub(super) fn write_error(path: &Path, needed_bytes: u64, error: io::Error) -> S
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
             let directory = path.parent().unwrap_or(path);
-            let available_bytes = available_bytes(directory).unwrap_or_default();
+            let disk = rustix::fs::statvfs(directory);
+            let available_bytes = disk.as_ref().map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+            // A file system without a table of inodes reports none in all.
+            if disk.is_ok_and(|disk| disk.f_files > 0 && disk.f_favail == 0) {
+                return StoreError::NoInodes { path: directory.to_owned(), available_bytes };
+            }
             StoreError::DiskFull { path: directory.to_owned(), needed_bytes, available_bytes }
         }
         kind @ (io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied) => {

@@ -54,6 +54,64 @@ pub enum StoreError {
         /// The bytes free on the disk.
         available_bytes: u64,
     },
+    /// The file system has no room for another file.
+    #[error(
+        "the disk under {} has no inode left for a new file, with {available_bytes} bytes free; \
+         remove files, or give the store a `capacity_entries` that fits the disk", path.display()
+    )]
+    NoInodes {
+        /// The directory.
+        path: PathBuf,
+        /// The bytes free on the disk.
+        available_bytes: u64,
+    },
+    /// The store holds as many payloads and sets as it may.
+    #[error(
+        "the store in {} holds {entries} of {entries_max} payloads and sets; \
+         remove some or raise its `capacity_entries`", path.display()
+    )]
+    Entries {
+        /// The store.
+        path: PathBuf,
+        /// The payloads and sets held, or being written.
+        entries: u64,
+        /// The most that it may hold.
+        entries_max: u64,
+    },
+    /// As many payloads and sets are kept for a peer as may be.
+    #[error(
+        "{owner} has {entries} of {entries_max} payloads and sets kept here; \
+         wait for its leases to end, remove some, or raise `quota_entries`"
+    )]
+    PeerEntries {
+        /// The peer.
+        owner: NodeId,
+        /// The payloads and sets kept for the peer, or being written.
+        entries: u64,
+        /// The most that may be kept for one peer.
+        entries_max: u64,
+    },
+    /// Too many payloads are being written.
+    #[error("{count} payloads are unfinished, and {count_max} may be: finish some first")]
+    Unfinished {
+        /// The number of unfinished ones.
+        count: u64,
+        /// The most that may be.
+        count_max: u64,
+    },
+    /// The unfinished payloads of a peer need more than their share.
+    #[error(
+        "a peer's unfinished payloads need {promised_bytes} bytes, and {needed_bytes} more are past their share of {share_bytes}: \
+         finish some first, or raise capacity_bytes"
+    )]
+    UnfinishedShare {
+        /// The bytes asked for.
+        needed_bytes: u64,
+        /// The bytes that the unfinished payloads need.
+        promised_bytes: u64,
+        /// The share of all unfinished payloads of one peer, bytes.
+        share_bytes: u64,
+    },
     /// The store can be read only.
     #[error("{} cannot be written ({kind}): mount it for writing or give this user the right", path.display())]
     ReadOnly {
@@ -132,7 +190,13 @@ impl StoreError {
     /// The error code for the peer (protocol §9). The text is not sent: it names paths.
     pub const fn code(&self) -> ErrorCode {
         match self {
-            Self::Capacity { .. } | Self::PeerQuota { .. } | Self::DiskFull { .. } => ErrorCode::Quota,
+            Self::Capacity { .. }
+            | Self::PeerQuota { .. }
+            | Self::DiskFull { .. }
+            | Self::NoInodes { .. }
+            | Self::Entries { .. }
+            | Self::PeerEntries { .. } => ErrorCode::Quota,
+            Self::Unfinished { .. } | Self::UnfinishedShare { .. } => ErrorCode::Busy,
             Self::TooLong(_) => ErrorCode::Limit,
             Self::BadDescriptor(_) => ErrorCode::BadDescriptor,
             Self::NoSuchLanes { .. } => ErrorCode::BadRange,
@@ -151,6 +215,18 @@ impl StoreError {
         match (self.code(), self) {
             (ErrorCode::Quota, Self::PeerQuota { .. }) => {
                 "this peer's quota has no room for it; wait for its leases to end, or have the gateway's owner raise quota_bytes"
+            }
+            (ErrorCode::Quota, Self::PeerEntries { .. }) => {
+                "this peer has as many payloads and sets kept as it may; wait for its leases to end, or have the gateway's owner raise quota_entries"
+            }
+            (ErrorCode::Quota, Self::Entries { .. }) => {
+                "the store holds as many payloads and sets as it may; wait for leases to end, or have the gateway's owner raise capacity_entries"
+            }
+            (ErrorCode::Quota, Self::NoInodes { .. }) => {
+                "the store's disk has no room for one more file; have the gateway's owner remove some"
+            }
+            (ErrorCode::Busy, Self::Unfinished { .. } | Self::UnfinishedShare { .. }) => {
+                "too much is unfinished; finish other puts first, then ask again"
             }
             (ErrorCode::Quota, Self::DiskFull { .. }) => {
                 "the store's disk has no room for this payload; have the gateway's owner free some"

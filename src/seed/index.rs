@@ -1,11 +1,12 @@
 //! The index of a store's holdings, in memory: their owners, their leases, and the changes.
 
+use super::accounts::{Accounts, Need, Shortage, StoreAccount};
+use super::blocks::Blocks;
 use super::config::StoreConfig;
 use super::lease::Lease;
 use crate::limits::{BAD_SETS_LEN_MAX, STORE_CHANGES_LEN_MAX};
 use crate::record::Coverage;
 use crate::shard::{Descriptor, Lanes};
-use crate::tls::NodeId;
 use crate::token::{AnyToken, SetToken, Token};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -52,8 +53,10 @@ pub struct Census {
     pub cached: u64,
     /// Bytes of the cached entries.
     pub cached_bytes: u64,
-    /// Bytes of all entries, and those reserved for entries that are being written.
+    /// Bytes of disk that all entries take, and those taken for entries that are being written.
     pub usage_bytes: u64,
+    /// Payloads and blobs that are being written.
+    pub unfinished: u64,
 }
 
 /// An entry's kind.
@@ -84,22 +87,15 @@ pub(super) struct IndexEntry {
     used: u64,
 }
 
-/// Why there is no room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shortage {
-    Capacity { usage_bytes: u64, capacity_bytes: u64 },
-    Quota { owner: NodeId, used_bytes: u64, quota_bytes: u64 },
-}
-
 /// See the module. It never touches the disk.
 #[derive(Debug)]
 pub(super) struct Index {
     config: StoreConfig,
     entries: FxHashMap<AnyToken, IndexEntry>,
-    /// Bytes of the entries, and those reserved for entries that are being written.
-    usage_bytes: u64,
-    /// The part of these bytes that each owner pays for.
-    owners: FxHashMap<NodeId, u64>,
+    /// The size of what entries take on the disk.
+    pub(super) blocks: Blocks,
+    /// What the entries take, and the entries that are being written.
+    accounts: Accounts,
     cached_bytes: u64,
     expiries: BTreeSet<(u64, AnyToken)>,
     /// Cached entries, by the time of their last use.
@@ -115,12 +111,12 @@ pub(super) struct Index {
 }
 
 impl Index {
-    pub(super) fn new(config: StoreConfig) -> Self {
+    pub(super) fn new(config: StoreConfig, blocks: Blocks) -> Self {
         Self {
             config,
             entries: FxHashMap::default(),
-            usage_bytes: 0,
-            owners: FxHashMap::default(),
+            blocks,
+            accounts: Accounts::default(),
             cached_bytes: 0,
             expiries: BTreeSet::new(),
             uses: BTreeMap::new(),
@@ -140,7 +136,8 @@ impl Index {
             leases: self.expiries.len() as u64,
             cached: self.uses.len() as u64,
             cached_bytes: self.cached_bytes,
-            usage_bytes: self.usage_bytes,
+            usage_bytes: self.accounts.usage_bytes(),
+            unfinished: self.accounts.unfinished(),
         }
     }
 
@@ -152,13 +149,8 @@ impl Index {
         self.config = config;
     }
 
-    pub(super) fn usage_bytes(&self) -> u64 {
-        self.usage_bytes
-    }
-
-    /// The bytes that `owner` pays for.
-    pub(super) fn owned_bytes(&self, owner: &NodeId) -> u64 {
-        self.owners.get(owner).copied().unwrap_or_default()
+    pub(super) fn accounts(&self) -> &Accounts {
+        &self.accounts
     }
 
     pub(super) fn get(&self, token: &AnyToken) -> Option<&IndexEntry> {
@@ -222,11 +214,7 @@ impl Index {
         self.take_out(&token);
         self.clock += 1;
         let entry = IndexEntry { lease, bytes, body, used: self.clock };
-        self.usage_bytes = self.usage_bytes.saturating_add(bytes);
-        if let Some(owner) = lease.payer() {
-            let owned = self.owners.entry(owner).or_default();
-            *owned = owned.saturating_add(bytes);
-        }
+        self.accounts.keep(StoreAccount::of(&lease), bytes);
         if lease.cached {
             self.cached_bytes = self.cached_bytes.saturating_add(bytes);
             self.uses.insert(entry.used, token);
@@ -275,7 +263,7 @@ impl Index {
 
     fn take_out(&mut self, token: &AnyToken) -> Option<IndexEntry> {
         let entry = self.entries.remove(token)?;
-        self.release(entry.bytes, entry.lease.payer());
+        self.accounts.give_up(&StoreAccount::of(&entry.lease), entry.bytes);
         if entry.lease.cached {
             self.cached_bytes = self.cached_bytes.saturating_sub(entry.bytes);
             self.uses.remove(&entry.used);
@@ -307,49 +295,44 @@ impl Index {
         entry.used = self.clock;
     }
 
-    /// Reserves room for an entry that is to be written, at `payer`'s expense.
-    pub(super) fn reserve(&mut self, bytes: u64, payer: Option<NodeId>) -> Result<(), Shortage> {
-        self.check_quota(bytes, payer)?;
-        let capacity_bytes = self.config.capacity_bytes.unwrap_or(u64::MAX);
-        let usage_bytes = self.usage_bytes.checked_add(bytes).filter(|&usage| usage <= capacity_bytes);
-        let Some(usage_bytes) = usage_bytes else {
-            return Err(Shortage::Capacity { usage_bytes: self.usage_bytes, capacity_bytes });
+    /// Promises room to an entry that is to be written, if it would have it now: what may be removed at `now_s` counts as free.
+    pub(super) fn promise(
+        &mut self,
+        need: Need,
+        account: StoreAccount,
+        disk_bytes: u64,
+        now_s: u64,
+    ) -> Result<(), Shortage> {
+        let (config, cached) = (self.config, self.uses.len() as u64);
+        let evictable = || {
+            let kept = self.expired_until(now_s).filter(|(_, entry)| !entry.lease.cached).count() as u64;
+            (self.evictable_bytes(now_s), cached + kept)
         };
-        self.usage_bytes = usage_bytes;
-        if let Some(owner) = payer {
-            // At most the quota: no overflow.
-            *self.owners.entry(owner).or_default() += bytes;
-        }
+        self.accounts.check_promise(need, account, &config, disk_bytes, evictable)?;
+        self.accounts.promise(need, account);
         Ok(())
     }
 
-    /// Checks whether `payer`'s quota has room for `bytes` more.
-    pub(super) fn check_quota(&self, bytes: u64, payer: Option<NodeId>) -> Result<(), Shortage> {
-        let Some(owner) = payer else { return Ok(()) };
-        let quota_bytes = self.config.quota_bytes.unwrap_or(u64::MAX);
-        let used_bytes = self.owned_bytes(&owner);
-        match used_bytes.checked_add(bytes) {
-            Some(used) if used <= quota_bytes => Ok(()),
-            _ => Err(Shortage::Quota { owner, used_bytes, quota_bytes }),
-        }
+    /// Takes bytes and entries of a promise.
+    pub(super) fn take(&mut self, part: Need, account: StoreAccount) -> Result<(), Shortage> {
+        self.accounts.take(part, account, &self.config)
     }
 
-    /// Gives back the bytes that [`Index::reserve`] took.
-    pub(super) fn release(&mut self, bytes: u64, payer: Option<NodeId>) {
-        self.usage_bytes = self.usage_bytes.saturating_sub(bytes);
-        let Some(owner) = payer else { return };
-        if let Some(owned) = self.owners.get_mut(&owner) {
-            *owned = owned.saturating_sub(bytes);
-            if *owned == 0 {
-                self.owners.remove(&owner);
-            }
-        }
+    /// Ends a promise, of which `taken` was taken.
+    pub(super) fn release(&mut self, promised: Need, taken: Need, account: StoreAccount) {
+        self.accounts.release(promised, taken, account);
     }
 
-    /// The entry whose lease ended first, if one has ended; only of `owner` if given.
-    pub(super) fn first_expired(&self, now_s: u64, owner: Option<NodeId>) -> Option<AnyToken> {
+    /// Checks whether an account's quota has room for more.
+    pub(super) fn check_quota(&self, need: Need, account: StoreAccount) -> Result<(), Shortage> {
+        self.accounts.check_quota(need, account, &self.config)
+    }
+
+    /// The entry whose lease ended first, if one has ended; only of one account if given.
+    pub(super) fn first_expired(&self, now_s: u64, of: Option<StoreAccount>) -> Option<AnyToken> {
         let mut expired = self.expired_until(now_s);
-        expired.find(|(_, entry)| owner.is_none() || entry.lease.payer() == owner).map(|(token, _)| token)
+        let is_of = |entry: &IndexEntry| of.is_none_or(|account| StoreAccount::of(&entry.lease) == account);
+        expired.find(|(_, entry)| is_of(entry)).map(|(token, _)| token)
     }
 
     /// The entries whose leases have ended, in the order of their ends.
@@ -464,7 +447,7 @@ mod tests {
 
     #[test]
     fn changes_older_than_the_journal_are_forgotten() {
-        let mut index = Index::new(StoreConfig::default());
+        let mut index = Index::new(StoreConfig::default(), Blocks::default());
         let token = AnyToken::from(Token::of(b"payload"));
         index.insert(token, Lease::until(Some(1), None), 7, EntryBody::Payload { length: 7 });
         let (start, _) = index.holdings();
@@ -476,6 +459,6 @@ mod tests {
         index.set_lease(&token, Lease::default());
         assert!(!index.changes_after(start).complete);
         assert!(index.changes_after(start + 1).complete);
-        assert_eq!((index.usage_bytes(), index.evictable_bytes(u64::MAX)), (7, 0));
+        assert_eq!((index.accounts().usage_bytes(), index.evictable_bytes(u64::MAX)), (7, 0));
     }
 }

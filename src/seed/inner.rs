@@ -10,6 +10,7 @@ use super::layout::{self, BLOB, DATA_KINDS, META, OUTBOARD, SET, SET_KINDS};
 use super::lease::{Lease, LeaseFile};
 use super::lock::Lock;
 use super::open_payload::{OpenPayload, OpenSet};
+use super::refusals::Refusals;
 use crate::shard::Blob;
 use crate::token::{AnyToken, SetToken, Token};
 use rustc_hash::FxHashSet;
@@ -43,6 +44,8 @@ pub(super) struct Inner {
     pub(super) waits: Arc<()>,
     /// Payloads and sets removed because their leases were over.
     pub(super) ended: AtomicU64,
+    /// Refusals for lack of room, by bound.
+    pub(super) refusals: Refusals,
     /// The lock of the directory, as long as the store is open for writing.
     pub(super) _lock: Option<Lock>,
 }

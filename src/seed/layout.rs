@@ -1,4 +1,4 @@
-//! The names and kinds of a store's files, and the bytes that lanes take.
+//! The names and kinds of a store's files, and the hash pairs of lanes.
 
 use crate::limits::GROUP_BYTES;
 use crate::shard::{Blob, Descriptor, Lanes, Part};
@@ -25,9 +25,6 @@ pub(super) const fn lane_kinds(blob: Blob) -> (&'static str, &'static str) {
         Blob::Parity => ("parity", "parity.obao"),
     }
 }
-
-/// Bytes accounted for the two small files of a set: one block of most disks for each.
-const SET_FILES_BYTES: u64 = 2 * 4096;
 
 /// The directory and the hex digits of a token's files.
 pub(super) fn place(token: &AnyToken) -> (&'static str, String) {
@@ -93,19 +90,8 @@ pub(super) fn lanes_of(descriptor: &Descriptor, blob: Blob) -> Lanes {
     }
 }
 
-/// The bytes that a set with these lanes in its own files takes.
-pub(super) fn set_bytes(descriptor: &Descriptor, own: Lanes) -> u64 {
-    SET_FILES_BYTES + lanes_bytes(descriptor, own)
-}
-
-/// The bytes that lanes take in a set's own files: their shards and the hash pairs above them.
-pub(super) fn lanes_bytes(descriptor: &Descriptor, lanes: Lanes) -> u64 {
-    let parts = parts_of(descriptor, lanes);
-    parts.iter().map(|part| part.bytes + pairs_bytes(descriptor, part, lanes)).sum()
-}
-
 /// The hash pairs above a part's groups, bytes: an upper bound, which for several lanes together is never above the sum of their own.
-fn pairs_bytes(descriptor: &Descriptor, part: &Part, lanes: Lanes) -> u64 {
+pub(super) fn pairs_bytes(descriptor: &Descriptor, part: &Part, lanes: Lanes) -> u64 {
     let whole = outboard_bytes(part.length);
     if part.bytes == part.length {
         return whole;
@@ -151,8 +137,6 @@ pub(super) fn lane_runs(
 mod tests {
     use super::*;
     use crate::shard::Coding;
-    use crate::token::{EncodedPiece, Outboard, VerifiedEncoder};
-    use proptest::prelude::*;
 
     #[test]
     fn lanes_make_runs() {
@@ -166,35 +150,5 @@ mod tests {
         assert_eq!(runs(Blob::Content, "0,2-3,63"), [(0, 1), (2, 2), (63, 1)]);
         assert_eq!(runs(Blob::Parity, "0,2-3,63"), []);
         assert_eq!(runs(Blob::Parity, "63-65,127"), [(0, 2), (63, 1)]);
-    }
-
-    proptest! {
-        #[test]
-        fn lanes_store_no_more_bytes_than_they_are_accounted_for(
-            groups in 1u64..200, short in 0u64..16_384, k in 2u8..=6, shard_groups in 1u64..=4, bits in 1u8..64,
-        ) {
-            let length = groups * 16_384 - short;
-            let token = Token::of(b"payload");
-            let coding = Coding::ReedSolomon { data_lanes: k, parity: None };
-            let descriptor = Descriptor::new(token, length, shard_groups * 16_384, coding).unwrap();
-            let lanes: Lanes = (0..k).filter(|lane| bits >> lane & 1 == 1).collect();
-            let parts = parts_of(&descriptor, lanes);
-            let Some(part) = parts.first() else {
-                prop_assert_eq!(lanes_bytes(&descriptor, lanes), 0);
-                return Ok(());
-            };
-            let pairs = vec![0; outboard_bytes(length) as usize];
-            let outboard = Outboard::from_bytes(length, pairs.into()).unwrap();
-            let mut encoder = VerifiedEncoder::new(outboard, &part.selection).unwrap();
-            let mut pieces = Vec::new();
-            while encoder.next_batch(1 << 20, &mut pieces).unwrap() > 0 {}
-            let stored: u64 = pieces.iter().map(|piece: &EncodedPiece| piece.len() as u64).sum();
-            let accounted = lanes_bytes(&descriptor, lanes);
-            prop_assert!(accounted >= stored, "{} < {}", accounted, stored);
-            prop_assert!(accounted - part.bytes <= outboard_bytes(length));
-            // Accounted separately, the lanes take no less.
-            let apart: u64 = lanes.iter().map(|lane| lanes_bytes(&descriptor, Lanes::one(lane))).sum();
-            prop_assert!(apart >= accounted, "{} < {}", apart, accounted);
-        }
     }
 }

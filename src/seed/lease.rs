@@ -63,11 +63,6 @@ impl Lease {
         self.expires_s.is_some_and(|expires_s| expires_s <= now_s)
     }
 
-    /// The node whose quota pays for it.
-    pub(super) fn payer(&self) -> Option<NodeId> {
-        self.owner.filter(|_| !self.cached)
-    }
-
     /// The lease that results when `asked` is added. No lease gets shorter; the node that asked for the longest one pays.
     #[must_use]
     pub fn extended_by(self, asked: Self) -> Self {

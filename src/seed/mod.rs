@@ -1,7 +1,9 @@
 //! The seed's storage: payloads and lanes of sets on disk ([`Store`]), and their most used blocks in memory ([`MemoryTier`]).
 
+mod accounts;
 mod announce;
 mod app;
+mod blocks;
 mod cache;
 mod check;
 mod checking;
@@ -24,6 +26,7 @@ mod mirror;
 mod open_payload;
 mod putting;
 mod recovery;
+mod refusals;
 mod reservation;
 mod saved_time;
 mod serve;
@@ -48,5 +51,6 @@ pub use index::{Census, Holding, HoldingChange, HoldingChanges};
 pub use lease::Lease;
 pub use memory::{MemoryPages, MemoryStats, MemoryTier};
 pub use open_payload::{OpenPayload, OpenSet};
+pub use refusals::StoreBound;
 pub use store::Store;
 pub use writing::{PayloadWriter, SetWriter};

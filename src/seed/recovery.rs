@@ -117,7 +117,7 @@ impl Recovery<'_> {
                 );
                 continue;
             }
-            let bytes = blob.length + outboard_bytes(blob.length);
+            let bytes = self.index.blocks.payload(blob.length);
             let body = EntryBody::Payload { length: blob.length };
             entries.push(Entry { used: blob.modified, token, lease, bytes, body });
         }
@@ -217,7 +217,7 @@ impl Recovery<'_> {
         body.own = self.lanes(inodes, token, found, (&descriptor, claimed))?;
         let is_in_flight = self.in_flight.contains(&layout::place(token).1);
         let (lease, _) = self.lease(token, found);
-        let bytes = layout::set_bytes(&descriptor, body.own);
+        let bytes = self.index.blocks.set(&descriptor, body.own);
         if self.index.lanes(&descriptor, body.own) != Lanes::NONE {
             return Ok(Some(Entry {
                 used: file.modified,

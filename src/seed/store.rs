@@ -18,6 +18,7 @@
 //! A set holds the lanes in its own files, and those of its blobs that are held as payloads. A payload that is removed
 //! therefore takes its lanes from every set, and a set without other lanes is removed with it.
 
+use super::blocks::Blocks;
 use super::check::CheckResult;
 use super::checks::{CheckState, Checks, Urgency};
 use super::config::StoreConfig;
@@ -29,6 +30,7 @@ use super::layout::{DATA, SETS};
 use super::lease::Lease;
 use super::lock::Lock;
 use super::open_payload::{OpenPayload, OpenSet};
+use super::refusals::{Refusals, StoreBound};
 use super::writing::{PayloadWriter, SetWriter};
 use super::{recovery, saved_time};
 use crate::limits::MEND_AT_START_BYTES_MAX;
@@ -94,7 +96,7 @@ impl Store {
             }
             Err(error) => return Err(error),
         };
-        let mut index = Index::new(config);
+        let mut index = Index::new(config, Blocks::of_disk(&dir));
         let mut damage = Damage::of(&dir, read_only.is_none());
         let in_flight = if read_only.is_none() {
             recovery::empty_temporary(&dir, &mut damage)?
@@ -123,6 +125,7 @@ impl Store {
             checks: Checks::default(),
             waits: Arc::default(),
             ended: AtomicU64::new(0),
+            refusals: Refusals::default(),
             _lock: lock,
         };
         let inner = Arc::new(inner);
@@ -148,12 +151,14 @@ impl Store {
         }
     }
 
-    /// Begins to write the payload `token` of `length` bytes, and reserves room for it. If room is short, holdings whose leases
-    /// have ended are removed, then cached ones, the least recently used first.
+    /// Begins to write the payload `token` of `length` bytes. It must fit now, beside what is kept and what the same owner has begun. It takes
+    /// its room as its bytes are written: then, if room is short, holdings whose leases have ended are removed, and after them cached ones,
+    /// the least recently used first. Begun payloads of other owners may use the room up before: writing then fails as this does.
     ///
     /// # Errors
-    /// [`StoreError::Capacity`] or [`StoreError::DiskFull`] if there is no room, [`StoreError::PeerQuota`] if the owner's quota
-    /// has none, [`StoreError::ReadOnly`] if the store cannot be written, [`StoreError::TooLong`] past
+    /// [`StoreError::Capacity`], [`StoreError::Entries`] or [`StoreError::DiskFull`] if there is no room, [`StoreError::PeerQuota`] or
+    /// [`StoreError::PeerEntries`] if the owner's quota has none, [`StoreError::Unfinished`] or [`StoreError::UnfinishedShare`] if the
+    /// owner has too much begun, [`StoreError::ReadOnly`] if the store cannot be written, [`StoreError::TooLong`] past
     /// [`crate::limits::PAYLOAD_BYTES_MAX`], [`StoreError::Io`] if the disk fails.
     pub fn begin(
         &self,
@@ -165,7 +170,7 @@ impl Store {
         PayloadWriter::begin(self.inner.clone(), token, length, lease, now_s)
     }
 
-    /// Begins to write those of `lanes` of a set that are not held, and reserves room for them as [`Store::begin`] does.
+    /// Begins to write those of `lanes` of a set that are not held, as [`Store::begin`] does.
     /// [`SetWriter::parts`] lists the parts to write.
     ///
     /// # Errors
@@ -385,14 +390,25 @@ impl Store {
         self.inner.index().configure(config);
     }
 
-    /// Bytes that payloads, lanes and outboards take, and those reserved for ones that are being written.
+    /// Bytes of disk that payloads, lanes, outboards and their small files take, in whole blocks, and those taken for ones that are being
+    /// written.
     pub fn usage_bytes(&self) -> u64 {
-        self.inner.index().usage_bytes()
+        self.inner.index().accounts().usage_bytes()
     }
 
-    /// The part of [`Store::usage_bytes`] that is kept for this peer.
+    /// The part of [`Store::usage_bytes`] that is kept for this peer, and what its unfinished puts need.
     pub fn owned_bytes(&self, owner: &NodeId) -> u64 {
-        self.inner.index().owned_bytes(owner)
+        self.inner.index().accounts().owned_bytes(owner)
+    }
+
+    /// Requests refused because of this bound, since the store was opened.
+    pub fn refused(&self, bound: StoreBound) -> u64 {
+        self.inner.refusals.count(bound)
+    }
+
+    /// Counts a refused request.
+    pub(super) fn note_refused(&self, bound: StoreBound) {
+        self.inner.refusals.note(bound);
     }
 
     /// The bound of [`Store::usage_bytes`], if there is one.

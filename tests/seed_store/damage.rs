@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
+use stoq::limits::STORE_FILE_BYTES;
 use stoq::seed::{
     CheckResult, DamageOutcome, Lease, MemoryPages, MemoryTier, Store, StoreConfig, StoreError, Urgency,
 };
@@ -358,7 +359,7 @@ fn a_payload_that_is_being_checked_may_be_put_meanwhile() {
     pieces(&data).iter().for_each(|piece| writer.write(piece).unwrap());
     writer.commit().unwrap();
     assert_whole(&store, &data);
-    assert_eq!(store.usage_bytes(), 300_000 + 18 * 64);
+    assert_eq!(store.usage_bytes(), 74 * 4096 + 4096 + 4096 + 3 * STORE_FILE_BYTES);
 }
 
 #[test]

@@ -3,15 +3,15 @@
 use super::{files, open, payload, put, put_as};
 use std::fs;
 use std::time::{Duration, SystemTime};
-use stoq::limits::BAD_SETS_LEN_MAX;
+use stoq::limits::{BAD_SETS_LEN_MAX, STORE_FILE_BYTES};
 use stoq::record::ErrorCode;
 use stoq::seed::{Coverage, Holding, HoldingChange, Lease, Store, StoreConfig, StoreError};
 use stoq::tls::NodeId;
 use stoq::token::{AnyToken, SetToken, Token};
 use tempfile::TempDir;
 
-/// Payload and outboard of a payload of 100,000 bytes.
-const STORED: u64 = 100_000 + 6 * 64;
+/// The blocks of a payload of 100,000 bytes, of its outboard and of its lease, and three files.
+const STORED: u64 = 25 * 4096 + 4096 + 4096 + 3 * STORE_FILE_BYTES;
 
 const ALICE: NodeId = NodeId([1; 32]);
 const BOB: NodeId = NodeId([2; 32]);

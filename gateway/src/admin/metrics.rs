@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use stoq::counters::Counter;
 use stoq::histogram::Histogram;
 use stoq::quic::qlog;
-use stoq::seed::DamageOutcome;
+use stoq::seed::{DamageOutcome, StoreBound};
 use stoq::send_limit::SendLimit;
 use stoq::stages::{LoopStage, SAMPLE_TURNS};
 use stoq::worker::WorkerStatus;
@@ -305,12 +305,13 @@ fn store(source: &AdminSource, out: &mut Exposition) {
     let mut gauge = |name: &str, help: &str, value: u64| out.single(name, MetricKind::Gauge, help, value);
     let writable = u64::from(source.writable().is_ok());
     gauge("stoq_store_writable", "1 while the store can be written.", writable);
-    let help = "Bytes of payloads, lanes and outboards, and bytes reserved for running writes.";
+    let help = "Bytes of disk that the store's files take, and those taken for running writes.";
     gauge("stoq_store_usage_bytes", help, census.usage_bytes);
     if let Some(capacity) = store.capacity_bytes() {
         gauge("stoq_store_capacity_bytes", "The largest allowed usage.", capacity);
     }
     gauge("stoq_store_entries", "Payloads and sets in the store.", census.entries);
+    gauge("stoq_store_unfinished", "Payloads and blobs that are being written.", census.unfinished);
     gauge("stoq_store_leases", "Entries whose lease ends.", census.leases);
     gauge("stoq_store_cached_entries", "Entries that are only cached.", census.cached);
     gauge("stoq_store_cached_bytes", "Bytes of entries that are only cached.", census.cached_bytes);
@@ -334,6 +335,11 @@ fn store(source: &AdminSource, out: &mut Exposition) {
         "Payloads and sets removed because their leases had expired.",
         store.ended(),
     );
+    let help = "Requests refused by the store, by the bound that they passed.";
+    out.family("stoq_store_refused_total", MetricKind::Counter, help);
+    for bound in StoreBound::ALL {
+        out.sample(&[("bound", &bound.name())], store.refused(bound));
+    }
     let help = "Damage found in the store, by outcome.";
     out.family("stoq_store_damage_total", MetricKind::Counter, help);
     for outcome in DamageOutcome::ALL {

@@ -5,6 +5,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::path::PathBuf;
 use stoq::application::Placement;
+use stoq::limits::{NODE_ENTRIES_LEN, STORE_ENTRIES_LEN};
 
 /// One application of a gateway.
 #[derive(Clone, Debug, Serialize)]
@@ -72,10 +73,16 @@ pub struct SeedConfig {
     pub placement: Placement,
     /// The directory; made if it is missing.
     pub directory: PathBuf,
-    /// Bytes that it may hold; none: the disk is the bound.
+    /// Bytes of disk that it may hold; none: the disk is the bound.
     pub capacity_bytes: Option<u64>,
     /// Bytes that it may keep for one peer; none: no bound.
     pub quota_bytes: Option<u64>,
+    /// Payloads and sets that it may hold.
+    #[serde(default = "default_capacity_entries")]
+    pub capacity_entries: u64,
+    /// Payloads and sets that it may keep for one peer.
+    #[serde(default = "default_quota_entries")]
+    pub quota_entries: u64,
     /// The lease of payloads whose peer names none, seconds; 0: without end.
     #[serde(default)]
     pub lease_default_s: u64,
@@ -101,6 +108,12 @@ impl<'de> Deserialize<'de> for ApplicationConfig {
 
 fn default_memory_bytes() -> u64 {
     512 << 20
+}
+fn default_capacity_entries() -> u64 {
+    STORE_ENTRIES_LEN
+}
+fn default_quota_entries() -> u64 {
+    NODE_ENTRIES_LEN
 }
 fn default_plain_placement() -> Placement {
     Placement::Worker

@@ -4,7 +4,7 @@ use super::{Range, whole};
 use stoq::limits::{
     CONNECTIONS_LEN_MAX, CORES_MAX, LEASE_S_MAX, MEMORY_BLOCK_BYTES, PACKET_THRESHOLD_LEN_MAX,
     PACKETS_PER_ACK_LEN_MAX, RATE_BITS_PER_S_MAX, RATE_BITS_PER_S_MIN, SPAN_S_MAX, STORE_BYTES_MAX,
-    WINDOW_BYTES_MAX, WINDOW_BYTES_MIN, WORKERS_MAX,
+    STORE_ENTRIES_LEN_MAX, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN, WORKERS_MAX,
 };
 use toml::Value;
 
@@ -12,6 +12,7 @@ const DAY_MS: u64 = SPAN_S_MAX * 1000;
 const A_DAY: &str = "nothing waits for more than a day";
 const SMALL_WINDOW: &str = "a message of 64 KiB and its record do not fit, and a peer would wait forever";
 const LARGE_WINDOW: &str = "a peer could fill the memory";
+const ENTRIES: &str = "no memory holds more";
 const STORE: &str = "no file system holds more";
 
 const fn receive_window(name: &'static str) -> Range {
@@ -162,6 +163,8 @@ pub const KEYS: &[Range] = &[
     ),
     whole("application.capacity_bytes", (16_384, STORE_BYTES_MAX), "bytes", "hardly a payload fits", STORE),
     whole("application.quota_bytes", (16_384, STORE_BYTES_MAX), "bytes", "hardly a payload fits", STORE),
+    whole("application.capacity_entries", (16, STORE_ENTRIES_LEN_MAX), "", "hardly a payload fits", ENTRIES),
+    whole("application.quota_entries", (16, STORE_ENTRIES_LEN_MAX), "", "hardly a payload fits", ENTRIES),
     whole(
         "application.lease_default_s",
         (10, LEASE_S_MAX),

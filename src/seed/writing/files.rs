@@ -1,6 +1,6 @@
 //! A blob and its outboard while they are written into the store, under temporary names.
 
-use crate::seed::disk::{allocate, create, write_error};
+use crate::seed::disk::{create, write_error};
 use crate::seed::error::StoreError;
 use crate::seed::layout::{BLOB, OUTBOARD};
 use crate::token::{PAIR_BYTES, Proof, Selection, VerifiedPiece, outboard_bytes};
@@ -9,7 +9,8 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Two files that take verified pieces in any order. Dropping them removes them, unless they were renamed.
+/// Two files that take verified pieces in any order. They are made with the first piece, and take blocks of the disk as they are written.
+/// Dropping them removes them, unless they were renamed.
 #[derive(Debug)]
 pub(super) struct NewFiles {
     length: u64,
@@ -17,9 +18,11 @@ pub(super) struct NewFiles {
     selected_bytes: u64,
     pub(super) blob_path: PathBuf,
     pub(super) outboard_path: PathBuf,
-    pub(super) blob: File,
-    /// Absent if the payload is one group.
+    /// Absent before the first piece.
+    pub(super) blob: Option<File>,
+    /// Absent before the first piece, and if the payload is one group.
     pub(super) outboard: Option<File>,
+    written_bytes: u64,
     /// The bytes written, as runs `start -> end` that do not touch. Only selected bytes count: pieces that
     /// arrive in order then stay one run, however many shards lie between them.
     written: BTreeMap<u64, u64>,
@@ -28,45 +31,35 @@ pub(super) struct NewFiles {
 }
 
 impl NewFiles {
-    /// Makes files under the name `temporary` for a selection of a blob of `length` bytes, at most
-    /// [`crate::limits::PAYLOAD_BYTES_MAX`]. A whole blob takes its room on the disk at once; a part leaves holes.
-    pub(super) fn create(
-        temporary: &Path,
-        length: u64,
-        selection: Selection,
-        selected_bytes: u64,
-    ) -> Result<Self, StoreError> {
-        let blob_path = temporary.with_added_extension(BLOB);
-        let outboard_path = temporary.with_added_extension(OUTBOARD);
-        let blob = create(&blob_path)?;
-        let written = BTreeMap::new();
-        let (outboard, pairs) = (None, Vec::new());
-        // From here on, a drop removes the files.
-        let mut files = Self {
+    /// Files under the name `temporary` for a selection of a blob of `length` bytes, at most [`crate::limits::PAYLOAD_BYTES_MAX`]. They are not
+    /// made yet.
+    pub(super) fn new(temporary: &Path, length: u64, selection: Selection, selected_bytes: u64) -> Self {
+        Self {
             length,
             selection,
             selected_bytes,
-            blob_path,
-            outboard_path,
-            blob,
-            outboard,
-            written,
-            pairs,
-        };
-        let size = |file: &File, path: &Path, len: u64| {
-            if selected_bytes == length {
-                allocate(file, path, len)
-            } else {
-                file.set_len(len).map_err(|e| write_error(path, len, e))
-            }
-        };
-        size(&files.blob, &files.blob_path, length)?;
-        let outboard_len = outboard_bytes(length);
-        if outboard_len > 0 {
-            let outboard = files.outboard.insert(create(&files.outboard_path)?);
-            size(outboard, &files.outboard_path, outboard_len)?;
+            blob_path: temporary.with_added_extension(BLOB),
+            outboard_path: temporary.with_added_extension(OUTBOARD),
+            blob: None,
+            outboard: None,
+            written_bytes: 0,
+            written: BTreeMap::new(),
+            pairs: Vec::new(),
         }
-        Ok(files)
+    }
+
+    /// Makes the files, unless they are there: with their lengths, and without blocks.
+    fn open(&mut self) -> Result<(), StoreError> {
+        if self.blob.is_none() {
+            let blob = self.blob.insert(create(&self.blob_path)?);
+            blob.set_len(self.length).map_err(|e| write_error(&self.blob_path, self.length, e))?;
+        }
+        let outboard_len = outboard_bytes(self.length);
+        if outboard_len > 0 && self.outboard.is_none() {
+            let outboard = self.outboard.insert(create(&self.outboard_path)?);
+            outboard.set_len(outboard_len).map_err(|e| write_error(&self.outboard_path, outboard_len, e))?;
+        }
+        Ok(())
     }
 
     /// The blob's length, bytes.
@@ -76,7 +69,7 @@ impl NewFiles {
 
     /// Selected bytes written so far.
     pub(super) fn written_bytes(&self) -> u64 {
-        self.written.iter().map(|(start, end)| end - start).sum()
+        self.written_bytes
     }
 
     /// Writes a piece and its hash pairs.
@@ -95,7 +88,9 @@ impl NewFiles {
         if to - from != len || piece.proofs.iter().any(|proof| proof.index >= pairs_len) {
             return Err(foreign);
         }
-        if let Err(error) = self.blob.write_all_at(&piece.data, piece.offset) {
+        self.open()?;
+        if let Some(Err(error)) = self.blob.as_ref().map(|blob| blob.write_all_at(&piece.data, piece.offset))
+        {
             return Err(write_error(&self.blob_path, len, error));
         }
         self.write_pairs(&piece.proofs)?;
@@ -107,11 +102,13 @@ impl NewFiles {
     ///
     /// # Errors
     /// [`StoreError::Incomplete`] if selected bytes are missing; an error of the disk.
-    pub(super) fn sync(&self) -> Result<(), StoreError> {
+    pub(super) fn sync(&mut self) -> Result<(), StoreError> {
         self.check_complete()?;
-        self.blob.sync_all().map_err(|e| write_error(&self.blob_path, 0, e))?;
-        if let Some(outboard) = &self.outboard {
-            outboard.sync_all().map_err(|e| write_error(&self.outboard_path, 0, e))?;
+        self.open()?;
+        for (file, path) in [(&self.blob, &self.blob_path), (&self.outboard, &self.outboard_path)] {
+            if let Some(file) = file {
+                file.sync_all().map_err(|e| write_error(path, 0, e))?;
+            }
         }
         Ok(())
     }
@@ -141,11 +138,13 @@ impl NewFiles {
             && run_end >= start
         {
             self.written.remove(&run_start);
+            self.written_bytes -= run_end - run_start;
             start = start.min(run_start);
             end = end.max(run_end);
         }
         if start < end {
             self.written.insert(start, end);
+            self.written_bytes += end - start;
         }
     }
 }
@@ -153,7 +152,9 @@ impl NewFiles {
 impl Drop for NewFiles {
     fn drop(&mut self) {
         // After a rename nothing has these names. A file that cannot be removed is removed when the store is next opened.
-        let _ = fs::remove_file(&self.blob_path);
+        if self.blob.is_some() {
+            let _ = fs::remove_file(&self.blob_path);
+        }
         if self.outboard.is_some() {
             let _ = fs::remove_file(&self.outboard_path);
         }

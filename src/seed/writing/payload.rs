@@ -2,6 +2,7 @@
 
 use super::files::NewFiles;
 use crate::limits::PAYLOAD_BYTES_MAX;
+use crate::seed::accounts::Need;
 use crate::seed::disk::{make_directory, parent, remove_if_there, rename, sync_directory};
 use crate::seed::error::StoreError;
 use crate::seed::index::EntryBody;
@@ -10,7 +11,7 @@ use crate::seed::layout::{BLOB, META, OUTBOARD};
 use crate::seed::lease::Lease;
 use crate::seed::open_payload::OpenPayload;
 use crate::seed::reservation::Reservation;
-use crate::token::{AnyToken, Ranges, Token, VerifiedPiece, outboard_bytes};
+use crate::token::{AnyToken, Ranges, Token, VerifiedPiece};
 use std::io;
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ pub struct PayloadWriter {
     token: Token,
     lease: Lease,
     files: NewFiles,
-    /// The room for payload and outboard, until they are kept.
+    /// The room for the files, until they are kept.
     reserved: Reservation,
 }
 
@@ -38,10 +39,27 @@ impl PayloadWriter {
         if length > PAYLOAD_BYTES_MAX {
             return Err(StoreError::TooLong(length));
         }
-        let reserved = store.reserve(length + outboard_bytes(length), &lease, now_s)?;
+        let need = Self::need(&store, length);
+        let reserved = store.promise(need, &lease, now_s)?;
+        Ok(Self::within(store, token, length, lease, reserved))
+    }
+
+    /// What a payload of this length needs.
+    pub(super) fn need(store: &Inner, length: u64) -> Need {
+        Need { bytes: store.index().blocks.payload(length), entries: 1, writes: 1 }
+    }
+
+    /// A writer within this room.
+    pub(super) fn within(
+        store: Arc<Inner>,
+        token: Token,
+        length: u64,
+        lease: Lease,
+        reserved: Reservation,
+    ) -> Self {
         let temporary = store.temporary(&token.hex());
-        let files = NewFiles::create(&temporary, length, Ranges::all().into(), length)?;
-        Ok(Self { store, token, lease, files, reserved })
+        let files = NewFiles::new(&temporary, length, Ranges::all().into(), length);
+        Self { store, token, lease, files, reserved }
     }
 
     /// The payload's token.
@@ -57,9 +75,10 @@ impl PayloadWriter {
     /// Writes a piece and its hash pairs.
     ///
     /// # Errors
-    /// [`StoreError::DiskFull`] or [`StoreError::Io`] if the disk fails, [`StoreError::Foreign`] if the piece or a pair
-    /// lies outside the payload.
+    /// [`StoreError::Capacity`], [`StoreError::Entries`] or [`StoreError::DiskFull`] if others have taken the room, [`StoreError::Io`] if the
+    /// disk fails, [`StoreError::Foreign`] if the piece or a pair lies outside the payload.
     pub fn write(&mut self, piece: &VerifiedPiece) -> Result<(), StoreError> {
+        self.reserved.cover(self.files.written_bytes() + piece.data.len() as u64)?;
         self.files.write(piece)
     }
 
@@ -79,6 +98,8 @@ impl PayloadWriter {
             // No piece arrived that could have been checked.
             return Err(StoreError::Foreign { offset: 0, length });
         }
+        self.files.check_complete()?;
+        self.reserved.cover_all()?;
         self.files.sync()?;
         let any = AnyToken::from(self.token);
         let one = self.store.change();
@@ -99,7 +120,8 @@ impl PayloadWriter {
         {
             let mut index = self.store.index();
             self.reserved.settle(&mut index);
-            index.insert(any, lease, length + outboard_bytes(length), EntryBody::Payload { length });
+            let bytes = index.blocks.payload(length);
+            index.insert(any, lease, bytes, EntryBody::Payload { length });
         }
         self.store.pending().remove(&self.token);
         self.store.damage().forget(&any);

@@ -3,6 +3,7 @@
 use super::files::NewFiles;
 use super::payload::PayloadWriter;
 use crate::limits::GROUP_BYTES;
+use crate::seed::accounts::Need;
 use crate::seed::disk::{link, make_directory, parent, remove_if_there, rename, sync_directory, write_error};
 use crate::seed::error::StoreError;
 use crate::seed::index::{EntryBody, SetBody};
@@ -84,21 +85,39 @@ impl SetWriter {
         blobs.iter().try_for_each(|blob| store.check_extension(&AnyToken::from(*blob), lease))?;
         store.check_extension(&token.into(), lease)?;
         let missing = lanes.without(held);
-        let small_bytes = if set.is_none() { layout::set_bytes(&descriptor, Lanes::NONE) } else { 0 };
-        let reserved = store.reserve(small_bytes, &lease, now_s)?;
+        let blocks = store.index().blocks;
         let mut own = missing;
+        let planned: SmallVec<[_; 2]> = layout::parts_of(&descriptor, missing)
+            .into_iter()
+            .map(|part| {
+                let all = layout::lanes_of(&descriptor, part.blob);
+                let is_whole = part.bytes == part.length;
+                let need = if is_whole {
+                    own = own.without(all);
+                    PayloadWriter::need(&store, part.length)
+                } else {
+                    let bytes = blocks.lanes(&descriptor, missing.intersection(all));
+                    Need { bytes, entries: 0, writes: 1 }
+                };
+                (part, is_whole, need)
+            })
+            .collect();
+        let small = match set {
+            None => Need { bytes: blocks.set(&descriptor, Lanes::NONE), entries: 1, writes: 0 },
+            Some(_) => Need::default(),
+        };
+        // All or nothing of it is promised.
+        let need = planned.iter().fold(small, |sum, (_, _, need)| sum.plus(*need));
+        let mut reserved = store.promise(need, &lease, now_s)?;
         let mut parts = SmallVec::new();
-        for part in layout::parts_of(&descriptor, missing) {
-            let all = layout::lanes_of(&descriptor, part.blob);
-            let target = if part.bytes == part.length {
-                own = own.without(all);
-                Target::Payload(PayloadWriter::begin(store.clone(), part.token, part.length, lease, now_s)?)
+        for (part, is_whole, need) in planned {
+            let room = reserved.split(need);
+            let target = if is_whole {
+                Target::Payload(PayloadWriter::within(store.clone(), part.token, part.length, lease, room))
             } else {
-                let bytes = layout::lanes_bytes(&descriptor, missing.intersection(all));
-                let reserved = store.reserve(bytes, &lease, now_s)?;
                 let temporary = store.temporary(&token.hex());
-                let files = NewFiles::create(&temporary, part.length, part.selection.clone(), part.bytes)?;
-                Target::Lanes(files, reserved)
+                let files = NewFiles::new(&temporary, part.length, part.selection.clone(), part.bytes);
+                Target::Lanes(files, room)
             };
             parts.push(NewPart { part, target });
         }
@@ -127,15 +146,17 @@ impl SetWriter {
     /// Writes a piece of one of the parts, and its hash pairs.
     ///
     /// # Errors
-    /// [`StoreError::DiskFull`] or [`StoreError::Io`] if the disk fails, [`StoreError::Foreign`] if the piece or a pair lies
-    /// outside [`SetWriter::parts`].
+    /// Those of [`PayloadWriter::write`]; [`StoreError::Foreign`] if the piece or a pair lies outside [`SetWriter::parts`].
     pub fn write(&mut self, blob: Blob, piece: &VerifiedPiece) -> Result<(), StoreError> {
         let Some(new) = self.parts.iter_mut().find(|new| new.part.blob == blob) else {
             return Err(StoreError::Foreign { offset: piece.offset, length: 0 });
         };
         match &mut new.target {
             Target::Payload(writer) => writer.write(piece),
-            Target::Lanes(files, _) => files.write(piece),
+            Target::Lanes(files, room) => {
+                room.cover(files.written_bytes() + piece.data.len() as u64)?;
+                files.write(piece)
+            }
         }
     }
 
@@ -147,10 +168,15 @@ impl SetWriter {
     /// no longer are, [`StoreError::DiskFull`] or [`StoreError::Io`] if the disk fails. No lanes are added then; a blob
     /// that was written whole may be held as a payload.
     pub fn commit(mut self) -> Result<OpenSet, StoreError> {
-        for new in &self.parts {
-            match &new.target {
+        self.reserved.cover_all()?;
+        for new in &mut self.parts {
+            match &mut new.target {
                 Target::Payload(writer) => writer.check_complete()?,
-                Target::Lanes(files, _) => files.sync()?,
+                Target::Lanes(files, room) => {
+                    files.check_complete()?;
+                    room.cover_all()?;
+                    files.sync()?;
+                }
             }
         }
         let mut new_lanes: SmallVec<[(Part, NewFiles, Reservation); 2]> = SmallVec::new();
@@ -196,7 +222,8 @@ impl SetWriter {
         let (kind, outboard_kind) = layout::lane_kinds(part.blob);
         let path = self.store.file(&any, kind);
         let Some(to) = open_to_add(&path)? else { return Ok(()) };
-        copy_lanes(&self.descriptor, part, self.own, &files.blob, &to)
+        let Some(from) = &files.blob else { return Ok(()) };
+        copy_lanes(&self.descriptor, part, self.own, from, &to)
             .and_then(|()| to.sync_all())
             .map_err(|e| write_error(&path, part.bytes, e))?;
         let path = self.store.file(&any, outboard_kind);
@@ -260,9 +287,9 @@ impl SetWriter {
             self.reserved.settle(&mut index);
             new_lanes.iter_mut().for_each(|(_, _, reserved)| reserved.settle(&mut index));
             let body = SetBody { descriptor: self.descriptor, own, generation: index.next_generation() };
-            let bytes = layout::set_bytes(&self.descriptor, own);
+            let bytes = index.blocks.set(&self.descriptor, own);
             for part in &promoted {
-                let bytes = part.length + outboard_bytes(part.length);
+                let bytes = index.blocks.payload(part.length);
                 index.insert(part.token.into(), lease, bytes, EntryBody::Payload { length: part.length });
             }
             index.insert(any, lease, bytes, EntryBody::Set(body));

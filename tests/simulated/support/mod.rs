@@ -8,7 +8,7 @@ pub(crate) mod caller;
 mod data;
 pub(crate) mod gathering;
 mod hosts;
-mod identities;
+pub(crate) mod identities;
 pub(crate) mod liar;
 pub(crate) mod raw;
 pub(crate) mod tap;

@@ -14,7 +14,7 @@ use stoq::counters::Counters;
 use stoq::datagram::Network as _;
 use stoq::quic::transport::QuicConfig;
 use stoq::record::{ErrorRecord, Record, RecordReader, RecordType, Settings};
-use stoq::tls::{ClientTls, client_config, connect_name};
+use stoq::tls::{ClientTls, Identity, client_config, connect_name};
 use stoq::wire::IpFamily;
 
 /// One connection of the endpoint.
@@ -55,9 +55,15 @@ impl World {
     /// The same, with this transport.
     #[track_caller]
     pub(crate) fn raw_with(&mut self, remote: SocketAddr, quic: QuicConfig) -> Raw {
+        self.raw_of(remote, &quic, &identities()[1])
+    }
+
+    /// The same, of another node than the clients.
+    #[track_caller]
+    pub(crate) fn raw_of(&mut self, remote: SocketAddr, quic: &QuicConfig, node: &Identity) -> Raw {
         let index = self.raw.len();
         let network = station(&self.link, 100 + index as u8, 1).remove(0);
-        self.raw.push(RawPeer::new(network, self.now, remote, &quic));
+        self.raw.push(RawPeer::new(network, self.now, remote, quic, node));
         self.run(Duration::from_secs(10), "a raw peer connects", |world| world.raw[index].connected);
         Raw(index)
     }
@@ -115,10 +121,9 @@ pub(crate) fn records(bytes: &[u8]) -> Vec<(RecordType, Vec<u8>)> {
 }
 
 impl RawPeer {
-    fn new(network: Station, now: Instant, remote: SocketAddr, quic: &QuicConfig) -> Self {
-        let client = &identities()[1];
+    fn new(network: Station, now: Instant, remote: SocketAddr, quic: &QuicConfig, node: &Identity) -> Self {
         let crypto =
-            client_config(&ClientTls { identity: Some(client.clone()), ..ClientTls::new(trust()) }).unwrap();
+            client_config(&ClientTls { identity: Some(node.clone()), ..ClientTls::new(trust()) }).unwrap();
         let mut config = ClientConfig::new(crypto);
         config.transport_config(quic.transport(1500, IpFamily::V6, 256));
         let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, true, None);

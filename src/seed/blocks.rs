@@ -1,0 +1,140 @@
+//! What files of a store take on its disk: whole blocks, and an inode and a name each.
+
+use super::layout::{lanes_of, pairs_bytes, parts_of};
+use crate::limits::{GROUP_BYTES, STORE_BLOCK_BYTES_MAX, STORE_BLOCK_BYTES_MIN, STORE_FILE_BYTES};
+use crate::shard::{Descriptor, Lanes, Part};
+use crate::token::{PAIR_BYTES, outboard_bytes};
+use std::path::Path;
+
+/// The size of a disk's blocks, and by it the size of files. All sizes are upper bounds for a disk that neither compresses nor shares
+/// blocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Blocks {
+    block_bytes: u64,
+}
+
+impl Default for Blocks {
+    fn default() -> Self {
+        Self { block_bytes: STORE_BLOCK_BYTES_MIN }
+    }
+}
+
+impl Blocks {
+    /// The blocks of the disk under `directory`.
+    pub(super) fn of_disk(directory: &Path) -> Self {
+        let named = rustix::fs::statvfs(directory).map_or(0, |disk| disk.f_frsize);
+        Self { block_bytes: named.clamp(STORE_BLOCK_BYTES_MIN, STORE_BLOCK_BYTES_MAX) }
+    }
+
+    fn whole(self, bytes: u64) -> u64 {
+        bytes.checked_next_multiple_of(self.block_bytes).unwrap_or(u64::MAX)
+    }
+
+    /// A file of this length.
+    pub(super) fn file(self, length: u64) -> u64 {
+        self.whole(length).saturating_add(STORE_FILE_BYTES)
+    }
+
+    /// A payload of this length, with its outboard and its lease.
+    pub(super) fn payload(self, length: u64) -> u64 {
+        self.file(length).saturating_add(self.outboard(length)).saturating_add(self.small_file())
+    }
+
+    /// A set with these lanes in its own files, with its descriptor and its lease.
+    pub(super) fn set(self, descriptor: &Descriptor, own: Lanes) -> u64 {
+        (2 * self.small_file()).saturating_add(self.lanes(descriptor, own))
+    }
+
+    /// Lanes in a set's own files. For several lanes together it is never above the sum of their own.
+    pub(super) fn lanes(self, descriptor: &Descriptor, lanes: Lanes) -> u64 {
+        let parts = parts_of(descriptor, lanes);
+        parts.iter().map(|part| self.part(descriptor, part, lanes)).fold(0, u64::saturating_add)
+    }
+
+    fn part(self, descriptor: &Descriptor, part: &Part, lanes: Lanes) -> u64 {
+        if part.bytes == part.length {
+            return self.file(part.length).saturating_add(self.outboard(part.length));
+        }
+        let shard_bytes = descriptor.shard_bytes();
+        let shards = part.bytes.div_ceil(shard_bytes);
+        let data = self.whole(part.length).min(shards.saturating_mul(self.whole(shard_bytes)));
+        let files = if outboard_bytes(part.length) > 0 { 2 * STORE_FILE_BYTES } else { STORE_FILE_BYTES };
+        data.saturating_add(self.lane_pairs(descriptor, part, lanes, shards)).saturating_add(files)
+    }
+
+    /// The blocks of the hash pairs above some shards. Those within a shard are one run of the outboard; each other one may lie in a block of
+    /// its own.
+    fn lane_pairs(self, descriptor: &Descriptor, part: &Part, lanes: Lanes, shards: u64) -> u64 {
+        let within = descriptor.shard_bytes() / GROUP_BYTES as u64 - 1;
+        let pairs = pairs_bytes(descriptor, part, lanes.intersection(lanes_of(descriptor, part.blob)))
+            / PAIR_BYTES as u64;
+        let above = pairs.saturating_sub(shards.saturating_mul(within));
+        let run = self.whole(within * PAIR_BYTES as u64) + self.block_bytes;
+        let blocks = shards.saturating_mul(run).saturating_add(above.saturating_mul(self.block_bytes));
+        self.whole(outboard_bytes(part.length)).min(blocks)
+    }
+
+    fn outboard(self, length: u64) -> u64 {
+        match outboard_bytes(length) {
+            0 => 0,
+            bytes => self.file(bytes),
+        }
+    }
+
+    fn small_file(self) -> u64 {
+        self.file(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::Coding;
+    use crate::token::{EncodedPiece, Outboard, Token, VerifiedEncoder};
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_tiny_payload_takes_two_blocks_and_two_files() {
+        let blocks = Blocks::default();
+        assert_eq!(blocks.payload(8), 2 * (4096 + STORE_FILE_BYTES));
+        assert_eq!(blocks.payload(16_385), (20_480 + 2 * 4096) + 3 * STORE_FILE_BYTES);
+        assert_eq!(Blocks { block_bytes: 65_536 }.payload(8), 2 * (65_536 + STORE_FILE_BYTES));
+    }
+
+    proptest! {
+        #[test]
+        fn lanes_take_no_more_blocks_than_they_are_accounted_for(
+            groups in 1u64..400, short in 0u64..16_384, k in 2u8..=6, shard_groups in 1u64..=4, bits in 1u8..64,
+        ) {
+            let length = groups * 16_384 - short;
+            let coding = Coding::ReedSolomon { data_lanes: k, parity: None };
+            let descriptor = Descriptor::new(Token::of(b"payload"), length, shard_groups * 16_384, coding).unwrap();
+            let lanes: Lanes = (0..k).filter(|lane| bits >> lane & 1 == 1).collect();
+            let blocks = Blocks::default();
+            let accounted = blocks.lanes(&descriptor, lanes);
+            let parts = parts_of(&descriptor, lanes);
+            let Some(part) = parts.first() else {
+                prop_assert_eq!(accounted, 0);
+                return Ok(());
+            };
+            let pairs = vec![0; outboard_bytes(length) as usize];
+            let outboard = Outboard::from_bytes(length, pairs.into()).unwrap();
+            let mut encoder = VerifiedEncoder::new(outboard, &part.selection).unwrap();
+            let mut batch = Vec::new();
+            let (mut data, mut proofs) = (0, 0);
+            while encoder.next_batch(1 << 20, &mut batch).unwrap() > 0 {
+                for piece in batch.drain(..) {
+                    match piece {
+                        EncodedPiece::Proof(hashes) => proofs += hashes.len() as u64,
+                        EncodedPiece::Data { len, .. } => data += len as u64,
+                    }
+                }
+            }
+            prop_assert!(accounted >= data + proofs, "{} < {} + {}", accounted, data, proofs);
+            prop_assert!(accounted <= blocks.file(length) + blocks.outboard(length));
+            // Accounted separately, the lanes take no less.
+            let apart: u64 = lanes.iter().map(|lane| blocks.lanes(&descriptor, Lanes::one(lane))).sum();
+            prop_assert!(apart >= accounted, "{} < {}", apart, accounted);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Peers that would take a store's room, entries and slots without giving it payloads.
+
+use crate::support::identities::gateway_identity;
+use crate::support::raw::{Raw, records};
+use crate::support::{SEED, Setup, World, encoding, gateway_v4, joined, payload};
+use quinn_proto::{Dir, StreamId};
+use std::time::Duration;
+use stoq::limits::{PUT_LOOK_MS, PUT_STALL_MS};
+use stoq::quic::transport::QuicConfig;
+use stoq::record::{Descriptor, ErrorCode, Put, Record, RecordType};
+use stoq::seed::{Lease, StoreBound, StoreConfig};
+use stoq::token::{Ranges, Token, VerifiedDecoder};
+
+/// Sends a PUT record and none of its bytes.
+fn idle_put(world: &mut World, raw: Raw, name: &[u8], length: u64) -> StreamId {
+    let descriptor = Descriptor::plain(Token::of(name), length).unwrap();
+    let mut record = Vec::new();
+    Put { queue: SEED, lease_s: 60, descriptor, lanes: None }.emit_record(&mut record);
+    let id = world.raw_mut(raw).send(Dir::Bi, &record, false);
+    world.run(Duration::from_secs(2), "OK", |world| world.raw_mut(raw).received.contains_key(&id));
+    let (kind, _) = records(&world.raw_mut(raw).received[&id])[0];
+    assert_eq!(kind, RecordType::Ok, "it fits, and is accepted");
+    id
+}
+
+#[test]
+fn an_idle_put_takes_no_disk_and_no_cached_payload_and_is_refused_when_it_goes_no_further() {
+    let capacity_bytes = Some(100 << 20);
+    let mut world = World::new(Setup {
+        store: StoreConfig { capacity_bytes, ..StoreConfig::default() },
+        ..Setup::default()
+    });
+    let peer = world.connect(0, gateway_v4());
+    let cached = payload(10 << 20);
+    let token = Token::of(&cached);
+    let mut writer = world.store.begin(token, cached.len() as u64, Lease::cached(None), 0).unwrap();
+    let mut decoder = VerifiedDecoder::new(token, cached.len() as u64, Ranges::all()).unwrap();
+    for bytes in encoding(&cached, &Ranges::all()) {
+        decoder.push(&bytes).unwrap();
+    }
+    while let Some(piece) = decoder.poll() {
+        writer.write(&piece).unwrap();
+    }
+    writer.commit().unwrap();
+    let usage_bytes = world.store.usage_bytes();
+
+    let raw = world.raw_of(gateway_v4(), &QuicConfig::default(), gateway_identity(3));
+    world.say_settings(raw);
+    let id = idle_put(&mut world, raw, b"never sent", 99 << 20);
+    world.pass(Duration::from_millis(PUT_STALL_MS - PUT_LOOK_MS));
+    assert_eq!(world.store.usage_bytes(), usage_bytes, "no room is taken");
+    assert_eq!(world.temporary(), Vec::<std::path::PathBuf>::new(), "and no file made");
+    assert!(!world.raw_mut(raw).finished.contains(&id), "its time is not over");
+    // Others put into the same room meanwhile.
+    let honest = payload(60 << 20);
+    let kept = world.put(&peer, &honest);
+    world.pass(Duration::from_millis(3 * PUT_LOOK_MS));
+    let error = world.error_on(raw, id);
+    assert_eq!(error.code, ErrorCode::Busy);
+    assert!(error.reason().contains("no byte of it was proven"), "{}", error.reason());
+    assert_eq!(world.store.refused(StoreBound::Progress), 1);
+    assert!(world.store.lease(token).is_some(), "the cached payload is there");
+    assert!(world.raw_mut(raw).lost.is_none(), "a refusal is no offense");
+    assert_eq!(world.store.census().unfinished, 0);
+    assert!(joined(&world.get(&peer, kept, Ranges::all())) == honest);
+}
+
+#[test]
+fn one_node_cannot_begin_more_than_its_share_of_the_room() {
+    let mut world = World::new(Setup {
+        store: StoreConfig { capacity_bytes: Some(100 << 20), ..StoreConfig::default() },
+        ..Setup::default()
+    });
+    let peer = world.connect(0, gateway_v4());
+    let raw = world.raw_of(gateway_v4(), &QuicConfig::default(), gateway_identity(3));
+    world.say_settings(raw);
+    for number in 0..5_u8 {
+        idle_put(&mut world, raw, &[number], 9 << 20);
+    }
+    let descriptor = Descriptor::plain(Token::of(b"one more"), 9 << 20).unwrap();
+    let mut record = Vec::new();
+    Put { queue: SEED, lease_s: 60, descriptor, lanes: None }.emit_record(&mut record);
+    let id = world.raw_mut(raw).send(Dir::Bi, &record, false);
+    let error = world.error_on(raw, id);
+    assert_eq!(error.code, ErrorCode::Busy);
+    assert!(error.reason().contains("finish other puts first"), "{}", error.reason());
+    assert_eq!(world.store.refused(StoreBound::Unfinished), 1);
+    world.put(&peer, &payload(1 << 20));
+}
