@@ -74,6 +74,8 @@ counters! {
     DropHandoverFull = "drop_handover_full",
     /// Drop: a new connection past the connection limit.
     DropConnectionLimit = "drop_connection_limit",
+    /// Drop: a connection attempt from an address that proved nothing, past the rate of Retry packets.
+    DropRetryLimit = "drop_retry_limit",
     /// Drop: a UDP datagram that no QUIC version 1 packet can be.
     DropNotQuic = "drop_not_quic",
     /// Drop: a UDP datagram that belongs to no connection and may begin none. It may be answered, at a
@@ -112,6 +114,12 @@ counters! {
     HandshakesClientEarly = "handshakes_client_early",
     /// Handshakes begun here that failed.
     HandshakesClientFailed = "handshakes_client_failed",
+    /// Connection attempts accepted: their handshakes began, each of which costs a signature.
+    QuicAttemptsAccepted = "quic_attempts_accepted",
+    /// Handshakes of peers that were ended to make room for others' handshakes.
+    QuicHalfOpenEvicted = "quic_half_open_evicted",
+    /// Handshakes of peers that took too long.
+    QuicHalfOpenTimedOut = "quic_half_open_timed_out",
     /// Retry packets sent: clients had to prove their address first.
     QuicRetriesSent = "quic_retries_sent",
     /// Stateless resets sent: answers to packets of connections of an earlier process of this node.

@@ -319,6 +319,25 @@ pub const HANDSHAKES_PER_TURN_MAX: usize = 1;
 pub const INCOMING_LEN_MAX: usize = 256;
 /// With more attempts than this waiting, a client must prove its address first (RFC 9000 §8.1.2).
 pub const INCOMING_RETRY_LEN: usize = 64;
+/// Bytes of an attempt that waits for its turn, after its first packet.
+pub const INCOMING_BYTES_MAX: u64 = 64 * 1024;
+/// The same of all attempts of a worker together.
+pub const INCOMING_ALL_BYTES_MAX: u64 = 4 << 20;
+/// Connections that peers began and whose handshakes are not complete, a worker. For a further one, one of them ends.
+pub const HALF_OPEN_LEN_MAX: usize = 1024;
+/// Those of them whose clients have not proven their addresses. From there on a client must prove its address first (RFC 9000 §8.1.2).
+pub const HALF_OPEN_UNPROVEN_LEN_MAX: usize = 512;
+/// How long the handshake of a peer's connection may take, milliseconds. No packet makes it longer.
+pub const HANDSHAKE_MS_MAX: u64 = 10_000;
+/// Handshakes with addresses that proved nothing and that do not come to their end: at once, a worker. Past it a client must prove its address
+/// first. A handshake that is completed does not count.
+pub const UNPROVEN_HANDSHAKES_BURST: u32 = 256;
+/// The same, a second: each costs a signature.
+pub const UNPROVEN_HANDSHAKES_PER_S: u32 = 50;
+/// Retry packets of a worker, a second. Each costs the keys of an Initial packet and an encrypted token; an attempt past it is dropped.
+pub const RETRIES_PER_S: u32 = 2_000;
+/// Retry packets of a worker at once.
+pub const RETRIES_BURST: u32 = 1_000;
 /// Between two stateless resets of a worker, microseconds. A reset is shorter than the packet that it answers
 /// (RFC 9000 §10.3), and a restarted gateway owes one to each peer.
 pub const RESET_INTERVAL_US: u64 = 1_000;
@@ -401,6 +420,8 @@ const _: () = {
     // The longest holder has 58 bytes: node ID, coverage, bitmap, expiry.
     assert!(HOLDERS_LEN_MAX as u64 * 58 + 8 <= CONTROL_RECORD_BYTES_MAX);
     assert!(INCOMING_RETRY_LEN < INCOMING_LEN_MAX);
+    assert!(HALF_OPEN_UNPROVEN_LEN_MAX < HALF_OPEN_LEN_MAX && HALF_OPEN_LEN_MAX < CONNECTIONS_LEN_MAX);
+    assert!((UNPROVEN_HANDSHAKES_BURST as usize) < HALF_OPEN_UNPROVEN_LEN_MAX);
     assert!(WORKERS_MAX <= u16::MAX as usize);
     assert!(REQUESTS_LEN_MAX <= COMMAND_RING_LEN as u64);
     assert!(CLIENT_REQUESTS_LEN as u64 * 2 <= REQUESTS_LEN_MAX);

@@ -3,7 +3,7 @@
 use crate::application::{Application, Placement};
 use crate::datagram::{Network, NetworkInfo};
 use crate::hop::Hops;
-use crate::limits::PEER_GATEWAY_CONNECTIONS_DEFAULT;
+use crate::limits::{INCOMING_ALL_BYTES_MAX, INCOMING_BYTES_MAX, PEER_GATEWAY_CONNECTIONS_DEFAULT};
 use crate::queue::{AppPort, Waker};
 use crate::quic::keys::{NodeKeys, RestartSecret};
 use crate::quic::qlog::{Qlog, Sampler};
@@ -312,7 +312,10 @@ impl NodeConfig {
             ByFamily::new(|family| self.quic.transport(device_mtu, family, crate::limits::REQUESTS_LEN_MAX));
         let server = self.server.clone().map(|crypto| {
             // One configuration under both, so that all connections share its token key.
-            let shared = ServerConfig::with_crypto(crypto);
+            let mut shared = ServerConfig::with_crypto(crypto);
+            shared
+                .incoming_buffer_size(INCOMING_BYTES_MAX)
+                .incoming_buffer_size_total(INCOMING_ALL_BYTES_MAX);
             transports.map(|transport| {
                 let mut config = shared.clone();
                 config.transport_config(transport.clone());

@@ -31,6 +31,16 @@ impl TokenBucket {
         }
         allowed
     }
+
+    /// Whether none is left.
+    pub(crate) fn is_empty(&self, now: Instant) -> bool {
+        !self.clone().take(now)
+    }
+
+    /// Puts one back that was taken.
+    pub(crate) fn put_back(&mut self) {
+        self.full_at = self.full_at.and_then(|at| at.checked_sub(self.each));
+    }
 }
 
 #[cfg(test)]
@@ -43,5 +53,20 @@ mod tests {
         assert_eq!((0..2000).filter(|_| rate.take(now)).count(), 1000);
         let later = now + Duration::from_secs(1);
         assert_eq!((0..2000).filter(|_| rate.take(later)).count(), 100);
+    }
+
+    #[test]
+    fn what_is_put_back_may_be_taken_again() {
+        let (mut rate, now) = (TokenBucket::new(1, 2), Instant::now());
+        rate.put_back();
+        assert!(!rate.is_empty(now) && rate.take(now) && rate.take(now) && rate.is_empty(now));
+        assert!(!rate.take(now));
+        rate.put_back();
+        assert!(!rate.is_empty(now) && rate.take(now) && !rate.take(now));
+        // Nothing is saved up beyond the burst.
+        for _ in 0..10 {
+            rate.put_back();
+        }
+        assert_eq!((0..10).filter(|_| rate.take(now)).count(), 2);
     }
 }

@@ -8,9 +8,10 @@ use quinn_proto::Transmit;
 use std::time::Duration;
 use stoq::counters::{Counter, Counters};
 use stoq::datagram::Network as _;
-use stoq::limits::INCOMING_LEN_MAX;
+use stoq::limits::{HALF_OPEN_UNPROVEN_LEN_MAX, HANDSHAKE_MS_MAX, INCOMING_LEN_MAX};
+use stoq::quic::transport::QuicConfig;
 use stoq::tls::{ClientTls, client_config};
-use stoq_gateway::pktgen::{IMIX, Initials, Load, Mix};
+use stoq_gateway::pktgen::{IMIX, INITIAL_DATAGRAM_BYTES, Initials, Load, Mix};
 use support::{Setup, Station, World, gateway_v4, station, trust};
 
 /// A host that floods the gateway.
@@ -31,21 +32,37 @@ impl Flooder {
         let mut sent = 0;
         while sent < count {
             let (bytes, segment) = load.next(each.min(count - sent));
-            let transmit = Transmit {
-                destination: gateway_v4(),
-                ecn: None,
-                size: bytes.len(),
-                segment_size: Some(segment),
-                src_ip: None,
-            };
             sent += bytes.len() / segment;
-            self.network.send(world.now, &self.counters, &transmit, bytes);
-            for _ in 0..3 {
-                self.network.flush(world.now, &self.counters);
-                world.pass(Duration::from_micros(600));
-                self.network.receive(world.now, &self.counters, |_| self.answers += 1);
-            }
+            self.burst(world, bytes, segment);
         }
+    }
+
+    /// Sends datagrams of this size in a burst.
+    fn burst(&mut self, world: &mut World, bytes: &[u8], segment: usize) {
+        let transmit = Transmit {
+            destination: gateway_v4(),
+            ecn: None,
+            size: bytes.len(),
+            segment_size: Some(segment),
+            src_ip: None,
+        };
+        self.network.send(world.now, &self.counters, &transmit, bytes);
+        for _ in 0..3 {
+            self.network.flush(world.now, &self.counters);
+            world.pass(Duration::from_micros(600));
+            self.network.receive(world.now, &self.counters, |_| self.answers += 1);
+        }
+    }
+
+    /// Begins this many connections in a burst. Their ClientHellos never become whole.
+    fn begin_halves(&mut self, world: &mut World, initials: &Initials, count: usize) {
+        let (mut halves, mut flight) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            flight.clear();
+            initials.emit_flight(&mut flight);
+            halves.extend_from_slice(&flight[..INITIAL_DATAGRAM_BYTES]);
+        }
+        self.burst(world, &halves, INITIAL_DATAGRAM_BYTES);
     }
 }
 
@@ -110,6 +127,47 @@ fn a_storm_of_attempts_makes_clients_prove_their_address_and_leaves_nothing() {
     world.run(Duration::from_secs(120), "the attempts are forgotten", |world| {
         world.gateway.connections() == 2
     });
+}
+
+#[test]
+fn clienthellos_that_never_become_whole_hold_few_connections_and_keep_no_client_out() {
+    let (mut world, peer) = World::connected();
+    let mut flooder = Flooder::new(&world);
+    let initials = initials();
+    let (mut begun, mut most) = (0, 0);
+    let mut honest = Vec::new();
+    while begun < 4000 {
+        if begun % 1000 == 0 {
+            honest.push(world.clients[0].callers[0].connect(gateway_v4()));
+        }
+        flooder.begin_halves(&mut world, &initials, 8);
+        begun += 8;
+        most = most.max(world.gateway.connections());
+    }
+    // More datagrams than Retry packets may answer, and then what their rate allows.
+    for tag in honest {
+        let mut tries = 0;
+        while world.clients[0].callers[0].peer(tag).is_none() {
+            flooder.begin_halves(&mut world, &initials, 8);
+            most = most.max(world.gateway.connections());
+            tries += 1;
+            assert!(tries < 5000, "an honest client stays out\n{}", world.report());
+        }
+    }
+    let honest = 5;
+    assert!(most <= HALF_OPEN_UNPROVEN_LEN_MAX + honest, "{most} connections\n{}", world.report());
+    let accepted = world.gateway.count(Counter::QuicAttemptsAccepted);
+    assert!(accepted < 1000, "{accepted} of {begun} attempts were accepted");
+    let (retries, dropped) = (Counter::QuicRetriesSent, Counter::DropRetryLimit);
+    assert!(world.gateway.count(retries) > 0 && world.gateway.count(dropped) > 0, "{}", world.report());
+    world.echo(&peer, b"an established connection keeps its place");
+    // A handshake has its time, though the idle timeout is longer.
+    assert!(u64::from(QuicConfig::default().idle_timeout_ms) > 2 * HANDSHAKE_MS_MAX);
+    world.run(Duration::from_millis(HANDSHAKE_MS_MAX + 1), "the half-open ones end", |world| {
+        world.gateway.connections() == honest
+    });
+    assert!(world.gateway.count(Counter::QuicHalfOpenTimedOut) > 0);
+    assert_serves(&mut world, &peer);
 }
 
 #[test]

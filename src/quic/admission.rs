@@ -41,6 +41,21 @@ pub fn may_precede_acceptance(datagram: &[u8]) -> bool {
     version(datagram) == Some(VERSION_1) && datagram[0] & LONG_TYPE <= LONG_TYPE_0RTT
 }
 
+/// Whether this datagram may begin a connection and carries no token: its sender has not proven its address (RFC 9000 §8.1).
+#[inline]
+pub fn is_unproven_initial(datagram: &[u8]) -> bool {
+    if version(datagram) != Some(VERSION_1) || datagram[0] & LONG_TYPE != 0 {
+        return false;
+    }
+    // RFC 9000 §17.2.2: first byte, version, two connection IDs with their lengths, then the token's length.
+    let mut at = 5;
+    for _ in 0..2 {
+        let Some(&len) = datagram.get(at) else { return false };
+        at += 1 + usize::from(len);
+    }
+    datagram.get(at) == Some(&0)
+}
+
 /// Whether a datagram begins with a short header. Outside connections QUIC sends such datagrams only as
 /// stateless resets.
 pub fn is_short(datagram: &[u8]) -> bool {
@@ -86,6 +101,24 @@ mod tests {
             assert!(!may_be_quic(&vec![0x40; len]));
         }
         assert!(!may_be_quic(&long(0xc0, 0x0a0a_0a0a, 1199)));
+    }
+
+    #[test]
+    fn an_initial_packet_proves_nothing_without_a_token() {
+        let initial = |token: &[u8]| {
+            let mut datagram = vec![0xc3, 0, 0, 0, 1, 8, 1, 2, 3, 4, 5, 6, 7, 8, 4, 1, 2, 3, 4];
+            datagram.extend_from_slice(token);
+            datagram.resize(INITIAL_BYTES_MIN, 7);
+            datagram
+        };
+        assert!(is_unproven_initial(&initial(&[0])));
+        assert!(!is_unproven_initial(&initial(&[3, 1, 2, 3])));
+        for first in [0xd0, 0xe0, 0xf0, 0x40] {
+            assert!(!is_unproven_initial(&[&[first][..], &initial(&[0])[1..]].concat()));
+        }
+        for len in 0..19 {
+            assert!(!is_unproven_initial(&initial(&[0])[..len]), "cut off at {len}");
+        }
     }
 
     #[test]

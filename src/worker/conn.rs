@@ -135,7 +135,7 @@ impl Conn {
     }
 
     /// Ends the connection: tells the applications of its end, or that it did not come up.
-    fn ended(&mut self, reason: &CloseReason, cx: &mut Context<'_>) -> Option<Change> {
+    pub(super) fn ended(&mut self, reason: &CloseReason, cx: &mut Context<'_>) -> Option<Change> {
         release(&self.quic);
         let reached = match self.phase.end() {
             PhaseEnd::Lost(reached) => reached,

@@ -7,10 +7,8 @@ use super::windows::Fitted;
 use super::{ARENA_BYTES, Core};
 use crate::counters::{Counter, Counters};
 use crate::datagram::{Datagram, Network};
-use crate::limits::{
-    CONNECTIONS_LEN_MAX, HANDOVER_RING_LEN, HANDSHAKES_PER_TURN_MAX, INCOMING_LEN_MAX, INCOMING_RETRY_LEN,
-};
-use crate::queue::{CloseReason, Command, Delivery};
+use crate::limits::{HANDOVER_RING_LEN, INCOMING_LEN_MAX};
+use crate::queue::{CloseReason, Command, ConnectionId, Delivery};
 use crate::quic::admission;
 use crate::quic::qlog::Track;
 use crate::quic::transport::PeerControl;
@@ -19,9 +17,8 @@ use crate::session::Session;
 use crate::stages::LoopStage;
 use crate::tls::{self, NodeId};
 use bytes::{Bytes, BytesMut};
-use quinn_proto::{Connection, ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming, Transmit};
+use quinn_proto::{Connection, ConnectionHandle, DatagramEvent, EcnCodepoint, Transmit};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -74,6 +71,10 @@ impl Core {
         ecn: Option<EcnCodepoint>,
         data: BytesMut,
     ) {
+        if self.is_past_retries(now, &data) {
+            self.desk.status.counters.add(Counter::DropRetryLimit, 1);
+            return;
+        }
         self.send_buf.clear();
         // QUIC buffers datagrams for an attempt that waits for its turn, and does not report this.
         let kept = !self.incoming.is_empty() && admission::may_precede_acceptance(&data);
@@ -84,7 +85,7 @@ impl Core {
                     conn.touched();
                 }
             }
-            Some(DatagramEvent::NewConnection(incoming)) => self.incoming(incoming),
+            Some(DatagramEvent::NewConnection(incoming)) => self.incoming(now, incoming),
             Some(DatagramEvent::Response(transmit)) => {
                 let counters = &self.desk.status.counters;
                 counters.add(Counter::DropNoConnection, 1);
@@ -96,26 +97,11 @@ impl Core {
         }
     }
 
-    fn respond(&mut self, transmit: Transmit) {
+    pub(super) fn respond(&mut self, transmit: Transmit) {
         if self.responses.len() < INCOMING_LEN_MAX {
             self.responses.push_back((transmit, self.send_buf.clone()));
         } else {
             self.desk.status.counters.add(Counter::DropNoBuffer, 1);
-        }
-    }
-
-    fn incoming(&mut self, incoming: Incoming) {
-        if self.draining {
-            self.send_buf.clear();
-            let transmit = self.endpoint.refuse(incoming, &mut self.send_buf);
-            self.respond(transmit);
-        } else if self.incoming.len() >= INCOMING_LEN_MAX
-            || self.desk.status.connections.load(Ordering::Relaxed) >= CONNECTIONS_LEN_MAX
-        {
-            self.desk.status.counters.add(Counter::DropConnectionLimit, 1);
-            self.endpoint.ignore(incoming);
-        } else {
-            self.incoming.push_back(incoming);
         }
     }
 
@@ -134,53 +120,13 @@ impl Core {
         taken > 0
     }
 
-    pub(super) fn begin_handshakes(&mut self, now: Instant) -> bool {
-        let mut begun = 0;
-        while begun < HANDSHAKES_PER_TURN_MAX
-            && let Some(incoming) = self.incoming.pop_front()
-        {
-            self.send_buf.clear();
-            if self.incoming.len() >= INCOMING_RETRY_LEN && incoming.may_retry() {
-                match self.endpoint.retry(incoming, &mut self.send_buf) {
-                    Ok(transmit) => {
-                        self.desk.status.counters.add(Counter::QuicRetriesSent, 1);
-                        self.respond(transmit);
-                    }
-                    Err(error) => self.endpoint.ignore(error.into_incoming()),
-                }
-                continue;
-            }
-            begun += 1;
-            let remote = incoming.remote_address();
-            let mut config = self.server.as_ref().map(|server| server.of(remote).clone());
-            let mut track = None;
-            if let (Some(qlog), Some(config)) = (&mut self.qlog, &mut config)
-                && let Some((transport, log)) = qlog.transport(remote, &PeerControl::default(), now)
-            {
-                Arc::make_mut(config).transport = transport;
-                track = Some(log);
-            }
-            match self.endpoint.accept(incoming, now, &mut self.send_buf, config) {
-                Ok((handle, quic)) => self.insert(now, handle, quic, (Origin::Peer, track)),
-                Err(error) => {
-                    self.desk.status.counters.add(Counter::HandshakesServerFailed, 1);
-                    tracing::debug!(cause = %error.cause, "handshake refused");
-                    if let Some(transmit) = error.response {
-                        self.respond(transmit);
-                    }
-                }
-            }
-        }
-        begun > 0
-    }
-
-    fn insert(
+    pub(super) fn insert(
         &mut self,
         now: Instant,
         handle: ConnectionHandle,
         quic: Connection,
         (origin, track): (Origin, Option<Track>),
-    ) {
+    ) -> ConnectionId {
         let id = self.connections.next_id(self.index, handle.0 as u32);
         let session = Session::new(id, origin.owner(), self.windows);
         let fitted = Fitted::new(self.windows, &self.desk.shared.window_budget, now);
@@ -189,6 +135,7 @@ impl Core {
         conn.touched();
         conn.begin_early(&mut self.desk.cx(now));
         self.desk.status.connections.store(self.connections.len(), Ordering::Relaxed);
+        id
     }
 
     /// Dials the peer gateways whose time has come.
@@ -233,6 +180,7 @@ impl Core {
             let Some(mut entry) = self.connections.at(slot) else { continue };
             let mut cx = self.desk.cx(now);
             let conn = &mut *entry;
+            let is_new = conn.phase.is_handshaking();
             while let Some(event) = conn.quic.poll() {
                 worked = true;
                 match conn.event(event, &mut cx) {
@@ -242,6 +190,9 @@ impl Core {
                     }
                     None => {}
                 }
+            }
+            if is_new && !conn.phase.is_handshaking() {
+                self.half_open.settle(conn.session.id(), conn.phase.is_open());
             }
             cx.counters.stages.enter(LoopStage::Records);
             let has_read = conn.session.read(&mut conn.quic, &mut cx);

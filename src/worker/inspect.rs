@@ -123,7 +123,7 @@ impl Core {
                 self.survey.due = Some(now + Duration::from_millis(SURVEY_INTERVAL_MS));
                 self.survey.next = Some(0);
                 self.survey.unacknowledged = 0;
-                self.gauge(link_up());
+                self.gauge(now, link_up());
             }
             return;
         };
@@ -148,7 +148,8 @@ impl Core {
         }
     }
 
-    fn gauge(&self, link_up: bool) {
+    fn gauge(&mut self, now: Instant, link_up: bool) {
+        self.gauge_half_open(now);
         let gauges = &self.desk.status.gauges;
         gauges.link_up.store(link_up, Relaxed);
         let (deliveries, commands) = self.desk.ports.iter().fold((0, 0), |(deliveries, commands), port| {

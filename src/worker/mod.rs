@@ -1,10 +1,12 @@
 //! The loop: one thread, one network queue, and everything that belongs to them. Only this file knows the whole order of a turn.
 
+mod attempts;
 mod closing;
 mod conn;
 mod connections;
 mod core;
 mod gateways;
+mod half_open;
 mod inspect;
 mod limited;
 mod pacing;
@@ -35,6 +37,7 @@ use crate::stages::LoopStage;
 use bytes::BytesMut;
 use connections::Connections;
 use gateways::PeerGateways;
+use half_open::HalfOpen;
 use inspect::Survey;
 use quinn_proto::{ClientConfig, Endpoint, Incoming, ServerConfig, Transmit};
 use std::collections::VecDeque;
@@ -95,6 +98,7 @@ struct Core {
     /// The number of the last renewal taken.
     renewed: u32,
     incoming: VecDeque<Incoming>,
+    half_open: HalfOpen,
     inline: Vec<Inline>,
     arena: BytesMut,
     send_buf: Vec<u8>,
@@ -136,6 +140,7 @@ impl<N: Network> Worker<N> {
             survey: Survey::default(),
             renewed: 0,
             incoming: VecDeque::new(),
+            half_open: HalfOpen::default(),
             inline: Vec::new(),
             arena: BytesMut::new(),
             send_buf: Vec::new(),
@@ -229,6 +234,7 @@ impl<N: Network> Worker<N> {
         stages.enter(LoopStage::Other);
         core.take_unreachable(network, now);
         worked |= core.run_timers(network, now);
+        worked |= core.end_slow_handshakes(now);
         core.lifecycle(now);
         core.close_down(now);
         core.survey(now, || network.link_up());
@@ -245,8 +251,12 @@ impl<N: Network> Worker<N> {
     /// When [`Worker::turn`] has work even if nothing arrives.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let inline = self.core.inline.iter().filter_map(|inline| inline.application.poll_timeout());
-        let others =
-            [self.core.connections.next_timeout(), self.network.poll_timeout(), self.core.gateways_timeout()];
+        let others = [
+            self.core.connections.next_timeout(),
+            self.core.half_open.poll_timeout(),
+            self.network.poll_timeout(),
+            self.core.gateways_timeout(),
+        ];
         inline.chain(others.into_iter().flatten()).min()
     }
 

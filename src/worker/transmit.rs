@@ -2,6 +2,7 @@
 
 use super::Core;
 use super::connections::ConnEntry;
+use super::phase::Reached;
 use crate::counters::{Counter, Counters};
 use crate::datagram::Network;
 use crate::limits::{BATCHES_PER_TURN_MAX, TX_SEGMENTS_LEN_MAX};
@@ -75,8 +76,11 @@ impl Core {
 
     /// Removes a connection for which QUIC has nothing left to do.
     #[cold]
-    fn remove(&mut self, now: Instant, slot: u32, counters: &Counters) {
+    pub(super) fn remove(&mut self, now: Instant, slot: u32, counters: &Counters) {
         let Some(mut conn) = self.connections.remove(slot) else { return };
+        if conn.phase.reached() != Reached::Open {
+            self.half_open.forget(conn.session.id());
+        }
         conn.count_path(counters);
         conn.count_limits(now, counters);
         let path = conn.quic.stats().path;

@@ -17,6 +17,12 @@ pub struct Gauges {
     pub commands: AtomicUsize,
     /// Connection attempts that wait for their turn.
     pub attempts: AtomicUsize,
+    /// Connections that peers began and whose handshakes are not complete.
+    pub half_open: AtomicUsize,
+    /// Those of them whose clients have not proven their addresses.
+    pub half_open_unproven: AtomicUsize,
+    /// Whether a client must prove its address before its handshake begins: too many other handshakes were begun and not completed.
+    pub must_prove: AtomicBool,
     /// Connections with something to send that wait for the device.
     pub senders: AtomicUsize,
     /// Connections with unacknowledged packets that had no acknowledgment for [`crate::limits::UNACKNOWLEDGED_MS`].

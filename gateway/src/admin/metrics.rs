@@ -228,6 +228,7 @@ fn gauges(source: &AdminSource, out: &mut Exposition) {
     for (worker, status) in source.statuses.iter().enumerate() {
         out.sample(&[("worker", &worker)], status.connections.load(Relaxed));
     }
+    half_open(source, out);
     let help =
         "Connections with unacknowledged packets whose peer sends no acknowledgments, as of the last second.";
     out.family("stoq_connections_unacknowledged", MetricKind::Gauge, help);
@@ -270,6 +271,24 @@ fn gauges(source: &AdminSource, out: &mut Exposition) {
             let name = named.and_then(|(_, name)| name.clone()).unwrap_or_default();
             out.sample(&[("worker", &worker), ("node_id", &node), ("name", &name)], u8::from(up));
         }
+    }
+}
+
+fn half_open(source: &AdminSource, out: &mut Exposition) {
+    let help = "Connections that peers began and whose handshakes are not complete, by whether their clients have proven their addresses, \
+                as of the last second.";
+    out.family("stoq_half_open_connections", MetricKind::Gauge, help);
+    for (worker, status) in source.statuses.iter().enumerate() {
+        let all = status.gauges.half_open.load(Relaxed);
+        let unproven = status.gauges.half_open_unproven.load(Relaxed).min(all);
+        for (address, len) in [("proven", all - unproven), ("unproven", unproven)] {
+            out.sample(&[("worker", &worker), ("address", &address)], len);
+        }
+    }
+    let help = "1 while clients must prove their addresses before their handshakes begin: too many were begun and not completed.";
+    out.family("stoq_half_open_short", MetricKind::Gauge, help);
+    for (worker, status) in source.statuses.iter().enumerate() {
+        out.sample(&[("worker", &worker)], u8::from(status.gauges.must_prove.load(Relaxed)));
     }
 }
 

@@ -203,16 +203,19 @@ async fn page() -> impl IntoResponse {
 }
 
 async fn livez(State(served): State<Served>) -> Response {
-    health(&served.source.stuck().map(|worker| format!("worker {worker} makes no turns")).collect::<Vec<_>>())
+    let stuck = served.source.stuck().map(|worker| format!("worker {worker} makes no turns"));
+    health(&stuck.collect::<Vec<_>>(), &[])
 }
 
 async fn readyz(State(served): State<Served>) -> Response {
-    health(&served.source.not_ready())
+    health(&served.source.not_ready(), &served.source.short())
 }
 
-fn health(wrong: &[String]) -> Response {
+/// Says what is wrong. A gateway that is only short of something is well: it serves on, and its absence would help an attacker.
+fn health(wrong: &[String], short: &[String]) -> Response {
     if wrong.is_empty() {
-        "ok\n".into_response()
+        let lines = short.iter().fold("ok\n".to_owned(), |lines, line| lines + line + "\n");
+        lines.into_response()
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, wrong.join("\n") + "\n").into_response()
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 use stoq::counters::Counter;
 use stoq::datagram::NetworkInfo;
-use stoq::limits::WORKER_STUCK_S;
+use stoq::limits::{HALF_OPEN_LEN_MAX, WORKER_STUCK_S};
 use stoq::network::DeviceView;
 use stoq::nic::tap::Tap;
 use stoq::seed::{MemoryStats, MemoryTier, Store};
@@ -218,6 +218,22 @@ impl AdminSource {
             wrong.push(format!("the store cannot be written: {reason}"));
         }
         wrong
+    }
+
+    /// Every bound that peers press now, though the gateway serves on.
+    pub(super) fn short(&self) -> Vec<String> {
+        let pressed =
+            self.statuses.iter().enumerate().filter(|(_, status)| status.gauges.must_prove.load(Relaxed));
+        let told = |(worker, status): (usize, &Arc<WorkerStatus>)| {
+            let gauges = &status.gauges;
+            format!(
+                "worker {worker} is short of half-open connections: {} of {HALF_OPEN_LEN_MAX}, {} of clients that have not proven their \
+                 addresses; clients must prove them first (Retry)",
+                gauges.half_open.load(Relaxed),
+                gauges.half_open_unproven.load(Relaxed),
+            )
+        };
+        pressed.map(told).collect()
     }
 }
 

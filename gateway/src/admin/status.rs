@@ -21,6 +21,8 @@ pub(super) struct Status {
     configuration: Configuration,
     ready: bool,
     not_ready: Vec<String>,
+    /// Bounds that peers press now, though the gateway serves on.
+    short: Vec<String>,
     draining: bool,
     certificate: Certificate,
     ports: Vec<PortRow>,
@@ -66,6 +68,8 @@ struct WorkerRow {
     /// The busy share of the last second, 0 to 1.
     load: f64,
     connections: usize,
+    /// Connections that peers began and whose handshakes are not complete.
+    half_open: usize,
     /// Connections with unacknowledged packets whose peer sends no acknowledgments.
     unacknowledged: usize,
     link_up: bool,
@@ -118,6 +122,7 @@ impl Status {
             configuration: Configuration { blake3: facts.fingerprint.clone() },
             ready: not_ready.is_empty(),
             not_ready,
+            short: source.short(),
             draining: source.shared.is_draining(),
             certificate: Certificate {
                 subject: certificate.subject.clone(),
@@ -173,6 +178,7 @@ fn worker(source: &AdminSource, index: usize) -> WorkerRow {
         numa_node: core.and_then(numa_node),
         load: source.load(index),
         connections: status.connections.load(Relaxed),
+        half_open: status.gauges.half_open.load(Relaxed),
         unacknowledged: status.gauges.unacknowledged.load(Relaxed),
         link_up: status.gauges.link_up.load(Relaxed),
         rings: Rings {
