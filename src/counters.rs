@@ -108,6 +108,10 @@ counters! {
     HandshakesServerEarly = "handshakes_server_early",
     /// Handshakes that a peer began and that failed.
     HandshakesServerFailed = "handshakes_server_failed",
+    /// Clients refused in their handshakes by this node's TLS: for their certificates, or for nothing in common.
+    ClientsRefused = "clients_refused",
+    /// Connections refused because their node had as many as one may have.
+    NodeConnectionsRefused = "node_connections_refused",
     /// Handshakes begun here and completed without early data, full or resumed.
     HandshakesClientCompleted = "handshakes_client_completed",
     /// Handshakes begun here and completed with early data (0-RTT).

@@ -333,7 +333,7 @@ pub const HANDSHAKE_MS_MAX: u64 = 10_000;
 /// first. A handshake that is completed does not count.
 pub const UNPROVEN_HANDSHAKES_BURST: u32 = 256;
 /// The same, a second: each costs a signature.
-pub const UNPROVEN_HANDSHAKES_PER_S: u32 = 50;
+pub const UNPROVEN_HANDSHAKES_PER_S: u32 = 25;
 /// Retry packets of a worker, a second. Each costs the keys of an Initial packet and an encrypted token; an attempt past it is dropped.
 pub const RETRIES_PER_S: u32 = 2_000;
 /// Retry packets of a worker at once.
@@ -349,6 +349,8 @@ pub const CLOSE_REPEAT_MS: u64 = ACK_DELAY_MS + 1;
 /// How long a node that ends keeps closing its connections, milliseconds: a little more than three round
 /// trips with far peers (RFC 9000 §10.2: three times the PTO).
 pub const CLOSE_MS_MAX: u64 = 1_000;
+/// Connections that one node may have opened to a process, where the operator names no number.
+pub const CONNECTIONS_PER_NODE_DEFAULT: u32 = 1024;
 /// Connections, a worker.
 pub const CONNECTIONS_LEN_MAX: usize = 65_536;
 /// Log lines that standard error has not taken yet. Further ones are lost, and counted.

@@ -151,6 +151,7 @@ impl Node {
         let infos: Vec<_> = networks.iter().map(Network::info).collect();
         let shared = NodeShared::with_keys(networks.len(), routes, config.keys(&infos));
         shared.window_budget.set_total(config.quic.window_budget_bytes());
+        shared.node_seats.set_max(config.quic.connections_per_node_max);
         let now = Instant::now();
         let mut node = Self {
             shared: shared.clone(),
@@ -231,6 +232,7 @@ impl Node {
     /// gateways: they are closed once no request runs on them.
     pub fn renew(&self, config: &NodeConfig) {
         self.shared.window_budget.set_total(config.quic.window_budget_bytes());
+        self.shared.node_seats.set_max(config.quic.connections_per_node_max);
         self.shared.renew(Renewal {
             quic: config.quic(self.device_mtu),
             peer_gateways: config.peer_gateways.clone(),

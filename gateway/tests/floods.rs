@@ -12,7 +12,7 @@ use stoq::limits::{HALF_OPEN_UNPROVEN_LEN_MAX, HANDSHAKE_MS_MAX, INCOMING_LEN_MA
 use stoq::quic::transport::QuicConfig;
 use stoq::tls::{ClientTls, client_config};
 use stoq_gateway::pktgen::{IMIX, INITIAL_DATAGRAM_BYTES, Initials, Load, Mix};
-use support::{Setup, Station, World, gateway_v4, station, trust};
+use support::{HELD, Setup, Station, WorkCosts, World, gateway_v4, station, trust};
 
 /// A host that floods the gateway.
 struct Flooder {
@@ -39,6 +39,16 @@ impl Flooder {
 
     /// Sends datagrams of this size in a burst.
     fn burst(&mut self, world: &mut World, bytes: &[u8], segment: usize) {
+        self.send(world, bytes, segment);
+        for _ in 0..3 {
+            self.network.flush(world.now, &self.counters);
+            world.pass(Duration::from_micros(600));
+            self.network.receive(world.now, &self.counters, |_| self.answers += 1);
+        }
+    }
+
+    /// The same, and takes no answer.
+    fn send(&mut self, world: &World, bytes: &[u8], segment: usize) {
         let transmit = Transmit {
             destination: gateway_v4(),
             ecn: None,
@@ -47,11 +57,7 @@ impl Flooder {
             src_ip: None,
         };
         self.network.send(world.now, &self.counters, &transmit, bytes);
-        for _ in 0..3 {
-            self.network.flush(world.now, &self.counters);
-            world.pass(Duration::from_micros(600));
-            self.network.receive(world.now, &self.counters, |_| self.answers += 1);
-        }
+        self.network.flush(world.now, &self.counters);
     }
 
     /// Begins this many connections in a burst. Their ClientHellos never become whole.
@@ -144,7 +150,6 @@ fn clienthellos_that_never_become_whole_hold_few_connections_and_keep_no_client_
         begun += 8;
         most = most.max(world.gateway.connections());
     }
-    // More datagrams than Retry packets may answer, and then what their rate allows.
     for tag in honest {
         let mut tries = 0;
         while world.clients[0].callers[0].peer(tag).is_none() {
@@ -158,8 +163,7 @@ fn clienthellos_that_never_become_whole_hold_few_connections_and_keep_no_client_
     assert!(most <= HALF_OPEN_UNPROVEN_LEN_MAX + honest, "{most} connections\n{}", world.report());
     let accepted = world.gateway.count(Counter::QuicAttemptsAccepted);
     assert!(accepted < 1000, "{accepted} of {begun} attempts were accepted");
-    let (retries, dropped) = (Counter::QuicRetriesSent, Counter::DropRetryLimit);
-    assert!(world.gateway.count(retries) > 0 && world.gateway.count(dropped) > 0, "{}", world.report());
+    assert!(world.gateway.count(Counter::QuicRetriesSent) > 0);
     world.echo(&peer, b"an established connection keeps its place");
     // A handshake has its time, though the idle timeout is longer.
     assert!(u64::from(QuicConfig::default().idle_timeout_ms) > 2 * HANDSHAKE_MS_MAX);
@@ -168,6 +172,77 @@ fn clienthellos_that_never_become_whole_hold_few_connections_and_keep_no_client_
     });
     assert!(world.gateway.count(Counter::QuicHalfOpenTimedOut) > 0);
     assert_serves(&mut world, &peer);
+}
+
+/// A connection whose messages keep the gateway busy; what its work costs, as measured on a machine of this kind.
+fn busy() -> (World, support::caller::Peer) {
+    // No frame is lost for want of room: the window is smaller than the device's queue.
+    let gateway_quic = QuicConfig {
+        receive_window_bytes: 1 << 20,
+        receive_window_max_bytes: 1 << 20,
+        stream_receive_window_bytes: 1 << 20,
+        ..QuicConfig::default()
+    };
+    let step = Duration::from_micros(20);
+    let mut world = World::new(Setup { gateway_quic, step, ..Setup::default() });
+    let peer = world.connect(0, gateway_v4());
+    let costs = WorkCosts {
+        handshake: Duration::from_micros(400),
+        retry: Duration::from_micros(10),
+        refused: Duration::from_nanos(200),
+        packet: Duration::from_micros(5),
+    };
+    world.gateway.charge_work(costs, world.now);
+    (world, peer)
+}
+
+/// The messages that arrive in this time, while `each_ms` happens once a millisecond.
+fn goodput(
+    world: &mut World,
+    peer: &support::caller::Peer,
+    span_ms: usize,
+    mut each_ms: impl FnMut(&mut World),
+) -> usize {
+    let message = support::payload(8_000);
+    let before = world.held().messages.len();
+    for _ in 0..span_ms {
+        while world.caller(peer).unsent() < 100 {
+            world.caller(peer).message(peer, HELD, &message);
+        }
+        each_ms(world);
+        world.pass(Duration::from_millis(1));
+    }
+    let messages = &mut world.held().messages;
+    messages.len() - before
+}
+
+#[test]
+fn flights_from_spoofed_addresses_leave_established_connections_their_goodput() {
+    let (mut world, peer) = busy();
+    let mut flooder = Flooder::new(&world);
+    // A core accepts 2,500 handshakes of 400 microseconds a second. This is ten times that: 25 a millisecond, of two datagrams each.
+    let (initials, mut flights, mut at) = (initials(), Vec::new(), 0);
+    for _ in 0..2500 {
+        initials.emit_flight(&mut flights);
+    }
+    let burst = 25 * initials.flight_len() * INITIAL_DATAGRAM_BYTES;
+    goodput(&mut world, &peer, 300, |_| ());
+    let calm = goodput(&mut world, &peer, 300, |_| ());
+    let mut flood = |world: &mut World| {
+        flooder.send(world, &flights[at..at + burst], INITIAL_DATAGRAM_BYTES);
+        at = (at + burst) % flights.len();
+    };
+    // The first handshakes and Retry packets go at once; then each has its rate.
+    goodput(&mut world, &peer, 500, &mut flood);
+    let (accepted, retries) = (Counter::QuicAttemptsAccepted, Counter::QuicRetriesSent);
+    let before = (world.gateway.count(accepted), world.gateway.count(retries));
+    let flooded = goodput(&mut world, &peer, 300, &mut flood);
+    let begun = (world.gateway.count(accepted) - before.0, world.gateway.count(retries) - before.1);
+    assert!(world.gateway.count(Counter::DropRetryLimit) > 0);
+    assert!(calm > 500, "{calm} messages in 300 ms: the gateway was busy without them");
+    assert!(begun.0 <= 10 && begun.1 <= 650, "{begun:?} handshakes and Retry packets\n{}", world.report());
+    assert!(flooded * 100 >= calm * 95, "{flooded} of {calm} messages\n{}", world.report());
+    assert_eq!(world.caller(&peer).closed(&peer), None);
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use super::congestion::{Congestion, factory};
 use super::release::Releasable;
 use crate::limits::{
-    ACK_DELAY_MS, MTU_RETRY_MS, MTU_STEP_BYTES_MIN, MTU_STEPS_LEN, PACKET_THRESHOLD_LEN_MAX,
-    REQUESTS_LEN_MAX, STREAMS_UNI_LEN_MAX,
+    ACK_DELAY_MS, CONNECTIONS_PER_NODE_DEFAULT, MTU_RETRY_MS, MTU_STEP_BYTES_MIN, MTU_STEPS_LEN,
+    PACKET_THRESHOLD_LEN_MAX, REQUESTS_LEN_MAX, STREAMS_UNI_LEN_MAX,
 };
 use crate::memory;
 use crate::wire::IpFamily;
@@ -44,6 +44,8 @@ pub struct QuicConfig {
     pub send_window_max_bytes: u32,
     /// The windows of all connections of a process past their first size, bytes; 0 for a quarter of the machine's memory.
     pub window_budget_bytes: u64,
+    /// Connections that one node may have opened to this process; 0: no bound. Another one is refused.
+    pub connections_per_node_max: u32,
     /// Messages in QUIC datagrams that wait to be read, bytes; 0 takes none.
     pub datagram_receive_buffer_bytes: u32,
     /// Congestion control.
@@ -133,6 +135,7 @@ impl Default for QuicConfig {
             send_window_bytes: 16 << 20,
             send_window_max_bytes: 640 << 20,
             window_budget_bytes: 0,
+            connections_per_node_max: CONNECTIONS_PER_NODE_DEFAULT,
             datagram_receive_buffer_bytes: 1 << 20,
             congestion_control: Congestion::Cubic,
             rate_bits_per_s: 0,

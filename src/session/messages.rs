@@ -80,6 +80,9 @@ pub(super) fn message(
         cx.cx.counters.add(Counter::BadProofs, 1);
         return Err(Fault::new(ErrorCode::BadProof, "a message does not match its token"));
     }
+    if early {
+        cx.introduce(app);
+    }
     let message = ConnectionEvent::Message { queue: header.queue, payload };
     Ok((app, Delivery::Connection(cx.connection, message)))
 }

@@ -37,11 +37,12 @@ use crate::token_bucket::TokenBucket;
 use bytes::Bytes;
 use chain::Chains;
 use flow::FlowControl;
-use quinn_proto::{Connection, Dir, StreamEvent, StreamId};
+use quinn_proto::{Connection, Dir, Side, StreamEvent, StreamId};
 use reading::Reading;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::VecDeque;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stream::{Queued, Readiness, Sending, Stream};
@@ -143,6 +144,27 @@ pub(crate) struct PeerState {
     going_away: bool,
     /// The HAVEs that it may still send (protocol §8).
     haves: TokenBucket,
+    /// How to introduce it to applications while its handshake is not complete.
+    early: Option<Box<EarlyPeer>>,
+}
+
+/// A peer whose messages in early data make applications know of its connection.
+#[derive(Debug)]
+struct EarlyPeer {
+    remote: SocketAddr,
+    node: Option<NodeId>,
+    credit: Credit,
+    /// The applications that know of it.
+    told: Vec<usize>,
+}
+
+impl EarlyPeer {
+    /// The event that introduces it.
+    fn connected(&self) -> ConnectionEvent {
+        let Self { remote, node, ref credit, .. } = *self;
+        let (side, credit) = (Side::Server, credit.clone());
+        ConnectionEvent::Connected { tag: None, side, node, peer_gateway: false, remote, credit }
+    }
 }
 
 impl PeerState {
@@ -153,6 +175,7 @@ impl PeerState {
             settings: None,
             going_away: false,
             haves: TokenBucket::new(HAVE_RATE_PER_S, HAVE_BURST),
+            early: None,
         }
     }
 }
@@ -287,6 +310,22 @@ impl Session {
         self.peer.node = node;
     }
 
+    /// Whether applications may be told of the connection though its handshake is not complete.
+    pub(crate) fn may_introduce(&self) -> bool {
+        self.peer.early.is_some()
+    }
+
+    /// Lets applications that take messages in early data know of the connection with the first of these messages.
+    pub(crate) fn meet_early(&mut self, remote: SocketAddr, node: Option<NodeId>) {
+        let credit = self.message_credit.clone();
+        self.peer.early = Some(Box::new(EarlyPeer { remote, node, credit, told: Vec::new() }));
+    }
+
+    /// Whether an application was told of the connection by a message in early data.
+    pub(crate) fn is_met_early(&self) -> bool {
+        self.peer.early.as_ref().is_some_and(|early| !early.told.is_empty())
+    }
+
     /// The peer refused early data: every stream opened so far is void. The requests may be sent again.
     pub(crate) fn early_refused(&mut self, conn: &mut Connection, cx: &mut Context<'_>) {
         let failure = ErrorRecord::new(ErrorCode::TooEarly, 0, "the peer took no early data; ask again");
@@ -355,7 +394,7 @@ impl Session {
         };
         cx.counters.add(Counter::RecordsIn, 1);
         let early = self.early;
-        let no_stream = StreamId::new(quinn_proto::Side::Client, Dir::Uni, 0);
+        let no_stream = StreamId::new(Side::Client, Dir::Uni, 0);
         let mut reading = self.reading(no_stream, cx);
         match messages::message(payload, early, &mut reading) {
             Ok((app, message)) if cx.ports[app].room() > 0 => cx.ports[app].deliver(message),
@@ -389,14 +428,15 @@ impl Session {
         }
     }
 
-    /// Tells the applications of a connection that has come up.
-    pub(crate) fn connected(&self, delivery: impl Fn() -> Delivery, cx: &mut Context<'_>) {
+    /// Tells the applications of a connection that has come up, apart from those that know of it by a message in early data.
+    pub(crate) fn connected(&mut self, delivery: impl Fn() -> Delivery, cx: &mut Context<'_>) {
         let told = match self.owner {
             Some(app) => app..app + 1,
             None => 0..cx.ports.len(),
         };
-        for port in &mut cx.ports[told] {
-            port.deliver(delivery());
+        let known = self.peer.early.take().map_or(Vec::new(), |early| early.told);
+        for app in told.filter(|app| !known.contains(app)) {
+            cx.ports[app].deliver(delivery());
         }
     }
 }

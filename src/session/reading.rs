@@ -36,6 +36,17 @@ impl Reading<'_, '_> {
         self.owner.or(self.cx.routes.store).ok_or_else(nothing)
     }
 
+    /// Tells an application of the connection before it gets a message in early data: the handshake is not complete, and no application knows
+    /// of it.
+    pub(super) fn introduce(&mut self, app: usize) {
+        let Some(early) = &mut self.peer.early else { return };
+        if !early.told.contains(&app) {
+            early.told.push(app);
+            let event = early.connected();
+            self.deliver(app, Delivery::Connection(self.connection, event));
+        }
+    }
+
     pub(super) fn deliver(&mut self, app: usize, delivery: Delivery) {
         self.cx.counters.stages.enter(LoopStage::Rings);
         self.cx.ports[app].deliver(delivery);

@@ -38,6 +38,7 @@ pub use pem::PemText;
 pub use pem::{read_any_key, read_certificates};
 pub use provider::{CipherSuite, TlsPolicy, UnknownCipherSuite};
 pub use refusal::{RefusalReason, RefusedBy, TlsRefusal, explain};
+pub(crate) use trust::take_refused;
 pub use trust::{Trust, TrustFiles};
 pub use x509::{CertificateSummary, FalconPublicKey, FalconSignature, IssueError, Pkcs8Error};
 

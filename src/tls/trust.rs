@@ -1,5 +1,6 @@
 //! A node's trust, and the judgment of a peer's certificate.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -121,6 +122,16 @@ impl Trust {
     }
 }
 
+thread_local! {
+    /// The node ID of the client's certificate that this thread refused last: rustls forgets it.
+    static REFUSED: Cell<Option<NodeId>> = const { Cell::new(None) };
+}
+
+/// The node ID of the client's certificate that this thread has refused since the last call. A worker asks after each datagram of a handshake.
+pub(crate) fn take_refused() -> Option<NodeId> {
+    REFUSED.take()
+}
+
 /// Judges the certificates of servers and of clients by a [`Trust`].
 #[derive(Debug)]
 pub(super) struct PeerVerifier {
@@ -144,6 +155,7 @@ impl PeerVerifier {
         name: Option<&ServerName<'_>>,
     ) -> Result<(), Error> {
         self.trust.judged.fetch_add(1, Ordering::Relaxed);
+        REFUSED.set(None);
         let parsed = EndEntityCert::try_from(leaf).map_err(certificate_error)?;
         let key_info = parsed.subject_public_key_info();
         if !self.allow_classical && !is_falcon(&key_info) {
@@ -269,7 +281,8 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.judge(leaf, intermediates, now, KeyUsage::client_auth(), None)?;
+        self.judge(leaf, intermediates, now, KeyUsage::client_auth(), None)
+            .inspect_err(|_| REFUSED.set(NodeId::from_certificate(leaf).ok()))?;
         Ok(ClientCertVerified::assertion())
     }
 

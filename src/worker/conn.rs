@@ -1,18 +1,20 @@
 //! A connection as its worker holds it.
 
 use super::limited::LimitWatch;
+use super::node_seats::NodeSeat;
 use super::pacing::ConnectionPace;
 use super::phase::{Phase, PhaseEnd, Reached};
 use super::run_queue::LinePlaces;
 use super::windows::Fitted;
 use crate::counters::Counter;
 use crate::datagram::Obstacle;
+use crate::peer_text::PeerText;
 use crate::queue::{CloseReason, ConnectionEvent, Delivery};
 use crate::quic::release::release;
 use crate::quic::timers::Timer;
 use crate::record::ErrorCode;
 use crate::session::{Context, Session};
-use crate::tls::{self, NodeId};
+use crate::tls::{self, NodeId, RefusedBy};
 use bytes::Bytes;
 use quinn_proto::{Connection, ConnectionError, Event, Side};
 use std::time::Instant;
@@ -86,6 +88,10 @@ pub(super) struct Conn {
     /// Batches sent in its present turn.
     pub(super) batches: usize,
     pub(super) origin: Origin,
+    /// Its place among the connections that its peer's node may have.
+    seat: NodeSeat,
+    /// The node of a client whose certificate was refused.
+    pub(super) refused: Option<NodeId>,
     /// The figures of the path that the counters contain already.
     pub(super) counted: CountedFigures,
 }
@@ -98,6 +104,7 @@ impl Conn {
         origin: Origin,
         fitted: Fitted,
         limited: LimitWatch,
+        seat: NodeSeat,
     ) -> Self {
         Self {
             quic,
@@ -109,6 +116,8 @@ impl Conn {
             limited,
             batches: 0,
             origin,
+            seat,
+            refused: None,
             fitted,
             counted: CountedFigures::default(),
         }
@@ -123,8 +132,12 @@ impl Conn {
                 }
                 return self.ended(&CloseReason::from(&reason), cx);
             }
-            Event::Stream(event) => self.session.stream_event(&mut self.quic, event, cx),
+            Event::Stream(event) => {
+                self.meet_early();
+                self.session.stream_event(&mut self.quic, event, cx);
+            }
             Event::DatagramReceived => {
+                self.meet_early();
                 while let Some(datagram) = self.quic.datagrams().recv() {
                     self.session.datagram(datagram, cx);
                 }
@@ -141,7 +154,7 @@ impl Conn {
             PhaseEnd::Lost(reached) => reached,
             // This side told most applications when it closed the connection; a session tells them once.
             PhaseEnd::Closed(reached) => {
-                if reached.is_known() {
+                if reached.is_known() || self.session.is_met_early() {
                     self.session.closed(reason, cx);
                 }
                 return None;
@@ -153,9 +166,10 @@ impl Conn {
                 Side::Server => Counter::HandshakesServerFailed,
             };
             cx.counters.add(failed, 1);
+            self.tell_refusal(reason, cx);
         }
-        // Requests in early data are known before their connection is announced.
-        if reached.is_known() || self.session.requests() > 0 {
+        // Requests and messages in early data are known before their connection is announced.
+        if reached.is_known() || self.session.requests() > 0 || self.session.is_met_early() {
             self.session.closed(reason, cx);
         } else if let Origin::Application { app, tag, .. } = self.origin {
             cx.ports[app].deliver(Delivery::ConnectFailed { tag, reason: reason.clone() });
@@ -204,6 +218,12 @@ impl Conn {
         cx.counters.add(self.handshake(), 1);
         let node = tls::peer_node_id(&self.quic);
         self.session.established(node);
+        if let (Origin::Peer, Some(node)) = (self.origin, node)
+            && let Err(max) = self.seat.take(node)
+        {
+            self.refuse_seat(node, max, cx);
+            return None;
+        }
         if self.phase.reached().is_known() {
             self.phase.complete();
             if self.quic.accepted_0rtt() {
@@ -228,6 +248,45 @@ impl Conn {
         match self.origin {
             Origin::PeerGateway { index, .. } => Some(Change::PeerGatewayUp(index)),
             _ => None,
+        }
+    }
+
+    /// Closes the connection of a node that has as many as it may have.
+    #[cold]
+    fn refuse_seat(&mut self, node: NodeId, max: usize, cx: &mut Context<'_>) {
+        let remote = self.quic.remote_address();
+        tracing::warn!(%node, %remote, max, "a node has as many connections as one may have: another one is refused");
+        cx.counters.add(Counter::NodeConnectionsRefused, 1);
+        let text = format!(
+            "this node ID has {max} connections here, as many as one may have; close some, or have connections_per_node_max raised here"
+        );
+        if self.session.requests() > 0 || self.session.is_met_early() {
+            let reason = CloseReason::Fault { code: ErrorCode::Quota, text: PeerText::from(&*text) };
+            self.session.closed(&reason, cx);
+        }
+        self.close(cx.now, ErrorCode::Quota, Bytes::from(text));
+    }
+
+    /// Logs why a client's certificate was refused: the client is told by an alert and a text that its own TLS library may not show.
+    fn tell_refusal(&self, reason: &CloseReason, cx: &Context<'_>) {
+        let CloseReason::Tls(refusal) = reason else { return };
+        if self.quic.side() != Side::Server || refusal.by != RefusedBy::Us {
+            return;
+        }
+        cx.counters.add(Counter::ClientsRefused, 1);
+        let remote = self.quic.remote_address();
+        match self.refused {
+            Some(node) => tracing::info!(%remote, %node, reason = %refusal, "a client is refused"),
+            None => tracing::info!(%remote, reason = %refusal, "a client is refused"),
+        }
+    }
+
+    /// Lets the session introduce a connection in early data to the applications that take its messages. Its node ID is that of the session
+    /// which is resumed.
+    #[inline]
+    fn meet_early(&mut self) {
+        if self.phase.is_handshaking() && self.quic.side() == Side::Server && !self.session.may_introduce() {
+            self.session.meet_early(self.quic.remote_address(), tls::peer_node_id(&self.quic));
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::conn::{Change, Conn, Origin};
 use super::limited::LimitWatch;
+use super::node_seats::NodeSeat;
 use super::shared::{DRAINING, Handover};
 use super::windows::Fitted;
 use super::{ARENA_BYTES, Core};
@@ -82,6 +83,9 @@ impl Core {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 if let Some(mut conn) = self.connections.at(handle.0 as u32) {
                     conn.quic.handle_event(event);
+                    if conn.phase.is_handshaking() {
+                        conn.refused = tls::take_refused().or(conn.refused);
+                    }
                     conn.touched();
                 }
             }
@@ -131,7 +135,8 @@ impl Core {
         let session = Session::new(id, origin.owner(), self.windows);
         let fitted = Fitted::new(self.windows, &self.desk.shared.window_budget, now);
         let limited = LimitWatch::new(&quic, now, track);
-        let mut conn = self.connections.insert(Conn::new(quic, session, origin, fitted, limited));
+        let seat = NodeSeat::of(&self.desk.shared.node_seats);
+        let mut conn = self.connections.insert(Conn::new(quic, session, origin, fitted, limited, seat));
         conn.touched();
         conn.begin_early(&mut self.desk.cx(now));
         self.desk.status.connections.store(self.connections.len(), Ordering::Relaxed);

@@ -9,6 +9,7 @@ mod gateways;
 mod half_open;
 mod inspect;
 mod limited;
+mod node_seats;
 mod pacing;
 mod phase;
 mod renew;
@@ -20,6 +21,7 @@ mod view;
 mod windows;
 
 pub use gateways::PeerGateway;
+pub use node_seats::NodeSeats;
 pub use shared::{ByFamily, Idle, Inspection, NodeShared, Quic, Renewal, WorkerStatus};
 pub use view::{ConnectionView, Gauges};
 

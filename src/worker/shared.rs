@@ -1,6 +1,7 @@
 //! The state that the workers of a process share, and the status that each shows.
 
 use super::gateways::PeerGateway;
+use super::node_seats::NodeSeats;
 use super::view::{ConnectionView, Gauges};
 use crate::counters::Counters;
 use crate::limits::HANDOVER_RING_LEN;
@@ -39,6 +40,8 @@ pub struct NodeShared {
     pub routes: QueueRoutes,
     /// The bytes that the windows of all connections may have beyond their first sizes. It is 0 until it is set: windows keep their sizes.
     pub window_budget: Budget,
+    /// The connections that each node may have here.
+    pub node_seats: NodeSeats,
     /// One ring for each worker, for datagrams of its connections that another worker received.
     pub(super) handovers: Vec<ArrayQueue<Handover>>,
     lifecycle: AtomicU8,
@@ -67,6 +70,7 @@ impl NodeShared {
             keys,
             routes,
             window_budget: Budget::default(),
+            node_seats: NodeSeats::default(),
             handovers: (0..workers).map(|_| ArrayQueue::new(HANDOVER_RING_LEN)).collect(),
             lifecycle: AtomicU8::new(RUNNING),
             renewals: AtomicU32::new(0),

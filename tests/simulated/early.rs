@@ -3,10 +3,12 @@
 use crate::support::caller::{End, Peer};
 use crate::support::tap::{Tap, replay};
 use crate::support::{
-    DISCARD, ECHO, GATEWAY_MAC, SEED, Setup, World, gateway_node, gateway_v4, joined, payload, route,
+    DISCARD, ECHO, GATEWAY_MAC, HELD, SEED, Setup, World, gateway_node, gateway_v4, identities, joined,
+    payload, route,
 };
 use std::time::Duration;
 use stoq::counters::Counter;
+use stoq::limits::HANDSHAKE_MS_MAX;
 use stoq::nic::simulated::LinkConfig;
 use stoq::queue::RequestId;
 use stoq::record::{Coverage, ErrorCode, Holder, Mirror};
@@ -105,15 +107,88 @@ fn early_messages_reach_only_queues_that_allow_a_replay() {
     world.caller(&peer).datagram(&peer, DISCARD, b"harmless");
     world.caller(&peer).message(&peer, ECHO, b"not so");
     world.caller(&peer).datagram(&peer, ECHO, b"not so");
+    world.caller(&peer).message(&peer, SEED, b"not so");
     world.pass(Duration::from_secs(1));
     assert_eq!(world.clients[0].count(Counter::QuicEarlyDataAccepted), 1);
-    assert!(world.gateway.count(Counter::RecordsIn) >= before + 5, "SETTINGS and four messages");
+    assert!(world.gateway.count(Counter::RecordsIn) >= before + 6, "SETTINGS and five messages");
     let echoed = world.caller(&peer).messages.iter().any(|(connection, ..)| *connection == peer.connection);
     assert!(!echoed, "the early message is not echoed");
     assert_eq!(world.gateway.count(Counter::DropDatagramRefused), 1);
-    assert_eq!(world.gateway.count(Counter::ProtocolErrors), 1);
+    assert_eq!(world.gateway.count(Counter::ProtocolErrors), 2);
     // It broke no rule that closes connections: the client could not know the queue's setting.
     world.echo(&peer, b"now");
+}
+
+#[test]
+fn early_messages_reach_each_application_that_takes_them_a_round_trip_early() {
+    let link = LinkConfig { delay: Duration::from_millis(50), ..LinkConfig::default() };
+    let replay_safe = vec![ECHO, DISCARD, SEED, HELD];
+    let mut world = World::new(Setup { link, replay_safe, ..Setup::default() });
+    let peer = world.connect(0, gateway_v4());
+    world.echo(&peer, b"met");
+    world.caller(&peer).disconnect(&peer);
+    world.pass(Duration::from_secs(1));
+    let (begun, known, heard) = (world.now, world.held().peers.len(), world.caller(&peer).messages.len());
+    let peer = world.connect_early(0, gateway_v4());
+    let caller = world.caller(&peer);
+    caller.message(&peer, ECHO, b"early");
+    caller.datagram(&peer, ECHO, b"early too");
+    caller.message(&peer, DISCARD, b"12345");
+    caller.message(&peer, DISCARD, b"");
+    caller.message(&peer, SEED, b"the seed has no use for messages");
+    caller.message(&peer, HELD, b"held");
+    let waiting = peer.clone();
+    world.run(Duration::from_secs(1), "the answers", |world| {
+        world.caller(&waiting).messages.len() == heard + 3
+    });
+    assert!(world.now - begun < Duration::from_millis(150), "one round trip is 100 ms");
+    let mut answers: Vec<_> =
+        world.caller(&peer).messages[heard..].iter().map(|(_, _, answer)| answer.to_vec()).collect();
+    answers.sort();
+    assert_eq!(
+        answers,
+        [[5_u64.to_be_bytes(), 1_u64.to_be_bytes()].concat(), b"early".to_vec(), b"early too".to_vec()]
+    );
+    // Each application learns of the connection once, and then of its end.
+    world.echo(&peer, b"and on");
+    world.put(&peer, b"a payload");
+    let held = world.held();
+    assert_eq!(held.messages.len(), 1);
+    assert_eq!(held.peers.len(), known + 1);
+    assert_eq!(held.peers[known].connection, held.messages[0].0);
+    assert_eq!(held.peers[known].node, Some(identities()[1].node_id()));
+    assert_eq!(world.gateway.count(Counter::ProtocolErrors), 0);
+    world.caller(&peer).disconnect(&peer);
+    world.run(Duration::from_secs(1), "the end", |world| world.held().closed.len() == known + 1);
+    world.assert_free();
+}
+
+#[test]
+fn a_replayed_message_is_delivered_and_its_connection_ends_with_the_time_of_its_handshake() {
+    let mut world = World::new(Setup { replay_safe: vec![HELD], ..Setup::default() });
+    let peer = world.connect(0, gateway_v4());
+    world.echo(&peer, b"met");
+    world.caller(&peer).disconnect(&peer);
+    world.pass(Duration::from_secs(1));
+    let tap = Tap::on(&world, GATEWAY_MAC);
+    let peer = world.connect_early(0, gateway_v4());
+    world.caller(&peer).message(&peer, HELD, b"harmless");
+    world.run(Duration::from_secs(1), "the first flight arrives", |world| world.held().messages.len() == 1);
+    let flight = tap.take();
+    world.run(Duration::from_secs(1), "the handshake", |world| {
+        world.clients[0].count(Counter::QuicEarlyDataAccepted) == 1
+    });
+    world.caller(&peer).disconnect(&peer);
+    world.pass(Duration::from_secs(60));
+    let (closed, opened) = (world.held().closed.len(), world.gateway.count(Counter::ConnectionsOpened));
+    replay(&world, &flight);
+    world.pass(Duration::from_millis(HANDSHAKE_MS_MAX + 100));
+    // The session is used up after one replay at the most (RFC 8446 §8.1), and no replay ends a handshake.
+    assert!(world.held().messages.len() <= 2);
+    assert_eq!(world.held().closed.len(), closed + world.held().messages.len() - 1, "its end is told");
+    assert_eq!(world.gateway.count(Counter::ConnectionsOpened), opened);
+    assert_eq!(world.gateway.connections(), 0);
+    world.assert_free();
 }
 
 #[test]

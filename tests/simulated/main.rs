@@ -24,6 +24,7 @@ mod paths;
 mod pressure;
 mod ranges;
 mod refusals;
+mod seats;
 mod steering;
 mod transfers;
 mod unreachable;

@@ -115,6 +115,14 @@ pub const KEYS: &[Range] = &[
     )
     .or_zero_for("a quarter of the memory"),
     whole(
+        "quic.connections_per_node_max",
+        (1, u32::MAX as u64),
+        "connections",
+        "no peer could connect",
+        "connections are counted in 32 bits",
+    )
+    .or_zero_for("no bound"),
+    whole(
         "quic.datagram_receive_buffer_bytes",
         (1200, 1 << 30),
         "bytes",

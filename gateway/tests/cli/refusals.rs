@@ -17,9 +17,9 @@ fn a_gateway_that_is_not_the_pinned_one_is_refused() {
 }
 
 #[test]
-fn a_client_with_an_untrusted_certificate_is_refused() {
+fn a_client_with_an_untrusted_certificate_is_refused_and_the_log_says_why() {
     let mut site = Site::new();
-    let _gateway = site.start();
+    let mut gateway = site.start();
     let (path, _) = site.file("file", 10);
     let ids = identities();
     let mut put = site.anonymous("put");
@@ -27,6 +27,17 @@ fn a_client_with_an_untrusted_certificate_is_refused() {
     let (_, stderr) = run(put.args(["--node-id", &ids.gateway]).arg(&path), 1);
     assert!(stderr.contains("does not let this node in") || stderr.contains("has not pinned"), "{stderr}");
     assert_eq!(site.kept(), (vec![], vec![]));
+    let (_, _) = run(site.anonymous("ping").args(["--count", "1", "--node-id", &ids.gateway]), 1);
+    let ended = gateway.process.stop();
+    let refused = &ended["clients_refused"];
+    assert!(refused.as_u64() >= Some(2), "{ended}");
+    let log = gateway.process.log();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("a client is refused")).collect();
+    let of_the_stranger =
+        |line: &&&str| line.contains(&ids.stranger) && line.contains("is not among the pinned");
+    assert!(told.iter().any(|line| of_the_stranger(&line) && line.contains("remote=127.0.0.1:")), "{log}");
+    let without = "the peer presented no certificate";
+    assert!(told.iter().any(|line| line.contains(without) && !line.contains(&ids.stranger)), "{log}");
 }
 
 #[test]

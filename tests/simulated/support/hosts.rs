@@ -7,7 +7,7 @@ use super::told::{Teller, Told};
 use super::{DISCARD, ECHO, HELD, SEED, Setup, Station, UDP_PORT, UNCHECKED, gateway_address};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use stoq::application::{Discard, Echo};
 use stoq::counters::Counter;
 use stoq::datagram::user_space::{InterfaceConfig, UserSpace};
@@ -24,6 +24,26 @@ use stoq::tls::{ClientAuth, ClientTls, ServerTls, client_config, server_config};
 use stoq::wire::Mac;
 use stoq::worker::{ConnectionView, Idle, NodeShared, PeerGateway, Worker, WorkerStatus};
 
+/// What the work of a host's worker costs, as time that passes before it works again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WorkCosts {
+    /// A handshake that was accepted.
+    pub(crate) handshake: Duration,
+    /// A Retry packet.
+    pub(crate) retry: Duration,
+    /// A datagram that was refused before QUIC.
+    pub(crate) refused: Duration,
+    /// Any other packet, received or sent.
+    pub(crate) packet: Duration,
+}
+
+/// A host's work so far, and when it is done.
+struct Work {
+    costs: WorkCosts,
+    charged: Duration,
+    busy_until: Instant,
+}
+
 /// A station with its workers.
 pub(crate) struct ApplicationHost {
     pub(super) workers: Vec<Worker<Told>>,
@@ -35,11 +55,13 @@ pub(crate) struct ApplicationHost {
     pub(super) statuses: Vec<Arc<WorkerStatus>>,
     /// Whether its process has died: its workers are not turned.
     pub(crate) dead: bool,
+    /// What its work costs; none: nothing.
+    work: Option<Work>,
 }
 
 impl ApplicationHost {
     pub(super) fn turn(&mut self, now: Instant) -> bool {
-        if self.dead {
+        if self.dead || self.work.as_ref().is_some_and(|work| now < work.busy_until) {
             return false;
         }
         let mut worked = false;
@@ -49,10 +71,41 @@ impl ApplicationHost {
         for caller in &mut self.callers {
             worked |= caller.poll(now);
         }
+        self.charge(now);
         worked
     }
 
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    /// Lets its work take time from now on.
+    #[allow(dead_code, reason = "the gateway's tests charge work")]
+    pub(crate) fn charge_work(&mut self, costs: WorkCosts, now: Instant) {
+        let charged = self.worked(&costs);
+        self.work = Some(Work { costs, charged, busy_until: now });
+    }
+
+    fn charge(&mut self, now: Instant) {
+        let Some(costs) = self.work.as_ref().map(|work| work.costs) else { return };
+        let worked = self.worked(&costs);
+        if let Some(work) = &mut self.work {
+            work.busy_until = now + (worked - work.charged);
+            work.charged = worked;
+        }
+    }
+
+    /// The time of all of its work so far.
+    fn worked(&self, costs: &WorkCosts) -> Duration {
+        let times = |counter| self.count(counter) as u32;
+        let refused = times(Counter::DropRetryLimit);
+        let packets = times(Counter::RxPackets) + times(Counter::TxPackets) - refused;
+        costs.handshake * times(Counter::QuicAttemptsAccepted)
+            + costs.retry * times(Counter::QuicRetriesSent)
+            + costs.refused * refused
+            + costs.packet * packets
+    }
+
+    pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        if let Some(work) = self.work.as_ref().filter(|work| now < work.busy_until) {
+            return Some(work.busy_until).filter(|_| !self.dead);
+        }
         let callers = self.callers.iter().filter_map(Caller::poll_timeout);
         let due = self.workers.iter().filter_map(Worker::poll_timeout).chain(callers).min();
         due.filter(|_| !self.dead)
@@ -153,7 +206,7 @@ pub(super) fn gateway(
     let cache = setup.cache.then(|| Cache::start(store.clone()).unwrap());
     let routes = QueueRoutes {
         queues: [(SEED, 0), (ECHO, 1), (DISCARD, 2), (HELD, 3), (UNCHECKED, 2)].into_iter().collect(),
-        replay_safe: [DISCARD].into_iter().collect(),
+        replay_safe: setup.replay_safe.iter().copied().collect(),
         unchecked: [UNCHECKED].into_iter().collect(),
         store: Some(0),
         relay: Some(4),
@@ -181,7 +234,7 @@ pub(super) fn gateway(
     let mac = [2, 0, 0, 0, setup.device, index as u8 + 1];
     let stations = station_on(link, mac, mac[5], setup.gateway_workers, setup.udp_checksum);
     let shared = NodeShared::with_keys(setup.gateway_workers, routes, config.keys(&[stations[0].info()]));
-    shared.window_budget.set_total(setup.window_budget_bytes);
+    bound(&shared, setup);
     let mut host = host(stations, &config, shared, setup.link.mtu, |worker, at| {
         match setup.liars.iter().find(|(liar, ..)| *liar == index) {
             Some((_, lie, payload)) => worker.add_inline(Box::new(Liar::new(*lie, payload.clone()))),
@@ -212,11 +265,17 @@ pub(super) fn client(link: &SimulatedLink, setup: &Setup, index: usize) -> Appli
         ..NodeConfig::default()
     };
     let shared = NodeShared::new(setup.client_workers, QueueRoutes::default());
-    shared.window_budget.set_total(setup.window_budget_bytes);
+    bound(&shared, setup);
     let number = 10 + index as u8;
     let mac = [2, 0, 0, 0, 0, number];
     let stations = station_on(link, mac, number, setup.client_workers, setup.udp_checksum);
     host(stations, &config, shared, setup.link.mtu, |_, _| {})
+}
+
+/// Sets the bounds of a process.
+fn bound(shared: &NodeShared, setup: &Setup) {
+    shared.window_budget.set_total(setup.window_budget_bytes);
+    shared.node_seats.set_max(setup.gateway_quic.connections_per_node_max);
 }
 
 fn host(
@@ -236,5 +295,5 @@ fn host(
         statuses.push(worker.status());
         workers.push(worker);
     }
-    ApplicationHost { workers, icmp, callers, shared, statuses, dead: false }
+    ApplicationHost { workers, icmp, callers, shared, statuses, dead: false, work: None }
 }

@@ -15,6 +15,8 @@ pub(crate) mod tap;
 pub(crate) mod told;
 
 pub(crate) use data::payload;
+#[allow(unused_imports, reason = "the gateway's tests charge work")]
+pub(crate) use hosts::WorkCosts;
 pub(crate) use hosts::{ApplicationHost, station};
 pub(crate) use identities::{gateway_node, identities, route, trust};
 
@@ -89,6 +91,8 @@ pub(crate) struct Setup {
     pub(crate) clock: WallClock,
     /// The smallest jump of the clock: frames that arrive within it arrive together.
     pub(crate) step: Duration,
+    /// The queues that take messages in early data.
+    pub(crate) replay_safe: Vec<u64>,
     /// How far the windows of a process may grow in all, bytes.
     pub(crate) window_budget_bytes: u64,
 }
@@ -127,6 +131,7 @@ impl Default for Setup {
             udp_checksum: true,
             clock: WallClock::default(),
             step: Duration::from_nanos(1),
+            replay_safe: vec![DISCARD],
             window_budget_bytes: 0,
         }
     }
@@ -235,7 +240,7 @@ impl World {
             .iter()
             .chain([&self.gateway])
             .chain(&self.others)
-            .filter_map(ApplicationHost::poll_timeout);
+            .filter_map(|host| host.poll_timeout(self.now));
         let raw = self.raw.iter().filter_map(RawPeer::poll_timeout);
         hosts.chain(raw).chain(self.link.next_delivery()).min()
     }

@@ -1,0 +1,114 @@
+//! The connections that each node may have here: one count a process, by the node ID that the handshake proved.
+
+use crate::limits::CONNECTIONS_PER_NODE_DEFAULT;
+use crate::tls::NodeId;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// How many connections each node has opened here. Clones are the same count.
+#[derive(Clone, Debug)]
+pub struct NodeSeats(Arc<Table>);
+
+#[derive(Debug)]
+struct Table {
+    max: AtomicUsize,
+    /// Locked when a peer's handshake is complete, and when its connection ends. The map's hashing is keyed: peers choose node IDs.
+    taken: Mutex<HashMap<NodeId, usize>>,
+}
+
+impl Default for NodeSeats {
+    fn default() -> Self {
+        let max = AtomicUsize::new(CONNECTIONS_PER_NODE_DEFAULT as usize);
+        Self(Arc::new(Table { max, taken: Mutex::default() }))
+    }
+}
+
+impl NodeSeats {
+    /// The most connections that one node may have; 0: no bound. Connections past a lower bound stay.
+    pub fn set_max(&self, max: u32) {
+        self.0.max.store(max as usize, Relaxed);
+    }
+
+    /// The most connections that one node may have; 0: no bound.
+    pub fn max(&self) -> usize {
+        self.0.max.load(Relaxed)
+    }
+
+    /// The connections that this node has.
+    pub fn taken(&self, node: &NodeId) -> usize {
+        self.lock().get(node).copied().unwrap_or(0)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, usize>> {
+        self.0.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The seat of one connection. Its drop gives it back.
+#[derive(Debug)]
+pub(super) struct NodeSeat {
+    all: NodeSeats,
+    node: Option<NodeId>,
+}
+
+impl NodeSeat {
+    /// No seat yet.
+    pub(super) fn of(all: &NodeSeats) -> Self {
+        Self { all: all.clone(), node: None }
+    }
+
+    /// Takes a seat for a connection of this node.
+    ///
+    /// # Errors
+    /// The bound, if the node has as many connections.
+    pub(super) fn take(&mut self, node: NodeId) -> Result<(), usize> {
+        let max = self.all.max();
+        let mut all = self.all.lock();
+        let taken = all.entry(node).or_default();
+        if max > 0 && *taken >= max {
+            return Err(max);
+        }
+        *taken += 1;
+        self.node = Some(node);
+        Ok(())
+    }
+}
+
+impl Drop for NodeSeat {
+    fn drop(&mut self) {
+        let Some(node) = self.node.take() else { return };
+        let mut all = self.all.lock();
+        if let Some(taken) = all.get_mut(&node) {
+            *taken -= 1;
+            if *taken == 0 {
+                all.remove(&node);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_has_its_seats_and_gives_them_back() {
+        let (seats, one, other) = (NodeSeats::default(), NodeId([1; 32]), NodeId([2; 32]));
+        seats.set_max(2);
+        let mut held: Vec<_> = (0..3).map(|_| NodeSeat::of(&seats)).collect();
+        assert_eq!(held[0].take(one), Ok(()));
+        assert_eq!(held[1].take(one), Ok(()));
+        assert_eq!(held[2].take(one), Err(2));
+        assert_eq!(held[2].take(other), Ok(()));
+        held.remove(0);
+        assert_eq!((seats.taken(&one), seats.taken(&other)), (1, 1));
+        assert_eq!(NodeSeat::of(&seats).take(one), Ok(()), "it is dropped at once");
+        seats.set_max(1);
+        assert_eq!(NodeSeat::of(&seats).take(one), Err(1));
+        seats.set_max(0);
+        assert_eq!(NodeSeat::of(&seats).take(one), Ok(()));
+        held.clear();
+        assert!(seats.lock().is_empty(), "nodes that are gone take no memory");
+    }
+}
