@@ -125,59 +125,6 @@ async fn a_payload_that_is_put_is_fetched_whole_and_in_ranges() {
 }
 
 #[tokio::test]
-async fn a_long_payload_comes_by_ranges_whole_and_in_part() {
-    let site = Site::new();
-    let peer = site.peer().await;
-    let bytes = noise("long", 20_000_003);
-    let token = put(&peer, &bytes).await;
-    let whole = async || {
-        let fetch = peer.fetch_by_ranges(token, FetchOptions::default()).await?;
-        fetch.bytes(u64::MAX).await
-    };
-    let asked = site.counted("records_out");
-    assert!(whole().await.unwrap() == bytes);
-    // One for the whole, which is too long, and one for each 4 MiB at least.
-    assert!(site.counted("records_out") - asked >= 6);
-    let of = async |part: std::ops::Range<u64>, bytes_max| {
-        let ranges = Ranges::covering(part).unwrap();
-        let options = FetchOptions { ranges, bytes_max, ..Default::default() };
-        peer.fetch_by_ranges(token, options).await?.bytes(u64::MAX).await
-    };
-    assert!(of(1_000_000..20_000_003, 0).await.unwrap() == bytes[999_424..]);
-    assert!(of(16_384..16_384 + (10 << 20), 0).await.unwrap() == bytes[16_384..16_384 + (10 << 20)]);
-    assert_eq!(refused(of(1_000_000..20_100_000, 0).await), ErrorCode::BadRange);
-    assert_eq!(refused(of(0..20_000_000, 19_000_000).await), ErrorCode::Limit);
-    let bounded = |bytes_max| FetchOptions { bytes_max, ..Default::default() };
-    assert_eq!(refused(peer.fetch_by_ranges(token, bounded(20_000_002)).await), ErrorCode::Limit);
-    assert_eq!(peer.fetch_by_ranges(token, bounded(20_000_003)).await.unwrap().length(), 20_000_003);
-    // What is given up midway leaves room for others.
-    for _ in 0..100 {
-        let mut fetch = peer.fetch_by_ranges(token, FetchOptions::default()).await.unwrap();
-        fetch.chunk().await.unwrap().unwrap();
-    }
-    assert!(whole().await.unwrap() == bytes);
-}
-
-#[tokio::test]
-async fn a_consumer_of_ranges_that_does_not_read_holds_up_no_other() {
-    let site = Site::new();
-    let peer = site.peer().await;
-    let large = noise("large", 64 << 20);
-    let token = put(&peer, &large).await;
-    let small = noise("small", 100_000);
-    let other = put(&peer, &small).await;
-    let mut slow = peer.fetch_by_ranges(token, FetchOptions::default()).await.unwrap();
-    let mut got = slow.chunk().await.unwrap().unwrap().to_vec();
-    for _ in 0..50 {
-        assert!(get(&peer, other).await.unwrap() == small);
-    }
-    while let Some(chunk) = slow.chunk().await {
-        got.extend_from_slice(&chunk.unwrap());
-    }
-    assert!(got == large);
-}
-
-#[tokio::test]
 async fn a_refusal_of_the_peer_has_its_code() {
     let site = Site::new();
     let peer = site.peer().await;

@@ -1,10 +1,10 @@
 //! Two workers and a wire between them, for counting instructions: `scripts/instructions.sh` runs it under callgrind.
 //!
 //! `instructions PATH SIDE [WIRE]` moves packets of MTU 1500 one way, under virtual time, with the windows of the benchmarks. PATH is
-//! `message` (64 KiB messages, dropped), `small` (the same of 256 bytes), `put` (a payload, checked and dropped) or `get` (a
-//! payload out of the memory tier, checked and dropped). SIDE is the side whose turns go through [`counted_turn`], the one function
-//! in which callgrind counts: `transmit` sends the bytes, `receive` receives them. Applications run on their workers, so the count
-//! contains their work.
+//! `message` (64 KiB messages, dropped), `small` (the same of 256 bytes), `ping` (64 bytes there and back, one message at a time), `put` (a
+//! payload, checked and dropped) or `get` (a payload out of the memory tier, checked and dropped). SIDE is the side whose turns go through
+//! [`counted_turn`], the one function in which callgrind counts: `transmit` sends the bytes, `receive` receives them. Applications run on their
+//! workers, so the count contains their work.
 //!
 //! WIRE is `short`, a wire without delay, or `long`: 10 Gbit/s with a round trip of 100 ms. Its windows hold what is in flight, 125 MB, from the
 //! start.
@@ -24,7 +24,7 @@ use std::rc::Rc;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use stoq::application::{Application, Discard, Outbox, Received};
+use stoq::application::{Application, Discard, Echo, Outbox, Received};
 use stoq::counters::Counter;
 use stoq::datagram::NetworkKind;
 use stoq::datagram::user_space::{InterfaceConfig, UserSpace};
@@ -43,7 +43,7 @@ use stoq::tls::{
 };
 use stoq::token::{EncodedPiece, Outboard, Ranges, Token, VerifiedDecoder, VerifiedEncoder};
 use stoq::worker::{Idle, NodeShared, Worker, WorkerStatus};
-use stoq_gateway::probe::{Blast, Pull, Pulled, Width};
+use stoq_gateway::probe::{Blast, Ping, Pull, Pulled, Width};
 use tempfile::TempDir;
 
 /// Packets before the count begins: the handshake, and a payload that is not in the memory tier yet.
@@ -63,6 +63,7 @@ const IN_FLIGHT_LONG_LEN: usize = 38_000;
 const GETS_LONG: usize = 48;
 const MESSAGE_BYTES: usize = 64 << 10;
 const SMALL_MESSAGE_BYTES: usize = 256;
+const PING_BYTES: usize = 64;
 /// Frames that the device holds, and how often both sides have a turn.
 const DEVICE_LEN: usize = 1024;
 const TURN: Duration = Duration::from_micros(20);
@@ -381,7 +382,7 @@ fn main() -> anyhow::Result<()> {
         [path, side, "long"] => (path, side, Wire::Long),
         _ => {
             println!(
-                "instructions (message | small | put | get) (transmit | receive) [short | long]: see scripts/instructions.sh"
+                "instructions (message | small | ping | put | get) (transmit | receive) [short | long]: see scripts/instructions.sh"
             );
             return Ok(());
         }
@@ -398,6 +399,11 @@ fn main() -> anyhow::Result<()> {
             let message_bytes = if path == "small" { SMALL_MESSAGE_BYTES } else { MESSAGE_BYTES };
             let blast = Blast::new(remote, QUEUE, message_bytes, 1 << 40, Width::ONE, reports);
             (Box::new(Discard::default()), Box::new(blast))
+        }
+        "ping" => {
+            let payload = Bytes::from_static(&[7; PING_BYTES]);
+            let ping = Ping::new(remote, QUEUE, payload, Duration::ZERO, 1 << 40, reports);
+            (Box::new(Echo::default()), Box::new(ping))
         }
         "put" => {
             let descriptor = Descriptor::plain(token, payload_bytes as u64)?;

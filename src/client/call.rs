@@ -4,7 +4,7 @@ use super::error::DialFailure;
 use super::fetch::Piece;
 use crate::application::Asker;
 use crate::gather::{self, Gather, GatherSource, HolderReport};
-use crate::limits::{CLIENT_MESSAGES_BYTES, CLIENT_MESSAGES_LEN, CLIENT_PIECES_LEN};
+use crate::limits::{CLIENT_MESSAGES_BYTES, CLIENT_MESSAGES_LEN};
 use crate::names::ResolveError;
 use crate::queue::{Ask, CloseReason, ConnectionId, Credit};
 use crate::record::{Done, ErrorRecord, Holder, OkRecord, Payload};
@@ -51,11 +51,6 @@ pub(super) enum Call {
     },
     Disconnect {
         connection: ConnectionId,
-    },
-    /// A payload from one peer, by ranges.
-    FetchRanged {
-        ticket: u64,
-        fetch: Box<RangedFetch>,
     },
     Gather(Box<HostedGather>),
     /// One more holder for a gathering.
@@ -110,75 +105,6 @@ impl HostedGather {
             }
         }
         (worked, true)
-    }
-}
-
-/// A fetch by ranges, as the worker's side hosts it.
-pub(super) struct RangedFetch {
-    pub(super) connection: ConnectionId,
-    pub(super) gather: Gather,
-    pub(super) events: mpsc::UnboundedSender<Vec<FetchEvent>>,
-    /// Bytes in events that the task has not taken.
-    pub(super) credit: Credit,
-    /// Events that gather: a wake of the task then serves many of them.
-    pub(super) held: Vec<FetchEvent>,
-}
-
-impl RangedFetch {
-    /// Goes on. Returns whether it did anything, and whether it is not over. `is_quiet`: nothing was delivered, so the task may have
-    /// what is held.
-    pub(super) fn poll<T: Clone>(
-        &mut self,
-        now: Instant,
-        asker: &mut Asker<'_, T>,
-        is_quiet: bool,
-    ) -> (bool, bool) {
-        let mut worked = self.gather.poll(now, asker);
-        while self.credit.has_room()
-            && let Some(event) = self.gather.poll_event()
-        {
-            worked = true;
-            let (event, is_last) = self.event(event);
-            self.held.extend(event);
-            if is_last {
-                // The last cancellations go out before it ends.
-                self.gather.poll(now, asker);
-                self.flush();
-                return (true, false);
-            }
-            if self.held.len() >= CLIENT_PIECES_LEN {
-                self.flush();
-            }
-        }
-        if is_quiet && !self.held.is_empty() {
-            self.flush();
-            worked = true;
-        }
-        (worked, true)
-    }
-
-    fn event(&self, event: gather::GatherEvent) -> (Option<FetchEvent>, bool) {
-        match event {
-            gather::GatherEvent::Described { length, descriptor } => {
-                let descriptor = descriptor.map(|descriptor| *descriptor);
-                (Some(FetchEvent::Accepted(OkRecord { length_bytes: length, descriptor })), false)
-            }
-            gather::GatherEvent::Piece(piece) => {
-                self.credit.take(piece.data.len());
-                (Some(FetchEvent::Piece(Piece::new(None, piece))), false)
-            }
-            gather::GatherEvent::Done => (Some(FetchEvent::Complete), true),
-            gather::GatherEvent::Failed(failure) => (Some(FetchEvent::Failed(failure)), true),
-            // A payload that is wanted in order has no lanes.
-            gather::GatherEvent::Shard { .. } | gather::GatherEvent::Stripes { .. } => (None, false),
-        }
-    }
-
-    /// Hands on what is held. A task that is gone has sent, or will send, [`Call::Cancel`].
-    pub(super) fn flush(&mut self) {
-        if !self.held.is_empty() {
-            let _ = self.events.send(std::mem::take(&mut self.held));
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! It runs on the worker's own thread, one instance for each worker, and never waits. Everything that it keeps is bounded: requests by
 //! their number, fetched bytes by each request's credit, bytes of a PUT by a short channel, messages by a [`Room`] for each connection.
 
-use super::call::{Call, ConnectionUp, HostedGather, RangedFetch, Room};
+use super::call::{Call, ConnectionUp, HostedGather, Room};
 use super::dial::{Attempt, Dials};
 use super::tasks::Tasks;
 use crate::application::{Application, Outbox, Received};
@@ -27,8 +27,6 @@ pub(super) enum Owner {
     Task(u64),
     /// The gathering of this ID.
     Gather(u64),
-    /// The fetch by ranges of the task that holds this ticket.
-    Ranged(u64),
 }
 
 /// The client's application on one worker.
@@ -44,8 +42,6 @@ pub(super) struct Dispatch {
     talking: Vec<ConnectionId>,
     tasks: Tasks,
     gathers: FxHashMap<u64, HostedGather>,
-    /// By their tasks' tickets.
-    ranged: FxHashMap<u64, RangedFetch>,
 }
 
 struct Connection {
@@ -69,7 +65,6 @@ impl Dispatch {
             talking: Vec::new(),
             tasks: Tasks::default(),
             gathers: FxHashMap::default(),
-            ranged: FxHashMap::default(),
         }
     }
 
@@ -97,13 +92,7 @@ impl Dispatch {
                 let Some(Connection { early, .. }) = self.connections.get(&connection) else { return };
                 self.tasks.ask(port, &mut self.outbox, (connection, *early), (ticket, ask), answer);
             }
-            Call::Cancel { ticket } => self.cancel(port, ticket),
-            // On a connection that is gone its channel ends here.
-            Call::FetchRanged { ticket, fetch } => {
-                if self.connections.contains_key(&fetch.connection) {
-                    self.ranged.insert(ticket, *fetch);
-                }
-            }
+            Call::Cancel { ticket } => self.tasks.cancel(port, &mut self.outbox, ticket),
             Call::Message { connection: id, queue, payload, place } => {
                 let Some(connection) = self.connections.get_mut(&id) else { return };
                 if connection.outbox.is_empty() {
@@ -144,15 +133,6 @@ impl Dispatch {
         }
     }
 
-    fn cancel(&mut self, port: &mut AppPort, ticket: u64) {
-        let Some(mut fetch) = self.ranged.remove(&ticket) else {
-            return self.tasks.cancel(port, &mut self.outbox, ticket);
-        };
-        fetch.gather.cancel();
-        // Canceling takes no time.
-        fetch.gather.cancel_given_up(&mut self.outbox.asker(port, Owner::Ranged(ticket)));
-    }
-
     fn take_deliveries(&mut self, now: Instant, port: &mut AppPort) -> bool {
         let mut worked = false;
         while self.unblock()
@@ -162,11 +142,6 @@ impl Dispatch {
             match received {
                 Received::Own(Owner::Task(ticket), delivery) => {
                     self.tasks.deliver(port, &mut self.outbox, ticket, delivery);
-                }
-                Received::Own(Owner::Ranged(ticket), delivery) => {
-                    if let Some(fetch) = self.ranged.get_mut(&ticket) {
-                        fetch.gather.handle(now, delivery);
-                    }
                 }
                 Received::Own(Owner::Gather(id), delivery) => {
                     if let Some(hosted) = self.gathers.get_mut(&id) {
@@ -273,10 +248,6 @@ impl Dispatch {
         }
         // Every gathering learns of it, also one that has no request on this connection.
         self.gathers.values_mut().for_each(|hosted| hosted.gather.closed(id, reason));
-        // What came before is the tasks'; their channels then end.
-        for (_, mut fetch) in self.ranged.extract_if(|_, fetch| fetch.connection == id) {
-            fetch.flush();
-        }
     }
 
     fn poll_gathers(&mut self, now: Instant, port: &mut AppPort) -> bool {
@@ -284,18 +255,6 @@ impl Dispatch {
         let outbox = &mut self.outbox;
         self.gathers.retain(|id, hosted| {
             let (did, goes_on) = hosted.poll(now, &mut outbox.asker(port, Owner::Gather(*id)));
-            worked |= did;
-            goes_on
-        });
-        worked
-    }
-
-    fn poll_ranged(&mut self, now: Instant, port: &mut AppPort, is_quiet: bool) -> bool {
-        let mut worked = false;
-        let outbox = &mut self.outbox;
-        self.ranged.retain(|ticket, fetch| {
-            let asker = &mut outbox.asker(port, Owner::Ranged(*ticket));
-            let (did, goes_on) = fetch.poll(now, asker, is_quiet);
             worked |= did;
             goes_on
         });
@@ -348,7 +307,6 @@ impl Application for Dispatch {
             worked |= self.tasks.put(port, &mut self.outbox);
             worked |= self.send_messages(port);
             worked |= self.poll_gathers(now, port);
-            worked |= self.poll_ranged(now, port, !delivered);
         }
         worked |= self.dial(now, port);
         // After a turn without deliveries, the tasks get the events held so far.
@@ -361,7 +319,6 @@ impl Application for Dispatch {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let gathers = self.gathers.values().filter_map(|hosted| hosted.gather.poll_timeout());
-        let ranged = self.ranged.values().filter_map(|fetch| fetch.gather.poll_timeout());
-        self.dials.poll_timeout().into_iter().chain(gathers).chain(ranged).min()
+        self.dials.poll_timeout().into_iter().chain(gathers).min()
     }
 }

@@ -3,11 +3,9 @@
 use super::ClientError;
 use super::call::{AnswerChannel, FetchAnswer, FetchEvent};
 use super::peer::{PeerLink, PendingRequest};
-use crate::gather::InOrder;
 use crate::hop::Route;
-use crate::limits::{GATHER_WINDOW_BYTES, GROUP_BYTES};
 use crate::queue::{Ask, Credit};
-use crate::record::{self, ErrorCode};
+use crate::record;
 use crate::shard::{Blob, Descriptor, Lanes, ShardIndex};
 use crate::token::{AnyToken, Proof, Ranges, VerifiedPiece};
 use bytes::Bytes;
@@ -58,24 +56,6 @@ impl Piece {
     }
 }
 
-/// What to ask for by ranges; none: one FETCH asks for it. Few bytes come as fast by one FETCH; gateways on a route keep and share whole answers
-/// alone; and a selection of several parts has small ones.
-fn in_order(options: &PieceOptions) -> Option<InOrder> {
-    let PieceOptions { ranges, lanes, bytes_max, route } = options;
-    let is_small = *bytes_max > 0 && *bytes_max <= GATHER_WINDOW_BYTES;
-    if is_small || lanes.is_some() || route.is_some() {
-        return None;
-    }
-    let groups = ranges.iter().next();
-    let is_long = |groups: &std::ops::Range<u64>| {
-        ranges.len() == 1 && groups.end - groups.start > GATHER_WINDOW_BYTES / GROUP_BYTES as u64
-    };
-    if groups.as_ref().is_some_and(|groups| !is_long(groups)) {
-        return None;
-    }
-    Some(InOrder { groups, bytes_max: *bytes_max })
-}
-
 /// The pieces of an answer, as they arrive: [`Peer::pieces`](super::Peer::pieces). Dropping it ends the request.
 ///
 /// Pieces wait for their reader, up to 8 MiB. Then flow control stops this request at the peer, and no other.
@@ -105,28 +85,6 @@ impl Pieces {
         let fetch = record::Fetch { token, bytes_max, lanes, ranges, describe };
         let ask = Ask::new(fetch).by(hop).with_credit(credit.clone());
         request.ask(ask, AnswerChannel::Fetch(FetchAnswer { events: give, held: Vec::new(), listed: false }));
-        Self::begun(request, credit, events).await
-    }
-
-    /// The same of a payload's bytes in order: by ranges, where they are many. Whether they are is not known of a whole payload: so it is
-    /// asked for with a bound.
-    pub(super) async fn start_in_order(
-        link: &Arc<PeerLink>,
-        token: AnyToken,
-        options: PieceOptions,
-    ) -> Result<Self, ClientError> {
-        let Some(wanted) = in_order(&options) else { return Self::start(link, token, options, false).await };
-        if wanted.groups.is_none() {
-            let bounded = PieceOptions { bytes_max: GATHER_WINDOW_BYTES, ..options };
-            match Self::start(link, token, bounded, false).await {
-                Err(ClientError::Refused(failure)) if failure.code == ErrorCode::Limit => {}
-                fetch => return fetch,
-            }
-        }
-        let mut request = PendingRequest::new(link).await;
-        let credit = Credit::default();
-        let (give, events) = mpsc::unbounded_channel();
-        request.ask_ranged(token, wanted, (give, credit.clone()));
         Self::begun(request, credit, events).await
     }
 

@@ -1,11 +1,10 @@
 //! The task's side of a connection.
 
-use super::call::{AnswerChannel, Batch, Call, ConnectionUp, FetchEvent, PutAnswer, RangedFetch, Room};
+use super::call::{AnswerChannel, Batch, Call, ConnectionUp, PutAnswer, Room};
 use super::fetch::{Description, PieceOptions, Pieces};
 use super::payload::{Prepared, PutSource};
 use super::read::{FetchOptions, FetchReader};
 use super::{ClientError, Shared};
-use crate::gather::{Gather, GatherSource, InOrder};
 use crate::hop::Route;
 use crate::limits::{CLIENT_BATCHES_LEN, CLIENT_MESSAGES_BYTES, CLIENT_REQUESTS_LEN, MESSAGE_BYTES_MAX};
 use crate::queue::{Ask, CloseReason, ConnectionId, Credit};
@@ -124,9 +123,6 @@ impl PeerLink {
     }
 }
 
-/// Where the events of a fetch go, and their credit.
-pub(super) type FetchChannel = (mpsc::UnboundedSender<Vec<FetchEvent>>, Credit);
-
 /// A request in flight. It is canceled if it is dropped before [`PendingRequest::over`].
 #[derive(Debug)]
 pub(super) struct PendingRequest {
@@ -153,17 +149,6 @@ impl PendingRequest {
 
     pub(super) fn link(&self) -> &PeerLink {
         &self.link
-    }
-
-    /// Asks for a payload by ranges.
-    pub(super) fn ask_ranged(&mut self, token: AnyToken, wanted: InOrder, channel: FetchChannel) {
-        self.asked = true;
-        let PeerLink { connection, node, .. } = *self.link;
-        let source = GatherSource { connection, node, route: None, lanes: None };
-        let gather = Gather::in_order(token, wanted, source);
-        let (events, credit) = channel;
-        let fetch = Box::new(RangedFetch { connection, gather, events, credit, held: Vec::new() });
-        self.link.call(Call::FetchRanged { ticket: self.ticket, fetch });
     }
 
     /// Marks the request as over: dropping it cancels nothing.
@@ -323,25 +308,6 @@ impl Peer {
         options: FetchOptions,
     ) -> Result<FetchReader, ClientError> {
         FetchReader::start(&self.0, token.into(), options).await
-    }
-
-    /// The same for long paths: more than 4 MiB ([`GATHER_WINDOW_BYTES`](crate::limits::GATHER_WINDOW_BYTES)) in one part are asked for by
-    /// ranges, each on a stream of its own, as many at once as rate and round trip of the path need. What a packet costs the gateway then does
-    /// not grow with the round trip.
-    ///
-    /// This takes one round trip more, and the gateway counts one refused FETCH. What is asked for and not read is three times what a round trip
-    /// brings, at least 12 and at most 256 MiB ([`GATHER_FLIGHT_BYTES_MAX`](crate::limits::GATHER_FLIGHT_BYTES_MAX)). A gateway that drains
-    /// takes no new ranges: such a fetch ends with [`ErrorCode::GoingAway`]. By a route one request asks for everything, because gateways
-    /// on the way keep and share whole answers alone.
-    ///
-    /// # Errors
-    /// Those of [`Peer::fetch_with`].
-    pub async fn fetch_by_ranges(
-        &self,
-        token: impl Into<AnyToken>,
-        options: FetchOptions,
-    ) -> Result<FetchReader, ClientError> {
-        FetchReader::start_by_ranges(&self.0, token.into(), options).await
     }
 
     /// Asks for a payload piece by piece, each with its offset and its proofs; or for lanes of a set, whose shards arrive in any order.

@@ -77,15 +77,6 @@ impl FetchReader {
         Ok(Self { pieces, rest: Bytes::new(), failed: false })
     }
 
-    pub(super) async fn start_by_ranges(
-        link: &Arc<PeerLink>,
-        token: AnyToken,
-        options: FetchOptions,
-    ) -> Result<Self, ClientError> {
-        let pieces = Pieces::start_in_order(link, token, options.into()).await?;
-        Ok(Self { pieces, rest: Bytes::new(), failed: false })
-    }
-
     /// The whole payload's length, bytes, as the peer claims it. An answer that does not fit this length fails.
     pub fn length(&self) -> u64 {
         self.pieces.length()

@@ -49,9 +49,7 @@ impl Gather {
     pub(super) fn credit(&mut self, now: Instant, request: RequestId, bytes: usize) -> bool {
         let Some(holder) = self.heard(now, request) else { return false };
         self.holders[holder].given_bytes += bytes as u64;
-        if self.in_order.is_none() {
-            self.ahead_bytes += bytes;
-        }
+        self.ahead_bytes += bytes;
         true
     }
 
@@ -87,7 +85,6 @@ impl Gather {
                     self.strike(holder, ANOTHER_LENGTH);
                 }
             }
-            None if self.in_order.is_some() => self.described_in_order(length, set),
             None => {
                 if let (Want::Lanes(Lanes::NONE), Some(set)) = (self.want, &set) {
                     self.want = Want::Lanes(Lanes::first(set.k().into()));
@@ -112,17 +109,6 @@ impl Gather {
                 }
             }
         }
-    }
-
-    pub(super) fn described_in_order(&mut self, length: u64, set: Option<Box<Descriptor>>) {
-        let Some(ordering) = &self.in_order else { return };
-        let units = match ordering.wanted.groups_of(length) {
-            Ok(units) => units,
-            Err(failure) => return self.give_up(failure),
-        };
-        self.begin_until = Some(units.end);
-        self.events.push_back(GatherEvent::Described { length, descriptor: set.clone() });
-        self.shape = Shape::new(self.want, length, set).map(|shape| shape.of(units));
     }
 
     pub(super) fn complete(&mut self, now: Instant, request: RequestId) {
@@ -169,7 +155,6 @@ impl Gather {
             // It answers others: it takes fewer at once.
             ErrorCode::Busy if holder.running > 0 => holder.path.was_refused(holder.running),
             ErrorCode::Busy | ErrorCode::TooEarly => holder.wait(now, failure),
-            _ if self.in_order.is_some() => return self.give_up(failure.clone()),
             ErrorCode::Budget | ErrorCode::UpstreamFailed | ErrorCode::None => {
                 holder.wait(now, failure);
             }

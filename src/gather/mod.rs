@@ -8,7 +8,6 @@
 
 mod answers;
 mod holder;
-mod in_order;
 mod path;
 mod plan;
 mod shape;
@@ -18,7 +17,6 @@ mod want;
 mod tests;
 
 pub use holder::{GatherSource, HolderReport, HolderState};
-pub use in_order::InOrder;
 pub use want::Want;
 
 use crate::application::Asker;
@@ -27,7 +25,6 @@ use crate::record::{ErrorCode, ErrorRecord};
 use crate::shard::{Blob, Descriptor, Lanes, ShardIndex};
 use crate::token::{AnyToken, VerifiedPiece};
 use holder::GatherHolder;
-use in_order::OrderedPieces;
 use rustc_hash::FxHashMap;
 use shape::Shape;
 use smallvec::SmallVec;
@@ -90,8 +87,6 @@ pub struct Gather {
     open: u64,
     /// Units in complete windows.
     finished: u64,
-    /// One holder gives a payload in order.
-    in_order: Option<OrderedPieces>,
     /// Bytes in events that the host has not taken.
     ahead_bytes: usize,
     events: VecDeque<GatherEvent>,
@@ -143,26 +138,12 @@ impl Gather {
             begin_until: None,
             open: 0,
             finished: 0,
-            in_order: None,
             ahead_bytes: 0,
             events: VecDeque::new(),
             given_up: Vec::new(),
             awaits_more: false,
             over: false,
         }
-    }
-
-    /// A gathering of a payload from one holder, whose pieces come in the order of their bytes, each once. The holder's claim of the length is
-    /// believed, as with one FETCH, and it is not given up when it stalls: the end of its connection ends it. Its refusal for good is the
-    /// failure of the gathering.
-    pub fn in_order(token: AnyToken, wanted: InOrder, source: GatherSource) -> Self {
-        let first = wanted.first();
-        let mut gather = Self::new(token, Want::Payload, vec![source]);
-        gather.begin(first.start, first.end - first.start);
-        gather.begun = first.end;
-        gather.begin_until = Some(first.end);
-        gather.in_order = Some(OrderedPieces::new(wanted));
-        gather
     }
 
     /// Sets whether more holders may be added. While they may, a lack of holders is no failure.
@@ -195,10 +176,7 @@ impl Gather {
         }
         let event = self.events.pop_front()?;
         if let GatherEvent::Piece(piece) | GatherEvent::Shard { piece, .. } = &event {
-            match &mut self.in_order {
-                Some(ordering) => ordering.take(piece.data.len()),
-                None => self.ahead_bytes -= piece.data.len(),
-            }
+            self.ahead_bytes -= piece.data.len();
         }
         Some(event)
     }
@@ -210,17 +188,10 @@ impl Gather {
                 self.accepted(now, request, ok.length_bytes, ok.descriptor.map(Box::new));
             }
             Delivery::Piece { request, shard, piece } if self.credit(now, request, piece.data.len()) => {
-                match (&mut self.in_order, shard) {
-                    (Some(ordering), _) => {
-                        ordering.add(piece);
-                        let events = &mut self.events;
-                        events.extend(std::iter::from_fn(|| ordering.next()).map(GatherEvent::Piece));
-                    }
-                    (None, Some((shard, blob))) => {
-                        self.events.push_back(GatherEvent::Shard { shard, blob, piece });
-                    }
-                    (None, None) => self.events.push_back(GatherEvent::Piece(piece)),
-                }
+                self.events.push_back(match shard {
+                    Some((shard, blob)) => GatherEvent::Shard { shard, blob, piece },
+                    None => GatherEvent::Piece(piece),
+                });
             }
             Delivery::Ended(request, End::Failed(failure)) => self.failed(now, request, &failure),
             Delivery::Ended(request, End::Checked | End::Raw) => self.complete(now, request),
@@ -252,7 +223,7 @@ impl Gather {
         }
         let waits = self.holders.iter().filter_map(GatherHolder::waits_until);
         let stalls = self.holders.iter().filter_map(GatherHolder::stalls_at);
-        waits.chain(stalls.filter(|_| self.in_order.is_none())).min()
+        waits.chain(stalls).min()
     }
 
     fn give_up(&mut self, failure: ErrorRecord) {
@@ -311,9 +282,6 @@ impl Gather {
 
     /// Gives up what stalled holders were asked, and drops those that stall too often.
     fn expire(&mut self, now: Instant) {
-        if self.in_order.is_some() {
-            return;
-        }
         for index in 0..self.holders.len() {
             if self.holders[index].stalls_at().is_none_or(|at| at > now) {
                 continue;

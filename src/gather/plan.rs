@@ -43,10 +43,7 @@ impl Gather {
 
     /// Whether no new request is sent before the host takes the events that wait.
     fn is_host_behind(&self) -> bool {
-        match &self.in_order {
-            Some(ordering) => ordering.outstanding_bytes(self.begun) >= self.flight_bytes(),
-            None => self.ahead_bytes >= GATHER_AHEAD_BYTES,
-        }
+        self.ahead_bytes >= GATHER_AHEAD_BYTES
     }
 
     /// The bytes that all holders together may have in flight.
@@ -62,16 +59,12 @@ impl Gather {
             return false;
         }
         let Some(shape) = self.shape.clone() else {
-            let first = self.windows.first_key_value().map(|(start, window)| (*start, window.count));
             // One description from each holder: a further holder is asked while the first is slow.
             let asked = self.requests.values().any(|asked| asked.holder == index);
-            match first {
-                _ if asked => return false,
-                // The answer to the first range describes as well.
-                Some(window) => self.send(now, index, Some(window), Lanes::NONE, asker),
-                None => self.send(now, index, None, Lanes::NONE, asker),
+            if !asked {
+                self.send(now, index, None, Lanes::NONE, asker);
             }
-            return true;
+            return !asked;
         };
         let Some((window, lanes)) = self.choose(&shape, index) else { return false };
         self.send(now, index, Some(window), lanes, asker);
@@ -112,8 +105,7 @@ impl Gather {
 
     /// Cuts the next window for this holder, if another one may be begun. Gives its first unit.
     fn begin_next(&mut self, shape: &Shape, index: usize) -> Option<u64> {
-        let is_full = self.in_order.is_none() && shape.bytes_of(self.open) >= self.flight_bytes();
-        if is_full || self.is_host_behind() {
+        if shape.bytes_of(self.open) >= self.flight_bytes() || self.is_host_behind() {
             return None;
         }
         let most = shape.units_of(self.holders[index].path.range_bytes());

@@ -32,11 +32,6 @@ impl Shape {
         Some(Self { length, descriptor: set, units: 0..units, unit_bytes, claimed_by: None })
     }
 
-    /// The same of these units alone.
-    pub(super) fn of(self, units: Range<u64>) -> Self {
-        Self { units, ..self }
-    }
-
     /// The units of a window of about `bytes`.
     pub(super) fn units_of(&self, bytes: u64) -> u64 {
         (bytes / self.unit_bytes.max(1)).max(1)

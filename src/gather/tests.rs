@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::application::{Outbox, Received};
-use crate::limits::{GATHER_FLIGHT_BYTES_MIN, GATHER_STALL_MS, GATHER_WINDOW_BYTES};
+use crate::limits::{GATHER_AHEAD_BYTES, GATHER_FLIGHT_BYTES_MIN, GATHER_STALL_MS, GATHER_WINDOW_BYTES};
 use crate::queue::{AppPort, Ask, Command, Sleeper, WorkerPort, rings};
 use crate::record::{Fetch, OkRecord, Request};
 use crate::token::{GROUP_BYTES_U64, Token};
@@ -57,10 +57,6 @@ impl Bench {
             pieces: Vec::new(),
             end: None,
         }
-    }
-
-    fn in_order(length: u64) -> Self {
-        Self::of(Gather::in_order(token(), InOrder::default(), source(0)), length)
     }
 
     fn from_holders(holders: u32, length: u64) -> Self {
@@ -186,18 +182,8 @@ impl Bench {
     }
 }
 
-/// In rising order, without a gap, from `start` to `end`.
-fn is_whole(pieces: &[Range<u64>], bytes: Range<u64>) -> bool {
-    let mut at = bytes.start;
-    pieces.iter().all(|piece| piece.start == std::mem::replace(&mut at, piece.end)) && at == bytes.end
-}
-
 #[test]
 fn a_short_path_has_three_windows_in_flight() {
-    let mut bench = Bench::in_order(200 * MIB);
-    assert_eq!(bench.run(1, 2 * MIB, 10_000), GATHER_FLIGHT_BYTES_MIN);
-    assert_eq!(bench.end, Some(Ok(())));
-    assert!(is_whole(&bench.pieces, 0..bench.length));
     let mut bench = Bench::from_holders(1, 200 * MIB);
     assert_eq!(bench.run(1, 2 * MIB, 10_000), GATHER_FLIGHT_BYTES_MIN);
     assert_eq!(bench.end, Some(Ok(())));
@@ -205,57 +191,17 @@ fn a_short_path_has_three_windows_in_flight() {
 
 #[test]
 fn a_long_path_is_filled_up_to_the_ceiling_and_no_further() {
-    for gather in [Bench::in_order, |length| Bench::from_holders(1, length)] {
-        // 0.3 MiB a millisecond x 100 ms: 30 MiB a round trip.
-        let mut bench = gather(400 * MIB);
-        let most = bench.run(100, 3 * MIB / 10, 10_000);
-        assert_eq!(bench.end, Some(Ok(())));
-        assert!((60 * MIB..110 * MIB).contains(&most), "{} MiB in flight", most / MIB);
-        // All but the first round trips are full.
-        let millis = bench.now.duration_since(bench.begun).as_millis();
-        assert!(millis < 400 * 10 / 3 + 700, "{millis} ms");
-    }
-    let mut bench = Bench::in_order(3000 * MIB);
+    // 0.3 MiB a millisecond x 100 ms: 30 MiB a round trip.
+    let mut bench = Bench::from_holders(1, 400 * MIB);
+    let most = bench.run(100, 3 * MIB / 10, 10_000);
+    assert_eq!(bench.end, Some(Ok(())));
+    assert!((60 * MIB..110 * MIB).contains(&most), "{} MiB in flight", most / MIB);
+    // All but the first round trips are full.
+    let millis = bench.now.duration_since(bench.begun).as_millis();
+    assert!(millis < 400 * 10 / 3 + 700, "{millis} ms");
+    let mut bench = Bench::from_holders(1, 3000 * MIB);
     let most = bench.run(200, 4 * MIB, 2_000);
     assert!((200 * MIB..=crate::limits::GATHER_FLIGHT_BYTES_MAX + 16 * MIB).contains(&most), "{most}");
-}
-
-#[test]
-fn ranges_in_any_order_are_handed_on_in_theirs_each_byte_once() {
-    let mut bench = Bench::in_order(64 * MIB + 7);
-    bench.turn();
-    bench.answer(0);
-    let mut seed = 1_usize;
-    while bench.end.is_none() {
-        bench.turn();
-        if !bench.asked.is_empty() {
-            seed = seed.wrapping_mul(31).wrapping_add(7);
-            bench.answer(seed % bench.asked.len());
-        }
-        bench.pass(1);
-    }
-    assert_eq!(bench.end, Some(Ok(())));
-    assert!(is_whole(&bench.pieces, 0..bench.length), "{:?}", bench.pieces);
-}
-
-#[test]
-fn a_consumer_that_takes_nothing_stops_the_requests() {
-    let mut bench = Bench::in_order(400 * MIB);
-    bench.poll();
-    bench.answer(0);
-    let mut asked_bytes = GATHER_WINDOW_BYTES;
-    for _ in 0..100 {
-        bench.poll();
-        asked_bytes += bench.flight_bytes();
-        while !bench.asked.is_empty() {
-            bench.answer(bench.asked.len() - 1);
-        }
-        bench.pass(1);
-    }
-    assert!(asked_bytes <= GATHER_FLIGHT_BYTES_MIN + GATHER_WINDOW_BYTES, "{asked_bytes}");
-    bench.take();
-    bench.poll();
-    assert!(!bench.asked.is_empty(), "it goes on once they are taken");
 }
 
 #[test]
@@ -299,20 +245,17 @@ fn a_holder_that_sends_nothing_is_dropped() {
     }
     bench.turn();
     assert_eq!(bench.end, Some(Err(ErrorCode::UpstreamFailed)));
-    // The only holder of a payload in order is waited for: its connection has a timeout of its own.
-    let mut bench = Bench::in_order(400 * MIB);
-    bench.turn();
-    bench.pass(10 * GATHER_STALL_MS);
-    bench.turn();
-    assert_eq!((bench.end, bench.asked.len(), bench.gather.poll_timeout()), (None, 1, None));
 }
 
 #[test]
-fn a_holder_that_is_busy_gets_fewer_requests_and_the_payload_comes_whole() {
-    let mut bench = Bench::in_order(64 * MIB);
+fn a_holder_that_is_busy_gets_fewer_requests_and_every_byte_comes() {
+    let mut bench = Bench::from_holders(1, 64 * MIB);
     bench.turn();
     bench.answer(0);
     bench.turn();
+    bench.turn();
+    // The end of the payload proves its length.
+    bench.answer(0);
     bench.turn();
     assert_eq!(bench.asked.len(), 3);
     bench.fail(2, ErrorCode::Busy);
@@ -324,56 +267,29 @@ fn a_holder_that_is_busy_gets_fewer_requests_and_the_payload_comes_whole() {
         bench.pass(1);
     }
     assert_eq!(bench.end, Some(Ok(())));
-    assert!(is_whole(&bench.pieces, 0..bench.length));
+    bench.pieces.sort_by_key(|piece| piece.start);
+    let mut at = 0;
+    assert!(bench.pieces.iter().all(|piece| piece.start == std::mem::replace(&mut at, piece.end)));
+    assert_eq!(at, bench.length);
 }
 
 #[test]
-fn what_the_one_holder_refuses_is_the_failure() {
-    for code in [ErrorCode::NotFound, ErrorCode::BadProof, ErrorCode::None, ErrorCode::GoingAway] {
-        let mut bench = Bench::in_order(64 * MIB);
-        bench.turn();
-        bench.answer(0);
-        bench.turn();
-        bench.fail(1, code);
-        bench.turn();
-        assert_eq!(bench.end, Some(Err(code)));
-        bench.turn();
-        assert!(bench.asked.is_empty(), "the others are canceled");
-    }
-}
-
-#[test]
-fn a_range_that_is_cut_short_and_asked_for_again_gives_no_byte_twice() {
-    let mut bench = Bench::from_holders(1, 64 * MIB);
-    bench.gather = Gather::in_order(token(), InOrder::default(), source(0));
+fn a_host_that_takes_nothing_stops_the_requests() {
+    let mut bench = Bench::from_holders(1, 400 * MIB);
     bench.turn();
-    let (request, fetch) = bench.asked[0].clone();
-    let bytes = bench.bytes_of(&fetch);
-    bench.answer_part(request, bytes.start..bytes.start + MIB);
-    // Too many requests at once.
-    bench.fail(0, ErrorCode::Busy);
-    bench.pass(20 * crate::limits::GATHER_WAIT_MS);
-    while bench.end.is_none() {
-        bench.turn();
-        if !bench.asked.is_empty() {
-            bench.answer(0);
+    bench.answer(0);
+    let mut asked_bytes = 0;
+    for _ in 0..100 {
+        bench.poll();
+        asked_bytes += bench.flight_bytes();
+        while !bench.asked.is_empty() {
+            bench.answer(bench.asked.len() - 1);
         }
+        bench.pass(1);
     }
-    assert_eq!(bench.end, Some(Ok(())));
-    assert!(is_whole(&bench.pieces, 0..bench.length), "{:?}", bench.pieces);
-}
-
-#[test]
-fn a_part_of_a_payload_comes_from_where_it_begins() {
-    let groups = 1000..1000 + 20 * MIB / GROUP_BYTES_U64 + 1;
-    let wanted = InOrder { groups: Some(groups.clone()), bytes_max: 0 };
-    let length = groups.end * GROUP_BYTES_U64 - 3;
-    let mut bench = Bench::of(Gather::in_order(token(), wanted.clone(), source(0)), length);
-    bench.run(1, 2 * MIB, 1000);
-    assert_eq!(bench.end, Some(Ok(())));
-    assert!(is_whole(&bench.pieces, groups.start * GROUP_BYTES_U64..length), "{:?}", bench.pieces);
-    let bounded = InOrder { bytes_max: MIB, ..wanted };
-    let mut bench = Bench::of(Gather::in_order(token(), bounded, source(0)), length);
-    bench.run(1, 2 * MIB, 1000);
-    assert_eq!((bench.end, bench.pieces.len()), (Some(Err(ErrorCode::Limit)), 0));
+    let most = GATHER_AHEAD_BYTES as u64 + GATHER_FLIGHT_BYTES_MIN + GATHER_WINDOW_BYTES;
+    assert!(asked_bytes <= most, "{asked_bytes}");
+    bench.take();
+    bench.poll();
+    assert!(!bench.asked.is_empty(), "it goes on once they are taken");
 }

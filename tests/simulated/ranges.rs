@@ -4,7 +4,7 @@ use crate::support::caller::{End, Peer};
 use crate::support::gathering::Gathering;
 use crate::support::{Setup, World, gateway_v4, joined, payload};
 use std::time::Duration;
-use stoq::gather::{Gather, GatherSource, InOrder, Want};
+use stoq::gather::{Gather, GatherSource, Want};
 use stoq::limits::GROUP_BYTES;
 use stoq::nic::simulated::LinkConfig;
 use stoq::queue::RequestId;
@@ -123,14 +123,5 @@ fn a_gathering_from_one_holder_fills_a_long_path() {
     let bytes = payload(48 << 20);
     let (world, peer, token) = kept_over(&path(RATE, Duration::from_millis(100)), no_slow_start(), &bytes);
     let gather = Gather::new(token.into(), Want::Payload, vec![source(&peer)]);
-    fills(gather, (world, peer), RATE, &bytes);
-}
-
-#[test]
-fn a_payload_in_order_fills_a_long_path() {
-    const RATE: u64 = 200_000_000;
-    let bytes = payload(32 << 20);
-    let (world, peer, token) = kept_over(&path(RATE, Duration::from_millis(100)), no_slow_start(), &bytes);
-    let gather = Gather::in_order(token.into(), InOrder::default(), source(&peer));
     fills(gather, (world, peer), RATE, &bytes);
 }

@@ -9,15 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use stoq::application::{Application, Outbox, Received};
-use stoq::gather::{Gather, GatherEvent, GatherSource, InOrder};
 use stoq::limits::MESSAGE_BYTES_MAX;
 use stoq::queue::{
     Answer, AppPort, Ask, Command, ConnectionEvent, ConnectionId, Credit, Delivery, End, Ending, RequestId,
 };
 use stoq::record::{ErrorCode, ErrorRecord, Fetch, OkRecord, Put, Request};
 use stoq::shard::Descriptor;
-use stoq::tls::NodeId;
-use stoq::token::{AnyToken, Ranges, Token};
+use stoq::token::{AnyToken, Ranges};
 
 /// The queue of the server's application.
 pub(super) const QUEUE: u64 = 0;
@@ -74,7 +72,6 @@ pub(super) fn client(
 ) -> Box<dyn Application> {
     let work = match content {
         Some(content) if transfer == Transfer::Get => Work::Get(content.clone()),
-        Some(content) if transfer == Transfer::Ranges => Work::Ranges(content.token, None),
         Some(content) => Work::Put(content.clone(), None),
         None => Work::Message(vec![0x5a; MESSAGE_BYTES_MAX as usize].into()),
     };
@@ -198,7 +195,6 @@ enum Work {
     Message(Bytes),
     Put(Content, Option<Box<Putting>>),
     Get(Content),
-    Ranges(Token, Option<Box<Gather>>),
 }
 
 /// A PUT that was asked.
@@ -220,13 +216,7 @@ struct Client {
 }
 
 impl Client {
-    fn connected(
-        &mut self,
-        port: &mut AppPort,
-        connection: ConnectionId,
-        node: Option<NodeId>,
-        credit: Credit,
-    ) {
+    fn connected(&mut self, port: &mut AppPort, connection: ConnectionId, credit: Credit) {
         self.up = Some((connection, credit));
         match &mut self.work {
             Work::Message(_) => {}
@@ -244,18 +234,13 @@ impl Client {
                     Fetch { token, bytes_max: 0, lanes: None, ranges: Ranges::all(), describe: false };
                 self.outbox.ask(port, connection, Ask::new(fetch), ());
             }
-            Work::Ranges(token, gather) => {
-                let source = GatherSource { connection, node, route: None, lanes: None };
-                *gather =
-                    Some(Box::new(Gather::in_order(AnyToken::Content(*token), InOrder::default(), source)));
-            }
         }
     }
 
     fn take(&mut self, port: &mut AppPort, delivery: Delivery) {
         match delivery {
-            Delivery::Connection(connection, ConnectionEvent::Connected { node, credit, .. }) => {
-                self.connected(port, connection, node, credit);
+            Delivery::Connection(connection, ConnectionEvent::Connected { credit, .. }) => {
+                self.connected(port, connection, credit);
             }
             Delivery::Connection(_, ConnectionEvent::Closed { reason }) => {
                 self.up = None;
@@ -274,22 +259,6 @@ impl Client {
             Delivery::Ended(..) => self.meter.note("the payload ended before the run".into()),
             _ => {}
         }
-    }
-
-    /// Goes on with a get by ranges.
-    fn gather(&mut self, now: Instant, port: &mut AppPort) -> bool {
-        let Work::Ranges(_, Some(gather)) = &mut self.work else { return false };
-        let mut worked = gather.poll(now, &mut self.outbox.asker(port, ()));
-        while let Some(event) = gather.poll_event() {
-            worked = true;
-            match event {
-                GatherEvent::Piece(piece) => self.meter.count(piece.data.len()),
-                GatherEvent::Failed(failure) => self.meter.note(failure.reason().to_string()),
-                GatherEvent::Done => self.meter.note("the payload ended before the run".into()),
-                _ => {}
-            }
-        }
-        worked
     }
 
     fn send(&mut self, port: &mut AppPort) -> bool {
@@ -313,36 +282,25 @@ impl Client {
                     worked = true;
                 }
             }
-            Work::Put(..) | Work::Get(_) | Work::Ranges(..) => {}
+            Work::Put(..) | Work::Get(_) => {}
         }
         worked
     }
 }
 
 impl Application for Client {
-    fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool {
+    fn poll(&mut self, _now: Instant, port: &mut AppPort) -> bool {
         let mut worked = !self.dialed;
         if !std::mem::replace(&mut self.dialed, true) {
             self.outbox.send(port, Command::Connect { tag: 0, remote: self.remote, early: false });
         }
-        while let Some(received) = self.outbox.receive(port) {
+        while let Some(Received::Own((), delivery) | Received::Other(delivery)) = self.outbox.receive(port) {
             worked = true;
-            match (received, &mut self.work) {
-                (Received::Own((), delivery), Work::Ranges(_, Some(gather))) => gather.handle(now, delivery),
-                (Received::Own((), delivery) | Received::Other(delivery), _) => self.take(port, delivery),
-            }
+            self.take(port, delivery);
         }
         if self.outbox.flush(port) {
             worked |= self.send(port);
-            worked |= self.gather(now, port);
         }
         worked
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        match &self.work {
-            Work::Ranges(_, Some(gather)) => gather.poll_timeout(),
-            _ => None,
-        }
     }
 }

@@ -15,7 +15,7 @@ cargo bench --bench wan [--no-default-features] -- [OPTIONS]
 Rows:
       --list                 print the rows, run nothing
       --only NAME,…          these rows; without it all of them (--rows is the same)
-      --transfer LIST        put, get, message [all three], ranges: a get by ranges of one holder
+      --transfer LIST        put, get, message [all three]
       --seeds N              runs of each, of which medians are printed [5]
       --warm TIME            what passes before measuring begins [by the row]
       --seconds S            how long is measured [by the row]

@@ -24,14 +24,10 @@ pub(crate) enum Transfer {
     Get,
     /// The client sends messages of 64 KiB on one queue.
     Message,
-    /// The client gets a payload in order, by ranges of one holder: [`stoq::gather::Gather::in_order`].
-    Ranges,
 }
 
 impl Transfer {
-    pub(crate) const ALL: [Self; 4] = [Self::Put, Self::Get, Self::Message, Self::Ranges];
-    /// Those of a row.
-    pub(super) const OF_ROW: [Self; 3] = [Self::Put, Self::Get, Self::Message];
+    pub(crate) const ALL: [Self; 3] = [Self::Put, Self::Get, Self::Message];
 
     /// Whether the client has the bytes.
     pub(super) fn client_sends(self) -> bool {
@@ -45,7 +41,6 @@ impl fmt::Display for Transfer {
             Self::Put => "put",
             Self::Get => "get",
             Self::Message => "message",
-            Self::Ranges => "ranges",
         })
     }
 }
@@ -55,7 +50,7 @@ impl FromStr for Transfer {
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
         let found = Self::ALL.into_iter().find(|transfer| transfer.to_string() == text);
-        found.with_context(|| format!("{text:?} is no transfer: put, get, message or ranges"))
+        found.with_context(|| format!("{text:?} is no transfer: put, get or message"))
     }
 }
 

@@ -56,7 +56,7 @@ impl fmt::Display for Row {
 
 impl Row {
     pub(crate) fn new(name: &str, path: Path) -> Self {
-        Self { name: name.into(), path, transfers: Transfer::OF_ROW.into(), aim: None }
+        Self { name: name.into(), path, transfers: Transfer::ALL.into(), aim: None }
     }
 
     fn aim(self, share: f64) -> Self {
