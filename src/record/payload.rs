@@ -24,6 +24,17 @@ impl Payload {
         }
     }
 
+    /// Appends a chunk that is kept past the turn in which it arrived. One that is shorter than `crumb_bytes` is copied, together with
+    /// those before it: it would keep its whole datagram.
+    pub(crate) fn push_kept(&mut self, chunk: Bytes, crumb_bytes: usize) {
+        if chunk.len() >= crumb_bytes {
+            return self.push(chunk);
+        }
+        self.len += chunk.len();
+        let piece = append_crumb(self.chunks.last_mut(), &chunk);
+        self.chunks.extend(piece);
+    }
+
     /// Bytes in all chunks.
     pub fn len(&self) -> usize {
         self.len
@@ -88,6 +99,27 @@ impl Payload {
             self.chunks.drain(..whole);
         }
     }
+}
+
+/// Crumbs are copied together into pieces of this length at most, bytes.
+const PIECE_BYTES_MAX: usize = 64 * 1024;
+
+/// Appends a copy of a crumb to the last of the chunks before it. Returns the copy instead if there is none, or if it is long enough.
+pub(super) fn append_crumb(last: Option<&mut Bytes>, crumb: &[u8]) -> Option<Bytes> {
+    if crumb.is_empty() {
+        return None;
+    }
+    let Some(last) = last.filter(|last| last.len() + crumb.len() <= PIECE_BYTES_MAX) else {
+        return Some(Bytes::copy_from_slice(crumb));
+    };
+    let mut whole = std::mem::take(last).try_into_mut().unwrap_or_else(|shared| {
+        let mut copy = BytesMut::with_capacity(shared.len() + crumb.len());
+        copy.extend_from_slice(&shared);
+        copy
+    });
+    whole.extend_from_slice(crumb);
+    *last = whole.freeze();
+    None
 }
 
 impl From<Bytes> for Payload {

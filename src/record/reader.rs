@@ -1,5 +1,6 @@
 //! Cuts the chunks of one stream into records.
 
+use super::payload::append_crumb;
 use super::{Payload, RecordError, RecordKind, RecordType, varint};
 use crate::limits::CONTROL_RECORD_BYTES_MAX;
 use bytes::{Buf, Bytes};
@@ -44,6 +45,20 @@ impl RecordReader {
             self.buffered += chunk.len();
             self.chunks.push_back(chunk);
         }
+    }
+
+    /// Takes the stream's next chunk, to be kept past the turn in which it arrived. One that is shorter than `crumb_bytes` is copied,
+    /// together with those before it: it would keep its whole datagram.
+    #[inline]
+    pub(crate) fn push_kept(&mut self, chunk: Bytes, crumb_bytes: usize) {
+        if chunk.len() >= crumb_bytes { self.push(chunk) } else { self.push_crumb(chunk) }
+    }
+
+    #[cold]
+    fn push_crumb(&mut self, crumb: Bytes) {
+        self.buffered += crumb.len();
+        let piece = append_crumb(self.chunks.back_mut(), &crumb);
+        self.chunks.extend(piece);
     }
 
     /// Bytes pushed and not taken.

@@ -12,6 +12,7 @@ mod commands;
 mod control;
 mod fault;
 mod flow;
+mod holding;
 mod messages;
 mod order;
 mod outcomes;
@@ -88,6 +89,8 @@ pub(crate) struct Context<'a> {
     pub(crate) ports: &'a mut [WorkerPort],
     pub(crate) routes: &'a QueueRoutes,
     pub(crate) counters: &'a Counters,
+    /// Chunks that are shorter than this are copied before they are kept, bytes: a reference to one keeps its whole datagram.
+    pub(crate) crumb_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -384,7 +387,7 @@ impl Session {
     /// Takes a QUIC datagram: one MESSAGE. Otherwise it is dropped under its counter.
     pub(crate) fn datagram(&mut self, datagram: Bytes, cx: &mut Context<'_>) {
         let mut reader = RecordReader::new();
-        reader.push(datagram);
+        reader.push_kept(datagram, cx.crumb_bytes);
         let whole = match reader.next_header() {
             Ok(Some(header)) if header.record_type == RecordType::Message => reader.take_body(),
             _ => None,

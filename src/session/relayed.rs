@@ -133,13 +133,15 @@ impl Reader for Relayed {
     }
 
     fn on_bytes(&mut self, bytes: Bytes, cx: &mut Reading<'_, '_>) -> NextRole {
-        self.gathered.push(bytes.clone());
+        let crumb_bytes = cx.cx.crumb_bytes;
         if let Some(front) = &mut self.front {
             // Skipped records may precede the request: they wait within the stream's own bound.
             self.pace.take(bytes.len());
-            front.reader.push(bytes);
+            self.gathered.push_kept(bytes.clone(), crumb_bytes);
+            front.reader.push_kept(bytes, crumb_bytes);
             return self.decide(cx);
         }
+        self.gathered.push_kept(bytes, crumb_bytes);
         if self.gathered.iter().len() >= RAW_CHUNKS_MAX {
             self.settle(cx);
         }

@@ -8,7 +8,6 @@ use super::asking::Asking;
 use super::chain::{Following, Source};
 use super::control::{Control, Opening};
 use super::fault::Fault;
-use super::flow::FlowControl;
 use super::messages::Messages;
 use super::order::Order;
 use super::reading::Reading;
@@ -39,6 +38,10 @@ pub(super) struct Stream {
     pub(super) order: Order,
     /// Frames that have arrived since the last reading.
     pub(super) frames: usize,
+    /// Those of them that QUIC keeps until the consumer has room.
+    pub(super) asleep: usize,
+    /// The memory that the connection's window is charged for, bytes.
+    pub(super) charged_bytes: usize,
     /// The half that this side writes.
     pub(super) send: Sending,
     /// QUIC streams of that half that the peer has not acknowledged whole.
@@ -273,7 +276,8 @@ impl Stream {
     pub(super) fn new(role: Role, send: Sending) -> Self {
         let (source, order) = (Source::default(), Order::default());
         let recv = Some(RecordReader::new());
-        Self { role, recv, source, order, frames: 1, send, unacknowledged: 1, queued: Queued::No }
+        let (asleep, charged_bytes, queued) = (0, 0, Queued::No);
+        Self { role, recv, source, order, frames: 1, asleep, charged_bytes, send, unacknowledged: 1, queued }
     }
 
     /// A stream that only this side writes.
@@ -346,7 +350,6 @@ impl Stream {
         id: StreamId,
         cx: &mut Reading<'_, '_>,
     ) -> (ReadEnd, bool) {
-        let before = self.order.held_bytes();
         let read = {
             let mut recv = conn.recv_stream(self.source.id(id));
             let mut chunks = match recv.read(!self.order.is_apart()) {
@@ -361,8 +364,8 @@ impl Stream {
             }
             read
         };
-        cx.flow.holds(before, self.order.held_bytes());
-        cx.flow.charge(conn);
+        self.asleep = 0;
+        self.charge(conn, cx.flow);
         read
     }
 
@@ -398,37 +401,6 @@ impl Stream {
         (end, chunks_left < CHUNKS_PER_TURN_MAX)
     }
 
-    /// Takes the bytes of a stream that waits for its consumer out of QUIC if there may be too many gaps between them.
-    pub(super) fn hold(
-        &mut self,
-        conn: &mut Connection,
-        id: StreamId,
-        flow: &mut FlowControl,
-    ) -> Result<(), ReadError> {
-        // A stream that holds a whole window is examined only now and then: each time takes at least one frame.
-        let has_room = self.order.held_bytes() < flow.stream_window_bytes();
-        let may_have_gaps = has_room && (flow.has_gaps() || self.order.is_apart());
-        let looks = may_have_gaps || self.frames >= self.role.frames_asleep_max();
-        if self.recv.is_none() || self.order.is_complete() || !looks {
-            return Ok(());
-        }
-        self.frames = 0;
-        self.order.take_apart();
-        loop {
-            let before = self.order.held_bytes();
-            let mut recv = conn.recv_stream(self.source.id(id));
-            let Ok(mut chunks) = recv.read(false) else { return Ok(()) };
-            let more = self.order.hold(&mut chunks, flow.stream_window_bytes(), flow.part_bytes());
-            let _ = chunks.finalize();
-            // QUIC gives the peer credit for the bytes taken out: part by part, the window takes it back.
-            flow.holds(before, self.order.held_bytes());
-            flow.charge(conn);
-            if !more? {
-                return Ok(());
-            }
-        }
-    }
-
     /// Delivers the chunks collected in a reading, in as few deliveries as possible.
     pub(super) fn settle(&mut self, cx: &mut Reading<'_, '_>) {
         of_role!(&mut self.role, role => role.settle(cx), writing => {});
@@ -443,7 +415,7 @@ impl Stream {
             return Ok(());
         }
         if let Some(reader) = &mut self.recv {
-            reader.push(chunk);
+            reader.push_kept(chunk, cx.cx.crumb_bytes);
         }
         let drained = self.drain(cx);
         drained.map_err(|fault| Fault { fatal: fault.fatal || self.role.is_control(), ..fault })

@@ -95,7 +95,8 @@ impl Session {
     /// Drops the bytes that a stream holds: they are no longer read.
     pub(super) fn release(&mut self, id: StreamId) {
         if let Some(stream) = self.streams.get_mut(&id) {
-            self.flow.holds(stream.order.held_bytes(), 0);
+            self.flow.holds(std::mem::take(&mut stream.charged_bytes), 0);
+            stream.asleep = 0;
             stream.order.clear();
         }
     }

@@ -83,7 +83,7 @@ impl Bench {
     fn with<T>(&mut self, act: impl FnOnce(&mut Reading<'_, '_>) -> T) -> T {
         let connection = self.connection();
         let mut cx =
-            Context { now: self.now, ports: &mut self.ports, routes: &self.routes, counters: &self.counters };
+            Context { now: self.now, ports: &mut self.ports, routes: &self.routes, counters: &self.counters, crumb_bytes: 0 };
         act(&mut Reading {
             connection,
             stream: StreamId::new(Side::Client, Dir::Bi, 0),

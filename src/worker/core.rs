@@ -5,7 +5,7 @@ use super::limited::LimitWatch;
 use super::node_seats::NodeSeat;
 use super::shared::{DRAINING, Handover};
 use super::windows::Fitted;
-use super::{ARENA_BYTES, Core};
+use super::Core;
 use crate::counters::{Counter, Counters};
 use crate::datagram::{Datagram, Network};
 use crate::limits::{HANDOVER_RING_LEN, INCOMING_LEN_MAX};
@@ -25,6 +25,7 @@ use std::time::Instant;
 
 impl Core {
     pub(super) fn receive<N: Network>(&mut self, network: &mut N, now: Instant, counters: &Counters) -> bool {
+        self.received.begin_turn();
         let taken = network.receive(now, counters, |datagram| {
             counters.stages.enter(LoopStage::Quic);
             // Before the copy: a datagram that cannot be QUIC costs only its time on the wire.
@@ -37,6 +38,7 @@ impl Core {
         });
         if taken > 0 {
             counters.bursts.record(taken as u64);
+            self.desk.crumb_bytes = self.received.largest_bytes() / 2;
         }
         taken > 0
     }
@@ -55,12 +57,8 @@ impl Core {
             self.desk.status.counters.add(counter, 1);
             return;
         }
-        // The only copy of received bytes: from the packet buffer to the arena.
-        if self.arena.capacity() < payload.len() {
-            self.arena.reserve(ARENA_BYTES.max(payload.len()));
-        }
-        self.arena.extend_from_slice(payload);
-        let owned = self.arena.split();
+        // The only copy of received bytes: from the packet buffer to a slot.
+        let owned = self.received.copy(payload);
         self.feed(now, remote, local_ip, ecn, owned);
     }
 

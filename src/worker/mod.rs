@@ -12,6 +12,7 @@ mod limited;
 mod node_seats;
 mod pacing;
 mod phase;
+mod received;
 mod renew;
 mod run_queue;
 mod shared;
@@ -36,18 +37,16 @@ use crate::quic::qlog::Sampler;
 use crate::quic::transport::{Transports, Windows};
 use crate::session::Context;
 use crate::stages::LoopStage;
-use bytes::BytesMut;
 use connections::Connections;
 use gateways::PeerGateways;
 use half_open::HalfOpen;
 use inspect::Survey;
+use received::ReceiveSlots;
 use quinn_proto::{ClientConfig, Endpoint, Incoming, ServerConfig, Transmit};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Received bytes are cut from one arena of this size, bytes. It is used again once all of its cuts are dropped.
-const ARENA_BYTES: usize = 256 * 1024;
 /// Turns without work before an adaptive worker yields its core, and before it sleeps.
 const IDLE_YIELD_TURNS: u32 = 32;
 const IDLE_SLEEP_TURNS: u32 = 2_000;
@@ -75,12 +74,15 @@ struct Desk {
     shared: Arc<NodeShared>,
     status: Arc<WorkerStatus>,
     ports: Vec<WorkerPort>,
+    /// See [`Context::crumb_bytes`].
+    crumb_bytes: usize,
 }
 
 impl Desk {
     fn cx(&mut self, now: Instant) -> Context<'_> {
-        let Self { shared, status, ports } = self;
-        Context { now, ports, routes: &shared.routes, counters: &status.counters }
+        let Self { shared, status, ports, crumb_bytes } = self;
+        let crumb_bytes = *crumb_bytes;
+        Context { now, ports, routes: &shared.routes, counters: &status.counters, crumb_bytes }
     }
 }
 
@@ -102,7 +104,7 @@ struct Core {
     incoming: VecDeque<Incoming>,
     half_open: HalfOpen,
     inline: Vec<Inline>,
-    arena: BytesMut,
+    received: ReceiveSlots,
     send_buf: Vec<u8>,
     /// Packets that QUIC made for no connection: Retry, version negotiation, stateless reset, refusals.
     responses: VecDeque<(Transmit, Vec<u8>)>,
@@ -125,7 +127,7 @@ impl<N: Network> Worker<N> {
         endpoint.cid_generator(move || Box::new(WorkerCids::new(key.clone(), index)));
         let core = Core {
             index,
-            desk: Desk { shared, status: Arc::default(), ports: Vec::new() },
+            desk: Desk { shared, status: Arc::default(), ports: Vec::new(), crumb_bytes: 0 },
             endpoint: Endpoint::new(
                 Arc::new(endpoint),
                 quic.server.as_ref().map(|server| server.v4.clone()),
@@ -144,7 +146,7 @@ impl<N: Network> Worker<N> {
             incoming: VecDeque::new(),
             half_open: HalfOpen::default(),
             inline: Vec::new(),
-            arena: BytesMut::new(),
+            received: ReceiveSlots::default(),
             send_buf: Vec::new(),
             responses: VecDeque::new(),
             sleeper: Sleeper::default(),

@@ -1,0 +1,186 @@
+//! What hostile peers make a gateway keep, counted by the allocator, with honest traffic beside them.
+
+#[allow(dead_code, unused_imports, reason = "the library's tests use the rest")]
+#[path = "../../tests/simulated/support/mod.rs"]
+mod support;
+
+use bytes::BufMut;
+use cap::Cap;
+use quinn_proto::crypto::{ClientConfig as _, Session};
+use quinn_proto::transport_parameters::TransportParameters;
+use quinn_proto::{ConnectionId, Dir, Side, StreamId, Transmit};
+use std::alloc::System;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use stoq::counters::Counters;
+use stoq::datagram::Network as _;
+use stoq::quic::cid::CID_LEN;
+use stoq::quic::transport::QuicConfig;
+use stoq::record::{Descriptor, MessageHeader, Put, Record};
+use stoq::tls::{ClientTls, client_config};
+use stoq::token::Token;
+use support::caller::Peer;
+use support::raw::Raw;
+use support::{DISCARD, ECHO, HELD, Station, World, gateway_v4, payload, station, trust};
+
+#[global_allocator]
+static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
+
+/// The allocator counts for the whole process: one test at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const HONEST_BYTES: usize = 300_000;
+/// What tables, timers and rings may grow by beside what is charged, bytes.
+const SLACK_BYTES: usize = 2 << 20;
+
+/// An honest peer whose payloads are taken while others attack.
+struct Honest {
+    peer: Peer,
+    bytes: Vec<u8>,
+}
+
+impl Honest {
+    fn new(peer: Peer) -> Self {
+        Self { peer, bytes: payload(HONEST_BYTES) }
+    }
+
+    /// Puts a payload, which the gateway reads, checks and drops, and returns once that is done.
+    #[track_caller]
+    fn put(&self, world: &mut World) {
+        let put = world.caller(&self.peer).put(&self.peer, DISCARD, &self.bytes);
+        let peer = self.peer.clone();
+        world.run(Duration::from_secs(10), "an honest put", |world| {
+            world.caller(&peer).request(put).end.is_some()
+        });
+    }
+
+    /// The memory that `attack` makes this process keep, bytes. Each call of it follows an honest put.
+    #[track_caller]
+    fn growth(&self, world: &mut World, times: usize, mut attack: impl FnMut(&mut World, usize)) -> usize {
+        let settle = |world: &mut World| {
+            for _ in 0..3 {
+                self.put(world);
+            }
+            world.pass(Duration::from_millis(100));
+            ALLOCATOR.allocated()
+        };
+        let before = settle(world);
+        for time in 0..times {
+            self.put(world);
+            attack(world, time);
+        }
+        settle(world).saturating_sub(before)
+    }
+}
+
+/// A host without a certificate that sends CRYPTO frames of one byte with a gap before each.
+struct Stranger {
+    network: Station,
+    counters: Counters,
+    session: Box<dyn Session>,
+}
+
+impl Stranger {
+    /// UDP payload of its datagrams, bytes: the minimum that RFC 9000 §14.1 requires of Initial packets.
+    const DATAGRAM_BYTES: usize = 1200;
+
+    fn new(world: &World) -> Self {
+        let tls = client_config(&ClientTls::new(trust())).unwrap();
+        // RFC 9000 §18.2: initial_source_connection_id.
+        let parameters = [&[0x0f, CID_LEN as u8][..], &[7; CID_LEN]].concat();
+        let parameters = TransportParameters::read(Side::Server, &mut &parameters[..]).unwrap();
+        let session = tls.start_session(1, "10.77.0.1", &parameters).unwrap();
+        Self { network: station(&world.link, 70, 1).remove(0), counters: Counters::default(), session }
+    }
+
+    /// Sends packet `number` of the connection that it calls `destination`.
+    fn send(&mut self, world: &mut World, destination: [u8; CID_LEN], number: u32) {
+        let keys = self.session.initial_keys(&ConnectionId::new(&destination), Side::Client);
+        let mut packet = vec![0xc3, 0, 0, 0, 1];
+        for cid in [&destination, &[7; CID_LEN]] {
+            packet.put_u8(CID_LEN as u8);
+            packet.put_slice(cid);
+        }
+        packet.put_u8(0);
+        let length = Self::DATAGRAM_BYTES - packet.len() - 2;
+        packet.put_u16(0x4000 | length as u16);
+        let number_at = packet.len();
+        packet.put_u32(number);
+        // RFC 9000 §19.6: a CRYPTO frame of one byte.
+        packet.put_u8(0x06);
+        packet.put_u16(0x4000 | (1 + 2 * number as u16));
+        packet.put_u8(1);
+        packet.resize(Self::DATAGRAM_BYTES, 0);
+        keys.packet.local.encrypt(number.into(), &mut packet, number_at + 4);
+        keys.header.local.encrypt(number_at, &mut packet);
+        let (destination, size) = (gateway_v4(), packet.len());
+        let transmit = Transmit { destination, ecn: None, size, segment_size: None, src_ip: None };
+        self.network.send(world.now, &self.counters, &transmit, &packet);
+        for _ in 0..3 {
+            self.network.flush(world.now, &self.counters);
+            world.pass(Duration::from_micros(600));
+            self.network.receive(world.now, &self.counters, |_| {});
+        }
+    }
+}
+
+#[test]
+fn crypto_with_gaps_keeps_no_more_than_twice_its_datagrams() {
+    const CONNECTIONS: usize = 8;
+    /// Fewer than make quinn-proto copy them into one buffer.
+    const EACH: usize = 20;
+    /// A connection with its TLS session, bytes.
+    const CONNECTION_BYTES: usize = 128 << 10;
+    let _alone = alone();
+    let (mut world, peer) = World::connected();
+    let honest = Honest::new(peer);
+    let mut stranger = Stranger::new(&world);
+    let growth = honest.growth(&mut world, CONNECTIONS * EACH, |world, time| {
+        let connection = [(time % CONNECTIONS) as u8; CID_LEN];
+        stranger.send(world, connection, (time / CONNECTIONS) as u32);
+    });
+    assert_eq!(world.gateway.connections(), 1 + CONNECTIONS, "they wait for the rest of a ClientHello");
+    let sent = CONNECTIONS * EACH * Stranger::DATAGRAM_BYTES;
+    let bound = 2 * sent + CONNECTIONS * CONNECTION_BYTES;
+    assert!(growth <= bound, "{growth} bytes are kept for {sent}; the bound is {bound}");
+    world.echo(&honest.peer, b"an honest message");
+}
+
+/// A peer with a certificate that sends this on a stream, then one byte a packet.
+fn crumbs(world: &mut World, dir: Dir, front: &[u8]) -> (Raw, StreamId) {
+    let quic = QuicConfig { initial_congestion_window_bytes: 4 << 20, ..QuicConfig::default() };
+    let raw = world.raw_with(gateway_v4(), quic);
+    world.say_settings(raw);
+    let id = world.raw_mut(raw).send(dir, front, false);
+    world.pass(Duration::from_millis(10));
+    world.raw_mut(raw).withdrawn = true;
+    (raw, id)
+}
+
+#[test]
+fn one_byte_a_packet_keeps_what_it_is_charged() {
+    const CRUMBS: usize = 150;
+    let _alone = alone();
+    let mut message = Vec::new();
+    MessageHeader { queue: ECHO, token: None }.emit_record_front(60_000, &mut message);
+    // It waits for an answer: QUIC keeps the bytes behind it.
+    let bytes = payload(60_000);
+    let descriptor = Descriptor::plain(Token::of(&bytes), bytes.len() as u64).unwrap();
+    let mut put = Vec::new();
+    Put { queue: HELD, lease_s: 60, descriptor, lanes: None }.emit_record(&mut put);
+    for (dir, front) in [(Dir::Uni, message), (Dir::Bi, put)] {
+        let (mut world, peer) = World::connected();
+        world.held().deaf = true;
+        let honest = Honest::new(peer);
+        let (raw, id) = crumbs(&mut world, dir, &front);
+        let growth = honest.growth(&mut world, CRUMBS, |world, _| {
+            let now = world.now;
+            world.raw_mut(raw).crumb(now, id, b"x", false);
+        });
+        assert!(growth <= SLACK_BYTES, "{growth} bytes are kept for {CRUMBS} packets of one byte");
+        world.echo(&honest.peer, b"an honest message");
+    }
+}
