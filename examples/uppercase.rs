@@ -39,7 +39,7 @@ impl Application for Uppercase {
                 ConnectionEvent::Message { payload, queue } => {
                     let Some(credit) = self.peers.get(&connection) else { continue };
                     let text = payload.to_bytes().to_ascii_uppercase();
-                    self.outbox.send_message(port, connection, credit, queue, text.into());
+                    self.outbox.answer_message(port, connection, credit, queue, text.into());
                 }
                 ConnectionEvent::Closed { .. } => {
                     self.peers.remove(&connection);

@@ -66,6 +66,11 @@ pub const PATHS_LEN_MAX: usize = 16_384;
 pub const CONTROL_RECORD_BYTES_MAX: u64 = 64 * 1024;
 /// A MESSAGE's payload, bytes (protocol §8).
 pub const MESSAGE_BYTES_MAX: u64 = 64 * 1024;
+/// Memory of a message beside its payload wherever it waits, bytes: credit is taken for it.
+pub const MESSAGE_COST_BYTES: usize = 128;
+/// Messages of one connection in an application's ring, bytes with [`MESSAGE_COST_BYTES`] for each: past it, the connection's messages
+/// are not read.
+pub const MESSAGES_UNTAKEN_BYTES_MAX: usize = 1 << 20;
 /// The front of a MESSAGE's body: queue (8), flags (1), content token (33), bytes.
 pub const MESSAGE_HEADER_BYTES_MAX: usize = 8 + 1 + 33;
 /// Settings in one SETTINGS record.

@@ -12,8 +12,9 @@ use quinn_proto::{ConnectionId, Dir, Side, StreamId, Transmit};
 use std::alloc::System;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use stoq::counters::Counters;
+use stoq::counters::{Counter, Counters};
 use stoq::datagram::Network as _;
+use stoq::limits::{MESSAGE_COST_BYTES, MESSAGES_UNTAKEN_BYTES_MAX, OUTSTANDING_BYTES_MAX};
 use stoq::quic::cid::CID_LEN;
 use stoq::quic::transport::QuicConfig;
 use stoq::record::{Descriptor, MessageHeader, Put, Record};
@@ -182,5 +183,56 @@ fn one_byte_a_packet_keeps_what_it_is_charged() {
         });
         assert!(growth <= SLACK_BYTES, "{growth} bytes are kept for {CRUMBS} packets of one byte");
         world.echo(&honest.peer, b"an honest message");
+    }
+}
+
+/// A peer sends messages of `bytes` bytes to the echo application and reads none: it stops itself, and an honest peer is served beside it.
+fn unread_messages_stop_their_sender(bytes: usize) {
+    const MESSAGES: usize = 300_000;
+    const WINDOW: u32 = 64 << 10;
+    let (mut world, peer) = World::connected();
+    let honest = Honest::new(peer);
+    let quic = QuicConfig {
+        receive_window_bytes: WINDOW,
+        receive_window_max_bytes: WINDOW,
+        stream_receive_window_bytes: WINDOW,
+        ..QuicConfig::default()
+    };
+    let raw = world.raw_with(gateway_v4(), quic);
+    world.say_settings(raw);
+    let mut message = Vec::new();
+    MessageHeader { queue: ECHO, token: None }.emit_record_front(bytes, &mut message);
+    message.resize(message.len() + bytes, b'm');
+    let flood = message.repeat(MESSAGES);
+    world.raw_mut(raw).deaf = true;
+    let before = world.gateway.count(Counter::RecordsIn);
+    let growth = honest.growth(&mut world, 30, |world, time| {
+        if time == 0 {
+            world.raw_mut(raw).send(Dir::Uni, &flood, false);
+        }
+        world.pass(Duration::from_millis(100));
+        world.echo(&honest.peer, b"an honest message");
+    });
+    let taken = (world.gateway.count(Counter::RecordsIn) - before) as usize;
+    let cost = bytes + MESSAGE_COST_BYTES;
+    // QUIC takes a window of answers without credit, which have a front of 3 bytes at least.
+    let bound = (OUTSTANDING_BYTES_MAX + MESSAGES_UNTAKEN_BYTES_MAX) / cost + WINDOW as usize / (3 + bytes);
+    assert!((bound / 2..=bound + 1000).contains(&taken), "{taken} messages were read; the bound is {bound}");
+    assert!(taken < MESSAGES / 2, "it is stopped before its end");
+    // The sender's own copy of what it could not send yet is in this process too.
+    let bound = OUTSTANDING_BYTES_MAX + MESSAGES_UNTAKEN_BYTES_MAX + 2 * flood.len() + SLACK_BYTES;
+    assert!(growth <= bound, "{growth} bytes are kept for {taken} messages; the bound is {bound}");
+    let now = world.now;
+    world.raw_mut(raw).hear(now);
+    world.run(Duration::from_secs(60), "it reads on, and every message is answered", |world| {
+        world.gateway.count(Counter::RecordsIn) - before >= MESSAGES as u64
+    });
+}
+
+#[test]
+fn messages_that_are_not_read_stop_their_sender_alone() {
+    let _alone = alone();
+    for bytes in [0, 1] {
+        unread_messages_stop_their_sender(bytes);
     }
 }

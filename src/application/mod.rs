@@ -72,7 +72,7 @@ impl<T: Default> Answers<T> {
                 Delivery::Connection(connection, ConnectionEvent::Message { queue, payload }) => {
                     let Some((credit, peer)) = self.peers.get_mut(&connection) else { continue };
                     if let Some(answer) = answer(peer, payload) {
-                        self.outbox.send_message(port, connection, credit, queue, answer);
+                        self.outbox.answer_message(port, connection, credit, queue, answer);
                     }
                 }
                 _ => {}

@@ -1,6 +1,9 @@
 //! An application's outbox: its commands in order, and its requests by their owners.
 
-use crate::queue::{AppPort, Ask, Command, ConnectionId, Credit, Delivery, Ending, RequestId};
+use crate::limits::MESSAGE_COST_BYTES;
+use crate::queue::{
+    AppPort, Ask, Command, ConnectionCommand, ConnectionId, Credit, Delivery, Ending, RequestId,
+};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
@@ -94,6 +97,20 @@ impl<T> Outbox<T> {
         if let Some(payload) = unsent {
             self.waiting.push_back(Waiting::Message(connection, credit.clone(), queue, payload));
         }
+    }
+
+    /// Sends an answer to a message, after the commands that wait. It takes its credit at once, and waits for none: the worker reads no more
+    /// messages of a connection whose credit has no room. A peer that does not read its answers stops itself alone.
+    pub fn answer_message(
+        &mut self,
+        port: &mut AppPort,
+        connection: ConnectionId,
+        credit: &Credit,
+        queue: u64,
+        payload: Bytes,
+    ) {
+        credit.take(payload.len() + MESSAGE_COST_BYTES);
+        self.send(port, Command::On(connection, ConnectionCommand::Message { queue, payload }));
     }
 
     /// Sends a request to the peer of a connection. Its answers go to `owner`.
@@ -225,7 +242,7 @@ impl<T: Clone> Asker<'_, T> {
 mod tests {
     use super::*;
     use crate::limits::COMMAND_RING_LEN;
-    use crate::queue::{Answer, ConnectionCommand, End, Sleeper, WorkerPort, rings};
+    use crate::queue::{Answer, End, Sleeper, WorkerPort, rings};
     use crate::record::{Done, Holders, Locate, OkRecord};
     use crate::token::Token;
 

@@ -62,6 +62,14 @@ impl Delivery {
         }
     }
 
+    /// The connection that this is about; `None` for one that did not come up.
+    pub(super) fn connection(&self) -> Option<ConnectionId> {
+        match self {
+            Self::Connection(connection, _) => Some(*connection),
+            _ => self.request().map(|request| request.connection),
+        }
+    }
+
     /// Whether this is the last delivery of its request.
     pub fn is_last(&self) -> bool {
         matches!(self, Self::Ended(..) | Self::Answered(_, Answer::Done(_) | Answer::Holders(_)))

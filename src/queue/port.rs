@@ -1,9 +1,12 @@
 //! The two ends of a pair of rings.
 
-use super::{Command, ConnectionCommand, ConnectionId, Credit, Delivery, RequestId, Sleeper, Waker};
-use crate::limits::{COMMAND_RING_LEN, DELIVERY_RING_LEN};
+use super::{
+    Command, ConnectionCommand, ConnectionEvent, ConnectionId, Credit, Delivery, RequestId, Sleeper, Waker,
+};
+use crate::limits::{COMMAND_RING_LEN, DELIVERY_RING_LEN, MESSAGE_COST_BYTES};
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
+use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +33,10 @@ pub struct WorkerPort {
     /// Deliveries that found the ring full: at most a few for each open connection and request. While any wait,
     /// no stream is read for this application.
     held: VecDeque<Delivery>,
+    /// The number of held deliveries at which those of connections that came and went meanwhile are dropped.
+    held_max: usize,
+    /// Deliveries so far.
+    delivered: u64,
     /// Whether anything changed for the application in this turn.
     touched: bool,
     /// Whether the application may be waiting for the change.
@@ -55,6 +62,8 @@ pub fn rings(worker: Waker) -> (AppPort, WorkerPort) {
             commands,
             application,
             held: VecDeque::new(),
+            held_max: DELIVERY_RING_LEN,
+            delivered: 0,
             touched: false,
             urgent: false,
         },
@@ -108,7 +117,7 @@ impl AppPort {
         })
     }
 
-    /// Sends a message, and takes its credit.
+    /// Sends a message, and takes its credit: its bytes, and [`MESSAGE_COST_BYTES`].
     ///
     /// # Errors
     /// The payload, if the ring is full or the credit is spent.
@@ -119,13 +128,13 @@ impl AppPort {
         queue: u64,
         payload: Bytes,
     ) -> Result<(), Bytes> {
-        let len = payload.len();
+        let cost = payload.len() + MESSAGE_COST_BYTES;
         if !credit.has_room() {
             return Err(payload);
         }
-        credit.take(len);
+        credit.take(cost);
         self.send(Command::On(connection, ConnectionCommand::Message { queue, payload })).map_err(|command| {
-            credit.give_back(len);
+            credit.give_back(cost);
             match command {
                 Command::On(_, ConnectionCommand::Message { payload, .. }) => payload,
                 _ => Bytes::new(),
@@ -163,8 +172,45 @@ impl WorkerPort {
     /// Delivers, in order. Stream data is delivered only while `WorkerPort::room` allows it; events are always.
     pub fn deliver(&mut self, delivery: Delivery) {
         self.touched = true;
+        self.delivered += 1;
         self.held.push_back(delivery);
-        self.push_held();
+        if !self.push_held() && self.held.len() >= self.held_max {
+            self.forget_passed();
+        }
+    }
+
+    /// Drops the held deliveries of connections that the application has not heard of and that have ended. What is held then belongs to
+    /// connections that are open, or that the application knows.
+    #[cold]
+    fn forget_passed(&mut self) {
+        let mut passed = FxHashMap::default();
+        for delivery in &self.held {
+            match delivery {
+                Delivery::Connection(id, ConnectionEvent::Connected { .. }) => {
+                    passed.insert(*id, false);
+                }
+                Delivery::Connection(id, ConnectionEvent::Closed { .. }) => {
+                    passed.entry(*id).and_modify(|has_ended| *has_ended = true);
+                }
+                _ => {}
+            }
+        }
+        self.held.retain(|delivery| {
+            let has_ended = delivery.connection().and_then(|id| passed.get(&id));
+            !has_ended.is_some_and(|has_ended| *has_ended)
+        });
+        // The next look is at twice as many: each delivery is looked at about once.
+        self.held_max = (2 * self.held.len()).max(DELIVERY_RING_LEN);
+    }
+
+    /// The number of the last delivery.
+    pub(crate) fn delivered(&self) -> u64 {
+        self.delivered
+    }
+
+    /// The number of the last delivery that the application has taken.
+    pub(crate) fn taken(&self) -> u64 {
+        self.delivered - (self.deliveries.len() + self.held.len()) as u64
     }
 
     /// Moves held deliveries to the ring. Returns whether the ring has room again.
@@ -206,5 +252,64 @@ impl WorkerPort {
             (self.touched, self.urgent) = (false, false);
             self.application.wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::CloseReason;
+    use quinn_proto::Side;
+
+    fn id(generation: u32) -> ConnectionId {
+        ConnectionId { worker: 0, slot: 0, generation }
+    }
+
+    fn come(port: &mut WorkerPort, generation: u32) {
+        let event = ConnectionEvent::Connected {
+            tag: None,
+            side: Side::Server,
+            node: None,
+            peer_gateway: false,
+            remote: ([192, 0, 2, 1], 4433).into(),
+            credit: Credit::default(),
+        };
+        port.deliver(Delivery::Connection(id(generation), event));
+    }
+
+    fn leave(port: &mut WorkerPort, generation: u32) {
+        let closed = ConnectionEvent::Closed { reason: CloseReason::Local };
+        port.deliver(Delivery::Connection(id(generation), closed));
+    }
+
+    #[test]
+    fn connections_that_come_and_go_do_not_grow_the_queue_of_an_application_that_takes_nothing() {
+        let (mut app, mut port) = rings(Sleeper::default().waker());
+        // The first ones are in the ring: the application will hear of them.
+        let known = DELIVERY_RING_LEN as u32;
+        (0..known).for_each(|generation| come(&mut port, generation));
+        for generation in known..known + 100_000 {
+            come(&mut port, generation);
+            if generation != known + 7 {
+                leave(&mut port, generation);
+            }
+            assert!(port.held.len() <= DELIVERY_RING_LEN + 1, "{} deliveries are held", port.held.len());
+        }
+        (0..known).for_each(|generation| leave(&mut port, generation));
+        let mut open = std::collections::BTreeSet::new();
+        loop {
+            while let Some(delivery) = app.receive() {
+                match delivery {
+                    Delivery::Connection(id, ConnectionEvent::Connected { .. }) => assert!(open.insert(id)),
+                    Delivery::Connection(id, _) => assert!(open.remove(&id), "an end without a beginning"),
+                    other => panic!("{other:?}"),
+                }
+            }
+            if port.held.is_empty() {
+                break;
+            }
+            port.push_held();
+        }
+        assert_eq!(open.into_iter().collect::<Vec<_>>(), [id(known + 7)]);
     }
 }

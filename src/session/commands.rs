@@ -7,7 +7,7 @@ use super::send::Outbound;
 use super::stream::{Role, Sending, Stream};
 use super::{Context, Session};
 use crate::counters::Counter;
-use crate::limits::REQUESTS_LEN_MAX;
+use crate::limits::{MESSAGE_COST_BYTES, REQUESTS_LEN_MAX};
 use crate::queue::{
     Answer, CloseReason, Command, ConnectionCommand, Credit, Delivery, End, Ending, RequestId,
 };
@@ -252,7 +252,7 @@ impl Session {
         };
         cx.counters.add(Counter::RecordsOut, 1);
         let len = payload.len();
-        self.write_behind(conn, id, payload, |front| {
+        self.write_behind(conn, id, (payload, len + MESSAGE_COST_BYTES), |front| {
             MessageHeader { queue, token: None }.emit_record_front(len, front);
         });
     }

@@ -6,7 +6,7 @@ use super::messages::Messages;
 use super::reading::Reading;
 use super::stream::{NextRole, Reader, Role, unexpected};
 use crate::limits::{HAVE_BURST, HAVE_RATE_PER_S};
-use crate::queue::{ConnectionEvent, Delivery};
+use crate::queue::{ConnectionEvent, Credit, Delivery};
 use crate::record::{
     Continuation, ErrorCode, GoAway, Have, Payload, Record, RecordError, RecordType, Settings,
 };
@@ -16,6 +16,8 @@ use crate::record::{
 pub(super) struct Opening {
     /// Whether it began in early data.
     pub(super) early: bool,
+    /// Messages are read only while this credit has room.
+    pub(super) pace: Option<Credit>,
 }
 
 impl Reader for Opening {
@@ -33,7 +35,7 @@ impl Reader for Opening {
                 Ok(Some(Box::new(Role::Control(control))))
             }
             RecordType::Message => {
-                let messages = Messages::begin(self.early, body, cx)?;
+                let messages = Messages::begin(self, body, cx)?;
                 Ok(Some(Box::new(Role::Messages(messages))))
             }
             RecordType::Continuation => {

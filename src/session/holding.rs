@@ -1,7 +1,7 @@
 //! What is kept of a stream's bytes, and what the connection's window is charged for it.
 
 use super::flow::FlowControl;
-use super::stream::Stream;
+use super::stream::{Role, Stream};
 use crate::record::RecordReader;
 use quinn_proto::{Connection, ReadError, StreamId};
 
@@ -14,9 +14,12 @@ impl Stream {
     #[inline]
     pub(super) fn charge(&mut self, conn: &mut Connection, flow: &mut FlowControl) {
         let records = self.recv.as_ref().map_or(0, RecordReader::buffered_bytes);
-        let kept = self.order.held_bytes() + records + self.asleep * FRAME_COST_BYTES;
-        flow.holds(std::mem::replace(&mut self.charged_bytes, kept), kept);
-        flow.charge(conn);
+        let message = if let Role::Messages(messages) = &self.role { messages.waiting_bytes() } else { 0 };
+        let kept = self.order.held_bytes() + records + message + self.asleep * FRAME_COST_BYTES;
+        if kept != self.charged_bytes {
+            flow.holds(std::mem::replace(&mut self.charged_bytes, kept), kept);
+            flow.charge(conn);
+        }
     }
 
     /// Takes the bytes of a stream that waits for its consumer out of QUIC if there may be too many gaps between them.

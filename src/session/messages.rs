@@ -1,10 +1,12 @@
 //! The peer's messages, on streams and in datagrams.
 
+use super::control::Opening;
 use super::fault::Fault;
 use super::reading::Reading;
-use super::stream::{NextRole, RING_ROOM_MIN, Reader, Reads, unexpected};
+use super::stream::{NextRole, RING_ROOM_MIN, Reader, Readiness, Reads, unexpected};
 use crate::counters::Counter;
-use crate::queue::{ConnectionEvent, Delivery};
+use crate::limits::{MESSAGE_COST_BYTES, MESSAGES_UNTAKEN_BYTES_MAX};
+use crate::queue::{ConnectionEvent, Credit, Delivery};
 use crate::record::{ErrorCode, MessageHeader, Payload, RecordType};
 use crate::token::Token;
 
@@ -15,21 +17,49 @@ pub(super) struct Messages {
     app: usize,
     /// Whether the stream began in early data.
     early: bool,
+    /// They are read only while this credit has room: the answers to a peer that reads none take it.
+    pace: Option<Credit>,
     /// The first message, if its application had no room for it.
     waiting: Option<Delivery>,
+    waiting_bytes: usize,
+    /// Messages delivered in this reading, bytes with their cost.
+    delivered_bytes: usize,
 }
 
 impl Messages {
     /// Takes the stream's first message. The application is known only from it, and may have no room.
-    pub(super) fn begin(early: bool, payload: Payload, cx: &mut Reading<'_, '_>) -> Result<Self, Fault> {
+    pub(super) fn begin(
+        opening: &Opening,
+        payload: Payload,
+        cx: &mut Reading<'_, '_>,
+    ) -> Result<Self, Fault> {
+        let (early, pace) = (opening.early, opening.pace.clone());
+        let bytes = payload.len();
         let (app, message) = message(payload, early, cx)?;
-        let mut begun = Self { app, early, waiting: None };
-        if cx.cx.ports[app].room() < RING_ROOM_MIN {
-            begun.waiting = Some(message);
+        let mut begun = Self { app, early, pace, waiting: None, waiting_bytes: 0, delivered_bytes: 0 };
+        if !begun.has_credit() || cx.cx.ports[app].room() < RING_ROOM_MIN {
+            (begun.waiting, begun.waiting_bytes) = (Some(message), bytes);
         } else {
             cx.deliver(app, message);
+            begun.delivered_bytes = bytes + MESSAGE_COST_BYTES;
         }
         Ok(begun)
+    }
+
+    fn has_credit(&self) -> bool {
+        self.pace.as_ref().is_none_or(Credit::has_room)
+    }
+
+    /// Whether the ring of their application takes more of this connection's.
+    #[inline]
+    pub(super) fn has_place(&self, cx: &mut Reading<'_, '_>) -> bool {
+        self.delivered_bytes < MESSAGES_UNTAKEN_BYTES_MAX
+            && cx.peer.untaken.has_room(self.app, &cx.cx.ports[self.app])
+    }
+
+    /// The message that waits, bytes.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
     }
 }
 
@@ -42,20 +72,34 @@ impl Reader for Messages {
         if self.waiting.is_some() { Reads::Nothing } else { Reads::Records }
     }
 
+    fn readiness(&self) -> Readiness {
+        if self.has_credit() { Readiness::Wants } else { Readiness::Paused }
+    }
+
     fn on_record(&mut self, kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> NextRole {
         if kind != RecordType::Message {
             return Err(unexpected(kind, "among messages"));
         }
+        let bytes = body.len();
         let (app, message) = message(body, self.early, cx)?;
-        self.app = app;
+        if self.app != app {
+            self.settle(cx);
+            self.app = app;
+        }
         cx.deliver(app, message);
+        self.delivered_bytes += bytes + MESSAGE_COST_BYTES;
         Ok(None)
     }
 
     fn resume(&mut self, cx: &mut Reading<'_, '_>) -> bool {
         let Some(message) = self.waiting.take() else { return false };
         cx.deliver(self.app, message);
+        self.delivered_bytes += std::mem::take(&mut self.waiting_bytes) + MESSAGE_COST_BYTES;
         true
+    }
+
+    fn settle(&mut self, cx: &mut Reading<'_, '_>) {
+        cx.count_untaken(self.app, std::mem::take(&mut self.delivered_bytes));
     }
 
     fn on_end(&mut self, at_border: bool, _cx: &mut Reading<'_, '_>) -> Result<(), Fault> {

@@ -23,13 +23,16 @@ mod serving;
 mod stream;
 mod table;
 mod turns;
+mod untaken;
 
 #[cfg(test)]
 mod testing;
 
 use crate::counters::{Counter, Counters};
 use crate::hop::Hops;
-use crate::limits::{ANSWER_LINGER_MS, HAVE_BURST, HAVE_RATE_PER_S, HOPS_LEN_MAX, REQUESTS_LEN_MAX};
+use crate::limits::{
+    ANSWER_LINGER_MS, HAVE_BURST, HAVE_RATE_PER_S, HOPS_LEN_MAX, MESSAGE_COST_BYTES, REQUESTS_LEN_MAX,
+};
 use crate::queue::{CloseReason, Command, ConnectionEvent, ConnectionId, Credit, Delivery, WorkerPort};
 use crate::quic::transport::Windows;
 use crate::record::{ErrorCode, ErrorRecord, Fetch, GoAway, RecordReader, RecordType, Settings};
@@ -48,6 +51,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stream::{Queued, Readiness, Sending, Stream};
 use turns::Turns;
+use untaken::Untaken;
 
 /// The application of each queue and request, the same on every worker.
 #[derive(Clone, Debug, Default)]
@@ -147,6 +151,7 @@ pub(crate) struct PeerState {
     going_away: bool,
     /// The HAVEs that it may still send (protocol §8).
     haves: TokenBucket,
+    untaken: Untaken,
     /// How to introduce it to applications while its handshake is not complete.
     early: Option<Box<EarlyPeer>>,
 }
@@ -179,6 +184,7 @@ impl PeerState {
             going_away: false,
             haves: TokenBucket::new(HAVE_RATE_PER_S, HAVE_BURST),
             early: None,
+            untaken: Untaken::default(),
         }
     }
 }
@@ -385,7 +391,7 @@ impl Session {
     }
 
     /// Takes a QUIC datagram: one MESSAGE. Otherwise it is dropped under its counter.
-    pub(crate) fn datagram(&mut self, datagram: Bytes, cx: &mut Context<'_>) {
+    pub(crate) fn datagram(&mut self, side: Side, datagram: Bytes, cx: &mut Context<'_>) {
         let mut reader = RecordReader::new();
         reader.push_kept(datagram, cx.crumb_bytes);
         let whole = match reader.next_header() {
@@ -396,11 +402,18 @@ impl Session {
             return cx.counters.add(Counter::DropDatagramMalformed, 1);
         };
         cx.counters.add(Counter::RecordsIn, 1);
-        let early = self.early;
+        let (early, bytes) = (self.early, payload.len());
+        // A peer that does not read its answers gets none to further messages.
+        if side.is_server() && !self.message_credit.has_room() {
+            return cx.counters.add(Counter::DropDatagramRingFull, 1);
+        }
         let no_stream = StreamId::new(Side::Client, Dir::Uni, 0);
         let mut reading = self.reading(no_stream, cx);
         match messages::message(payload, early, &mut reading) {
-            Ok((app, message)) if cx.ports[app].room() > 0 => cx.ports[app].deliver(message),
+            Ok((app, message)) if reading.takes_message(app) => {
+                reading.deliver(app, message);
+                reading.count_untaken(app, bytes + MESSAGE_COST_BYTES);
+            }
             Ok(_) => cx.counters.add(Counter::DropDatagramRingFull, 1),
             Err(_) => cx.counters.add(Counter::DropDatagramRefused, 1),
         }

@@ -47,6 +47,17 @@ impl Reading<'_, '_> {
         }
     }
 
+    /// Whether the application takes a message of this connection now.
+    pub(super) fn takes_message(&mut self, app: usize) -> bool {
+        let port = &self.cx.ports[app];
+        port.room() > 0 && self.peer.untaken.has_room(app, port)
+    }
+
+    /// Messages of this many bytes, with their cost, were delivered.
+    pub(super) fn count_untaken(&mut self, app: usize, bytes: usize) {
+        self.peer.untaken.add(app, bytes, &self.cx.ports[app]);
+    }
+
     pub(super) fn deliver(&mut self, app: usize, delivery: Delivery) {
         self.cx.counters.stages.enter(LoopStage::Rings);
         self.cx.ports[app].deliver(delivery);

@@ -25,7 +25,7 @@ const GATHERED_BYTES: usize = 64 * 1024;
 pub(super) struct Outbound {
     /// Bytes that QUIC has not taken yet. The session's own records are few and small; credit bounds the data.
     backlog: VecDeque<Chunk>,
-    /// Small chunks, copied together, that follow the backlog; and the number of their bytes that an application paid for.
+    /// Small chunks, copied together, that follow the backlog; and the credit that an application paid for them.
     gathered: Vec<u8>,
     gathered_paid: usize,
     /// The length of the last chunk that was made of small ones: the next one's memory is had at once.
@@ -64,7 +64,7 @@ enum Left {
 #[derive(Debug)]
 struct Chunk {
     bytes: Bytes,
-    /// The number of the bytes that an application paid for with credit.
+    /// The credit that an application paid for it: its bytes, and the cost of each message.
     paid: usize,
 }
 
@@ -118,8 +118,7 @@ impl Outbound {
     /// Appends bytes. Returns whether QUIC should get them now. A stream with a backlog has its place in the line
     /// of [`Turns`](super::turns::Turns).
     #[inline]
-    fn add(&mut self, bytes: Bytes, paid: bool) -> bool {
-        let paid = if paid { bytes.len() } else { 0 };
+    fn add(&mut self, bytes: Bytes, paid: usize) -> bool {
         if bytes.len() > SMALL_BYTES {
             return self.add_large(Chunk { bytes, paid });
         }
@@ -168,7 +167,7 @@ impl Outbound {
             while left > 0 {
                 let Some(front) = self.backlog.front_mut() else { break };
                 let taken = left.min(front.bytes.len());
-                let paid = taken.min(front.paid);
+                let paid = if taken == front.bytes.len() { front.paid } else { taken.min(front.paid) };
                 if paid > 0 {
                     front.paid -= paid;
                     returned |= self.credit.give_back(paid);
@@ -217,7 +216,7 @@ impl Session {
 
     /// Writes bytes of the session's own, which cost no credit.
     pub(super) fn write_own(&mut self, conn: &mut Connection, id: StreamId, bytes: Bytes) {
-        self.enqueue(conn, id, bytes, false, |_| {});
+        self.enqueue(conn, id, (bytes, 0), |_| {});
     }
 
     pub(super) fn outbound(&mut self, id: StreamId) -> Option<&mut Outbound> {
@@ -229,26 +228,26 @@ impl Session {
 
     /// Writes data that an application paid for.
     pub(super) fn write(&mut self, conn: &mut Connection, id: StreamId, bytes: Bytes) {
-        self.enqueue(conn, id, bytes, true, |_| {});
+        let paid = bytes.len();
+        self.enqueue(conn, id, (bytes, paid), |_| {});
     }
 
-    /// Writes data that an application paid for, behind a few bytes of the session's own.
+    /// Writes a message that an application paid `paid` for, behind a few bytes of the session's own.
     pub(super) fn write_behind(
         &mut self,
         conn: &mut Connection,
         id: StreamId,
-        bytes: Bytes,
+        message: (Bytes, usize),
         front: impl FnOnce(&mut Vec<u8>),
     ) {
-        self.enqueue(conn, id, bytes, true, front);
+        self.enqueue(conn, id, message, front);
     }
 
     fn enqueue(
         &mut self,
         conn: &mut Connection,
         id: StreamId,
-        bytes: Bytes,
-        paid: bool,
+        (bytes, paid): (Bytes, usize),
         front: impl FnOnce(&mut Vec<u8>),
     ) {
         let Some(Stream { send: Sending::Open(outbound), .. }) = self.streams.get_mut(&id) else { return };

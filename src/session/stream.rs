@@ -333,7 +333,7 @@ impl Stream {
         self.settle(cx);
         if worked || !matches!(end, ReadEnd::Blocked | ReadEnd::Later | ReadEnd::Paused) {
             self.frames = 0;
-        } else if self.readiness(cx.cx.ports) != Readiness::Wants {
+        } else if matches!(end, ReadEnd::Later) || self.readiness(cx.cx.ports) != Readiness::Wants {
             let held = self.hold(conn, id, cx.flow);
             return (held.map_or_else(ReadEnd::of, |()| end), false);
         } else if std::mem::take(&mut self.frames) > 0 && !self.order.is_apart() {
@@ -369,12 +369,21 @@ impl Stream {
         read
     }
 
+    /// Whether the ring of its application takes more messages of this connection.
+    #[inline]
+    fn has_place(&self, cx: &mut Reading<'_, '_>) -> bool {
+        match &self.role {
+            Role::Messages(messages) => messages.has_place(cx),
+            _ => true,
+        }
+    }
+
     /// Reads the bytes that may be read, in order. `chunks` is `None` if QUIC has given every byte.
     fn read_chunks(&mut self, chunks: &mut Option<Chunks<'_>>, cx: &mut Reading<'_, '_>) -> (ReadEnd, bool) {
         let mut chunks_left = CHUNKS_PER_TURN_MAX;
         let end = loop {
             match self.readiness(cx.cx.ports) {
-                Readiness::Wants if chunks_left > 0 => {}
+                Readiness::Wants if chunks_left > 0 && self.has_place(cx) => {}
                 Readiness::Wants | Readiness::Full => {
                     cx.cx.counters.add(Counter::RingStalls, u64::from(chunks_left > 0));
                     break ReadEnd::Later;

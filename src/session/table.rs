@@ -22,7 +22,11 @@ impl Session {
         // A client whose handshake is complete is no replay, nor are its earlier bytes. A client takes no early data.
         let early = self.early && conn.side().is_server();
         let stream = match dir {
-            Dir::Uni => Stream::new(Role::Opening(Opening { early }), Sending::Over),
+            Dir::Uni => {
+                // Where both sides waited for each other's credit, neither would read.
+                let pace = conn.side().is_server().then(|| self.message_credit.clone());
+                Stream::new(Role::Opening(Opening { early, pace }), Sending::Over)
+            }
             Dir::Bi => {
                 // Answers to one peer go out in the order of its requests.
                 self.chains.opened();

@@ -72,7 +72,7 @@ impl Bench {
 
     /// A unidirectional stream of the peer.
     pub(super) fn uni(&self, early: bool) -> Stream {
-        Stream::new(Role::Opening(Opening { early }), Sending::Over)
+        Stream::new(Role::Opening(Opening { early, pace: None }), Sending::Over)
     }
 
     /// A bidirectional stream of the peer.
@@ -82,8 +82,13 @@ impl Bench {
 
     fn with<T>(&mut self, act: impl FnOnce(&mut Reading<'_, '_>) -> T) -> T {
         let connection = self.connection();
-        let mut cx =
-            Context { now: self.now, ports: &mut self.ports, routes: &self.routes, counters: &self.counters, crumb_bytes: 0 };
+        let mut cx = Context {
+            now: self.now,
+            ports: &mut self.ports,
+            routes: &self.routes,
+            counters: &self.counters,
+            crumb_bytes: 0,
+        };
         act(&mut Reading {
             connection,
             stream: StreamId::new(Side::Client, Dir::Bi, 0),
@@ -118,6 +123,11 @@ impl Bench {
     /// The application's deliveries since the last call.
     pub(super) fn delivered(&mut self) -> Vec<Delivery> {
         std::iter::from_fn(|| self.app.receive()).collect()
+    }
+
+    /// The application takes up to `count` deliveries. Returns how many it took.
+    pub(super) fn take(&mut self, count: usize) -> usize {
+        std::iter::from_fn(|| self.app.receive()).take(count).count()
     }
 
     /// Fills the application's ring.

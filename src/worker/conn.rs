@@ -139,7 +139,7 @@ impl Conn {
             Event::DatagramReceived => {
                 self.meet_early();
                 while let Some(datagram) = self.quic.datagrams().recv() {
-                    self.session.datagram(datagram, cx);
+                    self.session.datagram(self.quic.side(), datagram, cx);
                 }
             }
             Event::HandshakeDataReady | Event::DatagramsUnblocked => {}

@@ -1,11 +1,11 @@
 //! The steps of a turn, in the order in which the loop names them.
 
+use super::Core;
 use super::conn::{Change, Conn, Origin};
 use super::limited::LimitWatch;
 use super::node_seats::NodeSeat;
 use super::shared::{DRAINING, Handover};
 use super::windows::Fitted;
-use super::Core;
 use crate::counters::{Counter, Counters};
 use crate::datagram::{Datagram, Network};
 use crate::limits::{HANDOVER_RING_LEN, INCOMING_LEN_MAX};

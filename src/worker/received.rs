@@ -1,16 +1,15 @@
 //! Memory for received datagrams. QUIC and the sessions keep references to their bytes, which keep the whole allocation.
 //!
-//! So a datagram never shares its allocation with another one. A small one gets an allocation of its own length. A larger one is copied into
-//! a slot that is at most twice as long, and is used again once nothing refers to it. Most datagrams are read within their turn: each turn
+//! So a datagram never shares its allocation with another one. It is copied into a slot that is at most twice as long, or has 96 bytes, and is
+//! used again once nothing refers to it. Most datagrams are read within their turn: each turn
 //! begins with the same slots, which are in the cache. A slot that is still referred to is set aside, and another one takes its place.
 
 use bytes::BytesMut;
 use std::collections::VecDeque;
 
-/// The lengths of slots, bytes: for datagrams of one to two times 1,500 bytes, and so on up to those of jumbo frames.
-const SLOT_BYTES: [usize; 4] = [1536, 3072, 6144, 9216];
-/// A datagram that is shorter than this gets an allocation of its own, bytes.
-const SLOT_FILLED_BYTES_MIN: usize = SLOT_BYTES[0] / 2;
+/// The shortest slots, bytes. Each length is twice the one before, up to that for jumbo frames.
+const SLOT_BYTES_MIN: usize = 96;
+const LENGTHS_LEN: usize = 8;
 /// Slots of one length that are filled in a turn before the first one is tried again.
 const SLOTS_LEN: usize = 64;
 /// Slots of one length that are set aside: they are tried again, the oldest first, before another one is allocated.
@@ -19,7 +18,7 @@ const SLOTS_ASIDE_LEN: usize = 256;
 /// The slots of a worker.
 #[derive(Debug, Default)]
 pub(super) struct ReceiveSlots {
-    lengths: [Slots; SLOT_BYTES.len()],
+    lengths: [Slots; LENGTHS_LEN],
     /// The length of the largest datagram so far, bytes.
     largest_bytes: usize,
 }
@@ -50,9 +49,10 @@ impl ReceiveSlots {
     pub(super) fn copy(&mut self, datagram: &[u8]) -> BytesMut {
         let len = datagram.len();
         self.largest_bytes = self.largest_bytes.max(len);
-        let place = SLOT_BYTES.iter().position(|&bytes| len <= bytes);
-        match place.filter(|_| len >= SLOT_FILLED_BYTES_MIN) {
-            Some(place) => self.lengths[place].copy(SLOT_BYTES[place], datagram),
+        // 0 for up to 96 bytes, 1 for up to 192 bytes, and so on.
+        let place = (usize::BITS - (len.saturating_sub(1) / SLOT_BYTES_MIN).leading_zeros()) as usize;
+        match self.lengths.get_mut(place) {
+            Some(slots) => slots.copy(SLOT_BYTES_MIN << place, datagram),
             None => BytesMut::from(datagram),
         }
     }
@@ -103,13 +103,13 @@ mod tests {
 
     #[test]
     fn a_kept_datagram_keeps_at_most_twice_its_length() {
-        for len in (1..=9216).chain([9217, 20_000, 65_527]) {
+        for len in (1..=9216).chain([12_289, 20_000, 65_527]) {
             let mut slots = ReceiveSlots::default();
             let copy = slots.copy(&vec![7; len]);
             assert_eq!(copy.len(), len);
             drop(slots);
             let memory = memory(copy);
-            assert!(memory <= 2 * len, "{memory} bytes for a datagram of {len}");
+            assert!(memory <= (2 * len).max(SLOT_BYTES_MIN), "{memory} bytes for a datagram of {len}");
         }
     }
 
@@ -137,12 +137,13 @@ mod tests {
             }
         }
         assert!(kept.iter().all(|(number, byte)| byte[..] == [*number as u8]));
-        let aside = |slots: &ReceiveSlots| slots.lengths[0].aside.len();
+        let aside = |slots: &ReceiveSlots| slots.lengths[4].aside.len();
         assert_eq!(aside(&slots), SLOTS_ASIDE_LEN);
         kept.clear();
-        let before: Vec<usize> = slots.lengths[0].aside.iter().map(|slot| slot.as_ptr() as usize).collect();
+        let before: Vec<usize> = slots.lengths[4].aside.iter().map(|slot| slot.as_ptr() as usize).collect();
         let again: Vec<BytesMut> = (0..SLOTS_LEN * 4).map(|_| slots.copy(&[7; 1400])).collect();
-        let used = again.iter().filter(|copy| before.iter().any(|&at| at.abs_diff(copy.as_ptr() as usize) < 1536));
+        let used =
+            again.iter().filter(|copy| before.iter().any(|&at| at.abs_diff(copy.as_ptr() as usize) < 1536));
         assert!(used.count() > 100, "slots whose bytes nothing keeps any more are used again");
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct RawPeer {
     pub(crate) received: HashMap<StreamId, Vec<u8>>,
     /// Whether it reads no stream, and so gives no credit.
     pub(crate) deaf: bool,
+    /// Streams with bytes that it did not read while it was deaf.
+    unheard: Vec<StreamId>,
     /// Whether it takes no packet and sends none but by [`RawPeer::crumb`]: it hears of no loss and repeats nothing.
     pub(crate) withdrawn: bool,
     /// Streams that the gateway has ended.
@@ -139,6 +141,7 @@ impl RawPeer {
             stopped: HashMap::new(),
             received: HashMap::new(),
             deaf: false,
+            unheard: Vec::new(),
             withdrawn: false,
             finished: Vec::new(),
             unsent: Vec::new(),
@@ -169,6 +172,15 @@ impl RawPeer {
             self.network.send(now, &self.counters, &transmit, &buffer[..transmit.size]);
             self.network.flush(now, &self.counters);
         }
+    }
+
+    /// Reads its streams from now on, and what has arrived of them.
+    pub(crate) fn hear(&mut self, now: Instant) {
+        self.deaf = false;
+        for id in std::mem::take(&mut self.unheard) {
+            self.read_stream(id);
+        }
+        self.next = Some(now);
     }
 
     /// Takes the packets that have arrived, though it is [`RawPeer::withdrawn`].
@@ -253,6 +265,7 @@ impl RawPeer {
 
     fn read_stream(&mut self, id: StreamId) {
         if self.deaf {
+            self.unheard.push(id);
             return;
         }
         let received = self.received.entry(id).or_default();
