@@ -72,7 +72,7 @@ mod tests {
         let mut bench = Bench::new();
         let mut untaken = Untaken::default();
         let each = MESSAGES_UNTAKEN_BYTES_MAX / 100;
-        let mut fill = |bench: &mut Bench, untaken: &mut Untaken| {
+        let fill = |bench: &mut Bench, untaken: &mut Untaken| {
             let mut count = 0;
             while untaken.has_room(0, &bench.ports[0]) {
                 let message = ConnectionEvent::Message { queue: 1, payload: Payload::new() };

@@ -175,6 +175,7 @@ impl RawPeer {
     }
 
     /// Reads its streams from now on, and what has arrived of them.
+    #[allow(dead_code, reason = "a test of the other crate uses it")]
     pub(crate) fn hear(&mut self, now: Instant) {
         self.deaf = false;
         for id in std::mem::take(&mut self.unheard) {
