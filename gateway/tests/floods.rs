@@ -9,22 +9,25 @@ use std::time::Duration;
 use stoq::counters::{Counter, Counters};
 use stoq::datagram::Network as _;
 use stoq::limits::{HALF_OPEN_UNPROVEN_LEN_MAX, HANDSHAKE_MS_MAX, INCOMING_LEN_MAX};
+use stoq::quic::admission::is_unproven_initial;
 use stoq::quic::transport::QuicConfig;
 use stoq::tls::{ClientTls, client_config};
 use stoq_gateway::pktgen::{IMIX, INITIAL_DATAGRAM_BYTES, Initials, Load, Mix};
-use support::{HELD, Setup, Station, WorkCosts, World, gateway_v4, station, trust};
+use support::tap::Tap;
+use support::{GATEWAY_MAC, HELD, Setup, Station, WorkCosts, World, gateway_v4, station, trust};
 
 /// A host that floods the gateway.
 struct Flooder {
     network: Station,
     counters: Counters,
     answers: u64,
+    answered_bytes: usize,
 }
 
 impl Flooder {
     fn new(world: &World) -> Self {
         let network = station(&world.link, 60, 1).remove(0);
-        Self { network, counters: Counters::default(), answers: 0 }
+        Self { network, counters: Counters::default(), answers: 0, answered_bytes: 0 }
     }
 
     /// Sends `count` datagrams, `each` of them a millisecond.
@@ -43,8 +46,18 @@ impl Flooder {
         for _ in 0..3 {
             self.network.flush(world.now, &self.counters);
             world.pass(Duration::from_micros(600));
-            self.network.receive(world.now, &self.counters, |_| self.answers += 1);
+            self.listen(world);
         }
+    }
+
+    /// Takes the answers that have arrived.
+    fn listen(&mut self, world: &World) {
+        let (answers, bytes) = (&mut self.answers, &mut self.answered_bytes);
+        self.network.receive(world.now, &self.counters, |datagram| {
+            *answers += 1;
+            *bytes += datagram.payload.len();
+        });
+        self.network.flush(world.now, &self.counters);
     }
 
     /// The same, and takes no answer.
@@ -229,6 +242,7 @@ fn flights_from_spoofed_addresses_leave_established_connections_their_goodput() 
     goodput(&mut world, &peer, 300, |_| ());
     let calm = goodput(&mut world, &peer, 300, |_| ());
     let mut flood = |world: &mut World| {
+        flooder.listen(world);
         flooder.send(world, &flights[at..at + burst], INITIAL_DATAGRAM_BYTES);
         at = (at + burst) % flights.len();
     };
@@ -238,11 +252,92 @@ fn flights_from_spoofed_addresses_leave_established_connections_their_goodput() 
     let before = (world.gateway.count(accepted), world.gateway.count(retries));
     let flooded = goodput(&mut world, &peer, 300, &mut flood);
     let begun = (world.gateway.count(accepted) - before.0, world.gateway.count(retries) - before.1);
-    assert!(world.gateway.count(Counter::DropRetryLimit) > 0);
+    assert!(world.gateway.count(Counter::DropRetryLimit) > 0, "{}", world.report());
     assert!(calm > 500, "{calm} messages in 300 ms: the gateway was busy without them");
     assert!(begun.0 <= 10 && begun.1 <= 650, "{begun:?} handshakes and Retry packets\n{}", world.report());
     assert!(flooded * 100 >= calm * 95, "{flooded} of {calm} messages\n{}", world.report());
     assert_eq!(world.caller(&peer).closed(&peer), None);
+}
+
+#[test]
+fn an_address_that_proved_nothing_gets_at_most_three_times_what_it_sent_and_a_datagram() {
+    let initials = initials();
+    for datagrams in 1..=initials.flight_len() {
+        let (mut world, _) = World::connected();
+        let mut flooder = Flooder::new(&world);
+        let mut flight = Vec::new();
+        initials.emit_flight(&mut flight);
+        let sent = datagrams * INITIAL_DATAGRAM_BYTES;
+        flooder.send(&world, &flight[..sent], INITIAL_DATAGRAM_BYTES);
+        // The gateway repeats its flight, and then ends the handshake.
+        for _ in 0..120 {
+            world.pass(Duration::from_millis(100));
+            flooder.listen(&world);
+        }
+        assert_eq!(world.gateway.connections(), 1);
+        // RFC 9000 §8.1: at most three times what was received. quinn-proto ends with a whole datagram.
+        let (answered, most) = (flooder.answered_bytes, 3 * sent + INITIAL_DATAGRAM_BYTES);
+        assert!(answered > 0 && answered < most, "{answered} bytes for {sent}");
+    }
+}
+
+#[test]
+fn a_token_proves_no_other_address_and_no_other_token_proves_any() {
+    let mut world = World::new(Setup { clients: 2, ..Setup::default() });
+    let peer = world.connect(0, gateway_v4());
+    let mut flooder = Flooder::new(&world);
+    let initials = initials();
+    while world.gateway.count(Counter::QuicRetriesSent) == 0 {
+        flooder.begin_halves(&mut world, &initials, 8);
+    }
+    // Another client: the first one has tokens of its connection.
+    let tap = Tap::on(&world, GATEWAY_MAC);
+    let proven = world.connect(1, gateway_v4());
+    world.echo(&proven, b"its address is proven");
+    // Ethernet, IPv4 and UDP: 42 bytes.
+    let payloads = tap.take().into_iter().map(|frame| frame[42..].to_vec());
+    let initial = |payload: &Vec<u8>| payload.len() >= INITIAL_DATAGRAM_BYTES && payload[0] & 0xf0 == 0xc0;
+    let (bare, tokens): (Vec<_>, Vec<_>) =
+        payloads.filter(initial).partition(|payload| is_unproven_initial(payload));
+    assert!(!bare.is_empty() && !tokens.is_empty(), "it was told to prove its address");
+    world.caller(&proven).disconnect(&proven);
+    world.pass(Duration::from_millis(HANDSHAKE_MS_MAX + 1000));
+    // This time has given signatures back: they are taken once more.
+    for _ in 0..80 {
+        flooder.begin_halves(&mut world, &initials, 8);
+    }
+    let accepted = world.gateway.count(Counter::QuicAttemptsAccepted);
+    flooder.answered_bytes = 0;
+    let mut sent = 0;
+    for payload in &tokens {
+        // The same token from another address; and a token with one bit inverted, which no key has made.
+        let mut altered = payload.clone();
+        let token_at = 7 + usize::from(payload[5]) + usize::from(payload[6 + usize::from(payload[5])]) + 4;
+        altered[token_at] ^= 1;
+        for datagram in [payload, &altered] {
+            flooder.burst(&mut world, datagram, datagram.len());
+            sent += datagram.len();
+        }
+    }
+    assert_eq!(world.gateway.count(Counter::QuicAttemptsAccepted), accepted, "no signature");
+    assert!(flooder.answered_bytes <= 3 * sent);
+    assert_serves(&mut world, &peer);
+}
+
+#[test]
+fn crypto_frames_past_the_buffer_end_the_handshake() {
+    let (mut world, peer) = World::connected();
+    let mut flooder = Flooder::new(&world);
+    let (initials, mut datagrams) = (initials(), Vec::new());
+    // RFC 9000 §7.5: a node buffers at least 4096 bytes; quinn-proto buffers 16 KiB.
+    for offset in [16_383, 1 << 20, (1 << 30) - 1] {
+        initials.emit_crypto(offset, b"far ahead", &mut datagrams);
+    }
+    flooder.burst(&mut world, &datagrams, INITIAL_DATAGRAM_BYTES);
+    world.pass(Duration::from_millis(10));
+    assert_eq!(world.gateway.count(Counter::HandshakesServerFailed), 3);
+    assert_eq!(world.gateway.connections(), 1, "{}", world.report());
+    assert_serves(&mut world, &peer);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::falcon_long;
 use crossbeam_queue::ArrayQueue;
 use fn_dsa::{
     CryptoRng, DOMAIN_NONE, FN_DSA_LOGN_512, FN_DSA_LOGN_1024, HASH_ID_ORIGINAL_FALCON, KeyPairGenerator,
@@ -28,10 +29,9 @@ pub enum FalconAlgorithm {
     FalconPadded512,
     /// Degree 1024, signatures padded to 1280 bytes. Signs and verifies.
     FalconPadded1024,
-    /// Degree 512, signatures of varying length. Only verified; signatures longer than 666 bytes are refused.
+    /// Degree 512, signatures of varying length, at most 752 bytes. Only verified.
     Falcon512,
-    /// Degree 1024, signatures of varying length. Only verified; signatures longer than 1280 bytes are
-    /// refused. Few are longer (3 of 5000 by pqcrypto-falcon; at degree 512 none of 20000).
+    /// Degree 1024, signatures of varying length, at most 1462 bytes. Only verified.
     Falcon1024,
 }
 
@@ -121,22 +121,34 @@ impl FalconAlgorithm {
         sign_key_size(self.log_degree())
     }
 
-    /// A padded signature, and the longest accepted unpadded one, bytes.
-    pub const fn signature_len_max(self) -> usize {
+    /// A padded signature, bytes.
+    pub const fn signature_len(self) -> usize {
         signature_size(self.log_degree())
+    }
+
+    /// The longest accepted signature, bytes: that of liboqs for those of varying length.
+    pub const fn signature_len_max(self) -> usize {
+        match self {
+            Self::FalconPadded512 | Self::FalconPadded1024 => self.signature_len(),
+            Self::Falcon512 => 752,
+            Self::Falcon1024 => 1462,
+        }
     }
 
     /// Whether the owner of `public_key` signed the message. False for anything malformed.
     pub fn verify(self, public_key: &[u8], signed: SignedMessage<'_>) -> bool {
         let SignedMessage { message, signature } = signed;
-        let padded_len = self.signature_len_max();
+        let padded_len = self.signature_len();
         if self.signs() {
             return signature.len() == padded_len && self.verify_padded(public_key, message, signature);
         }
         // The last byte of Falcon's compressed form holds the last coefficient's terminating 1, so a zero
         // there is added padding: refusing it keeps one encoding a signature.
-        if signature.len() > padded_len || signature.last().is_none_or(|&last| last == 0) {
+        if signature.len() > self.signature_len_max() || signature.last().is_none_or(|&last| last == 0) {
             return false;
+        }
+        if signature.len() > padded_len {
+            return falcon_long::verify(self.log_degree(), public_key, (message, signature));
         }
         let mut padded = signature.to_vec();
         padded.resize(padded_len, 0);
@@ -312,7 +324,7 @@ impl FalconKey {
         rustls::sign::public_key_to_spki(&self.0.algorithm.identifier(), self.public_key())
     }
 
-    /// Signs `message`, randomized, with a signature of [`FalconAlgorithm::signature_len_max`] bytes.
+    /// Signs `message`, randomized, with a signature of [`FalconAlgorithm::signature_len`] bytes.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, FalconKeyError> {
         let pair = &*self.0;
         let mut key = match pair.idle.pop() {
@@ -320,7 +332,7 @@ impl FalconKey {
             None => DecodedKey::decode(pair.algorithm, &pair.secret)
                 .ok_or(FalconKeyError::Malformed(pair.algorithm))?,
         };
-        let mut signature = vec![0; pair.algorithm.signature_len_max()];
+        let mut signature = vec![0; pair.algorithm.signature_len()];
         let mut rng = OsRng::default();
         key.sign(&mut rng, message, &mut signature);
         // A full pool drops the key, which wipes it.

@@ -15,6 +15,7 @@
 
 mod config;
 mod falcon;
+mod falcon_long;
 mod identity;
 mod node_id;
 mod pem;
@@ -112,8 +113,7 @@ pub enum TlsError {
     },
     /// A Falcon identity is needed; the file holds another.
     #[error(
-        "{}: this is not Falcon; make an identity with `stoq identity new`, and give a classical certificate only as \
-         the second one, for classical peers",
+        "{}: this is not Falcon; make an identity with `stoq identity new`",
         path.display()
     )]
     NotFalcon {

@@ -250,8 +250,7 @@ fn fmt_ours(reason: &RefusalReason, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             "the peer offers no X25519MLKEM768; upgrade its TLS library, or set require_post_quantum = false"
         }
         R::NoCommonSignature => {
-            "the peer verifies no signature that this node can make; it needs Falcon, or this node a classical \
-             certificate and allow_classical_peers"
+            "the peer verifies no signature that this node can make; give the peer a TLS library with Falcon"
         }
         R::NoCommonCipherSuite => "the peer offers none of this node's cipher suites; allow one of its own here",
         R::NothingInCommon => "the peer and this node have no TLS parameters in common",

@@ -123,7 +123,7 @@ impl Core {
     /// Ends the handshakes that take too long.
     pub(super) fn end_slow_handshakes(&mut self, now: Instant) -> bool {
         let mut worked = false;
-        while let Some(id) = self.half_open.pop_due(now) {
+        while let Some(id) = self.half_open.due(now) {
             worked = true;
             self.end_half_open(now, id, Counter::QuicHalfOpenTimedOut, "the handshake took too long");
         }
@@ -134,18 +134,20 @@ impl Core {
     /// has not answered.
     #[cold]
     fn end_half_open(&mut self, now: Instant, id: ConnectionId, counter: Counter, text: &'static str) {
-        self.half_open.forget(id);
+        let is_proven = self.half_open.forget(id);
         let Some(mut conn) = self.connections.of(id) else { return };
         let status = self.desk.status.clone();
         if !conn.quic.is_closed() {
             status.counters.add(counter, 1);
             let reason = CloseReason::Fault { code: ErrorCode::Busy, text: PeerText::from(text) };
             conn.ended(&reason, &mut self.desk.cx(now));
-            conn.quic.close(now, ErrorCode::Busy.into(), Bytes::from_static(text.as_bytes()));
             self.send_buf.clear();
-            // RFC 9000 §8.1: QUIC sends an address that proved nothing no more than three times what it received.
-            if let Some(transmit) = conn.quic.poll_transmit(now, 1, &mut self.send_buf) {
-                self.respond(transmit);
+            // RFC 9000 §8.1: an address that proved nothing gets no more than three times what it sent, and QUIC does not count this packet.
+            if is_proven {
+                conn.quic.close(now, ErrorCode::Busy.into(), Bytes::from_static(text.as_bytes()));
+                if let Some(transmit) = conn.quic.poll_transmit(now, 1, &mut self.send_buf) {
+                    self.respond(transmit);
+                }
             }
         }
         self.endpoint.handle_event(ConnectionHandle(id.slot as usize), EndpointEvent::drained());

@@ -134,11 +134,11 @@ impl HalfOpen {
         }
     }
 
-    /// A connection is gone.
-    pub(super) fn forget(&mut self, id: ConnectionId) {
-        if let Some(entry) = self.position(id).and_then(|at| self.entries.remove(at)) {
-            self.unproven -= usize::from(entry.standing == Standing::Unproven);
-        }
+    /// A connection is gone. Returns whether its client had proven its address by a token.
+    pub(super) fn forget(&mut self, id: ConnectionId) -> bool {
+        let Some(entry) = self.position(id).and_then(|at| self.entries.remove(at)) else { return false };
+        self.unproven -= usize::from(entry.standing == Standing::Unproven);
+        entry.standing == Standing::Proven
     }
 
     /// The connection that must go before another handshake begins, if the places are taken.
@@ -162,16 +162,14 @@ impl HalfOpen {
         self.entries.iter().find(|entry| largest.binary_search(&entry.source).is_ok())
     }
 
-    /// When [`HalfOpen::pop_due`] has a connection.
+    /// When [`HalfOpen::due`] has a connection.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.entries.front().map(|entry| entry.due)
     }
 
-    /// The next connection whose handshake has taken too long.
-    pub(super) fn pop_due(&mut self, now: Instant) -> Option<ConnectionId> {
-        let id = self.entries.front().filter(|entry| entry.due <= now)?.id;
-        self.forget(id);
-        Some(id)
+    /// A connection whose handshake has taken too long, to be ended and forgotten.
+    pub(super) fn due(&self, now: Instant) -> Option<ConnectionId> {
+        self.entries.front().filter(|entry| entry.due <= now).map(|entry| entry.id)
     }
 
     fn position(&self, id: ConnectionId) -> Option<usize> {
@@ -225,8 +223,9 @@ mod tests {
         half_open.begin(id(1), FAR, false, now + span / 2);
         half_open.settle(id(0), true);
         assert_eq!(half_open.poll_timeout(), Some(now + span * 3 / 2));
-        assert_eq!(half_open.pop_due(now + span), None);
-        assert_eq!(half_open.pop_due(now + span * 3 / 2), Some(id(1)));
+        assert_eq!(half_open.due(now + span), None);
+        assert_eq!(half_open.due(now + span * 3 / 2), Some(id(1)));
+        assert!(!half_open.forget(id(1)));
         assert_eq!((half_open.len(), half_open.poll_timeout()), ((0, 0), None));
     }
 

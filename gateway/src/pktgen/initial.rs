@@ -22,11 +22,12 @@ const TAG_BYTES: usize = 16;
 const HEADER_BYTES: usize = 1 + 4 + 2 * (1 + CID_LEN) + 1 + 2;
 /// Frames in one datagram, bytes.
 const FRAMES_BYTES: usize = INITIAL_DATAGRAM_BYTES - HEADER_BYTES - PACKET_NUMBER_BYTES - TAG_BYTES;
-/// A CRYPTO frame's type, and its offset and length as varints of two bytes (RFC 9000 §19.6).
+/// A CRYPTO frame's type, and its offset and length as varints of four and two bytes (RFC 9000 §19.6).
 const CRYPTO_FRAME: u8 = 0x06;
-const CRYPTO_HEADER_BYTES: usize = 1 + 2 + 2;
+const CRYPTO_HEADER_BYTES: usize = 1 + 4 + 2;
 /// RFC 9000 §16: the two most significant bits of a varint of two bytes, and its bound.
 const VARINT_2: u16 = 0x4000;
+const VARINT_4: u32 = 0x8000_0000;
 const VARINT_2_MAX: usize = 0x3fff;
 /// RFC 9000 §18.2: initial_source_connection_id.
 const INITIAL_SOURCE_CID: u8 = 0x0f;
@@ -87,30 +88,50 @@ impl Initials {
     pub fn emit_flight(&self, out: &mut Vec<u8>) {
         let mut destination = [0; CID_LEN];
         rand::rng().fill_bytes(&mut destination);
-        let keys = self.session.initial_keys(&ConnectionId::new(&destination), Side::Client);
         for (number, part) in self.hello.chunks(FRAMES_BYTES - CRYPTO_HEADER_BYTES).enumerate() {
-            let start = out.len();
-            out.put_u8(FIRST_BYTE);
-            out.put_u32(VERSION_1);
-            for cid in [&destination, &self.source] {
-                out.put_u8(CID_LEN as u8);
-                out.put_slice(cid);
-            }
-            out.put_u8(0);
-            out.put_u16(VARINT_2 | (PACKET_NUMBER_BYTES + FRAMES_BYTES + TAG_BYTES) as u16);
-            let number_at = out.len() - start;
-            out.put_u32(number as u32);
             let offset = number * (FRAMES_BYTES - CRYPTO_HEADER_BYTES);
-            out.put_u8(CRYPTO_FRAME);
-            out.put_u16(VARINT_2 | offset as u16);
-            out.put_u16(VARINT_2 | part.len() as u16);
-            out.put_slice(part);
-            // RFC 9000 §14.1: PADDING frames, which are zeros; then room for the tag.
-            out.resize(start + INITIAL_DATAGRAM_BYTES, 0);
-            let packet = &mut out[start..];
-            keys.packet.local.encrypt(number as u64, packet, number_at + PACKET_NUMBER_BYTES);
-            keys.header.local.encrypt(number_at, packet);
+            self.emit(&destination, number as u32, (offset as u32, part), out);
         }
+    }
+
+    /// Appends one datagram to a new connection, with a CRYPTO frame of these bytes at any offset below 2^30.
+    ///
+    /// # Panics
+    /// When the frame does not fit.
+    pub fn emit_crypto(&self, offset: u32, bytes: &[u8], out: &mut Vec<u8>) {
+        assert!(bytes.len() <= FRAMES_BYTES - CRYPTO_HEADER_BYTES && offset < 1 << 30);
+        self.emit(&rand::rng().random(), 0, (offset, bytes), out);
+    }
+
+    /// Appends a datagram: an Initial packet with a CRYPTO frame.
+    fn emit(
+        &self,
+        destination: &[u8; CID_LEN],
+        number: u32,
+        (offset, part): (u32, &[u8]),
+        out: &mut Vec<u8>,
+    ) {
+        let keys = self.session.initial_keys(&ConnectionId::new(destination), Side::Client);
+        let start = out.len();
+        out.put_u8(FIRST_BYTE);
+        out.put_u32(VERSION_1);
+        for cid in [destination, &self.source] {
+            out.put_u8(CID_LEN as u8);
+            out.put_slice(cid);
+        }
+        out.put_u8(0);
+        out.put_u16(VARINT_2 | (PACKET_NUMBER_BYTES + FRAMES_BYTES + TAG_BYTES) as u16);
+        let number_at = out.len() - start;
+        out.put_u32(number);
+        out.put_u8(CRYPTO_FRAME);
+        out.put_u32(VARINT_4 | offset);
+        out.put_u16(VARINT_2 | part.len() as u16);
+        out.put_slice(part);
+        // RFC 9000 §14.1: PADDING frames, which are zeros; then room for the tag.
+        out.resize(start + INITIAL_DATAGRAM_BYTES, 0);
+        let packet = &mut out[start..];
+        keys.packet.local.encrypt(u64::from(number), packet, number_at + PACKET_NUMBER_BYTES);
+        keys.header.local.encrypt(number_at, packet);
     }
 }
 

@@ -86,7 +86,8 @@ impl ApplicationHost {
         let Some(costs) = self.work.as_ref().map(|work| work.costs) else { return };
         let worked = self.worked(&costs);
         if let Some(work) = &mut self.work {
-            work.busy_until = now + (worked - work.charged);
+            // A packet that waited and was refused then costs less than it was charged.
+            work.busy_until = now + worked.saturating_sub(work.charged);
             work.charged = worked;
         }
     }
