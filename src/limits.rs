@@ -338,9 +338,9 @@ pub const HANDSHAKE_MS_MAX: u64 = 10_000;
 /// first. A handshake that is completed does not count.
 pub const UNPROVEN_HANDSHAKES_BURST: u32 = 256;
 /// The same, a second: each costs a signature.
-pub const UNPROVEN_HANDSHAKES_PER_S: u32 = 25;
+pub const UNPROVEN_HANDSHAKES_PER_S: u32 = 10;
 /// Retry packets of a worker, a second. Each costs the keys of an Initial packet and an encrypted token; an attempt past it is dropped.
-pub const RETRIES_PER_S: u32 = 2_000;
+pub const RETRIES_PER_S: u32 = 500;
 /// Retry packets of a worker at once.
 pub const RETRIES_BURST: u32 = 1_000;
 /// Between two stateless resets of a worker, microseconds. A reset is shorter than the packet that it answers
