@@ -150,6 +150,7 @@ impl Conn {
     /// Ends the connection: tells the applications of its end, or that it did not come up.
     pub(super) fn ended(&mut self, reason: &CloseReason, cx: &mut Context<'_>) -> Option<Change> {
         release(&self.quic);
+        self.seat.leave();
         let reached = match self.phase.end() {
             PhaseEnd::Lost(reached) => reached,
             // This side told most applications when it closed the connection; a session tells them once.

@@ -75,8 +75,9 @@ impl NodeSeat {
     }
 }
 
-impl Drop for NodeSeat {
-    fn drop(&mut self) {
+impl NodeSeat {
+    /// Gives the seat back: the connection has ended, though QUIC still knows it for three PTOs.
+    pub(super) fn leave(&mut self) {
         let Some(node) = self.node.take() else { return };
         let mut all = self.all.lock();
         if let Some(taken) = all.get_mut(&node) {
@@ -85,6 +86,12 @@ impl Drop for NodeSeat {
                 all.remove(&node);
             }
         }
+    }
+}
+
+impl Drop for NodeSeat {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 

@@ -26,7 +26,7 @@ fn a_node_has_no_more_connections_than_one_may_and_is_told_so() {
         world.echo(peer, b"the others stay");
     }
     world.caller(&held[0]).disconnect(&held[0]);
-    world.run(Duration::from_secs(5), "it is forgotten", |world| world.gateway.connections() == 2);
+    // At once: QUIC knows a closed connection for three PTOs more.
     let another = world.connect(0, gateway_v4());
     world.echo(&another, b"a seat was free");
     assert_eq!(world.gateway.count(Counter::NodeConnectionsRefused), 1);
