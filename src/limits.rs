@@ -377,10 +377,18 @@ pub const INTERFACE_INTERVAL_MS: u64 = 1_000;
 pub const SURVEY_TURN_LEN: usize = 16;
 /// Connections that a worker reports to an inspection, in one turn.
 pub const INSPECTION_LEN_MAX: usize = 256;
-/// Connections to the admin endpoint at once, including those in their handshake; further ones wait.
+/// Connections to the admin endpoint at once from loopback, and as many from other addresses, including those in their handshake. A further one
+/// takes the place of the oldest without a request in progress.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// The same from one IPv4 address or IPv6 network of 64 bits other than loopback.
+pub const ADMIN_ADDRESS_CONNECTIONS_MAX: usize = 16;
 /// How long a connection to the admin endpoint may be silent, seconds.
 pub const ADMIN_IDLE_S: u64 = 60;
+/// How long the head of a request to the admin endpoint may take from the end of the request before, seconds: between the usual intervals of
+/// scrapers, 10 and 15 s.
+pub const ADMIN_HEAD_S: u64 = 12;
+/// After this time a connection to the admin endpoint gets no further request, seconds.
+pub const ADMIN_AGE_S: u64 = 600;
 /// How long a TLS handshake with the admin endpoint may take, seconds.
 pub const ADMIN_HANDSHAKE_S: u64 = 5;
 /// The shortest bearer token of the admin endpoint, bytes.

@@ -33,6 +33,7 @@ const LIVE: &[&str] = &[
     "admin.certificate",
     "admin.key",
     "admin.token_file",
+    "admin.hosts",
     "shutdown",
     "log.level",
     "log.lines_per_s",

@@ -49,6 +49,7 @@ class Admin(Scene):
             stderr=subprocess.DEVNULL,
         )
         self.token = secrets.token_hex(32)
+        (self / "admin.token").touch(0o600)
         (self / "admin.token").write_text(self.token + "\n")
         guard = {"certificate": "admin.pem", "key": "admin.key", "token_file": "admin.token"}
         self.guarded, self.open = self.serve("guarded", guard), self.serve("open", {})

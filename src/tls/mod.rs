@@ -36,7 +36,7 @@ pub use identity::{Identity, NewIdentity, NewRequest, write_key_and, write_publi
 pub use node_id::{NodeId, NodeIdError};
 pub use pem::PemError;
 pub use pem::PemText;
-pub use pem::{read_any_key, read_certificates};
+pub use pem::{exposed_mode, read_any_key, read_certificates};
 pub use provider::{CipherSuite, TlsPolicy, UnknownCipherSuite};
 pub use refusal::{RefusalReason, RefusedBy, TlsRefusal, explain};
 pub(crate) use trust::take_refused;

@@ -139,7 +139,7 @@ pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Pe
 /// # Errors
 /// [`PemError`]: the file cannot be read, is damaged, or has no private key.
 pub fn read_any_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
-    let pem = Zeroizing::new(read(path)?);
+    let (pem, exposed) = read_secret(path)?;
     let text = plain(&pem);
     // The fixes for a node's key speak of the node ID, which this key is not.
     let other = "give a key of this endpoint, or make one with its certificate";
@@ -154,7 +154,9 @@ pub fn read_any_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
     };
     let mut keys = PrivateKeyDer::pem_slice_iter(&text);
     match keys.next() {
-        Some(Ok(key)) => Ok(key),
+        Some(Ok(key)) => {
+            exposed.map_or(Ok(key), |mode| Err(PemError::KeyExposed { path: path.into(), mode }))
+        }
         Some(Err(error)) => Err(fixed(damaged(path, PRIVATE_KEY, &error, &text))),
         None => Err(fixed(wrong_label(path, PRIVATE_KEY, &pem, &text))),
     }
@@ -164,21 +166,36 @@ pub fn read_any_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
 ///
 /// The group may read: Kubernetes (`fsGroup`) and systemd hand secrets to services that way.
 pub(super) fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, PemError> {
+    let (bytes, exposed) = read_secret(path)?;
+    match exposed {
+        // If a file holds no key at all, its mode is not the fault.
+        Some(mode) if private_key(path, &bytes).is_ok() => {
+            Err(PemError::KeyExposed { path: path.into(), mode })
+        }
+        _ => Ok(bytes),
+    }
+}
+
+/// The bytes of a file, and its mode if that is [exposed](exposed_mode).
+fn read_secret(path: &Path) -> Result<(Zeroizing<Vec<u8>>, Option<u32>), PemError> {
     let file = open(path)?;
+    let mode = exposed_mode(&file).map_err(|source| PemError::Read { path: path.into(), source })?;
+    Ok((read_bounded(path, file).map(Zeroizing::new)?, mode))
+}
+
+/// The mode of a file that users other than its owner and group can read, or that its group can write.
+///
+/// # Errors
+/// The file's metadata cannot be read.
+pub fn exposed_mode(file: &File) -> io::Result<Option<u32>> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        let metadata = file.metadata().map_err(|source| PemError::Read { path: path.into(), source })?;
-        let mode = metadata.permissions().mode() & 0o777;
-        let bytes = read_bounded(path, file).map(Zeroizing::new)?;
-        // If a file holds no key at all, its mode is not the fault.
-        if mode & 0o027 != 0 && private_key(path, &bytes).is_ok() {
-            return Err(PemError::KeyExposed { path: path.into(), mode });
-        }
-        Ok(bytes)
+        let mode = file.metadata()?.permissions().mode() & 0o777;
+        Ok((mode & 0o027 != 0).then_some(mode))
     }
     #[cfg(not(unix))]
-    read_bounded(path, file).map(Zeroizing::new)
+    file.metadata().map(|_| None)
 }
 
 fn open(path: &Path) -> Result<File, PemError> {

@@ -1,19 +1,27 @@
-//! The listener: TCP or TLS connections, a bounded number at once, each with an idle timeout.
+//! The listener: TCP or TLS connections, a bounded number at once, each with deadlines for silence, for a request's head and for its age.
 
+use super::hosts;
+use super::places::{AdminPlace, AdminPlaces};
 use crate::config::AdminConfig;
 use anyhow::{Context as _, anyhow};
+use axum::Router;
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
 use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use stoq::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_HANDSHAKE_S, ADMIN_IDLE_S};
+use stoq::limits::{ADMIN_AGE_S, ADMIN_HANDSHAKE_S, ADMIN_HEAD_S, ADMIN_IDLE_S};
 use stoq::tls::{read_any_key, read_certificates};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -26,6 +34,17 @@ pub struct Access {
     tls: Option<TlsAcceptor>,
     /// The hash of the token: the time of comparing hashes reveals nothing of the token.
     token: Option<blake3::Hash>,
+    /// Names under which it answers without a token, besides addresses and `localhost`.
+    hosts: Vec<String>,
+}
+
+/// Why a request may not read guarded paths.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum AdminRefusal {
+    /// It lacks the token.
+    Token,
+    /// There is no token, and its Host is not known here.
+    Host,
 }
 
 /// The [`Access`] in effect.
@@ -39,7 +58,8 @@ impl Access {
     pub fn read(config: &AdminConfig) -> anyhow::Result<Self> {
         let token = config.token_file.as_deref();
         let token = token.map(|file| super::token::read(file, "admin.token_file")).transpose()?;
-        Ok(Self { tls: tls(config)?, token: token.map(|token| blake3::hash(token.as_bytes())) })
+        let token = token.map(|token| blake3::hash(token.as_bytes()));
+        Ok(Self { tls: tls(config)?, token, hosts: config.hosts.clone() })
     }
 
     /// Whether connections are encrypted.
@@ -52,9 +72,15 @@ impl Access {
         self.token.is_some()
     }
 
-    /// Whether a request with this bearer token, or none, may read guarded paths.
-    pub(super) fn admits(&self, shown: Option<&str>) -> bool {
-        self.token.is_none_or(|token| shown.is_some_and(|shown| blake3::hash(shown.as_bytes()) == token))
+    /// Whether a request with these headers may read guarded paths.
+    pub(super) fn admits(&self, headers: &HeaderMap) -> Result<(), AdminRefusal> {
+        let Some(token) = self.token else {
+            return if hosts::admits(&self.hosts, headers) { Ok(()) } else { Err(AdminRefusal::Host) };
+        };
+        let shown = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let shown = shown.and_then(|value| value.strip_prefix("Bearer "));
+        let is_token = shown.is_some_and(|shown| blake3::hash(shown.as_bytes()) == token);
+        if is_token { Ok(()) } else { Err(AdminRefusal::Token) }
     }
 }
 
@@ -76,43 +102,10 @@ fn tls(config: &AdminConfig) -> anyhow::Result<Option<TlsAcceptor>> {
     Ok(Some(TlsAcceptor::from(Arc::new(tls))))
 }
 
-/// Connections that are ready to be served.
-pub(super) struct Door {
-    local: SocketAddr,
-    ready: mpsc::Receiver<(Guest, SocketAddr)>,
-}
-
-impl Door {
-    /// Accepts connections from `listener`, in a task of the current runtime.
-    pub(super) fn open(listener: TcpListener, access: Current) -> io::Result<Self> {
-        let local = listener.local_addr()?;
-        let (send, ready) = mpsc::channel(ADMIN_CONNECTIONS_MAX);
-        tokio::spawn(accept(listener, access, send));
-        Ok(Self { local, ready })
-    }
-}
-
-impl axum::serve::Listener for Door {
-    type Io = Guest;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Guest, SocketAddr) {
-        match self.ready.recv().await {
-            Some(guest) => guest,
-            // The accepting task ends with the runtime only.
-            None => std::future::pending().await,
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.local)
-    }
-}
-
-async fn accept(listener: TcpListener, access: Current, ready: mpsc::Sender<(Guest, SocketAddr)>) {
-    let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
+/// Accepts connections from `listener`, and serves each by `router` in a task of its own.
+pub(super) async fn serve(listener: TcpListener, access: Current, router: Router) {
+    let places = Arc::new(AdminPlaces::default());
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         let (stream, remote) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -122,29 +115,59 @@ async fn accept(listener: TcpListener, access: Current, ready: mpsc::Sender<(Gue
                 continue;
             }
         };
+        let Some(place) = places.take(remote.ip()) else {
+            tracing::debug!(%remote, "the admin endpoint has no place for a connection");
+            continue;
+        };
         let tls = access.read().unwrap_or_else(PoisonError::into_inner).tls.clone();
-        let ready = ready.clone();
-        // A slow handshake does not delay other connections.
-        tokio::spawn(async move {
-            let io = match tls {
-                None => Io::Plain(stream),
-                Some(tls) => {
-                    let limit = Duration::from_secs(ADMIN_HANDSHAKE_S);
-                    let Ok(Ok(stream)) = timeout(limit, tls.accept(stream)).await else { return };
-                    Io::Tls(Box::new(stream))
-                }
-            };
-            let guest = Guest { io, idle: Box::pin(sleep(IDLE)), _place: place };
-            let _ = ready.send((guest, remote)).await;
+        tokio::spawn(attend(stream, tls, place, router.clone()));
+    }
+}
+
+/// Serves one connection until it ends, its time is over, or another connection gets its place.
+async fn attend(stream: TcpStream, tls: Option<TlsAcceptor>, mut place: AdminPlace, router: Router) {
+    let is_busy = place.is_busy();
+    let served = async {
+        let io = match tls {
+            None => Io::Plain(stream),
+            Some(tls) => {
+                let limit = Duration::from_secs(ADMIN_HANDSHAKE_S);
+                let Ok(Ok(stream)) = timeout(limit, tls.accept(stream)).await else { return };
+                Io::Tls(Box::new(stream))
+            }
+        };
+        let guest = TokioIo::new(Guest { io, idle: Box::pin(sleep(IDLE)) });
+        let router = TowerToHyperService::new(router);
+        let service = service_fn(|request| {
+            is_busy.store(true, Ordering::Relaxed);
+            let answer = router.call(request);
+            let is_busy = &is_busy;
+            async move {
+                let answer = answer.await;
+                is_busy.store(false, Ordering::Relaxed);
+                answer
+            }
         });
+        let head = Duration::from_secs(ADMIN_HEAD_S);
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(head);
+        let mut connection = pin!(http.serve_connection(guest, service));
+        // How a connection ends is of no account: it only reads.
+        if timeout(Duration::from_secs(ADMIN_AGE_S), &mut connection).await.is_err() {
+            connection.as_mut().graceful_shutdown();
+            let _ = timeout(IDLE, connection).await;
+        }
+    };
+    tokio::select! {
+        () = served => {}
+        _ = &mut place.ended => {}
     }
 }
 
 /// One connection. It ends after [`ADMIN_IDLE_S`] without progress.
-pub(super) struct Guest {
+struct Guest {
     io: Io,
     idle: Pin<Box<Sleep>>,
-    _place: OwnedSemaphorePermit,
 }
 
 enum Io {

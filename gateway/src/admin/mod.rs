@@ -3,8 +3,10 @@
 
 pub mod client;
 pub mod health;
+mod hosts;
 mod listener;
 mod metrics;
+mod places;
 mod screen;
 mod source;
 mod status;
@@ -21,14 +23,13 @@ use anyhow::Context;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, WWW_AUTHENTICATE,
-    X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
-use listener::{Current, Door};
+use listener::{AdminRefusal, Current};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -85,15 +86,15 @@ impl Admin {
         let (end, ended) = oneshot::channel::<()>();
         let serve = async move {
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            let door = Door::open(listener, served.access.clone())?;
             tokio::spawn(watch(served.source.clone()));
             tokio::select! {
-                result = axum::serve(door, router(served)).into_future() => result,
-                _ = ended => Ok(()),
+                () = listener::serve(listener, served.access.clone(), router(served)) => {}
+                _ = ended => {}
             }
+            Ok(())
         };
         let thread = std::thread::Builder::new().name("stoq-admin".into()).spawn(move || {
-            if let Err(error) = runtime.block_on(serve) {
+            if let Err(error) = runtime.block_on(serve) as std::io::Result<()> {
                 tracing::error!(%error, "the admin endpoint ended");
             }
             runtime.shutdown_timeout(END_WAIT);
@@ -186,14 +187,20 @@ async fn plain_headers(mut response: Response) -> Response {
     response
 }
 
-/// Requires the token. Health and the page itself, which has no figures, are not guarded.
+/// Requires the token, or without one a known Host. Health and the page itself, which has no figures, are not guarded.
 async fn guard(State(served): State<Served>, request: Request, next: Next) -> Response {
-    let shown = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let shown = shown.and_then(|value| value.strip_prefix("Bearer "));
-    if served.access.read().unwrap_or_else(PoisonError::into_inner).admits(shown) {
-        return next.run(request).await;
+    let admitted = served.access.read().unwrap_or_else(PoisonError::into_inner).admits(request.headers());
+    match admitted {
+        Ok(()) => next.run(request).await,
+        Err(AdminRefusal::Token) => {
+            let text = "a bearer token is needed\n";
+            (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], text).into_response()
+        }
+        Err(AdminRefusal::Host) => {
+            let text = "an endpoint without a token answers to addresses, to localhost and to the names of admin.hosts\n";
+            (StatusCode::MISDIRECTED_REQUEST, text).into_response()
+        }
     }
-    (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], "a bearer token is needed\n").into_response()
 }
 
 async fn page() -> impl IntoResponse {

@@ -1,16 +1,26 @@
 //! The bearer token of the endpoint.
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use std::fs::File;
 use std::path::Path;
 use stoq::limits::ADMIN_TOKEN_BYTES_MIN;
+use stoq::tls::exposed_mode;
 
 /// Reads a bearer token. `key` is the option or the key of the configuration that names the file.
 ///
 /// # Errors
-/// A file that cannot be read, or a token that is too short to be safe.
+/// A file that cannot be read or that other users can read, or a token that is too short to be safe.
 pub(super) fn read(path: &Path, key: &str) -> anyhow::Result<String> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("{key}: the token file {} cannot be read", path.display()))?;
+    let read = || {
+        let file = File::open(path)?;
+        Ok::<_, std::io::Error>((exposed_mode(&file)?, std::io::read_to_string(file)?))
+    };
+    let (exposed, text) =
+        read().with_context(|| format!("{key}: the token file {} cannot be read", path.display()))?;
+    if let Some(mode) = exposed {
+        let file = path.display();
+        bail!("{key}: other users can read the token in {file} (mode {mode:04o}); run: chmod 600 {file}");
+    }
     let token = text.trim();
     anyhow::ensure!(
         token.len() >= ADMIN_TOKEN_BYTES_MIN,

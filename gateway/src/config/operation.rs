@@ -16,6 +16,8 @@ pub struct AdminConfig {
     pub key: Option<PathBuf>,
     /// A file with the bearer token that HTTP requests must carry.
     pub token_file: Option<PathBuf>,
+    /// Names under which it answers without a token, besides addresses and `localhost`.
+    pub hosts: Vec<String>,
     /// Allow an address other than loopback without TLS and token.
     pub insecure: bool,
 }
@@ -23,7 +25,7 @@ pub struct AdminConfig {
 impl Default for AdminConfig {
     fn default() -> Self {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 9464));
-        Self { listen, certificate: None, key: None, token_file: None, insecure: false }
+        Self { listen, certificate: None, key: None, token_file: None, hosts: Vec::new(), insecure: false }
     }
 }
 

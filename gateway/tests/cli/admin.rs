@@ -1,12 +1,14 @@
 //! The admin endpoint of a real gateway: metrics, health, status, and its guards.
 
-use crate::support::{Gateway, Site, identities, run, stoq_gateway, wait_until};
+use crate::support::{Gateway, Site, identities, run, stoq_gateway, wait_until, write_secret};
 use rustix::process::Signal;
 use serde_json::Value;
-use std::io::Read;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use stoq::counters::Counter;
+use stoq::limits::{ADMIN_CONNECTIONS_MAX, ADMIN_HEAD_S};
 use stoq_gateway::admin::client::Remote;
 use stoq_gateway::admin::text::{Sample, parse};
 
@@ -239,10 +241,10 @@ fn without_the_token_guarded_paths_are_refused() {
     let certified = rcgen::generate_simple_self_signed(["localhost".into(), "127.0.0.1".into()]).unwrap();
     let (cert, key) = (site.path("admin.pem"), site.path("admin.key"));
     std::fs::write(&cert, certified.cert.pem()).unwrap();
-    std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
+    write_secret(&key, certified.signing_key.serialize_pem());
     let (right, wrong) = (site.path("right.token"), site.path("wrong.token"));
-    std::fs::write(&right, "0123456789abcdef0123\n").unwrap();
-    std::fs::write(&wrong, "0123456789abcdef0124\n").unwrap();
+    write_secret(&right, "0123456789abcdef0123\n");
+    write_secret(&wrong, "0123456789abcdef0124\n");
     let admin = "certificate = \"admin.pem\"\nkey = \"admin.key\"\ntoken_file = \"right.token\"";
     let (_gateway, at) = start(&mut site, admin);
     let url = format!("https://{at}");
@@ -302,8 +304,8 @@ fn a_reload_is_shown_and_changes_certificate_and_token() {
     let (cert, key, token) = (site.path("admin.pem"), site.path("admin.key"), site.path("token"));
     let write = |certified: &rcgen::CertifiedKey<rcgen::KeyPair>, text: &str| {
         std::fs::write(&cert, certified.cert.pem()).unwrap();
-        std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
-        std::fs::write(&token, text).unwrap();
+        write_secret(&key, certified.signing_key.serialize_pem());
+        write_secret(&token, text);
     };
     write(&certify(), "the-first-of-the-tokens\n");
     let admin = "certificate = \"admin.pem\"\nkey = \"admin.key\"\ntoken_file = \"token\"";
@@ -364,7 +366,7 @@ fn an_unguarded_or_broken_endpoint_is_refused() {
     assert!(text.contains("none.token"), "{text}");
     let text = refusal("certificate = \"none.pem\"\nkey = \"none.key\"", 1);
     assert!(text.contains("none.pem"), "{text}");
-    std::fs::write(site.path("short.token"), "short").unwrap();
+    write_secret(site.path("short.token"), "short");
     site.more = format!("{front}[admin]\ntoken_file = \"short.token\"\n");
     let text = run(stoq_gateway().arg("run").arg("--config").arg(site.configure()), 1).1;
     assert!(text.contains("openssl rand"), "{text}");
@@ -372,4 +374,84 @@ fn an_unguarded_or_broken_endpoint_is_refused() {
     site.more = format!("{front}[admin]\nlisten = \"{}\"\n", taken.local_addr().unwrap());
     let text = run(stoq_gateway().arg("run").arg("--config").arg(site.configure()), 1).1;
     assert!(text.contains("another program"), "{text}");
+}
+
+#[test]
+fn connections_that_drip_a_head_silence_no_probe() {
+    let mut site = Site::new();
+    let (_gateway, at) = start(&mut site, "");
+    let remote = Remote::new(&format!("http://{at}"), None, None).unwrap();
+    wait_until("the gateway is ready", || remote.get("/readyz").unwrap().0 == 200);
+    let mut dripping: Vec<_> = (0..3 * ADMIN_CONNECTIONS_MAX)
+        .map(|_| {
+            let mut stream = TcpStream::connect(&at).unwrap();
+            stream.write_all(b"GET /livez HTTP/1.1\r\nHo").unwrap();
+            stream
+        })
+        .collect();
+    for _ in 0..5 {
+        assert_eq!(get(&remote, "/livez"), "ok\n");
+        run(stoq_gateway().args(["health", "--url", &at]), 0);
+        dripping.iter_mut().for_each(|stream| drop(stream.write_all(b"s")));
+    }
+    // The oldest have ended for the newest.
+    let mut rest = Vec::new();
+    assert!(matches!(dripping[0].read_to_end(&mut rest), Ok(0) | Err(_)) && rest.is_empty());
+    // A head that goes no further ends by its deadline.
+    let mut last = dripping.pop().unwrap();
+    last.set_read_timeout(Some(std::time::Duration::from_secs(10 * ADMIN_HEAD_S))).unwrap();
+    let ended = last.read_to_end(&mut rest);
+    assert!(!ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "it goes on");
+}
+
+#[test]
+fn an_endpoint_without_a_token_answers_to_known_names_alone() {
+    let mut site = Site::new();
+    let (_gateway, at) = start(&mut site, "hosts = [\"gateway.example\"]");
+    let asked = |host: &str, path: &str| {
+        let mut stream = TcpStream::connect(&at).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    for path in ["/status", "/metrics", "/debug/connections"] {
+        for host in [at.as_str(), "localhost:9464", "gateway.example"] {
+            assert!(asked(host, path).starts_with("HTTP/1.1 200"), "{host}{path}");
+        }
+        let answer = asked("attacker.example:9464", path);
+        assert!(answer.starts_with("HTTP/1.1 421") && answer.contains("admin.hosts"), "{answer}");
+        assert!(!answer.contains(&identities().gateway), "{answer}");
+    }
+    assert!(asked("attacker.example", "/livez").starts_with("HTTP/1.1 200"), "probes read no figures");
+}
+
+#[test]
+fn a_key_or_token_that_others_can_read_is_refused_with_the_fix() {
+    let mut site = Site::new();
+    let made = rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
+    std::fs::write(site.path("admin.pem"), made.cert.pem()).unwrap();
+    write_secret(site.path("admin.key"), made.signing_key.serialize_pem());
+    write_secret(site.path("admin.token"), "0123456789abcdef0123\n");
+    let front = site.more.clone();
+    for (file, said) in [
+        ("admin.key", "the private key is open to other users (mode 0644); run: chmod 600 "),
+        ("admin.token", "other users can read the token in "),
+    ] {
+        let path = site.path(file);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let keys = "certificate = \"admin.pem\"\nkey = \"admin.key\"\ntoken_file = \"admin.token\"";
+        site.more = format!("{front}[admin]\n{keys}\n");
+        let text = run(stoq_gateway().arg("run").arg("--config").arg(site.configure()), 1).1;
+        assert!(
+            text.contains(said) && text.contains("(mode 0644); run: chmod 600 ") && text.contains(file),
+            "{text}"
+        );
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+    }
+    let token = site.path("admin.token");
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o604)).unwrap();
+    let args = ["top", "--once", "--url", "127.0.0.1:1", "--token-file"];
+    let text = run(stoq_gateway().args(args).arg(&token), 1).1;
+    assert!(text.contains("--token-file: other users can read the token in "), "{text}");
 }

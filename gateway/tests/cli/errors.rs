@@ -1,7 +1,9 @@
 //! Every error that a user can bring about without a NIC, and that no other test expects: by the command line, by files, by a gateway that
 //! is another one or none. `tests/tidy/errors/list.txt` lists all of them; [`run`] checks the form of each.
 
-use crate::support::{Process, Site, free_port, identities, run, stoq, stoq_gateway, wait_until};
+use crate::support::{
+    Process, Site, free_port, identities, run, stoq, stoq_gateway, wait_until, write_secret,
+};
 use crate::wording::assert_well_said;
 use rustix::process::Signal;
 use std::io::{Read, Write};
@@ -126,7 +128,7 @@ fn a_configuration_that_cannot_work_is_refused_with_the_fix() {
     trust.args(["store", "trust-clock", "--config"]).arg(&config);
     said(&site, &mut trust, 1, &["this gateway has no store", "give the file of one that has"]);
     // The files of the admin endpoint.
-    std::fs::write(site.path("short"), "secret").unwrap();
+    write_secret(site.path("short"), "secret");
     let [pem, key] = ["gateway.pem", "gateway.key"].map(|name| ids.file(name));
     let tls = |certificate: &std::path::Path, key: &std::path::Path| {
         format!("certificate = {certificate:?}\nkey = {key:?}")
@@ -135,7 +137,7 @@ fn a_configuration_that_cannot_work_is_refused_with_the_fix() {
         let made = rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
         let (pem, key) = (site.path(&format!("{name}.pem")), site.path(&format!("{name}.key")));
         std::fs::write(&pem, made.cert.pem()).unwrap();
-        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        write_secret(&key, made.signing_key.serialize_pem());
         (pem, key)
     });
     for (keys, part) in [
@@ -220,8 +222,8 @@ fn another_service_at_the_admin_address_is_told_from_a_gateway() {
 #[test]
 fn a_screen_without_its_token_or_terminal_names_the_option() {
     let mut site = Site::new();
-    std::fs::write(site.path("token"), "a-token-that-is-long-enough-for-an-endpoint").unwrap();
-    std::fs::write(site.path("other"), "another-token-that-is-long-enough").unwrap();
+    write_secret(site.path("token"), "a-token-that-is-long-enough-for-an-endpoint");
+    write_secret(site.path("other"), "another-token-that-is-long-enough");
     let url = format!("127.0.0.1:{}", free_port());
     site.more += &format!("[admin]\nlisten = \"{url}\"\ntoken_file = \"token\"\n");
     let _gateway = site.start();
@@ -229,7 +231,7 @@ fn a_screen_without_its_token_or_terminal_names_the_option() {
         said(&site, stoq_gateway().args(["top", "--url", &url]).args(more), 1, &[part]);
     };
     top(&[], "a token is needed: give --token-file");
-    std::fs::write(site.path("blank"), "a token with blanks that is long enough").unwrap();
+    write_secret(site.path("blank"), "a token with blanks that is long enough");
     top(&["--token-file", "blank"], "--token-file: the token has blanks");
     top(&["--token-file", "other"], "is another than the gateway's; give that");
     top(&["--token-file", "token"], "standard output is no terminal; give --once");

@@ -1,9 +1,7 @@
 //! Keys that cannot be used, and no byte of them in any output.
 
-use crate::support::{Site, free_port, identities, stoq, stoq_gateway};
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use crate::support::{Site, free_port, identities, stoq, stoq_gateway, write_secret};
+use std::fs;
 use std::process::Command;
 
 /// Bytes of a secret in a row that an output must not have.
@@ -99,11 +97,6 @@ fn judge(secret: &Secret, output: &[u8], what: &str, part: &str) {
     assert_eq!(secret.found_in(output), None, "{what}: {text}");
 }
 
-fn write_key(path: &Path, bytes: &[u8]) {
-    fs::write(path, bytes).unwrap();
-    fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
-}
-
 fn node_key() -> Secret {
     Secret::of(&fs::read_to_string(identities().file("gateway.key")).unwrap())
 }
@@ -134,7 +127,7 @@ fn no_tool_shows_bytes_of_a_key_that_it_cannot_use() {
     site.identity = format!("certificate = {:?}\nkey = {key:?}", ids.file("gateway.pem"));
     let front = site.more.clone();
     for (form, bytes, part) in forms(&secret) {
-        write_key(&key, &bytes);
+        write_secret(&key, &bytes);
         let mut ping = stoq();
         ping.args(["ping", "--gateway", "127.0.0.1:1", "--node-id", &ids.gateway, "--cert"]);
         ping.arg(ids.file("gateway.pem")).arg("--key").arg(&key);
@@ -159,7 +152,7 @@ fn no_tool_shows_bytes_of_a_key_that_it_cannot_use() {
             judge(&secret, &outputs(&mut command), &format!("{form}: {args:?}"), "own.key");
         }
     }
-    write_key(&key, secret.body.as_bytes());
+    write_secret(&key, secret.body.as_bytes());
     let mut command = stoq();
     command.args(["ping", "--config"]).arg(&key);
     judge(&secret, &outputs(&mut command), "a configuration", "its first line is neither a section");
@@ -171,12 +164,12 @@ fn no_reload_shows_bytes_of_a_key_that_it_cannot_use() {
         let (ids, secret) = (identities(), node_key());
         let mut site = Site::new();
         let key = site.path("own.key");
-        write_key(&key, secret.pem.as_bytes());
+        write_secret(&key, secret.pem.as_bytes());
         site.identity = format!("certificate = {:?}\nkey = {key:?}", ids.file("gateway.pem"));
         site.more += &format!("[reload]\nwatch = false\n[log]\nformat = \"{format}\"\n");
         let mut gateway = site.start();
         for (form, bytes, part) in forms(&secret) {
-            write_key(&key, &bytes);
+            write_secret(&key, &bytes);
             let event = gateway.process.reload("reload-refused").to_string();
             judge(&secret, event.as_bytes(), form, &part.replace('\\', "\\\\"));
         }
@@ -194,7 +187,7 @@ fn no_error_shows_bytes_of_the_admin_endpoints_key_or_token() {
     fs::write(&cert, made.cert.pem()).unwrap();
     let front = site.more.clone();
     for (form, bytes, part) in forms(&secret) {
-        write_key(&key, &bytes);
+        write_secret(&key, &bytes);
         let listen = format!("127.0.0.1:{}", free_port());
         for format in ["text", "json"] {
             let endpoint = |files: String| {
@@ -234,8 +227,8 @@ fn a_key_without_line_ends_is_mended_by_the_command_of_the_error() {
     let (site, secret) = (Site::new(), node_key());
     let (broken, mended) = (site.path("FILE"), site.path("NEW_FILE"));
     for blank in ["", " "] {
-        write_key(&broken, secret.pem.replace('\n', blank).as_bytes());
-        write_key(&mended, b"");
+        write_secret(&broken, secret.pem.replace('\n', blank).as_bytes());
+        write_secret(&mended, b"");
         let mut renew = stoq();
         renew.args(["identity", "renew", "--cert"]).arg(site.path("new.pem")).arg("--key").arg(&broken);
         let text = String::from_utf8(outputs(&mut renew)).unwrap();

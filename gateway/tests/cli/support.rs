@@ -3,8 +3,10 @@
 use crate::data::files;
 use crate::wording::assert_well_said;
 use std::fmt::Write as _;
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -180,6 +182,12 @@ impl Site {
         std::fs::write(&path, &bytes).unwrap();
         (path, format!("b3:{}", blake3::hash(&bytes).to_hex()))
     }
+}
+
+/// Writes a file of mode 0600.
+pub(crate) fn write_secret(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) {
+    std::fs::write(&path, bytes).unwrap();
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
 }
 
 /// A port that is free on both families, and that no earlier call returned.
