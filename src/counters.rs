@@ -62,6 +62,13 @@ counters! {
     DropNeighborQueueFull = "drop_neighbor_queue_full",
     /// Drop: the next hop did not answer ARP or NDP.
     DropNeighborUnreachable = "drop_neighbor_unreachable",
+    /// Drop: the next hop is unknown and was not asked for, since new questions are limited in rate, and stations
+    /// in use keep their places.
+    DropNeighborLimited = "drop_neighbor_limited",
+    /// Drop: an ARP request, neighbor solicitation or echo request past the rate at which they are answered.
+    DropReplyLimited = "drop_reply_limited",
+    /// Drop: an echo request to or from a group or broadcast, of stations or of addresses.
+    DropEchoNotUnicast = "drop_echo_not_unicast",
     /// Drop: no packet buffer was free.
     DropNoBuffer = "drop_no_buffer",
     /// Drop: the device took no frame within the bounded retry.
@@ -96,6 +103,12 @@ counters! {
     HandoversIn = "handovers_in",
     /// ARP, NDP, ICMP and ICMPv6 packets answered or learned from.
     NeighborPackets = "neighbor_packets",
+    /// Claims that a neighbor in use is at another station. Its known station is asked first.
+    NeighborClaimsContested = "neighbor_claims_contested",
+    /// Those claims that the known station refuted by its answer.
+    NeighborClaimsRefuted = "neighbor_claims_refuted",
+    /// Neighbors that another station took over, since their known one did not answer.
+    NeighborStationsChanged = "neighbor_stations_changed",
     /// Echo requests answered, of both families.
     IcmpEchoReplies = "icmp_echo_replies",
     /// Connections whose handshake was completed.

@@ -47,6 +47,30 @@ pub const ACK_GAP_US_MAX: u64 = 1000;
 pub const ACK_GAP_US_MIN: u64 = 100;
 /// Neighbors remembered, a worker.
 pub const NEIGHBORS_LEN_MAX: usize = 1024;
+/// Those of them that have not answered, a worker: they make room first.
+pub const NEIGHBORS_UNRESOLVED_LEN_MAX: usize = 256;
+/// A neighbor counts as in use for this time after a packet last looked it up, milliseconds: traffic looks it up
+/// every [`NEIGHBOR_REACHABLE_MS`].
+pub const NEIGHBOR_IN_USE_MS: u64 = 2 * NEIGHBOR_REACHABLE_MS;
+/// Neighbors newly asked for, a second and worker (RFC 6583 §7.1). Each is asked for [`NEIGHBOR_SOLICITS_MAX`] times
+/// at most; the routers of the configuration are asked for in any case.
+pub const NEIGHBOR_SOLICITS_PER_S: u32 = 50;
+/// Neighbors newly asked for at once after a silence, a worker.
+pub const NEIGHBOR_SOLICITS_BURST: u32 = 256;
+/// From one question to the next, to a station whose address another one claims, milliseconds. It loses the address
+/// after [`NEIGHBOR_SOLICITS_MAX`] without an answer.
+pub const NEIGHBOR_CONTEST_INTERVAL_MS: u64 = 200;
+/// From one such contest about a neighbor to the next, milliseconds.
+pub const NEIGHBOR_CONTEST_PAUSE_MS: u64 = 1000;
+/// Answers to ARP requests and neighbor solicitations, a second and worker: for neighbors in use, and for all other
+/// stations together.
+pub const NEIGHBOR_REPLIES_PER_S: u32 = 1000;
+/// Such answers at once after a silence.
+pub const NEIGHBOR_REPLIES_BURST: u32 = 256;
+/// Answers to echo requests (ICMP, ICMPv6), a second and worker.
+pub const ECHO_REPLIES_PER_S: u32 = 1000;
+/// Such answers at once after a silence.
+pub const ECHO_REPLIES_BURST: u32 = 256;
 /// Solicitations sent for one neighbor before it counts as unreachable (RFC 4861 §10: MAX_MULTICAST_SOLICIT).
 pub const NEIGHBOR_SOLICITS_MAX: u32 = 3;
 /// Bytes of packets that wait for neighbors, all neighbors of a worker together.
@@ -438,6 +462,7 @@ const _: () = {
     assert!(HALF_OPEN_UNPROVEN_LEN_MAX < HALF_OPEN_LEN_MAX && HALF_OPEN_LEN_MAX < CONNECTIONS_LEN_MAX);
     assert!((UNPROVEN_HANDSHAKES_BURST as usize) < HALF_OPEN_UNPROVEN_LEN_MAX);
     assert!(WORKERS_MAX <= u16::MAX as usize);
+    assert!(NEIGHBORS_UNRESOLVED_LEN_MAX < NEIGHBORS_LEN_MAX);
     assert!(REQUESTS_LEN_MAX <= COMMAND_RING_LEN as u64);
     assert!(CLIENT_REQUESTS_LEN as u64 * 2 <= REQUESTS_LEN_MAX);
     assert!(CLIENT_REQUESTS_LEN + GATHER_REQUESTS_LEN_MAX <= REQUESTS_LEN_MAX as usize);

@@ -13,130 +13,49 @@
 //! Packets flow in every state except the first and the last two: a neighbor that is probed again stays in
 //! use. The claim of another host to one of our own addresses is ignored (RFC 4862 §5.4): addresses are
 //! given, not chosen.
+//!
+//! A claim that a neighbor in use is at another station does not overwrite the known one, as RFC 4861 §7.2.5 would: any host of the link
+//! can send it. The known station is asked, three times 200 ms apart, and keeps the address if it answers. Otherwise the claimed station takes
+//! over: after 600 ms, as a router's gratuitous ARP or advertisement after a failover needs it.
 
 use crate::counters::{Counter, Counters};
 use crate::limits::{
-    NEIGHBOR_PENDING_BYTES_MAX, NEIGHBOR_PENDING_LEN_MAX, NEIGHBOR_REACHABLE_MS,
-    NEIGHBOR_SOLICIT_INTERVAL_MS, NEIGHBOR_SOLICITS_MAX, NEIGHBOR_UNREACHABLE_MS, NEIGHBORS_LEN_MAX,
+    NEIGHBOR_PENDING_BYTES_MAX, NEIGHBOR_PENDING_LEN_MAX, NEIGHBOR_REACHABLE_MS, NEIGHBOR_SOLICITS_BURST,
+    NEIGHBOR_SOLICITS_MAX, NEIGHBOR_SOLICITS_PER_S, NEIGHBOR_UNREACHABLE_MS,
 };
-use crate::nic::TxKind;
-use crate::wire::arp::Arp;
-use crate::wire::ethernet::BROADCAST;
-use crate::wire::ip::Addresses;
-use crate::wire::ndp::{self, Ndp};
+use crate::token_bucket::TokenBucket;
 use crate::wire::{Mac, is_unicast};
+use packets::ReplyLimits;
 use route::IpRoutes;
-use rustc_hash::FxHashMap;
-use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
+use table::{CONTEST_INTERVAL, NeighborEntry, NeighborState, RoomFor, SOLICIT_INTERVAL};
 
+mod claim;
 pub mod exchange;
+mod packets;
 pub mod route;
+mod table;
+
+pub use claim::{Claim, NeighborOutput, Pending, Resolution};
 
 #[cfg(test)]
 mod tests;
 
-const SOLICIT_INTERVAL: Duration = Duration::from_millis(NEIGHBOR_SOLICIT_INTERVAL_MS);
 const REACHABLE: Duration = Duration::from_millis(NEIGHBOR_REACHABLE_MS);
 const UNREACHABLE: Duration = Duration::from_millis(NEIGHBOR_UNREACHABLE_MS);
-
-/// A complete frame without its destination station.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Pending {
-    /// The frame's kind for the device.
-    pub kind: TxKind,
-    /// The frame; the first six bytes are filled in when the neighbor is known.
-    pub frame: Vec<u8>,
-    /// Bytes of its UDP payload.
-    pub payload_len: usize,
-}
-
-/// A packet to send.
-#[derive(Debug, PartialEq, Eq)]
-pub enum NeighborOutput {
-    /// An ARP packet.
-    Arp {
-        /// Its destination station, or all stations.
-        destination: Mac,
-        /// The packet.
-        arp: Arp,
-    },
-    /// A neighbor discovery message.
-    Ndp {
-        /// Its destination station or group.
-        destination: Mac,
-        /// From one of our addresses to its receiver.
-        addresses: Addresses,
-        /// The message.
-        ndp: Ndp,
-    },
-    /// A frame that waited for its neighbor.
-    Frame(Pending),
-}
-
-/// The state of a next hop, by [`Neighbors::lookup`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resolution {
-    /// Send to this station.
-    Known {
-        /// The neighbor's station address.
-        mac: Mac,
-        /// Look it up again from this instant on.
-        recheck_at: Instant,
-    },
-    /// Being resolved: [`Neighbors::enqueue`] the packet.
-    Resolving,
-    /// It did not answer lately.
-    Unreachable,
-}
-
-/// A packet's statement about a neighbor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Claim {
-    /// The neighbor.
-    pub address: IpAddr,
-    /// Its station address; an answer may omit it when nothing changed.
-    pub mac: Option<Mac>,
-    /// It answers a question of this host: the neighbor hears us.
-    pub solicited: bool,
-    /// It replaces a known station address.
-    pub overrides: bool,
-    /// It asks for one of our addresses: we are about to send to this neighbor.
-    pub asks_us: bool,
-}
-
-#[derive(Debug)]
-enum State {
-    Incomplete { solicits: u32, next_at: Instant, pending: VecDeque<Pending> },
-    Reachable { mac: Mac, until: Instant },
-    Stale { mac: Mac },
-    Probe { mac: Mac, solicits: u32, next_at: Instant },
-    Unreachable { until: Instant },
-}
-
-#[derive(Debug)]
-struct Entry {
-    state: State,
-    /// The time at which a packet of ours last looked it up; `None` for a neighbor that was only heard.
-    used_at: Option<Instant>,
-}
-
-impl Entry {
-    fn mac(&self) -> Option<Mac> {
-        match self.state {
-            State::Reachable { mac, .. } | State::Stale { mac } | State::Probe { mac, .. } => Some(mac),
-            State::Incomplete { .. } | State::Unreachable { .. } => None,
-        }
-    }
-}
 
 /// The neighbors of one worker.
 #[derive(Debug)]
 pub struct Neighbors {
     mac: Mac,
     routes: IpRoutes,
-    entries: FxHashMap<IpAddr, Entry>,
+    /// Ordered, not hashed: peers choose the addresses.
+    entries: BTreeMap<IpAddr, NeighborEntry>,
+    /// First questions to all stations.
+    solicitations: TokenBucket,
+    replies: ReplyLimits,
     outputs: VecDeque<NeighborOutput>,
     pending_bytes: usize,
     next_timeout: Option<Instant>,
@@ -149,7 +68,9 @@ impl Neighbors {
         Self {
             mac,
             routes,
-            entries: FxHashMap::default(),
+            entries: BTreeMap::new(),
+            solicitations: TokenBucket::new(NEIGHBOR_SOLICITS_PER_S, NEIGHBOR_SOLICITS_BURST),
+            replies: ReplyLimits::default(),
             outputs: VecDeque::new(),
             pending_bytes: 0,
             next_timeout: None,
@@ -171,94 +92,41 @@ impl Neighbors {
     /// The station address of `next_hop`, for a packet to send now. Asks for it where needed.
     pub fn lookup(&mut self, now: Instant, counters: &Counters, next_hop: IpAddr) -> Resolution {
         let Some(entry) = self.entries.get_mut(&next_hop) else {
-            self.make_room(counters, true);
-            return self.resolve(now, next_hop);
+            return self.resolve(now, counters, next_hop);
         };
         entry.used_at = Some(now);
         match entry.state {
-            State::Incomplete { .. } => Resolution::Resolving,
-            State::Reachable { mac, until } if now < until => Resolution::Known { mac, recheck_at: until },
-            State::Reachable { mac, .. } | State::Stale { mac } => {
+            NeighborState::Incomplete { .. } => Resolution::Resolving,
+            NeighborState::Reachable { mac, until } if now < until => {
+                Resolution::Known { mac, recheck_at: until }
+            }
+            NeighborState::Reachable { mac, .. } | NeighborState::Stale { mac } => {
                 let next_at = now + SOLICIT_INTERVAL;
-                entry.state = State::Probe { mac, solicits: 1, next_at };
+                entry.state = NeighborState::Probe { mac, solicits: 1, next_at, rival: None };
                 self.schedule(next_at);
                 self.solicit(next_hop, Some(mac));
                 Resolution::Known { mac, recheck_at: next_at }
             }
-            State::Probe { mac, next_at, .. } => Resolution::Known { mac, recheck_at: next_at },
-            State::Unreachable { until } if now < until => Resolution::Unreachable,
-            State::Unreachable { .. } => self.resolve(now, next_hop),
+            NeighborState::Probe { mac, next_at, .. } => Resolution::Known { mac, recheck_at: next_at },
+            NeighborState::Unreachable { until } if now < until => Resolution::Unreachable,
+            NeighborState::Unreachable { .. } => self.resolve(now, counters, next_hop),
         }
     }
 
     /// Keeps a packet until `next_hop` has answered, after [`Neighbors::lookup`] gave
     /// [`Resolution::Resolving`]. Drops it under a counter when too many bytes wait already.
     pub fn enqueue(&mut self, counters: &Counters, next_hop: IpAddr, packet: Pending) {
-        let room = self.pending_bytes + packet.frame.len() <= NEIGHBOR_PENDING_BYTES_MAX;
+        let room = self.pending_bytes + packet.frame.len() <= NEIGHBOR_PENDING_BYTES_MAX
+            || self.routes.is_router(next_hop);
         match self.entries.get_mut(&next_hop).map(|entry| &mut entry.state) {
-            Some(State::Incomplete { pending, .. }) if room && pending.len() < NEIGHBOR_PENDING_LEN_MAX => {
+            Some(NeighborState::Incomplete { pending, .. })
+                if room && pending.len() < NEIGHBOR_PENDING_LEN_MAX =>
+            {
                 self.pending_bytes += packet.frame.len();
                 pending.push_back(packet);
             }
             _ => counters.add(Counter::DropNeighborQueueFull, 1),
         }
-    }
-
-    /// Learns from an ARP packet, and answers it when it asks for one of our addresses. Returns the claim to
-    /// tell other workers.
-    pub fn handle_arp(&mut self, now: Instant, counters: &Counters, arp: &Arp) -> Option<Claim> {
-        let to_us = self.is_ours(IpAddr::V4(arp.target));
-        if to_us && !arp.reply && is_unicast(arp.source_mac) {
-            let arp = Arp {
-                reply: true,
-                source_mac: self.mac,
-                source: arp.target,
-                target_mac: arp.source_mac,
-                target: arp.source,
-            };
-            self.outputs.push_back(NeighborOutput::Arp { destination: arp.target_mac, arp });
-        }
-        let claim = Claim {
-            address: IpAddr::V4(arp.source),
-            mac: Some(arp.source_mac),
-            solicited: arp.reply && to_us,
-            overrides: true,
-            asks_us: !arp.reply && to_us,
-        };
-        self.handle_claim(now, counters, claim).then_some(claim)
-    }
-
-    /// Learns from a neighbor discovery message that the station `source_mac` sent from `source`, and answers
-    /// it when it asks for one of our addresses. Returns the claim to tell other workers.
-    pub fn handle_ndp(
-        &mut self,
-        now: Instant,
-        counters: &Counters,
-        source_mac: Mac,
-        source: Ipv6Addr,
-        message: &Ndp,
-    ) -> Option<Claim> {
-        let claim = match *message {
-            Ndp::Solicit { target, source_mac: stated } => {
-                if !self.is_ours(IpAddr::V6(target)) {
-                    return None;
-                }
-                self.advertise(stated.unwrap_or(source_mac), source, target);
-                // RFC 4861 §7.2.3: nothing is learned without the option.
-                stated?;
-                Claim {
-                    address: IpAddr::V6(source),
-                    mac: stated,
-                    solicited: false,
-                    overrides: true,
-                    asks_us: true,
-                }
-            }
-            Ndp::Advertise { target, target_mac, solicited, overrides, .. } => {
-                Claim { address: IpAddr::V6(target), mac: target_mac, solicited, overrides, asks_us: false }
-            }
-        };
-        self.handle_claim(now, counters, claim).then_some(claim)
     }
 
     /// Learns a claim, heard here or at another worker. Returns whether it is possible at all: about another
@@ -271,35 +139,29 @@ impl Neighbors {
             // RFC 4861 §7.2.5: an answer to no question creates nothing.
             if let Some(mac) = claim.mac
                 && claim.asks_us
-                && self.make_room(counters, false)
+                && self.make_room(now, counters, claim.address, RoomFor::Heard)
             {
-                self.entries.insert(claim.address, Entry { state: State::Stale { mac }, used_at: None });
+                self.entries.insert(claim.address, NeighborEntry::new(NeighborState::Stale { mac }, None));
             }
             return true;
         };
         let known = entry.mac();
         let Some(mac) = claim.mac.or(known) else { return true };
-        let changed = known.is_some_and(|known| known != mac);
-        if changed && !claim.overrides {
-            // RFC 4861 §7.2.5 I: another station claims the address too. Ask again.
-            if let State::Reachable { mac, .. } = entry.state {
-                entry.state = State::Stale { mac };
-                self.generation += 1;
-            }
+        if known.is_some_and(|known| known != mac) && entry.used_at.is_some() {
+            self.contest(now, counters, claim.address, claim.overrides.then_some(mac));
             return true;
         }
         let next = if claim.solicited {
-            State::Reachable { mac, until: now + REACHABLE }
+            NeighborState::Reachable { mac, until: now + REACHABLE }
         } else if known == Some(mac) {
             return true;
         } else {
-            State::Stale { mac }
+            NeighborState::Stale { mac }
         };
-        if changed {
-            self.generation += 1;
-        }
-        if let State::Incomplete { pending, .. } = std::mem::replace(&mut entry.state, next) {
-            self.release(mac, pending);
+        match std::mem::replace(&mut entry.state, next) {
+            NeighborState::Incomplete { pending, .. } => self.release(mac, pending),
+            NeighborState::Probe { rival: Some(_), .. } => counters.add(Counter::NeighborClaimsRefuted, 1),
+            _ => {}
         }
         true
     }
@@ -326,7 +188,9 @@ impl Neighbors {
             .entries
             .iter()
             .filter_map(|(&address, entry)| match entry.state {
-                State::Incomplete { next_at, .. } | State::Probe { next_at, .. } => Some((address, next_at)),
+                NeighborState::Incomplete { next_at, .. } | NeighborState::Probe { next_at, .. } => {
+                    Some((address, next_at))
+                }
                 _ => None,
             })
             .filter_map(|(address, next_at)| {
@@ -344,22 +208,26 @@ impl Neighbors {
 
     fn ask_again(&mut self, now: Instant, counters: &Counters, address: IpAddr) {
         let Some(entry) = self.entries.get_mut(&address) else { return };
-        let retry_at = now + SOLICIT_INTERVAL;
-        let to = match &mut entry.state {
-            State::Incomplete { solicits, next_at, .. } if *solicits < NEIGHBOR_SOLICITS_MAX => {
+        let (to, retry_at) = match &mut entry.state {
+            NeighborState::Incomplete { solicits, next_at, .. } if *solicits < NEIGHBOR_SOLICITS_MAX => {
                 *solicits += 1;
-                *next_at = retry_at;
-                None
+                *next_at = now + SOLICIT_INTERVAL;
+                (None, *next_at)
             }
-            State::Probe { mac, solicits, next_at } if *solicits < NEIGHBOR_SOLICITS_MAX => {
+            NeighborState::Probe { mac, solicits, next_at, rival } if *solicits < NEIGHBOR_SOLICITS_MAX => {
                 *solicits += 1;
-                *next_at = retry_at;
-                Some(*mac)
+                *next_at = now + if rival.is_some() { CONTEST_INTERVAL } else { SOLICIT_INTERVAL };
+                (Some(*mac), *next_at)
             }
-            State::Incomplete { pending, .. } => {
+            NeighborState::Incomplete { pending, .. } => {
                 let pending = std::mem::take(pending);
-                entry.state = State::Unreachable { until: now + UNREACHABLE };
+                entry.state = NeighborState::Unreachable { until: now + UNREACHABLE };
                 self.forget(counters, pending);
+                return;
+            }
+            NeighborState::Probe { mac, rival: Some(rival), .. } => {
+                let (mac, rival) = (*mac, *rival);
+                self.take_over(now, counters, address, mac, rival);
                 return;
             }
             // RFC 4861 §7.3.3: forgotten, so that the next packet asks all stations.
@@ -373,10 +241,15 @@ impl Neighbors {
         self.solicit(address, to);
     }
 
-    fn resolve(&mut self, now: Instant, next_hop: IpAddr) -> Resolution {
+    fn resolve(&mut self, now: Instant, counters: &Counters, next_hop: IpAddr) -> Resolution {
+        // RFC 6583 §7.1: the questions are limited in rate, and known neighbors go before unknown ones.
+        let allowed = self.routes.is_router(next_hop) || self.solicitations.take(now);
+        if !allowed || !self.make_room(now, counters, next_hop, RoomFor::Use) {
+            return Resolution::Limited;
+        }
         let next_at = now + SOLICIT_INTERVAL;
-        let state = State::Incomplete { solicits: 1, next_at, pending: VecDeque::new() };
-        self.entries.insert(next_hop, Entry { state, used_at: Some(now) });
+        let state = NeighborState::Incomplete { solicits: 1, next_at, pending: VecDeque::new() };
+        self.entries.insert(next_hop, NeighborEntry::new(state, Some(now)));
         self.schedule(next_at);
         self.solicit(next_hop, None);
         Resolution::Resolving
@@ -384,56 +257,6 @@ impl Neighbors {
 
     fn schedule(&mut self, at: Instant) {
         self.next_timeout = Some(self.next_timeout.map_or(at, |next| next.min(at)));
-    }
-
-    /// Asks the station `to`, or all stations, for `address`.
-    fn solicit(&mut self, address: IpAddr, to: Option<Mac>) {
-        match (address, self.routes.source_for(address, address)) {
-            (IpAddr::V4(target), source) => {
-                // RFC 5227 §2.1: a host without a fitting address asks from 0.0.0.0.
-                let source = match source {
-                    Some(IpAddr::V4(source)) => source,
-                    _ => Ipv4Addr::UNSPECIFIED,
-                };
-                let arp = Arp { reply: false, source_mac: self.mac, source, target_mac: [0; 6], target };
-                self.outputs.push_back(NeighborOutput::Arp { destination: to.unwrap_or(BROADCAST), arp });
-            }
-            (IpAddr::V6(target), Some(IpAddr::V6(source))) => {
-                let group = ndp::solicited_node(target);
-                let destination = if to.is_some() { target } else { group };
-                self.outputs.push_back(NeighborOutput::Ndp {
-                    destination: to.unwrap_or(ndp::multicast_mac(group)),
-                    addresses: Addresses::V6 { source, destination },
-                    ndp: Ndp::Solicit { target, source_mac: Some(self.mac) },
-                });
-            }
-            // Unreachable: a next hop in IPv6 is on a link, and the link-local address always is.
-            (IpAddr::V6(_), _) => {}
-        }
-    }
-
-    /// Answers a solicitation for `target`. RFC 4861 §7.2.4: a solicitation from the unspecified address is answered to all nodes.
-    fn advertise(&mut self, mac: Mac, asker: Ipv6Addr, target: Ipv6Addr) {
-        let probe = asker.is_unspecified();
-        let to = if probe { ndp::ALL_NODES } else { asker };
-        if !probe && !is_unicast(mac) {
-            return;
-        }
-        self.outputs.push_back(NeighborOutput::Ndp {
-            destination: if probe { ndp::multicast_mac(to) } else { mac },
-            addresses: Addresses::V6 { source: target, destination: to },
-            ndp: Ndp::Advertise {
-                target,
-                target_mac: Some(self.mac),
-                router: false,
-                solicited: !probe,
-                overrides: true,
-            },
-        });
-    }
-
-    fn is_ours(&self, address: IpAddr) -> bool {
-        self.routes.addresses().any(|ours| ours == address)
     }
 
     fn release(&mut self, mac: Mac, pending: VecDeque<Pending>) {
@@ -449,28 +272,5 @@ impl Neighbors {
     fn forget(&mut self, counters: &Counters, pending: VecDeque<Pending>) {
         self.pending_bytes -= pending.iter().map(|packet| packet.frame.len()).sum::<usize>();
         counters.add(Counter::DropNeighborUnreachable, pending.len() as u64);
-    }
-
-    /// Makes room for one more neighbor. Neighbors that we never sent to go first. Then, if `for_use`, the
-    /// one least recently sent to goes: a station that only speaks to us cannot displace one that we speak
-    /// to. Returns whether there is room.
-    fn make_room(&mut self, counters: &Counters, for_use: bool) -> bool {
-        if self.entries.len() < NEIGHBORS_LEN_MAX {
-            return true;
-        }
-        let victim = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| for_use || entry.used_at.is_none())
-            .min_by_key(|(_, entry)| entry.used_at)
-            .map(|(&address, _)| address);
-        let Some(entry) = victim.and_then(|address| self.entries.remove(&address)) else { return false };
-        if entry.used_at.is_some() {
-            self.generation += 1;
-        }
-        if let State::Incomplete { pending, .. } = entry.state {
-            self.forget(counters, pending);
-        }
-        true
     }
 }

@@ -88,6 +88,21 @@ impl IpRoutes {
             && !self.prefixes.iter().any(|prefix| prefix.is_reserved(address))
     }
 
+    /// Whether `address` is one of the configured next hops.
+    pub fn is_router(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(v4) => self.next_hop_v4 == Some(v4),
+            IpAddr::V6(v6) => self.next_hop_v6 == Some(v6),
+        }
+    }
+
+    /// Whether `address` may be one other host, on a link of ours or beyond: neither a group, nor a broadcast address, nor our own.
+    pub fn is_other_host(&self, address: IpAddr) -> bool {
+        is_host(address)
+            && !self.addresses().any(|ours| ours == address)
+            && !self.prefixes.iter().any(|prefix| prefix.is_reserved(address))
+    }
+
     /// The way to `destination`, from `source` if that is given. None when no route leads there, when it is
     /// no host's address or our own, and when `source` is not ours or of the other family.
     pub fn route(&self, destination: IpAddr, source: Option<IpAddr>) -> Option<IpRoute> {

@@ -1,6 +1,13 @@
 //! Neighbors are learned, kept, changed and forgotten.
 
 use super::*;
+use crate::limits::{
+    NEIGHBOR_IN_USE_MS, NEIGHBOR_REPLIES_BURST, NEIGHBORS_LEN_MAX, NEIGHBORS_UNRESOLVED_LEN_MAX,
+};
+use crate::nic::TxKind;
+use crate::wire::arp::Arp;
+use crate::wire::ethernet::BROADCAST;
+use std::net::Ipv4Addr;
 
 const OURS: Mac = [2, 0, 0, 0, 0, 1];
 const THEIRS: Mac = [2, 0, 0, 0, 0, 2];
@@ -131,17 +138,156 @@ fn a_neighbor_that_stops_answering_is_forgotten_and_asked_for_anew() {
     assert_eq!(host.lookup(63_001, "fd00::2"), Resolution::Resolving);
 }
 
-#[test]
-fn a_neighbor_that_moves_to_another_station_is_followed() {
+/// A gratuitous announcement, as a router makes after a failover (RFC 5227 §3).
+fn announcement(address: &str, mac: Mac) -> Claim {
+    Claim { asks_us: false, ..question(address, mac) }
+}
+
+/// A host that sends to 10.77.0.2 at the station `THEIRS`.
+fn host_with_neighbor() -> Host {
     let mut host = Host::new();
     host.lookup(0, "10.77.0.2");
     host.claim(0, answer("10.77.0.2", THEIRS));
+    host.outputs();
+    host
+}
+
+fn asked(outputs: &[NeighborOutput]) -> Vec<Mac> {
+    let station = |output: &NeighborOutput| match output {
+        NeighborOutput::Arp { destination, arp } if !arp.reply => Some(*destination),
+        _ => None,
+    };
+    outputs.iter().filter_map(station).collect()
+}
+
+#[test]
+fn a_claim_takes_no_address_from_a_station_that_answers() {
+    let mut host = host_with_neighbor();
     let before = host.neighbors.generation();
-    // A gratuitous announcement, as a router makes after failing over (RFC 5227 §3).
-    let claim = Claim { asks_us: false, ..question("10.77.0.2", OTHER) };
-    host.claim(1, claim);
-    assert_eq!(host.mac(2, "10.77.0.2"), Some(OTHER));
+    for second in 0..5 {
+        for i in 0..7 {
+            host.claim(second * 1000 + 1 + i, announcement("10.77.0.2", OTHER));
+            host.claim(second * 1000 + 1 + i, answer("10.77.0.2", OTHER));
+        }
+        host.timeout(second * 1000 + 10);
+        assert_eq!(asked(&host.outputs()), [THEIRS], "one question of the known station a pause");
+        assert_eq!(host.mac(second * 1000 + 20, "10.77.0.2"), Some(THEIRS));
+        host.claim(second * 1000 + 30, answer("10.77.0.2", THEIRS));
+        host.timeout(second * 1000 + 700);
+        assert_eq!(host.mac(second * 1000 + 700, "10.77.0.2"), Some(THEIRS));
+    }
+    assert_eq!(host.neighbors.generation(), before, "no path is built again");
+    assert_eq!(host.counters.get(Counter::NeighborClaimsContested), 70);
+    assert_eq!(host.counters.get(Counter::NeighborClaimsRefuted), 5);
+    assert_eq!(host.counters.get(Counter::NeighborStationsChanged), 0);
+}
+
+#[test]
+fn a_neighbor_that_moves_to_another_station_is_followed_once_the_old_one_is_silent() {
+    let mut host = host_with_neighbor();
+    let before = host.neighbors.generation();
+    host.claim(1, announcement("10.77.0.2", OTHER));
+    for ms in [201, 401] {
+        host.timeout(ms);
+        assert_eq!(host.mac(ms, "10.77.0.2"), Some(THEIRS));
+    }
+    assert_eq!(asked(&host.outputs()), [THEIRS; 3]);
+    host.timeout(601);
+    assert_eq!(host.mac(601, "10.77.0.2"), Some(OTHER));
     assert_ne!(host.neighbors.generation(), before);
+    assert_eq!(asked(&host.outputs()), [OTHER], "the new station is asked in its turn");
+    assert_eq!(host.counters.get(Counter::NeighborStationsChanged), 1);
+}
+
+#[test]
+fn a_contest_in_the_pause_after_another_asks_at_its_end() {
+    let mut host = host_with_neighbor();
+    host.claim(1, announcement("10.77.0.2", OTHER));
+    host.claim(2, answer("10.77.0.2", THEIRS));
+    assert_eq!(asked(&host.outputs()), [THEIRS]);
+    host.claim(3, announcement("10.77.0.2", OTHER));
+    assert!(host.outputs().is_empty());
+    for ms in [1001, 1201, 1401] {
+        host.timeout(ms);
+        assert_eq!(asked(&host.outputs()), [THEIRS]);
+    }
+    host.timeout(1601);
+    assert_eq!(host.mac(1601, "10.77.0.2"), Some(OTHER));
+}
+
+#[test]
+fn denials_keep_no_station_that_is_silent() {
+    let mut host = host_with_neighbor();
+    for ms in (1..4000).step_by(100) {
+        host.claim(ms, Claim { overrides: false, solicited: false, ..answer("10.77.0.2", OTHER) });
+        host.timeout(ms);
+    }
+    assert_eq!(host.lookup(4000, "10.77.0.2"), Resolution::Resolving, "forgotten, and all are asked");
+}
+
+#[test]
+fn spoofed_addresses_cause_few_questions_and_displace_neither_routers_nor_stations_in_use() {
+    let addresses = ["10.77.0.1/16"].map(|text| text.parse().unwrap());
+    let routes = IpRoutes::new(OURS, &addresses, Some([10, 77, 0, 254].into()), None).unwrap();
+    let mut host = Host { neighbors: Neighbors::new(OURS, routes), ..Host::new() };
+    host.lookup(0, "10.77.0.2");
+    host.claim(0, answer("10.77.0.2", THEIRS));
+    let before = host.neighbors.generation();
+    let (mut questions, mut limited) = (0, 0);
+    for i in 0..6400u32 {
+        let ms = 1 + u64::from(i) * 1000 / 6400;
+        let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 77, 1, 0).to_bits() + i).to_string();
+        limited += usize::from(host.lookup(ms, &address) == Resolution::Limited);
+        questions += host.outputs().len();
+        let unresolved = host.neighbors.entries.values().filter(|entry| entry.mac().is_none()).count();
+        assert!(unresolved <= NEIGHBORS_UNRESOLVED_LEN_MAX, "{unresolved}");
+    }
+    assert!(questions <= (NEIGHBOR_SOLICITS_BURST + NEIGHBOR_SOLICITS_PER_S) as usize + 1, "{questions}");
+    assert!(limited > 6000, "{limited}");
+    assert_eq!(host.mac(1001, "10.77.0.2"), Some(THEIRS));
+    assert_eq!(host.lookup(1001, "10.77.0.254"), Resolution::Resolving, "a router is asked for in any case");
+    assert_eq!(host.outputs().len(), 1);
+    // The unresolved ones that went were in no path.
+    assert_eq!(host.neighbors.generation(), before);
+}
+
+#[test]
+fn a_table_full_of_stations_in_use_keeps_them() {
+    let mut host = Host::new();
+    let address = |i: u32| Ipv4Addr::from_bits(Ipv4Addr::new(10, 77, 1, 0).to_bits() + i).to_string();
+    for i in 0..NEIGHBORS_LEN_MAX as u32 {
+        host.claim(u64::from(i), question(&address(i), OTHER));
+        assert_eq!(host.mac(u64::from(i), &address(i)), Some(OTHER));
+    }
+    assert_eq!(host.lookup(2000, "10.77.0.2"), Resolution::Limited);
+    assert_eq!(host.neighbors.entries.len(), NEIGHBORS_LEN_MAX);
+    // Once they are used no more, the one written to longest ago makes room.
+    let later = NEIGHBOR_IN_USE_MS + 2000;
+    assert_eq!(host.lookup(later, "10.77.0.2"), Resolution::Resolving);
+    assert_eq!(host.neighbors.entries.len(), NEIGHBORS_LEN_MAX);
+    assert!(!host.neighbors.entries.contains_key(&ip(&address(0))));
+}
+
+#[test]
+fn questions_are_answered_at_a_bounded_rate_and_those_of_neighbors_in_use_apart() {
+    let mut host = host_with_neighbor();
+    let now = host.at(1);
+    let ask = |source: Ipv4Addr, source_mac| Arp {
+        reply: false,
+        source_mac,
+        source,
+        target_mac: [0; 6],
+        target: [10, 77, 0, 1].into(),
+    };
+    for i in 0..5000u32 {
+        let source = Ipv4Addr::from_bits(Ipv4Addr::new(10, 77, 1, 0).to_bits() + i);
+        host.neighbors.handle_arp(now, &host.counters, &ask(source, OTHER));
+    }
+    let answers = host.outputs().len() as u32;
+    assert_eq!(answers, NEIGHBOR_REPLIES_BURST);
+    assert_eq!(host.counters.get(Counter::DropReplyLimited), u64::from(5000 - answers));
+    host.neighbors.handle_arp(now, &host.counters, &ask([10, 77, 0, 2].into(), THEIRS));
+    assert_eq!(host.outputs().len(), 1, "a neighbor in use is answered");
 }
 
 #[test]
@@ -195,17 +341,6 @@ fn a_flood_of_questions_displaces_no_neighbor_that_we_send_to() {
     assert_eq!(host.neighbors.entries.len(), NEIGHBORS_LEN_MAX);
     assert_eq!(host.mac(2, "10.77.0.2"), Some(THEIRS));
     assert_eq!(host.neighbors.generation(), before);
-}
-
-#[test]
-fn the_neighbor_written_to_longest_ago_makes_room_for_a_new_one() {
-    let mut host = Host::new();
-    for i in 0..=NEIGHBORS_LEN_MAX as u32 {
-        let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 77, 1, 0).to_bits() + i).to_string();
-        assert_eq!(host.lookup(u64::from(i), &address), Resolution::Resolving);
-    }
-    assert_eq!(host.neighbors.entries.len(), NEIGHBORS_LEN_MAX);
-    assert!(!host.neighbors.entries.contains_key(&ip("10.77.1.0")));
 }
 
 #[test]

@@ -69,6 +69,8 @@ pub enum ControlFrame<'a> {
     EchoRequest {
         /// The frame's sender.
         source_mac: Mac,
+        /// The station or group that the frame is for.
+        destination_mac: Mac,
         /// Its sender, and our address that it is for.
         addresses: Addresses,
         /// The request.
@@ -102,11 +104,11 @@ impl Station {
         match ethernet.protocol {
             EthernetProtocol::Ipv4 => {
                 let (ip, payload) = Ip::parse_v4(payload, checked)?;
-                self.parse_packet(ethernet.source, ip, payload, checked, udp)
+                self.parse_packet(&ethernet, ip, payload, checked, udp)
             }
             EthernetProtocol::Ipv6 => {
                 let (ip, payload) = Ip::parse_v6(payload)?;
-                self.parse_packet(ethernet.source, ip, payload, checked, udp)
+                self.parse_packet(&ethernet, ip, payload, checked, udp)
             }
             EthernetProtocol::Arp => {
                 Ok(Some(ControlFrame::Arp { source_mac: ethernet.source, arp: Arp::parse(payload)? }))
@@ -119,14 +121,14 @@ impl Station {
     #[inline(always)]
     fn parse_packet<'a>(
         &self,
-        source_mac: Mac,
+        ethernet: &Ethernet,
         ip: Ip,
         payload: &'a [u8],
         checked: ChecksumBy,
         udp: impl FnOnce(SocketAddr, IpAddr, u8, &'a [u8]),
     ) -> Result<Option<ControlFrame<'a>>, WireError> {
         if ip.protocol != IpProtocol::Udp {
-            return self.parse_control(source_mac, &ip, payload).map(Some);
+            return self.parse_control(ethernet, &ip, payload).map(Some);
         }
         let destination = ip.addresses.destination();
         if !self.has(destination) {
@@ -148,7 +150,7 @@ impl Station {
     #[cold]
     fn parse_control<'a>(
         &self,
-        source_mac: Mac,
+        ethernet: &Ethernet,
         ip: &Ip,
         payload: &'a [u8],
     ) -> Result<ControlFrame<'a>, WireError> {
@@ -156,7 +158,7 @@ impl Station {
         let to_us = self.has(addresses.destination());
         match (addresses, ip.protocol) {
             (Addresses::V4 { .. }, IpProtocol::Icmp) if !to_us => Err(WireError::Foreign),
-            (Addresses::V4 { .. }, IpProtocol::Icmp) => echo_request(source_mac, addresses, payload),
+            (Addresses::V4 { .. }, IpProtocol::Icmp) => echo_request(ethernet, addresses, payload),
             (Addresses::V6 { source, destination }, IpProtocol::Icmpv6) => {
                 if !to_us && !self.listens_on(destination) {
                     return Err(WireError::Foreign);
@@ -165,10 +167,14 @@ impl Station {
                     // An echo request to a group would make every host answer at once: only our own addresses
                     // answer.
                     Some(Icmpv6Message::EchoRequest) if to_us && !source.is_unspecified() => {
-                        echo_request(source_mac, addresses, payload)
+                        echo_request(ethernet, addresses, payload)
                     }
                     Some(Icmpv6Message::NeighborSolicit | Icmpv6Message::NeighborAdvert) => {
-                        Ok(ControlFrame::Ndp { source_mac, source, ndp: Ndp::parse(ip, payload)? })
+                        Ok(ControlFrame::Ndp {
+                            source_mac: ethernet.source,
+                            source,
+                            ndp: Ndp::parse(ip, payload)?,
+                        })
                     }
                     Some(_) => Err(WireError::Unwanted),
                     None => Err(WireError::Malformed),
@@ -207,14 +213,19 @@ impl Station {
     }
 }
 
-fn echo_request(
-    source_mac: Mac,
+fn echo_request<'a>(
+    ethernet: &Ethernet,
     addresses: Addresses,
-    payload: &[u8],
-) -> Result<ControlFrame<'_>, WireError> {
+    payload: &'a [u8],
+) -> Result<ControlFrame<'a>, WireError> {
     let echo = IcmpEcho::parse(&addresses, payload)?;
     if echo.reply {
         return Err(WireError::Unwanted);
     }
-    Ok(ControlFrame::EchoRequest { source_mac, addresses, echo })
+    Ok(ControlFrame::EchoRequest {
+        source_mac: ethernet.source,
+        destination_mac: ethernet.destination,
+        addresses,
+        echo,
+    })
 }

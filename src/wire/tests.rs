@@ -146,7 +146,12 @@ fn an_echo_request_gives_its_fields() {
     let addresses = Addresses::V4 { source: Ipv4Addr::new(10, 77, 0, 2), destination: V4 };
     assert_eq!(
         station().receive(&frame, RxChecksum::Unknown),
-        Ok(Received::Control(ControlFrame::EchoRequest { source_mac: THEIRS, addresses, echo }))
+        Ok(Received::Control(ControlFrame::EchoRequest {
+            source_mac: THEIRS,
+            destination_mac: OURS,
+            addresses,
+            echo
+        }))
     );
 }
 

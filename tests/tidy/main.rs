@@ -23,7 +23,6 @@ const PAGE_LINES_MAX: usize = 70;
 /// Files longer than [`FILE_LINES_MAX`].
 const LONG_FILES: &[&str] = &[
     "gateway/tests/cli/outputs.rs",
-    "src/datagram/user_space/tests.rs",
     "tests/client.rs",
     "tests/seed_store/sets.rs",
     "tests/simulated/support/mod.rs",

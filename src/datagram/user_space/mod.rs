@@ -6,15 +6,16 @@
 
 use super::{Datagram, Heard, Network, NetworkInfo, NetworkKind, Obstacle, Unreachable};
 use crate::counters::{Counter, Counters};
-use crate::limits::TX_SEGMENTS_LEN_MAX;
+use crate::limits::{ECHO_REPLIES_BURST, ECHO_REPLIES_PER_S, TX_SEGMENTS_LEN_MAX};
 use crate::neighbor::exchange::ExchangePort;
 use crate::neighbor::route::{IpRouteError, IpRoutes};
 use crate::neighbor::{NeighborOutput, Neighbors, Pending, Resolution};
 use crate::nic::{Nic, RxChecksum, TxKind};
 use crate::stages::LoopStage;
+use crate::token_bucket::TokenBucket;
 use crate::wire::prefix::Prefix;
 use crate::wire::udp::{Udp, UdpTemplate};
-use crate::wire::{ControlFrame, Mac, Station, ip::Addresses};
+use crate::wire::{self, ControlFrame, Mac, Station, ip::Addresses};
 use path::{Path, Paths};
 use quinn_proto::{EcnCodepoint, Transmit};
 use replies::Replies;
@@ -81,6 +82,7 @@ struct Host {
     neighbors: Neighbors,
     exchange: Option<ExchangePort>,
     replies: Replies,
+    echo_replies: TokenBucket,
     mtu: usize,
     udp_checksum: bool,
 }
@@ -113,6 +115,7 @@ impl<N: Nic> UserSpace<N> {
         let host = Host {
             neighbors: Neighbors::new(mac, routes),
             replies: Replies::new(mac, config.vlan),
+            echo_replies: TokenBucket::new(ECHO_REPLIES_PER_S, ECHO_REPLIES_BURST),
             station,
             exchange: None,
             mtu: usize::from(mtu),
@@ -166,6 +169,7 @@ impl<N: Nic> UserSpace<N> {
                 Err(NoPath::Resolving { next_hop: route.next_hop, template: template([0; 6]) })
             }
             Resolution::Unreachable => Err(NoPath::Unreachable),
+            Resolution::Limited => Err(NoPath::Limited),
         }
     }
 
@@ -258,6 +262,7 @@ enum NoPath {
     NoRoute,
     Resolving { next_hop: IpAddr, template: Box<UdpTemplate> },
     Unreachable,
+    Limited,
 }
 
 impl Host {
@@ -299,14 +304,24 @@ impl Host {
             ControlFrame::Ndp { source_mac, source, ndp } => {
                 self.neighbors.handle_ndp(now, counters, source_mac, source, &ndp)
             }
-            ControlFrame::EchoRequest { source_mac, addresses, echo } => {
-                // RFC 1122 §3.2.2.6, RFC 4443 §4.2: the reply carries all of the request's data, or is not
-                // sent.
-                if self.replies.echo(source_mac, addresses, echo, self.mtu) {
-                    counters.add(Counter::IcmpEchoReplies, 1);
-                } else {
-                    counters.add(Counter::DropTooBig, 1);
-                }
+            ControlFrame::EchoRequest { source_mac, destination_mac, addresses, echo } => {
+                // RFC 1122 §3.2.2.6, RFC 4443 §4.2 allow silence for groups: every member would answer at once, or be told to.
+                let is_unicast = destination_mac == self.station.mac
+                    && wire::is_unicast(source_mac)
+                    && self.neighbors.routes().is_other_host(addresses.source());
+                // The reply carries all of the request's data, or is not sent.
+                counters.add(
+                    if !is_unicast {
+                        Counter::DropEchoNotUnicast
+                    } else if !self.echo_replies.take(now) {
+                        Counter::DropReplyLimited
+                    } else if self.replies.echo(source_mac, addresses, echo, self.mtu) {
+                        Counter::IcmpEchoReplies
+                    } else {
+                        Counter::DropTooBig
+                    },
+                    1,
+                );
                 None
             }
         };
@@ -352,6 +367,7 @@ impl<N: Nic> Network for UserSpace<N> {
             Err(NoPath::Unreachable) => {
                 counters.add(Counter::DropNeighborUnreachable, segments.len() as u64);
             }
+            Err(NoPath::Limited) => counters.add(Counter::DropNeighborLimited, segments.len() as u64),
         }
     }
 

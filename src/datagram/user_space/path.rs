@@ -3,7 +3,7 @@
 use crate::limits::PATHS_LEN_MAX;
 use crate::wire::udp::UdpTemplate;
 use quinn_proto::Transmit;
-use rustc_hash::FxHashMap;
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
@@ -21,10 +21,13 @@ pub(super) struct Path {
 }
 
 /// The paths in use, bounded: past [`PATHS_LEN_MAX`], all are dropped and built again as they are used.
+///
+/// Peers choose their addresses, so the map's hash has a random key: without one, addresses that collide make each look-up a
+/// walk over all of them.
 #[derive(Default)]
 pub(super) struct Paths {
     paths: Vec<Path>,
-    index: FxHashMap<Key, usize>,
+    index: HashMap<Key, usize>,
     last: Option<(Key, usize)>,
 }
 
@@ -75,4 +78,34 @@ impl Paths {
 #[inline]
 fn key(transmit: &Transmit) -> Key {
     (transmit.destination, transmit.src_ip)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::hash::BuildHasher;
+    use std::net::Ipv6Addr;
+
+    /// The last bits of a hash choose the place in a map.
+    const PLACES_LEN: u64 = 1024;
+
+    fn key(i: u128) -> Key {
+        let base = u128::from("fd00::".parse::<Ipv6Addr>().unwrap());
+        (SocketAddr::new(Ipv6Addr::from(base + i).into(), 4433), None)
+    }
+
+    #[test]
+    fn addresses_that_collide_in_a_hash_without_a_key_are_spread_by_the_map() {
+        let unkeyed = rustc_hash::FxBuildHasher;
+        let colliding: Vec<Key> =
+            (0..).map(key).filter(|key| unkeyed.hash_one(key) % PLACES_LEN == 7).take(256).collect();
+        let paths = Paths::default();
+        let mut places: BTreeMap<u64, usize> = BTreeMap::new();
+        for key in &colliding {
+            *places.entry(paths.index.hasher().hash_one(key) % PLACES_LEN).or_default() += 1;
+        }
+        let longest = places.values().max().copied();
+        assert!(longest.is_some_and(|len| len <= 16), "{longest:?} of {} at one place", colliding.len());
+    }
 }
