@@ -214,6 +214,12 @@ pub const PUT_TURN_MS_MAX: u64 = 3_600_000;
 pub const STORE_CHANGES_LEN_MAX: usize = 4096;
 /// Sets with bad descriptors that a store remembers.
 pub const BAD_SETS_LEN_MAX: usize = 1024;
+/// Requests of a worker that wait for a connection to one peer gateway; further ones are refused.
+pub const RELAY_WAITING_LEN_MAX: usize = 1024;
+/// FETCHes that share one forwarded answer; an equal one after them is forwarded itself.
+pub const MERGE_LEN_MAX: usize = 256;
+/// Between two looks for members of shared answers that others hold back, milliseconds.
+pub const MERGE_LOOK_MS: u64 = 100;
 /// Holdings that one peer gateway may announce.
 pub const DIRECTORY_LEN_MAX: usize = 1 << 16;
 /// Between two looks for holdings to announce to peer gateways, milliseconds.
@@ -255,10 +261,15 @@ pub const HINT_INTERVAL_S: u32 = 30;
 pub const SERVED_LEN_MAX: usize = 1024;
 /// Payloads that a worker mirrors at once.
 pub const MIRRORS_LEN_MAX: usize = 64;
+/// The same, of those that one node asked for.
+pub const NODE_MIRRORS_LEN_MAX: usize = 8;
 /// The most that a FETCH in early data may select, bytes (protocol §7).
 pub const EARLY_FETCH_BYTES_MAX: u64 = 64 * 1024;
 /// Stream errors within [`STREAM_ERROR_WINDOW_S`] that close the connection (protocol §8).
 pub const STREAM_ERRORS_MAX: usize = 3;
+/// Errors within [`STREAM_ERROR_WINDOW_S`] on requests that a peer gateway forwards; then its requests behind HOP are refused until fewer are in
+/// the window. The gateway is not to blame, so its connection stays.
+pub const ROUTED_ERRORS_MAX: usize = 64;
 /// The window of [`STREAM_ERRORS_MAX`], seconds.
 pub const STREAM_ERROR_WINDOW_S: u64 = 60;
 

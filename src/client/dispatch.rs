@@ -186,6 +186,7 @@ impl Dispatch {
             }
             // Deliveries of a request that was refused.
             Delivery::Answered(..)
+            | Delivery::Unreachable(_)
             | Delivery::Piece { .. }
             | Delivery::Ended(..)
             | Delivery::Raw(..)

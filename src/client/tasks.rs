@@ -93,7 +93,8 @@ impl Tasks {
                 }
             }
             // A client opens no stream that it does not read, and the other deliveries concern no request of its own.
-            Delivery::Ended(_, End::Raw)
+            Delivery::Unreachable(_)
+            | Delivery::Ended(_, End::Raw)
             | Delivery::Raw(..)
             | Delivery::Stopped(..)
             | Delivery::Asked(..)

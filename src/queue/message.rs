@@ -23,6 +23,8 @@ pub enum Delivery {
         /// The reason and the fix.
         reason: CloseReason,
     },
+    /// The peer gateway of a [`Command::Reach`] is not connected, and is dialed again only later than a forwarded request waits.
+    Unreachable(NodeId),
     /// A request of the peer. [`Command::Answer`] or [`Command::End`] answers it.
     Asked(RequestId, Box<PeerRequest>),
     /// A request of the peer that its HOP record allows to forward. The bytes after that record follow as [`Delivery::Raw`].
@@ -58,7 +60,7 @@ impl Delivery {
             | Self::Raw(request, _)
             | Self::Stopped(request, _)
             | Self::Ended(request, _) => Some(*request),
-            Self::Connection(..) | Self::ConnectFailed { .. } => None,
+            Self::Connection(..) | Self::ConnectFailed { .. } | Self::Unreachable(_) => None,
         }
     }
 

@@ -1,10 +1,11 @@
 //! One forwarded request, and the peers that wait for its answer.
 
-use crate::queue::{Credit, RequestId};
+use crate::queue::{ConnectionId, Credit, RequestId};
 use crate::record::{Fetch, Hop, Payload};
 use crate::seed::Passing;
 use crate::tls::NodeId;
 use smallvec::SmallVec;
+use std::collections::HashMap;
 use std::time::Instant;
 
 /// The identity of a FETCH: the record, the rest of the route, and whether gateways on the way may keep the answer.
@@ -70,5 +71,33 @@ impl Flow {
     pub(super) fn hold(&mut self, bytes: Payload) {
         self.onward.take(bytes.len());
         bytes.into_chunks().into_iter().for_each(|chunk| self.head.push(chunk));
+    }
+}
+
+/// The requests of peers, with the flow of each, by connection. Peers choose the numbers of their streams: the tables are hashed with a key.
+#[derive(Debug, Default)]
+pub(super) struct Upstream(HashMap<ConnectionId, HashMap<RequestId, usize>>);
+
+impl Upstream {
+    pub(super) fn insert(&mut self, request: RequestId, flow: usize) {
+        self.0.entry(request.connection).or_default().insert(request, flow);
+    }
+
+    pub(super) fn get(&self, request: &RequestId) -> Option<usize> {
+        self.0.get(&request.connection)?.get(request).copied()
+    }
+
+    pub(super) fn remove(&mut self, request: &RequestId) -> Option<usize> {
+        let of_peer = self.0.get_mut(&request.connection)?;
+        let flow = of_peer.remove(request);
+        if of_peer.is_empty() {
+            self.0.remove(&request.connection);
+        }
+        flow
+    }
+
+    /// The requests of one connection.
+    pub(super) fn of(&self, connection: ConnectionId) -> Vec<RequestId> {
+        self.0.get(&connection).map_or(Vec::new(), |requests| requests.keys().copied().collect())
     }
 }

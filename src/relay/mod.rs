@@ -7,7 +7,9 @@ mod flow;
 
 use crate::application::{Application, Outbox, Received};
 use crate::counters::{Counter, Counters};
-use crate::limits::{MERGE_STALL_MS, RELAY_REACH_MS, RELAY_STALL_MS};
+use crate::limits::{
+    MERGE_LEN_MAX, MERGE_LOOK_MS, MERGE_STALL_MS, RELAY_REACH_MS, RELAY_STALL_MS, RELAY_WAITING_LEN_MAX,
+};
 use crate::queue::{
     AppPort, Command, ConnectionEvent, ConnectionId, Credit, Delivery, End, Ending, Forward, RequestId,
 };
@@ -17,31 +19,34 @@ use crate::tls::NodeId;
 use crate::token::AnyToken;
 use crate::worker::WorkerStatus;
 use bytes::Bytes;
-use flow::{FetchKey, Flow, FlowStage, Member};
-use rustc_hash::FxHashMap;
+use flow::{FetchKey, Flow, FlowStage, Member, Upstream};
+use rustc_hash::FxHashSet;
 use slab::Slab;
 use smallvec::{SmallVec, smallvec};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The ring places that one delivery may need.
 const COMMANDS_A_DELIVERY: usize = 8;
 
-/// The relay of one worker.
+/// The relay of one worker. Peers choose node IDs, tokens and the numbers of their streams: tables by them are hashed with a key.
 pub struct Relay {
     status: Arc<WorkerStatus>,
     cache: Option<Cache>,
     /// Connections to nodes that showed a certificate, each with whether this side opened it to a peer gateway: such a one is preferred.
-    routes: FxHashMap<NodeId, (ConnectionId, bool)>,
+    routes: HashMap<NodeId, (ConnectionId, bool)>,
     flows: Slab<Flow>,
     /// Requests of peers, with the flow of each.
-    upstream: FxHashMap<RequestId, usize>,
+    upstream: Upstream,
     /// FETCHes that equal ones may join: no byte of their answer has passed.
-    joinable: FxHashMap<FetchKey, usize>,
-    /// Flows whose peer gateway is not connected yet.
-    waiting: Vec<usize>,
+    joinable: HashMap<FetchKey, usize>,
+    /// By peer gateways that are not connected yet: the ends of the waits of their flows, in order. A flow that is over stays until its end.
+    waiting: HashMap<NodeId, VecDeque<(Instant, usize)>>,
     /// Flows with more than one member.
-    merged: Vec<usize>,
+    merged: FxHashSet<usize>,
+    /// When to look at them.
+    merged_at: Option<Instant>,
     /// When to look for peers that read nothing.
     look_at: Option<Instant>,
     /// The owner of a request to the next gateway is its flow. While a command waits, no delivery is taken.
@@ -54,12 +59,13 @@ impl Relay {
         Self {
             status,
             cache,
-            routes: FxHashMap::default(),
+            routes: HashMap::default(),
             flows: Slab::new(),
-            upstream: FxHashMap::default(),
-            joinable: FxHashMap::default(),
-            waiting: Vec::new(),
-            merged: Vec::new(),
+            upstream: Upstream::default(),
+            joinable: HashMap::default(),
+            waiting: HashMap::default(),
+            merged: FxHashSet::default(),
+            merged_at: None,
             look_at: None,
             outbox: Outbox::default(),
         }
@@ -104,6 +110,7 @@ impl Relay {
             Delivery::Raw(request, bytes) => self.asked(port, request, bytes),
             Delivery::Ended(request, End::Failed(_)) => self.leave(port, request),
             Delivery::Ended(request, _) => self.request_ended(port, request),
+            Delivery::Unreachable(node) => self.refuse_waiting(port, node),
             // A relay makes and answers no requests of its own. A peer that stops a complete answer ends nothing here: its flow is over.
             Delivery::Stopped(..)
             | Delivery::ConnectFailed { .. }
@@ -115,7 +122,7 @@ impl Relay {
 
     /// Takes bytes of a request.
     fn asked(&mut self, port: &mut AppPort, request: RequestId, bytes: Payload) {
-        let Some(&key) = self.upstream.get(&request) else { return };
+        let Some(key) = self.upstream.get(&request) else { return };
         let flow = &mut self.flows[key];
         let Some(member) = flow.members.iter_mut().find(|member| member.request == request) else { return };
         if !member.spend(bytes.len()) {
@@ -142,8 +149,9 @@ impl Relay {
             let route = hop.route[usize::from(hop.cursor)..].into();
             FetchKey { fetch, route, cache: hop.cache }
         });
-        if let Some(&other) = key.as_ref().and_then(|key| self.joinable.get(key)) {
-            return self.join(member, other);
+        let other = key.as_ref().and_then(|key| self.joinable.get(key)).copied();
+        if let Some(other) = other.filter(|&other| self.flows[other].members.len() < MERGE_LEN_MAX) {
+            return self.join(now, member, other);
         }
         let passing = match &key {
             Some(FetchKey {
@@ -167,18 +175,22 @@ impl Relay {
         });
         self.upstream.insert(request, flow);
         if let Some(key) = key {
-            self.joinable.insert(key, flow);
+            // A full one is joined no more.
+            if let Some(full) = self.joinable.insert(key, flow) {
+                self.flows[full].key = None;
+            }
         }
         self.open(now, port, flow);
     }
 
     /// Lets a FETCH wait for the answer to one that was forwarded before.
-    fn join(&mut self, member: Member, other: usize) {
+    fn join(&mut self, now: Instant, member: Member, other: usize) {
         self.upstream.insert(member.request, other);
         let joined = &mut self.flows[other];
         joined.members.push(member);
         if joined.members.len() == 2 {
-            self.merged.push(other);
+            self.merged.insert(other);
+            self.merged_at.get_or_insert(now + Duration::from_millis(MERGE_LOOK_MS));
         }
         self.counters().add(Counter::HopsMerged, 1);
     }
@@ -187,9 +199,15 @@ impl Relay {
     fn open(&mut self, now: Instant, port: &mut AppPort, key: usize) {
         let flow = &mut self.flows[key];
         let Some(&(connection, _)) = self.routes.get(&flow.next) else {
-            flow.stage = FlowStage::Waiting { until: now + Duration::from_millis(RELAY_REACH_MS) };
+            let until = now + Duration::from_millis(RELAY_REACH_MS);
+            flow.stage = FlowStage::Waiting { until };
             let node = flow.next;
-            self.waiting.push(key);
+            let waiting = self.waiting.entry(node).or_default();
+            if waiting.len() >= RELAY_WAITING_LEN_MAX {
+                let reason = "too many requests wait for the next gateway of this route; ask again";
+                return self.answer_failed(port, key, &ErrorRecord::new(ErrorCode::Busy, 0, reason));
+            }
+            waiting.push_back((until, key));
             return self.send(port, Command::Reach(node));
         };
         let (credit, pace) = (flow.onward.clone(), flow.members[0].answer.clone());
@@ -210,7 +228,7 @@ impl Relay {
     }
 
     fn request_ended(&mut self, port: &mut AppPort, request: RequestId) {
-        let Some(&key) = self.upstream.get(&request) else { return };
+        let Some(key) = self.upstream.get(&request) else { return };
         let flow = &mut self.flows[key];
         if flow.members[0].request != request {
             return;
@@ -290,16 +308,15 @@ impl Relay {
     }
 
     /// Removes a flow. Its request to the next gateway is over, or its caller cancels it.
-    fn remove_flow(&mut self, key: usize) -> Option<Flow> {
-        let flow = self.flows.try_remove(key)?;
+    fn remove_flow(&mut self, key_of: usize) -> Option<Flow> {
+        let flow = self.flows.try_remove(key_of)?;
         if let Some(key) = &flow.key {
             self.joinable.remove(key);
         }
         for member in &flow.members {
             self.upstream.remove(&member.request);
         }
-        self.waiting.retain(|&waiting| waiting != key);
-        self.merged.retain(|&merged| merged != key);
+        self.merged.remove(&key_of);
         Some(flow)
     }
 
@@ -355,17 +372,33 @@ impl Relay {
         if dialed || !known.1 {
             *known = (connection, dialed);
         }
-        let ready = self.waiting.iter().copied().filter(|&key| self.flows[key].next == node);
-        for key in ready.collect::<Vec<_>>() {
-            self.waiting.retain(|&waiting| waiting != key);
-            self.open(now, port, key);
+        for wait in self.waiting.remove(&node).into_iter().flatten() {
+            if self.still_waits(wait) {
+                self.open(now, port, wait.1);
+            }
+        }
+    }
+
+    /// Whether the flow of this wait is still there, and waits.
+    fn still_waits(&self, (until, key): (Instant, usize)) -> bool {
+        let stage = self.flows.get(key).map(|flow| &flow.stage);
+        matches!(stage, Some(FlowStage::Waiting { until: end }) if *end == until)
+    }
+
+    /// Refuses the requests that wait for a peer gateway: it is not dialed while they do.
+    fn refuse_waiting(&mut self, port: &mut AppPort, node: NodeId) {
+        let reason = format!("{node} cannot be reached, and is not dialed again within {RELAY_REACH_MS} ms");
+        let failure = ErrorRecord::new(ErrorCode::UpstreamFailed, 0, reason);
+        for wait in self.waiting.remove(&node).into_iter().flatten() {
+            if self.still_waits(wait) {
+                self.answer_failed(port, wait.1, &failure);
+            }
         }
     }
 
     fn closed(&mut self, port: &mut AppPort, connection: ConnectionId) {
         self.routes.retain(|_, (known, _)| *known != connection);
-        let ups = self.upstream.keys().filter(|request| request.connection == connection);
-        for request in ups.copied().collect::<Vec<_>>() {
+        for request in self.upstream.of(connection) {
             self.leave(port, request);
         }
         let failure = ErrorRecord::new(ErrorCode::UpstreamFailed, 0, "the next gateway's connection ended");
@@ -376,16 +409,20 @@ impl Relay {
 
     /// Refuses requests that have waited too long for their peer gateway, and members that the pace of another one holds back.
     fn give_up(&mut self, now: Instant, port: &mut AppPort) -> bool {
-        let overdue = |flow: &Flow| matches!(flow.stage, FlowStage::Waiting { until } if until <= now);
-        let late: Vec<_> = self.waiting.iter().copied().filter(|&key| overdue(&self.flows[key])).collect();
-        for &key in &late {
-            let reason = format!("no connection to {} within {RELAY_REACH_MS} ms", self.flows[key].next);
-            if let Some(flow) = self.remove_flow(key) {
-                for member in &flow.members {
-                    let failure = ErrorRecord::new(ErrorCode::UpstreamFailed, 0, reason.clone());
-                    self.send(port, Command::refuse(member.request, failure));
-                }
+        let mut late = Vec::new();
+        for waiting in self.waiting.values_mut() {
+            while waiting.front().is_some_and(|(until, _)| *until <= now) {
+                late.extend(waiting.pop_front());
             }
+        }
+        self.waiting.retain(|_, waiting| !waiting.is_empty());
+        late.retain(|&wait| self.still_waits(wait));
+        for &(_, key) in &late {
+            let reason = format!("no connection to {} within {RELAY_REACH_MS} ms", self.flows[key].next);
+            self.answer_failed(port, key, &ErrorRecord::new(ErrorCode::UpstreamFailed, 0, reason));
+        }
+        if self.merged_at.is_none_or(|at| at > now) {
+            return !late.is_empty();
         }
         let mut held_back = Vec::new();
         for &key in &self.merged {
@@ -405,6 +442,7 @@ impl Relay {
             );
         }
         self.merged.retain(|&key| self.flows.get(key).is_some_and(|flow| flow.members.len() > 1));
+        self.merged_at = (!self.merged.is_empty()).then(|| now + Duration::from_millis(MERGE_LOOK_MS));
         !late.is_empty() || !held_back.is_empty()
     }
 
@@ -448,15 +486,9 @@ impl Application for Relay {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        let waiting = self.waiting.iter().filter_map(|&key| match self.flows[key].stage {
-            FlowStage::Waiting { until } => Some(until),
-            _ => None,
-        });
-        let stalled = self.merged.iter().map(|&key| &self.flows[key]).filter_map(|flow| {
-            let held = !flow.members.first()?.answer.has_relay_room();
-            held.then_some(flow.progress + Duration::from_millis(MERGE_STALL_MS))
-        });
-        let look = self.look_at.filter(|_| self.flows.iter().any(|(_, flow)| flow.is_held_up()));
-        waiting.chain(stalled).chain(look).min()
+        let waiting = self.waiting.values().filter_map(|waiting| waiting.front().map(|(until, _)| *until));
+        let look = self.look_at.filter(|_| !self.flows.is_empty());
+        let merged = self.merged_at.filter(|_| !self.merged.is_empty());
+        waiting.chain(merged).chain(look).min()
     }
 }

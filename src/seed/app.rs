@@ -20,8 +20,7 @@ use crate::queue::{
 use crate::record::{Coverage, ErrorCode, ErrorRecord, Fetch, Have, Holder, Holders, Locate, Put, Request};
 use crate::tls::NodeId;
 use crate::token::AnyToken;
-use rustc_hash::FxHashMap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -55,7 +54,7 @@ pub struct Seed {
     /// Whether this is the instance of a node that looks after leases and announcements.
     leads: bool,
     /// Connections to nodes that showed a certificate. If a node has several, one to it as a peer gateway is preferred.
-    pub(super) nodes: FxHashMap<NodeId, ConnectionId>,
+    pub(super) nodes: HashMap<NodeId, ConnectionId>,
     pub(super) putting: Putting,
     pub(super) servings: Servings,
     /// By the request number of each MIRROR, which owns the requests that its mirroring makes.
@@ -73,7 +72,7 @@ impl Seed {
         Self {
             parts,
             leads: worker == 0,
-            nodes: FxHashMap::default(),
+            nodes: HashMap::default(),
             putting: Putting::default(),
             servings: Servings::default(),
             mirrors: BTreeMap::new(),
@@ -137,6 +136,7 @@ impl Seed {
             Delivery::Connection(connection, event) => self.event(now, port, connection, event),
             // The answers to a mirroring's requests go to its gathering, and the store forwards no request.
             Delivery::ConnectFailed { .. }
+            | Delivery::Unreachable(_)
             | Delivery::Answered(..)
             | Delivery::Forward(..)
             | Delivery::Raw(..)

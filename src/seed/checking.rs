@@ -9,8 +9,7 @@ use crate::record::{Put, Request};
 use crate::tls::NodeId;
 use crate::token::AnyToken;
 use crate::token_bucket::TokenBucket;
-use rustc_hash::FxHashMap;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,11 +26,11 @@ pub(super) struct Checking {
     results: Receiver<CheckEnd>,
     waiting: Vec<(AnyToken, RequestId, Delivery)>,
     /// The node at the other end of each connection.
-    nodes: FxHashMap<ConnectionId, NodeId>,
+    nodes: HashMap<ConnectionId, NodeId>,
     /// Answers that have ended, the newest last.
     served: VecDeque<(RequestId, AnyToken)>,
     /// The hints that each peer may still give. All peers without a certificate share one entry.
-    hints: FxHashMap<Option<NodeId>, TokenBucket>,
+    hints: HashMap<Option<NodeId>, TokenBucket>,
 }
 
 impl Default for Checking {
@@ -41,9 +40,9 @@ impl Default for Checking {
             done,
             results,
             waiting: Vec::new(),
-            nodes: FxHashMap::default(),
+            nodes: HashMap::default(),
             served: VecDeque::new(),
-            hints: FxHashMap::default(),
+            hints: HashMap::default(),
         }
     }
 }

@@ -4,9 +4,8 @@ use super::check::{Check, OnChecked, Suspect};
 use super::inner::Inner;
 use crate::limits::{CHECK_BYTES_PER_S, CHECK_FRESH_S, CHECKS_FRESH_LEN_MAX, CHECKS_LEN_MAX};
 use crate::token::AnyToken;
-use rustc_hash::FxHashMap;
 use serde::Serialize;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -50,7 +49,7 @@ pub(super) struct Checks {
 /// The tokens that a check found correct lately, and the time at which each check was asked for.
 #[derive(Debug, Default)]
 pub(super) struct Fresh {
-    pub(super) at: FxHashMap<AnyToken, Instant>,
+    pub(super) at: HashMap<AnyToken, Instant>,
     order: VecDeque<(AnyToken, Instant)>,
 }
 

@@ -6,9 +6,8 @@ use super::error::StoreError;
 use super::lease::Lease;
 use crate::limits::{CHECKS_FRESH_LEN_MAX, DAMAGE_LEN_MAX};
 use crate::token::AnyToken;
-use rustc_hash::FxHashMap;
 use serde::Serialize;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -86,7 +85,7 @@ pub(super) struct Damage {
     writable: bool,
     state: DamageState,
     /// The leases of payloads that are not held because they are damaged. A payload that is put again gets its lease back.
-    leases: FxHashMap<AnyToken, Lease>,
+    leases: HashMap<AnyToken, Lease>,
 }
 
 impl Damage {
@@ -98,7 +97,7 @@ impl Damage {
             let path = dir.join(DAMAGED);
             tracing::warn!(files = aside, path = %path.display(), "damaged files of earlier runs are here: examine them, then remove them");
         }
-        Self { dir: dir.to_owned(), writable, state, leases: FxHashMap::default() }
+        Self { dir: dir.to_owned(), writable, state, leases: HashMap::default() }
     }
 
     pub(super) fn state(&self) -> DamageState {

@@ -5,24 +5,24 @@ use crate::queue::ConnectionId;
 use crate::record::{Coverage, Have, Holder};
 use crate::tls::NodeId;
 use crate::token::AnyToken;
-use rustc_hash::FxHashMap;
+use std::collections::HashMap;
 
 /// The holdings of peer gateways that this node knows. A node's announcements count until the connection that carried them ends.
 #[derive(Debug, Default)]
 pub struct Directory {
-    nodes: FxHashMap<NodeId, Told>,
+    nodes: HashMap<NodeId, Told>,
 }
 
 #[derive(Debug)]
 struct Told {
     connection: ConnectionId,
-    holds: FxHashMap<AnyToken, (Coverage, Option<u64>)>,
+    holds: HashMap<AnyToken, (Coverage, Option<u64>)>,
 }
 
 impl Directory {
     /// Notes a node's announcement at `now_s`, seconds. Past [`DIRECTORY_LEN_MAX`] holdings of one node, further ones are ignored.
     pub fn heard(&mut self, connection: ConnectionId, node: NodeId, have: &Have, now_s: u64) {
-        let new = || Told { connection, holds: FxHashMap::default() };
+        let new = || Told { connection, holds: HashMap::default() };
         let told = self.nodes.entry(node).or_insert_with(new);
         if told.connection != connection {
             *told = new();

@@ -8,8 +8,7 @@ use crate::limits::{BAD_SETS_LEN_MAX, STORE_CHANGES_LEN_MAX};
 use crate::record::Coverage;
 use crate::shard::{Descriptor, Lanes};
 use crate::token::{AnyToken, SetToken, Token};
-use rustc_hash::{FxHashMap, FxHashSet};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 /// A payload or set that a store holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -91,7 +90,7 @@ pub(super) struct IndexEntry {
 #[derive(Debug)]
 pub(super) struct Index {
     config: StoreConfig,
-    entries: FxHashMap<AnyToken, IndexEntry>,
+    entries: HashMap<AnyToken, IndexEntry>,
     /// The size of what entries take on the disk.
     pub(super) blocks: Blocks,
     /// What the entries take, and the entries that are being written.
@@ -102,11 +101,11 @@ pub(super) struct Index {
     uses: BTreeMap<u64, AnyToken>,
     clock: u64,
     /// The sets of which this payload is a blob.
-    sets_of: FxHashMap<Token, Vec<SetToken>>,
+    sets_of: HashMap<Token, Vec<SetToken>>,
     /// The latest changes; the newest has the number `sequence`.
     journal: VecDeque<AnyToken>,
     sequence: u64,
-    bad: FxHashSet<SetToken>,
+    bad: HashSet<SetToken>,
     bad_order: VecDeque<SetToken>,
 }
 
@@ -114,18 +113,18 @@ impl Index {
     pub(super) fn new(config: StoreConfig, blocks: Blocks) -> Self {
         Self {
             config,
-            entries: FxHashMap::default(),
+            entries: HashMap::default(),
             blocks,
             accounts: Accounts::default(),
             cached_bytes: 0,
             expiries: BTreeSet::new(),
             uses: BTreeMap::new(),
             clock: 0,
-            sets_of: FxHashMap::default(),
+            sets_of: HashMap::default(),
             journal: VecDeque::new(),
             // Entries found at the start are not in the journal: a reader that asks for changes after 0 must begin anew.
             sequence: 1,
-            bad: FxHashSet::default(),
+            bad: HashSet::default(),
             bad_order: VecDeque::new(),
         }
     }
@@ -362,6 +361,13 @@ impl Index {
         (self.sequence, holdings.collect())
     }
 
+    /// The tokens of all holdings, the one used last at the end.
+    pub(super) fn holdings_by_age(&self) -> (u64, Vec<AnyToken>) {
+        let mut tokens: Vec<_> = self.entries.iter().map(|(token, entry)| (entry.used, *token)).collect();
+        tokens.sort_unstable();
+        (self.sequence, tokens.into_iter().map(|(_, token)| token).collect())
+    }
+
     pub(super) fn holding_of(&self, token: &AnyToken) -> Option<Holding> {
         self.entries.get(token).map(|entry| self.holding(*token, entry))
     }
@@ -383,7 +389,7 @@ impl Index {
         let Some(count) = count else {
             return HoldingChanges { newest, changes: Vec::new(), complete: false };
         };
-        let mut seen = FxHashSet::default();
+        let mut seen = HashSet::new();
         let changed = self.journal.iter().skip(self.journal.len() - count as usize);
         let changes = changed.filter(|token| seen.insert(**token)).map(|token| {
             let entry = self.entries.get(token);

@@ -13,7 +13,7 @@ use super::open_payload::{OpenPayload, OpenSet};
 use super::refusals::Refusals;
 use crate::shard::Blob;
 use crate::token::{AnyToken, SetToken, Token};
-use rustc_hash::FxHashSet;
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -38,7 +38,7 @@ pub(super) struct Inner {
     pub(super) noting: Mutex<()>,
     pub(super) damage: Mutex<Damage>,
     /// Payloads whose files are there, but that are neither held nor given up: their outboards are being made.
-    pub(super) pending: Mutex<FxHashSet<Token>>,
+    pub(super) pending: Mutex<HashSet<Token>>,
     pub(super) checks: Checks,
     /// One clone for each job of a thread that a request waits for: [`super::Store::requests_waiting`].
     pub(super) waits: Arc<()>,
@@ -316,7 +316,7 @@ impl Inner {
         self.damage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn pending(&self) -> MutexGuard<'_, FxHashSet<Token>> {
+    pub(super) fn pending(&self) -> MutexGuard<'_, HashSet<Token>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,10 +6,9 @@ use crate::limits::MEMORY_BLOCK_BYTES;
 use crate::token::Token;
 use blocks::Pool;
 use bytes::Bytes;
-use rustc_hash::FxHashMap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The most blocks, beginning with the least recently used, that are tried for one without a reader.
 const EVICTION_TRIES_MAX: usize = 64;
@@ -45,7 +44,7 @@ pub enum MemoryPages {
 #[derive(Debug)]
 pub struct MemoryTier {
     pool: Pool,
-    blocks: FxHashMap<Key, Block>,
+    blocks: HashMap<Key, Block>,
     /// Keys by the time of their last use.
     uses: BTreeMap<u64, Key>,
     clock: u64,
@@ -61,6 +60,15 @@ struct Block {
     memory: Arc<blocks::PooledBlock>,
     len: usize,
     used: u64,
+}
+
+/// The result of a look for a block.
+enum Looked {
+    There(Bytes),
+    /// Memory to read it into.
+    Free(blocks::PooledBlock),
+    /// No block of memory is free.
+    Full,
 }
 
 /// A part of a block that is being read.
@@ -88,19 +96,26 @@ impl MemoryTier {
         let blocks_max = usize::try_from(budget_bytes / MEMORY_BLOCK_BYTES as u64).unwrap_or(usize::MAX);
         Self {
             pool: Pool::new(blocks_max, MEMORY_BLOCK_BYTES, pages),
-            blocks: FxHashMap::default(),
+            blocks: HashMap::default(),
             uses: BTreeMap::new(),
             clock: 0,
             stats: MemoryStats::default(),
         }
     }
 
-    /// The payload bytes from `offset` on: `len`, or fewer if the block or the payload ends before; empty past the end.
+    /// The payload bytes from `offset` on: `len`, or fewer if the block or the payload ends before; empty past the end. The disk is read
+    /// without the lock: no worker waits for another one's disk.
     ///
     /// # Errors
     /// [`StoreError::Io`] if the block must be read from the disk and cannot; [`StoreError::Damaged`] if that block is a whole payload
     /// and does not match its token.
-    pub fn read(&mut self, held: &OpenPayload, offset: u64, len: usize) -> Result<Bytes, StoreError> {
+    pub fn read(
+        tier: &Mutex<Self>,
+        held: &OpenPayload,
+        offset: u64,
+        len: usize,
+    ) -> Result<Bytes, StoreError> {
+        let lock = || tier.lock().unwrap_or_else(PoisonError::into_inner);
         let index = offset / MEMORY_BLOCK_BYTES as u64;
         let start = index * MEMORY_BLOCK_BYTES as u64;
         let block_len = held.length().saturating_sub(start).min(MEMORY_BLOCK_BYTES as u64) as usize;
@@ -110,21 +125,16 @@ impl MemoryTier {
             return Ok(Bytes::new());
         }
         let key = (held.token(), held.generation(), index);
-        self.clock += 1;
-        if let Some(block) = self.blocks.get_mut(&key) {
-            self.uses.remove(&block.used);
-            self.uses.insert(self.clock, key);
-            block.used = self.clock;
-            self.stats.hits += 1;
-            return Ok(block.lend(from..to));
-        }
-        self.stats.misses += 1;
         let failed = |source| StoreError::Io { action: "read", path: held.token().hex().into(), source };
-        let Some(mut memory) = self.free_block() else {
-            self.stats.unpooled += 1;
-            let mut bytes = vec![0; to - from];
-            held.read(offset, &mut bytes).map_err(failed)?;
-            return Ok(bytes.into());
+        let looked = lock().look(key, from..to);
+        let mut memory = match looked {
+            Looked::There(bytes) => return Ok(bytes),
+            Looked::Free(memory) => memory,
+            Looked::Full => {
+                let mut bytes = vec![0; to - from];
+                held.read(offset, &mut bytes).map_err(failed)?;
+                return Ok(bytes.into());
+            }
         };
         held.read(start, &mut memory[..block_len]).map_err(failed)?;
         // Hashing one block takes a fraction of the time of reading it. A longer payload is checked by its reader.
@@ -134,12 +144,36 @@ impl MemoryTier {
         {
             return Err(StoreError::Damaged(held.token().into()));
         }
-        let block = Block { memory: Arc::new(memory), len: block_len, used: self.clock };
-        let bytes = block.lend(from..to);
-        self.blocks.insert(key, block);
+        Ok(lock().keep(key, memory, block_len).lend(from..to))
+    }
+
+    /// Looks for a block, and for free memory if it is not there.
+    fn look(&mut self, key: Key, part: Range<usize>) -> Looked {
+        self.clock += 1;
+        if let Some(block) = self.blocks.get_mut(&key) {
+            self.uses.remove(&block.used);
+            self.uses.insert(self.clock, key);
+            block.used = self.clock;
+            self.stats.hits += 1;
+            return Looked::There(block.lend(part));
+        }
+        self.stats.misses += 1;
+        match self.free_block() {
+            Some(memory) => Looked::Free(memory),
+            None => {
+                self.stats.unpooled += 1;
+                Looked::Full
+            }
+        }
+    }
+
+    /// Keeps a block that was read. If another thread has read it meanwhile, that one's goes.
+    fn keep(&mut self, key: Key, memory: blocks::PooledBlock, len: usize) -> &Block {
+        self.evict(key);
+        self.clock += 1;
         self.uses.insert(self.clock, key);
-        self.stats.held_bytes += block_len as u64;
-        Ok(bytes)
+        self.stats.held_bytes += len as u64;
+        self.blocks.entry(key).or_insert(Block { memory: Arc::new(memory), len, used: self.clock })
     }
 
     /// Drops the blocks of a payload that the store no longer holds.

@@ -2,21 +2,22 @@
 
 use super::app::Seed;
 use super::writing::Writing;
-use super::{Lease, Store, StoreError};
+use super::{Lease, Store, StoreBound, StoreError};
 use crate::application::Asker;
 use crate::gather::{Gather, GatherEvent, GatherSource, Want};
-use crate::limits::{MIRRORS_LEN_MAX, RELAY_REACH_MS};
+use crate::limits::{MIRRORS_LEN_MAX, NODE_MIRRORS_LEN_MAX, RELAY_REACH_MS};
 use crate::queue::{AppPort, CloseReason, Command, ConnectionId, Delivery, RequestId};
 use crate::record::{Coverage, ErrorCode, ErrorRecord, Mirror};
 use crate::shard::{Descriptor, Lanes};
 use crate::tls::NodeId;
 use crate::token::AnyToken;
-use rustc_hash::FxHashMap;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// One MIRROR that this node carries out.
 pub(super) struct Mirroring {
     mirror: Mirror,
+    /// The lease; its owner asked for the mirror.
     lease: Lease,
     stage: Stage,
 }
@@ -82,7 +83,7 @@ impl Mirroring {
         now: Instant,
         now_s: u64,
         asker: &mut Asker<'_, T>,
-        nodes: &FxHashMap<NodeId, ConnectionId>,
+        nodes: &HashMap<NodeId, ConnectionId>,
         store: &Store,
     ) -> (bool, MirrorOutcome) {
         if let Stage::Waiting { until } = self.stage {
@@ -149,7 +150,9 @@ impl Seed {
             let reason = "MIRROR needs a peer with a certificate; connect with an identity";
             return self.refuse(port, request, ErrorCode::MirrorRefused, reason);
         }
-        if self.mirrors.len() >= MIRRORS_LEN_MAX {
+        let of_node = self.mirrors.values().filter(|mirroring| mirroring.lease.owner == node).count();
+        if of_node >= NODE_MIRRORS_LEN_MAX || self.mirrors.len() >= MIRRORS_LEN_MAX {
+            self.parts.store.note_refused(StoreBound::Mirrors);
             return self.refuse(port, request, ErrorCode::Busy, "too many mirrors are on their way");
         }
         let lease = self.lease(now, node, mirror.lease_s);

@@ -127,18 +127,28 @@ fn open_outboard(path: &Path, length: u64) -> Result<Outboard, OutboardError> {
 /// A simulated disk that cannot read some payloads, and the results of checks on it.
 #[cfg(test)]
 mod broken_disk {
-    use crate::seed::{CheckResult, DamageOutcome, Lease, Store, StoreConfig, Urgency};
+    use crate::seed::{
+        CheckResult, DamageOutcome, Lease, MemoryPages, MemoryTier, Store, StoreConfig, Urgency,
+    };
     use crate::token::{EncodedPiece, Outboard, Ranges, Token, VerifiedDecoder, VerifiedEncoder};
     use rustix::io::Errno;
     use std::io;
-    use std::sync::Mutex;
     use std::sync::mpsc::channel;
+    use std::sync::{Arc, Barrier, Mutex};
     use std::time::{Duration, Instant};
 
     static ERRORS: Mutex<Vec<(Token, Errno)>> = Mutex::new(Vec::new());
 
+    /// Payloads that the disk reads slowly: a read of one meets a test twice, before it goes on.
+    static SLOW: Mutex<Vec<(Token, Arc<Barrier>)>> = Mutex::new(Vec::new());
+
     /// Fails for a payload that the disk cannot read.
     pub(super) fn read(token: Token) -> io::Result<()> {
+        let slow = SLOW.lock().unwrap().iter().find(|(of, _)| *of == token).map(|(_, meet)| meet.clone());
+        if let Some(meet) = slow {
+            meet.wait();
+            meet.wait();
+        }
         let errors = ERRORS.lock().unwrap();
         errors.iter().find(|(of, _)| *of == token).map_or(Ok(()), |(_, error)| Err((*error).into()))
     }
@@ -190,6 +200,32 @@ mod broken_disk {
         assert_eq!(check(&store, token), CheckResult::Whole);
         ERRORS.lock().unwrap().push((token, error));
         (dir, store, data, token)
+    }
+
+    #[test]
+    fn the_memory_tier_is_open_to_others_while_the_disk_reads_for_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), StoreConfig::default()).unwrap();
+        let (slow, quick) = (vec![7; 100_000], vec![8; 100_000]);
+        put(&store, &slow);
+        put(&store, &quick);
+        let [slow_held, quick_held] =
+            [&slow, &quick].map(|data| store.get(&Token::of(data)).unwrap().unwrap());
+        let tier = Mutex::new(MemoryTier::new(8 << 20, MemoryPages::Ordinary));
+        let meet = Arc::new(Barrier::new(2));
+        SLOW.lock().unwrap().push((Token::of(&slow), meet.clone()));
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| MemoryTier::read(&tier, &slow_held, 0, 10).unwrap());
+            meet.wait();
+            // The disk is at work now.
+            assert!(tier.try_lock().is_ok(), "no lock is held meanwhile");
+            assert_eq!(MemoryTier::read(&tier, &quick_held, 5, 10).unwrap(), quick[5..15]);
+            meet.wait();
+            assert_eq!(reader.join().unwrap(), slow[..10]);
+        });
+        SLOW.lock().unwrap().clear();
+        let stats = tier.lock().unwrap().stats();
+        assert_eq!((stats.misses, stats.blocks, stats.held_bytes), (2, 2, 200_000));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::lease::{Lease, LeaseFile};
 use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::shard::{Blob, Descriptor, Lanes};
 use crate::token::{AnyToken, Token, outboard_bytes};
-use rustc_hash::{FxHashMap, FxHashSet};
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -67,9 +67,9 @@ struct Entry {
 }
 
 /// Empties `tmp`; returns the tokens, in hexadecimal digits, that were being changed when the last process ended.
-pub(super) fn empty_temporary(dir: &Path, damage: &mut Damage) -> Result<FxHashSet<String>, StoreError> {
+pub(super) fn empty_temporary(dir: &Path, damage: &mut Damage) -> Result<HashSet<String>, StoreError> {
     let tmp = dir.join("tmp");
-    let mut in_flight = FxHashSet::default();
+    let mut in_flight = HashSet::default();
     for entry in fs::read_dir(&tmp).map_err(|e| StoreError::io("read", &tmp, e))? {
         let entry = entry.map_err(|e| StoreError::io("read", &tmp, e))?;
         let (path, name) = (entry.path(), entry.file_name());
@@ -91,7 +91,7 @@ pub(super) struct Recovery<'a> {
     pub(super) index: &'a mut Index,
     pub(super) damage: &'a mut Damage,
     pub(super) clock: &'a Clock,
-    pub(super) in_flight: FxHashSet<String>,
+    pub(super) in_flight: HashSet<String>,
 }
 
 impl Recovery<'_> {
@@ -99,8 +99,8 @@ impl Recovery<'_> {
     /// made anew before they are held.
     pub(super) fn fill(mut self) -> Result<Vec<Suspect>, StoreError> {
         let mut entries = Vec::new();
-        let mut inodes = FxHashMap::default();
-        let mut suspects = FxHashMap::default();
+        let mut inodes = HashMap::default();
+        let mut suspects = HashMap::default();
         for (token, found) in self.find(DATA)? {
             self.set_odd_aside(&token, &found);
             let AnyToken::Content(payload) = token else { continue };
@@ -134,7 +134,7 @@ impl Recovery<'_> {
     }
 
     /// The suspects to check; none in a store that cannot be written: they are reported instead.
-    fn suspects(&mut self, suspects: FxHashMap<Token, Suspect>) -> Vec<Suspect> {
+    fn suspects(&mut self, suspects: HashMap<Token, Suspect>) -> Vec<Suspect> {
         if self.damage.is_writable() {
             return suspects.into_values().collect();
         }
@@ -189,8 +189,8 @@ impl Recovery<'_> {
     /// Reads the files of a set; `None` if none of its lanes are held, or not yet.
     fn set(
         &mut self,
-        inodes: &FxHashMap<AnyToken, u64>,
-        suspects: &mut FxHashMap<Token, Suspect>,
+        inodes: &HashMap<AnyToken, u64>,
+        suspects: &mut HashMap<Token, Suspect>,
         token: &AnyToken,
         found: &Found,
     ) -> Result<Option<Entry>, StoreError> {
@@ -247,7 +247,7 @@ impl Recovery<'_> {
     /// The lanes that a set claims in its own files and whose files are there. Files of other lanes are removed or set aside.
     fn lanes(
         &mut self,
-        inodes: &FxHashMap<AnyToken, u64>,
+        inodes: &HashMap<AnyToken, u64>,
         token: &AnyToken,
         found: &Found,
         (descriptor, claimed): (&Descriptor, Lanes),
@@ -295,8 +295,8 @@ impl Recovery<'_> {
 
     /// The files of every token two levels below `dir/directory`. Files with other names do not belong to the store, and are
     /// neither counted nor touched.
-    fn find(&mut self, directory: &str) -> Result<FxHashMap<AnyToken, Found>, StoreError> {
-        let mut found: FxHashMap<AnyToken, Found> = FxHashMap::default();
+    fn find(&mut self, directory: &str) -> Result<HashMap<AnyToken, Found>, StoreError> {
+        let mut found: HashMap<AnyToken, Found> = HashMap::default();
         let top = self.dir.join(directory);
         let level = match fs::read_dir(&top) {
             Ok(level) => level,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use smallvec::{SmallVec, smallvec};
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 /// Bytes that are given to one peer before the next has its turn.
 const TURN_BYTES: usize = 256 * 1024;
@@ -314,9 +314,8 @@ impl OutgoingAnswer {
         match (self.pieces.pop_front(), self.parts.front()) {
             (Some(EncodedPiece::Proof(hashes)), _) => Ok(Some(hashes)),
             (Some(EncodedPiece::Data { offset, len }), Some((held, _))) => {
-                let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
                 // A read ends where its block of memory ends.
-                let bytes = memory.read(held, offset, len)?;
+                let bytes = MemoryTier::read(memory, held, offset, len)?;
                 if bytes.len() < len {
                     let rest =
                         EncodedPiece::Data { offset: offset + bytes.len() as u64, len: len - bytes.len() };

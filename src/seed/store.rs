@@ -37,7 +37,7 @@ use crate::limits::MEND_AT_START_BYTES_MAX;
 use crate::shard::{Descriptor, Lanes};
 use crate::tls::NodeId;
 use crate::token::{AnyToken, SetToken, Token};
-use rustc_hash::FxHashSet;
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -101,7 +101,7 @@ impl Store {
         let in_flight = if read_only.is_none() {
             recovery::empty_temporary(&dir, &mut damage)?
         } else {
-            FxHashSet::default()
+            HashSet::default()
         };
         let clock = saved_time::clock(&dir);
         let suspects = recovery::Recovery {
@@ -327,6 +327,11 @@ impl Store {
     /// All holdings, in no order, and the sequence number for [`Store::changes_after`].
     pub fn holdings(&self) -> (u64, Vec<Holding>) {
         self.inner.index().holdings()
+    }
+
+    /// The tokens of all holdings, the one used last at the end, and the sequence number for [`Store::changes_after`].
+    pub(super) fn holdings_by_age(&self) -> (u64, Vec<AnyToken>) {
+        self.inner.index().holdings_by_age()
     }
 
     /// The holding of `token`, if there is one.

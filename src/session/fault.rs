@@ -34,11 +34,20 @@ impl Fault {
     /// no rule.
     pub(super) fn counts(&self) -> bool {
         use ErrorCode::{
-            Budget, GoingAway, HopLimit, Loop, NoRoute, NotAuthorized, NotFound, NotMyHop, TooEarly,
+            Budget, Busy, GoingAway, HopLimit, Loop, NoRoute, NotAuthorized, NotFound, NotMyHop, TooEarly,
         };
         !matches!(
             self.code,
-            NotFound | TooEarly | GoingAway | NotAuthorized | Loop | HopLimit | NotMyHop | NoRoute | Budget
+            NotFound
+                | TooEarly
+                | Busy
+                | GoingAway
+                | NotAuthorized
+                | Loop
+                | HopLimit
+                | NotMyHop
+                | NoRoute
+                | Budget
         )
     }
 }

@@ -32,6 +32,7 @@ use crate::counters::{Counter, Counters};
 use crate::hop::Hops;
 use crate::limits::{
     ANSWER_LINGER_MS, HAVE_BURST, HAVE_RATE_PER_S, HOPS_LEN_MAX, MESSAGE_COST_BYTES, REQUESTS_LEN_MAX,
+    ROUTED_ERRORS_MAX, STREAM_ERROR_WINDOW_S,
 };
 use crate::queue::{CloseReason, Command, ConnectionEvent, ConnectionId, Credit, Delivery, WorkerPort};
 use crate::quic::transport::Windows;
@@ -151,6 +152,8 @@ pub(crate) struct PeerState {
     going_away: bool,
     /// The HAVEs that it may still send (protocol §8).
     haves: TokenBucket,
+    /// When requests that it forwarded broke a rule, the latest last.
+    routed_errors: VecDeque<Instant>,
     untaken: Untaken,
     /// How to introduce it to applications while its handshake is not complete.
     early: Option<Box<EarlyPeer>>,
@@ -176,6 +179,15 @@ impl EarlyPeer {
 }
 
 impl PeerState {
+    /// Whether too many requests that it forwarded broke a rule lately.
+    fn forwards_too_many_errors(&mut self, now: Instant) -> bool {
+        let window = Duration::from_secs(STREAM_ERROR_WINDOW_S);
+        while self.routed_errors.front().is_some_and(|&at| now.duration_since(at) > window) {
+            self.routed_errors.pop_front();
+        }
+        self.routed_errors.len() >= ROUTED_ERRORS_MAX
+    }
+
     fn new() -> Self {
         Self {
             node: None,
@@ -185,6 +197,7 @@ impl PeerState {
             haves: TokenBucket::new(HAVE_RATE_PER_S, HAVE_BURST),
             early: None,
             untaken: Untaken::default(),
+            routed_errors: VecDeque::new(),
         }
     }
 }

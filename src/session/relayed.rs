@@ -72,12 +72,11 @@ impl Relayed {
     pub(super) fn onward(
         app: usize,
         request: RequestId,
-        next: NodeId,
-        hop: Box<Hop>,
+        (next, hop, routed): (NodeId, Box<Hop>, bool),
         answer: Credit,
     ) -> Self {
         let front = Front { next, hop, answer, reader: RecordReader::new() };
-        Self { front: Some(Box::new(front)), ..Self::new(app, request, Credit::default()) }
+        Self { front: Some(Box::new(front)), routed, ..Self::new(app, request, Credit::default()) }
     }
 
     pub(super) fn set_pace(&mut self, pace: Credit) {
@@ -104,7 +103,7 @@ impl Relayed {
             if !front.reader.is_at_record_border() {
                 return Err(Fault::malformed("more bytes after the request"));
             }
-            return Serving::of(fetch.clone().into(), front.answer.clone(), cx).map(Some);
+            return Serving::of(fetch.clone().into(), (front.answer.clone(), self.routed), cx).map(Some);
         }
         if let Some(front) = self.front.take() {
             let Front { next, hop, answer, .. } = *front;
@@ -236,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_cannot_be_read_or_ends_early_is_refused_and_not_charged() {
+    fn a_request_that_cannot_be_read_or_ends_early_is_refused() {
         let mut odd = Vec::new();
         crate::varint::write(0x7f, &mut odd);
         odd.push(0);
@@ -247,7 +246,7 @@ mod tests {
             let mut bench = Bench::new();
             let mut stream = routed(&mut bench);
             assert_eq!(bench.feed(&mut stream, &bytes).unwrap_err().code, code);
-            assert!(stream.role.is_routed());
+            assert!(!stream.role.is_routed(), "the peer is the asker: it is charged");
             bench.fail(&mut stream, ErrorRecord::new(code, 0, "refused"));
             assert!(bench.delivered().is_empty(), "the relay knows nothing of it");
         }

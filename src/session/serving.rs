@@ -9,6 +9,7 @@ use crate::counters::Counter;
 use crate::hop::{Decision, HopRefusal};
 use crate::queue::{Credit, Delivery, End, PeerRequest};
 use crate::record::{ErrorCode, ErrorRecord, Hop, Payload, Put, Record, RecordType, Request};
+use crate::tls::NodeId;
 use crate::token::Ranges;
 use bytes::Bytes;
 
@@ -19,7 +20,9 @@ pub(super) struct Serving {
     early: bool,
     /// Credit for the answer.
     credit: Credit,
-    /// Whether it began with a HOP: later bytes may then come from other nodes.
+    /// Whether it began with a HOP.
+    has_hop: bool,
+    /// Whether the peer forwards it: later bytes then come from other nodes.
     pub(super) routed: bool,
     /// Whether the application was told of its end, or has ended it.
     pub(super) over: bool,
@@ -40,12 +43,24 @@ enum State {
 impl Serving {
     /// A request without any byte yet.
     pub(super) fn new(early: bool, credit: Credit) -> Self {
-        Self { state: State::Opening, early, credit, routed: false, over: false, counted: None }
+        Self {
+            state: State::Opening,
+            early,
+            credit,
+            has_hop: false,
+            routed: false,
+            over: false,
+            counted: None,
+        }
     }
 
     /// A request that is answered here, although its route goes on.
-    pub(super) fn of(request: Request, credit: Credit, cx: &mut Reading<'_, '_>) -> Result<Box<Role>, Fault> {
-        let mut serving = Self { routed: true, ..Self::new(false, credit) };
+    pub(super) fn of(
+        request: Request,
+        (credit, routed): (Credit, bool),
+        cx: &mut Reading<'_, '_>,
+    ) -> Result<Box<Role>, Fault> {
+        let mut serving = Self { has_hop: true, routed, ..Self::new(false, credit) };
         serving.counted = Some(request.record_type());
         let other = serving.take(request, cx)?;
         Ok(other.unwrap_or_else(|| Box::new(Role::Serving(serving))))
@@ -79,9 +94,16 @@ impl Serving {
         if self.early && !matches!(kind, RecordType::Fetch | RecordType::Locate) {
             return Err(Fault::new(ErrorCode::TooEarly, "not in early data: ask again after the handshake"));
         }
-        if is_hop && !self.routed {
+        if is_hop && !self.has_hop {
             let hop = Hop::parse(body)?;
-            self.routed = true;
+            self.has_hop = true;
+            self.routed = is_forwarded(&hop, cx.peer.node);
+            if self.routed && cx.peer.forwards_too_many_errors(cx.cx.now) {
+                cx.cx.counters.add(Counter::HopsRefused, 1);
+                let reason =
+                    "too many requests that this gateway forwarded broke a rule; ask again in a minute";
+                return Err(Fault::new(ErrorCode::Busy, reason));
+            }
             return self.judge(&hop, cx);
         }
         match Request::parse(kind, body) {
@@ -132,11 +154,19 @@ impl Serving {
             Decision::Deliver => Ok(None),
             Decision::Forward { next, hop } => {
                 cx.cx.counters.add(Counter::HopsForwarded, 1);
-                let relayed = Relayed::onward(app, cx.peer_request(), next, hop, self.credit.clone());
+                let onward = (next, hop, self.routed);
+                let relayed = Relayed::onward(app, cx.peer_request(), onward, self.credit.clone());
                 Ok(Some(Box::new(Role::Relayed(relayed))))
             }
         }
     }
+}
+
+/// Whether the peer only forwards the request behind this record: the route names it in the place before this node. A request whose asker is
+/// the peer itself is charged as one without a HOP.
+fn is_forwarded(hop: &Hop, peer: Option<NodeId>) -> bool {
+    let before = usize::from(hop.cursor).checked_sub(1).and_then(|before| hop.route.get(before));
+    before.is_some_and(|before| peer == Some(*before))
 }
 
 /// The verified encoding after a PUT.

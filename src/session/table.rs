@@ -194,9 +194,11 @@ impl Session {
         } else {
             self.abort_out(conn, id, fault.code);
         }
-        // Protocol §8: a peer that forwards other nodes' bytes is not charged for them.
+        // Protocol §8: a peer that forwards other nodes' bytes does not lose its connection for them.
         if !is_routed {
             self.count_error(conn, fault, cx);
+        } else if fault.counts() && !self.peer.forwards_too_many_errors(cx.now) {
+            self.peer.routed_errors.push_back(cx.now);
         }
     }
 

@@ -163,7 +163,11 @@ impl Core {
         if self.draining { None } else { self.gateways.poll_timeout() }
     }
 
-    fn reach(&mut self, now: Instant, node: &NodeId) {
+    fn reach(&mut self, now: Instant, app: usize, node: &NodeId) {
+        if self.gateways.is_far(node, now) {
+            self.desk.ports[app].deliver(Delivery::Unreachable(*node));
+            return;
+        }
         let connections = &self.connections;
         let is_idle = |slot: u32| connections.get(slot).is_some_and(|conn| conn.session.requests() == 0);
         let Some(slot) = self.gateways.reach(node, now, is_idle) else { return };
@@ -250,7 +254,7 @@ impl Core {
         match command {
             Command::Connect { tag, remote, early } => return self.connect(now, app, tag, remote, early),
             Command::Abandon { tag } => return self.abandon(now, app, tag),
-            Command::Reach(node) => return self.reach(now, &node),
+            Command::Reach(node) => return self.reach(now, app, &node),
             _ => {}
         }
         let Some(id) = command.connection() else { return };

@@ -1,7 +1,7 @@
 //! The connections of a gateway to its peer gateways. They are dialed at the start, and again with backoff after a failure. At most
 //! the allowed number exists at once; the least recently used one makes room.
 
-use crate::limits::{PEER_GATEWAY_BACKOFF_MS_MAX, PEER_GATEWAY_BACKOFF_MS_MIN};
+use crate::limits::{PEER_GATEWAY_BACKOFF_MS_MAX, PEER_GATEWAY_BACKOFF_MS_MIN, RELAY_REACH_MS};
 use crate::names::Places;
 use crate::quic::transport::PeerControl;
 use crate::tls::NodeId;
@@ -217,6 +217,13 @@ impl PeerGateways {
         let slot = open(oldest);
         oldest.state = State::Idle;
         slot
+    }
+
+    /// Whether the next attempt to dial it comes later than a forwarded request waits.
+    pub(super) fn is_far(&self, node: &NodeId, now: Instant) -> bool {
+        let later = now + Duration::from_millis(RELAY_REACH_MS);
+        let link = self.place(node).map(|index| &self.links[index]);
+        link.is_some_and(|link| matches!(link.state, State::Wanted { from } if from > later))
     }
 
     fn set_due(&mut self) {

@@ -12,6 +12,7 @@ use data::payload;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use stoq::limits::STORE_FILE_BYTES;
 use stoq::record::ErrorCode;
 use stoq::seed::{Lease, MemoryPages, MemoryTier, OpenPayload, Store, StoreConfig, StoreError};
@@ -310,21 +311,21 @@ fn the_memory_tier_gives_the_bytes_of_the_disk() {
     let store = open(&dir);
     let data = payload(2 * BLOCK + 12_345);
     let held = put(&store, &data).unwrap();
-    let mut tier = MemoryTier::new(3 * BLOCK as u64, MemoryPages::Ordinary);
+    let tier = Mutex::new(MemoryTier::new(3 * BLOCK as u64, MemoryPages::Ordinary));
     for (offset, len) in
         [(0, 32_768), (BLOCK - 16_384, 16_384), (BLOCK, 100), (2 * BLOCK + 16_384, 1), (7, 99)]
     {
         let to = (offset + len).min(data.len());
-        assert_eq!(tier.read(&held, offset as u64, len).unwrap(), data[offset.min(to)..to]);
+        assert_eq!(MemoryTier::read(&tier, &held, offset as u64, len).unwrap(), data[offset.min(to)..to]);
     }
-    assert_eq!(tier.read(&held, data.len() as u64 - 5, 100).unwrap(), data[data.len() - 5..]);
+    assert_eq!(MemoryTier::read(&tier, &held, data.len() as u64 - 5, 100).unwrap(), data[data.len() - 5..]);
     // A read ends where its block ends.
-    assert_eq!(tier.read(&held, BLOCK as u64 - 10, 20).unwrap().len(), 10);
-    assert!(tier.read(&held, u64::MAX, 20).unwrap().is_empty());
-    let stats = tier.stats();
+    assert_eq!(MemoryTier::read(&tier, &held, BLOCK as u64 - 10, 20).unwrap().len(), 10);
+    assert!(MemoryTier::read(&tier, &held, u64::MAX, 20).unwrap().is_empty());
+    let stats = tier.lock().unwrap().stats();
     assert_eq!((stats.misses, stats.blocks, stats.held_bytes), (3, 3, data.len() as u64));
-    tier.forget(&held.token());
-    assert_eq!((tier.stats().blocks, tier.stats().held_bytes), (0, 0));
+    tier.lock().unwrap().forget(&held.token());
+    assert_eq!((tier.lock().unwrap().stats().blocks, tier.lock().unwrap().stats().held_bytes), (0, 0));
 }
 
 #[test]
@@ -333,11 +334,11 @@ fn the_least_recently_used_block_is_dropped_first_and_blocks_with_readers_stay()
     let store = open(&dir);
     let data = payload(4 * BLOCK);
     let held = put(&store, &data).unwrap();
-    let mut tier = MemoryTier::new(2 * BLOCK as u64, MemoryPages::Ordinary);
-    let mut read = |block: usize| {
-        let bytes = tier.read(&held, (block * BLOCK) as u64, 1000).unwrap();
+    let tier = Mutex::new(MemoryTier::new(2 * BLOCK as u64, MemoryPages::Ordinary));
+    let read = |block: usize| {
+        let bytes = MemoryTier::read(&tier, &held, (block * BLOCK) as u64, 1000).unwrap();
         assert_eq!(bytes, data[block * BLOCK..][..1000]);
-        (bytes, tier.stats())
+        (bytes, tier.lock().unwrap().stats())
     };
     read(0);
     read(1);
@@ -361,7 +362,7 @@ fn a_tier_without_memory_still_serves() {
     let dir = tempfile::tempdir().unwrap();
     let data = payload(70_000);
     let held = put(&open(&dir), &data).unwrap();
-    let mut tier = MemoryTier::new(0, MemoryPages::HugePreferred);
-    assert_eq!(tier.read(&held, 16_384, 16_384).unwrap(), data[16_384..32_768]);
-    assert_eq!((tier.stats().unpooled, tier.stats().blocks), (1, 0));
+    let tier = Mutex::new(MemoryTier::new(0, MemoryPages::HugePreferred));
+    assert_eq!(MemoryTier::read(&tier, &held, 16_384, 16_384).unwrap(), data[16_384..32_768]);
+    assert_eq!((tier.lock().unwrap().stats().unpooled, tier.lock().unwrap().stats().blocks), (1, 0));
 }

@@ -3,6 +3,7 @@
 use super::{files, open, payload, pieces, pieces_of, put, put_as};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use stoq::record::ErrorCode;
 use stoq::seed::{
     Coverage, Holding, HoldingChange, Lease, MemoryPages, MemoryTier, OpenSet, Store, StoreConfig, StoreError,
@@ -528,10 +529,10 @@ fn the_memory_tier_gives_no_bytes_from_before_lanes_were_added() {
     let dir = tempfile::tempdir().unwrap();
     let sharded = Sharded::new();
     let store = open(&dir);
-    let mut tier = MemoryTier::new(8 << 20, MemoryPages::Ordinary);
-    let mut read = |shard: usize| {
+    let tier = Mutex::new(MemoryTier::new(8 << 20, MemoryPages::Ordinary));
+    let read = |shard: usize| {
         let held = store.get_set(&sharded.descriptor.set_token()).unwrap().unwrap();
-        tier.read(&held.content.unwrap(), (shard * SHARD) as u64, SHARD).unwrap()
+        MemoryTier::read(&tier, &held.content.unwrap(), (shard * SHARD) as u64, SHARD).unwrap()
     };
     for (lanes, shard) in [("0", 0), ("1", 1), ("2-3", 2)] {
         sharded.put(&store, lanes, Lease::default(), 0).unwrap();

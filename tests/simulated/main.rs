@@ -12,6 +12,7 @@ mod early;
 mod gather;
 mod hops;
 mod hostile;
+mod hostile_hops;
 mod hostile_store;
 mod lifecycle;
 mod limits;
