@@ -66,6 +66,19 @@ mod tests {
     }
 
     #[test]
+    fn two_directories_hash_one_node_and_one_token_differently() {
+        use std::hash::BuildHasher;
+        let (node, token) = (NodeId([1; 32]), AnyToken::from(Token::of(b"a")));
+        let hashes = [1, 2].map(|slot| {
+            let mut directory = Directory::default();
+            directory.heard(connection(slot), node, &have(Token::of(b"a"), Coverage::All, 10), 100);
+            let holds = &directory.nodes[&node].holds;
+            (directory.nodes.hasher().hash_one(node), holds.hasher().hash_one(token))
+        });
+        assert!(hashes[0].0 != hashes[1].0 && hashes[0].1 != hashes[1].1, "peers could choose what collides");
+    }
+
+    #[test]
     fn an_announcement_counts_until_it_is_withdrawn_expires_or_its_connection_ends() {
         let (mut directory, node) = (Directory::default(), NodeId([1; 32]));
         let (payload, set) = (Token::of(b"a"), SetToken::of(b"b"));

@@ -325,7 +325,8 @@ fn the_memory_tier_gives_the_bytes_of_the_disk() {
     let stats = tier.lock().unwrap().stats();
     assert_eq!((stats.misses, stats.blocks, stats.held_bytes), (3, 3, data.len() as u64));
     tier.lock().unwrap().forget(&held.token());
-    assert_eq!((tier.lock().unwrap().stats().blocks, tier.lock().unwrap().stats().held_bytes), (0, 0));
+    let stats = tier.lock().unwrap().stats();
+    assert_eq!((stats.blocks, stats.held_bytes), (0, 0));
 }
 
 #[test]
@@ -364,5 +365,6 @@ fn a_tier_without_memory_still_serves() {
     let held = put(&open(&dir), &data).unwrap();
     let tier = Mutex::new(MemoryTier::new(0, MemoryPages::HugePreferred));
     assert_eq!(MemoryTier::read(&tier, &held, 16_384, 16_384).unwrap(), data[16_384..32_768]);
-    assert_eq!((tier.lock().unwrap().stats().unpooled, tier.lock().unwrap().stats().blocks), (1, 0));
+    let stats = tier.lock().unwrap().stats();
+    assert_eq!((stats.unpooled, stats.blocks), (1, 0));
 }
