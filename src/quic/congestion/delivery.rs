@@ -91,9 +91,10 @@ impl Deliveries {
         if app_limited {
             self.app_limited_until = self.delivered + in_flight.max(1);
         }
-        let acked = std::mem::take(&mut self.acked);
+        // Probes of the path's MTU have no record: the next frame tells what this one acknowledged beside them.
         let at = self.records.partition_point(|record| record.sent < newest);
         let record = *self.records.get(at).filter(|record| record.sent == newest)?;
+        let acked = std::mem::take(&mut self.acked);
         // Of the older ones, losses may still ask for what was in flight.
         let rtt = now.saturating_duration_since(newest);
         while self.records.len() > 1 && self.records[0].sent + rtt < newest {
@@ -156,5 +157,26 @@ impl Ahead {
 
     pub(super) fn bytes(&self) -> u64 {
         self.most[0].max(self.most[1])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_frame_acknowledges_beside_a_probe_of_the_mtu_is_told_by_the_next() {
+        let (begun, rtt) = (Instant::now(), Duration::from_millis(10));
+        let mut deliveries = Deliveries::default();
+        let at = |ms| begun + Duration::from_millis(ms);
+        deliveries.on_sent(at(0), 1200);
+        // The probe at 1 ms is not told as sent.
+        deliveries.on_sent(at(2), 1200);
+        deliveries.on_acked(at(0), 1200);
+        deliveries.on_acked(at(1), 9000);
+        assert!(deliveries.sample(at(11), 1200, false, rtt).is_none());
+        deliveries.on_acked(at(2), 1200);
+        let sample = deliveries.sample(at(12), 0, false, rtt).unwrap();
+        assert_eq!((sample.acked, sample.rtt), (11_400, rtt));
     }
 }

@@ -29,6 +29,8 @@ pub(super) struct Path {
     pub(super) mark_bytes: Option<u64>,
     /// Everything that arrives in this span is lost.
     pub(super) outage: Option<(Duration, Duration)>,
+    /// The sender's worker does not run for up to the second of these at the beginning of each of the first.
+    pub(super) late: Option<(Duration, Duration)>,
     pub(super) seed: u64,
 }
 
@@ -42,6 +44,7 @@ impl Default for Path {
             burst: 0.0,
             mark_bytes: None,
             outage: None,
+            late: None,
             seed: 1,
         }
     }
@@ -82,10 +85,14 @@ impl<A: CongestionAlgorithm> Controls for A {
     }
 }
 
-/// A sender that always has something to send, and its receiver.
+/// A sender, and its receiver.
 pub(super) struct Flow {
     pub(super) control: Box<dyn Controls>,
     start: Duration,
+    /// Packets of each of its messages, if it sends the next one when all of the last has arrived; else it always has something to send.
+    message: Option<u64>,
+    /// Packets of the message that have not left.
+    unsent: u64,
     /// Bytes that arrived.
     pub(super) delivered: u64,
     /// Packets that were lost.
@@ -111,6 +118,8 @@ impl Flow {
         Self {
             control: Box::new(control),
             start: Duration::ZERO,
+            message: None,
+            unsent: u64::MAX,
             delivered: 0,
             lost: 0,
             next: 1,
@@ -130,6 +139,12 @@ impl Flow {
     /// The same, beginning this long after the others.
     pub(super) fn starting(mut self, at: Duration) -> Self {
         self.start = at;
+        self
+    }
+
+    /// The same, with messages of this many packets, one after the other.
+    pub(super) fn of_messages(mut self, packets: u64) -> Self {
+        (self.message, self.unsent) = (Some(packets), packets);
         self
     }
 }
@@ -218,7 +233,17 @@ impl Simulation {
         ((self.random >> 33) as f64) < probability * (1_u64 << 31) as f64
     }
 
+    /// When the sender's worker runs that should run at this time.
+    fn awake(&self, at: Instant) -> Instant {
+        let Some((every, most)) = self.path.late else { return at };
+        let slot = (at - self.begun).as_nanos() / every.as_nanos();
+        let random = (slot as u64 + self.path.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+        let until = every * slot as u32 + most.mul_f64(random as f64 / (1_u64 << 24) as f64);
+        at.max(self.begun + until)
+    }
+
     fn schedule(&mut self, at: Instant, event: Event) {
+        let at = if matches!(event, Event::Acknowledge { .. }) { at } else { self.awake(at) };
         self.sequence += 1;
         self.events.push(Reverse((at, self.sequence, event)));
     }
@@ -240,7 +265,7 @@ impl Simulation {
             Event::Acknowledge { flow } => self.acknowledge(flow),
             Event::Acked { flow, numbers, marked } => self.acked(flow, &numbers, marked),
             // An earlier time replaced the other ones.
-            Event::Wake { flow } if self.flows[flow].wake.is_none_or(|wake| wake == self.now) => {
+            Event::Wake { flow } if self.flows[flow].wake.is_none_or(|wake| self.awake(wake) == self.now) => {
                 self.flows[flow].wake = None;
                 self.time_out(flow);
                 self.send(flow);
@@ -275,7 +300,7 @@ impl Simulation {
         if let Some(sent) = newest {
             let rtt = now - sent;
             flow.rtt = if flow.last_ack == self.begun { rtt } else { (flow.rtt * 7 + rtt) / 8 };
-            flow.control.on_ack_end(now, flow.in_flight, false);
+            flow.control.on_ack_end(now, flow.in_flight, flow.unsent == 0);
             if marked {
                 flow.control.on_marked(now, sent);
             }
@@ -283,6 +308,10 @@ impl Simulation {
         let persistent = now - flow.last_ack > Duration::from_secs(1) && flow.in_flight > 0;
         flow.last_ack = now;
         self.detect_losses(index, persistent);
+        let flow = &mut self.flows[index];
+        if let Some(packets) = flow.message.filter(|_| flow.unsent + flow.in_flight == 0) {
+            flow.unsent = packets;
+        }
         self.send(index);
     }
 
@@ -307,6 +336,7 @@ impl Simulation {
         if lost > 0 {
             flow.in_flight -= lost * PACKET_BYTES;
             flow.lost += lost;
+            flow.unsent = flow.unsent.saturating_add(lost);
             flow.control.on_lost(now, last, lost * PACKET_BYTES, persistent);
         }
     }
@@ -332,12 +362,13 @@ impl Simulation {
         flow.tokens = (flow.tokens + (now - flow.filled).as_secs_f64() * rate).min(most);
         flow.filled = now;
         let mut paced = false;
-        while self.flows[index].in_flight + PACKET_BYTES < window {
+        while self.flows[index].unsent > 0 && self.flows[index].in_flight + PACKET_BYTES < window {
             if self.flows[index].tokens < PACKET_BYTES as f64 {
                 paced = true;
                 break;
             }
             self.flows[index].tokens -= PACKET_BYTES as f64;
+            self.flows[index].unsent -= 1;
             self.transmit(index);
         }
         let burst = (BURST * PACKET_BYTES as f64).min((rate * 0.001).max(2.0 * PACKET_BYTES as f64));

@@ -137,6 +137,25 @@ fn an_outage_is_over_when_it_is_over() {
 }
 
 #[test]
+fn a_late_worker_makes_no_path_slow() {
+    // A wire inside a machine, whose cores are busy with others for up to 20 ms of each 25 ms.
+    let late = Some((seconds(0.025), seconds(0.02)));
+    let bits_per_s = 10_000_000_000;
+    let wire =
+        Path { bits_per_s, delay: Duration::from_micros(20), buffer_bytes: 1 << 20, late, ..Path::default() };
+    for (packets, seed) in [(1, 1), (8, 2), (45, 3), (680, 4)] {
+        let arrived = |flow: Flow| {
+            let path = Path { seed, ..wire.clone() };
+            let mut simulation = Simulation::new(path, vec![flow.of_messages(packets)]);
+            simulation.run(seconds(2.0));
+            simulation.flows[0].delivered
+        };
+        let (model, cubic) = (arrived(model(seed)), arrived(cubic()));
+        assert!(model * 10 > cubic * 9, "messages of {packets} packets: {model} bytes, and {cubic} by CUBIC");
+    }
+}
+
+#[test]
 fn marks_are_answered() {
     let marking = Path { mark_bytes: Some(250_000), ..path(1.0, 0.0) };
     for (name, flow) in [("model", model(8)), ("cubic", cubic())] {
