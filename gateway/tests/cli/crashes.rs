@@ -1,9 +1,11 @@
 //! Processes that are stopped, killed and restarted in the middle of a transfer.
 
-use crate::support::{Process, Site, identities, json, run, wait_until};
+use crate::support::{Process, Site, identities, json, run, stoq, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use stoq_gateway::admin::client::Remote;
 
 /// Bytes of a file large enough to be stopped in the middle of its transfer.
@@ -58,6 +60,28 @@ fn a_killed_get_continues_where_it_stopped() {
     let got = json(site.client("get").arg(&token).arg("-o").arg(&copy));
     assert!(got["resumed_at"].as_u64().unwrap() > 0);
     assert!(std::fs::read(&copy).unwrap() == std::fs::read(&path).unwrap());
+}
+
+#[test]
+fn a_get_to_a_pipe_ends_with_the_error_when_its_gateway_is_gone() {
+    let mut site = Site::new();
+    let gateway = site.start();
+    let (path, token) = site.file("large", LARGE);
+    run(site.client("put").arg(&path), 0);
+    let config = site.client_file("[quic]\nidle_timeout_ms = 2000\nkeep_alive_ms = 500\n");
+    let mut get = stoq();
+    get.args(["get", "--config"]).arg(&config).args([&token, "-o", "-"]);
+    let mut client = get.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = client.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 1]).unwrap();
+    gateway.process.signal(Signal::KILL);
+    let mut rest = Vec::new();
+    stdout.read_to_end(&mut rest).unwrap();
+    assert!(rest.len() + 1 < LARGE, "the transfer was over too early for this test");
+    let output = client.wait_with_output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("ended"), "the error of the connection, not of what is asked after it: {error}");
 }
 
 #[test]

@@ -263,7 +263,8 @@ fn a_payload_is_fetched_from_two_gateways_and_from_a_cache_on_the_route() {
     assert_same(&mesh.path("third"), &path);
     let given: Vec<_> =
         got["holders"].as_array().unwrap().iter().map(|held| held["bytes"].as_u64().unwrap()).collect();
-    assert_eq!((given.len(), given.iter().sum::<u64>()), (3, 60_000_000), "{got}");
+    // What one of them is slow with is asked of another too.
+    assert!(given.len() == 3 && given.iter().sum::<u64>() >= 60_000_000, "{got}");
     assert!(given.iter().filter(|bytes| **bytes > 0).count() > 1, "{got}");
 
     // The route leads over two gateways to the holder. Without the flag neither keeps the payload.

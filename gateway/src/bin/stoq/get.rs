@@ -203,7 +203,10 @@ async fn to_stream(
                 }
                 show(bar, have, length);
             }
-            Err(error) => came = Err(error),
+            Err(error) => {
+                came = Err(error);
+                break;
+            }
         }
     }
     // Checked bytes are written even if no more arrive.
