@@ -67,7 +67,7 @@ impl GatheredFile {
         let mut bytes = 0;
         match gathered {
             Gathered::Described { length, descriptor } => {
-                self.part.note(length)?;
+                self.part.note()?;
                 self.length = length;
                 if let Some(set) = descriptor {
                     self.content = Some(set.content());

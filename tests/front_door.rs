@@ -16,6 +16,7 @@ use stoq::client::{
     PutOptions, Want,
 };
 use stoq::datagram::NetworkKind;
+use stoq::download::Download;
 use stoq::node::{ApplicationHost, Hosted};
 use stoq::queue::{Answer, AppPort, Command, Credit, Delivery, Ending, RequestId};
 use stoq::record::{ErrorCode, OkRecord, Request};
@@ -186,6 +187,8 @@ async fn a_payload_that_ends_early_is_an_error_and_stays_one() {
 /// Answers every FETCH with this payload, with its last group altered.
 struct Liar {
     payload: Vec<u8>,
+    /// The lengths that it describes and that it answers with.
+    lengths: [u64; 2],
     answers: Vec<(RequestId, Credit, VecDeque<Bytes>)>,
 }
 
@@ -209,14 +212,16 @@ impl Application for Liar {
         while let Some(delivery) = port.receive() {
             worked = true;
             let Delivery::Asked(request, asked) = delivery else { continue };
-            if !matches!(asked.request, Request::Fetch(_)) {
-                continue;
+            let Request::Fetch(fetch) = asked.request else { continue };
+            let [described, answered] = self.lengths;
+            let length_bytes = if fetch.describe { described } else { answered };
+            let mut encoding = VecDeque::new();
+            if !fetch.describe {
+                encoding = encoded(&self.payload);
+                let mut last = encoding.pop_back().unwrap().to_vec();
+                *last.last_mut().unwrap() ^= 1;
+                encoding.push_back(last.into());
             }
-            let length_bytes = self.payload.len() as u64;
-            let mut encoding = encoded(&self.payload);
-            let mut last = encoding.pop_back().unwrap().to_vec();
-            *last.last_mut().unwrap() ^= 1;
-            encoding.push_back(last.into());
             port.send(Command::Answer(request, Answer::Ok(OkRecord { length_bytes, descriptor: None })))
                 .unwrap();
             self.answers.push((request, asked.credit, encoding));
@@ -236,15 +241,19 @@ impl Application for Liar {
     }
 }
 
+fn lies(payload: &[u8], lengths: [u64; 2]) -> Gateway {
+    let payload = payload.to_vec();
+    let make = move |_| -> Box<dyn Application> {
+        Box::new(Liar { payload: payload.clone(), lengths, answers: Vec::new() })
+    };
+    let host = ApplicationHost::Node(Placement::Worker, Box::new(make));
+    Gateway::start_with(1, vec![Hosted { store: true, ..Hosted::new("liar", Vec::new(), host) }])
+}
+
 #[tokio::test]
 async fn no_reader_gives_a_byte_that_does_not_match_the_token() {
     let bytes = noise(200_000);
-    let lie = bytes.clone();
-    let make =
-        move |_| -> Box<dyn Application> { Box::new(Liar { payload: lie.clone(), answers: Vec::new() }) };
-    let host = ApplicationHost::Node(Placement::Worker, Box::new(make));
-    let liar = Hosted { store: true, ..Hosted::new("liar", Vec::new(), host) };
-    let gateway = Gateway::start_with(1, vec![liar]);
+    let gateway = lies(&bytes, [bytes.len() as u64; 2]);
     let peer = connected(&gateway).await;
     let mut got = Vec::new();
     let error = peer.fetch(Token::of(&bytes)).await.unwrap().read_to_end(&mut got).await.unwrap_err();
@@ -252,6 +261,54 @@ async fn no_reader_gives_a_byte_that_does_not_match_the_token() {
     let Ok(ClientError::Refused(failure)) = error.downcast::<ClientError>() else { panic!("another error") };
     assert_eq!(failure.code, ErrorCode::BadProof);
     assert!(bytes.starts_with(&got) && got.len() < bytes.len(), "{} bytes", got.len());
+}
+
+/// The first subtree of the payload's tree has 64 groups, whatever of these lengths is claimed: they can be checked and kept.
+#[tokio::test]
+async fn a_lie_about_a_length_spoils_no_later_download() {
+    let bytes = noise(80 * 16_384 + 5);
+    let token = Token::of(&bytes);
+    let honest = Gateway::start();
+    let honest = connected(&honest).await;
+    put(&honest, &bytes).await;
+    let length = bytes.len() as u64;
+    let lengths =
+        [0, 1, 16_384, 64 << 14, 70 << 14, length - 1, length, length + 1, 81 << 14, 128 << 14, 1 << 50];
+    let mut kept = Vec::new();
+    for claimed in lengths {
+        let (liar, directory) = (lies(&bytes, [claimed; 2]), tempfile::TempDir::new().unwrap());
+        let (liar, output) = (connected(&liar).await, directory.path().join("copy"));
+        // The second attempt continues the first one's part.
+        for _ in 0..2 {
+            let mut download = Download::open(&output, token).unwrap();
+            let error = download.run(&liar, |_, _| {}).await.unwrap_err();
+            assert!(matches!(&error, ClientError::Refused(_)), "{claimed}: {error}");
+            kept.push(download.have());
+        }
+        let mut download = Download::open(&output, token).unwrap();
+        assert_eq!(download.have(), *kept.last().unwrap(), "{claimed}");
+        download.run(&honest, |_, _| {}).await.unwrap();
+        assert_eq!(download.finish(|_| {}).await.unwrap(), length, "{claimed}");
+        assert!(std::fs::read(&output).unwrap() == bytes, "{claimed}");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "no part or note stays");
+    }
+    assert!(kept.iter().any(|&kept| kept > 0), "{kept:?}");
+}
+
+#[tokio::test]
+async fn a_gateway_that_says_two_lengths_is_told() {
+    let bytes = noise(80 * 16_384 + 5);
+    let length = bytes.len() as u64;
+    let liar = lies(&bytes, [length, length - 1]);
+    let (liar, directory) = (connected(&liar).await, tempfile::TempDir::new().unwrap());
+    let mut download = Download::open(&directory.path().join("copy"), Token::of(&bytes)).unwrap();
+    download.run(&liar, |_, _| {}).await.unwrap_err();
+    assert!(download.have() > 0);
+    let error = download.run(&liar, |_, _| {}).await.unwrap_err().to_string();
+    assert!(
+        error.contains(&format!("describes {length} bytes and answers with a payload of {}", length - 1)),
+        "{error}"
+    );
 }
 
 #[tokio::test]

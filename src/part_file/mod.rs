@@ -43,9 +43,10 @@ pub(crate) struct PartFile {
     file: File,
     token: AnyToken,
     order: WriteOrder,
-    /// The length in the note, if the note is of this payload.
-    length: Option<u64>,
+    /// Whether the note is of this payload.
     note_is_mine: bool,
+    /// Whether the bytes of an earlier get count: its note names this payload, and they arrived in rising order.
+    continues: bool,
     keep: bool,
     over: bool,
 }
@@ -61,8 +62,8 @@ impl PartFile {
         place.check_vacant()?;
         for _ in 0..PART_TRIES_MAX {
             if let Some((file, made)) = take(&place)? {
-                let (length, note_is_mine, over) = (None, false, false);
-                let mut part = Self { place, file, token, order, length, note_is_mine, keep: !made, over };
+                let (note_is_mine, continues, over) = (false, false, false);
+                let mut part = Self { place, file, token, order, note_is_mine, continues, keep: !made, over };
                 // A get that ended meanwhile gave its part the name.
                 part.place.check_vacant()?;
                 part.recognize()?;
@@ -80,7 +81,7 @@ impl PartFile {
         let found = match Note::find(&self.place) {
             FoundNote::Note(found) if found.token() == Some(self.token) => {
                 if self.order == WriteOrder::Rising && !found.gathered {
-                    (self.length, self.note_is_mine, self.keep) = (Some(found.length), true, len > 0);
+                    (self.note_is_mine, self.continues, self.keep) = (true, true, len > 0);
                     return Ok(());
                 }
                 if found.gathered || len == 0 {
@@ -124,29 +125,24 @@ impl PartFile {
         self.place.path(&self.place.part)
     }
 
-    /// The path of its note.
-    pub(crate) fn note_path(&self) -> PathBuf {
-        self.place.path(&self.place.note)
-    }
-
     /// The file, open for reading and writing.
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
-    /// The payload's length, bytes, from the note of an earlier get.
-    pub(crate) fn noted_length(&self) -> Option<u64> {
-        self.length
+    /// Whether the part's bytes are of an earlier get of this payload.
+    pub(crate) fn continues(&self) -> bool {
+        self.continues
     }
 
-    /// Notes the payload's length. The part must be empty.
+    /// Notes the payload. The part must be empty.
     ///
     /// # Errors
     /// An error of the disk; the path is the note's.
-    pub(crate) fn note(&mut self, length: u64) -> Result<(), ClientError> {
-        let note = Note::new(self.token, length, self.order == WriteOrder::Any);
-        note.write(&self.place).map_err(|error| with_mend(&self.note_path(), error, self.keep))?;
-        (self.length, self.note_is_mine) = (Some(length), true);
+    pub(crate) fn note(&mut self) -> Result<(), ClientError> {
+        let (note, path) = (Note::new(self.token, self.order == WriteOrder::Any), &self.place.note);
+        note.write(&self.place).map_err(|error| with_mend(&self.place.path(path), error, self.keep))?;
+        self.note_is_mine = true;
         Ok(())
     }
 

@@ -1,20 +1,19 @@
 //! A part's note: a small file beside it.
 
 use super::place::Place;
-use crate::limits::{NOTE_BYTES_MAX, PAYLOAD_BYTES_MAX};
+use crate::limits::NOTE_BYTES_MAX;
 use crate::token::AnyToken;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 
-/// The note of a part: its payload.
+/// The note of a part: its payload. It has no length: until the last byte is checked, a length is a gateway's claim. Earlier releases
+/// noted one, which is not read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Note {
     /// The token that the get named, as text.
     token: String,
-    /// The payload's length, bytes.
-    pub(super) length: u64,
     /// Whether the bytes arrive in any order. Otherwise the part's length is the progress.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) gathered: bool,
@@ -32,8 +31,8 @@ pub(super) enum FoundNote {
 }
 
 impl Note {
-    pub(super) fn new(token: AnyToken, length: u64, gathered: bool) -> Self {
-        Self { token: token.to_string(), length, gathered }
+    pub(super) fn new(token: AnyToken, gathered: bool) -> Self {
+        Self { token: token.to_string(), gathered }
     }
 
     /// The token; none if the text is no token.
@@ -67,9 +66,6 @@ impl Note {
         }
         match serde_json::from_slice::<Self>(&text) {
             Ok(note) if note.token().is_none() => FoundNote::Foreign("it names no token".into()),
-            Ok(note) if note.length > PAYLOAD_BYTES_MAX => {
-                FoundNote::Foreign("it names no possible length".into())
-            }
             Ok(note) => FoundNote::Note(note),
             Err(error) => FoundNote::Foreign(error.to_string()),
         }
