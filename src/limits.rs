@@ -283,6 +283,8 @@ pub const DELIVERY_RING_LEN: usize = 1024;
 pub const COMMAND_RING_LEN: usize = 1024;
 /// Bytes that an application may have outstanding on one outgoing stream before it must wait.
 pub const OUTSTANDING_BYTES_MAX: usize = 8 << 20;
+/// Bytes that the answers on one connection may have outstanding together. One answer has at most as many as all of them leave.
+pub const ANSWERS_BYTES_MAX: usize = 32 << 20;
 /// Bytes of one stream that QUIC gets before the next stream that waits for its windows has its turn: some ranges of a gathering, so that
 /// these end in the order in which they were asked for.
 pub const SEND_TURN_BYTES: usize = 4 << 20;

@@ -16,7 +16,7 @@ pub use message::{
 pub use port::{AppPort, WorkerPort, rings};
 pub use waking::{Sleeper, Waker};
 
-use crate::limits::{OUTSTANDING_BYTES_MAX, RELAY_WINDOW_BYTES};
+use crate::limits::{ANSWERS_BYTES_MAX, OUTSTANDING_BYTES_MAX, RELAY_WINDOW_BYTES};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, Ordering};
 
@@ -74,32 +74,103 @@ impl RequestId {
 /// The application adds bytes when it sends them, and the worker subtracts them when QUIC has taken them. Credit bounds the bytes that
 /// wait inside the worker for one slow peer: the command ring never has to stop for it.
 #[derive(Clone, Debug, Default)]
-pub struct Credit(Arc<AtomicIsize>);
+pub struct Credit(Arc<Account>);
+
+#[derive(Debug, Default)]
+struct Account {
+    bytes: AtomicIsize,
+    /// The account of all answers on the connection, which these bytes are a part of.
+    all: Option<Credit>,
+}
+
+impl Drop for Account {
+    /// Bytes that were dropped with their stream are no longer outstanding.
+    fn drop(&mut self) {
+        if let Some(all) = &self.all {
+            all.0.bytes.fetch_sub(*self.bytes.get_mut(), Ordering::AcqRel);
+        }
+    }
+}
 
 impl Credit {
+    /// Credit for one of several answers on a connection: together they have at most [`ANSWERS_BYTES_MAX`] outstanding, and one has at most
+    /// as much as all of them leave. So an answer that is not read leaves room for the next one.
+    pub(crate) fn within(all: &Self) -> Self {
+        Self(Arc::new(Account { bytes: AtomicIsize::new(0), all: Some(all.clone()) }))
+    }
+
+    fn bytes(&self) -> isize {
+        self.0.bytes.load(Ordering::Acquire)
+    }
+
+    fn has_room_below(&self, bytes_max: usize) -> bool {
+        let own = self.bytes();
+        let left = || self.0.all.as_ref().is_none_or(|all| own < ANSWERS_BYTES_MAX as isize - all.bytes());
+        own < bytes_max as isize && left()
+    }
+
     /// Whether another send is allowed now.
     pub fn has_room(&self) -> bool {
-        self.0.load(Ordering::Acquire) < OUTSTANDING_BYTES_MAX as isize
+        self.has_room_below(OUTSTANDING_BYTES_MAX)
     }
 
     /// Whether a relay may read on for this direction: its bound of the bytes held of one stream.
     pub(crate) fn has_relay_room(&self) -> bool {
-        self.0.load(Ordering::Acquire) < RELAY_WINDOW_BYTES as isize
+        self.has_room_below(RELAY_WINDOW_BYTES)
     }
 
     pub(crate) fn take(&self, bytes: usize) {
-        self.0.fetch_add(bytes as isize, Ordering::AcqRel);
+        self.0.bytes.fetch_add(bytes as isize, Ordering::AcqRel);
+        if let Some(all) = &self.0.all {
+            all.take(bytes);
+        }
     }
 
-    /// Subtracts bytes. Returns whether the first half is free again: time to wake an application that waits for credit.
+    /// Subtracts bytes. Returns whether it is time to wake an application that waits for credit: the first half is free again, or a part of
+    /// what all answers share.
     pub fn give_back(&self, bytes: usize) -> bool {
         const HALF: isize = OUTSTANDING_BYTES_MAX as isize / 2;
-        let before = self.0.fetch_sub(bytes as isize, Ordering::AcqRel);
-        before >= HALF && before - (bytes as isize) < HALF
+        const PART: isize = ANSWERS_BYTES_MAX as isize / 16;
+        let bytes = bytes as isize;
+        let before = self.0.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        let part_is_free = self.0.all.as_ref().is_some_and(|all| {
+            let before = all.0.bytes.fetch_sub(bytes, Ordering::AcqRel);
+            before / PART != (before - bytes) / PART
+        });
+        part_is_free || (before >= HALF && before - bytes < HALF)
     }
 
     /// Ends the credit: its connection has ended. Later bytes are dropped, and no application may wait for their credit.
     pub(crate) fn end(&self) {
-        self.0.store(isize::MIN / 2, Ordering::Release);
+        self.0.bytes.store(isize::MIN / 2, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes as much as it may; returns the number of bytes.
+    fn fill(credit: &Credit) -> usize {
+        const EACH: usize = 1 << 16;
+        std::iter::from_fn(|| credit.has_room().then(|| credit.take(EACH))).count() * EACH
+    }
+
+    #[test]
+    fn answers_that_are_not_read_share_one_bound_and_leave_room_for_the_next_one() {
+        let all = Credit::default();
+        let answers: Vec<Credit> = (0..256).map(|_| Credit::within(&all)).collect();
+        let taken: Vec<usize> = answers.iter().map(fill).collect();
+        assert_eq!(taken[..2], [OUTSTANDING_BYTES_MAX; 2]);
+        assert!(taken[..8].windows(2).all(|pair| pair[0] >= pair[1] && pair[1] > 0), "{taken:?}");
+        let sum: usize = taken.iter().sum();
+        assert!(sum <= ANSWERS_BYTES_MAX + (1 << 16), "{sum} bytes are outstanding");
+        // A stream that ends gives back what was dropped with it, and what QUIC took is free for the others.
+        drop(answers.into_iter().skip(1).collect::<Vec<_>>());
+        let next = Credit::within(&all);
+        assert_eq!(fill(&next), OUTSTANDING_BYTES_MAX);
+        assert!(next.give_back(OUTSTANDING_BYTES_MAX), "an application that waits is woken");
+        drop(next);
+        assert_eq!(all.bytes(), 0);
     }
 }

@@ -113,6 +113,8 @@ pub(crate) struct Session {
     /// The outgoing message stream of each queue.
     messages: FxHashMap<u64, StreamId>,
     message_credit: Credit,
+    /// The bytes that all answers have outstanding.
+    answers_credit: Credit,
     /// When the peer last acknowledged a complete answer.
     answered_at: Option<Instant>,
     /// Streams on which small chunks were collected since the last flush; some may occur twice.
@@ -214,6 +216,7 @@ impl Session {
             local: FxHashMap::default(),
             messages: FxHashMap::default(),
             message_credit: Credit::default(),
+            answers_credit: Credit::default(),
             answered_at: None,
             unflushed: Vec::new(),
             chains: Chains::default(),

@@ -32,7 +32,7 @@ impl Session {
                 self.chains.opened();
                 self.arrivals = self.arrivals.saturating_sub(1);
                 let _ = conn.send_stream(id).set_priority(self.arrivals);
-                let credit = Credit::default();
+                let credit = Credit::within(&self.answers_credit);
                 let send = Sending::Open(Outbound::new(credit.clone()));
                 Stream::new(Role::Serving(Serving::new(early, credit)), send)
             }
