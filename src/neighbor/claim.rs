@@ -42,7 +42,7 @@ pub enum NeighborOutput {
     Frame(Pending),
 }
 
-/// The state of a next hop, by [`Neighbors::lookup`].
+/// The state of a next hop, by [`Neighbors::lookup`](super::Neighbors::lookup).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resolution {
     /// Send to this station.
@@ -52,7 +52,7 @@ pub enum Resolution {
         /// Look it up again from this instant on.
         recheck_at: Instant,
     },
-    /// Being resolved: [`Neighbors::enqueue`] the packet.
+    /// Being resolved: [`Neighbors::enqueue`](super::Neighbors::enqueue) the packet.
     Resolving,
     /// It did not answer lately.
     Unreachable,
