@@ -49,7 +49,7 @@ count() { # PATH SIDE WIRE
 
 say "counting"
 names=()
-for run in "message short" "small short" "put short" "get short" "message long" "put long" "get long"; do
+for run in "message short" "small short" "ping short" "put short" "get short" "message long" "put long" "get long"; do
     read -r path wire <<<"$run"
     # Two at once: counts do not mind.
     count "$path" transmit "$wire" & first=$!
