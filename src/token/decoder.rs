@@ -3,12 +3,14 @@
 use super::walk::{Step, Walk};
 use super::{PAIR_BYTES, RangesError, Selection, Token, hash_pair, hash_subtree, split_pair};
 use crate::error_code::ErrorCode;
+use crate::limits::GROUP_BYTES;
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 
 /// Groups are collected in allocations of this size, bytes: a burst of large packets takes few of them, and
-/// those of many payloads at once stay in the cache.
+/// those of many payloads at once stay in the cache. The first one holds a group, and each next one twice as much: a payload that has
+/// just begun takes little memory.
 const ARENA_BYTES: usize = 1 << 18;
 /// Full arenas kept until their pieces are dropped, to be filled again: fresh memory costs page faults.
 const SPENT_ARENAS_LEN: usize = 3;
@@ -81,6 +83,8 @@ pub struct VerifiedDecoder {
     pair_len: usize,
     /// Checked groups of one run, then the group being filled.
     arena: BytesMut,
+    /// The size of the next arena, bytes.
+    arena_bytes: usize,
     spent: SmallVec<[BytesMut; SPENT_ARENAS_LEN + 1]>,
     checked_len: usize,
     checked_offset: u64,
@@ -107,6 +111,7 @@ impl VerifiedDecoder {
             pair: [0; PAIR_BYTES],
             pair_len: 0,
             arena: BytesMut::new(),
+            arena_bytes: GROUP_BYTES,
             spent: SmallVec::new(),
             checked_len: 0,
             checked_offset: 0,
@@ -265,7 +270,13 @@ impl VerifiedDecoder {
     /// Continues in an arena whose pieces were all dropped, or in a fresh one. The current one has no room
     /// left.
     fn renew_arena(&mut self) {
-        let bytes = usize::try_from(self.left_bytes).unwrap_or(usize::MAX).min(ARENA_BYTES);
+        let bytes = usize::try_from(self.left_bytes).unwrap_or(usize::MAX).min(self.arena_bytes);
+        if self.arena_bytes < ARENA_BYTES {
+            // The one before is too short to be filled again.
+            self.arena = BytesMut::with_capacity(bytes);
+            self.arena_bytes *= 2;
+            return;
+        }
         self.spent.push(std::mem::take(&mut self.arena));
         let free = self.spent.iter_mut().position(|arena| arena.try_reclaim(bytes));
         self.arena = free.map_or_else(|| BytesMut::with_capacity(bytes), |at| self.spent.remove(at));
@@ -317,8 +328,31 @@ mod tests {
     }
 
     #[test]
+    fn a_payload_that_has_just_begun_takes_little_memory() {
+        let data = vec![7; 2 << 20];
+        let (token, outboard) = Outboard::build(&data[..], data.len() as u64).unwrap();
+        let mut encoder = VerifiedEncoder::new(outboard, Ranges::all()).unwrap();
+        let mut decoder = VerifiedDecoder::new(token, data.len() as u64, Ranges::all()).unwrap();
+        let (mut pieces, mut received) = (Vec::new(), 0);
+        while encoder.next_batch(GROUP_BYTES, &mut pieces).unwrap() > 0 {
+            for piece in pieces.drain(..) {
+                let bytes = match &piece {
+                    EncodedPiece::Proof(pairs) => pairs,
+                    EncodedPiece::Data { offset, len } => &data[*offset as usize..][..*len],
+                };
+                decoder.push(bytes).unwrap();
+                received += bytes.len();
+                let held = decoder.arena.capacity();
+                assert!(held <= 2 * received + GROUP_BYTES, "{held} bytes of memory for {received}");
+            }
+            while decoder.poll().is_some() {}
+        }
+        assert!(decoder.is_complete());
+    }
+
+    #[test]
     fn memory_of_dropped_pieces_is_filled_again_and_the_memory_of_held_ones_is_bounded() {
-        // The empty arena that every decoder begins with, and the one whose last piece is not polled yet.
+        // The last arena that was too short, and the one whose last piece is not polled yet.
         assert_eq!(spent_arenas(0), 2);
         assert_eq!(spent_arenas(usize::MAX), SPENT_ARENAS_LEN);
     }
