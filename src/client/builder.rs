@@ -255,7 +255,7 @@ impl ClientBuilder {
         self
     }
 
-    /// The congestion controller; the default is [`Congestion::Cubic`].
+    /// The congestion controller; the default is [`Congestion::Model`].
     pub fn congestion_control(mut self, congestion: Congestion) -> Self {
         self.quic.congestion_control = congestion;
         self

@@ -137,7 +137,7 @@ impl Default for QuicConfig {
             window_budget_bytes: 0,
             connections_per_node_max: CONNECTIONS_PER_NODE_DEFAULT,
             datagram_receive_buffer_bytes: 1 << 20,
-            congestion_control: Congestion::Cubic,
+            congestion_control: Congestion::Model,
             rate_bits_per_s: 0,
             initial_congestion_window_bytes: 0,
             packet_threshold: PACKET_THRESHOLD_LEN_MAX,
