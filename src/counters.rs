@@ -125,6 +125,8 @@ counters! {
     ClientsRefused = "clients_refused",
     /// Connections refused because their node had as many as one may have.
     NodeConnectionsRefused = "node_connections_refused",
+    /// Connections closed because their peer took no byte while answers waited for it.
+    AnswersUntaken = "answers_untaken",
     /// Handshakes begun here and completed without early data, full or resumed.
     HandshakesClientCompleted = "handshakes_client_completed",
     /// Handshakes begun here and completed with early data (0-RTT).

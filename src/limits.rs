@@ -194,6 +194,11 @@ pub const STORE_ENTRIES_LEN: u64 = 1 << 20;
 pub const NODE_ENTRIES_LEN: u64 = 1 << 18;
 /// The most that a configuration may name for either.
 pub const STORE_ENTRIES_LEN_MAX: u64 = 1 << 32;
+/// Files that the readers of a store have open: payloads and blobs that are answered, mirrored or read by a program, and their outboards. The
+/// least recently read one is closed for another.
+pub const READ_FILES_LEN_MAX: u64 = 512;
+/// Files that a store may have open: those that are read, and two for each unfinished payload.
+pub const STORE_FILES_LEN_MAX: u64 = READ_FILES_LEN_MAX + 2 * UNFINISHED_LEN_MAX;
 /// Payloads and blobs that one node may have unfinished in a store: each has two open files once its first bytes are proven.
 pub const NODE_UNFINISHED_LEN_MAX: u64 = 256;
 /// The same, all nodes together.
@@ -285,6 +290,8 @@ pub const COMMAND_RING_LEN: usize = 1024;
 pub const OUTSTANDING_BYTES_MAX: usize = 8 << 20;
 /// Bytes that the answers on one connection may have outstanding together. One answer has at most as many as all of them leave.
 pub const ANSWERS_BYTES_MAX: usize = 32 << 20;
+/// How long a peer may take no byte while an answer waits for it, milliseconds: then its connection is closed.
+pub const ANSWERS_UNTAKEN_MS_MAX: u64 = 60_000;
 /// Bytes of one stream that QUIC gets before the next stream that waits for its windows has its turn: some ranges of a gathering, so that
 /// these end in the order in which they were asked for.
 pub const SEND_TURN_BYTES: usize = 4 << 20;
@@ -483,6 +490,7 @@ const _: () = {
     assert!(MESSAGE_BYTES_MAX as usize <= CLIENT_MESSAGES_BYTES);
     assert!(NODE_UNFINISHED_LEN_MAX >= REQUESTS_LEN_MAX && NODE_UNFINISHED_LEN_MAX < UNFINISHED_LEN_MAX);
     assert!(NODE_ENTRIES_LEN < STORE_ENTRIES_LEN && STORE_ENTRIES_LEN <= STORE_ENTRIES_LEN_MAX);
+    assert!(STORE_FILES_LEN_MAX / 8 >= READ_FILES_LEN_MAX);
     assert!(PUT_LOOK_MS < PUT_STALL_MS && PUT_STALL_MS < PUT_TURN_MS_MAX);
     assert!(CLOCK_SAVE_S < CLOCK_JUMP_S_MAX && CLOCK_JUMP_S_MAX < CLOCK_STEADY_S);
 };

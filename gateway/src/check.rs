@@ -5,7 +5,7 @@ mod opened;
 use crate::config::{GatewayConfig, IdentityConfig};
 use crate::dates::out_of_dates;
 use crate::output::{self, OutputError};
-use crate::{capabilities, tls};
+use crate::{capabilities, descriptors, tls};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::fs;
@@ -59,6 +59,7 @@ pub fn run(config: &GatewayConfig, file: &Path) -> Vec<Finding> {
             );
         }
     }
+    files(descriptors::needed(config), descriptors::limits().1, &mut findings);
     match &config.network {
         NetworkConfig::Dpdk(dpdk) => {
             findings.add("dpdk", cfg!(feature = "dpdk"), "built with DPDK", "built without DPDK", || {
@@ -123,6 +124,20 @@ impl Findings {
             self.push(check, Severity::Failed, no, Some(fix()));
         }
     }
+}
+
+/// Compares the files that the gateway can have open with the hard limit, which it raises its soft limit to.
+fn files(needed: u64, limit: u64, findings: &mut Findings) {
+    if needed <= limit {
+        return findings.ok("open files", format!("up to {needed}, and {limit} are allowed"));
+    }
+    let found = format!(
+        "{limit} are allowed, and the gateway can need {needed}: the store takes fewer puts at a time"
+    );
+    let fix = format!(
+        "LimitNOFILE={needed} under [Service] (systemctl edit stoq-gateway), or `ulimit -Hn {needed}` before the start"
+    );
+    findings.push("open files", Severity::Warning, found, Some(fix));
 }
 
 fn certificates(config: &GatewayConfig, findings: &mut Findings) {

@@ -21,6 +21,7 @@ pub mod manuals;
 // The process and its surroundings.
 pub mod capabilities;
 pub mod dates;
+pub mod descriptors;
 pub mod logging;
 pub mod port_watch;
 pub mod reloads;

@@ -131,7 +131,7 @@ impl Live {
         let (policy, peer_gateways) = renewable::rules(&config, identity.node_id());
         self.parts.hops.renew(policy, peer_gateways);
         if let (Some(store), Some(seed)) = (&self.parts.store, seed) {
-            store.configure(renewable::kept(seed));
+            store.configure(renewable::kept(&config, seed));
         }
         node.renew(&renewed);
         self.parts.dates.set(facts.chain());

@@ -2,6 +2,7 @@
 
 use crate::admin::Facts;
 use crate::config::{GatewayConfig, SeedConfig};
+use crate::descriptors;
 use crate::faults::started;
 use crate::tls::{self, KeyLogger};
 use anyhow::Context;
@@ -73,15 +74,16 @@ pub(crate) fn rules(config: &GatewayConfig, own: NodeId) -> (Policy, BTreeSet<No
     (policy, config.gateway.iter().map(|peer_gateway| peer_gateway.node_id).collect())
 }
 
-/// The store's bounds and leases.
-pub(crate) fn kept(config: &SeedConfig) -> StoreConfig {
+/// The store's bounds and leases. Its files are those that the limit of the process leaves.
+pub(crate) fn kept(config: &GatewayConfig, seed: &SeedConfig) -> StoreConfig {
     StoreConfig {
-        capacity_bytes: config.capacity_bytes,
-        quota_bytes: config.quota_bytes,
-        capacity_entries: Some(config.capacity_entries),
-        quota_entries: Some(config.quota_entries),
-        lease_default_s: config.lease_default_s,
-        lease_max_s: config.lease_max_s,
+        files_max: Some(descriptors::for_store(config, descriptors::limits().0)),
+        capacity_bytes: seed.capacity_bytes,
+        quota_bytes: seed.quota_bytes,
+        capacity_entries: Some(seed.capacity_entries),
+        quota_entries: Some(seed.quota_entries),
+        lease_default_s: seed.lease_default_s,
+        lease_max_s: seed.lease_max_s,
     }
 }
 

@@ -215,7 +215,7 @@ struct Seeds {
 impl Seeds {
     /// Opens the store that the configuration names.
     fn new(own: NodeId, hops: &Arc<Hops>, config: &GatewayConfig) -> anyhow::Result<Self> {
-        let parts = config.seed().map(|seed| open_store(seed, own, hops)).transpose()?;
+        let parts = config.seed().map(|seed| open_store(config, seed, own, hops)).transpose()?;
         Ok(Self { parts, cache: config.keeps_passing() })
     }
 
@@ -257,13 +257,18 @@ impl Seeds {
     }
 }
 
-fn open_store(config: &SeedConfig, own: NodeId, hops: &Arc<Hops>) -> anyhow::Result<SeedParts> {
-    if config.placement == Placement::Worker {
+fn open_store(
+    config: &GatewayConfig,
+    seed: &SeedConfig,
+    own: NodeId,
+    hops: &Arc<Hops>,
+) -> anyhow::Result<SeedParts> {
+    if seed.placement == Placement::Worker {
         tracing::warn!(
             "the seed store runs on the worker's thread: every wait for the disk stops the network"
         );
     }
-    let store = Arc::new(Store::open(&config.directory, renewable::kept(config))?);
-    let memory = Arc::new(Mutex::new(MemoryTier::new(config.memory_bytes, MemoryPages::HugePreferred)));
+    let store = Arc::new(Store::open(&seed.directory, renewable::kept(config, seed))?);
+    let memory = Arc::new(Mutex::new(MemoryTier::new(seed.memory_bytes, MemoryPages::HugePreferred)));
     Ok(SeedParts { own: Some(own), hops: Some(hops.clone()), ..SeedParts::alone(store, memory) })
 }

@@ -6,10 +6,7 @@
 
 use super::config::StoreConfig;
 use super::lease::Lease;
-use crate::limits::{
-    NODE_ENTRIES_LEN, NODE_UNFINISHED_LEN_MAX, STORE_ENTRIES_LEN, UNFINISHED_LEN_MAX,
-    UNFINISHED_SHARE_DIVISOR_LEN,
-};
+use crate::limits::{NODE_ENTRIES_LEN, STORE_ENTRIES_LEN, UNFINISHED_SHARE_DIVISOR_LEN};
 use crate::tls::NodeId;
 use std::collections::HashMap;
 
@@ -178,8 +175,9 @@ impl Accounts {
         if need.writes == 0 {
             return Ok(());
         }
-        let of_node = (balance.promised.writes, NODE_UNFINISHED_LEN_MAX);
-        for (count, count_max) in [of_node, (self.unfinished, UNFINISHED_LEN_MAX)] {
+        let files = config.files();
+        let of_node = (balance.promised.writes, files.node_unfinished);
+        for (count, count_max) in [of_node, (self.unfinished, files.unfinished)] {
             if count + need.writes > count_max {
                 return Err(Shortage::Unfinished { count, count_max });
             }

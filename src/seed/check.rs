@@ -225,7 +225,8 @@ impl Check {
                     self.rehash(store, token, &reason);
                     return self.reading.take();
                 }
-                match OpenPayload::open(token, 0, &store.file(&any, BLOB), &store.file(&any, OUTBOARD)) {
+                let paths = [BLOB, OUTBOARD].map(|kind| store.file(&any, kind));
+                match OpenPayload::open(token, 0, paths.each_ref().map(AsRef::as_ref), None) {
                     Ok(Some(held)) if held.length() == length => match Verify::new(held, Ranges::all()) {
                         Ok(verify) => return Some(CheckReading::Payload(token, Box::new(verify))),
                         Err(error) => self.bad(store, &any, &error.to_string()),
@@ -238,8 +239,8 @@ impl Check {
             }
             Stage::Lanes(part) => {
                 let (kind, outboard_kind) = layout::lane_kinds(part.blob);
-                let paths = (store.file(&self.token, kind), store.file(&self.token, outboard_kind));
-                match OpenPayload::open(part.token, 1, &paths.0, &paths.1) {
+                let paths = [kind, outboard_kind].map(|kind| store.file(&self.token, kind));
+                match OpenPayload::open(part.token, 1, paths.each_ref().map(AsRef::as_ref), None) {
                     Ok(Some(held)) if held.length() == part.length => {
                         match Verify::new(held, part.selection.clone()) {
                             Ok(verify) => return Some(CheckReading::Lanes(part, Box::new(verify))),

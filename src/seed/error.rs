@@ -4,7 +4,7 @@ use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::record::ErrorCode;
 use crate::shard::Lanes;
 use crate::tls::NodeId;
-use crate::token::{AnyToken, SetToken};
+use crate::token::{AnyToken, SetToken, Token};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -167,6 +167,9 @@ pub enum StoreError {
     /// A payload or set was removed before its lease was extended.
     #[error("{0} was removed before its lease could be extended: put it again")]
     Went(AnyToken),
+    /// A payload was removed or replaced while a reader had its file closed.
+    #[error("{0} was removed or replaced while it was read: ask for it again")]
+    Removed(AnyToken),
     /// The bytes on the disk do not match the token.
     #[error("{0} is damaged on the disk: put it again")]
     Damaged(AnyToken),
@@ -187,6 +190,14 @@ impl StoreError {
         Self::Io { action, path: path.to_owned(), source }
     }
 
+    /// The error of reading an open payload.
+    pub(super) fn reading(token: Token, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::NotFound => Self::Removed(token.into()),
+            _ => Self::io("read", Path::new(&token.hex()), source),
+        }
+    }
+
     /// The error code for the peer (protocol §9). The text is not sent: it names paths.
     pub const fn code(&self) -> ErrorCode {
         match self {
@@ -200,7 +211,7 @@ impl StoreError {
             Self::TooLong(_) => ErrorCode::Limit,
             Self::BadDescriptor(_) => ErrorCode::BadDescriptor,
             Self::NoSuchLanes { .. } => ErrorCode::BadRange,
-            Self::LanesWent { .. } | Self::Went(_) => ErrorCode::Busy,
+            Self::LanesWent { .. } | Self::Went(_) | Self::Removed(_) => ErrorCode::Busy,
             Self::ReadOnly { .. }
             | Self::InUse { .. }
             | Self::Foreign { .. }

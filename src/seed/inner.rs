@@ -9,6 +9,7 @@ use super::index::{EntryBody, Index};
 use super::layout::{self, BLOB, DATA_KINDS, META, OUTBOARD, SET, SET_KINDS};
 use super::lease::{Lease, LeaseFile};
 use super::lock::Lock;
+use super::open_files::OpenFiles;
 use super::open_payload::{OpenPayload, OpenSet};
 use super::refusals::Refusals;
 use crate::shard::Blob;
@@ -40,6 +41,8 @@ pub(super) struct Inner {
     /// Payloads whose files are there, but that are neither held nor given up: their outboards are being made.
     pub(super) pending: Mutex<HashSet<Token>>,
     pub(super) checks: Checks,
+    /// The files that readers have open.
+    pub(super) files: Arc<OpenFiles>,
     /// One clone for each job of a thread that a request waits for: [`super::Store::requests_waiting`].
     pub(super) waits: Arc<()>,
     /// Payloads and sets removed because their leases were over.
@@ -69,7 +72,8 @@ impl Inner {
         let Some(EntryBody::Payload { length }) = self.index().get(&any).map(|entry| entry.body) else {
             return Ok(None);
         };
-        let held = OpenPayload::open(*token, 0, &self.file(&any, BLOB), &self.file(&any, OUTBOARD))?;
+        let paths = [BLOB, OUTBOARD].map(|kind| self.file(&any, kind));
+        let held = OpenPayload::open(*token, 0, paths.each_ref().map(AsRef::as_ref), Some(&self.files))?;
         let held = held.filter(|held| held.length() == length);
         if held.is_some() {
             self.index().touch(&any);
@@ -91,8 +95,9 @@ impl Inner {
                 } else {
                     let any = AnyToken::from(*token);
                     let (kind, outboard_kind) = layout::lane_kinds(blob);
-                    let paths = (self.file(&any, kind), self.file(&any, outboard_kind));
-                    OpenPayload::open(token_of_blob, set.generation, &paths.0, &paths.1)?
+                    let paths = [kind, outboard_kind].map(|kind| self.file(&any, kind));
+                    let paths = paths.each_ref().map(AsRef::as_ref);
+                    OpenPayload::open(token_of_blob, set.generation, paths, Some(&self.files))?
                 };
                 match blob {
                     Blob::Content => held.content = opened,

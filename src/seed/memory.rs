@@ -8,6 +8,7 @@ use blocks::Pool;
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The most blocks, beginning with the least recently used, that are tried for one without a reader.
@@ -28,6 +29,10 @@ pub struct MemoryStats {
     pub blocks: u64,
     /// Blocks of the pool in huge pages.
     pub huge_blocks: u64,
+    /// Blocks in use that readers hold a part of. They stay until the reader's bytes are sent.
+    pub lent_blocks: u64,
+    /// Reads that got a copy, since half of the blocks were lent.
+    pub copied: u64,
 }
 
 /// The memory of a [`MemoryTier`]'s blocks.
@@ -49,6 +54,16 @@ pub struct MemoryTier {
     uses: BTreeMap<u64, Key>,
     clock: u64,
     stats: MemoryStats,
+    loans: Arc<Loans>,
+}
+
+/// The blocks of a tier that readers hold a part of. A reader of 16 KiB keeps a whole block: at most half of the blocks are lent, and further
+/// reads are copied.
+#[derive(Debug)]
+struct Loans {
+    len_max: usize,
+    len: AtomicUsize,
+    copied: AtomicU64,
 }
 
 /// Token, generation of the file, number of the block.
@@ -57,14 +72,28 @@ type Key = (Token, u64, u64);
 #[derive(Debug)]
 struct Block {
     /// Shared with every [`Lent`] part of it: the count shows whether a reader is left.
-    memory: Arc<blocks::PooledBlock>,
+    memory: Arc<LoanedBlock>,
     len: usize,
     used: u64,
 }
 
+#[derive(Debug)]
+struct LoanedBlock {
+    memory: blocks::PooledBlock,
+    readers: AtomicUsize,
+    loans: Arc<Loans>,
+}
+
+/// A part of a block, out of the tier's lock.
+enum ReadPart {
+    Lent(Lent),
+    /// It is to be copied.
+    Copied(Arc<LoanedBlock>, Range<usize>),
+}
+
 /// The result of a look for a block.
 enum Looked {
-    There(Bytes),
+    There(ReadPart),
     /// Memory to read it into.
     Free(blocks::PooledBlock),
     /// No block of memory is free.
@@ -73,19 +102,49 @@ enum Looked {
 
 /// A part of a block that is being read.
 struct Lent {
-    memory: Arc<blocks::PooledBlock>,
+    memory: Arc<LoanedBlock>,
     part: Range<usize>,
 }
 
 impl AsRef<[u8]> for Lent {
     fn as_ref(&self) -> &[u8] {
-        &self.memory[self.part.clone()]
+        &self.memory.memory[self.part.clone()]
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if self.memory.readers.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.memory.loans.len.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 }
 
 impl Block {
-    fn lend(&self, part: Range<usize>) -> Bytes {
-        Bytes::from_owner(Lent { memory: self.memory.clone(), part })
+    /// Lends a part, under the tier's lock.
+    fn lend(&self, part: Range<usize>) -> ReadPart {
+        let (memory, loans) = (self.memory.clone(), &self.memory.loans);
+        if self.memory.readers.load(Ordering::Acquire) == 0
+            && loans.len.load(Ordering::Acquire) >= loans.len_max
+        {
+            return ReadPart::Copied(memory, part);
+        }
+        if self.memory.readers.fetch_add(1, Ordering::AcqRel) == 0 {
+            loans.len.fetch_add(1, Ordering::AcqRel);
+        }
+        ReadPart::Lent(Lent { memory, part })
+    }
+}
+
+impl ReadPart {
+    fn bytes(self) -> Bytes {
+        match self {
+            Self::Lent(lent) => Bytes::from_owner(lent),
+            Self::Copied(block, part) => {
+                block.loans.copied.fetch_add(1, Ordering::Relaxed);
+                Bytes::copy_from_slice(&block.memory[part])
+            }
+        }
     }
 }
 
@@ -100,6 +159,11 @@ impl MemoryTier {
             uses: BTreeMap::new(),
             clock: 0,
             stats: MemoryStats::default(),
+            loans: Arc::new(Loans {
+                len_max: blocks_max.div_ceil(2),
+                len: AtomicUsize::new(0),
+                copied: AtomicU64::new(0),
+            }),
         }
     }
 
@@ -125,10 +189,10 @@ impl MemoryTier {
             return Ok(Bytes::new());
         }
         let key = (held.token(), held.generation(), index);
-        let failed = |source| StoreError::Io { action: "read", path: held.token().hex().into(), source };
+        let failed = |source| StoreError::reading(held.token(), source);
         let looked = lock().look(key, from..to);
         let mut memory = match looked {
-            Looked::There(bytes) => return Ok(bytes),
+            Looked::There(part) => return Ok(part.bytes()),
             Looked::Free(memory) => memory,
             Looked::Full => {
                 let mut bytes = vec![0; to - from];
@@ -144,7 +208,8 @@ impl MemoryTier {
         {
             return Err(StoreError::Damaged(held.token().into()));
         }
-        Ok(lock().keep(key, memory, block_len).lend(from..to))
+        let part = lock().keep(key, memory, block_len).lend(from..to);
+        Ok(part.bytes())
     }
 
     /// Looks for a block, and for free memory if it is not there.
@@ -173,6 +238,7 @@ impl MemoryTier {
         self.clock += 1;
         self.uses.insert(self.clock, key);
         self.stats.held_bytes += len as u64;
+        let memory = LoanedBlock { memory, readers: AtomicUsize::new(0), loans: self.loans.clone() };
         self.blocks.entry(key).or_insert(Block { memory: Arc::new(memory), len, used: self.clock })
     }
 
@@ -184,8 +250,13 @@ impl MemoryTier {
 
     /// Its counts and contents.
     pub fn stats(&self) -> MemoryStats {
-        let huge_blocks = self.pool.huge_blocks() as u64;
-        MemoryStats { blocks: self.blocks.len() as u64, huge_blocks, ..self.stats }
+        MemoryStats {
+            blocks: self.blocks.len() as u64,
+            huge_blocks: self.pool.huge_blocks() as u64,
+            lent_blocks: self.loans.len.load(Ordering::Relaxed) as u64,
+            copied: self.loans.copied.load(Ordering::Relaxed),
+            ..self.stats
+        }
     }
 
     /// A block to fill: a new one, or the least recently used one without a reader.

@@ -23,6 +23,7 @@ mod lease;
 mod lock;
 pub mod memory;
 mod mirror;
+mod open_files;
 mod open_payload;
 mod putting;
 mod recovery;

@@ -1,19 +1,21 @@
 //! Payloads and sets of the store, open for reading.
 
 use super::error::StoreError;
+use super::open_files::{OpenFiles, ReadFile};
 use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::shard::{Blob, Descriptor, Lanes};
 use crate::token::{Outboard, OutboardError, Token, outboard_bytes};
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Outboards up to this size are read whole when a payload is opened, bytes.
-const OUTBOARD_IN_MEMORY_BYTES_MAX: u64 = 1 << 20;
+/// Outboards up to this size are read whole when a payload is opened, bytes; larger ones are read from their files.
+const OUTBOARD_IN_MEMORY_BYTES_MAX: u64 = 4096;
 
-/// A payload, or a blob of a set, open for reading. It is cheap to clone, and stays readable after the store has removed it.
+/// A payload, or a blob of a set, open for reading. It is cheap to clone, and stays readable after the store has removed it, unless its files
+/// were closed for those of other readers.
 ///
 /// If a set's blob is not held whole, it has only the shards of the lanes held, and the hash pairs above them. An encoder may ask
 /// for those alone.
@@ -24,30 +26,31 @@ pub struct OpenPayload {
     /// For a set's files, which grow, their generation; otherwise the inode of the payload's file, which another file may replace.
     generation: u64,
     whole: bool,
-    blob: Arc<File>,
+    blob: Arc<ReadFile>,
     outboard: Outboard,
 }
 
 impl OpenPayload {
-    /// Opens a blob and its outboard; `None` if one is missing or has the wrong size. The `generation` of a whole payload is 0.
+    /// Opens a blob and its outboard, the files at `paths`; `None` if one is missing or has the wrong size. The `generation` of a whole
+    /// payload is 0. Without `files`, its files stay open as long as it lives.
     pub(super) fn open(
         token: Token,
         generation: u64,
-        blob_path: &Path,
-        outboard_path: &Path,
+        paths: [&Path; 2],
+        files: Option<&Arc<OpenFiles>>,
     ) -> Result<Option<Self>, StoreError> {
-        let blob = match File::open(blob_path) {
-            Ok(file) => file,
+        let [blob_path, outboard_path] = paths;
+        let (blob, metadata) = match ReadFile::open(blob_path, files) {
+            Ok(opened) => opened,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StoreError::io("open", blob_path, error)),
         };
-        let metadata = blob.metadata().map_err(|e| StoreError::io("read", blob_path, e))?;
         if !metadata.is_file() {
             return Ok(None);
         }
         let (length, whole) = (metadata.len(), generation == 0);
         let generation = if whole { metadata.ino() } else { generation };
-        let outboard = match open_outboard(outboard_path, length) {
+        let outboard = match open_outboard(outboard_path, length, files) {
             Ok(outboard) => outboard,
             // A crash between two renames: the payload is not held.
             Err(OutboardError::Size { .. } | OutboardError::TooLong(_)) => return Ok(None),
@@ -89,7 +92,7 @@ impl OpenPayload {
     pub fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         #[cfg(test)]
         broken_disk::read(self.token)?;
-        self.blob.read_exact_at(out, offset)
+        self.blob.read(offset, out)
     }
 }
 
@@ -116,11 +119,18 @@ impl OpenSet {
     }
 }
 
-fn open_outboard(path: &Path, length: u64) -> Result<Outboard, OutboardError> {
+fn open_outboard(
+    path: &Path,
+    length: u64,
+    files: Option<&Arc<OpenFiles>>,
+) -> Result<Outboard, OutboardError> {
     match outboard_bytes(length.min(PAYLOAD_BYTES_MAX)) {
         0 => Outboard::from_bytes(length, bytes::Bytes::new()),
         1..=OUTBOARD_IN_MEMORY_BYTES_MAX => Outboard::from_bytes(length, fs::read(path)?.into()),
-        _ => Outboard::from_file(length, File::open(path)?),
+        _ => {
+            let (file, metadata) = ReadFile::open(path, files)?;
+            Outboard::from_reader(length, file, metadata.len())
+        }
     }
 }
 

@@ -9,7 +9,6 @@ use crate::token::{AnyToken, EncodedPiece, Ranges, VerifiedEncoder};
 use bytes::Bytes;
 use smallvec::{SmallVec, smallvec};
 use std::collections::VecDeque;
-use std::path::Path;
 use std::sync::Mutex;
 
 /// Bytes that are given to one peer before the next has its turn.
@@ -286,7 +285,8 @@ impl OutgoingAnswer {
         port: &mut AppPort,
     ) -> Result<(usize, bool), StoreError> {
         let mut sent = 0;
-        while sent < bytes_max {
+        // Nothing is read for an answer that may send nothing.
+        while sent < bytes_max && (self.credit.has_room() || self.is_given()) {
             let Some(bytes) = self.next(memory)? else { return Ok((sent, true)) };
             let len = bytes.len();
             if let Err(bytes) = port.send_data(self.request, &self.credit, bytes) {
@@ -298,13 +298,19 @@ impl OutgoingAnswer {
         Ok((sent, false))
     }
 
+    /// Whether every byte was sent.
+    fn is_given(&self) -> bool {
+        let is_over = |(_, encoder): &(OpenPayload, VerifiedEncoder)| encoder.is_complete();
+        self.unsent.is_none() && self.pieces.is_empty() && self.parts.iter().all(is_over)
+    }
+
     fn next(&mut self, memory: &Mutex<MemoryTier>) -> Result<Option<Bytes>, StoreError> {
         if let Some(bytes) = self.unsent.take() {
             return Ok(Some(bytes));
         }
         while self.pieces.is_empty() {
-            let Some((_, encoder)) = self.parts.front_mut() else { return Ok(None) };
-            let failed = |source| StoreError::io("read the outboard of", Path::new("a payload"), source);
+            let Some((held, encoder)) = self.parts.front_mut() else { return Ok(None) };
+            let failed = |source| StoreError::reading(held.token(), source);
             if encoder.next_batch(TURN_BYTES, &mut self.batch).map_err(failed)? == 0 {
                 self.parts.pop_front();
                 continue;

@@ -29,6 +29,7 @@ use super::inner::Inner;
 use super::layout::{DATA, SETS};
 use super::lease::Lease;
 use super::lock::Lock;
+use super::open_files::OpenFiles;
 use super::open_payload::{OpenPayload, OpenSet};
 use super::refusals::{Refusals, StoreBound};
 use super::writing::{PayloadWriter, SetWriter};
@@ -123,6 +124,7 @@ impl Store {
             damage: Mutex::new(damage),
             pending: Mutex::new(suspects.iter().map(|suspect| suspect.token).collect()),
             checks: Checks::default(),
+            files: Arc::new(OpenFiles::new(config.files().read)),
             waits: Arc::default(),
             ended: AtomicU64::new(0),
             refusals: Refusals::default(),
@@ -393,6 +395,17 @@ impl Store {
     /// granted stay as they are.
     pub fn configure(&self, config: StoreConfig) {
         self.inner.index().configure(config);
+        self.inner.files.set_len_max(config.files().read);
+    }
+
+    /// The files that readers of payloads have open.
+    pub fn files_open(&self) -> usize {
+        self.inner.files.len()
+    }
+
+    /// The files that were opened again for a reader, since the store was opened: they had been closed for other readers.
+    pub fn files_reopened(&self) -> u64 {
+        self.inner.files.reopened()
     }
 
     /// Bytes of disk that payloads, lanes, outboards and their small files take, in whole blocks, and those taken for ones that are being

@@ -83,6 +83,11 @@ impl Outbound {
         }
     }
 
+    /// Whether QUIC has not taken all of its bytes.
+    pub(super) fn waits(&self) -> bool {
+        !self.backlog.is_empty() || !self.gathered.is_empty()
+    }
+
     /// Writes the rest of this half on the same stream.
     pub(super) fn write_undivided(&mut self) {
         self.left_bytes = u64::MAX;

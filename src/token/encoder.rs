@@ -5,6 +5,9 @@ use super::{Outboard, PAIR_BYTES, RangesError, Selection};
 use bytes::Bytes;
 use std::io;
 
+/// Pairs that are read from a file at a time: those above 1 MiB.
+const PAIRS_AHEAD_LEN: usize = 64;
+
 /// The next part of a verified encoding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EncodedPiece {
@@ -42,6 +45,8 @@ pub struct VerifiedEncoder {
     walk: Walk,
     next: Option<Step>,
     outboard: Outboard,
+    /// Pairs of a file that were read, and the number of the first.
+    ahead: (u64, Bytes),
 }
 
 impl VerifiedEncoder {
@@ -52,7 +57,7 @@ impl VerifiedEncoder {
     pub fn new(outboard: Outboard, selection: impl Into<Selection>) -> Result<Self, RangesError> {
         let (mut walk, _) = Walk::new(selection.into(), outboard.length())?;
         let next = walk.next();
-        Ok(Self { walk, next, outboard })
+        Ok(Self { walk, next, outboard, ahead: (0, Bytes::new()) })
     }
 
     /// Appends the next pieces to `out`, up to `bytes_max` bytes but at least one hash pair or group. Returns
@@ -96,7 +101,29 @@ impl VerifiedEncoder {
             count += 1;
             self.next = self.walk.next();
         }
-        Ok(EncodedPiece::Proof(self.outboard.pairs(start, count)?))
+        Ok(EncodedPiece::Proof(self.pairs(start, count)?))
+    }
+
+    /// Pairs of the outboard. Those in a file are read some at a time, and copied: a piece that waits keeps no more than its own bytes.
+    fn pairs(&mut self, start: u64, count: usize) -> io::Result<Bytes> {
+        if self.outboard.as_bytes().is_some() || count >= PAIRS_AHEAD_LEN {
+            return self.outboard.pairs(start, count);
+        }
+        let len = count * PAIR_BYTES;
+        let place = |ahead: &(u64, Bytes)| {
+            let from = usize::try_from(start.checked_sub(ahead.0)?).ok()?.checked_mul(PAIR_BYTES)?;
+            (from.checked_add(len)? <= ahead.1.len()).then_some(from)
+        };
+        let from = match place(&self.ahead) {
+            Some(from) => from,
+            None => {
+                let left = self.outboard.len().saturating_sub(start);
+                let read = count.max(left.min(PAIRS_AHEAD_LEN as u64) as usize);
+                self.ahead = (start, self.outboard.pairs(start, read)?);
+                0
+            }
+        };
+        Ok(Bytes::copy_from_slice(&self.ahead.1[from..from + len]))
     }
 
     /// The groups from `offset` on that follow each other both here and in the payload; at least the first,

@@ -16,7 +16,7 @@ mod walk;
 pub use decoder::{Proof, VerifiedDecoder, VerifiedPiece, VerifyError};
 pub use encoder::{EncodedPiece, VerifiedEncoder};
 pub use hasher::OutboardHasher;
-pub use outboard::{Outboard, OutboardBuilder, OutboardError, outboard_bytes};
+pub use outboard::{Outboard, OutboardBuilder, OutboardError, ReadPairs, outboard_bytes};
 pub use ranges::{Ranges, RangesError};
 pub use selection::{LaneGroups, Selection};
 pub use set::{AnyToken, SetToken};

@@ -3,6 +3,7 @@
 use super::{PAIR_BYTES, Proof, groups_of};
 use crate::limits::PAYLOAD_BYTES_MAX;
 use bytes::Bytes;
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -24,7 +25,22 @@ pub struct Outboard {
 #[derive(Clone, Debug)]
 enum Pairs {
     Memory(Bytes),
-    File(Arc<File>),
+    File(Arc<dyn ReadPairs>),
+}
+
+/// A file of hash pairs.
+pub trait ReadPairs: fmt::Debug + Send + Sync {
+    /// Fills `out` with the bytes from `offset` on.
+    ///
+    /// # Errors
+    /// The file's error; [`io::ErrorKind::UnexpectedEof`] past its end.
+    fn read_pairs(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
+}
+
+impl ReadPairs for File {
+    fn read_pairs(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.read_exact_at(out, offset)
+    }
 }
 
 impl Outboard {
@@ -43,7 +59,20 @@ impl Outboard {
     /// [`OutboardError::Size`] if the file has another size than [`outboard_bytes`],
     /// [`OutboardError::Io`] if its size cannot be read.
     pub fn from_file(length: u64, file: File) -> Result<Self, OutboardError> {
-        check_size(length, file.metadata()?.len())?;
+        let size_bytes = file.metadata()?.len();
+        Self::from_reader(length, file, size_bytes)
+    }
+
+    /// Pairs in a file of `size_bytes`, read when they are needed.
+    ///
+    /// # Errors
+    /// [`OutboardError::Size`] if the payload needs another size.
+    pub fn from_reader(
+        length: u64,
+        file: impl ReadPairs + 'static,
+        size_bytes: u64,
+    ) -> Result<Self, OutboardError> {
+        check_size(length, size_bytes)?;
         Ok(Self { length, pairs: Pairs::File(Arc::new(file)) })
     }
 
@@ -58,6 +87,11 @@ impl Outboard {
             Pairs::Memory(bytes) => Some(bytes),
             Pairs::File(_) => None,
         }
+    }
+
+    /// The number of pairs.
+    pub(super) fn len(&self) -> u64 {
+        outboard_bytes(self.length) / PAIR_BYTES as u64
     }
 
     /// `count` pairs from pre-order number `index` on: a slice if they are in memory, read if they are in a file.
@@ -75,7 +109,7 @@ impl Outboard {
             Pairs::Memory(bytes) => Ok(bytes.slice(start as usize..start as usize + len)),
             Pairs::File(file) => {
                 let mut read = vec![0; len];
-                file.read_exact_at(&mut read, start)?;
+                file.read_pairs(start, &mut read)?;
                 Ok(read.into())
             }
         }

@@ -8,6 +8,7 @@ use super::run_queue::LinePlaces;
 use super::windows::Fitted;
 use crate::counters::Counter;
 use crate::datagram::Obstacle;
+use crate::limits::ANSWERS_UNTAKEN_MS_MAX;
 use crate::peer_text::PeerText;
 use crate::queue::{CloseReason, ConnectionEvent, Delivery};
 use crate::quic::release::release;
@@ -70,6 +71,10 @@ pub(super) struct CountedFigures {
     pub(super) eliciting_acked: u64,
     /// When the first ack-eliciting frame after that was noticed.
     pub(super) waiting_since: Option<Instant>,
+    /// STREAM frames sent.
+    pub(super) stream_frames: u64,
+    /// When an answer was first seen to wait after the last of them.
+    pub(super) untaken_since: Option<Instant>,
 }
 
 /// One connection on its worker.
@@ -266,6 +271,21 @@ impl Conn {
             self.session.closed(&reason, cx);
         }
         self.close(cx.now, ErrorCode::Quota, Bytes::from(text));
+    }
+
+    /// Closes the connection of a peer that takes none of its answers.
+    #[cold]
+    pub(super) fn send_away(&mut self, cx: &mut Context<'_>) {
+        let (node, remote) = (tls::peer_node_id(&self.quic), self.quic.remote_address());
+        tracing::info!(?node, %remote, "a peer takes no answer: its connection is closed");
+        cx.counters.add(Counter::AnswersUntaken, 1);
+        let text = format!(
+            "no byte of an answer was taken for {} s; read answers as they come, or ask again later",
+            ANSWERS_UNTAKEN_MS_MAX / 1000
+        );
+        let reason = CloseReason::Fault { code: ErrorCode::Limit, text: PeerText::from(&*text) };
+        self.session.closed(&reason, cx);
+        self.close(cx.now, ErrorCode::Limit, Bytes::from(text));
     }
 
     /// Logs why a client's certificate was refused: the client is told by an alert and a text that its own TLS library may not show.

@@ -6,7 +6,9 @@ use super::phase::Reached;
 use super::view::ConnectionView;
 use super::{Core, Inspection};
 use crate::counters::{Counter, Counters};
-use crate::limits::{INSPECTION_LEN_MAX, SURVEY_INTERVAL_MS, SURVEY_TURN_LEN, UNACKNOWLEDGED_MS};
+use crate::limits::{
+    ANSWERS_UNTAKEN_MS_MAX, INSPECTION_LEN_MAX, SURVEY_INTERVAL_MS, SURVEY_TURN_LEN, UNACKNOWLEDGED_MS,
+};
 use crate::queue::ConnectionId;
 use crate::quic::release::SenderNotes;
 use crate::tls;
@@ -50,6 +52,7 @@ impl Conn {
             ack_frames: frame_rx.acks,
             acks: sender.as_ref().map_or(self.counted.acks, SenderNotes::acks),
             eliciting: eliciting(&frame_tx),
+            stream_frames: frame_tx.stream,
             ..self.counted
         };
         if sender.is_some() {
@@ -81,6 +84,19 @@ impl Conn {
         }
         let since = *counted.waiting_since.get_or_insert(now);
         now.saturating_duration_since(since) >= Duration::from_millis(UNACKNOWLEDGED_MS)
+    }
+
+    /// Whether the peer has taken nothing for [`ANSWERS_UNTAKEN_MS_MAX`], although an answer waits for it; `frames` is the value of
+    /// [`CountedFigures::stream_frames`] at the last call. A stream without credit sends no frame.
+    fn takes_nothing(&mut self, frames: u64, now: Instant) -> bool {
+        let waits =
+            self.counted.stream_frames == frames && self.phase.is_open() && self.session.answers_wait();
+        if !waits || self.quic.is_closed() {
+            self.counted.untaken_since = None;
+            return false;
+        }
+        let since = *self.counted.untaken_since.get_or_insert(now);
+        now.saturating_duration_since(since) >= Duration::from_millis(ANSWERS_UNTAKEN_MS_MAX)
     }
 
     fn view(&self, now: Instant) -> ConnectionView {
@@ -129,10 +145,10 @@ impl Core {
         };
         let slots = self.connections.slots();
         let to = (from + SURVEY_TURN_LEN as u32).min(slots.end);
-        let counters = &self.desk.status.counters;
         for slot in from..to {
             let Some(mut conn) = self.connections.at(slot) else { continue };
-            let acks = conn.counted.acks;
+            let counters = &self.desk.status.counters;
+            let CountedFigures { acks, stream_frames, .. } = conn.counted;
             conn.count_path(counters);
             conn.count_limits(now, counters);
             self.survey.unacknowledged += usize::from(conn.is_unacknowledged(acks, now));
@@ -140,6 +156,10 @@ impl Core {
                 let path = conn.quic.stats().path;
                 counters.rtts.record(path.rtt.as_micros() as u64);
                 counters.windows.record(path.cwnd);
+            }
+            if conn.takes_nothing(stream_frames, now) {
+                conn.send_away(&mut self.desk.cx(now));
+                conn.touched();
             }
         }
         self.survey.next = (to < slots.end).then_some(to);

@@ -351,11 +351,68 @@ fn the_least_recently_used_block_is_dropped_first_and_blocks_with_readers_stay()
         "block 1 was dropped, although 0 is older"
     );
     let (_two, _) = read(2);
-    let (three, stats) = read(3);
-    assert_eq!((stats.unpooled, stats.blocks), (1, 2), "both blocks are being read");
-    drop((zero, three));
-    let (_, stats) = read(3);
-    assert_eq!((stats.unpooled, stats.blocks), (1, 2), "block 0 is free again");
+    let (_three, stats) = read(3);
+    assert_eq!((stats.lent_blocks, stats.copied), (1, 3), "half of the blocks may be lent: block 0");
+    assert_eq!((stats.unpooled, stats.blocks), (0, 2), "block 2 made room: its reader has a copy");
+    drop(zero);
+    let (_one, stats) = read(1);
+    assert_eq!((stats.lent_blocks, stats.blocks), (1, 2), "block 0 made room for block 1, which is lent");
+}
+
+#[test]
+fn readers_that_keep_small_parts_keep_half_of_the_blocks_at_most() {
+    const BLOCKS: usize = 4;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir);
+    let data = payload(2 * BLOCKS * BLOCK);
+    let held = put(&store, &data).unwrap();
+    let tier = Mutex::new(MemoryTier::new((BLOCKS * BLOCK) as u64, MemoryPages::Ordinary));
+    let read = |block: usize| MemoryTier::read(&tier, &held, (block * BLOCK) as u64, 16_384).unwrap();
+    // What a peer that takes nothing has asked for.
+    let unread: Vec<_> = (0..BLOCKS).map(read).collect();
+    let stats = tier.lock().unwrap().stats();
+    assert_eq!((stats.lent_blocks, stats.copied, stats.unpooled), (2, 2, 0));
+    // Other readers find the rest of the tier.
+    for block in (BLOCKS..2 * BLOCKS).flat_map(|block| [block, block]) {
+        assert_eq!(read(block), data[block * BLOCK..][..16_384]);
+    }
+    let stats = tier.lock().unwrap().stats();
+    assert_eq!((stats.hits, stats.unpooled), (BLOCKS as u64, 0));
+    for (block, bytes) in unread.iter().enumerate() {
+        assert_eq!(bytes, &data[block * BLOCK..][..16_384]);
+    }
+    drop(unread);
+    assert_eq!(tier.lock().unwrap().stats().lent_blocks, 0);
+}
+
+#[test]
+fn a_store_answers_more_readers_than_it_may_have_files_open() {
+    const FILES: u64 = 16;
+    const PAYLOADS: usize = 20;
+    /// Its outboard is read from its file.
+    const BYTES: usize = 1_300_000;
+    let dir = tempfile::tempdir().unwrap();
+    let config = StoreConfig { files_max: Some(FILES), ..StoreConfig::default() };
+    let store = Store::open(dir.path(), config).unwrap();
+    let payloads: Vec<_> = (0..PAYLOADS).map(|number| payload(BYTES + number)).collect();
+    let readers: Vec<_> = payloads.iter().map(|data| put(&store, data).unwrap()).collect();
+    assert!(store.files_open() <= FILES as usize, "{} files are open", store.files_open());
+    for (held, data) in readers.iter().zip(&payloads) {
+        let (mut bytes, last) = (vec![0; 1000], data.len() - 1000);
+        held.read(last as u64, &mut bytes).unwrap();
+        assert_eq!(bytes, data[last..]);
+        held.outboard().pairs(70, 1).unwrap();
+    }
+    assert!(store.files_open() <= FILES as usize && store.files_reopened() > PAYLOADS as u64);
+    // A payload that is removed while its file is closed cannot be read on, and the error says why.
+    let gone = readers[0].token();
+    assert!(store.remove(gone).unwrap());
+    let tier = Mutex::new(MemoryTier::new(4 * BLOCK as u64, MemoryPages::Ordinary));
+    let error = MemoryTier::read(&tier, &readers[0], 0, 10).unwrap_err();
+    assert!(error.to_string().contains("removed or replaced while it was read"), "{error}");
+    assert_eq!(error.code(), ErrorCode::Busy);
+    drop(readers);
+    assert_eq!(store.files_open(), 0);
 }
 
 #[test]

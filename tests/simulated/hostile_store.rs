@@ -5,9 +5,10 @@ use crate::support::raw::{Raw, records};
 use crate::support::{SEED, Setup, World, encoding, gateway_v4, joined, payload};
 use quinn_proto::{Dir, StreamId};
 use std::time::Duration;
-use stoq::limits::{PUT_LOOK_MS, PUT_STALL_MS};
+use stoq::counters::Counter;
+use stoq::limits::{ANSWERS_UNTAKEN_MS_MAX, PUT_LOOK_MS, PUT_STALL_MS, SURVEY_INTERVAL_MS};
 use stoq::quic::transport::QuicConfig;
-use stoq::record::{Descriptor, ErrorCode, Put, Record, RecordType};
+use stoq::record::{Descriptor, ErrorCode, Fetch, Put, Record, RecordType};
 use stoq::seed::{Lease, StoreBound, StoreConfig};
 use stoq::token::{Ranges, Token, VerifiedDecoder};
 
@@ -86,4 +87,97 @@ fn one_node_cannot_begin_more_than_its_share_of_the_room() {
     assert!(error.reason().contains("finish other puts first"), "{}", error.reason());
     assert_eq!(world.store.refused(StoreBound::Unfinished), 1);
     world.put(&peer, &payload(1 << 20));
+}
+
+#[test]
+fn fetches_that_are_not_read_hold_few_files_and_their_peer_is_sent_away() {
+    const FETCHES: usize = 240;
+    const PAYLOADS: usize = 12;
+    /// The store's files: an eighth is for readers.
+    const FILES: u64 = 64;
+    /// Its outboard is read from its file.
+    const BYTES: usize = 1_300_000;
+    const WINDOW: u32 = 64 << 10;
+    let store = StoreConfig { files_max: Some(FILES), ..StoreConfig::default() };
+    let mut world = World::new(Setup { store, ..Setup::default() });
+    let peer = world.connect(0, gateway_v4());
+    let payloads: Vec<_> = (0..PAYLOADS).map(|number| payload(BYTES + number)).collect();
+    let tokens: Vec<_> = payloads.iter().map(|bytes| world.put(&peer, bytes)).collect();
+    // Without an end: the honest peer gets them for longer than their leases.
+    tokens.iter().for_each(|token| assert!(world.store.extend(*token, Lease::default()).unwrap()));
+
+    let quic = QuicConfig {
+        receive_window_bytes: WINDOW,
+        receive_window_max_bytes: WINDOW,
+        stream_receive_window_bytes: WINDOW,
+        ..QuicConfig::default()
+    };
+    let raw = world.raw_of(gateway_v4(), &quic, gateway_identity(3));
+    world.say_settings(raw);
+    world.raw_mut(raw).deaf = true;
+    let begun = world.now;
+    for number in 0..FETCHES {
+        let token = tokens[number % PAYLOADS].into();
+        let fetch = Fetch { token, bytes_max: 0, lanes: None, ranges: Ranges::all(), describe: false };
+        let mut record = Vec::new();
+        fetch.emit_record(&mut record);
+        world.raw_mut(raw).send(Dir::Bi, &record, true);
+    }
+    let stall = Duration::from_millis(ANSWERS_UNTAKEN_MS_MAX);
+    while world.raw_mut(raw).lost.is_none() {
+        // An honest peer gets and puts meanwhile.
+        for (bytes, token) in payloads.iter().zip(&tokens).take(3) {
+            assert!(joined(&world.get(&peer, *token, Ranges::all())) == *bytes);
+            assert!(world.open_payloads() as u64 <= FILES / 8, "{} files", world.open_payloads());
+        }
+        world.put(&peer, &payload(50_000));
+        world.pass(Duration::from_secs(5));
+        let passed = world.now.duration_since(begun);
+        assert!(passed < stall + Duration::from_secs(10), "it is still there after {passed:?}");
+    }
+    assert!(world.now.duration_since(begun) >= stall - Duration::from_millis(SURVEY_INTERVAL_MS));
+    assert_eq!(world.close_code(raw), ErrorCode::Limit.number());
+    assert_eq!(world.gateway.count(Counter::AnswersUntaken), 1);
+    assert!(world.store.files_reopened() > 0);
+    world.pass(Duration::from_millis(10));
+    assert_eq!((world.open_payloads(), world.store.files_open()), (0, 0));
+    assert_eq!(world.caller(&peer).closed(&peer), None, "the honest peer stays");
+}
+
+#[test]
+fn a_peer_that_reads_slowly_keeps_its_connection() {
+    const BYTES: usize = 4 << 20;
+    let mut world = World::new(Setup::default());
+    let peer = world.connect(0, gateway_v4());
+    let bytes = payload(BYTES);
+    let token = world.put(&peer, &bytes);
+    let window = 64 << 10;
+    let quic = QuicConfig {
+        receive_window_bytes: window,
+        receive_window_max_bytes: window,
+        stream_receive_window_bytes: window,
+        ..QuicConfig::default()
+    };
+    let raw = world.raw_of(gateway_v4(), &quic, gateway_identity(3));
+    world.say_settings(raw);
+    let fetch =
+        Fetch { token: token.into(), bytes_max: 0, lanes: None, ranges: Ranges::all(), describe: false };
+    let mut record = Vec::new();
+    fetch.emit_record(&mut record);
+    let id = world.raw_mut(raw).send(Dir::Bi, &record, true);
+    // It reads for a moment, and then nothing for most of the time that it has.
+    let mut read = 0;
+    for _ in 0..4 {
+        let more =
+            |world: &mut World| world.raw_mut(raw).received.get(&id).is_some_and(|bytes| bytes.len() > read);
+        world.run(Duration::from_secs(1), "more of the answer", more);
+        world.raw_mut(raw).deaf = true;
+        world.pass(Duration::from_millis(ANSWERS_UNTAKEN_MS_MAX - 5 * SURVEY_INTERVAL_MS));
+        read = world.raw_mut(raw).received[&id].len();
+        assert!(world.raw_mut(raw).lost.is_none() && read < BYTES);
+        let now = world.now;
+        world.raw_mut(raw).hear(now);
+    }
+    world.run(Duration::from_secs(5), "the answer", |world| world.raw_mut(raw).finished.contains(&id));
+    assert_eq!(world.gateway.count(Counter::AnswersUntaken), 0);
 }

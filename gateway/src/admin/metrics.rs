@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use stoq::counters::Counter;
 use stoq::histogram::Histogram;
 use stoq::quic::qlog;
-use stoq::seed::{DamageOutcome, StoreBound};
+use stoq::seed::{DamageOutcome, Store, StoreBound};
 use stoq::send_limit::SendLimit;
 use stoq::stages::{LoopStage, SAMPLE_TURNS};
 use stoq::worker::WorkerStatus;
@@ -384,13 +384,24 @@ fn store(source: &AdminSource, out: &mut Exposition) {
         "Bytes read by these checks.",
         checks.bytes,
     );
+    read_files(store, out);
     memory(source, out);
+}
+
+fn read_files(store: &Store, out: &mut Exposition) {
+    let help = "Files that readers of payloads have open.";
+    out.single("stoq_store_files_open", MetricKind::Gauge, help, store.files_open());
+    let help = "Files that were opened again for a reader: they had been closed for other readers.";
+    out.single("stoq_store_files_reopened_total", MetricKind::Counter, help, store.files_reopened());
 }
 
 fn memory(source: &AdminSource, out: &mut Exposition) {
     let Some(stats) = source.memory() else { return };
     let mut gauge = |name: &str, help: &str, value: u64| out.single(name, MetricKind::Gauge, help, value);
     gauge("stoq_store_memory_bytes", "Payload bytes held in memory.", stats.held_bytes);
+    let help =
+        "Blocks of memory that answers hold a part of; at most half are lent, and further reads are copied.";
+    gauge("stoq_store_memory_lent_blocks", help, stats.lent_blocks);
     out.family(
         "stoq_store_memory_reads_total",
         MetricKind::Counter,

@@ -15,11 +15,11 @@ use stoq::seed::Store;
 use stoq_gateway::admin::{health, top};
 use stoq_gateway::capture::filter::Filter;
 use stoq_gateway::capture::{Until, Wanted, record};
-use stoq_gateway::config::{ConfigError, load_gateway};
+use stoq_gateway::config::{ConfigError, GatewayConfig, load_gateway};
 use stoq_gateway::events::Event;
 use stoq_gateway::faults::{SignalError, Usage};
 use stoq_gateway::run::{Gateway, signals};
-use stoq_gateway::{capabilities, check, logging};
+use stoq_gateway::{capabilities, check, descriptors, logging};
 use stoq_gateway::{manuals, output};
 
 /// The program's name on standard error.
@@ -164,6 +164,7 @@ fn run(configured: &Configured, json: bool) -> anyhow::Result<()> {
     let config = load_gateway(&configured.config)?;
     logging::start(&config.log)?;
     logging::say_panics();
+    raise_limit(&config);
     let signals = signals()?;
     let mut gateway = Gateway::start(&config)?;
     // A program waits for this line. If it cannot be printed, the gateway ends, so that the program does not wait forever.
@@ -181,6 +182,21 @@ fn run(configured: &Configured, json: bool) -> anyhow::Result<()> {
     let ended = gateway.run(signals, &configured.config, &mut tell);
     tell(&Event::Ended(ended));
     Ok(())
+}
+
+/// Raises the limit of open files. A gateway with fewer than it can need takes fewer puts at a time.
+fn raise_limit(config: &GatewayConfig) {
+    if let Err(error) = descriptors::raise_limit() {
+        tracing::warn!(%error, "the limit of open files stays as it is; set LimitNOFILE or `ulimit -n`");
+    }
+    let (needed, (limit, _)) = (descriptors::needed(config), descriptors::limits());
+    if needed > limit {
+        tracing::warn!(
+            needed,
+            limit,
+            "the gateway may have fewer files open than it can need: the store takes fewer puts at a time; raise LimitNOFILE or `ulimit -Hn`"
+        );
+    }
 }
 
 fn trust_clock(configured: &Configured) -> anyhow::Result<()> {

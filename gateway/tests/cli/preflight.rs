@@ -1,8 +1,9 @@
 //! `stoq-gateway check`: reports faults and their fixes.
 
-use crate::support::{Site, identities, run, stoq_gateway};
+use crate::support::{Process, Site, free_port, identities, run, stoq_gateway};
 use serde_json::Value;
 use std::path::Path;
+use std::process::Command;
 
 fn check(config: &Path, code: i32) -> Value {
     let mut gateway = stoq_gateway();
@@ -56,6 +57,39 @@ fn a_store_that_cannot_be_written_is_named_with_its_fix() {
     site.store = site.path("occupied").join("store");
     let text = failed(&check(&site.configure(), 1), "store");
     assert!(text.contains("occupied"), "{text}");
+}
+
+/// `stoq-gateway` with another limit of open files.
+fn limited(ulimit: &str, arguments: &[&str], config: &Path) -> Command {
+    let mut command = Command::new("sh");
+    let gateway = env!("CARGO_BIN_EXE_stoq-gateway");
+    command.args(["-c", &format!("ulimit {ulimit} && exec \"$0\" \"$@\""), gateway]);
+    command.args(arguments).arg(config);
+    command
+}
+
+#[test]
+fn a_gateway_raises_its_limit_of_open_files_and_the_check_tells_a_limit_that_is_too_low() {
+    let mut site = Site::new();
+    let (stdout, _) = run(&mut limited("-n 500", &["check", "--json", "--config"], &site.configure()), 0);
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    let mut findings = report["findings"].as_array().unwrap().iter();
+    let found = findings.find(|finding| finding["check"] == "open files").unwrap();
+    assert_eq!(found["level"], "warning");
+    let text = format!("{} {}", found["found"], found["fix"]);
+    assert!(text.contains("500 are allowed") && text.contains("LimitNOFILE="), "{text}");
+    let process = loop {
+        match Process::serve_by(&mut limited("-Sn 200", &["run", "--config"], &site.configure())) {
+            Ok(process) => break process,
+            // Another program has taken the port meanwhile.
+            Err(log) if log.contains("another program") => site.port = free_port(),
+            Err(log) => panic!("the gateway does not start:\n{log}"),
+        }
+    };
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", process.id())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let limits: Vec<_> = line.split_whitespace().skip(3).take(2).collect();
+    assert_eq!(limits[0], limits[1], "{line}");
 }
 
 #[test]

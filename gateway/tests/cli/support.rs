@@ -327,6 +327,11 @@ impl Process {
         rustix::process::kill_process(id, signal).unwrap();
     }
 
+    /// Its number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether it has a handler of its own for this signal.
     pub(crate) fn handles(&self, signal: rustix::process::Signal) -> bool {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();

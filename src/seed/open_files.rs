@@ -1,0 +1,225 @@
+//! The files that readers have open: the least recently read one is closed for another, and opened again when it is read.
+
+use crate::token::ReadPairs;
+use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The files of one store that readers have open. A file that is being read stays open for this read, so that each thread may have one more.
+#[derive(Debug)]
+pub(super) struct OpenFiles {
+    table: Mutex<OpenTable>,
+    /// Files that were opened again.
+    reopened: AtomicU64,
+}
+
+#[derive(Debug)]
+struct OpenTable {
+    len_max: usize,
+    /// By the number of their reader, which this table gives.
+    files: FxHashMap<u64, OpenFile>,
+    /// Readers by the time of their last read.
+    reads: BTreeMap<u64, u64>,
+    /// Counts readers and reads.
+    clock: u64,
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    file: Arc<File>,
+    read_at: u64,
+}
+
+impl OpenFiles {
+    pub(super) fn new(len_max: usize) -> Self {
+        let table = OpenTable { len_max, files: FxHashMap::default(), reads: BTreeMap::new(), clock: 0 };
+        Self { table: Mutex::new(table), reopened: AtomicU64::new(0) }
+    }
+
+    /// Changes their largest number.
+    pub(super) fn set_len_max(&self, len_max: usize) {
+        let mut table = self.table();
+        table.len_max = len_max;
+        table.close_oldest();
+    }
+
+    /// How many are open.
+    pub(super) fn len(&self) -> usize {
+        self.table().files.len()
+    }
+
+    /// How many were opened again, since the store was opened.
+    pub(super) fn reopened(&self) -> u64 {
+        self.reopened.load(Relaxed)
+    }
+
+    fn table(&self) -> MutexGuard<'_, OpenTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OpenTable {
+    fn next(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    /// The file of a reader, if it is open.
+    fn read(&mut self, reader: u64) -> Option<Arc<File>> {
+        let now = self.next();
+        let open = self.files.get_mut(&reader)?;
+        self.reads.remove(&std::mem::replace(&mut open.read_at, now));
+        self.reads.insert(now, reader);
+        Some(open.file.clone())
+    }
+
+    fn insert(&mut self, reader: u64, file: Arc<File>) {
+        self.close(reader);
+        let read_at = self.next();
+        self.files.insert(reader, OpenFile { file, read_at });
+        self.reads.insert(read_at, reader);
+        self.close_oldest();
+    }
+
+    fn close_oldest(&mut self) {
+        while self.files.len() > self.len_max.max(1)
+            && let Some((_, oldest)) = self.reads.pop_first()
+        {
+            self.files.remove(&oldest);
+        }
+    }
+
+    fn close(&mut self, reader: u64) {
+        if let Some(open) = self.files.remove(&reader) {
+            self.reads.remove(&open.read_at);
+        }
+    }
+}
+
+/// One file for one reader.
+#[derive(Debug)]
+pub(super) enum ReadFile {
+    /// It stays open.
+    Own(File),
+    /// It is open while it stands in the table.
+    Shared(SharedFile),
+}
+
+#[derive(Debug)]
+pub(super) struct SharedFile {
+    files: Arc<OpenFiles>,
+    reader: u64,
+    path: PathBuf,
+    identity: FileIdentity,
+}
+
+/// Inode, and the time of the last change of its bytes: a file of the store is complete before it has its name.
+type FileIdentity = (u64, i64, i64);
+
+fn identity(metadata: &Metadata) -> FileIdentity {
+    (metadata.ino(), metadata.mtime(), metadata.mtime_nsec())
+}
+
+impl ReadFile {
+    /// Opens a file. Without a table it stays open.
+    pub(super) fn open(path: &Path, files: Option<&Arc<OpenFiles>>) -> io::Result<(Self, Metadata)> {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        let Some(files) = files else { return Ok((Self::Own(file), metadata)) };
+        let mut table = files.table();
+        let reader = table.next();
+        table.insert(reader, Arc::new(file));
+        drop(table);
+        let (files, path, identity) = (files.clone(), path.to_owned(), identity(&metadata));
+        Ok((Self::Shared(SharedFile { files, reader, path, identity }), metadata))
+    }
+
+    /// Fills `out` with the bytes from `offset` on.
+    ///
+    /// # Errors
+    /// An error of the disk; [`io::ErrorKind::NotFound`] if the file was closed for another, and removed or replaced since.
+    pub(super) fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        match self {
+            Self::Own(file) => file.read_exact_at(out, offset),
+            Self::Shared(shared) => shared.file()?.read_exact_at(out, offset),
+        }
+    }
+}
+
+impl SharedFile {
+    fn file(&self) -> io::Result<Arc<File>> {
+        if let Some(file) = self.files.table().read(self.reader) {
+            return Ok(file);
+        }
+        let file = File::open(&self.path)?;
+        if identity(&file.metadata()?) != self.identity {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "it was replaced while it was read"));
+        }
+        let file = Arc::new(file);
+        self.files.reopened.fetch_add(1, Relaxed);
+        self.files.table().insert(self.reader, file.clone());
+        Ok(file)
+    }
+}
+
+impl Drop for SharedFile {
+    fn drop(&mut self) {
+        self.files.table().close(self.reader);
+    }
+}
+
+impl ReadPairs for ReadFile {
+    fn read_pairs(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.read(offset, out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_readers_than_files_may_be_open_read_on_and_none_reads_another_file() {
+        const READERS: usize = 20;
+        const OPEN: usize = 4;
+        let directory = tempfile::tempdir().unwrap();
+        let files = Arc::new(OpenFiles::new(OPEN));
+        let path = |number: usize| directory.path().join(number.to_string());
+        let open = |number: usize| {
+            std::fs::write(path(number), [number as u8; 10]).unwrap();
+            ReadFile::open(&path(number), Some(&files)).unwrap().0
+        };
+        let readers: Vec<_> = (0..READERS).map(open).collect();
+        assert_eq!((files.len(), files.reopened()), (OPEN, 0));
+        for round in 1..=3 {
+            for (number, reader) in readers.iter().enumerate() {
+                let mut bytes = [0; 5];
+                reader.read(5, &mut bytes).unwrap();
+                assert_eq!(bytes, [number as u8; 5]);
+                assert!(files.len() <= OPEN);
+            }
+            assert_eq!(files.reopened(), (round * READERS) as u64);
+        }
+        // The files of the first readers are closed by now. One is removed, and one replaced by a file of the same length.
+        std::fs::remove_file(path(0)).unwrap();
+        std::fs::write(path(100), [100; 10]).unwrap();
+        std::fs::rename(path(100), path(1)).unwrap();
+        for reader in &readers[..2] {
+            assert_eq!(reader.read(0, &mut [0]).unwrap_err().kind(), io::ErrorKind::NotFound);
+        }
+        // An open file stays readable after it was removed.
+        std::fs::remove_file(path(READERS - 1)).unwrap();
+        readers[READERS - 1].read(0, &mut [0]).unwrap();
+        let kept = ReadFile::open(&path(2), None).unwrap().0;
+        files.set_len_max(1);
+        assert_eq!(files.len(), 1);
+        drop(readers);
+        assert_eq!(files.len(), 0, "a reader that is dropped closes its file");
+        kept.read(0, &mut [0]).unwrap();
+    }
+}
