@@ -278,6 +278,17 @@ pub const ROUTED_ERRORS_MAX: usize = 64;
 /// The window of [`STREAM_ERRORS_MAX`], seconds.
 pub const STREAM_ERROR_WINDOW_S: u64 = 60;
 
+/// How long a peer that this side connected to may take for its SETTINGS, where no other time is named, milliseconds.
+pub const SETTINGS_MS_MAX: u64 = 10_000;
+/// How long a gateway may be silent toward a client that names no other time, milliseconds: before its SETTINGS, and while a request waits for
+/// it. Longer than QUIC's idle timeout, by which a gateway on a route finds that the next one is dead.
+pub const SILENCE_MS_DEFAULT: u64 = 60_000;
+/// Between two WORKING records about one request, milliseconds (protocol §4).
+pub const WORKING_INTERVAL_MS: u64 = 1_000;
+/// How long a request may go no further while others of its connection do, milliseconds. A gateway bounds PUTs in the same way
+/// ([`PUT_TURN_MS_MAX`]).
+pub const REQUEST_TURN_MS_MAX: u64 = 3_600_000;
+
 /// How long a node that leaves waits for a peer to close after the last acknowledged answer, milliseconds:
 /// acknowledged bytes may still wait in the peer's buffers, and a close throws them away.
 pub const ANSWER_LINGER_MS: u64 = 5_000;
@@ -492,5 +503,6 @@ const _: () = {
     assert!(NODE_ENTRIES_LEN < STORE_ENTRIES_LEN && STORE_ENTRIES_LEN <= STORE_ENTRIES_LEN_MAX);
     assert!(STORE_FILES_LEN_MAX / 8 >= READ_FILES_LEN_MAX);
     assert!(PUT_LOOK_MS < PUT_STALL_MS && PUT_STALL_MS < PUT_TURN_MS_MAX);
+    assert!(10 * WORKING_INTERVAL_MS <= SILENCE_MS_DEFAULT && SILENCE_MS_DEFAULT < REQUEST_TURN_MS_MAX);
     assert!(CLOCK_SAVE_S < CLOCK_JUMP_S_MAX && CLOCK_JUMP_S_MAX < CLOCK_STEADY_S);
 };

@@ -10,7 +10,7 @@ use crate::quic::qlog::{Qlog, Sampler};
 use crate::quic::transport::{QuicConfig, Transports};
 use crate::relay::Relay;
 use crate::seed::Cache;
-use crate::session::{Holds, QueueRoutes};
+use crate::session::{Holds, QueueRoutes, SilenceLimits};
 use crate::stages::{LoopStage, Sampled};
 use crate::tls;
 use crate::wire::IpFamily;
@@ -86,6 +86,8 @@ pub struct NodeConfig {
     pub restart_secret: Option<RestartSecret>,
     /// How connections behave.
     pub quic: QuicConfig,
+    /// How long peers may be silent on connections that this node opens.
+    pub silence: SilenceLimits,
     /// Log QUIC's events of some connections.
     pub qlog: Option<Qlog>,
     /// How idle workers wait.
@@ -108,6 +110,7 @@ impl Default for NodeConfig {
             cache: None,
             restart_secret: None,
             quic: QuicConfig::default(),
+            silence: SilenceLimits::default(),
             qlog: None,
             idle: Idle::Adaptive,
             cores: Vec::new(),
@@ -334,7 +337,7 @@ impl NodeConfig {
         let makes = Transports::new(self.quic.clone(), device_mtu);
         let qlog = self.qlog.clone().map(|qlog| Sampler::new(qlog, makes.clone()));
         let windows = self.quic.windows();
-        Quic { endpoint, server, client, qlog, transports: makes, windows }
+        Quic { endpoint, server, client, qlog, transports: makes, windows, silence: self.silence }
     }
 }
 

@@ -17,7 +17,7 @@ use stoq::client::{
     Client, ClientError, ConnectOptions, FetchOptions, Kept, Peer, PieceOptions, Prepared, PutOptions, Route,
 };
 use stoq::node::{ApplicationHost, Hosted};
-use stoq::queue::{Answer, AppPort, Command, Delivery};
+use stoq::queue::{Answer, AppPort, Command, Delivery, PeerSilence, PeerWait};
 use stoq::record::{Coverage, Done, ErrorCode, ErrorRecord, Holder, Holders, Mirror, Request};
 use stoq::shard::Lanes;
 use stoq::tls::NodeId;
@@ -462,6 +462,26 @@ async fn locate_returns_the_holders_and_mirror_its_result() {
     let mirror = Mirror { token: token.into(), lanes: Lanes::NONE, lease_s: 5, sources: vec![HOLDER] };
     let done = peer.mirror(mirror).await.unwrap();
     assert_eq!((done.bytes, done.token), (7, token.into()));
+}
+
+#[tokio::test]
+async fn a_request_that_a_gateway_never_answers_ends_with_an_error_of_its_own() {
+    let gateway = Gateway::start_with(1, vec![placer()]);
+    let limit = Duration::from_secs(1);
+    let client = gateway.client_builder().silence_timeout(limit).start().unwrap();
+    let peer = client.connect(gateway.address()).await.unwrap();
+    let payload = Prepared::bytes("never answered");
+    let to_placer = PutOptions { queue: Some(9), ..Default::default() };
+    let error = peer.put_with(&payload, to_placer, |_| {}).await.unwrap_err();
+    let silence = PeerSilence { remote: gateway.address(), wait: PeerWait::Answer, limit };
+    assert!(matches!(&error, ClientError::Silent(found) if *found == silence), "{error:?}");
+    assert!(
+        error.to_string().contains("has not answered: no byte of the request has moved for 1 s"),
+        "{error}"
+    );
+    assert_eq!(std::io::Error::from(error).kind(), std::io::ErrorKind::TimedOut);
+    // The connection goes on.
+    assert_eq!(peer.locate(payload.token).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -3,10 +3,11 @@
 use super::{Client, ClientError, PUT_QUEUE};
 use crate::datagram::Network;
 use crate::datagram::kernel::{BindError, KernelUdp, KernelUdpConfig};
-use crate::limits::WORKERS_MAX;
+use crate::limits::{SILENCE_MS_DEFAULT, WORKERS_MAX};
 use crate::node::{NodeConfig, ThreadSetup};
 use crate::quic::congestion::Congestion;
 use crate::quic::transport::QuicConfig;
+use crate::session::SilenceLimits;
 use crate::tls::{
     ClientTls, Identity, NodeId, PemText, TlsError, TlsPolicy, Trust, TrustFiles, client_config,
 };
@@ -50,6 +51,7 @@ pub struct ClientBuilder {
     workers: usize,
     node: Threads,
     quic: QuicConfig,
+    silence: Duration,
     put_queue: u64,
 }
 
@@ -95,6 +97,7 @@ impl Default for ClientBuilder {
             workers: 1,
             node: Threads { cores: Vec::new(), idle: Idle::Adaptive, setup: None },
             quic: QuicConfig::default(),
+            silence: Duration::from_millis(SILENCE_MS_DEFAULT),
             put_queue: PUT_QUEUE,
         }
     }
@@ -275,6 +278,18 @@ impl ClientBuilder {
         self
     }
 
+    /// How long a gateway may be silent; the default is 60 s, and zero sets no bound. A connection is closed ([`CloseReason::NoSettings`](super::CloseReason::NoSettings))
+    /// if the gateway's SETTINGS take longer after the handshake. A request ends ([`ClientError::Silent`]) if it waits for the gateway, and
+    /// no byte of any request on its connection moves for this time, or none of its own for an hour. A request does not wait for the
+    /// gateway while the program takes no bytes of its answer, or has given no bytes to be put.
+    ///
+    /// A dead gateway is found by [`ClientBuilder::idle_timeout`]. Messages have no answers: [`Peer::message`](super::Peer::message)
+    /// waits without a bound.
+    pub fn silence_timeout(mut self, timeout: Duration) -> Self {
+        self.silence = timeout;
+        self
+    }
+
     /// Sends a PING on a connection that is quiet for this time; the default is 5 s. Zero sends none.
     pub fn keep_alive(mut self, interval: Duration) -> Self {
         self.quic.keep_alive_ms = whole_ms(interval);
@@ -353,12 +368,13 @@ impl ClientBuilder {
     /// # Errors
     /// [`ClientError::Tls`] and [`ClientError::Quic`] as [`ClientBuilder::start`].
     pub fn node_config(self) -> Result<NodeConfig, ClientError> {
-        let Self { tls, fault, node, quic, .. } = self;
+        let Self { tls, fault, node, quic, silence, .. } = self;
         if let Some(fault) = fault {
             return Err(fault.into());
         }
         let trust = tls.trust.ok_or(TlsError::NothingTrusted)?;
         quic.check()?;
+        let silence = Some(silence).filter(|silence| !silence.is_zero());
         let restart_secret = tls.identity.as_ref().and_then(Identity::restart_secret).cloned();
         let client = ClientTls {
             server_name: tls.server_name,
@@ -371,6 +387,7 @@ impl ClientBuilder {
             client: Some(client_config(&client)?),
             restart_secret,
             quic,
+            silence: SilenceLimits { settings: silence, requests: silence },
             idle: node.idle,
             cores: node.cores,
             thread_setup: node.setup,

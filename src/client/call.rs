@@ -1,13 +1,13 @@
 //! The calls that tasks make to the worker's side of a client, and the channels on which it answers.
 
-use super::error::DialFailure;
+use super::error::{ClientError, DialFailure};
 use super::fetch::Piece;
 use crate::application::Asker;
 use crate::gather::{self, Gather, GatherSource, HolderReport};
 use crate::limits::{CLIENT_MESSAGES_BYTES, CLIENT_MESSAGES_LEN};
 use crate::names::ResolveError;
 use crate::queue::{Ask, CloseReason, ConnectionId, Credit};
-use crate::record::{Done, ErrorRecord, Holder, OkRecord, Payload};
+use crate::record::{Done, Holder, OkRecord, Payload};
 use crate::tls::NodeId;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -145,14 +145,14 @@ pub(super) struct ConnectionUp {
 pub(super) enum AnswerChannel {
     Put(PutAnswer),
     Fetch(FetchAnswer),
-    Holders(oneshot::Sender<Result<Vec<Holder>, ErrorRecord>>),
-    Done(oneshot::Sender<Result<Done, ErrorRecord>>),
+    Holders(oneshot::Sender<Result<Vec<Holder>, ClientError>>),
+    Done(oneshot::Sender<Result<Done, ClientError>>),
 }
 
 pub(super) struct PutAnswer {
     /// Dropped unused if the peer takes no bytes.
     pub(super) accepted: Option<oneshot::Sender<()>>,
-    pub(super) done: oneshot::Sender<Result<Done, ErrorRecord>>,
+    pub(super) done: oneshot::Sender<Result<Done, ClientError>>,
     pub(super) data: mpsc::Receiver<Batch>,
     /// Bytes that the ring or the credit did not take yet, in order.
     pub(super) unsent: VecDeque<Bytes>,
@@ -180,7 +180,7 @@ pub(super) enum FetchEvent {
     Accepted(OkRecord),
     Piece(Piece),
     Complete,
-    Failed(ErrorRecord),
+    Failed(ClientError),
 }
 
 /// The messages that wait in the inbox of one connection, counted.

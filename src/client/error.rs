@@ -4,7 +4,7 @@ use crate::datagram::kernel::BindError;
 use crate::hop::RouteError;
 use crate::limits::MESSAGE_BYTES_MAX;
 use crate::names::{AddressError, ResolveError};
-use crate::queue::CloseReason;
+use crate::queue::{CloseReason, PeerSilence};
 use crate::quic::transport::QuicError;
 use crate::record::{ErrorCode, ErrorRecord, RecordError};
 use crate::shard::CoderError;
@@ -81,6 +81,10 @@ pub enum ClientError {
         /// Why.
         reason: CloseReason,
     },
+    /// The peer did not go on with the request for as long as [`ClientBuilder::silence_timeout`](super::ClientBuilder::silence_timeout)
+    /// allows; the request was canceled, and the connection goes on.
+    #[error(transparent)]
+    Silent(#[from] PeerSilence),
     /// Settings of QUIC that do not go together.
     #[error(transparent)]
     Quic(#[from] QuicError),
@@ -242,12 +246,16 @@ impl ClientError {
 impl From<ClientError> for io::Error {
     fn from(error: ClientError) -> Self {
         let kind = match &error {
-            ClientError::Lost { reason: CloseReason::TimedOut, .. } => io::ErrorKind::TimedOut,
+            ClientError::Lost { reason: CloseReason::TimedOut | CloseReason::NoSettings(_), .. } => {
+                io::ErrorKind::TimedOut
+            }
             ClientError::Lost { reason: CloseReason::Local, .. } | ClientError::Stopped => {
                 io::ErrorKind::ConnectionAborted
             }
             ClientError::Lost { .. } => io::ErrorKind::ConnectionReset,
-            ClientError::Timeout { .. } | ClientError::Unresolved { .. } => io::ErrorKind::TimedOut,
+            ClientError::Timeout { .. } | ClientError::Unresolved { .. } | ClientError::Silent(_) => {
+                io::ErrorKind::TimedOut
+            }
             ClientError::Refused(failure) => match failure.code {
                 ErrorCode::NotFound => io::ErrorKind::NotFound,
                 ErrorCode::NotAuthorized => io::ErrorKind::PermissionDenied,

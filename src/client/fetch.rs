@@ -102,9 +102,9 @@ impl Pieces {
                 fetch.descriptor = ok.descriptor;
                 Ok(fetch)
             }
-            Some(FetchEvent::Failed(failure)) => {
+            Some(FetchEvent::Failed(error)) => {
                 fetch.request.over();
-                Err(ClientError::Refused(failure))
+                Err(error)
             }
             _ => Err(fetch.request.link().lost()),
         }
@@ -158,7 +158,7 @@ impl Pieces {
                 }
                 return Poll::Ready(Some(Ok(piece)));
             }
-            Some(FetchEvent::Failed(failure)) => Some(Err(ClientError::Refused(failure))),
+            Some(FetchEvent::Failed(error)) => Some(Err(error)),
             Some(FetchEvent::Complete | FetchEvent::Accepted(_)) => None,
             None => Some(Err(self.request.link().lost())),
         };

@@ -8,7 +8,7 @@ use super::{ClientError, Shared};
 use crate::hop::Route;
 use crate::limits::{CLIENT_BATCHES_LEN, CLIENT_MESSAGES_BYTES, CLIENT_REQUESTS_LEN, MESSAGE_BYTES_MAX};
 use crate::queue::{Ask, CloseReason, ConnectionId, Credit};
-use crate::record::{Done, ErrorCode, ErrorRecord, Holder, Hop, Locate, Mirror, Payload, Put};
+use crate::record::{Done, ErrorCode, Holder, Hop, Locate, Mirror, Payload, Put};
 use crate::shard::{Descriptor, Lanes};
 use crate::tls::NodeId;
 use crate::token::AnyToken;
@@ -28,8 +28,8 @@ const LEASE_S: u64 = 30 * 24 * 3600;
 /// short form to the peer itself and a form with options: [`Peer::put`] and [`Peer::put_with`]. A future that is dropped before it is
 /// ready ends its request: the peer is told, and keeps nothing of an incomplete PUT.
 ///
-/// Every request may end with [`ClientError::Lost`] if the connection is lost, and with [`ClientError::Stopped`] if the client is
-/// stopped.
+/// Every request may end with [`ClientError::Lost`] if the connection is lost, with [`ClientError::Silent`] if the peer does not go on with
+/// it, and with [`ClientError::Stopped`] if the client is stopped.
 #[derive(Clone, Debug)]
 pub struct Peer(Arc<PeerLink>);
 
@@ -159,11 +159,11 @@ impl PendingRequest {
     /// Waits for an answer that is a single record.
     async fn answer<T>(
         &mut self,
-        reply: oneshot::Receiver<Result<T, ErrorRecord>>,
+        reply: oneshot::Receiver<Result<T, ClientError>>,
     ) -> Result<T, ClientError> {
         let answer = reply.await.map_err(|_| self.link.lost())?;
         self.over();
-        answer.map_err(ClientError::Refused)
+        answer
     }
 }
 
@@ -378,7 +378,8 @@ impl Peer {
     /// cancels the request.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] for a request that the peer refuses, or a payload that it cannot fetch.
+    /// [`ClientError::Refused`] for a request that the peer refuses, or a payload that it cannot fetch; [`ClientError::WrongReceipt`] for a
+    /// peer that confirms another token.
     pub async fn mirror(&self, mirror: Mirror) -> Result<Done, ClientError> {
         self.mirror_with(mirror, AskOptions::default()).await
     }
@@ -389,10 +390,15 @@ impl Peer {
     /// Those of [`Peer::mirror`], and [`ClientError::Route`].
     pub async fn mirror_with(&self, mirror: Mirror, options: AskOptions) -> Result<Done, ClientError> {
         let hop = self.0.hop(options.route.as_ref())?;
+        let token = mirror.token;
         let mut request = PendingRequest::new(&self.0).await;
         let (reply, answer) = oneshot::channel();
         request.ask(Ask::new(mirror).by(hop), AnswerChannel::Done(reply));
-        request.answer(answer).await
+        let done = request.answer(answer).await?;
+        match done.token {
+            got if got != token => Err(ClientError::WrongReceipt { put: token, got }),
+            _ => Ok(done),
+        }
     }
 
     /// Sends a message to one of the peer's queues. Messages to one queue arrive in the order in which they were sent. Returns

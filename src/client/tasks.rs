@@ -2,6 +2,7 @@
 
 use super::call::{AnswerChannel, Batch, FetchAnswer, FetchEvent, PutAnswer};
 use super::dispatch::Owner;
+use super::error::ClientError;
 use super::fetch::Piece;
 use crate::application::Outbox;
 use crate::limits::CLIENT_PIECES_LEN;
@@ -75,7 +76,8 @@ impl Tasks {
             Delivery::Ended(_, End::Failed(failure)) if failure.code == ErrorCode::TooEarly => {
                 self.too_early(port, outbox, ticket, failure);
             }
-            Delivery::Ended(_, End::Failed(failure)) => self.failed(ticket, failure),
+            Delivery::Ended(_, End::Failed(failure)) => self.failed(ticket, ClientError::Refused(failure)),
+            Delivery::Ended(_, End::Silent(silence)) => self.failed(ticket, silence.into()),
             Delivery::Answered(_, queue::Answer::Done(done)) => match self.end(ticket) {
                 Some(AnswerChannel::Put(PutAnswer { done: reply, .. }) | AnswerChannel::Done(reply)) => {
                     let _ = reply.send(Ok(done));
@@ -146,18 +148,18 @@ impl Tasks {
         {
             request.id = outbox.ask(port, request.id.connection, ask, Owner::Task(ticket));
         } else {
-            self.failed(ticket, failure);
+            self.failed(ticket, ClientError::Refused(failure));
         }
     }
 
-    fn failed(&mut self, ticket: u64, failure: ErrorRecord) {
+    fn failed(&mut self, ticket: u64, error: ClientError) {
         match self.end(ticket) {
-            Some(AnswerChannel::Fetch(fetch)) => fetch.end(FetchEvent::Failed(failure)),
+            Some(AnswerChannel::Fetch(fetch)) => fetch.end(FetchEvent::Failed(error)),
             Some(AnswerChannel::Put(PutAnswer { done: reply, .. }) | AnswerChannel::Done(reply)) => {
-                let _ = reply.send(Err(failure));
+                let _ = reply.send(Err(error));
             }
             Some(AnswerChannel::Holders(reply)) => {
-                let _ = reply.send(Err(failure));
+                let _ = reply.send(Err(error));
             }
             None => {}
         }

@@ -170,6 +170,13 @@ impl Gather {
         self.doubt(asked.holder);
     }
 
+    /// The connection's own bound found the holder silent, and canceled the request.
+    pub(super) fn silent(&mut self, request: RequestId) {
+        let Some(asked) = self.remove(request) else { return };
+        self.holders[asked.holder].stall();
+        self.doubt(asked.holder);
+    }
+
     /// Protocol §6: three strikes drop a sender.
     pub(super) fn strike(&mut self, index: usize, reason: &str) {
         if self.holders[index].strike(reason) {

@@ -194,6 +194,7 @@ impl Gather {
                 });
             }
             Delivery::Ended(request, End::Failed(failure)) => self.failed(now, request, &failure),
+            Delivery::Ended(request, End::Silent(_)) => self.silent(request),
             Delivery::Ended(request, End::Checked | End::Raw) => self.complete(now, request),
             // A FETCH has no other answers.
             _ => {}

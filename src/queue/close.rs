@@ -6,6 +6,7 @@ use crate::record::ErrorCode;
 use crate::tls::{TlsRefusal, explain};
 use quinn_proto::{ConnectError, ConnectionError, TransportErrorCode};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// Why a connection ended, or did not come up. The text says what happened and, where possible, what to do.
 ///
@@ -24,6 +25,15 @@ pub enum CloseReason {
         "the peer has not answered within the idle timeout (timed out); does it run, and does the path carry UDP?"
     )]
     TimedOut,
+    /// The peer's SETTINGS did not arrive, which it must send at once.
+    #[error(
+        "the peer has sent no SETTINGS within {} s of the handshake; it is out of order: have it started anew, or ask another one",
+        .0.as_secs_f32()
+    )]
+    NoSettings(Duration),
+    /// The handshake with a peer gateway took too long.
+    #[error("the handshake has not come to its end within {} s; does the peer run, and does the path carry UDP?", .0.as_secs_f32())]
+    SlowHandshake(Duration),
     /// The peer does not know the connection (RFC 9000 §10.3).
     #[error("the peer does not know this connection: it was started anew (stateless reset); try again")]
     Reset,

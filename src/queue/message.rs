@@ -1,6 +1,6 @@
 //! The contents of the rings: deliveries to applications, commands from them.
 
-use super::{CloseReason, ConnectionId, Credit, RequestId};
+use super::{CloseReason, ConnectionId, Credit, PeerSilence, RequestId};
 use crate::record::{
     Done, ErrorCode, ErrorRecord, Fetch, Have, Holders, Hop, OkRecord, Payload, Request, Routed,
 };
@@ -166,6 +166,8 @@ pub enum End {
     Raw,
     /// It failed: it was refused or reset, or its bytes did not match the token.
     Failed(ErrorRecord),
+    /// The peer was silent for too long, and the request was canceled ([`crate::session::SilenceLimits`]).
+    Silent(PeerSilence),
 }
 
 /// An application's order to a worker.
@@ -205,6 +207,8 @@ pub enum Command {
     },
     /// Answer the peer's request.
     Answer(RequestId, Answer),
+    /// Tell the peer that its request, which has no answer yet, is worked on. A peer gives up one of which it hears nothing.
+    Working(RequestId),
     /// The next bytes of a verified encoding, or of a stream that is not parsed here. Their sender takes the credit:
     /// [`send_data`](super::AppPort::send_data) does.
     Bytes(RequestId, Payload),
@@ -299,6 +303,7 @@ impl Command {
             Self::Ask(request, _)
             | Self::Open { request, .. }
             | Self::Answer(request, _)
+            | Self::Working(request)
             | Self::Bytes(request, _)
             | Self::End(request, _)
             | Self::Pace(request, _)

@@ -7,6 +7,7 @@
 mod close;
 mod message;
 mod port;
+mod silence;
 mod waking;
 
 pub use close::CloseReason;
@@ -14,6 +15,7 @@ pub use message::{
     Answer, Ask, Command, ConnectionCommand, ConnectionEvent, Delivery, End, Ending, Forward, PeerRequest,
 };
 pub use port::{AppPort, WorkerPort, rings};
+pub use silence::{PeerSilence, PeerWait};
 pub use waking::{Sleeper, Waker};
 
 use crate::limits::{ANSWERS_BYTES_MAX, OUTSTANDING_BYTES_MAX, RELAY_WINDOW_BYTES};

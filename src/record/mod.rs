@@ -86,6 +86,10 @@ pub enum RecordType {
     Continuation = 0x1b,
 }
 
+/// WORKING, a whole record: the answer takes its time, and the sender works on it (protocol §4). Its type is even and it says nothing more:
+/// a reader skips it like any type that it does not know.
+pub(crate) const WORKING: [u8; 2] = [0x1c, 0];
+
 /// How a reader treats a record type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordKind {

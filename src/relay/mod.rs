@@ -90,6 +90,10 @@ impl Relay {
         match delivery {
             Delivery::Raw(_, bytes) => self.answered(now, port, flow, bytes),
             Delivery::Ended(_, End::Failed(failure)) => self.answer_failed(port, flow, &failure),
+            Delivery::Ended(_, End::Silent(_)) => {
+                let reason = "the next gateway does not go on with the request";
+                self.answer_failed(port, flow, &ErrorRecord::new(ErrorCode::UpstreamFailed, 0, reason));
+            }
             Delivery::Ended(..) => self.answer_ended(port, flow),
             Delivery::Stopped(_, code) => self.stopped(port, flow, code),
             // The answer is not parsed here: it arrives as bytes.

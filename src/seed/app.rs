@@ -12,7 +12,7 @@ use super::serve::{Lookup, Refusal, Servings};
 use super::{Clocks, Lease, MemoryTier, Moment, Store, StoreError};
 use crate::application::{Application, Outbox, Received};
 use crate::hop::Hops;
-use crate::limits::{EXPIRY_INTERVAL_MS, LEASE_MARGIN_S};
+use crate::limits::{EXPIRY_INTERVAL_MS, LEASE_MARGIN_S, WORKING_INTERVAL_MS};
 use crate::queue::{
     Answer, AppPort, CloseReason, Command, ConnectionEvent, ConnectionId, Credit, Delivery, End, Ending,
     PeerRequest, RequestId,
@@ -62,6 +62,8 @@ pub struct Seed {
     announcer: Announcer,
     pub(super) checking: Checking,
     expire_at: Option<Instant>,
+    /// When peers are told next that their requests are worked on; `None`: no request takes its time.
+    tell_at: Option<Instant>,
     /// While a command waits in it, no delivery is taken.
     pub(super) outbox: Outbox<RequestId>,
 }
@@ -79,6 +81,7 @@ impl Seed {
             announcer: Announcer::default(),
             checking: Checking::default(),
             expire_at: None,
+            tell_at: None,
             outbox: Outbox::default(),
         }
     }
@@ -289,6 +292,20 @@ impl Seed {
         }
     }
 
+    /// Tells peers, if it is time, that the requests are worked on whose answers take their time: commits, checks, mirrors. A disk that stops
+    /// this thread stops this as well.
+    fn tell_working(&mut self, now: Instant, port: &mut AppPort) {
+        if self.tell_at.is_some_and(|at| at > now) {
+            return;
+        }
+        let waiting = self.putting.committing().chain(self.checking.waiting());
+        let slow: Vec<_> = waiting.chain(self.mirrors.keys().copied()).collect();
+        let next = (!slow.is_empty()).then_some(now + Duration::from_millis(WORKING_INTERVAL_MS));
+        if std::mem::replace(&mut self.tell_at, next).is_some() {
+            slow.into_iter().for_each(|request| self.send(port, Command::Working(request)));
+        }
+    }
+
     /// Ends leases that are over, if it is time to look.
     fn expire(&mut self, now: Instant) {
         if !self.leads || self.expire_at.is_some_and(|at| at > now) {
@@ -325,6 +342,7 @@ impl Application for Seed {
             worked |= self.refuse_stalled(now, port);
         }
         self.expire(now);
+        self.tell_working(now, port);
         if self.outbox.is_empty() && self.announcer.is_due(now) {
             let now_s = self.moment(now).now_s;
             worked |= self.announcer.poll(now, now_s, &self.parts.store, port);
@@ -334,7 +352,7 @@ impl Application for Seed {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let mirrors = self.mirrors.values().filter_map(Mirroring::poll_timeout);
-        let due = [self.expire_at, self.announcer.poll_timeout(), self.putting.poll_timeout()];
+        let due = [self.expire_at, self.tell_at, self.announcer.poll_timeout(), self.putting.poll_timeout()];
         mirrors.chain(due.into_iter().flatten()).min()
     }
 }

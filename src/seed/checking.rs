@@ -115,6 +115,11 @@ impl Checking {
         self.hints.entry(peer).or_insert_with(|| TokenBucket::every(each, HINTS_BURST)).take(now)
     }
 
+    /// The requests that wait for a check.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = RequestId> + '_ {
+        self.waiting.iter().map(|(_, request, _)| *request)
+    }
+
     /// Forgets a request that was given up.
     pub(super) fn abandon(&mut self, request: RequestId) {
         self.waiting.retain(|(_, waiting, _)| *waiting != request);

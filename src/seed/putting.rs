@@ -10,7 +10,7 @@ use crate::queue::{Answer, AppPort, Command, ConnectionId, RequestId};
 use crate::record::{Done, ErrorCode};
 use crate::shard::{Blob, Coding, Descriptor, Lanes};
 use crate::token::VerifiedPiece;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::time::{Duration, Instant};
 
 /// Payloads and lanes on their way from peers to the disk.
@@ -23,6 +23,8 @@ pub(super) struct Putting {
     /// Looks for PUTs that go no further, so far. Time is counted in looks: while the disk stops this thread there are none.
     looks: u64,
     look_at: Option<Instant>,
+    /// Requests whose payloads are being made durable.
+    committing: FxHashSet<RequestId>,
     /// Started with the first commit.
     committer: Option<Committer>,
 }
@@ -42,7 +44,13 @@ impl Putting {
 
     pub(super) fn closed(&mut self, connection: ConnectionId) {
         self.receiving.retain(|request, _| request.connection != connection);
+        self.committing.retain(|request| request.connection != connection);
         self.heard.remove(&connection);
+    }
+
+    /// The requests whose payloads are being made durable.
+    pub(super) fn committing(&self) -> impl Iterator<Item = RequestId> + '_ {
+        self.committing.iter().copied()
     }
 
     /// When to look for PUTs that go no further.
@@ -186,6 +194,7 @@ impl Seed {
         match committer {
             Ok(committer) if committer.commit(request, writing, over_s) => {
                 self.putting.committer = Some(committer);
+                self.putting.committing.insert(request);
             }
             Ok(_ended) => self.refuse(port, request, ErrorCode::Internal, "the store's commit thread ended"),
             Err(error) => {
@@ -205,6 +214,7 @@ impl Seed {
         let mut worked = false;
         while let Some((request, result)) = self.putting.committer.as_ref().and_then(Committer::poll) {
             worked = true;
+            self.putting.committing.remove(&request);
             match result {
                 Ok((token, bytes)) => {
                     self.send(port, Command::Answer(request, Answer::Done(Done { bytes, token })))

@@ -3,8 +3,8 @@
 use super::body::Body;
 use super::fault::Fault;
 use super::reading::Reading;
-use super::stream::{NextRole, Reader, Readiness, Reads, unexpected};
-use crate::queue::{Answer, Ask, Credit, Delivery, End, RequestId};
+use super::stream::{NextRole, Reader, Readiness, Reads, Sending, unexpected};
+use crate::queue::{Answer, Ask, Credit, Delivery, End, PeerWait, RequestId};
 use crate::record::{
     Done, ErrorCode, ErrorRecord, Fetch, Holders, OkRecord, Payload, Record, RecordType, Request,
 };
@@ -63,6 +63,20 @@ impl Asking {
         match &mut self.expected {
             Expected::Fetch(fetched) => fetched.body.as_mut(),
             _ => None,
+        }
+    }
+
+    /// What the peer owes, if it is the peer that must go on.
+    pub(super) fn owed(&self, send: &Sending) -> Option<PeerWait> {
+        match (&self.expected, send) {
+            _ if self.over => None,
+            (Expected::Fetch(fetched), _) if fetched.body.is_some() => Some(PeerWait::Rest),
+            (Expected::Put { accepted: true }, Sending::Open(outbound)) => {
+                // Without bytes, the next ones are to come from this side.
+                outbound.waits().then_some(PeerWait::Room)
+            }
+            (Expected::Put { accepted: true }, _) => Some(PeerWait::Done),
+            _ => Some(PeerWait::Answer),
         }
     }
 
@@ -125,7 +139,7 @@ impl Reader for Asking {
         }
         let body = body.to_bytes();
         match (kind, &mut self.expected) {
-            (RecordType::Error, _) => self.fail(ErrorRecord::parse(&body)?, cx),
+            (RecordType::Error, _) => self.fail(End::Failed(ErrorRecord::parse(&body)?), cx),
             (RecordType::Ok, Expected::Put { accepted }) if !*accepted => {
                 *accepted = true;
                 let ok = OkRecord::parse(&body)?;
@@ -181,16 +195,16 @@ impl Reader for Asking {
         }
     }
 
-    fn fail(&mut self, failure: ErrorRecord, cx: &mut Reading<'_, '_>) {
+    fn fail(&mut self, end: End, cx: &mut Reading<'_, '_>) {
         if !std::mem::replace(&mut self.over, true) {
-            cx.deliver(self.app, Delivery::Ended(self.request, End::Failed(failure)));
+            cx.deliver(self.app, Delivery::Ended(self.request, end));
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::stream::{Role, Sending, Stream};
+    use super::super::stream::{Role, Stream};
     use super::super::testing::{Bench, QUEUE, encoding, record};
     use super::*;
     use crate::record::{Locate, Mirror, Put, Settings};

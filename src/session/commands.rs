@@ -11,7 +11,7 @@ use crate::limits::{MESSAGE_COST_BYTES, REQUESTS_LEN_MAX};
 use crate::queue::{
     Answer, CloseReason, Command, ConnectionCommand, Credit, Delivery, End, Ending, RequestId,
 };
-use crate::record::{ErrorCode, ErrorRecord, MessageHeader, Record, Request};
+use crate::record::{ErrorCode, ErrorRecord, MessageHeader, Record, Request, WORKING};
 use bytes::Bytes;
 use quinn_proto::{Connection, Dir, StreamId, VarInt};
 
@@ -55,6 +55,11 @@ impl Session {
                 self.open(conn, app, request, command, cx);
             }
             Command::Answer(request, answer) => self.answer(conn, app, request, answer, cx),
+            Command::Working(request) => {
+                if let Some(id) = self.stream_of(app, request) {
+                    self.say_working(conn, id, cx);
+                }
+            }
             Command::Bytes(request, bytes) => {
                 if let Some(id) = self.stream_of(app, request) {
                     // The peer would read an ERROR after a byte of the answer as part of the encoding.
@@ -117,6 +122,14 @@ impl Session {
                     self.stop_reading(conn, id, ErrorCode::None);
                 }
             }
+        }
+    }
+
+    /// Writes WORKING, unless the peer has not taken an earlier record, or would read it as a part of an encoding.
+    fn say_working(&mut self, conn: &mut Connection, id: StreamId, cx: &Context<'_>) {
+        if self.outbound(id).is_some_and(|outbound| outbound.takes_working()) {
+            cx.counters.add(Counter::RecordsOut, 1);
+            self.write_own(conn, id, Bytes::from_static(&WORKING));
         }
     }
 
@@ -195,6 +208,7 @@ impl Session {
             return;
         };
         self.local.insert((app, request.number()), id);
+        self.silence.changes += 1;
         match command {
             Command::Ask(_, ask) => {
                 let mut out = Vec::new();

@@ -13,6 +13,7 @@ mod control;
 mod fault;
 mod flow;
 mod holding;
+mod looks;
 mod messages;
 mod order;
 mod outcomes;
@@ -20,6 +21,7 @@ mod reading;
 mod relayed;
 mod send;
 mod serving;
+mod silence;
 mod stream;
 mod table;
 mod turns;
@@ -45,6 +47,8 @@ use flow::FlowControl;
 use quinn_proto::{Connection, Dir, Side, StreamEvent, StreamId};
 use reading::Reading;
 use rustc_hash::{FxHashMap, FxHashSet};
+use silence::Silence;
+pub use silence::SilenceLimits;
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
@@ -142,6 +146,7 @@ pub(crate) struct Session {
     early: bool,
     /// Requests that the peer opened so far.
     arrivals: i32,
+    silence: Silence,
 }
 
 /// The known state of the peer.
@@ -231,6 +236,7 @@ impl Session {
             leaving: false,
             early: true,
             arrivals: 0,
+            silence: Silence::default(),
         }
     }
 

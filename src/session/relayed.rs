@@ -5,7 +5,7 @@ use super::reading::Reading;
 use super::serving::Serving;
 use super::stream::{NextRole, Reader, Readiness, Reads};
 use crate::queue::{Credit, Delivery, End, Forward, RequestId};
-use crate::record::{ErrorRecord, Fetch, Hop, Payload, Record, RecordReader, RecordType};
+use crate::record::{Fetch, Hop, Payload, Record, RecordReader, RecordType};
 use crate::tls::NodeId;
 use bytes::Bytes;
 
@@ -162,10 +162,10 @@ impl Reader for Relayed {
         }
     }
 
-    fn fail(&mut self, failure: ErrorRecord, cx: &mut Reading<'_, '_>) {
+    fn fail(&mut self, end: End, cx: &mut Reading<'_, '_>) {
         // The relay knows the request only once its kind is known.
         if self.front.is_none() && !std::mem::replace(&mut self.over, true) {
-            cx.deliver(self.app, Delivery::Ended(self.request, End::Failed(failure)));
+            cx.deliver(self.app, Delivery::Ended(self.request, end));
         }
     }
 }
@@ -176,7 +176,7 @@ mod tests {
     use super::super::testing::{Bench, NEXT, hop, record};
     use super::*;
     use crate::limits::RELAY_WINDOW_BYTES;
-    use crate::record::{ErrorCode, Locate, Settings};
+    use crate::record::{ErrorCode, ErrorRecord, Locate, Settings};
     use crate::token::{Ranges, Token};
 
     fn fetch() -> Fetch {

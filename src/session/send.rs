@@ -83,9 +83,19 @@ impl Outbound {
         }
     }
 
-    /// Whether QUIC has not taken all of its bytes.
+    /// Whether it has bytes, or its end, that QUIC has not taken.
     pub(super) fn waits(&self) -> bool {
-        !self.backlog.is_empty() || !self.gathered.is_empty()
+        self.finished || !self.backlog.is_empty() || !self.gathered.is_empty()
+    }
+
+    /// Whether WORKING may be written.
+    pub(super) fn takes_working(&self) -> bool {
+        !self.in_encoding && !self.waits()
+    }
+
+    /// Bytes until the QUIC stream that is written now is full.
+    pub(super) fn left_bytes(&self) -> u64 {
+        self.left_bytes
     }
 
     /// Writes the rest of this half on the same stream.

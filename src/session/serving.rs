@@ -8,7 +8,7 @@ use super::stream::{NextRole, Reader, Readiness, Reads, Role, unexpected};
 use crate::counters::Counter;
 use crate::hop::{Decision, HopRefusal};
 use crate::queue::{Credit, Delivery, End, PeerRequest};
-use crate::record::{ErrorCode, ErrorRecord, Hop, Payload, Put, Record, RecordType, Request};
+use crate::record::{ErrorCode, Hop, Payload, Put, Record, RecordType, Request};
 use crate::tls::NodeId;
 use crate::token::Ranges;
 use bytes::Bytes;
@@ -232,11 +232,11 @@ impl Reader for Serving {
         }
     }
 
-    fn fail(&mut self, failure: ErrorRecord, cx: &mut Reading<'_, '_>) {
+    fn fail(&mut self, end: End, cx: &mut Reading<'_, '_>) {
         if let Some(app) = self.app()
             && !std::mem::replace(&mut self.over, true)
         {
-            cx.deliver(app, Delivery::Ended(cx.peer_request(), End::Failed(failure)));
+            cx.deliver(app, Delivery::Ended(cx.peer_request(), end));
         }
     }
 }
@@ -245,7 +245,7 @@ impl Reader for Serving {
 mod tests {
     use super::super::testing::{Bench, QUEUE, UNCHECKED_QUEUE, encoding, record};
     use super::*;
-    use crate::record::{Fetch, Locate, MessageHeader, Mirror, OkRecord, Settings};
+    use crate::record::{ErrorRecord, Fetch, Locate, MessageHeader, Mirror, OkRecord, Settings};
     use crate::shard::{Descriptor, Lanes};
     use crate::token::Token;
 

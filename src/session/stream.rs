@@ -14,10 +14,11 @@ use super::reading::Reading;
 use super::relayed::Relayed;
 use super::send::Outbound;
 use super::serving::Serving;
+use super::silence::RequestProgress;
 use crate::counters::Counter;
 use crate::limits::CHUNKS_PER_TURN_MAX;
-use crate::queue::{Credit, RequestId, WorkerPort};
-use crate::record::{ErrorCode, ErrorRecord, Payload, RecordReader, RecordType};
+use crate::queue::{Credit, End, RequestId, WorkerPort};
+use crate::record::{ErrorCode, Payload, RecordReader, RecordType};
 use bytes::Bytes;
 use quinn_proto::{Chunks, Connection, ReadError, StreamId, VarInt};
 
@@ -47,6 +48,8 @@ pub(super) struct Stream {
     /// QUIC streams of that half that the peer has not acknowledged whole.
     pub(super) unacknowledged: u32,
     pub(super) queued: Queued,
+    /// How far it was at the last look, if it is a request of ours.
+    pub(super) progress: RequestProgress,
 }
 
 /// The role of a stream.
@@ -183,7 +186,7 @@ pub(super) trait Reader {
     fn settle(&mut self, _cx: &mut Reading<'_, '_>) {}
 
     /// Tells the application of the request's end, if it knows the request and not its end.
-    fn fail(&mut self, _failure: ErrorRecord, _cx: &mut Reading<'_, '_>) {}
+    fn fail(&mut self, _end: End, _cx: &mut Reading<'_, '_>) {}
 }
 
 /// Calls the current role's method.
@@ -266,8 +269,8 @@ impl Role {
     }
 
     /// See [`Reader::fail`].
-    pub(super) fn fail(&mut self, failure: ErrorRecord, cx: &mut Reading<'_, '_>) {
-        of_role!(self, role => role.fail(failure, cx), writing => {});
+    pub(super) fn fail(&mut self, end: End, cx: &mut Reading<'_, '_>) {
+        of_role!(self, role => role.fail(end, cx), writing => {});
     }
 }
 
@@ -277,7 +280,20 @@ impl Stream {
         let (source, order) = (Source::default(), Order::default());
         let recv = Some(RecordReader::new());
         let (asleep, charged_bytes, queued) = (0, 0, Queued::No);
-        Self { role, recv, source, order, frames: 1, asleep, charged_bytes, send, unacknowledged: 1, queued }
+        let (frames, unacknowledged, progress) = (1, 1, RequestProgress::default());
+        Self {
+            role,
+            recv,
+            source,
+            order,
+            frames,
+            asleep,
+            charged_bytes,
+            send,
+            unacknowledged,
+            queued,
+            progress,
+        }
     }
 
     /// A stream that only this side writes.

@@ -11,7 +11,7 @@ use super::{Context, Session};
 use crate::counters::Counter;
 use crate::limits::{STREAM_ERROR_WINDOW_S, STREAM_ERRORS_MAX};
 use crate::peer_text::PeerText;
-use crate::queue::{CloseReason, Credit, Delivery, RequestId};
+use crate::queue::{CloseReason, Credit, Delivery, End, RequestId};
 use crate::record::{ErrorCode, ErrorRecord};
 use bytes::Bytes;
 use quinn_proto::{Connection, Dir, ReadError, StreamId, VarInt};
@@ -176,7 +176,8 @@ impl Session {
         let id = self.first_of(id);
         self.count_outcome(id, RequestOutcome::Abandoned, cx.counters);
         let code = ErrorCode::from_u64(code.into_inner()).unwrap_or(ErrorCode::Internal);
-        self.tell(id, ErrorRecord::new(code, 0, "the peer gave the stream up"), cx);
+        let failure = ErrorRecord::new(code, 0, "the peer gave the stream up");
+        self.tell(id, End::Failed(failure), cx);
         self.end_reading(conn, id, ErrorCode::None);
         self.abort_out(conn, id, ErrorCode::None);
     }
@@ -207,11 +208,11 @@ impl Session {
         if failure.code == ErrorCode::BadProof {
             cx.counters.add(Counter::BadProofs, 1);
         }
-        self.tell(id, failure, cx);
+        self.tell(id, End::Failed(failure), cx);
     }
 
     /// Tells the application of a request's end. The reason may be the peer's own.
-    fn tell(&mut self, id: StreamId, failure: ErrorRecord, cx: &mut Context<'_>) {
+    pub(super) fn tell(&mut self, id: StreamId, end: End, cx: &mut Context<'_>) {
         let (connection, owner, leaving) = (self.id, self.owner, self.leaving);
         if let Some(stream) = self.streams.get_mut(&id) {
             let mut reading = Reading {
@@ -223,7 +224,7 @@ impl Session {
                 leaving,
                 cx,
             };
-            stream.role.fail(failure, &mut reading);
+            stream.role.fail(end, &mut reading);
         }
     }
 
@@ -243,6 +244,7 @@ impl Session {
         stream.recv = None;
         if let Some((app, request)) = stream.role.local_request() {
             self.local.remove(&(app, request.number()));
+            self.silence.changes += 1;
         }
         self.forget_if_over(id);
     }
@@ -290,7 +292,7 @@ impl Session {
                 let request = RequestId::peer(self.id, id.into());
                 cx.ports[app].deliver(Delivery::Stopped(request, code));
             }
-            self.tell(id, ErrorRecord::new(code, 0, what), cx);
+            self.tell(id, End::Failed(ErrorRecord::new(code, 0, what)), cx);
             if is_read {
                 self.stop_reading(conn, id, code);
             }

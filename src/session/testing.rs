@@ -9,7 +9,7 @@ use super::{Context, PeerState, QueueRoutes};
 use crate::counters::Counters;
 use crate::hop::{Hops, Policy, Transit};
 use crate::limits::DELIVERY_RING_LEN;
-use crate::queue::{AppPort, CloseReason, ConnectionId, Credit, Delivery, Sleeper, WorkerPort, rings};
+use crate::queue::{AppPort, CloseReason, ConnectionId, Credit, Delivery, End, Sleeper, WorkerPort, rings};
 use crate::quic::transport::Windows;
 use crate::record::{ErrorRecord, Hop, Record};
 use crate::session::control::Opening;
@@ -117,7 +117,7 @@ impl Bench {
     }
 
     pub(super) fn fail(&mut self, stream: &mut Stream, failure: ErrorRecord) {
-        self.with(|cx| stream.role.fail(failure, cx));
+        self.with(|cx| stream.role.fail(End::Failed(failure), cx));
     }
 
     /// The application's deliveries since the last call.

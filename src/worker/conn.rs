@@ -84,6 +84,8 @@ pub(super) struct Conn {
     pub(super) timer: Timer,
     pub(super) fitted: Fitted,
     pub(super) phase: Phase,
+    /// When its handshake began.
+    pub(super) begun: Instant,
     /// The queues of the worker in which it stands.
     pub(super) places: LinePlaces,
     /// When its next packets leave, if it has a rate.
@@ -110,12 +112,14 @@ impl Conn {
         fitted: Fitted,
         limited: LimitWatch,
         seat: NodeSeat,
+        begun: Instant,
     ) -> Self {
         Self {
             quic,
             session,
             timer: Timer::default(),
             phase: Phase::begin(),
+            begun,
             places: LinePlaces::default(),
             pace: ConnectionPace::default(),
             limited,

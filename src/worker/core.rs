@@ -134,7 +134,7 @@ impl Core {
         let fitted = Fitted::new(self.windows, &self.desk.shared.window_budget, now);
         let limited = LimitWatch::new(&quic, now, track);
         let seat = NodeSeat::of(&self.desk.shared.node_seats);
-        let mut conn = self.connections.insert(Conn::new(quic, session, origin, fitted, limited, seat));
+        let mut conn = self.connections.insert(Conn::new(quic, session, origin, fitted, limited, seat, now));
         conn.touched();
         conn.begin_early(&mut self.desk.cx(now));
         self.desk.status.connections.store(self.connections.len(), Ordering::Relaxed);

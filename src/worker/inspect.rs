@@ -25,6 +25,9 @@ pub(super) struct Survey {
     next: Option<u32>,
     /// The surveyed connections without acknowledgments.
     unacknowledged: usize,
+    /// Whether a peer may be silent for too long at the next survey; and of those of this survey, so far.
+    watches: bool,
+    watched: bool,
 }
 
 /// Frames that a peer must acknowledge (RFC 9000 §13.2.1): all but ACK, PADDING and CONNECTION_CLOSE.
@@ -145,9 +148,10 @@ impl Core {
         };
         let slots = self.connections.slots();
         let to = (from + SURVEY_TURN_LEN as u32).min(slots.end);
+        let status = self.desk.status.clone();
+        let counters = &status.counters;
         for slot in from..to {
             let Some(mut conn) = self.connections.at(slot) else { continue };
-            let counters = &self.desk.status.counters;
             let CountedFigures { acks, stream_frames, .. } = conn.counted;
             conn.count_path(counters);
             conn.count_limits(now, counters);
@@ -161,11 +165,18 @@ impl Core {
                 conn.send_away(&mut self.desk.cx(now));
                 conn.touched();
             }
+            self.survey.watched |= self.look_for_silence(slot, now);
         }
         self.survey.next = (to < slots.end).then_some(to);
         if self.survey.next.is_none() {
-            self.desk.status.gauges.unacknowledged.store(self.survey.unacknowledged, Relaxed);
+            status.gauges.unacknowledged.store(self.survey.unacknowledged, Relaxed);
+            self.survey.watches = std::mem::take(&mut self.survey.watched);
         }
+    }
+
+    /// When the next survey is due, if it may find a peer that has been silent for too long.
+    pub(super) fn survey_timeout(&self) -> Option<Instant> {
+        self.survey.due.filter(|_| self.survey.watches)
     }
 
     fn gauge(&mut self, now: Instant, link_up: bool) {

@@ -16,6 +16,7 @@ mod received;
 mod renew;
 mod run_queue;
 mod shared;
+mod silence;
 mod transmit;
 mod unreachable;
 mod view;
@@ -35,7 +36,7 @@ use crate::quic::cid::WorkerCids;
 use crate::quic::keys::NodeKeys;
 use crate::quic::qlog::Sampler;
 use crate::quic::transport::{Transports, Windows};
-use crate::session::Context;
+use crate::session::{Context, SilenceLimits};
 use crate::stages::LoopStage;
 use connections::Connections;
 use gateways::PeerGateways;
@@ -99,6 +100,8 @@ struct Core {
     connections: Connections,
     gateways: PeerGateways,
     survey: Survey,
+    /// How long peers may be silent that this side connects to.
+    silence: SilenceLimits,
     /// The number of the last renewal taken.
     renewed: u32,
     incoming: VecDeque<Incoming>,
@@ -142,6 +145,7 @@ impl<N: Network> Worker<N> {
             connections: Connections::default(),
             gateways: PeerGateways::default(),
             survey: Survey::default(),
+            silence: quic.silence,
             renewed: 0,
             incoming: VecDeque::new(),
             half_open: HalfOpen::default(),
@@ -260,6 +264,7 @@ impl<N: Network> Worker<N> {
             self.core.half_open.poll_timeout(),
             self.network.poll_timeout(),
             self.core.gateways_timeout(),
+            self.core.survey_timeout(),
         ];
         inline.chain(others.into_iter().flatten()).min()
     }

@@ -33,6 +33,7 @@ impl Core {
         self.qlog = renewal.quic.qlog.clone();
         self.transports = renewal.quic.transports.clone();
         self.windows = renewal.quic.windows;
+        self.silence = renewal.quic.silence;
         let gone =
             self.gateways.renew(renewal.peer_gateways.clone(), renewal.peer_gateway_connections_max, now);
         for slot in self.connections.slots() {

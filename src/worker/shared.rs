@@ -9,7 +9,7 @@ use crate::quic::budget::Budget;
 use crate::quic::keys::NodeKeys;
 use crate::quic::qlog::Sampler;
 use crate::quic::transport::{Transports, Windows};
-use crate::session::QueueRoutes;
+use crate::session::{QueueRoutes, SilenceLimits};
 use crate::wire::IpFamily;
 use bytes::BytesMut;
 use crossbeam_queue::ArrayQueue;
@@ -197,6 +197,8 @@ pub struct Quic {
     pub transports: Transports,
     /// How far a peer may be ahead of the readers of its streams. These are the values in the transport parameters of `server` and `client`.
     pub windows: Windows,
+    /// How long peers may be silent on connections that this side opens.
+    pub silence: SilenceLimits,
 }
 
 /// A value for IPv4 and one for IPv6: their headers leave different room for QUIC.

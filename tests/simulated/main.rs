@@ -26,6 +26,7 @@ mod pressure;
 mod ranges;
 mod refusals;
 mod seats;
+mod silence;
 mod steering;
 mod transfers;
 mod unreachable;

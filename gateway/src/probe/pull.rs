@@ -134,6 +134,7 @@ impl Application for Pull {
                 Delivery::Ended(_, End::Failed(failure)) => {
                     self.links.fail(ClientError::Refused(failure));
                 }
+                Delivery::Ended(_, End::Silent(silence)) => self.links.fail(ClientError::Silent(silence)),
                 Delivery::Ended(..) => self.answered(index),
                 _ => {}
             }

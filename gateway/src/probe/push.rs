@@ -107,6 +107,7 @@ impl Push {
                     self.links.report(Report::Goodput { bytes, messages, elapsed });
                 }
             }
+            Delivery::Ended(_, End::Silent(silence)) => self.links.fail(ClientError::Silent(silence)),
             Delivery::Answered(_, Answer::Done(_)) => {
                 self.links.fail(ProbeError::Keeps(self.queue));
             }

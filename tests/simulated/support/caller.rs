@@ -9,7 +9,7 @@ use std::time::Instant;
 use stoq::application::{Outbox, Received};
 use stoq::queue::{
     self, Answer, AppPort, Ask, Command, ConnectionCommand, ConnectionEvent, ConnectionId, Credit, Delivery,
-    Ending, RequestId,
+    Ending, PeerSilence, RequestId,
 };
 use stoq::record::{self, Done, ErrorCode, ErrorRecord, Fetch, Holder, Hop, Locate, Mirror, Put};
 use stoq::shard::{Descriptor, Lanes};
@@ -39,6 +39,8 @@ pub(crate) enum End {
     /// The answer to LOCATE.
     Located(Vec<Holder>),
     Failed(ErrorCode),
+    /// The peer was silent.
+    Silent(PeerSilence),
 }
 
 /// The deliveries of one request.
@@ -199,6 +201,13 @@ impl Caller {
         self.put_with(peer, None, queue, descriptor, None, 60, encoded)
     }
 
+    /// Begins to put a payload, and gives none of its bytes.
+    pub(crate) fn put_without_bytes(&mut self, peer: &Peer, queue: u64, payload: &[u8]) -> RequestId {
+        let descriptor = Descriptor::plain(Token::of(payload), payload.len() as u64).unwrap();
+        let put = Put { queue, lease_s: 60, descriptor, lanes: None };
+        self.ask(peer, Ask::new(put).with_credit(Credit::default()))
+    }
+
     pub(crate) fn fetch(&mut self, peer: &Peer, token: Token, ranges: Ranges) -> RequestId {
         self.fetch_by(peer, None, token.into(), None, ranges)
     }
@@ -354,6 +363,7 @@ impl Caller {
                 self.end(request, End::Failed(failure.code));
                 self.requests.entry(request).or_default().failure = Some(failure);
             }
+            Delivery::Ended(request, queue::End::Silent(silence)) => self.end(request, End::Silent(silence)),
             _ => {}
         }
     }

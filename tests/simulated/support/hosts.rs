@@ -262,6 +262,7 @@ pub(super) fn client(link: &SimulatedLink, setup: &Setup, index: usize) -> Appli
     let config = NodeConfig {
         client: Some(client_config(&tls).unwrap()),
         quic: setup.client_quic.clone(),
+        silence: setup.silence,
         idle: Idle::Spin,
         ..NodeConfig::default()
     };

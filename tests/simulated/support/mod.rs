@@ -37,6 +37,7 @@ use stoq::hop::Transit;
 use stoq::nic::simulated::{LinkConfig, SimulatedLink, SimulatedNic};
 use stoq::quic::transport::{PeerControl, QuicConfig};
 use stoq::seed::{ClockReading, Clocks, Store, StoreConfig};
+use stoq::session::SilenceLimits;
 use stoq::token::{EncodedPiece, Outboard, Ranges, Token, VerifiedEncoder};
 use stoq::wire::Mac;
 use tempfile::TempDir;
@@ -93,6 +94,8 @@ pub(crate) struct Setup {
     pub(crate) step: Duration,
     /// The queues that take messages in early data.
     pub(crate) replay_safe: Vec<u64>,
+    /// How long the clients let their peers be silent.
+    pub(crate) silence: SilenceLimits,
     /// How far the windows of a process may grow in all, bytes.
     pub(crate) window_budget_bytes: u64,
 }
@@ -132,6 +135,7 @@ impl Default for Setup {
             clock: WallClock::default(),
             step: Duration::from_nanos(1),
             replay_safe: vec![DISCARD],
+            silence: SilenceLimits::default(),
             window_budget_bytes: 0,
         }
     }

@@ -1,20 +1,22 @@
 //! A QUIC endpoint of the test's own. It is authenticated and follows no protocol: it sends any bytes.
 
-use super::{Station, World, identities, station, trust};
+use super::caller::Peer;
+use super::identities::gateway_identity;
+use super::{Station, UDP_PORT, World, identities, station, trust};
 use bytes::BytesMut;
 use quinn_proto::{
     ClientConfig, Connection, ConnectionError, ConnectionHandle, DatagramEvent, Dir, Endpoint,
-    EndpointConfig, Event, StreamEvent, StreamId, WriteError,
+    EndpointConfig, Event, ServerConfig, StreamEvent, StreamId, WriteError,
 };
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stoq::counters::Counters;
-use stoq::datagram::Network as _;
+use stoq::datagram::{Datagram, Network as _};
 use stoq::quic::transport::QuicConfig;
 use stoq::record::{ErrorRecord, Record, RecordReader, RecordType, Settings};
-use stoq::tls::{ClientTls, Identity, client_config, connect_name};
+use stoq::tls::{ClientAuth, ClientTls, Identity, ServerTls, client_config, connect_name, server_config};
 use stoq::wire::IpFamily;
 
 /// One connection of the endpoint.
@@ -30,6 +32,8 @@ pub(crate) struct RawPeer {
     pub(crate) stopped: HashMap<StreamId, u64>,
     /// Received bytes, by stream.
     pub(crate) received: HashMap<StreamId, Vec<u8>>,
+    /// The bytes that it sends on this stream of its peer's once that has arrived.
+    pub(crate) answer: Option<(StreamId, Vec<u8>)>,
     /// Whether it reads no stream, and so gives no credit.
     pub(crate) deaf: bool,
     /// Streams with bytes that it did not read while it was deaf.
@@ -68,6 +72,45 @@ impl World {
         self.raw.push(RawPeer::new(network, self.now, remote, quic, node));
         self.run(Duration::from_secs(10), "a raw peer connects", |world| world.raw[index].connected);
         Raw(index)
+    }
+
+    /// Plugs in a raw peer that a client connects to, and that allows the client this number of requests at once. Returns both ends.
+    #[track_caller]
+    #[allow(dead_code, reason = "the gateway's tests have no such peer")]
+    pub(crate) fn raw_server(&mut self, client: usize, requests: u64) -> (Raw, Peer) {
+        let index = self.raw.len();
+        let number = 100 + index as u8;
+        let tls = ServerTls::new(gateway_identity(0).clone(), ClientAuth::Required(trust()));
+        let mut config = ServerConfig::with_crypto(server_config(&tls).unwrap());
+        let quic = QuicConfig { receive_window_bytes: 1 << 20, ..QuicConfig::default() };
+        config.transport_config(quic.transport(1500, IpFamily::V4, requests));
+        let mut endpoint = Endpoint::new(Arc::default(), Some(Arc::new(config)), true, None);
+        let mut network = station(&self.link, number, 1).remove(0);
+        let remote = SocketAddr::new([10, 77, 0, number].into(), UDP_PORT);
+        let tag = self.clients[client].callers[0].connect(remote);
+        let (counters, mut accepted, mut response) = (Counters::default(), None, Vec::new());
+        self.run(Duration::from_secs(10), "a client asks for a connection", |world| {
+            let mut asked = None;
+            network.receive(world.now, &counters, |datagram| {
+                let data = BytesMut::from(datagram.payload);
+                let Datagram { remote, local_ip, ecn, .. } = datagram;
+                let event = endpoint.handle(world.now, remote, local_ip, ecn, data, &mut response);
+                if let Some(DatagramEvent::NewConnection(incoming)) = event {
+                    asked = Some(incoming);
+                }
+            });
+            network.flush(world.now, &counters);
+            accepted = asked.and_then(|asked| endpoint.accept(asked, world.now, &mut response, None).ok());
+            accepted.is_some()
+        });
+        let (handle, quic) = accepted.expect("it was accepted");
+        self.raw.push(RawPeer::of(network, endpoint, handle, quic));
+        self.run(Duration::from_secs(10), "the connection comes up", |world| {
+            world.raw[index].connected && world.clients[client].callers[0].peer(tag).is_some()
+        });
+        let mut peer = self.clients[client].callers[0].peer(tag).cloned().unwrap();
+        peer.host = client;
+        (Raw(index), peer)
     }
 
     pub(crate) fn raw_mut(&mut self, raw: Raw) -> &mut RawPeer {
@@ -130,6 +173,10 @@ impl RawPeer {
         config.transport_config(quic.transport(1500, IpFamily::V6, 256));
         let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, true, None);
         let (handle, quic) = endpoint.connect(now, config, remote, &connect_name(remote)).unwrap();
+        Self::of(network, endpoint, handle, quic)
+    }
+
+    fn of(network: Station, endpoint: Endpoint, handle: ConnectionHandle, quic: Connection) -> Self {
         Self {
             network,
             counters: Counters::default(),
@@ -140,6 +187,7 @@ impl RawPeer {
             lost: None,
             stopped: HashMap::new(),
             received: HashMap::new(),
+            answer: None,
             deaf: false,
             unheard: Vec::new(),
             withdrawn: false,
@@ -251,6 +299,9 @@ impl RawPeer {
                 Event::ConnectionLost { reason } => self.lost = Some(reason),
                 Event::Stream(StreamEvent::Opened { dir }) => {
                     while let Some(id) = self.quic.streams().accept(dir) {
+                        if let Some((_, bytes)) = self.answer.take_if(|(to, _)| *to == id) {
+                            self.send_on(id, &bytes, false);
+                        }
                         self.read_stream(id);
                     }
                 }

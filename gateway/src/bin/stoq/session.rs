@@ -50,9 +50,10 @@ pub(crate) struct ClientOptions {
     /// The most to send, bits a second; 0 for no bound.
     #[arg(long, value_name = "BITS")]
     rate: Option<u64>,
-    /// Seconds to wait for the connection.
-    #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
-    timeout: f64,
+    /// How long the gateway may be silent: until the connection is up, until its SETTINGS, and while a request waits for it and no byte
+    /// moves either way [default: 10 for the connection, 60 after that].
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<f64>,
     /// Print one JSON object instead of text.
     #[arg(long)]
     pub(crate) json: bool,
@@ -151,9 +152,14 @@ impl ClientOptions {
 
     fn open_with(&self, config: ClientConfig) -> anyhow::Result<ClientSetup> {
         logging::start(&config.log)?;
+        let given = self.timeout.map(Duration::try_from_secs_f64).transpose();
+        let given = given.map_err(|_| Usage("--timeout takes seconds, such as 10".into()))?;
         let settings = tls::client_builder(&config)?;
-        let timeout = Duration::try_from_secs_f64(self.timeout)
-            .map_err(|_| Usage("--timeout takes seconds, such as 10".into()))?;
+        let settings = match given {
+            Some(timeout) => settings.silence_timeout(timeout),
+            None => settings,
+        };
+        let timeout = given.unwrap_or(ConnectOptions::default().timeout);
         let interrupt = Interrupt::listen()?;
         let network = OpenNetwork::open_client(&config.network, config.workers.count.into())?;
         let (cipher, workers) = (config.tls.cipher, config.workers.count.into());

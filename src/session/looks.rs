@@ -1,0 +1,151 @@
+//! A peer that this side connected to, and that says nothing: no SETTINGS, or no byte of any request that waits for it.
+//!
+//! The worker looks about once a second. Only looks count: a time in which this process did not run is none. A request whose consumer here
+//! has no room waits for that, not for the peer, and so does a PUT whose next bytes this side has not given.
+//!
+//! The peer may let requests wait while it goes on with others of the connection. A request therefore counts as going on while any of
+//! them does, up to [`REQUEST_TURN_MS_MAX`].
+
+use super::silence::{RequestProgress, SilenceLimits};
+use super::stream::{Readiness, Role, Sending, Stream};
+use super::{Context, Session};
+use crate::limits::{REQUEST_TURN_MS_MAX, SURVEY_INTERVAL_MS};
+use crate::queue::{CloseReason, Delivery, End, PeerSilence, PeerWait, WorkerPort};
+use crate::record::ErrorCode;
+use bytes::Bytes;
+use quinn_proto::{Connection, StreamId};
+use std::time::Duration;
+
+/// The most that one look counts.
+const LOOK_MAX: Duration = Duration::from_millis(2 * SURVEY_INTERVAL_MS);
+
+impl Stream {
+    /// What its peer owes, if this is a request of ours that waits for the peer.
+    fn owed(&self, ports: &[WorkerPort]) -> Option<PeerWait> {
+        self.role.local_request()?;
+        match self.readiness(ports) {
+            Readiness::Paused | Readiness::Full | Readiness::Done => return None,
+            Readiness::Wants | Readiness::Blocked => {}
+        }
+        match &self.role {
+            Role::Asking(asking) => asking.owed(&self.send),
+            _ => Some(PeerWait::Rest),
+        }
+    }
+
+    /// Whether QUIC has not sent all that this side wrote, or the peer has not acknowledged it.
+    fn is_sending(&self) -> bool {
+        match &self.send {
+            Sending::Over => false,
+            Sending::Open(outbound) => outbound.waits(),
+            Sending::Finished => true,
+        }
+    }
+
+    /// Notes how far it is; returns whether it has moved since the last look.
+    fn has_moved(&mut self, elapsed: Duration) -> bool {
+        let left = match &self.send {
+            Sending::Open(outbound) => outbound.left_bytes(),
+            _ => 0,
+        };
+        let mark = (self.order.offset(), self.unacknowledged, left);
+        let has_moved = mark != self.progress.mark;
+        let still = if has_moved { Duration::ZERO } else { self.progress.still + elapsed };
+        self.progress = RequestProgress { mark, still };
+        has_moved
+    }
+}
+
+impl Session {
+    /// Looks at a peer that this side connected to. Returns whether silence may end the connection or a request of it at a later look.
+    pub(crate) fn look_for_silence(
+        &mut self,
+        conn: &mut Connection,
+        limits: SilenceLimits,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        let looked = self.silence.looked.replace(cx.now).unwrap_or(cx.now);
+        let elapsed = cx.now.saturating_duration_since(looked).min(LOOK_MAX);
+        if self.control_out.is_none() || self.closed_told || conn.is_closed() {
+            return false;
+        }
+        let lacks_settings = limits.settings.filter(|_| self.peer.settings.is_none());
+        if let Some(limit) = lacks_settings {
+            self.silence.settings += elapsed;
+            if self.silence.settings >= limit {
+                self.closed(&CloseReason::NoSettings(limit), cx);
+                conn.close(cx.now, ErrorCode::Malformed.into(), Bytes::from_static(b"no SETTINGS"));
+                return false;
+            }
+        }
+        let waits = limits.requests.is_some_and(|limit| self.look_at_requests(conn, limit, elapsed, cx));
+        waits || lacks_settings.is_some()
+    }
+
+    /// Ends the requests of ours that have waited for too long. Returns whether any waits.
+    fn look_at_requests(
+        &mut self,
+        conn: &mut Connection,
+        limit: Duration,
+        elapsed: Duration,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        let frames = conn.stats().frame_tx.stream;
+        let sent = std::mem::replace(&mut self.silence.frames, frames) != frames;
+        let mut moved = std::mem::take(&mut self.silence.changes) > 0;
+        let mut waiting: Vec<(StreamId, PeerWait)> = Vec::new();
+        for id in self.local.values() {
+            let Some(stream) = self.streams.get_mut(id) else { continue };
+            moved |= stream.has_moved(elapsed);
+            match stream.owed(cx.ports) {
+                Some(wait) => {
+                    // Bytes on their way are what moves. An hour of packets that are never acknowledged is no progress of a request.
+                    moved |= sent && stream.is_sending();
+                    waiting.push((*id, wait));
+                }
+                None => stream.progress.still = Duration::ZERO,
+            }
+        }
+        let is_waiting = !waiting.is_empty() || self.unopened_requests() > 0;
+        self.silence.requests =
+            if moved || !is_waiting { Duration::ZERO } else { self.silence.requests + elapsed };
+        let remote = conn.remote_address();
+        if self.silence.requests >= limit {
+            for (id, wait) in waiting {
+                self.end_silent(conn, id, PeerSilence { remote, wait, limit }, cx);
+            }
+            self.refuse_unopened(PeerSilence { remote, wait: PeerWait::Place, limit }, cx);
+            return false;
+        }
+        let turn = Duration::from_millis(REQUEST_TURN_MS_MAX).max(limit);
+        for (id, wait) in waiting {
+            if self.streams.get(&id).is_some_and(|stream| stream.progress.still >= turn) {
+                self.end_silent(conn, id, PeerSilence { remote, wait, limit: turn }, cx);
+            }
+        }
+        is_waiting
+    }
+
+    /// Cancels a request, and tells its application why.
+    fn end_silent(
+        &mut self,
+        conn: &mut Connection,
+        id: StreamId,
+        silence: PeerSilence,
+        cx: &mut Context<'_>,
+    ) {
+        self.tell(id, End::Silent(silence), cx);
+        self.stop_reading(conn, id, ErrorCode::None);
+        self.abort_out(conn, id, ErrorCode::None);
+    }
+
+    /// Ends the requests for which the peer allows no stream.
+    fn refuse_unopened(&mut self, silence: PeerSilence, cx: &mut Context<'_>) {
+        self.unopened.retain(|(app, command)| {
+            if let Some(request) = command.opens() {
+                cx.ports[*app].deliver(Delivery::Ended(request, End::Silent(silence)));
+            }
+            command.of_local().is_none()
+        });
+    }
+}
