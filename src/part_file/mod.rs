@@ -300,7 +300,8 @@ fn take(place: &Place) -> Result<Option<(File, bool)>, ClientError> {
 
 /// Refuses a file that no get of this user made.
 fn check_ours(place: &Place, path: &Path, stat: &Stat) -> Result<(), ClientError> {
-    let what = match FileType::from_raw_mode(stat.st_mode) {
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    let what = match kind {
         FileType::RegularFile if stat.st_nlink > 1 => "has a second name, whose content would change with it",
         FileType::RegularFile if place.is_shared() && stat.st_uid != rustix::process::geteuid().as_raw() => {
             "belongs to another user"
@@ -310,9 +311,15 @@ fn check_ours(place: &Place, path: &Path, stat: &Stat) -> Result<(), ClientError
         FileType::Directory => "is a directory",
         _ => "is a device, a pipe or a socket",
     };
-    let text = format!(
-        "{what}, and its name is needed while the payload is fetched; move it, or give another --output"
-    );
+    // Nothing but a file is to be moved: a device, a link or a directory may belong to the system.
+    let text = match kind {
+        FileType::RegularFile => {
+            format!(
+                "{what}, and its name is needed while the payload is fetched; move it, or give another --output"
+            )
+        }
+        _ => format!("{what}, and a get needs its name; give another --output"),
+    };
     Err(refused(path, text))
 }
 

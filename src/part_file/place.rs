@@ -94,7 +94,7 @@ impl Place {
                         target.display()
                     )
                 }
-                _ => EXISTS.into(),
+                _ => "is a symbolic link, through which a get writes nothing; give another --output".into(),
             },
             FileType::Directory => IS_DIRECTORY.into(),
             FileType::RegularFile => EXISTS.into(),

@@ -111,6 +111,12 @@ pub enum PemError {
         /// The file.
         path: PathBuf,
     },
+    /// The path to write is a device, a pipe, a directory or a link, which stays as it is.
+    #[error("{}: is no file, and is not replaced; choose another name", path.display())]
+    NoFile {
+        /// The path.
+        path: PathBuf,
+    },
     /// The file cannot be written.
     #[error("{}: cannot be written ({source}); check the directory and its permissions", path.display())]
     Write {
@@ -385,7 +391,10 @@ pub(super) fn write_new(path: &Path, text: &[u8], private: bool) -> Result<(), P
         file.sync_all()
     };
     write().map_err(|source| match source.kind() {
-        io::ErrorKind::AlreadyExists => PemError::Exists { path: path.into() },
+        io::ErrorKind::AlreadyExists => match path.symlink_metadata() {
+            Ok(there) if !there.is_file() => PemError::NoFile { path: path.into() },
+            _ => PemError::Exists { path: path.into() },
+        },
         _ => PemError::Write { path: path.into(), source },
     })
 }

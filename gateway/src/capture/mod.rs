@@ -103,15 +103,18 @@ fn listen(path: &Path) -> anyhow::Result<UnixListener> {
         Ok(there) if !there.file_type().is_socket() => {
             bail!("exists already and is no socket; name another path")
         }
-        Ok(_) if UnixStream::connect(path).is_ok() => {
-            return Err(io::Error::new(
-                io::ErrorKind::AddrInUse,
-                "another gateway serves captures there; name another path",
-            )
-            .into());
-        }
-        // A killed gateway left its socket.
-        Ok(_) => std::fs::remove_file(path)?,
+        Ok(_) => match UnixStream::connect(path) {
+            // A killed gateway left its socket.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+            Ok(_) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::AddrInUse,
+                    "another gateway serves captures there; name another path",
+                )
+                .into());
+            }
+            Err(error) => bail!("is a socket of another program ({error}); name another path"),
+        },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error.into()),
     }

@@ -181,3 +181,24 @@ fn only_the_owner_may_open_the_socket_and_it_is_removed_with_the_gateway() {
     assert!(CaptureServer::start(&socket, "other", setup.tap.clone()).is_err());
     assert_eq!(std::fs::read(&socket).unwrap(), b"a file");
 }
+
+#[test]
+fn a_socket_of_another_program_and_a_path_that_is_no_socket_stay() {
+    let directory = TempDir::new().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let _others = std::os::unix::net::UnixDatagram::bind(path("datagrams")).unwrap();
+    std::fs::create_dir(path("directory")).unwrap();
+    std::fs::write(path("file"), b"precious").unwrap();
+    for (name, says) in [
+        ("datagrams", "is a socket of another program"),
+        ("directory", "exists already and is no socket"),
+        ("file", "exists already and is no socket"),
+    ] {
+        let error = format!("{:#}", can_listen(&path(name)).unwrap_err());
+        assert!(error.contains(says) && error.contains("name another path"), "{name}: {error}");
+        assert!(path(name).exists(), "{name}");
+    }
+    // One that a killed gateway left is replaced.
+    drop(UnixListener::bind(path("left")).unwrap());
+    can_listen(&path("left")).unwrap();
+}

@@ -101,6 +101,17 @@ pub(super) fn sockets(kernel: &KernelConfig, workers: usize, file: &Path, findin
     }
 }
 
+/// The command that gives this user a directory. A device, a file or a socket in its place, or on the way to it, keeps its owner.
+fn mend_directory(directory: &Path) -> String {
+    let there = directory.ancestors().find_map(|path| Some((path, fs::metadata(path).ok()?)));
+    match there {
+        Some((path, there)) if !there.is_dir() => {
+            format!("{} is no directory; name another path in the configuration", path.display())
+        }
+        _ => format!("mkdir -p {0} && chown $(id -u) {0}", directory.display()),
+    }
+}
+
 /// Checks that the store's directory can be written, and that no other process has it.
 pub(super) fn store(seed: &SeedConfig, file: &Path, findings: &mut Findings) {
     let directory = &seed.directory;
@@ -109,7 +120,7 @@ pub(super) fn store(seed: &SeedConfig, file: &Path, findings: &mut Findings) {
         .and_then(|()| fs::write(&probe, b""))
         .and_then(|()| fs::remove_file(&probe));
     if let Err(error) = written {
-        let fix = format!("mkdir -p {0} && chown $(id -u) {0}", directory.display());
+        let fix = mend_directory(directory);
         return findings.push(
             "store",
             Severity::Failed,
@@ -170,7 +181,7 @@ pub(super) fn watching(config: &GatewayConfig, file: &Path, findings: &mut Findi
         match Qlog::start(directory, config.qlog.sample, config.qlog.capacity_bytes) {
             Ok(_) => findings.ok("qlog", format!("logs into {}", directory.display())),
             Err(error) => {
-                let fix = format!("mkdir -p {0} && chown $(id -u) {0}", directory.display());
+                let fix = mend_directory(directory);
                 findings.push(
                     "qlog",
                     Severity::Failed,

@@ -317,3 +317,40 @@ fn an_interrupted_measurement_ends_with_code_130() {
         }
     }
 }
+
+#[test]
+fn no_error_proposes_to_replace_a_path_that_is_no_file() {
+    let mut site = Site::new();
+    std::fs::create_dir(site.path("directory")).unwrap();
+    std::os::unix::fs::symlink("nowhere", site.path("link")).unwrap();
+    for path in ["/dev/null", "directory", "link"] {
+        let mut new = stoq();
+        new.args(["identity", "new", "--key", "new.key", "--cert", path]);
+        said(&site, &mut new, 1, &[path, "is no file, and is not replaced; choose another name"]);
+        assert!(!site.path("new.key").exists(), "no key without its certificate");
+    }
+    // A directory that is a device keeps its owner.
+    let check = |site: &Site, part: &str| {
+        let (stdout, _) = run(stoq_gateway().args(["check", "--config"]).arg(site.configure()), 1);
+        assert!(stdout.contains(part) && !stdout.contains("chown") && !stdout.contains("chmod"), "{stdout}");
+    };
+    for path in ["/dev/null", "/dev/null/store"] {
+        site.store = path.into();
+        check(&site, "/dev/null is no directory; name another path");
+    }
+    site.store = site.path("store");
+    let more = std::mem::take(&mut site.more);
+    site.more = format!("{more}[qlog]\ndirectory = \"/dev/null\"\n");
+    check(&site, "/dev/null is no directory; name another path");
+    site.more = format!("{more}[admin]\nlisten = \"127.0.0.1:0\"\ntoken_file = \"/dev/zero\"\n");
+    check(&site, "/dev/zero is no file, and other users can read it; give a file");
+}
+
+#[test]
+fn a_configuration_with_a_byte_order_mark_is_read() {
+    let site = Site::new();
+    let path = site.configure();
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("\u{feff}{text}")).unwrap();
+    run(stoq_gateway().args(["check", "--config"]).arg(&path), 0);
+}

@@ -8,6 +8,9 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+/// The fix where the name of a part is taken by something other than a file.
+const STAYS: &str = "and a get needs its name; give another --output";
+
 /// Bytes of a file large enough to be stopped in the middle of its transfer.
 const LARGE: usize = 48 << 20;
 
@@ -127,6 +130,7 @@ fn a_part_name_that_is_a_link_a_directory_or_a_pipe_is_refused() {
             symlink(target, &part).unwrap();
             let (_, stderr) = run(&mut way(&site, &token, "copy"), 1);
             assert!(stderr.contains("copy.part: ") && stderr.contains(text), "{stderr}");
+            assert!(stderr.contains(STAYS) && !stderr.contains("move"), "{stderr}");
             fs::remove_file(&part).unwrap();
         }
         fs::hard_link(&precious, &part).unwrap();
@@ -136,11 +140,11 @@ fn a_part_name_that_is_a_link_a_directory_or_a_pipe_is_refused() {
         fs::remove_file(&part).unwrap();
         fs::create_dir(&part).unwrap();
         let (_, stderr) = run(&mut way(&site, &token, "copy"), 1);
-        assert!(stderr.contains("is a directory"), "{stderr}");
+        assert!(stderr.contains("is a directory") && stderr.contains(STAYS), "{stderr}");
         fs::remove_dir(&part).unwrap();
         make_fifo(&part);
         let (_, stderr) = run(&mut way(&site, &token, "copy"), 1);
-        assert!(stderr.contains("a pipe"), "{stderr}");
+        assert!(stderr.contains("a pipe") && stderr.contains(STAYS), "{stderr}");
         fs::remove_file(&part).unwrap();
         // An empty file is taken as the part.
         fs::write(&part, b"").unwrap();
@@ -340,6 +344,7 @@ fn outputs_that_are_no_new_files_are_refused_before_the_network() {
     symlink("nowhere", site.path("to-nothing")).unwrap();
     symlink("directory", site.path("to-directory")).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(site.path("socket")).unwrap();
+    symlink("socket", site.path("to-socket")).unwrap();
     let long = "n".repeat(256);
     let cases = [
         ("directory", "is a directory; give a file in it"),
@@ -351,7 +356,8 @@ fn outputs_that_are_no_new_files_are_refused_before_the_network() {
         ("..", "names a directory"),
         ("/", "names a directory"),
         ("file", "exists already; remove it"),
-        ("to-file", "exists already; remove it"),
+        ("to-file", "is a symbolic link, through which a get writes nothing; give another"),
+        ("to-socket", "is a symbolic link, through which a get writes nothing; give another"),
         ("to-nothing", "symbolic link to nowhere, which does not exist"),
         ("file/copy", "file is no directory: give another"),
         ("missing/copy", "there is no directory missing: make it"),
