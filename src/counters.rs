@@ -105,7 +105,7 @@ counters! {
     NeighborPackets = "neighbor_packets",
     /// Claims that a neighbor in use is at another station. Its known station is asked first.
     NeighborClaimsContested = "neighbor_claims_contested",
-    /// Those claims that the known station refuted by its answer.
+    /// Those claims that the known station refuted by its answer, and claims against a station of the configuration.
     NeighborClaimsRefuted = "neighbor_claims_refuted",
     /// Neighbors that another station took over, since their known one did not answer.
     NeighborStationsChanged = "neighbor_stations_changed",
@@ -127,6 +127,8 @@ counters! {
     NodeConnectionsRefused = "node_connections_refused",
     /// Connections closed because their peer took no byte while answers waited for it.
     AnswersUntaken = "answers_untaken",
+    /// Connections closed because the peer sent no SETTINGS in its time.
+    SettingsTimedOut = "settings_timed_out",
     /// Handshakes begun here and completed without early data, full or resumed.
     HandshakesClientCompleted = "handshakes_client_completed",
     /// Handshakes begun here and completed with early data (0-RTT).

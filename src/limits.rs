@@ -49,6 +49,8 @@ pub const ACK_GAP_US_MIN: u64 = 100;
 pub const NEIGHBORS_LEN_MAX: usize = 1024;
 /// Those of them that have not answered, a worker: they make room first.
 pub const NEIGHBORS_UNRESOLVED_LEN_MAX: usize = 256;
+/// Neighbors whose stations the configuration names.
+pub const STATIONS_LEN_MAX: usize = 256;
 /// A neighbor counts as in use for this time after a packet last looked it up, milliseconds: traffic looks it up
 /// every [`NEIGHBOR_REACHABLE_MS`].
 pub const NEIGHBOR_IN_USE_MS: u64 = 2 * NEIGHBOR_REACHABLE_MS;
@@ -389,6 +391,9 @@ pub const HALF_OPEN_LEN_MAX: usize = 1024;
 pub const HALF_OPEN_UNPROVEN_LEN_MAX: usize = 512;
 /// How long the handshake of a peer's connection may take, milliseconds. No packet makes it longer.
 pub const HANDSHAKE_MS_MAX: u64 = 10_000;
+/// How long after the handshake a peer's SETTINGS may take, milliseconds. A half of a stream that is longer than [`STREAM_PART_BYTES`] waits for
+/// them, and keeps its file and its credit meanwhile.
+pub const SETTINGS_MS_MAX: u64 = 30_000;
 /// Handshakes with addresses that proved nothing and that do not come to their end: at once, a worker. Past it a client must prove its address
 /// first. A handshake that is completed does not count.
 pub const UNPROVEN_HANDSHAKES_BURST: u32 = 256;
@@ -493,7 +498,7 @@ const _: () = {
     assert!(HALF_OPEN_UNPROVEN_LEN_MAX < HALF_OPEN_LEN_MAX && HALF_OPEN_LEN_MAX < CONNECTIONS_LEN_MAX);
     assert!((UNPROVEN_HANDSHAKES_BURST as usize) < HALF_OPEN_UNPROVEN_LEN_MAX);
     assert!(WORKERS_MAX <= u16::MAX as usize);
-    assert!(NEIGHBORS_UNRESOLVED_LEN_MAX < NEIGHBORS_LEN_MAX);
+    assert!(NEIGHBORS_UNRESOLVED_LEN_MAX + STATIONS_LEN_MAX < NEIGHBORS_LEN_MAX);
     assert!(REQUESTS_LEN_MAX <= COMMAND_RING_LEN as u64);
     assert!(CLIENT_REQUESTS_LEN as u64 * 2 <= REQUESTS_LEN_MAX);
     assert!(CLIENT_REQUESTS_LEN + GATHER_REQUESTS_LEN_MAX <= REQUESTS_LEN_MAX as usize);

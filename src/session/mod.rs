@@ -380,6 +380,11 @@ impl Session {
         self.start(conn, cx);
     }
 
+    /// Whether the peer's SETTINGS have arrived.
+    pub(crate) fn has_settings(&self) -> bool {
+        self.peer.settings.is_some()
+    }
+
     /// Whether this side has sent GOAWAY.
     pub(crate) fn is_leaving(&self) -> bool {
         self.leaving

@@ -187,7 +187,7 @@ impl Reader for Serving {
     }
 
     fn reads(&self) -> Reads {
-        if matches!(self.state, State::Put { .. }) { Reads::Bytes } else { Reads::Records }
+        if matches!(self.state, State::Opening) { Reads::Records } else { Reads::Bytes }
     }
 
     fn readiness(&self) -> Readiness {
@@ -199,17 +199,15 @@ impl Reader for Serving {
     }
 
     fn on_record(&mut self, kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> NextRole {
-        match self.state {
-            State::Opening => self.open(kind, &body.to_bytes(), cx),
-            State::Asked { .. } => Err(unexpected(kind, "after the request")),
-            State::Put { .. } => Err(unexpected(kind, "inside a verified encoding")),
-        }
+        self.open(kind, &body.to_bytes(), cx)
     }
 
     fn on_bytes(&mut self, bytes: Bytes, _cx: &mut Reading<'_, '_>) -> NextRole {
         match &mut self.state {
             State::Put { body, accepted: true, .. } => body.push(&bytes).map(|()| None),
-            _ => Err(Fault::malformed("payload bytes before the answer to PUT")),
+            State::Put { .. } => Err(Fault::malformed("payload bytes before the answer to PUT")),
+            // Not even a record that could be skipped: it would pass or not by how the stream is cut.
+            _ => Err(Fault::malformed("bytes after the request")),
         }
     }
 
@@ -290,8 +288,15 @@ mod tests {
                 "{delivered:?}"
             );
             assert_eq!(stream.role.take_counted(), Some(kind));
-            let twice = bench.feed(&mut stream, &bytes).unwrap_err();
-            assert_eq!((twice.code, twice.fatal), (ErrorCode::Malformed, false), "{kind:?} twice");
+            // Itself once more, a record that may be skipped elsewhere, and the front of one.
+            for more in [&bytes[..], &[0x20, 0x01, 0], &[0x20]] {
+                let mut stream = bench.bi(false);
+                let fault = bench.feed(&mut stream, &[&bytes[..], more].concat()).unwrap_err();
+                assert_eq!((fault.code, fault.fatal), (ErrorCode::Malformed, false), "{kind:?} and {more:?}");
+                let mut stream = bench.bi(false);
+                bench.feed(&mut stream, &bytes).unwrap();
+                assert_eq!(bench.feed(&mut stream, more).unwrap_err().code, ErrorCode::Malformed);
+            }
         }
     }
 

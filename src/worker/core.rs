@@ -200,6 +200,10 @@ impl Core {
             }
             if is_new && !conn.phase.is_handshaking() {
                 self.half_open.settle(conn.session.id(), conn.phase.is_open());
+                // An application that asked for a connection bounds its own waits.
+                if conn.phase.is_open() && conn.origin.owner().is_none() {
+                    self.unsettled.begin(conn.session.id(), now);
+                }
             }
             cx.counters.stages.enter(LoopStage::Records);
             let has_read = conn.session.read(&mut conn.quic, &mut cx);

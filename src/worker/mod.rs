@@ -19,6 +19,7 @@ mod shared;
 mod silence;
 mod transmit;
 mod unreachable;
+mod unsettled;
 mod view;
 mod windows;
 
@@ -47,6 +48,7 @@ use received::ReceiveSlots;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use unsettled::Unsettled;
 
 /// Turns without work before an adaptive worker yields its core, and before it sleeps.
 const IDLE_YIELD_TURNS: u32 = 32;
@@ -106,6 +108,7 @@ struct Core {
     renewed: u32,
     incoming: VecDeque<Incoming>,
     half_open: HalfOpen,
+    unsettled: Unsettled,
     inline: Vec<Inline>,
     received: ReceiveSlots,
     send_buf: Vec<u8>,
@@ -149,6 +152,7 @@ impl<N: Network> Worker<N> {
             renewed: 0,
             incoming: VecDeque::new(),
             half_open: HalfOpen::default(),
+            unsettled: Unsettled::default(),
             inline: Vec::new(),
             received: ReceiveSlots::default(),
             send_buf: Vec::new(),
@@ -243,6 +247,7 @@ impl<N: Network> Worker<N> {
         core.take_unreachable(network, now);
         worked |= core.run_timers(network, now);
         worked |= core.end_slow_handshakes(now);
+        worked |= core.end_unsettled(now);
         core.lifecycle(now);
         core.close_down(now);
         core.survey(now, || network.link_up());
@@ -262,6 +267,7 @@ impl<N: Network> Worker<N> {
         let others = [
             self.core.connections.next_timeout(),
             self.core.half_open.poll_timeout(),
+            self.core.unsettled.poll_timeout(),
             self.network.poll_timeout(),
             self.core.gateways_timeout(),
             self.core.survey_timeout(),

@@ -30,4 +30,5 @@ mod silence;
 mod steering;
 mod transfers;
 mod unreachable;
+mod unsettled;
 mod windows;

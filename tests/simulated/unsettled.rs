@@ -1,0 +1,53 @@
+//! Peers whose SETTINGS come late, or never.
+
+use crate::support::{World, gateway_v4, payload};
+use quinn_proto::Dir;
+use std::time::Duration;
+use stoq::counters::Counter;
+use stoq::limits::{SETTINGS_MS_MAX, STREAM_PART_BYTES};
+use stoq::record::{ErrorCode, Fetch, GoAway, Record};
+use stoq::token::Ranges;
+
+fn record(record: &impl Record) -> Vec<u8> {
+    let mut out = Vec::new();
+    record.emit_record(&mut out);
+    out
+}
+
+#[test]
+fn a_peer_without_settings_is_served_for_its_time_and_then_closed() {
+    let (mut world, peer) = World::connected();
+    let token = world.put(&peer, &payload(8 * STREAM_PART_BYTES as usize));
+    let fetch = record(&Fetch {
+        token: token.into(),
+        bytes_max: 0,
+        lanes: None,
+        ranges: Ranges::all(),
+        describe: false,
+    });
+    let [silent, wrong, late] = [(); 3].map(|()| world.raw(gateway_v4()));
+    // A request may overtake CONTROL. Of its answer, what is longer than a part waits for SETTINGS.
+    let [answer, answer_late] = [silent, late].map(|raw| world.raw_mut(raw).send(Dir::Bi, &fetch, true));
+    // A first record that is none of CONTROL's.
+    let other = world.raw_mut(wrong).send(Dir::Uni, &record(&GoAway { retry_ms: 5 }), false);
+    assert_eq!(world.stop_code(wrong, other), ErrorCode::Malformed.number());
+    world.pass(Duration::from_millis(SETTINGS_MS_MAX - 2_000));
+    for (raw, id) in [(silent, answer), (late, answer_late)] {
+        assert_eq!(world.raw_mut(raw).received[&id].len() as u64, STREAM_PART_BYTES);
+    }
+    assert_eq!(world.gateway.count(Counter::SettingsTimedOut), 0);
+    assert!(world.open_payloads() > 0, "the answers wait");
+    world.say_settings(late);
+    for raw in [silent, wrong] {
+        assert_eq!(world.close_code(raw), ErrorCode::Malformed.number());
+    }
+    assert_eq!(world.gateway.count(Counter::SettingsTimedOut), 2);
+    // It allows no continuation, so that the rest follows on the same stream.
+    world.run(Duration::from_secs(10), "the late one has its answer", |world| {
+        world.raw_mut(late).finished.contains(&answer_late)
+    });
+    world.pass(Duration::from_millis(SETTINGS_MS_MAX));
+    assert!(world.raw_mut(late).lost.is_none());
+    assert_eq!((world.gateway.count(Counter::SettingsTimedOut), world.open_payloads()), (2, 0));
+    world.echo(&peer, b"an honest message");
+}
