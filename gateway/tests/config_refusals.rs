@@ -110,3 +110,32 @@ fn a_missing_file_is_named_with_the_fix() {
         assert!(error.contains("/nowhere/g.toml") && error.contains("--config"), "{error}");
     }
 }
+
+#[test]
+fn stations_are_those_of_neighbors() {
+    let dpdk = |stations: &str| {
+        gateway("").replace(
+            "kind = \"kernel-udp\"\nlisten = [\"127.0.0.1:4433\"]",
+            &format!(
+                "kind = \"dpdk\"\ndevice = \"net_null0\"\naddresses = [\"10.77.0.1/24\", \"fd77::1/64\"]\nstations = {{ {stations} }}"
+            ),
+        )
+    };
+    let right = r#""10.77.0.254" = "02:00:00:00:00:fe", "fd77::fe" = "02:00:00:00:00:fe", "fe80::fe" = "02:00:00:00:00:fe""#;
+    assert_eq!(fault(&dpdk(right), true), None);
+    let many: Vec<_> =
+        (0..257).map(|number| format!("\"fd77::1:{number:x}\" = \"02:00:00:00:00:fe\"")).collect();
+    for (stations, part) in [
+        (r#""10.77.0.254" = "03:00:00:00:00:fe""#, "is no address of one station: write six bytes"),
+        (r#""10.77.0.254" = "02-00-00-00-00-fe""#, "the first of them even, such as 02:00"),
+        (
+            r#""10.78.0.254" = "02:00:00:00:00:fe""#,
+            "is no other host on a network of the interface: give a neighbor",
+        ),
+        (r#""10.77.0.1" = "02:00:00:00:00:fe""#, "give a neighbor's address, or leave it out"),
+        (&many.join(", "), "257 stations are too many; give 256 at most"),
+    ] {
+        let error = fault(&dpdk(stations), true).expect("this file is wrong");
+        assert!(error.contains(part), "{part} stands in: {error}");
+    }
+}

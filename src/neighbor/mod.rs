@@ -10,6 +10,8 @@
 //! Unreachable ─ 3 s, used ─▶ Incomplete                                                 forgotten
 //! ```
 //!
+//! A neighbor whose station the configuration names is `Fixed`: it is never asked for, and nothing changes it.
+//!
 //! Packets flow in every state except the first and the last two: a neighbor that is probed again stays in
 //! use. The claim of another host to one of our own addresses is ignored (RFC 4862 §5.4): addresses are
 //! given, not chosen.
@@ -26,7 +28,7 @@ use crate::limits::{
 use crate::token_bucket::TokenBucket;
 use crate::wire::{Mac, is_unicast};
 use packets::ReplyLimits;
-use route::IpRoutes;
+use route::{IpRouteError, IpRoutes};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -78,6 +80,18 @@ impl Neighbors {
         }
     }
 
+    /// Fixes the stations of these neighbors.
+    ///
+    /// # Errors
+    /// [`IpRouteError::NoNeighbor`] for one that can be no other host on a link of ours.
+    pub fn fix(&mut self, stations: impl IntoIterator<Item = (IpAddr, Mac)>) -> Result<(), IpRouteError> {
+        for (address, mac) in stations {
+            self.routes.check_neighbor(address)?;
+            self.entries.insert(address, NeighborEntry::new(NeighborState::Fixed { mac }, None));
+        }
+        Ok(())
+    }
+
     /// The interface's routes.
     pub fn routes(&self) -> &IpRoutes {
         &self.routes
@@ -97,6 +111,7 @@ impl Neighbors {
         entry.used_at = Some(now);
         match entry.state {
             NeighborState::Incomplete { .. } => Resolution::Resolving,
+            NeighborState::Fixed { mac } => Resolution::Known { mac, recheck_at: now + REACHABLE },
             NeighborState::Reachable { mac, until } if now < until => {
                 Resolution::Known { mac, recheck_at: until }
             }
@@ -130,7 +145,7 @@ impl Neighbors {
     }
 
     /// Learns a claim, heard here or at another worker. Returns whether it is possible at all: about another
-    /// host on our link, at a station.
+    /// host on our link whose station is not fixed, at a station.
     pub fn handle_claim(&mut self, now: Instant, counters: &Counters, claim: Claim) -> bool {
         if !self.routes.is_neighbor(claim.address) || claim.mac.is_some_and(|mac| !is_unicast(mac)) {
             return false;
@@ -145,6 +160,13 @@ impl Neighbors {
             }
             return true;
         };
+        if let NeighborState::Fixed { mac } = entry.state {
+            counters.add(
+                Counter::NeighborClaimsRefuted,
+                u64::from(claim.mac.is_some_and(|claimed| claimed != mac)),
+            );
+            return false;
+        }
         let known = entry.mac();
         let Some(mac) = claim.mac.or(known) else { return true };
         if known.is_some_and(|known| known != mac) && entry.used_at.is_some() {

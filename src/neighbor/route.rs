@@ -24,6 +24,9 @@ pub enum IpRouteError {
         "the next hop {0} is on no network of the interface: give an address in its network, or another next hop"
     )]
     NextHop(IpAddr),
+    /// A neighbor with a station of its own that is no other host on a network of the interface.
+    #[error("{0} is no other host on a network of the interface: give a neighbor's address, or leave it out")]
+    NoNeighbor(IpAddr),
     /// One address given twice.
     #[error("address {0} is given twice: remove one")]
     Twice(IpAddr),
@@ -86,6 +89,14 @@ impl IpRoutes {
             && !self.addresses().any(|ours| ours == address)
             && self.prefixes.iter().any(|prefix| prefix.contains(address))
             && !self.prefixes.iter().any(|prefix| prefix.is_reserved(address))
+    }
+
+    /// Checks that `address` may be another host on a link of ours.
+    ///
+    /// # Errors
+    /// [`IpRouteError::NoNeighbor`] otherwise.
+    pub fn check_neighbor(&self, address: IpAddr) -> Result<(), IpRouteError> {
+        if self.is_neighbor(address) { Ok(()) } else { Err(IpRouteError::NoNeighbor(address)) }
     }
 
     /// Whether `address` is one of the configured next hops.

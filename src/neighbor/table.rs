@@ -41,6 +41,10 @@ pub(super) enum NeighborState {
     Unreachable {
         until: Instant,
     },
+    /// The configuration names the station.
+    Fixed {
+        mac: Mac,
+    },
 }
 
 #[derive(Debug)]
@@ -61,9 +65,14 @@ impl NeighborEntry {
         match self.state {
             NeighborState::Reachable { mac, .. }
             | NeighborState::Stale { mac }
-            | NeighborState::Probe { mac, .. } => Some(mac),
+            | NeighborState::Probe { mac, .. }
+            | NeighborState::Fixed { mac } => Some(mac),
             NeighborState::Incomplete { .. } | NeighborState::Unreachable { .. } => None,
         }
+    }
+
+    fn is_fixed(&self) -> bool {
+        matches!(self.state, NeighborState::Fixed { .. })
     }
 
     fn is_in_use(&self, now: Instant) -> bool {
@@ -157,7 +166,7 @@ impl Neighbors {
                     RoomFor::Use => !entry.is_in_use(now),
                     RoomFor::Heard => unresolved(entry) || entry.used_at.is_none(),
                 };
-                may_go && !self.routes.is_router(address)
+                may_go && !entry.is_fixed() && !self.routes.is_router(address)
             })
             .min_by_key(|(_, entry)| (!unresolved(entry), entry.used_at))
             .map(|(&address, _)| address);

@@ -366,3 +366,31 @@ fn a_claim_that_one_worker_hears_reaches_the_others() {
     assert_eq!(ports[2].take(), Some(claim));
     assert_eq!(ports[2].take(), None);
 }
+
+#[test]
+fn a_station_of_the_configuration_is_never_asked_for_and_nothing_changes_it() {
+    let mut host = Host::new();
+    host.neighbors.fix([(ip("10.77.0.2"), THEIRS), (ip("fd00::2"), THEIRS)]).unwrap();
+    for address in ["10.77.0.2", "fd00::2"] {
+        assert_eq!(host.mac(0, address), Some(THEIRS));
+        host.claim(1, answer(address, OTHER));
+        host.claim(2, question(address, OTHER));
+        host.claim(3, answer(address, THEIRS));
+        assert_eq!(host.mac(4, address), Some(THEIRS));
+    }
+    assert_eq!(host.counters.get(Counter::NeighborClaimsRefuted), 4);
+    // Long after, behind a flood that takes every place.
+    for number in 0..NEIGHBORS_LEN_MAX as u32 + 100 {
+        let address = Ipv4Addr::from_bits(0x0a4d_0100 + number).to_string();
+        host.claim(10 * 60_000, question(&address, OTHER));
+    }
+    host.timeout(20 * 60_000);
+    for address in ["10.77.0.2", "fd00::2"] {
+        assert_eq!(host.mac(20 * 60_000, address), Some(THEIRS));
+    }
+    assert!(host.outputs().is_empty(), "no question, and nothing to answer");
+    for address in ["10.78.0.2", "10.77.0.1", "10.77.255.255", "224.0.0.1"] {
+        let refused = host.neighbors.fix([(ip(address), THEIRS)]).unwrap_err();
+        assert_eq!(refused, IpRouteError::NoNeighbor(ip(address)));
+    }
+}

@@ -1,9 +1,11 @@
 //! The configuration of a network.
 
+use crate::wire::StationAddress;
 use crate::wire::prefix::Prefix;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The network: exactly one kind.
 #[derive(Clone, Debug, Serialize)]
@@ -38,6 +40,9 @@ pub struct DpdkConfig {
     pub next_hop_v4: Option<Ipv4Addr>,
     /// Next hop for IPv6 destinations off the link.
     pub next_hop_v6: Option<Ipv6Addr>,
+    /// The stations of neighbors, by address: they are never asked for, and no packet changes them.
+    #[serde(default)]
+    pub stations: BTreeMap<IpAddr, StationAddress>,
     /// 802.1Q VLAN of all frames.
     pub vlan: Option<u16>,
     /// Largest layer-3 packet, bytes.

@@ -150,7 +150,9 @@ pub(super) fn open<N: Nic>(
         .enumerate()
         .map(|(index, (pair, exchange))| {
             let device = DpdkNic::new(pair).with_interface(under.clone());
+            let stations = config.stations.iter().map(|(&address, station)| (address, station.mac()));
             let queue = UserSpace::new(nic(device, index), &interface, NetworkKind::Dpdk)?;
+            let queue = queue.with_stations(stations)?;
             // An ARP reply may arrive on another queue than that of the request.
             Ok(if workers > 1 { queue.with_exchange(exchange) } else { queue })
         })

@@ -27,7 +27,7 @@ pub mod udp;
 
 pub use error::WireError;
 pub use ip::{HOP_LIMIT, IpFamily};
-pub use mac::{Mac, is_unicast};
+pub use mac::{Mac, StationAddress, StationAddressError, is_unicast};
 pub use offload::{ChecksumBy, RxChecksum, TxKind};
 
 #[cfg(test)]

@@ -7,12 +7,18 @@ use super::{
 };
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use stoq::limits::STATIONS_LEN_MAX;
+use stoq::neighbor::route::IpRoutes;
+use stoq::network::DpdkConfig;
 use stoq::quic::transport::{PeerControl, QuicConfig};
 use stoq::tls::NodeId;
-use stoq::wire::IpFamily;
+use stoq::wire::{IpFamily, Mac};
 
 /// Receive buffers that a queue needs in addition to one for each descriptor: two bursts, and the buffers in a thread's cache.
 const MBUFS_BESIDE_RX: u32 = 512;
+
+/// In the place of the port's own station.
+const NO_STATION: Mac = [0x02, 0, 0, 0, 0, 0];
 
 /// Checks the values of one file.
 pub(super) struct ConfigCheck<'a> {
@@ -70,6 +76,7 @@ impl ConfigCheck<'_> {
                         self.value("network.addresses", "give at least one, such as [\"10.77.0.1/24\"]")
                     );
                 }
+                self.stations(dpdk)?;
                 let least = u32::from(dpdk.rx_descriptors) + MBUFS_BESIDE_RX;
                 if let Some(mbufs) = dpdk.mbufs.filter(|mbufs| *mbufs < least) {
                     let fix = format!(
@@ -85,6 +92,26 @@ impl ConfigCheck<'_> {
             }
             NetworkConfig::KernelUdp(kernel) => self.listen(&kernel.listen),
         }
+    }
+
+    /// Checks that the stations of the configuration are those of neighbors.
+    fn stations(&self, dpdk: &DpdkConfig) -> Result<(), ConfigError> {
+        let len = dpdk.stations.len();
+        if len > STATIONS_LEN_MAX {
+            let fix = format!("{len} stations are too many; give {STATIONS_LEN_MAX} at most");
+            return Err(self.value("network.stations", fix));
+        }
+        // The port's own station is not known yet. Addresses that contradict each other are told when the port is opened.
+        let Ok(routes) = IpRoutes::new(NO_STATION, &dpdk.addresses, dpdk.next_hop_v4, dpdk.next_hop_v6)
+        else {
+            return Ok(());
+        };
+        for &address in dpdk.stations.keys() {
+            routes
+                .check_neighbor(address)
+                .map_err(|error| self.value("network.stations", error.to_string()))?;
+        }
+        Ok(())
     }
 
     /// Checks the numbers of `[quic]` against each other and against the port.

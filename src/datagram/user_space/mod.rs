@@ -131,6 +131,18 @@ impl<N: Nic> UserSpace<N> {
         self
     }
 
+    /// Fixes the stations of these neighbors: they are never asked for, and no packet changes them.
+    ///
+    /// # Errors
+    /// [`InterfaceError::IpRoute`] for one that is no other host on a network of the interface.
+    pub fn with_stations(
+        mut self,
+        stations: impl IntoIterator<Item = (IpAddr, Mac)>,
+    ) -> Result<Self, InterfaceError> {
+        self.host.neighbors.fix(stations)?;
+        Ok(self)
+    }
+
     /// The device.
     pub fn nic(&self) -> &N {
         &self.nic
