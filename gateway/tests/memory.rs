@@ -4,6 +4,11 @@
 #[path = "../../tests/simulated/support/mod.rs"]
 mod support;
 
+#[path = "memory/forger.rs"]
+mod forger;
+#[path = "memory/frames.rs"]
+mod frames;
+
 use bytes::BufMut;
 use cap::Cap;
 use quinn_proto::crypto::{ClientConfig as _, Session};

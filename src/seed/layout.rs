@@ -138,6 +138,21 @@ mod tests {
     use super::*;
     use crate::shard::Coding;
 
+    proptest::proptest! {
+        #[test]
+        fn every_token_has_a_name_of_hexadecimal_digits_alone(hash: [u8; 32]) {
+            for (token, directory) in
+                [(Token::from_root(hash).into(), DATA), (SetToken::from_hash(hash).into(), SETS)]
+            {
+                let (kind, name) = place(&token);
+                assert_eq!((kind, name.len()), (directory, 64));
+                assert!(name.bytes().all(|digit| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit)));
+                let file = format!("{name}.{META}");
+                assert_eq!(named(kind, Path::new(&file)), Some((token, META)));
+            }
+        }
+    }
+
     #[test]
     fn lanes_make_runs() {
         let parity = Some((64, Token::of(b"parity")));

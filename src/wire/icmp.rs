@@ -95,7 +95,7 @@ pub(super) fn verify(addresses: &Addresses, bytes: &[u8]) -> Result<(), WireErro
 }
 
 /// Fills in the checksum of an otherwise complete message.
-pub(super) fn fill_checksum(addresses: &Addresses, message: &mut [u8]) {
+pub(crate) fn fill_checksum(addresses: &Addresses, message: &mut [u8]) {
     message[2..4].fill(0);
     let checksum = message_sum(addresses, message).checksum();
     message[2..4].copy_from_slice(&checksum.to_be_bytes());

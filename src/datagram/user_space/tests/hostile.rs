@@ -4,6 +4,7 @@ use super::*;
 use crate::limits::{ECHO_REPLIES_BURST, ECHO_REPLIES_PER_S};
 use crate::wire::arp::Arp;
 use crate::wire::ethernet::BROADCAST;
+use crate::wire::icmp::fill_checksum;
 
 const TO_B: &str = "10.77.0.2:4433";
 
@@ -112,5 +113,30 @@ fn echo_requests_are_answered_at_a_bounded_rate() {
         assert_eq!(pair.b.count(Counter::DropReplyLimited), 5000 * u64::from(second + 1) - allowed);
         // The bucket is full again after this time.
         pair.now += Duration::from_secs(1) / ECHO_REPLIES_PER_S * ECHO_REPLIES_BURST;
+    }
+}
+
+#[test]
+fn forged_reports_of_a_smaller_path_are_dropped_and_the_largest_datagrams_pass() {
+    let (mut pair, mut probe) = pair_and_probe();
+    let v4 = Addresses::V4 { source: [10, 77, 0, 3].into(), destination: [10, 77, 0, 2].into() };
+    let v6 = Addresses::V6 { source: "fd00::3".parse().unwrap(), destination: "fd00::2".parse().unwrap() };
+    // RFC 792: fragmentation needed, of 68 bytes. RFC 4443 §3.2: Packet Too Big, of 1280. Then the packet that is reported.
+    let quoted = [0x45; 48];
+    for (addresses, protocol, front) in [
+        (v4, IpProtocol::Icmp, [3, 4, 0, 0, 0, 0, 0, 68]),
+        (v6, IpProtocol::Icmpv6, [2, 0, 0, 0, 0, 0, 5, 0]),
+    ] {
+        let mut message = [&front[..], &quoted].concat();
+        fill_checksum(&addresses, &mut message);
+        probe.send(pair.now, &frame(addresses, protocol, 64, &message));
+    }
+    pair.settle_now();
+    assert_eq!((pair.b.count(Counter::DropUnwanted), pair.b.count(Counter::DropChecksum)), (2, 0));
+    for to in ["10.77.0.1:4433", "[fd00::1]:4433"] {
+        let before = pair.a.received.len();
+        pair.b.send(pair.now, to, &[7; 1452], None);
+        pair.settle_now();
+        assert_eq!(pair.a.received.len(), before + 1, "a datagram to {to} that fills the port's packets");
     }
 }
