@@ -5,10 +5,13 @@ import shutil
 import signal
 import subprocess
 import urllib.request
+from pathlib import Path
 
 from harness import AF_PACKET, Scene, cable, dpdk, ensure, inside, main, random_file, run, say, seed
 
 AT = "10.79.0.1:4433"
+#: A content token that no payload has.
+UNKNOWN = "01" + "5a" * 32
 
 
 class Captures(Scene):
@@ -55,10 +58,42 @@ class Captures(Scene):
         self.inside("ping", "-q", "-c", str(count), "-i", "0.2", "-W", "20", "10.79.0.1")
 
 
+#: The dissector of STOQ's records.
+RECORDS = Path("packaging/stoq.lua")
+
+
+def tshark(file, *options):
+    """The lines that tshark prints."""
+    command = ["tshark", "-n", "-r", file, "-d", "udp.port==4433,quic", "-X", f"lua_script:{RECORDS}", *options]
+    return run(*command, stderr=subprocess.DEVNULL).splitlines()
+
+
 def count(file, display_filter):
     """How many frames tshark finds."""
-    command = ["tshark", "-n", "-r", file, "-d", "udp.port==4433,quic", "-Y", display_filter]
-    return len(run(*command, stderr=subprocess.DEVNULL).splitlines())
+    return len(tshark(file, "-Y", display_filter))
+
+
+def records(file, *fields):
+    """These fields of STOQ's records, each with the values that occur."""
+    lines = tshark(file, "-Y", "stoq", "-T", "fields", *(word for field in fields for word in ("-e", field)))
+    columns = zip(*(line.split("\t") for line in lines), strict=True)
+    return [{value for cell in column for value in cell.split(",") if value} for column in columns]
+
+
+def look_at_records(file, token):
+    """What the dissector makes of a put, a get and a refused get: every kind of record that they send, and its fields."""
+    names, tokens, codes, lengths, queues = records(
+        file, "stoq.record", "stoq.token", "stoq.error.code", "stoq.payload_length", "stoq.queue"
+    )
+    say(f"records: {', '.join(sorted(names))}")
+    ensure(names == {"SETTINGS", "PUT", "OK", "DONE", "FETCH", "ERROR"}, f"not the records that were sent: {names}")
+    digits = "01" + token.removeprefix("b3:")
+    ensure({each.replace(":", "") for each in tokens} == {digits, UNKNOWN}, f"not the tokens: {tokens}")
+    ensure({int(code, 0) for code in codes} == {0x05}, f"not the code of a payload that is not kept: {codes}")
+    ensure(lengths == {"0", "300000"}, f"not the lengths in the answers to PUT and FETCH: {lengths}")
+    ensure(queues == {"0"}, f"not the queue: {queues}")
+    ensure(count(file, "stoq.encoding") > 100, "the payload crosses as no verified encoding")
+    ensure(count(file, "stoq.malformed") == 0, "bytes that are taken for records and are none")
 
 
 def look_at_endpoint(admin):
@@ -86,11 +121,16 @@ def look_at_endpoint(admin):
 def capture_of(it, key_log):
     say(f"a put, captured with key_log = {key_log}")
     gateway = it.start(key_log)
-    put, icmp = it / "put.pcapng", it / "icmp.pcapng"
+    put, icmp, tokens = it / "put.pcapng", it / "icmp.pcapng", []
+    (it / "got").unlink(missing_ok=True)
 
     def work():
         it.ping(3)
-        it.client_inside("put", AT, it.file)
+        tokens.append(it.client_inside("put", AT, it.file))
+        it.client_inside("get", AT, tokens[0], "-o", it / "got")
+        refused = [*inside(it.far_namespace), it.stoq_executable, "get", f"b3:{UNKNOWN[2:]}", "-o", it / "none", "-g", AT]
+        trust = ["--node-id", it.ids["gateway"], "--cert", it / "client.pem", "--key", it / "client.key"]
+        ensure(subprocess.run([*refused, *trust], capture_output=True, check=False).returncode, "an unknown payload is there")
 
     frames = it.record(put, work, "--filter", "udp port 4433")
     found, quic, streams = count(put, "frame"), count(put, "quic"), count(put, "quic.stream.stream_id")
@@ -101,6 +141,7 @@ def capture_of(it, key_log):
     ensure(sent > 0 and wrong == 0, "directions are wrong")
     if key_log:
         ensure(streams > 100, "the secrets open nothing")
+        look_at_records(put, tokens[0])
     else:
         ensure(streams == 0, "secrets got out")
     frames = it.record(icmp, lambda: it.ping(4), "--filter", "icmp and src host 10.79.0.2", "--count", "2")
