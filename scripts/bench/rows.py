@@ -1,5 +1,6 @@
 """The rows of run.py: each puts up its wire, runs one gateway or server and one client, and leaves in `found` what is recorded."""
 
+import contextlib
 import json
 import os
 import re
@@ -45,11 +46,13 @@ from wan_rows import parse
 
 #: How long a storm of handshakes lasts, seconds.
 STORM_S = 4
+#: First flights that are never completed, a second: ten times what a core accepts. Each is two datagrams.
+FLIGHTS_PER_S, FLIGHT_DATAGRAMS = 25_000, 2
 #: Flow control of the peers that run on a loop of ours: well below the socket's buffer, the best of those tried.
 LOOP_WINDOW_BYTES = 4 << 20
 #: Whether the kernel may put packets that crossed one by one together again, as it does behind a NIC.
 VETH_GRO = os.environ.get("VETH_GRO", "on")
-NEAR, FAR = "10.78.0.2", "10.78.0.1"
+NEAR, FAR, STRANGER = "10.78.0.2", "10.78.0.1", "10.78.0.3"
 #: What the kernel may leave undone on a veth, because nothing but memory is between its ends. A user-space port has to see packets as they would be
 #: on a cable: cut, and with their checksums.
 VETH = {
@@ -123,6 +126,7 @@ class Rows(Bench):
             "get-piped": self.get_piped,
             "af-xdp": lambda: self.user_space(AF_XDP.format("far")),
             "af-packet": lambda: self.user_space(AF_PACKET.format("far")),
+            "af-packet-flights": lambda: self.user_space(AF_PACKET.format("far"), FLIGHTS_PER_S),
             "quinn-ping": lambda: self.peer("quinn", "super", None, "--round-trips", self.trips),
             "quinn-ping-busy": lambda: self.peer("quinn", "super", None, "--round-trips", self.trips, "--busy"),
             "get-direct": lambda: self.hop(False),
@@ -379,8 +383,8 @@ class Rows(Bench):
             )
         return frames, mean
 
-    def user_space(self, device):
-        """Messages from a kernel UDP client to a gateway in user space."""
+    def user_space(self, device, flights_per_s=0):
+        """Messages from a kernel UDP client to a gateway in user space; beside first flights of clients that never continue."""
         self.veth("checksummed")
         gateway = {"network": self.port(device, FAR, 1500), **self.hosts()}
         client = {"network": kernel("0.0.0.0:0", buffer_bytes=SOCKET_BYTES), "connect": f"{FAR}:{PORT}"}
@@ -388,12 +392,37 @@ class Rows(Bench):
         self.configure("client", {**self.side("client", "gateway", CLIENT_CORE, "spin", 1472), **client})
         self.serve(inside(self.far))
         before = self.sent()
-        result = self.messages(within=inside(self.near))
+        with self.flights(flights_per_s) if flights_per_s else contextlib.nullcontext():
+            result = self.messages(within=inside(self.near))
         frames, mean = self.crossed(before, PACKETS)
         self.stop()
         driver = device.partition("0,")[0]
         wire = f"kernel UDP, veth, DPDK {driver}, MTU 1500, {self.pages()} pages; mean frame {mean} bytes"
-        self.conditions(wire, f"messages of {result['message_bytes']} bytes", self.left_to_port(), frames=frames)
+        beside = ""
+        if flights_per_s:
+            counted = self.found["counters"]
+            begun, arrived = counted["quic_attempts_accepted"], counted["drop_retry_limit"] + counted["quic_retries_sent"]
+            ensure(arrived > begun, f"the flights did not arrive: {counted}")
+            beside = f" beside {flights_per_s} first flights a second that are never completed, of which {begun} got a signature"
+            beside += f" and {arrived} a Retry packet or nothing; their generator shares the client's core"
+        payload = f"messages of {result['message_bytes']} bytes{beside}"
+        self.conditions(wire, payload, self.left_to_port(), frames=frames)
+
+    @contextlib.contextmanager
+    def flights(self, per_s):
+        """First flights from an address of their own, until they are no longer wanted."""
+        run("ip", "-n", self.near, "address", "add", f"{STRANGER}/24", "dev", "near")
+        stranger = {"network": kernel(f"{STRANGER}:0", buffer_bytes=SOCKET_BYTES), "connect": f"{FAR}:{PORT}"}
+        self.configure("stranger", {**self.side("client", "gateway", CLIENT_CORE, "spin", 1472), **stranger})
+        rate = ["--rate", str(per_s * FLIGHT_DATAGRAMS), "--seconds", str(RUN_S_MAX)]
+        command = [self.built / "stoq-pktgen", "--config", self / "stranger.toml", *rate, "initials"]
+        command = [*inside(self.near), *pinned(CLIENT_CORE), *map(str, command)]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as load:
+            try:
+                yield
+                ensure(load.poll() is None, "the flights ended before the messages")
+            finally:
+                end(load)
 
     def peer(self, peer, mode, wanted, *options):
         """The same over kernel UDP by another implementation of QUIC."""

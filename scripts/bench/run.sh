@@ -8,7 +8,7 @@
 #
 # Rows: OPERATION-MTU[-c16 | -c256][-s4], which is goodput over memif of message, put, put-unchecked, get or get-unchecked, at MTU
 # 1500 or 9000, on 1, 16 or 256 connections of 1 or 4 streams: message-1500, get-9000-c16-s4. Beside these: ping ping-load put-tmpfs
-# put-disk get-hot get-piped af-xdp af-packet quinn-ping quinn-ping-busy get-direct get-hop get-hop-xdp trips-direct trips-hop trips-hop-xdp holders-alive
+# put-disk get-hot get-piped af-xdp af-packet af-packet-flights quinn-ping quinn-ping-busy get-direct get-hop get-hop-xdp trips-direct trips-hop trips-hop-xdp holders-alive
 # holders-dead, and PEER-gso and PEER-packets for the peers quinn, s2n-quic, quiche and tquic. The ceilings are quic-MTU, quinn-proto
 # in memory, and wire-MTU, testpmd; handshakes-512, -1024, -mutual and -resumed are handshakes a second. plain-ROW is ROW with the release
 # build, unsummed-ROW without UDP checksums (`udp_checksum = false`).
