@@ -94,6 +94,17 @@ impl Initials {
         }
     }
 
+    /// Appends the first datagram of a flight to a new connection. The hello never becomes whole.
+    pub fn emit_half(&self, out: &mut Vec<u8>) {
+        let len = self.hello.len().min(FRAMES_BYTES - CRYPTO_HEADER_BYTES) / 2;
+        self.emit(&rand::rng().random(), 0, (0, &self.hello[..len]), out);
+    }
+
+    /// Appends datagram `number` of this connection, with one byte of CRYPTO behind a gap.
+    pub fn emit_gap(&self, destination: &[u8; CID_LEN], number: u32, out: &mut Vec<u8>) {
+        self.emit(destination, number, (1 + 2 * number, &[0]), out);
+    }
+
     /// Appends one datagram to a new connection, with a CRYPTO frame of these bytes at any offset below 2^30.
     ///
     /// # Panics

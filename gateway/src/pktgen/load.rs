@@ -1,7 +1,8 @@
 //! The packets of a flood.
 
 use super::initial::{INITIAL_DATAGRAM_BYTES, Initials};
-use rand::RngCore;
+use rand::{Rng, RngCore};
+use stoq::quic::cid::CID_LEN;
 use stoq::wire::ethernet::{HEADER_BYTES as ETHERNET_BYTES, VLAN_TAG_BYTES};
 use stoq::wire::ip::{V4_HEADER_BYTES, V6_HEADER_BYTES};
 use stoq::wire::udp::HEADER_BYTES as UDP_BYTES;
@@ -12,6 +13,9 @@ pub const FCS_BYTES: usize = 4;
 pub const IMIX: [(usize, usize); 3] = [(7, 64), (4, 570), (1, 1518)];
 /// Bytes of random data from which garbage is cut. More than a cache holds would measure the generator's memory.
 const NOISE_BYTES: usize = 256 * 1024;
+
+/// Datagrams with gaps that one connection gets.
+const GAPS_LEN: u32 = 200;
 
 /// Sizes of frames in sending order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,8 +64,21 @@ pub enum Load {
     Garbage(Noise),
     /// Flights that begin a connection each.
     Initials(Initials, Vec<u8>),
+    /// First datagrams of such flights alone.
+    Halves(Initials, Vec<u8>),
+    /// CRYPTO frames with gaps between them.
+    Gaps(Gaps),
     /// The same datagrams of [`INITIAL_DATAGRAM_BYTES`] again and again.
     Replay(Vec<u8>),
+}
+
+/// Datagrams without a whole hello: [`GAPS_LEN`] of one connection, then of the next.
+#[derive(Debug)]
+pub struct Gaps {
+    initials: Initials,
+    destination: [u8; CID_LEN],
+    number: u32,
+    buffer: Vec<u8>,
 }
 
 /// The source of garbage.
@@ -88,6 +105,16 @@ impl Load {
         Self::Initials(initials, Vec::new())
     }
 
+    /// Datagrams to a connection of its own each, whose hellos never become whole.
+    pub fn halves(initials: Initials) -> Self {
+        Self::Halves(initials, Vec::new())
+    }
+
+    /// CRYPTO frames of one byte, each behind a gap.
+    pub fn gaps(initials: Initials) -> Self {
+        Self::Gaps(Gaps { initials, destination: rand::rng().random(), number: 0, buffer: Vec::new() })
+    }
+
     /// One first flight, repeated.
     pub fn replay(initials: &Initials) -> Self {
         let mut flight = Vec::new();
@@ -107,8 +134,28 @@ impl Load {
                 }
                 (buffer, INITIAL_DATAGRAM_BYTES)
             }
+            Self::Halves(initials, buffer) => {
+                buffer.clear();
+                (0..want).for_each(|_| initials.emit_half(buffer));
+                (buffer, INITIAL_DATAGRAM_BYTES)
+            }
+            Self::Gaps(gaps) => (gaps.next(want), INITIAL_DATAGRAM_BYTES),
             Self::Replay(flight) => (flight, INITIAL_DATAGRAM_BYTES),
         }
+    }
+}
+
+impl Gaps {
+    fn next(&mut self, want: usize) -> &[u8] {
+        self.buffer.clear();
+        for _ in 0..want {
+            self.initials.emit_gap(&self.destination, self.number, &mut self.buffer);
+            self.number += 1;
+            if self.number == GAPS_LEN {
+                (self.destination, self.number) = (rand::rng().random(), 0);
+            }
+        }
+        &self.buffer
     }
 }
 

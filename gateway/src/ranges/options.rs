@@ -145,6 +145,8 @@ pub const OPTIONS: &[Range] = &[
     real("stoq-pktgen --seconds", (1e-3, DAY_S), "seconds", NOTHING, A_DAY),
     whole("stoq-pktgen garbage --count", (1, u64::MAX >> 1), "datagrams", NOTHING, COUNTERS),
     whole("stoq-pktgen initials --count", (1, u64::MAX >> 1), "datagrams", NOTHING, COUNTERS),
+    whole("stoq-pktgen halves --count", (1, u64::MAX >> 1), "datagrams", NOTHING, COUNTERS),
+    whole("stoq-pktgen gaps --count", (1, u64::MAX >> 1), "datagrams", NOTHING, COUNTERS),
     whole("stoq-pktgen replay --count", (1, u64::MAX >> 1), "datagrams", NOTHING, COUNTERS),
     whole("stoq-pktgen handshakes --count", (1, TRIPS_LEN_MAX), "handshakes", NOTHING, TRIPS),
     whole(

@@ -70,7 +70,7 @@ fn initials_and_replays_are_answered_and_hold_no_more_than_attempts() {
     let mut site = Site::new();
     let mut gateway = site.start();
     let config = site.client_file("");
-    for mode in ["initials", "replay"] {
+    for mode in ["initials", "replay", "halves", "gaps"] {
         // A flood does not wait for a late answer; the next flood receives it.
         wait_until("an Initial is answered", || {
             let mut flood = stoq_pktgen();

@@ -50,16 +50,18 @@ pub(crate) fn garbage(setup: Setup, sizes: &Sizes) -> anyhow::Result<()> {
     flood(setup, "garbage", &sizes.size, &sizes.counted, Load::garbage(mix))
 }
 
-pub(crate) fn initials(setup: Setup, counted: &CountArgs, replay: bool) -> anyhow::Result<()> {
+/// Sends the load that `load` makes of Initial packets.
+pub(crate) fn initials(
+    setup: Setup,
+    mode: &'static str,
+    counted: &CountArgs,
+    load: impl FnOnce(Initials) -> Load,
+) -> anyhow::Result<()> {
     // Without an identity: a client shows its certificate later in a handshake than in any of these packets.
     let mut client = tls::client_tls(&setup.config.tls, None, &setup.config.trust)?;
     client.session_cache_len = 0;
     let initials = Initials::new(client_config(&client)?, &connect_name(setup.gateway))?;
-    let (mode, load) = match replay {
-        false => ("initials", Load::initials(initials)),
-        true => ("replay", Load::replay(&initials)),
-    };
-    flood(setup, mode, "initial", counted, load)
+    flood(setup, mode, "initial", counted, load(initials))
 }
 
 fn flood(

@@ -18,6 +18,7 @@ use stoq_gateway::config::{ClientConfig, ConfigError, load_client};
 use stoq_gateway::faults::{Interrupted, SignalError, Usage};
 use stoq_gateway::logging;
 use stoq_gateway::output::{self, OutputError};
+use stoq_gateway::pktgen::Load;
 
 /// The duration without --seconds and --count.
 const SECONDS_DEFAULT: Duration = Duration::from_secs(5);
@@ -61,6 +62,10 @@ enum Mode {
     Garbage(floods::Sizes),
     /// First flights of QUIC clients, each to a connection of its own, never completed.
     Initials(floods::CountArgs),
+    /// First datagrams of such flights alone, each to a connection of its own: ClientHellos that never become whole.
+    Halves(floods::CountArgs),
+    /// Initial packets with one byte of CRYPTO behind a gap, 200 to each connection.
+    Gaps(floods::CountArgs),
     /// One first flight of a QUIC client, repeated.
     Replay(floods::CountArgs),
     /// Complete handshakes, each of a new connection, which is closed when it is up.
@@ -140,8 +145,18 @@ fn main() -> ExitCode {
     let Cli { options, mode } = stoq_gateway::ranges::parse::<Cli>();
     let result = match mode {
         Mode::Garbage(sizes) => options.setup().and_then(|setup| floods::garbage(setup, &sizes)),
-        Mode::Initials(counted) => options.setup().and_then(|setup| floods::initials(setup, &counted, false)),
-        Mode::Replay(counted) => options.setup().and_then(|setup| floods::initials(setup, &counted, true)),
+        Mode::Initials(counted) => {
+            options.setup().and_then(|setup| floods::initials(setup, "initials", &counted, Load::initials))
+        }
+        Mode::Halves(counted) => {
+            options.setup().and_then(|setup| floods::initials(setup, "halves", &counted, Load::halves))
+        }
+        Mode::Gaps(counted) => {
+            options.setup().and_then(|setup| floods::initials(setup, "gaps", &counted, Load::gaps))
+        }
+        Mode::Replay(counted) => options
+            .setup()
+            .and_then(|setup| floods::initials(setup, "replay", &counted, |flight| Load::replay(&flight))),
         Mode::Handshakes(storming) => options.setup().and_then(|setup| workers::handshakes(setup, &storming)),
         Mode::Goodput(streaming) => options.setup().and_then(|setup| workers::goodput(setup, &streaming)),
         Mode::Generate(args) => args.write(Cli::command()).map_err(Into::into),
