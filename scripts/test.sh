@@ -97,6 +97,8 @@ cargo build --locked --quiet --example long_path
 LONG_PATH=${CARGO_TARGET_DIR:-target}/debug/examples/long_path ROUNDS=1 OUT=$fetched/wan.jsonl scripts/bench/run.sh wan-stoq-50M-10ms >/dev/null
 say "captures, read by tshark"
 scripts/capture.sh
+say "attacks on a live gateway"
+scripts/attack.sh
 say "fuzzing, a minute a target"
 scripts/fuzz.sh 60
 say "the mesh: four gateways, shards, hops, mirrors"

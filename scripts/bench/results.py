@@ -26,7 +26,10 @@ GOODPUT = [
     ("get-piped", "STOQ get, memif, payload in the gateway's memory, to /dev/null"),
     ("af-xdp", "STOQ messages, kernel UDP client to net_af_xdp"),
     ("af-packet", "STOQ messages, kernel UDP client to net_af_packet"),
-    ("af-packet-flights", "STOQ messages, kernel UDP client to net_af_packet, beside first flights that are never completed"),
+    (
+        "af-packet-flights",
+        "STOQ messages, kernel UDP client to net_af_packet, beside first flights that are never completed",
+    ),
 ]
 for peer in PEERS:
     GOODPUT.append((f"{peer}-gso", f"{peer}, kernel UDP, GSO super-packets crossing whole"))

@@ -401,7 +401,10 @@ class Rows(Bench):
         beside = ""
         if flights_per_s:
             counted = self.found["counters"]
-            begun, arrived = counted["quic_attempts_accepted"], counted["drop_retry_limit"] + counted["quic_retries_sent"]
+            begun, arrived = (
+                counted["quic_attempts_accepted"],
+                counted["drop_retry_limit"] + counted["quic_retries_sent"],
+            )
             ensure(arrived > begun, f"the flights did not arrive: {counted}")
             beside = f" beside {flights_per_s} first flights a second that are never completed, of which {begun} got a signature"
             beside += f" and {arrived} a Retry packet or nothing; their generator shares the client's core"

@@ -41,7 +41,12 @@ RATIOS = [
         "gbit_per_s",
     ),
     ("goodput: four holders, one dead / all alive", "holders-dead", "holders-alive", "gbit_per_s"),
-    ("goodput: beside 25,000 first flights a second / alone, net_af_packet", "af-packet-flights", "af-packet", "gbit_per_s"),
+    (
+        "goodput: beside 25,000 first flights a second / alone, net_af_packet",
+        "af-packet-flights",
+        "af-packet",
+        "gbit_per_s",
+    ),
     ("round trip p50: STOQ memif / quinn", "ping", "quinn-ping", "p50_us"),
     ("round trip p50: STOQ memif / quinn never sleeping", "ping", "quinn-ping-busy", "p50_us"),
 ]

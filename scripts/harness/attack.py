@@ -49,7 +49,11 @@ class Attacks(Scene):
         super().__init__("attack")
 
     def build(self):
-        self.far_namespace, self.near, self.far = self.namespace("", ipv6=False), self.interface("n"), self.interface("f")
+        self.far_namespace, self.near, self.far = (
+            self.namespace("", ipv6=False),
+            self.interface("n"),
+            self.interface("f"),
+        )
         cable(self.near, self.far, None, self.far_namespace)
         run("ip", "addr", "flush", "dev", self.near)
         run(*inside(self.far_namespace), "ip", "addr", "add", f"{CLIENT}/16", "dev", self.far)
@@ -103,7 +107,9 @@ class Attacks(Scene):
                 self.honest()
         grown = self.resident("VmHWM") - before
         print(f"{what}: the gateway took {grown >> 20} MiB more at its peak", flush=True)
-        ensure(grown <= bound_bytes + SLACK_BYTES, f"{what}: the gateway took {grown} bytes; {bound_bytes} is the bound")
+        ensure(
+            grown <= bound_bytes + SLACK_BYTES, f"{what}: the gateway took {grown} bytes; {bound_bytes} is the bound"
+        )
         ensure(self.served.process.poll() is None, f"{what}: the gateway ended\n{self.served.log.read_text()}")
 
     # ---- attacks
@@ -221,8 +227,8 @@ def attacks():
             "drop_neighbor_limited",
             "handshakes_server_completed",
         ):
-            ensure(counted[name] > 0, f"{name} is 0: an attack did not arrive\n{counted}")
-        ensure(counted["neighbor_stations_changed"] == 0, f"a claim took the client's address\n{counted}")
+            ensure(counted.get(name, 0) > 0, f"{name} is 0: an attack did not arrive\n{counted}")
+        ensure(counted.get("neighbor_stations_changed", 0) == 0, f"a claim took the client's address\n{counted}")
         log = it.served.log.read_text()
         ensure(" ERROR" not in log and "panicked" not in log, f"the gateway's log has an error\n{log}")
     say("the gateway bore the attacks")
