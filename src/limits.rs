@@ -391,9 +391,9 @@ pub const HALF_OPEN_LEN_MAX: usize = 1024;
 pub const HALF_OPEN_UNPROVEN_LEN_MAX: usize = 512;
 /// How long the handshake of a peer's connection may take, milliseconds. No packet makes it longer.
 pub const HANDSHAKE_MS_MAX: u64 = 10_000;
-/// How long after the handshake a peer's SETTINGS may take, milliseconds. A half of a stream that is longer than [`STREAM_PART_BYTES`] waits for
-/// them, and keeps its file and its credit meanwhile.
-pub const SETTINGS_MS_MAX: u64 = 30_000;
+/// How long after the handshake the SETTINGS of a peer that connected to this side may take, milliseconds. A half of a stream that is longer
+/// than [`STREAM_PART_BYTES`] waits for them, and keeps its file and its credit meanwhile.
+pub const ACCEPTED_SETTINGS_MS_MAX: u64 = 30_000;
 /// Handshakes with addresses that proved nothing and that do not come to their end: at once, a worker. Past it a client must prove its address
 /// first. A handshake that is completed does not count.
 pub const UNPROVEN_HANDSHAKES_BURST: u32 = 256;

@@ -18,7 +18,7 @@ use crate::session::Session;
 use crate::stages::LoopStage;
 use crate::tls::{self, NodeId};
 use bytes::{Bytes, BytesMut};
-use quinn_proto::{Connection, ConnectionHandle, DatagramEvent, EcnCodepoint, Transmit};
+use quinn_proto::{Connection, ConnectionHandle, DatagramEvent, EcnCodepoint, Side, Transmit};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -200,8 +200,7 @@ impl Core {
             }
             if is_new && !conn.phase.is_handshaking() {
                 self.half_open.settle(conn.session.id(), conn.phase.is_open());
-                // An application that asked for a connection bounds its own waits.
-                if conn.phase.is_open() && conn.origin.owner().is_none() {
+                if conn.phase.is_open() && conn.quic.side() == Side::Server {
                     self.unsettled.begin(conn.session.id(), now);
                 }
             }

@@ -1,11 +1,12 @@
-//! Connections whose peers have not sent SETTINGS: the time for it is bounded.
+//! Accepted connections whose peers have not sent SETTINGS: the time for it is bounded. `silence.rs` has the time of peers that this side
+//! connected to.
 //!
 //! A half of a stream that is longer than a part waits for the peer's SETTINGS (protocol §4). A peer that never sends them would hold answers,
 //! their files and their credit as long as its connection lives.
 
 use super::Core;
 use crate::counters::Counter;
-use crate::limits::SETTINGS_MS_MAX;
+use crate::limits::ACCEPTED_SETTINGS_MS_MAX;
 use crate::peer_text::PeerText;
 use crate::queue::{CloseReason, ConnectionId};
 use crate::record::ErrorCode;
@@ -23,7 +24,7 @@ pub(super) struct Unsettled(VecDeque<(Instant, ConnectionId)>);
 impl Unsettled {
     /// A handshake was completed.
     pub(super) fn begin(&mut self, id: ConnectionId, now: Instant) {
-        self.0.push_back((now + Duration::from_millis(SETTINGS_MS_MAX), id));
+        self.0.push_back((now + Duration::from_millis(ACCEPTED_SETTINGS_MS_MAX), id));
     }
 
     /// When [`Unsettled::due`] has a connection.

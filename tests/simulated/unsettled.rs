@@ -4,7 +4,7 @@ use crate::support::{World, gateway_v4, payload};
 use quinn_proto::Dir;
 use std::time::Duration;
 use stoq::counters::Counter;
-use stoq::limits::{SETTINGS_MS_MAX, STREAM_PART_BYTES};
+use stoq::limits::{ACCEPTED_SETTINGS_MS_MAX, STREAM_PART_BYTES};
 use stoq::record::{ErrorCode, Fetch, GoAway, Record};
 use stoq::token::Ranges;
 
@@ -31,7 +31,7 @@ fn a_peer_without_settings_is_served_for_its_time_and_then_closed() {
     // A first record that is none of CONTROL's.
     let other = world.raw_mut(wrong).send(Dir::Uni, &record(&GoAway { retry_ms: 5 }), false);
     assert_eq!(world.stop_code(wrong, other), ErrorCode::Malformed.number());
-    world.pass(Duration::from_millis(SETTINGS_MS_MAX - 2_000));
+    world.pass(Duration::from_millis(ACCEPTED_SETTINGS_MS_MAX - 2_000));
     for (raw, id) in [(silent, answer), (late, answer_late)] {
         assert_eq!(world.raw_mut(raw).received[&id].len() as u64, STREAM_PART_BYTES);
     }
@@ -46,7 +46,7 @@ fn a_peer_without_settings_is_served_for_its_time_and_then_closed() {
     world.run(Duration::from_secs(10), "the late one has its answer", |world| {
         world.raw_mut(late).finished.contains(&answer_late)
     });
-    world.pass(Duration::from_millis(SETTINGS_MS_MAX));
+    world.pass(Duration::from_millis(ACCEPTED_SETTINGS_MS_MAX));
     assert!(world.raw_mut(late).lost.is_none());
     assert_eq!((world.gateway.count(Counter::SettingsTimedOut), world.open_payloads()), (2, 0));
     world.echo(&peer, b"an honest message");
