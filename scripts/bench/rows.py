@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 
 from harness import (
     AF_PACKET,
@@ -48,6 +49,8 @@ from wan_rows import parse
 STORM_S = 4
 #: First flights that are never completed, a second: ten times what a core accepts. Each is two datagrams.
 FLIGHTS_PER_S, FLIGHT_DATAGRAMS = 25_000, 2
+#: A transfer that has sent this many frames is under way.
+UNDER_WAY_FRAMES = 1000
 #: Flow control of the peers that run on a loop of ours: well below the socket's buffer, the best of those tried.
 LOOP_WINDOW_BYTES = 4 << 20
 #: Whether the kernel may put packets that crossed one by one together again, as it does behind a NIC.
@@ -401,10 +404,8 @@ class Rows(Bench):
         beside = ""
         if flights_per_s:
             counted = self.found["counters"]
-            begun, arrived = (
-                counted["quic_attempts_accepted"],
-                counted["drop_retry_limit"] + counted["quic_retries_sent"],
-            )
+            begun = counted.get("quic_attempts_accepted", 0)
+            arrived = sum(counted.get(name, 0) for name in ("drop_retry_limit", "quic_retries_sent"))
             ensure(arrived > begun, f"the flights did not arrive: {counted}")
             beside = f" beside {flights_per_s} first flights a second that are never completed, of which {begun} got a signature"
             beside += f" and {arrived} a Retry packet or nothing; their generator shares the client's core"
@@ -413,19 +414,31 @@ class Rows(Bench):
 
     @contextlib.contextmanager
     def flights(self, per_s):
-        """First flights from an address of their own, until they are no longer wanted."""
+        """First flights from an address of their own, from the moment at which a transfer is under way: a new client would compete with them."""
         run("ip", "-n", self.near, "address", "add", f"{STRANGER}/24", "dev", "near")
         stranger = {"network": kernel(f"{STRANGER}:0", buffer_bytes=SOCKET_BYTES), "connect": f"{FAR}:{PORT}"}
         self.configure("stranger", {**self.side("client", "gateway", CLIENT_CORE, "spin", 1472), **stranger})
         rate = ["--rate", str(per_s * FLIGHT_DATAGRAMS), "--seconds", str(RUN_S_MAX)]
         command = [self.built / "stoq-pktgen", "--config", self / "stranger.toml", *rate, "initials"]
         command = [*inside(self.near), *pinned(CLIENT_CORE), *map(str, command)]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as load:
-            try:
-                yield
-                ensure(load.poll() is None, "the flights ended before the messages")
-            finally:
-                end(load)
+        over, before, load = threading.Event(), self.sent()[0], []
+
+        def begin():
+            while self.sent()[0] < before + UNDER_WAY_FRAMES:
+                if over.wait(0.01):
+                    return
+            load.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+
+        waiting = threading.Thread(target=begin)
+        waiting.start()
+        try:
+            yield
+            ensure(load and load[0].poll() is None, "no flights were sent until the end of the messages")
+        finally:
+            over.set()
+            waiting.join()
+            for each in load:
+                end(each)
 
     def peer(self, peer, mode, wanted, *options):
         """The same over kernel UDP by another implementation of QUIC."""
