@@ -5,6 +5,8 @@
 //!
 //! The peer may let requests wait while it goes on with others of the connection. A request therefore counts as going on while any of
 //! them does, up to [`REQUEST_TURN_MS_MAX`].
+//!
+//! A look also tells whether answers wait for the peer.
 
 use super::silence::{RequestProgress, SilenceLimits};
 use super::stream::{Readiness, Role, Sending, Stream};
@@ -20,6 +22,16 @@ use std::time::Duration;
 const LOOK_MAX: Duration = Duration::from_millis(2 * SURVEY_INTERVAL_MS);
 
 impl Stream {
+    /// Whether it is a request of the peer with bytes of an answer that the peer has not acknowledged, as far as QUIC tells.
+    fn answer_waits(&self) -> bool {
+        self.role.is_peer_request()
+            && match &self.send {
+                Sending::Open(outbound) => outbound.waits(),
+                Sending::Finished => self.unacknowledged > 0,
+                Sending::Over => false,
+            }
+    }
+
     /// What its peer owes, if this is a request of ours that waits for the peer.
     fn owed(&self, ports: &[WorkerPort]) -> Option<PeerWait> {
         self.role.local_request()?;
@@ -57,6 +69,11 @@ impl Stream {
 }
 
 impl Session {
+    /// Whether bytes of an answer wait for the peer.
+    pub(crate) fn answers_wait(&self) -> bool {
+        self.streams.values().any(Stream::answer_waits)
+    }
+
     /// Looks at a peer that this side connected to. Returns whether silence may end the connection or a request of it at a later look.
     pub(crate) fn look_for_silence(
         &mut self,

@@ -264,11 +264,6 @@ impl Session {
         self.local.len() + self.unopened_requests() + unanswered
     }
 
-    /// Whether bytes of an answer wait for the peer.
-    pub(crate) fn answers_wait(&self) -> bool {
-        self.streams.values().any(Stream::answer_waits)
-    }
-
     /// Whether the peer may not have read acknowledged bytes yet.
     pub(crate) fn answered_lately(&self, now: Instant) -> bool {
         self.answered_at.is_some_and(|at| now < at + Duration::from_millis(ANSWER_LINGER_MS))

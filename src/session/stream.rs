@@ -316,16 +316,6 @@ impl Stream {
         self.role.is_peer_request() && !matches!(self.send, Sending::Over)
     }
 
-    /// Whether it is a request of the peer with bytes of an answer that the peer has not acknowledged, as far as QUIC tells.
-    pub(super) fn answer_waits(&self) -> bool {
-        self.role.is_peer_request()
-            && match &self.send {
-                Sending::Open(outbound) => outbound.waits(),
-                Sending::Finished => self.unacknowledged > 0,
-                Sending::Over => false,
-            }
-    }
-
     /// Whether it is read further. All wait lists follow from this.
     #[inline]
     pub(super) fn readiness(&self, ports: &[WorkerPort]) -> Readiness {
