@@ -221,16 +221,20 @@ impl Model {
         }
     }
 
-    /// Gives way to others, while packets of whole rounds wait.
-    fn share(&mut self, now: Instant, round: &Round) {
+    fn queue_seen(&self, round: &Round) -> Option<QueueSeen> {
         let min_rtt = self.min_rtt();
-        let Some(rtt) = round.rtt else { return };
-        let seen = QueueSeen {
-            wait: rtt.saturating_sub(min_rtt),
+        Some(QueueSeen {
+            wait: round.rtt?.saturating_sub(min_rtt),
             long: (min_rtt / QUEUED_DIVISOR).max(RISE_MIN),
             min_rtt,
             packet_bytes: self.mtu,
-        };
+            rate_max: self.max_rate() * UP_GAIN,
+        })
+    }
+
+    /// Gives way to others, while packets of whole rounds wait.
+    fn share(&mut self, now: Instant, round: &Round) {
+        let Some(seen) = self.queue_seen(round) else { return };
         let had_shared = self.sharing.rate().is_some();
         if let Some(rate) = self.sharing.on_round(now, &seen, self.rate()) {
             self.max_rate = [rate; 2];
@@ -330,6 +334,8 @@ impl Model {
                 self.in_flight_high = self.product().max(round.in_flight as f64 * BETA);
             }
             self.is_full = true;
+            // What startup overflowed is noticed in the next rounds, as what a probe did.
+            self.probed = self.rounds;
             self.enter(Mode::Drain, now);
         }
     }
@@ -421,7 +427,13 @@ impl CongestionAlgorithm for Model {
             let round = std::mem::take(&mut self.round);
             let probing = matches!(self.mode, Mode::Startup | Mode::Up | Mode::Refill);
             match self.sharing.rate() {
-                Some(_) if round.loss_events > 0 || round.marked => self.sharing.on_losses(),
+                // Nearly each round of many packets has a loss by chance: a few count where a queue may have overflowed.
+                Some(_) => {
+                    let is_long = self.queue_seen(&round).is_some_and(|seen| seen.wait > seen.long);
+                    if round.is_congested() || round.loss_events > 0 && is_long {
+                        self.sharing.on_losses();
+                    }
+                }
                 // Losses of a probe are noticed when it is over.
                 None if round.is_congested() && !probing && self.rounds <= self.probed + 3 => {
                     self.in_flight_high =

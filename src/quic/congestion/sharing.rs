@@ -2,7 +2,8 @@
 //!
 //! Each flow then holds a rate of its own that it adjusts by the queue, which all of them see alike. While the queue is short, the
 //! rate grows by a number of packets a round that grows with the square root of the rate; while it is long, the rate shrinks by a share
-//! of itself. A small flow grows by more of itself than a large one and shrinks by as much, so they become equal.
+//! of itself. A small flow grows by more of itself than a large one and shrinks by as much, and it gives way to a longer queue, so they become
+//! equal.
 //!
 //! A queue that stays, whatever this flow gives up, is of flows that only losses slow down. The flow gives no more up for a while then, and
 //! competes as a flow alone would.
@@ -21,6 +22,12 @@ const YIELD_BY_LOSS: f64 = 0.15;
 /// The share of its greatest rate of late that a flow keeps, and how much of that is forgotten a round.
 const KEPT: f64 = 0.6;
 const FORGOTTEN: f64 = 0.02;
+/// A flow of more packets a round than these gives way to a shorter queue, one of fewer to a longer one: between the two, the large flow shrinks
+/// while the small one grows. The exponent of their ratio, and the bounds of the factor.
+const LONG_PACKETS: f64 = 1000.0;
+const LONG_EXPONENT: f64 = 0.2;
+const LONG_MIN: f64 = 0.25;
+const LONG_MAX: f64 = 2.0;
 /// Rounds in a row with a long queue, after which a flow gives up nothing for a while.
 const CONTESTED_ROUNDS: u32 = 8;
 const STUBBORN_SPAN: Duration = Duration::from_secs(5);
@@ -33,11 +40,13 @@ const CALM_ROUNDS: u32 = 6;
 pub(super) struct QueueSeen {
     /// What every packet waited, at least.
     pub(super) wait: Duration,
-    /// A queue is long from here on.
+    /// A queue is long from here on, for a flow of [`LONG_PACKETS`] a round.
     pub(super) long: Duration,
     /// The round trip without a queue.
     pub(super) min_rtt: Duration,
     pub(super) packet_bytes: u64,
+    /// The greatest rate that makes sense after what the path has delivered, bytes a second.
+    pub(super) rate_max: f64,
 }
 
 /// The rate of a flow that shares its path.
@@ -61,7 +70,8 @@ impl Sharing {
     /// A round is over; `rate` is what a flow begins with that has not shared, bytes a second. Returns the rate that it ends with, if it
     /// shares no longer.
     pub(super) fn on_round(&mut self, now: Instant, seen: &QueueSeen, rate: f64) -> Option<f64> {
-        let is_long = seen.wait > seen.long;
+        let long = self.long(seen, rate);
+        let is_long = seen.wait > long;
         if self.rate.is_none() {
             if !is_long || self.stubborn_until.is_some_and(|until| now < until) {
                 return None;
@@ -71,7 +81,7 @@ impl Sharing {
         let mut shared = self.rate.unwrap_or(rate);
         let min_rtt_s = seen.min_rtt.as_secs_f64().max(1e-9);
         if is_long {
-            let more = (seen.wait - seen.long).as_secs_f64() / min_rtt_s;
+            let more = (seen.wait - long).as_secs_f64() / min_rtt_s;
             shared *= 1.0 - (YIELD_MIN + YIELD_BY_QUEUE * more).min(YIELD_MAX);
             self.contested += 1;
         } else {
@@ -80,6 +90,8 @@ impl Sharing {
             self.contested = 0;
         }
         self.calm = if seen.wait < seen.long.mul_f64(CALM) { self.calm + 1 } else { 0 };
+        // The rate of a flow that its window holds back would grow without end, and be sent when the sharing ends.
+        shared = shared.min(seen.rate_max);
         self.peak = (self.peak * (1.0 - FORGOTTEN)).max(shared);
         shared = shared.max(self.peak * KEPT);
         self.rate = Some(shared);
@@ -89,6 +101,13 @@ impl Sharing {
             return None;
         }
         self.rate.take()
+    }
+
+    /// The queue at which this flow gives way: the faster it is, the shorter.
+    fn long(&self, seen: &QueueSeen, rate: f64) -> Duration {
+        let rate = self.rate.unwrap_or(rate);
+        let packets = (rate * seen.min_rtt.as_secs_f64() / seen.packet_bytes as f64).max(1.0);
+        seen.long.mul_f64((LONG_PACKETS / packets).powf(LONG_EXPONENT).clamp(LONG_MIN, LONG_MAX))
     }
 
     /// The round had losses.
@@ -105,7 +124,7 @@ mod tests {
     const PACKETS_PER_S: f64 = 20_000.0;
 
     fn seen(wait: Duration) -> QueueSeen {
-        QueueSeen { wait, long: MIN_RTT / 4, min_rtt: MIN_RTT, packet_bytes: 1 }
+        QueueSeen { wait, long: MIN_RTT / 4, min_rtt: MIN_RTT, packet_bytes: 1, rate_max: 1e9 }
     }
 
     #[test]
@@ -142,6 +161,17 @@ mod tests {
         let none = seen(Duration::ZERO);
         let ended = (0..CALM_ROUNDS).find_map(|_| sharing.on_round(later, &none, 0.0));
         assert!(ended.is_some() && sharing.rate().is_none());
+    }
+
+    #[test]
+    fn no_shared_rate_passes_what_the_path_can_deliver() {
+        let (mut sharing, now) = (Sharing::default(), Instant::now());
+        sharing.on_round(now, &seen(MIN_RTT), 1000.0);
+        for _ in 0..200 {
+            // The queue is neither long nor gone: the rate grows.
+            sharing.on_round(now, &QueueSeen { rate_max: 1250.0, ..seen(MIN_RTT / 5) }, 1000.0);
+        }
+        assert_eq!(sharing.rate(), Some(1250.0));
     }
 
     #[test]

@@ -114,6 +114,38 @@ fn model_and_cubic_leave_each_other_a_part() {
 }
 
 #[test]
+fn losses_by_chance_do_not_slow_models_down_that_share_a_path() {
+    // Rounds of 1,700 packets, nearly each with a few losses.
+    let path = Path {
+        delay: Duration::from_millis(50),
+        buffer_bytes: 2_500_000,
+        loss: 0.002,
+        seed: 2,
+        ..path(1.0, 0.0)
+    };
+    let flows = vec![model(200), model(201).starting(seconds(0.5))];
+    let mut simulation = Simulation::new(path.clone(), flows);
+    for second in 3..10 {
+        let sum: f64 = shares(&mut simulation, &path, f64::from(second), f64::from(second + 1)).iter().sum();
+        assert!(sum > 0.88, "{sum} in the second after {second}");
+    }
+}
+
+#[test]
+fn a_model_beside_cubic_over_a_small_buffer_never_sends_more_than_the_path_carries_for_long() {
+    let path = path(0.3, 0.0);
+    let mut simulation = Simulation::new(path.clone(), vec![cubic(), model(201).starting(seconds(1.0))]);
+    simulation.run(seconds(3.0));
+    let carried = path.bits_per_s / 8 / PACKET_BYTES;
+    for second in 4..26 {
+        let before = simulation.dropped;
+        simulation.run(seconds(f64::from(second)));
+        let dropped = simulation.dropped - before;
+        assert!(dropped < carried / 10, "{dropped} of {carried} dropped in the second before {second}");
+    }
+}
+
+#[test]
 fn probes_that_overflow_a_small_buffer_become_rare() {
     // A buffer of 17 packets.
     let path = path(0.02, 0.0);
