@@ -81,6 +81,8 @@ say "tests without DPDK"
 cargo test --no-default-features --locked
 say "instructions a packet"
 scripts/instructions.sh
+say "a store on a faulty disk, by new seeds"
+scripts/simulate.sh --new 50
 say "the main job, as root"
 scripts/run.sh
 say "the main job with 3 GiB"

@@ -2,13 +2,12 @@
 //! payload is set aside (`damage`).
 
 use super::damage::DamageOutcome;
-use super::disk::{parent, remove_if_there, replace, sync_directory};
+use super::disk::parent;
 use super::error::StoreError;
 use super::index::{EntryBody, SetBody};
 use super::inner::Inner;
 use super::layout::{self, BLOB, OUTBOARD, SET};
 use super::lease::Lease;
-use super::open_payload::OpenPayload;
 use super::verify::{Read, Rehash, Verify};
 use crate::limits::{CHECK_TURN_BYTES, PAYLOAD_BYTES_MAX};
 use crate::shard::{Blob, Part};
@@ -225,8 +224,7 @@ impl Check {
                     self.rehash(store, token, &reason);
                     return self.reading.take();
                 }
-                let paths = [BLOB, OUTBOARD].map(|kind| store.file(&any, kind));
-                match OpenPayload::open(token, 0, paths.each_ref().map(AsRef::as_ref), None) {
+                match store.open(token, 0, &any, [BLOB, OUTBOARD], None) {
                     Ok(Some(held)) if held.length() == length => match Verify::new(held, Ranges::all()) {
                         Ok(verify) => return Some(CheckReading::Payload(token, Box::new(verify))),
                         Err(error) => self.bad(store, &any, &error.to_string()),
@@ -238,9 +236,7 @@ impl Check {
                 self.reading.take()
             }
             Stage::Lanes(part) => {
-                let (kind, outboard_kind) = layout::lane_kinds(part.blob);
-                let paths = [kind, outboard_kind].map(|kind| store.file(&self.token, kind));
-                match OpenPayload::open(part.token, 1, paths.each_ref().map(AsRef::as_ref), None) {
+                match store.open(part.token, 1, &self.token, layout::lane_kinds(part.blob).into(), None) {
                     Ok(Some(held)) if held.length() == part.length => {
                         match Verify::new(held, part.selection.clone()) {
                             Ok(verify) => return Some(CheckReading::Lanes(part, Box::new(verify))),
@@ -268,7 +264,7 @@ impl Check {
             Ok((metadata, _)) if metadata.len() > PAYLOAD_BYTES_MAX => {
                 self.bad(store, &any, "its file is too long")
             }
-            Ok((metadata, file)) => match Rehash::new(token, file, metadata.len()) {
+            Ok((metadata, file)) => match Rehash::new(token, store.disk.clone(), file, metadata.len()) {
                 Ok(rehash) => {
                     self.reading = Some(CheckReading::Hash(token, Box::new(rehash), reason.to_owned()))
                 }
@@ -294,11 +290,12 @@ impl Check {
         let written = store.check_writable().and_then(|()| {
             let path = store.file(&any, OUTBOARD);
             if let Some(pairs) = outboard.as_bytes().filter(|pairs| !pairs.is_empty()) {
-                replace(&path, &store.temporary(&token.hex()).with_added_extension(OUTBOARD), pairs)?;
+                let temporary = store.temporary(&token.hex()).with_added_extension(OUTBOARD);
+                store.disk.replace(&path, &temporary, pairs)?;
             } else {
-                remove_if_there(&path)?;
+                store.disk.remove_if_there(&path)?;
             }
-            sync_directory(parent(&path))
+            store.disk.sync_directory(parent(&path))
         });
         if let Err(error) = written {
             // The bytes are correct, but cannot be proven to peers.

@@ -2,6 +2,7 @@
 //!
 //! A file set aside lies in the store's directory `damaged` under its own name; if the name is taken, a number is added.
 
+use super::disk::StoreDisk;
 use super::error::StoreError;
 use super::lease::Lease;
 use crate::limits::{CHECKS_FRESH_LEN_MAX, DAMAGE_LEN_MAX};
@@ -82,6 +83,7 @@ impl DamageState {
 #[derive(Debug)]
 pub(super) struct Damage {
     dir: PathBuf,
+    disk: StoreDisk,
     writable: bool,
     state: DamageState,
     /// The leases of payloads that are not held because they are damaged. A payload that is put again gets its lease back.
@@ -90,14 +92,14 @@ pub(super) struct Damage {
 
 impl Damage {
     /// The damage of the store in `dir`, as far as its directory shows.
-    pub(super) fn of(dir: &Path, writable: bool) -> Self {
+    pub(super) fn of(dir: &Path, disk: &StoreDisk, writable: bool) -> Self {
         let aside = fs::read_dir(dir.join(DAMAGED)).map_or(0, |entries| entries.flatten().count());
         let state = DamageState { files_set_aside: aside as u64, ..DamageState::default() };
         if aside > 0 {
             let path = dir.join(DAMAGED);
             tracing::warn!(files = aside, path = %path.display(), "damaged files of earlier runs are here: examine them, then remove them");
         }
-        Self { dir: dir.to_owned(), writable, state, leases: HashMap::default() }
+        Self { dir: dir.to_owned(), disk: disk.clone(), writable, state, leases: HashMap::default() }
     }
 
     pub(super) fn state(&self) -> DamageState {
@@ -159,7 +161,7 @@ impl Damage {
             Err(error) => return Err(StoreError::io("look at", path, error)),
         }
         let directory = self.dir.join(DAMAGED);
-        fs::create_dir_all(&directory).map_err(|e| StoreError::io("make the directory", &directory, e))?;
+        self.disk.make_directory(&directory)?;
         let name = directory.join(path.file_name().unwrap_or_default());
         let mut free = name.clone();
         for number in 2_u64.. {
@@ -168,7 +170,7 @@ impl Damage {
             }
             free = name.with_added_extension(number.to_string());
         }
-        fs::rename(path, &free).map_err(|e| StoreError::io("set aside", path, e))?;
+        self.disk.0.rename(path, &free).map_err(|e| StoreError::io("set aside", path, e))?;
         self.state.files_set_aside += 1;
         Ok(())
     }

@@ -1,70 +1,144 @@
-//! How a store makes, moves and removes files.
+//! How a store makes, writes, moves and removes files: by the calls of [`Disk`], which a test replaces by a disk that fails and forgets.
 
 use super::error::StoreError;
+use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
-/// Makes a file that must not exist yet.
-pub(super) fn create(path: &Path) -> Result<File, StoreError> {
-    let opened = OpenOptions::new().read(true).write(true).create_new(true).open(path);
-    opened.map_err(|error| write_error(path, 0, error))
-}
+/// The calls by which a store changes its files and reads payloads. Each makes the one call of the operating system that its name says; a
+/// disk of a test fails, counts or forgets them instead.
+#[allow(clippy::missing_errors_doc, reason = "each has the errors of its call")]
+pub trait Disk: Debug + Send + Sync {
+    /// Makes a file that must not exist yet, to be read and written.
+    fn create(&self, path: &Path) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).create_new(true).open(path)
+    }
 
-/// Writes a small file durably under `temporary` and renames it to `path`. The new name is durable once its directory
-/// is synced.
-pub(super) fn replace(path: &Path, temporary: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let write = || {
-        let mut file = create(temporary)?;
-        let written = file.write_all(bytes).and_then(|()| file.sync_all());
-        written.map_err(|error| write_error(temporary, bytes.len() as u64, error))?;
-        rename(temporary, path)
-    };
-    write().inspect_err(|_| {
-        let _ = fs::remove_file(temporary);
-    })
-}
+    /// Opens a file to write into it.
+    fn open_to_write(&self, path: &Path) -> io::Result<File> {
+        OpenOptions::new().write(true).open(path)
+    }
 
-pub(super) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
-    fs::rename(from, to).map_err(|error| write_error(to, 0, error))
-}
+    /// Makes a file this many bytes long, without blocks.
+    fn set_length(&self, file: &File, length: u64) -> io::Result<()> {
+        file.set_len(length)
+    }
 
-/// Gives a file a second name, replacing a file of that name.
-pub(super) fn link(from: &Path, to: &Path) -> Result<(), StoreError> {
-    remove_if_there(to)?;
-    fs::hard_link(from, to).map_err(|error| write_error(to, 0, error))
-}
+    /// Writes all of these bytes at this offset.
+    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        file.write_all_at(bytes, offset)
+    }
 
-pub(super) fn remove_if_there(path: &Path) -> Result<(), StoreError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", path, error)),
-        _ => Ok(()),
+    /// Fills `out` from this offset on.
+    fn read(&self, file: &File, out: &mut [u8], offset: u64) -> io::Result<()> {
+        file.read_exact_at(out, offset)
+    }
+
+    /// Makes a file's bytes durable, but no name of it.
+    fn sync(&self, file: &File) -> io::Result<()> {
+        file.sync_all()
+    }
+
+    /// Moves a file, and replaces one of the new name.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    /// Gives a file a second name.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
+    }
+
+    /// Removes a name of a file.
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    /// Makes a directory that must not exist yet.
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir(path)
+    }
+
+    /// Makes the names in a directory durable.
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    /// Bytes that are free for files below a directory.
+    fn available_bytes(&self, directory: &Path) -> io::Result<u64> {
+        Ok(rustix::fs::statvfs(directory).map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize))?)
     }
 }
 
-/// Makes the directory durably, if it is missing.
-pub(super) fn make_directory(directory: &Path) -> Result<(), StoreError> {
-    match fs::create_dir(directory) {
-        Ok(()) => sync_directory(parent(directory)),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(write_error(directory, 0, error)),
-    }
-}
+/// The disk of the machine.
+#[derive(Debug)]
+pub struct MachineDisk;
 
-pub(super) fn sync_directory(directory: &Path) -> Result<(), StoreError> {
-    File::open(directory)
-        .and_then(|opened| opened.sync_all())
-        .map_err(|e| StoreError::io("sync", directory, e))
+impl Disk for MachineDisk {}
+
+/// A store's disk. Its errors name the path and the fix.
+#[derive(Clone, Debug)]
+pub(super) struct StoreDisk(pub(super) Arc<dyn Disk>);
+
+impl StoreDisk {
+    /// Makes a file that must not exist yet.
+    pub(super) fn create(&self, path: &Path) -> Result<File, StoreError> {
+        self.0.create(path).map_err(|error| write_error(path, 0, error))
+    }
+
+    /// Writes a small file durably under `temporary` and renames it to `path`. The new name is durable once its directory
+    /// is synced.
+    pub(super) fn replace(&self, path: &Path, temporary: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        let write = || {
+            let file = self.create(temporary)?;
+            let written = self.0.write(&file, bytes, 0).and_then(|()| self.0.sync(&file));
+            written.map_err(|error| write_error(temporary, bytes.len() as u64, error))?;
+            self.rename(temporary, path)
+        };
+        write().inspect_err(|_| {
+            let _ = self.0.remove(temporary);
+        })
+    }
+
+    pub(super) fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        self.0.rename(from, to).map_err(|error| write_error(to, 0, error))
+    }
+
+    /// Gives a file a second name, replacing a file of that name.
+    pub(super) fn link(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        self.remove_if_there(to)?;
+        self.0.link(from, to).map_err(|error| write_error(to, 0, error))
+    }
+
+    pub(super) fn remove_if_there(&self, path: &Path) -> Result<(), StoreError> {
+        match self.0.remove(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::io("remove", path, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the directory durably, if it is missing.
+    pub(super) fn make_directory(&self, directory: &Path) -> Result<(), StoreError> {
+        match self.0.create_directory(directory) {
+            Ok(()) => self.sync_directory(parent(directory)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(write_error(directory, 0, error)),
+        }
+    }
+
+    pub(super) fn sync_directory(&self, directory: &Path) -> Result<(), StoreError> {
+        self.0.sync_directory(directory).map_err(|e| StoreError::io("sync", directory, e))
+    }
 }
 
 /// The directory of a file of the store.
 pub(super) fn parent(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("."))
-}
-
-/// Bytes that the disk under `path` has free.
-pub(super) fn available_bytes(path: &Path) -> io::Result<u64> {
-    Ok(rustix::fs::statvfs(path).map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize))?)
 }
 
 /// The error of a write, with its own variants for a full disk and a read-only one.

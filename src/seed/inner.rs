@@ -3,7 +3,7 @@
 use super::checks::Checks;
 use super::clock::Clock;
 use super::damage::Damage;
-use super::disk::{create, make_directory, parent, remove_if_there, replace, sync_directory};
+use super::disk::{StoreDisk, parent};
 use super::error::StoreError;
 use super::index::{EntryBody, Index};
 use super::layout::{self, BLOB, DATA_KINDS, META, OUTBOARD, SET, SET_KINDS};
@@ -15,7 +15,6 @@ use super::refusals::Refusals;
 use crate::shard::Blob;
 use crate::token::{AnyToken, SetToken, Token};
 use std::collections::HashSet;
-use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -27,6 +26,7 @@ const OPEN_TRIES_MAX: usize = 8;
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) dir: PathBuf,
+    pub(super) disk: StoreDisk,
     /// Why the store cannot be written; `None` if it can.
     pub(super) read_only: Option<io::ErrorKind>,
     pub(super) next_temporary: AtomicU64,
@@ -55,11 +55,11 @@ pub(super) struct Inner {
 
 /// A file made by [`Inner::mark`]. Dropping it removes the file.
 #[derive(Debug)]
-pub(super) struct Mark(PathBuf);
+pub(super) struct Mark(StoreDisk, PathBuf);
 
 impl Drop for Mark {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        let _ = self.0.0.remove(&self.1);
     }
 }
 
@@ -72,8 +72,7 @@ impl Inner {
         let Some(EntryBody::Payload { length }) = self.index().get(&any).map(|entry| entry.body) else {
             return Ok(None);
         };
-        let paths = [BLOB, OUTBOARD].map(|kind| self.file(&any, kind));
-        let held = OpenPayload::open(*token, 0, paths.each_ref().map(AsRef::as_ref), Some(&self.files))?;
+        let held = self.open(*token, 0, &any, [BLOB, OUTBOARD], Some(&self.files))?;
         let held = held.filter(|held| held.length() == length);
         if held.is_some() {
             self.index().touch(&any);
@@ -94,10 +93,8 @@ impl Inner {
                     self.get(&token_of_blob)?
                 } else {
                     let any = AnyToken::from(*token);
-                    let (kind, outboard_kind) = layout::lane_kinds(blob);
-                    let paths = [kind, outboard_kind].map(|kind| self.file(&any, kind));
-                    let paths = paths.each_ref().map(AsRef::as_ref);
-                    OpenPayload::open(token_of_blob, set.generation, paths, Some(&self.files))?
+                    let kinds = layout::lane_kinds(blob).into();
+                    self.open(token_of_blob, set.generation, &any, kinds, Some(&self.files))?
                 };
                 match blob {
                     Blob::Content => held.content = opened,
@@ -116,6 +113,19 @@ impl Inner {
             }
         }
         Ok(None)
+    }
+
+    /// Opens a blob and its outboard, of these kinds of files of `any`. See [`OpenPayload::open`].
+    pub(super) fn open(
+        &self,
+        token: Token,
+        generation: u64,
+        any: &AnyToken,
+        kinds: [&str; 2],
+        files: Option<&Arc<OpenFiles>>,
+    ) -> Result<Option<OpenPayload>, StoreError> {
+        let paths = kinds.map(|kind| self.file(any, kind));
+        OpenPayload::open(&self.disk, token, generation, paths.each_ref().map(AsRef::as_ref), files)
     }
 
     pub(super) fn touch(&self, token: &AnyToken) {
@@ -170,8 +180,19 @@ impl Inner {
         Ok(())
     }
 
-    /// Writes a lease, durably, and with it the length of a payload. The directory must exist.
+    /// Writes a lease, durably, and with it the length of a payload.
     pub(super) fn write_lease(
+        &self,
+        token: &AnyToken,
+        lease: Lease,
+        length: Option<u64>,
+    ) -> Result<(), StoreError> {
+        self.place_lease(token, lease, length)?;
+        self.disk.sync_directory(parent(&self.file(token, META)))
+    }
+
+    /// Writes a lease. It is durable once its directory is synced.
+    pub(super) fn place_lease(
         &self,
         token: &AnyToken,
         lease: Lease,
@@ -179,7 +200,7 @@ impl Inner {
     ) -> Result<(), StoreError> {
         let shift_s = self.clock().shift_s(lease.clock);
         let lease = Lease { expires_s: lease.expires_s.map(|at| at.saturating_sub(shift_s)), ..lease };
-        self.write_small(token, META, &LeaseFile { lease, length }.to_bytes())
+        self.place_small(token, META, &LeaseFile { lease, length }.to_bytes())
     }
 
     /// A lease by the clock of now, if the clock was set after the lease was granted.
@@ -210,11 +231,16 @@ impl Inner {
 
     /// Replaces a small file, durably.
     pub(super) fn write_small(&self, token: &AnyToken, kind: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.place_small(token, kind, bytes)?;
+        self.disk.sync_directory(parent(&self.file(token, kind)))
+    }
+
+    /// Replaces a small file. It is durable once its directory is synced.
+    fn place_small(&self, token: &AnyToken, kind: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let path = self.file(token, kind);
-        make_directory(parent(&path))?;
+        self.disk.make_directory(parent(&path))?;
         let (_, hex) = layout::place(token);
-        replace(&path, &self.temporary(&hex).with_added_extension(kind), bytes)?;
-        sync_directory(parent(&path))
+        self.disk.replace(&path, &self.temporary(&hex).with_added_extension(kind), bytes)
     }
 
     /// Removes a holding, and the sets that hold nothing else; returns the tokens removed.
@@ -231,7 +257,7 @@ impl Inner {
                 gone.push(set.into());
             }
         }
-        marks.iter().try_for_each(|mark| remove_if_there(mark))?;
+        marks.iter().try_for_each(|mark| self.disk.remove_if_there(mark))?;
         Ok(gone)
     }
 
@@ -255,14 +281,14 @@ impl Inner {
     fn remove_files(&self, token: &AnyToken) -> Result<PathBuf, StoreError> {
         let (held_by, kinds) = kinds(token);
         let mark = self.temporary(&layout::place(token).1).with_added_extension(held_by);
-        match fs::rename(self.file(token, held_by), &mark) {
+        match self.disk.0.rename(&self.file(token, held_by), &mark) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(StoreError::io("remove", &self.file(token, held_by), error));
             }
             _ => {}
         }
         self.index().remove(token);
-        kinds.iter().try_for_each(|kind| remove_if_there(&self.file(token, kind)))?;
+        kinds.iter().try_for_each(|kind| self.disk.remove_if_there(&self.file(token, kind)))?;
         Ok(mark)
     }
 
@@ -295,8 +321,8 @@ impl Inner {
     /// Makes a file that marks this token as being changed. If the process ends, missing files of the token are then not taken for lost.
     pub(super) fn mark(&self, token: &AnyToken) -> Result<Mark, StoreError> {
         let path = self.temporary(&layout::place(token).1).with_added_extension("mark");
-        create(&path)?;
-        Ok(Mark(path))
+        self.disk.create(&path)?;
+        Ok(Mark(self.disk.clone(), path))
     }
 
     /// A new path under `tmp`, without the kind.

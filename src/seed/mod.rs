@@ -47,6 +47,7 @@ pub use clock::{ClockReading, ClockState, Clocks, Moment};
 pub use config::StoreConfig;
 pub use damage::{DamageOutcome, DamageState, Damaged};
 pub use directory::Directory;
+pub use disk::{Disk, MachineDisk};
 pub use error::StoreError;
 pub use index::{Census, Holding, HoldingChange, HoldingChanges};
 pub use lease::Lease;

@@ -139,14 +139,14 @@ impl ReadFile {
         Ok((Self::Shared(SharedFile { files, reader, path, identity }), metadata))
     }
 
-    /// Fills `out` with the bytes from `offset` on.
+    /// Reads by `read`.
     ///
     /// # Errors
-    /// An error of the disk; [`io::ErrorKind::NotFound`] if the file was closed for another, and removed or replaced since.
-    pub(super) fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+    /// Those of `read`; [`io::ErrorKind::NotFound`] if the file was closed for another, and removed or replaced since.
+    pub(super) fn with(&self, read: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
         match self {
-            Self::Own(file) => file.read_exact_at(out, offset),
-            Self::Shared(shared) => shared.file()?.read_exact_at(out, offset),
+            Self::Own(file) => read(file),
+            Self::Shared(shared) => read(&*shared.file()?),
         }
     }
 }
@@ -175,7 +175,7 @@ impl Drop for SharedFile {
 
 impl ReadPairs for ReadFile {
     fn read_pairs(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.read(offset, out)
+        self.with(|file| file.read_exact_at(out, offset))
     }
 }
 
@@ -199,7 +199,7 @@ mod tests {
         for round in 1..=3 {
             for (number, reader) in readers.iter().enumerate() {
                 let mut bytes = [0; 5];
-                reader.read(5, &mut bytes).unwrap();
+                reader.read_pairs(5, &mut bytes).unwrap();
                 assert_eq!(bytes, [number as u8; 5]);
                 assert!(files.len() <= OPEN);
             }
@@ -210,16 +210,16 @@ mod tests {
         std::fs::write(path(100), [100; 10]).unwrap();
         std::fs::rename(path(100), path(1)).unwrap();
         for reader in &readers[..2] {
-            assert_eq!(reader.read(0, &mut [0]).unwrap_err().kind(), io::ErrorKind::NotFound);
+            assert_eq!(reader.read_pairs(0, &mut [0]).unwrap_err().kind(), io::ErrorKind::NotFound);
         }
         // An open file stays readable after it was removed.
         std::fs::remove_file(path(READERS - 1)).unwrap();
-        readers[READERS - 1].read(0, &mut [0]).unwrap();
+        readers[READERS - 1].read_pairs(0, &mut [0]).unwrap();
         let kept = ReadFile::open(&path(2), None).unwrap().0;
         files.set_len_max(1);
         assert_eq!(files.len(), 1);
         drop(readers);
         assert_eq!(files.len(), 0, "a reader that is dropped closes its file");
-        kept.read(0, &mut [0]).unwrap();
+        kept.read_pairs(0, &mut [0]).unwrap();
     }
 }

@@ -1,5 +1,6 @@
 //! Payloads and sets of the store, open for reading.
 
+use super::disk::StoreDisk;
 use super::error::StoreError;
 use super::open_files::{OpenFiles, ReadFile};
 use crate::limits::PAYLOAD_BYTES_MAX;
@@ -26,6 +27,7 @@ pub struct OpenPayload {
     /// For a set's files, which grow, their generation; otherwise the inode of the payload's file, which another file may replace.
     generation: u64,
     whole: bool,
+    disk: StoreDisk,
     blob: Arc<ReadFile>,
     outboard: Outboard,
 }
@@ -34,6 +36,7 @@ impl OpenPayload {
     /// Opens a blob and its outboard, the files at `paths`; `None` if one is missing or has the wrong size. The `generation` of a whole
     /// payload is 0. Without `files`, its files stay open as long as it lives.
     pub(super) fn open(
+        disk: &StoreDisk,
         token: Token,
         generation: u64,
         paths: [&Path; 2],
@@ -57,7 +60,8 @@ impl OpenPayload {
             Err(OutboardError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StoreError::io("read", outboard_path, io::Error::other(error))),
         };
-        Ok(Some(Self { token, length, generation, whole, blob: Arc::new(blob), outboard }))
+        let (disk, blob) = (disk.clone(), Arc::new(blob));
+        Ok(Some(Self { token, length, generation, whole, disk, blob, outboard }))
     }
 
     /// The blob's token.
@@ -90,9 +94,7 @@ impl OpenPayload {
     /// # Errors
     /// An error of the disk; [`io::ErrorKind::UnexpectedEof`] past the payload's end.
     pub fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        #[cfg(test)]
-        broken_disk::read(self.token)?;
-        self.blob.read(offset, out)
+        self.blob.with(|file| self.disk.0.read(file, out, offset))
     }
 }
 
@@ -134,37 +136,44 @@ fn open_outboard(
     }
 }
 
-/// A simulated disk that cannot read some payloads, and the results of checks on it.
+/// The results of reads and checks on a disk that is slow or cannot read.
 #[cfg(test)]
-mod broken_disk {
+mod tests {
     use crate::seed::{
-        CheckResult, DamageOutcome, Lease, MemoryPages, MemoryTier, Store, StoreConfig, Urgency,
+        CheckResult, DamageOutcome, Disk, Lease, MemoryPages, MemoryTier, Store, StoreConfig, Urgency,
     };
     use crate::token::{EncodedPiece, Outboard, Ranges, Token, VerifiedDecoder, VerifiedEncoder};
     use rustix::io::Errno;
+    use std::fs::File;
     use std::io;
+    use std::os::unix::fs::FileExt;
     use std::sync::mpsc::channel;
     use std::sync::{Arc, Barrier, Mutex};
     use std::time::{Duration, Instant};
 
-    static ERRORS: Mutex<Vec<(Token, Errno)>> = Mutex::new(Vec::new());
-
-    /// Payloads that the disk reads slowly: a read of one meets a test twice, before it goes on.
-    static SLOW: Mutex<Vec<(Token, Arc<Barrier>)>> = Mutex::new(Vec::new());
-
-    /// Fails for a payload that the disk cannot read.
-    pub(super) fn read(token: Token) -> io::Result<()> {
-        let slow = SLOW.lock().unwrap().iter().find(|(of, _)| *of == token).map(|(_, meet)| meet.clone());
-        if let Some(meet) = slow {
-            meet.wait();
-            meet.wait();
-        }
-        let errors = ERRORS.lock().unwrap();
-        errors.iter().find(|(of, _)| *of == token).map_or(Ok(()), |(_, error)| Err((*error).into()))
+    #[derive(Debug, Default)]
+    struct BrokenDisk {
+        error: Mutex<Option<Errno>>,
+        /// The next read meets a test twice, before it goes on.
+        slow: Mutex<Option<Arc<Barrier>>>,
     }
 
-    fn mend(token: Token) {
-        ERRORS.lock().unwrap().retain(|(of, _)| *of != token);
+    impl Disk for BrokenDisk {
+        fn read(&self, file: &File, out: &mut [u8], offset: u64) -> io::Result<()> {
+            let slow = self.slow.lock().unwrap().take();
+            if let Some(meet) = slow {
+                meet.wait();
+                meet.wait();
+            }
+            let error = *self.error.lock().unwrap();
+            error.map_or_else(|| file.read_exact_at(out, offset), |error| Err(error.into()))
+        }
+    }
+
+    fn open() -> (tempfile::TempDir, Arc<BrokenDisk>, Store) {
+        let (dir, disk) = (tempfile::tempdir().unwrap(), Arc::<BrokenDisk>::default());
+        let store = Store::open_on(dir.path(), StoreConfig::default(), disk.clone()).unwrap();
+        (dir, disk, store)
     }
 
     fn put(store: &Store, data: &[u8]) {
@@ -201,21 +210,19 @@ mod broken_disk {
     }
 
     /// A store that holds a payload whose reads fail from now on.
-    fn broken(seed: u8, error: Errno) -> (tempfile::TempDir, Store, Vec<u8>, Token) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path(), StoreConfig::default()).unwrap();
+    fn broken(seed: u8, error: Errno) -> (tempfile::TempDir, Arc<BrokenDisk>, Store, Vec<u8>, Token) {
+        let (dir, disk, store) = open();
         let data = vec![seed; 100_000];
         put(&store, &data);
         let token = Token::of(&data);
         assert_eq!(check(&store, token), CheckResult::Whole);
-        ERRORS.lock().unwrap().push((token, error));
-        (dir, store, data, token)
+        *disk.error.lock().unwrap() = Some(error);
+        (dir, disk, store, data, token)
     }
 
     #[test]
     fn the_memory_tier_is_open_to_others_while_the_disk_reads_for_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path(), StoreConfig::default()).unwrap();
+        let (_dir, disk, store) = open();
         let (slow, quick) = (vec![7; 100_000], vec![8; 100_000]);
         put(&store, &slow);
         put(&store, &quick);
@@ -223,7 +230,7 @@ mod broken_disk {
             [&slow, &quick].map(|data| store.get(&Token::of(data)).unwrap().unwrap());
         let tier = Mutex::new(MemoryTier::new(8 << 20, MemoryPages::Ordinary));
         let meet = Arc::new(Barrier::new(2));
-        SLOW.lock().unwrap().push((Token::of(&slow), meet.clone()));
+        *disk.slow.lock().unwrap() = Some(meet.clone());
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| MemoryTier::read(&tier, &slow_held, 0, 10).unwrap());
             meet.wait();
@@ -233,21 +240,20 @@ mod broken_disk {
             meet.wait();
             assert_eq!(reader.join().unwrap(), slow[..10]);
         });
-        SLOW.lock().unwrap().clear();
         let stats = tier.lock().unwrap().stats();
         assert_eq!((stats.misses, stats.blocks, stats.held_bytes), (2, 2, 200_000));
     }
 
     #[test]
     fn a_payload_on_a_failing_disk_is_set_aside_and_reported_and_may_be_put_again() {
-        let (dir, store, data, token) = broken(1, Errno::IO);
+        let (dir, disk, store, data, token) = broken(1, Errno::IO);
         assert_eq!(check(&store, token), CheckResult::Damaged);
         let damage = store.damage();
         assert_eq!((damage.set_aside, damage.left, damage.latest.len()), (1, 0, 1));
         assert!(damage.latest[0].reason.contains("cannot be read: Input/output error"), "{damage:?}");
         assert!(store.get(&token).unwrap().is_none());
         assert_eq!(std::fs::read_dir(dir.path().join("damaged")).unwrap().count(), 3);
-        mend(token);
+        *disk.error.lock().unwrap() = None;
         put(&store, &data);
         assert_eq!(check(&store, token), CheckResult::Whole);
     }
@@ -255,7 +261,7 @@ mod broken_disk {
     #[test]
     fn a_payload_that_this_process_may_not_read_stays_and_is_reported_with_the_fix() {
         for (seed, error) in [(2, Errno::ACCESS), (3, Errno::PERM)] {
-            let (dir, store, _, token) = broken(seed, error);
+            let (dir, disk, store, _, token) = broken(seed, error);
             assert_eq!(check(&store, token), CheckResult::Unreadable);
             let damage = store.damage();
             assert_eq!((damage.set_aside, damage.left), (0, 1));
@@ -263,7 +269,7 @@ mod broken_disk {
             assert_eq!(told.outcome, DamageOutcome::Left);
             assert!(told.reason.contains("look at the owner and the rights"), "{told:?}");
             assert!(!dir.path().join("damaged").exists());
-            mend(token);
+            *disk.error.lock().unwrap() = None;
             assert_eq!(check(&store, token), CheckResult::Whole, "nothing was lost");
         }
     }

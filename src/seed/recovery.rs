@@ -6,12 +6,12 @@
 use super::check::Suspect;
 use super::clock::Clock;
 use super::damage::{Damage, DamageOutcome};
-use super::disk::remove_if_there;
+use super::disk::StoreDisk;
 use super::error::StoreError;
 use super::index::{EntryBody, Index, SetBody};
 use super::layout::{self, BLOB, DATA, META, OUTBOARD, SET, SETS};
 use super::lease::{Lease, LeaseFile};
-use crate::limits::PAYLOAD_BYTES_MAX;
+use crate::limits::{GROUP_BYTES, PAYLOAD_BYTES_MAX, STORE_FILE_BYTES};
 use crate::shard::{Blob, Descriptor, Lanes};
 use crate::token::{AnyToken, Token, outboard_bytes};
 use std::collections::{HashMap, HashSet};
@@ -34,6 +34,8 @@ struct File {
     kind: String,
     path: PathBuf,
     length: u64,
+    /// The bytes of disk that it takes.
+    taken_bytes: u64,
     /// The inode: two names of one file have the same.
     inode: u64,
     modified: SystemTime,
@@ -52,8 +54,8 @@ impl Found {
         self.files.iter().map(|file| file.path.as_path())
     }
 
-    fn remove(&self) -> Result<(), StoreError> {
-        self.paths().try_for_each(remove_if_there)
+    fn remove(&self, disk: &StoreDisk) -> Result<(), StoreError> {
+        self.paths().try_for_each(|path| disk.remove_if_there(path))
     }
 }
 
@@ -67,7 +69,11 @@ struct Entry {
 }
 
 /// Empties `tmp`; returns the tokens, in hexadecimal digits, that were being changed when the last process ended.
-pub(super) fn empty_temporary(dir: &Path, damage: &mut Damage) -> Result<HashSet<String>, StoreError> {
+pub(super) fn empty_temporary(
+    dir: &Path,
+    disk: &StoreDisk,
+    damage: &mut Damage,
+) -> Result<HashSet<String>, StoreError> {
     let tmp = dir.join("tmp");
     let mut in_flight = HashSet::default();
     for entry in fs::read_dir(&tmp).map_err(|e| StoreError::io("read", &tmp, e))? {
@@ -79,7 +85,7 @@ pub(super) fn empty_temporary(dir: &Path, damage: &mut Damage) -> Result<HashSet
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             damage.set_aside(path.display(), "a directory in tmp is not the store's", [path.as_path()]);
         } else {
-            fs::remove_file(&path).map_err(|e| StoreError::io("remove", &path, e))?;
+            disk.remove_if_there(&path)?;
         }
     }
     Ok(in_flight)
@@ -88,6 +94,7 @@ pub(super) fn empty_temporary(dir: &Path, damage: &mut Damage) -> Result<HashSet
 /// The search of a store's files.
 pub(super) struct Recovery<'a> {
     pub(super) dir: &'a Path,
+    pub(super) disk: &'a StoreDisk,
     pub(super) index: &'a mut Index,
     pub(super) damage: &'a mut Damage,
     pub(super) clock: &'a Clock,
@@ -158,7 +165,7 @@ impl Recovery<'_> {
             return Ok(());
         }
         if self.in_flight.contains(&layout::place(token).1) {
-            return found.remove();
+            return found.remove(self.disk);
         }
         self.damage.set_aside(token, reason, found.paths());
         Ok(())
@@ -217,7 +224,14 @@ impl Recovery<'_> {
         body.own = self.lanes(inodes, token, found, (&descriptor, claimed))?;
         let is_in_flight = self.in_flight.contains(&layout::place(token).1);
         let (lease, _) = self.lease(token, found);
-        let bytes = self.index.blocks.set(&descriptor, body.own);
+        // A crash may have left blocks of lanes that the set does not claim: they are charged too. Less than a group is the file system's own.
+        let claimed = layout::parts_of(&descriptor, body.own);
+        let lane_kinds = claimed.iter().flat_map(|part| <[&str; 2]>::from(layout::lane_kinds(part.blob)));
+        let kept = lane_kinds.chain([SET, META]).filter_map(|kind| found.file(kind));
+        let taken_bytes: u64 = kept.map(|file| file.taken_bytes).sum();
+        let claimed_bytes = self.index.blocks.set(&descriptor, body.own);
+        let is_more = taken_bytes > claimed_bytes.saturating_add(GROUP_BYTES as u64);
+        let bytes = if is_more { taken_bytes } else { claimed_bytes };
         if self.index.lanes(&descriptor, body.own) != Lanes::NONE {
             return Ok(Some(Entry {
                 used: file.modified,
@@ -235,7 +249,7 @@ impl Recovery<'_> {
         if let Some(suspect) = suspect.and_then(|blob| suspects.get_mut(blob)) {
             suspect.sets.push((*token, lease, bytes, body));
         } else if is_in_flight || blobs.iter().any(|blob| self.in_flight.contains(&blob.hex())) {
-            found.remove()?;
+            found.remove(self.disk)?;
         } else {
             let left = found.files.iter().filter(|file| file.kind == SET || file.kind == META);
             let paths = left.map(|file| file.path.as_path());
@@ -264,7 +278,7 @@ impl Recovery<'_> {
                 // A crash came before or after the set claimed them, or the set has lost these lanes.
                 if whole || is_in_flight {
                     if self.damage.is_writable() {
-                        files().try_for_each(|file| remove_if_there(&file.path))?;
+                        files().try_for_each(|file| self.disk.remove_if_there(&file.path))?;
                     }
                 } else if files().next().is_some() {
                     let paths = files().map(|file| file.path.as_path());
@@ -278,7 +292,7 @@ impl Recovery<'_> {
             if inode.is_some() && inodes.get(&AnyToken::from(part.token)).copied() == inode {
                 own = own.without(lanes);
                 if self.damage.is_writable() {
-                    files().try_for_each(|file| remove_if_there(&file.path))?;
+                    files().try_for_each(|file| self.disk.remove_if_there(&file.path))?;
                 }
                 continue;
             }
@@ -325,7 +339,8 @@ impl Recovery<'_> {
                     Ok(metadata) if metadata.is_file() => {
                         let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
                         let (length, inode) = (metadata.len(), metadata.ino());
-                        let file = File { kind, path, length, inode, modified };
+                        let taken_bytes = metadata.blocks() * 512 + STORE_FILE_BYTES;
+                        let file = File { kind, path, length, taken_bytes, inode, modified };
                         found.entry(token).or_default().files.push(file);
                     }
                     Ok(_) => found.entry(token).or_default().odd.push(path),

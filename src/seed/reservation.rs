@@ -2,7 +2,6 @@
 //! for it only then.
 
 use super::accounts::{Need, Shortage, StoreAccount};
-use super::disk::available_bytes;
 use super::error::StoreError;
 use super::index::Index;
 use super::inner::{Changing, Inner};
@@ -116,7 +115,7 @@ impl Inner {
     }
 
     fn available(&self) -> Result<u64, StoreError> {
-        available_bytes(&self.dir).map_err(|e| StoreError::io("look for room in", &self.dir, e))
+        self.disk.0.available_bytes(&self.dir).map_err(|e| StoreError::io("look for room in", &self.dir, e))
     }
 
     /// Checks that the disk has this room. If not, removes holdings that may go, if they are enough.

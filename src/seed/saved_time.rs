@@ -1,7 +1,6 @@
 //! The store's time, kept in a file of its directory.
 
 use super::clock::{Clock, Saved, boot_id};
-use super::disk::{remove_if_there, replace};
 use super::inner::Inner;
 use std::fs;
 use std::io;
@@ -23,7 +22,8 @@ impl Inner {
         let bytes = serde_json::to_vec(&saved).unwrap_or_default();
         // Beside the file: `tmp` is only for payloads and sets.
         let new = path.with_added_extension("new");
-        if let Err(error) = remove_if_there(&new).and_then(|()| replace(&path, &new, &bytes)) {
+        let disk = &self.disk;
+        if let Err(error) = disk.remove_if_there(&new).and_then(|()| disk.replace(&path, &new, &bytes)) {
             tracing::warn!(%error, "the time cannot be written to the store's file `clock`");
         }
     }

@@ -23,6 +23,7 @@ use super::check::CheckResult;
 use super::checks::{CheckState, Checks, Urgency};
 use super::config::StoreConfig;
 use super::damage::{Damage, DamageState};
+use super::disk::{Disk, MachineDisk, StoreDisk, parent};
 use super::error::StoreError;
 use super::index::{Census, Holding, HoldingChanges, Index};
 use super::inner::Inner;
@@ -78,6 +79,18 @@ impl Store {
         Self::open_mending(dir, config, MEND_AT_START_BYTES_MAX)
     }
 
+    /// Opens as [`Store::open`] does, and changes files by the calls of `disk` alone: for tests.
+    ///
+    /// # Errors
+    /// Those of [`Store::open`].
+    pub fn open_on(
+        dir: impl Into<PathBuf>,
+        config: StoreConfig,
+        disk: Arc<dyn Disk>,
+    ) -> Result<Self, StoreError> {
+        Self::open_with(dir.into(), config, MEND_AT_START_BYTES_MAX, StoreDisk(disk))
+    }
+
     /// Opens as [`Store::open`] does. Before it returns, it makes outboards anew for payloads of at most `bytes_max` bytes together; further
     /// ones are made on the thread of the checks.
     ///
@@ -88,8 +101,16 @@ impl Store {
         config: StoreConfig,
         bytes_max: u64,
     ) -> Result<Self, StoreError> {
-        let dir = dir.into();
-        let (lock, read_only) = match prepare(&dir) {
+        Self::open_with(dir.into(), config, bytes_max, StoreDisk(Arc::new(MachineDisk)))
+    }
+
+    fn open_with(
+        dir: PathBuf,
+        config: StoreConfig,
+        bytes_max: u64,
+        disk: StoreDisk,
+    ) -> Result<Self, StoreError> {
+        let (lock, read_only) = match prepare(&dir, &disk) {
             Ok(lock) => (Some(lock), None),
             Err(StoreError::Io { source, path, .. }) if is_read_only(&source) && dir.join(DATA).is_dir() => {
                 tracing::warn!(path = %path.display(), error = %source, "the store cannot be written: it only serves the payloads that it holds");
@@ -98,15 +119,16 @@ impl Store {
             Err(error) => return Err(error),
         };
         let mut index = Index::new(config, Blocks::of_disk(&dir));
-        let mut damage = Damage::of(&dir, read_only.is_none());
+        let mut damage = Damage::of(&dir, &disk, read_only.is_none());
         let in_flight = if read_only.is_none() {
-            recovery::empty_temporary(&dir, &mut damage)?
+            recovery::empty_temporary(&dir, &disk, &mut damage)?
         } else {
             HashSet::default()
         };
         let clock = saved_time::clock(&dir);
         let suspects = recovery::Recovery {
             dir: &dir,
+            disk: &disk,
             index: &mut index,
             damage: &mut damage,
             clock: &clock,
@@ -115,6 +137,7 @@ impl Store {
         .fill()?;
         let inner = Inner {
             dir,
+            disk,
             read_only,
             next_temporary: AtomicU64::new(0),
             changes: Mutex::new(()),
@@ -452,10 +475,19 @@ impl Store {
 }
 
 /// Makes the store's directories and takes its lock.
-fn prepare(dir: &Path) -> Result<Lock, StoreError> {
-    for made in [DATA, SETS, "tmp"].map(|name| dir.join(name)) {
-        fs::create_dir_all(&made).map_err(|e| StoreError::io("make the directory", &made, e))?;
+fn prepare(dir: &Path, disk: &StoreDisk) -> Result<Lock, StoreError> {
+    if !dir.is_dir() {
+        fs::create_dir_all(dir).map_err(|e| StoreError::io("make the directory", dir, e))?;
+        disk.sync_directory(parent(dir))?;
     }
+    for made in [DATA, SETS, "tmp"].map(|name| dir.join(name)) {
+        match disk.0.create_directory(&made) {
+            Err(error) if !made.is_dir() => return Err(StoreError::io("make the directory", &made, error)),
+            _ => {}
+        }
+    }
+    // A payload is not lost with the directory above it.
+    disk.sync_directory(dir)?;
     let path = dir.join(LOCK);
     let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let lock = open.map_err(|e| StoreError::io("open", &path, e))?;

@@ -89,7 +89,7 @@ impl Inner {
                 return false;
             }
         };
-        if let Err(error) = fs::remove_file(&path) {
+        if let Err(error) = self.disk.0.remove(&path) {
             tracing::warn!(path = %path.display(), %error, "an operator's word for the clock cannot be removed");
         }
         let vouched =

@@ -1,12 +1,12 @@
 //! Reads a held payload or set and compares it with its token, a piece at a time.
 
+use super::disk::StoreDisk;
 use super::open_payload::OpenPayload;
 use crate::token::{
     EncodedPiece, Outboard, OutboardHasher, Selection, Token, VerifiedDecoder, VerifiedEncoder, VerifyError,
 };
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 /// The result of reading one piece.
 #[derive(Debug)]
@@ -75,6 +75,7 @@ impl Verify {
 #[derive(Debug)]
 pub(super) struct Rehash {
     token: Token,
+    disk: StoreDisk,
     file: File,
     length: u64,
     offset: u64,
@@ -84,9 +85,9 @@ pub(super) struct Rehash {
 
 impl Rehash {
     /// Hashes a file of `length` bytes.
-    pub(super) fn new(token: Token, file: File, length: u64) -> io::Result<Self> {
+    pub(super) fn new(token: Token, disk: StoreDisk, file: File, length: u64) -> io::Result<Self> {
         let hasher = OutboardHasher::new(length).map_err(io::Error::other)?;
-        Ok(Self { token, file, length, offset: 0, hasher, buffer: Vec::new() })
+        Ok(Self { token, disk, file, length, offset: 0, hasher, buffer: Vec::new() })
     }
 
     /// Reads about `bytes_max` more. At the end returns the outboard, if the file matches the token.
@@ -100,7 +101,7 @@ impl Rehash {
             return Ok((None, Read::End((token == self.token).then_some(outboard))));
         }
         self.buffer.resize(len, 0);
-        match self.file.read_exact_at(&mut self.buffer, self.offset) {
+        match self.disk.0.read(&self.file, &mut self.buffer, self.offset) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok((None, Read::End(None))),
             Err(error) => return Err(error),

@@ -1,18 +1,18 @@
 //! A blob and its outboard while they are written into the store, under temporary names.
 
-use crate::seed::disk::{create, write_error};
+use crate::seed::disk::{StoreDisk, write_error};
 use crate::seed::error::StoreError;
 use crate::seed::layout::{BLOB, OUTBOARD};
 use crate::token::{PAIR_BYTES, Proof, Selection, VerifiedPiece, outboard_bytes};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// Two files that take verified pieces in any order. They are made with the first piece, and take blocks of the disk as they are written.
 /// Dropping them removes them, unless they were renamed.
 #[derive(Debug)]
 pub(super) struct NewFiles {
+    disk: StoreDisk,
     length: u64,
     selection: Selection,
     selected_bytes: u64,
@@ -33,8 +33,15 @@ pub(super) struct NewFiles {
 impl NewFiles {
     /// Files under the name `temporary` for a selection of a blob of `length` bytes, at most [`crate::limits::PAYLOAD_BYTES_MAX`]. They are not
     /// made yet.
-    pub(super) fn new(temporary: &Path, length: u64, selection: Selection, selected_bytes: u64) -> Self {
+    pub(super) fn new(
+        disk: &StoreDisk,
+        temporary: &Path,
+        length: u64,
+        selection: Selection,
+        selected_bytes: u64,
+    ) -> Self {
         Self {
+            disk: disk.clone(),
             length,
             selection,
             selected_bytes,
@@ -51,13 +58,17 @@ impl NewFiles {
     /// Makes the files, unless they are there: with their lengths, and without blocks.
     fn open(&mut self) -> Result<(), StoreError> {
         if self.blob.is_none() {
-            let blob = self.blob.insert(create(&self.blob_path)?);
-            blob.set_len(self.length).map_err(|e| write_error(&self.blob_path, self.length, e))?;
+            let blob = self.blob.insert(self.disk.create(&self.blob_path)?);
+            self.disk
+                .0
+                .set_length(blob, self.length)
+                .map_err(|e| write_error(&self.blob_path, self.length, e))?;
         }
         let outboard_len = outboard_bytes(self.length);
         if outboard_len > 0 && self.outboard.is_none() {
-            let outboard = self.outboard.insert(create(&self.outboard_path)?);
-            outboard.set_len(outboard_len).map_err(|e| write_error(&self.outboard_path, outboard_len, e))?;
+            let outboard = self.outboard.insert(self.disk.create(&self.outboard_path)?);
+            let made = self.disk.0.set_length(outboard, outboard_len);
+            made.map_err(|e| write_error(&self.outboard_path, outboard_len, e))?;
         }
         Ok(())
     }
@@ -89,9 +100,9 @@ impl NewFiles {
             return Err(foreign);
         }
         self.open()?;
-        if let Some(Err(error)) = self.blob.as_ref().map(|blob| blob.write_all_at(&piece.data, piece.offset))
-        {
-            return Err(write_error(&self.blob_path, len, error));
+        if let Some(blob) = &self.blob {
+            let written = self.disk.0.write(blob, &piece.data, piece.offset);
+            written.map_err(|e| write_error(&self.blob_path, len, e))?;
         }
         self.write_pairs(&piece.proofs)?;
         self.note_written(from, to);
@@ -107,7 +118,7 @@ impl NewFiles {
         self.open()?;
         for (file, path) in [(&self.blob, &self.blob_path), (&self.outboard, &self.outboard_path)] {
             if let Some(file) = file {
-                file.sync_all().map_err(|e| write_error(path, 0, e))?;
+                self.disk.0.sync(file).map_err(|e| write_error(path, 0, e))?;
             }
         }
         Ok(())
@@ -125,9 +136,8 @@ impl NewFiles {
             let Some(first) = run.first() else { continue };
             self.pairs.clear();
             run.iter().for_each(|proof| self.pairs.extend_from_slice(&proof.pair));
-            if let Err(error) = outboard.write_all_at(&self.pairs, first.index * PAIR_BYTES as u64) {
-                return Err(write_error(&self.outboard_path, self.pairs.len() as u64, error));
-            }
+            let written = self.disk.0.write(outboard, &self.pairs, first.index * PAIR_BYTES as u64);
+            written.map_err(|e| write_error(&self.outboard_path, self.pairs.len() as u64, e))?;
         }
         Ok(())
     }
@@ -153,10 +163,10 @@ impl Drop for NewFiles {
     fn drop(&mut self) {
         // After a rename nothing has these names. A file that cannot be removed is removed when the store is next opened.
         if self.blob.is_some() {
-            let _ = fs::remove_file(&self.blob_path);
+            let _ = self.disk.0.remove(&self.blob_path);
         }
         if self.outboard.is_some() {
-            let _ = fs::remove_file(&self.outboard_path);
+            let _ = self.disk.0.remove(&self.outboard_path);
         }
     }
 }

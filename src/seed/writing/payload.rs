@@ -3,7 +3,7 @@
 use super::files::NewFiles;
 use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::seed::accounts::Need;
-use crate::seed::disk::{make_directory, parent, remove_if_there, rename, sync_directory};
+use crate::seed::disk::parent;
 use crate::seed::error::StoreError;
 use crate::seed::index::EntryBody;
 use crate::seed::inner::Inner;
@@ -58,7 +58,7 @@ impl PayloadWriter {
         reserved: Reservation,
     ) -> Self {
         let temporary = store.temporary(&token.hex());
-        let files = NewFiles::new(&temporary, length, Ranges::all().into(), length);
+        let files = NewFiles::new(&store.disk, &temporary, length, Ranges::all().into(), length);
         Self { store, token, lease, files, reserved }
     }
 
@@ -112,7 +112,7 @@ impl PayloadWriter {
             if before.is_none() && !self.store.pending().contains(&self.token) {
                 // Its durability is not known: it is not kept. The blob is removed first: without it the other files are leftovers.
                 for kind in [BLOB, OUTBOARD, META] {
-                    remove_if_there(&self.store.file(&any, kind))?;
+                    self.store.disk.remove_if_there(&self.store.file(&any, kind))?;
                 }
             }
             return Err(error);
@@ -132,17 +132,18 @@ impl PayloadWriter {
         held
     }
 
-    /// Gives the files their names: first the lease, durably, last the payload.
+    /// Gives the files their names: first the lease, last the payload. One sync makes them all durable: what a crash leaves of them without
+    /// the payload has a file in `tmp` beside it, and is known as a leftover.
     fn place(&self, lease: Lease) -> Result<(), StoreError> {
         let any = AnyToken::from(self.token);
-        let blob = self.store.file(&any, BLOB);
-        make_directory(parent(&blob))?;
-        self.store.write_lease(&any, lease, Some(self.files.length()))?;
+        let (disk, blob) = (&self.store.disk, self.store.file(&any, BLOB));
+        disk.make_directory(parent(&blob))?;
+        self.store.place_lease(&any, lease, Some(self.files.length()))?;
         if self.files.outboard.is_some() {
-            rename(&self.files.outboard_path, &self.store.file(&any, OUTBOARD))?;
+            disk.rename(&self.files.outboard_path, &self.store.file(&any, OUTBOARD))?;
         }
         // The commit point.
-        rename(&self.files.blob_path, &blob)?;
-        sync_directory(parent(&blob))
+        disk.rename(&self.files.blob_path, &blob)?;
+        disk.sync_directory(parent(&blob))
     }
 }

@@ -4,7 +4,7 @@ use super::files::NewFiles;
 use super::payload::PayloadWriter;
 use crate::limits::GROUP_BYTES;
 use crate::seed::accounts::Need;
-use crate::seed::disk::{link, make_directory, parent, remove_if_there, rename, sync_directory, write_error};
+use crate::seed::disk::{StoreDisk, parent, write_error};
 use crate::seed::error::StoreError;
 use crate::seed::index::{EntryBody, SetBody};
 use crate::seed::inner::{Changing, Inner};
@@ -15,7 +15,7 @@ use crate::seed::reservation::Reservation;
 use crate::shard::{Blob, Descriptor, Lanes, Part};
 use crate::token::{AnyToken, PAIR_BYTES, SetToken, VerifiedPiece, outboard_bytes};
 use smallvec::SmallVec;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -116,7 +116,8 @@ impl SetWriter {
                 Target::Payload(PayloadWriter::within(store.clone(), part.token, part.length, lease, room))
             } else {
                 let temporary = store.temporary(&token.hex());
-                let files = NewFiles::new(&temporary, part.length, part.selection.clone(), part.bytes);
+                let (length, selection) = (part.length, part.selection.clone());
+                let files = NewFiles::new(&store.disk, &temporary, length, selection, part.bytes);
                 Target::Lanes(files, room)
             };
             parts.push(NewPart { part, target });
@@ -221,16 +222,26 @@ impl SetWriter {
         let any = AnyToken::from(self.token);
         let (kind, outboard_kind) = layout::lane_kinds(part.blob);
         let path = self.store.file(&any, kind);
-        let Some(to) = open_to_add(&path)? else { return Ok(()) };
+        let Some(to) = self.open_to_add(&path)? else { return Ok(()) };
         let Some(from) = &files.blob else { return Ok(()) };
-        copy_lanes(&self.descriptor, part, self.own, from, &to)
-            .and_then(|()| to.sync_all())
+        let disk = &self.store.disk;
+        copy_lanes(disk, &self.descriptor, part, self.own, from, &to)
+            .and_then(|()| disk.0.sync(&to))
             .map_err(|e| write_error(&path, part.bytes, e))?;
         let path = self.store.file(&any, outboard_kind);
-        let (Some(from), Some(to)) = (&files.outboard, open_to_add(&path)?) else { return Ok(()) };
-        copy_pairs(from, &to, outboard_bytes(part.length))
-            .and_then(|()| to.sync_all())
+        let (Some(from), Some(to)) = (&files.outboard, self.open_to_add(&path)?) else { return Ok(()) };
+        copy_pairs(disk, from, &to, outboard_bytes(part.length))
+            .and_then(|()| disk.0.sync(&to))
             .map_err(|e| write_error(&path, outboard_bytes(part.length), e))
+    }
+
+    /// Opens a file to add to it; `None` if it was removed meanwhile.
+    fn open_to_add(&self, path: &Path) -> Result<Option<File>, StoreError> {
+        match self.store.disk.0.open_to_write(path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(write_error(path, 0, error)),
+        }
     }
 
     /// Claims the lanes. At every step the files hold the lanes that the `.set` file on disk claims.
@@ -261,13 +272,13 @@ impl SetWriter {
         }
         let _mark = self.store.mark(&any)?;
         let set_path = self.store.file(&any, SET);
-        make_directory(parent(&set_path))?;
+        self.store.disk.make_directory(parent(&set_path))?;
         let claimed = layout::parts_of(&self.descriptor, own);
         for (part, files, _) in new_lanes.iter() {
             let (kind, outboard_kind) = layout::lane_kinds(part.blob);
             if !claims(before.as_ref(), part.blob) && claimed.iter().any(|claim| claim.blob == part.blob) {
-                rename(&files.outboard_path, &self.store.file(&any, outboard_kind))?;
-                rename(&files.blob_path, &self.store.file(&any, kind))?;
+                self.store.disk.rename(&files.outboard_path, &self.store.file(&any, outboard_kind))?;
+                self.store.disk.rename(&files.blob_path, &self.store.file(&any, kind))?;
             }
         }
         let mut promoted = SmallVec::<[Part; 2]>::new();
@@ -278,9 +289,8 @@ impl SetWriter {
                 promoted.push(part);
             }
         }
-        // The lease is in the same directory: writing it makes the names of the claimed files durable.
-        self.store.write_lease(&any, lease, None)?;
-        // The commit point.
+        self.store.place_lease(&any, lease, None)?;
+        // The commit point. Its sync makes the names of the lease and of the claimed files durable too.
         self.store.write_small(&any, SET, &layout::emit_set(&self.descriptor, own))?;
         {
             let mut index = self.store.index();
@@ -296,8 +306,8 @@ impl SetWriter {
         }
         for part in &promoted {
             let (kind, outboard_kind) = layout::lane_kinds(part.blob);
-            remove_if_there(&self.store.file(&any, kind))?;
-            remove_if_there(&self.store.file(&any, outboard_kind))?;
+            self.store.disk.remove_if_there(&self.store.file(&any, kind))?;
+            self.store.disk.remove_if_there(&self.store.file(&any, outboard_kind))?;
         }
         Ok(())
     }
@@ -307,13 +317,15 @@ impl SetWriter {
     fn discard(&self, before: Option<SetBody>) -> Result<(), StoreError> {
         let any = AnyToken::from(self.token);
         if before.is_none() {
-            layout::SET_KINDS.iter().try_for_each(|kind| remove_if_there(&self.store.file(&any, kind)))?;
+            layout::SET_KINDS
+                .iter()
+                .try_for_each(|kind| self.store.disk.remove_if_there(&self.store.file(&any, kind)))?;
         }
         for blob in [Blob::Content, Blob::Parity] {
             if !claims(before.as_ref(), blob) {
                 let (kind, outboard_kind) = layout::lane_kinds(blob);
-                remove_if_there(&self.store.file(&any, kind))?;
-                remove_if_there(&self.store.file(&any, outboard_kind))?;
+                self.store.disk.remove_if_there(&self.store.file(&any, kind))?;
+                self.store.disk.remove_if_there(&self.store.file(&any, outboard_kind))?;
             }
         }
         Ok(())
@@ -326,13 +338,14 @@ impl SetWriter {
         let (kind, outboard_kind) = layout::lane_kinds(part.blob);
         let blob = self.store.file(&payload, BLOB);
         let _mark = self.store.mark(&payload)?;
-        make_directory(parent(&blob))?;
-        self.store.write_lease(&payload, lease, Some(part.length))?;
+        let disk = &self.store.disk;
+        disk.make_directory(parent(&blob))?;
+        self.store.place_lease(&payload, lease, Some(part.length))?;
         if outboard_bytes(part.length) > 0 {
-            link(&self.store.file(&set, outboard_kind), &self.store.file(&payload, OUTBOARD))?;
+            disk.link(&self.store.file(&set, outboard_kind), &self.store.file(&payload, OUTBOARD))?;
         }
-        link(&self.store.file(&set, kind), &blob)?;
-        sync_directory(parent(&blob))
+        disk.link(&self.store.file(&set, kind), &blob)?;
+        disk.sync_directory(parent(&blob))
     }
 }
 
@@ -341,17 +354,15 @@ fn claims(set: Option<&SetBody>, blob: Blob) -> bool {
     set.is_some_and(|set| layout::parts_of(&set.descriptor, set.own).iter().any(|part| part.blob == blob))
 }
 
-/// Opens a file to add to it; `None` if it was removed meanwhile.
-fn open_to_add(path: &Path) -> Result<Option<File>, StoreError> {
-    match OpenOptions::new().write(true).open(path) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(write_error(path, 0, error)),
-    }
-}
-
 /// Copies the shards of `lanes` of one blob to the same offsets.
-fn copy_lanes(descriptor: &Descriptor, part: &Part, lanes: Lanes, from: &File, to: &File) -> io::Result<()> {
+fn copy_lanes(
+    disk: &StoreDisk,
+    descriptor: &Descriptor,
+    part: &Part,
+    lanes: Lanes,
+    from: &File,
+    to: &File,
+) -> io::Result<()> {
     let shard_bytes = descriptor.shard_bytes();
     let width = layout::lanes_of(descriptor, part.blob).len();
     let mut buffer = vec![0; COPY_BYTES];
@@ -359,24 +370,31 @@ fn copy_lanes(descriptor: &Descriptor, part: &Part, lanes: Lanes, from: &File, t
         for (first, count) in layout::lane_runs(descriptor, part.blob, lanes) {
             let start = (stripe * u64::from(width) + first) * shard_bytes;
             let end = (start + count * shard_bytes).min(part.length);
-            copy_range(from, to, start, end, &mut buffer)?;
+            copy_range(disk, from, to, start, end, &mut buffer)?;
         }
     }
     Ok(())
 }
 
-fn copy_range(from: &File, to: &File, mut start: u64, end: u64, buffer: &mut [u8]) -> io::Result<()> {
+fn copy_range(
+    disk: &StoreDisk,
+    from: &File,
+    to: &File,
+    mut start: u64,
+    end: u64,
+    buffer: &mut [u8],
+) -> io::Result<()> {
     while start < end {
         let len = (end - start).min(buffer.len() as u64) as usize;
         from.read_exact_at(&mut buffer[..len], start)?;
-        to.write_all_at(&buffer[..len], start)?;
+        disk.0.write(to, &buffer[..len], start)?;
         start += len as u64;
     }
     Ok(())
 }
 
 /// Copies the hash pairs that are not holes. A pair of zeros is a hole: no hash is zero.
-fn copy_pairs(from: &File, to: &File, length: u64) -> io::Result<()> {
+fn copy_pairs(disk: &StoreDisk, from: &File, to: &File, length: u64) -> io::Result<()> {
     let mut buffer = vec![0; COPY_BYTES];
     let mut start = 0;
     while start < length {
@@ -386,7 +404,7 @@ fn copy_pairs(from: &File, to: &File, length: u64) -> io::Result<()> {
         let mut at = start;
         for run in pairs.chunk_by(|a, b| is_hole(a) == is_hole(b)) {
             if !run.first().is_none_or(is_hole) {
-                to.write_all_at(run.as_flattened(), at)?;
+                disk.0.write(to, run.as_flattened(), at)?;
             }
             at += run.as_flattened().len() as u64;
         }

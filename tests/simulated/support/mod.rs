@@ -14,7 +14,7 @@ pub(crate) mod raw;
 pub(crate) mod tap;
 pub(crate) mod told;
 
-pub(crate) use data::payload;
+pub(crate) use data::{files, payload};
 #[allow(unused_imports, reason = "the gateway's tests charge work")]
 pub(crate) use hosts::WorkCosts;
 pub(crate) use hosts::{ApplicationHost, station};
@@ -22,7 +22,6 @@ pub(crate) use identities::{gateway_node, identities, route, trust};
 
 use bytes::Bytes;
 use caller::{Caller, Peer};
-use data::files;
 use hosts::{client, gateway};
 use liar::Lie;
 use raw::RawPeer;
@@ -194,18 +193,25 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(setup: Setup) -> Self {
+        let made = || {
+            let directory = TempDir::new().unwrap();
+            (Arc::new(Store::open(directory.path(), setup.store).unwrap()), directory)
+        };
+        Self::on(&setup, (0..setup.gateways).map(|_| made()).collect())
+    }
+
+    /// A world whose gateways have these stores, each with its directory.
+    pub(crate) fn on(setup: &Setup, stores: Vec<(Arc<Store>, TempDir)>) -> Self {
         let link = SimulatedLink::new(setup.link.clone());
         let now = Instant::now();
-        let directories: Vec<_> = (0..setup.gateways).map(|_| TempDir::new().unwrap()).collect();
-        let open = |directory: &TempDir| Arc::new(Store::open(directory.path(), setup.store).unwrap());
-        let stores: Vec<_> = directories.iter().map(open).collect();
+        let (stores, directories): (Vec<_>, Vec<_>) = stores.into_iter().unzip();
         let mut others: Vec<_> = stores
             .iter()
             .enumerate()
-            .map(|(index, store)| gateway(&link, &setup, index, store, now))
+            .map(|(index, store)| gateway(&link, setup, index, store, now))
             .collect();
         let gateway = others.remove(0);
-        let clients = (0..setup.clients).map(|index| client(&link, &setup, index)).collect();
+        let clients = (0..setup.clients).map(|index| client(&link, setup, index)).collect();
         let (store, raw) = (stores[0].clone(), Vec::new());
         Self { link, now, gateway, others, clients, raw, store, stores, directories, step: setup.step }
     }

@@ -1,0 +1,80 @@
+//! Runs by seeds: which ones, and which failed.
+
+use crate::disk::DiskMutant;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// A fault that is put into a run to show that its checks find it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mutant {
+    /// The disk makes no file durable.
+    DroppedSync,
+    /// The disk makes no name durable.
+    DroppedDirectorySync,
+    /// Blocks are taken that no account is charged for.
+    ForgottenCharge,
+    /// Bytes that were not compared with their token are written into the store.
+    UncheckedGroup,
+}
+
+impl Mutant {
+    pub(crate) const ALL: [Self; 4] =
+        [Self::DroppedSync, Self::DroppedDirectorySync, Self::ForgottenCharge, Self::UncheckedGroup];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::DroppedSync => "dropped-sync",
+            Self::DroppedDirectorySync => "dropped-directory-sync",
+            Self::ForgottenCharge => "forgotten-charge",
+            Self::UncheckedGroup => "unchecked-group",
+        }
+    }
+
+    pub(crate) fn on_disk(self) -> Option<DiskMutant> {
+        match self {
+            Self::DroppedSync => Some(DiskMutant::DroppedSync),
+            Self::DroppedDirectorySync => Some(DiskMutant::DroppedDirectorySync),
+            Self::ForgottenCharge => Some(DiskMutant::FilledHoles),
+            Self::UncheckedGroup => None,
+        }
+    }
+}
+
+/// The seeds that `STOQ_SEEDS` names.
+fn named() -> Option<Range<u64>> {
+    let given = std::env::var("STOQ_SEEDS").ok()?;
+    let read = || given.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    Some(read().filter(|seeds: &Range<u64>| !seeds.is_empty()).unwrap_or_else(|| {
+        panic!("STOQ_SEEDS={given} names no seeds: write STOQ_SEEDS=1..101 for a hundred, 17..18 for one")
+    }))
+}
+
+/// The mutant that `STOQ_MUTANT` names.
+fn mutant() -> Option<Mutant> {
+    let given = std::env::var("STOQ_MUTANT").ok()?;
+    let found = Mutant::ALL.into_iter().find(|mutant| mutant.name() == given);
+    let names = Mutant::ALL.map(Mutant::name);
+    Some(found.unwrap_or_else(|| panic!("no mutant is called {given}: name one of {names:?}")))
+}
+
+/// Runs each of these seeds, or of those that `STOQ_SEEDS` names, and names those that fail.
+#[allow(clippy::print_stdout, reason = "a test that fails shows its seeds")]
+pub(crate) fn run(test: &str, fixed: Range<u64>, one: impl Fn(u64, Option<Mutant>)) {
+    let mutant = mutant();
+    let mut failed = Vec::new();
+    for seed in named().unwrap_or(fixed) {
+        if catch_unwind(AssertUnwindSafe(|| one(seed, mutant))).is_err() {
+            let with = mutant.map_or(String::new(), |mutant| format!(" --mutant {}", mutant.name()));
+            println!("the panic above is of: scripts/simulate.sh {test} --seeds {seed}..{}{with}", seed + 1);
+            failed.push(seed);
+        }
+    }
+    assert!(failed.is_empty(), "seeds failed: {failed:?}");
+}
+
+/// One of these seeds must fail with this mutant.
+#[track_caller]
+pub(crate) fn assert_caught(mutant: Mutant, mut seeds: Range<u64>, one: impl Fn(u64)) {
+    let caught = seeds.any(|seed| catch_unwind(AssertUnwindSafe(|| one(seed))).is_err());
+    assert!(caught, "no seed catches {}", mutant.name());
+}

@@ -1,0 +1,530 @@
+//! A store on a faulty disk, by seeds: puts, lanes, leases, removals, checks and evictions; a crash at each change of the disk, failures,
+//! and bits that turn over. After each the store is opened again and examined.
+
+use crate::disk::{FAILURE, Fault, FaultyDisk, NO_SPACE, READ_ONLY};
+use crate::seeds::{self, Mutant};
+use crate::support::{files, payload};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+use stoq::limits::{GROUP_BYTES, STORE_FILE_BYTES};
+use stoq::seed::{
+    CheckResult, ClockReading, DamageState, Lease, OpenPayload, PayloadWriter, Store, StoreConfig,
+    StoreError, Urgency,
+};
+use stoq::shard::{Blob, Coding, Descriptor, Lanes};
+use stoq::tls::NodeId;
+use stoq::token::{
+    AnyToken, EncodedPiece, Outboard, Ranges, Selection, Token, VerifiedDecoder, VerifiedEncoder,
+    VerifiedPiece,
+};
+use tempfile::TempDir;
+
+/// Actions of one run.
+const ACTIONS: usize = 24;
+const SHARD: usize = 16 * 1024;
+/// How long a check may take in real time before a run fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A payload, and the pieces in which a receiver gives it to the store.
+struct Sample {
+    bytes: Vec<u8>,
+    token: Token,
+    pieces: Vec<VerifiedPiece>,
+}
+
+/// What the runs put: payloads, and a set of four data lanes and two of parity, whose blobs may be payloads too.
+struct Samples {
+    payloads: Vec<Sample>,
+    descriptor: Descriptor,
+}
+
+/// The payload that is the set's content, and the one that is its parity.
+const CONTENT: usize = 4;
+const PARITY: usize = 5;
+
+fn samples() -> &'static Samples {
+    static MADE: OnceLock<Samples> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let lengths = [0, 1, 16_385, 50_000, 6 * SHARD + 5000, 4 * SHARD];
+        let payloads: Vec<_> = lengths
+            .into_iter()
+            .map(|length| {
+                let bytes = payload(length);
+                let pieces = pieces(&bytes, &Ranges::all().into());
+                Sample { token: Token::of(&bytes), bytes, pieces }
+            })
+            .collect();
+        let (content, parity) = (&payloads[CONTENT], &payloads[PARITY]);
+        // The store does not examine parity: any bytes are good.
+        let coding = Coding::ReedSolomon { data_lanes: 4, parity: Some((2, parity.token)) };
+        let descriptor =
+            Descriptor::new(content.token, content.bytes.len() as u64, SHARD as u64, coding).unwrap();
+        Samples { payloads, descriptor }
+    })
+}
+
+/// The verified pieces of a selection of a payload.
+fn pieces(data: &[u8], selection: &Selection) -> Vec<VerifiedPiece> {
+    let (token, outboard) = Outboard::build(data, data.len() as u64).unwrap();
+    let mut decoder = VerifiedDecoder::new(token, data.len() as u64, selection).unwrap();
+    encode(
+        &outboard,
+        selection,
+        |bytes| decoder.push(bytes).is_ok(),
+        |offset, out| {
+            out.copy_from_slice(&data[offset as usize..][..out.len()]);
+            true
+        },
+    );
+    assert!(decoder.is_complete());
+    std::iter::from_fn(|| decoder.poll()).collect()
+}
+
+/// Gives the encoding of a selection to `push`; false if that, or `read`, fails.
+fn encode(
+    outboard: &Outboard,
+    selection: &Selection,
+    mut push: impl FnMut(&[u8]) -> bool,
+    read: impl Fn(u64, &mut [u8]) -> bool,
+) -> bool {
+    let mut encoder = VerifiedEncoder::new(outboard.clone(), selection).unwrap();
+    let mut batch = Vec::new();
+    while encoder.next_batch(1 << 20, &mut batch).is_ok_and(|encoded| encoded > 0) {
+        for piece in batch.drain(..) {
+            let pushed = match piece {
+                EncodedPiece::Proof(pairs) => push(&pairs),
+                EncodedPiece::Data { offset, len } => {
+                    let mut bytes = vec![0; len];
+                    read(offset, &mut bytes) && push(&bytes)
+                }
+            };
+            if !pushed {
+                return false;
+            }
+        }
+    }
+    true
+}
+
+/// Whether what the store serves of a selection passes a receiver's checks.
+fn serves(held: &OpenPayload, selection: &Selection) -> bool {
+    let mut decoder = VerifiedDecoder::new(held.token(), held.length(), selection).unwrap();
+    let mut pieces = 0;
+    let pushed = encode(
+        held.outboard(),
+        selection,
+        |bytes| {
+            let pushed = decoder.push(bytes).is_ok();
+            while decoder.poll().is_some() {
+                pieces += 1;
+            }
+            pushed
+        },
+        |offset, out| held.read(offset, out).is_ok(),
+    );
+    pushed && decoder.is_complete()
+}
+
+/// What the store has promised of a token, and must keep through a crash.
+#[derive(Clone, Copy, Debug, Default)]
+struct Promise {
+    /// The end of the lease; `None`: nothing is promised.
+    until_s: Option<u64>,
+    /// The lanes of a set.
+    lanes: Lanes,
+}
+
+type Promises = HashMap<AnyToken, Promise>;
+
+/// A run of actions on one store.
+struct Run {
+    random: StdRng,
+    store: Store,
+    now_s: u64,
+    promises: Promises,
+    unchecked: bool,
+}
+
+/// What a run leaves.
+struct Over {
+    directory: TempDir,
+    disk: Arc<FaultyDisk>,
+    promises: Promises,
+    now_s: u64,
+}
+
+const NODES: [NodeId; 2] = [NodeId([1; 32]), NodeId([2; 32])];
+
+/// Runs the actions of a seed on a disk with this fault, and closes the store.
+fn run(seed: u64, fault: Fault, mutant: Option<Mutant>) -> Over {
+    let mut random = StdRng::seed_from_u64(seed);
+    let directory = scratch();
+    let on_disk = mutant.and_then(Mutant::on_disk);
+    let disk = Arc::new(FaultyDisk::new(directory.path(), random.random(), fault, on_disk));
+    let capacity_bytes = random.random_bool(0.5).then_some(400_000);
+    let config = StoreConfig { capacity_bytes, ..StoreConfig::default() };
+    // A disk that fails may keep it closed.
+    let Ok(store) = Store::open_on(directory.path(), config, disk.clone()) else {
+        return Over { directory, disk, promises: Promises::new(), now_s: 0 };
+    };
+    let unchecked = mutant == Some(Mutant::UncheckedGroup);
+    let mut run = Run { random, store, now_s: 1000, promises: Promises::new(), unchecked };
+    for _ in 0..ACTIONS {
+        run.act();
+    }
+    if fault == Fault::None {
+        assert_charged(directory.path(), &run.store);
+    }
+    Over { directory, disk, promises: run.promises, now_s: run.now_s }
+}
+
+/// A directory in memory, where there is one: the model of the disk is what is tried.
+fn scratch() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+impl Over {
+    /// Crashes, and opens what is left on a disk without faults.
+    fn crash(self, seed: u64) -> Left {
+        let Self { directory, disk, promises, now_s } = self;
+        let left = scratch();
+        disk.survivors(left.path(), seed);
+        drop(directory);
+        Left::open(left, promises, now_s)
+    }
+
+    /// Opens it again as it is.
+    fn reopen(self) -> Left {
+        Left::open(self.directory, self.promises, self.now_s)
+    }
+}
+
+impl Run {
+    fn act(&mut self) {
+        let number = self.random.random_range(0..samples().payloads.len());
+        let token = samples().payloads[number].token;
+        match self.random.random_range(0..16) {
+            0..6 => self.put(number),
+            6..9 => self.put_lanes(),
+            9 => self.remove(token.into()),
+            10 => self.remove(samples().descriptor.set_token().into()),
+            11 => {
+                let any =
+                    if self.random.random() { token.into() } else { samples().descriptor.set_token().into() };
+                let lease = self.lease();
+                if self.store.extend(any, lease).is_ok_and(|held| held) {
+                    self.promise(any, lease, Lanes::NONE);
+                }
+            }
+            12 => {
+                self.now_s += self.random.random_range(0..300);
+                let unix_s = 2_000_000_000 + self.now_s;
+                self.store.moment(ClockReading { unix_s, up_s: self.now_s });
+                self.store.expire(self.now_s);
+            }
+            13 => {
+                // A put that its peer gives up.
+                let sample = &samples().payloads[number];
+                if let Ok(mut writer) = self.begin(number, Lease::default()) {
+                    let some = self.random.random_range(0..=sample.pieces.len());
+                    sample.pieces[..some].iter().for_each(|piece| drop(writer.write(piece)));
+                }
+            }
+            14 => drop(check(&self.store, token.into())),
+            _ => self.look(number),
+        }
+        let over_s = self.now_s;
+        self.promises.retain(|_, promise| promise.until_s.is_some_and(|until_s| until_s > over_s));
+    }
+
+    fn lease(&mut self) -> Lease {
+        let owner = NODES.get(self.random.random_range(0..3)).copied();
+        let expires_s = self.random.random_bool(0.7).then(|| self.now_s + self.random.random_range(1..600));
+        if self.random.random_bool(0.3) { Lease::cached(expires_s) } else { Lease::until(expires_s, owner) }
+    }
+
+    fn begin(&self, number: usize, lease: Lease) -> Result<PayloadWriter, StoreError> {
+        let sample = &samples().payloads[number];
+        self.store.begin(sample.token, sample.bytes.len() as u64, lease, self.now_s)
+    }
+
+    fn put(&mut self, number: usize) {
+        let sample = &samples().payloads[number];
+        let lease = self.lease();
+        let Ok(mut writer) = self.begin(number, lease) else { return };
+        for piece in &sample.pieces {
+            let mut piece = piece.clone();
+            if self.unchecked {
+                piece.data = piece.data.iter().map(|byte| !byte).collect();
+            }
+            if writer.write(&piece).is_err() {
+                return;
+            }
+        }
+        if writer.commit().is_ok() {
+            self.promise(sample.token.into(), lease, Lanes::NONE);
+        }
+    }
+
+    fn put_lanes(&mut self) {
+        let descriptor = samples().descriptor;
+        let bits = self.random.random_range(1..64);
+        let lanes: Lanes = (0..6).filter(|lane| bits >> lane & 1 == 1).collect();
+        let lease = self.lease();
+        let Ok(mut writer) = self.store.begin_set(descriptor, lanes, lease, self.now_s) else { return };
+        let parts: Vec<_> = writer.parts().cloned().collect();
+        for part in parts {
+            for piece in pieces(blob(part.blob), &part.selection) {
+                if writer.write(part.blob, &piece).is_err() {
+                    return;
+                }
+            }
+        }
+        if writer.commit().is_ok() {
+            self.promise(descriptor.set_token().into(), lease, lanes);
+        }
+    }
+
+    /// Notes what the store has promised. A cached payload may go at any time.
+    fn promise(&mut self, token: AnyToken, lease: Lease, lanes: Lanes) {
+        if lease.cached {
+            return;
+        }
+        let promise = self.promises.entry(token).or_default();
+        promise.until_s = promise.until_s.max(Some(lease.expires_s.unwrap_or(u64::MAX)));
+        promise.lanes = promise.lanes.union(lanes);
+    }
+
+    fn remove(&mut self, token: AnyToken) {
+        self.promises.remove(&token);
+        if matches!(token, AnyToken::Content(_)) {
+            // A set may lose lanes with it.
+            self.promises.remove(&samples().descriptor.set_token().into());
+        }
+        let _ = self.store.remove(token);
+    }
+
+    /// What is read is right, or there is an error.
+    fn look(&self, number: usize) {
+        let sample = &samples().payloads[number];
+        if let Ok(Some(held)) = self.store.get(&sample.token) {
+            let mut read = vec![0; sample.bytes.len()];
+            if held.read(0, &mut read).is_ok() {
+                assert!(read == sample.bytes, "the store gives other bytes of {}", sample.token);
+            }
+        }
+    }
+}
+
+fn blob(blob: Blob) -> &'static [u8] {
+    &samples().payloads[if blob == Blob::Content { CONTENT } else { PARITY }].bytes
+}
+
+fn check(store: &Store, token: AnyToken) -> CheckResult {
+    let (send, receive) = channel();
+    let done = move |_, found| send.send(found).unwrap();
+    assert!(store.check(token, Instant::now(), Urgency::RequestWaits, done));
+    receive.recv_timeout(PATIENCE).expect("the check ends")
+}
+
+/// A store that was opened again.
+struct Left {
+    directory: TempDir,
+    store: Store,
+    promises: Promises,
+    now_s: u64,
+}
+
+impl Left {
+    fn open(directory: TempDir, promises: Promises, now_s: u64) -> Self {
+        let store = Store::open(directory.path(), StoreConfig::default()).expect("the store opens");
+        Self { directory, store, promises, now_s }
+    }
+
+    /// Closes the store; returns its directory.
+    fn close(self) -> TempDir {
+        drop(self.store);
+        self.directory
+    }
+
+    /// Everything that must hold after a crash.
+    fn examine(self) {
+        self.examine_as_it_is();
+        let (usage_bytes, now_s) = (self.store.usage_bytes(), self.now_s);
+        let again = Self::open(self.close(), Promises::new(), now_s);
+        assert_eq!(again.store.usage_bytes(), usage_bytes, "opened twice, it counts the same");
+        again.empty();
+    }
+
+    /// The same, as far as it changes nothing.
+    fn examine_as_it_is(&self) {
+        assert_eq!(self.store.damage(), DamageState::default(), "a crash is no damage");
+        self.examine_promises();
+        self.examine_holdings();
+        self.examine_files();
+    }
+
+    /// What was confirmed is there, at least as long as its lease.
+    fn examine_promises(&self) {
+        for (token, promise) in &self.promises {
+            let lease = self.store.lease(*token);
+            let lease = lease.unwrap_or_else(|| panic!("{token} was confirmed and is lost: {promise:?}"));
+            let until_s = lease.expires_s.unwrap_or(u64::MAX);
+            assert!(!lease.cached && Some(until_s) >= promise.until_s, "{token} has {lease:?}: {promise:?}");
+            if let AnyToken::Set(set) = token {
+                let held = self.store.get_set(set).unwrap().expect("it is held");
+                assert!(held.lanes.contains_all(promise.lanes), "{token} has {}: {promise:?}", held.lanes);
+            }
+        }
+    }
+
+    /// What is held is whole.
+    fn examine_holdings(&self) {
+        for (token, length) in self.store.list() {
+            let sample = samples().payloads.iter().find(|sample| sample.token == token).unwrap();
+            assert_eq!(sample.bytes.len() as u64, length);
+            let held = self.store.get(&token).unwrap().expect("it is held");
+            assert!(serves(&held, &Ranges::all().into()), "{token} is held and not whole");
+        }
+        let descriptor = samples().descriptor;
+        let Some(held) = self.store.get_set(&descriptor.set_token()).unwrap() else { return };
+        for part in descriptor.parts(held.lanes, &Ranges::all()).unwrap() {
+            let blob = held.blob(part.blob).expect("its lanes have files");
+            assert!(serves(blob, &part.selection), "lanes {} are held and not whole", held.lanes);
+        }
+    }
+
+    /// Every file belongs to a holding, and the holdings are charged for the blocks that they take.
+    fn examine_files(&self) {
+        let root = self.directory.path();
+        let held: Vec<_> = self.store.holdings().1.into_iter().map(|holding| hex(holding.token)).collect();
+        for path in files(root) {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let top = path.strip_prefix(root).unwrap().components().next().unwrap();
+            if path.parent() == Some(root) {
+                assert!(["lock", "clock", "clock.new"].contains(&name), "{name} is left");
+                continue;
+            }
+            let is_held = held.iter().any(|hex| name.starts_with(hex));
+            assert!(is_held && (top.as_os_str() == "data" || top.as_os_str() == "sets"), "{path:?} is left");
+        }
+        assert_charged(root, &self.store);
+    }
+
+    /// All can be put again, and removed again, and nothing stays.
+    fn empty(self) {
+        for sample in &samples().payloads {
+            let length = sample.bytes.len() as u64;
+            let mut writer = self.store.begin(sample.token, length, Lease::default(), self.now_s).unwrap();
+            sample.pieces.iter().for_each(|piece| writer.write(piece).unwrap());
+            writer.commit().unwrap();
+        }
+        self.examine_holdings();
+        for holding in self.store.holdings().1 {
+            self.store.remove(holding.token).unwrap();
+        }
+        assert_eq!((self.store.usage_bytes(), self.store.census().entries), (0, 0));
+        for directory in ["data", "sets", "tmp"] {
+            assert!(files(&self.directory.path().join(directory)).is_empty(), "files stay in {directory}");
+        }
+    }
+
+    /// Bits turn over: checks find them, what is still held is whole, and all can be put again.
+    fn rot(self, random: &mut StdRng) {
+        let Self { directory, mut store, promises, now_s } = self;
+        let mut found = files(&directory.path().join("data"));
+        found.extend(files(&directory.path().join("sets")));
+        found.sort();
+        found.retain(|_| random.random_bool(0.3));
+        found.iter().for_each(|path| turn_over(path, random));
+        if random.random() {
+            drop(store);
+            store = Store::open(directory.path(), StoreConfig::default()).unwrap();
+        }
+        for holding in store.holdings().1 {
+            check(&store, holding.token);
+        }
+        let left = Self { directory, store, promises, now_s };
+        left.examine_holdings();
+        left.empty();
+    }
+}
+
+/// The holdings are charged for the blocks that they take, but for less than a group of the one set: the file system's own.
+fn assert_charged(root: &Path, store: &Store) {
+    let found = ["data", "sets"].into_iter().flat_map(|top| files(&root.join(top)));
+    let taken_bytes: u64 =
+        found.map(|path| fs::metadata(path).unwrap().blocks() * 512 + STORE_FILE_BYTES).sum();
+    let usage_bytes = store.usage_bytes();
+    let most_bytes = usage_bytes + GROUP_BYTES as u64;
+    assert!(taken_bytes <= most_bytes, "{taken_bytes} bytes are taken, {usage_bytes} are charged");
+}
+
+fn hex(token: AnyToken) -> String {
+    match token {
+        AnyToken::Content(token) => token.hex(),
+        AnyToken::Set(token) => token.hex(),
+    }
+}
+
+/// Turns over one bit of a file, or cuts it.
+fn turn_over(path: &Path, random: &mut StdRng) {
+    let mut bytes = fs::read(path).unwrap();
+    if bytes.is_empty() {
+        return;
+    }
+    let at = random.random_range(0..bytes.len());
+    if random.random_bool(0.8) {
+        bytes[at] ^= 1 << random.random_range(0..8);
+    } else {
+        bytes.truncate(at);
+    }
+    fs::write(path, bytes).unwrap();
+}
+
+/// A run without faults, crashes at some or all of its changes, failures, and bits that turn over.
+fn pass(seed: u64, mutant: Option<Mutant>, crashes: usize) {
+    let random = &mut StdRng::seed_from_u64(!seed);
+    let over = run(seed, Fault::None, mutant);
+    let steps = over.disk.steps();
+    over.crash(random.random()).examine();
+    run(seed, Fault::None, mutant).reopen().examine();
+    run(seed, Fault::None, mutant).reopen().rot(random);
+    let at: Vec<u64> = if (crashes as u64) < steps {
+        (0..crashes).map(|_| random.random_range(0..steps)).collect()
+    } else {
+        (0..steps).collect()
+    };
+    for at in at {
+        run(seed, Fault::Crash(at), mutant).crash(random.random()).examine();
+    }
+    for errno in [FAILURE, NO_SPACE, READ_ONLY] {
+        let (at, count) = (random.random_range(0..steps), [1, 20][random.random_range(0..2)]);
+        run(seed, Fault::Fails(at, count, errno), mutant).crash(random.random()).examine();
+        run(seed, Fault::Fails(at, count, errno), mutant).reopen().examine();
+    }
+}
+
+#[test]
+fn a_store_keeps_its_word_through_crashes_failures_and_rot() {
+    seeds::run("store", 1..101, |seed, mutant| pass(seed, mutant, 8));
+}
+
+#[test]
+fn a_store_keeps_its_word_through_a_crash_at_each_change_of_its_disk() {
+    seeds::run("each_change", 1..4, |seed, mutant| pass(seed, mutant, usize::MAX));
+}
+
+#[test]
+fn the_seeds_of_the_store_catch_every_mutant() {
+    for mutant in Mutant::ALL {
+        seeds::assert_caught(mutant, 1..101, |seed| pass(seed, Some(mutant), 8));
+    }
+}
