@@ -29,7 +29,7 @@ pub(crate) enum Fault {
     None,
     /// Nothing more is changed from this one on.
     Crash(u64),
-    /// So many changes from this one on fail with this `errno`.
+    /// From this one on, this number of changes fails with this `errno`.
     Fails(u64, u64, i32),
 }
 

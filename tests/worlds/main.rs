@@ -6,6 +6,7 @@
 //! thread of the store, and the run waits for each.
 
 mod disk;
+mod samples;
 mod seeds;
 mod store;
 #[allow(dead_code, unused_imports, reason = "other tests use the rest")]

@@ -2,135 +2,31 @@
 //! and bits that turn over. After each the store is opened again and examined.
 
 use crate::disk::{FAILURE, Fault, FaultyDisk, NO_SPACE, READ_ONLY};
+use crate::samples::{blob, pieces, samples, serves};
 use crate::seeds::{self, Mutant};
-use crate::support::{files, payload};
+use crate::support::files;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use stoq::limits::{GROUP_BYTES, STORE_FILE_BYTES};
 use stoq::seed::{
-    CheckResult, ClockReading, DamageState, Lease, OpenPayload, PayloadWriter, Store, StoreConfig,
-    StoreError, Urgency,
+    CheckResult, ClockReading, DamageState, Lease, PayloadWriter, Store, StoreConfig, StoreError, Urgency,
 };
-use stoq::shard::{Blob, Coding, Descriptor, Lanes};
+use stoq::shard::Lanes;
 use stoq::tls::NodeId;
-use stoq::token::{
-    AnyToken, EncodedPiece, Outboard, Ranges, Selection, Token, VerifiedDecoder, VerifiedEncoder,
-    VerifiedPiece,
-};
+use stoq::token::{AnyToken, Ranges};
 use tempfile::TempDir;
 
 /// Actions of one run.
 const ACTIONS: usize = 24;
-const SHARD: usize = 16 * 1024;
 /// How long a check may take in real time before a run fails.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A payload, and the pieces in which a receiver gives it to the store.
-struct Sample {
-    bytes: Vec<u8>,
-    token: Token,
-    pieces: Vec<VerifiedPiece>,
-}
-
-/// What the runs put: payloads, and a set of four data lanes and two of parity, whose blobs may be payloads too.
-struct Samples {
-    payloads: Vec<Sample>,
-    descriptor: Descriptor,
-}
-
-/// The payload that is the set's content, and the one that is its parity.
-const CONTENT: usize = 4;
-const PARITY: usize = 5;
-
-fn samples() -> &'static Samples {
-    static MADE: OnceLock<Samples> = OnceLock::new();
-    MADE.get_or_init(|| {
-        let lengths = [0, 1, 16_385, 50_000, 6 * SHARD + 5000, 4 * SHARD];
-        let payloads: Vec<_> = lengths
-            .into_iter()
-            .map(|length| {
-                let bytes = payload(length);
-                let pieces = pieces(&bytes, &Ranges::all().into());
-                Sample { token: Token::of(&bytes), bytes, pieces }
-            })
-            .collect();
-        let (content, parity) = (&payloads[CONTENT], &payloads[PARITY]);
-        // The store does not examine parity: any bytes are good.
-        let coding = Coding::ReedSolomon { data_lanes: 4, parity: Some((2, parity.token)) };
-        let descriptor =
-            Descriptor::new(content.token, content.bytes.len() as u64, SHARD as u64, coding).unwrap();
-        Samples { payloads, descriptor }
-    })
-}
-
-/// The verified pieces of a selection of a payload.
-fn pieces(data: &[u8], selection: &Selection) -> Vec<VerifiedPiece> {
-    let (token, outboard) = Outboard::build(data, data.len() as u64).unwrap();
-    let mut decoder = VerifiedDecoder::new(token, data.len() as u64, selection).unwrap();
-    encode(
-        &outboard,
-        selection,
-        |bytes| decoder.push(bytes).is_ok(),
-        |offset, out| {
-            out.copy_from_slice(&data[offset as usize..][..out.len()]);
-            true
-        },
-    );
-    assert!(decoder.is_complete());
-    std::iter::from_fn(|| decoder.poll()).collect()
-}
-
-/// Gives the encoding of a selection to `push`; false if that, or `read`, fails.
-fn encode(
-    outboard: &Outboard,
-    selection: &Selection,
-    mut push: impl FnMut(&[u8]) -> bool,
-    read: impl Fn(u64, &mut [u8]) -> bool,
-) -> bool {
-    let mut encoder = VerifiedEncoder::new(outboard.clone(), selection).unwrap();
-    let mut batch = Vec::new();
-    while encoder.next_batch(1 << 20, &mut batch).is_ok_and(|encoded| encoded > 0) {
-        for piece in batch.drain(..) {
-            let pushed = match piece {
-                EncodedPiece::Proof(pairs) => push(&pairs),
-                EncodedPiece::Data { offset, len } => {
-                    let mut bytes = vec![0; len];
-                    read(offset, &mut bytes) && push(&bytes)
-                }
-            };
-            if !pushed {
-                return false;
-            }
-        }
-    }
-    true
-}
-
-/// Whether what the store serves of a selection passes a receiver's checks.
-fn serves(held: &OpenPayload, selection: &Selection) -> bool {
-    let mut decoder = VerifiedDecoder::new(held.token(), held.length(), selection).unwrap();
-    let mut pieces = 0;
-    let pushed = encode(
-        held.outboard(),
-        selection,
-        |bytes| {
-            let pushed = decoder.push(bytes).is_ok();
-            while decoder.poll().is_some() {
-                pieces += 1;
-            }
-            pushed
-        },
-        |offset, out| held.read(offset, out).is_ok(),
-    );
-    pushed && decoder.is_complete()
-}
 
 /// What the store has promised of a token, and must keep through a crash.
 #[derive(Clone, Copy, Debug, Default)]
@@ -321,10 +217,6 @@ impl Run {
             }
         }
     }
-}
-
-fn blob(blob: Blob) -> &'static [u8] {
-    &samples().payloads[if blob == Blob::Content { CONTENT } else { PARITY }].bytes
 }
 
 fn check(store: &Store, token: AnyToken) -> CheckResult {
