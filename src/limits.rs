@@ -1,5 +1,9 @@
 //! Every bound by name. Units stand last in a name; const assertions check the relations between bounds.
 
+mod store;
+
+pub use store::*;
+
 /// Frames or datagrams requested from the network in one burst.
 pub const RX_BURST_LEN: usize = 64;
 /// Datagrams requested from one connection at a time, and the most in a [`crate::datagram::Network::send`].
@@ -184,43 +188,6 @@ pub const GATHER_STRIKES_MAX: u32 = 3;
 pub const GATHER_TRIES_MAX: u32 = 8;
 /// The wait before the next attempt, if the holder names none, milliseconds.
 pub const GATHER_WAIT_MS: u64 = 250;
-/// The blocks in which a store accounts for its files, bytes: those of its disk, and at least this many.
-pub const STORE_BLOCK_BYTES_MIN: u64 = 4096;
-/// At most this many: a network file system reports its transfer size as a block.
-pub const STORE_BLOCK_BYTES_MAX: u64 = 64 * 1024;
-/// What a file of a store takes besides its blocks, bytes: an inode and a name, on most disks.
-pub const STORE_FILE_BYTES: u64 = 512;
-/// Payloads and sets that a store holds where its configuration names no bound. Each takes about 600 bytes of memory.
-pub const STORE_ENTRIES_LEN: u64 = 1 << 20;
-/// The same, of those that are kept for one node.
-pub const NODE_ENTRIES_LEN: u64 = 1 << 18;
-/// The most that a configuration may name for either.
-pub const STORE_ENTRIES_LEN_MAX: u64 = 1 << 32;
-/// Files that the readers of a store have open: payloads and blobs that are answered, mirrored or read by a program, and their outboards. The
-/// least recently read one is closed for another.
-pub const READ_FILES_LEN_MAX: u64 = 512;
-/// Files that a store may have open: those that are read, and two for each unfinished payload.
-pub const STORE_FILES_LEN_MAX: u64 = READ_FILES_LEN_MAX + 2 * UNFINISHED_LEN_MAX;
-/// Payloads and blobs that one node may have unfinished in a store: each has two open files once its first bytes are proven.
-pub const NODE_UNFINISHED_LEN_MAX: u64 = 256;
-/// The same, all nodes together.
-pub const UNFINISHED_LEN_MAX: u64 = 2048;
-/// The unfinished PUTs of one node together take at most this part of a store's capacity. A single one may take all of it.
-pub const UNFINISHED_SHARE_DIVISOR_LEN: u64 = 2;
-/// Room in a store is taken in such steps as the bytes of a PUT are proven, bytes.
-pub const ROOM_STEP_BYTES: u64 = 4 << 20;
-/// Between two looks for PUTs that go no further, milliseconds.
-pub const PUT_LOOK_MS: u64 = 3_000;
-/// A connection none of whose PUTs goes further for this time loses them, milliseconds. Only looks count: a time in which a slow disk stops
-/// the store is none.
-pub const PUT_STALL_MS: u64 = 30_000;
-/// A PUT that goes no further while others of its connection do is refused after this time, milliseconds: [`CLIENT_REQUESTS_LEN`] PUTs
-/// that take turns of [`SEND_TURN_BYTES`] have theirs within it at 1.2 Mbit/s.
-pub const PUT_TURN_MS_MAX: u64 = 3_600_000;
-/// Changes to a store's holdings that it remembers in order.
-pub const STORE_CHANGES_LEN_MAX: usize = 4096;
-/// Sets with bad descriptors that a store remembers.
-pub const BAD_SETS_LEN_MAX: usize = 1024;
 /// Requests of a worker that wait for a connection to one peer gateway; further ones are refused.
 pub const RELAY_WAITING_LEN_MAX: usize = 1024;
 /// FETCHes that share one forwarded answer; an equal one after them is forwarded itself.

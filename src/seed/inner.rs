@@ -276,6 +276,16 @@ impl Inner {
         Ok(went)
     }
 
+    /// Removes what a failed write left of a payload that is not held: its durability is not known. What a crash leaves of it then is known as a
+    /// leftover.
+    pub(super) fn discard(&self, payload: &Token) -> Result<(), StoreError> {
+        if self.pending().contains(payload) {
+            return Ok(());
+        }
+        let mark = self.remove_files(&AnyToken::from(*payload))?;
+        self.disk.remove_if_there(&mark)
+    }
+
     /// Removes the files of one holding, except the one that makes it held: that is renamed to a temporary name, which is returned. While
     /// the temporary file exists, files that a crash left are known to be parts of a removal, not of a loss.
     fn remove_files(&self, token: &AnyToken) -> Result<PathBuf, StoreError> {

@@ -23,13 +23,13 @@ use super::check::CheckResult;
 use super::checks::{CheckState, Checks, Urgency};
 use super::config::StoreConfig;
 use super::damage::{Damage, DamageState};
-use super::disk::{Disk, MachineDisk, StoreDisk, parent};
+use super::disk::{Disk, MachineDisk, StoreDisk};
 use super::error::StoreError;
 use super::index::{Census, Holding, HoldingChanges, Index};
 use super::inner::Inner;
-use super::layout::{DATA, SETS};
+use super::layout::DATA;
 use super::lease::Lease;
-use super::lock::Lock;
+use super::lock::{LOCK, prepare};
 use super::open_files::OpenFiles;
 use super::open_payload::{OpenPayload, OpenSet};
 use super::refusals::{Refusals, StoreBound};
@@ -40,7 +40,7 @@ use crate::shard::{Descriptor, Lanes};
 use crate::tls::NodeId;
 use crate::token::{AnyToken, SetToken, Token};
 use std::collections::HashSet;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -64,9 +64,6 @@ impl Drop for Opened {
         self.0.end_checks();
     }
 }
-
-/// The file that the process locks which has the store open for writing.
-const LOCK: &str = "lock";
 
 impl Store {
     /// Opens the store in `dir`, makes it if it is missing, and removes files that a crash left incomplete. A directory
@@ -472,31 +469,6 @@ impl Store {
     pub fn is_read_only(&self) -> bool {
         self.inner.read_only.is_some()
     }
-}
-
-/// Makes the store's directories and takes its lock.
-fn prepare(dir: &Path, disk: &StoreDisk) -> Result<Lock, StoreError> {
-    if !dir.is_dir() {
-        fs::create_dir_all(dir).map_err(|e| StoreError::io("make the directory", dir, e))?;
-        disk.sync_directory(parent(dir))?;
-    }
-    for made in [DATA, SETS, "tmp"].map(|name| dir.join(name)) {
-        match disk.0.create_directory(&made) {
-            Err(error) if !made.is_dir() => return Err(StoreError::io("make the directory", &made, error)),
-            _ => {}
-        }
-    }
-    // A payload is not lost with the directory above it.
-    disk.sync_directory(dir)?;
-    let path = dir.join(LOCK);
-    let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-    let lock = open.map_err(|e| StoreError::io("open", &path, e))?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(fs::TryLockError::WouldBlock) => return Err(StoreError::InUse { path: dir.to_owned() }),
-        Err(fs::TryLockError::Error(error)) => return Err(StoreError::io("lock", &path, error)),
-    }
-    Ok(Lock(lock))
 }
 
 fn is_read_only(error: &io::Error) -> bool {

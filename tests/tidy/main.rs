@@ -259,14 +259,16 @@ fn unsafe_code_stays_in_dpdk() {
 
 #[test]
 fn bounds_have_units() {
-    let limits = fs::read_to_string(root().join("src/limits.rs")).unwrap();
-    for line in limits.lines() {
-        let Some(declared) = line.strip_prefix("pub const ") else { continue };
-        let name = declared.split(':').next().unwrap();
-        assert!(
-            name.split('_').any(|word| UNITS.contains(&word)),
-            "src/limits.rs: {name} does not say what it counts: one of {UNITS:?}"
-        );
+    for source in sources(&[".rs"]).iter().filter(|source| source.path.starts_with("src/limits")) {
+        for (_, line) in source.lines() {
+            let Some(declared) = line.strip_prefix("pub const ") else { continue };
+            let name = declared.split(':').next().unwrap();
+            assert!(
+                name.split('_').any(|word| UNITS.contains(&word)),
+                "{}: {name} does not say what it counts: one of {UNITS:?}",
+                source.path
+            );
+        }
     }
 }
 

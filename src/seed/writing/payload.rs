@@ -7,7 +7,7 @@ use crate::seed::disk::parent;
 use crate::seed::error::StoreError;
 use crate::seed::index::EntryBody;
 use crate::seed::inner::Inner;
-use crate::seed::layout::{BLOB, META, OUTBOARD};
+use crate::seed::layout::{BLOB, OUTBOARD};
 use crate::seed::lease::Lease;
 use crate::seed::open_payload::OpenPayload;
 use crate::seed::reservation::Reservation;
@@ -109,11 +109,8 @@ impl PayloadWriter {
         let asked = self.store.granted(self.lease);
         let lease = lease.map_or(asked, |lease| self.store.joined(lease, asked));
         if let Err(error) = self.place(lease) {
-            if before.is_none() && !self.store.pending().contains(&self.token) {
-                // Its durability is not known: it is not kept. The blob is removed first: without it the other files are leftovers.
-                for kind in [BLOB, OUTBOARD, META] {
-                    self.store.disk.remove_if_there(&self.store.file(&any, kind))?;
-                }
+            if before.is_none() {
+                self.store.discard(&self.token)?;
             }
             return Err(error);
         }

@@ -339,13 +339,16 @@ impl SetWriter {
         let blob = self.store.file(&payload, BLOB);
         let _mark = self.store.mark(&payload)?;
         let disk = &self.store.disk;
-        disk.make_directory(parent(&blob))?;
-        self.store.place_lease(&payload, lease, Some(part.length))?;
-        if outboard_bytes(part.length) > 0 {
-            disk.link(&self.store.file(&set, outboard_kind), &self.store.file(&payload, OUTBOARD))?;
-        }
-        disk.link(&self.store.file(&set, kind), &blob)?;
-        disk.sync_directory(parent(&blob))
+        let place = || {
+            disk.make_directory(parent(&blob))?;
+            self.store.place_lease(&payload, lease, Some(part.length))?;
+            if outboard_bytes(part.length) > 0 {
+                disk.link(&self.store.file(&set, outboard_kind), &self.store.file(&payload, OUTBOARD))?;
+            }
+            disk.link(&self.store.file(&set, kind), &blob)?;
+            disk.sync_directory(parent(&blob))
+        };
+        place().or_else(|error| self.store.discard(&part.token).and(Err(error)))
     }
 }
 
