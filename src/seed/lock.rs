@@ -21,14 +21,13 @@ impl Drop for Lock {
 
 /// Makes the store's directories and takes its lock.
 pub(super) fn prepare(dir: &Path, disk: &StoreDisk) -> Result<Lock, StoreError> {
-    let error = |path: &Path, error| StoreError::io("make the directory", path, error);
     if !dir.is_dir() {
-        fs::create_dir_all(dir).map_err(|e| error(dir, e))?;
+        fs::create_dir_all(dir).map_err(|e| StoreError::io("make the store's directory", dir, e))?;
         disk.sync_directory(parent(dir))?;
     }
     for made in [DATA, SETS, "tmp"].map(|name| dir.join(name)) {
         match disk.0.create_directory(&made) {
-            Err(failure) if !made.is_dir() => return Err(error(&made, failure)),
+            Err(error) if !made.is_dir() => return Err(StoreError::io("make the directory", &made, error)),
             _ => {}
         }
     }
