@@ -10,6 +10,7 @@ use stoq::counters::{Counter, Counters};
 use stoq::datagram::Network as _;
 use stoq::limits::{HALF_OPEN_UNPROVEN_LEN_MAX, HANDSHAKE_MS_MAX, INCOMING_LEN_MAX};
 use stoq::quic::admission::is_unproven_initial;
+use stoq::quic::congestion::Congestion;
 use stoq::quic::transport::QuicConfig;
 use stoq::tls::{ClientTls, client_config};
 use stoq_gateway::pktgen::{IMIX, INITIAL_DATAGRAM_BYTES, Initials, Load, Mix};
@@ -196,8 +197,10 @@ fn busy() -> (World, support::caller::Peer) {
         stream_receive_window_bytes: 1 << 20,
         ..QuicConfig::default()
     };
+    // Its window alone bounds the client, so that the messages count what the gateway has done.
+    let client_quic = QuicConfig { congestion_control: Congestion::Cubic, ..QuicConfig::default() };
     let step = Duration::from_micros(20);
-    let mut world = World::new(Setup { gateway_quic, step, ..Setup::default() });
+    let mut world = World::new(Setup { gateway_quic, client_quic, step, ..Setup::default() });
     let peer = world.connect(0, gateway_v4());
     let costs = WorkCosts {
         handshake: Duration::from_micros(400),

@@ -138,7 +138,7 @@ impl StoreDisk {
 
 /// The directory of a file of the store.
 pub(super) fn parent(path: &Path) -> &Path {
-    path.parent().unwrap_or(Path::new("."))
+    path.parent().filter(|parent| *parent != "").unwrap_or(Path::new("."))
 }
 
 /// The error of a write, with its own variants for a full disk and a read-only one.
