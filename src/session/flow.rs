@@ -44,9 +44,14 @@ impl FlowControl {
     /// send before it learns of a smaller window.
     pub(super) fn set_window(&mut self, conn: &mut Connection, bytes: u64, promised_bytes: u64) {
         self.windows.connection_bytes = bytes;
-        self.promised_bytes = promised_bytes;
+        self.promise(promised_bytes);
         self.charged_bytes = (self.held_bytes as u64).min(bytes);
         conn.set_receive_window(VarInt::from_u64(bytes - self.charged_bytes).unwrap_or(VarInt::MAX));
+    }
+
+    /// The peer may use this window from now on. What is held already, within the window before, it has sent rightly.
+    fn promise(&mut self, bytes: u64) {
+        self.promised_bytes = bytes.max(self.promised_bytes.min(self.held_bytes as u64));
     }
 
     /// The bytes that may be taken out of QUIC before the window is charged for them.
@@ -119,6 +124,21 @@ mod tests {
         flow.holds(0, 6400);
         assert!(!flow.is_exceeded());
         flow.holds(6400, 6401);
+        assert!(flow.is_exceeded());
+    }
+
+    #[test]
+    fn what_is_held_rightly_exceeds_no_window_that_becomes_smaller() {
+        let mut flow = flow();
+        flow.holds(0, 3000);
+        flow.promise(1000);
+        assert!(!flow.is_exceeded());
+        flow.holds(3000, 2500);
+        flow.promise(1000);
+        assert_eq!(flow.promised_bytes, 2500);
+        flow.holds(2500, 0);
+        flow.promise(1000);
+        flow.holds(0, 2001);
         assert!(flow.is_exceeded());
     }
 
