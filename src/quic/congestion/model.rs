@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 /// The draft's §2.4 to §2.6, or chosen for what the module's description says.
 const LOSS_MAX: f64 = 0.02;
 const LOSS_EVENTS_MIN: u32 = 6;
+/// Startup ends for losses of this many standard deviations more.
+const CHANCE_DEVIATIONS: f64 = 4.0;
 const BETA: f64 = 0.7;
 const BETA_IN_FLIGHT: f64 = 0.85;
 const HEADROOM: f64 = 0.9;
@@ -84,6 +86,14 @@ impl Round {
     fn is_congested(&self) -> bool {
         let loss = self.lost as f64 > LOSS_MAX * (self.lost + self.acked) as f64;
         self.marked || loss && self.loss_events >= LOSS_EVENTS_MIN
+    }
+
+    /// Whether it lost more packets than chance may take where [`LOSS_MAX`] is lost: rounds of a beginning have few.
+    fn is_surely_congested(&self, packet_bytes: u64) -> bool {
+        let packets = |bytes: u64| bytes as f64 / packet_bytes as f64;
+        let by_chance = LOSS_MAX * packets(self.lost + self.acked);
+        let is_sure = packets(self.lost) > by_chance + CHANCE_DEVIATIONS * by_chance.sqrt();
+        self.is_congested() && (self.marked || is_sure)
     }
 }
 
@@ -327,7 +337,8 @@ impl Model {
         // What a sender that has nothing more to send makes wait for itself is a burst of its own.
         self.risen = if long && !sample.is_idle && !sample.app_limited { self.risen + 1 } else { 0 };
         let queued = self.risen >= RISE_SAMPLES;
-        let congested = round.is_congested() && (has_ended || round.acked + round.lost >= self.window / 4);
+        let congested =
+            round.is_surely_congested(self.mtu) && (has_ended || round.acked + round.lost >= self.window / 4);
         let filled = has_ended && !sample.app_limited && self.has_filled(self.max_rate());
         if filled || queued || congested {
             if congested {

@@ -66,6 +66,23 @@ fn model_fills_a_path_whatever_is_lost_by_chance() {
 }
 
 #[test]
+fn losses_by_chance_end_no_start() {
+    // In rounds of a hundred packets, chance takes more than 2 % now and then.
+    for seed in 1..=12 {
+        let path = Path {
+            bits_per_s: 1_000_000_000,
+            buffer_bytes: 6_250_000,
+            delay: Duration::from_millis(25),
+            loss: 0.01,
+            seed,
+            ..Path::default()
+        };
+        let share = share(&path, model(seed), 1.0, 2.0);
+        assert!(share > 0.8, "{share} of the link in the second second, seed {seed}");
+    }
+}
+
+#[test]
 fn model_needs_no_large_buffer_and_leaves_one_empty() {
     for products in [0.1, 0.3] {
         let got = share(&path(products, 0.0), model(2), 2.0, 6.0);
