@@ -27,7 +27,7 @@ LOSSES = [("0", "1G-50ms"), ("0.01", "1G-50ms-0.01%"), ("0.1", "1G-50ms-0.1%"), 
 
 
 def read(paths):
-    """The share of the link by controller and row, and the fewest seeds of a row."""
+    """The share of the link by controller and row, and the fewest and the most seeds of a row."""
     shares, seeds = {}, []
     for path in paths:
         for line in filter(str.strip, Path(path).read_text(encoding="utf-8").splitlines()):
@@ -36,7 +36,7 @@ def read(paths):
             if get:
                 shares.setdefault(row["controller"], {})[row["row"]] = get["of_link"]
                 seeds.append(row["seeds"])
-    return shares, min(seeds, default=0)
+    return shares, (min(seeds, default=0), max(seeds, default=0))
 
 
 def chart(title, axis, points, shares, note):
@@ -83,7 +83,7 @@ def chart(title, axis, points, shares, note):
 
 def main(directory, *paths):
     shares, seeds = read(paths)
-    note = f"GET, virtual time, a buffer of one product, medians of {seeds} seeds or more: docs/wan.md"
+    note = f"GET, virtual time, a buffer of one product, medians of {seeds[0]} to {seeds[1]} seeds: docs/wan.md"
     for name, title, axis, points in (
         ("wan-delay", "10 Gbit/s, no loss", "round-trip time, ms", DELAYS),
         ("wan-loss", "1 Gbit/s, 50 ms", "lost by chance, %", LOSSES),

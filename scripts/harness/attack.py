@@ -104,7 +104,8 @@ class Attacks(Scene):
             until = time.monotonic() + ATTACK_S
             self.honest()
             # Two payloads a second: the store keeps those of all attacks.
-            while not time.sleep(0.5) and time.monotonic() < until:
+            while time.monotonic() < until:
+                time.sleep(0.5)
                 self.honest()
         grown = self.resident("VmHWM") - before
         print(f"{what}: the gateway took {grown >> 20} MiB more at its peak", flush=True)

@@ -5,6 +5,7 @@ mod cubic;
 mod delivery;
 mod model;
 mod reserved;
+mod round;
 mod sharing;
 #[cfg(test)]
 mod testing;

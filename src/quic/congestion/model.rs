@@ -7,14 +7,11 @@
 
 use super::algorithm::{CongestionAlgorithm, MinRtt};
 use super::delivery::{Ahead, Deliveries, DeliverySample};
+use super::round::Round;
 use super::sharing::{QueueSeen, Sharing};
 use std::time::{Duration, Instant};
 
 /// The draft's §2.4 to §2.6, or chosen for what the module's description says.
-const LOSS_MAX: f64 = 0.02;
-const LOSS_EVENTS_MIN: u32 = 6;
-/// Startup ends for losses of this many standard deviations more.
-const CHANCE_DEVIATIONS: f64 = 4.0;
 const BETA: f64 = 0.7;
 const BETA_IN_FLIGHT: f64 = 0.85;
 const HEADROOM: f64 = 0.9;
@@ -68,33 +65,6 @@ enum Mode {
     Refill,
     Up,
     ProbeRtt,
-}
-
-/// What happened in the round that goes on.
-#[derive(Clone, Copy, Debug, Default)]
-struct Round {
-    acked: u64,
-    lost: u64,
-    loss_events: u32,
-    marked: bool,
-    rate: f64,
-    in_flight: u64,
-    rtt: Option<Duration>,
-}
-
-impl Round {
-    fn is_congested(&self) -> bool {
-        let loss = self.lost as f64 > LOSS_MAX * (self.lost + self.acked) as f64;
-        self.marked || loss && self.loss_events >= LOSS_EVENTS_MIN
-    }
-
-    /// Whether it lost more packets than chance may take where [`LOSS_MAX`] is lost: rounds of a beginning have few.
-    fn is_surely_congested(&self, packet_bytes: u64) -> bool {
-        let packets = |bytes: u64| bytes as f64 / packet_bytes as f64;
-        let by_chance = LOSS_MAX * packets(self.lost + self.acked);
-        let is_sure = packets(self.lost) > by_chance + CHANCE_DEVIATIONS * by_chance.sqrt();
-        self.is_congested() && (self.marked || is_sure)
-    }
 }
 
 #[derive(Clone, Debug)]
