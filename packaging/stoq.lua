@@ -10,7 +10,7 @@ local stoq = Proto("stoq", "STOQ")
 local TYPES = {
     [0x01] = "SETTINGS", [0x03] = "HAVE", [0x05] = "GOAWAY", [0x07] = "MESSAGE", [0x09] = "HOP", [0x0b] = "PUT",
     [0x0d] = "FETCH", [0x0f] = "MIRROR", [0x11] = "LOCATE", [0x13] = "OK", [0x15] = "HOLDERS", [0x17] = "DONE",
-    [0x19] = "ERROR", [0x1b] = "CONTINUATION",
+    [0x19] = "ERROR", [0x1b] = "CONTINUATION", [0x1c] = "WORKING",
 }
 local SETTINGS = {
     [1] = "max_record", [2] = "max_hops", [3] = "max_ranges", [4] = "max_inflight", [5] = "roles", [6] = "continued",
