@@ -272,6 +272,23 @@ fn bounds_have_units() {
     }
 }
 
+/// Wireshark's view of the records names each that docs/protocol.md has.
+#[test]
+fn the_dissector_names_every_record() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let (protocol, dissector) = (read("docs/protocol.md"), read("packaging/stoq.lua"));
+    let rows = protocol.lines().filter_map(|line| line.strip_prefix("| 0x")?.split_once('|'));
+    let records: Vec<_> = rows
+        .map(|(number, rest)| (number.trim(), rest.split('|').next().unwrap().trim()))
+        .filter(|(_, name)| !name.is_empty() && name.bytes().all(|letter| letter.is_ascii_uppercase()))
+        .collect();
+    assert!(records.len() > 10, "{records:?}");
+    for (number, name) in records {
+        let entry = format!("[0x{number}] = \"{name}\"");
+        assert!(dissector.contains(&entry), "packaging/stoq.lua has no {entry}");
+    }
+}
+
 #[test]
 fn cited_sections_exist() {
     let protocol = fs::read_to_string(root().join("docs/protocol.md")).unwrap();
