@@ -38,10 +38,19 @@ out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
 count() { # PATH SIDE WIRE
-    local packets name=$1-$2
+    local packets begin pid name=$1-$2
     [ "$3" = short ] || name=$name-$3
-    valgrind --tool=callgrind --toggle-collect='*counted_turn*' --callgrind-out-file="$out/$name" --error-exitcode=9 \
-        "$program" "$1" "$2" "$3" >"$out/$name.said" 2>"$out/$name.log" || { cat "$out/$name.log" >&2; return 1; }
+    mkfifo "$out/$name.begin"
+    valgrind --tool=callgrind --instr-atstart=no --toggle-collect='*counted_turn*' --callgrind-out-file="$out/$name" --error-exitcode=9 \
+        "$program" "$1" "$2" "$3" <"$out/$name.begin" >"$out/$name.said" 2>"$out/$name.log" &
+    pid=$!
+    exec {begin}>"$out/$name.begin"
+    # Instrumented code is ten times as slow: it begins when the program is warm.
+    until grep -qs '^warm' "$out/$name.said" || ! kill -0 $pid 2>/dev/null; do sleep 0.1; done
+    callgrind_control --instr=on $pid >"$out/$name.control" 2>&1 || true
+    exec {begin}>&-
+    wait $pid || { cat "$out/$name.log" >&2; return 1; }
+    grep -q '^totals: [1-9]' "$out/$name" || { cat "$out/$name.control" >&2; echo "callgrind did not begin to count" >&2; return 1; }
     packets=$(sed -n 's/^packets //p' "$out/$name.said")
     [ "${packets:-0}" -gt 0 ] || { echo "no packets were counted" >&2; return 1; }
     echo "$name:$packets:$out/$name" >"$out/$name.counted"

@@ -9,7 +9,8 @@
 //! WIRE is `short`, a wire without delay, or `long`: 10 Gbit/s with a round trip of 100 ms. Its windows hold what is in flight, 125 MB, from the
 //! start.
 //!
-//! The handshake and the first packets are not counted: the count is that of a steady stream. The wire copies a frame into a
+//! The handshake and the first packets are not counted: the count is that of a steady stream. When they have crossed, the program prints `warm`
+//! and waits for a line or the end of its standard input: callgrind begins to count meanwhile, since counting takes ten times as long. The wire copies a frame into a
 //! buffer and out again, as a device without offloads would; software computes both checksums.
 
 #![allow(clippy::print_stdout, reason = "it prints for the user who runs it by hand")]
@@ -462,6 +463,8 @@ fn main() -> anyhow::Result<()> {
         Ok(receiver.counters.get(Counter::RxPackets))
     };
     let before = run(false, wire.warm_packets(path))?;
+    println!("warm");
+    std::io::stdin().read_line(&mut String::new())?;
     let after = run(true, before + COUNTED_PACKETS)?;
     let in_flight = lines.iter().map(|line| line.borrow().frames.len()).sum::<usize>();
     anyhow::ensure!(
