@@ -318,6 +318,8 @@ impl Seed {
                 self.parts.memory.lock().unwrap_or_else(PoisonError::into_inner).forget(&token);
             }
         }
+        // Those that made room, too.
+        self.parts.store.sync_removals_later();
     }
 }
 

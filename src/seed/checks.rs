@@ -31,6 +31,7 @@ enum Job {
     Check { token: AnyToken, now: Instant, urgent: bool, done: OnChecked },
     Mend(Box<Suspect>),
     Save,
+    SyncRemovals,
 }
 
 /// The channel of the thread's jobs, and the thread, if it could be started.
@@ -118,6 +119,11 @@ impl Inner {
     /// Has the store's time written to its file on the thread.
     pub(super) fn save_later(self: &Arc<Self>) {
         self.give_job(Job::Save);
+    }
+
+    /// Has removals made durable on the thread.
+    pub(super) fn sync_removals_later(self: &Arc<Self>) {
+        self.give_job(Job::SyncRemovals);
     }
 
     fn give_job(self: &Arc<Self>, job: Job) {
@@ -223,6 +229,12 @@ impl Thread {
             Job::Save => {
                 if let Some(store) = self.store.upgrade() {
                     store.save_clock();
+                }
+            }
+            Job::SyncRemovals => {
+                let synced = self.store.upgrade().map_or(Ok(()), |store| store.sync_removals());
+                if let Err(error) = synced {
+                    tracing::warn!(%error, "a crash may bring payloads back that were removed");
                 }
             }
         }

@@ -14,7 +14,7 @@ use super::open_payload::{OpenPayload, OpenSet};
 use super::refusals::Refusals;
 use crate::shard::Blob;
 use crate::token::{AnyToken, SetToken, Token};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -38,6 +38,8 @@ pub(super) struct Inner {
     /// Held while the time is written, so that the newest time stays.
     pub(super) noting: Mutex<()>,
     pub(super) damage: Mutex<Damage>,
+    /// Directories that lost names which their disk may still have.
+    pub(super) removed_in: Mutex<BTreeSet<PathBuf>>,
     /// Payloads whose files are there, but that are neither held nor given up: their outboards are being made.
     pub(super) pending: Mutex<HashSet<Token>>,
     pub(super) checks: Checks,
@@ -290,16 +292,29 @@ impl Inner {
     /// the temporary file exists, files that a crash left are known to be parts of a removal, not of a loss.
     fn remove_files(&self, token: &AnyToken) -> Result<PathBuf, StoreError> {
         let (held_by, kinds) = kinds(token);
-        let mark = self.temporary(&layout::place(token).1).with_added_extension(held_by);
-        match self.disk.0.rename(&self.file(token, held_by), &mark) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(StoreError::io("remove", &self.file(token, held_by), error));
-            }
-            _ => {}
+        let (path, hex) = (self.file(token, held_by), layout::place(token).1);
+        let mark = self.temporary(&hex).with_added_extension(held_by);
+        match self.disk.0.rename(&path, &mark) {
+            Ok(()) => drop(self.removed_in().insert(parent(&path).to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(StoreError::io("remove", &path, error)),
         }
         self.index().remove(token);
         kinds.iter().try_for_each(|kind| self.disk.remove_if_there(&self.file(token, kind)))?;
         Ok(mark)
+    }
+
+    /// Makes the removals so far durable, with one sync a directory: a crash brings nothing of them back.
+    pub(super) fn sync_removals(&self) -> Result<(), StoreError> {
+        let mut synced = Ok(());
+        let directories = std::mem::take(&mut *self.removed_in());
+        for directory in directories {
+            if let Err(error) = self.disk.sync_directory(&directory) {
+                self.removed_in().insert(directory);
+                synced = Err(error);
+            }
+        }
+        synced
     }
 
     /// Drops a damaged holding, and the sets that hold nothing else, and sets their files aside.
@@ -355,6 +370,10 @@ impl Inner {
 
     pub(super) fn damage(&self) -> MutexGuard<'_, Damage> {
         self.damage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn removed_in(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
+        self.removed_in.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn pending(&self) -> MutexGuard<'_, HashSet<Token>> {

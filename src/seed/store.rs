@@ -142,6 +142,7 @@ impl Store {
             clock: Mutex::new(clock),
             noting: Mutex::new(()),
             damage: Mutex::new(damage),
+            removed_in: Mutex::default(),
             pending: Mutex::new(suspects.iter().map(|suspect| suspect.token).collect()),
             checks: Checks::default(),
             files: Arc::new(OpenFiles::new(config.files().read)),
@@ -263,7 +264,8 @@ impl Store {
         Ok(true)
     }
 
-    /// Removes holdings whose leases are over at `now_s`; returns their tokens. A failure is logged and tried again at the next call.
+    /// Removes holdings whose leases are over at `now_s`; returns their tokens. [`Store::sync_removals`] makes that durable. A failure is logged
+    /// and tried again at the next call.
     pub fn expire(&self, now_s: u64) -> Vec<AnyToken> {
         let mut gone = Vec::new();
         if self.is_read_only() {
@@ -330,7 +332,7 @@ impl Store {
         *self.inner.checks.state()
     }
 
-    /// Removes a payload or a set, regardless of its lease; returns whether it was held. A reader that has it open can go on reading.
+    /// Removes a payload or a set, durably and regardless of its lease; returns whether it was held. A reader that has it open can go on reading.
     /// Sets lose the lanes that a removed payload gave them; blobs of a removed set that are held whole stay.
     ///
     /// # Errors
@@ -338,7 +340,25 @@ impl Store {
     pub fn remove(&self, token: impl Into<AnyToken>) -> Result<bool, StoreError> {
         self.inner.check_writable()?;
         let one = self.inner.change();
-        Ok(!self.inner.remove(&one, &token.into())?.is_empty())
+        let gone = self.inner.remove(&one, &token.into())?;
+        drop(one);
+        self.sync_removals()?;
+        Ok(!gone.is_empty())
+    }
+
+    /// Makes all removals durable: those of leases that are over and those for lack of room. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if the disk fails: the next call tries again.
+    pub fn sync_removals(&self) -> Result<(), StoreError> {
+        self.inner.sync_removals()
+    }
+
+    /// Has [`Store::sync_removals`] done on the thread of the checks, if there is need.
+    pub(super) fn sync_removals_later(&self) {
+        if !self.inner.removed_in().is_empty() {
+            self.inner.sync_removals_later();
+        }
     }
 
     /// Every payload held whole, with its length in bytes, in no order.

@@ -18,9 +18,9 @@ use stoq::limits::{GROUP_BYTES, STORE_FILE_BYTES};
 use stoq::seed::{
     CheckResult, ClockReading, DamageState, Lease, PayloadWriter, Store, StoreConfig, StoreError, Urgency,
 };
-use stoq::shard::Lanes;
+use stoq::shard::{Blob, Lanes};
 use stoq::tls::NodeId;
-use stoq::token::{AnyToken, Ranges};
+use stoq::token::{AnyToken, Ranges, Token};
 use tempfile::TempDir;
 
 /// Actions of one run.
@@ -35,6 +35,8 @@ struct Promise {
     until_s: Option<u64>,
     /// The lanes of a set.
     lanes: Lanes,
+    /// It was removed, and nothing of it was put since.
+    gone: bool,
 }
 
 type Promises = HashMap<AnyToken, Promise>;
@@ -123,7 +125,10 @@ impl Run {
                 self.now_s += self.random.random_range(0..300);
                 let unix_s = 2_000_000_000 + self.now_s;
                 self.store.moment(ClockReading { unix_s, up_s: self.now_s });
-                self.store.expire(self.now_s);
+                let gone = self.store.expire(self.now_s);
+                if self.store.sync_removals().is_ok() {
+                    gone.into_iter().for_each(|token| self.note_gone(token));
+                }
             }
             13 => {
                 // A put that its peer gives up.
@@ -137,7 +142,8 @@ impl Run {
             _ => self.look(number),
         }
         let over_s = self.now_s;
-        self.promises.retain(|_, promise| promise.until_s.is_some_and(|until_s| until_s > over_s));
+        self.promises
+            .retain(|_, promise| promise.gone || promise.until_s.is_some_and(|until_s| until_s > over_s));
     }
 
     fn lease(&mut self) -> Lease {
@@ -154,6 +160,7 @@ impl Run {
     fn put(&mut self, number: usize) {
         let sample = &samples().payloads[number];
         let lease = self.lease();
+        self.may_come_back(sample.token.into());
         let Ok(mut writer) = self.begin(number, lease) else { return };
         for piece in &sample.pieces {
             let mut piece = piece.clone();
@@ -174,6 +181,8 @@ impl Run {
         let bits = self.random.random_range(1..64);
         let lanes: Lanes = (0..6).filter(|lane| bits >> lane & 1 == 1).collect();
         let lease = self.lease();
+        let blobs = [Blob::Content, Blob::Parity].map(|of| Token::of(blob(of)).into());
+        blobs.into_iter().chain([descriptor.set_token().into()]).for_each(|token| self.may_come_back(token));
         let Ok(mut writer) = self.store.begin_set(descriptor, lanes, lease, self.now_s) else { return };
         let parts: Vec<_> = writer.parts().cloned().collect();
         for part in parts {
@@ -194,6 +203,7 @@ impl Run {
             return;
         }
         let promise = self.promises.entry(token).or_default();
+        promise.gone = false;
         promise.until_s = promise.until_s.max(Some(lease.expires_s.unwrap_or(u64::MAX)));
         promise.lanes = promise.lanes.union(lanes);
     }
@@ -204,7 +214,21 @@ impl Run {
             // A set may lose lanes with it.
             self.promises.remove(&samples().descriptor.set_token().into());
         }
-        let _ = self.store.remove(token);
+        if self.store.remove(token).is_ok_and(|held| held) {
+            self.note_gone(token);
+        }
+    }
+
+    /// Notes a durable removal.
+    fn note_gone(&mut self, token: AnyToken) {
+        self.promises.insert(token, Promise { gone: true, ..Promise::default() });
+    }
+
+    /// A put of it begins: whether it is held after a crash is open from now on.
+    fn may_come_back(&mut self, token: AnyToken) {
+        if self.promises.get(&token).is_some_and(|promise| promise.gone) {
+            self.promises.remove(&token);
+        }
     }
 
     /// What is read is right, or there is an error.
@@ -263,10 +287,14 @@ impl Left {
         self.examine_files();
     }
 
-    /// What was confirmed is there, at least as long as its lease.
+    /// What was confirmed is there, at least as long as its lease, and what was removed is not.
     fn examine_promises(&self) {
         for (token, promise) in &self.promises {
             let lease = self.store.lease(*token);
+            if promise.gone {
+                assert_eq!(lease, None, "{token} was removed and came back");
+                continue;
+            }
             let lease = lease.unwrap_or_else(|| panic!("{token} was confirmed and is lost: {promise:?}"));
             let until_s = lease.expires_s.unwrap_or(u64::MAX);
             assert!(!lease.cached && Some(until_s) >= promise.until_s, "{token} has {lease:?}: {promise:?}");
