@@ -1,12 +1,13 @@
 //! How a store makes, writes, moves and removes files: by the calls of [`Disk`], which a test replaces by a disk that fails and forgets.
 
 use super::error::StoreError;
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The calls by which a store changes its files and reads payloads. Each makes the one call of the operating system that its name says; a
 /// disk of a test fails, counts or forgets them instead.
@@ -81,9 +82,18 @@ impl Disk for MachineDisk {}
 
 /// A store's disk. Its errors name the path and the fix.
 #[derive(Clone, Debug)]
-pub(super) struct StoreDisk(pub(super) Arc<dyn Disk>);
+pub(super) struct StoreDisk(pub(super) Arc<dyn Disk>, Arc<Mutex<HashSet<PathBuf>>>);
 
 impl StoreDisk {
+    pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
+        Self(disk, Arc::default())
+    }
+
+    /// Directories that were made and whose names may not be durable: a sync failed.
+    fn uncertain(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes a file that must not exist yet.
     pub(super) fn create(&self, path: &Path) -> Result<File, StoreError> {
         self.0.create(path).map_err(|error| write_error(path, 0, error))
@@ -125,10 +135,15 @@ impl StoreDisk {
     /// Makes the directory durably, if it is missing.
     pub(super) fn make_directory(&self, directory: &Path) -> Result<(), StoreError> {
         match self.0.create_directory(directory) {
-            Ok(()) => self.sync_directory(parent(directory)),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(write_error(directory, 0, error)),
+            Ok(()) => drop(self.uncertain().insert(directory.to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(write_error(directory, 0, error)),
         }
+        if self.uncertain().contains(directory) {
+            self.sync_directory(parent(directory))?;
+            self.uncertain().remove(directory);
+        }
+        Ok(())
     }
 
     pub(super) fn sync_directory(&self, directory: &Path) -> Result<(), StoreError> {

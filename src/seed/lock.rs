@@ -31,8 +31,10 @@ pub(super) fn prepare(dir: &Path, disk: &StoreDisk) -> Result<Lock, StoreError> 
             _ => {}
         }
     }
-    // A payload is not lost with the directory above it.
-    disk.sync_directory(dir)?;
+    // A payload is not lost with a directory above it, also if the process that made that one did not sync its name.
+    for directory in [dir, &dir.join(DATA), &dir.join(SETS)] {
+        disk.sync_directory(directory)?;
+    }
     let path = dir.join(LOCK);
     let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let lock = open.map_err(|e| StoreError::io("open", &path, e))?;

@@ -85,7 +85,7 @@ impl Store {
         config: StoreConfig,
         disk: Arc<dyn Disk>,
     ) -> Result<Self, StoreError> {
-        Self::open_with(dir.into(), config, MEND_AT_START_BYTES_MAX, StoreDisk(disk))
+        Self::open_with(dir.into(), config, MEND_AT_START_BYTES_MAX, StoreDisk::new(disk))
     }
 
     /// Opens as [`Store::open`] does. Before it returns, it makes outboards anew for payloads of at most `bytes_max` bytes together; further
@@ -98,7 +98,7 @@ impl Store {
         config: StoreConfig,
         bytes_max: u64,
     ) -> Result<Self, StoreError> {
-        Self::open_with(dir.into(), config, bytes_max, StoreDisk(Arc::new(MachineDisk)))
+        Self::open_with(dir.into(), config, bytes_max, StoreDisk::new(Arc::new(MachineDisk)))
     }
 
     fn open_with(

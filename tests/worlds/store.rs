@@ -1,6 +1,8 @@
 //! A store on a faulty disk, by seeds: puts, lanes, leases, removals, checks and evictions; a crash at each change of the disk, failures,
 //! and bits that turn over. After each the store is opened again and examined.
 
+mod failures;
+
 use crate::disk::{FAILURE, Fault, FaultyDisk, NO_SPACE, READ_ONLY};
 use crate::samples::{blob, pieces, samples, serves};
 use crate::seeds::{self, Mutant};
