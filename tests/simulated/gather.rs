@@ -4,7 +4,7 @@ use crate::passing::slow;
 use crate::support::caller::{End, Peer};
 use crate::support::gathering::Gathering;
 use crate::support::liar::Lie;
-use crate::support::{Setup, World, gateway_address, gateway_node, payload, route};
+use crate::support::{Setup, World, gateway_address, gateway_node, payload, route, selected};
 use bytes::Bytes;
 use std::time::Duration;
 use stoq::counters::Counter;
@@ -12,7 +12,7 @@ use stoq::gather::{GatherSource, HolderReport, HolderState, Want};
 use stoq::limits::GATHER_WINDOW_BYTES;
 use stoq::record::ErrorCode;
 use stoq::shard::{Blob, Descriptor, Lanes, encode};
-use stoq::token::{AnyToken, EncodedPiece, Outboard, Ranges, Token, VerifiedEncoder};
+use stoq::token::{AnyToken, Ranges, Token};
 
 const WINDOW: usize = GATHER_WINDOW_BYTES as usize;
 
@@ -185,16 +185,7 @@ fn lanes_encoded(bytes: &[u8], parity: &[u8], set: &Descriptor, lanes: Lanes) ->
     let mut encoded = Vec::new();
     for part in set.parts(lanes, &Ranges::all()).unwrap() {
         let blob = if part.blob == Blob::Content { bytes } else { parity };
-        let (_, outboard) = Outboard::build(blob, blob.len() as u64).unwrap();
-        let mut encoder = VerifiedEncoder::new(outboard, part.selection).unwrap();
-        let mut batch = Vec::new();
-        while !encoder.is_complete() {
-            encoder.next_batch(1 << 20, &mut batch).unwrap();
-            encoded.extend(batch.drain(..).map(|piece| match piece {
-                EncodedPiece::Proof(hashes) => hashes,
-                EncodedPiece::Data { offset, len } => Bytes::copy_from_slice(&blob[offset as usize..][..len]),
-            }));
-        }
+        encoded.extend(selected(blob, part.selection));
     }
     encoded
 }

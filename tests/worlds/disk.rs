@@ -118,6 +118,25 @@ impl FaultyDisk {
         self.model().steps
     }
 
+    /// From now on the disk makes no change.
+    pub(crate) fn crash(&self) {
+        let mut model = self.model();
+        model.fault = Fault::Crash(model.steps);
+    }
+
+    /// After this number of changes more the disk makes none.
+    pub(crate) fn crash_in(&self, steps: u64) {
+        let mut model = self.model();
+        if model.fault == Fault::None {
+            model.fault = Fault::Crash(model.steps + steps);
+        }
+    }
+
+    /// Whether it makes no change, now or soon.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.model().fault != Fault::None
+    }
+
     /// Writes what a crash at this moment leaves below another directory, which must be empty.
     pub(crate) fn survivors(&self, into: &Path, seed: u64) {
         let model = self.model();

@@ -15,11 +15,21 @@ pub(crate) enum Mutant {
     ForgottenCharge,
     /// Bytes that were not compared with their token are written into the store.
     UncheckedGroup,
+    /// A client's application is not woken.
+    LostWakeUp,
 }
 
 impl Mutant {
-    pub(crate) const ALL: [Self; 4] =
+    /// Those of runs of a store; the whole worlds have one more.
+    pub(crate) const OF_STORE: [Self; 4] =
         [Self::DroppedSync, Self::DroppedDirectorySync, Self::ForgottenCharge, Self::UncheckedGroup];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::DroppedSync,
+        Self::DroppedDirectorySync,
+        Self::ForgottenCharge,
+        Self::UncheckedGroup,
+        Self::LostWakeUp,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -27,6 +37,7 @@ impl Mutant {
             Self::DroppedDirectorySync => "dropped-directory-sync",
             Self::ForgottenCharge => "forgotten-charge",
             Self::UncheckedGroup => "unchecked-group",
+            Self::LostWakeUp => "lost-wake-up",
         }
     }
 
@@ -35,7 +46,7 @@ impl Mutant {
             Self::DroppedSync => Some(DiskMutant::DroppedSync),
             Self::DroppedDirectorySync => Some(DiskMutant::DroppedDirectorySync),
             Self::ForgottenCharge => Some(DiskMutant::FilledHoles),
-            Self::UncheckedGroup => None,
+            Self::UncheckedGroup | Self::LostWakeUp => None,
         }
     }
 }

@@ -32,16 +32,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the store has promised of a token, and must keep through a crash.
 #[derive(Clone, Copy, Debug, Default)]
-struct Promise {
+pub(crate) struct Promise {
     /// The end of the lease; `None`: nothing is promised.
-    until_s: Option<u64>,
+    pub(crate) until_s: Option<u64>,
     /// The lanes of a set.
-    lanes: Lanes,
+    pub(crate) lanes: Lanes,
     /// It was removed, and nothing of it was put since.
-    gone: bool,
+    pub(crate) gone: bool,
 }
 
-type Promises = HashMap<AnyToken, Promise>;
+pub(crate) type Promises = HashMap<AnyToken, Promise>;
 
 /// A run of actions on one store.
 struct Run {
@@ -86,7 +86,7 @@ fn run(seed: u64, fault: Fault, mutant: Option<Mutant>) -> Over {
 }
 
 /// A directory in memory, where there is one: the model of the disk is what is tried.
-fn scratch() -> TempDir {
+pub(crate) fn scratch() -> TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
@@ -253,7 +253,7 @@ fn check(store: &Store, token: AnyToken) -> CheckResult {
 }
 
 /// A store that was opened again.
-struct Left {
+pub(crate) struct Left {
     directory: TempDir,
     store: Store,
     promises: Promises,
@@ -261,13 +261,13 @@ struct Left {
 }
 
 impl Left {
-    fn open(directory: TempDir, promises: Promises, now_s: u64) -> Self {
+    pub(crate) fn open(directory: TempDir, promises: Promises, now_s: u64) -> Self {
         let store = Store::open(directory.path(), StoreConfig::default()).expect("the store opens");
         Self { directory, store, promises, now_s }
     }
 
     /// Closes the store; returns its directory.
-    fn close(self) -> TempDir {
+    pub(crate) fn close(self) -> TempDir {
         drop(self.store);
         self.directory
     }
@@ -282,7 +282,7 @@ impl Left {
     }
 
     /// The same, as far as it changes nothing.
-    fn examine_as_it_is(&self) {
+    pub(crate) fn examine_as_it_is(&self) {
         assert_eq!(self.store.damage(), DamageState::default(), "a crash is no damage");
         self.examine_promises();
         self.examine_holdings();
@@ -380,7 +380,7 @@ impl Left {
 }
 
 /// The holdings are charged for the blocks that they take, but for less than a group of the one set: the file system's own.
-fn assert_charged(root: &Path, store: &Store) {
+pub(crate) fn assert_charged(root: &Path, store: &Store) {
     let found = ["data", "sets"].into_iter().flat_map(|top| files(&root.join(top)));
     let taken_bytes: u64 =
         found.map(|path| fs::metadata(path).unwrap().blocks() * 512 + STORE_FILE_BYTES).sum();
@@ -446,7 +446,7 @@ fn a_store_keeps_its_word_through_a_crash_at_each_change_of_its_disk() {
 
 #[test]
 fn the_seeds_of_the_store_catch_every_mutant() {
-    for mutant in Mutant::ALL {
+    for mutant in Mutant::OF_STORE {
         seeds::assert_caught(mutant, 1..101, |seed| pass(seed, Some(mutant), 8));
     }
 }

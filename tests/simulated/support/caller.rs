@@ -95,6 +95,8 @@ pub(crate) struct Caller {
     pub(crate) gathering: Option<Gathering>,
     /// The credit for which its fetches wait; the test that sets it gives it back.
     pub(crate) pace: Option<Credit>,
+    /// Whether its pieces are changed, as if no group of theirs had been checked: a fault that the worlds must find.
+    pub(crate) unchecked: bool,
 }
 
 impl Caller {
@@ -113,6 +115,7 @@ impl Caller {
             tags: 0,
             gathering: None,
             pace: None,
+            unchecked: false,
         }
     }
 
@@ -356,7 +359,10 @@ impl Caller {
                 self.end(request, End::Done { bytes, token });
             }
             Delivery::Piece { request, piece, .. } => {
-                self.requests.entry(request).or_default().pieces.push((piece.offset, piece.data));
+                let is_changed = self.unchecked;
+                let data =
+                    if is_changed { piece.data.iter().map(|byte| !byte).collect() } else { piece.data };
+                self.requests.entry(request).or_default().pieces.push((piece.offset, data));
             }
             Delivery::Ended(request, queue::End::Checked) => self.complete(request),
             Delivery::Ended(request, queue::End::Failed(failure)) => {

@@ -117,6 +117,12 @@ impl ApplicationHost {
         self.statuses.iter().map(|status| status.counters.get(counter)).sum()
     }
 
+    /// The status of one worker.
+    #[allow(dead_code, reason = "the worlds read its gauges")]
+    pub(crate) fn status(&self, worker: usize) -> &WorkerStatus {
+        &self.statuses[worker]
+    }
+
     /// A counter of one worker.
     pub(crate) fn count_of(&self, worker: usize, counter: Counter) -> u64 {
         self.statuses[worker].counters.get(counter)
@@ -236,7 +242,7 @@ pub(super) fn gateway(
     let stations = station_on(link, mac, mac[5], setup.gateway_workers, setup.udp_checksum);
     let shared = NodeShared::with_keys(setup.gateway_workers, routes, config.keys(&[stations[0].info()]));
     bound(&shared, setup);
-    let mut host = host(stations, &config, shared, setup.link.mtu, |worker, at| {
+    let mut host = host(stations, &config, shared, setup, |worker, at| {
         match setup.liars.iter().find(|(liar, ..)| *liar == index) {
             Some((_, lie, payload)) => worker.add_inline(Box::new(Liar::new(*lie, payload.clone()))),
             None => worker.add_inline(Box::new(Seed::new(parts.clone(), at))),
@@ -271,7 +277,7 @@ pub(super) fn client(link: &SimulatedLink, setup: &Setup, index: usize) -> Appli
     let number = 10 + index as u8;
     let mac = [2, 0, 0, 0, 0, number];
     let stations = station_on(link, mac, number, setup.client_workers, setup.udp_checksum);
-    host(stations, &config, shared, setup.link.mtu, |_, _| {})
+    host(stations, &config, shared, setup, |_, _| {})
 }
 
 /// Sets the bounds of a process.
@@ -284,14 +290,16 @@ fn host(
     stations: Vec<Station>,
     config: &NodeConfig,
     shared: Arc<NodeShared>,
-    mtu: u16,
+    setup: &Setup,
     mut add: impl FnMut(&mut Worker<Told>, usize),
 ) -> ApplicationHost {
     let (mut workers, mut callers, mut statuses) = (Vec::new(), Vec::new(), Vec::new());
     let networks: Vec<_> = stations.into_iter().map(Told::new).collect();
     let icmp = networks[0].teller.clone();
     for (index, network) in networks.into_iter().enumerate() {
-        let mut worker = Worker::new(index as u16, network, shared.clone(), config.quic(mtu), config.idle);
+        let mut quic = config.quic(setup.link.mtu);
+        quic.endpoint.rng_seed(setup.seeds.next());
+        let mut worker = Worker::new(index as u16, network, shared.clone(), quic, config.idle);
         add(&mut worker, index);
         callers.push(Caller::new(worker.add_port()));
         statuses.push(worker.status());

@@ -26,9 +26,9 @@ use hosts::{client, gateway};
 use liar::Lie;
 use raw::RawPeer;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use stoq::counters::Counter;
 use stoq::datagram::user_space::UserSpace;
@@ -37,7 +37,7 @@ use stoq::nic::simulated::{LinkConfig, SimulatedLink, SimulatedNic};
 use stoq::quic::transport::{PeerControl, QuicConfig};
 use stoq::seed::{ClockReading, Clocks, Store, StoreConfig};
 use stoq::session::SilenceLimits;
-use stoq::token::{EncodedPiece, Outboard, Ranges, Token, VerifiedEncoder};
+use stoq::token::{EncodedPiece, Outboard, Ranges, Selection, Token, VerifiedEncoder};
 use stoq::wire::Mac;
 use tempfile::TempDir;
 
@@ -97,6 +97,23 @@ pub(crate) struct Setup {
     pub(crate) silence: SilenceLimits,
     /// How far the windows of a process may grow in all, bytes.
     pub(crate) window_budget_bytes: u64,
+    pub(crate) seeds: Seeds,
+}
+
+/// Seeds of the endpoints' random choices, one after another; none: each endpoint asks the system.
+#[derive(Clone, Default)]
+pub(crate) struct Seeds(Option<Arc<AtomicU64>>);
+
+impl Seeds {
+    #[allow(dead_code, reason = "the worlds are repeated by seeds")]
+    pub(crate) fn from(first: u64) -> Self {
+        Self(Some(Arc::new(AtomicU64::new(first))))
+    }
+
+    fn next(&self) -> Option<[u8; 32]> {
+        let seed = self.0.as_ref()?.fetch_add(1, Relaxed);
+        Some(*blake3::hash(&seed.to_le_bytes()).as_bytes())
+    }
 }
 
 impl Setup {
@@ -136,6 +153,7 @@ impl Default for Setup {
             replay_safe: vec![DISCARD],
             silence: SilenceLimits::default(),
             window_budget_bytes: 0,
+            seeds: Seeds::default(),
         }
     }
 }
@@ -189,6 +207,7 @@ pub(crate) struct World {
     pub(crate) stores: Vec<Arc<Store>>,
     directories: Vec<TempDir>,
     step: Duration,
+    seeds: Seeds,
 }
 
 impl World {
@@ -213,7 +232,8 @@ impl World {
         let gateway = others.remove(0);
         let clients = (0..setup.clients).map(|index| client(&link, setup, index)).collect();
         let (store, raw) = (stores[0].clone(), Vec::new());
-        Self { link, now, gateway, others, clients, raw, store, stores, directories, step: setup.step }
+        let (step, seeds) = (setup.step, setup.seeds.clone());
+        Self { link, now, gateway, others, clients, raw, store, stores, directories, step, seeds }
     }
 
     /// A world of one client on a perfect link, and its connection.
@@ -347,6 +367,28 @@ impl World {
     pub(crate) fn kill_and_restart_gateway(&mut self, workers: usize) {
         let setup = Setup { gateway_workers: workers, ..Setup::default() };
         self.gateway = gateway(&self.link, &setup, 0, &self.store, self.now);
+    }
+
+    /// Kills a gateway's process and replaces it at once by one with another store. Returns the killed one.
+    #[allow(dead_code, reason = "gateways of the worlds crash")]
+    pub(crate) fn replace_gateway(
+        &mut self,
+        setup: &Setup,
+        index: usize,
+        (store, directory): (Arc<Store>, TempDir),
+    ) -> ApplicationHost {
+        let new = gateway(&self.link, setup, index, &store, self.now);
+        if index == 0 {
+            self.store = store.clone();
+        }
+        (self.stores[index], self.directories[index]) = (store, directory);
+        std::mem::replace(self.gateway(index), new)
+    }
+
+    /// The directory of a gateway's store.
+    #[allow(dead_code, reason = "the worlds examine it")]
+    pub(crate) fn directory(&self, index: usize) -> &Path {
+        self.directories[index].path()
     }
 
     /// A gateway, counted from 0.
@@ -493,8 +535,13 @@ pub(crate) fn gateway_v6() -> SocketAddr {
 
 /// The verified encoding of these ranges of a payload.
 pub(crate) fn encoding(payload: &[u8], ranges: &Ranges) -> Vec<Bytes> {
+    selected(payload, ranges.clone())
+}
+
+/// The verified encoding of a selection of a payload.
+pub(crate) fn selected(payload: &[u8], selection: impl Into<Selection>) -> Vec<Bytes> {
     let (_, outboard) = Outboard::build(payload, payload.len() as u64).unwrap();
-    let mut encoder = VerifiedEncoder::new(outboard, ranges.clone()).unwrap();
+    let mut encoder = VerifiedEncoder::new(outboard, selection).unwrap();
     let (mut batch, mut encoded) = (Vec::new(), Vec::new());
     while !encoder.is_complete() {
         encoder.next_batch(1 << 20, &mut batch).unwrap();

@@ -22,7 +22,7 @@ use stoq::wire::IpFamily;
 /// One connection of the endpoint.
 pub(crate) struct RawPeer {
     network: Station,
-    counters: Counters,
+    pub(crate) counters: Counters,
     endpoint: Endpoint,
     handle: ConnectionHandle,
     pub(crate) quic: Connection,
@@ -67,10 +67,18 @@ impl World {
     /// The same, of another node than the clients.
     #[track_caller]
     pub(crate) fn raw_of(&mut self, remote: SocketAddr, quic: &QuicConfig, node: &Identity) -> Raw {
+        let raw = self.plug_in_raw(remote, quic, node);
+        self.run(Duration::from_secs(10), "a raw peer connects", |world| world.raw[raw.0].connected);
+        raw
+    }
+
+    /// Plugs in a raw peer, which begins to connect.
+    pub(crate) fn plug_in_raw(&mut self, remote: SocketAddr, quic: &QuicConfig, node: &Identity) -> Raw {
         let index = self.raw.len();
         let network = station(&self.link, 100 + index as u8, 1).remove(0);
-        self.raw.push(RawPeer::new(network, self.now, remote, quic, node));
-        self.run(Duration::from_secs(10), "a raw peer connects", |world| world.raw[index].connected);
+        let mut endpoint = EndpointConfig::default();
+        endpoint.rng_seed(self.seeds.next());
+        self.raw.push(RawPeer::new(network, self.now, remote, quic, node, endpoint));
         Raw(index)
     }
 
@@ -166,12 +174,19 @@ pub(crate) fn records(bytes: &[u8]) -> Vec<(RecordType, Vec<u8>)> {
 }
 
 impl RawPeer {
-    fn new(network: Station, now: Instant, remote: SocketAddr, quic: &QuicConfig, node: &Identity) -> Self {
+    fn new(
+        network: Station,
+        now: Instant,
+        remote: SocketAddr,
+        quic: &QuicConfig,
+        node: &Identity,
+        endpoint: EndpointConfig,
+    ) -> Self {
         let crypto =
             client_config(&ClientTls { identity: Some(node.clone()), ..ClientTls::new(trust()) }).unwrap();
         let mut config = ClientConfig::new(crypto);
         config.transport_config(quic.transport(1500, IpFamily::V6, 256));
-        let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, true, None);
+        let mut endpoint = Endpoint::new(Arc::new(endpoint), None, true, None);
         let (handle, quic) = endpoint.connect(now, config, remote, &connect_name(remote)).unwrap();
         Self::of(network, endpoint, handle, quic)
     }

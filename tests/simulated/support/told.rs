@@ -1,10 +1,10 @@
-//! A station's network to which a test also reports unreachable destinations, as ICMP does to kernel sockets, and whose device it can slow
-//! down.
+//! A station's network to which a test also reports unreachable destinations, as ICMP does to kernel sockets, whose device it can slow
+//! down, and before which it can put a NAT that rebinds.
 
-use super::Station;
+use super::{Station, UDP_PORT};
 use quinn_proto::Transmit;
-use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -13,7 +13,10 @@ use stoq::datagram::{Datagram, Network, NetworkInfo, Obstacle, Unreachable};
 
 /// A test's reports to a host; clones report to the same host.
 #[derive(Clone, Default)]
-pub(crate) struct Teller(Arc<Mutex<VecDeque<Unreachable>>>, Arc<AtomicBool>);
+pub(crate) struct Teller(Arc<Mutex<VecDeque<Unreachable>>>, Arc<AtomicBool>, Arc<Mutex<Bindings>>);
+
+/// The ports that a NAT gives to the stations behind it, by their addresses.
+type Bindings = HashMap<IpAddr, u16>;
 
 /// A device that was slowed down takes one batch of datagrams in this time.
 const BATCH_SPAN: Duration = Duration::from_millis(10);
@@ -26,6 +29,17 @@ impl Teller {
     /// Lets the device take little from now on, and be full in between.
     pub(crate) fn slow_the_device(&self) {
         self.1.store(true, Relaxed);
+    }
+
+    /// Shows the station at `of` with this port from now on. What is sent to its earlier ports is lost.
+    #[allow(dead_code, reason = "the worlds have a NAT")]
+    pub(crate) fn rebind(&self, of: IpAddr, port: u16) {
+        self.2.lock().unwrap().insert(of, port);
+    }
+
+    /// The port with which a station is shown.
+    fn bound(&self, of: IpAddr) -> Option<u16> {
+        self.2.lock().unwrap().get(&of).copied()
     }
 }
 
@@ -44,9 +58,15 @@ impl Told {
 }
 
 impl Network for Told {
-    fn receive(&mut self, now: Instant, counters: &Counters, deliver: impl FnMut(Datagram<'_>)) -> usize {
+    fn receive(&mut self, now: Instant, counters: &Counters, mut deliver: impl FnMut(Datagram<'_>)) -> usize {
         self.free = self.free.filter(|free| now < *free);
-        self.station.receive(now, counters, deliver)
+        let teller = &self.teller;
+        self.station.receive(now, counters, |mut datagram| {
+            if let Some(port) = teller.bound(datagram.remote.ip()) {
+                datagram.remote.set_port(port);
+            }
+            deliver(datagram);
+        })
     }
 
     fn can_send(&self) -> bool {
@@ -57,7 +77,17 @@ impl Network for Told {
         if self.teller.1.load(Relaxed) {
             self.free = Some(now + BATCH_SPAN);
         }
-        self.station.send(now, counters, transmit, contents);
+        let to = transmit.destination;
+        match self.teller.bound(to.ip()) {
+            None => self.station.send(now, counters, transmit, contents),
+            Some(port) if port == to.port() => {
+                let Transmit { ecn, size, segment_size, src_ip, .. } = *transmit;
+                let destination = SocketAddr::new(to.ip(), UDP_PORT);
+                let transmit = Transmit { destination, ecn, size, segment_size, src_ip };
+                self.station.send(now, counters, &transmit, contents);
+            }
+            Some(_) => {}
+        }
     }
 
     fn flush(&mut self, now: Instant, counters: &Counters) -> usize {
