@@ -129,7 +129,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn controller(congestion: Congestion) -> HoleProof {
-        HoleProof::new(factory(congestion, WINDOW, 0).build(Instant::now(), 8972), 8972, 1200)
+        HoleProof::new(factory(congestion, WINDOW, 0, None).build(Instant::now(), 8972), 8972, 1200)
     }
 
     /// Four runs of losses of large packets, each noticed 100 ms after the one before, the third persistent.

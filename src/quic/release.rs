@@ -204,7 +204,7 @@ mod tests {
     fn the_operators_rate_bounds_the_controllers() {
         let rate = |most| releasable(most).build(Instant::now(), 1200).metrics().pacing_rate;
         assert_eq!((rate(None), rate(Some(5))), (None, Some(5)));
-        let reserved = factory(Congestion::Reserved, 12_000, 10_000_000);
+        let reserved = factory(Congestion::Reserved, 12_000, 10_000_000, None);
         let rate = |most| {
             let factory = Releasable { factory: reserved.clone(), mtu_min: 1200, rate_bits_per_s: most };
             Arc::new(factory).build(Instant::now(), 1200).metrics().pacing_rate

@@ -68,6 +68,9 @@ pub struct QuicConfig {
     pub initial_udp_payload_bytes: u16,
     /// Search for a larger path MTU, up to the device's (RFC 8899).
     pub mtu_discovery: bool,
+    /// Seeds the cycles of [`Congestion::Model`], for runs that are repeated; `None`: each connection draws its own.
+    #[serde(skip)]
+    pub model_seed: Option<u64>,
 }
 
 /// How the connections to one peer differ from the others.
@@ -144,6 +147,7 @@ impl Default for QuicConfig {
             packets_per_ack: 10,
             initial_udp_payload_bytes: UDP_PAYLOAD_BYTES_MIN,
             mtu_discovery: true,
+            model_seed: None,
         }
     }
 }
@@ -271,7 +275,8 @@ impl QuicConfig {
 
     fn set_congestion(&self, transport: &mut TransportConfig, initial_congestion_window_bytes: u64) {
         let rate = self.rate_bits_per_s;
-        let factory = factory(self.congestion_control, initial_congestion_window_bytes, rate);
+        let factory =
+            factory(self.congestion_control, initial_congestion_window_bytes, rate, self.model_seed);
         let rate_bits_per_s = (rate > 0).then_some(rate);
         let mtu_min = UDP_PAYLOAD_BYTES_MIN;
         transport.congestion_controller_factory(Arc::new(Releasable { factory, mtu_min, rate_bits_per_s }));

@@ -100,11 +100,17 @@ impl From<Congestion> for &'static str {
 pub(super) type Factory = Arc<dyn ControllerFactory + Send + Sync>;
 
 /// Makes controllers with this window at the start, bytes. [`Congestion::Reserved`] sends at `rate_bits_per_s`; the others take no note of
-/// it.
-pub(super) fn factory(congestion: Congestion, initial_window: u64, rate_bits_per_s: u64) -> Factory {
+/// it. `seed` is that of each [`Congestion::Model`]; none: each draws its own.
+pub(super) fn factory(
+    congestion: Congestion,
+    initial_window: u64,
+    rate_bits_per_s: u64,
+    seed: Option<u64>,
+) -> Factory {
     match congestion {
         Congestion::Model => {
-            Arc::new(Make(initial_window, |window, mtu| Model::new(window, mtu, rand::random())))
+            let model = move |window, mtu| Model::new(window, mtu, seed.unwrap_or_else(rand::random));
+            Arc::new(Make(initial_window, model))
         }
         Congestion::Cubic => Arc::new(Make(initial_window, Cubic::new)),
         Congestion::Newreno => {

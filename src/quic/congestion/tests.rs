@@ -267,7 +267,7 @@ fn names_are_read_and_others_refused_with_what_to_write() {
 #[test]
 fn every_factory_makes_a_controller_with_the_window_and_the_rate_that_were_given() {
     for (_, congestion) in Congestion::NAMES {
-        let controller = factory(congestion, INITIAL_WINDOW, 50_000_000).build(Instant::now(), 1200);
+        let controller = factory(congestion, INITIAL_WINDOW, 50_000_000, None).build(Instant::now(), 1200);
         assert_eq!((controller.window(), controller.initial_window()), (INITIAL_WINDOW, INITIAL_WINDOW));
         let paced = (congestion == Congestion::Reserved).then_some(50_000_000);
         assert_eq!(controller.metrics().pacing_rate, paced, "{congestion:?}");
@@ -279,13 +279,13 @@ fn every_factory_makes_a_controller_with_the_window_and_the_rate_that_were_given
 fn no_window_is_smaller_than_two_packets_of_the_size_that_is_found() {
     let (largest, now) = (65_507, Instant::now());
     for (_, congestion) in Congestion::NAMES {
-        let mut controller = factory(congestion, INITIAL_WINDOW, 50_000_000).build(now, 1200);
+        let mut controller = factory(congestion, INITIAL_WINDOW, 50_000_000, None).build(now, 1200);
         controller.on_mtu_update(largest);
         assert!(controller.window() >= 2 * u64::from(largest), "{congestion:?}: {}", controller.window());
         controller.on_congestion_event(now + seconds(1.0), now, true, 12_000);
         assert!(controller.window() >= 2 * u64::from(largest), "{congestion:?}: {}", controller.window());
         // A port whose size is taken at the start.
-        let mut controller = factory(congestion, INITIAL_WINDOW, 50_000_000).build(now, largest);
+        let mut controller = factory(congestion, INITIAL_WINDOW, 50_000_000, None).build(now, largest);
         controller.on_mtu_update(largest);
         assert!(controller.window() >= 2 * u64::from(largest), "{congestion:?}: {}", controller.window());
     }
