@@ -2,7 +2,7 @@
 # Runs of tests/worlds by seeds. A failing seed is printed with the command that repeats it.
 #
 #   scripts/simulate.sh [store|each_change|worlds] --seeds A..B [--mutant NAME]   these seeds, of one kind of run or of all; B is not among them
-#   scripts/simulate.sh --new N                                            N seeds that are drawn now, and printed
+#   scripts/simulate.sh --new N                                                  N seeds that are drawn now, and printed
 #
 # `store` and `each_change` run a store alone, `worlds` whole worlds: gateways, clients, hostile peers and a link. STOQ_TRACE=1 shows what
 # happens in a world. With a mutant, a fault that is put into each run, the seeds must fail: dropped-sync, dropped-directory-sync,

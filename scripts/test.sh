@@ -82,7 +82,7 @@ cargo test --no-default-features --locked --lib --bins --examples --test client 
     --test cli --test configs --test config_refusals --test path
 say "instructions a packet"
 scripts/instructions.sh
-say "a store on a faulty disk, by new seeds"
+say "stores on faulty disks, and whole worlds, by new seeds"
 scripts/simulate.sh --new 50
 say "the main job, as root"
 scripts/run.sh

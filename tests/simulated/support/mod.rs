@@ -247,10 +247,7 @@ impl World {
     fn settle(&mut self) {
         let (mut rounds, mut quiet) = (0, 0);
         while quiet < 2 {
-            let mut worked = self.gateway.turn(self.now);
-            for other in &mut self.others {
-                worked |= other.turn(self.now);
-            }
+            let mut worked = self.turn_gateways();
             for client in &mut self.clients {
                 worked |= client.turn(self.now);
             }
@@ -261,6 +258,22 @@ impl World {
             rounds += 1;
             assert!(rounds < 200_000, "the workers never come to rest");
         }
+    }
+
+    /// Turns the gateways. In a world that is repeated by seeds, each waits for its store's threads: their pace decides nothing.
+    fn turn_gateways(&mut self) -> bool {
+        let mut worked = false;
+        let gateways = [&mut self.gateway].into_iter().chain(&mut self.others);
+        for (gateway, store) in gateways.zip(&self.stores) {
+            worked |= gateway.turn(self.now);
+            let begun = Instant::now();
+            while self.seeds.0.is_some() && store.requests_waiting() > 0 {
+                assert!(begun.elapsed() < PATIENCE, "a store's thread does not answer");
+                std::thread::park_timeout(Duration::from_micros(50));
+                worked |= gateway.turn(self.now);
+            }
+        }
+        worked
     }
 
     /// The next due time, if there is one.

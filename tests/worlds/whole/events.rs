@@ -21,29 +21,29 @@ impl Simulation {
             13 => self.gather(),
             14 | 15 => self.attack(gateway),
             16 => {
-                self.note("the link goes down");
+                self.draw("the link goes down");
                 self.world.link.set_up(false);
                 self.pass(2000);
                 self.world.link.set_up(true);
             }
             17 => {
                 let way = way(&mut self.random);
-                self.note(format_args!("the link is another one: {way:?}"));
+                self.draw(format_args!("the link is another one: {way:?}"));
                 self.world.link.reconfigure(|link| *link = LinkConfig { mtu: link.mtu, ..way.clone() });
             }
             18 => {
                 let ahead_s = self.random.random_range(-1_000_000..1_000_000);
-                self.note(format_args!("the clocks jump to {ahead_s} s ahead"));
+                self.draw(format_args!("the clocks jump to {ahead_s} s ahead"));
                 self.setup.clock.set_ahead(ahead_s);
             }
             19 => self.rebind(gateway),
             20 => {
                 let steps = self.random.random_range(0..60);
-                self.note(format_args!("the disk of gateway {gateway} dies in {steps} changes"));
+                self.draw(format_args!("the disk of gateway {gateway} dies in {steps} changes"));
                 self.disks[gateway].crash_in(steps);
             }
             _ => {
-                self.note(format_args!("gateway {gateway} crashes"));
+                self.draw(format_args!("gateway {gateway} crashes"));
                 self.crash(gateway);
             }
         }
@@ -53,7 +53,7 @@ impl Simulation {
     fn rebind(&mut self, gateway: usize) {
         let client = self.random.random_range(0..self.setup.clients);
         let port = self.random.random_range(10_000..60_000);
-        self.note(format_args!("client {client} has port {port} at gateway {gateway}"));
+        self.draw(format_args!("client {client} has port {port} at gateway {gateway}"));
         let icmp = self.world.gateway(gateway).icmp.clone();
         icmp.rebind([10, 77, 0, 10 + client as u8].into(), port);
     }
@@ -86,12 +86,12 @@ impl Simulation {
         let at = self.near(first);
         let mut sample = self.random.random_range(0..samples().payloads.len());
         let mut kind = self.random.random_range(0..10);
+        self.draw(format_args!("client {client} asks {first} for {at}, kind {kind}, sample {sample}"));
         let Some(peer) = self.peer(client, first) else { return };
         if Some(at) == self.liar || Some(first) == self.liar {
             // What it answers is known for one payload.
             (sample, kind) = (LIED_ABOUT, 4);
         }
-        self.note(format_args!("client {client} asks {first} for {at}, kind {kind}, sample {sample}"));
         let way = if first == at { route(&[first]) } else { route(&[first, at]) };
         let Sample { bytes, token, .. } = &samples().payloads[sample];
         let caller = self.world.caller(&peer);
@@ -142,6 +142,7 @@ impl Simulation {
         let client = self.random.random_range(0..self.setup.clients);
         let sample = self.random.random_range(0..samples().payloads.len());
         let sample = if self.liar.is_some() { LIED_ABOUT } else { sample };
+        self.draw(format_args!("client {client} gathers sample {sample}"));
         let peers: Vec<_> =
             (0..self.setup.gateways).filter_map(|gateway| self.peer(client, gateway)).collect();
         let caller = &mut self.world.clients[client].callers[0];
@@ -156,6 +157,5 @@ impl Simulation {
         };
         let (token, sources) = (samples().payloads[sample].token, peers.iter().map(source).collect());
         caller.gathering = Some(Gathering::new(token.into(), Want::Payload, sources));
-        self.note(format_args!("client {client} gathers sample {sample} from {} gateways", peers.len()));
     }
 }

@@ -70,10 +70,11 @@ impl Simulation {
         if self.hostile.len() == HOSTILE_MAX {
             return;
         }
-        self.note(format_args!("{attack:?} at gateway {gateway}"));
+        self.draw(format_args!("{attack:?} at gateway {gateway}"));
         // A node that is no gateway of this world.
         let node = if self.setup.gateways < 4 { gateway_identity(3) } else { &identities()[1] };
-        let raw = self.world.plug_in_raw(gateway_address(gateway), &QuicConfig::default(), node);
+        let quic = QuicConfig { model_seed: Some(0), ..QuicConfig::default() };
+        let raw = self.world.plug_in_raw(gateway_address(gateway), &quic, node);
         if attack == Attack::HalfOpen {
             // Its first flight is sent, nothing after it.
             self.world.pass(Duration::from_micros(20));
