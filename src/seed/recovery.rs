@@ -6,7 +6,7 @@
 use super::check::Suspect;
 use super::clock::Clock;
 use super::damage::{Damage, DamageOutcome};
-use super::disk::StoreDisk;
+use super::disk::{StoreDisk, parent};
 use super::error::StoreError;
 use super::index::{EntryBody, Index, SetBody};
 use super::layout::{self, BLOB, DATA, META, OUTBOARD, SET, SETS};
@@ -222,6 +222,9 @@ impl Recovery<'_> {
         };
         let mut body = SetBody { descriptor, own: claimed, generation: self.index.next_generation() };
         body.own = self.lanes(inodes, token, found, (&descriptor, claimed))?;
+        if body.own != claimed && self.damage.is_writable() {
+            self.claim(token, &file.path, &layout::emit_set(&descriptor, body.own));
+        }
         let is_in_flight = self.in_flight.contains(&layout::place(token).1);
         let (lease, _) = self.lease(token, found);
         // A crash may have left blocks of lanes that the set does not claim: they are charged too. Less than a group is the file system's own.
@@ -258,6 +261,15 @@ impl Recovery<'_> {
         Ok(None)
     }
 
+    /// Rewrites the file by which a set claims lanes. If the disk takes no file, the next start finds the same as this one.
+    fn claim(&self, token: &AnyToken, path: &Path, bytes: &[u8]) {
+        let temporary = self.dir.join("tmp").join(layout::place(token).1).with_added_extension(SET);
+        let written = self.disk.replace(path, &temporary, bytes);
+        if let Err(error) = written.and_then(|()| self.disk.sync_directory(parent(path))) {
+            tracing::warn!(%token, %error, "the lanes of a set cannot be written down; the next start looks at its files again");
+        }
+    }
+
     /// The lanes that a set claims in its own files and whose files are there. Files of other lanes are removed or set aside.
     fn lanes(
         &mut self,
@@ -288,8 +300,10 @@ impl Recovery<'_> {
             };
             let lanes = layout::lanes_of(descriptor, blob).intersection(claimed);
             let inode = found.file(kind).map(|file| file.inode);
-            // A crash came while the set's files became a payload: the payload is enough.
-            if inode.is_some() && inodes.get(&AnyToken::from(part.token)).copied() == inode {
+            // The set's files became a payload, and a crash came meanwhile: the payload is enough. The files are gone since an earlier start, if
+            // there was one.
+            let payload = inodes.get(&AnyToken::from(part.token)).copied();
+            if payload.is_some() && (inode.is_none() || inode == payload) {
                 own = own.without(lanes);
                 if self.damage.is_writable() {
                     files().try_for_each(|file| self.disk.remove_if_there(&file.path))?;

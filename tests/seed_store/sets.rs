@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use stoq::record::ErrorCode;
 use stoq::seed::{
-    Coverage, Holding, HoldingChange, Lease, MemoryPages, MemoryTier, OpenSet, Store, StoreConfig, StoreError,
+    Coverage, DamageState, Holding, HoldingChange, Lease, MemoryPages, MemoryTier, OpenSet, Store,
+    StoreConfig, StoreError,
 };
 use stoq::shard::{Blob, Coding, Descriptor, Lanes};
 use stoq::tls::NodeId;
@@ -522,6 +523,35 @@ fn a_crash_at_any_step_leaves_the_old_lanes_or_the_new() {
             sharded.check(&store, &lanes.to_string());
         }
     }
+}
+
+#[test]
+fn a_crash_while_lanes_become_a_payload_is_no_damage_at_a_later_start() {
+    let sharded = Sharded::new();
+    let [before, after] = ["0-1,4", "0-4"].map(|lanes| {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        let lanes: Lanes = lanes.parse().unwrap();
+        for lane in lanes.iter() {
+            sharded.put(&store, &lane.to_string(), Lease::default(), 0).unwrap();
+        }
+        dir
+    });
+    // The payload has its names, and the set still claims its lanes.
+    let dir = crashed(before.path(), after.path(), &[&["data/meta", "data/obao", "data/blob"]], 1);
+    for _ in 0..3 {
+        let store = open(&dir);
+        sharded.check(&store, "0-4");
+        assert_eq!(store.damage(), DamageState::default());
+    }
+    // Nor when the payload is removed later, and its lanes with it.
+    let store = open(&dir);
+    assert!(store.remove(sharded.descriptor.content()).unwrap());
+    sharded.check(&store, "4");
+    drop(store);
+    let store = open(&dir);
+    sharded.check(&store, "4");
+    assert_eq!(store.damage(), DamageState::default());
 }
 
 #[test]
