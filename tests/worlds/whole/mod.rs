@@ -75,7 +75,8 @@ struct Simulation {
     messages: Vec<usize>,
     hostile: Vec<Hostile>,
     liar: Option<usize>,
-    /// The counts of gateways that have crashed.
+    /// The number of crashes, and the counts of the gateways that crashed.
+    crashes: usize,
     crashed: Tally,
     /// What the seed has drawn, in order.
     plan: blake3::Hasher,
@@ -138,6 +139,7 @@ impl Simulation {
             messages: vec![0; setup.clients],
             hostile: Vec::new(),
             liar,
+            crashes: 0,
             crashed: Tally::default(),
             plan: blake3::Hasher::new(),
             mutant,
@@ -263,6 +265,7 @@ impl Simulation {
         let (disk, opened) = open_store(left, self.random.random(), self.setup.store, self.mutant);
         let old = self.world.replace_gateway(&self.setup, gateway, opened);
         self.crashed.add(&old);
+        self.crashes += 1;
         self.disks[gateway] = disk;
     }
 
