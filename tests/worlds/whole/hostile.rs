@@ -10,7 +10,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use std::time::Duration;
 use stoq::quic::transport::QuicConfig;
-use stoq::record::{Descriptor, Fetch, MessageHeader, Put, Record};
+use stoq::record::{Descriptor, Fetch, MessageHeader, Put, Record, Settings};
 use stoq::token::{Ranges, Token};
 
 /// The most hostile peers of a world.
@@ -92,9 +92,11 @@ impl Simulation {
                 continue;
             }
             if !hostile.begun {
-                hostile.begun = true;
-                world.say_settings(hostile.raw);
-                hostile.drip = begin(world.raw_mut(hostile.raw), hostile.attack, random);
+                // Nothing is said where the gateway has closed the connection already.
+                hostile.begun = send(peer, Dir::Uni, &record(&Settings::default()), false).is_some();
+                if hostile.begun {
+                    hostile.drip = begin(peer, hostile.attack, random);
+                }
             } else if let Some((id, bytes)) = &mut hostile.drip
                 && let Some(byte) = bytes.pop()
             {
