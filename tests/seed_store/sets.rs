@@ -555,6 +555,27 @@ fn a_crash_while_lanes_become_a_payload_is_no_damage_at_a_later_start() {
 }
 
 #[test]
+fn lanes_that_a_payload_gives_meanwhile_are_charged_where_they_take_blocks() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let sharded = Sharded::new();
+    let store = open(&dir);
+    sharded.put(&store, "1,3", Lease::default(), 0).unwrap();
+    let mut writer =
+        store.begin_set(sharded.descriptor, "0,2".parse().unwrap(), Lease::default(), 0).unwrap();
+    let part = writer.parts().next().unwrap().clone();
+    for piece in pieces_of(&sharded.content, &part.selection) {
+        writer.write(Blob::Content, &piece).unwrap();
+    }
+    put(&store, &sharded.content).unwrap();
+    writer.commit().unwrap();
+    sharded.check(&store, "0-3");
+    let taken_bytes: u64 =
+        files(dir.path()).iter().map(|path| fs::metadata(path).unwrap().blocks() * 512).sum();
+    assert!(store.usage_bytes() >= taken_bytes, "{} of {taken_bytes} bytes are charged", store.usage_bytes());
+}
+
+#[test]
 fn the_memory_tier_gives_no_bytes_from_before_lanes_were_added() {
     let dir = tempfile::tempdir().unwrap();
     let sharded = Sharded::new();

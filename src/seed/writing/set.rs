@@ -235,6 +235,14 @@ impl SetWriter {
             .map_err(|e| write_error(&path, outboard_bytes(part.length), e))
     }
 
+    /// The new lanes that [`SetWriter::copy_into_set`] copied. They take blocks of the set's files, whether a payload gives them too or not.
+    fn copied(&self, before: Option<&SetBody>) -> Lanes {
+        let copied = [Blob::Content, Blob::Parity].into_iter().filter(|blob| claims(before, *blob));
+        let of_files =
+            copied.fold(Lanes::NONE, |lanes, blob| lanes.union(layout::lanes_of(&self.descriptor, blob)));
+        self.own.intersection(of_files)
+    }
+
     /// Opens a file to add to it; `None` if it was removed meanwhile.
     fn open_to_add(&self, path: &Path) -> Result<Option<File>, StoreError> {
         match self.store.disk.0.open_to_write(path) {
@@ -257,7 +265,8 @@ impl SetWriter {
             let blobs: SmallVec<[_; 2]> = index.whole_blobs(&self.descriptor).collect();
             (index.lanes(&self.descriptor, Lanes::NONE), blobs)
         };
-        let mut own = before.map_or(Lanes::NONE, |set| set.own).union(self.own.without(whole));
+        let new = self.own.without(whole).union(self.copied(before.as_ref()));
+        let mut own = before.map_or(Lanes::NONE, |set| set.own).union(new);
         if !own.union(whole).contains_all(self.lanes) {
             return Err(self.went(own.union(whole)));
         }
