@@ -25,6 +25,7 @@ pub mod descriptors;
 pub mod logging;
 pub mod port_watch;
 pub mod reloads;
+pub mod service;
 pub mod tls;
 pub mod watch;
 

@@ -1,6 +1,8 @@
 //! Log lines on standard error, as text or JSON. Lines of one place in the code past `lines_per_s` a second
 //! are left out and counted: peers can trigger lines, and must not fill a disk with them. A thread of its own
 //! writes them: if their reader is stuck, lines are lost and no other thread waits.
+//!
+//! To systemd's journal, a line begins with its priority (sd-daemon(3)), and has no time: the journal has its own.
 
 mod writer;
 
@@ -73,10 +75,15 @@ pub fn start(config: &LogConfig) -> anyhow::Result<()> {
         .with_writer(queue.clone())
         // Otherwise it panics, and a thread of the gateway with it, when standard error is closed.
         .log_internal_errors(false);
-    let format = |json| Counted { limit: limit.clone(), json, inner: tracing_subscriber::fmt::format() };
+    let journal = is_journal(&stderr, std::env::var("JOURNAL_STREAM").ok().as_deref());
+    let format = tracing_subscriber::fmt::format();
+    let counted = Counted { limit: limit.clone(), json: false, journal, inner: () };
     let lines = match config.format {
-        LogFormat::Text => lines.event_format(format(false)).boxed(),
-        LogFormat::Json => lines.json().map_event_format(|inner| format(true).of(inner)).boxed(),
+        LogFormat::Text if journal => lines.event_format(counted.of(format.without_time())).boxed(),
+        LogFormat::Text => lines.event_format(counted.of(format)).boxed(),
+        LogFormat::Json => {
+            lines.json().map_event_format(|inner| Counted { json: true, ..counted }.of(inner)).boxed()
+        }
     };
     let registry = tracing_subscriber::registry().with(filter).with(Limited(limit.clone())).with(lines);
     // A second start in one process (tests) keeps the first.
@@ -128,6 +135,22 @@ pub fn lines_lost() -> u64 {
 /// Lines left out since the start.
 pub fn lines_left_out() -> u64 {
     RUNNING.get().map_or(0, |running| running.limit.left_out.load(Ordering::Relaxed))
+}
+
+/// Whether this is the stream to systemd's journal that `JOURNAL_STREAM` names: the numbers of its device and of its inode.
+fn is_journal(stream: impl AsFd, named: Option<&str>) -> bool {
+    let Ok(stat) = rustix::fs::fstat(stream) else { return false };
+    named.is_some_and(|named| named == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+/// What begins a line to the journal (sd-daemon(3)).
+fn priority(level: tracing::Level) -> &'static str {
+    match level {
+        tracing::Level::ERROR => "<3>",
+        tracing::Level::WARN => "<4>",
+        tracing::Level::INFO => "<6>",
+        _ => "<7>",
+    }
 }
 
 /// The bound on each place's lines.
@@ -188,16 +211,17 @@ impl<S: Subscriber> Layer<S> for Limited {
     }
 }
 
-/// A format that puts the number of omitted lines before the next line.
+/// A format that puts the number of omitted lines before the next line, and its priority before a line to the journal.
 struct Counted<F> {
     limit: Arc<Limit>,
     json: bool,
+    journal: bool,
     inner: F,
 }
 
 impl<F> Counted<F> {
     fn of<G>(self, inner: G) -> Counted<G> {
-        Counted { limit: self.limit, json: self.json, inner }
+        Counted { limit: self.limit, json: self.json, journal: self.journal, inner }
     }
 }
 
@@ -214,7 +238,9 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let left_out = self.limit.take_left_out(&event.metadata().callsite());
+        let priority = if self.journal { priority(*event.metadata().level()) } else { "" };
         if left_out > 0 {
+            writer.write_str(priority)?;
             let (level, target) = (event.metadata().level(), event.metadata().target());
             if self.json {
                 // Targets are paths of modules: they need no escaping.
@@ -227,6 +253,7 @@ where
                 writeln!(writer, "{level} {target}: lines like the next were left out left_out={left_out}")?;
             }
         }
+        writer.write_str(priority)?;
         self.inner.format_event(cx, writer, event)
     }
 }
@@ -263,8 +290,12 @@ mod tests {
     fn lines_past_the_bound_are_left_out_and_counted() {
         let limit = Arc::new(Limit::new(3));
         let lines = Lines::default();
-        let format =
-            Counted { limit: limit.clone(), json: true, inner: tracing_subscriber::fmt::format().json() };
+        let format = Counted {
+            limit: limit.clone(),
+            json: true,
+            journal: false,
+            inner: tracing_subscriber::fmt::format().json(),
+        };
         let layer = tracing_subscriber::fmt::layer().json().with_writer(lines.clone()).event_format(format);
         let subscriber = tracing_subscriber::registry().with(Limited(limit.clone())).with(layer);
         tracing::subscriber::with_default(subscriber, || {
@@ -284,6 +315,30 @@ mod tests {
         assert_eq!(told[4]["fields"]["left_out"], 7, "{text}");
         assert!(text.contains("another place"));
         assert_eq!(limit.left_out.load(Ordering::Relaxed), 7);
+    }
+
+    #[test]
+    fn a_line_to_the_journal_begins_with_its_priority_and_has_no_time() {
+        let file = tempfile::tempfile().unwrap();
+        let stat = rustix::fs::fstat(&file).unwrap();
+        assert!(is_journal(&file, Some(&format!("{}:{}", stat.st_dev, stat.st_ino))));
+        assert!(!is_journal(&file, Some(&format!("{}:{}", stat.st_dev, stat.st_ino + 1))));
+        assert!(!is_journal(&file, None));
+
+        let lines = Lines::default();
+        let inner = tracing_subscriber::fmt::format().without_time();
+        let format = Counted { limit: Arc::new(Limit::new(0)), json: false, journal: true, inner };
+        let layer =
+            tracing_subscriber::fmt::layer().with_ansi(false).with_writer(lines.clone()).event_format(format);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            tracing::error!("it is lost");
+            tracing::warn!("it may be lost");
+            tracing::info!("it is there");
+            tracing::debug!("it is as it was");
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let starts: Vec<_> = text.lines().map(|line| &line[..9]).collect();
+        assert_eq!(starts, ["<3>ERROR ", "<4> WARN ", "<6> INFO ", "<7>DEBUG "], "{text}");
     }
 
     #[test]

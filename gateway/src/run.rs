@@ -11,6 +11,7 @@ use crate::port_watch::PortWatch;
 use crate::reload::{self, Live};
 use crate::reloads::Reloads;
 use crate::renewable;
+use crate::service::Service;
 use crate::tls::KeyLogger;
 use crate::watch::Watch;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -41,6 +42,7 @@ pub struct Gateway {
     live: Live,
     port_watch: PortWatch,
     up: Option<Box<Up>>,
+    service: Service,
     _capture: Option<CaptureServer>,
 }
 
@@ -92,6 +94,7 @@ impl Gateway {
         let capture = config.capture.socket.as_deref().zip(tap);
         let capture = capture.map(|(socket, tap)| CaptureServer::start(socket, device, tap)).transpose()?;
         let port_watch = PortWatch::start(node.device(), node.statuses().to_vec())?;
+        let service = Service::ready(node.statuses())?;
         let up = Up {
             certificate_valid: !refused,
             version: env!("CARGO_PKG_VERSION"),
@@ -105,7 +108,7 @@ impl Gateway {
         };
         let live =
             Live::new(config, reload::ReloadParts { identity, dates, hops, store, admin, key_log, reloads });
-        Ok(Self { node, live, port_watch, up: Some(Box::new(up)), _capture: capture })
+        Ok(Self { node, live, port_watch, up: Some(Box::new(up)), service, _capture: capture })
     }
 
     /// The event that tells programs that the gateway serves. Only the first call returns it.
@@ -168,6 +171,7 @@ impl Gateway {
 
     /// Drains running requests, then closes every connection and the network. Returns the final counters.
     pub fn stop(self) -> Ended {
+        self.service.stopping();
         self.node.drain(Duration::from_millis(self.live.config().shutdown.drain_ms));
         let stats = self.node.device_stats();
         if !stats.is_empty() {

@@ -1,9 +1,10 @@
 //! The events of `run --json`.
 
-use crate::support::{Process, Site, identities, run, stoq_gateway, wait_until};
+use crate::support::{PATIENCE, Process, Site, identities, run, stoq_gateway, wait_until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixDatagram;
 use std::process::Stdio;
 use stoq_gateway::admin::client::Remote;
 
@@ -46,6 +47,45 @@ fn the_events_tell_that_a_gateway_serves_and_its_final_counters() {
     assert!(counted["stages"]["ns"].is_object(), "{ended}");
     assert!(gateway.event().is_none(), "nothing follows");
     assert!(gateway.end().success());
+}
+
+#[test]
+fn a_service_manager_learns_that_the_gateway_is_ready_then_works_then_stops() {
+    let site = Site::new();
+    let (socket, config) = (site.path("notify"), site.configure());
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let told = || {
+        let mut text = [0; 256];
+        let len = manager.recv(&mut text).expect("the gateway tells something");
+        String::from_utf8(text[..len].to_vec()).unwrap().trim().to_owned()
+    };
+    let serve = || {
+        let mut command = stoq_gateway();
+        command.args(["run", "--config"]).arg(&config);
+        Process::serve_by(command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "300000"))
+    };
+    let mut gateway = serve().unwrap();
+    assert_eq!(told(), "READY=1");
+    assert_eq!((told(), told()), ("WATCHDOG=1".into(), "WATCHDOG=1".into()));
+    gateway.signal(Signal::TERM);
+    let last = loop {
+        let told = told();
+        if told != "WATCHDOG=1" {
+            break told;
+        }
+    };
+    assert_eq!(last, "STOPPING=1");
+    assert_eq!(gateway.event().unwrap()["event"], "ended");
+    assert!(gateway.end().success());
+
+    // One that does not start is never ready.
+    manager.set_nonblocking(true).unwrap();
+    while manager.recv(&mut [0; 256]).is_ok() {}
+    std::fs::write(&config, std::fs::read_to_string(&config).unwrap().replace("gateway.pem", "missing.pem"))
+        .unwrap();
+    assert!(serve().err().expect("there is no certificate").contains("missing.pem"));
+    assert!(manager.recv(&mut [0; 256]).is_err(), "nothing is told");
 }
 
 #[test]
