@@ -29,7 +29,7 @@ impl Service {
             return Ok(Self { end: None, thread: None });
         };
         let (end, ended) = channel();
-        let mut turns = Turns::new(workers.to_vec());
+        let mut turns = WorkerTurns::new(workers.to_vec());
         let watch = move || {
             while ended.recv_timeout(interval / PER_INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 if turns.moved() {
@@ -65,12 +65,12 @@ fn tell(state: NotifyState) {
 }
 
 /// The turns of workers.
-struct Turns {
+struct WorkerTurns {
     workers: Vec<Arc<WorkerStatus>>,
     before: Vec<u64>,
 }
 
-impl Turns {
+impl WorkerTurns {
     fn new(workers: Vec<Arc<WorkerStatus>>) -> Self {
         let before = counts(&workers);
         Self { workers, before }
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn one_worker_without_a_turn_is_enough_for_silence() {
         let workers: Vec<_> = (0..2).map(|_| Arc::<WorkerStatus>::default()).collect();
-        let mut turns = Turns::new(workers.clone());
+        let mut turns = WorkerTurns::new(workers.clone());
         let turn = |worker: usize, counter| workers[worker].counters.add(counter, 1);
         assert!(!turns.moved());
         turn(0, Counter::EmptyPolls);

@@ -1,4 +1,4 @@
-//! One change of the disk fails, each in its turn: what comes after it holds, and what it leaves is charged.
+//! One change of the disk fails, each in its turn: the promises made after it hold.
 
 use super::*;
 
