@@ -79,6 +79,10 @@ say "its unit"
 { said=$(inside systemd-analyze verify stoq-gateway.service 2>&1) && [ -z "$said" ]; } || die "systemd-analyze verify: $said"
 [ ! -e "$root/etc/systemd/system/multi-user.target.wants/stoq-gateway.service" ] || die "the unit is enabled before there is an identity"
 
+for script in postinst prerm; do
+    ! grep -qE 'restart|invoke start' "$root/var/lib/dpkg/info/stoq.$script" || die "an upgrade restarts a running gateway: $script"
+done
+
 say "removing it"
 inside dpkg --remove stoq >>"$dir/apt.log" 2>&1
 for file in usr/bin/stoq usr/bin/stoq-gateway usr/sbin/stoq-bind-nic lib/systemd/system/stoq-gateway.service usr/share/man/man1/stoq.1; do

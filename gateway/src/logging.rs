@@ -137,6 +137,12 @@ pub fn lines_left_out() -> u64 {
     RUNNING.get().map_or(0, |running| running.limit.left_out.load(Ordering::Relaxed))
 }
 
+/// What begins a line about the process's end on standard error: its priority where that is the journal, otherwise nothing.
+pub fn error_prefix() -> &'static str {
+    let journal = is_journal(std::io::stderr(), std::env::var("JOURNAL_STREAM").ok().as_deref());
+    if journal { priority(tracing::Level::ERROR) } else { "" }
+}
+
 /// Whether this is the stream to systemd's journal that `JOURNAL_STREAM` names: the numbers of its device and of its inode.
 fn is_journal(stream: impl AsFd, named: Option<&str>) -> bool {
     let Ok(stat) = rustix::fs::fstat(stream) else { return false };

@@ -238,7 +238,8 @@ fn capture(capture: &Capture) -> anyhow::Result<u64> {
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
-    let code = output::failed_within(PROGRAM, error, Duration::from_millis(LOG_FLUSH_MS_MAX));
+    let program = format!("{}{PROGRAM}", logging::error_prefix());
+    let code = output::failed_within(&program, error, Duration::from_millis(LOG_FLUSH_MS_MAX));
     ExitCode::from(if error.is::<ConfigError>() || error.is::<Usage>() { 2 } else { code })
 }
 
