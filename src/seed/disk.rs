@@ -134,12 +134,19 @@ impl StoreDisk {
 
     /// Makes the directory durably, if it is missing.
     pub(super) fn make_directory(&self, directory: &Path) -> Result<(), StoreError> {
-        match self.0.create_directory(directory) {
-            Ok(()) => drop(self.uncertain().insert(directory.to_owned())),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(write_error(directory, 0, error)),
-        }
-        if self.uncertain().contains(directory) {
+        let is_uncertain = {
+            // Another thread that finds the directory made must find it among the uncertain ones too.
+            let mut uncertain = self.uncertain();
+            match self.0.create_directory(directory) {
+                Ok(()) => {
+                    uncertain.insert(directory.to_owned());
+                    true
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => uncertain.contains(directory),
+                Err(error) => return Err(write_error(directory, 0, error)),
+            }
+        };
+        if is_uncertain {
             self.sync_directory(parent(directory))?;
             self.uncertain().remove(directory);
         }

@@ -40,6 +40,8 @@ pub(super) struct Inner {
     pub(super) damage: Mutex<Damage>,
     /// Directories that lost names which their disk may still have.
     pub(super) removed_in: Mutex<BTreeSet<PathBuf>>,
+    /// Held while they are synced, so that no removal counts as durable while another thread syncs its directory.
+    pub(super) syncing_removals: Mutex<()>,
     /// Payloads whose files are there, but that are neither held nor given up: their outboards are being made.
     pub(super) pending: Mutex<HashSet<Token>>,
     pub(super) checks: Checks,
@@ -306,6 +308,7 @@ impl Inner {
 
     /// Makes the removals so far durable, with one sync a directory: a crash brings nothing of them back.
     pub(super) fn sync_removals(&self) -> Result<(), StoreError> {
+        let _one = self.syncing_removals.lock().unwrap_or_else(PoisonError::into_inner);
         let mut synced = Ok(());
         let directories = std::mem::take(&mut *self.removed_in());
         for directory in directories {

@@ -143,6 +143,7 @@ impl Store {
             noting: Mutex::new(()),
             damage: Mutex::new(damage),
             removed_in: Mutex::default(),
+            syncing_removals: Mutex::default(),
             pending: Mutex::new(suspects.iter().map(|suspect| suspect.token).collect()),
             checks: Checks::default(),
             files: Arc::new(OpenFiles::new(config.files().read)),

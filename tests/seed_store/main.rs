@@ -5,6 +5,7 @@ mod damage;
 #[path = "../data/mod.rs"]
 mod data;
 mod leases;
+mod removals;
 mod room;
 mod sets;
 
