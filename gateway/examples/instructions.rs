@@ -10,8 +10,9 @@
 //! start.
 //!
 //! The handshake and the first packets are not counted: the count is that of a steady stream. When they have crossed, the program prints `warm`
-//! and waits for a line or the end of its standard input: callgrind begins to count meanwhile, since counting takes ten times as long. The wire copies a frame into a
-//! buffer and out again, as a device without offloads would; software computes both checksums.
+//! and waits for a line or the end of its standard input: callgrind begins to count meanwhile, since counting takes ten times as long.
+//!
+//! The wire copies a frame into a buffer and out again, as a device without offloads would; software computes both checksums.
 
 #![allow(clippy::print_stdout, reason = "it prints for the user who runs it by hand")]
 

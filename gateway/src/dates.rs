@@ -3,9 +3,8 @@
 //! A gateway with a certificate outside its dates starts and stays up, but is not ready. A reload with another certificate makes it ready
 //! without a restart; so does the correction of a wrong clock.
 
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use crate::periodic::Periodic;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 use stoq::tls::CertificateSummary;
 
@@ -22,8 +21,7 @@ type Chain = Arc<Mutex<Vec<CertificateSummary>>>;
 /// The thread that checks. It ends when this is dropped.
 pub struct Dates {
     chain: Chain,
-    end: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    _thread: Periodic,
 }
 
 impl Dates {
@@ -35,31 +33,17 @@ impl Dates {
         let mut log = Log::default();
         log.look(&chain, SystemTime::now(), Instant::now()).say();
         let chain = Arc::new(Mutex::new(chain));
-        let (end, ended) = channel::<()>();
         let looked_at = chain.clone();
-        let thread = std::thread::Builder::new().name("stoq-dates".into()).spawn(move || {
-            while ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
-                let chain = looked_at.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                log.look(&chain, SystemTime::now(), Instant::now()).say();
-            }
+        let thread = Periodic::start("stoq-dates", LOOK, move || {
+            let chain = looked_at.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            log.look(&chain, SystemTime::now(), Instant::now()).say();
         })?;
-        Ok(Self { chain, end: Some(end), thread: Some(thread) })
+        Ok(Self { chain, _thread: thread })
     }
 
     /// Checks these certificates instead from now on.
     pub fn set(&self, chain: Vec<CertificateSummary>) {
         *self.chain.lock().unwrap_or_else(PoisonError::into_inner) = chain;
-    }
-}
-
-impl Drop for Dates {
-    fn drop(&mut self) {
-        drop(self.end.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that checks certificates panicked");
-        }
     }
 }
 

@@ -19,6 +19,8 @@ pub mod config;
 pub mod manuals;
 
 // The process and its surroundings.
+pub mod periodic;
+
 pub mod capabilities;
 pub mod dates;
 pub mod descriptors;

@@ -75,7 +75,7 @@ pub fn start(config: &LogConfig) -> anyhow::Result<()> {
         .with_writer(queue.clone())
         // Otherwise it panics, and a thread of the gateway with it, when standard error is closed.
         .log_internal_errors(false);
-    let journal = is_journal(&stderr, std::env::var("JOURNAL_STREAM").ok().as_deref());
+    let journal = to_journal();
     let format = tracing_subscriber::fmt::format();
     let counted = Counted { limit: limit.clone(), json: false, journal, inner: () };
     let lines = match config.format {
@@ -139,8 +139,12 @@ pub fn lines_left_out() -> u64 {
 
 /// What begins a line about the process's end on standard error: its priority where that is the journal, otherwise nothing.
 pub fn error_prefix() -> &'static str {
-    let journal = is_journal(std::io::stderr(), std::env::var("JOURNAL_STREAM").ok().as_deref());
-    if journal { priority(tracing::Level::ERROR) } else { "" }
+    if to_journal() { priority(tracing::Level::ERROR) } else { "" }
+}
+
+/// Whether standard error is systemd's journal.
+fn to_journal() -> bool {
+    is_journal(std::io::stderr(), std::env::var("JOURNAL_STREAM").ok().as_deref())
 }
 
 /// Whether this is the stream to systemd's journal that `JOURNAL_STREAM` names: the numbers of its device and of its inode.

@@ -2,10 +2,9 @@
 //! may report packets as sent and lose all of them.
 
 use crate::faults::started;
+use crate::periodic::Periodic;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 use stoq::counters::Counter;
 use stoq::limits::{INTERFACE_INTERVAL_MS, UNHEARD_S};
@@ -15,8 +14,7 @@ use stoq::worker::WorkerStatus;
 
 /// A running watch. Dropping it ends it.
 pub struct PortWatch {
-    end: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    _thread: Periodic,
 }
 
 impl PortWatch {
@@ -25,32 +23,17 @@ impl PortWatch {
     /// # Errors
     /// The thread cannot be started.
     pub fn start(device: DeviceView, statuses: Vec<Arc<WorkerStatus>>) -> anyhow::Result<Self> {
-        let (end, ended) = channel();
         let mut hearing = Hearing::default();
         let watch = move || {
-            let interval = Duration::from_millis(INTERFACE_INTERVAL_MS);
-            while ended.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
-                if let Some(interface) = device.interface() {
-                    look(interface);
-                }
-                let acks = statuses.iter().map(|status| status.counters.get(Counter::QuicNewAcks));
-                let waiting = statuses.iter().map(|status| status.gauges.unacknowledged.load(Relaxed));
-                hearing.look(acks.sum(), waiting.sum());
+            if let Some(interface) = device.interface() {
+                look(interface);
             }
+            let acks = statuses.iter().map(|status| status.counters.get(Counter::QuicNewAcks));
+            let waiting = statuses.iter().map(|status| status.gauges.unacknowledged.load(Relaxed));
+            hearing.look(acks.sum(), waiting.sum());
         };
-        let thread = std::thread::Builder::new().name("stoq-port".into()).spawn(watch);
-        Ok(Self { end: Some(end), thread: Some(started("watches the port", thread)?) })
-    }
-}
-
-impl Drop for PortWatch {
-    fn drop(&mut self) {
-        drop(self.end.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that watches the port panicked");
-        }
+        let thread = Periodic::start("stoq-port", Duration::from_millis(INTERFACE_INTERVAL_MS), watch);
+        Ok(Self { _thread: started("watches the port", thread)? })
     }
 }
 

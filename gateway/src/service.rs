@@ -2,10 +2,9 @@
 //! `NOTIFY_SOCKET` in the environment nothing is told.
 
 use crate::faults::started;
+use crate::periodic::Periodic;
 use sd_notify::NotifyState;
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
 use stoq::counters::Counter;
 use stoq::worker::WorkerStatus;
 
@@ -14,8 +13,7 @@ const PER_INTERVAL: u32 = 3;
 
 /// A service that runs. Dropping it ends what it tells.
 pub struct Service {
-    end: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    _thread: Periodic,
 }
 
 impl Service {
@@ -26,35 +24,21 @@ impl Service {
     pub fn ready(workers: &[Arc<WorkerStatus>]) -> anyhow::Result<Self> {
         tell(NotifyState::Ready);
         let Some(interval) = sd_notify::watchdog_enabled() else {
-            return Ok(Self { end: None, thread: None });
+            return Ok(Self { _thread: Periodic::default() });
         };
-        let (end, ended) = channel();
         let mut turns = WorkerTurns::new(workers.to_vec());
         let watch = move || {
-            while ended.recv_timeout(interval / PER_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                if turns.moved() {
-                    tell(NotifyState::Watchdog);
-                }
+            if turns.moved() {
+                tell(NotifyState::Watchdog);
             }
         };
-        let thread = std::thread::Builder::new().name("stoq-service".into()).spawn(watch);
-        Ok(Self { end: Some(end), thread: Some(started("tells the watchdog", thread)?) })
+        let thread = Periodic::start("stoq-service", interval / PER_INTERVAL, watch);
+        Ok(Self { _thread: started("tells the watchdog", thread)? })
     }
 
     /// Tells that the gateway stops. The watchdog is told until the end of the drain.
     pub fn stopping(&self) {
         tell(NotifyState::Stopping);
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        drop(self.end.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that tells the watchdog panicked");
-        }
     }
 }
 

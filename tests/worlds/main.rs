@@ -3,8 +3,8 @@
 //!
 //! A seed draws everything: the actions, the fault, and what a crash leaves. The disk is a model beside real files (`disk`): the store changes
 //! files by the calls of [`stoq::seed::Disk`], which the model overrides to count them, to fail, and to note what was synced. A crash keeps
-//! what the model says, in another directory, where the store is opened again. In a run of a store, time is a number that the run passes. Only checks run on a
-//! thread of the store, and the run waits for each.
+//! what the model says, in another directory, where the store is opened again. In a run of a store, time is a
+//! number that the run passes. Only checks run on a thread of the store, and the run waits for each.
 
 mod disk;
 mod samples;
