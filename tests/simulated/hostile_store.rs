@@ -140,7 +140,8 @@ fn fetches_that_are_not_read_hold_few_files_and_their_peer_is_sent_away() {
     assert_eq!(world.gateway.count(Counter::AnswersUntaken), 1);
     assert!(world.store.files_reopened() > 0);
     world.pass(Duration::from_millis(10));
-    assert_eq!((world.open_payloads(), world.store.files_open()), (0, 0));
+    world.wait_for_closed_payloads();
+    assert_eq!(world.store.files_open(), 0);
     assert_eq!(world.caller(&peer).closed(&peer), None, "the honest peer stays");
 }
 

@@ -509,6 +509,12 @@ impl World {
         self.open_in(0, "data")
     }
 
+    /// Waits, in real time, until no file of the gateway's payloads is open. A thread of the store may close the last one.
+    #[track_caller]
+    pub(crate) fn wait_for_closed_payloads(&mut self) {
+        self.wait("payloads stay open", |world| world.open_payloads() == 0);
+    }
+
     fn open_in(&self, gateway: usize, part: &str) -> usize {
         let data = self.directories[gateway].path().join(part);
         let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
