@@ -385,11 +385,11 @@ impl Application for Placer {
                     Request::Locate(_) => {
                         let lanes = Lanes::first(2);
                         let holder = Holder { node: HOLDER, coverage: Coverage::Lanes(lanes), expires_s: 60 };
-                        Command::Answer(request, Answer::Holders(Holders { holders: vec![holder] }))
+                        Command::answer(request, Answer::Holders(Holders { holders: vec![holder] }))
                     }
                     Request::Mirror(mirror) => {
                         assert_eq!((mirror.lease_s, &mirror.sources[..]), (5, &[HOLDER][..]));
-                        Command::Answer(request, Answer::Done(Done { bytes: 7, token: mirror.token }))
+                        Command::answer(request, Answer::Done(Done { bytes: 7, token: mirror.token }))
                     }
                     _ => continue,
                 },

@@ -222,7 +222,7 @@ impl Application for Liar {
                 *last.last_mut().unwrap() ^= 1;
                 encoding.push_back(last.into());
             }
-            port.send(Command::Answer(request, Answer::Ok(OkRecord { length_bytes, descriptor: None })))
+            port.send(Command::answer(request, Answer::Ok(OkRecord { length_bytes, descriptor: None })))
                 .unwrap();
             self.answers.push((request, asked.credit, encoding));
         }

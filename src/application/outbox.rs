@@ -194,7 +194,7 @@ impl<T> Outbox<T> {
     where
         T: Clone,
     {
-        while self.flush(port) {
+        while self.waiting.is_empty() || self.flush(port) {
             let delivery = port.receive()?;
             let Some(request) = delivery.request().filter(|request| request.is_local()) else {
                 return Some(Received::Other(delivery));

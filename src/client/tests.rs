@@ -294,7 +294,7 @@ fn a_put_waits_for_its_credit_alone_and_ends_with_finish() {
     assert!(bench.worker.command().is_none());
     slow.credit.give_back(64 << 20);
     while bench.poll() {}
-    assert!(matches!(bench.command(), Command::Bytes(_, bytes) if bytes.to_bytes() == "data"));
+    assert!(matches!(bench.command(), Command::Bytes(_, bytes) if bytes == "data"));
     assert!(matches!(bench.command(), Command::End(request, Ending::Finish) if request == slow.request));
     assert!(!bench.poll());
 }

@@ -50,6 +50,11 @@ pub enum Delivery {
 }
 
 impl Delivery {
+    #[inline]
+    pub(crate) fn message(connection: ConnectionId, queue: u64, payload: Payload) -> Self {
+        Self::Connection(connection, ConnectionEvent::Message { queue, payload })
+    }
+
     /// The request that this is about.
     pub fn request(&self) -> Option<RequestId> {
         match self {
@@ -195,8 +200,8 @@ pub enum Command {
     On(ConnectionId, ConnectionCommand),
     /// Send a request to the peer: [`Outbox::ask`](crate::application::Outbox::ask).
     Ask(RequestId, Box<Ask>),
-    /// Open a stream for a request that is not parsed here: [`Outbox::open`](crate::application::Outbox::open). [`Command::Bytes`] writes
-    /// to it, [`Delivery::Raw`] brings its answer.
+    /// Open a stream for a request that is not parsed here: [`Outbox::open`](crate::application::Outbox::open). [`Command::Bytes`] and
+    /// [`Command::Raw`] write to it, [`Delivery::Raw`] brings its answer.
     Open {
         /// The request.
         request: RequestId,
@@ -206,12 +211,14 @@ pub enum Command {
         pace: Credit,
     },
     /// Answer the peer's request.
-    Answer(RequestId, Answer),
+    Answer(RequestId, Box<Answer>),
     /// Tell the peer that its request, which has no answer yet, is worked on. A peer gives up one of which it hears nothing.
     Working(RequestId),
     /// The next bytes of a verified encoding, or of a stream that is not parsed here. Their sender takes the credit:
     /// [`send_data`](super::AppPort::send_data) does.
-    Bytes(RequestId, Payload),
+    Bytes(RequestId, Bytes),
+    /// The same, in several pieces, as [`Delivery::Raw`] brings them.
+    Raw(RequestId, Box<Payload>),
     /// End a request, or this side of it.
     End(RequestId, Ending),
     /// Read the answer to a [`Command::Open`] while this credit has room, in place of the earlier one.
@@ -240,8 +247,11 @@ pub enum ConnectionCommand {
         payload: Bytes,
     },
     /// Announce a holding of this node, or its end.
-    Have(Have),
+    Have(Box<Have>),
 }
+
+// Every message is moved in a command from the application to QUIC.
+const _: () = assert!(size_of::<Command>() <= 64, "a large part of a command is boxed");
 
 /// A request of ours.
 #[derive(Clone, Debug)]
@@ -279,7 +289,7 @@ pub enum Ending {
     /// This side has sent all of its bytes.
     Finish,
     /// The peer's request is refused, or given up here.
-    Refuse(ErrorRecord),
+    Refuse(Box<ErrorRecord>),
     /// A request of ours is canceled.
     Cancel,
 }
@@ -287,12 +297,17 @@ pub enum Ending {
 impl Command {
     /// Refuses a peer's request.
     pub fn refuse(request: RequestId, failure: ErrorRecord) -> Self {
-        Self::End(request, Ending::Refuse(failure))
+        Self::End(request, Ending::Refuse(Box::new(failure)))
+    }
+
+    /// Answers a peer's request.
+    pub fn answer(request: RequestId, answer: Answer) -> Self {
+        Self::Answer(request, Box::new(answer))
     }
 
     /// Accepts a peer's PUT: its bytes may follow.
     pub fn accept(request: RequestId) -> Self {
-        Self::Answer(request, Answer::Ok(OkRecord { length_bytes: 0, descriptor: None }))
+        Self::answer(request, Answer::Ok(OkRecord { length_bytes: 0, descriptor: None }))
     }
 
     /// The connection that the command concerns; `None` for a command that asks for one.
@@ -305,6 +320,7 @@ impl Command {
             | Self::Answer(request, _)
             | Self::Working(request)
             | Self::Bytes(request, _)
+            | Self::Raw(request, _)
             | Self::End(request, _)
             | Self::Pace(request, _)
             | Self::Stop(request, _) => Some(request.connection),
@@ -325,6 +341,7 @@ impl Command {
             Self::Ask(request, _)
             | Self::Open { request, .. }
             | Self::Bytes(request, _)
+            | Self::Raw(request, _)
             | Self::End(request, Ending::Finish)
             | Self::Pace(request, _) => Some(*request).filter(|request| request.is_local()),
             _ => None,

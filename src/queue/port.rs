@@ -103,18 +103,12 @@ impl AppPort {
     /// # Errors
     /// The bytes, if the ring is full or the credit is spent.
     pub fn send_data(&mut self, request: RequestId, credit: &Credit, bytes: Bytes) -> Result<(), Bytes> {
-        let len = bytes.len();
-        if !credit.has_room() {
+        if self.commands.is_full() || !credit.has_room() {
             return Err(bytes);
         }
-        credit.take(len);
-        self.send(Command::Bytes(request, bytes.into())).map_err(|command| {
-            credit.give_back(len);
-            match command {
-                Command::Bytes(_, bytes) => bytes.to_bytes(),
-                _ => Bytes::new(),
-            }
-        })
+        credit.take(bytes.len());
+        self.push(Command::Bytes(request, bytes));
+        Ok(())
     }
 
     /// Sends a message, and takes its credit: its bytes, and [`MESSAGE_COST_BYTES`].
@@ -128,18 +122,20 @@ impl AppPort {
         queue: u64,
         payload: Bytes,
     ) -> Result<(), Bytes> {
-        let cost = payload.len() + MESSAGE_COST_BYTES;
-        if !credit.has_room() {
+        if self.commands.is_full() || !credit.has_room() {
             return Err(payload);
         }
-        credit.take(cost);
-        self.send(Command::On(connection, ConnectionCommand::Message { queue, payload })).map_err(|command| {
-            credit.give_back(cost);
-            match command {
-                Command::On(_, ConnectionCommand::Message { payload, .. }) => payload,
-                _ => Bytes::new(),
-            }
-        })
+        credit.take(payload.len() + MESSAGE_COST_BYTES);
+        self.push(Command::On(connection, ConnectionCommand::Message { queue, payload }));
+        Ok(())
+    }
+
+    /// Gives the worker a command for which the ring has room: only this side pushes, so that the room can only grow.
+    #[inline]
+    fn push(&mut self, command: Command) {
+        let pushed = self.commands.push(command);
+        debug_assert!(pushed.is_ok(), "the ring had room");
+        self.pushed = true;
     }
 
     /// Wakes the worker if anything was pushed or taken since the last call. The host of an application calls this after
@@ -173,8 +169,13 @@ impl WorkerPort {
     pub fn deliver(&mut self, delivery: Delivery) {
         self.touched = true;
         self.delivered += 1;
-        self.held.push_back(delivery);
-        if !self.push_held() && self.held.len() >= self.held_max {
+        if !self.held.is_empty() {
+            self.held.push_back(delivery);
+            self.push_held();
+        } else if let Err(delivery) = self.deliveries.push(delivery) {
+            self.held.push_back(delivery);
+        }
+        if self.held.len() >= self.held_max {
             self.forget_passed();
         }
     }

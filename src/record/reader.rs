@@ -61,6 +61,12 @@ impl RecordReader {
         self.chunks.extend(piece);
     }
 
+    /// Whether the record whose header was read has not arrived whole: there is nothing to take.
+    #[inline]
+    pub(crate) fn lacks_body(&self) -> bool {
+        self.header.is_some_and(|header| self.buffered < header.body_len)
+    }
+
     /// Bytes pushed and not taken.
     pub fn buffered_bytes(&self) -> usize {
         self.buffered

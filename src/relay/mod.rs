@@ -82,7 +82,7 @@ impl Relay {
     /// Forwards bytes, and takes their credit.
     fn send_raw(&mut self, port: &mut AppPort, request: RequestId, credit: &Credit, bytes: Payload) {
         credit.take(bytes.len());
-        self.send(port, Command::Bytes(request, bytes));
+        self.send(port, Command::Raw(request, Box::new(bytes)));
     }
 
     /// Takes the deliveries of a flow's request to the next gateway.
@@ -265,7 +265,7 @@ impl Relay {
                 late.push(member.request);
             } else {
                 member.answer.take(bytes.len());
-                let command = Command::Bytes(member.request, bytes.clone());
+                let command = Command::Raw(member.request, Box::new(bytes.clone()));
                 self.outbox.send(port, command);
             }
         }

@@ -110,7 +110,7 @@ impl Announcer {
                 said = true;
                 let connection = listener.connection;
                 // The ring has room, and only this application pushes to it.
-                let _ = port.send(Command::On(connection, ConnectionCommand::Have(have)));
+                let _ = port.send(Command::On(connection, ConnectionCommand::Have(Box::new(have))));
             }
         }
         said

@@ -178,7 +178,7 @@ impl Seed {
             Request::Fetch(fetch) => self.fetch(now, port, request, (&fetch, early), credit),
             Request::Locate(Locate { token }) => {
                 let holders = Holders { holders: self.holders(now, &token) };
-                self.send(port, Command::Answer(request, Answer::Holders(holders)));
+                self.send(port, Command::answer(request, Answer::Holders(holders)));
             }
             Request::Mirror(mirror) => self.mirror(now, port, request, node, mirror),
         }
@@ -228,7 +228,7 @@ impl Seed {
     ) {
         match (Lookup { fetch, early }).find(&self.parts.store) {
             Ok(answer) => {
-                self.send(port, Command::Answer(request, Answer::Ok(answer.ok)));
+                self.send(port, Command::answer(request, Answer::Ok(answer.ok)));
                 self.servings.add(request, fetch.token, credit, answer);
             }
             Err(Refusal::Failure(failure)) => self.send(port, Command::refuse(request, failure)),

@@ -217,7 +217,7 @@ impl Seed {
             self.putting.committing.remove(&request);
             match result {
                 Ok((token, bytes)) => {
-                    self.send(port, Command::Answer(request, Answer::Done(Done { bytes, token })))
+                    self.send(port, Command::answer(request, Answer::Done(Done { bytes, token })))
                 }
                 Err(error) => self.refuse_store(port, request, &error),
             }

@@ -44,7 +44,7 @@ impl Session {
             }
             Command::On(_, ConnectionCommand::Have(have)) => {
                 if let Some(id) = self.control_out {
-                    self.write_record(conn, id, &have, cx);
+                    self.write_record(conn, id, &*have, cx);
                 }
             }
             Command::On(_, ConnectionCommand::Disconnect) => {
@@ -54,18 +54,19 @@ impl Session {
             Command::Ask(request, _) | Command::Open { request, .. } => {
                 self.open(conn, app, request, command, cx);
             }
-            Command::Answer(request, answer) => self.answer(conn, app, request, answer, cx),
+            Command::Answer(request, answer) => self.answer(conn, app, request, *answer, cx),
             Command::Working(request) => {
                 if let Some(id) = self.stream_of(app, request) {
                     self.say_working(conn, id, cx);
                 }
             }
             Command::Bytes(request, bytes) => {
-                if let Some(id) = self.stream_of(app, request) {
-                    // The peer would read an ERROR after a byte of the answer as part of the encoding.
-                    if !request.is_local() {
-                        self.begin_encoding(id);
-                    }
+                if let Some(id) = self.stream_for_data(app, request) {
+                    self.write(conn, id, bytes);
+                }
+            }
+            Command::Raw(request, bytes) => {
+                if let Some(id) = self.stream_for_data(app, request) {
                     bytes.into_chunks().into_iter().for_each(|chunk| self.write(conn, id, chunk));
                 }
             }
@@ -274,6 +275,16 @@ impl Session {
     fn waits_to_open(&self, app: usize, request: RequestId) -> bool {
         let mut unopened = self.unopened.iter();
         request.is_local() && unopened.any(|(of, command)| *of == app && command.opens() == Some(request))
+    }
+
+    /// The stream that an application writes data to.
+    fn stream_for_data(&mut self, app: usize, request: RequestId) -> Option<StreamId> {
+        let id = self.stream_of(app, request)?;
+        // The peer would read an ERROR after a byte of the answer as part of the encoding.
+        if !request.is_local() {
+            self.begin_encoding(id);
+        }
+        Some(id)
     }
 
     fn stream_of(&self, app: usize, request: RequestId) -> Option<StreamId> {

@@ -6,7 +6,7 @@ use super::reading::Reading;
 use super::stream::{NextRole, RING_ROOM_MIN, Reader, Readiness, Reads, unexpected};
 use crate::counters::Counter;
 use crate::limits::{MESSAGE_COST_BYTES, MESSAGES_UNTAKEN_BYTES_MAX};
-use crate::queue::{ConnectionEvent, Credit, Delivery};
+use crate::queue::{Credit, Delivery};
 use crate::record::{ErrorCode, MessageHeader, Payload, RecordType};
 use crate::token::Token;
 
@@ -19,9 +19,8 @@ pub(super) struct Messages {
     early: bool,
     /// They are read only while this credit has room: the answers to a peer that reads none take it.
     pace: Option<Credit>,
-    /// The first message, if its application had no room for it.
-    waiting: Option<Delivery>,
-    waiting_bytes: usize,
+    /// The first message and its queue, if its application had no room for it.
+    waiting: Option<(u64, Payload)>,
     /// Messages delivered in this reading, bytes with their cost.
     delivered_bytes: usize,
 }
@@ -30,20 +29,24 @@ impl Messages {
     /// Takes the stream's first message. The application is known only from it, and may have no room.
     pub(super) fn begin(
         opening: &Opening,
-        payload: Payload,
+        mut payload: Payload,
         cx: &mut Reading<'_, '_>,
     ) -> Result<Self, Fault> {
         let (early, pace) = (opening.early, opening.pace.clone());
-        let bytes = payload.len();
-        let (app, message) = message(payload, early, cx)?;
-        let mut begun = Self { app, early, pace, waiting: None, waiting_bytes: 0, delivered_bytes: 0 };
+        let (app, queue) = take_header(&mut payload, early, cx)?;
+        let mut begun = Self { app, early, pace, waiting: None, delivered_bytes: 0 };
         if !begun.has_credit() || cx.cx.ports[app].room() < RING_ROOM_MIN {
-            (begun.waiting, begun.waiting_bytes) = (Some(message), bytes);
+            begun.waiting = Some((queue, payload));
         } else {
-            cx.deliver(app, message);
-            begun.delivered_bytes = bytes + MESSAGE_COST_BYTES;
+            begun.deliver(queue, payload, cx);
         }
         Ok(begun)
+    }
+
+    #[inline]
+    fn deliver(&mut self, queue: u64, payload: Payload, cx: &mut Reading<'_, '_>) {
+        self.delivered_bytes += payload.len() + MESSAGE_COST_BYTES;
+        cx.deliver(self.app, Delivery::message(cx.connection, queue, payload));
     }
 
     fn has_credit(&self) -> bool {
@@ -59,7 +62,7 @@ impl Messages {
 
     /// The message that waits, bytes.
     pub(super) fn waiting_bytes(&self) -> usize {
-        self.waiting_bytes
+        self.waiting.as_ref().map_or(0, |(_, payload)| payload.len())
     }
 }
 
@@ -76,25 +79,23 @@ impl Reader for Messages {
         if self.has_credit() { Readiness::Wants } else { Readiness::Paused }
     }
 
-    fn on_record(&mut self, kind: RecordType, body: Payload, cx: &mut Reading<'_, '_>) -> NextRole {
+    #[inline]
+    fn on_record(&mut self, kind: RecordType, mut body: Payload, cx: &mut Reading<'_, '_>) -> NextRole {
         if kind != RecordType::Message {
             return Err(unexpected(kind, "among messages"));
         }
-        let bytes = body.len();
-        let (app, message) = message(body, self.early, cx)?;
+        let (app, queue) = take_header(&mut body, self.early, cx)?;
         if self.app != app {
             self.settle(cx);
             self.app = app;
         }
-        cx.deliver(app, message);
-        self.delivered_bytes += bytes + MESSAGE_COST_BYTES;
+        self.deliver(queue, body, cx);
         Ok(None)
     }
 
     fn resume(&mut self, cx: &mut Reading<'_, '_>) -> bool {
-        let Some(message) = self.waiting.take() else { return false };
-        cx.deliver(self.app, message);
-        self.delivered_bytes += std::mem::take(&mut self.waiting_bytes) + MESSAGE_COST_BYTES;
+        let Some((queue, payload)) = self.waiting.take() else { return false };
+        self.deliver(queue, payload, cx);
         true
     }
 
@@ -107,19 +108,19 @@ impl Reader for Messages {
     }
 }
 
-/// Reads a MESSAGE of a stream or a datagram; returns the application that takes it, and its delivery.
-pub(super) fn message(
-    mut payload: Payload,
+/// Takes the header off a MESSAGE of a stream or a datagram, and checks its token. Returns the application that takes it, and its queue.
+pub(super) fn take_header(
+    payload: &mut Payload,
     early: bool,
     cx: &mut Reading<'_, '_>,
-) -> Result<(usize, Delivery), Fault> {
-    let header = MessageHeader::take_from(&mut payload)?;
+) -> Result<(usize, u64), Fault> {
+    let header = MessageHeader::take_from(payload)?;
     let app = cx.queue(header.queue)?;
     if early && !cx.cx.routes.replay_safe.contains(&header.queue) {
         return Err(Fault::new(ErrorCode::TooEarly, "no messages for this queue in early data"));
     }
     if let Some(token) = header.token
-        && token != token_of(&payload)
+        && token != token_of(payload)
     {
         cx.cx.counters.add(Counter::BadProofs, 1);
         return Err(Fault::new(ErrorCode::BadProof, "a message does not match its token"));
@@ -127,8 +128,7 @@ pub(super) fn message(
     if early {
         cx.introduce(app);
     }
-    let message = ConnectionEvent::Message { queue: header.queue, payload };
-    Ok((app, Delivery::Connection(cx.connection, message)))
+    Ok((app, header.queue))
 }
 
 fn token_of(payload: &Payload) -> Token {
@@ -144,6 +144,7 @@ mod tests {
     use super::super::stream::Readiness;
     use super::super::testing::{Bench, QUEUE, SAFE_QUEUE, record};
     use super::*;
+    use crate::queue::ConnectionEvent;
     use crate::record::{GoAway, Settings};
 
     fn one(queue: u64, token: Option<Token>, payload: &[u8]) -> Vec<u8> {

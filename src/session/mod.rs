@@ -425,7 +425,7 @@ impl Session {
             Ok(Some(header)) if header.record_type == RecordType::Message => reader.take_body(),
             _ => None,
         };
-        let Some(payload) = whole.filter(|_| reader.is_at_record_border()) else {
+        let Some(mut payload) = whole.filter(|_| reader.is_at_record_border()) else {
             return cx.counters.add(Counter::DropDatagramMalformed, 1);
         };
         cx.counters.add(Counter::RecordsIn, 1);
@@ -436,9 +436,9 @@ impl Session {
         }
         let no_stream = StreamId::new(Side::Client, Dir::Uni, 0);
         let mut reading = self.reading(no_stream, cx);
-        match messages::message(payload, early, &mut reading) {
-            Ok((app, message)) if reading.takes_message(app) => {
-                reading.deliver(app, message);
+        match messages::take_header(&mut payload, early, &mut reading) {
+            Ok((app, queue)) if reading.takes_message(app) => {
+                reading.deliver(app, Delivery::message(reading.connection, queue, payload));
                 reading.count_untaken(app, bytes + MESSAGE_COST_BYTES);
             }
             Ok(_) => cx.counters.add(Counter::DropDatagramRingFull, 1),

@@ -441,6 +441,10 @@ impl Stream {
         }
         if let Some(reader) = &mut self.recv {
             reader.push_kept(chunk, cx.cx.crumb_bytes);
+            // Most chunks are in the middle of a large record.
+            if reader.lacks_body() {
+                return Ok(());
+            }
         }
         let drained = self.drain(cx);
         drained.map_err(|fault| Fault { fatal: fault.fatal || self.role.is_control(), ..fault })

@@ -66,11 +66,9 @@ impl Session {
     }
 
     /// Notes that more of a stream has arrived.
+    #[inline]
     pub(super) fn arrived(&mut self, conn: &mut Connection, id: StreamId, cx: &mut Context<'_>) {
-        let Some(stream) = self.streams.get_mut(&id) else {
-            let first = self.chains.first_read(id);
-            return first.into_iter().for_each(|first| self.arrived(conn, first, cx));
-        };
+        let Some(stream) = self.streams.get_mut(&id) else { return self.arrived_in_part(conn, id, cx) };
         stream.frames += 1;
         match stream.queued {
             Queued::Readable => {}
@@ -79,6 +77,14 @@ impl Session {
                 self.readable.push_back(id);
             }
             Queued::Paused => self.hold(conn, id, cx),
+        }
+    }
+
+    /// Notes that more has arrived of a stream that carries on an earlier one, which is in the table.
+    #[inline(never)]
+    fn arrived_in_part(&mut self, conn: &mut Connection, id: StreamId, cx: &mut Context<'_>) {
+        if let Some(first) = self.chains.first_read(id) {
+            self.arrived(conn, first, cx);
         }
     }
 

@@ -26,7 +26,8 @@ impl Core {
     /// QUIC no keys.
     #[inline]
     pub(super) fn is_past_retries(&self, now: Instant, datagram: &[u8]) -> bool {
-        self.half_open.is_past_retries(now) && admission::is_unproven_initial(datagram)
+        // Most datagrams end at the first question: it costs less than the second one.
+        admission::is_unproven_initial(datagram) && self.half_open.is_past_retries(now)
     }
 
     /// Whether clients must prove their addresses before their handshakes begin.

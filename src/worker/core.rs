@@ -30,7 +30,7 @@ impl Core {
             counters.stages.enter(LoopStage::Quic);
             // Before the copy: a datagram that cannot be QUIC costs only its time on the wire.
             if admission::may_be_quic(datagram.payload) {
-                self.datagram(now, datagram);
+                self.datagram(now, &datagram);
             } else {
                 counters.add(Counter::DropNotQuic, 1);
             }
@@ -45,29 +45,31 @@ impl Core {
 
     // Out of line: the path of rejected datagrams in `receive` stays small.
     #[inline(never)]
-    fn datagram(&mut self, now: Instant, datagram: Datagram<'_>) {
-        let Datagram { remote, local_ip, ecn, payload } = datagram;
-        if self.desk.shared.workers > 1
-            && let Some(owner) = self.desk.shared.keys.cid.owner(payload, self.desk.shared.workers)
-            && owner != self.index
-        {
-            let handover = Handover { remote, local_ip, ecn, payload: BytesMut::from(payload) };
-            let taken = self.desk.shared.handovers[usize::from(owner)].push(handover).is_ok();
-            let counter = if taken { Counter::HandoversOut } else { Counter::DropHandoverFull };
-            self.desk.status.counters.add(counter, 1);
+    fn datagram(&mut self, now: Instant, datagram: &Datagram<'_>) {
+        if self.desk.shared.workers > 1 && self.hand_over(datagram) {
             return;
         }
         // The only copy of received bytes: from the packet buffer to a slot.
-        let owned = self.received.copy(payload);
-        self.feed(now, remote, local_ip, ecn, owned);
+        let owned = self.received.copy(datagram.payload);
+        self.feed(now, (datagram.remote, datagram.local_ip, datagram.ecn), owned);
     }
 
+    /// Hands a datagram to the worker that owns its connection, if that is another one.
+    fn hand_over(&mut self, &Datagram { remote, local_ip, ecn, payload }: &Datagram<'_>) -> bool {
+        let owner = self.desk.shared.keys.cid.owner(payload, self.desk.shared.workers);
+        let Some(owner) = owner.filter(|owner| *owner != self.index) else { return false };
+        let handover = Handover { remote, local_ip, ecn, payload: BytesMut::from(payload) };
+        let taken = self.desk.shared.handovers[usize::from(owner)].push(handover).is_ok();
+        let counter = if taken { Counter::HandoversOut } else { Counter::DropHandoverFull };
+        self.desk.status.counters.add(counter, 1);
+        true
+    }
+
+    #[inline]
     fn feed(
         &mut self,
         now: Instant,
-        remote: SocketAddr,
-        local_ip: Option<IpAddr>,
-        ecn: Option<EcnCodepoint>,
+        (remote, local_ip, ecn): (SocketAddr, Option<IpAddr>, Option<EcnCodepoint>),
         data: BytesMut,
     ) {
         if self.is_past_retries(now, &data) {
@@ -116,7 +118,7 @@ impl Core {
             && let Some(handover) = self.desk.shared.handovers[usize::from(self.index)].pop()
         {
             taken += 1;
-            self.feed(now, handover.remote, handover.local_ip, handover.ecn, handover.payload);
+            self.feed(now, (handover.remote, handover.local_ip, handover.ecn), handover.payload);
         }
         self.desk.status.counters.add(Counter::HandoversIn, taken);
         taken > 0

@@ -87,7 +87,6 @@ impl HalfOpen {
     /// Whether a client must prove its address, and cannot be told now.
     #[inline]
     pub(super) fn is_past_retries(&self, now: Instant) -> bool {
-        // Most datagrams end here.
         self.retries.is_empty(now) && self.must_prove(now)
     }
 

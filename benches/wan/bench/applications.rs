@@ -129,7 +129,7 @@ struct Serve {
 impl Serve {
     fn asked(&mut self, port: &mut AppPort, request: RequestId, fetch: Fetch, credit: Credit) {
         let ok = OkRecord { length_bytes: self.content.length, descriptor: None };
-        self.outbox.send(port, Command::Answer(request, Answer::Ok(ok)));
+        self.outbox.send(port, Command::answer(request, Answer::Ok(ok)));
         if fetch.describe {
             self.outbox.send(port, Command::End(request, Ending::Finish));
             return;

@@ -2,7 +2,6 @@
 
 use super::links::{Links, Remotes};
 use super::report::{Report, Width};
-use bytes::Bytes;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 use stoq::application::{Application, Outbox, Received};
@@ -111,7 +110,7 @@ impl Pulled {
         let mut front = Vec::new();
         Routed { hop, request: fetch.into() }.emit_records(&mut front);
         let request = outbox.open(port, connection, (Credit::default(), Credit::default()), index);
-        outbox.send(port, Command::Bytes(request, Bytes::from(front).into()));
+        outbox.send(port, Command::Bytes(request, front.into()));
         outbox.send(port, Command::End(request, Ending::Finish));
     }
 }

@@ -89,14 +89,14 @@ impl Liar {
             (_, Request::Fetch(fetch)) => return self.fetch(request, fetch.ranges, fetch.describe, credit),
             _ => return,
         };
-        self.orders.push_back(Order::Answer(request, answer));
+        self.orders.push_back(Order::answer(request, answer));
     }
 
     fn fetch(&mut self, request: RequestId, ranges: Ranges, describe: bool, credit: Credit) {
         let real = self.payload.len() as u64;
         let length_bytes = if let Lie::Length(claimed) = self.lie { claimed } else { real };
         let ok = OkRecord { length_bytes, descriptor: None };
-        self.orders.push_back(Order::Answer(request, Answer::Ok(ok)));
+        self.orders.push_back(Order::answer(request, Answer::Ok(ok)));
         if describe {
             return self.orders.push_back(Order::End(request, Ending::Finish));
         }

@@ -406,7 +406,7 @@ impl Caller {
             let token = Token::from_slice(&[&[1][..], hasher.finalize().as_bytes()].concat()).unwrap();
             let bytes = self.requests[&request].bytes() as u64;
             let done = Done { bytes, token: token.into() };
-            self.send(Command::Answer(request, Answer::Done(done)));
+            self.send(Command::answer(request, Answer::Done(done)));
         }
     }
 

@@ -61,7 +61,7 @@ impl Liar {
         let other = Descriptor::plain(stoq::token::Token::of(b"something else"), real).unwrap();
         let descriptor = (self.lie == Lie::WrongDescriptor).then_some(other);
         let ok = OkRecord { length_bytes: length, descriptor };
-        self.commands.push_back(Command::Answer(request, Answer::Ok(ok)));
+        self.commands.push_back(Command::answer(request, Answer::Ok(ok)));
         if describe {
             return self.commands.push_back(Command::End(request, Ending::Finish));
         }
