@@ -3,7 +3,7 @@
 # few minutes of work, and a build by the profile of that work. Prints the directory of the executables.
 #
 #   scripts/optimize.sh            stoq, stoq-gateway and stoq-pktgen
-#   scripts/optimize.sh --brief    the same from a few rows, for tests of this script: not the fastest executables
+#   scripts/optimize.sh --brief    the same from a few rows and without LTO, for tests of this script: not the fastest executables
 #   scripts/optimize.sh --bench    also the ceiling and the peers of scripts/bench/run.sh, built in the same way
 #
 # Into target/optimized. Needs root, as benchmarks do, and a quarter of an hour. The work is rows of scripts/bench/run.sh. A package of it:
@@ -59,15 +59,12 @@ build() { # RUSTC-FLAG DIRECTORY: both workspaces' executables, built with that 
     cp "$work/peers/$host/release"/{quinn,s2n-quic,quiche,tquic}-peer "$2/"
 }
 
-say "building with instruments"
-instrumented() { build "-Cprofile-generate=$work/raw" "$work/built"; }
-# Counters are inserted before the link, so link-time optimization only affects the speed of the work.
 if [ -n "$brief" ]; then
     WORK=$BRIEF_WORK
-    CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 instrumented
-else
-    instrumented
+    export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
 fi
+say "building with instruments"
+build "-Cprofile-generate=$work/raw" "$work/built"
 say "working"
 [ -z "$bench" ] || WORK="$WORK $BENCH_WORK"
 read -r -d '' -a work_rows <<<"$WORK" || true
@@ -81,6 +78,6 @@ STOQ_BUILT=$work/built OUT=$work/drops.jsonl SECONDS_FULL=1 SECONDS_SHORT=1 WIDT
 "$profdata" merge --failure-mode=all --output "$work/profile.profdata" "$work/raw"/*.profraw
 say "building with the profile"
 build "-Cprofile-use=$work/profile.profdata" "$optimized"
-echo "with fat LTO and a profile of its own work (scripts/optimize.sh${brief:+ --brief})" >"$optimized/BUILD"
+echo "with $([ -n "$brief" ] && echo no || echo fat) LTO and a profile of its own work (scripts/optimize.sh${brief:+ --brief})" >"$optimized/BUILD"
 rm -rf "$work"
 echo "$optimized"
