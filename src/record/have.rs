@@ -32,6 +32,14 @@ impl Coverage {
         }
     }
 
+    /// Checks that it may be of this token: only a set has lanes. HOLDERS names no token, so that the request which it answers tells it.
+    pub(crate) fn check(&self, token: &AnyToken) -> Result<(), RecordError> {
+        match self {
+            Self::Lanes(_) => lanes_need_a_set(token),
+            Self::None | Self::All => Ok(()),
+        }
+    }
+
     pub(super) fn emit(&self, out: &mut Vec<u8>) {
         match self {
             Self::None => out.push(Self::NONE),
@@ -71,9 +79,7 @@ impl Record for Have {
     fn parse(mut body: &[u8]) -> Result<Self, RecordError> {
         let token = take_any_token(&mut body)?;
         let coverage = Coverage::take(&mut body)?;
-        if let Coverage::Lanes(_) = coverage {
-            lanes_need_a_set(&token)?;
-        }
+        coverage.check(&token)?;
         let lease_s = varint::read(&mut body, "lease_s")?;
         finish(body)?;
         Ok(Self { token, coverage, lease_s })

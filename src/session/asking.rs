@@ -29,8 +29,8 @@ enum Expected {
     Put { accepted: bool },
     /// To FETCH: OK, then a verified encoding.
     Fetch(Box<Fetched>),
-    /// To LOCATE.
-    Holders,
+    /// To LOCATE: HOLDERS of this token.
+    Holders(AnyToken),
     /// To MIRROR.
     Done,
 }
@@ -53,7 +53,7 @@ impl Asking {
             Request::Fetch(fetch) => {
                 (Expected::Fetch(Box::new(Fetched { fetch, pace: credit, body: None })), None)
             }
-            Request::Locate(_) => (Expected::Holders, None),
+            Request::Locate(locate) => (Expected::Holders(locate.token), None),
             Request::Mirror(_) => (Expected::Done, None),
         };
         (Self { app, request, routed: routed.hop.is_some(), over: false, expected }, credit)
@@ -159,8 +159,10 @@ impl Reader for Asking {
             (RecordType::Done, Expected::Put { .. } | Expected::Done) => {
                 self.answer(Answer::Done(Done::parse(&body)?), cx);
             }
-            (RecordType::Holders, Expected::Holders) => {
-                self.answer(Answer::Holders(Holders::parse(&body)?), cx);
+            (RecordType::Holders, Expected::Holders(token)) => {
+                let found = Holders::parse(&body)?;
+                found.holders.iter().try_for_each(|holder| holder.coverage.check(token))?;
+                self.answer(Answer::Holders(found), cx);
             }
             _ => return Err(unexpected(kind, "in the answer")),
         }
@@ -205,9 +207,10 @@ mod tests {
     use super::super::stream::{Role, Stream};
     use super::super::testing::{Bench, QUEUE, encoding, record};
     use super::*;
-    use crate::record::{Locate, Mirror, Put, Settings};
+    use crate::record::{Coverage, Holder, Locate, Mirror, Put, Settings};
     use crate::shard::{Descriptor, Lanes};
-    use crate::token::{Ranges, Token};
+    use crate::tls::NodeId;
+    use crate::token::{Ranges, SetToken, Token};
 
     const PAYLOAD: &[u8] = b"the payload";
 
@@ -396,6 +399,23 @@ mod tests {
             let answer = record(&OkRecord { length_bytes, descriptor: said });
             let fed = bench.feed(&mut stream, &answer).map_err(|fault| fault.code);
             assert_eq!(fed, if fits { Ok(()) } else { Err(ErrorCode::BadDescriptor) });
+        }
+    }
+
+    #[test]
+    fn holders_have_lanes_of_a_set_alone() {
+        let set = SetToken::from_hash([7; 32]).into();
+        let held = |coverage| Holder { node: NodeId([9; 32]), coverage, expires_s: 0 };
+        let lanes = Coverage::Lanes([0, 9].into_iter().collect());
+        for (token, coverage, fits) in
+            [(token(), Coverage::All, true), (token(), lanes, false), (set, lanes, true)]
+        {
+            let mut bench = Bench::new();
+            let mut stream = asking(&bench, Ask::new(Locate { token }));
+            let answer = record(&Holders { holders: vec![held(Coverage::All), held(coverage)] });
+            let fed = bench.feed(&mut stream, &answer).map_err(|fault| fault.code);
+            assert_eq!(fed, if fits { Ok(()) } else { Err(ErrorCode::Malformed) }, "{token} {coverage:?}");
+            assert_eq!(bench.delivered().len(), usize::from(fits));
         }
     }
 
