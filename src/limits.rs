@@ -147,6 +147,8 @@ pub const GROUP_BYTES: usize = 16 * 1024;
 pub const MEMORY_BLOCK_BYTES: usize = 2 << 20;
 /// Connections that a worker keeps to peer gateways where the operator names no number.
 pub const PEER_GATEWAY_CONNECTIONS_DEFAULT: usize = 32;
+/// Connections to peer gateways that a worker looks at, to find those to close for one that a request needs.
+pub const REACH_CONNECTIONS_MAX: usize = 64;
 /// The first wait before a peer gateway that failed is dialed again, milliseconds. It doubles.
 pub const PEER_GATEWAY_BACKOFF_MS_MIN: u64 = 200;
 /// The longest of those waits, milliseconds.

@@ -172,8 +172,8 @@ impl Core {
         }
         let connections = &self.connections;
         let is_idle = |slot: u32| connections.get(slot).is_some_and(|conn| conn.session.requests() == 0);
-        let Some(slot) = self.gateways.reach(node, now, is_idle) else { return };
-        if let Some(mut conn) = self.connections.at(slot) {
+        for slot in self.gateways.reach(node, now, is_idle) {
+            let Some(mut conn) = self.connections.at(slot) else { continue };
             conn.session.closed(&CloseReason::Displaced, &mut self.desk.cx(now));
             conn.close(now, ErrorCode::None, Bytes::new());
             conn.touched();
@@ -193,7 +193,7 @@ impl Core {
             while let Some(event) = conn.quic.poll() {
                 worked = true;
                 match conn.event(event, &mut cx) {
-                    Some(Change::PeerGatewayUp(index)) => self.gateways.up(index, now),
+                    Some(Change::PeerGatewayUp(index)) => self.gateways.up(index),
                     Some(Change::PeerGatewayLost(index)) => {
                         self.gateways.failed(index, Some(slot), now);
                     }
@@ -269,7 +269,7 @@ impl Core {
         if let Some(index) = conn.origin.peer_gateway()
             && command.opens().is_some()
         {
-            self.gateways.used(index, now);
+            self.gateways.used(index);
         }
         conn.session.command(&mut conn.quic, app, command, &mut cx);
         entry.touched();

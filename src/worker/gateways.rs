@@ -1,11 +1,15 @@
 //! The connections of a gateway to its peer gateways. They are dialed at the start, and again with backoff after a failure. At most
 //! the allowed number exists at once; the least recently used one makes room.
 
-use crate::limits::{PEER_GATEWAY_BACKOFF_MS_MAX, PEER_GATEWAY_BACKOFF_MS_MIN, RELAY_REACH_MS};
+use crate::limits::{
+    PEER_GATEWAY_BACKOFF_MS_MAX, PEER_GATEWAY_BACKOFF_MS_MIN, REACH_CONNECTIONS_MAX, RELAY_REACH_MS,
+};
 use crate::names::Places;
 use crate::quic::transport::PeerControl;
 use crate::tls::NodeId;
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -26,8 +30,12 @@ pub(super) struct PeerGateways {
     links: Vec<GatewayLink>,
     by_node: FxHashMap<NodeId, usize>,
     connections_max: usize,
-    /// When an action is due; `None`: not before a change.
-    due: Option<Instant>,
+    /// The wanted links, the one to dial next first.
+    wanted: BTreeSet<(Instant, usize)>,
+    /// The open links, the least recently used one first.
+    open: BTreeSet<(u64, usize)>,
+    /// Uses of any link until now.
+    uses: u64,
 }
 
 #[derive(Debug)]
@@ -38,7 +46,8 @@ struct GatewayLink {
     failures: u32,
     /// The next address to try.
     address: usize,
-    used: Instant,
+    /// The number of its last use: a request that went to it, or was to go there.
+    used: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,10 +66,12 @@ impl PeerGateways {
         let by_node = peer_gateways.iter().enumerate().map(|(index, n)| (n.node, index)).collect();
         let link = |(index, peer_gateway)| {
             let state = if index < connections_max { State::Wanted { from: now } } else { State::Idle };
-            GatewayLink { peer_gateway, state, failures: 0, address: 0, used: now }
+            GatewayLink { peer_gateway, state, failures: 0, address: 0, used: 0 }
         };
         let links = peer_gateways.into_iter().enumerate().map(link).collect();
-        Self { links, by_node, connections_max, due: Some(now) }
+        let mut gateways = Self { links, by_node, connections_max, ..Self::default() };
+        gateways.sort();
+        gateways
     }
 
     /// Replaces the peer gateways. Those that stay keep their connections and their failures. Returns the slots of the connections that
@@ -72,6 +83,7 @@ impl PeerGateways {
         now: Instant,
     ) -> Vec<u32> {
         let mut before = std::mem::replace(self, Self::new(peer_gateways, connections_max, now));
+        self.uses = before.uses;
         for link in &mut self.links {
             let known = before.by_node.get(&link.peer_gateway.node).map(|&index| &mut before.links[index]);
             if let Some(known) = known {
@@ -86,21 +98,17 @@ impl PeerGateways {
                 (link.failures, link.address, link.used) = (known.failures, known.address, known.used);
             }
         }
-        let open = |link: &GatewayLink| match link.state {
-            State::Open { slot, .. } => Some(slot),
-            _ => None,
-        };
-        let mut gone: Vec<_> = before.links.iter().filter_map(open).collect();
+        let mut gone: Vec<_> = before.links.iter().filter_map(GatewayLink::slot).collect();
         let mut busy = self.links.iter().filter(|link| link.state != State::Idle).count();
         for link in self.links.iter_mut().rev().filter(|link| link.state != State::Idle) {
             if busy <= connections_max {
                 break;
             }
-            gone.extend(open(link));
+            gone.extend(link.slot());
             link.state = State::Idle;
             busy -= 1;
         }
-        self.set_due();
+        self.sort();
         gone
     }
 
@@ -111,19 +119,12 @@ impl PeerGateways {
 
     /// When [`PeerGateways::next`] may have a peer gateway to dial.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.due
+        self.wanted.first().map(|&(from, _)| from)
     }
 
     /// A peer gateway to dial now, and its address. The caller then calls [`PeerGateways::dialed`] or [`PeerGateways::failed`].
     pub(super) fn next(&mut self, now: Instant) -> Option<(usize, SocketAddr)> {
-        if self.due.is_none_or(|due| due > now) {
-            return None;
-        }
-        let is_due = |link: &GatewayLink| matches!(link.state, State::Wanted { from } if from <= now);
-        let Some(index) = self.links.iter().position(is_due) else {
-            self.set_due();
-            return None;
-        };
+        let &(_, index) = self.wanted.first().filter(|(from, _)| *from <= now)?;
         let link = &mut self.links[index];
         let known = link.peer_gateway.addresses.addresses();
         let Some(&address) = known.get(link.address % known.len().max(1)) else {
@@ -131,7 +132,7 @@ impl PeerGateways {
                 // The resolver has not answered yet, or found no address: it is tried again later.
                 self.failed(index, None, now);
             } else {
-                link.state = State::Idle;
+                self.set(index, State::Idle);
             }
             return None;
         };
@@ -158,17 +159,17 @@ impl PeerGateways {
 
     /// Notes that a connection in this slot is being opened.
     pub(super) fn dialed(&mut self, index: usize, slot: u32) {
-        self.links[index].state = State::Open { slot, up: false };
-        self.set_due();
+        self.set(index, State::Open { slot, up: false });
     }
 
     /// Notes that its connection is up.
-    pub(super) fn up(&mut self, index: usize, now: Instant) {
+    pub(super) fn up(&mut self, index: usize) {
         let link = &mut self.links[index];
         if let State::Open { up, .. } = &mut link.state {
             *up = true;
         }
-        (link.failures, link.used) = (0, now);
+        link.failures = 0;
+        self.used(index);
     }
 
     /// Notes that the connection in this slot failed or ended; returns whether that was news. It is dialed again, with a longer wait
@@ -180,43 +181,53 @@ impl PeerGateways {
         }
         let backoff = PEER_GATEWAY_BACKOFF_MS_MIN << link.failures.min(16);
         link.failures += 1;
-        link.state =
-            State::Wanted { from: now + Duration::from_millis(backoff.min(PEER_GATEWAY_BACKOFF_MS_MAX)) };
-        self.set_due();
+        let from = now + Duration::from_millis(backoff.min(PEER_GATEWAY_BACKOFF_MS_MAX));
+        self.set(index, State::Wanted { from });
         true
     }
 
-    /// Notes that a request goes to it.
-    pub(super) fn used(&mut self, index: usize, now: Instant) {
-        self.links[index].used = now;
+    /// Notes that a request goes to it, or is to go there.
+    pub(super) fn used(&mut self, index: usize) {
+        let link = &mut self.links[index];
+        if link.used == self.uses && self.uses != 0 {
+            return;
+        }
+        self.uses += 1;
+        let before = std::mem::replace(&mut link.used, self.uses);
+        if self.open.remove(&(before, index)) {
+            self.open.insert((self.uses, index));
+        }
     }
 
-    /// Has a peer gateway dialed that is not connected. Returns the slot of the connection to close for it, if there
-    /// are too many. `is_idle` tells whether a connection has no requests in flight.
+    /// Has a peer gateway dialed that is not connected. Returns the slots of the connections to close for it, if there are too many: the
+    /// least recently used ones without requests in flight, which `is_idle` tells. A peer may have this done again and again: it takes few
+    /// looks, and one with requests gets its next look last.
     pub(super) fn reach(
         &mut self,
         node: &NodeId,
         now: Instant,
         is_idle: impl Fn(u32) -> bool,
-    ) -> Option<u32> {
-        let index = *self.by_node.get(node)?;
-        if self.links[index].state != State::Idle {
-            return None;
-        }
-        self.links[index].state = State::Wanted { from: now };
-        self.due = Some(now);
-        if self.links.iter().filter(|link| link.state != State::Idle).count() <= self.connections_max {
-            return None;
-        }
-        let open = |link: &GatewayLink| match link.state {
-            State::Open { slot, .. } => Some(slot),
-            _ => None,
+    ) -> SmallVec<[u32; 1]> {
+        let mut closed = SmallVec::new();
+        let Some(index) = self.place(node).filter(|&index| self.links[index].state == State::Idle) else {
+            return closed;
         };
-        let idle = self.links.iter_mut().filter(|link| open(link).is_some_and(&is_idle));
-        let oldest = idle.min_by_key(|link| link.used)?;
-        let slot = open(oldest);
-        oldest.state = State::Idle;
-        slot
+        self.used(index);
+        self.set(index, State::Wanted { from: now });
+        for _ in 0..self.open.len().min(REACH_CONNECTIONS_MAX) {
+            let Some(&(_, oldest)) = self.open.first() else { break };
+            if self.wanted.len() + self.open.len() <= self.connections_max {
+                break;
+            }
+            match self.links[oldest].slot().filter(|&slot| is_idle(slot)) {
+                Some(slot) => {
+                    self.set(oldest, State::Idle);
+                    closed.push(slot);
+                }
+                None => self.used(oldest),
+            }
+        }
+        closed
     }
 
     /// Whether the next attempt to dial it comes later than a forwarded request waits.
@@ -226,18 +237,45 @@ impl PeerGateways {
         link.is_some_and(|link| matches!(link.state, State::Wanted { from } if from > later))
     }
 
-    fn set_due(&mut self) {
-        let wanted = self.links.iter().filter_map(|link| match link.state {
-            State::Wanted { from } => Some(from),
-            _ => None,
-        });
-        self.due = wanted.min();
+    /// Changes the state of a link, and its place in the order of those that are alike.
+    fn set(&mut self, index: usize, state: State) {
+        let link = &mut self.links[index];
+        match std::mem::replace(&mut link.state, state) {
+            State::Wanted { from } => _ = self.wanted.remove(&(from, index)),
+            State::Open { .. } => _ = self.open.remove(&(link.used, index)),
+            State::Idle => {}
+        }
+        match state {
+            State::Wanted { from } => _ = self.wanted.insert((from, index)),
+            State::Open { .. } => _ = self.open.insert((link.used, index)),
+            State::Idle => {}
+        }
+    }
+
+    /// Makes both orders anew, of all states.
+    fn sort(&mut self) {
+        self.wanted.clear();
+        self.open.clear();
+        for index in 0..self.links.len() {
+            self.set(index, self.links[index].state);
+        }
+    }
+}
+
+impl GatewayLink {
+    /// The slot of its connection.
+    fn slot(&self) -> Option<u32> {
+        match self.state {
+            State::Open { slot, .. } => Some(slot),
+            State::Idle | State::Wanted { .. } => None,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
 
     fn peer_gateways(count: u8) -> Vec<PeerGateway> {
         let addresses = ["10.0.0.1:1", "[fd00::1]:1"].map(|text| text.parse().unwrap()).to_vec();
@@ -278,15 +316,64 @@ mod tests {
         for slot in 0..2 {
             let (index, _) = links.next(now).unwrap();
             links.dialed(index, slot);
-            links.up(index, now);
+            links.up(index);
         }
         assert_eq!(links.next(now), None, "two are allowed");
-        links.used(0, now + Duration::from_secs(1));
+        links.used(0);
         let third = NodeId([2; 32]);
-        assert_eq!(links.reach(&third, now, |_| true), Some(1));
+        assert_eq!(links.reach(&third, now, |_| true)[..], [1]);
         assert_eq!(links.next(now).unwrap().0, 2);
         assert!(!links.failed(1, Some(1), now), "closed on purpose: not dialed again");
-        assert_eq!(links.reach(&NodeId([9; 32]), now, |_| true), None, "no peer gateway");
+        assert!(links.reach(&NodeId([9; 32]), now, |_| true).is_empty(), "no peer gateway");
+    }
+
+    #[test]
+    fn a_request_to_a_gateway_without_a_connection_costs_few_looks_however_many_are_connected() {
+        let now = Instant::now();
+        let many = 4096_u32;
+        let numbered = |n: u32| {
+            let mut node = [0; 32];
+            node[..4].copy_from_slice(&n.to_be_bytes());
+            NodeId(node)
+        };
+        let mut all = Vec::new();
+        for n in 0..2 * many {
+            let [one] = peer_gateways(1).try_into().unwrap();
+            all.push(PeerGateway { node: numbered(n), ..one });
+        }
+        let mut links = PeerGateways::new(all, many as usize, now);
+        while let Some((index, _)) = links.next(now) {
+            links.dialed(index, index as u32);
+            links.up(index);
+        }
+        // All but the last connection have requests.
+        let looks = Cell::new(0);
+        let is_idle = |slot| {
+            looks.set(looks.get() + 1);
+            slot == many - 1
+        };
+        let mut closed = Vec::new();
+        for n in many..2 * many {
+            looks.set(0);
+            closed.extend(links.reach(&numbered(n), now, is_idle));
+            assert!(looks.get() <= REACH_CONNECTIONS_MAX, "{}", looks.get());
+        }
+        assert_eq!(closed, [many - 1], "it is found all the same");
+    }
+
+    #[test]
+    fn a_connection_that_is_made_for_a_request_is_not_closed_for_the_next_one() {
+        let now = Instant::now();
+        let mut links = PeerGateways::new(peer_gateways(4), 2, now);
+        for slot in 0..2 {
+            let (index, _) = links.next(now).unwrap();
+            links.dialed(index, slot);
+            links.up(index);
+        }
+        links.used(1);
+        assert_eq!(links.reach(&NodeId([2; 32]), now, |_| true)[..], [0]);
+        links.dialed(2, 0);
+        assert_eq!(links.reach(&NodeId([3; 32]), now, |_| true)[..], [1]);
     }
 
     #[test]
@@ -296,7 +383,7 @@ mod tests {
         for slot in 10..13 {
             let (index, _) = links.next(now).unwrap();
             links.dialed(index, slot);
-            links.up(index, now);
+            links.up(index);
         }
         // The first one goes, the others change their order, a new one is added.
         let mut others: Vec<_> = peer_gateways(4).into_iter().skip(1).collect();
