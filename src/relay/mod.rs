@@ -4,12 +4,13 @@
 //! and holds at most a bounded window of each stream: each side is read only while the other has room. Equal FETCHes share one answer.
 
 mod flow;
+#[cfg(test)]
+mod tests;
+mod waits;
 
 use crate::application::{Application, Outbox, Received};
 use crate::counters::{Counter, Counters};
-use crate::limits::{
-    MERGE_LEN_MAX, MERGE_LOOK_MS, MERGE_STALL_MS, RELAY_REACH_MS, RELAY_STALL_MS, RELAY_WAITING_LEN_MAX,
-};
+use crate::limits::{MERGE_LEN_MAX, MERGE_LOOK_MS, MERGE_STALL_MS, RELAY_REACH_MS, RELAY_STALL_MS};
 use crate::queue::{
     AppPort, Command, ConnectionEvent, ConnectionId, Credit, Delivery, End, Ending, Forward, RequestId,
 };
@@ -23,9 +24,10 @@ use flow::{FetchKey, Flow, FlowStage, Member, Upstream};
 use rustc_hash::FxHashSet;
 use slab::Slab;
 use smallvec::{SmallVec, smallvec};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use waits::{Wait, Waits};
 
 /// The ring places that one delivery may need.
 const COMMANDS_A_DELIVERY: usize = 8;
@@ -41,8 +43,8 @@ pub struct Relay {
     upstream: Upstream,
     /// FETCHes that equal ones may join: no byte of their answer has passed.
     joinable: HashMap<FetchKey, usize>,
-    /// By peer gateways that are not connected yet: the ends of the waits of their flows, in order. A flow that is over stays until its end.
-    waiting: HashMap<NodeId, VecDeque<(Instant, usize)>>,
+    /// Flows that wait for a peer gateway that is not connected yet.
+    waiting: Waits,
     /// Flows with more than one member.
     merged: FxHashSet<usize>,
     /// When to look at them.
@@ -63,7 +65,7 @@ impl Relay {
             flows: Slab::new(),
             upstream: Upstream::default(),
             joinable: HashMap::default(),
-            waiting: HashMap::default(),
+            waiting: Waits::default(),
             merged: FxHashSet::default(),
             merged_at: None,
             look_at: None,
@@ -206,12 +208,10 @@ impl Relay {
             let until = now + Duration::from_millis(RELAY_REACH_MS);
             flow.stage = FlowStage::Waiting { until };
             let node = flow.next;
-            let waiting = self.waiting.entry(node).or_default();
-            if waiting.len() >= RELAY_WAITING_LEN_MAX {
+            if !self.waiting.push(node, (until, key)) {
                 let reason = "too many requests wait for the next gateway of this route; ask again";
                 return self.answer_failed(port, key, &ErrorRecord::new(ErrorCode::Busy, 0, reason));
             }
-            waiting.push_back((until, key));
             return self.send(port, Command::Reach(node));
         };
         let (credit, pace) = (flow.onward.clone(), flow.members[0].answer.clone());
@@ -376,7 +376,7 @@ impl Relay {
         if dialed || !known.1 {
             *known = (connection, dialed);
         }
-        for wait in self.waiting.remove(&node).into_iter().flatten() {
+        for wait in self.waiting.take(&node) {
             if self.still_waits(wait) {
                 self.open(now, port, wait.1);
             }
@@ -384,7 +384,7 @@ impl Relay {
     }
 
     /// Whether the flow of this wait is still there, and waits.
-    fn still_waits(&self, (until, key): (Instant, usize)) -> bool {
+    fn still_waits(&self, (until, key): Wait) -> bool {
         let stage = self.flows.get(key).map(|flow| &flow.stage);
         matches!(stage, Some(FlowStage::Waiting { until: end }) if *end == until)
     }
@@ -393,7 +393,7 @@ impl Relay {
     fn refuse_waiting(&mut self, port: &mut AppPort, node: NodeId) {
         let reason = format!("{node} cannot be reached, and is not dialed again within {RELAY_REACH_MS} ms");
         let failure = ErrorRecord::new(ErrorCode::UpstreamFailed, 0, reason);
-        for wait in self.waiting.remove(&node).into_iter().flatten() {
+        for wait in self.waiting.take(&node) {
             if self.still_waits(wait) {
                 self.answer_failed(port, wait.1, &failure);
             }
@@ -413,20 +413,18 @@ impl Relay {
 
     /// Refuses requests that have waited too long for their peer gateway, and members that the pace of another one holds back.
     fn give_up(&mut self, now: Instant, port: &mut AppPort) -> bool {
-        let mut late = Vec::new();
-        for waiting in self.waiting.values_mut() {
-            while waiting.front().is_some_and(|(until, _)| *until <= now) {
-                late.extend(waiting.pop_front());
+        let mut worked = false;
+        while let Some(wait) = self.waiting.next_late(now) {
+            if self.still_waits(wait) {
+                worked = true;
+                let reason =
+                    format!("no connection to {} within {RELAY_REACH_MS} ms", self.flows[wait.1].next);
+                let failure = ErrorRecord::new(ErrorCode::UpstreamFailed, 0, reason);
+                self.answer_failed(port, wait.1, &failure);
             }
         }
-        self.waiting.retain(|_, waiting| !waiting.is_empty());
-        late.retain(|&wait| self.still_waits(wait));
-        for &(_, key) in &late {
-            let reason = format!("no connection to {} within {RELAY_REACH_MS} ms", self.flows[key].next);
-            self.answer_failed(port, key, &ErrorRecord::new(ErrorCode::UpstreamFailed, 0, reason));
-        }
         if self.merged_at.is_none_or(|at| at > now) {
-            return !late.is_empty();
+            return worked;
         }
         let mut held_back = Vec::new();
         for &key in &self.merged {
@@ -447,7 +445,7 @@ impl Relay {
         }
         self.merged.retain(|&key| self.flows.get(key).is_some_and(|flow| flow.members.len() > 1));
         self.merged_at = (!self.merged.is_empty()).then(|| now + Duration::from_millis(MERGE_LOOK_MS));
-        !late.is_empty() || !held_back.is_empty()
+        worked || !held_back.is_empty()
     }
 
     /// Refuses peers that have read nothing for long: their waiting bytes block the connection to the next gateway.
@@ -480,7 +478,7 @@ impl Application for Relay {
                 Received::Other(delivery) => self.deliver(now, port, delivery),
             }
         }
-        if !self.waiting.is_empty() || !self.merged.is_empty() {
+        if self.waiting.poll_timeout().is_some() || !self.merged.is_empty() {
             worked |= self.give_up(now, port);
         }
         if !self.flows.is_empty() && self.look_at.is_none_or(|at| at <= now) {
@@ -490,9 +488,8 @@ impl Application for Relay {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        let waiting = self.waiting.values().filter_map(|waiting| waiting.front().map(|(until, _)| *until));
         let look = self.look_at.filter(|_| !self.flows.is_empty());
         let merged = self.merged_at.filter(|_| !self.merged.is_empty());
-        waiting.chain(merged).chain(look).min()
+        self.waiting.poll_timeout().into_iter().chain(merged).chain(look).min()
     }
 }
