@@ -42,17 +42,10 @@ use std::collections::VecDeque;
 /// ```
 #[derive(Debug)]
 pub struct Outbox<T = ()> {
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<Command>,
     owners: FxHashMap<RequestId, T>,
     /// Requests made so far.
     made: u64,
-}
-
-/// A command or message that the port did not take yet.
-#[derive(Debug)]
-enum Waiting {
-    Command(Command),
-    Message(ConnectionId, Credit, u64, Bytes),
 }
 
 /// A delivery, with its owner if it has one.
@@ -71,17 +64,20 @@ impl<T> Default for Outbox<T> {
 }
 
 impl<T> Outbox<T> {
-    /// Sends a command, after those that wait.
+    /// Sends a command, after those that wait. Nothing bounds their number: an application that sends more than one answer to a delivery
+    /// looks at [`Outbox::is_empty`] first.
     pub fn send(&mut self, port: &mut AppPort, command: Command) {
         if !self.waiting.is_empty() {
-            self.waiting.push_back(Waiting::Command(command));
+            self.waiting.push_back(command);
         } else if let Err(command) = port.send(command) {
-            self.waiting.push_back(Waiting::Command(command));
+            self.waiting.push_back(command);
         }
     }
 
-    /// Sends a message, after the commands that wait. It waits for the credit of its connection, and everything sent later waits behind it.
-    /// A peer that does not read its messages thereby stops the application from taking deliveries.
+    /// Sends a message. It never waits here: a peer that does not read its messages makes none of them pile up.
+    ///
+    /// # Errors
+    /// The payload, if commands wait, the ring is full or the credit of the connection is spent; try again in a later poll.
     pub fn send_message(
         &mut self,
         port: &mut AppPort,
@@ -89,14 +85,11 @@ impl<T> Outbox<T> {
         credit: &Credit,
         queue: u64,
         payload: Bytes,
-    ) {
-        let unsent = match self.waiting.is_empty() {
-            true => port.send_message(connection, credit, queue, payload).err(),
-            false => Some(payload),
-        };
-        if let Some(payload) = unsent {
-            self.waiting.push_back(Waiting::Message(connection, credit.clone(), queue, payload));
+    ) -> Result<(), Bytes> {
+        if !self.flush(port) {
+            return Err(payload);
         }
+        port.send_message(connection, credit, queue, payload)
     }
 
     /// Sends an answer to a message, after the commands that wait. It takes its credit at once, and waits for none: the worker reads no more
@@ -167,16 +160,9 @@ impl<T> Outbox<T> {
 
     /// Sends the commands that wait. Returns whether none waits any more.
     pub fn flush(&mut self, port: &mut AppPort) -> bool {
-        while let Some(waiting) = self.waiting.pop_front() {
-            let unsent = match waiting {
-                Waiting::Command(command) => port.send(command).err().map(Waiting::Command),
-                Waiting::Message(connection, credit, queue, payload) => port
-                    .send_message(connection, &credit, queue, payload)
-                    .err()
-                    .map(|payload| Waiting::Message(connection, credit, queue, payload)),
-            };
-            if let Some(unsent) = unsent {
-                self.waiting.push_front(unsent);
+        while let Some(command) = self.waiting.pop_front() {
+            if let Err(command) = port.send(command) {
+                self.waiting.push_front(command);
                 return false;
             }
         }
@@ -241,7 +227,7 @@ impl<T: Clone> Asker<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::COMMAND_RING_LEN;
+    use crate::limits::{COMMAND_RING_LEN, OUTSTANDING_BYTES_MAX};
     use crate::queue::{Answer, End, Sleeper, WorkerPort, rings};
     use crate::record::{Done, Holders, Locate, OkRecord};
     use crate::token::Token;
@@ -400,25 +386,27 @@ mod tests {
     }
 
     #[test]
-    fn a_message_waits_for_its_credit_and_holds_back_later_commands() {
+    fn messages_past_the_credit_of_a_peer_that_reads_none_are_given_back() {
         let mut bench = Bench::new();
         let credit = Credit::default();
-        credit.take(64 << 20);
-        bench.outbox.send_message(&mut bench.app, HERE, &credit, 7, Bytes::from_static(b"late"));
+        let message = Bytes::from_static(b"late");
+        let mut sent = 0;
+        while bench.outbox.send_message(&mut bench.app, HERE, &credit, 7, message.clone()).is_ok() {
+            sent += bench.commands().len();
+        }
+        assert_eq!(sent, OUTSTANDING_BYTES_MAX.div_ceil(message.len() + MESSAGE_COST_BYTES));
+        // The other requests and deliveries go on.
         bench.ask(HERE, "it");
         bench.end(RequestId::peer(HERE, 4));
-        assert_eq!(bench.owner(), None);
-        assert!(bench.commands().is_empty());
-        credit.give_back(64 << 20);
         assert_eq!(bench.owner(), Some("other"));
-        let [Command::On(HERE, ConnectionCommand::Message { queue: 7, .. }), Command::Ask(..)] =
-            bench.commands()[..]
-        else {
-            panic!("not the message, then the request")
-        };
-        // The connection has ended: the message is dropped, and holds nothing back.
-        credit.end();
-        bench.outbox.send_message(&mut bench.app, HERE, &credit, 7, Bytes::new());
-        assert!(bench.outbox.is_empty());
+        assert_eq!(bench.commands().len(), 1);
+        credit.give_back(message.len() + MESSAGE_COST_BYTES);
+        bench.outbox.send_message(&mut bench.app, HERE, &credit, 7, message).unwrap();
+        // None overtakes a command that waits.
+        while bench.outbox.is_empty() {
+            bench.ask(HERE, "it");
+        }
+        let credit = Credit::default();
+        assert!(bench.outbox.send_message(&mut bench.app, HERE, &credit, 7, Bytes::new()).is_err());
     }
 }

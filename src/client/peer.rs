@@ -6,7 +6,9 @@ use super::payload::{Prepared, PutSource};
 use super::read::{FetchOptions, FetchReader};
 use super::{ClientError, Shared};
 use crate::hop::Route;
-use crate::limits::{CLIENT_BATCHES_LEN, CLIENT_MESSAGES_BYTES, CLIENT_REQUESTS_LEN, MESSAGE_BYTES_MAX};
+use crate::limits::{
+    CLIENT_BATCHES_LEN, CLIENT_MESSAGES_BYTES, CLIENT_REQUESTS_LEN, MESSAGE_BYTES_MAX, MESSAGE_COST_BYTES,
+};
 use crate::queue::{Ask, CloseReason, ConnectionId, Credit};
 use crate::record::{Done, ErrorCode, Holder, Hop, Locate, Mirror, Payload, Put};
 use crate::shard::{Descriptor, Lanes};
@@ -89,7 +91,7 @@ pub(super) struct PeerLink {
     closed: watch::Receiver<Option<CloseReason>>,
     messages: Mutex<mpsc::UnboundedReceiver<(u64, Payload)>>,
     room: Arc<Room>,
-    /// Bytes of messages that may wait to be sent.
+    /// Bytes of messages that may wait to be sent, with [`MESSAGE_COST_BYTES`] for each.
     outbox: Arc<Semaphore>,
     requests: Arc<Semaphore>,
 }
@@ -402,8 +404,8 @@ impl Peer {
     }
 
     /// Sends a message to one of the peer's queues. Messages to one queue arrive in the order in which they were sent. Returns
-    /// when the message is on its way, not when it has arrived; waits while 8 MiB of messages are on their way. A future that is dropped
-    /// before it is ready has sent nothing.
+    /// when the message is on its way, not when it has arrived; waits while 8 MiB of messages are on their way, counted with 128 bytes
+    /// more for each. A future that is dropped before it is ready has sent nothing.
     ///
     /// # Errors
     /// [`ClientError::MessageTooLong`], [`ClientError::Lost`], [`ClientError::Stopped`].
@@ -429,8 +431,8 @@ impl Peer {
         if payload.len() as u64 > MESSAGE_BYTES_MAX {
             return Err(ClientError::MessageTooLong(payload.len()));
         }
-        let bytes = payload.len().max(1) as u32;
-        let place = self.0.outbox.clone().acquire_many_owned(bytes).await.map_err(|_| self.0.lost())?;
+        let cost = (payload.len() + MESSAGE_COST_BYTES) as u32;
+        let place = self.0.outbox.clone().acquire_many_owned(cost).await.map_err(|_| self.0.lost())?;
         if self.0.closed.borrow().is_some() || self.0.closed.has_changed().is_err() {
             return Err(self.0.lost());
         }

@@ -3,9 +3,15 @@ use super::call::{
     PutAnswer,
 };
 use super::dispatch::Dispatch;
+use super::peer::Peer;
+use super::{NetworkInfo, Shared};
 use crate::application::Application;
+use crate::datagram::NetworkKind;
 use crate::gather::{Gather, GatherEvent, GatherSource, Want};
-use crate::limits::{CLIENT_MESSAGES_LEN, CLIENT_PIECES_LEN, COMMAND_RING_LEN};
+use crate::limits::{
+    CLIENT_MESSAGES_BYTES, CLIENT_MESSAGES_LEN, CLIENT_PIECES_LEN, COMMAND_RING_LEN, MESSAGE_BYTES_MAX,
+    MESSAGE_COST_BYTES,
+};
 use crate::queue::{
     self, AppPort, Ask, CloseReason, Command, ConnectionCommand, ConnectionEvent, ConnectionId, Credit,
     Delivery, End, Ending, PeerRequest, RequestId, Sleeper, WorkerPort, rings,
@@ -16,7 +22,10 @@ use crate::token::{Ranges, Token, VerifiedPiece};
 use bytes::Bytes;
 use quinn_proto::Side;
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
@@ -236,6 +245,48 @@ fn a_full_inbox_stops_deliveries_and_not_calls() {
     }
     assert_eq!(queues, (0..CLIENT_MESSAGES_LEN as u64 + 2).collect::<Vec<_>>());
     assert!(matches!(heard.try_recv().unwrap()[..], [FetchEvent::Complete]));
+}
+
+#[test]
+fn messages_wait_for_a_place_by_their_bytes_and_their_cost() {
+    for (len, places) in [
+        (0, CLIENT_MESSAGES_BYTES / MESSAGE_COST_BYTES),
+        (1, CLIENT_MESSAGES_BYTES / (1 + MESSAGE_COST_BYTES)),
+        (
+            MESSAGE_BYTES_MAX as usize,
+            CLIENT_MESSAGES_BYTES / (MESSAGE_BYTES_MAX as usize + MESSAGE_COST_BYTES),
+        ),
+    ] {
+        let mut bench = Bench::new();
+        let up = bench.connect(false);
+        // Nothing takes the calls.
+        let (calls, mut taken) = mpsc::unbounded_channel();
+        let shared = Shared {
+            node: Mutex::default(),
+            network: NetworkInfo {
+                kind: NetworkKind::Simulated,
+                driver: "none".into(),
+                device: "none".into(),
+                mtu: 1500,
+                local: Vec::new(),
+            },
+            statuses: Vec::new(),
+            workers: vec![(calls, Sleeper::default().waker())],
+            connects: AtomicUsize::default(),
+            requests: AtomicU64::default(),
+            put_queue: 0,
+            bad_sets: Mutex::default(),
+        };
+        let peer = Peer::new(Arc::new(shared), up);
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        let payload = Bytes::from(vec![0; len]);
+        let mut send = || pin!(peer.send_message(7, payload.clone())).poll(&mut cx).is_ready();
+        let sent = (0..=places).take_while(|_| send()).count();
+        assert_eq!(sent, places, "messages of {len} bytes");
+        assert!(matches!(taken.try_recv(), Ok(Call::Message { queue: 7, .. })));
+        assert!(send(), "its place is free again");
+        assert!(!send());
+    }
 }
 
 #[test]
