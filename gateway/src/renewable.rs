@@ -92,5 +92,5 @@ fn client_tls(config: &GatewayConfig, key_log: KeyLogger) -> anyhow::Result<Opti
     if config.gateway.is_empty() {
         return Ok(None);
     }
-    Ok(Some(tls::client_with_key_log(&config.tls, Some(&config.identity), &config.trust, key_log)?))
+    Ok(Some(tls::client(&config.tls, Some(&config.identity), &config.trust, key_log)?))
 }

@@ -1,8 +1,12 @@
 //! Makes TLS configurations of the files that a configuration names.
 
 use crate::config::{ClientAuthConfig, ClientConfig, IdentityConfig, TlsConfig, TrustConfig};
+use anyhow::Context as _;
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use rustls::KeyLog;
+use rustls::{KeyLog, KeyLogFile};
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use stoq::client::{Client, ClientBuilder};
 use stoq::tls::{
@@ -12,6 +16,26 @@ use stoq::tls::{
 
 /// Receives the secrets of connections.
 pub type KeyLogger = Option<Arc<dyn KeyLog>>;
+
+/// The file that the environment variable `SSLKEYLOGFILE` names, for the secrets of a tool's connections. A new one is open to this user
+/// alone.
+///
+/// # Errors
+/// A file that cannot be written, with the fix.
+pub fn key_log_file() -> anyhow::Result<KeyLogger> {
+    let Some(path) = std::env::var_os("SSLKEYLOGFILE").filter(|path| !path.is_empty()).map(PathBuf::from)
+    else {
+        return Ok(None);
+    };
+    // The log itself ignores a file that it cannot open.
+    OpenOptions::new().append(true).create(true).mode(0o600).open(&path).with_context(|| {
+        format!(
+            "TLS secrets cannot go to {}: let SSLKEYLOGFILE name a writable one, or unset it",
+            path.display()
+        )
+    })?;
+    Ok(Some(Arc::new(KeyLogFile::new())))
+}
 
 /// A listener's TLS configuration, and its identity.
 ///
@@ -39,23 +63,11 @@ pub fn server(
     Ok((server_config(&config)?, identity))
 }
 
-/// A connecting node's TLS configuration.
+/// A connecting node's TLS configuration; `key_log` receives the secrets of its connections.
 ///
 /// # Errors
 /// A file that is missing or wrong, with the fix.
 pub fn client(
-    tls: &TlsConfig,
-    identity: Option<&IdentityConfig>,
-    trust: &TrustConfig,
-) -> Result<Arc<QuicClientConfig>, TlsError> {
-    client_with_key_log(tls, identity, trust, None)
-}
-
-/// Like [`client`], with a receiver of the connections' secrets.
-///
-/// # Errors
-/// A file that is missing or wrong, with the fix.
-pub fn client_with_key_log(
     tls: &TlsConfig,
     identity: Option<&IdentityConfig>,
     trust: &TrustConfig,
@@ -78,11 +90,11 @@ pub fn client_tls(
     Ok(ClientTls { identity, policy: policy(tls), early_data, ..ClientTls::new(trusted(trust)?) })
 }
 
-/// A client's settings, except for its network.
+/// A client's settings, except for its network; `key_log` receives the secrets of its connections.
 ///
 /// # Errors
 /// A file that is missing or wrong, with the fix.
-pub fn client_builder(config: &ClientConfig) -> Result<ClientBuilder, TlsError> {
+pub fn client_builder(config: &ClientConfig, key_log: KeyLogger) -> Result<ClientBuilder, TlsError> {
     let builder = Client::builder()
         .trust(trusted(&config.trust)?)
         .tls_policy(policy(&config.tls))
@@ -90,8 +102,12 @@ pub fn client_builder(config: &ClientConfig) -> Result<ClientBuilder, TlsError> 
         .quic(config.quic.clone())
         .idle(config.workers.idle)
         .cores(config.workers.cores.iter().copied());
-    Ok(match &config.identity {
+    let builder = match &config.identity {
         Some(identity) => builder.identity(load(identity)?),
+        None => builder,
+    };
+    Ok(match key_log {
+        Some(key_log) => builder.key_log(key_log),
         None => builder,
     })
 }

@@ -12,9 +12,11 @@ use crate::tls::{
     ClientTls, Identity, NodeId, PemText, TlsError, TlsPolicy, Trust, TrustFiles, client_config,
 };
 use crate::worker::Idle;
+use rustls::KeyLog;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The settings of a [`Client`], made by [`Client::builder`]. Every setting but the trust has a default: a client trusts only the
@@ -55,13 +57,14 @@ pub struct ClientBuilder {
     put_queue: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Tls {
     identity: Option<Identity>,
     trust: Option<Trust>,
     server_name: Option<String>,
     policy: TlsPolicy,
     early_data: bool,
+    key_log: Option<Arc<dyn KeyLog>>,
 }
 
 struct Threads {
@@ -82,15 +85,8 @@ impl std::fmt::Debug for Threads {
 impl Default for ClientBuilder {
     /// No identity, no trust; one worker; any free port of both families; [`QuicConfig::default`]; no early data.
     fn default() -> Self {
-        let tls = Tls {
-            identity: None,
-            trust: None,
-            server_name: None,
-            policy: TlsPolicy::default(),
-            early_data: false,
-        };
         Self {
-            tls,
+            tls: Tls::default(),
             fault: None,
             listen: vec![(Ipv4Addr::UNSPECIFIED, 0).into(), (Ipv6Addr::UNSPECIFIED, 0).into()],
             socket_buffer_bytes: KernelUdpConfig::default().buffer_bytes,
@@ -180,6 +176,12 @@ impl ClientBuilder {
     /// an observer may replay. The default is off.
     pub fn early_data(mut self, allowed: bool) -> Self {
         self.tls.early_data = allowed;
+        self
+    }
+
+    /// Gives `key_log` the TLS secrets of every connection, with which a capture of its packets can be read. The default is none.
+    pub fn key_log(mut self, key_log: Arc<dyn KeyLog>) -> Self {
+        self.tls.key_log = Some(key_log);
         self
     }
 
@@ -381,6 +383,7 @@ impl ClientBuilder {
             policy: tls.policy,
             early_data: tls.early_data,
             identity: tls.identity,
+            key_log: tls.key_log,
             ..ClientTls::new(trust)
         };
         Ok(NodeConfig {

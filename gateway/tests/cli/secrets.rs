@@ -1,11 +1,54 @@
-//! Keys that cannot be used, and no byte of them in any output.
+//! Keys that cannot be used, and no byte of them in any output; the secrets of connections, where they are asked for.
 
-use crate::support::{Site, free_port, identities, stoq, stoq_gateway, write_secret};
+use crate::support::{Site, free_port, identities, run, stoq, stoq_gateway, write_secret};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 /// Bytes of a secret in a row that an output must not have.
 const RUN: usize = 6;
+
+#[test]
+fn the_secrets_of_a_tools_connections_go_to_the_file_that_the_environment_names() {
+    let mut site = Site::new();
+    let _gateway = site.start();
+    let (file, token) = site.file("payload", 100_000);
+    let log = site.path("secrets.txt");
+    run(site.client("put").arg(&file).env("SSLKEYLOGFILE", &log), 0);
+    run(site.client("get").args([&token, "-o", "copy"]).env("SSLKEYLOGFILE", ""), 0);
+    assert_eq!(fs::metadata(&log).unwrap().permissions().mode() & 0o777, 0o600);
+    // NSS's format: a label, the client's random, the secret. Each connection has these four.
+    let labels = [
+        "CLIENT_HANDSHAKE_TRAFFIC_SECRET",
+        "SERVER_HANDSHAKE_TRAFFIC_SECRET",
+        "CLIENT_TRAFFIC_SECRET_0",
+        "SERVER_TRAFFIC_SECRET_0",
+    ];
+    let randoms = || {
+        let text = fs::read_to_string(&log).unwrap();
+        let mut randoms = Vec::new();
+        for line in text.lines() {
+            let [label, random, secret] = line.split(' ').collect::<Vec<_>>().try_into().unwrap();
+            assert!(random.len() == 64 && secret.len() >= 64, "{line}");
+            assert!(is_hex(random) && is_hex(secret), "{line}");
+            randoms.extend((label == labels[0]).then(|| random.to_owned()));
+        }
+        for random in &randoms {
+            assert!(labels.iter().all(|label| text.contains(&format!("{label} {random} "))), "{text}");
+        }
+        randoms
+    };
+    assert_eq!(randoms().len(), 1, "an empty name names no file");
+    run(site.client("ping").args(["--count", "1"]).env("SSLKEYLOGFILE", &log), 0);
+    let [first, second] = &randoms()[..] else { panic!("not one of each connection") };
+    assert_ne!(first, second);
+    let (_, error) = run(site.client("ping").env("SSLKEYLOGFILE", site.directory.path()), 1);
+    assert!(error.contains("let SSLKEYLOGFILE name a writable one, or unset it"), "{error}");
+}
+
+fn is_hex(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
 
 /// A key: its PEM text and its bytes.
 struct Secret {

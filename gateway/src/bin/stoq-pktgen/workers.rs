@@ -66,6 +66,7 @@ pub(crate) fn handshakes(setup: Setup, storming: &Storming) -> anyhow::Result<()
         client.session_cache_len = 0;
     }
     let trust = client.trust.clone();
+    client.key_log = tls::key_log_file()?;
     let client = client_config(&client)?;
     let workers = usize::from(setup.config.workers.count);
     let (gateway, share, duration) = (setup.gateway, setup.rate / workers as f64, setup.duration(count));
@@ -111,7 +112,9 @@ pub(crate) fn handshakes(setup: Setup, storming: &Storming) -> anyhow::Result<()
 pub(crate) fn goodput(setup: Setup, streaming: &Streaming) -> anyhow::Result<()> {
     let Streaming { connections, size, count, patience, queue } = *streaming;
     let patience = Duration::from_secs_f64(patience);
-    let client = tls::client(&setup.config.tls, setup.config.identity.as_ref(), &setup.config.trust)?;
+    let config = &setup.config;
+    let key_log = tls::key_log_file()?;
+    let client = tls::client(&config.tls, config.identity.as_ref(), &config.trust, key_log)?;
     let workers = usize::from(setup.config.workers.count);
     let (remote, rate_per_s, duration) = (setup.gateway, setup.rate / workers as f64, setup.duration(count));
     let plan =

@@ -154,7 +154,7 @@ impl ClientOptions {
         logging::start(&config.log)?;
         let given = self.timeout.map(Duration::try_from_secs_f64).transpose();
         let given = given.map_err(|_| Usage("--timeout takes seconds, such as 10".into()))?;
-        let settings = tls::client_builder(&config)?;
+        let settings = tls::client_builder(&config, tls::key_log_file()?)?;
         let settings = match given {
             Some(timeout) => settings.silence_timeout(timeout),
             None => settings,
