@@ -41,7 +41,7 @@ impl PeerText {
 }
 
 /// Whether a letter is shown as itself, and changes nothing around it.
-fn is_plain(letter: char) -> bool {
+pub fn is_plain(letter: char) -> bool {
     let hidden = matches!(letter,
         '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
         | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}'

@@ -70,6 +70,8 @@ fn a_gateway_has_one_section_and_one_name() {
         ),
         (both(peer("", "a"), String::new()), "gateway.name", "or reads as a list, an address"),
         (both(peer("a,b", "a"), String::new()), "gateway.name", "or reads as a list, an address"),
+        (both(peer("no\\u001b[2Jrth", "a"), String::new()), "gateway.name", "has letters that are not seen"),
+        (both(peer("no\\u202erth", "a"), String::new()), "gateway.name", "has letters that are not seen"),
         (both(peer("10.0.0.1:1", "a"), String::new()), "gateway.name", "or reads as a list, an address"),
     ] {
         let error = fault(&text, false).expect("this file is wrong");

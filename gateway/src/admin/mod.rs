@@ -4,6 +4,7 @@
 pub mod client;
 pub mod health;
 mod hosts;
+mod json;
 mod listener;
 mod metrics;
 mod places;
@@ -247,8 +248,8 @@ async fn connections(State(served): State<Served>) -> Response {
 }
 
 fn json(value: &impl serde::Serialize) -> Response {
-    match serde_json::to_string(value) {
-        Ok(text) => ([(CONTENT_TYPE, "application/json")], text + "\n").into_response(),
+    match json::inert(value) {
+        Ok(text) => ([(CONTENT_TYPE, "application/json")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

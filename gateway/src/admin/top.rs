@@ -412,6 +412,15 @@ fn span(seconds: i64) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+    use stoq::peer_text::is_plain;
+
+    #[test]
+    fn hostile_texts_of_a_status_are_shown_as_numbers() {
+        let mut status = json!({"why": ["\u{1b}]0;title\u{7}"], "of": {"name": "\u{202e}far\r\n\u{9b}31m"}});
+        fit(&mut status);
+        assert_eq!(status["why"][0], "\\u{1b}]0;title\\u{7}");
+        assert!(status["of"]["name"].as_str().unwrap().chars().all(is_plain), "{status}");
+    }
 
     fn look(at: Instant, bytes: u64, drops: u64) -> Look {
         let text = format!(

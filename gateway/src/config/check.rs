@@ -10,6 +10,7 @@ use std::path::Path;
 use stoq::limits::STATIONS_LEN_MAX;
 use stoq::neighbor::route::IpRoutes;
 use stoq::network::DpdkConfig;
+use stoq::peer_text::is_plain;
 use stoq::quic::transport::{PeerControl, QuicConfig};
 use stoq::tls::NodeId;
 use stoq::wire::{IpFamily, Mac};
@@ -216,9 +217,10 @@ impl ConfigCheck<'_> {
             let Some(name) = &peer_gateway.name else { continue };
             // The command line takes names in lists, and beside addresses and node IDs.
             let taken = name.parse::<SocketAddr>().is_ok() || name.parse::<NodeId>().is_ok();
-            if name.is_empty() || name.contains([',', ' ']) || taken {
+            let shown = name.chars().all(is_plain);
+            if name.is_empty() || name.contains([',', ' ']) || taken || !shown {
                 let fix = format!(
-                    "{name:?} is empty, or reads as a list, an address or a node ID; give one word, such as \"north\""
+                    "{name:?} is empty, has letters that are not seen, or reads as a list, an address or a node ID; give one word, such as \"north\""
                 );
                 return Err(self.value("gateway.name", fix));
             }

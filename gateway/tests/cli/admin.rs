@@ -278,19 +278,22 @@ fn peer_gateways_are_shown_by_their_names() {
     let mut site = Site::new();
     site.trust = format!("node_ids = [\"{}\", \"{}\"]", ids.client, ids.stranger);
     let (id, address) = (&ids.stranger, far.v4());
-    site.more += &format!("[[gateway]]\nname = \"far\"\nnode_id = \"{id}\"\naddresses = [\"{address}\"]\n");
+    site.more +=
+        &format!("[[gateway]]\nname = \"far<b>\"\nnode_id = \"{id}\"\naddresses = [\"{address}\"]\n");
     let (_gateway, at) = start(&mut site, "");
     let remote = Remote::new(&format!("http://{at}"), None, None).unwrap();
-    let labels = [("name", "far"), ("node_id", id.as_str())];
+    let labels = [("name", "far<b>"), ("node_id", id.as_str())];
     // Workers sample their peer gateways once a second.
     let is = |expected: f64| {
         let all = parse(&get(&remote, "/metrics"));
         samples(&all, "stoq_peer_gateway_up", &labels).iter().any(|sample| sample.value == expected)
     };
     wait_until("the peer gateway is up", || is(1.0));
-    let status: Value = serde_json::from_str(&get(&remote, "/status")).unwrap();
+    let text = get(&remote, "/status");
+    assert!(!text.contains(['<', '>']), "{text}");
+    let status: Value = serde_json::from_str(&text).unwrap();
     let peer_gateway = &status["peer_gateways"][0];
-    assert_eq!((&peer_gateway["name"], &peer_gateway["node_id"]), (&"far".into(), &id.as_str().into()));
+    assert_eq!((&peer_gateway["name"], &peer_gateway["node_id"]), (&"far<b>".into(), &id.as_str().into()));
     assert_eq!(peer_gateway["workers_up"], serde_json::json!([0]));
     far_gateway.process.signal(Signal::KILL);
     wait_until("the peer gateway is down", || is(0.0));
