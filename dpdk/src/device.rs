@@ -172,7 +172,7 @@ pub(crate) fn clear_stale_socket(path: &Path) -> Result<(), DpdkError> {
     }
 }
 
-/// A memif client connects only once, when it starts: its server must listen before that.
+/// A memif client that finds no server when it starts is refused: its server must listen before that.
 pub(crate) fn require_listener(path: &Path) -> Result<(), DpdkError> {
     match listens(path) {
         Ok(true) => Ok(()),

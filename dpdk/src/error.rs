@@ -156,6 +156,16 @@ pub enum DpdkError {
         path: PathBuf,
     },
 
+    /// memif's driver would unmap its rings under a burst, and the process would crash.
+    #[error(
+        "no memif port can be opened safely ({reason}): its driver must find `rte_intr_callback_register` in the executable, which must be linked \
+         with DPDK's shared libraries, and the kernel must have membarrier(2), which a system call filter must allow"
+    )]
+    MemifUnsafe {
+        /// The reason.
+        reason: String,
+    },
+
     /// DPDK's memory cannot hold a packet pool.
     #[error(
         "no memory for {mbufs} packet buffers of {room} bytes for queue {queue} of `{device}`: \

@@ -14,16 +14,19 @@
 mod device;
 mod eal;
 mod error;
+mod gate;
 mod hugepages;
 mod pool;
 mod port;
 mod queue;
+mod settings;
 mod slab;
 
 pub use eal::{Eal, EalConfig, HugePages, LogLevel, Pages, RegisteredThread, log_writes_lost};
 pub use error::DpdkError;
-pub use port::{Port, PortConfig, PortInfo, PortStats, QueuePair};
+pub use port::{Port, QueuePair};
 pub use queue::{BURST_LEN_MAX, Checksum, RxBatch, RxFrame, RxQueue, TxOffload, TxQueue};
+pub use settings::{PortConfig, PortInfo, PortStats};
 pub use slab::{Backing, SlabBlock, SlabPool, SlabStats};
 
 /// Cycles of the processor's time-stamp counter in a second, by DPDK's calibration. Needs a live [`Eal`].

@@ -8,14 +8,17 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use crate::{
-    device::{self, Device},
+    device::{self, Device, Memif},
     eal::Eal,
     error::{DpdkError, reason},
+    gate::Gate,
     pool::{CACHE_LEN_MAX, Pool, ROOM_BYTES_MAX},
     queue::{BURST_LEN_MAX, PENDING_LEN_MAX, RxQueue, STASH_LEN, TxQueue},
+    settings::{PortConfig, PortInfo, PortStats},
 };
 
 /// Ethernet header and one VLAN tag: a frame's bytes beyond its MTU.
@@ -31,102 +34,10 @@ const AF_XDP_RING_LEN: u32 = 2048;
 const AF_XDP_FRAME_BYTES_MAX: u32 = 4096 - 64 - 128 - 128 - 256;
 /// Room that every driver takes, bytes.
 const ROOM_BYTES_MIN: u16 = 2048;
+/// Between two attempts of a memif client to reach its server.
+const RECONNECT_INTERVAL_MS: u64 = 1000;
 
 const _: () = assert!((MTU_MAX + FRAME_OVERHEAD_BYTES).next_multiple_of(1024) <= ROOM_BYTES_MAX);
-
-/// The configuration of a port.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortConfig {
-    /// A PCI address (`0000:00:04.0`), or a virtual device with its arguments
-    /// (`net_memif0,role=server,id=0,socket=/run/x.sock,socket-abstract=no`).
-    ///
-    /// Both ends of a memif must have the same `bsize`, hence the same MTU unless both give one, and the peer is
-    /// trusted: the driver believes the lengths that the peer writes into shared memory.
-    pub device: String,
-    /// Queue pairs: one for each worker.
-    pub queues: u16,
-    /// Receive descriptors of a queue; adjusted to the device's limits.
-    pub rx_descriptors: u16,
-    /// Transmit descriptors of a queue; adjusted to the device's limits.
-    pub tx_descriptors: u16,
-    /// Largest layer-3 packet, bytes.
-    pub mtu: u16,
-    /// Receive buffers of a queue; `None`, or too few, gives enough for the descriptors and one burst.
-    pub rx_mbufs: Option<u32>,
-    /// Frames of a queue that may wait for the device.
-    pub tx_pending_len_max: usize,
-    /// Enable IPv4 and UDP checksum offloads if the device has them.
-    pub checksum: bool,
-    /// Enable RSS over UDP flows if the device has it and there are several queues.
-    pub rss: bool,
-    /// Take frames for every station.
-    pub promiscuous: bool,
-}
-
-impl Default for PortConfig {
-    fn default() -> Self {
-        Self {
-            device: String::new(),
-            queues: 1,
-            rx_descriptors: 1024,
-            tx_descriptors: 1024,
-            mtu: 1500,
-            rx_mbufs: None,
-            tx_pending_len_max: 1024,
-            checksum: true,
-            rss: true,
-            promiscuous: false,
-        }
-    }
-}
-
-/// A port's device and its granted settings.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PortInfo {
-    /// The PCI address, or the virtual device's name.
-    pub device: String,
-    /// The driver's own name, such as `net_memif`.
-    pub driver: String,
-    /// Station address.
-    pub mac: [u8; 6],
-    /// Largest layer-3 packet, bytes.
-    pub mtu: u16,
-    /// The NUMA node that the device is attached to, if there is one.
-    pub numa_node: Option<u32>,
-    /// Queue pairs.
-    pub queues: u16,
-    /// Receive descriptors of a queue, as adjusted.
-    pub rx_descriptors: u16,
-    /// Transmit descriptors of a queue, as adjusted.
-    pub tx_descriptors: u16,
-    /// Whether the device checks IPv4 header and UDP checksums.
-    pub rx_checksum: bool,
-    /// Whether the device fills in IPv4 header and UDP checksums.
-    pub tx_checksum: bool,
-    /// Whether the device spreads flows over its queues. Without RSS, and with several queues, the peer chooses the queue.
-    pub rss: bool,
-}
-
-/// A port's own counters, of all queues together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PortStats {
-    /// Frames received.
-    pub ipackets: u64,
-    /// Frames sent.
-    pub opackets: u64,
-    /// Bytes received.
-    pub ibytes: u64,
-    /// Bytes sent.
-    pub obytes: u64,
-    /// Frames that the device dropped because no descriptor was free.
-    pub imissed: u64,
-    /// Frames received in error.
-    pub ierrors: u64,
-    /// Frames that failed to be sent.
-    pub oerrors: u64,
-    /// The number of times that no buffer was free to receive into.
-    pub rx_nombuf: u64,
-}
 
 /// A started port. It stops and closes when this handle and all of its queues have been dropped.
 #[derive(Debug)]
@@ -231,8 +142,9 @@ pub(crate) struct OpenPort {
     info: PortInfo,
     /// Of queue `q`: the receive pool at `2 q`, the transmit pool at `2 q + 1`.
     pools: Vec<Pool>,
-    /// Drivers do not expect two threads to read counters or the link at once.
-    status: Mutex<()>,
+    /// Drivers do not expect two threads to read counters or the link at once. The time of a memif client's latest attempt to connect
+    /// again.
+    status: Mutex<Option<Instant>>,
     link: AtomicBool,
     eal: Arc<Eal>,
 }
@@ -244,6 +156,13 @@ impl OpenPort {
         let name = device.name().to_owned();
         if control.open.contains(&name) {
             return Err(DpdkError::AlreadyOpen { device: name });
+        }
+        if device.memif().is_some() {
+            // SAFETY: the function looks up a symbol and makes a system call.
+            let code = unsafe { dpdk_sys::stoq_memif_ready() };
+            if code < 0 {
+                return Err(DpdkError::MemifUnsafe { reason: reason(code) });
+            }
         }
         let mut served_socket = None;
         if let Some((memif, path)) = device.memif().and_then(|memif| Some((memif, memif.socket.clone()?))) {
@@ -393,17 +312,45 @@ impl OpenPort {
         &self.pools[2 * usize::from(queue) + 1]
     }
 
+    /// A gate for a queue, where the driver needs one.
+    pub(crate) fn gate(&self) -> Gate {
+        Gate::new(self.id, self.device.memif().is_some())
+    }
+
     pub(crate) fn tx_checksum(&self) -> bool {
         self.info.tx_checksum
     }
 
     /// Never waits: while another thread calls the driver, this gives the last answer.
     fn link_up(&self) -> bool {
-        if let Ok(_one_at_a_time) = self.status.try_lock() {
+        if let Ok(mut reconnected) = self.status.try_lock() {
             // SAFETY: the port is open for as long as this lives.
-            self.link.store(unsafe { dpdk_sys::stoq_port_link_up(self.id) }, Ordering::Relaxed);
+            let up = unsafe { dpdk_sys::stoq_port_link_up(self.id) };
+            self.link.store(up, Ordering::Relaxed);
+            if !up && let Some(memif) = self.device.memif() {
+                self.reconnect(memif, &mut reconnected);
+            }
         }
         self.link.load(Ordering::Relaxed)
+    }
+
+    /// Has the driver connect a client again whose server ended, once a server listens; the driver itself connects once, at the start.
+    #[cold]
+    fn reconnect(&self, memif: &Memif, last: &mut Option<Instant>) {
+        // SAFETY: the function reads an atomic of a port that is open.
+        if memif.server || unsafe { dpdk_sys::stoq_memif_has_server(self.id) } {
+            return;
+        }
+        let now = Instant::now();
+        let interval = Duration::from_millis(RECONNECT_INTERVAL_MS);
+        if last.is_some_and(|last| now.saturating_duration_since(last) < interval) {
+            return;
+        }
+        *last = Some(now);
+        if memif.socket.as_ref().is_none_or(|path| device::require_listener(path).is_ok()) {
+            // SAFETY: the port is started, and its close ends this first.
+            unsafe { dpdk_sys::stoq_memif_reconnect(self.id) };
+        }
     }
 }
 
@@ -411,9 +358,15 @@ impl Drop for OpenPort {
     fn drop(&mut self) {
         let eal = self.eal.clone();
         let mut control = eal.control();
+        let is_memif = self.device.memif().is_some();
         // SAFETY: the queues hold an Arc of this, so none is polled any more and all their buffers are back. Stopping
         // a port that never started and closing one that was never configured are no-ops of the driver layer.
-        unsafe { dpdk_sys::stoq_port_close(self.id, self.device.memif().is_some()) };
+        unsafe {
+            if is_memif {
+                dpdk_sys::stoq_memif_forget(self.id);
+            }
+            dpdk_sys::stoq_port_close(self.id, is_memif);
+        }
         if self.hotplugged
             && let (Ok(bus), Ok(name)) = (CString::new(self.device.bus()), CString::new(self.device.name()))
         {

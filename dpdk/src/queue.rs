@@ -4,7 +4,7 @@ use std::{ffi::c_void, fmt, ptr, slice, sync::Arc};
 
 use dpdk_sys as sys;
 
-use crate::{pool::Pool, port::OpenPort};
+use crate::{gate::Gate, pool::Pool, port::OpenPort};
 
 /// The most frames in one received burst.
 pub const BURST_LEN_MAX: usize = 64;
@@ -63,11 +63,12 @@ pub struct RxQueue {
     frames: Box<[sys::RxFrame; BURST_LEN_MAX]>,
     /// Where a chained frame is reassembled.
     scratch: Vec<u8>,
+    gate: Gate,
     port: Arc<OpenPort>,
 }
 
 // SAFETY: the pointers are to mbufs that this queue owns, and only between a batch's birth and its drop; an mbuf may
-// be freed from any thread. DPDK asks that one thread at a time polls a queue, which `&mut` gives.
+// be freed from any thread. The gate is this queue's own, and follows it to its thread. DPDK asks that one thread at a time polls a queue, which `&mut` gives.
 unsafe impl Send for RxQueue {}
 
 impl fmt::Debug for RxQueue {
@@ -84,6 +85,7 @@ impl RxQueue {
             mbufs: Box::new([ptr::null_mut(); BURST_LEN_MAX]),
             frames: Box::new([empty; BURST_LEN_MAX]),
             scratch: Vec::new(),
+            gate: port.gate(),
             port,
         }
     }
@@ -100,7 +102,7 @@ impl RxQueue {
         // lives; `&mut self` makes this the only thread on it.
         let len = unsafe {
             let (mbufs, frames) = (self.mbufs.as_mut_ptr(), self.frames.as_mut_ptr());
-            sys::stoq_rx_burst(self.port.id, self.queue, mbufs, frames, max)
+            sys::stoq_rx_burst(self.port.id, self.queue, mbufs, frames, max, self.gate.as_ptr())
         };
         RxBatch { len: len.into(), queue: self }
     }
@@ -203,11 +205,12 @@ pub struct TxQueue {
     /// Pending frames, from the head, that the driver has already prepared.
     ready: u16,
     refused: u64,
+    gate: Gate,
     port: Arc<OpenPort>,
 }
 
 // SAFETY: the pointers are to mbufs that this queue alone owns; an mbuf may be allocated, written and freed from any
-// thread. DPDK asks that one thread at a time feeds a queue, which `&mut` gives.
+// thread. The gate is this queue's own, and follows it to its thread. DPDK asks that one thread at a time feeds a queue, which `&mut` gives.
 unsafe impl Send for TxQueue {}
 
 impl fmt::Debug for TxQueue {
@@ -233,6 +236,7 @@ impl TxQueue {
             tail: 0,
             ready: 0,
             refused: 0,
+            gate: port.gate(),
             port,
         }
     }
@@ -305,7 +309,8 @@ impl TxQueue {
             let taken = unsafe {
                 let (mbufs, frames) =
                     (self.mbufs.as_mut_ptr().add(self.head), self.frames.as_ptr().add(self.head));
-                sys::stoq_tx_burst(self.port.id, self.queue, mbufs, frames, len, &mut self.ready)
+                let (port, gate) = (self.port.id, self.gate.as_ptr());
+                sys::stoq_tx_burst(port, self.queue, mbufs, frames, len, &mut self.ready, gate)
             };
             self.head += usize::from(taken);
             self.ready -= taken;

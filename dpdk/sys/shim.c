@@ -31,6 +31,8 @@
 #include <rte_mempool.h>
 #include <rte_memzone.h>
 
+#include "gate.h"
+
 /* One frame of a received burst. */
 struct stoq_rx_frame {
 	const uint8_t *data;
@@ -256,8 +258,11 @@ int stoq_queue_setup(const struct stoq_port_setup *setup, uint16_t queue, int nu
 
 int stoq_port_start(uint16_t port, bool promiscuous)
 {
-	int ret = rte_eth_dev_start(port);
+	int ret;
 
+	stoq_starting_port = port;
+	ret = rte_eth_dev_start(port);
+	stoq_starting_port = -1;
 	if (ret != 0)
 		return ret;
 	/* NDP and multicast pings arrive on multicast addresses. Devices without filters have nothing to enable. */
@@ -471,10 +476,18 @@ static uint32_t rx_checksum_flags(const struct rte_mbuf *m)
 	return STOQ_RX_CHECKSUM_GOOD;
 }
 
-uint16_t stoq_rx_burst(uint16_t port, uint16_t queue, void **mbufs, struct stoq_rx_frame *frames, uint16_t max)
+/* `gate` is that of a memif queue, and NULL for other drivers. */
+uint16_t stoq_rx_burst(uint16_t port, uint16_t queue, void **mbufs, struct stoq_rx_frame *frames, uint16_t max,
+		       struct stoq_gate *gate)
 {
 	struct rte_mbuf **m = (struct rte_mbuf **)mbufs;
-	uint16_t len = rte_eth_rx_burst(port, queue, m, max);
+	uint16_t len;
+
+	if (gate != NULL && !stoq_gate_enter(gate))
+		return 0;
+	len = rte_eth_rx_burst(port, queue, m, max);
+	if (gate != NULL)
+		stoq_gate_leave(gate);
 
 	for (uint16_t i = 0; i < len; i++) {
 		frames[i].data = rte_pktmbuf_mtod(m[i], const uint8_t *);
@@ -538,12 +551,12 @@ static void tx_describe(struct rte_mbuf *m, const struct stoq_tx_frame *frame)
 }
 
 /*
- * Sends from the front of `mbufs`; returns how many the device took. The first `*ready` were described and prepared by
- * an earlier call; on return `*ready` counts those that are now, the taken ones included. If it is less than `len`, the
- * driver refuses the frame at `*ready`.
+ * Sends from the front of `mbufs`, through a gate where there is one; returns how many the device took. The first `*ready`
+ * were described and prepared by an earlier call; on return `*ready` counts those that are now, the taken ones included. If
+ * it is less than `len`, the driver refuses the frame at `*ready`.
  */
 uint16_t stoq_tx_burst(uint16_t port, uint16_t queue, void **mbufs, const struct stoq_tx_frame *frames, uint16_t len,
-		       uint16_t *ready)
+		       uint16_t *ready, struct stoq_gate *gate)
 {
 	struct rte_mbuf **m = (struct rte_mbuf **)mbufs;
 	uint16_t sent = 0;
@@ -558,6 +571,8 @@ uint16_t stoq_tx_burst(uint16_t port, uint16_t queue, void **mbufs, const struct
 	else
 		*ready += rte_eth_tx_prepare(port, queue, m + *ready, len - *ready);
 
+	if (gate != NULL && !stoq_gate_enter(gate))
+		return 0;
 	while (sent < *ready) {
 		uint16_t want = RTE_MIN(*ready - sent, 64);
 		uint16_t took = rte_eth_tx_burst(port, queue, m + sent, want);
@@ -566,5 +581,7 @@ uint16_t stoq_tx_burst(uint16_t port, uint16_t queue, void **mbufs, const struct
 		if (took < want)
 			break;
 	}
+	if (gate != NULL)
+		stoq_gate_leave(gate);
 	return sent;
 }

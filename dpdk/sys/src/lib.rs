@@ -1,4 +1,4 @@
-//! The externs of `shim.c`, which wraps DPDK's inline functions and hides its structs.
+//! The externs of `shim.c`, which wraps DPDK's inline functions and hides its structs, and of `memif.c`.
 //!
 //! Everything here is raw: use the crate `dpdk`. Functions that return `int` give zero or more for success
 //! and a negative `errno` otherwise, unless they say something else.
@@ -174,13 +174,28 @@ unsafe extern "C" {
     pub fn stoq_pool_free(pool: *mut c_void);
     /// Buffers free in a pool, those in per-thread caches included.
     pub fn stoq_pool_available(pool: *mut c_void) -> u32;
-    /// Receives up to `max` frames into two arrays of that length; the caller then owns the mbufs.
+    /// Whether memif's driver is kept from unmapping what a burst uses: 0, or `-ENOTSUP` where it would not call `memif.c`, or the kernel's
+    /// `errno` where it has no membarrier(2). To be asked before a memif port is made.
+    pub fn stoq_memif_ready() -> c_int;
+    /// Whether a memif client's control channel is open.
+    pub fn stoq_memif_has_server(port: u16) -> bool;
+    /// Has EAL's interrupt thread connect a memif client once more. Does not wait.
+    pub fn stoq_memif_reconnect(port: u16) -> c_int;
+    /// Ends [`stoq_memif_reconnect`], before the port closes.
+    pub fn stoq_memif_forget(port: u16);
+    /// The gate of one memif queue, or null without memory.
+    pub fn stoq_gate_new(port: u16) -> *mut c_void;
+    /// Frees the gate of a queue that is polled no more.
+    pub fn stoq_gate_free(gate: *mut c_void);
+    /// Receives up to `max` frames into two arrays of that length; the caller then owns the mbufs. `gate` is that of a memif queue, or
+    /// null.
     pub fn stoq_rx_burst(
         port: u16,
         queue: u16,
         mbufs: *mut *mut c_void,
         frames: *mut RxFrame,
         max: u16,
+        gate: *mut c_void,
     ) -> u16;
     /// Copies a chained frame into one piece of at most `capacity` bytes; returns the bytes written.
     pub fn stoq_rx_copy(mbuf: *const c_void, to: *mut u8, capacity: u32) -> u32;
@@ -189,7 +204,7 @@ unsafe extern "C" {
     /// Allocates `len` mbufs or none, and writes where each one's data begins.
     pub fn stoq_tx_alloc(pool: *mut c_void, mbufs: *mut *mut c_void, data: *mut *mut u8, len: u32) -> c_int;
     /// Sends from the front of two arrays of length `len`; the device owns the frames that it took. See
-    /// `shim.c` for `ready`.
+    /// `shim.c` for `ready`; `gate` is that of a memif queue, or null.
     pub fn stoq_tx_burst(
         port: u16,
         queue: u16,
@@ -197,5 +212,6 @@ unsafe extern "C" {
         frames: *const TxFrame,
         len: u16,
         ready: *mut u16,
+        gate: *mut c_void,
     ) -> u16;
 }
