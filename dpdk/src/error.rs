@@ -182,6 +182,24 @@ pub enum DpdkError {
         room: u16,
     },
 
+    /// The driver holds the buffers of a receive pool, and could receive no burst into the rest.
+    #[error(
+        "driver {driver} of device `{device}` leaves {left} buffers in the receive pool of queue {queue}, and {least} must be free: raise `mbufs`, \
+         or lower `rx_descriptors`"
+    )]
+    Starved {
+        /// The device's name.
+        device: String,
+        /// The driver's name.
+        driver: String,
+        /// The queue.
+        queue: u16,
+        /// Buffers left.
+        left: u32,
+        /// Buffers that a burst needs.
+        least: u32,
+    },
+
     /// The driver failed at a step of opening.
     #[error("device `{device}` did not {step}: {reason}")]
     Port {

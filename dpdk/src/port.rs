@@ -32,6 +32,8 @@ const AF_XDP_RING_LEN: u32 = 2048;
 /// The largest frame in a buffer of net_af_xdp, a page of 4096 bytes without DPDK's headers (64 + 128 bytes),
 /// its headroom (128) and the kernel's own (XDP_PACKET_HEADROOM, 256).
 const AF_XDP_FRAME_BYTES_MAX: u32 = 4096 - 64 - 128 - 128 - 256;
+/// Rings of receive descriptors that net_vmxnet3 fills for a queue, each as long as `rx_descriptors`.
+const VMXNET3_RINGS: u32 = 2;
 /// Room that every driver takes, bytes.
 const ROOM_BYTES_MIN: u16 = 2048;
 /// Between two attempts of a memif client to reach its server.
@@ -240,12 +242,15 @@ impl OpenPort {
             || frame_bytes.next_multiple_of(1024).max(ROOM_BYTES_MIN),
             |bsize| bsize.max(frame_bytes).min(ROOM_BYTES_MAX),
         );
+        let driver = CStr::from_bytes_until_nul(&caps.driver).unwrap_or_default().to_string_lossy();
+        let rx_least = self.buffers_held(&driver, &setup) + 2 * BURST_LEN_MAX as u32 + CACHE_LEN_MAX;
+        let rx_mbufs = config.rx_mbufs.unwrap_or(0).max(rx_least);
         for queue in 0..config.queues {
-            self.set_up_queue(&setup, queue, caps.numa_node, room, config.rx_mbufs, pending_max)?;
+            self.set_up_queue(&setup, queue, caps.numa_node, room, rx_mbufs, pending_max)?;
         }
         self.info = PortInfo {
             device: self.device.name().into(),
-            driver: CStr::from_bytes_until_nul(&caps.driver).unwrap_or_default().to_string_lossy().into(),
+            driver: driver.into(),
             mac: caps.mac,
             mtu: config.mtu,
             numa_node: u32::try_from(caps.numa_node).ok(),
@@ -258,7 +263,28 @@ impl OpenPort {
         };
         // SAFETY: the port is configured and every queue is set up.
         let code = unsafe { dpdk_sys::stoq_port_start(self.id, config.promiscuous) };
-        self.check(code, "start")
+        self.check(code, "start")?;
+        self.ensure_room_to_receive()
+    }
+
+    /// Buffers of a receive pool that the driver holds when nothing arrives.
+    fn buffers_held(&self, driver: &str, setup: &dpdk_sys::PortSetup) -> u32 {
+        let descriptors = u32::from(setup.rx_descriptors);
+        if self.device.is_af_xdp() {
+            // It also sends from the receive buffers, into which it copies. They are in its fill ring, in its transmit
+            // ring, which is as long as the receive ring, and in its completion ring, and must not run out for receiving.
+            2 * descriptors + 2 * AF_XDP_RING_LEN
+        } else if driver == "net_vmxnet3" {
+            VMXNET3_RINGS * descriptors
+        } else {
+            descriptors
+        }
+    }
+
+    /// A driver that took more buffers than expected would receive nothing, and say nothing.
+    fn ensure_room_to_receive(&self) -> Result<(), DpdkError> {
+        (0..self.info.queues)
+            .try_for_each(|queue| room_to_receive(&self.info, queue, self.rx_pool(queue).available()))
     }
 
     fn check(&self, code: c_int, step: &'static str) -> Result<(), DpdkError> {
@@ -274,17 +300,10 @@ impl OpenPort {
         queue: u16,
         numa_node: c_int,
         room: u16,
-        rx_mbufs: Option<u32>,
+        rx_mbufs: u32,
         pending_max: usize,
     ) -> Result<(), DpdkError> {
-        let burst = BURST_LEN_MAX as u32;
         let af_xdp = self.device.is_af_xdp();
-        // net_af_xdp also sends from the receive buffers, into which it copies. They are in its fill ring, in
-        // its transmit ring, which is as long as the receive ring, and in its completion ring, and must not
-        // run out for receiving.
-        let own_rings = if af_xdp { 2 * AF_XDP_RING_LEN + u32::from(setup.rx_descriptors) } else { 0 };
-        let rx_least = u32::from(setup.rx_descriptors) + own_rings + 2 * burst + CACHE_LEN_MAX;
-        let rx_mbufs = rx_mbufs.unwrap_or(0).max(rx_least);
         let tx_mbufs =
             u32::from(setup.tx_descriptors) + pending_max as u32 + 2 * STASH_LEN as u32 + CACHE_LEN_MAX;
         for (kind, mbufs, paged) in [("rx", rx_mbufs, af_xdp), ("tx", tx_mbufs, false)] {
@@ -393,6 +412,16 @@ fn mtu_error(config: &PortConfig, max: u32) -> DpdkError {
     DpdkError::Mtu { device: config.device.clone(), asked: config.mtu, min: MTU_MIN, max }
 }
 
+/// Refuses a queue whose receive pool has no room for a burst after the driver filled its rings.
+fn room_to_receive(port: &PortInfo, queue: u16, left: u32) -> Result<(), DpdkError> {
+    let least = BURST_LEN_MAX as u32;
+    if left >= least {
+        return Ok(());
+    }
+    let (device, driver) = (port.device.clone(), port.driver.clone());
+    Err(DpdkError::Starved { device, driver, queue, left, least })
+}
+
 fn find(name: &str) -> Option<u16> {
     let name = CString::new(name).ok()?;
     let mut id = 0;
@@ -429,4 +458,20 @@ fn hotplug(eal: &Eal, device: &Device) -> Result<u16, DpdkError> {
         unsafe { dpdk_sys::stoq_device_remove(bus.as_ptr(), name.as_ptr()) };
         DpdkError::NoPort { device: device.name().into() }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_that_leaves_no_burst_of_buffers_is_refused_by_name() {
+        let port =
+            PortInfo { device: "0000:00:08.0".into(), driver: "net_vmxnet3".into(), ..PortInfo::default() };
+        room_to_receive(&port, 0, BURST_LEN_MAX as u32).unwrap();
+        let error = room_to_receive(&port, 1, BURST_LEN_MAX as u32 - 1).unwrap_err().to_string();
+        let expected = "driver net_vmxnet3 of device `0000:00:08.0` leaves 63 buffers in the receive pool of queue 1, and 64 must be free";
+        assert!(error.contains(expected), "{error}");
+        assert!(error.contains("raise `mbufs`"), "{error}");
+    }
 }
