@@ -27,6 +27,8 @@ pub(super) struct LimitWatch {
     blocked_frames: u64,
     /// MAX_DATA and MAX_STREAM_DATA frames received by then.
     credit_frames: u64,
+    /// The peer was told of a full window, and has given no credit since.
+    is_blocked: bool,
     track: Option<Track>,
 }
 
@@ -41,6 +43,7 @@ impl LimitWatch {
             given_bytes: 0,
             blocked_frames: 0,
             credit_frames: 0,
+            is_blocked: false,
             track,
         }
     }
@@ -133,11 +136,9 @@ impl Conn {
         let limited = &mut self.limited;
         let is_told = std::mem::replace(&mut limited.blocked_frames, blocked_frames) != blocked_frames;
         let is_credited = std::mem::replace(&mut limited.credit_frames, credit_frames) != credit_frames;
-        if is_told || (limited.now == SendLimit::Peer && !is_credited) {
-            SendLimit::Peer
-        } else {
-            SendLimit::Window
-        }
+        // Other limits may have lain between: the peer is told only once.
+        limited.is_blocked = is_told || (limited.is_blocked && !is_credited);
+        if limited.is_blocked { SendLimit::Peer } else { SendLimit::Window }
     }
 
     /// Adds to the worker's totals what it spent since the last call.
