@@ -25,8 +25,8 @@ const FORGOTTEN: f64 = 0.02;
 /// A flow of more packets a round than these gives way to a shorter queue, one of fewer to a longer one: between the two, the large flow shrinks
 /// while the small one grows. The exponent of their ratio, and the bounds of the factor.
 const LONG_PACKETS: f64 = 1000.0;
-const LONG_EXPONENT: f64 = 0.2;
-const LONG_MIN: f64 = 0.25;
+const LONG_EXPONENT: f64 = 0.4;
+const LONG_MIN: f64 = 0.15;
 const LONG_MAX: f64 = 2.0;
 /// Rounds in a row with a long queue, after which a flow gives up nothing for a while.
 const CONTESTED_ROUNDS: u32 = 8;
