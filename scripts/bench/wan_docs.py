@@ -113,7 +113,7 @@ def section(summary, pictures=()):
         "two veth pairs whose offloads are off, in real-time priority; it uses the model of [wan.md](wan.md) under the machine's clock. A run during "
         "which more than 1 % of the frames left it over 1 ms late, or one by 10 ms, or the kernel dropped one before or behind it, is thrown away. "
         f"Of {RATE_MBIT} Mbit/s a QUIC payload can have {RATE_MBIT * PAYLOAD_BYTES / FRAME_BYTES:.0f}. Sender and receiver have a core each, which the "
-        "long path shares. All are at their defaults, with ten packets of initial window, but for this: "
+        "long path shares. All are at their defaults, with ten packets of initial window and STOQ's 32, but for this: "
         f"{conditions(summary)}. Mbit/s of payload that the receiver had, medians."
     )
     yield ""

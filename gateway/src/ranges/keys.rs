@@ -137,7 +137,7 @@ pub const KEYS: &[Range] = &[
         "a handshake of ten packets would stall (RFC 9002 §7.2)",
         "the first flight would flood any path",
     )
-    .or_zero_for("ten packets (RFC 9002)"),
+    .or_zero_for("32 packets"),
     rate("quic.rate_bits_per_s"),
     whole(
         "quic.packet_threshold",

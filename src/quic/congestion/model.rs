@@ -15,12 +15,16 @@ use std::time::{Duration, Instant};
 const BETA: f64 = 0.7;
 const BETA_IN_FLIGHT: f64 = 0.85;
 const HEADROOM: f64 = 0.9;
+/// How many bytes the window grows by for each that is acknowledged. quinn-proto's pacer lets 5/4 of a window leave in a round trip: a window
+/// that grew by what is acknowledged would become 1.92 times as large each round, and not twice.
+const STARTUP_GROWTH: f64 = 1.11;
 /// More than 2.77, with which a window that doubles each round fills the round evenly: a round that ends early shows a queue while the next
 /// one can still be stopped.
 const STARTUP_GAIN: f64 = 3.4;
-/// The same while the window is small: there it triples each round.
-const FAST_GAIN: f64 = 5.0;
-const FAST_PACKETS: u64 = 512;
+/// The same while the flow has less than half of the slowest link between sites, bytes a second: there the window quadruples each round.
+const FAST_GROWTH: f64 = 4.4;
+const FAST_GAIN: f64 = 8.0;
+const FAST_BYTES_PER_S: f64 = 50e6 / 8.0;
 const DRAIN_GAIN: f64 = 0.5;
 const UP_GAIN: f64 = 1.25;
 const DOWN_GAIN: f64 = 0.9;
@@ -38,8 +42,9 @@ const CRUISE_AFTER_LOSS: u64 = 3;
 /// A cycle is no shorter, and no longer: round trips inside a machine or a rack tell less than they are many.
 const CRUISE_MIN: Duration = Duration::from_millis(50);
 const CRUISE_MAX: Duration = Duration::from_secs(3);
-/// The rise of round trips that ends startup: their part, and the least rise that counts.
-const RISE_DIVISOR: u32 = 8;
+/// The rise of round trips that ends startup: their part, and the least rise that counts. An eighth would be seen when more than a product
+/// is already on its way into the buffer.
+const RISE_DIVISOR: u32 = 16;
 /// How long a shortest round trip counts.
 const MIN_RTT_LIFE: Duration = Duration::from_secs(5);
 /// The queue at which a cruise gives way, as a part of the round trip.
@@ -166,9 +171,9 @@ impl Model {
         if self.is_fast() { FAST_GAIN } else { STARTUP_GAIN }
     }
 
-    /// The window triples each round: it is so small that no path suffers from it.
+    /// No link between sites is so slow that it would suffer from large steps.
     fn is_fast(&self) -> bool {
-        !self.is_full && self.window < FAST_PACKETS * self.mtu
+        !self.is_full && (self.window as f64) < FAST_BYTES_PER_S * self.min_rtt().as_secs_f64()
     }
 
     fn enter(&mut self, mode: Mode, now: Instant) {
@@ -301,11 +306,16 @@ impl Model {
         }
     }
 
-    fn step_startup(&mut self, now: Instant, round: &Round, sample: &DeliverySample, has_ended: bool) {
+    /// Whether packets with this round trip waited.
+    fn has_risen(&self, rtt: Duration) -> bool {
         let base = self.min_rtt();
-        let long = sample.rtt >= base + (base / RISE_DIVISOR).max(RISE_MIN);
+        rtt >= base + (base / RISE_DIVISOR).max(RISE_MIN)
+    }
+
+    fn step_startup(&mut self, now: Instant, round: &Round, sample: &DeliverySample, has_ended: bool) {
+        let long = self.has_risen(sample.rtt);
         // What a sender that has nothing more to send makes wait for itself is a burst of its own.
-        self.risen = if long && !sample.is_idle && !sample.app_limited { self.risen + 1 } else { 0 };
+        self.risen = if long && !sample.is_idle { self.risen + 1 } else { 0 };
         let queued = self.risen >= RISE_SAMPLES;
         let congested =
             round.is_surely_congested(self.mtu) && (has_ended || round.acked + round.lost >= self.window / 4);
@@ -338,6 +348,14 @@ impl Model {
             if rate < self.full_rate * UP_GROWTH {
                 self.overflowed = false;
                 self.enter(Mode::Down, now);
+            } else if self.in_flight_high.is_infinite()
+                && ended.and_then(|round| round.rtt).is_some_and(|rtt| !self.has_risen(rtt))
+            {
+                // The rate grows as it is asked to, and no packet waits: what ended startup was another flow's queue, or the path has
+                // become faster.
+                self.is_full = false;
+                (self.full_rounds, self.risen) = (0, 0);
+                self.enter(Mode::Startup, now);
             }
             self.full_rate = rate;
         }
@@ -376,9 +394,9 @@ impl Model {
         }
         let target = (target as u64).max(WINDOW_PACKETS_MIN * self.mtu);
         if self.restoring || !self.is_full {
-            let growth = if self.is_fast() { 2 * acked } else { acked };
+            let growth = if self.is_fast() { FAST_GROWTH } else { STARTUP_GROWTH };
             let least = self.window.max(WINDOW_PACKETS_MIN * self.mtu);
-            self.window = (self.window + growth).max(least).min(target);
+            self.window = (self.window + (growth * acked as f64) as u64).max(least).min(target);
             self.restoring &= self.window < target;
         } else {
             self.window = target;
@@ -424,7 +442,8 @@ impl CongestionAlgorithm for Model {
                 None if round.is_congested() && !probing => self.lower_bounds(&round),
                 _ => {}
             }
-            if self.mode == Mode::Cruise {
+            // The first round of a cruise began before it: its packets waited behind those that the flow took back.
+            if self.mode == Mode::Cruise && self.rounds_in_mode() > 1 {
                 self.share(now, &round);
             }
             ended = Some(round);

@@ -14,6 +14,8 @@ const ACK_DELAY: Duration = Duration::from_millis(2);
 const PACKET_THRESHOLD: u64 = 128;
 /// Packets that leave at once, and the longest gap that the pacer makes up for.
 const BURST: f64 = 16.0;
+/// Windows a round trip that quinn-proto's pacer lets leave.
+const QUINN_PACING: f64 = 1.25;
 
 /// A path with a drop-tail queue.
 #[derive(Clone, Debug)]
@@ -353,11 +355,9 @@ impl Simulation {
         let now = self.now;
         let flow = &mut self.flows[index];
         let window = flow.control.window();
-        let rate = flow
-            .control
-            .pacing_bytes_per_s()
-            .unwrap_or_else(|| 1.25 * window as f64 / flow.rtt.as_secs_f64())
-            .max(1.0);
+        // quinn-proto's pacer runs beside the worker's.
+        let most = QUINN_PACING * window as f64 / flow.rtt.as_secs_f64();
+        let rate = flow.control.pacing_bytes_per_s().map_or(most, |rate| rate.min(most)).max(1.0);
         let most = BURST * PACKET_BYTES as f64 + rate * 0.001;
         flow.tokens = (flow.tokens + (now - flow.filled).as_secs_f64() * rate).min(most);
         flow.filled = now;

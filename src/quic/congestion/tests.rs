@@ -107,6 +107,33 @@ fn model_starts_without_losing_a_quarter_of_a_buffer() {
     assert!(shares(&mut simulation, &path, 2.0, 3.0)[0] > 0.97);
 }
 
+/// 300 Mbit/s with this round trip, and a buffer of one product.
+fn long_path(rtt_s: f64) -> Path {
+    let bits_per_s = 300_000_000;
+    let buffer_bytes = (bits_per_s as f64 / 8.0 * rtt_s) as u64;
+    Path { bits_per_s, buffer_bytes, delay: seconds(rtt_s / 2.0), ..Path::default() }
+}
+
+#[test]
+fn a_start_over_a_long_path_is_soon_over_and_loses_little() {
+    let path = long_path(0.2);
+    let mut simulation = Simulation::new(path.clone(), vec![model(4)]);
+    let got = shares(&mut simulation, &path, 1.0, 2.0)[0];
+    assert!(got > 0.6, "{got} of the link in the rounds from the sixth to the tenth");
+    let got = shares(&mut simulation, &path, 2.4, 4.0)[0];
+    let buffer = path.buffer_bytes / PACKET_BYTES;
+    assert!(got > 0.96 && simulation.dropped < buffer / 16, "{got}, {} dropped", simulation.dropped);
+}
+
+#[test]
+fn a_start_that_the_queue_of_another_flow_ended_goes_on() {
+    // The second flow has sent for a few rounds when the start of the first fills the buffer.
+    let path = long_path(0.1);
+    let flows = vec![model(20_100), model(20_101).starting(seconds(0.6))];
+    let shares = shares(&mut Simulation::new(path.clone(), flows), &path, 4.0, 5.0);
+    assert!(shares[1] > 0.12, "{shares:?}");
+}
+
 #[test]
 fn models_share_a_path() {
     for flows in [2_u64, 4, 8] {
