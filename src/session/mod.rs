@@ -162,6 +162,8 @@ pub(crate) struct PeerState {
     /// When requests that it forwarded broke a rule, the latest last.
     routed_errors: VecDeque<Instant>,
     untaken: Untaken,
+    /// The bytes of its requests that wait here for other gateways.
+    onward: Credit,
     /// How to introduce it to applications while its handshake is not complete.
     early: Option<Box<EarlyPeer>>,
 }
@@ -201,6 +203,7 @@ impl PeerState {
             control_seen: false,
             settings: None,
             going_away: false,
+            onward: Credit::default(),
             haves: TokenBucket::new(HAVE_RATE_PER_S, HAVE_BURST),
             early: None,
             untaken: Untaken::default(),

@@ -68,15 +68,15 @@ impl Relayed {
         Self { routed, counted, ..Self::new(app, request, Credit::default()) }
     }
 
-    /// A request of the peer to forward to `next`.
+    /// A request of the peer to forward to `next`. `all`: the bytes of the peer's requests that wait for other gateways.
     pub(super) fn onward(
         app: usize,
         request: RequestId,
         (next, hop, routed): (NodeId, Box<Hop>, bool),
-        answer: Credit,
+        (answer, all): (Credit, &Credit),
     ) -> Self {
         let front = Front { next, hop, answer, reader: RecordReader::new() };
-        Self { front: Some(Box::new(front)), routed, ..Self::new(app, request, Credit::default()) }
+        Self { front: Some(Box::new(front)), routed, ..Self::new(app, request, Credit::within(all)) }
     }
 
     pub(super) fn set_pace(&mut self, pace: Credit) {
@@ -175,7 +175,7 @@ mod tests {
     use super::super::stream::{Role, Sending, Stream};
     use super::super::testing::{Bench, NEXT, hop, record};
     use super::*;
-    use crate::limits::RELAY_WINDOW_BYTES;
+    use crate::limits::{ANSWERS_BYTES_MAX, RELAY_WINDOW_BYTES, REQUESTS_LEN_MAX};
     use crate::record::{ErrorCode, ErrorRecord, Locate, Settings};
     use crate::token::{Ranges, Token};
 
@@ -269,6 +269,30 @@ mod tests {
         assert_eq!(stream.readiness(&bench.ports), Readiness::Paused);
         assert!(fed <= RELAY_WINDOW_BYTES + skipped.len(), "{fed}");
         assert!(bench.delivered().is_empty());
+    }
+
+    #[test]
+    fn requests_that_wait_for_other_gateways_share_one_bound_of_their_connection() {
+        let mut bench = Bench::new();
+        let locate = record(&Locate { token: Token::of(b"payload").into() });
+        let mut held = Vec::new();
+        loop {
+            let mut stream = routed(&mut bench);
+            bench.feed(&mut stream, &locate[..2]).unwrap();
+            let Some(Delivery::Forward(_, forward)) = bench.delivered().pop() else {
+                panic!("not forwarded")
+            };
+            if stream.readiness(&bench.ports) == Readiness::Paused {
+                break;
+            }
+            // The next gateway takes no bytes.
+            forward.onward.take(RELAY_WINDOW_BYTES);
+            held.push((stream, forward));
+            assert!(held.len() <= REQUESTS_LEN_MAX as usize, "nothing bounds them");
+        }
+        assert_eq!(held.len(), ANSWERS_BYTES_MAX / RELAY_WINDOW_BYTES);
+        held.pop();
+        assert_ne!(routed(&mut bench).readiness(&bench.ports), Readiness::Paused, "their end gives it back");
     }
 
     #[test]

@@ -155,7 +155,8 @@ impl Serving {
             Decision::Forward { next, hop } => {
                 cx.cx.counters.add(Counter::HopsForwarded, 1);
                 let onward = (next, hop, self.routed);
-                let relayed = Relayed::onward(app, cx.peer_request(), onward, self.credit.clone());
+                let relayed =
+                    Relayed::onward(app, cx.peer_request(), onward, (self.credit.clone(), &cx.peer.onward));
                 Ok(Some(Box::new(Role::Relayed(relayed))))
             }
         }
