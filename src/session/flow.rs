@@ -10,9 +10,19 @@ const PARTS: u64 = 32;
 const HELD_WINDOWS_MAX: u64 = 2;
 
 /// The bytes that streams hold behind gaps, and the rest of the connection's window.
+///
+/// A promise to the peer cannot be withdrawn: what QUIC's window becomes smaller by stays a debt, which QUIC pays with the bytes that are read
+/// next. The sum of QUIC's window, of its debt and of the bytes held is what the peer can make this side keep.
 #[derive(Debug)]
 pub(super) struct FlowControl {
     windows: Windows,
+    /// QUIC's window, bytes: the connection's without the bytes held.
+    quic_bytes: u64,
+    /// The bytes that the peer may still send, or has sent and this side has not read, of earlier and larger windows of QUIC. It is never too small:
+    /// bytes of streams that were stopped pay too, and are not seen here.
+    debt_bytes: u64,
+    /// The part of QUIC's window that was opened although its debt would fill it, bytes.
+    lent_bytes: u64,
     /// The largest window that the peer may still use, bytes.
     promised_bytes: u64,
     has_gaps: bool,
@@ -24,7 +34,16 @@ pub(super) struct FlowControl {
 impl FlowControl {
     pub(super) fn new(windows: Windows) -> Self {
         let promised_bytes = windows.connection_bytes;
-        Self { windows, promised_bytes, has_gaps: false, held_bytes: 0, charged_bytes: 0 }
+        Self {
+            windows,
+            quic_bytes: promised_bytes,
+            debt_bytes: 0,
+            lent_bytes: 0,
+            promised_bytes,
+            has_gaps: false,
+            held_bytes: 0,
+            charged_bytes: 0,
+        }
     }
 
     /// Whether packets of this connection were lost or overtook each other.
@@ -40,18 +59,69 @@ impl FlowControl {
         self.windows.stream_bytes.try_into().unwrap_or(usize::MAX)
     }
 
-    /// Gives the connection's window another size; the bytes held are taken off. `promised_bytes` is the number of bytes that the peer may
-    /// send before it learns of a smaller window.
-    pub(super) fn set_window(&mut self, conn: &mut Connection, bytes: u64, promised_bytes: u64) {
-        self.windows.connection_bytes = bytes;
-        self.promise(promised_bytes);
-        self.charged_bytes = (self.held_bytes as u64).min(bytes);
-        conn.set_receive_window(VarInt::from_u64(bytes - self.charged_bytes).unwrap_or(VarInt::MAX));
+    /// Gives the connection's window another size; the bytes held are taken off.
+    pub(super) fn set_window(&mut self, conn: &mut Connection, bytes: u64) {
+        self.resize(bytes);
+        self.set_quic_window(conn);
     }
 
-    /// The peer may use this window from now on. What is held already, within the window before, it has sent rightly.
-    fn promise(&mut self, bytes: u64) {
-        self.promised_bytes = bytes.max(self.promised_bytes.min(self.held_bytes as u64));
+    fn resize(&mut self, bytes: u64) {
+        // Bytes that are held, or on their way, the peer has sent rightly.
+        let rightly_bytes = self.promised_bytes.min(self.outstanding_bytes());
+        self.windows.connection_bytes = bytes;
+        self.charged_bytes = (self.held_bytes as u64).min(bytes);
+        self.fit_quic();
+        self.promised_bytes = rightly_bytes.max(bytes + self.debt_bytes);
+    }
+
+    /// Makes QUIC's window what the bytes held leave of the connection's, and what its debt leaves of that.
+    fn fit_quic(&mut self) {
+        let bytes = self.windows.connection_bytes - self.charged_bytes;
+        if bytes < self.quic_bytes {
+            self.debt_bytes += self.quic_bytes - bytes;
+            self.quic_bytes = bytes;
+            return;
+        }
+        // A window that becomes larger is a new promise, and leaves QUIC's debt as it is: the peer may use the debt first. A window that
+        // became smaller and larger again without a byte that is read would promise more each time.
+        let more = bytes.saturating_sub(self.quic_bytes + self.debt_bytes);
+        // The debt may be paid already, by bytes of stopped streams. One part is open all the same, once until it is paid: behind an empty
+        // window no byte would arrive that pays.
+        let least = bytes.min((self.part_bytes() as u64).saturating_sub(self.lent_bytes));
+        let lent = least.saturating_sub(self.quic_bytes + more);
+        self.lent_bytes += lent;
+        self.quic_bytes += more + lent;
+    }
+
+    fn set_quic_window(&self, conn: &mut Connection) {
+        conn.set_receive_window(VarInt::from_u64(self.quic_bytes).unwrap_or(VarInt::MAX));
+    }
+
+    /// Bytes were taken out of QUIC, which gives the peer credit for them once its debt is paid.
+    #[inline]
+    pub(super) fn taken(&mut self, conn: &mut Connection, bytes: u64) {
+        if self.debt_bytes > 0 && self.pay(bytes) {
+            self.set_quic_window(conn);
+        }
+    }
+
+    /// Pays QUIC's debt. Returns whether QUIC's window must become larger.
+    #[cold]
+    fn pay(&mut self, bytes: u64) -> bool {
+        self.debt_bytes = self.debt_bytes.saturating_sub(bytes);
+        self.lent_bytes = self.lent_bytes.saturating_sub(bytes).min(self.debt_bytes);
+        let missing = (self.windows.connection_bytes - self.charged_bytes)
+            .saturating_sub(self.quic_bytes + self.debt_bytes);
+        let grows = missing >= self.part_bytes() as u64 || (missing > 0 && self.debt_bytes == 0);
+        if grows {
+            self.fit_quic();
+        }
+        grows
+    }
+
+    /// The bytes that the peer may still send, those that QUIC has and no stream has read, and the memory of those held.
+    pub(super) fn outstanding_bytes(&self) -> u64 {
+        self.quic_bytes + self.debt_bytes + self.held_bytes as u64
     }
 
     /// The bytes that may be taken out of QUIC before the window is charged for them.
@@ -76,8 +146,8 @@ impl FlowControl {
 
     /// Makes QUIC's window smaller by the bytes held: QUIC gave credit for them when they were taken out of it.
     pub(super) fn charge(&mut self, conn: &mut Connection) {
-        if let Some(bytes) = self.window_bytes() {
-            conn.set_receive_window(VarInt::from_u64(bytes).unwrap_or(VarInt::MAX));
+        if self.window_bytes().is_some() {
+            self.set_quic_window(conn);
         }
     }
 
@@ -90,7 +160,8 @@ impl FlowControl {
         let changes = difference >= part || (is_border && difference > 0);
         changes.then(|| {
             self.charged_bytes = held;
-            self.windows.connection_bytes - held
+            self.fit_quic();
+            self.quic_bytes
         })
     }
 }
@@ -110,6 +181,7 @@ mod tests {
         assert_eq!(flow.window_bytes(), None);
         flow.holds(99, 150);
         assert_eq!(flow.window_bytes(), Some(3050));
+        flow.pay(150);
         flow.holds(0, 60);
         assert_eq!(flow.window_bytes(), None);
         flow.holds(150, 0);
@@ -130,16 +202,44 @@ mod tests {
     #[test]
     fn what_is_held_rightly_exceeds_no_window_that_becomes_smaller() {
         let mut flow = flow();
+        flow.pay(3000);
         flow.holds(0, 3000);
-        flow.promise(1000);
+        flow.resize(1000);
+        assert_eq!((flow.quic_bytes, flow.debt_bytes, flow.promised_bytes), (0, 3200, 4200));
+        flow.pay(3200);
         assert!(!flow.is_exceeded());
         flow.holds(3000, 2500);
-        flow.promise(1000);
+        flow.resize(1000);
         assert_eq!(flow.promised_bytes, 2500);
         flow.holds(2500, 0);
-        flow.promise(1000);
+        flow.resize(1000);
+        flow.pay(1000);
+        flow.resize(1000);
+        assert_eq!((flow.outstanding_bytes(), flow.promised_bytes), (1000, 1000));
         flow.holds(0, 2001);
         assert!(flow.is_exceeded());
+    }
+
+    #[test]
+    fn a_promise_is_outstanding_until_its_bytes_are_read_and_held_bytes_change_nothing() {
+        let mut flow = flow();
+        assert_eq!(flow.outstanding_bytes(), 3200);
+        flow.resize(1000);
+        assert_eq!(flow.outstanding_bytes(), 3200, "the peer may use all of the larger window");
+        flow.pay(1500);
+        assert_eq!(flow.outstanding_bytes(), 1700);
+        // What is charged and released without a byte that is read promises nothing.
+        for _ in 0..10 {
+            flow.holds(0, 500);
+            flow.window_bytes();
+            flow.holds(500, 0);
+            flow.window_bytes();
+            assert_eq!(flow.outstanding_bytes(), 1700);
+        }
+        flow.pay(700);
+        assert_eq!(flow.outstanding_bytes(), 1000);
+        flow.resize(2000);
+        assert_eq!(flow.outstanding_bytes(), 2000);
     }
 
     #[test]
@@ -150,5 +250,25 @@ mod tests {
         flow.holds(3150, 5000);
         assert_eq!(flow.window_bytes(), Some(0));
         assert_eq!(flow.window_bytes(), None);
+    }
+    #[test]
+    fn a_window_opens_by_a_part_though_bytes_of_stopped_streams_paid_its_debt_unseen() {
+        let mut flow = flow();
+        flow.holds(0, 3200);
+        assert_eq!(flow.window_bytes(), Some(0));
+        flow.holds(3200, 0);
+        assert_eq!(flow.window_bytes(), Some(100), "QUIC's debt may be paid");
+        for _ in 0..10 {
+            flow.holds(0, 3200);
+            assert_eq!(flow.window_bytes(), Some(0));
+            flow.holds(3200, 0);
+            flow.window_bytes();
+            assert_eq!(flow.outstanding_bytes(), 3300, "one part, until as many bytes are read");
+        }
+        flow.pay(100);
+        flow.fit_quic();
+        assert_eq!((flow.quic_bytes, flow.outstanding_bytes()), (100, 3300));
+        flow.pay(3200);
+        assert_eq!((flow.quic_bytes, flow.outstanding_bytes()), (3200, 3200));
     }
 }

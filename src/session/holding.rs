@@ -43,8 +43,10 @@ impl Stream {
         loop {
             let mut recv = conn.recv_stream(self.source.id(id));
             let Ok(mut chunks) = recv.read(false) else { return Ok(()) };
+            let before = self.order.taken_bytes();
             let more = self.order.hold(&mut chunks, flow.stream_window_bytes(), flow.part_bytes());
             let _ = chunks.finalize();
+            flow.taken(conn, self.order.taken_bytes() - before);
             // QUIC gives the peer credit for the bytes taken out: part by part, the window takes it back.
             self.charge(conn, flow);
             if !more? {

@@ -247,9 +247,9 @@ impl Session {
         self.id
     }
 
-    /// Gives the connection's receive window another size; the peer may send `promised_bytes` before it learns of a smaller one.
-    pub(crate) fn set_receive_window(&mut self, conn: &mut Connection, bytes: u64, promised_bytes: u64) {
-        self.flow.set_window(conn, bytes, promised_bytes);
+    /// Gives the connection's receive window another size.
+    pub(crate) fn set_receive_window(&mut self, conn: &mut Connection, bytes: u64) {
+        self.flow.set_window(conn, bytes);
     }
 
     pub(crate) fn message_credit(&self) -> Credit {

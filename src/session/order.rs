@@ -59,6 +59,11 @@ impl Order {
         self.next
     }
 
+    /// The bytes taken out of QUIC, from the stream's start: those given on, and those held here.
+    pub(super) fn taken_bytes(&self) -> u64 {
+        self.next + self.apart.as_ref().map_or(0, |apart| apart.bytes as u64)
+    }
+
     /// The memory of the bytes held here, bytes.
     pub(super) fn held_bytes(&self) -> usize {
         self.apart.as_ref().map_or(0, |apart| apart.bytes + apart.pieces.len() * PIECE_COST_BYTES)

@@ -366,6 +366,7 @@ impl Stream {
         id: StreamId,
         cx: &mut Reading<'_, '_>,
     ) -> (ReadEnd, bool) {
+        let before = self.order.taken_bytes();
         let read = {
             let mut recv = conn.recv_stream(self.source.id(id));
             let mut chunks = match recv.read(!self.order.is_apart()) {
@@ -381,6 +382,7 @@ impl Stream {
             read
         };
         self.asleep = 0;
+        cx.flow.taken(conn, self.order.taken_bytes() - before);
         self.charge(conn, cx.flow);
         read
     }

@@ -121,8 +121,7 @@ impl Conn {
     fn fit_windows_now(&mut self, now: Instant) {
         let (received, sent) = self.fitted.look(now, &self.quic);
         if received {
-            let Window { bytes, debt_bytes, .. } = self.fitted.receive;
-            self.session.set_receive_window(&mut self.quic, bytes, bytes + debt_bytes);
+            self.session.set_receive_window(&mut self.quic, self.fitted.receive_bytes());
         }
         if sent {
             self.quic.set_send_window(self.fitted.send_bytes());

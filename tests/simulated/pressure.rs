@@ -2,10 +2,12 @@
 
 use crate::support::caller::End;
 use crate::support::{HELD, SEED, Setup, World, gateway_v4, joined, payload};
+use quinn_proto::Dir;
 use std::time::Duration;
 use stoq::counters::Counter;
-use stoq::limits::{DELIVERY_RING_LEN, GROUP_BYTES, OUTSTANDING_BYTES_MAX};
+use stoq::limits::{DELIVERY_RING_LEN, GROUP_BYTES, MESSAGES_UNTAKEN_BYTES_MAX, OUTSTANDING_BYTES_MAX};
 use stoq::quic::transport::QuicConfig;
+use stoq::record::MessageHeader;
 use stoq::token::Token;
 
 #[test]
@@ -155,4 +157,34 @@ fn an_outage_shorter_than_the_idle_timeout_costs_time_only() {
     world.finish(&peer, request);
     assert!(matches!(world.caller(&peer).request(request).end(), End::Done { .. }));
     assert_eq!(world.kept().len(), 2, "one payload and its outboard");
+}
+
+#[test]
+fn a_peer_whose_bytes_are_not_read_gets_no_more_credit() {
+    const WINDOW_BYTES: u32 = 1 << 20;
+    const MESSAGE_BYTES: usize = 60_000;
+    const STREAMS: usize = 8;
+    let gateway_quic = QuicConfig {
+        receive_window_bytes: WINDOW_BYTES,
+        receive_window_max_bytes: WINDOW_BYTES,
+        ..QuicConfig::default()
+    };
+    let mut world = World::new(Setup { gateway_quic, ..Setup::default() });
+    world.held().deaf = true;
+    let raw = world.raw(gateway_v4());
+    world.say_settings(raw);
+    let mut message = Vec::new();
+    MessageHeader { queue: HELD, token: None }.emit_record_front(MESSAGE_BYTES, &mut message);
+    message.resize(message.len() + MESSAGE_BYTES, b'm');
+    let flood = message.repeat(2 * WINDOW_BYTES as usize / MESSAGE_BYTES);
+    for _ in 0..STREAMS {
+        world.raw_mut(raw).send(Dir::Uni, &flood, false);
+    }
+    world.pass(Duration::from_secs(5));
+    assert!(world.raw_mut(raw).lost.is_none(), "{:?}", world.raw_mut(raw).lost);
+    // One window, and what the application may have been given.
+    let bound = WINDOW_BYTES as usize + MESSAGES_UNTAKEN_BYTES_MAX + MESSAGE_BYTES;
+    let sent = world.raw_mut(raw).quic.stats().udp_tx.bytes as usize;
+    assert!(sent > WINDOW_BYTES as usize, "{sent} bytes were sent");
+    assert!(sent < bound * 11 / 10, "{sent} bytes were sent; the bound is {bound}");
 }
