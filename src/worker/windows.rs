@@ -90,7 +90,7 @@ impl Fitted {
         self.send.bytes
     }
 
-    /// Whether a round trip is over since the last look.
+    /// Whether half a round trip is over since the last look.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         now >= self.due
     }
@@ -101,7 +101,8 @@ impl Fitted {
         let elapsed = now.saturating_duration_since(self.looked).max(ROUND_MIN);
         let rtt = stats.path.rtt;
         self.looked = now;
-        self.due = now + rtt.max(ROUND_MIN);
+        // A window must be there before the congestion window that doubles each round trip, and the peer hears of it half a round trip later.
+        self.due = now + (rtt / 2).max(ROUND_MIN);
         let received = self.receive.fit(now, stats.udp_rx.bytes, elapsed, rtt, true);
         let sent = self.send.fit(now, stats.udp_tx.bytes, elapsed, rtt, false);
         (received, sent)
@@ -109,7 +110,7 @@ impl Fitted {
 }
 
 impl Conn {
-    /// Fits its windows, once a round trip.
+    /// Fits its windows, twice a round trip.
     #[inline]
     pub(super) fn fit_windows(&mut self, now: Instant) {
         if self.fitted.is_due(now) {

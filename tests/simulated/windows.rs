@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use stoq::nic::simulated::LinkConfig;
 use stoq::quic::congestion::Congestion;
 use stoq::quic::transport::QuicConfig;
+use stoq::send_limit::SendLimit;
 use stoq::token::{Ranges, Token};
 
 const FIRST_WINDOW_BYTES: u32 = 256 << 10;
@@ -69,4 +70,35 @@ fn a_transfer_outgrows_small_windows_only_within_the_budget() {
         // 256 KiB a round trip.
         assert!(time > 8 * WIRE, "{time:?}: the windows grew without a budget");
     }
+}
+
+#[test]
+fn windows_limit_no_start() {
+    // The congestion window doubles each round trip, and the windows must be there before it: 1 Gbit/s over 100 ms.
+    let quic =
+        QuicConfig { receive_window_bytes: 2 << 20, send_window_bytes: 2 << 20, ..QuicConfig::default() };
+    let link =
+        LinkConfig { delay: DELAY, bandwidth_bits_per_s: Some(1_000_000_000), ..LinkConfig::default() };
+    let mut world = World::new(Setup {
+        link,
+        gateway_quic: quic.clone(),
+        client_quic: quic,
+        step: Duration::from_micros(20),
+        window_budget_bytes: 1 << 30,
+        ..Setup::default()
+    });
+    let peer = world.connect(0, gateway_v4());
+    let put = world.caller(&peer).put(&peer, SEED, &payload(40 << 20));
+    let limited = |world: &mut World| {
+        let told = world.clients[0].inspect();
+        world.pass(Duration::from_millis(1));
+        told().remove(0).limited_s
+    };
+    // The client waits first until the gateway has accepted the put, and allows further streams.
+    world.pass(8 * DELAY);
+    let before = limited(&mut world);
+    world.run(PATIENCE, "a put", |world| world.caller(&peer).request(put).end.is_some());
+    let times = limited(&mut world).since(&before);
+    assert!(times.of(SendLimit::Pacing) > 4 * DELAY, "{times:?}");
+    assert_eq!(times.of(SendLimit::Peer) + times.of(SendLimit::Window), Duration::ZERO, "{times:?}");
 }
