@@ -125,6 +125,10 @@ counters! {
     ClientsRefused = "clients_refused",
     /// Connections refused because their node had as many as one may have.
     NodeConnectionsRefused = "node_connections_refused",
+    /// Requests refused because their node had as many in flight as one may have.
+    NodeRequestsRefused = "node_requests_refused",
+    /// Requests refused because memory was short and their node held more of it than its share.
+    MemoryRequestsRefused = "memory_requests_refused",
     /// Connections closed because their peer took no byte while answers waited for it.
     AnswersUntaken = "answers_untaken",
     /// Connections closed because the peer sent no SETTINGS in its time.

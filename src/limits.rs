@@ -272,6 +272,8 @@ pub const COMMAND_RING_LEN: usize = 1024;
 pub const OUTSTANDING_BYTES_MAX: usize = 8 << 20;
 /// Bytes that the answers on one connection may have outstanding together. One answer has at most as many as all of them leave.
 pub const ANSWERS_BYTES_MAX: usize = 32 << 20;
+/// The same where the process's budget is short and the peer's node holds more than its share.
+pub const ANSWERS_BYTES_MIN: usize = 2 << 20;
 /// How long a peer may take no byte while an answer waits for it, milliseconds: then its connection is closed.
 pub const ANSWERS_UNTAKEN_MS_MAX: u64 = 60_000;
 /// Bytes of one stream that QUIC gets before the next stream that waits for its windows has its turn: some ranges of a gathering, so that
@@ -434,6 +436,8 @@ pub const WINDOW_BYTES_MAX: u64 = 1 << 30;
 pub const STREAM_PART_BYTES: u64 = 2 << 20;
 /// Unidirectional streams at once, of each side. With [`STREAM_PART_BYTES`], what one connection may have on its way.
 pub const STREAMS_UNI_LEN_MAX: u64 = 256;
+/// The windows of a connection before its peer is known and its bytes flow, bytes: receive and send each.
+pub const WINDOW_FIRST_BYTES: u64 = 256 * 1024;
 /// A window holds the bytes of this many round trips: one on its way, one until a loss is known, one until it is mended, one to grow.
 pub const WINDOW_TRIPS_LEN: u32 = 4;
 /// The shortest time between two looks at the windows of a connection, milliseconds.

@@ -313,22 +313,23 @@ impl NodeConfig {
         if let Err(error) = endpoint.max_udp_payload_size(largest) {
             tracing::warn!(%error, largest, "the device's MTU does not bound what peers may send");
         }
-        let transports =
-            ByFamily::new(|family| self.quic.transport(device_mtu, family, crate::limits::REQUESTS_LEN_MAX));
+        let transports = |quic: &QuicConfig| {
+            ByFamily::new(|family| quic.transport(device_mtu, family, crate::limits::REQUESTS_LEN_MAX))
+        };
         let server = self.server.clone().map(|crypto| {
             // One configuration under both, so that all connections share its token key.
             let mut shared = ServerConfig::with_crypto(crypto);
             shared
                 .incoming_buffer_size(INCOMING_BYTES_MAX)
                 .incoming_buffer_size_total(INCOMING_ALL_BYTES_MAX);
-            transports.map(|transport| {
+            transports(&self.quic.opening()).map(|transport| {
                 let mut config = shared.clone();
                 config.transport_config(transport.clone());
                 Arc::new(config)
             })
         });
         let client = self.client.clone().map(|crypto| {
-            transports.map(|transport| {
+            transports(&self.quic).map(|transport| {
                 let mut config = ClientConfig::new(crypto.clone());
                 config.transport_config(transport.clone());
                 config

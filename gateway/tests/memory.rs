@@ -26,8 +26,9 @@ use stoq::record::{Descriptor, MessageHeader, Put, Record};
 use stoq::tls::{ClientTls, client_config};
 use stoq::token::Token;
 use support::caller::Peer;
+use support::identities::gateway_identity;
 use support::raw::Raw;
-use support::{DISCARD, ECHO, HELD, Station, World, gateway_v4, payload, station, trust};
+use support::{DISCARD, ECHO, HELD, Setup, Station, World, gateway_v4, payload, station, trust};
 
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
@@ -53,14 +54,16 @@ impl Honest {
         Self { peer, bytes: payload(HONEST_BYTES) }
     }
 
-    /// Puts a payload, which the gateway reads, checks and drops, and returns once that is done.
+    /// Puts a payload, which the gateway reads, checks and drops, and returns once that is done: the virtual time that it took.
     #[track_caller]
-    fn put(&self, world: &mut World) {
+    fn put(&self, world: &mut World) -> Duration {
+        let begun = world.now;
         let put = world.caller(&self.peer).put(&self.peer, DISCARD, &self.bytes);
         let peer = self.peer.clone();
         world.run(Duration::from_secs(10), "an honest put", |world| {
             world.caller(&peer).request(put).end.is_some()
         });
+        world.now.duration_since(begun)
     }
 
     /// The memory that `attack` makes this process keep, bytes. Each call of it follows an honest put.
@@ -240,4 +243,56 @@ fn messages_that_are_not_read_stop_their_sender_alone() {
     for bytes in [0, 1] {
         unread_messages_stop_their_sender(bytes);
     }
+}
+
+#[test]
+fn bytes_that_no_application_takes_are_bounded_by_the_share_of_their_node() {
+    const CONNECTIONS: usize = 8;
+    const MESSAGE_BYTES: usize = 60_000;
+    const MESSAGES: usize = 200;
+    const BUDGET_BYTES: u64 = 32 << 20;
+    let _alone = alone();
+    let mut world = World::new(Setup { window_budget_bytes: BUDGET_BYTES, ..Setup::default() });
+    let honest = Honest::new(world.connect(0, gateway_v4()));
+    world.held().deaf = true;
+    let raws: Vec<_> = (0..CONNECTIONS)
+        .map(|_| world.raw_of(gateway_v4(), &QuicConfig::default(), gateway_identity(3)))
+        .collect();
+    for raw in &raws {
+        world.say_settings(*raw);
+    }
+    let mut message = Vec::new();
+    MessageHeader { queue: HELD, token: None }.emit_record_front(MESSAGE_BYTES, &mut message);
+    message.resize(message.len() + MESSAGE_BYTES, b'm');
+    let flood = message.repeat(MESSAGES);
+    honest.put(&mut world);
+    let alone = honest.put(&mut world);
+    let (mut largest_bytes, mut slowest) = (0, Duration::ZERO);
+    let growth = honest.growth(&mut world, 20, |world, time| {
+        if time == 0 {
+            for raw in &raws {
+                world.raw_mut(*raw).send(Dir::Uni, &flood, false);
+            }
+        }
+        for _ in 0..10 {
+            world.pass(Duration::from_millis(10));
+            largest_bytes = largest_bytes.max(world.gateway.shared.window_budget.taken_bytes());
+        }
+        slowest = slowest.max(honest.put(world));
+    });
+    // An unused link: only the gateway's own refusals could make the honest peer wait.
+    assert!(slowest <= alone * 11 / 10, "an honest put takes {slowest:?} instead of {alone:?}");
+    assert!(largest_bytes <= BUDGET_BYTES, "{largest_bytes} bytes were taken");
+    for raw in &raws {
+        assert!(world.raw_mut(*raw).lost.is_none(), "{:?}", world.raw_mut(*raw).lost);
+    }
+    let budget = &world.gateway.shared.window_budget;
+    let held_bytes = budget.held_bytes(Some(gateway_identity(3).node_id()));
+    assert!(held_bytes > BUDGET_BYTES / 4, "{held_bytes}: it takes what it may");
+    assert!(budget.taken_bytes() <= BUDGET_BYTES, "{} bytes are taken", budget.taken_bytes());
+    // The senders' own copies are in this process too. What is kept costs at most twice its bytes.
+    let untaken = CONNECTIONS * MESSAGES_UNTAKEN_BYTES_MAX;
+    let bound = CONNECTIONS * flood.len() + 2 * (held_bytes as usize + untaken) + SLACK_BYTES;
+    assert!(bound < 2 * CONNECTIONS * flood.len(), "the bound is less than what they send");
+    assert!(growth <= bound, "{growth} bytes are kept; the bound is {bound}");
 }

@@ -18,7 +18,7 @@ pub use port::{AppPort, WorkerPort, rings};
 pub use silence::{PeerSilence, PeerWait};
 pub use waking::{Sleeper, Waker};
 
-use crate::limits::{ANSWERS_BYTES_MAX, OUTSTANDING_BYTES_MAX, RELAY_WINDOW_BYTES};
+use crate::limits::{OUTSTANDING_BYTES_MAX, RELAY_WINDOW_BYTES};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, Ordering};
 
@@ -81,6 +81,8 @@ pub struct Credit(Arc<Account>);
 #[derive(Debug, Default)]
 struct Account {
     bytes: AtomicIsize,
+    /// Of an account of all answers: their bound. Otherwise unused.
+    bytes_max: AtomicIsize,
     /// The account of all answers on the connection, which these bytes are a part of.
     all: Option<Credit>,
 }
@@ -95,19 +97,41 @@ impl Drop for Account {
 }
 
 impl Credit {
-    /// Credit for one of several answers on a connection: together they have at most [`ANSWERS_BYTES_MAX`] outstanding, and one has at most
+    /// The account of all answers on a connection.
+    pub(crate) fn of_answers(bytes_max: usize) -> Self {
+        let all = Self::default();
+        all.set_bytes_max(bytes_max);
+        all
+    }
+
+    /// Changes the bound of all answers, at most [`crate::limits::ANSWERS_BYTES_MAX`].
+    pub(crate) fn set_bytes_max(&self, bytes_max: usize) {
+        self.0.bytes_max.store(bytes_max as isize, Ordering::Release);
+    }
+
+    /// Credit for one of several answers on a connection: together they have at most [`crate::limits::ANSWERS_BYTES_MAX`] outstanding, and one has at most
     /// as much as all of them leave. So an answer that is not read leaves room for the next one.
     pub(crate) fn within(all: &Self) -> Self {
-        Self(Arc::new(Account { bytes: AtomicIsize::new(0), all: Some(all.clone()) }))
+        let (bytes, bytes_max) = (AtomicIsize::new(0), AtomicIsize::new(0));
+        Self(Arc::new(Account { bytes, bytes_max, all: Some(all.clone()) }))
     }
 
     fn bytes(&self) -> isize {
         self.0.bytes.load(Ordering::Acquire)
     }
 
+    /// The bytes outstanding.
+    pub(crate) fn outstanding_bytes(&self) -> usize {
+        self.bytes().max(0) as usize
+    }
+
+    fn bytes_max(&self) -> isize {
+        self.0.bytes_max.load(Ordering::Acquire)
+    }
+
     fn has_room_below(&self, bytes_max: usize) -> bool {
         let own = self.bytes();
-        let left = || self.0.all.as_ref().is_none_or(|all| own < ANSWERS_BYTES_MAX as isize - all.bytes());
+        let left = || self.0.all.as_ref().is_none_or(|all| own < all.bytes_max() - all.bytes());
         own < bytes_max as isize && left()
     }
 
@@ -132,12 +156,12 @@ impl Credit {
     /// what all answers share.
     pub fn give_back(&self, bytes: usize) -> bool {
         const HALF: isize = OUTSTANDING_BYTES_MAX as isize / 2;
-        const PART: isize = ANSWERS_BYTES_MAX as isize / 16;
         let bytes = bytes as isize;
         let before = self.0.bytes.fetch_sub(bytes, Ordering::AcqRel);
         let part_is_free = self.0.all.as_ref().is_some_and(|all| {
             let before = all.0.bytes.fetch_sub(bytes, Ordering::AcqRel);
-            before / PART != (before - bytes) / PART
+            let part = (all.bytes_max() / 16).max(1);
+            before / part != (before - bytes) / part
         });
         part_is_free || (before >= HALF && before - bytes < HALF)
     }
@@ -151,6 +175,7 @@ impl Credit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::{ANSWERS_BYTES_MAX, ANSWERS_BYTES_MIN};
 
     /// Takes as much as it may; returns the number of bytes.
     fn fill(credit: &Credit) -> usize {
@@ -160,7 +185,7 @@ mod tests {
 
     #[test]
     fn answers_that_are_not_read_share_one_bound_and_leave_room_for_the_next_one() {
-        let all = Credit::default();
+        let all = Credit::of_answers(ANSWERS_BYTES_MAX);
         let answers: Vec<Credit> = (0..256).map(|_| Credit::within(&all)).collect();
         let taken: Vec<usize> = answers.iter().map(fill).collect();
         assert_eq!(taken[..2], [OUTSTANDING_BYTES_MAX; 2]);
@@ -174,5 +199,13 @@ mod tests {
         assert!(next.give_back(OUTSTANDING_BYTES_MAX), "an application that waits is woken");
         drop(next);
         assert_eq!(all.bytes(), 0);
+        all.set_bytes_max(ANSWERS_BYTES_MIN);
+        let [one, other] = [Credit::within(&all), Credit::within(&all)];
+        let taken = fill(&one) + fill(&other);
+        assert!(taken <= ANSWERS_BYTES_MIN && taken > ANSWERS_BYTES_MIN / 2, "{taken}");
+        assert!(
+            one.give_back(ANSWERS_BYTES_MIN / 4),
+            "an application that waits for a small bound is woken too"
+        );
     }
 }

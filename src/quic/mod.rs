@@ -1,7 +1,6 @@
 //! QUIC with quinn-proto's state machines: one endpoint for each worker.
 
 pub mod admission;
-pub mod budget;
 pub mod cid;
 pub mod congestion;
 mod hole;

@@ -8,7 +8,7 @@
 use super::transport::{PeerControl, Transports};
 use crate::limits::{QLOG_FILES_OPEN_MAX, QLOG_QUEUE_LEN, QLOG_RUN_BYTES};
 use crate::send_limit::SendLimit;
-use quinn_proto::{QlogStream, TransportConfig};
+use quinn_proto::{QlogStream, Side, TransportConfig};
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -106,7 +106,7 @@ impl Sampler {
     /// The configuration of the next connection, if that connection is logged.
     pub(crate) fn transport(
         &mut self,
-        remote: SocketAddr,
+        (remote, side): (SocketAddr, Side),
         control: &PeerControl,
         now: Instant,
     ) -> Option<(Arc<TransportConfig>, Track)> {
@@ -115,7 +115,7 @@ impl Sampler {
             return None;
         }
         self.passed = 0;
-        let mut transport = self.transports.to(remote, control);
+        let mut transport = self.transports.to(remote, side, control);
         let (stream, track) = self.qlog.stream(remote, now)?;
         Arc::get_mut(&mut transport)?.qlog_stream(Some(stream));
         Some((transport, track))
@@ -243,8 +243,9 @@ mod tests {
         let qlog = Qlog::start(&directory.path().join("logs"), 3, 1 << 20).unwrap();
         let mut sampler = Sampler::new(qlog, Transports::new(QuicConfig::default(), 1500));
         let remote = "10.0.0.1:5000".parse().unwrap();
-        let logged: Vec<_> =
-            (0..7).map(|_| sampler.transport(remote, &PeerControl::default(), Instant::now())).collect();
+        let logged: Vec<_> = (0..7)
+            .map(|_| sampler.transport((remote, Side::Server), &PeerControl::default(), Instant::now()))
+            .collect();
         assert_eq!(
             logged.iter().map(Option::is_some).collect::<Vec<_>>(),
             [false, false, true, false, false, true, false]

@@ -4,11 +4,11 @@ use super::congestion::{Congestion, factory};
 use super::release::Releasable;
 use crate::limits::{
     ACK_DELAY_MS, CONNECTIONS_PER_NODE_DEFAULT, MTU_RETRY_MS, MTU_STEP_BYTES_MIN, MTU_STEPS_LEN,
-    PACKET_THRESHOLD_LEN_MAX, REQUESTS_LEN_MAX, STREAMS_UNI_LEN_MAX,
+    PACKET_THRESHOLD_LEN_MAX, REQUESTS_LEN_MAX, STREAMS_UNI_LEN_MAX, WINDOW_FIRST_BYTES,
 };
 use crate::memory;
 use crate::wire::IpFamily;
-use quinn_proto::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn_proto::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, Side, TransportConfig, VarInt};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,16 +36,18 @@ pub struct QuicConfig {
     pub keep_alive_ms: u32,
     /// Flow control for one stream, bytes the peer may be ahead.
     pub stream_receive_window_bytes: u32,
-    /// Flow control for a connection, bytes the peer may be ahead: at first, and at least.
+    /// Flow control for a connection, bytes the peer may be ahead, from the time at which the peer's handshake is complete and its bytes flow,
+    /// as far as the budget allows it. Before that: [`WINDOW_FIRST_BYTES`].
     pub receive_window_bytes: u32,
     /// The largest receive window of a connection, bytes. A connection that uses its window up gets a larger one, up to four times the bytes
     /// that arrive in a round trip. A value no larger than [`QuicConfig::receive_window_bytes`] keeps that window.
     pub receive_window_max_bytes: u32,
-    /// Unacknowledged bytes of a connection that are kept for sending: at first, and at least.
+    /// Unacknowledged bytes of a connection that are kept for sending: like [`QuicConfig::receive_window_bytes`] of what is received.
     pub send_window_bytes: u32,
     /// The largest send window of a connection, bytes: it grows like [`QuicConfig::receive_window_max_bytes`] says of the receive window.
     pub send_window_max_bytes: u32,
-    /// The windows of all connections of a process past their first size, bytes; 0 for a quarter of the machine's memory.
+    /// What a process promises to its peers and holds for them, bytes: windows, answers, messages; 0 for a quarter of the machine's memory. A
+    /// node takes more only while it holds less than what is left.
     pub window_budget_bytes: u64,
     /// Connections that one node may have opened to this process; 0: no bound. Another one is refused.
     pub connections_per_node_max: u32,
@@ -109,9 +111,11 @@ impl Transports {
         Self { quic, device_mtu }
     }
 
-    /// For a connection to this address.
-    pub(crate) fn to(&self, remote: SocketAddr, control: &PeerControl) -> Arc<TransportConfig> {
-        self.quic.with(control).transport(self.device_mtu, IpFamily::of(remote.ip()), REQUESTS_LEN_MAX)
+    /// For a connection with this address, in which this node is `side`.
+    pub(crate) fn to(&self, remote: SocketAddr, side: Side, control: &PeerControl) -> Arc<TransportConfig> {
+        let quic = self.quic.with(control);
+        let quic = if side.is_server() { quic.opening() } else { quic };
+        quic.transport(self.device_mtu, IpFamily::of(remote.ip()), REQUESTS_LEN_MAX)
     }
 }
 
@@ -120,14 +124,29 @@ impl Transports {
 pub struct Windows {
     /// The connection's receive window at first, and at least.
     pub connection_bytes: u64,
+    /// The receive window once the peer is known and its bytes flow.
+    pub connection_opening_bytes: u64,
     /// The largest receive window of the connection.
     pub connection_max_bytes: u64,
     /// The receive window of each stream.
     pub stream_bytes: u64,
     /// The send window at first, and at least.
     pub send_bytes: u64,
+    /// The send window once the peer is known and bytes flow.
+    pub send_opening_bytes: u64,
     /// The largest send window.
     pub send_max_bytes: u64,
+}
+
+impl Windows {
+    /// Those of a connection in which this node is `side`. A peer that this node dialed gets the configured windows at once.
+    pub fn of(&self, side: Side) -> Self {
+        if side.is_server() {
+            return *self;
+        }
+        let (connection_bytes, send_bytes) = (self.connection_opening_bytes, self.send_opening_bytes);
+        Self { connection_bytes, send_bytes, ..*self }
+    }
 }
 
 impl Default for QuicConfig {
@@ -188,13 +207,25 @@ impl QuicConfig {
         Arc::new(transport)
     }
 
+    /// The same with the windows of a connection whose peer is not known yet: the worker makes them larger.
+    pub fn opening(&self) -> Self {
+        let first = |bytes: u32| bytes.min(WINDOW_FIRST_BYTES as u32);
+        Self {
+            receive_window_bytes: first(self.receive_window_bytes),
+            send_window_bytes: first(self.send_window_bytes),
+            ..self.clone()
+        }
+    }
+
     /// How far a peer may be ahead of the readers of its streams, and this side ahead of the peer's acknowledgments.
     pub fn windows(&self) -> Windows {
         Windows {
-            connection_bytes: self.receive_window_bytes.into(),
+            connection_bytes: WINDOW_FIRST_BYTES.min(self.receive_window_bytes.into()),
+            connection_opening_bytes: self.receive_window_bytes.into(),
             connection_max_bytes: self.receive_window_max_bytes.max(self.receive_window_bytes).into(),
             stream_bytes: self.stream_receive_window_bytes.into(),
-            send_bytes: self.send_window_bytes.into(),
+            send_bytes: WINDOW_FIRST_BYTES.min(self.send_window_bytes.into()),
+            send_opening_bytes: self.send_window_bytes.into(),
             send_max_bytes: self.send_window_max_bytes.max(self.send_window_bytes).into(),
         }
     }

@@ -2,11 +2,11 @@
 //!
 //! Sans-I/O: the worker passes in quinn-proto's events and the applications' commands; deliveries go to the rings and bytes to
 //! quinn-proto's streams. Reading stops while a ring is full; bytes to write wait in a backlog that credit bounds.
-//!
-//! A session has one table of streams (`stream.rs`): each is read and written in its slot, by its role.
+//! Each stream has a slot in one table (`stream.rs`), by its role.
 
 mod asking;
 mod body;
+mod bounds;
 mod chain;
 mod commands;
 mod control;
@@ -19,6 +19,7 @@ mod order;
 mod outcomes;
 mod reading;
 mod relayed;
+mod request_seats;
 mod send;
 mod serving;
 mod silence;
@@ -33,8 +34,8 @@ mod testing;
 use crate::counters::{Counter, Counters};
 use crate::hop::Hops;
 use crate::limits::{
-    ANSWER_LINGER_MS, HAVE_BURST, HAVE_RATE_PER_S, HOPS_LEN_MAX, MESSAGE_COST_BYTES, REQUESTS_LEN_MAX,
-    ROUTED_ERRORS_MAX, STREAM_ERROR_WINDOW_S,
+    ANSWER_LINGER_MS, ANSWERS_BYTES_MIN, HAVE_BURST, HAVE_RATE_PER_S, HOPS_LEN_MAX, MESSAGE_COST_BYTES,
+    REQUESTS_LEN_MAX, ROUTED_ERRORS_MAX, STREAM_ERROR_WINDOW_S,
 };
 use crate::queue::{CloseReason, Command, ConnectionEvent, ConnectionId, Credit, Delivery, WorkerPort};
 use crate::quic::transport::Windows;
@@ -46,6 +47,7 @@ use chain::Chains;
 use flow::FlowControl;
 use quinn_proto::{Connection, Dir, Side, StreamEvent, StreamId};
 use reading::Reading;
+pub(crate) use request_seats::RequestSeats;
 use rustc_hash::{FxHashMap, FxHashSet};
 use silence::Silence;
 pub use silence::SilenceLimits;
@@ -119,6 +121,8 @@ pub(crate) struct Session {
     message_credit: Credit,
     /// The bytes that all answers have outstanding.
     answers_credit: Credit,
+    /// The requests of the peer's node, if it is known.
+    seats: Option<RequestSeats>,
     /// When the peer last acknowledged a complete answer.
     answered_at: Option<Instant>,
     /// Streams on which small chunks were collected since the last flush; some may occur twice.
@@ -161,6 +165,8 @@ pub(crate) struct PeerState {
     haves: TokenBucket,
     /// When requests that it forwarded broke a rule, the latest last.
     routed_errors: VecDeque<Instant>,
+    /// Whether its node holds more of the process's memory than its share while it is short: its requests are refused.
+    holds_too_much: bool,
     untaken: Untaken,
     /// The bytes of its requests that wait here for other gateways.
     onward: Credit,
@@ -208,6 +214,7 @@ impl PeerState {
             early: None,
             untaken: Untaken::default(),
             routed_errors: VecDeque::new(),
+            holds_too_much: false,
         }
     }
 }
@@ -224,7 +231,8 @@ impl Session {
             local: FxHashMap::default(),
             messages: FxHashMap::default(),
             message_credit: Credit::default(),
-            answers_credit: Credit::default(),
+            answers_credit: Credit::of_answers(ANSWERS_BYTES_MIN),
+            seats: None,
             answered_at: None,
             unflushed: Vec::new(),
             chains: Chains::default(),
@@ -245,11 +253,6 @@ impl Session {
 
     pub(crate) fn id(&self) -> ConnectionId {
         self.id
-    }
-
-    /// Gives the connection's receive window another size.
-    pub(crate) fn set_receive_window(&mut self, conn: &mut Connection, bytes: u64) {
-        self.flow.set_window(conn, bytes);
     }
 
     pub(crate) fn message_credit(&self) -> Credit {

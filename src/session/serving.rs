@@ -20,6 +20,8 @@ pub(super) struct Serving {
     early: bool,
     /// Credit for the answer.
     credit: Credit,
+    /// Whether it has one of the seats of its node.
+    pub(super) has_seat: bool,
     /// Whether it began with a HOP.
     has_hop: bool,
     /// Whether the peer forwards it: later bytes then come from other nodes.
@@ -47,6 +49,7 @@ impl Serving {
             state: State::Opening,
             early,
             credit,
+            has_seat: true,
             has_hop: false,
             routed: false,
             over: false,
@@ -90,6 +93,10 @@ impl Serving {
         if cx.leaving {
             return Err(Fault::new(ErrorCode::GoingAway, "this node takes no new requests"));
         }
+        if let Some((counter, reason)) = self.shortage(cx) {
+            cx.cx.counters.add(counter, 1);
+            return Err(Fault::new(ErrorCode::Busy, reason));
+        }
         // Protocol §7: a replay of these requests would do harm.
         if self.early && !matches!(kind, RecordType::Fetch | RecordType::Locate) {
             return Err(Fault::new(ErrorCode::TooEarly, "not in early data: ask again after the handshake"));
@@ -110,6 +117,19 @@ impl Serving {
             Some(request) => self.take(request?, cx),
             None => Err(unexpected(kind, "at the start of a request")),
         }
+    }
+
+    /// The bound of its node for which it is refused, if there is one.
+    fn shortage(&self, cx: &Reading<'_, '_>) -> Option<(Counter, &'static str)> {
+        if !self.has_seat {
+            let reason =
+                "this node ID has as many requests here as one may have; ask again when some have ended";
+            return Some((Counter::NodeRequestsRefused, reason));
+        }
+        cx.peer.holds_too_much.then_some((
+            Counter::MemoryRequestsRefused,
+            "memory is short, and this node ID holds more of it than its share; read answers, then ask again",
+        ))
     }
 
     /// Gives a request to its application.

@@ -12,6 +12,7 @@ use super::messages::Messages;
 use super::order::Order;
 use super::reading::Reading;
 use super::relayed::Relayed;
+use super::request_seats::RequestSeat;
 use super::send::Outbound;
 use super::serving::Serving;
 use super::silence::RequestProgress;
@@ -50,6 +51,8 @@ pub(super) struct Stream {
     pub(super) queued: Queued,
     /// How far it was at the last look, if it is a request of ours.
     pub(super) progress: RequestProgress,
+    /// Its place among the requests of the peer's node.
+    pub(super) _seat: Option<RequestSeat>,
 }
 
 /// The role of a stream.
@@ -120,7 +123,7 @@ pub(super) enum Reads {
     Nothing,
 }
 
-/// How a reading of a stream ended.
+/// How a reading ended.
 #[derive(Debug)]
 pub(super) enum ReadEnd {
     /// No more bytes have arrived, or the application must answer first.
@@ -279,8 +282,7 @@ impl Stream {
     pub(super) fn new(role: Role, send: Sending) -> Self {
         let (source, order) = (Source::default(), Order::default());
         let recv = Some(RecordReader::new());
-        let (asleep, charged_bytes, queued) = (0, 0, Queued::No);
-        let (frames, unacknowledged, progress) = (1, 1, RequestProgress::default());
+        let (asleep, charged_bytes, queued, frames, unacknowledged) = (0, 0, Queued::No, 1, 1);
         Self {
             role,
             recv,
@@ -292,7 +294,8 @@ impl Stream {
             send,
             unacknowledged,
             queued,
-            progress,
+            progress: RequestProgress::default(),
+            _seat: None,
         }
     }
 
@@ -326,7 +329,6 @@ impl Stream {
             return Readiness::Blocked;
         }
         let readiness = of_role!(&self.role, role => role.readiness(), writing => Readiness::Done);
-        // A stream whose application is not known yet brings one event, or a message that waits here.
         let is_full = |app: usize| ports[app].room() < RING_ROOM_MIN;
         match readiness {
             Readiness::Wants if self.role.app().is_some_and(is_full) => Readiness::Full,

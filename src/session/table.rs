@@ -7,7 +7,7 @@ use super::reading::Reading;
 use super::send::Outbound;
 use super::serving::Serving;
 use super::stream::{Queued, ReadEnd, Role, Sending, Stream};
-use super::{Context, Session};
+use super::{Context, RequestSeats, Session};
 use crate::counters::Counter;
 use crate::limits::{STREAM_ERROR_WINDOW_S, STREAM_ERRORS_MAX};
 use crate::peer_text::PeerText;
@@ -34,7 +34,10 @@ impl Session {
                 let _ = conn.send_stream(id).set_priority(self.arrivals);
                 let credit = Credit::within(&self.answers_credit);
                 let send = Sending::Open(Outbound::new(credit.clone()));
-                Stream::new(Role::Serving(Serving::new(early, credit)), send)
+                let (seat, has_seat) = self.seats.as_ref().map(RequestSeats::take).unzip();
+                let mut serving = Serving::new(early, credit);
+                serving.has_seat = has_seat.unwrap_or(true);
+                Stream { _seat: seat, ..Stream::new(Role::Serving(serving), send) }
             }
         };
         self.streams.insert(id, stream);

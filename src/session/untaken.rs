@@ -35,6 +35,11 @@ impl Untaken {
         }
     }
 
+    /// The messages that may not have been taken yet, bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.0.iter().map(|runs| runs.bytes()).sum()
+    }
+
     /// Whether this application may get more messages.
     pub(super) fn has_room(&mut self, app: usize, port: &WorkerPort) -> bool {
         self.0.get_mut(app).is_none_or(|runs| runs.bytes() < MESSAGES_UNTAKEN_BYTES_MAX || runs.shorten(port))

@@ -16,7 +16,7 @@ use crate::quic::admission;
 use crate::quic::transport::PeerControl;
 use crate::record::ErrorCode;
 use bytes::Bytes;
-use quinn_proto::{ConnectionHandle, EndpointEvent, Incoming};
+use quinn_proto::{ConnectionHandle, EndpointEvent, Incoming, Side};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -100,7 +100,8 @@ impl Core {
         let mut config = self.server.as_ref().map(|server| server.of(remote).clone());
         let mut track = None;
         if let (Some(qlog), Some(config)) = (&mut self.qlog, &mut config)
-            && let Some((transport, log)) = qlog.transport(remote, &PeerControl::default(), now)
+            && let Some((transport, log)) =
+                qlog.transport((remote, Side::Server), &PeerControl::default(), now)
         {
             Arc::make_mut(config).transport = transport;
             track = Some(log);

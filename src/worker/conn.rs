@@ -228,11 +228,15 @@ impl Conn {
         cx.counters.add(self.handshake(), 1);
         let node = tls::peer_node_id(&self.quic);
         self.session.established(node);
-        if let (Origin::Peer, Some(node)) = (self.origin, node)
-            && let Err(max) = self.seat.take(node)
-        {
-            self.refuse_seat(node, max, cx);
-            return None;
+        self.know_peer(cx.now, node);
+        if let (Origin::Peer, Some(node)) = (self.origin, node) {
+            match self.seat.take(node) {
+                Ok(requests) => self.session.set_seats(requests),
+                Err(max) => {
+                    self.refuse_seat(node, max, cx);
+                    return None;
+                }
+            }
         }
         if self.phase.reached().is_known() {
             self.phase.complete();

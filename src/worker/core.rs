@@ -132,8 +132,9 @@ impl Core {
         (origin, track): (Origin, Option<Track>),
     ) -> ConnectionId {
         let id = self.connections.next_id(self.index, handle.0 as u32);
-        let session = Session::new(id, origin.owner(), self.windows);
-        let fitted = Fitted::new(self.windows, &self.desk.shared.window_budget, now);
+        let windows = self.windows.of(quic.side());
+        let session = Session::new(id, origin.owner(), windows);
+        let fitted = Fitted::new(windows, quic.side(), &self.desk.shared.window_budget, now);
         let limited = LimitWatch::new(&quic, now, track);
         let seat = NodeSeat::of(&self.desk.shared.node_seats);
         let mut conn = self.connections.insert(Conn::new(quic, session, origin, fitted, limited, seat, now));
@@ -294,10 +295,13 @@ impl Core {
         let mut config = config.of(remote).clone();
         let control =
             origin.peer_gateway().map_or(PeerControl::default(), |index| self.gateways.control(index));
-        let logged = self.qlog.as_mut().and_then(|qlog| qlog.transport(remote, &control, now));
+        let logged =
+            self.qlog.as_mut().and_then(|qlog| qlog.transport((remote, Side::Client), &control, now));
         let (logged, track) = logged.unzip();
         let differs = control != PeerControl::default();
-        if let Some(transport) = logged.or_else(|| differs.then(|| self.transports.to(remote, &control))) {
+        if let Some(transport) =
+            logged.or_else(|| differs.then(|| self.transports.to(remote, Side::Client, &control)))
+        {
             config.transport_config(transport);
         }
         let (handle, quic) = self.endpoint.connect(now, config, remote, &name)?;

@@ -28,6 +28,8 @@ pub(super) struct Survey {
     /// Whether a peer may be silent for too long at the next survey; and of those of this survey, so far.
     watches: bool,
     watched: bool,
+    /// Whether the process's budget was short.
+    is_short: bool,
 }
 
 /// Frames that a peer must acknowledge (RFC 9000 §13.2.1): all but ACK, PADDING and CONNECTION_CLOSE.
@@ -161,6 +163,8 @@ impl Core {
                 counters.rtts.record(path.rtt.as_micros() as u64);
                 counters.windows.record(path.cwnd);
             }
+            // A connection without packets has no turn.
+            conn.fit_windows(now);
             if conn.takes_nothing(stream_frames, now) {
                 conn.send_away(&mut self.desk.cx(now));
                 conn.touched();
@@ -179,7 +183,34 @@ impl Core {
         self.survey.due.filter(|_| self.survey.watches)
     }
 
+    /// Tells the log, once each time, that the process's budget is short, and who holds most of it.
+    fn tell_shortage(&mut self) {
+        let budget = &self.desk.shared.window_budget;
+        let is_short = budget.is_short();
+        if std::mem::replace(&mut self.survey.is_short, is_short) == is_short || self.index != 0 {
+            return;
+        }
+        let (total_bytes, taken_bytes) = (budget.total_bytes(), budget.taken_bytes());
+        match budget.largest().filter(|_| is_short) {
+            Some((node, held_bytes)) => {
+                let node =
+                    node.map_or_else(|| "peers without a certificate".to_owned(), |node| node.to_string());
+                tracing::warn!(
+                    total_bytes,
+                    taken_bytes,
+                    node,
+                    held_bytes,
+                    "the budget of memory for peers is short, and this node holds most of it: its windows shrink"
+                );
+            }
+            None => {
+                tracing::info!(total_bytes, taken_bytes, "the budget of memory for peers is no longer short")
+            }
+        }
+    }
+
     fn gauge(&mut self, now: Instant, link_up: bool) {
+        self.tell_shortage();
         self.gauge_half_open(now);
         let gauges = &self.desk.status.gauges;
         gauges.link_up.store(link_up, Relaxed);

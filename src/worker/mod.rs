@@ -1,6 +1,7 @@
 //! The loop: one thread, one network queue, and everything that belongs to them. Only this file knows the whole order of a turn.
 
 mod attempts;
+mod budget;
 mod closing;
 mod conn;
 mod connections;
@@ -23,6 +24,7 @@ mod unsettled;
 mod view;
 mod windows;
 
+pub use budget::{Budget, BudgetUse};
 pub use gateways::PeerGateway;
 pub use node_seats::NodeSeats;
 pub use shared::{ByFamily, Idle, Inspection, NodeShared, Quic, Renewal, WorkerStatus};

@@ -1,6 +1,7 @@
-//! The connections that each node may have here: one count a process, by the node ID that the handshake proved.
+//! The connections and requests that each node may have here: one count of each a process, by the node ID that the handshake proved.
 
 use crate::limits::CONNECTIONS_PER_NODE_DEFAULT;
+use crate::session::RequestSeats;
 use crate::tls::NodeId;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -14,7 +15,13 @@ pub struct NodeSeats(Arc<Table>);
 struct Table {
     max: AtomicUsize,
     /// Locked when a peer's handshake is complete, and when its connection ends. The map's hashing is keyed: peers choose node IDs.
-    taken: Mutex<HashMap<NodeId, usize>>,
+    taken: Mutex<HashMap<NodeId, NodeCounts>>,
+}
+
+#[derive(Debug, Default)]
+struct NodeCounts {
+    connections: usize,
+    requests: RequestSeats,
 }
 
 impl Default for NodeSeats {
@@ -37,10 +44,15 @@ impl NodeSeats {
 
     /// The connections that this node has.
     pub fn taken(&self, node: &NodeId) -> usize {
-        self.lock().get(node).copied().unwrap_or(0)
+        self.lock().get(node).map_or(0, |counts| counts.connections)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, usize>> {
+    /// The requests that the connections of this node have in flight.
+    pub fn requests(&self, node: &NodeId) -> usize {
+        self.lock().get(node).map_or(0, |counts| counts.requests.taken())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, NodeCounts>> {
         self.0.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -58,20 +70,20 @@ impl NodeSeat {
         Self { all: all.clone(), node: None }
     }
 
-    /// Takes a seat for a connection of this node.
+    /// Takes a seat for a connection of this node; returns those of its requests.
     ///
     /// # Errors
     /// The bound, if the node has as many connections.
-    pub(super) fn take(&mut self, node: NodeId) -> Result<(), usize> {
+    pub(super) fn take(&mut self, node: NodeId) -> Result<RequestSeats, usize> {
         let max = self.all.max();
         let mut all = self.all.lock();
-        let taken = all.entry(node).or_default();
-        if max > 0 && *taken >= max {
+        let counts = all.entry(node).or_default();
+        if max > 0 && counts.connections >= max {
             return Err(max);
         }
-        *taken += 1;
+        counts.connections += 1;
         self.node = Some(node);
-        Ok(())
+        Ok(counts.requests.clone())
     }
 }
 
@@ -80,9 +92,9 @@ impl NodeSeat {
     pub(super) fn leave(&mut self) {
         let Some(node) = self.node.take() else { return };
         let mut all = self.all.lock();
-        if let Some(taken) = all.get_mut(&node) {
-            *taken -= 1;
-            if *taken == 0 {
+        if let Some(counts) = all.get_mut(&node) {
+            counts.connections -= 1;
+            if counts.connections == 0 {
                 all.remove(&node);
             }
         }
@@ -104,17 +116,16 @@ mod tests {
         let (seats, one, other) = (NodeSeats::default(), NodeId([1; 32]), NodeId([2; 32]));
         seats.set_max(2);
         let mut held: Vec<_> = (0..3).map(|_| NodeSeat::of(&seats)).collect();
-        assert_eq!(held[0].take(one), Ok(()));
-        assert_eq!(held[1].take(one), Ok(()));
-        assert_eq!(held[2].take(one), Err(2));
-        assert_eq!(held[2].take(other), Ok(()));
+        assert!(held[0].take(one).is_ok() && held[1].take(one).is_ok());
+        assert_eq!(held[2].take(one).err(), Some(2));
+        assert!(held[2].take(other).is_ok());
         held.remove(0);
         assert_eq!((seats.taken(&one), seats.taken(&other)), (1, 1));
-        assert_eq!(NodeSeat::of(&seats).take(one), Ok(()), "it is dropped at once");
+        assert!(NodeSeat::of(&seats).take(one).is_ok(), "it is dropped at once");
         seats.set_max(1);
-        assert_eq!(NodeSeat::of(&seats).take(one), Err(1));
+        assert_eq!(NodeSeat::of(&seats).take(one).err(), Some(1));
         seats.set_max(0);
-        assert_eq!(NodeSeat::of(&seats).take(one), Ok(()));
+        assert!(NodeSeat::of(&seats).take(one).is_ok());
         held.clear();
         assert!(seats.lock().is_empty(), "nodes that are gone take no memory");
     }

@@ -1,11 +1,11 @@
 //! The state that the workers of a process share, and the status that each shows.
 
+use super::budget::Budget;
 use super::gateways::PeerGateway;
 use super::node_seats::NodeSeats;
 use super::view::{ConnectionView, Gauges};
 use crate::counters::Counters;
 use crate::limits::HANDOVER_RING_LEN;
-use crate::quic::budget::Budget;
 use crate::quic::keys::NodeKeys;
 use crate::quic::qlog::Sampler;
 use crate::quic::transport::{Transports, Windows};
@@ -38,7 +38,7 @@ pub struct NodeShared {
     pub keys: NodeKeys,
     /// The application of each queue and request.
     pub routes: QueueRoutes,
-    /// The bytes that the windows of all connections may have beyond their first sizes. It is 0 until it is set: windows keep their sizes.
+    /// The memory that may be promised to all peers and held for them. It is 0 until it is set: windows keep their sizes.
     pub window_budget: Budget,
     /// The connections that each node may have here.
     pub node_seats: NodeSeats,

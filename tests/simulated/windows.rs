@@ -1,11 +1,17 @@
 //! Windows that fit the path: a transfer is as fast as its path, however small its first windows were.
 
 use crate::support::caller::End;
-use crate::support::{SEED, Setup, World, gateway_v4, payload};
+use crate::support::identities::gateway_identity;
+use crate::support::raw::records;
+use crate::support::{SEED, Setup, World, gateway_v4, joined, payload};
+use quinn_proto::Dir;
 use std::time::{Duration, Instant};
+use stoq::counters::Counter;
+use stoq::limits::WINDOW_FIRST_BYTES;
 use stoq::nic::simulated::LinkConfig;
 use stoq::quic::congestion::Congestion;
 use stoq::quic::transport::QuicConfig;
+use stoq::record::{ErrorCode, Locate, Record, RecordType};
 use stoq::send_limit::SendLimit;
 use stoq::token::{Ranges, Token};
 
@@ -101,4 +107,80 @@ fn windows_limit_no_start() {
     let times = limited(&mut world).since(&before);
     assert!(times.of(SendLimit::Pacing) > 4 * DELAY, "{times:?}");
     assert_eq!(times.of(SendLimit::Peer) + times.of(SendLimit::Window), Duration::ZERO, "{times:?}");
+}
+
+#[test]
+fn a_node_with_more_than_its_share_of_memory_is_refused_and_others_are_served() {
+    /// What its connections have at first, in both directions, is more than the budget.
+    const CONNECTIONS: u64 = 18;
+    const BUDGET_BYTES: u64 = 16 * 2 * WINDOW_FIRST_BYTES;
+    let mut world = World::new(Setup { window_budget_bytes: BUDGET_BYTES, ..Setup::default() });
+    let peer = world.connect(0, gateway_v4());
+    let greedy = gateway_identity(3);
+    let raws: Vec<_> =
+        (0..CONNECTIONS).map(|_| world.raw_of(gateway_v4(), &QuicConfig::default(), greedy)).collect();
+    for raw in &raws {
+        world.say_settings(*raw);
+    }
+    world.pass(Duration::from_secs(3));
+    let budget = world.gateway.shared.window_budget.clone();
+    assert!(budget.is_short());
+    let (largest, held_bytes) = budget.largest().unwrap();
+    assert_eq!(largest, Some(greedy.node_id()));
+    assert!(held_bytes >= CONNECTIONS * 2 * WINDOW_FIRST_BYTES, "{held_bytes}");
+    let mut locate = Vec::new();
+    Locate { token: Token::of(b"anything").into() }.emit_record(&mut locate);
+    for raw in &raws {
+        let id = world.raw_mut(*raw).send(Dir::Bi, &locate, true);
+        let error = world.error_on(*raw, id);
+        assert_eq!(error.code, ErrorCode::Busy);
+        assert!(error.reason().contains("holds more of it than its share"), "{}", error.reason());
+    }
+    assert_eq!(world.gateway.count(Counter::MemoryRequestsRefused), CONNECTIONS);
+    // Another node is served meanwhile.
+    let bytes = payload(3 << 20);
+    let token = world.put(&peer, &bytes);
+    assert!(joined(&world.get(&peer, token, Ranges::all())) == bytes);
+    // With fewer connections the node is served again.
+    for raw in &raws[1..] {
+        let now = world.now;
+        world.raw_mut(*raw).quic.close(now, 0_u32.into(), bytes::Bytes::new());
+    }
+    world.pass(Duration::from_secs(5));
+    assert!(!budget.is_short());
+    let id = world.raw_mut(raws[0]).send(Dir::Bi, &locate, true);
+    world.run(Duration::from_secs(2), "HOLDERS", |world| world.raw_mut(raws[0]).finished.contains(&id));
+    assert_eq!(records(&world.raw_mut(raws[0]).received[&id])[0].0, RecordType::Holders);
+}
+
+/// The time from the start of a handshake until a payload is transferred, over a round trip of 50 ms and an unused link, in round trips.
+fn cold_trips(payload_bytes: usize, is_get: bool) -> f64 {
+    const TRIP: Duration = Duration::from_millis(50);
+    let mut world = World::new(Setup { clients: 2, window_budget_bytes: 1 << 30, ..Setup::default() });
+    let keeper = world.connect(0, gateway_v4());
+    let bytes = payload(payload_bytes);
+    let token = if is_get { world.put(&keeper, &bytes) } else { Token::of(&bytes) };
+    world
+        .link
+        .reconfigure(|link| *link = LinkConfig { mtu: link.mtu, delay: TRIP / 2, ..LinkConfig::default() });
+    let begun = world.now;
+    let peer = world.connect(1, gateway_v4());
+    let request = match is_get {
+        false => world.caller(&peer).put(&peer, SEED, &bytes),
+        true => world.caller(&peer).fetch(&peer, token, Ranges::all()),
+    };
+    world.run(PATIENCE, "a cold transfer", |world| world.caller(&peer).request(request).end.is_some());
+    let end = world.caller(&peer).request(request).end();
+    assert!(matches!(end, End::Done { .. } | End::Complete), "{end:?}");
+    world.now.duration_since(begun).as_secs_f64() / TRIP.as_secs_f64()
+}
+
+#[test]
+fn first_windows_cost_a_cold_transfer_no_round_trip() {
+    for (payload_bytes, is_get, trips_max) in
+        [(60_000, true, 4.9), (60_000, false, 5.8), (1_000_000, true, 8.0), (1_000_000, false, 8.7)]
+    {
+        let trips = cold_trips(payload_bytes, is_get);
+        assert!(trips < trips_max, "{payload_bytes} bytes take {trips:.2} round trips (get: {is_get})");
+    }
 }

@@ -12,7 +12,7 @@ use stoq::quic::qlog;
 use stoq::seed::{DamageOutcome, Store, StoreBound};
 use stoq::send_limit::SendLimit;
 use stoq::stages::{LoopStage, SAMPLE_TURNS};
-use stoq::worker::WorkerStatus;
+use stoq::worker::{BudgetUse, WorkerStatus};
 
 /// Counters with a common prefix are one family; the rest of a counter's name gives the values of its labels.
 const FAMILIES: &[(&str, &str, &[&str], &str)] = &[
@@ -220,10 +220,20 @@ fn limits(source: &AdminSource, out: &mut Exposition) {
 
 fn gauges(source: &AdminSource, out: &mut Exposition) {
     let budget = &source.shared.window_budget;
-    let help = "What the windows of all connections may have past their first size, bytes.";
+    let help = "What may be promised to peers and held for them, bytes: windows, answers, messages.";
     out.single("stoq_window_budget_bytes", MetricKind::Gauge, help, budget.total_bytes());
-    let help = "What the windows of all connections have past their first size, bytes.";
-    out.single("stoq_window_budget_taken_bytes", MetricKind::Gauge, help, budget.taken_bytes());
+    let help = "What is promised to peers and held for them, bytes, by use.";
+    out.family("stoq_window_budget_taken_bytes", MetricKind::Gauge, help);
+    for of in BudgetUse::ALL {
+        out.sample(&[("use", &of.name())], budget.used_bytes(of));
+    }
+    let help = "What is promised to the node that has most and held for it, bytes. Without a node ID: peers without a certificate together.";
+    out.family("stoq_window_budget_largest_bytes", MetricKind::Gauge, help);
+    if let Some((node, held_bytes)) = budget.largest() {
+        out.sample(&[("node_id", &node.map_or_else(String::new, |node| node.to_string()))], held_bytes);
+    }
+    let help = "1 while less than an eighth of that budget is left.";
+    out.single("stoq_window_budget_short", MetricKind::Gauge, help, u8::from(budget.is_short()));
     out.family("stoq_connections", MetricKind::Gauge, "Open connections.");
     for (worker, status) in source.statuses.iter().enumerate() {
         out.sample(&[("worker", &worker)], status.connections.load(Relaxed));

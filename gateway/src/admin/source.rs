@@ -233,7 +233,15 @@ impl AdminSource {
                 gauges.half_open_unproven.load(Relaxed),
             )
         };
-        pressed.map(told).collect()
+        let budget = &self.shared.window_budget;
+        let memory = budget.largest().filter(|_| budget.is_short()).map(|(node, held_bytes)| {
+            let node = node.map_or_else(|| "peers without a certificate".to_owned(), |node| node.to_string());
+            let (taken_bytes, total_bytes) = (budget.taken_bytes(), budget.total_bytes());
+            format!(
+                "memory for peers is short: {taken_bytes} of {total_bytes} bytes (quic.window_budget_bytes) are taken, {held_bytes} of them by {node}"
+            )
+        });
+        pressed.map(told).chain(memory).collect()
     }
 }
 
