@@ -383,8 +383,7 @@ impl Application for Placer {
             let command = match delivery {
                 Delivery::Asked(request, asked) => match asked.request {
                     Request::Locate(_) => {
-                        let lanes = Lanes::first(2);
-                        let holder = Holder { node: HOLDER, coverage: Coverage::Lanes(lanes), expires_s: 60 };
+                        let holder = Holder { node: HOLDER, coverage: Coverage::All, expires_s: 60 };
                         Command::answer(request, Answer::Holders(Holders { holders: vec![holder] }))
                     }
                     Request::Mirror(mirror) => {
