@@ -81,9 +81,9 @@ pub struct Credit(Arc<Account>);
 #[derive(Debug, Default)]
 struct Account {
     bytes: AtomicIsize,
-    /// Of an account of all answers: their bound. Otherwise unused.
+    /// Of an account that several share: their bound. Otherwise unused.
     bytes_max: AtomicIsize,
-    /// The account of all answers on the connection, which these bytes are a part of.
+    /// The account that several on the connection share, and that these bytes are a part of: of its answers, or of its requests to other gateways.
     all: Option<Credit>,
 }
 
@@ -97,19 +97,19 @@ impl Drop for Account {
 }
 
 impl Credit {
-    /// The account of all answers on a connection.
-    pub(crate) fn of_answers(bytes_max: usize) -> Self {
+    /// An account for several on a connection.
+    pub(crate) fn shared(bytes_max: usize) -> Self {
         let all = Self::default();
         all.set_bytes_max(bytes_max);
         all
     }
 
-    /// Changes the bound of all answers, at most [`crate::limits::ANSWERS_BYTES_MAX`].
+    /// Changes the bound of all of them, at most [`crate::limits::ANSWERS_BYTES_MAX`].
     pub(crate) fn set_bytes_max(&self, bytes_max: usize) {
         self.0.bytes_max.store(bytes_max as isize, Ordering::Release);
     }
 
-    /// Credit for one of several answers on a connection: together they have at most [`crate::limits::ANSWERS_BYTES_MAX`] outstanding, and one has at most
+    /// Credit for one of several on a connection, such as its answers: together they have at most [`crate::limits::ANSWERS_BYTES_MAX`] outstanding, and one has at most
     /// as much as all of them leave. So an answer that is not read leaves room for the next one.
     pub(crate) fn within(all: &Self) -> Self {
         let (bytes, bytes_max) = (AtomicIsize::new(0), AtomicIsize::new(0));
@@ -153,7 +153,7 @@ impl Credit {
     }
 
     /// Subtracts bytes. Returns whether it is time to wake an application that waits for credit: the first half is free again, or a part of
-    /// what all answers share.
+    /// what several share.
     pub fn give_back(&self, bytes: usize) -> bool {
         const HALF: isize = OUTSTANDING_BYTES_MAX as isize / 2;
         let bytes = bytes as isize;
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn answers_that_are_not_read_share_one_bound_and_leave_room_for_the_next_one() {
-        let all = Credit::of_answers(ANSWERS_BYTES_MAX);
+        let all = Credit::shared(ANSWERS_BYTES_MAX);
         let answers: Vec<Credit> = (0..256).map(|_| Credit::within(&all)).collect();
         let taken: Vec<usize> = answers.iter().map(fill).collect();
         assert_eq!(taken[..2], [OUTSTANDING_BYTES_MAX; 2]);

@@ -1,9 +1,9 @@
 //! The answer to a request of this side.
 
 use super::body::Body;
-use super::fault::Fault;
+use super::fault::{Fault, unexpected};
 use super::reading::Reading;
-use super::stream::{NextRole, Reader, Readiness, Reads, Sending, unexpected};
+use super::stream::{NextRole, Reader, Readiness, Reads, Sending};
 use crate::queue::{Answer, Ask, Credit, Delivery, End, PeerWait, RequestId};
 use crate::record::{
     Done, ErrorCode, ErrorRecord, Fetch, Holders, OkRecord, Payload, Record, RecordType, Request,

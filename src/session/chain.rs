@@ -313,7 +313,7 @@ impl Session {
         let start = next.order.offset() - rest.buffered_bytes() as u64;
         stream.source = Source { part: Some(part), start, ended: false };
         stream.order = next.order;
-        stream.frames += next.frames.max(1);
+        stream.frames += next.frames;
         stream.charged_bytes += next.charged_bytes;
         // Bytes that were read together with the record.
         while let Some(bytes) = rest.take_raw(usize::MAX) {

@@ -244,7 +244,8 @@ impl Session {
         }
     }
 
-    fn send_message(
+    /// Sends a message, or keeps it until the peer allows its stream.
+    pub(crate) fn send_message(
         &mut self,
         conn: &mut Connection,
         app: usize,

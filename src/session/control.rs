@@ -1,10 +1,10 @@
 //! The peer's CONTROL stream, and the first record of every unidirectional stream.
 
 use super::chain::Following;
-use super::fault::Fault;
+use super::fault::{Fault, unexpected};
 use super::messages::Messages;
 use super::reading::Reading;
-use super::stream::{NextRole, Reader, Role, unexpected};
+use super::stream::{NextRole, Reader, Role};
 use crate::limits::{HAVE_BURST, HAVE_RATE_PER_S};
 use crate::queue::{ConnectionEvent, Credit, Delivery};
 use crate::record::{

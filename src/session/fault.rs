@@ -1,6 +1,6 @@
 //! Why a stream must end.
 
-use crate::record::{ErrorCode, RecordError};
+use crate::record::{ErrorCode, RecordError, RecordType};
 use crate::token::VerifyError;
 
 /// Why a stream must end.
@@ -62,4 +62,11 @@ impl From<VerifyError> for Fault {
     fn from(error: VerifyError) -> Self {
         Self::new(error.code(), error.to_string())
     }
+}
+
+/// A known record in a wrong place (protocol §4).
+pub(super) fn unexpected(kind: RecordType, place: &str) -> Fault {
+    // The protocol writes the names of its records in capitals.
+    let name = format!("{kind:?}").to_uppercase();
+    Fault::malformed(&format!("{name} {place}"))
 }

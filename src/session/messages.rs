@@ -1,14 +1,17 @@
 //! The peer's messages, on streams and in datagrams.
 
 use super::control::Opening;
-use super::fault::Fault;
+use super::fault::{Fault, unexpected};
 use super::reading::Reading;
-use super::stream::{NextRole, RING_ROOM_MIN, Reader, Readiness, Reads, unexpected};
+use super::stream::{NextRole, RING_ROOM_MIN, Reader, Readiness, Reads};
+use super::{Context, Session};
 use crate::counters::Counter;
 use crate::limits::{MESSAGE_COST_BYTES, MESSAGES_UNTAKEN_BYTES_MAX};
 use crate::queue::{Credit, Delivery};
-use crate::record::{ErrorCode, MessageHeader, Payload, RecordType};
+use crate::record::{ErrorCode, MessageHeader, Payload, RecordReader, RecordType};
 use crate::token::Token;
+use bytes::Bytes;
+use quinn_proto::{Dir, Side, StreamId};
 
 /// A stream of messages.
 #[derive(Debug)]
@@ -105,6 +108,37 @@ impl Reader for Messages {
 
     fn on_end(&mut self, at_border: bool, _cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
         if at_border { Ok(()) } else { Err(Fault::malformed("a stream of messages ends inside a record")) }
+    }
+}
+
+impl Session {
+    /// Takes a QUIC datagram: one MESSAGE. Otherwise it is dropped under its counter.
+    pub(crate) fn datagram(&mut self, side: Side, datagram: Bytes, cx: &mut Context<'_>) {
+        let mut reader = RecordReader::new();
+        reader.push_kept(datagram, cx.crumb_bytes);
+        let whole = match reader.next_header() {
+            Ok(Some(header)) if header.record_type == RecordType::Message => reader.take_body(),
+            _ => None,
+        };
+        let Some(mut payload) = whole.filter(|_| reader.is_at_record_border()) else {
+            return cx.counters.add(Counter::DropDatagramMalformed, 1);
+        };
+        cx.counters.add(Counter::RecordsIn, 1);
+        let (early, bytes) = (self.early, payload.len());
+        // A peer that does not read its answers gets none to further messages.
+        if side.is_server() && !self.message_credit.has_room() {
+            return cx.counters.add(Counter::DropDatagramRingFull, 1);
+        }
+        let no_stream = StreamId::new(Side::Client, Dir::Uni, 0);
+        let mut reading = self.reading(no_stream, cx);
+        match take_header(&mut payload, early, &mut reading) {
+            Ok((app, queue)) if reading.takes_message(app) => {
+                reading.deliver(app, Delivery::message(reading.connection, queue, payload));
+                reading.count_untaken(app, bytes + MESSAGE_COST_BYTES);
+            }
+            Ok(_) => cx.counters.add(Counter::DropDatagramRingFull, 1),
+            Err(_) => cx.counters.add(Counter::DropDatagramRefused, 1),
+        }
     }
 }
 

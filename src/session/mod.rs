@@ -31,15 +31,15 @@ mod untaken;
 #[cfg(test)]
 mod testing;
 
-use crate::counters::{Counter, Counters};
+use crate::counters::Counters;
 use crate::hop::Hops;
 use crate::limits::{
-    ANSWER_LINGER_MS, ANSWERS_BYTES_MIN, HAVE_BURST, HAVE_RATE_PER_S, HOPS_LEN_MAX, MESSAGE_COST_BYTES,
+    ANSWER_LINGER_MS, ANSWERS_BYTES_MAX, ANSWERS_BYTES_MIN, HAVE_BURST, HAVE_RATE_PER_S, HOPS_LEN_MAX,
     REQUESTS_LEN_MAX, ROUTED_ERRORS_MAX, STREAM_ERROR_WINDOW_S,
 };
 use crate::queue::{CloseReason, Command, ConnectionEvent, ConnectionId, Credit, Delivery, WorkerPort};
 use crate::quic::transport::Windows;
-use crate::record::{ErrorCode, ErrorRecord, Fetch, GoAway, RecordReader, RecordType, Settings};
+use crate::record::{ErrorCode, ErrorRecord, Fetch, GoAway, Settings};
 use crate::tls::NodeId;
 use crate::token_bucket::TokenBucket;
 use bytes::Bytes;
@@ -209,7 +209,7 @@ impl PeerState {
             control_seen: false,
             settings: None,
             going_away: false,
-            onward: Credit::default(),
+            onward: Credit::shared(ANSWERS_BYTES_MAX),
             haves: TokenBucket::new(HAVE_RATE_PER_S, HAVE_BURST),
             early: None,
             untaken: Untaken::default(),
@@ -231,7 +231,7 @@ impl Session {
             local: FxHashMap::default(),
             messages: FxHashMap::default(),
             message_credit: Credit::default(),
-            answers_credit: Credit::of_answers(ANSWERS_BYTES_MIN),
+            answers_credit: Credit::shared(ANSWERS_BYTES_MIN),
             seats: None,
             answered_at: None,
             unflushed: Vec::new(),
@@ -338,6 +338,8 @@ impl Session {
             outbound.write_undivided();
         }
         self.streams.insert(id, control);
+        // The peer serves little before it has SETTINGS: no message or request goes first.
+        let _ = conn.send_stream(id).set_priority(i32::MAX);
         self.write_record(conn, id, &own_settings(cx.routes), cx);
     }
 
@@ -420,35 +422,6 @@ impl Session {
                 }
             }
             StreamEvent::Finished { id } => self.acknowledged(id, cx.now),
-        }
-    }
-
-    /// Takes a QUIC datagram: one MESSAGE. Otherwise it is dropped under its counter.
-    pub(crate) fn datagram(&mut self, side: Side, datagram: Bytes, cx: &mut Context<'_>) {
-        let mut reader = RecordReader::new();
-        reader.push_kept(datagram, cx.crumb_bytes);
-        let whole = match reader.next_header() {
-            Ok(Some(header)) if header.record_type == RecordType::Message => reader.take_body(),
-            _ => None,
-        };
-        let Some(mut payload) = whole.filter(|_| reader.is_at_record_border()) else {
-            return cx.counters.add(Counter::DropDatagramMalformed, 1);
-        };
-        cx.counters.add(Counter::RecordsIn, 1);
-        let (early, bytes) = (self.early, payload.len());
-        // A peer that does not read its answers gets none to further messages.
-        if side.is_server() && !self.message_credit.has_room() {
-            return cx.counters.add(Counter::DropDatagramRingFull, 1);
-        }
-        let no_stream = StreamId::new(Side::Client, Dir::Uni, 0);
-        let mut reading = self.reading(no_stream, cx);
-        match messages::take_header(&mut payload, early, &mut reading) {
-            Ok((app, queue)) if reading.takes_message(app) => {
-                reading.deliver(app, Delivery::message(reading.connection, queue, payload));
-                reading.count_untaken(app, bytes + MESSAGE_COST_BYTES);
-            }
-            Ok(_) => cx.counters.add(Counter::DropDatagramRingFull, 1),
-            Err(_) => cx.counters.add(Counter::DropDatagramRefused, 1),
         }
     }
 

@@ -1,10 +1,10 @@
 //! A request of the peer: from its first record to its last byte.
 
 use super::body::Body;
-use super::fault::Fault;
+use super::fault::{Fault, unexpected};
 use super::reading::Reading;
 use super::relayed::Relayed;
-use super::stream::{NextRole, Reader, Readiness, Reads, Role, unexpected};
+use super::stream::{NextRole, Reader, Readiness, Reads, Role};
 use crate::counters::Counter;
 use crate::hop::{Decision, HopRefusal};
 use crate::queue::{Credit, Delivery, End, PeerRequest};

@@ -282,7 +282,8 @@ impl Stream {
     pub(super) fn new(role: Role, send: Sending) -> Self {
         let (source, order) = (Source::default(), Order::default());
         let recv = Some(RecordReader::new());
-        let (asleep, charged_bytes, queued, frames, unacknowledged) = (0, 0, Queued::No, 1, 1);
+        // QUIC reports the opening of a stream once, for a frame of it or of a later stream: nothing of this one may have arrived.
+        let (asleep, charged_bytes, queued, frames, unacknowledged) = (0, 0, Queued::No, 0, 1);
         Self {
             role,
             recv,
@@ -301,7 +302,7 @@ impl Stream {
 
     /// A stream that only this side writes.
     pub(super) fn writing(credit: Credit) -> Self {
-        Self { recv: None, frames: 0, ..Self::new(Role::Writing, Sending::Open(Outbound::new(credit))) }
+        Self { recv: None, ..Self::new(Role::Writing, Sending::Open(Outbound::new(credit))) }
     }
 
     /// Whether it has ended. A request of the peer goes on until the peer has acknowledged the answer.
@@ -494,11 +495,4 @@ impl Stream {
         let at_border = self.recv.as_ref().is_none_or(RecordReader::is_at_record_border);
         of_role!(&mut self.role, role => role.on_end(at_border, cx), writing => Ok(()))
     }
-}
-
-/// A known record in a wrong place (protocol §4).
-pub(super) fn unexpected(kind: RecordType, place: &str) -> Fault {
-    // The protocol writes the names of its records in capitals.
-    let name = format!("{kind:?}").to_uppercase();
-    Fault::malformed(&format!("{name} {place}"))
 }

@@ -9,7 +9,7 @@ use super::windows::Fitted;
 use crate::counters::{Counter, Counters};
 use crate::datagram::{Datagram, Network};
 use crate::limits::{HANDOVER_RING_LEN, INCOMING_LEN_MAX};
-use crate::queue::{CloseReason, Command, ConnectionId, Delivery};
+use crate::queue::{CloseReason, Command, ConnectionCommand, ConnectionId, Delivery};
 use crate::quic::admission;
 use crate::quic::qlog::Track;
 use crate::quic::transport::PeerControl;
@@ -248,12 +248,48 @@ impl Core {
     pub(super) fn take_commands(&mut self, now: Instant) -> bool {
         let mut worked = false;
         for app in 0..self.desk.ports.len() {
-            while let Some(command) = self.desk.ports[app].command() {
+            let mut next = self.desk.ports[app].command();
+            while let Some(command) = next {
                 worked = true;
-                self.command(now, app, command);
+                next = match command {
+                    Command::On(id, ConnectionCommand::Message { queue, payload }) => {
+                        self.messages(now, app, id, (queue, payload))
+                    }
+                    command => {
+                        self.command(now, app, command);
+                        self.desk.ports[app].command()
+                    }
+                };
             }
         }
         worked
+    }
+
+    /// Sends the messages to one connection that follow each other: small ones are many. Returns the command after them.
+    #[inline]
+    fn messages(
+        &mut self,
+        now: Instant,
+        app: usize,
+        id: ConnectionId,
+        (mut queue, mut payload): (u64, Bytes),
+    ) -> Option<Command> {
+        let Some(mut entry) = self.connections.of(id) else { return self.desk.ports[app].command() };
+        let conn = &mut *entry;
+        let cx = self.desk.cx(now);
+        let next = loop {
+            conn.session.send_message(&mut conn.quic, app, queue, payload, &cx);
+            match cx.ports[app].command() {
+                Some(Command::On(to, ConnectionCommand::Message { queue: on, payload: next }))
+                    if to == id =>
+                {
+                    (queue, payload) = (on, next);
+                }
+                next => break next,
+            }
+        };
+        entry.touched();
+        next
     }
 
     fn command(&mut self, now: Instant, app: usize, command: Command) {
