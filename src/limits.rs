@@ -436,6 +436,8 @@ pub const WINDOW_BYTES_MAX: u64 = 1 << 30;
 pub const STREAM_PART_BYTES: u64 = 2 << 20;
 /// Unidirectional streams at once, of each side. With [`STREAM_PART_BYTES`], what one connection may have on its way.
 pub const STREAMS_UNI_LEN_MAX: u64 = 256;
+/// The smallest budget of the memory that a process promises to its peers, bytes: the windows of a few of them, and their answers.
+pub const WINDOW_BUDGET_BYTES_MIN: u64 = 16 << 20;
 /// The windows of a connection before its peer is known and its bytes flow, bytes: receive and send each.
 pub const WINDOW_FIRST_BYTES: u64 = 256 * 1024;
 /// A window holds the bytes of this many round trips: one on its way, one until a loss is known, one until it is mended, one to grow.

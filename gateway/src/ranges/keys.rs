@@ -4,7 +4,7 @@ use super::{Range, whole};
 use stoq::limits::{
     CONNECTIONS_LEN_MAX, CORES_MAX, LEASE_S_MAX, MEMORY_BLOCK_BYTES, PACKET_THRESHOLD_LEN_MAX,
     PACKETS_PER_ACK_LEN_MAX, RATE_BITS_PER_S_MAX, RATE_BITS_PER_S_MIN, SPAN_S_MAX, STORE_BYTES_MAX,
-    STORE_ENTRIES_LEN_MAX, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN, WORKERS_MAX,
+    STORE_ENTRIES_LEN_MAX, WINDOW_BUDGET_BYTES_MIN, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN, WORKERS_MAX,
 };
 use toml::Value;
 
@@ -108,9 +108,9 @@ pub const KEYS: &[Range] = &[
     send_window("quic.send_window_max_bytes").or_zero_for("windows that do not grow"),
     whole(
         "quic.window_budget_bytes",
-        (WINDOW_BYTES_MIN, STORE_BYTES_MAX),
+        (WINDOW_BUDGET_BYTES_MIN, STORE_BYTES_MAX),
         "bytes",
-        "no window could grow",
+        "the first peer's windows would take it",
         "no machine has this memory",
     )
     .or_zero_for("a quarter of the memory"),
