@@ -1,12 +1,16 @@
 //! A configured device string, and the preconditions of its device before DPDK opens it.
 
 use std::{
+    ffi::CString,
     fs, io,
     os::unix::{fs::FileTypeExt, net::UnixStream},
     path::{Path, PathBuf},
 };
 
-use crate::error::DpdkError;
+use crate::{
+    eal::Eal,
+    error::{DpdkError, reason},
+};
 
 /// memif's default buffer size, bytes.
 const MEMIF_BSIZE_DEFAULT: u16 = 2048;
@@ -179,6 +183,47 @@ pub(crate) fn require_listener(path: &Path) -> Result<(), DpdkError> {
         Ok(false) => Err(DpdkError::NoServer { path: path.into() }),
         Err(error) => Err(DpdkError::SocketPath { path: path.into(), reason: error.to_string() }),
     }
+}
+
+pub(crate) fn c_string(text: &str) -> Result<CString, DpdkError> {
+    CString::new(text).map_err(|_| DpdkError::InvalidArgument(text.into()))
+}
+
+pub(crate) fn find(name: &str) -> Option<u16> {
+    let name = CString::new(name).ok()?;
+    let mut id = 0;
+    // SAFETY: a C string, and a valid place for the result.
+    let code = unsafe { dpdk_sys::stoq_port_find(name.as_ptr(), &mut id) };
+    (code == 0).then_some(id)
+}
+
+pub(crate) fn hotplug(eal: &Eal, device: &Device) -> Result<u16, DpdkError> {
+    if let Device::Pci(address) = device
+        && !Path::new("/sys/bus/pci/devices").join(address).exists()
+    {
+        return Err(DpdkError::NoSuchPciDevice { device: address.clone() });
+    }
+    if let Device::Pci(address) = device
+        && !eal.pci_allow.iter().any(|allowed| address.ends_with(allowed.as_str()))
+    {
+        return Err(DpdkError::NotAllowed { device: address.clone() });
+    }
+    let (bus, name, args) = (c_string(device.bus())?, c_string(device.name())?, c_string(device.args())?);
+    // SAFETY: three C strings, which DPDK copies.
+    let code = unsafe { dpdk_sys::stoq_device_add(bus.as_ptr(), name.as_ptr(), args.as_ptr()) };
+    if code < 0 {
+        return Err(match device {
+            Device::Pci(address) => pci_error(address, reason(code)),
+            Device::Virtual { name, args, .. } => {
+                DpdkError::Probe { device: format!("{name},{args}"), reason: reason(code) }
+            }
+        });
+    }
+    find(device.name()).ok_or_else(|| {
+        // SAFETY: two C strings; the device was made just above and nothing uses it.
+        unsafe { dpdk_sys::stoq_device_remove(bus.as_ptr(), name.as_ptr()) };
+        DpdkError::NoPort { device: device.name().into() }
+    })
 }
 
 #[cfg(test)]

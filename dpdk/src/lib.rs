@@ -26,7 +26,7 @@ pub use eal::{Eal, EalConfig, HugePages, LogLevel, Pages, RegisteredThread, log_
 pub use error::DpdkError;
 pub use port::{Port, QueuePair};
 pub use queue::{BURST_LEN_MAX, Checksum, RxBatch, RxFrame, RxQueue, TxOffload, TxQueue};
-pub use settings::{PortConfig, PortInfo, PortStats};
+pub use settings::{Multicast, PortConfig, PortFault, PortInfo, PortStats};
 pub use slab::{Backing, SlabBlock, SlabPool, SlabStats};
 
 /// Cycles of the processor's time-stamp counter in a second, by DPDK's calibration. Needs a live [`Eal`].

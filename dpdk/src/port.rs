@@ -18,7 +18,7 @@ use crate::{
     gate::Gate,
     pool::{CACHE_LEN_MAX, Pool, ROOM_BYTES_MAX},
     queue::{BURST_LEN_MAX, PENDING_LEN_MAX, RxQueue, STASH_LEN, TxQueue},
-    settings::{PortConfig, PortInfo, PortStats},
+    settings::{Multicast, PortConfig, PortFault, PortInfo, PortStats},
 };
 
 /// Ethernet header and one VLAN tag: a frame's bytes beyond its MTU.
@@ -38,6 +38,8 @@ const VMXNET3_RINGS: u32 = 2;
 const ROOM_BYTES_MIN: u16 = 2048;
 /// Between two attempts of a memif client to reach its server.
 const RECONNECT_INTERVAL_MS: u64 = 1000;
+/// errno(3): the driver has no such function.
+const ENOTSUP: c_int = -95;
 
 const _: () = assert!((MTU_MAX + FRAME_OVERHEAD_BYTES).next_multiple_of(1024) <= ROOM_BYTES_MAX);
 
@@ -114,6 +116,31 @@ impl Port {
         self.shared.link_up()
     }
 
+    /// Has the device receive frames to these multicast groups, in the place of those that it was given before. A device that takes no list
+    /// is asked for all multicast frames.
+    pub fn hear(&self, groups: &[[u8; 6]]) -> Multicast {
+        let _one_at_a_time = self.shared.status.lock();
+        // SAFETY: the port is started, and the addresses are as many as their number says.
+        let code =
+            unsafe { dpdk_sys::stoq_port_hear(self.shared.id, groups.as_ptr().cast(), groups.len() as u32) };
+        match code {
+            0 => Multicast::Groups,
+            1 => Multicast::All,
+            ENOTSUP => Multicast::Unfiltered,
+            refused => Multicast::Refused(reason(refused)),
+        }
+    }
+
+    /// What happened to the port from outside, if anything did: it then carries nothing until it is opened again.
+    pub fn fault(&self) -> Option<PortFault> {
+        // SAFETY: the function reads an atomic of a port that is open.
+        match unsafe { dpdk_sys::stoq_port_fault(self.shared.id) } {
+            dpdk_sys::FAULT_RESET => Some(PortFault::Reset),
+            dpdk_sys::FAULT_REMOVED => Some(PortFault::Removed),
+            _ => None,
+        }
+    }
+
     /// The port's own counters; zeros if the driver has none.
     pub fn stats(&self) -> PortStats {
         let mut s = dpdk_sys::PortStats::default();
@@ -140,6 +167,8 @@ pub(crate) struct OpenPort {
     device: Device,
     /// Whether this process made the device, or woke it, and must remove it.
     hotplugged: bool,
+    /// Whether the events of the port are noted.
+    watched: bool,
     served_socket: Option<PathBuf>,
     info: PortInfo,
     /// Of queue `q`: the receive pool at `2 q`, the transmit pool at `2 q + 1`.
@@ -178,9 +207,9 @@ impl OpenPort {
                 device::require_listener(&path)?;
             }
         }
-        let (id, hotplugged) = match find(&name) {
+        let (id, hotplugged) = match device::find(&name) {
             Some(id) => (id, false),
-            None => (hotplug(eal, &device)?, true),
+            None => (device::hotplug(eal, &device)?, true),
         };
         control.open.insert(name);
         if let Some(path) = &served_socket {
@@ -190,6 +219,7 @@ impl OpenPort {
             id,
             device,
             hotplugged,
+            watched: false,
             served_socket,
             info: PortInfo::default(),
             pools: Vec::new(),
@@ -261,10 +291,21 @@ impl OpenPort {
             tx_checksum: setup.tx_checksum != 0,
             rss: setup.rss != 0,
         };
+        self.watch()?;
         // SAFETY: the port is configured and every queue is set up.
         let code = unsafe { dpdk_sys::stoq_port_start(self.id, config.promiscuous) };
         self.check(code, "start")?;
         self.ensure_room_to_receive()
+    }
+
+    /// Notes from now on what happens to the port from outside.
+    fn watch(&mut self) -> Result<(), DpdkError> {
+        let name = device::c_string(self.device.name())?;
+        // SAFETY: the port is attached, and its device's name is a C string, which DPDK copies.
+        let code = unsafe { dpdk_sys::stoq_port_watch(self.id, name.as_ptr()) };
+        self.check(code, "let itself be watched")?;
+        self.watched = true;
+        Ok(())
     }
 
     /// Buffers of a receive pool that the driver holds when nothing arrives.
@@ -378,6 +419,12 @@ impl Drop for OpenPort {
         let eal = self.eal.clone();
         let mut control = eal.control();
         let is_memif = self.device.memif().is_some();
+        if self.watched
+            && let Ok(name) = device::c_string(self.device.name())
+        {
+            // SAFETY: the port is watched, and the name is a C string.
+            unsafe { dpdk_sys::stoq_port_unwatch(self.id, name.as_ptr()) };
+        }
         // SAFETY: the queues hold an Arc of this, so none is polled any more and all their buffers are back. Stopping
         // a port that never started and closing one that was never configured are no-ops of the driver layer.
         unsafe {
@@ -420,44 +467,6 @@ fn room_to_receive(port: &PortInfo, queue: u16, left: u32) -> Result<(), DpdkErr
     }
     let (device, driver) = (port.device.clone(), port.driver.clone());
     Err(DpdkError::Starved { device, driver, queue, left, least })
-}
-
-fn find(name: &str) -> Option<u16> {
-    let name = CString::new(name).ok()?;
-    let mut id = 0;
-    // SAFETY: a C string, and a valid place for the result.
-    let code = unsafe { dpdk_sys::stoq_port_find(name.as_ptr(), &mut id) };
-    (code == 0).then_some(id)
-}
-
-fn hotplug(eal: &Eal, device: &Device) -> Result<u16, DpdkError> {
-    let c_string = |text: &str| CString::new(text).map_err(|_| DpdkError::InvalidArgument(text.into()));
-    if let Device::Pci(address) = device
-        && !std::path::Path::new("/sys/bus/pci/devices").join(address).exists()
-    {
-        return Err(DpdkError::NoSuchPciDevice { device: address.clone() });
-    }
-    if let Device::Pci(address) = device
-        && !eal.pci_allow.iter().any(|allowed| address.ends_with(allowed.as_str()))
-    {
-        return Err(DpdkError::NotAllowed { device: address.clone() });
-    }
-    let (bus, name, args) = (c_string(device.bus())?, c_string(device.name())?, c_string(device.args())?);
-    // SAFETY: three C strings, which DPDK copies.
-    let code = unsafe { dpdk_sys::stoq_device_add(bus.as_ptr(), name.as_ptr(), args.as_ptr()) };
-    if code < 0 {
-        return Err(match device {
-            Device::Pci(address) => device::pci_error(address, reason(code)),
-            Device::Virtual { name, args, .. } => {
-                DpdkError::Probe { device: format!("{name},{args}"), reason: reason(code) }
-            }
-        });
-    }
-    find(device.name()).ok_or_else(|| {
-        // SAFETY: two C strings; the device was made just above and nothing uses it.
-        unsafe { dpdk_sys::stoq_device_remove(bus.as_ptr(), name.as_ptr()) };
-        DpdkError::NoPort { device: device.name().into() }
-    })
 }
 
 #[cfg(test)]

@@ -73,6 +73,28 @@ pub struct PortInfo {
     pub rss: bool,
 }
 
+/// The multicast frames that a device lets through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Multicast {
+    /// Those of the groups that it was given.
+    Groups,
+    /// All of them.
+    All,
+    /// The driver knows no filter.
+    Unfiltered,
+    /// The device refuses them, for this reason.
+    Refused(String),
+}
+
+/// What happened to a port from outside. It carries nothing until it is opened again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortFault {
+    /// Its device was reset, as a virtual function is together with its physical function.
+    Reset,
+    /// Its device is gone.
+    Removed,
+}
+
 /// A port's own counters, of all queues together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PortStats {

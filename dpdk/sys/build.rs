@@ -1,9 +1,9 @@
-//! Compiles the shim and what memif lacks against the installed DPDK and links its libraries.
+//! Compiles the C files of this directory against the installed DPDK and links its libraries.
 
 use std::{env, process::Command};
 
 fn main() {
-    for file in ["shim.c", "memif.c", "gate.h"] {
+    for file in ["shim.c", "memif.c", "events.c", "multicast.c", "gate.h"] {
         println!("cargo:rerun-if-changed={file}");
     }
     println!("cargo:rerun-if-env-changed=PKG_CONFIG_PATH");
@@ -18,7 +18,11 @@ fn main() {
         });
 
     let mut build = cc::Build::new();
-    build.files(["shim.c", "memif.c"]).opt_level(3).std("gnu11").includes(&library.include_paths);
+    build
+        .files(["shim.c", "memif.c", "events.c", "multicast.c"])
+        .opt_level(3)
+        .std("gnu11")
+        .includes(&library.include_paths);
     // DPDK's headers are not clean under -Wextra on every compiler; they are not ours to warn about.
     build.flag("-Wno-unused-parameter").flag("-Wno-sign-compare");
     for flag in other_cflags() {

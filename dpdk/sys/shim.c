@@ -265,8 +265,6 @@ int stoq_port_start(uint16_t port, bool promiscuous)
 	stoq_starting_port = -1;
 	if (ret != 0)
 		return ret;
-	/* NDP and multicast pings arrive on multicast addresses. Devices without filters have nothing to enable. */
-	(void)rte_eth_allmulticast_enable(port);
 	if (promiscuous) {
 		ret = rte_eth_promiscuous_enable(port);
 		if (ret == -ENOTSUP)

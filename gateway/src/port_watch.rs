@@ -1,39 +1,78 @@
-//! Checks the port of a running gateway once a second: the kernel's interface under it, and whether any peer acknowledges packets. A port
-//! may report packets as sent and lose all of them.
+//! Checks the port of a running gateway once a second: whether it is there, its link, the kernel's interface under it, and whether any peer
+//! acknowledges packets. A port may report packets as sent and lose all of them.
 
 use crate::faults::started;
 use crate::periodic::Periodic;
-use std::sync::Arc;
+use signal_hook::consts::SIGTERM;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use stoq::counters::Counter;
 use stoq::limits::{INTERFACE_INTERVAL_MS, UNHEARD_S};
-use stoq::network::DeviceView;
+use stoq::network::{DeviceView, LostPort};
 use stoq::nic::interface::{Interface, InterfaceState, InterfaceView};
 use stoq::worker::WorkerStatus;
 
 /// A running watch. Dropping it ends it.
 pub struct PortWatch {
+    lost: Arc<OnceLock<LostPort>>,
     _thread: Periodic,
 }
 
 impl PortWatch {
-    /// Watches this device, whose workers show these statuses.
+    /// Watches this device, whose workers show these statuses. When the port is lost, it raises SIGTERM to its own process: only a new start
+    /// opens the port again.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(device: DeviceView, statuses: Vec<Arc<WorkerStatus>>) -> anyhow::Result<Self> {
-        let mut hearing = Hearing::default();
+    pub fn start(device: DeviceView, name: &str, statuses: Vec<Arc<WorkerStatus>>) -> anyhow::Result<Self> {
+        let (mut hearing, mut link) = (Hearing::default(), Link::default());
+        let lost = Arc::<OnceLock<_>>::default();
+        let (name, noted) = (name.to_owned(), lost.clone());
         let watch = move || {
-            if let Some(interface) = device.interface() {
-                look(interface);
+            if let Some(found) = device.lost().filter(|_| noted.get().is_none()) {
+                tracing::error!("{found}");
+                let _ = noted.set(found);
+                let _ = signal_hook::low_level::raise(SIGTERM);
+            }
+            match device.interface() {
+                Some(interface) => look(interface),
+                None => {
+                    let is_up = statuses.iter().all(|status| status.gauges.link_up.load(Relaxed));
+                    link.look(&name, is_up);
+                }
             }
             let acks = statuses.iter().map(|status| status.counters.get(Counter::QuicNewAcks));
             let waiting = statuses.iter().map(|status| status.gauges.unacknowledged.load(Relaxed));
             hearing.look(acks.sum(), waiting.sum());
         };
         let thread = Periodic::start("stoq-port", Duration::from_millis(INTERFACE_INTERVAL_MS), watch);
-        Ok(Self { _thread: started("watches the port", thread)? })
+        Ok(Self { lost, _thread: started("watches the port", thread)? })
+    }
+
+    /// The end of the port, if that is why the gateway ends.
+    pub fn lost(&self) -> Option<LostPort> {
+        self.lost.get().cloned()
+    }
+}
+
+/// The link of a port without an interface of the kernel.
+#[derive(Debug, Default)]
+struct Link {
+    /// Whether it was up; `None` before the first look.
+    was_up: Option<bool>,
+}
+
+impl Link {
+    /// Logs a change, and a link that is down at the first look. Returns true when it logs.
+    fn look(&mut self, device: &str, is_up: bool) -> bool {
+        let before = self.was_up.replace(is_up).unwrap_or(true);
+        match (before, is_up) {
+            (true, false) => tracing::warn!(device, "the link of the port is down"),
+            (false, true) => tracing::info!(device, "the link of the port is up"),
+            _ => return false,
+        }
+        true
     }
 }
 
@@ -104,6 +143,14 @@ impl Hearing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_change_of_the_link_is_logged_once() {
+        let mut link = Link::default();
+        let told = [false, false, true, true, true, false, false, true].map(|is_up| link.look("port", is_up));
+        assert_eq!(told, [true, false, true, false, false, true, false, true]);
+        assert!(!Link::default().look("port", true), "a port that is up at the start");
+    }
 
     #[test]
     fn silence_is_logged_once_and_an_acknowledgment_ends_it() {

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use stoq::application::{Application, Discard, Echo, Placement};
 use stoq::hop::Hops;
-use stoq::network::{OpenNetwork, Running, machine};
+use stoq::network::{LostPort, OpenNetwork, Running, machine};
 use stoq::nic::tap::Tap;
 use stoq::node::{ApplicationHost, Hosted, MakeApplication, Node, NodeConfig};
 use stoq::seed::{Cache, MemoryPages, MemoryTier, Seed, SeedParts, Store};
@@ -93,7 +93,7 @@ impl Gateway {
         let device = node.networks().first().map_or("", |network| &network.device);
         let capture = config.capture.socket.as_deref().zip(tap);
         let capture = capture.map(|(socket, tap)| CaptureServer::start(socket, device, tap)).transpose()?;
-        let port_watch = PortWatch::start(node.device(), node.statuses().to_vec())?;
+        let port_watch = PortWatch::start(node.device(), device, node.statuses().to_vec())?;
         let service = Service::ready(node.statuses())?;
         let up = Up {
             certificate_valid: !refused,
@@ -128,8 +128,13 @@ impl Gateway {
 
     /// Serves until SIGINT or SIGTERM, then drains running requests; a second such signal ends the process at once. Reloads `file` on
     /// SIGHUP and, with `reload.watch`, when `file` or a file that it names changes, and calls `tell` with the outcome. Returns the final
-    /// counters.
-    pub fn run(mut self, mut signals: Signals, file: &Path, mut tell: impl FnMut(&Event)) -> Ended {
+    /// counters, and what happened to the port if that is why it ended.
+    pub fn run(
+        mut self,
+        mut signals: Signals,
+        file: &Path,
+        mut tell: impl FnMut(&Event),
+    ) -> (Ended, Option<LostPort>) {
         let mut watch =
             self.live.config().reload.watch.then(Watch::start).transpose().unwrap_or_else(|error| {
                 tracing::warn!(
@@ -154,7 +159,8 @@ impl Gateway {
             drain_ms = self.live.config().shutdown.drain_ms,
             "stopping: no new requests; finishing running requests"
         );
-        std::thread::scope(|scope| {
+        let lost = self.port_watch.lost();
+        let ended = std::thread::scope(|scope| {
             // A second signal ends the process while the drain goes on.
             scope.spawn(move || {
                 if arrived.any(|signal| signal != SIGHUP) {
@@ -166,13 +172,17 @@ impl Gateway {
             let ended = self.stop();
             handle.close();
             ended
-        })
+        });
+        (ended, lost)
     }
 
     /// Drains running requests, then closes every connection and the network. Returns the final counters.
     pub fn stop(self) -> Ended {
         self.service.stopping();
-        self.node.drain(Duration::from_millis(self.live.config().shutdown.drain_ms));
+        // No request ends over a port that is lost.
+        let drain_ms =
+            if self.port_watch.lost().is_some() { 0 } else { self.live.config().shutdown.drain_ms };
+        self.node.drain(Duration::from_millis(drain_ms));
         let stats = self.node.device_stats();
         if !stats.is_empty() {
             let counts: Vec<_> = stats.iter().map(|(name, value)| format!("{name}={value}")).collect();

@@ -7,6 +7,19 @@ use crate::datagram::kernel::BindError;
 use crate::datagram::user_space::InterfaceError;
 use std::io;
 
+/// A DPDK port that carries nothing any more, by its device.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LostPort {
+    /// Its device was reset, as a virtual function is together with its physical function.
+    #[error(
+        "port {0} was reset from outside and carries nothing until it is opened again: start the gateway again"
+    )]
+    Reset(String),
+    /// Its device is gone.
+    #[error("port {0} was removed from this machine: put its device back, then start the gateway again")]
+    Removed(String),
+}
+
 /// Why a network cannot be opened; the text names the fix.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -78,5 +91,23 @@ impl OpenError {
             }
             _ => Self::Kernel(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_port_is_named_with_the_fix() {
+        let told = |lost: LostPort| lost.to_string();
+        let reset = told(LostPort::Reset("0000:01:10.0".into()));
+        assert!(
+            reset.starts_with("port 0000:01:10.0 was reset from outside and carries nothing until"),
+            "{reset}"
+        );
+        let removed = told(LostPort::Removed("0000:01:00.0".into()));
+        assert!(removed.starts_with("port 0000:01:00.0 was removed from this machine: put"), "{removed}");
+        assert!([reset, removed].iter().all(|text| text.ends_with("start the gateway again")));
     }
 }

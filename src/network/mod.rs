@@ -8,7 +8,7 @@ mod port;
 pub mod process;
 
 pub use config::{DpdkConfig, HugePagesConfig, KernelConfig, NetworkConfig};
-pub use error::OpenError;
+pub use error::{LostPort, OpenError};
 
 use crate::client::{Client, ClientBuilder, ClientError};
 use crate::datagram::Network;
@@ -73,6 +73,15 @@ impl DeviceView {
         match &*self.0 {
             #[cfg(feature = "dpdk")]
             Device::Dpdk(port) => port.interface().map(|interface| &**interface),
+            Device::Kernel => None,
+        }
+    }
+
+    /// What happened to a DPDK port from outside, if it carries nothing until it is opened again.
+    pub fn lost(&self) -> Option<LostPort> {
+        match &*self.0 {
+            #[cfg(feature = "dpdk")]
+            Device::Dpdk(port) => port.lost(),
             Device::Kernel => None,
         }
     }

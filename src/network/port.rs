@@ -1,6 +1,6 @@
 //! A DPDK port by configuration.
 
-use super::{DpdkConfig, HugePagesConfig, OpenError};
+use super::{DpdkConfig, HugePagesConfig, LostPort, OpenError};
 use crate::datagram::NetworkKind;
 use crate::datagram::user_space::{InterfaceConfig, InterfaceError, UserSpace};
 use crate::limits::TX_PENDING_LEN_MAX;
@@ -10,7 +10,11 @@ use crate::nic::interface::{Interface, interface_of};
 use crate::nic::tap::Tapped;
 use crate::nic::{Nic, Offloads};
 use crate::node::ThreadSetup;
-use ::dpdk::{Eal, EalConfig, HugePages, LogLevel, Pages, Port, PortConfig};
+use crate::wire::Mac;
+use crate::wire::ndp::link_local;
+use crate::wire::prefix::Prefix;
+use ::dpdk::{Eal, EalConfig, HugePages, LogLevel, Multicast, Pages, Port, PortConfig, PortFault};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// One worker's network on a DPDK port.
@@ -52,6 +56,15 @@ impl OpenPort {
             rss: info.rss,
             numa_node: info.numa_node,
         }
+    }
+
+    /// What happened to the port from outside, if it carries nothing any more.
+    pub(super) fn lost(&self) -> Option<LostPort> {
+        let device = self.port.info().device.clone();
+        self.port.fault().map(|fault| match fault {
+            PortFault::Reset => LostPort::Reset(device),
+            PortFault::Removed => LostPort::Removed(device),
+        })
     }
 
     /// Whether DPDK's memory lies in huge pages.
@@ -136,6 +149,15 @@ pub(super) fn open<N: Nic>(
         pages = ?eal.pages(),
         "DPDK port open"
     );
+    let groups = groups(info.mac, config.addresses.iter().map(Prefix::address));
+    if let Multicast::Refused(reason) = port.hear(&groups) {
+        tracing::warn!(
+            device = info.device,
+            reason,
+            "the port refuses multicast frames: no neighbor finds its IPv6 addresses; for a virtual function, have the host trust it: \
+             `ip link set IF vf N trust on`"
+        );
+    }
     let interface = InterfaceConfig {
         addresses: config.addresses.clone(),
         next_hop_v4: config.next_hop_v4,
@@ -161,6 +183,26 @@ pub(super) fn open<N: Nic>(
     Ok((OpenPort { port, eal, interface: under }, queues))
 }
 
+/// The multicast groups of a host with these addresses, as stations: all hosts and, for each IPv6 address, its solicited-node group.
+/// Each host has a link-local one.
+fn groups(mac: Mac, addresses: impl IntoIterator<Item = IpAddr>) -> Vec<Mac> {
+    let mut groups = Vec::new();
+    for address in addresses.into_iter().chain([link_local(mac).into()]) {
+        match address {
+            // RFC 1112 §6.4: 224.0.0.1.
+            IpAddr::V4(_) => groups.push([0x01, 0x00, 0x5e, 0, 0, 1]),
+            // RFC 4291 §2.8: a host recognizes ff02::1 and the solicited-node groups of its addresses. RFC 2464 §7 maps them.
+            IpAddr::V6(address) => {
+                let [.., a, b, c] = address.octets();
+                groups.extend([[0x33, 0x33, 0, 0, 0, 1], [0x33, 0x33, 0xff, a, b, c]]);
+            }
+        }
+    }
+    groups.sort_unstable();
+    groups.dedup();
+    groups
+}
+
 /// The kernel's interface that net_af_packet or net_af_xdp uses; `None` for other devices.
 ///
 /// # Errors
@@ -175,5 +217,26 @@ fn require_interface(config: &DpdkConfig) -> Result<Option<Interface>, OpenError
     match mtu.filter(|&mtu| mtu < u32::from(config.mtu)) {
         Some(mtu) => Err(OpenError::InterfaceMtu { name: name.to_owned(), mtu, wanted: config.mtu }),
         None => Ok(Some(interface)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_hears_all_hosts_and_the_solicited_nodes_of_its_addresses() {
+        let mac = [0x52, 0x54, 0, 0xaa, 0xbb, 0xcc];
+        let addresses =
+            ["192.0.2.1", "fd08::2", "2001:db8::12:3456", "2001:db8::2"].map(|text| text.parse().unwrap());
+        let mut expected = [
+            [0x01, 0x00, 0x5e, 0, 0, 1],
+            [0x33, 0x33, 0, 0, 0, 1],
+            [0x33, 0x33, 0xff, 0, 0, 2],
+            [0x33, 0x33, 0xff, 0x12, 0x34, 0x56],
+            [0x33, 0x33, 0xff, 0xaa, 0xbb, 0xcc],
+        ];
+        expected.sort_unstable();
+        assert_eq!(groups(mac, addresses), expected);
     }
 }

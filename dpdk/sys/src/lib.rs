@@ -1,4 +1,4 @@
-//! The externs of `shim.c`, which wraps DPDK's inline functions and hides its structs, and of `memif.c`.
+//! The externs of `shim.c`, which wraps DPDK's inline functions and hides its structs, and of the C files beside it.
 //!
 //! Everything here is raw: use the crate `dpdk`. Functions that return `int` give zero or more for success
 //! and a negative `errno` otherwise, unless they say something else.
@@ -18,6 +18,11 @@ pub const TX_PLAIN: u8 = 0;
 pub const TX_UDP_V4: u8 = 1;
 /// The device fills in the UDP checksum over IPv6.
 pub const TX_UDP_V6: u8 = 2;
+
+/// The device carries nothing until it is reset.
+pub const FAULT_RESET: c_int = 1;
+/// The device is gone.
+pub const FAULT_REMOVED: c_int = 2;
 
 /// One frame of a received burst.
 #[repr(C)]
@@ -149,6 +154,15 @@ unsafe extern "C" {
     ) -> c_int;
     /// Starts a port whose queues are all set up.
     pub fn stoq_port_start(port: u16, promiscuous: bool) -> c_int;
+    /// Has a started port receive `len` multicast groups, the addresses of 6 bytes at `groups`. 0: the device takes the groups. 1: it takes
+    /// all multicast frames instead. `-ENOTSUP`: it has no filter.
+    pub fn stoq_port_hear(port: u16, groups: *const u8, len: u32) -> c_int;
+    /// Notes from now on what happens to the port and its device from outside.
+    pub fn stoq_port_watch(port: u16, device: *const c_char) -> c_int;
+    /// Ends [`stoq_port_watch`], before the port closes.
+    pub fn stoq_port_unwatch(port: u16, device: *const c_char);
+    /// The first fault of a watched port: 0 or one of `FAULT_*`.
+    pub fn stoq_port_fault(port: u16) -> c_int;
     /// Stops a port and closes it; `by_interrupts` on EAL's interrupt thread, as memif needs it.
     pub fn stoq_port_close(port: u16, by_interrupts: bool);
     /// The link as the driver knows it now; does not wait.

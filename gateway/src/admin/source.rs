@@ -204,6 +204,7 @@ impl AdminSource {
         if self.shared.is_draining() {
             wrong.push("draining".to_owned());
         }
+        wrong.extend(self.device.lost().map(|lost| lost.to_string()));
         wrong.extend(self.stuck().map(|worker| format!("worker {worker} makes no turns")));
         let fault = self.device.interface().and_then(|interface| interface.view().fault());
         let known = fault.is_some();

@@ -179,9 +179,9 @@ fn run(configured: &Configured, json: bool) -> anyhow::Result<()> {
             is_read = false;
         }
     };
-    let ended = gateway.run(signals, &configured.config, &mut tell);
+    let (ended, lost) = gateway.run(signals, &configured.config, &mut tell);
     tell(&Event::Ended(ended));
-    Ok(())
+    lost.map_or(Ok(()), |lost| Err(lost.into()))
 }
 
 /// Raises the limit of open files. A gateway with fewer than it can need takes fewer puts at a time.
