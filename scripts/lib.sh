@@ -20,6 +20,7 @@ INSTALL_PACKAGES=(python3-yaml systemd)
 INSTRUCTIONS_PACKAGES=(valgrind python3 gcc libc6-dev)
 VECTORS_PACKAGES=(python3 python3-venv)
 FUZZ_PACKAGES=(gcc g++ libc6-dev)
+PCI_PACKAGES=("${LAB_PACKAGES[@]}" qemu-system-x86 busybox-static cpio kmod tcpdump binutils)
 BENCH_PACKAGES=(dpdk-dev iproute2 ethtool util-linux python3)
 PROFILE_PACKAGES=(llvm-19)
 

@@ -1,0 +1,229 @@
+"""What scripts/pci-test.sh runs, once it has looked at the machine."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from harness import Failed, Scene, dpdk, ensure, inside, main, random_file, run, same, say, seed, toml, wait_until
+from harness.guest import Guest, make_root
+
+V4, V6 = "10.79.0.1:4433", "[fd79::1]:4433"
+MAC = "52:54:00:00:00:01"
+ON_BUS, ON_PORT = "0000:00:08.0", "0000:01:00.0"
+#: Frames of QEMU's own headers are off: the device fills in checksums itself, as on a cable.
+PLAIN = ",vnet_hdr=off"
+
+
+class Device(NamedTuple):
+    """QEMU's words for a device and for its end of the tap, its place in the guest, and what is tried with it."""
+
+    qemu: str
+    tap: str = PLAIN
+    at: str = ON_BUS
+    queues: int = 1
+    mtu_max: int = 9000
+    #: The gateway has its first virtual function; the kernel keeps the device itself.
+    is_virtual_function: bool = False
+
+    @property
+    def is_pulled(self):
+        """QEMU can pull a device that is on a port."""
+        return self.at == ON_PORT and not self.is_virtual_function
+
+
+VIRTIO = "virtio-net-pci,disable-legacy=on,iommu_platform=on,mq=on,vectors=6"
+DEVICES = {
+    "e1000": Device("e1000"),
+    "e1000e": Device("e1000e", at=ON_PORT, queues=2),
+    "igb": Device("igb", queues=2),
+    "igb-vf": Device("igb", at=ON_PORT, mtu_max=1500, is_virtual_function=True),
+    "vmxnet3": Device("vmxnet3"),
+    "virtio": Device(VIRTIO, f",queues=2{PLAIN}", queues=2),
+}
+
+
+class Pci(Scene):
+    """A namespace with a tap, at which guests have their device one after another."""
+
+    def __init__(self):
+        super().__init__("pci")
+
+    def build(self):
+        self.kernel = Path(os.environ["STOQ_KERNEL"])
+        self.identities("gateway", "client")
+        self.archive = make_root(self, self.kernel)
+
+    def inside(self, *command):
+        return run(*inside(self.outside, *command))
+
+    def bound(self, guest, device):
+        """Gives the device to DPDK; gives its address."""
+        at = device.at
+        if device.is_virtual_function:
+            guest.line("modprobe igb && sleep 1 && ip link set eth0 up")
+            guest.line(f"echo 1 >/sys/bus/pci/devices/{at}/sriov_numvfs && /bin/ip link set eth0 vf 0 mac {MAC[:-1]}2")
+            at = guest.line(f"basename $(readlink /sys/bus/pci/devices/{at}/virtfn0)")
+        guest.line(f"bash /bin/hugepages.sh reserve 400 && bash /bin/bind-nic.sh bind {at}")
+        return at
+
+    def serves(self, guest, at, queues, mtu):
+        """Starts the gateway in the guest."""
+        network = dpdk(at, "10.79.0.1/24", "fd79::1/64", mtu=mtu, huge_pages="required", memory_mib=256)
+        config = {
+            "workers": {"count": queues, "cores": list(range(1, queues + 1))},
+            "network": network,
+            **self.who("gateway", "client"),
+            "application": [seed("/tmp/store", memory_bytes=64 << 20), {"kind": "echo", "queues": [1]}],
+        }
+        (guest.share / "gateway.toml").write_text(toml(config))
+        guest.line(
+            "rm -rf /tmp/store /host/up /host/log /host/ended; cp /host/gateway.* /etc/; chmod 600 /etc/gateway.key"
+        )
+        guest.line(
+            "(ulimit -n 8192; stoq-gateway run --json --config /etc/gateway.toml >/host/up 2>/host/log; echo $? >/host/ended) & echo $! >/tmp/pid"
+        )
+        up, ended = guest.share / "up", guest.share / "ended"
+
+        def is_up():
+            ensure(not ended.exists(), f"the gateway ended:\n{self.log(guest)}")
+            return b"\n" in up.read_bytes()
+
+        wait_until("the gateway is up", is_up)
+        offloads = json.loads(up.read_text().splitlines()[0])
+        print(f"MTU {mtu}, {queues} queue(s): {offloads['offloads']}", flush=True)
+
+    def ends(self, guest):
+        """Ends the gateway in order; gives its log."""
+        guest.line("killall -TERM stoq-gateway")
+        return self.ended(guest, 0)
+
+    def ended(self, guest, status):
+        """Waits until the gateway has ended, with this status; gives its log."""
+        ended = guest.share / "ended"
+        try:
+            found = wait_until("the gateway has ended", lambda: ended.read_text().strip(), patience_s=60)
+        except Failed as failed:
+            raise Failed(f"{failed}; its log:\n{self.log(guest)}") from None
+        log = self.log(guest)
+        ensure(found == str(status), f"the gateway ended with status {found}, not {status}:\n{log}")
+        return log
+
+    def log(self, guest):
+        return (guest.share / "log").read_text()
+
+    def pings(self, size, *options):
+        """Both families answer pings with this many bytes of an IPv4 packet."""
+        self.inside("ping", "-q", "-c", "2", "-i", "0.3", "-W", "20", *options, "-s", f"{size - 28}", "10.79.0.1")
+        self.inside("ping", "-6", "-q", "-c", "2", "-i", "0.3", "-W", "20", *options, "-s", f"{size - 48}", "fd79::1")
+
+    def transfers(self, client):
+        """put and get over both families."""
+        for address in (V4, V6):
+            file, got = random_file(self / "file", 4 << 20), self / "got"
+            got.unlink(missing_ok=True)
+            token = client("put", address, file)
+            client("get", address, token, "-o", got)
+            same(file, got)
+
+    def checksums(self, client):
+        """Every packet that leaves the device has the checksums that it should have, by a reader that is not ours."""
+        seen = self / "seen"
+        command = inside(self.outside, "tcpdump", "-ni", "tap0", "-vv", "-l", "src host 10.79.0.1 or src host fd79::1")
+        with seen.open("w") as out:
+            reader = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True)
+        try:
+            while "listening on" not in (said := reader.stderr.readline()):
+                ensure(said, "tcpdump ended")
+            client("ping", V4, "-c", "3", "-i", "0.1")
+            client("ping", V6, "-c", "3", "-i", "0.1")
+
+            def packets():
+                return [
+                    len(re.findall(what, seen.read_text())) for what in ("10.79.0.1.*udp sum ok", "fd79::1.*udp sum ok")
+                ]
+
+            wait_until("tcpdump has seen packets of both families with right checksums", lambda: min(packets()) > 0)
+        finally:
+            reader.terminate()
+            reader.wait()
+        text = seen.read_text()
+        ensure("bad" not in text, f"wrong checksums left the device:\n{text}")
+        print(f"checksums right in {sum(packets())} packets", flush=True)
+
+    def link(self, guest):
+        """The link goes and comes back; the log says each once. A device may also have been without a link for its first seconds."""
+
+        def counts():
+            return [self.log(guest).count(f"the link of the port is {state}") for state in ("down", "up")]
+
+        downs, ups = counts()
+        for state, expected in (("off", [downs + 1, ups]), ("on", [downs + 1, ups + 1])):
+            guest.monitor(f"set_link nic {state}")
+            wait_until(f"the log says once that the link is {state}", lambda expected=expected: counts() == expected)
+        self.pings(84)
+        ensure(counts() == [downs + 1, ups + 1], f"the link went once:\n{self.log(guest)}")
+
+    def pulled(self, guest, at):
+        """The gateway ends with an error that names its port, when the device is pulled."""
+        self.serves(guest, at, 1, 1500)
+        self.pings(84)
+        guest.monitor("device_del nic")
+        log = self.ended(guest, 1)
+        ensure(f"stoq-gateway: port {at} was removed" in log, f"no error names the port:\n{log}")
+        print(log.splitlines()[-1], flush=True)
+
+    def works(self, name):
+        device = DEVICES[name]
+        say(name)
+        self.outside = self.namespace(name)
+        self.inside("ip", "tuntap", "add", "tap0", "mode", "tap", *(["multi_queue"] if "queues" in device.tap else []))
+        self.inside("ip", "addr", "add", "10.79.0.2/24", "dev", "tap0")
+        self.inside("ip", "-6", "addr", "add", "fd79::2/64", "dev", "tap0", "nodad")
+        self.inside("ip", "link", "set", "tap0", "mtu", "1500", "up")
+        on_port = device.at == ON_PORT
+        guest = Guest(self, name, self.outside, self.archive, self.kernel, device.qemu, device.tap, on_port)
+        for part in ("pem", "key"):
+            (guest.share / f"gateway.{part}").write_bytes((self / f"gateway.{part}").read_bytes())
+        at = self.bound(guest, device)
+        client = self.client("gateway", inside(self.outside))
+        self.serves(guest, at, device.queues, 1500)
+        self.pings(1500, "-M", "do")
+        self.transfers(client)
+        self.checksums(client)
+        if not device.is_virtual_function:
+            self.link(guest)
+        log = self.ends(guest)
+        ensure(" ERROR" not in log, f"errors:\n{log}")
+        print(*re.findall(r"port counted .*", log), flush=True)
+        if device.mtu_max > 1500:
+            self.inside("ip", "link", "set", "tap0", "mtu", f"{device.mtu_max}")
+            self.serves(guest, at, 1, device.mtu_max)
+            self.pings(device.mtu_max, "-M", "do")
+            self.transfers(client)
+            self.ends(guest)
+        if device.is_pulled:
+            self.pulled(guest, at)
+
+
+def pci():
+    known = run("qemu-system-x86_64", "-device", "help")
+    there = [name for name, device in DEVICES.items() if f'name "{device.qemu.split(",")[0]}"' in known]
+    asked = sys.argv[1:] or there
+    for name in asked:
+        if name not in DEVICES:
+            raise Failed(f"no device is called {name}: give one of {', '.join(DEVICES)}")
+        ensure(name in there, f"this QEMU has no {name}: install QEMU 8.0 or later")
+    with Pci() as it:
+        it.build()
+        for name in asked:
+            with it.scope():
+                it.works(name)
+    left = sorted(set(DEVICES) - set(asked))
+    say(f"passed: {', '.join(asked)}" + (f"; not run: {', '.join(left)}" if left else ""))
+
+
+main(pci)
