@@ -436,6 +436,8 @@ pub const WINDOW_BYTES_MAX: u64 = 1 << 30;
 pub const STREAM_PART_BYTES: u64 = 2 << 20;
 /// Unidirectional streams at once, of each side. With [`STREAM_PART_BYTES`], what one connection may have on its way.
 pub const STREAMS_UNI_LEN_MAX: u64 = 256;
+/// The time that one packet may take at a connection's own rate, milliseconds: keep-alives and acknowledgments wait behind it.
+pub const PACKET_MS_MAX: u64 = 50;
 /// The smallest budget of the memory that a process promises to its peers, bytes: the windows of a few of them, and their answers.
 pub const WINDOW_BUDGET_BYTES_MIN: u64 = 16 << 20;
 /// The windows of a connection before its peer is known and its bytes flow, bytes: receive and send each.

@@ -4,7 +4,7 @@ use super::congestion::{Congestion, factory};
 use super::release::Releasable;
 use crate::limits::{
     ACK_DELAY_MS, CONNECTIONS_PER_NODE_DEFAULT, MTU_RETRY_MS, MTU_STEP_BYTES_MIN, MTU_STEPS_LEN,
-    PACKET_THRESHOLD_LEN_MAX, REQUESTS_LEN_MAX, STREAMS_UNI_LEN_MAX, WINDOW_FIRST_BYTES,
+    PACKET_MS_MAX, PACKET_THRESHOLD_LEN_MAX, REQUESTS_LEN_MAX, STREAMS_UNI_LEN_MAX, WINDOW_FIRST_BYTES,
 };
 use crate::memory;
 use crate::wire::IpFamily;
@@ -177,7 +177,7 @@ impl Default for QuicConfig {
 impl QuicConfig {
     /// The quinn-proto configuration for connections of one family over a device of this MTU (layer-3 bytes).
     pub fn transport(&self, device_mtu: u16, family: IpFamily, max_requests: u64) -> Arc<TransportConfig> {
-        let largest = self.largest_payload(device_mtu, family);
+        let largest = self.largest_payload(device_mtu, family).min(self.timely_payload());
         let mut transport = TransportConfig::default();
         transport
             .max_idle_timeout(match self.idle_timeout_ms {
@@ -205,6 +205,15 @@ impl QuicConfig {
         self.set_losses_and_acks(&mut transport, payload);
         self.set_congestion(&mut transport, self.first_window(payload));
         Arc::new(transport)
+    }
+
+    /// The most bytes that leave in [`PACKET_MS_MAX`] at the connection's own rate, if it has one.
+    fn timely_payload(&self) -> u16 {
+        let bytes = self.rate_bits_per_s / 8 * PACKET_MS_MAX / 1000;
+        match self.rate_bits_per_s {
+            0 => u16::MAX,
+            _ => u16::try_from(bytes).unwrap_or(u16::MAX).max(UDP_PAYLOAD_BYTES_MIN),
+        }
     }
 
     /// The same with the windows of a connection whose peer is not known yet: the worker makes them larger.
@@ -333,5 +342,21 @@ impl QuicConfig {
             Congestion::Reserved if self.rate_bits_per_s == 0 => Err(QuicError::NoRate),
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_of_a_slow_connection_leaves_in_time() {
+        let payload =
+            |rate_bits_per_s| QuicConfig { rate_bits_per_s, ..QuicConfig::default() }.timely_payload();
+        assert_eq!(
+            [100_000, 1_000_000, 10_000_000_000].map(payload),
+            [UDP_PAYLOAD_BYTES_MIN, 6250, u16::MAX]
+        );
+        assert_eq!(payload(0), u16::MAX, "no rate, no bound");
     }
 }

@@ -3,11 +3,11 @@
 use crate::support::caller::End;
 use crate::support::identities::gateway_identity;
 use crate::support::raw::records;
-use crate::support::{SEED, Setup, World, gateway_v4, joined, payload};
+use crate::support::{ECHO, SEED, Setup, World, gateway_v4, joined, payload};
 use quinn_proto::Dir;
 use std::time::{Duration, Instant};
 use stoq::counters::Counter;
-use stoq::limits::WINDOW_FIRST_BYTES;
+use stoq::limits::{WINDOW_BUDGET_BYTES_MIN, WINDOW_BYTES_MIN, WINDOW_FIRST_BYTES};
 use stoq::nic::simulated::LinkConfig;
 use stoq::quic::congestion::Congestion;
 use stoq::quic::transport::QuicConfig;
@@ -183,4 +183,33 @@ fn first_windows_cost_a_cold_transfer_no_round_trip() {
         let trips = cold_trips(payload_bytes, is_get);
         assert!(trips < trips_max, "{payload_bytes} bytes take {trips:.2} round trips (get: {is_get})");
     }
+}
+
+#[test]
+fn messages_flow_through_the_smallest_windows() {
+    const MESSAGES: usize = 40;
+    let least = WINDOW_BYTES_MIN as u32;
+    let quic = QuicConfig {
+        stream_receive_window_bytes: least,
+        receive_window_bytes: least,
+        receive_window_max_bytes: least,
+        send_window_bytes: least,
+        send_window_max_bytes: least,
+        ..QuicConfig::default()
+    };
+    let setup = Setup {
+        gateway_quic: quic.clone(),
+        client_quic: quic,
+        window_budget_bytes: WINDOW_BUDGET_BYTES_MIN,
+        ..Setup::default()
+    };
+    let mut world = World::new(setup);
+    let peer = world.connect(0, gateway_v4());
+    let begun = world.now;
+    for _ in 0..MESSAGES {
+        world.caller(&peer).message(&peer, ECHO, &payload(64 << 10));
+    }
+    world.run(PATIENCE, "the echoes", |world| world.caller(&peer).messages.len() == MESSAGES);
+    let passed = world.now.duration_since(begun);
+    assert!(passed < Duration::from_secs(2), "{passed:?}");
 }
