@@ -14,7 +14,7 @@ use super::lease::{Lease, LeaseFile};
 use crate::limits::{GROUP_BYTES, PAYLOAD_BYTES_MAX, STORE_FILE_BYTES};
 use crate::shard::{Blob, Descriptor, Lanes};
 use crate::token::{AnyToken, Token, outboard_bytes};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -53,10 +53,6 @@ impl Found {
     fn paths(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|file| file.path.as_path())
     }
-
-    fn remove(&self, disk: &StoreDisk) -> Result<(), StoreError> {
-        self.paths().try_for_each(|path| disk.remove_if_there(path))
-    }
 }
 
 /// An entry of the index to be. Entries are inserted once all are known.
@@ -68,27 +64,32 @@ struct Entry {
     body: EntryBody,
 }
 
-/// Empties `tmp`; returns the tokens, in hexadecimal digits, that were being changed when the last process ended.
-pub(super) fn empty_temporary(
-    dir: &Path,
-    disk: &StoreDisk,
-    damage: &mut Damage,
-) -> Result<HashSet<String>, StoreError> {
+/// The tokens, in hexadecimal digits, that were being changed when the last process ended: `tmp` has names of them.
+pub(super) fn in_flight(dir: &Path) -> Result<HashSet<String>, StoreError> {
     let tmp = dir.join("tmp");
     let mut in_flight = HashSet::default();
     for entry in fs::read_dir(&tmp).map_err(|e| StoreError::io("read", &tmp, e))? {
-        let entry = entry.map_err(|e| StoreError::io("read", &tmp, e))?;
-        let (path, name) = (entry.path(), entry.file_name());
+        let name = entry.map_err(|e| StoreError::io("read", &tmp, e))?.file_name();
         if let Some((hex, _)) = name.to_str().and_then(|name| name.split_once('.')) {
             in_flight.insert(hex.to_owned());
         }
+    }
+    Ok(in_flight)
+}
+
+/// Empties `tmp`, once nothing is left of what its names explain.
+pub(super) fn empty_temporary(dir: &Path, disk: &StoreDisk, damage: &mut Damage) -> Result<(), StoreError> {
+    let tmp = dir.join("tmp");
+    for entry in fs::read_dir(&tmp).map_err(|e| StoreError::io("read", &tmp, e))? {
+        let entry = entry.map_err(|e| StoreError::io("read", &tmp, e))?;
+        let path = entry.path();
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             damage.set_aside(path.display(), "a directory in tmp is not the store's", [path.as_path()]);
         } else {
             disk.remove_if_there(&path)?;
         }
     }
-    Ok(in_flight)
+    Ok(())
 }
 
 /// The search of a store's files.
@@ -99,6 +100,8 @@ pub(super) struct Recovery<'a> {
     pub(super) damage: &'a mut Damage,
     pub(super) clock: &'a Clock,
     pub(super) in_flight: HashSet<String>,
+    /// The directories in which files were removed.
+    pub(super) removed_in: BTreeSet<PathBuf>,
 }
 
 impl Recovery<'_> {
@@ -137,7 +140,17 @@ impl Recovery<'_> {
             }
         }
         insert(self.index, entries);
+        // Durable, before `tmp` is emptied: a second crash must not bring back what only its names explain.
+        self.removed_in.iter().try_for_each(|directory| self.disk.sync_directory(directory))?;
         Ok(self.suspects(suspects))
+    }
+
+    /// Removes what a crash left.
+    fn remove<'p>(&mut self, mut paths: impl Iterator<Item = &'p Path>) -> Result<(), StoreError> {
+        paths.try_for_each(|path| {
+            self.removed_in.insert(parent(path).to_owned());
+            self.disk.remove_if_there(path)
+        })
     }
 
     /// The suspects to check; none in a store that cannot be written: they are reported instead.
@@ -165,7 +178,7 @@ impl Recovery<'_> {
             return Ok(());
         }
         if self.in_flight.contains(&layout::place(token).1) {
-            return found.remove(self.disk);
+            return self.remove(found.paths());
         }
         self.damage.set_aside(token, reason, found.paths());
         Ok(())
@@ -252,7 +265,7 @@ impl Recovery<'_> {
         if let Some(suspect) = suspect.and_then(|blob| suspects.get_mut(blob)) {
             suspect.sets.push((*token, lease, bytes, body));
         } else if is_in_flight || blobs.iter().any(|blob| self.in_flight.contains(&blob.hex())) {
-            found.remove(self.disk)?;
+            self.remove(found.paths())?;
         } else {
             let left = found.files.iter().filter(|file| file.kind == SET || file.kind == META);
             let paths = left.map(|file| file.path.as_path());
@@ -290,7 +303,7 @@ impl Recovery<'_> {
                 // A crash came before or after the set claimed them, or the set has lost these lanes.
                 if whole || is_in_flight {
                     if self.damage.is_writable() {
-                        files().try_for_each(|file| self.disk.remove_if_there(&file.path))?;
+                        self.remove(files().map(|file| file.path.as_path()))?;
                     }
                 } else if files().next().is_some() {
                     let paths = files().map(|file| file.path.as_path());
@@ -306,7 +319,7 @@ impl Recovery<'_> {
             if payload.is_some() && (inode.is_none() || inode == payload) {
                 own = own.without(lanes);
                 if self.damage.is_writable() {
-                    files().try_for_each(|file| self.disk.remove_if_there(&file.path))?;
+                    self.remove(files().map(|file| file.path.as_path()))?;
                 }
                 continue;
             }

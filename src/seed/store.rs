@@ -39,7 +39,7 @@ use crate::limits::MEND_AT_START_BYTES_MAX;
 use crate::shard::{Descriptor, Lanes};
 use crate::tls::NodeId;
 use crate::token::{AnyToken, SetToken, Token};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -117,11 +117,7 @@ impl Store {
         };
         let mut index = Index::new(config, Blocks::of_disk(&dir));
         let mut damage = Damage::of(&dir, &disk, read_only.is_none());
-        let in_flight = if read_only.is_none() {
-            recovery::empty_temporary(&dir, &disk, &mut damage)?
-        } else {
-            HashSet::default()
-        };
+        let in_flight = if read_only.is_none() { recovery::in_flight(&dir)? } else { HashSet::default() };
         let clock = saved_time::clock(&dir);
         let suspects = recovery::Recovery {
             dir: &dir,
@@ -130,8 +126,12 @@ impl Store {
             damage: &mut damage,
             clock: &clock,
             in_flight,
+            removed_in: BTreeSet::default(),
         }
         .fill()?;
+        if read_only.is_none() {
+            recovery::empty_temporary(&dir, &disk, &mut damage)?;
+        }
         let inner = Inner {
             dir,
             disk,

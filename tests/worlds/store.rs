@@ -2,6 +2,7 @@
 //! and bits that turn over. After each the store is opened again and examined.
 
 mod failures;
+mod leftovers;
 
 use crate::disk::{FAILURE, Fault, FaultyDisk, NO_SPACE, READ_ONLY};
 use crate::samples::{blob, pieces, samples, serves};

@@ -313,12 +313,23 @@ impl SetWriter {
             }
             index.insert(any, lease, bytes, EntryBody::Set(body));
         }
-        for part in &promoted {
+        self.remove_first_names(&promoted)
+    }
+
+    /// Removes the names that files had before they became payloads, durably: a crash that brought them back when their payload is gone would leave
+    /// nothing that tells where they came from.
+    fn remove_first_names(&self, promoted: &[Part]) -> Result<(), StoreError> {
+        let any = AnyToken::from(self.token);
+        for part in promoted {
             let (kind, outboard_kind) = layout::lane_kinds(part.blob);
             self.store.disk.remove_if_there(&self.store.file(&any, kind))?;
             self.store.disk.remove_if_there(&self.store.file(&any, outboard_kind))?;
         }
-        Ok(())
+        if promoted.is_empty() {
+            Ok(())
+        } else {
+            self.store.disk.sync_directory(parent(&self.store.file(&any, SET)))
+        }
     }
 
     /// Removes the files that a failed [`SetWriter::place`] left: those that the set did not claim before, and the whole set if it
