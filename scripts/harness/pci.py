@@ -64,7 +64,7 @@ class Pci(Scene):
         """Gives the device to DPDK; gives its address."""
         at = device.at
         if device.is_virtual_function:
-            guest.line("modprobe igb && sleep 1 && ip link set eth0 up")
+            guest.line("modprobe igb && until ip link set eth0 up 2>/dev/null; do sleep 0.1; done")
             guest.line(f"echo 1 >/sys/bus/pci/devices/{at}/sriov_numvfs && /bin/ip link set eth0 vf 0 mac {MAC[:-1]}2")
             at = guest.line(f"basename $(readlink /sys/bus/pci/devices/{at}/virtfn0)")
         guest.line(f"bash /bin/hugepages.sh reserve 400 && bash /bin/bind-nic.sh bind {at}")

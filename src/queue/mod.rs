@@ -83,7 +83,8 @@ struct Account {
     bytes: AtomicIsize,
     /// Of an account that several share: their bound. Otherwise unused.
     bytes_max: AtomicIsize,
-    /// The account that several on the connection share, and that these bytes are a part of: of its answers, or of its requests to other gateways.
+    /// The account that several on the connection share, and that these bytes are a part of: of its answers, or of its requests to other
+    /// gateways.
     all: Option<Credit>,
 }
 
@@ -109,8 +110,8 @@ impl Credit {
         self.0.bytes_max.store(bytes_max as isize, Ordering::Release);
     }
 
-    /// Credit for one of several on a connection, such as its answers: together they have at most [`crate::limits::ANSWERS_BYTES_MAX`] outstanding, and one has at most
-    /// as much as all of them leave. So an answer that is not read leaves room for the next one.
+    /// Credit for one of several on a connection, such as its answers: together they have at most the bytes of [`Credit::shared`] outstanding, and
+    /// one has at most as much as all of them leave. So an answer that is not read leaves room for the next one.
     pub(crate) fn within(all: &Self) -> Self {
         let (bytes, bytes_max) = (AtomicIsize::new(0), AtomicIsize::new(0));
         Self(Arc::new(Account { bytes, bytes_max, all: Some(all.clone()) }))

@@ -330,6 +330,7 @@ impl Stream {
             return Readiness::Blocked;
         }
         let readiness = of_role!(&self.role, role => role.readiness(), writing => Readiness::Done);
+        // A stream whose application is not known yet brings one event, or a message that waits here.
         let is_full = |app: usize| ports[app].room() < RING_ROOM_MIN;
         match readiness {
             Readiness::Wants if self.role.app().is_some_and(is_full) => Readiness::Full,

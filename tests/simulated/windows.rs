@@ -1,6 +1,6 @@
 //! Windows that fit the path: a transfer is as fast as its path, however small its first windows were.
 
-use crate::support::caller::End;
+use crate::support::caller::{End, Peer};
 use crate::support::identities::gateway_identity;
 use crate::support::raw::records;
 use crate::support::{ECHO, SEED, Setup, World, gateway_v4, joined, payload};
@@ -23,6 +23,17 @@ const BITS_PER_S: u64 = 200_000_000;
 /// The time that the payload takes on the wire.
 const WIRE: Duration = Duration::from_millis(1_060);
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Puts or gets a payload, to the end.
+fn transfer(world: &mut World, peer: &Peer, bytes: &[u8], is_get: bool) {
+    let request = match is_get {
+        false => world.caller(peer).put(peer, SEED, bytes),
+        true => world.caller(peer).fetch(peer, Token::of(bytes), Ranges::all()),
+    };
+    world.run(PATIENCE, "a transfer", |world| world.caller(peer).request(request).end.is_some());
+    let end = world.caller(peer).request(request).end();
+    assert!(matches!(end, End::Done { .. } | End::Complete), "{end:?}");
+}
 
 /// Puts and gets one payload; returns the times that both took.
 fn transfers(window_budget_bytes: u64) -> [Duration; 2] {
@@ -51,17 +62,10 @@ fn transfers(window_budget_bytes: u64) -> [Duration; 2] {
     // Keep-alives, each 5 s, show the new round trip; the shortest of the old path counts for 5 s.
     world.pass(Duration::from_secs(15));
     let bytes = payload(PAYLOAD_BYTES);
-    let token = Token::of(&bytes);
     let mut times = Vec::new();
     for is_get in [false, true] {
         let begun: Instant = world.now;
-        let request = match is_get {
-            false => world.caller(&peer).put(&peer, SEED, &bytes),
-            true => world.caller(&peer).fetch(&peer, token, Ranges::all()),
-        };
-        world.run(PATIENCE, "a transfer", |world| world.caller(&peer).request(request).end.is_some());
-        let end = world.caller(&peer).request(request).end();
-        assert!(matches!(end, End::Done { .. } | End::Complete), "{end:?}");
+        transfer(&mut world, &peer, &bytes, is_get);
         times.push(world.now.duration_since(begun));
     }
     [times[0], times[1]]
@@ -159,19 +163,15 @@ fn cold_trips(payload_bytes: usize, is_get: bool) -> f64 {
     let mut world = World::new(Setup { clients: 2, window_budget_bytes: 1 << 30, ..Setup::default() });
     let keeper = world.connect(0, gateway_v4());
     let bytes = payload(payload_bytes);
-    let token = if is_get { world.put(&keeper, &bytes) } else { Token::of(&bytes) };
+    if is_get {
+        world.put(&keeper, &bytes);
+    }
     world
         .link
         .reconfigure(|link| *link = LinkConfig { mtu: link.mtu, delay: TRIP / 2, ..LinkConfig::default() });
     let begun = world.now;
     let peer = world.connect(1, gateway_v4());
-    let request = match is_get {
-        false => world.caller(&peer).put(&peer, SEED, &bytes),
-        true => world.caller(&peer).fetch(&peer, token, Ranges::all()),
-    };
-    world.run(PATIENCE, "a cold transfer", |world| world.caller(&peer).request(request).end.is_some());
-    let end = world.caller(&peer).request(request).end();
-    assert!(matches!(end, End::Done { .. } | End::Complete), "{end:?}");
+    transfer(&mut world, &peer, &bytes, is_get);
     world.now.duration_since(begun).as_secs_f64() / TRIP.as_secs_f64()
 }
 

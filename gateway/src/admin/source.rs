@@ -235,7 +235,7 @@ impl AdminSource {
             )
         };
         let budget = &self.shared.window_budget;
-        let memory = budget.largest().filter(|_| budget.is_short()).map(|(node, held_bytes)| {
+        let memory = budget.is_short().then(|| budget.largest()).flatten().map(|(node, held_bytes)| {
             let node = node.map_or_else(|| "peers without a certificate".to_owned(), |node| node.to_string());
             let (taken_bytes, total_bytes) = (budget.taken_bytes(), budget.total_bytes());
             format!(
