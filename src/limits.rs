@@ -103,6 +103,8 @@ pub const MESSAGE_COST_BYTES: usize = 128;
 pub const MESSAGES_UNTAKEN_BYTES_MAX: usize = 1 << 20;
 /// The front of a MESSAGE's body: queue (8), flags (1), content token (33), bytes.
 pub const MESSAGE_HEADER_BYTES_MAX: usize = 8 + 1 + 33;
+/// The longest record: a message, its header, its type and its length, bytes.
+pub const RECORD_BYTES_MAX: u64 = 8 + 8 + MESSAGE_HEADER_BYTES_MAX as u64 + MESSAGE_BYTES_MAX;
 /// Settings in one SETTINGS record.
 pub const SETTINGS_LEN_MAX: usize = 64;
 /// Ranges in one FETCH (protocol §8).
@@ -427,8 +429,9 @@ pub const ADMIN_TOKEN_BYTES_MIN: usize = 16;
 /// Seconds without a turn after which a worker counts as stuck.
 pub const WORKER_STUCK_S: u32 = 10;
 
-/// The smallest flow control window and send window of QUIC, bytes: a message of [`MESSAGE_BYTES_MAX`] is sent without a pause.
-pub const WINDOW_BYTES_MIN: u64 = 64 * 1024;
+/// The smallest flow control window and send window of QUIC, bytes. It is larger than the longest record: a window that is full of a record
+/// which has not arrived whole would never open again.
+pub const WINDOW_BYTES_MIN: u64 = 128 * 1024;
 /// The largest of them, bytes.
 pub const WINDOW_BYTES_MAX: u64 = 1 << 30;
 /// A half of a stream that is longer is carried on by another stream, bytes. quinn-proto walks the unacknowledged chunks of a stream for each
@@ -462,7 +465,7 @@ pub const CORES_MAX: usize = 1024;
 pub const STORE_BYTES_MAX: u64 = 1 << 60;
 
 const _: () = {
-    assert!(MESSAGE_BYTES_MAX <= WINDOW_BYTES_MIN && WINDOW_BYTES_MAX <= u32::MAX as u64);
+    assert!(RECORD_BYTES_MAX < WINDOW_BYTES_MIN && WINDOW_BYTES_MAX <= u32::MAX as u64);
     assert!(TX_PENDING_LEN_MAX >= 2 * TX_SEGMENTS_LEN_MAX);
     assert!(MESSAGE_BYTES_MAX <= CONTROL_RECORD_BYTES_MAX);
     assert!(UNVERIFIED_GROUPS_MAX * GROUP_BYTES <= OUTSTANDING_BYTES_MAX);

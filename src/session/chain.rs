@@ -314,7 +314,7 @@ impl Session {
         stream.source = Source { part: Some(part), start, ended: false };
         stream.order = next.order;
         stream.frames += next.frames;
-        stream.charged_bytes += next.charged_bytes;
+        stream.charged += next.charged;
         // Bytes that were read together with the record.
         while let Some(bytes) = rest.take_raw(usize::MAX) {
             let Some(mut stream) = self.streams.remove(&first) else { break };

@@ -1,13 +1,37 @@
 //! How far the peer may be ahead of the readers of its streams, on one connection.
 
+use crate::limits::RECORD_BYTES_MAX;
 use crate::quic::transport::Windows;
 use quinn_proto::{Connection, VarInt};
+use std::ops::AddAssign;
 
 /// Parts of the connection's window: the bytes held change QUIC's window by at least one part at a time.
 const PARTS: u64 = 32;
 
 /// Held memory ends a connection past this multiple of its window. Packets of 1,200 bytes with a gap behind each stay far below it.
 const HELD_WINDOWS_MAX: u64 = 2;
+
+/// What a stream keeps of its peer's bytes: its memory, bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct HeldBytes {
+    /// Records that have not arrived whole.
+    pub(super) record_bytes: usize,
+    /// Bytes behind gaps, and what waits for a consumer.
+    pub(super) other_bytes: usize,
+}
+
+impl AddAssign for HeldBytes {
+    fn add_assign(&mut self, more: Self) {
+        self.record_bytes += more.record_bytes;
+        self.other_bytes += more.other_bytes;
+    }
+}
+
+impl HeldBytes {
+    fn bytes(self) -> usize {
+        self.record_bytes + self.other_bytes
+    }
+}
 
 /// The bytes that streams hold behind gaps, and the rest of the connection's window.
 ///
@@ -26,7 +50,7 @@ pub(super) struct FlowControl {
     /// The largest window that the peer may still use, bytes.
     promised_bytes: u64,
     has_gaps: bool,
-    held_bytes: usize,
+    held: HeldBytes,
     /// The bytes by which QUIC's window is smaller than the connection's.
     charged_bytes: u64,
 }
@@ -41,7 +65,7 @@ impl FlowControl {
             lent_bytes: 0,
             promised_bytes,
             has_gaps: false,
-            held_bytes: 0,
+            held: HeldBytes::default(),
             charged_bytes: 0,
         }
     }
@@ -69,7 +93,7 @@ impl FlowControl {
         // Bytes that are held, or on their way, the peer has sent rightly.
         let rightly_bytes = self.promised_bytes.min(self.outstanding_bytes());
         self.windows.connection_bytes = bytes;
-        self.charged_bytes = (self.held_bytes as u64).min(bytes);
+        self.charged_bytes = self.chargeable_bytes();
         self.fit_quic();
         self.promised_bytes = rightly_bytes.max(bytes + self.debt_bytes);
     }
@@ -121,7 +145,7 @@ impl FlowControl {
 
     /// The bytes that the peer may still send, those that QUIC has and no stream has read, and the memory of those held.
     pub(super) fn outstanding_bytes(&self) -> u64 {
-        self.quic_bytes + self.debt_bytes + self.held_bytes as u64
+        self.quic_bytes + self.debt_bytes + self.held.bytes() as u64
     }
 
     /// The bytes that may be taken out of QUIC before the window is charged for them.
@@ -129,19 +153,30 @@ impl FlowControl {
         (self.windows.connection_bytes / PARTS).max(1).try_into().unwrap_or(usize::MAX)
     }
 
-    /// A stream held `before` bytes and holds `after` now.
-    pub(super) fn holds(&mut self, before: usize, after: usize) {
-        self.held_bytes = self.held_bytes + after - before;
+    /// A stream held `before` and holds `after` now.
+    #[inline]
+    pub(super) fn holds(&mut self, before: HeldBytes, after: HeldBytes) {
+        self.held.record_bytes = self.held.record_bytes + after.record_bytes - before.record_bytes;
+        self.held.other_bytes = self.held.other_bytes + after.other_bytes - before.other_bytes;
+    }
+
+    /// What of the bytes held the window is charged for. The bytes that fill a gap were sent within the window, so a window that is full of bytes
+    /// behind gaps opens again. Those that complete a record may not have been sent: records leave room for the longest of them.
+    #[inline]
+    fn chargeable_bytes(&self) -> u64 {
+        let window_bytes = self.windows.connection_bytes;
+        let record_bytes = (self.held.record_bytes as u64).min(window_bytes.saturating_sub(RECORD_BYTES_MAX));
+        (record_bytes + self.held.other_bytes as u64).min(window_bytes)
     }
 
     /// Memory of what is held, bytes.
     pub(super) fn held_bytes(&self) -> usize {
-        self.held_bytes
+        self.held.bytes()
     }
 
     /// Whether the peer makes this side hold more than its packets can need: it sends crumbs with gaps between them.
     pub(super) fn is_exceeded(&self) -> bool {
-        self.held_bytes as u64 > HELD_WINDOWS_MAX * self.promised_bytes
+        self.held.bytes() as u64 > HELD_WINDOWS_MAX * self.promised_bytes
     }
 
     /// Makes QUIC's window smaller by the bytes held: QUIC gave credit for them when they were taken out of it.
@@ -154,7 +189,7 @@ impl FlowControl {
     /// The connection's window, if it must change.
     fn window_bytes(&mut self) -> Option<u64> {
         let part = self.part_bytes() as u64;
-        let held = (self.held_bytes as u64).min(self.windows.connection_bytes);
+        let held = self.chargeable_bytes();
         let is_border = held == 0 || held == self.windows.connection_bytes;
         let difference = held.abs_diff(self.charged_bytes);
         let changes = difference >= part || (is_border && difference > 0);
@@ -170,6 +205,10 @@ impl FlowControl {
 mod tests {
     use super::*;
 
+    fn behind_gaps(other_bytes: usize) -> HeldBytes {
+        HeldBytes { other_bytes, ..HeldBytes::default() }
+    }
+
     fn flow() -> FlowControl {
         FlowControl::new(Windows { connection_bytes: 3200, stream_bytes: 800, ..Windows::default() })
     }
@@ -177,15 +216,15 @@ mod tests {
     #[test]
     fn held_bytes_are_taken_out_of_the_window_part_by_part() {
         let mut flow = flow();
-        flow.holds(0, 99);
+        flow.holds(behind_gaps(0), behind_gaps(99));
         assert_eq!(flow.window_bytes(), None);
-        flow.holds(99, 150);
+        flow.holds(behind_gaps(99), behind_gaps(150));
         assert_eq!(flow.window_bytes(), Some(3050));
         flow.pay(150);
-        flow.holds(0, 60);
+        flow.holds(behind_gaps(0), behind_gaps(60));
         assert_eq!(flow.window_bytes(), None);
-        flow.holds(150, 0);
-        flow.holds(60, 0);
+        flow.holds(behind_gaps(150), behind_gaps(0));
+        flow.holds(behind_gaps(60), behind_gaps(0));
         assert_eq!(flow.window_bytes(), Some(3200));
         assert_eq!(flow.window_bytes(), None);
     }
@@ -193,9 +232,9 @@ mod tests {
     #[test]
     fn held_bytes_past_twice_the_window_exceed_it() {
         let mut flow = flow();
-        flow.holds(0, 6400);
+        flow.holds(behind_gaps(0), behind_gaps(6400));
         assert!(!flow.is_exceeded());
-        flow.holds(6400, 6401);
+        flow.holds(behind_gaps(6400), behind_gaps(6401));
         assert!(flow.is_exceeded());
     }
 
@@ -203,20 +242,20 @@ mod tests {
     fn what_is_held_rightly_exceeds_no_window_that_becomes_smaller() {
         let mut flow = flow();
         flow.pay(3000);
-        flow.holds(0, 3000);
+        flow.holds(behind_gaps(0), behind_gaps(3000));
         flow.resize(1000);
         assert_eq!((flow.quic_bytes, flow.debt_bytes, flow.promised_bytes), (0, 3200, 4200));
         flow.pay(3200);
         assert!(!flow.is_exceeded());
-        flow.holds(3000, 2500);
+        flow.holds(behind_gaps(3000), behind_gaps(2500));
         flow.resize(1000);
         assert_eq!(flow.promised_bytes, 2500);
-        flow.holds(2500, 0);
+        flow.holds(behind_gaps(2500), behind_gaps(0));
         flow.resize(1000);
         flow.pay(1000);
         flow.resize(1000);
         assert_eq!((flow.outstanding_bytes(), flow.promised_bytes), (1000, 1000));
-        flow.holds(0, 2001);
+        flow.holds(behind_gaps(0), behind_gaps(2001));
         assert!(flow.is_exceeded());
     }
 
@@ -230,9 +269,9 @@ mod tests {
         assert_eq!(flow.outstanding_bytes(), 1700);
         // What is charged and released without a byte that is read promises nothing.
         for _ in 0..10 {
-            flow.holds(0, 500);
+            flow.holds(behind_gaps(0), behind_gaps(500));
             flow.window_bytes();
-            flow.holds(500, 0);
+            flow.holds(behind_gaps(500), behind_gaps(0));
             flow.window_bytes();
             assert_eq!(flow.outstanding_bytes(), 1700);
         }
@@ -245,23 +284,39 @@ mod tests {
     #[test]
     fn held_bytes_that_fill_the_window_leave_it_empty() {
         let mut flow = flow();
-        flow.holds(0, 3150);
+        flow.holds(behind_gaps(0), behind_gaps(3150));
         assert_eq!(flow.window_bytes(), Some(50));
-        flow.holds(3150, 5000);
+        flow.holds(behind_gaps(3150), behind_gaps(5000));
         assert_eq!(flow.window_bytes(), Some(0));
         assert_eq!(flow.window_bytes(), None);
     }
+
+    #[test]
+    fn records_leave_room_for_the_longest_of_them() {
+        let connection_bytes = crate::limits::WINDOW_BYTES_MIN;
+        let mut flow = FlowControl::new(Windows {
+            connection_bytes,
+            stream_bytes: connection_bytes,
+            ..Windows::default()
+        });
+        let records = |bytes: u64| HeldBytes { record_bytes: bytes as usize, ..HeldBytes::default() };
+        flow.holds(HeldBytes::default(), records(connection_bytes));
+        assert_eq!(flow.window_bytes(), Some(RECORD_BYTES_MAX));
+        flow.holds(behind_gaps(0), behind_gaps(connection_bytes as usize));
+        assert_eq!(flow.window_bytes(), Some(0));
+    }
+
     #[test]
     fn a_window_opens_by_a_part_though_bytes_of_stopped_streams_paid_its_debt_unseen() {
         let mut flow = flow();
-        flow.holds(0, 3200);
+        flow.holds(behind_gaps(0), behind_gaps(3200));
         assert_eq!(flow.window_bytes(), Some(0));
-        flow.holds(3200, 0);
+        flow.holds(behind_gaps(3200), behind_gaps(0));
         assert_eq!(flow.window_bytes(), Some(100), "QUIC's debt may be paid");
         for _ in 0..10 {
-            flow.holds(0, 3200);
+            flow.holds(behind_gaps(0), behind_gaps(3200));
             assert_eq!(flow.window_bytes(), Some(0));
-            flow.holds(3200, 0);
+            flow.holds(behind_gaps(3200), behind_gaps(0));
             flow.window_bytes();
             assert_eq!(flow.outstanding_bytes(), 3300, "one part, until as many bytes are read");
         }

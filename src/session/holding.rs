@@ -1,6 +1,6 @@
 //! What is kept of a stream's bytes, and what the connection's window is charged for it.
 
-use super::flow::FlowControl;
+use super::flow::{FlowControl, HeldBytes};
 use super::stream::{Role, Stream};
 use crate::record::RecordReader;
 use quinn_proto::{Connection, ReadError, StreamId};
@@ -13,11 +13,12 @@ impl Stream {
     /// memory of frames that QUIC keeps until the consumer has room. QUIC itself charges their bytes.
     #[inline]
     pub(super) fn charge(&mut self, conn: &mut Connection, flow: &mut FlowControl) {
-        let records = self.recv.as_ref().map_or(0, RecordReader::buffered_bytes);
+        let record_bytes = self.recv.as_ref().map_or(0, RecordReader::buffered_bytes);
         let message = if let Role::Messages(messages) = &self.role { messages.waiting_bytes() } else { 0 };
-        let kept = self.order.held_bytes() + records + message + self.asleep * FRAME_COST_BYTES;
-        if kept != self.charged_bytes {
-            flow.holds(std::mem::replace(&mut self.charged_bytes, kept), kept);
+        let other_bytes = self.order.held_bytes() + message + self.asleep * FRAME_COST_BYTES;
+        let kept = HeldBytes { record_bytes, other_bytes };
+        if kept != self.charged {
+            flow.holds(std::mem::replace(&mut self.charged, kept), kept);
             flow.charge(conn);
         }
     }

@@ -8,6 +8,7 @@ use super::asking::Asking;
 use super::chain::{Following, Source};
 use super::control::{Control, Opening};
 use super::fault::Fault;
+use super::flow::HeldBytes;
 use super::messages::Messages;
 use super::order::Order;
 use super::reading::Reading;
@@ -43,7 +44,7 @@ pub(super) struct Stream {
     /// Those of them that QUIC keeps until the consumer has room.
     pub(super) asleep: usize,
     /// The memory that the connection's window is charged for, bytes.
-    pub(super) charged_bytes: usize,
+    pub(super) charged: HeldBytes,
     /// The half that this side writes.
     pub(super) send: Sending,
     /// QUIC streams of that half that the peer has not acknowledged whole.
@@ -283,7 +284,7 @@ impl Stream {
         let (source, order) = (Source::default(), Order::default());
         let recv = Some(RecordReader::new());
         // QUIC reports the opening of a stream once, for a frame of it or of a later stream: nothing of this one may have arrived.
-        let (asleep, charged_bytes, queued, frames, unacknowledged) = (0, 0, Queued::No, 0, 1);
+        let (asleep, charged, queued, frames, unacknowledged) = (0, HeldBytes::default(), Queued::No, 0, 1);
         Self {
             role,
             recv,
@@ -291,7 +292,7 @@ impl Stream {
             order,
             frames,
             asleep,
-            charged_bytes,
+            charged,
             send,
             unacknowledged,
             queued,

@@ -2,6 +2,7 @@
 
 use super::control::Opening;
 use super::fault::Fault;
+use super::flow::HeldBytes;
 use super::outcomes::RequestOutcome;
 use super::reading::Reading;
 use super::send::Outbound;
@@ -108,7 +109,7 @@ impl Session {
     /// Drops the bytes that a stream holds: they are no longer read.
     pub(super) fn release(&mut self, id: StreamId) {
         if let Some(stream) = self.streams.get_mut(&id) {
-            self.flow.holds(std::mem::take(&mut stream.charged_bytes), 0);
+            self.flow.holds(std::mem::take(&mut stream.charged), HeldBytes::default());
             stream.asleep = 0;
             stream.order.clear();
         }

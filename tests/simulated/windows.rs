@@ -3,15 +3,15 @@
 use crate::support::caller::{End, Peer};
 use crate::support::identities::gateway_identity;
 use crate::support::raw::records;
-use crate::support::{ECHO, SEED, Setup, World, gateway_v4, joined, payload};
+use crate::support::{DISCARD, ECHO, SEED, Setup, World, gateway_v4, joined, payload};
 use quinn_proto::Dir;
 use std::time::{Duration, Instant};
 use stoq::counters::Counter;
-use stoq::limits::{WINDOW_BUDGET_BYTES_MIN, WINDOW_BYTES_MIN, WINDOW_FIRST_BYTES};
+use stoq::limits::{MESSAGE_BYTES_MAX, WINDOW_BUDGET_BYTES_MIN, WINDOW_BYTES_MIN, WINDOW_FIRST_BYTES};
 use stoq::nic::simulated::LinkConfig;
 use stoq::quic::congestion::Congestion;
 use stoq::quic::transport::QuicConfig;
-use stoq::record::{ErrorCode, Locate, Record, RecordType};
+use stoq::record::{ErrorCode, Locate, MessageHeader, Record, RecordType};
 use stoq::send_limit::SendLimit;
 use stoq::token::{Ranges, Token};
 
@@ -185,9 +185,8 @@ fn first_windows_cost_a_cold_transfer_no_round_trip() {
     }
 }
 
-#[test]
-fn messages_flow_through_the_smallest_windows() {
-    const MESSAGES: usize = 40;
+/// A world with the smallest windows.
+fn narrow() -> World {
     let least = WINDOW_BYTES_MIN as u32;
     let quic = QuicConfig {
         stream_receive_window_bytes: least,
@@ -197,13 +196,41 @@ fn messages_flow_through_the_smallest_windows() {
         send_window_max_bytes: least,
         ..QuicConfig::default()
     };
-    let setup = Setup {
+    World::new(Setup {
         gateway_quic: quic.clone(),
         client_quic: quic,
         window_budget_bytes: WINDOW_BUDGET_BYTES_MIN,
         ..Setup::default()
-    };
-    let mut world = World::new(setup);
+    })
+}
+
+/// Messages of the largest size, each on a stream of its own, of which the peer sends a little in turn: none is whole before all almost are.
+#[test]
+fn records_that_arrive_together_leave_the_window_open_for_their_ends() {
+    const PIECE_BYTES: usize = 1000;
+    let mut world = narrow();
+    let raw = world.raw(gateway_v4());
+    world.say_settings(raw);
+    let mut message = Vec::new();
+    MessageHeader { queue: DISCARD, token: None }.emit_record_front(MESSAGE_BYTES_MAX as usize, &mut message);
+    message.resize(message.len() + MESSAGE_BYTES_MAX as usize, b'm');
+    let mut pieces = message.chunks(PIECE_BYTES);
+    let first = pieces.next().unwrap();
+    let streams: Vec<_> = (0..3).map(|_| world.raw_mut(raw).send(Dir::Uni, first, false)).collect();
+    for piece in pieces {
+        for id in &streams {
+            world.raw_mut(raw).send_on(*id, piece, false);
+            world.pass(Duration::from_millis(1));
+        }
+    }
+    world.run(PATIENCE, "the messages", |world| world.gateway.count(Counter::RecordsIn) == 1 + 3);
+    assert_eq!(world.gateway.count(Counter::ProtocolErrors), 0);
+}
+
+#[test]
+fn messages_flow_through_the_smallest_windows() {
+    const MESSAGES: usize = 40;
+    let mut world = narrow();
     let peer = world.connect(0, gateway_v4());
     let begun = world.now;
     for _ in 0..MESSAGES {

@@ -108,7 +108,7 @@ fn everything_works_with_each_key_of_quic_alone_at_its_borders() {
             let beside = match key {
                 "idle_timeout_ms" => "keep_alive_ms = 200\n",
                 "keep_alive_ms" => "idle_timeout_ms = 0\n",
-                "receive_window_bytes" => "stream_receive_window_bytes = 65536\n",
+                "receive_window_bytes" => "stream_receive_window_bytes = 131072\n",
                 "stream_receive_window_bytes" => "receive_window_bytes = 1073741824\n",
                 _ => "",
             };
