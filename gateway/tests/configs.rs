@@ -259,7 +259,7 @@ fn with_number(name: &str, value: &str) -> String {
             format!("{GATEWAY}[quic]\nidle_timeout_ms = 0\n{key} = {value}\n")
         }
         "quic" if key == "receive_window_bytes" => {
-            format!("{GATEWAY}[quic]\nstream_receive_window_bytes = 65536\n{key} = {value}\n")
+            format!("{GATEWAY}[quic]\nstream_receive_window_bytes = 131072\n{key} = {value}\n")
         }
         "quic" if key == "stream_receive_window_bytes" => {
             format!("{GATEWAY}[quic]\nreceive_window_bytes = 1073741824\n{key} = {value}\n")

@@ -10,7 +10,7 @@ use toml::Value;
 
 const DAY_MS: u64 = SPAN_S_MAX * 1000;
 const A_DAY: &str = "nothing waits for more than a day";
-const SMALL_WINDOW: &str = "a message of 64 KiB and its record do not fit, and a peer would wait forever";
+const SMALL_WINDOW: &str = "messages of 64 KiB that arrive together would fill it, and a peer would wait forever";
 const LARGE_WINDOW: &str = "a peer could fill the memory";
 const ENTRIES: &str = "no memory holds more";
 const STORE: &str = "no file system holds more";
@@ -20,7 +20,7 @@ const fn receive_window(name: &'static str) -> Range {
 }
 
 const fn send_window(name: &'static str) -> Range {
-    let small = "a message of 64 KiB and its record do not fit, and it would never be sent";
+    let small = "a message of 64 KiB would wait for the acknowledgments of the one before";
     let large = "a peer that acknowledges nothing could fill the memory";
     whole(name, (WINDOW_BYTES_MIN, WINDOW_BYTES_MAX), "bytes", small, large)
 }

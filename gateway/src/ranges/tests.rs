@@ -62,7 +62,7 @@ fn an_error_names_the_value_the_reason_and_the_range() {
     let window = key("quic.stream_receive_window_bytes").unwrap();
     assert_eq!(
         refused(window, "1"),
-        "1 is too small: a message of 64 KiB and its record do not fit, and a peer would wait forever; give 65536 to 1073741824 bytes"
+        "1 is too small: messages of 64 KiB that arrive together would fill it, and a peer would wait forever; give 131072 to 1073741824 bytes"
     );
     let idle = key("quic.idle_timeout_ms").unwrap();
     assert!(refused(idle, "999").ends_with("give 1000 to 86400000 milliseconds, or 0 for never"));
