@@ -10,7 +10,8 @@ use toml::Value;
 
 const DAY_MS: u64 = SPAN_S_MAX * 1000;
 const A_DAY: &str = "nothing waits for more than a day";
-const SMALL_WINDOW: &str = "messages of 64 KiB that arrive together would fill it, and a peer would wait forever";
+const SMALL_WINDOW: &str =
+    "messages of 64 KiB that arrive together would fill it, and a peer would wait forever";
 const LARGE_WINDOW: &str = "a peer could fill the memory";
 const ENTRIES: &str = "no memory holds more";
 const STORE: &str = "no file system holds more";
