@@ -186,6 +186,8 @@ pub const GATHER_AHEAD_BYTES: usize = 32 << 20;
 pub const GATHER_STALL_MS: u64 = 5_000;
 /// Stalls after which a holder is dropped.
 pub const GATHER_STALLS_MAX: u32 = 2;
+/// Holders of a gathering that failed which its error tells of.
+pub const HOLDERS_TOLD_LEN_MAX: usize = 16;
 /// Bad proofs that a holder may send (protocol §6: three strikes).
 pub const GATHER_STRIKES_MAX: u32 = 3;
 /// Attempts with a holder that is busy.

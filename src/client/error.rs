@@ -94,6 +94,14 @@ pub enum ClientError {
     /// The peer refused the request or gave it up, or its bytes did not match the token.
     #[error("{}: {}", .0.code.name(), .0.reason())]
     Refused(ErrorRecord),
+    /// The holders of a gathering cannot give the whole.
+    #[error("{}: {}{}", .failure.code.name(), .failure.reason(), each(.holders))]
+    Ungathered {
+        /// Why the gathering ended.
+        failure: ErrorRecord,
+        /// What each holder did, of the first [`crate::limits::HOLDERS_TOLD_LEN_MAX`].
+        holders: Vec<String>,
+    },
     /// The peer confirms a token other than the one that was put.
     #[error("the gateway confirms {got} instead of {put}; do not rely on this copy")]
     WrongReceipt {
@@ -256,7 +264,7 @@ impl From<ClientError> for io::Error {
             ClientError::Timeout { .. } | ClientError::Unresolved { .. } | ClientError::Silent(_) => {
                 io::ErrorKind::TimedOut
             }
-            ClientError::Refused(failure) => match failure.code {
+            ClientError::Refused(failure) | ClientError::Ungathered { failure, .. } => match failure.code {
                 ErrorCode::NotFound => io::ErrorKind::NotFound,
                 ErrorCode::NotAuthorized => io::ErrorKind::PermissionDenied,
                 ErrorCode::BadProof => io::ErrorKind::InvalidData,
@@ -272,4 +280,9 @@ impl From<io::Error> for ClientError {
     fn from(error: io::Error) -> Self {
         Self::Start(error)
     }
+}
+
+/// What each holder did, behind the reason.
+fn each(holders: &[String]) -> String {
+    holders.iter().map(|holder| format!("; {holder}")).collect()
 }

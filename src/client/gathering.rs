@@ -3,6 +3,7 @@
 use super::call::{Call, HostedGather};
 use super::{Client, ClientError, Peer, Route, Shared};
 use crate::gather::{Gather, GatherEvent, GatherSource, HolderReport, Want};
+use crate::limits::HOLDERS_TOLD_LEN_MAX;
 use crate::queue::Credit;
 use crate::record::{ErrorCode, ErrorRecord};
 use crate::shard::{Blob, Descriptor, Lanes, ShardIndex};
@@ -122,7 +123,7 @@ impl HolderAdder {
             return Err(ClientError::OtherWorker);
         }
         peers.lock().unwrap_or_else(PoisonError::into_inner).push(peer.clone());
-        let source = Box::new(GatherSource { connection, node, route, lanes });
+        let source = Box::new(GatherSource { connection, remote: Some(peer.remote()), node, route, lanes });
         shared.call(*worker, Call::AddHolder { id: *id, source });
         Ok(())
     }
@@ -166,7 +167,7 @@ impl Gathering {
     /// The next event; `None` after the last. The future may be dropped and called again: no event is lost.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] if these holders cannot give the whole: its text says what each of them did.
+    /// [`ClientError::Ungathered`] if these holders cannot give the whole: its text says what each of them did.
     pub async fn next(&mut self) -> Option<Result<Gathered, ClientError>> {
         if self.over {
             return None;
@@ -188,12 +189,18 @@ impl Gathering {
                 self.over = true;
                 return match end {
                     Some(GatherEvent::Done) => None,
-                    Some(GatherEvent::Failed(failure)) => Some(Err(ClientError::Refused(failure))),
+                    Some(GatherEvent::Failed(failure)) => Some(Err(self.failed(failure))),
                     _ => Some(Err(ClientError::Stopped)),
                 };
             }
         };
         Some(Ok(gathered))
+    }
+
+    fn failed(&self, failure: ErrorRecord) -> ClientError {
+        let report = self.report();
+        let told = report.iter().take(HOLDERS_TOLD_LEN_MAX).map(ToString::to_string);
+        ClientError::Ungathered { failure, holders: told.collect() }
     }
 
     fn taken(&self, piece: &VerifiedPiece) {

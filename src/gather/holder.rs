@@ -9,6 +9,8 @@ use crate::queue::{CloseReason, ConnectionId};
 use crate::record::{ErrorCode, ErrorRecord};
 use crate::shard::Lanes;
 use crate::tls::NodeId;
+use std::fmt;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// A holder that a gathering may send requests to.
@@ -16,6 +18,8 @@ use std::time::{Duration, Instant};
 pub struct GatherSource {
     /// The connection for its requests.
     pub connection: ConnectionId,
+    /// The address of that connection's peer; `None`: not known.
+    pub remote: Option<SocketAddr>,
     /// The holder: the node at the end of the route, if there is one.
     pub node: Option<NodeId>,
     /// The route to it; `None`: it is the peer of the connection.
@@ -44,14 +48,54 @@ pub enum HolderState {
 pub struct HolderReport {
     /// The node.
     pub node: Option<NodeId>,
+    /// The address of the connection to it, or to the first gateway of its route; `None`: not known.
+    pub remote: Option<SocketAddr>,
     /// Checked bytes from it.
     pub bytes: u64,
     /// Requests to it.
     pub requests: u64,
     /// Its bad proofs.
     pub strikes: u32,
+    /// Its requests that got no byte for [`GATHER_STALL_MS`].
+    pub stalls: u32,
+    /// Lanes that it does not have.
+    pub lacking: Lanes,
+    /// Its last reason to put a request off; empty if there was none. It is a [`crate::peer_text::PeerText`].
+    pub reason: String,
     /// Its state at the end.
     pub state: HolderState,
+}
+
+/// The holder, and what it did, for an error.
+impl fmt::Display for HolderReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.node {
+            Some(node) => write!(f, "{node}")?,
+            None => f.write_str("a gateway without a certificate")?,
+        }
+        if let Some(remote) = self.remote {
+            write!(f, " at {remote}")?;
+        }
+        write!(f, " gave {} bytes in {} requests", self.bytes, self.requests)?;
+        if !self.lacking.is_empty() {
+            write!(f, ", does not have the lanes {}", self.lacking)?;
+        }
+        match &self.state {
+            HolderState::Asked if !self.reason.is_empty() => {
+                write!(f, ", and put another off: {}", self.reason)
+            }
+            HolderState::Asked => Ok(()),
+            HolderState::Refused(failure) => {
+                write!(f, ", then {}: {}", failure.code.name(), failure.reason())
+            }
+            HolderState::Wrong(reason) => write!(f, ", then was dropped: it sent a bad proof ({reason})"),
+            HolderState::Stalled => {
+                let (stalls, stall_s) = (self.stalls, GATHER_STALL_MS / 1000);
+                write!(f, ", then was dropped: {stalls} requests got no byte of it for {stall_s} s")
+            }
+            HolderState::Gone(reason) => write!(f, ", then was gone: {reason}"),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -105,9 +149,13 @@ impl GatherHolder {
     pub(super) fn given(&self) -> HolderReport {
         HolderReport {
             node: self.source.node,
+            remote: self.source.remote,
             bytes: self.given_bytes,
             requests: self.requests,
             strikes: self.strikes,
+            stalls: self.stalls,
+            lacking: self.lacking,
+            reason: self.last_reason.clone(),
             state: self.state.clone(),
         }
     }
@@ -200,22 +248,5 @@ impl GatherHolder {
         if self.stalls >= GATHER_STALLS_MAX {
             self.leave(HolderState::Stalled);
         }
-    }
-
-    /// Its state as text, for an error.
-    pub(super) fn told(&self) -> String {
-        let node = self.source.node.map_or_else(|| "a holder".into(), |node| node.to_string());
-        let what = match &self.state {
-            HolderState::Asked if !self.last_reason.is_empty() => self.last_reason.clone(),
-            HolderState::Asked if !self.lacking.is_empty() => {
-                format!("does not have the lanes {}", self.lacking)
-            }
-            HolderState::Asked => "asked".into(),
-            HolderState::Refused(failure) => format!("{}: {}", failure.code.name(), failure.reason()),
-            HolderState::Wrong(reason) => format!("sent a bad proof: {reason}"),
-            HolderState::Stalled => "stalled".into(),
-            HolderState::Gone(reason) => format!("gone: {reason}"),
-        };
-        format!("{node} {what}")
     }
 }

@@ -65,7 +65,7 @@ pub enum GatherEvent {
     },
     /// Everything has arrived.
     Done,
-    /// The holders cannot supply the rest.
+    /// The holders cannot supply the rest. [`Gather::report`] has what each of them did.
     Failed(ErrorRecord),
 }
 
@@ -297,8 +297,7 @@ impl Gather {
     }
 
     fn why(&self) -> ErrorRecord {
-        let told: Vec<_> = self.holders.iter().map(GatherHolder::told).collect();
-        if told.is_empty() {
+        if self.holders.is_empty() {
             return ErrorRecord::new(ErrorCode::UpstreamFailed, 0, "there is no holder");
         }
         let not_found = self.holders.iter().all(GatherHolder::has_not);
@@ -307,6 +306,6 @@ impl Gather {
             (_, None) => (ErrorCode::UpstreamFailed, "no holder answered"),
             _ => (ErrorCode::UpstreamFailed, "too few holders are left"),
         };
-        ErrorRecord::new(code, 0, format!("{what} ({})", told.join("; ")))
+        ErrorRecord::new(code, 0, what)
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::application::{Outbox, Received};
 use crate::limits::{GATHER_AHEAD_BYTES, GATHER_FLIGHT_BYTES_MIN, GATHER_STALL_MS, GATHER_WINDOW_BYTES};
 use crate::queue::{AppPort, Ask, Command, Sleeper, WorkerPort, rings};
-use crate::record::{Fetch, OkRecord, Request};
+use crate::record::{Fetch, OkRecord, Record, Request};
 use crate::token::{GROUP_BYTES_U64, Token};
 use bytes::Bytes;
 use std::ops::Range;
@@ -33,7 +33,7 @@ fn connection(slot: u32) -> ConnectionId {
 }
 
 fn source(slot: u32) -> GatherSource {
-    GatherSource { connection: connection(slot), node: None, route: None, lanes: None }
+    GatherSource { connection: connection(slot), remote: None, node: None, route: None, lanes: None }
 }
 
 fn token() -> AnyToken {
@@ -292,4 +292,35 @@ fn a_host_that_takes_nothing_stops_the_requests() {
     bench.take();
     bench.poll();
     assert!(!bench.asked.is_empty(), "it goes on once they are taken");
+}
+
+#[test]
+fn a_gathering_that_failed_says_what_each_holder_did_and_where_it_is() {
+    let remote = |slot: u32| Some(std::net::SocketAddr::from(([192, 0, 2, 1], 4433 + slot as u16)));
+    let sources = (0..3).map(|slot| GatherSource { remote: remote(slot), ..source(slot) }).collect();
+    let mut bench = Bench::of(Gather::new(token(), Want::Payload, sources), MIB);
+    bench.turn();
+    // One refuses with a text that would act on a terminal, one goes, one is silent.
+    let mut body = Vec::new();
+    ErrorRecord::new(ErrorCode::NotFound, 0, "no\u{1b}]0;done\u{7}\u{202e}").emit(&mut body);
+    let refusal = ErrorRecord::parse(&body).unwrap();
+    while let Some(at) = bench.asked.iter().position(|(asked, _)| asked.connection == connection(0)) {
+        let (request, _) = bench.asked.remove(at);
+        bench.deliver(Delivery::Ended(request, End::Failed(refusal.clone())));
+    }
+    bench.gather.closed(connection(1), &CloseReason::TimedOut);
+    while bench.end.is_none() {
+        bench.turn();
+        bench.pass(GATHER_STALL_MS);
+        assert!(bench.now < bench.begun + Duration::from_secs(3600), "it ends");
+    }
+    let told: Vec<_> = bench.gather.report().iter().map(ToString::to_string).collect();
+    let holder = |slot: u32| format!("a gateway without a certificate at {}", remote(slot).unwrap());
+    assert!(told.iter().zip(0..).all(|(told, slot)| told.starts_with(&holder(slot))), "{told:?}");
+    assert!(told[0].ends_with(r", then not found: no\u{1b}]0;done\u{7}\u{202e}"), "{told:?}");
+    assert!(
+        told[1].contains(", then was gone: the peer has not answered within the idle timeout"),
+        "{told:?}"
+    );
+    assert!(told[2].contains(", then was dropped: 2 requests got no byte of it for 5 s"), "{told:?}");
 }

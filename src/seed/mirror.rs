@@ -112,7 +112,7 @@ impl Mirroring {
                 GatherEvent::Done => {
                     return (true, writing.take().map_or(MirrorOutcome::Going, MirrorOutcome::Written));
                 }
-                GatherEvent::Failed(failure) => return (true, MirrorOutcome::Failed(failure)),
+                GatherEvent::Failed(failure) => return (true, MirrorOutcome::Failed(told(gather, &failure))),
                 event => writing.as_mut().map_or(Ok(()), |writing| write(writing, &event)),
             };
             if let Err(error) = written {
@@ -125,8 +125,13 @@ impl Mirroring {
     }
 
     fn gather(&self, sources: Vec<(NodeId, ConnectionId)>) -> Gather {
-        let source =
-            |(node, connection)| GatherSource { connection, node: Some(node), route: None, lanes: None };
+        let source = |(node, connection)| GatherSource {
+            connection,
+            remote: None,
+            node: Some(node),
+            route: None,
+            lanes: None,
+        };
         let want = match self.mirror.token {
             AnyToken::Content(_) => Want::Payload,
             AnyToken::Set(_) if self.mirror.lanes.is_empty() => Want::AnyLanes,
@@ -134,6 +139,12 @@ impl Mirroring {
         };
         Gather::new(self.mirror.token, want, sources.into_iter().map(source).collect())
     }
+}
+
+/// A failure with what each source did, as far as an ERROR has room for it.
+fn told(gather: &Gather, failure: &ErrorRecord) -> ErrorRecord {
+    let told: Vec<_> = gather.report().iter().map(ToString::to_string).collect();
+    ErrorRecord::new(failure.code, failure.retry_ms, format!("{} ({})", failure.reason(), told.join("; ")))
 }
 
 impl Seed {

@@ -30,7 +30,7 @@ fn put(world: &mut World, peer: &Peer, index: usize, bytes: &[u8]) {
 }
 
 fn source(peer: &Peer, lanes: Option<Lanes>) -> GatherSource {
-    GatherSource { connection: peer.connection, node: peer.node, route: None, lanes }
+    GatherSource { connection: peer.connection, remote: None, node: peer.node, route: None, lanes }
 }
 
 fn begin(world: &mut World, peers: &[Peer], token: AnyToken, want: Want) {

@@ -108,7 +108,7 @@ fn fills(gather: Gather, (mut world, peer): (World, Peer), bits_per_s: u64, byte
 const PAYLOAD_OF_LINK: f64 = 0.936;
 
 fn source(peer: &Peer) -> GatherSource {
-    GatherSource { connection: peer.connection, node: peer.node, route: None, lanes: None }
+    GatherSource { connection: peer.connection, remote: None, node: peer.node, route: None, lanes: None }
 }
 
 /// What the path's product needs goes in one flight from the start: these tests are about what is asked for.

@@ -199,7 +199,7 @@ fn lanes_are_mirrored_located_and_gathered_until_too_few_holders_are_left() {
     assert_eq!((&got["bytes"], &got["verified"]), (&3_000_001.into(), &true.into()));
     assert_eq!(got["unreached"], Value::Array(vec![]), "{got}");
     assert_keys(&got, "operation token decoded seconds gbit_per_s network workers cipher version");
-    for key in ["node", "bytes", "requests", "strikes", "state"] {
+    for key in ["node", "remote", "bytes", "requests", "strikes", "state"] {
         assert!(!got["holders"][0][key].is_null(), "holders.{key}: {got}");
     }
 
@@ -216,7 +216,8 @@ fn lanes_are_mirrored_located_and_gathered_until_too_few_holders_are_left() {
     let (_, stderr) = run(get.args(["--from", "b,c,d", "--timeout", "1"]), 1);
     assert!(stderr.contains("too few holders") && stderr.contains("does not have the lanes 2-5"), "{stderr}");
     assert!(stderr.contains("c cannot be asked") && stderr.contains("d cannot be asked"), "{stderr}");
-    assert!(stderr.contains(nodes().id("b")), "{stderr}");
+    let at = format!("{} at {} gave", nodes().id("b"), mesh.sites[1].v4());
+    assert!(stderr.contains(&at), "{stderr}");
     assert!(!mesh.path("two-lanes").exists());
     let (_, stderr) = run(mesh.get(&set, "none").args(["--from", "c,d", "--timeout", "1"]), 1);
     assert!(stderr.contains("c cannot be asked") && stderr.contains("there is no holder"), "{stderr}");

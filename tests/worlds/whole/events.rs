@@ -151,6 +151,7 @@ impl Simulation {
         }
         let source = |peer: &Peer| GatherSource {
             connection: peer.connection,
+            remote: None,
             node: peer.node,
             route: None,
             lanes: None,

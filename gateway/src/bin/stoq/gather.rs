@@ -109,19 +109,6 @@ pub(crate) fn unasked(text: &str, why: &str) -> String {
     if is_named { why.into() } else { format!("{text} cannot be asked: {why}") }
 }
 
-/// A holder's share of a gathering, as text.
-pub(crate) fn told(given: &HolderReport) -> String {
-    let node = given.node.map_or_else(|| "a gateway without a certificate".into(), |node| node.to_string());
-    let became = match &given.state {
-        HolderState::Asked => String::new(),
-        HolderState::Refused(failure) => format!(", then {}: {}", failure.code.name(), failure.reason()),
-        HolderState::Wrong(reason) => format!(", then was dropped: it sent a bad proof ({reason})"),
-        HolderState::Stalled => ", then was dropped: it stalled".into(),
-        HolderState::Gone(reason) => format!(", then was gone: {reason}"),
-    };
-    format!("{node} gave {} bytes in {} requests{became}", given.bytes, given.requests)
-}
-
 /// A holder's share of a gathering, as JSON.
 pub(crate) fn json(given: &HolderReport) -> serde_json::Value {
     let state = match &given.state {
@@ -132,6 +119,6 @@ pub(crate) fn json(given: &HolderReport) -> serde_json::Value {
         HolderState::Gone(_) => "gone",
     };
     serde_json::json!({
-        "node": given.node, "bytes": given.bytes, "requests": given.requests, "strikes": given.strikes, "state": state,
+        "node": given.node, "remote": given.remote, "bytes": given.bytes, "requests": given.requests, "strikes": given.strikes, "state": state,
     })
 }

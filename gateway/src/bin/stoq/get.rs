@@ -145,7 +145,7 @@ fn gathered(args: Args) -> anyhow::Result<()> {
         elapsed.as_secs_f64(),
         read_back(checking),
     ));
-    given.iter().for_each(|given| output::note(format_args!("  {}", gather::told(given))));
+    given.iter().for_each(|given| output::note(format_args!("  {given}")));
     unreached.iter().for_each(|(text, why)| output::note(format_args!("  {}", gather::unasked(text, why))));
     Ok(())
 }
