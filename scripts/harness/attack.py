@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -90,10 +91,10 @@ class Attacks(Scene):
     def forget_peak(self):
         Path(f"/proc/{self.served.process.pid}/clear_refs").write_text("5")
 
-    def attacker(self, tool, *arguments):
+    def attacker(self, tool, *arguments, stdout=subprocess.DEVNULL):
         """A process of the attacker, as a context."""
         command = [*inside(self.far_namespace), self.built / tool, *arguments, "--config", self / "attacker.toml"]
-        return running(map(str, command))
+        return running(map(str, command), stdout)
 
     def beside(self, what, attack, bound_bytes):
         """Honest payloads cross during an attack, and the gateway's memory keeps its bound."""
@@ -156,6 +157,26 @@ class Attacks(Scene):
                 each.close()
 
     @contextlib.contextmanager
+    def unread_gets(self, count):
+        """GETs whose answers are not read, each on its own connection. The first is read in the end, and is whole."""
+        file, got = random_file(self / "unread", LARGE_BYTES), self / "read"
+        token = self.stoq("put", AT, file, "--quiet")
+        with contextlib.ExitStack() as stack:
+            gets = [
+                stack.enter_context(
+                    self.attacker("stoq", "get", token, "-g", AT, "-o", "-", "--quiet", stdout=subprocess.PIPE)
+                )
+                for _ in range(count)
+            ]
+            # Each answer has begun.
+            first = [get.stdout.read(1) for get in gets]
+            yield
+            with got.open("wb") as out:
+                out.write(first[0])
+                shutil.copyfileobj(gets[0].stdout, out)
+            same(file, got)
+
+    @contextlib.contextmanager
     def idle_puts(self, count):
         """PUTs whose clients stop in the middle: the store gets no larger for bytes that never come."""
         store = self / "store"
@@ -181,9 +202,9 @@ class Attacks(Scene):
 
 
 @contextlib.contextmanager
-def running(command):
+def running(command, stdout=subprocess.DEVNULL):
     """A process that is there meanwhile, and must not have failed by itself."""
-    process = subprocess.Popen(list(command), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(list(command), stdout=stdout, stderr=subprocess.PIPE)
     try:
         yield process
         failed = process.poll() not in (None, 0)
@@ -192,6 +213,8 @@ def running(command):
         process.kill()
         process.wait()
         process.stderr.close()
+        if process.stdout:
+            process.stdout.close()
 
 
 def written(store):
@@ -219,6 +242,8 @@ def attacks():
         it.beside("claims to the client's address", it.frames("claims", 0.01), 0)
         it.beside("spoofed addresses on the link", it.frames("spoofed", 0.001), 8 << 20)
         it.beside("heads that drip on the admin endpoint", it.dripping(), 4 << 20)
+        # docs/security.md: 32 MiB of answers and a send window of 16 MiB a connection.
+        it.beside("GETs that are not read", it.unread_gets(4), 4 * (48 << 20))
         it.beside("PUTs that go no further", it.idle_puts(4), 64 << 20)
         it.honest()
         counted = it.served.stop()[0]["counters"]
