@@ -1,13 +1,17 @@
 //! A congestion controller that takes what an MTU black hole swallowed for one loss.
 //!
-//! When a path stops carrying large packets, quinn-proto needs several runs of losses to notice, a probe timeout apart, and the controller
-//! hears of each as of congestion. quinn-proto tells the controller of the smaller size once it has noticed. The controller then takes its
-//! state from before the losses, and answers one loss.
+//! When a path stops carrying large packets, quinn-proto needs four runs of losses to notice, a probe timeout apart, and the controller
+//! hears of each as of congestion. Here the second run is enough, if the connection began with packets that every path carries: it goes back to
+//! those ([`super::release::leave_hole`]). Otherwise quinn-proto tells the controller of the smaller size once it has noticed. In both cases the
+//! controller takes its state from before the losses, and answers one loss.
 
 use quinn_proto::RttEstimator;
 use quinn_proto::congestion::{Controller, ControllerMetrics};
 use std::any::Any;
 use std::time::Instant;
+
+/// Runs of losses without a large packet that arrives between them after which the path has a hole.
+const HOLE_RUNS_LEN: u32 = 2;
 
 /// A controller and its state before the losses that a hole may explain.
 pub(super) struct HoleProof {
@@ -19,11 +23,19 @@ pub(super) struct HoleProof {
     /// The first loss since a packet larger than `mtu_min` arrived that was sent after it.
     suspect: Option<SuspectLoss>,
     hole: Hole,
+    /// Whether the connection can go back to `mtu_min`: it began with that.
+    can_leave: bool,
+    /// Whether a hole was found that the connection has not left.
+    is_found: bool,
 }
 
 struct SuspectLoss {
     /// When the loss was noticed.
     since: Instant,
+    /// Runs of losses since then: each was sent after the one before was noticed.
+    runs_len: u32,
+    /// When the last of them was noticed.
+    last: Instant,
     /// As the controller was until then.
     before: Box<dyn Controller>,
 }
@@ -40,13 +52,51 @@ enum Hole {
 
 impl HoleProof {
     pub(super) fn new(inner: Box<dyn Controller>, mtu: u16, mtu_min: u16) -> Self {
-        Self { inner, mtu, mtu_min, suspect: None, hole: Hole::None }
+        let can_leave = mtu <= mtu_min;
+        Self { inner, mtu, mtu_min, suspect: None, hole: Hole::None, can_leave, is_found: false }
+    }
+
+    /// Whether the path has a hole that the connection has not left.
+    pub(super) fn is_found(&self) -> bool {
+        self.is_found
+    }
+
+    /// The connection goes back to packets that every path carries.
+    pub(super) fn left(&mut self) {
+        self.is_found = false;
+        self.mtu = self.mtu_min;
+        self.inner.on_mtu_update(self.mtu_min);
+    }
+
+    /// A large packet was lost. Returns whether a hole explains it.
+    fn lost(&mut self, now: Instant, sent: Instant) -> bool {
+        let Some(suspect) = &mut self.suspect else {
+            self.suspect =
+                Some(SuspectLoss { since: now, runs_len: 1, last: now, before: self.inner.clone_box() });
+            return false;
+        };
+        if sent > suspect.last {
+            suspect.runs_len += 1;
+            suspect.last = now;
+        }
+        self.can_leave && suspect.runs_len >= HOLE_RUNS_LEN
     }
 
     /// A packet of this size that was sent at `sent` arrived. If it is large, what was lost before was lost for another reason.
     fn arrived(&mut self, sent: Instant, bytes: u64) {
         if bytes > u64::from(self.mtu_min) {
             self.suspect.take_if(|suspect| suspect.since < sent);
+        }
+    }
+}
+
+impl Clone for HoleProof {
+    fn clone(&self) -> Self {
+        let suspect = self.suspect.as_ref();
+        Self {
+            inner: self.inner.clone_box(),
+            suspect: suspect.map(|suspect| SuspectLoss { before: suspect.before.clone_box(), ..*suspect }),
+            ..*self
         }
     }
 }
@@ -76,10 +126,12 @@ impl Controller for HoleProof {
             _ => {}
         }
         // A mark came from a packet that arrived.
-        if lost_bytes > 0 && self.mtu > self.mtu_min && self.suspect.is_none() {
-            self.suspect = Some(SuspectLoss { since: now, before: self.inner.clone_box() });
+        let is_hole = lost_bytes > 0 && self.mtu > self.mtu_min && self.lost(now, sent);
+        if let Some(SuspectLoss { before, .. }) = self.suspect.take_if(|_| is_hole) {
+            self.inner = before;
+            (self.hole, self.is_found) = (Hole::Until(now), true);
         }
-        self.inner.on_congestion_event(now, sent, persistent, lost_bytes);
+        self.inner.on_congestion_event(now, sent, persistent && !is_hole, lost_bytes);
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
@@ -102,12 +154,7 @@ impl Controller for HoleProof {
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
-        let suspect = self.suspect.as_ref();
-        Box::new(Self {
-            inner: self.inner.clone_box(),
-            suspect: suspect.map(|suspect| SuspectLoss { before: suspect.before.clone_box(), ..*suspect }),
-            ..*self
-        })
+        Box::new(self.clone())
     }
 
     fn initial_window(&self) -> u64 {
@@ -157,6 +204,27 @@ mod tests {
             controller.on_congestion_event(now + 100 * MS, now + MS, false, 1_200);
             assert!(controller.window() < (WINDOW as f64 * left) as u64, "{congestion:?}");
         }
+    }
+
+    #[test]
+    fn a_second_run_is_a_hole_where_the_connection_began_small() {
+        let begun = Instant::now() + 100 * MS;
+        let mut controller =
+            HoleProof::new(factory(Congestion::Cubic, WINDOW, 0, None).build(begun, 1200), 1200, 1200);
+        controller.on_mtu_update(8972);
+        controller.on_congestion_event(begun, begun - 50 * MS, false, 90_000);
+        // More of what was sent before the first run was noticed.
+        controller.on_congestion_event(begun + 50 * MS, begun - MS, false, 90_000);
+        assert!(!controller.is_found());
+        controller.on_congestion_event(begun + 100 * MS, begun + 50 * MS, true, 90_000);
+        assert!(controller.is_found());
+        assert_eq!(controller.window(), (WINDOW as f64 * 0.7) as u64);
+        controller.left();
+        assert!(!controller.is_found());
+        controller.on_congestion_event(begun + 150 * MS, begun + 90 * MS, true, 90_000);
+        assert_eq!(controller.window(), (WINDOW as f64 * 0.7) as u64, "it was sent into the hole");
+        controller.on_congestion_event(begun + 200 * MS, begun + 150 * MS, false, 1_200);
+        assert!(controller.window() < (WINDOW as f64 * 0.7) as u64);
     }
 
     #[test]

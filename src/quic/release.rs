@@ -17,6 +17,7 @@ use super::hole::HoleProof;
 use quinn_proto::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use quinn_proto::{Connection, RttEstimator};
 use std::any::Any;
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
@@ -32,10 +33,31 @@ pub(super) struct Releasable {
 
 impl ControllerFactory for Releasable {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
+        if let Some(held) = CARRIED.take() {
+            return held;
+        }
         let inner = self.factory.clone().build(now, current_mtu);
-        let inner = Box::new(HoleProof::new(inner, current_mtu, self.mtu_min));
+        let inner = HoleProof::new(inner, current_mtu, self.mtu_min);
         Box::new(Held { inner, rate_bits_per_s: self.rate_bits_per_s, noted: Arc::default() })
     }
+}
+
+thread_local! {
+    /// The controller of a connection that starts its path anew, for the factory: quinn-proto asks that for another one.
+    static CARRIED: Cell<Option<Box<Held>>> = const { Cell::new(None) };
+}
+
+/// Takes the connection back to packets that every path carries, with the controller that it has. Its round trip is measured anew, and the
+/// search for larger packets begins.
+pub(crate) fn leave_hole(connection: &mut Connection, now: Instant) {
+    let Ok(mut held) = connection.congestion_state().clone_box().into_any().downcast::<Held>() else {
+        return;
+    };
+    held.inner.left();
+    held.noted.has_hole.store(false, Relaxed);
+    CARRIED.set(Some(held));
+    connection.path_changed(now);
+    CARRIED.set(None);
 }
 
 /// A sent datagram of this size or less is taken for a bare acknowledgment, which is not in flight (RFC 9002 §2), bytes.
@@ -43,7 +65,7 @@ const BARE_ACK_BYTES_MAX: u64 = 128;
 
 /// A controller and what it notes of its path, which it shares with its clones.
 struct Held {
-    inner: Box<dyn Controller>,
+    inner: HoleProof,
     rate_bits_per_s: Option<u64>,
     noted: Arc<Noted>,
 }
@@ -53,6 +75,8 @@ struct Held {
 struct Noted {
     /// Whether the connection was closed.
     released: AtomicBool,
+    /// Whether the path no longer carries large packets.
+    has_hole: AtomicBool,
     /// ACK frames that acknowledged new packets.
     acks: AtomicU64,
     /// Bytes in flight: exact at each acknowledgment, and what was sent since.
@@ -83,6 +107,12 @@ impl SenderNotes {
     /// The ACK frames on the path that acknowledged something new.
     pub(crate) fn acks(&self) -> u64 {
         self.0.acks.load(Relaxed)
+    }
+
+    /// Whether the path no longer carries large packets: [`leave_hole`] must follow.
+    #[inline]
+    pub(crate) fn has_hole(&self) -> bool {
+        self.0.has_hole.load(Relaxed)
     }
 
     /// What is in flight, about, bytes.
@@ -155,6 +185,9 @@ impl Controller for Held {
     ) {
         self.noted.set_in_flight(|before| before.saturating_sub(lost_bytes));
         self.inner.on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+        if self.inner.is_found() {
+            self.noted.has_hole.store(true, Relaxed);
+        }
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
@@ -175,7 +208,7 @@ impl Controller for Held {
 
     fn clone_box(&self) -> Box<dyn Controller> {
         Box::new(Self {
-            inner: self.inner.clone_box(),
+            inner: self.inner.clone(),
             rate_bits_per_s: self.rate_bits_per_s,
             noted: self.noted.clone(),
         })

@@ -8,7 +8,7 @@
 use super::conn::Conn;
 use crate::counters::Counters;
 use crate::quic::qlog::Track;
-use crate::quic::release::SenderNotes;
+use crate::quic::release::{SenderNotes, leave_hole};
 use crate::send_limit::{LimitTimes, SendLimit};
 use quinn_proto::Connection;
 use std::time::Instant;
@@ -90,6 +90,14 @@ impl Conn {
             sender.rest_unasked();
         }
         self.limited.note(now, limit);
+    }
+
+    /// Goes back to small packets if the path no longer carries large ones.
+    #[inline]
+    pub(super) fn leave_hole(&mut self, now: Instant) {
+        if self.limited.sender.as_ref().is_some_and(SenderNotes::has_hole) {
+            leave_hole(&mut self.quic, now);
+        }
     }
 
     /// Its turn ends because QUIC gives no more packets.

@@ -125,6 +125,7 @@ impl Turn<'_> {
         if conn.is_quiet(now) {
             return worked;
         }
+        conn.leave_hole(now);
         let paced = conn.paced();
         loop {
             if conn.batches == BATCHES_PER_TURN_MAX {

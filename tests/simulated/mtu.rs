@@ -127,7 +127,7 @@ fn a_path_smaller_than_the_port_that_was_promised_is_used_within_three_seconds()
 
 #[test]
 fn a_black_hole_is_found_within_seconds_and_is_one_loss() {
-    // quinn-proto needs four probe timeouts, which the full buffer makes longer.
+    // Two probe timeouts, which the full buffer makes longer.
     for rtt in [20, 100, 200].map(Duration::from_millis) {
         let mut world = world(path(rtt), 1200);
         let peer = world.connect(0, gateway_v4());
@@ -138,7 +138,7 @@ fn a_black_hole_is_found_within_seconds_and_is_one_loss() {
         let full = send_for(&mut world, &peer, Duration::from_secs(2));
         world.link.reconfigure(|link| link.path_mtu = Some(1500));
         let found = send_until(&mut world, &peer, "the hole is found", |view| view.mtu_bytes <= 1472);
-        assert!(found <= rtt * 30 + Duration::from_millis(300), "{found:?} at {rtt:?}");
+        assert!(found < Duration::from_secs(2), "{found:?} at {rtt:?}");
         send_for(&mut world, &peer, Duration::from_secs(1));
         let after = send_for(&mut world, &peer, Duration::from_secs(2));
         assert!(after * 10 > full * 8, "{after} of {full} bytes in two seconds at {rtt:?}");
