@@ -27,7 +27,7 @@ use smallvec::{SmallVec, smallvec};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use waits::{Wait, Waits};
+use waits::Waits;
 
 /// The ring places that one delivery may need.
 const COMMANDS_A_DELIVERY: usize = 8;
@@ -314,6 +314,9 @@ impl Relay {
     /// Removes a flow. Its request to the next gateway is over, or its caller cancels it.
     fn remove_flow(&mut self, key_of: usize) -> Option<Flow> {
         let flow = self.flows.try_remove(key_of)?;
+        if let FlowStage::Waiting { until } = flow.stage {
+            self.waiting.remove(flow.next, (until, key_of));
+        }
         if let Some(key) = &flow.key {
             self.joinable.remove(key);
         }
@@ -376,27 +379,17 @@ impl Relay {
         if dialed || !known.1 {
             *known = (connection, dialed);
         }
-        for wait in self.waiting.take(&node) {
-            if self.still_waits(wait) {
-                self.open(now, port, wait.1);
-            }
+        for (_, flow) in self.waiting.take(&node) {
+            self.open(now, port, flow);
         }
-    }
-
-    /// Whether the flow of this wait is still there, and waits.
-    fn still_waits(&self, (until, key): Wait) -> bool {
-        let stage = self.flows.get(key).map(|flow| &flow.stage);
-        matches!(stage, Some(FlowStage::Waiting { until: end }) if *end == until)
     }
 
     /// Refuses the requests that wait for a peer gateway: it is not dialed while they do.
     fn refuse_waiting(&mut self, port: &mut AppPort, node: NodeId) {
         let reason = format!("{node} cannot be reached, and is not dialed again within {RELAY_REACH_MS} ms");
         let failure = ErrorRecord::new(ErrorCode::UpstreamFailed, 0, reason);
-        for wait in self.waiting.take(&node) {
-            if self.still_waits(wait) {
-                self.answer_failed(port, wait.1, &failure);
-            }
+        for (_, flow) in self.waiting.take(&node) {
+            self.answer_failed(port, flow, &failure);
         }
     }
 
@@ -414,14 +407,10 @@ impl Relay {
     /// Refuses requests that have waited too long for their peer gateway, and members that the pace of another one holds back.
     fn give_up(&mut self, now: Instant, port: &mut AppPort) -> bool {
         let mut worked = false;
-        while let Some(wait) = self.waiting.next_late(now) {
-            if self.still_waits(wait) {
-                worked = true;
-                let reason =
-                    format!("no connection to {} within {RELAY_REACH_MS} ms", self.flows[wait.1].next);
-                let failure = ErrorRecord::new(ErrorCode::UpstreamFailed, 0, reason);
-                self.answer_failed(port, wait.1, &failure);
-            }
+        while let Some((_, flow)) = self.waiting.next_late(now) {
+            worked = true;
+            let reason = format!("no connection to {} within {RELAY_REACH_MS} ms", self.flows[flow].next);
+            self.answer_failed(port, flow, &ErrorRecord::new(ErrorCode::UpstreamFailed, 0, reason));
         }
         if self.merged_at.is_none_or(|at| at > now) {
             return worked;

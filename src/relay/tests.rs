@@ -27,8 +27,12 @@ impl Bench {
     }
 
     /// A peer's request that goes through one of some dead gateways.
-    fn ask(&mut self) {
-        let next = NodeId([(self.asked % GATEWAYS) as u8; 32]);
+    fn ask(&mut self) -> RequestId {
+        self.ask_through((self.asked % GATEWAYS) as u8)
+    }
+
+    fn ask_through(&mut self, gateway: u8) -> RequestId {
+        let next = NodeId([gateway; 32]);
         let connection = ConnectionId { worker: 0, slot: (self.asked % 7) as u32, generation: 1 };
         let request = RequestId::peer(connection, self.asked as u64);
         let hop = Hop {
@@ -48,6 +52,7 @@ impl Bench {
         };
         self.asked += 1;
         self.worker.deliver(Delivery::Forward(request, Box::new(forward)));
+        request
     }
 
     /// The turns of relay and worker until neither has work.
@@ -88,4 +93,28 @@ fn requests_through_dead_gateways_cost_a_constant_number_of_steps_each() {
     assert!(bench.relay.flows.is_empty() && bench.relay.waiting.poll_timeout().is_none());
     let steps = bench.relay.waiting.steps;
     assert!(steps <= 2 * REQUESTS, "{steps} steps for {REQUESTS} requests");
+}
+
+#[test]
+fn a_request_that_is_over_leaves_its_place_to_another() {
+    let mut bench = Bench::new();
+    let ask = |bench: &mut Bench| {
+        let request = bench.ask_through(1);
+        bench.turn();
+        request
+    };
+    let requests: Vec<_> = (0..RELAY_WAITING_LEN_MAX).map(|_| ask(&mut bench)).collect();
+    ask(&mut bench);
+    assert_eq!(bench.refused, [ErrorCode::Busy], "all places are taken");
+    let canceled = ErrorRecord::new(ErrorCode::None, 0, "");
+    // The first one, so that the first end is another; and the last.
+    for request in [requests[0], requests[RELAY_WAITING_LEN_MAX - 1]] {
+        bench.worker.deliver(Delivery::Ended(request, End::Failed(canceled.clone())));
+        bench.pass(Duration::from_millis(1));
+        ask(&mut bench);
+    }
+    assert_eq!(bench.refused, [ErrorCode::Busy], "a place was free");
+    bench.pass(Duration::from_millis(RELAY_REACH_MS));
+    assert_eq!(bench.refused.len(), 1 + RELAY_WAITING_LEN_MAX);
+    assert!(bench.relay.flows.is_empty() && bench.relay.waiting.poll_timeout().is_none());
 }

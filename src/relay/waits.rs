@@ -2,17 +2,17 @@
 
 use crate::limits::RELAY_WAITING_LEN_MAX;
 use crate::tls::NodeId;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
-/// The end of a request's wait, and its flow. A flow that is over stays until that end.
+/// The end of a request's wait, and its flow.
 pub(super) type Wait = (Instant, usize);
 
 /// Requests that wait for a connection to their peer gateway. Each is stepped over once, however many wait for however many gateways.
 #[derive(Debug, Default)]
 pub(super) struct Waits {
     /// By peer gateways, in the order of their ends. None is empty.
-    of: HashMap<NodeId, VecDeque<Wait>>,
+    of: HashMap<NodeId, BTreeSet<Wait>>,
     /// The first end of each.
     first: BTreeSet<(Instant, NodeId)>,
     /// Waits and peer gateways that were looked at.
@@ -21,23 +21,30 @@ pub(super) struct Waits {
 }
 
 impl Waits {
-    /// Adds a wait, which ends no earlier than those before it. Returns false if too many wait for this peer gateway.
+    /// Adds a wait. Returns false if too many wait for this peer gateway.
     pub(super) fn push(&mut self, node: NodeId, wait: Wait) -> bool {
         let waiting = self.of.entry(node).or_default();
-        if waiting.is_empty() {
-            self.first.insert((wait.0, node));
+        if waiting.len() == RELAY_WAITING_LEN_MAX {
+            return false;
         }
-        let has_room = waiting.len() < RELAY_WAITING_LEN_MAX;
-        if has_room {
-            waiting.push_back(wait);
-        }
-        has_room
+        let before = waiting.first().map(|&(until, _)| until);
+        waiting.insert(wait);
+        self.settle(node, before);
+        true
+    }
+
+    /// Removes a wait: its flow is over.
+    pub(super) fn remove(&mut self, node: NodeId, wait: Wait) {
+        let Some(waiting) = self.of.get_mut(&node) else { return };
+        let before = waiting.first().map(|&(until, _)| until);
+        waiting.remove(&wait);
+        self.settle(node, before);
     }
 
     /// The waits for this peer gateway, which are over.
-    pub(super) fn take(&mut self, node: &NodeId) -> VecDeque<Wait> {
+    pub(super) fn take(&mut self, node: &NodeId) -> BTreeSet<Wait> {
         let waiting = self.of.remove(node).unwrap_or_default();
-        if let Some(&(until, _)) = waiting.front() {
+        if let Some(&(until, _)) = waiting.first() {
             self.first.remove(&(until, *node));
         }
         self.step(waiting.len());
@@ -48,19 +55,26 @@ impl Waits {
     pub(super) fn next_late(&mut self, now: Instant) -> Option<Wait> {
         let &(until, node) = self.first.first().filter(|(until, _)| *until <= now)?;
         self.step(1);
-        self.first.remove(&(until, node));
-        let waiting = self.of.get_mut(&node)?;
-        let late = waiting.pop_front();
-        match waiting.front() {
-            Some(&(next, _)) => _ = self.first.insert((next, node)),
-            None => _ = self.of.remove(&node),
-        }
+        let late = self.of.get_mut(&node)?.pop_first();
+        self.settle(node, Some(until));
         late
     }
 
     /// The first end of a wait.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.first.first().map(|&(until, _)| until)
+    }
+
+    /// Notes the first end of a peer gateway's waits, which was `before`.
+    fn settle(&mut self, node: NodeId, before: Option<Instant>) {
+        let first = self.of.get(&node).and_then(|waiting| waiting.first()).map(|&(until, _)| until);
+        if first.is_none() {
+            self.of.remove(&node);
+        }
+        if first != before {
+            before.map(|until| self.first.remove(&(until, node)));
+            first.map(|until| self.first.insert((until, node)));
+        }
     }
 
     fn step(&mut self, _steps: usize) {
