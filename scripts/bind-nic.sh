@@ -73,9 +73,14 @@ address_of() {
     echo "$address"
 }
 
-# refusal ADDRESS: why this device must stay where it is; nothing if it may go.
+# refusal ADDRESS: why this device must stay where it is, or that it is bound; nothing if it may go.
 refusal() {
     local interface on driver
+    driver=$(driver_of "$1")
+    case $driver in vfio-pci | uio_pci_generic)
+        echo "bound to $driver: \`$(basename "$0") unbind $1\` gives it back"
+        return ;;
+    esac
     for interface in $(interfaces_of "$1"); do
         if on=$(carries_default "$interface"); then
             echo "$interface carries the default route${on:+ ($on)}: without it this machine may not be reached again"
@@ -86,7 +91,6 @@ refusal() {
             return
         fi
     done
-    driver=$(driver_of "$1")
     case $driver in mlx4_core | mlx5_core)
         echo "DPDK shares this device with $driver: bind nothing, and name $1 as the gateway's device" ;;
     esac

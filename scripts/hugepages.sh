@@ -3,11 +3,13 @@
 #
 #   hugepages.sh                                 lists reserved and free pages, a line for each size and NUMA node
 #   hugepages.sh reserve MIB [--size KIB] [--node N] [--persist]
+#   hugepages.sh release [--size KIB] [--node N]
 #
 # reserve makes sure that MIB MiB of huge pages of KIB KiB (2048; 1048576 for pages of 1 GiB) are free, on node N where one is named.
 # Reserved pages stay reserved. If the kernel cannot find enough pages, that is an error, and the earlier reservation is kept.
 # --persist reserves them at every boot as well (2048 KiB, by sysctl.d; larger ones belong on the kernel's command line, which is shown).
-# Needs root to reserve. STOQ_ROOT is put before /sys, /proc and /etc, for tests.
+# release gives the free pages of KIB KiB (2048) back to the kernel, on node N where one is named, and ends what --persist does at boots. Pages that a
+# process uses stay. Needs root to reserve and release. STOQ_ROOT is put before /sys, /proc and /etc, for tests.
 set -euo pipefail
 root=${STOQ_ROOT:-}
 die() { printf 'hugepages: %s\n' "$*" >&2; exit 1; }
@@ -25,6 +27,14 @@ show() {
     done
 }
 
+# pages_at SIZE NODE: the directory of these pages.
+pages_at() {
+    local at=$root/sys/kernel/mm/hugepages/hugepages-$1kB
+    [ -z "$2" ] || at=$root/sys/devices/system/node/node$2/hugepages/hugepages-$1kB
+    [ -d "$at" ] || die "this machine has no huge pages of $1 KiB${2:+ on node $2}: $(basename -a "$root"/sys/kernel/mm/hugepages/* 2>/dev/null | tr '\n' ' ')"
+    echo "$at"
+}
+
 reserve() {
     local mib=${1:-} size=2048 node='' persist='' at pages free before after
     number "$mib" MIB
@@ -37,9 +47,7 @@ reserve() {
             *) usage ;;
         esac
     done
-    at=$root/sys/kernel/mm/hugepages/hugepages-${size}kB
-    [ -z "$node" ] || at=$root/sys/devices/system/node/node$node/hugepages/hugepages-${size}kB
-    [ -d "$at" ] || die "this machine has no huge pages of $size KiB${node:+ on node $node}: $(basename -a "$root"/sys/kernel/mm/hugepages/* 2>/dev/null | tr '\n' ' ')"
+    at=$(pages_at "$size" "$node")
     [ -z "$persist" ] || [ "$size" = 2048 ] ||
         die "pages of $size KiB are best reserved on the kernel's command line: hugepagesz=${size}K hugepages=$((mib * 1024 / size))"
     [ -z "$persist" ] || [ -z "$node" ] || die "--persist reserves on all nodes alike: leave --node away"
@@ -65,8 +73,28 @@ reserve() {
     fi
 }
 
+release() {
+    local size=2048 node='' at free boot=$root/etc/sysctl.d/60-stoq-hugepages.conf
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --size) size=${2:-}; number "$size" --size; shift 2 ;;
+            --node) node=${2:-}; number "$node" --node; shift 2 ;;
+            *) usage ;;
+        esac
+    done
+    at=$(pages_at "$size" "$node")
+    free=$(cat "$at/free_hugepages")
+    echo $(($(cat "$at/nr_hugepages") - free)) >"$at/nr_hugepages" || die "cannot release: run this as root"
+    printf 'hugepages: %s pages of %s KiB were given back, %s stay reserved\n' "$free" "$size" "$(cat "$at/nr_hugepages")"
+    if [ -e "$boot" ]; then
+        rm "$boot"
+        echo "hugepages: none at the next boot: /etc/sysctl.d/60-stoq-hugepages.conf is removed"
+    fi
+}
+
 case ${1:-show} in
     show) show ;;
     reserve) shift; reserve "$@" ;;
+    release) shift; release "$@" ;;
     *) usage ;;
 esac

@@ -41,6 +41,14 @@ holds "$pages/nr_hugepages" 262
 grep -qx 'vm.nr_hugepages = 262' "$tree/etc/sysctl.d/60-stoq-hugepages.conf"
 scripts/hugepages.sh reserve 9 --node 0 >/dev/null
 holds "$node/nr_hugepages" 11
+scripts/hugepages.sh release --node 0 >/dev/null
+holds "$node/nr_hugepages" 7
+scripts/hugepages.sh reserve 8 --persist >/dev/null
+scripts/hugepages.sh release >"$tree/said"
+holds "$pages/nr_hugepages" 258
+grep -qx 'hugepages: 4 pages of 2048 KiB were given back, 258 stay reserved' "$tree/said"
+[ ! -e "$tree/etc/sysctl.d/60-stoq-hugepages.conf" ] || die "the pages come back at the next boot"
+refuses 'no huge pages of 4 KiB' scripts/hugepages.sh release --size 4
 refuses 'no huge pages of 2048 KiB on node 7' scripts/hugepages.sh reserve 9 --node 7
 refuses 'hugepagesz=1048576K hugepages=4' scripts/hugepages.sh reserve 4096 --size 1048576 --persist
 refuses 'takes a number' scripts/hugepages.sh reserve much
@@ -139,6 +147,8 @@ holds "$devices/0000:02:00.0/driver_override" vfio-pci
 holds "$tree/sys/bus/pci/drivers/ixgbe/unbind" 0000:02:00.0
 "$bind" bind 0000:02:00.0 >"$tree/said"
 grep -q already "$tree/said"
+"$bind" status >"$tree/said"
+grep -q '^0000:02:00.0  driver vfio-pci .* bound to vfio-pci: .bind-nic.sh unbind 0000:02:00.0. gives it back' "$tree/said" || die "status: $(cat "$tree/said")"
 # Without an IOMMU, where --no-iommu is given and the kernel supports it.
 echo 0 >"$tree/sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
 "$bind" bind eth7 --no-iommu >/dev/null

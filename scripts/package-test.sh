@@ -71,7 +71,7 @@ sed -i "s/a\{52\}/$(cat "$dir/client.id")/" "$root/etc/stoq/gateway.toml"
 inside chown stoq:stoq /etc/stoq/gateway.pem /etc/stoq/gateway.key
 # As the unit runs it, by the user of the unit; it needs no huge page and no device until a DPDK port is named.
 inside setpriv --reuid=stoq --regid=stoq --clear-groups --bounding-set=-all stoq-gateway check --config /etc/stoq/gateway.toml
-sed -i 's/kind = "kernel-udp"/kind = "dpdk"\ndevice = "net_memif0,role=server,id=0"\naddresses = ["10.0.0.1\/24"]/; /^listen\|^buffer_bytes/d' "$root/etc/stoq/gateway.toml"
+sed -i 's/kind = "kernel-udp"/kind = "dpdk"\ndevice = "net_memif0,role=server,id=0"\naddresses = ["10.0.0.1\/24"]/; /^listen = \[\|^buffer_bytes/d' "$root/etc/stoq/gateway.toml"
 inside setpriv --reuid=stoq --regid=stoq --clear-groups stoq-gateway check --config /etc/stoq/gateway.toml >"$dir/check" || { cat "$dir/check" >&2; die "no DPDK"; }
 grep -q 'built with DPDK' "$dir/check" || die "the package is without DPDK"
 
@@ -89,7 +89,10 @@ for file in usr/bin/stoq usr/bin/stoq-gateway usr/sbin/stoq-bind-nic lib/systemd
     [ ! -e "$root/$file" ] || die "/$file is left"
 done
 [ -e "$root/etc/stoq/gateway.toml" ] || die "the configuration went before a purge"
+mkdir -p "$root/etc/sysctl.d"
+: >"$root/etc/sysctl.d/60-stoq-hugepages.conf"
 inside dpkg --purge stoq >>"$dir/apt.log" 2>&1
+[ ! -e "$root/etc/sysctl.d/60-stoq-hugepages.conf" ] || die "huge pages are reserved at boots after a purge"
 [ ! -e "$root/etc/stoq/gateway.toml" ] || die "the configuration is left after a purge"
 [ -e "$root/etc/stoq/gateway.key" ] || die "a purge took the identity"
 say "$(basename "$package") installs, starts, and goes again"

@@ -107,7 +107,7 @@ pub enum DpdkError {
 
     /// More queue pairs than the device has, or none.
     #[error(
-        "device `{device}` has 1 to {max} queue pairs, but {asked} are configured: set `queues` in that range"
+        "device `{device}` has 1 to {max} queue pairs, but {asked} are configured: set `workers.count` (of a port, `queues`) in that range"
     )]
     Queues {
         /// The device's name.

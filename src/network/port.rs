@@ -115,7 +115,9 @@ pub(super) fn open<N: Nic>(
     let eal = Arc::new(eal);
     if eal.pages() == Pages::Normal && config.huge_pages == HugePagesConfig::Preferred {
         tracing::warn!(
-            "no huge pages: DPDK runs on normal ones, slower; reserve some with `echo 512 > /proc/sys/vm/nr_hugepages`"
+            "fewer than {} MiB of huge pages are free: DPDK runs on normal pages, slower; reserve them with `echo {} > /proc/sys/vm/nr_hugepages`",
+            config.memory_mib,
+            config.memory_mib.div_ceil(2)
         );
     }
     let port = PortConfig {
