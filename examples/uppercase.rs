@@ -44,7 +44,7 @@ impl Application for Uppercase {
                 ConnectionEvent::Closed { .. } => {
                     self.peers.remove(&connection);
                 }
-                ConnectionEvent::Have { .. } => {}
+                ConnectionEvent::Have { .. } | ConnectionEvent::MessagesStopped { .. } => {}
             }
         }
         worked

@@ -202,7 +202,9 @@ impl Dispatch {
             ConnectionEvent::Message { queue, payload } => self.message(id, queue, payload),
             ConnectionEvent::Closed { reason } => self.closed(id, &reason),
             // A client has only connections that it opened, and keeps no directory of holdings.
-            ConnectionEvent::Connected { tag: None, .. } | ConnectionEvent::Have { .. } => {}
+            ConnectionEvent::Connected { tag: None, .. }
+            | ConnectionEvent::Have { .. }
+            | ConnectionEvent::MessagesStopped { .. } => {}
         }
     }
 

@@ -115,6 +115,13 @@ pub enum ConnectionEvent {
         /// The announcement.
         have: Have,
     },
+    /// The peer takes no messages on this queue: those that it has not taken are lost. A later one is tried anew.
+    MessagesStopped {
+        /// The queue.
+        queue: u64,
+        /// Why: [`ErrorCode::NotFound`] where the peer has no application on it.
+        code: ErrorCode,
+    },
     /// The connection has ended; its requests get no more deliveries.
     Closed {
         /// The reason.

@@ -160,7 +160,9 @@ impl Seed {
             }
             ConnectionEvent::Have { node, have } => self.heard(now, connection, node, &have),
             ConnectionEvent::Closed { reason } => self.forget(now, port, connection, &reason),
-            ConnectionEvent::Connected { node: None, .. } | ConnectionEvent::Message { .. } => {}
+            ConnectionEvent::Connected { node: None, .. }
+            | ConnectionEvent::Message { .. }
+            | ConnectionEvent::MessagesStopped { .. } => {}
         }
     }
 

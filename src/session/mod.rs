@@ -54,6 +54,7 @@ pub use silence::SilenceLimits;
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stream::{Queued, Readiness, Sending, Stream};
@@ -437,25 +438,24 @@ impl Session {
         }
         self.message_credit.end();
         self.count_abandoned(cx.counters);
-        let connection = self.id;
-        let told = match self.owner {
-            Some(app) => app..app + 1,
-            None => 0..cx.ports.len(),
-        };
+        self.tell_applications(|| ConnectionEvent::Closed { reason: reason.clone() }, cx);
+    }
+
+    /// The applications that the connection belongs to.
+    fn applications(&self, cx: &Context<'_>) -> Range<usize> {
+        self.owner.map_or(0..cx.ports.len(), |app| app..app + 1)
+    }
+
+    fn tell_applications(&self, event: impl Fn() -> ConnectionEvent, cx: &mut Context<'_>) {
+        let told = self.applications(cx);
         for port in &mut cx.ports[told] {
-            port.deliver(Delivery::Connection(
-                connection,
-                ConnectionEvent::Closed { reason: reason.clone() },
-            ));
+            port.deliver(Delivery::Connection(self.id, event()));
         }
     }
 
     /// Tells the applications of a connection that has come up, apart from those that know of it by a message in early data.
     pub(crate) fn connected(&mut self, delivery: impl Fn() -> Delivery, cx: &mut Context<'_>) {
-        let told = match self.owner {
-            Some(app) => app..app + 1,
-            None => 0..cx.ports.len(),
-        };
+        let told = self.applications(cx);
         let known = self.peer.early.take().map_or(Vec::new(), |early| early.told);
         for app in told.filter(|app| !known.contains(app)) {
             cx.ports[app].deliver(delivery());

@@ -12,7 +12,7 @@ use super::{Context, RequestSeats, Session};
 use crate::counters::Counter;
 use crate::limits::{STREAM_ERROR_WINDOW_S, STREAM_ERRORS_MAX};
 use crate::peer_text::PeerText;
-use crate::queue::{CloseReason, Credit, Delivery, End, RequestId};
+use crate::queue::{CloseReason, ConnectionEvent, Credit, Delivery, End, RequestId};
 use crate::record::{ErrorCode, ErrorRecord};
 use bytes::Bytes;
 use quinn_proto::{Connection, Dir, ReadError, StreamId, VarInt};
@@ -291,7 +291,9 @@ impl Session {
     ) {
         let code = ErrorCode::from_u64(code.into_inner()).unwrap_or(ErrorCode::Internal);
         self.count_outcome(id, RequestOutcome::Abandoned, cx.counters);
-        self.messages.retain(|_, stream| *stream != id);
+        if let Some((queue, _)) = self.messages.extract_if(|_, stream| *stream == id).next() {
+            self.tell_applications(|| ConnectionEvent::MessagesStopped { queue, code }, cx);
+        }
         let Some(stream) = self.streams.get(&id) else { return };
         let is_read = stream.recv.is_some();
         if stream.role.is_peer_request() {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 use stoq::client::ClientError;
 use stoq::hop::RouteError;
+use stoq::record::ErrorCode;
 
 /// What a probe reports.
 #[derive(Debug)]
@@ -37,6 +38,20 @@ pub enum ProbeError {
     /// A payload was put to a queue whose application keeps it.
     #[error("queue {0} keeps payloads: give a queue of a discard application")]
     Keeps(u64),
+    /// The peer takes no messages on a queue.
+    #[error(
+        "the gateway takes no messages on queue {queue} ({}): name a queue of its {kind} application, or add one to its \
+         configuration: [[application]] kind = \"{kind}\", queues = [{queue}]",
+        .code.name()
+    )]
+    Untaken {
+        /// The queue.
+        queue: u64,
+        /// The peer's code.
+        code: ErrorCode,
+        /// The kind of application that the probe needs.
+        kind: &'static str,
+    },
 }
 
 impl From<RouteError> for ProbeError {

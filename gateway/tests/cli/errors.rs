@@ -246,10 +246,13 @@ fn a_gateway_without_the_application_or_the_payload_is_an_error_with_the_fix() {
     let mut ping = site.client("ping");
     said(
         &site,
-        ping.args(["--queue", "9", "--timeout", "0.3", "--interval", "0"]),
+        ping.args(["--queue", "0", "--timeout", "0.3", "--interval", "0"]),
         1,
-        &["no echo from 127.0.0.1", "an echo application on queue 9?"],
+        &["no echo from 127.0.0.1", "an echo application on queue 0?"],
     );
+    let untaken =
+        ["the gateway takes no messages on queue 9", "[[application]] kind = \"echo\", queues = [9]"];
+    said(&site, site.client("ping").args(["--queue", "9"]), 1, &untaken);
     let mut get = site.client("get");
     get.args([&token, "-o", "copy", "--from", "127.0.0.1:1"]);
     said(&site, &mut get, 1, &["not every byte was fetched: ", "; cannot connect to 127.0.0.1:1: "]);

@@ -178,16 +178,19 @@ fn a_path_without_its_applications_names_the_fix() {
 fn a_bench_without_a_discard_application_names_its_queue() {
     let mut site = Site::new();
     let _gateway = site.start();
-    let refusal = |more: &[&str]| {
-        let arguments = ["--bytes", "1000", "--queue", "9", "--time-limit", "1"];
-        run(site.client("bench").args(arguments).args(more), 1).1
+    let refusal = |queue: &str, more: &[&str]| {
+        run(site.client("bench").args(["--bytes", "1000", "--queue", queue]).args(more), 1).1
     };
-    let messages = refusal(&[]);
+    let messages = refusal("9", &[]);
+    assert!(messages.contains("the gateway takes no messages on queue 9 (not found)"), "{messages}");
+    assert!(messages.contains("[[application]] kind = \"discard\", queues = [9]"), "{messages}");
+    // A queue whose application answers no messages is silent.
+    let silent = refusal("0", &["--time-limit", "1"]);
     assert!(
-        messages.contains("no result within 1 s: does the gateway have a discard application on queue 9?"),
-        "{messages}"
+        silent.contains("no result within 1 s: does the gateway have a discard application on queue 0?"),
+        "{silent}"
     );
-    let puts = refusal(&["--put"]);
+    let puts = refusal("9", &["--put"]);
     assert!(puts.contains("no application takes queue 9"), "{puts}");
 }
 
