@@ -107,7 +107,7 @@ pub enum DpdkError {
 
     /// More queue pairs than the device has, or none.
     #[error(
-        "device `{device}` has 1 to {max} queue pairs, but {asked} are configured: set `workers.count` (of a port, `queues`) in that range"
+        "device `{device}` has 1 to {max} queue pairs, but {asked} are configured: give as many workers, one a queue pair, or set a port's `queues`"
     )]
     Queues {
         /// The device's name.

@@ -391,7 +391,7 @@ impl Caller {
                 self.sending.retain(|sending| sending.request.connection != connection);
                 self.unsent.retain(|(of, ..)| *of != connection);
             }
-            ConnectionEvent::Have { .. } => {}
+            ConnectionEvent::Have { .. } | ConnectionEvent::MessagesStopped { .. } => {}
         }
     }
 
