@@ -304,8 +304,8 @@ fn an_interrupted_measurement_ends_with_code_130() {
     let mut site = Site::new();
     let _gateway = site.start();
     for (tool, args) in [
-        ("bench", &["--queue", "9", "--time-limit", "3600"][..]),
-        ("ping", &["--queue", "9", "--timeout", "3600"]),
+        ("bench", &["--queue", "0", "--time-limit", "3600"][..]),
+        ("ping", &["--queue", "0", "--timeout", "3600"]),
         ("ping", &["--count", "1000000", "--interval", "3600"]),
     ] {
         for signal in [Signal::INT, Signal::TERM] {
