@@ -74,7 +74,7 @@ reserve() {
 }
 
 release() {
-    local size=2048 node='' at free boot=$root/etc/sysctl.d/60-stoq-hugepages.conf
+    local size=2048 node='' at before boot=$root/etc/sysctl.d/60-stoq-hugepages.conf
     while [ $# -gt 0 ]; do
         case $1 in
             --size) size=${2:-}; number "$size" --size; shift 2 ;;
@@ -83,9 +83,11 @@ release() {
         esac
     done
     at=$(pages_at "$size" "$node")
-    free=$(cat "$at/free_hugepages")
-    echo $(($(cat "$at/nr_hugepages") - free)) >"$at/nr_hugepages" || die "cannot release: run this as root"
-    printf 'hugepages: %s pages of %s KiB were given back, %s stay reserved\n' "$free" "$size" "$(cat "$at/nr_hugepages")"
+    before=$(cat "$at/nr_hugepages")
+    echo $((before - $(cat "$at/free_hugepages"))) >"$at/nr_hugepages" || die "cannot release: run this as root"
+    # The kernel keeps free pages that are promised to a process.
+    printf 'hugepages: %s pages of %s KiB were given back, %s stay reserved\n' $((before - $(cat "$at/nr_hugepages"))) "$size" \
+        "$(cat "$at/nr_hugepages")"
     if [ -e "$boot" ]; then
         rm "$boot"
         echo "hugepages: none at the next boot: /etc/sysctl.d/60-stoq-hugepages.conf is removed"
