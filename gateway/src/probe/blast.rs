@@ -1,7 +1,7 @@
 //! The goodput of messages.
 
 use super::links::{LinkUp, Links, Remotes};
-use super::report::{ProbeError, Report, Width};
+use super::report::{Report, Width};
 use bytes::Bytes;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
@@ -114,10 +114,7 @@ impl Application for Blast {
         while let Some(delivery) = port.receive() {
             worked = true;
             self.links.heard(&delivery);
-            if let Delivery::Connection(_, ConnectionEvent::MessagesStopped { queue, code }) = delivery {
-                self.links.fail(ProbeError::Untaken { queue, code, kind: "discard" });
-                break;
-            }
+            self.links.needs("discard", &delivery);
             if let Delivery::Connection(_, ConnectionEvent::Message { payload, .. }) = delivery
                 && let Ok(count) = <[u8; 16]>::try_from(&payload.to_bytes()[..])
             {

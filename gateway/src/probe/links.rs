@@ -150,6 +150,13 @@ impl Links {
         }
     }
 
+    /// Fails where the peer takes no messages on the queue of an application of this kind, which the probe needs.
+    pub(super) fn needs(&mut self, kind: &'static str, delivery: &Delivery) {
+        if let &Delivery::Connection(_, ConnectionEvent::MessagesStopped { queue, code }) = delivery {
+            self.fail(ProbeError::Untaken { queue, code, kind });
+        }
+    }
+
     /// Chooses the address of this attempt and ends the others. False if an address is chosen already.
     fn won(&mut self, tag: u64) -> bool {
         if self.chosen.is_some() {

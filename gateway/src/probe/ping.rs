@@ -1,7 +1,7 @@
 //! The round trip of a message.
 
 use super::links::{Links, Remotes};
-use super::report::{ProbeError, Report};
+use super::report::Report;
 use bytes::Bytes;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
@@ -41,10 +41,7 @@ impl Application for Ping {
         while let Some(delivery) = port.receive() {
             worked = true;
             self.links.heard(&delivery);
-            if let Delivery::Connection(_, ConnectionEvent::MessagesStopped { queue, code }) = delivery {
-                self.links.fail(ProbeError::Untaken { queue, code, kind: "echo" });
-                break;
-            }
+            self.links.needs("echo", &delivery);
             if let Delivery::Connection(_, ConnectionEvent::Message { .. }) = delivery
                 && let Some(sent) = self.sent.take()
             {
