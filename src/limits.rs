@@ -38,8 +38,12 @@ pub const PACING_BURST_LEN: usize = 16;
 pub const PACING_BURST_US: u64 = 20;
 /// The longest span of such packets, microseconds, and so what acknowledgments wait; two packets always leave together.
 pub const PACING_STEP_US: u64 = 1000;
-/// How late a worker may come to a burst and make up for it, microseconds: twice the longest sleep of an idle one.
-pub const PACING_LATE_US: u64 = 1000;
+/// How late a worker may come to a burst and make up for it: this part of the path's round trip.
+pub const PACING_LATE_DIVISOR_LEN: u32 = 8;
+/// It is at least this long, microseconds: twice the longest sleep of an idle worker.
+pub const PACING_LATE_US_MIN: u64 = 1000;
+/// It is at most this long, microseconds: a slice of the kernel's scheduler.
+pub const PACING_LATE_US_MAX: u64 = 5000;
 /// Packets that wait for one neighbor to be resolved.
 pub const NEIGHBOR_PENDING_LEN_MAX: usize = 64;
 /// Packets that only acknowledge are this part of the round trip apart.

@@ -7,8 +7,8 @@
 
 use super::conn::Conn;
 use crate::limits::{
-    ACK_GAP_DIVISOR_LEN, ACK_GAP_US_MAX, ACK_GAP_US_MIN, PACING_BURST_LEN, PACING_BURST_US, PACING_LATE_US,
-    PACING_STEP_US,
+    ACK_GAP_DIVISOR_LEN, ACK_GAP_US_MAX, ACK_GAP_US_MIN, PACING_BURST_LEN, PACING_BURST_US,
+    PACING_LATE_DIVISOR_LEN, PACING_LATE_US_MAX, PACING_LATE_US_MIN, PACING_STEP_US,
 };
 use quinn_proto::Transmit;
 use std::net::SocketAddr;
@@ -60,11 +60,11 @@ impl Rate {
 
 impl ConnectionPace {
     /// How many packets may leave now; 0: none before [`ConnectionPace::due`].
-    fn allowed(&mut self, now: Instant, rate: Rate) -> usize {
+    fn allowed(&mut self, now: Instant, rate: Rate, rtt: Duration) -> usize {
         let late = match self.due {
             Some(due) if now < due => return 0,
             // A worker that comes late to a burst makes up for it. A connection that had nothing to send has saved nothing.
-            Some(_) => Duration::from_micros(PACING_LATE_US),
+            Some(_) => late(rtt),
             None => Duration::ZERO,
         };
         let paid = self.paid.map_or(now, |paid| paid.max(now - late));
@@ -108,6 +108,15 @@ impl ConnectionPace {
     }
 }
 
+/// How late a worker may come to a burst and make up for it. Where other threads use its core, the kernel takes the core away for milliseconds:
+/// what a path of this round trip holds bears a burst of a small part of it.
+#[inline]
+fn late(rtt: Duration) -> Duration {
+    let (least, most) =
+        (Duration::from_micros(PACING_LATE_US_MIN), Duration::from_micros(PACING_LATE_US_MAX));
+    (rtt / PACING_LATE_DIVISOR_LEN).clamp(least, most)
+}
+
 /// Bytes of Ethernet frames that carry these datagrams.
 fn frame_bytes(transmit: &Transmit) -> usize {
     let segment = transmit.segment_size.unwrap_or(transmit.size).max(1);
@@ -137,7 +146,7 @@ impl Conn {
     pub(super) fn paced_packets(&mut self, paced: Paced, now: Instant, most: usize) -> usize {
         match paced.0 {
             // A closed connection sends its CONNECTION_CLOSE, and nothing waits for that.
-            Some(rate) if !self.quic.is_closed() => self.pace.allowed(now, rate).min(most),
+            Some(rate) if !self.quic.is_closed() => self.pace.allowed(now, rate, self.quic.rtt()).min(most),
             _ => most,
         }
     }
@@ -176,11 +185,15 @@ mod tests {
         start + Duration::from_micros(us)
     }
 
-    /// Sends all that may leave at this time. Gives the packets.
+    /// Sends all that may leave at this time over a short path. Gives the packets.
     fn send(pace: &mut ConnectionPace, now: Instant, rate: Rate) -> usize {
+        send_over(pace, now, rate, Duration::ZERO)
+    }
+
+    fn send_over(pace: &mut ConnectionPace, now: Instant, rate: Rate, rtt: Duration) -> usize {
         let mut sent = 0;
         loop {
-            let packets = pace.allowed(now, rate);
+            let packets = pace.allowed(now, rate, rtt);
             if packets == 0 {
                 return sent;
             }
@@ -205,19 +218,26 @@ mod tests {
         assert_eq!(send(&mut ConnectionPace::default(), start, fast), 165);
     }
 
-    #[test]
-    fn a_worker_that_comes_half_a_millisecond_late_loses_no_rate() {
+    /// The share of the rate that leaves if the worker comes every `turn_us` only, over a path of this round trip.
+    fn carried_by_turns_of(turn_us: u64, rtt_ms: u64) -> f64 {
         let (mut pace, start) = (ConnectionPace::default(), Instant::now());
-        let mut sent = 0;
-        let turns = 2000;
-        for turn in 0..turns {
-            sent += send(&mut pace, at(start, turn * 500), RATE);
+        let (turns, rtt) = (2000, Duration::from_millis(rtt_ms));
+        let sent: usize =
+            (0..turns).map(|turn| send_over(&mut pace, at(start, turn * turn_us), RATE, rtt)).sum();
+        // One that comes a second later still has no more than it may make up for.
+        let most = send_over(&mut pace, at(start, turns * turn_us + 1_000_000), RATE, rtt);
+        assert!(most <= RATE.packets(late(rtt)) + 17, "{most} packets at once");
+        sent as f64 / RATE.packets(Duration::from_micros(turns * turn_us)) as f64
+    }
+
+    #[test]
+    fn a_worker_that_comes_late_loses_no_rate() {
+        for (turn_us, rtt_ms) in [(500, 0), (500, 1), (2400, 20), (4900, 50), (4900, 200)] {
+            let carried = carried_by_turns_of(turn_us, rtt_ms);
+            assert!((0.99..1.01).contains(&carried), "{carried} in turns of {turn_us} us over {rtt_ms} ms");
         }
-        let carried = RATE.packets(Duration::from_micros(turns * 500)) as f64;
-        assert!((0.99..1.01).contains(&(sent as f64 / carried)), "{sent} of {carried} packets");
-        // One that comes later still has no more than it may make up for.
-        let late = send(&mut pace, at(start, turns * 500 + 1_000_000), RATE);
-        assert!(late <= RATE.packets(Duration::from_micros(PACING_LATE_US)) + 17, "{late} packets");
+        let carried = carried_by_turns_of(4900, 1);
+        assert!(carried < 0.3, "{carried}: a short path gets no long burst");
     }
 
     #[test]
