@@ -3,7 +3,7 @@
 use crate::support::caller::Peer;
 use crate::support::{DISCARD, HELD, Setup, World, gateway_v4, payload};
 use std::time::Duration;
-use stoq::limits::DELIVERY_RING_LEN;
+use stoq::limits::{BATCHES_PER_TURN_MAX, DELIVERY_RING_LEN};
 use stoq::nic::simulated::LinkConfig;
 use stoq::quic::congestion::Congestion;
 use stoq::quic::transport::QuicConfig;
@@ -130,13 +130,31 @@ fn the_operators_rate_is_pacing() {
     }
 }
 
-#[test]
-fn a_device_that_takes_no_more_is_seen() {
+/// A client whose device takes one batch a turn.
+fn slow_device() -> (World, Peer) {
     let link = LinkConfig { bandwidth_bits_per_s: None, buffer_bytes: None, ..path() };
     let quic = QuicConfig { initial_congestion_window_bytes: 16 << 20, ..cubic() };
-    let (mut world, peer) = over(link, quic.clone(), quic);
+    let (world, peer) = over(link, quic.clone(), quic);
     world.clients[0].icmp.slow_the_device();
+    (world, peer)
+}
+
+#[test]
+fn a_device_that_takes_no_more_is_seen() {
+    let (mut world, peer) = slow_device();
     assert_limited_by(&mut world, &peer, SendLimit::Device);
+}
+
+#[test]
+fn the_workers_bound_on_a_connections_batches_is_seen() {
+    // After its last batch the connection waits for the other connections: for the worker, not for the device.
+    let (mut world, peer) = slow_device();
+    send(&mut world, &peer, DISCARD, 40 << 20);
+    world.pass(Duration::from_secs(1));
+    let (times, _) = watched(&mut world);
+    let share = times.of(SendLimit::Worker).as_secs_f64() / SPAN.as_secs_f64();
+    let once_in = BATCHES_PER_TURN_MAX as f64;
+    assert!((0.9 / once_in..1.1 / once_in).contains(&share), "{times:?}");
 }
 
 #[test]
