@@ -4,6 +4,8 @@ use super::layout::{lanes_of, pairs_bytes, parts_of};
 use crate::limits::{GROUP_BYTES, STORE_BLOCK_BYTES_MAX, STORE_BLOCK_BYTES_MIN, STORE_FILE_BYTES};
 use crate::shard::{Descriptor, Lanes, Part};
 use crate::token::{PAIR_BYTES, outboard_bytes};
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// The size of a disk's blocks, and by it the size of files. All sizes are upper bounds for a disk that neither compresses nor shares
@@ -26,6 +28,11 @@ impl Blocks {
         Self { block_bytes: named.clamp(STORE_BLOCK_BYTES_MIN, STORE_BLOCK_BYTES_MAX) }
     }
 
+    /// What a file takes.
+    pub(super) fn taken_by(file: &Metadata) -> u64 {
+        file.blocks() * 512 + STORE_FILE_BYTES
+    }
+
     fn whole(self, bytes: u64) -> u64 {
         bytes.checked_next_multiple_of(self.block_bytes).unwrap_or(u64::MAX)
     }
@@ -43,6 +50,17 @@ impl Blocks {
     /// A set with these lanes in its own files, with its descriptor and its lease.
     pub(super) fn set(self, descriptor: &Descriptor, own: Lanes) -> u64 {
         (2 * self.small_file()).saturating_add(self.lanes(descriptor, own))
+    }
+
+    /// The same, of a set whose files take this of the disk. A crash or a write that failed may have left blocks of lanes that the set does not
+    /// claim: they are charged too. Less than a group is the file system's own.
+    pub(super) fn set_that_takes(self, descriptor: &Descriptor, own: Lanes, taken_bytes: u64) -> u64 {
+        let claimed_bytes = self.set(descriptor, own);
+        if taken_bytes > claimed_bytes.saturating_add(GROUP_BYTES as u64) {
+            taken_bytes
+        } else {
+            claimed_bytes
+        }
     }
 
     /// Lanes in a set's own files. For several lanes together it is never above the sum of their own.

@@ -376,11 +376,11 @@ impl Check {
         };
         let paths: [PathBuf; 2] = [kind, outboard_kind].map(|kind| store.file(&self.token, kind));
         store.damage().set_aside(self.token, reason, paths.iter().map(PathBuf::as_path));
+        let bytes = store.set_bytes(&set.descriptor, own);
         let mut index = store.index();
         let lease = index.get(&self.token).map(|entry| entry.lease).unwrap_or_default();
         let generation = index.next_generation();
         let body = SetBody { own, generation, ..set };
-        let bytes = index.blocks.set(&set.descriptor, own);
         index.insert(self.token, lease, bytes, EntryBody::Set(body));
     }
 

@@ -1,5 +1,6 @@
 //! The state that the store's parts share: files, index, and the two locks over them.
 
+use super::blocks::Blocks;
 use super::checks::Checks;
 use super::clock::Clock;
 use super::damage::Damage;
@@ -12,9 +13,10 @@ use super::lock::Lock;
 use super::open_files::OpenFiles;
 use super::open_payload::{OpenPayload, OpenSet};
 use super::refusals::Refusals;
-use crate::shard::Blob;
+use crate::shard::{Blob, Descriptor, Lanes};
 use crate::token::{AnyToken, SetToken, Token};
 use std::collections::{BTreeSet, HashSet};
+use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -344,6 +346,15 @@ impl Inner {
     pub(super) fn file(&self, token: &AnyToken, kind: &str) -> PathBuf {
         let (directory, hex) = layout::place(token);
         self.dir.join(directory).join(&hex[..2]).join(format!("{hex}.{kind}"))
+    }
+
+    /// What a set with these lanes in its own files is charged.
+    pub(super) fn set_bytes(&self, descriptor: &Descriptor, own: Lanes) -> u64 {
+        let any = descriptor.set_token().into();
+        let kinds = layout::kinds_of_set(descriptor, own);
+        let files = kinds.filter_map(|kind| fs::metadata(self.file(&any, kind)).ok());
+        let taken_bytes = files.map(|file| Blocks::taken_by(&file)).sum();
+        self.index().blocks.set_that_takes(descriptor, own, taken_bytes)
     }
 
     /// Makes a file that marks this token as being changed. If the process ends, missing files of the token are then not taken for lost.

@@ -66,6 +66,12 @@ pub(super) fn parse_set(token: &SetToken, mut bytes: &[u8]) -> Option<(Descripto
     ours.then_some((descriptor, own))
 }
 
+/// The kinds of the files of a set with these lanes in its own files.
+pub(super) fn kinds_of_set(descriptor: &Descriptor, own: Lanes) -> impl Iterator<Item = &'static str> {
+    let parts = parts_of(descriptor, own).into_iter();
+    parts.flat_map(|part| <[&str; 2]>::from(lane_kinds(part.blob))).chain([SET, META])
+}
+
 /// The parts of a set's blobs that `lanes` cover in all stripes.
 pub(super) fn parts_of(descriptor: &Descriptor, lanes: Lanes) -> SmallVec<[Part; 2]> {
     let lanes = lanes.intersection(descriptor.lanes());

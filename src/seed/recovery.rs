@@ -3,6 +3,7 @@
 //! A crash leaves files that were being changed, and with them a file under `tmp` whose name begins with the same token. Without such a
 //! file under `tmp`, incomplete files do not come from a crash. A file is never deleted for being damaged.
 
+use super::blocks::Blocks;
 use super::check::Suspect;
 use super::clock::Clock;
 use super::damage::{Damage, DamageOutcome};
@@ -11,7 +12,7 @@ use super::error::StoreError;
 use super::index::{EntryBody, Index, SetBody};
 use super::layout::{self, BLOB, DATA, META, OUTBOARD, SET, SETS};
 use super::lease::{Lease, LeaseFile};
-use crate::limits::{GROUP_BYTES, PAYLOAD_BYTES_MAX, STORE_FILE_BYTES};
+use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::shard::{Blob, Descriptor, Lanes};
 use crate::token::{AnyToken, Token, outboard_bytes};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -240,14 +241,9 @@ impl Recovery<'_> {
         }
         let is_in_flight = self.in_flight.contains(&layout::place(token).1);
         let (lease, _) = self.lease(token, found);
-        // A crash may have left blocks of lanes that the set does not claim: they are charged too. Less than a group is the file system's own.
-        let claimed = layout::parts_of(&descriptor, body.own);
-        let lane_kinds = claimed.iter().flat_map(|part| <[&str; 2]>::from(layout::lane_kinds(part.blob)));
-        let kept = lane_kinds.chain([SET, META]).filter_map(|kind| found.file(kind));
-        let taken_bytes: u64 = kept.map(|file| file.taken_bytes).sum();
-        let claimed_bytes = self.index.blocks.set(&descriptor, body.own);
-        let is_more = taken_bytes > claimed_bytes.saturating_add(GROUP_BYTES as u64);
-        let bytes = if is_more { taken_bytes } else { claimed_bytes };
+        let kept = layout::kinds_of_set(&descriptor, body.own).filter_map(|kind| found.file(kind));
+        let taken_bytes = kept.map(|file| file.taken_bytes).sum();
+        let bytes = self.index.blocks.set_that_takes(&descriptor, body.own, taken_bytes);
         if self.index.lanes(&descriptor, body.own) != Lanes::NONE {
             return Ok(Some(Entry {
                 used: file.modified,
@@ -366,7 +362,7 @@ impl Recovery<'_> {
                     Ok(metadata) if metadata.is_file() => {
                         let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
                         let (length, inode) = (metadata.len(), metadata.ino());
-                        let taken_bytes = metadata.blocks() * 512 + STORE_FILE_BYTES;
+                        let taken_bytes = Blocks::taken_by(&metadata);
                         let file = File { kind, path, length, taken_bytes, inode, modified };
                         found.entry(token).or_default().files.push(file);
                     }

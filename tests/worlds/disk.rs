@@ -6,6 +6,7 @@
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use rustix::fs::{FallocateFlags, fallocate};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io;
@@ -16,6 +17,8 @@ use stoq::seed::{Disk, MachineDisk};
 
 /// The smallest part of a write that a crash keeps or loses, bytes.
 const SECTOR_BYTES: u64 = 512;
+/// What a mutant adds to each file, bytes.
+const BEHIND_END_BYTES: u64 = 64 * 1024;
 /// A block of zeros is a hole.
 const BLOCK_BYTES: usize = 4096;
 /// `errno` of a full disk, of one that fails, and of one that may not be written.
@@ -40,8 +43,8 @@ pub(crate) enum DiskMutant {
     DroppedSync,
     /// Syncs of directories make nothing durable.
     DroppedDirectorySync,
-    /// Holes take blocks, which no account is charged for.
-    FilledHoles,
+    /// Files take blocks behind their ends, which no account is charged for.
+    BlocksBehindEnds,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -330,8 +333,8 @@ impl Disk for FaultyDisk {
         self.change(
             || MachineDisk.set_length(file, length),
             |model, ()| {
-                if model.mutant == Some(DiskMutant::FilledHoles) {
-                    file.write_all_at(&vec![0; length as usize], 0).unwrap();
+                if model.mutant == Some(DiskMutant::BlocksBehindEnds) {
+                    fallocate(file, FallocateFlags::KEEP_SIZE, length, BEHIND_END_BYTES).unwrap();
                 }
                 let file = model.file(file);
                 model.files[file].pending.push(Change::Length(length));

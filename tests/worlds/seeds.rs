@@ -45,7 +45,7 @@ impl Mutant {
         match self {
             Self::DroppedSync => Some(DiskMutant::DroppedSync),
             Self::DroppedDirectorySync => Some(DiskMutant::DroppedDirectorySync),
-            Self::ForgottenCharge => Some(DiskMutant::FilledHoles),
+            Self::ForgottenCharge => Some(DiskMutant::BlocksBehindEnds),
             Self::UncheckedGroup | Self::LostWakeUp => None,
         }
     }

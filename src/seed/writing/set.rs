@@ -187,11 +187,20 @@ impl SetWriter {
                 Target::Lanes(files, reserved) => new_lanes.push((part, files, reserved)),
             }
         }
+        let added = self.add(&mut new_lanes);
+        if added.is_err() {
+            self.charge();
+        }
+        added
+    }
+
+    /// Adds the written lanes to the set.
+    fn add(&mut self, new_lanes: &mut [(Part, NewFiles, Reservation)]) -> Result<OpenSet, StoreError> {
         let store = self.store.clone();
         for _ in 0..COMMIT_TRIES_MAX {
             let before = store.index().set(&self.token);
             // Without the lock: written bytes that no set claims do no harm, even if the set is removed meanwhile.
-            for (part, files, _) in &new_lanes {
+            for (part, files, _) in new_lanes.iter() {
                 if claims(before.as_ref(), part.blob) {
                     self.copy_into_set(part, files)?;
                 }
@@ -201,7 +210,7 @@ impl SetWriter {
             if now.map(|set| set.generation) != before.map(|set| set.generation) {
                 continue;
             }
-            if let Err(error) = self.place(&one, before, &mut new_lanes) {
+            if let Err(error) = self.place(&one, before, new_lanes) {
                 self.discard(before)?;
                 return Err(error);
             }
@@ -211,6 +220,18 @@ impl SetWriter {
             return held;
         }
         Err(self.went(Lanes::NONE))
+    }
+
+    /// Charges the set for the blocks that a failed [`SetWriter::add`] left in its files: lanes written later may use them.
+    fn charge(&self) {
+        let _one = self.store.change();
+        let any = AnyToken::from(self.token);
+        let Some(set) = self.store.index().set(&self.token) else { return };
+        let bytes = self.store.set_bytes(&set.descriptor, set.own);
+        let mut index = self.store.index();
+        if let Some(entry) = index.get(&any).copied() {
+            index.insert(any, entry.lease, bytes, entry.body);
+        }
     }
 
     fn went(&self, held: Lanes) -> StoreError {
@@ -301,12 +322,12 @@ impl SetWriter {
         self.store.place_lease(&any, lease, None)?;
         // The commit point. Its sync makes the names of the lease and of the claimed files durable too.
         self.store.write_small(&any, SET, &layout::emit_set(&self.descriptor, own))?;
+        let bytes = self.store.set_bytes(&self.descriptor, own);
         {
             let mut index = self.store.index();
             self.reserved.settle(&mut index);
             new_lanes.iter_mut().for_each(|(_, _, reserved)| reserved.settle(&mut index));
             let body = SetBody { descriptor: self.descriptor, own, generation: index.next_generation() };
-            let bytes = index.blocks.set(&self.descriptor, own);
             for part in &promoted {
                 let bytes = index.blocks.payload(part.length);
                 index.insert(part.token.into(), lease, bytes, EntryBody::Payload { length: part.length });

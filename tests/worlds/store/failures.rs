@@ -16,6 +16,16 @@ fn put(store: &Store, number: usize) -> Result<(), StoreError> {
     writer.commit().map(drop)
 }
 
+fn put_lanes(store: &Store, lanes: &str) -> Result<(), StoreError> {
+    let mut writer = store.begin_set(samples().descriptor, lanes.parse().unwrap(), Lease::default(), 0)?;
+    let parts: Vec<_> = writer.parts().cloned().collect();
+    for part in parts {
+        let made = pieces(blob(part.blob), &part.selection);
+        made.iter().try_for_each(|piece| writer.write(part.blob, piece))?;
+    }
+    writer.commit().map(drop)
+}
+
 #[test]
 fn a_put_after_a_change_that_failed_survives_a_crash() {
     const NUMBER: usize = 2;
@@ -40,4 +50,35 @@ fn a_put_after_a_change_that_failed_survives_a_crash() {
             }
         }
     }
+}
+
+#[test]
+fn blocks_of_lanes_whose_put_failed_are_charged() {
+    let begun = {
+        let directory = scratch();
+        let (disk, store) = open(&directory, 0, u64::MAX - 1);
+        put_lanes(&store.unwrap(), "0").unwrap();
+        disk.steps()
+    };
+    let mut failed = 0;
+    for at in begun.. {
+        let directory = scratch();
+        let (disk, store) = open(&directory, 0, at);
+        let store = store.unwrap();
+        put_lanes(&store, "0").unwrap();
+        failed += usize::from(put_lanes(&store, "1-2").is_err());
+        let is_later = at >= disk.steps();
+        assert_charged(directory.path(), &store);
+        if is_later {
+            break;
+        }
+        // Others are claimed, and those of the failed put are there as before.
+        put_lanes(&store, "4").unwrap();
+        assert_charged(directory.path(), &store);
+        let usage_bytes = store.usage_bytes();
+        drop(store);
+        let store = Store::open(directory.path(), StoreConfig::default()).unwrap();
+        assert_eq!(store.usage_bytes(), usage_bytes, "opened again, it counts the same");
+    }
+    assert!(failed > 4, "{failed} puts failed");
 }
