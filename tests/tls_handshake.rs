@@ -115,6 +115,7 @@ fn a_server_of_another_authority_is_refused() {
         &outcome.server.refusal(),
         "the peer does not trust the authority of this node's certificate",
     );
+    assert_eq!(outcome.alert(), 48);
 }
 
 #[test]
@@ -127,6 +128,7 @@ fn a_client_of_another_authority_is_refused() {
         &outcome.client.refusal(),
         "the peer does not trust the authority of this node's certificate",
     );
+    assert_eq!(outcome.alert(), 48);
 }
 
 #[test]
@@ -139,6 +141,7 @@ fn an_unpinned_peer_is_refused_by_its_node_id() {
         let id = server.identity.node_id();
         assert_says(&outcome.client.refusal(), &format!("the peer's node ID {id} is not among the pinned"));
         assert_says(&outcome.server.refusal(), &format!("the peer has not pinned this node's ID {id}"));
+        assert_eq!(outcome.alert(), 46);
     }
 }
 
@@ -167,6 +170,7 @@ fn certificates_out_of_their_dates_are_refused() {
             let outcome = connect(&client, &server);
             assert_says(&outcome.client.refusal(), ours);
             assert_says(&outcome.server.refusal(), theirs);
+            assert_eq!(outcome.alert(), 45);
         }
     }
 }
@@ -178,6 +182,7 @@ fn a_certificate_whose_signature_was_altered_is_refused() {
     let outcome = connect(&client, &server);
     assert_says(&outcome.client.refusal(), "carries a signature that is not its issuer's");
     assert_says(&outcome.server.refusal(), "finds a signature in this node's certificate chain");
+    assert_eq!(outcome.alert(), 46);
 }
 
 #[test]
@@ -189,6 +194,7 @@ fn a_handshake_signature_that_was_altered_is_refused() {
     let outcome = Pair::new(client_config(&client).unwrap(), server).connect();
     assert_says(&outcome.client.refusal(), "handshake signature does not match its certificate");
     assert_says(&outcome.server.refusal(), "could not verify this node's handshake signature");
+    assert_eq!(outcome.alert(), 51);
 }
 
 #[test]
@@ -200,6 +206,7 @@ fn a_client_without_post_quantum_key_exchange_is_refused() {
             .connect();
     assert_says(&outcome.server.refusal(), "the peer offers no X25519MLKEM768");
     assert_says(&outcome.client.refusal(), "accepts none of this node's key exchanges");
+    assert_eq!(outcome.alert(), 40);
     server.policy.require_post_quantum = false;
     assert_open(
         &Pair::new(custom_client(&[FALCON.scheme()], KX_CLASSICAL, ALPN), server_config(&server).unwrap())
@@ -228,6 +235,7 @@ fn a_client_without_a_certificate_is_refused_where_one_is_required() {
     let outcome = connect(&client, &server);
     assert_says(&outcome.server.refusal(), "the peer presented no certificate");
     assert_says(&outcome.client.refusal(), "the peer requires a client certificate");
+    assert_eq!(outcome.alert(), 116);
     // The client's handshake was complete before the server judged its certificate.
     assert!(outcome.client.connected_rtts.is_some());
 }
@@ -241,6 +249,7 @@ fn a_peer_of_another_protocol_is_refused() {
             .connect();
     assert_says(&outcome.server.refusal(), "the peer does not speak stoq/1");
     assert_says(&outcome.client.refusal(), "the peer does not speak stoq/1");
+    assert_eq!(outcome.alert(), 120);
 }
 
 #[test]
@@ -249,7 +258,9 @@ fn a_server_name_is_checked_only_when_asked_for() {
     client.server_name = Some("server.example".into());
     assert_open(&connect(&client, &server));
     client.server_name = Some("elsewhere.example".into());
-    assert_says(&connect(&client, &server).client.refusal(), "does not carry the server name asked for");
+    let outcome = connect(&client, &server);
+    assert_says(&outcome.client.refusal(), "does not carry the server name asked for");
+    assert_eq!(outcome.alert(), 42);
 }
 
 #[test]
@@ -261,6 +272,7 @@ fn a_classical_certificate_is_refused() {
     let outcome = Pair::new(client_config(&client).unwrap(), server).connect();
     assert_says(&outcome.client.refusal(), "is not Falcon");
     assert_says(&outcome.server.refusal(), "the peer accepts Falcon only");
+    assert_eq!(outcome.alert(), 46);
 }
 
 #[test]

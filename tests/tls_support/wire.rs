@@ -38,6 +38,21 @@ pub struct Side {
     pub early_data: bool,
 }
 
+impl Outcome {
+    /// The TLS alert by which one end refused the other, as both know it.
+    #[track_caller]
+    pub fn alert(&self) -> u64 {
+        let [client, server] = [&self.client, &self.server].map(|side| match &side.lost {
+            Some(ConnectionError::TransportError(error)) => u64::from(error.code),
+            Some(ConnectionError::ConnectionClosed(close)) => u64::from(close.error_code),
+            other => panic!("no refusal: {other:?}"),
+        });
+        assert_eq!(client, server, "both ends know the same alert");
+        // RFC 9001 §4.8: 0x0100 and the alert.
+        client - 0x100
+    }
+}
+
 impl Side {
     /// The reason of TLS's refusal, in this end's text.
     pub fn refusal(&self) -> String {
