@@ -2,18 +2,16 @@
 
 mod tls_support;
 
+use rustls::sign::SigningKey;
+use rustls::{KeyLog, SignatureScheme};
 use std::sync::Arc;
-
-use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
-use rustls::sign::{CertifiedKey, Signer, SigningKey, SingleCertAndKey};
-use rustls::{DigitallySignedStruct, SignatureScheme};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use stoq::tls::{
     ALPN, CipherSuite, ClientAuth, ClientTls, FalconAlgorithm, FalconKey, Identity, PemText, ServerTls,
     Trust, client_config, server_config,
 };
 use tls_support::authority::{Authority, Lifetime, flip_signature, self_signed};
+use tls_support::strangers::{KX_CLASSICAL, KX_HYBRID, Liar, classical_key, custom_client, custom_server};
 use tls_support::wire::{Outcome, Pair};
 
 const FALCON: FalconAlgorithm = FalconAlgorithm::FalconPadded512;
@@ -102,6 +100,61 @@ fn degree_1024_and_every_cipher_suite_connect() {
         let mut client = ClientTls::new(trusting(&ca));
         client.policy.cipher_suites = vec![suite];
         assert_open(&connect(&client, &ServerTls::new(ca.issue("server"), ClientAuth::Off)));
+    }
+}
+
+#[test]
+fn a_server_takes_the_first_key_exchange_of_the_clients_list() {
+    let (_, _, mut server) = acquainted();
+    server.client_auth = ClientAuth::Off;
+    let rtts = |server: &ServerTls| {
+        let client = custom_client(&[FALCON.scheme()], &[KX_CLASSICAL, KX_HYBRID], ALPN);
+        let outcome = Pair::new(client, server_config(server).unwrap()).connect();
+        assert_open(&outcome);
+        outcome.client.connected_rtts
+    };
+    // The client sends a share of its first one alone. For the other the server asks, which takes a round trip.
+    assert_eq!(rtts(&server), Some(2.0));
+    server.policy.require_post_quantum = false;
+    assert_eq!(rtts(&server), Some(1.0));
+}
+
+#[test]
+fn a_client_that_allows_two_key_exchanges_sends_shares_of_both() {
+    let key = FalconKey::generate(FALCON).unwrap();
+    let chain = vec![self_signed("server", &key)];
+    let mut client = ClientTls::new(Trust::new(&chain, []).unwrap());
+    client.policy.require_post_quantum = false;
+    let key: Arc<dyn SigningKey> = Arc::new(key);
+    for kx in [KX_HYBRID, KX_CLASSICAL] {
+        let server = custom_server(chain.clone(), key.clone(), kx, ALPN);
+        let outcome = Pair::new(client_config(&client).unwrap(), server).connect();
+        assert_open(&outcome);
+        assert_eq!(outcome.client.connected_rtts, Some(1.0));
+    }
+}
+
+/// The length of a connection's secrets, bytes: that of the cipher suite's hash.
+#[derive(Debug, Default)]
+struct SecretBytes(AtomicUsize);
+
+impl KeyLog for SecretBytes {
+    fn log(&self, _label: &str, _client_random: &[u8], secret: &[u8]) {
+        self.0.store(secret.len(), Relaxed);
+    }
+}
+
+#[test]
+fn a_server_takes_the_first_cipher_suite_of_the_clients_list() {
+    let (_, mut client, mut server) = acquainted();
+    let [sha_256, sha_384] = [CipherSuite::Aes128Gcm, CipherSuite::Aes256Gcm];
+    for (first, second, bytes) in [(sha_256, sha_384, 32), (sha_384, sha_256, 48)] {
+        let secret = Arc::new(SecretBytes::default());
+        client.key_log = Some(secret.clone());
+        client.policy.cipher_suites = vec![first, second];
+        server.policy.cipher_suites = vec![second, first];
+        assert_open(&connect(&client, &server));
+        assert_eq!(secret.0.load(Relaxed), bytes);
     }
 }
 
@@ -202,14 +255,14 @@ fn a_client_without_post_quantum_key_exchange_is_refused() {
     let (_, _, mut server) = acquainted();
     server.client_auth = ClientAuth::Off;
     let outcome =
-        Pair::new(custom_client(&[FALCON.scheme()], KX_CLASSICAL, ALPN), server_config(&server).unwrap())
+        Pair::new(custom_client(&[FALCON.scheme()], &[KX_CLASSICAL], ALPN), server_config(&server).unwrap())
             .connect();
     assert_says(&outcome.server.refusal(), "the peer offers no X25519MLKEM768");
     assert_says(&outcome.client.refusal(), "accepts none of this node's key exchanges");
     assert_eq!(outcome.alert(), 40);
     server.policy.require_post_quantum = false;
     assert_open(
-        &Pair::new(custom_client(&[FALCON.scheme()], KX_CLASSICAL, ALPN), server_config(&server).unwrap())
+        &Pair::new(custom_client(&[FALCON.scheme()], &[KX_CLASSICAL], ALPN), server_config(&server).unwrap())
             .connect(),
     );
 }
@@ -245,7 +298,7 @@ fn a_peer_of_another_protocol_is_refused() {
     let (_, _, mut server) = acquainted();
     server.client_auth = ClientAuth::Off;
     let outcome =
-        Pair::new(custom_client(&[FALCON.scheme()], KX_HYBRID, b"h3"), server_config(&server).unwrap())
+        Pair::new(custom_client(&[FALCON.scheme()], &[KX_HYBRID], b"h3"), server_config(&server).unwrap())
             .connect();
     assert_says(&outcome.server.refusal(), "the peer does not speak stoq/1");
     assert_says(&outcome.client.refusal(), "the peer does not speak stoq/1");
@@ -288,7 +341,7 @@ fn a_second_certificate_serves_classical_peers_if_the_policy_admits_them() {
     )
     .unwrap();
     let classical = Identity::load_classical(&path("certificate.pem"), &path("key.pem")).unwrap();
-    let classical_client = || custom_client(&[SignatureScheme::ECDSA_NISTP256_SHA256], KX_HYBRID, ALPN);
+    let classical_client = || custom_client(&[SignatureScheme::ECDSA_NISTP256_SHA256], &[KX_HYBRID], ALPN);
     let refused = Pair::new(classical_client(), server_config(&server).unwrap()).connect();
     assert_says(&refused.server.refusal(), "the peer verifies no signature that this node can make");
     server.classical_identity = Some(classical.clone());
@@ -354,126 +407,4 @@ fn falcon_512_chains_fit_the_first_flight_and_a_falcon_1024_intermediate_does_no
     assert_eq!(rtts(FalconAlgorithm::FalconPadded512, true), 1.0);
     assert_eq!(rtts(FalconAlgorithm::FalconPadded1024, false), 1.0);
     assert!(rtts(FalconAlgorithm::FalconPadded1024, true) > 1.0);
-}
-
-// Peers that STOQ itself never builds: with other key exchanges, protocols, certificates and signatures.
-
-type KeyExchange = &'static dyn rustls::crypto::SupportedKxGroup;
-static KX_HYBRID: KeyExchange = rustls::crypto::aws_lc_rs::kx_group::X25519MLKEM768;
-static KX_CLASSICAL: KeyExchange = rustls::crypto::aws_lc_rs::kx_group::X25519;
-
-fn provider(kx: KeyExchange) -> Arc<rustls::crypto::CryptoProvider> {
-    let base = rustls::crypto::aws_lc_rs::default_provider();
-    Arc::new(rustls::crypto::CryptoProvider { kx_groups: vec![kx], ..base })
-}
-
-fn custom_server(
-    chain: Vec<CertificateDer<'static>>,
-    key: Arc<dyn SigningKey>,
-    kx: KeyExchange,
-    alpn: &[u8],
-) -> Arc<QuicServerConfig> {
-    let mut config = rustls::ServerConfig::builder_with_provider(provider(kx))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key))));
-    config.alpn_protocols = vec![alpn.to_vec()];
-    Arc::new(QuicServerConfig::try_from(config).unwrap())
-}
-
-/// A client that verifies nothing and claims that it verifies these signatures.
-fn custom_client(schemes: &[SignatureScheme], kx: KeyExchange, alpn: &[u8]) -> Arc<QuicClientConfig> {
-    let mut config = rustls::ClientConfig::builder_with_provider(provider(kx))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Credulous(schemes.to_vec())))
-        .with_no_client_auth();
-    config.alpn_protocols = vec![alpn.to_vec()];
-    Arc::new(QuicClientConfig::try_from(config).unwrap())
-}
-
-#[derive(Debug)]
-struct Credulous(Vec<SignatureScheme>);
-
-impl ServerCertVerifier for Credulous {
-    fn verify_server_cert(
-        &self,
-        _leaf: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _leaf: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        unreachable!("TLS 1.3 only")
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _message: &[u8],
-        _leaf: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.clone()
-    }
-}
-
-fn classical_key() -> (Vec<CertificateDer<'static>>, Arc<dyn SigningKey>) {
-    let issued = rcgen::generate_simple_self_signed(["server.example".to_owned()]).unwrap();
-    let key = PrivateKeyDer::try_from(issued.signing_key.serialize_der()).unwrap();
-    let key = rustls::crypto::aws_lc_rs::sign::any_ecdsa_type(&key).unwrap();
-    (vec![issued.cert.der().clone()], key)
-}
-
-/// Signs with any scheme that the peer offers; wrongly if it is set to.
-#[derive(Debug)]
-struct Liar {
-    key: Arc<dyn SigningKey>,
-    alter: bool,
-}
-
-#[derive(Debug)]
-struct LiarSigner(Box<dyn Signer>, bool);
-
-impl SigningKey for Liar {
-    fn choose_scheme(&self, _offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
-        let own = [FALCON.scheme(), SignatureScheme::ECDSA_NISTP256_SHA256];
-        Some(Box::new(LiarSigner(self.key.choose_scheme(&own)?, self.alter)))
-    }
-
-    fn public_key(&self) -> Option<SubjectPublicKeyInfoDer<'_>> {
-        self.key.public_key()
-    }
-
-    fn algorithm(&self) -> rustls::SignatureAlgorithm {
-        self.key.algorithm()
-    }
-}
-
-impl Signer for LiarSigner {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
-        let mut signature = self.0.sign(message)?;
-        if self.1 {
-            signature[100] ^= 1;
-        }
-        Ok(signature)
-    }
-
-    fn scheme(&self) -> SignatureScheme {
-        self.0.scheme()
-    }
 }

@@ -3,4 +3,5 @@
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
 
 pub mod authority;
+pub mod strangers;
 pub mod wire;
