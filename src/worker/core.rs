@@ -367,8 +367,12 @@ impl Core {
         let (mut requests, mut lingering) = (0, 0);
         for slot in self.connections.slots() {
             let Some(mut conn) = self.connections.at(slot) else { continue };
+            // QUIC keeps a closed connection for three PTOs, which are long after a bad path.
+            if conn.quic.is_closed() {
+                continue;
+            }
             requests += conn.session.requests();
-            lingering += usize::from(!conn.quic.is_closed() && conn.session.answered_lately(now));
+            lingering += usize::from(conn.session.answered_lately(now));
             if conn.go_away(&self.desk.cx(now)) {
                 conn.touched();
             }

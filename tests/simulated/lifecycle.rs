@@ -1,13 +1,14 @@
 //! How connections live and end: drains, closes, idle timeouts, keep-alive, and path MTU discovery.
 
 use crate::support::caller::{End, Peer};
-use crate::support::{Setup, World, gateway_v4, gateway_v6, joined, payload};
+use crate::support::{SEED, Setup, World, gateway_v4, gateway_v6, joined, payload};
+use quinn_proto::Dir;
 use std::time::Duration;
 use stoq::counters::Counter;
 use stoq::limits::{ANSWER_LINGER_MS, CLOSE_MS_MAX};
 use stoq::nic::simulated::LinkConfig;
 use stoq::quic::transport::QuicConfig;
-use stoq::record::ErrorCode;
+use stoq::record::{Descriptor, ErrorCode, Put, Record};
 use stoq::token::{Ranges, Token};
 
 /// A slow link: a GET still runs when something else happens.
@@ -83,12 +84,37 @@ fn a_drain_waits_for_the_peers_answered_last_to_read_and_close() {
 }
 
 #[test]
+fn a_drain_waits_for_no_request_of_a_connection_that_is_closed() {
+    let far = LinkConfig { delay: Duration::from_millis(500), ..LinkConfig::default() };
+    let mut world = World::new(Setup { link: far, ..Setup::default() });
+    let raw = world.raw(gateway_v4());
+    let control = world.say_settings(raw);
+    let (mut put, descriptor) = (Vec::new(), Descriptor::plain(Token::of(b"later"), 5).unwrap());
+    Put { queue: SEED, lease_s: 0, descriptor, lanes: None }.emit_record(&mut put);
+    world.raw_mut(raw).send(Dir::Bi, &put, false);
+    world.pass(Duration::from_secs(1));
+    world.gateway.shared.drain();
+    world.pass(Duration::from_millis(1));
+    assert_eq!(world.gateway.requests(), 1, "the put goes on");
+    // SETTINGS once more.
+    world.raw_mut(raw).send_on(control, &[1, 0], false);
+    world.pass(Duration::from_millis(1));
+    world.raw_mut(raw).withdrawn = true;
+    world.pass(Duration::from_secs(1));
+    assert_eq!(
+        (world.gateway.requests(), world.gateway.connections()),
+        (0, 1),
+        "QUIC repeats the close for three PTOs"
+    );
+}
+
+#[test]
 fn a_put_that_runs_when_a_drain_begins_is_confirmed() {
     let mut world = World::new(Setup::default());
     let peer = world.connect(0, gateway_v4());
     world.link.reconfigure(|link| link.bandwidth_bits_per_s = Some(20_000_000));
     let bytes = payload(1 << 20);
-    let running = world.caller(&peer).put(&peer, crate::support::SEED, &bytes);
+    let running = world.caller(&peer).put(&peer, SEED, &bytes);
     world
         .run(Duration::from_secs(5), "the put runs", |world| world.gateway.count(Counter::VerifiedBytes) > 0);
     world.gateway.shared.drain();
