@@ -24,6 +24,7 @@ mod reload;
 mod routes;
 mod secrets;
 mod shipped;
+mod shortage;
 mod sources;
 mod streams;
 mod tools;
