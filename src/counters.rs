@@ -44,6 +44,8 @@ counters! {
     EmptyPolls = "empty_polls",
     /// Turns of the loop that moved at least one packet, delivery or command.
     BusyPolls = "busy_polls",
+    /// Panics on the worker's thread. Its connections are gone, and it accepts no others.
+    WorkersFailed = "workers_failed",
     /// Drop: shorter than its own headers say, or headers that contradict each other.
     DropMalformed = "drop_malformed",
     /// Drop: an Ethernet type, IP protocol or ICMP kind that STOQ does not use.

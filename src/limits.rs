@@ -403,6 +403,8 @@ pub const LOG_QUEUE_LINES_MAX: usize = 8192;
 pub const LOG_QUEUE_BYTES_MAX: usize = 4 << 20;
 /// How long the end of a process waits for standard error to take the last log lines, milliseconds.
 pub const LOG_FLUSH_MS_MAX: u64 = 1000;
+/// Panics that a gateway that ends shows by their threads. Further ones are counted and logged.
+pub const PANICS_SHOWN_LEN_MAX: usize = 16;
 /// From one survey of a worker's connections to the next, milliseconds.
 pub const SURVEY_INTERVAL_MS: u64 = 1_000;
 /// How long a peer may leave packets unacknowledged before its connection counts as unacknowledged,

@@ -4,17 +4,18 @@ use crate::application::{Application, Placement};
 use crate::datagram::{Network, NetworkInfo};
 use crate::hop::Hops;
 use crate::limits::{INCOMING_ALL_BYTES_MAX, INCOMING_BYTES_MAX, PEER_GATEWAY_CONNECTIONS_DEFAULT};
-use crate::queue::{AppPort, Waker};
+use crate::queue::{AppPort, Command, Waker};
 use crate::quic::keys::{NodeKeys, RestartSecret};
 use crate::quic::qlog::{Qlog, Sampler};
 use crate::quic::transport::{QuicConfig, Transports};
+use crate::record::{ErrorCode, ErrorRecord};
 use crate::relay::Relay;
 use crate::seed::Cache;
 use crate::session::{Holds, QueueRoutes, SilenceLimits};
 use crate::stages::{LoopStage, Sampled};
 use crate::tls;
 use crate::wire::IpFamily;
-use crate::worker::{ByFamily, Idle, NodeShared, PeerGateway, Quic, Renewal, Worker, WorkerStatus};
+use crate::worker::{self, ByFamily, Idle, NodeShared, PeerGateway, Quic, Renewal, Worker, WorkerStatus};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::{ClientConfig, EndpointConfig, ServerConfig};
 use std::any::Any;
@@ -181,12 +182,13 @@ impl Node {
             node.wakers.push(worker.waker());
             let core = config.cores.get(index).copied();
             let setup = config.thread_setup.clone();
+            let quic = quic.clone();
             let thread = std::thread::Builder::new().name(format!("stoq-worker-{index}"));
             node.workers.push(thread.spawn(move || {
                 pin(core);
                 tls::seed_random();
                 let _guard = setup.map(|setup| setup());
-                drop(worker.run());
+                drop(worker.run_isolated(quic));
             })?);
         }
         Ok(node)
@@ -198,7 +200,7 @@ impl Node {
             ApplicationHost::Node(Placement::Thread, make) => {
                 let (application, port, shared) = (make(index), worker.add_port(), self.shared.clone());
                 let thread = std::thread::Builder::new().name(format!("stoq-{}-{index}", app.name));
-                self.applications.push(thread.spawn(move || host(application, port, &shared))?);
+                self.applications.push(thread.spawn(move || host_isolated(application, port, &shared))?);
             }
             ApplicationHost::Caller => self.ports.push(worker.add_port()),
         }
@@ -360,9 +362,38 @@ pub fn routes(hosted: &[Hosted]) -> QueueRoutes {
     routes
 }
 
-fn host(mut application: Box<dyn Application>, mut port: AppPort, shared: &NodeShared) {
+/// Hosts an application. When it has panicked, [`FailedApplication`] takes its place.
+fn host_isolated(mut application: Box<dyn Application>, mut port: AppPort, shared: &NodeShared) {
+    let Err(panic) = worker::catch(|| host(&mut *application, &mut port, shared)) else { return };
+    tracing::error!(
+        "an application panicked: {}; its requests are refused until a restart",
+        worker::message(&*panic)
+    );
+    // What panicked once may panic again while it is dropped.
+    let _ = worker::catch(|| drop(application));
+    host(&mut FailedApplication, &mut port, shared);
+}
+
+/// In the place of an application that panicked: it refuses the requests of that application, and takes its other deliveries, for which
+/// the worker would wait.
+struct FailedApplication;
+
+impl Application for FailedApplication {
+    fn poll(&mut self, _: Instant, port: &mut AppPort) -> bool {
+        // Each delivery has room for a command.
+        let Some(delivery) = (port.room() > 0).then(|| port.receive()).flatten() else { return false };
+        if let Some(request) = delivery.request().filter(|request| !request.is_local()) {
+            let failure = ErrorRecord::new(ErrorCode::Internal, 0, "the application failed");
+            let sent = port.send(Command::refuse(request, failure));
+            debug_assert!(sent.is_ok(), "the ring had room");
+        }
+        true
+    }
+}
+
+fn host(application: &mut dyn Application, port: &mut AppPort, shared: &NodeShared) {
     loop {
-        let worked = application.poll(Instant::now(), &mut port);
+        let worked = application.poll(Instant::now(), port);
         port.notify();
         if !worked {
             if shared.is_closing() {

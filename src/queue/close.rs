@@ -83,6 +83,9 @@ pub enum CloseReason {
     /// This side closed a connection to a gateway that is no longer a peer gateway.
     #[error("closed here: the peer is no longer a peer gateway of this one")]
     Unlisted,
+    /// The worker that had the connection panicked.
+    #[error("its worker failed here; please report this, with the panic in the log")]
+    WorkerFailed,
     /// This node was stopped.
     #[error("this node was stopped")]
     Stopped,

@@ -18,6 +18,7 @@ mod renew;
 mod run_queue;
 mod shared;
 mod silence;
+mod successor;
 mod transmit;
 mod unreachable;
 mod unsettled;
@@ -28,6 +29,7 @@ pub use budget::{Budget, BudgetUse};
 pub use gateways::PeerGateway;
 pub use node_seats::NodeSeats;
 pub use shared::{ByFamily, Idle, Inspection, NodeShared, Quic, Renewal, WorkerStatus};
+pub(crate) use successor::{catch, message};
 pub use view::{ConnectionView, Gauges};
 
 use crate::application::Application;
@@ -204,13 +206,13 @@ impl<N: Network> Worker<N> {
         self.core.sleeper.waker()
     }
 
-    /// Runs until [`NodeShared::close`], then closes every connection and returns the network.
-    pub fn run(mut self) -> N {
+    /// Runs until [`NodeShared::close`], then closes every connection.
+    pub fn run(&mut self) {
         loop {
             let now = Instant::now();
             let worked = self.turn(now);
             if self.ended(now) {
-                return self.network;
+                return;
             }
             if worked {
                 self.core.idle_turns = 0;

@@ -70,6 +70,11 @@ impl Gateway {
         self.node.networks()[0].local[0]
     }
 
+    /// The node ID of the client.
+    pub(crate) fn client_id(&self) -> stoq::tls::NodeId {
+        self.client.identity.node_id()
+    }
+
     /// The files of the client's certificate and key. They lie beside the store's own.
     pub(crate) fn client_files(&self) -> (std::path::PathBuf, std::path::PathBuf) {
         (self.store.path().join("client.pem"), self.store.path().join("client.key"))

@@ -1,0 +1,139 @@
+//! Panics in a gateway of several workers: each takes down the connections of its own worker, and no others.
+
+mod loopback;
+
+use bytes::Bytes;
+use loopback::Gateway;
+use quinn_proto::TransportErrorCode;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use stoq::application::{Application, Placement};
+use stoq::client::{Client, ClientError, CloseReason, ConnectOptions, Peer, Prepared, PutOptions};
+use stoq::counters::Counter;
+use stoq::node::{ApplicationHost, Hosted};
+use stoq::queue::{AppPort, ConnectionEvent, Delivery};
+use stoq::record::ErrorCode;
+
+const ECHO: u64 = 1;
+/// The queue of [`Fragile`].
+const FRAGILE: u64 = 9;
+/// The longest wait of a test.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Panics at each message and at each request.
+struct Fragile;
+
+impl Application for Fragile {
+    fn poll(&mut self, _: Instant, port: &mut AppPort) -> bool {
+        match port.receive() {
+            Some(Delivery::Connection(_, ConnectionEvent::Message { .. }) | Delivery::Asked(..)) => {
+                panic!("a fault of an application")
+            }
+            delivery => delivery.is_some(),
+        }
+    }
+}
+
+fn fragile(placement: Placement) -> Hosted {
+    Hosted::new("fragile", vec![FRAGILE], ApplicationHost::Node(placement, Box::new(|_| Box::new(Fragile))))
+}
+
+async fn with_patience<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what).await.expect("the step takes too long")
+}
+
+async fn peer_of(client: &Client, gateway: &Gateway, worker: usize) -> Result<Peer, ClientError> {
+    let options = ConnectOptions { timeout: PATIENCE, ..ConnectOptions::default() };
+    with_patience(client.connect_with(gateway.node.networks()[worker].local[0], options)).await
+}
+
+async fn echo(peer: &Peer, text: &'static [u8]) -> Bytes {
+    peer.send_message(ECHO, Bytes::from_static(text)).await.unwrap();
+    with_patience(peer.message()).await.unwrap().payload
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_worker_that_panics_takes_down_its_own_connections_and_no_others() {
+    let gateway = Gateway::start_with(2, vec![fragile(Placement::Worker)]);
+    let client = gateway.client_builder().start().unwrap();
+    let [first, second] = [0, 1].map(|worker| peer_of(&client, &gateway, worker));
+    let (first, second) = (first.await.unwrap(), second.await.unwrap());
+    // A put is under way on the other worker.
+    let payload = Prepared::bytes(vec![7; 3 << 20]);
+    assert_eq!(echo(&first, b"before").await, "before");
+    second.send_message(FRAGILE, Bytes::from_static(b"fall")).await.unwrap();
+    assert_eq!(
+        with_patience(second.closed()).await,
+        CloseReason::Reset,
+        "the peer is told by a stateless reset"
+    );
+    assert_eq!(echo(&first, b"after").await, "after");
+    with_patience(first.put(&payload)).await.unwrap();
+    // The queue of the worker that failed takes no connection, and says so at once.
+    let refused = peer_of(&client, &gateway, 1).await.err().expect("refused");
+    let reasons: Vec<_> = refused.close_reasons().cloned().collect();
+    let code = TransportErrorCode::CONNECTION_REFUSED;
+    assert_eq!(reasons, [CloseReason::PeerQuic { code, text: "".into() }]);
+    let third = peer_of(&client, &gateway, 0).await.unwrap();
+    assert_eq!(echo(&third, b"new").await, "new");
+    let statuses = gateway.node.statuses();
+    let failed = |worker: usize| statuses[worker].counters.get(Counter::WorkersFailed);
+    assert_eq!([failed(0), failed(1)], [0, 1]);
+    assert_eq!(statuses[1].connections.load(Ordering::Relaxed), 0);
+    assert_eq!(gateway.node.shared().node_seats.taken(&gateway.client_id()), 2, "its seat is free");
+    // A drain does not wait for the worker that failed.
+    drop((first, second, third));
+    client.stop();
+    gateway.node.drain(PATIENCE);
+    assert_eq!(statuses.iter().map(|status| status.requests()).sum::<usize>(), 0);
+}
+
+#[tokio::test]
+async fn an_application_that_panics_on_its_thread_takes_down_no_connection() {
+    let gateway = Gateway::start_with(1, vec![fragile(Placement::Thread)]);
+    let client = gateway.client_builder().start().unwrap();
+    let peer = peer_of(&client, &gateway, 0).await.unwrap();
+    let payload = Prepared::bytes(vec![7; 3 << 20]);
+    let put = PutOptions { queue: Some(FRAGILE), ..PutOptions::default() };
+    for _ in 0..2 {
+        // The application panics at the first message; requests find it gone, and messages are dropped.
+        for _ in 0..10_000 {
+            peer.send_message(FRAGILE, Bytes::from_static(b"fall")).await.unwrap();
+        }
+        let Err(ClientError::Refused(refused)) =
+            with_patience(peer.put_with(&payload, put.clone(), |_| {})).await
+        else {
+            panic!("not refused")
+        };
+        assert_eq!((refused.code, refused.reason()), (ErrorCode::Internal, "the application failed"));
+        assert_eq!(echo(&peer, b"after").await, "after");
+    }
+    assert_eq!(gateway.node.statuses()[0].counters.get(Counter::WorkersFailed), 0);
+    gateway.node.drain(PATIENCE);
+}
+
+#[tokio::test]
+async fn an_application_on_a_thread_learns_that_its_worker_failed() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let make = move |_| -> Box<dyn Application> { Box::new(Listener(tell.clone())) };
+    let listener = Hosted::new("listener", vec![8], ApplicationHost::Node(Placement::Thread, Box::new(make)));
+    let gateway = Gateway::start_with(1, vec![fragile(Placement::Worker), listener]);
+    let client = gateway.client_builder().start().unwrap();
+    let peer = peer_of(&client, &gateway, 0).await.unwrap();
+    peer.send_message(FRAGILE, Bytes::from_static(b"fall")).await.unwrap();
+    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), CloseReason::WorkerFailed);
+    assert!(CloseReason::WorkerFailed.to_string().contains("worker failed here; please report"));
+}
+
+/// Tells how connections end.
+struct Listener(std::sync::mpsc::Sender<CloseReason>);
+
+impl Application for Listener {
+    fn poll(&mut self, _: Instant, port: &mut AppPort) -> bool {
+        let Some(delivery) = port.receive() else { return false };
+        if let Delivery::Connection(_, ConnectionEvent::Closed { reason }) = delivery {
+            self.0.send(reason).unwrap();
+        }
+        true
+    }
+}
