@@ -25,6 +25,7 @@ pub mod capabilities;
 pub mod dates;
 pub mod descriptors;
 pub mod logging;
+pub mod panics;
 pub mod port_watch;
 pub mod reloads;
 pub mod service;

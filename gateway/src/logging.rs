@@ -111,19 +111,6 @@ pub fn flush() {
     }
 }
 
-/// Logs panics instead of printing them on standard error, where a stuck reader would keep the process from
-/// its end.
-pub fn say_panics() {
-    std::panic::set_hook(Box::new(|panic| {
-        let thread = std::thread::current();
-        let (thread, place) = (thread.name().unwrap_or("unnamed"), panic.location().map(ToString::to_string));
-        let trace = std::backtrace::Backtrace::capture();
-        let message = panic.payload_as_str().unwrap_or("without a message");
-        tracing::error!(thread, place, %trace, "panic: {message}");
-        flush();
-    }));
-}
-
 /// Lines lost since the start, including those of DPDK's own log, because standard error did not take them.
 pub fn lines_lost() -> u64 {
     let own = RUNNING.get().map_or(0, |running| running.queue.lost());

@@ -1,6 +1,6 @@
 //! The executables' output, and how they end when their output is closed.
 //!
-//! `println!` and `eprintln!` panic when their stream is closed or full, and a panic aborts a release build. Therefore this module alone
+//! `println!` and `eprintln!` panic when their stream is closed or full, and a panic ends a gateway. Therefore this module alone
 //! prints (`clippy::print_stdout` and `clippy::print_stderr` are denied). A failure of standard output ends a tool with an exit code; a
 //! failure of standard error is ignored.
 

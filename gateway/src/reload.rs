@@ -9,7 +9,7 @@ use crate::dates::{Dates, out_of_dates};
 use crate::events::{Event, Reloaded};
 use crate::reloads::Reloads;
 use crate::tls::KeyLogger;
-use crate::{logging, renewable};
+use crate::{logging, panics, renewable};
 use anyhow::{Context, bail};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -142,6 +142,7 @@ impl Live {
             }
         }
         logging::renew(level, &config.log);
+        panics::set_rule(config.shutdown.on_panic);
         let mut changed = changed_keys(&self.running, &config);
         changed.retain(|key| is_live(key));
         if self.parts.identity.chain() != identity.chain() {

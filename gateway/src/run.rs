@@ -2,18 +2,17 @@
 
 use crate::admin::{Admin, AdminParts, AdminSource};
 use crate::capture::{CaptureServer, Secrets};
-use crate::config::{ApplicationConfig, GatewayConfig, SeedConfig};
+use crate::config::{ApplicationConfig, GatewayConfig, SeedConfig, load_gateway};
 use crate::dates::{Dates, out_of_dates};
 use crate::events::{Ended, Event, Up};
 use crate::faults::{SignalError, started};
-use crate::logging;
 use crate::port_watch::PortWatch;
 use crate::reload::{self, Live};
 use crate::reloads::Reloads;
-use crate::renewable;
 use crate::service::Service;
 use crate::tls::KeyLogger;
 use crate::watch::Watch;
+use crate::{descriptors, logging, panics, renewable};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::path::Path;
@@ -21,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use stoq::application::{Application, Discard, Echo, Placement};
 use stoq::hop::Hops;
-use stoq::network::{LostPort, OpenNetwork, Running, machine};
+use stoq::network::{OpenNetwork, Running, machine};
 use stoq::nic::tap::Tap;
 use stoq::node::{ApplicationHost, Hosted, MakeApplication, Node, NodeConfig};
 use stoq::seed::{Cache, MemoryPages, MemoryTier, Seed, SeedParts, Store};
@@ -52,6 +51,14 @@ impl Gateway {
     /// # Errors
     /// Names the first part that cannot be opened, and the fix.
     pub fn start(config: &GatewayConfig) -> anyhow::Result<Self> {
+        Self::start_with(config, Vec::new())
+    }
+
+    /// Like [`Gateway::start`], with more applications than the configuration has.
+    ///
+    /// # Errors
+    /// Those of [`Gateway::start`].
+    pub fn start_with(config: &GatewayConfig, more: Vec<Hosted>) -> anyhow::Result<Self> {
         machine::ensure_memory(&config.network, config.memory_tier_bytes())?;
         let tap = config.capture.socket.is_some().then(Arc::<Tap>::default);
         let secrets = tap.clone().filter(|_| config.capture.key_log).map(Secrets);
@@ -66,7 +73,7 @@ impl Gateway {
         let (policy, peer_gateways) = renewable::rules(config, identity.node_id());
         let hops = Arc::new(Hops::new(policy, peer_gateways));
         let seeds = Seeds::new(identity.node_id(), &hops, config)?;
-        let hosted = config.application.iter().map(|app| seeds.hosted(app)).collect();
+        let hosted = config.application.iter().map(|app| seeds.hosted(app)).chain(more).collect();
         let node = NodeConfig {
             hops: Some(hops.clone()),
             cache: seeds.cache()?,
@@ -128,13 +135,13 @@ impl Gateway {
 
     /// Serves until SIGINT or SIGTERM, then drains running requests; a second such signal ends the process at once. Reloads `file` on
     /// SIGHUP and, with `reload.watch`, when `file` or a file that it names changes, and calls `tell` with the outcome. Returns the final
-    /// counters, and what happened to the port if that is why it ended.
+    /// counters, and the fault that ended it, if one did: a lost port or a panic.
     pub fn run(
         mut self,
         mut signals: Signals,
         file: &Path,
         mut tell: impl FnMut(&Event),
-    ) -> (Ended, Option<LostPort>) {
+    ) -> (Ended, anyhow::Result<()>) {
         let mut watch =
             self.live.config().reload.watch.then(Watch::start).transpose().unwrap_or_else(|error| {
                 tracing::warn!(
@@ -155,6 +162,7 @@ impl Gateway {
             tell(&self.live.reload(&self.node, file));
         }
         drop(watch);
+        panics::ending();
         tracing::info!(
             drain_ms = self.live.config().shutdown.drain_ms,
             "stopping: no new requests; finishing running requests"
@@ -173,7 +181,9 @@ impl Gateway {
             handle.close();
             ended
         });
-        (ended, lost)
+        let panicked = panics::seen().into_iter().next();
+        let fault = lost.map(anyhow::Error::from).or(panicked.map(Into::into));
+        (ended, fault.map_or(Ok(()), Err))
     }
 
     /// Drains running requests, then closes every connection and the network. Returns the final counters.
@@ -194,6 +204,50 @@ impl Gateway {
         drop(self.node);
         tracing::info!("stopped");
         Ended::of(statuses.iter().map(AsRef::as_ref))
+    }
+}
+
+/// Runs the gateway of this file to its end, as `stoq-gateway run` does, with more applications than the file has. With `json` it prints
+/// its events.
+///
+/// # Errors
+/// It does not start, the event of its start cannot be printed, or a fault ended it.
+pub fn serve(file: &Path, json: bool, more: Vec<Hosted>) -> anyhow::Result<()> {
+    let config = load_gateway(file)?;
+    logging::start(&config.log)?;
+    panics::watch(config.shutdown.on_panic);
+    raise_limit(&config);
+    let signals = signals()?;
+    let mut gateway = Gateway::start_with(&config, more)?;
+    // A program waits for this line. If it cannot be printed, the gateway ends, so that the program does not wait forever.
+    if json && let Some(up) = gateway.up() {
+        Event::Up(up).print()?;
+    }
+    // A program that needs the first line alone may have closed its end. After a line that was not written whole, no other follows.
+    let mut is_read = json;
+    let mut tell = |event: &Event| {
+        if is_read && let Err(error) = event.print() {
+            tracing::debug!(%error, "standard output takes no more events");
+            is_read = false;
+        }
+    };
+    let (ended, result) = gateway.run(signals, file, &mut tell);
+    tell(&Event::Ended(ended));
+    result
+}
+
+/// Raises the limit of open files. A gateway with fewer than it can need takes fewer puts at a time.
+fn raise_limit(config: &GatewayConfig) {
+    if let Err(error) = descriptors::raise_limit() {
+        tracing::warn!(%error, "the limit of open files stays as it is; set LimitNOFILE or `ulimit -n`");
+    }
+    let (needed, (limit, _)) = (descriptors::needed(config), descriptors::limits());
+    if needed > limit {
+        tracing::warn!(
+            needed,
+            limit,
+            "the gateway may have fewer files open than it can need: the store takes fewer puts at a time; raise LimitNOFILE or `ulimit -Hn`"
+        );
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::source::AdminSource;
 use super::text::{Exposition, MetricKind};
-use crate::logging;
+use crate::{logging, panics};
 use std::fmt::Display;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
@@ -109,6 +109,8 @@ fn process(source: &AdminSource, out: &mut Exposition) {
     for (result, value) in [("taken", source.reloads.reloads()), ("refused", source.reloads.failures())] {
         out.sample(&[("result", &result)], value);
     }
+    let help = "Panics of the gateway's threads. Each ends the gateway.";
+    out.single("stoq_panics_total", MetricKind::Counter, help, panics::count());
     let help = "Log lines left out by the bound log.lines_per_s.";
     out.single("stoq_log_lines_suppressed_total", MetricKind::Counter, help, logging::lines_left_out());
     let help = "Log lines lost because standard error did not take them.";

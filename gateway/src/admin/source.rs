@@ -1,6 +1,7 @@
 //! The data of the endpoint: handles on the workers' statuses, and values that need several samples.
 
 use crate::dates::out_of_dates;
+use crate::panics;
 use crate::reloads::Reloads;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -204,6 +205,8 @@ impl AdminSource {
         if self.shared.is_draining() {
             wrong.push("draining".to_owned());
         }
+        // Not their messages, which may hold bytes of peers: the log has them.
+        wrong.extend(panics::seen().iter().map(|panicked| format!("thread {} panicked", panicked.thread)));
         wrong.extend(self.device.lost().map(|lost| lost.to_string()));
         wrong.extend(self.stuck().map(|worker| format!("worker {worker} makes no turns")));
         let fault = self.device.interface().and_then(|interface| interface.view().fault());

@@ -15,11 +15,11 @@ use stoq::seed::Store;
 use stoq_gateway::admin::{health, top};
 use stoq_gateway::capture::filter::Filter;
 use stoq_gateway::capture::{Until, Wanted, record};
-use stoq_gateway::config::{ConfigError, GatewayConfig, load_gateway};
+use stoq_gateway::config::{ConfigError, load_gateway};
 use stoq_gateway::events::Event;
 use stoq_gateway::faults::{SignalError, Usage};
-use stoq_gateway::run::{Gateway, signals};
-use stoq_gateway::{capabilities, check, descriptors, logging};
+use stoq_gateway::run::serve;
+use stoq_gateway::{capabilities, check, logging};
 use stoq_gateway::{manuals, output};
 
 /// The program's name on standard error.
@@ -117,7 +117,7 @@ fn main() -> ExitCode {
     }
     match command {
         Command::Run { configured, json } => {
-            let ended = run(&configured, json);
+            let ended = serve(&configured.config, json, Vec::new());
             logging::flush();
             match ended {
                 Ok(()) => ExitCode::SUCCESS,
@@ -157,45 +157,6 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error),
         },
-    }
-}
-
-fn run(configured: &Configured, json: bool) -> anyhow::Result<()> {
-    let config = load_gateway(&configured.config)?;
-    logging::start(&config.log)?;
-    logging::say_panics();
-    raise_limit(&config);
-    let signals = signals()?;
-    let mut gateway = Gateway::start(&config)?;
-    // A program waits for this line. If it cannot be printed, the gateway ends, so that the program does not wait forever.
-    if json && let Some(up) = gateway.up() {
-        Event::Up(up).print()?;
-    }
-    // A program that needs the first line alone may have closed its end. After a line that was not written whole, no other follows.
-    let mut is_read = json;
-    let mut tell = |event: &Event| {
-        if is_read && let Err(error) = event.print() {
-            tracing::debug!(%error, "standard output takes no more events");
-            is_read = false;
-        }
-    };
-    let (ended, lost) = gateway.run(signals, &configured.config, &mut tell);
-    tell(&Event::Ended(ended));
-    lost.map_or(Ok(()), |lost| Err(lost.into()))
-}
-
-/// Raises the limit of open files. A gateway with fewer than it can need takes fewer puts at a time.
-fn raise_limit(config: &GatewayConfig) {
-    if let Err(error) = descriptors::raise_limit() {
-        tracing::warn!(%error, "the limit of open files stays as it is; set LimitNOFILE or `ulimit -n`");
-    }
-    let (needed, (limit, _)) = (descriptors::needed(config), descriptors::limits());
-    if needed > limit {
-        tracing::warn!(
-            needed,
-            limit,
-            "the gateway may have fewer files open than it can need: the store takes fewer puts at a time; raise LimitNOFILE or `ulimit -Hn`"
-        );
     }
 }
 

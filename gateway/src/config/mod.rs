@@ -14,7 +14,7 @@ mod tagged;
 pub use application::{ApplicationConfig, DiscardConfig, EchoConfig, SeedConfig};
 pub use load::{load_client, load_gateway};
 pub use operation::{
-    AdminConfig, CaptureConfig, LogConfig, LogFormat, QlogConfig, ReloadConfig, ShutdownConfig,
+    AdminConfig, CaptureConfig, LogConfig, LogFormat, OnPanic, QlogConfig, ReloadConfig, ShutdownConfig,
 };
 pub use peers::{
     ClientAuthConfig, HopsConfig, IdentityConfig, PeerGatewayConfig, TlsConfig, TransitClass, TransitConfig,

@@ -35,11 +35,23 @@ impl Default for AdminConfig {
 pub struct ShutdownConfig {
     /// How long running requests may take to finish after the first signal, milliseconds.
     pub drain_ms: u64,
+    /// How a panic of one of the gateway's threads ends the gateway.
+    pub on_panic: OnPanic,
+}
+
+/// How a panic ends the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnPanic {
+    /// In order: the other workers finish their requests.
+    Drain,
+    /// At once, by SIGABRT, with the stack of the panic in the core dump.
+    Abort,
 }
 
 impl Default for ShutdownConfig {
     fn default() -> Self {
-        Self { drain_ms: 5_000 }
+        Self { drain_ms: 5_000, on_panic: OnPanic::Drain }
     }
 }
 

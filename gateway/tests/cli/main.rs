@@ -13,6 +13,7 @@ mod damage;
 mod errors;
 mod events;
 mod hosts;
+mod isolation;
 mod lies;
 mod mesh;
 mod messages;
