@@ -70,7 +70,7 @@ async fn a_worker_that_panics_takes_down_its_own_connections_and_no_others() {
     assert_eq!(echo(&first, b"after").await, "after");
     with_patience(first.put(&payload)).await.unwrap();
     // The queue of the worker that failed takes no connection, and says so at once.
-    let refused = peer_of(&client, &gateway, 1).await.err().expect("refused");
+    let refused = peer_of(&client, &gateway, 1).await.expect_err("refused");
     let reasons: Vec<_> = refused.close_reasons().cloned().collect();
     let code = TransportErrorCode::CONNECTION_REFUSED;
     assert_eq!(reasons, [CloseReason::PeerQuic { code, text: "".into() }]);
