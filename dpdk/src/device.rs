@@ -10,6 +10,7 @@ use std::{
 use crate::{
     eal::Eal,
     error::{DpdkError, reason},
+    pci,
 };
 
 /// memif's default buffer size, bytes.
@@ -42,7 +43,7 @@ impl Device {
         if text.is_empty() || text.contains(|c: char| c == '\0' || c.is_whitespace()) {
             return Err(DpdkError::InvalidArgument(text.into()));
         }
-        if let Some(address) = pci_address(text) {
+        if let Some(address) = pci::address(text) {
             return Ok(Self::Pci(address));
         }
         let (name, args) = text.split_once(',').unwrap_or((text, ""));
@@ -113,38 +114,6 @@ fn memif_bsize(frame_bytes: u16) -> u16 {
     }
 }
 
-/// `[dddd:]bb:dd.f` in hexadecimal, with its domain.
-fn pci_address(text: &str) -> Option<String> {
-    let (rest, function) = text.rsplit_once('.')?;
-    let mut parts = rest.rsplit(':');
-    let (device, bus, domain) = (parts.next()?, parts.next()?, parts.next().unwrap_or("0000"));
-    let hex = |part: &str, digits| part.len() == digits && part.chars().all(|c| c.is_ascii_hexdigit());
-    let well_formed = parts.next().is_none()
-        && hex(domain, 4)
-        && hex(bus, 2)
-        && hex(device, 2)
-        && function.len() == 1
-        && ('0'..='7').contains(&function.chars().next()?);
-    well_formed.then(|| format!("{domain}:{bus}:{device}.{function}").to_ascii_lowercase())
-}
-
-/// Why DPDK could not open a PCI device, as far as sysfs shows.
-pub(crate) fn pci_error(address: &str, reason: String) -> DpdkError {
-    let device = address.to_owned();
-    let sysfs = Path::new("/sys/bus/pci/devices").join(address);
-    if !sysfs.exists() {
-        return DpdkError::NoSuchPciDevice { device };
-    }
-    let driver = fs::read_link(sysfs.join("driver"))
-        .ok()
-        .and_then(|link| Some(link.file_name()?.to_string_lossy().into_owned()));
-    match driver.as_deref() {
-        Some("vfio-pci" | "uio_pci_generic" | "igb_uio") => DpdkError::Probe { device, reason },
-        Some(driver) => DpdkError::NotBound { device, driver: format!("`{driver}`") },
-        None => DpdkError::NotBound { device, driver: "no driver".into() },
-    }
-}
-
 /// Whether a process listens on a socket. The check connects a stream socket, which a memif listener (of
 /// packets) refuses without noticing it.
 fn listens(path: &Path) -> io::Result<bool> {
@@ -163,7 +132,14 @@ fn listens(path: &Path) -> io::Result<bool> {
 pub(crate) fn clear_stale_socket(path: &Path) -> Result<(), DpdkError> {
     let unusable = |reason: String| DpdkError::SocketPath { path: path.into(), reason };
     let metadata = match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let folder = path.parent().unwrap_or(path);
+            return if folder.is_dir() {
+                Ok(())
+            } else {
+                Err(DpdkError::NoSocketFolder { folder: folder.into() })
+            };
+        }
         other => other.map_err(|error| unusable(error.to_string()))?,
     };
     if !metadata.file_type().is_socket() {
@@ -199,11 +175,6 @@ pub(crate) fn find(name: &str) -> Option<u16> {
 
 pub(crate) fn hotplug(eal: &Eal, device: &Device) -> Result<u16, DpdkError> {
     if let Device::Pci(address) = device
-        && !Path::new("/sys/bus/pci/devices").join(address).exists()
-    {
-        return Err(DpdkError::NoSuchPciDevice { device: address.clone() });
-    }
-    if let Device::Pci(address) = device
         && !eal.pci_allow.iter().any(|allowed| address.ends_with(allowed.as_str()))
     {
         return Err(DpdkError::NotAllowed { device: address.clone() });
@@ -212,12 +183,12 @@ pub(crate) fn hotplug(eal: &Eal, device: &Device) -> Result<u16, DpdkError> {
     // SAFETY: three C strings, which DPDK copies.
     let code = unsafe { dpdk_sys::stoq_device_add(bus.as_ptr(), name.as_ptr(), args.as_ptr()) };
     if code < 0 {
-        return Err(match device {
-            Device::Pci(address) => pci_error(address, reason(code)),
-            Device::Virtual { name, args, .. } => {
-                DpdkError::Probe { device: format!("{name},{args}"), reason: reason(code) }
-            }
-        });
+        let device = match device {
+            Device::Pci(address) => address.clone(),
+            Device::Virtual { name, args, .. } if args.is_empty() => name.clone(),
+            Device::Virtual { name, args, .. } => format!("{name},{args}"),
+        };
+        return Err(DpdkError::Probe { device, reason: reason(code) });
     }
     find(device.name()).ok_or_else(|| {
         // SAFETY: two C strings; the device was made just above and nothing uses it.
@@ -276,6 +247,9 @@ mod tests {
         assert!(path.exists());
         clear_stale_socket(&path).unwrap();
         assert!(!path.exists());
+
+        let error = clear_stale_socket(&folder.path().join("none/memif.sock")).unwrap_err().to_string();
+        assert!(error.contains("none of a memif socket is missing: `mkdir -p "), "{error}");
 
         fs::write(&path, "not a socket").unwrap();
         assert!(matches!(clear_stale_socket(&path), Err(DpdkError::SocketPath { .. })));

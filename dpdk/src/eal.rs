@@ -15,7 +15,7 @@ use std::{
 
 use crate::{
     error::{DpdkError, reason},
-    hugepages,
+    hugepages, pci,
 };
 
 /// EAL can be initialized once a process: it keeps state that its own clean-up does not reset.
@@ -131,9 +131,11 @@ impl Eal {
     /// # Errors
     ///
     /// [`DpdkError::AlreadyStarted`] in a process that has started it before, even if it was dropped since;
-    /// [`DpdkError::NoHugePages`] if they are required and missing; [`DpdkError::Eal`] with DPDK's own reason.
+    /// [`DpdkError::NoHugePages`] if they are required and missing; an error about a PCI device that this process may not
+    /// have; [`DpdkError::Eal`] with DPDK's own reason.
     pub fn init(config: &EalConfig) -> Result<Self, DpdkError> {
         let pages = choose_pages(config.huge_pages, config.memory_mib)?;
+        pci::require_all(config, pages)?;
         let args = arguments(config, pages)?;
         if STARTED.swap(true, Ordering::SeqCst) {
             return Err(DpdkError::AlreadyStarted);

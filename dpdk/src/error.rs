@@ -54,7 +54,7 @@ pub enum DpdkError {
     },
 
     /// No PCI device has this address.
-    #[error("there is no PCI device {device}: `dpdk-devbind.py --status` lists the devices")]
+    #[error("there is no PCI device {device}: `stoq-bind-nic status` lists the network devices")]
     NoSuchPciDevice {
         /// The address as configured.
         device: String,
@@ -70,7 +70,7 @@ pub enum DpdkError {
     /// A PCI device that is bound to no driver, or to one that DPDK cannot use.
     #[error(
         "PCI device {device} is bound to {driver}, which DPDK cannot use: \
-         bind it with `dpdk-devbind.py --bind=vfio-pci {device}`"
+         `stoq-bind-nic bind {device}` as root gives it to DPDK"
     )]
     NotBound {
         /// The PCI address.
@@ -79,10 +79,75 @@ pub enum DpdkError {
         driver: String,
     },
 
+    /// A file by which a PCI device is reached cannot be opened.
+    #[error(
+        "PCI device {device} is reached by {}, which cannot be opened ({error}): `chown {uid} {}` as root, or start as a user of the \
+         group `stoq`, to which the package's udev rule gives it", node.display(), node.display()
+    )]
+    DeviceClosed {
+        /// The PCI address.
+        device: String,
+        /// The file.
+        node: PathBuf,
+        /// The user of this process.
+        uid: u32,
+        /// The kernel's error.
+        error: std::io::Error,
+    },
+
+    /// Another process has the PCI device.
+    #[error("another process has PCI device {device}, by {}: stop it, or give another device", node.display())]
+    DeviceHeld {
+        /// The PCI address.
+        device: String,
+        /// The file that the other process has open.
+        node: PathBuf,
+    },
+
+    /// A driver that gives a PCI device physical addresses, and this process is not root.
+    #[error(
+        "PCI device {device} is on {driver}, which serves root alone: run as root, or switch an IOMMU on and \
+         `stoq-bind-nic bind {device}`"
+    )]
+    DeviceOfRoot {
+        /// The PCI address.
+        device: String,
+        /// The kernel's driver.
+        driver: String,
+    },
+
+    /// A driver that gives a PCI device physical addresses, and DPDK's memory is on normal pages.
+    #[error(
+        "PCI device {device} is on {driver}, which needs huge pages: `stoq-hugepages reserve {memory_mib}` as root, and let \
+         `huge_pages` be \"required\""
+    )]
+    DeviceOnNormalPages {
+        /// The PCI address.
+        device: String,
+        /// The kernel's driver.
+        driver: String,
+        /// Memory for DPDK, MiB.
+        memory_mib: usize,
+    },
+
+    /// An IOMMU maps pinned memory, and this process may pin too little.
+    #[error(
+        "this process may pin {max_mib} MiB, and PCI device {device} needs the {memory_mib} MiB of `memory_mib`: set LimitMEMLOCK=infinity in \
+         its unit, `prlimit --memlock=unlimited` before its command as root, or `--ulimit memlock=-1` for its container"
+    )]
+    PinnedMemory {
+        /// The PCI address.
+        device: String,
+        /// What the process may pin, MiB.
+        max_mib: usize,
+        /// Memory for DPDK, MiB.
+        memory_mib: usize,
+    },
+
     /// The driver refused the device or its arguments.
     #[error(
-        "cannot open device `{device}`: {reason}; check the driver's name, that its plug-in (librte_net_*.so) is \
-         installed, and its arguments"
+        "cannot open device `{device}`: {reason}; check its arguments, and that its driver's plug-in (librte_net_*.so) is installed: \
+         `apt-cache search librte-net` lists the packages"
     )]
     Probe {
         /// The device as configured.
@@ -138,6 +203,13 @@ pub enum DpdkError {
     SocketInUse {
         /// The socket's path.
         path: PathBuf,
+    },
+
+    /// The directory of a memif socket is missing.
+    #[error("the directory {} of a memif socket is missing: `mkdir -p {}`", folder.display(), folder.display())]
+    NoSocketFolder {
+        /// The directory.
+        folder: PathBuf,
     },
 
     /// A file that is no socket is at the memif socket's path.

@@ -16,6 +16,7 @@ mod eal;
 mod error;
 mod gate;
 mod hugepages;
+mod pci;
 mod pool;
 mod port;
 mod queue;

@@ -49,7 +49,7 @@ fn devices_that_cannot_be_opened_are_named_with_the_fix() {
         let error = |device: &str| open(&eal, device).unwrap_err().to_string();
 
         assert!(error("net_nosuch0,x=y").contains("net_nosuch0"));
-        assert!(error("0000:ff:1f.7").contains("dpdk-devbind.py --status"));
+        assert!(error("0000:ff:1f.7").contains("not in the allow-list"));
         assert!(error("net_memif0,role=neither").contains("net_memif0"));
         assert!(error(&memif(folder.path(), "client", "")).contains("role=server"));
 
@@ -64,6 +64,16 @@ fn devices_that_cannot_be_opened_are_named_with_the_fix() {
         // The failures leave no trace.
         let (_port, _pairs) = with(1, 1500).unwrap();
         assert!(matches!(with(1, 1500), Err(DpdkError::AlreadyOpen { .. })));
+    });
+}
+
+#[test]
+fn a_pci_device_that_is_not_there_is_named_before_dpdk_starts() {
+    in_own_process("a_pci_device_that_is_not_there_is_named_before_dpdk_starts", || {
+        let config = EalConfig { pci_allow: vec!["ff:1f.7".into()], ..EalConfig::default() };
+        let error = Eal::init(&config).unwrap_err().to_string();
+        assert!(error.contains("no PCI device 0000:ff:1f.7: `stoq-bind-nic status`"), "{error}");
+        eal();
     });
 }
 

@@ -12,6 +12,7 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
+use stoq::network::process::Process;
 use stoq::network::{DpdkConfig, HugePagesConfig, NetworkConfig, machine};
 use stoq::nic::interface::{Interface, InterfaceState, interface_of};
 
@@ -65,8 +66,10 @@ pub fn run(config: &GatewayConfig, file: &Path) -> Vec<Finding> {
             findings.add("dpdk", cfg!(feature = "dpdk"), "built with DPDK", "built without DPDK", || {
                 "build with the default features (needs libdpdk-dev), or use network.kind = \"kernel-udp\"".into()
             });
-            huge_pages(dpdk, &mut findings);
-            device(dpdk, &mut findings);
+            match opened::running(file) {
+                Some(ours) => findings.running("device", &format!("{} is in use", dpdk.device), &ours),
+                None => port(config, dpdk, file, &mut findings),
+            }
         }
         NetworkConfig::KernelUdp(kernel) => {
             opened::sockets(kernel, config.workers.count.into(), file, &mut findings);
@@ -115,6 +118,17 @@ impl Findings {
 
     fn ok(&mut self, check: &'static str, found: impl Into<String>) {
         self.push(check, Severity::Ok, found, None);
+    }
+
+    /// A resource is in use by the gateway that this check is for.
+    fn running(&mut self, check: &'static str, found: &str, ours: &Process) {
+        let found = format!("{found} by {ours}, which is this gateway, already running");
+        let fix = "nothing to fix; `systemctl reload` or a SIGHUP reloads its configuration";
+        self.push(check, Severity::Warning, found, Some(fix.into()));
+    }
+
+    fn has_failed(&self, checks: &[&str]) -> bool {
+        self.0.iter().any(|finding| finding.level == Severity::Failed && checks.contains(&finding.check))
     }
 
     fn add(&mut self, check: &'static str, good: bool, yes: &str, no: &str, fix: impl FnOnce() -> String) {
@@ -233,7 +247,8 @@ fn huge_pages(dpdk: &DpdkConfig, findings: &mut Findings) {
     if free_mib < wanted_mib {
         let pages = (wanted_mib * 1024).div_ceil(page_kb.max(1));
         let reserved = field(&info, "HugePages_Total:");
-        let fix = format!("echo {} > /proc/sys/vm/nr_hugepages", reserved + pages.saturating_sub(free));
+        let fix =
+            format!("as root: echo {} > /proc/sys/vm/nr_hugepages", reserved + pages.saturating_sub(free));
         findings.push(
             "huge pages",
             level,
@@ -245,31 +260,25 @@ fn huge_pages(dpdk: &DpdkConfig, findings: &mut Findings) {
     }
 }
 
-fn device(dpdk: &DpdkConfig, findings: &mut Findings) {
+/// Checks what a port needs, and opens it where no fault is found.
+fn port(config: &GatewayConfig, dpdk: &DpdkConfig, file: &Path, findings: &mut Findings) {
+    huge_pages(dpdk, findings);
     let name = dpdk.device.as_str();
-    if !name.starts_with("net_") {
-        return pci_device(name, findings);
-    }
-    let argument = |key: &str| name.split(',').find_map(|part| part.strip_prefix(key)?.strip_prefix('='));
     if name.starts_with("net_af_") || name.starts_with("net_tap") {
         let raw = capabilities::may_use_raw_sockets();
         let no = "this device needs root, or CAP_NET_ADMIN and CAP_NET_RAW";
         findings.add("permissions", raw, "raw sockets may be opened", no, || {
-            "run the gateway as root, or `setcap cap_net_admin,cap_net_raw,cap_sys_admin+ep` on its binary".into()
+            "run the gateway as root, or, as root, `setcap cap_net_admin,cap_net_raw,cap_sys_admin+ep` on its file".into()
         });
         // net_tap makes its interface itself.
         if let Some(name) = interface_of(name).filter(|_| name.starts_with("net_af_")) {
             interface(name, dpdk.mtu, findings);
         }
-    } else if let (Some(socket), true) = (argument("socket"), argument("socket-abstract") == Some("no")) {
-        let directory = Path::new(socket).parent().filter(|parent| !parent.as_os_str().is_empty());
-        let there = directory.is_none_or(Path::is_dir);
-        let (yes, no) = (format!("memif socket {socket}"), format!("no directory for memif socket {socket}"));
-        findings.add("device", there, &yes, &no, || {
-            format!("mkdir -p {}", directory.unwrap_or(Path::new(".")).display())
-        });
-    } else {
-        findings.ok("device", name);
+    }
+    // These make the port fail too, with less to say.
+    if !findings.has_failed(&["cores", "memory", "huge pages", "permissions", "interface"]) {
+        #[cfg(feature = "dpdk")]
+        opened::port(config, file, findings);
     }
 }
 
@@ -277,48 +286,30 @@ fn device(dpdk: &DpdkConfig, findings: &mut Findings) {
 fn interface(name: &str, mtu: u16, findings: &mut Findings) {
     let Ok(interface) = Interface::find(name) else {
         let fix = "`ip link` lists the interfaces of this network namespace".into();
-        return findings.push("device", Severity::Failed, format!("no interface {name}"), Some(fix));
+        return findings.push("interface", Severity::Failed, format!("no interface {name}"), Some(fix));
     };
     let view = interface.view();
     if let Some(small) = view.mtu.filter(|&small| small < u32::from(mtu)) {
         let found = format!("interface {name} has an MTU of {small}, below network.mtu = {mtu}");
         let fix = format!("ip link set {name} mtu {mtu}  (or set network.mtu = {small})");
-        findings.push("device", Severity::Failed, found, Some(fix));
+        findings.push("interface", Severity::Failed, found, Some(fix));
     }
     match view.state {
-        InterfaceState::Up => findings.ok("device", format!("interface {name}")),
+        InterfaceState::Up => findings.ok("interface", name),
         InterfaceState::Down => {
             let fix = format!("ip link set {name} up");
-            findings.push("device", Severity::Warning, format!("interface {name} is down"), Some(fix));
+            findings.push("interface", Severity::Warning, format!("interface {name} is down"), Some(fix));
         }
         InterfaceState::NoCarrier | InterfaceState::Gone => {
             let fix =
                 "plug in its cable, or bring up its other end; until then the gateway is not ready".into();
-            findings.push("device", Severity::Warning, format!("interface {name} has no carrier"), Some(fix));
+            findings.push(
+                "interface",
+                Severity::Warning,
+                format!("interface {name} has no carrier"),
+                Some(fix),
+            );
         }
-    }
-}
-
-fn pci_device(address: &str, findings: &mut Findings) {
-    let path = Path::new("/sys/bus/pci/devices").join(address);
-    if !path.is_dir() {
-        let fix = "`dpdk-devbind.py --status-dev net` lists the addresses".into();
-        return findings.push("device", Severity::Failed, format!("no PCI device {address}"), Some(fix));
-    }
-    let driver = fs::read_link(path.join("driver")).ok();
-    let driver = driver.as_deref().and_then(Path::file_name).and_then(|name| name.to_str()).unwrap_or("none");
-    // mlx devices stay bound to the kernel's driver, which shares them with DPDK.
-    let bound = ["vfio-pci", "uio_pci_generic", "igb_uio", "mlx5_core", "mlx4_core"].contains(&driver);
-    let (yes, no) =
-        (format!("{address} on {driver}"), format!("{address} belongs to the kernel's driver {driver}"));
-    findings.add("device", bound, &yes, &no, || {
-        format!("modprobe vfio-pci && dpdk-devbind.py --bind=vfio-pci {address}  (its kernel interface disappears)")
-    });
-    let node = fs::read_to_string(path.join("numa_node")).unwrap_or_default();
-    match node.trim() {
-        "" | "-1" => findings.ok("numa", "the device names no node"),
-        node => findings
-            .ok("numa", format!("the device is on node {node}: take workers.cores from `lscpu -e` there")),
     }
 }
 

@@ -48,6 +48,16 @@ enum Device {
     Kernel,
 }
 
+impl Device {
+    fn offloads(&self) -> Option<Offloads> {
+        match self {
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(port) => Some(port.offloads()),
+            Self::Kernel => None,
+        }
+    }
+}
+
 /// A node or a client on a network; the device is closed after it has ended.
 pub struct Running<T> {
     inner: T,
@@ -88,11 +98,7 @@ impl DeviceView {
 
     /// The device's granted offloads; `None` if the kernel has the device.
     pub fn offloads(&self) -> Option<Offloads> {
-        match &*self.0 {
-            #[cfg(feature = "dpdk")]
-            Device::Dpdk(port) => Some(port.offloads()),
-            Device::Kernel => None,
-        }
+        self.0.offloads()
     }
 
     /// Whether the device's packet buffers lie in huge pages; `None` if the kernel has the device.
@@ -221,6 +227,11 @@ impl OpenNetwork {
     /// Whether the network is the kernel's.
     pub fn is_kernel(&self) -> bool {
         matches!(self.queues, Queues::Kernel(_))
+    }
+
+    /// The granted offloads of a DPDK port; `None` if the kernel has the device.
+    pub fn offloads(&self) -> Option<Offloads> {
+        self.device.offloads()
     }
 
     /// The function that each worker's thread on this network must run first.

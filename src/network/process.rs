@@ -53,6 +53,20 @@ pub fn of_lock(file: &Path) -> Vec<Process> {
     held.map(Process::of).collect()
 }
 
+/// Processes that have this file open.
+pub fn of_file(file: &Path) -> Vec<Process> {
+    let has = |pid: &u32| {
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        files.filter_map(|open| fs::read_link(open.path()).ok()).any(|open| open == file)
+    };
+    processes().filter(has).map(Process::of).collect()
+}
+
+/// Every process; their command lines are open to all users.
+pub fn all() -> impl Iterator<Item = Process> {
+    processes().map(Process::of)
+}
+
 /// Processes that serve a Unix socket at this path.
 pub fn of_unix(path: &Path) -> Vec<Process> {
     let (Ok(wanted), Some(name)) = (fs::canonicalize(path), path.file_name()) else { return Vec::new() };
@@ -167,6 +181,7 @@ mod tests {
         assert!(!is_own(of_unix(&path)));
         let path = directory.path().join("lock");
         let file = File::create(&path).unwrap();
+        assert!(is_own(of_file(&path)) && is_own(all().collect()));
         assert!(!is_own(of_lock(&path)));
         file.lock().unwrap();
         assert!(is_own(of_lock(&path)));

@@ -3,6 +3,7 @@
 use super::{Findings, Severity};
 use crate::capture;
 use crate::config::{GatewayConfig, SeedConfig};
+use rustix::process::getuid;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,16 +22,49 @@ fn in_use(
     fix: &str,
     findings: &mut Findings,
 ) {
-    if !holders.is_empty() && holders.iter().all(|holder| runs(holder, file)) {
-        let found = format!("{found} by {}, which is this gateway, already running", holders[0]);
-        let fix = "nothing to fix; `systemctl reload` or a SIGHUP reloads its configuration";
-        return findings.push(check, Severity::Warning, found, Some(fix.into()));
+    // Another user's process shows its command line, and not its files.
+    let ours = match holders {
+        [] => running(file),
+        [first, ..] => holders.iter().all(|holder| runs(holder, file)).then(|| first.clone()),
+    };
+    if let Some(ours) = ours {
+        return findings.running(check, found, &ours);
     }
     let whose = match holders {
         [] => "by a program that this user may not see".to_owned(),
         some => format!("by {}", some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
     };
     findings.push(check, Severity::Failed, format!("{found} {whose}"), Some(fix.into()));
+}
+
+/// The gateway that was started with this configuration file, if one runs.
+pub(super) fn running(file: &Path) -> Option<Process> {
+    process::all().find(|process| runs(process, file))
+}
+
+/// Opens the port as `run` does, and closes it again.
+#[cfg(feature = "dpdk")]
+pub(super) fn port(config: &GatewayConfig, file: &Path, findings: &mut Findings) {
+    use dpdk::DpdkError;
+    use stoq::network::{OpenError, OpenNetwork};
+
+    match OpenNetwork::open(&config.network, config.workers.count.into()) {
+        Ok(opened) => {
+            findings.ok("device", "the port opens");
+            if let Some(node) = opened.offloads().and_then(|offloads| offloads.numa_node) {
+                let found = format!("the device is on node {node}: take workers.cores from `lscpu -e` there");
+                findings.ok("numa", found);
+            }
+        }
+        Err(OpenError::Dpdk(DpdkError::DeviceHeld { device, node })) => {
+            let fix = "stop that program, or give another network.device";
+            in_use("device", &format!("{device} is in use"), &process::of_file(&node), file, fix, findings);
+        }
+        Err(error) => {
+            let fix = "follow the line above; DPDK's own lines on standard error may say more";
+            findings.push("device", Severity::Failed, error.to_string(), Some(fix.into()));
+        }
+    }
 }
 
 /// Whether a process is a gateway that was started with this configuration file.
@@ -46,7 +80,8 @@ fn runs(holder: &Process, config: &Path) -> bool {
         let theirs = fs::canonicalize(directory.join(given)).ok();
         theirs.is_some() && theirs == fs::canonicalize(config).ok()
     };
-    is_gateway && given.is_some_and(same)
+    let serves = arguments.first().is_some_and(|command| command == "run");
+    is_gateway && serves && given.is_some_and(same)
 }
 
 /// Binds the sockets as `run` does, first without SO_REUSEPORT: with it, they would bind beside a running gateway's and take some of its
@@ -108,7 +143,7 @@ fn mend_directory(directory: &Path) -> String {
         Some((path, there)) if !there.is_dir() => {
             format!("{} is no directory; name another path in the configuration", path.display())
         }
-        _ => format!("mkdir -p {0} && chown $(id -u) {0}", directory.display()),
+        _ => format!("as root: mkdir -p {0} && chown {1} {0}", directory.display(), getuid().as_raw()),
     }
 }
 
@@ -136,7 +171,7 @@ pub(super) fn store(seed: &SeedConfig, file: &Path, findings: &mut Findings) {
             in_use("store", &found, &process::of_lock(&lock), file, fix, findings);
         }
         Err(error) => {
-            let fix = format!("chown -R $(id -u) {}", directory.display());
+            let fix = format!("as root: chown -R {} {}", getuid().as_raw(), directory.display());
             findings.push("store", Severity::Failed, error.to_string(), Some(fix));
         }
     }
@@ -230,6 +265,7 @@ mod tests {
             let command = [vec!["/usr/bin/stoq-gateway", "run"], flag].concat();
             assert!(runs(&holder(&command), &config), "{command:?}");
         }
+        assert!(!runs(&holder(&["stoq-gateway", "check", "-c", file]), &config));
         assert!(!runs(&holder(&["stoq-gateway", "run", "-c", "/nowhere"]), &config));
         assert!(!runs(&holder(&["nginx", "-c", file]), &config));
         assert!(!runs(&holder(&[]), &config));

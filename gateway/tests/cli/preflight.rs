@@ -167,23 +167,55 @@ fn an_admin_address_that_cannot_be_bound_is_found() {
     assert!(text.contains(&listen.to_string()) && text.contains("ss -tlpn"), "{text}");
 }
 
-#[test]
-fn a_missing_device_is_found() {
-    let site = Site::new();
+/// A configuration on this DPDK device, on normal pages.
+#[cfg(feature = "dpdk")]
+fn on_dpdk(site: &Site, device: &str) -> std::path::PathBuf {
     let ids = identities();
     let config = site.path("dpdk.toml");
-    // The environment names the device, as an orchestrator does for a container.
     let text = format!(
-        "[network]\nkind = \"dpdk\"\ndevice = \"env:STOQ_TEST_DEVICE\"\naddresses = [\"10.77.0.1/24\"]\nhuge_pages = \"none\"\n\
-         [identity]\ncertificate = {:?}\nkey = {:?}\n[trust]\nnode_ids = [\"{}\"]\n",
+        "[network]\nkind = \"dpdk\"\ndevice = {device:?}\naddresses = [\"10.77.0.1/24\"]\nhuge_pages = \"none\"\n\
+         [identity]\ncertificate = {:?}\nkey = {:?}\n[trust]\nnode_ids = [\"{}\"]\n\
+         [[application]]\nkind = \"seed\"\nqueues = [0]\ndirectory = \"store\"\nmemory_bytes = 2097152\n",
         ids.file("gateway.pem"),
         ids.file("gateway.key"),
         ids.client
     );
     std::fs::write(&config, text).unwrap();
-    let report = check(&config, 1);
-    let device =
-        report["findings"].as_array().unwrap().iter().find(|finding| finding["check"] == "device").unwrap();
-    assert_eq!(device["level"], "failed");
-    assert!(device["found"].as_str().unwrap().contains("0000:ff:1f.7"), "{device}");
+    config
+}
+
+#[cfg(feature = "dpdk")]
+#[test]
+fn a_port_that_run_cannot_open_is_found_and_one_that_it_can_is_not() {
+    let site = Site::new();
+    let memif = |folder: &str| {
+        let socket = site.path(folder).join("memif.sock");
+        format!("net_memif0,role=server,id=0,rsize=10,socket-abstract=no,socket={}", socket.display())
+    };
+    for (device, expected) in [
+        // The environment names the device, as an orchestrator does for a container.
+        ("env:STOQ_TEST_DEVICE", "there is no PCI device 0000:ff:1f.7: `stoq-bind-nic status`"),
+        ("ff:1f.7", "there is no PCI device 0000:ff:1f.7: `stoq-bind-nic status`"),
+        ("net_nosuch0", "plug-in (librte_net_*.so) is installed: `apt-cache search librte-net`"),
+        (&memif("none"), "none of a memif socket is missing: `mkdir -p"),
+    ] {
+        let config = on_dpdk(&site, device);
+        let text = failed(&check(&config, 1), "device");
+        assert!(text.contains(expected), "{text}");
+        let mut gateway = stoq_gateway();
+        gateway.env("STOQ_TEST_DEVICE", "0000:ff:1f.7").args(["run", "--config"]).arg(&config);
+        // DPDK's own lines are beside the error.
+        let output = gateway.output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && stderr.contains(expected), "{stderr}");
+    }
+    let config = on_dpdk(&site, &memif("."));
+    check(&config, 0);
+    // The check has closed the port again; while the gateway has it, it is a warning.
+    let _gateway = Process::serve(&config).unwrap();
+    let report = check(&config, 0);
+    let findings = report["findings"].as_array().unwrap();
+    let device = findings.iter().find(|finding| finding["check"] == "device").unwrap();
+    assert_eq!(device["level"], "warning");
+    assert!(device["found"].as_str().unwrap().contains("which is this gateway, already running"), "{device}");
 }

@@ -100,9 +100,9 @@ pub(crate) fn fault(stderr: &str) -> Option<String> {
 /// Checks the standard error of a tool that ended with this code, where the code means a failure.
 #[track_caller]
 pub(crate) fn assert_well_said(command: &std::process::Command, code: i32, stderr: &str) {
-    // `check` reports what it finds on standard output.
+    // `check` reports what it finds on standard output; DPDK has its own lines on standard error.
     let is_check = command.get_args().next().is_some_and(|first| first == "check");
-    if code == 0 || (is_check && stderr.is_empty()) {
+    if code == 0 || (is_check && !stderr.contains("stoq-gateway: ")) {
         return;
     }
     assert!([1, 2, 130].contains(&code), "{command:?}: no such code is documented: {code}");
