@@ -5,7 +5,7 @@ use stoq::hop::Route;
 use stoq::tls::{FalconAlgorithm, Identity, NodeId, Trust};
 
 /// The most gateways of a world.
-const GATEWAYS_MAX: usize = 4;
+pub(crate) const GATEWAYS_MAX: usize = 4;
 
 /// The identities of the first gateway, of the clients, and of the other gateways, made once: making them costs more than a scenario.
 pub(crate) fn identities() -> &'static [Identity; 1 + GATEWAYS_MAX] {

@@ -137,10 +137,11 @@ impl Simulation {
             tally.sent += raw.counters.get(Counter::TxPackets);
         }
         let stats = self.world.link.stats();
-        assert_eq!(tally.sent, stats.sent, "each frame that was sent is counted once");
+        assert_eq!(tally.sent + self.forged, stats.sent, "each frame that was sent is counted once");
         assert!(tally.received <= stats.delivered, "frames are counted that did not arrive");
-        // The queues of dead gateways, and of peers that take nothing, keep some.
-        let takes_all = self.crashes == 0 && self.world.raw.iter().all(|raw| !raw.withdrawn);
+        // The queues of dead gateways, and of peers and stations that take nothing, keep some.
+        let takes_all =
+            self.crashes == 0 && self.forger.is_none() && self.world.raw.iter().all(|raw| !raw.withdrawn);
         assert!(!takes_all || tally.received == stats.delivered, "each frame that arrived is counted once");
         self.note(format_args!("{stats:?}"));
     }

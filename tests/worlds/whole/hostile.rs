@@ -2,21 +2,34 @@
 
 use super::Simulation;
 use crate::samples::samples;
-use crate::support::identities::{gateway_identity, identities};
+use crate::support::identities::{GATEWAYS_MAX, gateway_identity, identities};
 use crate::support::raw::{Raw, RawPeer};
 use crate::support::{ECHO, SEED, encoding, gateway_address, route};
 use quinn_proto::{Dir, StreamId};
 use rand::Rng;
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use smoltcp::wire::EthernetProtocol;
 use std::time::Duration;
+use stoq::limits::{HAVE_BURST, HAVE_RATE_PER_S};
+use stoq::nic::{Nic, TxKind};
 use stoq::quic::transport::QuicConfig;
-use stoq::record::{Descriptor, Fetch, MessageHeader, Put, Record, Settings};
+use stoq::record::{Coverage, Descriptor, Fetch, Have, MessageHeader, Mirror, Put, Record, Settings};
+use stoq::shard::Lanes;
+use stoq::tls::NodeId;
 use stoq::token::{Ranges, Token};
+use stoq::wire::Mac;
+use stoq::wire::arp::Arp;
+use stoq::wire::ethernet::{BROADCAST, Ethernet};
 
 /// The most hostile peers of a world.
 const HOSTILE_MAX: usize = 6;
 /// Requests or messages of an attack by numbers.
 const MANY: usize = 20;
+/// The most frames that are sent again at once.
+const REPLAYED_MAX: usize = 200;
+/// The station of forged frames.
+const FORGER: Mac = [2, 0, 0, 0, 0, 200];
 
 /// What a hostile peer does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,9 +52,23 @@ enum Attack {
     EmptyMessages,
     /// A record of which a byte arrives now and then.
     Drip,
+    /// Payloads of a few bytes.
+    TinyPayloads,
+    /// Requests through a gateway that may be dead, or none.
+    Routes,
+    /// MIRRORs whose source is this peer, which answers nothing.
+    SilentSource,
+    /// A request without SETTINGS before it or after it.
+    NoSettings,
+    /// More HAVE records than a peer may send.
+    Announcements,
+    /// Frames that an observer of the link sends again.
+    Replay,
+    /// Claims to a client's address, by a station that is not the client's.
+    Claims,
 }
 
-const ATTACKS: [Attack; 9] = [
+const ATTACKS: [Attack; 16] = [
     Attack::HalfOpen,
     Attack::IdlePut,
     Attack::Noise,
@@ -51,11 +78,21 @@ const ATTACKS: [Attack; 9] = [
     Attack::CutShort,
     Attack::EmptyMessages,
     Attack::Drip,
+    Attack::TinyPayloads,
+    Attack::Routes,
+    Attack::SilentSource,
+    Attack::NoSettings,
+    Attack::Announcements,
+    Attack::Replay,
+    Attack::Claims,
 ];
 
 /// A hostile peer.
 pub(super) struct Hostile {
     raw: Raw,
+    node: NodeId,
+    /// The gateway that it attacks.
+    gateway: usize,
     attack: Attack,
     /// Whether its attack has begun.
     begun: bool,
@@ -71,6 +108,11 @@ impl Simulation {
             return;
         }
         self.draw(format_args!("{attack:?} at gateway {gateway}"));
+        match attack {
+            Attack::Replay => return self.replay(),
+            Attack::Claims => return self.claim(),
+            _ => {}
+        }
         // A node that is no gateway of this world.
         let node = if self.setup.gateways < 4 { gateway_identity(3) } else { &identities()[1] };
         let quic = QuicConfig { model_seed: Some(0), ..QuicConfig::default() };
@@ -80,7 +122,44 @@ impl Simulation {
             self.world.pass(Duration::from_micros(20));
             self.world.raw_mut(raw).withdrawn = true;
         }
-        self.hostile.push(Hostile { raw, attack, begun: false, drip: None });
+        self.hostile.push(Hostile { raw, node: node.node_id(), gateway, attack, begun: false, drip: None });
+    }
+
+    /// Frames that gateway 0 has got are sent to it again, in another order.
+    fn replay(&mut self) {
+        let mut frames = self.seen.take();
+        frames.shuffle(&mut self.random);
+        frames.truncate(REPLAYED_MAX);
+        self.forge(&frames);
+    }
+
+    /// A station says that a client's address is its own.
+    fn claim(&mut self) {
+        let client = [10, 77, 0, 10 + self.random.random_range(0..self.setup.clients) as u8];
+        let arp = Arp {
+            reply: true,
+            source_mac: FORGER,
+            source: client.into(),
+            target_mac: BROADCAST,
+            target: client.into(),
+        };
+        let ethernet =
+            Ethernet { destination: BROADCAST, source: FORGER, vlan: None, protocol: EthernetProtocol::Arp };
+        let mut frame = vec![0; 60];
+        ethernet.emit(&mut frame);
+        arp.emit(&mut frame[14..]);
+        self.forge(&vec![frame; MANY]);
+    }
+
+    /// Puts frames of a station of its own on the link.
+    fn forge(&mut self, frames: &[Vec<u8>]) {
+        let Self { forger, world, .. } = self;
+        let nic = forger.get_or_insert_with(|| world.link.add_station(FORGER, 1).remove(0));
+        for frame in frames {
+            assert!(nic.tx_frame(TxKind::Plain, frame.len(), |out| out.copy_from_slice(frame)));
+        }
+        nic.tx_flush(world.now);
+        self.forged += frames.len() as u64;
     }
 
     /// Hostile peers that are connected do their worst: once, or drop by drop.
@@ -93,9 +172,14 @@ impl Simulation {
             }
             if !hostile.begun {
                 // Nothing is said where the gateway has closed the connection already.
-                hostile.begun = send(peer, Dir::Uni, &record(&Settings::default()), false).is_some();
+                let control = match hostile.attack {
+                    Attack::NoSettings => Vec::new(),
+                    Attack::Announcements => announcements(random),
+                    _ => record(&Settings::default()),
+                };
+                hostile.begun = send(peer, Dir::Uni, &control, false).is_some();
                 if hostile.begun {
-                    hostile.drip = begin(peer, hostile.attack, random);
+                    hostile.drip = begin(peer, hostile, random);
                 }
             } else if let Some((id, bytes)) = &mut hostile.drip
                 && let Some(byte) = bytes.pop()
@@ -122,7 +206,7 @@ fn send(peer: &mut RawPeer, dir: Dir, bytes: &[u8], finish: bool) -> Option<Stre
 }
 
 /// Begins an attack. Returns the stream on which bytes drip, and the bytes, the last one first.
-fn begin(peer: &mut RawPeer, attack: Attack, random: &mut StdRng) -> Option<(StreamId, Vec<u8>)> {
+fn begin(peer: &mut RawPeer, hostile: &Hostile, random: &mut StdRng) -> Option<(StreamId, Vec<u8>)> {
     let sample = &samples().payloads[random.random_range(2..samples().payloads.len())];
     let length = sample.bytes.len() as u64;
     let put = |token: Token, length: u64| {
@@ -139,8 +223,8 @@ fn begin(peer: &mut RawPeer, attack: Attack, random: &mut StdRng) -> Option<(Str
     let mut noise = vec![0; random.random_range(1..2000)];
     random.fill(&mut noise[..]);
     let encoded = encoding(&sample.bytes, &Ranges::all()).concat();
-    match attack {
-        Attack::HalfOpen => {}
+    match hostile.attack {
+        Attack::HalfOpen | Attack::Announcements | Attack::Replay | Attack::Claims => {}
         Attack::IdlePut => drop(send(peer, Dir::Bi, &put(Token::of(&noise), 9 << 20), false)),
         Attack::Noise => {
             send(peer, Dir::Bi, &noise, true);
@@ -174,12 +258,43 @@ fn begin(peer: &mut RawPeer, attack: Attack, random: &mut StdRng) -> Option<(Str
             }
             send(peer, Dir::Uni, &bytes, false);
         }
+        Attack::TinyPayloads => {
+            for _ in 0..MANY {
+                let bytes: [u8; 8] = random.random();
+                send(peer, Dir::Bi, &[put(Token::of(&bytes), 8), bytes.to_vec()].concat(), true);
+            }
+        }
+        Attack::Routes => {
+            let next = (hostile.gateway + 1) % GATEWAYS_MAX;
+            for _ in 0..MANY {
+                let hop = record(&route(&[hostile.gateway, next]).hop());
+                send(peer, Dir::Bi, &[hop, fetch.clone()].concat(), true);
+            }
+        }
+        Attack::SilentSource => {
+            for _ in 0..MANY {
+                let token = Token::of(&random.random::<[u8; 8]>()).into();
+                let mirror = Mirror { token, lanes: Lanes::NONE, lease_s: 60, sources: vec![hostile.node] };
+                send(peer, Dir::Bi, &record(&mirror), true);
+            }
+        }
+        Attack::NoSettings => drop(send(peer, Dir::Bi, &fetch, true)),
         Attack::Drip => {
             let id = send(peer, Dir::Bi, &[], false)?;
             return Some((id, fetch.into_iter().rev().collect()));
         }
     }
     None
+}
+
+/// SETTINGS, and HAVE records past their rate.
+fn announcements(random: &mut StdRng) -> Vec<u8> {
+    let mut bytes = record(&Settings::default());
+    for _ in 0..HAVE_BURST + HAVE_RATE_PER_S {
+        let token = Token::of(&random.random::<[u8; 8]>()).into();
+        bytes.extend(record(&Have { token, coverage: Coverage::All, lease_s: 0 }));
+    }
+    bytes
 }
 
 fn record(record: &impl Record) -> Vec<u8> {

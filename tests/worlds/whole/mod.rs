@@ -13,7 +13,8 @@ use crate::seeds::{self, Mutant};
 use crate::store::{Left, Promises, assert_charged, scratch};
 use crate::support::caller::Peer;
 use crate::support::liar::Lie;
-use crate::support::{Seeds, Setup, World, gateway_address};
+use crate::support::tap::Tap;
+use crate::support::{GATEWAY_MAC, Seeds, Setup, World, gateway_address};
 use bytes::Bytes;
 use checks::Tally;
 use hostile::Hostile;
@@ -23,7 +24,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stoq::limits::WINDOW_BYTES_MIN;
-use stoq::nic::simulated::LinkConfig;
+use stoq::nic::simulated::{LinkConfig, SimulatedNic};
 use stoq::queue::RequestId;
 use stoq::quic::transport::QuicConfig;
 use stoq::seed::{Store, StoreConfig};
@@ -74,6 +75,11 @@ struct Simulation {
     /// Messages that each client has received and that were compared.
     messages: Vec<usize>,
     hostile: Vec<Hostile>,
+    /// Frames to gateway 0, for an observer to send again.
+    seen: Tap,
+    /// The station of forged frames, and the number of these.
+    forger: Option<SimulatedNic>,
+    forged: u64,
     liar: Option<usize>,
     /// The number of crashes, and the counts of the gateways that crashed.
     crashes: usize,
@@ -138,6 +144,9 @@ impl Simulation {
             open: Vec::new(),
             messages: vec![0; setup.clients],
             hostile: Vec::new(),
+            seen: Tap::on(&world, GATEWAY_MAC),
+            forger: None,
+            forged: 0,
             liar,
             crashes: 0,
             crashed: Tally::default(),
@@ -305,7 +314,7 @@ fn way(random: &mut StdRng) -> LinkConfig {
 
 #[test]
 fn whole_worlds_keep_their_word_whatever_happens_in_them() {
-    seeds::run("worlds", 1..61, |seed, mutant| {
+    seeds::run("worlds", 1..101, |seed, mutant| {
         Simulation::new(seed, mutant).run();
     });
 }
