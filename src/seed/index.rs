@@ -101,7 +101,7 @@ pub(super) struct Index {
     uses: BTreeMap<u64, AnyToken>,
     clock: u64,
     /// The sets of which this payload is a blob.
-    sets_of: HashMap<Token, Vec<SetToken>>,
+    sets_of: HashMap<Token, BTreeSet<SetToken>>,
     /// The latest changes; the newest has the number `sequence`.
     journal: VecDeque<AnyToken>,
     sequence: u64,
@@ -210,7 +210,7 @@ impl Index {
 
     /// Inserts an entry, replacing an earlier one of the same token.
     pub(super) fn insert(&mut self, token: AnyToken, lease: Lease, bytes: u64, body: EntryBody) {
-        self.take_out(&token);
+        let is_new = self.take_out(&token).is_none();
         self.clock += 1;
         let entry = IndexEntry { lease, bytes, body, used: self.clock };
         self.accounts.keep(StoreAccount::of(&lease), bytes);
@@ -223,17 +223,21 @@ impl Index {
         }
         if let (AnyToken::Set(set), EntryBody::Set(body)) = (token, body) {
             for blob in blobs(&body.descriptor) {
-                self.sets_of.entry(blob).or_default().push(set);
+                self.sets_of.entry(blob).or_default().insert(set);
             }
         }
         self.entries.insert(token, entry);
-        self.note(token);
+        self.push_change(token);
+        if is_new {
+            self.note_sets_of(token);
+        }
     }
 
     /// Removes an entry. Sets that lose lanes by it are noted as changed. The caller removes those in [`Index::emptied_sets`].
     pub(super) fn remove(&mut self, token: &AnyToken) -> Option<IndexEntry> {
         let entry = self.take_out(token)?;
-        self.note(*token);
+        self.push_change(*token);
+        self.note_sets_of(*token);
         Some(entry)
     }
 
@@ -273,7 +277,7 @@ impl Index {
         if let (AnyToken::Set(set), EntryBody::Set(body)) = (token, entry.body) {
             for blob in blobs(&body.descriptor) {
                 if let Some(sets) = self.sets_of.get_mut(&blob) {
-                    sets.retain(|other| other != set);
+                    sets.remove(set);
                     if sets.is_empty() {
                         self.sets_of.remove(&blob);
                     }
@@ -400,9 +404,8 @@ impl Index {
         HoldingChanges { newest, changes: changes.collect(), complete: true }
     }
 
-    /// Notes a change and, for a payload, of the sets of which it is a blob.
-    fn note(&mut self, token: AnyToken) {
-        self.push_change(token);
+    /// Notes a change of the sets of which this payload is a blob: it came or went. There may be many, and a lease of the payload changes none.
+    fn note_sets_of(&mut self, token: AnyToken) {
         if let AnyToken::Content(payload) = token {
             for set in self.sets_of.get(&payload).cloned().unwrap_or_default() {
                 self.push_change(set.into());

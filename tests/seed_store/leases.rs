@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use stoq::limits::{BAD_SETS_LEN_MAX, STORE_FILE_BYTES};
 use stoq::record::ErrorCode;
 use stoq::seed::{Coverage, Holding, HoldingChange, Lease, Store, StoreConfig, StoreError};
+use stoq::shard::{Coding, Descriptor};
 use stoq::tls::NodeId;
 use stoq::token::{AnyToken, SetToken, Token};
 use tempfile::TempDir;
@@ -279,4 +280,27 @@ fn the_memory_of_bad_sets_is_bounded() {
         store.mark_bad(set(1));
     }
     assert!(!store.is_bad(&set(0)) && store.is_bad(&set(1)) && store.is_bad(&set(BAD_SETS_LEN_MAX)));
+}
+
+/// A peer may put many sets of one payload, and prolong the payload's lease as often as it likes.
+#[test]
+fn a_longer_lease_of_a_payload_announces_none_of_its_sets() {
+    const SETS: u8 = 20;
+    let dir = tempfile::tempdir().unwrap();
+    let (store, bytes) = (open(&dir), payload(100_000));
+    let token = Token::of(&bytes);
+    put_as(&store, &bytes, Lease::until(Some(100), None), 0).unwrap();
+    for number in 0..SETS {
+        let coding = Coding::ReedSolomon { data_lanes: 2 + number, parity: None };
+        let descriptor = Descriptor::new(token, bytes.len() as u64, 16 * 1024, coding).unwrap();
+        let writer = store.begin_set(descriptor, descriptor.lanes(), Lease::until(Some(100), None), 0);
+        writer.unwrap().commit().unwrap();
+    }
+    let (sequence, _) = store.holdings();
+    store.extend(token, Lease::until(Some(200), None)).unwrap();
+    let longer = Holding { token: token.into(), coverage: Coverage::All, expires_s: Some(200) };
+    assert_eq!(store.changes_after(sequence).changes, [HoldingChange::Holds(longer)]);
+    let (sequence, _) = store.holdings();
+    store.remove(token).unwrap();
+    assert_eq!(store.changes_after(sequence).changes.len(), 1 + usize::from(SETS));
 }
