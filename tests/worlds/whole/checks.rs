@@ -87,6 +87,10 @@ impl Simulation {
             let most_bytes = view.receive_window_bytes + HELD_PAST_WINDOW_BYTES;
             assert!(view.held_bytes <= most_bytes, "a connection holds {} bytes: {view:?}", view.held_bytes);
         }
+        let forwarded: u64 = (0..self.setup.gateways)
+            .map(|index| self.world.gateway(index).count(Counter::HopsForwarded))
+            .sum();
+        assert!(forwarded <= self.places, "{forwarded} requests are forwarded at {} places", self.places);
         for index in 0..self.setup.gateways {
             let gateway = self.world.gateway(index);
             let budget = &gateway.shared.window_budget;

@@ -93,6 +93,7 @@ impl Simulation {
             (sample, kind) = (LIED_ABOUT, 4);
         }
         let way = if first == at { route(&[first]) } else { route(&[first, at]) };
+        self.places += u64::from(first != at);
         let Sample { bytes, token, .. } = &samples().payloads[sample];
         let caller = self.world.caller(&peer);
         let (request, at) = match kind {

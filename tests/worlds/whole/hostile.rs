@@ -26,6 +26,8 @@ use stoq::wire::ethernet::{BROADCAST, Ethernet};
 const HOSTILE_MAX: usize = 6;
 /// Requests or messages of an attack by numbers.
 const MANY: usize = 20;
+/// Requests on strange routes: the third error ends the connection.
+const STRANGE: usize = 3;
 /// The most frames that are sent again at once.
 const REPLAYED_MAX: usize = 200;
 /// The station of forged frames.
@@ -164,7 +166,7 @@ impl Simulation {
 
     /// Hostile peers that are connected do their worst: once, or drop by drop.
     pub(super) fn assail(&mut self) {
-        let Self { hostile, world, random, .. } = self;
+        let Self { hostile, world, random, places, .. } = self;
         for hostile in hostile {
             let peer = world.raw_mut(hostile.raw);
             if !peer.connected || peer.lost.is_some() {
@@ -179,6 +181,11 @@ impl Simulation {
                 };
                 hostile.begun = send(peer, Dir::Uni, &control, false).is_some();
                 if hostile.begun {
+                    *places += match hostile.attack {
+                        Attack::Routes => MANY as u64,
+                        Attack::StrangeRoutes => 2 * STRANGE as u64,
+                        _ => 0,
+                    };
                     hostile.drip = begin(peer, hostile, random);
                 }
             } else if let Some((id, bytes)) = &mut hostile.drip
@@ -237,7 +244,7 @@ fn begin(peer: &mut RawPeer, hostile: &Hostile, random: &mut StdRng) -> Option<(
             }
         }
         Attack::StrangeRoutes => {
-            for _ in 0..3 {
+            for _ in 0..STRANGE {
                 let bytes = [record(&route(&[1, 0, 2]).hop()), fetch.clone()].concat();
                 send(peer, Dir::Bi, &bytes, true);
             }

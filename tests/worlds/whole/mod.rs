@@ -72,6 +72,8 @@ struct Simulation {
     /// Each client's connection to each gateway: its tag, once it was asked for.
     connections: Vec<Vec<Option<u64>>>,
     open: Vec<Open>,
+    /// Places at which requests may have been forwarded: those of their routes but the last.
+    places: u64,
     /// Messages that each client has received and that were compared.
     messages: Vec<usize>,
     hostile: Vec<Hostile>,
@@ -142,6 +144,7 @@ impl Simulation {
             promises: vec![Promises::new(); gateways],
             connections: vec![vec![None; gateways]; setup.clients],
             open: Vec::new(),
+            places: 0,
             messages: vec![0; setup.clients],
             hostile: Vec::new(),
             seen: Tap::on(&world, GATEWAY_MAC),
