@@ -12,8 +12,8 @@ use std::task::Poll;
 use std::time::Instant;
 use stoq::application::{Application, Placement};
 use stoq::client::{
-    Client, ClientError, CloseReason, FetchOptions, GatherOptions, Kept, Peer, PieceOptions, Prepared,
-    PutOptions, Want,
+    Client, ClientError, CloseReason, FetchOptions, GatherOptions, Gathered, Kept, Peer, PieceOptions,
+    Prepared, PutOptions, Want,
 };
 use stoq::datagram::NetworkKind;
 use stoq::download::Download;
@@ -331,16 +331,45 @@ async fn a_payload_is_gathered_from_a_holder() {
     let peer = client.connect(gateway.address()).await.unwrap();
     let bytes = noise(500_000);
     let token = put(&peer, &bytes).await;
-    let options = GatherOptions { want: Want::Payload, ..GatherOptions::default() };
-    let (mut gathering, holders) = client.gather(token, options).unwrap();
-    holders.add(&peer).unwrap();
+    assert!(gathered(&client, token, &[peer]).await.0 == bytes);
+}
+
+/// A payload by these connections, and the bytes that came over each.
+async fn gathered(client: &Client, token: Token, peers: &[Peer]) -> (Vec<u8>, Vec<u64>) {
+    let (mut gathering, holders) = client.gather(token, GatherOptions { want: Want::Payload }).unwrap();
+    peers.iter().for_each(|peer| holders.add(peer).unwrap());
     drop(holders);
-    let mut got = vec![0; bytes.len()];
+    let mut got = Vec::new();
     while let Some(gathered) = gathering.next().await {
-        if let stoq::client::Gathered::Piece(piece) = gathered.unwrap() {
-            let at = piece.offset as usize;
-            got[at..at + piece.data.len()].copy_from_slice(&piece.data);
+        match gathered.unwrap() {
+            Gathered::Described { length, .. } => got.resize(length as usize, 0),
+            Gathered::Piece(piece) => {
+                let at = piece.offset as usize;
+                got[at..at + piece.data.len()].copy_from_slice(&piece.data);
+            }
+            other => panic!("{other:?}"),
         }
     }
+    (got, gathering.report().iter().map(|holder| holder.bytes).collect())
+}
+
+#[tokio::test]
+async fn the_workers_of_a_client_gather_one_payload_from_the_workers_of_a_gateway() {
+    let gateway = Gateway::start_with(2, Vec::new());
+    let client = gateway.client_builder().workers(2).start().unwrap();
+    let mut peers = Vec::new();
+    for network in gateway.node.networks() {
+        peers.push(client.connect(network.local[0]).await.unwrap());
+    }
+    let bytes = noise(40 << 20);
+    let token = put(&peers[0], &bytes).await;
+    let (got, given) = gathered(&client, token, &peers).await;
     assert!(got == bytes);
+    assert_eq!(given.len(), 2);
+    assert!(given.iter().sum::<u64>() >= bytes.len() as u64, "{given:?}");
+    // One of them has ended: the other one gives all.
+    peers[0].close();
+    let (got, given) = gathered(&client, token, &peers).await;
+    assert!(got == bytes);
+    assert!(given[1] >= bytes.len() as u64, "{given:?}");
 }

@@ -3,7 +3,7 @@
 use super::error::{ClientError, DialFailure};
 use super::fetch::Piece;
 use crate::application::Asker;
-use crate::gather::{self, Gather, GatherSource, HolderReport};
+use crate::gather::{self, Gather, HolderReport};
 use crate::limits::{CLIENT_MESSAGES_BYTES, CLIENT_MESSAGES_LEN};
 use crate::names::ResolveError;
 use crate::queue::{Ask, CloseReason, ConnectionId, Credit};
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
@@ -53,24 +53,17 @@ pub(super) enum Call {
         connection: ConnectionId,
     },
     Gather(Box<HostedGather>),
-    /// One more holder for a gathering.
-    AddHolder {
-        id: u64,
-        source: Box<GatherSource>,
-    },
-    /// The gathering gets no more holders.
-    SealGather {
-        id: u64,
-    },
-    EndGather {
-        id: u64,
-    },
 }
 
-/// A gathering as the worker's side hosts it.
+/// A gathering that the workers of a client share: each asks the holders that are its own connections. The lock is held for a delivery or a
+/// look at a time; bytes are checked before they are delivered.
+pub(super) type SharedGather = Arc<Mutex<Gather>>;
+
+/// A gathering as the worker's side hosts it, once on each worker.
 pub(super) struct HostedGather {
     pub(super) id: u64,
-    pub(super) gather: Gather,
+    pub(super) worker: u16,
+    pub(super) gather: SharedGather,
     pub(super) events: mpsc::UnboundedSender<gather::GatherEvent>,
     /// Bytes in events that the task has not taken.
     pub(super) credit: Credit,
@@ -80,14 +73,15 @@ pub(super) struct HostedGather {
 impl HostedGather {
     /// Moves the gathering on. Returns whether there was work, and whether the gathering goes on.
     pub(super) fn poll<T: Clone>(&mut self, now: Instant, asker: &mut Asker<'_, T>) -> (bool, bool) {
+        let mut gather = self.gather();
         if self.events.is_closed() {
-            self.gather.cancel();
-            self.gather.poll(now, asker);
+            gather.cancel();
+            gather.poll_on(self.worker, now, asker);
             return (true, false);
         }
-        let mut worked = self.gather.poll(now, asker);
+        let mut worked = gather.poll_on(self.worker, now, asker);
         while self.credit.has_room()
-            && let Some(event) = self.gather.poll_event()
+            && let Some(event) = gather.poll_event()
         {
             worked = true;
             let over = matches!(event, gather::GatherEvent::Done | gather::GatherEvent::Failed(_));
@@ -96,15 +90,21 @@ impl HostedGather {
             }
             if over {
                 // Sends the last cancellations before the gathering ends.
-                self.gather.poll(now, asker);
-                *self.report.lock().unwrap_or_else(PoisonError::into_inner) = self.gather.report();
+                gather.poll_on(self.worker, now, asker);
+                *self.report.lock().unwrap_or_else(PoisonError::into_inner) = gather.report();
             }
             let _ = self.events.send(event);
             if over {
                 return (true, false);
             }
         }
-        (worked, true)
+        // Another worker may have given the end.
+        (worked, !gather.is_told())
+    }
+
+    /// The gathering, for a short time.
+    pub(super) fn gather(&self) -> MutexGuard<'_, Gather> {
+        self.gather.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -109,22 +109,6 @@ impl Dispatch {
                 drop(place);
             }
             Call::Gather(hosted) => drop(self.gathers.insert(hosted.id, *hosted)),
-            Call::AddHolder { id, source } => {
-                if let Some(hosted) = self.gathers.get_mut(&id) {
-                    hosted.gather.add(*source);
-                }
-            }
-            Call::SealGather { id } => {
-                if let Some(hosted) = self.gathers.get_mut(&id) {
-                    hosted.gather.set_awaits_more(false);
-                }
-            }
-            // The canceled gathering is removed at its next poll: its events' channel is closed.
-            Call::EndGather { id } => {
-                if let Some(hosted) = self.gathers.get_mut(&id) {
-                    hosted.gather.cancel();
-                }
-            }
             Call::Disconnect { connection } => {
                 if self.connections.contains_key(&connection) {
                     self.send(port, Command::On(connection, ConnectionCommand::Disconnect));
@@ -144,8 +128,8 @@ impl Dispatch {
                     self.tasks.deliver(port, &mut self.outbox, ticket, delivery);
                 }
                 Received::Own(Owner::Gather(id), delivery) => {
-                    if let Some(hosted) = self.gathers.get_mut(&id) {
-                        hosted.gather.handle(now, delivery);
+                    if let Some(hosted) = self.gathers.get(&id) {
+                        hosted.gather().handle(now, delivery);
                     }
                 }
                 Received::Other(delivery) => self.deliver(port, delivery),
@@ -250,7 +234,7 @@ impl Dispatch {
             }
         }
         // Every gathering learns of it, also one that has no request on this connection.
-        self.gathers.values_mut().for_each(|hosted| hosted.gather.closed(id, reason));
+        self.gathers.values().for_each(|hosted| hosted.gather().closed(id, reason));
     }
 
     fn poll_gathers(&mut self, now: Instant, port: &mut AppPort) -> bool {
@@ -321,7 +305,7 @@ impl Application for Dispatch {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        let gathers = self.gathers.values().filter_map(|hosted| hosted.gather.poll_timeout());
+        let gathers = self.gathers.values().filter_map(|hosted| hosted.gather().poll_timeout());
         self.dials.poll_timeout().into_iter().chain(gathers).min()
     }
 }

@@ -183,11 +183,6 @@ pub enum ClientError {
         /// The cause.
         error: io::Error,
     },
-    /// Holders of one gathering belong to different workers.
-    #[error(
-        "the holders of a gathering belong to one worker; connect all of them with the same `worker` option"
-    )]
-    OtherWorker,
     /// Parity lanes are to be put, and their parity was not computed.
     #[error(
         "parity lanes are to be put, and the parity was not computed; prepare the payload with its parity"

@@ -1,6 +1,6 @@
 //! Fetches a payload or a set from several holders at once.
 
-use super::call::{Call, HostedGather};
+use super::call::{Call, HostedGather, SharedGather};
 use super::{Client, ClientError, Peer, Route, Shared};
 use crate::gather::{Gather, GatherEvent, GatherSource, HolderReport, Want};
 use crate::limits::HOLDERS_TOLD_LEN_MAX;
@@ -43,19 +43,17 @@ pub enum Gathered {
     },
 }
 
-/// The part to gather, and the worker that gathers it.
+/// The part to gather.
 #[derive(Clone, Debug)]
 pub struct GatherOptions {
     /// The payload, or lanes of a set.
     pub want: Want,
-    /// The worker whose connections the holders are ([`super::ConnectOptions::worker`]).
-    pub worker: usize,
 }
 
 impl Default for GatherOptions {
-    /// The whole payload, by the first worker.
+    /// The whole payload.
     fn default() -> Self {
-        Self { want: Want::Payload, worker: 0 }
+        Self { want: Want::Payload }
     }
 }
 
@@ -72,8 +70,6 @@ pub struct HolderOptions {
 #[derive(Debug)]
 pub struct Gathering {
     shared: Arc<Shared>,
-    worker: usize,
-    id: u64,
     events: mpsc::UnboundedReceiver<GatherEvent>,
     credit: Credit,
     report: Arc<Mutex<Vec<HolderReport>>>,
@@ -89,14 +85,14 @@ pub struct HolderAdder(Arc<Adding>);
 #[derive(Debug)]
 struct Adding {
     shared: Arc<Shared>,
-    worker: usize,
-    id: u64,
+    gather: SharedGather,
     peers: Arc<Mutex<Vec<Peer>>>,
 }
 
 impl Drop for Adding {
     fn drop(&mut self) {
-        self.shared.call(self.worker, Call::SealGather { id: self.id });
+        self.gather.lock().unwrap_or_else(PoisonError::into_inner).set_awaits_more(false);
+        self.shared.wake_all();
     }
 }
 
@@ -104,7 +100,7 @@ impl HolderAdder {
     /// Adds the peer as a holder.
     ///
     /// # Errors
-    /// [`ClientError::OtherWorker`] for a connection of another worker.
+    /// Those of [`HolderAdder::add_with`].
     pub fn add(&self, peer: &Peer) -> Result<(), ClientError> {
         self.add_with(peer, HolderOptions::default())
     }
@@ -112,26 +108,25 @@ impl HolderAdder {
     /// Adds a holder: the peer, or the gateway at the end of `options.route`.
     ///
     /// # Errors
-    /// Those of [`HolderAdder::add`], and [`ClientError::Route`].
+    /// [`ClientError::Route`].
     pub fn add_with(&self, peer: &Peer, options: HolderOptions) -> Result<(), ClientError> {
         let HolderOptions { route, lanes } = options;
-        let Adding { shared, worker, id, peers } = &*self.0;
+        let Adding { shared, gather, peers } = &*self.0;
         let route = route.map(|route| route.starting_at(peer.node())).transpose()?;
         let last = route.as_ref().and_then(|route| route.nodes().last().copied());
         let (connection, node) = (peer.connection(), last.or(peer.node()));
-        if usize::from(connection.worker) != *worker {
-            return Err(ClientError::OtherWorker);
-        }
         peers.lock().unwrap_or_else(PoisonError::into_inner).push(peer.clone());
-        let source = Box::new(GatherSource { connection, remote: Some(peer.remote()), node, route, lanes });
-        shared.call(*worker, Call::AddHolder { id: *id, source });
+        let source = GatherSource { connection, remote: Some(peer.remote()), node, route, lanes };
+        gather.lock().unwrap_or_else(PoisonError::into_inner).add(source);
+        shared.wake(connection.worker.into());
         Ok(())
     }
 }
 
 impl Client {
     /// Fetches `token` from several holders at once. A holder that is free gets the next part; a part that is late, wrong or lost is fetched
-    /// from another holder. Holders are added as they are found. All must be connections of one worker, [`GatherOptions::worker`].
+    /// from another holder. Holders are added as they are found. Each worker of this client receives and checks what its own connections bring:
+    /// several connections to one gateway, on several workers, are not bound to one core.
     ///
     /// # Errors
     /// [`ClientError::Refused`] for a set whose shards did not give its payload in an earlier gathering.
@@ -140,7 +135,7 @@ impl Client {
         token: impl Into<AnyToken>,
         options: GatherOptions,
     ) -> Result<(Gathering, HolderAdder), ClientError> {
-        let GatherOptions { want, worker } = options;
+        let GatherOptions { want } = options;
         let token = token.into();
         if let AnyToken::Set(set) = token
             && self.0.is_bad(&set)
@@ -148,17 +143,20 @@ impl Client {
             let reason = "this set's shards did not give its payload before; use another set of that payload";
             return Err(ClientError::Refused(ErrorRecord::new(ErrorCode::BadDescriptor, 0, reason)));
         }
-        let (worker, id) = (worker % self.0.workers.len(), self.0.next_request());
+        let id = self.0.next_request();
         let (give, events) = mpsc::unbounded_channel();
         let (credit, report, peers) = (Credit::default(), Arc::default(), Arc::default());
         let mut gather = Gather::new(token, want, Vec::new());
         gather.set_awaits_more(true);
-        let gathered =
-            HostedGather { id, gather, events: give, credit: credit.clone(), report: Arc::clone(&report) };
-        self.0.call(worker, Call::Gather(Box::new(gathered)));
+        let gather = SharedGather::new(Mutex::new(gather));
+        self.0.call_all(|worker| {
+            let (gather, events) = (Arc::clone(&gather), give.clone());
+            let (credit, report) = (credit.clone(), Arc::clone(&report));
+            Call::Gather(Box::new(HostedGather { id, worker: worker as u16, gather, events, credit, report }))
+        });
+        let adding = Adding { shared: self.0.clone(), gather, peers: Arc::clone(&peers) };
         let shared = self.0.clone();
-        let adding = Adding { shared: shared.clone(), worker, id, peers: Arc::clone(&peers) };
-        let gathering = Gathering { shared, worker, id, events, credit, report, _peers: peers, over: false };
+        let gathering = Gathering { shared, events, credit, report, _peers: peers, over: false };
         Ok((gathering, HolderAdder(Arc::new(adding))))
     }
 }
@@ -205,7 +203,7 @@ impl Gathering {
 
     fn taken(&self, piece: &VerifiedPiece) {
         if self.credit.give_back(piece.data.len()) {
-            self.shared.wake(self.worker);
+            self.shared.wake_all();
         }
     }
 
@@ -222,8 +220,8 @@ impl Gathering {
 
 impl Drop for Gathering {
     fn drop(&mut self) {
-        if !self.over {
-            self.shared.call(self.worker, Call::EndGather { id: self.id });
-        }
+        // The workers cancel the gathering once its events' channel is closed.
+        self.events.close();
+        self.shared.wake_all();
     }
 }

@@ -139,7 +139,7 @@ pub struct ConnectOptions {
     /// sends it once more. Messages are not sent again: send them after the first answer. [`Peer::node`] is not known on such a
     /// connection; nothing can be routed through it.
     pub early: bool,
-    /// The worker that the connection belongs to; `None`: the next one in turn. All holders of a gathering belong to one worker.
+    /// The worker that the connection belongs to; `None`: the next one in turn.
     pub worker: Option<usize>,
 }
 
@@ -222,6 +222,15 @@ impl Shared {
         if let Some((_, waker)) = self.workers.get(worker) {
             waker.wake();
         }
+    }
+
+    /// Gives each worker's side a call.
+    fn call_all(&self, make: impl Fn(usize) -> Call) {
+        (0..self.workers.len()).for_each(|worker| self.call(worker, make(worker)));
+    }
+
+    fn wake_all(&self) {
+        self.workers.iter().for_each(|(_, waker)| waker.wake());
     }
 
     /// Starts a thread that asks the system's resolver, which may block for long, and gives the answer to the worker's side.

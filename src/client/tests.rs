@@ -423,7 +423,8 @@ fn gather_with(
     let (events, heard) = mpsc::unbounded_channel();
     let source = GatherSource { connection: LINK, remote: None, node: None, route: None, lanes: None };
     let gather = Gather::new(Token::of(b"").into(), Want::Payload, vec![source]);
-    let hosted = HostedGather { id, gather, events, credit: Credit::default(), report };
+    let gather = Arc::new(Mutex::new(gather));
+    let hosted = HostedGather { id, worker: 0, gather, events, credit: Credit::default(), report };
     bench.call(Call::Gather(Box::new(hosted)));
     bench.poll();
     heard
@@ -450,11 +451,9 @@ fn a_gathering_that_is_ended_cancels_its_requests_and_hears_no_more() {
     let mut heard = gather(&mut bench, 1);
     let Command::Ask(request, _) = bench.command() else { panic!("no Ask") };
     heard.close();
-    bench.call(Call::EndGather { id: 1 });
     while bench.poll() {}
     assert!(matches!(bench.command(), Command::End(ended, Ending::Cancel) if ended == request));
     bench.worker.deliver(Delivery::Ended(request, End::Failed(refusal(ErrorCode::NotFound))));
-    bench.call(Call::EndGather { id: 1 });
     while bench.poll() {}
     assert!(bench.worker.command().is_none());
     assert_eq!(heard.try_recv().unwrap_err(), TryRecvError::Disconnected);

@@ -201,20 +201,47 @@ impl Gather {
         }
     }
 
-    /// Cancels requests that are no longer of use, and sends new ones. Returns whether any command was sent.
+    /// Cancels requests that are no longer of use, and sends new ones. Returns whether any command was sent. All holders are connections of
+    /// the asker's worker.
     pub fn poll<T: Clone>(&mut self, now: Instant, asker: &mut Asker<'_, T>) -> bool {
+        self.poll_for(now, asker, |_| true)
+    }
+
+    /// Like [`Gather::poll`], where several workers have connections to the holders: cancels and sends the requests of this worker. Each of
+    /// the workers calls it.
+    pub(crate) fn poll_on<T: Clone>(&mut self, worker: u16, now: Instant, asker: &mut Asker<'_, T>) -> bool {
+        self.poll_for(now, asker, |connection| connection.worker == worker)
+    }
+
+    fn poll_for<T: Clone>(
+        &mut self,
+        now: Instant,
+        asker: &mut Asker<'_, T>,
+        is_own: impl Fn(ConnectionId) -> bool,
+    ) -> bool {
         if !self.over {
             self.expire(now);
-            self.cancel_given_up(asker);
-            self.plan(now, asker);
+            self.cancel_given_up(asker, &is_own);
+            self.plan(now, asker, &is_own);
         }
-        self.cancel_given_up(asker);
+        self.cancel_given_up(asker, &is_own);
         asker.has_sent()
     }
 
-    /// Cancels the requests that were given up: [`Gather::poll`] does so too.
-    pub(crate) fn cancel_given_up<T: Clone>(&mut self, asker: &mut Asker<'_, T>) {
-        self.given_up.drain(..).for_each(|request| asker.cancel(request));
+    /// Cancels the requests that were given up, of the asker's own connections.
+    fn cancel_given_up<T: Clone>(&mut self, asker: &mut Asker<'_, T>, is_own: impl Fn(ConnectionId) -> bool) {
+        self.given_up.retain(|request| {
+            let is_own = is_own(request.connection);
+            if is_own {
+                asker.cancel(*request);
+            }
+            !is_own
+        });
+    }
+
+    /// Whether the gathering is over, and all its events were taken.
+    pub(crate) fn is_told(&self) -> bool {
+        self.over && self.events.is_empty()
     }
 
     /// When [`Gather::poll`] has work even without a delivery.

@@ -5,7 +5,7 @@ use super::shape::Shape;
 use super::{Gather, GatherEvent, Want, Window, WindowRequest};
 use crate::application::Asker;
 use crate::limits::GATHER_AHEAD_BYTES;
-use crate::queue::Ask;
+use crate::queue::{Ask, ConnectionId};
 use crate::record::Fetch;
 use crate::shard::Lanes;
 use crate::token::Ranges;
@@ -14,7 +14,14 @@ use std::time::Instant;
 
 impl Gather {
     /// Gives each free holder a request. Ends the gathering if everything has arrived, or the rest cannot.
-    pub(super) fn plan<T: Clone>(&mut self, now: Instant, asker: &mut Asker<'_, T>) {
+    ///
+    /// Only holders whose connections are the asker's own get requests from it.
+    pub(super) fn plan<T: Clone>(
+        &mut self,
+        now: Instant,
+        asker: &mut Asker<'_, T>,
+        is_own: impl Fn(ConnectionId) -> bool,
+    ) {
         if self.shape.as_ref().is_some_and(|shape| self.finished == shape.units.end - shape.units.start) {
             self.over = true;
             self.abandon_all();
@@ -23,8 +30,10 @@ impl Gather {
         }
         self.holders.iter_mut().for_each(|holder| holder.wake(now));
         // One request each, in turn, until no holder has room or work.
+        let all = 0..self.holders.len();
+        let own = |gather: &Self, index: usize| is_own(gather.holders[index].source.connection);
         loop {
-            let asked = (0..self.holders.len()).filter(|&index| self.ask(now, index, asker)).count();
+            let asked = all.clone().filter(|&index| own(self, index) && self.ask(now, index, asker)).count();
             if asked == 0 {
                 break;
             }
@@ -32,7 +41,11 @@ impl Gather {
         // No request is in flight, and no holder has the missing part.
         let host_is_behind = self.is_host_behind();
         let more = self.awaits_more || self.holders.iter().any(GatherHolder::waits);
-        if self.requests.is_empty() && !host_is_behind && !more {
+        if self.requests.is_empty()
+            && !host_is_behind
+            && !more
+            && !all.into_iter().any(|index| !own(self, index) && self.next_request(now, index).is_some())
+        {
             self.over = true;
             if self.claimed_by().is_some() {
                 self.events.clear();
@@ -54,21 +67,24 @@ impl Gather {
 
     /// Sends a holder that is free and has room the next request that it can answer. Returns whether there was one.
     fn ask<T: Clone>(&mut self, now: Instant, index: usize, asker: &mut Asker<'_, T>) -> bool {
+        let Some((window, lanes)) = self.next_request(now, index) else { return false };
+        self.send(now, index, window, lanes, asker);
+        true
+    }
+
+    /// The next request that a holder can answer, if it is free and has room: a window and its lanes, or a description.
+    fn next_request(&mut self, now: Instant, index: usize) -> Option<(Option<(u64, u64)>, Lanes)> {
         let holder = &self.holders[index];
         if !holder.is_free(now) || !holder.has_room() {
-            return false;
+            return None;
         }
         let Some(shape) = self.shape.clone() else {
             // One description from each holder: a further holder is asked while the first is slow.
             let asked = self.requests.values().any(|asked| asked.holder == index);
-            if !asked {
-                self.send(now, index, None, Lanes::NONE, asker);
-            }
-            return !asked;
+            return (!asked).then_some((None, Lanes::NONE));
         };
-        let Some((window, lanes)) = self.choose(&shape, index) else { return false };
-        self.send(now, index, Some(window), lanes, asker);
-        true
+        let (window, lanes) = self.choose(&shape, index)?;
+        Some((Some(window), lanes))
     }
 
     /// A window to request from this holder: its first unit and their number; and its lanes.

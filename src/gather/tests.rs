@@ -14,9 +14,8 @@ const MIB: u64 = 1 << 20;
 
 struct Bench {
     gather: Gather,
-    outbox: Outbox<()>,
-    app: AppPort,
-    worker: WorkerPort,
+    /// Of each worker.
+    lines: Vec<Line>,
     begun: Instant,
     now: Instant,
     length: u64,
@@ -26,6 +25,13 @@ struct Bench {
     /// Where the bytes lie that were handed on, and the end.
     pieces: Vec<Range<u64>>,
     end: Option<Result<(), ErrorCode>>,
+}
+
+/// The rings between a gathering and one of its workers.
+struct Line {
+    outbox: Outbox<()>,
+    app: AppPort,
+    worker: WorkerPort,
 }
 
 fn connection(slot: u32) -> ConnectionId {
@@ -42,13 +48,18 @@ fn token() -> AnyToken {
 
 impl Bench {
     fn of(gather: Gather, length: u64) -> Self {
-        let (app, worker) = rings(Sleeper::default().waker());
+        Self::on_workers(1, gather, length)
+    }
+
+    fn on_workers(workers: usize, gather: Gather, length: u64) -> Self {
+        let line = || {
+            let (app, worker) = rings(Sleeper::default().waker());
+            Line { outbox: Outbox::default(), app, worker }
+        };
         let now = Instant::now();
         Self {
             gather,
-            outbox: Outbox::default(),
-            app,
-            worker,
+            lines: std::iter::repeat_with(line).take(workers).collect(),
             begun: now,
             now,
             length,
@@ -65,8 +76,15 @@ impl Bench {
 
     /// Lets the gathering send requests, and notes them; its events are not taken.
     fn poll(&mut self) {
-        self.gather.poll(self.now, &mut self.outbox.asker(&mut self.app, ()));
-        while let Some(command) = self.worker.command() {
+        (0..self.lines.len()).for_each(|worker| self.poll_on(worker));
+    }
+
+    fn poll_on(&mut self, worker: usize) {
+        let Line { outbox, app, worker: port } = &mut self.lines[worker];
+        self.gather.poll_on(worker as u16, self.now, &mut outbox.asker(app, ()));
+        while let Some(command) = port.command() {
+            let owner = command.connection().map(|connection| usize::from(connection.worker));
+            assert_eq!(owner, Some(worker), "a worker gets the commands of its own connections");
             match command {
                 Command::Ask(request, ask) => {
                     let Ask { routed, .. } = *ask;
@@ -106,8 +124,10 @@ impl Bench {
     }
 
     fn deliver(&mut self, delivery: Delivery) {
-        self.worker.deliver(delivery);
-        while let Some(received) = self.outbox.receive(&mut self.app) {
+        let worker = delivery.request().map_or(0, |request| request.connection.worker);
+        let Line { outbox, app, worker } = &mut self.lines[usize::from(worker)];
+        worker.deliver(delivery);
+        while let Some(received) = outbox.receive(app) {
             let Received::Own((), delivery) = received else { panic!("of no request") };
             self.gather.handle(self.now, delivery);
         }
@@ -323,4 +343,81 @@ fn a_gathering_that_failed_says_what_each_holder_did_and_where_it_is() {
         "{told:?}"
     );
     assert!(told[2].contains(", then was dropped: 2 requests got no byte of it for 5 s"), "{told:?}");
+}
+
+/// A holder on each of two workers.
+fn on_two_workers(length: u64) -> Bench {
+    let sources = (0..2).map(|worker| {
+        let connection = ConnectionId { worker, ..connection(0) };
+        GatherSource { connection, ..source(0) }
+    });
+    Bench::on_workers(2, Gather::new(token(), Want::Payload, sources.collect()), length)
+}
+
+#[test]
+fn the_workers_of_a_gathering_share_its_windows() {
+    let mut bench = on_two_workers(256 * MIB);
+    let mut asked = [0; 2];
+    while bench.end.is_none() {
+        bench.turn();
+        for (request, fetch) in &bench.asked {
+            let bytes = bench.bytes_of(fetch);
+            asked[usize::from(request.connection.worker)] += bytes.end - bytes.start;
+        }
+        while !bench.asked.is_empty() {
+            bench.answer(0);
+        }
+        bench.take();
+        bench.pass(1);
+    }
+    assert_eq!(bench.end, Some(Ok(())));
+    assert!(asked.iter().all(|bytes| *bytes > 100 * MIB), "{asked:?}");
+    bench.pieces.sort_by_key(|piece| piece.start);
+    let mut at = 0;
+    assert!(bench.pieces.iter().all(|piece| piece.start <= std::mem::replace(&mut at, piece.end)));
+    assert_eq!(at, bench.length);
+    assert!(bench.gather.is_told());
+}
+
+#[test]
+fn a_worker_without_a_holder_waits_for_the_others() {
+    let mut bench = on_two_workers(64 * MIB);
+    // No request is in flight when the first worker loses its holder, and the other worker has not looked yet.
+    bench.gather.closed(ConnectionId { worker: 0, ..connection(0) }, &CloseReason::Reset);
+    bench.poll_on(0);
+    bench.take();
+    assert!(bench.end.is_none() && bench.asked.is_empty());
+    while bench.end.is_none() {
+        bench.turn();
+        while !bench.asked.is_empty() {
+            bench.answer(0);
+        }
+        bench.take();
+        bench.pass(1);
+    }
+    assert_eq!(bench.end, Some(Ok(())));
+}
+
+#[test]
+fn the_requests_of_a_lost_holder_go_to_another_worker() {
+    let mut bench = on_two_workers(64 * MIB);
+    bench.turn();
+    bench.answer(0);
+    bench.turn();
+    assert!(bench.asked.iter().any(|(request, _)| request.connection.worker == 0));
+    bench.gather.closed(ConnectionId { worker: 0, ..connection(0) }, &CloseReason::Reset);
+    bench.asked.retain(|(request, _)| request.connection.worker == 1);
+    while bench.end.is_none() {
+        bench.turn();
+        while !bench.asked.is_empty() {
+            bench.answer(0);
+        }
+        bench.take();
+        bench.pass(1);
+    }
+    assert_eq!(bench.end, Some(Ok(())));
+    let mut covered = bench.pieces.clone();
+    covered.sort_by_key(|piece| piece.start);
+    let end = covered.iter().fold(0, |end, piece| if piece.start <= end { end.max(piece.end) } else { end });
+    assert_eq!(end, bench.length);
 }

@@ -277,6 +277,15 @@ fn a_payload_is_fetched_from_two_gateways_and_from_a_cache_on_the_route() {
     let got = json(mesh.get(&token, "fourth").args(["--connections", "2"]));
     assert_same(&mesh.path("fourth"), &path);
     assert_eq!(got["holders"].as_array().unwrap().len(), 2, "{got}");
+    let got = json(mesh.get(&token, "fifth").args(["--connections", "auto"]));
+    assert_same(&mesh.path("fifth"), &path);
+    let cores = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(got["workers"], cores.min(4), "{got}");
+    assert_eq!(got["holders"].as_array().unwrap().len(), cores.min(4), "{got}");
+    for wrong in ["0", "65", "all"] {
+        let (_, stderr) = run(mesh.get(&token, "sixth").args(["--connections", wrong]), 2);
+        assert!(stderr.contains("give a number from 1 to 64, or \"auto\""), "{stderr}");
+    }
     let mut piped = mesh.tool("get");
     let (_, stderr) = run(piped.args([&token, "-o", "-", "--connections", "2"]), 2);
     assert!(stderr.contains("writes in any order; give a file"), "{stderr}");

@@ -2,7 +2,7 @@
 
 use crate::get::{show, show_check};
 use crate::route::Named;
-use crate::session::{Dialer, GATHERING_WORKER, Online};
+use crate::session::{Dialer, Online};
 use anyhow::anyhow;
 use indicatif::ProgressBar;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,8 +47,7 @@ pub(crate) async fn run(
         AnyToken::Content(_) => Want::Payload,
         AnyToken::Set(_) => Want::AnyLanes,
     };
-    let (mut gathering, holders) =
-        online.client.gather(token, GatherOptions { want, worker: GATHERING_WORKER })?;
+    let (mut gathering, holders) = online.client.gather(token, GatherOptions { want })?;
     let unreached = Arc::new(Mutex::new(Vec::new()));
     let mut asked: Vec<_> =
         named.into_iter().zip(gateways).map(|(named, text)| (Some(named), text.clone())).collect();

@@ -3,7 +3,7 @@
 use crate::gather;
 use crate::output::{self, Usage, gbit_per_s, progress};
 use crate::route::RouteArgs;
-use crate::session::ClientOptions;
+use crate::session::{ClientOptions, Connections};
 use crate::stream::{self, OutputStream};
 use indicatif::ProgressBar;
 use std::fs::File;
@@ -14,8 +14,6 @@ use stoq::download::Download;
 use stoq::gathered_file::GatheredFile;
 use stoq::token::{AnyToken, Token};
 
-/// The most connections to each gateway.
-const CONNECTIONS_MAX: i64 = 64;
 /// The state of the get when standard output does not take the result.
 const DONE: &str = "the payload is here, every byte checked";
 
@@ -33,10 +31,11 @@ pub(crate) struct Args {
     /// reached through the connected gateway.
     #[arg(long, value_name = "GATEWAY,…", value_delimiter = ',', conflicts_with = "via")]
     from: Vec<String>,
-    /// Connections to each gateway. Its workers share them, each at most what one core carries. A get over several connections writes in
-    /// any order and begins anew when it was interrupted
-    #[arg(long, value_name = "COUNT", default_value = "1", value_parser = clap::value_parser!(u8).range(1..=CONNECTIONS_MAX))]
-    connections: u8,
+    /// Connections to each gateway, 1 to 64, over the workers of both sides: one connection is never faster than one core. "auto": one for
+    /// each worker of this client, which on kernel sockets has one a core, up to 4, unless --config has [workers]. A get over several connections writes
+    /// in any order and begins anew when it was interrupted
+    #[arg(long, value_name = "COUNT", default_value = "1")]
+    connections: Connections,
     #[command(flatten)]
     route: RouteArgs,
     #[command(flatten)]
@@ -63,7 +62,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let to_stdout = stream::is_standard_output(&args.output);
     let stream = stream::open(&args.output)?;
     let token = match args.token {
-        AnyToken::Content(token) if args.from.is_empty() && args.connections == 1 => token,
+        AnyToken::Content(token) if args.from.is_empty() && args.connections == Connections::Count(1) => {
+            token
+        }
         _ if stream.is_some() => {
             return Err(Usage(format!(
                 "-o {}: a get from several gateways, over several connections, or of shards, writes in any order; give a file",
@@ -114,13 +115,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
 
 fn gathered(args: Args) -> anyhow::Result<()> {
     let file = GatheredFile::open(&args.output, args.token)?;
-    let session = if args.from.is_empty() { args.options.open()? } else { args.options.open_anywhere()? };
-    let online = session.start()?;
+    let (setup, connections) = args.options.open_for(args.connections, &args.from)?;
+    let online = setup.start()?;
     let route = args.route.route(&online.gateways)?;
     let quiet = args.options.quiet || args.options.json;
     let outcome = online.block_on(async {
         let bar = progress(quiet, "get", 0);
-        let from = gather::Sources { gateways: &args.from, connections: args.connections.into(), route };
+        let from = gather::Sources { gateways: &args.from, connections, route };
         let outcome = gather::run(&online, args.token, from, file, &bar).await?;
         bar.finish_and_clear();
         Ok(outcome)

@@ -4,15 +4,17 @@ use crate::output::{Interrupted, Usage};
 use crate::route::Gateways;
 use anyhow::{Context, anyhow};
 use std::future::poll_fn;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::pin::pin;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::task::Poll;
 use std::time::Duration;
 use stoq::client::{Client, ClientBuilder, ClientError, ConnectOptions, Peer};
 use stoq::names::{GatewayAddress, ResolveError};
-use stoq::network::{OpenNetwork, Running, RunningClient};
+use stoq::network::{NetworkConfig, OpenNetwork, Running, RunningClient};
 use stoq::node::{Hosted, Node, NodeConfig};
 use stoq::quic::congestion::Congestion;
 use stoq::quic::transport::{QuicConfig, QuicError};
@@ -60,6 +62,51 @@ pub(crate) struct ClientOptions {
     /// No progress bars.
     #[arg(long, short)]
     pub(crate) quiet: bool,
+}
+
+/// The number of connections to a gateway that share one transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Connections {
+    /// This number, over the workers that the configuration has.
+    Count(u8),
+    /// One for each worker. On kernel sockets there is a worker for each core, up to [`AUTO_WORKERS_MAX`], unless the configuration has
+    /// several workers or names their cores.
+    Auto,
+}
+
+/// The most connections to one gateway.
+const CONNECTIONS_MAX: u8 = 64;
+/// The most workers that a client has without a configuration that says so: the other cores are the machine's.
+const AUTO_WORKERS_MAX: usize = 4;
+
+impl FromStr for Connections {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(count @ 1..=CONNECTIONS_MAX) => Ok(Self::Count(count)),
+            _ if text == "auto" => Ok(Self::Auto),
+            _ => Err(format!("give a number from 1 to {CONNECTIONS_MAX}, or \"auto\"")),
+        }
+    }
+}
+
+impl Connections {
+    /// The number for this configuration, whose workers it may raise.
+    fn spread(self, config: &mut ClientConfig) -> usize {
+        match self {
+            Self::Count(count) => count.into(),
+            Self::Auto => {
+                let workers = &mut config.workers;
+                let is_kernel = matches!(config.network, NetworkConfig::KernelUdp(_));
+                if is_kernel && workers.count == 1 && workers.cores.is_empty() {
+                    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+                    workers.count = cores.min(AUTO_WORKERS_MAX) as u16;
+                }
+                workers.count.into()
+            }
+        }
+    }
 }
 
 /// A client's node, not yet started.
@@ -148,6 +195,20 @@ impl ClientOptions {
     /// Like [`Self::open`], for a tool that may work without a connected gateway.
     pub(crate) fn open_anywhere(&self) -> anyhow::Result<ClientSetup> {
         self.open_with(self.config()?)
+    }
+
+    /// Like [`Self::open`], for a transfer over this many connections; returns their number. With `named` gateways no other one is needed.
+    pub(crate) fn open_for(
+        &self,
+        connections: Connections,
+        named: &[String],
+    ) -> anyhow::Result<(ClientSetup, usize)> {
+        let mut config = self.config()?;
+        if named.is_empty() {
+            self.gateway.as_ref().or(config.connect.as_ref()).ok_or_else(Usage::no_gateway)?;
+        }
+        let connections = connections.spread(&mut config);
+        Ok((self.open_with(config)?, connections))
     }
 
     fn open_with(&self, config: ClientConfig) -> anyhow::Result<ClientSetup> {
@@ -249,9 +310,6 @@ impl ClientSetup {
     }
 }
 
-/// The worker of every connection: a gathering from several gateways needs a single one.
-pub(crate) const GATHERING_WORKER: usize = 0;
-
 /// The client that connects.
 #[derive(Clone)]
 pub(crate) struct Dialer {
@@ -263,8 +321,7 @@ pub(crate) struct Dialer {
 impl Dialer {
     /// Connects.
     pub(crate) async fn connect(&self, remote: &GatewayAddress) -> Result<Peer, ClientError> {
-        let worker = Some(GATHERING_WORKER);
-        let options = ConnectOptions { timeout: self.timeout, worker, ..ConnectOptions::default() };
+        let options = ConnectOptions { timeout: self.timeout, ..ConnectOptions::default() };
         self.client.connect_with(remote, options).await
     }
 
