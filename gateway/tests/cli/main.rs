@@ -29,3 +29,4 @@ mod shortage;
 mod sources;
 mod streams;
 mod tools;
+mod wide;

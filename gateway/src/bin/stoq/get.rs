@@ -3,7 +3,7 @@
 use crate::gather;
 use crate::output::{self, Usage, gbit_per_s, progress};
 use crate::route::RouteArgs;
-use crate::session::{ClientOptions, Connections};
+use crate::session::{ClientOptions, ConnectionCount};
 use crate::stream::{self, OutputStream};
 use indicatif::ProgressBar;
 use std::fs::File;
@@ -35,7 +35,7 @@ pub(crate) struct Args {
     /// each worker of this client, which on kernel sockets has one a core, up to 4, unless --config has [workers]. A get over several connections writes
     /// in any order and begins anew when it was interrupted
     #[arg(long, value_name = "COUNT", default_value = "1")]
-    connections: Connections,
+    connections: ConnectionCount,
     #[command(flatten)]
     route: RouteArgs,
     #[command(flatten)]
@@ -62,7 +62,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let to_stdout = stream::is_standard_output(&args.output);
     let stream = stream::open(&args.output)?;
     let token = match args.token {
-        AnyToken::Content(token) if args.from.is_empty() && args.connections == Connections::Count(1) => {
+        AnyToken::Content(token) if args.from.is_empty() && args.connections == ConnectionCount::Count(1) => {
             token
         }
         _ if stream.is_some() => {

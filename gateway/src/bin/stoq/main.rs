@@ -14,6 +14,7 @@ mod put;
 mod route;
 mod session;
 mod shards;
+mod spread;
 mod stream;
 mod token;
 

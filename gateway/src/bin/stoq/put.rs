@@ -3,8 +3,9 @@
 use crate::input;
 use crate::output::{self, Usage, gbit_per_s, progress};
 use crate::route::RouteArgs;
-use crate::session::{ClientOptions, Online};
+use crate::session::{ClientOptions, ConnectionCount, Online};
 use crate::shards::Shards;
+use crate::spread::Spread;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use stoq::client::{Kept, PUT_QUEUE, Prepared, PutOptions};
@@ -38,6 +39,10 @@ pub(crate) struct Args {
     /// command ends [default: TMPDIR, or /tmp].
     #[arg(long, value_name = "DIR")]
     spool: Option<PathBuf>,
+    /// Connections to the gateway, over the workers of both sides; at most 8 carry a put. Each puts lanes of one set, and the gateway makes them the payload:
+    /// it writes all but the first of them twice. "auto": see `stoq get`
+    #[arg(long, value_name = "COUNT", default_value = "1")]
+    connections: ConnectionCount,
     #[command(flatten)]
     route: RouteArgs,
     #[command(flatten)]
@@ -54,7 +59,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         return Err(Usage(format!("--lanes {lanes}: the set has the lanes {}", shards.lanes())).into());
     }
     let input = input::open(&args.file, args.options.quiet)?;
-    let online = args.options.open()?.start()?;
+    let (setup, connections) = args.options.open_for(args.connections, &[])?;
+    let online = setup.start()?;
     let route = args.route.route(&online.gateways)?;
     let once = input.is_read_once();
     if once {
@@ -72,15 +78,20 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         ..PutOptions::default()
     };
     let lanes = options.lanes;
-    let sent = online.run(async |peer| {
-        let bar = progress(args.options.quiet || args.options.json, "put", payload.length);
-        let stored_by = options.route.as_ref().map_or(peer.node(), |route| route.nodes().last().copied());
-        let started = Instant::now();
-        let kept = peer.put_with(&payload, options, |bytes| bar.set_position(bytes)).await?;
-        let elapsed = started.elapsed();
-        bar.finish_and_clear();
-        Ok(Sent { kept, elapsed, stored_by })
-    })?;
+    let spread = Spread::new(&payload, (set, lanes), connections)?;
+    let bar = progress(args.options.is_quiet(), "put", payload.length);
+    let last = options.route.as_ref().map(|route| route.nodes().last().copied());
+    let started = Instant::now();
+    let (kept, node) = match &spread {
+        None => online.run(async |peer| {
+            let kept = peer.put_with(&payload, options, |bytes| bar.set_position(bytes)).await?;
+            Ok((kept, peer.node()))
+        })?,
+        Some(spread) => spread.put(&online, &payload, &options, |bytes| bar.inc(bytes))?,
+    };
+    let connections = spread.as_ref().map_or(1, Spread::connections);
+    let sent = Sent { kept, elapsed: started.elapsed(), stored_by: last.unwrap_or(node), connections };
+    bar.finish_and_clear();
     if args.options.json {
         output::result(json(&payload, set, lanes, hashed, &sent, &online), DONE)?;
         return Ok(());
@@ -114,6 +125,7 @@ struct Sent {
     kept: Kept,
     elapsed: Duration,
     stored_by: Option<NodeId>,
+    connections: usize,
 }
 
 impl Sent {
@@ -135,7 +147,7 @@ fn json(
         "operation": "put", "token": payload.token.to_string(), "set": set.map(|set| set.set_token().to_string()),
         "lanes": lanes.map(|lanes| lanes.to_string()), "bytes": payload.length, "verified": true,
         "seconds": sent.elapsed.as_secs_f64(), "gbit_per_s": sent.gbit_per_s(payload), "already_kept": sent.kept == Kept::Already,
-        "hash_seconds": hashed.as_secs_f64(), "gateway": sent.stored_by, "network": online.client.network(), "workers": online.workers,
+        "hash_seconds": hashed.as_secs_f64(), "gateway": sent.stored_by, "connections": sent.connections, "network": online.client.network(), "workers": online.workers,
         "cipher": online.cipher.name(), "version": env!("CARGO_PKG_VERSION"),
     })
 }

@@ -66,7 +66,7 @@ pub(crate) struct ClientOptions {
 
 /// The number of connections to a gateway that share one transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Connections {
+pub(crate) enum ConnectionCount {
     /// This number, over the workers that the configuration has.
     Count(u8),
     /// One for each worker. On kernel sockets there is a worker for each core, up to [`AUTO_WORKERS_MAX`], unless the configuration has
@@ -79,7 +79,7 @@ const CONNECTIONS_MAX: u8 = 64;
 /// The most workers that a client has without a configuration that says so: the other cores are the machine's.
 const AUTO_WORKERS_MAX: usize = 4;
 
-impl FromStr for Connections {
+impl FromStr for ConnectionCount {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -91,7 +91,7 @@ impl FromStr for Connections {
     }
 }
 
-impl Connections {
+impl ConnectionCount {
     /// The number for this configuration, whose workers it may raise.
     fn spread(self, config: &mut ClientConfig) -> usize {
         match self {
@@ -200,7 +200,7 @@ impl ClientOptions {
     /// Like [`Self::open`], for a transfer over this many connections; returns their number. With `named` gateways no other one is needed.
     pub(crate) fn open_for(
         &self,
-        connections: Connections,
+        connections: ConnectionCount,
         named: &[String],
     ) -> anyhow::Result<(ClientSetup, usize)> {
         let mut config = self.config()?;
