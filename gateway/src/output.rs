@@ -103,19 +103,24 @@ pub fn refuse(refused: &clap::Error, program: &str) -> ! {
 /// Prints on standard error why `program` failed; returns its exit code: 1, or 141 without a message where
 /// the reader of its output has gone.
 pub fn failed(program: &str, error: &anyhow::Error) -> u8 {
-    explain(program, error, None)
+    explain(format!("{program}: {error:#}\n"), error, None)
 }
 
-/// Like [`failed`], but gives up after `limit`: a gateway must end even when standard error is stuck.
-pub fn failed_within(program: &str, error: &anyhow::Error, limit: Duration) -> u8 {
-    explain(program, error, Some(Instant::now() + limit))
+/// Like [`failed`], with `prefix` before each line, but gives up after `limit`: a gateway must end even when standard error is stuck.
+pub fn failed_within(program: &str, prefix: &str, error: &anyhow::Error, limit: Duration) -> u8 {
+    explain(prefixed(prefix, &format!("{program}: {error:#}")), error, Some(Instant::now() + limit))
 }
 
-fn explain(program: &str, error: &anyhow::Error, deadline: Option<Instant>) -> u8 {
+/// The journal takes the priority of a line from its begin.
+fn prefixed(prefix: &str, text: &str) -> String {
+    text.lines().map(|line| format!("{prefix}{line}\n")).collect()
+}
+
+fn explain(text: String, error: &anyhow::Error, deadline: Option<Instant>) -> u8 {
     if let Some(OutputError::ReaderGone) = error.downcast_ref() {
         return READER_GONE;
     }
-    let _ = write_all(io::stderr().as_fd(), format!("{program}: {error:#}\n").as_bytes(), deadline);
+    let _ = write_all(io::stderr().as_fd(), text.as_bytes(), deadline);
     1
 }
 

@@ -199,8 +199,8 @@ fn capture(capture: &Capture) -> anyhow::Result<u64> {
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
-    let program = format!("{}{PROGRAM}", logging::error_prefix());
-    let code = output::failed_within(&program, error, Duration::from_millis(LOG_FLUSH_MS_MAX));
+    let limit = Duration::from_millis(LOG_FLUSH_MS_MAX);
+    let code = output::failed_within(PROGRAM, logging::error_prefix(), error, limit);
     ExitCode::from(if error.is::<ConfigError>() || error.is::<Usage>() { 2 } else { code })
 }
 

@@ -71,7 +71,7 @@ fn fragile_gateway() {
         Ok(()) => 0,
         Err(error) => {
             let limit = std::time::Duration::from_millis(LOG_FLUSH_MS_MAX);
-            output::failed_within("stoq-gateway", &error, limit)
+            output::failed_within("stoq-gateway", "", &error, limit)
         }
     };
     std::process::exit(code.into());
