@@ -51,6 +51,7 @@ use quinn_proto::{ClientConfig, Endpoint, Incoming, ServerConfig, Transmit};
 use received::ReceiveSlots;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 use unsettled::Unsettled;
 
@@ -169,6 +170,8 @@ impl<N: Network> Worker<N> {
             closes_pending: 0,
         };
         let status = core.desk.status.clone();
+        // A node whose links are up is ready from its start on, and not only from its first survey on.
+        status.gauges.link_up.store(network.link_up(), Relaxed);
         Self { network, core, status }
     }
 

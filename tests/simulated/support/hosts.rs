@@ -6,6 +6,7 @@ use super::liar::Liar;
 use super::told::{Teller, Told};
 use super::{DISCARD, ECHO, HELD, SEED, Setup, Station, UDP_PORT, UNCHECKED, gateway_address};
 use std::net::IpAddr;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use stoq::application::{Discard, Echo};
@@ -141,7 +142,7 @@ impl ApplicationHost {
 
     /// Open connections of one worker.
     pub(crate) fn connections_of(&self, worker: usize) -> usize {
-        self.statuses[worker].connections.load(std::sync::atomic::Ordering::Relaxed)
+        self.statuses[worker].connections.load(Relaxed)
     }
 
     /// Open connections.
@@ -151,9 +152,7 @@ impl ApplicationHost {
 
     /// Connections whose peers acknowledge nothing, as last surveyed.
     pub(crate) fn unacknowledged(&self) -> usize {
-        let gauge = |status: &Arc<WorkerStatus>| {
-            status.gauges.unacknowledged.load(std::sync::atomic::Ordering::Relaxed)
-        };
+        let gauge = |status: &Arc<WorkerStatus>| status.gauges.unacknowledged.load(Relaxed);
         self.statuses.iter().map(gauge).sum()
     }
 
@@ -299,7 +298,9 @@ fn host(
     for (index, network) in networks.into_iter().enumerate() {
         let mut quic = config.quic(setup.link.mtu);
         quic.endpoint.rng_seed(setup.seeds.next());
+        let link_up = network.link_up();
         let mut worker = Worker::new(index as u16, network, shared.clone(), quic, config.idle);
+        assert_eq!(worker.status().gauges.link_up.load(Relaxed), link_up, "known before the first turn");
         add(&mut worker, index);
         callers.push(Caller::new(worker.add_port()));
         statuses.push(worker.status());
