@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 export STOQ_CLOCK=$EPOCHSECONDS
 
 ALL_PACKAGES=("${BUILD_PACKAGES[@]}" "${CHECK_PACKAGES[@]}" "${LAB_PACKAGES[@]}" "${CAPTURE_PACKAGES[@]}" "${CONTAINER_PACKAGES[@]}"
-    "${PACKAGE_PACKAGES[@]}" "${ADMIN_PACKAGES[@]}" "${INSTALL_PACKAGES[@]}" "${INSTRUCTIONS_PACKAGES[@]}" "${VECTORS_PACKAGES[@]}"
+    "${BOOT_PACKAGES[@]}" "${ADMIN_PACKAGES[@]}" "${INSTALL_PACKAGES[@]}" "${INSTRUCTIONS_PACKAGES[@]}" "${VECTORS_PACKAGES[@]}"
     "${FUZZ_PACKAGES[@]}" "${BENCH_PACKAGES[@]}" "${PROFILE_PACKAGES[@]}" procps util-linux)
 
 # need: checks everything that any test needs, before the first test runs.
@@ -119,4 +119,6 @@ say "the main job with it"
 scripts/run.sh
 say "the package of it"
 scripts/package-test.sh
+say "the package under systemd"
+scripts/package-boot-test.sh
 say "all tests passed"
