@@ -14,7 +14,7 @@ cargo clippy --no-default-features --all-targets --locked --quiet -- -D warnings
 say "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 say "scripts"
-shellcheck -x scripts/*.sh scripts/bench/*.sh .ci/run packaging/postinst packaging/postrm
+shellcheck -x scripts/*.sh scripts/bench/*.sh .ci/run packaging/postinst packaging/postrm packaging/image-init.sh
 ruff_tool
 "$tool" check --no-cache --quiet
 "$tool" format --no-cache --quiet --check || die "Python is not as its formatter writes it: $tool format"

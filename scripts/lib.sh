@@ -22,6 +22,7 @@ INSTRUCTIONS_PACKAGES=(valgrind python3 gcc libc6-dev)
 VECTORS_PACKAGES=(python3 python3-venv)
 FUZZ_PACKAGES=(gcc g++ libc6-dev)
 PCI_PACKAGES=("${LAB_PACKAGES[@]}" qemu-system-x86 busybox-static cpio kmod tcpdump binutils)
+IMAGE_PACKAGES=(busybox-static cpio kmod binutils e2fsprogs python3)
 BENCH_PACKAGES=(dpdk-dev iproute2 ethtool util-linux python3)
 PROFILE_PACKAGES=(llvm-19)
 
@@ -206,4 +207,22 @@ debian_base() {
     debootstrap --variant=minbase bookworm "$root" >"$1.log" 2>&1 || { tail "$1.log" >&2; rm -rf "$root"; die "debootstrap failed"; }
     tar -C "$root" -cf "$1.part" . && mv "$1.part" "$1"
     rm -rf "$root" "$1.log"
+}
+
+# guest_kernel: leaves in $STOQ_KERNEL a directory into which Debian's package of a kernel is unpacked; fetches it if the variable is empty.
+guest_kernel() {
+    if [ -z "${STOQ_KERNEL:-}" ]; then
+        STOQ_KERNEL=$(realpath -m "${CARGO_TARGET_DIR:-target}")/kernel
+        if [ ! -d "$STOQ_KERNEL/lib/modules" ]; then
+            say "fetching a kernel for the guests"
+            local fetched image
+            fetched=$(mktemp -d)
+            image=$(apt-cache depends linux-image-amd64 | awk '/Depends: linux-image-/ { print $2; exit }')
+            (cd "$fetched" && apt-get download -qq "$image" 2>/dev/null) || die "apt-get download ${image:-linux-image-amd64} failed: check the network"
+            rm -rf "$STOQ_KERNEL" && mkdir -p "$STOQ_KERNEL"
+            dpkg-deb -x "$fetched"/*.deb "$STOQ_KERNEL"
+            rm -rf "$fetched"
+        fi
+    fi
+    export STOQ_KERNEL
 }
