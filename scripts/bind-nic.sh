@@ -2,12 +2,13 @@
 # Gives a NIC to DPDK and back to the kernel, and refuses what would cut this machine off.
 #
 #   bind-nic.sh status                            every network device: its driver, interface, NUMA node, and whether it may go
-#   bind-nic.sh bind DEVICE [--no-iommu]          DEVICE is a PCI address (0000:3b:00.0) or an interface (eth1); to vfio-pci
+#   bind-nic.sh bind DEVICE [--no-iommu]          DEVICE is a PCI address (0000:3b:00.0) or an interface (eth1); to vfio-pci, or without an IOMMU
+#                                                 to uio_pci_generic, where the kernel's vfio has no such mode, as Debian's has not
 #   bind-nic.sh unbind DEVICE                     back to the kernel's own driver
 #
 # bind refuses the interface of the default route, also under a bond, a bridge or a VLAN; an interface that is up; a device whose IOMMU
 # group holds devices that the kernel uses; and a device whose DPDK driver works beside the kernel's (mlx4, mlx5), which must not be bound.
-# Without an IOMMU a device can write to all memory: --no-iommu accepts this. With driverctl the binding outlives a reboot, without it the
+# Without an IOMMU a device can write to all memory, and its gateway must be root, on huge pages: --no-iommu accepts this. With driverctl the binding outlives a reboot, without it the
 # binding lasts until the next one. bind and unbind need root. For tests, STOQ_ROOT is put before /sys and /proc: then only files there
 # are touched.
 set -euo pipefail
@@ -129,12 +130,16 @@ to() {
 }
 
 bind() {
-    local address reason other no_iommu='' module=$sys/module/vfio/parameters/enable_unsafe_noiommu_mode
+    local address reason other no_iommu='' driver=vfio-pci module=$sys/module/vfio/parameters/enable_unsafe_noiommu_mode
     [ $# -ge 1 ] || usage
     address=$(address_of "$1")
     shift
     case ${1:-} in --no-iommu) no_iommu=1 ;; '') ;; *) usage ;; esac
-    if [ "$(driver_of "$address")" = vfio-pci ]; then echo "bind-nic: $address is on vfio-pci already"; return; fi
+    case $(driver_of "$address") in vfio-pci | uio_pci_generic)
+        echo "bind-nic: $address is on $(driver_of "$address") already"
+        return
+        ;;
+    esac
     reason=$(refusal "$address")
     [ -z "$reason" ] || die "$address stays: $reason"
     [ -n "$root" ] || modprobe vfio-pci || die "the kernel has no vfio-pci"
@@ -151,11 +156,15 @@ bind() {
     elif [ -z "$no_iommu" ]; then
         die "$address has no IOMMU group: switch the IOMMU on in the firmware and boot with intel_iommu=on (or amd_iommu=on) iommu=pt;" \
             "where there is none, as in most virtual machines, --no-iommu binds without its protection"
-    else
-        [ -e "$module" ] || die "the kernel's vfio has no mode without an IOMMU"
+    elif [ -e "$module" ]; then
         echo 1 >"$module"
+    else
+        driver=uio_pci_generic
+        [ -n "$root" ] || modprobe $driver || die "the kernel's vfio has no mode without an IOMMU, and there is no $driver"
     fi
-    to "$address" vfio-pci
+    to "$address" "$driver"
+    [ -z "$no_iommu" ] || [ -e "$sys/bus/pci/devices/$address/iommu_group" ] ||
+        echo "bind-nic: without an IOMMU its gateway must be root, with huge_pages = \"required\""
 }
 
 unbind() {

@@ -28,6 +28,7 @@ class Device(NamedTuple):
     mtu_max: int = 9000
     #: The gateway has its first virtual function; the kernel keeps the device itself.
     is_virtual_function: bool = False
+    has_iommu: bool = True
 
     @property
     def is_pulled(self):
@@ -38,6 +39,7 @@ class Device(NamedTuple):
 VIRTIO = "virtio-net-pci,disable-legacy=on,iommu_platform=on,mq=on,vectors=6"
 DEVICES = {
     "e1000": Device("e1000"),
+    "e1000-uio": Device("e1000", has_iommu=False),
     "e1000e": Device("e1000e", at=ON_PORT, queues=2),
     "igb": Device("igb", queues=2),
     "igb-vf": Device("igb", at=ON_PORT, mtu_max=1500, is_virtual_function=True),
@@ -67,7 +69,9 @@ class Pci(Scene):
             guest.line("modprobe igb && until ip link set eth0 up 2>/dev/null; do sleep 0.1; done")
             guest.line(f"echo 1 >/sys/bus/pci/devices/{at}/sriov_numvfs && /bin/ip link set eth0 vf 0 mac {MAC[:-1]}2")
             at = guest.line(f"basename $(readlink /sys/bus/pci/devices/{at}/virtfn0)")
-        guest.line(f"bash /bin/hugepages.sh reserve 400 && bash /bin/bind-nic.sh bind {at}")
+        guest.line(
+            f"bash /bin/hugepages.sh reserve 400 && bash /bin/bind-nic.sh bind {at} {'' if device.has_iommu else '--no-iommu'}"
+        )
         return at
 
     def serves(self, guest, at, queues, mtu):
@@ -185,7 +189,9 @@ class Pci(Scene):
         self.inside("ip", "-6", "addr", "add", "fd79::2/64", "dev", "tap0", "nodad")
         self.inside("ip", "link", "set", "tap0", "mtu", "1500", "up")
         on_port = device.at == ON_PORT
-        guest = Guest(self, name, self.outside, self.archive, self.kernel, device.qemu, device.tap, on_port)
+        guest = Guest(
+            self, name, self.outside, self.archive, self.kernel, device.qemu, device.tap, on_port, device.has_iommu
+        )
         for part in ("pem", "key"):
             (guest.share / f"gateway.{part}").write_bytes((self / f"gateway.{part}").read_bytes())
         at = self.bound(guest, device)
