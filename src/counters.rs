@@ -103,6 +103,10 @@ counters! {
     HandoversOut = "handovers_out",
     /// Datagrams that other workers handed to this one.
     HandoversIn = "handovers_in",
+    /// New connections that began at this worker and were given to one with more room.
+    PlacementsOut = "placements_out",
+    /// Retry packets that sent their clients to a worker with more room.
+    PlacementsByRetry = "placements_by_retry",
     /// ARP, NDP, ICMP and ICMPv6 packets answered or learned from.
     NeighborPackets = "neighbor_packets",
     /// Claims that a neighbor in use is at another station. Its known station is asked first.

@@ -206,6 +206,8 @@ fn busy() -> (World, support::caller::Peer) {
         handshake: Duration::from_micros(400),
         retry: Duration::from_micros(10),
         refused: Duration::from_nanos(200),
+        handover: Duration::ZERO,
+        taken_over: Duration::ZERO,
         packet: Duration::from_micros(5),
     };
     world.gateway.charge_work(costs, world.now);

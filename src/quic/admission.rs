@@ -5,6 +5,8 @@
 //! check: peers that know us may clear the fixed bit (RFC 9287), and a connection ID that no worker here
 //! issued may be a peer's stateless reset (RFC 9000 §10.3.1), which only QUIC can tell from noise.
 
+use quinn_proto::ConnectionId;
+
 /// The shortest useful datagram, bytes: a stateless reset (RFC 9000 §10.3). A packet with a short header has
 /// at least 26 (connection ID 8, packet number 1, tag 16), one with a long header 25, and Version Negotiation
 /// 27 (RFC 9000 §17.2.1 and §7.2: this node chose both connection IDs, of 8 bytes or more).
@@ -16,6 +18,8 @@ const LONG_HEADER: u8 = 0x80;
 const LONG_TYPE: u8 = 0x30;
 /// RFC 9000 §17.2.2 and §17.2.3: Initial packets are of type 0, 0-RTT packets of type 1.
 const LONG_TYPE_0RTT: u8 = 0x10;
+/// RFC 9000 §17.2: the longest connection ID, bytes.
+const CID_BYTES_MAX: usize = 20;
 /// RFC 9000 §15, and §17.2.1 for the version of a Version Negotiation packet.
 const VERSION_1: u32 = 1;
 const VERSION_NEGOTIATION: u32 = 0;
@@ -54,6 +58,20 @@ pub fn is_unproven_initial(datagram: &[u8]) -> bool {
         at += 1 + usize::from(len);
     }
     datagram.get(at) == Some(&0)
+}
+
+/// The connection ID that a client chose for its first packets, and whether this datagram may begin a connection by it. `None`: its first
+/// packet is neither Initial nor 0-RTT, or carries no ID of a legal length.
+#[inline]
+pub fn chosen_id(datagram: &[u8]) -> Option<(ConnectionId, bool)> {
+    if !may_precede_acceptance(datagram) {
+        return None;
+    }
+    // RFC 9000 §17.2: first byte, version, the length of the connection ID, and the ID; at most 20 bytes in this version.
+    let len = usize::from(*datagram.get(5)?);
+    let id = datagram.get(6..6 + len).filter(|_| len <= CID_BYTES_MAX)?;
+    let begins = datagram[0] & LONG_TYPE == 0 && datagram.len() >= INITIAL_BYTES_MIN;
+    Some((ConnectionId::new(id), begins))
 }
 
 /// Whether a datagram begins with a short header. Outside connections QUIC sends such datagrams only as
@@ -126,5 +144,24 @@ mod tests {
         let early = |first| may_precede_acceptance(&long(first, VERSION_1, 30));
         assert_eq!([0xc0, 0xd0, 0xe0, 0xf0, 0x40].map(early), [true, true, false, false, false]);
         assert!(!may_precede_acceptance(&[]) && !may_precede_acceptance(&long(0xc0, 2, 30)));
+    }
+    #[test]
+    fn a_client_chooses_the_connection_id_of_its_first_packets() {
+        let chosen = |first: u8, version: u8, id: &[u8], len| {
+            let mut datagram = vec![first, 0, 0, 0, version, id.len() as u8];
+            datagram.extend_from_slice(id);
+            datagram.resize(len, 7);
+            chosen_id(&datagram)
+        };
+        let id = ConnectionId::new(&[9; 20]);
+        assert_eq!(chosen(0xc0, 1, &[9; 20], 1200), Some((id, true)));
+        assert_eq!(chosen(0xc0, 1, &[9; 20], 1199), Some((id, false)), "RFC 9000 §14.1");
+        assert_eq!(chosen(0xd0, 1, &[9; 20], 1200), Some((id, false)), "0-RTT");
+        assert_eq!(chosen(0xc0, 1, &[9; 21], 1200), None);
+        assert_eq!(chosen(0xc0, 2, &[9; 20], 1200), None);
+        assert_eq!(chosen(0xe0, 1, &[9; 20], 1200), None, "Handshake");
+        assert_eq!(chosen(0x40, 1, &[9; 20], 1200), None, "a short header");
+        let whole = [&[0xc0, 0, 0, 0, 1, 20][..], &[9; 20]].concat();
+        assert!((0..whole.len()).all(|len| chosen_id(&whole[..len]).is_none()));
     }
 }

@@ -9,6 +9,8 @@ use quinn_proto::{ConnectionId, ConnectionIdGenerator, InvalidCid};
 use rand::{Rng, RngCore};
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Bytes of a connection ID.
@@ -80,23 +82,24 @@ impl CidKey {
 #[derive(Debug)]
 pub struct WorkerCids {
     key: CidKey,
-    worker: u16,
+    /// The worker's own index, but for a Retry packet that sends a client to another worker.
+    named: Arc<AtomicU16>,
 }
 
 impl WorkerCids {
-    /// The connection IDs of the worker of this index.
+    /// The connection IDs of the worker whose index `named` holds, whenever one is issued.
     ///
     /// # Panics
-    /// When `worker` is not below [`WORKERS_MAX`].
-    pub fn new(key: CidKey, worker: u16) -> Self {
-        assert!(usize::from(worker) < WORKERS_MAX);
-        Self { key, worker }
+    /// When the index is not below [`WORKERS_MAX`].
+    pub fn new(key: CidKey, named: Arc<AtomicU16>) -> Self {
+        assert!(usize::from(named.load(Relaxed)) < WORKERS_MAX);
+        Self { key, named }
     }
 }
 
 impl ConnectionIdGenerator for WorkerCids {
     fn generate_cid(&mut self) -> ConnectionId {
-        ConnectionId::new(&self.key.issue(self.worker, rand::rng().random()))
+        ConnectionId::new(&self.key.issue(self.named.load(Relaxed), rand::rng().random()))
     }
 
     /// One in 64 foreign connection IDs passes, and every one that an earlier process of this node issued.
@@ -125,7 +128,7 @@ mod tests {
         #[test]
         fn a_connection_id_names_its_worker_in_short_and_handshake_headers(worker in 0u16..1024, first in 0u8..0x80) {
             let key = CidKey::random();
-            let cid = WorkerCids::new(key.clone(), worker).generate_cid();
+            let cid = WorkerCids::new(key.clone(), Arc::new(worker.into())).generate_cid();
             let mut short = vec![first];
             short.extend_from_slice(&cid);
             short.extend_from_slice(&[0; 30]);
@@ -145,7 +148,7 @@ mod tests {
 
     #[test]
     fn connection_ids_of_this_key_are_valid_and_few_others_are() {
-        let cids = |key: &CidKey, worker| WorkerCids::new(key.clone(), worker);
+        let cids = |key: &CidKey, worker: u16| WorkerCids::new(key.clone(), Arc::new(worker.into()));
         let key = CidKey::random();
         let mut last = cids(&key, WORKERS_MAX as u16 - 1);
         assert!((0..1000).all(|_| cids(&key, 0).validate(&last.generate_cid()).is_ok()));

@@ -6,6 +6,8 @@
 
 use super::Core;
 use super::conn::Origin;
+use super::placing::WorkDone;
+use super::shared::NodeShared;
 use crate::counters::Counter;
 use crate::limits::{
     CONNECTIONS_LEN_MAX, HALF_OPEN_LEN_MAX, HANDSHAKES_PER_TURN_MAX, INCOMING_LEN_MAX, INCOMING_RETRY_LEN,
@@ -35,6 +37,48 @@ impl Core {
         self.incoming.len() >= INCOMING_RETRY_LEN || self.half_open.must_prove(now)
     }
 
+    /// The worker for a datagram that carries a connection ID of its client's choice; `None`: this one.
+    #[inline(never)]
+    pub(super) fn place(&mut self, now: Instant, datagram: &[u8]) -> Option<u16> {
+        let (id, begins) = admission::chosen_id(datagram).filter(|_| self.server.is_some())?;
+        if let Some(worker) = self.placing.known(&id, now) {
+            return Some(worker);
+        }
+        // Attempts in excess are answered where they arrive, and cost the others nothing.
+        if !begins || self.draining || self.must_prove(now) {
+            return None;
+        }
+        let worker = self.choose();
+        self.desk.status.counters.add(Counter::PlacementsOut, u64::from(worker.is_some()));
+        self.placing.remember(id, worker.unwrap_or(self.index), now);
+        worker
+    }
+
+    /// The worker with more room for a new connection than this one.
+    fn choose(&mut self) -> Option<u16> {
+        let NodeShared { loads, handovers, .. } = &*self.desk.shared;
+        let connections = self.connections.len() + self.incoming.len();
+        self.placing.choose((self.index.into(), connections), loads, |worker| !handovers[worker].is_full())
+    }
+
+    /// Publishes the load of this worker, if it is time or has changed.
+    #[inline]
+    pub(super) fn publish_load(&mut self, now: Instant) {
+        let connections = self.connections.len() + self.incoming.len();
+        if self.desk.shared.workers == 1 || !self.placing.is_due(connections, now) {
+            return;
+        }
+        let must_prove = self.must_prove(now);
+        let count = |counter| self.desk.status.counters.get(counter);
+        let work = WorkDone {
+            packets: count(Counter::RxPackets) + count(Counter::TxPackets),
+            handed_over: count(Counter::HandoversOut),
+            taken_over: count(Counter::HandoversIn),
+        };
+        let load = &self.desk.shared.loads[usize::from(self.index)];
+        self.placing.publish(load, (work, connections, must_prove), now);
+    }
+
     /// Takes a new attempt.
     pub(super) fn incoming(&mut self, now: Instant, incoming: Incoming) {
         if self.draining {
@@ -59,9 +103,15 @@ impl Core {
             return self.endpoint.ignore(incoming);
         }
         self.send_buf.clear();
-        match self.endpoint.retry(incoming, &mut self.send_buf) {
+        // The client sends its next packets to the ID in the Retry packet: its connection goes where there is room.
+        let named = if self.desk.shared.workers > 1 { self.choose() } else { None };
+        self.named.store(named.unwrap_or(self.index), Relaxed);
+        let retried = self.endpoint.retry(incoming, &mut self.send_buf);
+        self.named.store(self.index, Relaxed);
+        match retried {
             Ok(transmit) => {
                 self.desk.status.counters.add(Counter::QuicRetriesSent, 1);
+                self.desk.status.counters.add(Counter::PlacementsByRetry, u64::from(named.is_some()));
                 self.respond(transmit);
             }
             Err(error) => self.endpoint.ignore(error.into_incoming()),

@@ -4,11 +4,11 @@ use super::Core;
 use super::conn::{Change, Conn, Origin};
 use super::limited::LimitWatch;
 use super::node_seats::NodeSeat;
-use super::shared::{DRAINING, Handover};
+use super::shared::DRAINING;
 use super::windows::Fitted;
 use crate::counters::{Counter, Counters};
 use crate::datagram::{Datagram, Network};
-use crate::limits::{HANDOVER_RING_LEN, INCOMING_LEN_MAX};
+use crate::limits::{INCOMING_LEN_MAX, RX_BURSTS_LEN_MAX};
 use crate::queue::{CloseReason, Command, ConnectionCommand, ConnectionId, Delivery};
 use crate::quic::admission;
 use crate::quic::qlog::Track;
@@ -26,6 +26,22 @@ use std::time::Instant;
 impl Core {
     pub(super) fn receive<N: Network>(&mut self, network: &mut N, now: Instant, counters: &Counters) -> bool {
         self.received.begin_turn();
+        let mut taken = self.receive_burst(network, now, counters);
+        let worked = taken > 0;
+        for _ in 1..RX_BURSTS_LEN_MAX {
+            if !self.passing.goes_on(taken) {
+                break;
+            }
+            taken = self.receive_burst(network, now, counters);
+        }
+        if worked {
+            self.desk.crumb_bytes = self.received.largest_bytes() / 2;
+        }
+        worked
+    }
+
+    fn receive_burst<N: Network>(&mut self, network: &mut N, now: Instant, counters: &Counters) -> usize {
+        self.passing.begin_burst();
         let taken = network.receive(now, counters, |datagram| {
             counters.stages.enter(LoopStage::Quic);
             // Before the copy: a datagram that cannot be QUIC costs only its time on the wire.
@@ -38,15 +54,14 @@ impl Core {
         });
         if taken > 0 {
             counters.bursts.record(taken as u64);
-            self.desk.crumb_bytes = self.received.largest_bytes() / 2;
         }
-        taken > 0
+        taken
     }
 
     // Out of line: the path of rejected datagrams in `receive` stays small.
     #[inline(never)]
     fn datagram(&mut self, now: Instant, datagram: &Datagram<'_>) {
-        if self.desk.shared.workers > 1 && self.hand_over(datagram) {
+        if self.desk.shared.workers > 1 && self.pass_on(now, datagram) {
             return;
         }
         // The only copy of received bytes: from the packet buffer to a slot.
@@ -54,19 +69,8 @@ impl Core {
         self.feed(now, (datagram.remote, datagram.local_ip, datagram.ecn), owned);
     }
 
-    /// Hands a datagram to the worker that owns its connection, if that is another one.
-    fn hand_over(&mut self, &Datagram { remote, local_ip, ecn, payload }: &Datagram<'_>) -> bool {
-        let owner = self.desk.shared.keys.cid.owner(payload, self.desk.shared.workers);
-        let Some(owner) = owner.filter(|owner| *owner != self.index) else { return false };
-        let handover = Handover { remote, local_ip, ecn, payload: BytesMut::from(payload) };
-        let taken = self.desk.shared.handovers[usize::from(owner)].push(handover).is_ok();
-        let counter = if taken { Counter::HandoversOut } else { Counter::DropHandoverFull };
-        self.desk.status.counters.add(counter, 1);
-        true
-    }
-
     #[inline]
-    fn feed(
+    pub(super) fn feed(
         &mut self,
         now: Instant,
         (remote, local_ip, ecn): (SocketAddr, Option<IpAddr>, Option<EcnCodepoint>),
@@ -107,21 +111,6 @@ impl Core {
         } else {
             self.desk.status.counters.add(Counter::DropNoBuffer, 1);
         }
-    }
-
-    pub(super) fn take_handovers(&mut self, now: Instant) -> bool {
-        if self.desk.shared.workers == 1 {
-            return false;
-        }
-        let mut taken = 0;
-        while taken < HANDOVER_RING_LEN as u64
-            && let Some(handover) = self.desk.shared.handovers[usize::from(self.index)].pop()
-        {
-            taken += 1;
-            self.feed(now, (handover.remote, handover.local_ip, handover.ecn), handover.payload);
-        }
-        self.desk.status.counters.add(Counter::HandoversIn, taken);
-        taken > 0
     }
 
     pub(super) fn insert(

@@ -12,7 +12,9 @@ mod inspect;
 mod limited;
 mod node_seats;
 mod pacing;
+mod passing;
 mod phase;
+mod placing;
 mod received;
 mod renew;
 mod run_queue;
@@ -47,10 +49,13 @@ use connections::Connections;
 use gateways::PeerGateways;
 use half_open::HalfOpen;
 use inspect::Survey;
+use passing::Passing;
+use placing::Placing;
 use quinn_proto::{ClientConfig, Endpoint, Incoming, ServerConfig, Transmit};
 use received::ReceiveSlots;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU16;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 use unsettled::Unsettled;
@@ -113,6 +118,10 @@ struct Core {
     renewed: u32,
     incoming: VecDeque<Incoming>,
     half_open: HalfOpen,
+    placing: Placing,
+    passing: Passing,
+    /// The worker that the next Retry packet names: a part of the endpoint's generator of connection IDs.
+    named: Arc<AtomicU16>,
     unsettled: Unsettled,
     inline: Vec<Inline>,
     received: ReceiveSlots,
@@ -135,7 +144,9 @@ impl<N: Network> Worker<N> {
         let NodeKeys { cid: key, reset } = shared.keys.clone();
         endpoint.reset_key(reset);
         endpoint.min_reset_interval(Duration::from_micros(RESET_INTERVAL_US));
-        endpoint.cid_generator(move || Box::new(WorkerCids::new(key.clone(), index)));
+        let named = Arc::new(AtomicU16::new(index));
+        let names = named.clone();
+        endpoint.cid_generator(move || Box::new(WorkerCids::new(key.clone(), names.clone())));
         let core = Core {
             index,
             desk: Desk { shared, status: Arc::default(), ports: Vec::new(), crumb_bytes: 0 },
@@ -157,6 +168,9 @@ impl<N: Network> Worker<N> {
             renewed: 0,
             incoming: VecDeque::new(),
             half_open: HalfOpen::default(),
+            placing: Placing::default(),
+            passing: Passing::default(),
+            named,
             unsettled: Unsettled::default(),
             inline: Vec::new(),
             received: ReceiveSlots::default(),
@@ -258,6 +272,7 @@ impl<N: Network> Worker<N> {
         core.lifecycle(now);
         core.close_down(now);
         core.survey(now, || network.link_up());
+        core.publish_load(now);
         core.notify(worked);
         let polls = if worked { Counter::BusyPolls } else { Counter::EmptyPolls };
         counters.add(polls, 1);

@@ -3,6 +3,7 @@
 use super::budget::Budget;
 use super::gateways::PeerGateway;
 use super::node_seats::NodeSeats;
+use super::placing::PublishedLoad;
 use super::view::{ConnectionView, Gauges};
 use crate::counters::Counters;
 use crate::limits::HANDOVER_RING_LEN;
@@ -44,6 +45,8 @@ pub struct NodeShared {
     pub node_seats: NodeSeats,
     /// One ring for each worker, for datagrams of its connections that another worker received.
     pub(super) handovers: Vec<ArrayQueue<Handover>>,
+    /// The load of each worker.
+    pub(super) loads: Vec<PublishedLoad>,
     lifecycle: AtomicU8,
     /// The number of the last renewal. Each worker compares it with its own once a turn.
     renewals: AtomicU32,
@@ -72,6 +75,7 @@ impl NodeShared {
             window_budget: Budget::default(),
             node_seats: NodeSeats::default(),
             handovers: (0..workers).map(|_| ArrayQueue::new(HANDOVER_RING_LEN)).collect(),
+            loads: (0..workers).map(|_| PublishedLoad::default()).collect(),
             lifecycle: AtomicU8::new(RUNNING),
             renewals: AtomicU32::new(0),
             renewal: Mutex::default(),

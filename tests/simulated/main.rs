@@ -27,6 +27,7 @@ mod ranges;
 mod refusals;
 mod seats;
 mod silence;
+mod skew;
 mod steering;
 mod transfers;
 mod unreachable;

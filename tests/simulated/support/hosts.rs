@@ -34,15 +34,40 @@ pub(crate) struct WorkCosts {
     pub(crate) retry: Duration,
     /// A datagram that was refused before QUIC.
     pub(crate) refused: Duration,
+    /// A datagram that was handed over to another worker.
+    pub(crate) handover: Duration,
+    /// A datagram that another worker handed over.
+    pub(crate) taken_over: Duration,
     /// Any other packet, received or sent.
     pub(crate) packet: Duration,
 }
 
-/// A host's work so far, and when it is done.
+impl WorkCosts {
+    /// The time of all of a worker's work so far.
+    fn of(&self, status: &WorkerStatus) -> Duration {
+        let times = |counter| status.counters.get(counter) as u32;
+        let (refused, handed_over) = (times(Counter::DropRetryLimit), times(Counter::HandoversOut));
+        let own = times(Counter::RxPackets) - handed_over - refused;
+        self.handshake * times(Counter::QuicAttemptsAccepted)
+            + self.retry * times(Counter::QuicRetriesSent)
+            + self.refused * refused
+            + self.handover * handed_over
+            + self.taken_over * times(Counter::HandoversIn)
+            + self.packet * (own + times(Counter::TxPackets))
+    }
+}
+
+/// A worker's work so far, and when it is done.
 struct Work {
     costs: WorkCosts,
     charged: Duration,
     busy_until: Instant,
+}
+
+impl Work {
+    fn is_done(work: &Option<Self>, now: Instant) -> bool {
+        work.as_ref().is_none_or(|work| work.busy_until <= now)
+    }
 }
 
 /// A station with its workers.
@@ -56,61 +81,45 @@ pub(crate) struct ApplicationHost {
     pub(super) statuses: Vec<Arc<WorkerStatus>>,
     /// Whether its process has died: its workers are not turned.
     pub(crate) dead: bool,
-    /// What its work costs; none: nothing.
-    work: Option<Work>,
+    /// What the work of each worker costs; none: nothing.
+    work: Vec<Option<Work>>,
 }
 
 impl ApplicationHost {
     pub(super) fn turn(&mut self, now: Instant) -> bool {
-        if self.dead || self.work.as_ref().is_some_and(|work| now < work.busy_until) {
+        if self.dead {
             return false;
         }
         let mut worked = false;
-        for worker in &mut self.workers {
-            worked |= worker.turn(now);
+        let parts = self.workers.iter_mut().zip(&mut self.callers).zip(&mut self.work).zip(&self.statuses);
+        for (((worker, caller), work), status) in parts {
+            if !Work::is_done(work, now) {
+                continue;
+            }
+            worked |= worker.turn(now) | caller.poll(now);
+            let Some(Work { costs, charged, busy_until }) = work else { continue };
+            let sum = costs.of(status);
+            // A packet that waited and was refused then costs less than it was charged.
+            *busy_until = now + sum.saturating_sub(*charged);
+            *charged = sum;
         }
-        for caller in &mut self.callers {
-            worked |= caller.poll(now);
-        }
-        self.charge(now);
         worked
     }
 
     /// Lets its work take time from now on.
-    #[allow(dead_code, reason = "the gateway's tests charge work")]
+    #[allow(dead_code, reason = "not every suite charges work")]
     pub(crate) fn charge_work(&mut self, costs: WorkCosts, now: Instant) {
-        let charged = self.worked(&costs);
-        self.work = Some(Work { costs, charged, busy_until: now });
-    }
-
-    fn charge(&mut self, now: Instant) {
-        let Some(costs) = self.work.as_ref().map(|work| work.costs) else { return };
-        let worked = self.worked(&costs);
-        if let Some(work) = &mut self.work {
-            // A packet that waited and was refused then costs less than it was charged.
-            work.busy_until = now + worked.saturating_sub(work.charged);
-            work.charged = worked;
-        }
-    }
-
-    /// The time of all of its work so far.
-    fn worked(&self, costs: &WorkCosts) -> Duration {
-        let times = |counter| self.count(counter) as u32;
-        let refused = times(Counter::DropRetryLimit);
-        let packets = times(Counter::RxPackets) + times(Counter::TxPackets) - refused;
-        costs.handshake * times(Counter::QuicAttemptsAccepted)
-            + costs.retry * times(Counter::QuicRetriesSent)
-            + costs.refused * refused
-            + costs.packet * packets
+        let begin = |status: &Arc<WorkerStatus>| Work { costs, charged: costs.of(status), busy_until: now };
+        self.work = self.statuses.iter().map(begin).map(Some).collect();
     }
 
     pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
-        if let Some(work) = self.work.as_ref().filter(|work| now < work.busy_until) {
-            return Some(work.busy_until).filter(|_| !self.dead);
-        }
-        let callers = self.callers.iter().filter_map(Caller::poll_timeout);
-        let due = self.workers.iter().filter_map(Worker::poll_timeout).chain(callers).min();
-        due.filter(|_| !self.dead)
+        let parts = self.workers.iter().zip(&self.callers).zip(&self.work);
+        let due = parts.filter_map(|((worker, caller), work)| match work {
+            Some(work) if now < work.busy_until => Some(work.busy_until),
+            _ => worker.poll_timeout().into_iter().chain(caller.poll_timeout()).min(),
+        });
+        due.min().filter(|_| !self.dead)
     }
 
     /// A counter, summed over the workers.
@@ -306,5 +315,6 @@ fn host(
         statuses.push(worker.status());
         workers.push(worker);
     }
-    ApplicationHost { workers, icmp, callers, shared, statuses, dead: false, work: None }
+    let work = workers.iter().map(|_| None).collect();
+    ApplicationHost { workers, icmp, callers, shared, statuses, dead: false, work }
 }
