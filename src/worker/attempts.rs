@@ -68,7 +68,8 @@ impl Core {
         if self.desk.shared.workers == 1 || !self.placing.is_due(connections, now) {
             return;
         }
-        let must_prove = self.must_prove(now);
+        // A worker that drains, or whose predecessor failed, has room for no connection.
+        let must_prove = self.draining || self.must_prove(now);
         let count = |counter| self.desk.status.counters.get(counter);
         let work = WorkDone {
             packets: count(Counter::RxPackets) + count(Counter::TxPackets),

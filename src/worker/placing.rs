@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// The load of one worker, for the others: its packets, averaged, and [`LOAD_CONNECTION_PACKETS`] for each connection. A word that the
-/// worker alone writes: the number of the publication (16 bits), the load (47 bits), and whether clients must prove their addresses there.
+/// worker alone writes: the number of the publication (16 bits), the load (47 bits), and whether clients must prove their addresses there
+/// or are refused.
 #[derive(Debug, Default)]
 pub(super) struct PublishedLoad(CachePadded<AtomicU64>);
 
