@@ -1,7 +1,7 @@
 //! Hostile peers of a world. All but the half-open ones have a certificate that the gateways trust.
 
 use super::Simulation;
-use crate::samples::samples;
+use crate::samples::{Sample, samples};
 use crate::support::identities::{GATEWAYS_MAX, gateway_identity, identities};
 use crate::support::raw::{Raw, RawPeer};
 use crate::support::{ECHO, SEED, encoding, gateway_address, route};
@@ -214,84 +214,78 @@ fn send(peer: &mut RawPeer, dir: Dir, bytes: &[u8], finish: bool) -> Option<Stre
 
 /// Begins an attack. Returns the stream on which bytes drip, and the bytes, the last one first.
 fn begin(peer: &mut RawPeer, hostile: &Hostile, random: &mut StdRng) -> Option<(StreamId, Vec<u8>)> {
+    peer.deaf = matches!(hostile.attack, Attack::UnreadFetches | Attack::EmptyMessages);
     let sample = &samples().payloads[random.random_range(2..samples().payloads.len())];
-    let length = sample.bytes.len() as u64;
-    let put = |token: Token, length: u64| {
-        let descriptor = Descriptor::plain(token, length).unwrap();
-        record(&Put { queue: SEED, lease_s: 60, descriptor, lanes: None })
-    };
-    let fetch = record(&Fetch {
-        token: sample.token.into(),
-        bytes_max: 0,
-        lanes: None,
-        ranges: Ranges::all(),
-        describe: false,
-    });
     let mut noise = vec![0; random.random_range(1..2000)];
     random.fill(&mut noise[..]);
-    let encoded = encoding(&sample.bytes, &Ranges::all()).concat();
     match hostile.attack {
-        Attack::HalfOpen | Attack::Announcements | Attack::Replay | Attack::Claims => {}
         Attack::IdlePut => drop(send(peer, Dir::Bi, &put(Token::of(&noise), 9 << 20), false)),
         Attack::Noise => {
             send(peer, Dir::Bi, &noise, true);
             send(peer, Dir::Uni, &noise, true);
         }
-        Attack::UnreadFetches => {
-            peer.deaf = true;
-            for _ in 0..MANY {
-                send(peer, Dir::Bi, &fetch, true);
-            }
-        }
-        Attack::StrangeRoutes => {
-            for _ in 0..STRANGE {
-                let bytes = [record(&route(&[1, 0, 2]).hop()), fetch.clone()].concat();
-                send(peer, Dir::Bi, &bytes, true);
-            }
-        }
-        Attack::FalseLength => {
-            let bytes = [put(sample.token, length + 1), encoded].concat();
-            send(peer, Dir::Bi, &bytes, true);
-        }
-        Attack::CutShort => {
-            let bytes = [put(sample.token, length), encoded[..encoded.len() / 2].to_vec()].concat();
-            send(peer, Dir::Bi, &bytes, true);
-        }
         Attack::EmptyMessages => {
-            peer.deaf = true;
             let mut bytes = Vec::new();
             for _ in 0..MANY * 50 {
                 MessageHeader { queue: ECHO, token: None }.emit_record_front(0, &mut bytes);
             }
             send(peer, Dir::Uni, &bytes, false);
         }
-        Attack::TinyPayloads => {
-            for _ in 0..MANY {
-                let bytes: [u8; 8] = random.random();
-                send(peer, Dir::Bi, &[put(Token::of(&bytes), 8), bytes.to_vec()].concat(), true);
-            }
-        }
-        Attack::Routes => {
-            let next = (hostile.gateway + 1) % GATEWAYS_MAX;
-            for _ in 0..MANY {
-                let hop = record(&route(&[hostile.gateway, next]).hop());
-                send(peer, Dir::Bi, &[hop, fetch.clone()].concat(), true);
-            }
-        }
-        Attack::SilentSource => {
-            for _ in 0..MANY {
-                let token = Token::of(&random.random::<[u8; 8]>()).into();
-                let mirror = Mirror { token, lanes: Lanes::NONE, lease_s: 60, sources: vec![hostile.node] };
-                send(peer, Dir::Bi, &record(&mirror), true);
-            }
-        }
-        Attack::NoSettings => drop(send(peer, Dir::Bi, &fetch, true)),
         Attack::Drip => {
             let id = send(peer, Dir::Bi, &[], false)?;
-            return Some((id, fetch.into_iter().rev().collect()));
+            return Some((id, fetch(sample).into_iter().rev().collect()));
+        }
+        _ => {
+            for bytes in requests(hostile, sample, random) {
+                send(peer, Dir::Bi, &bytes, true);
+            }
         }
     }
     None
+}
+
+/// The requests of an attack, each with all of its bytes.
+fn requests(hostile: &Hostile, sample: &Sample, random: &mut StdRng) -> Vec<Vec<u8>> {
+    let length = sample.bytes.len() as u64;
+    let encoded = || encoding(&sample.bytes, &Ranges::all()).concat();
+    // Each has a nonce of its own.
+    let routed = |gateways: &[usize]| [record(&route(gateways).hop()), fetch(sample)].concat();
+    match hostile.attack {
+        Attack::UnreadFetches => vec![fetch(sample); MANY],
+        Attack::NoSettings => vec![fetch(sample)],
+        Attack::StrangeRoutes => (0..STRANGE).map(|_| routed(&[1, 0, 2])).collect(),
+        Attack::FalseLength => vec![[put(sample.token, length + 1), encoded()].concat()],
+        Attack::CutShort => {
+            let encoded = encoded();
+            vec![[put(sample.token, length), encoded[..encoded.len() / 2].to_vec()].concat()]
+        }
+        Attack::TinyPayloads => {
+            let tiny = |bytes: [u8; 8]| [put(Token::of(&bytes), 8), bytes.to_vec()].concat();
+            (0..MANY).map(|_| tiny(random.random())).collect()
+        }
+        Attack::Routes => {
+            let next = (hostile.gateway + 1) % GATEWAYS_MAX;
+            (0..MANY).map(|_| routed(&[hostile.gateway, next])).collect()
+        }
+        Attack::SilentSource => {
+            let mirror = |token: Token| {
+                let sources = vec![hostile.node];
+                record(&Mirror { token: token.into(), lanes: Lanes::NONE, lease_s: 60, sources })
+            };
+            (0..MANY).map(|_| mirror(Token::of(&random.random::<[u8; 8]>()))).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn put(token: Token, length: u64) -> Vec<u8> {
+    let descriptor = Descriptor::plain(token, length).unwrap();
+    record(&Put { queue: SEED, lease_s: 60, descriptor, lanes: None })
+}
+
+fn fetch(sample: &Sample) -> Vec<u8> {
+    let (token, ranges) = (sample.token.into(), Ranges::all());
+    record(&Fetch { token, bytes_max: 0, lanes: None, ranges, describe: false })
 }
 
 /// SETTINGS, and HAVE records past their rate.
