@@ -6,6 +6,7 @@ use bytes::Bytes;
 use loopback::Gateway;
 use quinn_proto::TransportErrorCode;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 use stoq::application::{Application, Placement};
 use stoq::client::{Client, ClientError, CloseReason, ConnectOptions, Peer, Prepared, PutOptions};
@@ -20,8 +21,8 @@ const FRAGILE: u64 = 9;
 /// The longest wait of a test.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Panics at each message and at each request.
-struct Fragile;
+/// Panics at each message and at each request. Its channel ends with it.
+struct Fragile(#[expect(dead_code, reason = "it is dropped")] Sender<()>);
 
 impl Application for Fragile {
     fn poll(&mut self, _: Instant, port: &mut AppPort) -> bool {
@@ -34,8 +35,10 @@ impl Application for Fragile {
     }
 }
 
-fn fragile(placement: Placement) -> Hosted {
-    Hosted::new("fragile", vec![FRAGILE], ApplicationHost::Node(placement, Box::new(|_| Box::new(Fragile))))
+fn fragile(placement: Placement) -> (Hosted, Receiver<()>) {
+    let (alive, ends) = channel();
+    let make = move |_| -> Box<dyn Application> { Box::new(Fragile(alive.clone())) };
+    (Hosted::new("fragile", vec![FRAGILE], ApplicationHost::Node(placement, Box::new(make))), ends)
 }
 
 async fn with_patience<T>(what: impl Future<Output = T>) -> T {
@@ -54,7 +57,7 @@ async fn echo(peer: &Peer, text: &'static [u8]) -> Bytes {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_worker_that_panics_takes_down_its_own_connections_and_no_others() {
-    let gateway = Gateway::start_with(2, vec![fragile(Placement::Worker)]);
+    let gateway = Gateway::start_with(2, vec![fragile(Placement::Worker).0]);
     let client = gateway.client_builder().start().unwrap();
     let [first, second] = [0, 1].map(|worker| peer_of(&client, &gateway, worker));
     let (first, second) = (first.await.unwrap(), second.await.unwrap());
@@ -95,13 +98,16 @@ async fn a_worker_that_panics_takes_down_its_own_connections_and_no_others() {
 
 #[tokio::test]
 async fn an_application_that_panics_on_its_thread_takes_down_no_connection() {
-    let gateway = Gateway::start_with(1, vec![fragile(Placement::Thread)]);
+    let (fragile, ends) = fragile(Placement::Thread);
+    let gateway = Gateway::start_with(1, vec![fragile]);
     let client = gateway.client_builder().start().unwrap();
     let peer = peer_of(&client, &gateway, 0).await.unwrap();
     let payload = Prepared::bytes(vec![7; 3 << 20]);
     let put = PutOptions { queue: Some(FRAGILE), ..PutOptions::default() };
+    peer.send_message(FRAGILE, Bytes::from_static(b"fall")).await.unwrap();
+    assert_eq!(ends.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected), "it is dropped");
     for _ in 0..2 {
-        // The application panics at the first message; requests find it gone, and messages are dropped.
+        // Messages are dropped, more than its ring holds, and requests are refused.
         for _ in 0..10_000 {
             peer.send_message(FRAGILE, Bytes::from_static(b"fall")).await.unwrap();
         }
@@ -119,10 +125,10 @@ async fn an_application_that_panics_on_its_thread_takes_down_no_connection() {
 
 #[tokio::test]
 async fn an_application_on_a_thread_learns_that_its_worker_failed() {
-    let (tell, told) = std::sync::mpsc::channel();
+    let (tell, told) = channel();
     let make = move |_| -> Box<dyn Application> { Box::new(Listener(tell.clone())) };
     let listener = Hosted::new("listener", vec![8], ApplicationHost::Node(Placement::Thread, Box::new(make)));
-    let gateway = Gateway::start_with(1, vec![fragile(Placement::Worker), listener]);
+    let gateway = Gateway::start_with(1, vec![fragile(Placement::Worker).0, listener]);
     let client = gateway.client_builder().start().unwrap();
     let peer = peer_of(&client, &gateway, 0).await.unwrap();
     peer.send_message(FRAGILE, Bytes::from_static(b"fall")).await.unwrap();
@@ -131,7 +137,7 @@ async fn an_application_on_a_thread_learns_that_its_worker_failed() {
 }
 
 /// Tells how connections end.
-struct Listener(std::sync::mpsc::Sender<CloseReason>);
+struct Listener(Sender<CloseReason>);
 
 impl Application for Listener {
     fn poll(&mut self, _: Instant, port: &mut AppPort) -> bool {
