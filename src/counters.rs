@@ -139,6 +139,8 @@ counters! {
     AnswersUntaken = "answers_untaken",
     /// Connections closed because the peer sent no SETTINGS in its time.
     SettingsTimedOut = "settings_timed_out",
+    /// Requests refused, and other streams of peers stopped, because their first record was not whole in its time.
+    RecordsTimedOut = "records_timed_out",
     /// Handshakes begun here and completed without early data, full or resumed.
     HandshakesClientCompleted = "handshakes_client_completed",
     /// Handshakes begun here and completed with early data (0-RTT).

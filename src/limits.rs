@@ -268,6 +268,8 @@ pub const SETTINGS_MS_MAX: u64 = 10_000;
 pub const SILENCE_MS_DEFAULT: u64 = 60_000;
 /// Between two WORKING records about one request, milliseconds (protocol §4).
 pub const WORKING_INTERVAL_MS: u64 = 1_000;
+/// How long the first record of a peer's stream may take, milliseconds: its time does not begin anew with its bytes.
+pub const REQUEST_BEGUN_MS_MAX: u64 = 30_000;
 /// How long a request may go no further while others of its connection do, milliseconds. A gateway bounds PUTs in the same way
 /// ([`PUT_TURN_MS_MAX`]).
 pub const REQUEST_TURN_MS_MAX: u64 = 3_600_000;

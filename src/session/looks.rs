@@ -6,12 +6,14 @@
 //! The peer may let requests wait while it goes on with others of the connection. A request therefore counts as going on while any of
 //! them does, up to [`REQUEST_TURN_MS_MAX`].
 //!
-//! A look also tells whether answers wait for the peer.
+//! A look also tells whether answers wait for the peer, and refuses the peer's own requests that do not become whole.
 
+use super::fault::Fault;
 use super::silence::{RequestProgress, SilenceLimits};
-use super::stream::{Readiness, Role, Sending, Stream};
+use super::stream::{Queued, Readiness, Role, Sending, Stream};
 use super::{Context, Session};
-use crate::limits::{REQUEST_TURN_MS_MAX, SURVEY_INTERVAL_MS};
+use crate::counters::Counter;
+use crate::limits::{REQUEST_BEGUN_MS_MAX, REQUEST_TURN_MS_MAX, SURVEY_INTERVAL_MS};
 use crate::queue::{CloseReason, Delivery, End, PeerSilence, PeerWait, WorkerPort};
 use crate::record::ErrorCode;
 use bytes::Bytes;
@@ -30,6 +32,17 @@ impl Stream {
                 Sending::Finished => self.unacknowledged > 0,
                 Sending::Over => false,
             }
+    }
+
+    /// Whether the peer has begun a stream with less than a first record, all of which was read. What waits for a consumer here is not the peer's.
+    fn is_begun(&self) -> bool {
+        let lacks_record = match &self.role {
+            Role::Opening(_) => true,
+            Role::Serving(serving) => serving.is_opening(),
+            Role::Relayed(relayed) => relayed.is_opening(),
+            _ => false,
+        };
+        lacks_record && self.queued == Queued::No
     }
 
     /// What its peer owes, if this is a request of ours that waits for the peer.
@@ -72,6 +85,35 @@ impl Session {
     /// Whether bytes of an answer wait for the peer.
     pub(crate) fn answers_wait(&self) -> bool {
         self.streams.values().any(Stream::answer_waits)
+    }
+
+    /// Refuses the peer's requests, and stops its other streams, whose first record has not become whole in [`REQUEST_BEGUN_MS_MAX`]. Bytes that
+    /// arrive one by one give no more time. While a consumer here has no room for other bytes of the connection, credit may be what is missing: this
+    /// time does not count. Returns whether a later look may refuse one.
+    pub(crate) fn refuse_begun(&mut self, conn: &mut Connection, cx: &mut Context<'_>) -> bool {
+        let (look, limit) =
+            (Duration::from_millis(SURVEY_INTERVAL_MS), Duration::from_millis(REQUEST_BEGUN_MS_MAX));
+        let mut waits = false;
+        let look = if self.streams.values().any(|stream| stream.queued == Queued::Paused) {
+            Duration::ZERO
+        } else {
+            look
+        };
+        let begun = self.streams.iter_mut().filter(|(_, stream)| stream.is_begun());
+        let late = begun.filter_map(|(&id, stream)| {
+            waits = true;
+            stream.progress.still += look;
+            (stream.progress.still > limit).then_some(id)
+        });
+        for id in late.collect::<Vec<_>>() {
+            cx.counters.add(Counter::RecordsTimedOut, 1);
+            let reason = format!(
+                "its first record was not whole after {} s; send it again at once",
+                REQUEST_BEGUN_MS_MAX / 1000
+            );
+            self.fault(conn, id, Fault::new(ErrorCode::Busy, reason), cx);
+        }
+        waits
     }
 
     /// Looks at a peer that this side connected to. Returns whether silence may end the connection or a request of it at a later look.

@@ -79,6 +79,11 @@ impl Relayed {
         Self { front: Some(Box::new(front)), routed, ..Self::new(app, request, Credit::within(all)) }
     }
 
+    /// Whether the request after the HOP is not known yet.
+    pub(super) fn is_opening(&self) -> bool {
+        self.front.is_some()
+    }
+
     pub(super) fn set_pace(&mut self, pace: Credit) {
         self.pace = pace;
     }

@@ -69,6 +69,11 @@ impl Serving {
         Ok(other.unwrap_or_else(|| Box::new(Role::Serving(serving))))
     }
 
+    /// Whether the request is incomplete.
+    pub(super) fn is_opening(&self) -> bool {
+        matches!(self.state, State::Opening)
+    }
+
     /// Accepts a PUT: its bytes may follow. False if the request has no bytes.
     pub(super) fn accept(&mut self) -> bool {
         match &mut self.state {

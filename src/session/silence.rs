@@ -39,6 +39,6 @@ pub(super) struct Silence {
 pub(super) struct RequestProgress {
     /// The bytes read of its answer, and the streams and bytes that are left of its own half.
     pub(super) mark: (u64, u32, u64),
-    /// How long it has been there.
+    /// How long it has been there. Of a peer's stream: how long its first record is not whole.
     pub(super) still: Duration,
 }

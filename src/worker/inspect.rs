@@ -11,6 +11,7 @@ use crate::limits::{
 };
 use crate::queue::ConnectionId;
 use crate::quic::release::SenderNotes;
+use crate::session::Context;
 use crate::tls;
 use quinn_proto::{ConnectionStats, FrameStats, Side};
 use std::sync::atomic::Ordering::Relaxed;
@@ -104,6 +105,11 @@ impl Conn {
         now.saturating_duration_since(since) >= Duration::from_millis(ANSWERS_UNTAKEN_MS_MAX)
     }
 
+    /// Refuses streams that the peer has only begun. Returns whether there are any.
+    fn refuse_begun(&mut self, cx: &mut Context<'_>) -> bool {
+        self.session.refuse_begun(&mut self.quic, cx)
+    }
+
     fn view(&self, now: Instant) -> ConnectionView {
         let ConnectionId { worker, slot, .. } = self.session.id();
         let stats = self.quic.stats();
@@ -167,6 +173,10 @@ impl Core {
             conn.fit_windows(now);
             if conn.takes_nothing(stream_frames, now) {
                 conn.send_away(&mut self.desk.cx(now));
+                conn.touched();
+            }
+            if conn.refuse_begun(&mut self.desk.cx(now)) {
+                self.survey.watched = true;
                 conn.touched();
             }
             self.survey.watched |= self.look_for_silence(slot, now);
