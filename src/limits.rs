@@ -1,15 +1,13 @@
 //! Every bound by name. Units stand last in a name; const assertions check the relations between bounds.
 
+mod steering;
 mod store;
 
+pub use steering::*;
 pub use store::*;
 
 /// Frames or datagrams requested from the network in one burst.
 pub const RX_BURST_LEN: usize = 64;
-/// Bursts in one turn, where each is full and half of it is for other workers.
-pub const RX_BURSTS_LEN_MAX: usize = 8;
-/// Datagrams of own connections that a worker takes in a turn, while it hands over those of others first.
-pub const DEFERRED_TURN_LEN: usize = 16;
 /// Datagrams requested from one connection at a time, and the most in a [`crate::datagram::Network::send`].
 pub const TX_SEGMENTS_LEN_MAX: usize = 64;
 /// Frames that wait for the device, a worker. Past it, connections are not polled for more.
@@ -319,24 +317,6 @@ pub const PART_TRIES_MAX: usize = 16;
 pub const STREAM_PIECES_LEN: usize = 8;
 /// Batches of a payload being put that wait for the worker.
 pub const CLIENT_BATCHES_LEN: usize = 8;
-/// Datagrams handed to a worker that it has not taken yet: by the others, and its own ones while it hands over those of others first.
-pub const HANDOVER_RING_LEN: usize = 1024;
-/// Between two publications of a worker's load, milliseconds.
-pub const LOAD_INTERVAL_MS: u64 = 10;
-/// The intervals over which the packets of a worker's load are averaged.
-pub const LOAD_AVERAGE_LEN: u64 = 8;
-/// What a connection counts in a worker's load, packets in that time, whatever it does: about those of its handshake.
-pub const LOAD_CONNECTION_PACKETS: u64 = 64;
-/// Datagrams handed over to other workers that count as one packet of the load.
-pub const LOAD_HANDOVERS_PER_PACKET: u64 = 4;
-/// A new connection goes to another worker whose load is less by this, packets: two connections, since handshakes are packets too.
-pub const LOAD_DIFFERENCE_PACKETS: u64 = 2 * LOAD_CONNECTION_PACKETS;
-/// And by this part.
-pub const LOAD_DIFFERENCE_DIVISOR: u64 = 8;
-/// Workers whose loads are looked at for a new connection, others each time.
-pub const LOAD_LOOKS_LEN_MAX: usize = 8;
-/// Connections placed by a worker whose clients may still send to the connection IDs of their own choice.
-pub const PLACED_LEN_MAX: usize = 4096;
 /// Frames that a tap copied and no capture has taken yet.
 pub const CAPTURE_RING_LEN: usize = 4096;
 /// Lines of a TLS key log that no capture has taken yet.

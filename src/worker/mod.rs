@@ -49,7 +49,7 @@ use connections::Connections;
 use gateways::PeerGateways;
 use half_open::HalfOpen;
 use inspect::Survey;
-use passing::Passing;
+use passing::PassingOn;
 use placing::Placing;
 use quinn_proto::{ClientConfig, Endpoint, Incoming, ServerConfig, Transmit};
 use received::ReceiveSlots;
@@ -119,7 +119,7 @@ struct Core {
     incoming: VecDeque<Incoming>,
     half_open: HalfOpen,
     placing: Placing,
-    passing: Passing,
+    passing: PassingOn,
     /// The worker that the next Retry packet names: a part of the endpoint's generator of connection IDs.
     named: Arc<AtomicU16>,
     unsettled: Unsettled,
@@ -169,7 +169,7 @@ impl<N: Network> Worker<N> {
             incoming: VecDeque::new(),
             half_open: HalfOpen::default(),
             placing: Placing::default(),
-            passing: Passing::default(),
+            passing: PassingOn::default(),
             named,
             unsettled: Unsettled::default(),
             inline: Vec::new(),

@@ -12,14 +12,14 @@ use std::time::Instant;
 
 /// How a worker passes datagrams on.
 #[derive(Debug, Default)]
-pub(super) struct Passing {
+pub(super) struct PassingOn {
     /// Datagrams of this burst that were for other workers.
     passed: usize,
     /// Whether datagrams of own connections wait in the own ring: others' go first, or earlier ones wait there.
     defers: bool,
 }
 
-impl Passing {
+impl PassingOn {
     pub(super) fn begin_burst(&mut self) {
         self.passed = 0;
     }

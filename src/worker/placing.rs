@@ -5,8 +5,8 @@
 //! the client chose, for all packets that still carry it. From the first answer on, the worker's index in the connection ID tells.
 
 use crate::limits::{
-    HANDSHAKE_MS_MAX, LOAD_AVERAGE_LEN, LOAD_CONNECTION_PACKETS, LOAD_DIFFERENCE_DIVISOR,
-    LOAD_DIFFERENCE_PACKETS, LOAD_HANDOVERS_PER_PACKET, LOAD_INTERVAL_MS, LOAD_LOOKS_LEN_MAX, PLACED_LEN_MAX,
+    HANDSHAKE_MS_MAX, LOAD_AVERAGE_LEN, LOAD_CONNECTION_LEN, LOAD_DIFFERENCE_LEN, LOAD_DIFFERENCE_PART_LEN,
+    LOAD_HANDOVERS_LEN, LOAD_INTERVAL_MS, LOAD_LOOKS_LEN_MAX, PLACED_LEN_MAX,
 };
 use crossbeam_utils::CachePadded;
 use quinn_proto::ConnectionId;
@@ -14,7 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// The load of one worker, for the others: its packets, averaged, and [`LOAD_CONNECTION_PACKETS`] for each connection. A word that the
+/// The load of one worker, for the others: its packets, averaged, and [`LOAD_CONNECTION_LEN`] for each connection. A word that the
 /// worker alone writes: the number of the publication (16 bits), the load (47 bits), and whether clients must prove their addresses there
 /// or are refused.
 #[derive(Debug, Default)]
@@ -60,7 +60,7 @@ pub(super) struct WorkDone {
 impl WorkDone {
     fn total(self) -> u64 {
         let handled = (self.packets + self.taken_over).saturating_sub(self.handed_over);
-        handled + self.handed_over / LOAD_HANDOVERS_PER_PACKET
+        handled + self.handed_over / LOAD_HANDOVERS_LEN
     }
 }
 
@@ -121,7 +121,7 @@ impl Placing {
     }
 
     fn load(&self, connections: usize) -> u64 {
-        self.packets + connections as u64 * LOAD_CONNECTION_PACKETS
+        self.packets + connections as u64 * LOAD_CONNECTION_LEN
     }
 
     /// The worker of a client's connection ID, if it was placed in the time of a handshake.
@@ -153,7 +153,7 @@ impl Placing {
         has_room: impl Fn(usize) -> bool,
     ) -> Option<u16> {
         self.given.resize(loads.len(), (0, 0));
-        let most = self.load(connections).saturating_sub(LOAD_DIFFERENCE_PACKETS);
+        let most = self.load(connections).saturating_sub(LOAD_DIFFERENCE_LEN);
         let mut best: Option<(u64, usize)> = None;
         for _ in 0..loads.len().min(LOAD_LOOKS_LEN_MAX) {
             self.next = (self.next + 1) % loads.len();
@@ -162,10 +162,10 @@ impl Placing {
             if given.0 != round {
                 *given = (round, 0);
             }
-            let load = load + given.1 * LOAD_CONNECTION_PACKETS;
+            let load = load + given.1 * LOAD_CONNECTION_LEN;
             if self.next != own
                 && !must_prove
-                && load + load / LOAD_DIFFERENCE_DIVISOR < most
+                && load + load / LOAD_DIFFERENCE_PART_LEN < most
                 && best.is_none_or(|(least, _)| load < least)
                 && has_room(self.next)
             {
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_worker_that_is_as_busy_gets_no_connection_of_others() {
-        let busy = 6 * LOAD_CONNECTION_PACKETS;
+        let busy = 6 * LOAD_CONNECTION_LEN;
         let taken = spread(&loads(&[0, busy, 0, 0]), 8);
         assert_eq!(taken[1], 0, "{taken:?}");
         assert_eq!(spread(&loads(&[0, busy, busy, busy]), 4), [4, 0, 0, 0]);
@@ -292,13 +292,13 @@ mod tests {
         work.packets += 100;
         placing.publish(&place, (work, 2, true), now + 100 * interval);
         let LoadView { load, must_prove, .. } = place.view();
-        assert!(must_prove && load < 2 * LOAD_CONNECTION_PACKETS + 16, "{load} packets");
+        assert!(must_prove && load < 2 * LOAD_CONNECTION_LEN + 16, "{load} packets");
     }
 
     #[test]
     fn a_datagram_for_another_worker_is_a_part_of_the_work() {
         let work = WorkDone { packets: 1000, handed_over: 800, taken_over: 10 };
-        assert_eq!(work.total(), 210 + 800 / LOAD_HANDOVERS_PER_PACKET);
+        assert_eq!(work.total(), 210 + 800 / LOAD_HANDOVERS_LEN);
     }
 
     #[test]

@@ -25,7 +25,7 @@ fn world_of(steering: fn(&[u8], usize) -> usize) -> (World, Vec<Peer>) {
     let window = 256 << 10;
     let quic = QuicConfig {
         receive_window_bytes: window,
-        receive_window_max_bytes: window.into(),
+        receive_window_max_bytes: window,
         stream_receive_window_bytes: window,
         send_window_bytes: window,
         congestion_control: Congestion::Cubic,
