@@ -319,7 +319,6 @@ impl NodeConfig {
             ByFamily::new(|family| quic.transport(device_mtu, family, crate::limits::REQUESTS_LEN_MAX))
         };
         let server = self.server.clone().map(|crypto| {
-            // One configuration under both, so that all connections share its token key.
             let mut shared = ServerConfig::with_crypto(crypto);
             shared
                 .incoming_buffer_size(INCOMING_BYTES_MAX)

@@ -5,10 +5,14 @@
 mod support;
 
 use quinn_proto::Transmit;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, SystemTime};
 use stoq::counters::{Counter, Counters};
 use stoq::datagram::Network as _;
-use stoq::limits::{HALF_OPEN_UNPROVEN_LEN_MAX, HANDSHAKE_MS_MAX, INCOMING_LEN_MAX};
+use stoq::limits::{
+    HALF_OPEN_UNPROVEN_LEN_MAX, HANDSHAKE_MS_MAX, INCOMING_LEN_MAX, UNPROVEN_HANDSHAKES_BURST,
+};
 use stoq::quic::admission::is_unproven_initial;
 use stoq::quic::congestion::Congestion;
 use stoq::quic::transport::QuicConfig;
@@ -353,4 +357,114 @@ fn two_workers_count_garbage_as_one_does() {
     let dropped = world.gateway.count(Counter::DropNotQuic) + world.gateway.count(Counter::DropNoConnection);
     assert_eq!(dropped, 500, "{}", world.report());
     assert_serves(&mut world, &peer);
+}
+
+/// Sends the gateway's datagrams to the queue that is stored.
+fn queues(world: &World) -> Arc<AtomicUsize> {
+    let queue = Arc::new(AtomicUsize::new(0));
+    let at = queue.clone();
+    world.link.steer(GATEWAY_MAC, move |_, _| at.load(Relaxed));
+    queue
+}
+
+/// Begins handshakes in vain until clients must prove their addresses at this worker of the gateway.
+fn press(world: &mut World, flooder: &mut Flooder, worker: usize) {
+    let before = world.gateway.count_of(worker, Counter::QuicRetriesSent);
+    while world.gateway.count_of(worker, Counter::QuicRetriesSent) == before {
+        flooder.begin_halves(world, &initials(), 8);
+    }
+}
+
+#[test]
+fn address_tokens_of_one_worker_are_good_at_another_and_retried_clients_go_where_there_is_room() {
+    let mut world = World::new(Setup { gateway_workers: 2, clients: 2, ..Setup::default() });
+    // A token names the second of its issue, and one that may be of an earlier process counts as none: the wall clock passes this second.
+    let begun = SystemTime::now();
+    while begun.elapsed().unwrap() < Duration::from_millis(1001) {
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
+    let queue = queues(&world);
+    let peer = world.connect(0, gateway_v4());
+    world.echo(&peer, b"it has a token of the first worker");
+    world.caller(&peer).disconnect(&peer);
+    world.pass(Duration::from_secs(1));
+    let mut flooder = Flooder::new(&world);
+    for worker in [1, 0] {
+        queue.store(worker, Relaxed);
+        press(&mut world, &mut flooder, worker);
+    }
+    queue.store(1, Relaxed);
+    let retries = world.gateway.count(Counter::QuicRetriesSent);
+    let peer = world.connect(0, gateway_v4());
+    world.echo(&peer, b"known by its token");
+    assert_eq!(
+        world.gateway.count(Counter::QuicRetriesSent),
+        retries,
+        "a NEW_TOKEN token of the other worker"
+    );
+    let other = world.connect(1, gateway_v4());
+    world.echo(&other, b"known by a Retry packet");
+    assert!(world.gateway.count(Counter::QuicRetriesSent) > retries);
+}
+
+#[test]
+fn a_flood_on_one_queue_stops_going_to_other_workers_when_they_ask_for_proofs() {
+    let mut world = World::new(Setup { gateway_workers: 3, clients: 2, ..Setup::default() });
+    let _first = queues(&world);
+    let mut flooder = Flooder::new(&world);
+    press(&mut world, &mut flooder, 0);
+    let (placed, halves) = (world.gateway.count(Counter::PlacementsOut), world.gateway.connections());
+    // Each worker begins its own share in vain, and no more.
+    let most = 3 * (UNPROVEN_HANDSHAKES_BURST as usize + 16);
+    assert!(placed > 0 && halves <= most, "{halves} of {most}\n{}", world.report());
+    let handed = world.gateway.count(Counter::PlacementsOut);
+    for _ in 0..20 {
+        flooder.begin_halves(&mut world, &initials(), 8);
+    }
+    // Some signatures have come back meanwhile.
+    let handed = world.gateway.count(Counter::PlacementsOut) - handed;
+    assert!(handed < 16, "{handed} of 160: the excess is answered where it arrives");
+    // A client that proves its address goes where there is room, if that is elsewhere.
+    let peer = world.connect(0, gateway_v4());
+    world.echo(&peer, b"an honest message");
+    assert!(world.gateway.connections() <= halves + 20 * 8);
+}
+
+#[test]
+fn a_client_that_was_sent_a_retry_packet_connects_though_the_gateway_restarts_meanwhile() {
+    for workers in [1, 2] {
+        let mut world = World::new(Setup { gateway_workers: 2, clients: 2, ..Setup::default() });
+        let _first = queues(&world);
+        let mut flooder = Flooder::new(&world);
+        press(&mut world, &mut flooder, 0);
+        let retries = world.gateway.count(Counter::QuicRetriesSent);
+        let tag = world.clients[1].callers[0].connect(gateway_v4());
+        world.run(Duration::from_secs(1), "a Retry packet", |world| {
+            world.gateway.count(Counter::QuicRetriesSent) > retries
+        });
+        world.kill_and_restart_gateway(workers);
+        world.run(Duration::from_secs(5), "the handshake ends", |world| {
+            let caller = &world.clients[1].callers[0];
+            caller.peer(tag).is_some() || !caller.connect_failed.is_empty()
+        });
+        assert_eq!(world.clients[1].callers[0].connect_failed, []);
+        world.pass(Duration::from_millis(10));
+        assert_eq!(world.gateway.count(Counter::ConnectionsOpened), 1);
+    }
+}
+
+#[test]
+fn an_address_token_of_an_earlier_process_counts_as_none_and_its_client_connects() {
+    let mut world = World::new(Setup { clients: 2, ..Setup::default() });
+    let peer = world.connect(0, gateway_v4());
+    world.echo(&peer, b"it has a token");
+    world.caller(&peer).disconnect(&peer);
+    world.pass(Duration::from_secs(1));
+    world.kill_and_restart_gateway(1);
+    let mut flooder = Flooder::new(&world);
+    press(&mut world, &mut flooder, 0);
+    let retries = world.gateway.count(Counter::QuicRetriesSent);
+    let peer = world.connect(0, gateway_v4());
+    world.echo(&peer, b"proven once more");
+    assert!(world.gateway.count(Counter::QuicRetriesSent) > retries, "its token may have been used before");
 }

@@ -1,23 +1,26 @@
-//! The keys by which a node recognizes packets of its earlier processes. A process that starts with the same
+//! The keys by which a node recognizes packets and tokens of its earlier processes. A process that starts with the same
 //! identity on the same address answers them with stateless resets (RFC 9000 §10.3): peers then learn at
 //! once that their connections are gone.
 //!
-//! Both keys derive from the identity's private key and the node's own addresses. The addresses separate
+//! The keys derive from the identity's private key and the node's own addresses. The addresses separate
 //! nodes that share an identity: with one key, a reset of either would end the other's connections (RFC 9000
-//! §21.11). The keys of Retry and NEW_TOKEN tokens are not derived: a restart forgets which tokens were used,
-//! and an unreadable token costs one round trip.
+//! §21.11). A client that was sent a Retry packet before a restart may go on with its token: without the key, its handshake would fail
+//! (RFC 9000 §7.3). A restart forgets which NEW_TOKEN tokens were used, so those of earlier processes count as none.
 
 use super::cid::CidKey;
-use aws_lc_rs::hmac;
-use quinn_proto::crypto::HmacKey;
+use aws_lc_rs::{hkdf, hmac};
+use quinn_proto::crypto::{HandshakeTokenKey, HmacKey};
+use quinn_proto::{BloomTokenLog, TokenLog, TokenReuseError};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 use zeroize::Zeroizing;
 
 /// Contexts of BLAKE3's key derivation: each key has its own.
 const ROOT_CONTEXT: &str = "stoq 2026-11 identity private key -> restart secret";
 const RESET_CONTEXT: &str = "stoq 2026-11 restart secret -> stateless reset key";
+const TOKEN_CONTEXT: &str = "stoq 2026-11 restart secret -> address token key";
 const CID_CONTEXT: &str = "stoq 2026-11 restart secret -> connection ID mask";
 
 /// The secret from which [`NodeKeys`] derive; it does not reveal the identity's private key. Wiped when
@@ -51,6 +54,41 @@ pub struct NodeKeys {
     pub cid: CidKey,
     /// Derives stateless reset tokens from connection IDs.
     pub reset: Arc<dyn HmacKey>,
+    /// Encrypts the tokens of Retry and NEW_TOKEN.
+    pub tokens: Arc<dyn HandshakeTokenKey>,
+}
+
+/// The NEW_TOKEN tokens that were used with any worker of this process. Those that were issued before its start count as used.
+pub struct UsedTokens {
+    started: SystemTime,
+    used: BloomTokenLog,
+}
+
+impl fmt::Debug for UsedTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("UsedTokens(..)")
+    }
+}
+
+impl Default for UsedTokens {
+    fn default() -> Self {
+        Self { started: SystemTime::now(), used: BloomTokenLog::default() }
+    }
+}
+
+impl TokenLog for UsedTokens {
+    fn check_and_insert(
+        &self,
+        nonce: u128,
+        issued: SystemTime,
+        lifetime: Duration,
+    ) -> Result<(), TokenReuseError> {
+        // A token names the second of its issue, so that one of this process's first second counts as used too.
+        if issued <= self.started {
+            return Err(TokenReuseError);
+        }
+        self.used.check_and_insert(nonce, issued, lifetime)
+    }
 }
 
 impl fmt::Debug for NodeKeys {
@@ -62,9 +100,9 @@ impl fmt::Debug for NodeKeys {
 impl NodeKeys {
     /// Random keys: packets of an earlier process are not recognized.
     pub fn random() -> Self {
-        let mut key = Zeroizing::new([0; 32]);
-        rand::RngCore::fill_bytes(&mut rand::rng(), &mut *key);
-        Self::of(CidKey::random(), &key)
+        let mut keys = [(); 2].map(|()| Zeroizing::new([0; 32]));
+        keys.iter_mut().for_each(|key| rand::RngCore::fill_bytes(&mut rand::rng(), &mut **key));
+        Self::of(CidKey::random(), &keys[0], &keys[1])
     }
 
     /// The keys of a node with this secret that sends from these addresses, in any order. Link-local addresses do
@@ -77,11 +115,13 @@ impl NodeKeys {
         let cid = secret.derive(CID_CONTEXT, &addresses);
         let mut mask = [0; 16];
         mask.copy_from_slice(&cid[..16]);
-        Self::of(CidKey::new(mask), &secret.derive(RESET_CONTEXT, &addresses))
+        let derive = |context| secret.derive(context, &addresses);
+        Self::of(CidKey::new(mask), &derive(RESET_CONTEXT), &derive(TOKEN_CONTEXT))
     }
 
-    fn of(cid: CidKey, reset: &[u8; 32]) -> Self {
-        Self { cid, reset: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset)) }
+    fn of(cid: CidKey, reset: &[u8; 32], tokens: &[u8; 32]) -> Self {
+        let tokens = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(tokens);
+        Self { cid, reset: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset)), tokens: Arc::new(tokens) }
     }
 }
 
@@ -149,6 +189,18 @@ mod tests {
         let tokens: std::collections::HashSet<_> = keys.iter().map(token).collect();
         assert_eq!(tokens.len(), keys.len());
         assert!(keys.iter().skip(1).all(|other| other.cid != keys[0].cid));
+    }
+
+    #[test]
+    fn a_token_of_an_earlier_process_counts_as_used_and_one_of_this_process_once() {
+        let used = UsedTokens::default();
+        let lifetime = Duration::from_secs(1000);
+        let take = |nonce: u128, issued| used.check_and_insert(nonce << 64 | nonce, issued, lifetime).is_ok();
+        assert!(!take(1, used.started - Duration::from_secs(1)));
+        assert!(!take(1, used.started), "it may be of another process");
+        assert!(take(1, used.started + Duration::from_secs(1)));
+        assert!(!take(1, used.started + Duration::from_secs(1)));
+        assert!(take(2, used.started + Duration::from_secs(1)));
     }
 
     #[test]

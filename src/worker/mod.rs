@@ -51,7 +51,7 @@ use half_open::HalfOpen;
 use inspect::Survey;
 use passing::PassingOn;
 use placing::Placing;
-use quinn_proto::{ClientConfig, Endpoint, Incoming, ServerConfig, Transmit};
+use quinn_proto::{ClientConfig, Endpoint, Incoming, ServerConfig, Transmit, ValidationTokenConfig};
 use received::ReceiveSlots;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -141,22 +141,32 @@ impl<N: Network> Worker<N> {
     /// A worker with this index, on this network queue.
     pub fn new(index: u16, network: N, shared: Arc<NodeShared>, quic: Quic, idle: Idle) -> Self {
         let mut endpoint = quic.endpoint;
-        let NodeKeys { cid: key, reset } = shared.keys.clone();
+        let NodeKeys { cid: key, reset, tokens } = shared.keys.clone();
         endpoint.reset_key(reset);
         endpoint.min_reset_interval(Duration::from_micros(RESET_INTERVAL_US));
         let named = Arc::new(AtomicU16::new(index));
         let names = named.clone();
         endpoint.cid_generator(move || Box::new(WorkerCids::new(key.clone(), names.clone())));
+        // A token of one worker is good at all of them, once.
+        let mut validation = ValidationTokenConfig::default();
+        validation.log(shared.used_tokens.clone());
+        let server = quic.server.map(|server| {
+            server.map(|config| {
+                let mut config = ServerConfig::clone(config);
+                config.token_key(tokens.clone()).validation_token_config(validation.clone());
+                Arc::new(config)
+            })
+        });
         let core = Core {
             index,
             desk: Desk { shared, status: Arc::default(), ports: Vec::new(), crumb_bytes: 0 },
             endpoint: Endpoint::new(
                 Arc::new(endpoint),
-                quic.server.as_ref().map(|server| server.v4.clone()),
+                server.as_ref().map(|server| server.v4.clone()),
                 true,
                 None,
             ),
-            server: quic.server,
+            server,
             client: quic.client,
             qlog: quic.qlog,
             transports: quic.transports,

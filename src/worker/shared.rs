@@ -7,7 +7,7 @@ use super::placing::PublishedLoad;
 use super::view::{ConnectionView, Gauges};
 use crate::counters::Counters;
 use crate::limits::HANDOVER_RING_LEN;
-use crate::quic::keys::NodeKeys;
+use crate::quic::keys::{NodeKeys, UsedTokens};
 use crate::quic::qlog::Sampler;
 use crate::quic::transport::{Transports, Windows};
 use crate::session::{QueueRoutes, SilenceLimits};
@@ -35,8 +35,10 @@ pub enum Idle {
 pub struct NodeShared {
     /// The number of workers.
     pub workers: usize,
-    /// The keys of connection IDs and stateless resets.
+    /// The keys of connection IDs, stateless resets and address tokens.
     pub keys: NodeKeys,
+    /// The address tokens that clients used.
+    pub(super) used_tokens: Arc<UsedTokens>,
     /// The application of each queue and request.
     pub routes: QueueRoutes,
     /// The memory that may be promised to all peers and held for them. It is 0 until it is set: windows keep their sizes.
@@ -71,6 +73,7 @@ impl NodeShared {
         Arc::new(Self {
             workers,
             keys,
+            used_tokens: Arc::default(),
             routes,
             window_budget: Budget::default(),
             node_seats: NodeSeats::default(),
