@@ -354,8 +354,10 @@ impl Network for KernelUdp {
         let segment_size = transmit.segment_size.unwrap_or(contents.len()).max(1);
         let datagrams = contents.len().div_ceil(segment_size);
         debug_assert!(datagrams <= TX_SEGMENTS_LEN_MAX);
-        let source = transmit.src_ip.map(|source| source.to_canonical());
         let target = transmit.destination.ip().to_canonical();
+        // A peer that moved to the other family is answered from an address of that one.
+        let source = transmit.src_ip.map(|source| source.to_canonical());
+        let source = source.filter(|source| source.is_ipv4() == target.is_ipv4());
         let Some(socket) = self.choose(target, source) else {
             counters.add(Counter::DropNoRoute, datagrams as u64);
             if source.is_none() {

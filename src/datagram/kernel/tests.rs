@@ -93,6 +93,17 @@ fn the_socket_of_the_chosen_source_sends() {
 }
 
 #[test]
+fn a_source_of_the_other_family_leaves_the_choice_to_the_destination() {
+    let addresses = ["127.0.0.1:0", "[::1]:0"].map(|text| text.parse().unwrap());
+    let mut network = KernelUdp::bind(&addresses, KernelUdpConfig::default()).unwrap();
+    let mut peer = bind("[::1]:0");
+    let counters = Counters::default();
+    let answer = Transmit { src_ip: Some("127.0.0.1".parse().unwrap()), ..transmit(local(&peer), None) };
+    network.send(Instant::now(), &counters, &answer, b"x");
+    assert_eq!(receive(&mut peer, &counters, 1)[0].0, network.info().local[1]);
+}
+
+#[test]
 fn several_workers_share_an_address_when_asked_to() {
     let config = KernelUdpConfig { reuse_port: true, ..KernelUdpConfig::default() };
     let first = KernelUdp::bind(&["127.0.0.1:0".parse().unwrap()], config).unwrap();

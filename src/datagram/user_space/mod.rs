@@ -162,7 +162,9 @@ impl<N: Nic> UserSpace<N> {
         let neighbors = &mut self.host.neighbors;
         let destination =
             SocketAddr::new(transmit.destination.ip().to_canonical(), transmit.destination.port());
+        // A peer that moved to the other family is answered from an address of that one.
         let source = transmit.src_ip.map(|source| source.to_canonical());
+        let source = source.filter(|source| source.is_ipv4() == destination.is_ipv4());
         let route = neighbors.routes().route(destination.ip(), source).ok_or(NoPath::NoRoute)?;
         let addresses = Addresses::new(route.source, destination.ip()).ok_or(NoPath::NoRoute)?;
         let station = &self.host.station;

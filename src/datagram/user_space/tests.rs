@@ -260,23 +260,21 @@ fn packets_to_other_networks_go_to_the_router() {
 }
 
 #[test]
-fn a_chosen_source_address_is_used() {
+fn a_chosen_source_address_of_the_destinations_family_is_used() {
     let mut config = config_a();
     config.addresses.push("10.77.0.11/24".parse().unwrap());
     let mut pair = Pair::new(LinkConfig::default(), &config, &config_b());
-    for source in [[10, 77, 0, 11], [10, 77, 0, 1], [10, 77, 0, 99]] {
-        let transmit = Transmit {
-            destination: "10.77.0.2:4433".parse().unwrap(),
-            ecn: None,
-            size: 1,
-            segment_size: None,
-            src_ip: Some(source.into()),
-        };
+    let (v4, v6) = ("10.77.0.2:4433", "[fd00::2]:4433");
+    let sources = ["10.77.0.11", "10.77.0.1", "10.77.0.99", "fd00::1"].map(|source| (v4, source));
+    for (to, source) in sources.into_iter().chain([(v6, "10.77.0.11")]) {
+        let (destination, src_ip) = (to.parse().unwrap(), Some(source.parse().unwrap()));
+        let transmit = Transmit { destination, ecn: None, size: 1, segment_size: None, src_ip };
         pair.a.network.send(pair.now, &pair.a.counters, &transmit, b"x");
         pair.settle_now();
     }
     let remotes: Vec<_> = pair.b.received.iter().map(|(remote, ..)| remote.to_string()).collect();
-    assert_eq!(remotes, ["10.77.0.11:4433", "10.77.0.1:4433"]);
+    // One of the other family leaves the choice to the destination.
+    assert_eq!(remotes, ["10.77.0.11:4433", "10.77.0.1:4433", "10.77.0.1:4433", "[fd00::1]:4433"]);
     assert_eq!(pair.b.received[0].2, None);
     assert_eq!(pair.a.count(Counter::DropNoRoute), 1);
 }

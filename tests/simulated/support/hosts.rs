@@ -140,7 +140,12 @@ impl ApplicationHost {
 
     /// Has the first worker tell its connections: it answers in its next turn.
     pub(crate) fn inspect(&self) -> impl FnOnce() -> Vec<ConnectionView> + use<> {
-        let mut answer = self.statuses[0].inspection.ask();
+        self.inspect_worker(0)
+    }
+
+    /// The same of any worker.
+    pub(crate) fn inspect_worker(&self, worker: usize) -> impl FnOnce() -> Vec<ConnectionView> + use<> {
+        let mut answer = self.statuses[worker].inspection.ask();
         move || answer.try_recv().expect("the worker had a turn")
     }
 
@@ -302,8 +307,9 @@ fn host(
     mut add: impl FnMut(&mut Worker<Told>, usize),
 ) -> ApplicationHost {
     let (mut workers, mut callers, mut statuses) = (Vec::new(), Vec::new(), Vec::new());
-    let networks: Vec<_> = stations.into_iter().map(Told::new).collect();
-    let icmp = networks[0].teller.clone();
+    let icmp = Teller::default();
+    let tellers = std::iter::once(icmp.clone()).chain(std::iter::repeat_with(|| icmp.beside()));
+    let networks: Vec<_> = stations.into_iter().zip(tellers).map(|(at, by)| Told::new(at, by)).collect();
     for (index, network) in networks.into_iter().enumerate() {
         let mut quic = config.quic(setup.link.mtu);
         quic.endpoint.rng_seed(setup.seeds.next());
