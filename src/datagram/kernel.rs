@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 mod bind;
 mod errors;
+mod mtu;
 #[cfg(test)]
 mod tests;
 
@@ -28,8 +29,6 @@ use bind::{Bound, is_link_local};
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 /// The longest message of one send, bytes: an IPv4 packet without its headers.
 const SEND_BYTES_MAX: usize = 65_507;
-/// The MTU assumed if the interface's is unknown, bytes.
-const MTU_DEFAULT: u16 = 1500;
 /// EMSGSIZE, on every system that quinn-udp knows.
 const TOO_BIG: i32 = Errno::MSGSIZE.raw_os_error();
 
@@ -108,7 +107,7 @@ impl KernelUdp {
             buffers.receive_bytes = buffers.receive_bytes.min(socket.recv_buffer_size()?);
         }
         Ok(Self {
-            mtu: mtu_of(&sockets),
+            mtu: mtu::of(sockets.iter().map(|bound| bound.local.ip())),
             bound_len: sockets.len(),
             connected: 0,
             answered: VecDeque::new(),
@@ -475,16 +474,4 @@ fn canonical(address: SocketAddr) -> SocketAddr {
         ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
         IpAddr::V6(_) => address,
     }
-}
-
-/// The MTU of the loopback interface if every socket is on it. Otherwise Ethernet's: the kernel's socket
-/// calls do not report the MTU of an unconnected socket.
-fn mtu_of(sockets: &[Bound]) -> u16 {
-    if !sockets.iter().all(|bound| bound.local.ip().is_loopback()) {
-        return MTU_DEFAULT;
-    }
-    std::fs::read_to_string("/sys/class/net/lo/mtu")
-        .ok()
-        .and_then(|text| text.trim().parse::<u32>().ok())
-        .map_or(MTU_DEFAULT, |mtu| u16::try_from(mtu).unwrap_or(u16::MAX))
 }
