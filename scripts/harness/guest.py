@@ -14,7 +14,7 @@ BOOT_S = 180
 DRIVERS = ("bus_pci", "bus_vdev", "mempool_ring", "net_e1000", "net_virtio", "net_vmxnet3")
 MODULES = ("vfio-pci", "vfio_iommu_type1", "uio_pci_generic", "9p", "9pnet_virtio", "virtio_pci", "igb")
 #: Given by their paths: the shell prefers its own.
-PROGRAMS = ("/bin/bash", "/usr/sbin/ip")
+PROGRAMS = ("/bin/bash", "/usr/sbin/ip", "/usr/bin/setpriv")
 #: Mounts, and then runs each line that arrives on the second serial port; its output and its status go back.
 INIT = """#!/bin/sh
 export PATH=/bin:/sbin
@@ -22,9 +22,10 @@ mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev;
 modprobe virtio_pci; modprobe 9pnet_virtio; modprobe 9p; modprobe vfio_iommu_type1
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=131072 host /host
 ip link set lo up
-stty -F /dev/ttyS1 raw -echo
+exec 3<>/dev/ttyS1
+stty raw -echo <&3
 echo GUEST-READY >/dev/ttyS0
-while IFS= read -r line; do (eval "$line") </dev/null 2>&1; echo "__STATUS__$?__"; done </dev/ttyS1 >/dev/ttyS1
+while IFS= read -r line; do (eval "$line") </dev/null 2>&1; echo "__STATUS__$?__"; done <&3 >&3
 """
 
 

@@ -87,6 +87,8 @@ class Pci(Scene):
         guest.line(
             "rm -rf /tmp/store /host/up /host/log /host/ended; cp /host/gateway.* /etc/; chmod 600 /etc/gateway.key"
         )
+        if mtu == 1500:
+            self.checks(guest, at)
         guest.line(
             "(ulimit -n 8192; stoq-gateway run --json --config /etc/gateway.toml >/host/up 2>/host/log; echo $? >/host/ended) & echo $! >/tmp/pid"
         )
@@ -99,6 +101,20 @@ class Pci(Scene):
         wait_until("the gateway is up", is_up)
         offloads = json.loads(up.read_text().splitlines()[0])
         print(f"MTU {mtu}, {queues} queue(s): {offloads['offloads']}", flush=True)
+
+    def checks(self, guest, at):
+        """check opens the port for root, by its short address too, and says why another user may not."""
+        guest.line(f"sed 's/{at}/{at.removeprefix('0000:')}/' /etc/gateway.toml >/etc/short.toml")
+        for command in ("/etc/gateway.toml", "/etc/short.toml"):
+            said = guest.line(f"stoq-gateway check --config {command}")
+            ensure("the port opens" in said, f"check has not opened the port:\n{said}")
+        command = "/bin/setpriv --reuid=100 --regid=100 --clear-groups stoq-gateway check --config /etc/gateway.toml"
+        status, said = guest.try_line(command)
+        reasons = ("which cannot be opened (Permission denied", "which serves root alone: run as root")
+        ensure(
+            any(reason in said for reason in reasons),
+            f"check, with status {status}, does not say why another user may not:\n{said}",
+        )
 
     def ends(self, guest):
         """Ends the gateway in order; gives its log."""
@@ -197,6 +213,8 @@ class Pci(Scene):
         at = self.bound(guest, device)
         client = self.client("gateway", inside(self.outside))
         self.serves(guest, at, device.queues, 1500)
+        said = guest.line("stoq-gateway check --config /etc/gateway.toml")
+        ensure(f"{at} is in use by process" in said, f"check does not see the running gateway:\n{said}")
         self.pings(1500, "-M", "do")
         self.transfers(client)
         self.checksums(client)
