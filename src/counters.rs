@@ -79,6 +79,8 @@ counters! {
     DropTooBig = "drop_too_big",
     /// Drop: the kernel refused a datagram for good.
     DropSocketError = "drop_socket_error",
+    /// Drop: a received frame for another worker of a shared device, whose ring was full.
+    DropSpreadFull = "drop_spread_full",
     /// Drop: the hand-over ring of the owning worker was full.
     DropHandoverFull = "drop_handover_full",
     /// Drop: a new connection past the connection limit.
@@ -107,6 +109,12 @@ counters! {
     PlacementsOut = "placements_out",
     /// Retry packets that sent their clients to a worker with more room.
     PlacementsByRetry = "placements_by_retry",
+    /// Frames received from a shared device and given to the worker of their flow.
+    SpreadOut = "spread_out",
+    /// Frames that other workers received from a shared device for this one.
+    SpreadIn = "spread_in",
+    /// Frames of all workers that send by this one's queue of a shared device, its own among them.
+    SpreadSent = "spread_sent",
     /// ARP, NDP, ICMP and ICMPv6 packets answered or learned from.
     NeighborPackets = "neighbor_packets",
     /// Claims that a neighbor in use is at another station. Its known station is asked first.

@@ -12,6 +12,10 @@ pub const RX_BURST_LEN: usize = 64;
 pub const TX_SEGMENTS_LEN_MAX: usize = 64;
 /// Frames that wait for the device, a worker. Past it, connections are not polled for more.
 pub const TX_PENDING_LEN_MAX: usize = 1024;
+/// Received frames on their way to a worker that shares its device, and frames on their way from it to a queue.
+pub const SPREAD_RING_LEN: usize = 1024;
+/// Frames that a queue takes from one worker before the others have their turn.
+pub const SPREAD_CARRY_LEN: usize = 16;
 /// How long a device may take no queued frame, milliseconds: then the frames are dropped, or a link that is
 /// down would hold connections forever.
 pub const TX_STALL_MS_MAX: u64 = 50;
@@ -476,7 +480,7 @@ pub const STORE_BYTES_MAX: u64 = 1 << 60;
 
 const _: () = {
     assert!(RECORD_BYTES_MAX < WINDOW_BYTES_MIN && WINDOW_BYTES_MAX <= u32::MAX as u64);
-    assert!(TX_PENDING_LEN_MAX >= 2 * TX_SEGMENTS_LEN_MAX);
+    assert!(TX_PENDING_LEN_MAX >= 2 * TX_SEGMENTS_LEN_MAX && SPREAD_RING_LEN >= 2 * TX_SEGMENTS_LEN_MAX);
     assert!(MESSAGE_BYTES_MAX <= CONTROL_RECORD_BYTES_MAX);
     assert!(UNVERIFIED_GROUPS_MAX * GROUP_BYTES <= OUTSTANDING_BYTES_MAX);
     assert!(SHARD_BYTES_MAX.is_multiple_of(GROUP_BYTES as u64) && SHARD_BYTES_DEFAULT <= SHARD_BYTES_MAX);

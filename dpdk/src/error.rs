@@ -172,7 +172,7 @@ pub enum DpdkError {
 
     /// More queue pairs than the device has, or none.
     #[error(
-        "device `{device}` has 1 to {max} queue pairs, but {asked} are configured: give as many workers, one a queue pair, or set a port's `queues`"
+        "device `{device}` has 1 to {max} queue pairs, but {asked} are configured: set `queues` in that range, or leave it out"
     )]
     Queues {
         /// The device's name.

@@ -16,18 +16,24 @@ mod eal;
 mod error;
 mod gate;
 mod hugepages;
+mod pair;
 mod pci;
 mod pool;
 mod port;
 mod queue;
+mod ring;
+mod rss;
 mod settings;
 mod slab;
+mod stash;
 
 pub use eal::{Eal, EalConfig, HugePages, LogLevel, Pages, RegisteredThread, log_writes_lost};
 pub use error::DpdkError;
-pub use port::{Port, QueuePair};
+pub use pair::QueuePair;
+pub use port::Port;
 pub use queue::{BURST_LEN_MAX, Checksum, RxBatch, RxFrame, RxQueue, TxOffload, TxQueue};
-pub use settings::{Multicast, PortConfig, PortFault, PortInfo, PortStats};
+pub use ring::{RING_LEN, RxInlet, RxRing, TxFeeder, TxRing};
+pub use settings::{Multicast, PortConfig, PortFault, PortInfo, PortStats, RSS_KEY_BYTES, RssInfo};
 pub use slab::{Backing, SlabBlock, SlabPool, SlabStats};
 
 /// Cycles of the processor's time-stamp counter in a second, by DPDK's calibration. Needs a live [`Eal`].

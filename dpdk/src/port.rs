@@ -16,9 +16,13 @@ use crate::{
     eal::Eal,
     error::{DpdkError, reason},
     gate::Gate,
+    pair::QueuePair,
     pool::{CACHE_LEN_MAX, Pool, ROOM_BYTES_MAX},
-    queue::{BURST_LEN_MAX, PENDING_LEN_MAX, RxQueue, STASH_LEN, TxQueue},
+    queue::{BURST_LEN_MAX, PENDING_LEN_MAX, RxQueue, TxQueue},
+    ring::RING_LEN,
+    rss,
     settings::{Multicast, PortConfig, PortFault, PortInfo, PortStats},
+    stash::STASH_LEN,
 };
 
 /// Ethernet header and one VLAN tag: a frame's bytes beyond its MTU.
@@ -34,6 +38,8 @@ const AF_XDP_RING_LEN: u32 = 2048;
 const AF_XDP_FRAME_BYTES_MAX: u32 = 4096 - 64 - 128 - 128 - 256;
 /// Rings of receive descriptors that net_vmxnet3 fills for a queue, each as long as `rx_descriptors`.
 const VMXNET3_RINGS: u32 = 2;
+/// Buffers of a pool that one more worker may hold: in a ring, in a burst or a stash, and in its cache.
+const TRAVELLING_LEN_MAX: u32 = RING_LEN as u32 + BURST_LEN_MAX as u32 + CACHE_LEN_MAX;
 /// Room that every driver takes, bytes.
 const ROOM_BYTES_MIN: u16 = 2048;
 /// Between two attempts of a memif client to reach its server.
@@ -47,33 +53,6 @@ const _: () = assert!((MTU_MAX + FRAME_OVERHEAD_BYTES).next_multiple_of(1024) <=
 #[derive(Debug)]
 pub struct Port {
     shared: Arc<OpenPort>,
-}
-
-/// One receive and one transmit queue of the same port, for one worker.
-#[derive(Debug)]
-pub struct QueuePair {
-    /// The receive queue.
-    pub rx: RxQueue,
-    /// The transmit queue.
-    pub tx: TxQueue,
-    shared: Arc<OpenPort>,
-}
-
-impl QueuePair {
-    /// The port that the queues belong to.
-    pub fn port_info(&self) -> &PortInfo {
-        &self.shared.info
-    }
-
-    /// Whether the link is up, without waiting.
-    pub fn link_up(&self) -> bool {
-        self.shared.link_up()
-    }
-
-    /// Receive and transmit buffers that are free now.
-    pub fn buffers_available(&self) -> (u32, u32) {
-        (self.rx.pool().available(), self.tx.pool().available())
-    }
 }
 
 impl Port {
@@ -96,7 +75,7 @@ impl Port {
         port.start(config, frame_bytes, pending_max)?;
 
         let shared = Arc::new(port);
-        let pairs = (0..config.queues)
+        let pairs = (0..shared.info.queues)
             .map(|queue| QueuePair {
                 rx: RxQueue::new(shared.clone(), queue),
                 tx: TxQueue::new(shared.clone(), queue, frame_bytes.into(), pending_max),
@@ -170,7 +149,7 @@ pub(crate) struct OpenPort {
     /// Whether the events of the port are noted.
     watched: bool,
     served_socket: Option<PathBuf>,
-    info: PortInfo,
+    pub(crate) info: PortInfo,
     /// Of queue `q`: the receive pool at `2 q`, the transmit pool at `2 q + 1`.
     pools: Vec<Pool>,
     /// Drivers do not expect two threads to read counters or the link at once. The time of a memif client's latest attempt to connect
@@ -237,13 +216,8 @@ impl OpenPort {
         // SAFETY: `caps` is a valid place for the result, and the port number is of a port that is attached.
         let code = unsafe { dpdk_sys::stoq_port_caps(self.id, &mut caps) };
         self.check(code, "report its capabilities")?;
-        if config.queues == 0 || config.queues > caps.queues_max {
-            return Err(DpdkError::Queues {
-                device: self.device.name().into(),
-                asked: config.queues,
-                max: caps.queues_max,
-            });
-        }
+        let driver = CStr::from_bytes_until_nul(&caps.driver).unwrap_or_default().to_string_lossy();
+        let queues = self.queues(config, &driver, caps.queues_max)?;
         if self.device.is_af_xdp() {
             caps.mtu_max = caps.mtu_max.min(AF_XDP_FRAME_BYTES_MAX - u32::from(FRAME_OVERHEAD_BYTES));
         }
@@ -254,16 +228,17 @@ impl OpenPort {
         }
         let mut setup = dpdk_sys::PortSetup {
             port: self.id,
-            queues: config.queues,
+            queues,
             mtu: u32::from(config.mtu).min(caps.mtu_max) as u16,
             rx_descriptors: config.rx_descriptors,
             tx_descriptors: config.tx_descriptors,
             want_checksum: config.checksum.into(),
-            want_rss: config.rss.into(),
+            want_rss: config.rss_key.is_some().into(),
             ..Default::default()
         };
-        // SAFETY: `setup` is valid for reads and writes; the port is attached, stopped and ours alone.
-        let code = unsafe { dpdk_sys::stoq_port_configure(&mut setup) };
+        let mut rss = rss::asked(config.rss_key);
+        // SAFETY: both structs are valid for reads and writes; the port is attached, stopped and ours alone.
+        let code = unsafe { dpdk_sys::stoq_port_configure(&mut setup, &mut rss) };
         self.check(code, "take its configuration")?;
 
         // memif copies whole frames only between buffers of exactly its own size. Drivers of some NICs round
@@ -272,11 +247,9 @@ impl OpenPort {
             || frame_bytes.next_multiple_of(1024).max(ROOM_BYTES_MIN),
             |bsize| bsize.max(frame_bytes).min(ROOM_BYTES_MAX),
         );
-        let driver = CStr::from_bytes_until_nul(&caps.driver).unwrap_or_default().to_string_lossy();
-        let rx_least = self.buffers_held(&driver, &setup) + 2 * BURST_LEN_MAX as u32 + CACHE_LEN_MAX;
-        let rx_mbufs = config.rx_mbufs.unwrap_or(0).max(rx_least);
-        for queue in 0..config.queues {
-            self.set_up_queue(&setup, queue, caps.numa_node, room, rx_mbufs, pending_max)?;
+        let mbufs = self.buffers(config, &driver, &setup, pending_max);
+        for queue in 0..queues {
+            self.set_up_queue(&setup, queue, caps.numa_node, room, mbufs)?;
         }
         self.info = PortInfo {
             device: self.device.name().into(),
@@ -284,17 +257,18 @@ impl OpenPort {
             mac: caps.mac,
             mtu: config.mtu,
             numa_node: u32::try_from(caps.numa_node).ok(),
-            queues: config.queues,
+            queues,
             rx_descriptors: setup.rx_descriptors,
             tx_descriptors: setup.tx_descriptors,
             rx_checksum: setup.rx_checksum != 0,
             tx_checksum: setup.tx_checksum != 0,
-            rss: setup.rss != 0,
+            rss: None,
         };
         self.watch()?;
         // SAFETY: the port is configured and every queue is set up.
         let code = unsafe { dpdk_sys::stoq_port_start(self.id, config.promiscuous) };
         self.check(code, "start")?;
+        self.info.rss = (setup.rss != 0).then(|| rss::set(self.id, queues, &mut rss));
         self.ensure_room_to_receive()
     }
 
@@ -306,6 +280,34 @@ impl OpenPort {
         self.check(code, "let itself be watched")?;
         self.watched = true;
         Ok(())
+    }
+
+    /// The number of queue pairs to configure, where the driver claims `max`.
+    fn queues(&self, config: &PortConfig, driver: &str, max: u16) -> Result<u16, DpdkError> {
+        // net_e1000_em claims two of each device, and fills the first; an 82540 has no second, and what is sent by it vanishes.
+        let max = if driver == "net_e1000_em" { 1 } else { max };
+        let queues = if config.fewer_queues { config.queues.min(max) } else { config.queues };
+        if (1..=max).contains(&queues) {
+            return Ok(queues);
+        }
+        Err(DpdkError::Queues { device: self.device.name().into(), asked: config.queues, max })
+    }
+
+    /// Buffers of each queue: of its receive pool, and of its transmit pool.
+    fn buffers(
+        &self,
+        config: &PortConfig,
+        driver: &str,
+        setup: &dpdk_sys::PortSetup,
+        pending_max: usize,
+    ) -> (u32, u32) {
+        // Each worker may keep a cache of any pool for itself.
+        let is_shared = config.workers > setup.queues || (config.workers > 1 && setup.rss == 0);
+        let travelling = if is_shared { u32::from(config.workers) * TRAVELLING_LEN_MAX } else { 0 };
+        let rx_least = self.buffers_held(driver, setup) + 2 * BURST_LEN_MAX as u32 + CACHE_LEN_MAX;
+        let rx = config.rx_mbufs.unwrap_or(0).max(rx_least);
+        let tx = u32::from(setup.tx_descriptors) + pending_max as u32 + 2 * STASH_LEN as u32 + CACHE_LEN_MAX;
+        (rx + travelling, tx + travelling)
     }
 
     /// Buffers of a receive pool that the driver holds when nothing arrives.
@@ -341,12 +343,9 @@ impl OpenPort {
         queue: u16,
         numa_node: c_int,
         room: u16,
-        rx_mbufs: u32,
-        pending_max: usize,
+        (rx_mbufs, tx_mbufs): (u32, u32),
     ) -> Result<(), DpdkError> {
         let af_xdp = self.device.is_af_xdp();
-        let tx_mbufs =
-            u32::from(setup.tx_descriptors) + pending_max as u32 + 2 * STASH_LEN as u32 + CACHE_LEN_MAX;
         for (kind, mbufs, paged) in [("rx", rx_mbufs, af_xdp), ("tx", tx_mbufs, false)] {
             let name = format!("stoq_{}_{queue}_{kind}", self.id);
             let pool = if paged {
@@ -382,7 +381,7 @@ impl OpenPort {
     }
 
     /// Never waits: while another thread calls the driver, this gives the last answer.
-    fn link_up(&self) -> bool {
+    pub(crate) fn link_up(&self) -> bool {
         if let Ok(mut reconnected) = self.status.try_lock() {
             // SAFETY: the port is open for as long as this lives.
             let up = unsafe { dpdk_sys::stoq_port_link_up(self.id) };

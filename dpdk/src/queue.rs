@@ -4,12 +4,16 @@ use std::{ffi::c_void, fmt, ptr, slice, sync::Arc};
 
 use dpdk_sys as sys;
 
-use crate::{gate::Gate, pool::Pool, port::OpenPort};
+use crate::{
+    gate::Gate,
+    pool::Pool,
+    port::OpenPort,
+    ring::{NO_FRAME, RxRing, TxFeeder, TxRing},
+    stash::Stash,
+};
 
 /// The most frames in one received burst.
 pub const BURST_LEN_MAX: usize = 64;
-/// Transmit buffers taken from the pool at a time.
-pub(crate) const STASH_LEN: usize = 64;
 /// The largest number of pending frames in a transmit queue.
 pub(crate) const PENDING_LEN_MAX: usize = 16 * 1024;
 /// The longest chained frame that is reassembled, bytes: a longer one is shown empty.
@@ -27,6 +31,20 @@ pub enum Checksum {
     Good,
     /// One of them is wrong.
     Bad,
+}
+
+impl TxOffload {
+    /// The shim's description of a frame of `len` bytes, for a device that fills in checksums, or does not.
+    #[inline]
+    pub(crate) fn describe(self, len: usize, fills_in: bool) -> sys::TxFrame {
+        let (kind, l2_len) = match self {
+            Self::UdpV4 { l2_len } if fills_in => (sys::TX_UDP_V4, l2_len),
+            Self::UdpV6 { l2_len } if fills_in => (sys::TX_UDP_V6, l2_len),
+            _ => (sys::TX_PLAIN, 0),
+        };
+        // The largest frame of a port comes from a 16-bit number.
+        sys::TxFrame { len: len as u16, kind, l2_len }
+    }
 }
 
 /// A received frame, for as long as its batch lives.
@@ -55,20 +73,56 @@ pub enum TxOffload {
     },
 }
 
-/// A receive queue. [`Send`], not [`Sync`]: one thread polls it.
-pub struct RxQueue {
-    queue: u16,
+/// The frames of one burst, received from a queue or taken from a ring.
+pub(crate) struct Burst {
     /// The mbufs of the last burst. A batch owns the front of it.
     mbufs: Box<[*mut c_void; BURST_LEN_MAX]>,
     frames: Box<[sys::RxFrame; BURST_LEN_MAX]>,
     /// Where a chained frame is reassembled.
     scratch: Vec<u8>,
-    gate: Gate,
     port: Arc<OpenPort>,
 }
 
-// SAFETY: the pointers are to mbufs that this queue owns, and only between a batch's birth and its drop; an mbuf may
-// be freed from any thread. The gate is this queue's own, and follows it to its thread. DPDK asks that one thread at a time polls a queue, which `&mut` gives.
+// SAFETY: the pointers are to mbufs that a batch owns between its birth and its drop, and the batch borrows this; an mbuf may be freed
+// from any thread.
+unsafe impl Send for Burst {}
+
+impl fmt::Debug for Burst {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Burst").finish_non_exhaustive()
+    }
+}
+
+impl Burst {
+    pub(crate) fn new(port: Arc<OpenPort>) -> Self {
+        Self {
+            mbufs: Box::new([ptr::null_mut(); BURST_LEN_MAX]),
+            frames: Box::new([NO_FRAME; BURST_LEN_MAX]),
+            scratch: Vec::new(),
+            port,
+        }
+    }
+
+    /// A batch of the frames that `fill` writes to the front of both arrays, mbufs of this port that the batch owns from then on. `fill` gives
+    /// their number.
+    #[inline]
+    pub(crate) fn fill(
+        &mut self,
+        fill: impl FnOnce(&mut [*mut c_void; BURST_LEN_MAX], &mut [sys::RxFrame; BURST_LEN_MAX]) -> usize,
+    ) -> RxBatch<'_> {
+        let len = fill(&mut self.mbufs, &mut self.frames);
+        RxBatch { burst: self, len }
+    }
+}
+
+/// A receive queue. [`Send`], not [`Sync`]: one thread polls it.
+pub struct RxQueue {
+    queue: u16,
+    gate: Gate,
+    burst: Burst,
+}
+
+// SAFETY: the gate is this queue's own, and follows it to its thread. DPDK asks that one thread at a time polls a queue, which `&mut` gives.
 unsafe impl Send for RxQueue {}
 
 impl fmt::Debug for RxQueue {
@@ -79,39 +133,33 @@ impl fmt::Debug for RxQueue {
 
 impl RxQueue {
     pub(crate) fn new(port: Arc<OpenPort>, queue: u16) -> Self {
-        let empty = sys::RxFrame { data: ptr::null(), len: 0, flags: 0 };
-        Self {
-            queue,
-            mbufs: Box::new([ptr::null_mut(); BURST_LEN_MAX]),
-            frames: Box::new([empty; BURST_LEN_MAX]),
-            scratch: Vec::new(),
-            gate: port.gate(),
-            port,
-        }
+        Self { queue, gate: port.gate(), burst: Burst::new(port) }
     }
 
     pub(crate) fn pool(&self) -> &Pool {
-        self.port.rx_pool(self.queue)
+        self.burst.port.rx_pool(self.queue)
     }
 
     /// Takes up to `max` frames, and never more than [`BURST_LEN_MAX`]. Does not wait.
     #[inline]
     pub fn rx_burst(&mut self, max: usize) -> RxBatch<'_> {
         let max = max.min(BURST_LEN_MAX) as u16;
-        // SAFETY: both arrays have room for `max`; the port is started and has this queue for as long as `self.port`
-        // lives; `&mut self` makes this the only thread on it.
-        let len = unsafe {
-            let (mbufs, frames) = (self.mbufs.as_mut_ptr(), self.frames.as_mut_ptr());
-            sys::stoq_rx_burst(self.port.id, self.queue, mbufs, frames, max, self.gate.as_ptr())
-        };
-        RxBatch { len: len.into(), queue: self }
+        let (port, queue, gate) = (self.burst.port.id, self.queue, self.gate.as_ptr());
+        self.burst.fill(|mbufs, frames| {
+            // SAFETY: both arrays have room for `max`; the port is started and has this queue for as long as the burst keeps
+            // it; `&mut self` makes this the only thread on it.
+            let len = unsafe {
+                sys::stoq_rx_burst(port, queue, mbufs.as_mut_ptr(), frames.as_mut_ptr(), max, gate)
+            };
+            len.into()
+        })
     }
 }
 
 /// A received burst. Dropping it frees its buffers, once.
 #[derive(Debug)]
 pub struct RxBatch<'q> {
-    queue: &'q mut RxQueue,
+    burst: &'q mut Burst,
     len: usize,
 }
 
@@ -144,7 +192,7 @@ impl RxBatch<'_> {
     /// If `index` is not below [`RxBatch::len`].
     #[inline]
     pub fn frame(&mut self, index: usize) -> RxFrame<'_> {
-        let frame = self.queue.frames[..self.len][index];
+        let frame = self.burst.frames[..self.len][index];
         let checksum = match frame.flags & (sys::RX_CHECKSUM_GOOD | sys::RX_CHECKSUM_BAD) {
             0 => Checksum::Unknown,
             sys::RX_CHECKSUM_GOOD => Checksum::Good,
@@ -160,16 +208,33 @@ impl RxBatch<'_> {
         RxFrame { data, checksum }
     }
 
+    /// Gives the frame at `index` to another worker: from now on it is empty here. Returns false, and keeps the frame, if that worker's ring
+    /// is full.
+    ///
+    /// # Panics
+    ///
+    /// If `index` is not below [`RxBatch::len`], or the ring is another port's.
+    #[inline]
+    pub fn give(&mut self, index: usize, ring: &RxRing) -> bool {
+        let Burst { mbufs, frames, port, .. } = &mut *self.burst;
+        let (mbuf, frame) = (&mut mbufs[..self.len][index], &mut frames[index]);
+        if mbuf.is_null() || !ring.push(port, *mbuf, *frame) {
+            return false;
+        }
+        (*mbuf, *frame) = (ptr::null_mut(), NO_FRAME);
+        true
+    }
+
     #[cold]
     fn join(&mut self, index: usize, len: usize) -> &[u8] {
         if len > CHAINED_BYTES_MAX {
             return &[];
         }
-        let scratch = &mut self.queue.scratch;
+        let scratch = &mut self.burst.scratch;
         scratch.resize(len, 0);
         // SAFETY: the batch owns the mbuf, `scratch` has room for `len` bytes, and the shim writes no more than that.
         let written =
-            unsafe { sys::stoq_rx_copy(self.queue.mbufs[index], scratch.as_mut_ptr(), len as u32) } as usize;
+            unsafe { sys::stoq_rx_copy(self.burst.mbufs[index], scratch.as_mut_ptr(), len as u32) } as usize;
         // A chain with a wrong length is no frame.
         if written == len { &scratch[..len] } else { &[] }
     }
@@ -179,8 +244,9 @@ impl Drop for RxBatch<'_> {
     #[inline]
     fn drop(&mut self) {
         if self.len > 0 {
-            // SAFETY: the first `len` mbufs came with this batch, which owns them and is gone after this.
-            unsafe { sys::stoq_free(self.queue.mbufs.as_mut_ptr(), self.len as u32) };
+            // SAFETY: the first `len` mbufs came with this batch, which owns them and is gone after this; those that were given
+            // away are null, which DPDK skips.
+            unsafe { sys::stoq_free(self.burst.mbufs.as_mut_ptr(), self.len as u32) };
         }
     }
 }
@@ -192,10 +258,8 @@ impl Drop for RxBatch<'_> {
 pub struct TxQueue {
     queue: u16,
     frame_bytes_max: usize,
-    /// Buffers taken from the pool and not yet written: the front `stash_len` of both arrays.
-    stash: Box<[*mut c_void; STASH_LEN]>,
-    stash_data: Box<[*mut u8; STASH_LEN]>,
-    stash_len: usize,
+    // Before the port, which has its pool.
+    stash: Stash,
     /// Pending frames are in `head..tail`, in one piece, because DPDK takes an array. The arrays are twice as
     /// long as the bound, so that the remaining frames seldom move to the front.
     mbufs: Box<[*mut c_void]>,
@@ -227,9 +291,7 @@ impl TxQueue {
         Self {
             queue,
             frame_bytes_max,
-            stash: Box::new([ptr::null_mut(); STASH_LEN]),
-            stash_data: Box::new([ptr::null_mut(); STASH_LEN]),
-            stash_len: 0,
+            stash: Stash::new(),
             mbufs: vec![ptr::null_mut(); 2 * pending_max].into(),
             frames: vec![sys::TxFrame::default(); 2 * pending_max].into(),
             head: 0,
@@ -270,32 +332,45 @@ impl TxQueue {
         if len == 0 || len > self.frame_bytes_max || self.room() == 0 {
             return false;
         }
-        if self.stash_len == 0 && !self.restock() {
-            return false;
-        }
-        let top = self.stash_len - 1;
-        // SAFETY: the stash's front holds mbufs that this queue owns, with their data's start; each has room for
-        // `frame_bytes_max` bytes. The memory was mapped zeroed, so it is initialized, and nothing else refers to it.
-        fill(unsafe { slice::from_raw_parts_mut(self.stash_data[top], len) });
-        // Only now, so that a panic in `fill` leaves the buffer in the stash.
-        self.stash_len = top;
+        // SAFETY: the pool lives as long as the port, and the stash is dropped before it. Each buffer has room for `frame_bytes_max` bytes.
+        let written = unsafe { self.stash.write(|| self.port.tx_pool(self.queue), len, fill) };
+        let Some(mbuf) = written else { return false };
+        self.push(mbuf, offload.describe(len, self.port.tx_checksum()));
+        true
+    }
 
+    #[inline]
+    fn push(&mut self, mbuf: *mut c_void, frame: sys::TxFrame) {
         if self.tail == self.mbufs.len() {
             self.mbufs.copy_within(self.head.., 0);
             self.frames.copy_within(self.head.., 0);
             self.tail -= self.head;
             self.head = 0;
         }
-        let (kind, l2_len) = match offload {
-            TxOffload::UdpV4 { l2_len } if self.port.tx_checksum() => (sys::TX_UDP_V4, l2_len),
-            TxOffload::UdpV6 { l2_len } if self.port.tx_checksum() => (sys::TX_UDP_V6, l2_len),
-            _ => (sys::TX_PLAIN, 0),
-        };
-        self.mbufs[self.tail] = self.stash[top];
-        // `frame_bytes_max` comes from a 16-bit number.
-        self.frames[self.tail] = sys::TxFrame { len: len as u16, kind, l2_len };
+        self.mbufs[self.tail] = mbuf;
+        self.frames[self.tail] = frame;
         self.tail += 1;
-        true
+    }
+
+    pub(crate) fn ring(&self) -> (Arc<TxRing>, TxFeeder) {
+        TxRing::new(self.port.clone(), self.queue, self.frame_bytes_max)
+    }
+
+    /// Appends up to `max` frames of another worker, as far as there is room. Returns their number.
+    ///
+    /// # Panics
+    ///
+    /// If the ring is another queue's.
+    pub fn carry(&mut self, ring: &TxRing, max: usize) -> usize {
+        let mut carried = 0;
+        while carried < max
+            && self.room() > 0
+            && let Some((mbuf, frame)) = ring.pop(&self.port, self.queue)
+        {
+            self.push(mbuf, frame);
+            carried += 1;
+        }
+        carried
     }
 
     /// Offers all pending frames to the device. Returns the number of frames that it has not taken; they keep
@@ -346,34 +421,10 @@ impl TxQueue {
         unsafe { sys::stoq_free(self.mbufs.as_mut_ptr().add(self.head), len as u32) };
         self.head += len;
     }
-
-    #[cold]
-    fn restock(&mut self) -> bool {
-        let pool = self.pool().as_ptr();
-        // A nearly empty pool may still have one buffer.
-        self.stash_len = [STASH_LEN, 1]
-            .into_iter()
-            .find(|&len| {
-                // SAFETY: the pool lives as long as the port, and both arrays have room for `len`.
-                let code = unsafe {
-                    sys::stoq_tx_alloc(
-                        pool,
-                        self.stash.as_mut_ptr(),
-                        self.stash_data.as_mut_ptr(),
-                        len as u32,
-                    )
-                };
-                code == 0
-            })
-            .unwrap_or(0);
-        self.stash_len > 0
-    }
 }
 
 impl Drop for TxQueue {
     fn drop(&mut self) {
         self.drop_pending();
-        // SAFETY: the stash's front holds mbufs that this queue owns; it is gone after this.
-        unsafe { sys::stoq_free(self.stash.as_mut_ptr(), self.stash_len as u32) };
     }
 }

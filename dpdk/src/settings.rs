@@ -1,5 +1,7 @@
 //! What is asked of a port, what it grants, and what it counts.
 
+pub use dpdk_sys::RSS_KEY_BYTES;
+
 /// The configuration of a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortConfig {
@@ -9,8 +11,13 @@ pub struct PortConfig {
     /// Both ends of a memif must have the same `bsize`, hence the same MTU unless both give one, and the peer is
     /// trusted: the driver believes the lengths that the peer writes into shared memory.
     pub device: String,
-    /// Queue pairs: one for each worker.
+    /// Queue pairs.
     pub queues: u16,
+    /// Take as many as the device has where these are fewer.
+    pub fewer_queues: bool,
+    /// Workers that use the queue pairs. Where they outnumber them, or the device has no RSS, there are buffers for frames on their way
+    /// between workers: [`crate::RING_LEN`] in each direction for each worker.
+    pub workers: u16,
     /// Receive descriptors of a queue; adjusted to the device's limits.
     pub rx_descriptors: u16,
     /// Transmit descriptors of a queue; adjusted to the device's limits.
@@ -23,8 +30,8 @@ pub struct PortConfig {
     pub tx_pending_len_max: usize,
     /// Enable IPv4 and UDP checksum offloads if the device has them.
     pub checksum: bool,
-    /// Enable RSS over UDP flows if the device has it and there are several queues.
-    pub rss: bool,
+    /// The key of RSS over UDP flows, if the device has RSS and there are several queues. `None`: no RSS.
+    pub rss_key: Option<[u8; RSS_KEY_BYTES]>,
     /// Take frames for every station.
     pub promiscuous: bool,
 }
@@ -34,13 +41,15 @@ impl Default for PortConfig {
         Self {
             device: String::new(),
             queues: 1,
+            fewer_queues: false,
+            workers: 1,
             rx_descriptors: 1024,
             tx_descriptors: 1024,
             mtu: 1500,
             rx_mbufs: None,
             tx_pending_len_max: 1024,
             checksum: true,
-            rss: true,
+            rss_key: None,
             promiscuous: false,
         }
     }
@@ -69,8 +78,19 @@ pub struct PortInfo {
     pub rx_checksum: bool,
     /// Whether the device fills in IPv4 header and UDP checksums.
     pub tx_checksum: bool,
-    /// Whether the device spreads flows over its queues. Without RSS, and with several queues, the peer chooses the queue.
-    pub rss: bool,
+    /// How the device spreads flows over its queues. Without RSS, and with several queues, the peer chooses the queue.
+    pub rss: Option<RssInfo>,
+}
+
+/// Receive-side scaling as the device does it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RssInfo {
+    /// Whether it tells flows apart by UDP ports, not by addresses alone.
+    pub ports: bool,
+    /// Whether it hashes by the key that it was given.
+    pub own_key: bool,
+    /// Entries of its table, if entry `i` is queue `i` modulo the number of queues.
+    pub table_len: Option<u16>,
 }
 
 /// The multicast frames that a device lets through.

@@ -3,7 +3,7 @@
 use std::{env, process::Command};
 
 fn main() {
-    for file in ["shim.c", "memif.c", "events.c", "multicast.c", "gate.h"] {
+    for file in ["shim.c", "memif.c", "events.c", "multicast.c", "rss.c", "gate.h", "rss.h"] {
         println!("cargo:rerun-if-changed={file}");
     }
     println!("cargo:rerun-if-env-changed=PKG_CONFIG_PATH");
@@ -19,7 +19,7 @@ fn main() {
 
     let mut build = cc::Build::new();
     build
-        .files(["shim.c", "memif.c", "events.c", "multicast.c"])
+        .files(["shim.c", "memif.c", "events.c", "multicast.c", "rss.c"])
         .opt_level(3)
         .std("gnu11")
         .includes(&library.include_paths);

@@ -32,6 +32,7 @@
 #include <rte_memzone.h>
 
 #include "gate.h"
+#include "rss.h"
 
 /* One frame of a received burst. */
 struct stoq_rx_frame {
@@ -87,6 +88,7 @@ _Static_assert(sizeof(struct stoq_tx_frame) == 4 && offsetof(struct stoq_tx_fram
 _Static_assert(sizeof(struct stoq_port_caps) == 48 && offsetof(struct stoq_port_caps, numa_node) == 44, "port_caps");
 _Static_assert(sizeof(struct stoq_port_setup) == 16 && offsetof(struct stoq_port_setup, rss) == 14, "port_setup");
 _Static_assert(sizeof(struct stoq_port_stats) == 64, "port_stats");
+_Static_assert(sizeof(struct stoq_rss) == 58 && offsetof(struct stoq_rss, table_len) == 56, "rss");
 
 static uint64_t log_writes_lost;
 
@@ -201,7 +203,8 @@ int stoq_port_caps(uint16_t port, struct stoq_port_caps *caps)
 	return 0;
 }
 
-int stoq_port_configure(struct stoq_port_setup *setup)
+/* `rss` has the key, and gets its length. */
+int stoq_port_configure(struct stoq_port_setup *setup, struct stoq_rss *rss)
 {
 	const uint64_t rx_checksum = RTE_ETH_RX_OFFLOAD_IPV4_CKSUM | RTE_ETH_RX_OFFLOAD_UDP_CKSUM;
 	const uint64_t tx_checksum = RTE_ETH_TX_OFFLOAD_IPV4_CKSUM | RTE_ETH_TX_OFFLOAD_UDP_CKSUM;
@@ -237,10 +240,24 @@ int stoq_port_configure(struct stoq_port_setup *setup)
 		if (conf.rx_adv_conf.rss_conf.rss_hf != 0) {
 			conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
 			setup->rss = 1;
+			rss->ports = (conf.rx_adv_conf.rss_conf.rss_hf & udp) != 0;
+			if (info.hash_key_size <= STOQ_RSS_KEY_BYTES)
+				rss->key_len = info.hash_key_size;
+		}
+		if (rss->key_len != 0) {
+			conf.rx_adv_conf.rss_conf.rss_key = rss->key;
+			conf.rx_adv_conf.rss_conf.rss_key_len = rss->key_len;
 		}
 	}
 
 	ret = rte_eth_dev_configure(setup->port, setup->queues, setup->queues, &conf);
+	if (ret != 0 && rss->key_len != 0) {
+		/* A device may hash by its own key alone. */
+		conf.rx_adv_conf.rss_conf.rss_key = NULL;
+		conf.rx_adv_conf.rss_conf.rss_key_len = 0;
+		rss->key_len = 0;
+		ret = rte_eth_dev_configure(setup->port, setup->queues, setup->queues, &conf);
+	}
 	if (ret != 0)
 		return ret;
 	return rte_eth_dev_adjust_nb_rx_tx_desc(setup->port, &setup->rx_descriptors, &setup->tx_descriptors);

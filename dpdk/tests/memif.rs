@@ -145,7 +145,7 @@ fn two_queues_work_from_two_threads() {
         let (eal, folder) = (eal(), tempfile::tempdir().unwrap());
         let config = PortConfig { queues: 2, ..PortConfig::default() };
         let mut link = Link::open(&eal, folder.path(), "", &config);
-        assert!(!link.server.0.info().rss, "memif has none");
+        assert!(link.server.0.info().rss.is_none(), "memif has none");
         let (mut servers, mut clients) = (link.server.1.drain(..), link.client.1.drain(..));
         let workers: Vec<_> = (0..2usize)
             .map(|queue| {

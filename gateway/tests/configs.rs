@@ -231,7 +231,11 @@ const NODE: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 /// A gateway's file with this number.
 fn with_number(name: &str, value: &str) -> String {
     let (section, key) = name.split_once('.').unwrap();
-    let value = if ["cores", "queues"].contains(&key) { format!("[{value}]") } else { value.to_owned() };
+    let value = if ["workers.cores", "application.queues"].contains(&name) {
+        format!("[{value}]")
+    } else {
+        value.to_owned()
+    };
     match section {
         "network" if key == "buffer_bytes" => {
             GATEWAY.replace("[network]", &format!("[network]\n{key} = {value}"))

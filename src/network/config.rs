@@ -48,6 +48,9 @@ pub struct DpdkConfig {
     /// Largest layer-3 packet, bytes.
     #[serde(default = "default_mtu")]
     pub mtu: u16,
+    /// Queue pairs of the device that are used; by default one for each worker, or as many as the device has. Workers beyond them share
+    /// them.
+    pub queues: Option<u16>,
     /// Receive descriptors of a queue.
     #[serde(default = "default_descriptors")]
     pub rx_descriptors: u16,

@@ -17,7 +17,7 @@ use crate::nic::Offloads;
 use crate::nic::interface::Interface;
 use crate::nic::tap::Tap;
 #[cfg(feature = "dpdk")]
-use crate::nic::tap::Tapped;
+use crate::nic::{Nic, spread, tap::Tapped};
 use crate::node::{Hosted, Node, NodeConfig, ThreadSetup};
 use std::any::Any;
 use std::io;
@@ -38,6 +38,9 @@ enum Queues {
     /// With a tap on each queue. This is a type of its own: networks without a tap pay nothing for one.
     #[cfg(feature = "dpdk")]
     Tapped(Vec<port::TappedNetwork>),
+    /// Of workers that share the device.
+    #[cfg(feature = "dpdk")]
+    Spread(Vec<port::SpreadNetwork>),
     Kernel(Vec<KernelUdp>),
 }
 
@@ -196,13 +199,25 @@ impl OpenNetwork {
                 Ok(Self { queues: Queues::Kernel(queues), device: Device::Kernel })
             }
             #[cfg(feature = "dpdk")]
-            NetworkConfig::Dpdk(dpdk) => {
-                let (port, queues) = port::open(dpdk, workers, |nic, _| nic)?;
-                Ok(Self { queues: Queues::Dpdk(queues), device: Device::Dpdk(port) })
-            }
+            NetworkConfig::Dpdk(dpdk) => Self::open_dpdk(dpdk, workers, None),
             #[cfg(not(feature = "dpdk"))]
             NetworkConfig::Dpdk(_) => Err(OpenError::NoDpdk),
         }
+    }
+
+    #[cfg(feature = "dpdk")]
+    fn open_dpdk(config: &DpdkConfig, workers: usize, tap: Option<&Arc<Tap>>) -> Result<Self, OpenError> {
+        let port::OpenedPort { port, queues, spread } = port::open(config, workers)?;
+        let queues = match (spread, tap) {
+            (None, None) => Queues::Dpdk(port::networks(config, queues.into_iter())?),
+            (None, Some(tap)) => Queues::Tapped(port::networks(config, tapped(queues, tap))?),
+            (Some(rss), tap) => {
+                let shares = spread::spread(queues, workers, rss);
+                let tap = tap.cloned().unwrap_or_default();
+                Queues::Spread(port::networks(config, tapped(shares, &tap))?)
+            }
+        };
+        Ok(Self { queues, device: Device::Dpdk(port) })
     }
 
     /// Opens a gateway's network with a tap on every queue of a DPDK port. Kernel sockets have none.
@@ -214,12 +229,7 @@ impl OpenNetwork {
         ensure_machine(config, workers)?;
         match config {
             #[cfg(feature = "dpdk")]
-            NetworkConfig::Dpdk(dpdk) => {
-                let now = Instant::now();
-                let tapped = |nic, queue: usize| Tapped::new(nic, tap.clone(), queue as u16, now);
-                let (port, queues) = port::open(dpdk, workers, tapped)?;
-                Ok(Self { queues: Queues::Tapped(queues), device: Device::Dpdk(port) })
-            }
+            NetworkConfig::Dpdk(dpdk) => Self::open_dpdk(dpdk, workers, Some(tap)),
             _ => Self::open(config, workers),
         }
     }
@@ -253,6 +263,8 @@ impl OpenNetwork {
             Queues::Dpdk(queues) => Node::start(queues, config, hosted)?,
             #[cfg(feature = "dpdk")]
             Queues::Tapped(queues) => Node::start(queues, config, hosted)?,
+            #[cfg(feature = "dpdk")]
+            Queues::Spread(queues) => Node::start(queues, config, hosted)?,
             Queues::Kernel(queues) => Node::start(queues, config, hosted)?,
         };
         Ok(Running { inner, device: Arc::new(self.device) })
@@ -272,6 +284,8 @@ impl OpenNetwork {
             Queues::Dpdk(queues) => queues.into_iter().next().map(|queue| driver.drive(queue)),
             #[cfg(feature = "dpdk")]
             Queues::Tapped(queues) => queues.into_iter().next().map(|queue| driver.drive(queue)),
+            #[cfg(feature = "dpdk")]
+            Queues::Spread(queues) => queues.into_iter().next().map(|queue| driver.drive(queue)),
             Queues::Kernel(queues) => queues.into_iter().next().map(|queue| driver.drive(queue)),
         }
     }
@@ -290,6 +304,8 @@ impl OpenNetwork {
             Queues::Dpdk(queues) => settings.start_on(queues)?,
             #[cfg(feature = "dpdk")]
             Queues::Tapped(queues) => settings.start_on(queues)?,
+            #[cfg(feature = "dpdk")]
+            Queues::Spread(queues) => settings.start_on(queues)?,
             Queues::Kernel(queues) => settings.start_on(queues)?,
         };
         Ok(RunningClient { client, _device: self.device })
@@ -301,6 +317,13 @@ fn ensure_machine(config: &NetworkConfig, workers: usize) -> Result<(), OpenErro
     machine::ensure_cores(workers)?;
     machine::ensure_memory(config, 0)?;
     Ok(())
+}
+
+/// Puts a tap on each worker's share of a port.
+#[cfg(feature = "dpdk")]
+fn tapped<N: Nic>(nics: Vec<N>, tap: &Arc<Tap>) -> impl ExactSizeIterator<Item = Tapped<N>> {
+    let now = Instant::now();
+    nics.into_iter().enumerate().map(move |(index, nic)| Tapped::new(nic, tap.clone(), index as u16, now))
 }
 
 /// Logs once that a family is missing. A client reports it only when it dials such an address.

@@ -7,26 +7,36 @@ use crate::limits::TX_PENDING_LEN_MAX;
 use crate::neighbor::exchange::exchange;
 use crate::nic::dpdk::DpdkNic;
 use crate::nic::interface::{Interface, interface_of};
+use crate::nic::rss::{RSS_KEY_BYTES, RSS_TABLE_LEN, Rss, RssKey};
+use crate::nic::spread::SpreadNic;
 use crate::nic::tap::Tapped;
 use crate::nic::{Nic, Offloads};
 use crate::node::ThreadSetup;
 use crate::wire::Mac;
 use crate::wire::ndp::link_local;
 use crate::wire::prefix::Prefix;
-use ::dpdk::{Eal, EalConfig, HugePages, LogLevel, Multicast, Pages, Port, PortConfig, PortFault};
+use ::dpdk::{
+    Eal, EalConfig, HugePages, LogLevel, Multicast, Pages, Port, PortConfig, PortFault, PortInfo, RssInfo,
+};
 use std::net::IpAddr;
 use std::sync::Arc;
+
+const _: () = assert!(RSS_KEY_BYTES == ::dpdk::RSS_KEY_BYTES);
 
 /// One worker's network on a DPDK port.
 pub(super) type DpdkNetwork = UserSpace<DpdkNic>;
 /// One worker's network on a DPDK port, with a tap on it.
 pub(super) type TappedNetwork = UserSpace<Tapped<DpdkNic>>;
+/// One worker's network on a DPDK port that the workers share. It has a tap in any case: one more kind of network would be one more copy of
+/// the worker's code, and an idle tap is one load a burst.
+pub(super) type SpreadNetwork = UserSpace<Tapped<SpreadNic<DpdkNic>>>;
 
 /// An open port, and the DPDK environment under it.
 pub(super) struct OpenPort {
     port: Port,
     eal: Arc<Eal>,
     interface: Option<Arc<Interface>>,
+    is_spread: bool,
 }
 
 impl OpenPort {
@@ -53,7 +63,8 @@ impl OpenPort {
         Offloads {
             rx_checksum: info.rx_checksum,
             tx_checksum: info.tx_checksum,
-            rss: info.rss,
+            rss: info.rss.is_some(),
+            software_spread: self.is_spread,
             numa_node: info.numa_node,
         }
     }
@@ -88,15 +99,19 @@ impl OpenPort {
     }
 }
 
-/// Starts DPDK and opens the port, with one queue pair for each of `workers`; `nic` makes the network device of each, by its number.
+/// An opened port with its queues.
+pub(super) struct OpenedPort {
+    pub(super) port: OpenPort,
+    pub(super) queues: Vec<DpdkNic>,
+    /// The hash by which the workers share the queues, if not each of them has one that the device fills.
+    pub(super) spread: Option<Rss>,
+}
+
+/// Starts DPDK and opens the port, with a queue pair for each of `workers`, or as many as the device has.
 ///
 /// # Errors
 /// [`OpenError`], with the fix.
-pub(super) fn open<N: Nic>(
-    config: &DpdkConfig,
-    workers: usize,
-    nic: impl Fn(DpdkNic, usize) -> N,
-) -> Result<(OpenPort, Vec<UserSpace<N>>), OpenError> {
+pub(super) fn open(config: &DpdkConfig, workers: usize) -> Result<OpenedPort, OpenError> {
     let under = require_interface(config)?;
     let is_pci = !config.device.starts_with("net_");
     let eal = Eal::init(&EalConfig {
@@ -120,16 +135,19 @@ pub(super) fn open<N: Nic>(
             config.memory_mib.div_ceil(2)
         );
     }
+    let key = RssKey::random();
     let port = PortConfig {
         device: config.device.clone(),
-        queues: workers as u16,
+        queues: config.queues.map_or(workers, |queues| workers.min(queues.into())) as u16,
+        fewer_queues: config.queues.is_none(),
+        workers: workers as u16,
         rx_descriptors: config.rx_descriptors,
         tx_descriptors: config.tx_descriptors,
         mtu: config.mtu,
         rx_mbufs: config.mbufs,
         tx_pending_len_max: TX_PENDING_LEN_MAX,
         checksum: config.offloads,
-        rss: config.offloads && workers > 1,
+        rss_key: (config.offloads && workers > 1).then(|| *key.bytes()),
         promiscuous: config.promiscuous,
     };
     let (port, pairs) = Port::open(&eal, &port)?;
@@ -147,7 +165,7 @@ pub(super) fn open<N: Nic>(
         queues = info.queues,
         rx_checksum = info.rx_checksum,
         tx_checksum = info.tx_checksum,
-        rss = info.rss,
+        rss = told(info.rss),
         pages = ?eal.pages(),
         "DPDK port open"
     );
@@ -160,6 +178,52 @@ pub(super) fn open<N: Nic>(
              `ip link set IF vf N trust on`"
         );
     }
+    let queues: Vec<_> =
+        pairs.into_iter().map(|pair| DpdkNic::new(pair).with_interface(under.clone())).collect();
+    let spread = is_spread(info, is_pci, workers).then(|| Rss::new(&key, table_len(info.rss, workers)));
+    if spread.is_some() {
+        tracing::info!(
+            device = info.device,
+            queues = info.queues,
+            workers,
+            "not each worker has a queue that the device fills: flows are spread over the workers in software, and workers without a queue \
+             receive and send by those of others"
+        );
+    }
+    let port = OpenPort { port, eal, interface: under, is_spread: spread.is_some() };
+    Ok(OpenedPort { port, queues, spread })
+}
+
+/// Whether the workers share the queues: these are too few, or the device is a NIC that fills only the first. Behind a virtual device there is
+/// a kernel or a peer that fills them all.
+fn is_spread(port: &PortInfo, is_pci: bool, workers: usize) -> bool {
+    usize::from(port.queues) < workers || (workers > 1 && is_pci && port.rss.is_none())
+}
+
+/// The entries of the table by which software spreads flows: those of the device's table, so that most frames stay where they arrive, and enough
+/// for each worker.
+fn table_len(device: Option<RssInfo>, workers: usize) -> u16 {
+    let least = 8 * workers.next_power_of_two();
+    let of_device = device.and_then(|rss| rss.table_len).unwrap_or(RSS_TABLE_LEN);
+    of_device.max(least.try_into().unwrap_or(u16::MAX))
+}
+
+/// How a device spreads flows, for the log: by what it hashes, and whether key and table are those that were asked for.
+fn told(rss: Option<RssInfo>) -> String {
+    let Some(RssInfo { ports, own_key, table_len }) = rss else { return "none".into() };
+    let by = if ports { "addresses and ports" } else { "addresses" };
+    let of = |is_own| if is_own { "ours" } else { "the driver's" };
+    format!("by {by}, key {}, table {}", of(own_key), of(table_len.is_some()))
+}
+
+/// The network of each worker on its share of an open port.
+///
+/// # Errors
+/// [`OpenError::Addresses`] if the port's addresses and its device contradict each other.
+pub(super) fn networks<N: Nic>(
+    config: &DpdkConfig,
+    nics: impl ExactSizeIterator<Item = N>,
+) -> Result<Vec<UserSpace<N>>, OpenError> {
     let interface = InterfaceConfig {
         addresses: config.addresses.clone(),
         next_hop_v4: config.next_hop_v4,
@@ -168,21 +232,17 @@ pub(super) fn open<N: Nic>(
         udp_port: config.udp_port,
         udp_checksum: config.udp_checksum,
     };
-    let queues = pairs
-        .into_iter()
-        .zip(exchange(workers))
-        .enumerate()
-        .map(|(index, (pair, exchange))| {
-            let device = DpdkNic::new(pair).with_interface(under.clone());
+    let workers = nics.len();
+    nics.zip(exchange(workers))
+        .map(|(nic, exchange)| {
             let stations = config.stations.iter().map(|(&address, station)| (address, station.mac()));
-            let queue = UserSpace::new(nic(device, index), &interface, NetworkKind::Dpdk)?;
+            let queue = UserSpace::new(nic, &interface, NetworkKind::Dpdk)?;
             let queue = queue.with_stations(stations)?;
             // An ARP reply may arrive on another queue than that of the request.
             Ok(if workers > 1 { queue.with_exchange(exchange) } else { queue })
         })
         .collect::<Result<_, InterfaceError>>()
-        .map_err(OpenError::Addresses)?;
-    Ok((OpenPort { port, eal, interface: under }, queues))
+        .map_err(OpenError::Addresses)
 }
 
 /// The multicast groups of a host with these addresses, as stations: all hosts and, for each IPv6 address, its solicited-node group.
@@ -225,6 +285,27 @@ fn require_interface(config: &DpdkConfig) -> Result<Option<Interface>, OpenError
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn workers_share_what_no_device_spreads() {
+        let rss = Some(RssInfo { ports: true, own_key: true, table_len: Some(512) });
+        let port = |queues, rss| PortInfo { queues, rss, ..PortInfo::default() };
+        assert!(is_spread(&port(1, None), false, 2), "fewer queues than workers");
+        assert!(is_spread(&port(2, rss), true, 4));
+        assert!(is_spread(&port(2, None), true, 2), "a NIC without RSS fills its first queue");
+        assert!(!is_spread(&port(2, None), false, 2), "the peer of a memif fills its queues");
+        assert!(!is_spread(&port(2, rss), true, 2) && !is_spread(&port(1, None), true, 1));
+        assert_eq!((table_len(rss, 3), table_len(None, 3), table_len(None, 100)), (512, 128, 1024));
+    }
+
+    #[test]
+    fn the_log_tells_how_flows_are_spread() {
+        assert_eq!(told(None), "none");
+        let own = RssInfo { ports: true, own_key: true, table_len: Some(128) };
+        assert_eq!(told(Some(own)), "by addresses and ports, key ours, table ours");
+        let other = RssInfo { ports: false, own_key: false, table_len: None };
+        assert_eq!(told(Some(other)), "by addresses, key the driver's, table the driver's");
+    }
 
     #[test]
     fn a_port_hears_all_hosts_and_the_solicited_nodes_of_its_addresses() {

@@ -3,16 +3,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dpdk::{Checksum, QueuePair, TxOffload};
+use dpdk::{Checksum, QueuePair, RxFrame, RxInlet, RxRing, TxFeeder, TxOffload, TxRing};
 
 use super::interface::Interface;
+use super::spread::{Feeder, Inlet, SharedBurst, SharedNic};
+use super::stall::Stall;
 use super::{Nic, NicInfo, RxChecksum, TxKind};
-use crate::limits::{RX_BURST_LEN, TX_STALL_MS_MAX};
+use crate::limits::{RX_BURST_LEN, SPREAD_RING_LEN};
 
 /// How often the driver is asked for the link: the answer may cost a register read across the bus.
 const LINK_POLL: Duration = Duration::from_millis(100);
 
-const _: () = assert!(RX_BURST_LEN <= dpdk::BURST_LEN_MAX);
+const _: () = assert!(RX_BURST_LEN <= dpdk::BURST_LEN_MAX && SPREAD_RING_LEN == dpdk::RING_LEN);
 
 /// One worker's queue pair.
 #[derive(Debug)]
@@ -63,14 +65,7 @@ impl Nic for DpdkNic {
         self.poll_link(now);
         let batch = self.pair.rx.rx_burst(RX_BURST_LEN);
         let len = batch.len();
-        batch.for_each(|received| {
-            let checksum = match received.checksum {
-                Checksum::Unknown => RxChecksum::Unknown,
-                Checksum::Good => RxChecksum::Good,
-                Checksum::Bad => RxChecksum::Bad,
-            };
-            frame(received.data, checksum);
-        });
+        batch.for_each(|received| frame(received.data, verdict(&received)));
         len
     }
 
@@ -81,12 +76,7 @@ impl Nic for DpdkNic {
 
     #[inline]
     fn tx_frame(&mut self, kind: TxKind, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
-        let offload = match kind {
-            TxKind::Plain => TxOffload::None,
-            TxKind::UdpV4 { l2_len } => TxOffload::UdpV4 { l2_len },
-            TxKind::UdpV6 { l2_len } => TxOffload::UdpV6 { l2_len },
-        };
-        self.pair.tx.frame(offload, len, fill)
+        self.pair.tx.frame(offload(kind), len, fill)
     }
 
     #[inline]
@@ -97,7 +87,7 @@ impl Nic for DpdkNic {
         }
         let mut left = self.pair.tx.flush();
         self.drops += self.pair.tx.take_refused();
-        if self.stall.is_over_bound(before, left, now) {
+        if self.stall.is_over_bound(left < before, now) {
             self.drops += self.pair.tx.drop_pending() as u64;
             left = 0;
         }
@@ -117,24 +107,90 @@ impl Nic for DpdkNic {
     }
 }
 
-/// The time since which the device has taken no queued frame.
-#[derive(Debug, Default)]
-struct Stall(Option<Instant>);
+#[inline]
+fn verdict(received: &RxFrame<'_>) -> RxChecksum {
+    match received.checksum {
+        Checksum::Unknown => RxChecksum::Unknown,
+        Checksum::Good => RxChecksum::Good,
+        Checksum::Bad => RxChecksum::Bad,
+    }
+}
 
-impl Stall {
-    /// Notes a flush that found `before` frames and left `left`. Returns true once [`TX_STALL_MS_MAX`] has passed
-    /// without progress.
-    fn is_over_bound(&mut self, before: usize, left: usize, now: Instant) -> bool {
-        if left < before {
-            self.0 = None;
-            return false;
+#[inline]
+fn offload(kind: TxKind) -> TxOffload {
+    match kind {
+        TxKind::Plain => TxOffload::None,
+        TxKind::UdpV4 { l2_len } => TxOffload::UdpV4 { l2_len },
+        TxKind::UdpV6 { l2_len } => TxOffload::UdpV6 { l2_len },
+    }
+}
+
+impl SharedNic for DpdkNic {
+    type RxRing = RxRing;
+    type Inlet = RxInlet;
+    type TxRing = TxRing;
+    type Feeder = TxFeeder;
+
+    fn rx_ring(&self) -> (Arc<RxRing>, RxInlet) {
+        self.pair.rx_ring()
+    }
+
+    fn tx_ring(&self) -> (Arc<TxRing>, TxFeeder) {
+        self.pair.tx_ring()
+    }
+
+    fn rx_share<'r>(
+        &mut self,
+        now: Instant,
+        place: impl Fn(&[u8]) -> Option<&'r RxRing>,
+        mut frame: impl FnMut(&[u8], RxChecksum),
+    ) -> SharedBurst {
+        self.poll_link(now);
+        let mut batch = self.pair.rx.rx_burst(RX_BURST_LEN);
+        let mut shared = SharedBurst::default();
+        for index in 0..batch.len() {
+            let received = batch.frame(index);
+            match place(received.data) {
+                None => {
+                    frame(received.data, verdict(&received));
+                    shared.shown += 1;
+                }
+                Some(ring) if batch.give(index, ring) => shared.given += 1,
+                Some(_) => shared.refused += 1,
+            }
         }
-        let since = *self.0.get_or_insert(now);
-        let over = now.saturating_duration_since(since) >= Duration::from_millis(TX_STALL_MS_MAX);
-        if over {
-            self.0 = None;
-        }
-        over
+        shared
+    }
+
+    fn carry(&mut self, ring: &TxRing, max: usize) -> usize {
+        self.pair.tx.carry(ring, max)
+    }
+}
+
+impl Inlet for RxInlet {
+    fn take(&mut self, mut frame: impl FnMut(&[u8], RxChecksum)) -> usize {
+        let batch = self.rx_burst(RX_BURST_LEN);
+        let len = batch.len();
+        batch.for_each(|received| frame(received.data, verdict(&received)));
+        len
+    }
+}
+
+impl Feeder for TxFeeder {
+    fn room(&self) -> usize {
+        Self::room(self)
+    }
+
+    fn frame(&mut self, kind: TxKind, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
+        Self::frame(self, offload(kind), len, fill)
+    }
+
+    fn pending(&self) -> usize {
+        Self::pending(self)
+    }
+
+    fn drop_pending(&mut self) -> usize {
+        Self::drop_pending(self)
     }
 }
 
@@ -144,20 +200,7 @@ mod tests {
 
     use super::*;
 
-    const BOUND: Duration = Duration::from_millis(TX_STALL_MS_MAX);
-
-    #[test]
-    fn progress_starts_the_bound_anew() {
-        let (mut stall, start) = (Stall::default(), Instant::now());
-        let almost = BOUND - Duration::from_millis(1);
-        assert!(!stall.is_over_bound(5, 5, start));
-        assert!(!stall.is_over_bound(5, 5, start + almost));
-        assert!(!stall.is_over_bound(5, 4, start + almost));
-        assert!(!stall.is_over_bound(4, 4, start + BOUND));
-        assert!(!stall.is_over_bound(4, 4, start + BOUND + almost));
-        assert!(stall.is_over_bound(4, 4, start + 2 * BOUND));
-        assert!(!stall.is_over_bound(4, 4, start + 2 * BOUND), "counted from the next flush");
-    }
+    const BOUND: Duration = Duration::from_millis(crate::limits::TX_STALL_MS_MAX);
 
     // The only test of this binary that starts EAL, which a process can do only once.
     #[test]

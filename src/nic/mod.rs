@@ -8,7 +8,10 @@ pub use crate::wire::{RxChecksum, TxKind};
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
 pub mod interface;
+pub mod rss;
 pub mod simulated;
+pub mod spread;
+mod stall;
 pub mod tap;
 
 /// A device and its abilities, as found when it was started.
@@ -45,8 +48,31 @@ pub struct Offloads {
     pub tx_checksum: bool,
     /// Whether it spreads flows over its queues.
     pub rss: bool,
+    /// Whether software spreads them over the workers.
+    pub software_spread: bool,
     /// The NUMA node that it is attached to, if there is one.
     pub numa_node: Option<u32>,
+}
+
+/// What a queue did for other workers, and they for it, frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpreadCounts {
+    /// Received here, and given to the worker of their flow.
+    pub given: u64,
+    /// Received by others, and taken here.
+    pub taken: u64,
+    /// Received here, and dropped because the worker of their flow had no room.
+    pub refused: u64,
+    /// Written by workers, and queued for the device here.
+    pub carried: u64,
+}
+
+impl SpreadCounts {
+    /// Frames that were moved for other workers: none of them is among those that [`Nic::rx_burst`] returns.
+    #[inline]
+    pub fn moved(&self) -> u64 {
+        self.given + self.refused + self.carried
+    }
 }
 
 /// One queue pair, owned by one worker. Bursts only; nothing blocks.
@@ -70,6 +96,12 @@ pub trait Nic {
     /// [`crate::limits::TX_STALL_MS_MAX`]. The caller counts them.
     fn take_drops(&mut self) -> u64 {
         0
+    }
+
+    /// What was done since the last call for other workers that share the device.
+    #[inline]
+    fn take_spread(&mut self) -> SpreadCounts {
+        SpreadCounts::default()
     }
 
     /// The device's description.

@@ -5,13 +5,15 @@
 
 mod flight;
 mod frame;
+mod shared;
 
+use super::rss::{RSS_TABLE_LEN, Rss, RssKey};
 use super::{Nic, NicInfo, RxChecksum, TxKind};
 use crate::limits::{RX_BURST_LEN, TX_PENDING_LEN_MAX};
 use crate::wire::Mac;
-use crate::wire::ethernet::{HEADER_BYTES, VLAN_TAG_BYTES};
+use crate::wire::ethernet::HEADER_BYTES;
 use flight::{Flight, InFlight};
-use frame::{fill_checksums, mark_congestion, spread};
+use frame::{mark_congestion, written};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::VecDeque;
@@ -158,9 +160,9 @@ impl SimulatedLink {
         })))
     }
 
-    /// Plugs in a station with `queues` queues, and gives its queues. Frames are spread over them by a hash
-    /// of addresses and ports, like receive-side scaling; frames without IP go to the first. It replaces a
-    /// station of the same MAC.
+    /// Plugs in a station with `queues` queues, and gives its queues. Frames are spread over them by receive-side scaling with the key
+    /// [`RssKey::known`], as [`Rss::queue`] predicts; frames that are no UDP datagrams go to the first. It replaces a station of the
+    /// same MAC.
     pub fn add_station(&self, mac: Mac, queues: usize) -> Vec<SimulatedNic> {
         let mut switch = self.lock();
         let station = switch.stations.len();
@@ -170,12 +172,13 @@ impl SimulatedLink {
             port.mac = [1, 0, 0, 0, 0, 0];
         }
         let config = switch.config.clone();
+        let rss = Rss::new(&RssKey::known(), RSS_TABLE_LEN);
         switch.stations.push(Port {
             mac,
             config,
             in_burst: None,
             queues: (0..queues).map(|_| VecDeque::new()).collect(),
-            steering: Box::new(spread),
+            steering: Box::new(move |frame, queues| rss.queue(frame, queues).unwrap_or(0)),
             bottleneck: station,
             busy_until: None,
             muted: false,
@@ -442,16 +445,13 @@ impl Nic for SimulatedNic {
     }
 
     fn tx_frame(&mut self, kind: TxKind, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
-        let len_max = usize::from(self.info.mtu) + HEADER_BYTES + VLAN_TAG_BYTES;
-        if self.tx_room() == 0 || len > len_max {
+        if self.tx_room() == 0 {
             return false;
         }
-        // A pattern that shows bytes that `fill` missed.
-        let mut frame = vec![0xa5; len];
-        fill(&mut frame);
-        fill_checksums(kind, &mut frame);
-        self.queued.push_back(frame);
-        true
+        let frame = written(self.info.mtu, kind, len, fill);
+        let is_written = frame.is_some();
+        self.queued.extend(frame);
+        is_written
     }
 
     fn tx_flush(&mut self, now: Instant) -> usize {

@@ -4,7 +4,7 @@
 //! and counted. Without a capture, a tapped device costs one relaxed load for each burst. Without the
 //! capture option a device is not tapped at all.
 
-use super::{Nic, NicInfo, RxChecksum, TxKind};
+use super::{Nic, NicInfo, RxChecksum, SpreadCounts, TxKind};
 use crate::limits::{CAPTURE_RING_LEN, CAPTURE_SECRETS_LEN};
 use crossbeam_queue::ArrayQueue;
 use std::sync::Arc;
@@ -144,6 +144,10 @@ impl<N: Nic> Nic for Tapped<N> {
 
     fn take_drops(&mut self) -> u64 {
         self.nic.take_drops()
+    }
+
+    fn take_spread(&mut self) -> SpreadCounts {
+        self.nic.take_spread()
     }
 
     fn info(&self) -> &NicInfo {

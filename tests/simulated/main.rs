@@ -29,6 +29,7 @@ mod refusals;
 mod seats;
 mod silence;
 mod skew;
+mod spreading;
 mod steering;
 mod tokens;
 mod transfers;

@@ -93,6 +93,27 @@ pub struct PortSetup {
     pub reserved: u8,
 }
 
+/// Bytes of an RSS key.
+pub const RSS_KEY_BYTES: usize = 52;
+
+/// What is asked of receive-side scaling, and what the device uses.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Rss {
+    /// The key to use.
+    pub key: [u8; RSS_KEY_BYTES],
+    /// Bytes of it that the device takes; 0 where it takes none.
+    pub key_len: u8,
+    /// Granted: flows are told apart by UDP ports, not by addresses alone.
+    pub ports: u8,
+    /// Granted: the device hashes by the key.
+    pub own_key: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Entries of the device's table, if entry `i` is queue `i` modulo the number of queues; 0 otherwise.
+    pub table_len: u16,
+}
+
 /// A port's own counters, named as DPDK names them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -116,6 +137,7 @@ const _: () = {
     assert!(size_of::<PortCaps>() == 48 && offset_of!(PortCaps, numa_node) == 44);
     assert!(size_of::<PortSetup>() == 16 && offset_of!(PortSetup, rss) == 14);
     assert!(size_of::<PortStats>() == 64);
+    assert!(size_of::<Rss>() == 58 && offset_of!(Rss, table_len) == 56);
 };
 
 unsafe extern "C" {
@@ -143,8 +165,10 @@ unsafe extern "C" {
     pub fn stoq_port_find(name: *const c_char, port: *mut u16) -> c_int;
     /// Reads a port's capabilities.
     pub fn stoq_port_caps(port: u16, caps: *mut PortCaps) -> c_int;
-    /// Configures a stopped port and writes the granted settings.
-    pub fn stoq_port_configure(setup: *mut PortSetup) -> c_int;
+    /// Configures a stopped port and writes the granted settings, and the length that the device's RSS key has.
+    pub fn stoq_port_configure(setup: *mut PortSetup, rss: *mut Rss) -> c_int;
+    /// Sets the RSS table of a started port that was configured with RSS, and writes what the device uses.
+    pub fn stoq_port_rss(port: u16, queues: u16, rss: *mut Rss);
     /// Sets up one queue pair of a configured port.
     pub fn stoq_queue_setup(
         setup: *const PortSetup,

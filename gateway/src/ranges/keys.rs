@@ -58,6 +58,13 @@ pub const KEYS: &[Range] = &[
         "a frame does not fit into a packet buffer",
     ),
     whole(
+        "network.queues",
+        (1, WORKERS_MAX as u64),
+        "queue pairs",
+        "a port without a queue carries nothing",
+        "no worker would use more",
+    ),
+    whole(
         "network.rx_descriptors",
         (64, 32_768),
         "descriptors",

@@ -27,6 +27,8 @@ mod secrets;
 mod shipped;
 mod shortage;
 mod sources;
+#[cfg(feature = "dpdk")]
+mod spread;
 mod streams;
 mod tools;
 mod wide;

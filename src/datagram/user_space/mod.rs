@@ -10,7 +10,7 @@ use crate::limits::{ECHO_REPLIES_BURST, ECHO_REPLIES_PER_S, TX_SEGMENTS_LEN_MAX}
 use crate::neighbor::exchange::ExchangePort;
 use crate::neighbor::route::{IpRouteError, IpRoutes};
 use crate::neighbor::{NeighborOutput, Neighbors, Pending, Resolution};
-use crate::nic::{Nic, RxChecksum, TxKind};
+use crate::nic::{Nic, RxChecksum, SpreadCounts, TxKind};
 use crate::stages::LoopStage;
 use crate::token_bucket::TokenBucket;
 use crate::wire::prefix::Prefix;
@@ -355,8 +355,15 @@ impl<N: Nic> Network for UserSpace<N> {
         if count > 0 {
             counters.add(Counter::RxPackets, count as u64);
         }
+        let spread = nic.take_spread();
+        if spread != SpreadCounts::default() {
+            counters.add(Counter::SpreadOut, spread.given);
+            counters.add(Counter::SpreadIn, spread.taken);
+            counters.add(Counter::DropSpreadFull, spread.refused);
+            counters.add(Counter::SpreadSent, spread.carried);
+        }
         self.send_control(counters);
-        count
+        count + spread.moved() as usize
     }
 
     fn can_send(&self) -> bool {

@@ -1,13 +1,8 @@
 //! What a switch and a device do to the bytes of a frame.
 
-use crate::wire::ChecksumBy;
 use crate::wire::TxKind;
 use crate::wire::checksum::Sum;
-use crate::wire::ethernet::{Ethernet, HEADER_BYTES};
-use crate::wire::ip::Ip;
-use rustc_hash::FxHasher;
-use smoltcp::wire::{EthernetProtocol, IpProtocol};
-use std::hash::Hasher;
+use crate::wire::ethernet::{HEADER_BYTES, VLAN_TAG_BYTES};
 
 /// Marks the IP packet of an untagged frame as having met congestion. Gives whether its sender is capable of ECN (RFC 3168 §5).
 pub(super) fn mark_congestion(frame: &mut [u8]) -> bool {
@@ -30,30 +25,20 @@ pub(super) fn mark_congestion(frame: &mut [u8]) -> bool {
     true
 }
 
-/// A queue by addresses and UDP ports; the first for frames without them.
-pub(super) fn spread(frame: &[u8], queues: usize) -> usize {
-    if queues == 1 {
-        return 0;
+/// A frame with its checksums, as a device of this MTU takes it.
+pub(super) fn written(mtu: u16, kind: TxKind, len: usize, fill: impl FnOnce(&mut [u8])) -> Option<Vec<u8>> {
+    if len > usize::from(mtu) + HEADER_BYTES + VLAN_TAG_BYTES {
+        return None;
     }
-    let Ok((ethernet, payload)) = Ethernet::parse(frame) else { return 0 };
-    let parsed = match ethernet.protocol {
-        EthernetProtocol::Ipv4 => Ip::parse_v4(payload, ChecksumBy::Device),
-        EthernetProtocol::Ipv6 => Ip::parse_v6(payload),
-        _ => return 0,
-    };
-    let Ok((ip, payload)) = parsed else { return 0 };
-    let mut hasher = FxHasher::default();
-    std::hash::Hash::hash(&(ip.addresses.source(), ip.addresses.destination()), &mut hasher);
-    if ip.protocol == IpProtocol::Udp
-        && let Some(ports) = payload.first_chunk::<4>()
-    {
-        hasher.write(ports);
-    }
-    (hasher.finish() >> 32) as usize % queues
+    // A pattern that shows bytes that `fill` missed.
+    let mut frame = vec![0xa5; len];
+    fill(&mut frame);
+    fill_checksums(kind, &mut frame);
+    Some(frame)
 }
 
 /// Does a device's work for [`TxKind`].
-pub(super) fn fill_checksums(kind: TxKind, frame: &mut [u8]) {
+fn fill_checksums(kind: TxKind, frame: &mut [u8]) {
     let udp_at = match kind {
         TxKind::Plain => return,
         TxKind::UdpV4 { l2_len } => {

@@ -3,6 +3,7 @@
 use super::caller::Caller;
 use super::identities::{gateway_identity, gateway_node, identities, trust};
 use super::liar::Liar;
+use super::nic::StationNic;
 use super::told::{Teller, Told};
 use super::{DISCARD, ECHO, HELD, SEED, Setup, Station, UDP_PORT, UNCHECKED, gateway_address};
 use std::net::IpAddr;
@@ -183,10 +184,17 @@ impl ApplicationHost {
 
 /// The addresses and the MAC of the station with this number; the gateway is 1.
 pub(crate) fn station(link: &SimulatedLink, number: u8, queues: usize) -> Vec<Station> {
-    station_on(link, [2, 0, 0, 0, 0, number], number, queues, true)
+    station_on(link, [2, 0, 0, 0, 0, number], number, (queues, queues), true)
 }
 
-fn station_on(link: &SimulatedLink, mac: Mac, number: u8, queues: usize, udp_checksum: bool) -> Vec<Station> {
+/// A station whose workers share its queues if these are fewer.
+fn station_on(
+    link: &SimulatedLink,
+    mac: Mac,
+    number: u8,
+    (queues, workers): (usize, usize),
+    udp_checksum: bool,
+) -> Vec<Station> {
     let (v4, v6): (IpAddr, IpAddr) =
         ([10, 77, 0, number].into(), [0xfd77, 0, 0, 0, 0, 0, 0, number.into()].into());
     let interface = InterfaceConfig {
@@ -197,7 +205,7 @@ fn station_on(link: &SimulatedLink, mac: Mac, number: u8, queues: usize, udp_che
         udp_port: UDP_PORT,
         udp_checksum,
     };
-    let nics = link.add_station(mac, queues).into_iter().zip(exchange(queues));
+    let nics = StationNic::station(link, mac, queues, workers).into_iter().zip(exchange(workers));
     nics.map(|(nic, port)| {
         UserSpace::new(nic, &interface, NetworkKind::Simulated).unwrap().with_exchange(port)
     })
@@ -252,7 +260,7 @@ pub(super) fn gateway(
         ..SeedParts::alone(store.clone(), memory)
     };
     let mac = [2, 0, 0, 0, setup.device, index as u8 + 1];
-    let stations = station_on(link, mac, mac[5], setup.gateway_workers, setup.udp_checksum);
+    let stations = station_on(link, mac, mac[5], setup.gateway_device(), setup.udp_checksum);
     let shared = NodeShared::with_keys(setup.gateway_workers, routes, config.keys(&[stations[0].info()]));
     bound(&shared, setup);
     let mut host = host(stations, &config, shared, setup, |worker, at| {
@@ -289,7 +297,8 @@ pub(super) fn client(link: &SimulatedLink, setup: &Setup, index: usize) -> Appli
     bound(&shared, setup);
     let number = 10 + index as u8;
     let mac = [2, 0, 0, 0, 0, number];
-    let stations = station_on(link, mac, number, setup.client_workers, setup.udp_checksum);
+    let workers = setup.client_workers;
+    let stations = station_on(link, mac, number, (workers, workers), setup.udp_checksum);
     host(stations, &config, shared, setup, |_, _| {})
 }
 

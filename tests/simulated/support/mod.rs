@@ -10,6 +10,7 @@ pub(crate) mod gathering;
 mod hosts;
 pub(crate) mod identities;
 pub(crate) mod liar;
+mod nic;
 pub(crate) mod raw;
 pub(crate) mod tap;
 pub(crate) mod told;
@@ -24,6 +25,7 @@ use bytes::Bytes;
 use caller::{Caller, Peer};
 use hosts::{client, gateway};
 use liar::Lie;
+use nic::StationNic;
 use raw::RawPeer;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -33,7 +35,7 @@ use std::time::{Duration, Instant};
 use stoq::counters::Counter;
 use stoq::datagram::user_space::UserSpace;
 use stoq::hop::Transit;
-use stoq::nic::simulated::{LinkConfig, SimulatedLink, SimulatedNic};
+use stoq::nic::simulated::{LinkConfig, SimulatedLink};
 use stoq::quic::transport::{PeerControl, QuicConfig};
 use stoq::seed::{ClockReading, Clocks, Store, StoreConfig};
 use stoq::session::SilenceLimits;
@@ -41,7 +43,7 @@ use stoq::token::{EncodedPiece, Outboard, Ranges, Selection, Token, VerifiedEnco
 use stoq::wire::Mac;
 use tempfile::TempDir;
 
-pub(crate) type Station = UserSpace<SimulatedNic>;
+pub(crate) type Station = UserSpace<StationNic>;
 
 /// Queues of the gateway's applications.
 pub(crate) const SEED: u64 = 0;
@@ -69,6 +71,8 @@ pub(crate) struct Setup {
     pub(crate) gateway_quic: QuicConfig,
     pub(crate) client_quic: QuicConfig,
     pub(crate) gateway_workers: usize,
+    /// The queues of the gateways' device, if they are fewer: its flows are then spread in software.
+    pub(crate) gateway_queues: Option<usize>,
     pub(crate) clients: usize,
     pub(crate) client_workers: usize,
     pub(crate) store: StoreConfig,
@@ -117,6 +121,11 @@ impl Seeds {
 }
 
 impl Setup {
+    /// The queues of a gateway's device, and the workers that use them.
+    fn gateway_device(&self) -> (usize, usize) {
+        (self.gateway_queues.unwrap_or(self.gateway_workers), self.gateway_workers)
+    }
+
     /// Gateways in a row, each the peer gateway of the next.
     pub(crate) fn line(gateways: usize) -> Self {
         let peer_gateways = (1..gateways).map(|index| (index - 1, index)).collect();
@@ -137,6 +146,7 @@ impl Default for Setup {
             gateway_quic: QuicConfig::default(),
             client_quic: QuicConfig::default(),
             gateway_workers: 1,
+            gateway_queues: None,
             clients: 1,
             client_workers: 1,
             store: StoreConfig::default(),

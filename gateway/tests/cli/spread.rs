@@ -1,0 +1,85 @@
+//! Two workers of a gateway on a DPDK port with one queue.
+
+use crate::admin::{get, value};
+use crate::support::{Process, Site, identities, run, stoq, stoq_gateway};
+use rustix::process::Signal;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use stoq_gateway::admin::client::Remote;
+use stoq_gateway::admin::text::parse;
+
+/// The most clients, one after another. Each flow meets either worker with even chance: that all meet one has the chance of 2⁻⁶³.
+const CLIENTS_MAX: u16 = 64;
+
+/// A configuration on one end of a memif.
+fn configured(site: &Site, name: &str, role: &str, network: &str, more: &str) -> PathBuf {
+    let ids = identities();
+    let peer = if name == "gateway" { &ids.client } else { &ids.gateway };
+    let text = format!(
+        "[network]\nkind = \"dpdk\"\nhuge_pages = \"none\"\n\
+         device = \"net_memif0,id=0,socket={},socket-abstract=no,rsize=10,role={role}\"\n{network}\n\
+         [identity]\ncertificate = {:?}\nkey = {:?}\n[trust]\nnode_ids = [\"{peer}\"]\n{more}",
+        site.path("memif.sock").display(),
+        ids.file(&format!("{name}.pem")),
+        ids.file(&format!("{name}.key")),
+    );
+    let path = site.path(&format!("{name}.toml"));
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn two_workers_on_a_port_with_one_queue_both_carry_connections() {
+    let site = Site::new();
+    // Another program may take this free port. Then the gateway does not start, and the test fails.
+    let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let more = format!(
+        "[[application]]\nkind = \"seed\"\nqueues = [0]\ndirectory = \"store\"\nmemory_bytes = 2097152\n\
+         [[application]]\nkind = \"echo\"\nqueues = [1]\n[workers]\ncount = 2\n[admin]\nlisten = \"{at}\"\n"
+    );
+    let network = "addresses = [\"10.77.0.1/24\"]\nqueues = 1";
+    let config = configured(&site, "gateway", "server", network, &more);
+
+    let (checked, _) = run(stoq_gateway().args(["check", "--config"]).arg(&config), 0);
+    let told = "not each worker has a queue that the device fills: software spreads the flows over them";
+    assert!(checked.contains(told), "{checked}");
+
+    let mut gateway = Process::serve(&config).unwrap_or_else(|log| panic!("{log}"));
+    assert_eq!(gateway.up["offloads"]["software_spread"], true, "{}", gateway.up);
+    let remote = Remote::new(&format!("http://{at}"), None, None).unwrap();
+    let opened = |worker: &str| {
+        let all = parse(&get(&remote, "/metrics"));
+        value(&all, "stoq_connections_opened_total", &[("worker", worker)])
+    };
+    let (file, token) = site.file("spread", 300_000);
+    let mut clients = 0;
+    while opened("0") == 0.0 || opened("1") == 0.0 {
+        assert!(clients < CLIENTS_MAX, "one worker has carried all connections");
+        let network = format!("addresses = [\"10.77.0.2/24\"]\nudp_port = {}", 5000 + clients);
+        let config = configured(&site, "client", "client", &network, "[log]\nlevel = \"error\"\n");
+        let tool = |name: &str| {
+            let mut command = stoq();
+            command.args([name, "--gateway", "10.77.0.1:4433"]).arg("--config").arg(&config);
+            command.current_dir(site.directory.path());
+            command
+        };
+        run(tool("put").arg(&file), 0);
+        run(tool("get").arg(&token).args(["-o", "back"]), 0);
+        assert_eq!(std::fs::read(&file).unwrap(), std::fs::read(site.path("back")).unwrap());
+        std::fs::remove_file(site.path("back")).unwrap();
+        run(tool("ping").args(["--count", "2", "--interval", "0", "--size", "65536"]), 0);
+        clients += 1;
+    }
+
+    gateway.signal(Signal::TERM);
+    let ended = gateway.event().expect("the gateway ends in order");
+    let count = |worker: usize, name: &str| ended["workers"][worker]["counters"][name].as_u64().unwrap_or(0);
+    assert_eq!((count(0, "spread_in"), count(1, "spread_out")), (0, 0), "worker 1 has no queue: {ended}");
+    assert_eq!(count(0, "spread_out"), count(1, "spread_in"), "{ended}");
+    assert_eq!(count(1, "spread_in"), count(1, "rx_packets"), "{ended}");
+    assert!(count(1, "tx_packets") > 200, "it has sent a file: {ended}");
+    assert_eq!(count(0, "drop_spread_full"), 0, "{ended}");
+    assert_eq!(count(0, "handovers_out") + count(1, "handovers_out"), 0, "each flow has one worker: {ended}");
+    assert!(gateway.end().success());
+    assert!(gateway.log().contains("flows are spread over the workers in software"), "{}", gateway.log());
+}
