@@ -25,6 +25,8 @@ class Device(NamedTuple):
     tap: str = PLAIN
     at: str = ON_BUS
     queues: int = 1
+    #: Where there are more than queues, software spreads the flows over them.
+    workers: int = 1
     mtu_max: int = 9000
     #: The gateway has its first virtual function; the kernel keeps the device itself.
     is_virtual_function: bool = False
@@ -38,13 +40,14 @@ class Device(NamedTuple):
 
 VIRTIO = "virtio-net-pci,disable-legacy=on,iommu_platform=on,mq=on,vectors=6"
 DEVICES = {
-    "e1000": Device("e1000"),
+    "e1000": Device("e1000", workers=2),
     "e1000-uio": Device("e1000", has_iommu=False),
-    "e1000e": Device("e1000e", at=ON_PORT, queues=2),
-    "igb": Device("igb", queues=2),
+    "e1000e": Device("e1000e", at=ON_PORT, workers=2),
+    "igb": Device("igb", queues=2, workers=2),
     "igb-vf": Device("igb", at=ON_PORT, mtu_max=1500, is_virtual_function=True),
     "vmxnet3": Device("vmxnet3"),
-    "virtio": Device(VIRTIO, f",queues=2{PLAIN}", queues=2),
+    "virtio-rss": Device(f"{VIRTIO},rss=on", f",queues=2{PLAIN}", queues=2, workers=4),
+    "virtio": Device(VIRTIO, f",queues=2{PLAIN}", queues=2, workers=2),
 }
 
 
@@ -74,11 +77,11 @@ class Pci(Scene):
         )
         return at
 
-    def serves(self, guest, at, queues, mtu):
+    def serves(self, guest, at, workers, mtu):
         """Starts the gateway in the guest."""
         network = dpdk(at, "10.79.0.1/24", "fd79::1/64", mtu=mtu, huge_pages="required", memory_mib=256)
         config = {
-            "workers": {"count": queues, "cores": list(range(1, queues + 1))},
+            "workers": {"count": workers, "cores": list(range(1, workers + 1)) if workers < 3 else []},
             "network": network,
             **self.who("gateway", "client"),
             "application": [seed("/tmp/store", memory_bytes=64 << 20), {"kind": "echo", "queues": [1]}],
@@ -100,7 +103,8 @@ class Pci(Scene):
 
         wait_until("the gateway is up", is_up)
         offloads = json.loads(up.read_text().splitlines()[0])
-        print(f"MTU {mtu}, {queues} queue(s): {offloads['offloads']}", flush=True)
+        print(f"MTU {mtu}, {workers} worker(s): {offloads['offloads']}", flush=True)
+        return offloads["offloads"]
 
     def checks(self, guest, at):
         """check opens the port for root, by its short address too, and says why another user may not."""
@@ -187,6 +191,14 @@ class Pci(Scene):
         self.pings(84)
         ensure(counts() == [downs + 1, ups + 1], f"the link went once:\n{self.log(guest)}")
 
+    def predicted(self, guest, device):
+        """The hash in software is the device's: the flows of worker w arrive at queue w modulo the number of queues."""
+        workers = json.loads((guest.share / "up").read_text().splitlines()[-1])["workers"]
+        out, taken = ([worker["counters"].get(name, 0) for worker in workers] for name in ("spread_out", "spread_in"))
+        print(f"given {out}, taken {taken}", flush=True)
+        expected = [sum(taken[queue + device.queues :: device.queues]) for queue in range(device.queues)]
+        ensure(out[: device.queues] == expected and sum(out) > 0, f"the device hashes in another way: {workers}")
+
     def pulled(self, guest, at):
         """The gateway ends with an error that names its port, when the device is pulled."""
         self.serves(guest, at, 1, 1500)
@@ -212,7 +224,11 @@ class Pci(Scene):
             (guest.share / f"gateway.{part}").write_bytes((self / f"gateway.{part}").read_bytes())
         at = self.bound(guest, device)
         client = self.client("gateway", inside(self.outside))
-        self.serves(guest, at, device.queues, 1500)
+        offloads = self.serves(guest, at, device.workers, 1500)
+        is_spread = device.workers > 1 and (device.workers > device.queues or not offloads["rss"])
+        ensure(offloads["software_spread"] == is_spread, f"flows are spread in another way: {offloads}")
+        if offloads["rss"]:
+            ensure('rss="by addresses and ports, key ours, table ours"' in self.log(guest), self.log(guest))
         said = guest.line("stoq-gateway check --config /etc/gateway.toml")
         ensure(f"{at} is in use by process" in said, f"check does not see the running gateway:\n{said}")
         self.pings(1500, "-M", "do")
@@ -222,6 +238,8 @@ class Pci(Scene):
             self.link(guest)
         log = self.ends(guest)
         ensure(" ERROR" not in log, f"errors:\n{log}")
+        if offloads["rss"] and is_spread:
+            self.predicted(guest, device)
         print(*re.findall(r"port counted .*", log), flush=True)
         if device.mtu_max > 1500:
             self.inside("ip", "link", "set", "tap0", "mtu", f"{device.mtu_max}")
