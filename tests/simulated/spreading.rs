@@ -71,16 +71,21 @@ fn assert_counts(world: &World, queues: usize) {
 }
 
 #[test]
-fn four_workers_on_one_queue_carry_the_connections_that_the_hash_gives_them() {
+fn four_workers_on_one_queue_all_carry_connections() {
     let mut world = World::new(setup(1, LinkConfig::default()));
+    // All workers have the same room: the first connection stays where its datagrams arrive.
+    world.connect(0, address_of(0));
+    let gateway = &world.gateway;
+    assert_eq!(gateway.connections_of(predicted(0, address_of(0))), 1);
+    assert_eq!(
+        gateway.count(Counter::HandoversOut),
+        0,
+        "both datagrams of its first flight reached one worker"
+    );
     let peers = connected(&mut world);
-    let mut expected = [0; WORKERS];
-    (0..CLIENTS).for_each(|client| expected[predicted(client, address_of(client))] += 1);
     let gateway = &world.gateway;
     let seen = [0, 1, 2, 3].map(|worker| gateway.connections_of(worker));
-    assert_eq!(seen, expected, "both datagrams of each first flight reached the worker of its hash");
     assert!(seen.iter().all(|&connections| connections > 0), "no worker idles: {seen:?}");
-    assert_eq!(gateway.count(Counter::HandoversOut), 0, "all datagrams of a flow reach one worker");
 
     for (client, peer) in peers.iter().enumerate() {
         let bytes = payload(50_000 + client);
@@ -89,7 +94,6 @@ fn four_workers_on_one_queue_carry_the_connections_that_the_hash_gives_them() {
         world.echo(peer, &payload(1000));
     }
     assert_counts(&world, 1);
-    assert_eq!(world.gateway.count(Counter::HandoversOut), 0);
 }
 
 #[test]

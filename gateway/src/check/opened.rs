@@ -52,7 +52,8 @@ pub(super) fn port(config: &GatewayConfig, file: &Path, findings: &mut Findings)
         Ok(opened) => {
             findings.ok("device", "the port opens");
             if opened.offloads().is_some_and(|offloads| offloads.software_spread) {
-                let found = "not each worker has a queue that the device fills: software spreads the flows over them";
+                let found =
+                    "not each worker has a queue that the device fills: software spreads the flows over them";
                 findings.ok("queues", found);
             }
             if let Some(node) = opened.offloads().and_then(|offloads| offloads.numa_node) {
