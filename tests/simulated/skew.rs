@@ -41,8 +41,8 @@ fn world_of(steering: fn(&[u8], usize) -> usize) -> (World, Vec<Peer>) {
         ..Setup::default()
     });
     world.link.steer(GATEWAY_MAC, steering);
-    // A receiver needs 600 ns for a packet of a physical device (docs/profile.md): 150 of them until it is handed over, 525 for one that
-    // was. The relations count, not the times.
+    // The relations count, not the times: a packet that is handed over costs a quarter of one that is not, and one that was handed over seven
+    // eighths. They are estimates, by the stages of docs/profile.md.
     let costs = WorkCosts {
         handshake: Duration::from_micros(400),
         retry: Duration::from_micros(10),
@@ -103,8 +103,9 @@ fn done(world: &mut World, peers: &[Peer], queue: u64) -> Done {
 
 #[test]
 fn clients_of_one_queue_have_the_goodput_of_clients_of_all_queues() {
-    // A gateway that only receives does nothing but what a hand-over adds an eighth to; answers are sent at no such cost.
-    for (queue, least) in [(HELD, 87), (ECHO, 90)] {
+    // A gateway that only receives does nothing but what a hand-over adds an eighth to; answers are sent at no such cost. Runs have 89 to 93 % where it
+    // only receives, and 97 % of echoes; worker 0 serves its own connections least then. Without placing they have a quarter.
+    for (queue, least) in [(HELD, 80), (ECHO, 88)] {
         let (mut world, peers) = world_of(even);
         let all = done(&mut world, &peers, queue);
         let moved = world.gateway.count(Counter::PlacementsOut);
