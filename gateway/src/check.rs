@@ -68,7 +68,14 @@ pub fn run(config: &GatewayConfig, file: &Path) -> Vec<Finding> {
             });
             match opened::running(file) {
                 Some(ours) => findings.running("device", &format!("{} is in use", dpdk.device), &ours),
-                None => port(config, dpdk, file, &mut findings),
+                None => {
+                    port(dpdk, &mut findings);
+                    // These make the port fail too, with less to say.
+                    #[cfg(feature = "dpdk")]
+                    if !findings.has_failed(&["cores", "memory", "huge pages", "permissions", "interface"]) {
+                        opened::port(config, file, &mut findings);
+                    }
+                }
             }
         }
         NetworkConfig::KernelUdp(kernel) => {
@@ -127,6 +134,7 @@ impl Findings {
         self.push(check, Severity::Warning, found, Some(fix.into()));
     }
 
+    #[cfg(feature = "dpdk")]
     fn has_failed(&self, checks: &[&str]) -> bool {
         self.0.iter().any(|finding| finding.level == Severity::Failed && checks.contains(&finding.check))
     }
@@ -260,8 +268,8 @@ fn huge_pages(dpdk: &DpdkConfig, findings: &mut Findings) {
     }
 }
 
-/// Checks what a port needs, and opens it where no fault is found.
-fn port(config: &GatewayConfig, dpdk: &DpdkConfig, file: &Path, findings: &mut Findings) {
+/// Checks what a port needs.
+fn port(dpdk: &DpdkConfig, findings: &mut Findings) {
     huge_pages(dpdk, findings);
     let name = dpdk.device.as_str();
     if name.starts_with("net_af_") || name.starts_with("net_tap") {
@@ -274,11 +282,6 @@ fn port(config: &GatewayConfig, dpdk: &DpdkConfig, file: &Path, findings: &mut F
         if let Some(name) = interface_of(name).filter(|_| name.starts_with("net_af_")) {
             interface(name, dpdk.mtu, findings);
         }
-    }
-    // These make the port fail too, with less to say.
-    if !findings.has_failed(&["cores", "memory", "huge pages", "permissions", "interface"]) {
-        #[cfg(feature = "dpdk")]
-        opened::port(config, file, findings);
     }
 }
 

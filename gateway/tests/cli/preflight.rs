@@ -1,6 +1,8 @@
 //! `stoq-gateway check`: reports faults and their fixes.
 
-use crate::support::{Process, Site, free_port, identities, run, stoq_gateway};
+#[cfg(feature = "dpdk")]
+use crate::support::identities;
+use crate::support::{Process, Site, free_port, run, stoq_gateway};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;

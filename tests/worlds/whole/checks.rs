@@ -103,6 +103,7 @@ impl Simulation {
             let (usage, capacity) = (store.usage_bytes(), store.capacity_bytes());
             assert!(capacity.is_none_or(|capacity| usage <= capacity), "gateway {index}: {usage} bytes");
         }
+        self.sums();
     }
 
     /// All connections end, and everything that was taken for them is given back.
@@ -126,11 +127,11 @@ impl Simulation {
                 assert_eq!(gateway.shared.node_seats.taken(&node), 0, "gateway {index} keeps seats");
             }
         }
-        self.sums();
+        self.last_sums();
     }
 
-    /// What was sent, and what was received, is counted once.
-    fn sums(&mut self) {
+    /// What was sent, and what was received, is counted once. Returns how many frames were counted as received.
+    fn sums(&mut self) -> u64 {
         let mut tally = self.crashed;
         for index in 0..self.setup.gateways {
             tally.add(self.world.gateway(index));
@@ -143,10 +144,17 @@ impl Simulation {
         let stats = self.world.link.stats();
         assert_eq!(tally.sent + self.forged, stats.sent, "each frame that was sent is counted once");
         assert!(tally.received <= stats.delivered, "frames are counted that did not arrive");
+        tally.received
+    }
+
+    /// The same at the end, where every frame that arrived was taken.
+    fn last_sums(&mut self) {
+        let received = self.sums();
+        let stats = self.world.link.stats();
         // The queues of dead gateways, and of peers and stations that take nothing, keep some.
         let takes_all =
             self.crashes == 0 && self.forger.is_none() && self.world.raw.iter().all(|raw| !raw.withdrawn);
-        assert!(!takes_all || tally.received == stats.delivered, "each frame that arrived is counted once");
+        assert!(!takes_all || received == stats.delivered, "each frame that arrived is counted once");
         self.note(format_args!("{stats:?}"));
     }
 }
