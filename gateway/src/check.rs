@@ -280,7 +280,7 @@ fn port(dpdk: &DpdkConfig, findings: &mut Findings) {
         });
         // net_tap makes its interface itself.
         if let Some(name) = interface_of(name).filter(|_| name.starts_with("net_af_")) {
-            interface(name, dpdk.mtu, findings);
+            interface(name, dpdk.mtu(), findings);
         }
     }
 }

@@ -48,13 +48,13 @@ class Lab(Scene):
     def inside(self, *command):
         print(run(*inside(self.far_namespace, *command)), end="", flush=True)
 
-    def describe(self, device, udp_checksum, huge_pages):
+    def describe(self, device, udp_checksum, huge_pages, **more):
         run("rm", "-rf", self / "store")
         network = dpdk(device.format(self.near), "10.78.0.1/24", "fd78::1/64")
         self.configure(
             "gateway",
             {
-                "network": {**network, "udp_checksum": udp_checksum, "huge_pages": huge_pages},
+                "network": {**network, "udp_checksum": udp_checksum, "huge_pages": huge_pages, **more},
                 **self.who("gateway", "client"),
                 "application": [seed(memory_bytes=128 << 20), ECHO, DISCARD],
                 "admin": {"listen": ADMIN},
@@ -133,6 +133,11 @@ class Lab(Scene):
         self.refused(f"no interface {near}")
         self.plug()
         run("ip", "link", "set", near, "mtu", "1400")
+        gateway = self.start()
+        self.inside("ping", "-q", "-c", "1", "-W", "20", "-M", "do", "-s", "1372", "10.78.0.1")
+        gateway.stop()
+        ensure("mtu=1400" in gateway.log.read_text(), "the port has another MTU than its interface")
+        self.describe(device, udp_checksum, huge_pages, mtu=1500)
         self.refused(f"ip link set {near} mtu 1500")
         run("ip", "link", "set", near, "mtu", "1500")
 

@@ -1,11 +1,17 @@
 //! The configuration of a network.
 
+use crate::nic::interface::{Interface, interface_of};
 use crate::wire::StationAddress;
 use crate::wire::prefix::Prefix;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// What Ethernet carries, bytes of layer 3.
+const ETHERNET_MTU: u16 = 1500;
+/// What IPv6 and QUIC need, bytes of layer 3 (RFC 8200 §5, RFC 9000 §14).
+const LEAST_MTU: u16 = 1280;
 
 /// The network: exactly one kind.
 #[derive(Clone, Debug, Serialize)]
@@ -45,9 +51,8 @@ pub struct DpdkConfig {
     pub stations: BTreeMap<IpAddr, StationAddress>,
     /// 802.1Q VLAN of all frames.
     pub vlan: Option<u16>,
-    /// Largest layer-3 packet, bytes.
-    #[serde(default = "default_mtu")]
-    pub mtu: u16,
+    /// Largest layer-3 packet, bytes; see [`DpdkConfig::mtu`].
+    pub mtu: Option<u16>,
     /// Queue pairs of the device that are used; by default one for each worker, or as many as the device has. Workers beyond them share
     /// them.
     pub queues: Option<u16>,
@@ -79,6 +84,24 @@ pub struct DpdkConfig {
     /// More EAL arguments, for options without a key here.
     #[serde(default)]
     pub eal_args: Vec<String>,
+}
+
+impl DpdkConfig {
+    /// The largest layer-3 packet, bytes: the one that was named; else that of Ethernet, or what the kernel's interface under the port carries if that
+    /// is less.
+    pub fn mtu(&self) -> u16 {
+        let interface = || {
+            let name = interface_under(&self.device)?;
+            let mtu = Interface::find(name).ok()?.view().mtu?;
+            u16::try_from(mtu).ok().filter(|mtu| (LEAST_MTU..ETHERNET_MTU).contains(mtu))
+        };
+        self.mtu.or_else(interface).unwrap_or(ETHERNET_MTU)
+    }
+}
+
+/// The kernel's interface that net_af_packet or net_af_xdp uses; `None` for other devices.
+pub(super) fn interface_under(device: &str) -> Option<&str> {
+    interface_of(device).filter(|_| device.starts_with("net_af_"))
 }
 
 /// Whether DPDK uses huge pages.
@@ -128,9 +151,6 @@ fn device<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error
 
 fn default_udp_port() -> u16 {
     4433
-}
-fn default_mtu() -> u16 {
-    1500
 }
 fn default_descriptors() -> u16 {
     1024

@@ -1,5 +1,6 @@
 //! A DPDK port by configuration.
 
+use super::config::interface_under;
 use super::{DpdkConfig, HugePagesConfig, LostPort, OpenError};
 use crate::datagram::NetworkKind;
 use crate::datagram::user_space::{InterfaceConfig, InterfaceError, UserSpace};
@@ -143,7 +144,7 @@ pub(super) fn open(config: &DpdkConfig, workers: usize) -> Result<OpenedPort, Op
         workers: workers as u16,
         rx_descriptors: config.rx_descriptors,
         tx_descriptors: config.tx_descriptors,
-        mtu: config.mtu,
+        mtu: config.mtu(),
         rx_mbufs: config.mbufs,
         tx_pending_len_max: TX_PENDING_LEN_MAX,
         checksum: config.offloads,
@@ -270,14 +271,12 @@ fn groups(mac: Mac, addresses: impl IntoIterator<Item = IpAddr>) -> Vec<Mac> {
 /// # Errors
 /// [`OpenError`] if the interface does not exist, or its MTU is below the port's: the kernel silently drops larger packets.
 fn require_interface(config: &DpdkConfig) -> Result<Option<Interface>, OpenError> {
-    let Some(name) = interface_of(&config.device).filter(|_| config.device.starts_with("net_af_")) else {
-        return Ok(None);
-    };
+    let Some(name) = interface_under(&config.device) else { return Ok(None) };
     let interface =
         Interface::find(name).map_err(|error| OpenError::NoInterface { name: name.to_owned(), error })?;
-    let mtu = interface.view().mtu;
-    match mtu.filter(|&mtu| mtu < u32::from(config.mtu)) {
-        Some(mtu) => Err(OpenError::InterfaceMtu { name: name.to_owned(), mtu, wanted: config.mtu }),
+    let (mtu, wanted) = (interface.view().mtu, config.mtu());
+    match mtu.filter(|&mtu| mtu < u32::from(wanted)) {
+        Some(mtu) => Err(OpenError::InterfaceMtu { name: name.to_owned(), mtu, wanted }),
         None => Ok(Some(interface)),
     }
 }

@@ -136,11 +136,12 @@ impl ConfigCheck<'_> {
         }
         quic.check().map_err(|error| self.value("quic.rate_bits_per_s", error.to_string()))?;
         if let NetworkConfig::Dpdk(dpdk) = network {
-            let most = quic.largest_payload(dpdk.mtu, IpFamily::V4);
+            let mtu = dpdk.mtu();
+            let most = quic.largest_payload(mtu, IpFamily::V4);
             if quic.initial_udp_payload_bytes > most {
                 let fix = format!(
                     "{} is more than a port with network.mtu = {} carries; give at most {most}, or 0 for the largest that it carries",
-                    quic.initial_udp_payload_bytes, dpdk.mtu
+                    quic.initial_udp_payload_bytes, mtu
                 );
                 return Err(self.value("quic.initial_udp_payload_bytes", fix));
             }

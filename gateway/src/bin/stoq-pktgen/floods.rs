@@ -37,7 +37,7 @@ impl Sizes {
             &one[..]
         };
         let (tagged, mtu) = match &setup.config.network {
-            NetworkConfig::Dpdk(dpdk) => (dpdk.vlan.is_some(), dpdk.mtu),
+            NetworkConfig::Dpdk(dpdk) => (dpdk.vlan.is_some(), dpdk.mtu()),
             NetworkConfig::KernelUdp(_) => (false, 1500),
         };
         let mix = Mix::new(runs, setup.gateway.ip().to_canonical().is_ipv6(), tagged, mtu);
