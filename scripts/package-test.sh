@@ -14,7 +14,7 @@ package=$(scripts/package.sh)
 dir=$(mktemp -d /tmp/stoq-package.XXXXXX)
 root=$dir/root
 cleanup() {
-    umount "$root/proc" 2>/dev/null || true
+    umount "$root/proc" "$root/sys" 2>/dev/null || true
     rm -rf --one-file-system "$dir"
 }
 trap cleanup EXIT
@@ -24,6 +24,8 @@ mkdir "$root"
 tar -C "$root" -xf "$base"
 cp /etc/resolv.conf "$root/etc/"
 mount -t proc proc "$root/proc"
+# DPDK reads the processors there.
+mount -t sysfs -o ro sysfs "$root/sys"
 inside() { chroot "$root" env DEBIAN_FRONTEND=noninteractive LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"; }
 # No package may start services in the chroot.
 printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
