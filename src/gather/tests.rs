@@ -379,14 +379,8 @@ fn the_workers_of_a_gathering_share_its_windows() {
     assert!(bench.gather.is_told());
 }
 
-#[test]
-fn a_worker_without_a_holder_waits_for_the_others() {
-    let mut bench = on_two_workers(64 * MIB);
-    // No request is in flight when the first worker loses its holder, and the other worker has not looked yet.
-    bench.gather.closed(ConnectionId { worker: 0, ..connection(0) }, &CloseReason::Reset);
-    bench.poll_on(0);
-    bench.take();
-    assert!(bench.end.is_none() && bench.asked.is_empty());
+/// Answers every request until the gathering ends.
+fn answer_to_the_end(bench: &mut Bench) {
     while bench.end.is_none() {
         bench.turn();
         while !bench.asked.is_empty() {
@@ -395,6 +389,17 @@ fn a_worker_without_a_holder_waits_for_the_others() {
         bench.take();
         bench.pass(1);
     }
+}
+
+#[test]
+fn a_worker_without_a_holder_waits_for_the_others() {
+    let mut bench = on_two_workers(64 * MIB);
+    // No request is in flight when the first worker loses its holder, and the other worker has not looked yet.
+    bench.gather.closed(ConnectionId { worker: 0, ..connection(0) }, &CloseReason::Reset);
+    bench.poll_on(0);
+    bench.take();
+    assert!(bench.end.is_none() && bench.asked.is_empty());
+    answer_to_the_end(&mut bench);
     assert_eq!(bench.end, Some(Ok(())));
 }
 
@@ -407,14 +412,7 @@ fn the_requests_of_a_lost_holder_go_to_another_worker() {
     assert!(bench.asked.iter().any(|(request, _)| request.connection.worker == 0));
     bench.gather.closed(ConnectionId { worker: 0, ..connection(0) }, &CloseReason::Reset);
     bench.asked.retain(|(request, _)| request.connection.worker == 1);
-    while bench.end.is_none() {
-        bench.turn();
-        while !bench.asked.is_empty() {
-            bench.answer(0);
-        }
-        bench.take();
-        bench.pass(1);
-    }
+    answer_to_the_end(&mut bench);
     assert_eq!(bench.end, Some(Ok(())));
     let mut covered = bench.pieces.clone();
     covered.sort_by_key(|piece| piece.start);

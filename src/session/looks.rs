@@ -91,14 +91,10 @@ impl Session {
     /// arrive one by one give no more time. While a consumer here has no room for other bytes of the connection, credit may be what is missing: this
     /// time does not count. Returns whether a later look may refuse one.
     pub(crate) fn refuse_begun(&mut self, conn: &mut Connection, cx: &mut Context<'_>) -> bool {
-        let (look, limit) =
-            (Duration::from_millis(SURVEY_INTERVAL_MS), Duration::from_millis(REQUEST_BEGUN_MS_MAX));
+        let is_paused = self.streams.values().any(|stream| stream.queued == Queued::Paused);
+        let look = if is_paused { Duration::ZERO } else { Duration::from_millis(SURVEY_INTERVAL_MS) };
+        let limit = Duration::from_millis(REQUEST_BEGUN_MS_MAX);
         let mut waits = false;
-        let look = if self.streams.values().any(|stream| stream.queued == Queued::Paused) {
-            Duration::ZERO
-        } else {
-            look
-        };
         let begun = self.streams.iter_mut().filter(|(_, stream)| stream.is_begun());
         let late = begun.filter_map(|(&id, stream)| {
             waits = true;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use stoq::counters::Counter;
 use stoq::limits::{ACCEPTED_SETTINGS_MS_MAX, REQUEST_BEGUN_MS_MAX, STREAM_PART_BYTES, SURVEY_INTERVAL_MS};
 use stoq::record::{ErrorCode, Fetch, GoAway, Record};
-use stoq::token::Ranges;
+use stoq::token::{Ranges, Token};
 
 fn record(record: &impl Record) -> Vec<u8> {
     let mut out = Vec::new();
@@ -14,17 +14,17 @@ fn record(record: &impl Record) -> Vec<u8> {
     out
 }
 
+/// A request for all of a payload.
+fn whole(token: Token) -> Vec<u8> {
+    let ranges = Ranges::all();
+    record(&Fetch { token: token.into(), bytes_max: 0, lanes: None, ranges, describe: false })
+}
+
 #[test]
 fn a_peer_without_settings_is_served_for_its_time_and_then_closed() {
     let (mut world, peer) = World::connected();
     let token = world.put(&peer, &payload(8 * STREAM_PART_BYTES as usize));
-    let fetch = record(&Fetch {
-        token: token.into(),
-        bytes_max: 0,
-        lanes: None,
-        ranges: Ranges::all(),
-        describe: false,
-    });
+    let fetch = whole(token);
     let [silent, wrong, late] = [(); 3].map(|()| world.raw(gateway_v4()));
     // A request may overtake CONTROL. Of its answer, what is longer than a part waits for SETTINGS.
     let [answer, answer_late] = [silent, late].map(|raw| world.raw_mut(raw).send(Dir::Bi, &fetch, true));
@@ -57,13 +57,7 @@ fn a_peer_without_settings_is_served_for_its_time_and_then_closed() {
 fn a_record_that_does_not_become_whole_has_its_time_and_no_more() {
     let (mut world, peer) = World::connected();
     let token = world.put(&peer, &payload(100));
-    let fetch = record(&Fetch {
-        token: token.into(),
-        bytes_max: 0,
-        lanes: None,
-        ranges: Ranges::all(),
-        describe: false,
-    });
+    let fetch = whole(token);
     let raw = world.raw(gateway_v4());
     world.say_settings(raw);
     let [silent, drips, late] = [(); 3].map(|()| world.raw_mut(raw).send(Dir::Bi, &fetch[..1], false));
