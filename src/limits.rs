@@ -363,7 +363,8 @@ pub const ACCEPTED_SETTINGS_MS_MAX: u64 = 30_000;
 pub const UNPROVEN_HANDSHAKES_BURST: u32 = 256;
 /// The same, a second: each costs a signature.
 pub const UNPROVEN_HANDSHAKES_PER_S: u32 = 10;
-/// Retry packets of a worker, a second. Each costs the keys of an Initial packet and an encrypted token; an attempt past it is dropped.
+/// Retry packets of a worker that is busy, a second. Each costs the keys of an Initial packet and an encrypted token; an attempt past it is dropped.
+/// A turn without work allows one more.
 pub const RETRIES_PER_S: u32 = 500;
 /// Retry packets of a worker at once.
 pub const RETRIES_BURST: u32 = 1_000;

@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime};
 use stoq::counters::{Counter, Counters};
 use stoq::datagram::Network as _;
 use stoq::limits::{
-    HALF_OPEN_UNPROVEN_LEN_MAX, HANDSHAKE_MS_MAX, INCOMING_LEN_MAX, UNPROVEN_HANDSHAKES_BURST,
+    HALF_OPEN_UNPROVEN_LEN_MAX, HANDSHAKE_MS_MAX, INCOMING_LEN_MAX, RETRIES_BURST, RETRIES_PER_S,
+    UNPROVEN_HANDSHAKES_BURST,
 };
 use stoq::quic::admission::is_unproven_initial;
 use stoq::quic::congestion::Congestion;
@@ -80,14 +81,19 @@ impl Flooder {
 
     /// Begins this many connections in a burst. Their ClientHellos never become whole.
     fn begin_halves(&mut self, world: &mut World, initials: &Initials, count: usize) {
-        let (mut halves, mut flight) = (Vec::new(), Vec::new());
-        for _ in 0..count {
-            flight.clear();
-            initials.emit_flight(&mut flight);
-            halves.extend_from_slice(&flight[..INITIAL_DATAGRAM_BYTES]);
-        }
-        self.burst(world, &halves, INITIAL_DATAGRAM_BYTES);
+        self.burst(world, &halves(initials, count), INITIAL_DATAGRAM_BYTES);
     }
+}
+
+/// The first datagrams of this many first flights.
+fn halves(initials: &Initials, count: usize) -> Vec<u8> {
+    let (mut halves, mut flight) = (Vec::new(), Vec::new());
+    for _ in 0..count {
+        flight.clear();
+        initials.emit_flight(&mut flight);
+        halves.extend_from_slice(&flight[..INITIAL_DATAGRAM_BYTES]);
+    }
+    halves
 }
 
 fn initials() -> Initials {
@@ -204,7 +210,7 @@ fn busy() -> (World, support::caller::Peer) {
     // Its window alone bounds the client, so that the messages count what the gateway has done.
     let client_quic = QuicConfig { congestion_control: Congestion::Cubic, ..QuicConfig::default() };
     let step = Duration::from_micros(20);
-    let mut world = World::new(Setup { gateway_quic, client_quic, step, ..Setup::default() });
+    let mut world = World::new(Setup { gateway_quic, client_quic, step, clients: 2, ..Setup::default() });
     let peer = world.connect(0, gateway_v4());
     let costs = WorkCosts {
         handshake: Duration::from_micros(400),
@@ -264,6 +270,32 @@ fn flights_from_spoofed_addresses_leave_established_connections_their_goodput() 
     assert!(begun.0 <= 6 && begun.1 <= 250, "{begun:?} handshakes and Retry packets\n{}", world.report());
     assert!(flooded * 100 >= calm * 95, "{flooded} of {calm} messages\n{}", world.report());
     assert_eq!(world.caller(&peer).closed(&peer), None);
+}
+
+#[test]
+fn a_worker_with_time_to_spare_lets_a_new_client_in_at_its_first_attempt() {
+    let (mut world, _) = busy();
+    let mut flooder = Flooder::new(&world);
+    let initials = initials();
+    // Twenty times the rate of Retry packets that a busy worker sends: they would take a fifth of its time.
+    let attempts_per_ms = 20 * RETRIES_PER_S as usize / 1000;
+    let mut flood = |world: &mut World| {
+        flooder.listen(world);
+        flooder.send(world, &halves(&initials, attempts_per_ms), INITIAL_DATAGRAM_BYTES);
+        world.pass(Duration::from_millis(1));
+    };
+    for _ in 0..400 {
+        flood(&mut world);
+    }
+    let tag = world.clients[1].callers[0].connect(gateway_v4());
+    let mut passed_ms = 0;
+    // The client sends its first flight again after a second.
+    while world.clients[1].callers[0].peer(tag).is_none() {
+        flood(&mut world);
+        passed_ms += 1;
+        assert!(passed_ms < 900, "the first attempt had no answer\n{}", world.report());
+    }
+    assert!(world.gateway.count(Counter::QuicRetriesSent) > 2 * u64::from(RETRIES_BURST), "{}", world.report());
 }
 
 #[test]

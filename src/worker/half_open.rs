@@ -95,6 +95,12 @@ impl HalfOpen {
         self.retries.take(now)
     }
 
+    /// The worker had a turn without work: it has time for one more Retry packet than their rate.
+    #[inline]
+    pub(super) fn had_time(&mut self) {
+        self.retries.put_back();
+    }
+
     /// Takes a log line from their rate.
     pub(super) fn may_tell(&mut self, now: Instant) -> bool {
         self.lines.take(now)

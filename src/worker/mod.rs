@@ -284,6 +284,9 @@ impl<N: Network> Worker<N> {
         core.survey(now, || network.link_up());
         core.publish_load(now);
         core.notify(worked);
+        if !worked {
+            core.half_open.had_time();
+        }
         let polls = if worked { Counter::BusyPolls } else { Counter::EmptyPolls };
         counters.add(polls, 1);
         stages.end(worked, || {

@@ -43,7 +43,7 @@ fn a_gateway_short_of_half_open_connections_says_so_and_serves() {
         let is_told = ready(&remote).starts_with(told);
         is_told && value(&parse(&get(&remote, "/metrics")), "stoq_half_open_short", &[("worker", "0")]) == 1.0
     });
-    run(site.client("ping").args(["-c", "1"]), 0);
+    run(site.client("ping").args(["-c", "1", "--timeout", "60"]), 0);
     drop(flood);
     wait_until("it is not short any more", || ready(&remote) == "ok\n");
     gateway.process.stop();
