@@ -14,8 +14,9 @@ pub const LOAD_AVERAGE_LEN: u64 = 8;
 pub const LOAD_CONNECTION_LEN: u64 = 64;
 /// Datagrams handed over to other workers that count as one packet of the load.
 pub const LOAD_HANDOVERS_LEN: u64 = 4;
-/// A new connection goes to another worker whose load is less by this, packets: two connections, since handshakes are packets too.
-pub const LOAD_DIFFERENCE_LEN: u64 = 2 * LOAD_CONNECTION_LEN;
+/// A new connection goes to another worker whose load is less by more than this, packets: half a connection, so that few connections of one queue
+/// have a worker each.
+pub const LOAD_DIFFERENCE_LEN: u64 = LOAD_CONNECTION_LEN / 2;
 /// And by this part.
 pub const LOAD_DIFFERENCE_PART_LEN: u64 = 8;
 /// Workers whose loads are looked at for a new connection, others each time.

@@ -221,8 +221,14 @@ mod tests {
     #[test]
     fn connections_of_one_queue_go_to_all_workers_alike() {
         assert_eq!(spread(&loads(&[0; 4]), 1), [1, 0, 0, 0], "the first one stays");
-        assert_eq!(spread(&loads(&[0; 4]), 3), [3, 0, 0, 0], "a difference of two connections moves none");
-        for (len, most) in [(8, 4), (16, 6), (64, 20), (400, 112)] {
+        assert_eq!(spread(&loads(&[0; 4]), 4), [1, 1, 1, 1], "each of the next ones has a worker of its own");
+        let many = loads(&[64 * LOAD_CONNECTION_LEN; 4]);
+        assert_eq!(
+            Placing::default().choose((0, 65), &many, |_| true),
+            None,
+            "one of many makes no difference"
+        );
+        for (len, most) in [(8, 2), (16, 5), (64, 20), (400, 112)] {
             let taken = spread(&loads(&[0; 4]), len);
             assert_eq!(taken.iter().sum::<usize>(), len);
             assert!(taken.iter().all(|&of| of <= most && of * 8 >= len), "{taken:?}");
@@ -253,10 +259,10 @@ mod tests {
         let given = |placing: &mut Placing| {
             (0..20).filter(|_| placing.choose((0, 5), &loads, |_| true).is_some()).count()
         };
-        assert_eq!(given(&mut placing), 3, "until the loads are alike");
+        assert_eq!(given(&mut placing), 4, "until the loads are alike");
         assert_eq!(given(&mut placing), 0);
         loads[1].store(LoadView { round: 2, load: 0, must_prove: false });
-        assert_eq!(given(&mut placing), 3, "the worker has not seen them, or they are over");
+        assert_eq!(given(&mut placing), 4, "the worker has not seen them, or they are over");
     }
 
     #[test]

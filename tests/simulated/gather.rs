@@ -181,7 +181,7 @@ pub(crate) fn set(bytes: &[u8], shard_bytes: u64, (k, m): (u8, u8)) -> (Descript
 }
 
 /// The verified encoding of these lanes of a set.
-fn lanes_encoded(bytes: &[u8], parity: &[u8], set: &Descriptor, lanes: Lanes) -> Vec<Bytes> {
+pub(crate) fn lanes_encoded(bytes: &[u8], parity: &[u8], set: &Descriptor, lanes: Lanes) -> Vec<Bytes> {
     let mut encoded = Vec::new();
     for part in set.parts(lanes, &Ranges::all()).unwrap() {
         let blob = if part.blob == Blob::Content { bytes } else { parity };

@@ -35,4 +35,5 @@ mod tokens;
 mod transfers;
 mod unreachable;
 mod unsettled;
+mod wide;
 mod windows;

@@ -20,6 +20,19 @@ fn skewed(_: &[u8], _: usize) -> usize {
     0
 }
 
+/// What work costs. The relations count, not the times: of a packet's instructions, the worker that hands it over takes 0.19, and the one that
+/// takes it over 0.85 (`scripts/instructions.sh`, rows `message-hand-over` and `message-take-over`).
+pub(crate) fn measured_costs() -> WorkCosts {
+    WorkCosts {
+        handshake: Duration::from_micros(400),
+        retry: Duration::from_micros(10),
+        refused: Duration::from_nanos(200),
+        handover: Duration::from_nanos(190),
+        taken_over: Duration::from_nanos(850),
+        packet: Duration::from_micros(1),
+    }
+}
+
 /// A gateway of four workers whose work takes time, and clients that fill their windows.
 fn world_of(steering: fn(&[u8], usize) -> usize) -> (World, Vec<Peer>) {
     let window = 256 << 10;
@@ -41,17 +54,7 @@ fn world_of(steering: fn(&[u8], usize) -> usize) -> (World, Vec<Peer>) {
         ..Setup::default()
     });
     world.link.steer(GATEWAY_MAC, steering);
-    // The relations count, not the times: a packet that is handed over costs a quarter of one that is not, and one that was handed over seven
-    // eighths. They are estimates, by the stages of docs/profile.md.
-    let costs = WorkCosts {
-        handshake: Duration::from_micros(400),
-        retry: Duration::from_micros(10),
-        refused: Duration::from_nanos(200),
-        handover: Duration::from_nanos(250),
-        taken_over: Duration::from_nanos(875),
-        packet: Duration::from_micros(1),
-    };
-    world.gateway.charge_work(costs, world.now);
+    world.gateway.charge_work(measured_costs(), world.now);
     let peers = (0..CLIENTS).map(|client| world.connect(client, gateway_v4())).collect();
     (world, peers)
 }
@@ -103,9 +106,9 @@ fn done(world: &mut World, peers: &[Peer], queue: u64) -> Done {
 
 #[test]
 fn clients_of_one_queue_have_the_goodput_of_clients_of_all_queues() {
-    // A gateway that only receives does nothing but what a hand-over adds an eighth to; answers are sent at no such cost. Runs have 89 to 93 % where it
-    // only receives, and 97 % of echoes; worker 0 serves its own connections least then. Without placing they have a quarter.
-    for (queue, least) in [(HELD, 80), (ECHO, 88)] {
+    // Runs have 94 to 102 %; worker 0 serves its own connections least then. Were a hand-over to cost an eighth of a packet more than its instructions
+    // tell, they would have 89 to 93 % where the gateway only receives, and 97 % of echoes. Without placing they have a quarter.
+    for queue in [HELD, ECHO] {
         let (mut world, peers) = world_of(even);
         let all = done(&mut world, &peers, queue);
         let moved = world.gateway.count(Counter::PlacementsOut);
@@ -114,7 +117,7 @@ fn clients_of_one_queue_have_the_goodput_of_clients_of_all_queues() {
         let (mut world, peers) = world_of(skewed);
         let one = done(&mut world, &peers, queue);
         let report = || format!("{one:?} for {all:?}\n{}", world.report());
-        assert!(one.messages * 100 >= all.messages * least, "{}", report());
+        assert!(one.messages * 100 >= all.messages * 90, "{}", report());
         // Worker 0 receives all, and the others do the work of their connections.
         assert_eq!(world.gateway.count_of(0, Counter::RxPackets), world.gateway.count(Counter::RxPackets));
         let connections = (0..WORKERS).map(|worker| world.gateway.connections_of(worker));
