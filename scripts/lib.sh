@@ -209,6 +209,17 @@ debian_base() {
     rm -rf "$root" "$1.log"
 }
 
+# debian_root: unpacks the Debian of $base into $root, so that packages can be installed there, and none of them starts a service.
+debian_root() {
+    mkdir "$root"
+    tar -C "$root" -xf "$base"
+    cp /etc/resolv.conf "$root/etc/"
+    printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
+    chmod +x "$root/usr/sbin/policy-rc.d"
+}
+# in_root COMMAND...: runs a command in the Debian of $root.
+in_root() { chroot "$root" env DEBIAN_FRONTEND=noninteractive LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"; }
+
 # guest_kernel: leaves in $STOQ_KERNEL a directory into which Debian's package of a kernel is unpacked; fetches it if the variable is empty.
 guest_kernel() {
     if [ -z "${STOQ_KERNEL:-}" ]; then

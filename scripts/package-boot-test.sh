@@ -25,19 +25,14 @@ cleanup() {
 trap cleanup EXIT
 base=${STOQ_BASE:-$dir/base.tar}
 debian_base "$base"
-mkdir "$root"
-tar -C "$root" -xf "$base"
-cp /etc/resolv.conf "$root/etc/"
+debian_root
 cp "$package" "$root/root/stoq.deb"
 
 say "a Debian with systemd, and the packages that stoq needs, fetched and not installed"
-bare() { chroot "$root" env DEBIAN_FRONTEND=noninteractive LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"; }
-printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
-chmod +x "$root/usr/sbin/policy-rc.d"
 {
-    bare apt-get update -qq
-    bare apt-get install -y -qq --no-install-recommends systemd-sysv dbus
-    bare apt-get install -y -qq --no-install-recommends --download-only /root/stoq.deb
+    in_root apt-get update -qq
+    in_root apt-get install -y -qq --no-install-recommends systemd-sysv dbus
+    in_root apt-get install -y -qq --no-install-recommends --download-only /root/stoq.deb
 } >"$dir/apt.log" 2>&1 || { tail -n 30 "$dir/apt.log" >&2; die "no Debian with systemd"; }
 rm "$root/usr/sbin/policy-rc.d"
 
