@@ -25,6 +25,7 @@ PCI_PACKAGES=("${LAB_PACKAGES[@]}" qemu-system-x86 busybox-static cpio kmod tcpd
 IMAGE_PACKAGES=(busybox-static cpio kmod binutils e2fsprogs python3)
 BENCH_PACKAGES=(dpdk-dev iproute2 ethtool util-linux python3)
 PROFILE_PACKAGES=(llvm-19)
+TRIXIE_PACKAGES=(debootstrap util-linux)
 
 # Huge pages that must be free for each part, MiB. Parts run one after another, so a run of all tests needs the largest.
 HUGE_MB_TESTS=512       # DPDK ports of one test process
@@ -195,19 +196,24 @@ ruff_tool() {
 }
 cargo_deb() { cargo_tool cargo-deb 3.8.0 --profile dev --no-default-features; }
 
-# debian_base TAR: the root of a small Debian 12 as a tar archive; debootstrap makes it if it is missing.
+# debian_base TAR [SUITE [PACKAGE...]]: the root of a small Debian 12, or of another release with these packages, as a tar archive; debootstrap
+# makes it if it is missing.
 debian_base() {
     [ ! -s "$1" ] || return 0
     install debootstrap
-    say "a Debian 12 from its packages, by debootstrap"
-    local root
+    local root suite=${2:-bookworm} packages=("${@:3}")
+    say "a Debian $suite from its packages, by debootstrap"
     root=$(mktemp -d)
     # Its mode becomes that of the new system's `/`.
     chmod 755 "$root"
-    debootstrap --variant=minbase bookworm "$root" >"$1.log" 2>&1 || { tail "$1.log" >&2; rm -rf "$root"; die "debootstrap failed"; }
+    debootstrap --variant=minbase ${packages:+"--include=$(IFS=,; echo "${packages[*]}")"} "$suite" "$root" >"$1.log" 2>&1 ||
+        { tail "$1.log" >&2; rm -rf "$root"; die "debootstrap failed"; }
     tar -C "$root" -cf "$1.part" . && mv "$1.part" "$1"
     rm -rf "$root" "$1.log"
 }
+
+# debian_trixie TAR: that of Debian 13, in which the dpdk crates can be built and tested.
+debian_trixie() { debian_base "$1" trixie "${BUILD_PACKAGES[@]}" iproute2; }
 
 # debian_root: unpacks the Debian of $base into $root, so that packages can be installed there, and none of them starts a service.
 debian_root() {

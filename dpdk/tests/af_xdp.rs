@@ -28,8 +28,9 @@ struct Namespace(String);
 
 impl Namespace {
     fn new(name: &str) -> Self {
-        let namespace = Self(format!("{name}-{}", process::id()));
-        ip(&["netns", "add", &namespace.0]);
+        let name = format!("{name}-{}", process::id());
+        ip(&["netns", "add", &name]);
+        let namespace = Self(name);
         ip(&["-n", &namespace.0, "link", "add", "near", "type", "veth", "peer", "name", "far"]);
         for end in ["near", "far"] {
             ip(&["-n", &namespace.0, "link", "set", end, "up"]);
@@ -40,7 +41,8 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        ip(&["netns", "delete", &self.0]);
+        // After a failure, another one would abort the process, and hide the first.
+        let _ = Command::new("ip").args(["netns", "delete", &self.0]).status();
     }
 }
 
