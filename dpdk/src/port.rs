@@ -38,6 +38,8 @@ const AF_XDP_RING_LEN: u32 = 2048;
 const AF_XDP_FRAME_BYTES_MAX: u32 = 4096 - 64 - 128 - 128 - 256;
 /// Rings of receive descriptors that net_vmxnet3 fills for a queue, each as long as `rx_descriptors`.
 const VMXNET3_RINGS: u32 = 2;
+/// A receive descriptor of net_e1000_igb_vf.
+const IGB_DESCRIPTOR_BYTES: u32 = 16;
 /// Buffers of a pool that one more worker may hold: in a ring, in a burst or a stash, and in its cache.
 const TRAVELLING_LEN_MAX: u32 = RING_LEN as u32 + BURST_LEN_MAX as u32 + CACHE_LEN_MAX;
 /// Room that every driver takes, bytes.
@@ -112,7 +114,8 @@ impl Port {
 
     /// What happened to the port from outside, if anything did: it then carries nothing until it is opened again.
     pub fn fault(&self) -> Option<PortFault> {
-        // SAFETY: the function reads an atomic of a port that is open.
+        let _one_at_a_time = self.shared.status.lock();
+        // SAFETY: the port is open and started, and the function reads its registers and an atomic.
         match unsafe { dpdk_sys::stoq_port_fault(self.shared.id) } {
             dpdk_sys::FAULT_RESET => Some(PortFault::Reset),
             dpdk_sys::FAULT_REMOVED => Some(PortFault::Removed),
@@ -268,6 +271,11 @@ impl OpenPort {
         // SAFETY: the port is configured and every queue is set up.
         let code = unsafe { dpdk_sys::stoq_port_start(self.id, config.promiscuous) };
         self.check(code, "start")?;
+        if self.info.driver == "net_e1000_igb_vf" {
+            let ring_bytes = u32::from(self.info.rx_descriptors) * IGB_DESCRIPTOR_BYTES;
+            // SAFETY: the port is started, and no other thread knows it.
+            unsafe { dpdk_sys::stoq_port_watch_rings(self.id, ring_bytes) };
+        }
         self.info.rss = (setup.rss != 0).then(|| rss::set(self.id, queues, &mut rss));
         self.ensure_room_to_receive()
     }

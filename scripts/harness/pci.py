@@ -208,6 +208,19 @@ class Pci(Scene):
         ensure(f"stoq-gateway: port {at} was removed" in log, f"no error names the port:\n{log}")
         print(log.splitlines()[-1], flush=True)
 
+    def reset(self, guest, at):
+        """The gateway ends with an error that names its port, when the physical function is reset, and serves again after its next start."""
+        self.serves(guest, at, 1, 1500)
+        self.pings(84)
+        guest.line("/bin/ip link set eth0 down && /bin/ip link set eth0 up")
+        log = self.ended(guest, 1)
+        ensure(f"stoq-gateway: port {at} was reset from outside" in log, f"no error names the port:\n{log}")
+        print(log.splitlines()[-1], flush=True)
+        self.serves(guest, at, 1, 1500)
+        self.pings(84)
+        self.transfers(self.client("gateway", inside(self.outside)))
+        self.ends(guest)
+
     def works(self, name):
         device = DEVICES[name]
         say(name)
@@ -234,8 +247,7 @@ class Pci(Scene):
         self.pings(1500, "-M", "do")
         self.transfers(client)
         self.checksums(client)
-        if not device.is_virtual_function:
-            self.link(guest)
+        self.link(guest)
         log = self.ends(guest)
         ensure(" ERROR" not in log, f"errors:\n{log}")
         if offloads["rss"] and is_spread:
@@ -247,6 +259,8 @@ class Pci(Scene):
             self.pings(device.mtu_max, "-M", "do")
             self.transfers(client)
             self.ends(guest)
+        if device.is_virtual_function:
+            self.reset(guest, at)
         if device.is_pulled:
             self.pulled(guest, at)
 

@@ -185,6 +185,8 @@ unsafe extern "C" {
     pub fn stoq_port_watch(port: u16, device: *const c_char) -> c_int;
     /// Ends [`stoq_port_watch`], before the port closes.
     pub fn stoq_port_unwatch(port: u16, device: *const c_char);
+    /// Has [`stoq_port_fault`] look for rings of this length in the registers of a started port.
+    pub fn stoq_port_watch_rings(port: u16, ring_bytes: u32);
     /// The first fault of a watched port: 0 or one of `FAULT_*`.
     pub fn stoq_port_fault(port: u16) -> c_int;
     /// Stops a port and closes it; `by_interrupts` on EAL's interrupt thread, as memif needs it.
