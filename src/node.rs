@@ -4,11 +4,10 @@ use crate::application::{Application, Placement};
 use crate::datagram::{Network, NetworkInfo};
 use crate::hop::Hops;
 use crate::limits::{INCOMING_ALL_BYTES_MAX, INCOMING_BYTES_MAX, PEER_GATEWAY_CONNECTIONS_DEFAULT};
-use crate::queue::{AppPort, Command, Waker};
+use crate::queue::{AppPort, Command, Waker, application_failed};
 use crate::quic::keys::{NodeKeys, RestartSecret};
 use crate::quic::qlog::{Qlog, Sampler};
 use crate::quic::transport::{QuicConfig, Transports};
-use crate::record::{ErrorCode, ErrorRecord};
 use crate::relay::Relay;
 use crate::seed::Cache;
 use crate::session::{Holds, QueueRoutes, SilenceLimits};
@@ -249,12 +248,17 @@ impl Node {
     /// Stops accepting connections and requests. Returns when no request is in flight and the peers answered
     /// last have closed or had time to read, or after `limit`.
     pub fn drain(&self, limit: Duration) {
+        self.drain_while(limit, || true);
+    }
+
+    /// Like [`Node::drain`], and returns early once there is no use in waiting.
+    pub fn drain_while(&self, limit: Duration, is_useful: impl Fn() -> bool) {
         self.shared.drain();
         self.wake();
         let until = Instant::now() + limit;
         // A worker counts its requests only after it has seen the drain. Two quiet looks in a row, a park apart, ensure that.
         let mut quiet = 0;
-        while quiet < 2 && Instant::now() < until {
+        while quiet < 2 && is_useful() && Instant::now() < until {
             std::thread::park_timeout(Duration::from_millis(20));
             let over = self.statuses.iter().all(|s| s.requests() + s.lingering() == 0);
             quiet = if over { quiet + 1 } else { 0 };
@@ -370,20 +374,27 @@ fn host_isolated(mut application: Box<dyn Application>, mut port: AppPort, share
     );
     // What panicked once may panic again while it is dropped.
     let _ = worker::catch(|| drop(application));
-    host(&mut FailedApplication, &mut port, shared);
+    host(&mut FailedApplication::default(), &mut port, shared);
 }
 
-/// In the place of an application that panicked: it refuses the requests of that application, and takes its other deliveries, for which
-/// the worker would wait.
-struct FailedApplication;
+/// In the place of an application that panicked: it has the requests ended that the application had taken, refuses those that come later, and takes
+/// its other deliveries, for which the worker would wait.
+#[derive(Default)]
+struct FailedApplication {
+    /// Whether the worker knows that the application has failed.
+    has_told: bool,
+}
 
 impl Application for FailedApplication {
     fn poll(&mut self, _: Instant, port: &mut AppPort) -> bool {
+        if !self.has_told {
+            self.has_told = port.send(Command::Fail).is_ok();
+            return self.has_told;
+        }
         // Each delivery has room for a command.
         let Some(delivery) = (port.room() > 0).then(|| port.receive()).flatten() else { return false };
         if let Some(request) = delivery.request().filter(|request| !request.is_local()) {
-            let failure = ErrorRecord::new(ErrorCode::Internal, 0, "the application failed");
-            let sent = port.send(Command::refuse(request, failure));
+            let sent = port.send(Command::refuse(request, application_failed()));
             debug_assert!(sent.is_ok(), "the ring had room");
         }
         true

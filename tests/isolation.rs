@@ -12,8 +12,8 @@ use stoq::application::{Application, Placement};
 use stoq::client::{Client, ClientError, CloseReason, ConnectOptions, Peer, Prepared, PutOptions};
 use stoq::counters::Counter;
 use stoq::node::{ApplicationHost, Hosted};
-use stoq::queue::{AppPort, ConnectionEvent, Delivery};
-use stoq::record::ErrorCode;
+use stoq::queue::{AppPort, Command, ConnectionEvent, Delivery, End};
+use stoq::record::{ErrorCode, Request};
 
 const ECHO: u64 = 1;
 /// The queue of [`Fragile`].
@@ -121,6 +121,63 @@ async fn an_application_that_panics_on_its_thread_takes_down_no_connection() {
     }
     assert_eq!(gateway.node.statuses()[0].counters.get(Counter::WorkersFailed), 0);
     gateway.node.drain(PATIENCE);
+}
+
+/// Takes requests, accepts those of the queue [`ACCEPTED`], and panics at a message. Tells each request and the first piece of a payload.
+struct Holder(Sender<&'static str>);
+
+/// The queues whose requests [`Holder`] leaves without an answer, and accepts.
+const HELD: u64 = 10;
+const ACCEPTED: u64 = 11;
+
+impl Application for Holder {
+    fn poll(&mut self, _: Instant, port: &mut AppPort) -> bool {
+        let Some(delivery) = port.receive() else { return false };
+        match delivery {
+            Delivery::Connection(_, ConnectionEvent::Message { .. }) => panic!("a fault of an application"),
+            Delivery::Asked(request, asked) => {
+                if matches!(asked.request, Request::Put(put) if put.queue == ACCEPTED) {
+                    port.send(Command::accept(request)).unwrap();
+                }
+                self.0.send("asked").unwrap();
+            }
+            Delivery::Ended(_, End::Checked) => self.0.send("has it all").unwrap(),
+            _ => {}
+        }
+        true
+    }
+}
+
+#[tokio::test]
+async fn requests_that_a_failed_application_had_taken_are_refused() {
+    let (tell, told) = channel();
+    let make = move |_| -> Box<dyn Application> { Box::new(Holder(tell.clone())) };
+    let host = ApplicationHost::Node(Placement::Thread, Box::new(make));
+    let gateway = Gateway::start_with(1, vec![Hosted::new("holder", vec![HELD, ACCEPTED], host)]);
+    let client = gateway.client_builder().start().unwrap();
+    let peer = peer_of(&client, &gateway, 0).await.unwrap();
+    let payload = Prepared::bytes(vec![7; 3 << 20]);
+    let put =
+        |queue| peer.put_with(&payload, PutOptions { queue: Some(queue), ..PutOptions::default() }, |_| {});
+    let falls = async {
+        let mut seen = Vec::new();
+        while seen.len() < 3 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            seen.extend(told.try_iter());
+        }
+        peer.send_message(HELD, Bytes::from_static(b"fall")).await.unwrap();
+        seen.sort_unstable();
+        assert_eq!(seen, ["asked", "asked", "has it all"]);
+    };
+    let (held, accepted, ()) = with_patience(async { tokio::join!(put(HELD), put(ACCEPTED), falls) }).await;
+    for put in [held, accepted] {
+        let Err(ClientError::Refused(refused)) = put else { panic!("{put:?}") };
+        assert_eq!((refused.code, refused.reason()), (ErrorCode::Internal, "the application failed"));
+    }
+    assert_eq!(echo(&peer, b"after").await, "after", "the connection is there");
+    assert_eq!(gateway.node.statuses()[0].counters.get(Counter::RequestsPutRefused), 2);
+    gateway.node.drain(PATIENCE);
+    assert_eq!(gateway.node.statuses()[0].requests(), 0);
 }
 
 #[tokio::test]

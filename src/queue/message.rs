@@ -11,6 +11,11 @@ use bytes::Bytes;
 use quinn_proto::Side;
 use std::net::SocketAddr;
 
+/// The answer to a request whose application has failed.
+pub(crate) fn application_failed() -> ErrorRecord {
+    ErrorRecord::new(ErrorCode::Internal, 0, "the application failed")
+}
+
 /// A worker's report to an application.
 #[derive(Debug)]
 pub enum Delivery {
@@ -232,6 +237,8 @@ pub enum Command {
     Pace(RequestId, Credit),
     /// Read no more of a peer's request; its answer goes on.
     Stop(RequestId, ErrorCode),
+    /// The application has failed, and knows its requests no more: refuse those of peers, and cancel its own.
+    Fail,
 }
 
 /// An order for a connection as a whole.
@@ -320,7 +327,7 @@ impl Command {
     /// The connection that the command concerns; `None` for a command that asks for one.
     pub(crate) fn connection(&self) -> Option<ConnectionId> {
         match self {
-            Self::Connect { .. } | Self::Abandon { .. } | Self::Reach(_) => None,
+            Self::Connect { .. } | Self::Abandon { .. } | Self::Reach(_) | Self::Fail => None,
             Self::On(connection, _) => Some(*connection),
             Self::Ask(request, _)
             | Self::Open { request, .. }

@@ -11,6 +11,7 @@ mod silence;
 mod waking;
 
 pub use close::CloseReason;
+pub(crate) use message::application_failed;
 pub use message::{
     Answer, Ask, Command, ConnectionCommand, ConnectionEvent, Delivery, End, Ending, Forward, PeerRequest,
 };

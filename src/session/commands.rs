@@ -10,6 +10,7 @@ use crate::counters::Counter;
 use crate::limits::{MESSAGE_COST_BYTES, REQUESTS_LEN_MAX};
 use crate::queue::{
     Answer, CloseReason, Command, ConnectionCommand, Credit, Delivery, End, Ending, RequestId,
+    application_failed,
 };
 use crate::record::{ErrorCode, ErrorRecord, MessageHeader, Record, Request, WORKING};
 use bytes::Bytes;
@@ -35,7 +36,7 @@ impl Session {
         }
         match command {
             // The worker handles these.
-            Command::Connect { .. } | Command::Abandon { .. } | Command::Reach(_) => {}
+            Command::Connect { .. } | Command::Abandon { .. } | Command::Reach(_) | Command::Fail => {}
             Command::On(_, ConnectionCommand::Message { queue, payload }) => {
                 self.send_message(conn, app, queue, payload, cx);
             }
@@ -182,6 +183,36 @@ impl Session {
                 self.unopened.retain(|(of, command)| *of != app || command.of_local() != Some(request));
             }
         }
+    }
+
+    /// An application has failed, and answers none of its requests any more: peers would wait for ever. Returns whether it had any here.
+    pub(crate) fn fail_application(
+        &mut self,
+        conn: &mut Connection,
+        app: usize,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        let is_unanswered = |role: &Role| match role {
+            Role::Serving(serving) => !serving.over && role.app() == Some(app),
+            Role::Relayed(relayed) => !relayed.over && !relayed.request.is_local() && relayed.app == app,
+            _ => false,
+        };
+        let ours = self.local.iter().filter(|((of, _), _)| *of == app).map(|(_, id)| *id);
+        let peers = self.streams.iter().filter(|(_, stream)| is_unanswered(&stream.role)).map(|(id, _)| *id);
+        let failed: Vec<_> = ours.chain(peers).collect();
+        let unopened = self.unopened.len();
+        self.unopened.retain(|(of, _)| *of != app);
+        let failure = application_failed();
+        for &id in &failed {
+            self.close_role(id, RequestOutcome::Refused, cx);
+            self.stop_reading(conn, id, failure.code);
+            if self.streams.get(&id).is_some_and(|stream| stream.role.is_peer_request()) {
+                self.refuse(conn, id, &failure, cx);
+            } else {
+                self.abort_out(conn, id, failure.code);
+            }
+        }
+        !failed.is_empty() || unopened > self.unopened.len()
     }
 
     fn open(

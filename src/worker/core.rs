@@ -286,6 +286,7 @@ impl Core {
             Command::Connect { tag, remote, early } => return self.connect(now, app, tag, remote, early),
             Command::Abandon { tag } => return self.abandon(now, app, tag),
             Command::Reach(node) => return self.reach(now, app, &node),
+            Command::Fail => return self.fail_application(now, app),
             _ => {}
         }
         let Some(id) = command.connection() else { return };
@@ -299,6 +300,16 @@ impl Core {
         }
         conn.session.command(&mut conn.quic, app, command, &mut cx);
         entry.touched();
+    }
+
+    fn fail_application(&mut self, now: Instant, app: usize) {
+        for slot in self.connections.slots() {
+            let Some(mut entry) = self.connections.at(slot) else { continue };
+            let conn = &mut *entry;
+            if conn.session.fail_application(&mut conn.quic, app, &mut self.desk.cx(now)) {
+                entry.touched();
+            }
+        }
     }
 
     fn connect(&mut self, now: Instant, app: usize, tag: u64, remote: SocketAddr, early: bool) {
