@@ -52,9 +52,16 @@ pub fn set_rule(rule: OnPanic) {
     ABORTS.store(rule == OnPanic::Abort, Relaxed);
 }
 
-/// The gateway ends: from now on panics are only noted.
+/// The gateway ends: from now on faults are only noted.
 pub fn ending() {
     ENDS.store(true, Relaxed);
+}
+
+/// Ends the gateway for a fault, as SIGTERM does. One that ends already goes on with that: a second SIGTERM would cut its drain short.
+pub fn end() {
+    if !ENDS.swap(true, Relaxed) {
+        let _ = signal_hook::low_level::raise(SIGTERM);
+    }
 }
 
 /// The panics so far.
@@ -74,7 +81,5 @@ fn note(panicked: Panicked) {
         seen.push(panicked);
     }
     drop(seen);
-    if !ENDS.swap(true, Relaxed) {
-        let _ = signal_hook::low_level::raise(SIGTERM);
-    }
+    end();
 }

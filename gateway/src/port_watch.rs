@@ -2,8 +2,8 @@
 //! acknowledges packets. A port may report packets as sent and lose all of them.
 
 use crate::faults::started;
+use crate::panics;
 use crate::periodic::Periodic;
-use signal_hook::consts::SIGTERM;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -20,8 +20,8 @@ pub struct PortWatch {
 }
 
 impl PortWatch {
-    /// Watches this device, whose workers show these statuses. When the port is lost, it raises SIGTERM to its own process: only a new start
-    /// opens the port again.
+    /// Watches this device, whose workers show these statuses. When the port is lost, the gateway ends: only a new start opens the port
+    /// again.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -33,7 +33,7 @@ impl PortWatch {
             if let Some(found) = device.lost().filter(|_| noted.get().is_none()) {
                 tracing::error!("{found}");
                 let _ = noted.set(found);
-                let _ = signal_hook::low_level::raise(SIGTERM);
+                panics::end();
             }
             match device.interface() {
                 Some(interface) => look(interface),
@@ -53,6 +53,11 @@ impl PortWatch {
     /// The end of the port, if that is why the gateway ends.
     pub fn lost(&self) -> Option<LostPort> {
         self.lost.get().cloned()
+    }
+
+    /// Where the end of the port is noted. The first one stays.
+    pub fn noted(&self) -> Arc<OnceLock<LostPort>> {
+        self.lost.clone()
     }
 }
 

@@ -12,7 +12,7 @@ use crate::reloads::Reloads;
 use crate::service::Service;
 use crate::tls::KeyLogger;
 use crate::watch::Watch;
-use crate::{descriptors, logging, panics, renewable};
+use crate::{descriptors, logging, output, panics, renewable};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::path::Path;
@@ -20,11 +20,18 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use stoq::application::{Application, Discard, Echo, Placement};
 use stoq::hop::Hops;
+use stoq::limits::LOG_FLUSH_MS_MAX;
 use stoq::network::{OpenNetwork, Running, machine};
 use stoq::nic::tap::Tap;
 use stoq::node::{ApplicationHost, Hosted, MakeApplication, Node, NodeConfig};
 use stoq::seed::{Cache, MemoryPages, MemoryTier, Seed, SeedParts, Store};
 use stoq::tls::{Identity, NodeId};
+
+/// The program's name on standard error.
+pub const PROGRAM: &str = "stoq-gateway";
+
+/// The exit code of a gateway that a second signal ended before running requests had finished.
+const INTERRUPTED: u8 = 130;
 
 /// SIGINT and SIGTERM, which end a gateway, and SIGHUP, which makes it reload. Register them before the gateway starts: a signal that
 /// arrives during the start is then handled once the gateway runs.
@@ -133,7 +140,8 @@ impl Gateway {
         self.live.admin()
     }
 
-    /// Serves until SIGINT or SIGTERM, then drains running requests; a second such signal ends the process at once. Reloads `file` on
+    /// Serves until SIGINT or SIGTERM, then drains running requests; a second such signal ends the process at once, with exit code 1
+    /// if a fault ends it and 130 otherwise. Reloads `file` on
     /// SIGHUP and, with `reload.watch`, when `file` or a file that it names changes, and calls `tell` with the outcome. Returns the final
     /// counters, and the fault that ended it, if one did: a lost port or a panic.
     pub fn run(
@@ -167,32 +175,38 @@ impl Gateway {
             drain_ms = self.live.config().shutdown.drain_ms,
             "stopping: no new requests; finishing running requests"
         );
-        let lost = self.port_watch.lost();
+        let lost = self.port_watch.noted();
+        let fault = move || {
+            let panicked = panics::seen().into_iter().next();
+            let lost = lost.get().cloned().map(anyhow::Error::from);
+            lost.or(panicked.map(Into::into)).map_or(Ok(()), Err)
+        };
         let ended = std::thread::scope(|scope| {
+            let fault = fault.clone();
             // A second signal ends the process while the drain goes on.
             scope.spawn(move || {
                 if arrived.any(|signal| signal != SIGHUP) {
                     tracing::warn!("second signal: not waiting for running requests");
                     logging::flush();
-                    std::process::exit(130);
+                    let limit = Duration::from_millis(LOG_FLUSH_MS_MAX);
+                    let failed =
+                        |error| output::failed_within(PROGRAM, logging::error_prefix(), &error, limit);
+                    std::process::exit(fault().map_or_else(failed, |()| INTERRUPTED).into());
                 }
             });
             let ended = self.stop();
             handle.close();
             ended
         });
-        let panicked = panics::seen().into_iter().next();
-        let fault = lost.map(anyhow::Error::from).or(panicked.map(Into::into));
-        (ended, fault.map_or(Ok(()), Err))
+        (ended, fault())
     }
 
     /// Drains running requests, then closes every connection and the network. Returns the final counters.
     pub fn stop(self) -> Ended {
         self.service.stopping();
+        let drain_ms = self.live.config().shutdown.drain_ms;
         // No request ends over a port that is lost.
-        let drain_ms =
-            if self.port_watch.lost().is_some() { 0 } else { self.live.config().shutdown.drain_ms };
-        self.node.drain(Duration::from_millis(drain_ms));
+        self.node.drain_while(Duration::from_millis(drain_ms), || self.port_watch.lost().is_none());
         let stats = self.node.device_stats();
         if !stats.is_empty() {
             let counts: Vec<_> = stats.iter().map(|(name, value)| format!("{name}={value}")).collect();

@@ -18,16 +18,13 @@ use stoq_gateway::capture::{Until, Wanted, record};
 use stoq_gateway::config::{ConfigError, load_gateway};
 use stoq_gateway::events::Event;
 use stoq_gateway::faults::{SignalError, Usage};
-use stoq_gateway::run::serve;
+use stoq_gateway::run::{PROGRAM, serve};
 use stoq_gateway::{capabilities, check, logging};
 use stoq_gateway::{manuals, output};
 
-/// The program's name on standard error.
-const PROGRAM: &str = "stoq-gateway";
-
 /// The STOQ gateway: takes, checks, keeps and serves payloads over post-quantum QUIC.
 ///
-/// Exit codes: 0 ended in order, 1 failed, 2 wrong usage or configuration.
+/// Exit codes: 0 ended in order, 1 failed, 2 wrong usage or configuration, 130 ended by a second signal before running requests had finished.
 #[derive(Parser)]
 #[command(name = "stoq-gateway", version, propagate_version = true, arg_required_else_help = true)]
 struct Cli {

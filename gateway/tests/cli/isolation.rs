@@ -164,6 +164,42 @@ fn a_worker_that_panics_ends_the_gateway_once_the_others_have_finished() {
 }
 
 #[test]
+fn a_second_signal_ends_a_drain_at_once_with_the_fault_that_began_it() {
+    for falls in [false, true] {
+        let mut site = Site::new();
+        let (mut gateway, remote) = start(&mut site, "drain");
+        runtime().block_on(async {
+            let [(_one, stays), (_other, other)] = on_both(&site).await;
+            let (payload, options) =
+                (Prepared::bytes("held"), PutOptions { queue: Some(FRAGILE), ..PutOptions::default() });
+            let put = stays.put_with(&payload, options, |_| {});
+            let rest = async {
+                wait_until("the request is held", || {
+                    get(&remote, "/debug/connections").contains("\"requests\":1")
+                });
+                if falls {
+                    other.send_message(FRAGILE, Bytes::from_static(b"fall")).await.unwrap();
+                    assert_eq!(with_patience(other.closed()).await, CloseReason::Reset);
+                } else {
+                    gateway.signal(Signal::TERM);
+                }
+                wait_until("the drain begins", || remote.get("/readyz").unwrap().1.contains("draining"));
+                gateway.signal(Signal::TERM);
+                assert_eq!(gateway.end().code(), Some(if falls { 1 } else { 130 }), "{}", gateway.log());
+            };
+            with_patience(async {
+                tokio::select! { put = put => panic!("{put:?}"), () = rest => {} }
+            })
+            .await;
+        });
+        let log = gateway.log();
+        assert!(log.contains("second signal: not waiting for running requests"), "{log}");
+        let says = log.lines().last().unwrap().starts_with("stoq-gateway: thread stoq-worker-1 panicked at ");
+        assert_eq!(says, falls, "{log}");
+    }
+}
+
+#[test]
 fn a_panic_aborts_a_gateway_that_is_to_abort() {
     let mut site = Site::new();
     let (mut gateway, _) = start(&mut site, "abort");
